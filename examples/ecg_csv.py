@@ -45,7 +45,7 @@ def main(folder: Path) -> None:
         executor="inline",
         minutes=1,
     )
-    print(f"{model}: {model.task.metric} {model.config.test_score:.3g} on test")
+    print(f"{model}: {model.task.metric} {model.report()['score']:.3g} expected on new samples")
     print(pd.DataFrame({"label": y[new], "predicted": model.predict(x[new])}))
     model.save(folder / "recordings-model")
 

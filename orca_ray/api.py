@@ -51,7 +51,7 @@ SWEEP = shipped_sweeps()["pocket"].parent / "base" / "adapt.yaml"
 """Sweep file with the settings of all adaptations."""
 BASELINES = {
     "tabular": ("linear", "nearest", "forest", "gradient_boosting"),
-    "time series": ("linear", "nearest", "minirocket", "hydra", "cnn"),
+    "time series": ("linear", "nearest", "minirocket", "minirocket_hydra", "cnn"),
     "field": ("linear", "unet", "fno"),
     "image": ("linear", "nearest", "cnn"),
     "audio": ("linear", "minirocket", "cnn"),
@@ -276,15 +276,17 @@ class AdaptationSweep:
     def _report(self, judge: Judge, choice: Choice, config: ModelConfig, label_names: Sequence[str]) -> Report:
         base, verdict = judge.verdict()
         count = len(config.members) or 1
+        outer = judge.held_out(choice)
+        expected = judge.expected(choice, outer)
         single = (
             choice.parts[0][0].name if count == 1 else f"the mean of {count} folds' models of {choice.parts[0][0].name}"
         )
         return Report(
-            metric=self.task.metric, score=choice.score.value, low=choice.score.low, high=choice.score.high,
-            num_samples=len(choice.judged.y), num_folds=choice.judged.num_folds,
+            metric=self.task.metric, score=expected.value, low=expected.low, high=expected.high,
+            out_of_fold=choice.score.value, num_samples=len(choice.judged.y), num_folds=choice.judged.num_folds,
             model=single if len(choice.parts) == 1 else f"ensemble: {model_folder.composed(config)}",
-            baseline=base, verdict=verdict, holdout=judge.held_out(choice), num_holdout=len(self._data().test),
-            standings=judge.standings(), curve=judge.curve(),
+            holdout=None if outer is None else outer.value, num_holdout=len(self._data().test),
+            baseline=base, verdict=verdict, standings=judge.standings(), curve=judge.curve(),
             warnings=tuple(self.warnings), evidence=make_evidence(choice.predictions, choice.judged.y, label_names),
         )  # fmt: skip
 

@@ -5,7 +5,6 @@ all folds of one configuration are predictions for samples that the predicting m
 outer test split decides nothing.
 """
 
-import contextlib
 import json
 import math
 import operator
@@ -19,33 +18,26 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load
 from scipy.optimize import minimize_scalar
-from scipy.special import expit, log_softmax, logit, softmax
-from scipy.stats import beta
+from scipy.special import expit, softmax
 
 from orca_ray.data.prepared import PreparedData, held_rows
 from orca_ray.data.rows import Array, joined_rows
 from orca_ray.errors import UserError
+from orca_ray.intervals import Interval, Judged
 from orca_ray.methods.model_folder import CONFIG
 from orca_ray.methods.registry import get_method
 from orca_ray.methods.snapshot import averaging
-from orca_ray.models.mixture import Average
 from orca_ray.results.models import StoredModels
 from orca_ray.results.record import Record, Status
 from orca_ray.sweep.plan.searches import canonical_json
 from orca_ray.sweep.search.race import FEW_FOLDS, FOLD, START, levels
 from orca_ray.sweep.worker.models import OUTPUTS
-from orca_ray.tasks.metrics import get_metric
 from orca_ray.tasks.task import Task
 
-RESAMPLES, LEVEL = 400, 0.9
-"""Number of bootstrap resamples of the samples, and the level of all intervals."""
 MOST_CANDIDATES, MOST_STEPS = 15, 20
 """Largest number of configurations that an ensemble is selected from, and of steps of its greedy selection."""
 LEAST_COMMON = 100
 """Number of samples from which an ensemble may be selected on the folds that the best two methods have in common."""
-_MOST_VALUES, _LEAST_DRAWN = 10**6, 100
-"""Largest number of predicted values of a resample, unless it has as few samples as the second number."""
-_LEAST = 1e-7
 
 
 @dataclass(frozen=True)
@@ -78,24 +70,12 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Interval:
-    """A score, or a ratio of scores, with its interval of the level `LEVEL`."""
-
-    value: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.value:.4g} [{self.low:.4g}, {self.high:.4g}]"
-
-
-@dataclass(frozen=True)
 class Choice:
     """Model that was chosen: configurations with their weights, and what is known of it."""
 
     parts: Sequence[tuple[Candidate, float]]
     score: Interval
-    judged: "Judged"
+    judged: Judged
     """The samples that the score is of."""
     predictions: Array
     """Out-of-fold predictions for these samples [N, ...]: probabilities, or numbers."""
@@ -108,9 +88,10 @@ class Report:
 
     metric: str
     score: float
-    """Out-of-fold score (lower is better) of the chosen model."""
+    """Score (lower is better) that the chosen model is expected to have on new samples; see `Judge.expected`."""
     low: float
     high: float
+    out_of_fold: float
     num_samples: int
     """Number of samples of the out-of-fold score."""
     num_folds: int
@@ -137,78 +118,6 @@ class Report:
         values = json.loads(json.dumps(asdict(self)))
         del values["evidence"]
         return values  # type: ignore[no-any-return]
-
-
-@dataclass(frozen=True)
-class Judged:
-    """Out-of-fold predictions of several candidates for the same samples, and the targets of these samples."""
-
-    metric: str
-    average: Average
-    y: Array
-    predictions: Sequence[Array]
-    """Probabilities or numbers [N, ...] of each candidate."""
-    num_folds: int
-
-    def score(self, predictions: Array, rows: Array | slice = slice(None)) -> float:
-        """Return the metric of predictions [N, ...] on the samples ``rows``."""
-        chosen = predictions[rows]
-        return get_metric(self.metric).compute(
-            chosen if self.average == "values" else self._logits(chosen), self.y[rows]
-        )
-
-    def interval(
-        self, *predictions: Array, of: Callable[..., float] = lambda score: score, level: float = LEVEL,
-        measure: Callable[..., float] | None = None,
-    ) -> Interval:  # fmt: skip
-        """Return a function ``of`` of the scores of predictions, by ``measure``, with its bootstrap interval."""
-        size, measure = len(self.y), measure or self.score
-        losses = [self.losses(each) for each in predictions] if measure == self.score else [None]
-        if all(each is not None for each in losses):
-            predictions, measure = tuple(each for each in losses if each is not None), self._mean
-        value = of(*map(measure, predictions))
-        if self.metric == "error" and len(predictions) == 1:  # no resample of samples without an error has one
-            low, high = beta.ppf([0.5 - level / 2, 0.5 + level / 2], value * size + 0.5, (1 - value) * size + 0.5)
-            return Interval(value, min(float(low), value), max(float(high), value))
-        # Of many samples, a part is drawn, whose scores spread more.
-        count = min(size, max(_LEAST_DRAWN, _MOST_VALUES // max(1, predictions[0][:1].size)))
-        random, found = np.random.default_rng(0), []
-        for _ in range(RESAMPLES):
-            drawn = random.integers(size, size=count)
-            with contextlib.suppress(UserError, ValueError):  # a class may be absent
-                found.append(of(*(measure(each, drawn) for each in predictions)))
-        low, high = np.percentile(found or [value], [50 * (1 - level), 50 * (1 + level)])
-        if count < size:
-            low, high = (value + math.sqrt(count / size) * (end - np.mean(found)) for end in (low, high))
-        return Interval(value, min(float(low), value), max(float(high), value))
-
-    def losses(self, predictions: Array) -> Array | None:
-        """Return the loss of each sample [N] of predictions [N, ...]; None if the metric is no mean of losses."""
-        if self.metric == "error" and self.average == "softmax":
-            return np.asarray(predictions.argmax(axis=1) != self.y, float)
-        if self.metric not in ("relative_l2", "rmse"):
-            return None
-        y = self.y.reshape(len(self.y), -1)
-        squares = np.square(predictions.reshape(y.shape) - y).sum(axis=1)
-        sizes = np.square(y, dtype=float).sum(axis=1)
-        return np.asarray(squares / y.shape[1] if self.metric == "rmse" else np.sqrt(squares / sizes))
-
-    def _mean(self, losses: Array, rows: Array | slice = slice(None)) -> float:
-        mean = float(losses[rows].mean())
-        return math.sqrt(mean) if self.metric == "rmse" else mean
-
-    def log_loss(self, chances: Array, rows: Array | slice = slice(None), temperature: float = 1.0) -> float:
-        """Return the mean log loss of probabilities [N, ...] on ``rows``; 0 if the predictions are no probabilities."""
-        if self.average == "values" or (self.y < 0).any():  # targets that are ignored
-            return 0.0
-        logits, y = self._logits(chances[rows]) / temperature, self.y[rows]
-        if self.average == "softmax":
-            return float(-log_softmax(logits, axis=1)[np.arange(len(logits)), y].mean())
-        return float(np.mean(np.logaddexp(0, logits) - logits * y.reshape(logits.shape)))
-
-    def _logits(self, predictions: Array) -> Array:
-        clipped = np.clip(predictions, _LEAST, 1 - _LEAST)
-        return np.asarray(np.log(clipped) if self.average == "softmax" else logit(clipped))
 
 
 class Judge:
@@ -318,7 +227,25 @@ class Judge:
             return None
         return self._calibrated(judged, [(candidates[number], count / size) for number, count in counts.items()], mixed)
 
-    def held_out(self, choice: Choice) -> float | None:
+    def expected(self, choice: Choice, outer: Interval | None) -> Interval:
+        """Return the score that a chosen model is expected to have on new samples; ``outer`` is that of `held_out`.
+
+        The interval of the samples out of fold is widened, because folds share training samples (Nadeau and Bengio,
+        2003, "Inference for the generalization error"), and pooled with that of the outer test split. The error of a
+        network that trained on with more samples may be as much lower as it has more of them.
+        """
+        known = len(self._data.train) + len(self._data.validation)
+        count = known / len(self._data.validation) if self._data.folds is None else int(self._data.folds[0].max())
+        found = choice.score.widened(math.sqrt(1 + min(choice.judged.num_folds, count) / (count - 1)))
+        if outer is not None:
+            found = found.pooled(outer)
+        last = [self.final.get((each.method, each.values)) for each, _ in choice.parts]
+        if any(record is not None and START in json.loads(record.hyperparameters) for record in last):
+            share = (1 - 1 / count) * known / (known + len(self._data.test))
+            found = replace(found, low=share * found.low)
+        return found
+
+    def held_out(self, choice: Choice) -> Interval | None:
         """Return the score of a chosen model's folds on the outer test split; None if there is none."""
         test = self._data.test
         if not len(test):
@@ -329,7 +256,7 @@ class Judge:
             for record in candidate.records.values()
         ]
         mixed = np.asarray(sum(parts))
-        return Judged(self._task.metric, self._average, np.asarray(test.y), [mixed], 0).score(mixed)
+        return Judged(self._task.metric, self._average, np.asarray(test.y), [mixed], 0).interval(mixed)
 
     def standings(self) -> list[dict[str, Any]]:
         """Return the best configuration of each method, the best first.
@@ -360,7 +287,7 @@ class Judge:
         if not transformer.records.keys() & base.records.keys():
             return base.name, f"{transformer.name} is not measurably better than {cost}"
         judged = self.judged(transformer, base)
-        half = 0.5 / len(judged.y) if self._average != "values" else _LEAST  # of an error; a score may be 0
+        half = 0.5 / len(judged.y) if self._average != "values" else 1e-7  # of an error; a score may be 0
         ratio = judged.interval(*judged.predictions, of=lambda one, other: (one + half) / (other + half))
         if ratio.high < 1:
             return base.name, f"the transformer earns its cost: {transformer.name} has {ratio} of the error of {cost}"

@@ -14,6 +14,7 @@ from orca_ray.leaderboard.statistics import all_statistics
 from orca_ray.methods.registry import all_methods
 from orca_ray.methods.registry import names as option_names
 from orca_ray.models.family import all_families
+from orca_ray.simulation.simulation import simulations
 from orca_ray.sweep.trackers.base import all_trackers
 from orca_ray.tasks.augmentations import all_augmentations
 from orca_ray.tasks.losses import all_losses
@@ -21,10 +22,13 @@ from orca_ray.tasks.metrics import all_metrics
 from orca_ray.tasks.registry import all_tasks
 from orca_ray.training.artefacts.base import all_artefacts
 
-EXAMPLE, FOLLOWERS = (Path(__file__).parents[1] / "examples" / name for name in ("plugin", "followers"))
+EXAMPLE, FOLLOWERS, GASES, TRACKERS = (
+    Path(__file__).parents[1] / "examples" / name for name in ("plugin", "followers", "gases", "trackers")
+)
 _CACHES = (
     discovery._entry_points, option_names, all_sources, all_statistics, all_methods, all_families,
     all_trackers, all_augmentations, all_losses, all_metrics, all_tasks, all_artefacts,
+    simulations,
 )  # fmt: skip
 
 

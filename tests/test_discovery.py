@@ -103,13 +103,13 @@ def test_a_name_that_two_packages_declare_is_nobodys(tmp_path: Path) -> None:
 
 
 def test_a_method_cannot_take_the_options_of_others(tmp_path: Path) -> None:
-    text = RECIPE + "from dataclasses import dataclass, replace\nclass RefineConfig: pass\nclass PareConfig: pass\n"
-    text += 'A, B = (replace(FIRST, name=n, options=[o]) for n, o in (("a", RefineConfig), ("b", PareConfig)))\n'
+    text = RECIPE + "from dataclasses import dataclass, replace\nclass RefineConfig: pass\nclass LoraConfig: pass\n"
+    text += 'A, B = (replace(FIRST, name=n, options=[o]) for n, o in (("a", RefineConfig), ("b", LoraConfig)))\n'
     write_package(tmp_path, "bad", methods(a="A", b="B"), recipes_of_others=text)
     with installed(tmp_path):
         with pytest.raises(UserError, match=r"declares the options refine\.\*, which exist: give RefineConfig another"):
             get_method("a")
-        with pytest.raises(UserError, match=r"declares the options pare\.\*, which exist: give PareConfig another"):
+        with pytest.raises(UserError, match=r"declares the options lora\.\*, which exist: give LoraConfig another"):
             get_method("b")
 
 

@@ -213,7 +213,7 @@ def without_lightgbm(monkeypatch: pytest.MonkeyPatch) -> None:
     ("task", "baselines"),
     [
         (TABULAR, "linear nearest forest gradient_boosting"),
-        (OF_SERIES, "linear nearest minirocket hydra cnn"),
+        (OF_SERIES, "linear nearest minirocket minirocket_hydra cnn"),
         (make_task(Target("dense", shape=(8, 8)), (2, 8, 8)), "linear fno unet"),
         (replace(make_task(CLASSES, (3, 8, 8)), domain="image"), "linear nearest cnn"),
     ],
@@ -231,7 +231,7 @@ def test_a_baseline_whose_package_is_missing_is_left_out() -> None:
 def test_a_baseline_that_cannot_adapt_to_the_task_is_left_out() -> None:
     why = "its kernels have 9 positions, and the series of this task have 5"
     short = AdaptationSweep(task=replace(OF_SERIES, input_shape=(2, 5)))
-    assert short.left_out() == [f"{name} is not compared: {why}" for name in ("minirocket", "hydra")]
+    assert short.left_out() == [f"{name} is not compared: {why}" for name in ("minirocket", "minirocket_hydra")]
 
 
 @pytest.mark.usefixtures("without_lightgbm", "empty_home")

@@ -139,8 +139,8 @@ def _adapt(
     seconds = round(time.monotonic() - begin, 1)
     _call([*orca, "predict", model, written.test, "-o", out, "--quiet"], cores, scratch, 600)
     found = json.loads(printed[printed.index("{") :])
-    names = ("score", "low", "high", "num_samples", "num_folds", "holdout", "description", "verdict", "standings")
-    reported = {name: found[name] for name in names} | {"command_seconds": seconds, "commit": _commit()}
+    named = "score low high num_samples num_folds out_of_fold holdout description verdict standings"
+    reported = {name: found[name] for name in named.split()} | {"command_seconds": seconds, "commit": _commit()}
     return np.array(pq.read_table(out, columns=["prediction"])["prediction"].to_pylist()), reported
 
 

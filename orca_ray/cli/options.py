@@ -269,7 +269,7 @@ class RunCommandOptions(SweepOptions):
         list[str] | None,
         Option(
             metavar="NAME[:TARGET]",
-            help="Also show trials in tensorboard[:DIR], mlflow[:URI] or wandb[:PROJECT]; may be repeated.",
+            help="Also show trials in tensorboard[:DIR], or in a plug-in's tracker; may be repeated.",
         ),
     ] = None
     dry_run: Annotated[bool, Option("--dry-run", help="Print the plan and run nothing.")] = False

@@ -1,18 +1,13 @@
-"""``orca-sweep data list`` and ``show``: list the data of tasks; show one task's data as numbers and a picture."""
+"""``orca-sweep data list`` and ``show``: list the data of tasks; show one task's data as numbers."""
 
-import io
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from typer import Argument, Option
+from typer import Argument
 
 from orca_ray.cli.options import BenchmarkArgument, JsonOption, SplitsOption
 from orca_ray.cli.output import emit_json, note, plain, say, size
 from orca_ray.cli.output import show as show_table
-from orca_ray.data.cache import disk_errors, write_bytes
-from orca_ray.errors import UserError
 from orca_ray.options import Protocol
-from orca_ray.paths import check_output
 
 if TYPE_CHECKING:
     from orca_ray.data.prepared import PreparedData
@@ -74,69 +69,23 @@ def _damaged(task: "Task", protocol: str = Protocol.HELD_OUT.value) -> bool:
 
 def show(
     task: Annotated[str, Argument(metavar="TASK", help="Task, e.g. pocket/digits.")],
-    picture: Annotated[
-        Path | None,
-        Option(
-            metavar="FILE.png",
-            help="File of the picture. Default: TASK.png in the working directory, unless it exists.",
-        ),
-    ] = None,
-    no_picture: Annotated[bool, Option("--no-picture", help="Write no picture.")] = False,
     protocol: SplitsOption = Protocol.HELD_OUT,
     json: JsonOption = False,
 ) -> None:
-    """Show a task's data: shapes, classes, ranges, sizes, licence, and a picture of some samples."""
+    """Show a task's data: shapes, classes, ranges, sizes, licence."""
     from orca_ray.tasks.registry import get_task
 
     chosen = get_task(task).under(protocol.value)
-    if picture is not None:
-        check_output(picture, "--picture", reads=[chosen.raw_directory])
-        if picture.suffix.lower() != ".png":
-            raise UserError(f"--picture {picture}: pictures are PNG files, so the name must end in .png")
     data = chosen.prepared(protocol.value)
-    option = "" if protocol is Protocol.HELD_OUT else f" --protocol {protocol.value}"
-    command = f"orca-sweep data prepare {task}{option}"
-    if data is None and picture is not None and not no_picture:
-        raise UserError(f"{task} is not prepared, so there is nothing to draw; run {command!r}")
-    resolved = chosen if data is None else chosen.resolved(data)
-    facts = _facts(resolved, data)
-    if not json:
-        _print(facts)
-    try:
-        if data is not None and not no_picture:
-            facts["picture"] = _draw(resolved, data, picture)
-    finally:
-        if json:
-            emit_json(facts)
-        elif facts["picture"]:
-            say(f"picture: {facts['picture']}")
-    if data is None and not json:
+    facts = _facts(chosen if data is None else chosen.resolved(data), data)
+    if json:
+        emit_json(facts)
+        return
+    _print(facts)
+    if data is None:
         state = "prepared data are damaged" if _damaged(chosen, protocol.value) else "not prepared"
-        note(f"{state}: after {command!r}, this command also shows counts, ranges and a picture")
-
-
-def _draw(task: "Task", data: "PreparedData", picture: Path | None) -> str | None:
-    """Write a PNG to ``picture`` (None: TASK.png in the working directory) and return its path.
-
-    With None, an existing file is kept, and errors are printed instead of raised; the result is None in both cases.
-    """
-    from orca_ray.cli.picture import draw
-
-    path = picture or Path(f"{task.short_name}.png")
-    if picture is None and path.exists():
-        note(f"no picture drawn: {path} already exists; choose another file with --picture FILE.png")
-        return None
-    content = io.BytesIO()
-    try:
-        with disk_errors(path.absolute().parent):
-            draw(task, data).save(content, format="PNG")
-            write_bytes(path, content.getvalue())
-    except UserError as error:
-        if picture is not None:
-            raise
-        note(f"no picture drawn: {error}")
-        return None
-    return str(path)
+        option = "" if protocol is Protocol.HELD_OUT else f" --protocol {protocol.value}"
+        note(f"{state}: after 'orca-sweep data prepare {task}{option}', this command also shows counts and ranges")
 
 
 def _facts(task: "Task", data: "PreparedData | None") -> dict[str, Any]:
@@ -148,7 +97,6 @@ def _facts(task: "Task", data: "PreparedData | None") -> dict[str, Any]:
         **{key: plain(getattr(task, "domain" if key == "modality" else key)) for key in (*keys, *_ORIGIN)},
         "files": files + [{"package": p.requirement, "bytes": round(1e6 * p.size_mb)} for p in task.packages],
         "prepared": None if data is None else _prepared(task, data),
-        "picture": None,
     }
 
 

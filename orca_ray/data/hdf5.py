@@ -13,6 +13,7 @@ import mmap
 import os
 import struct
 import traceback
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -128,6 +129,39 @@ def _check_growth(path: Path, name: str, found: Any) -> None:
         check_growth(path, max(found.nbytes, chunk), found.id.get_storage_size(), f", {name}")
 
 
+def check_chunks(path: Path, name: str, found: Any) -> None:
+    """Raise UserError unless each chunk of an ``h5py.Dataset`` has its size: the library (2.0) trusts it, and crashes.
+
+    All chunks are read and decompressed. Filters other than gzip, shuffle and Fletcher's checksum are refused.
+    """
+    from h5py import h5z
+
+    if not found.chunks:
+        return
+    properties, where, stored = found.id.get_create_plist(), f"{path}, {shorten(name)}", list[Any]()
+    filters = [properties.get_filter(number)[::3] for number in range(properties.get_nfilters())]
+    for number, text in filters:
+        if number not in (h5z.FILTER_DEFLATE, h5z.FILTER_SHUFFLE, h5z.FILTER_FLETCHER32):
+            raise UserError(
+                f"{where}: expected no filter or gzip, found {text.decode(errors='replace')!r}; store it again"
+            )
+    size = math.prod(found.chunks) * found.id.get_type().get_size()
+    found.id.chunk_iter(stored.append)
+    for chunk in stored:
+        whole = 0 < chunk.size <= path.stat().st_size
+        mask, content = found.id.read_direct_chunk(chunk.chunk_offset) if whole else (0, b"")
+        for place, (number, _) in reversed(list(enumerate(filters))):
+            if number == h5z.FILTER_FLETCHER32 and not mask >> place & 1:
+                content = content[:-4]
+            elif number == h5z.FILTER_DEFLATE and not mask >> place & 1:
+                try:
+                    content = zlib.decompressobj().decompress(content, size + 8)
+                except zlib.error:
+                    content = b""
+        if len(content) != size:
+            raise UserError(f"{where}: expected chunks of {size} bytes, found {len(content)}; fetch the file again")
+
+
 def check_heaps(path: Path, file: Any) -> None:
     """Raise UserError for damaged texts of any length, which the library (2.0) would read forever.
 
@@ -177,6 +211,7 @@ def read_mat(path: Path, name: str) -> LazyRows:
         found = file[name]
         if not isinstance(found, h5py.Dataset) or found.dtype.kind not in "biuf" or not found.shape:
             raise UserError(f"{path}, {name}: expected a numeric array, found {found!r}")
+        check_chunks(path, name, found)
         return LazyRows(tuple(found.shape[::-1]), found.dtype, read)
 
 

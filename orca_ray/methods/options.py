@@ -41,18 +41,11 @@ class LoraConfig(Config):
 
 
 @dataclass(frozen=True)
-class PareConfig(Config):
-    """Options of `pare`."""
+class LinearConfig(Config):
+    """Options of methods that fit a linear model to features."""
 
-    begin: Share = 0.64
-    """Share of source tokens in a mix in the first epoch. The paper's code: 2000 of 3136 tokens on most images."""
-    end: Fraction = 0.16
-    """Share of source tokens that the last epochs approach; a mix has at least one. The paper's code: 500 of 3136."""
-    drawn: Fraction = 0.1
-    """Share of the epochs, counted from the first, in which tokens are drawn at random and the gate learns."""
-    weight: Amount = 0.0
-    """Weight ω of the loss of mixes. 0: the weight in the paper's code, i.e. 0.3 for dense targets, else 1 for image
-    bodies and 0.1 for sequence bodies."""
+    limit: Amount = 0.0
+    """Number of deviations from its mean over the training samples at which a feature is clipped; 0: it is not."""
 
 
 @dataclass(frozen=True)

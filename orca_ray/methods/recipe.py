@@ -54,7 +54,7 @@ class Recipe:
     """Sections of the options that the method uses, or names of single options, e.g. ``refine.epochs``, besides
     ``align`` and the sections of ``options``."""
     options: Sequence[type[Any]] = ()
-    """Options of this method alone: dataclasses like `RefineConfig`. ``PareConfig`` defines the options ``pare.*``."""
+    """Options of this method alone: dataclasses like `RefineConfig`. ``LoraConfig`` defines the options ``lora.*``."""
     problem: "Callable[[Task], str | None]" = lambda task: None
     """Returns why the method cannot adapt to a task on this machine, e.g. "it needs the package lightgbm"; None if no
     reason is known. Before data are prepared, a task may lack its input shape. Default: no reason for any task."""

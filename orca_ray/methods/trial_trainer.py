@@ -23,7 +23,7 @@ from orca_ray.methods.snapshot import Snapshot, load_weights, take_snapshot, wei
 from orca_ray.methods.stages.trial import ArtefactCollector, Stage, Trial, network_request
 from orca_ray.models.crossmodal import CrossModalModel
 from orca_ray.results.artefacts import Artefact
-from orca_ray.tasks.augmentations import get_augmentation
+from orca_ray.tasks.augmentations import get_augmentation, get_shift
 from orca_ray.tasks.scaling import input_statistics, with_target_statistics
 from orca_ray.tasks.task import Task
 from orca_ray.training.checkpoint import AlignedCache
@@ -108,9 +108,9 @@ class TrialTrainer:
                 trainable=recipe.trainable, task=task, data=data, body=body,
                 hyperparameters=self._hyperparameters, seed=seed, device=self._device,
                 objective=Objective(task.target, task.loss, task.metric, data.y_mean, data.y_std),
-                augmentation=get_augmentation(task.augmentation), model=model,
-                cache=AlignedCache(aligned) if reuse_aligned else None, test=test, artefacts=self._artefacts,
-                on_step=on_step, ranks=ranks,
+                augmentation=get_shift(task, self._hyperparameters.refine.shift) or get_augmentation(task.augmentation),
+                model=model, cache=AlignedCache(aligned) if reuse_aligned else None, test=test,
+                artefacts=self._artefacts, on_step=on_step, ranks=ranks,
             )  # fmt: skip
             self._stages: list[Stage] = list(recipe.stages(self._trial))  # the current one and those after it
         self._identity = {

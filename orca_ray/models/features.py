@@ -37,7 +37,7 @@ class FeatureEmbedder(Embedder):
         """Make an embedder with features of ``kind``, one of `FEATURES`."""
         super().__init__()
         self.layout = (1,)
-        self._features = FEATURES[kind]
+        self.kind, self._features = kind, FEATURES[kind]
         with torch.no_grad():
             self.width = self.forward(torch.zeros(1, *input_shape)).shape[2]
             """F, the number of features."""
@@ -59,6 +59,42 @@ class FeatureBody(Body):
     def forward(self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
         """Return the features; ``grid`` is not used."""
         return tokens_BTD
+
+
+class LimitedBody(Body):
+    """Body that clips the features of another one to a range around those of the training samples; see `set_limits`.
+
+    A linear model of features that are far from all training samples, as heavy tails have them, predicts any number.
+    """
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, body: Body, limit: float) -> None:
+        """Wrap ``body``, whose features are clipped to ``limit`` deviations, and not at all before `set_limits`."""
+        super().__init__()
+        self.body, self._limit = body, limit
+        self.modality, self.feature_width = body.modality, body.feature_width
+        self.register_buffer("high", torch.full((body.feature_width,), torch.finfo(torch.float32).max))
+        self.register_buffer("low", -self.high)
+
+    def set_limits(self, mean_F: Tensor, deviation_F: Tensor, columns: slice | Tensor = slice(None)) -> None:
+        """Set the range of the features ``columns`` from means and deviations of the training samples' features."""
+        self.low[columns] = (mean_F - self._limit * deviation_F).to(self.low)
+        self.high[columns] = (mean_F + self._limit * deviation_F).to(self.high)
+
+    def clipped(self, features: Tensor) -> Tensor:
+        """Return features [..., F] within the range."""
+        return features.clamp(self.low, self.high)
+
+    def forward(self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+        """Return the clipped features [B, S, F]."""
+        return self.clipped(self.body(tokens_BTD, grid))
+
+
+def limited(body: Body, limit: float) -> Body:
+    """Return ``body`` as a `LimitedBody`; the same if ``limit`` is 0."""
+    return LimitedBody(body, limit) if limit else body
 
 
 class FittedBody(Body):

@@ -200,6 +200,16 @@ def of_forest(tree: Any) -> Tree:
     return Tree(nodes, tree.threshold, tree.value.reshape(len(own), -1))
 
 
+def renumbered(trees: Sequence[Tree], features: slice | Tensor) -> list[Tree]:
+    """Return trees whose feature k is number k of ``features``."""
+    if isinstance(features, slice):
+        return list(trees)
+    numbers = features.cpu().numpy()
+    return [
+        each._replace(nodes=np.concatenate([numbers[each.nodes[:, :1]], each.nodes[:, 1:]], axis=1)) for each in trees
+    ]
+
+
 def of_boosters(boosters: Sequence[Any]) -> list[Tree]:
     """Return the trees of boosters of LightGBM, which take turns; a tree of 0 takes the place of one that is missing.
 

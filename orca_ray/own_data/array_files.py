@@ -17,7 +17,7 @@ import numpy as np
 
 from orca_ray.data import cache
 from orca_ray.data.archives import archive_errors, check_growth
-from orca_ray.data.hdf5 import check_heaps, datasets, mat5_variables, open_hdf5, read_mat
+from orca_ray.data.hdf5 import check_chunks, check_heaps, datasets, mat5_variables, open_hdf5, read_mat
 from orca_ray.data.npy import Npz, read_npy
 from orca_ray.data.rows import Array, LazyRows, RowIndex, joined_rows
 from orca_ray.errors import UserError, printable, shorten, unknown_name
@@ -88,9 +88,10 @@ def _read_hdf5(path: Path, options: Options, labelled: bool) -> UserData:
             return np.asarray(file[name][slice(rows[0], rows[-1] + 1) if dense else rows])[place]
 
     def rows(name: str) -> Any:
-        if h5py.check_string_dtype(types[name]) is None:
-            return LazyRows(shapes[name], types[name], partial(read, name))
         with open_hdf5(path, (name,)) as file:
+            check_chunks(path, name, file[name])
+            if h5py.check_string_dtype(types[name]) is None:
+                return LazyRows(shapes[name], types[name], partial(read, name))
             check_heaps(path, file)
             texts, size = file[name].asstr(errors="replace"), 0
             parts = [np.empty((0, *shapes[name][1:]), "U1")]

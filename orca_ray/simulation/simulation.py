@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,8 +10,8 @@ import numpy.typing as npt
 
 from orca_ray import simulation
 from orca_ray.data.raw import PDEBENCH_FILES
-from orca_ray.discovery import declared, modules, tables
-from orca_ray.errors import lookup
+from orca_ray.discovery import declared, modules, tables, with_plug_ins
+from orca_ray.errors import unknown_name
 
 if TYPE_CHECKING:
     import h5py
@@ -105,19 +106,27 @@ class Simulation:
         return [(start, min(start + self.batch, samples)) for start in range(0, samples, self.batch)]
 
 
-def described(name: str, layout: Layout, solve: Callable[[Sequence[np.random.Generator]], Fields]) -> Simulation:
-    """Return the simulation of the PDEBench task ``name``; its texts and batch are in ``simulations.toml``."""
-    return Simulation(f"pdebench/{name}", layout, solve, **tables(simulation.__name__, "simulations.toml")[name])
+def described(
+    name: str,
+    layout: Layout,
+    solve: Callable[[Sequence[np.random.Generator]], Fields],
+    package: str = simulation.__name__,
+) -> Simulation:
+    """Return the simulation of the PDEBench task ``name``; ``simulations.toml`` in ``package`` has texts and batch."""
+    return Simulation(f"pdebench/{name}", layout, solve, **tables(package, "simulations.toml")[name])
 
 
+@cache
 def simulations() -> Mapping[str, Simulation]:
-    """Return all simulations of this package by name."""
-    return declared(Simulation, "SIMULATION", modules(simulation))
+    """Return all simulations by name, plug-ins' last."""
+    return with_plug_ins("simulation", Simulation, declared(Simulation, "SIMULATION", modules(simulation)))
 
 
 def get_simulation(name: str) -> Simulation:
     """Return the simulation of a task; raises UserError for an unknown name."""
-    return lookup("task to generate", name, simulations())
+    if name not in simulations():
+        raise unknown_name("simulation", name, simulations(), "Those of gases are a plug-in, examples/gases.")
+    return simulations()[name]
 
 
 def generators(seed: int, start: int, stop: int) -> list[np.random.Generator]:

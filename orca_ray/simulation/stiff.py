@@ -96,28 +96,3 @@ class Tridiagonal:
         """Return the solutions [B, N] for the right-hand sides [B, N]."""
         solution: Array = self._solver(self._pivots, self._factors, right.ravel())[0]
         return solution.reshape(right.shape)
-
-
-class Periodic:
-    """Like `Tridiagonal`, but ``off`` also couples the first and the last unknown (Sherman-Morrison formula)."""
-
-    def __init__(self, diagonal: Array, off: Array) -> None:
-        corner = -diagonal[:, :1]
-        modified = diagonal.copy()
-        modified[:, :1] -= corner
-        modified[:, -1:] -= off * off / corner
-        self._modified = Tridiagonal(modified, off)
-        self._ratio = off / corner
-        ends = np.zeros_like(diagonal)
-        ends[:, :1] = corner
-        ends[:, -1:] = off
-        self._ends = self._modified.solve(ends)
-        self._scale = 1.0 + self._coupled(self._ends)
-
-    def solve(self, right: Array) -> Array:
-        """Return the solutions [B, N] for the right-hand sides [B, N]."""
-        solution = self._modified.solve(right)
-        return solution - self._ends * (self._coupled(solution) / self._scale)
-
-    def _coupled(self, unknowns: Array) -> Array:
-        return unknowns[:, :1] + self._ratio * unknowns[:, -1:]

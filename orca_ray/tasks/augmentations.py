@@ -4,7 +4,8 @@ Every epoch, parameters are drawn for all samples of the split, in order of thei
 order of training nor on the sizes of batches. Only training in the refine stage augments. Validation, test and the
 align stage use the inputs unchanged, whereas ORCA's code aligns on augmented inputs.
 
-To add an augmentation, add a table to ``augmentations.toml``, or declare an entry point in another package.
+To add an augmentation, add a table to ``augmentations.toml``, or declare an entry point in another package. `Shift` has
+no name: the option ``refine.shift`` asks for it.
 
 Letters: N samples of a split, B of a batch, C channels, H, W sides.
 """
@@ -21,6 +22,8 @@ from orca_ray.errors import lookup
 if TYPE_CHECKING:  # task modules import this one, and importing them all must stay cheap
     import torch
     from torch import Tensor
+
+    from orca_ray.tasks.task import Task
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,41 @@ class CropFlip(Augmentation):
         samples = torch.arange(len(x), device=x.device)[:, None, None, None]
         channels = torch.arange(x.shape[1], device=x.device)[:, None, None]
         return padded[samples, channels, rows[:, None, :, None], columns[:, None, None, :]]
+
+
+@dataclass(frozen=True)
+class Shift(Augmentation):
+    """Moves an image by a random number of pixels along each side; the pixels of its edges are repeated."""
+
+    share: float
+    """Largest move, as a share of the side; at least one pixel."""
+
+    def draw(self, num_samples: int, generator: "torch.Generator") -> "Tensor":
+        """Return [N, 2]: positions of the moves down and to the right, from 0 (the largest up or left) to 1."""
+        import torch
+
+        return torch.rand(num_samples, 2, generator=generator)
+
+    def apply(self, x: "Tensor", drawn: "Tensor") -> "Tensor":
+        """Return the shifted images [B, C, H, W]; all whole moves are equally likely."""
+        import torch
+
+        taken = []
+        for side, position in zip(x.shape[2:], drawn.unbind(1), strict=True):
+            most = max(1, int(self.share * side))
+            moves = (position.double() * (2 * most + 1)).long() - most  # in float32, 1 - ε could become the whole
+            taken.append((torch.arange(side, device=x.device) - moves[:, None]).clamp(0, side - 1))
+        samples = torch.arange(len(x), device=x.device)[:, None, None]
+        return x.movedim(1, 3)[samples, taken[0][:, :, None], taken[1][:, None, :]].movedim(3, 1)
+
+
+def get_shift(task: "Task", share: float) -> Shift | None:
+    """Return the augmentation `Shift`; None if ``share`` is 0, or inputs are no images, or have no classes or labels.
+
+    A number may be a position in the image.
+    """
+    images = len(task.input_shape or ()) == 3 and task.domain != "audio" and task.target.kind in ("classes", "labels")
+    return Shift("shift", "moved, edges repeated (Simard et al., 2003)", share) if images and share > 0 else None
 
 
 @cache

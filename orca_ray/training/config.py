@@ -122,6 +122,9 @@ class RefineConfig(Config):
     clip: Amount = 1.0
     """Maximum gradient norm of an optimiser step; 0 disables clipping."""
     dropout: Fraction = 0.0
+    shift: Fraction = 0.0
+    """Largest share of each side by which training images are shifted at random in every epoch, instead of the task's
+    own augmentation; 0: none. Only images with classes or labels are shifted, and no spectrograms."""
     stochastic_depth: Annotated[str, partial(one_of, ("off", "body"))] = "off"
     """``body``: skip parts of layers (in Swin: attention) at random, with the rates of the pretrained body. Swin's rise
     with depth to 0.1; Hugging Face until late 2024, and so probably ORCA, used 0.1 everywhere

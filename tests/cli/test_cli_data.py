@@ -11,20 +11,16 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from orca_ray.cli import picture
 from orca_ray.cli.output import DataProgress
-from orca_ray.data.prepared import PreparedData, Split
 from orca_ray.data.raw import RawFile, Workspace
-from orca_ray.data.rows import PairwiseRows, Target
+from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
 from orca_ray.own_data import registration
 from orca_ray.simulation import run as simulation_run
 from orca_ray.simulation.run import BatchStore
 from orca_ray.tasks import registry
 from orca_ray.tasks.task import Arrays, Task
-from orca_ray.testing.trials import CLASSES, make_data, make_task
 from tests.cli.conftest import MISTAKES, Command
 from tests.data.faulty_server import Server, serving
 
@@ -190,91 +186,22 @@ def test_show_without_prepared_data_shows_what_is_declared(command: Command, ser
 
 
 @pytest.mark.usefixtures("prepared")
-def test_show_prints_shapes_classes_ranges_and_draws(command: Command) -> None:
-    assert "picture" in command.done("data", "show", "toy/first").out
-    assert [path.name for path in Path().iterdir()] == ["first.png"]
-    assert Image.open("first.png").format == "PNG"
-    facts = command("data", "show", "toy/first", "--json", "--picture", "mine.png").json
-    assert facts["picture"] == "mine.png"
+def test_show_prints_shapes_classes_and_ranges(command: Command) -> None:
+    assert "first: Numbers in a row" in command.done("data", "show", "toy/first").out
+    facts = command("data", "show", "toy/first", "--json").json
     train = facts["prepared"]["splits"]["train"]
     assert (train["samples"], train["counts"]) == (4, [2, 2])
     assert (train["x"]["shape"], train["x"]["min"], train["x"]["max"], train["x"]["mean"]) == ([4, 1, 2], 0, 7, 3.5)
-    Path("first.png").unlink()
-    assert command("data", "show", "toy/first", "--no-picture", "--json").json["picture"] is None
-    assert not Path("first.png").exists()
-
-
-@pytest.mark.usefixtures("prepared")
-def test_show_replaces_no_picture_unasked(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    Path("first.png").write_text("a photograph")
-    ending = command.done("data", "show", "toy/first")
-    assert ending.err == "no picture drawn: first.png already exists; choose another file with --picture FILE.png\n"
-    assert Path("first.png").read_text() == "a photograph"
-    assert command("data", "show", "toy/first", "--json").json["picture"] is None
-    assert command("data", "show", "toy/first", "--picture", "first.png").code == 0
-    assert Image.open("first.png").format == "PNG"
-    Path("first.png").unlink()
-    monkeypatch.setattr(Image.Image, "save", Mock(side_effect=PermissionError(13, "Permission denied", "first.png")))
-    for options, code in (((), 0), (("--picture", "asked.png"), 2)):
-        ending = command("data", "show", "toy/first", *options)
-        assert ending.code == code
-        assert "Nobody, 2024" in ending.out
-        assert "cannot write to" in ending.err
 
 
 def test_splits_of_a_protocol(command: Command, server: Server, mine: Path) -> None:
-    show = ("data", "show", "toy/both", "--no-picture", "--protocol", "paper")
+    show = ("data", "show", "toy/both", "--protocol", "paper")
     expected = "after 'orca-sweep data prepare toy/both --protocol paper', this command also shows counts"
     assert expected in command(*show).err
     prepare = ("data", "prepare", "toy/first", "toy/both", "--raw", "mine", "-q")
     assert command(*prepare, "--protocol", "paper").code == 0
     assert command(*show, "--json").json["prepared"]["splits"]["train"]["x"]["min"] == 1
     assert command(*show[:-1], "held-out", "--json").json["prepared"] is None
-
-
-def _rows(*shape: int, seed: int = 0) -> Any:
-    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-
-
-PICTURES: dict[str, tuple[str, Any, Any, Target]] = {
-    "photographs": ("image", _rows(12, 3, 32, 32), np.arange(12) % 10, Target("classes", size=10)),
-    "spectrograms": ("audio", _rows(4, 1, 96, 102), np.eye(4, 200, dtype=np.float32), Target("labels", size=200)),
-    "fields": ("pde", _rows(4, 3, 85, 85), _rows(4, 85, 85), Target("dense", shape=(85, 85))),
-    "curves to curves": ("pde", _rows(3, 1, 1024), _rows(3, 1, 1024), Target("dense", shape=(1, 1024))),
-    "one-hot": ("sequence", np.eye(4, dtype=np.float32)[np.arange(2000).reshape(2, 1000) % 4].transpose(0, 2, 1),
-                np.ones((2, 36), np.float32), Target("labels", size=36)),
-    "table": ("tabular", _rows(3, 40, 12), np.arange(3), Target("classes", size=3)),
-    "single values": ("tabular", np.zeros((1, 1, 1), np.float32), np.zeros(1, np.int64), Target("classes", size=1)),
-    "contact maps": ("protein", PairwiseRows({"positions": _rows(2, 27, 64), "pairs": _rows(2, 3, 64, 64)}),
-                     _rows(2, 1, 64, 64), Target("dense", shape=(1, 64, 64))),
-}  # fmt: skip
-
-
-def test_every_kind_of_data_can_be_drawn(server: Server, tmp_path: Path) -> None:
-    for what, (domain, x, y, target) in PICTURES.items():
-        task = _task("toy/drawn", server, domain=domain, input_shape=x.shape[1:], target=target)
-        split = Split(x, y)
-        data = PreparedData(
-            "toy/drawn", "0" * 16, {"train": split, "validation": split, "test": split}, None, None, tmp_path
-        )
-        image = picture.draw(task, data)
-        pixels = np.asarray(image)
-        assert pixels.shape[2] == 3
-        assert max(image.size) < 3000
-        colours = len(np.unique(pixels.astype(np.int64) @ [65536, 256, 1]))
-        assert colours > (2 if what == "single values" else 4), what
-
-
-def test_a_photograph_keeps_its_colours_and_a_spectrogram_stands_upright() -> None:
-    red = np.zeros((3, 4, 4))
-    red[0] = 1.0
-    (panel,) = picture._image(red, "image")
-    assert panel[100, 100].tolist() == [255, 0, 0]
-    low = np.zeros((1, 10, 10))
-    low[0, 0] = 1.0  # all power in the lowest band, the first row
-    (panel,) = picture._image(low, "audio")
-    assert panel[-1, 0].tolist() == [253, 231, 37]
-    assert panel[0, 0].tolist() == [68, 1, 84]
 
 
 def test_a_terminal_shows_bars_and_keeps_stdout_clean(
@@ -328,7 +255,7 @@ def test_own_tasks_are_shown_and_listed_apart(command: Command, own_cache: Path)
     assert task.name in command("data", "list", "own").out
     assert task.name not in command("data", "list").out + command("tasks").out
     assert task.name in command("tasks", "own").out
-    assert task.name in command("data", "show", task.name, "--no-picture").out
+    assert task.name in command("data", "show", task.name).out
     assert command("data", "fetch", task.name, "-q").code == 0
     (task.prepared_directory() / "train_x.npy").unlink()
     assert "adapt" in command.refused("data", "prepare", task.name)
@@ -339,14 +266,8 @@ def test_own_tasks_are_shown_and_listed_apart(command: Command, own_cache: Path)
 @pytest.mark.usefixtures("prepared")
 def test_a_large_array_is_measured_on_some_of_its_samples(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("orca_ray.cli.show.MAX_BYTES", 16)  # two samples of two float32 numbers
-    x = command("data", "show", "toy/first", "--no-picture", "--json").json["prepared"]["splits"]["train"]["x"]
+    x = command("data", "show", "toy/first", "--json").json["prepared"]["splits"]["train"]["x"]
     assert (x["shape"], x["of_samples"], x["min"], x["max"]) == ([4, 1, 2], 2, 0, 7)
-
-
-def test_series_of_two_channels_are_drawn_as_curves() -> None:
-    task = make_task(CLASSES, (2, 16))
-    pixels = np.asarray(picture.draw(task, make_data(task)))
-    assert (pixels == 255).all(axis=2).mean() > 0.5, "a colour map leaves no paper between its colours"
 
 
 FILE = "1D_Advection_Sols_beta0.4.hdf5"

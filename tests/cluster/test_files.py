@@ -52,11 +52,11 @@ def test_instructions() -> None:
 def test_the_requirements_are_those_of_the_project() -> None:
     [line] = [rest for name, rest in INSTRUCTIONS if name == "RUN" and "tomllib" in rest]
     command = shlex.split(line[line.index("python -c") : line.index('"$EXTRAS"')])
-    done = subprocess.run([sys.executable, *command[1:], "sweep,mlflow"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, *command[1:], "sweep,serve"], cwd=ROOT, capture_output=True, text=True)
     found = [Requirement(each).name for each in done.stdout.splitlines()]
-    groups = [PROJECT["dependencies"], *map(PROJECT["optional-dependencies"].get, ("predict", "sweep", "mlflow"))]
+    groups = [PROJECT["dependencies"], *map(PROJECT["optional-dependencies"].get, ("predict", "sweep", "serve"))]
     assert found == [name for group in groups for each in group if (name := Requirement(each).name) != "orca-ray"]
-    assert {"ray", "torch", "mlflow-skinny"} <= {*found}
+    assert {"ray", "torch", "uvicorn"} <= {*found}
 
 
 @pytest.fixture(params=["aws.yaml", "gcp.yaml"])

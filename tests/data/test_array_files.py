@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import struct
 import zipfile
 import zlib
@@ -17,7 +18,7 @@ import pytest
 from scipy.io import savemat
 
 from orca_ray.data import npy
-from orca_ray.data.hdf5 import mat5_variables, open_hdf5, read_mat, read_mat5
+from orca_ray.data.hdf5 import check_chunks, mat5_variables, open_hdf5, read_mat, read_mat5
 from orca_ray.data.npy import Npz, read_npy
 from orca_ray.errors import UserError
 
@@ -313,6 +314,38 @@ def _write_mat(path: Path, version: str, **arrays: Array) -> None:
                 file[name] = "text" if array.dtype.kind == "U" else array.T
     else:
         savemat(path, arrays, format="5", do_compression=version == "7")
+
+
+@pytest.mark.parametrize(
+    ("options", "chunk", "mask", "message"),
+    [
+        ({"compression": "gzip"}, zlib.compress(b"abcd"), 0, "chunks of 640 bytes, found 4;"),
+        ({"compression": "gzip"}, b"abcd", 1, "chunks of 640 bytes, found 4;"),
+        ({"compression": "gzip"}, b"abcd", 0, "chunks of 640 bytes, found 0;"),
+        ({"compression": "gzip", "shuffle": True, "fletcher32": True}, b"abcdabcd", 2, "chunks of 640 bytes, found 4;"),
+        ({"compression": "lzf"}, b"abcd", 0, "expected no filter or gzip, found 'lzf'"),
+    ],
+    ids=["unfolds to less", "without the filter", "not compressed", "without one of three", "another filter"],
+)
+def test_a_chunk_of_another_size(options: Any, chunk: bytes, mask: int, message: str, tmp_path: Path) -> None:
+    """The library ends the process when it reads a chunk that is shorter than declared."""
+    with h5py.File(tmp_path / "d.h5", "w") as file:
+        file.create_dataset("tensor", (40, 4), "f4", chunks=(40, 4), **options).id.write_direct_chunk(
+            (0, 0), chunk, mask
+        )
+    with (
+        open_hdf5(tmp_path / "d.h5") as file,
+        pytest.raises(UserError, match=rf"d\.h5, tensor: .*{re.escape(message)}"),
+    ):
+        check_chunks(tmp_path / "d.h5", "tensor", file["tensor"])
+
+
+@pytest.mark.parametrize("options", [{}, {"compression": "gzip", "shuffle": True, "fletcher32": True}])
+def test_whole_chunks_pass(options: Any, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(256, size=(90, 40), dtype=np.uint8)  # gzip would make it no smaller
+    with h5py.File(tmp_path / "d.h5", "w") as file:
+        for name, values in {"noise": noise, "zeros": np.zeros((90, 40)), "texts": np.array([b"a", b"bc"])}.items():
+            check_chunks(tmp_path / "d.h5", name, file.create_dataset(name, data=values, chunks=True, **options))
 
 
 @pytest.mark.parametrize("version", ["5", "7", "7.3"])

@@ -26,7 +26,7 @@ from orca_ray.tasks.task import Task
 from orca_ray.testing.trials import CLASSES, QUICK, TASK, make_data, make_task, run, start
 
 SMALL: dict[str, Scalar] = {**QUICK, "cnn.width": 16, "cnn.blocks": 1}
-WIDE: dict[str, Scalar] = {"cnn.width": 32, "cnn.kernel": 5, "cnn.dilation": 3}
+WIDE: dict[str, Scalar] = {"cnn.width": 32, "cnn.kernel": 5, "cnn.dilation": 3, "cnn.stem": "coarse"}
 FIELD = make_task(Target("dense", shape=(16,)), (1, 16))
 NO_SHAPE = replace(TASK, input_shape=None, input_kind="sequence")
 
@@ -68,6 +68,17 @@ def test_the_layout_of_a_cnn_follows_from_the_task(
     assert start(NO_BODY, "cnn", task=task, hyperparameters=values).model.embedder.layout == layout
 
 
+def test_a_coarse_stem_halves_the_resolution_of_images_at_twice_the_width() -> None:
+    values: dict[str, Scalar] = {**SMALL, "cnn.stem": "coarse"}
+    others = [make_task(CLASSES, shape) for shape in ((2, 60), (1, 15, 40), (1, 130, 130))]
+    for task in (*others, make_task(Target("dense", shape=(20, 20)), (3, 20, 20))):
+        fine, coarse = (start(NO_BODY, "cnn", task=task, hyperparameters=each) for each in (SMALL, values))
+        assert str(coarse.model) == str(fine.model)
+        assert operations("cnn", task, values) == operations("cnn", task, SMALL)
+    model = start(NO_BODY, "cnn", task=make_task(CLASSES, (1, 17, 28)), hyperparameters=values).model
+    assert (model.embedder.layout, model.body.feature_width) == ((9, 14), 4 * 2 * 16)
+
+
 def test_options_of_other_parts_do_not_belong_to_their_trials() -> None:
     values = {method: relevant(resolve(method, {}), method) for method in ("cnn", "minirocket", "gradient_boosting")}
     assert {name.split(".")[0] for name in values["cnn"]} == {"data", "refine", "cnn"}
@@ -82,10 +93,11 @@ def test_options_of_other_parts_do_not_belong_to_their_trials() -> None:
     [
         make_task(CLASSES, (2, 60)),
         make_task(CLASSES, (1, 130, 130)),
+        make_task(CLASSES, (1, 28, 28)),
         make_task(Target("dense", shape=(20, 20)), (3, 20, 20)),
         replace(make_task(CLASSES, (1, 30)), domain="tabular"),
     ],
-    ids=["series", "image", "field", "table"],
+    ids=["series", "large image", "image", "field", "table"],
 )
 def test_operations_of_a_cnn_are_those_that_are_counted(task: Task) -> None:
     assert task.input_shape is not None

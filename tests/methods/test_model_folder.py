@@ -215,8 +215,8 @@ def test_the_card_of_an_adaptation(snapshot: Snapshot) -> None:
     standing = {"method": "a|b", "score": 0.2, "low": 0.1, "high": 0.3, "num_folds": 5, "seconds": 1.234}
     report: dict[str, Any] = {
         "verdict": "it pays", "score": 0.15, "low": 0.125, "high": 0.2, "num_samples": 90, "num_folds": 5,
-        "baseline": "a|b", "holdout": 0.25, "num_holdout": 30, "standings": [standing], "size_mb": 1.5,
-        "latency_ms": 2.5, "warnings": ["two\nlines"],
+        "baseline": "a|b", "out_of_fold": 0.14, "holdout": 0.25, "num_holdout": 30,
+        "standings": [standing], "size_mb": 1.5, "latency_ms": 2.5, "warnings": ["two\nlines"],
     }  # fmt: skip
     trees = replace(snapshot.config, method="gradient_boosting", body=BodySummary(name="none"))
     members = (snapshot.config, trees)
@@ -225,7 +225,7 @@ def test_the_card_of_an_adaptation(snapshot: Snapshot) -> None:
     )
     for part in (
         ", by an ensemble\n", "The average of 2 networks", "1 of gradient_boosting", "- it pays\n",
-        "- Score 0.15 [0.125, 0.2] with its 90 % interval, on 90 samples", "(5 folds)", "- 0.25 on 30 samples that no",
+        "- Score 0.15 [0.125, 0.2], with its 90 %", "- 0.14 on 90 samples", "(5 folds)", "- 0.25 on 30 samples that no",
         "- Best baseline: a|b, 0.2 [0.1, 0.3].", "- 1.5 MB; 2.5 ms", "| a b | 0.2 [0.1, 0.3] | 5 | 1.23 |",
         "- two\\nlines\n", "orca-ray[predict]", "logits are divided by 2.", "; no pretrained weights",
     ):  # fmt: skip

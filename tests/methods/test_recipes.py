@@ -22,7 +22,7 @@ from orca_ray.testing import MethodSuite
 from orca_ray.testing.trials import QUICK, TASK, changed, copy_of, make_task, run, start
 from tests.sampling import Sampled
 
-STAGES = {"gradient_boosting", "lora", "minirocket", "orca", "orca_guarded", "pare"}
+STAGES = {"gradient_boosting", "lora", "minirocket", "orca", "orca_guarded"}
 """Methods that together have all stages, whose states all have to survive an interruption."""
 
 
@@ -42,11 +42,11 @@ ADAPTERS = r"embedder\..*|head\..*|body\..*\.lora_[AB]\..*"
 TRAINED = {
     "gradient_boosting": r"",  # trees are no parameters
     **dict.fromkeys(("forest", "nearest"), r""),
-    **dict.fromkeys(("hydra", "linear", "linear_probe", "minirocket"), r"head\..*"),
+    **dict.fromkeys(("hydra", "linear", "linear_probe", "minirocket", "minirocket_hydra"), r"head\..*"),
     "random_features": r"embedder\..*|head\..*",
     **dict.fromkeys(("fpt", "orca_fpt"), NORMS),
     **dict.fromkeys(("lora", "orca_lora"), ADAPTERS),
-    **dict.fromkeys(("cnn", "fno", "nft", "no_body", "orca", "orca_guarded", "pare", "scratch", "unet"), r".*"),
+    **dict.fromkeys(("cnn", "fno", "nft", "no_body", "orca", "orca_guarded", "scratch", "unet"), r".*"),
 }
 """Names of the parameters that refining trains."""
 
@@ -60,7 +60,8 @@ def test_the_methods_of_the_first_release() -> None:
         assert recipe.title
         assert recipe.reference
     random = {name for name, recipe in all_methods().items() if not recipe.pretrained}
-    baselines = {"fno", "forest", "gradient_boosting", "hydra", "linear", "minirocket", "nearest", "unet"}
+    of_series = {"hydra", "minirocket", "minirocket_hydra"}
+    baselines = {"fno", "forest", "gradient_boosting", "linear", "nearest", "unet", *of_series}
     assert random == {*baselines, "cnn", "random_features", "scratch"}
     assert set(expand([FIELD])) == set(TRAINED) - baselines  # records of the group exist
 
@@ -175,8 +176,6 @@ def test_round_trip_of_the_defaults_and_through_json_with_types() -> None:
         ("cnn.kernel", 4, "cnn.kernel must be odd, got 4"),
         ("cnn.network", "tables", "Did you mean 'table'"),
         ("minirocket.features", 83, r"minirocket\.features must be at least 84"),
-        ("pare.begin", 1.5, r"pare\.begin must be in \(0, 1\], got 1.5"),
-        ("pare.weight", -1.0, r"pare\.weight must be at least 0"),
         ("data.fraction", 0.0, r"data\.fraction must be in \(0, 1\]"),
         ("data.fraction", float("nan"), r"data\.fraction must be in \(0, 1\]"),
         ("lora.targets", "mpl", "Did you mean 'mlp'"),
@@ -209,7 +208,7 @@ def test_relevant_leaves_align_out_where_nothing_aligns() -> None:
     everything = from_flat({})
     of_orca = {"align", "data", "embedder", "head", "refine"}
     flat = everything.to_flat()
-    for name in ("data.chooses", "data.fold", "refine.start"):  # of own data alone
+    for name in ("data.chooses", "data.fold", "refine.shift", "refine.start"):  # of own data alone
         del flat[name]
     assert relevant(everything, "orca") == {name: flat[name] for name in flat if name.split(".")[0] in of_orca}
     nft = relevant(everything, "nft")

@@ -73,6 +73,20 @@ def test_they_learn_as_well_as_those_of_scikit_learn(method: str, tmp_path: Path
         np.testing.assert_array_equal(Predictor.load(tmp_path / str(number), device="cpu").outputs(x), model.outputs(x))
 
 
+@pytest.mark.parametrize("method", ["linear", "forest", "gradient_boosting"])
+@pytest.mark.parametrize("case", [CANCER, DIABETES], ids=["classes", "numbers"])
+def test_constant_values_of_a_table_change_nothing(method: str, case: Case) -> None:
+    load, target, (_, length), domain = case
+
+    def padded(**options: Any) -> tuple[np.ndarray, np.ndarray]:
+        x, y = load(**options)
+        return np.hstack([0 * x, x, 0 * x + 1]), y
+
+    trials = fitted(method, case), fitted(method, (padded, target, (3, length), domain))
+    plain, wide = (each.model(torch.from_numpy(each.trial.data.test.x[:])) for each in trials)
+    torch.testing.assert_close(wide, plain, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("shape", [(14, 30), (40, 6)], ids=["more features", "more samples"])
 def test_left_out_predictions_are_those_of_regressions_on_all_others(shape: tuple[int, int]) -> None:
     random, penalties = np.random.default_rng(0), (1e3, 2.0, 1e-6)
@@ -108,7 +122,25 @@ def test_the_logistic_regression_is_that_of_scikit_learn(monkeypatch: pytest.Mon
         np.testing.assert_allclose(found, expected, atol=2e-3)
 
 
-@pytest.mark.parametrize("method", ["linear", "nearest", "forest", "hydra", "minirocket"])
+@pytest.mark.parametrize("method", ["linear", "hydra", "minirocket_hydra"])
+def test_the_limit_bounds_predictions_far_from_all_training_samples(method: str, tmp_path: Path) -> None:
+    task = replace(make_task(Target("scalar"), (1, 40)), domain="time series")
+    outputs, x = dict[float, Array](), make_data(task).test.x[:]
+    x[0] *= 1e4
+    for limit in (0.0, 10.0):
+        values: dict[str, Scalar] = {"minirocket.features": 840, "linear.limit": limit}
+        trial = start(NO_BODY, method, task=task, hyperparameters=values)
+        run(trial)
+        model = Predictor(trial.snapshot(), device="cpu")
+        outputs[limit] = model.outputs(x)
+        model.save(tmp_path / str(limit))
+        loaded = Predictor.load(tmp_path / str(limit), device="cpu")
+        np.testing.assert_array_equal(loaded.outputs(x), outputs[limit])
+    np.testing.assert_allclose(outputs[10.0][1:], outputs[0.0][1:], atol=1e-3)
+    assert abs(outputs[10.0][0] - 6) < 6 < abs(outputs[0.0][0] - 6)  # targets are between 5 and 7
+
+
+@pytest.mark.parametrize("method", ["linear", "nearest", "forest", "hydra", "minirocket", "minirocket_hydra"])
 def test_nothing_is_chosen_on_validation_data(method: str) -> None:
     values: dict[str, Scalar] = {"minirocket.penalty": "leave_one_out", "minirocket.features": 840}
     whole = make_data(TASK)
@@ -197,8 +229,10 @@ def test_they_take_any_kind_of_data_and_can_be_exported(
 ) -> None:
     pytest.importorskip("onnxruntime")
     task = replace(make_task(target, shape), domain=domain)
-    for method in ("linear", "nearest", *(["forest"] if target.kind != "dense" else [])):
-        trial = start(NO_BODY, method, task=task, hyperparameters={})
+    of_kind = ["minirocket_hydra"] if domain == "time series" else []
+    for method in ("linear", "nearest", *(["forest"] if target.kind != "dense" else []), *of_kind):
+        values: dict[str, Scalar] = {"linear.limit": 10.0} if method != "nearest" else {}
+        trial = start(NO_BODY, method, task=task, hyperparameters=values)
         run(trial)
         score = trial.result().test_score
         assert score is not None

@@ -223,6 +223,9 @@ def test_a_trial_refines_on_augmented_inputs_and_aligns_on_inputs_as_they_are(vi
     plain, augmented = (run(start(vit, task=task, hyperparameters=options)) for task in (IMAGES, cropped))
     assert plain[0] == augmented[0]
     assert plain[1]["loss"] != augmented[1]["loss"]
+    shifted = run(start(vit, hyperparameters={**options, "refine.shift": 0.1}, task=IMAGES))
+    assert shifted[0] == plain[0]
+    assert shifted[1]["loss"] not in (plain[1]["loss"], augmented[1]["loss"])
     with pytest.raises(UserError, match="unknown augmentation 'crop'"):
         start(vit, task=replace(IMAGES, augmentation="crop"))
 

@@ -4,6 +4,7 @@ Scripts in `benchmarks` compare metrics and losses with the reference.
 """
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -14,11 +15,13 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
+from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
-from orca_ray.tasks.augmentations import CropFlip, all_augmentations, get_augmentation
+from orca_ray.tasks.augmentations import CropFlip, Shift, all_augmentations, get_augmentation, get_shift
 from orca_ray.tasks.losses import all_losses, get_loss
 from orca_ray.tasks.metrics import IGNORED, MARGIN, PADDING, all_metrics, area_under_roc, get_metric
 from orca_ray.testing import LossSuite, MetricSuite
+from orca_ray.testing.trials import make_task
 
 Floats = npt.NDArray[np.float64]
 
@@ -335,6 +338,29 @@ def test_no_name_is_no_augmentation_and_a_misspelt_one_gets_the_nearest() -> Non
     assert get_augmentation("") is None
     with pytest.raises(UserError, match=r"unknown augmentation 'crop_flp'\. Did you mean 'crop_flip'"):
         get_augmentation("crop_flp")
+
+
+@given(st.integers(1, 3), st.integers(1, 25), st.integers(1, 25), st.floats(0.01, 0.9), st.integers(0, 10_000))
+def test_a_shifted_image_is_a_window_of_the_image_with_its_edges_repeated(
+    channels: int, height: int, width: int, share: float, seed: int
+) -> None:
+    shift, x = Shift("shift", "any", share), images(4, channels, height, width, seed)
+    drawn = shift.draw(4, torch.Generator().manual_seed(seed))
+    most = [max(1, int(share * side)) for side in (height, width)]
+    for image, positions, ours in zip(x.numpy(), drawn.tolist(), shift.apply(x, drawn).numpy(), strict=True):
+        moves = [int(place * (2 * largest + 1)) for place, largest in zip(positions, most, strict=True)]
+        top, left = (2 * largest - move for largest, move in zip(most, moves, strict=True))
+        padded = np.pad(image, ((0, 0), *((largest, largest) for largest in most)), mode="edge")
+        np.testing.assert_array_equal(ours, padded[:, top : top + height, left : left + width])
+
+
+def test_only_images_with_classes_or_labels_are_shifted() -> None:
+    task = make_task(Target("classes", size=3), (1, 8, 8))
+    assert get_shift(task, 0.1) == Shift("shift", "moved, edges repeated (Simard et al., 2003)", 0.1)
+    numbers = [replace(task, target=each) for each in (Target("dense", shape=(8, 8)), Target("scalar"))]
+    others = (replace(task, input_shape=(1, 8)), replace(task, domain="audio"), *numbers)
+    assert not any(get_shift(other, 0.1) for other in others)
+    assert get_shift(task, 0.0) is None
 
 
 @pytest.mark.gpu

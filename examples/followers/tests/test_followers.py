@@ -1,7 +1,6 @@
 """The methods: their conformance, losses by hand-computed values, stages, and the bilevel gradient in closed form."""
 
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -32,30 +31,11 @@ from orca_ray.methods.stages.refine_stage import RefineStage
 from orca_ray.methods.stages.trial import Trial
 from orca_ray.methods.trial_trainer import TrialTrainer
 from orca_ray.testing import MethodSuite
-from orca_ray.testing.suite import make_home, save_bert, save_vit
 from orca_ray.testing.trials import CLASSES, QUICK, changed, copy_of, make_task, run, start
 from orca_ray.training.numerics import NotFiniteError
 
-NAMES = ("joint", "mona", "recraft", "recraft_code")
+NAMES = ("joint", "mona", "pare", "recraft", "recraft_code")
 SHORT = {**QUICK, "align.epochs": 1, "recraft.source_epochs": 2, "refine.epochs": 1}
-
-
-@pytest.fixture(scope="session", autouse=True)
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Use a cache directory of the session's own."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ORCA_RAY_HOME", str(make_home(tmp_path_factory.mktemp("home"))))
-        yield
-
-
-@pytest.fixture(scope="session")
-def bert(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return save_bert(tmp_path_factory.mktemp("bert"))
-
-
-@pytest.fixture(scope="session")
-def vit(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return save_vit(tmp_path_factory.mktemp("vit"))
 
 
 class TestMethods(MethodSuite):
@@ -94,7 +74,14 @@ def test_what_each_stage_trains(
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("recraft.form", "papers"), ("recraft.threshold", -0.1), ("mona.source_weight", -1.0), ("joint.weight", -1.0)],
+    [
+        ("recraft.form", "papers"),
+        ("recraft.threshold", -0.1),
+        ("mona.source_weight", -1.0),
+        ("joint.weight", -1.0),
+        ("pare.begin", 1.5),
+        ("pare.weight", -1.0),
+    ],
 )
 def test_a_value_out_of_range_is_refused_by_name(name: str, value: Scalar) -> None:
     with pytest.raises(UserError, match=name):

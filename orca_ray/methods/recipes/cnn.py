@@ -11,7 +11,7 @@ arXiv:2106.11959). The shape alone does not distinguish a table from a short ser
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
@@ -29,6 +29,8 @@ TABLES = ("tabular", "drug response")
 """Values of `Task.domain` whose features have no order."""
 MAX_POSITIONS = 128**2
 """Largest number of positions after the stem, whose stride is chosen accordingly; no limit if the target is dense."""
+LEAST_COARSE = 16
+"""Smallest side of images for which a coarse stem is coarse."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,10 @@ class CnnConfig(Config):
     weights: Annotated[str, partial(one_of, ("plain", "standardised"))] = "plain"
     """``standardised``: see `orca_ray.models.convolution.Architecture`. On 3,500 digits of MNIST, a network of width 16
     had 1.5 instead of 2.3 % errors after 40 s of a core."""
+    stem: Annotated[str, partial(one_of, ("fine", "coarse"))] = "fine"
+    """``coarse``: the first convolution halves the resolution of images with sides of at least `LEAST_COARSE` pixels,
+    and all stages have twice the width, at about the same cost. On those digits, random shifts (``refine.shift``)
+    lowered the log loss from 0.073 to 0.055; a coarse stem, to 0.051 or, with half the learning rate, 0.046."""
     network: Annotated[str, partial(one_of, ("auto", "convolutional", "table"))] = "auto"
     """``table``: every layer sees all features. ``auto``: ``table`` for tables and inputs of one position, else
     ``convolutional``."""
@@ -58,22 +64,26 @@ def _is_table(task: "Task", config: CnnConfig) -> bool:
     return task.domain in TABLES or math.prod(task.input_shape[1:]) == 1
 
 
-def _stem_stride(task: "Task") -> int:
+def _first_stage(task: "Task", config: CnnConfig) -> tuple[int, int]:
+    """Return the stride of the first convolution, and the width of the first stage."""
     assert task.input_shape is not None, "a resolved task knows its shapes"
-    return 1 if task.target.kind == "dense" else patch_side(task.input_shape[1:], MAX_POSITIONS)
+    if _is_table(task, config) or task.target.kind == "dense":
+        return 1, config.width
+    size = task.input_shape[1:]
+    stride, large = patch_side(size, MAX_POSITIONS), len(size) == 2 and min(size) >= LEAST_COARSE
+    return (2, 2 * config.width) if config.stem == "coarse" and stride == 1 and large else (stride, config.width)
 
 
 def _network(request: "NetworkRequest") -> "CrossModalModel":
     from orca_ray.models.convolution import Architecture, build_convolutional
 
     config = request.hyperparameters.of(CnnConfig)
-    options = {name: value for name, value in asdict(config).items() if name not in ("network", "weights")}
+    stride, width = _first_stage(request.task, config)
+    options = {name: getattr(config, name) for name in ("kernel", "dilation", "blocks")}
     given = request.given("input_shape", "target", "seed", "statistics")
     standardised, dropout = config.weights == "standardised", request.hyperparameters.refine.dropout
-    architecture = Architecture(**options, dropout=dropout, standardised=standardised)
-    table = _is_table(request.task, config)
-    stride = 1 if table else _stem_stride(request.task)
-    return build_convolutional(architecture, **given, table=table, stride=stride)
+    architecture = Architecture(**options, width=width, dropout=dropout, standardised=standardised)
+    return build_convolutional(architecture, **given, table=_is_table(request.task, config), stride=stride)
 
 
 def _operations(task: "Task", values: Mapping[str, Scalar]) -> float | None:
@@ -83,13 +93,14 @@ def _operations(task: "Task", values: Mapping[str, Scalar]) -> float | None:
     if task.input_shape is None:
         return None
     config = from_flat(values).of(CnnConfig)
-    size = [1] if _is_table(task, config) else [math.ceil(side / _stem_stride(task)) for side in task.input_shape[1:]]
+    stride, width = _first_stage(task, config)
+    size = [1] if _is_table(task, config) else [math.ceil(side / stride) for side in task.input_shape[1:]]
     total = 0.0
     for stage in range(3):
         reduced = 1 if task.target.kind == "dense" else 2**stage
         sides = [math.ceil(side / reduced) for side in size]
         weights = [2 * min(config.kernel // 2, (side - 1) // config.dilation) + 1 for side in sides]
-        total += 4 * config.blocks * (config.width * reduced) ** 2 * math.prod(sides) * math.prod(weights)
+        total += 4 * config.blocks * (width * reduced) ** 2 * math.prod(sides) * math.prod(weights)
     return total
 
 

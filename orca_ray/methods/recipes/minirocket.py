@@ -7,17 +7,18 @@ penalty on validation data; then the outputs rank the classes, but their softmax
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
-from orca_ray.methods.options import Scalar
+from orca_ray.methods.options import LinearConfig, Scalar
 from orca_ray.methods.recipe import Recipe, head_parameters
 from orca_ray.training.config import Config, Number, must, one_of
 
 if TYPE_CHECKING:
     from orca_ray.methods.stages.trial import NetworkRequest, Stage, Trial
+    from orca_ray.models.body import Body
     from orca_ray.models.crossmodal import CrossModalModel
     from orca_ray.tasks.task import Task
 
@@ -61,28 +62,40 @@ def _problem(task: "Task") -> str | None:
     return None
 
 
-def _network(request: "NetworkRequest") -> "CrossModalModel":
-    from orca_ray.models.minirocket import MiniRocketBody, build_series_model, fit_dilations
+def _minirocket(request: "NetworkRequest") -> "Body":
+    from orca_ray.models.minirocket import MiniRocketBody, fit_dilations
 
     config, (channels, length) = request.hyperparameters.of(MiniRocketConfig), request.arguments["input_shape"]
     dilations = fit_dilations(length, config.features, config.dilations)
-    body = MiniRocketBody(length, channels, dilations, request.arguments["seed"])
-    return build_series_model(body, **request.given("input_shape", "target", "statistics"))
+    return MiniRocketBody(length, channels, dilations, request.arguments["seed"])
 
 
-def _hydra(request: "NetworkRequest") -> "CrossModalModel":
-    from orca_ray.models.minirocket import HydraBody, build_series_model
+def _hydra(request: "NetworkRequest") -> "Body":
+    from orca_ray.models.minirocket import HydraBody
 
     config, (channels, length) = request.hyperparameters.of(HydraConfig), request.arguments["input_shape"]
-    body = HydraBody(length, channels, config.kernels, config.groups, request.arguments["seed"])
-    return build_series_model(body, **request.given("input_shape", "target", "statistics"))
+    return HydraBody(length, channels, config.kernels, config.groups, request.arguments["seed"])
+
+
+def _both(request: "NetworkRequest") -> "Body":
+    from orca_ray.models.minirocket import JoinedBody
+
+    return JoinedBody([_minirocket(request), _hydra(request)])
+
+
+def _network(request: "NetworkRequest", body: "Callable[[NetworkRequest], Body]") -> "CrossModalModel":
+    from orca_ray.models.features import limited
+    from orca_ray.models.minirocket import build_series_model
+
+    made = limited(body(request), request.hyperparameters.of(LinearConfig).limit)
+    return build_series_model(made, **request.given("input_shape", "target", "statistics"))
 
 
 def _stages(trial: "Trial") -> "list[Stage]":
     from orca_ray.methods.stages.fitted import RidgeStage
 
     validates = trial.hyperparameters.of(MiniRocketConfig).penalty == "validation"
-    return [RidgeStage(trial, leave_one_out=trial.method == "hydra" or not validates)]
+    return [RidgeStage(trial, leave_one_out=trial.method != "minirocket" or not validates)]
 
 
 def _operations(task: "Task", values: Mapping[str, Scalar]) -> float | None:
@@ -102,6 +115,11 @@ def _operations_of_hydra(task: "Task", values: Mapping[str, Scalar]) -> float | 
     return length * kernels * (_LENGTH * channels + 4)
 
 
+def _operations_of_both(task: "Task", values: Mapping[str, Scalar]) -> float | None:
+    one, other = _operations(task, values), _operations_of_hydra(task, values)
+    return None if one is None or other is None else one + other
+
+
 _recipe = partial(
     Recipe, pretrained=False, uses_body=False, sections=("data",), problem=_problem, stages=_stages,
     trainable=head_parameters, fitted=True, refits=True, variant=True,
@@ -111,12 +129,18 @@ RECIPES = (
         name="minirocket", title="random convolutional features of series, and a linear model",
         reference="Dempster et al., MiniRocket: A Very Fast (Almost) Deterministic Transform for Time Series "
         "Classification, KDD 2021, arXiv:2012.08791",
-        options=(MiniRocketConfig,), network=_network, operations=_operations,
+        options=(MiniRocketConfig, LinearConfig), network=partial(_network, body=_minirocket), operations=_operations,
     ),
     _recipe(
         name="hydra", title="competing random convolutional kernels on series, and a linear model",
         reference="Dempster et al., Hydra: Competing Convolutional Kernels for Fast and Accurate Time Series "
         "Classification, Data Mining and Knowledge Discovery 2023, arXiv:2203.13652",
-        options=(HydraConfig,), network=_hydra, operations=_operations_of_hydra,
+        options=(HydraConfig, LinearConfig), network=partial(_network, body=_hydra), operations=_operations_of_hydra,
+    ),
+    _recipe(
+        name="minirocket_hydra", title="the features of `minirocket` and `hydra` together, and a linear model",
+        reference="Dempster et al., Hydra, 2023, arXiv:2203.13652, and MiniRocket, 2021, arXiv:2012.08791",
+        options=(MiniRocketConfig, HydraConfig, LinearConfig), network=partial(_network, body=_both),
+        operations=_operations_of_both,
     ),
 )  # fmt: skip

@@ -18,7 +18,7 @@ from functools import partial
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
-from orca_ray.methods.options import BoostingConfig, Scalar
+from orca_ray.methods.options import BoostingConfig, LinearConfig, Scalar
 from orca_ray.methods.recipe import Recipe, head_parameters
 from orca_ray.methods.recipes.cnn import TABLES
 
@@ -71,15 +71,21 @@ def _network(request: "NetworkRequest", stage: str, features: str) -> "CrossModa
     from orca_ray.models.features import FeatureEmbedder
 
     embedder = FeatureEmbedder(features or _features(request.task), request.arguments["input_shape"])
-    body, head = resolve_name(stage).network(request.task.target, embedder.width)
+    body, head = resolve_name(stage).network(request, embedder.width)
     return CrossModalModel(embedder, body, head, request.arguments["statistics"])
 
 
-def _operations(task: "Task", values: Mapping[str, Scalar]) -> float | None:
+def _operations(task: "Task", values: Mapping[str, Scalar], method: str = "") -> float | None:
     """Return about the operations of features and outputs; some passes over the samples fit them."""
     if task.input_shape is None:
         return None
-    return float(100 * math.prod(task.input_shape) + 2 * math.prod(task.input_shape) * task.target.num_outputs)
+    size, count = math.prod(task.input_shape), sum(task.num_samples or (1000,))
+    passes = 30 if method == "linear" and task.target.kind in ("classes", "labels") else 1
+    own = {  # distances to all samples; a comparison of a tree takes as long as some hundred operations
+        "nearest": 0.5 * size * min(count, 50_000),
+        "forest": 30_000 * math.sqrt(size) * min(1.0, 10_000 / count) * math.log2(count),
+    }
+    return float(100 * size + 2 * size * task.target.num_outputs * passes) + own.get(method, 0.0)
 
 
 def _boosting_operations(task: "Task", values: Mapping[str, Scalar]) -> float | None:
@@ -92,7 +98,9 @@ def _boosting_operations(task: "Task", values: Mapping[str, Scalar]) -> float | 
 
 def _recipe(name: str, title: str, reference: str, stage: str, features: str = "", **parts: Any) -> Recipe:
     stage = f"orca_ray.methods.stages.summarised:{stage}"
-    usual: dict[str, Any] = {"sections": ("data",), "operations": _operations, "refits": True, "problem": _problem}
+    usual: dict[str, Any] = {
+        "sections": ("data",), "operations": partial(_operations, method=name), "refits": True, "problem": _problem,
+    }  # fmt: skip
     return Recipe(
         name=name, title=f"{title}, without a network", reference=reference, pretrained=False, uses_body=False,
         network=partial(_network, stage=stage, features=features), fitted=True, variant=True,
@@ -104,7 +112,7 @@ RECIPES = (
     _recipe(
         "linear", "logistic or ridge regression of features",
         "Hoerl and Kennard, Ridge Regression, 1970, and Cox, The Regression Analysis of Binary Sequences, 1958",
-        "LinearStage", trainable=head_parameters,
+        "LinearStage", trainable=head_parameters, options=(LinearConfig,),
     ),
     _recipe(
         "nearest", "nearest neighbours by features",

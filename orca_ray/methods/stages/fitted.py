@@ -17,6 +17,7 @@ from orca_ray.data.prepared import Split
 from orca_ray.methods.reports import EpochProgress, Outcome, joined
 from orca_ray.methods.stages.trial import Trial
 from orca_ray.models.crossmodal import PooledHead
+from orca_ray.models.features import FeatureEmbedder, LimitedBody
 from orca_ray.models.minirocket import MiniRocketBody
 from orca_ray.process import note_progress
 from orca_ray.training.evaluate import BATCH_SIZE, SplitInputs, head_inputs, log_loss, predict, score
@@ -143,13 +144,34 @@ MOST_EXACT = 4096
 """Largest of the smaller number, samples or features, for which a penalty is chosen by leave-one-out."""
 MOST_VALUES = 2**26
 """Largest number of features of all training samples that are in memory; more samples are drawn from."""
-_BLOCK = 1024
+_BLOCK, _LEAST_SHARE = 1024, 1e-3
 
 
-def training_rows(trial: Trial, most: int = MOST_VALUES) -> np.ndarray:
+Columns = slice | Tensor
+"""Features that a method fits: all, or the numbers of some of them."""
+
+
+@torch.no_grad()
+def varying(trial: Trial) -> Columns:
+    """Return the features of a table or field that differ among the training samples; of other inputs, all features.
+
+    Tables have a token of equal width for each column, so that most of their values may be constant.
+    """
+    if not isinstance(trial.model.embedder, FeatureEmbedder) or trial.model.embedder.kind != "values":
+        return slice(None)
+    blocks = feature_blocks(trial, np.arange(len(trial.data.train)), encoded=False)
+    first = next(blocks)
+    found = (first != first[:1]).any(dim=0)
+    for block in blocks:
+        found |= (block != first[:1]).any(dim=0)
+    return slice(None) if found.all() or not found.any() else torch.nonzero(found)[:, 0]
+
+
+def training_rows(trial: Trial, most: int = MOST_VALUES, columns: Columns = slice(None)) -> np.ndarray:
     """Return the sorted indices of the training samples to fit: all, or random ones if their features are too many."""
     number = len(trial.data.train)
     width = getattr(trial.model.embedder, "width", trial.model.body.feature_width)
+    width = width if isinstance(columns, slice) else len(columns)
     most = max(2, min(most, MOST_VALUES // width))
     if number <= most:
         return np.arange(number)
@@ -158,14 +180,26 @@ def training_rows(trial: Trial, most: int = MOST_VALUES) -> np.ndarray:
 
 
 @torch.no_grad()
-def features_of(trial: Trial, rows: np.ndarray, *, encoded: bool = True) -> Tensor:
-    """Return the body's features [n, F] of the training samples ``rows``; unless ``encoded``, those before the body."""
-    parts, model = [], trial.model
+def features_of(trial: Trial, rows: np.ndarray, *, encoded: bool = True, columns: Columns = slice(None)) -> Tensor:
+    """Return the body's features [n, F] of the training samples ``rows``; unless ``encoded``, those before the body.
+
+    The features of a `LimitedBody` set its limits.
+    """
+    found = torch.cat([block[:, columns] for block in feature_blocks(trial, rows, encoded=encoded)])
+    if encoded and isinstance(body := trial.model.body, LimitedBody):
+        body.set_limits(*_moments(found, _LEAST_SHARE), columns)
+        return found.clamp(body.low[columns], body.high[columns])
+    return found
+
+
+@torch.no_grad()
+def feature_blocks(trial: Trial, rows: np.ndarray, *, encoded: bool) -> Iterator[Tensor]:
+    """Yield what `features_of` returns for some of ``rows`` at a time."""
     for part in np.array_split(rows, math.ceil(len(rows) / BATCH_SIZE)):
         note_progress()
-        tokens = model.embed(torch.from_numpy(np.asarray(trial.data.train.x[part], np.float32)).to(trial.device))
-        parts.append((model.encode(tokens) if encoded else tokens)[:, 0])
-    return torch.cat(parts)
+        x = torch.from_numpy(np.asarray(trial.data.train.x[part], np.float32)).to(trial.device)
+        tokens = trial.model.embed(x)
+        yield (trial.model.encode(tokens) if encoded else tokens)[:, 0]
 
 
 class RidgeStage(FittedStage):
@@ -187,9 +221,10 @@ class RidgeStage(FittedStage):
         trial, data = self._trial, self._trial.data
         body, head = trial.model.body, trial.model.head
         assert isinstance(head, PooledHead)
-        if isinstance(body, MiniRocketBody):
-            random = np.random.default_rng(derive_seed(trial.seed, "biases"))
-            body.fit(lambda number: self._tokens(random.integers(len(data.train), size=number)))
+        random = np.random.default_rng(derive_seed(trial.seed, "biases"))
+        for part in body.modules():
+            if isinstance(part, MiniRocketBody):
+                part.fit(lambda number: self._tokens(random.integers(len(data.train), size=number)))
         if self._leave_one_out and min(len(data.train), body.feature_width) <= MOST_EXACT:
             self.fit_by_leave_one_out(head.output)
             return
@@ -197,6 +232,9 @@ class RidgeStage(FittedStage):
             torch.cat(list(head_inputs(trial.model, split.x, self._precision)))
             for split in (data.train, data.validation)
         )
+        if isinstance(body, LimitedBody):
+            body.set_limits(*_moments(x[:, 0], _LEAST_SHARE))
+            x, validation = body.clipped(x), body.clipped(validation)
         y, held = regressed(trial), data.validation
         if trial.hyperparameters.data.fold == -1:  # train has the validation data: a random fifth of it chooses instead
             rows = np.random.default_rng(derive_seed(trial.seed, "penalty")).permutation(len(y))
@@ -217,14 +255,15 @@ class RidgeStage(FittedStage):
 
     def fit_by_leave_one_out(self, output: nn.Linear) -> None:
         """Fit the layer ``output``, with the penalty and scale that the training samples choose."""
-        trial, train, rows = self._trial, self._trial.data.train, training_rows(self._trial)
+        trial, train, columns = self._trial, self._trial.data.train, varying(self._trial)
+        rows = training_rows(trial, columns=columns)
         y = regressed(trial)[rows].to(trial.device)
-        weight, bias, predictions = best_left_out(features_of(trial, rows), y, _FINE)
+        weight, bias, predictions = best_left_out(features_of(trial, rows, columns=columns), y, _FINE)
         factor = 1.0
         if trial.task.target.kind in ("classes", "labels"):
             loss, y = trial.objective.training_loss(train.y, trial.device), torch.from_numpy(np.asarray(train.y)[rows])
             factor = _best_factor(lambda factor: float(loss((predictions * factor).float(), y.to(trial.device))))
-        output.weight.copy_(weight * factor)
+        output.weight.zero_()[:, columns] = (weight * factor).to(output.weight)
         output.bias.copy_(bias * factor)
 
     def _tokens(self, indices: np.ndarray) -> Tensor:
@@ -250,17 +289,22 @@ def ridge(x: Tensor, y: Tensor, penalties: Sequence[float]) -> Iterator[tuple[Te
         yield weight.T, centre - mean @ weight
 
 
-def standardise(x: Tensor, share: float = 1e-3) -> tuple[Tensor, Tensor]:
-    """Standardise features ``x`` [N, F] in place; return their means and deviations [F] in float64.
+def standardise(x: Tensor, share: float = _LEAST_SHARE) -> tuple[Tensor, Tensor]:
+    """Standardise features ``x`` [N, F] in place; return their means and deviations [F] in float64 (see `_moments`)."""
+    mean, deviation = _moments(x, share)
+    x.sub_(mean).div_(deviation)
+    return mean, deviation
+
+
+def _moments(x: Tensor, share: float) -> tuple[Tensor, Tensor]:
+    """Return the means and deviations [F] of features ``x`` [N, F] in float64.
 
     The deviation of a feature is 1 if its own is less than ``share`` of the median: such a feature is noise, and a new
     value would be thousands of deviations away.
     """
     deviation, mean = (each.double() for each in torch.std_mean(x, dim=0, correction=0))
     least = max(1e-6, share * float(deviation.median()))
-    deviation = torch.where(deviation > least, deviation, 1.0)
-    x.sub_(mean).div_(deviation)
-    return mean, deviation
+    return mean, torch.where(deviation > least, deviation, 1.0)
 
 
 def best_left_out(x: Tensor, y: Tensor, penalties: Sequence[float]) -> tuple[Tensor, Tensor, Tensor]:

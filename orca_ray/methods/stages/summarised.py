@@ -3,7 +3,6 @@
 Each stage makes the body and the head of its network, too.
 """
 
-import itertools
 import math
 from collections.abc import Callable, Mapping
 from functools import cached_property
@@ -14,22 +13,24 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor, nn
 
-from orca_ray.data.rows import Target
-from orca_ray.methods.options import BoostingConfig
+from orca_ray.methods.options import BoostingConfig, LinearConfig
 from orca_ray.methods.stages.fitted import (
+    Columns,
     FittedStage,
     RidgeStage,
+    feature_blocks,
     features_of,
     principal,
     regressed,
     standardise,
     training_rows,
+    varying,
 )
-from orca_ray.methods.stages.trial import Trial
+from orca_ray.methods.stages.trial import NetworkRequest, Trial
 from orca_ray.models.body import Body
 from orca_ray.models.crossmodal import PooledHead
-from orca_ray.models.features import FeatureBody, NearestBody, ProbabilityHead
-from orca_ray.models.trees import BoostedBody, ForestBody, OutputHead, of_boosters, of_forest
+from orca_ray.models.features import FeatureBody, NearestBody, ProbabilityHead, limited
+from orca_ray.models.trees import BoostedBody, ForestBody, OutputHead, of_boosters, of_forest, renumbered
 from orca_ray.process import note_progress
 from orca_ray.training.numerics import derive_seed
 
@@ -38,9 +39,11 @@ if TYPE_CHECKING:
 
 _STRENGTHS = tuple(10.0**exponent for exponent in np.linspace(-4, 2, 7))
 """Inverse penalties C that are tried, from the smallest until two in turn are no better than the best."""
-_PARTS, _MOST_PARTS, _LEAST = 4, 3000, 8
+_PARTS, _MOST_PARTS, _LEAST = 4, 1000, 8
 """Each of so many parts of the training samples is left out once; of more samples, only the first; of fewer, none, and
 C is 1."""
+_MOST_COMPARED = 2**22
+"""Largest number of features of all samples that compare C."""
 NEIGHBOURS = (1, 2, 3, 5, 7, 10, 15, 20, 30, 50)
 """Numbers of neighbours that are tried; of equally good ones, the largest is chosen."""
 MOST_KEYS, _QUERIES, _BLOCK = 50_000, 2000, 256
@@ -60,12 +63,12 @@ class LinearStage(RidgeStage):
         super().__init__(trial, leave_one_out=True)
 
     @staticmethod
-    def network(target: Target, width: int) -> tuple[Body, nn.Module]:
+    def network(request: NetworkRequest, width: int) -> tuple[Body, nn.Module]:
         """Return body and head for ``width`` features; the weights are 0."""
-        head = PooledHead(width, target)
+        head = PooledHead(width, request.task.target)
         nn.init.zeros_(head.output.weight)
         nn.init.zeros_(head.output.bias)
-        return FeatureBody(width), head
+        return limited(FeatureBody(width), request.hyperparameters.of(LinearConfig).limit), head
 
     @torch.no_grad()
     def fit(self, epoch: int) -> None:
@@ -75,8 +78,9 @@ class LinearStage(RidgeStage):
         if trial.task.target.kind in ("scalar", "dense"):
             self.fit_by_leave_one_out(output)
             return
-        rows = training_rows(trial)
-        x = features_of(trial, rows)
+        columns = varying(trial)
+        rows = training_rows(trial, columns=columns)
+        x = features_of(trial, rows, columns=columns)
         mean, deviation = standardise(x)
         z, directions = x.double(), None
         if x.shape[0] < x.shape[1]:  # weights outside the span of the samples are 0
@@ -87,7 +91,7 @@ class LinearStage(RidgeStage):
         loss = trial.objective.training_loss(trial.data.train.y, trial.device)
         found = _logistic(z, y, loss, self._parts(rows), z.new_zeros(1 + z.shape[1], output.out_features))
         weight = (found[1:] if directions is None else directions @ found[1:]) / deviation[:, None]
-        output.weight.copy_(weight.T)
+        output.weight.zero_()[:, columns] = weight.T.to(output.weight)
         output.bias.copy_(found[0] - mean @ weight)
 
     def _parts(self, rows: np.ndarray) -> np.ndarray:
@@ -104,7 +108,8 @@ _Loss = Callable[[Tensor, Tensor], Tensor]
 def _logistic(x: Tensor, y: Tensor, loss: _Loss, parts: np.ndarray, start: Tensor) -> Tensor:
     """Return biases and weights [1 + R, K] for features ``x`` [N, R], with the C that is best for left-out parts."""
     number = 0 if len(x) < _LEAST else _PARTS if len(x) <= _MOST_PARTS else 1
-    splits = [(torch.from_numpy(parts != part), torch.from_numpy(parts == part)) for part in range(number)]
+    drawn = np.sort(np.random.default_rng(0).permutation(len(x))[: max(_MOST_PARTS, _MOST_COMPARED // x.shape[1])])
+    splits = [[torch.from_numpy(drawn[side]) for side in (parts[drawn] != k, parts[drawn] == k)] for k in range(number)]
     best, chosen, worse = math.inf, 1.0, 0
     found = [start] * number
     for strength in _STRENGTHS if number else ():
@@ -149,8 +154,9 @@ class NearestStage(FittedStage):
         super().__init__(trial, epochs=1)
 
     @staticmethod
-    def network(target: Target, width: int) -> tuple[Body, nn.Module]:
+    def network(request: NetworkRequest, width: int) -> tuple[Body, nn.Module]:
         """Return body and head for ``width`` features, without samples."""
+        target = request.task.target
         body = NearestBody(width, target.num_outputs, NEIGHBOURS[-1])
         return body, ProbabilityHead(target, 0.1 / target.num_outputs)
 
@@ -191,8 +197,9 @@ class ForestStage(FittedStage):
         super().__init__(trial, epochs=1)
 
     @staticmethod
-    def network(target: Target, width: int) -> tuple[Body, nn.Module]:
+    def network(request: NetworkRequest, width: int) -> tuple[Body, nn.Module]:
         """Return body and head for ``width`` features, without trees."""
+        target = request.task.target
         return ForestBody(width, target.num_outputs), ProbabilityHead(target, 0.5 / TREES)
 
     def fit(self, epoch: int) -> None:
@@ -201,8 +208,10 @@ class ForestStage(FittedStage):
 
         trial, body = self._trial, self._trial.model.body
         assert isinstance(body, ForestBody)
-        rows = training_rows(trial)
-        x, y = features_of(trial, rows, encoded=False).cpu().numpy(), regressed(trial).numpy()[rows].squeeze()
+        columns = varying(trial)
+        rows = training_rows(trial, columns=columns)
+        x = features_of(trial, rows, encoded=False, columns=columns).cpu().numpy()
+        y = regressed(trial).numpy()[rows].squeeze()
         numbers, bag = trial.task.target.kind == "scalar", min(len(rows), MOST_BAG)
         # The squared error of indicators is the Gini impurity of classes.
         forest = RandomForestRegressor(
@@ -213,7 +222,7 @@ class ForestStage(FittedStage):
         for number in range(10, TREES + 1, 10):
             note_progress()
             forest.set_params(n_estimators=number).fit(x, y if numbers else (y + 1) / 2)
-        body.add_trees([of_forest(each.tree_) for each in forest.estimators_])
+        body.add_trees(renumbered([of_forest(each.tree_) for each in forest.estimators_], columns))
 
 
 class BoostingStage(FittedStage):
@@ -232,8 +241,9 @@ class BoostingStage(FittedStage):
         self._sums: Tensor | None = None  # of all trees but the latest, for the training samples
 
     @staticmethod
-    def network(target: Target, width: int) -> tuple[Body, nn.Module]:
+    def network(request: NetworkRequest, width: int) -> tuple[Body, nn.Module]:
         """Return body and head for ``width`` features, without trees."""
+        target = request.task.target
         return BoostedBody(target, width), OutputHead(target.output_shape)
 
     @torch.no_grad()
@@ -243,8 +253,12 @@ class BoostingStage(FittedStage):
 
         rows, datasets = self._data
         if epoch:
-            before = itertools.repeat(None) if self._sums is None else torch.split(self._sums, self.batch_size)
-            self._sums = torch.cat(list(map(self._latest.sums, torch.split(rows, self.batch_size), before)))
+            if self._sums is None:  # the trees of the first epoch, or of all epochs before an interruption
+                blocks = feature_blocks(self._trial, np.arange(len(rows)), encoded=False)
+                self._sums = torch.cat([self._trees.sums(block[:, None].cpu()) for block in blocks])
+            else:
+                parts = (torch.split(each, self.batch_size) for each in (rows, self._sums))
+                self._sums = torch.cat(list(map(self._latest.sums, *parts)))
             starts = self._sums.cpu().numpy()
             each = np.ascontiguousarray(starts.T) if len(datasets) == starts.shape[1] else [starts]
             for data, start in zip(datasets, each, strict=True):
@@ -257,10 +271,14 @@ class BoostingStage(FittedStage):
             for data in datasets
         ]  # fmt: skip
         added = of_boosters(boosters)
-        self._trees.add_trees(added)
+        self._trees.add_trees(renumbered(added, self._columns))
         self._latest = BoostedBody(self._trial.task.target, rows.shape[2])
         self._latest.add_trees(added)
         return float(np.mean([booster.eval_train()[0][2] for booster in boosters]))
+
+    @cached_property
+    def _columns(self) -> Columns:
+        return varying(self._trial)
 
     @cached_property
     def _data(self) -> "tuple[Tensor, list[Dataset]]":
@@ -268,7 +286,7 @@ class BoostingStage(FittedStage):
         from lightgbm import Dataset
 
         trial, kind, y = self._trial, self._trial.task.target.kind, self._trial.data.train.y
-        rows = features_of(trial, np.arange(len(y)), encoded=False).cpu()
+        rows = features_of(trial, np.arange(len(y)), encoded=False, columns=self._columns).cpu()
         columns = [np.asarray(y)] if kind == "classes" else list(regressed(trial).numpy().T)
         if kind == "labels":
             columns = [column > 0 for column in columns]

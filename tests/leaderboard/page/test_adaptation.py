@@ -26,7 +26,8 @@ def report(**values: Any) -> dict[str, Any]:
     given: dict[str, Any] = {
         "metric": "error", "score": 0.18, "low": 0.14, "high": 0.22, "num_samples": 1200, "num_folds": 5,
         "model": "ensemble: 5 of linear, 5 of nft on minilm-l6", "baseline": "linear", "verdict": "it pays",
-        "holdout": 0.19, "num_holdout": 60, "standings": [dict(zip(names, row, strict=True)) for row in rows],
+        "out_of_fold": 0.17, "holdout": 0.19, "num_holdout": 60,
+        "standings": [dict(zip(names, row, strict=True)) for row in rows],
         "curve": [(0.5, 0.4), (3.0, 0.3), (20.0, 0.2)], "size_mb": 12.3, "latency_ms": 4.56,
     }  # fmt: skip
     return Report(**given | values).to_json()
@@ -55,7 +56,7 @@ def test_what_a_user_wants_to_know_comes_first() -> None:
     assert bars[3] == 214.0, "a bad method ends at the edge"
     assert bars[2] - bars[0] > 40
     assert "no choice has seen" not in page(holdout=None, curve=[(1.0, 0.5)])
-    assert score_lines(report(num_folds=1))[0].endswith("1,200 samples, the validation split.")
+    assert score_lines(report(num_folds=1))[1].endswith("1,200 samples, the validation split.")
 
 
 def test_methods_without_an_error_have_an_axis() -> None:

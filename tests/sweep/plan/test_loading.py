@@ -330,7 +330,7 @@ def test_the_papers_recipe_is_one_run_with_its_seed() -> None:
     starts = {name: spec.settings("nasbench360/ecg", name)["embedder.initialisation"] for name in expand(["field"])}
     # The reference ties the embedder's start to aligning, and so do the methods that follow it.
     assert {name for name, start in starts.items() if start == "paper"} == {
-        "orca", "orca_fpt", "orca_guarded", "orca_lora", "pare"
+        "orca", "orca_fpt", "orca_guarded", "orca_lora"
     }  # fmt: skip
     assert {*starts.values()} == {"paper", "random"}
     held_out = load_spec("nasbench360").settings("nasbench360/ecg", "orca")

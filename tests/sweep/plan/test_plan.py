@@ -101,8 +101,8 @@ def test_a_request_names_all_that_the_trials_of_a_task_read() -> None:
     assert {each.replaced_source for each in trials} == {""}
     requests = [StagingRequest.of_trial(trial) for trial in trials if trial.task == "pocket/wdbc"]
     assert [(each.bodies, each.sources) for each in requests] == [(wdbc.bodies, ("prose",)), (wdbc.bodies, ())]
-    (pare,) = resolve(searches("pocket", Overrides(tasks=["wdbc"], methods=["pare"])), pytest.fail)
-    request = StagingRequest.of_trial(pare.trial({"align.epochs": 0}, 1, "confirm"))
+    (orca,) = resolve(searches("pocket", Overrides(tasks=["wdbc"], methods=["orca"])), pytest.fail)
+    request = StagingRequest.of_trial(orca.trial({"align.epochs": 0}, 1, "confirm"))
     assert request.sources == ("prose",), "a method without align epochs may read its source, too"
 
 

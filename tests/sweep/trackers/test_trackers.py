@@ -1,17 +1,13 @@
-"""Trackers: the same sweep in each, by its own library without a network; and one that fails disturbs nothing."""
+"""Trackers: a sweep in TensorBoard, read by its own library; and a tracker that fails disturbs nothing."""
 
 import json
 import logging
-import os
-import socket
 import struct
-import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
 
 import pytest
 
@@ -23,7 +19,6 @@ from orca_ray.sweep.plan.spec import Overrides
 from orca_ray.sweep.run import events
 from orca_ray.sweep.trackers import base as tracking
 from orca_ray.sweep.trackers.base import Run, Tracker, TrackerKind, Tracking, all_trackers, open_tracker
-from orca_ray.sweep.trackers.mlflow import MLflowTracker
 from tests.sweep.fakes import new_controller, play, take
 
 Shown = dict[str, "ShownRun"]
@@ -91,128 +86,24 @@ def _tensorboard_value(run: ShownRun, step: int, value: Any) -> None:
         run.point(value.tag, step, value.simple_value)
 
 
-def of_mlflow(place: Path) -> Shown:
-    from mlflow import MlflowClient
-
-    uri = place.as_uri() if place.is_dir() else f"sqlite:///{place}"
-    client = MlflowClient(uri)
-    shown: Shown = {}
-    experiment = client.get_experiment_by_name("fake/full")
-    for found in client.search_runs([experiment.experiment_id]):
-        tags = dict(found.data.tags)
-        run = shown.setdefault(tags["orca_ray.trial_key"], ShownRun())
-        run.tags = {name: tags[name] for name in ("task", "method", "phase", "seed")}
-        run.settings, run.status = dict(found.data.params), tags.get("status", "")
-        assert (found.info.status == "KILLED") == (not run.status)
-        for name, value in found.data.metrics.items():
-            if "/" not in name:
-                run.final[name] = value
-                continue
-            for point in client.get_metric_history(found.info.run_id, name):
-                run.point(name, point.step, point.value)
-    return shown
-
-
-def of_wandb(place: Path) -> Shown:
-    from wandb.proto.wandb_internal_pb2 import Record as Entry
-
-    shown: Shown = {}
-    for path in sorted(place.glob("wandb/offline-run-*/run-*.wandb"), key=lambda path: path.stat().st_mtime_ns):
-        run = shown.setdefault(path.stem.removeprefix("run-"), ShownRun())
-        for data in leveldb_entries(path.read_bytes()):
-            _wandb_entry(run, Entry.FromString(data))
-    return shown
-
-
-def leveldb_entries(data: bytes) -> Iterator[bytes]:
-    """Yield the entries of a log in LevelDB's format, whose first block starts with a header of 7 bytes."""
-    at, parts = 7, b""
-    while at < len(data):
-        if 32768 - at % 32768 < 7:  # the end of a block is filled with zeros
-            at += 32768 - at % 32768
-            continue
-        length, kind = struct.unpack("<HB", data[at + 4 : at + 7])
-        parts += data[at + 7 : at + 7 + length]
-        at += 7 + length
-        if kind in (1, 4):  # a whole entry, or the last part of one
-            yield parts
-            parts = b""
-
-
-def _wandb_entry(run: ShownRun, entry: Any) -> None:
-    values = {"/".join([*item.nested_key]) or item.key: json.loads(item.value_json) for item in entry.history.item}
-    for stage in {name.partition("/")[0] for name in values if name.endswith("/epoch")}:
-        for name, value in values.items():
-            if name.startswith(f"{stage}/") and not name.endswith("/epoch"):
-                run.point(name, int(values[f"{stage}/epoch"]), value)
-    if entry.HasField("run"):
-        assert (entry.run.project, entry.run.run_group) == ("mine", "fake/full")
-        run.tags = dict(tag.split(": ") for tag in entry.run.tags)
-        run.settings = {item.key: str(json.loads(item.value_json)) for item in entry.run.config.update}
-    for item in entry.summary.update:
-        value = json.loads(item.value_json)
-        if item.key == "status":
-            run.status = value
-        elif isinstance(value, float | int):
-            run.final[item.key] = value
-
-
-CASES: dict[str, tuple[str, str, Callable[[Path], Shown]]] = {
-    "tensorboard": ("tensorboardX", "tensorboard:{place}", of_tensorboard),
-    "mlflow in a directory": ("mlflow", "mlflow:{place}", of_mlflow),
-    "mlflow in a database": ("mlflow", "mlflow:sqlite:///{place}", of_mlflow),
-    "wandb": ("wandb", "wandb:mine", of_wandb),
-}
-"""Module of a tracker, its option, and how to read what it wrote."""
-
-
 @pytest.fixture(autouse=True)
-def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """No tracker may connect to a server, or read what this machine's user has set up."""
-    for name in [*os.environ]:
-        if name.startswith(("WANDB_", "MLFLOW_")):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_DIR", str(tmp_path / "shown"))
-    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+def no_thread_is_left(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
-    with socket.create_server(("127.0.0.1", 0)) as proxy:
-        for name in ("HTTP_PROXY", "HTTPS_PROXY"):
-            monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.getsockname()[1]}")
-        yield
-        if "wandb" in sys.modules:
-            sys.modules["wandb"].teardown()  # its process has the environment of the test that started it
-        proxy.setblocking(False)
-        with pytest.raises(BlockingIOError):  # nobody has connected
-            proxy.accept()
+    yield
     assert [each for each in threading.enumerate() if each.name.startswith("track-")] == []
 
 
-def test_runs_that_are_open_at_the_end_are_killed_in_mlflow(tmp_path: Path) -> None:
-    tracker = MLflowTracker(f"sqlite:///{tmp_path}/mlflow.db")
-    tracker._client, tracker._open = Mock(), {"key": "identity"}
-    tracker.close()
-    tracker._client.set_terminated.assert_called_once_with("identity", "KILLED")
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", ["tensorboard", *(pytest.param(name, marks=pytest.mark.exhaustive) for name in list(CASES)[1:])]
-)
-def test_an_interrupted_sweep_is_shown_as_one_run_per_trial(name: str, tmp_path: Path) -> None:
-    (module, target, read), place = CASES[name], tmp_path / "shown"
-    pytest.importorskip(module)
-    if name == "mlflow in a database":
-        pytest.importorskip("sqlalchemy")
-    else:
-        place.mkdir()
-    option = target.format(place=place)
+def test_an_interrupted_sweep_is_shown_as_one_run_per_trial(tmp_path: Path) -> None:
+    place = tmp_path / "shown"
+    option = f"tensorboard:{place}"
+    place.mkdir()
     assert len(sweep(tmp_path / "store", option, most=2)) == 2
-    assert sorted(run.status for run in read(place).values()) == ["", "completed", "completed"]
+    assert sorted(run.status for run in of_tensorboard(place).values()) == ["", "completed", "completed"]
     records = {record.trial_key: record for record in sweep(tmp_path / "store", option)}
     assert len(records) == 6
 
-    shown = read(place)
+    shown = of_tensorboard(place)
     assert shown.keys() == records.keys()
     for key, record in records.items():
         agree(shown[key], record)

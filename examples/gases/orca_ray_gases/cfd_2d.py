@@ -10,8 +10,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from orca_ray.simulation.hyperbolic import GAMMA, Gas, Stress, sweep_axis
+from orca_ray.simulation.hyperbolic import sweep_axis
 from orca_ray.simulation.simulation import Array, Fields, Grid, described
+from orca_ray_gases.gas import GAMMA, Gas, Stress
 
 ETA = ZETA = 0.1
 MACH = 1.0
@@ -97,4 +98,4 @@ def _solve(rngs: Sequence[np.random.Generator]) -> Fields:
 
 
 _LAYOUT = GRID.tensors(("density", "pressure", "Vx", "Vy"), "xy", eta=ETA, zeta=ZETA, M=MACH)
-SIMULATION = described("cfd_2d", _LAYOUT, _solve)
+SIMULATION = described("cfd_2d", _LAYOUT, _solve, __package__)

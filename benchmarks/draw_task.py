@@ -1,5 +1,9 @@
-"""Draws samples of a task with Pillow: photographs, curves, spectrograms, physical fields and contact maps."""
+"""Draws samples of a prepared task with Pillow: photographs, curves, spectrograms, physical fields and contact maps.
 
+``python -m benchmarks.draw_task pocket/digits digits.png``
+"""
+
+import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from orca_ray.data.prepared import PreparedData, Split
 from orca_ray.data.rows import Array
+from orca_ray.tasks.registry import get_task
 from orca_ray.tasks.task import Task
 
 Pixels = npt.NDArray[np.uint8]
@@ -151,3 +156,15 @@ def _ascii(text: str) -> str:
     """Replace characters that are missing in the font that Pillow contains."""
     replaced = text.replace("×", "x").replace("–", "-").replace("…", "...")
     return replaced.encode("ascii", "replace").decode()
+
+
+def main(name: str, path: str) -> None:
+    task = get_task(name)
+    data = task.prepared()
+    if data is None:
+        raise SystemExit(f"{name} is not prepared: run 'orca-sweep data prepare {name}'")
+    draw(task.resolved(data), data).save(path, format="PNG")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

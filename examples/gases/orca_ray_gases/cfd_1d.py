@@ -9,10 +9,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from orca_ray.simulation.hyperbolic import Boundary, Gas, sweep
+from orca_ray.simulation.hyperbolic import Boundary, sweep
 from orca_ray.simulation.periodic import sample_waves, to_unit_range
 from orca_ray.simulation.simulation import Array, Fields, Grid, described
-from orca_ray.simulation.stiff import Periodic
+from orca_ray.simulation.stiff import Tridiagonal
+from orca_ray_gases.gas import Gas
 
 ETA = ZETA = 0.1
 GRID = Grid(low=-1.0, high=1.0, num_cells=1024, end=1.0, num_frames=101)
@@ -20,6 +21,31 @@ COURANT = 0.8
 DENSITY_RANGE = (1.0, 10.0)
 PRESSURE_RANGE = (10.0, 100.0)
 _GAMMA = 1 - math.sqrt(0.5)
+
+
+class Periodic:
+    """Like `Tridiagonal`, but ``off`` also couples the first and the last unknown (Sherman-Morrison formula)."""
+
+    def __init__(self, diagonal: Array, off: Array) -> None:
+        corner = -diagonal[:, :1]
+        modified = diagonal.copy()
+        modified[:, :1] -= corner
+        modified[:, -1:] -= off * off / corner
+        self._modified = Tridiagonal(modified, off)
+        self._ratio = off / corner
+        ends = np.zeros_like(diagonal)
+        ends[:, :1] = corner
+        ends[:, -1:] = off
+        self._ends = self._modified.solve(ends)
+        self._scale = 1.0 + self._coupled(self._ends)
+
+    def solve(self, right: Array) -> Array:
+        """Return the solutions [B, N] for the right-hand sides [B, N]."""
+        solution = self._modified.solve(right)
+        return solution - self._ends * (self._coupled(solution) / self._scale)
+
+    def _coupled(self, unknowns: Array) -> Array:
+        return unknowns[:, :1] + self._ratio * unknowns[:, -1:]
 
 
 def viscous_step(conserved: Array, dt: Array, mu: float, cell: float) -> Array:
@@ -96,4 +122,6 @@ def _solve(rngs: Sequence[np.random.Generator]) -> Fields:
     return dict(zip(("density", "Vx", "pressure"), frames, strict=True))
 
 
-SIMULATION = described("cfd_1d", GRID.tensors(("density", "pressure", "Vx"), "x", eta=ETA, zeta=ZETA), _solve)
+SIMULATION = described(
+    "cfd_1d", GRID.tensors(("density", "pressure", "Vx"), "x", eta=ETA, zeta=ZETA), _solve, __package__
+)

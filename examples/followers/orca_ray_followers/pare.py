@@ -19,8 +19,26 @@ Later the choice is by the gates alone, and the gate no longer learns. An optimi
 Source tokens keep the position embeddings of their places in the source sample. Prefix tokens are the target's.
 """
 
-from orca_ray.methods.options import PareConfig
+from dataclasses import dataclass
+
 from orca_ray.methods.recipe import Recipe, deferred
+from orca_ray.options import Amount, Config, Fraction, Share
+
+
+@dataclass(frozen=True)
+class PareConfig(Config):
+    """Options of `pare`."""
+
+    begin: Share = 0.64
+    """Share of source tokens in a mix in the first epoch. The paper's code: 2000 of 3136 tokens on most images."""
+    end: Fraction = 0.16
+    """Share of source tokens that the last epochs approach; a mix has at least one. The paper's code: 500 of 3136."""
+    drawn: Fraction = 0.1
+    """Share of the epochs, counted from the first, in which tokens are drawn at random and the gate learns."""
+    weight: Amount = 0.0
+    """Weight ω of the loss of mixes. 0: the weight in the paper's code, i.e. 0.3 for dense targets, else 1 for image
+    bodies and 0.1 for sequence bodies."""
+
 
 RECIPE = Recipe(
     name="pare",
@@ -30,7 +48,7 @@ RECIPE = Recipe(
     aligns=True,  # for the options of the source
     stage_names=("refine",),
     options=(PareConfig,),
-    stages=deferred("orca_ray.methods.stages.refine_stage:pare_stages"),
+    stages=deferred("orca_ray_followers.pare_stages:pare_stages"),
     relative_cost=2.2,
     defaults={"align.epochs": 0},
 )

@@ -1,0 +1,198 @@
+"""Both trackers, by their own libraries and without a network: an interrupted trial is shown as one run."""
+
+import json
+import os
+import socket
+import struct
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+from orca_ray_trackers.mlflow import MLflowTracker
+
+from orca_ray.errors import UserError
+from orca_ray.methods.options import Scalar
+from orca_ray.methods.reports import EpochProgress
+from orca_ray.results.record import Record, Status
+from orca_ray.sweep.run import events
+from orca_ray.sweep.trackers.base import Tracking, open_tracker
+
+Shown = dict[str, "ShownRun"]
+SETTINGS: dict[str, Scalar] = {"refine.learning_rate": 1e-3, "refine.optimizer": "adamw"}
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+RECORD = Record(
+    trial_key="0123456789abcdef", sweep="fake/full", benchmark="pocket", task="pocket/digits", method="nft",
+    body="vit-s14", phase="confirm", protocol="held-out", seed=1, hyperparameters=json.dumps(SETTINGS),
+    data_fingerprint="f", metric="error", status=Status.COMPLETED, validation_score=0.25, test_score=0.5, best_epoch=4,
+    epochs=4, distance_before=None, distance_after=None, num_parameters=9, num_trainable=3, wall_seconds=2.0,
+    align_seconds=0.0, refine_seconds=1.0, evaluate_seconds=1.0, peak_memory_mib=None, executor="inline", node="here",
+    device="cpu", started_at=NOW, finished_at=NOW, attempts=2, error=None, version="0", torch_version="0",
+)  # fmt: skip
+
+
+@dataclass
+class ShownRun:
+    """What a tracker shows of a run, read back from its files."""
+
+    tags: dict[str, str] = field(default_factory=dict)
+    settings: dict[str, str] = field(default_factory=dict)
+    curves: dict[str, dict[int, float]] = field(default_factory=dict)
+    final: dict[str, float] = field(default_factory=dict)
+    status: str = ""
+
+    def point(self, name: str, step: int, value: float) -> None:
+        self.curves.setdefault(name, {})[step] = value
+
+
+def show(option: str, epochs: int, *, ends: bool) -> None:
+    """Send the events of an attempt at the trial of `RECORD`, which ends after its last epoch or is interrupted."""
+    about = RECORD.trial_key, RECORD.task, RECORD.method
+    with Tracking([option]) as listener:
+        listener(events.SweepStarted(RECORD.sweep, "here", ()))
+        listener(events.TrialStarted(*about, RECORD.phase, RECORD.seed, SETTINGS))
+        for epoch in range(1, epochs + 1):
+            point = EpochProgress(
+                stage="refine", epoch=epoch, epochs=4, loss=2.0 / epoch, validation_score=1.0 / epoch, seconds=1.0
+            )
+            listener(events.TrialProgress(*about, point))
+        if ends:
+            listener(events.TrialFinished(RECORD, 0))
+
+
+def of_mlflow(place: Path) -> Shown:
+    from mlflow import MlflowClient
+
+    uri = place.as_uri() if place.is_dir() else f"sqlite:///{place}"
+    client = MlflowClient(uri)
+    shown: Shown = {}
+    experiment = client.get_experiment_by_name("fake/full")
+    for found in client.search_runs([experiment.experiment_id]):
+        tags = dict(found.data.tags)
+        run = shown.setdefault(tags["orca_ray.trial_key"], ShownRun())
+        run.tags = {name: tags[name] for name in ("task", "method", "phase", "seed")}
+        run.settings, run.status = dict(found.data.params), tags.get("status", "")
+        assert (found.info.status == "KILLED") == (not run.status)
+        for name, value in found.data.metrics.items():
+            if "/" not in name:
+                run.final[name] = value
+                continue
+            for point in client.get_metric_history(found.info.run_id, name):
+                run.point(name, point.step, point.value)
+    return shown
+
+
+def of_wandb(place: Path) -> Shown:
+    from wandb.proto.wandb_internal_pb2 import Record as Entry
+
+    shown: Shown = {}
+    for path in sorted(place.glob("wandb/offline-run-*/run-*.wandb"), key=lambda path: path.stat().st_mtime_ns):
+        run = shown.setdefault(path.stem.removeprefix("run-"), ShownRun())
+        for data in leveldb_entries(path.read_bytes()):
+            _wandb_entry(run, Entry.FromString(data))
+    return shown
+
+
+def leveldb_entries(data: bytes) -> Iterator[bytes]:
+    """Yield the entries of a log in LevelDB's format, whose first block starts with a header of 7 bytes."""
+    at, parts = 7, b""
+    while at < len(data):
+        if 32768 - at % 32768 < 7:  # the end of a block is filled with zeros
+            at += 32768 - at % 32768
+            continue
+        length, kind = struct.unpack("<HB", data[at + 4 : at + 7])
+        parts += data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # a whole entry, or the last part of one
+            yield parts
+            parts = b""
+
+
+def _wandb_entry(run: ShownRun, entry: Any) -> None:
+    values = {"/".join([*item.nested_key]) or item.key: json.loads(item.value_json) for item in entry.history.item}
+    for stage in {name.partition("/")[0] for name in values if name.endswith("/epoch")}:
+        for name, value in values.items():
+            if name.startswith(f"{stage}/") and not name.endswith("/epoch"):
+                run.point(name, int(values[f"{stage}/epoch"]), value)
+    if entry.HasField("run"):
+        assert (entry.run.project, entry.run.run_group) == ("mine", "fake/full")
+        run.tags = dict(tag.split(": ") for tag in entry.run.tags)
+        run.settings = {item.key: str(json.loads(item.value_json)) for item in entry.run.config.update}
+    for item in entry.summary.update:
+        value = json.loads(item.value_json)
+        if item.key == "status":
+            run.status = value
+        elif isinstance(value, float | int):
+            run.final[item.key] = value
+
+
+CASES: dict[str, tuple[str, Callable[[Path], Shown]]] = {
+    "mlflow in a directory": ("mlflow:{place}", of_mlflow),
+    "mlflow in a database": ("mlflow:sqlite:///{place}", of_mlflow),
+    "wandb": ("wandb:mine", of_wandb),
+}
+"""Option of a tracker, and how to read what it wrote."""
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """No tracker may connect to a server, or read what this machine's user has set up."""
+    for name in [*os.environ]:
+        if name.startswith(("WANDB_", "MLFLOW_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path / "shown"))
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.chdir(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        for name in ("HTTP_PROXY", "HTTPS_PROXY"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.getsockname()[1]}")
+        yield
+        if "wandb" in sys.modules:
+            sys.modules["wandb"].teardown()  # its process has the environment of the test that started it
+        proxy.setblocking(False)
+        with pytest.raises(BlockingIOError):  # nobody has connected
+            proxy.accept()
+    assert [each for each in threading.enumerate() if each.name.startswith("track-")] == []
+
+
+def test_runs_that_are_open_at_the_end_are_killed_in_mlflow(tmp_path: Path) -> None:
+    tracker = MLflowTracker(f"sqlite:///{tmp_path}/mlflow.db")
+    tracker._client, tracker._open = Mock(), {"key": "identity"}
+    tracker.close()
+    tracker._client.set_terminated.assert_called_once_with("identity", "KILLED")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_an_interrupted_trial_is_shown_as_one_run(name: str, tmp_path: Path) -> None:
+    (target, read), place = CASES[name], tmp_path / "shown"
+    if name != "mlflow in a database":
+        place.mkdir()
+    elif pytest.importorskip("sqlalchemy"):
+        place = place.with_suffix(".db")
+    option = target.format(place=place)
+    show(option, 2, ends=False)
+    [run] = read(place).values()
+    assert (run.status, list(run.curves["refine/validation_score"])) == ("", [1, 2])
+    show(option, 4, ends=True)
+    [(key, run)] = read(place).items()
+    assert (key, run.status) == (RECORD.trial_key, "completed")
+    assert run.tags == {"task": "pocket/digits", "method": "nft", "phase": "confirm", "seed": "1"}
+    assert {name: run.settings[name] for name in SETTINGS} == {name: str(value) for name, value in SETTINGS.items()}
+    assert run.curves["refine/validation_score"] == pytest.approx({epoch: 1 / epoch for epoch in (1, 2, 3, 4)})
+    assert run.curves["refine/loss"] == pytest.approx({epoch: 2 / epoch for epoch in (1, 2, 3, 4)})
+    assert {"validation_score": 0.25, "test_score": 0.5, "epochs": 4, "attempts": 2}.items() <= run.final.items()
+
+
+def test_wandb_without_a_key_is_a_user_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    import wandb
+
+    monkeypatch.setattr(wandb, "setup", lambda: Mock(settings=Mock(mode="online")))
+    monkeypatch.setattr(wandb, "login", lambda prompt: False)
+    with pytest.raises(UserError, match="no API key on this machine"):
+        open_tracker("wandb")

@@ -1,0 +1,126 @@
+"""Scores of predictions for samples that the predicting model has not seen, with their intervals."""
+
+import contextlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import log_softmax, logit
+from scipy.stats import beta, norm
+
+from orca_ray.data.rows import Array
+from orca_ray.errors import UserError
+from orca_ray.models.mixture import Average
+from orca_ray.tasks.metrics import get_metric
+
+RESAMPLES, LEVEL = 400, 0.9
+"""Number of bootstrap resamples of the samples, and the level of all intervals."""
+_MOST_VALUES, _LEAST_DRAWN = 10**6, 100
+"""Largest number of predicted values of a resample, unless it has as few samples as the second number."""
+_LEAST = 1e-7
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A score, or a ratio of scores, with its interval of the level `LEVEL`."""
+
+    value: float
+    low: float
+    high: float
+
+    def widened(self, factor: float) -> "Interval":
+        """Return the interval with both arms ``factor`` times as long; no end becomes negative by it."""
+        low = max(self.value - factor * (self.value - self.low), min(self.low, 0.0))
+        return Interval(self.value, low, self.value + factor * (self.high - self.value))
+
+    def pooled(self, unbiased: "Interval") -> "Interval":
+        """Return the mean of both, weighted by inverse variance.
+
+        What both differ by beyond their noise is a bias of this one, and counts as noise of it (as the variance between
+        studies does in a meta-analysis: DerSimonian and Laird, 1986).
+        """
+        deviations = norm.ppf(0.5 + LEVEL / 2)
+        arms = np.array([(each.value - each.low, each.high - each.value) for each in (self, unbiased)])
+        squares = np.maximum(arms, _LEAST) ** 2
+        gap = deviations * (unbiased.value - self.value)
+        squares[0] += max(0.0, gap**2 - np.square(arms.mean(axis=1)).sum())
+        weights = 1 / squares.mean(axis=1)
+        value = float(np.average([self.value, unbiased.value], weights=weights))
+        below, above = np.sqrt(1 / (1 / squares).sum(axis=0))
+        return Interval(value, max(value - float(below), min(self.low, unbiased.low, 0.0)), value + float(above))
+
+    def __str__(self) -> str:
+        return f"{self.value:.4g} [{self.low:.4g}, {self.high:.4g}]"
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Out-of-fold predictions of several candidates for the same samples, and the targets of these samples."""
+
+    metric: str
+    average: Average
+    y: Array
+    predictions: Sequence[Array]
+    """Probabilities or numbers [N, ...] of each candidate."""
+    num_folds: int
+
+    def score(self, predictions: Array, rows: Array | slice = slice(None)) -> float:
+        """Return the metric of predictions [N, ...] on the samples ``rows``."""
+        chosen = predictions[rows]
+        return get_metric(self.metric).compute(
+            chosen if self.average == "values" else self._logits(chosen), self.y[rows]
+        )
+
+    def interval(
+        self, *predictions: Array, of: Callable[..., float] = lambda score: score, level: float = LEVEL,
+        measure: Callable[..., float] | None = None,
+    ) -> Interval:  # fmt: skip
+        """Return a function ``of`` of the scores of predictions, by ``measure``, with its bootstrap interval."""
+        size, measure = len(self.y), measure or self.score
+        losses = [self.losses(each) for each in predictions] if measure == self.score else [None]
+        if all(each is not None for each in losses):
+            predictions, measure = tuple(each for each in losses if each is not None), self._mean
+        value = of(*map(measure, predictions))
+        if self.metric == "error" and len(predictions) == 1:  # no resample of samples without an error has one
+            low, high = beta.ppf([0.5 - level / 2, 0.5 + level / 2], value * size + 0.5, (1 - value) * size + 0.5)
+            return Interval(value, min(float(low), value), max(float(high), value))
+        # Of many samples, a part is drawn, whose scores spread more.
+        count = min(size, max(_LEAST_DRAWN, _MOST_VALUES // max(1, predictions[0][:1].size)))
+        random, found = np.random.default_rng(0), []
+        for _ in range(RESAMPLES):
+            drawn = random.integers(size, size=count)
+            with contextlib.suppress(UserError, ValueError):  # a class may be absent
+                found.append(of(*(measure(each, drawn) for each in predictions)))
+        low, high = np.percentile(found or [value], [50 * (1 - level), 50 * (1 + level)])
+        if count < size:
+            low, high = (value + math.sqrt(count / size) * (end - np.mean(found)) for end in (low, high))
+        return Interval(value, min(float(low), value), max(float(high), value))
+
+    def losses(self, predictions: Array) -> Array | None:
+        """Return the loss of each sample [N] of predictions [N, ...]; None if the metric is no mean of losses."""
+        if self.metric == "error" and self.average == "softmax":
+            return np.asarray(predictions.argmax(axis=1) != self.y, float)
+        if self.metric not in ("relative_l2", "rmse"):
+            return None
+        y = self.y.reshape(len(self.y), -1)
+        squares = np.square(predictions.reshape(y.shape) - y).sum(axis=1)
+        sizes = np.square(y, dtype=float).sum(axis=1)
+        return np.asarray(squares / y.shape[1] if self.metric == "rmse" else np.sqrt(squares / sizes))
+
+    def _mean(self, losses: Array, rows: Array | slice = slice(None)) -> float:
+        mean = float(losses[rows].mean())
+        return math.sqrt(mean) if self.metric == "rmse" else mean
+
+    def log_loss(self, chances: Array, rows: Array | slice = slice(None), temperature: float = 1.0) -> float:
+        """Return the mean log loss of probabilities [N, ...] on ``rows``; 0 if the predictions are no probabilities."""
+        if self.average == "values" or (self.y < 0).any():  # targets that are ignored
+            return 0.0
+        logits, y = self._logits(chances[rows]) / temperature, self.y[rows]
+        if self.average == "softmax":
+            return float(-log_softmax(logits, axis=1)[np.arange(len(logits)), y].mean())
+        return float(np.mean(np.logaddexp(0, logits) - logits * y.reshape(logits.shape)))
+
+    def _logits(self, predictions: Array) -> Array:
+        clipped = np.clip(predictions, _LEAST, 1 - _LEAST)
+        return np.asarray(np.log(clipped) if self.average == "softmax" else logit(clipped))
