@@ -89,9 +89,14 @@ def nearest(given: str, allowed: Iterable[str]) -> str | None:
     return matches[0] if matches else None
 
 
+MOST_NAMES = 100
+"""Largest number of names that an error message lists, if they have groups."""
+
+
 def unknown_name(kind: str, given: str, allowed: Iterable[str], hint: str = "") -> UserError:
     """Return the error for an unknown name of a ``kind``, e.g. "task"; it suggests the nearest name and lists all.
 
+    Of more than `MOST_NAMES` names GROUP/NAME, those in the group of the nearest name are listed, or the groups.
     If a plug-in of this name cannot be used, the error says why. Else it names the plug-ins that cannot be used, since
     one of them may declare the name.
     """
@@ -100,8 +105,16 @@ def unknown_name(kind: str, given: str, allowed: Iterable[str], hint: str = "") 
     names = sorted(allowed)
     close = nearest(given, names)
     question = f" Did you mean {close!r}?" if close else ""
+    if len(names) > MOST_NAMES and "/" in names[0]:
+        alike = [each for each in names if close and _group(each) == _group(close)]
+        rest = [f"and {len(names) - len(alike)} more"] if alike else sorted({f"{_group(each)}/..." for each in names})
+        names = [*alike, *rest]
     tail = "".join(f" {each}" for each in (hint, *(f"Left out: {why}." for why in unusable.values())) if each)
     return UserError(f"unknown {kind} {quoted(given)}.{question} Allowed: {', '.join(map(printable, names))}.{tail}")
+
+
+def _group(name: str) -> str:
+    return name.partition("/")[0]
 
 
 def lookup(kind: str, name: str, known: Mapping[str, _Value]) -> _Value:

@@ -101,7 +101,7 @@ def _effects(scan: "StoreSnapshot", spec: "SweepSpec", options: BoardOptions) ->
     for option, given in (("--tasks", options.tasks), ("--methods", options.methods)):
         if given:
             raise UserError(f"{option} is for the leaderboard of a benchmark; the effects of a grid have no subset")
-    cells = {(task, method): grid_cells(spec, task, method) for task in spec.tasks for method in spec.methods}
+    cells = {(task, method): grid_cells(spec, task, method) for task, method in spec.pairs}
     sweep, protocol = options.sweep or spec.sweep_id, options.protocol and options.protocol.value
     grid = EffectGrid(cells, spec.confirm_seeds)
     return effects_report(scan, grid, benchmark=spec.file.benchmark, sweep=sweep, protocol=protocol)

@@ -79,7 +79,7 @@ def classification(parts: Sequence[Pair], *, axes: tuple[int, ...] | None = None
     ``x`` is standardised with mean and deviation of train over ``axes``. None: over all axes; ``(0,)``: over samples,
     one mean and deviation for each feature. NaN in ``x`` marks padding and becomes 0, the mean.
     """
-    return named([(x, y.astype(np.int64)) for x, y in _standardised(parts, axes)])
+    return named([(x, y.astype(np.int64)) for x, y in standardised(parts, axes)])
 
 
 def regression(parts: Sequence[Pair], *, target_axes: tuple[int, ...] = (0,)) -> dict[str, Array]:
@@ -87,7 +87,7 @@ def regression(parts: Sequence[Pair], *, target_axes: tuple[int, ...] = (0,)) ->
 
     ``y_mean`` and ``y_std`` are mean and deviation of the training targets over ``target_axes``, which include axis 0.
     """
-    arrays = named([(x, y.astype(np.float32)) for x, y in _standardised(parts, None)])
+    arrays = named([(x, y.astype(np.float32)) for x, y in standardised(parts, None)])
     mean, std = splits.statistics(arrays["train_y"], target_axes)
     return {**arrays, "y_mean": mean[0], "y_std": std[0]}
 
@@ -116,7 +116,8 @@ def named(parts: Sequence[Pair]) -> dict[str, Array]:
     return {f"{split}_{axis}": array for split, pair in pairs for axis, array in zip("xy", pair, strict=True)}
 
 
-def _standardised(parts: Sequence[Pair], axes: tuple[int, ...] | None) -> list[Pair]:
+def standardised(parts: Sequence[Pair], axes: tuple[int, ...] | None) -> list[Pair]:
+    """Return ``parts``, (x, y) of train, validation and test, with ``x`` scaled as in `classification`."""
     mean, std = splits.statistics(parts[0][0], axes)
     return [(np.nan_to_num(splits.standardise(x, mean, std), nan=0.0), y) for x, y in parts]
 

