@@ -36,7 +36,7 @@ from orca_ray.tasks.task import Task
 
 MOST_CANDIDATES, MOST_STEPS = 15, 20
 """Largest number of configurations that an ensemble is selected from, and of steps of its greedy selection."""
-FEW_SAMPLES, USUAL = 200, ("minirocket_hydra", "minirocket", "hydra")
+FEW_SAMPLES, USUAL = 100, ("minirocket_hydra", "minirocket", "hydra")
 """Up to so many samples, candidates within one standard error of the leader count as equal: a method that is usual for
 the kind of data becomes the leader, else the mean of all of them replaces the leader. Resamples of 36 and 60 series had
 0.87 and 0.96 of the leader's error by that."""
@@ -164,6 +164,7 @@ class Judge:
             )
         self.ranked = _ranked([Candidate(*place, folds, place not in lacking) for place, folds in found.items()])
         """The candidates, the best first."""
+        self._few = len(data.train) + len(data.validation) <= FEW_SAMPLES
         self._tied = self._leading()
         self.leader = self._tied[0]
         """The best candidate whose models are stored; of few samples, see `USUAL`."""
@@ -196,12 +197,15 @@ class Judge:
     def ensemble(self) -> Choice | None:
         """Return the ensemble of a greedy selection, if it beats the leader in nine of ten resamples; else None.
 
-        Of few samples, the mean of what is as good as the leader takes the place of None.
+        Of few samples, the mean of what is as good as the leader takes the place of None, and nothing that of a usual
+        method.
 
         An ensemble of no more errors also beats the leader if the log loss is lower in nine of ten.
         The selection adds, with replacement, the candidate that improves the out-of-fold score the most (Caruana et
         al., 2004, "Ensemble selection from libraries of models").
         """
+        if self._few and self.leader.method in USUAL:
+            return None
         folds = set(self.leader.records)
         if self._data.folds is not None:  # one division covers all samples
             folds = folds & set(range(1, int(self._data.folds[0].max()) + 1)) or folds
@@ -264,7 +268,7 @@ class Judge:
         Of these, a method that is usual for the kind of data stands for all.
         """
         able = [each for each in self.ranked if each.whole]
-        if len(self._data.train) + len(self._data.validation) > FEW_SAMPLES:
+        if not self._few:
             return able[:1]
         division = {0} if self._data.folds is None else {*range(1, int(self._data.folds[0].max()) + 1)}
         able = [each for each in able if division <= each.records.keys()] or able

@@ -306,4 +306,6 @@ def test_of_few_samples_the_usual_method_or_the_mean_stands_for_what_is_not_wors
     toy.add("minirocket", toy.right(0.3, 5))
     assert toy.judge().leader.method == "cnn"
     toy.add("minirocket_hydra", toy.right(0.85, 7))
-    assert toy.judge().leader.method == "minirocket_hydra"
+    judge = toy.judge()
+    assert judge.leader.method == "minirocket_hydra"
+    assert judge.ensemble() is None
