@@ -58,7 +58,7 @@ BASELINES = {
 }
 """Methods without pretraining that `adapt` compares, by domain."""
 TRANSFORMERS = ("linear_probe", "nft", "orca_guarded", "orca", "scratch")
-FIRST_SHARE, FIRST_SECONDS, ENDING_SECONDS, LEAST_SECONDS_OF_RAY = 0.3, 60.0, 4.0, 45.0
+FIRST_SHARE, FIRST_SECONDS, ENDING_SECONDS, LEAST_SECONDS_OF_RAY = 0.15, 60.0, 4.0, 45.0
 """Largest share of the time, and largest time, for the methods that fit in seconds alone; seconds for selecting and
 writing the model; least time for which a Ray cluster is started."""
 LEAST_OVERRUN, MOST_OVERRUN = 10.0, 0.1
