@@ -4,13 +4,13 @@ import math
 from dataclasses import dataclass
 from enum import StrEnum
 
-import numpy as np
 import pandas as pd
+from scipy import special
 
 RULE = (
-    "A score moved beyond noise if the mean difference exceeds two standard errors: those of the differences between "
-    "equal seeds if the boards share at least two, else those of the difference between the two means. With one seed, "
-    "noise is unknown. Scores are lower-is-better."
+    "A score moved beyond noise if Student's test at the 5 % level says so: the paired test of the seeds that both "
+    "boards have if these are at least two, else the test of two means. About one in twenty of the scores that did not "
+    "change moves beyond noise by chance. With one seed, noise is unknown. Scores are lower-is-better."
 )
 _VERSION = ("protocol", "metric", "metric_version", "data_fingerprint")
 """Columns that must agree before two scores are compared."""
@@ -31,7 +31,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class Change:
-    """The score of a method on a task in two boards. ``before`` and ``after`` are means over seeds, NaN if absent."""
+    """The score of a method on a task in two boards: ``before`` and ``after`` are means over seeds, NaN if absent."""
 
     task: str
     method: str
@@ -39,12 +39,11 @@ class Change:
     before: float
     after: float
     difference: float = math.nan
-    """``after`` − ``before``, averaged over the compared seeds if there are any; negative is better. NaN if not
-    compared."""
+    """``after`` − ``before``; negative is better. NaN if not compared."""
     error: float = math.nan
     """Standard error of the difference; NaN if it cannot be estimated."""
     seeds: int = 0
-    """Number of seeds in both boards that were compared; 0 if `difference` is that of the means over all seeds."""
+    """Number of seeds in both boards that were compared; 0 if means over all seeds of each board are compared."""
     reason: str = ""
     """Why the scores are not comparable; empty unless `kind` is ``INCOMPARABLE``."""
 
@@ -72,20 +71,23 @@ def _change(task: str, method: str, before: pd.DataFrame | None, after: pd.DataF
         return Change(task, method, Kind.INCOMPARABLE, old, new, reason=reason)
     pairs = before.merge(after, on="seed", suffixes=("_before", "_after"))
     if len(pairs) > 1 or (len(pairs) == 1 and min(len(before), len(after)) == 1):
+        old, new, seeds = float(pairs["score_before"].mean()), float(pairs["score_after"].mean()), len(pairs)
         differences = pairs["score_after"] - pairs["score_before"]
-        difference, seeds = float(differences.mean()), len(pairs)
-        error = float(differences.std() / np.sqrt(seeds))
+        difference, freedom = float(differences.mean()), seeds - 1
+        error = float(differences.std() / math.sqrt(seeds))
     else:
-        difference, seeds = new - old, 0
-        error = math.sqrt(sum(rows["score"].var() / len(rows) for rows in (before, after)))
-    return Change(task, method, _kind(difference, error), old, new, difference, error, seeds)
+        # The scores of one method on one task vary as much in both boards, so that both give one variance.
+        difference, seeds, freedom = new - old, 0, len(before) + len(after) - 2
+        squares = sum(float(((rows["score"] - rows["score"].mean()) ** 2).sum()) for rows in (before, after))
+        error = math.sqrt(squares / freedom * (1 / len(before) + 1 / len(after))) if freedom else math.nan
+    return Change(task, method, _kind(difference, error, freedom), old, new, difference, error, seeds)
 
 
-def _kind(difference: float, error: float) -> Kind:
+def _kind(difference: float, error: float, freedom: int) -> Kind:
     if difference == 0 and not error > 0:
         return Kind.EQUAL
     if math.isnan(error):
         return Kind.UNKNOWN
-    if abs(difference) <= 2 * error:
+    if abs(difference) <= special.stdtrit(freedom, 0.975) * error:
         return Kind.WITHIN_NOISE
     return Kind.BETTER if difference < 0 else Kind.WORSE
