@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from enum import StrEnum
 
+import numpy as np
 import pandas as pd
 from scipy import special
 
@@ -69,17 +70,17 @@ def _change(task: str, method: str, before: pd.DataFrame | None, after: pd.DataF
     changed = [name for name in _VERSION if one[name] != other[name]]
     if reason := "; ".join(f"{name.replace('_', ' ')} {one[name]} → {other[name]}" for name in changed):
         return Change(task, method, Kind.INCOMPARABLE, old, new, reason=reason)
-    pairs = before.merge(after, on="seed", suffixes=("_before", "_after"))
-    if len(pairs) > 1 or (len(pairs) == 1 and min(len(before), len(after)) == 1):
-        old, new, seeds = float(pairs["score_before"].mean()), float(pairs["score_after"].mean()), len(pairs)
-        differences = pairs["score_after"] - pairs["score_before"]
-        difference, freedom = float(differences.mean()), seeds - 1
-        error = float(differences.std() / math.sqrt(seeds))
+    shared, ours, theirs = np.intersect1d(before["seed"], after["seed"], return_indices=True)
+    scores = [rows["score"].to_numpy("float64") for rows in (before, after)]
+    if len(shared) > 1 or (len(shared) == 1 and min(map(len, scores)) == 1):
+        pairs = np.stack([scores[0][ours], scores[1][theirs]])
+        (old, new), seeds, freedom = pairs.mean(axis=1).tolist(), len(shared), len(shared) - 1
+        squares, share = float(np.square(pairs[1] - pairs[0] - (new - old)).sum()), 1 / seeds
     else:
         # The scores of one method on one task vary as much in both boards, so that both give one variance.
-        difference, seeds, freedom = new - old, 0, len(before) + len(after) - 2
-        squares = sum(float(((rows["score"] - rows["score"].mean()) ** 2).sum()) for rows in (before, after))
-        error = math.sqrt(squares / freedom * (1 / len(before) + 1 / len(after))) if freedom else math.nan
+        seeds, freedom, share = 0, sum(map(len, scores)) - 2, sum(1 / len(each) for each in scores)
+        squares = sum(float(np.square(each - each.mean()).sum()) for each in scores)
+    difference, error = new - old, math.sqrt(squares / freedom * share) if freedom else math.nan
     return Change(task, method, _kind(difference, error, freedom), old, new, difference, error, seeds)
 
 

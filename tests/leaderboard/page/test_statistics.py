@@ -51,13 +51,11 @@ def same(ours: Any, theirs: Any) -> bool:
 def expected(table: ScoreTable) -> dict[str, Any]:
     """Return what the page shall compute of a subset."""
     computed = {name: all_statistics()[name].compute(table) for name in ("mean_rank", "wins", "improvement")}
-    columns = ["value", "low", "high"]
-    found: dict[str, Any] = {name: frame[columns].to_dict("index") for name, frame in computed.items()}
+    found: dict[str, Any] = {name: each[["value", "low", "high"]].to_dict("index") for name, each in computed.items()}
     verdicts = all_statistics()["verdict"].compute(table).drop(columns=["more_tasks", "more_seeds"])
     found["verdict"] = {}
     for method, other in itertools.permutations(table.methods, 2):
-        row = verdicts.loc[[(method, other)]].to_dict("records")[0]
-        found["verdict"].setdefault(method, {})[other] = row
+        found["verdict"].setdefault(method, {})[other] = verdicts.loc[[(method, other)]].to_dict("records")[0]
     return found
 
 
