@@ -19,14 +19,8 @@ def _render(report: BoardReport) -> str:
     tasks, methods = [], []
     for task, info in board.infos.items():
         scores = {method: board.score(task, method)._asdict() for method in report.methods}
-        tasks.append(
-            {
-                **asdict(info),
-                "best": board.best(task),
-                "tied": [method for method in report.methods if (task, method) in report.tied],
-                "scores": scores,
-            }
-        )
+        tied = [method for method in report.methods if (task, method) in report.tied]
+        tasks.append({**asdict(info), "best": board.best(task), "tied": tied, "scores": scores})
     for method in report.methods:
         values = {name: report.statistic(name).loc[method].to_dict() for name in on_boards()}
         statuses = {status.value: board.count(method, status) for status in Status}

@@ -175,14 +175,14 @@ class LogScores:
     @property
     def errors_TM(self) -> Floats:
         """Standard errors of `means_TM` over seeds; NaN if no method has several seeds on the task."""
-        return np.sqrt(self.variances_TM / np.maximum(self.table.num_seeds_TM, 1))
+        errors_TM: Floats = np.sqrt(self.variances_TM / np.maximum(self.table.num_seeds_TM, 1))
+        return errors_TM
 
     @property
     def tied_TM(self) -> NDArray[np.bool_]:
-        """Whether noise over seeds does not separate a method from the best one of a task, and it is not the best.
+        """Whether noise over seeds does not separate a method from the best one of a task; False where it is unknown.
 
-        All pairs of the task are tested, at 5 % over all of them (Bonferroni), because the best is chosen by the same
-        scores. False where there is no score, or if noise is unknown.
+        At 5 % over all pairs of the task (Bonferroni), because the best is chosen by the same scores.
         """
         best_T = np.argmin(np.where(np.isnan(self.means_TM), np.inf, self.means_TM), axis=1)[:, None]
         logs_TM, errors_TM2, freedom_TM2 = (
@@ -192,8 +192,9 @@ class LogScores:
         logs_TM = logs_TM[..., 0] - logs_TM[..., 1]
         variances_TM, freedom_TM = self.over_seeds(errors_TM2**2, freedom_TM2)
         num_T = np.isfinite(self.means_TM).sum(axis=1, keepdims=True)
-        p_TM = student_p(logs_TM, np.sqrt(variances_TM), freedom_TM)
-        return (p_TM * num_T * (num_T - 1) / 2 > LEVEL) & (logs_TM > 0)
+        adjusted_TM = student_p(logs_TM, np.sqrt(variances_TM), freedom_TM) * num_T * (num_T - 1) / 2
+        tied_TM: NDArray[np.bool_] = (adjusted_TM > LEVEL) & (logs_TM > 0)
+        return tied_TM
 
     def paired(self, method: str, reference: str) -> LogRatios:
         """Return the log ratios of two methods on the tasks on which both have a score."""
@@ -201,13 +202,12 @@ class LogScores:
         logs_T = self.means_TM[:, both[0]] - self.means_TM[:, both[1]]
         variances_T, freedom_T = self.over_seeds(self.errors_TM[:, both] ** 2, self.freedom_TM[:, both])
         used = np.flatnonzero(np.isfinite(logs_T))
-        tasks = [self.table.tasks[t] for t in used]
-        return LogRatios(tasks, logs_T[used], np.sqrt(variances_T[used]), freedom_T[used])
+        return LogRatios([self.table.tasks[t] for t in used], logs_T[used], np.sqrt(variances_T[used]), freedom_T[used])
 
     def compare(self, method: str, reference: str) -> Comparison:
         """Return the comparison of two methods; a pair is a task on which both methods have a score."""
-        found = self.paired(method, reference)
-        return compare({"method": method}, {"method": reference}, found, planned=len(self.table.tasks))
+        sides = {"method": method}, {"method": reference}
+        return compare(*sides, self.paired(method, reference), planned=len(self.table.tasks))
 
 
 def compare(
