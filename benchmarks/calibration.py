@@ -141,7 +141,7 @@ def improvement(null: Null, random: np.random.Generator) -> Rates:
 def board_scores(scores: Floats) -> pd.DataFrame:
     """Return scores of one task and method, [S], as a board has them."""
     same = {"task": "t", "method": "m", "protocol": "p", "metric": "e", "metric_version": 1, "data_fingerprint": "f"}
-    return pd.DataFrame({"seed": range(len(scores)), "score": scores}).assign(**same)
+    return pd.DataFrame({"seed": range(len(scores)), "score": scores, **same})
 
 
 def moved(shared: bool) -> Callable[[Null, np.random.Generator], Rates]:

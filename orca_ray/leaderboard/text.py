@@ -53,7 +53,7 @@ def score_grid(report: BoardReport, mark: str, between: str) -> list[list[str]]:
         grid.append([task.removeprefix(f"{board.benchmark}/"), *scores])
     for name in on_boards():
         rows = report.statistic(name)[["value", "low", "high"]].itertuples()
-        tied = report.tied_first if name == "mean_rank" else ()
+        tied = report.tied_first if name == "mean_rank" else set()
         cells = {str(method): _with_interval(*row) for method, *row in rows}
         grid.append([get_statistic(name).title, *(f"{s} {TIED}" if m in tied else s for m, s in cells.items())])
     return grid
