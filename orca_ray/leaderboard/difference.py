@@ -6,11 +6,12 @@ from enum import StrEnum
 
 import numpy as np
 import pandas as pd
+from scipy import special
 
 RULE = (
-    "A score moved beyond noise if the mean difference exceeds two standard errors: those of the differences between "
-    "equal seeds if the boards share at least two, else those of the difference between the two means. With one seed, "
-    "noise is unknown. Scores are lower-is-better."
+    "A score moved beyond noise if Student's test at the 5 % level says so: the paired test of the seeds that both "
+    "boards have if these are at least two, else the test of two means. About one in twenty of the scores that did not "
+    "change moves beyond noise by chance. With one seed, noise is unknown. Scores are lower-is-better."
 )
 _VERSION = ("protocol", "metric", "metric_version", "data_fingerprint")
 """Columns that must agree before two scores are compared."""
@@ -31,7 +32,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class Change:
-    """The score of a method on a task in two boards. ``before`` and ``after`` are means over seeds, NaN if absent."""
+    """The score of a method on a task in two boards: ``before`` and ``after`` are means over seeds, NaN if absent."""
 
     task: str
     method: str
@@ -39,12 +40,11 @@ class Change:
     before: float
     after: float
     difference: float = math.nan
-    """``after`` − ``before``, averaged over the compared seeds if there are any; negative is better. NaN if not
-    compared."""
+    """``after`` − ``before``; negative is better. NaN if not compared."""
     error: float = math.nan
     """Standard error of the difference; NaN if it cannot be estimated."""
     seeds: int = 0
-    """Number of seeds in both boards that were compared; 0 if `difference` is that of the means over all seeds."""
+    """Number of seeds in both boards that were compared; 0 if means over all seeds of each board are compared."""
     reason: str = ""
     """Why the scores are not comparable; empty unless `kind` is ``INCOMPARABLE``."""
 
@@ -70,22 +70,25 @@ def _change(task: str, method: str, before: pd.DataFrame | None, after: pd.DataF
     changed = [name for name in _VERSION if one[name] != other[name]]
     if reason := "; ".join(f"{name.replace('_', ' ')} {one[name]} → {other[name]}" for name in changed):
         return Change(task, method, Kind.INCOMPARABLE, old, new, reason=reason)
-    pairs = before.merge(after, on="seed", suffixes=("_before", "_after"))
-    if len(pairs) > 1 or (len(pairs) == 1 and min(len(before), len(after)) == 1):
-        differences = pairs["score_after"] - pairs["score_before"]
-        difference, seeds = float(differences.mean()), len(pairs)
-        error = float(differences.std() / np.sqrt(seeds))
+    shared, ours, theirs = np.intersect1d(before["seed"], after["seed"], return_indices=True)
+    scores = [rows["score"].to_numpy("float64") for rows in (before, after)]
+    if len(shared) > 1 or (len(shared) == 1 and min(map(len, scores)) == 1):
+        pairs = np.stack([scores[0][ours], scores[1][theirs]])
+        (old, new), seeds, freedom = pairs.mean(axis=1).tolist(), len(shared), len(shared) - 1
+        squares, share = float(np.square(pairs[1] - pairs[0] - (new - old)).sum()), 1 / seeds
     else:
-        difference, seeds = new - old, 0
-        error = math.sqrt(sum(rows["score"].var() / len(rows) for rows in (before, after)))
-    return Change(task, method, _kind(difference, error), old, new, difference, error, seeds)
+        # The scores of one method on one task vary as much in both boards, so that both give one variance.
+        seeds, freedom, share = 0, sum(map(len, scores)) - 2, sum(1 / len(each) for each in scores)
+        squares = sum(float(np.square(each - each.mean()).sum()) for each in scores)
+    difference, error = new - old, math.sqrt(squares / freedom * share) if freedom else math.nan
+    return Change(task, method, _kind(difference, error, freedom), old, new, difference, error, seeds)
 
 
-def _kind(difference: float, error: float) -> Kind:
+def _kind(difference: float, error: float, freedom: int) -> Kind:
     if difference == 0 and not error > 0:
         return Kind.EQUAL
     if math.isnan(error):
         return Kind.UNKNOWN
-    if abs(difference) <= 2 * error:
+    if abs(difference) <= special.stdtrit(freedom, 0.975) * error:
         return Kind.WITHIN_NOISE
     return Kind.BETTER if difference < 0 else Kind.WORSE

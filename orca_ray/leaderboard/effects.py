@@ -12,7 +12,7 @@ from orca_ray.errors import UserError
 from orca_ray.leaderboard.board import Score
 from orca_ray.leaderboard.selection import grid_scores, select
 from orca_ray.leaderboard.statistics.intervals import MIN_TASKS
-from orca_ray.leaderboard.statistics.paired import Comparison, Levels, LogScores, compare
+from orca_ray.leaderboard.statistics.paired import Comparison, Levels, LogRatios, LogScores, compare
 from orca_ray.leaderboard.statistics.table import ScoreTable, mean_over_seeds
 from orca_ray.results.record import Status
 
@@ -200,9 +200,13 @@ class _Table:
         used = np.flatnonzero(num_TP.any(axis=1))
         num_T = (num_TP > 0).sum(axis=1)[used]
         logs_T = np.nansum(logs_TP - bases_TP, axis=1)[used] / num_T
-        # A mean of n log scores has the variance noise² / n; a pair has two such means.
-        variances_TP = np.divide(2.0, num_TP, out=np.zeros(num_TP.shape), where=num_TP > 0)
-        errors_T = self.logs.noise_T[used, 0] * np.sqrt(variances_TP.sum(axis=1)[used]) / num_T
+        # A mean of n log scores has the variance of one, divided by n; a pair has two such means.
+        both = np.concatenate([above, below])
+        weights_TP = np.divide(1.0, num_TP, out=np.zeros(num_TP.shape), where=num_TP > 0)
+        variances_T, freedom_T = self.logs.over_seeds(
+            self.logs.variances_TM[:, both] * np.tile(weights_TP, 2), self.logs.freedom_TM[:, both]
+        )
         tasks, planned = [self.logs.table.tasks[t] for t in used], int(planned_TP.sum()) * len(self.seeds)
-        bootstrap, found = len(self.metrics) >= MIN_TASKS, int(paired_TPS.sum())
-        return compare(levels, reference, tasks, logs_T, errors_T, planned=planned, pairs=found, bootstrap=bootstrap)
+        ratios = LogRatios(tasks, logs_T, np.sqrt(variances_T[used]) / num_T, freedom_T[used])
+        over_tasks, found = len(self.metrics) >= MIN_TASKS, int(paired_TPS.sum())
+        return compare(levels, reference, ratios, planned=planned, pairs=found, over_tasks=over_tasks)

@@ -11,6 +11,7 @@ from operator import eq
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -23,7 +24,8 @@ from orca_ray.leaderboard.board import Board
 from orca_ray.leaderboard.effects import Effects
 from orca_ray.leaderboard.published import Published, PublishedRow
 from orca_ray.leaderboard.statistics import ScoreTable, all_statistics, get_statistic, on_boards
-from orca_ray.leaderboard.statistics.paired import QuestionAnswer, answers
+from orca_ray.leaderboard.statistics.intervals import LEVEL
+from orca_ray.leaderboard.statistics.paired import LogScores, QuestionAnswer, answers
 from orca_ray.leaderboard.statistics.table import Shape
 from orca_ray.paths import open_regular
 
@@ -98,6 +100,18 @@ class BoardReport:
     def verdicts(self) -> pd.DataFrame:
         """The statistic ``verdict``: one row for each ordered pair of methods that have scores."""
         return _rounded(get_statistic("verdict").compute(self.scores))
+
+    @cached_property
+    def tied(self) -> set[tuple[str, str]]:
+        """Pairs of a task and a method that is not the best, and that `LogScores.tied_TM` does not separate from it."""
+        tied_TM = LogScores.of(self.scores).tied_TM if self.scores.tasks else np.zeros((0, 0))
+        return {(self.scores.tasks[t], self.scores.methods[m]) for t, m in np.argwhere(tied_TM)}
+
+    @cached_property
+    def tied_first(self) -> set[str]:
+        """The methods that the verdicts do not separate from the first by mean rank."""
+        ranked = self.statistic("mean_rank")["value"].dropna().index
+        return {str(name) for name in ranked[1:] if self.verdicts.loc[(ranked[0], name), "adjusted_p"] > LEVEL}
 
     def statistics(self, *shapes: Shape) -> dict[str, pd.DataFrame]:
         """Return the frames of all statistics that need only scores and have one of ``shapes``, by name."""

@@ -16,10 +16,12 @@ from orca_ray.leaderboard.format import MAX_SEARCH_TRIALS, BoardReport
 from orca_ray.leaderboard.statistics import get_statistic, on_boards
 from orca_ray.leaderboard.statistics.intervals import MIN_TASKS
 from orca_ray.leaderboard.statistics.paired import Ratio
-from orca_ray.leaderboard.statistics.verdict import describe, smallest_p
+from orca_ray.leaderboard.statistics.verdict import describe
 from orca_ray.results.record import Status
 
 MISSING = "–"
+TIED = "≈"
+"""Mark of methods that are not separable from the best one."""
 WIDTH = 100
 """Number of characters at which the sentences around a table are wrapped, and tables are split."""
 
@@ -46,11 +48,14 @@ def score_grid(report: BoardReport, mark: str, between: str) -> list[list[str]]:
     for task in board.tasks:
         best = board.best(task)
         cells = {m: score_text(board.score(task, m), len(board.seeds), between) for m in report.methods}
-        scores = (mark.format(text) if method in best else text for method, text in cells.items())
+        tied = {method for of, method in report.tied if of == task} - {*best}
+        scores = (mark.format(s) if m in best else f"{s} {TIED}" if m in tied else s for m, s in cells.items())
         grid.append([task.removeprefix(f"{board.benchmark}/"), *scores])
     for name in on_boards():
-        rows = report.statistic(name)[["value", "low", "high"]].itertuples(index=False)
-        grid.append([get_statistic(name).title, *(_with_interval(*row) for row in rows)])
+        rows = report.statistic(name)[["value", "low", "high"]].itertuples()
+        tied = report.tied_first if name == "mean_rank" else set()
+        cells = {str(method): _with_interval(*row) for method, *row in rows}
+        grid.append([get_statistic(name).title, *(f"{s} {TIED}" if m in tied else s for m, s in cells.items())])
     return grid
 
 
@@ -117,10 +122,11 @@ def _own_lines(report: BoardReport) -> Iterator[str]:
         f"mean rank and wins use the {len(report.common_tasks)} of {len(board.tasks)} tasks with scores of every method"
         + (" that has any" if set(report.scores.methods) < set(board.methods) else "")
     )
-    if report.statistic("mean_rank")["low"].notna().any():
-        over = "tasks" if len(report.common_tasks) >= MIN_TASKS else "seeds"
-        yield f"in brackets: 95% interval, by bootstrap over {over}"
+    if report.common_tasks:
+        yield "in brackets: 95% interval over tasks, Student's of mean ranks, Clopper and Pearson's of wins"
     yield from _verdict(report)
+    if report.tied_first or report.tied:
+        yield f"{TIED} not separable from the best of the task (by noise over seeds) or from the first by mean rank"
     if report.left_out:
         yield f"left out on request, and out of all ranks: {', '.join(report.left_out)}"
     for method in report.methods:
@@ -150,12 +156,9 @@ def _verdict(report: BoardReport) -> Iterator[str]:
             f"separable pairs of methods: {int(tested['separable'].sum()) // 2} of {len(tested) // 2} "
             f"(paired test of log ratios, 5% level over all pairs by Holm{few})"
         )
-        tasks, pairs = len(report.common_tasks), math.comb(len(report.scores.methods), 2)
-        if smallest_p(tasks, len(report.scores.methods)) > 0.05:
-            yield (
-                f"with {tasks} task{'s' if tasks != 1 else ''} and {pairs} pair{'s' if pairs != 1 else ''}, "
-                "a test of ranks (Wilcoxon, Holm) can separate no pair at this level"
-            )
+    tests = sum(not math.isnan(answer.adjusted_p) for answer in report.answers)
+    if tests > 1:
+        yield f"{tests} questions are answered at the 5% level over all of them (Holm); intervals are not adjusted"
     searching = [answer for answer in report.answers if answer.name == "searching"]
     for answer in report.answers:
         if answer not in searching[1:]:  # those of single methods are in the formats for programs
@@ -204,11 +207,11 @@ def _interval(ratio: Ratio) -> str:
     return text if math.isnan(ratio.low) else f"{text} [{_ratio(ratio.low)}, {_ratio(ratio.high)}]"
 
 
-def _on_task(ratio: Ratio | None) -> str:
+def _on_task(ratio: Ratio | None, *, beyond: bool) -> str:
     """Format the ratio on one task: bold if better beyond noise, italic if worse."""
     if ratio is None:
         return MISSING
-    mark = "**" if ratio.high < 1 else "*" if ratio.low > 1 else ""
+    mark = "" if not beyond else "**" if ratio.value < 1 else "*"
     return f"{mark}{_ratio(ratio.value)}{mark}"
 
 
@@ -222,9 +225,10 @@ def effects_sections(effects: Effects, *, full: bool) -> Iterator[tuple[str, lis
         rows = [["level", "given", "ratio [95%]", "better", "worse", "pairs", *(tasks.values() if full else ())]]
         for each in effects.comparisons:
             if list(each.changed) == [factor] and (full or len(each.given) < 2):
+                clear = each.beyond_noise
                 counts = [str(each.better), str(each.worse), f"{each.pairs}/{each.planned}"]
                 given = ", ".join(f"{other} {level}" for other, level in each.given.items()) or "all"
-                on_tasks = [_on_task(each.tasks.get(task)) for task in tasks] if full else []
+                on_tasks = [_on_task(each.tasks.get(task), beyond=task in clear) for task in tasks] if full else []
                 rows.append([each.levels[factor], given, _interval(each.ratio), *counts, *on_tasks])
         if len(rows) > 1:
             yield f"Effect of {factor}, relative to {baseline}", rows, 2
@@ -261,7 +265,7 @@ def effects_footer(effects: Effects) -> list[str]:
     found = sum(score.n for score in effects.scores.values())
     few = "interval of the noise over seeds, which holds for these few tasks only"
     values = {
-        "interval": few if len(effects.metrics) < MIN_TASKS else "bootstrap interval over tasks",
+        "interval": few if len(effects.metrics) < MIN_TASKS else "interval over tasks (Student's)",
         "intervals": len(effects.comparisons),
         "metrics": metrics_text(effects.metrics, effects.benchmark),
         "found": found,

@@ -1,6 +1,6 @@
 /** The embedded board, restricted to the chosen methods and tasks. */
 import { deviation } from "d3-array";
-import { analyse, MAX_COMPARED, mean, ScoreTable } from "./statistics.js";
+import { analyse, LEVEL, MAX_COMPARED, mean, ScoreTable } from "./statistics.js";
 import { chosen } from "./state.js";
 
 let index = null;
@@ -17,17 +17,25 @@ export class Board {
     this.whole = this.methods.length === data.methods.length && this.tasks.length === data.tasks.length;
     /** Chosen methods with a score on any chosen task. */
     this.scored = this.methods.filter((method) => this.tasks.some((task) => this.cell(task, method).n));
-    this.table = new ScoreTable(this.tasks, this.scored, this.tasks.map((task) => this.scored.map((method) => this.cell(task, method).rows.map(({ score }) => score))));
+    this.table = new ScoreTable(this.tasks, this.scored, this.tasks.map((task) => this.scored.map((method) => this.cell(task, method).rows.map(({ score }) => score))), this.noise);
     /** Chosen tasks on which each of these methods has a score: what statistics over tasks use. */
     this.common = this.scored.length ? this.table.common.map((t) => this.tasks[t]) : [];
   }
 
+  /** Noise over seeds of the table's cells; it is estimated from all methods of the board. */
+  get noise() {
+    const { prior, most, variances } = this.data.noise;
+    const place = (all, name) => all.findIndex((each) => each.name === name);
+    const [tasks, methods] = [this.tasks.map((task) => place(this.data.tasks, task)), this.scored.map((method) => place(this.data.methods, method))];
+    return { prior, most: tasks.map((t) => most[t]), variances: tasks.map((t) => methods.map((m) => variances[t][m])) };
+  }
+
   /** Every statistic of the subset. */
   get results() {
-    const { questions, answers, pairs, statistics } = this.data;
+    const { questions, pairs, statistics } = this.data;
     const methods = Object.fromEntries(statistics.filter(({ values }) => values).map(({ name, values }) => [name, values]));
     const gains = this.index.gains.filter(({ task, method }) => this.tasks.includes(task) && this.methods.includes(method));
-    return (this.analysed ??= analyse(this.table, { questions, gains }, this.whole ? { methods, pairs, answers } : null));
+    return (this.analysed ??= analyse(this.table, { questions, gains }, this.whole ? { methods, pairs } : null));
   }
 
   /** What a statistic is, without the marks of code in its docstring. @param {string} name */
@@ -69,6 +77,17 @@ export class Board {
     const means = this.methods.map((method) => this.cell(task, method).mean);
     const lowest = Math.min(...means.filter(Number.isFinite));
     return this.methods.filter((_, m) => means[m] === lowest);
+  }
+
+  /** Methods that are not separable from the best one of a task. @param {string} task */
+  tied(task) {
+    return new Set([...this.table.tied(this.tasks.indexOf(task))].map((m) => this.scored[m]));
+  }
+
+  /** Whether a method is not separable from the first by mean rank. @param {string} [method] */
+  tiedFirst(method) {
+    const [first] = this.ranked;
+    return method !== first && this.results.verdict[first]?.[method]?.adjusted_p > LEVEL && Number.isFinite(this.results.mean_rank[method].value);
   }
 
   /** Methods with the lowest mean rank. */

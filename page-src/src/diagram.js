@@ -24,7 +24,7 @@ export function criticalDifferenceDiagram(methods, groups) {
   const clip = (name) => format.clip(name, (pad - 8) / 7);
   const leaders = labels.map((each) => [{ x: each.rank, y: 0 }, { x: each.rank, y: each.y }, { x: each.left ? 1 : end, y: each.y }]);
   const text = (left) => Plot.text(labels.filter((each) => each.left === left), {
-    x: left ? 1 : end, y: "y", text: (each) => `${clip(each.method)}${gap}${each.rank.toFixed(2)}`, title: "method", textAnchor: left ? "end" : "start", dx: left ? -8 : 8, fill: "var(--ink)", fontSize: 13,
+    x: left ? 1 : end, y: "y", text: (each) => `${clip(each.method)}${gap}${format.fixed(each.rank, 2)}`, title: "method", textAnchor: left ? "end" : "start", dx: left ? -8 : 8, fill: "var(--ink)", fontSize: 13,
   });
   return chart({
     width, height: 46 + row * (below + half), marginLeft: pad, marginRight: pad, marginTop: 40, marginBottom: 6,

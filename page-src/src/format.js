@@ -2,12 +2,19 @@
 
 export const MISSING = "–";
 
+/** A number with decimals; of two that are equally near, the even one, as Python rounds. @param {number} value @param {number} digits */
+export function fixed(value, digits) {
+  const exact = value.toFixed(digits + 30);
+  const [kept, rest] = [exact.slice(0, -30).replace(/\.$/, ""), exact.slice(-30)];
+  return /^50*$/.test(rest) && Number(kept.at(-1)) % 2 === 0 ? kept : value.toFixed(digits);
+}
+
 /** A score: four significant digits, or an exponent if very small or large. @param {number | null} value */
 export function score(value) {
   if (value === null || value === undefined || Number.isNaN(value)) return MISSING;
   const size = Math.abs(value);
   if (size !== 0 && (size < 1e-3 || size >= 1e5)) return value.toExponential(2);
-  return size >= 1000 ? value.toFixed(1) : size >= 100 ? value.toFixed(2) : size >= 10 ? value.toFixed(3) : value.toFixed(4);
+  return fixed(value, size >= 1000 ? 1 : size >= 100 ? 2 : size >= 10 ? 3 : 4);
 }
 
 /** A short number such as a rank or ratio. @param {number | null} value */
@@ -15,7 +22,7 @@ export function short(value, digits = 2) {
   if (value === null || value === undefined || Number.isNaN(value)) return MISSING;
   if (!Number.isFinite(value)) return value > 0 ? "∞" : "−∞";
   if (Math.abs(value) >= 100 && Math.abs(value) < 1e5) return String(Math.round(value)).replace("-", "−");
-  const text = Math.abs(value) >= 1e5 || (value !== 0 && Math.abs(value) < 10 ** -digits) ? value.toPrecision(2) : value.toFixed(digits);
+  const text = Math.abs(value) >= 1e5 || (value !== 0 && Math.abs(value) < 10 ** -digits) ? value.toPrecision(2) : fixed(value, digits);
   return text.replace("-", "−");
 }
 
@@ -24,15 +31,15 @@ export const range = (low, high, digits = 2) => (Number.isFinite(low) && Number.
 
 /** An interval of ratios, with a digit more where an end would look like 1. @param {number} low @param {number} high */
 export function ratios(low, high, digits = 2) {
-  const hidden = [low, high].some((end) => end !== 1 && end.toFixed(digits) === (1).toFixed(digits));
+  const hidden = [low, high].some((end) => end !== 1 && fixed(end, digits) === fixed(1, digits));
   return range(low, high, hidden && digits < 6 ? digits + 1 : digits);
 }
 
 /** A p-value. @param {number} value */
-export const pValue = (value) => (Number.isNaN(value) ? MISSING : value < 0.001 ? "<0.001" : value.toFixed(3));
+export const pValue = (value) => (Number.isNaN(value) ? MISSING : value < 0.001 ? "<0.001" : fixed(value, 3));
 
 /** A share as per cent. @param {number} value */
-export const percent = (value, digits = 0) => (Number.isNaN(value) ? MISSING : `${(100 * value).toFixed(digits).replace("-", "−")} %`);
+export const percent = (value, digits = 0) => (Number.isNaN(value) ? MISSING : `${fixed(100 * value, digits).replace("-", "−")} %`);
 
 /** Seconds as a duration, as the command line writes it: "8.4 s", "3 min 05 s", "2 h 07 min". @param {number | null} seconds */
 export function duration(seconds) {

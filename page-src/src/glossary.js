@@ -7,7 +7,7 @@ const WORDS = {
   "Stopped early": "A search trial that was ended because its validation score was behind those of others.",
   "Body": "The pretrained transformer, without the input and output networks of the task.",
   "Error": "Any score of this page: a metric of which lower values are better.",
-  "95 % interval": "Of 100 experiments like this one, the ranges of about 95 would hold the true value. Where all tasks are equal, a bootstrap over tasks has no spread, and the interval no width.",
+  "95 % interval": "Of 100 experiments like this one, the ranges of about 95 would hold the true value. Intervals of means and ratios are Student's, those of wins Clopper and Pearson's; where all tasks are equal, the interval of a mean has no width.",
   "Adjusted p": "The probability of a difference as large as this between two equal methods, made larger for the number of pairs that are compared (Holm).",
   "Data fingerprint": "A hash of the prepared data: trials with the same one used the same data.",
   "Starts": "How often trials were started. More than the number of trials: some were started again after an interruption.",

@@ -40,7 +40,7 @@ function frame() {
     h("header.page", {}, h("div.wide", {},
       h("h1", {}, `${data.benchmark} leaderboard`),
       h("p.note", {}, data.sweep ? `Sweep ${data.sweep} · protocol ${data.protocol} · ` : "",
-        `${format.plural(data.tasks.length, "task")}, ${format.plural(data.methods.length, "method")}`,
+        size(),
         data.seeds.length ? `, ${format.plural(data.seeds.length, "seed")}` : "",
         totals ? ` · trials: ${totals}` : ""),
       nav)),
@@ -49,7 +49,17 @@ function frame() {
       glossary(data),
       data.updated ? `Last trial finished ${data.updated.replace("T", " ").slice(0, 16)} UTC. ` : "",
       "All scores are test scores in the metric's own unit, lower is better. ",
-      "Choosing methods or tasks computes ranks, ratios and verdicts again, in the browser, from the scores in this file. Intervals over the chosen tasks are then Student's; those of the whole board are by bootstrap."));
+      "Choosing methods or tasks computes ranks, ratios and verdicts again, in the browser, from the scores in this file."));
+}
+
+/** Number of tasks and methods; of published tables if nothing was run here. */
+function size() {
+  const tables = data.published?.tables ?? [];
+  const own = data.methods.length || data.effects || !tables.length;
+  const number = (names) => new Set(names).size;
+  const tasks = own ? data.tasks.length : number(tables.flatMap(({ columns }) => columns.map(({ task }) => task)));
+  const methods = own ? data.methods.length : number(tables.flatMap((each) => each.methods.map(({ name }) => name)));
+  return `${own ? "" : "published scores of "}${format.plural(tasks, "task")}, ${format.plural(methods, "method")}`;
 }
 
 function show() {
@@ -66,7 +76,8 @@ function show() {
   const current = nav.querySelector("[aria-current]");
   nav.scrollLeft = current.offsetLeft - nav.offsetLeft - (nav.clientWidth - current.offsetWidth) / 2;
   const open = main.querySelector("details.subset")?.open ?? false;
-  main.replaceChildren(subset(board, open), h("section", { "aria-label": title }, build(board, argument)));
+  const chooser = data.methods.length ? [subset(board, open)] : [];
+  main.replaceChildren(...chooser, h("section", { "aria-label": title }, build(board, argument)));
   const here = `${name}/${argument}`;
   if (shown && shown !== here) {
     main.querySelector("h2")?.focus({ preventScroll: true });

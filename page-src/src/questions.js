@@ -1,24 +1,24 @@
 /** Did aligning, pretraining and searching help? Ratios of paired scores, in words. */
 import * as format from "./format.js";
-import { MIN_TASKS } from "./statistics.js";
+import { LEVEL } from "./statistics.js";
 
-/** What a ratio says: its interval alone decides, and is not adjusted for the number of questions. */
-function direction({ low, high }) {
-  if (!Number.isFinite(low) || !Number.isFinite(high)) return "unknown";
-  return high < 1 ? "helped" : low > 1 ? "hurt" : "unclear";
+/** What a ratio says, at the 5 % level over all questions, or over all tasks of one. */
+function direction({ name }, { value, adjusted_p: p }) {
+  if (name === "searching") return "most";
+  return Number.isNaN(p) ? "unknown" : p > LEVEL ? "unclear" : value < 1 ? "helped" : "hurt";
 }
 
-/** Why a ratio has no interval. @param {string} name of the question @param {boolean} whole over all tasks */
-const reason = (name, whole) => (name !== "searching" ? "1 seed" : whole ? `fewer than ${MIN_TASKS} tasks` : "one search");
+/** Why a ratio has no interval. @param {string} name of the question */
+const reason = (name) => (name === "searching" ? "chosen by these scores" : "1 seed");
 
 /** The interval of a ratio, or why there is none. @param {object} ratio @param {string} name of the question */
-export const intervalText = ({ low, high }, name, whole = false) => (Number.isFinite(low) ? format.ratios(low, high) : `none (${reason(name, whole)})`);
+export const intervalText = ({ low, high }, name) => (Number.isFinite(low) ? format.ratios(low, high) : `none (${reason(name)})`);
 
 /** A ratio as a change of the error. @param {object} answer */
-function change({ name, method, reference }, { value, low, high }, whole) {
+function change({ name, method, reference }, { value, low, high, adjusted_p: p }) {
   const [error, one, other] = name === "searching" ? ["validation error", `the ${method}`, `the ${reference}`] : ["error", method, reference];
   const size = value === 1 ? "equal to" : value < 1 ? `${format.percent(1 - value, value > 0.99 ? 1 : 0)} lower than` : `${format.percent(value - 1, value < 1.01 ? 1 : 0)} higher than`;
-  const interval = Number.isFinite(low) ? `95 % interval ${format.ratios(low, high)} ${low <= 1 && high >= 1 ? "includes" : "excludes"} 1` : `no interval: ${reason(name, whole)}`;
+  const interval = Number.isFinite(low) ? `95 % interval ${format.ratios(low, high)}, adjusted p ${format.pValue(p).replace(/^(?=\d)/, "= ")}` : `no interval: ${reason(name)}`;
   return `the ${error} of ${one} is ${size} that of ${other} (ratio ${format.short(value)}, ${interval})`;
 }
 
@@ -33,7 +33,8 @@ export function sentence(board, answer, task) {
     helped: `${who} helped ${where}`,
     hurt: `${who} did harm ${where}`,
     unclear: `No clear effect of ${lower} ${where}`,
+    most: `${who} gained at most this ${where}`,
     unknown: `Whether ${lower} helped ${where} cannot be judged`,
-  }[direction(ratio)];
-  return `${verdict}: ${change(answer, ratio, !task)}.${answer.note && !task ? ` ${answer.note}` : ""}`;
+  }[direction(answer, ratio)];
+  return `${verdict}: ${change(answer, ratio)}.${answer.note && !task ? ` ${answer.note}` : ""}`;
 }

@@ -1,7 +1,6 @@
 /**
- * Statistics of the chosen tasks and methods, as orca_ray/leaderboard/statistics defines them. Python computes those of
- * the whole board; of a subset, an interval over tasks is Student's instead of a bootstrap (docs/decisions/0023-page.md).
- * Axes: T tasks, M methods, S seeds.
+ * Statistics of the chosen tasks and methods, as orca_ray/leaderboard/statistics defines them, in the same closed forms
+ * (docs/decisions/0023-page.md). Noise over seeds is always that of the whole board. Axes: T tasks, M methods, S seeds.
  */
 
 import { deviation, max, min, sum } from "d3-array";
@@ -10,39 +9,70 @@ import { deviation, max, min, sum } from "d3-array";
 export const MIN_TASKS = 5;
 /** Number of methods up to which pairs are compared: their number grows with its square. */
 export const MAX_COMPARED = 40;
-const LEVEL = 0.05;
+export const LEVEL = 0.05;
 
 /** @typedef {{value: number, low: number, high: number}} Estimate a value with its 95 % interval, NaN where undefined */
 
 /** Mean; NaN of none. @param {number[]} values */
 export const mean = (values) => sum(values) / values.length;
 
-/** P(|T| > t) of Student's distribution, t >= 0 (Abramowitz and Stegun, 26.7.3 and 26.7.4). */
-export function studentTail(t, freedom) {
-  if (t === Infinity) return 0;
-  const angle = Math.atan2(t, Math.sqrt(freedom));
-  const cosine = Math.cos(angle) ** 2;
-  const odd = freedom % 2;
-  let term = odd ? Math.cos(angle) : 1;
-  let total = term;
-  for (let k = odd ? 3 : 2; k < freedom - 1; k += 2) {
-    term *= (cosine * (k - 1)) / k;
-    total += term;
-  }
-  total *= Math.sin(angle);
-  if (odd) total = (2 / Math.PI) * (angle + (freedom > 1 ? total : 0));
-  return Math.max(1 - total, 0);
+const LANCZOS = [0.99999999999980993, 676.5203681218851, -1259.1392167224028, 771.32342877765313, -176.61502916214059, 12.507343278686905, -0.13857109526572012, 9.9843695780195716e-6, 1.5056327351493116e-7];
+
+/** Logarithm of the gamma function of x > 0, by Lanczos' approximation. @param {number} x */
+function logGamma(x) {
+  if (x < 0.5) return logGamma(x + 1) - Math.log(x);
+  const base = x + 6.5;
+  const total = LANCZOS.reduce((all, each, k) => all + (k ? each / (x - 1 + k) : each), 0);
+  return 0.5 * Math.log(2 * Math.PI) + (x - 0.5) * Math.log(base) - base + Math.log(total);
 }
 
-/** t with P(|T| > t) = 5 %, by bisection. @param {number} freedom */
-export function studentQuantile(freedom) {
-  let [low, high] = [0, 13];
-  for (let step = 0; step < 60; step += 1) {
+/** Incomplete beta function I_x(a, b), y = 1 - x, by its continued fraction (Press et al., Numerical Recipes, 6.4). */
+function betaShare(x, y, a, b) {
+  if (x <= 0 || y <= 0) return x > 0 ? 1 : 0;
+  if (x > (a + 1) / (a + b + 2)) return 1 - betaShare(y, x, b, a);
+  const front = Math.exp(logGamma(a + b) - logGamma(a) - logGamma(b) + a * Math.log(x) + b * Math.log(y)) / a;
+  let [c, d] = [1, 1 / (1 - ((a + b) * x) / (a + 1))];
+  let share = d;
+  for (let m = 1, change = 0; m < 1000 && Math.abs(change - 1) > 1e-15; m += 1) {
+    for (const each of [(m * (b - m) * x) / ((a + 2 * m - 1) * (a + 2 * m)), (-(a + m) * (a + b + m) * x) / ((a + 2 * m) * (a + 2 * m + 1))]) {
+      [c, d] = [1 + each / c, 1 / (1 + each * d)];
+      change = c * d;
+      share *= change;
+    }
+  }
+  return front * share;
+}
+
+/** P(|T| > t) of Student's distribution, t >= 0. */
+export const studentTail = (t, freedom) => (t === Infinity ? 0 : betaShare(freedom / (freedom + t * t), (t * t) / (freedom + t * t), freedom / 2, 0.5));
+
+/** Where a falling function from low to high reaches a level, by bisection. @param {(x: number) => number} falling */
+function where(falling, level, [low, high]) {
+  for (let step = 0; step < 64; step += 1) {
     const middle = (low + high) / 2;
-    if (studentTail(middle, freedom) > LEVEL) low = middle;
+    if (falling(middle) > level) low = middle;
     else high = middle;
   }
   return high;
+}
+
+const quantiles = new Map();
+
+/** t with P(|T| > t) = 5 %. @param {number} freedom */
+export function studentQuantile(freedom) {
+  if (!(freedom > 0)) return NaN;
+  let high = 2;
+  if (!quantiles.has(freedom)) {
+    while (studentTail(high, freedom) > LEVEL) high *= 2;
+    quantiles.set(freedom, where((t) => studentTail(t, freedom), LEVEL, [0, high]));
+  }
+  return quantiles.get(freedom);
+}
+
+/** Ends of Clopper and Pearson's interval of the share of tasks won. @param {number} wins @param {number} num */
+function binomial(wins, num) {
+  const end = (ours) => (ours > 1e-12 ? 1 - where((y) => betaShare(1 - y, y, ours, num - ours + 1), LEVEL / 2, [0, 1]) : 0);
+  return num ? [end(wins), 1 - end(num - wins)] : [NaN, NaN];
 }
 
 /** P-values adjusted by Holm's step-down method; NaN stays, and does not count as a test. @param {number[]} p */
@@ -59,24 +89,38 @@ function holm(p) {
 
 /** Scores of tasks and methods as arrays. */
 export class ScoreTable {
-  /** @param {string[]} tasks @param {string[]} methods @param {number[][][]} scores_TMS by task, method and seed */
-  constructor(tasks, methods, scores_TMS) {
-    Object.assign(this, { tasks, methods, scores_TMS });
+  /**
+   * @param {string[]} tasks @param {string[]} methods @param {number[][][]} scores_TMS by task, method and seed
+   * @param {{prior: number, most: number[], variances: number[][]}} noise what Python has of the deviation over seeds
+   */
+  constructor(tasks, methods, scores_TMS, noise) {
+    Object.assign(this, { tasks, methods, scores_TMS, noise });
     this.means_TM = scores_TMS.map((scores_MS) => scores_MS.map(mean));
     /** Places of the tasks on which every method has a score. */
     this.common = [...tasks.keys()].filter((t) => this.means_TM[t].every(Number.isFinite));
-    const noises_T = scores_TMS.map(noise);
-    this.freedom_T = noises_T.map(({ freedom }) => freedom);
     /** Logarithms of means. A mean of zero has no ratio: it is raised to half of the task's smallest positive score. */
-    this.logs_TM = this.means_TM.map((means_M, t) => means_M.map((each) => Math.log(Math.max(each, noises_T[t].floor))));
-    /** Standard errors of the logarithms, from the noise over seeds. */
-    this.errors_TM = scores_TMS.map((scores_MS, t) => scores_MS.map(({ length }) => noises_T[t].deviation / Math.sqrt(length)));
+    this.logs_TM = this.means_TM.map((means_M, t) => means_M.map((each) => Math.log(Math.max(each, floor(scores_TMS[t])))));
   }
 
-  /** Tasks on which two methods have a score, with the logarithm of the ratio and its error. @param {number} m @param {number} o */
+  /** Tasks on which two methods have a score, with the logarithm of the ratio, its error and the error's freedom. @param {number} m @param {number} o */
   paired(m, o) {
-    return this.tasks.map((task, t) => ({ task, t, log: this.logs_TM[t][m] - this.logs_TM[t][o], error: Math.hypot(this.errors_TM[t][m], this.errors_TM[t][o]) }))
+    return this.tasks.map((task, t) => ({ task, t, log: this.logs_TM[t][m] - this.logs_TM[t][o], ...this.error(t, [m, o]) }))
       .filter(({ log }) => Number.isFinite(log));
+  }
+
+  /** Standard error over seeds of the log ratio of two methods on a task. @param {number} t @param {number[]} both */
+  error(t, both) {
+    const parts = both.map((m) => ({ variance: (this.noise.variances[t][m] ?? NaN) / Math.max(this.scores_TMS[t][m].length, 1), freedom: Math.max(this.scores_TMS[t][m].length - 1, 0) }));
+    const { variance, freedom } = combined(parts);
+    return { error: Math.sqrt(variance), freedom: Math.min(freedom + this.noise.prior, this.noise.most[t]) };
+  }
+
+  /** Places of the methods that noise over seeds does not separate from the best one of a task; all pairs are tested (Bonferroni). @param {number} t */
+  tied(t) {
+    const known = [...this.methods.keys()].filter((m) => Number.isFinite(this.logs_TM[t][m]));
+    const best = known.reduce((one, other) => (this.logs_TM[t][other] < this.logs_TM[t][one] ? other : one), known[0]);
+    const p = (m) => { const { error, freedom } = this.error(t, [m, best]); return ratio(this.logs_TM[t][m] - this.logs_TM[t][best], error, freedom).p; };
+    return new Set(known.filter((m) => (p(m) * known.length * (known.length - 1)) / 2 > LEVEL));
   }
 
   /** {method: what `compute` returns for its place}. @param {(m: number) => object} compute */
@@ -85,13 +129,15 @@ export class ScoreTable {
   }
 }
 
-/** A task's deviation of log scores over seeds, pooled over methods, and its degrees of freedom. @param {number[][]} scores_MS */
-function noise(scores_MS) {
-  const floor = (min(scores_MS.flat().filter((score) => score > 0)) ?? 2) / 2;
-  const repeated = scores_MS.filter((scores) => scores.length > 1).map((scores) => scores.map((score) => Math.log(Math.max(score, floor))));
-  const freedom = sum(repeated.map((logs) => logs.length - 1));
-  const squares = sum(repeated.map((logs) => (logs.length - 1) * deviation(logs) ** 2));
-  return { floor, freedom, deviation: freedom ? Math.sqrt(squares / freedom) : NaN };
+/** Half of a task's smallest positive score. @param {number[][]} scores_MS */
+const floor = (scores_MS) => (min(scores_MS.flat().filter((score) => score > 0)) ?? 2) / 2;
+
+/** Sum of variances, with its degrees of freedom (Satterthwaite). @param {{variance: number, freedom: number}[]} parts */
+function combined(parts) {
+  const variance = sum(parts.map((each) => each.variance));
+  const squares = sum(parts.map((each) => each.variance ** 2 / Math.max(each.freedom, 1e-9)));
+  const known = parts.every((each) => !Number.isNaN(each.variance));
+  return { variance: known ? variance : NaN, freedom: squares > 0 ? variance ** 2 / squares : min(parts.map((each) => each.freedom)) };
 }
 
 /** Ranks from 1; equal scores get the average of their ranks. @param {number[]} means_M */
@@ -104,34 +150,45 @@ function sharedWins(means_M) {
   return means_M.map((each) => (each === lowest ? 1 / num : 0));
 }
 
-/** Mean over the common tasks of values [M] of each, `times` as large, within bounds. @returns {Record<string, Estimate>} */
-function meanOverTasks(table, perTask, [least, most], times = 1) {
-  const values_TM = table.common.map((t) => perTask(table.means_TM[t]));
-  const num = values_TM.length;
+/** Mean rank over the common tasks, with Student's interval. @returns {Record<string, Estimate>} */
+function meanRanks(table) {
+  const ranks_TM = table.common.map((t) => ranks(table.means_TM[t]));
+  const num = ranks_TM.length;
   return table.byMethod((m) => {
-    const values = values_TM.map((values_M) => times * values_M[m]);
+    const values = ranks_TM.map((ranks_M) => ranks_M[m]);
     const half = num >= MIN_TASKS ? (studentQuantile(num - 1) * deviation(values)) / Math.sqrt(num) : NaN;
-    return { value: mean(values), low: Math.max(mean(values) - half, least), high: Math.min(mean(values) + half, most) };
+    return { value: mean(values), low: Math.max(mean(values) - half, 1), high: Math.min(mean(values) + half, table.methods.length) };
   });
 }
 
-/** The ratio with the logarithm `log`, and the interval of `half` on either side. @returns {Estimate} */
-const ratio = (log, half) => ({ value: Math.exp(log), low: Math.exp(log - half), high: Math.exp(log + half) });
+/** Number of common tasks won, with the interval of Clopper and Pearson. @returns {Record<string, Estimate>} */
+function wins(table) {
+  const [wins_TM, num] = [table.common.map((t) => sharedWins(table.means_TM[t])), table.common.length];
+  return table.byMethod((m) => {
+    const value = num ? sum(wins_TM, (wins_M) => wins_M[m]) : NaN;
+    const [low, high] = binomial(value, num);
+    return { value, low: num * low, high: num * high };
+  });
+}
+
+/** The ratio with the logarithm `log`, with Student's interval and test. */
+function ratio(log, error, freedom) {
+  const [size, half] = [Math.abs(log), studentQuantile(freedom) * error];
+  const p = Number.isNaN(log + error) ? NaN : size < 1e-12 ? 1 : studentTail(error < 1e-12 ? Infinity : size / error, freedom);  // below 1e-12 are rounding errors
+  return { value: Math.exp(log), low: Math.exp(log - half), high: Math.exp(log + half), p };
+}
 
 /**
- * Geometric mean over tasks of ratios given by their logarithms, and the p-value of Student's test of it.
+ * Geometric mean over tasks of ratios given by their logarithms, with Student's interval and test.
  * Of fewer than five tasks, the error is that of the noise over seeds: it holds for these tasks only.
- * @param {{log: number, error: number}[]} pairs @param {number} [freedom] degrees of freedom of the errors
+ * @param {{log: number, error: number, freedom: number}[]} pairs
  */
-function ratioOverTasks(pairs, freedom = NaN) {
+function ratioOverTasks(pairs, overTasks = pairs.length >= MIN_TASKS) {
   const num = pairs.length;
-  const overTasks = num >= MIN_TASKS;
   const centre = mean(pairs.map(({ log }) => log));
-  const error = overTasks ? deviation(pairs.map(({ log }) => log)) / Math.sqrt(num) : Math.hypot(...pairs.map((each) => each.error)) / num;
-  const size = Math.abs(centre);
-  const t = error > 1e-12 ? size / error : Infinity;  // below 1e-12 are rounding errors
-  const p = Number.isNaN(error) ? NaN : size < 1e-12 ? 1 : studentTail(t, overTasks ? num - 1 : freedom);
-  return { ...ratio(centre, (overTasks ? studentQuantile(num - 1) : 2) * error), p, num_tasks: num };
+  if (overTasks) return { ...ratio(centre, deviation(pairs.map(({ log }) => log)) / Math.sqrt(num), num - 1), num_tasks: num };
+  const { variance, freedom } = combined(pairs.map((each) => ({ variance: each.error ** 2, freedom: each.freedom })));
+  return { ...ratio(centre, Math.sqrt(variance) / num, freedom), num_tasks: num };
 }
 
 /** Score relative to the method with the highest mean rank. @param {Record<string, Estimate>} meanRanks */
@@ -142,13 +199,10 @@ function improvement(table, meanRanks) {
   return table.byMethod((m) => ({ ...ratioOverTasks(table.common.length ? pairs(m) : []), baseline: table.methods[worst] }));
 }
 
-/** Whether the scores separate two methods: {method: {other: {…}}}. @param {object[]} stored what Python has of each pair */
+/** Whether the scores separate two methods: {method: {other: {…}}}. @param {object[]} stored what only Python has of each pair */
 function verdicts(table, stored) {
   const pairs = table.methods.flatMap((_, i) => table.methods.slice(i + 1).map((__, k) => [i, i + 1 + k]));
-  const tests = pairs.map(([i, j]) => {
-    const paired = table.paired(i, j);
-    return ratioOverTasks(paired, sum(paired.map(({ t }) => table.freedom_T[t])));
-  });
+  const tests = pairs.map(([i, j]) => ratioOverTasks(table.paired(i, j)));
   const adjusted = holm(tests.map(({ p }) => p));
   const found = table.byMethod(() => ({}));
   pairs.forEach(([i, j], index) => {
@@ -160,16 +214,25 @@ function verdicts(table, stored) {
   return found;
 }
 
-/** Answers to the questions that the subset allows, with the ratio on each task. @param {Estimate[]} stored what Python has of each */
-function answers(table, { questions, gains }, stored) {
+/** Answers to the questions that the subset allows, with the ratio on each task; p-values are adjusted over questions and over tasks. */
+function answers(table, { questions, gains }) {
   const onTasks = (subject) => [...Map.groupBy(gains.filter(({ method }) => !subject || method === subject), ({ task }) => task)]
-    .map(([task, own]) => ({ task, log: mean(own.map(({ log }) => log)), error: NaN }));
-  return questions.map((question, index) => {
+    .map(([task, own]) => ({ task, log: mean(own.map(({ log }) => log)), error: NaN, freedom: NaN }));
+  const found = questions.map((question) => {
     const [m, o] = [question.method, question.reference].map((each) => table.methods.indexOf(each));
     const pairs = question.name === "searching" ? onTasks(question.subject) : m < 0 || o < 0 ? [] : table.paired(m, o);
-    const tasks = Object.fromEntries(pairs.map(({ task, log, error }) => [task, ratio(log, 2 * error)]));
-    return { ...question, tasks, pairs: pairs.length, ratio: { ...ratioOverTasks(pairs), ...stored?.[index] } };
+    const ratios = adjusted(pairs.map(({ log, error, freedom }) => ratio(log, error, freedom)));
+    const tasks = Object.fromEntries(pairs.map(({ task }, index) => [task, ratios[index]]));
+    return { ...question, tasks, pairs: pairs.length, ratio: ratioOverTasks(pairs, question.name !== "searching" && pairs.length >= MIN_TASKS) };
   }).filter(({ pairs }) => pairs);
+  const ratios = adjusted(found.map((each) => each.ratio));
+  return found.map((each, index) => ({ ...each, ratio: ratios[index] }));
+}
+
+/** Tests with p-values adjusted by Holm for all of them. @param {{p: number}[]} tests */
+function adjusted(tests) {
+  const values = holm(tests.map(({ p }) => p));
+  return tests.map((test, index) => ({ ...test, adjusted_p: values[index] }));
 }
 
 /** Share of the common tasks within a factor x of the best score, where it changes: {method: [{x, value}]}. @param {ScoreTable} table */
@@ -210,13 +273,12 @@ export function scoresAndCosts(table, cost, over) {
 /**
  * All statistics of a table; pairs of methods are compared if there are few enough.
  * @param {{questions: object[], gains: {task: string, method: string, log: number}[]}} asked `gains`: best to first score of searches
- * @param {{methods: object, pairs: object[], answers: Estimate[]}} [stored] what Python computed, for the whole board
+ * @param {{methods: object, pairs: object[]}} [stored] what Python computed, for the whole board
  */
 export function analyse(table, asked, stored) {
-  const [num, methods] = [table.common.length, table.methods.length];
-  const meanRank = meanOverTasks(table, ranks, [1, methods]);
-  const computed = { mean_rank: meanRank, wins: meanOverTasks(table, sharedWins, [0, num], num), improvement: improvement(table, meanRank) };
-  const compared = methods <= MAX_COMPARED ? { verdict: verdicts(table, stored?.pairs), answers: answers(table, asked, stored?.answers) } : { verdict: {}, answers: [] };
+  const meanRank = meanRanks(table);
+  const computed = { mean_rank: meanRank, wins: wins(table), improvement: improvement(table, meanRank) };
+  const compared = table.methods.length <= MAX_COMPARED ? { verdict: verdicts(table, stored?.pairs), answers: answers(table, asked) } : { verdict: {}, answers: [] };
   const whole = Object.entries(stored?.methods ?? {}).map(([name, values]) => [name, table.byMethod((m) => ({ ...computed[name]?.[table.methods[m]], ...values[table.methods[m]] }))]);
   return { ...computed, ...compared, ...Object.fromEntries(whole) };
 }

@@ -4,8 +4,10 @@ from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 
 from orca_ray.errors import UserError
 from orca_ray.leaderboard import BoardReport, EffectGrid, Effects, all_formats, build_effects, empty_board, render
@@ -121,30 +123,31 @@ class TestRatios:
 
 class TestIntervals:
     def test_tasks_beyond_noise(self) -> None:
-        """All deviations over seeds are equal: 0.1 in logarithms, so that a mean of two has half a variance of 0.01."""
-        scores = {"a": 0.7, "b": 1.0, "c": 1.5, "d": 0.85}
+        """All deviations over seeds are 0.01 in logarithms, so that a mean of two has half a variance of 1e-4."""
+        scores = {"a": 0.7, "b": 1.0, "c": 1.5, "d": 0.97}
         runs = [
-            cell(task, "random", aligning, *(mean * math.exp(sign * 0.1 / math.sqrt(2)) for sign in (-1, 1)))
+            cell(task, "random", aligning, *(mean * math.exp(sign * 0.01 / math.sqrt(2)) for sign in (-1, 1)))
             for task, factor in scores.items()
             for aligning, mean in (("none", 0.2), ("l2", 0.2 * factor))
         ]
         found = compared(effects(*runs, of=grid(*scores, cells=CELLS[:2])))
         assert (found.better, found.worse) == (1, 1)
-        error = 0.1 * math.sqrt(2 / 2)
-        assert found.tasks["pocket/a"] == pytest.approx((0.7, 0.7 * math.exp(-2 * error), 0.7 * math.exp(2 * error)))
+        # Two cells of two seeds have 2 degrees of freedom; over four tasks these are 8.
+        width, over_all = (math.exp(0.01 * scipy.stats.t.ppf(0.975, num) / math.sqrt(num / 2)) for num in (2, 8))
+        assert found.tasks["pocket/a"][:3] == pytest.approx((0.7, 0.7 / width, 0.7 * width), rel=1e-5)
         mean = math.prod(scores.values()) ** (1 / 4)
-        of_mean = math.exp(2 * error / math.sqrt(4))
-        assert found.ratio == pytest.approx((mean, mean / of_mean, mean * of_mean))
+        assert found.ratio[:3] == pytest.approx((mean, mean / over_all, mean * over_all), rel=1e-5)
 
-    def test_the_bootstrap_needs_scores_on_five_tasks(self) -> None:
+    def test_an_interval_over_tasks_needs_scores_on_five(self) -> None:
         begun = [square(task, 0.4, 0.2, 0.2, 0.1) for task in "abcd"]
         plan = grid(*"abcde")
         found = compared(effects(*begun, of=plan))
-        assert found.ratio == pytest.approx((0.5, math.nan, math.nan), nan_ok=True)
+        assert found.ratio == pytest.approx((0.5, math.nan, math.nan, math.nan), nan_ok=True)
         assert (found.better, found.worse) == (4, 0)
-        whole = compared(effects(*begun, square("e", 0.4, 0.4, 0.2, 0.2), of=plan))
-        # Percentiles 0.1 and 99.9. Of 5 draws, none is e with probability 0.33, four or five 0.0067, five 0.0003.
-        assert whole.ratio == pytest.approx((0.5**0.8, 0.5, 0.5**0.2))
+        whole = compared(effects(*begun, square("e", 0.4, 0.4, 0.2, 0.2), of=plan)).ratio
+        logs = np.log([0.5, 0.5, 0.5, 0.5, 1.0])
+        ends = scipy.stats.ttest_1samp(logs, 0).confidence_interval()
+        assert whole == pytest.approx((0.5**0.8, *np.exp(ends), scipy.stats.ttest_1samp(logs, 0).pvalue))
 
 
 class TestWhichRecords:

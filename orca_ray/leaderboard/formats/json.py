@@ -19,11 +19,12 @@ def _render(report: BoardReport) -> str:
     tasks, methods = [], []
     for task, info in board.infos.items():
         scores = {method: board.score(task, method)._asdict() for method in report.methods}
-        tasks.append({**asdict(info), "best": board.best(task), "scores": scores})
+        tied = [method for method in report.methods if (task, method) in report.tied]
+        tasks.append({**asdict(info), "best": board.best(task), "tied": tied, "scores": scores})
     for method in report.methods:
         values = {name: report.statistic(name).loc[method].to_dict() for name in on_boards()}
         statuses = {status.value: board.count(method, status) for status in Status}
-        methods.append({"name": method, **values, "statuses": statuses})
+        methods.append({"name": method, **values, "tied_with_first": method in report.tied_first, "statuses": statuses})
     document = {
         "kind": KIND,
         "version": VERSION,

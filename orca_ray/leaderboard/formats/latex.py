@@ -14,7 +14,8 @@ _SPECIAL = {
     **{each: f"{{{each}}}" for each in "[]*"},  # options of a line break, at the start of a row
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
     ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"{\char34}", "`": r"{\char96}", "±": r"$\pm$", "–": "{--}",
-    "−": "$-$", "×": r"$\times$", "…": r"\dots{}", "α": r"$\alpha$", "β": r"$\beta$", "λ": r"$\lambda$",
+    "−": "$-$", "×": r"$\times$", "≈": r"$\approx$", "…": r"\dots{}",
+    "α": r"$\alpha$", "β": r"$\beta$", "λ": r"$\lambda$",
 }  # fmt: skip
 """Characters that LaTeX executes, or lacks in its default font."""
 _ACCENTS = {"\u0300": "`", "\u0301": "'", "\u0302": "^", "\u0303": "~", "\u0308": '"', "\u030a": "r", "\u030c": "v",

@@ -16,7 +16,7 @@ from orca_ray.leaderboard.effects import Effects
 from orca_ray.leaderboard.format import BoardReport
 from orca_ray.leaderboard.published import OWN, Published, PublishedTable
 from orca_ray.leaderboard.statistics import all_statistics, get_statistic, on_boards
-from orca_ray.leaderboard.statistics.paired import Ratio, answers, gains
+from orca_ray.leaderboard.statistics.paired import LogScores, Ratio, answers, gains
 from orca_ray.leaderboard.statistics.table import COLUMNS
 from orca_ray.leaderboard.text import effects_sections
 from orca_ray.results.record import CurvePoint, Record, Status
@@ -66,6 +66,7 @@ def page_data(report: BoardReport) -> dict[str, Any]:
         "seeds": list(board.seeds),
         "scores": _scores(board, rows["trial_key"].tolist()),
         "statistics": _statistics(report),
+        "noise": _noise(report),
         **_compared(report, searches),
         "cells": [[tasks[task], methods.index(method), *_cell(cell)] for (task, method), cell in board.cells.items()],
         "importance": _importance(searches),
@@ -114,30 +115,32 @@ def _statistics(report: BoardReport) -> list[dict[str, Any]]:
 
 
 def _compared(report: BoardReport, searches: pd.DataFrame) -> dict[str, Any]:
-    """Return the questions of the board, and what the page does not compute itself: intervals by bootstrap, and advice.
-
-    ``gains`` is the result of the function `gains`. ``answers`` are the intervals of the questions, and ``pairs`` the
-    interval and the advice of each verdict, in the order of pairs; there are no pairs of more than `MAX_COMPARED`
-    methods.
-    """
+    """Return questions, the result of `gains`, and the verdicts' advice on pairs of up to `MAX_COMPARED` methods."""
     board, methods = report.board, report.scores.methods
-    questions, ends = answers(report.scores, searches), ("low", "high")
     pairs = list(itertools.combinations(methods, 2)) if len(methods) <= MAX_COMPARED else []
-    verdicts = report.verdicts[["low", "high", "more_tasks", "more_seeds"]].to_dict("index") if pairs else {}
+    verdicts = report.verdicts[["more_tasks", "more_seeds"]].to_dict("index") if pairs else {}
     asked = []
-    for each in questions:
+    for each in answers(report.scores, searches):
         texts = {name: getattr(each, name) for name in ("name", "question", "agent", "subject", "note")}
         sides = {"method": each.comparison.levels, "reference": each.comparison.reference}
         asked.append({**texts, **{name: " ".join(levels.values()) for name, levels in sides.items()}})
     return {
         "questions": asked,
-        "answers": [{name: _plain(getattr(each.comparison.ratio, name), 10) for name in ends} for each in questions],
         "pairs": [{str(name): _plain(value) for name, value in verdicts[pair].items()} for pair in pairs],
         "gains": [
             [board.tasks.index(task), sorted(board.methods).index(method), _plain(log, 10)]
             for task, method, log in gains(searches).itertuples(index=False, name=None)
         ],
     }
+
+
+def _noise(report: BoardReport) -> dict[str, Any]:
+    """Return what `LogScores` has of the noise over seeds, for each task and method of the board."""
+    board, logs = report.board, LogScores.of(report.scores)
+    frame = pd.DataFrame(logs.variances_TM, logs.table.tasks, logs.table.methods)
+    rows = frame.reindex(index=list(board.tasks), columns=sorted(board.methods)).to_numpy()
+    most = pd.Series(logs.freedom_TM.sum(axis=1), logs.table.tasks).reindex(list(board.tasks), fill_value=0.0)
+    return {"prior": logs.prior, "most": most.tolist(), "variances": [[_plain(v) for v in row] for row in rows]}
 
 
 def _chosen_records(board: Board, records: pd.DataFrame) -> tuple[pd.DataFrame, str]:

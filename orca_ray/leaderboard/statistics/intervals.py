@@ -1,83 +1,80 @@
-"""Intervals of statistics: quantiles of distributions, and resampling of tasks and seeds."""
+"""95 % intervals in closed form, Student's and Clopper and Pearson's, and variances over seeds that methods share."""
 
 import math
-from collections.abc import Callable
-from functools import cache
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import special
 
-from orca_ray.leaderboard.statistics.table import Floats, ScoreTable, mean_over_seeds
+from orca_ray.leaderboard.statistics.table import Floats
 
+LEVEL = 0.05
+"""Level of every test and verdict; intervals cover with the probability 1 - `LEVEL`."""
 MIN_TASKS = 5
-"""Least number of tasks for which tasks are resampled."""
-NUM_RESAMPLES = 5000
-PerTask = Callable[[Floats], Floats]
-"""Takes mean scores [..., T, M] and returns values [..., T, X], each computed from one task alone."""
+"""Least number of tasks from whose spread an interval is computed."""
+LEAST_SHARE = 0.01
+"""A variance over seeds counts as at least this share of the mean variance on its task: few scores may be equal."""
 
 
-def words(num: int) -> NDArray[np.uint32]:
-    """Return the first ``num`` 32-bit words of a fixed pseudo-random sequence."""
-    z = np.arange(1, num + 1, dtype=np.uint32) * np.uint32(0x9E3779B9)
-    z = (z ^ (z >> np.uint32(16))) * np.uint32(0x21F0AAAD)
-    z = (z ^ (z >> np.uint32(15))) * np.uint32(0x735A2D97)
-    return z ^ (z >> np.uint32(15))
+def student(values_TX: Floats) -> tuple[Floats, Floats, Floats]:
+    """Return means over tasks, and the ends of Student's intervals, [X] each; NaN ends below `MIN_TASKS` tasks."""
+    num = len(values_TX)
+    means = values_TX.mean(axis=0) if num else np.full(values_TX.shape[1], np.nan)
+    if num < MIN_TASKS:
+        return means, np.full_like(means, np.nan), np.full_like(means, np.nan)
+    half = special.stdtrit(num - 1, 1 - LEVEL / 2) * values_TX.std(axis=0, ddof=1) / math.sqrt(num)
+    return means, means - half, means + half
 
 
-def indices(shape: tuple[int, ...], limits: NDArray[np.int64] | int) -> NDArray[np.int64]:
-    """Return pseudo-random integers of a shape, 0 or more and below ``limits``, made of `words` in C order."""
-    drawn = words(math.prod(shape)).reshape(shape).astype(np.uint64)
-    return ((drawn * np.asarray(limits, dtype=np.uint64)) >> np.uint64(32)).astype(np.int64)
+def binomial(wins: Floats, num: int) -> tuple[Floats, Floats]:
+    """Return the ends of Clopper and Pearson's intervals of the shares of tasks won; NaN for no task.
 
-
-@cache
-def drawn_tasks(num: int) -> Floats:
-    """Return [R, T]: how often each of R bootstrap resamples contains each of ``num`` tasks.
-
-    The array is cached and shared by the statistics of a board: do not change it.
+    ``wins`` of ``num`` tasks may be fractions, for shared wins. The intervals cover with at least 95 %, also at 0 wins.
+    Clopper and Pearson 1934, "The use of confidence or fiducial limits", Biometrika 26.
     """
-    drawn_RT = indices((NUM_RESAMPLES, num), num) + num * np.arange(NUM_RESAMPLES)[:, None]
-    return np.bincount(drawn_RT.ravel(), minlength=NUM_RESAMPLES * num).reshape(-1, num).astype(np.float64)
+    if not num:
+        return np.full_like(wins, np.nan), np.full_like(wins, np.nan)
+    wins = np.clip(wins, 0, num)
+    low, high = (
+        np.where(ours > 0, special.betaincinv(np.maximum(ours, 1e-9), num - ours + 1, LEVEL / 2), 0.0)
+        for ours in (wins, num - wins)
+    )
+    return low, 1 - high
 
 
-def resample(table: ScoreTable, per_task: PerTask) -> Floats:
-    """Return the mean over tasks of the values of ``per_task`` in each resample, [R, X]; NaN if seeds are too few.
+def moderated(squares_TM: Floats, freedom_TM: Floats) -> tuple[Floats, float]:
+    """Return the variances [T, M] over seeds, and how many degrees of freedom the mean variance of a task adds to each.
 
-    Tasks are resampled if there are `MIN_TASKS` or more, else seeds; each task and method then needs two seeds.
+    A method's own variance has few degrees of freedom, and methods have unequal variances. So the own variance, with
+    its degrees of freedom, is averaged with the task's mean variance, which counts the more, the more alike variances
+    of one task are. Smyth 2004, "Linear models and empirical Bayes methods", Statistical Applications in Genetics and
+    Molecular Biology 3; the mean takes the place of his location, which is too low if there are few methods.
+
+    ``squares_TM`` are squared deviations summed over seeds; on a task without ``freedom_TM``, variances are NaN.
     """
-    if len(table.tasks) >= MIN_TASKS:
-        return drawn_tasks(len(table.tasks)) @ per_task(table.means_TM) / len(table.tasks)
-    if table.num_seeds_TM.min(initial=2) < 2 or not table.tasks:
-        return np.full((NUM_RESAMPLES, per_task(np.ones((1, len(table.methods)))).shape[-1]), np.nan)
-    drawn_RTMS = indices((NUM_RESAMPLES, *table.scores_TMS.shape), table.num_seeds_TM[..., None])
-    scores_RTMS = np.take_along_axis(table.scores_TMS[None], drawn_RTMS, axis=-1)
-    means_RTM = mean_over_seeds(np.where(np.isfinite(table.scores_TMS), scores_RTMS, np.nan))
-    values: Floats = per_task(means_RTM).mean(axis=-2)
-    return values
+    freedom_T = freedom_TM.sum(axis=1, keepdims=True)
+    pooled_T = squares_TM.sum(axis=1, keepdims=True) / np.where(freedom_T > 0, freedom_T, np.nan)
+    known_TM = (freedom_TM > 0) & (pooled_T > 0)
+    half_TM = np.where(known_TM, freedom_TM, 2.0) / 2
+    own_TM = np.where(known_TM, np.maximum(squares_TM / (2 * half_TM), LEAST_SHARE * pooled_T), 1.0)
+    logs_TM = np.where(known_TM, np.log(own_TM) - special.digamma(half_TM) + np.log(half_TM), 0.0)
+    num_T = np.maximum(known_TM.sum(axis=1, keepdims=True), 1)
+    squared_TM = (logs_TM - logs_TM.sum(axis=1, keepdims=True) / num_T) ** 2
+    by_chance_TM = (1 - 1 / num_T) * special.polygamma(1, half_TM)
+    excess = float((squared_TM - by_chance_TM)[known_TM].sum()) / max(int((num_T - 1).sum()), 1)
+    grid = np.geomspace(1e4, 0.2, 2000)
+    prior = float(np.interp(excess, special.polygamma(1, grid / 2), grid))
+    return (prior * pooled_T + squares_TM) / (prior + freedom_TM), prior
 
 
-def tail(num: int, freedom: int) -> float:
-    """Return the quantile level at the lower end of a 95 % bootstrap interval: below 0.025 if there are few values."""
-    return float(special.ndtr(special.stdtrit(freedom, 0.025) * math.sqrt(num / (num - 1))))
+def combined(
+    variances: Floats, freedom: Floats, prior: float = 0.0, most: Floats | float = math.inf
+) -> tuple[Floats, Floats]:
+    """Return the sums of variances over the last axis, and their degrees of freedom: ``prior`` more, ``most`` at most.
 
-
-def interval(table: ScoreTable, resampled: Floats) -> tuple[Floats, Floats]:
-    """Return the ends [X] of the 95 % intervals of X values, given ``resampled`` [R, X], the values by resample."""
-    tasks = len(table.tasks)
-    if tasks >= MIN_TASKS:
-        below = tail(tasks, tasks - 1)
-    elif np.isnan(resampled).all():
-        return resampled[0], resampled[0]
-    else:
-        seeds = int(table.num_seeds_TM.min())
-        below = tail(seeds, tasks * (seeds - 1))
-    low, high = np.quantile(resampled, [below, 1 - below], axis=0)
-    return low, high
-
-
-def mean_over_tasks(table: ScoreTable, per_task: PerTask) -> tuple[Floats, Floats, Floats]:
-    """Return the means over tasks of the values of ``per_task``, and the ends of their 95 % intervals, [X] each."""
-    values_TX = per_task(table.means_TM)
-    value = values_TX.mean(axis=0) if len(table.tasks) else np.full(values_TX.shape[1], np.nan)
-    return value, *interval(table, resample(table, per_task))
+    The degrees of freedom are those of Satterthwaite 1946, "An approximate distribution of estimates of variance
+    components", Biometrics Bulletin 2. If all variances are 0, they are the least of the parts.
+    """
+    total = variances.sum(axis=-1)
+    parts = (variances**2 / np.maximum(freedom, 1e-9)).sum(axis=-1)
+    of_total = np.where(parts > 0, total**2 / np.where(parts > 0, parts, 1.0), freedom.min(axis=-1, initial=np.inf))
+    return total, np.minimum(of_total + prior, most)

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from orca_ray.leaderboard.statistics.intervals import interval, mean_over_tasks, resample
+from orca_ray.leaderboard.statistics.intervals import binomial, student
 from orca_ray.leaderboard.statistics.table import Floats, ScoreTable, Statistic
 
 
@@ -16,13 +16,12 @@ def beaten(means: Floats) -> Floats:
 def win_rate(table: ScoreTable) -> pd.DataFrame:
     """Share of tasks on which the method has a better score than the other; a tie counts half.
 
-    It uses the tasks on which every method has a score. The interval is a bootstrap over tasks.
+    It uses the tasks on which every method has a score. The interval is that of Clopper and Pearson.
     """
     common, num = table.common, len(table.methods)
-    value, low, high = (
-        each.reshape(num, num)
-        for each in mean_over_tasks(common, lambda means: beaten(means).reshape(*means.shape[:-1], num**2))
-    )
+    wins_MM = beaten(common.means_TM).sum(axis=0)
+    low, high = binomial(wins_MM, len(common.tasks))
+    value = wins_MM / len(common.tasks) if common.tasks else np.full((num, num), np.nan)
     return table.by_pair(value=value, low=low, high=high, num_tasks=len(common.tasks))
 
 
@@ -35,10 +34,11 @@ def ranks(means: Floats) -> Floats:
 def mean_rank(table: ScoreTable) -> pd.DataFrame:
     """Rank of the method among all methods, averaged over tasks; equal scores get the average of their ranks.
 
-    It uses the tasks on which every method has a score. The interval is a bootstrap over tasks.
+    It uses the tasks on which every method has a score. The interval is Student's; it ends where no rank is possible.
     """
     common = table.common
-    value, low, high = mean_over_tasks(common, ranks)
+    value, *ends = student(ranks(common.means_TM))
+    low, high = np.clip(ends, 1, len(table.methods))
     return table.by_method(value=value, low=low, high=high, num_tasks=len(common.tasks))
 
 
@@ -52,15 +52,17 @@ def shared_wins(means: Floats) -> Floats:
 def wins(table: ScoreTable) -> pd.DataFrame:
     """Number of tasks on which the method has the best score; if k methods tie, each gets 1/k.
 
-    It uses the tasks on which every method has a score. The interval is a bootstrap over tasks.
+    It uses the tasks on which every method has a score. The interval is that of Clopper and Pearson, which covers the
+    expected number of wins on as many tasks with at least 95 %.
 
     Returns:
         One row per method; ``ties`` is the number of tasks on which it shares the best score.
     """
     common = table.common
     num = len(common.tasks)
-    value, low, high = (num * each for each in mean_over_tasks(common, shared_wins))
     shares_TM = shared_wins(common.means_TM)
+    value = shares_TM.sum(axis=0) if num else np.full(len(table.methods), np.nan)
+    low, high = (num * each for each in binomial(value, num))
     ties = ((shares_TM > 0) & (shares_TM < 1)).sum(axis=0)
     return table.by_method(value=value, low=low, high=high, num_tasks=num, ties=ties)
 
@@ -75,24 +77,17 @@ def bradley_terry(table: ScoreTable) -> pd.DataFrame:
     Two methods whose strengths differ by 400 points win against each other with odds of 10 to 1. Each task is one game
     of each two methods that have a score on it; a tie counts half. One drawn game is added for each two methods, so
     that the strength of a method that wins all games is finite. Missing scores are games that were not played. The
-    interval is a bootstrap over tasks.
+    interval is Student's, with the standard error of the jackknife, which leaves out each task in turn.
     """
-    num, num_tasks = len(table.methods), len(table.tasks)
     has_score_TM = table.num_seeds_TM > 0
     played_TM = has_score_TM & (has_score_TM.sum(axis=1, keepdims=True) > 1)
-
-    def games(means: Floats) -> Floats:
-        present = np.isfinite(means)
-        both = present[..., :, None] & present[..., None, :]
-        return np.where(both, beaten(means), 0.0).reshape(*means.shape[:-1], num**2)
-
-    wins_MM = games(table.means_TM).sum(axis=0).reshape(num, num)
-    resampled = resample(table, games) * num_tasks
-    known = not np.isnan(resampled).any()
-    of_resamples = strengths(resampled.reshape(-1, num, num)) if known and num else resampled[:, :num]
-    low, high = interval(table, of_resamples)
-    columns = {"value": strengths(wins_MM[None])[0], "low": low, "high": high}
-    alone = ~played_TM.any(axis=0)
+    both_TMM = played_TM[:, :, None] & played_TM[:, None, :]
+    wins_TMM = np.where(both_TMM, beaten(table.means_TM), 0.0)[played_TM.any(axis=1)]
+    num, wins_MM = len(wins_TMM), wins_TMM.sum(axis=0)
+    value, left_out_TM = np.split(strengths(np.concatenate([wins_MM[None], wins_MM - wins_TMM])), [1])
+    _, low, high = student(num * value - (num - 1) * left_out_TM)  # of the jackknife's pseudo-values
+    half, alone = (high - low) / 2, ~played_TM.any(axis=0)
+    columns = {"value": value[0], "low": value[0] - half, "high": value[0] + half}
     defined = {name: np.where(alone, np.nan, values) for name, values in columns.items()}
     return table.by_method(**defined, num_tasks=played_TM.sum(axis=0))
 

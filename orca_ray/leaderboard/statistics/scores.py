@@ -10,7 +10,7 @@ from scipy import special
 
 from orca_ray.errors import lookup
 from orca_ray.leaderboard.statistics.intervals import MIN_TASKS
-from orca_ray.leaderboard.statistics.paired import LogScores, ratio_over_tasks
+from orca_ray.leaderboard.statistics.paired import LogScores
 from orca_ray.leaderboard.statistics.ranks import ranks
 from orca_ray.leaderboard.statistics.table import Floats, ScoreTable, Statistic
 
@@ -41,10 +41,10 @@ def score(table: ScoreTable) -> pd.DataFrame:
 def improvement(table: ScoreTable, *, baseline: str | None = None) -> pd.DataFrame:
     """Score relative to that of a baseline method: the geometric mean over tasks of the ratio; below 1 is better.
 
-    It uses the tasks on which every method has a score. The interval is a bootstrap over tasks; for fewer than five
-    tasks it is two standard errors wide on either side, computed from the deviation over seeds of log scores. Means
-    are raised to at least half of the task's smallest positive score. The baseline is by default the method with the
-    highest mean rank.
+    It uses the tasks on which every method has a score. The interval is Student's, of the logarithms; for fewer than
+    five tasks its error comes from the deviation over seeds of log scores. Means are raised to at least half of the
+    task's smallest positive score. The baseline is by default the method with the highest mean rank: it is chosen by
+    these scores, so the ratios to it are too low by chance, and their intervals do not allow for that.
 
     Raises:
         UserError: there is no method ``baseline``.
@@ -57,9 +57,8 @@ def improvement(table: ScoreTable, *, baseline: str | None = None) -> pd.DataFra
     baseline = baseline or max(mean_ranks, key=mean_ranks.__getitem__)
     lookup("method", baseline, mean_ranks)
     logs = LogScores.of(common)
-    pairs = (logs.paired(method, baseline) for method in table.methods)
-    ratios = [ratio_over_tasks(each, errors, bootstrap=num >= MIN_TASKS) for _, each, errors in pairs]
-    value, low, high = zip(*ratios, strict=True)
+    ratios = [logs.paired(method, baseline).ratio(over_tasks=num >= MIN_TASKS) for method in table.methods]
+    value, low, high, _ = zip(*ratios, strict=True)
     return table.by_method(value=value, low=low, high=high, num_tasks=num, baseline=baseline)
 
 

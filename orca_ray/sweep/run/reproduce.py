@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from statistics import stdev
+from statistics import mean, stdev
 from typing import Any
 
 import torch
+from scipy import special
 
 from orca_ray.data.prepared import PAPER
 from orca_ray.errors import UserError
@@ -27,9 +28,6 @@ from orca_ray.tasks.registry import get_task
 
 ENVIRONMENT = ("version", "torch_version", "metric_version", "device", "processor", "node")
 """Columns about software and hardware, which may explain a difference of results but do not count as one."""
-WIDTH = 2 * math.sqrt(2)
-"""Scores of a trial that is not deterministic agree within this many standard deviations of the scores of its seeds.
-The difference of two independent scores has √2 deviations; twice that holds for about 95 % of them."""
 _REPLACED_SOURCE = re.compile(r"stands in for the paper's source: 'orca-sweep data fetch (\S+)'")
 
 
@@ -62,8 +60,8 @@ def find_record(store: ResultsStore, key: str, sweep: str | None = None) -> Reco
 def reproduce(record: Record, store: ResultsStore, model: Path | None = None) -> Comparison:
     """Run the trial of ``record`` in this process and compare the results; the alignment is computed, not reused.
 
-    Scores agree if they are equal bit for bit or, unless the trial is deterministic, if they differ by at most `WIDTH`
-    standard deviations of the scores of its seeds in ``store``. ``model``: directory that the model is written to.
+    Scores agree if they are equal bit for bit or, unless the trial is deterministic, if the new one is where the scores
+    of its seeds in ``store`` say that 95 % of new seeds are. ``model``: directory that the model is written to.
 
     Raises UserError if the record has no score, if its configuration is not one of this version, or if data, method,
     body or source are missing here or not the same.
@@ -158,7 +156,8 @@ def _scores_of_seeds(record: Record, store: ResultsStore) -> list[float]:
 def _within_spread(old: float | None, new: float | None, seeds: Sequence[float]) -> tuple[bool, str]:
     if len(seeds) < 2:
         return old == new, "with the score of one seed alone, nothing is known of its spread: scores must be equal"
-    spread = stdev(seeds)
-    allowed = WIDTH * spread
-    rule = f"scores may differ by 2√2 standard deviations of {len(seeds)} seeds, which is {allowed:.3g}"
-    return old is not None and new is not None and abs(new - old) <= allowed, rule
+    # Student's prediction interval: with few seeds, the standard deviation of the scores is uncertain, too.
+    factor = float(special.stdtrit(len(seeds) - 1, 0.975)) * math.sqrt(1 + 1 / len(seeds))
+    centre, allowed = mean(seeds), factor * stdev(seeds)
+    rule = f"scores agree within {allowed:.3g} of {centre:.4g}: there, {len(seeds)} seeds say, 95 % of new scores are"
+    return old == new or (new is not None and abs(new - centre) <= allowed), rule

@@ -3,6 +3,7 @@ import { plainTable, figure, h } from "../dom.js";
 import { forest } from "../forest.js";
 import * as format from "../format.js";
 import { intervalText, sentence } from "../questions.js";
+import { LEVEL } from "../statistics.js";
 
 export function effectsView(board) {
   const answers = board.results.answers;
@@ -10,8 +11,8 @@ export function effectsView(board) {
   return [
     h("h2", { tabindex: -1 }, "What helped"),
     h("p.note", {}, "Scores of two methods are paired by task; a ratio below 1 means that the first has the lower, better score. ",
-      "Filled, and helped or did harm in words: the 95 % interval excludes 1. It is not adjusted for the number of questions; the verdicts under Differences are, for the number of pairs, so they may call the same two methods not separable. ",
-      board.spread && "On one task the interval is two standard errors over seeds wide on either side. ", board.whole ? "Over all tasks it is a bootstrap over tasks." : "Over all chosen tasks it is Student's, of the logarithms of the ratios."),
+      "Filled: the 95 % interval excludes 1. Helped or did harm in words: at the 5 % level over all questions, and on single tasks over all tasks of the question (Holm). The verdicts under Differences are adjusted for the number of pairs, so they may call the same two methods not separable. ",
+      "Intervals are Student's, of the logarithms of the ratios", board.spread && ": over all tasks from their deviation over tasks, on one task from the noise over seeds, for this test set", "."),
     answers.some(({ name }) => name !== "searching") && h("p.note", {}, "Each method has its own scored configuration, so learning rates may differ, too: these answers compare methods, not the stage alone. For the stage alone, see the effects of a grid sweep."),
     answers.length || effects ? null : h("p", {}, "This board has no pair of methods that differ in just aligning, pretraining, the body or searching."),
     [...Map.groupBy(answers, (answer) => (answer.name === "searching" ? answer.name : `${answer.name} ${answer.subject}`)).values()].map((group) => question(board, ...group)),
@@ -25,20 +26,15 @@ function question(board, answer, ...further) {
   const rows = Object.entries(answer.tasks).map(([task, ratio]) => ({ label: board.label(task), ...ratio })).sort((a, b) => a.value - b.value);
   rows.push({ label: format.all(answer.pairs, "task"), ...answer.ratio, whole: true }, ...further.map((each) => ({ label: `${each.subject}, all`, ...each.ratio, whole: true })));
   return figure({
-    title: `${answer.question}${answer.subject ? ` (${answer.subject})` : ""}`, note: [sentence(board, answer), caution(board, answer), answer.name === "searching" && covered(board, answer)],
+    title: `${answer.question}${answer.subject ? ` (${answer.subject})` : ""}`, note: [sentence(board, answer), caution(answer), answer.name === "searching" && covered(board, answer)],
     chart: forest(rows, { label: `score of ${answer.method} relative to ${answer.reference}`, better: `${answer.method} better`, worse: `${answer.reference} better` }),
     head: ["Task", "Ratio", "95 % interval"],
-    rows: rows.map((row) => [row.label, format.short(row.value, 3), intervalText(row, answer.name, row.whole)]),
+    rows: rows.map((row) => [row.label, format.short(row.value, 3), intervalText(row, answer.name)]),
   });
 }
 
-/** What the interval of a clear answer does not say. */
-function caution(board, { name, method, reference, ratio: { low, high } }) {
-  if (!Number.isFinite(low) || (low <= 1 && high >= 1)) return "";
-  const found = name === "searching" ? null : board.results.verdict[method]?.[reference];
-  const apart = found && !found.separable ? `: with it, ${method} and ${reference} are not separable (see Differences)` : "";
-  return ` The interval is for this one question, without correction for many comparisons${apart}.`;
-}
+/** That an interval that excludes 1 is no clear answer, because it is not adjusted. */
+const caution = ({ ratio: { low, high, adjusted_p: p } }) => (p > LEVEL && (low > 1 || high < 1) ? " The interval is for this one question; with correction for all questions the effect is not clear." : "");
 
 /** Which of the chosen tasks the question about searching covers. */
 function covered(board, { tasks }) {

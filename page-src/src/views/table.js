@@ -4,7 +4,7 @@ import * as format from "../format.js";
 import { mark } from "../marks.js";
 import { link, place } from "../state.js";
 import { brief } from "../brief.js";
-import { publishedTables, sourceFlags } from "../published.js";
+import { publishedNames, publishedTables, sourceFlags } from "../published.js";
 import { mean } from "../statistics.js";
 
 export function tableView(board) {
@@ -17,7 +17,7 @@ export function tableView(board) {
   const rows = sorted([...ownRows(board), ...publishedRows(board)], options.get("sort") ?? "rank");
   const foundRows = rows.filter((row) => visible(row.name));
   const shown = query && foundRows.length ? foundRows : rows;
-  const none = query && !foundTasks.length && !foundRows.length;
+  const none = query && !foundTasks.length && !foundRows.length && !publishedNames(board).some(visible);
   return [
     h("h2", { tabindex: -1 }, "Scores"),
     brief(board),
@@ -27,17 +27,17 @@ export function tableView(board) {
       none && h("span.muted", { role: "status" }, "No method or task has this name.")),
     board.tasks.length ? boardTable(board, shown, tasks) : null,
     board.tasks.length > 0 && h("p.note", {}, `Bold: best score of the task${board.beside.length ? " among the methods that ran here" : ""}. Shade: the closer to the best, the stronger. `,
-      board.spread && "± is the standard deviation over seeds. ", (board.common.length < board.tasks.length || board.scored.length < board.methods.length) && "A dash is a missing score: it is never averaged over. ", board.spread ? "Each mean leads to the trial of its first seed, which leads to those of the others." : "Each score leads to its trial."),
+      board.scored.length > 1 && "≈: not separable from the best of the task by noise over seeds, or from the first by mean rank, at the 5 % level over all pairs. ", board.spread && "± is the standard deviation over seeds. ", (board.common.length < board.tasks.length || board.scored.length < board.methods.length) && "A dash is a missing score: it is never averaged over. ", board.spread ? "Each mean leads to the trial of its first seed, which leads to those of the others." : "Each score leads to its trial."),
     methodList(board),
     statistics(board),
-    publishedTables(board),
+    publishedTables(board, visible),
     notices(board),
   ];
 }
 
 /** What each method is, and where a guard decided against aligning. */
 function methodList(board) {
-  const declined = (method) => board.tasks.filter((task) => board.cell(task, method).rows.some(({ record }) => record?.align_chosen === 0));
+  const declined = (method) => board.tasks.filter((task) => board.cell(task, method).n && board.cell(task, method).rows.every(({ record }) => record?.align_chosen === 0));
   const title = new Map(board.data.methods.map((method) => [method.name, method.title]));
   const lines = board.methods.map((method) => {
     const tasks = declined(method).map((task) => board.label(task));
@@ -79,15 +79,16 @@ function sorted(rows, sort) {
 
 function boardTable(board, rows, tasks) {
   const best = new Map(tasks.map((task) => [task, board.cell(task, board.best(task)[0]).mean]));
+  const tied = new Map(tasks.map((task) => [task, board.tied(task)]));
   const metric = (task) => h("a.metric", { href: link("task", task), title: board.task(task).definition_text || board.task(task).metric }, `${board.metric(task)} ↓`);
   const head = h("tr", {}, heading("sort", "method", "Method"), heading("sort", "rank", "Mean rank", { below: h("span.metric", {}, "95 % interval"), first: "rank" }),
     tasks.map((task) => heading("sort", task, board.label(task), { below: metric(task) })),
     heading("sort", "cost", "Time", { below: h("span.metric", {}, "wall, a trial") }));
   const body = rows.map((row) => h(row.published ? "tr.published" : "tr", {},
     h(short(row.name), { scope: "row" }, row.method ? [mark(row.method), "\u00a0"] : "", row.name, row.published && [" ", sourceFlags(row.published)]),
-    h("td", {}, Number.isNaN(row.rankValue) ? format.MISSING : format.short(row.rankValue),
+    h("td", {}, Number.isNaN(row.rankValue) ? format.MISSING : format.short(row.rankValue), board.tiedFirst(row.method) && TIED,
       Number.isFinite(row.rank?.low) && h("span.spread", {}, `${format.short(row.rank.low)} – ${format.short(row.rank.high)}`)),
-    tasks.map((task) => scoreCell(board, row, task, best.get(task))),
+    tasks.map((task) => scoreCell(board, row, task, best.get(task), tied.get(task))),
     h("td", {}, format.duration(row.cost))));
   return h("div.scroll", { tabindex: 0, role: "region", "aria-label": "scores" },
     h("table.board", {}, h("thead", {}, head), h("tbody", {}, body)));
@@ -96,12 +97,15 @@ function boardTable(board, rows, tasks) {
 /** Heading of a row; a short name is not broken. @param {string} name */
 const short = (name) => (name.length <= 16 ? "th.short" : "th");
 
-function scoreCell(board, row, task, best) {
+/** Mark of a method that is not separable from the best. */
+const TIED = " ≈";
+
+function scoreCell(board, row, task, best, tied) {
   const cell = row.cell(task);
   if (!cell.n) return missingCell(board, row, task);
   const spread = Number.isFinite(cell.std) ? `± ${format.score(cell.std)}` : "";
   const fewer = !row.published && cell.n < board.data.seeds.length ? ` n=${cell.n}` : "";
-  const text = [format.score(cell.mean), (spread || fewer) && h("span.spread", {}, spread, fewer)];
+  const text = [format.score(cell.mean), !row.published && cell.mean !== best && tied.has(row.method) && TIED, (spread || fewer) && h("span.spread", {}, spread, fewer)];
   if (row.published) return h("td", { title: [cell.row.source, cell.row.note].filter(Boolean).join(": ") }, text);
   const near = best > 0 ? Math.max(0, 1 - Math.log2(cell.mean / best)) : Number(cell.mean === best);
   return h(cell.mean === best ? "td.best" : "td", { style: `--near:${near.toFixed(3)}` }, h("a", { href: link("record", cell.rows[0].record?.key ?? ""), title: opens(cell) }, text));

@@ -225,6 +225,24 @@ def test_a_record_has_its_pictures_and_a_damaged_one_leaves_it_whole(open_page: 
     assert "refine.learning_rate" in page.inner_text("main")
 
 
+def test_a_page_of_published_scores_counts_and_searches_them(open_page: Open) -> None:
+    page = open_page("/table?search=mona", published())
+    assert "published scores of 8 tasks, 12 methods" in page.inner_text("header")
+    assert methods(page) == ["MoNA secondary"]
+
+
+def test_numbers_are_rounded_as_python_rounds(open_page: Open) -> None:
+    values = [2.125, 2.375, -0.625, 0.005, 2.675, 1e-9, 1234.5, 0.0]
+    found = open_page().evaluate("values => values.map((each) => orca.format.fixed(each, 2))", values)
+    assert found == [f"{each:.2f}" for each in values]
+
+
+def test_a_guard_that_aligned_with_one_seed_did_not_choose_not_to(open_page: Open) -> None:
+    seeds = [replace(make_record(f"g{n}", method="orca_guarded", seed=n), align_chosen=n) for n in (0, 1)]
+    assert "chose not to align" not in open_page("/table", page_of(seeds)).inner_text("main")
+    assert "chose not to align" in open_page("/table", page_of(seeds[:1])).inner_text("main")
+
+
 FILE = Path(__file__).with_name("texts.json")
 TEXTS, GO = (Path(__file__).with_name(name).read_text() for name in ("texts.js", "go.js"))
 

@@ -1,7 +1,6 @@
-"""The page's numbers are Python's, but for intervals over a choice of tasks, which are Student's."""
+"""The page's numbers are Python's, of every choice of tasks and methods."""
 
 import itertools
-import math
 import random
 from collections.abc import Mapping
 from typing import Any, get_args
@@ -9,13 +8,10 @@ from typing import Any, get_args
 import numpy as np
 import pandas as pd
 import pytest
-import scipy.stats
 
 from orca_ray.leaderboard.statistics import ScoreTable, all_statistics
 from orca_ray.leaderboard.statistics.paired import LogScores, answers, gains
-from orca_ray.leaderboard.statistics.ranks import ranks, shared_wins
 from orca_ray.leaderboard.statistics.scores import Over, pareto
-from orca_ray.leaderboard.statistics.table import Floats
 from tests.leaderboard.page.conftest import Open
 
 pytestmark = pytest.mark.slow
@@ -52,40 +48,26 @@ def same(ours: Any, theirs: Any) -> bool:
     return bool(theirs == (pytest.approx(ours, rel=1e-9, abs=1e-9, nan_ok=True) if isinstance(ours, float) else ours))
 
 
-def student(values: Floats) -> tuple[float, float, float]:
-    """Return the mean of values with Student's interval."""
-    if len(values) < 5:
-        return float(values.mean()) if len(values) else math.nan, math.nan, math.nan
-    half = scipy.stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
-    return float(values.mean()), float(values.mean() - half), float(values.mean() + half)
-
-
 def expected(table: ScoreTable) -> dict[str, Any]:
     """Return what the page shall compute of a subset."""
-    num, logs = len(table.common.tasks), LogScores.of(table)
-    improvement = all_statistics()["improvement"].compute(table)[["value", "baseline"] if num else ["value"]]
-    found: dict[str, Any] = {"mean_rank": {}, "wins": {}, "improvement": improvement.to_dict("index"), "verdict": {}}
-    ranks_TM, wins_TM = ranks(table.common.means_TM), num * shared_wins(table.common.means_TM)
-    for name, values_TM, bounds in (("mean_rank", ranks_TM, (1, len(table.methods))), ("wins", wins_TM, (0, num))):
-        for m, method in enumerate(table.methods):
-            value, *ends = student(values_TM[:, m])
-            low, high = (float(each) for each in np.clip(ends, *bounds))
-            found[name][method] = {"value": value, "low": low, "high": high}
+    computed = {name: all_statistics()[name].compute(table) for name in ("mean_rank", "wins", "improvement")}
+    found: dict[str, Any] = {name: each[["value", "low", "high"]].to_dict("index") for name, each in computed.items()}
     verdicts = all_statistics()["verdict"].compute(table).drop(columns=["more_tasks", "more_seeds"])
+    found["verdict"] = {}
     for method, other in itertools.permutations(table.methods, 2):
-        row = verdicts.loc[[(method, other)]].to_dict("records")[0]
-        _, of_pair, _ = logs.paired(method, other)
-        if len(of_pair) >= 5:
-            row["low"], row["high"] = (math.exp(each) for each in student(of_pair)[1:])
-        found["verdict"].setdefault(method, {})[other] = row
+        found["verdict"].setdefault(method, {})[other] = verdicts.loc[[(method, other)]].to_dict("records")[0]
     return found
 
 
 def in_page(page: Any, table: ScoreTable, program: str, *more: Any) -> Any:
     """Return the value of a JavaScript expression of ``table``, the page's score table, and of ``more``."""
     scores_TMS = [[[s for s in cell if s == s] for cell in row] for row in table.scores_TMS.tolist()]
-    make = "([tasks, methods, scores, more]) => { const table = new orca.statistics.ScoreTable(tasks, methods, scores);"
-    return page.evaluate(f"{make} return {program}; }}", [table.tasks, table.methods, scores_TMS, more])
+    logs = LogScores.of(table)
+    variances = [[each if each == each else None for each in row] for row in logs.variances_TM.tolist()]
+    noise = {"prior": logs.prior, "most": logs.freedom_TM.sum(axis=1).tolist(), "variances": variances}
+    make = "([tasks, methods, scores, noise, more]) => {"
+    make += " const table = new orca.statistics.ScoreTable(tasks, methods, scores, noise);"
+    return page.evaluate(f"{make} return {program}; }}", [table.tasks, table.methods, scores_TMS, noise, more])
 
 
 def test_statistics_of_subsets_are_pythons(open_page: Open) -> None:
@@ -110,7 +92,7 @@ def test_answers_are_pythons(open_page: Open) -> None:
             compared = each.comparison
             method, reference = (" ".join(side.values()) for side in (compared.levels, compared.reference))
             asked.append({"name": each.name, "subject": each.subject, "method": method, "reference": reference})
-            ratio = compared.ratio._asdict() if compared.pairs < 5 else {"value": compared.ratio.value}
+            ratio = compared.ratio._asdict() | {"adjusted_p": each.adjusted_p}
             on_tasks = {task: found._asdict() for task, found in compared.tasks.items()}
             ours += [{"tasks": on_tasks, "pairs": compared.pairs, "ratio": ratio}] if compared.pairs else []
         given = {"questions": asked, "gains": gains(trials).to_dict("records")}

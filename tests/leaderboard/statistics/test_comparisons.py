@@ -10,18 +10,13 @@ import scipy.stats
 
 from orca_ray.errors import UserError
 from orca_ray.leaderboard.statistics import ScoreTable, all_statistics, get_statistic
-from orca_ray.leaderboard.statistics.intervals import (
-    MIN_TASKS,
-    indices,
-    mean_over_tasks,
-    tail,
-)
-from orca_ray.leaderboard.statistics.paired import QuestionAnswer, answers
+from orca_ray.leaderboard.statistics.intervals import binomial, moderated, student
+from orca_ray.leaderboard.statistics.paired import LogScores, QuestionAnswer, answers, holm
 from orca_ray.leaderboard.statistics.ranks import strengths
 from orca_ray.leaderboard.statistics.scores import groups, importance, kruskal_wallis, pareto_front
-from orca_ray.leaderboard.statistics.verdict import holm, smallest_p
+from orca_ray.leaderboard.statistics.verdict import needed
 from orca_ray.testing import StatisticSuite
-from orca_ray.testing.scores import compute, random_table, table
+from orca_ray.testing.scores import compute, table
 
 SAMPLE = ("bradley_terry", "mean_rank", "verdict")
 
@@ -144,31 +139,23 @@ class TestVerdict:
         assert math.isnan(pair(compute("verdict", table({"t": {"a": 1, "b": 2}})))["p"])
         found = pair(compute("verdict", ratios(0.5, 0.5, spread=0.1)))
         # Log scores have the variance 0.02, means of two 0.01, a log ratio 0.02, and the mean of two of those 0.01.
-        assert found["p"] == pytest.approx(2 * scipy.stats.t.sf(math.log(2) / 0.1, 4))
+        assert found["p"] == pytest.approx(2 * scipy.stats.t.sf(math.log(2) / 0.1, 4), rel=1e-6)
 
-    def test_as_many_tasks_as_advised_separate(self) -> None:
-        """Log ratios of 16 tasks with mean 0.1 and deviation 0.3; with those added, four of five tests succeed."""
-        quantiles = scipy.stats.norm.ppf((np.arange(16) + 0.5) / 16)
-        logs = -0.1 + 0.3 * quantiles / quantiles.std(ddof=1)
-        more = pair(compute("verdict", ratios(*np.exp(logs))))["more_tasks"]
-        samples = np.random.default_rng(0).normal(-0.1, 0.3, (4000, 16 + int(more)))
-        assert (scipy.stats.ttest_1samp(samples, 0, axis=1).pvalue <= 0.05).mean() == pytest.approx(0.8, abs=0.03)
+    def test_as_many_seeds_as_advised_separate(self) -> None:
+        """Eight tasks leave 7 degrees of freedom, however many seeds there are."""
+        logs = -0.04 + 0.055 * np.tile([1.0, -1.0], 4)
+        more = pair(compute("verdict", ratios(*np.exp(logs), spread=0.1)))["more_seeds"]
+        noise = 2 * 0.1**2  # variance of the log ratio of means over two seeds
+        samples = np.random.default_rng(0).normal(-0.04, math.sqrt(noise * 2 / (2 + more)), (4000, 8))
+        assert (scipy.stats.ttest_1samp(samples, 0, axis=1).pvalue <= 0.05).mean() == pytest.approx(0.8, abs=0.05)
 
-    def test_as_many_seeds_as_advised_separate_whatever_other_methods_do(self) -> None:
-        """With so many seeds, the variance of the mean log ratio is small enough for a power of 80 %."""
-        logs = -0.03 + 0.08 * np.tile([1.0, -1.0], 8)
-        close = ratios(*np.exp(logs), spread=0.055)
-        found = pair(compute("verdict", close))
-        noise = 2 * 0.055**2  # variance of the log ratio of means over two seeds
-        between = logs.var(ddof=1) - noise
-        needed = ((scipy.stats.norm.ppf(0.975) + scipy.stats.norm.ppf(0.8)) / 0.03) ** 2
-        enough = [(between + noise * 2 / (seeds + found["more_seeds"])) / 16 <= 1 / needed for seeds in (1, 2)]
-        assert enough == [False, True]
-        # The pair has the largest p-value, so Holm's last step tests it at the whole level beside other methods.
-        noisy = close[close["method"] == "a"].assign(score=lambda rows: rows["score"] * 1.3 ** (-1.0) ** rows["seed"])
-        others = [noisy.assign(method=name, score=factor * noisy["score"]) for name, factor in (("c", 9), ("d", 81))]
-        beside = pair(compute("verdict", pd.concat([close, *others])))
-        assert [beside[name] for name in ("more_tasks", "more_seeds")] == [found["more_tasks"], found["more_seeds"]]
+    @pytest.mark.parametrize(("freedom", "level"), [(4, 0.05), (7, 0.05), (7, 0.05 / 120), (39, 0.01)])
+    def test_what_is_needed_is_found_in_four_of_five_samples(self, freedom: int, level: float) -> None:
+        random = np.random.default_rng(0)
+        samples = random.normal(needed(freedom, level), 1, 40_000) / np.sqrt(
+            random.chisquare(freedom, 40_000) / freedom
+        )
+        assert (2 * scipy.stats.t.sf(samples, freedom) <= level).mean() == pytest.approx(0.8, abs=0.01)
 
 
 class TestQuestions:
@@ -181,11 +168,12 @@ class TestQuestions:
         cells = {f"t{n}": {"orca": 0.5, "nft": 1.0, "scratch": 1.0 if n % 2 else 1.1} for n in range(6)}
         found = self.found(table({**cells, "u": {"orca": 0.1}}))
         aligning, pretraining = found["aligning", ""], found["pretraining", ""]
-        assert aligning.comparison.ratio == pytest.approx((0.5, 0.5, 0.5))
+        assert aligning.comparison.ratio == pytest.approx((0.5, 0.5, 0.5, 0))
         assert (aligning.comparison.pairs, aligning.comparison.planned) == (6, 7)
         assert aligning.comparison.tasks["t0"].value == pytest.approx(0.5)
         assert (
-            aligning.sentence == "Did aligning help? Yes: the ratio of orca to nft is 0.50 [0.50, 0.50] over 6 tasks."
+            aligning.sentence
+            == "Did aligning help? Yes: the ratio of orca to nft is 0.50 [0.50, 0.50] over 6 tasks, adjusted p = 0."
         )
         assert pretraining.comparison.ratio.value == pytest.approx(1.1**-0.5)
         several = {"t": {"orca (x)": [1.0, 1.1], "nft (x)": [2.0, 2.2], "orca (y)": 1.0, "nft": 3.0}}
@@ -205,6 +193,18 @@ class TestQuestions:
         values = {subject: each.comparison.ratio.value for (_, subject), each in found.items()}
         assert values == pytest.approx({"": math.sqrt(0.5), "orca": 0.5, "nft": 1.0})
         assert (found["searching", ""].comparison.pairs, found["searching", ""].comparison.planned) == (1, 2)
+        assert {each.answer for each in found.values()} == {"at most"}  # the winner cannot be worse than the first
+
+    def test_answers_hold_together(self) -> None:
+        """Eleven questions about equal methods: each p-value is multiplied by the number of those not answered yet."""
+        random = np.random.default_rng(4)
+        names = ["orca", "orca_guarded", "joint", "pare", "mona", "recraft", "nft", "scratch", "no_body", "cnn"]
+        cells = {f"t{n}": {name: math.exp(random.normal(0, 0.1)) for name in names} for n in range(8)}
+        found = answers(table(cells))
+        own = np.array([each.comparison.ratio.p for each in found])
+        assert [each.adjusted_p for each in found] == holm(own).tolist()
+        assert own.min() < 0.05 < holm(own).min()
+        assert {each.answer for each in found} == {"no clear effect"}
 
 
 BY_HAND = table(
@@ -242,33 +242,40 @@ def test_scores_are_packed_in_the_order_of_seeds() -> None:
         ScoreTable.of(BY_HAND.assign(score=np.inf))
 
 
-def test_draws_are_uniform_and_independent() -> None:
-    counts = np.zeros((5, 5))
-    np.add.at(counts, tuple(indices((20_000, 2), 5).T), 1)
-    assert scipy.stats.chisquare(counts.ravel()).pvalue > 0.01
+class TestIntervals:
+    def test_student_and_clopper_and_pearson(self) -> None:
+        values = np.random.default_rng(0).normal(size=(7, 2))
+        expected = [scipy.stats.ttest_1samp(values[:, x], 0).confidence_interval() for x in (0, 1)]
+        np.testing.assert_allclose(np.transpose(student(values)[1:]), expected)
+        assert np.isnan(student(values[:4])[1:]).all()
+        exact = [scipy.stats.binomtest(k, 8).proportion_ci() for k in range(9)]
+        np.testing.assert_allclose(np.transpose(binomial(np.arange(9.0), 8)), exact, atol=1e-12)
+
+    def test_variances_are_moderated_as_far_as_they_are_alike(self) -> None:
+        random, freedom = np.random.default_rng(2), np.full((20, 6), 2.0)
+        chance, units = random.chisquare(2, (20, 6)), np.exp(random.normal(size=(20, 1)))
+        alike, prior = moderated(units * chance, freedom)
+        assert prior > 30
+        np.testing.assert_allclose(alike, np.tile(units * chance.mean(axis=1, keepdims=True) / 2, 6), rtol=0.2)
+        squares = units * chance * 4 / random.chisquare(4, (20, 6))
+        mixed, found = moderated(squares, freedom)
+        assert 2 < found < 8
+        mean = squares.mean(axis=1, keepdims=True) / 2
+        np.testing.assert_allclose(mixed, (found * mean + squares) / (found + 2))
+        assert moderated(np.zeros((2, 3)), np.full((2, 3), 2.0))[0].tolist() == [[0, 0, 0]] * 2
+        assert np.isnan(moderated(np.zeros((1, 2)), np.zeros((1, 2)))[0]).all()
+
+    def test_methods_that_are_not_separable_from_the_best(self) -> None:
+        """Of three methods with deviations of 0.1, the second is as good as the best, and the third 2.7 times worse."""
+        cells = {m: np.exp(mean + np.array([-0.1, 0, 0.1])) for m, mean in (("a", 0.0), ("b", 0.02), ("c", 1.0))}
+        assert LogScores.of(ScoreTable.of(table({"t": cells, "u": {"a": 1}}))).tied_TM.tolist() == [
+            [False, True, False], [False] * 3,
+        ]  # fmt: skip
 
 
-def test_intervals_without_width_and_without_data() -> None:
-    value, low, high = mean_over_tasks(ScoreTable.of(table({"a": {"x": [1, 2, 3], "y": [5]}})), lambda means: means)
-    assert value.tolist() == [2, 5]
-    assert np.isnan([low, high]).all()  # one seed of few tasks
-    scores = ScoreTable.of(random_table(MIN_TASKS, 2, 1))
-    _, low, high = mean_over_tasks(scores, lambda means: np.full_like(means, 3.0))
-    assert low.tolist() == high.tolist() == [3, 3]
-    expected = scipy.stats.norm.cdf(-scipy.stats.t.ppf(0.975, 4) * math.sqrt(5 / 4))
-    assert tail(5, 4) == pytest.approx(expected, rel=1e-12)
-
-
-class TestManyPairs:
-    def test_holm(self) -> None:
-        assert holm(np.array([0.04, 0.01, math.nan, 0.03])) == pytest.approx([0.06, 0.03, math.nan, 0.06], nan_ok=True)
-        assert holm(np.array([0.6, 0.7])).tolist() == [1, 1]
-
-    @pytest.mark.parametrize("num_tasks", [1, 4, 10])
-    def test_a_test_of_ranks_needs_many_tasks(self, num_tasks: int) -> None:
-        pairs, one = 15, scipy.stats.wilcoxon(np.arange(1.0, num_tasks + 1), method="exact").pvalue
-        assert smallest_p(num_tasks, 6) == pytest.approx(min(1, pairs * one))
-        assert math.isnan(smallest_p(num_tasks, 1))
+def test_holm() -> None:
+    assert holm(np.array([0.04, 0.01, math.nan, 0.03])) == pytest.approx([0.06, 0.03, math.nan, 0.06], nan_ok=True)
+    assert holm(np.array([0.6, 0.7])).tolist() == [1, 1]
 
 
 class TestImportance:
