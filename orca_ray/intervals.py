@@ -40,14 +40,16 @@ class Interval:
         What both differ by beyond their noise is a bias of this one, and counts as noise of it (as the variance between
         studies does in a meta-analysis: DerSimonian and Laird, 1986).
         """
-        deviations = norm.ppf(0.5 + LEVEL / 2)
-        arms = np.array([(each.value - each.low, each.high - each.value) for each in (self, unbiased)])
-        squares = np.maximum(arms, _LEAST) ** 2
-        gap = deviations * (unbiased.value - self.value)
-        squares[0] += max(0.0, gap**2 - np.square(arms.mean(axis=1)).sum())
-        weights = 1 / squares.mean(axis=1)
-        value = float(np.average([self.value, unbiased.value], weights=weights))
-        below, above = np.sqrt(1 / (1 / squares).sum(axis=0))
+        both = (self, unbiased)
+        squares = np.square([(each.value - each.low, each.high - each.value) for each in both])
+        if not squares.any(axis=1).all():  # all resamples of one are equal, and say nothing of its noise
+            return self if squares[0].any() else unbiased
+        gap = norm.ppf(0.5 + LEVEL / 2) * (unbiased.value - self.value)
+        squares[0] += max(0.0, gap**2 - squares.max(axis=1).sum())
+        shares = 1 / squares.max(axis=1)
+        shares /= shares.sum()
+        value = float(shares @ [each.value for each in both])
+        below, above = np.sqrt(shares**2 @ squares)
         return Interval(value, max(value - float(below), min(self.low, unbiased.low, 0.0)), value + float(above))
 
     def __str__(self) -> str:

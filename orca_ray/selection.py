@@ -40,6 +40,9 @@ FEW_SAMPLES, USUAL = 100, ("minirocket_hydra", "minirocket", "hydra")
 """Up to so many samples, candidates within one standard error of the leader count as equal: a method that is usual for
 the kind of data becomes the leader, else the mean of all of them replaces the leader. Resamples of 36 and 60 series had
 0.87 and 0.96 of the leader's error by that."""
+SERIES = "time series"
+LEAST_POOLED = 20
+"""Number of held-out samples from which their score counts for the expected one."""
 LEAST_COMMON = 100
 """Number of samples from which an ensemble may be selected on the folds that the best two methods have in common."""
 
@@ -204,7 +207,7 @@ class Judge:
         The selection adds, with replacement, the candidate that improves the out-of-fold score the most (Caruana et
         al., 2004, "Ensemble selection from libraries of models").
         """
-        if self._few and self.leader.method in USUAL:
+        if self._few and self.leader.method in USUAL and self._task.domain == SERIES:
             return None
         folds = set(self.leader.records)
         if self._data.folds is not None:  # one division covers all samples
@@ -248,7 +251,7 @@ class Judge:
         known = len(self._data.train) + len(self._data.validation)
         count = known / len(self._data.validation) if self._data.folds is None else int(self._data.folds[0].max())
         found = choice.score.widened(math.sqrt(1 + min(choice.judged.num_folds, count) / (count - 1)))
-        if outer is not None:
+        if outer is not None and len(self._data.test) >= LEAST_POOLED:
             found = found.pooled(outer)
         last = [self.final.get((each.method, each.values)) for each, _ in choice.parts]
         if any(record is not None and START in json.loads(record.hyperparameters) for record in last):
@@ -270,19 +273,18 @@ class Judge:
         able = [each for each in self.ranked if each.whole]
         if not self._few:
             return able[:1]
-        division = {0} if self._data.folds is None else {*range(1, int(self._data.folds[0].max()) + 1)}
-        able = [each for each in able if division <= each.records.keys()] or able
-        able = [each for each in able if able[0].records.keys() <= each.records.keys()][:MOST_CANDIDATES]
+        wanted = {0} if self._data.folds is None else {*range(1, int(self._data.folds[0].max()) + 1)}
+        complete = [each for each in able if wanted <= each.records.keys()]
+        able = (complete or [each for each in able if able[0].records.keys() <= each.records.keys()])[:MOST_CANDIDATES]
         judged = self.judged(*able)
         losses = [judged.losses(each) for each in judged.predictions]
-        over = [np.ones(2) if own is None or losses[0] is None else own - losses[0] for own in losses]
-        tied = [
-            candidate
-            for candidate, own in zip(able, over, strict=True)
-            if candidate is able[0] or np.mean(own) < np.std(own, ddof=1) / math.sqrt(len(judged.y))
-        ]
-        usual = [each for method in USUAL for each in tied if each.method == method]
-        return usual[:1] or tied
+        if (best := losses[0]) is None:
+            return able[:1]
+        over = [np.asarray(own) - best for own in losses]
+        tied = [number for number, own in enumerate(over) if own.mean() <= own.std(ddof=1) / math.sqrt(len(own))]
+        names = USUAL if self._task.domain == SERIES else ()
+        usual = [able[number] for method in names for number in tied if able[number].method == method]
+        return usual[:1] or [able[0], *(able[number] for number in tied if over[number].any())]
 
     def held_out(self, choice: Choice) -> Interval | None:
         """Return the score of a chosen model's folds on the outer test split; None if there is none."""

@@ -346,6 +346,15 @@ def test_whole_chunks_pass(options: Any, tmp_path: Path) -> None:
     with h5py.File(tmp_path / "d.h5", "w") as file:
         for name, values in {"noise": noise, "zeros": np.zeros((90, 40)), "texts": np.array([b"a", b"bc"])}.items():
             check_chunks(tmp_path / "d.h5", name, file.create_dataset(name, data=values, chunks=True, **options))
+        words = file.create_dataset(
+            "words",
+            data=["walk", "run"],
+            chunks=True,
+            dtype=h5py.string_dtype(),
+            compression=options.get("compression"),
+        )
+        file.flush()
+        check_chunks(tmp_path / "d.h5", "words", words)
 
 
 @pytest.mark.parametrize("version", ["5", "7", "7.3"])

@@ -255,7 +255,7 @@ class BoostingStage(FittedStage):
         if epoch:
             if self._sums is None:  # the trees of the first epoch, or of all epochs before an interruption
                 blocks = feature_blocks(self._trial, np.arange(len(rows)), encoded=False)
-                self._sums = torch.cat([self._trees.sums(block[:, None].cpu()) for block in blocks])
+                self._sums = torch.cat([self._trees.sums(block[:, None]) for block in blocks]).cpu()
             else:
                 parts = (torch.split(each, self.batch_size) for each in (rows, self._sums))
                 self._sums = torch.cat(list(map(self._latest.sums, *parts)))

@@ -190,6 +190,8 @@ def resolve_spec(file: SweepFile, budget: str | None, overrides: Overrides) -> S
     optional = expand(file.baselines)
     for task, method in product(tasks, [each for each in methods if each not in optional]):
         check_unfit(method, get_task(task))
+    if all(get_method(method).problem(get_task(task)) for task, method in product(tasks, methods)):
+        check_unfit(methods[0], get_task(tasks[0]))
     if not (overrides.body or "").isprintable():
         raise UserError(f"--body must not contain control characters or line breaks, got {overrides.body!r}")
     if overrides.protocol is not None and overrides.protocol not in PROTOCOLS:

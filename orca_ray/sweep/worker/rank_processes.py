@@ -81,7 +81,9 @@ class RankProcesses:
         if isinstance(error, RankFailedError):
             return error
         if self._lost.wait(_WAIT_SECONDS if isinstance(error, RankLostError) else 0.0):
-            return RankFailedError(*_failure_of(self._processes[self._first_lost], self._connections[self._first_lost]))
+            found = list(map(_failure_of, self._processes, self._connections))
+            reported = [each for each in found if each[0] is not Status.LOST]  # other ranks may end before that one
+            return RankFailedError(*(reported or found[self._first_lost :])[0])
         return error
 
     def close(self) -> None:
