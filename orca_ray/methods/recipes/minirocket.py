@@ -95,7 +95,7 @@ def _stages(trial: "Trial") -> "list[Stage]":
     from orca_ray.methods.stages.fitted import RidgeStage
 
     validates = trial.hyperparameters.of(MiniRocketConfig).penalty == "validation"
-    return [RidgeStage(trial, leave_one_out=trial.method != "minirocket" or not validates)]
+    return [RidgeStage(trial, leave_one_out=trial.method == "hydra" or not validates)]
 
 
 def _operations(task: "Task", values: Mapping[str, Scalar]) -> float | None:
@@ -141,6 +141,6 @@ RECIPES = (
         name="minirocket_hydra", title="the features of `minirocket` and `hydra` together, and a linear model",
         reference="Dempster et al., Hydra, 2023, arXiv:2203.13652, and MiniRocket, 2021, arXiv:2012.08791",
         options=(MiniRocketConfig, HydraConfig, LinearConfig), network=partial(_network, body=_both),
-        operations=_operations_of_both,
+        operations=_operations_of_both, defaults={"minirocket.penalty": "leave_one_out"},
     ),
 )  # fmt: skip
