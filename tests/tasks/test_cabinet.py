@@ -108,3 +108,5 @@ def test_the_small_budget_is_small_and_baselines_run_where_they_can() -> None:
     assert fit["nft"] == fit["linear"] == set(spec.tasks)
     with pytest.raises(UserError, match="unet cannot adapt to pocket/"):
         load_spec("pocket", overrides=Overrides(methods=["unet"]))
+    with pytest.raises(UserError, match="unet cannot adapt to cabinet/german"):
+        load_spec("cabinet", overrides=Overrides(methods=["unet"], tasks=["german"]))

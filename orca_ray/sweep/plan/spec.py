@@ -6,6 +6,7 @@ holds their values, one data set per row, and ``reference_options.toml`` the opt
 """
 
 import csv
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from orca_ray.models.modality import get_modality, modality_of
 from orca_ray.results.record import PROTOCOLS
 from orca_ray.sweep.plan.schema import MAX_TRIALS, Budget, Dimension, Layer, ResourceRequest, Scalar, SweepFile
 from orca_ray.tasks.registry import get_benchmark, get_task, known_tasks
+
+logger = logging.getLogger(__name__)
 
 MAX_SEEDS = 9_999
 """Largest value of ``--seeds``, the number of confirm seeds."""
@@ -167,6 +170,12 @@ class SweepSpec:
         return chosen[-1] if chosen else self.file.bodies.get(declared.modality, declared.body)
 
 
+def _problem_of_all(method: str, tasks: Sequence[str]) -> str | None:
+    """Return why a method can adapt to none of several tasks; None if it can adapt to one."""
+    found = [get_method(method).problem(get_task(task)) for task in tasks]
+    return found[0] if all(found) else None
+
+
 def resolve_spec(file: SweepFile, budget: str | None, overrides: Overrides) -> SweepSpec:
     """Combine a sweep file with one of its budgets (None: the file's default) and with ``overrides``.
 
@@ -190,6 +199,9 @@ def resolve_spec(file: SweepFile, budget: str | None, overrides: Overrides) -> S
     optional = expand(file.baselines)
     for task, method in product(tasks, [each for each in methods if each not in optional]):
         check_unfit(method, get_task(task))
+    for method in sorted(set(optional) & set(methods)):
+        if reason := _problem_of_all(method, members):
+            logger.warning("%s is left out: %s", method, reason)
     if all(get_method(method).problem(get_task(task)) for task, method in product(tasks, methods)):
         check_unfit(methods[0], get_task(tasks[0]))
     if not (overrides.body or "").isprintable():
