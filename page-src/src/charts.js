@@ -1,7 +1,45 @@
-/** Charts: thin layers over Observable Plot with this page's colours, symbols and sizes. */
+/** Charts: thin layers over Observable Plot with this page's sizes, and a colour, symbol and dash for each method. */
 import * as Plot from "@observablehq/plot";
 import { h } from "./dom.js";
-import { colour, dash, icon, symbol } from "./marks.js";
+
+const NUM_COLOURS = 8;
+const SYMBOLS = ["circle", "square", "triangle", "diamond", "star", "cross", "wye", "hexagon"];
+const DASHES = ["", "6 3", "2 2", "8 3 2 3"];
+
+/** @type {Map<string, number>} */
+const positions = new Map();
+
+/** Give each method its place in the palette. @param {string[]} methods */
+export function assign(methods) {
+  methods.forEach((method, index) => positions.set(method, index));
+}
+
+const place = (method) => positions.get(method) ?? 6;
+
+/** @param {string} method */
+export const colour = (method) => `var(--c${place(method) % NUM_COLOURS})`;
+
+/** @param {string} method */
+export const symbol = (method) => SYMBOLS[(place(method) + Math.floor(place(method) / NUM_COLOURS)) % SYMBOLS.length];
+
+/** Lines are solid until the palette begins again. @param {string} method */
+export const dash = (method) => DASHES[Math.floor(place(method) / NUM_COLOURS) % DASHES.length];
+
+/** The method's symbol in its colour, to stand beside its name. @param {string} method */
+export function mark(method) {
+  const svg = icon(symbol(method), colour(method));
+  svg.setAttribute("class", "mark");
+  return svg;
+}
+
+/** A small picture of a symbol, in front of other marks. @param {string} name @param {string} fill */
+export function icon(name, fill, width = 14, behind = []) {
+  const dot = Plot.dot([0], { x: 0, y: 0, r: 4.6, symbol: name, fill });
+  const svg = Plot.plot({ width, height: 14, margin: 0, axis: null, x: { domain: [-1, 1] }, y: { domain: [-1, 1] }, className: "m", marks: [...behind, dot] });
+  svg.setAttribute("aria-hidden", "true");
+  svg.querySelector("style")?.remove();
+  return svg;
+}
 
 /** Width that a chart may take. @param {number} [columns] charts beside each other on a wide screen */
 export function chartWidth(columns = 1) {
@@ -70,9 +108,7 @@ export const coincidence = (points) => [...coinciding(points)].map(([method, oth
 
 /** One symbol for each point, with a tip. @param {object[]} points {x, y, method, title} @param {object} [options] */
 export function methodDots(points, options = {}) {
-  return [
-    Plot.dot(points, { x: "x", y: "y", r: 5, symbol: (point) => symbol(point.method), fill: (point) => colour(point.method), stroke: "var(--surface)", strokeWidth: 1, ...options }),
-  ];
+  return Plot.dot(points, { x: "x", y: "y", r: 5, symbol: (point) => symbol(point.method), fill: (point) => colour(point.method), stroke: "var(--surface)", strokeWidth: 1, ...options });
 }
 
 /** A tip at the point under the pointer. @param {object[]} points {x, y, title} */

@@ -2,10 +2,9 @@
 import * as Plot from "@observablehq/plot";
 import { rgb } from "d3-color";
 import { interpolateGreys, interpolateRdBu, interpolateViridis } from "d3-scale-chromatic";
-import { axes, chart, chartWidth } from "./charts.js";
+import { axes, chart, chartWidth, icon } from "./charts.js";
 import { h } from "./dom.js";
 import * as format from "./format.js";
-import { icon } from "./marks.js";
 
 const SHADES = { sequential: interpolateViridis, diverging: (t) => interpolateRdBu(1 - t), grey: (t) => interpolateGreys(1 - t) };
 const SYMBOLS = ["circle", "triangle", "square", "diamond"];

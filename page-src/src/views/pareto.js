@@ -1,6 +1,6 @@
 /** Score against cost, with the methods that no other one beats in both. */
 import * as Plot from "@observablehq/plot";
-import { axes, chart, legend, narrow, methodDots, places, tips } from "../charts.js";
+import { axes, chart, grid, legend, narrow, methodDots, places, tips } from "../charts.js";
 import { figure, h, select } from "../dom.js";
 import * as format from "../format.js";
 import { place } from "../state.js";
@@ -64,10 +64,10 @@ function draw(points, front, costTitle, label, tickFormat) {
     height: 380, marginRight: 30, marginTop: 24, inset: 22,
     x: { type: logarithmic ? "log" : "linear", label: `${costTitle} →`, nice: !logarithmic }, y: { label: `${label} ↓ better`, nice: true },
     marks: [
-      Plot.gridX({ stroke: "var(--line)", strokeOpacity: 1, ticks }),
+      Plot.gridX({ ...grid, ticks }),
       ...axes(logarithmic ? { places: ticks, text: tickFormat } : { ticks, tickFormat }, { ticks: 6 }),
       Plot.line(steps, { x: "x", y: "y", stroke: "var(--muted)", strokeDasharray: "4 3" }),
-      ...methodDots(points, { r: 7, fillOpacity: 1 }),
+      methodDots(points, { r: 7, fillOpacity: 1 }),
       tips(points),
     ],
     ariaLabel: `${label} against ${costTitle}`,

@@ -1,6 +1,6 @@
 /** Performance profiles. */
 import * as Plot from "@observablehq/plot";
-import { axes, chart, coincidence, legend, methodDots, methodLines, narrow, tips } from "../charts.js";
+import { axes, chart, coincidence, grid, legend, methodDots, methodLines, narrow, tips } from "../charts.js";
 import { figure, h } from "../dom.js";
 import * as format from "../format.js";
 import { profiles } from "../statistics.js";
@@ -23,7 +23,7 @@ export function profilesView(board) {
       note: ["Dolan and Moré. At the left end: the share of tasks on which the method is the best. The higher, the better. Tasks count on which every method has a score.", coincidence(points)],
       chart: chart({
         height: 400, marginRight: 20, x: { type: "log", label: "factor relative to the best score of the task", domain: [1, end] }, y: { domain: [0, 1], label: "share of tasks", percent: false },
-        marks: [Plot.gridX(places, { stroke: "var(--line)", strokeOpacity: 1 }), ...axes({ ticks: places, tickFormat: String }, { ticks: 5, tickFormat: ".0%" }), ...methodLines(points, { curve: "step-after", strokeWidth: 2.5 }), ...methodDots(points.filter((point) => !point.end), { r: 4 }), tips(points, { pointer: Plot.pointer })],
+        marks: [Plot.gridX(places, grid), ...axes({ ticks: places, tickFormat: String }, { ticks: 5, tickFormat: ".0%" }), ...methodLines(points, { curve: "step-after", strokeWidth: 2.5 }), methodDots(points.filter((point) => !point.end), { r: 4 }), tips(points, { pointer: Plot.pointer })],
         ariaLabel: "Performance profiles",
       }),
       head: ["Method", "Factor", "Share of tasks"],

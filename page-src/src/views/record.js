@@ -1,8 +1,7 @@
 /** One trial: its score, how to run it again, its configuration, versions, seeds, data, notes and pictures; or a list. */
-import { axes, chart, chartWidth, methodDots, methodLines, tips } from "../charts.js";
+import { axes, chart, chartWidth, mark, methodDots, methodLines, tips } from "../charts.js";
 import { command, figure, h, heading, searchField, select } from "../dom.js";
 import * as format from "../format.js";
-import { mark } from "../marks.js";
 import { change, link, place } from "../state.js";
 import { pictures } from "../pictures.js";
 
@@ -136,7 +135,7 @@ function ownCurves(board, record) {
       .map((point) => ({ ...point, title: `epoch ${point.x}\n${format.score(point.y)}` }));
     if (!points.length) return null;
     const node = chart({ width: chartWidth(3) - 10, height: 200, marginRight: 14, x: { label: "epoch", nice: true }, y: { label, nice: true },
-      marks: [...axes({ tickFormat: "d", ticks: Math.min(6, points.length) }, { ticks: 4 }), ...methodLines(points), ...methodDots(points, { r: 3 }), tips(points)], ariaLabel: title });
+      marks: [...axes({ tickFormat: "d", ticks: Math.min(6, points.length) }, { ticks: 4 }), ...methodLines(points), methodDots(points, { r: 3 }), tips(points)], ariaLabel: title });
     return figure({ title, chart: node, head: ["Epoch", label], rows: points.map((point) => [point.x, format.score(point.y)]) });
   };
   return h("div.small-charts", {}, draw("refine", "validation", "Validation score", board.metric(record.task, record.metric)), draw("refine", "loss", "Training loss", "loss"), draw("align", "distance", "Distance while aligning", board.distance(record)));

@@ -1,11 +1,10 @@
 /** One task: scores of each seed, validation scores over epochs, and the distance while aligning; or all tasks, small. */
 import * as Plot from "@observablehq/plot";
-import { chart, chartWidth, coincidence, coinciding, axes, legend, methodDots, methodLines, narrow, tips } from "../charts.js";
+import { chart, chartWidth, coincidence, coinciding, colour, axes, grid, legend, methodDots, methodLines, narrow, symbol, tips } from "../charts.js";
 import { figure, h } from "../dom.js";
 import * as format from "../format.js";
-import { colour, symbol } from "../marks.js";
 import { link } from "../state.js";
-import { sentence } from "../questions.js";
+import { sentence } from "../brief.js";
 
 /** @param {import("../board.js").Board} board @param {string} argument a task, or "" for all */
 export function taskView(board, argument) {
@@ -57,7 +56,7 @@ function scores(board, task) {
     x: { type: scale(rows.map((row) => row.x)), label: `${board.metric(task)} on test, lower is better`, nice: true },
     y: { domain: methods, label: null, type: "point", padding: 0.6 },
     marks: [
-      Plot.gridX({ stroke: "var(--line)", strokeOpacity: 1 }),
+      Plot.gridX(grid),
       Plot.axisX({ stroke: "var(--line)", fill: "var(--muted)", labelAnchor: "center", labelArrow: "none", ticks: narrow() ? 3 : 6 }),
       Plot.axisY({ stroke: "none", fill: "var(--ink)", label: null, tickFormat: clip }),
       Plot.ruleX(published, { x: "score", stroke: "var(--muted)", strokeDasharray: "3 3" }),
@@ -121,7 +120,7 @@ function curveChart(board, task, stage, column, { label, width, height = 280 }) 
         ...axes({ ticks: Math.min(8, Math.max(...single.map((point) => point.x))), tickFormat: "d" }, { ticks: 5, tickFormat: type === "log" ? "~g" : undefined }),
         ...(several ? methodLines(single, { strokeWidth: 1, strokeOpacity: 0.3, strokeDasharray: undefined }) : []),
         ...methodLines(mean),
-        ...methodDots(mean.filter((point) => !same.has(point.method)), { r: mean.length > 120 ? 1.5 : 3 }),
+        methodDots(mean.filter((point) => !same.has(point.method)), { r: mean.length > 120 ? 1.5 : 3 }),
         tips(mean),
       ],
       ariaLabel: `${label} on ${board.label(task)}`,
