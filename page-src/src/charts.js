@@ -93,14 +93,9 @@ export function methodLines(points, options = {}) {
 
 /** Methods whose points are those of an earlier one, which they would hide: {method: the earlier one}. */
 export function coinciding(points) {
-  const earlier = new Map();
-  const same = new Map();
-  for (const [method, own] of Map.groupBy(points, (point) => point.method)) {
-    const shape = JSON.stringify(own.map(({ x, y }) => [x, y]));
-    if (earlier.has(shape)) same.set(method, earlier.get(shape));
-    else earlier.set(shape, method);
-  }
-  return same;
+  const shapes = [...Map.groupBy(points, (point) => point.method)].map(([method, own]) => [method, JSON.stringify(own.map(({ x, y }) => [x, y]))]);
+  const earliest = (shape) => shapes.find(([, other]) => other === shape)[0];
+  return new Map(shapes.map(([method, shape]) => [method, earliest(shape)]).filter(([method, other]) => method !== other));
 }
 
 /** Says which lines coincide. @param {object[]} points {x, y, method} */
@@ -113,16 +108,11 @@ export function methodDots(points, options = {}) {
 
 /** A tip at the point under the pointer. @param {object[]} points {x, y, title} */
 export function tips(points, options = {}) {
-  return Plot.tip(points, (options.pointer ?? Plot.pointer)({ x: "x", y: "y", title: "title", stroke: "var(--line)", fill: "var(--surface)", textPadding: 8, fontSize: 12, ...options }));
+  return Plot.tip(points, Plot.pointer({ x: "x", y: "y", title: "title", stroke: "var(--line)", fill: "var(--surface)", textPadding: 8, fontSize: 12, ...options }));
 }
 
-/** Names of methods with their symbols. @param {string[]} methods @param {(method: string) => string} label */
+/** Names of methods, each with a short piece of its line and its symbol. @param {string[]} methods @param {(method: string) => string} label */
 export function legend(methods, label = (method) => method) {
-  return h("div.legend", {}, methods.map((method) => h("span", {}, line(method), label(method))));
-}
-
-/** A short piece of the method's line with its symbol. @param {string} method */
-function line(method) {
-  const rule = Plot.ruleY([0], { x1: -1, x2: 1, stroke: colour(method), strokeWidth: 2, strokeDasharray: dash(method) || undefined });
-  return icon(symbol(method), colour(method), 30, [rule]);
+  const rule = (method) => Plot.ruleY([0], { x1: -1, x2: 1, stroke: colour(method), strokeWidth: 2, strokeDasharray: dash(method) || undefined });
+  return h("div.legend", {}, methods.map((method) => h("span", {}, icon(symbol(method), colour(method), 30, [rule(method)]), label(method))));
 }

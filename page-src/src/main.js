@@ -7,13 +7,12 @@ import { choose, link, place } from "./state.js";
 import * as statistics from "./statistics.js";
 import { tableView } from "./views/table.js";
 import { taskView } from "./views/task.js";
-import { profilesView } from "./views/profiles.js";
-import { differencesView } from "./views/differences.js";
+import { differencesView, profilesView } from "./views/comparison.js";
 import { paretoView } from "./views/pareto.js";
 import { effectsView } from "./views/effects.js";
 import { recordView } from "./views/record.js";
 
-/** @type {Record<string, {title: string, show: (board: Board, argument: string) => unknown, whole?: boolean}>} */
+/** @type {Record<string, {title: string, show: (board: Board, argument: string) => unknown}>} */
 const VIEWS = {
   table: { title: "Table", show: tableView },
   task: { title: "Tasks", show: taskView },

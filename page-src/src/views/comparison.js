@@ -1,10 +1,10 @@
-/** Which methods the scores separate: critical differences, and the verdict for each pair. */
+/** Methods over all tasks: which ones the scores separate, and performance profiles. */
 import * as Plot from "@observablehq/plot";
 import { verdictSentence } from "../brief.js";
-import { figure, h } from "../dom.js";
+import { column, figure, h, table } from "../dom.js";
 import * as format from "../format.js";
-import { chart, chartWidth, colour, mark, narrow, symbol } from "../charts.js";
-import { MAX_COMPARED } from "../statistics.js";
+import { axes, chart, chartWidth, coincidence, colour, grid, legend, mark, methodDots, methodLines, narrow, symbol, tips } from "../charts.js";
+import { MAX_COMPARED, profiles } from "../statistics.js";
 
 export function differencesView(board) {
   const methods = board.ranked.filter((method) => board.results.mean_rank?.[method]);
@@ -54,15 +54,13 @@ function matrix(board, methods) {
       "Separable: Student's paired test of log ratios over tasks, adjusted by Holm for all pairs, at the 5 % level. ",
       "The 95 % interval below a ratio is not adjusted, so it may exclude 1 for a pair that is not separable. ",
       board.whole && "More tasks or seeds: what would separate the pair with a probability of 80 %, if the difference is as large as it looks."),
-    h("div.scroll", { tabindex: 0, role: "region", "aria-label": "verdicts" }, h("table.matrix", {},
-      h("thead", {}, h("tr", {}, h("th", { scope: "col" }, ""), methods.map((method) => h("th.short", { scope: "col" }, mark(method), "\u00a0", method)))),
-      h("tbody", {}, methods.map((one) => h("tr", {}, h("th.short", { scope: "row" }, mark(one), "\u00a0", one), methods.map((other) => cell(one, other))))))),
+    table("matrix", "verdicts", [column(""), methods.map((method) => h("th.short", { scope: "col" }, mark(method), "\u00a0", method))],
+      methods.map((one) => h("tr", {}, h("th.short", { scope: "row" }, mark(one), "\u00a0", one), methods.map((other) => cell(one, other))))),
   ];
 }
 
 function more({ more_tasks: tasks, more_seeds: seeds }) {
-  const parts = [Number.isFinite(tasks) && `+${tasks} tasks`, Number.isFinite(seeds) && `+${seeds} seeds`].filter(Boolean);
-  return parts.length ? parts.join(" or ") : "";
+  return [Number.isFinite(tasks) && `+${tasks} tasks`, Number.isFinite(seeds) && `+${seeds} seeds`].filter(Boolean).join(" or ");
 }
 
 /**
@@ -100,4 +98,31 @@ function criticalDifferenceDiagram(methods, groups) {
     ],
     ariaLabel: "Critical-difference diagram",
   });
+}
+
+export function profilesView(board) {
+  const found = profiles(board.table);
+  const methods = board.ranked.filter((method) => board.common.length && found[method]);
+  // The axis ends where no line changes any more.
+  const end = 1.1 * Math.max(1.2, ...methods.flatMap((method) => found[method].map((point) => point.x)));
+  const places = (narrow() ? [1, 2, 5, 10, 20, 50, 100] : [1, 1.1, 1.2, 1.5, 2, 3, 4, 5, 7, 10, 20, 50, 100]).filter((each) => each <= end);
+  const points = methods.flatMap((method) => {
+    const own = found[method].map(({ x, value }) => ({ x, y: value, method, title: `${method}\nwithin a factor of ${format.short(x, 3)} of the best on ${format.percent(value)} of tasks` }));
+    return [...own, { ...own.at(-1), x: end, end: true }];
+  });
+  return [
+    h("h2", { tabindex: -1 }, "Performance profiles"),
+    legend(methods),
+    points.length ? figure({
+      title: "Share of tasks on which a method is within a factor of the best",
+      note: ["Dolan and Moré. At the left end: the share of tasks on which the method is the best. The higher, the better. Tasks count on which every method has a score.", coincidence(points)],
+      chart: chart({
+        height: 400, marginRight: 20, x: { type: "log", label: "factor relative to the best score of the task", domain: [1, end] }, y: { domain: [0, 1], label: "share of tasks", percent: false },
+        marks: [Plot.gridX(places, grid), ...axes({ ticks: places, tickFormat: String }, { ticks: 5, tickFormat: ".0%" }), ...methodLines(points, { curve: "step-after", strokeWidth: 2.5 }), methodDots(points.filter((point) => !point.end), { r: 4 }), tips(points)],
+        ariaLabel: "Performance profiles",
+      }),
+      head: ["Method", "Factor", "Share of tasks"],
+      rows: methods.flatMap((method) => found[method].map(({ x, value }) => [method, format.short(x, 3), format.percent(value)])),
+    }) : h("p", {}, "No task has scores to compare."),
+  ];
 }
