@@ -26,16 +26,12 @@ export const symbol = (method) => SYMBOLS[(place(method) + Math.floor(place(meth
 export const dash = (method) => DASHES[Math.floor(place(method) / NUM_COLOURS) % DASHES.length];
 
 /** The method's symbol in its colour, to stand beside its name. @param {string} method */
-export function mark(method) {
-  const svg = icon(symbol(method), colour(method));
-  svg.setAttribute("class", "mark");
-  return svg;
-}
+export const mark = (method) => icon(symbol(method), colour(method), { className: "mark" });
 
 /** A small picture of a symbol, in front of other marks. @param {string} name @param {string} fill */
-export function icon(name, fill, width = 14, behind = []) {
+export function icon(name, fill, { width = 14, behind = [], className = "m" } = {}) {
   const dot = Plot.dot([0], { x: 0, y: 0, r: 4.6, symbol: name, fill });
-  const svg = Plot.plot({ width, height: 14, margin: 0, axis: null, x: { domain: [-1, 1] }, y: { domain: [-1, 1] }, className: "m", marks: [...behind, dot] });
+  const svg = Plot.plot({ width, height: 14, margin: 0, axis: null, x: { domain: [-1, 1] }, y: { domain: [-1, 1] }, className, marks: [...behind, dot] });
   svg.setAttribute("aria-hidden", "true");
   svg.querySelector("style")?.remove();
   return svg;
@@ -114,5 +110,5 @@ export function tips(points, options = {}) {
 /** Names of methods, each with a short piece of its line and its symbol. @param {string[]} methods @param {(method: string) => string} label */
 export function legend(methods, label = (method) => method) {
   const rule = (method) => Plot.ruleY([0], { x1: -1, x2: 1, stroke: colour(method), strokeWidth: 2, strokeDasharray: dash(method) || undefined });
-  return h("div.legend", {}, methods.map((method) => h("span", {}, icon(symbol(method), colour(method), 30, [rule(method)]), label(method))));
+  return h("div.legend", {}, methods.map((method) => h("span", {}, icon(symbol(method), colour(method), { width: 30, behind: [rule(method)] }), label(method))));
 }

@@ -7,8 +7,7 @@ import { choose, link, place } from "./state.js";
 import * as statistics from "./statistics.js";
 import { tableView } from "./views/table.js";
 import { taskView } from "./views/task.js";
-import { differencesView, profilesView } from "./views/comparison.js";
-import { paretoView } from "./views/pareto.js";
+import { differencesView, paretoView, profilesView } from "./views/comparison.js";
 import { effectsView } from "./views/effects.js";
 import { recordView } from "./views/record.js";
 
@@ -26,7 +25,6 @@ const VIEWS = {
 const data = JSON.parse(document.getElementById("data").textContent);
 const main = h("main.wide", { id: "main" });
 const nav = h("nav", { "aria-label": "views" });
-let shown = "";
 
 /** What words of this page mean. */
 const WORDS = {
@@ -114,7 +112,7 @@ function show() {
   const chooser = data.methods.length ? [subset(board, open)] : [];
   main.replaceChildren(...chooser, h("section", { "aria-label": title }, build(board, argument)));
   const here = `${name}/${argument}`;
-  if (shown && shown !== here) {
+  if (main.dataset.shown && main.dataset.shown !== here) {
     main.querySelector("h2")?.focus({ preventScroll: true });
     scrollTo(0, 0);
   } else if (focused) {
@@ -122,7 +120,6 @@ function show() {
     again?.focus({ preventScroll: true });
     if (again?.type === "search") again.setSelectionRange(caret, caret);
   }
-  shown = here;
   main.dataset.shown = here;
 }
 

@@ -3,7 +3,7 @@
  * (docs/decisions/0023-page.md). Noise over seeds is always that of the whole board. Axes: T tasks, M methods, S seeds.
  */
 
-import { deviation, max, min, sum } from "d3-array";
+import { deviation, max, maxIndex, min, sum } from "d3-array";
 
 /** Number of tasks from which on an interval is one over tasks. */
 const MIN_TASKS = 5;
@@ -193,8 +193,7 @@ function ratioOverTasks(pairs, overTasks = pairs.length >= MIN_TASKS) {
 
 /** Score relative to the method with the highest mean rank. @param {Record<string, Estimate>} meanRanks */
 function improvement(table, meanRanks) {
-  const values = Object.values(meanRanks).map(({ value }) => value);
-  const worst = values.indexOf(max(values));
+  const worst = maxIndex(Object.values(meanRanks), ({ value }) => value);
   const pairs = (m) => table.paired(m, worst).filter(({ t }) => table.common.includes(t));
   return table.byMethod((m) => ({ ...ratioOverTasks(table.common.length ? pairs(m) : []), baseline: table.methods[worst] }));
 }

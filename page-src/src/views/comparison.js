@@ -1,10 +1,11 @@
-/** Methods over all tasks: which ones the scores separate, and performance profiles. */
+/** Methods over all tasks: which ones the scores separate, performance profiles, and scores against costs. */
 import * as Plot from "@observablehq/plot";
 import { verdictSentence } from "../brief.js";
-import { column, figure, h, table } from "../dom.js";
+import { column, figure, h, select, table } from "../dom.js";
 import * as format from "../format.js";
-import { axes, chart, chartWidth, coincidence, colour, grid, legend, mark, methodDots, methodLines, narrow, symbol, tips } from "../charts.js";
-import { MAX_COMPARED, profiles } from "../statistics.js";
+import { axes, chart, chartWidth, coincidence, colour, grid, legend, mark, methodDots, methodLines, narrow, places, symbol, tips } from "../charts.js";
+import { place } from "../state.js";
+import { beats, MAX_COMPARED, profiles, sameCost, scoresAndCosts } from "../statistics.js";
 
 export function differencesView(board) {
   const methods = board.ranked.filter((method) => board.results.mean_rank?.[method]);
@@ -105,7 +106,7 @@ export function profilesView(board) {
   const methods = board.ranked.filter((method) => board.common.length && found[method]);
   // The axis ends where no line changes any more.
   const end = 1.1 * Math.max(1.2, ...methods.flatMap((method) => found[method].map((point) => point.x)));
-  const places = (narrow() ? [1, 2, 5, 10, 20, 50, 100] : [1, 1.1, 1.2, 1.5, 2, 3, 4, 5, 7, 10, 20, 50, 100]).filter((each) => each <= end);
+  const factors = (narrow() ? [1, 2, 5, 10, 20, 50, 100] : [1, 1.1, 1.2, 1.5, 2, 3, 4, 5, 7, 10, 20, 50, 100]).filter((each) => each <= end);
   const points = methods.flatMap((method) => {
     const own = found[method].map(({ x, value }) => ({ x, y: value, method, title: `${method}\nwithin a factor of ${format.short(x, 3)} of the best on ${format.percent(value)} of tasks` }));
     return [...own, { ...own.at(-1), x: end, end: true }];
@@ -118,11 +119,80 @@ export function profilesView(board) {
       note: ["Dolan and Moré. At the left end: the share of tasks on which the method is the best. The higher, the better. Tasks count on which every method has a score.", coincidence(points)],
       chart: chart({
         height: 400, marginRight: 20, x: { type: "log", label: "factor relative to the best score of the task", domain: [1, end] }, y: { domain: [0, 1], label: "share of tasks", percent: false },
-        marks: [Plot.gridX(places, grid), ...axes({ ticks: places, tickFormat: String }, { ticks: 5, tickFormat: ".0%" }), ...methodLines(points, { curve: "step-after", strokeWidth: 2.5 }), methodDots(points.filter((point) => !point.end), { r: 4 }), tips(points)],
+        marks: [Plot.gridX(factors, grid), ...axes({ ticks: factors, tickFormat: String }, { ticks: 5, tickFormat: ".0%" }), ...methodLines(points, { curve: "step-after", strokeWidth: 2.5 }), methodDots(points.filter((point) => !point.end), { r: 4 }), tips(points)],
         ariaLabel: "Performance profiles",
       }),
       head: ["Method", "Factor", "Share of tasks"],
       rows: methods.flatMap((method) => found[method].map(({ x, value }) => [method, format.short(x, 3), format.percent(value)])),
     }) : h("p", {}, "No task has scores to compare."),
   ];
+}
+
+/** A number of an axis. @param {number} value */
+const plain = (value) => value.toLocaleString("en", { maximumSignificantDigits: 6 });
+
+/** Costs, and how those of several tasks are put together. */
+const COSTS = {
+  device_seconds: { title: "training seconds of a scored trial", show: format.duration, over: "sum", words: "summed over tasks" },
+  wall_seconds: { title: "wall seconds of a scored trial", show: format.duration, over: "sum", words: "summed over tasks" },
+  peak_memory_mib: { title: "peak memory in MiB", show: format.memory, over: "max", words: "largest of the tasks" },
+  num_trainable: { title: "trained parameters", show: format.count, tick: (value) => format.count(value).replace(/\.0+(?= )/, ""), over: "mean", words: "mean over tasks" },
+};
+
+/** Score against cost, with the methods that no other one beats in both. */
+export function paretoView(board) {
+  const options = place().options;
+  const cost = options.get("cost") in COSTS ? options.get("cost") : "device_seconds";
+  const task = board.tasks.includes(options.get("on")) ? options.get("on") : "";
+  const known = scored(board, cost, task).filter((each) => Number.isFinite(each.cost) && Number.isFinite(each.score));
+  const points = known.sort((a, b) => board.ranked.indexOf(a.method) - board.ranked.indexOf(b.method))
+    .map((each) => ({ ...each, front: !known.some((other) => beats(other, each)), x: each.cost, y: each.score, title: `${each.method}\n${COSTS[cost].show(each.cost)}\n${format.short(each.score, 3)}` }));
+  const label = task ? `${board.metric(task)} on ${board.label(task)}` : "score relative to the best";
+  const title = `${COSTS[cost].title}${task ? "" : `, ${COSTS[cost].words}`}`;
+  return [
+    h("h2", { tabindex: -1 }, "Score against cost"),
+    h("div.bar", {},
+      h("label", {}, "Cost ", select("cost", cost, Object.entries(COSTS).map(([key, each]) => [key, each.title]))),
+      h("label", {}, "Score ", select("on", task, [["", "over all chosen tasks"], ...board.tasks.map((each) => [each, board.label(each)])]))),
+    legend(points.map((each) => each.method)),
+    points.length ? figure({
+      title: `${label[0].toUpperCase()}${label.slice(1)} against ${title}`,
+      note: `Down and left is better. The line joins the methods that no other one beats in both. Costs that differ by less than 5 % are called equal. A cost is the mean of the trials with a score${task ? "" : "; a relative score is the geometric mean over tasks of the ratio to the best method"}.${new Set(points.map((each) => each.x)).size === 1 && points.length > 1 ? " All methods have the same cost." : ""}`,
+      chart: draw(points, points.filter((each) => each.front).sort((a, b) => a.x - b.x), title, label, COSTS[cost].tick ?? plain),
+      head: ["Method", "Cost", "Score", "Not beaten in both"],
+      rows: points.map((each) => [each.method, COSTS[cost].show(each.x), format.short(each.y, 3), beaten(each, points)]),
+    }) : h("p", {}, "No method has both a score and this cost on the same tasks."),
+  ];
+}
+
+/** Whether no other method beats this one, and which ones have its score and cost. */
+function beaten(point, points) {
+  const equal = points.filter((each) => each !== point && each.score === point.score && sameCost(each, point)).map((each) => each.method);
+  return `${point.front ? "yes" : "no"}${equal.length ? `, equal to ${format.list(equal)}` : ""}`;
+}
+
+/** Score and cost of each method, on one task or over all. */
+function scored(board, cost, task) {
+  if (!task) return scoresAndCosts(board.table, (each, method) => board.cost(each, method, cost), COSTS[cost].over);
+  return board.scored.map((method) => ({ method, cost: board.cost(task, method, cost), score: board.cell(task, method).mean }));
+}
+
+function draw(points, front, costTitle, label, tickFormat) {
+  const steps = front.flatMap((each, index) => (index ? [{ x: each.x, y: front[index - 1].y }, each] : [each]));
+  const span = points.map((each) => each.x);
+  const [least, most] = [Math.min(...span), Math.max(...span)];
+  const logarithmic = least > 0 && most > 5 * least;
+  const ticks = logarithmic ? places(least, most, narrow()) : narrow() ? 3 : 6;
+  return chart({
+    height: 380, marginRight: 30, marginTop: 24, inset: 22,
+    x: { type: logarithmic ? "log" : "linear", label: `${costTitle} →`, nice: !logarithmic }, y: { label: `${label} ↓ better`, nice: true },
+    marks: [
+      Plot.gridX({ ...grid, ticks }),
+      ...axes(logarithmic ? { places: ticks, text: tickFormat } : { ticks, tickFormat }, { ticks: 6 }),
+      Plot.line(steps, { x: "x", y: "y", stroke: "var(--muted)", strokeDasharray: "4 3" }),
+      methodDots(points, { r: 7, fillOpacity: 1 }),
+      tips(points),
+    ],
+    ariaLabel: `${label} against ${costTitle}`,
+  });
 }

@@ -48,22 +48,21 @@ function methodList(board) {
 /** Rows of the methods that ran here; their cost is the mean over the chosen tasks of the seconds of a scored trial. */
 function ownRows(board) {
   return board.methods.map((method) => {
-    const rank = board.results.mean_rank?.[method];
     const seconds = board.tasks.map((task) => board.cost(task, method, "wall_seconds"));
-    return { name: method, rank, rankValue: rank?.value ?? NaN, method, cell: (task) => board.cell(task, method), cost: mean(seconds.filter(Number.isFinite)) };
+    return { name: method, rank: board.results.mean_rank?.[method], method, cell: (task) => board.cell(task, method), cost: mean(seconds.filter(Number.isFinite)) };
   });
 }
 
 /** Published rows that are comparable with own scores. */
 function publishedRows(board) {
   return board.beside.map(({ name, cells }) => ({
-    name, published: Object.values(cells), rankValue: NaN, cost: NaN,
+    name, published: Object.values(cells), cost: NaN,
     cell: (task) => (cells[task] ? { mean: cells[task].score, std: cells[task].std ?? NaN, n: 1, row: cells[task] } : { mean: NaN, n: 0 }),
   }));
 }
 
 /** Columns besides those of tasks, by what they are sorted. */
-const COLUMNS = { rank: (row) => row.rankValue, method: (row) => row.name.toLowerCase(), cost: (row) => row.cost };
+const COLUMNS = { rank: (row) => row.rank?.value ?? NaN, method: (row) => row.name.toLowerCase(), cost: (row) => row.cost };
 
 function boardTable(board, rows, tasks) {
   const best = new Map(tasks.map((task) => [task, board.cell(task, board.best(task)[0]).mean]));
@@ -74,7 +73,7 @@ function boardTable(board, rows, tasks) {
     heading("sort", "cost", "Time", { below: h("span.metric", {}, "wall, a trial") })];
   const body = rows.map((row) => h(row.published ? "tr.published" : "tr", {},
     h(short(row.name), { scope: "row" }, row.method ? [mark(row.method), "\u00a0"] : "", row.name, row.published && [" ", sourceFlags(row.published)]),
-    h("td", {}, Number.isNaN(row.rankValue) ? format.MISSING : format.short(row.rankValue), board.tiedFirst(row.method) && TIED,
+    h("td", {}, format.short(row.rank?.value), board.tiedFirst(row.method) && TIED,
       Number.isFinite(row.rank?.low) && h("span.spread", {}, `${format.short(row.rank.low)} – ${format.short(row.rank.high)}`)),
     tasks.map((task) => scoreCell(board, row, task, best.get(task), tied.get(task))),
     h("td", {}, format.duration(row.cost))));
