@@ -109,8 +109,8 @@ export class Board {
 
   /** Points of a record's curve. @param {string} [key] of the record @param {"refine" | "align"} stage @param {string} column */
   curve(key, stage, column) {
-    const { epoch = [], [column]: values = [] } = this.data.curves[key]?.[stage] ?? {};
-    return epoch.map((x, index) => ({ x, y: values[index] ?? null })).filter(({ y }) => y !== null);
+    const { epoch = [], [column]: values } = this.data.curves[key]?.[stage] ?? {};
+    return epoch.map((x, index) => ({ x, y: values?.[index] ?? null })).filter(({ y }) => y !== null);
   }
 
   /** Hyper-parameters of a record, and the names of those in which records of the board differ. */

@@ -10,9 +10,7 @@ const DASHES = ["", "6 3", "2 2", "8 3 2 3"];
 const positions = new Map();
 
 /** Give each method its place in the palette. @param {string[]} methods */
-export function assign(methods) {
-  methods.forEach((method, index) => positions.set(method, index));
-}
+export const assign = (methods) => methods.forEach((method, index) => positions.set(method, index));
 
 const place = (method) => positions.get(method) ?? 6;
 
@@ -103,9 +101,8 @@ export function methodDots(points, options = {}) {
 }
 
 /** A tip at the point under the pointer. @param {object[]} points {x, y, title} */
-export function tips(points, options = {}) {
-  return Plot.tip(points, Plot.pointer({ x: "x", y: "y", title: "title", stroke: "var(--line)", fill: "var(--surface)", textPadding: 8, fontSize: 12, ...options }));
-}
+export const tips = (points, options = {}) =>
+  Plot.tip(points, Plot.pointer({ x: "x", y: "y", title: "title", stroke: "var(--line)", fill: "var(--surface)", textPadding: 8, fontSize: 12, ...options }));
 
 /** Names of methods, each with a short piece of its line and its symbol. @param {string[]} methods @param {(method: string) => string} label */
 export function legend(methods, label = (method) => method) {

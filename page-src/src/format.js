@@ -37,10 +37,10 @@ export function ratios(low, high, digits = 2) {
 }
 
 /** A p-value. @param {number} value */
-export const pValue = (value) => (Number.isNaN(value) ? MISSING : value < 0.001 ? "<0.001" : fixed(value, 3));
+export const pValue = known((value) => (value < 0.001 ? "<0.001" : fixed(value, 3)));
 
 /** A share as per cent. @param {number} value */
-export const percent = (value, digits = 0) => (Number.isNaN(value) ? MISSING : `${fixed(100 * value, digits).replace("-", "−")} %`);
+export const percent = known((value, digits = 0) => `${fixed(100 * value, digits).replace("-", "−")} %`);
 
 /** Seconds as a duration, as the command line writes it: "8.4 s", "3 min 05 s", "2 h 07 min". @param {number | null} seconds */
 export const duration = known((seconds) => {
@@ -66,9 +66,8 @@ export const memory = known((value) => (value >= 2048 ? `${(value / 1024).toFixe
 export const clip = (text, room) => (text.length > room ? `${text.slice(0, Math.max(4, Math.floor(room) - 1))}…` : text);
 
 /** A list as English text. @param {string[]} items */
-export function list(items, last = "and") {
-  return items.length < 2 ? items.join("") : `${items.slice(0, -1).join(", ")} ${last} ${items.at(-1)}`;
-}
+export const list = (items, last = "and") =>
+  items.length < 2 ? items.join("") : `${items.slice(0, -1).join(", ")} ${last} ${items.at(-1)}`;
 
 /** "the only task", "all 2 tasks". @param {number} number @param {string} noun */
 export const all = (number, noun) => (number === 1 ? `the only ${noun}` : `all ${number} ${noun}s`);

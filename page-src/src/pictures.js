@@ -35,9 +35,8 @@ function draw(artefacts) {
 const DRAW = { images, lines, points, matrix, bars };
 
 /** The numbers of a quantised array, row-major. @param {{low: number, high: number, data: string}} values */
-function decode({ low, high, data }) {
-  return Float64Array.from(atob(data), (character) => low + ((high - low) * character.charCodeAt(0)) / 255);
-}
+const decode = ({ low, high, data }) =>
+  Float64Array.from(atob(data), (character) => low + ((high - low) * character.charCodeAt(0)) / 255);
 
 function images({ panels }) {
   return h("div.pictures", {}, panels.map((panel) => h("div", {}, h("p.note", {}, panel.title), image(panel), panel.scale !== "colour" && scale(panel))));

@@ -60,9 +60,8 @@ function matrix(board, methods) {
   ];
 }
 
-function more({ more_tasks: tasks, more_seeds: seeds }) {
-  return [Number.isFinite(tasks) && `+${tasks} tasks`, Number.isFinite(seeds) && `+${seeds} seeds`].filter(Boolean).join(" or ");
-}
+const more = ({ more_tasks: tasks, more_seeds: seeds }) =>
+  [Number.isFinite(tasks) && `+${tasks} tasks`, Number.isFinite(seeds) && `+${seeds} seeds`].filter(Boolean).join(" or ");
 
 /**
  * Demšar's critical-difference diagram: methods on an axis of mean ranks; bars join those that do not differ.

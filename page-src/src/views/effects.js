@@ -90,7 +90,6 @@ function forest(rows, { label, better, worse }) {
   // Plot leaves out labels of a logarithmic axis unless they are given as texts.
   const shownTicks = domain[1] / domain[0] < 8 ? ticks(...domain, narrow() ? 3 : 8) : places(...domain, narrow());
   const name = Math.min(190, chartWidth() * 0.36);
-  const clip = (text) => format.clip(text, name / 7);
   const long = 7 * (better.length + worse.length + 6) > chartWidth() - name - 24;
   const points = shown.map((row) => ({ ...row, x: row.value, y: row.label, title: `${row.label}\nratio ${format.short(row.value, 3)}\n95 % interval ${format.range(row.low, row.high, 3).replace(format.MISSING, "none")}` }));
   const within = (value) => Math.min(Math.max(value, domain[0]), domain[1]);
@@ -100,7 +99,7 @@ function forest(rows, { label, better, worse }) {
     marks: [
       Plot.gridX(shownTicks, grid),
       Plot.axisX(shownTicks, { stroke: "var(--line)", fill: "var(--muted)", label, labelAnchor: "center", labelArrow: "none", text: (value) => String(Number(value.toPrecision(3))) }),
-      Plot.axisY({ stroke: "none", fill: "var(--ink)", label: null, tickFormat: clip }),
+      Plot.axisY({ stroke: "none", fill: "var(--ink)", label: null, tickFormat: (text) => format.clip(text, name / 7) }),
       Plot.ruleX([1], { stroke: "var(--muted)", strokeWidth: 1.5 }),
       Plot.text([`← ${better}`], { frameAnchor: "top-left", dy: long ? -30 : -16, fill: "var(--muted)" }),
       Plot.text([`${worse} →`], { frameAnchor: "top-right", dy: -16, fill: "var(--muted)" }),

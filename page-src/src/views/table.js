@@ -98,9 +98,8 @@ function scoreCell(board, row, task, best, tied) {
 }
 
 /** What a score leads to. */
-function opens({ n, rows: [{ seed }] }) {
-  return n > 1 ? `The mean over ${n} seeds. Opens the trial of seed ${seed}, one of them.` : `Opens the trial of seed ${seed}.`;
-}
+const opens = ({ n, rows: [{ seed }] }) =>
+  n > 1 ? `The mean over ${n} seeds. Opens the trial of seed ${seed}, one of them.` : `Opens the trial of seed ${seed}.`;
 
 function missingCell(board, row, task) {
   const records = row.method ? board.records(task, row.method) : [];
@@ -145,9 +144,8 @@ const kinds = (cells) => [...new Set(cells.map((cell) => cell.kind))].filter((ki
 const sourceFlags = (cells) => [h("span.flag", {}, "published"), kinds(cells)];
 
 /** Names of the methods and tasks of published tables. @param {import("../board.js").Board} board */
-function publishedNames({ data: { benchmark, published } }) {
-  return (published?.tables ?? []).flatMap(({ columns, methods }) => [...methods.map((each) => each.name), ...columns.map(({ task }) => unprefixed(task, benchmark))]);
-}
+const publishedNames = ({ data: { benchmark, published } }) =>
+  (published?.tables ?? []).flatMap(({ columns, methods }) => [...methods.map((each) => each.name), ...columns.map(({ task }) => unprefixed(task, benchmark))]);
 
 const unprefixed = (task, benchmark) => (task.startsWith(`${benchmark}/`) ? task.slice(benchmark.length + 1) : task);
 
