@@ -107,8 +107,10 @@ export class Board {
     return info?.metric_text ?? (info?.metric ?? metric).replaceAll("_", " ");
   }
 
-  record(key) {
-    return this.index.byKey.get(key);
+  /** Points of a record's curve. @param {string} [key] of the record @param {"refine" | "align"} stage @param {string} column */
+  curve(key, stage, column) {
+    const { epoch = [], [column]: values } = this.data.curves[key]?.[stage] ?? {};
+    return epoch.map((x, index) => ({ x, y: values?.[index] ?? null })).filter(({ y }) => y !== null);
   }
 
   /** Hyper-parameters of a record, and the names of those in which records of the board differ. */

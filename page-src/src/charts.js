@@ -1,7 +1,39 @@
-/** Charts: thin layers over Observable Plot with this page's colours, symbols and sizes. */
+/** Charts: thin layers over Observable Plot with this page's sizes, and a colour, symbol and dash for each method. */
 import * as Plot from "@observablehq/plot";
 import { h } from "./dom.js";
-import { colour, dash, icon, symbol } from "./marks.js";
+
+const NUM_COLOURS = 8;
+const SYMBOLS = ["circle", "square", "triangle", "diamond", "star", "cross", "wye", "hexagon"];
+const DASHES = ["", "6 3", "2 2", "8 3 2 3"];
+
+/** @type {Map<string, number>} */
+const positions = new Map();
+
+/** Give each method its place in the palette. @param {string[]} methods */
+export const assign = (methods) => methods.forEach((method, index) => positions.set(method, index));
+
+const place = (method) => positions.get(method) ?? 6;
+
+/** @param {string} method */
+export const colour = (method) => `var(--c${place(method) % NUM_COLOURS})`;
+
+/** @param {string} method */
+export const symbol = (method) => SYMBOLS[(place(method) + Math.floor(place(method) / NUM_COLOURS)) % SYMBOLS.length];
+
+/** Lines are solid until the palette begins again. @param {string} method */
+export const dash = (method) => DASHES[Math.floor(place(method) / NUM_COLOURS) % DASHES.length];
+
+/** The method's symbol in its colour, to stand beside its name. @param {string} method */
+export const mark = (method) => icon(symbol(method), colour(method), { className: "mark" });
+
+/** A small picture of a symbol, in front of other marks. @param {string} name @param {string} fill */
+export function icon(name, fill, { width = 14, behind = [], className = "m" } = {}) {
+  const dot = Plot.dot([0], { x: 0, y: 0, r: 4.6, symbol: name, fill });
+  const svg = Plot.plot({ width, height: 14, margin: 0, axis: null, x: { domain: [-1, 1] }, y: { domain: [-1, 1] }, className, marks: [...behind, dot] });
+  svg.setAttribute("aria-hidden", "true");
+  svg.querySelector("style")?.remove();
+  return svg;
+}
 
 /** Width that a chart may take. @param {number} [columns] charts beside each other on a wide screen */
 export function chartWidth(columns = 1) {
@@ -55,14 +87,9 @@ export function methodLines(points, options = {}) {
 
 /** Methods whose points are those of an earlier one, which they would hide: {method: the earlier one}. */
 export function coinciding(points) {
-  const earlier = new Map();
-  const same = new Map();
-  for (const [method, own] of Map.groupBy(points, (point) => point.method)) {
-    const shape = JSON.stringify(own.map(({ x, y }) => [x, y]));
-    if (earlier.has(shape)) same.set(method, earlier.get(shape));
-    else earlier.set(shape, method);
-  }
-  return same;
+  const shapes = [...Map.groupBy(points, (point) => point.method)].map(([method, own]) => [method, JSON.stringify(own.map(({ x, y }) => [x, y]))]);
+  const earliest = (shape) => shapes.find(([, other]) => other === shape)[0];
+  return new Map(shapes.map(([method, shape]) => [method, earliest(shape)]).filter(([method, other]) => method !== other));
 }
 
 /** Says which lines coincide. @param {object[]} points {x, y, method} */
@@ -70,23 +97,15 @@ export const coincidence = (points) => [...coinciding(points)].map(([method, oth
 
 /** One symbol for each point, with a tip. @param {object[]} points {x, y, method, title} @param {object} [options] */
 export function methodDots(points, options = {}) {
-  return [
-    Plot.dot(points, { x: "x", y: "y", r: 5, symbol: (point) => symbol(point.method), fill: (point) => colour(point.method), stroke: "var(--surface)", strokeWidth: 1, ...options }),
-  ];
+  return Plot.dot(points, { x: "x", y: "y", r: 5, symbol: (point) => symbol(point.method), fill: (point) => colour(point.method), stroke: "var(--surface)", strokeWidth: 1, ...options });
 }
 
 /** A tip at the point under the pointer. @param {object[]} points {x, y, title} */
-export function tips(points, options = {}) {
-  return Plot.tip(points, (options.pointer ?? Plot.pointer)({ x: "x", y: "y", title: "title", stroke: "var(--line)", fill: "var(--surface)", textPadding: 8, fontSize: 12, ...options }));
-}
+export const tips = (points, options = {}) =>
+  Plot.tip(points, Plot.pointer({ x: "x", y: "y", title: "title", stroke: "var(--line)", fill: "var(--surface)", textPadding: 8, fontSize: 12, ...options }));
 
-/** Names of methods with their symbols. @param {string[]} methods @param {(method: string) => string} label */
+/** Names of methods, each with a short piece of its line and its symbol. @param {string[]} methods @param {(method: string) => string} label */
 export function legend(methods, label = (method) => method) {
-  return h("div.legend", {}, methods.map((method) => h("span", {}, line(method), label(method))));
-}
-
-/** A short piece of the method's line with its symbol. @param {string} method */
-function line(method) {
-  const rule = Plot.ruleY([0], { x1: -1, x2: 1, stroke: colour(method), strokeWidth: 2, strokeDasharray: dash(method) || undefined });
-  return icon(symbol(method), colour(method), 30, [rule]);
+  const rule = (method) => Plot.ruleY([0], { x1: -1, x2: 1, stroke: colour(method), strokeWidth: 2, strokeDasharray: dash(method) || undefined });
+  return h("div.legend", {}, methods.map((method) => h("span", {}, icon(symbol(method), colour(method), { width: 30, behind: [rule(method)] }), label(method))));
 }

@@ -25,14 +25,16 @@ export function h(spec, attributes = {}, ...children) {
   return element;
 }
 
+/** A table that scrolls in its box. @param {string} label its name for screen readers @param {Node[]} head cells @param {Node[]} rows */
+export const table = (kind, label, head, rows) => h("div.scroll", { tabindex: 0, role: "region", "aria-label": label },
+  h(`table.${kind}`, {}, h("thead", {}, h("tr", {}, head)), h("tbody", {}, rows)));
+
+/** Heading of a column. @param {...unknown} content */
+export const column = (...content) => h("th", { scope: "col" }, content);
+
 /** A table with a header row; cells are texts or nodes. @param {unknown[]} head @param {unknown[][]} rows */
-export function plainTable(head, rows, className = "plain") {
-  return h("div.scroll", { tabindex: 0, role: "region", "aria-label": "table" },
-    h(`table.${className}`, {},
-      h("thead", {}, h("tr", {}, head.map((cell) => h("th", { scope: "col" }, cell)))),
-      h("tbody", {}, rows.map((row) =>
-        h("tr", {}, row.map((cell, index) => (index ? h("td", {}, cell) : h("th", { scope: "row" }, cell))))))));
-}
+export const plainTable = (head, rows) => table("plain", "table", head.map((cell) => column(cell)),
+  rows.map((row) => h("tr", {}, row.map((cell, index) => (index ? h("td", {}, cell) : h("th", { scope: "row" }, cell))))));
 
 /**
  * A figure with its title, one sentence on how to read it, and its numbers as a table.
@@ -53,12 +55,22 @@ export function heading(option, key, title, { below = null, first = "" } = {}) {
   return h("th", { scope: "col", "aria-sort": state }, h("button", { type: "button", id: `${option}-${key}`, title: "Sort", onclick: () => change({ [option]: order === key ? `-${key}` : key }) }, title, arrow), below);
 }
 
+/** Rows in the order of a column's key, or of "-" and the key; those without a value come last. @param {(key: string) => (row: object) => unknown} values */
+export function sorted(rows, order, values) {
+  const [key, sign] = order.startsWith("-") ? [order.slice(1), -1] : [order, 1];
+  const value = values(key) ?? (() => 0);
+  return rows.toSorted((a, b) => {
+    const [one, two] = [value(a), value(b)];
+    return Number.isNaN(one) - Number.isNaN(two) || sign * (one < two ? -1 : one > two ? 1 : 0);
+  });
+}
+
 /** A field whose text is an option of the link. @param {string} placeholder what is looked for */
 export const searchField = (placeholder) => h("label", {}, "Search ",
   h("input", { type: "search", id: "search", value: place().options.get("search") ?? "", placeholder, oninput: (event) => change({ search: event.target.value }) }));
 
 /** A choice whose key is an option of the link. @param {string} name @param {string} value @param {[string, string][]} entries keys and titles */
-export const select = (name, value, entries) => h("select", { id: name, onchange: (event) => change({ [name]: event.target.value }) },
+export const select = (name, value, entries, choose = (key) => change({ [name]: key })) => h("select", { id: name, onchange: (event) => choose(event.target.value) },
   entries.map(([key, title]) => h("option", { value: key, selected: key === value }, title)));
 
 /** A copy button beside a command. @param {string} text */

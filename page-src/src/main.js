@@ -1,21 +1,17 @@
 /** The leaderboard's page: reads the embedded board, draws the frame, and shows the view that the hash names. */
-import { assign } from "./marks.js";
+import { assign, mark } from "./charts.js";
 import { Board } from "./board.js";
 import { h } from "./dom.js";
 import * as format from "./format.js";
-import { link, place } from "./state.js";
-import { glossary } from "./glossary.js";
-import { subset } from "./subset.js";
+import { choose, link, place } from "./state.js";
 import * as statistics from "./statistics.js";
 import { tableView } from "./views/table.js";
 import { taskView } from "./views/task.js";
-import { profilesView } from "./views/profiles.js";
-import { differencesView } from "./views/differences.js";
-import { paretoView } from "./views/pareto.js";
+import { differencesView, paretoView, profilesView } from "./views/comparison.js";
 import { effectsView } from "./views/effects.js";
 import { recordView } from "./views/record.js";
 
-/** @type {Record<string, {title: string, show: (board: Board, argument: string) => unknown, whole?: boolean}>} */
+/** @type {Record<string, {title: string, show: (board: Board, argument: string) => unknown}>} */
 const VIEWS = {
   table: { title: "Table", show: tableView },
   task: { title: "Tasks", show: taskView },
@@ -29,7 +25,44 @@ const VIEWS = {
 const data = JSON.parse(document.getElementById("data").textContent);
 const main = h("main.wide", { id: "main" });
 const nav = h("nav", { "aria-label": "views" });
-let shown = "";
+
+/** What words of this page mean. */
+const WORDS = {
+  "Held-out, paper": "Protocols. Held-out: configurations and epochs are chosen on validation data, and test data are read once. Paper: the choice is made on the test split, as in the reference implementation.",
+  "Search and confirm": "Phases. Search trials try configurations and are scored on validation data. Confirm trials run the best one again, with other seeds, and give the test scores of this page.",
+  "Stopped early": "A search trial that was ended because its validation score was behind those of others.",
+  "Body": "The pretrained transformer, without the input and output networks of the task.",
+  "Error": "Any score of this page: a metric of which lower values are better.",
+  "95 % interval": "Of 100 experiments like this one, the ranges of about 95 would hold the true value. Intervals of means and ratios are Student's, those of wins Clopper and Pearson's; where all tasks are equal, the interval of a mean has no width.",
+  "Adjusted p": "The probability of a difference as large as this between two equal methods, made larger for the number of pairs that are compared (Holm).",
+  "Data fingerprint": "A hash of the prepared data: trials with the same one used the same data.",
+  "Starts": "How often trials were started. More than the number of trials: some were started again after an interruption.",
+  "Training seconds of a scored trial": "Aligning, refining and evaluating, without starting, loading and searching; a trial on half a GPU counts half. Aligning that was reused took no time.",
+  "Device time of all trials": "Wall time of all trials of a cell, including search trials; a trial on half a GPU counts half.",
+};
+
+/** A fold with the words; empty boards have none of them. @param {object} data */
+const glossary = (data) => data.sweep && h("details", {}, h("summary", {}, "Words used on this page"),
+  h("dl.facts", {}, Object.entries(WORDS).map(([word, meaning]) => [h("dt", {}, word), h("dd", {}, meaning)])));
+
+/** The choice of methods and tasks, on which every number of the page is computed. @param {Board} board @param {boolean} open */
+function subset(board, open) {
+  const count = (shown, all, noun) => (all === 1 ? `1 ${noun}` : shown === all ? `all ${all} ${noun}s` : `${shown} of ${all} ${noun}s`);
+  const methods = count(board.methods.length, board.data.methods.length, "method");
+  const tasks = count(board.tasks.length, board.data.tasks.length, "task");
+  return h("details.subset", { open }, h("summary", { id: "subset" }, `Choose methods and tasks (${methods}, ${tasks})`),
+    group("methods", "Methods", board.data.methods.map((each) => each.name), board.methods, (name) => [mark(name), name]),
+    group("tasks", "Tasks", board.data.tasks.map((each) => each.name), board.tasks, (name) => board.label(name)));
+}
+
+function group(option, legend, all, chosen, show) {
+  const toggle = (name, checked) => choose(option, all.filter((each) => (each === name ? checked : chosen.includes(each))), all);
+  return h("fieldset", {}, h("legend", {}, legend, chosen.length === 1 && " – choose at least one"),
+    all.map((name, index) => h("label.chip", {},
+      h("input", { type: "checkbox", id: `${option}-${index}`, value: name, checked: chosen.includes(name), disabled: chosen.length === 1 && chosen.includes(name), onchange: (event) => toggle(name, event.target.checked) }),
+      show(name))),
+    h("button.small", { type: "button", id: `${option}-all`, onclick: () => choose(option, all, all), disabled: chosen.length === all.length }, "All"));
+}
 
 function frame() {
   const board = new Board(data);
@@ -79,7 +112,7 @@ function show() {
   const chooser = data.methods.length ? [subset(board, open)] : [];
   main.replaceChildren(...chooser, h("section", { "aria-label": title }, build(board, argument)));
   const here = `${name}/${argument}`;
-  if (shown && shown !== here) {
+  if (main.dataset.shown && main.dataset.shown !== here) {
     main.querySelector("h2")?.focus({ preventScroll: true });
     scrollTo(0, 0);
   } else if (focused) {
@@ -87,7 +120,6 @@ function show() {
     again?.focus({ preventScroll: true });
     if (again?.type === "search") again.setSelectionRange(caret, caret);
   }
-  shown = here;
   main.dataset.shown = here;
 }
 

@@ -1,11 +1,11 @@
 /** Pictures of what a trained model does, drawn from the numbers in artefacts (orca_ray/results/artefacts.py). */
 import * as Plot from "@observablehq/plot";
+import { extent } from "d3-array";
 import { rgb } from "d3-color";
 import { interpolateGreys, interpolateRdBu, interpolateViridis } from "d3-scale-chromatic";
-import { axes, chart, chartWidth } from "./charts.js";
+import { axes, chart, chartWidth, icon } from "./charts.js";
 import { h } from "./dom.js";
 import * as format from "./format.js";
-import { icon } from "./marks.js";
 
 const SHADES = { sequential: interpolateViridis, diverging: (t) => interpolateRdBu(1 - t), grey: (t) => interpolateGreys(1 - t) };
 const SYMBOLS = ["circle", "triangle", "square", "diamond"];
@@ -35,9 +35,8 @@ function draw(artefacts) {
 const DRAW = { images, lines, points, matrix, bars };
 
 /** The numbers of a quantised array, row-major. @param {{low: number, high: number, data: string}} values */
-function decode({ low, high, data }) {
-  return Float64Array.from(atob(data), (character) => low + ((high - low) * character.charCodeAt(0)) / 255);
-}
+const decode = ({ low, high, data }) =>
+  Float64Array.from(atob(data), (character) => low + ((high - low) * character.charCodeAt(0)) / 255);
 
 function images({ panels }) {
   return h("div.pictures", {}, panels.map((panel) => h("div", {}, h("p.note", {}, panel.title), image(panel), panel.scale !== "colour" && scale(panel))));
@@ -51,32 +50,29 @@ function shading({ scale: name, values: { low, high } }) {
   return (value) => table[Math.round(255 * Math.min(Math.max(place(value), 0), 1))];
 }
 
-function image(panel) {
-  const [height, width] = panel.values.shape;
-  const canvas = h("canvas", { width, height, role: "img", "aria-label": panel.title });
-  const values = decode(panel.values);
-  const colours = panel.scale === "colour";
-  const { low, high } = panel.values;
-  const of = shading(panel);
+/** A canvas with the colour of each place, row-major. @param {(place: number) => number[]} colour red, green and blue */
+function painted(spec, [height, width], attributes, colour) {
+  const canvas = h(spec, { width, height, ...attributes });
   const context = canvas.getContext("2d");
   const pixels = context.createImageData(width, height);
-  for (let place = 0; place < width * height; place += 1) {
-    const parts = colours ? [0, 1, 2].map((part) => (255 * (values[3 * place + part] - low)) / (high - low || 1)) : of(values[place]);
-    pixels.data.set([...parts, 255], 4 * place);
-  }
+  for (let place = 0; place < width * height; place += 1) pixels.data.set([...colour(place), 255], 4 * place);
   context.putImageData(pixels, 0, 0);
   return canvas;
+}
+
+function image(panel) {
+  const values = decode(panel.values);
+  const { low, high, shape } = panel.values;
+  const of = shading(panel);
+  const parts = (place) => [0, 1, 2].map((part) => (255 * (values[3 * place + part] - low)) / (high - low || 1));
+  return painted("canvas", shape, { role: "img", "aria-label": panel.title }, panel.scale === "colour" ? parts : (place) => of(values[place]));
 }
 
 /** The colours between the lowest and the highest value. */
 function scale(panel) {
   const { low, high } = panel.values;
-  const strip = h("canvas.strip", { width: 128, height: 1, "aria-hidden": "true" });
   const of = shading(panel);
-  const context = strip.getContext("2d");
-  const pixels = context.createImageData(128, 1);
-  for (let place = 0; place < 128; place += 1) pixels.data.set([...of(low + ((high - low) * place) / 127), 255], 4 * place);
-  context.putImageData(pixels, 0, 0);
+  const strip = painted("canvas.strip", [1, 128], { "aria-hidden": "true" }, (place) => of(low + ((high - low) * place) / 127));
   return h("div.colours", {}, h("span", {}, format.score(low)), strip, h("span", {}, format.score(high)));
 }
 
@@ -92,8 +88,7 @@ function points({ x, y, panels, diagonal, title }) {
   const drawn = panels.map((panel) => ({ ...panel, groups: panel.groups.map((group) => ({ ...group, xs: decode(group.x), ys: decode(group.y) })) }));
   const titles = [...new Set(drawn.flatMap((panel) => panel.groups.map((group) => group.title)))];
   const all = (name) => drawn.flatMap((panel) => panel.groups.flatMap((group) => Array.from(group[name])));
-  const range = (values) => [values.reduce((a, b) => Math.min(a, b), Infinity), values.reduce((a, b) => Math.max(a, b), -Infinity)];
-  const [across, up] = diagonal ? [range([...all("xs"), ...all("ys")]), range([...all("xs"), ...all("ys")])] : [range(all("xs")), range(all("ys"))];
+  const [across, up] = diagonal ? [extent([...all("xs"), ...all("ys")]), extent([...all("xs"), ...all("ys")])] : [extent(all("xs")), extent(all("ys"))];
   const width = chartWidth(Math.min(panels.length, 2));
   return [key(titles, (index) => swatch(index, SYMBOLS[index % SYMBOLS.length])), h("div.charts", {}, drawn.map((panel) => h("div", {}, h("p.note", {}, panel.title), chart({
     width: Math.min(width, 520), height: 320, x: { label: x, domain: across, nice: true }, y: { label: y, domain: up, nice: true },

@@ -3,10 +3,10 @@
  * (docs/decisions/0023-page.md). Noise over seeds is always that of the whole board. Axes: T tasks, M methods, S seeds.
  */
 
-import { deviation, max, min, sum } from "d3-array";
+import { deviation, max, maxIndex, min, sum } from "d3-array";
 
 /** Number of tasks from which on an interval is one over tasks. */
-export const MIN_TASKS = 5;
+const MIN_TASKS = 5;
 /** Number of methods up to which pairs are compared: their number grows with its square. */
 export const MAX_COMPARED = 40;
 export const LEVEL = 0.05;
@@ -44,7 +44,7 @@ function betaShare(x, y, a, b) {
 }
 
 /** P(|T| > t) of Student's distribution, t >= 0. */
-export const studentTail = (t, freedom) => (t === Infinity ? 0 : betaShare(freedom / (freedom + t * t), (t * t) / (freedom + t * t), freedom / 2, 0.5));
+const studentTail = (t, freedom) => (t === Infinity ? 0 : betaShare(freedom / (freedom + t * t), (t * t) / (freedom + t * t), freedom / 2, 0.5));
 
 /** Where a falling function from low to high reaches a level, by bisection. @param {(x: number) => number} falling */
 function where(falling, level, [low, high]) {
@@ -59,7 +59,7 @@ function where(falling, level, [low, high]) {
 const quantiles = new Map();
 
 /** t with P(|T| > t) = 5 %. @param {number} freedom */
-export function studentQuantile(freedom) {
+function studentQuantile(freedom) {
   if (!(freedom > 0)) return NaN;
   let high = 2;
   if (!quantiles.has(freedom)) {
@@ -75,16 +75,16 @@ function binomial(wins, num) {
   return num ? [end(wins), 1 - end(num - wins)] : [NaN, NaN];
 }
 
-/** P-values adjusted by Holm's step-down method; NaN stays, and does not count as a test. @param {number[]} p */
-function holm(p) {
-  const order = p.map((_, index) => index).filter((index) => !Number.isNaN(p[index])).sort((a, b) => p[a] - p[b]);
-  const adjusted = p.map(() => NaN);
+/** Tests with p-values adjusted by Holm's step-down method for all of them; NaN stays, and does not count as a test. @param {{p: number}[]} tests */
+function adjusted(tests) {
+  const order = [...tests.keys()].filter((index) => !Number.isNaN(tests[index].p)).sort((a, b) => tests[a].p - tests[b].p);
+  const values = tests.map(() => NaN);
   let highest = 0;
   order.forEach((index, place) => {
-    highest = Math.max(highest, p[index] * (order.length - place));
-    adjusted[index] = Math.min(highest, 1);
+    highest = Math.max(highest, tests[index].p * (order.length - place));
+    values[index] = Math.min(highest, 1);
   });
-  return adjusted;
+  return tests.map((test, index) => ({ ...test, adjusted_p: values[index] }));
 }
 
 /** Scores of tasks and methods as arrays. */
@@ -193,8 +193,7 @@ function ratioOverTasks(pairs, overTasks = pairs.length >= MIN_TASKS) {
 
 /** Score relative to the method with the highest mean rank. @param {Record<string, Estimate>} meanRanks */
 function improvement(table, meanRanks) {
-  const values = Object.values(meanRanks).map(({ value }) => value);
-  const worst = values.indexOf(max(values));
+  const worst = maxIndex(Object.values(meanRanks), ({ value }) => value);
   const pairs = (m) => table.paired(m, worst).filter(({ t }) => table.common.includes(t));
   return table.byMethod((m) => ({ ...ratioOverTasks(table.common.length ? pairs(m) : []), baseline: table.methods[worst] }));
 }
@@ -202,12 +201,11 @@ function improvement(table, meanRanks) {
 /** Whether the scores separate two methods: {method: {other: {…}}}. @param {object[]} stored what only Python has of each pair */
 function verdicts(table, stored) {
   const pairs = table.methods.flatMap((_, i) => table.methods.slice(i + 1).map((__, k) => [i, i + 1 + k]));
-  const tests = pairs.map(([i, j]) => ratioOverTasks(table.paired(i, j)));
-  const adjusted = holm(tests.map(({ p }) => p));
+  const tests = adjusted(pairs.map(([i, j]) => ratioOverTasks(table.paired(i, j))));
   const found = table.byMethod(() => ({}));
   pairs.forEach(([i, j], index) => {
     const [one, other] = [table.methods[i], table.methods[j]];
-    const test = { ...tests[index], adjusted_p: adjusted[index], separable: adjusted[index] <= LEVEL, ...stored?.[index] };
+    const test = { ...tests[index], separable: tests[index].adjusted_p <= LEVEL, ...stored?.[index] };
     found[one][other] = test;
     found[other][one] = { ...test, value: 1 / test.value, low: 1 / test.high, high: 1 / test.low };
   });
@@ -227,12 +225,6 @@ function answers(table, { questions, gains }) {
   }).filter(({ pairs }) => pairs);
   const ratios = adjusted(found.map((each) => each.ratio));
   return found.map((each, index) => ({ ...each, ratio: ratios[index] }));
-}
-
-/** Tests with p-values adjusted by Holm for all of them. @param {{p: number}[]} tests */
-function adjusted(tests) {
-  const values = holm(tests.map(({ p }) => p));
-  return tests.map((test, index) => ({ ...test, adjusted_p: values[index] }));
 }
 
 /** Share of the common tasks within a factor x of the best score, where it changes: {method: [{x, value}]}. @param {ScoreTable} table */

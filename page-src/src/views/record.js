@@ -1,8 +1,7 @@
 /** One trial: its score, how to run it again, its configuration, versions, seeds, data, notes and pictures; or a list. */
-import { axes, chart, chartWidth, methodDots, methodLines, tips } from "../charts.js";
-import { command, figure, h, heading, searchField, select } from "../dom.js";
+import { axes, chart, chartWidth, mark, methodDots, methodLines, tips } from "../charts.js";
+import { command, figure, h, heading, searchField, select, sorted, table } from "../dom.js";
 import * as format from "../format.js";
-import { mark } from "../marks.js";
 import { change, link, place } from "../state.js";
 import { pictures } from "../pictures.js";
 
@@ -13,7 +12,7 @@ const AUTOMATIC = { "align.learning_rate": { 0: " (automatic: the distance's own
 
 /** @param {import("../board.js").Board} board @param {string} argument the key of a record, or "" */
 export function recordView(board, argument) {
-  const record = board.record(argument);
+  const record = board.index.byKey.get(argument);
   if (!record) return recordList(board, argument);
   const { values, own } = board.hyperparameters(record);
   return [
@@ -129,14 +128,12 @@ function oneOfSeveral(board, { key, task, method, seed, test }) {
 }
 
 function ownCurves(board, record) {
-  const curves = board.data.curves[record.key];
-  if (!curves) return null;
+  if (!board.data.curves[record.key]) return null;
   const draw = (stage, column, title, label) => {
-    const points = (curves[stage]?.epoch ?? []).map((x, index) => ({ x, y: curves[stage][column]?.[index] ?? null, method: record.method })).filter((point) => point.y !== null)
-      .map((point) => ({ ...point, title: `epoch ${point.x}\n${format.score(point.y)}` }));
+    const points = board.curve(record.key, stage, column).map(({ x, y }) => ({ x, y, method: record.method, title: `epoch ${x}\n${format.score(y)}` }));
     if (!points.length) return null;
     const node = chart({ width: chartWidth(3) - 10, height: 200, marginRight: 14, x: { label: "epoch", nice: true }, y: { label, nice: true },
-      marks: [...axes({ tickFormat: "d", ticks: Math.min(6, points.length) }, { ticks: 4 }), ...methodLines(points), ...methodDots(points, { r: 3 }), tips(points)], ariaLabel: title });
+      marks: [...axes({ tickFormat: "d", ticks: Math.min(6, points.length) }, { ticks: 4 }), ...methodLines(points), methodDots(points, { r: 3 }), tips(points)], ariaLabel: title });
     return figure({ title, chart: node, head: ["Epoch", label], rows: points.map((point) => [point.x, format.score(point.y)]) });
   };
   return h("div.small-charts", {}, draw("refine", "validation", "Validation score", board.metric(record.task, record.metric)), draw("refine", "loss", "Training loss", "loss"), draw("align", "distance", "Distance while aligning", board.distance(record)));
@@ -180,10 +177,7 @@ const COLUMNS = {
 /** The first trials in the chosen order. */
 function recordTable(board, records, shown) {
   const order = place().options.get("order") ?? "";
-  const [name, sign] = order.startsWith("-") ? [order.slice(1), -1] : [order, 1];
-  const [, value] = COLUMNS[name] ?? [];
-  const rows = value ? records.toSorted((a, b) => { const [one, two] = [value(a, board), value(b, board)]; return sign * (one < two ? -1 : one > two ? 1 : 0); }) : records;
-  return h("div.scroll", { tabindex: 0, role: "region", "aria-label": "trials" }, h("table.plain.records", {},
-    h("thead", {}, h("tr", {}, Object.entries(COLUMNS).map(([key, [title]]) => heading("order", key, title)))),
-    h("tbody", {}, rows.slice(0, shown).map((record) => h("tr", {}, Object.values(COLUMNS).map(([, , show], index) => h(index ? "td" : "th", index ? {} : { scope: "row" }, show(record, board))))))));
+  const rows = sorted(records, order, (key) => COLUMNS[key] && ((record) => COLUMNS[key][1](record, board)));
+  return table("plain.records", "trials", Object.entries(COLUMNS).map(([key, [title]]) => heading("order", key, title)),
+    rows.slice(0, shown).map((record) => h("tr", {}, Object.values(COLUMNS).map(([, , show], index) => h(index ? "td" : "th", index ? {} : { scope: "row" }, show(record, board))))));
 }

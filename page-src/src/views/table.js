@@ -1,10 +1,9 @@
 /** The scores of all methods on all tasks, with their ranks; and the published scores. */
-import { h, heading, searchField } from "../dom.js";
+import { column, h, heading, searchField, sorted, table } from "../dom.js";
 import * as format from "../format.js";
-import { mark } from "../marks.js";
+import { mark } from "../charts.js";
 import { link, place } from "../state.js";
 import { brief } from "../brief.js";
-import { publishedNames, publishedTables, sourceFlags } from "../published.js";
 import { mean } from "../statistics.js";
 
 export function tableView(board) {
@@ -14,7 +13,7 @@ export function tableView(board) {
   // A search for a task shows its column; one for a method shows its row; rows and columns without a hit stay whole.
   const foundTasks = board.tasks.filter((task) => visible(board.label(task)));
   const tasks = query && foundTasks.length ? foundTasks : board.tasks;
-  const rows = sorted([...ownRows(board), ...publishedRows(board)], options.get("sort") ?? "rank");
+  const rows = sorted([...ownRows(board), ...publishedRows(board)], options.get("sort") ?? "rank", (key) => COLUMNS[key] ?? ((row) => row.cell(key).mean));
   const foundRows = rows.filter((row) => visible(row.name));
   const shown = query && foundRows.length ? foundRows : rows;
   const none = query && !foundTasks.length && !foundRows.length && !publishedNames(board).some(visible);
@@ -46,52 +45,39 @@ function methodList(board) {
   return lines.length ? h("dl.facts", {}, lines.map(([method, text]) => [h("dt", {}, method), h("dd", {}, text)])) : null;
 }
 
-/** Rows of the methods that ran here. */
+/** Rows of the methods that ran here; their cost is the mean over the chosen tasks of the seconds of a scored trial. */
 function ownRows(board) {
-  return board.methods.map((method, position) => {
-    const rank = board.results.mean_rank?.[method];
-    return { name: method, position, rank, rankValue: rank?.value ?? NaN, method, cell: (task) => board.cell(task, method), cost: cost(board, method) };
+  return board.methods.map((method) => {
+    const seconds = board.tasks.map((task) => board.cost(task, method, "wall_seconds"));
+    return { name: method, rank: board.results.mean_rank?.[method], method, cell: (task) => board.cell(task, method), cost: mean(seconds.filter(Number.isFinite)) };
   });
 }
 
 /** Published rows that are comparable with own scores. */
 function publishedRows(board) {
-  return board.beside.map(({ name, cells }, index) => ({
-    name, published: Object.values(cells), position: 1000 + index, rankValue: NaN, cost: NaN,
+  return board.beside.map(({ name, cells }) => ({
+    name, published: Object.values(cells), cost: NaN,
     cell: (task) => (cells[task] ? { mean: cells[task].score, std: cells[task].std ?? NaN, n: 1, row: cells[task] } : { mean: NaN, n: 0 }),
   }));
 }
 
-/** Mean over the chosen tasks of the seconds of a scored trial. */
-function cost(board, method) {
-  return mean(board.tasks.map((task) => board.cost(task, method, "wall_seconds")).filter(Number.isFinite));
-}
-
-function sorted(rows, sort) {
-  const [key, direction] = sort.replace(/^-/, "") === sort ? [sort, 1] : [sort.slice(1), -1];
-  const value = { rank: (row) => row.rankValue, method: (row) => row.name.toLowerCase(), cost: (row) => row.cost }[key] ?? ((row) => row.cell(key).mean);
-  return [...rows].sort((a, b) => {
-    const [one, two] = [value(a), value(b)];
-    const missing = (each) => Number(typeof each === "number" && Number.isNaN(each));
-    return missing(one) - missing(two) || direction * (one < two ? -1 : one > two ? 1 : 0) || a.position - b.position;
-  });
-}
+/** Columns besides those of tasks, by what they are sorted. */
+const COLUMNS = { rank: (row) => row.rank?.value ?? NaN, method: (row) => row.name.toLowerCase(), cost: (row) => row.cost };
 
 function boardTable(board, rows, tasks) {
   const best = new Map(tasks.map((task) => [task, board.cell(task, board.best(task)[0]).mean]));
   const tied = new Map(tasks.map((task) => [task, board.tied(task)]));
   const metric = (task) => h("a.metric", { href: link("task", task), title: board.task(task).definition_text || board.task(task).metric }, `${board.metric(task)} ↓`);
-  const head = h("tr", {}, heading("sort", "method", "Method"), heading("sort", "rank", "Mean rank", { below: h("span.metric", {}, "95 % interval"), first: "rank" }),
+  const head = [heading("sort", "method", "Method"), heading("sort", "rank", "Mean rank", { below: h("span.metric", {}, "95 % interval"), first: "rank" }),
     tasks.map((task) => heading("sort", task, board.label(task), { below: metric(task) })),
-    heading("sort", "cost", "Time", { below: h("span.metric", {}, "wall, a trial") }));
+    heading("sort", "cost", "Time", { below: h("span.metric", {}, "wall, a trial") })];
   const body = rows.map((row) => h(row.published ? "tr.published" : "tr", {},
     h(short(row.name), { scope: "row" }, row.method ? [mark(row.method), "\u00a0"] : "", row.name, row.published && [" ", sourceFlags(row.published)]),
-    h("td", {}, Number.isNaN(row.rankValue) ? format.MISSING : format.short(row.rankValue), board.tiedFirst(row.method) && TIED,
+    h("td", {}, format.short(row.rank?.value), board.tiedFirst(row.method) && TIED,
       Number.isFinite(row.rank?.low) && h("span.spread", {}, `${format.short(row.rank.low)} – ${format.short(row.rank.high)}`)),
     tasks.map((task) => scoreCell(board, row, task, best.get(task), tied.get(task))),
     h("td", {}, format.duration(row.cost))));
-  return h("div.scroll", { tabindex: 0, role: "region", "aria-label": "scores" },
-    h("table.board", {}, h("thead", {}, head), h("tbody", {}, body)));
+  return table("board", "scores", head, body);
 }
 
 /** Heading of a row; a short name is not broken. @param {string} name */
@@ -112,9 +98,8 @@ function scoreCell(board, row, task, best, tied) {
 }
 
 /** What a score leads to. */
-function opens({ n, rows: [{ seed }] }) {
-  return n > 1 ? `The mean over ${n} seeds. Opens the trial of seed ${seed}, one of them.` : `Opens the trial of seed ${seed}.`;
-}
+const opens = ({ n, rows: [{ seed }] }) =>
+  n > 1 ? `The mean over ${n} seeds. Opens the trial of seed ${seed}, one of them.` : `Opens the trial of seed ${seed}.`;
 
 function missingCell(board, row, task) {
   const records = row.method ? board.records(task, row.method) : [];
@@ -136,9 +121,8 @@ function statistics(board) {
   };
   return [
     h("h3", {}, "Statistics over the chosen tasks"),
-    h("div.scroll", { tabindex: 0, role: "region", "aria-label": "statistics" }, h("table.board", {},
-      h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Method"), shown.map((each) => h("th", { scope: "col", title: board.definition(each.name) }, title(each), h("span.metric", {}, each.better === "lower" ? "↓ lower is better" : each.better === "higher" ? "↑ higher is better" : ""))))),
-      h("tbody", {}, board.ranked.map((method) => h("tr", {}, h(short(method), { scope: "row" }, mark(method), "\u00a0", method), shown.map((each) => h("td", {}, value(each, method)))))))),
+    table("board", "statistics", [column("Method"), shown.map((each) => h("th", { scope: "col", title: board.definition(each.name) }, title(each), h("span.metric", {}, each.better === "lower" ? "↓ lower is better" : each.better === "higher" ? "↑ higher is better" : "")))],
+      board.ranked.map((method) => h("tr", {}, h(short(method), { scope: "row" }, mark(method), "\u00a0", method), shown.map((each) => h("td", {}, value(each, method)))))),
     h("details", {}, h("summary", {}, "What the statistics are"), h("dl.facts", {}, shown.map((each) => [h("dt", {}, title(each)), h("dd", {}, board.definition(each.name))]))),
   ];
 }
@@ -153,3 +137,50 @@ function notices(board) {
   return lines.length + failed.length ? h(warnings.length ? "div.brief.warnings" : "div.brief", {}, [...lines, ...failed].map((line) => h("p", {}, line))) : null;
 }
 
+
+const kinds = (cells) => [...new Set(cells.map((cell) => cell.kind))].filter((kind) => kind !== "primary").map((kind) => [" ", h("span.flag", {}, kind === "digitised" ? "read off a figure" : kind)]);
+
+/** Where published scores come from, as small labels. @param {object[]} cells */
+const sourceFlags = (cells) => [h("span.flag", {}, "published"), kinds(cells)];
+
+/** Names of the methods and tasks of published tables. @param {import("../board.js").Board} board */
+const publishedNames = ({ data: { benchmark, published } }) =>
+  (published?.tables ?? []).flatMap(({ columns, methods }) => [...methods.map((each) => each.name), ...columns.map(({ task }) => unprefixed(task, benchmark))]);
+
+const unprefixed = (task, benchmark) => (task.startsWith(`${benchmark}/`) ? task.slice(benchmark.length + 1) : task);
+
+/** Every published table; open if nothing was run here. @param {import("../board.js").Board} board @param {(name: string) => boolean} visible whether a search finds it */
+function publishedTables(board, visible) {
+  const { published } = board.data;
+  const tables = published?.tables ?? [];
+  if (!tables.length) return null;
+  const reasons = Object.entries(published.reasons);
+  const content = [
+    reasons.length > 0 && h("p.note", {}, "Not beside own scores: ", reasons.map(([reason, number]) => `${reason} (${number})`).join("; "), "."),
+    tables.map((table) => [h("h3", {}, table.title[0].toUpperCase() + table.title.slice(1)), publishedTable(board, found(board, table, visible))]),
+    h("details", {}, h("summary", {}, "Sources and notes"),
+      h("dl.facts", {}, Object.entries(published.sources).map(([key, text]) => [h("dt", {}, key), h("dd", {}, text)])),
+      published.notes.map((note) => h("p.note", {}, note))),
+  ];
+  if (!board.scored.length) return h("section", { "aria-label": "published scores" }, content);
+  return h("details.panel", {}, h("summary", {}, "Published scores, as published"), content);
+}
+
+/** The rows and columns of a table that a search finds; all of them if it finds none. */
+function found({ data: { benchmark } }, table, visible) {
+  const columns = table.columns.filter(({ task }) => visible(unprefixed(task, benchmark)));
+  const methods = table.methods.filter((each) => visible(each.name));
+  return { ...table, columns: columns.length ? columns : table.columns, methods: methods.length ? methods : table.methods };
+}
+
+function publishedTable({ data: { benchmark } }, { title, columns, methods }) {
+  const name = (task) => unprefixed(task, benchmark);
+  /** Arrow of the direction in which a column's values were published. */
+  const arrow = (task) => (methods.find(({ cells }) => cells[task])?.cells[task].direction === "higher" ? "↑" : "↓");
+  const content = (cell, best) => (cell ? h(best ? "td.best" : "td", { title: [cell.source, cell.note].filter(Boolean).join(": ") }, cell.text, cell.flag ? "?" : "") : h("td", {}, format.MISSING));
+  const head = [column("Method"), column("Mean rank"), columns.map(({ task, unit }) => column(name(task), h("span.metric", {}, `${unit} ${arrow(task)}`)))];
+  return table("board", title, head, methods.map((method) => h("tr", {},
+    h("th", { scope: "row" }, method.name, kinds(Object.values(method.cells))),
+    h("td", {}, format.short(method.rank).replace(/\.00$/, "")),
+    columns.map(({ task, best }) => content(method.cells[task], best.includes(method.name))))));
+}

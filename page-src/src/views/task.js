@@ -1,18 +1,17 @@
 /** One task: scores of each seed, validation scores over epochs, and the distance while aligning; or all tasks, small. */
 import * as Plot from "@observablehq/plot";
-import { chart, chartWidth, coincidence, coinciding, axes, legend, methodDots, methodLines, narrow, tips } from "../charts.js";
-import { figure, h } from "../dom.js";
+import { chart, chartWidth, coincidence, coinciding, colour, axes, grid, legend, methodDots, methodLines, narrow, symbol, tips } from "../charts.js";
+import { figure, h, select } from "../dom.js";
 import * as format from "../format.js";
-import { colour, symbol } from "../marks.js";
 import { link } from "../state.js";
-import { sentence } from "../questions.js";
+import { sentence } from "../brief.js";
+import { mean } from "../statistics.js";
 
 /** @param {import("../board.js").Board} board @param {string} argument a task, or "" for all */
 export function taskView(board, argument) {
   const task = board.task(argument) && argument;
-  const choice = h("select", { id: "task", onchange: (event) => (location.hash = link("task", event.target.value)) },
-    h("option", { value: "" }, "all tasks"),
-    board.data.tasks.map(({ name }) => h("option", { value: name, selected: name === task }, board.label(name))));
+  const entries = [["", "all tasks"], ...board.data.tasks.map(({ name }) => [name, board.label(name)])];
+  const choice = select("task", task || null, entries, (name) => (location.hash = link("task", name)));
   const bar = h("div.bar", {}, h("label", {}, "Task ", choice));
   if (!task) return [h("h2", { tabindex: -1 }, "Tasks"), bar, legend(board.ranked), h("div.small-charts", {}, board.tasks.map((each) => small(board, each)))];
   const info = board.task(task);
@@ -40,10 +39,7 @@ function facts(board, info) {
 const publishedOn = (board, task) => board.beside.filter(({ cells }) => cells[task]).map(({ name, cells }) => ({ method: name, ...cells[task] }));
 
 /** Logarithmic where values span more than a factor of 20. @param {number[]} values */
-function scale(values) {
-  const positive = values.filter((value) => value > 0);
-  return positive.length && positive.length === values.length && Math.max(...values) > 20 * Math.min(...values) ? "log" : "linear";
-}
+const scale = (values) => (Math.min(...values) > 0 && Math.max(...values) > 20 * Math.min(...values) ? "log" : "linear");
 
 function scores(board, task) {
   const methods = board.ranked;
@@ -57,7 +53,7 @@ function scores(board, task) {
     x: { type: scale(rows.map((row) => row.x)), label: `${board.metric(task)} on test, lower is better`, nice: true },
     y: { domain: methods, label: null, type: "point", padding: 0.6 },
     marks: [
-      Plot.gridX({ stroke: "var(--line)", strokeOpacity: 1 }),
+      Plot.gridX(grid),
       Plot.axisX({ stroke: "var(--line)", fill: "var(--muted)", labelAnchor: "center", labelArrow: "none", ticks: narrow() ? 3 : 6 }),
       Plot.axisY({ stroke: "none", fill: "var(--ink)", label: null, tickFormat: clip }),
       Plot.ruleX(published, { x: "score", stroke: "var(--muted)", strokeDasharray: "3 3" }),
@@ -81,48 +77,35 @@ const clip = (name) => format.clip(name, 26);
 
 /** Points of a curve of each scored trial of the task, and their means over seeds. */
 function curves(board, task, stage, column) {
-  const single = [];
-  const mean = [];
-  for (const method of board.ranked) {
-    const series = board.cell(task, method).rows.map((row) => [row, board.data.curves[row.record?.key]?.[stage]]).filter(([, curve]) => curve?.[column]?.some((value) => value !== null));
-    /** @type {Map<number, number[]>} */
-    const epochs = new Map();
-    for (const [row, curve] of series) {
-      curve.epoch.forEach((x, index) => {
-        const y = curve[column][index];
-        if (y === null) return;
-        single.push({ x, y, method, group: `${method} ${row.seed}` });
-        if (!epochs.has(x)) epochs.set(x, []);
-        epochs.get(x).push(y);
-      });
-    }
-    for (const [x, values] of [...epochs].sort((a, b) => a[0] - b[0])) {
-      if (values.length === series.length) {
-        const y = values.reduce((sum, value) => sum + value, 0) / values.length;
-        mean.push({ x, y, method, title: `${method}, epoch ${x}\n${format.score(y)}` });
-      }
-    }
-  }
-  return { single, mean };
+  const methods = board.ranked.map((method) => {
+    const points = ({ seed, record }) => board.curve(record?.key, stage, column).map((point) => ({ ...point, method, group: `${method} ${seed}` }));
+    return { method, series: board.cell(task, method).rows.map(points).filter((each) => each.length) };
+  });
+  const means = methods.flatMap(({ method, series }) => {
+    const epochs = [...Map.groupBy(series.flat(), ({ x }) => x)].filter(([, own]) => own.length === series.length);
+    const points = epochs.map(([x, own]) => ({ x, y: mean(own.map(({ y }) => y)), method })).sort((a, b) => a.x - b.x);
+    return points.map((point) => ({ ...point, title: `${method}, epoch ${point.x}\n${format.score(point.y)}` }));
+  });
+  return { single: methods.flatMap(({ series }) => series.flat()), means };
 }
 
 function curveChart(board, task, stage, column, { label, width, height = 280 }) {
-  const { single, mean } = curves(board, task, stage, column);
-  if (!mean.length) return null;
-  const several = single.length > mean.length;
-  const same = coinciding(mean);
+  const { single, means } = curves(board, task, stage, column);
+  if (!means.length) return null;
+  const several = single.length > means.length;
+  const same = coinciding(means);
   const type = scale(single.map((point) => point.y));
   return {
-    mean, same: coincidence(mean),
+    means, same: coincidence(means),
     node: chart({
       width, height, marginRight: 16,
       x: { label: stage === "align" ? "epoch of aligning" : "epoch", nice: true }, y: { label, type, nice: true },
       marks: [
         ...axes({ ticks: Math.min(8, Math.max(...single.map((point) => point.x))), tickFormat: "d" }, { ticks: 5, tickFormat: type === "log" ? "~g" : undefined }),
         ...(several ? methodLines(single, { strokeWidth: 1, strokeOpacity: 0.3, strokeDasharray: undefined }) : []),
-        ...methodLines(mean),
-        ...methodDots(mean.filter((point) => !same.has(point.method)), { r: mean.length > 120 ? 1.5 : 3 }),
-        tips(mean),
+        ...methodLines(means),
+        methodDots(means.filter((point) => !same.has(point.method)), { r: means.length > 120 ? 1.5 : 3 }),
+        tips(means),
       ],
       ariaLabel: `${label} on ${board.label(task)}`,
     }),
@@ -133,7 +116,7 @@ function validation(board, task, width) {
   const found = curveChart(board, task, "refine", "validation", { label: `validation ${board.metric(task)}`, width });
   return found && figure({
     title: "Validation score while refining", note: `${board.spread ? "Mean over seeds; thin lines: each seed. " : ""}Lower is better.${found.same}`, chart: found.node,
-    head: ["Method", "Epoch", "Score"], rows: found.mean.map((point) => [point.method, point.x, format.score(point.y)]),
+    head: ["Method", "Epoch", "Score"], rows: found.means.map((point) => [point.method, point.x, format.score(point.y)]),
   });
 }
 
@@ -146,8 +129,8 @@ function distance(board, task, width) {
   };
   return figure({
     title: "Distance while aligning", note: `What aligning minimises, in its own unit: compare shapes, not heights, across distances. Each point is measured before the step of its epoch, on that epoch's samples.${found.same}`,
-    chart: [legend([...new Set(found.mean.map((point) => point.method))], label), found.node],
-    head: ["Method", "Epoch", "Distance"], rows: found.mean.map((point) => [label(point.method), point.x, format.score(point.y)]),
+    chart: [legend([...new Set(found.means.map((point) => point.method))], label), found.node],
+    head: ["Method", "Epoch", "Distance"], rows: found.means.map((point) => [label(point.method), point.x, format.score(point.y)]),
   });
 }
 
