@@ -246,3 +246,31 @@ def test_the_page_shows_every_entry_point() -> None:
         assert f"`{group}`" in text
     for block in blocks("toml"):
         assert block.strip() in declared
+
+
+def test_records_carry_the_commit_or_the_digits_of_the_code(tmp_path: Path) -> None:
+    (package := tmp_path / "checkout" / "orca_ray").mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "version.py").write_bytes((ROOT / "orca_ray" / "version.py").read_bytes())
+    (package.parent / ".gitignore").write_text("__pycache__/")
+
+    def version() -> str:
+        code = "from orca_ray.version import code_version; print(code_version())"
+        return subprocess.run(
+            [sys.executable, "-c", code], cwd=package.parent, check=True, capture_output=True, text=True
+        ).stdout.strip()
+
+    def git(*arguments: str) -> None:
+        identity = ("-c", "user.name=a", "-c", "user.email=a@b.c")
+        subprocess.run(["git", *identity, *arguments], cwd=package.parent, check=True, capture_output=True)
+
+    number = re.escape(PROJECT["version"])
+    assert re.fullmatch(rf"{number}\+w[0-9a-f]{{12}}", wheel := version())
+    git("init")
+    git("add", ".")
+    git("commit", "-m", "All")
+    (package.parent / "notes").write_text("not of the package")
+    assert re.fullmatch(rf"{number}\+g[0-9a-f]{{12}}", commit := version())
+    (package / "new.toml").write_text("")
+    assert re.fullmatch(re.escape(commit) + r"\.dirty\.[0-9a-f]{12}", changed := version())
+    assert changed[-12:] != wheel[-12:]

@@ -21,7 +21,7 @@ from orca_ray.discovery import GROUPS, plug_ins
 from orca_ray.errors import UserError, unknown_name
 from orca_ray.paths import public_uri
 from orca_ray.process import allowed_cpus
-from orca_ray.version import __version__
+from orca_ray.version import code_version
 
 if TYPE_CHECKING:
     from orca_ray.tasks.task import Task
@@ -145,7 +145,7 @@ def doctor(
 
 
 def _versions() -> Iterator[Finding]:
-    yield Finding("versions", "orca-ray", __version__)
+    yield Finding("versions", "orca-ray", code_version())
     yield Finding("versions", "python", platform.python_version())
     missing = []
     for name in PACKAGES:

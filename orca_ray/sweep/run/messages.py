@@ -18,7 +18,7 @@ from orca_ray.sweep.executors.liveness import TimeLimits
 from orca_ray.sweep.plan.searches import TrialSpec, canonical_json
 from orca_ray.tasks.metrics import get_metric
 from orca_ray.tasks.registry import get_task
-from orca_ray.version import __version__
+from orca_ray.version import code_version
 
 _TRIAL = ("task", "method", "body", "phase", "protocol", "seed", "data_fingerprint", "deterministic")
 """Fields that `TrialSpec` and `Record` share."""
@@ -148,7 +148,7 @@ def make_record(
         hyperparameters=canonical_json(dict(trial.hyperparameters)), status=report.status, error=report.error,
         started_at=started_at, finished_at=finished_at, wall_seconds=(finished_at - started_at).total_seconds(),
         node=report.worker.node, device=report.worker.device, torch_version=report.worker.torch,
-        version=__version__, processor=report.worker.processor or None, cpus=trial.resources.cpus,
+        version=code_version(), processor=report.worker.processor or None, cpus=trial.resources.cpus,
         gpus=trial.resources.gpus, **_outcome(report, curve), **run,
     )  # fmt: skip
 
