@@ -35,5 +35,7 @@ html_theme = "furo"
 html_title = f"orca-ray {release}"
 html_show_sphinx = False
 html_copy_source = False
+html_static_path = ["static"]
+html_css_files = ["site.css"]
 pygments_style = "default"
 pygments_dark_style = "github-dark"

@@ -28,7 +28,6 @@ INCLUDED = {
 
 LINK = re.compile(r"\]\((?![a-z]+:|#)([^)#\s]+)")
 SHAPE = re.compile(r"(?<!`)\[[^\[\]`]*\*[^\[\]`]*\](?!`)")
-CODE_OR_OPTION = re.compile(r"(``.*?``|`[^`]*`)|(--[a-z][\w-]*)")
 MARK = re.compile(r"^<!-- registry: ([\w-]+) -->$", re.MULTILINE)
 
 
@@ -151,16 +150,29 @@ def metrics() -> str:
     return f"{table(('metric', *columns), rows)}\n\n{table(('loss', *columns), losses)}"
 
 
-def commands() -> str:
-    """Return a section for each command: what ``--help`` prints."""
-    import typer
-    from typer.cli import get_docs_for_click
+BOARDS = {
+    "pocket": ("pocket", "pocket", "sixteen methods on eight data sets, 896 trials"),
+    "aligning": ("aligning", "aligning", "which parts of aligning help: a factorial study of 600 trials"),
+    "pocket-quick": ("pocket", "pocket-quick", "the demo's sweep"),
+}
+"""Pages of boards: by the name of the page, the benchmark or sweep, its store in docs/stores, and what it shows."""
 
-    from orca_ray.cli.app import app
 
-    command = typer.main.get_command(app)
-    text = get_docs_for_click(obj=command, ctx=typer.Context(command), name="orca-sweep", indent=1)
-    return CODE_OR_OPTION.sub(lambda match: match[1] or f"`{match[2]}`", text)
+def boards() -> str:
+    """Return the list of the pages that `write_boards` writes."""
+    return "\n".join(f'- <a href="boards/{page}.html">{page}</a>: {about}' for page, (_, _, about) in BOARDS.items())
+
+
+def write_boards(app: Any, error: Exception | None) -> None:
+    """Write the interactive page of each board beside the pages of the site."""
+    from orca_ray.cli.app import run
+
+    if error is None and app.builder.format == "html":
+        (folder := Path(app.outdir) / "boards").mkdir(exist_ok=True)
+        for page, (name, store, _) in BOARDS.items():
+            given = ["leaderboard", name, "--results", str(DOCS / "stores" / store), "--out", f"{folder}/{page}.html"]
+            if run(given):
+                raise RuntimeError(f"no board: orca-sweep {' '.join(given)}")
 
 
 def summary(documented: object) -> str:
@@ -170,7 +182,7 @@ def summary(documented: object) -> str:
 
 REGISTRIES: Mapping[str, Callable[[], str]] = {
     each.__name__: cache(each)
-    for each in (tasks, methods, bodies, families, distances, sources, statistics, metrics, commands)
+    for each in (tasks, methods, bodies, families, distances, sources, statistics, metrics, boards)
 }
 
 
@@ -235,6 +247,7 @@ def setup(app: Any) -> dict[str, bool]:
     app.connect("include-read", read_include)
     app.connect("doctree-read", link_modules, priority=400)  # before Sphinx copies the files of downloads
     app.connect("html-collect-pages", module_pages)
+    app.connect("build-finished", write_boards)
     app.connect("autodoc-process-docstring", read_docstring, priority=400)  # before Napoleon
     app.connect("missing-reference", found_outside)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

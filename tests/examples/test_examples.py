@@ -105,7 +105,7 @@ def test_the_notebook(tmp_path: Path) -> None:
 
 PAGE = (EXAMPLES.parent / "docs" / "own-data.md").read_text()
 WALKS = [
-    block.splitlines() for block in re.findall(r"^```\n(orca-sweep adapt my-data.*?)^```$", PAGE, re.DOTALL | re.M)
+    block.splitlines() for block in re.findall(r"^```sh\n(orca-sweep adapt my-data.*?)^```$", PAGE, re.DOTALL | re.M)
 ]
 """Lines of the code block of each kind of data."""
 KINDS = {
