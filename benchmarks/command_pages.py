@@ -1,8 +1,8 @@
 """Writes what ``orca-sweep COMMAND --help`` says into the pages of docs/commands.
 
-A page has the help of a command between two marks, ``<!-- help: benchmark -->`` and ``<!-- /help -->``; docs/usage.md has
-the list of all commands between ``<!-- help: all -->`` and the same end. ``python -m benchmarks.command_pages`` writes
-the pages again, and a test fails if one differs.
+A page has the help of a command between two marks, ``<!-- help: benchmark -->`` and ``<!-- /help -->``; docs/usage.md
+has the list of all commands between ``<!-- help: all -->`` and the same end. ``python -m benchmarks.command_pages``
+writes the pages again, and a test fails if one differs.
 """
 
 import re

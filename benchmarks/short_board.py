@@ -17,7 +17,13 @@ def short_board(board: Any, methods: Sequence[str], questions: Sequence[str]) ->
     for cell in board["cells"]:
         costs[cell["method"]] += cell["cost"]["device_seconds"]
     ranks = {row["name"]: row["mean_rank"]["value"] for row in board["methods"]}
-    head = ("method", "what it does", "error, relative to `nft`", f"mean rank of {len(ranks)}", f"seconds, {len(board['tasks'])} tasks")
+    head = (
+        "method",
+        "what it does",
+        "error, relative to `nft`",
+        f"mean rank of {len(ranks)}",
+        f"seconds, {len(board['tasks'])} tasks",
+    )
     lines = [f"| {' | '.join(head)} |", "|---|---|--:|--:|--:|"]
     for name in methods:
         ratio = "{value:.2f} [{low:.2f}, {high:.2f}]".format(**ratios[name, "nft"]) if name != "nft" else "1"

@@ -159,8 +159,10 @@ BOARDS = {
 
 
 def boards() -> str:
-    """Return the list of the pages that `write_boards` writes."""
-    return "\n".join(f'- <a href="boards/{page}.html">{page}</a>: {about}' for page, (_, _, about) in BOARDS.items())
+    """Return the list of the pages that `write_boards` writes, and the first of them."""
+    listed = (f'- <a href="boards/{page}.html">{page}</a>: {about}' for page, (_, _, about) in BOARDS.items())
+    frame = f'<iframe class="board" src="boards/{next(iter(BOARDS))}.html" title="A board" loading="lazy"></iframe>'
+    return "\n".join([*listed, "", frame])
 
 
 def write_boards(app: Any, error: Exception | None) -> None:
