@@ -120,7 +120,7 @@ def test_the_configurations_kept_here_are_the_packages_own() -> None:
     assert len({package.sha256 for package in MPNET.packages}) == len(MPNET.members) == 5
 
 
-@pytest.mark.parametrize("name", ["minilm-l6", "vit-s14", pytest.param("mpnet-base", marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize("name", ["minilm-l6", "vit-s14", "rxnfp", pytest.param("mpnet-base", marks=pytest.mark.exhaustive)])
 def test_what_the_list_says_is_so(name: str) -> None:
     from transformers import AutoModel
 
