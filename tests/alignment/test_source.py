@@ -335,5 +335,3 @@ def test_the_real_prose_and_the_tokens_of_the_real_body(monkeypatch: pytest.Monk
     assert min(counts.values()) > 500
     assert sum(counts.values()) > 14_000
     assert text_features.tokenizer("minilm-l6")("hello world") == [7592, 2088]
-    with pytest.raises(UserError, match=r"tokenizer of body 'rxnfp'.*holds no file.*use a method that does not align"):
-        text_features.tokenizer("rxnfp")
