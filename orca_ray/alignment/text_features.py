@@ -79,20 +79,20 @@ def _passages(
 def tokenizer(body: str) -> Callable[[str], list[int]]:
     """Return the function that maps a sentence to token ids, without special tokens; UserError if ``body`` has none."""
     # With the space, byte-level tokenizers encode the first word as they do inside a text. Others ignore it.
-    if body in PACKAGED:
-        from tokenizers import Tokenizer
-
-        packaged = Tokenizer.from_str(read_packaged(PACKAGED[body], "tokenizer.json").decode())
-        packaged.no_padding()
-        packaged.no_truncation()
-        return lambda sentence: list(packaged.encode(f" {sentence}", add_special_tokens=False).ids)
-    from transformers import AutoTokenizer
-
     try:
+        if body in PACKAGED:
+            from tokenizers import Tokenizer
+
+            packaged = Tokenizer.from_str(read_packaged(PACKAGED[body], "tokenizer.json").decode())
+            packaged.no_padding()
+            packaged.no_truncation()
+            return lambda sentence: list(packaged.encode(f" {sentence}", add_special_tokens=False).ids)
+        from transformers import AutoTokenizer
+
         loaded = AutoTokenizer.from_pretrained(body, trust_remote_code=False)
     except Exception as error:  # the Hugging Face libraries raise many undocumented types
         raise UserError(
             f"cannot load the tokenizer of body {body!r}, which alignment needs ({error}): save it next to the weights "
-            "with save_pretrained, or use a method that does not align"
+            "of a local body with save_pretrained, or use a method that does not align"
         ) from error
     return lambda sentence: list(loaded(f" {sentence}", add_special_tokens=False)["input_ids"])

@@ -80,13 +80,21 @@ class BoardReport:
         """The score table as arrays, shared by all statistics."""
         return ScoreTable.of(self.board.scores)
 
+    @cached_property
+    def ranking(self) -> ScoreTable:
+        """The scores of the methods that are ranked: those with scores on at least half of the tasks."""
+        on_M = (self.scores.num_seeds_TM > 0).sum(axis=0)
+        kept = np.flatnonzero(2 * on_M >= len(self.scores.tasks))
+        methods = tuple(self.scores.methods[m] for m in kept)
+        return ScoreTable(self.scores.tasks, methods, self.scores.scores_TMS[:, kept])
+
     def statistic(self, name: str) -> pd.DataFrame:
         """Return the frame of the statistic ``name`` (one of `on_boards`): a row for each method, NaN if undefined."""
         return self._statistics[name]
 
     @cached_property
     def _statistics(self) -> dict[str, pd.DataFrame]:
-        found = {name: _rounded(get_statistic(name).compute(self.scores)) for name in on_boards()}
+        found = {name: _rounded(get_statistic(name).compute(self.ranking)) for name in on_boards()}
         methods = list(self.board.methods)
         order = found["mean_rank"]["value"].reindex(methods).sort_values(kind="stable").index
         return {name: values.reindex(order) for name, values in found.items()}
@@ -116,15 +124,15 @@ class BoardReport:
     def statistics(self, *shapes: Shape) -> dict[str, pd.DataFrame]:
         """Return the frames of all statistics that need only scores and have one of ``shapes``, by name."""
         return {
-            name: _rounded(each.compute(self.scores))
+            name: _rounded(each.compute(self.scores if each.shape in ("cell", "pair") else self.ranking))
             for name, each in all_statistics().items()
             if each.inputs == ("scores",) and each.shape in shapes
         }
 
     @property
     def common_tasks(self) -> tuple[str, ...]:
-        """Tasks on which every method has a score; methods without any score do not count."""
-        return self.scores.common.tasks
+        """Tasks on which every method of `ranking` has a score."""
+        return self.ranking.common.tasks
 
     @property
     def published_scores(self) -> list[PublishedRow]:

@@ -118,9 +118,11 @@ def footer(report: BoardReport) -> list[str]:
 
 def _own_lines(report: BoardReport) -> Iterator[str]:
     board = report.board
+    few = [method for method in report.scores.methods if method not in report.ranking.methods]
+    but = f" but {', '.join(few)}, on less than half of the tasks" if few else ""
     yield (
         f"mean rank and wins use the {len(report.common_tasks)} of {len(board.tasks)} tasks with scores of every method"
-        + (" that has any" if set(report.scores.methods) < set(board.methods) else "")
+        + (but or (" that has any" if set(report.scores.methods) < set(board.methods) else ""))
     )
     if report.common_tasks:
         yield "in brackets: 95% interval over tasks, Student's of mean ranks, Clopper and Pearson's of wins"

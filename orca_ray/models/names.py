@@ -41,7 +41,7 @@ class PackagedBody(BodyInfo):
     members: tuple[str, ...]
     "Path of the weights, or of a part of them, in each package"
     sha256: str
-    "SHA-256 of the file with the weights: safetensors, or the ONNX file that is converted to it"
+    "SHA-256 of the file with the weights: safetensors, or the ONNX file or checkpoint that is converted to it"
     config: Mapping[str, Any] = field(repr=False)
     "Values of the Hugging Face configuration that are not its class's defaults: no file is needed to build the model"
 

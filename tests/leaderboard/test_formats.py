@@ -104,6 +104,16 @@ def test_a_subset_has_its_own_ranks() -> None:
         subset(board, None, ["nftt"])
 
 
+def test_methods_on_less_than_half_of_the_tasks_are_compared_but_not_ranked() -> None:
+    scores = [(f"t{t}", method, t / 10) for t in range(1, 6) for method in ("nft", "orca", "fno")[: 3 if t < 3 else 2]]
+    runs = [run(task, method, 0.1 + score, seed=seed) for task, method, score in scores for seed in (1, 2)]
+    found = BoardReport(build(frame(*runs), benchmark="pocket"))
+    assert found.common_tasks == tuple(f"pocket/t{t}" for t in range(1, 6))
+    assert found.statistic("mean_rank")["value"].notna().to_dict() == {"nft": True, "orca": True, "fno": False}
+    assert found.verdicts.loc[("nft", "fno"), "num_tasks"] == 2
+    assert "the 5 of 5 tasks with scores of every method but fno, on less than half" in str(render(found, "markdown"))
+
+
 def test_searching_is_not_judged_by_too_many_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = ResultsStore(tmp_path, create=True)
     store.append([make_record("a"), *(make_record(f"s{n}", phase="search", test_score=None) for n in range(2))])

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 
+from orca_ray.alignment.text_features import tokenizer
 from orca_ray.data import cache, packages
 from orca_ray.errors import UserError
 from orca_ray.models.body import Body, ImageStem
@@ -120,7 +121,10 @@ def test_the_configurations_kept_here_are_the_packages_own() -> None:
     assert len({package.sha256 for package in MPNET.packages}) == len(MPNET.members) == 5
 
 
-@pytest.mark.parametrize("name", ["minilm-l6", "vit-s14", pytest.param("mpnet-base", marks=pytest.mark.exhaustive)])
+LARGE = [pytest.param(name, marks=pytest.mark.exhaustive) for name in ("mpnet-base", "rxnfp")]
+
+
+@pytest.mark.parametrize("name", ["minilm-l6", "vit-s14", *LARGE])
 def test_what_the_list_says_is_so(name: str) -> None:
     from transformers import AutoModel
 
@@ -129,6 +133,12 @@ def test_what_the_list_says_is_so(name: str) -> None:
     info = next(info for info in list_bodies() if info.name == name)
     assert info.parameters == sum(parameter.numel() for parameter in model.parameters())
     assert (info.layers, info.width) == (model.config.num_hidden_layers, model.config.hidden_size)
+
+
+@pytest.mark.exhaustive
+def test_a_body_without_a_tokenizer_says_that_it_cannot_align() -> None:
+    with pytest.raises(UserError, match=r"tokenizer of body 'rxnfp'.*holds no file.*use a method that does not align"):
+        tokenizer("rxnfp")
 
 
 def cut_timm(model: Any, layers: int | None) -> tuple[Body, ImageStem]:

@@ -22,7 +22,7 @@ from orca_ray.training.artefacts.base import (
     evenly,
     shrunk,
 )
-from orca_ray.training.artefacts.kinds import principal_plane
+from orca_ray.training.artefacts.kinds import gaps, principal_plane
 from orca_ray.training.evaluate import of_samples
 
 
@@ -161,6 +161,15 @@ def test_features_share_the_axes_of_before_aligning() -> None:
     distance = decoded(before["x"]).mean() - decoded(source["x"]).mean()
     assert abs(distance) == pytest.approx(5 * np.sqrt(8), rel=0.1)  # the first component is the difference
     assert found(aligned(classes=False))["features", "aligning"]["panels"][0]["groups"][1]["classes"] is None
+
+
+def test_the_two_gaps_are_those_of_gaussians_and_vanish_with_the_target_at_the_source() -> None:
+    bars = found(aligned())["features", "gap"]["series"]
+    assert [series["values"][1] for series in bars] == pytest.approx([0, 0], abs=1e-3)
+    source = np.random.default_rng(0).normal(size=(800, 3))
+    centroid, distribution = gaps(source, source[::-1] * [1, 2, 3] + [0, 3, 0])
+    assert centroid == pytest.approx(9 / 3, rel=0.1)
+    assert distribution == pytest.approx(((2 - 1) ** 2 + (3 - 1) ** 2) / 3, rel=0.1)
 
 
 def test_principal_components_equal_those_of_a_singular_value_decomposition() -> None:

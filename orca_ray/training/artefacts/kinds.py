@@ -79,7 +79,21 @@ def principal_plane(x_ND: Array) -> tuple[Array, Array]:
     return mean_D, components_2D
 
 
-def _compute_features(aligned: Aligned) -> Iterator[tuple[str, Points]]:
+def gaps(source_MD: Array, target_ND: Array) -> tuple[float, float]:
+    """Return the centroid gap and the distribution gap, which together are the squared Fréchet distance of features.
+
+    The first is the squared distance of the means. The second is that of the centred features: the squared Bures
+    distance of their covariances. Both are relative to the variance of the source. After Liu et al., arXiv:2604.00279,
+    whose samples are paired.
+    """
+    means = source_MD.mean(axis=0), target_ND.mean(axis=0)
+    source_MD, target_ND = ((x - m) / len(x) ** 0.5 for x, m in zip((source_MD, target_ND), means, strict=True))
+    variances = float((source_MD**2).sum()), float((target_ND**2).sum())
+    spread = sum(variances) - 2 * float(np.linalg.norm(source_MD @ target_ND.T, "nuc"))
+    return float(((means[0] - means[1]) ** 2).sum()) / variances[0], max(spread, 0.0) / variances[0]
+
+
+def _compute_features(aligned: Aligned) -> Iterator[tuple[str, Points | Bars]]:
     """Yield source and target features in the principal plane before aligning, so that both plots share their axes."""
     source, before, after = (np.asarray(part, np.float64) for part in (aligned.source, aligned.before, aligned.after))
     mean_D, components_2D = principal_plane(np.concatenate([source, before]))
@@ -98,6 +112,16 @@ def _compute_features(aligned: Aligned) -> Iterator[tuple[str, Points]]:
         panels=(
             Plot("before", (shared, group("target", flat[1], aligned.classes))),
             Plot("after", (shared, group("target", flat[2], aligned.classes))),
+        ),
+    )  # fmt: skip
+    centroid, distribution = zip(gaps(source, before), gaps(source, after), strict=True)
+    yield "gap", Bars(
+        title="Gap between source and target, before (0) and after (1) aligning",
+        caption="Centroid gap: of the means; distribution gap: of centred features; in variances of the source.",
+        x="before, after",
+        series=(
+            BarSeries("centroid gap", tuple(map(rounded, centroid))),
+            BarSeries("distribution gap", tuple(map(rounded, distribution))),
         ),
     )  # fmt: skip
 
