@@ -153,7 +153,7 @@ def metrics() -> str:
 BOARDS = {
     "pocket": ("pocket", "pocket", "sixteen methods on eight data sets, 896 trials"),
     "aligning": ("aligning", "aligning", "which parts of aligning help: a factorial study of 600 trials"),
-    "pocket-quick": ("pocket", "pocket-quick", "the demo's sweep"),
+    "pocket-quick": ("pocket", "pocket-quick", "four methods with the budget quick"),
 }
 """Pages of boards: by the name of the page, the benchmark or sweep, its store in docs/stores, and what it shows."""
 
