@@ -227,7 +227,7 @@ def test_the_card_of_an_adaptation(snapshot: Snapshot) -> None:
         ", by an ensemble\n", "The average of 2 networks", "1 of gradient_boosting", "- it pays\n",
         "- Score 0.15 [0.125, 0.2], with its 90 %", "- 0.14 on 90 samples", "(5 folds)", "- 0.25 on 30 samples that no",
         "- Best baseline: a|b, 0.2 [0.1, 0.3].", "- 1.5 MB; 2.5 ms", "| a b | 0.2 [0.1, 0.3] | 5 | 1.23 |",
-        "- two\\nlines\n", "orca-ray[predict]", "logits are divided by 2.", "; no pretrained weights",
+        "- two\\nlines\n", "pip install '.[predict]'", "logits are divided by 2.", "; no pretrained weights",
     ):  # fmt: skip
         assert part in card
     assert "on validation data" not in card
