@@ -3,7 +3,7 @@
 # make test       tests of everything, a few minutes; each room's behaviour, a Ray sweep, a kill and resume, a browser, S3
 # make test-all   also the exhaustive ones: fault runs, isolated nodes, jobs, installations; the scheduled workflow runs it
 # make check      everything CI runs: style, submitted scores, types, tests
-# make boards     build the boards in README.md and docs/ again from the stores that they name, and the help of commands
+# make boards     build the boards, findings and the help of commands in README.md and docs/ again
 # make page       build the leaderboard's page from page-src (needs Node.js; only after changes there)
 # make docs       build the documentation site from docs/ into build/docs; a link that leads nowhere is an error
 # make bench      performance tables (not tests), also written to bench/*.json; ORCA_REFERENCE=DIR compares with a

@@ -6,8 +6,9 @@ A board is a table between two marks, of which the first holds the arguments of 
     …
     <!-- /board -->
 
-``make boards`` runs this module, which writes all boards again. ``| METHODS | QUESTIONS`` at the end of the arguments
-makes the board that `benchmarks.short_board` describes.
+``<!-- findings: … -->`` holds arguments of `benchmarks.findings_page`, which also draws the picture beside the page.
+``make boards`` runs this module, which writes all boards and findings again. Arguments of a
+board that end with ``| METHODS | QUESTIONS`` make the board that `benchmarks.short_board` describes.
 """
 
 import io
@@ -21,12 +22,13 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
+from benchmarks.findings_page import page as findings
 from benchmarks.short_board import short_board
 from orca_ray.cli.app import run
 
 ROOT = Path(__file__).resolve().parents[1]
 MARK = re.compile(
-    r"^(<!-- board: (?P<arguments>[^\n]*) -->\n)(?P<table>.*?)^(<!-- /board -->)$", re.DOTALL | re.MULTILINE
+    r"^(<!-- (?P<kind>board|findings): (?P<arguments>[^\n]*) -->\n).*?^(<!-- /(?P=kind) -->)$", re.DOTALL | re.MULTILINE
 )
 
 
@@ -36,14 +38,23 @@ def pages() -> list[Path]:
     return [page for page in found if MARK.search(page.read_text())]
 
 
-def regenerated(text: str) -> str:
-    """Return a page with its boards built again from their stores."""
-    return MARK.sub(lambda match: f"{match[1]}\n{_board(match['arguments'])}\n{match[4]}", text)
+def regenerated(page: Path) -> dict[Path, str]:
+    """Return the files of a page, built again from the stores: the page itself, and the picture of findings."""
+    files = {}
+
+    def made(match: re.Match[str]) -> str:
+        if match["kind"] == "board":
+            return f"{match[1]}\n{_board(match['arguments'])}\n{match[4]}"
+        text, files[page.with_suffix(".svg")] = findings(shlex.split(match["arguments"]))
+        return f"{match[1]}\n{text}\n{match[4]}"
+
+    with chdir(ROOT):
+        return {page: MARK.sub(made, page.read_text()), **files}
 
 
 def _board(arguments: str) -> str:
     words, *short = arguments.split(" | ")
-    with TemporaryDirectory() as scratch, chdir(ROOT), redirect_stderr(io.StringIO()) as errors:
+    with TemporaryDirectory() as scratch, redirect_stderr(io.StringIO()) as errors:
         board = Path(scratch) / ("board.json" if short else "board.md")
         if run(["leaderboard", *shlex.split(words), "--out", str(board)]):
             raise ValueError(f"<!-- board: {arguments} -->: {errors.getvalue()}")
@@ -53,12 +64,13 @@ def _board(arguments: str) -> str:
 @pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
 def test_a_board_of_the_documentation_is_up_to_date(page: Path) -> None:
     text = page.read_text()
-    assert f"\n{text}".count("\n<!-- board: ") == len(MARK.findall(text)), "the pattern misses a mark"
-    assert regenerated(text) == text, f"{page.relative_to(ROOT)} differs from its store: run `make boards`"
+    assert len(re.findall(r"^<!-- (?:board|findings): ", text, re.MULTILINE)) == len(MARK.findall(text))
+    for path, content in regenerated(page).items():
+        assert path.read_text() == content, f"{path.relative_to(ROOT)} differs from its store: run `make boards`"
 
 
 if __name__ == "__main__":
-    for page in pages():
-        text = page.read_text()
-        page.write_text(new := regenerated(text))
-        sys.stdout.write(f"{page.relative_to(ROOT)}: {'up to date' if new == text else 'written'}\n")
+    for path, new in [item for page in pages() for item in regenerated(page).items()]:
+        old = path.read_text() if path.exists() else ""
+        path.write_text(new)
+        sys.stdout.write(f"{path.relative_to(ROOT)}: {'up to date' if new == old else 'written'}\n")

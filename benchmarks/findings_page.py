@@ -1,0 +1,231 @@
+"""The text and the picture of docs/findings.md, ``python -m benchmarks.findings_page cabinet --results DIR``.
+
+``make boards`` writes both. A task counts for a question when both sides have a score of every planned seed.
+"""
+
+# ruff: noqa: T201 - a benchmark prints its text
+
+import argparse
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy import special
+
+from benchmarks import forest_plot
+from benchmarks.findings import BEST, QUESTIONS, REFERENCE, Data, Study, answers, by_distance, by_samples, ratio_text
+from benchmarks.regression import Estimate, mean
+from orca_ray.leaderboard import build
+from orca_ray.leaderboard.board import Board
+from orca_ray.leaderboard.statistics import ScoreTable
+from orca_ray.leaderboard.statistics.intervals import LEVEL, MIN_TASKS
+from orca_ray.leaderboard.statistics.table import Floats
+from orca_ray.results.store import ResultsStore
+from orca_ray.sweep.plan.loading import load_spec
+from orca_ray.sweep.plan.spec import SweepSpec
+from orca_ray.tasks.registry import get_task, known_tasks
+
+WITHOUT_BODY = ("linear", "nearest", "forest", "gradient_boosting", "minirocket", "hydra", "unet", "fno", "cnn")
+"""Baselines, in the order that decides between equal validation scores."""
+KINDS = {
+    "time series": "series", "spectrum": "spectra, sequences", "DNA": "spectra, sequences",
+    "radar": "spectra, sequences", "image": "images", "tabular": "tables", "pde": "fields",
+}  # fmt: skip
+"""Kind of data by the domain that a task declares."""
+DISTANCE = "l2"
+"""Distance that ``orca`` minimises on the tasks whose distances are compared: others have other units."""
+PLANNED = 41
+"""Number of tasks of the study, for which the width of intervals is predicted."""
+WANTED, MOST_TASKS = 0.08, 10_000
+"""How far above its ratio an interval should reach, and the largest number of tasks that is given for it."""
+COMPARED = tuple(dict.fromkeys(question.sides for question in QUESTIONS))
+"""Pairs of methods of the questions: columns of the tables."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A study that was read from a store."""
+
+    board: Board
+    study: Study
+    baselines: dict[str, str]
+    """Best baseline of each task by validation; none where a planned baseline has no scores yet."""
+
+
+def read(benchmark: str, records: pd.DataFrame) -> Found:
+    """Return the study of a benchmark in the records of a store; raises the errors of `build` and `load_spec`."""
+    board = build(records, benchmark=benchmark)
+    spec = load_spec(benchmark, budget=board.sweep.partition("/")[2])
+    trials = records[records["sweep"] == board.sweep]
+    columns = ("validation_score", "distance_before")
+    validation, distances = (dict(zip(trials["trial_key"], trials[name], strict=True)) for name in columns)
+    complete = _complete(board, spec)
+    baselines = _baselines(board, spec, validation)
+    methods = sorted({method for sides in COMPARED for method in sides} - {BEST})
+    scored = ScoreTable.of(board.scores)
+
+    def row(task: str, method: str) -> Floats:
+        known = (task, method) in complete
+        at = (scored.tasks.index(task), scored.methods.index(method)) if known else (0, 0)
+        return np.where(known, scored.scores_TMS[at], np.nan)
+
+    table = np.array([[row(task, each) for each in [*methods, baselines.get(task, "")]] for task in board.tasks])
+    known = np.isfinite(table).any(axis=(0, 2))
+    names = tuple(name for name, scored in zip([*methods, BEST], known, strict=True) if scored)
+    given = [get_task(task) for task in board.tasks]
+    properties = Data(
+        np.zeros(len(given)),
+        np.array([KINDS.get(task.domain, task.domain) for task in given]),
+        np.array([task.modality == "image" for task in given]),
+        np.array([_samples(board, task.name, (task.num_samples or (1,))[0]) for task in given]),
+        np.array([_distance(board, task.name, distances) for task in given]),
+    )
+    return Found(board, Study(ScoreTable(board.tasks, names, table[:, known]), properties), baselines)
+
+
+def _complete(board: Board, spec: SweepSpec) -> set[tuple[str, str]]:
+    """Return the tasks and methods that have a score of every planned seed."""
+    return {key for key, cell in board.cells.items() if set(spec.confirm_seeds) <= cell.trial_keys.keys()}
+
+
+def _baselines(board: Board, spec: SweepSpec, validation: dict[str, float]) -> dict[str, str]:
+    complete, best = _complete(board, spec), {}
+    for task in board.tasks:
+        pairs = {*spec.pairs, *board.cells}
+        planned = [method for method in WITHOUT_BODY if (task, method) in pairs]
+        if planned and {(task, method) for method in planned} <= complete:
+            keys = {method: board.cells[task, method].trial_keys.values() for method in planned}
+            best[task] = min(planned, key=lambda method: math.fsum(validation[key] for key in keys[method]))
+    return best
+
+
+def _samples(board: Board, task: str, num: int) -> float:
+    texts = [cell.provenance.hyperparameters for (name, _), cell in board.cells.items() if name == task]
+    shares = {json.loads(text).get("data.fraction", 1.0) for text in texts if text}
+    return num * max(shares, default=1.0)
+
+
+def _distance(board: Board, task: str, distances: dict[str, float | None]) -> float:
+    cell = board.cells.get((task, "orca"))
+    if cell is None or json.loads(cell.provenance.hyperparameters or "{}").get("align.distance") != DISTANCE:
+        return math.nan
+    known = [value for value in (distances[key] for key in cell.trial_keys.values()) if value is not None and value > 0]
+    return math.exp(np.mean(np.log(known))) if known else math.nan
+
+
+def text(found: Found) -> str:
+    """Return the Markdown of the page: the answers, ratios by kinds of tasks, and ratios of single tasks."""
+    sentences = "\n".join(f"{number}. {each.sentence}" for number, each in enumerate(answers(found.study), 1))
+    sides = [f"`{method}` to `{reference}`".replace(f"`{BEST}`", BEST) for method, reference in COMPARED]
+    rows = _markdown(["", "tasks", *sides], _rows(found.study), 2)
+    tasks = _markdown(["task", "kind", "samples", BEST, *sides], _on_tasks(found), 2)
+    return "\n\n".join(["\n".join(_counts(found)), sentences, rows, tasks, ""])
+
+
+def _counts(found: Found) -> Iterator[str]:
+    board, table = found.board, found.study.table
+    methods = {method for sides in COMPARED for method in sides}
+    scored_T = (table.num_seeds_TM > 0).sum(axis=1) == len(methods)
+    every = [task for task, scored in zip(table.tasks, scored_T, strict=True) if scored]
+    planned = sum(task.benchmark == board.benchmark for task in known_tasks().values())
+    yield f"`{board.benchmark}`, sweep {board.sweep}: all scores of {len(every)} of {planned} tasks."
+    if others := [task.partition("/")[2] for task in table.tasks if task not in every]:
+        yield f"Tasks that have only some of them count where both sides of a ratio do: {', '.join(others)}."
+
+
+def _rows(study: Study) -> Iterator[list[str]]:
+    given = [study.data(*sides) for sides in COMPARED]
+    kinds = [kind for kind in dict.fromkeys(KINDS.values()) if kind in study.properties.kinds]
+    groups = [("all", [np.ones(len(each.logs), bool) for each in given])]
+    groups += [(kind, [each.kinds == kind for each in given]) for kind in kinds]
+    groups += [("text body", [~each.images for each in given]), ("image body", [each.images for each in given])]
+    for name, masks in groups:
+        nums = sorted({int(mask.sum()) for mask in masks})
+        ratios = [ratio_text(mean(each.logs[mask])) for each, mask in zip(given, masks, strict=True)]
+        yield [name, " to ".join(map(str, (nums[0], nums[-1]) if len(nums) > 1 else nums)), *ratios]
+    yield ["ten times the samples", "", *(ratio_text(by_samples(each)) for each in given)]
+    yield ["twice the distance", "", *(ratio_text(by_distance(each)) for each in given)]
+    yield ["one new task", "", *(ratio_text(on_new_task(each)) for each in given)]
+    compared = [study.compare(*sides) for sides in COMPARED]
+    counts = ("–" if each is None else f"{each.better}, {each.worse}" for each in compared)
+    yield ["better, worse beyond noise", "", *counts]
+    yield ["interval over all", "", *(half_text(each, len(each.logs)) for each in given)]
+    if any(len(each.logs) < PLANNED for each in given):
+        yield [f"interval at {PLANNED} tasks", "", *(half_text(each, PLANNED) for each in given)]
+    yield [f"tasks for ±{100 * WANTED:.0f} %", "", *(tasks_text(each) for each in given)]
+
+
+def on_new_task(found: Data) -> Estimate:
+    """Return the ratio with an interval that holds that of one more task with a probability of 95 %."""
+    over = mean(found.logs)
+    return over._replace(error=over.error * math.sqrt(len(found.logs) + 1))
+
+
+def half_text(found: Data, num: int) -> str:
+    """Return how far an interval over ``num`` tasks that spread as these do reaches above its ratio, in per cent."""
+    if len(found.logs) < MIN_TASKS:
+        return "–"
+    return f"±{100 * math.expm1(_half(found, num)):.0f} %"
+
+
+def tasks_text(found: Data) -> str:
+    """Return how many tasks that spread as these do make an interval that reaches `WANTED` above its ratio."""
+    if len(found.logs) < MIN_TASKS:
+        return "–"
+    enough = (num for num in range(MIN_TASKS, MOST_TASKS) if math.expm1(_half(found, num)) <= WANTED)
+    return f"{next(enough, MOST_TASKS):,}"
+
+
+def _half(found: Data, num: int) -> float:
+    return float(special.stdtrit(num - 1, 1 - LEVEL / 2)) * float(found.logs.std(ddof=1)) / math.sqrt(num)
+
+
+def _on_tasks(found: Found) -> Iterator[list[str]]:
+    given = [found.study.compare(*sides) for sides in COMPARED]
+    properties = found.study.properties
+    for at, task in enumerate(found.study.table.tasks):
+        ratios = ["–" if each is None or task not in each.tasks else f"{each.tasks[task].value:.2f}" for each in given]
+        marked = [
+            f"**{ratio}**" if each is not None and task in each.beyond_noise else ratio
+            for ratio, each in zip(ratios, given, strict=True)
+        ]
+        best = f"`{found.baselines[task]}`" if task in found.baselines else "–"
+        yield [task.partition("/")[2], str(properties.kinds[at]), f"{properties.samples[at]:,.0f}", best, *marked]
+
+
+def _markdown(head: Sequence[str], rows: Iterator[list[str]], left: int) -> str:
+    lines = [list(head), ["---"] * left + ["--:"] * (len(head) - left), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def picture(found: Found) -> str:
+    """Return the forest plot of ratios against plain fine-tuning, by kind of data, as SVG."""
+    groups = []
+    for method in ("orca", "orca_guarded", "fpt", "linear_probe", "scratch", BEST):
+        data = found.study.data(method, REFERENCE)
+        kinds = [kind for kind in dict.fromkeys(KINDS.values()) if kind in data.kinds]
+        parts = [(method, data.logs), *((kind, data.logs[data.kinds == kind]) for kind in kinds)]
+        groups += [[(f"{name} ({len(logs)})", mean(logs)) for name, logs in parts]] if len(data.logs) else []
+    return forest_plot.draw(f"Test error relative to fine-tuning (nft), {found.board.benchmark}", groups)
+
+
+def page(arguments: Sequence[str] | None = None) -> tuple[str, str]:
+    """Return `text` and `picture` of the study that command-line arguments name."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("benchmark")
+    parser.add_argument("--results", required=True, help="folder of the results store")
+    parser.add_argument("--picture", type=Path, help="write the forest plot to this file")
+    options = parser.parse_args(arguments)
+    found = read(options.benchmark, ResultsStore(options.results).records())
+    written = text(found), picture(found)
+    if options.picture:
+        options.picture.write_text(written[1])
+    return written
+
+
+if __name__ == "__main__":
+    print(page()[0], end="")

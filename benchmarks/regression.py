@@ -1,0 +1,103 @@
+"""Regression of the log ratios of tasks on properties of the tasks, with tests that hold where tasks spread unequally.
+
+Tasks count equally, as on a board. What tasks differ by and the noise over seeds are both in the residuals, whose
+variance may be another for each task.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special
+
+from orca_ray.leaderboard.statistics.intervals import LEVEL, MIN_TASKS
+from orca_ray.leaderboard.statistics.paired import student_p
+from orca_ray.leaderboard.statistics.table import Floats
+
+LEAST_GROUP = 3
+"""Least number of tasks of a group that is compared with others."""
+
+
+class Estimate(NamedTuple):
+    """A log ratio or a slope of log ratios, with standard error, degrees of freedom, and the p-value that it is 0."""
+
+    value: float = math.nan
+    error: float = math.nan
+    freedom: float = math.nan
+    p: float = math.nan
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Ends of Student's 95 % interval."""
+        half = float(special.stdtrit(self.freedom, 1 - LEVEL / 2)) * self.error
+        return self.value - half, self.value + half
+
+
+def estimate(logs_T: Floats, design_TP: Floats, contrast_P: Floats) -> Estimate:
+    """Return the least-squares estimate of a contrast of the coefficients of ``design_TP``; NaN if there is none.
+
+    The error is NaN if it has fewer degrees of freedom than the spread of `MIN_TASKS` tasks.
+    The variance is HC2 (MacKinnon and White 1985, Journal of Econometrics 29): unbiased if all tasks spread equally,
+    and consistent if not. Its degrees of freedom are those of Bell and McCaffrey 2002, Survey Methodology 28. For the
+    mean of a group of tasks, both are those of Student's test of the group alone.
+    """
+    num, width = design_TP.shape
+    if num < max(MIN_TASKS, width + 1) or np.linalg.matrix_rank(design_TP) < width:
+        return Estimate()
+    inverse_PT = np.linalg.pinv(design_TP)
+    residual_TT = np.eye(num) - design_TP @ inverse_PT
+    load_T, left_T = contrast_P @ inverse_PT, np.diag(residual_TT)
+    used_T = left_T > 1e-9  # the only task of a group says nothing of a slope within groups
+    share_T = np.where(used_T, load_T**2 / np.where(used_T, left_T, 1.0), 0.0)
+    value, variance = float(load_T @ logs_T), float(share_T @ (residual_TT @ logs_T) ** 2)
+    freedom = float((load_T @ load_T) ** 2 / (share_T @ residual_TT**2 @ share_T))
+    if freedom < MIN_TASKS - 1 - 1e-6:
+        return Estimate(value)
+    p = student_p(np.array([value]), np.array([math.sqrt(variance)]), np.array([freedom]))
+    return Estimate(value, math.sqrt(variance), freedom, float(p[0]))
+
+
+def mean(logs_T: Floats) -> Estimate:
+    """Return the mean with Student's error and test, as a board has them; only the mean below `MIN_TASKS` tasks."""
+    found = estimate(logs_T, np.ones((len(logs_T), 1)), np.ones(1))
+    return found if len(logs_T) >= MIN_TASKS or not len(logs_T) else Estimate(float(logs_T.mean()))
+
+
+def unequal_means(logs_T: Floats, groups_T: NDArray[np.str_]) -> float:
+    """Return the p-value of the test that all groups of at least `LEAST_GROUP` tasks have one mean; NaN for one group.
+
+    Groups may spread unequally. Welch 1951, "On the comparison of several mean values", Biometrika 38.
+    """
+    parts = groups(logs_T, groups_T)
+    count = len(parts)
+    if count < 2:
+        return math.nan
+    nums, means = (np.array([of(part) for part in parts.values()]) for of in (len, np.mean))
+    weights = nums / np.array([part.var(ddof=1) for part in parts.values()])
+    centre = weights @ means / weights.sum()
+    lack = ((1 - weights / weights.sum()) ** 2 / (nums - 1)).sum() / (count**2 - 1)
+    ratio = weights @ (means - centre) ** 2 / (count - 1) / (1 + 2 * (count - 2) * lack)
+    return float(special.fdtrc(count - 1, 1 / (3 * lack), ratio))
+
+
+def room(logs_T: Floats, groups_T: NDArray[np.str_]) -> float:
+    """Return the largest log ratio between two groups that the 95 % interval of their difference leaves open.
+
+    The intervals are Welch's, of groups of at least `LEAST_GROUP` tasks; 0 for one group.
+    """
+    parts = list(groups(logs_T, groups_T).values())
+    widest = 0.0
+    for one in parts:
+        for other in parts:
+            errors = np.array([part.var(ddof=1) / len(part) for part in (one, other)])
+            freedom = errors.sum() ** 2 / (errors**2 / [len(one) - 1, len(other) - 1]).sum()
+            half = special.stdtrit(freedom, 1 - LEVEL / 2) * math.sqrt(errors.sum())
+            widest = max(widest, float(one.mean() - other.mean() + half) if one is not other else 0.0)
+    return widest
+
+
+def groups(logs_T: Floats, groups_T: NDArray[np.str_]) -> dict[str, Floats]:
+    """Return the log ratios of each group of at least `LEAST_GROUP` tasks that differ."""
+    parts = {str(group): logs_T[groups_T == group] for group in np.unique(groups_T)}
+    return {group: part for group, part in parts.items() if len(part) >= LEAST_GROUP and np.ptp(part) > 1e-9}

@@ -1,0 +1,52 @@
+"""Findings: tests over tasks, answers about known effects, which tasks count, and how often answers are wrong."""
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from benchmarks.findings import BEST, answers
+from benchmarks.findings_calibration import METHODS, NULLS, simulate
+from benchmarks.findings_page import picture, read, text
+from benchmarks.regression import estimate, mean, unequal_means
+from tests.leaderboard.statistics.test_calibration import PAGE
+from tests.leaderboard.test_leaderboard import frame, seeds
+
+TEXT = PAGE.with_name("findings.md").read_text().replace("*", "")
+ROWS = [line.strip("| ").split(" | ") for line in TEXT.split("\n")]
+
+
+def test_intervals_and_tests_are_those_of_scipy() -> None:
+    logs, kinds = np.random.default_rng(0).normal(size=14), np.repeat(["a", "b"], [6, 8])
+    whole, two = scipy.stats.ttest_1samp(logs[:6], 0), scipy.stats.ttest_ind(logs[:6], logs[6:], equal_var=False)
+    first = estimate(logs, np.column_stack([kinds == "a", kinds == "b"]).astype(float), np.array([1.0, 0.0]))
+    assert (*first.ends, first.p) == pytest.approx((*whole.confidence_interval(), whole.pvalue))
+    assert unequal_means(logs, kinds) == pytest.approx(two.pvalue)
+
+
+def test_known_effects_are_found_with_the_tasks_that_carry_them() -> None:
+    effects = np.array([{"scratch": 0.3, BEST: -0.3}.get(name, 0.0) for name in METHODS])
+    study, _ = NULLS["equal"].study(np.random.default_rng(0), effects)
+    found = answers(study)
+    assert [each.verdict for each in found] == [*["Not clear"] * 2, "Yes", "No, the reverse", *["Not clear"] * 6]
+    logs = np.sort(study.data("nft", "scratch").logs)
+    fewest = next(number for number in range(41) if mean(logs[number:]).p > found[2].level)
+    assert f"not clear without the {fewest} tasks that speak most for it" in found[2].sentence
+
+
+def test_a_task_counts_with_every_seed_of_both_sides_and_validation_chooses_the_baseline() -> None:
+    nft, cnn, linear, orca = (
+        seeds("digits", name, *[test] * 4, validation_score=validation, sweep="pocket/full")
+        for name, test, validation in (("nft", 0.4, 0.1), ("cnn", 0.1, 0.3), ("linear", 0.3, 0.2), ("orca", 0.2, 0.1))
+    )
+    found = read("pocket", frame(*nft, *cnn, *linear, *orca[:-1]))
+    assert np.exp(found.study.data("nft", BEST).logs) == pytest.approx([0.4 / 0.3])
+    assert "nan" not in text(found) + picture(found)
+    assert read("pocket", frame(*nft, *cnn, *linear[:-1])).baselines == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("null", NULLS)
+def test_other_studies_agree_with_the_page_within_four_standard_errors(null: str) -> None:
+    for name, found in simulate(null, 40, seed=1).items():
+        share = next(float(cells[1 + list(NULLS).index(null)]) / 100 for cells in ROWS if cells[0] == name)
+        assert found == pytest.approx(share, abs=4 * (max(share * (1 - share), 0.01) / 40) ** 0.5), name
