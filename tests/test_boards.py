@@ -6,8 +6,7 @@ A board is a table between two marks, of which the first holds the arguments of 
     …
     <!-- /board -->
 
-``make boards`` runs this module, which writes all boards again. ``| METHODS | QUESTIONS`` at the end of the arguments
-makes the board that `benchmarks.short_board` describes.
+``make boards`` runs this module, which writes all boards again. `benchmarks.short_board` has the board of README.md.
 """
 
 import io
