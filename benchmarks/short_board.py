@@ -1,4 +1,7 @@
-"""A short board for a page of the documentation, made of the document that ``leaderboard -o FILE.json`` writes."""
+"""A short board for a page of the documentation, made of the document that ``leaderboard -o FILE.json`` writes.
+
+The mark of such a board ends with the methods and the questions: ``<!-- board: pocket | nft orca | aligning -->``.
+"""
 
 from collections import Counter
 from collections.abc import Sequence

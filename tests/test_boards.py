@@ -7,8 +7,7 @@ A board is a table between two marks, of which the first holds the arguments of 
     <!-- /board -->
 
 ``<!-- findings: … -->`` holds arguments of `benchmarks.findings_page`, which also draws the picture beside the page.
-``make boards`` runs this module, which writes all boards and findings again. Arguments of a
-board that end with ``| METHODS | QUESTIONS`` make the board that `benchmarks.short_board` describes.
+``make boards`` runs this module, which writes all of them again. `benchmarks.short_board` has the board of README.md.
 """
 
 import io

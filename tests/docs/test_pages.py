@@ -118,9 +118,9 @@ def all_options(command: Any) -> set[str]:
 
 
 def test_the_help_of_each_command_stands_once_and_is_current() -> None:
-    texts = [(page, page.read_text()) for page in command_pages.PAGES]
-    assert [page.name for page, text in texts if command_pages.regenerated(page) != text] == [], "run `make boards`"
-    shown = [name for _, text in texts for name in command_pages.MARK.findall(text)]
+    stale = [page.name for page in command_pages.PAGES if command_pages.regenerated(page) != page.read_text()]
+    assert stale == [], "run `make boards`"
+    shown = [name for page in command_pages.PAGES for name in command_pages.MARK.findall(page.read_text())]
     assert sorted(shown) == sorted(["all", *(name for name, _ in command_pages.commands())])
     codes = (0, output.TRIALS_FAILED, output.USER_ERROR, output.INTERNAL_ERROR, output.CLUSTER_LOST, output.INTERRUPTED)
     assert re.findall(r"^\| (\d+) \|", TEXTS["docs/usage.md"], re.MULTILINE) == [str(code) for code in codes]
@@ -130,12 +130,13 @@ def test_the_readme_is_short_and_its_output_is_that_of_the_walk_through() -> Non
     text, shown = TEXTS["README.md"], (ROOT / "docs" / "own-data.md").read_text().splitlines()
     assert len(text.split()) <= 900
     assert len(text.splitlines()) <= 120
-    for language, block in BLOCK.findall(text):
-        assert language != "text" or {*block.splitlines()} <= {*shown, "…"}
+    told, board = (set(re.findall(r"\b\d\.\d\d \[.*?\]", part)) for part in text.split("<!-- board: "))
+    assert told <= board, "numbers of the finding are those of the board"
+    printed = {line for language, block in BLOCK.findall(text) if language == "text" for line in block.splitlines()}
+    assert printed <= {*shown, "…"}
 
 
-def test_pages_install_from_a_clone() -> None:
-    """Nothing is published on an index yet; where orca-ray is installed, docs/usage.md has another form."""
+def test_pages_install_from_a_clone_since_nothing_is_published_on_an_index() -> None:
     found = {name for name, text in TEXTS.items() if re.search(r"install '?orca-ray", text)}
     assert found <= {"docs/usage.md", "docs/decisions/0001-extras.md", "CHANGELOG.md"}
 
