@@ -28,7 +28,7 @@ from orca_ray.sweep.plan.plan import resolve
 from orca_ray.sweep.plan.searches import plan_searches
 from orca_ray.testing.suite import make_home, save_tokenizer
 from tests.docs.pages import ROOT
-from tests.plug_in_packages import EXAMPLE, FOLLOWERS, GASES, TRACKERS, installed
+from tests.plug_in_packages import EXAMPLE, FOLLOWERS, GASES, PAPER_TASKS, TRACKERS, installed
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
@@ -118,7 +118,7 @@ SWEEP = Path(__file__).with_name("example.yaml").read_text()
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a directory that the plug-ins are installed into, without a network."""
     source, site = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("site")
-    sources = [str(copytree(each, source / each.name)) for each in (EXAMPLE, FOLLOWERS, GASES, TRACKERS)]
+    sources = [str(copytree(each, source / each.name)) for each in (EXAMPLE, FOLLOWERS, GASES, PAPER_TASKS, TRACKERS)]
     options = ["--no-index", "--no-deps", "--no-build-isolation", "--disable-pip-version-check", "--quiet"]
     command = [sys.executable, "-m", "pip", "install", *options, "--target", str(site), *sources]
     subprocess.run(command, check=True, timeout=120)
@@ -138,6 +138,7 @@ def beside(site: Path, **variables: str) -> Mapping[str, str]:
         pytest.param(FOLLOWERS, "TestMethods", 40, marks=pytest.mark.exhaustive, id="followers, conformance"),
         pytest.param(FOLLOWERS, "not TestMethods", 36, id="followers, other tests"),
         pytest.param(GASES, "", 12, marks=pytest.mark.exhaustive, id="gases"),
+        pytest.param(PAPER_TASKS, "", 43, marks=pytest.mark.exhaustive, id="tasks of the paper"),
         pytest.param(TRACKERS, "", 5, marks=pytest.mark.exhaustive, id="trackers"),
     ],
 )
