@@ -24,9 +24,9 @@ from orca_ray.tasks.metrics import all_metrics
 from orca_ray.tasks.registry import all_tasks
 from orca_ray.training.artefacts.base import all_artefacts
 
-EXAMPLE, FOLLOWERS, GASES, PAPER_TASKS, TRACKERS = (
+PLUG_INS = EXAMPLE, FOLLOWERS, PAPER_TASKS, PDEBENCH, TRACKERS = tuple(
     Path(__file__).parents[1] / "examples" / name
-    for name in ("plugin", "followers", "gases", "paper_tasks", "trackers")
+    for name in ("plugin", "followers", "paper_tasks", "pdebench", "trackers")
 )
 _CACHES = (
     discovery._entry_points, option_names, all_sources, all_statistics, all_methods, all_families,

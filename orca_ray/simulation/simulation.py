@@ -125,7 +125,7 @@ def simulations() -> Mapping[str, Simulation]:
 def get_simulation(name: str) -> Simulation:
     """Return the simulation of a task; raises UserError for an unknown name."""
     if name not in simulations():
-        raise unknown_name("simulation", name, simulations(), "Those of gases are a plug-in, examples/gases.")
+        raise unknown_name("simulation", name, simulations(), "Others are a plug-in, examples/pdebench.")
     return simulations()[name]
 
 
