@@ -5,14 +5,15 @@ import math
 import numpy as np
 import pytest
 
-from orca_ray.simulation import darcy, shallow_water
+from orca_ray.simulation import darcy
+from orca_ray.simulation.hyperbolic import evolve_water
 from orca_ray.simulation.simulation import Array, centres
 from orca_ray.simulation.stiff import Etdrk4
 
 
 def _depths(initial: Array, cell: float, end: float, frames: int = 2) -> Array:
     top = 2 * math.sqrt(float(initial[0].max()))
-    return shallow_water.evolve(initial, cell, end / (frames - 1), frames, top)
+    return evolve_water(initial, cell, end / (frames - 1), frames, top)
 
 
 def _stoker(x: Array, t: float, deep: float, shallow: float) -> Array:

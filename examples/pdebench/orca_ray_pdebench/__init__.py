@@ -1,1 +1,1 @@
-"""Solvers of three of PDEBench's equations, as a plug-in of orca-ray: gases in 1D and 2D, diffusion with sorption."""
+"""Simulations of five of PDEBench's tasks, as a plug-in of orca-ray: gases, and those with a group per sample."""
