@@ -91,7 +91,7 @@ class _HeadStage(EpochStage):
         graphs of the size of that loss's graph.
         """
         body, device = self._trial.model.body, self._trial.device
-        cost = measure_cost(loss, self.parameters(), body, num_samples=min(2, num_samples))
+        cost = measure_cost(loss, body, num_samples=min(2, num_samples))
         budget = budget_bytes(self._trial.hyperparameters.refine.memory_mib, device)
         return halved(max_micro_batch(cost, budget // graphs, device))
 
