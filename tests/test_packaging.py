@@ -137,8 +137,8 @@ def beside(site: Path, **variables: str) -> Mapping[str, str]:
         pytest.param(EXAMPLE, "", 81, marks=pytest.mark.exhaustive, id="plugin"),
         pytest.param(FOLLOWERS, "TestMethods", 40, marks=pytest.mark.exhaustive, id="followers, conformance"),
         pytest.param(FOLLOWERS, "not TestMethods", 36, id="followers, other tests"),
-        pytest.param(PDEBENCH, "", 18, marks=pytest.mark.exhaustive, id="PDEBench"),
-        pytest.param(PAPER_TASKS, "", 43, marks=pytest.mark.exhaustive, id="tasks of the paper"),
+        pytest.param(PDEBENCH, "", 21, marks=pytest.mark.exhaustive, id="PDEBench"),
+        pytest.param(PAPER_TASKS, "", 55, marks=pytest.mark.exhaustive, id="tasks of the paper"),
         pytest.param(TRACKERS, "", 5, marks=pytest.mark.exhaustive, id="trackers"),
     ],
 )
