@@ -1,7 +1,7 @@
 """Time of a refine epoch: our loop, the reference's own loop, and a plain PyTorch loop with the same recipe.
 
 ``python benchmarks/bench_refine.py [--samples 256] [--repeats 3] [--layers 2] [--device cuda] [--json FILE]``, on one
-thread. ``--layers 12`` is a body of 86 million parameters, for the model FLOP utilisation (MFU) on a GPU.
+thread. ``--layers 12`` is a body of 86 million parameters, for a GPU.
 
 Four loops train the same model (a random 768-wide BERT over 63 tokens) on the same samples in the same order, with the
 same effective batch of 64: "reference", the function ``train_one_epoch`` of the checkout that ``ORCA_REFERENCE`` names
@@ -219,8 +219,7 @@ def compare(body: str, num_samples: int, repeats: int, device: torch.device) -> 
     for name, loop in ours.items():
         rates = loop.throughput()  # over all epochs, including the first: scaled to the median rate
         faster = rows[name]["samples_per_second"] / rates.samples_per_second
-        told = {"tokens_per_second": rates.tokens_per_second, "model_flop_utilisation": rates.model_flop_utilisation}
-        rows[name] |= {key: None if value is None else faster * value for key, value in told.items()}
+        rows[name]["tokens_per_second"] = faster * (rates.tokens_per_second or 0.0)
         rows[name] |= {"precision": loop.precision.name, "micro_batch": loop.micro_batch}
     return rows
 
@@ -250,12 +249,12 @@ def main() -> None:
         rows = compare(save_body(directory, wanted.layers), wanted.samples, wanted.repeats, torch.device(wanted.device))
     check(rows)
     print(f"one epoch of {wanted.samples} samples, {wanted.layers} layers, effective batch {BATCH * ACCUMULATION}")
-    print(f"{'':12}{'precision':>10}{'micro':>6}{'seconds':>9}{'samples/s':>11}{'MFU':>7}{'loss':>9}{'ratio':>7}")
+    print(f"{'':12}{'precision':>10}{'micro':>6}{'seconds':>9}{'samples/s':>11}{'loss':>9}{'ratio':>7}")
     for name, row in rows.items():
-        share, found = row.get("model_flop_utilisation"), row.get("losses")
+        found = row.get("losses")
         print(
             f"{name:12}{row.get('precision', 'float32'):>10}{row.get('micro_batch', BATCH):>6}{row['seconds']:9.2f}"
-            f"{row['samples_per_second']:11.1f}{'' if share is None else f'{share:.0%}':>7}"
+            f"{row['samples_per_second']:11.1f}"
             f"{'' if found is None else f'{found[-1]:.4f}':>9}"
             f"{rows.get('reference', rows['plain'])['seconds'] / row['seconds']:7.2f}"
         )

@@ -36,7 +36,7 @@ def adapt(options: argparse.Namespace, precision: str, seed: int) -> dict[str, A
     return {
         "asked": precision, "precision": outcome.precision, "seed": seed, "validation": outcome.validation_score,
         "test": outcome.test_score, "samples_per_second": outcome.samples_per_second,
-        "model_flop_utilisation": outcome.model_flop_utilisation, "notes": outcome.notes,
+        "notes": outcome.notes,
     }  # fmt: skip
 
 

@@ -1,13 +1,9 @@
-"""Private interfaces of torch 2.13 that orca-ray uses, each with the reason why no public one serves.
+"""The private interface of torch 2.13 that orca-ray uses, with the reason why no public one serves.
 
-`tests/training/test_optimisation.py` says what breaks when one of them changes.
+`tests/training/test_optimisation.py` says what breaks when it changes.
 """
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 
 def has_bfloat16_units(device: torch.device) -> bool:
@@ -21,18 +17,3 @@ def has_bfloat16_units(device: torch.device) -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     queries = (getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
     return device.type == "cpu" and any(query is not None and bool(query()) for query in queries)
-
-
-def flop_counter() -> FlopCounterMode:
-    """Return a counter of operations that includes fused attention on CPUs, which `FlopCounterMode` counts as nothing.
-
-    The fused operators have no public names, because `scaled_dot_product_attention` chooses between them.
-    """
-    ops: Any = torch.ops.aten
-    forward: Callable[..., Any] = sdpa_flop_count
-    backward: Callable[..., Any] = sdpa_backward_flop_count
-    formulas = {
-        ops._scaled_dot_product_flash_attention_for_cpu: lambda *qkv, **_: forward(*qkv[:3]),
-        ops._scaled_dot_product_flash_attention_for_cpu_backward: lambda *given, **_: backward(*given[:4]),
-    }
-    return FlopCounterMode(display=False, custom_mapping=formulas)

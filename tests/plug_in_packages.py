@@ -2,9 +2,11 @@
 
 import importlib
 import sys
+import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from shutil import copytree
 
 import pytest
 
@@ -22,8 +24,9 @@ from orca_ray.tasks.metrics import all_metrics
 from orca_ray.tasks.registry import all_tasks
 from orca_ray.training.artefacts.base import all_artefacts
 
-EXAMPLE, FOLLOWERS, GASES, TRACKERS = (
-    Path(__file__).parents[1] / "examples" / name for name in ("plugin", "followers", "gases", "trackers")
+PLUG_INS = EXAMPLE, FOLLOWERS, PAPER_TASKS, PDEBENCH, TRACKERS = tuple(
+    Path(__file__).parents[1] / "examples" / name
+    for name in ("plugin", "followers", "paper_tasks", "pdebench", "trackers")
 )
 _CACHES = (
     discovery._entry_points, option_names, all_sources, all_statistics, all_methods, all_families,
@@ -52,6 +55,17 @@ def write_package(site: Path, name: str, entries: Mapping[str, Mapping[str, str]
     (info / "entry_points.txt").write_text("\n".join(lines) + "\n")
     for module, text in modules.items():
         (site / f"{module}.py").write_text(text)
+
+
+@contextmanager
+def installed_example(example: Path, site: Path) -> Iterator[None]:
+    """Let a package of `examples`, copied into the directory ``site``, be installed for this process."""
+    declared = tomllib.loads((example / "pyproject.toml").read_text())["project"]
+    write_package(site, declared["name"], declared["entry-points"])
+    module = declared["name"].replace("-", "_")
+    copytree(example / module, site / module)
+    with installed(site):
+        yield
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from orca_ray.sweep.plan.plan import resolve
 from orca_ray.sweep.plan.searches import plan_searches
 from orca_ray.testing.suite import make_home, save_tokenizer
 from tests.docs.pages import ROOT
-from tests.plug_in_packages import EXAMPLE, FOLLOWERS, GASES, TRACKERS, installed
+from tests.plug_in_packages import EXAMPLE, FOLLOWERS, PAPER_TASKS, PDEBENCH, PLUG_INS, TRACKERS, installed
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
@@ -118,7 +118,7 @@ SWEEP = Path(__file__).with_name("example.yaml").read_text()
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a directory that the plug-ins are installed into, without a network."""
     source, site = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("site")
-    sources = [str(copytree(each, source / each.name)) for each in (EXAMPLE, FOLLOWERS, GASES, TRACKERS)]
+    sources = [str(copytree(each, source / each.name)) for each in PLUG_INS]
     options = ["--no-index", "--no-deps", "--no-build-isolation", "--disable-pip-version-check", "--quiet"]
     command = [sys.executable, "-m", "pip", "install", *options, "--target", str(site), *sources]
     subprocess.run(command, check=True, timeout=120)
@@ -137,7 +137,8 @@ def beside(site: Path, **variables: str) -> Mapping[str, str]:
         pytest.param(EXAMPLE, "", 81, marks=pytest.mark.exhaustive, id="plugin"),
         pytest.param(FOLLOWERS, "TestMethods", 40, marks=pytest.mark.exhaustive, id="followers, conformance"),
         pytest.param(FOLLOWERS, "not TestMethods", 36, id="followers, other tests"),
-        pytest.param(GASES, "", 12, marks=pytest.mark.exhaustive, id="gases"),
+        pytest.param(PDEBENCH, "", 21, marks=pytest.mark.exhaustive, id="PDEBench"),
+        pytest.param(PAPER_TASKS, "", 55, marks=pytest.mark.exhaustive, id="tasks of the paper"),
         pytest.param(TRACKERS, "", 5, marks=pytest.mark.exhaustive, id="trackers"),
     ],
 )
@@ -239,7 +240,7 @@ def test_the_page_shows_the_files_of_the_package() -> None:
 
 
 def test_the_page_shows_every_entry_point() -> None:
-    declared = "".join((each / "pyproject.toml").read_text() for each in (EXAMPLE, GASES))
+    declared = "".join((each / "pyproject.toml").read_text() for each in (EXAMPLE, PDEBENCH))
     text = PAGE.read_text()
     for group in GROUPS.values():
         assert f'[project.entry-points."{group}"]' in declared

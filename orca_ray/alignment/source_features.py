@@ -1,12 +1,11 @@
-"""Results computed from an alignment source and cached: features, tokens, and distances that are fitted to features.
+"""Results computed from an alignment source and cached: features, and distances that are fitted to features.
 
-Features and tokens are those of labelled samples, embedded by the stem (pretrained embedding) of a body.
+Features are those of labelled samples, embedded by the stem (pretrained embedding) of a body.
 """
 
-import copy
 import logging
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -52,62 +51,27 @@ def source_features(choice: SourceChoice) -> SourceFeatures:
     Results are cached in the process and on disk, safely for concurrent processes.
     Raises UserError if the source is unknown, is for another modality than the body's, or cannot be fetched.
     """
-    return _features(cache.home(), _source(choice), choice)
+    return _features(cache.home(), chosen_source(choice), choice)
 
 
 @lru_cache(8)
 def _features(home: Path, source: Source, choice: SourceChoice) -> SourceFeatures:
-    return SourceFeatures(*_sample(source, choice, raw=False)[:2], source.name)
+    return SourceFeatures(*sampled(source, choice, raw=False)[:2], source.name)
 
 
-@dataclass(frozen=True)
-class SourceTokens:
-    """Record of labelled source samples that are not yet embedded; the method `tokens` embeds some of them."""
-
-    inputs: Tensor
-    """[N, ...]: inputs of the stem."""
-    y: Tensor
-    """[N] class ids from 0 to ``num_classes - 1``."""
-    num_classes: int
-    stem: Stem
-
-    def __len__(self) -> int:
-        return len(self.y)
-
-    def to(self, device: torch.device) -> "SourceTokens":
-        """Return the same samples and stem on ``device``; this instance does not change."""
-        if self.y.device == device:
-            return self
-        stem = copy.deepcopy(self.stem).to(device)
-        return replace(self, inputs=self.inputs.to(device), y=self.y.to(device), stem=stem)
-
-    def tokens(self, indices: Tensor) -> Tensor:
-        """Return the embedded tokens [b, T, D] of the samples ``indices`` [b], without gradient."""
-        with torch.no_grad():
-            return self.stem.embed_raw(self.inputs[indices])
-
-
-def source_tokens(choice: SourceChoice, device: torch.device) -> SourceTokens:
-    """Return the chosen samples, not yet embedded, with labels, on ``device``; UserError as in `source_features`."""
-    return _tokens(cache.home(), _source(choice), choice).to(device)
-
-
-@lru_cache(2)
-def _tokens(home: Path, source: Source, choice: SourceChoice) -> SourceTokens:
-    inputs, labels, stem = _sample(source, choice, raw=True)
-    classes, ids = labels.unique(return_inverse=True)  # type: ignore[no-untyped-call]
-    return SourceTokens(inputs, ids, len(classes), stem)
-
-
-def _source(choice: SourceChoice) -> Source:
+def chosen_source(choice: SourceChoice) -> Source:
+    """Return the source; UserError if it is unknown, or is for another modality than the body's."""
     modality = body_modality(choice.body)
     source = get_source(choice.name or default_source(modality))
     check_suitable(source.name, modality)
     return source
 
 
-def _sample(source: Source, choice: SourceChoice, *, raw: bool) -> tuple[Tensor, Tensor, Stem]:
-    """Return samples x, their labels y and the stem; x and y are read from the disk, or computed and written there."""
+def sampled(source: Source, choice: SourceChoice, *, raw: bool) -> tuple[Tensor, Tensor, Stem]:
+    """Return samples x, their labels y and the stem; x are features or, if ``raw``, inputs of the stem.
+
+    x and y are read from the disk, or computed and written there.
+    """
     stem = load_body(choice.body, pretrained=choice.pretrained, seed=choice.seed).stem
     size = get_modality(source.modality).source_size(choice.image_size, choice.num_tokens)
     request = SampleRequest(stem, parse_body_name(choice.body)[0], *size, choice.num_samples, choice.seed, raw)

@@ -52,7 +52,7 @@ class Outcome:
     tokens_per_second: float | None = None
     """Samples, and tokens at the input of the body, per second of training in the refine stage."""
     model_flop_utilisation: float | None = None
-    """Floating-point operations per second of training, divided by the device's peak; None if the peak is unknown."""
+    """None; earlier versions reported it, and their records and checkpoints have it."""
     num_parameters: int = 0
     num_trainable: int = 0
     """Number of all parameters of the model, and of those that the refine stage trains."""

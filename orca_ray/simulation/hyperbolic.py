@@ -5,6 +5,7 @@ sweep. Conserved fields are (density, momenta..., others), primitive fields (den
 momentum and velocity along the sweep come first. For water, density is depth.
 """
 
+import math
 from typing import Literal, Protocol
 
 import numpy as np
@@ -15,6 +16,7 @@ Boundary = Literal["periodic", "outflow"]
 FLOOR = 1e-8
 """Densities and pressures at the faces between cells are clamped to at least this value."""
 GRAVITY = 1.0
+COURANT = 0.8
 
 
 class System(Protocol):
@@ -95,11 +97,6 @@ class Water:
         result[1] -= GRAVITY * slopes[0]
         return result
 
-    def speed(self, conserved: Array, direction: int) -> Array:
-        """Return the speed of the fastest wave along axis ``direction`` in each cell."""
-        speed: Array = np.abs(conserved[1 + direction] / conserved[0]) + np.sqrt(GRAVITY * conserved[0])
-        return speed
-
     def flux(self, left: Array, right: Array) -> Array:
         """Return the HLL flux between primitive fields; the transverse velocity is taken upwind (Toro 2001, ch. 10)."""
         wave_left, wave_right = np.sqrt(GRAVITY * left[0]), np.sqrt(GRAVITY * right[0])
@@ -115,3 +112,26 @@ class Water:
         result[1] = (fastest * push_left - slowest * push_right + product * (stream_right - stream_left)) / span
         result[2:] = result[0] * np.where(result[0] >= 0, left[2:], right[2:])
         return result
+
+
+def evolve_water(initial: Array, cell: float, interval: float, num_frames: int, top_speed: float) -> Array:
+    """Solve h_t + div(h v) = 0, (h v)_t + div(h v v) + grad(h^2 / 2) = 0 for depth h and velocity v in 2D.
+
+    ``initial`` [3, B, X, Y] holds the depth and two momenta, in cells with sides ``cell``. Returns depths [B,
+    num_frames, X, Y] at time intervals of ``interval``, the initial one first. ``top_speed`` is an upper bound of the
+    wave speeds: 2 sqrt(g h) for water at rest with depths up to h. Sweeps alternate between the orders x, y and y, x,
+    which is of second order in time (Strang 1968).
+    """
+    water = Water()
+    steps = math.ceil(interval * top_speed / (COURANT * cell))
+    ratio = interval / steps / cell
+    frames = np.empty((initial.shape[1], num_frames, *initial.shape[2:]))
+    frames[:, 0] = initial[0]
+    conserved, order = initial, (0, 1)
+    for frame in range(1, num_frames):
+        for _ in range(steps):
+            for direction in order:
+                conserved = sweep_axis(conserved, ratio, water, "outflow", direction)
+            order = order[::-1]
+        frames[:, frame] = conserved[0]
+    return frames

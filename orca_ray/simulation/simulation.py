@@ -1,4 +1,4 @@
-"""The class `Simulation` (each module here declares a ``SIMULATION``), and the two layouts of PDEBench's HDF5 files."""
+"""The class `Simulation` (each module here declares a ``SIMULATION``), and the layout of PDEBench's HDF5 files."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -49,37 +49,6 @@ class TensorLayout:
             file[name][start : start + len(values)] = values
 
 
-@dataclass(frozen=True, kw_only=True)
-class GroupLayout:
-    """Layout with one HDF5 group per sample, e.g. "0001", with ``data``, ``grid/*`` and the attribute ``config``."""
-
-    shape: tuple[int, ...]
-    """Shape of one sample: (T, X, 1) or (T, X, Y, C)."""
-    grid: Mapping[str, Array]
-    parameters: Mapping[str, float]
-    compression: str | None
-
-    def num_bytes(self, samples: int) -> int:
-        """Return the approximate size of a file of ``samples`` samples, without compression."""
-        return samples * 4 * int(np.prod(self.shape))
-
-    def create(self, file: "h5py.File", samples: int) -> None:
-        """Do nothing: `write` creates the group of each sample."""
-
-    def write(self, file: "h5py.File", start: int, fields: Mapping[str, npt.NDArray[np.float32]]) -> None:
-        """Write the ``fields`` of successive samples; the first sample has the number ``start``."""
-        for number, values in enumerate(fields["data"], start):
-            group = file.create_group(f"{number:04d}")
-            group.create_dataset("data", data=values, dtype=np.float32, compression=self.compression)
-            for name, points in self.grid.items():
-                group.create_dataset(f"grid/{name}", data=points.astype(np.float32), compression=self.compression)
-            lines = [f"  {name}: {value}" for name, value in {**self.parameters, "seed": number}.items()]
-            group.attrs["config"] = "\n".join(["sim:", *lines, ""])
-
-
-Layout = TensorLayout | GroupLayout
-
-
 @dataclass(frozen=True)
 class Simulation:
     """Generator of the data of one task: equation, numerical method and file layout.
@@ -89,7 +58,7 @@ class Simulation:
 
     name: str
     """Name of the PDEBench task whose data are imitated, e.g. ``pdebench/darcy``."""
-    layout: Layout
+    layout: TensorLayout
     solve: Callable[[Sequence[np.random.Generator]], Fields]
     equation: str
     numerics: str
@@ -108,7 +77,7 @@ class Simulation:
 
 def described(
     name: str,
-    layout: Layout,
+    layout: TensorLayout,
     solve: Callable[[Sequence[np.random.Generator]], Fields],
     package: str = simulation.__name__,
 ) -> Simulation:
@@ -125,7 +94,7 @@ def simulations() -> Mapping[str, Simulation]:
 def get_simulation(name: str) -> Simulation:
     """Return the simulation of a task; raises UserError for an unknown name."""
     if name not in simulations():
-        raise unknown_name("simulation", name, simulations(), "Those of gases are a plug-in, examples/gases.")
+        raise unknown_name("simulation", name, simulations(), "Others are a plug-in, examples/pdebench.")
     return simulations()[name]
 
 
@@ -179,9 +148,3 @@ class Grid:
         coordinates = {f"{axis}-coordinate": self.x for axis in axes} | {"t-coordinate": times}
         datasets = dict.fromkeys(names, (self.num_frames, *[self.num_cells] * len(axes)))
         return TensorLayout(datasets=datasets, coordinates=coordinates, attributes=attributes)
-
-    def groups(self, channels: int, axes: str, parameters: Mapping[str, float], compression: str | None) -> GroupLayout:
-        """Return a layout of samples with ``channels`` values at each point of this grid along ``axes``, e.g. "xy"."""
-        points = dict.fromkeys(axes, self.x) | {"t": self.times}
-        shape = (self.num_frames, *[self.num_cells] * len(axes), channels)
-        return GroupLayout(shape=shape, grid=points, parameters=parameters, compression=compression)

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from orca_ray.simulation import darcy, diffusion_reaction_2d, shallow_water
+from orca_ray.simulation import darcy
+from orca_ray.simulation.hyperbolic import evolve_water
 from orca_ray.simulation.simulation import Array, centres, generators
 from orca_ray.simulation.stiff import Etdrk4, Modes, evolve_spectral
 
@@ -17,6 +18,8 @@ POINTS, SIDE = 64, 32
 """Points of a field in one dimension, and along each axis of a field in two dimensions."""
 DIGITS = 4
 """Decimal digits of the fields, which are of the order of 1."""
+DIFFUSION, K = (1e-3, 5e-3), 5e-3
+"""Coefficients of the FitzHugh-Nagumo equations: u_t = 1e-3 Lap u + u - u^3 - k - v and v_t = 5e-3 Lap v + u - v."""
 _BATCH, _STEP = 100, 0.1
 _SEED = 2026
 Solver = Callable[[Sequence[np.random.Generator]], tuple[Array, Array]]
@@ -32,6 +35,18 @@ def simulate(equation: str, samples: int) -> tuple[Field, Field]:
     solved = [EQUATIONS[equation](generators(_SEED, *each)) for each in bounds]
     x, y = (np.concatenate(arrays) for arrays in zip(*solved, strict=True))
     return np.round(x, DIGITS).astype(np.float32), np.round(y, DIGITS).astype(np.float32)
+
+
+def laplacian_symbol(num_cells: int, cell: float) -> Array:
+    """Return the eigenvalues [N, N], by cosine mode, of the five-point Laplacian on N x N cells; no-flux boundary."""
+    line = -((2 / cell * np.sin(np.pi * np.arange(num_cells) / (2 * num_cells))) ** 2)
+    return line[:, None] + line[None, :]
+
+
+def reaction(fields: Array) -> Array:
+    """Return u - u^3 - k - v and u - v, [2, ...], for ``fields`` = (u, v) [2, ...]: FitzHugh and Nagumo's reaction."""
+    u, v = fields
+    return np.stack([u - u * u * u - K - v, u - v])
 
 
 def _waves(rng: np.random.Generator, cutoff: float) -> Array:
@@ -97,7 +112,7 @@ def _react(initial: Array, diffusion: Sequence[float], reaction: Callable[[Array
     """
     from scipy.fft import dctn, idctn
 
-    laplacian = diffusion_reaction_2d.laplacian_symbol(SIDE, 2.0 / SIDE)
+    laplacian = laplacian_symbol(SIDE, 2.0 / SIDE)
     stepper = Etdrk4(np.array(diffusion)[:, None, None, None] * laplacian, _STEP)
 
     def nonlinear(modes: Modes) -> Modes:
@@ -114,7 +129,7 @@ def _react(initial: Array, diffusion: Sequence[float], reaction: Callable[[Array
 def _fitzhugh_nagumo(rngs: Sequence[np.random.Generator]) -> tuple[Array, Array]:
     """Solve the FitzHugh-Nagumo equations to t = 3; inputs are activator and inhibitor, the solution the activator."""
     initial = np.stack([np.stack([_waves(rng, 5.0), _waves(rng, 5.0)]) for rng in rngs], axis=1)
-    ends = _react(initial, diffusion_reaction_2d.DIFFUSION, diffusion_reaction_2d.reaction, 3.0)
+    ends = _react(initial, DIFFUSION, reaction, 3.0)
     return initial.swapaxes(0, 1), ends[0]
 
 
@@ -125,7 +140,7 @@ def _water(rngs: Sequence[np.random.Generator]) -> tuple[Array, Array]:
     """
     depth = np.stack([1.0 + 0.5 / (1.0 + np.exp(-2.0 * _waves(rng, 3.0))) for rng in rngs])
     conserved = np.stack([depth, np.zeros_like(depth), np.zeros_like(depth)])
-    frames = shallow_water.evolve(conserved, 5.0 / SIDE, 0.6, 2, 2 * np.sqrt(1.5))
+    frames = evolve_water(conserved, 5.0 / SIDE, 0.6, 2, 2 * np.sqrt(1.5))
     return depth[:, None] - 1.25, frames[:, 1] - 1.25
 
 

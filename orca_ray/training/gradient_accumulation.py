@@ -189,7 +189,7 @@ class GradientAccumulator:
     def _measure_cost(self) -> sample_cost.SampleCost:
         few = min(2, self._num_samples)
         with self._measuring():
-            return sample_cost.measure_cost(self._first_loss, self._parameters, self._model.body, num_samples=few)
+            return sample_cost.measure_cost(self._first_loss, self._model.body, num_samples=few)
 
     @contextmanager
     def _measuring(self) -> Iterator[None]:

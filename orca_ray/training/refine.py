@@ -142,10 +142,8 @@ class RefineLoop:
         return self._accumulator.micro_batch
 
     def throughput(self) -> Throughput:
-        """Return the samples and tokens per second of training, and the FLOP utilisation, over all epochs so far."""
-        precision = self._train_feed.precision
-        samples, seconds = self._samples_seen, self._training_seconds
-        return throughput(self._accumulator.cost, samples, seconds, precision, self._ranks.size)
+        """Return the samples and tokens per second of training, over all epochs so far."""
+        return throughput(self._accumulator.cost, self._samples_seen, self._training_seconds)
 
     def step(self) -> RefineEpoch:
         """Run one epoch, validate, and return a report; NotFiniteError if a loss, prediction or score is not finite."""

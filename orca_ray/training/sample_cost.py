@@ -1,7 +1,6 @@
 """Memory and time of training: a trial's memory limits, the cost of a sample, fitting micro-batches, throughput."""
 
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -10,11 +9,6 @@ from time import perf_counter
 import psutil
 import torch
 from torch import Tensor, nn
-from torch.nn import Parameter
-
-from orca_ray.discovery import tables
-from orca_ray.torch_private import flop_counter
-from orca_ray.training.numerics import Precision
 
 CONTEXT_MIB = 600.0
 """Memory of a process's CUDA context and kernels, which torch does not count; assumed, not measured, because the free
@@ -76,8 +70,6 @@ class SampleCost:
     saved_bytes: int
     largest_bytes: int
     """Bytes of all tensors that the forward pass saves for the backward pass, and of the largest of them."""
-    flops: int
-    """Floating-point operations of the forward and backward pass, counted by `FlopCounterMode`; 2 per multiply-add."""
     num_tokens: int | None
     """Number of tokens at the input of the body, including prefix tokens; None if the body does not run."""
 
@@ -114,9 +106,7 @@ def even_micro_batch(num_samples: int, limit: int) -> int:
     return -(-num_samples // count)
 
 
-def measure_cost(
-    loss: Callable[[int], Tensor], parameters: Sequence[Parameter], body: nn.Module, *, num_samples: int
-) -> SampleCost:
+def measure_cost(loss: Callable[[int], Tensor], body: nn.Module, *, num_samples: int) -> SampleCost:
     """Measure the cost of one sample by running ``loss(n)``, the mean loss of the first n samples, for n = 1 and 2.
 
     The memory of a sample is the growth from n = 1 to 2, without weights; if ``num_samples`` is 1, all memory at n = 1.
@@ -124,10 +114,8 @@ def measure_cost(
     shapes: list[torch.Size] = []  # [b, T, D]
     handle = body.register_forward_pre_hook(lambda _, inputs: shapes.append(inputs[0].shape))
     try:
-        with flop_counter() as counter:
-            with _saved_tensors() as one:
-                value = loss(1)
-            torch.autograd.grad(value, parameters, allow_unused=True)
+        with _saved_tensors() as one:
+            loss(1)
     finally:
         handle.remove()
     growth = list(one.values())
@@ -139,7 +127,7 @@ def measure_cost(
             growth = [large - small for large, small in zip(two.values(), one.values(), strict=True)]
         del graph
     tokens = shapes[0][1] if shapes else None
-    return SampleCost(sum(growth), max(growth, default=0), counter.get_total_flops(), tokens)
+    return SampleCost(sum(growth), max(growth, default=0), tokens)
 
 
 @contextmanager
@@ -157,12 +145,6 @@ def _saved_tensors() -> Iterator[dict[int, int]]:
         yield sizes
 
 
-PEAKS = tables("orca_ray.training", "gpus.toml")
-"""Peak TFLOP/s of GPUs by a part of their name, then by the name of a precision."""
-_SLOWER_VARIANTS = ("MIG", "Laptop")
-"""Words in a device name that mean it is slower than its key in `PEAKS` says; its peak is then unknown."""
-
-
 @dataclass(frozen=True)
 class Throughput:
     """Record of the rates of training in the refine stage; the time of validation and of compilation is excluded."""
@@ -170,39 +152,17 @@ class Throughput:
     samples_per_second: float
     tokens_per_second: float | None
     """Tokens at the input of the body; None if the body does not run because its features are cached."""
-    model_flop_utilisation: float | None
-    """Floating-point operations (`SampleCost.flops`, without recomputation) per second, divided by `peak_flops`."""
 
 
-def throughput(cost: SampleCost, samples: int, seconds: float, precision: Precision, devices: int = 1) -> Throughput:
-    """Return the rates if ``devices`` devices took ``seconds`` to train on ``samples`` samples of ``cost`` each."""
+def throughput(cost: SampleCost, samples: int, seconds: float) -> Throughput:
+    """Return the rates of training on ``samples`` samples of ``cost`` each in ``seconds``."""
     rate = samples / max(seconds, 1e-9)
-    peak = peak_flops(precision)
-    return Throughput(
-        samples_per_second=rate,
-        tokens_per_second=None if cost.num_tokens is None else rate * cost.num_tokens,
-        model_flop_utilisation=None if peak is None else rate * cost.flops / (peak * devices),
-    )
-
-
-def peak_flops(precision: Precision) -> float | None:
-    """Return the device's peak in operations per second: from `PEAKS` on CUDA, measured on a CPU; None if unknown."""
-    if precision.device.type == "cpu":
-        return _measured_peak(torch.get_num_threads(), precision.name == "bfloat16")
-    if precision.device.type != "cuda":
-        return None
-    name = torch.cuda.get_device_name(precision.device)
-    # Whole words, because an RTX A4000 is not an A40.
-    found = [word for word in (*PEAKS, *_SLOWER_VARIANTS) if re.search(rf"\b{word}\b", name)]
-    if not found or not set(found).isdisjoint(_SLOWER_VARIANTS):
-        return None
-    rate = PEAKS[max(found, key=len)].get(precision.name)
-    return None if rate is None else rate * 1e12
+    return Throughput(rate, None if cost.num_tokens is None else rate * cost.num_tokens)
 
 
 @cache
-def _measured_peak(threads: int, bfloat16: bool) -> float:
-    """Return the best rate, in operations per second, of matrix products of three shapes; too low on busy CPUs."""
+def cpu_peak(threads: int, bfloat16: bool) -> float:
+    """Return the best rate of a CPU, in operations per second, of products of three shapes; too low if it is busy."""
     dtype = torch.bfloat16 if bfloat16 else torch.float32
     return max(product_rate(torch.ones(rows, 768, dtype=dtype), 1024) for rows in (256, 512, 1024))
 

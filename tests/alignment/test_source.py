@@ -20,7 +20,7 @@ from orca_ray.alignment import source_features as source_module
 from orca_ray.alignment.distance import SourceFeatures
 from orca_ray.alignment.registry import default_source, fetch_source, source_names
 from orca_ray.alignment.source import BRIEF, SampleRequest, Source
-from orca_ray.alignment.source_features import SourceChoice, source_features, source_tokens
+from orca_ray.alignment.source_features import SourceChoice, chosen_source, sampled, source_features
 from orca_ray.alignment.sources import photographs, prose
 from orca_ray.data import packages
 from orca_ray.data.packages import Package
@@ -170,12 +170,11 @@ def test_photographs_are_normalised_crops_labelled_by_class(
             pixels = (colour - stem.image_mean) / stem.image_std
             expected.append(stem.embed_images(pixels.expand(1, 3, 8, 8)).mean(1))  # 9 rounds to two patches of 4
         torch.testing.assert_close(features.x[features.y == label], torch.cat(expected))
-    tokens = source_tokens(SourceChoice("photographs", "vit-s14", 9, 0, 54), torch.device("cpu"))
-    assert (len(tokens), tokens.num_classes) == (54, 9)
-    chosen = torch.tensor([3, 0, 7])
-    means = tokens.tokens(chosen).mean(1)
-    torch.testing.assert_close(means, features.x[chosen], atol=0.01, rtol=0.01)  # pixels have 8 bits
-    assert torch.equal(features.y, tokens.y)
+    choice = SourceChoice("photographs", "vit-s14", 9, 0, 54)
+    inputs, y, _ = sampled(chosen_source(choice), choice, raw=True)
+    means = stem.embed_raw(inputs[:5]).mean(1)
+    torch.testing.assert_close(means, features.x[:5], atol=0.01, rtol=0.01)  # pixels have 8 bits
+    assert torch.equal(features.y, y)
 
 
 def test_crops_differ_and_stay_inside() -> None:

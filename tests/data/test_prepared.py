@@ -346,7 +346,7 @@ def test_groups_are_kept_and_stay_apart_when_two_splits_are_joined() -> None:
 
 
 TASKS = sorted(name for name in writers() if not name.startswith(("openml/", "pdebench_generated/")))
-SAMPLED = ("drug/ctrp", "nasbench360/ecg", "pdebench/shallow_water")
+SAMPLED = ("nasbench360/ecg", "pdebench/shallow_water")
 MOST_RUNS = 60
 
 

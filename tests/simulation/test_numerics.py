@@ -1,18 +1,19 @@
-"""Numerics against exact solutions: shallow water, Darcy flow, and the steppers of stiff equations."""
+"""Numerics against exact solutions: shallow water, Darcy flow, and the stepper of stiff equations."""
 
 import math
 
 import numpy as np
 import pytest
 
-from orca_ray.simulation import darcy, shallow_water
+from orca_ray.simulation import darcy
+from orca_ray.simulation.hyperbolic import evolve_water
 from orca_ray.simulation.simulation import Array, centres
-from orca_ray.simulation.stiff import Etdrk4, Tridiagonal
+from orca_ray.simulation.stiff import Etdrk4
 
 
 def _depths(initial: Array, cell: float, end: float, frames: int = 2) -> Array:
     top = 2 * math.sqrt(float(initial[0].max()))
-    return shallow_water.evolve(initial, cell, end / (frames - 1), frames, top)
+    return evolve_water(initial, cell, end / (frames - 1), frames, top)
 
 
 def _stoker(x: Array, t: float, deep: float, shallow: float) -> Array:
@@ -51,22 +52,6 @@ def test_the_linear_part_is_exact_whatever_the_step() -> None:
     rates = np.array([0.0, -1e-9, -1.0, -50.0, -1e7])
     stepped = Etdrk4(rates, 2.0).step(np.ones(5), np.zeros_like)
     np.testing.assert_allclose(stepped, np.exp(2 * rates), rtol=1e-12)
-
-
-@pytest.mark.parametrize("size", [3, 17])
-def test_tridiagonal_systems_against_dense_ones(size: int) -> None:
-    rng = np.random.default_rng(1)
-    diagonal, right = rng.uniform(2, 3, size=(2, 5, size))
-    off = np.array([[0.0], [0.9], [-0.9], [0.1], [-0.5]])
-    found = Tridiagonal(diagonal, off).solve(right)
-    for b in range(5):
-        matrix = np.diag(diagonal[b]) + off[b] * (np.eye(size, k=1) + np.eye(size, k=-1))
-        np.testing.assert_allclose(matrix @ found[b], right[b], atol=1e-13)
-
-
-def test_a_system_that_is_not_positive_definite_is_refused() -> None:
-    with pytest.raises(ArithmeticError, match="at unknown 1"):
-        Tridiagonal(np.array([[1.0, 1.0, 1.0]]), np.array([[2.0]]))
 
 
 def _manufactured(n: int) -> float:

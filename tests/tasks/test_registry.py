@@ -15,14 +15,12 @@ from orca_ray.data import prepared
 from orca_ray.data.raw import Workspace
 from orca_ray.errors import UserError
 from orca_ray.sweep.plan.spec import published_settings
-from orca_ray.tasks import arrays
 from orca_ray.tasks.registry import all_tasks, get_benchmark, get_task
 from orca_ray.tasks.scaling import input_statistics
 from orca_ray.testing import RawFilesSuite, TaskSuite
 from tests.raw_files import corruptions, writers
-from tests.raw_files.sketches_and_drugs import write_drug
 
-BENCHMARKS = {"nasbench360": 10, "pdebench": 9, "pdebench_generated": 9, "openml": 42, "drug": 2, "domainnet": 1}
+BENCHMARKS = {"nasbench360": 10, "pdebench": 9, "pdebench_generated": 9, "openml": 42}
 POCKET = ["burgers16", "darcy16", "digits", "japanese_vowels", "mfeat_fourier", "mnist", "osuleaf", "wdbc"]
 
 
@@ -70,12 +68,11 @@ READ_ALIKE = {
     "openml": ("openml/29", "openml/61", "openml/1464"),
     "pdebench": ("pdebench/advection", "pdebench/diffusion_reaction_2d", "pdebench/darcy"),
     "pdebench_generated": ("pdebench_generated/burgers",),
-    "drug": ("drug/gdsc",),
 }
 """The tasks that stand for all of a benchmark whose tasks are read alike."""
 SAMPLE = [name for name in writers() if name in READ_ALIKE.get(name.split("/")[0], (name,))]
 SLOW = {
-    "test_raw_files_become_a_row_of_a_board": ("openml/29", "pdebench/darcy", "drug/gdsc", "nasbench360/ecg"),
+    "test_raw_files_become_a_row_of_a_board": ("openml/29", "pdebench/darcy", "nasbench360/ecg"),
     "test_paper_splits_are_others": ("openml/29", "pdebench/advection", "nasbench360/cosmic", "nasbench360/ecg"),
 }
 """The tasks of which tests that take long are run; other modules test the paper's splits of the large tasks."""
@@ -150,29 +147,3 @@ def test_an_archive_as_it_is_hosted_becomes_the_same_data(
         task.prepare(raw=raw, out=tmp_path / "again")
     task.fetch_raw(raw)
     assert task.prepare(raw=raw, out=tmp_path / "again").fingerprint == expected
-
-
-@pytest.mark.parametrize("name", ["ctrp", "gdsc"])
-def test_rows_are_those_of_the_files(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arrays, "_BATCH_BYTES", 7 * 4 * 3840)
-    write_drug(tmp_path, name=name)
-    data = get_task(f"drug/{name}").prepare(raw=tmp_path, out=tmp_path / "out" / "1")
-    assert (len(data.train), len(data.validation), len(data.test)) == (27, 3, 8)
-    assert data.y_mean is None
-    features, labels = (np.load(tmp_path / f"drug_sep/{name}_train_{field}.npy") for field in ("feat", "label"))
-    together = np.concatenate([data.train.x[:], data.validation.x[:]])
-    order = [int(np.flatnonzero((features == row).all(axis=(1, 2)))[0]) for row in together]
-    assert sorted(order) == list(range(30))
-    np.testing.assert_array_equal(np.concatenate([data.train.y, data.validation.y]), labels.reshape(-1)[order])
-    np.testing.assert_array_equal(data.test.x[:], np.load(tmp_path / f"drug_sep/{name}_test_feat.npy"))
-    np.testing.assert_array_equal(data.test.y, np.load(tmp_path / f"drug_sep/{name}_test_label.npy").reshape(-1))
-
-
-def test_screens_are_read_from_their_own_files_of_any_width_of_numbers(tmp_path: Path) -> None:
-    files = {name: {file.path for file in get_task(f"drug/{name}").files} for name in ("ctrp", "gdsc")}
-    assert len(files["ctrp"]) == 4
-    assert not files["ctrp"] & files["gdsc"]
-    write_drug(tmp_path, name="ctrp")
-    path = tmp_path / "drug_sep/ctrp_train_feat.npy"
-    np.save(path, np.load(path).astype(np.uint8))
-    assert get_task("drug/ctrp").prepare(raw=tmp_path, out=tmp_path / "out" / "1").train.x.dtype == np.float32

@@ -92,6 +92,7 @@ def saved_by_autograd(model: CrossModalModel, x: Tensor) -> int:
 def test_a_micro_batch_stays_within_the_memory_budget(bert: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model, split = real_model(bert), real_split(64)
     accumulator = make_accumulator(model, split, batch_size=64)
+    assert accumulator.cost.num_tokens == 8
     assert accumulator.cost.saved_bytes == pytest.approx(
         saved_by_autograd(model, torch.from_numpy(split.x[:16])) / 16, rel=0.1
     )
@@ -103,11 +104,11 @@ def test_a_micro_batch_stays_within_the_memory_budget(bert: str, monkeypatch: py
 
 
 def test_limits_of_a_micro_batch() -> None:
-    small = SampleCost(saved_bytes=2**20, largest_bytes=2**10, flops=1, num_tokens=1)
+    small = SampleCost(saved_bytes=2**20, largest_bytes=2**10, num_tokens=1)
     assert max_micro_batch(small, 100 * 2**20, CPU) == 80  # a quarter on top
     assert max_micro_batch(small, 100 * 2**20, CPU, extra_bytes=2**20) == 40
     assert max_micro_batch(small, 1, CPU) == 1
-    wide = SampleCost(saved_bytes=2**20, largest_bytes=CPU_TENSOR_BYTES // 3, flops=1, num_tokens=1)
+    wide = SampleCost(saved_bytes=2**20, largest_bytes=CPU_TENSOR_BYTES // 3, num_tokens=1)
     assert max_micro_batch(wide, 2**40, CPU) == 3
     assert max_micro_batch(wide, 2**40, CUDA) == 1024
     assert [even_micro_batch(64, limit) for limit in (1, 21, 40, 64, 99)] == [1, 16, 32, 64, 64]
@@ -126,7 +127,6 @@ def test_checkpointing_keeps_gradients_and_saves_memory(bert: str, monkeypatch: 
     accumulator.limit = 12
     assert torch.equal(gradient(accumulator, model, 12), expected)
     assert saved_by_autograd(model, x) < 0.5 * before
-    assert accumulator.cost == plain.cost  # recomputing is no part of the model's own operations
     assert not accumulator.notes
     without_layers = make_accumulator(toy_model(), toy_split(9), gradient_checkpointing="on")
     assert "no repeated layers" in without_layers.notes[0]
@@ -240,25 +240,6 @@ def test_when_to_compile() -> None:
     assert [wants_compile(*case) for case in cases] == [False, False, True, True]
     with torch_settings(1, deterministic=True):
         assert not wants_compile("on", CUDA, 10**6)
-
-
-def test_operations_of_a_sample(bert: str) -> None:
-    """All trains: three times the forward pass, but the embedder's input needs no gradient; attention on top."""
-    model = real_model(bert)
-    cost = make_accumulator(model, real_split(9)).cost
-    layers = [layer for layer in model.body.modules() if isinstance(layer, nn.Linear)]
-    body = sum(2 * 8 * layer.in_features * layer.out_features for layer in layers)
-    attention = 3 * 2 * 2 * 8 * 8 * 32  # layers, products, multiply-add, tokens, tokens, width
-    assert cost.num_tokens == 8
-    assert 3 * body < cost.flops < 3 * body + 4 * attention + 3 * (2 * 8 * 4 * 32 + 2 * 32 * 3) + 1
-    for parameter in model.body.parameters():
-        parameter.requires_grad_(False)
-    model.embedder.requires_grad_(False)
-    split = real_split(9)
-    head = list(model.head.parameters())
-    loss = OBJECTIVE.training_loss(split.y, CPU)
-    few = GradientAccumulator(model, head, SplitInputs(split.x, model, EXACT), split.y, loss, RefineConfig(), seed=0)
-    assert body < few.cost.flops < body + attention + 2 * 8 * 4 * 32 + 3 * 2 * 32 * 3 + 1
 
 
 @pytest.fixture(autouse=True)

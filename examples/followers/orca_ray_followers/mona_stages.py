@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter, functional
 
-from orca_ray.alignment.source_features import SourceTokens
 from orca_ray.methods.recipe import new_parameters
 from orca_ray.methods.stages.refine_stage import RefineStage
 from orca_ray.methods.stages.trial import Stage, Trial
@@ -19,6 +18,7 @@ from orca_ray.training.gradient_accumulation import GradientAccumulator
 from orca_ray.training.optimisation import requires_grad
 from orca_ray_followers.epoch_stage import EpochStage, in_parts
 from orca_ray_followers.mona import MonaConfig
+from orca_ray_followers.source_tokens import SourceTokens, source_tokens
 
 _STEP = 0.01
 """Length ε ‖g‖ of the perturbations of the body in the finite difference, as in DARTS."""
@@ -75,7 +75,7 @@ class BilevelStage(EpochStage):
 
     @cached_property
     def _source(self) -> SourceTokens:
-        return self._trial.source_tokens()
+        return source_tokens(self._trial)
 
     @cached_property
     def _accumulator(self) -> GradientAccumulator:

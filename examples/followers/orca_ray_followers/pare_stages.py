@@ -16,6 +16,7 @@ from orca_ray.models.body import seeded
 from orca_ray.models.crossmodal import PooledHead
 from orca_ray.training.numerics import choose_precision, derive_seed
 from orca_ray_followers.pare import PareConfig
+from orca_ray_followers.source_tokens import source_tokens
 
 TEMPERATURE = 0.9
 
@@ -33,7 +34,7 @@ class MixTerm:
 
     def __init__(self, trial: Trial, config: PareConfig) -> None:
         model = trial.model
-        self._config, self._model, self._source = config, model, trial.source_tokens()
+        self._config, self._model, self._source = config, model, source_tokens(trial)
         self._loss = trial.objective.training_loss(trial.data.train.y, trial.device)
         width = model.body.feature_width
         self._precision = choose_precision(trial.hyperparameters.refine.precision, trial.device, width)

@@ -12,7 +12,6 @@ from torch.nn import Parameter, functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from orca_ray.alignment.labels import NUM_CLASSES, ClassIndex, pseudo_labels
-from orca_ray.alignment.source_features import SourceTokens
 from orca_ray.errors import UserError
 from orca_ray.methods.recipe import align_then_refine
 from orca_ray.methods.stages.trial import Stage, Trial
@@ -22,6 +21,7 @@ from orca_ray.training.numerics import derive_seed
 from orca_ray.training.sample_cost import budget_bytes, halved, max_micro_batch, measure_cost
 from orca_ray_followers.epoch_stage import EpochStage, in_parts
 from orca_ray_followers.recraft import RecraftConfig
+from orca_ray_followers.source_tokens import SourceTokens, source_tokens
 
 _FEATURE_BATCH = 32
 """Number of source samples in a forward pass without gradients."""
@@ -48,7 +48,7 @@ class SourceHead:
     @cached_property
     def source(self) -> SourceTokens:
         """The source samples; raises UserError if all samples are of one class."""
-        source = self._trial.source_tokens()
+        source = source_tokens(self._trial)
         if source.num_classes < 2:
             raise UserError(
                 f"method {self._trial.method} needs source samples of at least 2 classes, got {source.num_classes}"
@@ -91,7 +91,7 @@ class _HeadStage(EpochStage):
         graphs of the size of that loss's graph.
         """
         body, device = self._trial.model.body, self._trial.device
-        cost = measure_cost(loss, self.parameters(), body, num_samples=min(2, num_samples))
+        cost = measure_cost(loss, body, num_samples=min(2, num_samples))
         budget = budget_bytes(self._trial.hyperparameters.refine.memory_mib, device)
         return halved(max_micro_batch(cost, budget // graphs, device))
 

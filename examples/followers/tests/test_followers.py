@@ -17,12 +17,13 @@ from orca_ray_followers.mona_stages import (
 )
 from orca_ray_followers.recraft import RecraftConfig
 from orca_ray_followers.recraft_stages import entropy_of_mean, gradient_penalty
+from orca_ray_followers.source_tokens import SourceTokens, source_tokens
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import Parameter
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from orca_ray.alignment.source_features import SourceTokens, fitted_distance
+from orca_ray.alignment.source_features import fitted_distance
 from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
 from orca_ray.methods.options import Scalar
@@ -190,13 +191,11 @@ def test_without_distortion_there_is_no_source_head(bert: str) -> None:
 
 
 def test_a_source_of_one_class(bert: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = Trial.source_tokens
-
     def of_one_class(trial: Trial) -> SourceTokens:
-        source = whole(trial)
+        source = source_tokens(trial)
         return SourceTokens(source.inputs, torch.zeros_like(source.y), 1, source.stem)
 
-    monkeypatch.setattr(Trial, "source_tokens", of_one_class)
+    monkeypatch.setattr(recraft, "source_tokens", of_one_class)
     with pytest.raises(UserError, match="needs source samples of at least 2 classes, got 1 in 40 samples"):
         run(start(bert, "recraft", hyperparameters=SHORT))
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from orca_ray.alignment.distance import SourceFeatures
-from orca_ray.alignment.source_features import SourceChoice, SourceTokens, source_features, source_tokens
+from orca_ray.alignment.source_features import SourceChoice, source_features
 from orca_ray.data.prepared import PreparedData
 from orca_ray.methods.options import Hyperparameters
 from orca_ray.methods.reports import EpochProgress, Outcome
@@ -174,14 +174,11 @@ class Trial:
 
     def source_features(self) -> SourceFeatures:
         """Return the features and labels of the alignment source ``align.source``, which are cached."""
-        return source_features(self._source)
-
-    def source_tokens(self) -> SourceTokens:
-        """Return the samples of ``align.source``, not yet embedded; texts have as many tokens as the task's samples."""
-        return source_tokens(self._source, self.device)
+        return source_features(self.source)
 
     @property
-    def _source(self) -> SourceChoice:
+    def source(self) -> SourceChoice:
+        """The samples of ``align.source``; texts have as many tokens as the task's samples."""
         options, num_tokens = self.hyperparameters, math.prod(self.model.embedder.layout)
         seed = 0 if self.pretrained else self.seed  # a random stem depends on it
         sizes = options.embedder.image_size, num_tokens, options.align.source_samples

@@ -17,7 +17,7 @@ from orca_ray.sweep.plan.searches import SearchPlan, num_epochs
 from orca_ray.tasks.registry import get_task
 from orca_ray.tasks.task import Task
 from orca_ray.training.numerics import choose_precision
-from orca_ray.training.sample_cost import peak_flops, product_rate
+from orca_ray.training.sample_cost import cpu_peak, product_rate
 
 ASSUMED_UTILISATION = 1 / 3
 """Assumed ratio of operations per second in a transformer's training step to those in plain matrix products.
@@ -85,9 +85,9 @@ def gpu_rate() -> Rate:
 
 def cpu_rate() -> Rate:
     """Measure and return the training speed of the CPU cores that this process may use."""
-    peak = peak_flops(choose_precision("auto", torch.device("cpu"), _USUAL_WIDTH))
-    assert peak is not None  # CPUs are always measured
-    return Rate(f"this machine, {torch.get_num_threads()} threads", ASSUMED_UTILISATION * peak)
+    precision, threads = choose_precision("auto", torch.device("cpu"), _USUAL_WIDTH), torch.get_num_threads()
+    peak = cpu_peak(threads, precision.name == "bfloat16")
+    return Rate(f"this machine, {threads} threads", ASSUMED_UTILISATION * peak)
 
 
 def task_costs(searches: Sequence[SearchPlan], gpu: Rate, cpu: Rate | None = None) -> list[TaskCost]:

@@ -6,13 +6,11 @@ import signal
 import subprocess
 import sys
 import time
-import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from shutil import copytree
 from typing import Any
 
 import psutil
@@ -34,7 +32,7 @@ from orca_ray.testing.suite import save_bert
 from orca_ray.testing.trials import CLASSES, QUICK, start
 from orca_ray.testing.trials import make_task as tiny_task
 from orca_ray.training.ranks import ALONE, RankLostError, Ranks
-from tests.plug_in_packages import FOLLOWERS, installed, write_package
+from tests.plug_in_packages import FOLLOWERS, installed_example
 from tests.session import folder
 from tests.sweep.rank_toys import build
 from tests.sweep.real import tiny_spec
@@ -109,10 +107,7 @@ def test_ranks_end_when_their_worker_is_killed() -> None:
 @pytest.fixture
 def followers(tmp_path: Path) -> Iterator[None]:
     """Install the plug-in `examples/followers`, whose methods have several stages, for this process and its ranks."""
-    declared = tomllib.loads((FOLLOWERS / "pyproject.toml").read_text())["project"]
-    write_package(tmp_path / "site", declared["name"], declared["entry-points"])
-    copytree(FOLLOWERS / "orca_ray_followers", tmp_path / "site" / "orca_ray_followers")
-    with installed(tmp_path / "site"):
+    with installed_example(FOLLOWERS, tmp_path / "site"):
         yield
 
 

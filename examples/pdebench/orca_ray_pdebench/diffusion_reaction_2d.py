@@ -10,33 +10,20 @@ from functools import partial
 import numpy as np
 
 from orca_ray.simulation.simulation import Array, Fields, Grid, described
+from orca_ray.simulation.small_fields import DIFFUSION, K, laplacian_symbol, reaction
 from orca_ray.simulation.stiff import Etdrk4, Modes
+from orca_ray_pdebench.groups import grouped
 
-DIFFUSION = (1e-3, 5e-3)
-K = 5e-3
 GRID = Grid(low=-1.0, high=1.0, num_cells=128, end=5.0, num_frames=101)
+CELL = GRID.cell
 STEPS_PER_FRAME = 2
 FIRST_STEPS = 8
 
 
-def laplacian_symbol(num_cells: int, cell: float) -> Array:
-    """Return the eigenvalues [N, N], by cosine mode, of the five-point Laplacian on N x N cells; no-flux boundary."""
-    line = -((2 / cell * np.sin(np.pi * np.arange(num_cells) / (2 * num_cells))) ** 2)
-    return line[:, None] + line[None, :]
-
-
-def reaction(fields: Array) -> Array:
-    """Return the terms without Laplacian, [2, ...], of the equations for ``fields`` = (u, v) [2, ...]."""
-    u, v = fields
-    return np.stack([u - u * u * u - K - v, u - v])
-
-
-def evolve(
-    initial: Array, interval: float, num_frames: int, *, cell: float = GRID.cell, first_steps: int = FIRST_STEPS
-) -> Array:
+def evolve(initial: Array, interval: float, num_frames: int) -> Array:
     """Solve the equations from ``initial`` [2, N, N] = (u, v); return frames [num_frames, 2, N, N], ``initial`` first.
 
-    Frames are ``interval`` apart, with `STEPS_PER_FRAME` time steps in between; the first two, ``first_steps``.
+    Frames are ``interval`` apart, with `STEPS_PER_FRAME` time steps in between; the first two, `FIRST_STEPS`.
     """
     from scipy.fft import dctn, idctn
 
@@ -46,11 +33,11 @@ def evolve(
     def nonlinear(modes: Modes) -> Modes:
         return forward(reaction(backward(modes)))
 
-    symbol = np.array(DIFFUSION)[:, None, None] * laplacian_symbol(initial.shape[-1], cell)
+    symbol = np.array(DIFFUSION)[:, None, None] * laplacian_symbol(initial.shape[-1], CELL)
     frames = np.empty((num_frames, *initial.shape))
     frames[0] = initial
     modes: Modes = forward(initial)
-    for count, numbers in ((first_steps, range(1, 2)), (STEPS_PER_FRAME, range(2, num_frames))):
+    for count, numbers in ((FIRST_STEPS, range(1, 2)), (STEPS_PER_FRAME, range(2, num_frames))):
         stepper = Etdrk4(symbol, interval / count)
         for frame in numbers:
             for _ in range(count):
@@ -70,4 +57,4 @@ _PARAMETERS = {
     "x_right": GRID.high, "xdim": GRID.num_cells, "y_bottom": GRID.low, "y_top": GRID.high, "ydim": GRID.num_cells,
     "n": 1,
 }  # fmt: skip
-SIMULATION = described("diffusion_reaction_2d", GRID.groups(2, "xy", _PARAMETERS, "lzf"), _solve)
+SIMULATION = described("diffusion_reaction_2d", grouped(GRID, 2, "xy", _PARAMETERS, "lzf"), _solve, __package__)

@@ -12,8 +12,8 @@ import numpy as np
 from orca_ray.simulation.hyperbolic import Boundary, sweep
 from orca_ray.simulation.periodic import sample_waves, to_unit_range
 from orca_ray.simulation.simulation import Array, Fields, Grid, described
-from orca_ray.simulation.stiff import Tridiagonal
-from orca_ray_gases.gas import Gas
+from orca_ray_pdebench.gas import Gas
+from orca_ray_pdebench.tridiagonal import Tridiagonal
 
 ETA = ZETA = 0.1
 GRID = Grid(low=-1.0, high=1.0, num_cells=1024, end=1.0, num_frames=101)

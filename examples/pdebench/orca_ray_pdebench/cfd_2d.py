@@ -12,7 +12,7 @@ import numpy as np
 
 from orca_ray.simulation.hyperbolic import sweep_axis
 from orca_ray.simulation.simulation import Array, Fields, Grid, described
-from orca_ray_gases.gas import GAMMA, Gas, Stress
+from orca_ray_pdebench.gas import GAMMA, Gas, Stress
 
 ETA = ZETA = 0.1
 MACH = 1.0

@@ -1,12 +1,13 @@
-"""Numerics against exact solutions: gas and viscosity."""
+"""Numerics against exact solutions: gas and viscosity, and tridiagonal systems."""
 
 import math
 
 import numpy as np
 import pytest
-from orca_ray_gases import cfd_1d
-from orca_ray_gases.cfd_1d import Periodic
-from orca_ray_gases.gas import GAMMA, Stress
+from orca_ray_pdebench import cfd_1d
+from orca_ray_pdebench.cfd_1d import Periodic
+from orca_ray_pdebench.gas import GAMMA, Stress
+from orca_ray_pdebench.tridiagonal import Tridiagonal
 
 from orca_ray.simulation.simulation import Array, centres
 
@@ -118,3 +119,19 @@ def test_periodic_systems_against_dense_ones(size: int) -> None:
         matrix = np.diag(diagonal[b]) + off[b] * (np.eye(size, k=1) + np.eye(size, k=-1))
         matrix[0, -1] = matrix[-1, 0] = off[b, 0]
         np.testing.assert_allclose(matrix @ found[b], right[b], atol=1e-13)
+
+
+@pytest.mark.parametrize("size", [3, 17])
+def test_tridiagonal_systems_against_dense_ones(size: int) -> None:
+    rng = np.random.default_rng(1)
+    diagonal, right = rng.uniform(2, 3, size=(2, 5, size))
+    off = np.array([[0.0], [0.9], [-0.9], [0.1], [-0.5]])
+    found = Tridiagonal(diagonal, off).solve(right)
+    for b in range(5):
+        matrix = np.diag(diagonal[b]) + off[b] * (np.eye(size, k=1) + np.eye(size, k=-1))
+        np.testing.assert_allclose(matrix @ found[b], right[b], atol=1e-13)
+
+
+def test_a_system_that_is_not_positive_definite_is_refused() -> None:
+    with pytest.raises(ArithmeticError, match="at unknown 1"):
+        Tridiagonal(np.array([[1.0, 1.0, 1.0]]), np.array([[2.0]]))

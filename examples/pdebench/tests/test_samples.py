@@ -6,11 +6,12 @@ from types import ModuleType
 
 import h5py
 import numpy as np
+import numpy.typing as npt
 import pytest
-from orca_ray_gases import cfd_1d, cfd_2d
+from orca_ray_pdebench import cfd_1d, cfd_2d
 
 from orca_ray.errors import UserError
-from orca_ray.simulation.simulation import Array, centres, generators, get_simulation
+from orca_ray.simulation.simulation import centres, generators, get_simulation
 
 SHAPES = {
     "cfd_1d": ("1D_CFD_Rand_Eta0.1_Zeta0.1_periodic_Train.hdf5", ("density", "Vx", "pressure"), (101, 1024)),
@@ -30,7 +31,7 @@ DIGESTS = {
 }  # fmt: skip
 
 
-def digest(array: Array) -> float:
+def digest(array: npt.ArrayLike) -> float:
     """Return the mean with weights that differ from place to place: other values or another order show."""
     values = np.asarray(array, np.float64).ravel()
     return float((values * (1 + np.cos(np.arange(values.size)))).mean())

@@ -1,0 +1,1 @@
+"""ORCA's smaller tasks, as a plug-in of orca-ray: drug response (CTRP, GDSC) and DomainNet's sketches."""

@@ -1,0 +1,36 @@
+"""Shallow water in 2D, at rest at first, and deeper within a circle; only the depth is written."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from orca_ray.simulation.hyperbolic import GRAVITY, evolve_water
+from orca_ray.simulation.simulation import Array, Fields, Grid, described
+from orca_ray_pdebench.groups import grouped
+
+INNER_DEPTH, OUTER_DEPTH = 2.0, 1.0
+RADII = (0.3, 0.7)
+GRID = Grid(low=-2.5, high=2.5, num_cells=128, end=1.0, num_frames=101)
+
+
+def cylinder(radius: float, x: Array) -> Array:
+    """Return initial depth and momenta [3, X, X]: water at rest, deeper within ``radius`` of the origin."""
+    deep = x[:, None] ** 2 + x[None, :] ** 2 <= radius**2
+    depth = np.where(deep, INNER_DEPTH, OUTER_DEPTH)
+    return np.stack([depth, np.zeros_like(depth), np.zeros_like(depth)])
+
+
+def _solve(rngs: Sequence[np.random.Generator]) -> Fields:
+    initial = np.stack([cylinder(rng.uniform(*RADII), GRID.x) for rng in rngs], axis=1)
+    top_speed = 2 * math.sqrt(GRAVITY * INNER_DEPTH)
+    depths = evolve_water(initial, GRID.cell, GRID.interval, GRID.num_frames, top_speed)
+    return {"data": depths[..., None].astype(np.float32)}
+
+
+_PARAMETERS = {
+    "T_end": GRID.end, "n_time_steps": GRID.num_frames - 1, "xdim": GRID.num_cells, "ydim": GRID.num_cells,
+    "gravity": GRAVITY, "inner_height": INNER_DEPTH, "x_left": GRID.low, "x_right": GRID.high, "y_bottom": GRID.low,
+    "y_top": GRID.high,
+}  # fmt: skip
+SIMULATION = described("shallow_water", grouped(GRID, 1, "xy", _PARAMETERS, None), _solve, __package__)
