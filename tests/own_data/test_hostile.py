@@ -187,20 +187,18 @@ def npz(folder: Path, **arrays: Any) -> Path:
     return folder / "a.npz"
 
 
-ARROW = "data-00000-of-00001.arrow"
-TEXTS: dict[str, Any] = {"data": ["b" * 10_000, *"a" * 399]}
-MISSING: dict[str, Any] = {"fillvalue": "b" * 10_000}
+TEXTS, ARROW = ["b" * 10_000, *"a" * 399], "data-00000-of-00001.arrow"
 
 
 @pytest.mark.parametrize(
     ("write", "message"),
     [
         (lambda at: hdf(at, **{"/".join("g" * 80): X}), "expected groups in at most 64 others, found g/g"),
-        (lambda at: texts(at, "same", **TEXTS), "unfolds to more than 200 times its size, y"),
-        (lambda at: texts(at, "long", **TEXTS), "memory allocation failed"),
-        (lambda at: texts(at, "heap", **TEXTS), "a.h5, y: expected texts, found damaged or too long ones"),
-        (lambda at: texts(at, "long", **MISSING), "memory allocation failed"),
-        (lambda at: texts(at, "heap", **MISSING), "a.h5, y: expected texts, found damaged or too long ones"),
+        (lambda at: texts(at, "same", data=TEXTS), "unfolds to more than 200 times its size, y"),
+        (lambda at: texts(at, "long", data=TEXTS), "memory allocation failed"),
+        (lambda at: texts(at, "heap", data=TEXTS), "a.h5, y: expected texts, found damaged or too long ones"),
+        (lambda at: texts(at, "long", fillvalue=TEXTS[0]), "memory allocation failed"),
+        (lambda at: texts(at, "heap", fillvalue=TEXTS[0]), "a.h5, y: expected texts, found damaged or too long ones"),
         (lambda at: hdf(at, x=X[:, :0]), r"x: expected samples, found shape \[20, 0, 7\]"),
         (lambda at: pt(at, torch.zeros(1).expand(20, 2**20)), "unfolds to more than 200 times its size, x"),
         (lambda at: pt(at, torch.zeros(20, 3).to(torch.float8_e4m3fn)), "x: expected numbers that NumPy has, found"),

@@ -129,10 +129,10 @@ def test_the_oldest_idle_connection_ends_for_one_too_many(monkeypatch: pytest.Mo
     config.load()
     protocol: Any = config.http_protocol_class
 
-    async def connect(transport: Mock) -> None:
-        protocol(config, ServerState(), {}).connection_made(transport)
+    async def connect() -> None:
+        for transport in transports:
+            protocol(config, ServerState(), {}).connection_made(transport)
 
     transports = [Mock(get_extra_info=Mock(return_value=None)) for _ in range(3)]
-    for transport in transports:
-        asyncio.run(connect(transport))
+    asyncio.run(connect())
     assert [transport.abort.called for transport in transports] == [True, False, False]
