@@ -9,9 +9,12 @@ import contextlib
 import functools
 import logging
 import math
-import mmap
 import os
+import resource
 import struct
+import subprocess
+import sys
+import tempfile
 import traceback
 import zlib
 from collections.abc import Iterator, Sequence
@@ -21,7 +24,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 
 from orca_ray.data import cache
-from orca_ray.data.archives import archive_errors, check_growth, damaged
+from orca_ray.data.archives import archive_errors, check_growth, damaged, max_bytes, swollen
 from orca_ray.data.npy import from_stream, mapped
 from orca_ray.data.rows import Array, LazyRows, RowIndex
 from orca_ray.errors import UserError, shorten
@@ -42,7 +45,8 @@ _MAX_ELEMENT_BYTES = 4096
 _MAX_DESCRIPTION_BYTES = 3 * _MAX_ELEMENT_BYTES
 _MAX_AXES = 64
 _MAX_DEPTH = 64
-_HEAP = b"GCOL\1\0\0\0"
+_TEXTS_SECONDS, _TEXTS_BYTES = 5, 2**29
+"""CPU time and memory that texts may take, beside what their file's size allows."""
 
 
 @contextlib.contextmanager
@@ -54,7 +58,7 @@ def open_hdf5(path: Path, required: Sequence[str] | None = None) -> Iterator[Any
 
     Raises UserError for a file that is not HDF5 or ends early, a missing key, any soft or external link, any data set
     with data in another file or that declares more than 200 times its stored bytes, groups nested deeper than 64, and a
-    chunk that cannot be read.
+    chunk that cannot be read. A data set of texts may only be read by `read_texts`.
     """
     import h5py
 
@@ -101,7 +105,8 @@ def _below(path: Path, found: Any, names: list[str], seen: set[int]) -> Iterator
         return
     seen.add(address)
     if isinstance(found, h5py.Dataset):
-        _check_growth(path, where, found)
+        if not found.dtype.hasobject:  # `read_texts` checks those
+            _check_growth(path, where, found)
         yield where, found
         return
     if len(names) > _MAX_DEPTH:  # h5py's own visitors take minutes for 3,000 groups in each other
@@ -146,8 +151,7 @@ def check_chunks(path: Path, name: str, found: Any) -> None:
             raise UserError(
                 f"{where}: expected no filter or gzip, found {text.decode(errors='replace')!r}; store it again"
             )
-    # Texts of any length take a length and an address in a heap.
-    size = math.prod(found.chunks) * (16 if found.dtype.kind == "O" else found.id.get_type().get_size())
+    size = math.prod(found.chunks) * found.id.get_type().get_size()
     found.id.chunk_iter(stored.append)
     if sum(chunk.size for chunk in stored) > path.stat().st_size:
         raise UserError(f"{where}: expected chunks that do not overlap; fetch the file again")
@@ -167,24 +171,46 @@ def check_chunks(path: Path, name: str, found: Any) -> None:
             raise UserError(f"{where}: expected chunks of {size} bytes, found {len(content)}; fetch the file again")
 
 
-def check_heaps(path: Path, file: Any) -> None:
-    """Raise UserError for damaged texts of any length, which the library (2.0) would read forever.
+def read_texts(path: Path, name: str) -> Array:
+    """Return a data set of texts as an array of NumPy's text type, in the data set's shape.
 
-    They are in global heaps: "GCOL", version, size of the heap; objects with index, size and content. Object 0 is free
-    space, whose size counts its header.
+    Another process reads them, with limits: what the library (2.0) finds in damaged texts, or in the value of texts
+    that were not written, makes it take gigabytes of memory, read forever, or end the process.
+
+    Raises UserError for damaged texts, and for texts that unfold to more than 200 times the size of the file.
     """
-    if file.id.get_create_plist().get_sizes()[1] != 8:
-        raise UserError(f"{path}: expected texts with sizes of 8 bytes; store them as numbers, or with a fixed length")
-    with cache.open_file(path) as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        start = content.find(_HEAP)
-        while start >= 0:
-            place, end = start + 16, start + int.from_bytes(content[start + 8 : start + 16], "little")
-            while place + 16 <= min(end, len(content)):
-                index, size = struct.unpack_from("<H6xQ", content, place)
-                if not index and size < 16:
-                    raise UserError(f"{path}: expected a whole HDF5 file, found damaged texts; fetch the file again")
-                place += 16 + size + -size % 8 if index else size
-            start = content.find(_HEAP, start + 8)
+    size = path.stat().st_size
+    limits = _TEXTS_SECONDS + size // 2**20, _TEXTS_BYTES, max_bytes(size)
+    command = [sys.executable, "-P", "-c", f"import {__name__} as reader; reader._write_texts()", str(path), name]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OPENBLAS_NUM_THREADS": "1"}
+    with tempfile.TemporaryFile() as stream:
+        done = subprocess.run([*command, *map(str, limits)], stdout=stream, stderr=subprocess.PIPE, env=environment)
+        stream.seek(0)
+        if done.returncode == 0:
+            return np.asarray(np.load(stream, allow_pickle=False))
+        if done.returncode == 2:
+            raise UserError(stream.read().decode(errors="surrogateescape"))
+    logger.debug("reading %s ended with %s: %s", path, done.returncode, done.stderr)
+    raise UserError(f"{path}, {shorten(name)}: expected texts, found damaged or too long ones; fetch the file again")
+
+
+def _write_texts() -> None:
+    """Write an array of texts, or the reason to refuse them, to the standard output; see `read_texts`."""
+    path, name, (seconds, num_bytes, allowed) = Path(sys.argv[1]), sys.argv[2], map(int, sys.argv[3:])
+    limits = {resource.RLIMIT_CPU: seconds, resource.RLIMIT_AS: num_bytes + 2 * allowed, resource.RLIMIT_CORE: 0}
+    for limit, value in limits.items():
+        with contextlib.suppress(ValueError, OSError):  # a lower limit holds already
+            resource.setrlimit(limit, (value, value))
+    try:
+        with open_hdf5(path, (name,)) as file:
+            _check_growth(path, name, file[name])
+            texts = np.asarray(file[name].asstr(errors="replace")[...])
+            if 4 * max(map(len, texts.flat), default=0) * texts.size > allowed:
+                raise swollen(path, f", {name}")
+            np.save(sys.stdout.buffer, texts.astype("U"))
+    except UserError as error:
+        sys.stdout.buffer.write(str(error).encode(errors="surrogateescape"))
+        sys.exit(2)
 
 
 def read_mat(path: Path, name: str) -> LazyRows:

@@ -17,7 +17,7 @@ import numpy as np
 
 from orca_ray.data import cache
 from orca_ray.data.archives import archive_errors, check_growth
-from orca_ray.data.hdf5 import check_chunks, check_heaps, datasets, mat5_variables, open_hdf5, read_mat
+from orca_ray.data.hdf5 import check_chunks, datasets, mat5_variables, open_hdf5, read_mat, read_texts
 from orca_ray.data.npy import Npz, read_npy
 from orca_ray.data.rows import Array, LazyRows, RowIndex, joined_rows
 from orca_ray.errors import UserError, printable, shorten, unknown_name
@@ -29,8 +29,6 @@ _PART = re.compile(
     rf"(?:(?P<before>{'|'.join(_SPLITS)})_)?(?P<name>.*?)(?:_(?P<after>{'|'.join(_SPLITS)}))?\Z", re.I | re.S
 )
 _NUMBERS, _TARGETS = "biuf", "biufUS"
-_TEXTS = 64
-"""Number of texts that are read at once: each may be the longest one of the file, which is stored once."""
 _SAMPLE_BYTES = 256.0
 """Memory that a sample takes beside its values: its hash, label, place in the splits."""
 
@@ -88,18 +86,12 @@ def _read_hdf5(path: Path, options: Options, labelled: bool) -> UserData:
             return np.asarray(file[name][slice(rows[0], rows[-1] + 1) if dense else rows])[place]
 
     def rows(name: str) -> Any:
-        with open_hdf5(path, (name,)) as file:
-            check_chunks(path, name, file[name])
-            if h5py.check_string_dtype(types[name]) is None:
-                return LazyRows(shapes[name], types[name], partial(read, name))
-            check_heaps(path, file)
-            texts, size = file[name].asstr(errors="replace"), 0
-            parts = [np.empty((0, *shapes[name][1:]), "U1")]
-            for start in range(0, len(texts), _TEXTS):
-                parts.append(np.asarray(texts[start : start + _TEXTS], dtype="U"))
-                size = max(size, parts[-1].itemsize)
-                check_growth(path, size * math.prod(shapes[name]), path.stat().st_size, f", {name}")
-            return np.concatenate(parts)
+        if h5py.check_string_dtype(types[name]) is not None:
+            return read_texts(path, name)
+        if not types[name].hasobject:  # neither inputs nor targets
+            with open_hdf5(path, (name,)) as file:
+                check_chunks(path, name, file[name])
+        return LazyRows(shapes[name], types[name], partial(read, name))
 
     return _choose(str(path), shapes, rows, options, labelled)
 

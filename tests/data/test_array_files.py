@@ -18,7 +18,7 @@ import pytest
 from scipy.io import savemat
 
 from orca_ray.data import npy
-from orca_ray.data.hdf5 import check_chunks, mat5_variables, open_hdf5, read_mat, read_mat5
+from orca_ray.data.hdf5 import check_chunks, mat5_variables, open_hdf5, read_mat, read_mat5, read_texts
 from orca_ray.data.npy import Npz, read_npy
 from orca_ray.errors import UserError
 
@@ -346,15 +346,9 @@ def test_whole_chunks_pass(options: Any, tmp_path: Path) -> None:
     with h5py.File(tmp_path / "d.h5", "w") as file:
         for name, values in {"noise": noise, "zeros": np.zeros((90, 40)), "texts": np.array([b"a", b"bc"])}.items():
             check_chunks(tmp_path / "d.h5", name, file.create_dataset(name, data=values, chunks=True, **options))
-        words = file.create_dataset(
-            "words",
-            data=["walk", "run"],
-            chunks=True,
-            dtype=h5py.string_dtype(),
-            compression=options.get("compression"),
-        )
-        file.flush()
-        check_chunks(tmp_path / "d.h5", "words", words)
+        packed = {"compression": options.get("compression")}  # the library neither shuffles texts nor checks their sum
+        file.create_dataset("words", data=["wälk", "run"], chunks=True, dtype=h5py.string_dtype(), **packed)
+    assert read_texts(tmp_path / "d.h5", "words").tolist() == ["wälk", "run"]
 
 
 @pytest.mark.parametrize("version", ["5", "7", "7.3"])

@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -26,7 +27,7 @@ from orca_ray.data import cache, packages
 from orca_ray.data.packages import Package
 from orca_ray.data.raw import PINS, Pin, Pins, RawFile, check_missing
 from orca_ray.errors import UserError
-from orca_ray.process import allowed_cpus, allowed_memory, free_memory
+from orca_ray.process import allowed_cpus, allowed_memory, free_memory, seconds_since_boot
 
 
 def test_home_follows_the_variable_and_expands_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -364,3 +365,9 @@ def test_memory_is_what_is_available_within_the_limit(monkeypatch: pytest.Monkey
     assert free_memory() == 0
     with pytest.raises(UserError, match=r"a table: 1\.0 GiB, and 0\.0 GiB of memory are free; split it"):
         cache.check_memory(2**30, "a table", "split it")
+
+
+@pytest.mark.skipif(not hasattr(time, "CLOCK_BOOTTIME"), reason="Linux has this clock")
+def test_the_clock_of_leases_goes_on_while_the_machine_sleeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "clock_gettime", {time.CLOCK_BOOTTIME: 7.0}.__getitem__)
+    assert seconds_since_boot() == 7.0

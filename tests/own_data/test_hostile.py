@@ -1,6 +1,7 @@
 """Hostile and unusual files of a user: read, or refused with what is wrong, within limits; a fuzzer of all readers."""
 
 import os
+import struct
 import subprocess
 import sys
 import warnings
@@ -146,16 +147,20 @@ def hdf(folder: Path, **content: Any) -> Path:
     return folder / "a.h5"
 
 
-def texts(folder: Path, *, same: bool) -> Path:
-    """Write targets that all name one long text, or whose heap has free space of no size."""
-    path = hdf(folder, y=np.array(["b" * 10_000, *"a" * 399], dtype=object))
-    with h5py.File(path) as file:
-        start = file["y"].id.get_offset()
+def texts(folder: Path, damage: str, **options: Any) -> Path:
+    """Write targets that all name one text, one of 2 GB, or whose heap has free space of no size."""
+    path = folder / "a.h5"
+    with h5py.File(path, "w") as file:
+        file["x"] = X
+        file.create_dataset("y", (400,), h5py.string_dtype(), **options)
     content = bytearray(path.read_bytes())
-    if same:
+    heap = content.index(b"GCOL")
+    start = content.index(struct.pack("<IQ", 10_000, heap))
+    if damage == "same":
         content[start : start + 6400] = content[start : start + 16] * 400
+    elif damage == "long":
+        content[start : start + 4] = (2**31 - 1).to_bytes(4, "little")
     else:
-        heap = content.index(b"GCOL")
         content[heap + 16 : heap + 32] = bytes(16)
     path.write_bytes(content)
     return path
@@ -182,15 +187,18 @@ def npz(folder: Path, **arrays: Any) -> Path:
     return folder / "a.npz"
 
 
-ARROW = "data-00000-of-00001.arrow"
+TEXTS, ARROW = ["b" * 10_000, *"a" * 399], "data-00000-of-00001.arrow"
 
 
 @pytest.mark.parametrize(
     ("write", "message"),
     [
         (lambda at: hdf(at, **{"/".join("g" * 80): X}), "expected groups in at most 64 others, found g/g"),
-        (lambda at: texts(at, same=True), "unfolds to more than 200 times its size, y"),
-        (lambda at: texts(at, same=False), "a.h5: expected a whole HDF5 file, found damaged texts"),
+        (lambda at: texts(at, "same", data=TEXTS), "unfolds to more than 200 times its size, y"),
+        (lambda at: texts(at, "long", data=TEXTS), "memory allocation failed"),
+        (lambda at: texts(at, "heap", data=TEXTS), "a.h5, y: expected texts, found damaged or too long ones"),
+        (lambda at: texts(at, "long", fillvalue=TEXTS[0]), "memory allocation failed"),
+        (lambda at: texts(at, "heap", fillvalue=TEXTS[0]), "a.h5, y: expected texts, found damaged or too long ones"),
         (lambda at: hdf(at, x=X[:, :0]), r"x: expected samples, found shape \[20, 0, 7\]"),
         (lambda at: pt(at, torch.zeros(1).expand(20, 2**20)), "unfolds to more than 200 times its size, x"),
         (lambda at: pt(at, torch.zeros(20, 3).to(torch.float8_e4m3fn)), "x: expected numbers that NumPy has, found"),
@@ -212,6 +220,7 @@ def test_what_is_no_plain_array_is_named(
     write: Callable[[Path], Path], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(archives, "_ANY_RATIO_BYTES", 2**16)
+    monkeypatch.setattr("orca_ray.data.hdf5._TEXTS_SECONDS", 1)
     path = write(tmp_path)
     if not message:
         assert read(path).select(slice(None)).y is not None

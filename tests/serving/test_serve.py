@@ -1,5 +1,6 @@
 """``orca-sweep serve`` as a process without Ray: predictions, hostile clients, one port, and its end."""
 
+import asyncio
 import contextlib
 import json
 import re
@@ -10,13 +11,17 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
 
 import httpx
 import pandas as pd
 import psutil
 import pytest
+from uvicorn.server import ServerState
 
 import orca_ray
+from orca_ray.cli import predict
 from orca_ray.predictor import Predictor
 from orca_ray.serving.application import PREDICT
 from orca_ray.serving.formats import JSON
@@ -116,3 +121,18 @@ def test_slow_senders(server: Server) -> None:
     assert json.loads(body.rpartition(b"\r\n")[2])["error"].startswith("the request took longer than 2 s, or")
     assert server.raw(HEAD) == server.raw() == b""
     assert 5 < time.monotonic() - begin < 20
+
+
+def test_the_oldest_idle_connection_ends_for_one_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(predict, "MOST_CONNECTIONS", 2)
+    config = predict._config(Mock(), 60.0)
+    config.load()
+    protocol: Any = config.http_protocol_class
+
+    async def connect() -> None:
+        for transport in transports:
+            protocol(config, ServerState(), {}).connection_made(transport)
+
+    transports = [Mock(get_extra_info=Mock(return_value=None)) for _ in range(3)]
+    asyncio.run(connect())
+    assert [transport.abort.called for transport in transports] == [True, False, False]
