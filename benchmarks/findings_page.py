@@ -19,6 +19,7 @@ from scipy import special
 from benchmarks import forest_plot
 from benchmarks.findings import BEST, QUESTIONS, REFERENCE, Data, Study, answers, by_distance, by_samples, ratio_text
 from benchmarks.regression import Estimate, mean
+from orca_ray.errors import UserError
 from orca_ray.leaderboard import build
 from orca_ray.leaderboard.board import Board
 from orca_ray.leaderboard.statistics import ScoreTable
@@ -57,8 +58,15 @@ class Found:
 
 
 def read(benchmark: str, records: pd.DataFrame) -> Found:
-    """Return the study of a benchmark in the records of a store; raises the errors of `build` and `load_spec`."""
+    """Return the study of a benchmark in the records of a store.
+
+    Raises the errors of `build` and `load_spec`, and UserError if there is no test score.
+    """
     board = build(records, benchmark=benchmark)
+    if board.scores.empty:
+        raise UserError(
+            f"no confirm trial of {benchmark} has a test score yet: continue `orca-sweep benchmark {benchmark}`"
+        )
     spec = load_spec(benchmark, budget=board.sweep.partition("/")[2])
     trials = records[records["sweep"] == board.sweep]
     columns = ("validation_score", "distance_before")
