@@ -170,7 +170,8 @@ def _rows(study: Study) -> Iterator[list[str]]:
 def on_new_task(found: Data) -> Estimate:
     """Return the ratio with an interval that holds that of one more task with a probability of 95 %."""
     over = mean(found.logs)
-    return over._replace(error=over.error * math.sqrt(len(found.logs) + 1))
+    known = len(found.logs) >= MIN_TASKS
+    return over._replace(error=over.error * math.sqrt(len(found.logs) + 1)) if known else Estimate()
 
 
 def half_text(found: Data, num: int) -> str:
