@@ -191,7 +191,7 @@ class Answer:
             return f"two kinds may still differ by a factor of up to {factor:.2g}"
         more = self._more_tasks()
         tasks = f"about {more:,.0f}" if math.isfinite(more) else f"only more than {MAX_MORE:,}"
-        return f"{tasks} more such tasks with this ratio would make it clear"
+        return f"{tasks} more such tasks would make it clear if the ratio stays"
 
     def _more_tasks(self) -> float:
         """Return about how many more tasks a test at `level` needs to find this value with a probability of 80 %."""

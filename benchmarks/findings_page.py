@@ -19,6 +19,7 @@ from scipy import special
 from benchmarks import forest_plot
 from benchmarks.findings import BEST, QUESTIONS, REFERENCE, Data, Study, answers, by_distance, by_samples, ratio_text
 from benchmarks.regression import Estimate, mean
+from orca_ray.errors import UserError
 from orca_ray.leaderboard import build
 from orca_ray.leaderboard.board import Board
 from orca_ray.leaderboard.statistics import ScoreTable
@@ -57,8 +58,15 @@ class Found:
 
 
 def read(benchmark: str, records: pd.DataFrame) -> Found:
-    """Return the study of a benchmark in the records of a store; raises the errors of `build` and `load_spec`."""
+    """Return the study of a benchmark in the records of a store.
+
+    Raises the errors of `build` and `load_spec`, and UserError if there is no test score.
+    """
     board = build(records, benchmark=benchmark)
+    if board.scores.empty:
+        raise UserError(
+            f"no confirm trial of {benchmark} has a test score yet: continue `orca-sweep benchmark {benchmark}`"
+        )
     spec = load_spec(benchmark, budget=board.sweep.partition("/")[2])
     trials = records[records["sweep"] == board.sweep]
     columns = ("validation_score", "distance_before")
@@ -162,7 +170,8 @@ def _rows(study: Study) -> Iterator[list[str]]:
 def on_new_task(found: Data) -> Estimate:
     """Return the ratio with an interval that holds that of one more task with a probability of 95 %."""
     over = mean(found.logs)
-    return over._replace(error=over.error * math.sqrt(len(found.logs) + 1))
+    known = len(found.logs) >= MIN_TASKS
+    return over._replace(error=over.error * math.sqrt(len(found.logs) + 1)) if known else Estimate()
 
 
 def half_text(found: Data, num: int) -> str:

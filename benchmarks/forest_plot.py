@@ -11,9 +11,8 @@ WIDTH, LEFT, RIGHT = 400, 140, 285
 """Pixels: width of the picture, ends of the axis."""
 TOP, ROW, GAP, BOTTOM = 44, 15, 7, 24
 """Pixels: heights above the rows, of a row, between groups, and below."""
-ENDS = (0.25, 4.0)
-"""Ends of the axis; an interval beyond them ends in an arrow."""
-TICKS = (0.25, 0.5, 1.0, 2.0, 4.0)
+LIMITS = (4.0, 8.0, 16.0)
+"""Ratios at the right end of the axis: the first one that is above all points. An interval beyond ends in an arrow."""
 STYLE = """
     .page { fill: #ffffff; }
     .one { stroke: #17202b; stroke-width: 1; }
@@ -55,12 +54,15 @@ def draw(title: str, groups: Sequence[Group]) -> str:
 def _lines(title: str, groups: Sequence[Group], height: int) -> Iterator[str]:
     yield f'<rect class="page" width="{WIDTH}" height="{height}" rx="8"/>'
     yield f'<text class="title" x="10" y="18">{escape(title)}</text>'
-    bottom = height - BOTTOM
-    for tick in TICKS:
-        yield f'<path class="{"one" if tick == 1 else "grid"}" d="M{_x(math.log(tick)):.1f} {TOP - 6}V{bottom}"/>'
-        yield f'<text class="middle" x="{_x(math.log(tick)):.1f}" y="{bottom + 14}">{tick:g}</text>'
-    yield f'<text class="end" x="{_x(0) - 6:.1f}" y="{TOP - 10}">← better than nft</text>'
-    yield f'<text x="{_x(0) + 6:.1f}" y="{TOP - 10}">worse →</text>'
+    bottom, middle = height - BOTTOM, (LEFT + RIGHT) / 2
+    farthest = max((math.exp(abs(found.value)) for rows in groups for _, found in rows), default=1.0)
+    limit = next((each for each in LIMITS if each > farthest), LIMITS[-1])
+    for tick in (1 / limit, 0.5, 1, 2, limit):
+        x = _x(math.log(tick), limit)
+        yield f'<path class="{"one" if tick == 1 else "grid"}" d="M{x:.1f} {TOP - 6}V{bottom}"/>'
+        yield f'<text class="middle" x="{x:.1f}" y="{bottom + 14}">{tick:.3g}</text>'
+    yield f'<text class="end" x="{middle - 6:.1f}" y="{TOP - 10}">← better than nft</text>'
+    yield f'<text x="{middle + 6:.1f}" y="{TOP - 10}">worse →</text>'
     y = TOP
     for rows in groups:
         for number, (label, found) in enumerate(rows):
@@ -68,17 +70,17 @@ def _lines(title: str, groups: Sequence[Group], height: int) -> Iterator[str]:
             name = " whole-name" if number == 0 else ""
             yield f'<text class="end{name}" x="{LEFT - 8}" y="{y}">{escape(label)}</text>'
             yield f'<text class="end{name}" x="{WIDTH - 8}" y="{y}">{ratio_text(found)}</text>'
-            yield from _mark(found, y - 4, whole=number == 0)
+            yield from _mark(found, y - 4, limit, whole=number == 0)
         y += GAP
 
 
-def _mark(found: Estimate, y: float, *, whole: bool) -> Iterator[str]:
-    x, (low, high) = _x(found.value), found.ends
+def _mark(found: Estimate, y: float, limit: float, *, whole: bool) -> Iterator[str]:
+    x, (low, high) = _x(found.value, limit), found.ends
     if not math.isnan(low):
-        yield f'<path class="{"whole" if whole else "line"}" d="M{_x(low):.1f} {y}H{_x(high):.1f}"/>'
+        yield f'<path class="{"whole" if whole else "line"}" d="M{_x(low, limit):.1f} {y}H{_x(high, limit):.1f}"/>'
         for end, way in ((low, -1), (high, 1)):
-            if end * way > math.log(ENDS[1]):
-                place = f"M{_x(end) + 3 * way:.1f} {y}l{-8 * way} -4v8z"
+            if end * way > math.log(limit):
+                place = f"M{_x(end, limit) + 3 * way:.1f} {y}l{-8 * way} -4v8z"
                 yield f'<path class="{"diamond" if whole else "dot"}" d="{place}"/>'
     if whole:
         yield f'<path class="diamond" d="M{x - 5:.1f} {y}l5 -5l5 5l-5 5z"/>'
@@ -86,7 +88,7 @@ def _mark(found: Estimate, y: float, *, whole: bool) -> Iterator[str]:
         yield f'<circle class="dot" cx="{x:.1f}" cy="{y}" r="3.5"/>'
 
 
-def _x(log: float) -> float:
-    """Return the place of a log ratio on the axis, at its end if it is beyond."""
-    low, high = map(math.log, ENDS)
-    return LEFT + (RIGHT - LEFT) * (min(max(log, low), high) - low) / (high - low)
+def _x(log: float, limit: float) -> float:
+    """Return the place of a log ratio on the axis that ends at ``limit``, at its end if it is beyond."""
+    share = max(-1.0, min(1.0, log / math.log(limit)))
+    return (LEFT + RIGHT) / 2 + share * (RIGHT - LEFT) / 2

@@ -37,7 +37,7 @@ class Estimate(NamedTuple):
 def estimate(logs_T: Floats, design_TP: Floats, contrast_P: Floats) -> Estimate:
     """Return the least-squares estimate of a contrast of the coefficients of ``design_TP``; NaN if there is none.
 
-    The error is NaN if it has fewer degrees of freedom than the spread of `MIN_TASKS` tasks.
+    There is none, either, if its error has fewer degrees of freedom than the spread of `MIN_TASKS` tasks.
     The variance is HC2 (MacKinnon and White 1985, Journal of Econometrics 29): unbiased if all tasks spread equally,
     and consistent if not. Its degrees of freedom are those of Bell and McCaffrey 2002, Survey Methodology 28. For the
     mean of a group of tasks, both are those of Student's test of the group alone.
@@ -53,7 +53,7 @@ def estimate(logs_T: Floats, design_TP: Floats, contrast_P: Floats) -> Estimate:
     value, variance = float(load_T @ logs_T), float(share_T @ (residual_TT @ logs_T) ** 2)
     freedom = float((load_T @ load_T) ** 2 / (share_T @ residual_TT**2 @ share_T))
     if freedom < MIN_TASKS - 1 - 1e-6:
-        return Estimate(value)
+        return Estimate()
     p = student_p(np.array([value]), np.array([math.sqrt(variance)]), np.array([freedom]))
     return Estimate(value, math.sqrt(variance), freedom, float(p[0]))
 
