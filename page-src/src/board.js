@@ -17,7 +17,7 @@ export class Board {
     this.methods = chosen("methods", data.methods.map((each) => each.name));
     const { options } = place();
     /** Tasks with the chosen properties, among which tasks are chosen by name. */
-    this.offered = data.tasks.filter((task) => Object.keys(PROPERTIES).every((each) => [null, task[`${each}_text`]].includes(options.get(each)))).map((each) => each.name);
+    this.offered = data.tasks.filter((task) => Object.keys(PROPERTIES).every((each) => ["", task[`${each}_text`]].includes(options.get(each) ?? ""))).map((each) => each.name);
     this.tasks = chosen("tasks", this.offered);
     /** Whether nothing is left out: then intervals are those that Python computed. */
     this.whole = this.methods.length === data.methods.length && this.tasks.length === data.tasks.length;

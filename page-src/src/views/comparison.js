@@ -15,7 +15,7 @@ export function differencesView(board, argument) {
   if (!board.comparable) return [heading, h("p", {}, `Choose at most ${MAX_COMPARED} methods.`)];
   if (methods.length < 2) return [heading, h("p", {}, "Choose at least two methods with scores.")];
   const [one, other] = argument.split(AGAINST);
-  if (board.results.verdict[one]?.[other]) return [heading, h("p", {}, h("a", { href: link("differences") }, "All pairs")), pair(board, one, other)];
+  if (one !== other && [one, other].every((each) => methods.includes(each))) return [heading, h("p", {}, h("a", { href: link("differences") }, "All pairs")), pair(board, one, other)];
   return [heading, meanRanks(board, methods), matrix(board, methods)];
 }
 
@@ -28,8 +28,10 @@ function meanRanks(board, methods) {
   const tied = new Set(methods.filter((method) => board.tiedFirst(method)));
   const rows = methods.map((method) => ({ method, label: tied.has(method) ? `${method} ≈` : method, tied: tied.size > 0 && (method === first || tied.has(method)), ...board.results.mean_rank[method] }));
   const domain = [1, methods.length];
+  const all = methods.every((method) => method === first || board.results.verdict[first][method].separable);
+  const groups = tied.size ? ` Shaded, with ≈: not separable from the first, ${first}, by the verdicts below.` : all ? ` Every other method is separable from the first, ${first}.` : "";
   return figure({
-    title: "Mean ranks", note: `Over ${format.plural(board.common.length, "task")}, with 95 % intervals. ${tied.size ? `Shaded, with ≈: not separable from the first, ${first}, by the verdicts below.` : `Every other method is separable from the first, ${first}.`}`,
+    title: "Mean ranks", note: `Over ${format.plural(board.common.length, "task")}${Number.isFinite(rows[0].low) ? ", with 95 % intervals" : ""}.${groups}`,
     chart: forest(rows, { label: "mean rank", better: "better", worse: "worse", axis: { type: "linear", domain, places: ticks(...domain, narrow() ? 5 : 10).filter(Number.isInteger) } }),
     head: ["Method", "Mean rank", "95 % interval", "Not separable from the first"],
     rows: rows.map(({ method, value, low, high }) => [method, format.short(value, 3), format.range(low, high, 3), tied.has(method) ? "yes" : ""]),
