@@ -126,7 +126,7 @@ def _sweep_with_grid(name: str, options: BoardOptions) -> "SweepSpec | None":
 
 
 def _about(board: "Board") -> Mapping[str, Mapping[str, str]]:
-    """Return the title, metric and definition of each task, and the title of each method, declared here."""
+    """Return the texts of each task and method that are declared here, as `BoardReport.read_about` does."""
     from orca_ray.methods.registry import all_methods
     from orca_ray.tasks.metrics import get_metric
     from orca_ray.tasks.registry import known_tasks
@@ -135,6 +135,13 @@ def _about(board: "Board") -> Mapping[str, Mapping[str, str]]:
     metrics = {name: get_metric(task.metric) for name, task in declared.items()}
     tasks = {
         name: {"title": task.title, "metric": metrics[name].title, "definition": metrics[name].definition}
+        | {"kind": task.domain, "modality": task.modality, "size": _size(task.num_samples)}
         for name, task in declared.items()
     }
     return {**tasks, **{name: {"title": recipe.title} for name, recipe in all_methods().items()}}
+
+
+def _size(num_samples: tuple[int, int, int] | None) -> str:
+    """Return the decade of the declared number of training samples, such as "101 to 1000"; "1 to 100" for fewer."""
+    most = 10 ** max(2, len(str(num_samples[0] - 1))) if num_samples else 0
+    return f"{most // 10 + 1 if most > 100 else 1} to {most}" if most else ""

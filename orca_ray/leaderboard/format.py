@@ -52,7 +52,7 @@ class BoardReport:
     read_artefacts: Callable[[], Mapping[str, Sequence[Mapping[str, Any]]]] | None = None
     """Reads pictures of trials by trial key, as plain JSON, for the page."""
     read_about: Callable[[], Mapping[str, Mapping[str, str]]] | None = None
-    """Returns texts named ``title``, ``metric`` and ``definition`` of each task, and the ``title`` of each method."""
+    """Returns the title, metric, definition, kind, modality and size of each task, and the title of each method."""
     reproduce: str = "orca-sweep reproduce KEY"
     """Command that runs a trial again, for the page."""
     refresh_seconds: int = 0

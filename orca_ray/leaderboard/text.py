@@ -2,7 +2,7 @@
 
 import math
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from string import Template
@@ -57,6 +57,18 @@ def score_grid(report: BoardReport, mark: str, between: str) -> list[list[str]]:
         cells = {str(method): _with_interval(*row) for method, *row in rows}
         grid.append([get_statistic(name).title, *(f"{s} {TIED}" if m in tied else s for m, s in cells.items())])
     return grid
+
+
+def column_parts(sizes: Sequence[int], width: int) -> Iterator[slice]:
+    """Yield slices of the columns after the first that fit into ``width`` beside it, two spaces apart."""
+    start = 1
+    while start < len(sizes):
+        end, used = start + 1, sizes[0] + 2 + sizes[start]
+        while end < len(sizes) and used + 2 + sizes[end] <= width:
+            used += 2 + sizes[end]
+            end += 1
+        yield slice(start, end)
+        start = end
 
 
 def _with_interval(value: float, low: float, high: float) -> str:

@@ -1,7 +1,10 @@
 /** The embedded board, restricted to the chosen methods and tasks. */
 import { deviation } from "d3-array";
 import { analyse, LEVEL, MAX_COMPARED, mean, ScoreTable } from "./statistics.js";
-import { chosen } from "./state.js";
+import { chosen, place } from "./state.js";
+
+/** Properties by which tasks are chosen, each an option of the link, with their titles. */
+export const PROPERTIES = { kind: "Kind", modality: "Modality", size: "Training samples" };
 
 let index = null;
 
@@ -12,7 +15,10 @@ export class Board {
     index ??= indexed(data);
     this.index = index;
     this.methods = chosen("methods", data.methods.map((each) => each.name));
-    this.tasks = chosen("tasks", data.tasks.map((each) => each.name));
+    const { options } = place();
+    /** Tasks with the chosen properties, among which tasks are chosen by name. */
+    this.offered = data.tasks.filter((task) => Object.keys(PROPERTIES).every((each) => ["", task[`${each}_text`]].includes(options.get(each) ?? ""))).map((each) => each.name);
+    this.tasks = chosen("tasks", this.offered);
     /** Whether nothing is left out: then intervals are those that Python computed. */
     this.whole = this.methods.length === data.methods.length && this.tasks.length === data.tasks.length;
     /** Chosen methods with a score on any chosen task. */
@@ -154,7 +160,7 @@ export class Board {
 }
 
 const NOTHING = { mean: NaN, std: NaN, n: 0, rows: [] };
-const pair = (task, method) => JSON.stringify([task, method]);
+const pair = (task, method) => `${task.length} ${task}${method}`;
 
 /** Make the maps that views look things up in. */
 function indexed(data) {

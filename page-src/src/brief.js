@@ -25,11 +25,12 @@ function leader(board) {
   const tasks = board.common;
   if (!tasks.length) return "No task has a score of every method, so the methods have no ranks: choose fewer methods.";
   if (board.scored.length === 1) return [h("b", {}, board.scored[0]), ` is the only method with scores here, on ${format.plural(tasks.length, "task")}.`];
-  const best = new Map(board.scored.map((method) => [method, tasks.filter((task) => board.best(task).includes(method))]));
+  const bests = new Map(tasks.map((task) => [task, board.best(task)]));
+  const best = new Map(board.scored.map((method) => [method, tasks.filter((task) => bests.get(task).includes(method))]));
   const most = Math.max(...[...best.values()].map((won) => won.length));
   const winners = [...best.keys()].filter((method) => best.get(method).length === most);
   const standing = (method) => {
-    const tied = best.get(method).filter((task) => board.best(task).length > 1).length;
+    const tied = best.get(method).filter((task) => bests.get(task).length > 1).length;
     return [most > tied && `alone on ${most - tied}`, tied && `tied on ${tied}`].filter(Boolean).join(", ");
   };
   const of = most < tasks.length ? `${most} of ${tasks.length} tasks` : format.all(most, "task");

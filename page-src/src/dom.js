@@ -2,6 +2,7 @@
  * Builds HTML elements. Text from records enters the page only as text nodes here, and in charts by Plot, which does
  * the same: nothing in this program parses HTML.
  */
+import { range } from "d3-array";
 import { change, place } from "./state.js";
 
 /**
@@ -25,9 +26,44 @@ export function h(spec, attributes = {}, ...children) {
   return element;
 }
 
-/** A table that scrolls in its box. @param {string} label its name for screen readers @param {Node[]} head cells @param {Node[]} rows */
-export const table = (kind, label, head, rows) => h("div.scroll", { tabindex: 0, role: "region", "aria-label": label },
-  h(`table.${kind}`, {}, h("thead", {}, h("tr", {}, head)), h("tbody", {}, rows)));
+/** A table that scrolls in its box, and a button that saves it. @param {string} label its name for screen readers @param {Node[]} head cells @param {Node[]} rows */
+export function table(kind, label, head, rows) {
+  const made = h(`table.${kind}`, {}, h("thead", {}, h("tr", {}, head)), h("tbody", {}, rows));
+  const save = () => h("a", { href: `data:text/csv;charset=utf-8,${encodeURIComponent(csv(made))}`, download: `${label}.csv` }).click();
+  return h("div.tabled", {}, h("div.scroll", { tabindex: 0, role: "region", "aria-label": label }, made),
+    h("button.small", { type: "button", title: "Save this table as it is shown", onclick: save }, "CSV"));
+}
+
+/** The text of a table as CSV. What stands below a number, and the mark ≈, have columns of their own. @param {HTMLTableElement} table */
+function csv(table) {
+  const parts = ({ innerText: text }) => {
+    const [first, ...below] = text.replaceAll("\u00a0", " ").replaceAll("−", "-").split("\n").map((line) => line.trim()).filter(Boolean);
+    return [first?.replace(/( ≈| [▲▼]|^–)$/, "") ?? "", below.join(" "), first?.endsWith(" ≈") ? "≈" : ""];
+  };
+  const rows = [...table.rows].map((row) => [...row.cells].map(parts));
+  rows[0].forEach((cell) => (cell[2] = "≈"));
+  const used = rows[0].map((_, index) => [0, 1, 2].filter((part) => !part || rows.slice(1).some((row) => row[index][part])));
+  // A spreadsheet would execute a text that begins like a formula.
+  const field = (text) => `"${(/^[=+@-]/.test(text) && Number.isNaN(Number(text)) ? `'${text}` : text).replaceAll('"', '""')}"`;
+  return rows.map((row) => row.flatMap((cell, index) => used[index].map((part) => field(cell[part]))).join(",")).join("\r\n");
+}
+
+/** Make of each table that is wider than a printed page several, which all have the first column. @param {HTMLElement} within @param {number} room in pixels */
+export function splitTables(within, room) {
+  for (const whole of within.querySelectorAll(".scroll > table")) {
+    whole.style.width = "min-content";
+    const width = whole.offsetWidth;
+    const [first, ...others] = [...whole.rows[0].cells].map((cell) => cell.offsetWidth);
+    whole.style.width = "";
+    if (width <= room) continue;
+    const most = Math.max(1, Math.floor((room - first) / Math.max(...others)));
+    whole.replaceWith(...range(0, others.length, most).map((start) => {
+      const copy = whole.cloneNode(true);
+      for (const row of copy.rows) [...row.cells].forEach((cell, index) => index && (index <= start || index > start + most) && cell.remove());
+      return copy;
+    }));
+  }
+}
 
 /** Heading of a column. @param {...unknown} content */
 export const column = (...content) => h("th", { scope: "col" }, content);
@@ -76,14 +112,7 @@ export const select = (name, value, entries, choose = (key) => change({ [name]: 
 /** A copy button beside a command. @param {string} text */
 export function command(text) {
   const code = h("code", {}, text);
-  const button = h("button.copy", { type: "button", onclick: async () => {
-    try {
-      await navigator.clipboard.writeText(text);
-    } catch {
-      getSelection().selectAllChildren(code);  // not allowed from disk in some browsers: select the text instead
-    }
-    button.textContent = "Copied";
-    setTimeout(() => (button.textContent = "Copy"), 1500);
-  } }, "Copy");
-  return h("div.command", {}, code, button);
+  // Where copying is not allowed, as from disk in some browsers, the text is selected instead.
+  const copy = ({ target }) => Promise.resolve().then(() => navigator.clipboard.writeText(text)).then(() => (target.textContent = "Copied"), () => getSelection().selectAllChildren(code));
+  return h("div.command", {}, code, h("button.copy", { type: "button", onclick: copy }, "Copy"));
 }

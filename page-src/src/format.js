@@ -45,19 +45,14 @@ export const percent = known((value, digits = 0) => `${fixed(100 * value, digits
 /** Seconds as a duration, as the command line writes it: "8.4 s", "3 min 05 s", "2 h 07 min". @param {number | null} seconds */
 export const duration = known((seconds) => {
   if (seconds < 0.1) return `${Math.round(1000 * seconds)} ms`;
-  if (seconds < 59.95) return `${seconds.toFixed(1)} s`;
+  if (seconds < 59.95) return `${fixed(seconds, 1)} s`;
   const whole = Math.round(seconds);
   const two = (number) => String(number).padStart(2, "0");
   return whole < 3600 ? `${Math.floor(whole / 60)} min ${two(whole % 60)} s` : `${Math.floor(whole / 3600)} h ${two(Math.floor((whole % 3600) / 60))} min`;
 });
 
-/** A count with SI prefix. @param {number | null} value */
-export const count = known((value) => {
-  for (const [unit, size] of [["G", 1e9], ["M", 1e6], ["k", 1e4]]) {
-    if (value >= size) return `${(value / (unit === "k" ? 1e3 : size)).toPrecision(3)} ${unit}`;
-  }
-  return String(value);
-});
+/** A count such as 7.14M. @param {number | null} value */
+export const count = known((value) => value.toLocaleString("en", { notation: "compact", maximumSignificantDigits: 3 }));
 
 /** Memory in MiB. @param {number | null} value */
 export const memory = known((value) => (value >= 2048 ? `${(value / 1024).toFixed(1)} GiB` : `${Math.round(value)} MiB`));

@@ -1,7 +1,7 @@
 /** The leaderboard's page: reads the embedded board, draws the frame, and shows the view that the hash names. */
 import { assign, mark } from "./charts.js";
-import { Board } from "./board.js";
-import { h } from "./dom.js";
+import { Board, PROPERTIES } from "./board.js";
+import { h, select, splitTables } from "./dom.js";
 import * as format from "./format.js";
 import { choose, link, place } from "./state.js";
 import * as statistics from "./statistics.js";
@@ -10,6 +10,7 @@ import { taskView } from "./views/task.js";
 import { differencesView, paretoView, profilesView } from "./views/comparison.js";
 import { effectsView } from "./views/effects.js";
 import { recordView } from "./views/record.js";
+import words from "./words.json";
 
 /** @type {Record<string, {title: string, show: (board: Board, argument: string) => unknown}>} */
 const VIEWS = {
@@ -26,24 +27,9 @@ const data = JSON.parse(document.getElementById("data").textContent);
 const main = h("main.wide", { id: "main" });
 const nav = h("nav", { "aria-label": "views" });
 
-/** What words of this page mean. */
-const WORDS = {
-  "Held-out, paper": "Protocols. Held-out: configurations and epochs are chosen on validation data, and test data are read once. Paper: the choice is made on the test split, as in the reference implementation.",
-  "Search and confirm": "Phases. Search trials try configurations and are scored on validation data. Confirm trials run the best one again, with other seeds, and give the test scores of this page.",
-  "Stopped early": "A search trial that was ended because its validation score was behind those of others.",
-  "Body": "The pretrained transformer, without the input and output networks of the task.",
-  "Error": "Any score of this page: a metric of which lower values are better.",
-  "95 % interval": "Of 100 experiments like this one, the ranges of about 95 would hold the true value. Intervals of means and ratios are Student's, those of wins Clopper and Pearson's; where all tasks are equal, the interval of a mean has no width.",
-  "Adjusted p": "The probability of a difference as large as this between two equal methods, made larger for the number of pairs that are compared (Holm).",
-  "Data fingerprint": "A hash of the prepared data: trials with the same one used the same data.",
-  "Starts": "How often trials were started. More than the number of trials: some were started again after an interruption.",
-  "Training seconds of a scored trial": "Aligning, refining and evaluating, without starting, loading and searching; a trial on half a GPU counts half. Aligning that was reused took no time.",
-  "Device time of all trials": "Wall time of all trials of a cell, including search trials; a trial on half a GPU counts half.",
-};
-
 /** A fold with the words; empty boards have none of them. @param {object} data */
 const glossary = (data) => data.sweep && h("details", {}, h("summary", {}, "Words used on this page"),
-  h("dl.facts", {}, Object.entries(WORDS).map(([word, meaning]) => [h("dt", {}, word), h("dd", {}, meaning)])));
+  h("dl.facts", {}, Object.entries(words).map(([word, meaning]) => [h("dt", {}, word), h("dd", {}, meaning)])));
 
 /** The choice of methods and tasks, on which every number of the page is computed. @param {Board} board @param {boolean} open */
 function subset(board, open) {
@@ -52,16 +38,24 @@ function subset(board, open) {
   const tasks = count(board.tasks.length, board.data.tasks.length, "task");
   return h("details.subset", { open }, h("summary", { id: "subset" }, `Choose methods and tasks (${methods}, ${tasks})`),
     group("methods", "Methods", board.data.methods.map((each) => each.name), board.methods, (name) => [mark(name), name]),
-    group("tasks", "Tasks", board.data.tasks.map((each) => each.name), board.tasks, (name) => board.label(name)));
+    group("tasks", "Tasks", board.offered, board.tasks, (name) => board.label(name), Object.entries(PROPERTIES).map((each) => property(board, ...each))));
 }
 
-function group(option, legend, all, chosen, show) {
-  const toggle = (name, checked) => choose(option, all.filter((each) => (each === name ? checked : chosen.includes(each))), all);
-  return h("fieldset", {}, h("legend", {}, legend, chosen.length === 1 && " – choose at least one"),
-    all.map((name, index) => h("label.chip", {},
-      h("input", { type: "checkbox", id: `${option}-${index}`, value: name, checked: chosen.includes(name), disabled: chosen.length === 1 && chosen.includes(name), onchange: (event) => toggle(name, event.target.checked) }),
-      show(name))),
-    h("button.small", { type: "button", id: `${option}-all`, onclick: () => choose(option, all, all), disabled: chosen.length === all.length }, "All"));
+/** The choice of the tasks with a property; none if all tasks are alike in it. */
+function property(board, name, title) {
+  const values = [...Map.groupBy(board.data.tasks.filter((each) => each[`${name}_text`]), (each) => each[`${name}_text`])];
+  const entries = values.sort(([one], [other]) => one.localeCompare(other, "en", { numeric: true })).map(([value, tasks]) => [value, `${value} (${tasks.length})`]);
+  return values.length > 1 && h("label", {}, `${title} `, select(name, place().options.get(name) ?? "", [["", "all"], ...entries]));
+}
+
+function group(option, legend, all, chosen, show, properties = []) {
+  const pick = (names) => choose(option, all.filter((each) => names.includes(each)), all);
+  const toggle = (name, checked) => pick(checked ? [...chosen, name] : chosen.filter((each) => each !== name));
+  const button = (spec, id, text, names) => h(`button.${spec}`, { type: "button", id: `${option}-${id}`, onclick: () => pick(names), disabled: chosen.length === names.length && spec === "small" }, text);
+  return h("fieldset", {}, h("legend", {}, legend), properties, button("small", "all", "All", all), button("small", "none", "None", []),
+    all.map((name, index) => h("span.chip", {}, h("label", {},
+      h("input", { type: "checkbox", id: `${option}-${index}`, value: name, checked: chosen.includes(name), onchange: (event) => toggle(name, event.target.checked) }),
+      show(name)), button("only", `${index}-only`, "only", [name]))));
 }
 
 function frame() {
@@ -96,6 +90,7 @@ function size() {
 }
 
 function show() {
+  main.dataset.width = innerWidth;
   const { view, argument } = place();
   // A page about a grid has no methods to rank.
   const first = data.effects && !data.methods.length ? "effects" : "table";
@@ -108,9 +103,10 @@ function show() {
     h("a", { href: link(each), id: `view-${each}`, "aria-current": each === name && "page" }, entry.title)));
   const current = nav.querySelector("[aria-current]");
   nav.scrollLeft = current.offsetLeft - nav.offsetLeft - (nav.clientWidth - current.offsetWidth) / 2;
-  const open = main.querySelector("details.subset")?.open ?? false;
+  const none = data.methods.length > 0 && !(board.methods.length && board.tasks.length);
+  const open = none || (main.querySelector("details.subset")?.open ?? false);
   const chooser = data.methods.length ? [subset(board, open)] : [];
-  main.replaceChildren(...chooser, h("section", { "aria-label": title }, build(board, argument)));
+  main.replaceChildren(...chooser, h("section", { "aria-label": title }, none ? h("p", { role: "status" }, "Choose at least one method and one task.") : build(board, argument)));
   const here = `${name}/${argument}`;
   if (main.dataset.shown && main.dataset.shown !== here) {
     main.querySelector("h2")?.focus({ preventScroll: true });
@@ -127,13 +123,12 @@ assign(data.methods.map((method) => method.name));
 frame();
 show();
 addEventListener("hashchange", show);
-let width = innerWidth;
+addEventListener("beforeprint", () => splitTables(main, 1100));
+addEventListener("afterprint", show);
 let timer = 0;
 addEventListener("resize", () => {
-  if (innerWidth === width) return;
-  width = innerWidth;
   clearTimeout(timer);
-  timer = setTimeout(show, 120);
+  timer = setTimeout(() => main.dataset.width !== String(innerWidth) && show(), 120);
 });
 const refresh = Number(document.documentElement.dataset.refresh ?? 0);
 if (refresh) setTimeout(() => location.reload(), refresh * 1000);  // a running sweep: the hash keeps the view

@@ -26,12 +26,12 @@ export function change(changes) {
   dispatchEvent(new Event("hashchange"));
 }
 
-/** The chosen names in the order of all; every name if the link names none of them. @param {"methods" | "tasks"} option @param {string[]} all */
+/** The chosen names in the order of all; every name if the link names none of them, and no name if the option is empty. @param {"methods" | "tasks"} option @param {string[]} all */
 export function chosen(option, all) {
   const wanted = place().options.getAll(option);
   const names = all.filter((name) => wanted.includes(name));
-  return names.length ? names : all;
+  return names.length || wanted.includes("") ? names : all;
 }
 
 /** Choose a subset; all of them need no option. @param {"methods" | "tasks"} option @param {string[]} names @param {string[]} all */
-export const choose = (option, names, all) => change({ [option]: names.length < all.length ? names : null });
+export const choose = (option, names, all) => change({ [option]: names.length === all.length ? null : names.length ? names : [""] });

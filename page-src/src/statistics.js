@@ -16,14 +16,10 @@ export const LEVEL = 0.05;
 /** Mean; NaN of none. @param {number[]} values */
 export const mean = (values) => sum(values) / values.length;
 
-const LANCZOS = [0.99999999999980993, 676.5203681218851, -1259.1392167224028, 771.32342877765313, -176.61502916214059, 12.507343278686905, -0.13857109526572012, 9.9843695780195716e-6, 1.5056327351493116e-7];
-
-/** Logarithm of the gamma function of x > 0, by Lanczos' approximation. @param {number} x */
+/** Logarithm of the gamma function of x > 0, by Stirling's series. @param {number} x */
 function logGamma(x) {
-  if (x < 0.5) return logGamma(x + 1) - Math.log(x);
-  const base = x + 6.5;
-  const total = LANCZOS.reduce((all, each, k) => all + (k ? each / (x - 1 + k) : each), 0);
-  return 0.5 * Math.log(2 * Math.PI) + (x - 0.5) * Math.log(base) - base + Math.log(total);
+  if (x < 12) return logGamma(x + 1) - Math.log(x);
+  return (x - 0.5) * Math.log(x) - x + 0.5 * Math.log(2 * Math.PI) + 1 / (12 * x) - 1 / (360 * x ** 3) + 1 / (1260 * x ** 5) - 1 / (1680 * x ** 7);
 }
 
 /** Incomplete beta function I_x(a, b), y = 1 - x, by its continued fraction (Press et al., Numerical Recipes, 6.4). */
@@ -60,13 +56,8 @@ const quantiles = new Map();
 
 /** t with P(|T| > t) = 5 %. @param {number} freedom */
 function studentQuantile(freedom) {
-  if (!(freedom > 0)) return NaN;
-  let high = 2;
-  if (!quantiles.has(freedom)) {
-    while (studentTail(high, freedom) > LEVEL) high *= 2;
-    quantiles.set(freedom, where((t) => studentTail(t, freedom), LEVEL, [0, high]));
-  }
-  return quantiles.get(freedom);
+  if (!quantiles.has(freedom)) quantiles.set(freedom, Math.exp(where((log) => studentTail(Math.exp(log), freedom), LEVEL, [-5, 60])));
+  return freedom > 0 ? quantiles.get(freedom) : NaN;
 }
 
 /** Ends of Clopper and Pearson's interval of the share of tasks won. @param {number} wins @param {number} num */
@@ -119,7 +110,7 @@ export class ScoreTable {
   tied(t) {
     const known = [...this.methods.keys()].filter((m) => Number.isFinite(this.logs_TM[t][m]));
     const best = known.reduce((one, other) => (this.logs_TM[t][other] < this.logs_TM[t][one] ? other : one), known[0]);
-    const p = (m) => { const { error, freedom } = this.error(t, [m, best]); return ratio(this.logs_TM[t][m] - this.logs_TM[t][best], error, freedom).p; };
+    const p = (m) => { const { error, freedom } = this.error(t, [m, best]); return test(this.logs_TM[t][m] - this.logs_TM[t][best], error, freedom); };
     return new Set(known.filter((m) => (p(m) * known.length * (known.length - 1)) / 2 > LEVEL));
   }
 
@@ -171,11 +162,17 @@ function wins(table) {
   });
 }
 
+/** p-value of Student's test of the logarithm of a ratio. */
+function test(log, error, freedom) {
+  if (Number.isNaN(log + error)) return NaN;
+  const size = Math.abs(log);  // below 1e-12 are rounding errors
+  return size < 1e-12 ? 1 : studentTail(error < 1e-12 ? Infinity : size / error, freedom);
+}
+
 /** The ratio with the logarithm `log`, with Student's interval and test. */
-function ratio(log, error, freedom) {
-  const [size, half] = [Math.abs(log), studentQuantile(freedom) * error];
-  const p = Number.isNaN(log + error) ? NaN : size < 1e-12 ? 1 : studentTail(error < 1e-12 ? Infinity : size / error, freedom);  // below 1e-12 are rounding errors
-  return { value: Math.exp(log), low: Math.exp(log - half), high: Math.exp(log + half), p };
+export function ratio(log, error, freedom) {
+  const half = studentQuantile(freedom) * error;
+  return { value: Math.exp(log), low: Math.exp(log - half), high: Math.exp(log + half), p: test(log, error, freedom) };
 }
 
 /**

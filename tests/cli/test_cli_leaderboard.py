@@ -185,6 +185,7 @@ def test_open_shows_the_page(command: Command, store: str, monkeypatch: pytest.M
     assert opened == [Path("pocket.html").resolve().as_uri()]
     page = embedded(Path("pocket.html"))
     assert (page["benchmark"], page["reproduce"]) == ("pocket", "orca-sweep reproduce KEY --results DIR")
+    assert {"image", "101 to 1000"} <= {*next(task.values() for task in page["tasks"] if task["label"] == "digits")}
 
 
 def test_a_watched_page_follows_the_store_until_it_is_interrupted(

@@ -5,9 +5,9 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 
 from orca_ray.errors import printable
+from orca_ray.leaderboard import text
 from orca_ray.leaderboard.format import BoardReport, Format
 from orca_ray.leaderboard.statistics import on_boards
-from orca_ray.leaderboard.text import footer, metrics_text, published_footer, published_grids, score_grid, titles
 
 _SPECIAL = {
     **{each: f"\\{each}" for each in "&%$#_{}"},
@@ -21,6 +21,8 @@ _SPECIAL = {
 _ACCENTS = {"\u0300": "`", "\u0301": "'", "\u0302": "^", "\u0303": "~", "\u0308": '"', "\u030a": "r", "\u030c": "v",
             "\u0327": "c"}  # fmt: skip
 _BEST = "\0{}\0"
+_WIDTH, _HEIGHT = 90, 45
+"""Number of characters and of rows of a table that fits a page of A4 or Letter at 10 pt with margins of 2.5 cm."""
 
 
 def escaped(text: str) -> str:
@@ -39,9 +41,21 @@ def _character(char: str) -> str:
     return f"U+{ord(char):04X}"
 
 
-def _tabular(grid: Sequence[Sequence[str]], names: int, rule: int = 0) -> Iterator[str]:
-    """Yield the lines of a table: ``names`` columns aligned left, then numbers; ``rule`` rows precede a second rule."""
-    yield r"\begin{tabular}{" + "l" * names + "r" * (len(grid[0]) - names) + "}"
+def _tables(grid: Sequence[Sequence[str]], rule: int = 0) -> Iterator[str]:
+    """Yield the lines of a grid's tables, of which none is larger than a page; ``rule`` rows precede a second rule."""
+    head, *rows = grid
+    sizes = [max(len(cell.strip("\0")) for cell in column) for column in zip(*grid, strict=True)]
+    parts = [(columns, start) for columns in text.column_parts(sizes, _WIDTH) for start in range(0, len(rows), _HEIGHT)]
+    for number, (columns, start) in enumerate(parts):
+        if number:
+            yield r"\par\medskip"
+        shown = [head, *rows[start : start + _HEIGHT]]
+        yield from _tabular([[row[0], *row[columns]] for row in shown], rule - start)
+
+
+def _tabular(grid: Sequence[Sequence[str]], rule: int) -> Iterator[str]:
+    """Yield the lines of a table: a column aligned left, then numbers; ``rule`` rows precede a second rule."""
+    yield r"\begin{tabular}{l" + "r" * (len(grid[0]) - 1) + "}"
     yield r"\toprule"
     for index, row in enumerate(grid, start=1):
         yield (
@@ -60,16 +74,16 @@ def _notes(lines: Sequence[str]) -> Iterator[str]:
 
 def _render(report: BoardReport) -> str:
     board = report.board
-    title, subtitle = titles(report)
+    title, subtitle = text.titles(report)
     lines = [r"% requires \usepackage{booktabs}", rf"\par {escaped(title)}; {escaped(subtitle)}.\par"]
     if board.tasks:
-        grid = score_grid(report, _BEST, " ± ")
-        lines += _tabular(grid, 1, len(grid) - len(on_boards()))
-        lines += _notes(["bold: best score of the task", metrics_text(board.metrics, board.benchmark)])
-    lines += _notes(footer(report))
-    for heading, grid in published_grids(report, _BEST):
-        lines += [rf"\par\medskip {escaped(heading)}\par", *_tabular(grid, 1)]
-    return "\n".join([*lines, *_notes(published_footer(report))])
+        grid = text.score_grid(report, _BEST, " ± ")
+        lines += _tables(grid, len(grid) - len(on_boards()))
+        lines += _notes(["bold: best score of the task", text.metrics_text(board.metrics, board.benchmark)])
+    lines += _notes(text.footer(report))
+    for heading, grid in text.published_grids(report, _BEST):
+        lines += [rf"\par\medskip {escaped(heading)}\par", *_tables(grid)]
+    return "\n".join([*lines, *_notes(text.published_footer(report))])
 
 
 FORMAT = Format("latex", ".tex", _render)

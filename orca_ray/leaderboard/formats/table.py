@@ -86,14 +86,8 @@ def _sentences(texts: Sequence[str], width: int) -> RenderableType:
 def _tables(grid: TextRows, width: int, rule: int = 0) -> Iterator[RenderableType]:
     """Yield a grid as tables of at most ``width`` columns; each has the first column. ``rule`` rows precede a rule."""
     sizes = [max(cell_len(line) for cell in column for line in cell.split("\n")) for column in zip(*grid, strict=True)]
-    start = 1
-    while start < len(sizes):
-        end, used = start + 1, sizes[0] + 2 + sizes[start]
-        while end < len(sizes) and used + 2 + sizes[end] <= width:
-            used += 2 + sizes[end]
-            end += 1
-        yield _table([[row[0], *row[start:end]] for row in grid], rule)
-        start = end
+    for part in text.column_parts(sizes, width):
+        yield _table([[row[0], *row[part]] for row in grid], rule)
 
 
 def _table(grid: TextRows, rule: int) -> RenderableType:

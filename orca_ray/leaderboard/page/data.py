@@ -76,7 +76,7 @@ def page_data(report: BoardReport) -> dict[str, Any]:
         "hyperparameters": _hyperparameters(rows["hyperparameters"]),
         "curves": _curves(curves[curves["trial_key"].isin(scored)]),
         "artefacts": {key: list(artefacts[key]) for key in rows["trial_key"] if key in artefacts},
-        "published": report.published and _published(report.published),
+        "published": report.published and _published(report.published, board.benchmark),
         "notes": list(board.notes),
         "warnings": list(board.warnings),
         "others": [other._asdict() for other in board.others],
@@ -258,22 +258,25 @@ def _cell(cell: BoardCell) -> tuple[dict[str, float], dict[str, Any]]:
     }
 
 
-def _published(published: Published) -> dict[str, Any]:
+def _published(published: Published, benchmark: str) -> dict[str, Any]:
     return {
-        "beside": published.beside and _published_table(published.beside),
-        "tables": [_published_table(table) for table in published.tables],
+        "beside": published.beside and _published_table(published.beside, benchmark),
+        "tables": [_published_table(table, benchmark) for table in published.tables],
         "reasons": dict(published.reasons),
         "notes": list(published.notes),
         "sources": published.sources,
     }
 
 
-def _published_table(table: PublishedTable) -> dict[str, Any]:
+def _published_table(table: PublishedTable, benchmark: str) -> dict[str, Any]:
     shown = ("text", "score", "std", "kind", "flag", "source", "note", "direction")
     methods = []
     for each in table.to_dict()["methods"]:
         published = {task: cell for task, cell in each["cells"].items() if cell["kind"] != OWN}
         cells = {task: {name: cell[name] for name in shown} for task, cell in published.items()}
         methods.append({"name": each["name"], "rank": each["mean_rank"], "cells": cells})
-    columns = [asdict(column) | {"best": table.best(column)} for column in table.columns]
+    columns = [
+        asdict(column) | {"label": column.task.removeprefix(f"{benchmark}/"), "best": table.best(column)}
+        for column in table.columns
+    ]
     return {"title": table.title, "columns": columns, "methods": methods}

@@ -1,102 +1,70 @@
 /** Methods over all tasks: which ones the scores separate, performance profiles, and scores against costs. */
 import * as Plot from "@observablehq/plot";
+import { ticks } from "d3-array";
 import { verdictSentence } from "../brief.js";
 import { column, figure, h, select, table } from "../dom.js";
 import * as format from "../format.js";
-import { axes, chart, chartWidth, coincidence, colour, grid, legend, mark, methodDots, methodLines, narrow, places, symbol, tips } from "../charts.js";
-import { place } from "../state.js";
-import { beats, MAX_COMPARED, profiles, sameCost, scoresAndCosts } from "../statistics.js";
+import { axes, chart, coincidence, forest, grid, legend, mark, methodDots, methodLines, narrow, places, ratioFigure, tips, versus } from "../charts.js";
+import { link, place } from "../state.js";
+import { beats, MAX_COMPARED, profiles, ratio, sameCost, scoresAndCosts } from "../statistics.js";
 
-export function differencesView(board) {
+/** @param {import("../board.js").Board} board @param {string} argument a pair, or "" for all */
+export function differencesView(board, argument) {
   const methods = board.ranked.filter((method) => board.results.mean_rank?.[method]);
   const heading = h("h2", { tabindex: -1 }, "Differences");
   if (!board.comparable) return [heading, h("p", {}, `Choose at most ${MAX_COMPARED} methods.`)];
   if (methods.length < 2) return [heading, h("p", {}, "Choose at least two methods with scores.")];
-  return [heading, diagram(board, methods), matrix(board, methods)];
+  const [one, other] = argument.split(AGAINST);
+  if (one !== other && [one, other].every((each) => methods.includes(each))) return [heading, h("p", {}, h("a", { href: link("differences") }, "All pairs")), pair(board, one, other)];
+  return [heading, meanRanks(board, methods), matrix(board, methods)];
 }
 
-/** Mean ranks on an axis, as in Demšar's critical-difference diagrams; bars follow the verdicts. */
-function diagram(board, methods) {
+const AGAINST = " against ";
+
+/** Mean ranks with their intervals; what is tied with the first follows the verdicts. */
+function meanRanks(board, methods) {
   if (!board.common.length) return h("p", {}, "No task has a score of every method, so the methods have no ranks.");
-  const { mean_rank: ranks, verdict } = board.results;
+  const [first] = methods;
+  const tied = new Set(methods.filter((method) => board.tiedFirst(method)));
+  const rows = methods.map((method) => ({ method, label: tied.has(method) ? `${method} ≈` : method, tied: tied.size > 0 && (method === first || tied.has(method)), ...board.results.mean_rank[method] }));
+  const domain = [1, methods.length];
+  const all = methods.every((method) => method === first || board.results.verdict[first][method].separable);
+  const groups = tied.size ? ` Shaded, with ≈: not separable from the first, ${first}, by the verdicts below.` : all ? ` Every other method is separable from the first, ${first}.` : "";
   return figure({
-    title: "Critical differences",
-    note: `Mean ranks over ${format.plural(board.common.length, "task")}. A bar joins methods of which no two are separable, by the verdicts below.`,
-    chart: criticalDifferenceDiagram(methods.map((method) => ({ method, rank: ranks[method].value })), inseparable(methods, verdict)),
-    head: ["Method", "Mean rank"],
-    rows: methods.map((method) => [method, format.short(ranks[method].value, 3)]),
+    title: "Mean ranks", note: `Over ${format.plural(board.common.length, "task")}${Number.isFinite(rows[0].low) ? ", with 95 % intervals" : ""}.${groups}`,
+    chart: forest(rows, { label: "mean rank", better: "better", worse: "worse", axis: { type: "linear", domain, places: ticks(...domain, narrow() ? 5 : 10).filter(Number.isInteger) } }),
+    head: ["Method", "Mean rank", "95 % interval", "Not separable from the first"],
+    rows: rows.map(({ method, value, low, high }) => [method, format.short(value, 3), format.range(low, high, 3), tied.has(method) ? "yes" : ""]),
   });
-}
-
-/** The longest runs of at least two methods, in the order of their ranks, without a separable pair. */
-function inseparable(methods, verdict) {
-  const end = (start) => {
-    const stop = methods.findIndex((other, place) => place > start && methods.slice(start, place).some((one) => verdict[one][other].separable));
-    return stop < 0 ? methods.length : stop;
-  };
-  return methods.map((_, start) => methods.slice(start, end(start))).filter((run, start) => run.length > 1 && (!start || end(start - 1) < end(start)));
 }
 
 /** The verdicts of all pairs: the score of the row's method relative to that of the column's. */
 function matrix(board, methods) {
-  const { verdict } = board.results;
-  const cell = (one, other) => {
-    if (one === other) return h("td.self", {}, "");
-    const found = verdict[one][other];
-    const kind = found.separable ? (found.value < 1 ? "td.better" : "td.worse") : "td";
-    return h(kind, { title: verdictSentence(board, one, other) },
-      h("b", {}, found.separable ? (found.value < 1 ? "better" : "worse") : Number.isNaN(found.adjusted_p) ? "unknown" : "not separable"),
-      h("div", {}, `ratio ${format.short(found.value)}`, Number.isFinite(found.low) && h("span.spread", {}, format.ratios(found.low, found.high))),
-      !found.separable && h("div.muted", {}, more(found)));
+  const cell = (row, other) => {
+    const { value, separable } = board.results.verdict[row][other];
+    const kind = !separable ? "a" : value < 1 ? "a.better" : "a.worse";
+    return h("td", {}, h(kind, { href: link("differences", `${row}${AGAINST}${other}`), style: `--far:${Math.min(1, Math.abs(Math.log2(value)))}`, title: verdictSentence(board, row, other) }, format.short(value)));
   };
+  const name = (method) => [mark(method), "\u00a0", method];
   return [
     h("h3", {}, "Verdict for each pair"),
     h("p.note", {}, "Row against column: the geometric mean over tasks of the ratio of scores; below 1 the row is better. ",
-      "Separable: Student's paired test of log ratios over tasks, adjusted by Holm for all pairs, at the 5 % level. ",
-      "The 95 % interval below a ratio is not adjusted, so it may exclude 1 for a pair that is not separable. ",
-      board.whole && "More tasks or seeds: what would separate the pair with a probability of 80 %, if the difference is as large as it looks."),
-    table("matrix", "verdicts", [column(""), methods.map((method) => h("th.short", { scope: "col" }, mark(method), "\u00a0", method))],
-      methods.map((one) => h("tr", {}, h("th.short", { scope: "row" }, mark(one), "\u00a0", one), methods.map((other) => cell(one, other))))),
+      "Blue: the row is better; orange: it is worse; grey: not separable. Separable: Student's paired test of log ratios over tasks, adjusted by Holm for all pairs, at the 5 % level. A number leads to its pair."),
+    table("pairs", "verdicts", [column("Method"), methods.slice(1).map((method) => h("th", { scope: "col", title: method }, h("span", {}, name(method))))],
+      methods.slice(0, -1).map((row, above) => h("tr", {}, h("th.short", { scope: "row" }, name(row)), methods.slice(1).map((other, index) => (index < above ? h("td") : cell(row, other)))))),
   ];
 }
 
-const more = ({ more_tasks: tasks, more_seeds: seeds }) =>
-  [Number.isFinite(tasks) && `+${tasks} tasks`, Number.isFinite(seeds) && `+${seeds} seeds`].filter(Boolean).join(" or ");
-
-/**
- * Demšar's critical-difference diagram: methods on an axis of mean ranks; bars join those that do not differ.
- * @param {{method: string, rank: number}[]} methods best first
- * @param {string[][]} groups methods that do not differ
- */
-function criticalDifferenceDiagram(methods, groups) {
-  const width = chartWidth();
-  const [row, gap] = narrow() ? [38, "\n"] : [24, "  "];  // a narrow diagram has the rank below the name
-  const half = Math.ceil(methods.length / 2);
-  const end = Math.max(methods.length, 2);
-  const bars = groups.map((group, index) => {
-    const ranks = methods.filter((each) => group.includes(each.method)).map((each) => each.rank);
-    return { x1: Math.min(...ranks) - 0.03, x2: Math.max(...ranks) + 0.03, y: 0.75 + index * 0.55 };
-  });
-  const below = 0.75 + bars.length * 0.55 + 0.6;
-  const labels = methods.map((each, index) => ({ ...each, left: index < half, y: below + (index < half ? index : methods.length - 1 - index) }));
-  const pad = Math.min(170, width * 0.3);
-  const clip = (name) => format.clip(name, (pad - 8) / 7);
-  const leaders = labels.map((each) => [{ x: each.rank, y: 0 }, { x: each.rank, y: each.y }, { x: each.left ? 1 : end, y: each.y }]);
-  const text = (left) => Plot.text(labels.filter((each) => each.left === left), {
-    x: left ? 1 : end, y: "y", text: (each) => `${clip(each.method)}${gap}${format.fixed(each.rank, 2)}`, title: "method", textAnchor: left ? "end" : "start", dx: left ? -8 : 8, fill: "var(--ink)", fontSize: 13,
-  });
-  return chart({
-    width, height: 46 + row * (below + half), marginLeft: pad, marginRight: pad, marginTop: 40, marginBottom: 6,
-    x: { domain: [1, end], axis: null }, y: { domain: [below + half, 0], axis: null },
-    marks: [
-      Plot.axisX(Array.from({ length: end }, (_, index) => index + 1), { anchor: "top", stroke: "var(--muted)", fill: "var(--muted)", label: "mean rank (left is better)", labelAnchor: "center", labelArrow: "none", tickFormat: "d" }),
-      Plot.ruleY([0], { stroke: "var(--muted)" }),
-      leaders.map((points, index) => Plot.line(points, { x: "x", y: "y", stroke: colour(labels[index].method), strokeWidth: 1.5 })),
-      Plot.dot(labels, { x: "rank", y: 0, r: 5, symbol: (each) => symbol(each.method), fill: (each) => colour(each.method) }),
-      Plot.link(bars, { x1: "x1", x2: "x2", y1: "y", y2: "y", stroke: "var(--ink)", strokeWidth: 5, strokeLinecap: "round" }),
-      text(true), text(false),
-    ],
-    ariaLabel: "Critical-difference diagram",
+/** What is known of a pair, on each task and over all. */
+function pair(board, one, other) {
+  const { table, results } = board;
+  const whole = results.verdict[one][other];
+  const paired = table.paired(...[one, other].map((method) => table.methods.indexOf(method)));
+  const rows = paired.map(({ task, log, error, freedom }) => ({ label: board.label(task), ...ratio(log, error, freedom) })).sort((a, b) => a.value - b.value);
+  const lower = rows.filter(({ value }) => value < 1).length;
+  return ratioFigure([...rows, { label: format.all(rows.length, "task"), ...whole, whole: true }], {
+    title: `${one}${AGAINST}${other}`, ...versus(one, other),
+    note: [verdictSentence(board, one, other), ` The ratio is ${format.short(whole.value)}, 95 % interval ${format.ratios(whole.low, whole.high)}; ${one} has the lower score on ${lower} of ${format.plural(rows.length, "task")}. Intervals are not adjusted for the number of pairs; on one task they are of the noise over seeds, for this test set.`],
   });
 }
 
@@ -118,7 +86,7 @@ export function profilesView(board) {
       note: ["Dolan and Moré. At the left end: the share of tasks on which the method is the best. The higher, the better. Tasks count on which every method has a score.", coincidence(points)],
       chart: chart({
         height: 400, marginRight: 20, x: { type: "log", label: "factor relative to the best score of the task", domain: [1, end] }, y: { domain: [0, 1], label: "share of tasks", percent: false },
-        marks: [Plot.gridX(factors, grid), ...axes({ ticks: factors, tickFormat: String }, { ticks: 5, tickFormat: ".0%" }), ...methodLines(points, { curve: "step-after", strokeWidth: 2.5 }), methodDots(points.filter((point) => !point.end), { r: 4 }), tips(points)],
+        marks: [Plot.gridX(factors, grid), ...axes({ ticks: factors, tickFormat: String }, { ticks: 5, tickFormat: ".0%" }), ...methodLines(points, { curve: "step-after", strokeWidth: 2.5 }), methodDots(points.filter((point) => !point.end), { r: points.length > 200 ? 1.5 : 4 }), tips(points)],
         ariaLabel: "Performance profiles",
       }),
       head: ["Method", "Factor", "Share of tasks"],
@@ -135,7 +103,7 @@ const COSTS = {
   device_seconds: { title: "training seconds of a scored trial", show: format.duration, over: "sum", words: "summed over tasks" },
   wall_seconds: { title: "wall seconds of a scored trial", show: format.duration, over: "sum", words: "summed over tasks" },
   peak_memory_mib: { title: "peak memory in MiB", show: format.memory, over: "max", words: "largest of the tasks" },
-  num_trainable: { title: "trained parameters", show: format.count, tick: (value) => format.count(value).replace(/\.0+(?= )/, ""), over: "mean", words: "mean over tasks" },
+  num_trainable: { title: "trained parameters", show: format.count, tick: format.count, over: "mean", words: "mean over tasks" },
 };
 
 /** Score against cost, with the methods that no other one beats in both. */

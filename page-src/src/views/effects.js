@@ -1,8 +1,6 @@
 /** Whether aligning, pretraining and searching helped; effects of the factors of a grid. */
-import { plainTable, figure, h } from "../dom.js";
-import * as Plot from "@observablehq/plot";
-import { ticks } from "d3-array";
-import { chart, chartWidth, grid, narrow, places, tips } from "../charts.js";
+import { plainTable, h } from "../dom.js";
+import { ratioFigure, versus } from "../charts.js";
 import * as format from "../format.js";
 import { intervalText, sentence } from "../brief.js";
 import { LEVEL } from "../statistics.js";
@@ -27,12 +25,9 @@ export function effectsView(board) {
 function question(board, answer, ...further) {
   const rows = Object.entries(answer.tasks).map(([task, ratio]) => ({ label: board.label(task), ...ratio })).sort((a, b) => a.value - b.value);
   rows.push({ label: format.all(answer.pairs, "task"), ...answer.ratio, whole: true }, ...further.map((each) => ({ label: `${each.subject}, all`, ...each.ratio, whole: true })));
-  return figure({
-    title: `${answer.question}${answer.subject ? ` (${answer.subject})` : ""}`, note: [sentence(board, answer), caution(answer), answer.name === "searching" && covered(board, answer)],
-    chart: forest(rows, { label: `score of ${answer.method} relative to ${answer.reference}`, better: `${answer.method} better`, worse: `${answer.reference} better` }),
-    head: ["Task", "Ratio", "95 % interval"],
-    rows: rows.map((row) => [row.label, format.short(row.value, 3), intervalText(row, answer.name)]),
-  });
+  const note = [sentence(board, answer), caution(answer), answer.name === "searching" && covered(board, answer)];
+  const title = `${answer.question}${answer.subject ? ` (${answer.subject})` : ""}`;
+  return ratioFigure(rows, { title, note, ...versus(answer.method, answer.reference) }, (row) => intervalText(row, answer.name));
 }
 
 /** That an interval that excludes 1 is no clear answer, because it is not adjusted. */
@@ -62,51 +57,9 @@ function factors(board, { main, tables }) {
       ...Object.entries(tasks).map(([task, each]) => ({ label: `${level}: ${board.label(task)}`, ...each })),
       { label: `${level}: all tasks`, ...ratio, whole: true },
     ]);
-    return figure({
-      title: `Effect of ${factor}, relative to ${baseline}`, chart: forest(rows, { label: `score relative to ${factor} ${baseline}`, better: "better", worse: `${baseline} better` }),
-      head: ["Level and task", "Ratio", "95 % interval"], rows: rows.map((row) => [row.label, format.short(row.value, 3), format.range(row.low, row.high, 3)]),
-    });
+    return ratioFigure(rows, { title: `Effect of ${factor}, relative to ${baseline}`, first: "Level and task", label: `score relative to ${factor} ${baseline}`, better: "better", worse: `${baseline} better` });
   });
   // Python marks what differs beyond noise with asterisks.
   const marked = (text) => (text.startsWith("*") ? h("b", {}, text.replaceAll("*", "")) : text);
   return [figures, tables.map(({ title, rows: [head, ...rows] }) => h("details.panel", {}, h("summary", {}, title), plainTable(head, rows.map((row) => row.map(marked)))))];
-}
-
-/** Whether the interval excludes 1. */
-const beyond = ({ low, high }) => Number.isFinite(low) && Number.isFinite(high) && (low > 1 || high < 1);
-
-/**
- * Estimates with their intervals, one row each, on a logarithmic axis of ratios; rows of the whole stand out.
- * @param {{label: string, value: number, low: number, high: number, whole?: boolean}[]} rows
- * @param {{label: string, better: string, worse: string}} options
- */
-function forest(rows, { label, better, worse }) {
-  const shown = rows.filter((row) => Number.isFinite(row.value));
-  const ends = shown.flatMap((row) => [row.value, row.low, row.high]).filter((each) => Number.isFinite(each) && each > 0);
-  // The axis reaches a little further than the widest interval, but not beyond a factor of 1000.
-  const [least, most] = [Math.max(Math.min(1 / 1.1, ...ends), 1e-3), Math.min(Math.max(1.1, ...ends), 1e3)];
-  const margin = (most / least) ** 0.06;
-  const domain = [least / margin, most * margin];
-  // Plot leaves out labels of a logarithmic axis unless they are given as texts.
-  const shownTicks = domain[1] / domain[0] < 8 ? ticks(...domain, narrow() ? 3 : 8) : places(...domain, narrow());
-  const name = Math.min(190, chartWidth() * 0.36);
-  const long = 7 * (better.length + worse.length + 6) > chartWidth() - name - 24;
-  const points = shown.map((row) => ({ ...row, x: row.value, y: row.label, title: `${row.label}\nratio ${format.short(row.value, 3)}\n95 % interval ${format.range(row.low, row.high, 3).replace(format.MISSING, "none")}` }));
-  const within = (value) => Math.min(Math.max(value, domain[0]), domain[1]);
-  return chart({
-    height: 78 + 26 * points.length, marginLeft: name, marginRight: 24, marginTop: long ? 40 : 26,
-    x: { type: "log", domain, label }, y: { domain: points.map((point) => point.y), type: "point", padding: 0.6, label: null },
-    marks: [
-      Plot.gridX(shownTicks, grid),
-      Plot.axisX(shownTicks, { stroke: "var(--line)", fill: "var(--muted)", label, labelAnchor: "center", labelArrow: "none", text: (value) => String(Number(value.toPrecision(3))) }),
-      Plot.axisY({ stroke: "none", fill: "var(--ink)", label: null, tickFormat: (text) => format.clip(text, name / 7) }),
-      Plot.ruleX([1], { stroke: "var(--muted)", strokeWidth: 1.5 }),
-      Plot.text([`← ${better}`], { frameAnchor: "top-left", dy: long ? -30 : -16, fill: "var(--muted)" }),
-      Plot.text([`${worse} →`], { frameAnchor: "top-right", dy: -16, fill: "var(--muted)" }),
-      Plot.link(points.filter((point) => Number.isFinite(point.low)), { x1: (d) => within(d.low), x2: (d) => within(d.high), y1: "y", y2: "y", stroke: "var(--c0)", strokeWidth: (d) => (d.whole ? 4 : 2), strokeOpacity: (d) => (beyond(d) ? 1 : 0.45) }),
-      Plot.dot(points, { x: (d) => within(d.x), y: "y", r: (d) => (d.whole ? 7 : 4.5), symbol: (d) => (d.whole ? "diamond" : "circle"), fill: (d) => (beyond(d) ? "var(--c0)" : "var(--surface)"), stroke: "var(--c0)", strokeWidth: 2 }),
-      tips(points),
-    ],
-    ariaLabel: label,
-  });
 }

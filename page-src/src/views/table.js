@@ -22,8 +22,7 @@ export function tableView(board) {
     brief(board),
     h("div.bar", {},
       searchField("method or task"),
-      query && !none && h("span.muted", { role: "status" }, "Ranks and times stay those of all chosen methods and tasks."),
-      none && h("span.muted", { role: "status" }, "No method or task has this name.")),
+      query && h("span.muted", { role: "status" }, none ? "No method or task has this name." : "Ranks and times stay those of all chosen methods and tasks.")),
     board.tasks.length ? boardTable(board, shown, tasks) : null,
     board.tasks.length > 0 && h("p.note", {}, `Bold: best score of the task${board.beside.length ? " among the methods that ran here" : ""}. Shade: the closer to the best, the stronger. `,
       board.scored.length > 1 && "≈: not separable from the best of the task by noise over seeds, or from the first by mean rank, at the 5 % level over all pairs. ", board.spread && "± is the standard deviation over seeds. ", (board.common.length < board.tasks.length || board.scored.length < board.methods.length) && "A dash is a missing score: it is never averaged over. ", board.spread ? "Each mean leads to the trial of its first seed, which leads to those of the others." : "Each score leads to its trial."),
@@ -81,7 +80,7 @@ function boardTable(board, rows, tasks) {
 }
 
 /** Heading of a row; a short name is not broken. @param {string} name */
-const short = (name) => (name.length <= 16 ? "th.short" : "th");
+const short = (name) => (name.length <= 18 ? "th.short" : "th");
 
 /** Mark of a method that is not separable from the best. */
 const TIED = " ≈";
@@ -137,17 +136,13 @@ function notices(board) {
   return lines.length + failed.length ? h(warnings.length ? "div.brief.warnings" : "div.brief", {}, [...lines, ...failed].map((line) => h("p", {}, line))) : null;
 }
 
-
 const kinds = (cells) => [...new Set(cells.map((cell) => cell.kind))].filter((kind) => kind !== "primary").map((kind) => [" ", h("span.flag", {}, kind === "digitised" ? "read off a figure" : kind)]);
 
 /** Where published scores come from, as small labels. @param {object[]} cells */
 const sourceFlags = (cells) => [h("span.flag", {}, "published"), kinds(cells)];
 
 /** Names of the methods and tasks of published tables. @param {import("../board.js").Board} board */
-const publishedNames = ({ data: { benchmark, published } }) =>
-  (published?.tables ?? []).flatMap(({ columns, methods }) => [...methods.map((each) => each.name), ...columns.map(({ task }) => unprefixed(task, benchmark))]);
-
-const unprefixed = (task, benchmark) => (task.startsWith(`${benchmark}/`) ? task.slice(benchmark.length + 1) : task);
+const publishedNames = ({ data: { published } }) => (published?.tables ?? []).flatMap(({ columns, methods }) => [...methods.map(({ name }) => name), ...columns.map(({ label }) => label)]);
 
 /** Every published table; open if nothing was run here. @param {import("../board.js").Board} board @param {(name: string) => boolean} visible whether a search finds it */
 function publishedTables(board, visible) {
@@ -157,7 +152,7 @@ function publishedTables(board, visible) {
   const reasons = Object.entries(published.reasons);
   const content = [
     reasons.length > 0 && h("p.note", {}, "Not beside own scores: ", reasons.map(([reason, number]) => `${reason} (${number})`).join("; "), "."),
-    tables.map((table) => [h("h3", {}, table.title[0].toUpperCase() + table.title.slice(1)), publishedTable(board, found(board, table, visible))]),
+    tables.map((table) => [h("h3", {}, table.title[0].toUpperCase() + table.title.slice(1)), publishedTable(found(table, visible))]),
     h("details", {}, h("summary", {}, "Sources and notes"),
       h("dl.facts", {}, Object.entries(published.sources).map(([key, text]) => [h("dt", {}, key), h("dd", {}, text)])),
       published.notes.map((note) => h("p.note", {}, note))),
@@ -167,18 +162,17 @@ function publishedTables(board, visible) {
 }
 
 /** The rows and columns of a table that a search finds; all of them if it finds none. */
-function found({ data: { benchmark } }, table, visible) {
-  const columns = table.columns.filter(({ task }) => visible(unprefixed(task, benchmark)));
+function found(table, visible) {
+  const columns = table.columns.filter(({ label }) => visible(label));
   const methods = table.methods.filter((each) => visible(each.name));
   return { ...table, columns: columns.length ? columns : table.columns, methods: methods.length ? methods : table.methods };
 }
 
-function publishedTable({ data: { benchmark } }, { title, columns, methods }) {
-  const name = (task) => unprefixed(task, benchmark);
+function publishedTable({ title, columns, methods }) {
   /** Arrow of the direction in which a column's values were published. */
   const arrow = (task) => (methods.find(({ cells }) => cells[task])?.cells[task].direction === "higher" ? "↑" : "↓");
   const content = (cell, best) => (cell ? h(best ? "td.best" : "td", { title: [cell.source, cell.note].filter(Boolean).join(": ") }, cell.text, cell.flag ? "?" : "") : h("td", {}, format.MISSING));
-  const head = [column("Method"), column("Mean rank"), columns.map(({ task, unit }) => column(name(task), h("span.metric", {}, `${unit} ${arrow(task)}`)))];
+  const head = [column("Method"), column("Mean rank"), columns.map(({ task, label, unit }) => column(label, h("span.metric", {}, `${unit} ${arrow(task)}`)))];
   return table("board", title, head, methods.map((method) => h("tr", {},
     h("th", { scope: "row" }, method.name, kinds(Object.values(method.cells))),
     h("td", {}, format.short(method.rank).replace(/\.00$/, "")),

@@ -4,6 +4,8 @@ What the views of four pages say is compared with ``texts.json``. To renew the f
 and fails.
 """
 
+import csv
+import io
 import json
 import shlex
 from collections.abc import Callable, Iterator, Mapping
@@ -22,7 +24,7 @@ from orca_ray.leaderboard.published.tables import published_rows
 from orca_ray.results import artefacts
 from orca_ray.results.artefacts import Group, Image, Plot, Points, Quantised
 from orca_ray.results.record import Record, Status
-from tests.leaderboard.page.conftest import HOSTILE, METHODS, SCRIPT, SEEDS, TASKS, Open, data, page_of, tables
+from tests.leaderboard.page.conftest import HOSTILE, METHODS, SCRIPT, TASKS, Open, data, page_of, records, tables
 from tests.results.factories import make_record
 
 VIEWS = ("table", "task", "profiles", "differences", "pareto", "effects", "record")
@@ -51,17 +53,10 @@ def test_every_view_fits_the_window(open_page: Open, scheme: str, width: int) ->
 
 def test_the_table_is_sorted_and_searched(open_page: Open) -> None:
     page = open_page()
-    content = data()
-    task = next(index for index, each in enumerate(content["tasks"]) if each["label"] == "digits")
-    means = {
-        each["name"]: sum(score for t, m, _, score, _ in content["scores"] if (t, m) == (task, index)) / SEEDS
-        for index, each in enumerate(content["methods"])
-        if each["name"] in METHODS
-    }
-    page.click('button[id="sort-pocket/digits"]')
-    assert methods(page) == [*sorted(means, key=means.__getitem__), "fpt"]
-    page.click('button[id="sort-pocket/digits"]')
-    assert methods(page) == [*sorted(means, key=means.__getitem__, reverse=True), "fpt"]
+    page.click('button[id="sort-pocket/mnist"]')
+    assert methods(page) == ["nft", "orca", "scratch", "fpt"]
+    page.click('button[id="sort-pocket/mnist"]')
+    assert methods(page) == ["scratch", "orca", "nft", "fpt"]  # the one without a score stays last
     assert page.locator('th[aria-sort="descending"]').count() == 1
     page.focus("#search")
     page.keyboard.type("scratch")  # each letter draws the table again
@@ -95,30 +90,64 @@ def test_the_command_to_run_a_trial_again_is_one_command(open_page: Open) -> Non
 
 
 def test_a_subset_is_kept_in_the_link(open_page: Open) -> None:
-    page = open_page()
+    about = {f"pocket/{task}": {"kind": "pde" if "16" in task else "image", "size": "1 to 100"} for task in TASKS}
+    content = page_of(records(), read_about=lambda: about)
+    page = open_page(content=content)
     page.click("summary#subset")
     page.uncheck('input[value="scratch"]')
     assert "scratch" not in methods(page)
-    again = open_page(page.url.partition("#")[2])
+    again = open_page(page.url.partition("#")[2], content)
     assert methods(again) == methods(page)
     again.click("nav a >> text=Profiles")
     again.wait_for_selector('main[data-shown="profiles/"]')
     assert again.inner_text("summary#subset") == f"Choose methods and tasks (3 of 4 methods, all {len(TASKS)} tasks)"
-    for method in ("nft", "fpt"):
-        page.uncheck(f'input[value="{method}"]')
+    page.click(".chip:has-text('orca') >> text=only")
     assert methods(page) == ["orca"]
-    assert page.locator('input[value="orca"]').is_disabled()
-    assert "choose at least one" in page.inner_text("details.subset")
     assert page.inner_text(".brief").startswith("orca is the only method with scores here, on 6 tasks.")
-    assert page.inner_text("#subset") == "Choose methods and tasks (1 of 4 methods, all 6 tasks)"
+    page.click("#methods-none")
+    assert page.inner_text("main section") == "Choose at least one method and one task."
     page.click("#methods-all")
     assert page.url.endswith("#/")
+    assert page.locator("#size").count() == 0  # all tasks are alike
+    assert page.locator("#kind option").all_inner_texts() == ["all", "image (4)", "pde (2)"]
+    page.select_option("#kind", "pde")
+    page.click(".chip:has-text('darcy16') >> text=only")
+    assert "kind=pde&tasks=pocket%2Fdarcy16" in page.url
 
 
-def test_durations_are_the_command_lines_and_trials_are_sorted(open_page: Open) -> None:
+def test_a_table_is_saved_as_it_is_shown(open_page: Open) -> None:
+    page = open_page("/table?search=digits")
+    with page.expect_download() as saved:
+        page.click("text=CSV >> nth=0")
+    head, *rows = csv.reader(io.StringIO(saved.value.path().read_text("utf-8")))
+    assert head == ["Method", "Mean rank", "95 % interval", "≈", "digits", "error ↓", "≈", "Time"]
+    assert [row[0] for row in rows] == methods(page)
+    assert [float(row[4]) for row in rows[:3]] == pytest.approx([0.3, 0.3, 0.9], rel=0.3)
+
+
+def test_wide_tables_are_printed_in_parts(open_page: Open) -> None:
+    page = open_page(content=page_of([make_record(f"{t}", task=f"pocket/a_task_of_a_long_name_{t}") for t in range(9)]))
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    heads = [table.locator("thead th").all_inner_texts() for table in page.locator(".scroll >> nth=0 >> table").all()]
+    assert ({head[0] for head in heads}, sum(map(len, heads)) - len(heads), len(heads) > 1) == ({"Method"}, 11, True)
+
+
+def test_a_method_has_one_mark_and_its_lines_stand_out(open_page: Open) -> None:
+    few = page_of([make_record(method, method=method) for method in ("a", "nft")])
+    pages = [open_page("/profiles"), open_page("/profiles", few)]
+    marks = [page.locator(".legend span", has_text="nft").locator("svg").inner_html() for page in pages]
+    assert marks[0] == marks[1]
+    assert pages[0].locator("figure g[aria-label]").count() == 0  # a group has no role
+    pages[0].hover(".legend span:has-text('nft')")
+    assert pages[0].locator("g.faint").count() == 4  # lines and points of two other methods
+
+
+def test_numbers_are_rounded_as_python_rounds_and_trials_are_sorted(open_page: Open) -> None:
     page = open_page("/record")
-    seconds = [0.1, 8.44, 59.94, 59.96, 60, 111.1, 359.6, 3599.4, 3599.6, 7199.7, 7629, 360_000]
+    seconds = [0.1, 8.25, 8.44, 59.94, 59.96, 60, 111.1, 359.6, 3599.4, 3599.6, 7199.7, 7629, 360_000]
     assert page.evaluate("all => all.map(orca.format.duration)", seconds) == [duration(each) for each in seconds]
+    values = [2.125, 2.375, -0.625, 0.005, 2.675, 1e-9, 1234.5, 0.0]
+    assert page.evaluate("all => all.map(x => orca.format.fixed(x, 2))", values) == [f"{each:.2f}" for each in values]
     page.click("#order-test")
     shown = [text for text in page.locator("tbody tr td:nth-child(7)").all_inner_texts() if text != "–"]
     assert shown == sorted(shown, key=float)
@@ -178,6 +207,7 @@ def test_a_broken_link_shows_something(open_page: Open) -> None:
         ("/record/unknown", "record/unknown", "Trials"),
         ("/task/%E0%A4%A", "task/", "Tasks"),
         ("/table?methods=nobody&sort=nothing", "table/", "Scores"),
+        ("/differences/__proto__%20against%20constructor", "differences/", "Differences"),
     ):
         go(page, place, shown)
         assert page.locator("main h2").all_inner_texts() == [heading]
@@ -214,7 +244,7 @@ def test_a_record_has_its_pictures_and_a_damaged_one_leaves_it_whole(open_page: 
     page = open_page(f"/record/{key}", {**data(), "artefacts": {key: pictures}})
     assert {picture.title for picture in PICTURES} < set(page.locator("figure h3").all_inner_texts())
     assert page.locator("text=This picture is damaged").count() == 2
-    counts = page.locator('figure[aria-label="Confusion"] svg [aria-label="text"] text').all_text_contents()
+    counts = page.locator('figure[aria-label="Confusion"] svg g[fill="var(--ink)"] text').all_text_contents()
     assert counts == ["3", "1", "4"]
     pixels = "canvas => Array.from(canvas.getContext('2d').getImageData(0, 0, 2, 2).data)"
     true = page.locator('canvas[aria-label="true"]').evaluate(pixels)
@@ -229,12 +259,6 @@ def test_a_page_of_published_scores_counts_and_searches_them(open_page: Open) ->
     page = open_page("/table?search=mona", published())
     assert "published scores of 8 tasks, 12 methods" in page.inner_text("header")
     assert methods(page) == ["MoNA secondary"]
-
-
-def test_numbers_are_rounded_as_python_rounds(open_page: Open) -> None:
-    values = [2.125, 2.375, -0.625, 0.005, 2.675, 1e-9, 1234.5, 0.0]
-    found = open_page().evaluate("values => values.map((each) => orca.format.fixed(each, 2))", values)
-    assert found == [f"{each:.2f}" for each in values]
 
 
 def test_a_guard_that_aligned_with_one_seed_did_not_choose_not_to(open_page: Open) -> None:
@@ -303,7 +327,8 @@ def published() -> dict[str, Any]:
 FIVE = "&".join(f"tasks=pocket%2F{task}" for task in TASKS[1:])
 PAGES: Mapping[str, tuple[Callable[[], dict[str, Any]], str]] = {
     "board": (data, "table task task/pocket%2Fdigits profiles differences pareto effects record "
-                    f"record/key-digits-orca-1 table?{FIVE} differences?{FIVE} effects?{FIVE}"),
+                    f"record/key-digits-orca-1 table?{FIVE} differences?{FIVE} effects?{FIVE} "
+                    "differences/orca%20against%20scratch"),
     "odd": (odd, "table task/pocket%2Fdigits differences pareto?cost=wall_seconds&on=pocket%2Fdigits effects "
                  "record/orca_guarded-0"),
     "grid": (grid, "effects"),
