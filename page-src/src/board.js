@@ -24,8 +24,8 @@ export class Board {
     /** Chosen methods with a score on any chosen task. */
     this.scored = this.methods.filter((method) => this.tasks.some((task) => this.cell(task, method).n));
     this.table = new ScoreTable(this.tasks, this.scored, this.tasks.map((task) => this.scored.map((method) => this.cell(task, method).rows.map(({ score }) => score))), this.noise);
-    /** Chosen tasks on which each of these methods has a score: what statistics over tasks use. */
-    this.common = this.scored.length ? this.table.common.map((t) => this.tasks[t]) : [];
+    /** Chosen tasks on which each ranked method has a score: what statistics over tasks use. */
+    this.common = this.scored.length ? this.table.ranking.common.map((t) => this.tasks[t]) : [];
   }
 
   /** Noise over seeds of the table's cells; it is estimated from all methods of the board. */
@@ -93,7 +93,7 @@ export class Board {
   /** Whether a method is not separable from the first by mean rank. @param {string} [method] */
   tiedFirst(method) {
     const [first] = this.ranked;
-    return method !== first && this.results.verdict[first]?.[method]?.adjusted_p > LEVEL && Number.isFinite(this.results.mean_rank[method].value);
+    return method !== first && this.results.verdict[first]?.[method]?.adjusted_p > LEVEL && Number.isFinite(this.results.mean_rank[method]?.value);
   }
 
   /** Methods with the lowest mean rank. */

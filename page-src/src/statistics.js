@@ -5,8 +5,7 @@
 
 import { deviation, max, maxIndex, min, sum } from "d3-array";
 
-/** Number of tasks from which on an interval is one over tasks. */
-const MIN_TASKS = 5;
+const MIN_TASKS = 5;  // from which on an interval is one over tasks
 /** Number of methods up to which pairs are compared: their number grows with its square. */
 export const MAX_COMPARED = 40;
 export const LEVEL = 0.05;
@@ -80,10 +79,7 @@ function adjusted(tests) {
 
 /** Scores of tasks and methods as arrays. */
 export class ScoreTable {
-  /**
-   * @param {string[]} tasks @param {string[]} methods @param {number[][][]} scores_TMS by task, method and seed
-   * @param {{prior: number, most: number[], variances: number[][]}} noise what Python has of the deviation over seeds
-   */
+  /** @param {number[][][]} scores_TMS by task, method and seed @param {{prior: number, most: number[], variances: number[][]}} noise of the whole board */
   constructor(tasks, methods, scores_TMS, noise) {
     Object.assign(this, { tasks, methods, scores_TMS, noise });
     this.means_TM = scores_TMS.map((scores_MS) => scores_MS.map(mean));
@@ -91,6 +87,13 @@ export class ScoreTable {
     this.common = [...tasks.keys()].filter((t) => this.means_TM[t].every(Number.isFinite));
     /** Logarithms of means. A mean of zero has no ratio: it is raised to half of the task's smallest positive score. */
     this.logs_TM = this.means_TM.map((means_M, t) => means_M.map((each) => Math.log(Math.max(each, floor(scores_TMS[t])))));
+  }
+
+  /** The part with the methods that are ranked: those with scores on at least half of the tasks. */
+  get ranking() {
+    const kept = [...this.methods.keys()].filter((m) => 2 * this.means_TM.filter((means_M) => Number.isFinite(means_M[m])).length >= this.tasks.length);
+    const of = (rows) => rows.map((row) => kept.map((m) => row[m]));
+    return new ScoreTable(this.tasks, kept.map((m) => this.methods[m]), of(this.scores_TMS), { ...this.noise, variances: of(this.noise.variances) });
   }
 
   /** Tasks on which two methods have a score, with the logarithm of the ratio, its error and the error's freedom. @param {number} m @param {number} o */
@@ -175,11 +178,7 @@ export function ratio(log, error, freedom) {
   return { value: Math.exp(log), low: Math.exp(log - half), high: Math.exp(log + half), p: test(log, error, freedom) };
 }
 
-/**
- * Geometric mean over tasks of ratios given by their logarithms, with Student's interval and test.
- * Of fewer than five tasks, the error is that of the noise over seeds: it holds for these tasks only.
- * @param {{log: number, error: number, freedom: number}[]} pairs
- */
+/** Geometric mean over tasks of ratios, with Student's interval and test. Of fewer than five tasks, they come from the noise over seeds, for these tasks only. */
 function ratioOverTasks(pairs, overTasks = pairs.length >= MIN_TASKS) {
   const num = pairs.length;
   const centre = mean(pairs.map(({ log }) => log));
@@ -265,9 +264,10 @@ export function scoresAndCosts(table, cost, over) {
  * @param {{methods: object, pairs: object[]}} [stored] what Python computed, for the whole board
  */
 export function analyse(table, asked, stored) {
-  const meanRank = meanRanks(table);
-  const computed = { mean_rank: meanRank, wins: wins(table), improvement: improvement(table, meanRank) };
+  const ranking = table.ranking;
+  const meanRank = meanRanks(ranking);
+  const computed = { mean_rank: meanRank, wins: wins(ranking), improvement: improvement(ranking, meanRank) };
   const compared = table.methods.length <= MAX_COMPARED ? { verdict: verdicts(table, stored?.pairs), answers: answers(table, asked) } : { verdict: {}, answers: [] };
-  const whole = Object.entries(stored?.methods ?? {}).map(([name, values]) => [name, table.byMethod((m) => ({ ...computed[name]?.[table.methods[m]], ...values[table.methods[m]] }))]);
+  const whole = Object.entries(stored?.methods ?? {}).map(([name, values]) => [name, ranking.byMethod((m) => ({ ...computed[name]?.[ranking.methods[m]], ...values[ranking.methods[m]] }))]);
   return { ...computed, ...compared, ...Object.fromEntries(whole) };
 }

@@ -69,7 +69,7 @@ function pair(board, one, other) {
 }
 
 export function profilesView(board) {
-  const found = profiles(board.table);
+  const found = profiles(board.table.ranking);
   const methods = board.ranked.filter((method) => board.common.length && found[method]);
   // The axis ends where no line changes any more.
   const end = 1.1 * Math.max(1.2, ...methods.flatMap((method) => found[method].map((point) => point.x)));
