@@ -211,26 +211,26 @@ def _markdown(head: Sequence[str], rows: Iterator[list[str]], left: int) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def picture(found: Found) -> str:
-    """Return the forest plot of ratios against plain fine-tuning, by kind of data, as SVG."""
+def picture(found: Found, *, totals: bool = False) -> str:
+    """Return the forest plot of ratios against plain fine-tuning as SVG, by kind of data or only ``totals``."""
     groups = []
     for method in ("orca", "orca_guarded", "fpt", "linear_probe", "scratch", BEST):
         data = found.study.data(method, REFERENCE)
-        kinds = [kind for kind in dict.fromkeys(KINDS.values()) if kind in data.kinds]
+        kinds = [kind for kind in dict.fromkeys(KINDS.values()) if kind in data.kinds and not totals]
         parts = [(method, data.logs), *((kind, data.logs[data.kinds == kind]) for kind in kinds)]
         groups += [[(f"{name} ({len(logs)})", mean(logs)) for name, logs in parts]] if len(data.logs) else []
     return forest_plot.draw(f"Test error relative to fine-tuning (nft), {found.board.benchmark}", groups)
 
 
-def page(arguments: Sequence[str] | None = None) -> tuple[str, str]:
-    """Return `text` and `picture` of the study that command-line arguments name."""
+def page(arguments: Sequence[str] | None = None) -> tuple[str, str, str]:
+    """Return `text`, `picture` and its totals of the study that command-line arguments name."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("benchmark")
     parser.add_argument("--results", required=True, help="folder of the results store")
     parser.add_argument("--picture", type=Path, help="write the forest plot to this file")
     options = parser.parse_args(arguments)
     found = read(options.benchmark, ResultsStore(options.results).records())
-    written = text(found), picture(found)
+    written = text(found), picture(found), picture(found, totals=True)
     if options.picture:
         options.picture.write_text(written[1])
     return written

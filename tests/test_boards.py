@@ -38,13 +38,15 @@ def pages() -> list[Path]:
 
 
 def regenerated(page: Path) -> dict[Path, str]:
-    """Return the files of a page, built again from the stores: the page itself, and the picture of findings."""
+    """Return the files of a page, built again from the stores: the page itself, and the pictures of findings."""
     files = {}
 
     def made(match: re.Match[str]) -> str:
         if match["kind"] == "board":
             return f"{match[1]}\n{_board(match['arguments'])}\n{match[4]}"
-        text, files[page.with_suffix(".svg")] = findings(shlex.split(match["arguments"]))
+        pictures = page.with_suffix(".svg"), page.with_name(f"{page.stem}-totals.svg")
+        text, *drawn = findings(shlex.split(match["arguments"]))
+        files.update(zip(pictures, drawn, strict=True))
         return f"{match[1]}\n{text}\n{match[4]}"
 
     with chdir(ROOT):
