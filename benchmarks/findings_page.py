@@ -217,7 +217,9 @@ def picture(found: Found, *, totals: bool = False) -> str:
     for method in ("orca", "orca_guarded", "fpt", "linear_probe", "scratch", BEST):
         data = found.study.data(method, REFERENCE)
         kinds = [kind for kind in dict.fromkeys(KINDS.values()) if kind in data.kinds and not totals]
-        parts = [(method, data.logs), *((kind, data.logs[data.kinds == kind]) for kind in kinds)]
+        only = set(found.baselines.values()) if method == BEST else set()
+        name = f"baseline {only.pop()}" if len(only) == 1 else method
+        parts = [(name, data.logs), *((kind, data.logs[data.kinds == kind]) for kind in kinds)]
         groups += [[(f"{name} ({len(logs)})", mean(logs)) for name, logs in parts]] if len(data.logs) else []
     return forest_plot.draw(f"Test error relative to fine-tuning (nft), {found.board.benchmark}", groups)
 

@@ -9,7 +9,7 @@ from benchmarks.regression import Estimate
 
 WIDTH, LEFT, RIGHT = 400, 140, 285
 """Pixels: width of the picture, ends of the axis."""
-TOP, ROW, GAP, BOTTOM = 44, 15, 7, 24
+TOP, ROW, GAP, BOTTOM = 44, 15, 7, 40
 """Pixels: heights above the rows, of a row, between groups, and below."""
 LIMITS = (4.0, 8.0, 16.0)
 """Ratios at the right end of the axis: the first one that is above all points. An interval beyond ends in an arrow."""
@@ -63,6 +63,8 @@ def _lines(title: str, groups: Sequence[Group], height: int) -> Iterator[str]:
         yield f'<text class="middle" x="{x:.1f}" y="{bottom + 14}">{tick:.3g}</text>'
     yield f'<text class="end" x="{middle - 6:.1f}" y="{TOP - 10}">← better than nft</text>'
     yield f'<text x="{middle + 6:.1f}" y="{TOP - 10}">worse →</text>'
+    note = "geometric means and 95 % intervals over tasks (their number)"
+    yield f'<text class="end" x="{WIDTH - 8}" y="{height - 8}">{note}</text>'
     y = TOP
     for rows in groups:
         for number, (label, found) in enumerate(rows):

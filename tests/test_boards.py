@@ -39,7 +39,7 @@ def pages() -> list[Path]:
 
 def regenerated(page: Path) -> dict[Path, str]:
     """Return the files of a page, built again from the stores: the page itself, and the pictures of findings."""
-    files = {}
+    files: dict[Path, str] = {}
 
     def made(match: re.Match[str]) -> str:
         if match["kind"] == "board":

@@ -132,6 +132,8 @@ def test_the_readme_is_short_and_its_output_is_that_of_the_walk_through() -> Non
     assert len(text.splitlines()) <= 120
     told, board = (set(re.findall(r"\b\d\.\d\d \[.*?\]", part)) for part in text.split("<!-- board: "))
     assert told <= board, "numbers of the finding are those of the board"
+    for p in re.findall(r"p = [\d.]+\d", text):
+        assert p in TEXTS["docs/findings.md"]
     printed = {line for language, block in BLOCK.findall(text) if language == "text" for line in block.splitlines()}
     assert printed <= {*shown, "…"}
 
