@@ -1,23 +1,32 @@
 """Shows the progress of a sweep: a live table if the output is a terminal, else one line per finished trial."""
 
+import contextlib
+import math
 import sys
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
 from orca_ray.cli.output import console, duration, note, say, score, table
-from orca_ray.errors import printable
+from orca_ray.errors import UserError, printable
+from orca_ray.leaderboard.formats.table import brief
 from orca_ray.results.record import lower
 from orca_ray.sweep.run import events
 
+if TYPE_CHECKING:
+    from orca_ray.leaderboard import BoardReport
+
 _OTHER_LINES = 7
 """Terminal lines reserved for other things than table rows: heading, rule, totals and message, if they are wrapped."""
+
+STORED_SECONDS, SECONDS_BETWEEN_BOARDS = 2.5, 15.0
+"""Seconds until the record of an ended trial is in the store, and between two boards in a log."""
 
 
 @dataclass
@@ -48,7 +57,7 @@ class SweepState:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.lock = threading.RLock()
         self.rows: dict[tuple[str, str], RowState] = {}
-        self.title = ""
+        self.title = "starting Ray, preparing data and models"
         self.last_message = ""
         self.seconds_left: float | None = None
         """Remaining time that the driver estimates; None before a trial has completed."""
@@ -154,20 +163,24 @@ def trial_line(event: events.TrialFinished, state: SweepState) -> str:
 
 
 class SweepProgress:
-    """Listener that prints the progress of a sweep, unless ``quiet``; the end of its block stops the live table."""
+    """Listener that prints the progress of a sweep, unless ``quiet``; the end of its block stops the live table.
 
-    def __init__(self, *, quiet: bool) -> None:
+    The leaderboard that ``read_board`` returns is drawn above the live table or, without a terminal, from time to time.
+    """
+
+    def __init__(self, *, quiet: bool, read_board: "Callable[[], BoardReport] | None" = None) -> None:
         self.state = SweepState()
-        self._quiet = quiet
+        self._quiet, self._read_board, self._due = quiet, read_board, math.inf
+        self._board: BoardReport | None = None
         self._live: Live | None = None
 
     def __enter__(self) -> Self:
         screen = console()
-        if not self._quiet and screen.is_terminal and sys.stdout.isatty():
-            self._live = Live(
-                console=screen, get_renderable=lambda: render(self.state, screen.height), refresh_per_second=2
-            )
+        if not self._quiet and screen.is_terminal and not screen.is_dumb_terminal and sys.stdout.isatty():
+            self._live = Live(console=screen, get_renderable=lambda: self._drawn(screen), refresh_per_second=2)
             self._live.start()
+        elif self._read_board is not None:
+            note(f"{self.state.title}: some ten seconds until the first trial")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -179,6 +192,7 @@ class SweepProgress:
         self.state.apply(event)
         if self._quiet:
             return
+        drawn = self._read_board is not None and self._new_board(event, self._read_board)
         if self._live is not None:
             if isinstance(event, events.TrialFinished) and event.record.status.failed:
                 self._live.console.print(trial_line(event, self.state), markup=False)
@@ -189,3 +203,23 @@ class SweepProgress:
             say(trial_line(event, self.state))
         elif isinstance(event, events.Message):
             note(event.text)
+        if drawn and self._live is None:
+            console().print(self._drawn(console()))
+
+    def _new_board(self, event: events.Event, read_board: "Callable[[], BoardReport]") -> bool:
+        """Build the board again if a trial has ended and it is time; return whether there is a new one."""
+        now = time.monotonic()
+        if isinstance(event, events.TrialFinished) and math.isinf(self._due):
+            self._due = now + (SECONDS_BETWEEN_BOARDS if self._board and not self._live else STORED_SECONDS)
+        if now < self._due and not isinstance(event, events.SweepFinished):
+            return False
+        self._due = math.inf
+        with contextlib.suppress(UserError):  # no record is stored yet
+            self._board = read_board()
+        return self._board is not None
+
+    def _drawn(self, screen: Console) -> RenderableType:
+        if self._board is None:
+            return render(self.state, screen.height)
+        height = _OTHER_LINES + max(1, self.state.totals()[2])  # only what runs
+        return Group("", *brief(self._board, screen.width), "", render(self.state, height))
