@@ -60,7 +60,7 @@ def _run(spec: "SweepSpec", source: str, options: RunCommandOptions) -> None:
     shown = LeaderboardOptions(sweep=spec.sweep_id, results=uri, out=options.board, open=display)
     read_board = None if options.board is None or quiet else partial(load_board, spec.file.benchmark, shown)
     if options.board is not None:
-        check_page(options.board, "another file with --board")
+        check_page(options.board, "another file with --board")  # before anything runs
     with Tracking(options.track or ()) as tracking, SweepProgress(quiet=quiet, read_board=read_board) as progress:
 
         def listener(event: "Event") -> None:

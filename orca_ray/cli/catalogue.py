@@ -180,6 +180,8 @@ def _hub() -> str:
     try:
         from huggingface_hub import constants
 
+        if constants.HF_HUB_OFFLINE:
+            raise Failed("HF_HUB_OFFLINE is set", reached=False)
         check_answer(constants.ENDPOINT, Patience(tries_to_reach=1, connect_seconds=2, silence_seconds=2))
     except (ImportError, Failed) as error:
         return f"not used ({error}): packaged bodies and local directories work"

@@ -163,10 +163,7 @@ def trial_line(event: events.TrialFinished, state: SweepState) -> str:
 
 
 class SweepProgress:
-    """Listener that prints the progress of a sweep, unless ``quiet``; the end of its block stops the live table.
-
-    The leaderboard that ``read_board`` returns is drawn above the live table or, without a terminal, from time to time.
-    """
+    """Listener that prints progress, unless ``quiet``, below ``read_board()``; its block ends the live table."""
 
     def __init__(self, *, quiet: bool, read_board: "Callable[[], BoardReport] | None" = None) -> None:
         self.state = SweepState()
@@ -221,5 +218,5 @@ class SweepProgress:
     def _drawn(self, screen: Console) -> RenderableType:
         if self._board is None:
             return render(self.state, screen.height)
-        height = _OTHER_LINES + max(1, self.state.totals()[2])  # only what runs
-        return Group("", *brief(self._board, screen.width), "", render(self.state, height))
+        running = render(self.state, _OTHER_LINES + max(1, self.state.totals()[2]))
+        return Group("", *brief(self._board, screen.width), "", running)

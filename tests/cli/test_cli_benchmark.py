@@ -1,5 +1,6 @@
 """``benchmark``, ``run`` and ``plan``: what reaches the sweep, what is printed, and the exit codes."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -136,8 +137,7 @@ def scored_sweep(spec: SweepSpec, results: str, *, listener: events.Listener, **
         record = make_record(f"{task}{method}", sweep=spec.sweep_id, task=task, method=method, test_score=score)
         store.append([record])
         listener(events.TrialFinished(record, 0))
-    summary = events.Summary(spec.sweep_id, len(pairs), 0, len(pairs), {Status.COMPLETED: len(pairs)})
-    listener(events.SweepFinished(summary))
+    listener(events.SweepFinished(summary := events.Summary(spec.sweep_id, 15, 0, 15, {Status.COMPLETED: 15})))
     return summary
 
 
@@ -151,13 +151,11 @@ def test_a_board_is_drawn_while_the_sweep_runs_and_ends_with_findings_and_a_page
     ending = command.done("benchmark", "demo", "--board", "page.html")
     places = [ending.out.index(f"mean rank on {num} of {num} tasks so far: ") for num in (1, 2, 3)]
     assert places == sorted(places)
-    drawn = ending.out[places[2] :].partition("- Did")[0].splitlines()
-    assert max(map(len, drawn)) <= 60
-    assert {"orca_guarded", "scratch", "cnn", "osuleaf"} <= {word for line in drawn for word in line.split()}
-    found = [line.split("? ")[0] for line in ending.out.splitlines() if line.startswith("- Did ")]
-    helped = ("guarded aligning", "pretraining", "the transformer")
-    assert found == [f"- Did {what} help" for what in helped]
-    assert "page: page.html" in ending.out
+    drawn = ending.out[places[2] :].partition("- Did")[0]
+    assert max(map(len, drawn.splitlines())) <= 60
+    assert {"orca_guarded", "scratch", "cnn", "osuleaf"} <= set(drawn.split())
+    found = re.findall(r"^- Did (.*) help\?", ending.out, re.MULTILINE)
+    assert found == ["guarded aligning", "pretraining", "the transformer"]
     assert Path("page.html").read_text().startswith("<!doctype html>")
     Path("other.html").write_text("mine")
     assert "other.html" in command.refused("benchmark", "demo", "--board", "other.html")

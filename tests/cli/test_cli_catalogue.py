@@ -96,7 +96,6 @@ def test_doctor_says_in_ten_lines_what_works_and_what_needs_more(
     monkeypatch.setattr("orca_ray.cli.catalogue.find_spec", lambda name: None if name == "starlette" else "there")
     lines = dict(line.split(maxsplit=1) for line in command.done("doctor").out.splitlines())
     assert list(lines) == ["version", "devices", "works", "lacks", "bodies", "hub", "Ray", "disk", "time", "more"]
-    assert "sweeps, adapt" in lines["works"]
     assert lines["lacks"] == "serve: pip install 'orca-ray[serve]'"
     assert "orca-sweep bodies --fetch " in lines["bodies"]
     assert lines["hub"] == "not used (no network): packaged bodies and local directories work"
