@@ -109,8 +109,8 @@ class SweepState:
         return self.rows.setdefault((task, method), RowState(task, method, planned=0, done=0))
 
 
-def render(state: SweepState, height: int | None = None) -> RenderableType:
-    """Return a table of (task, method) rows, a line of totals and the last message, in ``height`` lines (None: any)."""
+def render(state: SweepState, height: int | None = None, *, count: bool = True) -> RenderableType:
+    """Return rows of (task, method), totals and the last message, in ``height`` lines; ``count`` rows not shown."""
     with state.lock:
         shown = _fitting(list(state.rows.values()), None if height is None else height - _OTHER_LINES)
         rows = []
@@ -124,7 +124,7 @@ def render(state: SweepState, height: int | None = None) -> RenderableType:
         footer = (
             f"{state.title} · {ended}/{planned} trials, {running} running · "
             f"{duration(state.clock() - state.started)}, left {left}"
-            + (f" · {hidden} rows not shown" if hidden else "")
+            + (f" · {hidden} rows not shown" if hidden and count else "")
         )
         message = state.last_message
     headers = ("task", "method", "done", "run", "best val.", "stage")  # fits 80 columns
@@ -218,5 +218,5 @@ class SweepProgress:
     def _drawn(self, screen: Console) -> RenderableType:
         if self._board is None:
             return render(self.state, screen.height)
-        running = render(self.state, _OTHER_LINES + max(1, self.state.totals()[2]))
+        running = render(self.state, _OTHER_LINES + max(1, self.state.totals()[2]), count=False)
         return Group("", *brief(self._board, screen.width), "", running)

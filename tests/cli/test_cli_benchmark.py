@@ -141,9 +141,7 @@ def scored_sweep(spec: SweepSpec, results: str, *, listener: events.Listener, **
     return summary
 
 
-def test_a_board_is_drawn_while_the_sweep_runs_and_ends_with_findings_and_a_page(
-    command: Command, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_board_is_drawn_meanwhile_and_its_page_written(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(driver, "run_sweep", scored_sweep)
     monkeypatch.setattr(sweep_progress, "SECONDS_BETWEEN_BOARDS", 0.0)
     monkeypatch.setattr(sweep_progress, "STORED_SECONDS", 0.0)

@@ -89,9 +89,7 @@ def test_doctor_reports_and_passes(command: Command, own_cache: Path, monkeypatc
     assert "very-secret" not in text.out + text.err
 
 
-def test_doctor_says_in_ten_lines_what_works_and_what_needs_more(
-    command: Command, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_doctor_says_in_ten_lines_what_works(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("orca_ray.cli.catalogue.check_answer", Mock(side_effect=Failed("no network", reached=False)))
     monkeypatch.setattr("orca_ray.cli.catalogue.find_spec", lambda name: None if name == "starlette" else "there")
     lines = dict(line.split(maxsplit=1) for line in command.done("doctor").out.splitlines())
