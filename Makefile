@@ -54,7 +54,7 @@ test -n "$(PYTHON)" || { echo "no Python 3.11.4 or newer found: install one, or 
 	(while sleep 5; do echo "   $$(( $$(date +%s) - begin )) s: $$(tail -n 1 $$log 2>/dev/null | cut -c 1-60)"; done) & beat=$$!; \
 	trap 'kill $$beat' EXIT; \
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV); \
-	$(INSTALL) '$(1)' > $$log 2>&1 || { grep -hE '^ *(ERROR|error):|No space left' $$log | sort -u | tail -n 3 | cut -c 1-200 >&2; \
+	$(INSTALL) '$(1)' > $$log 2>&1 || { grep -hE '^ *ERROR:|No space left' $$log | sed 's,^ *,,' | sort -u | tail -n 3 | cut -c 1-200 >&2; \
 	! grep -qE 'NewConnectionError|ProxyError|timed out' $$log || echo "the package index cannot be reached: check the network, and pip's proxy and mirror (pip config list)" >&2; \
 	echo "pip could not install; all it said is in $$log. The same command tries again." >&2; exit 2; }
 endef
