@@ -1,4 +1,4 @@
-# make demo       install, fetch data and bodies, sweep the pocket benchmark, print the leaderboard, write its page
+# make demo       install what it needs, fetch data and bodies, sweep eight data sets with a live leaderboard, open its page
 # make test-fast  the tests to run while typing: no Ray cluster, nothing marked slow
 # make test       tests of everything, a few minutes; each room's behaviour, a Ray sweep, a kill and resume, a browser, S3
 # make test-all   also the exhaustive ones: fault runs, isolated nodes, jobs, installations; the scheduled workflow runs it
@@ -12,6 +12,9 @@
 # Variables: PYTHON=/path/to/python (default: the first Python >= 3.11.4 on the path), WORKERS=4 (parallel test
 # processes; default: one per core, at most 8; 0: none), RESULTS=DIR (where make demo stores its results).
 SHELL := bash
+ifeq ($(OS),Windows_NT)
+$(error orca-ray runs on Linux and macOS. On Windows, install WSL (wsl --install), clone and run make in its shell)
+endif
 # Compiled tests are kept even where this variable is set: compiling them takes each of the parallel processes seconds.
 unexport PYTHONDONTWRITEBYTECODE
 .SHELLFLAGS := -eu -o pipefail -c
@@ -23,10 +26,14 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DEMO_STAMP := $(VENV)/.demo
 EXTRAS := .[sweep,adapt,export,serve,trees,dev,docs]
+DEMO_EXTRAS := .[sweep,trees]
+NEEDED_MIB := 3000
 RESULTS ?= results
 WORKERS ?= auto
-INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --no-input --quiet -e
+# Without compiling, which Python does at the first import of the modules that are used, pip takes half the time.
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --no-input --no-compile --progress-bar off -e
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test test-fast test-all check boards page docs bench venv clean
@@ -36,11 +43,25 @@ define stage
 @begin=$$(date +%s); echo "== $(1)"; $(2); echo "== $(1): $$(( $$(date +%s) - begin )) s"
 endef
 
-demo: venv
+# $(call install,requirement) installs into $(VENV), prints the last line of pip's log every five seconds, and more of
+# the log if pip fails. pip runs in the foreground, because background processes ignore Ctrl-C.
+define install
+test -n "$(PYTHON)" || { echo "no Python 3.11.4 or newer found: install one, or run make PYTHON=/path/to/python" >&2; exit 2; }; \
+	$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.exit(sys.version_info < (3, 11, 4) and f"Python 3.11.4 or newer is needed, $(PYTHON) is {v}: run make PYTHON=/path/to/python")'; \
+	free=$$(( $$(df -Pk . | awk 'END {print $$4}') / 1024 )); \
+	(( free >= $(NEEDED_MIB) )) || { echo "$$PWD: $$free MiB are free, the installation needs $(NEEDED_MIB): free some, or move the clone" >&2; exit 2; }; \
+	log=$(VENV)/install.log; \
+	(while sleep 5; do echo "   $$(( $$(date +%s) - begin )) s: $$(tail -n 1 $$log 2>/dev/null | cut -c 1-60)"; done) & beat=$$!; \
+	trap 'kill $$beat' EXIT; \
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV); \
+	$(INSTALL) '$(1)' > $$log 2>&1 || { grep -hE '^ *ERROR:|No space left' $$log | sed 's,^ *,,' | sort -u | tail -n 3 | cut -c 1-200 >&2; \
+	! grep -qE 'NewConnectionError|ProxyError|timed out' $$log || echo "the package index cannot be reached: check the network, and pip's proxy and mirror (pip config list)" >&2; \
+	echo "pip could not install; all it said is in $$log. The same command tries again." >&2; exit 2; }
+endef
+
+demo: $(DEMO_STAMP)
 	$(call stage,fetch data and bodies,$(BIN)/orca-sweep data fetch pocket --bodies)
-	$(call stage,sweep,$(BIN)/orca-sweep benchmark pocket --budget quick --results $(RESULTS))
-	$(call stage,leaderboard,$(BIN)/orca-sweep leaderboard pocket --budget quick --results $(RESULTS))
-	$(call stage,page,$(BIN)/orca-sweep leaderboard pocket --budget quick --results $(RESULTS) -o pocket.html)
+	$(call stage,sweep,$(BIN)/orca-sweep benchmark demo --results $(RESULTS) --board pocket.html)
 
 test: venv
 	$(PYTEST)
@@ -81,9 +102,10 @@ bench: venv
 venv: $(STAMP)
 
 $(STAMP): pyproject.toml
-	@test -n "$(PYTHON)" || { echo "no Python 3.11.4 or newer found: install one, or run make PYTHON=/path/to/python" >&2; exit 2; }
-	$(call stage,install (some minutes the first time),$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV); \
-		$(INSTALL) '$(EXTRAS)'; touch $@)
+	$(call stage,install (some minutes the first time),$(call install,$(EXTRAS)); touch $(DEMO_STAMP) $@)
+
+$(DEMO_STAMP): pyproject.toml
+	$(call stage,install (a minute or two the first time),$(call install,$(DEMO_EXTRAS)); touch $@)
 
 clean:
 	rm -rf $(VENV) page-src/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist

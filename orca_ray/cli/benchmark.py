@@ -1,12 +1,17 @@
 """``orca-sweep benchmark``, ``run`` and ``plan``: start, continue or preview a sweep."""
 
+import os
 import shlex
+import sys
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Exit
 
 from orca_ray.cli import output
+from orca_ray.cli.boards import check_page, load_board
+from orca_ray.cli.leaderboard import LeaderboardOptions, show_page
 from orca_ray.cli.options import RunCommandOptions, SweepOptions, existing_store, is_path, results_uri, takes, typed
 from orca_ray.cli.output import duration, emit_json, note, plain, reason, say, show
 from orca_ray.options import Protocol
@@ -50,7 +55,13 @@ def _run(spec: "SweepSpec", source: str, options: RunCommandOptions) -> None:
     from orca_ray.sweep.trackers.base import Tracking
 
     existing_store(uri)  # raises if something else is at this path, before data are fetched
-    with Tracking(options.track or ()) as tracking, SweepProgress(quiet=options.quiet or options.json) as progress:
+    quiet = options.quiet or options.json
+    display = sys.platform == "darwin" or bool({"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys())
+    shown = LeaderboardOptions(sweep=spec.sweep_id, results=uri, out=options.board, open=display)
+    read_board = None if options.board is None or quiet else partial(load_board, spec.file.benchmark, shown)
+    if options.board is not None:
+        check_page(options.board, "another file with --board")  # before anything runs
+    with Tracking(options.track or ()) as tracking, SweepProgress(quiet=quiet, read_board=read_board) as progress:
 
         def listener(event: "Event") -> None:
             progress(event)
@@ -61,6 +72,9 @@ def _run(spec: "SweepSpec", source: str, options: RunCommandOptions) -> None:
             retry_failed=options.retry_failed, options=options.run_options(), wait_seconds=options.wait,
             staging=options.staging, keep_models=options.keep_models, command=typed(),
         )  # fmt: skip
+    if read_board is not None and not summary.interrupted:
+        say("\n".join(["", *(f"- {answer.sentence}" for answer in read_board().answers[:3]), ""]))
+        show_page(spec.file.benchmark, shown, "html")
     if options.json:
         emit_json({**plain(summary), "up_to_date": summary.up_to_date, "results": public_uri(uri)})
     elif not options.quiet:

@@ -6,19 +6,22 @@ import platform
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Exit, Option
 
 from orca_ray.cli.options import BenchmarkArgument, JsonOption, QuietOption, ResultsOption, existing_store, results_uri
-from orca_ray.cli.output import USER_ERROR, duration, emit_json, note, show, size
+from orca_ray.cli.output import USER_ERROR, duration, emit_json, note, say, show, size
 from orca_ray.data.cache import home
-from orca_ray.discovery import GROUPS, plug_ins
+from orca_ray.data.download import Failed, Patience, check_answer
+from orca_ray.discovery import GROUPS, plug_ins, tables
 from orca_ray.errors import UserError, unknown_name
+from orca_ray.models.names import PACKAGED
 from orca_ray.paths import public_uri
 from orca_ray.process import allowed_cpus
 from orca_ray.version import code_version
@@ -129,19 +132,70 @@ class Finding:
 def doctor(
     address: Annotated[str | None, Option(help="Ray cluster to check. Default: RAY_ADDRESS, or none.")] = None,
     results: ResultsOption = None,
+    everything: Annotated[bool, Option("--all", help="List versions, plug-ins, cache and everything else.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Check versions, plug-ins, devices, threads, cache, disk, cluster; exit with code 2 if a sweep could not run."""
+    """Say what works on this machine, what needs more, and how long it takes; exit with 2 if a sweep could not run."""
     uri = results_uri(results)
     found = [*_versions(), *_plug_ins(), *_devices(), _threads(), *_cache()]
     found += [_results(uri), *_disk(uri), _cluster(address), _token()]
     if json:
         emit_json(found)
+    elif not everything:
+        for name, value in (*_abilities(found), *((f.state, f"{f.item}: {f.advice}") for f in found if f.advice)):
+            say(f"{name:<9}{value}")
     else:
         rows = [(f.topic, f.item, f.value, "" if f.state == "ok" else f"{f.state}: {f.advice}") for f in found]
         show(("topic", "item", "value", ""), rows, wrap=("value", ""))
     if any(finding.state == "problem" for finding in found):
         raise Exit(USER_ERROR)
+
+
+DEMO_FLOPS, FIT_FLOPS, START_SECONDS = 7.0e12, 1.4e13, 25.0
+"""Operations, in the unit of `cpu_rate`, of the demo's trials and of ten epochs of ``minilm-l6:layers=4`` on 1,000
+samples of 32 tokens; and seconds in which the demo's sweep starts and prepares its data."""
+
+
+def _abilities(found: Sequence[Finding]) -> Iterator[tuple[str, str]]:
+    """Yield the lines of the short report: what works here, and which command adds the rest."""
+    values = {(finding.topic, finding.item): finding.value for finding in found}
+    extras = tables(__package__, "extras.toml")
+    absent = [name for name, extra in extras.items() if not find_spec(extra["module"])]
+    cached = [name for name in PACKAGED if (home() / "bodies" / name).is_dir()]
+    other = " ".join(PACKAGED.keys() - cached)
+    yield "version", f"orca-ray {code_version()}, Python {platform.python_version()}, {platform.system()}"
+    yield "devices", ", ".join(f"{item} {value}" for (topic, item), value in values.items() if topic == "devices")
+    yield "works", ", ".join(["boards", *(extra["what"] for name, extra in extras.items() if name not in absent)])
+    yield "lacks", f"{', '.join(absent) or 'no extra'}" + f": pip install 'orca-ray[{','.join(absent)}]'" * bool(absent)
+    yield "bodies", f"in the cache: {', '.join(cached)}" + f"; orca-sweep bodies --fetch {other}" * bool(other)
+    yield "hub", _hub()
+    yield "Ray", values["cluster", "address"]
+    yield "disk", "; ".join(f"{item} {value}" for (topic, item), value in values.items() if topic == "disk")
+    yield "time", _times()
+    yield "more", "orca-sweep doctor --all: versions, plug-ins, threads, cache"
+
+
+def _hub() -> str:
+    """Return whether the hub of bodies answers within two seconds."""
+    try:
+        from huggingface_hub import constants
+
+        if constants.HF_HUB_OFFLINE:
+            raise Failed("HF_HUB_OFFLINE is set", reached=False)
+        check_answer(constants.ENDPOINT, Patience(tries_to_reach=1, connect_seconds=2, silence_seconds=2))
+    except (ImportError, Failed) as error:
+        return f"not used ({error}): packaged bodies and local directories work"
+    return f"{constants.ENDPOINT} answers: any body works by its name"
+
+
+def _times() -> str:
+    """Return how long the demo and a fine-tuning of `adapt` take, from the measured speed of matrix products."""
+    try:
+        from orca_ray.sweep.plan.cost import cpu_rate
+    except ImportError:
+        return "unknown without orca-ray[sweep]"
+    demo, fit = START_SECONDS + DEMO_FLOPS / cpu_rate().flops, FIT_FLOPS / cpu_rate().flops
+    return f"demo about {duration(demo)}; adapt: --minutes (20); fine-tuning on 1,000 rows about {duration(fit)}"
 
 
 def _versions() -> Iterator[Finding]:

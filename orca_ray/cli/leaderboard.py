@@ -97,7 +97,7 @@ def leaderboard(
         check_output(options.out, "--out", reads=[results_uri(options.results)])
     form = _format(options)
     if options.open or options.watch:
-        _show_page(name, options, form)
+        show_page(name, options, form)
         return
     board = load_board(name, options)
     if options.out is not None:
@@ -109,7 +109,7 @@ def leaderboard(
         _print(board, form)
 
 
-def _show_page(name: str, options: LeaderboardOptions, form: str) -> None:
+def show_page(name: str, options: LeaderboardOptions, form: str) -> None:
     """Write a page, and open it in the browser; with --watch, write it again while it changes, until Ctrl-C."""
     from orca_ray.leaderboard import render
 

@@ -13,6 +13,9 @@ CLUSTER_LOST = 75
 
 def entry() -> None:
     """Run the command line of this process, and exit with the command's exit code."""
+    if sys.platform == "win32":
+        print("error: orca-ray runs on Linux and macOS; on Windows, use WSL (wsl --install)", file=sys.stderr)
+        sys.exit(2)
     try:
         _prepare()
         from orca_ray.cli.app import run

@@ -272,6 +272,9 @@ class RunCommandOptions(SweepOptions):
             help="Also show trials in tensorboard[:DIR], or in a plug-in's tracker; may be repeated.",
         ),
     ] = None
+    board: Annotated[
+        Path | None, Option(metavar="PAGE", help="Draw the leaderboard meanwhile; at the end, write and open its page.")
+    ] = None
     dry_run: Annotated[bool, Option("--dry-run", help="Print the plan and run nothing.")] = False
     quiet: QuietOption = False
 

@@ -1,23 +1,32 @@
 """Shows the progress of a sweep: a live table if the output is a terminal, else one line per finished trial."""
 
+import contextlib
+import math
 import sys
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
 from orca_ray.cli.output import console, duration, note, say, score, table
-from orca_ray.errors import printable
+from orca_ray.errors import UserError, printable
+from orca_ray.leaderboard.formats.table import brief
 from orca_ray.results.record import lower
 from orca_ray.sweep.run import events
 
+if TYPE_CHECKING:
+    from orca_ray.leaderboard import BoardReport
+
 _OTHER_LINES = 7
 """Terminal lines reserved for other things than table rows: heading, rule, totals and message, if they are wrapped."""
+
+STORED_SECONDS, SECONDS_BETWEEN_BOARDS = 2.5, 15.0
+"""Seconds until the record of an ended trial is in the store, and between two boards in a log."""
 
 
 @dataclass
@@ -48,7 +57,7 @@ class SweepState:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.lock = threading.RLock()
         self.rows: dict[tuple[str, str], RowState] = {}
-        self.title = ""
+        self.title = "starting Ray, preparing data and models"
         self.last_message = ""
         self.seconds_left: float | None = None
         """Remaining time that the driver estimates; None before a trial has completed."""
@@ -100,8 +109,8 @@ class SweepState:
         return self.rows.setdefault((task, method), RowState(task, method, planned=0, done=0))
 
 
-def render(state: SweepState, height: int | None = None) -> RenderableType:
-    """Return a table of (task, method) rows, a line of totals and the last message, in ``height`` lines (None: any)."""
+def render(state: SweepState, height: int | None = None, *, count: bool = True) -> RenderableType:
+    """Return rows of (task, method), totals and the last message, in ``height`` lines; ``count`` rows not shown."""
     with state.lock:
         shown = _fitting(list(state.rows.values()), None if height is None else height - _OTHER_LINES)
         rows = []
@@ -115,7 +124,7 @@ def render(state: SweepState, height: int | None = None) -> RenderableType:
         footer = (
             f"{state.title} · {ended}/{planned} trials, {running} running · "
             f"{duration(state.clock() - state.started)}, left {left}"
-            + (f" · {hidden} rows not shown" if hidden else "")
+            + (f" · {hidden} rows not shown" if hidden and count else "")
         )
         message = state.last_message
     headers = ("task", "method", "done", "run", "best val.", "stage")  # fits 80 columns
@@ -154,20 +163,21 @@ def trial_line(event: events.TrialFinished, state: SweepState) -> str:
 
 
 class SweepProgress:
-    """Listener that prints the progress of a sweep, unless ``quiet``; the end of its block stops the live table."""
+    """Listener that prints progress, unless ``quiet``, below ``read_board()``; its block ends the live table."""
 
-    def __init__(self, *, quiet: bool) -> None:
+    def __init__(self, *, quiet: bool, read_board: "Callable[[], BoardReport] | None" = None) -> None:
         self.state = SweepState()
-        self._quiet = quiet
+        self._quiet, self._read_board, self._due = quiet, read_board, math.inf
+        self._board: BoardReport | None = None
         self._live: Live | None = None
 
     def __enter__(self) -> Self:
         screen = console()
-        if not self._quiet and screen.is_terminal and sys.stdout.isatty():
-            self._live = Live(
-                console=screen, get_renderable=lambda: render(self.state, screen.height), refresh_per_second=2
-            )
+        if not self._quiet and screen.is_terminal and not screen.is_dumb_terminal and sys.stdout.isatty():
+            self._live = Live(console=screen, get_renderable=lambda: self._drawn(screen), refresh_per_second=2)
             self._live.start()
+        elif self._read_board is not None:
+            note(f"{self.state.title}: some ten seconds until the first trial")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -179,6 +189,7 @@ class SweepProgress:
         self.state.apply(event)
         if self._quiet:
             return
+        drawn = self._read_board is not None and self._new_board(event, self._read_board)
         if self._live is not None:
             if isinstance(event, events.TrialFinished) and event.record.status.failed:
                 self._live.console.print(trial_line(event, self.state), markup=False)
@@ -189,3 +200,23 @@ class SweepProgress:
             say(trial_line(event, self.state))
         elif isinstance(event, events.Message):
             note(event.text)
+        if drawn and self._live is None:
+            console().print(self._drawn(console()))
+
+    def _new_board(self, event: events.Event, read_board: "Callable[[], BoardReport]") -> bool:
+        """Build the board again if a trial has ended and it is time; return whether there is a new one."""
+        now = time.monotonic()
+        if isinstance(event, events.TrialFinished) and math.isinf(self._due):
+            self._due = now + (SECONDS_BETWEEN_BOARDS if self._board and not self._live else STORED_SECONDS)
+        if now < self._due and not isinstance(event, events.SweepFinished):
+            return False
+        self._due = math.inf
+        with contextlib.suppress(UserError):  # no record is stored yet
+            self._board = read_board()
+        return self._board is not None
+
+    def _drawn(self, screen: Console) -> RenderableType:
+        if self._board is None:
+            return render(self.state, screen.height)
+        running = render(self.state, _OTHER_LINES + max(1, self.state.totals()[2]), count=False)
+        return Group("", *brief(self._board, screen.width), "", running)

@@ -1,5 +1,6 @@
 """``benchmark``, ``run`` and ``plan``: what reaches the sweep, what is printed, and the exit codes."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from unittest.mock import Mock
 
 import pytest
 
+from orca_ray.cli import sweep_progress
 from orca_ray.cli.benchmark import _commands
 from orca_ray.errors import UserError
 from orca_ray.methods.reports import EpochProgress
@@ -122,6 +124,40 @@ def test_options_reach_the_sweep(command: Command, fake: FakeSweep, sweep_file: 
     which = "--sweep mine/full-trials3-deterministic --protocol paper"
     shown = f"leaderboard: orca-sweep leaderboard pocket {which} --results '{place}'"
     assert ending.out.splitlines()[-1] == shown
+
+
+def scored_sweep(spec: SweepSpec, results: str, *, listener: events.Listener, **options: Any) -> events.Summary:
+    """Stand in for ``run_sweep``: store a score of each method on three tasks, one after another."""
+    store, pairs = ResultsStore(results, create=True), spec.pairs[: 3 * len(spec.methods)]
+    listener(
+        events.SweepStarted(spec.sweep_id, "here", tuple(Row(task=t, method=m, planned=1, done=0) for t, m in pairs))
+    )
+    for task, method in pairs:
+        score = 0.1 * (1 + len(method)) + 0.01 * len(task)
+        record = make_record(f"{task}{method}", sweep=spec.sweep_id, task=task, method=method, test_score=score)
+        store.append([record])
+        listener(events.TrialFinished(record, 0))
+    listener(events.SweepFinished(summary := events.Summary(spec.sweep_id, 15, 0, 15, {Status.COMPLETED: 15})))
+    return summary
+
+
+def test_a_board_is_drawn_meanwhile_and_its_page_written(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver, "run_sweep", scored_sweep)
+    monkeypatch.setattr(sweep_progress, "SECONDS_BETWEEN_BOARDS", 0.0)
+    monkeypatch.setattr(sweep_progress, "STORED_SECONDS", 0.0)
+    monkeypatch.setenv("COLUMNS", "60")
+    ending = command.done("benchmark", "demo", "--board", "page.html")
+    places = [ending.out.index(f"mean rank on {num} of {num} tasks so far: ") for num in (1, 2, 3)]
+    assert places == sorted(places)
+    drawn = ending.out[places[2] :].partition("- Did")[0]
+    assert max(map(len, drawn.splitlines())) <= 60
+    assert {"orca_guarded", "scratch", "cnn", "osuleaf"} <= set(drawn.split())
+    found = re.findall(r"^- Did (.*) help\?", ending.out, re.MULTILINE)
+    assert found == ["guarded aligning", "pretraining", "the transformer"]
+    assert Path("page.html").read_text().startswith("<!doctype html>")
+    Path("other.html").write_text("mine")
+    assert "other.html" in command.refused("benchmark", "demo", "--board", "other.html")
+    assert Path("other.html").read_text() == "mine"
 
 
 def test_trials_are_shown_in_a_tracker(command: Command, fake: FakeSweep, sweep_file: str) -> None:

@@ -1,12 +1,15 @@
 """``tasks``, ``bodies``, ``methods``, ``data``, ``doctor`` against the registries; plug-ins that cannot be used."""
 
+import re
 import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
+from orca_ray.data.download import Failed
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.executors import ray as ray_executor
 from orca_ray.tasks.registry import all_tasks
@@ -81,9 +84,20 @@ def test_doctor_reports_and_passes(command: Command, own_cache: Path, monkeypatc
     assert {topic for topic, _ in findings} == {"versions", "devices", "threads", "cache", "results", "disk", "cluster"}
     assert findings["threads", "OMP_NUM_THREADS"]["state"] == "note", "more threads than the container allows"
     assert findings["devices", "CPUs"]["value"].endswith("usable by this process: 3")
-    text = command("doctor")
+    text = command("doctor", "--all")
     assert "mode token" in text.out
     assert "very-secret" not in text.out + text.err
+
+
+def test_doctor_says_in_ten_lines_what_works(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orca_ray.cli.catalogue.check_answer", Mock(side_effect=Failed("no network", reached=False)))
+    monkeypatch.setattr("orca_ray.cli.catalogue.find_spec", lambda name: None if name == "starlette" else "there")
+    lines = dict(line.split(maxsplit=1) for line in command.done("doctor").out.splitlines())
+    assert list(lines) == ["version", "devices", "works", "lacks", "bodies", "hub", "Ray", "disk", "time", "more"]
+    assert lines["lacks"] == "serve: pip install 'orca-ray[serve]'"
+    assert "orca-sweep bodies --fetch " in lines["bodies"]
+    assert lines["hub"] == "not used (no network): packaged bodies and local directories work"
+    assert re.match(r"demo about \d.*; adapt: --minutes .* about \d", lines["time"])
 
 
 def test_doctor_finds_places_that_cannot_be_used(

@@ -17,6 +17,7 @@ from packaging.requirements import Requirement
 import orca_ray
 from orca_ray.cli import catalogue
 from orca_ray.cli.app import app
+from orca_ray.cli.main import entry
 from orca_ray.errors import HEAVY_PACKAGES
 from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
@@ -98,6 +99,32 @@ def test_no_arguments_an_absurd_width_and_few_characters() -> None:
     done = shell("orca tasks pocket", PYTHONIOENCODING="ascii")
     assert (done.returncode, done.stderr) == (0, "")
     assert r"1\xd7427" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("variable", "expected"),
+    [
+        ("OS=Windows_NT", "On Windows, install WSL"),
+        ("PYTHON=./old", "Python 3.11.4 or newer is needed, ./old is 3.9.2"),
+        ("NEEDED_MIB=999999999", "free some, or move the clone"),
+    ],
+)
+def test_an_installation_that_cannot_work_is_refused_in_one_line(tmp_path: Path, variable: str, expected: str) -> None:
+    (folder := tmp_path / "a clone").mkdir()
+    for name in ("Makefile", "pyproject.toml"):
+        (folder / name).write_bytes((ROOT / name).read_bytes())
+    values = "sys.version, sys.version_info = '3.9.2 (x)', (3, 9, 2)"
+    (folder / "old").write_text(f"#!{sys.executable}\nimport sys\n{values}\nexec(sys.argv[2])\n")
+    (folder / "old").chmod(0o755)
+    done = subprocess.run(["make", "demo", variable], cwd=folder, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert expected in done.stderr.splitlines()[0]
+
+
+def test_windows_is_refused_before_anything_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "win32")
+    with pytest.raises(SystemExit, match="2"):
+        entry()
 
 
 def test_ctrl_c_during_the_imports_is_one_line(tmp_path: Path) -> None:

@@ -49,6 +49,15 @@ def renderables(report: BoardReport, width: int = text.WIDTH, *, curves: bool = 
         yield _sentences(lines, width)
 
 
+def brief(report: BoardReport, width: int) -> Iterator[RenderableType]:
+    """Yield mean ranks and scores alone, for a board that is drawn again and again while a sweep runs."""
+    ranks = report.statistic("mean_rank")["value"].dropna().items()
+    places = ", ".join(f"{printable(str(method))} {value:.2f}" for method, value in ranks)
+    yield Text(f"mean rank on {len(report.common_tasks)} of {len(report.board.tasks)} tasks so far: {places}\n")
+    grid = text.score_grid(report, "{}" + BEST, "±")[: 1 + len(report.board.tasks)]
+    yield from _tables([[printable(cell) for cell in row] for row in grid], width)
+
+
 def _section(heading: str, grid: TextRows, width: int) -> Iterator[RenderableType]:
     yield Text("\n".join(["", *text.wrapped(heading, width), ""]), style="bold")
     yield from _tables([[printable(cell) for cell in row] for row in grid], width)

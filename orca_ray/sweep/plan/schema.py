@@ -275,6 +275,9 @@ class SweepFile(_Model):
     parallel: Annotated[int, Field(ge=1, le=MAX_PARALLEL)] | None = None
     """Largest number of search trials of one (task, method) that run at the same time; None: as many as the cluster has
     room for. In a deterministic sweep, that many are suggested together (None: 1), and the next when all have ended."""
+    order: Literal["longest", "tasks"] = "longest"
+    """Which trials start first: those of the longest search, so that no worker is idle at the end; or ``tasks``: those
+    of one task after another, in the order of ``tasks``, so that a leaderboard soon has whole rows."""
     deterministic: bool = False
     """Whether a trial gives the same scores on every run, on CPUs bit for bit. It then uses one thread, reproducible
     kernels and full precision, and is slower."""

@@ -277,12 +277,14 @@ class SweepController:
         )  # fmt: skip
 
     def _next_trial(self) -> TrialSpec | None:
-        admits = self._room()
+        admits, spec = self._room(), self.searches.spec
+        places = {task: -place * (spec.file.order == "tasks") for place, task in enumerate(spec.tasks)}
         for item in self._waiting.values():
             if self.failures.of(item.trial.key).not_before <= self.failures.now() and self._starts(item, admits):
                 return item.trial
         blocked = {id(item.search) for item in self._waiting.values() if not self.failures.of(item.trial.key).counts}
-        for search in sorted(self.searches, key=self._durations.urgency, reverse=True):
+        by_urgency = sorted(self.searches, key=self._durations.urgency, reverse=True)
+        for search in sorted(by_urgency, key=lambda each: places.get(each.plan.task, 0), reverse=True):
             staged = self.stager is None or search.plan.task in self.searches.tasks_staged
             usual = self._usual_resources(search)
             if search.done or not staged or id(search) in blocked or not admits(usual):

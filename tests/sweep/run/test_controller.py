@@ -133,6 +133,8 @@ def test_a_resumed_trial_reports_its_first_epochs_again_without_doubling(store: 
 def test_the_longest_search_starts_first(store: ResultsStore) -> None:
     seconds = {(plan.task, plan.method): 9.0 if plan.task == "pocket/wdbc" else 1.0 for plan in fake_searches()}
     assert take(new_controller(store, trial_seconds=seconds)).task == "pocket/wdbc"
+    by_task = play(new_controller(store, trial_seconds=seconds, text=f"{TEXT}order: tasks\n"))
+    assert [trial.task for trial in by_task] == ["pocket/digits"] * 12 + ["pocket/wdbc"] * 12
 
 
 def test_without_a_search_the_first_configuration_is_confirmed(store: ResultsStore) -> None:
