@@ -43,6 +43,8 @@ class Architecture:
     standardised: bool = False
     """Whether the weights of each output channel have mean 0 and a learned norm (Qiao et al., 2019, "Weight
     standardization", arXiv:1903.10520), with which group norm trains as fast as batch norm."""
+    plain: bool = False
+    """Whether the stages have plain convolutions instead of residual blocks; see `PlainBody`."""
 
 
 class ConvolutionalEmbedder(Embedder):
@@ -85,6 +87,40 @@ class ConvolutionalBody(Body):
         """Return the features [B, S, F] of tokens; ``grid`` is not used: the constructor got the layout."""
         x = self.blocks(tokens_BTD.transpose(1, 2).reshape(tokens_BTD.shape[0], -1, *self._layout))
         return F.relu(self.norm(x)).flatten(2).transpose(1, 2)
+
+    def feature_layout(self, layout: Layout) -> Layout:
+        """Return the layout of the features; ``layout`` is not used: the constructor got it."""
+        return self._feature_layout
+
+
+class PlainBody(Body):
+    """Body of plain convolutions (Simonyan and Zisserman, 2015, arXiv:1409.1556), [B, T, D] -> [B, S, F].
+
+    The embedder is the first of the two convolutions for each block of a stage. Norm and ReLU follow each convolution,
+    and a max pool each stage, while a side has at least two positions; each stage has twice the channels of the last.
+    """
+
+    def __init__(self, layout: Layout, architecture: Architecture) -> None:
+        super().__init__()
+        self.modality = "sequence" if len(layout) == 1 else "image"
+        self._layout, width = layout, architecture.width
+        layers: list[nn.Module] = [_norm(width, layout), nn.ReLU()]
+        for stage in range(NUM_STAGES):
+            for number in range(0 if stage else 1, 2 * architecture.blocks):
+                out = 2 * width if stage and number == 0 else width
+                layers += [_convolution(width, out, layout, architecture), _norm(out, layout), nn.ReLU()]
+                width = out
+            if min(layout) >= 2:
+                layers.append(nn.MaxPool1d(2) if len(layout) == 1 else nn.MaxPool2d(2))
+                layout = tuple(side // 2 for side in layout)
+        self.layers = nn.Sequential(*layers)
+        self.feature_width, self._feature_layout = width, layout
+
+    def forward(self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+        """Return the features [B, S, F] of tokens; ``grid`` is not used: the constructor got the layout."""
+        x = self.layers(tokens_BTD.transpose(1, 2).reshape(tokens_BTD.shape[0], -1, *self._layout))
+        features: Tensor = x.flatten(2).transpose(1, 2)
+        return features
 
     def feature_layout(self, layout: Layout) -> Layout:
         """Return the layout of the features; ``layout`` is not used: the constructor got it."""
@@ -165,7 +201,12 @@ def build_convolutional(
     """
     with seeded(seed):
         embedder = ConvolutionalEmbedder(input_shape, architecture, table=table, stride=stride)
-        body = ConvolutionalBody(embedder.layout, architecture, shrink=target.kind != "dense")
+        shrink = target.kind != "dense"
+        body = (
+            PlainBody(embedder.layout, architecture)
+            if architecture.plain
+            else ConvolutionalBody(embedder.layout, architecture, shrink=shrink)
+        )
         layout, patch = body.feature_layout(embedder.layout), None if table else stride
         head = build_head(body.feature_width, layout, target, input_shape[1:], patch)
     return CrossModalModel(embedder, body, head, statistics)
