@@ -80,7 +80,7 @@ class ConvolutionalBody(Body):
             blocks.append(_Block(width, width * stride, layout, architecture, stride))
             layout, width = _strided(layout, stride), width * stride
         self.blocks = nn.Sequential(*blocks)
-        self.norm = _norm(width, layout)
+        self.norm: nn.Module = _norm(width, layout)
         self.feature_width, self._feature_layout = width, layout
 
     def forward(self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
@@ -93,17 +93,18 @@ class ConvolutionalBody(Body):
         return self._feature_layout
 
 
-class PlainBody(Body):
+class PlainBody(ConvolutionalBody):
     """Body of plain convolutions (Simonyan and Zisserman, 2015, arXiv:1409.1556), [B, T, D] -> [B, S, F].
 
     The embedder is the first of the two convolutions for each block of a stage. Norm and ReLU follow each convolution,
     and a max pool each stage, while a side has at least two positions; each stage has twice the channels of the last.
     """
 
-    def __init__(self, layout: Layout, architecture: Architecture) -> None:
-        super().__init__()
-        self.modality = "sequence" if len(layout) == 1 else "image"
-        self._layout, width = layout, architecture.width
+    def __init__(self, layout: Layout, architecture: Architecture, *, shrink: bool = True) -> None:
+        """Make a body for tokens of ``layout`` [H, W]; it always shrinks."""
+        assert shrink, "features of plain stages have not the resolution of fields"
+        Body.__init__(self)
+        self.modality, self._layout, width = "image", layout, architecture.width
         layers: list[nn.Module] = [_norm(width, layout), nn.ReLU()]
         for stage in range(NUM_STAGES):
             for number in range(0 if stage else 1, 2 * architecture.blocks):
@@ -111,20 +112,10 @@ class PlainBody(Body):
                 layers += [_convolution(width, out, layout, architecture), _norm(out, layout), nn.ReLU()]
                 width = out
             if min(layout) >= 2:
-                layers.append(nn.MaxPool1d(2) if len(layout) == 1 else nn.MaxPool2d(2))
+                layers.append(nn.MaxPool2d(2))
                 layout = tuple(side // 2 for side in layout)
-        self.layers = nn.Sequential(*layers)
+        self.blocks, self.norm = nn.Sequential(*layers), nn.Identity()
         self.feature_width, self._feature_layout = width, layout
-
-    def forward(self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
-        """Return the features [B, S, F] of tokens; ``grid`` is not used: the constructor got the layout."""
-        x = self.layers(tokens_BTD.transpose(1, 2).reshape(tokens_BTD.shape[0], -1, *self._layout))
-        features: Tensor = x.flatten(2).transpose(1, 2)
-        return features
-
-    def feature_layout(self, layout: Layout) -> Layout:
-        """Return the layout of the features; ``layout`` is not used: the constructor got it."""
-        return self._feature_layout
 
 
 class UNetBody(Body):
@@ -201,12 +192,8 @@ def build_convolutional(
     """
     with seeded(seed):
         embedder = ConvolutionalEmbedder(input_shape, architecture, table=table, stride=stride)
-        shrink = target.kind != "dense"
-        body = (
-            PlainBody(embedder.layout, architecture)
-            if architecture.plain
-            else ConvolutionalBody(embedder.layout, architecture, shrink=shrink)
-        )
+        kind = PlainBody if architecture.plain else ConvolutionalBody
+        body = kind(embedder.layout, architecture, shrink=target.kind != "dense")
         layout, patch = body.feature_layout(embedder.layout), None if table else stride
         head = build_head(body.feature_width, layout, target, input_shape[1:], patch)
     return CrossModalModel(embedder, body, head, statistics)

@@ -81,13 +81,15 @@ def test_a_coarse_stem_halves_the_resolution_of_images_at_twice_the_width() -> N
 
 def test_plain_stages_replace_those_of_images_with_classes_and_train() -> None:
     values: dict[str, Scalar] = {**SMALL, "cnn.stages": "plain"}
-    numbers = [make_task(Target("scalar"), (1, 20, 20)), make_task(Target("dense", shape=(20, 20)), (1, 20, 20))]
-    for task in (make_task(CLASSES, (2, 60)), make_task(CLASSES, (1, 15, 40)), *numbers):
+    for task in (
+        make_task(CLASSES, (2, 60)),
+        make_task(CLASSES, (1, 15, 40)),
+        make_task(Target("scalar"), (1, 20, 20)),
+    ):
         usual, plain = (start(NO_BODY, "cnn", task=task, hyperparameters=each) for each in (SMALL, values))
         assert str(plain.model) == str(usual.model)
     trial = start(NO_BODY, "cnn", task=make_task(CLASSES, (1, 17, 28)), hyperparameters=values)
     assert (trial.model.embedder.layout, trial.model.body.feature_width) == ((17, 28), 4 * 2 * 16)
-    assert trial.model.body.feature_layout((17, 28)) == (2, 3)
     run(trial)
     assert trial.result().test_score == pytest.approx(0.0, abs=0.35)  # by chance: 2/3
 

@@ -236,7 +236,7 @@ class Race:
             level = abs(mean(leader.scores[fold] for fold in common))
             worse = max(level, 1 / self._num_held, mean(contender.scores[fold] for fold in common))
             noise = _LIMIT * math.sqrt(min(worse, 1.0) / self._num_held / len(common))
-            return mean(differences) > slack * level + noise
+            return mean(differences) > slack * max(level, 1 / self._num_held) + noise
         error = stdev(differences) / math.sqrt(len(differences))
         return mean(differences) > _LIMIT * error
 

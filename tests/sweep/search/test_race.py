@@ -126,11 +126,29 @@ def test_first_trials_are_short_where_they_would_take_much_of_the_time() -> None
     assert short[0].epochs == 2, "0.08 of the time are 4.8 of 18 s: 1.6 epochs"
     assert [trial.epochs for trial in short[1:]] == [4, 2], "a second an epoch was measured; 0.12 of the time are gone"
     assert short[0].hyperparameters["refine.warmup_epochs"] == pytest.approx(2 / 6), "the warm-up is as short"
+    probes = [trial for trial in Track(60.0, folds=[1], estimate=18.0).run().ran if trial.method == "linear_probe"]
+    assert probes[0].epochs == 6, "its features are computed once"
 
 
 def test_first_trials_of_all_methods_take_at_most_a_share_of_the_time_before_the_leader_goes_on() -> None:
     methods = [trial.method for trial in Track(20.0, improving=True).run().ran]
     assert methods[:2] == ["nft", "nft"], "the first trial took more than a fifth of the time"
+
+
+def test_a_first_trial_that_was_short_may_be_further_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(BEST, "nft", 0.1)
+    monkeypatch.setitem(BEST, "scratch", 0.35)
+    track = Track(50.0, folds=[1], estimate=10.0).run(1)
+    track.improving = True
+    short, longer = track.run(3).ran[1:]
+    assert (short.method, longer.method) == ("scratch", "scratch")
+    assert short.epochs < longer.epochs
+
+
+def test_other_methods_wait_for_the_training_on_all_samples() -> None:
+    ran = Track(27.0, folds=[1], improving=True).run().ran
+    last = next(place for place, trial in enumerate(ran) if fold_of(trial) == -1)
+    assert {trial.method for trial in ran[:last]} == {"nft"}
 
 
 def test_one_error_on_a_few_samples_is_not_far_behind_none() -> None:
