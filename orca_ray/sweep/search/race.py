@@ -90,6 +90,10 @@ class Contender:
         first = self.records[min(self.scores)] if self.scores else None
         return first is not None and (first.best_epoch or 0) > max(0.8 * self.epochs, 1)
 
+    def lacks(self, fold: int) -> bool:
+        """Return whether no trial of a fold has started."""
+        return fold not in self.records and fold not in self.running
+
     def extends(self, other: "Contender") -> bool:
         """Return whether this configuration is that of ``other`` with more epochs."""
         return (
@@ -307,17 +311,20 @@ class Race:
         slacks = ((each, _SLACK_OF_VARIANT if each.variant else _SLACK) for _, each in standings)
         alive = [each for each, slack in slacks if self._cheap(each) or not self.behind(each, leader, slack)]
         alive = [each for each in alive if not any(other.extends(each) for other in alive)]
-        yield from self._longer(standings, leader)
         rows = range(0, len(self.folds), self._division)
-        for number, start in enumerate(rows):
-            for each in alive:
-                for fold in self.folds[start : start + self._division]:
-                    if fold not in each.records and fold not in each.running:
-                        yield each, fold
+        missing = [
+            [(each, fold) for each in alive for fold in self.folds[start : start + self._division] if each.lacks(fold)]
+            for start in rows
+        ]
+        fitted = (pair for pair in missing[0] if get_method(pair[0].search.plan.method).fitted)
+        yield from (pair for pair in fitted if self._cheap(pair[0]))  # the leader is less in doubt then
+        yield from self._longer(standings, leader)
+        for number, pairs in enumerate(missing):
+            yield from pairs
             yield from ((each, self.folds[0]) for each in late)
-            yield from self._suggested(alive, FIRST_VARIANTS if number + 1 < len(rows) else MOST_VARIANTS)
-        rest = ((each, fold) for _, each in standings if not each.variant for fold in self.folds)  # a fold may mislead
-        yield from ((each, fold) for each, fold in rest if fold not in {*each.records, *each.running})
+            yield from self._suggested(alive, FIRST_VARIANTS if number + 1 < len(missing) else MOST_VARIANTS)
+        # A fold may mislead.
+        yield from ((each, k) for _, each in standings if not each.variant for k in self.folds if each.lacks(k))
 
     def _longer(
         self, standings: Sequence[tuple[float, Contender]], leader: Contender
