@@ -9,13 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from orca_ray import api
 from orca_ray.api import AdaptationSweep, as_task
 from orca_ray.errors import UserError
 from orca_ray.predictor import Predictor
 from orca_ray.results.store import ResultsStore
-from orca_ray.sweep.executors.ray import RayExecutor
-from orca_ray.sweep.plan.searches import NodeResources
 from orca_ray.sweep.run.events import Summary
 from orca_ray.tasks.task import Task
 
@@ -75,12 +72,11 @@ def test_an_adaptation_uses_its_time_and_reports_what_new_rows_confirm(ran: Ran,
 
 
 def test_one_cpu_needs_no_cluster_for_some_minutes(ran: Ran, monkeypatch: pytest.MonkeyPatch) -> None:
-    race, given = mock.Mock(return_value=ran.summary), {"methods": ["gradient_boosting", "cnn"], "executor": "ray"}
-    monkeypatch.setattr(AdaptationSweep, "_race", race)
-    monkeypatch.setattr(RayExecutor, "open_early", mock.Mock())
+    monkeypatch.setattr(AdaptationSweep, "_race", race := mock.Mock(**{"return_value.interrupted": False}))
+    monkeypatch.setattr("orca_ray.sweep.executors.ray.RayExecutor.open_early", mock.Mock())
     for cpus, minutes in ((1, 2), (2, 2), (1, 20)):
-        monkeypatch.setattr(api, "this_node", lambda cpus=cpus: NodeResources("node", cpus, 0, 8.0))
-        adaptation(ran.task, ran.folder, minutes=minutes, **given).run()
+        monkeypatch.setattr("orca_ray.api.this_node", mock.Mock(return_value=mock.Mock(cpus=cpus, gpus=0)))
+        adaptation(ran.task, ran.folder, methods=["linear", "cnn"], minutes=minutes, executor="ray").run()
     assert [call.args[2] == "inline" for call in race.call_args_list] == [True, True, False, True, False]
 
 

@@ -334,7 +334,8 @@ class Race:
         for _, each in standings:
             room = SHARE_OF_LONGER * left / (_SAFETY * max(self.seconds(each), 1e-3))
             cut = num_epochs(each.search.plan.first) / each.epochs
-            hopeful = each.improves and not self.behind(each, leader, slack=max(_SLACK_OF_LONGER, cut))
+            faulty = any(each.scores.values())  # without an error, none can be seen to vanish
+            hopeful = faulty and each.improves and not self.behind(each, leader, slack=max(_SLACK_OF_LONGER, cut))
             if hopeful and room >= LEAST_LONGER and not any(other.extends(each) for other in self.contenders):
                 epochs = int(min(room, MOST_LONGER) * each.epochs)
                 yield Contender(each.search, each.scheduled(epochs)), self.folds[0]
