@@ -59,8 +59,8 @@ BASELINES = {
 """Methods without pretraining that `adapt` compares, by domain."""
 TRANSFORMERS = ("linear_probe", "nft", "orca_guarded", "orca", "scratch")
 FIRST_SHARE, FIRST_SECONDS, ENDING_SECONDS = 0.15, 60.0, 4.0
-"""Largest share of the time, and largest time, for the methods that fit in seconds alone, while Ray starts; seconds for
-selecting and writing the model."""
+"""Largest share of the time, and largest time, for the methods that fit in seconds alone; seconds for selecting and
+writing the model."""
 LEAST_SECONDS_OF_RAY, LEAST_OF_ONE_CPU = 45.0, 600.0
 """Least time for which a Ray cluster is started; and that on a machine with one CPU, where trials run one by one in
 any case, and the start takes seven seconds from them."""
@@ -138,8 +138,7 @@ class AdaptationSweep:
         quick = [name for name in names if get_method(name).fitted]
         slow = len(quick) < len(names)
         node = this_node()
-        alone = node.cpus < 2 and not node.gpus
-        least = LEAST_OF_ONE_CPU if alone else LEAST_SECONDS_OF_RAY
+        least = LEAST_SECONDS_OF_RAY if node.cpus >= 2 or node.gpus else LEAST_OF_ONE_CPU
         short = seconds < least and joined_address(self.address) is None
         with engine:
             if slow and not short:
@@ -147,7 +146,7 @@ class AdaptationSweep:
             for name in _SLOW_IMPORTS if quick else ():  # else the first trials would seem to take seconds
                 with contextlib.suppress(ModuleNotFoundError):
                     import_module(name)
-            if quick and not (short and alone):
+            if quick:
                 until = started + min(FIRST_SHARE * seconds, FIRST_SECONDS) if slow else deadline
                 summary = self._race(quick, deadline, "inline", until=until)
                 if summary.interrupted or not slow:

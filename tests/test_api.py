@@ -77,7 +77,7 @@ def test_one_cpu_needs_no_cluster_for_some_minutes(ran: Ran, monkeypatch: pytest
     for cpus, minutes in ((1, 2), (2, 2), (1, 20)):
         monkeypatch.setattr("orca_ray.api.this_node", mock.Mock(return_value=mock.Mock(cpus=cpus, gpus=0)))
         adaptation(ran.task, ran.folder, methods=["linear", "cnn"], minutes=minutes, executor="ray").run()
-    assert [call.args[2] == "inline" for call in race.call_args_list] == [True, True, False, True, False]
+    assert [call.args[2] == "inline" for call in race.call_args_list] == [True, True, True, False, True, False]
 
 
 def test_the_members_are_the_folds_and_single_is_one_network(ran: Ran, tmp_path: Path) -> None:
