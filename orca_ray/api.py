@@ -31,7 +31,7 @@ from orca_ray.results.record import Record
 from orca_ray.results.store import ResultsStore
 from orca_ray.selection import Candidate, Choice, Judge, Report
 from orca_ray.sweep.executors import joined_address
-from orca_ray.sweep.executors.base import Executor
+from orca_ray.sweep.executors.base import Executor, this_node
 from orca_ray.sweep.executors.cleanup import scratch_directory
 from orca_ray.sweep.plan.loading import load_spec, shipped_sweeps
 from orca_ray.sweep.plan.spec import Overrides, SweepSpec
@@ -58,9 +58,12 @@ BASELINES = {
 }
 """Methods without pretraining that `adapt` compares, by domain."""
 TRANSFORMERS = ("linear_probe", "nft", "orca_guarded", "orca", "scratch")
-FIRST_SHARE, FIRST_SECONDS, ENDING_SECONDS, LEAST_SECONDS_OF_RAY = 0.15, 60.0, 4.0, 45.0
+FIRST_SHARE, FIRST_SECONDS, ENDING_SECONDS = 0.15, 60.0, 4.0
 """Largest share of the time, and largest time, for the methods that fit in seconds alone; seconds for selecting and
-writing the model; least time for which a Ray cluster is started."""
+writing the model."""
+LEAST_SECONDS_OF_RAY, LEAST_OF_ONE_CPU = 45.0, 600.0
+"""Least time for which a Ray cluster is started; and that on a machine with one CPU, where trials run one by one in
+any case, and the start takes seven seconds from them."""
 LEAST_OVERRUN, MOST_OVERRUN = 10.0, 0.1
 """Configurations are fitted again to all samples, at the end, in at most so many seconds, or this share of the time."""
 MOST_OF_CANDIDATE = 10
@@ -134,7 +137,9 @@ class AdaptationSweep:
         names = self.chosen_methods()
         quick = [name for name in names if get_method(name).fitted]
         slow = len(quick) < len(names)
-        short = seconds < LEAST_SECONDS_OF_RAY and joined_address(self.address) is None
+        node = this_node()
+        least = LEAST_SECONDS_OF_RAY if node.cpus >= 2 or node.gpus else LEAST_OF_ONE_CPU
+        short = seconds < least and joined_address(self.address) is None
         with engine:
             if slow and not short:
                 engine.open_early(self.address)

@@ -3,6 +3,7 @@
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -68,6 +69,15 @@ def test_an_adaptation_uses_its_time_and_reports_what_new_rows_confirm(ran: Ran,
     seconds, scores = zip(*report.curve, strict=True)
     assert sorted(seconds) == list(seconds)
     assert sorted(scores, reverse=True) == list(scores)
+
+
+def test_one_cpu_needs_no_cluster_for_some_minutes(ran: Ran, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(AdaptationSweep, "_race", race := mock.Mock(**{"return_value.interrupted": False}))
+    monkeypatch.setattr("orca_ray.sweep.executors.ray.RayExecutor.open_early", mock.Mock())
+    for cpus, minutes in ((1, 2), (2, 2), (1, 20)):
+        monkeypatch.setattr("orca_ray.api.this_node", mock.Mock(return_value=mock.Mock(cpus=cpus, gpus=0)))
+        adaptation(ran.task, ran.folder, methods=["linear", "cnn"], minutes=minutes, executor="ray").run()
+    assert [call.args[2] == "inline" for call in race.call_args_list] == [True, True, True, False, True, False]
 
 
 def test_the_members_are_the_folds_and_single_is_one_network(ran: Ran, tmp_path: Path) -> None:

@@ -66,10 +66,10 @@ def check_unfit(method: str, task: Task) -> None:
 
 
 _YOUNGER = {
-    "cnn.stem": "fine", "cnn.weights": "plain", "data.chooses": DataConfig.chooses, "data.fold": DataConfig.fold,
+    "cnn.stages": "residual", "cnn.stem": "fine", "cnn.weights": "plain",
+    "data.chooses": DataConfig.chooses, "data.fold": DataConfig.fold,
     "linear.limit": LinearConfig.limit, "minirocket.penalty": MiniRocketConfig.penalty,
-    "refine.shift": RefineConfig.shift,
-    "refine.start": RefineConfig.start,
+    "refine.shift": RefineConfig.shift, "refine.start": RefineConfig.start,
 }  # fmt: skip
 """Defaults of the options that were added after the first records."""
 

@@ -43,6 +43,8 @@ class Architecture:
     standardised: bool = False
     """Whether the weights of each output channel have mean 0 and a learned norm (Qiao et al., 2019, "Weight
     standardization", arXiv:1903.10520), with which group norm trains as fast as batch norm."""
+    plain: bool = False
+    """Whether the stages have plain convolutions instead of residual blocks; see `PlainBody`."""
 
 
 class ConvolutionalEmbedder(Embedder):
@@ -78,7 +80,7 @@ class ConvolutionalBody(Body):
             blocks.append(_Block(width, width * stride, layout, architecture, stride))
             layout, width = _strided(layout, stride), width * stride
         self.blocks = nn.Sequential(*blocks)
-        self.norm = _norm(width, layout)
+        self.norm: nn.Module = _norm(width, layout)
         self.feature_width, self._feature_layout = width, layout
 
     def forward(self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
@@ -89,6 +91,31 @@ class ConvolutionalBody(Body):
     def feature_layout(self, layout: Layout) -> Layout:
         """Return the layout of the features; ``layout`` is not used: the constructor got it."""
         return self._feature_layout
+
+
+class PlainBody(ConvolutionalBody):
+    """Body of plain convolutions (Simonyan and Zisserman, 2015, arXiv:1409.1556), [B, T, D] -> [B, S, F].
+
+    The embedder is the first of the two convolutions for each block of a stage. Norm and ReLU follow each convolution,
+    and a max pool each stage, while a side has at least two positions; each stage has twice the channels of the last.
+    """
+
+    def __init__(self, layout: Layout, architecture: Architecture, *, shrink: bool = True) -> None:
+        """Make a body for tokens of ``layout`` [H, W]; it always shrinks."""
+        assert shrink, "features of plain stages have not the resolution of fields"
+        Body.__init__(self)
+        self.modality, self._layout, width = "image", layout, architecture.width
+        layers: list[nn.Module] = [_norm(width, layout), nn.ReLU()]
+        for stage in range(NUM_STAGES):
+            for number in range(0 if stage else 1, 2 * architecture.blocks):
+                out = 2 * width if stage and number == 0 else width
+                layers += [_convolution(width, out, layout, architecture), _norm(out, layout), nn.ReLU()]
+                width = out
+            if min(layout) >= 2:
+                layers.append(nn.MaxPool2d(2))
+                layout = tuple(side // 2 for side in layout)
+        self.blocks, self.norm = nn.Sequential(*layers), nn.Identity()
+        self.feature_width, self._feature_layout = width, layout
 
 
 class UNetBody(Body):
@@ -165,7 +192,8 @@ def build_convolutional(
     """
     with seeded(seed):
         embedder = ConvolutionalEmbedder(input_shape, architecture, table=table, stride=stride)
-        body = ConvolutionalBody(embedder.layout, architecture, shrink=target.kind != "dense")
+        kind = PlainBody if architecture.plain else ConvolutionalBody
+        body = kind(embedder.layout, architecture, shrink=target.kind != "dense")
         layout, patch = body.feature_layout(embedder.layout), None if table else stride
         head = build_head(body.feature_width, layout, target, input_shape[1:], patch)
     return CrossModalModel(embedder, body, head, statistics)

@@ -68,15 +68,22 @@ def test_the_layout_of_a_cnn_follows_from_the_task(
     assert start(NO_BODY, "cnn", task=task, hyperparameters=values).model.embedder.layout == layout
 
 
-def test_a_coarse_stem_halves_the_resolution_of_images_at_twice_the_width() -> None:
-    values: dict[str, Scalar] = {**SMALL, "cnn.stem": "coarse"}
-    others = [make_task(CLASSES, shape) for shape in ((2, 60), (1, 15, 40), (1, 130, 130))]
+@pytest.mark.parametrize(
+    ("option", "other", "layout"),
+    [({"cnn.stem": "coarse"}, (1, 130, 130), (9, 14)), ({"cnn.stages": "plain"}, (1, 40, 15), (17, 28))],
+)
+def test_a_coarse_stem_and_plain_stages_are_for_images_at_twice_the_width(
+    option: dict[str, Scalar], other: tuple[int, ...], layout: tuple[int, ...]
+) -> None:
+    values = {**SMALL, **option}
+    others = [make_task(CLASSES, shape) for shape in ((2, 60), (1, 15, 40), other)]
     for task in (*others, make_task(Target("dense", shape=(20, 20)), (3, 20, 20))):
-        fine, coarse = (start(NO_BODY, "cnn", task=task, hyperparameters=each) for each in (SMALL, values))
-        assert str(coarse.model) == str(fine.model)
+        usual, changed = (start(NO_BODY, "cnn", task=task, hyperparameters=each) for each in (SMALL, values))
+        assert str(changed.model) == str(usual.model)
         assert operations("cnn", task, values) == operations("cnn", task, SMALL)
     model = start(NO_BODY, "cnn", task=make_task(CLASSES, (1, 17, 28)), hyperparameters=values).model
-    assert (model.embedder.layout, model.body.feature_width) == ((9, 14), 4 * 2 * 16)
+    assert (model.embedder.layout, model.body.feature_width) == (layout, 4 * 2 * 16)
+    assert model(torch.zeros(2, 1, 17, 28)).shape == (2, 3)
 
 
 def test_options_of_other_parts_do_not_belong_to_their_trials() -> None:

@@ -52,6 +52,10 @@ class CnnConfig(Config):
     """``coarse``: the first convolution halves the resolution of images with sides of at least `LEAST_COARSE` pixels,
     and all stages have twice the width, at about the same cost. On those digits, random shifts (``refine.shift``)
     lowered the log loss from 0.073 to 0.055; a coarse stem, to 0.051 or, with half the learning rate, 0.046."""
+    stages: Annotated[str, partial(one_of, ("residual", "plain"))] = "residual"
+    """``plain``: images with such sides that have classes or labels pass pairs of convolutions with a max pool after
+    each stage, instead of residual blocks, and all stages have twice the width. On 3,500 digits of MNIST, after 40 s of
+    a core, that lowered the calibrated log loss of residual stages with a coarse stem from 0.065 to 0.036."""
     network: Annotated[str, partial(one_of, ("auto", "convolutional", "table"))] = "auto"
     """``table``: every layer sees all features. ``auto``: ``table`` for tables and inputs of one position, else
     ``convolutional``."""
@@ -64,25 +68,28 @@ def _is_table(task: "Task", config: CnnConfig) -> bool:
     return task.domain in TABLES or math.prod(task.input_shape[1:]) == 1
 
 
-def _first_stage(task: "Task", config: CnnConfig) -> tuple[int, int]:
-    """Return the stride of the first convolution, and the width of the first stage."""
+def _first_stage(task: "Task", config: CnnConfig) -> tuple[int, int, bool]:
+    """Return the stride of the first convolution, the width of the first stage, and whether stages are plain."""
     assert task.input_shape is not None, "a resolved task knows its shapes"
     if _is_table(task, config) or task.target.kind == "dense":
-        return 1, config.width
+        return 1, config.width, False
     size = task.input_shape[1:]
     stride, large = patch_side(size, MAX_POSITIONS), len(size) == 2 and min(size) >= LEAST_COARSE
-    return (2, 2 * config.width) if config.stem == "coarse" and stride == 1 and large else (stride, config.width)
+    if config.stages == "plain" and large and task.target.kind in ("classes", "labels"):
+        return stride, 2 * config.width, True
+    coarse = config.stem == "coarse" and stride == 1 and large
+    return (2, 2 * config.width, False) if coarse else (stride, config.width, False)
 
 
 def _network(request: "NetworkRequest") -> "CrossModalModel":
     from orca_ray.models.convolution import Architecture, build_convolutional
 
     config = request.hyperparameters.of(CnnConfig)
-    stride, width = _first_stage(request.task, config)
+    stride, width, plain = _first_stage(request.task, config)
     options = {name: getattr(config, name) for name in ("kernel", "dilation", "blocks")}
     given = request.given("input_shape", "target", "seed", "statistics")
     standardised, dropout = config.weights == "standardised", request.hyperparameters.refine.dropout
-    architecture = Architecture(**options, width=width, dropout=dropout, standardised=standardised)
+    architecture = Architecture(**options, width=width, dropout=dropout, standardised=standardised, plain=plain)
     return build_convolutional(architecture, **given, table=_is_table(request.task, config), stride=stride)
 
 
@@ -93,7 +100,7 @@ def _operations(task: "Task", values: Mapping[str, Scalar]) -> float | None:
     if task.input_shape is None:
         return None
     config = from_flat(values).of(CnnConfig)
-    stride, width = _first_stage(task, config)
+    stride, width, _ = _first_stage(task, config)
     size = [1] if _is_table(task, config) else [math.ceil(side / stride) for side in task.input_shape[1:]]
     total = 0.0
     for stage in range(3):

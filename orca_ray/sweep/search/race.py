@@ -39,13 +39,17 @@ LEAST_LAST, MOST_LAST, RATE_OF_LAST = 0.2, 2.0, 0.5
 learning rate."""
 CHEAP = 0.03
 """Share of the time that is left in which a first configuration gets all folds, although it is behind on the first."""
+FREE = 0.1
+"""Cost of an epoch, relative to ``nft``, up to which all epochs run in a first trial: features are computed once."""
 _SECONDS_OF_LAST = 3.0  # to load and store the model
-_SAFETY, _MOST_EXTRA, _UNKNOWN, _MOST_RATIO = 1.25, 1.0, 5.0, 4.0
-"""Factor of the expected duration of a trial, which must fit into the time that is left; largest number of seconds that
-a trial is expected to take beside its stages, after a single trial; expected seconds where nothing is known; and
-largest factor by which trials of some methods change the expectation of those of others."""
-_SLACK, _SLACK_OF_VARIANT = 0.3, 0.05
-"""Relative distance to the leader on a single fold up to which a configuration is not behind."""
+_SAFETY, _SAFETY_OF_LAST, _MOST_EXTRA, _UNKNOWN, _MOST_RATIO = 1.25, 1.1, 1.0, 5.0, 4.0
+"""Factor of the expected duration of a trial, which must fit into the time that is left, and of the training on all
+samples, whose speed is known; largest number of seconds that a trial is expected to take beside its stages, after a
+single trial; expected seconds where nothing is known; and largest factor by which trials of some methods change the
+expectation of those of others."""
+_SLACK, _SLACK_OF_VARIANT, _SLACK_OF_LONGER = 0.3, 0.05, 1.5
+"""Relative distance to the leader on a single fold up to which a configuration is not behind; and up to which a longer
+schedule may help, which is as many times as far as the first trial had fewer epochs than usual."""
 _ROUNDS = 20
 _LIMIT = 2.0
 """Number of standard errors of the paired difference to the leader from which a configuration is behind."""
@@ -85,6 +89,10 @@ class Contender:
         """Whether the best epoch of the first fold was among the last fifth of the epochs."""
         first = self.records[min(self.scores)] if self.scores else None
         return first is not None and (first.best_epoch or 0) > max(0.8 * self.epochs, 1)
+
+    def lacks(self, fold: int) -> bool:
+        """Return whether no trial of a fold has started."""
+        return fold not in self.records and fold not in self.running
 
     def extends(self, other: "Contender") -> bool:
         """Return whether this configuration is that of ``other`` with more epochs."""
@@ -156,11 +164,12 @@ class Race:
 
     def choose(self) -> tuple[Contender, int] | None:
         """Return the contender whose trial starts next, and its fold; None if no trial can start now."""
-        left, (last, kept) = self._deadline - self._clock(), self._last()
+        left, (last, kept, most) = self._deadline - self._clock(), self._last()
         if self._urgent is None:
             self._urgent = list(self._final_trials() if self._final else self._trials())
         for contender, fold in self._urgent:
-            if _SAFETY * self.seconds(contender) <= left - kept:
+            own = last is not None and contender.search is last.search
+            if _SAFETY * self.seconds(contender) <= left - (kept if own else most):
                 return contender, fold
         return None if last is None else (last, -1)
 
@@ -231,7 +240,7 @@ class Race:
             level = abs(mean(leader.scores[fold] for fold in common))
             worse = max(level, 1 / self._num_held, mean(contender.scores[fold] for fold in common))
             noise = _LIMIT * math.sqrt(min(worse, 1.0) / self._num_held / len(common))
-            return mean(differences) > slack * level + noise
+            return mean(differences) > slack * max(level, 1 / self._num_held) + noise
         error = stdev(differences) / math.sqrt(len(differences))
         return mean(differences) > _LIMIT * error
 
@@ -244,34 +253,36 @@ class Race:
     def _shortened(self, usual: Contender) -> Contender:
         """Return the first configuration of a method, with fewer epochs if it would take much of the time."""
         share = SHARE_OF_FIRST * self._total / max(self.seconds(usual) or self._estimate(usual.search.plan), 1e-3)
-        if "refine.epochs" not in usual.search.plan.first or share >= 1:
+        recipe = get_method(usual.search.plan.method)
+        if "refine.epochs" not in usual.search.plan.first or share >= 1 or recipe.relative_cost <= FREE:
             return usual
         return Contender(usual.search, usual.scheduled(max(2, int(share * usual.epochs))))
 
-    def _last(self) -> tuple[Contender | None, float]:
+    def _last(self) -> tuple[Contender | None, float, float]:
         """Return the training of the leader's model on all samples for the time that is left, and seconds kept for it.
 
+        The first number of seconds is kept from other trials of the leader's method, the second from other methods.
         None if there is none: only a network trains on, whose score improved up to the end, and whose folds are too few
         for the mean of their models.
         """
         standings = [] if self._final else self.standings()
         if not standings:
-            return None, 0.0
+            return None, 0.0, 0.0
         leader = standings[0][1]
         model = leader.records[min(leader.scores)].trial_key
         recipe = get_method(leader.search.plan.method)
         trains = not (recipe.fitted or recipe.aligns or leader.running)
         done = _RATE not in leader.search.plan.first or any(each.values.get(START) == model for each in self.contenders)
         if done or not (trains and leader.improves and len(leader.scores) < FEW_FOLDS):
-            return None, 0.0
-        an_epoch = _SAFETY * self._whole * self.seconds(leader) / leader.epochs
+            return None, 0.0, 0.0
+        an_epoch = _SAFETY_OF_LAST * self._whole * self.seconds(leader) / leader.epochs
         epochs = (self._deadline - self._clock() - _SECONDS_OF_LAST) / an_epoch
         if epochs < max(1, LEAST_LAST * leader.epochs):
-            return None, 0.0
+            return None, 0.0, 0.0
         values = leader.scheduled(int(min(epochs, MOST_LAST * leader.epochs)))
         rate = RATE_OF_LAST * float({**leader.search.plan.first, **values}[_RATE])
         last = Contender(leader.search, {**values, _RATE: rate, START: model})
-        return last, _SECONDS_OF_LAST + an_epoch * leader.epochs
+        return last, _SECONDS_OF_LAST + an_epoch * leader.epochs, _SECONDS_OF_LAST + an_epoch * last.epochs
 
     def _final_trials(self) -> Iterator[tuple[Contender, int]]:
         for each in self.contenders:
@@ -300,17 +311,20 @@ class Race:
         slacks = ((each, _SLACK_OF_VARIANT if each.variant else _SLACK) for _, each in standings)
         alive = [each for each, slack in slacks if self._cheap(each) or not self.behind(each, leader, slack)]
         alive = [each for each in alive if not any(other.extends(each) for other in alive)]
-        yield from self._longer(standings, leader)
         rows = range(0, len(self.folds), self._division)
-        for number, start in enumerate(rows):
-            for each in alive:
-                for fold in self.folds[start : start + self._division]:
-                    if fold not in each.records and fold not in each.running:
-                        yield each, fold
+        missing = [
+            [(each, fold) for each in alive for fold in self.folds[start : start + self._division] if each.lacks(fold)]
+            for start in rows
+        ]
+        fitted = (pair for pair in missing[0] if get_method(pair[0].search.plan.method).fitted)
+        yield from (pair for pair in fitted if self._cheap(pair[0]))  # the leader is less in doubt then
+        yield from self._longer(standings, leader)
+        for number, pairs in enumerate(missing):
+            yield from pairs
             yield from ((each, self.folds[0]) for each in late)
-            yield from self._suggested(alive, FIRST_VARIANTS if number + 1 < len(rows) else MOST_VARIANTS)
-        rest = ((each, fold) for _, each in standings if not each.variant for fold in self.folds)  # a fold may mislead
-        yield from ((each, fold) for each, fold in rest if fold not in {*each.records, *each.running})
+            yield from self._suggested(alive, FIRST_VARIANTS if number + 1 < len(missing) else MOST_VARIANTS)
+        # A fold may mislead.
+        yield from ((each, k) for _, each in standings if not each.variant for k in self.folds if each.lacks(k))
 
     def _longer(
         self, standings: Sequence[tuple[float, Contender]], leader: Contender
@@ -319,7 +333,9 @@ class Race:
         left = self._deadline - self._clock()
         for _, each in standings:
             room = SHARE_OF_LONGER * left / (_SAFETY * max(self.seconds(each), 1e-3))
-            hopeful = each.improves and not self.behind(each, leader, slack=1.5)
+            cut = num_epochs(each.search.plan.first) / each.epochs
+            faulty = any(each.scores.values())  # without an error, none can be seen to vanish
+            hopeful = faulty and each.improves and not self.behind(each, leader, slack=max(_SLACK_OF_LONGER, cut))
             if hopeful and room >= LEAST_LONGER and not any(other.extends(each) for other in self.contenders):
                 epochs = int(min(room, MOST_LONGER) * each.epochs)
                 yield Contender(each.search, each.scheduled(epochs)), self.folds[0]

@@ -113,12 +113,14 @@ def test_further_configurations_are_suggested_when_the_leaders_have_their_folds(
     assert 200 - 6 * 1.25 - 6 < track.now <= 200, "the time is used to the end"
 
 
-def test_what_still_improves_gets_a_longer_schedule_if_it_fits() -> None:
+def test_what_still_improves_gets_a_longer_schedule_if_it_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     epochs = [trial.epochs for trial in Track(1000.0, improving=True).run(9).ran]
     assert epochs[:5] == [6, 6, 6, 36, 216], "six times as many, twice"
     epochs = [trial.epochs for trial in Track(60.0, improving=True).run().ran if trial.method == "nft"]
     assert epochs[1] == int(0.5 * (60 - 6) / 1.25), "half of the time that is left"
     assert Track(24.0, improving=True).run().now <= 24
+    monkeypatch.setitem(globals(), "score_of", lambda trial: 0.0)
+    assert {trial.epochs for trial in Track(1000.0, improving=True).run(9).ran} == {6}, "there is no error"
 
 
 def test_first_trials_are_short_where_they_would_take_much_of_the_time() -> None:
@@ -126,11 +128,32 @@ def test_first_trials_are_short_where_they_would_take_much_of_the_time() -> None
     assert short[0].epochs == 2, "0.08 of the time are 4.8 of 18 s: 1.6 epochs"
     assert [trial.epochs for trial in short[1:]] == [4, 2], "a second an epoch was measured; 0.12 of the time are gone"
     assert short[0].hyperparameters["refine.warmup_epochs"] == pytest.approx(2 / 6), "the warm-up is as short"
+    probes = [trial for trial in Track(60.0, folds=[1], estimate=18.0).run().ran if trial.method == "linear_probe"]
+    assert probes[0].epochs == 6, "its features are computed once"
 
 
 def test_first_trials_of_all_methods_take_at_most_a_share_of_the_time_before_the_leader_goes_on() -> None:
     methods = [trial.method for trial in Track(20.0, improving=True).run().ran]
     assert methods[:2] == ["nft", "nft"], "the first trial took more than a fifth of the time"
+
+
+def test_a_first_trial_that_was_short_may_be_further_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"{__name__}.BEST", {**BEST, "nft": 0.1, "scratch": 0.35})
+    track = Track(50.0, folds=[1], estimate=10.0).run(1)
+    track.improving = True
+    assert [trial.method for trial in track.run(3).ran] == ["nft", "scratch", "scratch"]
+    assert track.ran[2].epochs > track.ran[1].epochs
+
+
+def test_cheap_folds_of_fitted_methods_precede_longer_schedules(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"{__name__}.BEST", {**BEST, "linear": 0.22})
+    monkeypatch.setattr(f"{__name__}.TEXT", TEXT.replace("linear_probe", "linear"))
+    assert Track(1000.0, improving=True).run(7).started()[3:] == [("linear", fold) for fold in (2, 3, 4, 5)]
+
+
+def test_other_methods_wait_for_the_training_on_all_samples() -> None:
+    started = Track(27.0, folds=[1], improving=True).run().started()
+    assert {method for method, _ in started[: started.index(("nft", -1))]} == {"nft"}
 
 
 def test_one_error_on_a_few_samples_is_not_far_behind_none() -> None:
@@ -144,6 +167,7 @@ def test_one_error_on_a_few_samples_is_not_far_behind_none() -> None:
     leader = contender(0.0)
     assert not track.race.behind(contender(3 / 40), leader)
     assert track.race.behind(contender(5 / 40), leader)
+    assert not track.race.behind(contender(5 / 40), leader, slack=2.0), "none of 40 may be one"
     track.race = Race([1], deadline=100.0)
     assert track.race.behind(contender(1 / 40), leader), "scores are no shares of samples"
 
