@@ -191,8 +191,8 @@ class Durations:
         """Use the duration of a trial that completed to improve the estimates."""
         if record.status is Status.COMPLETED:
             self._seconds[record.task, record.method] = record.wall_seconds
-            ratios = [seconds / self._estimates.get(name, 1.0) for name, seconds in self._seconds.items()]
-            self._ratio = sum(ratios) / len(ratios)
+            # Not the mean of ratios: a trial of no cost, which still takes a moment, would decide it.
+            self._ratio = sum(self._seconds.values()) / sum(self._estimates.get(name, 1.0) for name in self._seconds)
 
     def urgency(self, search: Search) -> tuple[bool, float]:
         """Return a sort key of the search: the search with the largest key should start the next trial.

@@ -22,7 +22,10 @@ from orca_ray.sweep.run.controller import SweepController
 from orca_ray.sweep.run.events import Event, Message, TrialFinished
 from orca_ray.sweep.run.messages import TrialReport, Worker, make_record, trial_from_json, trial_to_json
 from orca_ray.sweep.run.retries import MAX_ERROR_BYTES, Cause, Failure, FailureLedger, bounded
+from orca_ray.sweep.run.searches import Durations
+from orca_ray.sweep.search.search import Search
 from orca_ray.sweep.worker.checkpoints import Checkpoints
+from tests.results import factories
 from tests.results.factories import Clock, files_of
 from tests.sweep.fakes import TEXT, fake_reports, fake_score, fake_searches, new_controller, play, take
 
@@ -135,6 +138,14 @@ def test_the_longest_search_starts_first(store: ResultsStore) -> None:
     assert take(new_controller(store, trial_seconds=seconds)).task == "pocket/wdbc"
     by_task = play(new_controller(store, trial_seconds=seconds, text=f"{TEXT}order: tasks\n"))
     assert [trial.task for trial in by_task] == ["pocket/digits"] * 12 + ["pocket/wdbc"] * 12
+
+
+def test_a_trial_of_no_cost_does_not_decide_the_time_left() -> None:
+    search = Search(next(plan for plan in fake_searches() if plan.task == "pocket/wdbc" and plan.method == "nft"))
+    left = Durations({("pocket/digits", "orca"): 1e-4, ("pocket/digits", "nft"): 10.0, ("pocket/wdbc", "nft"): 20.0})
+    for method, seconds in (("orca", 0.5), ("nft", 5.0)):
+        left.learn(factories.make_record(task="pocket/digits", method=method, wall_seconds=seconds))
+    assert left.of_remaining([search]) == pytest.approx(11 * search.num_remaining, rel=0.01)
 
 
 def test_without_a_search_the_first_configuration_is_confirmed(store: ResultsStore) -> None:
