@@ -299,8 +299,8 @@ def test_a_confirm_trial_shows_what_aligning_and_the_model_did(bert: str) -> Non
     trainer = start(bert, hyperparameters=SHORT)
     run(trainer)
     names = [(each.kind, each.name) for each in trainer.artefacts()]
-    assert names[:2] == [("features", "aligning"), ("confusion_matrix", "test")]
-    features, matrix = (json.loads(each.payload) for each in trainer.artefacts()[:2])
+    assert names[:3] == [("features", "aligning"), ("features", "gap"), ("confusion_matrix", "test")]
+    features, _, matrix = (json.loads(each.payload) for each in trainer.artefacts()[:3])
     (source, before), (_, after) = (panel["groups"] for panel in features["panels"])
     assert (source["x"]["shape"], before["x"]["shape"]) == ([40], [50])
     assert before["x"] != after["x"]
