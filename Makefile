@@ -49,12 +49,12 @@ define install
 test -n "$(PYTHON)" || { echo "no Python 3.11.4 or newer found: install one, or run make PYTHON=/path/to/python" >&2; exit 2; }; \
 	$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.exit(sys.version_info < (3, 11, 4) and f"Python 3.11.4 or newer is needed, $(PYTHON) is {v}: run make PYTHON=/path/to/python")'; \
 	free=$$(( $$(df -Pk . | awk 'END {print $$4}') / 1024 )); \
-	(( free >= $(NEEDED_MIB) )) || { echo "$$PWD: $$free MiB are free, the installation needs $(NEEDED_MIB): free some, or move the clone" >&2; exit 2; }; \
+	[[ -x $(BIN)/orca-sweep ]] || (( free >= $(NEEDED_MIB) )) || { echo "$$PWD: $$free MiB are free, the installation needs $(NEEDED_MIB): free some, or move the clone" >&2; exit 2; }; \
 	log=$(VENV)/install.log; \
 	(while sleep 5; do echo "   $$(( $$(date +%s) - begin )) s: $$(tail -n 1 $$log 2>/dev/null | cut -c 1-60)"; done) & beat=$$!; \
 	trap 'kill $$beat' EXIT; \
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV); \
-	$(INSTALL) '$(1)' > $$log 2>&1 || { grep -hE '^ *ERROR:|No space left' $$log | sed 's,^ *,,' | sort -u | tail -n 3 | cut -c 1-200 >&2; \
+	$(INSTALL) '$(1)' > $$log 2>&1 || { { grep -hE '^ *ERROR:|No space left' $$log || true; } | sed 's,^ *,,' | sort -u | tail -n 3 | cut -c 1-200 >&2; \
 	! grep -qE 'NewConnectionError|ProxyError|timed out' $$log || echo "the package index cannot be reached: check the network, and pip's proxy and mirror (pip config list)" >&2; \
 	echo "pip could not install; all it said is in $$log. The same command tries again." >&2; exit 2; }
 endef

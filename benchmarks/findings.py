@@ -148,7 +148,7 @@ class Answer:
     @property
     def level(self) -> float:
         """Level of the question's own test at its place in Holm's order."""
-        known = 0 < self.found.p < self.adjusted_p < 1
+        known = 0 < self.found.p <= self.adjusted_p < 1
         return LEVEL * self.found.p / self.adjusted_p if known else LEVEL / len(QUESTIONS)
 
     @property
@@ -167,7 +167,7 @@ class Answer:
         num, (method, reference) = len(self.data.logs), self.question.sides
         where = f"over {num} task{'' if num == 1 else 's'}"
         if math.isnan(self.found.p):
-            return f"**{self.question.text} Unknown**: too few tasks ({num})."
+            return f"**{self.question.text} Unknown**: {num} tasks do not suffice."
         numbers = ratio_text(self.found)
         if self.question.fit is between_kinds:
             means = sorted((part.mean(), f"{kind}, {len(part)}") for kind, part in self._groups.items())
@@ -208,6 +208,8 @@ class Answer:
         while removed < len(kept) - MIN_TASKS and self._still_clear(kept):
             kept[max(np.flatnonzero(kept), key=partial(self._p_without, kept))] = False
             removed += 1
+        if not removed:
+            return f"it rests on {len(kept)} tasks, of which none can be left out"
         most = "the task that speaks" if removed == 1 else f"the {removed} tasks that speak"
         if self._still_clear(kept):
             return f"it stays clear without {most} most for it"

@@ -106,8 +106,12 @@ def _baselines(board: Board, spec: SweepSpec, validation: dict[str, float]) -> d
         pairs = {*spec.pairs, *board.cells}
         planned = [method for method in WITHOUT_BODY if (task, method) in pairs]
         if planned and {(task, method) for method in planned} <= complete:
-            keys = {method: board.cells[task, method].trial_keys.values() for method in planned}
-            best[task] = min(planned, key=lambda method: math.fsum(validation[key] for key in keys[method]))
+            means = {
+                method: np.mean([validation[board.cells[task, method].trial_keys[seed]] for seed in spec.confirm_seeds])
+                for method in planned
+            }
+            if np.isfinite(list(means.values())).all():
+                best[task] = min(planned, key=means.__getitem__)
     return best
 
 

@@ -49,6 +49,8 @@ def estimate(logs_T: Floats, design_TP: Floats, contrast_P: Floats) -> Estimate:
     residual_TT = np.eye(num) - design_TP @ inverse_PT
     load_T, left_T = contrast_P @ inverse_PT, np.diag(residual_TT)
     used_T = left_T > 1e-9  # the only task of a group says nothing of a slope within groups
+    if (np.abs(load_T[~used_T]) > 1e-9).any():  # a task that the fit meets exactly, so that its error is unknown
+        return Estimate()
     share_T = np.where(used_T, load_T**2 / np.where(used_T, left_T, 1.0), 0.0)
     value, variance = float(load_T @ logs_T), float(share_T @ (residual_TT @ logs_T) ** 2)
     freedom = float((load_T @ load_T) ** 2 / (share_T @ residual_TT**2 @ share_T))

@@ -1,6 +1,7 @@
 """The version of orca-ray, also that of the distribution in pyproject.toml (a test compares them), and of its code."""
 
 import hashlib
+import os
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -22,7 +23,7 @@ def code_version() -> str:
     if commit and changed == "":
         return f"{__version__}+g{commit}"
     code = hashlib.sha256()
-    for path in sorted(each for each in package.rglob("*") if each.is_file() and each.suffix != ".pyc"):
+    for path in sorted(each for each in package.rglob("*") if each.suffix not in (".pyc", ".tmp") and each.is_file()):
         code.update(f"{path.relative_to(package).as_posix()}\0".encode() + path.read_bytes() + b"\0")
     digits = code.hexdigest()[:12]
     return f"{__version__}+g{commit}.dirty.{digits}" if commit and changed else f"{__version__}+w{digits}"
@@ -30,8 +31,10 @@ def code_version() -> str:
 
 def _git(directory: Path, *arguments: str) -> str | None:
     """Return what a command of git prints; None: it failed, or there is no git."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}  # a hook names another
+    own["GIT_OPTIONAL_LOCKS"] = "0"
     try:
-        done = subprocess.run(["git", "-C", directory, *arguments], capture_output=True, text=True, timeout=30)
+        done = subprocess.run(["git", "-C", directory, *arguments], capture_output=True, text=True, timeout=30, env=own)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None

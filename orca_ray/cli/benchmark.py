@@ -14,8 +14,10 @@ from orca_ray.cli.boards import check_page, load_board
 from orca_ray.cli.leaderboard import LeaderboardOptions, show_page
 from orca_ray.cli.options import RunCommandOptions, SweepOptions, existing_store, is_path, results_uri, takes, typed
 from orca_ray.cli.output import duration, emit_json, note, plain, reason, say, show
+from orca_ray.data.cache import write_text
+from orca_ray.errors import UserError
 from orca_ray.options import Protocol
-from orca_ray.paths import public_uri
+from orca_ray.paths import check_unread, public_uri
 
 if TYPE_CHECKING:
     from orca_ray.sweep.plan.cost import TaskCost
@@ -57,10 +59,14 @@ def _run(spec: "SweepSpec", source: str, options: RunCommandOptions) -> None:
     existing_store(uri)  # raises if something else is at this path, before data are fetched
     quiet = options.quiet or options.json
     display = sys.platform == "darwin" or bool({"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys())
-    shown = LeaderboardOptions(sweep=spec.sweep_id, results=uri, out=options.board, open=display)
+    protocol, opened = Protocol(spec.protocol), display and not quiet
+    shown = LeaderboardOptions(sweep=spec.sweep_id, protocol=protocol, results=uri, out=options.board, open=opened)
     read_board = None if options.board is None or quiet else partial(load_board, spec.file.benchmark, shown)
-    if options.board is not None:
-        check_page(options.board, "another file with --board")  # before anything runs
+    if options.board is not None:  # before anything runs
+        if spec.file.grid:
+            raise UserError("--board is for sweeps without a grid: 'orca-sweep leaderboard FILE' prints its effects")
+        check_unread(options.board, "--board", [uri])
+        check_page(options.board, "another file with --board")
     with Tracking(options.track or ()) as tracking, SweepProgress(quiet=quiet, read_board=read_board) as progress:
 
         def listener(event: "Event") -> None:
@@ -74,12 +80,18 @@ def _run(spec: "SweepSpec", source: str, options: RunCommandOptions) -> None:
         )  # fmt: skip
     if read_board is not None and not summary.interrupted:
         say("\n".join(["", *(f"- {answer.sentence}" for answer in read_board().answers[:3]), ""]))
-        show_page(spec.file.benchmark, shown, "html")
     if options.json:
         emit_json({**plain(summary), "up_to_date": summary.up_to_date, "results": public_uri(uri)})
     elif not options.quiet:
         _print_summary(summary, spec, source, uri)
     _print_failures(summary)
+    if options.board is not None and not summary.interrupted:
+        if quiet:
+            from orca_ray.leaderboard import render
+
+            write_text(options.board, str(render(load_board(spec.file.benchmark, shown), "html")))
+        else:
+            show_page(spec.file.benchmark, shown, "html")
     if summary.interrupted:
         raise Exit(output.INTERRUPTED)
     if summary.failed or summary.unfinished:

@@ -162,12 +162,15 @@ def _abilities(found: Sequence[Finding]) -> Iterator[tuple[str, str]]:
     extras = tables(__package__, "extras.toml")
     absent = [name for name, extra in extras.items() if not find_spec(extra["module"])]
     cached = [name for name in PACKAGED if (home() / "bodies" / name).is_dir()]
-    other = " ".join(PACKAGED.keys() - cached)
+    other = " ".join(sorted(PACKAGED.keys() - cached))
     yield "version", f"orca-ray {code_version()}, Python {platform.python_version()}, {platform.system()}"
     yield "devices", ", ".join(f"{item} {value}" for (topic, item), value in values.items() if topic == "devices")
     yield "works", ", ".join(["boards", *(extra["what"] for name, extra in extras.items() if name not in absent)])
     yield "lacks", f"{', '.join(absent) or 'no extra'}" + f": pip install 'orca-ray[{','.join(absent)}]'" * bool(absent)
-    yield "bodies", f"in the cache: {', '.join(cached)}" + f"; orca-sweep bodies --fetch {other}" * bool(other)
+    yield (
+        "bodies",
+        f"in the cache: {', '.join(cached) or 'none'}" + f"; orca-sweep bodies --fetch {other}" * bool(other),
+    )
     yield "hub", _hub()
     yield "Ray", values["cluster", "address"]
     yield "disk", "; ".join(f"{item} {value}" for (topic, item), value in values.items() if topic == "disk")
@@ -195,7 +198,8 @@ def _times() -> str:
     except ImportError:
         return "unknown without orca-ray[sweep]"
     demo, fit = START_SECONDS + DEMO_FLOPS / cpu_rate().flops, FIT_FLOPS / cpu_rate().flops
-    return f"demo about {duration(demo)}; adapt: --minutes (20); fine-tuning on 1,000 rows about {duration(fit)}"
+    rows = f"fine-tuning on 1,000 rows about {duration(fit)}"
+    return f"demo about {duration(demo)}; adapt 20 minutes, or what --minutes says; {rows}"
 
 
 def _versions() -> Iterator[Finding]:

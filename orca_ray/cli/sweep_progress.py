@@ -1,6 +1,6 @@
 """Shows the progress of a sweep: a live table if the output is a terminal, else one line per finished trial."""
 
-import contextlib
+import logging
 import math
 import sys
 import threading
@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.text import Text
 
 from orca_ray.cli.output import console, duration, note, say, score, table
-from orca_ray.errors import UserError, printable
+from orca_ray.errors import printable
 from orca_ray.leaderboard.formats.table import brief
 from orca_ray.results.record import lower
 from orca_ray.sweep.run import events
@@ -22,11 +22,14 @@ from orca_ray.sweep.run import events
 if TYPE_CHECKING:
     from orca_ray.leaderboard import BoardReport
 
+logger = logging.getLogger(__name__)
+
 _OTHER_LINES = 7
 """Terminal lines reserved for other things than table rows: heading, rule, totals and message, if they are wrapped."""
 
-STORED_SECONDS, SECONDS_BETWEEN_BOARDS = 2.5, 15.0
-"""Seconds until the record of an ended trial is in the store, and between two boards in a log."""
+STORED_SECONDS, SECONDS_BETWEEN_BOARDS, _SHARE_OF_BOARDS = 2.5, 15.0, 20
+"""Seconds until the record of an ended trial is in the store, and between two boards in a log; between two boards, at
+least so many times what the last one took."""
 
 
 @dataclass
@@ -168,6 +171,7 @@ class SweepProgress:
     def __init__(self, *, quiet: bool, read_board: "Callable[[], BoardReport] | None" = None) -> None:
         self.state = SweepState()
         self._quiet, self._read_board, self._due = quiet, read_board, math.inf
+        self._between = STORED_SECONDS
         self._board: BoardReport | None = None
         self._live: Live | None = None
 
@@ -207,16 +211,20 @@ class SweepProgress:
         """Build the board again if a trial has ended and it is time; return whether there is a new one."""
         now = time.monotonic()
         if isinstance(event, events.TrialFinished) and math.isinf(self._due):
-            self._due = now + (SECONDS_BETWEEN_BOARDS if self._board and not self._live else STORED_SECONDS)
+            self._due = now + (SECONDS_BETWEEN_BOARDS if self._board and not self._live else self._between)
         if now < self._due and not isinstance(event, events.SweepFinished):
             return False
         self._due = math.inf
-        with contextlib.suppress(UserError):  # no record is stored yet
+        try:
             self._board = read_board()
+        except Exception:  # no record is stored yet, or the store cannot be read now: the sweep goes on
+            logger.debug("no board", exc_info=True)
+        self._between = max(STORED_SECONDS, _SHARE_OF_BOARDS * (time.monotonic() - now))
         return self._board is not None
 
     def _drawn(self, screen: Console) -> RenderableType:
         if self._board is None:
             return render(self.state, screen.height)
-        running = render(self.state, _OTHER_LINES + max(1, self.state.totals()[2]), count=False)
-        return Group("", *brief(self._board, screen.width), "", running)
+        lines = _OTHER_LINES + max(1, self.state.totals()[2])
+        most = max(1, screen.height - lines - _OTHER_LINES) if self._live else sys.maxsize
+        return Group("", *brief(self._board, screen.width, most), "", render(self.state, lines, count=False))

@@ -45,6 +45,7 @@ _MAX_ELEMENT_BYTES = 4096
 _MAX_DESCRIPTION_BYTES = 3 * _MAX_ELEMENT_BYTES
 _MAX_AXES = 64
 _MAX_DEPTH = 64
+_MAX_NAME_BYTES = 4096
 _TEXTS_SECONDS, _TEXTS_BYTES = 5, 2**29
 """CPU time and memory that texts may take, beside what their file's size allows."""
 
@@ -179,18 +180,24 @@ def read_texts(path: Path, name: str) -> Array:
 
     Raises UserError for damaged texts, and for texts that unfold to more than 200 times the size of the file.
     """
+    if len(os.fsencode(name)) > _MAX_NAME_BYTES:
+        raise UserError(f"{path}: expected names of at most {_MAX_NAME_BYTES} bytes, found {shorten(name)}")
     size = path.stat().st_size
     limits = _TEXTS_SECONDS + size // 2**20, _TEXTS_BYTES, max_bytes(size)
     command = [sys.executable, "-P", "-c", f"import {__name__} as reader; reader._write_texts()", str(path), name]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OPENBLAS_NUM_THREADS": "1"}
-    with tempfile.TemporaryFile() as stream:
-        done = subprocess.run([*command, *map(str, limits)], stdout=stream, stderr=subprocess.PIPE, env=environment)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OPENBLAS_NUM_THREADS": "1"}
+    environment["HDF5_PLUGIN_PRELOAD"] = "::"  # no filter is loaded from a file
+    with tempfile.TemporaryFile() as stream, contextlib.suppress(subprocess.TimeoutExpired):
+        done = subprocess.run(
+            [*command, *map(str, limits)], stdout=stream, stderr=subprocess.PIPE, env=environment,
+            timeout=60 + 10 * limits[0],
+        )  # fmt: skip
         stream.seek(0)
         if done.returncode == 0:
             return np.asarray(np.load(stream, allow_pickle=False))
         if done.returncode == 2:
             raise UserError(stream.read().decode(errors="surrogateescape"))
-    logger.debug("reading %s ended with %s: %s", path, done.returncode, done.stderr)
+        logger.debug("reading %s ended with %s: %s", path, done.returncode, done.stderr)
     raise UserError(f"{path}, {shorten(name)}: expected texts, found damaged or too long ones; fetch the file again")
 
 

@@ -96,8 +96,9 @@ class ConvolutionalBody(Body):
 class PlainBody(ConvolutionalBody):
     """Body of plain convolutions (Simonyan and Zisserman, 2015, arXiv:1409.1556), [B, T, D] -> [B, S, F].
 
-    The embedder is the first of the two convolutions for each block of a stage. Norm and ReLU follow each convolution,
-    and a max pool each stage, while a side has at least two positions; each stage has twice the channels of the last.
+    A stage has two convolutions for each block; the embedder is the first of all. Norm and ReLU follow each
+    convolution, dropout the second of a block, and a max pool each stage, while a side has at least two positions; each
+    stage has twice the channels of the last.
     """
 
     def __init__(self, layout: Layout, architecture: Architecture, *, shrink: bool = True) -> None:
@@ -110,6 +111,8 @@ class PlainBody(ConvolutionalBody):
             for number in range(0 if stage else 1, 2 * architecture.blocks):
                 out = 2 * width if stage and number == 0 else width
                 layers += [_convolution(width, out, layout, architecture), _norm(out, layout), nn.ReLU()]
+                if architecture.dropout and number % 2:
+                    layers.append(nn.Dropout(architecture.dropout))
                 width = out
             if min(layout) >= 2:
                 layers.append(nn.MaxPool2d(2))

@@ -84,7 +84,7 @@ export class ScoreTable {
     Object.assign(this, { tasks, methods, scores_TMS, noise });
     this.means_TM = scores_TMS.map((scores_MS) => scores_MS.map(mean));
     /** Places of the tasks on which every method has a score. */
-    this.common = [...tasks.keys()].filter((t) => this.means_TM[t].every(Number.isFinite));
+    this.common = [...tasks.keys()].filter((t) => methods.length && this.means_TM[t].every(Number.isFinite));
     /** Logarithms of means. A mean of zero has no ratio: it is raised to half of the task's smallest positive score. */
     this.logs_TM = this.means_TM.map((means_M, t) => means_M.map((each) => Math.log(Math.max(each, floor(scores_TMS[t])))));
   }

@@ -18,6 +18,7 @@ from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.executors.base import ExecutorOptions, InlineExecutor
 from orca_ray.sweep.executors.liveness import TimeLimits
+from orca_ray.sweep.plan.loading import shipped_sweeps
 from orca_ray.sweep.plan.searches import NodeResources
 from orca_ray.sweep.plan.spec import SweepSpec
 from orca_ray.sweep.run import driver, events
@@ -158,6 +159,11 @@ def test_a_board_is_drawn_meanwhile_and_its_page_written(command: Command, monke
     Path("other.html").write_text("mine")
     assert "other.html" in command.refused("benchmark", "demo", "--board", "other.html")
     assert Path("other.html").read_text() == "mine"
+    assert "lies in results, which is read" in command.refused("benchmark", "demo", "--board", "results/page.html")
+    assert "sweeps without a grid" in command.refused("run", str(shipped_sweeps()["aligning"]), "--board", "page.html")
+    Path("page.html").unlink()
+    command.done("benchmark", "demo", "--board", "page.html", "--quiet")
+    assert Path("page.html").exists()
 
 
 def test_trials_are_shown_in_a_tracker(command: Command, fake: FakeSweep, sweep_file: str) -> None:

@@ -24,7 +24,7 @@ from orca_ray.leaderboard import BoardReport, all_formats, build, empty_board, r
 from orca_ray.leaderboard.assembly import read_searches
 from orca_ray.leaderboard.format import SCHEMA, read_scores, score_frame
 from orca_ray.leaderboard.formats import latex, markdown
-from orca_ray.leaderboard.formats.table import sparkline
+from orca_ray.leaderboard.formats.table import brief, sparkline
 from orca_ray.leaderboard.published.comparison import compare
 from orca_ray.leaderboard.published.tables import published_rows
 from orca_ray.leaderboard.statistics import all_statistics
@@ -112,6 +112,9 @@ def test_methods_on_less_than_half_of_the_tasks_are_compared_but_not_ranked() ->
     assert found.statistic("mean_rank")["value"].notna().to_dict() == {"nft": True, "orca": True, "fno": False}
     assert found.verdicts.loc[("nft", "fno"), "num_tasks"] == 2
     assert "the 5 of 5 tasks with scores of every method but fno, on less than half" in str(render(found, "markdown"))
+    few = BoardReport(build(frame(*(run(f"t{n}", each, 0.1) for n, each in enumerate("abc"))), benchmark="pocket"))
+    assert few.common_tasks == ()
+    assert "no ranks yet: 0 of 3 tasks" in str(next(brief(few, 80, 2)))
 
 
 def test_searching_is_not_judged_by_too_many_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

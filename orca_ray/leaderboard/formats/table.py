@@ -49,12 +49,14 @@ def renderables(report: BoardReport, width: int = text.WIDTH, *, curves: bool = 
         yield _sentences(lines, width)
 
 
-def brief(report: BoardReport, width: int) -> Iterator[RenderableType]:
-    """Yield mean ranks and scores alone, for a board that is drawn again and again while a sweep runs."""
+def brief(report: BoardReport, width: int, most: int) -> Iterator[RenderableType]:
+    """Yield mean ranks and the scores of the last ``most`` tasks, for a board that is drawn again and again."""
     ranks = report.statistic("mean_rank")["value"].dropna().items()
     places = ", ".join(f"{printable(str(method))} {value:.2f}" for method, value in ranks)
-    yield Text(f"mean rank on {len(report.common_tasks)} of {len(report.board.tasks)} tasks so far: {places}\n")
+    tasks = f"{len(report.common_tasks)} of {len(report.board.tasks)} tasks"
+    yield Text(f"mean rank on {tasks} so far: {places}\n" if places else f"no ranks yet: {tasks} have all scores\n")
     grid = text.score_grid(report, "{}" + BEST, "±")[: 1 + len(report.board.tasks)]
+    grid[1:] = grid[1:][-most:]
     yield from _tables([[printable(cell) for cell in row] for row in grid], width)
 
 

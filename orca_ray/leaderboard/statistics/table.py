@@ -63,7 +63,7 @@ class ScoreTable:
     @cached_property
     def common(self) -> "ScoreTable":
         """The part of the table with the tasks on which every method has a score."""
-        complete_T = (self.num_seeds_TM > 0).all(axis=1)
+        complete_T = (self.num_seeds_TM > 0).all(axis=1) & bool(self.methods)
         tasks = tuple(self.tasks[t] for t in np.flatnonzero(complete_T))
         return self if complete_T.all() else ScoreTable(tasks, self.methods, self.scores_TMS[complete_T])
 

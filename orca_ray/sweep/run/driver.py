@@ -28,6 +28,7 @@ from orca_ray.sweep.worker.checkpoints import Checkpoints
 from orca_ray.sweep.worker.models import ModelKeeper
 from orca_ray.sweep.worker.staging import Stager
 from orca_ray.sweep.worker.staging_items import StagingRequest
+from orca_ray.version import code_version
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +89,7 @@ def run_sweep(
     options, emit = options or ExecutorOptions(), listener or (lambda event: logger.debug("%s", event))
     shared = open_folder(staging).uri if staging else None
     check_writable(results)  # before data are prepared
+    code_version()  # that of the records: read before files can change
 
     def emit_message(text: str) -> None:
         emit(events.Message(text))

@@ -1,11 +1,11 @@
 """The search of own data: a race of configurations of several methods over folds, within a given time.
 
 Each method starts with its first configuration on the first fold, the cheapest method first, with fewer epochs if it
-would take much of the time. Then trials whose score still improved at the last epoch get a longer schedule;
-configurations that are not measurably worse than the leader get further folds; and the best methods get further
-configurations, which Optuna suggests. No trial starts whose expected duration exceeds the time that is left. If the
-leader is a network that still improves, and that few folds fit into the time, the model of its fold trains on all
-samples at the end.
+would take much of the time. Then fitted methods get further folds where these are cheap; trials whose score still
+improved at the last epoch get a longer schedule; configurations that are not measurably worse than the leader get
+further folds; and the best methods get further configurations, which Optuna suggests. No trial starts whose expected
+duration exceeds the time that is left. If the leader is a network that still improves, and that few folds fit into the
+time, the model of its fold trains on all samples at the end.
 """
 
 import json

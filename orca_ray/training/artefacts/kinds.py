@@ -1,5 +1,6 @@
 """The kinds of artefacts: fields, features before and after aligning, samples, and scores."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -83,12 +84,14 @@ def gaps(source_MD: Array, target_ND: Array) -> tuple[float, float]:
     """Return the centroid gap and the distribution gap, which together are the squared Fréchet distance of features.
 
     The first is the squared distance of the means. The second is that of the centred features: the squared Bures
-    distance of their covariances. Both are relative to the variance of the source. After Liu et al., arXiv:2604.00279,
-    whose samples are paired.
+    distance of their covariances, which is too large for few samples. Both are relative to the variance of the source;
+    NaN if that is 0. After Liu et al., arXiv:2604.00279, whose samples are paired.
     """
     means = source_MD.mean(axis=0), target_ND.mean(axis=0)
     source_MD, target_ND = ((x - m) / len(x) ** 0.5 for x, m in zip((source_MD, target_ND), means, strict=True))
     variances = float((source_MD**2).sum()), float((target_ND**2).sum())
+    if not variances[0]:
+        return math.nan, math.nan
     spread = sum(variances) - 2 * float(np.linalg.norm(source_MD @ target_ND.T, "nuc"))
     return float(((means[0] - means[1]) ** 2).sum()) / variances[0], max(spread, 0.0) / variances[0]
 

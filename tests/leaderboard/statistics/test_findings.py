@@ -23,6 +23,12 @@ def test_intervals_and_tests_are_those_of_scipy() -> None:
     assert unequal_means(logs, kinds) == pytest.approx(two.pvalue)
 
 
+def test_a_fit_that_meets_a_task_exactly_has_no_error() -> None:
+    design = np.column_stack([[1.0] * 2 + [0.0] * 6, [0.0] * 2 + [1.0] * 6, [1.0, 2.0] + [3.0] * 6])
+    logs = np.random.default_rng(0).normal(size=8)
+    assert np.isnan(estimate(logs, design, np.array([0.0, 0.0, 1.0])).p)
+
+
 def test_known_effects_are_found_with_the_tasks_that_carry_them() -> None:
     effects = np.array([{"scratch": 0.3, BEST: -0.3}.get(name, 0.0) for name in METHODS])
     study, _ = NULLS["equal"].study(np.random.default_rng(0), effects)
