@@ -149,7 +149,7 @@ def _work(kind: str, seed: int, numbers: Sequence[int], originals: Path, sender:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGALRM, _late)
     adapt_without_training(KINDS[kind].at(originals / kind))  # what libraries load and keep counts for no mutation
-    vars(hdf5)["subprocess"] = SimpleNamespace(run=_forked, PIPE=None)
+    vars(hdf5)["subprocess"] = SimpleNamespace(run=_forked, PIPE=None, TimeoutExpired=TimeoutError)
     hdf5._TEXTS_SECONDS, hdf5._TEXTS_BYTES = 1, hdf5._TEXTS_BYTES + _status("VmSize")
     with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as folder:
         os.environ["ORCA_RAY_HOME"] = str(Path(folder, "cache"))

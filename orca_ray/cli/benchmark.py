@@ -14,7 +14,6 @@ from orca_ray.cli.boards import check_page, load_board
 from orca_ray.cli.leaderboard import LeaderboardOptions, show_page
 from orca_ray.cli.options import RunCommandOptions, SweepOptions, existing_store, is_path, results_uri, takes, typed
 from orca_ray.cli.output import duration, emit_json, note, plain, reason, say, show
-from orca_ray.data.cache import write_text
 from orca_ray.errors import UserError
 from orca_ray.options import Protocol
 from orca_ray.paths import check_unread, public_uri
@@ -87,6 +86,7 @@ def _run(spec: "SweepSpec", source: str, options: RunCommandOptions) -> None:
     _print_failures(summary)
     if options.board is not None and not summary.interrupted:
         if quiet:
+            from orca_ray.data.cache import write_text
             from orca_ray.leaderboard import render
 
             write_text(options.board, str(render(load_board(spec.file.benchmark, shown), "html")))

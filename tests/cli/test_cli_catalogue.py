@@ -97,7 +97,7 @@ def test_doctor_says_in_ten_lines_what_works(command: Command, monkeypatch: pyte
     assert lines["lacks"] == "serve: pip install 'orca-ray[serve]'"
     assert "orca-sweep bodies --fetch " in lines["bodies"]
     assert lines["hub"] == "not used (no network): packaged bodies and local directories work"
-    assert re.match(r"demo about \d.*; adapt: --minutes .* about \d", lines["time"])
+    assert re.match(r"demo about \d.*; adapt 20 minutes, .* about \d", lines["time"])
 
 
 def test_doctor_finds_places_that_cannot_be_used(
