@@ -21,7 +21,6 @@ from orca_ray.data.cache import home
 from orca_ray.data.download import Failed, Patience, check_answer
 from orca_ray.discovery import GROUPS, plug_ins, tables
 from orca_ray.errors import UserError, unknown_name
-from orca_ray.models.names import PACKAGED
 from orca_ray.paths import public_uri
 from orca_ray.process import allowed_cpus
 from orca_ray.version import code_version
@@ -158,6 +157,8 @@ samples of 32 tokens; and seconds in which the demo's sweep starts and prepares 
 
 def _abilities(found: Sequence[Finding]) -> Iterator[tuple[str, str]]:
     """Yield the lines of the short report: what works here, and which command adds the rest."""
+    from orca_ray.models.names import PACKAGED
+
     values = {(finding.topic, finding.item): finding.value for finding in found}
     extras = tables(__package__, "extras.toml")
     absent = [name for name, extra in extras.items() if not find_spec(extra["module"])]
