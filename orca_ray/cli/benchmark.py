@@ -77,8 +77,8 @@ def _run(spec: "SweepSpec", source: str, options: RunCommandOptions) -> None:
             retry_failed=options.retry_failed, options=options.run_options(), wait_seconds=options.wait,
             staging=options.staging, keep_models=options.keep_models, command=typed(),
         )  # fmt: skip
-    if read_board is not None and not summary.interrupted:
-        say("\n".join(["", *(f"- {answer.sentence}" for answer in read_board().answers[:3]), ""]))
+    if progress.board is not None and not summary.interrupted:
+        say("\n".join(["", *(f"- {answer.sentence}" for answer in progress.board.answers[:3]), ""]))
     if options.json:
         emit_json({**plain(summary), "up_to_date": summary.up_to_date, "results": public_uri(uri)})
     elif not options.quiet:

@@ -198,7 +198,8 @@ def _times() -> str:
         from orca_ray.sweep.plan.cost import cpu_rate
     except ImportError:
         return "unknown without orca-ray[sweep]"
-    demo, fit = START_SECONDS + DEMO_FLOPS / cpu_rate().flops, FIT_FLOPS / cpu_rate().flops
+    flops = cpu_rate().flops
+    demo, fit = START_SECONDS + DEMO_FLOPS / flops, FIT_FLOPS / flops
     rows = f"fine-tuning on 1,000 rows about {duration(fit)}"
     return f"demo about {duration(demo)}; adapt 20 minutes, or what --minutes says; {rows}"
 

@@ -172,7 +172,8 @@ class SweepProgress:
         self.state = SweepState()
         self._quiet, self._read_board, self._due = quiet, read_board, math.inf
         self._between = STORED_SECONDS
-        self._board: BoardReport | None = None
+        self.board: BoardReport | None = None
+        """The last board that was read; None: none yet."""
         self._live: Live | None = None
 
     def __enter__(self) -> Self:
@@ -211,20 +212,20 @@ class SweepProgress:
         """Build the board again if a trial has ended and it is time; return whether there is a new one."""
         now = time.monotonic()
         if isinstance(event, events.TrialFinished) and math.isinf(self._due):
-            self._due = now + (SECONDS_BETWEEN_BOARDS if self._board and not self._live else self._between)
+            self._due = now + (SECONDS_BETWEEN_BOARDS if self.board and not self._live else self._between)
         if now < self._due and not isinstance(event, events.SweepFinished):
             return False
         self._due = math.inf
         try:
-            self._board = read_board()
+            self.board = read_board()
         except Exception:  # no record is stored yet, or the store cannot be read now: the sweep goes on
             logger.debug("no board", exc_info=True)
         self._between = max(STORED_SECONDS, _SHARE_OF_BOARDS * (time.monotonic() - now))
-        return self._board is not None
+        return self.board is not None
 
     def _drawn(self, screen: Console) -> RenderableType:
-        if self._board is None:
+        if self.board is None:
             return render(self.state, screen.height)
         lines = _OTHER_LINES + max(1, self.state.totals()[2])
         most = max(1, screen.height - lines - _OTHER_LINES) if self._live else sys.maxsize
-        return Group("", *brief(self._board, screen.width, most), "", render(self.state, lines, count=False))
+        return Group("", *brief(self.board, screen.width, most), "", render(self.state, lines, count=False))

@@ -42,7 +42,10 @@ def _character(char: str) -> str:
 
 
 def _tables(grid: Sequence[Sequence[str]], rule: int = 0) -> Iterator[str]:
-    """Yield the lines of a grid's tables, of which none is larger than a page; ``rule`` rows precede a second rule."""
+    """Yield the lines of one or more tables that show a grid, each no larger than a page.
+
+    After the first ``rule`` rows of the grid comes a second rule; 0: none.
+    """
     head, *rows = grid
     sizes = [max(len(cell.strip("\0")) for cell in column) for column in zip(*grid, strict=True)]
     parts = [(columns, start) for columns in text.column_parts(sizes, _WIDTH) for start in range(0, len(rows), _HEIGHT)]

@@ -133,8 +133,8 @@ _MISSING = (None, "?")  # the ARFF reader reads a quoted question mark as text, 
 def read_table(workspace: Workspace, dataset_id: int) -> "tuple[pd.DataFrame, pd.Series[Any]]":
     """Return the features and the target of the data set ``dataset_id``, read from the raw files.
 
-    Features are in the order of the file. A column is float64, with NaN for missing values, or categorical, with all
-    declared categories, of which some may not occur, in the order of the header.
+    Features are in the order of the file. A column of numbers is float64, with NaN for missing values. A categorical
+    column has all categories that the header declares, in this order, also those that do not occur.
 
     Raises UserError if a file is missing, the description is invalid, or the table has another MD5 than its description
     says, is not ARFF, has no rows, lacks the target column, or has columns of free text or infinite numbers.
