@@ -7,9 +7,12 @@ import math
 from collections.abc import Callable, Iterable
 from enum import StrEnum
 from functools import partial
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 from orca_ray.errors import UserError, unknown_name
+
+Seen = Literal["no", "unknown", "known"]
+"""Whether pretraining saw the data of a task; a later value counts as more than an earlier one."""
 
 
 class Protocol(StrEnum):

@@ -2,22 +2,25 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 from typer import Option
 
 from orca_ray.cli.options import ResultsOption, existing_store, is_path, no_results, results_uri, split_names
 from orca_ray.cli.output import note
 from orca_ray.errors import UserError
-from orca_ray.options import Protocol
+from orca_ray.options import Protocol, Seen
 from orca_ray.paths import check_output, public_uri
 
 if TYPE_CHECKING:
     from orca_ray.leaderboard import Board, BoardReport
+    from orca_ray.leaderboard.board import BoardCell
     from orca_ray.results.scan import StoreSnapshot
     from orca_ray.results.store import ResultsStore
+    from orca_ray.results.submissions import Known
     from orca_ray.sweep.plan.spec import SweepSpec
 
 
@@ -35,6 +38,9 @@ class BoardOptions:
     ] = None
     methods: Annotated[
         list[str] | None, Option(help="Only these methods; comma-separated or repeated. All statistics are recomputed.")
+    ] = None
+    seen: Annotated[
+        Seen | None, Option(help="Only tasks whose data no pretraining saw (no), or is known to have seen (unknown).")
     ] = None
     results: ResultsOption = None
 
@@ -87,10 +93,43 @@ def _report(
     from orca_ray.leaderboard.assembly import board_report
 
     tasks, methods = split_names("--tasks", options.tasks), split_names("--methods", options.methods)
+    tasks = tasks if options.seen is None else _unseen(board, options.seen, tasks, methods)
     # No path of this machine, so that a page of an equal store has equal bytes.
     where = "" if results_uri(options.results) == "results" else " --results DIR"
     reproduce = f"orca-sweep reproduce KEY{where}"
-    return board_report(board, store, scan, tasks=tasks, methods=methods, read_about=_about, reproduce=reproduce)
+    current = known_versions().current
+    report = board_report(
+        board, store, scan, tasks=tasks, methods=methods, current=current, read_about=_about, reproduce=reproduce
+    )
+    return replace(report, read_facts=_facts)
+
+
+def _unseen(board: "Board", seen: Seen, tasks: list[str] | None, methods: list[str] | None) -> list[str]:
+    """Return the chosen tasks whose data the pretraining of no chosen method saw more than ``seen`` says."""
+    from orca_ray.leaderboard import subset
+
+    shown, order = subset(board, tasks, methods)[0], get_args(Seen)
+    found = [(task, _facts(cell)["seen"]) for (task, _), cell in shown.cells.items() if cell.score.n]
+    more = {task for task, saw in found if order.index(saw) > order.index(seen)}
+    if kept := [task for task in shown.tasks if task not in more]:
+        return kept
+    why = "on each, the pretraining of a method may have seen the data: choose other methods by --methods"
+    raise UserError(f"--seen {seen} leaves no task; {why if more else 'nothing ran here'}")
+
+
+def _facts(cell: "BoardCell") -> dict[str, str]:
+    """Return the `FACTS` of a board's cell, as the command's parts declare them."""
+    from orca_ray.methods.recipe import NO_BODY
+    from orca_ray.methods.registry import all_methods
+    from orca_ray.models.names import listed_body, saw
+
+    recipe, body = all_methods().get(cell.method.partition(" (")[0]), cell.provenance.body
+    links = recipe.links if recipe else {}
+    if body in ("", NO_BODY) or (recipe and not recipe.pretrained):
+        return {"body": body, "seen": "no" if body else "", **links}
+    info = listed_body(body)
+    weights = {"body_licence": info.licence, "body_sha256": getattr(info, "sha256", "")} if info else {}
+    return {"body": body, **weights, "seen": saw(body, cell.task), **links}
 
 
 def _effects(scan: "StoreSnapshot", spec: "SweepSpec", options: BoardOptions) -> "BoardReport":
@@ -98,7 +137,7 @@ def _effects(scan: "StoreSnapshot", spec: "SweepSpec", options: BoardOptions) ->
     from orca_ray.leaderboard.assembly import effects_report
     from orca_ray.sweep.plan.grid import grid_cells
 
-    for option, given in (("--tasks", options.tasks), ("--methods", options.methods)):
+    for option, given in (("--tasks", options.tasks), ("--methods", options.methods), ("--seen", options.seen)):
         if given:
             raise UserError(f"{option} is for the leaderboard of a benchmark; the effects of a grid have no subset")
     cells = {(task, method): grid_cells(spec, task, method) for task, method in spec.pairs}
@@ -138,7 +177,23 @@ def _about(board: "Board") -> Mapping[str, Mapping[str, str]]:
         | {"kind": task.domain, "modality": task.modality, "size": _size(task.num_samples)}
         for name, task in declared.items()
     }
-    return {**tasks, **{name: {"title": recipe.title} for name, recipe in all_methods().items()}}
+    return {**tasks, **{name: {"title": recipe.title, **recipe.links} for name, recipe in all_methods().items()}}
+
+
+def known_versions() -> "Known":
+    """Return what a row of scores may name here; data are known by their fingerprint if the task pins it."""
+    from orca_ray.results.submissions import Known
+    from orca_ray.tasks.metrics import all_metrics
+    from orca_ray.tasks.registry import known_tasks
+
+    tasks, metrics = known_tasks().values(), all_metrics()
+    names = {task.name: tuple(dict.fromkeys([task.metric, task.paper_metric or task.metric])) for task in tasks}
+    current = {
+        (task.name, metric, protocol.value): (metrics[metric].version, task.expected(protocol) or "")
+        for task, protocol in product(tasks, Protocol)
+        for metric in names[task.name]
+    }
+    return Known(names, {name: metric.largest for name, metric in metrics.items()}, current)
 
 
 def _size(num_samples: tuple[int, int, int] | None) -> str:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Exit, Option
 
+from orca_ray.cli.boards import known_versions
 from orca_ray.cli.options import JsonOption, ResultsOption, directory_option, required_store, results_uri
 from orca_ray.cli.output import TRIALS_FAILED, emit_json, note, say, show
 from orca_ray.data.cache import disk_errors, write_bytes
@@ -14,7 +15,6 @@ from orca_ray.options import Protocol
 from orca_ray.paths import check_output, public_uri
 
 if TYPE_CHECKING:
-    from orca_ray.results.submissions import Known
     from orca_ray.sweep.run.reproduce import Comparison
 
 
@@ -24,11 +24,11 @@ def check(
         Argument(metavar="[FILE.csv]...", help="Files of scores. Default: those that the project ships."),
     ] = None,
 ) -> None:
-    """Check CSV files of scores (method, task, metric, protocol, score, seed, source; optionally std)."""
+    """Check CSV files of scores (method, task, metric, protocol, score, seed, source; optionally std and versions)."""
     from orca_ray.leaderboard.published.tables import FOLDER
     from orca_ray.results.submissions import merged, read_scores
 
-    known, problems, parts = _known(), [], []
+    known, problems, parts = known_versions(), [], []
     paths = files or sorted(FOLDER.glob("*.csv"))
     for path in paths:
         try:
@@ -55,7 +55,7 @@ def import_(
     from orca_ray.results.submissions import import_scores
 
     uri = results_uri(results)
-    say(f"{file}: {import_scores(uri, file, _known())} score(s) imported into {public_uri(uri)}")
+    say(f"{file}: {import_scores(uri, file, known_versions())} score(s) imported into {public_uri(uri)}")
 
 
 def export(
@@ -80,8 +80,11 @@ def export(
     board = build(store.records(), benchmark=name, sweep=sweep, protocol=protocol and protocol.value)
     stated = source or f"orca-ray {__version__}, sweep {board.sweep}"
     rows = board.scores[["task", "method", "seed", "score"]].itertuples(index=False)
+    versions = {task: (info.metric_version, info.data_fingerprint) for task, info in board.infos.items()}
     text = write_scores(
-        SubmittedScore(method, task, board.metrics[task], board.protocol, float(score), int(seed), stated)
+        SubmittedScore(
+            method, task, board.metrics[task], board.protocol, float(score), int(seed), stated, None, *versions[task]
+        )
         for task, method, seed, score in rows
     )
     if out is None:
@@ -90,17 +93,6 @@ def export(
         with disk_errors(out.absolute().parent):
             write_bytes(out, text.encode())
         say(f"{out}: {len(board.scores)} score(s)")
-
-
-def _known() -> "Known":
-    """Return what a row of scores may name: the metrics of each task, and each metric's largest possible value."""
-    from orca_ray.results.submissions import Known
-    from orca_ray.tasks.metrics import all_metrics
-    from orca_ray.tasks.registry import known_tasks
-
-    tasks = known_tasks().values()
-    metrics = {task.name: tuple(dict.fromkeys([task.metric, task.paper_metric or task.metric])) for task in tasks}
-    return Known(metrics, {name: metric.largest for name, metric in all_metrics().items()})
 
 
 def reproduce(

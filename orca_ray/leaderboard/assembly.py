@@ -4,7 +4,7 @@ Texts about declared tasks and methods, and the cells of a grid, are not in a st
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pandas as pd
@@ -16,9 +16,10 @@ from orca_ray.leaderboard.effects import COLUMNS, EffectGrid, build_effects
 from orca_ray.leaderboard.format import MAX_SEARCH_TRIALS, BoardReport, subset
 from orca_ray.leaderboard.page import chosen_pictures
 from orca_ray.leaderboard.published import published_for
+from orca_ray.leaderboard.selection import STATE
 from orca_ray.results.scan import StoreSnapshot, invalid_rows_text
 from orca_ray.results.store import ResultsStore
-from orca_ray.results.submissions import imported_scores
+from orca_ray.results.submissions import Versions, imported_scores
 from orca_ray.results.tables import RECORDS, invalid_rows, to_frame
 
 
@@ -36,6 +37,7 @@ def board_report(
     *,
     tasks: Sequence[str] | None = None,
     methods: Sequence[str] | None = None,
+    current: Versions,
     read_about: Callable[[Board], Mapping[str, Mapping[str, str]]],
     reproduce: str,
 ) -> BoardReport:
@@ -43,8 +45,8 @@ def board_report(
 
     Curves, trials and pictures are read only when they are used, from the ``store`` and from ``scan``, the snapshot of
     the store that the board was built from. ``read_about`` takes the shown board and returns the texts of
-    `BoardReport.read_about`; ``reproduce`` is the command that runs a trial again. Raises UserError for a task or
-    method that the board does not have; an empty board accepts all tasks.
+    `BoardReport.read_about`; ``reproduce`` is the command that runs a trial again; ``current`` is for `published_for`.
+    Raises UserError for a task or method that the board does not have; an empty board accepts all tasks.
     """
     imported, warnings = ([], []) if store is None else imported_scores(store.uri)
     if methods and not board.tasks:
@@ -54,7 +56,7 @@ def board_report(
     keys = [key for cell in shown.cells.values() for key in cell.trial_keys.values()]
     return BoardReport(
         replace(shown, warnings=(*shown.warnings, *warnings)),
-        published=published_for(shown, imported=imported, tasks=named),
+        published=published_for(shown, imported=imported, tasks=named, current=current),
         read_curves=None if store is None or not keys else lambda: store.curves(board.sweep, keys),
         read_records=None if scan is None else lambda: _records(scan, shown),
         read_searches=None if scan is None else lambda: read_searches(scan, shown),
@@ -88,13 +90,14 @@ def _positions(scan: StoreSnapshot, wanted: Mapping[str, Collection[str]]) -> ND
     return np.sort(np.concatenate([np.empty(0, np.int64), *(at for at, _ in scan.batches(["benchmark"], wanted))]))
 
 
-_SEARCHES = ["task", "method", "body", "trial_key", "started_at", "validation_score", "hyperparameters"]
+_SEARCHES = ["task", "method", "body", "trial_key", "started_at", "validation_score", "hyperparameters", *STATE]
 
 
 def read_searches(scan: StoreSnapshot, board: Board) -> pd.DataFrame | None:
     """Return the search trials of a board's sweep, tasks and methods, in the order of their starts.
 
-    Columns are ``task``, ``method`` (as on the board), ``number`` (place in the search), ``score`` (on validation) and
+    Trials on another version of their task's data or metric than the board's scores have are left out. Columns are
+    ``task``, ``method`` (as on the board), ``number`` (place in the search), ``score`` (on validation) and
     ``hyperparameters`` (a JSON object). Returns None if there are more trials than `MAX_SEARCH_TRIALS`.
     """
     wanted = {"benchmark": [board.benchmark], "sweep": [board.sweep], "protocol": [board.protocol], "phase": ["search"]}
@@ -105,6 +108,8 @@ def read_searches(scan: StoreSnapshot, board: Board) -> pd.DataFrame | None:
             return None
         found.append(positions)
     trials: pd.DataFrame = scan.take(np.concatenate(found), _SEARCHES).to_pandas()
+    infos = pd.DataFrame(map(asdict, board.infos.values()), columns=["name", *STATE]).rename(columns={"name": "task"})
+    trials = trials.assign(metric_version=trials["metric_version"].fillna(1).astype("int64")).merge(infos)
     rows = trials.assign(method=board.labels(trials), score=trials["validation_score"].astype("float64"))
     rows = rows[rows["method"].isin(board.methods)].sort_values(["started_at", "trial_key"], kind="stable")
     rows = rows.assign(number=rows.groupby(["task", "method"]).cumcount())

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from orca_ray.discovery import declared, modules
 from orca_ray.errors import UserError, lookup, printable, quoted, unknown_name
 from orca_ray.leaderboard import formats
-from orca_ray.leaderboard.board import Board
+from orca_ray.leaderboard.board import Board, BoardCell
 from orca_ray.leaderboard.effects import Effects
 from orca_ray.leaderboard.published import Published, PublishedRow
 from orca_ray.leaderboard.statistics import ScoreTable, all_statistics, get_statistic, on_boards
@@ -31,6 +31,10 @@ from orca_ray.paths import open_regular
 
 _DIGITS = 10
 """Significant digits of statistics. The last digits depend on the processor, and a board's bytes must not."""
+FACTS = ("body", "body_licence", "body_sha256", "seen", "paper", "code")
+"""Names of facts about a cell that are not in its records: the body, licence and SHA-256 of the weights that its trials
+started from (both empty for random ones), whether the pretraining of these weights saw the task's data (``no``,
+``unknown`` or ``known``), and URLs of the method's paper and of its authors' code."""
 MAX_SEARCH_TRIALS = 20_000
 """Largest number of search trials of a board that `BoardReport.searches` holds."""
 
@@ -52,7 +56,9 @@ class BoardReport:
     read_artefacts: Callable[[], Mapping[str, Sequence[Mapping[str, Any]]]] | None = None
     """Reads pictures of trials by trial key, as plain JSON, for the page."""
     read_about: Callable[[], Mapping[str, Mapping[str, str]]] | None = None
-    """Returns the title, metric, definition, kind, modality and size of each task, and the title of each method."""
+    """Returns title, metric, definition, kind, modality and size of each task; title, paper and code of each method."""
+    read_facts: Callable[[BoardCell], Mapping[str, str]] = lambda cell: {}
+    """Returns what is known of the `FACTS` of a cell."""
     reproduce: str = "orca-sweep reproduce KEY"
     """Command that runs a trial again, for the page."""
     refresh_seconds: int = 0

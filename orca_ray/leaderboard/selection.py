@@ -20,9 +20,9 @@ from orca_ray.results.tables import RECORDS, invalid_rows
 
 _COMPLETED = Status.COMPLETED.value
 _FAILED = [status.value for status in Status if status.failed]
-_STATE = ["data_fingerprint", "metric", "metric_version"]
+STATE = ["data_fingerprint", "metric", "metric_version"]
 """Columns whose values must agree before scores are averaged."""
-_SCORED = ["task", "method", "body", "seed", "hyperparameters", "test_score", "finished_at", *_STATE]
+_SCORED = ["task", "method", "body", "seed", "hyperparameters", "test_score", "finished_at", *STATE]
 
 
 def build(
@@ -210,10 +210,10 @@ def _labels(rows: pd.DataFrame) -> "pd.Series[str]":
 
 
 def _state(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return each task's data and metric (`_STATE`) in its last trial that did not fail, else in its last trial."""
+    """Return each task's data and metric (`STATE`) in its last trial that did not fail, else in its last trial."""
     succeeded = ~rows["status"].isin(_FAILED)
     ordered = rows.assign(succeeded=succeeded).sort_values(["succeeded", "finished_at"], kind="stable")
-    return ordered.drop_duplicates("task", keep="last").set_index("task")[_STATE].sort_index()
+    return ordered.drop_duplicates("task", keep="last").set_index("task")[STATE].sort_index()
 
 
 def grid_scores(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
@@ -235,7 +235,7 @@ def confirmed_scores(confirmed: pd.DataFrame, state: pd.DataFrame) -> tuple[pd.D
         notes.append(f"{missing} completed confirm trial(s) without a test score left out")
 
     scored = scored.assign(metric_version=scored["metric_version"].fillna(1).astype("int64"))
-    current = scored.merge(state.reset_index(), on=["task", *_STATE])
+    current = scored.merge(state.reset_index(), on=["task", *STATE])
     if old := len(scored) - len(current):
         notes.append(f"{old} confirm trial(s) on an earlier version of their task's data or metric left out")
 

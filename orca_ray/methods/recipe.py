@@ -1,5 +1,6 @@
 """The class `Recipe`, which defines a method, and functions that recipes share."""
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pkgutil import resolve_name
@@ -16,6 +17,7 @@ if TYPE_CHECKING:  # planning a sweep must not import torch
     from orca_ray.tasks.task import Task
     from orca_ray.training.config import AlignConfig
 
+_LINKS = {"paper": r"arxiv\.org/abs/\d{4}\.\d{5}", "code": r"github\.com/[\w-]+/[\w-]+"}
 NO_BODY = "none"
 """Name of the body in trials of methods that use none."""
 
@@ -40,7 +42,7 @@ class Recipe:
     title: str
     """Short description, shown in lists of methods."""
     reference: str
-    """Paper that introduced the method, with its identifier."""
+    """Paper that introduced the method, with its identifier of arXiv and its authors' repository on GitHub."""
     aligns: bool = False
     """Whether the method uses the options ``align.*``."""
     stage_names: Sequence[str] = ()
@@ -87,6 +89,13 @@ class Recipe:
     def __post_init__(self) -> None:
         usual = ("align", "refine") if self.aligns else ("refine",)
         object.__setattr__(self, "stage_names", tuple(self.stage_names) or usual)
+
+    @property
+    def links(self) -> dict[str, str]:
+        """URLs of the ``paper`` and its ``code``, as far as ``reference`` names them."""
+        text = self.reference.replace("arXiv:", "arxiv.org/abs/")
+        found = {kind: re.search(pattern, text) for kind, pattern in _LINKS.items()}
+        return {kind: f"https://{match[0]}" for kind, match in found.items() if match}
 
 
 def deferred(function: str) -> Callable[[Any], Any]:

@@ -6,6 +6,8 @@ The bodies are listed in ``bodies.toml``.
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +15,7 @@ from orca_ray.data.packages import Package
 from orca_ray.data.rows import ModalityName
 from orca_ray.discovery import tables
 from orca_ray.errors import UserError, nearest, unknown_name
+from orca_ray.options import Seen
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,8 @@ class BodyInfo:
     available: Literal["packaged", "hub"] = "hub"
     patch_size: int = 16
     "Side of a patch in pixels; for Swin that of a token in its third stage, which has most of its layers"
+    corpus: str = ""
+    'Name in `CORPORA` of the data that the weights were pretrained on; "": nothing is stated of these data'
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +52,7 @@ class PackagedBody(BodyInfo):
 
 
 _LISTED = tables("orca_ray.models", "bodies.toml")
+CORPORA = tables("orca_ray.models", "corpora.toml")
 PACKAGED: Mapping[str, PackagedBody] = {
     name: PackagedBody(name=name, **facts | {"packages": tuple(Package(**each) for each in facts["packages"])})
     for name, facts in _LISTED["packaged"].items()
@@ -60,8 +66,19 @@ def list_bodies() -> list[BodyInfo]:
 
 def listed_body(name: str) -> BodyInfo | None:
     """Return the entry of `list_bodies` for ``name``, ignoring a suffix ``:layers=N``; None if there is no entry."""
-    base, _ = parse_body_name(name)
-    return next((info for info in list_bodies() if info.name == base), None)
+    return next((info for info in list_bodies() if info.name == name.partition(":layers=")[0]), None)
+
+
+@cache
+def saw(body: str, task: str) -> Seen:
+    """Return whether the pretraining of a body is known to have seen the data of ``task``, according to `CORPORA`."""
+    info = listed_body(body)
+    corpora = [] if info is None else [CORPORA["any"], CORPORA.get(info.corpus, {})]
+
+    def stated(column: str) -> bool:
+        return any(fnmatchcase(task, pattern) for corpus in corpora for pattern in corpus.get(column, ()))
+
+    return "known" if stated("holds") else "no" if stated("lacks") else "unknown"
 
 
 def check_misspelt_body(name: str) -> None:

@@ -10,7 +10,7 @@ import io
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -22,14 +22,14 @@ from orca_ray.results.record import PROTOCOLS
 from orca_ray.results.store import ResultsStore
 
 COLUMNS = ("method", "task", "metric", "protocol", "score", "seed", "source")
-OPTIONAL = ("std",)
+OPTIONAL = ("std", "metric_version", "data_fingerprint")
 DIRECTORY = "imported"
 """Folder of a store that holds the imported files, each under the hash of its content."""
 MAX_BYTES = 10 * 2**20
 MAX_ROWS = 100_000
 MAX_PROBLEMS = 20
 """Number of problems after which reading a file ends; a file of another kind would otherwise fill the screen."""
-_MAX_LENGTHS = {"method": 100, "source": 300}
+_MAX_LENGTHS = {"method": 100, "source": 300, "data_fingerprint": 64}
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _IMPORTED = re.compile(r"[0-9a-f]{16}\.csv")
 _SEED = re.compile(r"\d{1,18}", re.ASCII)
@@ -48,11 +48,26 @@ class SubmittedScore:
     """None: the score is a mean over seeds."""
     source: str
     std: float | None = None
+    metric_version: int = 1
+    data_fingerprint: str = ""
+    """Fingerprint of the prepared data; "": the file does not state it."""
+
+    def other_version(self, current: "Versions") -> str:
+        """Return what of the task changed since the score was made; "": nothing, as far as is known."""
+        version, data = current.get((self.task, self.metric, self.protocol), (self.metric_version, ""))
+        if self.metric_version != version:
+            return f"made with version {self.metric_version} of {self.metric}, which has version {version} here"
+        changed = data and self.data_fingerprint not in ("", data)
+        return f"made on data {self.data_fingerprint}, which are {data} here" if changed else ""
 
     @property
     def group(self) -> "SubmittedScore":
-        """The row without score and seed: equal for all seeds of a method on a task."""
-        return replace(self, score=0.0, seed=None, std=None)
+        """The row without score, seed and versions: equal for all seeds of a method on a task."""
+        return replace(self, score=0.0, seed=None, std=None, metric_version=1, data_fingerprint="")
+
+
+Versions = Mapping[tuple[str, str, str], tuple[int, str]]
+"""Version of the metric, and fingerprint of the data ("": not known), by task, metric and protocol."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +78,7 @@ class Known:
     """The metrics of each task."""
     largest: Mapping[str, float]
     """Largest possible value of metrics that have one, such as 1 for an error rate."""
+    current: Versions = field(default_factory=dict)
 
 
 def read_scores(path: Path, known: Known) -> list[SubmittedScore]:
@@ -184,8 +200,7 @@ def _scores(content: bytes, problems: _Problems, known: Known | None) -> Iterato
         problems.add(content.count(b"\n", 0, error.start) + 1, "the text is not UTF-8")
         return
     lines = csv.reader(io.StringIO(text, newline=""), strict=True)
-    first: dict[tuple[SubmittedScore, int | None], int] = {}
-    seeded: dict[SubmittedScore, int] = {}
+    lines_by_seed: dict[SubmittedScore, dict[int | None, int]] = {}
     try:
         header = [cell.strip() for cell in next(lines, [])]
         if wrong := _wrong_header(header):
@@ -202,28 +217,26 @@ def _scores(content: bytes, problems: _Problems, known: Known | None) -> Iterato
             score = _score(dict(zip(header, cells, strict=False)), len(cells) - len(header), line, problems, known)
             if score is None:
                 continue
-            group = score.group
+            found = lines_by_seed.setdefault(score.group, {})
             # A mean must not stand beside the seeds that it is the mean of.
-            other = seeded.get(group) if score.seed is None else first.get((group, None))
-            if clash := first.get((group, score.seed)) or other:
+            other = next(iter(found.values()), None) if score.seed is None else found.get(None)
+            if clash := found.get(score.seed) or other:
                 problems.add(line, f"repeats line {clash}: same method, task, metric, protocol, source and seed")
                 continue
-            first[group, score.seed] = line
-            if score.seed is not None:
-                seeded.setdefault(group, line)
+            found[score.seed] = line
             yield score
     except csv.Error as error:
         problems.add(lines.line_num, f"not CSV: {error}")
 
 
 def _wrong_header(header: list[str]) -> str:
-    wanted = ", ".join(COLUMNS)
+    wanted, optional = ", ".join(COLUMNS), ", ".join(OPTIONAL)
     if missing := [name for name in COLUMNS if name not in header]:
-        return f"columns missing: {', '.join(missing)}. The first line names {wanted}, and optionally std"
+        return f"columns missing: {', '.join(missing)}. The first line names {wanted}, and optionally {optional}"
     extra = [name for name in header if name not in (*COLUMNS, *OPTIONAL)]
     if extra or len(set(header)) < len(header):
         odd = ", ".join(quoted(name, 40) for name in extra[:5]) or "a column twice"
-        return f"the first line names {odd}; allowed are {wanted}, and std"
+        return f"the first line names {odd}; allowed are {wanted}, {optional}"
     return ""
 
 
@@ -247,22 +260,29 @@ def _score(
     largest = known.largest.get(given["metric"], math.inf) if known else math.inf
     if (score := numbers["score"]) is not None and score > largest:
         problems.add(line, f"score {score:g}: {printable(given['metric'])} is at most {largest:g}, not in percent")
-    if given["seed"] and not _SEED.fullmatch(given["seed"]):
-        problems.add(line, f"seed {quoted(given['seed'], 40)} is not an integer of 0 or more, nor empty for a mean")
+    for name in ("seed", "metric_version"):
+        if given.get(name) and not _SEED.fullmatch(given[name]):
+            problems.add(line, f"{name} {quoted(given[name], 40)} is not an integer of 0 or more, nor empty")
     if given["seed"] and given.get("std"):
         problems.add(line, "std belongs to a mean over seeds: leave seed or std empty")
     if len(problems) > before or score is None:
         return None
-    texts = {name: given[name] for name in ("method", "task", "metric", "protocol", "source")}
-    return SubmittedScore(**texts, score=score, seed=int(given["seed"]) if given["seed"] else None, std=numbers["std"])
+    names = ("method", "task", "metric", "protocol", "source", "data_fingerprint")
+    texts, version = {name: given.get(name, "") for name in names}, int(given.get("metric_version") or 1)
+    seed = int(given["seed"]) if given["seed"] else None
+    row = SubmittedScore(**texts, score=score, seed=seed, std=numbers["std"], metric_version=version)
+    if known and (change := row.other_version(known.current)):
+        problems.add(line, f"{change}: compute the score again, or leave the row out")
+    return row
 
 
 def _wrong_names(given: Mapping[str, str], known: Known | None) -> Iterator[str]:
     for name, limit in _MAX_LENGTHS.items():
-        if not given[name]:
+        text = given.get(name, "")
+        if not text and name in COLUMNS:
             yield f"{name} is empty" + ("; give a paper, URL or DOI" if name == "source" else "")
-        elif len(given[name]) > limit or not given[name].isprintable():
-            yield f"{name} {quoted(given[name], 60)} is not printable text of at most {limit} characters"
+        elif len(text) > limit or not text.isprintable():
+            yield f"{name} {quoted(text, 60)} is not printable text of at most {limit} characters"
     if given["protocol"] not in PROTOCOLS:
         yield f"unknown protocol {quoted(given['protocol'], 40)}; allowed are {', '.join(PROTOCOLS)}"
     if known is None:

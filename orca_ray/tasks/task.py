@@ -148,7 +148,7 @@ class Task:
         return prepared.opened(
             self.name,
             self.prepared_directory(protocol),
-            expected=self._expected(protocol),
+            expected=self.expected(protocol),
             identity=self._identity(raw, splits) if self._has_files(raw) else None,
         )
 
@@ -211,7 +211,7 @@ class Task:
             build,
             raw=raw,
             protocol=splits,
-            expected=self._expected(protocol),
+            expected=self.expected(protocol),
             identity=self._identity(raw, splits),
             held=held,
             documents=documents,
@@ -232,7 +232,8 @@ class Task:
     def _splits(self, protocol: str) -> str:
         return protocol if self.paper_splits else HELD_OUT
 
-    def _expected(self, protocol: str) -> str | None:
+    def expected(self, protocol: str) -> str | None:
+        """Return the fingerprint that the data prepared under ``protocol`` must have; None: none is declared."""
         return self.fingerprint if self._splits(protocol) == HELD_OUT else None
 
     def _has_files(self, raw: Path) -> bool:

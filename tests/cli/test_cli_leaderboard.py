@@ -1,5 +1,6 @@
 """``leaderboard``, ``leaderboard-diff``, ``site`` and ``results``, with published and imported scores on boards."""
 
+import csv
 import json
 import re
 import sys
@@ -9,10 +10,12 @@ from typing import Any
 import pytest
 
 from orca_ray.cli.app import run
+from orca_ray.models.names import PACKAGED
 from orca_ray.results.artefacts import ArtefactRow
 from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.run.reproduce import Comparison
+from orca_ray.tasks.registry import get_task
 from tests.cli.conftest import MISTAKES, Command
 from tests.leaderboard.test_published import ORCA
 from tests.results.factories import make_point, make_record
@@ -75,6 +78,19 @@ def test_a_wrong_option_is_named(arguments: str, expected: str, command: Command
 def test_a_subset_has_its_options(command: Command, store: str) -> None:
     found = json.loads(board(command, store, "--tasks", "digits", "--methods", "orca,nft", "--json"))
     assert found["left_out"] == ["pocket/mnist", "fpt"]
+
+
+def test_a_board_says_what_methods_started_from(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    records = [make_record(each, method=each, body="vit-s14") for each in ("orca", "scratch")]
+    records.append(make_record("cnn", method="cnn", body="none", task="pocket/mnist"))
+    ResultsStore("store", create=True).append([*records, make_record("x", method="fpt", status=Status.LOST)])
+    rows = csv.DictReader(board(command, "store", "--format", "csv").splitlines())
+    found = {row["method"]: (row["body_sha256"], row["seen"], row["paper"][:18]) for row in rows if row["score"]}
+    digest, paper = PACKAGED["vit-s14"].sha256, "https://arxiv.org/"
+    assert found == {"orca": (digest, "unknown", paper), "scratch": ("", "no", paper), "cnn": ("", "no", paper)}
+    assert json.loads(board(command, "store", "--json", "--seen", "no"))["left_out"] == ["pocket/digits"]
+    monkeypatch.setattr("orca_ray.models.names.saw", lambda body, task: "known")
+    assert json.loads(board(command, "store", "--json", "--seen", "unknown"))["left_out"] == ["pocket/digits"]
 
 
 def test_check_finds_boards_that_are_out_of_date(command: Command, store: str, tmp_path: Path) -> None:
@@ -250,13 +266,14 @@ def test_imported_rows_are_on_the_board_with_their_source_and_are_no_records(com
 
 def test_export_and_import_of_another_store(command: Command) -> None:
     scores = {0: 0.1, 1: 1 / 3}
-    records = [make_record(f"k{seed}", seed=seed, test_score=score) for seed, score in scores.items()]
+    pinned = get_task("pocket/digits").fingerprint
+    records = [make_record(f"k{n}", seed=n, test_score=score, data_fingerprint=pinned) for n, score in scores.items()]
     ResultsStore("results", create=True).append(records)
     assert command("results", "export", "pocket", "-o", "mine.csv", "--source", "my page").code == 0
     assert Path("mine.csv").read_text() == (
-        "method,task,metric,protocol,score,seed,source,std\n"
-        "orca,pocket/digits,error,held-out,0.1,0,my page,\n"
-        "orca,pocket/digits,error,held-out,0.3333333333333333,1,my page,\n"
+        "method,task,metric,protocol,score,seed,source,std,metric_version,data_fingerprint\n"
+        f"orca,pocket/digits,error,held-out,0.1,0,my page,,1,{pinned}\n"
+        f"orca,pocket/digits,error,held-out,0.3333333333333333,1,my page,,1,{pinned}\n"
     )
     assert command("results", "export", "pocket", "--source", "my page").out == Path("mine.csv").read_text()
     assert "2 score(s) of 1 method(s) on 1 task(s)" in command("results", "check", "mine.csv").out

@@ -279,6 +279,7 @@ def report() -> BoardReport:
         run("digits", "orca", 0.9, sweep="pocket/other"),
         run("digits", "nft", 0.9, protocol="paper", minutes=0),
         *(run("digits", "orca", None, phase="search", validation_score=0.5 - 0.1 * n, minutes=n) for n in range(3)),
+        run("digits", "orca", None, phase="search", validation_score=0.01, minutes=0, metric_version=2),
     )
     board = build(records, benchmark="pocket", sweep="pocket/quick", protocol="held-out")
     points = [make_point(f"k{trial}", epoch, validation_score=0.6 / epoch) for trial in range(6) for epoch in (1, 2, 3)]

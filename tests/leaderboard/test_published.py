@@ -133,7 +133,7 @@ def test_scores_of_others_are_means_over_seeds_marked_with_their_source() -> Non
     common = ("theirs", "pocket/digits", "error", "held-out")
     scores = [SubmittedScore(*common, score, seed, "a paper") for seed, score in enumerate((0.1, 0.2, 0.6))]
     scores.append(SubmittedScore(*common, 0.25, None, "a page", 0.02))
-    seeds, mean = tables.rows_of_others("pocket", scores)
+    seeds, mean = tables.rows_of_others("pocket", scores, {})
     assert seeds.n == 3
     assert (seeds.score, seeds.std) == pytest.approx((0.3, np.std([0.1, 0.2, 0.6], ddof=1)))
     assert (mean.score, mean.std, mean.n) == (0.25, 0.02, None)
@@ -141,6 +141,24 @@ def test_scores_of_others_are_means_over_seeds_marked_with_their_source() -> Non
     found: Any = published_for(build(frame(run("digits", "orca", 0.2)), benchmark="pocket"), imported=scores)
     assert found.beside.methods == ["orca, this store", "theirs [2]", "theirs [1]"]
     assert found.notes[:2] == ("[1] a paper", "[2] a page")
+
+
+def test_scores_of_another_version_are_marked_and_have_no_rank() -> None:
+    """Own scores say which version is the board's; without own scores, what is declared does."""
+    board = build(frame(run("digits", "orca", 0.2)), benchmark="pocket")
+    current = {(f"pocket/{task}", "error", "held-out"): (1, "new") for task in ("digits", "mnist")}
+    for task, version, fingerprint, reason in (
+        ("digits", 1, "0123456789abcdef", ""),
+        ("digits", 2, "", "made with version 2 of error, which has version 1 here"),
+        ("digits", 1, "new", "made on data new, which are 0123456789abcdef here"),
+        ("mnist", 1, "old", "made on data old, which are new here"),
+    ):
+        score = SubmittedScore("a", f"pocket/{task}", "error", "held-out", 0.1, 0, "b", None, version, fingerprint)
+        found: Any = published_for(board, imported=[score], current=current)
+        assert found.rows[0].flag == "version" * bool(reason)
+        assert (found.beside is None) == bool(reason or task == "mnist")
+        note = f"a on pocket/{task}, 0.1 in b, is of another version of the task's data or metric: {reason}; rep"
+        assert any(each.startswith(note) for each in found.notes) == bool(reason)
 
 
 def test_the_folder_of_submitted_files_holds_nothing_else() -> None:

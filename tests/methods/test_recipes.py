@@ -59,6 +59,8 @@ def test_the_methods_of_the_first_release() -> None:
         assert get_method(name) is recipe
         assert recipe.title
         assert recipe.reference
+    assert get_method("forest").links == {}
+    assert get_method("fpt").links["code"] == "https://github.com/kzl/universal-computation"
     random = {name for name, recipe in all_methods().items() if not recipe.pretrained}
     of_series = {"hydra", "minirocket", "minirocket_hydra"}
     baselines = {"fno", "forest", "gradient_boosting", "linear", "nearest", "unet", *of_series}

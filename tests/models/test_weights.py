@@ -1,6 +1,7 @@
 """Names, copies, seeds and errors of bodies; bodies that are built of their description alone."""
 
 import copy
+import fnmatch
 import json
 import shutil
 import socket
@@ -18,8 +19,9 @@ from orca_ray.errors import UserError
 from orca_ray.models import hugging_face
 from orca_ray.models.body import Body
 from orca_ray.models.modality import MODALITIES, EmbedderConfig, get_modality, modality_of
-from orca_ray.models.names import list_bodies, parse_body_name
+from orca_ray.models.names import CORPORA, list_bodies, parse_body_name, saw
 from orca_ray.models.weights import BodyArchitecture, body_modality, describe_body, load_body
+from orca_ray.tasks.registry import all_tasks
 from tests.models.conftest import DECODERS, IMAGE, TEXT, TinyDirectory, sampled
 
 pytestmark = pytest.mark.usefixtures("untouched_random_state", "no_pristine_bodies")
@@ -87,6 +89,16 @@ def test_listed_names_are_unique_and_complete() -> None:
     packaged = [body.name for body in bodies if body.available == "packaged"]
     assert packaged == ["minilm-l6", "vit-s14", "mpnet-base", "rxnfp"]
     assert {"roberta-base", "microsoft/swin-base-patch4-window7-224-in22k"} <= {body.name for body in bodies}
+
+
+def test_what_pretraining_saw() -> None:
+    assert {body.corpus for body in list_bodies()} | {"any"} == {*CORPORA, ""}
+    patterns = [pattern for corpus in CORPORA.values() for column in corpus.values() for pattern in column]
+    assert [pattern for pattern in patterns if not fnmatch.filter(all_tasks(), pattern)] == []
+    vit = "timm:vit_small_patch16_224"
+    no = [("minilm-l6", "cabinet/burgers"), ("rxnfp:layers=4", "nasbench360/ecg"), (vit, "pocket/mnist")]
+    unknown = [("vit-s14", "pocket/mnist"), (vit, "cabinet/faces"), ("rxnfp", "own/a-01"), ("a:b:c", "cabinet/burgers")]
+    assert ({saw(*each) for each in no}, {saw(*each) for each in unknown}) == ({"no"}, {"unknown"})
 
 
 @torch.no_grad()

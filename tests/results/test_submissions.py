@@ -28,7 +28,8 @@ from orca_ray.results.submissions import (
 from tests.results.factories import files_of, make_record
 from tests.results.test_s3 import server, uri  # noqa: F401 (fixtures)
 
-KNOWN = Known({"pocket/digits": ("error",), "pocket/darcy16": ("relative_l2",)}, {"error": 1.0})
+CURRENT = {("pocket/digits", "error", "held-out"): (1, "ab12")}
+KNOWN = Known({"pocket/digits": ("error",), "pocket/darcy16": ("relative_l2",)}, {"error": 1.0}, CURRENT)
 HEADER = "method,task,metric,protocol,score,seed,source"
 GOOD = "theirs,pocket/digits,error,held-out,0.125,0,https://example.org/paper"
 
@@ -58,7 +59,7 @@ def test_written_scores_are_read_back() -> None:
         SubmittedScore(method, "pocket/digits", "error", "paper", 0.1 / (seed + 1), 10**17 + seed, "here")
         for seed, method in given
     ]
-    scores.append(replace(scores[0], protocol="held-out", score=5e-324, seed=None, std=1 / 3))
+    scores.append(replace(scores[0], protocol="held-out", score=5e-324, seed=None, std=1 / 3, data_fingerprint="ab12"))
     assert parse_scores(write_scores(scores).encode(), "rows.csv", KNOWN) == scores
 
 
@@ -104,6 +105,9 @@ def test_a_bad_row_is_refused_with_its_line(change: tuple[str, str], message: st
         ([HEADER, GOOD, MEAN], ["line 3: repeats line 2"]),
         ([f"{HEADER},std", f"{GOOD},0.1"], ["std belongs to a mean"]),
         ([f"{HEADER},std", f"{MEAN},x"], ["std 'x' is not a finite number"]),
+        ([f"{HEADER},metric_version", f"{GOOD},x"], ["metric_version 'x' is not an integer"]),
+        ([f"{HEADER},metric_version", f"{GOOD},", f"{GOOD},2"], ["line 3: made with version 2 of error, which"]),
+        ([f"{HEADER},data_fingerprint", f"{GOOD},0d"], ["line 2: made on data 0d, which are ab12 here: com"]),
         (["method,task"], ["columns missing: metric, protocol, score, seed, source"]),
         ([f"{HEADER},colour", f"{GOOD},red"], ["names 'colour'"]),
         ([HEADER], ["the file has no rows"]),

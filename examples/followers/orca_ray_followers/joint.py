@@ -85,7 +85,8 @@ def _stages(trial: "Trial") -> "list[Stage]":
 RECIPE = Recipe(
     name="joint",
     title="embedder and head by task loss and distance together, then refine everything (after L2G)",
-    reference="Cheng et al., L2G: Repurposing Language Models for Genomics Tasks, TMLR 2025",
+    reference="Cheng et al., L2G: Repurposing Language Models for Genomics Tasks, TMLR 2025, "
+    "github.com/wenduocheng/L2G",
     aligns=True,
     stage_names=("joint", "refine"),
     options=(JointConfig,),

@@ -44,7 +44,7 @@ RECIPE = Recipe(
     name="pare",
     title="refine everything, also on mixes of target and source tokens",
     reference="Cai et al., Enhancing Cross-Modal Fine-Tuning with Gradually Intermediate Modality Generation, "
-    "ICML 2024, arXiv:2406.09003",
+    "ICML 2024, arXiv:2406.09003, github.com/BIT-DA/PaRe",
     aligns=True,  # for the options of the source
     stage_names=("refine",),
     options=(PareConfig,),

@@ -80,7 +80,7 @@ RECIPES = (
         _RECRAFT,
         name="recraft_code",
         title="recraft, closer to its published code",
-        reference=f"{_PAPER}; khiembk/RECRAFT",
+        reference=f"{_PAPER}; github.com/khiembk/RECRAFT",
         variant=True,
         defaults={**_RECRAFT.defaults, "recraft.form": "code"},
     ),

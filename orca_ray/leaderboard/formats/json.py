@@ -37,7 +37,7 @@ def _render(report: BoardReport) -> str:
         "left_out": report.left_out,
         **{key: getattr(board, key) for key in ("notes", "warnings")},
         "others": [other._asdict() for other in board.others],
-        "cells": [_cell(cell) for cell in board.cells.values()],
+        "cells": [_cell(cell) | dict(report.read_facts(cell)) for cell in board.cells.values()],
         "scores": score_rows(board),
         "published": report.published and report.published.to_dict(),
     }

@@ -7,17 +7,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orca_ray.errors import csv_cell
-from orca_ray.leaderboard.format import KIND, SCHEMA, VERSION, BoardReport, Format, score_rows
+from orca_ray.leaderboard.format import FACTS, KIND, SCHEMA, VERSION, BoardReport, Format, score_rows
 
 _PUBLISHED = ("kind", "quantity", "std", "n", "published", "published_metric", "setting", "flag", "source", "note")
 _TYPES = {"std": pa.float64(), "n": pa.int64()}
-_SCHEMA = pa.schema([*SCHEMA, *((name, _TYPES.get(name, pa.string())) for name in _PUBLISHED)])
+_SCHEMA = pa.schema([*SCHEMA, *((name, _TYPES.get(name, pa.string())) for name in (*_PUBLISHED, *FACTS))])
 
 
 def _rows(report: BoardReport) -> list[dict[str, object]]:
-    rows = [{**row, "kind": "own"} for row in score_rows(report.board)]
+    facts = {key: report.read_facts(cell) for key, cell in report.board.cells.items()}
+    rows = [{**row, "kind": "own", **facts.get((row["task"], row["method"]), {})} for row in score_rows(report.board)]
     for each in report.published_scores:
-        names = ("task", "method", "metric", "protocol", "score", *_PUBLISHED)
+        names = ("task", "method", "metric", "metric_version", "data_fingerprint", "protocol", "score", *_PUBLISHED)
         rows.append({"benchmark": each.benchmark, **{name: getattr(each, name) for name in names}})
     return rows
 

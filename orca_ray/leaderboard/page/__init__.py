@@ -9,6 +9,7 @@ import hashlib
 import html
 import json
 from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -39,6 +40,11 @@ def render(data: Mapping[str, Any], *, refresh_seconds: int = 0) -> str:
         f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:; "
         "base-uri 'none'; form-action 'none'"
     )
+    links = [
+        f'<a href="{html.escape(url)}">{html.escape(each["name"])}: {kind}</a>'
+        for each, kind in product(data["methods"], ("paper", "code"))
+        if (url := each.get(kind, "")).startswith("https://")
+    ]
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")).translate(_ESCAPES)
     return Template((_FOLDER / "template.html").read_text(encoding="utf-8")).substitute(
         refresh=f' data-refresh="{refresh_seconds:d}"' if refresh_seconds else "",
@@ -47,6 +53,7 @@ def render(data: Mapping[str, Any], *, refresh_seconds: int = 0) -> str:
         style=style,
         data=text,
         script=script,
+        links=", ".join(links),
     )
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 from orca_ray.leaderboard.board import Board
 from orca_ray.leaderboard.published import tables
 from orca_ray.leaderboard.statistics import ScoreTable, get_statistic
-from orca_ray.results.submissions import SubmittedScore
+from orca_ray.results.submissions import SubmittedScore, Versions
 
 _OTHERS = (tables.SUBMITTED, tables.IMPORTED)
 _MAX_NAMES = 6
@@ -21,12 +21,17 @@ def published_for(
     *,
     imported: Iterable[SubmittedScore] = (),
     tasks: Collection[str] | None = None,
+    current: Versions | None = None,
 ) -> tables.Published | None:
     """Compare a board with the published, submitted and ``imported`` rows of its benchmark; None if there are none.
 
-    With ``tasks``, rows of other tasks are left out.
+    With ``tasks``, rows of other tasks are left out. Submitted and imported scores of another version of their task's
+    data or metric have no rank: another one than that of the board's own scores or, without own ones, ``current``.
     """
-    rows = [*tables.published_rows(board.benchmark), *tables.rows_of_others(board.benchmark, imported)]
+    versions = dict(current or {})
+    for task, info in board.infos.items():
+        versions[task, info.metric, board.protocol] = info.metric_version, info.data_fingerprint
+    rows = [*tables.published_rows(board.benchmark), *tables.rows_of_others(board.benchmark, imported, versions)]
     if tasks is not None:
         rows = [row for row in rows if row.task in tasks]
     if not rows:
@@ -157,7 +162,7 @@ def _notes(ranked: Sequence[tables.PublishedRow], claims: Iterable[tables.Publis
     for row in ranked:
         if row.flag:
             flag = tables.FLAGS[row.flag]
-            yield f"{row.method} on {row.task}, {row.published} in {row.source}, is {flag}: {row.note}"
+            yield f"{row.method} on {row.task}, {row.published or row.score} in {row.source}, is {flag}: {row.note}"
     protocols: dict[str, set[str]] = {}
     for row in ranked:
         protocols.setdefault(row.protocol, set()).add(row.method)

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from orca_ray.discovery import tables
-from orca_ray.results.submissions import SubmittedScore, merged, parse_scores
+from orca_ray.results.submissions import SubmittedScore, Versions, merged, parse_scores
 
 PRIMARY, SUBMITTED, IMPORTED = "primary", "submitted", "imported"
 KINDS = (PRIMARY, "digitised", "secondary", SUBMITTED, IMPORTED)
@@ -68,6 +68,9 @@ class PublishedRow:
     source: str
     """Key of `sources`, or for submitted and imported rows the source itself."""
     note: str = ""
+    metric_version: int = 1
+    data_fingerprint: str = ""
+    """Fingerprint of the data that submitted and imported scores were made on; "": it is not stated."""
 
     @property
     def benchmark(self) -> str:
@@ -112,24 +115,31 @@ def shipped_scores() -> tuple[SubmittedScore, ...]:
     return tuple(merged((file.name, parse_scores(file.read_bytes(), file.name, None)) for file in files)[0])
 
 
-def rows_of_others(benchmark: str, imported: Iterable[SubmittedScore] = ()) -> list[PublishedRow]:
-    """Return the shipped and the ``imported`` scores of a benchmark as rows, each the mean over a method's seeds."""
-    groups: dict[tuple[str, SubmittedScore], list[SubmittedScore]] = {}
+def rows_of_others(benchmark: str, imported: Iterable[SubmittedScore], current: Versions) -> list[PublishedRow]:
+    """Return the shipped and the ``imported`` scores of a benchmark as rows, each the mean over a method's seeds.
+
+    Rows of another version of their task's data or metric than the ``current`` one get a flag.
+    """
+    groups: dict[tuple[object, ...], list[SubmittedScore]] = {}
     for kind, scores in ((SUBMITTED, shipped_scores()), (IMPORTED, imported)):
         for each in scores:
             if each.task.partition("/")[0] == benchmark:
-                groups.setdefault((kind, each.group), []).append(each)
-    return [_row_submitted(kind, scores) for (kind, _), scores in groups.items()]
+                key = (kind, each.group, each.metric_version, each.data_fingerprint)
+                groups.setdefault(key, []).append(each)
+    return [_row_submitted(str(kind), scores, current) for (kind, *_), scores in groups.items()]
 
 
-def _row_submitted(kind: str, scores: list[SubmittedScore]) -> PublishedRow:
+def _row_submitted(kind: str, scores: list[SubmittedScore], current: Versions) -> PublishedRow:
     first, values = scores[0], [each.score for each in scores]
-    mean = len(values) == 1 and first.seed is None
+    mean, change = len(values) == 1 and first.seed is None, first.other_version(current)
+    metric = first.metric + ("" if first.metric_version == 1 else f" (version {first.metric_version})")
     return PublishedRow(
-        task=first.task, method=first.method, metric=first.metric, quantity=first.metric,
+        task=first.task, method=first.method, metric=metric, quantity=metric,
         score=float(np.mean(values)), std=float(np.std(values, ddof=1)) if len(values) > 1 else first.std,
         n=None if mean else len(values), published_metric=first.metric, protocol=first.protocol,
-        setting=f"{kind}, protocol {first.protocol}", kind=kind, source=first.source,
+        setting=f"{kind}, protocol {first.protocol}", kind=kind, source=first.source, flag="version" * bool(change),
+        note=f"{change}; replace the file by new scores" if change else "", metric_version=first.metric_version,
+        data_fingerprint=first.data_fingerprint,
     )  # fmt: skip
 
 

@@ -114,8 +114,9 @@ def _operations(task: "Task", values: Mapping[str, Scalar]) -> float | None:
 RECIPE = Recipe(
     name="cnn",
     title="a residual convolutional network without pretraining, after DASH",
-    reference="Shen et al., Efficient Architecture Search for Diverse Tasks, NeurIPS 2022, arXiv:2204.07554, and "
-    "Xu et al., Specialized Foundation Models Struggle to Beat Supervised Baselines, 2024, arXiv:2411.02796",
+    reference="Shen et al., Efficient Architecture Search for Diverse Tasks, NeurIPS 2022, arXiv:2204.07554, "
+    "github.com/sjunhongshen/DASH, and Xu et al., Specialized Foundation Models Struggle to Beat Supervised "
+    "Baselines, 2024, arXiv:2411.02796",
     pretrained=False,
     uses_body=False,
     sections=("data", "refine"),

@@ -101,7 +101,7 @@ RECIPES = (
     _recipe(
         name="fno", title="a Fourier neural operator without pretraining",
         reference="Li et al., Fourier Neural Operator for Parametric Partial Differential Equations, ICLR 2021, "
-        "arXiv:2010.08895",
+        "arXiv:2010.08895, github.com/neuraloperator/neuraloperator",
         options=(FnoConfig,), network=_network, operations=_operations,
         # Chosen on the validation data of pocket/burgers16 and pocket/darcy16.
         defaults={"refine.learning_rate": 3e-3, "refine.batch_size": 16},

@@ -23,7 +23,8 @@ def _recipe(name: str, title: str, *, aligns: bool) -> Recipe:
             new_parameters(model), (value for name, value in model.body.named_parameters() if "lora_" in name)
         ),
         names_body=True, relative_cost=0.8,
-        reference="Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, ICLR 2022, arXiv:2106.09685",
+        reference="Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, ICLR 2022, arXiv:2106.09685, "
+        "github.com/microsoft/LoRA",
         # As with few trained parameters in general, they must change more than those of a whole body.
         defaults={"refine.learning_rate": 1e-3},
     )  # fmt: skip

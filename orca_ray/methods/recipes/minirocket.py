@@ -128,18 +128,19 @@ RECIPES = (
     _recipe(
         name="minirocket", title="random convolutional features of series, and a linear model",
         reference="Dempster et al., MiniRocket: A Very Fast (Almost) Deterministic Transform for Time Series "
-        "Classification, KDD 2021, arXiv:2012.08791",
+        "Classification, KDD 2021, arXiv:2012.08791, github.com/angus924/minirocket",
         options=(MiniRocketConfig, LinearConfig), network=partial(_network, body=_minirocket), operations=_operations,
     ),
     _recipe(
         name="hydra", title="competing random convolutional kernels on series, and a linear model",
         reference="Dempster et al., Hydra: Competing Convolutional Kernels for Fast and Accurate Time Series "
-        "Classification, Data Mining and Knowledge Discovery 2023, arXiv:2203.13652",
+        "Classification, Data Mining and Knowledge Discovery 2023, arXiv:2203.13652, github.com/angus924/hydra",
         options=(HydraConfig, LinearConfig), network=partial(_network, body=_hydra), operations=_operations_of_hydra,
     ),
     _recipe(
         name="minirocket_hydra", title="the features of `minirocket` and `hydra` together, and a linear model",
-        reference="Dempster et al., Hydra, 2023, arXiv:2203.13652, and MiniRocket, 2021, arXiv:2012.08791",
+        reference="Dempster et al., Hydra, 2023, arXiv:2203.13652, and MiniRocket, 2021, arXiv:2012.08791, "
+        "github.com/angus924/hydra",
         options=(MiniRocketConfig, HydraConfig, LinearConfig), network=partial(_network, body=_both),
         operations=_operations_of_both, defaults={"minirocket.penalty": "leave_one_out"},
     ),

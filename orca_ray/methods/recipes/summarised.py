@@ -125,8 +125,9 @@ RECIPES = (
     ),
     _recipe(
         "gradient_boosting", "gradient-boosted trees",
-        "Ke et al., LightGBM: A Highly Efficient Gradient Boosting Decision Tree, NeurIPS 2017", "BoostingStage",
-        "values", sections=("data", "refine.epochs"), options=(BoostingConfig,), problem=_boosting_problem,
-        operations=_boosting_operations, refits=False,
+        "Ke et al., LightGBM: A Highly Efficient Gradient Boosting Decision Tree, NeurIPS 2017, "
+        "github.com/microsoft/LightGBM",
+        "BoostingStage", "values", sections=("data", "refine.epochs"), options=(BoostingConfig,),
+        problem=_boosting_problem, operations=_boosting_operations, refits=False,
     ),
 )  # fmt: skip

@@ -148,8 +148,9 @@ def _score(record: Record) -> float | None:
 
 def _scores_of_seeds(record: Record, store: ResultsStore) -> list[float]:
     """Return the scores of the trial of ``record`` and of the trials that differ from it in the seed alone."""
-    same = ("sweep", "task", "method", "body", "phase", "protocol", "hyperparameters", "data_fingerprint")
+    same = ("sweep", "task", "method", "body", "phase", "protocol", "hyperparameters", "data_fingerprint", "metric")
     records = store.select({name: [getattr(record, name)] for name in same})
+    records = [each for each in records if (each.metric_version or 1) == (record.metric_version or 1)]
     return [score for each in records if not each.status.failed and (score := _score(each)) is not None]
 
 

@@ -44,6 +44,12 @@ def test_the_page_is_small_and_equal_for_equal_data() -> None:
     assert (many["pairs"], [each["name"] for each in many["questions"]]) == ([], ["aligning"])
 
 
+def test_methods_are_linked_with_their_paper_and_code() -> None:
+    urls = {"paper": 'https://x/"><i>', "code": "javascript:alert(1)"}
+    page = render(page_of([make_record()], read_about=lambda: {"orca": urls}))
+    assert 'methods"><a href="https://x/&quot;&gt;&lt;i&gt;">orca: paper</a></section>' in page
+
+
 def test_the_policy_allows_the_pages_own_script_only() -> None:
     page = render(data())
     policy = re.search(r'Content-Security-Policy" content="([^"]*)"', page)

@@ -70,7 +70,8 @@ def test_otherwise_scores_agree_where_new_seeds_would_be(
     """The deviation of 0.2, 0.3 and 0.4 is 0.1, and Student's quantile for 2 degrees of freedom 4.303."""
     record = replace(record_of(real, "nft"), deterministic=False)
     seeds = [replace(record, trial_key=f"{n}", seed=n, test_score=0.2 + n / 10) for n in range(3)]
-    store, alone = changed(tmp_path, *seeds), changed(tmp_path / "alone", seeds[1])
+    older = replace(record, trial_key="9", seed=9, test_score=0.9, metric_version=9)
+    store, alone = changed(tmp_path, *seeds, older), changed(tmp_path / "alone", seeds[1])
     monkeypatch.setattr(module, "make_trial", lambda record: None)
     for shift, agrees in ((0.49, True), (0.50, False), (-0.50, False)):
         again = replace(record, test_score=0.3 + shift)
