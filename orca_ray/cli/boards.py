@@ -98,10 +98,8 @@ def _report(
     where = "" if results_uri(options.results) == "results" else " --results DIR"
     reproduce = f"orca-sweep reproduce KEY{where}"
     current = known_versions().current
-    report = board_report(
-        board, store, scan, tasks=tasks, methods=methods, current=current, read_about=_about, reproduce=reproduce
-    )
-    return replace(report, read_facts=_facts)
+    report = board_report(board, store, scan, tasks=tasks, methods=methods, current=current, read_about=_about)
+    return replace(report, read_facts=_facts, reproduce=reproduce)
 
 
 def _unseen(board: "Board", seen: Seen, tasks: list[str] | None, methods: list[str] | None) -> list[str]:

@@ -39,14 +39,13 @@ def board_report(
     methods: Sequence[str] | None = None,
     current: Versions,
     read_about: Callable[[Board], Mapping[str, Mapping[str, str]]],
-    reproduce: str,
 ) -> BoardReport:
     """Return the report of some tasks and methods (None: all) of a board.
 
     Curves, trials and pictures are read only when they are used, from the ``store`` and from ``scan``, the snapshot of
     the store that the board was built from. ``read_about`` takes the shown board and returns the texts of
-    `BoardReport.read_about`; ``reproduce`` is the command that runs a trial again; ``current`` is for `published_for`.
-    Raises UserError for a task or method that the board does not have; an empty board accepts all tasks.
+    `BoardReport.read_about`; ``current`` is for `published_for`. Raises UserError for a task or method that the board
+    does not have; an empty board accepts all tasks.
     """
     imported, warnings = ([], []) if store is None else imported_scores(store.uri)
     if methods and not board.tasks:
@@ -62,7 +61,6 @@ def board_report(
         read_searches=None if scan is None else lambda: read_searches(scan, shown),
         read_artefacts=None if store is None or not keys else lambda: chosen_pictures(shown, store),
         read_about=lambda: read_about(shown),
-        reproduce=reproduce,
         left_out=left_out,
     )
 

@@ -74,11 +74,9 @@ def saw(body: str, task: str) -> Seen:
     """Return whether the pretraining of a body is known to have seen the data of ``task``, according to `CORPORA`."""
     info = listed_body(body)
     corpora = [] if info is None else [CORPORA["any"], CORPORA.get(info.corpus, {})]
-
-    def stated(column: str) -> bool:
-        return any(fnmatchcase(task, pattern) for corpus in corpora for pattern in corpus.get(column, ()))
-
-    return "known" if stated("holds") else "no" if stated("lacks") else "unknown"
+    columns = (column for corpus in corpora for column in corpus.items())
+    stated = {name for name, patterns in columns if any(fnmatchcase(task, pattern) for pattern in patterns)}
+    return "known" if "holds" in stated else "no" if "lacks" in stated else "unknown"
 
 
 def check_misspelt_body(name: str) -> None:
