@@ -16,7 +16,18 @@ import numpy as np
 from scipy import special
 
 from benchmarks import forest_plot
-from benchmarks.findings import BEST, QUESTIONS, REFERENCE, Data, Study, answers, by_distance, by_doubling, by_samples, ratio_text
+from benchmarks.findings import (
+    BEST,
+    QUESTIONS,
+    REFERENCE,
+    Data,
+    Study,
+    answers,
+    by_distance,
+    by_doubling,
+    by_samples,
+    ratio_text,
+)
 from benchmarks.regression import Estimate, mean
 from orca_ray.errors import UserError
 from orca_ray.leaderboard import build
@@ -133,9 +144,8 @@ def _distance(board: Board, task: str, distances: dict[str, float | None]) -> fl
 
 def _gaps(store: ResultsStore, board: Board) -> dict[str, tuple[float, float]]:
     """Return the centroid and the distribution gap of each task before ``orca`` aligns, geometric means over seeds."""
-    tasks = {
-        key: task for (task, method), cell in board.cells.items() if method == "orca" for key in cell.trial_keys.values()
-    }
+    aligned = {task: cell for (task, method), cell in board.cells.items() if method == "orca"}
+    tasks = {key: task for task, cell in aligned.items() for key in cell.trial_keys.values()}
     kept = store.artefacts(sweep=board.sweep, trial_key=list(tasks))
     kept = kept[(kept["kind"] == "features") & (kept["name"] == "gap")]
     found: dict[str, list[tuple[float, float]]] = {}
