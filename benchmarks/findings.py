@@ -38,6 +38,10 @@ class Data:
     """Numbers of training samples."""
     distances: Floats
     """Distances of embedded and source features before ``orca`` aligns; NaN where it is unknown."""
+    centroids: Floats
+    """Centroid gaps of these features (`orca_ray.training.artefacts.kinds.gaps`); NaN where it is unknown."""
+    distributions: Floats
+    """Distribution gaps of these features; NaN where it is unknown."""
 
     def part(self, kept: Mask) -> "Data":
         """Return the data of some of the tasks."""
@@ -90,9 +94,14 @@ def by_samples(found: Data) -> Estimate:
 
 def by_distance(found: Data) -> Estimate:
     """Return the slope of log ratios per doubling of the distance, between tasks of one modality of the body."""
-    known = found.part(found.distances > 0)
+    return by_doubling(found, found.distances)
+
+
+def by_doubling(found: Data, values: Floats) -> Estimate:
+    """Return the slope of log ratios per doubling of ``values`` [T], between tasks of one modality of the body."""
+    known = found.part(values > 0)
     sides = [side for side in (known.images, ~known.images) if side.any()]
-    design = np.column_stack([*sides, np.log2(known.distances)]).astype(float)
+    design = np.column_stack([*sides, np.log2(values[values > 0])]).astype(float)
     return estimate(known.logs, design, np.eye(len(sides) + 1)[-1])
 
 

@@ -58,7 +58,8 @@ class Null:
         kinds = np.array(list(KINDS))[places]
         samples = np.where(kinds == "fields", 400.0, 10 ** random.uniform(1.5, 3, num))
         images = np.isin(kinds, ["images", "fields"]) & (random.random(num) < 0.8)
-        properties = Data(np.zeros(num), kinds, images, samples, np.exp(random.normal(size=num) + 2.0 * images))
+        distances, unknown = np.exp(random.normal(size=num) + 2.0 * images), np.full(num, np.nan)
+        properties = Data(np.zeros(num), kinds, images, samples, distances, unknown, unknown)
 
         def part(kept: slice) -> Study:
             given = Data(*(each[kept] for each in vars(properties).values()))

@@ -13,11 +13,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from scipy import special
 
 from benchmarks import forest_plot
-from benchmarks.findings import BEST, QUESTIONS, REFERENCE, Data, Study, answers, by_distance, by_samples, ratio_text
+from benchmarks.findings import (
+    BEST,
+    QUESTIONS,
+    REFERENCE,
+    Data,
+    Study,
+    answers,
+    by_distance,
+    by_doubling,
+    by_samples,
+    ratio_text,
+)
 from benchmarks.regression import Estimate, mean
 from orca_ray.errors import UserError
 from orca_ray.leaderboard import build
@@ -57,11 +67,12 @@ class Found:
     """Best baseline of each task by validation; none where a planned baseline has no scores yet."""
 
 
-def read(benchmark: str, records: pd.DataFrame) -> Found:
-    """Return the study of a benchmark in the records of a store.
+def read(benchmark: str, store: ResultsStore) -> Found:
+    """Return the study of a benchmark in a store.
 
     Raises the errors of `build` and `load_spec`, and UserError if there is no test score.
     """
+    records = store.records()
     board = build(records, benchmark=benchmark)
     if board.scores.empty:
         raise UserError(
@@ -85,12 +96,14 @@ def read(benchmark: str, records: pd.DataFrame) -> Found:
     known = np.isfinite(table).any(axis=(0, 2))
     names = tuple(name for name, scored in zip([*methods, BEST], known, strict=True) if scored)
     given = [get_task(task) for task in board.tasks]
+    gaps = _gaps(store, board)
     properties = Data(
         np.zeros(len(given)),
         np.array([KINDS.get(task.domain, task.domain) for task in given]),
         np.array([task.modality == "image" for task in given]),
         np.array([_samples(board, task.name, (task.num_samples or (1,))[0]) for task in given]),
         np.array([_distance(board, task.name, distances) for task in given]),
+        *np.array([gaps.get(task.name, (math.nan, math.nan)) for task in given]).T,
     )
     return Found(board, Study(ScoreTable(board.tasks, names, table[:, known]), properties), baselines)
 
@@ -129,6 +142,19 @@ def _distance(board: Board, task: str, distances: dict[str, float | None]) -> fl
     return math.exp(np.mean(np.log(known))) if known else math.nan
 
 
+def _gaps(store: ResultsStore, board: Board) -> dict[str, tuple[float, float]]:
+    """Return the centroid and the distribution gap of each task before ``orca`` aligns, geometric means over seeds."""
+    aligned = {task: cell for (task, method), cell in board.cells.items() if method == "orca"}
+    tasks = {key: task for task, cell in aligned.items() for key in cell.trial_keys.values()}
+    kept = store.artefacts(sweep=board.sweep, trial_key=list(tasks))
+    kept = kept[(kept["kind"] == "features") & (kept["name"] == "gap")]
+    found: dict[str, list[tuple[float, float]]] = {}
+    for key, payload in zip(kept["trial_key"], kept["payload"], strict=True):
+        centroid, distribution = (series["values"][0] for series in json.loads(payload)["series"])
+        found.setdefault(tasks[key], []).append((centroid, distribution))
+    return {task: tuple(np.exp(np.log(values).mean(axis=0)).tolist()) for task, values in found.items()}
+
+
 def text(found: Found) -> str:
     """Return the Markdown of the page: the answers, ratios by kinds of tasks, and ratios of single tasks."""
     sentences = "\n".join(f"{number}. {each.sentence}" for number, each in enumerate(answers(found.study), 1))
@@ -161,6 +187,8 @@ def _rows(study: Study) -> Iterator[list[str]]:
         yield [name, " to ".join(map(str, (nums[0], nums[-1]) if len(nums) > 1 else nums)), *ratios]
     yield ["ten times the samples", "", *(ratio_text(by_samples(each)) for each in given)]
     yield ["twice the distance", "", *(ratio_text(by_distance(each)) for each in given)]
+    yield ["twice the centroid gap", "", *(ratio_text(by_doubling(each, each.centroids)) for each in given)]
+    yield ["twice the distribution gap", "", *(ratio_text(by_doubling(each, each.distributions)) for each in given)]
     yield ["one new task", "", *(ratio_text(on_new_task(each)) for each in given)]
     compared = [study.compare(*sides) for sides in COMPARED]
     counts = ("–" if each is None else f"{each.better}, {each.worse}" for each in compared)
@@ -235,7 +263,7 @@ def page(arguments: Sequence[str] | None = None) -> tuple[str, str, str]:
     parser.add_argument("--results", required=True, help="folder of the results store")
     parser.add_argument("--picture", type=Path, help="write the forest plot to this file")
     options = parser.parse_args(arguments)
-    found = read(options.benchmark, ResultsStore(options.results).records())
+    found = read(options.benchmark, ResultsStore(options.results))
     written = text(found), picture(found), picture(found, totals=True)
     if options.picture:
         options.picture.write_text(written[1])

@@ -39,7 +39,6 @@ GROUPS: Mapping[str, str] = {
     "loss": "orca_ray.losses",
     "method": "orca_ray.methods",
     "metric": "orca_ray.metrics",
-    "simulation": "orca_ray.simulations",
     "source": "orca_ray.sources",
     "statistic": "orca_ray.statistics",
     "task": "orca_ray.tasks",

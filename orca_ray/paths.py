@@ -1,9 +1,8 @@
 """Paths that users give, and URIs of results stores without the credentials that they may hold."""
 
-import contextlib
 import os
 import stat
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from io import BufferedReader
 from pathlib import Path
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
@@ -89,25 +88,6 @@ def open_regular(path: Path) -> BufferedReader:
     """Open a regular file for reading in binary mode; raises the same errors as `regular_size`."""
     regular_size(path)
     return path.open("rb")
-
-
-@contextlib.contextmanager
-def new_directories_removed(path: Path) -> Iterator[None]:
-    """Context manager: if its block raises, remove ``path`` and its parents, as far as the block created them.
-
-    A directory that holds files other than ``*.lock`` is kept; the lock files are deleted.
-    """
-    created = [directory for directory in (path.absolute(), *path.absolute().parents) if not directory.exists()]
-    try:
-        yield
-    except BaseException:
-        for directory in created:  # the innermost one first
-            for lock in directory.rglob("*.lock"):
-                lock.unlink(missing_ok=True)
-            for folder, _, _ in os.walk(directory, topdown=False):
-                with contextlib.suppress(OSError):  # not empty: keep it
-                    os.rmdir(folder)
-        raise
 
 
 def _exists(path: Path) -> bool:

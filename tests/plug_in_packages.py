@@ -16,7 +16,6 @@ from orca_ray.leaderboard.statistics import all_statistics
 from orca_ray.methods.registry import all_methods
 from orca_ray.methods.registry import names as option_names
 from orca_ray.models.family import all_families
-from orca_ray.simulation.simulation import simulations
 from orca_ray.sweep.trackers.base import all_trackers
 from orca_ray.tasks.augmentations import all_augmentations
 from orca_ray.tasks.losses import all_losses
@@ -31,7 +30,6 @@ PLUG_INS = EXAMPLE, FOLLOWERS, PAPER_TASKS, PDEBENCH, TRACKERS = tuple(
 _CACHES = (
     discovery._entry_points, option_names, all_sources, all_statistics, all_methods, all_families,
     all_trackers, all_augmentations, all_losses, all_metrics, all_tasks, all_artefacts,
-    simulations,
 )  # fmt: skip
 
 

@@ -1,8 +1,9 @@
 """The 24 data sets of ``benchmarks/adapt_peers.py``: 8 tables, 8 series, 4 image sets and 4 fields, with outer splits.
 
 Real data are read from Python packages, whose wheels are verified by their hashes and never installed or run; fields
-are simulated. The split is the official one where there is one; else 30 % of the samples, drawn with seed 0, are the
-outer test, of each class its share. Equal samples of the sets of KEEL are removed first.
+are simulated, two of them by the plug-in `examples/pdebench`, which must be installed. The split is the official one
+where there is one; else 30 % of the samples, drawn with seed 0, are the outer test, of each class its share. Equal
+samples of the sets of KEEL are removed first.
 """
 
 import gzip
@@ -28,8 +29,8 @@ from orca_ray.alignment.sources.photographs import SCIKIT_IMAGE
 from orca_ray.data import packages
 from orca_ray.data.packages import Package
 from orca_ray.data.rows import Array
-from orca_ray.simulation import darcy, periodic
-from orca_ray.simulation.simulation import centres
+from orca_ray.simulation import centres
+from orca_ray.simulation.darcy import solve_steady
 from orca_ray.simulation.small_fields import DIFFUSION, laplacian_symbol, reaction
 from orca_ray.simulation.stiff import Etdrk4, evolve_spectral
 from orca_ray.tasks.pocket import PACKAGES, read_series
@@ -205,7 +206,9 @@ def _fields(x: Array, y: Array) -> Parts:
 
 def _burgers() -> Parts:
     """Return u at t = 0 and t = 0.5, both [N, 128], of Burgers' equation with viscosity 0.01."""
-    initial = np.stack([periodic.sample_waves(each)(centres(0.0, 1.0, 256)) for each in _generators()])
+    from orca_ray_pdebench.periodic import sample_waves
+
+    initial = np.stack([sample_waves(each)(centres(0.0, 1.0, 256)) for each in _generators()])
     frames = evolve_spectral(
         initial, lambda k: -0.01 * k**2, lambda k: -0.5j * k, interval=0.5, num_frames=2, steps=500
     )
@@ -214,8 +217,10 @@ def _burgers() -> Parts:
 
 def _darcy() -> Parts:
     """Return permeabilities and the pressures that they cause, both [N, 32, 32]."""
-    x = np.stack([darcy.sample_permeability(each, centres(0.0, 1.0, _POINTS)) for each in _generators()])
-    return _fields(x, np.stack([darcy.solve_steady(each, darcy.SOURCE) for each in x]))
+    from orca_ray_pdebench.darcy import SOURCE, sample_permeability
+
+    x = np.stack([sample_permeability(each, centres(0.0, 1.0, _POINTS)) for each in _generators()])
+    return _fields(x, np.stack([solve_steady(each, SOURCE) for each in x]))
 
 
 def _smooth(random: np.random.Generator, channels: int, deviation: float) -> Array:

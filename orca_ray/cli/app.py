@@ -51,7 +51,7 @@ def options(
     """Adapt pretrained transformers to any modality in distributed sweeps: align, then refine."""
 
 
-data_app = typer.Typer(no_args_is_help=True, help="Fetch, prepare, list, show and generate the data of tasks.")
+data_app = typer.Typer(no_args_is_help=True, help="Fetch, prepare, list and show the data of tasks.")
 for function in (
     adapt.adapt, benchmark.benchmark, benchmark.run, benchmark.plan, leaderboard.leaderboard,
     leaderboard.leaderboard_diff, leaderboard.site, watch.status, watch.logs, watch.stop, watch.pause, watch.retry,
@@ -59,7 +59,7 @@ for function in (
     catalogue.methods, catalogue.doctor,
 ):  # fmt: skip
     app.command(function.__name__.replace("_", "-"))(function)
-for function in (data.fetch, data.prepare, show.list_, show.show, data.generate):
+for function in (data.fetch, data.prepare, show.list_, show.show):
     data_app.command(function.__name__.rstrip("_"))(function)
 app.add_typer(data_app, name="data")
 results_app = typer.Typer(no_args_is_help=True, help="Check, import and export scores as CSV files.")

@@ -1,4 +1,4 @@
-"""``orca-sweep data fetch``, ``prepare`` and ``generate``: provide the data of tasks before a sweep."""
+"""``orca-sweep data fetch`` and ``prepare``: provide the data of tasks before a sweep."""
 
 import logging
 import time
@@ -10,10 +10,10 @@ from typer import Argument, Option
 
 from orca_ray.cli.catalogue import fetch_bodies
 from orca_ray.cli.options import JsonOption, QuietOption, SplitsOption, directory_option
-from orca_ray.cli.output import DataProgress, duration, emit_json, note, say, size
+from orca_ray.cli.output import DataProgress, duration, emit_json, note, say
 from orca_ray.errors import UserError, unknown_name
 from orca_ray.options import Protocol
-from orca_ray.paths import check_directory, new_directories_removed
+from orca_ray.paths import check_directory
 
 if TYPE_CHECKING:
     from orca_ray.data.rows import ModalityName
@@ -169,48 +169,3 @@ def _raw_directory(raw: Path | None, tasks: "list[Task]") -> Path | None:
             f"--raw {raw} is the directory of one benchmark, got tasks of {', '.join(benchmarks)}: run one at a time"
         )
     return check_directory(raw, "--raw").absolute()
-
-
-def generate(
-    task: Annotated[str, Argument(metavar="TASK", help="pdebench/advection, pdebench/burgers, …")],
-    samples: Annotated[int, Option("--samples", "-n", min=1, metavar="N", help="Number of samples.")],
-    seed: Annotated[
-        int, Option(min=0, max=2**63 - 1, help="Sample i of a seed is the same in every file, whatever its --samples.")
-    ] = 0,
-    out: Annotated[
-        Path | None,
-        directory_option("--out", "Directory of the file. Default: where pdebench_generated/TASK reads it."),
-    ] = None,
-    workers: Annotated[int, Option("--workers", "-w", min=1, metavar="W", help="Number of processes.")] = 1,
-    overwrite: Annotated[
-        bool, Option("--overwrite", help="Replace a file that was generated with other options.")
-    ] = False,
-    quiet: QuietOption = False,
-) -> None:
-    """Solve a task's published equations and write the samples in PDEBench's layout.
-
-    Such a set is no benchmark: the task that reads it, pdebench_generated/TASK, has a leaderboard of its own.
-    The same command continues after an interruption.
-    """
-    from orca_ray.simulation import run
-
-    begin = time.monotonic()
-    target = run.target(task, out)  # raises for a misspelt task, before anything is created
-    if out is not None:
-        check_directory(out, "--out")
-    try:
-        with new_directories_removed(target.parent), DataProgress(quiet=quiet) as progress:
-
-            def count(done: int, total: int) -> None:
-                progress(f"{task}: {done} of {total} samples")
-
-            path, made = run.generate(
-                task, samples, seed=seed, directory=out, workers=workers, overwrite=overwrite, progress=count
-            )
-    except KeyboardInterrupt:
-        solved = run.solved(task, out)
-        continues = f": {solved} samples are stored, and the same command continues from there" if solved else ""
-        raise KeyboardInterrupt(f"interrupted: no file was written{continues}") from None
-    if not quiet:
-        done = duration(time.monotonic() - begin) if made else "already there"
-        say(f"{task}: {samples} samples, {size(path.stat().st_size)}, {path} ({done})")

@@ -95,7 +95,7 @@ def how_to_get(task: str, directory: Path, *, made_by: str = "", by_hand: bool =
     """Return advice on missing raw files: run ``made_by`` ("": ``data fetch``), or if ``by_hand``, download them."""
     command = made_by or f"orca-sweep data fetch {task}"
     if directory != cache.home() / "raw" / task.split("/")[0]:
-        option = "--out" if made_by.startswith("orca-sweep data generate") else "--raw"
+        option = "--raw" if command.startswith("orca-sweep data fetch") else "--out"
         command += f" {option} {shlex.quote(str(directory))}"
     advice = "download them yourself" if by_hand else f"run {command!r}"
     return f"{advice}, or name the directory that has them: 'orca-sweep data prepare {task} --raw DIR'"

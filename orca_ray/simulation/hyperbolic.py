@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from orca_ray.simulation.simulation import Array
+from orca_ray.simulation import Array
 
 Boundary = Literal["periodic", "outflow"]
 FLOOR = 1e-8

@@ -9,9 +9,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from orca_ray.simulation import darcy
+from orca_ray.simulation import Array, centres, darcy, generators
 from orca_ray.simulation.hyperbolic import evolve_water
-from orca_ray.simulation.simulation import Array, centres, generators
 from orca_ray.simulation.stiff import Etdrk4, Modes, evolve_spectral
 
 POINTS, SIDE = 64, 32

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from orca_ray.simulation.simulation import Array
+from orca_ray.simulation import Array
 
 Modes = npt.NDArray[Any]
 Symbol = Callable[[Array], Any]

@@ -1,4 +1,4 @@
-"""``orca-sweep data`` on toy tasks whose raw files come from a server on loopback, and ``data generate``."""
+"""``orca-sweep data`` on toy tasks whose raw files come from a server on loopback."""
 
 import io
 import logging
@@ -17,8 +17,6 @@ from orca_ray.data.raw import RawFile, Workspace
 from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
 from orca_ray.own_data import registration
-from orca_ray.simulation import run as simulation_run
-from orca_ray.simulation.run import BatchStore
 from orca_ray.tasks import registry
 from orca_ray.tasks.task import Arrays, Task
 from tests.cli.conftest import MISTAKES, Command
@@ -268,36 +266,3 @@ def test_a_large_array_is_measured_on_some_of_its_samples(command: Command, monk
     monkeypatch.setattr("orca_ray.cli.show.MAX_BYTES", 16)  # two samples of two float32 numbers
     x = command("data", "show", "toy/first", "--json").json["prepared"]["splits"]["train"]["x"]
     assert (x["shape"], x["of_samples"], x["min"], x["max"]) == ([4, 1, 2], 2, 0, 7)
-
-
-FILE = "1D_Advection_Sols_beta0.4.hdf5"
-GENERATE = ("data", "generate", "pdebench/advection")
-
-
-def test_a_file_is_made_where_its_task_reads_it(command: Command, own_cache: Path) -> None:
-    ending = command(*GENERATE, "--samples", "2")
-    path = own_cache / "raw" / "pdebench_generated" / FILE
-    assert (ending.code, ending.err) == (0, "")
-    assert path.is_file()
-    assert f"pdebench/advection: 2 samples, 1.6 MiB, {path}" in ending.out
-    assert "already there" in command(*GENERATE, "--samples", "2").out
-    ending = command(*GENERATE, "-n", "1", "--seed", "9", "--out", "new", "-q")
-    assert (ending.code, ending.out, ending.err) == (0, "", "")
-    assert Path("new", FILE).is_file()
-
-
-def test_an_interruption_prints_what_is_kept(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    original, arguments, allowed = simulation_run._solve, (*GENERATE, "--samples", "20", "--out", "new"), [0, 16]
-
-    def interrupt(store: BatchStore, name: str, seed: int, start: int, stop: int) -> None:
-        if start == allowed[0]:
-            raise KeyboardInterrupt
-        original(store, name, seed, start, stop)
-
-    monkeypatch.setattr(simulation_run, "_solve", interrupt)
-    assert command(*arguments).err.startswith("interrupted: no file was written\n")
-    assert not Path("new").exists()
-    allowed.pop(0)
-    ending = command(*arguments)
-    kept = "16 samples are stored, and the same command continues from there"
-    assert (ending.code, ending.err.splitlines()[0]) == (130, f"interrupted: no file was written: {kept}")

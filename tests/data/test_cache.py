@@ -133,7 +133,7 @@ def test_what_is_there_but_not_unpacked_is_told_apart(tmp_path: Path) -> None:
     [
         (PACKED, "orca-sweep data fetch toy/one", "--raw"),
         (RawFile(path="x", made_by="orca-sweep data fetch toy/2"), "orca-sweep data fetch toy/2", "--raw"),
-        (RawFile(path="x", made_by="orca-sweep data generate toy/g"), "orca-sweep data generate toy/g", "--out"),
+        (RawFile(path="x", made_by="python -m made toy/g"), "python -m made toy/g", "--out"),
     ],
 )
 def test_the_command_brings_it_to_where_it_was_looked_for(

@@ -180,7 +180,7 @@ def _corruptions(layout: Layout) -> list[Corruption]:
 def _corruptions_of_generated(layout: Layout) -> list[Corruption]:
     """Return what else can be wrong with a generated one, whose reader is the same."""
     marks: list[Corruption] = [
-        ("missing", Path.unlink, "orca-sweep data generate"),
+        ("missing", Path.unlink, "python -m orca_ray_pdebench"),
         ("downloaded", _edited(lambda file: file.attrs.pop(MARK)), f"{MARK}.*found none.*pdebench/"),
         ("settings that are no JSON", _marked("{samples: 3"), f"{MARK}.*JSON object"),
         ("settings that are a list", _marked("[3]"), f"{MARK}.*JSON object"),

@@ -5,9 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from orca_ray.simulation import darcy
+from orca_ray.simulation import Array, centres, darcy
 from orca_ray.simulation.hyperbolic import evolve_water
-from orca_ray.simulation.simulation import Array, centres
 from orca_ray.simulation.stiff import Etdrk4
 
 

@@ -1,1 +1,1 @@
-"""Simulations of five of PDEBench's tasks, as a plug-in of orca-ray: gases, and those with a group per sample."""
+"""Simulations that generate the files of PDEBench's tasks from the published equations: a plug-in of orca-ray."""

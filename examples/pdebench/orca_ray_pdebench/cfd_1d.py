@@ -9,10 +9,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from orca_ray.simulation import Array
 from orca_ray.simulation.hyperbolic import Boundary, sweep
-from orca_ray.simulation.periodic import sample_waves, to_unit_range
-from orca_ray.simulation.simulation import Array, Fields, Grid, described
 from orca_ray_pdebench.gas import Gas
+from orca_ray_pdebench.periodic import sample_waves, to_unit_range
+from orca_ray_pdebench.simulation import Fields, Grid, described
 from orca_ray_pdebench.tridiagonal import Tridiagonal
 
 ETA = ZETA = 0.1
@@ -122,6 +123,4 @@ def _solve(rngs: Sequence[np.random.Generator]) -> Fields:
     return dict(zip(("density", "Vx", "pressure"), frames, strict=True))
 
 
-SIMULATION = described(
-    "cfd_1d", GRID.tensors(("density", "pressure", "Vx"), "x", eta=ETA, zeta=ZETA), _solve, __package__
-)
+SIMULATION = described("cfd_1d", GRID.tensors(("density", "pressure", "Vx"), "x", eta=ETA, zeta=ZETA), _solve)

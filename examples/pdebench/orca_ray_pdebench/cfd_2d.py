@@ -10,9 +10,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from orca_ray.simulation import Array
 from orca_ray.simulation.hyperbolic import sweep_axis
-from orca_ray.simulation.simulation import Array, Fields, Grid, described
 from orca_ray_pdebench.gas import GAMMA, Gas, Stress
+from orca_ray_pdebench.simulation import Fields, Grid, described
 
 ETA = ZETA = 0.1
 MACH = 1.0
@@ -98,4 +99,4 @@ def _solve(rngs: Sequence[np.random.Generator]) -> Fields:
 
 
 _LAYOUT = GRID.tensors(("density", "pressure", "Vx", "Vy"), "xy", eta=ETA, zeta=ZETA, M=MACH)
-SIMULATION = described("cfd_2d", _LAYOUT, _solve, __package__)
+SIMULATION = described("cfd_2d", _LAYOUT, _solve)

@@ -9,10 +9,11 @@ from functools import partial
 
 import numpy as np
 
-from orca_ray.simulation.simulation import Array, Fields, Grid, described
+from orca_ray.simulation import Array
 from orca_ray.simulation.small_fields import DIFFUSION, K, laplacian_symbol, reaction
 from orca_ray.simulation.stiff import Etdrk4, Modes
 from orca_ray_pdebench.groups import grouped
+from orca_ray_pdebench.simulation import Fields, Grid, described
 
 GRID = Grid(low=-1.0, high=1.0, num_cells=128, end=5.0, num_frames=101)
 CELL = GRID.cell
@@ -57,4 +58,4 @@ _PARAMETERS = {
     "x_right": GRID.high, "xdim": GRID.num_cells, "y_bottom": GRID.low, "y_top": GRID.high, "ydim": GRID.num_cells,
     "n": 1,
 }  # fmt: skip
-SIMULATION = described("diffusion_reaction_2d", grouped(GRID, 2, "xy", _PARAMETERS, "lzf"), _solve, __package__)
+SIMULATION = described("diffusion_reaction_2d", grouped(GRID, 2, "xy", _PARAMETERS, "lzf"), _solve)

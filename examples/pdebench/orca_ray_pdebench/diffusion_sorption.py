@@ -10,8 +10,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from orca_ray.simulation.simulation import Array, Fields, Grid, described
+from orca_ray.simulation import Array
 from orca_ray_pdebench.groups import grouped
+from orca_ray_pdebench.simulation import Fields, Grid, described
 from orca_ray_pdebench.tridiagonal import Tridiagonal
 
 D = 5e-4
@@ -107,4 +108,4 @@ _PARAMETERS = {
     "sol": LEFT_VALUE, "t": GRID.end, "tdim": GRID.num_frames, "x_left": GRID.low, "x_right": GRID.high,
     "xdim": GRID.num_cells,
 }  # fmt: skip
-SIMULATION = described("diffusion_sorption", grouped(GRID, 1, "x", _PARAMETERS, "lzf"), _solve, __package__)
+SIMULATION = described("diffusion_sorption", grouped(GRID, 1, "x", _PARAMETERS, "lzf"), _solve)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from orca_ray.simulation import Array
 from orca_ray.simulation.hyperbolic import FLOOR
-from orca_ray.simulation.simulation import Array
 
 GAMMA = 5.0 / 3.0
 _SAFETY = 0.9

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from orca_ray.simulation import Array
 from orca_ray.simulation.hyperbolic import GRAVITY, evolve_water
-from orca_ray.simulation.simulation import Array, Fields, Grid, described
 from orca_ray_pdebench.groups import grouped
+from orca_ray_pdebench.simulation import Fields, Grid, described
 
 INNER_DEPTH, OUTER_DEPTH = 2.0, 1.0
 RADII = (0.3, 0.7)
@@ -33,4 +34,4 @@ _PARAMETERS = {
     "gravity": GRAVITY, "inner_height": INNER_DEPTH, "x_left": GRID.low, "x_right": GRID.high, "y_bottom": GRID.low,
     "y_top": GRID.high,
 }  # fmt: skip
-SIMULATION = described("shallow_water", grouped(GRID, 1, "xy", _PARAMETERS, None), _solve, __package__)
+SIMULATION = described("shallow_water", grouped(GRID, 1, "xy", _PARAMETERS, None), _solve)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from orca_ray.simulation.simulation import Array
+from orca_ray.simulation import Array
 
 
 class Tridiagonal:

@@ -11,10 +11,11 @@ import numpy.typing as npt
 import pytest
 from orca_ray_pdebench import diffusion_reaction_2d, shallow_water
 from orca_ray_pdebench.groups import GroupLayout
+from orca_ray_pdebench.simulation import get_simulation
 from scipy.integrate import simpson
 from test_samples import digest
 
-from orca_ray.simulation.simulation import generators, get_simulation
+from orca_ray.simulation import generators
 
 GROUPS: dict[str, tuple[str, tuple[int, ...], str | None, float]] = {
     # file; shape of a sample; compression; time of the last frame

@@ -9,7 +9,7 @@ from orca_ray_pdebench.cfd_1d import Periodic
 from orca_ray_pdebench.gas import GAMMA, Stress
 from orca_ray_pdebench.tridiagonal import Tridiagonal
 
-from orca_ray.simulation.simulation import Array, centres
+from orca_ray.simulation import Array, centres
 
 MU = 4 / 3 * 0.1 + 0.1
 

@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from orca_ray_pdebench import cfd_1d, cfd_2d
+from orca_ray_pdebench.simulation import get_simulation
 
 from orca_ray.errors import UserError
-from orca_ray.simulation.simulation import centres, generators, get_simulation
+from orca_ray.simulation import centres, generators
 
 SHAPES = {
     "cfd_1d": ("1D_CFD_Rand_Eta0.1_Zeta0.1_periodic_Train.hdf5", ("density", "Vx", "pressure"), (101, 1024)),

@@ -1,6 +1,6 @@
 """Nine problems of PDEBench; each gives two tasks, one for the published file and one for a generated file.
 
-Files made by ``orca-sweep data generate`` have the root attribute `MARK`, a JSON object with the settings.
+Files made by the plug-in `examples/pdebench` have the root attribute `MARK`, a JSON object with the settings.
 Generated files belong to the benchmark ``pdebench_generated``, other files to ``pdebench``: they share no leaderboard.
 The problems are declared in ``problems.toml``, and what the tasks of a benchmark have in common in ``benchmarks.toml``.
 """
@@ -22,6 +22,8 @@ from orca_ray.tasks.task import Arrays, Target, Task, Workspace
 
 DOWNLOADED, GENERATED = "pdebench", "pdebench_generated"
 _DATAFILES = "https://darus.uni-stuttgart.de/api/access/datafile"
+_MAKE = "pip install ./examples/pdebench && python -m orca_ray_pdebench"
+"""Command that generates a file, given a task, in a clone; it installs the plug-in that does."""
 _LAYOUTS = {"Seeds": Seeds, "Stacked": Stacked, "Steady": Steady}
 _SCALINGS = {"": None, "by_frame": by_frame, "by_inputs": by_inputs}
 
@@ -31,7 +33,7 @@ def _tasks(name: str) -> tuple[Task, Task]:
     problem, file = _PROBLEMS[name], PDEBENCH_FILES[name]
     address = f"{_DATAFILES}/{problem['datafile']}"
     published = RawFile(path=file, urls=(address,), md5=problem["md5"], num_bytes=problem["num_bytes"])
-    made = RawFile(path=file, made_by=f"orca-sweep data generate {DOWNLOADED}/{name} --samples 1000")
+    made = RawFile(path=file, made_by=f"{_MAKE} {DOWNLOADED}/{name} --samples 1000")
     title, sizes = problem["title"], problem.get("num_samples", (8000, 1000, 1000))
     downloaded = _task(DOWNLOADED, name, title=title, files=(published,), num_samples=sizes)
     generated = _task(GENERATED, name, title=f"{title} (generated)", files=(made,), num_samples=None)
@@ -74,7 +76,7 @@ def _check_origin(path: Path, file: Hdf5, task: str) -> None:
         parse_json(settings, str(path))
     except UserError as error:
         raise UserError(
-            f"{path}: expected simulations made by 'orca-sweep data generate', which have their settings in the "
+            f"{path}: expected simulations made by the plug-in examples/pdebench, which have their settings in the "
             f"attribute {MARK!r} (a JSON object), found {'none' if settings is None else quoted(settings)}; use the "
             f"task {DOWNLOADED}/{problem} for the published file"
         ) from error

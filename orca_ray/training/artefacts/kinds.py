@@ -108,16 +108,18 @@ def _compute_features(aligned: Aligned) -> Iterator[tuple[str, Points | Bars]]:
         return Group(title, x, y, None if classes is None else tuple(map(int, classes)))
 
     shared = group("source", flat[0], aligned.source_classes)
+    centroid, distribution = zip(gaps(source, before), gaps(source, after), strict=True)
+    means, spreads = (f"{before:.3g} before and {after:.3g} after" for before, after in (centroid, distribution))
     yield "aligning", Points(
         title="Features before and after aligning",
-        caption="Principal components of the source's and the training samples' features before aligning.",
+        caption="Principal components of the source's and the training samples' features before aligning. "
+        f"Centroid gap {means}, distribution gap {spreads}.",
         x="first component", y="second component",
         panels=(
             Plot("before", (shared, group("target", flat[1], aligned.classes))),
             Plot("after", (shared, group("target", flat[2], aligned.classes))),
         ),
     )  # fmt: skip
-    centroid, distribution = zip(gaps(source, before), gaps(source, after), strict=True)
     yield "gap", Bars(
         title="Gap between source and target, before (0) and after (1) aligning",
         caption="Centroid gap: of the means; distribution gap: of centred features; in variances of the source.",

@@ -249,9 +249,10 @@ def test_series_are_cut_into_patches_that_divide_them() -> None:
 
 
 def test_what_is_missing_comes_by_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    make = "pip install ./examples/pdebench && python -m orca_ray_pdebench"
     expected = {
         "nasbench360/satellite": "orca-sweep data prepare nasbench360/satellite --raw DIR",
-        "pdebench_generated/darcy": "orca-sweep data generate pdebench/darcy --samples 1000",
+        "pdebench_generated/darcy": f"{make} pdebench/darcy --samples 1000",
         "pocket/mnist": "orca-sweep data fetch pocket/mnist",  # a package
         "nasbench360/ecg": "orca-sweep data fetch nasbench360/ecg",
     }

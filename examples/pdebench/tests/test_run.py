@@ -1,8 +1,9 @@
-"""Generation of files: atomic, reproducible, never replacing other files."""
+"""Generation of files: atomic, reproducible, never replacing other files; the command."""
 
 import contextlib
 import errno
 import json
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
@@ -13,19 +14,28 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from orca_ray_pdebench import run
+from orca_ray_pdebench.__main__ import main
+from orca_ray_pdebench.run import BatchStore
+from orca_ray_pdebench.simulation import Fields, get_simulation
 
 from orca_ray import __version__
 from orca_ray.data import cache
 from orca_ray.data.raw import LOCKS, MARK
 from orca_ray.errors import UserError
-from orca_ray.simulation import run
-from orca_ray.simulation.run import BatchStore
-from orca_ray.simulation.simulation import Fields, get_simulation
 
 TASK = "pdebench/advection"
 ADVECTION = get_simulation(TASK)
 FILE = ADVECTION.file
 pytestmark = pytest.mark.usefixtures("empty_home")
+
+
+@pytest.fixture
+def empty_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give a test an empty cache directory, and a working directory; return the path of the cache."""
+    monkeypatch.setenv("ORCA_RAY_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "home"
 
 
 @pytest.fixture
@@ -185,7 +195,6 @@ def test_a_file_that_another_process_made_meanwhile_is_kept(tmp_path: Path, monk
     assert len(_tensor(path)) == 2
 
 
-@pytest.mark.slow
 def test_two_processes_end_when_interrupted_and_solve_what_one_does(tmp_path: Path) -> None:
     """They solve the two batches of 18 samples. A sample depends on its seed and number alone."""
     import multiprocessing
@@ -264,3 +273,44 @@ def test_bad_options_are_refused(
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="a file is in the way"):
         run.generate(TASK, 1, directory=tmp_path / "file")
+
+
+def test_a_file_is_made_where_its_task_reads_it(empty_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = empty_home / "raw" / "pdebench_generated" / FILE
+    assert main([TASK, "--samples", "2"]) == 0
+    assert path.is_file()
+    assert f"pdebench/advection: 2 samples, 1.6 MiB, {path}" in capsys.readouterr().out
+    assert main([TASK, "--samples", "2"]) == 0
+    assert "already there" in capsys.readouterr().out
+    assert main([TASK, "-n", "1", "--seed", "9", "--out", "new", "-q"]) == 0
+    assert capsys.readouterr() == ("", "")
+    assert Path("new", FILE).is_file()
+
+
+def test_an_interruption_prints_what_is_kept(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    original, arguments, allowed = run._solve, (TASK, "--samples", "20", "--out", "new"), [0, 16]
+
+    def interrupt(store: BatchStore, name: str, seed: int, start: int, stop: int) -> None:
+        if start == allowed[0]:
+            raise KeyboardInterrupt
+        original(store, name, seed, start, stop)
+
+    monkeypatch.setattr(run, "_solve", interrupt)
+    assert main(arguments) == 130
+    assert capsys.readouterr().err.endswith("interrupted: no file was written\n")
+    assert not Path("new").exists()
+    allowed.pop(0)
+    assert main(arguments) == 130
+    kept = "16 samples are stored, and the same command continues from there"
+    assert f"interrupted: no file was written: {kept}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", ["pipe", "/proc/self/new", "/dev/null", "link"])
+def test_special_files_are_refused_before_they_are_opened(place: str, capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo("pipe")
+    Path("link").symlink_to("pipe")
+    assert main([TASK, "-n", "1", "--out", place]) == 2
+    error = capsys.readouterr().err
+    assert "is a named pipe" in error or "is inside /" in error

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from orca_ray import simulation
+import orca_ray_pdebench
 from orca_ray.data.raw import PDEBENCH_FILES
-from orca_ray.discovery import declared, modules, tables, with_plug_ins
-from orca_ray.errors import unknown_name
+from orca_ray.discovery import declared, modules, tables
+from orca_ray.errors import lookup
+from orca_ray.simulation import Array, centres
 
 if TYPE_CHECKING:
     import h5py
 
-Array = npt.NDArray[np.float64]
 Fields = dict[str, npt.NDArray[np.float32]]
 """Values [B, *shape of one sample] by dataset name, for a batch of B samples."""
 
@@ -75,37 +75,20 @@ class Simulation:
         return [(start, min(start + self.batch, samples)) for start in range(0, samples, self.batch)]
 
 
-def described(
-    name: str,
-    layout: TensorLayout,
-    solve: Callable[[Sequence[np.random.Generator]], Fields],
-    package: str = simulation.__name__,
-) -> Simulation:
-    """Return the simulation of the PDEBench task ``name``; ``simulations.toml`` in ``package`` has texts and batch."""
-    return Simulation(f"pdebench/{name}", layout, solve, **tables(package, "simulations.toml")[name])
+def described(name: str, layout: TensorLayout, solve: Callable[[Sequence[np.random.Generator]], Fields]) -> Simulation:
+    """Return the simulation of the PDEBench task ``name``; ``simulations.toml`` has its texts and batch."""
+    return Simulation(f"pdebench/{name}", layout, solve, **tables(orca_ray_pdebench.__name__, "simulations.toml")[name])
 
 
 @cache
 def simulations() -> Mapping[str, Simulation]:
-    """Return all simulations by name, plug-ins' last."""
-    return with_plug_ins("simulation", Simulation, declared(Simulation, "SIMULATION", modules(simulation)))
+    """Return all simulations by name."""
+    return declared(Simulation, "SIMULATION", modules(orca_ray_pdebench))
 
 
 def get_simulation(name: str) -> Simulation:
     """Return the simulation of a task; raises UserError for an unknown name."""
-    if name not in simulations():
-        raise unknown_name("simulation", name, simulations(), "Others are a plug-in, examples/pdebench.")
-    return simulations()[name]
-
-
-def generators(seed: int, start: int, stop: int) -> list[np.random.Generator]:
-    """Return one independent random generator per sample from ``start`` to ``stop`` (exclusive)."""
-    return [np.random.default_rng([seed, index]) for index in range(start, stop)]
-
-
-def centres(low: float, high: float, num_cells: int) -> Array:
-    """Return the centres [num_cells] of ``num_cells`` equal cells of the interval from ``low`` to ``high``."""
-    return low + (high - low) / num_cells * (np.arange(num_cells, dtype=np.float64) + 0.5)
+    return lookup("simulation", name, simulations())
 
 
 @dataclass(frozen=True)

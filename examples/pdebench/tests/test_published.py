@@ -10,13 +10,14 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from orca_ray_pdebench import darcy, simulation
+from orca_ray_pdebench.periodic import sample_waves
+from orca_ray_pdebench.simulation import Fields, get_simulation
 from scipy.integrate import simpson
+from test_samples import digest
 
-from orca_ray.simulation import darcy, simulation
-from orca_ray.simulation.periodic import sample_waves
-from orca_ray.simulation.simulation import Array, Fields, centres, generators, get_simulation
-from tests.raw_files.pdebench import LAYOUTS
-from tests.tasks.conftest import digest
+from orca_ray.data.raw import PDEBENCH_FILES
+from orca_ray.simulation import Array, centres, generators
 
 TENSORS: dict[str, tuple[dict[str, tuple[int, ...]], dict[str, float], float | None]] = {
     # shape of a sample of each field; attributes; time of the last frame
@@ -38,7 +39,7 @@ def test_a_file_of_tensors(task: str, tmp_path: Path) -> None:
     fields, attributes, end = TENSORS[task]
     chosen = get_simulation(f"pdebench/{task}")
     layout = chosen.layout
-    assert (chosen.name, chosen.file) == (f"pdebench/{task}", LAYOUTS[task].file)
+    assert (chosen.name, chosen.file) == (f"pdebench/{task}", PDEBENCH_FILES[task])
     frames, *grid = fields["tensor"]
     shapes: dict[str, tuple[int, ...]] = {f"{axis}-coordinate": (size,) for axis, size in zip("xy", grid, strict=False)}
     if end is not None:
@@ -55,7 +56,7 @@ def test_a_file_of_tensors(task: str, tmp_path: Path) -> None:
         assert layout.num_bytes(2) == sum(4 * np.prod(shapes[name]) for name in fields)
         if end is not None:
             assert file["t-coordinate"][-2] == pytest.approx(end)
-    assert {f"pdebench/{name}" for name in TENSORS} == set(simulation.simulations())
+    assert simulation.simulations().keys() == {f"pdebench/{name}" for name in PDEBENCH_FILES}
 
 
 DIGESTS = {

@@ -23,8 +23,9 @@ from orca_ray.data import cache
 from orca_ray.data.raw import LOCKS, MARK
 from orca_ray.errors import UserError
 from orca_ray.process import end_with_parent
-from orca_ray.simulation.simulation import Fields, Simulation, generators, get_simulation
+from orca_ray.simulation import generators
 from orca_ray.version import __version__
+from orca_ray_pdebench.simulation import Fields, Simulation, get_simulation
 
 logger = logging.getLogger(__name__)
 DIRECTORY = "pdebench_generated"
@@ -184,7 +185,7 @@ def _exists(path: Path, marker: dict[str, Any], *, overwrite: bool) -> bool:
     if found == marker:
         return True
     if found is None:
-        raise UserError(f"{path} exists and was not made by 'data generate': it is left alone; choose another --out")
+        raise UserError(f"{path} exists and was not generated: it is left alone; choose another --out")
     if not overwrite:
         options = ", ".join(f"{key} {found.get(key)}" for key in ("task", "samples", "seed", "version"))
         raise UserError(
