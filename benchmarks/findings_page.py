@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from scipy import special
+from scipy.stats import gmean
 
 from benchmarks import forest_plot
 from benchmarks.findings import (
@@ -152,7 +153,7 @@ def _gaps(store: ResultsStore, board: Board) -> dict[str, tuple[float, float]]:
     for key, payload in zip(kept["trial_key"], kept["payload"], strict=True):
         centroid, distribution = (series["values"][0] for series in json.loads(payload)["series"])
         found.setdefault(tasks[key], []).append((centroid, distribution))
-    return {task: tuple(np.exp(np.log(values).mean(axis=0)).tolist()) for task, values in found.items()}
+    return {task: tuple(gmean(np.array(values, float)).tolist()) for task, values in found.items()}
 
 
 def text(found: Found) -> str:

@@ -1,5 +1,8 @@
 """Findings: tests over tasks, answers about known effects, which tasks count, and how often answers are wrong."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -8,8 +11,11 @@ from benchmarks.findings import BEST, answers
 from benchmarks.findings_calibration import METHODS, NULLS, simulate
 from benchmarks.findings_page import picture, read, text
 from benchmarks.regression import estimate, mean, unequal_means
+from orca_ray.results.artefacts import ArtefactRow
+from orca_ray.results.store import ResultsStore
 from tests.leaderboard.statistics.test_calibration import PAGE
-from tests.leaderboard.test_leaderboard import frame, seeds
+from tests.leaderboard.test_leaderboard import seeds
+from tests.results.factories import make_record
 
 TEXT = PAGE.with_name("findings.md").read_text().replace("*", "")
 ROWS = [line.strip("| ").split(" | ") for line in TEXT.split("\n")]
@@ -39,15 +45,24 @@ def test_known_effects_are_found_with_the_tasks_that_carry_them() -> None:
     assert f"not clear without the {fewest} tasks that speak most for it" in found[2].sentence
 
 
-def test_a_task_counts_with_every_seed_of_both_sides_and_validation_chooses_the_baseline() -> None:
+def test_a_task_counts_with_every_seed_of_both_sides_and_validation_chooses_the_baseline(tmp_path: Path) -> None:
     nft, cnn, linear, orca = (
         seeds("digits", name, *[test] * 4, validation_score=validation, sweep="pocket/full")
         for name, test, validation in (("nft", 0.4, 0.1), ("cnn", 0.1, 0.3), ("linear", 0.3, 0.2), ("orca", 0.2, 0.1))
     )
-    found = read("pocket", frame(*nft, *cnn, *linear, *orca[:-1]))
+    gap = {"series": [{"title": "centroid gap", "values": [3.0, 0.5]}, {"title": "distribution gap", "values": [0, 0]}]}
+    whole, partial = ResultsStore(tmp_path / "whole"), ResultsStore(tmp_path / "partial")
+    runs = [*nft, *cnn, *linear, *orca[:-1]]
+    records = [make_record(f"k{index}", **({"minutes": index} | run)) for index, run in enumerate(runs)]
+    whole.append(
+        records, artefacts=[ArtefactRow("pocket/full", records[-1].trial_key, "features", "gap", json.dumps(gap))]
+    )
+    partial.append(records[:11])
+    found = read("pocket", whole)
+    assert (found.study.properties.centroids, found.study.properties.distributions) == pytest.approx(([3.0], [0.0]))
     assert np.exp(found.study.data("nft", BEST).logs) == pytest.approx([0.4 / 0.3])
     assert "nan" not in text(found) + picture(found)
-    assert read("pocket", frame(*nft, *cnn, *linear[:-1])).baselines == {}
+    assert read("pocket", partial).baselines == {}
 
 
 @pytest.mark.slow
