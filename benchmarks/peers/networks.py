@@ -159,11 +159,12 @@ def outputs(model: nn.Module, x: Tensor) -> Tensor:
 
 
 def fit_images(name: str, x: Array, y: Array, test_x: Array, seconds: float) -> Array:
-    """Return the classes that a small CNN predicts for ``test_x`` [N, H, W] after training on x [N, H, W] and y [N]."""
+    """Return the classes that a small CNN predicts for ``test_x`` after training on x, [N, H, W, ...], and y [N]."""
     classes, codes = np.unique(y, return_inverse=True)
-    mean, deviation = x.mean(), x.std()
-    inputs, test = (torch.from_numpy((part - mean) / deviation).float()[:, None] for part in (x, test_x))
-    model = SmallCnn(1, len(classes))
+    x, test_x = (part.reshape(*part.shape[:3], -1) for part in (x, test_x))
+    mean, deviation = x.mean((0, 1, 2)), x.std((0, 1, 2))
+    inputs, test = (torch.from_numpy((part - mean) / deviation).float().movedim(-1, 1) for part in (x, test_x))
+    model = SmallCnn(inputs.shape[1], len(classes))
     train(model, name, inputs, torch.from_numpy(codes), nn.CrossEntropyLoss(label_smoothing=0.05), seconds)
     predicted: Array = classes[outputs(model, test).argmax(1).numpy()]
     return predicted
