@@ -30,7 +30,8 @@ from orca_ray.methods.snapshot import averaging
 from orca_ray.results.models import StoredModels
 from orca_ray.results.record import Record, Status
 from orca_ray.sweep.plan.searches import canonical_json
-from orca_ray.sweep.search.race import FEW_FOLDS, FOLD, START, levels
+from orca_ray.sweep.search.contender import FOLD, START
+from orca_ray.sweep.search.race import FEW_FOLDS, levels
 from orca_ray.sweep.worker.models import OUTPUTS
 from orca_ray.tasks.task import Task
 
