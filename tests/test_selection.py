@@ -139,7 +139,7 @@ def test_an_ensemble_of_no_more_errors_may_have_a_lower_log_loss(toy: Toy) -> No
     assert len(found.parts) == 2
 
 
-@pytest.mark.parametrize("metric", ["relative_l2", "rmse", "error"])
+@pytest.mark.parametrize("metric", ["relative_l2", "nrmse", "rmse", "error"])
 def test_losses_of_samples_have_the_metric_as_their_mean(metric: str) -> None:
     random = np.random.default_rng(0)
     average: Average = "softmax" if metric == "error" else "values"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -49,6 +49,8 @@ class Metric:
     """Takes float64 predictions [N, *output_shape] and targets [N, ...], and returns the metric."""
     largest: float = math.inf
     """Largest possible value of the metric. Imported scores above it, e.g. in percent, are refused."""
+    losses: Callable[[Array, Array], Array] | None = None
+    """Takes the same, and returns the loss of each sample [N]; the metric is the mean, or its root. None: no such losses."""
     version: int = 1
     """Version of the function, raised by every change of its results. Scores of several versions are never averaged."""
 
@@ -66,7 +68,11 @@ class Metric:
 
 
 def _error(logits_NK: Array, y_N: Array) -> float:
-    return float(np.mean(logits_NK.argmax(axis=1) != y_N))
+    return float(np.mean(_errors(logits_NK, y_N)))
+
+
+def _errors(logits_NK: Array, y_N: Array) -> Array:
+    return np.asarray(logits_NK.argmax(axis=1) != y_N, dtype=np.float64)
 
 
 def _one_minus_auroc(logits_NK: Array, y: Array) -> float:
@@ -113,16 +119,25 @@ def _one_minus_macro_f1(logits_NK: Array, y_N: Array) -> float:
 
 
 def _relative_l2(predictions: Array, y: Array) -> float:
+    return float(np.mean(_relative_l2_losses(predictions, y)))
+
+
+def _relative_l2_losses(predictions: Array, y: Array) -> Array:
     predictions, y = _flat(predictions, y)
     norms_N = np.linalg.norm(y, axis=1)
     if not norms_N.all():
         raise UserError(f"relative error needs targets that are not zero; {int((norms_N == 0).sum())} samples are")
-    return float(np.mean(np.linalg.norm(predictions - y, axis=1) / norms_N))
+    return np.asarray(np.linalg.norm(predictions - y, axis=1) / norms_N)
 
 
 def _rmse(predictions: Array, y: Array) -> float:
     predictions, y = _flat(predictions, y)
     return float(np.sqrt(np.mean((predictions - y) ** 2)))
+
+
+def _mean_squares(predictions: Array, y: Array) -> Array:
+    predictions, y = _flat(predictions, y)
+    return np.asarray(np.mean((predictions - y) ** 2, axis=1))
 
 
 def _one_minus_r2(predictions: Array, y: Array) -> float:
@@ -249,9 +264,12 @@ def area_under_roc(scores_N: Array, positive_N: Array) -> float:
 def all_metrics() -> Mapping[str, Metric]:
     """Return all metrics by name, those of plug-ins last."""
     declared = tables("orca_ray.tasks", "metrics.toml")
-    functions = {name: resolve_name(words.pop("function")) for name, words in declared.items()}
-    shipped = {name: Metric(name, function=functions[name], **words) for name, words in declared.items()}
+    shipped = {name: Metric(name, **{**words, **_functions(words)}) for name, words in declared.items()}
     return with_plug_ins("metric", Metric, shipped)
+
+
+def _functions(words: Mapping[str, str]) -> dict[str, Callable[[Array, Array], Any]]:
+    return {name: resolve_name(words[name]) for name in ("function", "losses") if name in words}
 
 
 def get_metric(name: str) -> Metric:
