@@ -50,7 +50,7 @@ class Metric:
     largest: float = math.inf
     """Largest possible value of the metric. Imported scores above it, e.g. in percent, are refused."""
     losses: Callable[[Array, Array], Array] | None = None
-    """Takes the same, and returns the loss of each sample [N]; the metric is the mean, or its root. None: no such losses."""
+    """Takes the same, and returns the loss of each sample [N]; the metric is their mean or its root. None: no such."""
     version: int = 1
     """Version of the function, raised by every change of its results. Scores of several versions are never averaged."""
 
