@@ -380,9 +380,7 @@ def _score(record: Record) -> float:
 def _ranked(candidates: Sequence[Candidate]) -> list[Candidate]:
     """Return candidates, best first: by their level (see `levels`) plus two of the standard errors that folds leave.
 
-    The noise of folds relative to the level is that of all candidates together: a candidate's own few folds say too
-    little of it. In simulated races, the leader's true error was 1.01 to 1.21 times the lowest one so, 1.02 to 1.24
-    times with noise that does not depend on the level, and 1.03 to 1.26 times with the noise of each one's own folds.
+    The noise of folds relative to the level is that of all candidates together, since one has few folds.
     """
     scores = [{fold: _score(record) for fold, record in each.records.items()} for each in candidates]
     level = levels(scores)

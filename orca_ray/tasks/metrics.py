@@ -8,9 +8,9 @@ import itertools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -67,8 +67,8 @@ class Metric:
         return float(self.function(np.asarray(predictions, dtype=np.float64), np.asarray(targets)))
 
 
-def _error(logits_NK: Array, y_N: Array) -> float:
-    return float(np.mean(_errors(logits_NK, y_N)))
+def _mean(losses: Callable[[Array, Array], Array], predictions: Array, y: Array) -> float:
+    return float(np.mean(losses(predictions, y)))
 
 
 def _errors(logits_NK: Array, y_N: Array) -> Array:
@@ -118,11 +118,7 @@ def _one_minus_macro_f1(logits_NK: Array, y_N: Array) -> float:
     return 1 - float(f1_score(y_N, logits_NK.argmax(axis=1), average="macro", zero_division=0))
 
 
-def _relative_l2(predictions: Array, y: Array) -> float:
-    return float(np.mean(_relative_l2_losses(predictions, y)))
-
-
-def _relative_l2_losses(predictions: Array, y: Array) -> Array:
+def _relative_l2(predictions: Array, y: Array) -> Array:
     predictions, y = _flat(predictions, y)
     norms_N = np.linalg.norm(y, axis=1)
     if not norms_N.all():
@@ -264,12 +260,12 @@ def area_under_roc(scores_N: Array, positive_N: Array) -> float:
 def all_metrics() -> Mapping[str, Metric]:
     """Return all metrics by name, those of plug-ins last."""
     declared = tables("orca_ray.tasks", "metrics.toml")
-    shipped = {name: Metric(name, **{**words, **_functions(words)}) for name, words in declared.items()}
+    for words in declared.values():
+        words |= {key: resolve_name(words[key]) for key in ("function", "losses") if key in words}
+        if "function" not in words:
+            words["function"] = partial(_mean, words["losses"])
+    shipped = {name: Metric(name, **words) for name, words in declared.items()}
     return with_plug_ins("metric", Metric, shipped)
-
-
-def _functions(words: Mapping[str, str]) -> dict[str, Callable[[Array, Array], Any]]:
-    return {name: resolve_name(words[name]) for name in ("function", "losses") if name in words}
 
 
 def get_metric(name: str) -> Metric:

@@ -54,8 +54,7 @@ class Contender:
 
     def extends(self, other: "Contender") -> bool:
         """Return whether this configuration is that of ``other`` with more epochs."""
-        longer = self.plan is other.plan and self.epochs > other.epochs
-        return longer and self.values == other.scheduled(self.epochs)
+        return self.plan is other.plan and self.epochs > other.epochs and self.values == other.scheduled(self.epochs)
 
     def scheduled(self, epochs: int) -> dict[str, Scalar]:
         """Return the hyper-parameters with a schedule of ``epochs``; if it is a short one, so is its warm-up."""
@@ -67,5 +66,4 @@ class Contender:
 
     def trial(self, fold: int) -> TrialSpec:
         """Return the trial of a fold."""
-        values = {**self.values, **({FOLD: fold} if fold else {})}
-        return self.plan.trial(values, self.plan.confirm_seeds[0], "confirm")
+        return self.plan.trial({**self.values, **({FOLD: fold} if fold else {})}, self.plan.confirm_seeds[0], "confirm")
