@@ -2,10 +2,11 @@
 
 ``python -m benchmarks.adapt_peers --work DIR --out FILE [--minutes 2] [--cores 1] [--sets crx,fields] [--tools adapt]``
 
-24 data sets (``benchmarks/peers/sets.py``): 8 tables, 8 series, 4 image sets, 4 fields. Half of them, declared there,
-are for tuning; the other half is held back. Peers: AutoGluon's tabular predictor with two presets; MiniRocket, Hydra
-and MultiRocket-Hydra of aeon; histograms of gradients with a support vector machine, and a small CNN; a U-Net and an
-FNO with a schedule as long as the time. Plain baselines for all: a linear model, nearest neighbours, a forest.
+28 data sets (``benchmarks/peers/sets.py``): 8 tables, 8 series, 8 image sets, 4 fields. Twelve of them, declared there,
+are for tuning; the others are held back, four image sets of these declared later (``benchmarks/peers/images.py`` says
+why). Peers: AutoGluon's tabular predictor with two presets; MiniRocket, Hydra and MultiRocket-Hydra of aeon; histograms
+of gradients with a support vector machine, and a small CNN; a U-Net and an FNO with a schedule as long as the time.
+Plain baselines for all: a linear model, nearest neighbours, a forest.
 
 DIR gets the data sets and, made by venv and pip, an environment with the peers, of about 3 GB; it takes the project's
 environment no package. Every tool is told the metric (error, RMSE, relative L2) and fits the training part; its

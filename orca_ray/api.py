@@ -38,7 +38,7 @@ from orca_ray.sweep.plan.spec import Overrides, SweepSpec
 from orca_ray.sweep.run.driver import make_executor, run_sweep
 from orca_ray.sweep.run.events import Listener, Summary
 from orca_ray.sweep.search import Race
-from orca_ray.sweep.search.race import FOLD
+from orca_ray.sweep.search.contender import FOLD
 from orca_ray.sweep.worker.models import OUTPUTS
 from orca_ray.tasks.task import Task
 

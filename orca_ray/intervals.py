@@ -101,14 +101,8 @@ class Judged:
 
     def losses(self, predictions: Array) -> Array | None:
         """Return the loss of each sample [N] of predictions [N, ...]; None if the metric is no mean of losses."""
-        if self.metric == "error" and self.average == "softmax":
-            return np.asarray(predictions.argmax(axis=1) != self.y, float)
-        if self.metric not in ("relative_l2", "rmse"):
-            return None
-        y = self.y.reshape(len(self.y), -1)
-        squares = np.square(predictions.reshape(y.shape) - y).sum(axis=1)
-        sizes = np.square(y, dtype=float).sum(axis=1)
-        return np.asarray(squares / y.shape[1] if self.metric == "rmse" else np.sqrt(squares / sizes))
+        losses = get_metric(self.metric).losses
+        return None if losses is None else losses(predictions, self.y)
 
     def _mean(self, losses: Array, rows: Array | slice = slice(None)) -> float:
         mean = float(losses[rows].mean())

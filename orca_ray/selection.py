@@ -30,7 +30,8 @@ from orca_ray.methods.snapshot import averaging
 from orca_ray.results.models import StoredModels
 from orca_ray.results.record import Record, Status
 from orca_ray.sweep.plan.searches import canonical_json
-from orca_ray.sweep.search.race import FEW_FOLDS, FOLD, START, levels
+from orca_ray.sweep.search.contender import FOLD, START
+from orca_ray.sweep.search.race import FEW_FOLDS, levels
 from orca_ray.sweep.worker.models import OUTPUTS
 from orca_ray.tasks.task import Task
 
@@ -377,13 +378,17 @@ def _score(record: Record) -> float:
 
 
 def _ranked(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Return candidates, best first: by their level (see `levels`) plus two of the standard errors that folds leave."""
+    """Return candidates, best first: by their level (see `levels`) plus two of the standard errors that folds leave.
+
+    The noise of folds relative to the level is that of all candidates together, since one has few folds.
+    """
     scores = [{fold: _score(record) for fold, record in each.records.items()} for each in candidates]
     level = levels(scores)
+    sizes = [max(at, mean(level) / 10) or 1.0 for at in level]
     over = [{fold: value - at for fold, value in own.items()} for own, at in zip(scores, level, strict=True)]
     hard = {fold: mean(own[fold] for own in over if fold in own) for fold in set[int]().union(*over)}
-    rests = [value - hard[fold] for own in over for fold, value in own.items()]
+    rests = [(value - hard[fold]) / size for own, size in zip(over, sizes, strict=True) for fold, value in own.items()]
     freedom = len(rests) - len(scores) - len(hard) + 1  # of the table of configurations and folds
-    error = math.sqrt(sum(rest**2 for rest in rests) / max(1, freedom))
-    doubtful = [at + 2 * error / math.sqrt(len(own)) for own, at in zip(scores, level, strict=True)]
+    noise = math.sqrt(sum(rest**2 for rest in rests) / max(1, freedom))
+    doubtful = [at + 2 * noise * size / math.sqrt(len(own)) for own, at, size in zip(scores, level, sizes, strict=True)]
     return [candidates[number] for number in np.argsort(doubtful, kind="stable")]

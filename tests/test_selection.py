@@ -113,6 +113,18 @@ def test_the_leader_is_best_on_common_folds_and_lags_only_by_missing_ones(toy: T
     assert [each.method for each in judge.ranked] == ["nft", "fno", "scratch", "linear_probe"]
 
 
+def test_a_method_of_many_errors_does_not_make_the_lead_of_another_doubtful(toy: Toy) -> None:
+    def wrong(*counts: int) -> Predict:  # number of errors of each fold
+        errors = [np.flatnonzero(toy.folds[0] == fold)[:count] for fold, count in enumerate(counts, start=1)]
+        sign = np.where(np.isin(np.arange(N + N_TEST), np.concatenate(errors)), -1, 1)
+        return lambda rows: sign[rows, None] * (2 * np.eye(2)[toy.y[rows]] - 1)
+
+    toy.add("scratch", wrong(4, 4, 3, 4, 4))
+    toy.add("fno", wrong(7, 12, 2, 12, 2))
+    toy.add("nft", wrong(1), folds=[1])
+    assert toy.judge().ranked[0].method == "nft", "one error of 12, where scratch has 19 of 60"
+
+
 def test_the_best_of_another_method_may_have_few_folds(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("orca_ray.selection.LEAST_COMMON", 24)
 
@@ -139,7 +151,7 @@ def test_an_ensemble_of_no_more_errors_may_have_a_lower_log_loss(toy: Toy) -> No
     assert len(found.parts) == 2
 
 
-@pytest.mark.parametrize("metric", ["relative_l2", "rmse", "error"])
+@pytest.mark.parametrize("metric", ["relative_l2", "nrmse", "rmse", "error"])
 def test_losses_of_samples_have_the_metric_as_their_mean(metric: str) -> None:
     random = np.random.default_rng(0)
     average: Average = "softmax" if metric == "error" else "values"

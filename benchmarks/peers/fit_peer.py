@@ -126,16 +126,19 @@ def rocket(module: str, name: str) -> Callable[[Problem], Array]:
 
 
 def hog_svm(problem: Problem) -> Array:
-    """Histograms of gradients and of local binary patterns, and a support vector machine."""
+    """Histograms of gradients and of local binary patterns, the mean of each channel, and a support vector machine."""
     hog, patterns = resolve_name("skimage.feature:hog"), resolve_name("skimage.feature:local_binary_pattern")
     lowest, highest = float(problem.x.min()), float(problem.x.max())
-    side = max(2, min(problem.x.shape[1:]) // 6)
+    side = max(2, min(problem.x.shape[1:3]) // 6)
+    many = problem.x.ndim > 3
 
     def describe(image: Array) -> Array:
         scaled = (np.clip((image - lowest) / (highest - lowest), 0, 1) * 255).astype(np.uint8)
-        gradients = hog(scaled, pixels_per_cell=(side, side), cells_per_block=(2, 2))
-        counts = np.bincount(patterns(scaled, 8, 1, "uniform").astype(int).ravel(), minlength=10)
-        return np.concatenate([gradients, np.sqrt(counts / counts.sum())])
+        gradients = hog(scaled, pixels_per_cell=(side, side), cells_per_block=(2, 2), channel_axis=-1 if many else None)
+        grey = scaled.mean(axis=-1).astype(np.uint8) if many else scaled
+        counts = np.bincount(patterns(grey, 8, 1, "uniform").astype(int).ravel(), minlength=10)
+        means = scaled.mean(axis=(0, 1)) / 255 if many else ()
+        return np.concatenate([gradients, np.sqrt(counts / counts.sum()), means])
 
     x, test_x = (np.stack([describe(image) for image in images]) for images in (problem.x, problem.test_x))
     folds = StratifiedKFold(3, shuffle=True, random_state=0)

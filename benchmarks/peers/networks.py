@@ -1,7 +1,8 @@
 """Plain networks for the peers: a small CNN for images, U-Net and FNO for fields in one and two dimensions.
 
 Runs in the peers' environment and imports nothing of orca-ray. `train` uses the time that it is given: the learning
-rate follows a cosine over the share of the time, or of the most epochs, that has passed.
+rate follows a cosine over the share of the time, or of the most epochs, that has passed. A second is one of CPU time
+for each thread, so other work on the machine takes nothing from a peer.
 """
 
 import math
@@ -131,12 +132,12 @@ def train(
 ) -> None:
     """Train until the time or the most epochs have passed."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATES[name], weight_decay=1e-4)
-    begin, steps = time.monotonic(), 0
+    begin, steps = _seconds(), 0
     most = MOST_EPOCHS[name] * math.ceil(len(x) / BATCH)
     model.train()
     while True:
         for rows in torch.split(torch.randperm(len(x)), BATCH):
-            passed = max((time.monotonic() - begin) / seconds, steps / most)
+            passed = max((_seconds() - begin) / seconds, steps / most)
             if passed >= 1:
                 return
             if len(rows) < 2:  # batch norm needs two
@@ -151,6 +152,10 @@ def train(
             steps += 1
 
 
+def _seconds() -> float:
+    return time.process_time() / torch.get_num_threads()
+
+
 def outputs(model: nn.Module, x: Tensor) -> Tensor:
     """Return the outputs of the model in evaluation mode."""
     model.eval()
@@ -159,11 +164,12 @@ def outputs(model: nn.Module, x: Tensor) -> Tensor:
 
 
 def fit_images(name: str, x: Array, y: Array, test_x: Array, seconds: float) -> Array:
-    """Return the classes that a small CNN predicts for ``test_x`` [N, H, W] after training on x [N, H, W] and y [N]."""
+    """Return the classes that a small CNN predicts for ``test_x`` after training on x, [N, H, W, ...], and y [N]."""
     classes, codes = np.unique(y, return_inverse=True)
-    mean, deviation = x.mean(), x.std()
-    inputs, test = (torch.from_numpy((part - mean) / deviation).float()[:, None] for part in (x, test_x))
-    model = SmallCnn(1, len(classes))
+    x, test_x = (part.reshape(*part.shape[:3], -1) for part in (x, test_x))
+    mean, deviation = x.mean((0, 1, 2)), x.std((0, 1, 2))
+    inputs, test = (torch.from_numpy((part - mean) / deviation).float().movedim(-1, 1) for part in (x, test_x))
+    model = SmallCnn(inputs.shape[1], len(classes))
     train(model, name, inputs, torch.from_numpy(codes), nn.CrossEntropyLoss(label_smoothing=0.05), seconds)
     predicted: Array = classes[outputs(model, test).argmax(1).numpy()]
     return predicted

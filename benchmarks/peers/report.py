@@ -115,6 +115,7 @@ def _summary(board: Board, compared: Sequence[DataSet]) -> str:
     groups = {"all": compared} | {kind: [each for each in compared if each.kind == kind] for kind in KINDS}
     groups["tuning half"] = [each for each in compared if each.tuning]
     groups["held-back half"] = [each for each in compared if not each.tuning]
+    groups["images declared later"] = [each for each in compared if each.later]
     rows = []
     for name, sets in groups.items():
         if sets:

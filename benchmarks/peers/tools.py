@@ -121,7 +121,7 @@ def _fit_peer(
     seconds = 3600 if minutes is None else 60 * minutes
     command: list[str | Path] = [peers_python(work / "env"), SCRIPT, tool.name, written.folder, scratch / "out.npy"]
     command += ["--seconds", f"{seconds:g}", "--seed", str(seed), "--cores", str(cores)]
-    _call(command, cores, scratch, 1.5 * seconds + 120)
+    _call(command, cores, scratch, 10 * seconds + 120)
     return np.load(scratch / "out.npy", allow_pickle=False), None
 
 

@@ -8,7 +8,7 @@ import itertools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
@@ -49,6 +49,8 @@ class Metric:
     """Takes float64 predictions [N, *output_shape] and targets [N, ...], and returns the metric."""
     largest: float = math.inf
     """Largest possible value of the metric. Imported scores above it, e.g. in percent, are refused."""
+    losses: Callable[[Array, Array], Array] | None = None
+    """Takes the same, and returns the loss of each sample [N]; the metric is their mean or its root. None: no such."""
     version: int = 1
     """Version of the function, raised by every change of its results. Scores of several versions are never averaged."""
 
@@ -65,8 +67,12 @@ class Metric:
         return float(self.function(np.asarray(predictions, dtype=np.float64), np.asarray(targets)))
 
 
-def _error(logits_NK: Array, y_N: Array) -> float:
-    return float(np.mean(logits_NK.argmax(axis=1) != y_N))
+def _mean(losses: Callable[[Array, Array], Array], predictions: Array, y: Array) -> float:
+    return float(np.mean(losses(predictions, y)))
+
+
+def _errors(logits_NK: Array, y_N: Array) -> Array:
+    return np.asarray(logits_NK.argmax(axis=1) != y_N, dtype=np.float64)
 
 
 def _one_minus_auroc(logits_NK: Array, y: Array) -> float:
@@ -112,17 +118,22 @@ def _one_minus_macro_f1(logits_NK: Array, y_N: Array) -> float:
     return 1 - float(f1_score(y_N, logits_NK.argmax(axis=1), average="macro", zero_division=0))
 
 
-def _relative_l2(predictions: Array, y: Array) -> float:
+def _relative_l2(predictions: Array, y: Array) -> Array:
     predictions, y = _flat(predictions, y)
     norms_N = np.linalg.norm(y, axis=1)
     if not norms_N.all():
         raise UserError(f"relative error needs targets that are not zero; {int((norms_N == 0).sum())} samples are")
-    return float(np.mean(np.linalg.norm(predictions - y, axis=1) / norms_N))
+    return np.asarray(np.linalg.norm(predictions - y, axis=1) / norms_N)
 
 
 def _rmse(predictions: Array, y: Array) -> float:
     predictions, y = _flat(predictions, y)
     return float(np.sqrt(np.mean((predictions - y) ** 2)))
+
+
+def _mean_squares(predictions: Array, y: Array) -> Array:
+    predictions, y = _flat(predictions, y)
+    return np.asarray(np.mean((predictions - y) ** 2, axis=1))
 
 
 def _one_minus_r2(predictions: Array, y: Array) -> float:
@@ -249,8 +260,11 @@ def area_under_roc(scores_N: Array, positive_N: Array) -> float:
 def all_metrics() -> Mapping[str, Metric]:
     """Return all metrics by name, those of plug-ins last."""
     declared = tables("orca_ray.tasks", "metrics.toml")
-    functions = {name: resolve_name(words.pop("function")) for name, words in declared.items()}
-    shipped = {name: Metric(name, function=functions[name], **words) for name, words in declared.items()}
+    for words in declared.values():
+        words |= {key: resolve_name(words[key]) for key in ("function", "losses") if key in words}
+        if "function" not in words:
+            words["function"] = partial(_mean, words["losses"])
+    shipped = {name: Metric(name, **words) for name, words in declared.items()}
     return with_plug_ins("metric", Metric, shipped)
 
 

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from orca_ray.sweep.plan.grid import cell_values
-from orca_ray.sweep.plan.schema import Scalar
+from orca_ray.sweep.plan.schema import Dimension, Scalar
 from orca_ray.sweep.plan.spec import SweepSpec
 
 Phase = Literal["search", "confirm"]
@@ -134,6 +134,12 @@ class SearchPlan:
     def configurations(self) -> tuple[Mapping[str, Scalar], ...]:
         """Hyper-parameters of each cell of the grid; without a grid, those of the first configuration alone."""
         return _distinct(map(self._named, self.cells or (self.first,)))
+
+    @cached_property
+    def space(self) -> Mapping[str, Dimension]:
+        """Search space of the method, by hyper-parameter."""
+        space = self.spec.space(self.task, self.method)
+        return {name: dimension for name, dimension in space.items() if name in self.first}
 
     @property
     def num_confirm(self) -> int:

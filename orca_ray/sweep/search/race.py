@@ -13,18 +13,16 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from statistics import mean, stdev
 
 from orca_ray.methods.registry import get_method
 from orca_ray.results.record import Record, Status, SuggestionRow
-from orca_ray.sweep.plan.schema import Scalar
 from orca_ray.sweep.plan.searches import SearchPlan, TrialSpec, canonical_json, num_epochs
+from orca_ray.sweep.search.contender import FOLD, SCHEDULE, START, Contender
 from orca_ray.sweep.search.sampler import suggest
 from orca_ray.sweep.search.search import History, Search
 
-FOLD, START, _RATE = "data.fold", "refine.start", "refine.learning_rate"
-_SCHEDULE = {"refine.epochs", "refine.warmup_epochs"}
+_RATE = "refine.learning_rate"
 FEW_FOLDS = 3
 """Number of folds from which the mean of their models stands for a configuration, and no model of all samples."""
 MOST_VARIANTS, FIRST_VARIANTS = 40, 2
@@ -53,65 +51,6 @@ schedule may help, which is as many times as far as the first trial had fewer ep
 _ROUNDS = 20
 _LIMIT = 2.0
 """Number of standard errors of the paired difference to the leader from which a configuration is behind."""
-
-
-@dataclass
-class Contender:
-    """One configuration in a race, with the validation scores of its folds."""
-
-    search: "FoldSearch"
-    values: Mapping[str, Scalar]
-    """Hyper-parameters that differ from the first configuration of the method."""
-    suggested: bool = False
-    """Whether Optuna's sampler has suggested the values."""
-    records: dict[int, Record] = field(default_factory=dict)
-    """Records of the trials that ended, by fold."""
-    running: set[int] = field(default_factory=set)
-
-    @property
-    def scores(self) -> dict[int, float]:
-        """Validation scores by fold; a trial on all samples has none."""
-        found = {fold: record.validation_score for fold, record in self.records.items() if not record.status.failed}
-        return {fold: each for fold, each in found.items() if fold >= 0 and each is not None and math.isfinite(each)}
-
-    @property
-    def variant(self) -> bool:
-        """Whether more than the schedule differs from the first configuration."""
-        return bool(self.values.keys() - _SCHEDULE)
-
-    @property
-    def epochs(self) -> int:
-        """Number of refine epochs of a trial."""
-        return num_epochs({**self.search.plan.first, **self.values})
-
-    @property
-    def improves(self) -> bool:
-        """Whether the best epoch of the first fold was among the last fifth of the epochs."""
-        first = self.records[min(self.scores)] if self.scores else None
-        return first is not None and (first.best_epoch or 0) > max(0.8 * self.epochs, 1)
-
-    def lacks(self, fold: int) -> bool:
-        """Return whether no trial of a fold has started."""
-        return fold not in self.records and fold not in self.running
-
-    def extends(self, other: "Contender") -> bool:
-        """Return whether this configuration is that of ``other`` with more epochs."""
-        return (
-            self.search is other.search and self.epochs > other.epochs and self.values == other.scheduled(self.epochs)
-        )
-
-    def scheduled(self, epochs: int) -> dict[str, Scalar]:
-        """Return the hyper-parameters with a schedule of ``epochs``; if it is a short one, so is its warm-up."""
-        first = self.search.plan.first
-        values: dict[str, Scalar] = {**first, **self.values, "refine.epochs": epochs}
-        if (usual := float(first.get("refine.warmup_epochs", 0))) > 0:
-            values["refine.warmup_epochs"] = usual * min(1.0, epochs / num_epochs(first))
-        return {name: value for name, value in values.items() if first.get(name) != value}
-
-    def trial(self, fold: int) -> TrialSpec:
-        """Return the trial of a fold."""
-        plan = self.search.plan
-        return plan.trial({**self.values, **({FOLD: fold} if fold else {})}, plan.confirm_seeds[0], "confirm")
 
 
 class Race:
@@ -155,12 +94,12 @@ class Race:
             given = dict(json.loads(record.hyperparameters))
             fold = int(given.pop(FOLD, 0))
             values = {name: value for name, value in given.items() if first.get(name) != value}
-            suggested = bool(values.keys() - _SCHEDULE) and values.keys() - _SCHEDULE <= search.space.keys()
-            contender = known.get(canonical_json(values)) or Contender(search, values, suggested)
+            suggested = bool(values.keys() - SCHEDULE) and values.keys() - SCHEDULE <= plan.space.keys()
+            contender = known.get(canonical_json(values)) or Contender(plan, values, suggested)
             if record.phase == "confirm" and contender.trial(fold).key == record.trial_key:
                 known[canonical_json(values)] = contender
                 contender.records[fold] = search.records[record.trial_key] = record
-        self.contenders += [each for each in known.values() if each.records] or [Contender(search, {})]
+        self.contenders += [each for each in known.values() if each.records] or [Contender(plan, {})]
 
     def choose(self) -> tuple[Contender, int] | None:
         """Return the contender whose trial starts next, and its fold; None if no trial can start now."""
@@ -168,7 +107,7 @@ class Race:
         if self._urgent is None:
             self._urgent = list(self._final_trials() if self._final else self._trials())
         for contender, fold in self._urgent:
-            own = last is not None and contender.search is last.search
+            own = last is not None and contender.plan is last.plan
             if _SAFETY * self.seconds(contender) <= left - (kept if own else most):
                 return contender, fold
         return None if last is None else (last, -1)
@@ -177,9 +116,7 @@ class Race:
         """Note that the trial of a contender has started."""
         contender.running.add(fold)
         others = (each for each in self.contenders if each is not contender)
-        self.contenders = [
-            each for each in others if each.records or each.running or each.search is not contender.search
-        ]
+        self.contenders = [each for each in others if each.records or each.running or each.plan is not contender.plan]
         self.contenders.append(contender)
         self._urgent = None
 
@@ -206,11 +143,11 @@ class Race:
             return extra + max(map(_busy, contender.records.values()))
         rates = defaultdict[str, list[float]](list)
         for each, record in ended:
-            rates[each.search.plan.method].append(_busy(record) / each.epochs)
-        method = contender.search.plan.method
+            rates[each.plan.method].append(_busy(record) / each.epochs)
+        method = contender.plan.method
         if method in rates:
             return extra + contender.epochs * max(rates[method])
-        firsts = {each.search.plan.method: each.search.plan for each in self.contenders}
+        firsts = {each.plan.method: each.plan for each in self.contenders}
         alike = [name for name in rates if get_method(name).fitted == get_method(method).fitted]
         # A second is added to both, as a small trial takes what no estimate knows of.
         ratios = [
@@ -252,11 +189,11 @@ class Race:
 
     def _shortened(self, usual: Contender) -> Contender:
         """Return the first configuration of a method, with fewer epochs if it would take much of the time."""
-        share = SHARE_OF_FIRST * self._total / max(self.seconds(usual) or self._estimate(usual.search.plan), 1e-3)
-        recipe = get_method(usual.search.plan.method)
-        if "refine.epochs" not in usual.search.plan.first or share >= 1 or recipe.relative_cost <= FREE:
+        share = SHARE_OF_FIRST * self._total / max(self.seconds(usual) or self._estimate(usual.plan), 1e-3)
+        recipe = get_method(usual.plan.method)
+        if "refine.epochs" not in usual.plan.first or share >= 1 or recipe.relative_cost <= FREE:
             return usual
-        return Contender(usual.search, usual.scheduled(max(2, int(share * usual.epochs))))
+        return Contender(usual.plan, usual.scheduled(max(2, int(share * usual.epochs))))
 
     def _last(self) -> tuple[Contender | None, float, float]:
         """Return the training of the leader's model on all samples for the time that is left, and seconds kept for it.
@@ -270,9 +207,9 @@ class Race:
             return None, 0.0, 0.0
         leader = standings[0][1]
         model = leader.records[min(leader.scores)].trial_key
-        recipe = get_method(leader.search.plan.method)
+        recipe = get_method(leader.plan.method)
         trains = not (recipe.fitted or recipe.aligns or leader.running)
-        done = _RATE not in leader.search.plan.first or any(each.values.get(START) == model for each in self.contenders)
+        done = _RATE not in leader.plan.first or any(each.values.get(START) == model for each in self.contenders)
         if done or not (trains and leader.improves and len(leader.scores) < FEW_FOLDS):
             return None, 0.0, 0.0
         an_epoch = _SAFETY_OF_LAST * self._whole * self.seconds(leader) / leader.epochs
@@ -280,24 +217,24 @@ class Race:
         if epochs < max(1, LEAST_LAST * leader.epochs):
             return None, 0.0, 0.0
         values = leader.scheduled(int(min(epochs, MOST_LAST * leader.epochs)))
-        rate = RATE_OF_LAST * float({**leader.search.plan.first, **values}[_RATE])
-        last = Contender(leader.search, {**values, _RATE: rate, START: model})
+        rate = RATE_OF_LAST * float({**leader.plan.first, **values}[_RATE])
+        last = Contender(leader.plan, {**values, _RATE: rate, START: model})
         return last, _SECONDS_OF_LAST + an_epoch * leader.epochs, _SECONDS_OF_LAST + an_epoch * last.epochs
 
     def _final_trials(self) -> Iterator[tuple[Contender, int]]:
         for each in self.contenders:
-            chosen = (each.search.plan.method, canonical_json(dict(each.trial(0).hyperparameters))) in self._final
+            chosen = (each.plan.method, canonical_json(dict(each.trial(0).hyperparameters))) in self._final
             if chosen and -1 not in each.records and -1 not in each.running:
                 yield each, -1
 
     def _trials(self) -> Iterator[tuple[Contender, int]]:
         """Yield possible trials, the most urgent first."""
         new = [self._shortened(each) for each in self.contenders if not each.records and not each.running]
-        adapted = [each for each in self.contenders if each.records and get_method(each.search.plan.method).uses_body]
-        firsts = {each.search.plan.method: _busy(next(iter(each.records.values()))) for each in reversed(adapted)}
+        adapted = [each for each in self.contenders if each.records and get_method(each.plan.method).uses_body]
+        firsts = {each.plan.method: _busy(next(iter(each.records.values()))) for each in reversed(adapted)}
         left, late = SHARE_OF_FIRSTS * self._total - sum(firsts.values()), list[Contender]()
         for each in new:
-            adapts = get_method(each.search.plan.method).uses_body
+            adapts = get_method(each.plan.method).uses_body
             left -= self.seconds(each) if adapts else 0.0
             if not adapts or left >= 0:
                 yield each, self.folds[0]
@@ -316,7 +253,7 @@ class Race:
             [(each, fold) for each in alive for fold in self.folds[start : start + self._division] if each.lacks(fold)]
             for start in rows
         ]
-        fitted = (pair for pair in missing[0] if get_method(pair[0].search.plan.method).fitted)
+        fitted = (pair for pair in missing[0] if get_method(pair[0].plan.method).fitted)
         yield from (pair for pair in fitted if self._cheap(pair[0]))  # the leader is less in doubt then
         yield from self._longer(standings, leader)
         for number, pairs in enumerate(missing):
@@ -333,31 +270,31 @@ class Race:
         left = self._deadline - self._clock()
         for _, each in standings:
             room = SHARE_OF_LONGER * left / (_SAFETY * max(self.seconds(each), 1e-3))
-            cut = num_epochs(each.search.plan.first) / each.epochs
+            cut = num_epochs(each.plan.first) / each.epochs
             faulty = any(each.scores.values())  # without an error, none can be seen to vanish
             hopeful = faulty and each.improves and not self.behind(each, leader, slack=max(_SLACK_OF_LONGER, cut))
             if hopeful and room >= LEAST_LONGER and not any(other.extends(each) for other in self.contenders):
                 epochs = int(min(room, MOST_LONGER) * each.epochs)
-                yield Contender(each.search, each.scheduled(epochs)), self.folds[0]
+                yield Contender(each.plan, each.scheduled(epochs)), self.folds[0]
 
     def _suggested(self, alive: Sequence[Contender], most: int) -> Iterator[tuple[Contender, int]]:
         """Yield contenders with values that Optuna suggests, first of the methods with few of them and a good score."""
         best: dict[str, Contender] = {}
         for each in alive:
-            best.setdefault(each.search.plan.method, each)
+            best.setdefault(each.plan.method, each)
 
         def tried(method: str) -> int:
-            return sum(each.suggested for each in self.contenders if each.search.plan.method == method)
+            return sum(each.suggested for each in self.contenders if each.plan.method == method)
 
         rank = {method: place for place, method in enumerate(best, start=1)}
         for method in sorted(best, key=lambda name: (tried(name) + 1) * rank[name]):
-            search = best[method].search
-            if search.space and tried(method) < most:
-                own = [each for each in self.contenders if each.search is search]
+            plan = best[method].plan
+            if plan.space and tried(method) < most:
+                own = [each for each in self.contenders if each.plan is plan]
                 known = [(each.values, next(iter(each.scores.values()), None)) for each in own]
-                values = {**best[method].values, **suggest(search.plan.first, search.space, known)}
+                values = {**best[method].values, **suggest(plan.first, plan.space, known)}
                 if all(each.values != values for each in own):
-                    yield Contender(search, values, suggested=True), self.folds[0]
+                    yield Contender(plan, values, suggested=True), self.folds[0]
 
 
 def levels(scores: Sequence[Mapping[int, float]]) -> list[float]:
@@ -389,10 +326,6 @@ class FoldSearch(Search):
         self.plan, self._race = plan, race
         self.records: dict[str, Record] = {}
         self.adopted: list[Record] = []
-        self.space = {
-            name: dimension for name, dimension in plan.spec.space(plan.task, plan.method).items() if name in plan.first
-        }
-        """Search space of the method, by hyper-parameter."""
         self._trials: dict[str, tuple[Contender, int]] = {}
         race.join(self, history or History())
 
@@ -430,7 +363,7 @@ class FoldSearch(Search):
     def take(self) -> TrialSpec | None:
         """Return the trial that the race starts next, if it is one of this method's, and mark it as running."""
         found = self._race.choose()
-        if found is None or found[0].search is not self:
+        if found is None or found[0].plan is not self.plan:
             return None
         contender, fold = found
         trial = contender.trial(fold)

@@ -157,10 +157,9 @@ class Search:
         """Unchanged records that were taken over from variants of the sweep."""
         self._suggestions: list[SuggestionRow] = []
         file = plan.spec.file
-        space = plan.spec.space(plan.task, plan.method)
         self.sampler = SuggestionSampler(
             plan.first,
-            {name: dimension for name, dimension in space.items() if name in plan.first},
+            plan.space,
             plan.num_search,
             generation=(file.parallel or 1) if plan.spec.deterministic else None,
             # The seed does not depend on the method: all methods of a task draw the same suggestions.

@@ -9,7 +9,7 @@ import pytest
 from orca_ray.results.record import Record, Status
 from orca_ray.sweep.plan.searches import TrialSpec, canonical_json
 from orca_ray.sweep.search import FoldSearch, History, Race
-from orca_ray.sweep.search.race import Contender
+from orca_ray.sweep.search.contender import Contender
 from tests.results.factories import make_record
 from tests.sweep.fakes import fake_searches, fake_spec
 
@@ -99,7 +99,7 @@ def test_every_method_starts_on_the_first_fold_and_the_leaders_get_all_folds() -
 
 def test_folds_differ_in_difficulty_and_standings_do_not_mind() -> None:
     track = Track(1000.0).run(8)  # nft has five folds, whose later ones are harder; scratch two
-    levels = {each.search.plan.method: level for level, each in track.race.standings()}
+    levels = {each.plan.method: level for level, each in track.race.standings()}
     assert levels["nft"] < levels["scratch"] < levels["linear_probe"]
     assert levels["scratch"] - levels["nft"] == pytest.approx(0.05, abs=0.02)
 
@@ -161,7 +161,7 @@ def test_one_error_on_a_few_samples_is_not_far_behind_none() -> None:
 
     def contender(score: float) -> Contender:
         return Contender(
-            track.searches[0], {}, records={1: make_record(validation_score=score, status=Status.COMPLETED)}
+            track.searches[0].plan, {}, records={1: make_record(validation_score=score, status=Status.COMPLETED)}
         )
 
     leader = contender(0.0)
