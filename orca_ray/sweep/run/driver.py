@@ -94,6 +94,9 @@ def run_sweep(
     def emit_message(text: str) -> None:
         emit(events.Message(text))
 
+    def emit_staging(text: str) -> None:
+        emit(events.Message(text, passing=True))
+
     executor = make_executor(executor) if isinstance(executor, str) else executor
     with executor as engine, contextlib.ExitStack() as stack:
         gpus = wait_for_room(engine, spec, engine.open(address), wait_seconds, emit, needs_gpus=options.needs_gpus)
@@ -116,7 +119,7 @@ def run_sweep(
         stack.enter_context(contextlib.closing(controller))
         settings = WorkerSettings(store.uri, shared, checkpoint_seconds, keep_models, options.time)
         requests = staging_requests(searches, controller.searches.unfinished_tasks)
-        with contextlib.closing(engine.stager(requests, settings, emit_message)) as stager:
+        with contextlib.closing(engine.stager(requests, settings, emit_staging)) as stager:
             start(controller, engine, stager, emit)
             controller.control.deadline = deadline
             interrupted = not controller.done and engine.run(controller, settings, options)

@@ -72,6 +72,8 @@ class Message(NamedTuple):
     """Event: a line of text for the user, about a download or a trial that is run again."""
 
     text: str
+    passing: bool = False
+    """Whether the text is about staging, and is out of date when trials run."""
 
 
 @dataclass(frozen=True)
