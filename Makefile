@@ -56,7 +56,7 @@ test -n "$(PYTHON)" || { echo "no Python 3.11.4 or newer found: install one, or 
 	log=$(VENV)/install.log; \
 	(while sleep 5 && kill -0 $$$$; do line=$$(grep -avi uninstall $$log 2>/dev/null | tail -n 1 | cut -c 1-60) || true; \
 	echo "   $$(( $$(date +%s) - begin )) s: $${line:-making $(VENV)}"; done) 9<&- & beat=$$!; \
-	trap 'kill $$beat' EXIT; \
+	trap 'kill $$beat 2>/dev/null || true' EXIT; \
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV); \
 	$(INSTALL) '$(1)' > $$log 2>&1 || { hidden='^$$'; \
 	! grep -qaE 'NewConnectionError|ProxyError|timed out' $$log || { hidden='Could not find a version|No matching distribution'; \
