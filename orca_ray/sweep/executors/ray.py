@@ -8,9 +8,11 @@ import atexit
 import contextlib
 import logging
 import os
+import shlex
 import shutil
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -123,6 +125,8 @@ class RayExecutor(Executor):
             options = {"num_cpus": allowed_cpus(), "object_store_memory": 128 * 2**20, "include_dashboard": False}
             if (memory := allowed_memory()) and memory < psutil.virtual_memory().total:
                 options |= ray_private.memory_option(int(MEMORY_FOR_TRIALS * memory))
+            if (quoted := shlex.quote(sys.executable)) != sys.executable:  # Ray puts it into a line of bash as it is
+                options["runtime_env"] = {"py_executable": quoted}
         before, handler = cleanup.descendants(), signal.getsignal(signal.SIGTERM)
         options |= {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
         context = ray.init(address=address, **options)
