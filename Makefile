@@ -29,7 +29,9 @@ STAMP := $(VENV)/.installed
 DEMO_STAMP := $(VENV)/.demo
 EXTRAS := .[sweep,adapt,export,serve,trees,dev,docs]
 DEMO_EXTRAS := .[sweep,trees]
+# PyPI's torch for Linux brings CUDA's libraries: 6.4 GB in all, of which 3.3 GB are downloaded; other builds take 2.5 GB.
 NEEDED_MIB := 3000
+NEEDED_WITH_CUDA_MIB := 7000
 RESULTS ?= results
 WORKERS ?= auto
 # Without compiling, which Python does at the first import of the modules that are used, pip takes half the time.
@@ -51,6 +53,7 @@ test -n "$(PYTHON)" || { echo "no Python 3.11.4 or newer found: install one, or 
 	$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.exit(sys.version_info < (3, 11, 4) and f"Python 3.11.4 or newer is needed, $(PYTHON) is {v}: run make PYTHON=/path/to/python")'; \
 	free=$$(( $$(df -Pk . | awk 'END {print $$4}') / 1024 )); \
 	[[ -x $(BIN)/orca-sweep ]] || (( free >= $(NEEDED_MIB) )) || { echo "$$PWD: $$free MiB are free, the installation needs $(NEEDED_MIB): free some, or move the clone" >&2; exit 2; }; \
+	[[ -x $(BIN)/orca-sweep || $$(uname -s) != Linux ]] || (( free >= $(NEEDED_WITH_CUDA_MIB) )) || echo "$$PWD: $$free MiB are free, which is too little if pip takes a torch with CUDA ($(NEEDED_WITH_CUDA_MIB) MiB)" >&2; \
 	exec 9< Makefile; \
 	[[ "$$($(PYTHON) -c 'import fcntl; fcntl.flock(9, 6)' 2>&1)" != *BlockingIOError* ]] || { echo "another make installs into $$PWD/$(VENV): wait until it has ended" >&2; exit 2; }; \
 	log=$(VENV)/install.log; \
