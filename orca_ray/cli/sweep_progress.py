@@ -207,6 +207,7 @@ class SweepProgress:
             say(trial_line(event, self.state))
         elif isinstance(event, events.Message):
             note(event.text)
+            self.state.last_message = ""  # a board below it does not say it again
         if drawn and self._live is None:
             console().print(self._drawn(console()))
 

@@ -91,6 +91,11 @@ class RayExecutor(Executor):
             check_answer(address)
             self._init(address)
         except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
+            if address == "local":
+                raise UserError(
+                    f"Ray cannot start on this machine: {error}. It writes to ~/.ray, unless RAY_AUTH_TOKEN is set, and to "
+                    "/tmp/ray. --executor inline runs trials without Ray."
+                ) from error
             raise UserError(
                 f"cannot reach a Ray cluster at {address!r}: {error}. Is 'ray start --head' running there, is "
                 "RAY_AUTH_MODE 'token' here, and is the token the same (RAY_AUTH_TOKEN or ~/.ray/auth_token)? Without "
