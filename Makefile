@@ -58,12 +58,13 @@ test -n "$(PYTHON)" || { echo "no Python 3.11.4 or newer found: install one, or 
 	[[ "$$($(PYTHON) -c 'import fcntl; fcntl.flock(9, 6)' 2>&1)" != *BlockingIOError* ]] || { echo "another make installs into $$PWD/$(VENV): wait until it has ended" >&2; exit 2; }; \
 	log=$(VENV)/install.log; \
 	(while sleep 5 && kill -0 $$$$; do line=$$(grep -avi uninstall $$log 2>/dev/null | tail -n 1 | cut -c 1-60) || true; \
-	echo "   $$(( $$(date +%s) - begin )) s: $${line:-making $(VENV)}"; done) 9<&- & beat=$$!; \
+	echo "   $$(( $$(date +%s) - begin )) s: $${line:-…}"; done) 9<&- & beat=$$!; \
 	trap 'kill $$beat 2>/dev/null || true' EXIT; \
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV); \
 	$(INSTALL) '$(1)' > $$log 2>&1 || { hidden='^$$'; \
 	! grep -qaE 'NewConnectionError|ProxyError|timed out' $$log || { hidden='Could not find a version|No matching distribution'; \
 	echo "the package index cannot be reached: check the network, the proxy (HTTPS_PROXY), and pip's settings (pip config list)" >&2; }; \
+	! grep -qa 'No space left' $$log || echo "no space is left in $$PWD, $${TMPDIR:-/tmp} (pip's temporary files) or pip's cache: free some, or set TMPDIR" >&2; \
 	{ grep -ahE '^ *ERROR:|No space left' $$log | grep -vE "$$hidden" || true; } | sed 's,^ *,,' | sort -u | tail -n 3 | cut -c 1-200 >&2; \
 	echo "pip could not install; all it said is in $$log. The same command tries again." >&2; exit 2; }
 endef
