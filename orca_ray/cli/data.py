@@ -157,8 +157,7 @@ def _each(tasks: "list[Task]", do: "Callable[[Task], None]") -> None:
             raise KeyboardInterrupt(f"interrupted at {task.name}: the same command continues from there") from None
     if errors:
         lines = [text if failed[0] in text else f"{', '.join(failed)}: {text}" for text, failed in errors.items()]
-        number = sum(map(len, errors.values()))
-        raise UserError(f"{number} of {len(tasks)} tasks failed:\n" + "\n".join(lines))
+        raise UserError(f"{sum(map(len, errors.values()))} of {len(tasks)} tasks failed:\n" + "\n".join(lines))
 
 
 def _raw_directory(raw: Path | None, tasks: "list[Task]") -> Path | None:

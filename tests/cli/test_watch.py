@@ -193,7 +193,6 @@ def test_counts_best_scores_and_the_table_follow_the_events() -> None:
     assert any("4/6 trials, 1 running · 1 min 05 s, left ?" in line for line in lines)
     assert any("fetched [mnist]" in line for line in lines)
     state.apply(events.Message("vm: preparing data of pocket/mnist", passing=True))
-    assert lines_of(state)[-1] == "vm: preparing data of pocket/mnist"
     state.apply(progress("a", "digits", "orca", REFINE))
     assert "preparing" not in lines_of(state)[-1]
     state.apply(events.TrialWaits("a", "pocket/digits", "orca"))

@@ -72,8 +72,7 @@ class Message(NamedTuple):
     """Event: a line of text for the user, about a download or a trial that is run again."""
 
     text: str
-    passing: bool = False
-    """Whether the text is about staging, and is out of date when trials run."""
+    passing: bool = False  # whether it is about staging, and out of date when trials run
 
 
 @dataclass(frozen=True)
