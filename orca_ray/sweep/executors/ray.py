@@ -49,7 +49,7 @@ _TUNE_ENVIRONMENT = {
 }
 MEMORY_FOR_TRIALS = 0.7
 """Fraction of a container's memory that trials may reserve; Ray's own default for a machine."""
-LEAST_GIB = 1.5  # of memory; with less, the driver, Ray and one worker read their libraries again and again
+GIB_OF_WORKER = 0.75  # of memory; the driver and Ray take as much
 MAX_ANNOUNCED = 1000
 """Largest number of trials of one size that an autoscaler is asked to make room for."""
 END_SECONDS = 8.0
@@ -93,10 +93,9 @@ class RayExecutor(Executor):
             self._init(address)
         except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
             if address == "local":
-                raise UserError(
-                    f"Ray cannot start on this machine: {error}. It needs {LEAST_GIB} GiB of memory, and to write to "
-                    "/tmp/ray and, unless RAY_AUTH_TOKEN is set, ~/.ray. --executor inline runs trials without Ray."
-                ) from error
+                needs = f"{2 * GIB_OF_WORKER} GiB of memory, and to write to /tmp/ray and ~/.ray (or RAY_AUTH_TOKEN)"
+                text = f"Ray cannot start on this machine: {error}. It needs {needs}; --executor inline needs no Ray."
+                raise UserError(text) from error
             raise UserError(
                 f"cannot reach a Ray cluster at {address!r}: {error}. Is 'ray start --head' running there, is "
                 "RAY_AUTH_MODE 'token' here, and is the token the same (RAY_AUTH_TOKEN or ~/.ray/auth_token)? Without "
@@ -128,9 +127,11 @@ class RayExecutor(Executor):
 
         options: dict[str, Any] = {"ignore_reinit_error": True}
         if address == "local":  # a small object store: trials exchange kilobytes
-            options = {"num_cpus": allowed_cpus(), "object_store_memory": 128 * 2**20, "include_dashboard": False}
-            if (memory := min(psutil.virtual_memory().total, allowed_memory() or 2**63)) < LEAST_GIB * 2**30:
+            memory = min(psutil.virtual_memory().total, allowed_memory() or 2**63)
+            if (workers := int(memory / 2**30 / GIB_OF_WORKER) - 1) < 1:
                 raise RuntimeError(f"{memory / 2**30:.1f} GiB of memory are allowed or there")
+            cpus = min(allowed_cpus(), workers) if workers < 4 else allowed_cpus()
+            options = {"num_cpus": cpus, "object_store_memory": 128 * 2**20, "include_dashboard": False}
             if memory < psutil.virtual_memory().total:
                 options |= ray_private.memory_option(int(MEMORY_FOR_TRIALS * memory))
             if (quoted := shlex.quote(sys.executable)) != sys.executable:  # Ray puts it into a line of bash as it is

@@ -7,7 +7,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
-from functools import partial
 from pkgutil import resolve_name
 
 from orca_ray.errors import UserError, lookup
@@ -92,8 +91,8 @@ def run_sweep(
     check_writable(results)  # before data are prepared
     code_version()  # that of the records: read before files can change
 
-    def emit_message(text: str, *, passing: bool = False) -> None:
-        emit(events.Message(text, passing))
+    def emit_message(text: str) -> None:
+        emit(events.Message(text, passing=True))
 
     executor = make_executor(executor) if isinstance(executor, str) else executor
     with executor as engine, contextlib.ExitStack() as stack:
@@ -117,7 +116,7 @@ def run_sweep(
         stack.enter_context(contextlib.closing(controller))
         settings = WorkerSettings(store.uri, shared, checkpoint_seconds, keep_models, options.time)
         requests = staging_requests(searches, controller.searches.unfinished_tasks)
-        with contextlib.closing(engine.stager(requests, settings, partial(emit_message, passing=True))) as stager:
+        with contextlib.closing(engine.stager(requests, settings, emit_message)) as stager:
             start(controller, engine, stager, emit)
             controller.control.deadline = deadline
             interrupted = not controller.done and engine.run(controller, settings, options)
