@@ -46,7 +46,8 @@ define stage
 endef
 
 # $(call install,requirement) installs into $(VENV), prints the last line of pip's log every five seconds, and more of
-# the log if pip fails. pip runs in the foreground, because background processes ignore Ctrl-C. The lock (6: exclusive,
+# the log if pip fails. pip runs in the foreground, because background processes ignore Ctrl-C. Where its cache cannot be
+# written, pip would build no wheel, not even of pure Python. The lock (6: exclusive,
 # without waiting) is this shell's and pip's, and ends with them.
 define install
 test -n "$(PYTHON)" || { echo "no Python 3.11.4 or newer found: install one, or run make PYTHON=/path/to/python" >&2; exit 2; }; \
@@ -54,6 +55,7 @@ test -n "$(PYTHON)" || { echo "no Python 3.11.4 or newer found: install one, or 
 	free=$$(( $$(df -Pk . | awk 'END {print $$4}') / 1024 )); \
 	[[ -x $(BIN)/orca-sweep ]] || (( free >= $(NEEDED_MIB) )) || { echo "$$PWD: $$free MiB are free, the installation needs $(NEEDED_MIB): free some, or move the clone" >&2; exit 2; }; \
 	[[ -x $(BIN)/orca-sweep || $$(uname -s) != Linux ]] || (( free >= $(NEEDED_WITH_CUDA_MIB) )) || echo "$$PWD: $$free MiB are free, which is too little if pip takes a torch with CUDA ($(NEEDED_WITH_CUDA_MIB) MiB)" >&2; \
+	[[ -w $${PIP_CACHE_DIR:-$${HOME:-/}} ]] || export PIP_NO_CACHE_DIR=1; \
 	exec 9< Makefile; \
 	[[ "$$($(PYTHON) -c 'import fcntl; fcntl.flock(9, 6)' 2>&1)" != *BlockingIOError* ]] || { echo "another make installs into $$PWD/$(VENV): wait until it has ended" >&2; exit 2; }; \
 	log=$(VENV)/install.log; \
