@@ -46,9 +46,9 @@ define stage
 endef
 
 # $(call install,requirement) installs into $(VENV), prints the last line of pip's log every five seconds, and more of
-# the log if pip fails. pip runs in the foreground, because background processes ignore Ctrl-C. Where its cache cannot be
-# written, pip would build no wheel, not even of pure Python. The lock (6: exclusive,
-# without waiting) is this shell's and pip's, and ends with them.
+# the log if pip fails. pip runs in the foreground, because background processes ignore Ctrl-C. Without a cache that can
+# be written, pip must be told so, or it builds no wheel. The lock (6: exclusive, without waiting) is this shell's and
+# pip's, and ends with them.
 define install
 test -n "$(PYTHON)" || { echo "no Python 3.11.4 or newer found: install one, or run make PYTHON=/path/to/python" >&2; exit 2; }; \
 	$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.exit(sys.version_info < (3, 11, 4) and f"Python 3.11.4 or newer is needed, $(PYTHON) is {v}: run make PYTHON=/path/to/python")'; \
