@@ -59,7 +59,7 @@ test -n "$(PYTHON)" || { echo "no Python 3.11.4 or newer found: install one, or 
 	exec 9< Makefile; \
 	[[ "$$($(PYTHON) -c 'import fcntl; fcntl.flock(9, 6)' 2>&1)" != *BlockingIOError* ]] || { echo "another make installs into $$PWD/$(VENV): wait until it has ended" >&2; exit 2; }; \
 	log=$(VENV)/install.log; \
-	(while sleep 5 && kill -0 $$$$; do line=$$(grep -avi uninstall $$log 2>/dev/null | tail -n 1 | cut -c 1-60) || true; \
+	(while sleep 5 && kill -0 $$$$; do line=$$(grep -avi uninstall $$log 2>/dev/null | tail -n 1 | cut -c 1-48) || true; \
 	echo "   $$(( $$(date +%s) - begin )) s: $${line:-…}"; done) 9<&- & beat=$$!; \
 	trap 'kill $$beat 2>/dev/null || true' EXIT; \
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV); \
