@@ -29,7 +29,9 @@ STAMP := $(VENV)/.installed
 DEMO_STAMP := $(VENV)/.demo
 EXTRAS := .[sweep,adapt,export,serve,trees,dev,docs]
 DEMO_EXTRAS := .[sweep,trees]
+# PyPI's torch for Linux brings CUDA's libraries: 6.4 GB in all, of which 3.3 GB are downloaded; other builds take 2.5 GB.
 NEEDED_MIB := 3000
+NEEDED_WITH_CUDA_MIB := 7000
 RESULTS ?= results
 WORKERS ?= auto
 # Without compiling, which Python does at the first import of the modules that are used, pip takes half the time.
@@ -44,18 +46,28 @@ define stage
 endef
 
 # $(call install,requirement) installs into $(VENV), prints the last line of pip's log every five seconds, and more of
-# the log if pip fails. pip runs in the foreground, because background processes ignore Ctrl-C.
+# the log if pip fails. pip runs in the foreground, because background processes ignore Ctrl-C. Without a cache that can
+# be written, pip must be told so, or it builds no wheel. The lock (6: exclusive, without waiting) is this shell's and
+# pip's, and ends with them.
 define install
 test -n "$(PYTHON)" || { echo "no Python 3.11.4 or newer found: install one, or run make PYTHON=/path/to/python" >&2; exit 2; }; \
 	$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.exit(sys.version_info < (3, 11, 4) and f"Python 3.11.4 or newer is needed, $(PYTHON) is {v}: run make PYTHON=/path/to/python")'; \
 	free=$$(( $$(df -Pk . | awk 'END {print $$4}') / 1024 )); \
 	[[ -x $(BIN)/orca-sweep ]] || (( free >= $(NEEDED_MIB) )) || { echo "$$PWD: $$free MiB are free, the installation needs $(NEEDED_MIB): free some, or move the clone" >&2; exit 2; }; \
+	[[ -x $(BIN)/orca-sweep || $$(uname -s) != Linux ]] || (( free >= $(NEEDED_WITH_CUDA_MIB) )) || echo "$$PWD: $$free MiB are free, which is too little if pip takes a torch with CUDA ($(NEEDED_WITH_CUDA_MIB) MiB)" >&2; \
+	[[ -w $${PIP_CACHE_DIR:-$${HOME:-/}} ]] || export PIP_NO_CACHE_DIR=1; \
+	exec 9< Makefile; \
+	[[ "$$($(PYTHON) -c 'import fcntl; fcntl.flock(9, 6)' 2>&1)" != *BlockingIOError* ]] || { echo "another make installs into $$PWD/$(VENV): wait until it has ended" >&2; exit 2; }; \
 	log=$(VENV)/install.log; \
-	(while sleep 5; do echo "   $$(( $$(date +%s) - begin )) s: $$(tail -n 1 $$log 2>/dev/null | cut -c 1-60)"; done) & beat=$$!; \
-	trap 'kill $$beat' EXIT; \
+	(while sleep 5 && kill -0 $$$$; do line=$$(grep -avi uninstall $$log 2>/dev/null | tail -n 1 | cut -c 1-48) || true; \
+	echo "   $$(( $$(date +%s) - begin )) s: $${line:-…}"; done) 9<&- & beat=$$!; \
+	trap 'kill $$beat 2>/dev/null || true' EXIT; \
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV); \
-	$(INSTALL) '$(1)' > $$log 2>&1 || { { grep -hE '^ *ERROR:|No space left' $$log || true; } | sed 's,^ *,,' | sort -u | tail -n 3 | cut -c 1-200 >&2; \
-	! grep -qE 'NewConnectionError|ProxyError|timed out' $$log || echo "the package index cannot be reached: check the network, and pip's proxy and mirror (pip config list)" >&2; \
+	$(INSTALL) '$(1)' > $$log 2>&1 || { hidden='^$$'; \
+	! grep -qaE 'NewConnectionError|ProxyError|timed out' $$log || { hidden='Could not find a version|No matching distribution'; \
+	echo "the package index cannot be reached: check the network, the proxy (HTTPS_PROXY), and pip's settings (pip config list)" >&2; }; \
+	! grep -qa 'No space left' $$log || echo "no space is left in $$PWD, $${TMPDIR:-/tmp} (pip's temporary files) or pip's cache: free some, or set TMPDIR" >&2; \
+	{ grep -ahE '^ *ERROR:|No space left' $$log | grep -vE "$$hidden" || true; } | sed 's,^ *,,' | sort -u | tail -n 3 | cut -c 1-200 >&2; \
 	echo "pip could not install; all it said is in $$log. The same command tries again." >&2; exit 2; }
 endef
 

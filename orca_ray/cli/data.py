@@ -140,11 +140,11 @@ def _tasks(names: list[str]) -> "list[Task]":
 
 
 def _each(tasks: "list[Task]", do: "Callable[[Task], None]") -> None:
-    """Call ``do`` for every task, even after a UserError; then raise one UserError that lists all of them.
+    """Call ``do`` for every task, even after a UserError; then raise one UserError that lists each error once.
 
     After Ctrl-C, print that the same command continues the work.
     """
-    errors = []
+    errors: dict[str, list[str]] = {}
     for task in tasks:
         try:
             do(task)
@@ -152,11 +152,12 @@ def _each(tasks: "list[Task]", do: "Callable[[Task], None]") -> None:
             if len(tasks) == 1:
                 raise
             logger.debug("%s failed", task.name, exc_info=True)
-            errors.append(str(error) if task.name in str(error) else f"{task.name}: {error}")
+            errors.setdefault(str(error), []).append(task.name)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"interrupted at {task.name}: the same command continues from there") from None
     if errors:
-        raise UserError(f"{len(errors)} of {len(tasks)} tasks failed:\n" + "\n".join(errors))
+        lines = [text if failed[0] in text else f"{', '.join(failed)}: {text}" for text, failed in errors.items()]
+        raise UserError(f"{sum(map(len, errors.values()))} of {len(tasks)} tasks failed:\n" + "\n".join(lines))
 
 
 def _raw_directory(raw: Path | None, tasks: "list[Task]") -> Path | None:

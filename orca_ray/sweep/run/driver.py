@@ -92,7 +92,7 @@ def run_sweep(
     code_version()  # that of the records: read before files can change
 
     def emit_message(text: str) -> None:
-        emit(events.Message(text))
+        emit(events.Message(text, passing=True))
 
     executor = make_executor(executor) if isinstance(executor, str) else executor
     with executor as engine, contextlib.ExitStack() as stack:

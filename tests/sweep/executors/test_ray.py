@@ -9,10 +9,12 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import psutil
 import pytest
 
+from orca_ray.errors import UserError
 from orca_ray.options import KeepModels
 from orca_ray.predictor import load
 from orca_ray.results import live
@@ -21,7 +23,7 @@ from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.executors.base import ExecutorOptions
 from orca_ray.sweep.executors.liveness import TimeLimits
-from orca_ray.sweep.executors.ray import trial_bundle
+from orca_ray.sweep.executors.ray import RayExecutor, trial_bundle
 from orca_ray.sweep.plan.searches import Resources
 from orca_ray.sweep.run import driver
 from orca_ray.sweep.run.driver import run_sweep
@@ -176,6 +178,8 @@ def fake_actors(monkeypatch: pytest.MonkeyPatch, marker: Path, fault: str) -> No
 
     from orca_ray.sweep.executors import trainable
 
+    (environment := marker.parent / "an environment").symlink_to(Path(sys.executable).parents[1])
+    monkeypatch.setattr(sys, "executable", str(environment / "bin" / Path(sys.executable).name))
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     ray.cloudpickle.register_pickle_by_value(fakes)
 
@@ -199,10 +203,17 @@ def fake_actors(monkeypatch: pytest.MonkeyPatch, marker: Path, fault: str) -> No
     monkeypatch.setattr(trainable, "make_trainable", make_trainable)
 
 
+def test_a_cluster_that_cannot_start_here_is_sought_nowhere_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orca_ray.sweep.executors.ray.allowed_memory", lambda: 2**30)
+    with pytest.raises(UserError, match=r": 1\.0 GiB of memory are .*needs 1\.5 GiB .*--executor inline"):
+        RayExecutor().open("local")
+    monkeypatch.setattr(RayExecutor, "_init", Mock(side_effect=OSError(30, "Read-only file system", "/home/me/.ray")))
+    with pytest.raises(UserError, match=r"Ray cannot start on this machine: .*'/home/me/\.ray'"):
+        RayExecutor().open("local")
+
+
 def run(store: ResultsStore, text: str, hang_seconds: float, events: list[Event]) -> Summary:
     """Run a sweep of fake actors on a Ray cluster of its own."""
-    from orca_ray.sweep.executors.ray import RayExecutor
-
     controller, limits = new_controller(store, text=text, listener=events.append), TimeLimits(heartbeat=hang_seconds)
     with RayExecutor() as engine:
         engine.open("local")
