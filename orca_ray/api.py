@@ -50,7 +50,7 @@ logger = logging.getLogger(__name__)
 SWEEP = shipped_sweeps()["pocket"].parent / "base" / "adapt.yaml"
 """Sweep file with the settings of all adaptations."""
 BASELINES = {
-    "tabular": ("linear", "nearest", "forest", "gradient_boosting"),
+    "tabular": ("linear", "nearest", "kernel_ridge", "forest", "gradient_boosting"),
     "time series": ("linear", "nearest", "minirocket", "minirocket_hydra", "cnn"),
     "field": ("linear", "unet", "fno"),
     "image": ("linear", "nearest", "cnn"),

@@ -119,8 +119,8 @@ class FittedBody(Body):
         """Raise UserError if the buffers are damaged or do not fit each other."""
 
 
-class NearestBody(FittedBody):
-    """Body that averages the targets of the nearest training samples: [B, 1, F] -> [B, 1, K]; 0 until it is fitted."""
+class StoredBody(FittedBody):
+    """Base of bodies that compare features with those of stored training samples: [B, 1, F] -> [B, 1, K]."""
 
     resized = ("keys", "values")
     mean: Tensor
@@ -129,11 +129,12 @@ class NearestBody(FittedBody):
     values: Tensor
     weights: Tensor
 
-    def __init__(self, width: int, num_outputs: int, most: int) -> None:
-        """Make a body without samples, for ``width`` features and at most ``most`` neighbours."""
+    def __init__(self, width: int, num_outputs: int, num_weights: int) -> None:
+        """Make a body without samples, for ``width`` features."""
         super().__init__()
         self.feature_width = num_outputs
-        for name, size in {"mean": (width,), "scale": (width,), "weights": (most,), "values": (0, num_outputs)}.items():
+        sizes = {"mean": (width,), "scale": (width,), "weights": (num_weights,), "values": (0, num_outputs)}
+        for name, size in sizes.items():
             self.register_buffer(name, torch.zeros(size))
         self.register_buffer("keys", torch.zeros(0, width, dtype=torch.float16))
 
@@ -146,6 +147,10 @@ class NearestBody(FittedBody):
         """Return features [N, F] in units of their deviations, within the range of float16."""
         return ((features_NF - self.mean) * self.scale).clamp(-1e3, 1e3)
 
+
+class NearestBody(StoredBody):
+    """Body that averages the targets of the nearest training samples; 0 until it is fitted."""
+
     def nearest(self, features_NF: Tensor, most: int) -> Tensor:
         """Return the indices [N, most] of the training samples nearest to features [N, F], nearest first."""
         keys = self.keys.float()
@@ -156,6 +161,29 @@ class NearestBody(FittedBody):
         """Return the weighted sums [B, 1, K] of the targets of neighbours; ``grid`` is not used."""
         rows = self.nearest(tokens_BTD.flatten(1), len(self.weights))
         return self.weights[: rows.shape[1]] @ self.values[rows][:, None]
+
+
+class KernelBody(StoredBody):
+    """Body that sums Gaussian kernels around landmarks, some of the training samples; 0 until it is fitted.
+
+    ``weights`` [K] are constant terms, which remain far from all landmarks. The kernel's width is a part of ``scale``.
+    """
+
+    def __init__(self, width: int, num_outputs: int) -> None:
+        """Make a body without landmarks, for ``width`` features."""
+        super().__init__(width, num_outputs, num_outputs)
+        self.weights, self.values = self.weights.double(), self.values.double()  # terms of opposite signs are large
+
+    def kernels(self, standardised_NF: Tensor) -> Tensor:
+        """Return exp(-|x - landmark|²) in float64 [N, number of landmarks] for standardised features x [N, F]."""
+        x, keys = standardised_NF.double(), self.keys.double()
+        squares = x.square().sum(dim=1, keepdim=True) + keys.square().sum(dim=1) - 2 * x @ keys.T
+        return (-squares.relu()).exp()
+
+    def forward(self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+        """Return the sums [B, 1, K]; ``grid`` is not used."""
+        sums = self.kernels(self.standardised(tokens_BTD.flatten(1))) @ self.values + self.weights
+        return sums[:, None].to(tokens_BTD)
 
 
 class ProbabilityHead(nn.Module):

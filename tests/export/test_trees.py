@@ -223,7 +223,8 @@ COMMON = [
     ("series", "minirocket"), ("series", "hydra"), ("field", "fno"), ("field", "unet"),
     *itertools.product(TASKS, ["nft", "cnn", "lora", "no_body"]),
 ]  # fmt: skip
-OTHERS = sorted({*all_methods()} - {method for _, method in COMMON} - {"forest", "gradient_boosting", "nearest"})
+FITTED = {"forest", "gradient_boosting", "kernel_ridge", "nearest"}
+OTHERS = sorted({*all_methods()} - {method for _, method in COMMON} - FITTED)
 """Methods without a test of both formats; those that are nothing until they are fitted have their own."""
 EVERY = [(to, *case) for to in FORMATS for case in COMMON]
 

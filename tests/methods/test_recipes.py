@@ -41,7 +41,7 @@ NORMS = r"embedder\..*|head\..*|body\..*(norm|LayerNorm)[^.]*\.(weight|bias)"
 ADAPTERS = r"embedder\..*|head\..*|body\..*\.lora_[AB]\..*"
 TRAINED = {
     "gradient_boosting": r"",  # trees are no parameters
-    **dict.fromkeys(("forest", "nearest"), r""),
+    **dict.fromkeys(("forest", "kernel_ridge", "nearest"), r""),
     **dict.fromkeys(("hydra", "linear", "linear_probe", "minirocket", "minirocket_hydra"), r"head\..*"),
     "random_features": r"embedder\..*|head\..*",
     **dict.fromkeys(("fpt", "orca_fpt"), NORMS),
@@ -63,7 +63,7 @@ def test_the_methods_of_the_first_release() -> None:
     assert get_method("fpt").links["code"] == "https://github.com/kzl/universal-computation"
     random = {name for name, recipe in all_methods().items() if not recipe.pretrained}
     of_series = {"hydra", "minirocket", "minirocket_hydra"}
-    baselines = {"fno", "forest", "gradient_boosting", "linear", "nearest", "unet", *of_series}
+    baselines = {"fno", "forest", "gradient_boosting", "kernel_ridge", "linear", "nearest", "unet", *of_series}
     assert random == {*baselines, "cnn", "random_features", "scratch"}
     assert set(expand([FIELD])) == set(TRAINED) - baselines  # records of the group exist
 

@@ -1,4 +1,4 @@
-"""`linear`, `nearest`, `forest`, `hydra`: they learn from real data, choose within train, and equal scikit-learn's."""
+"""`linear`, `nearest`, `kernel_ridge` and so on: they learn from real data, and equal those of scikit-learn."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,10 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.spatial.distance import cdist
 from sklearn import datasets
+from sklearn.kernel_ridge import KernelRidge
 from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.metrics.pairwise import rbf_kernel
 from sklearn.model_selection import train_test_split
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import KernelCenterer, StandardScaler
 from torch.nn import functional as F
 
 from orca_ray.data.prepared import PreparedData, Split
@@ -21,9 +24,9 @@ from orca_ray.methods.options import Scalar
 from orca_ray.methods.recipe import NO_BODY
 from orca_ray.methods.stages import fitted as fitted_stage
 from orca_ray.methods.stages import summarised
-from orca_ray.methods.stages.fitted import PENALTIES, best_left_out
+from orca_ray.methods.stages.fitted import PENALTIES, best_left_out, regressed
 from orca_ray.methods.trial_trainer import TrialTrainer
-from orca_ray.models.features import FEATURES, NearestBody
+from orca_ray.models.features import FEATURES, KernelBody, NearestBody
 from orca_ray.models.minirocket import HydraBody
 from orca_ray.predictor import Predictor
 from orca_ray.testing.trials import CLASSES, TASK, make_data, make_task, run, start
@@ -55,6 +58,7 @@ def fitted(method: str, case: Case) -> TrialTrainer:
 
 WORST = {  # of scikit-learn's logistic and ridge regression, neighbours and forest on these splits, plus a margin
     "linear": (0.07, 0.05, 56.0), "nearest": (0.08, 0.06, 61.0), "forest": (0.09, 0.07, 60.0),
+    "kernel_ridge": (0.05, 0.05, 58.0),
 }  # fmt: skip
 
 
@@ -73,7 +77,7 @@ def test_they_learn_as_well_as_those_of_scikit_learn(method: str, tmp_path: Path
         np.testing.assert_array_equal(Predictor.load(tmp_path / str(number), device="cpu").outputs(x), model.outputs(x))
 
 
-@pytest.mark.parametrize("method", ["linear", "forest", "gradient_boosting"])
+@pytest.mark.parametrize("method", ["linear", "forest", "kernel_ridge", "gradient_boosting"])
 @pytest.mark.parametrize("case", [CANCER, DIABETES], ids=["classes", "numbers"])
 def test_constant_values_of_a_table_change_nothing(method: str, case: Case) -> None:
     load, target, (_, length), domain = case
@@ -140,7 +144,9 @@ def test_the_limit_bounds_predictions_far_from_all_training_samples(method: str,
     assert abs(outputs[10.0][0] - 6) < 6 < abs(outputs[0.0][0] - 6)  # targets are between 5 and 7
 
 
-@pytest.mark.parametrize("method", ["linear", "nearest", "forest", "hydra", "minirocket", "minirocket_hydra"])
+@pytest.mark.parametrize(
+    "method", ["linear", "nearest", "forest", "kernel_ridge", "hydra", "minirocket", "minirocket_hydra"]
+)
 def test_nothing_is_chosen_on_validation_data(method: str) -> None:
     values: dict[str, Scalar] = {"minirocket.penalty": "leave_one_out", "minirocket.features": 840}
     whole = make_data(TASK)
@@ -171,6 +177,41 @@ def test_with_all_samples_a_fifth_of_them_chooses_the_penalty(monkeypatch: pytes
     run(trial)
     known = sum(map(len, data.splits.values()))
     assert asked[: len(PENALTIES)] == [known // 5] * len(PENALTIES)
+
+
+@pytest.fixture
+def one_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave one width and one penalty to choose from."""
+    monkeypatch.setattr(summarised, "_WIDTHS", (1.0,))
+    monkeypatch.setattr(summarised, "FINE", (0.1,))
+
+
+@pytest.mark.usefixtures("one_kernel")
+@pytest.mark.parametrize("landmarks", [1000, 60])
+def test_kernel_ridge_is_that_of_scikit_learn(landmarks: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(summarised, "MOST_LANDMARKS", landmarks)
+    monkeypatch.setattr(summarised, "MOST_FITTED", 180)  # of 189 training samples
+    trial = fitted("kernel_ridge", DIABETES)
+    model, data = trial.model, trial.trial.data
+    body = model.body
+    assert isinstance(body, KernelBody)
+    keys = body.keys.double().numpy()
+    assert len(keys) == min(landmarks, 180)
+    x = body.standardised(model.embed(torch.from_numpy(data.test.x[:]))[:, 0]).numpy()
+    outputs = model(torch.from_numpy(data.test.x[:])).detach().numpy()
+    far = model(torch.full((1, 1, 10), 1e9)).item()
+    if landmarks == 1000:  # the landmarks are the samples; targets in their order are not stored
+        rows = body.standardised(model.embed(torch.from_numpy(data.train.x[:]))[:, 0]).numpy()
+        chosen = cdist(keys, rows).argmin(axis=1)
+        y = regressed(trial.trial).numpy()[chosen]
+        centred = KernelCenterer().fit(own := rbf_kernel(keys, gamma=1))
+        ridge = KernelRidge(alpha=0.1, kernel="precomputed").fit(centred.transform(own.copy()), y - y.mean())
+        expected = ridge.predict(centred.transform(rbf_kernel(x, keys, gamma=1))) + y.mean()
+        np.testing.assert_allclose(outputs, expected[:, 0], rtol=1e-3, atol=2e-3)
+    assert far == pytest.approx(float(body.weights), rel=1e-6)
+    score = trial.result().test_score
+    assert score is not None
+    assert score < 65
 
 
 def test_the_nearest_by_hand() -> None:
@@ -230,7 +271,7 @@ def test_they_take_any_kind_of_data_and_can_be_exported(
     pytest.importorskip("onnxruntime")
     task = replace(make_task(target, shape), domain=domain)
     of_kind = ["minirocket_hydra"] if domain == "time series" else []
-    for method in ("linear", "nearest", *(["forest"] if target.kind != "dense" else []), *of_kind):
+    for method in ("linear", "nearest", *(["forest", "kernel_ridge"] if target.kind != "dense" else []), *of_kind):
         values: dict[str, Scalar] = {"linear.limit": 10.0} if method != "nearest" else {}
         trial = start(NO_BODY, method, task=task, hyperparameters=values)
         run(trial)

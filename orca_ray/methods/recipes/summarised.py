@@ -1,9 +1,10 @@
-"""``linear``, ``nearest`` and ``forest``, the plain baselines of any kind of data, and ``gradient_boosting``.
+"""``linear``, ``nearest``, ``forest`` and ``kernel_ridge``, for any kind of data, and ``gradient_boosting``.
 
-The first three use the features of `orca_ray.models.features`: the values of tables and fields, and summaries of
+The first four use the features of `orca_ray.models.features`: the values of tables and fields, and summaries of
 series, images and recordings. ``linear`` is a logistic regression for classes and labels, else a ridge regression.
-``nearest`` averages the targets of the nearest training samples. ``forest`` is a random forest of scikit-learn. Penalty
-and number of neighbours are chosen within the training samples.
+``nearest`` averages the targets of the nearest training samples. ``forest`` is a random forest of scikit-learn.
+``kernel_ridge`` is a ridge regression of Gaussian kernels. Penalties, the width of the kernels and the number of
+neighbours are chosen within the training samples.
 
 ``gradient_boosting`` is the usual baseline for tables: trees of LightGBM, of the values. An epoch adds
 ``boosting.rounds`` rounds of one tree each, or of one tree for each class if there are more than two. For a target of
@@ -44,9 +45,9 @@ def _features(task: "Task") -> str:
     return "audio" if task.domain == "audio" else "image"
 
 
-def _problem(task: "Task", *, trees: bool = False) -> str | None:
-    if trees and task.target.kind == "dense":
-        return f"trees predict classes, labels or one number, not a field of shape {task.target.shape}"
+def _problem(task: "Task", *, fields: bool = True) -> str | None:
+    if not fields and task.target.kind == "dense":
+        return f"it predicts classes, labels or one number, not a field of shape {task.target.shape}"
     if task.input_shape is None:
         return None
     values = math.prod(task.input_shape) if _features(task) == "values" else 1
@@ -59,7 +60,7 @@ def _problem(task: "Task", *, trees: bool = False) -> str | None:
 def _boosting_problem(task: "Task") -> str | None:
     if importlib.util.find_spec("lightgbm") is None:
         return "it needs the package lightgbm: pip install 'orca-ray[trees]'"
-    found = _problem(task, trees=True)
+    found = _problem(task, fields=False)
     if found or task.input_shape is None or (number := math.prod(task.input_shape)) <= MAX_FEATURES:
         return found
     shape = f"{number} values (shape {task.input_shape})"
@@ -82,6 +83,7 @@ def _operations(task: "Task", values: Mapping[str, Scalar], method: str = "") ->
     size, count = math.prod(task.input_shape), sum(task.num_samples or (1000,))
     passes = 30 if method == "linear" and task.target.kind in ("classes", "labels") else 1
     own = {  # distances to all samples; a comparison of a tree takes as long as some hundred operations
+        "kernel_ridge": 2 * size * min(count, 1000) + 4 * min(count, 1000) ** 2 * min(1.0, 10_000 / count),
         "nearest": 0.5 * size * min(count, 50_000),
         "forest": 30_000 * math.sqrt(size) * min(1.0, 10_000 / count) * math.log2(count),
     }
@@ -121,7 +123,12 @@ RECIPES = (
     ),
     _recipe(
         "forest", "a random forest of features", "Breiman, Random Forests, Machine Learning 2001",
-        "ForestStage", problem=partial(_problem, trees=True),
+        "ForestStage", problem=partial(_problem, fields=False),
+    ),
+    _recipe(
+        "kernel_ridge", "ridge regression of Gaussian kernels around training samples",
+        "Williams and Seeger, Using the Nyström Method to Speed Up Kernel Machines, NeurIPS 2000",
+        "KernelStage", problem=partial(_problem, fields=False),
     ),
     _recipe(
         "gradient_boosting", "gradient-boosted trees",

@@ -36,7 +36,7 @@ class FittedStage(ABC):
     batch_size = BATCH_SIZE
     """Number of samples in a forward pass of the evaluation."""
 
-    def __init__(self, trial: Trial, epochs: int, patience: int = 0) -> None:
+    def __init__(self, trial: Trial, epochs: int = 1, patience: int = 0) -> None:
         """Plan the stage; it ends after ``patience`` epochs without a better validation score (0: after ``epochs``)."""
         self._trial, self._epochs, self._patience = trial, epochs, patience or math.inf
         self._precision = Precision("float32", trial.device)
@@ -138,7 +138,7 @@ def regressed(trial: Trial) -> Tensor:
 
 PENALTIES = tuple(10.0**exponent for exponent in np.linspace(3, -3, 10))
 """Penalties that are tried, the same as those of MiniRocket's authors; of equally good ones, the largest is chosen."""
-_FINE = tuple(10.0**exponent for exponent in np.linspace(5, -4, 19))
+FINE = tuple(10.0**exponent for exponent in np.linspace(5, -4, 19))
 """Penalties that are tried by leave-one-out, where each takes no new fit."""
 MOST_EXACT = 4096
 """Largest of the smaller number, samples or features, for which a penalty is chosen by leave-one-out."""
@@ -212,7 +212,7 @@ class RidgeStage(FittedStage):
     """
 
     def __init__(self, trial: Trial, *, leave_one_out: bool = False) -> None:
-        super().__init__(trial, epochs=1)
+        super().__init__(trial)
         self._leave_one_out = leave_one_out
 
     @torch.no_grad()
@@ -255,14 +255,13 @@ class RidgeStage(FittedStage):
 
     def fit_by_leave_one_out(self, output: nn.Linear) -> None:
         """Fit the layer ``output``, with the penalty and scale that the training samples choose."""
-        trial, train, columns = self._trial, self._trial.data.train, varying(self._trial)
+        trial, columns = self._trial, varying(self._trial)
         rows = training_rows(trial, columns=columns)
         y = regressed(trial)[rows].to(trial.device)
-        weight, bias, predictions = best_left_out(features_of(trial, rows, columns=columns), y, _FINE)
+        weight, bias, predictions = best_left_out(features_of(trial, rows, columns=columns), y, FINE)
         factor = 1.0
         if trial.task.target.kind in ("classes", "labels"):
-            loss, y = trial.objective.training_loss(train.y, trial.device), torch.from_numpy(np.asarray(train.y)[rows])
-            factor = _best_factor(lambda factor: float(loss((predictions * factor).float(), y.to(trial.device))))
+            factor, _ = scaled(trial, rows)(predictions)
         output.weight.zero_()[:, columns] = (weight * factor).to(output.weight)
         output.bias.copy_(bias * factor)
 
@@ -314,6 +313,18 @@ def best_left_out(x: Tensor, y: Tensor, penalties: Sequence[float]) -> tuple[Ten
     standardised in place; ``y`` is [N, K] float64.
     """
     mean, deviation = standardise(x)
+    weight, predictions, _ = least_left_out(x, y, penalties, lambda residuals: float(residuals.square().mean()))
+    weight = weight / deviation[:, None]
+    return weight.T, y.mean(dim=0) - mean @ weight, predictions
+
+
+def least_left_out(
+    x: Tensor, y: Tensor, penalties: Sequence[float], loss: Callable[[Tensor], float]
+) -> tuple[Tensor, Tensor, float]:
+    """Return weights [F, K], leave-one-out predictions [N, K] and their loss for the penalty with the least loss.
+
+    Features ``x`` [N, F] have the mean 0; ``loss`` gets the leave-one-out residuals. See `best_left_out`.
+    """
     basis, values, directions = principal(x)
     centre, best, found = y.mean(dim=0), math.inf, (values, y)
     rotated = basis.T @ (y - centre)
@@ -322,10 +333,9 @@ def best_left_out(x: Tensor, y: Tensor, penalties: Sequence[float]) -> tuple[Ten
         shrinkage = values / (values + penalty)
         leverage = basis.square() @ shrinkage + 1 / len(x)
         residuals = (y - centre - basis @ (shrinkage[:, None] * rotated)) / (1 - leverage).clamp(min=1e-9)[:, None]
-        if (error := float(residuals.square().mean())) < best:
+        if (error := loss(residuals)) < best:
             best, found = error, (shrinkage / values.sqrt(), y - residuals)
-    weight = directions @ (found[0][:, None] * rotated) / deviation[:, None]
-    return weight.T, centre - mean @ weight, found[1]
+    return directions @ (found[0][:, None] * rotated), found[1], best
 
 
 def principal(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -342,10 +352,18 @@ def principal(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return (vectors, values, others) if dual else (others, values, vectors)
 
 
-def _best_factor(loss: Callable[[float], float]) -> float:
-    """Return the factor, from 1/100 to 100, with the least ``loss``."""
-    found = minimize_scalar(lambda exponent: loss(10.0**exponent), bounds=(-2, 2), method="bounded")
-    return float(10.0**found.x)
+def scaled(trial: Trial, rows: np.ndarray) -> Callable[[Tensor], tuple[float, float]]:
+    """Return a function of the logits of training samples: the factor, 1/100 to 100, with the least loss, and that."""
+    loss = trial.objective.training_loss(trial.data.train.y, trial.device)
+    y = torch.from_numpy(np.asarray(trial.data.train.y)[rows]).to(trial.device)
+
+    def best(logits: Tensor) -> tuple[float, float]:
+        found = minimize_scalar(
+            lambda exponent: float(loss((logits * 10.0**exponent).float(), y)), bounds=(-2, 2), method="bounded"
+        )
+        return float(10.0**found.x), float(found.fun)
+
+    return best
 
 
 def _gram(x: Tensor) -> Tensor:

@@ -15,13 +15,16 @@ from torch import Tensor, nn
 
 from orca_ray.methods.options import BoostingConfig, LinearConfig
 from orca_ray.methods.stages.fitted import (
+    FINE,
     Columns,
     FittedStage,
     RidgeStage,
     feature_blocks,
     features_of,
+    least_left_out,
     principal,
     regressed,
+    scaled,
     standardise,
     training_rows,
     varying,
@@ -29,7 +32,7 @@ from orca_ray.methods.stages.fitted import (
 from orca_ray.methods.stages.trial import NetworkRequest, Trial
 from orca_ray.models.body import Body
 from orca_ray.models.crossmodal import PooledHead
-from orca_ray.models.features import FeatureBody, NearestBody, ProbabilityHead, limited
+from orca_ray.models.features import FeatureBody, KernelBody, NearestBody, ProbabilityHead, limited
 from orca_ray.models.trees import BoostedBody, ForestBody, OutputHead, of_boosters, of_forest, renumbered
 from orca_ray.process import note_progress
 from orca_ray.training.numerics import derive_seed
@@ -48,6 +51,10 @@ NEIGHBOURS = (1, 2, 3, 5, 7, 10, 15, 20, 30, 50)
 """Numbers of neighbours that are tried; of equally good ones, the largest is chosen."""
 MOST_KEYS, _QUERIES, _BLOCK = 50_000, 2000, 256
 """Largest numbers of samples among which neighbours are found, and for which they are left out; queries at a time."""
+_WIDTHS = tuple(2.0**exponent for exponent in range(-4, 3))
+"""Factors of the squared distances that are tried, relative to the inverse of their mean."""
+MOST_LANDMARKS, MOST_FITTED, _COMPARED, _MOST_STORED = 1000, 10_000, 500, 2**24
+"""Largest numbers of landmarks, of samples that are fitted, of those that compare widths, and of landmarks' values."""
 TREES, MOST_BAG, _MOST_LEVELS = 300, 10_000, 40
 """Number of trees of a forest, and largest number of samples of a tree."""
 
@@ -150,9 +157,6 @@ def _minimised(x: Tensor, y: Tensor, loss: _Loss, strength: float, start: Tensor
 class NearestStage(FittedStage):
     """Stage that stores the training samples in one epoch, and chooses the number of neighbours by leave-one-out."""
 
-    def __init__(self, trial: Trial) -> None:
-        super().__init__(trial, epochs=1)
-
     @staticmethod
     def network(request: NetworkRequest, width: int) -> tuple[Body, nn.Module]:
         """Return body and head for ``width`` features, without samples."""
@@ -190,11 +194,59 @@ class NearestStage(FittedStage):
                 body.weights.zero_()[:number] = 1 / number
 
 
+class KernelStage(FittedStage):
+    """Stage that fits a ridge regression of Gaussian kernels around training samples, the landmarks, in one epoch.
+
+    This is the Nyström method of Williams and Seeger (2001), exact if all samples are landmarks. Width and penalty have
+    the least loss of leave-one-out predictions: the squared error or, of classes and labels, the task's (`scaled`).
+    """
+
+    batch_size = 256
+
+    @staticmethod
+    def network(request: NetworkRequest, width: int) -> tuple[Body, nn.Module]:
+        """Return body and head for ``width`` features, without landmarks."""
+        target = request.task.target
+        return KernelBody(width, target.num_outputs), OutputHead(target.output_shape)
+
+    @torch.no_grad()
+    def fit(self, epoch: int) -> None:
+        """Choose the width on some samples, then fit all, up to `MOST_FITTED`; ``epoch`` is not used."""
+        trial, body, columns = self._trial, self._trial.model.body, varying(self._trial)
+        assert isinstance(body, KernelBody)
+        drawn = np.random.default_rng(derive_seed(trial.seed, "landmarks"))
+        rows = drawn.permutation(training_rows(trial, MOST_FITTED))
+        features = features_of(trial, rows, encoded=False)
+        mean, deviation = standardise(features.clone())
+        scale = torch.zeros_like(body.scale)
+        scale[columns] = (0.5 / len(scale[columns])) ** 0.5 / deviation[columns].to(scale)
+        body.mean = mean.float()
+        few = slice(_COMPARED)
+        losses = [self._solved(body, features[few], rows[few], scale * width**0.5) for width in _WIDTHS]
+        self._solved(body, features, rows, scale * _WIDTHS[int(np.argmin(losses))] ** 0.5)
+
+    def _solved(self, body: KernelBody, features: Tensor, rows: np.ndarray, scale: Tensor) -> float:
+        """Fit ``body`` to ``features`` [n, F] of the training samples ``rows``; return the leave-one-out loss."""
+        trial, logits = self._trial, self._trial.task.target.kind in ("classes", "labels")
+        y, body.scale = regressed(trial)[rows].to(trial.device), scale
+        most = max(2, min(MOST_LANDMARKS, _MOST_STORED // len(scale)))
+        body.keys = body.standardised(features[:most]).half()
+        own = body.kernels(body.keys)
+        root = torch.linalg.cholesky(own + 1e-6 * torch.eye(len(own)).to(own))  # equal landmarks make it singular
+        near = torch.cat([body.kernels(body.standardised(part)) for part in torch.split(features, _BLOCK)])
+        x = torch.linalg.solve_triangular(root, near.T, upper=False).T
+        mean, best = x.mean(dim=0), scaled(trial, rows) if logits else None
+        weight, predictions, loss = least_left_out(
+            x - mean, y, FINE, lambda rest: float(rest.square().mean()) if best is None else best(y - rest)[1]
+        )
+        factor = 1.0 if best is None else best(predictions)[0]
+        body.values = factor * torch.linalg.solve_triangular(root.T, weight, upper=True)
+        body.weights = factor * (y.mean(dim=0) - mean @ weight)
+        return loss
+
+
 class ForestStage(FittedStage):
     """Stage that grows a random forest of scikit-learn in one epoch, of bags of at most `MOST_BAG` samples."""
-
-    def __init__(self, trial: Trial) -> None:
-        super().__init__(trial, epochs=1)
 
     @staticmethod
     def network(request: NetworkRequest, width: int) -> tuple[Body, nn.Module]:
