@@ -16,6 +16,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from orca_ray.data.prepared import PreparedData, num_folds
+from orca_ray.data.rows import PACKAGED_BODIES
 from orca_ray.errors import UserError
 from orca_ray.leaderboard.page.adaptation import make_evidence
 from orca_ray.methods import model_folder
@@ -35,7 +36,7 @@ from orca_ray.sweep.executors.base import Executor, this_node
 from orca_ray.sweep.executors.cleanup import scratch_directory
 from orca_ray.sweep.plan.loading import load_spec, shipped_sweeps
 from orca_ray.sweep.plan.spec import Overrides, SweepSpec
-from orca_ray.sweep.run.driver import make_executor, run_sweep
+from orca_ray.sweep.run.driver import make_executor, nodes_of, run_sweep
 from orca_ray.sweep.run.events import Listener, Summary
 from orca_ray.sweep.search import Race
 from orca_ray.sweep.search.race import FOLD
@@ -336,9 +337,10 @@ def adapt(
     Raises:
         UserError: nothing can be learnt from the data, an option does not fit, or no trial ended in time.
     """
+    gpus = not (body or isinstance(task, Task)) and have_gpus(executor)
     sweep = AdaptationSweep(
-        task=as_task(task, options), minutes=minutes, methods=methods, body=body, results=results, executor=executor,
-        listener=listener,
+        task=as_task(task, options, gpus=gpus), minutes=minutes, methods=methods, body=body, results=results,
+        executor=executor, listener=listener,
     )  # fmt: skip
     for line in sweep.left_out():
         logger.warning("%s", line)
@@ -348,8 +350,16 @@ def adapt(
         return Predictor.load(scratch / "model")
 
 
-def as_task(data: Any, options: Mapping[str, Any]) -> Task:
-    """Return the task for ``data`` (see `adapt`). UserError if data are unusable, or a task is given with options."""
+def have_gpus(executor: str, address: str | None = None) -> bool:
+    """Return whether trials run on GPUs, as they do if a node has one. UserError if a cluster cannot be reached."""
+    return any(node.gpus > 0 for node in nodes_of(executor, address))
+
+
+def as_task(data: Any, options: Mapping[str, Any], *, gpus: bool = False) -> Task:
+    """Return the task for ``data`` (see `adapt`); ``gpus``: with the whole default body, unless a body is given.
+
+    Raises UserError if data are unusable, or a task is given with options.
+    """
     if isinstance(data, Task):
         if options:
             raise UserError(f"a task is complete: leave out {', '.join(options)}")
@@ -359,10 +369,12 @@ def as_task(data: Any, options: Mapping[str, Any]) -> Task:
     from orca_ray.own_data.registration import register
 
     if isinstance(data, tuple) and len(data) == 2:
-        return Task.from_arrays(*data, **options)
+        task = Task.from_arrays(*data, **options)
+        return replace(task, body=PACKAGED_BODIES[task.modality]) if gpus and not options.get("body") else task
     given = make_options("adapt", dict(options))
     if isinstance(data, str | Path):
         data = read(data, given)
     if not isinstance(data, UserData):
         raise UserError(f"adapt takes a task, a path or arrays (x, y), got {type(data).__name__}")
-    return register(infer(data, given), data)
+    inferred = infer(data, given, gpus=gpus)
+    return replace(register(inferred, data), body=inferred.body)

@@ -9,10 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from orca_ray.api import AdaptationSweep, as_task
+from orca_ray.api import AdaptationSweep, adapt, as_task
+from orca_ray.cli.app import run
 from orca_ray.errors import UserError
 from orca_ray.predictor import Predictor
 from orca_ray.results.store import ResultsStore
+from orca_ray.sweep.plan.searches import NodeResources
 from orca_ray.sweep.run.events import Summary
 from orca_ray.tasks.task import Task
 
@@ -78,6 +80,27 @@ def test_one_cpu_needs_no_cluster_for_some_minutes(ran: Ran, monkeypatch: pytest
         monkeypatch.setattr("orca_ray.api.this_node", mock.Mock(return_value=mock.Mock(cpus=cpus, gpus=0)))
         adaptation(ran.task, ran.folder, methods=["linear", "cnn"], minutes=minutes, executor="ray").run()
     assert [call.args[2] == "inline" for call in race.call_args_list] == [True, True, True, False, True, False]
+
+
+@pytest.mark.usefixtures("module_home")
+def test_trials_on_gpus_get_a_whole_body(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bodies, csv, frame = [], tmp_path / "t.csv", table()[0]
+    frame.assign(label=table()[1]).to_csv(csv, index=False)
+    monkeypatch.setattr(AdaptationSweep, "run", lambda sweep: bodies.append(sweep.spec().body(sweep.task.name, "nft")))
+    task = as_task(table(), {"name": "toy"})
+    for address, gpus in (("", 0), ("", 1), ("head:6379", 1)):
+        node = NodeResources("n", 8.0, gpus, 64.0)
+        cluster = mock.MagicMock(**{"return_value.__enter__.return_value.open.return_value": [node]})
+        monkeypatch.setattr("orca_ray.sweep.run.driver.this_node", lambda node=node: node)
+        monkeypatch.setattr("orca_ray.sweep.run.driver.make_executor", cluster)
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        for data, options in ((csv, {}), (table(), {}), (table(), {"body": "minilm-l6:layers=4"}), (task, {})):
+            with pytest.raises(UserError, match="no trial"):
+                adapt(data, results=str(tmp_path / "results"), **options)
+        assert run(["adapt", str(csv), "--quiet", "--results", str(tmp_path / "results")]) == 2
+        assert cluster.called == bool(address)
+    cut = "minilm-l6:layers=4"
+    assert bodies == [*5 * [cut], *2 * ["minilm-l6", "minilm-l6", cut, cut, "minilm-l6"]]
 
 
 def test_the_members_are_the_folds_and_single_is_one_network(ran: Ran, tmp_path: Path) -> None:

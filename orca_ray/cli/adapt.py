@@ -118,7 +118,7 @@ def adapt(
 
     The same command continues an interrupted adaptation; with more minutes, its search goes on.
     """
-    from orca_ray.api import AdaptationSweep
+    from orca_ray.api import AdaptationSweep, have_gpus
     from orca_ray.cli.boards import check_page
     from orca_ray.methods.model_folder import check_other
     from orca_ray.own_data import read
@@ -133,7 +133,8 @@ def adapt(
     if not options.dry_run:
         check_writable(results_uri(options.results))
     samples = read(data, given)
-    inferred = infer(samples, given)
+    gpus = not samples.options.body and have_gpus(options.executor.value, options.address)
+    inferred = infer(samples, given, gpus=gpus)
     name = inferred.task.short_name.rpartition("-")[0]
     out = options.out or Path(f"{name}-model")
     check_unread(out, "--out", [data, samples.source])  # a task file names the data
@@ -144,7 +145,7 @@ def adapt(
         rows = [(each.what, each.value, each.why, each.option) for each in inferred.findings]
         show(("inferred", "value", "because", "change with --"), rows, wrap=("value", "because"))
     sweep = AdaptationSweep(
-        task=register(inferred, samples), minutes=options.minutes,
+        task=replace(register(inferred, samples), body=inferred.body), minutes=options.minutes,
         methods=split_names("--methods", options.methods) or (), body=options.body or "",
         results=results_uri(options.results, announce=not silent), executor=options.executor.value,
         address=options.address, staging=options.staging, command=typed(), single=options.single,
