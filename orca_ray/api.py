@@ -356,7 +356,7 @@ def have_gpus(executor: str, address: str | None = None) -> bool:
 
 
 def as_task(data: Any, options: Mapping[str, Any], *, gpus: bool = False) -> Task:
-    """Return the task for ``data`` (see `adapt`); ``gpus``: with the whole default body, unless a body is given.
+    """Return the task for ``data`` (see `adapt`); ``gpus``: with the whole default body, unless the data name one.
 
     Raises UserError if data are unusable, or a task is given with options.
     """
@@ -370,7 +370,7 @@ def as_task(data: Any, options: Mapping[str, Any], *, gpus: bool = False) -> Tas
 
     if isinstance(data, tuple) and len(data) == 2:
         task = Task.from_arrays(*data, **options)
-        return replace(task, body=PACKAGED_BODIES[task.modality]) if gpus and not options.get("body") else task
+        return replace(task, body=PACKAGED_BODIES[task.modality]) if gpus else task
     given = make_options("adapt", dict(options))
     if isinstance(data, str | Path):
         data = read(data, given)

@@ -84,7 +84,7 @@ def test_one_cpu_needs_no_cluster_for_some_minutes(ran: Ran, monkeypatch: pytest
 
 @pytest.mark.usefixtures("module_home")
 def test_trials_on_gpus_get_a_whole_body(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    bodies, csv, frame = [], tmp_path / "t.csv", table()[0]
+    bodies, cut, csv, frame = [], "minilm-l6:layers=4", tmp_path / "t.csv", table()[0]
     frame.assign(label=table()[1]).to_csv(csv, index=False)
     monkeypatch.setattr(AdaptationSweep, "run", lambda sweep: bodies.append(sweep.spec().body(sweep.task.name, "nft")))
     task = as_task(table(), {"name": "toy"})
@@ -94,12 +94,11 @@ def test_trials_on_gpus_get_a_whole_body(tmp_path: Path, monkeypatch: pytest.Mon
         monkeypatch.setattr("orca_ray.sweep.run.driver.this_node", lambda node=node: node)
         monkeypatch.setattr("orca_ray.sweep.run.driver.make_executor", cluster)
         monkeypatch.setenv("RAY_ADDRESS", address)
-        for data, options in ((csv, {}), (table(), {}), (table(), {"body": "minilm-l6:layers=4"}), (task, {})):
+        for data, body in ((csv, ""), (table(), ""), (table(), cut), (task, "")):
             with pytest.raises(UserError, match="no trial"):
-                adapt(data, results=str(tmp_path / "results"), **options)
+                adapt(data, results=str(tmp_path / "results"), body=body)
         assert run(["adapt", str(csv), "--quiet", "--results", str(tmp_path / "results")]) == 2
         assert cluster.called == bool(address)
-    cut = "minilm-l6:layers=4"
     assert bodies == [*5 * [cut], *2 * ["minilm-l6", "minilm-l6", cut, cut, "minilm-l6"]]
 
 
