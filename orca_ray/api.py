@@ -24,6 +24,7 @@ from orca_ray.methods.model_card import make_card
 from orca_ray.methods.model_folder import ModelConfig, check_other, read_config, read_preprocessing, write_folder
 from orca_ray.methods.registry import get_method
 from orca_ray.methods.snapshot import read_weights
+from orca_ray.notebook import notebook_progress
 from orca_ray.options import KeepModels
 from orca_ray.own_data.infer_task import Preprocessing
 from orca_ray.predictor import Predictor
@@ -331,13 +332,15 @@ def adapt(
 
     Args:
         task: the data: a task, a path, arrays ``(x, y)``, or samples that `orca_ray.own_data.read` returned.
-        minutes, methods, body, results, executor, listener: see `AdaptationSweep`.
+        minutes, methods, body, results, executor: see `AdaptationSweep`.
+        listener: called with every event; None: in a notebook, the progress is shown below the cell.
         options: settings not to infer from the data, e.g. ``target="label"``: fields of `orca_ray.own_data.Options`.
 
     Raises:
         UserError: nothing can be learnt from the data, an option does not fit, or no trial ended in time.
     """
-    gpus = not (body or isinstance(task, Task)) and have_gpus(executor)
+    listener = listener or notebook_progress(minutes)
+    gpus = not (body or isinstance(task, Task)) and any(node.gpus for node in nodes_of(executor, None))
     sweep = AdaptationSweep(
         task=as_task(task, options, gpus=gpus), minutes=minutes, methods=methods, body=body, results=results,
         executor=executor, listener=listener,
@@ -350,16 +353,8 @@ def adapt(
         return Predictor.load(scratch / "model")
 
 
-def have_gpus(executor: str, address: str | None = None) -> bool:
-    """Return whether trials run on GPUs, as they do if a node has one. UserError if a cluster cannot be reached."""
-    return any(node.gpus > 0 for node in nodes_of(executor, address))
-
-
 def as_task(data: Any, options: Mapping[str, Any], *, gpus: bool = False) -> Task:
-    """Return the task for ``data`` (see `adapt`); ``gpus``: with the whole default body, unless the data name one.
-
-    Raises UserError if data are unusable, or a task is given with options.
-    """
+    """Return the task for ``data`` (see `adapt`); ``gpus``: see `infer`. UserError if data or options are unusable."""
     if isinstance(data, Task):
         if options:
             raise UserError(f"a task is complete: leave out {', '.join(options)}")

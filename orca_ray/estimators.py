@@ -24,6 +24,7 @@ from orca_ray.methods.options import Scalar
 from orca_ray.methods.recipe import NO_BODY
 from orca_ray.methods.registry import get_method
 from orca_ray.methods.trial_trainer import TrialTrainer
+from orca_ray.notebook import cell_output
 from orca_ray.own_data import UserData, make_options
 from orca_ray.own_data.infer_task import Inferred, infer
 from orca_ray.own_data.registration import in_memory
@@ -40,17 +41,6 @@ as scikit-learn does in each fit of a cross-validation."""
 _AXES = {2: "NL", 3: "NCL", 4: "NCHW"}
 
 
-def _checked(sample_weight: Any, number: int) -> Array:
-    """Return weights as float64 [N], divided by the largest; ValueError for unusable ones."""
-    weight = np.asarray(column_or_1d(sample_weight, dtype=np.float64))
-    assert_all_finite(weight, input_name="sample_weight")
-    if len(weight) != number:
-        raise UserError(f"sample_weight has {len(weight)} weights for {number} samples: give one a sample")
-    if (weight < 0).any() or not weight.any():
-        raise UserError("sample_weight must be at least 0, and not zero for all samples")
-    return weight / weight.max()
-
-
 def _weighted(inferred: Inferred, data: PreparedData, weight: Array) -> tuple[Inferred, PreparedData]:
     """Return both with the weights [N] of all samples; those in training include the loss's weights of the classes."""
     parts = {name: weight[rows] for name, rows in inferred.splits.items()}
@@ -58,9 +48,8 @@ def _weighted(inferred: Inferred, data: PreparedData, weight: Array) -> tuple[In
         y = data.train.y
         parts["train"] = parts["train"] / np.bincount(y, parts["train"])[y]
         inferred = replace(inferred, task=replace(inferred.task, loss="cross_entropy"))
-    return inferred, replace(
-        data, splits={name: replace(split, weight=parts[name]) for name, split in data.splits.items()}
-    )
+    splits = {name: replace(split, weight=parts[name]) for name, split in data.splits.items()}
+    return inferred, replace(data, splits=splits)
 
 
 class _CrossModal(BaseEstimator):  # type: ignore[misc]
@@ -117,13 +106,19 @@ class _CrossModal(BaseEstimator):  # type: ignore[misc]
         targets = self._targets(y)
         check_consistent_length(x, targets)
         data = UserData(x=x, y=targets, source="X", target_names=names)
-        weight = None if sample_weight is None else _checked(sample_weight, len(targets))
-        if weight is not None and not weight.all():
+        weight = np.ones(len(x))
+        if sample_weight is not None:
+            weight = np.asarray(column_or_1d(sample_weight, dtype=np.float64))
+            assert_all_finite(weight, input_name="sample_weight")
+            check_consistent_length(x, weight)
+            if (weight < 0).any() or not weight.any():
+                raise UserError("sample_weight must be at least 0, and not zero for all samples")
+            weight = weight / weight.max()
+        if not weight.all():
             data, weight = data.select(np.flatnonzero(weight)), weight[weight > 0]
             self._targets(data.y)  # the classes that are left
-        if weight is not None and (weight == weight[0]).all():
-            weight = None
-        if weight is not None and get_method(self.method).fitted:
+        equal = bool((weight == weight[0]).all())
+        if not equal and get_method(self.method).fitted:
             raise UserError(f"{self.method} takes no sample_weight but 0 and 1: give a method that trains by epochs")
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         given = {
@@ -136,7 +131,7 @@ class _CrossModal(BaseEstimator):  # type: ignore[misc]
                 warnings.warn(text, DataWarning, stacklevel=2)
                 _warned.add(text)
         prepared = in_memory(inferred, data)
-        if weight is not None:
+        if not equal:
             inferred, prepared = _weighted(inferred, prepared, weight)
         self.adapted_ = self._train(inferred, prepared, options, seed)
         return self
@@ -164,13 +159,16 @@ class _CrossModal(BaseEstimator):  # type: ignore[misc]
             inferred.task, data, self.method, body, options, seed, test=False, device=str(device),
             threads=torch.get_num_threads(), reuse_aligned=False,
         )  # fmt: skip
-        level = logging.INFO if self.verbose else logging.DEBUG
+        level, output = (logging.INFO, cell_output()) if self.verbose else (logging.DEBUG, None)
         try:
             while not trainer.done:
                 at = trainer.step()
                 shown = (f"{name} {value:.4g}" for name in ("loss", "validation_score", "distance")
                          if (value := getattr(at, name)) is not None)  # fmt: skip
-                logger.log(level, "%s, epoch %d of %d: %s", at.stage, at.epoch, at.epochs, ", ".join(shown))
+                text = f"{at.stage}, epoch {at.epoch} of {at.epochs}: {', '.join(shown)}"
+                logger.log(level, "%s", text)
+                if output is not None:
+                    output.show(text, last=trainer.done)
             snapshot = trainer.snapshot()
         except NotFiniteError as error:
             raise UserError(f"training diverged ({error}): lower learning_rate") from error
@@ -228,7 +226,7 @@ class CrossModalClassifier(ClassifierMixin, _CrossModal):  # type: ignore[misc]
         random_state: seed or generator of the split and the training. With an integer, fits of equal data on a CPU with
             an equal number of threads are equal.
         device: torch device; ``auto``: a GPU if there is one.
-        verbose: whether the progress of each epoch is logged at the level INFO, and not DEBUG.
+        verbose: whether each epoch is logged at the level INFO, not DEBUG, and shown below the cell of a notebook.
 
     Attributes:
         adapted_: the trained model, an `orca_ray.Predictor`; ``adapted_.save(folder)`` writes a model folder.

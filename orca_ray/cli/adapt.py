@@ -118,13 +118,14 @@ def adapt(
 
     The same command continues an interrupted adaptation; with more minutes, its search goes on.
     """
-    from orca_ray.api import AdaptationSweep, have_gpus
+    from orca_ray.api import AdaptationSweep
     from orca_ray.cli.boards import check_page
     from orca_ray.methods.model_folder import check_other
     from orca_ray.own_data import read
     from orca_ray.own_data.infer_task import infer
     from orca_ray.own_data.registration import register
     from orca_ray.results.store import check_writable
+    from orca_ray.sweep.run.driver import nodes_of
 
     given = options.data_options()
     if options.out is not None:
@@ -133,8 +134,9 @@ def adapt(
     if not options.dry_run:
         check_writable(results_uri(options.results))
     samples = read(data, given)
-    gpus = not samples.options.body and have_gpus(options.executor.value, options.address)
-    inferred = infer(samples, given, gpus=gpus)
+    # A cluster is only asked for its nodes if that decides on the body.
+    nodes = () if samples.options.body else nodes_of(options.executor.value, options.address)
+    inferred = infer(samples, given, gpus=any(node.gpus for node in nodes))
     name = inferred.task.short_name.rpartition("-")[0]
     out = options.out or Path(f"{name}-model")
     check_unread(out, "--out", [data, samples.source])  # a task file names the data

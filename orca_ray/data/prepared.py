@@ -46,8 +46,7 @@ class Split:
     """Sample ids [N] int64. Rows with the same id are parts of one sample; its score uses the mean output of these
     rows."""
     weight: Array | None = None
-    """Weights [N] float64, above 0, with which refining draws training samples and scores validation; None: equal.
-    Samples with ids have none."""
+    """Weights [N] float64, above 0, for drawing training samples and scoring validation; None: equal, as with ids."""
 
     def __len__(self) -> int:
         return len(self.x)

@@ -153,8 +153,11 @@ def infer(
     preprocessing = Preprocessing(reading=_reading(data, found, options), encoder=encoder, target=coding)
     loss, metric = _measures(data, fitted, parts, options, notes, complete=complete)
     task = _task(data, preprocessing, found, options, loss=loss, metric=metric, parts=parts)
-    body = task.body if options.body or not gpus else PACKAGED_BODIES[task.modality]
-    notes.find("body", body, "given" if options.body else _why(task, gpus=gpus), "body")
+    body, whole = task.body, PACKAGED_BODIES[task.modality]
+    why = f"four layers: trials run on a CPU; --body {whole} takes all"
+    if gpus and not options.body:
+        body, why = whole, "whole body: trials run on a GPU"
+    notes.find("body", body, "given" if options.body else f"shape {task.input_shape}; {why}", "body")
     for warning in notes.warnings:
         warn(f"{task.name}: {warning}")
     return Inferred(task, preprocessing, parts, folds, body, tuple(notes.findings), tuple(notes.warnings))
@@ -268,12 +271,6 @@ def _task(
         build=gone,
         input_scale="standardised",
     )
-
-
-def _why(task: Task, *, gpus: bool) -> str:
-    """Return why the default body has its number of layers."""
-    taken = f"four layers: trials run on a CPU; --body {PACKAGED_BODIES[task.modality]} takes all"
-    return f"shape {task.input_shape}; {'whole body: trials run on a GPU' if gpus else taken}"
 
 
 def _domain(data: UserData, preprocessing: Preprocessing) -> str:

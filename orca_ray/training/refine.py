@@ -27,9 +27,6 @@ from orca_ray.training.sample_cost import Throughput, throughput
 CHECK_EVERY = {"cpu": 1, "cuda": 64}
 """Number of optimiser steps between checks of the loss for NaN, by device type: a check waits for the device."""
 
-_PARTS = 20
-"""Weighted validation samples are repeated; the mean weight is that many samples, and others are rounded up."""
-
 
 @dataclass(frozen=True)
 class RefineEpoch:
@@ -64,21 +61,6 @@ class _PartialEpoch:
         """Return plain containers for a checkpoint, with the present state of the generators."""
         cuda = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
         return {**vars(replace(self, loss=self.loss.cpu().clone())), "generators": [torch.get_rng_state(), *cuda]}
-
-
-def draw(number: int, weight: np.ndarray | None, generator: torch.Generator) -> Tensor:
-    """Return the ``number`` samples of an epoch [N], in random order, drawn in proportion to ``weight`` [N].
-
-    This is systematic sampling: a sample of weight w is drawn N w / Σw times, rounded up or down at random. So each
-    one is drawn once if ``weight`` is None or all weights are equal.
-    """
-    order = torch.randperm(number, generator=generator)
-    if weight is None:
-        return order
-    ends = torch.from_numpy(weight)[order].cumsum(0)
-    points = (torch.arange(number) + torch.rand(1, dtype=torch.float64, generator=generator)) * ends[-1] / number
-    drawn = order[torch.searchsorted(ends, points, right=True).clamp(max=number - 1)]
-    return drawn[torch.randperm(number, generator=generator)]
 
 
 class RefineLoop:
@@ -180,7 +162,8 @@ class RefineLoop:
         validation = self._validation
         predictions, y = self._predict(self._validation_feed, len(validation), self._evaluation_batch), validation.y
         if (weight := validation.weight) is not None:
-            rows = np.repeat(np.arange(len(y)), np.ceil(_PARTS * weight / weight.mean()).astype(np.int64))
+            # The mean weight is 20 rows; other weights are rounded up to rows.
+            rows = np.repeat(np.arange(len(y)), np.ceil(20 * weight / weight.mean()).astype(np.int64))
             predictions, y = predictions[rows], y[rows]
         value = score(predictions, y, self._objective, validation.group)
         self.epoch += 1
@@ -309,10 +292,17 @@ class RefineLoop:
         return lambda x, indices: augmentation.apply(x, drawn[torch.from_numpy(indices).to(device, non_blocking=True)])
 
     def _step_indices(self) -> list[np.ndarray]:
-        generator = make_generator(self._seed, "order", self.epoch)
-        order = draw(len(self._train.y), self._train.weight, generator).numpy()
+        generator, number = make_generator(self._seed, "order", self.epoch), len(self._train.y)
+        order = torch.randperm(number, generator=generator)
+        if (weight := self._train.weight) is not None:  # systematic sampling: w N / Σw times, rounded at random
+            ends = torch.from_numpy(weight)[order].cumsum(0)
+            points = (
+                ends[-1] * (torch.arange(number) + torch.rand(1, generator=generator, dtype=torch.float64)) / number
+            )
+            drawn = order[torch.searchsorted(ends, points).clamp(max=number - 1)]
+            order = drawn[torch.randperm(number, generator=generator)]
         size = self._config.batch_size * self._config.accumulation
-        return [order[number * size : (number + 1) * size] for number in range(self.steps_per_epoch)]
+        return [order.numpy()[step * size : (step + 1) * size] for step in range(self.steps_per_epoch)]
 
     def _check(self, loss: Tensor) -> None:
         if not np.isfinite(value := float(loss)):  # synchronises with the device

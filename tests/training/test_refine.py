@@ -22,7 +22,7 @@ from orca_ray.testing.trials import changed, copy_of
 from orca_ray.training import evaluate, numerics
 from orca_ray.training.config import RefineConfig
 from orca_ray.training.numerics import NotFiniteError, is_out_of_memory
-from orca_ray.training.refine import RefineEpoch, RefineLoop, draw
+from orca_ray.training.refine import RefineEpoch, RefineLoop
 
 from .training_toys import (
     CPU,
@@ -42,16 +42,6 @@ def curve(epoch: RefineEpoch) -> tuple[int, float, float, float]:
 
 
 PLAIN: dict[str, Any] = {"optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0, "clip": 0.0, "schedule": "constant"}
-
-
-@pytest.mark.parametrize("weight", [(3.0, 1.0, 0.2, 1.8, 1e-9, 0.5), (0.1,) * 7])
-def test_samples_are_drawn_in_proportion_to_their_weights(weight: tuple[float, ...]) -> None:
-    number, weights = len(weight), np.array(weight)
-    drawn = [draw(number, weights, numerics.make_generator(0, epoch)).numpy() for epoch in range(400)]
-    counts, expected = [np.bincount(each, minlength=number) for each in drawn], number * weights / weights.sum()
-    assert (np.abs(counts - expected) < 1 + 1e-9).all()
-    np.testing.assert_allclose(np.mean(counts, axis=0), expected, atol=0.08)
-    assert len({tuple(each) for each in drawn}) > 200, "in random order"
 
 
 @pytest.mark.parametrize("num_samples", [32, 75])

@@ -161,10 +161,7 @@ def staging_requests(searches: Sequence[SearchPlan], tasks: Collection[str]) -> 
 
 
 def nodes_of(executor: str, address: str | None) -> list[NodeResources]:
-    """Return the nodes on which trials will run: those of the cluster that is joined, else this machine.
-
-    Raises UserError if the cluster cannot be reached.
-    """
+    """Return the nodes of the cluster that is joined, else this machine. UserError if the cluster is not reached."""
     if executor != "ray" or joined_address(address) is None:
         return [this_node()]
     with make_executor(executor) as engine:
