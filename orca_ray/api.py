@@ -22,6 +22,7 @@ from orca_ray.leaderboard.page.adaptation import make_evidence
 from orca_ray.methods import model_folder
 from orca_ray.methods.model_card import make_card
 from orca_ray.methods.model_folder import ModelConfig, check_other, read_config, read_preprocessing, write_folder
+from orca_ray.methods.recipe import NO_BODY
 from orca_ray.methods.registry import get_method
 from orca_ray.methods.snapshot import read_weights
 from orca_ray.notebook import notebook_progress
@@ -165,8 +166,9 @@ class AdaptationSweep:
         return f"{place.rstrip('/')}/staged{mark}{query}"
 
     def judge(self) -> Judge:
-        """Return the judge of the trials that have ended. UserError if none has ended with a model."""
-        records = list(ResultsStore(self.results, create=True).load(self.spec().sweep_id).values())
+        """Return the judge of the ended trials with this body or none. UserError if none has ended with a model."""
+        found, bodies = ResultsStore(self.results, create=True), ("", NO_BODY, self.body or self.task.body)
+        records = [each for each in found.load(self.spec().sweep_id).values() if each.body in bodies]
         return Judge(self.task, self._data(), records, StoredModels(self.results))
 
     def save(self, out: str | Path) -> Report:

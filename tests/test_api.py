@@ -17,6 +17,7 @@ from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.plan.searches import NodeResources
 from orca_ray.sweep.run.events import Summary
 from orca_ray.tasks.task import Task
+from tests.results.factories import make_record
 
 N = 240
 
@@ -100,6 +101,16 @@ def test_trials_on_gpus_get_a_whole_body(tmp_path: Path, monkeypatch: pytest.Mon
         assert run(["adapt", str(csv), "--quiet", "--results", str(tmp_path / "results")]) == 2
         assert cluster.called == bool(address)
     assert bodies == [*5 * [cut], *2 * ["minilm-l6", "minilm-l6", cut, cut, "minilm-l6"]]
+
+
+def test_trials_of_another_body_are_not_judged(ran: Ran, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {body: make_record(body=body) for body in ("minilm-l6", "none", "minilm-l6:layers=4")}
+    monkeypatch.setattr(ResultsStore, "load", lambda store, sweep: found)
+    monkeypatch.setattr("orca_ray.api.Judge", judge := mock.Mock())
+    for body in ("minilm-l6", ""):
+        adaptation(ran.task, ran.folder, body=body).judge()
+    judged = [[record.body for record in call.args[2]] for call in judge.call_args_list]
+    assert judged == [["minilm-l6", "none"], ["none", "minilm-l6:layers=4"]]
 
 
 def test_the_members_are_the_folds_and_single_is_one_network(ran: Ran, tmp_path: Path) -> None:
