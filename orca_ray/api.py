@@ -16,13 +16,16 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from orca_ray.data.prepared import PreparedData, num_folds
+from orca_ray.data.rows import PACKAGED_BODIES
 from orca_ray.errors import UserError
 from orca_ray.leaderboard.page.adaptation import make_evidence
 from orca_ray.methods import model_folder
 from orca_ray.methods.model_card import make_card
 from orca_ray.methods.model_folder import ModelConfig, check_other, read_config, read_preprocessing, write_folder
+from orca_ray.methods.recipe import NO_BODY
 from orca_ray.methods.registry import get_method
 from orca_ray.methods.snapshot import read_weights
+from orca_ray.notebook import notebook_progress
 from orca_ray.options import KeepModels
 from orca_ray.own_data.infer_task import Preprocessing
 from orca_ray.predictor import Predictor
@@ -35,7 +38,7 @@ from orca_ray.sweep.executors.base import Executor, this_node
 from orca_ray.sweep.executors.cleanup import scratch_directory
 from orca_ray.sweep.plan.loading import load_spec, shipped_sweeps
 from orca_ray.sweep.plan.spec import Overrides, SweepSpec
-from orca_ray.sweep.run.driver import make_executor, run_sweep
+from orca_ray.sweep.run.driver import make_executor, nodes_of, run_sweep
 from orca_ray.sweep.run.events import Listener, Summary
 from orca_ray.sweep.search import Race
 from orca_ray.sweep.search.contender import FOLD
@@ -163,8 +166,9 @@ class AdaptationSweep:
         return f"{place.rstrip('/')}/staged{mark}{query}"
 
     def judge(self) -> Judge:
-        """Return the judge of the trials that have ended. UserError if none has ended with a model."""
-        records = list(ResultsStore(self.results, create=True).load(self.spec().sweep_id).values())
+        """Return the judge of the ended trials with this body or none. UserError if none has ended with a model."""
+        found, bodies = ResultsStore(self.results, create=True), ("", NO_BODY, self.body or self.task.body)
+        records = [each for each in found.load(self.spec().sweep_id).values() if each.body in bodies]
         return Judge(self.task, self._data(), records, StoredModels(self.results))
 
     def save(self, out: str | Path) -> Report:
@@ -330,15 +334,18 @@ def adapt(
 
     Args:
         task: the data: a task, a path, arrays ``(x, y)``, or samples that `orca_ray.own_data.read` returned.
-        minutes, methods, body, results, executor, listener: see `AdaptationSweep`.
+        minutes, methods, body, results, executor: see `AdaptationSweep`.
+        listener: called with every event; None: in a notebook, the progress is shown below the cell.
         options: settings not to infer from the data, e.g. ``target="label"``: fields of `orca_ray.own_data.Options`.
 
     Raises:
         UserError: nothing can be learnt from the data, an option does not fit, or no trial ended in time.
     """
+    listener = listener or notebook_progress(minutes)
+    gpus = not (body or isinstance(task, Task)) and any(node.gpus for node in nodes_of(executor, None))
     sweep = AdaptationSweep(
-        task=as_task(task, options), minutes=minutes, methods=methods, body=body, results=results, executor=executor,
-        listener=listener,
+        task=as_task(task, options, gpus=gpus), minutes=minutes, methods=methods, body=body, results=results,
+        executor=executor, listener=listener,
     )  # fmt: skip
     for line in sweep.left_out():
         logger.warning("%s", line)
@@ -348,8 +355,8 @@ def adapt(
         return Predictor.load(scratch / "model")
 
 
-def as_task(data: Any, options: Mapping[str, Any]) -> Task:
-    """Return the task for ``data`` (see `adapt`). UserError if data are unusable, or a task is given with options."""
+def as_task(data: Any, options: Mapping[str, Any], *, gpus: bool = False) -> Task:
+    """Return the task for ``data`` (see `adapt`); ``gpus``: see `infer`. UserError if data or options are unusable."""
     if isinstance(data, Task):
         if options:
             raise UserError(f"a task is complete: leave out {', '.join(options)}")
@@ -359,10 +366,12 @@ def as_task(data: Any, options: Mapping[str, Any]) -> Task:
     from orca_ray.own_data.registration import register
 
     if isinstance(data, tuple) and len(data) == 2:
-        return Task.from_arrays(*data, **options)
+        task = Task.from_arrays(*data, **options)
+        return replace(task, body=PACKAGED_BODIES[task.modality]) if gpus else task
     given = make_options("adapt", dict(options))
     if isinstance(data, str | Path):
         data = read(data, given)
     if not isinstance(data, UserData):
         raise UserError(f"adapt takes a task, a path or arrays (x, y), got {type(data).__name__}")
-    return register(infer(data, given), data)
+    inferred = infer(data, given, gpus=gpus)
+    return replace(register(inferred, data), body=inferred.body)

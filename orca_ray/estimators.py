@@ -6,6 +6,7 @@ They need no sweep, no Ray and no store; `orca_ray.adapt` searches for the best 
 import logging
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -16,12 +17,14 @@ from sklearn.utils import check_array, check_consistent_length, check_random_sta
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import assert_all_finite, check_is_fitted, validate_data
 
+from orca_ray.data.prepared import PreparedData
 from orca_ray.data.rows import Array
 from orca_ray.errors import DataWarning, UserError
 from orca_ray.methods.options import Scalar
 from orca_ray.methods.recipe import NO_BODY
 from orca_ray.methods.registry import get_method
 from orca_ray.methods.trial_trainer import TrialTrainer
+from orca_ray.notebook import cell_output
 from orca_ray.own_data import UserData, make_options
 from orca_ray.own_data.infer_task import Inferred, infer
 from orca_ray.own_data.registration import in_memory
@@ -36,6 +39,17 @@ _warned: set[str] = set()
 as scikit-learn does in each fit of a cross-validation."""
 
 _AXES = {2: "NL", 3: "NCL", 4: "NCHW"}
+
+
+def _weighted(inferred: Inferred, data: PreparedData, weight: Array) -> tuple[Inferred, PreparedData]:
+    """Return both with the weights [N] of all samples; those in training include the loss's weights of the classes."""
+    parts = {name: weight[rows] for name, rows in inferred.splits.items()}
+    if inferred.task.loss == "weighted_cross_entropy":
+        y = data.train.y
+        parts["train"] = parts["train"] / np.bincount(y, parts["train"])[y]
+        inferred = replace(inferred, task=replace(inferred.task, loss="cross_entropy"))
+    splits = {name: replace(split, weight=parts[name]) for name, split in data.splits.items()}
+    return inferred, replace(data, splits=splits)
 
 
 class _CrossModal(BaseEstimator):  # type: ignore[misc]
@@ -68,14 +82,20 @@ class _CrossModal(BaseEstimator):  # type: ignore[misc]
         self.device = device
         self.verbose = verbose
 
-    def fit(self, X: Any, y: Any) -> Self:
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Adapt the body to samples X with targets y [N], and return this estimator.
 
         A random share ``validation_fraction`` is held out; the epoch with the best score on it is kept. Unusual data
         cause an `orca_ray.errors.DataWarning`; an equal warning is given once per process.
 
+        ``sample_weight`` [N]: weights, at least 0; None: all are equal. An epoch of refining draws samples in
+        proportion to their weights, so that in expectation a sample of weight 2 counts as two samples. The score of the
+        held-out samples, which chooses the epoch, is weighted, too. A sample of weight 0 is left out of everything.
+        The split and aligning ignore other weights. Classes of very unequal sizes weigh the same, as without weights.
+
         Raises:
-            UserError (a ValueError): too few samples, targets of one value, or an unknown or invalid parameter.
+            UserError (a ValueError): too few samples, targets of one value, an unknown or invalid parameter, negative
+                weights, all weights 0, or unequal ones for a method that does not train by epochs.
             ValueError, TypeError: X or y is not what scikit-learn's estimators take.
         """
         options = self._options()
@@ -86,6 +106,20 @@ class _CrossModal(BaseEstimator):  # type: ignore[misc]
         targets = self._targets(y)
         check_consistent_length(x, targets)
         data = UserData(x=x, y=targets, source="X", target_names=names)
+        weight = np.ones(len(x))
+        if sample_weight is not None:
+            weight = np.asarray(column_or_1d(sample_weight, dtype=np.float64))
+            assert_all_finite(weight, input_name="sample_weight")
+            check_consistent_length(x, weight)
+            if (weight < 0).any() or not weight.any():
+                raise UserError("sample_weight must be at least 0, and not zero for all samples")
+            weight = weight / weight.max()
+        if not weight.all():
+            data, weight = data.select(np.flatnonzero(weight)), weight[weight > 0]
+            self._targets(data.y)  # the classes that are left
+        equal = bool((weight == weight[0]).all())
+        if not equal and get_method(self.method).fitted:
+            raise UserError(f"{self.method} takes no sample_weight but 0 and 1: give a method that trains by epochs")
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         given = {
             "kind": self._kind, "seed": seed, "fractions": (self.validation_fraction, 0.15), "body": self.body or "",
@@ -96,7 +130,10 @@ class _CrossModal(BaseEstimator):  # type: ignore[misc]
             if (text := f"{type(self).__name__}: {warning}") not in _warned:
                 warnings.warn(text, DataWarning, stacklevel=2)
                 _warned.add(text)
-        self.adapted_ = self._train(inferred, data, options, seed)
+        prepared = in_memory(inferred, data)
+        if not equal:
+            inferred, prepared = _weighted(inferred, prepared, weight)
+        self.adapted_ = self._train(inferred, prepared, options, seed)
         return self
 
     def _options(self) -> dict[str, Scalar]:
@@ -115,20 +152,23 @@ class _CrossModal(BaseEstimator):  # type: ignore[misc]
         # A grid of numpy gives numpy's numbers.
         return {name: value.item() if isinstance(value, np.generic) else value for name, value in values.items()}
 
-    def _train(self, inferred: Inferred, data: UserData, options: Mapping[str, Scalar], seed: int) -> Predictor:
+    def _train(self, inferred: Inferred, data: PreparedData, options: Mapping[str, Scalar], seed: int) -> Predictor:
         device = find_device(self.device)
         body = inferred.task.body if get_method(self.method).uses_body else NO_BODY
         trainer = TrialTrainer(
-            inferred.task, in_memory(inferred, data), self.method, body, options, seed, test=False, device=str(device),
+            inferred.task, data, self.method, body, options, seed, test=False, device=str(device),
             threads=torch.get_num_threads(), reuse_aligned=False,
         )  # fmt: skip
-        level = logging.INFO if self.verbose else logging.DEBUG
+        level, output = (logging.INFO, cell_output()) if self.verbose else (logging.DEBUG, None)
         try:
             while not trainer.done:
                 at = trainer.step()
                 shown = (f"{name} {value:.4g}" for name in ("loss", "validation_score", "distance")
                          if (value := getattr(at, name)) is not None)  # fmt: skip
-                logger.log(level, "%s, epoch %d of %d: %s", at.stage, at.epoch, at.epochs, ", ".join(shown))
+                text = f"{at.stage}, epoch {at.epoch} of {at.epochs}: {', '.join(shown)}"
+                logger.log(level, "%s", text)
+                if output is not None:
+                    output.show(text, last=trainer.done)
             snapshot = trainer.snapshot()
         except NotFiniteError as error:
             raise UserError(f"training diverged ({error}): lower learning_rate") from error
@@ -186,7 +226,7 @@ class CrossModalClassifier(ClassifierMixin, _CrossModal):  # type: ignore[misc]
         random_state: seed or generator of the split and the training. With an integer, fits of equal data on a CPU with
             an equal number of threads are equal.
         device: torch device; ``auto``: a GPU if there is one.
-        verbose: whether the progress of each epoch is logged at the level INFO, and not DEBUG.
+        verbose: whether each epoch is logged at the level INFO, not DEBUG, and shown below the cell of a notebook.
 
     Attributes:
         adapted_: the trained model, an `orca_ray.Predictor`; ``adapted_.save(folder)`` writes a model folder.

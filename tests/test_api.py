@@ -9,12 +9,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from orca_ray.api import AdaptationSweep, as_task
+from orca_ray.api import AdaptationSweep, adapt, as_task
+from orca_ray.cli.app import run
 from orca_ray.errors import UserError
 from orca_ray.predictor import Predictor
 from orca_ray.results.store import ResultsStore
+from orca_ray.sweep.plan.searches import NodeResources
 from orca_ray.sweep.run.events import Summary
 from orca_ray.tasks.task import Task
+from tests.results.factories import make_record
 
 N = 240
 
@@ -78,6 +81,36 @@ def test_one_cpu_needs_no_cluster_for_some_minutes(ran: Ran, monkeypatch: pytest
         monkeypatch.setattr("orca_ray.api.this_node", mock.Mock(return_value=mock.Mock(cpus=cpus, gpus=0)))
         adaptation(ran.task, ran.folder, methods=["linear", "cnn"], minutes=minutes, executor="ray").run()
     assert [call.args[2] == "inline" for call in race.call_args_list] == [True, True, True, False, True, False]
+
+
+@pytest.mark.usefixtures("module_home")
+def test_trials_on_gpus_get_a_whole_body(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bodies, cut, csv, frame = [], "minilm-l6:layers=4", tmp_path / "t.csv", table()[0]
+    frame.assign(label=table()[1]).to_csv(csv, index=False)
+    monkeypatch.setattr(AdaptationSweep, "run", lambda sweep: bodies.append(sweep.spec().body(sweep.task.name, "nft")))
+    task = as_task(table(), {"name": "toy"})
+    for address, gpus in (("", 0), ("", 1), ("head:6379", 1)):
+        node = NodeResources("n", 8.0, gpus, 64.0)
+        cluster = mock.MagicMock(**{"return_value.__enter__.return_value.open.return_value": [node]})
+        monkeypatch.setattr("orca_ray.sweep.run.driver.this_node", lambda node=node: node)
+        monkeypatch.setattr("orca_ray.sweep.run.driver.make_executor", cluster)
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        for data, body in ((csv, ""), (table(), ""), (table(), cut), (task, "")):
+            with pytest.raises(UserError, match="no trial"):
+                adapt(data, results=str(tmp_path / "results"), body=body)
+        assert run(["adapt", str(csv), "--quiet", "--results", str(tmp_path / "results")]) == 2
+        assert cluster.called == bool(address)
+    assert bodies == [*5 * [cut], *2 * ["minilm-l6", "minilm-l6", cut, cut, "minilm-l6"]]
+
+
+def test_trials_of_another_body_are_not_judged(ran: Ran, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {body: make_record(body=body) for body in ("minilm-l6", "none", "minilm-l6:layers=4")}
+    monkeypatch.setattr(ResultsStore, "load", lambda store, sweep: found)
+    monkeypatch.setattr("orca_ray.api.Judge", judge := mock.Mock())
+    for body in ("minilm-l6", ""):
+        adaptation(ran.task, ran.folder, body=body).judge()
+    judged = [[record.body for record in call.args[2]] for call in judge.call_args_list]
+    assert judged == [["minilm-l6", "none"], ["none", "minilm-l6:layers=4"]]
 
 
 def test_the_members_are_the_folds_and_single_is_one_network(ran: Ran, tmp_path: Path) -> None:

@@ -126,6 +126,53 @@ def test_a_method_that_aligns_caches_only_the_source(quick: dict[str, Any], empt
     assert sorted(path.name for path in empty_home.rglob("*") if path.is_file()) == files
 
 
+def test_weights_decide_between_contradicting_samples(quick: dict[str, Any]) -> None:
+    longer, x = quick | {"epochs": 15}, np.repeat(TABLE, 2, axis=0)
+    y = np.arange(120) % 2
+    for favoured in (0, 1):
+        weight = np.where(y == favoured, 8, 2)
+        assert np.mean(CrossModalClassifier(**longer).fit(x, y, weight).predict(x) == favoured) > 0.75
+        predicted = CrossModalRegressor(**longer).fit(x, y, sample_weight=pd.Series(weight)).predict(x)
+        assert predicted.mean() == pytest.approx(0.2 + 0.6 * favoured, abs=0.15)
+    assert set(weight) == {2, 8}, "not changed"
+
+
+def test_classes_of_unequal_sizes_and_their_weights_do_not_count_twice(quick: dict[str, Any]) -> None:
+    x, y = np.random.default_rng(0).normal(size=(360, 4)), np.maximum(np.arange(360) % 12 - 9, 0)
+    for weight in (np.where(y, 10.0, 1.0), np.random.default_rng(0).uniform(0.5, 1.5, 360)):
+        model = CrossModalClassifier(**quick, hyperparameters={"data.fraction": 0.9}).fit(x, y, weight)
+        assert model.adapted_.task.loss == "cross_entropy"
+        assert model.predict_proba(x).mean(axis=0) == pytest.approx(1 / 3, abs=0.12)
+
+
+def test_samples_of_weight_0_are_absent_and_equal_weights_change_nothing(quick: dict[str, Any]) -> None:
+    for method, x in (("nft", FRAME), ("nearest", UNEQUAL)):
+        model = CrossModalClassifier(**quick | {"method": method})
+        for weight in (np.where(Y < 2, 4, 0), [0.5] * 60):
+            kept = np.flatnonzero(weight)
+            found = model.fit(x, NAMES, weight).predict_proba(x)
+            assert set(model.classes_) == set(NAMES[kept])
+            part = FRAME.iloc[kept] if x is FRAME else [UNEQUAL[row] for row in kept]
+            np.testing.assert_array_equal(found, model.fit(part, NAMES[kept]).predict_proba(x))
+
+
+@pytest.mark.parametrize(
+    ("weight", "expected"),
+    [
+        (np.ones(59), "inconsistent numbers of samples"),
+        (np.ones((60, 2)), "1d array"),
+        (Y - 1, "at least 0"),
+        (0 * Y, "not zero for all"),
+        (np.where(Y, np.nan, 1), "sample_weight contains NaN"),
+        (Y == 0, "two classes or more"),
+        (Y + 1, "nearest takes no sample_weight but 0 and 1: give a method that trains by epochs"),
+    ],
+)
+def test_weights_that_cannot_be_used(weight: Any, expected: str) -> None:
+    with pytest.raises(ValueError, match=expected):
+        CrossModalClassifier(method="nearest").fit(TABLE, Y, sample_weight=weight)
+
+
 def test_pipeline_cross_validation_and_grid(quick: dict[str, Any]) -> None:
     pipeline = make_pipeline(StandardScaler(), CrossModalClassifier(**quick))
     assert cross_val_score(CrossModalClassifier(**quick), UNEQUAL, Y, cv=2).shape == (2,)
@@ -188,13 +235,16 @@ def test_errors_of_predict(quick: dict[str, Any], fitted: CrossModalClassifier) 
         fitted.predict(FRAME.assign(height="tall"))
 
 
+RANDOM = {"check_sample_weight_equivalence_on_dense_data": "too few samples, and their order is random"}
+
+
 @pytest.mark.slow
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("estimator", [CrossModalClassifier, CrossModalRegressor])
 def test_scikit_learns_checks(quick: dict[str, Any], estimator: type[Any]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        check_estimator(estimator(**quick | {"epochs": 40}))
+        check_estimator(estimator(**quick | {"epochs": 40}), expected_failed_checks=RANDOM)
 
 
 TABULAR = replace(make_task(CLASSES, (1, 4)), domain="tabular")

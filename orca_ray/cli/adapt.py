@@ -125,6 +125,7 @@ def adapt(
     from orca_ray.own_data.infer_task import infer
     from orca_ray.own_data.registration import register
     from orca_ray.results.store import check_writable
+    from orca_ray.sweep.run.driver import nodes_of
 
     given = options.data_options()
     if options.out is not None:
@@ -133,7 +134,9 @@ def adapt(
     if not options.dry_run:
         check_writable(results_uri(options.results))
     samples = read(data, given)
-    inferred = infer(samples, given)
+    # A cluster is only asked for its nodes if that decides on the body.
+    nodes = () if samples.options.body else nodes_of(options.executor.value, options.address)
+    inferred = infer(samples, given, gpus=any(node.gpus for node in nodes))
     name = inferred.task.short_name.rpartition("-")[0]
     out = options.out or Path(f"{name}-model")
     check_unread(out, "--out", [data, samples.source])  # a task file names the data
@@ -144,7 +147,7 @@ def adapt(
         rows = [(each.what, each.value, each.why, each.option) for each in inferred.findings]
         show(("inferred", "value", "because", "change with --"), rows, wrap=("value", "because"))
     sweep = AdaptationSweep(
-        task=register(inferred, samples), minutes=options.minutes,
+        task=replace(register(inferred, samples), body=inferred.body), minutes=options.minutes,
         methods=split_names("--methods", options.methods) or (), body=options.body or "",
         results=results_uri(options.results, announce=not silent), executor=options.executor.value,
         address=options.address, staging=options.staging, command=typed(), single=options.single,

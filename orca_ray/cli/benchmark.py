@@ -156,15 +156,10 @@ def plan(
 
 def show_plan(spec: "SweepSpec", uri: str, options: SweepOptions, *, quiet: bool = False) -> None:
     """Print the plan (``quiet``: only trials that fit on no node), and exit with code 2 if a trial fits on no node."""
-    from orca_ray.sweep.executors import joined_address
     from orca_ray.sweep.plan.plan import build_plan
-    from orca_ray.sweep.run.driver import make_executor
+    from orca_ray.sweep.run.driver import nodes_of
 
-    nodes = None  # of this machine, unless trials run on an existing cluster
-    if options.executor == "ray" and joined_address(options.address) is not None:
-        with make_executor(options.executor.value) as engine:
-            nodes = engine.open(options.address)
-    planned = build_plan(spec, existing_store(uri), nodes)
+    planned = build_plan(spec, existing_store(uri), nodes_of(options.executor.value, options.address))
     if options.json:
         emit_json({**plain(planned), "num_trials": planned.num_trials, "num_finished": planned.num_finished})
     elif not quiet:

@@ -45,6 +45,8 @@ class Split:
     group: Array | None = None
     """Sample ids [N] int64. Rows with the same id are parts of one sample; its score uses the mean output of these
     rows."""
+    weight: Array | None = None
+    """Weights [N] float64, above 0, for drawing training samples and scoring validation; None: equal, as with ids."""
 
     def __len__(self) -> int:
         return len(self.x)
@@ -295,7 +297,8 @@ def held_rows(data: PreparedData, fold: int) -> Array:
 
 def _selected(split: Split, rows: Array) -> Split:
     x, y = (_in_memory(selected_rows(each, rows), each) for each in (split.x, split.y))
-    return Split(x, cast(Array, y), None if split.group is None else split.group[rows])
+    group, weight = (None if each is None else each[rows] for each in (split.group, split.weight))
+    return Split(x, cast(Array, y), group, weight)
 
 
 def _in_memory(rows: LazyRows, *sources: Rows) -> Rows:

@@ -90,6 +90,8 @@ class Inferred:
     """Sorted indices of the samples of train, validation and, if a test split was held out, test."""
     folds: Array | None
     """Fold, from 1, of each sample of train, then of validation [R, N_dev], drawn R times; None: no folds."""
+    body: str
+    """Body of the trials of an adaptation: that of the task, or the whole default body on GPUs."""
     findings: tuple[Finding, ...]
     warnings: tuple[str, ...]
 
@@ -99,13 +101,14 @@ def infer(
     options: Options | None = None,
     *,
     test: bool = True,
+    gpus: bool = False,
     warn: Warn = logger.warning,
 ) -> Inferred:
     """Infer the task of data with targets. All samples are read once, batch by batch; statistics come from train.
 
     ``options`` override those that the data were read with. ``warn`` is called with each warning. Without ``test``, no
     test split is held out and no folds are drawn, and a class with a single sample is kept, in train; see
-    `splits.draw`.
+    `splits.draw`. ``gpus``: whether trials run on GPUs, so that `Inferred.body` is whole unless a body is given.
 
     Raises UserError for data that nothing can be learnt from: no target, one class, too few samples or groups,
     different labels with the same text, no usable column, samples of unequal axes; and for options that do not fit.
@@ -149,10 +152,15 @@ def infer(
     _warn_of_leaks(data, hashes, parts, fitted, encoder, options, notes)
     preprocessing = Preprocessing(reading=_reading(data, found, options), encoder=encoder, target=coding)
     loss, metric = _measures(data, fitted, parts, options, notes, complete=complete)
-    task = _task(data, preprocessing, found, options, notes, loss=loss, metric=metric, parts=parts)
+    task = _task(data, preprocessing, found, options, loss=loss, metric=metric, parts=parts)
+    body, whole = task.body, PACKAGED_BODIES[task.modality]
+    why = f"four layers: trials run on a CPU; --body {whole} takes all"
+    if gpus and not options.body:
+        body, why = whole, "whole body: trials run on a GPU"
+    notes.find("body", body, "given" if options.body else f"shape {task.input_shape}; {why}", "body")
     for warning in notes.warnings:
         warn(f"{task.name}: {warning}")
-    return Inferred(task, preprocessing, parts, folds, tuple(notes.findings), tuple(notes.warnings))
+    return Inferred(task, preprocessing, parts, folds, body, tuple(notes.findings), tuple(notes.warnings))
 
 
 def _with_field_axes(coding: TargetCoding, encoder: ArrayInputs) -> TargetCoding:
@@ -239,13 +247,12 @@ def _measures(
 
 
 def _task(
-    data: UserData, preprocessing: Preprocessing, found: Survey, options: Options, notes: Notes, *, loss: str,
-    metric: str, parts: own_splits.Splits,
+    data: UserData, preprocessing: Preprocessing, found: Survey, options: Options, *, loss: str, metric: str,
+    parts: own_splits.Splits,
 ) -> Task:  # fmt: skip
     shape = preprocessing.encoder.shape
     kind: ModalityName = "image" if len(shape) == 3 else "sequence"
     body = options.body or f"{PACKAGED_BODIES[kind]}:layers={_LAYERS}"
-    notes.find("body", body, "given" if options.body else f"inputs of shape {shape}; small enough for a CPU", "body")
     stem = options.name or Path(data.source).stem
     slug = re.sub(r"[^a-z0-9]+", "_", stem.lower()).strip("_")[:40] or "data"
     return Task(

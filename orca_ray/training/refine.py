@@ -160,12 +160,16 @@ class RefineLoop:
         trained = perf_counter()
         self._training_seconds += trained - prepared + earlier
         validation = self._validation
-        predictions = self._predict(self._validation_feed, len(validation), self._evaluation_batch)
-        value = score(predictions, validation.y, self._objective, validation.group)
+        predictions, y = self._predict(self._validation_feed, len(validation), self._evaluation_batch), validation.y
+        if (weight := validation.weight) is not None:
+            # The mean weight is 20 rows; other weights are rounded up to rows.
+            rows = np.repeat(np.arange(len(y)), np.ceil(20 * weight / weight.mean()).astype(np.int64))
+            predictions, y = predictions[rows], y[rows]
+        value = score(predictions, y, self._objective, validation.group)
         self.epoch += 1
         decisive = value
         if self._by_log_loss:
-            decisive = log_loss(predictions, validation.y, self._objective, validation.group)
+            decisive = log_loss(predictions, y, self._objective, validation.group)
         if decisive < self._least:
             self.best_epoch, self.best_score, self._least = self.epoch, value, decisive
             self._best = {name: weight.to("cpu", copy=True) for name, weight in self._trained.weights().items()}
@@ -288,9 +292,17 @@ class RefineLoop:
         return lambda x, indices: augmentation.apply(x, drawn[torch.from_numpy(indices).to(device, non_blocking=True)])
 
     def _step_indices(self) -> list[np.ndarray]:
-        order = torch.randperm(len(self._train.y), generator=make_generator(self._seed, "order", self.epoch)).numpy()
+        generator, number = make_generator(self._seed, "order", self.epoch), len(self._train.y)
+        order = torch.randperm(number, generator=generator)
+        if (weight := self._train.weight) is not None:  # systematic sampling: w N / Σw times, rounded at random
+            ends = torch.from_numpy(weight)[order].cumsum(0)
+            points = (
+                ends[-1] * (torch.arange(number) + torch.rand(1, generator=generator, dtype=torch.float64)) / number
+            )
+            drawn = order[torch.searchsorted(ends, points).clamp(max=number - 1)]
+            order = drawn[torch.randperm(number, generator=generator)]
         size = self._config.batch_size * self._config.accumulation
-        return [order[number * size : (number + 1) * size] for number in range(self.steps_per_epoch)]
+        return [order.numpy()[step * size : (step + 1) * size] for step in range(self.steps_per_epoch)]
 
     def _check(self, loss: Tensor) -> None:
         if not np.isfinite(value := float(loss)):  # synchronises with the device

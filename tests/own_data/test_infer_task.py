@@ -42,6 +42,16 @@ def test_axes(shape: tuple[int, ...], axes: str, input_shape: tuple[int, ...]) -
     assert result.task.body == ("minilm-l6:layers=4" if len(input_shape) == 2 else "vit-s14:layers=4")
 
 
+@pytest.mark.parametrize(("x", "whole"), [(SERIES, "minilm-l6"), (SERIES[:, None], "vit-s14")])
+def test_the_default_body_is_whole_on_gpus(x: Any, whole: str) -> None:
+    cpu, gpu = (infer(UserData(x=x, y=Y), gpus=gpus) for gpus in (False, True))
+    assert (cpu.body, gpu.body, found(gpu, "body")) == (f"{whole}:layers=4", whole, whole)
+    assert cpu.findings[-1].why.endswith(f"; four layers: trials run on a CPU; --body {whole} takes all")
+    assert gpu.findings[-1].why.endswith("; whole body: trials run on a GPU")
+    assert cpu.task == gpu.task, "what is registered is the same on all machines"
+    assert infer(UserData(x=x, y=Y), Options(body="mpnet-base"), gpus=True).body == "mpnet-base"
+
+
 def test_axes_can_be_overridden() -> None:
     assert inferred(SERIES, Y, Options(axes="NHW")).task.input_shape == (1, 4, 50)
     columns = inferred(RNG.normal(size=(60, 5)) * [1, 100, 1, 1, 1], Y)  # of different scales: features

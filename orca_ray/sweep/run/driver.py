@@ -15,7 +15,8 @@ from orca_ray.options import KeepModels
 from orca_ray.results.folder import open_folder
 from orca_ray.results.lease import Lease
 from orca_ray.results.store import ResultsStore, check_writable
-from orca_ray.sweep.executors.base import Executor, ExecutorOptions
+from orca_ray.sweep.executors import joined_address
+from orca_ray.sweep.executors.base import Executor, ExecutorOptions, this_node
 from orca_ray.sweep.plan.cost import seconds_here, trial_seconds
 from orca_ray.sweep.plan.plan import fingerprints, resolve, sources_of
 from orca_ray.sweep.plan.searches import NodeResources, SearchPlan, placement_problem, plan_searches
@@ -157,6 +158,14 @@ def staging_requests(searches: Sequence[SearchPlan], tasks: Collection[str]) -> 
             )
         )  # fmt: skip
     return requests
+
+
+def nodes_of(executor: str, address: str | None) -> list[NodeResources]:
+    """Return the nodes of the cluster that is joined, else this machine. UserError if the cluster is not reached."""
+    if executor != "ray" or joined_address(address) is None:
+        return [this_node()]
+    with make_executor(executor) as engine:
+        return engine.open(address)
 
 
 def wait_for_room(
