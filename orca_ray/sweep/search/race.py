@@ -47,7 +47,7 @@ single trial; expected seconds where nothing is known; and largest factor by whi
 expectation of those of others."""
 _SLACK, _SLACK_OF_VARIANT, _SLACK_OF_LONGER = 0.3, 0.05, 1.5
 """Relative distance to the leader on a single fold up to which a configuration is not behind; and up to which a longer
-schedule may help, which is as many times as far as the first trial had fewer epochs than usual."""
+schedule may help, which is as many times as far as it has more epochs, up to the usual number."""
 _ROUNDS = 20
 _LIMIT = 2.0
 """Number of standard errors of the paired difference to the leader from which a configuration is behind."""
@@ -270,9 +270,9 @@ class Race:
         left = self._deadline - self._clock()
         for _, each in standings:
             room = SHARE_OF_LONGER * left / (_SAFETY * max(self.seconds(each), 1e-3))
-            cut = num_epochs(each.plan.first) / each.epochs
+            gained = min(room, num_epochs(each.plan.first) / each.epochs)
             faulty = any(each.scores.values())  # without an error, none can be seen to vanish
-            hopeful = faulty and each.improves and not self.behind(each, leader, slack=max(_SLACK_OF_LONGER, cut))
+            hopeful = faulty and each.improves and not self.behind(each, leader, slack=max(_SLACK_OF_LONGER, gained))
             if hopeful and room >= LEAST_LONGER and not any(other.extends(each) for other in self.contenders):
                 epochs = int(min(room, MOST_LONGER) * each.epochs)
                 yield Contender(each.plan, each.scheduled(epochs)), self.folds[0]
