@@ -55,6 +55,7 @@ test -n "$(PYTHON)" || { echo "no Python 3.11.4 or newer found: install one, or 
 	free=$$(( $$(df -Pk . | awk 'END {print $$4}') / 1024 )); \
 	[[ -x $(BIN)/orca-sweep ]] || (( free >= $(NEEDED_MIB) )) || { echo "$$PWD: $$free MiB are free, the installation needs $(NEEDED_MIB): free some, or move the clone" >&2; exit 2; }; \
 	[[ -x $(BIN)/orca-sweep || $$(uname -s) != Linux ]] || (( free >= $(NEEDED_WITH_CUDA_MIB) )) || echo "$$PWD: $$free MiB are free, which is too little if pip takes a torch with CUDA ($(NEEDED_WITH_CUDA_MIB) MiB)" >&2; \
+	mkdir -p "$${PIP_CACHE_DIR:-$${HOME:-/}}" 2>/dev/null || true; \
 	[[ -w $${PIP_CACHE_DIR:-$${HOME:-/}} ]] || export PIP_NO_CACHE_DIR=1; \
 	exec 9< Makefile; \
 	[[ "$$($(PYTHON) -c 'import fcntl; fcntl.flock(9, 6)' 2>&1)" != *BlockingIOError* ]] || { echo "another make installs into $$PWD/$(VENV): wait until it has ended" >&2; exit 2; }; \

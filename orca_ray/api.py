@@ -34,7 +34,7 @@ from orca_ray.results.record import Record
 from orca_ray.results.store import ResultsStore
 from orca_ray.selection import Candidate, Choice, Judge, Report
 from orca_ray.sweep.executors import joined_address
-from orca_ray.sweep.executors.base import Executor, this_node
+from orca_ray.sweep.executors.base import Executor, num_workers, this_node
 from orca_ray.sweep.executors.cleanup import scratch_directory
 from orca_ray.sweep.plan.loading import load_spec, shipped_sweeps
 from orca_ray.sweep.plan.spec import Overrides, SweepSpec
@@ -142,7 +142,7 @@ class AdaptationSweep:
         slow = len(quick) < len(names)
         node = this_node()
         least = LEAST_SECONDS_OF_RAY if node.cpus >= 2 or node.gpus else LEAST_OF_ONE_CPU
-        short = seconds < least and joined_address(self.address) is None
+        short = (seconds < least or num_workers(node) < 1) and joined_address(self.address) is None
         with engine:
             if slow and not short:
                 engine.open_early(self.address)

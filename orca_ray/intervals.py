@@ -106,7 +106,7 @@ class Judged:
 
     def _mean(self, losses: Array, rows: Array | slice = slice(None)) -> float:
         mean = float(losses[rows].mean())
-        return math.sqrt(mean) if self.metric == "rmse" else mean
+        return math.sqrt(mean) if get_metric(self.metric).root else mean
 
     def log_loss(self, chances: Array, rows: Array | slice = slice(None), temperature: float = 1.0) -> float:
         """Return the mean log loss of probabilities [N, ...] on ``rows``; 0 if the predictions are no probabilities."""

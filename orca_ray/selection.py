@@ -11,7 +11,7 @@ import operator
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from statistics import mean
+from statistics import mean, median
 from typing import Any
 
 import numpy as np
@@ -380,14 +380,17 @@ def _score(record: Record) -> float:
 def _ranked(candidates: Sequence[Candidate]) -> list[Candidate]:
     """Return candidates, best first: by their level (see `levels`) plus two of the standard errors that folds leave.
 
-    The noise of folds relative to the level is that of all candidates together, since one has few folds.
+    Errors are in proportion to the level. Their relative size is pooled over all candidates, as one has few folds.
     """
     scores = [{fold: _score(record) for fold, record in each.records.items()} for each in candidates]
     level = levels(scores)
-    sizes = [max(at, mean(level) / 10) or 1.0 for at in level]
-    over = [{fold: value - at for fold, value in own.items()} for own, at in zip(scores, level, strict=True)]
+    sizes = [max(at, median(level) / 10) or 1.0 for at in level]
+    over = [
+        {fold: (value - at) / size for fold, value in own.items()}
+        for own, at, size in zip(scores, level, sizes, strict=True)
+    ]
     hard = {fold: mean(own[fold] for own in over if fold in own) for fold in set[int]().union(*over)}
-    rests = [(value - hard[fold]) / size for own, size in zip(over, sizes, strict=True) for fold, value in own.items()]
+    rests = [value - hard[fold] for own in over for fold, value in own.items()]
     freedom = len(rests) - len(scores) - len(hard) + 1  # of the table of configurations and folds
     noise = math.sqrt(sum(rest**2 for rest in rests) / max(1, freedom))
     doubtful = [at + 2 * noise * size / math.sqrt(len(own)) for own, at, size in zip(scores, level, sizes, strict=True)]

@@ -117,13 +117,12 @@ def _unseen(board: "Board", seen: Seen, tasks: list[str] | None, methods: list[s
 
 def _facts(cell: "BoardCell") -> dict[str, str]:
     """Return the `FACTS` of a board's cell, as the command's parts declare them."""
-    from orca_ray.methods.recipe import NO_BODY
     from orca_ray.methods.registry import all_methods
     from orca_ray.models.names import listed_body, saw
 
     recipe, body = all_methods().get(cell.method.partition(" (")[0]), cell.provenance.body
     links = recipe.links if recipe else {}
-    if body in ("", NO_BODY) or (recipe and not recipe.pretrained):
+    if body == "" or (recipe and not recipe.pretrained):
         return {"body": body, "seen": "no" if body else "", **links}
     info = listed_body(body)
     weights = {"body_licence": info.licence, "body_sha256": getattr(info, "sha256", "")} if info else {}

@@ -261,7 +261,8 @@ def joined(first: Split, second: Split) -> Split:
     group = None
     if first.group is not None and second.group is not None:
         group = np.concatenate([first.group, second.group - second.group.min() + first.group.max() + 1])
-    return Split(x, cast(Array, y), group)
+    weights = [each.weight for each in (first, second) if each.weight is not None]
+    return Split(x, cast(Array, y), group, np.concatenate(weights) if len(weights) == 2 else None)
 
 
 def with_fold(data: PreparedData, fold: int) -> PreparedData:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # planning a sweep must not import torch
     from orca_ray.tasks.task import Task
     from orca_ray.training.config import AlignConfig
 
-_LINKS = {"paper": r"arxiv\.org/abs/\d{4}\.\d{5}", "code": r"github\.com/[\w-]+/[\w-]+"}
+_LINKS = {"paper": r"arxiv\.org/abs/\d{4}\.\d{4,5}", "code": r"github\.com/[\w-]+/[\w-]+"}
 NO_BODY = "none"
 """Name of the body in trials of methods that use none."""
 

@@ -50,7 +50,9 @@ class Metric:
     largest: float = math.inf
     """Largest possible value of the metric. Imported scores above it, e.g. in percent, are refused."""
     losses: Callable[[Array, Array], Array] | None = None
-    """Takes the same, and returns the loss of each sample [N]; the metric is their mean or its root. None: no such."""
+    """Takes the same, and returns the loss of each sample [N], whose mean is the metric; None: it is no such mean."""
+    root: bool = False
+    """Whether the metric is the square root of the mean of the losses."""
     version: int = 1
     """Version of the function, raised by every change of its results. Scores of several versions are never averaged."""
 

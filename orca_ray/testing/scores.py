@@ -39,6 +39,12 @@ class MetricSuite(Suite):
         reverse = get_metric(name).compute(-predictions[::-1], targets[::-1])
         assert reverse == pytest.approx(score) or name in self.ordered
 
+    def test_the_losses_of_samples_have_it_as_their_mean(self, name: str) -> None:
+        (predictions, targets), metric = self.perfect[name], get_metric(name)
+        if metric.losses is not None:
+            mean = np.mean(metric.losses(-predictions, targets))
+            assert metric.compute(-predictions, targets) == pytest.approx(mean**0.5 if metric.root else mean)
+
     def test_predictions_not_finite_of_another_length_or_of_no_sample_are_refused(self, name: str) -> None:
         predictions, targets = self.perfect[name]
         refused = [(predictions[1:], targets, "predictions for")]

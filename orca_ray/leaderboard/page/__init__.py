@@ -53,7 +53,9 @@ def render(data: Mapping[str, Any], *, refresh_seconds: int = 0) -> str:
         style=style,
         data=text,
         script=script,
-        links=", ".join(links),
+        links=f'<section class="wide note" aria-label="Papers and code of the methods">{", ".join(links)}</section>'
+        if links
+        else "",
     )
 
 

@@ -27,10 +27,13 @@ def published_for(
 
     With ``tasks``, rows of other tasks are left out. Submitted and imported scores of another version of their task's
     data or metric have no rank: another one than that of the board's own scores or, without own ones, ``current``.
+    Data are compared for tasks that pin them, i.e. have a fingerprint in ``current``: others may differ by rounding.
     """
     versions = dict(current or {})
     for task, info in board.infos.items():
-        versions[task, info.metric, board.protocol] = info.metric_version, info.data_fingerprint
+        key = task, info.metric, board.protocol
+        pinned = versions.get(key, (0, ""))[1]
+        versions[key] = info.metric_version, info.data_fingerprint if pinned else ""
     rows = [*tables.published_rows(board.benchmark), *tables.rows_of_others(board.benchmark, imported, versions)]
     if tasks is not None:
         rows = [row for row in rows if row.task in tasks]
@@ -162,7 +165,8 @@ def _notes(ranked: Sequence[tables.PublishedRow], claims: Iterable[tables.Publis
     for row in ranked:
         if row.flag:
             flag = tables.FLAGS[row.flag]
-            yield f"{row.method} on {row.task}, {row.published or row.score} in {row.source}, is {flag}: {row.note}"
+            score = row.published or f"{row.score:.4g}"
+            yield f"{row.method} on {row.task}, {score} in {row.source}, is {flag}: {row.note}"
     protocols: dict[str, set[str]] = {}
     for row in ranked:
         protocols.setdefault(row.protocol, set()).add(row.method)

@@ -124,7 +124,7 @@ def rows_of_others(benchmark: str, imported: Iterable[SubmittedScore], current: 
     for kind, scores in ((SUBMITTED, shipped_scores()), (IMPORTED, imported)):
         for each in scores:
             if each.task.partition("/")[0] == benchmark:
-                key = (kind, each.group, each.metric_version, each.data_fingerprint)
+                key = (kind, each.group, each.metric_version, each.other_version(current))
                 groups.setdefault(key, []).append(each)
     return [_row_submitted(str(kind), scores, current) for (kind, *_), scores in groups.items()]
 

@@ -353,7 +353,7 @@ def principal(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def scaled(trial: Trial, rows: np.ndarray) -> Callable[[Tensor], tuple[float, float]]:
-    """Return a function of the logits of training samples: the factor, 1/100 to 100, with the least loss, and that."""
+    """Return a function of training samples' logits: the factor, 1/100 to 100, with the least loss, and that loss."""
     loss = trial.objective.training_loss(trial.data.train.y, trial.device)
     y = torch.from_numpy(np.asarray(trial.data.train.y)[rows]).to(trial.device)
 

@@ -227,6 +227,7 @@ class KernelStage(FittedStage):
 
     def _solved(self, body: KernelBody, features: Tensor, rows: np.ndarray, scale: Tensor) -> float:
         """Fit ``body`` to ``features`` [n, F] of the training samples ``rows``; return the leave-one-out loss."""
+        note_progress()
         trial, logits = self._trial, self._trial.task.target.kind in ("classes", "labels")
         y, body.scale = regressed(trial)[rows].to(trial.device), scale
         most = max(2, min(MOST_LANDMARKS, _MOST_STORED // len(scale)))

@@ -25,6 +25,9 @@ from orca_ray.sweep.worker.staging_items import StagingRequest
 
 logger = logging.getLogger(__name__)
 
+GIB_OF_WORKER = 0.75
+"""Memory of a worker of Ray."""
+
 
 @dataclass(frozen=True)
 class ExecutorOptions:
@@ -143,3 +146,8 @@ class InlineExecutor(Executor):
             if controller.control.stopping and not (stop or report.done):
                 raise KeyboardInterrupt
         controller.ended(key, report.stopped_early() if stop else report)
+
+
+def num_workers(node: NodeResources) -> int:
+    """Return how many workers of Ray fit on a node; the driver and Ray take as much memory as one (`GIB_OF_WORKER`)."""
+    return min(int(node.cpus), int(node.memory_gib / GIB_OF_WORKER) - 1)

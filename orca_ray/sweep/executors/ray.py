@@ -21,9 +21,8 @@ from typing import Any, Literal
 import psutil
 
 from orca_ray.errors import UserError
-from orca_ray.process import allowed_cpus, allowed_memory
 from orca_ray.sweep.executors import cleanup, joined_address, ray_private
-from orca_ray.sweep.executors.base import Executor, ExecutorOptions
+from orca_ray.sweep.executors.base import GIB_OF_WORKER, Executor, ExecutorOptions, num_workers, this_node
 from orca_ray.sweep.executors.liveness import Background, Deadlines, lost_service, services
 from orca_ray.sweep.plan.searches import NodeResources, Resources, SearchPlan
 from orca_ray.sweep.run.controller import SweepController
@@ -49,7 +48,6 @@ _TUNE_ENVIRONMENT = {
 }
 MEMORY_FOR_TRIALS = 0.7
 """Fraction of a container's memory that trials may reserve; Ray's own default for a machine."""
-GIB_OF_WORKER = 0.75  # of memory; the driver and Ray take as much
 MAX_ANNOUNCED = 1000
 """Largest number of trials of one size that an autoscaler is asked to make room for."""
 END_SECONDS = 8.0
@@ -127,12 +125,11 @@ class RayExecutor(Executor):
 
         options: dict[str, Any] = {"ignore_reinit_error": True}
         if address == "local":  # a small object store: trials exchange kilobytes
-            memory = min(psutil.virtual_memory().total, allowed_memory() or 2**63)
-            if (workers := int(memory / 2**30 / GIB_OF_WORKER) - 1) < 1:
-                raise RuntimeError(f"{memory / 2**30:.1f} GiB of memory are allowed or there")
-            cpus = min(allowed_cpus(), workers) if workers < 4 else allowed_cpus()
-            options = {"num_cpus": cpus, "object_store_memory": 128 * 2**20, "include_dashboard": False}
-            if memory < psutil.virtual_memory().total:
+            node = this_node()
+            if (workers := num_workers(node)) < 1:
+                raise RuntimeError(f"{node.memory_gib:.1f} GiB of memory are allowed or there")
+            options = {"num_cpus": workers, "object_store_memory": 128 * 2**20, "include_dashboard": False}
+            if (memory := node.memory_gib * 2**30) < psutil.virtual_memory().total:
                 options |= ray_private.memory_option(int(MEMORY_FOR_TRIALS * memory))
             if (quoted := shlex.quote(sys.executable)) != sys.executable:  # Ray puts it into a line of bash as it is
                 options["runtime_env"] = {"py_executable": quoted}

@@ -72,7 +72,7 @@ class Message(NamedTuple):
     """Event: a line of text for the user, about a download or a trial that is run again."""
 
     text: str
-    passing: bool = False  # whether it is about what ends soon, e.g. staging, and out of date when trials go on
+    passing: bool = False  # whether it is out of date once a trial reports, e.g. about staging
 
 
 @dataclass(frozen=True)

@@ -204,7 +204,7 @@ def fake_actors(monkeypatch: pytest.MonkeyPatch, marker: Path, fault: str) -> No
 
 
 def test_a_cluster_that_cannot_start_here_is_sought_nowhere_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orca_ray.sweep.executors.ray.allowed_memory", lambda: 2**30)
+    monkeypatch.setattr("orca_ray.sweep.executors.base.allowed_memory", lambda: 2**30)
     with pytest.raises(UserError, match=r": 1\.0 GiB of memory are .*needs 1\.5 GiB .*--executor inline"):
         RayExecutor().open("local")
     monkeypatch.setattr(RayExecutor, "_init", Mock(side_effect=OSError(30, "Read-only file system", "/home/me/.ray")))
