@@ -78,10 +78,19 @@ def test_an_adaptation_uses_its_time_and_reports_what_new_rows_confirm(ran: Ran,
 def test_one_cpu_needs_no_cluster_for_some_minutes(ran: Ran, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(AdaptationSweep, "_race", race := mock.Mock(**{"return_value.interrupted": False}))
     monkeypatch.setattr("orca_ray.sweep.executors.ray.RayExecutor.open_early", mock.Mock())
-    for cpus, minutes in ((1, 2), (2, 2), (1, 20)):
-        monkeypatch.setattr("orca_ray.api.this_node", mock.Mock(return_value=mock.Mock(cpus=cpus, gpus=0)))
+    for cpus, minutes, memory in ((1, 2, 8.0), (2, 2, 8.0), (1, 20, 8.0), (2, 20, 1.0)):
+        monkeypatch.setattr("orca_ray.api.this_node", lambda node=NodeResources("n", cpus, 0, memory): node)
         adaptation(ran.task, ran.folder, methods=["linear", "cnn"], minutes=minutes, executor="ray").run()
-    assert [call.args[2] == "inline" for call in race.call_args_list] == [True, True, True, False, True, False]
+    assert [call.args[2] == "inline" for call in race.call_args_list] == [
+        True,
+        True,
+        True,
+        False,
+        True,
+        False,
+        True,
+        True,
+    ]
 
 
 @pytest.mark.usefixtures("module_home")
