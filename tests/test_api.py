@@ -79,7 +79,8 @@ def test_one_cpu_needs_no_cluster_for_some_minutes(ran: Ran, monkeypatch: pytest
     monkeypatch.setattr(AdaptationSweep, "_race", race := mock.Mock(**{"return_value.interrupted": False}))
     monkeypatch.setattr("orca_ray.sweep.executors.ray.RayExecutor.open_early", mock.Mock())
     for cpus, minutes, memory in ((1, 2, 8.0), (2, 2, 8.0), (1, 20, 8.0), (2, 20, 1.0)):
-        monkeypatch.setattr("orca_ray.api.this_node", lambda node=NodeResources("n", cpus, 0, memory): node)
+        node = NodeResources("n", cpus, 0, memory)
+        monkeypatch.setattr("orca_ray.api.this_node", mock.Mock(return_value=node))
         adaptation(ran.task, ran.folder, methods=["linear", "cnn"], minutes=minutes, executor="ray").run()
     assert [call.args[2] == "inline" for call in race.call_args_list] == [
         True,
