@@ -11,7 +11,7 @@ import operator
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from statistics import mean, median
+from statistics import mean
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,7 @@ from orca_ray.results.models import StoredModels
 from orca_ray.results.record import Record, Status
 from orca_ray.sweep.plan.searches import canonical_json
 from orca_ray.sweep.search.contender import FOLD, START
-from orca_ray.sweep.search.race import FEW_FOLDS, levels
+from orca_ray.sweep.search.race import FEW_FOLDS, error_scales, levels
 from orca_ray.sweep.worker.models import OUTPUTS
 from orca_ray.tasks.task import Task
 
@@ -384,14 +384,16 @@ def _ranked(candidates: Sequence[Candidate]) -> list[Candidate]:
     """
     scores = [{fold: _score(record) for fold, record in each.records.items()} for each in candidates]
     level = levels(scores)
-    sizes = [max(at, median(level) / 10) or 1.0 for at in level]
+    scales = error_scales(level)
     over = [
-        {fold: (value - at) / size for fold, value in own.items()}
-        for own, at, size in zip(scores, level, sizes, strict=True)
+        {fold: (value - at) / scale for fold, value in own.items()}
+        for own, at, scale in zip(scores, level, scales, strict=True)
     ]
     hard = {fold: mean(own[fold] for own in over if fold in own) for fold in set[int]().union(*over)}
     rests = [value - hard[fold] for own in over for fold, value in own.items()]
     freedom = len(rests) - len(scores) - len(hard) + 1  # of the table of configurations and folds
     noise = math.sqrt(sum(rest**2 for rest in rests) / max(1, freedom))
-    doubtful = [at + 2 * noise * size / math.sqrt(len(own)) for own, at, size in zip(scores, level, sizes, strict=True)]
+    doubtful = [
+        at + 2 * noise * scale / math.sqrt(len(own)) for own, at, scale in zip(scores, level, scales, strict=True)
+    ]
     return [candidates[number] for number in np.argsort(doubtful, kind="stable")]

@@ -13,7 +13,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from statistics import mean, stdev
+from statistics import mean, median, stdev
 
 from orca_ray.methods.registry import get_method
 from orca_ray.results.record import Record, Status, SuggestionRow
@@ -27,11 +27,12 @@ FEW_FOLDS = 3
 """Number of folds from which the mean of their models stands for a configuration, and no model of all samples."""
 MOST_VARIANTS, FIRST_VARIANTS = 40, 2
 """Largest number of suggested configurations of a method, and their number before second divisions of the folds."""
-LEAST_LONGER, MOST_LONGER, SHARE_OF_LONGER = 1.5, 6.0, 0.5
+LEAST_LONGER, MOST_LONGER, SHARE_OF_LONGER = 1.5, 6.0, 0.65
 """Least and largest factor of the epochs of a longer schedule, which may take this share of the time that is left."""
-SHARE_OF_FIRST, SHARE_OF_FIRSTS = 0.08, 0.12
+SHARE_OF_FIRST, SHARE_OF_FIRSTS, LEAST_FIRST = 0.08, 0.12, 0.25
 """Share of all time that the first trial of a method is expected to take at most, and the first trials of all methods
-that adapt a body before the leaders go on."""
+that adapt a body before the leaders go on; and share of its usual epochs below which such a trial would tell nothing,
+so that the leaders go on first."""
 LEAST_LAST, MOST_LAST, RATE_OF_LAST = 0.2, 2.0, 0.5
 """Least and largest number of epochs of the training on all samples, relative to the epochs before; and factor of the
 learning rate."""
@@ -45,9 +46,9 @@ _SAFETY, _SAFETY_OF_LAST, _MOST_EXTRA, _UNKNOWN, _MOST_RATIO = 1.25, 1.1, 1.0, 5
 samples, whose speed is known; largest number of seconds that a trial is expected to take beside its stages, after a
 single trial; expected seconds where nothing is known; and largest factor by which trials of some methods change the
 expectation of those of others."""
-_SLACK, _SLACK_OF_VARIANT, _SLACK_OF_LONGER = 0.3, 0.05, 1.5
-"""Relative distance to the leader on a single fold up to which a configuration is not behind; and up to which a longer
-schedule may help, which is as many times as far as it has more epochs, up to the usual number."""
+_SLACK, _SLACK_OF_VARIANT = 0.3, 0.05
+"""Relative distance to the leader on a single fold up to which a configuration, or one that was suggested, is not
+behind. A longer schedule is expected to divide a score by the root of the factor of its epochs at best."""
 _ROUNDS = 20
 _LIMIT = 2.0
 """Number of standard errors of the paired difference to the leader from which a configuration is behind."""
@@ -236,7 +237,8 @@ class Race:
         for each in new:
             adapts = get_method(each.plan.method).uses_body
             left -= self.seconds(each) if adapts else 0.0
-            if not adapts or left >= 0:
+            tells = each.epochs >= LEAST_FIRST * num_epochs(each.plan.first)
+            if not adapts or (left >= 0 and tells):
                 yield each, self.folds[0]
             else:
                 late.append(each)
@@ -270,11 +272,12 @@ class Race:
         left = self._deadline - self._clock()
         for _, each in standings:
             room = SHARE_OF_LONGER * left / (_SAFETY * max(self.seconds(each), 1e-3))
-            gained = min(room, num_epochs(each.plan.first) / each.epochs)
+            factor = min(room, MOST_LONGER)
+            slack = (1 + _SLACK) * math.sqrt(factor) - 1
             faulty = any(each.scores.values())  # without an error, none can be seen to vanish
-            hopeful = faulty and each.improves and not self.behind(each, leader, slack=max(_SLACK_OF_LONGER, gained))
-            if hopeful and room >= LEAST_LONGER and not any(other.extends(each) for other in self.contenders):
-                epochs = int(min(room, MOST_LONGER) * each.epochs)
+            hopeful = faulty and each.improves and not self.behind(each, leader, slack)
+            if hopeful and factor >= LEAST_LONGER and not any(other.extends(each) for other in self.contenders):
+                epochs = int(factor * each.epochs)
                 yield Contender(each.plan, each.scheduled(epochs)), self.folds[0]
 
     def _suggested(self, alive: Sequence[Contender], most: int) -> Iterator[tuple[Contender, int]]:
@@ -301,17 +304,27 @@ def levels(scores: Sequence[Mapping[int, float]]) -> list[float]:
     """Return the mean score of each of several configurations, freed of the difficulty of the folds that it was given.
 
     ``scores`` are scores by fold. Level and difficulty are the two main effects of the table of configurations and
-    folds, and are fitted by least squares.
+    folds, and are fitted by least squares, weighted because the errors of a score are in proportion to its level (see
+    `error_scales`): a fold is as difficult as the good configurations find it.
     """
     level = [mean(each.values()) for each in scores]
     folds = sorted({fold for each in scores for fold in each})
-    for _ in range(_ROUNDS):
-        hard = {
-            fold: mean(each[fold] - own for each, own in zip(scores, level, strict=True) if fold in each)
-            for fold in folds
-        }
+    for _ in range(_ROUNDS if scores else 0):
+        scales = error_scales(level)
+        weights = [(min(scales) / scale) ** 2 for scale in scales]
+        hard = dict[int, float]()
+        for fold in folds:
+            known = [number for number, each in enumerate(scores) if fold in each]
+            over = sum(weights[number] * (scores[number][fold] - level[number]) for number in known)
+            hard[fold] = over / sum(weights[number] for number in known)
         level = [mean(score - hard[fold] for fold, score in each.items()) for each in scores]
     return level
+
+
+def error_scales(level: Sequence[float]) -> list[float]:
+    """Return what the errors of scores are in proportion to: their levels, but at least a tenth of the median level."""
+    least = abs(median(level)) / 10
+    return [max(each, least) or 1.0 for each in level]
 
 
 def _busy(record: Record) -> float:

@@ -10,6 +10,7 @@ from orca_ray.results.record import Record, Status
 from orca_ray.sweep.plan.searches import TrialSpec, canonical_json
 from orca_ray.sweep.search import FoldSearch, History, Race
 from orca_ray.sweep.search.contender import Contender
+from orca_ray.sweep.search.race import levels
 from tests.results.factories import make_record
 from tests.sweep.fakes import fake_searches, fake_spec
 
@@ -104,6 +105,14 @@ def test_folds_differ_in_difficulty_and_standings_do_not_mind() -> None:
     assert levels["scratch"] - levels["nft"] == pytest.approx(0.05, abs=0.02)
 
 
+@pytest.mark.parametrize("worst", [[3.0, 3.3, 2.9, 3.1, 2.8], [300.0, 9e9, 1e5, 40.0, 1e7]])
+def test_a_bad_configuration_tells_little_about_the_difficulty_of_folds(worst: list[float]) -> None:
+    scores = [{1: 0.2}, dict(enumerate([0.3, 0.1, 0.2, 0.1, 0.2], start=1)), dict(enumerate(worst, start=1))]
+    found = levels(scores)
+    assert found[0] < found[1] < found[2], "the first is better on the only fold that it has"
+    assert found[1] - found[0] == pytest.approx(0.1, abs=0.01)
+
+
 def test_further_configurations_are_suggested_when_the_leaders_have_their_folds() -> None:
     track = Track(200.0).run()
     suggested = [trial for trial in track.ran if trial.hyperparameters["refine.learning_rate"] != 1e-3]
@@ -117,7 +126,7 @@ def test_what_still_improves_gets_a_longer_schedule_if_it_fits(monkeypatch: pyte
     epochs = [trial.epochs for trial in Track(1000.0, improving=True).run(9).ran]
     assert epochs[:5] == [6, 6, 6, 36, 216], "six times as many, twice"
     epochs = [trial.epochs for trial in Track(60.0, improving=True).run().ran if trial.method == "nft"]
-    assert epochs[1] == int(0.5 * (60 - 6) / 1.25), "half of the time that is left"
+    assert epochs[1] == int(0.65 * (60 - 6) / 1.25), "two thirds of the time that is left"
     assert Track(24.0, improving=True).run().now <= 24
     monkeypatch.setitem(globals(), "score_of", lambda trial: 0.0)
     assert {trial.epochs for trial in Track(1000.0, improving=True).run(9).ran} == {6}, "there is no error"
@@ -135,6 +144,12 @@ def test_first_trials_are_short_where_they_would_take_much_of_the_time() -> None
 def test_first_trials_of_all_methods_take_at_most_a_share_of_the_time_before_the_leader_goes_on() -> None:
     methods = [trial.method for trial in Track(20.0, improving=True).run().ran]
     assert methods[:2] == ["nft", "nft"], "the first trial took more than a fifth of the time"
+
+
+def test_a_first_trial_of_very_few_epochs_waits_for_the_leader(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"{__name__}.TEXT", TEXT.replace("epochs: 6", "epochs: 24"))
+    methods = [trial.method for trial in Track(150.0, estimate=72.0).run(6).ran]
+    assert methods == ["linear_probe"] * 5 + ["nft"], "it would have four epochs of 24"
 
 
 def test_a_first_trial_that_was_short_may_be_further_behind(monkeypatch: pytest.MonkeyPatch) -> None:
