@@ -66,6 +66,8 @@ class Judged:
     predictions: Sequence[Array]
     """Probabilities or numbers [N, ...] of each candidate."""
     num_folds: int
+    units: Array | None = None
+    """Group of each sample [N]; samples of one group are alike, so whole groups are resampled. None: no groups."""
 
     def score(self, predictions: Array, rows: Array | slice = slice(None)) -> float:
         """Return the metric of predictions [N, ...] on the samples ``rows``."""
@@ -85,19 +87,41 @@ class Judged:
             predictions, measure = tuple(each for each in losses if each is not None), self._mean
         value = of(*map(measure, predictions))
         if self.metric == "error" and len(predictions) == 1:  # no resample of samples without an error has one
-            low, high = beta.ppf([0.5 - level / 2, 0.5 + level / 2], value * size + 0.5, (1 - value) * size + 0.5)
+            count = self._independent(predictions[0])
+            low, high = beta.ppf([0.5 - level / 2, 0.5 + level / 2], value * count + 0.5, (1 - value) * count + 0.5)
             return Interval(value, min(float(low), value), max(float(high), value))
+        members = None
+        if self.units is not None:
+            _, counts = np.unique(self.units, return_counts=True)
+            members = np.split(np.argsort(self.units, kind="stable"), np.cumsum(counts)[:-1])
+        total = size if members is None else len(members)
         # Of many samples, a part is drawn, whose scores spread more.
-        count = min(size, max(_LEAST_DRAWN, _MOST_VALUES // max(1, predictions[0][:1].size)))
+        count = _MOST_VALUES * total // max(1, predictions[0][:1].size * size)
+        count = min(total, max(_LEAST_DRAWN, count))
         random, found = np.random.default_rng(0), []
         for _ in range(RESAMPLES):
-            drawn = random.integers(size, size=count)
+            drawn = random.integers(total, size=count)
+            drawn = drawn if members is None else np.concatenate([members[unit] for unit in drawn])
             with contextlib.suppress(UserError, ValueError):  # a class may be absent
                 found.append(of(*(measure(each, drawn) for each in predictions)))
         low, high = np.percentile(found or [value], [50 * (1 - level), 50 * (1 + level)])
-        if count < size:
-            low, high = (value + math.sqrt(count / size) * (end - np.mean(found)) for end in (low, high))
+        if count < total:
+            low, high = (value + math.sqrt(count / total) * (end - np.mean(found)) for end in (low, high))
         return Interval(value, min(float(low), value), max(float(high), value))
+
+    def _independent(self, losses: Array) -> float:
+        """Return the number of independent samples whose mean loss would have the standard error of this one.
+
+        That is the number of samples divided by the design effect (Kish, 1965, "Survey sampling"); without any spread,
+        the number of groups.
+        """
+        size, spread = len(losses), float(losses.var())
+        if self.units is None:
+            return size
+        sums = np.bincount(np.unique(self.units, return_inverse=True)[1], losses - losses.mean())
+        if spread == 0:
+            return len(sums)
+        return min(size, spread * size**2 * (len(sums) - 1) / (len(sums) * float(sums @ sums) + 1e-300))
 
     def losses(self, predictions: Array) -> Array | None:
         """Return the loss of each sample [N] of predictions [N, ...]; None if the metric is no mean of losses."""

@@ -191,7 +191,7 @@ class Judge:
             for place, part in zip(places, parts, strict=True):
                 total[place] += part
             found.append(total / counts.reshape(-1, *[1] * (total.ndim - 1)))
-        return Judged(self._task.metric, self._average, targets[known], found, len(folds))
+        return Judged(self._task.metric, self._average, targets[known], found, len(folds), self._units(known))
 
     def single(self, candidate: Candidate) -> Choice:
         """Return the choice of one configuration."""
@@ -298,7 +298,8 @@ class Judge:
             for record in candidate.records.values()
         ]
         mixed = np.asarray(sum(parts))
-        return Judged(self._task.metric, self._average, np.asarray(test.y), [mixed], 0).interval(mixed)
+        units = self._units(slice(-len(test), None))
+        return Judged(self._task.metric, self._average, np.asarray(test.y), [mixed], 0, units).interval(mixed)
 
     def standings(self) -> list[dict[str, Any]]:
         """Return the best configuration of each method, the best first.
@@ -359,6 +360,9 @@ class Judge:
             lambda log: judged.log_loss(mixed, temperature=math.exp(log)), bounds=(-2.0, 2.0), method="bounded"
         )
         return replace(choice, temperature=math.exp(found.x)) if found.fun < 0.99 * judged.log_loss(mixed) else choice
+
+    def _units(self, rows: Array | slice) -> Array | None:
+        return None if self._data.units is None else self._data.units[rows]
 
     def _part(self, record: Record, split: str) -> Array:
         """Return the outputs of a trial's model for a split, as probabilities or numbers."""

@@ -1,6 +1,7 @@
 """Selection of the model of own data by out-of-fold predictions: what leads, what is averaged, and what is said."""
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -177,6 +178,33 @@ def test_losses_of_samples_have_the_metric_as_their_mean(metric: str) -> None:
     found = judged.interval(predictions)
     assert found.value == pytest.approx(judged.score(predictions), rel=1e-6)
     assert found.low < found.value < found.high
+
+
+@pytest.mark.parametrize("metric", ["error", "rmse"])
+def test_the_interval_of_samples_in_groups_holds_the_score_of_new_groups(metric: str) -> None:
+    random, held = np.random.default_rng(0), {True: 0, False: 0}
+    for _ in range(200):
+        units = np.repeat(np.arange(20) * 3, 15)  # numbers may be absent
+        hard = random.normal(0, 1, 60)[units]
+        if metric == "error":
+            predictions = np.where((hard + random.normal(0, 1, len(units)) > 0)[:, None], [0.3, 0.7], [0.7, 0.3])
+            y, truth = np.zeros(len(units), int), 0.5
+        else:
+            predictions = y = hard + random.normal(0, 1, len(units))
+            y, truth = np.zeros(len(units)), math.sqrt(2)
+        for grouped in held:
+            judged = Judged(metric, "softmax" if metric == "error" else "values", y, [], 1, units if grouped else None)
+            found = judged.interval(predictions)
+            held[grouped] += found.low <= truth <= found.high
+    assert 0.75 <= held[True] / 200 <= 0.96, "90 %, were there more than twenty groups"
+    assert held[False] / 200 < 0.7, "as if samples were independent"
+
+
+def test_groups_without_an_error_count_as_samples() -> None:
+    y = np.zeros(60, int)
+    right = np.tile([0.9, 0.1], (60, 1))
+    one, other = (Judged("error", "softmax", y, [], 1, units).interval(right) for units in (None, np.arange(60) // 15))
+    assert one.high < 0.05 < 0.3 < other.high < 0.6
 
 
 def test_an_ensemble_is_kept_only_if_it_is_measurably_better(toy: Toy) -> None:

@@ -24,7 +24,7 @@ SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 STATISTICS = ("y_mean", "y_std")
 REQUIRED = tuple(f"{split}_{axis}" for split in SPLITS for axis in "xy")
-ALLOWED = (*REQUIRED, *(f"{split}_group" for split in SPLITS), *STATISTICS, "folds")
+ALLOWED = (*REQUIRED, *(f"{split}_group" for split in SPLITS), *STATISTICS, "folds", "units")
 
 META = "meta.json"
 

@@ -69,6 +69,8 @@ class PreparedData:
     directory: Path
     folds: Array | None = None
     """Fold of each sample of train, then of validation: [R, N] int8, from 1, in R divisions; None: no folds."""
+    units: Array | None = None
+    """Number of the group of each sample of train, then of validation and test [N]; None: samples are independent."""
 
     @property
     def train(self) -> Split:
@@ -235,7 +237,9 @@ def _open(name: str, directory: Path, meta: Mapping[str, Any]) -> PreparedData:
         split: Split(arrays[f"{split}_x"], stored[f"{split}_y"], stored.get(f"{split}_group")) for split in SPLITS
     }
     statistics = stored.get("y_mean"), stored.get("y_std")
-    return PreparedData(name, meta["fingerprint"], splits, *statistics, directory, stored.get("folds"))
+    return PreparedData(
+        name, meta["fingerprint"], splits, *statistics, directory, stored.get("folds"), stored.get("units")
+    )
 
 
 def under_protocol(data: PreparedData, protocol: str) -> PreparedData:

@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 
 from orca_ray.data import splits
+from orca_ray.data.layout import SPLITS
 from orca_ray.data.prepared import Arrays, PreparedData, Split, fingerprint
 from orca_ray.data.raw import Workspace
 from orca_ray.data.rows import Array, stacked
 from orca_ray.errors import unknown_name
 from orca_ray.own_data import LazySamples, UserData, make_options
 from orca_ray.own_data.infer_task import Inferred, infer
+from orca_ray.own_data.splits import group_numbers
 from orca_ray.tasks.arrays import filled
 from orca_ray.tasks.registry import DECLARATION, PREPROCESSING, get_own_task, own_directory, task_to_json
 from orca_ray.tasks.task import Task
@@ -76,6 +78,9 @@ def _build(workspace: Workspace, inferred: Inferred, data: UserData) -> Arrays:
         arrays |= {f"test_{axis}": np.asarray(arrays[f"train_{axis}"][:0]) for axis in "xy"}
     if inferred.folds is not None:
         arrays["folds"] = inferred.folds
+    if data.groups is not None:
+        rows = np.concatenate([inferred.splits[split] for split in SPLITS if split in inferred.splits])
+        arrays["units"] = group_numbers(data, rows)[1]
     return {**arrays, **_statistics(arrays["train_y"], coding.kind, by_column=data.kind_hint == "table")}
 
 

@@ -102,7 +102,7 @@ def _share(rows: Indices, labels: Array, fraction: float, drawer: np.random.Rand
 def _by_group(
     data: UserData, rows: Indices, labels: Array, shares: tuple[float, float], seed: int
 ) -> dict[SplitName, Indices]:
-    values, numbers = _group_numbers(data, rows)
+    values, numbers = group_numbers(data, rows)
     taken = [2, 1] if shares[1] else [1]  # numbers of the splits beside train
     if len(values) <= len(taken):
         listed = shorten(", ".join(values))
@@ -134,7 +134,7 @@ def _by_group(
     return best
 
 
-def _group_numbers(data: UserData, rows: Indices) -> tuple[Array, Array]:
+def group_numbers(data: UserData, rows: Indices) -> tuple[Array, Array]:
     """Return the groups of ``rows`` as text, and the number of each row's group; None and NaN are one group each."""
     assert data.groups is not None
     return np.unique([str(group) for group in data.groups[rows].tolist()], return_inverse=True)
@@ -225,7 +225,7 @@ def draw_folds(
     if times is not None:
         what, units = "times", np.unique(times, return_inverse=True)[1]
     elif data.groups is not None:
-        what, units = "groups", _group_numbers(data, rows)[1]
+        what, units = "groups", group_numbers(data, rows)[1]
     else:
         what, units = "different inputs", np.unique(hashes[rows], return_inverse=True)[1]
     strata, number, smallest = _strata(data, rows, classes), int(units.max()) + 1, len(rows)

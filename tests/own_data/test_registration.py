@@ -97,6 +97,11 @@ def test_groups_frames_and_options_of_arrays() -> None:
     frame = pd.DataFrame({"a": RNG.normal(size=60), "kind": Y, "patient": np.arange(60) // 5})
     task = Task.from_arrays(frame, "kind", group="patient")
     assert task.input_shape == (1, 1)
+    data = task.prepare()
+    assert data.units is not None
+    assert len(np.unique(data.units)) == 12
+    assert all(np.bincount(data.units) == 5), "each patient has five samples"
+    assert not {*data.units[: len(data.train)]} & {*data.units[len(data.train) :]}, "and is in one split"
     with pytest.raises(UserError, match=r"unknown column 'patent'. Did you mean 'patient'"):
         Task.from_arrays(frame, "kind", group="patent")
     with pytest.raises(UserError, match=r"own data: .*unknown option 'metrik'. Did you mean 'metric'"):

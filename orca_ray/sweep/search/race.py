@@ -48,7 +48,7 @@ single trial; expected seconds where nothing is known; and largest factor by whi
 expectation of those of others."""
 _SLACK, _SLACK_OF_VARIANT = 0.3, 0.05
 """Relative distance to the leader on a single fold up to which a configuration, or one that was suggested, is not
-behind. A longer schedule is expected to divide a score by the root of the factor of its epochs at best."""
+behind. A longer schedule is expected to divide a score by the factor of its epochs at best."""
 _ROUNDS = 20
 _LIMIT = 2.0
 """Number of standard errors of the paired difference to the leader from which a configuration is behind."""
@@ -273,7 +273,7 @@ class Race:
         for _, each in standings:
             room = SHARE_OF_LONGER * left / (_SAFETY * max(self.seconds(each), 1e-3))
             factor = min(room, MOST_LONGER)
-            slack = (1 + _SLACK) * math.sqrt(factor) - 1
+            slack = (1 + _SLACK) * factor - 1
             faulty = any(each.scores.values())  # without an error, none can be seen to vanish
             hopeful = faulty and each.improves and not self.behind(each, leader, slack)
             if hopeful and factor >= LEAST_LONGER and not any(other.extends(each) for other in self.contenders):

@@ -158,7 +158,7 @@ def test_a_first_trial_that_was_short_may_be_further_behind(monkeypatch: pytest.
     track.improving = True
     assert [trial.method for trial in track.run(3).ran] == ["nft", "scratch", "scratch"]
     assert track.ran[2].epochs > track.ran[1].epochs
-    monkeypatch.setitem(BEST, "scratch", 0.45)
+    monkeypatch.setitem(BEST, "scratch", 0.65)
     track = Track(14.0, folds=[1], estimate=3.0).run(1)
     track.improving = True
     assert [trial.method for trial in track.run(3).ran] == ["nft", "scratch", "linear_probe"], "no time to catch up"
