@@ -39,7 +39,7 @@ class Site:
         self.home = folder / "home"
         store = folder / "reference"
         if not store.exists():
-            self.home.mkdir()
+            self.home.mkdir(parents=True)
             make_home(self.home)
             self.sweep.write_text(tiny_text(folder, SWEEP))
             self.run_reference(store)
