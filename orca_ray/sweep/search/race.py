@@ -40,8 +40,8 @@ CHEAP = 0.03
 """Share of the time that is left in which a first configuration gets all folds, although it is behind on the first."""
 FREE = 0.1
 """Cost of an epoch, relative to ``nft``, up to which all epochs run in a first trial: features are computed once."""
-_SECONDS_OF_LAST = 3.0  # to load and store the model
-_SAFETY, _SAFETY_OF_LAST, _MOST_EXTRA, _UNKNOWN, _MOST_RATIO = 1.25, 1.1, 1.0, 5.0, 4.0
+_SECONDS_OF_LAST = 4.0  # to load and store the model
+_SAFETY, _SAFETY_OF_LAST, _MOST_EXTRA, _UNKNOWN, _MOST_RATIO = 1.25, 1.2, 1.0, 5.0, 4.0
 """Factor of the expected duration of a trial, which must fit into the time that is left, and of the training on all
 samples, whose speed is known; largest number of seconds that a trial is expected to take beside its stages, after a
 single trial; expected seconds where nothing is known; and largest factor by which trials of some methods change the
