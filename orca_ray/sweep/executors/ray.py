@@ -89,7 +89,10 @@ class RayExecutor(Executor):
         try:
             check_answer(address)
             self._init(address)
-        except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
+        except Exception as error:
+            known = (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError)
+            if not isinstance(error, known) and type(error) is not Exception:  # a bare one: Ray did not start in time
+                raise
             if address == "local":
                 needs = f"{2 * GIB_OF_WORKER} GiB of memory, and to write to /tmp/ray and ~/.ray (or RAY_AUTH_TOKEN)"
                 text = f"Ray cannot start on this machine: {error}. It needs {needs}; --executor inline needs no Ray."
