@@ -149,7 +149,7 @@ class Race:
         if method in rates:
             return extra + contender.epochs * max(rates[method])
         firsts = {each.plan.method: each.plan for each in self.contenders}
-        alike = [name for name in rates if get_method(name).fitted == get_method(method).fitted]
+        alike = [name for name in rates if _sort(name) == _sort(method)]
         # A second is added to both, as a small trial takes what no estimate knows of.
         ratios = [
             (mean(rates[name]) * num_epochs(firsts[name].first) + 1) / (self._estimate(firsts[name]) + 1)
@@ -325,6 +325,11 @@ def error_scales(level: Sequence[float]) -> list[float]:
     """Return what the errors of scores are in proportion to: their levels, but at least a tenth of the median level."""
     least = abs(median(level)) / 10
     return [max(each, least) or 1.0 for each in level]
+
+
+def _sort(method: str) -> tuple[bool, bool]:
+    """Return what methods have in common whose estimates are wrong by about the same factor."""
+    return get_method(method).fitted, get_method(method).uses_body
 
 
 def _busy(record: Record) -> float:
