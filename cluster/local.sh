@@ -41,6 +41,15 @@ ray get-auth-token --generate >/dev/null
 # job deletes those that another node has unpacked, and with them the working directory of the running job.
 # The path is short because it contains Unix sockets.
 folder=${ORCA_LOCAL_FOLDER:-$(mktemp -d /tmp/orca-local-XXXXXX)}
+# Ray puts the path of its Python into lines of bash as it is: where that needs quotes, Ray runs through a link.
+bin=$(dirname "$(command -v ray)")
+link=
+ray=(ray)
+if [[ $(printf %q "$bin") != "$bin" ]]; then
+  link=$(mktemp -d /tmp/orca-local-XXXXXX)
+  ln -s "$(dirname "$bin")" "$link/env"
+  ray=("$link/env/bin/python" "$link/env/bin/ray")
+fi
 bridge=orca$$ # interfaces of several clusters on one machine have different names and networks
 network=10.213.$(($$ % 250 + 1))
 started=()
@@ -59,6 +68,7 @@ end() {
     done
     ip link delete "$bridge" 2>/dev/null || true
   fi
+  rm -rf "$link"
   [[ ${ORCA_LOCAL_FOLDER:-} ]] || rm -rf "$folder"
 }
 trap end EXIT
@@ -83,9 +93,9 @@ connect() {
 # Prints the directories without which a node cannot run Ray and this package: checkout, home, Python and its packages.
 needed() {
   local python
-  python=$(dirname "$(command -v ray)")/python3
+  python=$bin/python3
   [[ -x $python ]] || python=python3
-  "$python" - "$(dirname "${BASH_SOURCE[0]}")/.." "$HOME" <<'END'
+  "$python" - "$(dirname "${BASH_SOURCE[0]}")/.." "$HOME" "$link" <<'END'
 import os, sys
 given = [path for path in (*sys.argv[1:], sys.prefix, sys.base_prefix, *sys.path) if os.path.isdir(path)]
 found = {make(path) for path in given for make in (os.path.abspath, os.path.realpath)}
@@ -128,7 +138,7 @@ start() {
   local number=$1 command=() temporary="$folder/$1" own_cpus=$cpus
   if [[ $number == 0 ]]; then own_cpus=${ORCA_HEAD_CPUS:-$cpus}; fi
   if [[ $isolated ]]; then command=(on_node "$number") temporary=/tmp/ray; fi
-  "${command[@]}" ray start --block --temp-dir="$temporary" --num-cpus="$own_cpus" --object-store-memory=200000000 \
+  "${command[@]}" "${ray[@]}" start --block --temp-dir="$temporary" --num-cpus="$own_cpus" --object-store-memory=200000000 \
     --dashboard-agent-listen-port=0 "${@:2}" &
   started+=($!)
 }

@@ -35,21 +35,31 @@ port=${RAY_PORT:-6379}
 dashboard_port=${RAY_DASHBOARD_PORT:-8265}
 bin=${ORCA_REMOTE_BIN:-$(dirname "$(command -v ray)")}
 ip=${ORCA_HEAD_IP:-$(python -c 'from ray.util import get_node_ip_address; print(get_node_ip_address())')}
-head=(ray start --block --head --node-ip-address="$ip" --port="$port" --ray-client-server-port=$((port + 1))
-  --dashboard-host=127.0.0.1 --dashboard-port="$dashboard_port" --dashboard-agent-listen-port=0
-  --object-store-memory=200000000 "${head_options[@]}")
+head=(--head --node-ip-address="$ip" --port="$port" --ray-client-server-port=$((port + 1))
+  --dashboard-host=127.0.0.1 --dashboard-port="$dashboard_port" "${head_options[@]}")
 # BatchMode: fail, and do not ask for a password. ServerAlive: notice within a minute that a host is gone.
 connect=(ssh -T -o BatchMode=yes -o ServerAliveInterval=20 -o ServerAliveCountMax=3)
 
-# Runs on each host. The path of its folder is short, because it contains Unix sockets.
+# Runs on each machine. The path of the folder $1 is short, because it contains Unix sockets. Ray puts the path of its
+# Python into lines of bash as it is: where that needs quotes, Ray runs through a link.
+start_ray() {
+  local bin ray=(ray)
+  bin=$(dirname "$(command -v ray)")
+  if [[ $(printf %q "$bin") != "$bin" ]]; then
+    ln -s "$(dirname "$bin")" "$1/env"
+    ray=("$1/env/bin/python" "$1/env/bin/ray")
+  fi
+  exec "${ray[@]}" start --block --temp-dir="$1" --dashboard-agent-listen-port=0 --object-store-memory=200000000 "${@:2}"
+}
+
+# Runs on each host.
 # shellcheck disable=SC2317
 join_cluster() {
   local folder ray
   PATH=$1:$PATH
   folder=$(mktemp -d /tmp/orca-ssh-XXXXXX)
   exec 3<&0 # a background process would read /dev/null
-  ray start --block --address="$2" --temp-dir="$folder" --dashboard-agent-listen-port=0 \
-    --object-store-memory=200000000 </dev/null &
+  start_ray "$folder" --address="$2" </dev/null &
   ray=$!
   { cat >/dev/null; kill "$ray" 2>/dev/null; } <&3 &
   wait "$ray"
@@ -58,9 +68,9 @@ join_cluster() {
 }
 
 if [[ -n $dry_run ]]; then
-  echo "here: ${head[*]}"
+  echo "here: ray start --block ${head[*]}"
   for host in "${hosts[@]}"; do echo "$host: ${connect[*]} $host bash -s"; done
-  declare -f join_cluster
+  declare -f start_ray join_cluster
   echo "join_cluster $bin $ip:$port"
   exit
 fi
@@ -92,7 +102,7 @@ trap : PIPE
 
 export RAY_ADDRESS=$ip:$port
 nodes() { ray status 2>/dev/null | sed '/^Pending/,$d' | grep -c '^ 1 node_' || true; }
-"${head[@]}" --temp-dir="$folder/head" &
+start_ray "$folder" "${head[@]}" &
 started+=($!)
 until (($(nodes) > 0)); do
   kill -0 "${started[0]}" 2>/dev/null || { echo "the head did not start" >&2; exit 1; }
@@ -107,7 +117,7 @@ for host in "${hosts[@]}"; do
   inputs+=("$input")
   rm "$folder/input"
   {
-    declare -f join_cluster
+    declare -f start_ray join_cluster
     printf 'export RAY_AUTH_MODE=token RAY_AUTH_TOKEN=%q\njoin_cluster %q %q\n' "$RAY_AUTH_TOKEN" "$bin" "$RAY_ADDRESS"
   } 1>&"$input" 2>/dev/null || true # if the connection has already failed, the loop below tells
 done

@@ -16,7 +16,6 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from orca_ray.data.prepared import PreparedData, num_folds
-from orca_ray.data.rows import PACKAGED_BODIES
 from orca_ray.errors import UserError
 from orca_ray.leaderboard.page.adaptation import make_evidence
 from orca_ray.methods import model_folder
@@ -363,15 +362,13 @@ def as_task(data: Any, options: Mapping[str, Any], *, gpus: bool = False) -> Tas
         return data
     from orca_ray.own_data import UserData, make_options, read
     from orca_ray.own_data.infer_task import infer
-    from orca_ray.own_data.registration import register
+    from orca_ray.own_data.registration import from_arrays, register
 
     if isinstance(data, tuple) and len(data) == 2:
-        task = Task.from_arrays(*data, **options)
-        return replace(task, body=PACKAGED_BODIES[task.modality]) if gpus else task
+        return from_arrays(*data, gpus=gpus, **options)
     given = make_options("adapt", dict(options))
     if isinstance(data, str | Path):
         data = read(data, given)
     if not isinstance(data, UserData):
         raise UserError(f"adapt takes a task, a path or arrays (x, y), got {type(data).__name__}")
-    inferred = infer(data, given, gpus=gpus)
-    return replace(register(inferred, data), body=inferred.body)
+    return register(infer(data, given, gpus=gpus), data)

@@ -147,7 +147,7 @@ def adapt(
         rows = [(each.what, each.value, each.why, each.option) for each in inferred.findings]
         show(("inferred", "value", "because", "change with --"), rows, wrap=("value", "because"))
     sweep = AdaptationSweep(
-        task=replace(register(inferred, samples), body=inferred.body), minutes=options.minutes,
+        task=register(inferred, samples), minutes=options.minutes,
         methods=split_names("--methods", options.methods) or (), body=options.body or "",
         results=results_uri(options.results, announce=not silent), executor=options.executor.value,
         address=options.address, staging=options.staging, command=typed(), single=options.single,

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 def register(inferred: Inferred, data: UserData) -> Task:
-    """Prepare the arrays of an inferred task batch by batch, unless they are in the cache already; return the task.
+    """Prepare the arrays of an inferred task batch by batch, unless they are cached; return it with `Inferred.body`.
 
     Raises the UserErrors of `Preprocessing.inputs` and `Task.prepare`.
     """
@@ -37,7 +37,7 @@ def register(inferred: Inferred, data: UserData) -> Task:
     directory = own_directory(task.name)
     if not all((directory / name).is_file() for name in documents) or task.prepared() is None:
         replace(task, build=lambda workspace: _build(workspace, inferred, data)).prepare(documents=documents)
-    return get_own_task(task.name)
+    return replace(get_own_task(task.name), body=inferred.body)
 
 
 def in_memory(inferred: Inferred, data: UserData) -> PreparedData:
@@ -94,13 +94,15 @@ def _statistics(train_y: Array, kind: str, *, by_column: bool) -> dict[str, Arra
     return {"y_mean": mean.reshape(shape), "y_std": std.reshape(shape)}
 
 
-def from_arrays(x: Any, y: Any, *, name: str = "data", groups: Any = None, times: Any = None, **options: Any) -> Task:
-    """Return a task of a user's arrays, prepared in the cache; see :meth:`orca_ray.tasks.task.Task.from_arrays`."""
+def from_arrays(
+    x: Any, y: Any, *, name: str = "data", groups: Any = None, times: Any = None, gpus: bool = False, **options: Any
+) -> Task:
+    """Return a task of a user's arrays, prepared in the cache, as `Task.from_arrays` does; ``gpus``: see `infer`."""
     if hasattr(x, "columns"):
         x = x.set_axis([str(column) for column in x.columns], axis=1)
     else:
         x = stacked(x) if isinstance(x, list | tuple) else np.asarray(x)
-    return _registered(x, y, name, groups, times, options)
+    return _registered(x, y, name, groups, times, options, gpus)
 
 
 def from_dataset(dataset: Any, *, name: str = "data", groups: Any = None, times: Any = None, **options: Any) -> Task:
@@ -110,7 +112,7 @@ def from_dataset(dataset: Any, *, name: str = "data", groups: Any = None, times:
     return _registered(x, y, name, groups, times, options)
 
 
-def _registered(x: Any, y: Any, name: str, groups: Any, times: Any, given: dict[str, Any]) -> Task:
+def _registered(x: Any, y: Any, name: str, groups: Any, times: Any, given: dict[str, Any], gpus: bool = False) -> Task:
     options = make_options("own data", {"name": name, **given})
     column = y if isinstance(y, str) else ""
     named = {"y": column, "groups": options.group, "times": options.time, "splits": options.split}
@@ -128,4 +130,4 @@ def _registered(x: Any, y: Any, name: str, groups: Any, times: Any, given: dict[
         target_names=() if label is None else (str(label),), groups=arrays["groups"], times=arrays["times"],
         splits=arrays["splits"],
     )  # fmt: skip
-    return register(infer(data, options), data)
+    return register(infer(data, options, gpus=gpus), data)

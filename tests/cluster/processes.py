@@ -31,16 +31,28 @@ budgets: {{full: {{confirm_seeds: {seeds}}}}}
 
 def checkout(folder: Path, name: str, seeds: int) -> Path:
     """Make a directory that looks like a checkout with a virtual environment, and holds ``sweep.yaml``."""
-    activate = folder / ".venv" / "bin" / "activate"
-    activate.parent.mkdir(parents=True)
-    activate.write_text(f'export PATH="{Path(sys.executable).parent}:$PATH" PYTHONPATH="{ROOT}"\n')
+    path = f"{own_python(folder / '.venv')}:{Path(sys.executable).parent}"
+    (folder / ".venv" / "bin" / "activate").write_text(f'export PATH="{path}:$PATH" PYTHONPATH="{ROOT}"\n')
     (folder / "sweep.yaml").write_text(SWEEP.format(name=name, seeds=list(range(1, seeds + 1))))
     return folder
 
 
+def own_python(environment: Path) -> Path:
+    """Make a virtual environment with Python and the command ``ray``; return its directory of programs.
+
+    It has the packages of this one, and the command names its Python as pip writes that for paths with spaces.
+    """
+    exec_line = f"'''exec' \"{environment / 'bin' / 'python'}\" \"$0\" \"$@\"\n' '''\n"
+    programs(environment / "bin", {"ray": f"{exec_line}from ray.scripts.scripts import main\nmain()\n"})
+    (environment / "bin" / "python").symlink_to(Path(sys.executable).resolve())
+    for name in ("pyvenv.cfg", "lib"):
+        (environment / name).symlink_to(Path(sys.prefix) / name)
+    return environment / "bin"
+
+
 def programs(folder: Path, scripts: Mapping[str, str]) -> Path:
     """Write executable Bash scripts, by name, to a directory for the front of PATH."""
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for name, text in scripts.items():
         (folder / name).write_text(f"#!/usr/bin/env bash\n{text}")
         (folder / name).chmod(0o755)

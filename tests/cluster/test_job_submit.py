@@ -1,7 +1,9 @@
-"""``ray job submit`` to the two nodes of ``cluster/local.sh``, with token authentication."""
+"""``ray job submit`` to the two nodes of ``cluster/local.sh``, with token authentication and a space in a path."""
 
+import os
 import re
 import subprocess
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -12,14 +14,16 @@ import pytest
 from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
 
-from .processes import ROOT, Cluster, local_cluster, wait_until
+from .processes import ROOT, Cluster, local_cluster, own_python, wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.exhaustive, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    with local_cluster(tmp_path_factory.mktemp("local"), nodes=2) as started:
+    folder = tmp_path_factory.mktemp("local")
+    path = f"{own_python(folder / 'an environment')}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    with local_cluster(folder, nodes=2, PATH=path) as started:
         yield started
 
 

@@ -31,7 +31,7 @@ def job(folder: Path, number: int, nodes: int) -> dict[str, str]:
 @pytest.mark.timeout(1200)  # it starts and ends four raylets
 def test_a_job_is_requeued_before_its_time_limit_and_continues_beside_another(tmp_path: Path) -> None:
     number = 100 + os.getpid() % 2000
-    mine, other = (checkout(tmp_path / name, name, seeds) for name, seeds in (("mine", 12), ("other", 1)))
+    mine, other = (checkout(tmp_path / f"{name} clone", name, seeds) for name, seeds in (("mine", 12), ("other", 1)))
     command = ["bash", str(SCRIPT), "run", "sweep.yaml"]
     folders = set(Path("/tmp").glob("orca-slurm-*"))
     log, calls, store = mine / "log", mine / "calls", mine / "results"

@@ -19,8 +19,8 @@ SSH = (Path(__file__).parent / "fakes" / "ssh.sh").read_text()
 def settings(folder: Path) -> dict[str, str]:
     port, dashboard = free_ports(2)
     return environment(
-        programs(folder / "bin", {"ssh": SSH}), CALLS=str(folder / "calls"), RAY_AUTH_TOKEN=TOKEN, RAY_PORT=str(port),
-        RAY_DASHBOARD_PORT=str(dashboard), ORCA_HEAD_IP="127.0.0.1",
+        programs(folder / ".venv" / "bin", {"ssh": SSH}), CALLS=str(folder / "calls"), RAY_AUTH_TOKEN=TOKEN,
+        RAY_PORT=str(port), RAY_DASHBOARD_PORT=str(dashboard), ORCA_HEAD_IP="127.0.0.1",
     )  # fmt: skip
 
 
@@ -29,7 +29,7 @@ def settings(folder: Path) -> dict[str, str]:
 @pytest.mark.exhaustive
 @pytest.mark.timeout(600)  # it starts and ends two raylets, on a machine with other tests
 def test_a_sweep_runs_on_this_machine_and_a_host_and_ctrl_c_interrupts_it(tmp_path: Path) -> None:
-    folder = checkout(tmp_path / "ssh", "hosts", 12)
+    folder = checkout(tmp_path / "a clone", "hosts", 12)
     log, results, folders = folder / "log", folder / "results", set(Path("/tmp").glob("orca-ssh-*"))
     sweep = ["orca-sweep", "run", str(folder / "sweep.yaml"), "--results", str(results)]
     command = ["bash", SCRIPT, "--head-cpus", "0", "me@host1", "--", *sweep]
@@ -58,7 +58,7 @@ def test_a_sweep_runs_on_this_machine_and_a_host_and_ctrl_c_interrupts_it(tmp_pa
 @pytest.mark.timeout(600)
 def test_a_host_that_cannot_be_reached_ends_the_script(tmp_path: Path) -> None:
     env = settings(tmp_path)
-    programs(tmp_path / "bin", {"ssh": "echo 'no route to host' >&2; exit 255\n"})
+    programs(tmp_path / ".venv" / "bin", {"ssh": "echo 'no route to host' >&2; exit 255\n"})
     log = tmp_path / "log"
     with running(["bash", SCRIPT, "--head-cpus", "0", "nowhere"], env, log) as script:
         wait_until(lambda: bool(psutil.Process(script.pid).children()), script, 30, log)

@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import psutil
 
-from orca_ray.errors import UserError
+from orca_ray.errors import ClusterLostError, UserError
 from orca_ray.sweep.executors import cleanup, joined_address, ray_private
 from orca_ray.sweep.executors.base import GIB_OF_WORKER, Executor, ExecutorOptions, num_workers, this_node
 from orca_ray.sweep.executors.liveness import Background, Deadlines, lost_service, services
@@ -71,6 +71,9 @@ class RayExecutor(Executor):
         """Processes of the cluster that was started here; there may be others, e.g. of a tracker."""
         self._abandoned = False
         """Whether a thread still waits for a cluster that is lost."""
+        self._session = ""
+        """Directory of the cluster's sockets and logs on this machine."""
+        self._keeps_logs = False
 
     def open_early(self, address: str | None) -> None:
         """Begin to join or start the cluster in another thread; a start takes ten seconds."""
@@ -139,14 +142,19 @@ class RayExecutor(Executor):
         before, handler = cleanup.descendants(), signal.getsignal(signal.SIGTERM)
         options |= {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
         context = ray.init(address=address, **options)
+        self._session = context.address_info["session_dir"]
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)  # Ray's would end the driver before trials have saved a checkpoint
         if address == "local":
             self._started = cleanup.descendants() - before
-            # Sockets and logs, which Ray would keep.
-            self._cleanup.callback(shutil.rmtree, context.address_info["session_dir"], ignore_errors=True)
+            self._cleanup.callback(self._remove_session)
         self._shutdown = ray.shutdown
         self._cleanup.callback(self._shutdown)
+
+    def _remove_session(self) -> None:
+        """Delete sockets and logs, which Ray would keep."""
+        if not self._keeps_logs:
+            shutil.rmtree(self._session, ignore_errors=True)
 
     def stager(
         self, requests: Sequence[StagingRequest], settings: WorkerSettings, progress: Callable[[str], None]
@@ -159,7 +167,9 @@ class RayExecutor(Executor):
         nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
         own = ray.get_runtime_context().get_node_id()
         nodes.sort(key=lambda name: name != own)
-        return RayStager(requests, settings, nodes, progress)
+        free = ray.available_resources().get("CPU", 0.0)
+        cluster = f"{self.where}, {free:g} CPUs free; Ray's logs are in {self._session}/logs"
+        return RayStager(requests, settings, nodes, progress, cluster, self.grows)
 
     def run(self, controller: SweepController, settings: WorkerSettings, options: ExecutorOptions) -> bool:
         """Run Tune until the controller is done; return True if Ctrl-C ended it before that.
@@ -203,7 +213,9 @@ class RayExecutor(Executor):
             self._abandoned = not background.ends(END_SECONDS)
             if not isinstance(error, Exception):
                 raise
-            raise lost_service(watched, error) from error
+            lost = lost_service(watched, error)
+            self._keeps_logs = isinstance(lost, ClusterLostError)
+            raise lost from error
 
     def close(self) -> None:
         """Disconnect from the cluster, and end the cluster if this executor started it."""

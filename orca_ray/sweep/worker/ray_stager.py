@@ -10,6 +10,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from orca_ray.errors import ClusterLostError
 from orca_ray.sweep.run.messages import WorkerSettings
 from orca_ray.sweep.worker.staging import Staged, Stager, staged
 from orca_ray.sweep.worker.staging_items import StagingRequest
@@ -18,6 +19,10 @@ AT_ONCE = 2
 """Tasks that a node stages at once: while one waits for a server that does not answer, another goes on."""
 MOST_NODES = 3
 """Nodes on which the first staging of a task is tried before the task counts as failed."""
+RUNTIME_ENVIRONMENT = {"env_vars": {"PL_DISABLE_FORK": "1"}}
+"""That of Tune's actors. Ray starts workers that have one through Bash, which may fail where others start."""
+NOTICE_SECONDS = 30.0
+"""Seconds without a worker process on a node after which the user is informed."""
 
 
 class NodeStager:
@@ -45,6 +50,8 @@ class _Node:
     messages: Any = None
     """Reference to the messages that are asked for."""
     asked_at: float = 0.0
+    started: bool = False
+    """Whether the actor has ever answered: its process has started."""
     tried: set[str] = field(default_factory=set)
     """Tasks that were given to this node."""
 
@@ -64,18 +71,26 @@ class RayStager(Stager):
         settings: WorkerSettings,
         node_ids: Sequence[str],
         progress: Callable[[str], None],
+        cluster: str = "",
+        joined: bool = False,
     ) -> None:
-        """Start an actor on each node in ``node_ids`` (Ray's ids), the driver's node first."""
+        """Start an actor on each node in ``node_ids`` (Ray's ids), the driver's node first.
+
+        ``cluster`` says what the cluster offers and where its logs are, for messages about workers that do not start.
+        ``joined``: whether this process did not start the cluster, so that its workers may be unable to start.
+        """
         super().__init__(requests)
         self._progress, self._failures, self._resolved = progress, Counter[str](), set[str]()
-        self._nodes = {name: _Node(self._start(name, settings)) for name in node_ids if requests}
+        self._limit, self._cluster, self._noticed = settings.time.heartbeat, cluster, False
+        self._nodes = {name: _Node(self._start(name, settings, joined)) for name in node_ids if requests}
         names = list(self._nodes)
         for number, request in enumerate(requests):
             self._nodes[names[number % len(names)]].waiting.append(request)
 
     @staticmethod
-    def _start(node_id: str, settings: WorkerSettings) -> Any:
-        options = {"num_cpus": 0, "max_concurrency": AT_ONCE + 1, "max_restarts": 0}
+    def _start(node_id: str, settings: WorkerSettings, joined: bool) -> Any:
+        options: dict[str, Any] = {"num_cpus": 0, "max_concurrency": AT_ONCE + 1, "max_restarts": 0}
+        options["runtime_env"] = RUNTIME_ENVIRONMENT if joined else None
         where = NodeAffinitySchedulingStrategy(node_id, soft=False)
         return ray.remote(NodeStager).options(**options, scheduling_strategy=where).remote(settings)
 
@@ -87,7 +102,9 @@ class RayStager(Stager):
                 self._show_messages(node)
                 for ended in self._ended(node):
                     found += self._handle(name, *ended)
-            except ray.exceptions.RayError as error:
+            except (ray.exceptions.RayError, ClusterLostError) as error:
+                if isinstance(error, ClusterLostError) and len(self._nodes) == 1:
+                    raise
                 found += self._lose(name, str(error).strip().split("\n")[0])
         self._submit()
         return found
@@ -139,12 +156,23 @@ class RayStager(Stager):
 
     def _show_messages(self, node: _Node) -> None:
         if node.messages is None:
-            if node.running and time.monotonic() - node.asked_at >= 1.0:
+            if (node.running or not node.started) and time.monotonic() - node.asked_at >= 1.0:
                 node.messages, node.asked_at = node.actor.messages.remote(), time.monotonic()
         elif ray.wait([node.messages], timeout=0)[0]:
             for text in ray.get(node.messages):
                 self._progress(text)
-            node.messages = None
+            node.messages, node.started = None, True
+        elif not node.started:
+            self._check_start(time.monotonic() - node.asked_at)
+
+    def _check_start(self, seconds: float) -> None:
+        """Report once that no worker starts; raise ClusterLostError after the time for which a worker may hang."""
+        limit = f"{self._limit / 60:g} minutes"
+        if seconds > self._limit:
+            raise ClusterLostError(f"no worker of Ray has started in {limit}: {self._cluster}")
+        if seconds > NOTICE_SECONDS and not self._noticed:
+            self._noticed = True
+            self._progress(f"no worker of Ray has started in {seconds:.0f} s, waiting up to {limit}: {self._cluster}")
 
     def close(self) -> None:
         """End the actors."""

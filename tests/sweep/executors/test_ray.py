@@ -14,7 +14,7 @@ from unittest.mock import Mock
 import psutil
 import pytest
 
-from orca_ray.errors import UserError
+from orca_ray.errors import ClusterLostError, UserError
 from orca_ray.options import KeepModels
 from orca_ray.predictor import load
 from orca_ray.results import live
@@ -172,14 +172,19 @@ def test_resources_of_a_trial_become_a_placement_group() -> None:
 TEXT = fakes.TEXT.replace("search_trials: 4, confirm_seeds: [1, 2]", "search_trials: 0, confirm_seeds: [1, 2, 3]")
 
 
+def path_with_a_space(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Let Python lie in such a path."""
+    (environment := folder / "an environment").symlink_to(Path(sys.executable).parents[1])
+    monkeypatch.setattr(sys, "executable", str(environment / "bin" / Path(sys.executable).name))
+
+
 def fake_actors(monkeypatch: pytest.MonkeyPatch, marker: Path, fault: str) -> None:
     """Replace workers' trials by arithmetic; ``fault`` is "setup" if the first one hangs, "step" if each hangs."""
     import ray
 
     from orca_ray.sweep.executors import trainable
 
-    (environment := marker.parent / "an environment").symlink_to(Path(sys.executable).parents[1])
-    monkeypatch.setattr(sys, "executable", str(environment / "bin" / Path(sys.executable).name))
+    path_with_a_space(monkeypatch, marker.parent)
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     ray.cloudpickle.register_pickle_by_value(fakes)
 
@@ -223,6 +228,29 @@ def run(store: ResultsStore, text: str, hang_seconds: float, events: list[Event]
         settings = WorkerSettings(store.uri, time=limits)
         engine.run(controller, settings, ExecutorOptions(limits))
     return controller.summary()
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.exhaustive
+@pytest.mark.usefixtures("one_cpu", "own_home")
+def test_a_joined_cluster_whose_workers_do_not_start_is_lost(
+    store: ResultsStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import ray
+
+    path_with_a_space(monkeypatch, tmp_path)
+    monkeypatch.setattr("shlex.quote", str)  # what lets workers start there
+    monkeypatch.setattr("orca_ray.sweep.worker.ray_stager.NOTICE_SECONDS", 1.0)
+    events: list[Event] = []
+    spec, limits = tiny_spec(session.folder()), ExecutorOptions(TimeLimits(heartbeat=6.0))
+    with RayExecutor() as engine:
+        engine.open("local")
+        address = ray.get_runtime_context().gcs_address
+        with pytest.raises(ClusterLostError, match=r"no worker .* in 0\.1 minutes: Ray cluster at .*, 1 CPUs free"):
+            run_sweep(spec, store, address=address, listener=events.append, options=limits)
+    [text] = [each.text for each in events if isinstance(each, Message) and "waiting up to 0.1 minutes" in each.text]
+    assert Path(text.split()[-1]).name == "logs"
 
 
 @pytest.mark.ray

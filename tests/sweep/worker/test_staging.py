@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import ray
 
-from orca_ray.errors import UserError
+from orca_ray.errors import ClusterLostError, UserError
+from orca_ray.sweep.executors.liveness import TimeLimits
 from orca_ray.sweep.run.messages import WorkerSettings, passed_environment
 from orca_ray.sweep.worker import ray_stager
 from orca_ray.sweep.worker.ray_stager import RayStager
@@ -191,10 +192,12 @@ class FakeCluster:
         self._answer = answer
         self.staged: list[tuple[str, str]] = []
         self.lost: set[str] = set()
+        self.silent: set[str] = set()
+        """Nodes on which no worker starts."""
         self.killed: list[str] = []
 
-    def start(self, node: str, settings: WorkerSettings) -> Any:
-        def stage(request: StagingRequest) -> Callable[[], Staged]:
+    def start(self, node: str, settings: WorkerSettings, joined: bool) -> Any:
+        def stage(request: StagingRequest) -> Any:
             def result() -> Staged:
                 if node in self.lost:
                     raise ray.exceptions.RayActorError
@@ -202,13 +205,13 @@ class FakeCluster:
                 error = self._answer(node, request.task)
                 return Staged(request.task, "" if error else "f" * 16, error)
 
-            return result
+            return object() if node in self.silent else result
 
-        remote = SimpleNamespace(remote=stage)
-        return SimpleNamespace(node=node, stage=remote, messages=SimpleNamespace(remote=lambda: list))
+        messages = SimpleNamespace(remote=lambda: object() if node in self.silent else list)
+        return SimpleNamespace(node=node, stage=SimpleNamespace(remote=stage), messages=messages)
 
     def wait(self, references: list[Any], **_: object) -> tuple[list[Any], list[Any]]:
-        return references, []
+        return [each for each in references if callable(each)], []
 
     def get(self, reference: Callable[[], Any]) -> Any:
         return reference()
@@ -218,14 +221,15 @@ class FakeCluster:
 
 
 def new_stager(
-    monkeypatch: pytest.MonkeyPatch, answer: Callable[[str, str], str]
+    monkeypatch: pytest.MonkeyPatch, answer: Callable[[str, str], str], limit: float = 1800.0
 ) -> tuple[RayStager, FakeCluster, list[str]]:
     """Return a stager of three nodes, its cluster, and its messages; ``answer`` returns the error of (node, task)."""
     cluster, messages = FakeCluster(answer), list[str]()
     monkeypatch.setattr(ray_stager, "ray", cluster)
     monkeypatch.setattr(RayStager, "_start", staticmethod(cluster.start))
     requests = [StagingRequest(task=task, protocol="held-out", fingerprint="") for task in TASKS]
-    return RayStager(requests, WorkerSettings("results"), "abc", messages.append), cluster, messages
+    settings = WorkerSettings("results", time=TimeLimits(heartbeat=limit))
+    return RayStager(requests, settings, "abc", messages.append, "3 CPUs; logs: x"), cluster, messages
 
 
 def drain(stager: RayStager) -> dict[str, Staged]:
@@ -269,6 +273,24 @@ def test_the_tasks_of_a_lost_node_go_to_others(monkeypatch: pytest.MonkeyPatch) 
     cluster.lost.add("b")
     assert {each.error for each in drain(stager).values()} == {""}
     assert {node for node, _ in cluster.staged} == {"a", "c"}
+
+
+def test_nodes_without_workers_are_reported_once_and_their_tasks_go_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_stager, "NOTICE_SECONDS", 0.0)
+    stager, cluster, messages = new_stager(monkeypatch, lambda node, task: "", limit=0.3)
+    cluster.silent |= set("ab")
+    while len(cluster.staged) < len(TASKS):
+        stager.poll()
+    assert {node for node, _ in cluster.staged} == {"c"}
+    assert messages == ["no worker of Ray has started in 0 s, waiting up to 0.005 minutes: 3 CPUs; logs: x"]
+
+
+def test_a_cluster_without_workers_ends_as_a_lost_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    stager, cluster, messages = new_stager(monkeypatch, lambda node, task: "", limit=0.3)
+    cluster.silent |= set("abc")
+    with pytest.raises(ClusterLostError, match=r"^no worker of Ray has started in 0\.005 minutes: 3 CPUs; logs: x$"):
+        stager.first()
+    assert messages == []
 
 
 def test_without_any_node_all_tasks_fail(monkeypatch: pytest.MonkeyPatch) -> None:
