@@ -40,8 +40,9 @@ head=(--head --node-ip-address="$ip" --port="$port" --ray-client-server-port=$((
 # BatchMode: fail, and do not ask for a password. ServerAlive: notice within a minute that a host is gone.
 connect=(ssh -T -o BatchMode=yes -o ServerAliveInterval=20 -o ServerAliveCountMax=3)
 
-# Runs on each machine. The path of the folder $1 is short, because it contains Unix sockets. Ray puts the path of its
-# Python into lines of bash as it is: where that needs quotes, Ray runs through a link.
+# Runs on each machine. The path of the folder $1 is short, because it contains Unix sockets; it stays private, while Ray
+# lets everybody write to its own folder. Ray puts the path of its Python into lines of bash as it is: where that needs
+# quotes, Ray runs through a link.
 start_ray() {
   local bin ray=(ray)
   bin=$(dirname "$(command -v ray)")
@@ -49,7 +50,7 @@ start_ray() {
     ln -s "$(dirname "$bin")" "$1/env"
     ray=("$1/env/bin/python" "$1/env/bin/ray")
   fi
-  exec "${ray[@]}" start --block --temp-dir="$1" --dashboard-agent-listen-port=0 --object-store-memory=200000000 "${@:2}"
+  exec "${ray[@]}" start --block --temp-dir="$1/ray" --dashboard-agent-listen-port=0 --object-store-memory=200000000 "${@:2}"
 }
 
 # Runs on each host.

@@ -365,7 +365,7 @@ def as_task(data: Any, options: Mapping[str, Any], *, gpus: bool = False) -> Tas
     from orca_ray.own_data.registration import from_arrays, register
 
     if isinstance(data, tuple) and len(data) == 2:
-        return from_arrays(*data, gpus=gpus, **options)
+        return from_arrays(*data, **{**options, "gpus": gpus})
     given = make_options("adapt", dict(options))
     if isinstance(data, str | Path):
         data = read(data, given)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import log_softmax, logit
-from scipy.stats import beta, norm
+from scipy.stats import beta, norm, t
 
 from orca_ray.data.rows import Array
 from orca_ray.errors import UserError
@@ -16,8 +16,8 @@ from orca_ray.tasks.metrics import get_metric
 
 RESAMPLES, LEVEL = 400, 0.9
 """Number of bootstrap resamples of the samples, and the level of all intervals."""
-_MOST_VALUES, _LEAST_DRAWN = 10**6, 100
-"""Largest number of predicted values of a resample, unless it has as few samples as the second number."""
+_MOST_VALUES, _LEAST_DRAWN, _LEAST_UNITS = 10**6, 100, 20
+"""Largest number of predicted values of a resample, unless it has as few samples or groups as the other numbers."""
 _LEAST = 1e-7
 
 
@@ -80,7 +80,10 @@ class Judged:
         self, *predictions: Array, of: Callable[..., float] = lambda score: score, level: float = LEVEL,
         measure: Callable[..., float] | None = None,
     ) -> Interval:  # fmt: skip
-        """Return a function ``of`` of the scores of predictions, by ``measure``, with its bootstrap interval."""
+        """Return a function ``of`` of the scores of predictions, by ``measure``, with its bootstrap interval.
+
+        A single group says nothing of others: a comparison is unbounded then, and a score is that of its samples.
+        """
         size, measure = len(self.y), measure or self.score
         losses = [self.losses(each) for each in predictions] if measure == self.score else [None]
         if all(each is not None for each in losses):
@@ -94,10 +97,13 @@ class Judged:
         if self.units is not None:
             _, counts = np.unique(self.units, return_counts=True)
             members = np.split(np.argsort(self.units, kind="stable"), np.cumsum(counts)[:-1])
+            if len(members) == 1 and len(predictions) > 1:
+                return Interval(value, -math.inf, math.inf)
+            members = members if len(members) > 1 else None
         total = size if members is None else len(members)
         # Of many samples, a part is drawn, whose scores spread more.
         count = _MOST_VALUES * total // max(1, predictions[0][:1].size * size)
-        count = min(total, max(_LEAST_DRAWN, count))
+        count = min(total, max(_LEAST_DRAWN if members is None else _LEAST_UNITS, count))
         random, found = np.random.default_rng(0), []
         for _ in range(RESAMPLES):
             drawn = random.integers(total, size=count)
@@ -107,21 +113,26 @@ class Judged:
         low, high = np.percentile(found or [value], [50 * (1 - level), 50 * (1 + level)])
         if count < total:
             low, high = (value + math.sqrt(count / total) * (end - np.mean(found)) for end in (low, high))
-        return Interval(value, min(float(low), value), max(float(high), value))
+        made = Interval(value, min(float(low), value), max(float(high), value))
+        if members is None:
+            return made
+        # Resamples of few groups spread too little, and their own spread is hardly known (Student).
+        few = math.sqrt(total / (total - 1)) * t.ppf(0.5 + level / 2, total - 1) / norm.ppf(0.5 + level / 2)
+        return made.widened(float(few))
 
     def _independent(self, losses: Array) -> float:
         """Return the number of independent samples whose mean loss would have the standard error of this one.
 
-        That is the number of samples divided by the design effect (Kish, 1965, "Survey sampling"); without any spread,
-        the number of groups.
+        That is the number of samples divided by the design effect (Kish, 1965, "Survey sampling"). One more error that
+        a group shares is added: without any error, the number of samples is that of groups.
         """
-        size, spread = len(losses), float(losses.var())
+        size = len(losses)
         if self.units is None:
             return size
-        sums = np.bincount(np.unique(self.units, return_inverse=True)[1], losses - losses.mean())
-        if spread == 0:
-            return len(sums)
-        return min(size, spread * size**2 * (len(sums) - 1) / (len(sums) * float(sums @ sums) + 1e-300))
+        over = losses - losses.mean()
+        sums = np.bincount(np.unique(self.units, return_inverse=True)[1], over)
+        between = float(sums @ sums) * len(sums) / max(1, len(sums) - 1)
+        return min(size, size * (float(over @ over) + 1) / (between + size / len(sums)))
 
     def losses(self, predictions: Array) -> Array | None:
         """Return the loss of each sample [N] of predictions [N, ...]; None if the metric is no mean of losses."""

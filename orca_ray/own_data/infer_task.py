@@ -71,8 +71,9 @@ class Preprocessing(BaseModel):
             raise UserError(f"{where}: no valid preprocessing of version 2: {field}: {first['msg']}") from error
 
 
-PREPARATION = 2
-"""Version of the encoding; increased when equal data and options give other arrays, so that their task is renamed."""
+PREPARATION, GROUPED = 2, 3
+"""Version of the encoding, and that for data with groups; increased when equal data and options give other arrays, so
+that their task is renamed."""
 _LAYERS = 4  # of the default body: as on the pocket tasks
 _IMBALANCE = 4.0  # ratio of the largest to the smallest class from which classes are weighted
 _READING = ("target", "inputs", "group", "time", "split", "columns", "axes", "colour", "rate")
@@ -286,7 +287,8 @@ def _domain(data: UserData, preprocessing: Preprocessing) -> str:
 def _digest(data: UserData, found: Survey, options: Options) -> str:
     """Return 6 hexadecimal digits of a hash of content and options, but not of names and texts for people."""
     given = options.model_dump(mode="json", exclude={"data", "name", "title", "licence", "citation", "reference"})
-    digest = hashlib.sha256(json.dumps([PREPARATION, given, data.kind_hint, data.rate], sort_keys=True).encode())
+    version = PREPARATION if data.groups is None else GROUPED
+    digest = hashlib.sha256(json.dumps([version, given, data.kind_hint, data.rate], sort_keys=True).encode())
     columns = list(map(str, getattr(data.x, "columns", ())))
     digest.update(json.dumps([columns, [list(shape) for shape in sorted(found.shapes)]]).encode())
     digest.update(np.ascontiguousarray(found.hashes).tobytes())

@@ -142,7 +142,7 @@ class RayExecutor(Executor):
         before, handler = cleanup.descendants(), signal.getsignal(signal.SIGTERM)
         options |= {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
         context = ray.init(address=address, **options)
-        self._session = context.address_info["session_dir"]
+        self._session = getattr(context, "address_info", {}).get("session_dir", "")  # Ray's client has none
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)  # Ray's would end the driver before trials have saved a checkpoint
         if address == "local":

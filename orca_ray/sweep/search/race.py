@@ -1,11 +1,12 @@
 """The search of own data: a race of configurations of several methods over folds, within a given time.
 
 Each method starts with its first configuration on the first fold, the cheapest method first, with fewer epochs if it
-would take much of the time. Then fitted methods get further folds where these are cheap; trials whose score still
-improved at the last epoch get a longer schedule; configurations that are not measurably worse than the leader get
-further folds; and the best methods get further configurations, which Optuna suggests. No trial starts whose expected
-duration exceeds the time that is left. If the leader is a network that still improves, and that few folds fit into the
-time, the model of its fold trains on all samples at the end.
+would take much of the time; with very few epochs, or where bodies have taken their share, only after the leaders. Then
+fitted methods get further folds where these are cheap; trials whose score still improved at the last epoch get a longer
+schedule; configurations that are not measurably worse than the leader get further folds; and the best methods get
+further configurations, which Optuna suggests. No trial starts whose expected duration exceeds the time that is left. If
+the leader is a network that still improves, and that few folds fit into the time, the model of its fold trains on all
+samples at the end.
 """
 
 import json
@@ -322,9 +323,13 @@ def levels(scores: Sequence[Mapping[int, float]]) -> list[float]:
 
 
 def error_scales(level: Sequence[float]) -> list[float]:
-    """Return what the errors of scores are in proportion to: their levels, but at least a tenth of the median level."""
-    least = abs(median(level)) / 10
-    return [max(each, least) or 1.0 for each in level]
+    """Return what the errors of scores are in proportion to: their levels, but at least a tenth of the median level.
+
+    If most levels are 0, that least is the smallest other one.
+    """
+    least = abs(median(level)) / 10 if level else 0.0
+    least = least or min((abs(each) for each in level if each), default=1.0)
+    return [max(each, least) for each in level]
 
 
 def _sort(method: str) -> tuple[bool, bool]:

@@ -10,7 +10,7 @@ from orca_ray.results.record import Record, Status
 from orca_ray.sweep.plan.searches import TrialSpec, canonical_json
 from orca_ray.sweep.search import FoldSearch, History, Race
 from orca_ray.sweep.search.contender import Contender
-from orca_ray.sweep.search.race import levels
+from orca_ray.sweep.search.race import error_scales, levels
 from tests.results.factories import make_record
 from tests.sweep.fakes import fake_searches, fake_spec
 
@@ -111,6 +111,12 @@ def test_a_bad_configuration_tells_little_about_the_difficulty_of_folds(worst: l
     found = levels(scores)
     assert found[0] < found[1] < found[2], "the first is better on the only fold that it has"
     assert found[1] - found[0] == pytest.approx(0.1, abs=0.01)
+
+
+def test_scales_of_errors_where_most_are_0() -> None:
+    assert error_scales([0.0, 0.0, 0.01]) == [0.01] * 3
+    assert error_scales([0.0, 0.0]) == [1.0] * 2
+    assert error_scales([]) == []
 
 
 def test_further_configurations_are_suggested_when_the_leaders_have_their_folds() -> None:
