@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 DOCS = Path(__file__).resolve().parent
 sys.path[:0] = [str(DOCS), str(DOCS.parent)]  # this checkout, whatever is installed
@@ -39,3 +40,12 @@ html_static_path = ["static"]
 html_css_files = ["site.css"]
 pygments_style = "default"
 pygments_dark_style = "github-dark"
+
+
+def setup(app: Any) -> None:
+    """Leave out the methods that scikit-learn makes, ``set_…_request``: their texts link to pages of scikit-learn."""
+
+    def skipped(app: object, what: str, name: str, *_: object) -> bool | None:
+        return True if name.startswith("set_") and name.endswith("_request") else None
+
+    app.connect("autodoc-skip-member", skipped)
