@@ -100,6 +100,16 @@ def test_doctor_says_in_ten_lines_what_works(command: Command, monkeypatch: pyte
     assert re.match(r"demo about \d.*; adapt 20 minutes, .* about \d", lines["time"])
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+def test_doctor_finds_libraries_that_each_process_compiles(
+    command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, compiled: bool
+) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    (cache := tmp_path / "compiled").touch()
+    monkeypatch.setattr("orca_ray.cli.catalogue.cache_from_source", lambda _: cache if compiled else tmp_path / "none")
+    assert ("compiles its libraries again" in command.done("doctor").out) is not compiled
+
+
 def test_doctor_finds_places_that_cannot_be_used(
     command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -125,6 +125,16 @@ def test_an_installation_that_cannot_work_is_refused_in_one_line(tmp_path: Path,
     assert expected in done.stderr.splitlines()[0]
 
 
+@pytest.mark.parametrize("variable", ["", "1"])
+def test_libraries_are_compiled_where_processes_may_not(variable: str) -> None:
+    planned = subprocess.run(
+        ["make", "--dry-run", "--always-make", "venv", f"PYTHONDONTWRITEBYTECODE={variable}"],
+        cwd=ROOT, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert planned.returncode == 0, planned.stderr
+    assert ("-m compileall" in planned.stdout) is bool(variable)
+
+
 def test_windows_is_refused_before_anything_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "win32")
     with pytest.raises(SystemExit, match="2"):
