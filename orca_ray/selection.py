@@ -31,7 +31,8 @@ from orca_ray.results.models import StoredModels
 from orca_ray.results.record import Record, Status
 from orca_ray.sweep.plan.searches import canonical_json
 from orca_ray.sweep.search.contender import FOLD, START
-from orca_ray.sweep.search.race import FEW_FOLDS, error_scales, levels
+from orca_ray.sweep.search.levels import doubtful_levels
+from orca_ray.sweep.search.race import FEW_FOLDS
 from orca_ray.sweep.worker.models import OUTPUTS
 from orca_ray.tasks.task import Task
 
@@ -166,7 +167,9 @@ class Judge:
                 f"no trial of {task.name} has ended with a model: run the same command again, which continues it, and "
                 "give more time with --minutes"
             )
-        self.ranked = _ranked([Candidate(*place, folds, place not in lacking) for place, folds in found.items()])
+        candidates = [Candidate(*place, folds, place not in lacking) for place, folds in found.items()]
+        scores = [{fold: _score(record) for fold, record in each.records.items()} for each in candidates]
+        self.ranked = [candidates[number] for number in np.argsort(doubtful_levels(scores), kind="stable")]
         """The candidates, the best first."""
         self._few = len(data.train) + len(data.validation) <= FEW_SAMPLES
         self._tied = self._leading()
@@ -379,25 +382,3 @@ class Judge:
 
 def _score(record: Record) -> float:
     return math.inf if record.validation_score is None else record.validation_score
-
-
-def _ranked(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Return candidates, best first: by their level (see `levels`) plus two of the standard errors that folds leave.
-
-    Errors are in proportion to the level. Their relative size is pooled over all candidates, as one has few folds.
-    """
-    scores = [{fold: _score(record) for fold, record in each.records.items()} for each in candidates]
-    level = levels(scores)
-    scales = error_scales(level)
-    over = [
-        {fold: (value - at) / scale for fold, value in own.items()}
-        for own, at, scale in zip(scores, level, scales, strict=True)
-    ]
-    hard = {fold: mean(own[fold] for own in over if fold in own) for fold in set[int]().union(*over)}
-    rests = [value - hard[fold] for own in over for fold, value in own.items()]
-    freedom = len(rests) - len(scores) - len(hard) + 1  # of the table of configurations and folds
-    noise = math.sqrt(sum(rest**2 for rest in rests) / max(1, freedom))
-    doubtful = [
-        at + 2 * noise * scale / math.sqrt(len(own)) for own, at, scale in zip(scores, level, scales, strict=True)
-    ]
-    return [candidates[number] for number in np.argsort(doubtful, kind="stable")]

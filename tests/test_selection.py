@@ -18,7 +18,7 @@ from orca_ray.methods.model_folder import CONFIG
 from orca_ray.models.mixture import Average
 from orca_ray.results.models import StoredModels
 from orca_ray.results.record import Record
-from orca_ray.selection import Candidate, Judge, _ranked
+from orca_ray.selection import Judge
 from orca_ray.sweep.worker.models import OUTPUTS
 from orca_ray.testing.trials import make_task
 from tests.results.factories import make_record
@@ -124,19 +124,6 @@ def test_a_method_of_many_errors_does_not_make_the_lead_of_another_doubtful(toy:
     toy.add("fno", wrong(7, 12, 2, 12, 2))
     toy.add("nft", wrong(1), folds=[1])
     assert toy.judge().ranked[0].method == "nft", "one error of 12, where scratch has 19 of 60"
-
-
-def test_a_method_that_diverged_decides_nothing() -> None:
-    random = np.random.default_rng(0)
-
-    def candidate(method: str, level: float, folds: int) -> Candidate:
-        scores = (level * (1 + random.normal(scale=0.08, size=folds))).tolist()
-        records = {fold: make_record(validation_score=score) for fold, score in enumerate(scores, start=1)}
-        return Candidate(method, "{}", records, whole=True)
-
-    given = [("fno", 100.0, 2), ("linear", 0.07, 10), ("forest", 0.05, 10), ("cnn", 0.03, 2)]
-    ranked = _ranked([candidate(*each) for each in given])
-    assert [each.method for each in ranked] == ["cnn", "forest", "linear", "fno"]
 
 
 def test_the_best_of_another_method_may_have_few_folds(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,12 +14,13 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from statistics import mean, median, stdev
+from statistics import mean, stdev
 
 from orca_ray.methods.registry import get_method
 from orca_ray.results.record import Record, Status, SuggestionRow
 from orca_ray.sweep.plan.searches import SearchPlan, TrialSpec, canonical_json, num_epochs
 from orca_ray.sweep.search.contender import FOLD, SCHEDULE, START, Contender
+from orca_ray.sweep.search.levels import levels
 from orca_ray.sweep.search.sampler import suggest
 from orca_ray.sweep.search.search import History, Search
 
@@ -50,7 +51,6 @@ expectation of those of others."""
 _SLACK, _SLACK_OF_VARIANT = 0.3, 0.05
 """Relative distance to the leader on a single fold up to which a configuration, or one that was suggested, is not
 behind. A longer schedule is expected to divide a score by the factor of its epochs at best."""
-_ROUNDS = 20
 _LIMIT = 2.0
 """Number of standard errors of the paired difference to the leader from which a configuration is behind."""
 
@@ -299,37 +299,6 @@ class Race:
                 values = {**best[method].values, **suggest(plan.first, plan.space, known)}
                 if all(each.values != values for each in own):
                     yield Contender(plan, values, suggested=True), self.folds[0]
-
-
-def levels(scores: Sequence[Mapping[int, float]]) -> list[float]:
-    """Return the mean score of each of several configurations, freed of the difficulty of the folds that it was given.
-
-    ``scores`` are scores by fold. Level and difficulty are the two main effects of the table of configurations and
-    folds, and are fitted by least squares, weighted because the errors of a score are in proportion to its level (see
-    `error_scales`): a fold is as difficult as the good configurations find it.
-    """
-    level = [mean(each.values()) for each in scores]
-    folds = sorted({fold for each in scores for fold in each})
-    for _ in range(_ROUNDS if scores else 0):
-        scales = error_scales(level)
-        weights = [(min(scales) / scale) ** 2 for scale in scales]
-        hard = dict[int, float]()
-        for fold in folds:
-            known = [number for number, each in enumerate(scores) if fold in each]
-            over = sum(weights[number] * (scores[number][fold] - level[number]) for number in known)
-            hard[fold] = over / sum(weights[number] for number in known)
-        level = [mean(score - hard[fold] for fold, score in each.items()) for each in scores]
-    return level
-
-
-def error_scales(level: Sequence[float]) -> list[float]:
-    """Return what the errors of scores are in proportion to: their levels, but at least a tenth of the median level.
-
-    If most levels are 0, that least is the smallest other one.
-    """
-    least = abs(median(level)) / 10 if level else 0.0
-    least = least or min((abs(each) for each in level if each), default=1.0)
-    return [max(each, least) for each in level]
 
 
 def _sort(method: str) -> tuple[bool, bool]:

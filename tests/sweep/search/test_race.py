@@ -10,7 +10,6 @@ from orca_ray.results.record import Record, Status
 from orca_ray.sweep.plan.searches import TrialSpec, canonical_json
 from orca_ray.sweep.search import FoldSearch, History, Race
 from orca_ray.sweep.search.contender import Contender
-from orca_ray.sweep.search.race import error_scales, levels
 from tests.results.factories import make_record
 from tests.sweep.fakes import fake_searches, fake_spec
 
@@ -103,20 +102,6 @@ def test_folds_differ_in_difficulty_and_standings_do_not_mind() -> None:
     levels = {each.plan.method: level for level, each in track.race.standings()}
     assert levels["nft"] < levels["scratch"] < levels["linear_probe"]
     assert levels["scratch"] - levels["nft"] == pytest.approx(0.05, abs=0.02)
-
-
-@pytest.mark.parametrize("worst", [[3.0, 3.3, 2.9, 3.1, 2.8], [300.0, 9e9, 1e5, 40.0, 1e7]])
-def test_a_bad_configuration_tells_little_about_the_difficulty_of_folds(worst: list[float]) -> None:
-    scores = [{1: 0.2}, dict(enumerate([0.3, 0.1, 0.2, 0.1, 0.2], start=1)), dict(enumerate(worst, start=1))]
-    found = levels(scores)
-    assert found[0] < found[1] < found[2], "the first is better on the only fold that it has"
-    assert found[1] - found[0] == pytest.approx(0.1, abs=0.01)
-
-
-def test_scales_of_errors_where_most_are_0() -> None:
-    assert error_scales([0.0, 0.0, 0.01]) == [0.01] * 3
-    assert error_scales([0.0, 0.0]) == [1.0] * 2
-    assert error_scales([]) == []
 
 
 def test_further_configurations_are_suggested_when_the_leaders_have_their_folds() -> None:
