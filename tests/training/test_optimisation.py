@@ -227,6 +227,7 @@ def test_precision_is_chosen_by_device_and_width(monkeypatch: pytest.MonkeyPatch
     for amx, width, expected in ((True, 768, "bfloat16"), (True, 384, "float32"), (False, 768, "float32")):
         monkeypatch.setattr("orca_ray.training.numerics.has_bfloat16_units", lambda device, amx=amx: amx)
         assert choose_precision("auto", CPU, width).name == expected
+        assert choose_precision("fast", CPU, width).name == ("bfloat16" if amx else "float32")
     assert choose_precision("bfloat16", CPU, 16) == Precision("bfloat16", CPU)
     lacking = choose_precision("tf32", CPU, 16)
     assert (lacking.name, lacking.note) == ("float32", "refined in float32 because this cpu device has no tf32")
