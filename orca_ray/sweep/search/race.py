@@ -5,8 +5,8 @@ would take much of the time; with very few epochs, or where bodies have taken th
 fitted methods get further folds where these are cheap; trials whose score still improved at the last epoch get a longer
 schedule; configurations that are not measurably worse than the leader get further folds; and the best methods get
 further configurations, which Optuna suggests. No trial starts whose expected duration exceeds the time that is left. If
-the leader is a network of which only few folds fit into the time, the model of its fold trains on all samples at the
-end.
+the leader is a network that still improves, and that few folds fit into the time, or no second one, the model of its
+fold trains on all samples at the end.
 """
 
 import json
@@ -201,8 +201,8 @@ class Race:
         """Return the training of the leader's model on all samples for the time that is left, and seconds kept for it.
 
         The first number of seconds is kept from other trials of the leader's method, the second from other methods.
-        None if there is none: only a network trains on, whose folds are too few for the mean of their models, and whose
-        score improved up to the end or which has no time for these folds.
+        None if there is none: only a network trains on, whose score improved up to the end, and whose folds are too few
+        for the mean of their models; or which has no time for a second fold.
         """
         standings = [] if self._final else self.standings()
         if not standings:
@@ -212,9 +212,9 @@ class Race:
         recipe = get_method(leader.plan.method)
         trains = not (recipe.fitted or recipe.aligns or leader.running)
         done = _RATE not in leader.plan.first or any(each.values.get(START) == model for each in self.contenders)
-        left, few = self._deadline - self._clock(), min(FEW_FOLDS, self._division) - len(leader.scores)
-        gains = leader.improves or _SAFETY * self.seconds(leader) * few > left
-        if done or not (trains and gains and len(leader.scores) < FEW_FOLDS):
+        left, count = self._deadline - self._clock(), len(leader.scores)
+        only = count == 1 < self._division and _SAFETY * self.seconds(leader) > left
+        if done or not (trains and (only or leader.improves) and count < FEW_FOLDS):
             return None, 0.0, 0.0
         an_epoch = _SAFETY_OF_LAST * self._whole * self.seconds(leader) / leader.epochs
         epochs = (left - _SECONDS_OF_LAST) / an_epoch

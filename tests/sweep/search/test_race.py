@@ -195,6 +195,15 @@ def test_the_leader_of_few_folds_trains_on_with_all_samples() -> None:
     assert Track(6.0, improving=True).run().now <= 6, "not a whole epoch is left"
 
 
+@pytest.mark.parametrize(("left", "fold"), [(7.0, -1), (9.0, 2)])
+def test_a_leader_that_no_longer_improves_trains_on_if_no_second_fold_fits(left: float, fold: int) -> None:
+    track = Track(200.0).run(3)
+    track.now = 200.0 - left
+    trial = track.take()
+    assert trial is not None
+    assert (trial.method, fold_of(trial)) == ("nft", fold)
+
+
 def test_no_trial_starts_that_cannot_end() -> None:
     track = Track(30.0, improving=True).run()
     assert track.now <= 30
