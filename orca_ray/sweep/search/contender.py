@@ -44,9 +44,9 @@ class Contender:
 
     @property
     def improves(self) -> bool:
-        """Whether the best epoch of the first fold was among the last fifth of the epochs."""
+        """Whether the best epoch of the first fold was among the last fifth of the epochs, or the last two."""
         first = self.records[min(self.scores)] if self.scores else None
-        return first is not None and (first.best_epoch or 0) > max(0.8 * self.epochs, 1)
+        return first is not None and (first.best_epoch or 0) > max(min(0.8 * self.epochs, self.epochs - 2), 1)
 
     def lacks(self, fold: int) -> bool:
         """Return whether no trial of a fold has started."""
