@@ -33,8 +33,8 @@ LEAST_LONGER, MOST_LONGER, SHARE_OF_LONGER = 1.5, 6.0, 0.65
 """Least and largest factor of the epochs of a longer schedule, which may take this share of the time that is left."""
 SHARE_OF_FIRST, SHARE_OF_FIRSTS, LEAST_FIRST = 0.08, 0.12, 0.25
 """Share of all time that the first trial of a method is expected to take at most, and the first trials of all methods
-that adapt a body before the leaders go on; and share of its usual epochs below which a first trial tells little: such
-trials of bodies wait for the leaders, others may take twice their share of the time."""
+that adapt a body before the leaders go on; and share of its usual epochs below which such a trial would tell nothing,
+so that the leaders go on first."""
 LEAST_LAST, MOST_LAST, RATE_OF_LAST = 0.2, 2.0, 0.5
 """Least and largest number of epochs of the training on all samples, relative to the epochs before; and factor of the
 learning rate."""
@@ -193,7 +193,6 @@ class Race:
         """Return the first configuration of a method, with fewer epochs if it would take much of the time."""
         share = SHARE_OF_FIRST * self._total / max(self.seconds(usual) or self._estimate(usual.plan), 1e-3)
         recipe = get_method(usual.plan.method)
-        share = share if recipe.uses_body else max(share, min(2 * share, LEAST_FIRST))  # an estimate may be too high
         if "refine.epochs" not in usual.plan.first or share >= 1 or recipe.relative_cost <= FREE:
             return usual
         return Contender(usual.plan, usual.scheduled(max(2, int(share * usual.epochs))))

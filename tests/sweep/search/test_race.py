@@ -143,16 +143,6 @@ def test_a_first_trial_of_very_few_epochs_waits_for_the_leader(monkeypatch: pyte
     assert methods == ["linear_probe"] * 5 + ["nft"], "it would have four epochs of 24"
 
 
-def test_a_network_without_a_body_has_a_quarter_of_its_epochs_in_up_to_twice_the_time(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(f"{__name__}.BEST", {**BEST, "cnn": 0.1})
-    monkeypatch.setattr(f"{__name__}.TEXT", TEXT.replace("linear_probe", "cnn").replace("epochs: 6", "epochs: 24"))
-    for estimate, epochs in ((24.0, 6), (48.0, 4), (72.0, 3)):
-        [first] = Track(60.0, estimate=estimate).run(1).ran
-        assert (first.method, first.epochs) == ("cnn", epochs)
-
-
 @pytest.mark.parametrize(("epochs", "best", "improves"), [(2, 1, False), (4, 2, False), (4, 3, True), (12, 10, True)])
 def test_a_best_epoch_among_the_last_says_that_more_would_help(epochs: int, best: int, improves: bool) -> None:
     record = make_record(best_epoch=best, validation_score=0.5, status=Status.COMPLETED)
