@@ -7,6 +7,7 @@ outer test split decides nothing.
 
 import json
 import math
+import operator
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -206,8 +207,7 @@ class Judge:
         Of few samples, the mean of what is as good as the leader takes the place of None, and nothing that of a usual
         method.
 
-        An ensemble of no more errors also beats the leader if the log loss is lower in nine of ten. If the leader
-        trained on with more samples, its losses may be as much lower as it has more of them.
+        An ensemble of no more errors also beats the leader if the log loss is lower in nine of ten.
         The selection adds, with replacement, the candidate that improves the out-of-fold score the most (Caruana et
         al., 2004, "Ensemble selection from libraries of models").
         """
@@ -240,13 +240,8 @@ class Judge:
         measures: list[Callable[..., float]] = [judged.score]
         if self._task.metric == "error" and judged.score(mixed) <= judged.score(outputs[0]):
             measures.append(judged.log_loss)
-        share = self._share(self.leader)
-
-        def gain(one: float, other: float) -> float:
-            return share * one - other
-
-        gains = [judged.interval(outputs[0], mixed, of=gain, level=0.8, measure=each) for each in measures]
-        if max(each.low for each in gains) <= 0:
+        gains = [judged.interval(outputs[0], mixed, of=operator.sub, level=0.8, measure=each) for each in measures]
+        if max(gain.low for gain in gains) <= 0:
             return self._mean()
         return self._calibrated(judged, [(candidates[number], count / size) for number, count in counts.items()], mixed)
 
@@ -257,26 +252,16 @@ class Judge:
         2003, "Inference for the generalization error"), and pooled with that of the outer test split. The error of a
         network that trained on with more samples may be as much lower as it has more of them.
         """
-        count = self._count
+        known = len(self._data.train) + len(self._data.validation)
+        count = known / len(self._data.validation) if self._data.folds is None else int(self._data.folds[0].max())
         found = choice.score.widened(math.sqrt(1 + min(choice.judged.num_folds, count) / (count - 1)))
         if outer is not None and len(self._data.test) >= LEAST_POOLED:
             found = found.pooled(outer)
-        return replace(found, low=min(self._share(each) for each, _ in choice.parts) * found.low)
-
-    @property
-    def _count(self) -> float:
-        """Number of folds of a division; of one split, the number that would hold as many samples out."""
-        if self._data.folds is not None:
-            return int(self._data.folds[0].max())
-        return 1 + len(self._data.train) / len(self._data.validation)
-
-    def _share(self, candidate: Candidate) -> float:
-        """Return the least share of a candidate's error that its model has: less than 1 if it trained on with more."""
-        record = self.final.get((candidate.method, candidate.values))
-        if record is None or START not in json.loads(record.hyperparameters):
-            return 1.0
-        known = len(self._data.train) + len(self._data.validation)
-        return (1 - 1 / self._count) * known / (known + len(self._data.test))
+        last = [self.final.get((each.method, each.values)) for each, _ in choice.parts]
+        if any(record is not None and START in json.loads(record.hyperparameters) for record in last):
+            share = (1 - 1 / count) * known / (known + len(self._data.test))
+            found = replace(found, low=share * found.low)
+        return found
 
     def _mean(self) -> Choice | None:
         if len(self._tied) < 2:

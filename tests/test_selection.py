@@ -350,17 +350,6 @@ def test_a_network_that_trained_on_may_be_better_than_its_folds(toy: Toy) -> Non
     assert after.low == pytest.approx(before.low * 0.8 * N / (N + N_TEST))
 
 
-def test_an_ensemble_must_beat_what_a_leader_that_trained_on_may_be(toy: Toy) -> None:
-    toy.add("cnn", toy.right(0.75, 1, strength=1.8), folds=[1, 2])
-    toy.add("nft", toy.right(0.75, 1, strength=0.1), folds=[1, 2])
-    judge = toy.judge()
-    assert judge.leader.method == "cnn"
-    assert judge.ensemble() is not None
-    last = json.dumps({"data.fold": -1, "refine.start": "cnn1"})
-    toy.records.append(make_record("last", method="cnn", body="none", hyperparameters=last, task=toy.task.name))
-    assert toy.judge().ensemble() is None
-
-
 def test_of_few_samples_the_usual_method_or_the_mean_stands_for_what_is_not_worse(toy: Toy) -> None:
     toy.task = replace(toy.task, domain="time series")
     toy.add("cnn", toy.right(0.85, 1))
