@@ -36,8 +36,9 @@ RESULTS ?= results
 WORKERS ?= auto
 # Without compiling, which Python does at the first import of the modules that are used, pip takes half the time.
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --no-input --no-compile --progress-bar off -e
-# Where the variable of above is set, as in many containers, Python outside of make would compile at each import.
-COMPILE := $(if $(PYTHONDONTWRITEBYTECODE),$(BIN)/python -m compileall -q -j 0 $(VENV)/lib > $(VENV)/compile.log 2>&1 || true;)
+# Where PYTHONDONTWRITEBYTECODE is set, as in many containers, Python outside of make would compile at each import. Some
+# packages hold files for other versions of Python, which cannot be compiled.
+COMPILE := $(if $(PYTHONDONTWRITEBYTECODE),$(BIN)/python -m compileall -q -j 0 orca_ray $(VENV)/lib > $(VENV)/compile.log 2>&1 || true;)
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test test-fast test-all check boards page docs bench venv clean

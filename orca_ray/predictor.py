@@ -79,8 +79,7 @@ class Predictor:
         self._objective = Objective(config.task.target, config.task.loss, config.task.metric, *statistics)
         options = (resolve(each.method, each.hyperparameters).refine.precision for each in config.members or [config])
         found = {
-            # Models give equal predictions on all devices, unless their precision was chosen for one.
-            choose_precision("float32" if option == "fast" else option, self.device, int(own.body.feature_width))
+            choose_precision("auto" if option == "fast" else option, self.device, int(own.body.feature_width))
             for option, own in zip(options, self.members, strict=True)
         }
         self._precision = found.pop() if len(found) == 1 else choose_precision("float32", self.device, 0)

@@ -249,7 +249,8 @@ def _bytecode() -> Iterator[Finding]:
     """Yield a note where each process compiles torch anew, which takes seconds."""
     spec = find_spec("torch")
     if sys.dont_write_bytecode and spec and spec.origin and not Path(cache_from_source(spec.origin)).exists():
-        advice = "each command compiles its libraries again: unset it, or run python -m compileall on site-packages"
+        folder = Path(spec.origin).parents[1]
+        advice = f"each command compiles torch again: unset this variable, or run python -m compileall -q {folder}"
         yield Finding("versions", "PYTHONDONTWRITEBYTECODE", "set", "note", advice)
 
 

@@ -61,10 +61,12 @@ class ConvolutionalEmbedder(Embedder):
         """Return the tokens [B, T, D] of inputs [B, C, L] or [B, C, H, W]."""
         if self._table:
             x = x.flatten(1)[:, :, None]
-        # CPUs convolve in less time if the channels are last in memory, as in all tokens; a single channel is in place.
-        last = torch.channels_last if x.ndim == 4 else torch.preserve_format
-        x = x if x.shape[1] == 1 else x.contiguous(memory_format=last)
-        x = self.projection(x).contiguous(memory_format=last)
+        if x.ndim == 4 and x.device.type == "cpu":
+            # Channels last in memory, as in all tokens, halve the time of CPUs; one channel has no place that matters.
+            x = x if x.shape[1] == 1 else x.contiguous(memory_format=torch.channels_last)
+            x = self.projection(x).contiguous(memory_format=torch.channels_last)
+        else:
+            x = self.projection(x)
         tokens: Tensor = x.flatten(2).transpose(1, 2)
         return tokens
 

@@ -128,8 +128,8 @@ def test_an_installation_that_cannot_work_is_refused_in_one_line(tmp_path: Path,
 @pytest.mark.parametrize("variable", ["", "1"])
 def test_libraries_are_compiled_where_processes_may_not(variable: str) -> None:
     planned = subprocess.run(
-        ["make", "--dry-run", "--always-make", "venv", f"PYTHONDONTWRITEBYTECODE={variable}"],
-        cwd=ROOT, capture_output=True, text=True, timeout=60,
+        ["make", "--dry-run", "--always-make", "venv"],
+        cwd=ROOT, env={**os.environ, "PYTHONDONTWRITEBYTECODE": variable}, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert planned.returncode == 0, planned.stderr
     assert ("-m compileall" in planned.stdout) is bool(variable)

@@ -117,6 +117,20 @@ def test_pooled_heads_average_tokens() -> None:
     torch.testing.assert_close(head(features), head(features.mean(dim=1, keepdim=True)))
 
 
+@pytest.mark.parametrize(
+    ("shape", "table"), [((3, 20), False), ((1, 20), False), ((12,), True), ((3, 8, 6), False), ((1, 8, 6), False)]
+)
+def test_the_layout_of_inputs_in_memory_changes_nothing(shape: tuple[int, ...], table: bool) -> None:
+    architecture = Architecture(kernel=3, dilation=1, blocks=1, width=16)
+    model = build_convolutional(architecture, input_shape=shape, target=Target("classes", 3), table=table, seed=0)
+    seen: list[Tensor] = []
+    model.body.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    x = torch.randn(*reversed(shape), 4).permute(*range(len(shape), -1, -1))
+    assert not x.is_contiguous()
+    torch.testing.assert_close(model(x), model(x.contiguous()))
+    assert all(tokens.is_contiguous() for tokens in seen) or len(shape) < 3, "the channels of images are last"
+
+
 def spectral(size: tuple[int, int], modes: int, weight: torch.Tensor) -> SpectralConvolution:
     """Return a convolution of one channel whose factors of frequencies are ``weight`` [rows, columns] complex."""
     made = SpectralConvolution(1, size, modes)

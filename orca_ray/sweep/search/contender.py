@@ -44,7 +44,7 @@ class Contender:
 
     @property
     def improves(self) -> bool:
-        """Whether the best epoch of the first fold was among the last fifth of the epochs, or the last two."""
+        """Whether the best epoch of the first fold was in the last fifth of the epochs, or the last two."""
         first = self.records[min(self.scores)] if self.scores else None
         return first is not None and (first.best_epoch or 0) > max(min(0.8 * self.epochs, self.epochs - 2), 1)
 

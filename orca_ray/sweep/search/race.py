@@ -5,8 +5,8 @@ would take much of the time; with very few epochs, or where bodies have taken th
 fitted methods get further folds where these are cheap; trials whose score still improved at the last epoch get a longer
 schedule; configurations that are not measurably worse than the leader get further folds; and the best methods get
 further configurations, which Optuna suggests. No trial starts whose expected duration exceeds the time that is left. If
-the leader is a network that still improves, and that few folds fit into the time, or no second one, the model of its
-fold trains on all samples at the end.
+the leader is a network of which few folds fit into the time and that still improves, or of which no second fold
+fits, the model of its fold trains on all samples at the end.
 """
 
 import json
@@ -201,21 +201,12 @@ class Race:
         """Return the training of the leader's model on all samples for the time that is left, and seconds kept for it.
 
         The first number of seconds is kept from other trials of the leader's method, the second from other methods.
-        None if there is none: only a network trains on, whose score improved up to the end, and whose folds are too few
-        for the mean of their models; or which has no time for a second fold.
+        None if the leader does not train on; see `_trains_on`.
         """
-        standings = [] if self._final else self.standings()
-        if not standings:
+        standings, left = [] if self._final else self.standings(), self._deadline - self._clock()
+        if not standings or not self._trains_on(leader := standings[0][1], left):
             return None, 0.0, 0.0
-        leader = standings[0][1]
         model = leader.records[min(leader.scores)].trial_key
-        recipe = get_method(leader.plan.method)
-        trains = not (recipe.fitted or recipe.aligns or leader.running)
-        done = _RATE not in leader.plan.first or any(each.values.get(START) == model for each in self.contenders)
-        left, count = self._deadline - self._clock(), len(leader.scores)
-        only = count == 1 < self._division and _SAFETY * self.seconds(leader) > left
-        if done or not (trains and (only or leader.improves) and count < FEW_FOLDS):
-            return None, 0.0, 0.0
         an_epoch = _SAFETY_OF_LAST * self._whole * self.seconds(leader) / leader.epochs
         epochs = (left - _SECONDS_OF_LAST) / an_epoch
         if epochs < max(1, LEAST_LAST * leader.epochs):
@@ -224,6 +215,22 @@ class Race:
         rate = RATE_OF_LAST * float({**leader.plan.first, **values}[_RATE])
         last = Contender(leader.plan, {**values, _RATE: rate, START: model})
         return last, _SECONDS_OF_LAST + an_epoch * leader.epochs, _SECONDS_OF_LAST + an_epoch * last.epochs
+
+    def _trains_on(self, leader: Contender, left: float) -> bool:
+        """Return whether the model of the leader's first fold trains on with all samples, for ``left`` seconds at most.
+
+        A network does so, once, if it has fewer than `FEW_FOLDS` folds, the mean of whose models would be better, and
+        its score improved up to the end; or if there is no time for a second fold, and its best epoch was in the
+        second half.
+        """
+        recipe, count = get_method(leader.plan.method), len(leader.scores)
+        if recipe.fitted or recipe.aligns or leader.running or _RATE not in leader.plan.first or count >= FEW_FOLDS:
+            return False
+        first = leader.records[min(leader.scores)]
+        if any(each.values.get(START) == first.trial_key for each in self.contenders):
+            return False
+        alone = count == 1 < self._division and _SAFETY * self.seconds(leader) > left
+        return leader.improves or (alone and 2 * (first.best_epoch or 0) > leader.epochs)
 
     def _final_trials(self) -> Iterator[tuple[Contender, int]]:
         for each in self.contenders:
@@ -273,12 +280,14 @@ class Race:
     ) -> Iterator[tuple[Contender, int]]:
         """Yield contenders with more epochs, of those that still improved in their last epochs.
 
-        Those of others than the leader leave time for the few folds of the leader whose models are averaged.
+        Contenders other than the leader leave time for as many of the few folds of the leader, whose models are
+        averaged, as fit.
         """
-        left = self._deadline - self._clock()
-        few = max(0, min(FEW_FOLDS, self._division) - len(leader.scores))
+        left, a_fold = self._deadline - self._clock(), _SAFETY * max(self.seconds(leader), 1e-3)
+        few = 0 if get_method(leader.plan.method).fitted else min(FEW_FOLDS, self._division) - len(leader.scores)
+        kept = a_fold * min(max(0, few), max(0, left) // a_fold)
         for _, each in standings:
-            time_left = left if each is leader else left - _SAFETY * few * self.seconds(leader)
+            time_left = left if each is leader else left - kept
             room = SHARE_OF_LONGER * time_left / (_SAFETY * max(self.seconds(each), 1e-3))
             factor = min(room, MOST_LONGER)
             slack = (1 + _SLACK) * factor - 1

@@ -2,7 +2,7 @@
 
 import json
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -44,6 +44,8 @@ class Track:
     seconds: float
     folds: list[int] = field(default_factory=lambda: [1, 2, 3, 4, 5])
     improving: bool = False
+    best: int = 1
+    """Best epoch of a trial, unless it improves up to the last."""
     history: History = field(default_factory=History)
     division: int = 0
     num_held: float = float("inf")
@@ -79,7 +81,7 @@ class Track:
             hyperparameters=json.dumps(dict(trial.hyperparameters)), wall_seconds=float(trial.epochs),
             align_seconds=0.0, refine_seconds=float(trial.epochs), evaluate_seconds=0.0,
             validation_score=None if failed else score_of(trial),
-            best_epoch=trial.epochs if self.improving else 1,
+            best_epoch=trial.epochs if self.improving else self.best,
         )  # fmt: skip
         self.records[trial.key] = record
         next(each for each in self.searches if trial.key in each.unended).finish(record, [])
@@ -143,7 +145,9 @@ def test_a_first_trial_of_very_few_epochs_waits_for_the_leader(monkeypatch: pyte
     assert methods == ["linear_probe"] * 5 + ["nft"], "it would have four epochs of 24"
 
 
-@pytest.mark.parametrize(("epochs", "best", "improves"), [(2, 1, False), (4, 2, False), (4, 3, True), (12, 10, True)])
+@pytest.mark.parametrize(
+    ("epochs", "best", "improves"), [(2, 1, False), (4, 2, False), (4, 3, True), (12, 9, False), (12, 10, True)]
+)
 def test_a_best_epoch_among_the_last_says_that_more_would_help(epochs: int, best: int, improves: bool) -> None:
     record = make_record(best_epoch=best, validation_score=0.5, status=Status.COMPLETED)
     plan = Track(1.0).searches[0].plan
@@ -202,13 +206,27 @@ def test_the_leader_of_few_folds_trains_on_with_all_samples() -> None:
     assert Track(6.0, improving=True).run().now <= 6, "not a whole epoch is left"
 
 
-@pytest.mark.parametrize(("left", "fold"), [(7.0, -1), (9.0, 2)])
-def test_a_leader_that_no_longer_improves_trains_on_if_no_second_fold_fits(left: float, fold: int) -> None:
-    track = Track(200.0).run(3)
+@pytest.mark.parametrize(("left", "best", "fold"), [(7.0, 4, -1), (7.0, 3, None), (9.0, 4, 2)])
+def test_a_leader_that_no_longer_improves_trains_on_if_no_second_fold_fits(
+    left: float, best: int, fold: int | None
+) -> None:
+    track = Track(200.0, best=best).run(3)
     track.now = 200.0 - left
     trial = track.take()
-    assert trial is not None
-    assert (trial.method, fold_of(trial)) == ("nft", fold)
+    assert (None if trial is None else fold_of(trial)) == fold
+
+
+def test_a_longer_schedule_of_another_leaves_time_for_the_folds_of_the_leader(monkeypatch: pytest.MonkeyPatch) -> None:
+    track = Track(200.0).run(3)
+    for records in [each.records for each in track.race.contenders if each.plan.method == "scratch"]:
+        for fold, record in records.items():
+            records[fold] = replace(record, best_epoch=6)
+    for left, expected in ((60.0, ("scratch", 1)), (26.0, ("nft", 2))):
+        track.now = 200.0 - left
+        track.race._urgent = None
+        chosen = track.race.choose()
+        assert chosen is not None
+        assert (chosen[0].plan.method, chosen[1]) == expected
 
 
 def test_no_trial_starts_that_cannot_end() -> None:
