@@ -247,8 +247,10 @@ def _devices() -> Iterator[Finding]:
 
 def _bytecode() -> Iterator[Finding]:
     """Yield a note where each process compiles torch anew, which takes seconds."""
-    spec = find_spec("torch")
-    if sys.dont_write_bytecode and spec and spec.origin and not Path(cache_from_source(spec.origin)).exists():
+    with contextlib.suppress(ImportError):
+        spec = find_spec("torch") if sys.dont_write_bytecode else None
+        if spec is None or spec.origin is None or Path(cache_from_source(spec.origin)).exists():
+            return
         folder = Path(spec.origin).parents[1]
         advice = f"each command compiles torch again: unset this variable, or run python -m compileall -q {folder}"
         yield Finding("versions", "PYTHONDONTWRITEBYTECODE", "set", "note", advice)
