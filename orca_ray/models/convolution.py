@@ -62,7 +62,8 @@ class ConvolutionalEmbedder(Embedder):
         if self._table:
             x = x.flatten(1)[:, :, None]
         if x.ndim == 4 and x.device.type == "cpu":
-            # Channels last in memory, as in all tokens, halve the time of CPUs; one channel has no place that matters.
+            # CPUs take 0.6 to 0.8 of the time with the channels last in memory, as in all tokens. Inputs of one channel
+            # stay as they are: converted, they are slower.
             x = x if x.shape[1] == 1 else x.contiguous(memory_format=torch.channels_last)
             x = self.projection(x).contiguous(memory_format=torch.channels_last)
         else:

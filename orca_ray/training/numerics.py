@@ -17,8 +17,9 @@ from orca_ray.errors import UserError
 from orca_ray.torch_private import has_bfloat16_units
 
 MIN_CPU_WIDTH = 512
-"""Minimum feature width for which ``auto`` chooses bfloat16 on a CPU. Narrower bodies gain less time (a
-training step of 384 features 1.3 to 1.9 times), and so their scores are equal on all CPUs, up to float32 rounding."""
+"""Minimum feature width for which ``auto`` chooses bfloat16 on a CPU. Narrower bodies gain less (a
+training step of 384 features is 1.3 to 1.9 times faster): in float32, their scores are equal on all CPUs, up to
+rounding."""
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 _ALLOCATOR_MESSAGES = ("DefaultCPUAllocator", "out of memory", "Cannot allocate memory", "ALLOC_FAILED")
 """Parts of RuntimeError messages: of torch's CPU allocator, CUDA outside torch's allocator, memory maps, cuBLAS."""

@@ -216,7 +216,7 @@ def test_a_leader_that_no_longer_improves_trains_on_if_no_second_fold_fits(
     assert (None if trial is None else fold_of(trial)) == fold
 
 
-def test_a_longer_schedule_of_another_leaves_time_for_the_folds_of_the_leader(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_longer_schedule_of_another_leaves_time_for_the_folds_of_the_leader() -> None:
     track = Track(200.0).run(3)
     for records in [each.records for each in track.race.contenders if each.plan.method == "scratch"]:
         for fold, record in records.items():
