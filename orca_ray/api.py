@@ -40,7 +40,7 @@ from orca_ray.sweep.plan.spec import Overrides, SweepSpec
 from orca_ray.sweep.run.driver import make_executor, nodes_of, run_sweep
 from orca_ray.sweep.run.events import Listener, Summary
 from orca_ray.sweep.search import Race
-from orca_ray.sweep.search.contender import FOLD
+from orca_ray.sweep.search.contender import ALL, FOLD
 from orca_ray.sweep.worker.models import OUTPUTS
 from orca_ray.tasks.task import Task
 
@@ -61,8 +61,8 @@ BASELINES = {
 """Methods without pretraining that `adapt` compares, by domain."""
 TRANSFORMERS = ("linear_probe", "nft", "orca_guarded", "orca", "scratch")
 FIRST_SHARE, FIRST_SECONDS, ENDING_SECONDS = 0.15, 60.0, 4.0
-"""Largest share of the time, and largest time, for the methods that fit in seconds alone; seconds for selecting and
-writing the model."""
+"""Largest share of the time, and largest time, in which the methods that fit in seconds run alone, while Ray starts;
+seconds for selecting and writing the model."""
 LEAST_SECONDS_OF_RAY, LEAST_OF_ONE_CPU = 45.0, 600.0
 """Least time for which a Ray cluster is started; and that on a machine with one CPU, where trials run one by one in
 any case, and the start takes seven seconds from them."""
@@ -148,12 +148,14 @@ class AdaptationSweep:
             for name in _SLOW_IMPORTS if quick else ():  # else the first trials would seem to take seconds
                 with contextlib.suppress(ModuleNotFoundError):
                     import_module(name)
+            if short or not slow:
+                return self._race(names, deadline, "inline")
             if quick:
-                until = started + min(FIRST_SHARE * seconds, FIRST_SECONDS) if slow else deadline
+                until = started + min(FIRST_SHARE * seconds, FIRST_SECONDS)
                 summary = self._race(quick, deadline, "inline", until=until)
-                if summary.interrupted or not slow:
+                if summary.interrupted:
                     return summary
-            return self._race(names, deadline, "inline" if short else engine)
+            return self._race(names, deadline, engine)
 
     @property
     def shared(self) -> str | None:
@@ -214,9 +216,10 @@ class AdaptationSweep:
         division = 0 if data.folds is None else int(data.folds[0].max())
         known = len(data.train) + len(data.validation)
         held = known / max(1, division or len(folds)) if folds != [0] else len(data.validation)
+        outer = len(data.test) > 0
         race = Race(
-            folds, deadline=min(until, deadline), division=division, final=final,
-            whole=(known + len(data.test)) / (known - held),
+            folds, deadline=min(until, deadline), division=division, final=final, outer=outer,
+            whole=known / (known - held),
             num_held=held if self.task.target.kind in ("classes", "labels") else math.inf,
         )  # fmt: skip
         return run_sweep(
@@ -251,7 +254,7 @@ class AdaptationSweep:
                 mark = f"{len(members)}."
                 weights |= {f"{mark}{name}": value for name, value in read_weights(folder).items()}
                 config = replace(read_config(folder), files={}, command="")
-                in_sample = int(config.hyperparameters.get(FOLD, 0)) == -1
+                in_sample = int(config.hyperparameters.get(FOLD, 0)) == ALL
                 members.append(replace(config, validation_score=None, test_score=None) if in_sample else config)
                 shares.append(share / len(records))
         first = replace(members[0], command=self.command, sweep=self.spec().sweep_id)
@@ -290,6 +293,8 @@ class AdaptationSweep:
         single = (
             choice.parts[0][0].name if count == 1 else f"the mean of {count} folds' models of {choice.parts[0][0].name}"
         )
+        if choice.judged.num_folds == 0:
+            single += ", trained on after the comparison"
         return Report(
             metric=self.task.metric, score=expected.value, low=expected.low, high=expected.high,
             out_of_fold=choice.score.value, num_samples=len(choice.judged.y), num_folds=choice.judged.num_folds,

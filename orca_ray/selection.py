@@ -30,7 +30,7 @@ from orca_ray.methods.snapshot import averaging
 from orca_ray.results.models import StoredModels
 from orca_ray.results.record import Record, Status
 from orca_ray.sweep.plan.searches import canonical_json
-from orca_ray.sweep.search.contender import FOLD, START
+from orca_ray.sweep.search.contender import ALL, ALL_BUT_TEST, FOLD, START
 from orca_ray.sweep.search.levels import doubtful_levels
 from orca_ray.sweep.search.race import FEW_FOLDS
 from orca_ray.sweep.worker.models import OUTPUTS
@@ -104,6 +104,7 @@ class Report:
     num_samples: int
     """Number of samples of the out-of-fold score."""
     num_folds: int
+    """0: the model trained on after its fold, and the samples are those of the outer test."""
     model: str
     """What the model is, in words."""
     baseline: str
@@ -142,7 +143,8 @@ class Judge:
         self.refit_seconds = 0.0
         """Duration of the trials on all samples that ran for this judge."""
         self.final: dict[tuple[str, str], Record] = {}
-        """Records of trials on all samples, by method and values: by those of the model that they started from."""
+        """Records of trials on all samples, or all but the outer test, by method and values: by those of the model that
+        they started from."""
         places: dict[str, tuple[str, str]] = {}
         started: list[tuple[str, Record]] = []
         for record in records:
@@ -152,9 +154,9 @@ class Judge:
             if record.status is not Status.COMPLETED or record.validation_score is None:
                 continue
             places[record.trial_key] = place
-            if fold == -1 and values.get(START):
+            if fold in (ALL, ALL_BUT_TEST) and values.get(START):
                 started.append((values[START], record))
-            elif fold == -1:
+            elif fold == ALL:
                 self.final[place] = record
             elif OUTPUTS in (names := models.names(record.trial_key)):
                 found.setdefault(place, {})[fold] = record
@@ -173,8 +175,10 @@ class Judge:
         """The candidates, the best first."""
         self._few = len(data.train) + len(data.validation) <= FEW_SAMPLES
         self._tied = self._leading()
-        self.leader = self._tied[0]
-        """The best candidate whose models are stored; of few samples, see `USUAL`."""
+        trained_on = [each for each in self.ranked if self.outer_record(each)]
+        self.leader = (trained_on or self._tied)[0]
+        """The candidate that trained on after its folds, as the race chose it for that; else the best one whose models
+        are stored; of few samples, see `USUAL`."""
 
     def judged(self, *candidates: Candidate) -> Judged:
         """Return the out-of-fold predictions of ``candidates``, which have a common fold, for the samples of all.
@@ -196,14 +200,24 @@ class Judge:
             found.append(total / counts.reshape(-1, *[1] * (total.ndim - 1)))
         return Judged(self._task.metric, self._average, targets[known], found, len(folds), self._units(known))
 
+    def outer_record(self, candidate: Candidate) -> Record | None:
+        """Return the record of the training on all samples but the outer test, which judges it; None: there is none."""
+        found = self.final.get((candidate.method, candidate.values))
+        return found if found and json.loads(found.hyperparameters).get(FOLD) == ALL_BUT_TEST else None
+
     def single(self, candidate: Candidate) -> Choice:
         """Return the choice of one configuration."""
+        if record := self.outer_record(candidate):
+            outputs, y, test = self._part(record, "test"), np.asarray(self._data.test.y), slice(-len(self._data.test), None)
+            judged = Judged(self._task.metric, self._average, y, [outputs], 0, self._units(test))
+            return Choice([(candidate, 1.0)], judged.interval(outputs), judged, outputs)
         judged = self.judged(candidate)
         return self._calibrated(judged, [(candidate, 1.0)], judged.predictions[0])
 
     def ensemble(self) -> Choice | None:
         """Return the ensemble of a greedy selection, if it beats the leader in nine of ten resamples; else None.
 
+        None if the leader trained on after its folds, on all samples but the outer test: its folds say too little.
         Of few samples, the mean of what is as good as the leader takes the place of None, and nothing that of a usual
         method.
 
@@ -211,6 +225,8 @@ class Judge:
         The selection adds, with replacement, the candidate that improves the out-of-fold score the most (Caruana et
         al., 2004, "Ensemble selection from libraries of models").
         """
+        if self.outer_record(self.leader):
+            return None
         if self._few and self.leader.method in USUAL and self._task.domain == SERIES:
             return None
         folds = set(self.leader.records)
@@ -252,6 +268,8 @@ class Judge:
         2003, "Inference for the generalization error"), and pooled with that of the outer test split. The error of a
         network that trained on with more samples may be as much lower as it has more of them.
         """
+        if outer is not None and any(self.outer_record(each) for each, _ in choice.parts):
+            return outer
         known = len(self._data.train) + len(self._data.validation)
         count = known / len(self._data.validation) if self._data.folds is None else int(self._data.folds[0].max())
         found = choice.score.widened(math.sqrt(1 + min(choice.judged.num_folds, count) / (count - 1)))
@@ -295,6 +313,8 @@ class Judge:
         test = self._data.test
         if not len(test):
             return None
+        if choice.judged.num_folds == 0:
+            return choice.score
         parts = [
             weight / len(candidate.records) * self._part(record, "test")
             for candidate, weight in choice.parts

@@ -69,6 +69,7 @@ _YOUNGER = {
     "cnn.stages": "residual", "cnn.stem": "fine", "cnn.weights": "plain",
     "data.chooses": DataConfig.chooses, "data.fold": DataConfig.fold,
     "linear.limit": LinearConfig.limit, "minirocket.penalty": MiniRocketConfig.penalty,
+    "refine.keep": RefineConfig.keep, "refine.label_smoothing": RefineConfig.label_smoothing,
     "refine.shift": RefineConfig.shift, "refine.start": RefineConfig.start,
 }  # fmt: skip
 """Defaults of the options that were added after the first records."""

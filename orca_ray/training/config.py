@@ -48,9 +48,10 @@ class DataConfig(Config):
     chooses: Annotated[str, partial(one_of, ("metric", "log_loss"))] = "metric"
     """What of the validation data chooses the epoch: the task's metric, or for classes and labels the log loss, which
     has fewer ties, so that the metric of the chosen epoch is less flattered by the choice."""
-    fold: Annotated[int, partial(must, "at least -1 and finite", lambda value: -1 <= value < math.inf)] = 0
+    fold: Annotated[int, partial(must, "at least -2 and finite", lambda value: -2 <= value < math.inf)] = 0
     """Part of own data that validates: 0: the prepared validation split; from 1: this fold of train and validation
-    together, on whose other folds the trial trains; -1: the trial trains on all samples, those of test included."""
+    together, on whose other folds the trial trains; -1: the trial trains on all samples, those of test included; -2: on
+    train and validation, and test validates."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,11 @@ class RefineConfig(Config):
     clip: Amount = 1.0
     """Maximum gradient norm of an optimiser step; 0 disables clipping."""
     dropout: Fraction = 0.0
+    label_smoothing: Fraction = 0.0
+    """Share of the loss of a class target that all classes have equally (Szegedy et al., 2016, arXiv:1512.00567)."""
+    keep: Annotated[str, partial(one_of, ("best", "last"))] = "best"
+    """Epoch whose weights are kept: the best on validation data (see `DataConfig.chooses`), or the last: on few
+    validation samples the best one is often a chance of the high learning rates before it."""
     shift: Fraction = 0.0
     """Largest share of each side by which training images are shifted at random in every epoch, instead of the task's
     own augmentation; 0: none. Only images with classes or labels are shifted, and no spectrograms."""

@@ -188,13 +188,22 @@ class Objective:
         std = torch.tensor(np.asarray(self.y_std), dtype=torch.float32, device=device)
         return lambda output: output * std + mean
 
-    def training_loss(self, train_y: Rows, device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
+    def training_loss(
+        self, train_y: Rows, device: torch.device, label_smoothing: float = 0.0
+    ) -> Callable[[Tensor, Tensor], Tensor]:
         """Return a function that maps outputs [B, *output_shape] and targets [B, ...] on ``device`` to their mean loss.
 
         Some losses compute class weights from the training targets ``train_y`` [N, ...]; UserError if that fails.
+        ``label_smoothing``: share of the loss of a class target that all classes have equally.
         """
         decode, loss = self.decoder(device), get_loss(self.loss).make(train_y, self.target, device)
-        return lambda outputs, targets: loss(decode(outputs), targets)
+        if not label_smoothing or self.target.kind != "classes":
+            return lambda outputs, targets: loss(decode(outputs), targets)
+
+        def smoothed(logits_BK: Tensor, y_B: Tensor) -> Tensor:
+            return torch.lerp(loss(logits_BK, y_B), -functional.log_softmax(logits_BK, dim=1).mean(), label_smoothing)
+
+        return smoothed
 
     def score(self, predictions: np.ndarray, targets: np.ndarray) -> float:
         """Return the metric (lower is better) of the ``predictions`` and ``targets`` of a whole split."""

@@ -66,7 +66,7 @@ class _PartialEpoch:
 class RefineLoop:
     """Loop that trains ``parameters`` of the model on the training split; one `step` is one epoch and one validation.
 
-    All other parameters are frozen. `restore_best` loads the weights of the epoch with the lowest validation score.
+    All other parameters are frozen. `restore_best` loads the weights of the epoch with the lowest validation score, or with ``keep: last`` of the last.
     Several ranks call `step` and `predict` at the same time, and get the same results.
     """
 
@@ -100,7 +100,7 @@ class RefineLoop:
         self._batch_term, self._step_term, self._on_step, self._ranks = batch_term, step_term, on_step, ranks
         self._partial: _PartialEpoch | None = None
         self._fitting: int | None = None  # batch size that evaluation was reduced to, as memory ran out
-        self._loss = objective.training_loss(train.y, device)
+        self._loss = objective.training_loss(train.y, device, config.label_smoothing)
         self.precision = choose_precision(config.precision, device, int(getattr(model.body, "feature_width", 0)))
         groups = self._trained.groups(config.body_learning_rate_scale)
         self._optimizer = make_optimizer(
@@ -170,8 +170,11 @@ class RefineLoop:
         decisive = value
         if self._by_log_loss:
             decisive = log_loss(predictions, y, self._objective, validation.group)
-        if decisive < self._least:
-            self.best_epoch, self.best_score, self._least = self.epoch, value, decisive
+        best = decisive < self._least
+        if best:
+            self.best_epoch, self._least = self.epoch, decisive
+        if best or self._config.keep == "last":
+            self.best_score = value
             self._best = {name: weight.to("cpu", copy=True) for name, weight in self._trained.weights().items()}
         ended = perf_counter()
         return RefineEpoch(self.epoch, loss, value, learning_rate, ended - started + earlier, ended - trained)
@@ -193,7 +196,7 @@ class RefineLoop:
         return predictions
 
     def restore_best(self) -> None:
-        """Load the weights of the epoch with the lowest validation score into the model."""
+        """Load the weights that the loop kept (see `RefineConfig.keep`) into the model."""
         self._trained.load(self._best)
 
     def state_dict(self) -> dict[str, Any]:

@@ -39,10 +39,9 @@ def score_lines(report: Mapping[str, Any]) -> list[str]:
     """Return sentences about the scores in a report, and about the size and the latency of its model."""
     folds = f"a model that has not seen it ({report['num_folds']} folds)"
     judged = f"each predicted by {folds}" if report["num_folds"] > 1 else "the validation split"
-    lines = [
-        f"Score {interval(report)}, with its 90 % interval, is expected on new samples.",
-        f"{report.get('out_of_fold', report['score']):.4g} on {report['num_samples']:,} samples, {judged}.",
-    ]
+    lines = [f"Score {interval(report)}, with its 90 % interval, is expected on new samples."]
+    if report["num_folds"]:
+        lines.append(f"{report.get('out_of_fold', report['score']):.4g} on {report['num_samples']:,} samples, {judged}.")
     if report["holdout"] is not None:
         lines.append(f"{report['holdout']:.4g} on {report['num_holdout']:,} samples that no choice has seen.")
     base = [row for row in report["standings"] if row["method"] == report["baseline"]]

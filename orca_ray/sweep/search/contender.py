@@ -9,6 +9,8 @@ from orca_ray.sweep.plan.schema import Scalar
 from orca_ray.sweep.plan.searches import SearchPlan, TrialSpec, num_epochs
 
 FOLD, START = "data.fold", "refine.start"
+ALL, ALL_BUT_TEST = -1, -2
+"""Numbers in the place of a fold: of a training on all samples, and on all but those of the outer test."""
 SCHEDULE = {"refine.epochs", "refine.warmup_epochs"}
 
 
@@ -28,7 +30,7 @@ class Contender:
 
     @property
     def scores(self) -> dict[int, float]:
-        """Validation scores by fold; a trial on all samples has none."""
+        """Validation scores by fold; a trial on the samples of all folds has none."""
         found = {fold: record.validation_score for fold, record in self.records.items() if not record.status.failed}
         return {fold: each for fold, each in found.items() if fold >= 0 and each is not None and math.isfinite(each)}
 

@@ -5,8 +5,9 @@ would take much of the time; with very few epochs, or where bodies have taken th
 fitted methods get further folds where these are cheap; trials whose score still improved at the last epoch get a longer
 schedule; configurations that are not measurably worse than the leader get further folds; and the best methods get
 further configurations, which Optuna suggests. No trial starts whose expected duration exceeds the time that is left. If
-the leader is a network of which few folds fit into the time and that still improves, or of which no second fold
-fits, the model of its fold trains on all samples at the end.
+the leader is a network of which few folds fit into the time, the model of its fold trains on. With an outer test, it
+does so at once, on the samples of all folds and for all the time that is left, and the outer test judges it. Without,
+it does so at the end, on all samples.
 """
 
 import json
@@ -19,7 +20,7 @@ from statistics import mean, stdev
 from orca_ray.methods.registry import get_method
 from orca_ray.results.record import Record, Status, SuggestionRow
 from orca_ray.sweep.plan.searches import SearchPlan, TrialSpec, canonical_json, num_epochs
-from orca_ray.sweep.search.contender import FOLD, SCHEDULE, START, Contender
+from orca_ray.sweep.search.contender import ALL, ALL_BUT_TEST, FOLD, SCHEDULE, START, Contender
 from orca_ray.sweep.search.levels import levels
 from orca_ray.sweep.search.sampler import suggest
 from orca_ray.sweep.search.search import History, Search
@@ -31,7 +32,7 @@ MOST_VARIANTS, FIRST_VARIANTS = 40, 2
 """Largest number of suggested configurations of a method, and their number before second divisions of the folds."""
 LEAST_LONGER, MOST_LONGER, SHARE_OF_LONGER = 1.5, 6.0, 0.65
 """Least and largest factor of the epochs of a longer schedule, which may take this share of the time that is left."""
-SHARE_OF_FIRST, SHARE_OF_FIRSTS, LEAST_FIRST = 0.08, 0.12, 0.25
+SHARE_OF_FIRST, SHARE_OF_FIRSTS, LEAST_FIRST = 0.08, 0.2, 0.75
 """Share of all time that the first trial of a method is expected to take at most, and the first trials of all methods
 that adapt a body before the leaders go on; and share of its usual epochs below which such a trial would tell nothing,
 so that the leaders go on first."""
@@ -67,6 +68,7 @@ class Race:
         final: Collection[tuple[str, str]] = (),
         whole: float = 1.0,
         num_held: float = math.inf,
+        outer: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Start without contenders.
@@ -76,11 +78,14 @@ class Race:
             deadline: time of ``clock`` at which the last trial should have ended.
             division: number of folds of one division of the data; 0: all of them.
             final: methods and hyper-parameters (all, as canonical JSON) that train on all samples, instead of a race.
-            whole: number of all samples, relative to that of the training samples of a fold.
+            whole: number of the samples that a model trains on with, relative to the training samples of a fold: of all,
+                or with ``outer`` of those of all folds.
+            outer: whether there is an outer test.
             num_held: number of validation samples of a fold, if scores are shares of them; else infinite.
         """
         self.folds, self._deadline, self._division = list(folds), deadline, division or len(folds)
         self._final, self._whole, self._num_held, self._clock = set(final), whole, num_held, clock
+        self._outer = outer
         self._total = deadline - clock()
         self.contenders: list[Contender] = []
         self.estimates: Mapping[tuple[str, str], float] = {}
@@ -112,7 +117,7 @@ class Race:
             own = last is not None and contender.plan is last.plan
             if _SAFETY * self.seconds(contender) <= left - (kept if own else most):
                 return contender, fold
-        return None if last is None else (last, -1)
+        return None if last is None else (last, ALL_BUT_TEST if self._outer else ALL)
 
     def started(self, contender: Contender, fold: int) -> None:
         """Note that the trial of a contender has started."""
@@ -165,7 +170,8 @@ class Race:
 
     def standings(self) -> list[tuple[float, Contender]]:
         """Return the contenders with scores and their `levels`, the best first."""
-        scored = [each for each in self.contenders if each.scores.keys() == each.records.keys() - {-1} != set()]
+        whole = {ALL, ALL_BUT_TEST}
+        scored = [each for each in self.contenders if each.scores.keys() == each.records.keys() - whole != set()]
         found = levels([each.scores for each in scored])
         return sorted(zip(found, scored, strict=True), key=lambda pair: pair[0])
 
@@ -191,14 +197,15 @@ class Race:
 
     def _shortened(self, usual: Contender) -> Contender:
         """Return the first configuration of a method, with fewer epochs if it would take much of the time."""
-        share = SHARE_OF_FIRST * self._total / max(self.seconds(usual) or self._estimate(usual.plan), 1e-3)
         recipe = get_method(usual.plan.method)
+        own = 2 if self._outer and not recipe.uses_body else 1  # it may get all the time after the first trials
+        share = own * SHARE_OF_FIRST * self._total / max(self.seconds(usual) or self._estimate(usual.plan), 1e-3)
         if "refine.epochs" not in usual.plan.first or share >= 1 or recipe.relative_cost <= FREE:
             return usual
         return Contender(usual.plan, usual.scheduled(max(2, int(share * usual.epochs))))
 
     def _last(self) -> tuple[Contender | None, float, float]:
-        """Return the training of the leader's model on all samples for the time that is left, and seconds kept for it.
+        """Return the training on of the leader's model for the time that is left, and seconds kept for it.
 
         The first number of seconds is kept from other trials of the leader's method, the second from other methods.
         None if the leader does not train on; see `_trains_on`.
@@ -208,35 +215,41 @@ class Race:
             return None, 0.0, 0.0
         model = leader.records[min(leader.scores)].trial_key
         an_epoch = _SAFETY_OF_LAST * self._whole * self.seconds(leader) / leader.epochs
-        epochs = (left - _SECONDS_OF_LAST) / an_epoch
+        epochs, most = (left - _SECONDS_OF_LAST) / an_epoch, MOST_LONGER if self._outer else MOST_LAST
         if epochs < max(1, LEAST_LAST * leader.epochs):
             return None, 0.0, 0.0
-        values = leader.scheduled(int(min(epochs, MOST_LAST * leader.epochs)))
-        rate = RATE_OF_LAST * float({**leader.plan.first, **values}[_RATE])
-        last = Contender(leader.plan, {**values, _RATE: rate, START: model})
-        return last, _SECONDS_OF_LAST + an_epoch * leader.epochs, _SECONDS_OF_LAST + an_epoch * last.epochs
+        values = {**leader.scheduled(int(min(epochs, most * leader.epochs))), START: model}
+        if not self._outer:
+            values[_RATE] = RATE_OF_LAST * float({**leader.plan.first, **values}[_RATE])
+        last = Contender(leader.plan, values)
+        of_others = _SECONDS_OF_LAST + an_epoch * last.epochs
+        return last, of_others if self._outer else _SECONDS_OF_LAST + an_epoch * leader.epochs, of_others
 
     def _trains_on(self, leader: Contender, left: float) -> bool:
-        """Return whether the model of the leader's first fold trains on with all samples, for ``left`` seconds at most.
+        """Return whether the model of the leader's first fold trains on, for ``left`` seconds at most.
 
         A network does so, once, if it has fewer than `FEW_FOLDS` folds, the mean of whose models would be better, and
-        its score improved up to the end; or if there is no time for a second fold, and its best epoch was in the
-        second half.
+        its score improved up to the end; or if it has one, there is no time for so many, and its best epoch was in the
+        second half. With an outer test, only one model trains on, and only if no so many folds of the usual epochs fit.
         """
         recipe, count = get_method(leader.plan.method), len(leader.scores)
         if recipe.fitted or recipe.aligns or leader.running or _RATE not in leader.plan.first or count >= FEW_FOLDS:
             return False
         first = leader.records[min(leader.scores)]
-        if any(each.values.get(START) == first.trial_key for each in self.contenders):
+        trained_on = [each for each in self.contenders if START in each.values]
+        if any(self._outer or each.values[START] == first.trial_key for each in trained_on):
             return False
-        alone = count == 1 < self._division and _SAFETY * self.seconds(leader) > left
-        return leader.improves or (alone and 2 * (first.best_epoch or 0) > leader.epochs)
+        more = min(FEW_FOLDS, self._division) - count
+        alone = count == 1 < self._division and _SAFETY * self.seconds(leader) * more > left
+        usual = max(1.0, num_epochs(leader.plan.first) / leader.epochs)
+        fit = self._outer and usual * _SAFETY * self.seconds(leader) * more <= left
+        return (leader.improves and not fit) or (alone and 2 * (first.best_epoch or 0) > leader.epochs)
 
     def _final_trials(self) -> Iterator[tuple[Contender, int]]:
         for each in self.contenders:
             chosen = (each.plan.method, canonical_json(dict(each.trial(0).hyperparameters))) in self._final
-            if chosen and -1 not in each.records and -1 not in each.running:
-                yield each, -1
+            if chosen and each.lacks(ALL):
+                yield each, ALL
 
     def _trials(self) -> Iterator[tuple[Contender, int]]:
         """Yield possible trials, the most urgent first."""
@@ -285,10 +298,13 @@ class Race:
         """
         left, a_fold = self._deadline - self._clock(), _SAFETY * max(self.seconds(leader), 1e-3)
         few = 0 if get_method(leader.plan.method).fitted else min(FEW_FOLDS, self._division) - len(leader.scores)
-        kept = a_fold * min(max(0, few), max(0, left) // a_fold)
+        for_folds = a_fold * min(max(0, few), max(0, left) // a_fold)
+        _, kept, most = self._last()
         for _, each in standings:
-            time_left = left if each is leader else left - kept
-            room = SHARE_OF_LONGER * time_left / (_SAFETY * max(self.seconds(each), 1e-3))
+            time_left = left if each is leader else left - for_folds
+            spare = left - (kept if each.plan is leader.plan else most)
+            share = 1 / FEW_FOLDS if self._outer else SHARE_OF_LONGER  # so many folds follow, or all the time
+            room = min(share * time_left, spare) / (_SAFETY * max(self.seconds(each), 1e-3))
             factor = min(room, MOST_LONGER)
             slack = (1 + _SLACK) * factor - 1
             faulty = any(each.scores.values())  # without an error, none can be seen to vanish
