@@ -82,16 +82,8 @@ def test_one_cpu_needs_no_cluster_for_some_minutes(ran: Ran, monkeypatch: pytest
         node = NodeResources("n", cpus, 0, memory)
         monkeypatch.setattr("orca_ray.api.this_node", mock.Mock(return_value=node))
         adaptation(ran.task, ran.folder, methods=["linear", "cnn"], minutes=minutes, executor="ray").run()
-    assert [call.args[2] == "inline" for call in race.call_args_list] == [
-        True,
-        True,
-        True,
-        False,
-        True,
-        False,
-        True,
-        True,
-    ]
+    inline = [call.args[2] == "inline" for call in race.call_args_list]
+    assert inline == [True, True, False, True, False, True], "else the fitted methods run alone while Ray starts"
 
 
 @pytest.mark.usefixtures("module_home")

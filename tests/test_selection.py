@@ -350,6 +350,24 @@ def test_a_network_that_trained_on_may_be_better_than_its_folds(toy: Toy) -> Non
     assert after.low == pytest.approx(before.low * 0.8 * N / (N + N_TEST))
 
 
+def test_a_network_that_trained_on_without_the_outer_test_is_judged_by_it(toy: Toy) -> None:
+    toy.add("cnn", toy.right(0.6, 1), folds=[1])
+    toy.add("linear", toy.right(0.9, 2))
+    assert toy.judge().leader.method == "linear"
+    later = toy.right(0.95, 3)
+    toy.add("cnn", later, folds=[2])
+    last = json.dumps({"data.fold": -2, "refine.start": "cnn1"})
+    toy.records[-1] = replace(toy.records[-1], hyperparameters=last)
+    judge = toy.judge()
+    assert judge.leader.method == "cnn", "the race gave it the time"
+    assert judge.ensemble() is None
+    choice = judge.single(judge.leader)
+    wrong = later(np.arange(N, N + N_TEST)).argmax(axis=1) != toy.y[N:]
+    assert choice.score.value == pytest.approx(wrong.mean())
+    outer = judge.held_out(choice)
+    assert (outer, judge.expected(choice, outer)) == (choice.score, choice.score)
+
+
 def test_of_few_samples_the_usual_method_or_the_mean_stands_for_what_is_not_worse(toy: Toy) -> None:
     toy.task = replace(toy.task, domain="time series")
     toy.add("cnn", toy.right(0.85, 1))

@@ -124,6 +124,23 @@ def test_the_log_loss_may_choose_the_epoch_whose_metric_counts(monkeypatch: pyte
     assert resumed.state_dict()["least"] == 0.3
 
 
+def test_the_last_epoch_may_be_kept_whatever_validation_says() -> None:
+    objective = ScriptedObjective(OBJECTIVE.target, "cross_entropy", "error", scores=[0.3, 0.1, 0.2])
+    loop = make_refine(model := toy_model(), RefineConfig(epochs=3, keep="last"), objective=objective)
+    while not loop.done:
+        loop.step()
+    last = copy_of(model)
+    loop.restore_best()
+    assert same(copy_of(model), last)
+    assert (loop.best_epoch, loop.best_score) == (2, 0.2), "the score is that of the weights"
+
+
+def test_label_smoothing_is_that_of_torch() -> None:
+    logits, y = torch.randn(6, 3, generator=torch.Generator().manual_seed(0)), torch.arange(6) % 3
+    loss = OBJECTIVE.training_loss(y.numpy(), torch.device("cpu"), 0.1)
+    torch.testing.assert_close(loss(logits, y), torch.nn.functional.cross_entropy(logits, y, label_smoothing=0.1))
+
+
 def test_the_log_loss_of_classes_and_labels_by_hand() -> None:
     logits = np.array([[2.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
     by_hand = np.mean([np.log(np.exp(row).sum()) - row[k] for row, k in zip(logits, (0, 1), strict=True)])

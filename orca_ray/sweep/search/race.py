@@ -25,7 +25,7 @@ from orca_ray.sweep.search.levels import levels
 from orca_ray.sweep.search.sampler import suggest
 from orca_ray.sweep.search.search import History, Search
 
-_RATE = "refine.learning_rate"
+_RATE, _KEEP = "refine.learning_rate", "refine.keep"
 FEW_FOLDS = 3
 """Number of folds from which the mean of their models stands for a configuration, and no model of all samples."""
 MOST_VARIANTS, FIRST_VARIANTS = 40, 2
@@ -219,7 +219,9 @@ class Race:
         if epochs < max(1, LEAST_LAST * leader.epochs):
             return None, 0.0, 0.0
         values = {**leader.scheduled(int(min(epochs, most * leader.epochs))), START: model}
-        if not self._outer:
+        if self._outer:  # no epoch is chosen on the outer test
+            values[_KEEP] = "last"
+        else:
             values[_RATE] = RATE_OF_LAST * float({**leader.plan.first, **values}[_RATE])
         last = Contender(leader.plan, values)
         of_others = _SECONDS_OF_LAST + an_epoch * last.epochs

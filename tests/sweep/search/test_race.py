@@ -49,6 +49,7 @@ class Track:
     history: History = field(default_factory=History)
     division: int = 0
     num_held: float = float("inf")
+    outer: bool = False
     estimate: float = 1.0
     now: float = 0.0
     ran: list[TrialSpec] = field(default_factory=list)
@@ -56,8 +57,9 @@ class Track:
 
     def __post_init__(self) -> None:
         self.race = Race(
-            self.folds, deadline=self.seconds, division=self.division, num_held=self.num_held, clock=lambda: self.now
-        )
+            self.folds, deadline=self.seconds, division=self.division, num_held=self.num_held, outer=self.outer,
+            clock=lambda: self.now,
+        )  # fmt: skip
         self.race.estimates = {("pocket/wdbc", method): self.estimate for method in BEST}
         self.searches = [FoldSearch(plan, self.history, self.race) for plan in fake_searches(fake_spec(TEXT))]
 
@@ -125,11 +127,13 @@ def test_what_still_improves_gets_a_longer_schedule_if_it_fits(monkeypatch: pyte
     assert {trial.epochs for trial in Track(1000.0, improving=True).run(9).ran} == {6}, "there is no error"
 
 
-def test_first_trials_are_short_where_they_would_take_much_of_the_time() -> None:
-    short = Track(60.0, estimate=18.0).run(3).ran
-    assert short[0].epochs == 2, "0.08 of the time are 4.8 of 18 s: 1.6 epochs"
-    assert [trial.epochs for trial in short[1:]] == [4, 2], "a second an epoch was measured; 0.12 of the time are gone"
-    assert short[0].hyperparameters["refine.warmup_epochs"] == pytest.approx(2 / 6), "the warm-up is as short"
+def test_first_trials_are_short_where_they_would_take_much_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"{__name__}.BEST", {**BEST, "cnn": 0.2})
+    monkeypatch.setattr(f"{__name__}.TEXT", TEXT.replace("nft", "cnn"))
+    short = Track(60.0, estimate=18.0).run(1).ran[0]
+    assert (short.method, short.epochs) == ("cnn", 2), "0.08 of the time are 4.8 of 18 s: 1.6 epochs"
+    assert short.hyperparameters["refine.warmup_epochs"] == pytest.approx(2 / 6), "the warm-up is as short"
+    assert Track(60.0, estimate=18.0, outer=True).run(1).ran[0].epochs == 3, "it may get all the time afterwards"
     probes = [trial for trial in Track(60.0, folds=[1], estimate=18.0).run().ran if trial.method == "linear_probe"]
     assert probes[0].epochs == 6, "its features are computed once"
 
@@ -155,6 +159,7 @@ def test_a_best_epoch_among_the_last_says_that_more_would_help(epochs: int, best
 
 
 def test_a_first_trial_that_was_short_may_be_further_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orca_ray.sweep.search.race.LEAST_FIRST", 0.25)
     monkeypatch.setattr(f"{__name__}.BEST", {**BEST, "nft": 0.1, "scratch": 0.35})
     track = Track(50.0, folds=[1], estimate=10.0).run(1)
     track.improving = True
@@ -206,8 +211,21 @@ def test_the_leader_of_few_folds_trains_on_with_all_samples() -> None:
     assert Track(6.0, improving=True).run().now <= 6, "not a whole epoch is left"
 
 
-@pytest.mark.parametrize(("left", "best", "fold"), [(7.0, 4, -1), (7.0, 3, None), (9.0, 4, 2)])
-def test_a_leader_that_no_longer_improves_trains_on_if_no_second_fold_fits(
+def test_with_an_outer_test_the_leader_trains_on_at_once_on_all_other_samples() -> None:
+    track = Track(20.0, improving=True, outer=True).run()
+    assert track.started()[:2] == [("nft", 1), ("nft", -2)], "no time for three folds"
+    assert [fold for _, fold in track.started()].count(-2) == 1
+    last = track.ran[1]
+    assert last.hyperparameters["refine.start"] == track.ran[0].key
+    assert last.hyperparameters["refine.learning_rate"] == 1e-3, "as before: most of the training comes now"
+    assert last.hyperparameters["refine.keep"] == "last", "the outer test chooses no epoch"
+    assert last.epochs == int((20 - 6 - 4) / 1.2), "all the time that is left"
+    rich = Track(1000.0, improving=True, outer=True).run(12)
+    assert -2 not in [fold for _, fold in rich.started()], "folds fit, with longer schedules"
+
+
+@pytest.mark.parametrize(("left", "best", "fold"), [(7.0, 4, -1), (7.0, 3, None), (9.0, 4, -1), (16.0, 4, 2)])
+def test_a_leader_that_no_longer_improves_trains_on_if_few_folds_fit(
     left: float, best: int, fold: int | None
 ) -> None:
     track = Track(200.0, best=best).run(3)
