@@ -208,8 +208,7 @@ class Judge:
     def single(self, candidate: Candidate) -> Choice:
         """Return the choice of one configuration."""
         if record := self.outer_record(candidate):
-            outputs, y, test = self._part(record, "test"), np.asarray(self._data.test.y), slice(-len(self._data.test), None)
-            judged = Judged(self._task.metric, self._average, y, [outputs], 0, self._units(test))
+            judged = self._on_test(outputs := self._part(record, "test"))
             return Choice([(candidate, 1.0)], judged.interval(outputs), judged, outputs)
         judged = self.judged(candidate)
         return self._calibrated(judged, [(candidate, 1.0)], judged.predictions[0])
@@ -310,8 +309,7 @@ class Judge:
 
     def held_out(self, choice: Choice) -> Interval | None:
         """Return the score of a chosen model's folds on the outer test split; None if there is none."""
-        test = self._data.test
-        if not len(test):
+        if not len(self._data.test):
             return None
         if choice.judged.num_folds == 0:
             return choice.score
@@ -321,8 +319,7 @@ class Judge:
             for record in candidate.records.values()
         ]
         mixed = np.asarray(sum(parts))
-        units = self._units(slice(-len(test), None))
-        return Judged(self._task.metric, self._average, np.asarray(test.y), [mixed], 0, units).interval(mixed)
+        return self._on_test(mixed).interval(mixed)
 
     def standings(self) -> list[dict[str, Any]]:
         """Return the best configuration of each method, the best first.
@@ -383,6 +380,11 @@ class Judge:
             lambda log: judged.log_loss(mixed, temperature=math.exp(log)), bounds=(-2.0, 2.0), method="bounded"
         )
         return replace(choice, temperature=math.exp(found.x)) if found.fun < 0.99 * judged.log_loss(mixed) else choice
+
+    def _on_test(self, outputs: Array) -> Judged:
+        test = self._data.test
+        units = self._units(slice(-len(test), None))
+        return Judged(self._task.metric, self._average, np.asarray(test.y), [outputs], 0, units)
 
     def _units(self, rows: Array | slice) -> Array | None:
         return None if self._data.units is None else self._data.units[rows]

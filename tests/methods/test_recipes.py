@@ -210,8 +210,8 @@ def test_relevant_leaves_align_out_where_nothing_aligns() -> None:
     everything = from_flat({})
     of_orca = {"align", "data", "embedder", "head", "refine"}
     flat = everything.to_flat()
-    of_own_data = "data.chooses", "data.fold", *(f"refine.{name}" for name in ("keep", "label_smoothing", "shift", "start"))
-    for name in of_own_data:
+    of_own_data = "keep", "label_smoothing", "shift", "start"
+    for name in ("data.chooses", "data.fold", *(f"refine.{each}" for each in of_own_data)):
         del flat[name]
     assert relevant(everything, "orca") == {name: flat[name] for name in flat if name.split(".")[0] in of_orca}
     nft = relevant(everything, "nft")

@@ -41,7 +41,8 @@ def score_lines(report: Mapping[str, Any]) -> list[str]:
     judged = f"each predicted by {folds}" if report["num_folds"] > 1 else "the validation split"
     lines = [f"Score {interval(report)}, with its 90 % interval, is expected on new samples."]
     if report["num_folds"]:
-        lines.append(f"{report.get('out_of_fold', report['score']):.4g} on {report['num_samples']:,} samples, {judged}.")
+        score = report.get("out_of_fold", report["score"])
+        lines.append(f"{score:.4g} on {report['num_samples']:,} samples, {judged}.")
     if report["holdout"] is not None:
         lines.append(f"{report['holdout']:.4g} on {report['num_holdout']:,} samples that no choice has seen.")
     base = [row for row in report["standings"] if row["method"] == report["baseline"]]

@@ -78,8 +78,7 @@ class Race:
             deadline: time of ``clock`` at which the last trial should have ended.
             division: number of folds of one division of the data; 0: all of them.
             final: methods and hyper-parameters (all, as canonical JSON) that train on all samples, instead of a race.
-            whole: number of the samples that a model trains on with, relative to the training samples of a fold: of all,
-                or with ``outer`` of those of all folds.
+            whole: number of samples of a model that trains on, relative to that of the training samples of a fold.
             outer: whether there is an outer test.
             num_held: number of validation samples of a fold, if scores are shares of them; else infinite.
         """

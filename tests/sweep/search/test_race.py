@@ -225,9 +225,7 @@ def test_with_an_outer_test_the_leader_trains_on_at_once_on_all_other_samples() 
 
 
 @pytest.mark.parametrize(("left", "best", "fold"), [(7.0, 4, -1), (7.0, 3, None), (9.0, 4, -1), (16.0, 4, 2)])
-def test_a_leader_that_no_longer_improves_trains_on_if_few_folds_fit(
-    left: float, best: int, fold: int | None
-) -> None:
+def test_a_leader_that_no_longer_improves_trains_on_if_few_folds_fit(left: float, best: int, fold: int | None) -> None:
     track = Track(200.0, best=best).run(3)
     track.now = 200.0 - left
     trial = track.take()
