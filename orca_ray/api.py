@@ -216,11 +216,12 @@ class AdaptationSweep:
         division = 0 if data.folds is None else int(data.folds[0].max())
         known = len(data.train) + len(data.validation)
         held = known / max(1, division or len(folds)) if folds != [0] else len(data.validation)
-        outer = len(data.test) > 0
+        shares = self.task.target.kind in ("classes", "labels")  # fields are few, and need all samples
+        outer = shares and len(data.test) > 0
         race = Race(
             folds, deadline=min(until, deadline), division=division, final=final, outer=outer,
-            whole=known / (known - held),
-            num_held=held if self.task.target.kind in ("classes", "labels") else math.inf,
+            whole=(known + (0 if outer else len(data.test))) / (known - held),
+            num_held=held if shares else math.inf,
         )  # fmt: skip
         return run_sweep(
             self.spec(methods), self.results, executor=executor, listener=self.listener,
