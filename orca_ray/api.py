@@ -1,7 +1,8 @@
 """Adapt a body to one task within a given time: the implementation of ``orca_ray.adapt`` and ``orca-sweep adapt``.
 
-Methods that fit in seconds run first, in this process; then all methods race over the folds of the data on the
-executor (`orca_ray.sweep.search.race`). The model is the best configuration, or an ensemble (`orca_ray.selection`).
+All methods race over the folds of the data on the executor (`orca_ray.sweep.search.race`); while a cluster starts,
+those that fit in seconds do so in this process. The model is the best configuration, or an ensemble
+(`orca_ray.selection`).
 """
 
 import contextlib
@@ -31,7 +32,7 @@ from orca_ray.predictor import Predictor
 from orca_ray.results.models import StoredModels
 from orca_ray.results.record import Record
 from orca_ray.results.store import ResultsStore
-from orca_ray.selection import Candidate, Choice, Judge, Report
+from orca_ray.selection import LEAST_POOLED, Candidate, Choice, Judge, Report
 from orca_ray.sweep.executors import joined_address
 from orca_ray.sweep.executors.base import Executor, num_workers, this_node
 from orca_ray.sweep.executors.cleanup import scratch_directory
@@ -217,7 +218,7 @@ class AdaptationSweep:
         known = len(data.train) + len(data.validation)
         held = known / max(1, division or len(folds)) if folds != [0] else len(data.validation)
         shares = self.task.target.kind in ("classes", "labels")  # fields are few, and need all samples
-        outer = shares and len(data.test) > 0
+        outer = shares and len(data.test) >= LEAST_POOLED
         race = Race(
             folds, deadline=min(until, deadline), division=division, final=final, outer=outer,
             whole=(known + (0 if outer else len(data.test))) / (known - held),
@@ -255,8 +256,10 @@ class AdaptationSweep:
                 mark = f"{len(members)}."
                 weights |= {f"{mark}{name}": value for name, value in read_weights(folder).items()}
                 config = replace(read_config(folder), files={}, command="")
-                in_sample = int(config.hyperparameters.get(FOLD, 0)) == ALL
-                members.append(replace(config, validation_score=None, test_score=None) if in_sample else config)
+                fold = int(config.hyperparameters.get(FOLD, 0))
+                validation, test = config.validation_score, config.test_score
+                validation, test = None if fold < 0 else validation, None if fold == ALL else test  # seen in training
+                members.append(replace(config, validation_score=validation, test_score=test))
                 shares.append(share / len(records))
         first = replace(members[0], command=self.command, sweep=self.spec().sweep_id)
         preprocessing = read_preprocessing(folder, read_config(folder))
@@ -294,7 +297,7 @@ class AdaptationSweep:
         single = (
             choice.parts[0][0].name if count == 1 else f"the mean of {count} folds' models of {choice.parts[0][0].name}"
         )
-        if choice.judged.num_folds == 0:
+        if choice.outer:
             single += ", trained on after the comparison"
         return Report(
             metric=self.task.metric, score=expected.value, low=expected.low, high=expected.high,

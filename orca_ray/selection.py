@@ -89,6 +89,8 @@ class Choice:
     predictions: Array
     """Out-of-fold predictions for these samples [N, ...]: probabilities, or numbers."""
     temperature: float = 1.0
+    outer: bool = False
+    """Whether the samples are those of the outer test, as the model trained on with all others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +156,9 @@ class Judge:
             if record.status is not Status.COMPLETED or record.validation_score is None:
                 continue
             places[record.trial_key] = place
-            if fold in (ALL, ALL_BUT_TEST) and values.get(START):
+            if fold == ALL_BUT_TEST and OUTPUTS not in models.names(record.trial_key):
+                continue
+            if fold < 0 and values.get(START):
                 started.append((values[START], record))
             elif fold == ALL:
                 self.final[place] = record
@@ -162,7 +166,7 @@ class Judge:
                 found.setdefault(place, {})[fold] = record
                 lacking |= set() if CONFIG in names else {place}
         for start, record in started:
-            if (origin := places.get(start)) and len(found.get(origin, ())) < FEW_FOLDS:
+            if (origin := places.get(start)) and (_but_test(record) or len(found.get(origin, ())) < FEW_FOLDS):
                 self.final[origin] = record
         if not found.keys() - lacking:
             raise UserError(
@@ -175,10 +179,12 @@ class Judge:
         """The candidates, the best first."""
         self._few = len(data.train) + len(data.validation) <= FEW_SAMPLES
         self._tied = self._leading()
-        trained_on = [each for each in self.ranked if self.outer_record(each)]
-        self.leader = (trained_on or self._tied)[0]
-        """The candidate that trained on after its folds, as the race chose it for that; else the best one whose models
-        are stored; of few samples, see `USUAL`."""
+        self.leader = next(
+            (each for each in self.ranked if (last := self.outer_record(each)) and not self._beaten(each, last)),
+            self._tied[0],
+        )
+        """The candidate that trained on with all but the outer test, as the race gave it the time, unless it is clearly
+        behind; else the best one whose models are stored; of few samples, see `USUAL`."""
 
     def judged(self, *candidates: Candidate) -> Judged:
         """Return the out-of-fold predictions of ``candidates``, which have a common fold, for the samples of all.
@@ -203,20 +209,35 @@ class Judge:
     def outer_record(self, candidate: Candidate) -> Record | None:
         """Return the record of the training on all samples but the outer test, which judges it; None: there is none."""
         found = self.final.get((candidate.method, candidate.values))
-        return found if found and json.loads(found.hyperparameters).get(FOLD) == ALL_BUT_TEST else None
+        return found if found and _but_test(found) else None
+
+    def _beaten(self, candidate: Candidate, record: Record) -> bool:
+        """Return whether a candidate that trained on is clearly behind.
+
+        Another has measurably less than half the error, or the same method has enough folds of as many epochs.
+        """
+        for other in self.ranked[:MOST_CANDIDATES]:
+            epochs = [each.epochs for each in other.records.values() if other.method == candidate.method]
+            if len(epochs) >= FEW_FOLDS and min(epochs) >= record.epochs:
+                return True
+            if candidate.records.keys() & other.records.keys():
+                judged = self.judged(candidate, other)
+                if judged.interval(*judged.predictions, of=lambda own, its: own - 2 * its, level=0.8).low > 0:
+                    return True
+        return False
 
     def single(self, candidate: Candidate) -> Choice:
         """Return the choice of one configuration."""
         if record := self.outer_record(candidate):
             judged = self._on_test(outputs := self._part(record, "test"))
-            return Choice([(candidate, 1.0)], judged.interval(outputs), judged, outputs)
+            return Choice([(candidate, 1.0)], judged.interval(outputs), judged, outputs, outer=True)
         judged = self.judged(candidate)
         return self._calibrated(judged, [(candidate, 1.0)], judged.predictions[0])
 
     def ensemble(self) -> Choice | None:
         """Return the ensemble of a greedy selection, if it beats the leader in nine of ten resamples; else None.
 
-        None if the leader trained on after its folds, on all samples but the outer test: its folds say too little.
+        None if the leader trained on with all samples but the outer test: its fold says too little.
         Of few samples, the mean of what is as good as the leader takes the place of None, and nothing that of a usual
         method.
 
@@ -267,8 +288,8 @@ class Judge:
         2003, "Inference for the generalization error"), and pooled with that of the outer test split. The error of a
         network that trained on with more samples may be as much lower as it has more of them.
         """
-        if outer is not None and any(self.outer_record(each) for each, _ in choice.parts):
-            return outer
+        if choice.outer:
+            return choice.score
         known = len(self._data.train) + len(self._data.validation)
         count = known / len(self._data.validation) if self._data.folds is None else int(self._data.folds[0].max())
         found = choice.score.widened(math.sqrt(1 + min(choice.judged.num_folds, count) / (count - 1)))
@@ -311,7 +332,7 @@ class Judge:
         """Return the score of a chosen model's folds on the outer test split; None if there is none."""
         if not len(self._data.test):
             return None
-        if choice.judged.num_folds == 0:
+        if choice.outer:
             return choice.score
         parts = [
             weight / len(candidate.records) * self._part(record, "test")
@@ -350,6 +371,7 @@ class Judge:
         if not transformer.records.keys() & base.records.keys():
             return base.name, f"{transformer.name} is not measurably better than {cost}"
         judged = self.judged(transformer, base)
+        cost += f", before {self.leader.name} trained on" if self.outer_record(self.leader) else ""
         half = 0.5 / len(judged.y) if self._average != "values" else 1e-7  # of an error; a score may be 0
         ratio = judged.interval(*judged.predictions, of=lambda one, other: (one + half) / (other + half))
         if ratio.high < 1:
@@ -400,6 +422,10 @@ class Judge:
             change = {"softmax": lambda x: softmax(x, axis=1), "sigmoid": expit, "values": np.asarray}[self._average]
             self._outputs[record.trial_key] = {name: change(each.astype(np.float64)) for name, each in found.items()}
         return self._outputs[record.trial_key][split]
+
+
+def _but_test(record: Record) -> bool:
+    return bool(json.loads(record.hyperparameters).get(FOLD) == ALL_BUT_TEST)
 
 
 def _score(record: Record) -> float:

@@ -277,11 +277,10 @@ def with_fold(data: PreparedData, fold: int) -> PreparedData:
     """
     if fold == 0:
         return data
-    if fold == -2 and len(data.test):
-        return under_protocol(data, PAPER)
     known = joined(data.train, data.validation)
-    if fold == -1:
-        return replace(data, splits={**data.splits, "train": joined(known, data.test) if len(data.test) else known})
+    if fold < 0:
+        whole = joined(known, data.test) if fold == -1 and len(data.test) else known
+        return replace(data, splits={**data.splits, "train": whole})
     rows = held_rows(data, fold)
     others = np.setdiff1d(np.arange(len(known)), rows)
     parts: dict[SplitName, Split] = {"train": _selected(known, others), "validation": _selected(known, rows)}

@@ -51,7 +51,7 @@ class DataConfig(Config):
     fold: Annotated[int, partial(must, "at least -2 and finite", lambda value: -2 <= value < math.inf)] = 0
     """Part of own data that validates: 0: the prepared validation split; from 1: this fold of train and validation
     together, on whose other folds the trial trains; -1: the trial trains on all samples, those of test included; -2: on
-    train and validation, and test validates."""
+    all but test."""
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,7 @@ def _methods(report: Mapping[str, Any]) -> tuple[str, str]:
         bar = f'<path d="M{left} 15H{right}"/><circle cx="{at}" cy="15" r="4"/>'
         drawn = f'<svg class="bar" viewBox="0 0 220 30" style="color: var({row["colour"]})">{dashes}{bar}</svg>'
         seconds = f"{row['seconds']:.3g}" if "seconds" in row else ""
-        found.append(_row([_escaped(row["method"]), drawn, interval(row), str(row["num_folds"]), seconds]))
+        found.append(_row([_escaped(row["method"]), drawn, interval(row), str(row["num_folds"] or ""), seconds]))
     ends = f'<text x="6" y="20">{low:.3g}</text><text x="214" y="20" text-anchor="end">{high:.3g}</text>'
     return f'<svg class="bar" viewBox="0 0 220 30">{ends}</svg>', "\n".join(found)
 

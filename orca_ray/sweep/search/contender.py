@@ -35,6 +35,11 @@ class Contender:
         return {fold: each for fold, each in found.items() if fold >= 0 and each is not None and math.isfinite(each)}
 
     @property
+    def keys(self) -> set[str]:
+        """Keys of the trials that ended."""
+        return {record.trial_key for record in self.records.values()}
+
+    @property
     def variant(self) -> bool:
         """Whether more than the schedule differs from the first configuration."""
         return bool(self.values.keys() - SCHEDULE)

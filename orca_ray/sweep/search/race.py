@@ -5,9 +5,9 @@ would take much of the time; with very few epochs, or where bodies have taken th
 fitted methods get further folds where these are cheap; trials whose score still improved at the last epoch get a longer
 schedule; configurations that are not measurably worse than the leader get further folds; and the best methods get
 further configurations, which Optuna suggests. No trial starts whose expected duration exceeds the time that is left. If
-the leader is a network of which few folds fit into the time, the model of its fold trains on. With an outer test, it
-does so at once, on the samples of all folds and for all the time that is left, and the outer test judges it. Without,
-it does so at the end, on all samples.
+the leader is a network of which few folds fit into the time, the model of its fold trains on. With an outer test of
+classes or labels, it does so after the first trials, on the samples of all folds and for all the time that is left, and
+the outer test judges it. Without, it does so at the end, on all samples.
 """
 
 import json
@@ -25,7 +25,7 @@ from orca_ray.sweep.search.levels import levels
 from orca_ray.sweep.search.sampler import suggest
 from orca_ray.sweep.search.search import History, Search
 
-_RATE, _KEEP = "refine.learning_rate", "refine.keep"
+_RATE = "refine.learning_rate"
 FEW_FOLDS = 3
 """Number of folds from which the mean of their models stands for a configuration, and no model of all samples."""
 MOST_VARIANTS, FIRST_VARIANTS = 40, 2
@@ -39,10 +39,15 @@ so that the leaders go on first."""
 LEAST_LAST, MOST_LAST, RATE_OF_LAST = 0.2, 2.0, 0.5
 """Least and largest number of epochs of the training on all samples, relative to the epochs before; and factor of the
 learning rate."""
+FIRST_OF_OWN = 2
+"""Factor of `SHARE_OF_FIRST` for networks without a body where there is an outer test: the leader of the first trials
+may get all the time then."""
 CHEAP = 0.03
 """Share of the time that is left in which a first configuration gets all folds, although it is behind on the first."""
 FREE = 0.1
 """Cost of an epoch, relative to ``nft``, up to which all epochs run in a first trial: features are computed once."""
+SHARE_OF_WAITING = 0.3
+"""Largest share of the time that is left of a first trial for which a leader waits before it gets all the time."""
 _SECONDS_OF_LAST = 4.0  # to load and store the model
 _SAFETY, _SAFETY_OF_LAST, _MOST_EXTRA, _UNKNOWN, _MOST_RATIO = 1.25, 1.2, 1.0, 5.0, 4.0
 """Factor of the expected duration of a trial, which must fit into the time that is left, and of the training on all
@@ -139,7 +144,8 @@ class Race:
 
     def seconds(self, contender: Contender) -> float:
         """Return the expected duration of a trial; 0 if nothing has been measured yet."""
-        ended = [(each, record) for each in self.contenders for record in each.records.values()]
+        folds = [(each, fold) for each in self.contenders for fold in each.records if fold >= 0]
+        ended = [(each, each.records[fold]) for each, fold in folds]
         if not ended:
             return 0.0
         # The first trial of a process also imports libraries and reads the data.
@@ -197,7 +203,7 @@ class Race:
     def _shortened(self, usual: Contender) -> Contender:
         """Return the first configuration of a method, with fewer epochs if it would take much of the time."""
         recipe = get_method(usual.plan.method)
-        own = 2 if self._outer and not recipe.uses_body else 1  # it may get all the time after the first trials
+        own = FIRST_OF_OWN if self._outer and not recipe.uses_body else 1
         share = own * SHARE_OF_FIRST * self._total / max(self.seconds(usual) or self._estimate(usual.plan), 1e-3)
         if "refine.epochs" not in usual.plan.first or share >= 1 or recipe.relative_cost <= FREE:
             return usual
@@ -218,9 +224,7 @@ class Race:
         if epochs < max(1, LEAST_LAST * leader.epochs):
             return None, 0.0, 0.0
         values = {**leader.scheduled(int(min(epochs, most * leader.epochs))), START: model}
-        if self._outer:  # no epoch is chosen on the outer test
-            values[_KEEP] = "last"
-        else:
+        if not self._outer:
             values[_RATE] = RATE_OF_LAST * float({**leader.plan.first, **values}[_RATE])
         last = Contender(leader.plan, values)
         of_others = _SECONDS_OF_LAST + an_epoch * last.epochs
@@ -234,17 +238,33 @@ class Race:
         second half. With an outer test, only one model trains on, and only if no so many folds of the usual epochs fit.
         """
         recipe, count = get_method(leader.plan.method), len(leader.scores)
+        many = any(len(each.scores) >= FEW_FOLDS for each in self.contenders if not get_method(each.plan.method).fitted)
+        if self._outer and (leader.suggested or many or self._first_due(left)):
+            return False
         if recipe.fitted or recipe.aligns or leader.running or _RATE not in leader.plan.first or count >= FEW_FOLDS:
             return False
         first = leader.records[min(leader.scores)]
-        trained_on = [each for each in self.contenders if START in each.values]
-        if any(self._outer or each.values[START] == first.trial_key for each in trained_on):
-            return False
-        more = min(FEW_FOLDS, self._division) - count
+        for each in self.contenders:
+            useful = each.running or any(not record.status.failed for record in each.records.values())
+            if each.values.get(START) == first.trial_key or (self._outer and useful and START in each.values):
+                return False
+        more = max(1, min(FEW_FOLDS, self._division) - count)
         alone = count == 1 < self._division and _SAFETY * self.seconds(leader) * more > left
         usual = max(1.0, num_epochs(leader.plan.first) / leader.epochs)
         fit = self._outer and usual * _SAFETY * self.seconds(leader) * more <= left
         return (leader.improves and not fit) or (alone and 2 * (first.best_epoch or 0) > leader.epochs)
+
+    def _first_due(self, left: float) -> bool:
+        """Return whether a first trial runs, or waits that takes a small share of the ``left`` seconds.
+
+        That of a body counts only if its features are computed once.
+        """
+        for each in (each for each in self.contenders if not each.records):
+            recipe = get_method(each.plan.method)
+            small = _SAFETY * self.seconds(self._shortened(each)) <= SHARE_OF_WAITING * left
+            if each.running or (small and (not recipe.uses_body or recipe.relative_cost <= FREE)):
+                return True
+        return False
 
     def _final_trials(self) -> Iterator[tuple[Contender, int]]:
         for each in self.contenders:
@@ -255,7 +275,8 @@ class Race:
     def _trials(self) -> Iterator[tuple[Contender, int]]:
         """Yield possible trials, the most urgent first."""
         new = [self._shortened(each) for each in self.contenders if not each.records and not each.running]
-        adapted = [each for each in self.contenders if each.records and get_method(each.plan.method).uses_body]
+        known = [each for each in self.contenders if each.records and START not in each.values]
+        adapted = [each for each in known if get_method(each.plan.method).uses_body]
         firsts = {each.plan.method: _busy(next(iter(each.records.values()))) for each in reversed(adapted)}
         left, late = SHARE_OF_FIRSTS * self._total - sum(firsts.values()), list[Contender]()
         for each in new:
@@ -266,7 +287,8 @@ class Race:
                 yield each, self.folds[0]
             else:
                 late.append(each)
-        standings = self.standings()
+        origins = {each.values.get(START) for each in self.contenders} if self._outer else set()
+        standings = [pair for pair in self.standings() if origins.isdisjoint(pair[1].keys)]
         if not standings:
             yield from ((each, self.folds[0]) for each in late)
             return
@@ -304,7 +326,8 @@ class Race:
         for _, each in standings:
             time_left = left if each is leader else left - for_folds
             spare = left - (kept if each.plan is leader.plan else most)
-            share = 1 / FEW_FOLDS if self._outer else SHARE_OF_LONGER  # so many folds follow, or all the time
+            # Otherwise so many folds follow, or all the time.
+            share = 1 / FEW_FOLDS if self._outer and self._division >= FEW_FOLDS else SHARE_OF_LONGER
             room = min(share * time_left, spare) / (_SAFETY * max(self.seconds(each), 1e-3))
             factor = min(room, MOST_LONGER)
             slack = (1 + _SLACK) * factor - 1
