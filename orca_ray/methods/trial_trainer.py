@@ -70,7 +70,7 @@ class TrialTrainer:
             method, body: names of the method and of the body.
             hyperparameters: values by dotted name, which override the method's defaults.
             seed: determines initialisation, sampling, order and dropout.
-            test: whether to evaluate the best epoch on the test split at the end (only in confirm trials).
+            test: whether to evaluate the kept epoch on the test split at the end (only in confirm trials).
             device, threads: torch device, and number of intra-op CPU threads.
             deterministic: see `torch_settings`.
             reuse_aligned: whether to load the aligned embedder from a cache, and to store it for other trials.
@@ -142,7 +142,7 @@ class TrialTrainer:
 
     @property
     def model(self) -> CrossModalModel:
-        """The model with its present weights; once `done`, with the weights of the best epoch."""
+        """The model with its present weights; once `done`, with the weights of the kept epoch."""
         return self.trial.model
 
     def step(self) -> EpochProgress:
@@ -180,7 +180,7 @@ class TrialTrainer:
             return predict(SplitInputs(trial.data.splits[split].x, model, precision), trial.objective, BATCH_SIZE)[0]
 
     def snapshot(self, protocol: str = HELD_OUT) -> Snapshot:
-        """Return the present model as a model folder holds it; once `done`, with the weights of the best epoch.
+        """Return the present model as a model folder holds it; once `done`, with the weights of the kept epoch.
 
         ``protocol`` is only recorded. Raises UserError if the configuration of the body can no longer be read.
         """

@@ -66,8 +66,8 @@ class _PartialEpoch:
 class RefineLoop:
     """Loop that trains ``parameters`` of the model on the training split; one `step` is one epoch and one validation.
 
-    All other parameters are frozen. `restore_best` loads the weights of the epoch with the lowest validation score, or
-    with ``keep: last`` of the last.
+    All other parameters are frozen. `restore_best` loads the weights of the best epoch, or of the last
+    (`RefineConfig.keep`).
     Several ranks call `step` and `predict` at the same time, and get the same results.
     """
 

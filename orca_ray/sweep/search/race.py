@@ -27,18 +27,19 @@ from orca_ray.sweep.search.search import History, Search
 
 _RATE = "refine.learning_rate"
 FEW_FOLDS = 3
-"""Number of folds from which the mean of their models stands for a configuration, and no model of all samples."""
+"""Number of folds from which the mean of their models stands for a configuration, and no model that trained on."""
 MOST_VARIANTS, FIRST_VARIANTS = 40, 2
 """Largest number of suggested configurations of a method, and their number before second divisions of the folds."""
 LEAST_LONGER, MOST_LONGER, SHARE_OF_LONGER = 1.5, 6.0, 0.65
-"""Least and largest factor of the epochs of a longer schedule, which may take this share of the time that is left."""
+"""Least and largest factor of the epochs of a longer schedule, and of a training on where there is an outer test; and
+the share of the time that is left which a longer schedule may take, if three folds of it need not follow."""
 SHARE_OF_FIRST, SHARE_OF_FIRSTS, LEAST_FIRST = 0.08, 0.2, 0.75
 """Share of all time that the first trial of a method is expected to take at most, and the first trials of all methods
 that adapt a body before the leaders go on; and share of its usual epochs below which such a trial would tell nothing,
 so that the leaders go on first."""
 LEAST_LAST, MOST_LAST, RATE_OF_LAST = 0.2, 2.0, 0.5
-"""Least and largest number of epochs of the training on all samples, relative to the epochs before; and factor of the
-learning rate."""
+"""Least number of epochs of a training on, relative to the epochs before; and of one on all samples the largest number,
+and the factor of the learning rate."""
 FIRST_OF_OWN = 2
 """Factor of `SHARE_OF_FIRST` for networks without a body where there is an outer test: the leader of the first trials
 may get all the time then."""

@@ -221,6 +221,27 @@ def test_with_an_outer_test_the_leader_trains_on_at_once_on_all_other_samples() 
     assert last.epochs == int((20 - 6 - 4) / 1.2), "all the time that is left"
     rich = Track(1000.0, improving=True, outer=True).run(12)
     assert -2 not in [fold for _, fold in rich.started()], "folds fit, with longer schedules"
+    again = Track(400.0, improving=True, outer=True, history=History(records=track.records)).run()
+    assert ("nft", 2) not in again.started(), "folds of the short schedule tell nothing of what trained on"
+    one = Track(60.0, folds=[0], improving=True, outer=True).run()
+    assert [trial.epochs for trial in one.ran if fold_of(trial) == 0][1] > 2 * 6, (
+        "with one split, longer schedules as usual"
+    )
+
+
+def test_a_leader_waits_for_first_trials_and_a_failure_is_not_the_last_try() -> None:
+    track = Track(24.0, improving=True, outer=True)
+    track.take(), track.take()
+    track.end(track.ran[0])
+    track.take()
+    assert track.started()[2:] == [("nft", 2)], "the first trial that runs may lead"
+    track.end(track.ran[1])
+    track.end(track.ran[2])
+    track.take()
+    assert track.started()[3:] == [("nft", -2)]
+    track.end(track.ran[3], Status.FAILED_OOM)
+    again = Track(40.0, improving=True, outer=True, history=History(records=track.records)).run()
+    assert -2 not in [fold for _, fold in again.started()], "not from the same model"
 
 
 @pytest.mark.parametrize(("left", "best", "fold"), [(7.0, 4, -1), (7.0, 3, None), (9.0, 4, -1), (16.0, 4, 2)])
