@@ -47,7 +47,7 @@ CHEAP = 0.03
 """Share of the time that is left in which a first configuration gets all folds, although it is behind on the first."""
 FREE = 0.1
 """Cost of an epoch, relative to ``nft``, up to which all epochs run in a first trial: features are computed once."""
-SHARE_OF_WAITING = 0.3
+SHARE_OF_WAITING = 0.15
 """Largest share of the time that is left of a first trial for which a leader waits before it gets all the time."""
 _SECONDS_OF_LAST = 4.0  # to load and store the model
 _SAFETY, _SAFETY_OF_LAST, _MOST_EXTRA, _UNKNOWN, _MOST_RATIO = 1.25, 1.2, 1.0, 5.0, 4.0
@@ -327,8 +327,10 @@ class Race:
         for _, each in standings:
             time_left = left if each is leader else left - for_folds
             spare = left - (kept if each.plan is leader.plan else most)
-            # Otherwise so many folds follow, or all the time.
-            share = 1 / FEW_FOLDS if self._outer and self._division >= FEW_FOLDS else SHARE_OF_LONGER
+            many = (
+                each is leader and self._outer and self._division >= FEW_FOLDS
+            )  # folds follow, if it does not train on
+            share = 1 / FEW_FOLDS if many else SHARE_OF_LONGER
             room = min(share * time_left, spare) / (_SAFETY * max(self.seconds(each), 1e-3))
             factor = min(room, MOST_LONGER)
             slack = (1 + _SLACK) * factor - 1
