@@ -27,7 +27,7 @@ class Outcome:
     """Record of the result of a trial so far; after the last stage, the final result. Lower scores are better."""
 
     validation_score: float | None = None
-    """Validation score of the kept weights: the lowest, reached in ``best_epoch``, or the last (`RefineConfig.keep`)."""
+    """Validation score of the kept weights: the lowest, in ``best_epoch``, or the last (`RefineConfig.keep`)."""
     test_score: float | None = None
     """Test score of the same weights; None unless the trial is done and may read the test split."""
     best_epoch: int | None = None

@@ -327,9 +327,8 @@ class Race:
         for _, each in standings:
             time_left = left if each is leader else left - for_folds
             spare = left - (kept if each.plan is leader.plan else most)
-            many = (
-                each is leader and self._outer and self._division >= FEW_FOLDS
-            )  # folds follow, if it does not train on
+            short = each is not leader and each.epochs < num_epochs(each.plan.first)  # and may lead when it is not
+            many = self._outer and self._division >= FEW_FOLDS and not short  # folds follow, if it does not train on
             share = 1 / FEW_FOLDS if many else SHARE_OF_LONGER
             room = min(share * time_left, spare) / (_SAFETY * max(self.seconds(each), 1e-3))
             factor = min(room, MOST_LONGER)
