@@ -220,7 +220,7 @@ class Judge:
             epochs = [each.epochs for each in other.records.values() if other.method == candidate.method]
             if len(epochs) >= FEW_FOLDS and min(epochs) >= record.epochs:
                 return True
-            if candidate.records.keys() & other.records.keys():
+            if other is not candidate and candidate.records.keys() & other.records.keys():
                 judged = self.judged(candidate, other)
                 if judged.interval(*judged.predictions, of=lambda own, its: own - 2 * its, level=0.8).low > 0:
                     return True

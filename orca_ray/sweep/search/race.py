@@ -236,7 +236,7 @@ class Race:
 
         A network does so, once, if it has fewer than `FEW_FOLDS` folds, the mean of whose models would be better, and
         its score improved up to the end; or if it has one, there is no time for so many, and its best epoch was in the
-        second half. With an outer test, only one model trains on, and only if no so many folds of the usual epochs fit.
+        second half. With an outer test, one model trains on, if so many folds of the usual epochs do not fit.
         """
         recipe, count = get_method(leader.plan.method), len(leader.scores)
         many = any(len(each.scores) >= FEW_FOLDS for each in self.contenders if not get_method(each.plan.method).fitted)
