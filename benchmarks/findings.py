@@ -5,7 +5,7 @@ for all of them. `benchmarks.findings_calibration` simulates studies and counts 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
@@ -137,7 +137,7 @@ QUESTIONS = (
         "at twice the distance from the same body",
     ),
 )  # fmt: skip
-"""All questions that are answered: no other was asked of the scores."""
+"""All questions that are asked of the scores of the benchmark's own sweep."""
 
 
 @dataclass(frozen=True)
@@ -148,6 +148,8 @@ class Answer:
     data: Data
     found: Estimate
     adjusted_p: float = math.nan
+    family: int = len(QUESTIONS)
+    """Number of questions that p-values are adjusted for."""
 
     @property
     def clear(self) -> bool:
@@ -158,7 +160,7 @@ class Answer:
     def level(self) -> float:
         """Level of the question's own test at its place in Holm's order."""
         known = 0 < self.found.p <= self.adjusted_p < 1
-        return LEVEL * self.found.p / self.adjusted_p if known else LEVEL / len(QUESTIONS)
+        return LEVEL * self.found.p / self.adjusted_p if known else LEVEL / self.family
 
     @property
     def verdict(self) -> str:
@@ -235,12 +237,12 @@ class Answer:
         return 1.0 if math.isnan(p) else p
 
 
-def answers(study: Study) -> list[Answer]:
-    """Return the answers to all planned questions; one that cannot be answered yet counts among the ten as well."""
+def answers(study: Study, questions: Sequence[Question] = QUESTIONS) -> list[Answer]:
+    """Return the answers to a family of questions; one that cannot be answered yet counts in the family as well."""
     found = []
-    for question in QUESTIONS:
+    for question in questions:
         data = study.data(*question.sides)
-        found.append(Answer(question, data, question.fit(data)))
+        found.append(Answer(question, data, question.fit(data), family=len(questions)))
     adjusted = holm(np.nan_to_num([each.found.p for each in found], nan=1.0))
     return [replace(each, adjusted_p=float(p)) for each, p in zip(found, adjusted, strict=True)]
 

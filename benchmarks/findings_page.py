@@ -1,6 +1,7 @@
 """The text and the picture of docs/findings.md, ``python -m benchmarks.findings_page cabinet --results DIR``.
 
-``make boards`` writes both. A task counts for a question when both sides have a score of every planned seed.
+``make boards`` writes both. A task counts for a question when both sides have a score of every planned seed. With
+``--bodies``, the text is about bodies with different pretraining.
 """
 
 # ruff: noqa: T201 - a benchmark prints its text
@@ -16,12 +17,13 @@ import numpy as np
 from scipy import special
 from scipy.stats import gmean
 
-from benchmarks import forest_plot
+from benchmarks import bodies, forest_plot
 from benchmarks.findings import (
     BEST,
     QUESTIONS,
     REFERENCE,
     Data,
+    Question,
     Study,
     answers,
     by_distance,
@@ -66,6 +68,8 @@ class Found:
     study: Study
     baselines: dict[str, str]
     """Best baseline of each task by validation; none where a planned baseline has no scores yet."""
+    bodies: Study | None
+    """Scores of bodies with different pretraining; None: the store has none."""
 
 
 def read(benchmark: str, store: ResultsStore) -> Found:
@@ -106,7 +110,8 @@ def read(benchmark: str, store: ResultsStore) -> Found:
         np.array([_distance(board, task.name, distances) for task in given]),
         *np.array([gaps.get(task.name, (math.nan, math.nan)) for task in given]).T,
     )
-    return Found(board, Study(ScoreTable(board.tasks, names, table[:, known]), properties), baselines)
+    study = Study(ScoreTable(board.tasks, names, table[:, known]), properties)
+    return Found(board, study, baselines, bodies.read(study, board, records))
 
 
 def _complete(board: Board, spec: SweepSpec) -> set[tuple[str, str]]:
@@ -158,11 +163,28 @@ def _gaps(store: ResultsStore, board: Board) -> dict[str, tuple[float, float]]:
 
 def text(found: Found) -> str:
     """Return the Markdown of the page: the answers, ratios by kinds of tasks, and ratios of single tasks."""
-    sentences = "\n".join(f"{number}. {each.sentence}" for number, each in enumerate(answers(found.study), 1))
-    sides = [f"`{method}` to `{reference}`".replace(f"`{BEST}`", BEST) for method, reference in COMPARED]
+    sides = _sides(COMPARED)
     rows = _markdown(["", "tasks", *sides], _rows(found.study), 2)
-    tasks = _markdown(["task", "kind", "samples", BEST, *sides], _on_tasks(found), 2)
-    return "\n\n".join(["\n".join(_counts(found)), sentences, rows, tasks, ""])
+    best = [f"`{found.baselines[task]}`" if task in found.baselines else "–" for task in found.study.table.tasks]
+    of_tasks = zip(_on_tasks(found.study, COMPARED), best, strict=True)
+    tasks = _markdown(["task", "kind", "samples", BEST, *sides], ([*row[:3], at, *row[3:]] for row, at in of_tasks), 2)
+    return "\n\n".join(["\n".join(_counts(found)), _sentences(found.study, QUESTIONS), rows, tasks, ""])
+
+
+def text_of_bodies(study: Study) -> str:
+    """Return the Markdown about bodies with different pretraining, in the same form."""
+    pairs = [question.sides for question in bodies.QUESTIONS]
+    rows = _markdown(["", "tasks", *_sides(pairs)], _of_groups(study, pairs), 2)
+    tasks = _markdown(["task", "kind", "samples", *_sides(pairs)], _on_tasks(study, pairs), 2)
+    return "\n\n".join([_sentences(study, bodies.QUESTIONS), rows, tasks, ""])
+
+
+def _sentences(study: Study, questions: Sequence[Question]) -> str:
+    return "\n".join(f"{number}. {each.sentence}" for number, each in enumerate(answers(study, questions), 1))
+
+
+def _sides(pairs: Sequence[tuple[str, str]]) -> list[str]:
+    return [f"`{method}` to `{reference}`".replace(f"`{BEST}`", BEST) for method, reference in pairs]
 
 
 def _counts(found: Found) -> Iterator[str]:
@@ -177,15 +199,8 @@ def _counts(found: Found) -> Iterator[str]:
 
 
 def _rows(study: Study) -> Iterator[list[str]]:
+    yield from _of_groups(study, COMPARED)
     given = [study.data(*sides) for sides in COMPARED]
-    kinds = [kind for kind in dict.fromkeys(KINDS.values()) if kind in study.properties.kinds]
-    groups = [("all", [np.ones(len(each.logs), bool) for each in given])]
-    groups += [(kind, [each.kinds == kind for each in given]) for kind in kinds]
-    groups += [("text body", [~each.images for each in given]), ("image body", [each.images for each in given])]
-    for name, masks in groups:
-        nums = sorted({int(mask.sum()) for mask in masks})
-        ratios = [ratio_text(mean(each.logs[mask])) for each, mask in zip(given, masks, strict=True)]
-        yield [name, " to ".join(map(str, (nums[0], nums[-1]) if len(nums) > 1 else nums)), *ratios]
     yield ["ten times the samples", "", *(ratio_text(by_samples(each)) for each in given)]
     yield ["twice the distance", "", *(ratio_text(by_distance(each)) for each in given)]
     yield ["twice the centroid gap", "", *(ratio_text(by_doubling(each, each.centroids)) for each in given)]
@@ -198,6 +213,19 @@ def _rows(study: Study) -> Iterator[list[str]]:
     if any(len(each.logs) < PLANNED for each in given):
         yield [f"interval at {PLANNED} tasks", "", *(half_text(each, PLANNED) for each in given)]
     yield [f"tasks for ±{100 * WANTED:.0f} %", "", *(tasks_text(each) for each in given)]
+
+
+def _of_groups(study: Study, pairs: Sequence[tuple[str, str]]) -> Iterator[list[str]]:
+    """Yield rows of ratios over all tasks, by kind of data, and by the kind of the tasks' default body."""
+    given = [study.data(*sides) for sides in pairs]
+    kinds = [kind for kind in dict.fromkeys(KINDS.values()) if kind in study.properties.kinds]
+    groups = [("all", [np.ones(len(each.logs), bool) for each in given])]
+    groups += [(kind, [each.kinds == kind for each in given]) for kind in kinds]
+    groups += [("text body", [~each.images for each in given]), ("image body", [each.images for each in given])]
+    for name, masks in groups:
+        nums = sorted({int(mask.sum()) for mask in masks})
+        ratios = [ratio_text(mean(each.logs[mask])) for each, mask in zip(given, masks, strict=True)]
+        yield [name, " to ".join(map(str, (nums[0], nums[-1]) if len(nums) > 1 else nums)), *ratios]
 
 
 def on_new_task(found: Data) -> Estimate:
@@ -226,17 +254,16 @@ def _half(found: Data, num: int) -> float:
     return float(special.stdtrit(num - 1, 1 - LEVEL / 2)) * float(found.logs.std(ddof=1)) / math.sqrt(num)
 
 
-def _on_tasks(found: Found) -> Iterator[list[str]]:
-    given = [found.study.compare(*sides) for sides in COMPARED]
-    properties = found.study.properties
-    for at, task in enumerate(found.study.table.tasks):
+def _on_tasks(study: Study, pairs: Sequence[tuple[str, str]]) -> Iterator[list[str]]:
+    given = [study.compare(*sides) for sides in pairs]
+    properties = study.properties
+    for at, task in enumerate(study.table.tasks):
         ratios = ["–" if each is None or task not in each.tasks else f"{each.tasks[task].value:.2f}" for each in given]
         marked = [
             f"**{ratio}**" if each is not None and task in each.beyond_noise else ratio
             for ratio, each in zip(ratios, given, strict=True)
         ]
-        best = f"`{found.baselines[task]}`" if task in found.baselines else "–"
-        yield [task.partition("/")[2], str(properties.kinds[at]), f"{properties.samples[at]:,.0f}", best, *marked]
+        yield [task.partition("/")[2], str(properties.kinds[at]), f"{properties.samples[at]:,.0f}", *marked]
 
 
 def _markdown(head: Sequence[str], rows: Iterator[list[str]], left: int) -> str:
@@ -263,9 +290,13 @@ def page(arguments: Sequence[str] | None = None) -> tuple[str, str, str]:
     parser.add_argument("benchmark")
     parser.add_argument("--results", required=True, help="folder of the results store")
     parser.add_argument("--picture", type=Path, help="write the forest plot to this file")
+    parser.add_argument("--bodies", action="store_true", help="print the text about bodies with different pretraining")
     options = parser.parse_args(arguments)
     found = read(options.benchmark, ResultsStore(options.results))
-    written = text(found), picture(found), picture(found, totals=True)
+    if options.bodies and found.bodies is None:
+        parser.error(f"{options.results} has no trials of the sweep transfer")
+    chosen = text_of_bodies(found.bodies) if options.bodies and found.bodies else text(found)
+    written = chosen, picture(found), picture(found, totals=True)
     if options.picture:
         options.picture.write_text(written[1])
     return written

@@ -1,6 +1,7 @@
 """Findings: tests over tasks, answers about known effects, which tasks count, and how often answers are wrong."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import scipy.stats
 
 from benchmarks.findings import BEST, answers
 from benchmarks.findings_calibration import METHODS, NULLS, simulate
-from benchmarks.findings_page import picture, read, text
+from benchmarks.findings_page import picture, read, text, text_of_bodies
 from benchmarks.regression import estimate, mean, unequal_means
 from orca_ray.results.artefacts import ArtefactRow
 from orca_ray.results.store import ResultsStore
@@ -64,6 +65,13 @@ def test_a_task_counts_with_every_seed_of_both_sides_and_validation_chooses_the_
     assert np.exp(found.study.data("nft", BEST).logs) == pytest.approx([0.4 / 0.3])
     assert "nan" not in text(found) + picture(found)
     assert read("pocket", partial).baselines == {}
+    assert found.bodies is None
+    changes = {"method": "nft", "sweep": "transfer/full", "body": "rxnfp:layers=4"}
+    whole.append([replace(each, **changes, trial_key=f"t{each.trial_key}") for each in records if each.method == "cnn"])
+    crossed = read("pocket", whole).bodies
+    assert crossed is not None
+    assert np.exp(crossed.data("text", "reactions").logs) == pytest.approx([0.4 / 0.1])
+    assert "random" in text_of_bodies(crossed)
 
 
 @pytest.mark.slow
