@@ -300,7 +300,8 @@ def _cell(task: str, method: str, rows: list[dict[str, Any]], trials: dict[str, 
         finished_at=max(row["finished_at"] for row in rows),
         notes=tuple(dict.fromkeys(note for row in rows for note in (row["notes"] or "").split("; ") if note)),
     )
-    score = Score(float(np.mean(scores)), float(np.std(scores, ddof=1)) if len(rows) > 1 else math.nan, len(rows))
+    deviation = float(np.std(scores, ddof=1)) if np.ptp(scores) else 0.0  # of equal scores, some 1e-17 otherwise
+    score = Score(float(np.mean(scores)), deviation if len(rows) > 1 else math.nan, len(rows))
     return BoardCell(task, method, score, {int(row["seed"]): row["trial_key"] for row in rows}, provenance, _cost(rows))
 
 

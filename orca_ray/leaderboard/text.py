@@ -143,9 +143,15 @@ def _own_lines(report: BoardReport) -> Iterator[str]:
         yield f"{TIED} not separable from the best of the task (by noise over seeds) or from the first by mean rank"
     if report.left_out:
         yield f"left out on request, and out of all ranks: {', '.join(report.left_out)}"
+    alike: dict[tuple[bool, ...], list[str]] = {}
     for method in report.methods:
-        if without := [t.removeprefix(f"{board.benchmark}/") for t in board.tasks if not board.score(t, method).n]:
-            yield f"no score of {method}: {', '.join(without)}"
+        alike.setdefault(tuple(bool(board.score(task, method).n) for task in board.tasks), []).append(method)
+    for scored, methods in alike.items():
+        on_few = 0 < 2 * sum(scored) < len(scored)  # then the tasks with scores are the shorter list
+        tasks = [task for task, has in zip(board.tasks, scored, strict=True) if has == on_few]
+        if named := [task.removeprefix(f"{board.benchmark}/") for task in tasks]:
+            start = f"scores of {', '.join(methods)} only on" if on_few else f"no score of {', '.join(methods)}:"
+            yield f"{start} {', '.join(named)}"
     totals = {status.value: sum(board.count(m, status) for m in board.methods) for status in Status}
     yield f"trials by status: {', '.join(f'{status} {count}' for status, count in totals.items() if count)}"
     for method in report.methods:

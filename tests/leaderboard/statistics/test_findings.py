@@ -66,8 +66,8 @@ def test_a_task_counts_with_every_seed_of_both_sides_and_validation_chooses_the_
     assert "nan" not in text(found) + picture(found)
     assert read("pocket", partial).baselines == {}
     assert found.bodies is None
-    changes = {"method": "nft", "sweep": "transfer/full", "body": "rxnfp:layers=4"}
-    whole.append([replace(each, **changes, trial_key=f"t{each.trial_key}") for each in records if each.method == "cnn"])
+    best = [replace(each, trial_key=f"t{each.trial_key}", method="nft") for each in records if each.method == "cnn"]
+    whole.append([replace(each, sweep="transfer/full", body="rxnfp:layers=4") for each in best])
     crossed = read("pocket", whole).bodies
     assert crossed is not None
     assert np.exp(crossed.data("text", "reactions").logs) == pytest.approx([0.4 / 0.1])
