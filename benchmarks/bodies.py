@@ -1,57 +1,52 @@
 """Which pretraining transfers? Bodies that were pretrained on different data, on the same tasks, beside random weights.
 
 The trials are those of `benchmarks/transfer.yaml` and, with the default body of a task, those of the benchmark's own
-sweep in the same store. The questions are a family of their own, chosen before the trials ran.
+sweep. The questions are a family of their own.
 """
 
+from collections.abc import Collection
 from itertools import combinations
 
 import numpy as np
 import pandas as pd
 
 from benchmarks.findings import REFERENCE, Question, Study
-from orca_ray.leaderboard import build
 from orca_ray.leaderboard.board import Board
 from orca_ray.leaderboard.statistics import ScoreTable
 
-SOURCES = {"minilm-l6": "text", "vit-s14": "images", "rxnfp": "reactions"}
+SOURCES = {"minilm-l6:layers=4": "text", "vit-s14:layers=4": "images", "rxnfp:layers=4": "reactions"}
 """What bodies were pretrained on."""
-_NAMES = {"text": "text", "images": "images", "reactions": "chemical reactions"}
-
+METHODS = {REFERENCE: "{}", "scratch": "random {}"}
+"""Names of methods in the questions: ``text`` is `REFERENCE` with the pretrained body of text, ``random text`` the same
+network with random weights."""
 QUESTIONS = (
-    *(Question(f"Does pretraining on {_NAMES[each]} help?", (each, f"random {each}")) for each in SOURCES.values()),
+    *(Question(f"Does pretraining on {each} help?", (each, f"random {each}")) for each in SOURCES.values()),
     *(
-        Question(f"Is the body of {_NAMES[one]} better than that of {_NAMES[other]}?", (one, other))
+        Question(f"Is the body of {one} better than that of {other}?", (one, other))
         for one, other in combinations(SOURCES.values(), 2)
     ),
 )
-"""Questions about methods that are bodies: ``text`` is `REFERENCE` with the pretrained body, ``random text`` the same
-network with random weights."""
 
 
-def read(own: Study, board: Board, records: pd.DataFrame) -> Study | None:
-    """Return the scores of bodies on the tasks of the sweep ``transfer``, as far as they have all seeds of ``board``.
+def read(own: Study, board: Board, crossed: Board, seeds: Collection[int]) -> Study:
+    """Return the scores of bodies that have all ``seeds``, on the tasks whose data and metric are equal on both boards.
 
-    None if there are no records of that sweep. ``own`` and ``board`` are those of the benchmark's own sweep.
+    ``own`` and ``board`` are those of the benchmark's own sweep, ``crossed`` is the board of the sweep ``transfer``.
     """
-    sweep = f"transfer/{board.sweep.partition('/')[2]}"
-    if not (records["sweep"] == sweep).any():
-        return None
-    crossed = build(records, benchmark=board.benchmark, sweep=sweep)
-    scores = pd.concat([_by_body(board), _by_body(crossed)])
-    scores = scores[scores["task"].isin({*board.tasks} & {*crossed.tasks})]
-    seeds = scores.groupby(["task", "method"])["seed"].transform("nunique")
-    table = ScoreTable.of(scores[seeds == len(board.seeds)])
+    tasks = [task for task in own.table.tasks if board.infos[task] == crossed.infos.get(task)]
+    scores = pd.concat([_by_body(board), _by_body(crossed)]).drop_duplicates(["task", "method", "seed"])
+    scores = scores[scores["task"].isin(tasks) & scores["seed"].isin(seeds)]
+    counts = scores.groupby(["task", "method"])["seed"].transform("size")
+    table = ScoreTable.of(scores[counts == len(seeds)])
     return Study(table, own.properties.part(np.isin(own.table.tasks, table.tasks)))
 
 
 def _by_body(board: Board) -> pd.DataFrame:
-    """Return the scores of a board with the names of `QUESTIONS` in the place of methods."""
-    starts = {REFERENCE: "", "scratch": "random "}
-    names = {}
-    for key, cell in board.cells.items():
-        source, method = SOURCES.get(cell.provenance.body.partition(":")[0]), key[1].partition(" (")[0]
-        if source and method in starts:
-            names[key] = starts[method] + source
-    keys = list(zip(board.scores["task"], board.scores["method"], strict=True))
-    return board.scores.assign(method=[names.get(key, "") for key in keys]).query("method != ''")
+    """Return the scores of a board by bodies of `SOURCES`: their names in `METHODS` are in the place of methods."""
+    names = {
+        (task, label): METHODS[method].format(SOURCES[cell.provenance.body])
+        for (task, label), cell in board.cells.items()
+        if cell.provenance.body in SOURCES and (method := label.partition(" (")[0]) in METHODS
+    }
+    keys = pd.MultiIndex.from_frame(board.scores[["task", "method"]])
+    return board.scores[keys.isin(list(names))].assign(method=[names[key] for key in keys if key in names])

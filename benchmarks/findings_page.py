@@ -23,6 +23,7 @@ from benchmarks.findings import (
     QUESTIONS,
     REFERENCE,
     Data,
+    Mask,
     Question,
     Study,
     answers,
@@ -68,8 +69,6 @@ class Found:
     study: Study
     baselines: dict[str, str]
     """Best baseline of each task by validation; none where a planned baseline has no scores yet."""
-    bodies: Study | None
-    """Scores of bodies with different pretraining; None: the store has none."""
 
 
 def read(benchmark: str, store: ResultsStore) -> Found:
@@ -110,8 +109,14 @@ def read(benchmark: str, store: ResultsStore) -> Found:
         np.array([_distance(board, task.name, distances) for task in given]),
         *np.array([gaps.get(task.name, (math.nan, math.nan)) for task in given]).T,
     )
-    study = Study(ScoreTable(board.tasks, names, table[:, known]), properties)
-    return Found(board, study, baselines, bodies.read(study, board, records))
+    return Found(board, Study(ScoreTable(board.tasks, names, table[:, known]), properties), baselines)
+
+
+def read_bodies(found: Found, store: ResultsStore) -> Study:
+    """Return the study of bodies with different pretraining; UserError if the store has no trial of it."""
+    benchmark, budget = found.board.benchmark, found.board.sweep.partition("/")[2]
+    crossed = build(store.records(), benchmark=benchmark, sweep=f"transfer/{budget}")
+    return bodies.read(found.study, found.board, crossed, load_spec(benchmark, budget=budget).confirm_seeds)
 
 
 def _complete(board: Board, spec: SweepSpec) -> set[tuple[str, str]]:
@@ -174,9 +179,11 @@ def text(found: Found) -> str:
 def text_of_bodies(study: Study) -> str:
     """Return the Markdown about bodies with different pretraining, in the same form."""
     pairs = [question.sides for question in bodies.QUESTIONS]
-    rows = _markdown(["", "tasks", *_sides(pairs)], _of_groups(study, pairs), 2)
+    rows = _markdown(["", "tasks", *_sides(pairs)], _of_kinds(study, pairs), 2)
     tasks = _markdown(["task", "kind", "samples", *_sides(pairs)], _on_tasks(study, pairs), 2)
-    return "\n\n".join([_sentences(study, bodies.QUESTIONS), rows, tasks, ""])
+    complete = int((study.table.num_seeds_TM > 0).all(axis=1).sum())
+    count = f"All {len(study.table.methods)} scores of {complete} of {len(study.table.tasks)} tasks."
+    return "\n\n".join([count, _sentences(study, bodies.QUESTIONS), rows, tasks, ""])
 
 
 def _sentences(study: Study, questions: Sequence[Question]) -> str:
@@ -199,8 +206,10 @@ def _counts(found: Found) -> Iterator[str]:
 
 
 def _rows(study: Study) -> Iterator[list[str]]:
-    yield from _of_groups(study, COMPARED)
+    yield from _of_kinds(study, COMPARED)
     given = [study.data(*sides) for sides in COMPARED]
+    yield _row("text body", given, [~each.images for each in given])
+    yield _row("image body", given, [each.images for each in given])
     yield ["ten times the samples", "", *(ratio_text(by_samples(each)) for each in given)]
     yield ["twice the distance", "", *(ratio_text(by_distance(each)) for each in given)]
     yield ["twice the centroid gap", "", *(ratio_text(by_doubling(each, each.centroids)) for each in given)]
@@ -215,17 +224,19 @@ def _rows(study: Study) -> Iterator[list[str]]:
     yield [f"tasks for ±{100 * WANTED:.0f} %", "", *(tasks_text(each) for each in given)]
 
 
-def _of_groups(study: Study, pairs: Sequence[tuple[str, str]]) -> Iterator[list[str]]:
-    """Yield rows of ratios over all tasks, by kind of data, and by the kind of the tasks' default body."""
+def _of_kinds(study: Study, pairs: Sequence[tuple[str, str]]) -> Iterator[list[str]]:
+    """Yield rows of ratios over all tasks and by kind of data."""
     given = [study.data(*sides) for sides in pairs]
-    kinds = [kind for kind in dict.fromkeys(KINDS.values()) if kind in study.properties.kinds]
-    groups = [("all", [np.ones(len(each.logs), bool) for each in given])]
-    groups += [(kind, [each.kinds == kind for each in given]) for kind in kinds]
-    groups += [("text body", [~each.images for each in given]), ("image body", [each.images for each in given])]
-    for name, masks in groups:
-        nums = sorted({int(mask.sum()) for mask in masks})
-        ratios = [ratio_text(mean(each.logs[mask])) for each, mask in zip(given, masks, strict=True)]
-        yield [name, " to ".join(map(str, (nums[0], nums[-1]) if len(nums) > 1 else nums)), *ratios]
+    yield _row("all", given, [np.ones(len(each.logs), bool) for each in given])
+    for kind in dict.fromkeys(KINDS.values()):
+        if kind in study.properties.kinds:
+            yield _row(kind, given, [each.kinds == kind for each in given])
+
+
+def _row(name: str, given: Sequence[Data], masks: Sequence[Mask]) -> list[str]:
+    nums = sorted({int(mask.sum()) for mask in masks})
+    ratios = [ratio_text(mean(each.logs[mask])) for each, mask in zip(given, masks, strict=True)]
+    return [name, " to ".join(map(str, (nums[0], nums[-1]) if len(nums) > 1 else nums)), *ratios]
 
 
 def on_new_task(found: Data) -> Estimate:
@@ -292,10 +303,9 @@ def page(arguments: Sequence[str] | None = None) -> tuple[str, str, str]:
     parser.add_argument("--picture", type=Path, help="write the forest plot to this file")
     parser.add_argument("--bodies", action="store_true", help="print the text about bodies with different pretraining")
     options = parser.parse_args(arguments)
-    found = read(options.benchmark, ResultsStore(options.results))
-    if options.bodies and found.bodies is None:
-        parser.error(f"{options.results} has no trials of the sweep transfer")
-    chosen = text_of_bodies(found.bodies) if options.bodies and found.bodies else text(found)
+    store = ResultsStore(options.results)
+    found = read(options.benchmark, store)
+    chosen = text_of_bodies(read_bodies(found, store)) if options.bodies else text(found)
     written = chosen, picture(found), picture(found, totals=True)
     if options.picture:
         options.picture.write_text(written[1])

@@ -37,7 +37,7 @@ def test_a_task_is_built_as_it_was(short_name: str) -> None:
     task = get_task(f"cabinet/{short_name}")
     built = task._checked(task.build(Workspace(task.name, Path(), Path())))
     arrays = {key: np.asarray(array) for key, array in built.items()}
-    assert task.fingerprint in (None, prepared.fingerprint(arrays))
+    assert task.fingerprint == (None if task.domain == "pde" else prepared.fingerprint(arrays))
     assert tuple(len(arrays[f"{split}_y"]) for split in prepared.SPLITS) == task.num_samples
     assert task.input_scale != "standardised" or input_statistics(arrays["train_x"], "measured") is None
     train, test = ({row.tobytes() for row in arrays[f"{split}_x"]} for split in ("train", "test"))

@@ -10,7 +10,7 @@ import scipy.stats
 
 from benchmarks.findings import BEST, answers
 from benchmarks.findings_calibration import METHODS, NULLS, simulate
-from benchmarks.findings_page import picture, read, text, text_of_bodies
+from benchmarks.findings_page import picture, read, read_bodies, text, text_of_bodies
 from benchmarks.regression import estimate, mean, unequal_means
 from orca_ray.results.artefacts import ArtefactRow
 from orca_ray.results.store import ResultsStore
@@ -65,13 +65,13 @@ def test_a_task_counts_with_every_seed_of_both_sides_and_validation_chooses_the_
     assert np.exp(found.study.data("nft", BEST).logs) == pytest.approx([0.4 / 0.3])
     assert "nan" not in text(found) + picture(found)
     assert read("pocket", partial).baselines == {}
-    assert found.bodies is None
-    best = [replace(each, trial_key=f"t{each.trial_key}", method="nft") for each in records if each.method == "cnn"]
-    whole.append([replace(each, sweep="transfer/full", body="rxnfp:layers=4") for each in best])
-    crossed = read("pocket", whole).bodies
-    assert crossed is not None
-    assert np.exp(crossed.data("text", "reactions").logs) == pytest.approx([0.4 / 0.1])
-    assert "random" in text_of_bodies(crossed)
+    for name, key, body in (("cnn", "t", "rxnfp:layers=4"), ("linear", "u", "vit-s14:layers=4")):
+        given = [replace(each, trial_key=f"{key}{each.trial_key}") for each in records if each.method == name]
+        whole.append([replace(each, method="nft", sweep="transfer/full", body=body) for each in given])
+    crossed = read_bodies(found, whole)
+    for sides, ratio in ((("text", "reactions"), 0.4 / 0.1), (("images", "reactions"), 0.3 / 0.1)):
+        assert np.exp(crossed.data(*sides).logs) == pytest.approx([ratio])
+    assert "All 3 scores of 1 of 1 tasks" in text_of_bodies(crossed)
 
 
 @pytest.mark.slow
