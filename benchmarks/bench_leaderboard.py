@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # as the command does
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 BENCHMARK, SWEEP = "bench", "bench/full"

@@ -53,6 +53,8 @@ def _prepare() -> None:
             stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a character gets its code
     if len(os.environ.get("COLUMNS", "")) > 4:  # tables as wide as that would not fit the memory
         del os.environ["COLUMNS"]
+    # Arrow's default keeps what is freed: a board of a million records takes 420 MB with it, 330 with the system's.
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
 
 
 if __name__ == "__main__":
