@@ -151,6 +151,7 @@ def metrics() -> str:
 
 
 BOARDS = {
+    "cabinet": ("cabinet", "cabinet", "fifteen methods on 41 data sets, 1,515 trials"),
     "pocket": ("pocket", "pocket", "sixteen methods on eight data sets, 896 trials"),
     "aligning": ("aligning", "aligning", "which parts of aligning help: a factorial study of 600 trials"),
     "pocket-quick": ("pocket", "pocket-quick", "four methods with the budget quick"),
