@@ -214,10 +214,14 @@ class Race:
         """Return the training on of the leader's model for the time that is left, and seconds kept for it.
 
         The first number of seconds is kept from other trials of the leader's method, the second from other methods.
-        None if the leader does not train on; see `_trains_on`.
+        None if the leader does not train on; see `_trains_on`. With an outer test, a network without a body that is not
+        behind the leader does so as well: such a network has yet to learn what a probe of features knows from the start.
         """
-        standings, left = [] if self._final else self.standings(), self._deadline - self._clock()
-        if not standings or not self._trains_on(leader := standings[0][1], left):
+        ranked, left = [] if self._final else [each for _, each in self.standings()], self._deadline - self._clock()
+        own = [each for each in ranked[1:] if self._outer and not get_method(each.plan.method).uses_body]
+        able = [*ranked[:1], *(each for each in own if not self.behind(each, ranked[0]))]
+        leader = next((each for each in able if self._trains_on(each, left)), None)
+        if leader is None:
             return None, 0.0, 0.0
         model = leader.records[min(leader.scores)].trial_key
         an_epoch = _SAFETY_OF_LAST * self._whole * self.seconds(leader) / leader.epochs
