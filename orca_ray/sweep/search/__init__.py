@@ -5,7 +5,8 @@ Each suggestion is an entry of the journal in the results store, which a sweep t
 Own data are searched by a `Race`, over folds and within a given time; its `FoldSearch` takes the place of a `Search`.
 """
 
-from orca_ray.sweep.search.race import FoldSearch, Race
+from orca_ray.sweep.search.fold_search import FoldSearch
+from orca_ray.sweep.search.race import Race
 from orca_ray.sweep.search.sampler import NUM_STARTUP, Study, Suggestion, SuggestionSampler, TrialAnswer
 from orca_ray.sweep.search.search import History, Search
 

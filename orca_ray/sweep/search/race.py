@@ -18,12 +18,12 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from statistics import mean, stdev
 
 from orca_ray.methods.registry import get_method
-from orca_ray.results.record import Record, Status, SuggestionRow
-from orca_ray.sweep.plan.searches import SearchPlan, TrialSpec, canonical_json, num_epochs
+from orca_ray.results.record import Record
+from orca_ray.sweep.plan.searches import SearchPlan, canonical_json, num_epochs
 from orca_ray.sweep.search.contender import ALL, ALL_BUT_TEST, FOLD, SCHEDULE, START, Contender
 from orca_ray.sweep.search.levels import levels
 from orca_ray.sweep.search.sampler import suggest
-from orca_ray.sweep.search.search import History, Search
+from orca_ray.sweep.search.search import History
 
 _RATE = "refine.learning_rate"
 FEW_FOLDS = 3
@@ -97,9 +97,9 @@ class Race:
         """Expected seconds of a trial by task and method."""
         self._urgent: list[tuple[Contender, int]] | None = None  # None: a trial has started or ended
 
-    def join(self, search: "FoldSearch", history: History) -> None:
-        """Add the configurations of a method: the first one, and those of which earlier runs have records."""
-        plan, first = search.plan, search.plan.usual_trial.hyperparameters
+    def join(self, plan: SearchPlan, history: History) -> list[Record]:
+        """Add the configurations of a method: the first one, and those of earlier runs, whose records are returned."""
+        first, joined = plan.usual_trial.hyperparameters, list[Record]()
         known = dict[str, Contender]()
         own = [each for each in history.records.values() if (each.task, each.method) == (plan.task, plan.method)]
         for record in sorted(own, key=lambda each: (each.started_at, each.trial_key)):
@@ -110,8 +110,10 @@ class Race:
             contender = known.get(canonical_json(values)) or Contender(plan, values, suggested)
             if record.phase == "confirm" and contender.trial(fold).key == record.trial_key:
                 known[canonical_json(values)] = contender
-                contender.records[fold] = search.records[record.trial_key] = record
+                contender.records[fold] = record
+                joined.append(record)
         self.contenders += [each for each in known.values() if each.records] or [Contender(plan, {})]
+        return joined
 
     def choose(self) -> tuple[Contender, int] | None:
         """Return the contender whose trial starts next, and its fold; None if no trial can start now."""
@@ -214,8 +216,8 @@ class Race:
         """Return the training on of the leader's model for the time that is left, and seconds kept for it.
 
         The first number of seconds is kept from other trials of the leader's method, the second from other methods.
-        None if the leader does not train on; see `_trains_on`. With an outer test, a network without a body that is not
-        behind the leader does so as well: such a network has yet to learn what a probe of features knows from the start.
+        None if no model trains on; see `_trains_on`. With an outer test, that of a network without a body may do so
+        which is not behind the leader: such a network has yet to learn what a probe of features knows from the start.
         """
         ranked, left = [] if self._final else [each for _, each in self.standings()], self._deadline - self._clock()
         own = [each for each in ranked[1:] if self._outer and not get_method(each.plan.method).uses_body]
@@ -236,28 +238,38 @@ class Race:
         return last, of_others if self._outer else _SECONDS_OF_LAST + an_epoch * leader.epochs, of_others
 
     def _trains_on(self, leader: Contender, left: float) -> bool:
-        """Return whether the model of the leader's first fold trains on, for ``left`` seconds at most.
+        """Return whether the model of a contender's first fold trains on, once, for ``left`` seconds at most.
 
-        A network does so, once, if it has fewer than `FEW_FOLDS` folds, the mean of whose models would be better, and
-        its score improved up to the end; or if it has one, there is no time for so many, and its best epoch was in the
-        second half. With an outer test, one model trains on, if so many folds of the usual epochs do not fit.
+        A network does so if it has fewer than `FEW_FOLDS` folds, the mean of whose models would be better. With an
+        outer test, its best epoch must have been in the second half, and so many folds of the usual epochs must not
+        fit; see also `_alone_trains_on`. Without, its score must have improved up to the end; or it has one fold, there
+        is no time for so many, and its best epoch was in the second half.
         """
         recipe, count = get_method(leader.plan.method), len(leader.scores)
-        many = any(len(each.scores) >= FEW_FOLDS for each in self.contenders if not get_method(each.plan.method).fitted)
-        if self._outer and (leader.suggested or many or self._first_due(left)):
-            return False
         if recipe.fitted or recipe.aligns or leader.running or _RATE not in leader.plan.first or count >= FEW_FOLDS:
             return False
         first = leader.records[min(leader.scores)]
+        if any(each.values.get(START) == first.trial_key for each in self.contenders):
+            return False
+        if self._outer and (leader.suggested or not self._alone_trains_on(left)):
+            return False
+        folds = _SAFETY * self.seconds(leader) * max(1, min(FEW_FOLDS, self._division) - count)
+        late = 2 * (first.best_epoch or 0) > leader.epochs
+        if self._outer:
+            return late and folds * max(1.0, num_epochs(leader.plan.first) / leader.epochs) > left
+        return leader.improves or (late and count == 1 < self._division and folds > left)
+
+    def _alone_trains_on(self, left: float) -> bool:
+        """Return whether the one training on of a race with an outer test may start.
+
+        It waits for `_first_due`. No network may have `FEW_FOLDS` folds, and none may train on or have done so.
+        """
         for each in self.contenders:
+            averaged = len(each.scores) >= FEW_FOLDS and not get_method(each.plan.method).fitted
             useful = each.running or any(not record.status.failed for record in each.records.values())
-            if each.values.get(START) == first.trial_key or (self._outer and useful and START in each.values):
+            if averaged or (useful and START in each.values):
                 return False
-        more = max(1, min(FEW_FOLDS, self._division) - count)
-        alone = count == 1 < self._division and _SAFETY * self.seconds(leader) * more > left
-        usual = max(1.0, num_epochs(leader.plan.first) / leader.epochs)
-        fit = self._outer and usual * _SAFETY * self.seconds(leader) * more <= left
-        return (leader.improves and not fit) or (alone and 2 * (first.best_epoch or 0) > leader.epochs)
+        return not self._first_due(left)
 
     def _first_due(self, left: float) -> bool:
         """Return whether a first trial runs, or waits that takes a small share of the ``left`` seconds.
@@ -370,70 +382,3 @@ def _sort(method: str) -> tuple[bool, bool]:
 
 def _busy(record: Record) -> float:
     return record.align_seconds + record.refine_seconds + record.evaluate_seconds
-
-
-class FoldSearch(Search):
-    """The part of a race that belongs to one method, with the interface of a `Search`."""
-
-    def __init__(self, plan: SearchPlan, history: History | None, race: Race) -> None:
-        """Join the race, with the records of earlier runs."""
-        self.plan, self._race = plan, race
-        self.records: dict[str, Record] = {}
-        self.adopted: list[Record] = []
-        self._trials: dict[str, tuple[Contender, int]] = {}
-        race.join(self, history or History())
-
-    @property
-    def num_finished(self) -> int:
-        """Number of trials that have ended."""
-        return len(self.records)
-
-    @property
-    def num_remaining(self) -> int:
-        """Number of trials that run, and one more unless the race is over."""
-        return 0 if self.done else len(self._trials) + 1
-
-    @property
-    def num_running(self) -> int:
-        """Number of trials that run."""
-        return len(self._trials)
-
-    @property
-    def unended(self) -> set[str]:
-        """Keys of the trials that run."""
-        return set(self._trials)
-
-    @property
-    def done(self) -> bool:
-        """Whether the race is over."""
-        return self._race.done
-
-    @property
-    def failure(self) -> str | None:
-        """Why the method has no score; None if it has one, or the race is not over."""
-        completed = any(record.status is Status.COMPLETED for record in self.records.values())
-        return "every trial failed" if self.done and self.records and not completed else None
-
-    def take(self) -> TrialSpec | None:
-        """Return the trial that the race starts next, if it is one of this method's, and mark it as running."""
-        found = self._race.choose()
-        if found is None or found[0].plan is not self.plan:
-            return None
-        contender, fold = found
-        trial = contender.trial(fold)
-        self._trials[trial.key] = contender, fold
-        self._race.started(contender, fold)
-        return trial
-
-    def new_suggestions(self) -> list[SuggestionRow]:
-        """Return no rows: the records of a race say what was tried."""
-        return []
-
-    def stops(self, trial: TrialSpec, scores: Sequence[float]) -> bool:
-        """Return False: the race stops configurations, not trials."""
-        return False
-
-    def finish(self, record: Record, scores: Sequence[float]) -> None:
-        """Store the record of a trial that has ended."""
-        self.records[record.trial_key] = record
-        self._race.ended(*self._trials.pop(record.trial_key), record)
