@@ -252,7 +252,8 @@ class Judge:
         folds = set(self.leader.records)
         if self._data.folds is not None:  # one division covers all samples
             folds = folds & set(range(1, int(self._data.folds[0].max()) + 1)) or folds
-        others = [each for each in self.ranked if each.whole and each is not self.leader]
+        alone = [self.leader, *(each for each in self.ranked if self.outer_record(each))]
+        others = [each for each in self.ranked if each.whole and each not in alone]
         rivals = (set(each.records) for each in others if each.method != self.leader.method)
         common = folds & next(rivals, folds)  # the best of another method may have few
         folds = common if sum(len(held_rows(self._data, k)) for k in common if k) >= LEAST_COMMON else folds
@@ -378,7 +379,8 @@ class Judge:
             return base.name, f"the transformer earns its cost: {transformer.name} has {ratio} of the error of {cost}"
         if ratio.low > 1:
             return base.name, f"the transformer does not pay: {transformer.name} has {ratio} of the error of {cost}"
-        return base.name, f"{transformer.name} is not measurably better than {cost} ({ratio} of the error)"
+        why = f"{ratio} of the error" if math.isfinite(ratio.high) else "all compared samples are of one group"
+        return base.name, f"{transformer.name} is not measurably better than {cost} ({why})"
 
     def curve(self) -> list[tuple[float, float]]:
         """Return seconds since the first trial began, and the lowest mean validation score so far, as it fell."""

@@ -7,7 +7,8 @@ schedule; configurations that are not measurably worse than the leader get furth
 further configurations, which Optuna suggests. No trial starts whose expected duration exceeds the time that is left. If
 the leader is a network of which few folds fit into the time, the model of its fold trains on. With an outer test of
 classes or labels, it does so after the first trials, on the samples of all folds and for all the time that is left, and
-the outer test judges it. Without, it does so at the end, on all samples.
+the outer test judges it; if a probe of features leads, a network without a body may do so in the place of the probe.
+Without, it does so at the end, on all samples.
 """
 
 import json
@@ -41,14 +42,14 @@ LEAST_LAST, MOST_LAST, RATE_OF_LAST = 0.2, 2.0, 0.5
 """Least number of epochs of a training on, relative to the epochs before; and of one on all samples the largest number,
 and the factor of the learning rate."""
 FIRST_OF_OWN = 2
-"""Factor of `SHARE_OF_FIRST` for networks without a body where there is an outer test: the leader of the first trials
-may get all the time then."""
+"""Factor of `SHARE_OF_FIRST` for networks without a body where there is an outer test: one of them may get all the time
+after the first trials."""
 CHEAP = 0.03
 """Share of the time that is left in which a first configuration gets all folds, although it is behind on the first."""
 FREE = 0.1
 """Cost of an epoch, relative to ``nft``, up to which all epochs run in a first trial: features are computed once."""
 SHARE_OF_WAITING = 0.15
-"""Largest share of the time that is left of a first trial for which a leader waits before it gets all the time."""
+"""Largest share of the time that is left of a first trial that runs before a network gets all the time."""
 _SECONDS_OF_LAST = 4.0  # to load and store the model
 _SAFETY, _SAFETY_OF_LAST, _MOST_EXTRA, _UNKNOWN, _MOST_RATIO = 1.25, 1.2, 1.0, 5.0, 4.0
 """Factor of the expected duration of a trial, which must fit into the time that is left, and of the training on all
@@ -213,59 +214,63 @@ class Race:
         return Contender(usual.plan, usual.scheduled(max(2, int(share * usual.epochs))))
 
     def _last(self) -> tuple[Contender | None, float, float]:
-        """Return the training on of the leader's model for the time that is left, and seconds kept for it.
+        """Return the training on of a contender's model for the time that is left, and seconds kept for it.
 
-        The first number of seconds is kept from other trials of the leader's method, the second from other methods.
-        None if no model trains on; see `_trains_on`. With an outer test, that of a network without a body may do so
-        which is not behind the leader: such a network has yet to learn what a probe of features knows from the start.
+        The first number of seconds is kept from other trials of the contender's method, the second from other methods.
+        None if no model trains on; see `_trains_on`. The contender is the leader. With an outer test, if the leader is
+        a probe of features, it may be a network without a body that is not behind: that has yet to learn its features.
         """
         ranked, left = [] if self._final else [each for _, each in self.standings()], self._deadline - self._clock()
-        own = [each for each in ranked[1:] if self._outer and not get_method(each.plan.method).uses_body]
-        able = [*ranked[:1], *(each for each in own if not self.behind(each, ranked[0]))]
-        leader = next((each for each in able if self._trains_on(each, left)), None)
-        if leader is None:
+        able = ranked[:1]
+        if self._outer and not self._one_may_train_on(left):
+            able = []
+        elif self._outer and able and _is_probe(able[0]):
+            own = (each for each in ranked if not get_method(each.plan.method).uses_body)
+            own = (each for each in own if not any(other.extends(each) for other in ranked))
+            able += [each for each in own if not self.behind(each, ranked[0])]
+        chosen = next((each for each in able if self._trains_on(each, left)), None)
+        if chosen is None:
             return None, 0.0, 0.0
-        model = leader.records[min(leader.scores)].trial_key
-        an_epoch = _SAFETY_OF_LAST * self._whole * self.seconds(leader) / leader.epochs
+        model = chosen.records[min(chosen.scores)].trial_key
+        an_epoch = _SAFETY_OF_LAST * self._whole * self.seconds(chosen) / chosen.epochs
         epochs, most = (left - _SECONDS_OF_LAST) / an_epoch, MOST_LONGER if self._outer else MOST_LAST
-        if epochs < max(1, LEAST_LAST * leader.epochs):
+        if epochs < max(1, LEAST_LAST * chosen.epochs):
             return None, 0.0, 0.0
-        values = {**leader.scheduled(int(min(epochs, most * leader.epochs))), START: model}
+        values = {**chosen.scheduled(int(min(epochs, most * chosen.epochs))), START: model}
         if not self._outer:
-            values[_RATE] = RATE_OF_LAST * float({**leader.plan.first, **values}[_RATE])
-        last = Contender(leader.plan, values)
+            values[_RATE] = RATE_OF_LAST * float({**chosen.plan.first, **values}[_RATE])
+        last = Contender(chosen.plan, values)
         of_others = _SECONDS_OF_LAST + an_epoch * last.epochs
-        return last, of_others if self._outer else _SECONDS_OF_LAST + an_epoch * leader.epochs, of_others
+        return last, of_others if self._outer else _SECONDS_OF_LAST + an_epoch * chosen.epochs, of_others
 
-    def _trains_on(self, leader: Contender, left: float) -> bool:
+    def _trains_on(self, contender: Contender, left: float) -> bool:
         """Return whether the model of a contender's first fold trains on, once, for ``left`` seconds at most.
 
         A network does so if it has fewer than `FEW_FOLDS` folds, the mean of whose models would be better. With an
-        outer test, its best epoch must have been in the second half, and so many folds of the usual epochs must not
-        fit; see also `_alone_trains_on`. Without, its score must have improved up to the end; or it has one fold, there
-        is no time for so many, and its best epoch was in the second half.
+        outer test, its best epoch must have been in the second half, and `FEW_FOLDS` folds of the usual epochs must not
+        fit. Without, its score must have improved up to the end; or it has one fold, there is no time for `FEW_FOLDS`,
+        and its best epoch was in the second half.
         """
-        recipe, count = get_method(leader.plan.method), len(leader.scores)
-        if recipe.fitted or recipe.aligns or leader.running or _RATE not in leader.plan.first or count >= FEW_FOLDS:
+        recipe, count = get_method(contender.plan.method), len(contender.scores)
+        if recipe.fitted or recipe.aligns or _RATE not in contender.plan.first or count >= FEW_FOLDS:
             return False
-        first = leader.records[min(leader.scores)]
-        if any(each.values.get(START) == first.trial_key for each in self.contenders):
+        first = contender.records[min(contender.scores)]
+        if contender.running or any(each.values.get(START) == first.trial_key for each in self.contenders):
             return False
-        if self._outer and (leader.suggested or not self._alone_trains_on(left)):
-            return False
-        folds = _SAFETY * self.seconds(leader) * max(1, min(FEW_FOLDS, self._division) - count)
-        late = 2 * (first.best_epoch or 0) > leader.epochs
+        folds = _SAFETY * self.seconds(contender) * max(1, min(FEW_FOLDS, self._division) - count)
+        late = 2 * (first.best_epoch or 0) > contender.epochs
         if self._outer:
-            return late and folds * max(1.0, num_epochs(leader.plan.first) / leader.epochs) > left
-        return leader.improves or (late and count == 1 < self._division and folds > left)
+            usual = max(1.0, num_epochs(contender.plan.first) / contender.epochs)
+            return late and not contender.suggested and usual * folds > left
+        return contender.improves or (late and count == 1 < self._division and folds > left)
 
-    def _alone_trains_on(self, left: float) -> bool:
-        """Return whether the one training on of a race with an outer test may start.
+    def _one_may_train_on(self, left: float) -> bool:
+        """Return whether the only training on of a race with an outer test may start now.
 
-        It waits for `_first_due`. No network may have `FEW_FOLDS` folds, and none may train on or have done so.
+        It waits for `_first_due`. None starts if a model trains on or has done so, or a network has `FEW_FOLDS` folds.
         """
         for each in self.contenders:
-            averaged = len(each.scores) >= FEW_FOLDS and not get_method(each.plan.method).fitted
+            averaged = len(each.scores) >= FEW_FOLDS and not get_method(each.plan.method).fitted and not _is_probe(each)
             useful = each.running or any(not record.status.failed for record in each.records.values())
             if averaged or (useful and START in each.values):
                 return False
@@ -279,7 +284,7 @@ class Race:
         for each in (each for each in self.contenders if not each.records):
             recipe = get_method(each.plan.method)
             small = _SAFETY * self.seconds(self._shortened(each)) <= SHARE_OF_WAITING * left
-            if each.running or (small and (not recipe.uses_body or recipe.relative_cost <= FREE)):
+            if each.running or (small and (not recipe.uses_body or _is_probe(each))):
                 return True
         return False
 
@@ -378,6 +383,12 @@ class Race:
 def _sort(method: str) -> tuple[bool, bool]:
     """Return what methods have in common whose estimates are wrong by about the same factor."""
     return get_method(method).fitted, get_method(method).uses_body
+
+
+def _is_probe(contender: Contender) -> bool:
+    """Return whether the method trains a head on features of a body that are computed once."""
+    recipe = get_method(contender.plan.method)
+    return recipe.uses_body and not recipe.fitted and recipe.relative_cost <= FREE
 
 
 def _busy(record: Record) -> float:

@@ -222,24 +222,39 @@ def test_with_an_outer_test_the_leader_trains_on_at_once_on_all_other_samples() 
     )
 
 
-@pytest.mark.parametrize(("cnn", "best", "fold"), [(0.25, 6, -2), (0.25, 3, 2), (0.4, 6, 2)])
-def test_a_network_of_its_own_trains_on_if_the_leader_does_not(
-    cnn: float, best: int, fold: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("leader", "cnn", "best", "expected"),
+    [
+        ("linear_probe", 0.25, 6, ("cnn", -2)),
+        ("linear_probe", 0.25, 3, ("linear_probe", 2)),
+        ("linear_probe", 0.4, 6, ("linear_probe", 2)),
+        ("nft", 0.25, 6, ("nft", 2)),
+        ("linear", 0.25, 6, ("linear", 2)),
+    ],
+)
+def test_if_a_probe_leads_a_network_of_its_own_trains_on(
+    leader: str, cnn: float, best: int, expected: tuple[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(f"{__name__}.TEXT", TEXT.replace("nft, scratch, linear_probe", "linear_probe, cnn"))
-    monkeypatch.setattr(f"{__name__}.BEST", {"linear_probe": 0.2, "cnn": cnn})
-    track = Track(24.0, outer=True).run(1)
-    track.best = best
-    assert track.run(2).started() == [("linear_probe", 1), ("cnn", 1)]
-    assert (trial := track.take()) is not None
-    assert (trial.method, fold_of(trial)) == ("cnn" if fold == -2 else "linear_probe", fold)
+    monkeypatch.setattr(f"{__name__}.TEXT", TEXT.replace("nft, scratch, linear_probe", f"{leader}, cnn"))
+    monkeypatch.setattr(f"{__name__}.BEST", {leader: 0.2, "cnn": cnn})
+    track = Track(24.0, outer=True)
+    track.take(), track.take(), track.take()
+    assert {*track.started()} >= {(leader, 1), ("cnn", 1)}
+    for trial in list(track.ran):
+        track.best = best if trial.method == "cnn" else 1
+        track.end(trial)
+    track.now = 12.0
+    track.take()
+    assert track.started()[-1] == expected
 
 
 def test_a_leader_of_two_folds_trains_on_if_a_third_does_not_fit() -> None:
-    track = Track(60.0, best=4, outer=True).run(2)
-    track.now = 60.0 - 7
-    assert (trial := track.take()) is not None
-    assert (trial.method, fold_of(trial)) == ("nft", -2), track.started()
+    for left, fold in ((7.0, -2), (9.0, 3)):
+        track = Track(60.0, best=4, outer=True).run(2)
+        assert track.started() == [("nft", 1), ("nft", 2)]
+        track.now = 60.0 - left
+        track.take()
+        assert track.started()[2:] == [("nft", fold)]
 
 
 def test_a_leader_waits_for_first_trials_and_a_failure_is_not_the_last_try() -> None:
