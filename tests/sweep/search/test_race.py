@@ -88,6 +88,11 @@ class Track:
         self.records[trial.key] = record
         next(each for each in self.searches if trial.key in each.unended).finish(record, [])
 
+    def next(self, left: float | None = None) -> tuple[str, int] | None:
+        """Start a trial, ``left`` seconds before the end if given, and return its method and fold."""
+        self.now = self.now if left is None else self.seconds - left
+        return None if (trial := self.take()) is None else (trial.method, fold_of(trial))
+
     def started(self) -> list[tuple[str, int]]:
         return [(trial.method, fold_of(trial)) for trial in self.ran]
 
@@ -131,12 +136,9 @@ def test_first_trials_are_short_where_they_would_take_much_of_the_time(monkeypat
     assert probes[0].epochs == 6, "its features are computed once"
 
 
-def test_first_trials_of_all_methods_take_at_most_a_share_of_the_time_before_the_leader_goes_on() -> None:
+def test_long_first_trials_and_those_of_few_epochs_wait_for_the_leader(monkeypatch: pytest.MonkeyPatch) -> None:
     methods = [trial.method for trial in Track(20.0, improving=True).run().ran]
     assert methods[:2] == ["nft", "nft"], "the first trial took more than a fifth of the time"
-
-
-def test_a_first_trial_of_very_few_epochs_waits_for_the_leader(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(f"{__name__}.TEXT", TEXT.replace("epochs: 6", "epochs: 24"))
     methods = [trial.method for trial in Track(150.0, estimate=72.0).run(6).ran]
     assert methods == ["linear_probe"] * 5 + ["nft"], "it would have four epochs of 24"
@@ -170,18 +172,12 @@ def test_cheap_folds_of_fitted_methods_precede_longer_schedules(monkeypatch: pyt
     assert Track(1000.0, improving=True).run(7).started()[3:] == [("linear", fold) for fold in (2, 3, 4, 5)]
 
 
-def test_other_methods_wait_for_the_training_on_all_samples() -> None:
-    started = Track(27.0, folds=[1], improving=True).run().started()
-    assert {method for method, _ in started[: started.index(("nft", -1))]} == {"nft"}
-
-
 def test_one_error_on_a_few_samples_is_not_far_behind_none() -> None:
     track = Track(100.0, num_held=40)
 
     def contender(score: float) -> Contender:
-        return Contender(
-            track.searches[0].plan, {}, records={1: make_record(validation_score=score, status=Status.COMPLETED)}
-        )
+        record = make_record(validation_score=score, status=Status.COMPLETED)
+        return Contender(track.searches[0].plan, {}, records={1: record})
 
     leader = contender(0.0)
     assert not track.race.behind(contender(3 / 40), leader)
@@ -198,10 +194,13 @@ def test_the_leader_of_few_folds_trains_on_with_all_samples() -> None:
     assert start.method == last.method == "nft"
     assert last.hyperparameters["refine.learning_rate"] == 5e-4, "half of the rate before"
     assert 60 - 1.25 * 3 - 3 < track.now <= 60, "the time is used to the end"
+    assert all(search.done and search.num_remaining == 0 for search in track.searches)
     again = Track(120.0, improving=True, history=History(records=track.records)).run()
     starts = [trial.hyperparameters["refine.start"] for trial in (*track.ran, *again.ran) if fold_of(trial) == -1]
     assert len(starts) == len(set(starts)), "once from each model"
     assert Track(6.0, improving=True).run().now <= 6, "not a whole epoch is left"
+    started = Track(27.0, folds=[1], improving=True).run().started()
+    assert {method for method, _ in started[: started.index(("nft", -1))]} == {"nft"}, "other methods wait"
 
 
 def test_with_an_outer_test_the_leader_trains_on_at_once_on_all_other_samples() -> None:
@@ -217,87 +216,62 @@ def test_with_an_outer_test_the_leader_trains_on_at_once_on_all_other_samples() 
     again = Track(400.0, improving=True, outer=True, history=History(records=track.records)).run()
     assert ("nft", 2) not in again.started(), "folds of the short schedule tell nothing of what trained on"
     one = Track(60.0, folds=[0], improving=True, outer=True).run()
-    assert [trial.epochs for trial in one.ran if fold_of(trial) == 0][1] > 2 * 6, (
-        "with one split, longer schedules as usual"
-    )
+    assert [trial.epochs for trial in one.ran if fold_of(trial) == 0][1] > 2 * 6, "one split: longer schedules as usual"
+    assert "data.fold" not in one.ran[0].hyperparameters
 
 
-@pytest.mark.parametrize(
-    ("leader", "cnn", "best", "expected"),
-    [
-        ("linear_probe", 0.25, 6, ("cnn", -2)),
-        ("linear_probe", 0.25, 3, ("linear_probe", 2)),
-        ("linear_probe", 0.4, 6, ("linear_probe", 2)),
-        ("nft", 0.25, 6, ("nft", 2)),
-        ("linear", 0.25, 6, ("linear", 2)),
-    ],
-)
-def test_if_a_probe_leads_a_network_of_its_own_trains_on(
-    leader: str, cnn: float, best: int, expected: tuple[str, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(f"{__name__}.TEXT", TEXT.replace("nft, scratch, linear_probe", f"{leader}, cnn"))
-    monkeypatch.setattr(f"{__name__}.BEST", {leader: 0.2, "cnn": cnn})
-    track = Track(24.0, outer=True)
-    track.take(), track.take(), track.take()
-    assert {*track.started()} >= {(leader, 1), ("cnn", 1)}
-    for trial in list(track.ran):
-        track.best = best if trial.method == "cnn" else 1
-        track.end(trial)
-    track.now = 12.0
-    track.take()
-    assert track.started()[-1] == expected
+def test_if_a_probe_leads_a_network_of_its_own_trains_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    text, probe = TEXT, "linear_probe"
+    for leader, cnn, best in (
+        (probe, 0.25, 6),
+        (probe, 0.25, 3),
+        (probe, 0.4, 6),
+        ("nft", 0.25, 6),
+        ("linear", 0.25, 6),
+    ):
+        monkeypatch.setattr(f"{__name__}.TEXT", text.replace("nft, scratch, linear_probe", f"{leader}, cnn"))
+        monkeypatch.setattr(f"{__name__}.BEST", {leader: 0.2, "cnn": cnn})
+        track = Track(24.0, outer=True)
+        assert {track.next(), track.next(), track.next()} >= {(leader, 1), ("cnn", 1)}
+        for trial in list(track.ran):
+            track.best = best if trial.method == "cnn" else 1
+            track.end(trial)
+        trained = (leader, cnn, best) == (probe, 0.25, 6)
+        assert track.next(left=12) == (("cnn", -2) if trained else (leader, 2))
 
 
 def test_a_leader_of_two_folds_trains_on_if_a_third_does_not_fit() -> None:
-    for left, fold in ((7.0, -2), (9.0, 3)):
+    for left, fold in ((7, -2), (9, 3)):
         track = Track(60.0, best=4, outer=True).run(2)
         assert track.started() == [("nft", 1), ("nft", 2)]
-        track.now = 60.0 - left
-        track.take()
-        assert track.started()[2:] == [("nft", fold)]
+        assert track.next(left) == ("nft", fold)
 
 
 def test_a_leader_waits_for_first_trials_and_a_failure_is_not_the_last_try() -> None:
     track = Track(24.0, improving=True, outer=True)
     track.take(), track.take()
     track.end(track.ran[0])
-    track.take()
-    assert track.started()[2:] == [("nft", 2)], "the first trial that runs may lead"
+    assert track.next() == ("nft", 2), "the first trial that runs may lead"
     track.end(track.ran[1])
     track.end(track.ran[2])
-    track.take()
-    assert track.started()[3:] == [("nft", -2)]
+    assert track.next() == ("nft", -2)
     track.end(track.ran[3], Status.FAILED_OOM)
     again = Track(40.0, improving=True, outer=True, history=History(records=track.records)).run()
     assert -2 not in [fold for _, fold in again.started()], "not from the same model"
 
 
-@pytest.mark.parametrize(("left", "best", "fold"), [(7.0, 4, -1), (7.0, 3, None), (9.0, 4, -1), (16.0, 4, 2)])
+@pytest.mark.parametrize(("left", "best", "fold"), [(7, 4, -1), (7, 3, None), (9, 4, -1), (16, 4, 2)])
 def test_a_leader_that_no_longer_improves_trains_on_if_few_folds_fit(left: float, best: int, fold: int | None) -> None:
-    track = Track(200.0, best=best).run(3)
-    track.now = 200.0 - left
-    trial = track.take()
-    assert (None if trial is None else fold_of(trial)) == fold
+    found = Track(200.0, best=best).run(3).next(left)
+    assert (found and found[1]) == fold
 
 
 def test_a_longer_schedule_of_another_leaves_time_for_the_folds_of_the_leader() -> None:
-    track = Track(200.0).run(3)
-    for records in [each.records for each in track.race.contenders if each.plan.method == "scratch"]:
-        for fold, record in records.items():
-            records[fold] = replace(record, best_epoch=6)
-    for left, expected in ((60.0, ("scratch", 1)), (26.0, ("nft", 2))):
-        track.now = 200.0 - left
-        track.race._urgent = None
-        chosen = track.race.choose()
-        assert chosen is not None
-        assert (chosen[0].plan.method, chosen[1]) == expected
-
-
-def test_no_trial_starts_that_cannot_end() -> None:
-    track = Track(30.0, improving=True).run()
-    assert track.now <= 30
-    assert track.race.done
-    assert all(search.done and search.num_remaining == 0 for search in track.searches)
+    for left, expected in ((60, ("scratch", 1)), (26, ("nft", 2))):
+        track = Track(200.0).run(3)
+        for records in [each.records for each in track.race.contenders if each.plan.method == "scratch"]:
+            records[1] = replace(records[1], best_epoch=6)
+        assert track.next(left) == expected
 
 
 def test_a_race_that_continues_runs_nothing_again() -> None:
@@ -309,12 +283,10 @@ def test_a_race_that_continues_runs_nothing_again() -> None:
 
 def test_a_configuration_that_fails_is_not_tried_on_other_folds() -> None:
     track = Track(200.0)
-    trial = track.take()
-    assert trial is not None
-    track.end(trial, Status.FAILED_OOM)
+    track.take()
+    track.end(trial := track.ran[0], Status.FAILED_OOM)
     track.run()
-    again = [each for each in track.ran[1:] if each.method == trial.method]
-    assert not again
+    assert not [each for each in track.ran[1:] if each.method == trial.method]
     failures = {search.plan.method: search.failure for search in track.searches}
     assert failures[trial.method] == "every trial failed"
 
@@ -333,12 +305,6 @@ def test_second_divisions_follow_some_suggestions() -> None:
     assert order.index(("nft", 3)) > order.index(("nft", 2))
     before = track.ran[: order.index(("nft", 3))]
     assert sum(trial.hyperparameters["refine.learning_rate"] != 1e-3 for trial in before) >= 2
-
-
-def test_without_folds_there_is_one_trial_a_configuration() -> None:
-    track = Track(200.0, folds=[0]).run()
-    assert {fold_of(trial) for trial in track.ran} == {0}
-    assert "data.fold" not in track.ran[0].hyperparameters
 
 
 def test_the_chosen_configuration_is_fitted_to_all_samples() -> None:
