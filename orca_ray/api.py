@@ -6,6 +6,7 @@ those that fit in seconds do so in this process. The model is the best configura
 """
 
 import contextlib
+import json
 import logging
 import math
 import time
@@ -37,6 +38,7 @@ from orca_ray.sweep.executors import joined_address
 from orca_ray.sweep.executors.base import Executor, num_workers, this_node
 from orca_ray.sweep.executors.cleanup import scratch_directory
 from orca_ray.sweep.plan.loading import load_spec, shipped_sweeps
+from orca_ray.sweep.plan.searches import canonical_json
 from orca_ray.sweep.plan.spec import Overrides, SweepSpec
 from orca_ray.sweep.run.driver import make_executor, nodes_of, run_sweep
 from orca_ray.sweep.run.events import Listener, Summary
@@ -67,6 +69,7 @@ seconds for selecting and writing the model."""
 LEAST_SECONDS_OF_RAY, LEAST_OF_ONE_CPU = 45.0, 600.0
 """Least time for which a Ray cluster is started; and that on a machine with one CPU, where trials run one by one in
 any case, and the start takes seven seconds from them."""
+_EPOCHS = "refine.epochs"
 LEAST_OVERRUN, MOST_OVERRUN = 10.0, 0.1
 """Configurations are fitted again to all samples, at the end, in at most so many seconds, or this share of the time."""
 MOST_OF_CANDIDATE = 10
@@ -276,18 +279,28 @@ class AdaptationSweep:
         With ``single``, one of the folds: that of the median score.
         """
         place = candidate.method, candidate.values
+        if place not in judge.final and get_method(candidate.method).refits:
+            place = self._refitted(judge, candidate)
         if place in judge.final:
             return [judge.final[place]]
-        if get_method(candidate.method).refits:
-            seconds = judge.refit_seconds + 1.5 * candidate.seconds  # all samples are more than those of a fold
-            if seconds <= max(LEAST_OVERRUN, MOST_OVERRUN * 60 * self.minutes):
-                judge.refit_seconds = seconds
-                self._race([candidate.method], math.inf, "inline", final={place})
-                judge.final |= self.judge().final
-            if place in judge.final:
-                return [judge.final[place]]
         records = sorted(candidate.records.values(), key=lambda each: each.validation_score or 0.0)
         return [records[len(records) // 2]] if self.single else records[:MOST_OF_CANDIDATE]
+
+    def _refitted(self, judge: Judge, candidate: Candidate) -> tuple[str, str]:
+        """Return method and values of a candidate's trial on all samples, which runs first if the time is enough.
+
+        The trial has the median of the numbers of epochs that the folds chose.
+        """
+        values = json.loads(candidate.values)
+        if _EPOCHS in values:
+            values[_EPOCHS] = round(median(each.best_epoch or each.epochs for each in candidate.records.values()))
+        place = candidate.method, canonical_json(values)
+        seconds = judge.refit_seconds + 1.5 * candidate.seconds  # all samples are more than those of a fold
+        if place not in judge.final and seconds <= max(LEAST_OVERRUN, MOST_OVERRUN * 60 * self.minutes):
+            judge.refit_seconds = seconds
+            self._race([candidate.method], math.inf, "inline", final={place})
+            judge.final |= self.judge().final
+        return place
 
     def _report(self, judge: Judge, choice: Choice, config: ModelConfig, label_names: Sequence[str]) -> Report:
         base, verdict = judge.verdict()

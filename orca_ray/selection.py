@@ -317,9 +317,9 @@ class Judge:
         if not self._few:
             return able[:1]
         wanted = {0} if self._data.folds is None else {*range(1, int(self._data.folds[0].max()) + 1)}
-        complete = [each for each in able if wanted <= each.records.keys()]
-        able = (complete or [each for each in able if able[0].records.keys() <= each.records.keys()])[:MOST_CANDIDATES]
-        judged = self.judged(*able)
+        first = next((each for each in able if wanted <= each.records.keys() or len(each.records) > 1), able[0])
+        wanted = wanted & first.records.keys() or {*first.records}
+        judged = self.judged(*(able := [each for each in able if wanted <= each.records.keys()][:MOST_CANDIDATES]))
         losses = [judged.losses(each) for each in judged.predictions]
         if (best := losses[0]) is None:
             return able[:1]

@@ -1,8 +1,9 @@
 """An adaptation within a time, without Ray: folds, the model of all parts, limits of the model, and continuing."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 from unittest import mock
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from orca_ray.api import AdaptationSweep, adapt, as_task
 from orca_ray.cli.app import run
 from orca_ray.errors import UserError
+from orca_ray.methods.registry import get_method
 from orca_ray.predictor import Predictor
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.plan.searches import NodeResources
@@ -116,7 +118,13 @@ def test_trials_of_another_body_are_not_judged(ran: Ran, monkeypatch: pytest.Mon
     assert judged == [["minilm-l6", "none"], ["none", "minilm-l6:layers=4"]]
 
 
-def test_the_members_are_the_folds_and_single_is_one_network(ran: Ran, tmp_path: Path) -> None:
+def test_a_model_is_of_all_samples_or_of_the_folds(ran: Ran, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    adaptation(ran.task, ran.folder).save(tmp_path / "model")
+    config = Predictor.load(tmp_path / "model").config
+    epochs = [each.best_epoch or 0 for each in adaptation(ran.task, ran.folder).judge().leader.records.values()]
+    assert (config.hyperparameters["data.fold"], config.hyperparameters["refine.epochs"]) == (-1, round(median(epochs)))
+    no_refit = replace(get_method("gradient_boosting"), refits=False)
+    monkeypatch.setattr("orca_ray.api.get_method", lambda name: no_refit)
     for single in (False, True):
         adaptation(ran.task, ran.folder, single=single).save(tmp_path / "model")
         assert (len(Predictor.load(tmp_path / "model").members) == 1) == single

@@ -380,6 +380,9 @@ def test_of_few_samples_the_usual_method_or_the_mean_stands_for_what_is_not_wors
     toy.add("fno", toy.right(1.0, 4), folds=[1])
     judge = toy.judge()
     assert judge.leader.method == "cnn", "one fold is not enough"
+    toy.add("hydra", toy.right(0.95, 4), folds=[1, 2])
+    assert toy.judge().leader.method == "hydra", "two are"
+    del toy.records[-2:]
     found = judge.ensemble()
     assert found is not None
     assert {each.method for each, _ in found.parts} == {"cnn", "linear"}

@@ -81,7 +81,8 @@ class Recipe:
     fitted: bool = False
     """Whether the method fits its model without gradients, in seconds on one core."""
     refits: bool = False
-    """Whether the method needs no validation data to choose an epoch or a penalty, so that it can fit all samples."""
+    """Whether the method can fit all samples, with a number of epochs that folds chose, as it needs no validation data
+    for anything else."""
     variant: bool = False
     """Whether the group `FIELD` leaves the method out: a variant of another method, or a baseline for some tasks
     only."""

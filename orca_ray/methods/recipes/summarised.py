@@ -135,6 +135,6 @@ RECIPES = (
         "Ke et al., LightGBM: A Highly Efficient Gradient Boosting Decision Tree, NeurIPS 2017, "
         "github.com/microsoft/LightGBM",
         "BoostingStage", "values", sections=("data", "refine.epochs"), options=(BoostingConfig,),
-        problem=_boosting_problem, operations=_boosting_operations, refits=False,
+        problem=_boosting_problem, operations=_boosting_operations,
     ),
 )  # fmt: skip

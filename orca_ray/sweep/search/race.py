@@ -113,7 +113,10 @@ class Race:
                 known[canonical_json(values)] = contender
                 contender.records[fold] = record
                 joined.append(record)
-        self.contenders += [each for each in known.values() if each.records] or [Contender(plan, {})]
+        for given in [json.loads(text) for method, text in self._final if method == plan.method]:
+            values = {name: value for name, value in given.items() if first.get(name) != value}
+            known.setdefault(canonical_json(values), Contender(plan, values))
+        self.contenders += [each for each in known.values() if each.records or self._final] or [Contender(plan, {})]
         return joined
 
     def choose(self) -> tuple[Contender, int] | None:
