@@ -51,6 +51,7 @@ FREE = 0.1
 SHARE_OF_WAITING = 0.15
 """Largest share of the time that is left of a first trial that runs before a network gets all the time."""
 _SECONDS_OF_LAST = 4.0  # to load and store the model
+_STANDS = 1.0
 _SAFETY, _SAFETY_OF_LAST, _MOST_EXTRA, _UNKNOWN, _MOST_RATIO = 1.25, 1.2, 1.0, 5.0, 4.0
 """Factor of the expected duration of a trial, which must fit into the time that is left, and of the training on all
 samples, whose speed is known; largest number of seconds that a trial is expected to take beside its stages, after a
@@ -97,6 +98,8 @@ class Race:
         self.estimates: Mapping[tuple[str, str], float] = {}
         """Expected seconds of a trial by task and method."""
         self._urgent: list[tuple[Contender, int]] | None = None  # None: a trial has started or ended
+        self._chosen: tuple[Contender, int] | None = None
+        self._until = 0.0
 
     def join(self, plan: SearchPlan, history: History) -> list[Record]:
         """Add the configurations of a method: the first one, and those of earlier runs, whose records are returned."""
@@ -120,7 +123,15 @@ class Race:
         return joined
 
     def choose(self) -> tuple[Contender, int] | None:
-        """Return the contender whose trial starts next, and its fold; None if no trial can start now."""
+        """Return the contender whose trial starts next, and its fold; None if no trial can start now.
+
+        The choice stands for `_STANDS` seconds, or until a trial starts or ends, so that each method is told the same.
+        """
+        if self._chosen is None or self._clock() >= self._until:
+            self._chosen, self._until = self._choice(), self._clock() + _STANDS
+        return self._chosen
+
+    def _choice(self) -> tuple[Contender, int] | None:
         left, (last, kept, most) = self._deadline - self._clock(), self._last()
         if self._urgent is None:
             self._urgent = list(self._final_trials() if self._final else self._trials())
@@ -128,6 +139,8 @@ class Race:
             own = last is not None and contender.plan is last.plan
             if _SAFETY * self.seconds(contender) <= left - (kept if own else most):
                 return contender, fold
+        if last is None and not any(each.running for each in self.contenders):
+            last, *_ = self._last(idle=True)
         return None if last is None else (last, ALL_BUT_TEST if self._outer else ALL)
 
     def started(self, contender: Contender, fold: int) -> None:
@@ -136,13 +149,13 @@ class Race:
         others = (each for each in self.contenders if each is not contender)
         self.contenders = [each for each in others if each.records or each.running or each.plan is not contender.plan]
         self.contenders.append(contender)
-        self._urgent = None
+        self._urgent = self._chosen = None
 
     def ended(self, contender: Contender, fold: int, record: Record) -> None:
         """Note that the trial of a contender has ended."""
         contender.running.discard(fold)
         contender.records[fold] = record
-        self._urgent = None
+        self._urgent = self._chosen = None
 
     @property
     def done(self) -> bool:
@@ -216,12 +229,13 @@ class Race:
             return usual
         return Contender(usual.plan, usual.scheduled(max(2, int(share * usual.epochs))))
 
-    def _last(self) -> tuple[Contender | None, float, float]:
+    def _last(self, *, idle: bool = False) -> tuple[Contender | None, float, float]:
         """Return the training on of a contender's model for the time that is left, and seconds kept for it.
 
         The first number of seconds is kept from other trials of the contender's method, the second from other methods.
-        None if no model trains on; see `_trains_on`. The contender is the leader. With an outer test, if the leader is
-        a probe of features, it may be a network without a body that is not behind: that has yet to learn its features.
+        None if no model trains on; see `_trains_on`. If ``idle``, no trial can start, and no fold is waited for. The
+        contender is the leader. With an outer test, if the leader is a probe of features, it may be a network without a
+        body that is not behind the leader: that has yet to learn its features.
         """
         ranked, left = [] if self._final else [each for _, each in self.standings()], self._deadline - self._clock()
         able = ranked[:1]
@@ -231,7 +245,7 @@ class Race:
             own = (each for each in ranked if not get_method(each.plan.method).uses_body)
             own = (each for each in own if not any(other.extends(each) for other in ranked))
             able += [each for each in own if not self.behind(each, ranked[0])]
-        chosen = next((each for each in able if self._trains_on(each, left)), None)
+        chosen = next((each for each in able if self._trains_on(each, 0.0 if idle else left)), None)
         if chosen is None:
             return None, 0.0, 0.0
         model = chosen.records[min(chosen.scores)].trial_key
@@ -247,7 +261,7 @@ class Race:
         return last, of_others if self._outer else _SECONDS_OF_LAST + an_epoch * chosen.epochs, of_others
 
     def _trains_on(self, contender: Contender, left: float) -> bool:
-        """Return whether the model of a contender's first fold trains on, once, for ``left`` seconds at most.
+        """Return whether the model of a contender's first fold trains on, once, if folds may run for ``left`` seconds.
 
         A network does so if it has fewer than `FEW_FOLDS` folds, the mean of whose models would be better. With an
         outer test, its best epoch must have been in the second half, and `FEW_FOLDS` folds of the usual epochs must not

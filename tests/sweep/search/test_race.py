@@ -296,6 +296,9 @@ def test_several_workers_get_different_trials() -> None:
     taken = [track.take() for _ in range(3)]
     assert len({trial.method for trial in taken if trial is not None}) == 3
     assert track.take() is None, "nothing is known of the folds before one trial has ended"
+    track.end(track.ran[0])
+    chosen, track.now = track.race.choose(), track.now + 0.5
+    assert track.race.choose() is chosen, "each method is told the same"
     assert not track.race.done
 
 
