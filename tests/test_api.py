@@ -120,11 +120,10 @@ def test_trials_of_another_body_are_not_judged(ran: Ran, monkeypatch: pytest.Mon
 
 def test_a_model_is_of_all_samples_or_of_the_folds(ran: Ran, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     adaptation(ran.task, ran.folder).save(tmp_path / "model")
-    config = Predictor.load(tmp_path / "model").config
+    given = Predictor.load(tmp_path / "model").config.hyperparameters
     epochs = [each.best_epoch or 0 for each in adaptation(ran.task, ran.folder).judge().leader.records.values()]
-    assert (config.hyperparameters["data.fold"], config.hyperparameters["refine.epochs"]) == (-1, round(median(epochs)))
-    no_refit = replace(get_method("gradient_boosting"), refits=False)
-    monkeypatch.setattr("orca_ray.api.get_method", lambda name: no_refit)
+    assert (given["data.fold"], given["refine.epochs"]) == (-1, round(median(epochs)))
+    monkeypatch.setattr("orca_ray.api.get_method", lambda name: replace(get_method(name), refits=False))
     for single in (False, True):
         adaptation(ran.task, ran.folder, single=single).save(tmp_path / "model")
         assert (len(Predictor.load(tmp_path / "model").members) == 1) == single

@@ -51,9 +51,13 @@ class Contender:
 
     @property
     def improves(self) -> bool:
-        """Whether the best epoch of the first fold was in the last fifth of the epochs, or the last two."""
+        """Whether the best epoch of the first fold was in the last fifth of the learning rates, or the last two.
+
+        A cosine schedule has four fifths of the sum of its rates behind it after half of the epochs.
+        """
         first = self.records[min(self.scores)] if self.scores else None
-        return first is not None and (first.best_epoch or 0) > max(min(0.8 * self.epochs, self.epochs - 2), 1)
+        share = 0.5 if self.plan.first.get("refine.schedule") == "cosine" else 0.8
+        return first is not None and (first.best_epoch or 0) > max(min(share * self.epochs, self.epochs - 2), 1)
 
     def lacks(self, fold: int) -> bool:
         """Return whether no trial of a fold has started."""
