@@ -237,15 +237,13 @@ def test_a_temperature_is_kept_only_if_it_lowers_the_log_loss(toy: Toy) -> None:
 
 
 @pytest.mark.parametrize(
-    ("share", "said"),
-    [(0.99, "the transformer earns its cost: nft has"), (0.2, "does not pay"), (0.8, "not measurably better")],
+    ("share", "said"), [(0.99, "transformer earns its cost: nft has"), (0.2, "does not pay"), (0.8, "not measurably")]
 )
 def test_the_verdict_compares_with_the_best_baseline(toy: Toy, share: float, said: str) -> None:
     toy.add("nft", toy.right(share, 1))
     toy.add("cnn", toy.right(0.78, 2), seconds=0.25)
     toy.add("fno", toy.right(0.5, 3))
-    judge = toy.judge()
-    base, verdict = judge.verdict()
+    base, verdict = toy.judge().verdict()
     assert base == "cnn"
     assert said in verdict
     assert "cnn, which takes 0.25 s" in verdict

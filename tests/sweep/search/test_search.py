@@ -134,10 +134,8 @@ class TestMore:
         done = play(controller_of(store, LONG, trials=4, methods=["nft"]))
         assert len(done) == 6
         controller = controller_of(store, LONG, trials=12, methods=["nft"])
-        assert (
-            controller.searches.reused
-            == "reuses 4 of 14 planned trials: 4 search + 0 confirm, 4 of them from fake/full-trials4"
-        )
+        said = "reuses 4 of 14 planned trials: 4 search + 0 confirm, 4 of them from fake/full-trials4"
+        assert controller.searches.reused == said
         records, curves = store.load("fake/full-trials12"), store.curves("fake/full-trials12")
         assert set(records) == set(keys(done)[:4])
         old = store.curves("fake/full-trials4", list(records))
@@ -159,10 +157,8 @@ class TestMore:
 
     def test_what_changes_every_trial_reuses_none(self, store: ResultsStore) -> None:
         done = play(controller_of(store))
-        spec = fake_spec(LONG)
-        controller = SweepController(
-            fake_searches(replace(spec, file=spec.file.model_copy(update={"seed": 7}))), store, executor="fake"
-        )
+        other = replace(fake_spec(LONG), file=fake_spec(LONG).file.model_copy(update={"seed": 7}))
+        controller = SweepController(fake_searches(other), store, executor="fake")
         assert (controller.searches.finished_before, controller.searches.reused) == (0, "")
         assert not set(keys(play(controller))) & set(keys(done))
         assert controller_of(store).done, "and the first goes on to be complete"
