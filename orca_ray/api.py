@@ -279,7 +279,7 @@ class AdaptationSweep:
         With ``single``, one of the folds: that of the median score.
         """
         place = candidate.method, candidate.values
-        if place not in judge.final and get_method(candidate.method).refits:
+        if get_method(candidate.method).refits:
             place = self._refitted(judge, candidate)
         if place in judge.final:
             return [judge.final[place]]

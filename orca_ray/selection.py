@@ -303,29 +303,32 @@ class Judge:
         return found
 
     def _mean(self) -> Choice | None:
-        if len(self._tied) < 2:
+        tied = [each for each in self._tied if not self.outer_record(each)]
+        if len(tied) < 2:
             return None
-        judged, share = self.judged(*self._tied), 1 / len(self._tied)
-        return self._calibrated(judged, [(each, share) for each in self._tied], np.mean(judged.predictions, axis=0))
+        judged, share = self.judged(*tied), 1 / len(tied)
+        return self._calibrated(judged, [(each, share) for each in tied], np.mean(judged.predictions, axis=0))
 
     def _leading(self) -> list[Candidate]:
         """Return the best candidate whose models are stored and, of few samples, those within one standard error of it.
 
-        Of these, a method that is usual for the kind of data stands for all.
+        Of few samples, the best one needs all folds, or two if its method is usual for the kind of data. Of those that
+        are as good, a usual method stands for all.
         """
         able = [each for each in self.ranked if each.whole]
         if not self._few:
             return able[:1]
         wanted = {0} if self._data.folds is None else {*range(1, int(self._data.folds[0].max()) + 1)}
-        first = next((each for each in able if wanted <= each.records.keys() or len(each.records) > 1), able[0])
-        wanted = wanted & first.records.keys() or {*first.records}
+        names = USUAL if self._task.domain == SERIES else ()
+        two = [each for each in able if each.method in names and len(each.records) > 1]
+        able = [each for each in able if wanted <= each.records.keys() or each in two] or able
+        wanted = wanted & able[0].records.keys() or {*able[0].records}
         judged = self.judged(*(able := [each for each in able if wanted <= each.records.keys()][:MOST_CANDIDATES]))
         losses = [judged.losses(each) for each in judged.predictions]
         if (best := losses[0]) is None:
             return able[:1]
         over = [np.asarray(own) - best for own in losses]
         tied = [number for number, own in enumerate(over) if own.mean() <= own.std(ddof=1) / math.sqrt(len(own))]
-        names = USUAL if self._task.domain == SERIES else ()
         usual = [able[number] for method in names for number in tied if able[number].method == method]
         return usual[:1] or [able[0], *(able[number] for number in tied if over[number].any())]
 

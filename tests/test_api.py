@@ -119,7 +119,7 @@ def test_trials_of_another_body_are_not_judged(ran: Ran, monkeypatch: pytest.Mon
 
 
 def test_a_model_is_of_all_samples_or_of_the_folds(ran: Ran, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    adaptation(ran.task, ran.folder).save(tmp_path / "model")
+    adaptation(ran.task, ran.folder, single=True).save(tmp_path / "model")
     given = Predictor.load(tmp_path / "model").config.hyperparameters
     epochs = [each.best_epoch or 0 for each in adaptation(ran.task, ran.folder).judge().leader.records.values()]
     assert (given["data.fold"], given["refine.epochs"]) == (-1, round(median(epochs)))

@@ -51,12 +51,12 @@ class Contender:
 
     @property
     def improves(self) -> bool:
-        """Whether the best epoch of the first fold was in the last fifth of the learning rates, or the last two.
+        """Whether the best epoch of the first fold was in the last fifth of the epochs, or the last two.
 
-        A cosine schedule has four fifths of the sum of its rates behind it after half of the epochs.
+        If the last epoch is kept, it was in the second half: when a cosine schedule has used four fifths of its rates.
         """
         first = self.records[min(self.scores)] if self.scores else None
-        share = 0.5 if self.plan.first.get("refine.schedule") == "cosine" else 0.8
+        share = 0.5 if self.plan.first.get("refine.keep") == "last" else 0.8
         return first is not None and (first.best_epoch or 0) > max(min(share * self.epochs, self.epochs - 2), 1)
 
     def lacks(self, fold: int) -> bool:

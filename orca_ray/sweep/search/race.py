@@ -2,8 +2,8 @@
 
 Each method starts with its first configuration on the first fold, the cheapest method first, with fewer epochs if it
 would take much of the time; with very few epochs, or where bodies have taken their share, only after the leaders. Then
-fitted methods get further folds where these are cheap; trials whose score still improved at the last epoch get a longer
-schedule; configurations that are not measurably worse than the leader get further folds; and the best methods get
+fitted methods get further folds where these are cheap; trials whose last epochs still improved get a longer schedule;
+configurations that are not measurably worse than the leader get further folds; and the best methods get
 further configurations, which Optuna suggests. No trial starts whose expected duration exceeds the time that is left. If
 the leader is a network of which few folds fit into the time, the model of its fold trains on. With an outer test of
 classes or labels, it does so after the first trials, on the samples of all folds and for all the time that is left, and
@@ -125,7 +125,7 @@ class Race:
     def choose(self) -> tuple[Contender, int] | None:
         """Return the contender whose trial starts next, and its fold; None if no trial can start now.
 
-        The choice stands for `_STANDS` seconds, or until a trial starts or ends, so that each method is told the same.
+        The choice stands for `_STANDS` seconds, or until a trial starts or ends: each method gets the same answer.
         """
         if self._chosen is None or self._clock() >= self._until:
             self._chosen, self._until = self._choice(), self._clock() + _STANDS
@@ -234,8 +234,8 @@ class Race:
 
         The first number of seconds is kept from other trials of the contender's method, the second from other methods.
         None if no model trains on; see `_trains_on`. If ``idle``, no trial can start, and no fold is waited for. The
-        contender is the leader. With an outer test, if the leader is a probe of features, it may be a network without a
-        body that is not behind the leader: that has yet to learn its features.
+        contender is the leader. With an outer test, if the leader is a probe of features, a network without a body may
+        take the place of the leader if it is not behind: such a network has yet to learn its features.
         """
         ranked, left = [] if self._final else [each for _, each in self.standings()], self._deadline - self._clock()
         able = ranked[:1]
@@ -261,7 +261,7 @@ class Race:
         return last, of_others if self._outer else _SECONDS_OF_LAST + an_epoch * chosen.epochs, of_others
 
     def _trains_on(self, contender: Contender, left: float) -> bool:
-        """Return whether the model of a contender's first fold trains on, once, if folds may run for ``left`` seconds.
+        """Return whether the model of a contender's first fold trains on; ``left`` seconds are left for more folds.
 
         A network does so if it has fewer than `FEW_FOLDS` folds, the mean of whose models would be better. With an
         outer test, its best epoch must have been in the second half, and `FEW_FOLDS` folds of the usual epochs must not
@@ -382,15 +382,16 @@ class Race:
         best: dict[str, Contender] = {}
         for each in alive:
             best.setdefault(each.plan.method, each)
+        searched = [each for each in self.contenders if each.records.keys() != {ALL}]
 
         def tried(method: str) -> int:
-            return sum(each.suggested for each in self.contenders if each.plan.method == method)
+            return sum(each.suggested for each in searched if each.plan.method == method)
 
         rank = {method: place for place, method in enumerate(best, start=1)}
         for method in sorted(best, key=lambda name: (tried(name) + 1) * rank[name]):
             plan = best[method].plan
             if plan.space and tried(method) < most:
-                own = [each for each in self.contenders if each.plan is plan]
+                own = [each for each in searched if each.plan is plan]
                 known = [(each.values, next(iter(each.scores.values()), None)) for each in own]
                 values = {**best[method].values, **suggest(plan.first, plan.space, known)}
                 if all(each.values != values for each in own):
@@ -403,7 +404,7 @@ def _sort(method: str) -> tuple[bool, bool]:
 
 
 def _is_probe(contender: Contender) -> bool:
-    """Return whether the method trains a head on features of a body that are computed once."""
+    """Return whether epochs cost next to nothing, as those of a head on features that are computed once."""
     recipe = get_method(contender.plan.method)
     return recipe.uses_body and not recipe.fitted and recipe.relative_cost <= FREE
 

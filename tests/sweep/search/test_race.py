@@ -150,8 +150,8 @@ def test_a_best_epoch_among_the_last_says_that_more_would_help(epochs: int, best
     record = make_record(best_epoch=best, validation_score=0.5, status=Status.COMPLETED)
     plan = Track(1.0).searches[0].plan
     assert Contender(plan, {"refine.epochs": epochs}, records={1: record}).improves is improves
-    cosine = replace(plan, first={**plan.first, "refine.schedule": "cosine"})
-    assert Contender(cosine, {"refine.epochs": epochs}, records={1: record}).improves is (2 * best > epochs)
+    last = replace(plan, first={**plan.first, "refine.keep": "last"})
+    assert Contender(last, {"refine.epochs": epochs}, records={1: record}).improves is (2 * best > epochs)
 
 
 def test_a_first_trial_that_was_short_may_be_further_behind(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,6 +197,7 @@ def test_the_leader_of_few_folds_trains_on_with_all_samples() -> None:
     assert 60 - 1.25 * 3 - 3 < track.now <= 60, "the time is used to the end"
     assert not any(search.num_remaining for search in track.searches)
     again = Track(120.0, improving=True, history=History(records=track.records)).run()
+    assert not {trial.key for trial in track.ran} & {trial.key for trial in again.ran}, "nothing runs again"
     starts = [trial.hyperparameters["refine.start"] for trial in (*track.ran, *again.ran) if fold_of(trial) == -1]
     assert len(starts) == len(set(starts)), "once from each model"
     assert Track(6.0, improving=True).run().now <= 6, "not a whole epoch is left"
@@ -263,19 +264,18 @@ def test_a_leader_that_no_longer_improves_trains_on_if_few_folds_fit(left: float
     assert two.next(left) == ("nft", -2 if left < 7.5 else 3)
 
 
+def test_a_race_with_nothing_else_to_do_trains_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = TEXT.replace("nft, scratch, linear_probe", "nft").replace("\nspace:", " #")
+    monkeypatch.setattr(f"{__name__}.TEXT", text)
+    assert Track(100.0, folds=[0], best=4, outer=True).run().started() == [("nft", 0), ("nft", -2)]
+
+
 def test_a_longer_schedule_of_another_leaves_time_for_the_folds_of_the_leader() -> None:
     for left, expected in ((60, ("scratch", 1)), (26, ("nft", 2))):
         track = Track(200.0).run(3)
         for records in [each.records for each in track.race.contenders if each.plan.method == "scratch"]:
             records[1] = replace(records[1], best_epoch=6)
         assert track.next(left) == expected
-
-
-def test_a_race_that_continues_runs_nothing_again() -> None:
-    first = Track(60.0).run()
-    second = Track(120.0, history=History(records=first.records)).run()
-    assert not {trial.key for trial in first.ran} & {trial.key for trial in second.ran}
-    assert second.ran
 
 
 def test_a_configuration_that_fails_is_not_tried_on_other_folds() -> None:
