@@ -73,8 +73,13 @@ class Contender:
         values: dict[str, Scalar] = {**first, **self.values, "refine.epochs": epochs}
         if (usual := float(first.get("refine.warmup_epochs", 0))) > 0:
             values["refine.warmup_epochs"] = usual * min(1.0, epochs / num_epochs(first))
-        return {name: value for name, value in values.items() if first.get(name) != value}
+        return changed(values, first)
 
     def trial(self, fold: int) -> TrialSpec:
         """Return the trial of a fold."""
         return self.plan.trial({**self.values, **({FOLD: fold} if fold else {})}, self.plan.confirm_seeds[0], "confirm")
+
+
+def changed(values: Mapping[str, Scalar], first: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    """Return the values that differ from those of ``first``."""
+    return {name: value for name, value in values.items() if first.get(name) != value}

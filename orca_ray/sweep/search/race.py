@@ -21,7 +21,7 @@ from statistics import mean, stdev
 from orca_ray.methods.registry import get_method
 from orca_ray.results.record import Record
 from orca_ray.sweep.plan.searches import SearchPlan, canonical_json, num_epochs
-from orca_ray.sweep.search.contender import ALL, ALL_BUT_TEST, FOLD, SCHEDULE, START, Contender
+from orca_ray.sweep.search.contender import ALL, ALL_BUT_TEST, FOLD, SCHEDULE, START, Contender, changed
 from orca_ray.sweep.search.levels import levels
 from orca_ray.sweep.search.sampler import suggest
 from orca_ray.sweep.search.search import History
@@ -109,15 +109,15 @@ class Race:
         for record in sorted(own, key=lambda each: (each.started_at, each.trial_key)):
             given = dict(json.loads(record.hyperparameters))
             fold = int(given.pop(FOLD, 0))
-            values = {name: value for name, value in given.items() if first.get(name) != value}
+            values = changed(given, first)
             suggested = bool(values.keys() - SCHEDULE) and values.keys() - SCHEDULE <= plan.space.keys()
             contender = known.get(canonical_json(values)) or Contender(plan, values, suggested)
             if record.phase == "confirm" and contender.trial(fold).key == record.trial_key:
                 known[canonical_json(values)] = contender
                 contender.records[fold] = record
                 joined.append(record)
-        for given in [json.loads(text) for method, text in self._final if method == plan.method]:
-            values = {name: value for name, value in given.items() if first.get(name) != value}
+        for text in [text for method, text in self._final if method == plan.method]:
+            values = changed(json.loads(text), first)
             known.setdefault(canonical_json(values), Contender(plan, values))
         self.contenders += [each for each in known.values() if each.records or self._final] or [Contender(plan, {})]
         return joined
