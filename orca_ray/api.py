@@ -43,7 +43,7 @@ from orca_ray.sweep.plan.spec import Overrides, SweepSpec
 from orca_ray.sweep.run.driver import make_executor, nodes_of, run_sweep
 from orca_ray.sweep.run.events import Listener, Summary
 from orca_ray.sweep.search import Race
-from orca_ray.sweep.search.contender import ALL, FOLD
+from orca_ray.sweep.search.contender import ALL, ALL_BUT_TEST, FOLD
 from orca_ray.sweep.worker.models import OUTPUTS
 from orca_ray.tasks.task import Task
 
@@ -72,6 +72,8 @@ any case, and the start takes seven seconds from them."""
 _EPOCHS = "refine.epochs"
 LEAST_OVERRUN, MOST_OVERRUN = 10.0, 0.1
 """Configurations are fitted again to all samples, at the end, in at most so many seconds, or this share of the time."""
+COPIES = 5
+"""Number of boosted trees of all samples whose mean is a model, if that takes at most half of this time."""
 MOST_OF_CANDIDATE = 10
 """Largest number of models of folds that stand for a configuration."""
 _SLOW_IMPORTS = ("scipy.optimize", "sklearn.ensemble", "lightgbm")
@@ -224,7 +226,7 @@ class AdaptationSweep:
         outer = shares and len(data.test) >= LEAST_POOLED
         race = Race(
             folds, deadline=min(until, deadline), division=division, final=final, outer=outer,
-            whole=(known + (0 if outer else len(data.test))) / (known - held),
+            sizes={ALL: (known + len(data.test)) / (known - held), ALL_BUT_TEST: known / (known - held)},
             num_held=held if shares else math.inf,
         )  # fmt: skip
         return run_sweep(
@@ -278,25 +280,31 @@ class AdaptationSweep:
 
         With ``single``, one of the folds: that of the median score.
         """
-        place = candidate.method, candidate.values
         if get_method(candidate.method).refits:
-            place = self._refitted(judge, candidate)
-        if place in judge.final:
-            return [judge.final[place]]
+            last = judge.final.get(self._refitted(judge, candidate))
+        else:
+            last = judge.trained(candidate)
+        if last is not None:
+            return [last]
         records = sorted(candidate.records.values(), key=lambda each: each.validation_score or 0.0)
         return [records[len(records) // 2]] if self.single else records[:MOST_OF_CANDIDATE]
 
     def _refitted(self, judge: Judge, candidate: Candidate) -> tuple[str, str]:
         """Return method and values of a candidate's trial on all samples, which runs first if the time is enough.
 
-        The trial has the median of the numbers of epochs that the folds chose.
+        The trial has the median of the numbers of epochs that the folds chose, and of boosted trees `COPIES`.
         """
-        values = json.loads(candidate.values)
+        values, limit = json.loads(candidate.values), max(LEAST_OVERRUN, MOST_OVERRUN * 60 * self.minutes)
+        seconds = 1.5 * candidate.seconds  # all samples are more than those of a fold
         if _EPOCHS in values:
-            values[_EPOCHS] = round(median(each.best_epoch or each.epochs for each in candidate.records.values()))
+            records = candidate.records.values()
+            values[_EPOCHS] = round(median(each.best_epoch or each.epochs for each in records))
+            seconds *= values[_EPOCHS] / median(each.epochs for each in records)
+            if 2 * COPIES * seconds <= limit:  # the other half is for other configurations
+                values["boosting.copies"], seconds = COPIES, COPIES * seconds
         place = candidate.method, canonical_json(values)
-        seconds = judge.refit_seconds + 1.5 * candidate.seconds  # all samples are more than those of a fold
-        if place not in judge.final and seconds <= max(LEAST_OVERRUN, MOST_OVERRUN * 60 * self.minutes):
+        seconds += judge.refit_seconds
+        if place not in judge.final and seconds <= limit:
             judge.refit_seconds = seconds
             self._race([candidate.method], math.inf, "inline", final={place})
             judge.final |= self.judge().final

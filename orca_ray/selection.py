@@ -146,13 +146,12 @@ class Judge:
         """Duration of the trials on all samples that ran for this judge."""
         self.final: dict[tuple[str, str], Record] = {}
         """Records of trials on all samples, or all but the outer test, by method and values: by those of the model that
-        they started from."""
+        they started from, which may itself be one of all but the outer test."""
         places: dict[str, tuple[str, str]] = {}
         started: list[tuple[str, Record]] = []
         for record in records:
-            values = dict(json.loads(record.hyperparameters))
-            fold = int(values.pop(FOLD, 0))
-            place = record.method, canonical_json(values)
+            values, place = dict(json.loads(record.hyperparameters)), _place(record)
+            fold = int(values.get(FOLD, 0))
             if record.status is not Status.COMPLETED or record.validation_score is None:
                 continue
             places[record.trial_key] = place
@@ -210,6 +209,11 @@ class Judge:
         """Return the record of the training on all samples but the outer test, which judges it; None: there is none."""
         found = self.final.get((candidate.method, candidate.values))
         return found if found and _but_test(found) else None
+
+    def trained(self, candidate: Candidate) -> Record | None:
+        """Return the record of the last training, on all samples or all but the outer test; None: there is none."""
+        found = self.final.get((candidate.method, candidate.values))
+        return found and self.final.get(_place(found), found)
 
     def _beaten(self, candidate: Candidate, record: Record) -> bool:
         """Return whether a candidate that trained on is clearly behind.
@@ -289,16 +293,17 @@ class Judge:
         2003, "Inference for the generalization error"), and pooled with that of the outer test split. The error of a
         network that trained on with more samples may be as much lower as it has more of them.
         """
+        known, number = len(self._data.train) + len(self._data.validation), len(self._data.test)
         if choice.outer:
-            return choice.score
-        known = len(self._data.train) + len(self._data.validation)
+            whole = self.trained(choice.parts[0][0]) != self.outer_record(choice.parts[0][0])
+            return replace(choice.score, low=choice.score.low * known / (known + number)) if whole else choice.score
         count = known / len(self._data.validation) if self._data.folds is None else int(self._data.folds[0].max())
         found = choice.score.widened(math.sqrt(1 + min(choice.judged.num_folds, count) / (count - 1)))
-        if outer is not None and len(self._data.test) >= LEAST_POOLED:
+        if outer is not None and number >= LEAST_POOLED:
             found = found.pooled(outer)
         last = [self.final.get((each.method, each.values)) for each, _ in choice.parts]
         if any(record is not None and START in json.loads(record.hyperparameters) for record in last):
-            share = (1 - 1 / count) * known / (known + len(self._data.test))
+            share = (1 - 1 / count) * known / (known + number)
             found = replace(found, low=share * found.low)
         return found
 
@@ -427,6 +432,12 @@ class Judge:
             change = {"softmax": lambda x: softmax(x, axis=1), "sigmoid": expit, "values": np.asarray}[self._average]
             self._outputs[record.trial_key] = {name: change(each.astype(np.float64)) for name, each in found.items()}
         return self._outputs[record.trial_key][split]
+
+
+def _place(record: Record) -> tuple[str, str]:
+    """Return the method and, as canonical JSON, the hyper-parameters without the fold."""
+    values = {name: value for name, value in json.loads(record.hyperparameters).items() if name != FOLD}
+    return record.method, canonical_json(values)
 
 
 def _but_test(record: Record) -> bool:

@@ -64,6 +64,10 @@ class BoostingConfig(Config):
     columns: Share = 0.5
     """Share of the features, drawn with the trial's seed, that a split may use. On four pocket tasks, 0.5 has a lower
     validation error than 1."""
+    rows: Share = 1.0
+    """Share of the samples, drawn with the trial's seed, that each round of trees sees."""
+    copies: Number = 1
+    """Number of runs of the rounds of an epoch, each with draws of its own, whose mean the epoch adds."""
     l2: Amount = 0.0
     """Penalty on the squares of the leaves' outputs."""
 

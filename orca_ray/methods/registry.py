@@ -9,7 +9,7 @@ from typing import Any
 from orca_ray.discovery import declared, modules, with_plug_ins
 from orca_ray.errors import UserError, lookup, unknown_name
 from orca_ray.methods import recipes
-from orca_ray.methods.options import SHARED, Hyperparameters, LinearConfig, Scalar
+from orca_ray.methods.options import SHARED, BoostingConfig, Hyperparameters, LinearConfig, Scalar
 from orca_ray.methods.recipe import Recipe
 from orca_ray.methods.recipes.minirocket import MiniRocketConfig
 from orca_ray.options import section_name
@@ -66,6 +66,7 @@ def check_unfit(method: str, task: Task) -> None:
 
 
 _YOUNGER = {
+    "boosting.copies": BoostingConfig.copies, "boosting.rows": BoostingConfig.rows,
     "cnn.stages": "residual", "cnn.stem": "fine", "cnn.weights": "plain",
     "data.chooses": DataConfig.chooses, "data.fold": DataConfig.fold,
     "linear.limit": LinearConfig.limit, "minirocket.penalty": MiniRocketConfig.penalty,

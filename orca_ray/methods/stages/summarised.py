@@ -33,7 +33,7 @@ from orca_ray.methods.stages.trial import NetworkRequest, Trial
 from orca_ray.models.body import Body
 from orca_ray.models.crossmodal import PooledHead
 from orca_ray.models.features import FeatureBody, KernelBody, NearestBody, ProbabilityHead, limited
-from orca_ray.models.trees import BoostedBody, ForestBody, OutputHead, of_boosters, of_forest, renumbered
+from orca_ray.models.trees import BoostedBody, ForestBody, OutputHead, Tree, of_boosters, of_forest, renumbered
 from orca_ray.process import note_progress
 from orca_ray.training.numerics import derive_seed
 
@@ -316,18 +316,21 @@ class BoostingStage(FittedStage):
             each = np.ascontiguousarray(starts.T) if len(datasets) == starts.shape[1] else [starts]
             for data, start in zip(datasets, each, strict=True):
                 data.set_init_score(start)
-        boosters = [
-            lightgbm.train(
-                self._parameters(epoch), data, self._config.rounds, callbacks=[lambda _: note_progress()],
-                keep_training_booster=True,
-            )
-            for data in datasets
-        ]  # fmt: skip
-        added = of_boosters(boosters)
+        copies, losses, added = self._config.copies, list[float](), list[Tree]()
+        for copy in range(copies):
+            boosters = [
+                lightgbm.train(
+                    self._parameters(epoch, copy), data, self._config.rounds, callbacks=[lambda _: note_progress()],
+                    keep_training_booster=True,
+                )
+                for data in datasets
+            ]  # fmt: skip
+            losses += [booster.eval_train()[0][2] for booster in boosters]
+            added += [tree._replace(values=tree.values / copies) for tree in of_boosters(boosters)]
         self._trees.add_trees(renumbered(added, self._columns))
         self._latest = BoostedBody(self._trial.task.target, rows.shape[2])
         self._latest.add_trees(added)
-        return float(np.mean([booster.eval_train()[0][2] for booster in boosters]))
+        return float(np.mean(losses))
 
     @cached_property
     def _columns(self) -> Columns:
@@ -345,8 +348,9 @@ class BoostingStage(FittedStage):
             columns = [column > 0 for column in columns]
         return rows[:, None], [Dataset(rows.numpy(), column) for column in columns]
 
-    def _parameters(self, epoch: int) -> Mapping[str, Any]:
+    def _parameters(self, epoch: int, copy: int) -> Mapping[str, Any]:
         target, config = self._trial.task.target, self._config
+        draws = (epoch, copy) if copy else (epoch,)
         many = target.kind == "classes" and target.size > 2
         objective, metric = ("regression", "l2") if target.kind == "scalar" else ("binary", "binary_logloss")
         return {
@@ -354,6 +358,8 @@ class BoostingStage(FittedStage):
             "num_class": target.size if many else 1, "learning_rate": config.learning_rate,
             "num_leaves": config.leaves, "min_data_in_leaf": config.leaf_samples, "lambda_l2": config.l2,
             "feature_fraction_bynode": config.columns,
-            "feature_fraction_seed": derive_seed(self._trial.seed, "columns", epoch) % 2**31,
+            "feature_fraction_seed": derive_seed(self._trial.seed, "columns", *draws) % 2**31,
+            "bagging_fraction": config.rows, "bagging_freq": int(config.rows < 1),
+            "bagging_seed": derive_seed(self._trial.seed, "rows", *draws) % 2**31,
             "num_threads": torch.get_num_threads(), "deterministic": True, "force_col_wise": True, "verbosity": -1,
         }  # fmt: skip

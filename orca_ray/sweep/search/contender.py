@@ -40,6 +40,11 @@ class Contender:
         return {record.trial_key for record in self.records.values()}
 
     @property
+    def useful(self) -> bool:
+        """Whether a trial ended without a failure."""
+        return any(not record.status.failed for record in self.records.values())
+
+    @property
     def variant(self) -> bool:
         """Whether more than the schedule differs from the first configuration."""
         return bool(self.values.keys() - SCHEDULE)

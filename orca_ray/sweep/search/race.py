@@ -38,9 +38,9 @@ SHARE_OF_FIRST, SHARE_OF_FIRSTS, LEAST_FIRST = 0.08, 0.2, 0.75
 """Share of all time that the first trial of a method is expected to take at most, and the first trials of all methods
 that adapt a body before the leaders go on; and share of its usual epochs below which such a trial would tell nothing,
 so that the leaders go on first."""
-LEAST_LAST, MOST_LAST, RATE_OF_LAST = 0.2, 2.0, 0.5
-"""Least number of epochs of a training on, relative to the epochs before; and of one on all samples the largest number,
-and the factor of the learning rate."""
+LEAST_LAST, MOST_LAST, RATE_OF_LAST, SHARE_BUT_TEST = 0.2, 2.0, 0.5, 2 / 3
+"""Least number of epochs of a training on, relative to the epochs before; of one on all samples the largest number, and
+the factor of the learning rate; and share of the time that is left of one on all but the outer test."""
 FIRST_OF_OWN = 2
 """Factor of `SHARE_OF_FIRST` for networks without a body where there is an outer test: one of them may get all the time
 after the first trials."""
@@ -74,7 +74,7 @@ class Race:
         deadline: float,
         division: int = 0,
         final: Collection[tuple[str, str]] = (),
-        whole: float = 1.0,
+        sizes: Mapping[int, float] | None = None,
         num_held: float = math.inf,
         outer: bool = False,
         clock: Callable[[], float] = time.monotonic,
@@ -86,13 +86,14 @@ class Race:
             deadline: time of ``clock`` at which the last trial should have ended.
             division: number of folds of one division of the data; 0: all of them.
             final: methods and hyper-parameters (all, as canonical JSON) that train on all samples, instead of a race.
-            whole: number of samples of a model that trains on, relative to that of the training samples of a fold.
+            sizes: numbers of samples of `ALL` and `ALL_BUT_TEST`, relative to that of the training samples of a fold;
+                None: equal.
             outer: whether there is an outer test.
             num_held: number of validation samples of a fold, if scores are shares of them; else infinite.
         """
         self.folds, self._deadline, self._division = list(folds), deadline, division or len(folds)
-        self._final, self._whole, self._num_held, self._clock = set(final), whole, num_held, clock
-        self._outer = outer
+        self._final, self._num_held, self._clock = set(final), num_held, clock
+        self._outer, self._sizes = outer, sizes or {ALL: 1.0, ALL_BUT_TEST: 1.0}
         self._total = deadline - clock()
         self.contenders: list[Contender] = []
         self.estimates: Mapping[tuple[str, str], float] = {}
@@ -136,12 +137,12 @@ class Race:
         if self._urgent is None:
             self._urgent = list(self._final_trials() if self._final else self._trials())
         for contender, fold in self._urgent:
-            own = last is not None and contender.plan is last.plan
+            own = last is not None and contender.plan is last[0].plan
             if _SAFETY * self.seconds(contender) <= left - (kept if own else most):
                 return contender, fold
         if last is None and not any(each.running for each in self.contenders):
             last, *_ = self._last(idle=True)
-        return None if last is None else (last, ALL_BUT_TEST if self._outer else ALL)
+        return last
 
     def started(self, contender: Contender, fold: int) -> None:
         """Note that the trial of a contender has started."""
@@ -229,16 +230,43 @@ class Race:
             return usual
         return Contender(usual.plan, usual.scheduled(max(2, int(share * usual.epochs))))
 
-    def _last(self, *, idle: bool = False) -> tuple[Contender | None, float, float]:
-        """Return the training on of a contender's model for the time that is left, and seconds kept for it.
+    def _last(self, *, idle: bool = False) -> tuple[tuple[Contender, int] | None, float, float]:
+        """Return the training on of a contender's model with its number in the place of a fold, and seconds kept for it.
 
         The first number of seconds is kept from other trials of the contender's method, the second from other methods.
-        None if no model trains on; see `_trains_on`. If ``idle``, no trial can start, and no fold is waited for. The
-        contender is the leader. With an outer test, if the leader is a probe of features, a network without a body may
-        take the place of the leader if it is not behind: such a network has yet to learn its features.
+        None if no model trains on. If ``idle``, no trial can start, and no fold is waited for. With an outer test, the
+        training on with all but the outer test leaves time for one with all samples, which goes on from there.
         """
-        ranked, left = [] if self._final else [each for _, each in self.standings()], self._deadline - self._clock()
-        able = ranked[:1]
+        left = self._deadline - self._clock()
+        chosen, fold = self._to_train_on(left, idle=idle)
+        if chosen is None:
+            return None, 0.0, 0.0
+        before = min(chosen.records)
+        an_epoch = _SAFETY_OF_LAST * self.seconds(chosen) / chosen.epochs * self._sizes[fold] / self._sizes.get(before, 1)
+        share = SHARE_BUT_TEST if fold == ALL_BUT_TEST else 1.0
+        epochs, most = share * (left - _SECONDS_OF_LAST) / an_epoch, MOST_LAST if fold == ALL else MOST_LONGER
+        if epochs < max(1, LEAST_LAST * chosen.epochs):
+            return None, 0.0, 0.0
+        values = {**chosen.scheduled(int(min(epochs, most * chosen.epochs))), START: chosen.records[before].trial_key}
+        if fold == ALL:
+            values[_RATE] = RATE_OF_LAST * float({**chosen.plan.first, **values}[_RATE])
+        last = Contender(chosen.plan, values)
+        of_others = _SECONDS_OF_LAST + an_epoch * last.epochs / share
+        return (last, fold), of_others if self._outer else _SECONDS_OF_LAST + an_epoch * chosen.epochs, of_others
+
+    def _to_train_on(self, left: float, *, idle: bool) -> tuple[Contender | None, int]:
+        """Return the contender whose model trains on (see `_last`), and with which samples: a number for `Contender`.
+
+        The contender is the leader. With an outer test, if the leader is a probe of features, a network without a body
+        may take the place of the leader if it is not behind: such a network has yet to learn its features.
+        """
+        if self._final:
+            return None, ALL
+        starts = {each.values.get(START) for each in self.contenders}
+        trained = (each for each in self.contenders if each.useful and ALL_BUT_TEST in each.records)
+        if (each := next(trained, None)) is not None:
+            return (None if starts & each.keys else each), ALL
+        able = (ranked := [each for _, each in self.standings()])[:1]
         if self._outer and not self._one_may_train_on(left):
             able = []
         elif self._outer and able and _is_probe(able[0]):
@@ -246,19 +274,7 @@ class Race:
             own = (each for each in own if not any(other.extends(each) for other in ranked))
             able += [each for each in own if not self.behind(each, ranked[0])]
         chosen = next((each for each in able if self._trains_on(each, 0.0 if idle else left)), None)
-        if chosen is None:
-            return None, 0.0, 0.0
-        model = chosen.records[min(chosen.scores)].trial_key
-        an_epoch = _SAFETY_OF_LAST * self._whole * self.seconds(chosen) / chosen.epochs
-        epochs, most = (left - _SECONDS_OF_LAST) / an_epoch, MOST_LONGER if self._outer else MOST_LAST
-        if epochs < max(1, LEAST_LAST * chosen.epochs):
-            return None, 0.0, 0.0
-        values = {**chosen.scheduled(int(min(epochs, most * chosen.epochs))), START: model}
-        if not self._outer:
-            values[_RATE] = RATE_OF_LAST * float({**chosen.plan.first, **values}[_RATE])
-        last = Contender(chosen.plan, values)
-        of_others = _SECONDS_OF_LAST + an_epoch * last.epochs
-        return last, of_others if self._outer else _SECONDS_OF_LAST + an_epoch * chosen.epochs, of_others
+        return chosen, ALL_BUT_TEST if self._outer else ALL
 
     def _trains_on(self, contender: Contender, left: float) -> bool:
         """Return whether the model of a contender's first fold trains on; ``left`` seconds are left for more folds.
@@ -288,8 +304,7 @@ class Race:
         """
         for each in self.contenders:
             averaged = len(each.scores) >= FEW_FOLDS and not get_method(each.plan.method).fitted and not _is_probe(each)
-            useful = each.running or any(not record.status.failed for record in each.records.values())
-            if averaged or (useful and START in each.values):
+            if averaged or ((each.running or each.useful) and START in each.values):
                 return False
         return not self._first_due(left)
 

@@ -212,7 +212,10 @@ def test_with_an_outer_test_the_leader_trains_on_at_once_on_all_other_samples() 
     last = track.ran[1]
     assert last.hyperparameters["refine.start"] == track.ran[0].key
     assert last.hyperparameters["refine.learning_rate"] == 1e-3, "as before: most of the training comes now"
-    assert last.epochs == int((20 - 6 - 4) / 1.2), "all the time that is left"
+    assert last.epochs == int(2 / 3 * (20 - 6 - 4) / 1.2), "two thirds of the time that is left"
+    final = track.ran[2]
+    assert (fold_of(final), final.hyperparameters["refine.start"]) == (-1, last.key), "the rest is for all samples"
+    assert final.hyperparameters["refine.learning_rate"] == 5e-4
     rich = Track(1000.0, improving=True, outer=True).run(12)
     assert -2 not in [fold for _, fold in rich.started()], "folds fit, with longer schedules"
     again = Track(400.0, improving=True, outer=True, history=History(records=track.records)).run()
@@ -243,7 +246,7 @@ def test_if_a_probe_leads_a_network_of_its_own_trains_on(monkeypatch: pytest.Mon
 
 
 def test_a_leader_waits_for_first_trials_and_a_failure_is_not_the_last_try() -> None:
-    track = Track(24.0, improving=True, outer=True)
+    track = Track(27.0, improving=True, outer=True)
     track.take(), track.take()
     track.end(track.ran[0])
     assert track.next() == ("nft", 2), "the first trial that runs may lead"
@@ -267,7 +270,7 @@ def test_a_leader_that_no_longer_improves_trains_on_if_few_folds_fit(left: float
 def test_a_race_with_nothing_else_to_do_trains_on(monkeypatch: pytest.MonkeyPatch) -> None:
     text = TEXT.replace("nft, scratch, linear_probe", "nft").replace("\nspace:", " #")
     monkeypatch.setattr(f"{__name__}.TEXT", text)
-    assert Track(100.0, folds=[0], best=4, outer=True).run().started() == [("nft", 0), ("nft", -2)]
+    assert Track(100.0, folds=[0], best=4, outer=True).run().started() == [("nft", 0), ("nft", -2), ("nft", -1)]
 
 
 def test_a_longer_schedule_of_another_leaves_time_for_the_folds_of_the_leader() -> None:
