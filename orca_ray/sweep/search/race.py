@@ -52,7 +52,7 @@ SHARE_OF_WAITING = 0.15
 """Largest share of the time that is left of a first trial that runs before a network gets all the time."""
 _SECONDS_OF_LAST = 4.0  # to load and store the model
 _STANDS = 1.0
-_SAFETY, _SAFETY_OF_LAST, _MOST_EXTRA, _UNKNOWN, _MOST_RATIO = 1.25, 1.2, 1.0, 5.0, 4.0
+_SAFETY, _SAFETY_OF_LAST, _MOST_EXTRA, _UNKNOWN, _MOST_RATIO = 1.25, 1.15, 1.0, 5.0, 4.0
 """Factor of the expected duration of a trial, which must fit into the time that is left, and of the training on all
 samples, whose speed is known; largest number of seconds that a trial is expected to take beside its stages, after a
 single trial; expected seconds where nothing is known; and largest factor by which trials of some methods change the
@@ -242,8 +242,8 @@ class Race:
         if chosen is None:
             return None, 0.0, 0.0
         before = min(chosen.records)
-        an_epoch = _SAFETY_OF_LAST * self.seconds(chosen) / chosen.epochs * self._sizes[fold] / self._sizes.get(before, 1)
-        share = SHARE_BUT_TEST if fold == ALL_BUT_TEST else 1.0
+        share, safety = (SHARE_BUT_TEST, 1.0) if fold == ALL_BUT_TEST else (1.0, _SAFETY_OF_LAST)
+        an_epoch = safety * self.seconds(chosen) / chosen.epochs * self._sizes[fold] / self._sizes.get(before, 1.0)
         epochs, most = share * (left - _SECONDS_OF_LAST) / an_epoch, MOST_LAST if fold == ALL else MOST_LONGER
         if epochs < max(1, LEAST_LAST * chosen.epochs):
             return None, 0.0, 0.0
@@ -280,7 +280,7 @@ class Race:
         """Return whether the model of a contender's first fold trains on; ``left`` seconds are left for more folds.
 
         A network does so if it has fewer than `FEW_FOLDS` folds, the mean of whose models would be better. With an
-        outer test, its best epoch must have been in the second half, and `FEW_FOLDS` folds of the usual epochs must not
+        outer test, its best epoch must have been in the second half, and the other folds of the usual epochs must not
         fit. Without, its score must have improved up to the end; or it has one fold, there is no time for `FEW_FOLDS`,
         and its best epoch was in the second half.
         """
@@ -290,7 +290,8 @@ class Race:
         first = contender.records[min(contender.scores)]
         if contender.running or any(each.values.get(START) == first.trial_key for each in self.contenders):
             return False
-        folds = _SAFETY * self.seconds(contender) * max(1, min(FEW_FOLDS, self._division) - count)
+        few = self._division if self._outer else min(FEW_FOLDS, self._division)
+        folds = _SAFETY * self.seconds(contender) * max(1, few - count)
         late = 2 * (first.best_epoch or 0) > contender.epochs
         if self._outer:
             usual = max(1.0, num_epochs(contender.plan.first) / contender.epochs)
