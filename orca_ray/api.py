@@ -58,7 +58,7 @@ BASELINES = {
     "tabular": ("linear", "nearest", "kernel_ridge", "forest", "gradient_boosting"),
     "time series": ("linear", "nearest", "minirocket", "minirocket_hydra", "cnn"),
     "field": ("linear", "unet", "fno"),
-    "image": ("linear", "nearest", "cnn"),
+    "image": ("linear", "nearest", "forest", "cnn"),
     "audio": ("linear", "minirocket", "cnn"),
 }
 """Methods without pretraining that `adapt` compares, by domain."""
@@ -228,6 +228,7 @@ class AdaptationSweep:
             folds, deadline=min(until, deadline), division=division, final=final, outer=outer,
             sizes={ALL: (known + len(data.test)) / (known - held), ALL_BUT_TEST: known / (known - held)},
             num_held=held if shares else math.inf,
+            classes=self.task.target.num_outputs if self.task.target.kind == "classes" else 0,
         )  # fmt: skip
         return run_sweep(
             self.spec(methods), self.results, executor=executor, listener=self.listener,

@@ -67,7 +67,7 @@ def check_unfit(method: str, task: Task) -> None:
 
 _YOUNGER = {
     "boosting.copies": BoostingConfig.copies, "boosting.rows": BoostingConfig.rows,
-    "cnn.stages": "residual", "cnn.stem": "fine", "cnn.weights": "plain",
+    "cnn.stages": "residual", "cnn.weights": "plain",
     "data.chooses": DataConfig.chooses, "data.fold": DataConfig.fold,
     "linear.limit": LinearConfig.limit, "minirocket.penalty": MiniRocketConfig.penalty,
     "refine.keep": RefineConfig.keep, "refine.label_smoothing": RefineConfig.label_smoothing,

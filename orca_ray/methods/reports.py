@@ -33,6 +33,8 @@ class Outcome:
     best_epoch: int | None = None
     epochs: int = 0
     """Number of refine epochs that have run."""
+    training_loss: float | None = None
+    """Mean training loss of the last of them; None of methods without gradients."""
     distance_before: float | None = None
     distance_after: float | None = None
     align_epochs: int = 0

@@ -13,8 +13,8 @@ from orca_ray.version import __version__
 logger = logging.getLogger(__name__)
 
 MARKER = "orca-ray-results.json"
-SCHEMA_VERSION = 6
-"""Version of the tables' columns. Stores of versions 3 to 5 can be read; the first write changes their marker to this
+SCHEMA_VERSION = 7
+"""Version of the tables' columns. Stores of versions 3 to 6 can be read; the first write changes their marker to this
 version, so that an older orca-ray refuses the whole store instead of failing on single files."""
 _FORMAT = "orca-ray results"
 

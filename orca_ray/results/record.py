@@ -136,6 +136,7 @@ class Record(StoredRow):
     processor: str | None = None
     cpus: float | None = None
     gpus: float | None = None
+    training_loss: float | None = None
 
     RUN_COLUMNS: ClassVar[frozenset[str]] = frozenset({
         "wall_seconds", "align_seconds", "refine_seconds", "evaluate_seconds", "peak_memory_mib", "executor", "node",

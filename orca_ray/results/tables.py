@@ -132,7 +132,7 @@ class Table:
 _RECORD_ORDER = ("benchmark", "sweep", "protocol", "phase", "task", "method", "body", "seed", "finished_at")
 _JOURNAL_ORDER = ("sweep", "task", "method", "number", "trial_key")
 _ARTEFACT_ORDER = ("sweep", "trial_key", "kind", "name")
-_RECORD_LATER = frozenset({"metric_version", "processor", "cpus", "gpus"})
+_RECORD_LATER = frozenset({"metric_version", "processor", "cpus", "gpus", "training_loss"})
 RECORDS = Table("records", Record.SCHEMA, _RECORD_ORDER, 2**19, 2**17, _RECORD_LATER, _record_problems)
 _CURVE_ORDER = ("sweep", "trial_key", "stage", "epoch")
 CURVES = Table("curves", CurvePoint.SCHEMA, _CURVE_ORDER, 2**22, 2**14, frozenset({"attempt"}))
@@ -339,7 +339,7 @@ def _target(wanted: Any, found: Any, expand: bool) -> Any:
 
 def _check_columns(schema: Any, kind: Table, where: str) -> None:
     columns, wanted = set(schema.names), set(kind.schema.names)
-    odd = min((sorted(columns ^ layout) for layout in (wanted, wanted - kind.later)), key=len)
+    odd = sorted((columns - wanted) | (wanted - kind.later - columns))
     if not odd:
         odd = [name for name in schema.names if is_text(schema.field(name)) != is_text(kind.schema.field(name))]
     if odd or len(schema.names) > len(columns):

@@ -95,7 +95,7 @@ def test_impossible_records_are_refused(changes: dict[str, Any], message: str) -
 
 
 NEW = sorted(RECORDS.later)
-FACTS: dict[str, Any] = {"metric_version": 2, "processor": "a processor", "cpus": 1.0, "gpus": 0.5}
+FACTS: dict[str, Any] = {"metric_version": 2, "processor": "a processor", "cpus": 1, "gpus": 0.5, "training_loss": 0.3}
 
 
 def write_old(path: Path, *records: Record) -> None:

@@ -105,8 +105,8 @@ class TestBadInput:
 
     def test_a_newer_version(self, store: ResultsStore) -> None:
         path = Path(store.uri) / MARKER
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": 7, "created_by": "9.0"}))
-        with pytest.raises(UserError, match=r"newer orca-ray \(schema 7, this one reads up to 6; created by 9.0\)"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": 8, "created_by": "9.0"}))
+        with pytest.raises(UserError, match=r"newer orca-ray \(schema 8, this one reads up to 7; created by 9.0\)"):
             ResultsStore(store.uri)
 
     def test_a_truncated_file_is_named_wherever_it_is_cut(self, store: ResultsStore) -> None:

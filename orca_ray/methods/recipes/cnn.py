@@ -29,8 +29,8 @@ TABLES = ("tabular", "drug response")
 """Values of `Task.domain` whose features have no order."""
 MAX_POSITIONS = 128**2
 """Largest number of positions after the stem, whose stride is chosen accordingly; no limit if the target is dense."""
-LEAST_COARSE = 16
-"""Smallest side of images for which a coarse stem is coarse."""
+LEAST_PLAIN = 16
+"""Smallest side of images for which plain stages are plain, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -48,14 +48,10 @@ class CnnConfig(Config):
     weights: Annotated[str, partial(one_of, ("plain", "standardised"))] = "plain"
     """``standardised``: see `orca_ray.models.convolution.Architecture`. On 3,500 digits of MNIST, a network of width 16
     had 1.5 instead of 2.3 % errors after 40 s of a core."""
-    stem: Annotated[str, partial(one_of, ("fine", "coarse"))] = "fine"
-    """``coarse``: the first convolution halves the resolution of images with sides of at least `LEAST_COARSE` pixels,
-    and all stages have twice the width, at about the same cost. On those digits, random shifts (``refine.shift``)
-    lowered the log loss from 0.073 to 0.055; a coarse stem, to 0.051 or, with half the learning rate, 0.046."""
     stages: Annotated[str, partial(one_of, ("residual", "plain"))] = "residual"
-    """``plain``: images with such sides that have classes or labels pass pairs of convolutions with a max pool after
-    each stage, instead of residual blocks, and all stages have twice the width. On 3,500 digits of MNIST, after 40 s of
-    a core, that lowered the calibrated log loss of residual stages with a coarse stem from 0.065 to 0.036."""
+    """``plain``: images with sides of at least `LEAST_PLAIN` that have classes or labels pass pairs of convolutions
+    with a max pool after each stage, instead of residual blocks, and all stages have twice the width. On those digits,
+    that lowered the calibrated log loss of residual stages from 0.065 to 0.036."""
     network: Annotated[str, partial(one_of, ("auto", "convolutional", "table"))] = "auto"
     """``table``: every layer sees all features. ``auto``: ``table`` for tables and inputs of one position, else
     ``convolutional``."""
@@ -74,11 +70,9 @@ def _first_stage(task: "Task", config: CnnConfig) -> tuple[int, int, bool]:
     if _is_table(task, config) or task.target.kind == "dense":
         return 1, config.width, False
     size = task.input_shape[1:]
-    stride, large = patch_side(size, MAX_POSITIONS), len(size) == 2 and min(size) >= LEAST_COARSE
-    if config.stages == "plain" and large and task.target.kind in ("classes", "labels"):
-        return stride, 2 * config.width, True
-    coarse = config.stem == "coarse" and stride == 1 and large
-    return (2, 2 * config.width, False) if coarse else (stride, config.width, False)
+    large = len(size) == 2 and min(size) >= LEAST_PLAIN and task.target.kind in ("classes", "labels")
+    plain = config.stages == "plain" and large
+    return patch_side(size, MAX_POSITIONS), config.width * (1 + plain), plain
 
 
 def _network(request: "NetworkRequest") -> "CrossModalModel":

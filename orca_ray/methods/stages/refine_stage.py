@@ -78,6 +78,7 @@ class RefineStage:
         return replace(
             outcome, **asdict(loop.throughput()), notes=notes,
             validation_score=loop.best_score, best_epoch=loop.best_epoch, epochs=epoch.epoch,
+            training_loss=epoch.loss,
             refine_seconds=outcome.refine_seconds + epoch.seconds - epoch.validation_seconds,
             evaluate_seconds=outcome.evaluate_seconds + epoch.validation_seconds + self._seconds,
             precision=loop.precision.name, micro_batch=loop.micro_batch, test_score=self._test_score,

@@ -18,6 +18,8 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from statistics import mean, stdev
 
+from scipy.special import entr
+
 from orca_ray.methods.registry import get_method
 from orca_ray.results.record import Record
 from orca_ray.sweep.plan.searches import SearchPlan, canonical_json, num_epochs
@@ -52,6 +54,9 @@ SHARE_OF_WAITING = 0.15
 """Largest share of the time that is left of a first trial that runs before a network gets all the time."""
 _SECONDS_OF_LAST = 4.0  # to load and store the model
 _STANDS = 1.0
+SLACK_OF_LOSS = 0.01
+"""Distance of the training loss to the least possible one, in nats, up to which a network has converged: more training
+gains little, the mean of folds more."""
 _SAFETY, _SAFETY_OF_LAST, _MOST_EXTRA, _UNKNOWN, _MOST_RATIO = 1.25, 1.15, 1.0, 5.0, 4.0
 """Factor of the expected duration of a trial, which must fit into the time that is left, and of the training on all
 samples, whose speed is known; largest number of seconds that a trial is expected to take beside its stages, after a
@@ -77,6 +82,7 @@ class Race:
         sizes: Mapping[int, float] | None = None,
         num_held: float = math.inf,
         outer: bool = False,
+        classes: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Start without contenders.
@@ -90,10 +96,11 @@ class Race:
                 None: equal.
             outer: whether there is an outer test.
             num_held: number of validation samples of a fold, if scores are shares of them; else infinite.
+            classes: number of classes; 0: the target is another.
         """
         self.folds, self._deadline, self._division = list(folds), deadline, division or len(folds)
         self._final, self._num_held, self._clock = set(final), num_held, clock
-        self._outer, self._sizes = outer, sizes or {ALL: 1.0, ALL_BUT_TEST: 1.0}
+        self._outer, self._classes, self._sizes = outer, classes, sizes or {ALL: 1.0, ALL_BUT_TEST: 1.0}
         self._total = deadline - clock()
         self.contenders: list[Contender] = []
         self.estimates: Mapping[tuple[str, str], float] = {}
@@ -231,7 +238,7 @@ class Race:
         return Contender(usual.plan, usual.scheduled(max(2, int(share * usual.epochs))))
 
     def _last(self, *, idle: bool = False) -> tuple[tuple[Contender, int] | None, float, float]:
-        """Return the training on of a contender's model with its number in the place of a fold, and seconds kept for it.
+        """Return the training on of a model with its number in the place of a fold, and seconds kept for it.
 
         The first number of seconds is kept from other trials of the contender's method, the second from other methods.
         None if no model trains on. If ``idle``, no trial can start, and no fold is waited for. With an outer test, the
@@ -280,9 +287,9 @@ class Race:
         """Return whether the model of a contender's first fold trains on; ``left`` seconds are left for more folds.
 
         A network does so if it has fewer than `FEW_FOLDS` folds, the mean of whose models would be better. With an
-        outer test, its best epoch must have been in the second half, and the other folds of the usual epochs must not
-        fit. Without, its score must have improved up to the end; or it has one fold, there is no time for `FEW_FOLDS`,
-        and its best epoch was in the second half.
+        outer test, its best epoch must have been in the second half, and all folds of the usual epochs must not fit, or
+        `FEW_FOLDS` if its training loss cannot fall much further. Without, its score must have improved up to the end;
+        or it has one fold, there is no time for `FEW_FOLDS`, and its best epoch was in the second half.
         """
         recipe, count = get_method(contender.plan.method), len(contender.scores)
         if recipe.fitted or recipe.aligns or _RATE not in contender.plan.first or count >= FEW_FOLDS:
@@ -290,13 +297,22 @@ class Race:
         first = contender.records[min(contender.scores)]
         if contender.running or any(each.values.get(START) == first.trial_key for each in self.contenders):
             return False
-        few = self._division if self._outer else min(FEW_FOLDS, self._division)
+        all_folds = self._outer and not self._converged(first, contender)
+        few = self._division if all_folds else min(FEW_FOLDS, self._division)
         folds = _SAFETY * self.seconds(contender) * max(1, few - count)
         late = 2 * (first.best_epoch or 0) > contender.epochs
         if self._outer:
             usual = max(1.0, num_epochs(contender.plan.first) / contender.epochs)
             return late and not contender.suggested and usual * folds > left
         return contender.improves or (late and count == 1 < self._division and folds > left)
+
+    def _converged(self, record: Record, contender: Contender) -> bool:
+        """Return whether the training loss is within `SLACK_OF_LOSS` of the least one that smoothed classes allow."""
+        if record.training_loss is None or not self._classes:
+            return False
+        other = float(contender.plan.first.get("refine.label_smoothing", 0.0)) / self._classes
+        least = entr(1 - (self._classes - 1) * other) + (self._classes - 1) * entr(other)
+        return bool(record.training_loss < least + SLACK_OF_LOSS)
 
     def _one_may_train_on(self, left: float) -> bool:
         """Return whether the only training on of a race with an outer test may start now.
