@@ -72,8 +72,9 @@ any case, and the start takes seven seconds from them."""
 _EPOCHS = "refine.epochs"
 LEAST_OVERRUN, MOST_OVERRUN = 10.0, 0.1
 """Configurations are fitted again to all samples, at the end, in at most so many seconds, or this share of the time."""
-COPIES = 5
-"""Number of boosted trees of all samples whose mean is a model, if that takes at most half of this time."""
+COPIES, MOST_TREES = 5, 20_000
+"""Number of boosted trees of all samples whose mean is a model, if nothing limits its size, if they take at most half
+of this time, and largest number of their trees."""
 MOST_OF_CANDIDATE = 10
 """Largest number of models of folds that stand for a configuration."""
 _SLOW_IMPORTS = ("scipy.optimize", "sklearn.ensemble", "lightgbm")
@@ -281,10 +282,9 @@ class AdaptationSweep:
 
         With ``single``, one of the folds: that of the median score.
         """
-        if get_method(candidate.method).refits:
+        last = judge.trained(candidate)
+        if last is None and get_method(candidate.method).refits:
             last = judge.final.get(self._refitted(judge, candidate))
-        else:
-            last = judge.trained(candidate)
         if last is not None:
             return [last]
         records = sorted(candidate.records.values(), key=lambda each: each.validation_score or 0.0)
@@ -300,8 +300,11 @@ class AdaptationSweep:
         if _EPOCHS in values:
             records = candidate.records.values()
             values[_EPOCHS] = round(median(each.best_epoch or each.epochs for each in records))
-            seconds *= values[_EPOCHS] / median(each.epochs for each in records)
-            if 2 * COPIES * seconds <= limit:  # the other half is for other configurations
+            if get_method(candidate.method).fitted:  # else an epoch takes next to nothing
+                seconds *= values[_EPOCHS] / median(each.epochs for each in records)
+            trees = COPIES * values[_EPOCHS] * values.get("boosting.rounds", math.inf) * self.task.target.num_outputs
+            free = not self.single and math.isinf(self.max_size + self.max_latency) and trees <= MOST_TREES
+            if free and 2 * COPIES * seconds <= limit:  # the rest is for other configurations
                 values["boosting.copies"], seconds = COPIES, COPIES * seconds
         place = candidate.method, canonical_json(values)
         seconds += judge.refit_seconds

@@ -212,17 +212,25 @@ class Judge:
 
     def trained(self, candidate: Candidate) -> Record | None:
         """Return the record of the last training, on all samples or all but the outer test; None: there is none."""
-        found = self.final.get((candidate.method, candidate.values))
-        return found and self.final.get(_place(found), found)
+        if (found := self.outer_record(candidate)) is None:
+            last = self.final.get((candidate.method, candidate.values))
+            return last if last and START in json.loads(last.hyperparameters) else None
+        if last := self.final.get(_place(found)):
+            judged = self._on_test(outputs := self._part(found, "test"))
+            if judged.score(self._part(last, "test")) <= judged.score(outputs):  # as it saw them; else it went astray
+                return last
+        return found
 
     def _beaten(self, candidate: Candidate, record: Record) -> bool:
         """Return whether a candidate that trained on is clearly behind.
 
         Another has measurably less than half the error, or the same method has enough folds of as many epochs.
         """
+        last = self.trained(candidate)
+        trained = record.epochs + (last.epochs if last and last is not record else 0)
         for other in self.ranked[:MOST_CANDIDATES]:
             epochs = [each.epochs for each in other.records.values() if other.method == candidate.method]
-            if len(epochs) >= FEW_FOLDS and min(epochs) >= record.epochs:
+            if len(epochs) >= FEW_FOLDS and min(epochs) >= trained:
                 return True
             if other is not candidate and candidate.records.keys() & other.records.keys():
                 judged = self.judged(candidate, other)

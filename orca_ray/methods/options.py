@@ -16,12 +16,7 @@ from orca_ray.training.config import AlignConfig, DataConfig, RefineConfig
 _Config = TypeVar("_Config")
 Scalar = int | float | str
 """Value of one hyper-parameter."""
-TARGETS = {
-    "all": ("attention", "mlp"),
-    "attention": ("attention",),
-    "mlp": ("mlp",),
-    "query_value": ("query", "value"),
-}
+TARGETS = {"all": ("attention", "mlp"), "attention": ("attention",), "mlp": ("mlp",), "query_value": ("query", "value")}
 """Roles of the linear layers that each value of ``lora.targets`` adapts."""
 
 

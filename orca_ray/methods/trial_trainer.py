@@ -86,7 +86,8 @@ class TrialTrainer:
         check_unfit(method, task)
         recipe, self._hyperparameters = get_method(method), resolve(method, hyperparameters)
         data = with_fold(data, self._hyperparameters.data.fold)
-        test = test and len(data.test) > 0  # own data may have no test split
+        # Own data may have no test split; in the place of a fold, -1 means that training has the test samples, too.
+        test = test and len(data.test) > 0 and self._hyperparameters.data.fold != -1
         if (fraction := self._hyperparameters.data.fraction) != 1:
             drawn = derive_seed(seed, "fraction") % 2**32
             data = with_train_fraction(data, fraction, drawn, classes=task.target.kind == "classes")

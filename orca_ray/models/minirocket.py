@@ -179,11 +179,7 @@ def _quantiles(values: Tensor, levels: Tensor) -> Tensor:
 
 
 def build_series_model(
-    body: Body,
-    *,
-    input_shape: tuple[int, ...],
-    target: Target,
-    statistics: tuple[Tensor, Tensor] | None = None,
+    body: Body, *, input_shape: tuple[int, ...], target: Target, statistics: tuple[Tensor, Tensor] | None = None
 ) -> CrossModalModel:
     """Build a model of the features ``body`` of series (C, L) with L >= `LENGTH`, and a linear head, initially 0.
 

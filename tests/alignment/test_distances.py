@@ -278,8 +278,7 @@ def test_separated_targets_are_found_again(
 
 
 @pytest.mark.parametrize(
-    ("y", "message"),
-    [(np.array([[1.0, np.nan]]), r"shape \(1, 2\): NaN or infinite"), (np.zeros((0, 3)), "no sample")],
+    ("y", "message"), [(np.array([[1.0, np.nan]]), r"shape \(1, 2\): NaN or infinite"), (np.zeros((0, 3)), "no sample")]
 )
 def test_bad_targets_are_refused(y: np.ndarray, message: str) -> None:
     with pytest.raises(UserError, match=message):

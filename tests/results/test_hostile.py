@@ -88,11 +88,7 @@ def test_an_invalid_row_is_named(store: ResultsStore, table: Table, changes: dic
         ("epochs", pa.array([[1], [2]]), "is truncated or damaged"),
         ("task", pa.array(["a", None]), "is truncated or damaged"),
         ("task", pa.array([b"a", b"\xff\xfe"]).view(pa.string()), "is truncated or damaged"),
-        (
-            "finished_at",
-            pa.array([0, -(2**62)]).cast(TIME),
-            "row 2 has finished_at .*; allowed are times in the years",
-        ),
+        ("finished_at", pa.array([0, -(2**62)]).cast(TIME), "row 2 has finished_at .*; allowed are times in the years"),
     ],
 )
 def test_wrong_column_types_are_named(store: ResultsStore, column: str, values: Any, message: str) -> None:

@@ -85,7 +85,7 @@ def _operations(task: "Task", values: Mapping[str, Scalar], method: str = "") ->
     own = {  # distances to all samples; a comparison of a tree takes as long as some hundred operations
         "kernel_ridge": 2 * size * min(count, 1000) + 4 * min(count, 1000) ** 2 * min(1.0, 10_000 / count),
         "nearest": 0.5 * size * min(count, 50_000),
-        "forest": 30_000 * math.sqrt(size) * min(1.0, 10_000 / count) * math.log2(count),
+        "forest": 30_000 * math.sqrt(min(size, 1000)) * min(1.0, 10_000 / count) * math.log2(count),
     }
     return float(100 * size + 2 * size * task.target.num_outputs * passes) + own.get(method, 0.0)
 

@@ -21,6 +21,7 @@ from orca_ray.methods.reports import EpochProgress
 from orca_ray.results.record import Record, Status
 from orca_ray.results.status import only_trial
 from orca_ray.results.store import ResultsStore
+from orca_ray.results.tables import RECORDS
 from orca_ray.sweep.plan.searches import Resources, TrialSpec
 from orca_ray.sweep.run.messages import TrialReport, WorkerSettings, make_record
 from orca_ray.sweep.worker.runner import TrialRunner
@@ -69,7 +70,8 @@ def reproduce(record: Record, store: ResultsStore, model: Path | None = None) ->
     again = run_again(record, make_trial(record), model)
     old, new = _score(record), _score(again)
     ours, theirs = record.reproducible(), again.reproducible()
-    changed = {name: (ours[name], theirs[name]) for name in ours if ours[name] != theirs[name]}
+    known = (name for name in ours if ours[name] is not None or name not in RECORDS.later)
+    changed = {name: (ours[name], theirs[name]) for name in known if ours[name] != theirs[name]}
     about = {name: (getattr(record, name), getattr(again, name)) for name in ENVIRONMENT}
     differences = {name: pair for name, pair in changed.items() if name not in ENVIRONMENT}
     if record.deterministic:

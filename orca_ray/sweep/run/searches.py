@@ -21,12 +21,7 @@ class SweepSearches:
     """Searches of a sweep; iteration yields each search, done or not, once the fingerprint of its data is known."""
 
     def __init__(
-        self,
-        plans: Sequence[SearchPlan],
-        store: ResultsStore,
-        *,
-        retry: Collection[str] = (),
-        race: Race | None = None,
+        self, plans: Sequence[SearchPlan], store: ResultsStore, *, retry: Collection[str] = (), race: Race | None = None
     ) -> None:
         """Rebuild the searches from what ``store`` holds.
 

@@ -307,9 +307,12 @@ class Race:
         return contender.improves or (late and count == 1 < self._division and folds > left)
 
     def _converged(self, record: Record, contender: Contender) -> bool:
-        """Return whether the training loss is within `SLACK_OF_LOSS` of the least one that smoothed classes allow."""
-        if record.training_loss is None or not self._classes:
-            return False
+        """Return whether the training loss is within `SLACK_OF_LOSS` of the least one that smoothed classes allow.
+
+        True where the loss does not say: of a probe of features, without classes, in records of earlier versions.
+        """
+        if record.training_loss is None or not self._classes or _is_probe(contender):
+            return True
         other = float(contender.plan.first.get("refine.label_smoothing", 0.0)) / self._classes
         least = entr(1 - (self._classes - 1) * other) + (self._classes - 1) * entr(other)
         return bool(record.training_loss < least + SLACK_OF_LOSS)
