@@ -122,7 +122,12 @@ def test_a_model_is_of_all_samples_or_of_the_folds(ran: Ran, tmp_path: Path, mon
     adaptation(ran.task, ran.folder, single=True).save(tmp_path / "model")
     given = Predictor.load(tmp_path / "model").config.hyperparameters
     epochs = [each.best_epoch or 0 for each in adaptation(ran.task, ran.folder).judge().leader.records.values()]
-    assert (given["data.fold"], given["refine.epochs"]) == (-1, round(median(epochs)))
+    found = tuple(given[name] for name in ("data.fold", "refine.epochs", "boosting.copies"))
+    assert found == (-1, round(median(epochs)), 1)
+    adaptation(ran.task, ran.folder).save(tmp_path / "model")
+    config = Predictor.load(tmp_path / "model").config
+    copies = {(each.hyperparameters["boosting.copies"], each.test_score) for each in config.members or [config]}
+    assert copies == {(5, None)}, "they have seen the test samples"
     monkeypatch.setattr("orca_ray.api.get_method", lambda name: replace(get_method(name), refits=False))
     for single in (False, True):
         adaptation(ran.task, ran.folder, single=single).save(tmp_path / "model")

@@ -366,6 +366,14 @@ def test_a_network_that_trained_on_without_the_outer_test_is_judged_by_it(toy: T
     assert choice.score.value == pytest.approx(wrong.mean())
     outer = judge.held_out(choice)
     assert (outer, judge.expected(choice, outer)) == (choice.score, choice.score)
+    for fold, share, kept in ((3, 0.6, "cnn2"), (4, 1.0, "cnn4")):  # on samples that it saw
+        toy.add("cnn", toy.right(share, 5), folds=[fold])
+        last = json.dumps({"data.fold": -1, "refine.start": "cnn2"})
+        toy.records[-1] = replace(toy.records[-1], hyperparameters=last)
+        judge = toy.judge()
+        assert getattr(judge.trained(judge.leader), "trial_key", "") == kept
+        low = choice.score.low * (N / (N + N_TEST) if kept == "cnn4" else 1)
+        assert judge.expected(choice, outer) == replace(choice.score, low=low)
     toy.add("nearest", toy.right(1.0, 4))
     assert toy.judge().leader.method == "nearest", "another has less than half the error on the common fold"
 

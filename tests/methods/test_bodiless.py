@@ -26,7 +26,7 @@ from orca_ray.tasks.task import Task
 from orca_ray.testing.trials import CLASSES, QUICK, TASK, make_data, make_task, run, start
 
 SMALL: dict[str, Scalar] = {**QUICK, "cnn.width": 16, "cnn.blocks": 1}
-WIDE: dict[str, Scalar] = {"cnn.width": 32, "cnn.kernel": 5, "cnn.dilation": 3, "cnn.stages": "plain"}
+WIDE: dict[str, Scalar] = {"cnn.width": 32, "cnn.kernel": 5, "cnn.dilation": 3}
 FIELD = make_task(Target("dense", shape=(16,)), (1, 16))
 NO_SHAPE = replace(TASK, input_shape=None, input_kind="sequence")
 
@@ -203,6 +203,15 @@ def test_epochs_continue_as_one_run_of_lightgbm() -> None:
     x = torch.from_numpy(make_data(TASK).test.x)
     assert whole.model(x).any()
     assert torch.equal(pieces.model(x), whole.model(x))
+
+
+def test_copies_of_an_epoch_draw_for_themselves_and_are_averaged() -> None:
+    x = torch.from_numpy(make_data(TASK).test.x)
+    for equal, columns, rows in ((True, 1.0, 1.0), (False, 0.5, 1.0), (False, 1.0, 0.5)):
+        values: dict[str, Scalar] = {"boosting.columns": columns, "boosting.rows": rows, "boosting.leaf_samples": 2}
+        one, three = boost(TASK, values), boost(TASK, {**values, "boosting.copies": 3})
+        assert len(trees(three).sizes) % 9 == 0, "of each of three classes"
+        assert torch.allclose(three.model(x), one.model(x), rtol=1e-4) is equal
 
 
 def test_the_trees_of_the_best_epoch_are_kept_and_patience_ends_the_trial() -> None:

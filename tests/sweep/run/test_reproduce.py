@@ -53,7 +53,7 @@ def test_a_deterministic_record_is_reproduced_bit_for_bit(real: ResultsStore) ->
 
 
 def test_a_score_that_differs_in_the_last_bit_does_not_agree(real: ResultsStore, tmp_path: Path) -> None:
-    record = record_of(real, "nft")
+    record = replace(record_of(real, "nft"), training_loss=None)  # as of an older version
     assert record.test_score is not None
     other = replace(record, test_score=nextafter(record.test_score, 1), torch_version="1.0", node="elsewhere")
     compared = reproduce(other, changed(tmp_path, other))
