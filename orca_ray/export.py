@@ -139,8 +139,7 @@ WRITERS: Mapping[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
 
 def column_names(model: Predictor) -> list[str]:
     """Return the column name of each class or label, e.g. ``p_cat``; equal names get a number, e.g. ``p_cat_3``."""
-    names = model.label_names or tuple(map(str, range(model.task.target.size)))
-    found = [f"p_{name}" for name in names]
+    found = [f"p_{name}" for name in model.label_names or range(model.task.target.size)]
     return [name if found.count(name) == 1 else f"{name}_{number}" for number, name in enumerate(found)]
 
 

@@ -261,13 +261,12 @@ class Predictor:
         scores = {"validation": config.validation_score, "test": config.test_score}
         shown = ", ".join(f"{value:.4g} on {split}" for split, value in scores.items() if value is not None)
         told = (line.removeprefix("- ") for line in itertools.takewhile(bool, reported(config.report)))
-        count = sum(parameter.numel() for parameter in self.network.parameters())
         facts = {
             "task": f"{task.name} {task.title}".strip(),
             "inputs": f"{task.modality} {task.input_shape}".strip(),
             "target": kind + (f": {', '.join(self.label_names)}" if self.label_names else ""),
             "method": self._made,
-            "parameters": f"{count:,}",
+            "parameters": f"{sum(parameter.numel() for parameter in self.network.parameters()):,}",
             f"score ({task.metric}, lower is better)": " ".join(told) or shown or "unknown",
             "device": str(self.device),
         }

@@ -231,8 +231,7 @@ def leaderboard_diff(
     from orca_ray.leaderboard.difference import RULE, Kind, compare_boards
     from orca_ray.leaderboard.text import number
 
-    options = BoardOptions(sweep=sweep, protocol=protocol)
-    sides = _sides((before, after), benchmark, options)
+    sides = _sides((before, after), benchmark, BoardOptions(sweep=sweep, protocol=protocol))
     changes = compare_boards(*sides)
     counts = {kind.value: sum(each.kind is kind for each in changes) for kind in Kind}
     if json:

@@ -43,8 +43,7 @@ class Split:
     y: Array
     """An array, or `LazyRows` if large targets were joined or selected."""
     group: Array | None = None
-    """Sample ids [N] int64. Rows with the same id are parts of one sample; its score uses the mean output of these
-    rows."""
+    """Sample ids [N] int64. Rows with the same id are parts of one sample, whose score uses their mean output."""
     weight: Array | None = None
     """Weights [N] float64, above 0, for drawing training samples and scoring validation; None: equal, as with ids."""
 

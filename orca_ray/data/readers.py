@@ -97,8 +97,7 @@ def read_rows(path: Path) -> tuple[list[str], list[list[str]]]:
 
     Raises UserError if a row has not as many fields as the header.
     """
-    text = decoded(path, cache.read_bytes(path))
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    reader = csv.reader(io.StringIO(decoded(path, cache.read_bytes(path)), newline=""), strict=True)
     rows = []
     try:
         header = next(reader, [])

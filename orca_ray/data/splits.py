@@ -62,8 +62,7 @@ def _bounds(num_samples: int, sizes: Sequence[int]) -> list[tuple[int, int]]:
     if min(sizes) < 0 or sum(sizes) > num_samples:
         needed = sum(size for size in sizes if size > 0)
         raise UserError(f"splits of {list(sizes)} samples need {needed}, only {num_samples} are there: add samples")
-    ends = np.cumsum(sizes)
-    return [(int(end) - size, int(end)) for size, end in zip(sizes, ends, strict=True)]
+    return [(int(end) - size, int(end)) for size, end in zip(sizes, np.cumsum(sizes), strict=True)]
 
 
 def statistics(x: Array, axes: tuple[int, ...] | None = None) -> tuple[Array, Array]:

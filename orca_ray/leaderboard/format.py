@@ -101,8 +101,7 @@ class BoardReport:
     @cached_property
     def _statistics(self) -> dict[str, pd.DataFrame]:
         found = {name: _rounded(get_statistic(name).compute(self.ranking)) for name in on_boards()}
-        methods = list(self.board.methods)
-        order = found["mean_rank"]["value"].reindex(methods).sort_values(kind="stable").index
+        order = found["mean_rank"]["value"].reindex(list(self.board.methods)).sort_values(kind="stable").index
         return {name: values.reindex(order) for name, values in found.items()}
 
     @cached_property

@@ -96,8 +96,7 @@ _KEYS = (
     "sweep", "protocol", "task", "method", "body", "phase", "status", "device", "data_fingerprint", "metric",
     "metric_version",
 )  # fmt: skip
-"""Columns whose values are equal within a group of `_tally`; ``metric_version`` is 1 in records from before it was
-stored."""
+"""Columns whose values are equal within a group of `_tally`; ``metric_version`` is 1 in records without it."""
 _TYPES = {name: RECORDS.schema.field(name).type for name in ("metric_version", "seed", "attempts", "finished_at")}
 _TYPES |= {"count": pa.int64(), "microseconds": pa.int64()}
 _SUMS = {"count": "sum", "microseconds": "sum", "attempts": "sum", "finished_at": "max"}

@@ -148,8 +148,7 @@ class ModelConfig:
     seed: int
     input_mean: StoredArray | None = None
     input_deviation: StoredArray | None = None
-    """Statistics by which the model standardises inputs, [C, 1] or [C, 1, 1]; None: the model does not standardise
-    inputs."""
+    """Statistics by which the model standardises inputs, [C, 1] or [C, 1, 1]; None: it does not standardise inputs."""
     y_mean: StoredArray | None = None
     y_std: StoredArray | None = None
     """Mean and standard deviation that map outputs to the target's units; None: outputs are in these units."""
@@ -353,5 +352,4 @@ def check_other(directory: Path) -> None:
 
 def signature(values: Mapping[str, Any]) -> str:
     """Return the SHA-256 of ``values`` in hex; for ``config.json``, pass all values except the hash that it stores."""
-    text = json.dumps(values, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from orca_ray.methods.options import Scalar
 
 if TYPE_CHECKING:  # planning a sweep must not import torch
-    from torch import nn
     from torch.nn import Parameter
 
     from orca_ray.methods.stages.trial import NetworkRequest, Stage, Trial
@@ -116,16 +115,12 @@ def new_parameters(model: "CrossModalModel") -> "Iterator[Parameter]":
 
 
 def new_and_norm_parameters(model: "CrossModalModel") -> "Iterator[Parameter]":
-    """Yield the parameters of embedder and head, then those of the body's norms (`norm_parameters`)."""
-    yield from new_parameters(model)
-    yield from norm_parameters(model.body)
+    """Yield the parameters of embedder and head, then those of the body's norms.
 
-
-def norm_parameters(module: "nn.Module") -> "Iterator[Parameter]":
-    """Yield the parameters of all layers in ``module`` without children whose class name contains "norm".
-
-    The name decides because some encoders define their own normalisation classes, which share no base class.
+    Norms are layers without children whose class name contains "norm": some encoders define their own normalisation
+    classes, which share no base class.
     """
-    for layer in module.modules():
+    yield from new_parameters(model)
+    for layer in model.body.modules():
         if "norm" in type(layer).__name__.lower() and not list(layer.children()):
             yield from layer.parameters(recurse=False)

@@ -144,10 +144,9 @@ class UNetBody(Body):
             layouts.append(_strided(layouts[-1], 2))
             widths.append(2 * widths[-1])
         first = _Block(widths[0], widths[0], layout, architecture, 1)
-        levels_below = zip(widths, widths[1:], layouts, strict=False)
+        levels_below = list(zip(widths, widths[1:], layouts, strict=False))
         self.down = nn.ModuleList([first, *(_Block(*each, architecture, 2) for each in levels_below)])
-        joins = zip(widths, widths[1:], layouts, strict=False)
-        self.up = nn.ModuleList([_Block(low + high, low, size, architecture, 1) for low, high, size in joins])
+        self.up = nn.ModuleList([_Block(low + high, low, size, architecture, 1) for low, high, size in levels_below])
         self.norm, self._activation = _norm(widths[0], layout), getattr(F, architecture.activation)
 
     def forward(self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None) -> Tensor:

@@ -41,7 +41,8 @@ class PatchEmbedder(Embedder):
         self.positions = None if places is None else nn.Parameter(places.detach().clone())
         self.norm = copy.deepcopy(stem.norm).requires_grad_(True)
         if config.initialisation == "random":
-            _reset(self.norm)
+            for name, parameter in self.norm.named_parameters():
+                nn.init.constant_(parameter, float(name == "weight"))
         self.dropout = nn.Dropout(dropout if config.initialisation == "body" else 0.0)
 
 
@@ -177,8 +178,7 @@ def _copy_kernel(projection: nn.Conv1d | nn.Conv2d, stem: ImageStem, seed: int) 
     Channel c of C gets the part of the colour axis [0, 3] from 3c/C to 3(c+1)/C. So three channels get the pretrained
     kernel, and one channel gets its sum over colours; up to three equal channels are embedded as the body embeds grey.
     More than three are taken to be independent: the factor sqrt(C / 3) gives tokens the RMS that three independent
-    channels have, for any C. If the channels are equal instead, their tokens are larger than those of grey by this
-    factor.
+    channels have, for any C. Tokens of equal channels are larger than those of grey by this factor.
     """
     channels, colours = projection.weight.shape[1], stem.kernel.shape[1]
     edges = torch.arange(channels + 1) * (colours / channels)
@@ -213,13 +213,6 @@ def _set(projection: nn.Conv1d | nn.Conv2d, weight: Tensor, bias: Tensor) -> Non
     assert projection.bias is not None
     projection.weight.copy_(weight)
     projection.bias.copy_(bias)
-
-
-@torch.no_grad()
-def _reset(norm: nn.Module) -> None:
-    """Set the scale of ``norm`` to 1 and its shift to 0; an identity has no parameters."""
-    for name, parameter in norm.named_parameters():
-        parameter.fill_(float(name == "weight"))
 
 
 _WORD_KERNELS = {"body": _copy_words, "paper": _xavier, "random": _xavier}

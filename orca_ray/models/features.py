@@ -210,8 +210,7 @@ def _of_series(x_BCL: Tensor) -> Tensor:
     channels = x_BCL.shape[1]
     spectrum = torch.view_as_real(torch.fft.rfft(x_BCL)).square().sum(dim=3).sqrt().log1p()
     each = max(1, min(32, _MOST // (_DEPTHS * channels)))
-    forms = (x_BCL, x_BCL.diff(dim=2), spectrum)
-    quantiles = [_quantiles(form, _DEPTHS, each) for form in forms]
+    quantiles = [_quantiles(form, _DEPTHS, each) for form in (x_BCL, x_BCL.diff(dim=2), spectrum)]
     return torch.cat([_averaged(x_BCL, max(1, _MOST // channels)).flatten(1), *quantiles], dim=1)
 
 

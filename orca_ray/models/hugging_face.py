@@ -1,8 +1,7 @@
 """Files, configurations and models of Hugging Face bodies, from local directories and the hub, whose code is never run.
 
-Files may come from strangers and are checked before they are used. Before a model is built, these checks are made: that
-it has at most 1000 layers, fits the host's memory, and does not have far more parameters than its weight files can
-hold.
+Files may come from strangers and are checked before they are used. A model is only built if it has at most 1000 layers,
+fits the host's memory, and does not have far more parameters than its weight files can hold.
 """
 
 import contextlib

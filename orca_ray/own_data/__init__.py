@@ -112,8 +112,7 @@ def make_options(where: str, given: dict[str, Any]) -> Options:
 
 def read_options(path: Path) -> Options:
     """Return the options in a ``task.yaml``; UserError if it is missing, no safe YAML, or has a wrong name or value."""
-    text = cache.read_bytes(path, MAX_BYTES).decode(errors="replace")
-    content = PositionedYaml(text, str(path)).data
+    content = PositionedYaml(cache.read_bytes(path, MAX_BYTES).decode(errors="replace"), str(path)).data
     if not isinstance(content or {}, dict):
         raise UserError(f"{path}: expected 'option: value' on each line, found a {type(content).__name__}")
     return make_options(str(path), content or {})

@@ -55,9 +55,8 @@ def survey(data: UserData) -> Survey:
         array = np.asarray(sample)
         if array.dtype.kind not in "biuf":
             raise UserError(f"{data.place(row)}: expected an array of numbers, found {array.dtype}")
-        header = f"{array.dtype.str} {array.shape}".encode()
         digest = hashlib.blake2b(array.tobytes(), digest_size=8, person=b"orca")
-        digest.update(header)
+        digest.update(f"{array.dtype.str} {array.shape}".encode())
         found.hashes[row] = digest.hexdigest().encode()
         found.shapes[array.shape] += 1
         found.first.setdefault(array.shape, row)
@@ -153,8 +152,7 @@ def _guessed(data: UserData, shape: Shape, found: Survey, *, dense: bool) -> tup
         return "HW", "images without colour"
     lengths = [{each[axis] for each in found.shapes} for axis in (0, 1)]
     if len(lengths[0]) != len(lengths[1]) and 1 in map(len, lengths):
-        axes = "CL" if len(lengths[0]) == 1 else "LC"
-        return axes, "the other axis has different lengths"
+        return ("CL" if len(lengths[0]) == 1 else "LC"), "the other axis has different lengths"
     if data.y is not None and dense and data.y.shape[1:] == shape and min(shape) > 3:
         return "HW", "the targets are fields of the same shape"
     if shape[0] == shape[1]:
@@ -182,7 +180,6 @@ def _spatial(shape: Shape, axes: str) -> Shape:
 def _size(data: UserData, axes: str, found: Survey, options: Options, notes: Notes) -> Shape | None:
     """Return the spatial size to pad or resize samples to; None if samples keep their own size."""
     sizes = np.array([_spatial(shape, axes) for shape in found.shapes])
-    counts = np.array(list(found.shapes.values()))
     least, most = sizes.min(axis=0), sizes.max(axis=0)
     unequal = bool((least != most).any())
     if sizes.shape[1] == 1:
@@ -195,7 +192,7 @@ def _size(data: UserData, axes: str, found: Survey, options: Options, notes: Not
     large = data.kind_hint == "images" and most.max() > MOST_SIDE
     if not (unequal or large or options.size):
         return None
-    usual = float(np.average(np.sqrt(sizes.prod(axis=1)), weights=counts))
+    usual = float(np.average(np.sqrt(sizes.prod(axis=1)), weights=list(found.shapes.values())))
     side = options.size or int(min(MOST_SIDE, max(16, round(usual))))
     why = f"images are {least[0]}×{least[1]} to {most[0]}×{most[1]}; all are resized"
     notes.find("image size", f"{side}×{side}", why, "size")

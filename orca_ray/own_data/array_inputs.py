@@ -144,8 +144,7 @@ class AudioInputs(BaseModel):
             found = "an unknown one" if data.rate is None else f"{data.rate:g} Hz"
             raise UserError(f"{data.source}: expected the sampling rate {self.rate:g} Hz, found {found}; resample")
         parts = [self._spectrogram(np.asarray(each), data.place(row)) for row, each in enumerate(samples_of(data))]
-        x = np.stack(parts)
-        return ((x - self.mean) / self.std).astype(np.float32)[:, None]
+        return ((np.stack(parts) - self.mean) / self.std).astype(np.float32)[:, None]
 
     def _spectrogram(self, waveform: Array, where: str) -> Array:
         if waveform.ndim != 1 or not len(waveform):

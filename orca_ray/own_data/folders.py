@@ -54,8 +54,7 @@ def decode(stream: BinaryIO, where: str, colour: str) -> Array:
             return pixels if colour == "grey" else np.repeat(pixels[..., None], 3, axis=2)
         if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
             image = image.convert("RGBA")
-            white = Image.new("RGBA", image.size, "white")
-            image = Image.alpha_composite(white, image)
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
         return np.array(image.convert("L" if colour == "grey" else "RGB"))
     except Exception as error:  # as above
         raise UserError(f"{where}: the image is damaged: {shorten(error)}") from error

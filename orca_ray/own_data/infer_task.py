@@ -253,7 +253,6 @@ def _task(
 ) -> Task:  # fmt: skip
     shape = preprocessing.encoder.shape
     kind: ModalityName = "image" if len(shape) == 3 else "sequence"
-    body = options.body or f"{PACKAGED_BODIES[kind]}:layers={_LAYERS}"
     stem = options.name or Path(data.source).stem
     slug = re.sub(r"[^a-z0-9]+", "_", stem.lower()).strip("_")[:40] or "data"
     return Task(
@@ -264,7 +263,7 @@ def _task(
         target=preprocessing.target.target,
         loss=loss,
         metric=metric,
-        body=body,
+        body=options.body or f"{PACKAGED_BODIES[kind]}:layers={_LAYERS}",
         num_samples=(len(parts["train"]), len(parts["validation"]), len(parts.get("test", ()))),
         licence=options.licence,
         citation=options.citation or "own data",

@@ -252,10 +252,9 @@ def from_arrow(
 def keys_of(table: pa.Table) -> dict[str, Array]:
     """Return the columns of whole numbers, text or times that differ in all rows, as ids do, by name."""
     kinds = (types.is_integer, types.is_string, types.is_large_string, types.is_date, types.is_timestamp)
-    columns = {name: table.column(name) for name in table.column_names}
     return {
         name: column.to_numpy()
-        for name, column in columns.items()
+        for name, column in zip(table.column_names, table.columns, strict=True)
         if any(kind(column.type) for kind in kinds) and not column.null_count and len(column.unique()) == len(column)
     }
 

@@ -2,7 +2,6 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
 
@@ -138,11 +137,9 @@ def check_collisions(y: Array, source: str) -> list[str]:
 
     Raises UserError for different labels with the same text, such as 1 and "1".
     """
-    values = np.asarray(y).tolist()
     kinds: dict[str, Any] = {}
-    for row, value in enumerate(values):
-        text = label_text(value)
-        if text is None:
+    for row, value in enumerate(np.asarray(y).tolist()):
+        if (text := label_text(value)) is None:
             continue
         known = kinds.setdefault(text, value)
         if isinstance(known, str) != isinstance(value, str):
@@ -156,13 +153,6 @@ def check_collisions(y: Array, source: str) -> list[str]:
         f"labels {shorten(' and '.join(map(repr, names)))} differ only in case or spaces, and are different classes"
         for names in alike
     ]
-
-
-def in_order(names: Sequence[str]) -> tuple[str, ...]:
-    """Return label names sorted: as numbers if all names are numbers, else as text."""
-    if all(_is_number(name) for name in names):
-        return tuple(sorted(names, key=float))
-    return tuple(sorted(names, key=lambda name: (name.strip(), name)))
 
 
 MOST_CLASSES, MOST_CLASS_SHARE = 20, 0.1
@@ -260,7 +250,11 @@ def _classes(data: UserData, y: Array, columns: tuple[str, ...], notes: Notes, l
         found = f"each of the {len(counts)} targets is different, as an id or free text is"
         raise UserError(f"{data.source}: {found}; name a column of classes or numbers with --target")
     rare = {text for text, count in counts.items() if count < least}
-    names = in_order([text for text in counts if text not in rare])
+    names = [text for text in counts if text not in rare]
+    if all(map(_is_number, names)):
+        names.sort(key=float)
+    else:
+        names.sort(key=lambda name: (name.strip(), name))
     listed = shorten(", ".join(f"{printable(text)} ({count})" for text, count in counts.most_common(10))) or "none"
     if len(counts) == 1:
         raise UserError(f"{data.source}: every target is {next(iter(counts))!r}; two classes or more are needed")
@@ -271,7 +265,7 @@ def _classes(data: UserData, y: Array, columns: tuple[str, ...], notes: Notes, l
         notes.warn(f"classes with fewer than {least} samples cannot be in every split, and are left out: {listed}")
     number = {name: k for k, name in enumerate(names)}
     classes = np.array([-1 if text is None else number.get(text, -1) for text in texts], dtype=np.int64)
-    return FittedTarget(coding.model_copy(update={"label_names": names}), np.flatnonzero(classes >= 0), classes)
+    return FittedTarget(coding.model_copy(update={"label_names": tuple(names)}), np.flatnonzero(classes >= 0), classes)
 
 
 def _labels(data: UserData, y: Array, columns: tuple[str, ...]) -> FittedTarget:

@@ -11,6 +11,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -356,6 +357,18 @@ class LocalFolder(Folder):
 
     def _delete(self, path: str) -> None:
         os.unlink(path)
+
+
+class InStore:
+    """Base class of files of one kind that are kept in the folder of a results store."""
+
+    def __init__(self, store: str | Path) -> None:
+        """Use the store at the path or URI ``store``; nothing is opened before the first use."""
+        self._store = store
+
+    @cached_property
+    def _folder(self) -> Folder:
+        return open_folder(self._store)
 
 
 def _make_directory(path: Path) -> None:

@@ -143,8 +143,7 @@ class Lease:
 
     def _read(self) -> tuple[int, Any | None]:
         """Return the highest lease number, and the content of the live state with it; None if there is no such file."""
-        numbers = live.highest_numbers(self._folder.names(live.DIRECTORY))
-        number = numbers.get(live.file_name(self._sweep), 0)
+        number = live.highest_numbers(self._folder.names(live.DIRECTORY)).get(live.file_name(self._sweep), 0)
         try:
             return number, self._folder.read(live.path_of(self._sweep, number))
         except FileNotFoundError:

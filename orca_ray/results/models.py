@@ -6,13 +6,12 @@ directory of a model can be used as it is.
 
 import contextlib
 import shutil
-from functools import cached_property
 from pathlib import Path
 
 import pyarrow as pa
 
 from orca_ray.errors import UserError
-from orca_ray.results.folder import Folder, LocalFolder, open_folder
+from orca_ray.results.folder import InStore, LocalFolder
 
 DIRECTORY = "models"
 _CONFIG = "config.json"
@@ -20,19 +19,11 @@ _FLOOR_BYTES = 2 * 2**30
 """Free space that models leave on the disk of a local store; the records of the sweep need it."""
 
 
-class StoredModels:
+class StoredModels(InStore):
     """The models of a results store; any machine that reaches the store reads, writes and deletes them.
 
     Every method raises UserError if the file system of the store fails.
     """
-
-    def __init__(self, store: str | Path) -> None:
-        """Use the store at the path or URI ``store``; nothing is opened before the first use."""
-        self._store = store
-
-    @cached_property
-    def _folder(self) -> Folder:
-        return open_folder(self._store)
 
     def has(self, key: str) -> bool:
         """Return whether there is a complete model of the trial ``key``."""

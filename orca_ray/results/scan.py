@@ -36,8 +36,7 @@ class StoreSnapshot:
         self.warnings = list(warnings)
         """Sentences about what is left out because it is damaged, invalid or contradictory."""
         self._parts = list(parts)
-        sizes = [sum(part.group_rows) for part in self._parts]
-        self._starts = np.cumsum([0, *sizes])
+        self._starts = np.cumsum([0, *(sum(part.group_rows) for part in self._parts)])
         total = int(self._starts[-1])
         self._counts = np.zeros(total, dtype=bool)
         hashes, ranks = np.zeros((2, total), np.uint64), np.zeros(total, np.int64)
@@ -54,8 +53,7 @@ class StoreSnapshot:
     @classmethod
     def of_frame(cls, records: pd.DataFrame) -> "StoreSnapshot":
         """Return a snapshot of the records in a data frame that `ResultsStore.records` returned."""
-        table = pa.Table.from_pandas(records, Record.SCHEMA, preserve_index=False)
-        return cls([MemoryPart(table)])
+        return cls([MemoryPart(pa.Table.from_pandas(records, Record.SCHEMA, preserve_index=False))])
 
     def batches(
         self, columns: Sequence[str], wanted: Mapping[str, Collection[str]]
@@ -67,8 +65,7 @@ class StoreSnapshot:
         for start, part, group in self._groups(wanted):
             if not self._counts[start : start + part.group_rows[group]].any():
                 continue
-            names = list(dict.fromkeys([*columns, *wanted]))
-            table = part.read([group], names, expand=False)
+            table = part.read([group], list(dict.fromkeys([*columns, *wanted])), expand=False)
             keep = self._counts[start : start + len(table)] & matches(table, wanted)
             if keep.any():
                 yield start + np.flatnonzero(keep), table.select(columns).filter(pa.array(keep))

@@ -111,8 +111,7 @@ def _react(initial: Array, diffusion: Sequence[float], reaction: Callable[[Array
     """
     from scipy.fft import dctn, idctn
 
-    laplacian = laplacian_symbol(SIDE, 2.0 / SIDE)
-    stepper = Etdrk4(np.array(diffusion)[:, None, None, None] * laplacian, _STEP)
+    stepper = Etdrk4(np.array(diffusion)[:, None, None, None] * laplacian_symbol(SIDE, 2.0 / SIDE), _STEP)
 
     def nonlinear(modes: Modes) -> Modes:
         change: Modes = dctn(reaction(idctn(modes, axes=(-2, -1), norm="ortho")), axes=(-2, -1), norm="ortho")
@@ -131,8 +130,7 @@ def _fitzhugh_nagumo(rngs: Sequence[np.random.Generator]) -> tuple[Array, Array]
     The inputs are as small as those of `_allen_cahn`, because a step diverges from values of about 5.
     """
     initial = 0.5 * np.stack([np.stack([_waves(rng, 5.0), _waves(rng, 5.0)]) for rng in rngs], axis=1)
-    ends = _react(initial, DIFFUSION, reaction, 3.0)
-    return initial.swapaxes(0, 1), ends[0]
+    return initial.swapaxes(0, 1), _react(initial, DIFFUSION, reaction, 3.0)[0]
 
 
 def _water(rngs: Sequence[np.random.Generator]) -> tuple[Array, Array]:

@@ -49,8 +49,7 @@ class CropFlip(Augmentation):
     """Pads an image, crops a random window of its original size, and flips it horizontally with probability ½."""
 
     padding: tuple[float, ...]
-    """Value of the padding in each channel, or one value for all channels: that of a black pixel in the prepared
-    inputs."""
+    """Value of the padding in each channel, or one for all channels: that of a black pixel in the prepared inputs."""
     margin: int = 4
     """Number of pixels padded on each side."""
 

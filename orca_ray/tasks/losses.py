@@ -118,8 +118,7 @@ def _declared(name: str, *, function: str = "", make: str = "", **words: Any) ->
 @cache
 def all_losses() -> Mapping[str, TrainingLoss]:
     """Return all losses by name, those of plug-ins last."""
-    declared = tables("orca_ray.tasks", "losses.toml")
-    shipped = {name: _declared(name, **words) for name, words in declared.items()}
+    shipped = {name: _declared(name, **words) for name, words in tables("orca_ray.tasks", "losses.toml").items()}
     return with_plug_ins("loss", TrainingLoss, shipped)
 
 

@@ -95,8 +95,7 @@ def _one_minus_auroc(logits_NK: Array, y: Array) -> float:
 
 def _log_odds(logits_NK: Array) -> Array:
     """Return log(p / (1 − p)) of softmax probabilities p [N, K]: it ranks samples as p does, but does not saturate."""
-    columns = range(logits_NK.shape[1])
-    others = [np.logaddexp.reduce(np.delete(logits_NK, k, axis=1), axis=1) for k in columns]
+    others = [np.logaddexp.reduce(np.delete(logits_NK, k, axis=1), axis=1) for k in range(logits_NK.shape[1])]
     return np.asarray(logits_NK - np.stack(others, axis=1))
 
 
@@ -266,8 +265,7 @@ def all_metrics() -> Mapping[str, Metric]:
         words |= {key: resolve_name(words[key]) for key in ("function", "losses") if key in words}
         if "function" not in words:
             words["function"] = partial(_mean, words["losses"])
-    shipped = {name: Metric(name, **words) for name, words in declared.items()}
-    return with_plug_ins("metric", Metric, shipped)
+    return with_plug_ins("metric", Metric, {name: Metric(name, **words) for name, words in declared.items()})
 
 
 def get_metric(name: str) -> Metric:

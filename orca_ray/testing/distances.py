@@ -106,8 +106,7 @@ class DistanceSuite(Suite):
                 pytest.skip("the gradient is not the value's own")
             distance = self.frozen(distance, x, src)
             _, gradient = value_and_gradient(distance, x, y)
-            generator = torch.Generator().manual_seed(7)
-            moves = torch.randn(8, n, d, generator=generator, dtype=torch.float64)
+            moves = torch.randn(8, n, d, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
             step = self.steps.get(name, 1e-4)
             numeric = [(distance(x + step * u, y) - distance(x - step * u, y)) / (2 * step) for u in moves]
             expected = (moves * gradient).sum((1, 2))
@@ -137,8 +136,7 @@ class DistanceSuite(Suite):
     def test_duplicated_points_change_nothing(self, name: str, fit: Fit) -> None:
         src, (x, y) = source(), cloud(9)
         once, gradient = value_and_gradient(fit(name, src), x, y)
-        doubled = SourceFeatures(src.x.repeat(2, 1), src.y.repeat(2), "test")
-        distance = fit(name, doubled)
+        distance = fit(name, SourceFeatures(src.x.repeat(2, 1), src.y.repeat(2), "test"))
         twice, gradient_b = value_and_gradient(distance, x.repeat(3, 1), y.repeat(3))
         if not distance.debiased:
             return  # an unconverged ladder counts points

@@ -41,9 +41,8 @@ class Suite:
 
     def parametrize(self, metafunc: pytest.Metafunc, arguments: str, cases: Iterable[tuple[str, ...]]) -> None:
         """Run a test once for each of ``cases``; a case has one value for each of the comma-separated ``arguments``."""
-        test = metafunc.function.__name__
         marked = (
-            pytest.param(*case, marks=self.marks(test, case, number), id="-".join(case))
+            pytest.param(*case, marks=self.marks(metafunc.function.__name__, case, number), id="-".join(case))
             for number, case in enumerate(cases)
         )
         metafunc.parametrize(arguments, list(marked))

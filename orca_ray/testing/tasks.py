@@ -32,8 +32,7 @@ from orca_ray.testing.suite import SHARED, Suite, made_once, make_home
 Writer = Callable[[Path], None]
 """Takes a directory, and writes the raw files of one task below it or corrupts those that are there."""
 Corruption = tuple[str, Writer, str]
-"""Name of the corruption, function that corrupts good files, and regular expression that the error message must
-match."""
+"""Name of the corruption, function that corrupts good files, and regular expression that the error must match."""
 
 
 def deleted(name: str) -> Writer:

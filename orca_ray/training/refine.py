@@ -66,9 +66,8 @@ class _PartialEpoch:
 class RefineLoop:
     """Loop that trains ``parameters`` of the model on the training split; one `step` is one epoch and one validation.
 
-    All other parameters are frozen. `restore_best` loads the weights of the best epoch, or of the last
-    (`RefineConfig.keep`).
-    Several ranks call `step` and `predict` at the same time, and get the same results.
+    All other parameters are frozen. `restore_best` loads the weights of the best epoch, or of the last (see
+    `RefineConfig.keep`). Several ranks call `step` and `predict` at the same time, and get the same results.
     """
 
     def __init__(
@@ -300,10 +299,8 @@ class RefineLoop:
         order = torch.randperm(number, generator=generator)
         if (weight := self._train.weight) is not None:  # systematic sampling: w N / Σw times, rounded at random
             ends = torch.from_numpy(weight)[order].cumsum(0)
-            points = (
-                ends[-1] * (torch.arange(number) + torch.rand(1, generator=generator, dtype=torch.float64)) / number
-            )
-            drawn = order[torch.searchsorted(ends, points).clamp(max=number - 1)]
+            places = torch.arange(number) + torch.rand(1, generator=generator, dtype=torch.float64)
+            drawn = order[torch.searchsorted(ends, ends[-1] * places / number).clamp(max=number - 1)]
             order = drawn[torch.randperm(number, generator=generator)]
         size = self._config.batch_size * self._config.accumulation
         return [order.numpy()[step * size : (step + 1) * size] for step in range(self.steps_per_epoch)]

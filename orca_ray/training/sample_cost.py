@@ -126,8 +126,7 @@ def measure_cost(loss: Callable[[int], Tensor], body: nn.Module, *, num_samples:
         if len(two) == len(one):
             growth = [large - small for large, small in zip(two.values(), one.values(), strict=True)]
         del graph
-    tokens = shapes[0][1] if shapes else None
-    return SampleCost(sum(growth), max(growth, default=0), tokens)
+    return SampleCost(sum(growth), max(growth, default=0), num_tokens=shapes[0][1] if shapes else None)
 
 
 @contextmanager

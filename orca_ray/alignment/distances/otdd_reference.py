@@ -61,8 +61,7 @@ def self_values(cost: CostMatrix, squared_diameter: float, factor: float = 1.0) 
     first = _steps_and_phase(squared_diameter)[0]
 
     def mean_f(height: float) -> float:
-        temperatures = [factor * e for e in ladder(EPSILON * 4.0**height)]
-        return solve(cost, temperatures, symmetric=True).value / 2.0
+        return solve(cost, [factor * e for e in ladder(EPSILON * 4.0**height)], symmetric=True).value / 2.0
 
     rows = [[mean_f(steps - 1 + phase) for phase in _PHASES] for steps in range(first, _REMEMBERED + 1)]
     return torch.tensor([rows[0]] * (first - 1) + rows, dtype=torch.float64)

@@ -26,8 +26,7 @@ MAX_RECORDS = 1500
 MAX_COMPARED = 40
 """Number of methods up to which the page compares all pairs; page-src has the same number."""
 MAX_EPOCHS = 100
-"""Number of points up to which a learning curve is kept whole; of a longer curve, every n-th point and the last are
-kept."""
+"""Number of points up to which a learning curve is kept whole; of a longer one, every n-th point and the last."""
 _FAILED = [status.value for status in Status if status.failed]
 _COLUMNS = (
     "phase", "body", "seed", "status", "metric", "metric_version", "best_epoch", "epochs", "distance_before",
@@ -150,8 +149,8 @@ def _chosen_records(board: Board, records: pd.DataFrame) -> tuple[pd.DataFrame, 
         scored = {key for cell in board.cells.values() for key in cell.trial_keys.values()}
         rows = rows[rows["trial_key"].isin(scored) | rows["status"].isin(_FAILED)]
         note = f"{len(rows)} of {num} trials of the sweep: those with a score on the board, and those that failed."
-    order = ["task", "method", "phase", "seed", "trial_key"]
-    return rows.sort_values(order, kind="stable").reset_index(drop=True), note
+    rows = rows.sort_values(["task", "method", "phase", "seed", "trial_key"], kind="stable")
+    return rows.reset_index(drop=True), note
 
 
 def _records(board: Board, rows: pd.DataFrame) -> dict[str, list[Any]]:

@@ -234,8 +234,7 @@ class Published:
 
     benchmark: str
     beside: PublishedTable | None
-    """Own scores with the published scores of the same task, metric and protocol; None without such published
-    scores."""
+    """Own scores with the published scores of the same task, metric and protocol; None if there are none."""
     tables: tuple[PublishedTable, ...]
     """Tables of all rows that are neither claims nor repetitions, without own scores."""
     reasons: Mapping[str, int]

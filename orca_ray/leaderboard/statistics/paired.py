@@ -237,8 +237,7 @@ class QuestionAnswer:
     name: str
     question: str
     subject: str
-    """Body that the scores belong to ("" if the board has one), or for ``searching`` the method ("" for all
-    methods)."""
+    """Body that the scores belong to ("" if the board has one), or for ``searching`` the method ("" for all)."""
     comparison: Comparison
     """Scores with the step that the question asks about, relative to scores without it; below 1, the step helped. A
     pair is a task with both scores."""
@@ -259,13 +258,9 @@ class QuestionAnswer:
             return "at most"
         if math.isnan(self.adjusted_p):
             return "unknown"
-        return (
-            "no clear effect"
-            if self.adjusted_p > LEVEL
-            else "yes"
-            if self.comparison.ratio.value < 1
-            else "no, it hurt"
-        )
+        if self.adjusted_p > LEVEL:
+            return "no clear effect"
+        return "yes" if self.comparison.ratio.value < 1 else "no, it hurt"
 
     @property
     def sentence(self) -> str:

@@ -42,13 +42,6 @@ def mean_rank(table: ScoreTable) -> pd.DataFrame:
     return table.by_method(value=value, low=low, high=high, num_tasks=len(common.tasks))
 
 
-def shared_wins(means: Floats) -> Floats:
-    """Return [..., M]: 1 for the lowest of ``means`` [..., M], 1/k for each of k equal lowest means, 0 for the rest."""
-    best = means == means.min(axis=-1, keepdims=True, initial=np.inf)
-    shares: Floats = best / np.maximum(best.sum(axis=-1, keepdims=True), 1)
-    return shares
-
-
 def wins(table: ScoreTable) -> pd.DataFrame:
     """Number of tasks on which the method has the best score; if k methods tie, each gets 1/k.
 
@@ -60,7 +53,8 @@ def wins(table: ScoreTable) -> pd.DataFrame:
     """
     common = table.common
     num = len(common.tasks)
-    shares_TM = shared_wins(common.means_TM)
+    best_TM = common.means_TM == common.means_TM.min(axis=1, keepdims=True, initial=np.inf)
+    shares_TM = best_TM / np.maximum(best_TM.sum(axis=1, keepdims=True), 1)
     value = shares_TM.sum(axis=0) if num else np.full(len(table.methods), np.nan)
     low, high = (num * each for each in binomial(value, num))
     ties = ((shares_TM > 0) & (shares_TM < 1)).sum(axis=0)

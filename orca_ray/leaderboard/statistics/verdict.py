@@ -52,8 +52,7 @@ def verdict(table: ScoreTable, *, level: float = LEVEL) -> pd.DataFrame:
         for place, ratio in (((i, j), (value, low, high)), ((j, i), (1 / value, 1 / high, 1 / low))):
             for name, number in zip(names, (*ratio, *shared), strict=True):
                 columns[name][place] = number
-    frame = table.by_pair(**columns)
-    return frame.astype({"separable": bool, "num_tasks": "int64"})
+    return table.by_pair(**columns).astype({"separable": bool, "num_tasks": "int64"})
 
 
 def describe(method: str, other: str, row: Mapping[str, float]) -> str:

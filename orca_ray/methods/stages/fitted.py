@@ -247,8 +247,7 @@ class RidgeStage(FittedStage):
             note_progress()
             head.output.weight.copy_(weight)
             head.output.bias.copy_(bias)
-            predictions = decode(head(validation)).cpu().numpy()
-            value = score(predictions, held.y, trial.objective, held.group)
+            value = score(decode(head(validation)).cpu().numpy(), held.y, trial.objective, held.group)
             if value < best:
                 best, chosen = value, {name: each.clone() for name, each in head.output.state_dict().items()}
         head.output.load_state_dict(chosen)

@@ -166,12 +166,11 @@ class SearchPlan:
     def trial(self, values: Mapping[str, Scalar], seed: int, phase: Phase) -> TrialSpec:
         """Build a trial: the hyper-parameters in ``values`` replace those of the first configuration."""
         hyperparameters = self._named({**self.first, **values})
-        replaces = hyperparameters.get("align.source") == self.source
         return TrialSpec(
             task=self.task, method=self.method, body=self.body, hyperparameters=hyperparameters, seed=seed,
             protocol=self.spec.protocol, data_fingerprint=self.fingerprint, phase=phase, resources=self.resources,
             epochs=num_epochs(hyperparameters), deterministic=self.spec.deterministic,
-            replaced_source=self.replaced_source if replaces else "",
+            replaced_source=self.replaced_source if hyperparameters.get("align.source") == self.source else "",
         )  # fmt: skip
 
     def _named(self, values: Mapping[str, Scalar]) -> Mapping[str, Scalar]:

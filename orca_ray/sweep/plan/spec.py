@@ -170,12 +170,6 @@ class SweepSpec:
         return chosen[-1] if chosen else self.file.bodies.get(declared.modality, declared.body)
 
 
-def _problem_of_all(method: str, tasks: Sequence[str]) -> str | None:
-    """Return why a method can adapt to none of several tasks; None if it can adapt to one."""
-    found = [get_method(method).problem(get_task(task)) for task in tasks]
-    return found[0] if all(found) else None
-
-
 def resolve_spec(file: SweepFile, budget: str | None, overrides: Overrides) -> SweepSpec:
     """Combine a sweep file with one of its budgets (None: the file's default) and with ``overrides``.
 
@@ -200,8 +194,9 @@ def resolve_spec(file: SweepFile, budget: str | None, overrides: Overrides) -> S
     for task, method in product(tasks, [each for each in methods if each not in optional]):
         check_unfit(method, get_task(task))
     for method in sorted(set(optional) & set(methods)):
-        if reason := _problem_of_all(method, members):
-            logger.warning("%s is left out: %s", method, reason)
+        problems = [get_method(method).problem(get_task(task)) for task in members]
+        if all(problems):
+            logger.warning("%s is left out: %s", method, problems[0])
     if all(get_method(method).problem(get_task(task)) for task, method in product(tasks, methods)):
         check_unfit(methods[0], get_task(tasks[0]))
     if not (overrides.body or "").isprintable():

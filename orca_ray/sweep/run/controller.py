@@ -295,8 +295,7 @@ class SweepController:
                 continue
             if suggested := search.new_suggestions():
                 self._recorder.add(suggestions=suggested)
-            before = self.searches.attempts(trial.key)
-            item = TrialState(trial, search, datetime.now(UTC), earlier_attempts=before)
+            item = TrialState(trial, search, datetime.now(UTC), earlier_attempts=self.searches.attempts(trial.key))
             self.trials[trial.key] = self._waiting[trial.key] = item
             if self._starts(item, admits):
                 return item.trial

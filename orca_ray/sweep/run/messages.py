@@ -158,8 +158,7 @@ def _outcome(report: TrialReport, curve: Sequence[EpochProgress]) -> dict[str, A
 
     For a completed trial, they are those of its last report. For other trials, best score, best epoch and number of
     epochs come from the curve: after a resumption, a report covers several epochs, and may go beyond the one where the
-    trial was stopped. If the worker disappeared before it reported a result, the curve gives distances and durations,
-    too.
+    trial was stopped. If the worker disappeared before it reported a result, the curve gives distances and durations.
     """
     align, refine = ([point for point in curve if point.stage == stage] for stage in ("align", "refine"))
     outcome: dict[str, Any] = {

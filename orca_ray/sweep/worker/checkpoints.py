@@ -12,12 +12,11 @@ import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from orca_ray.errors import UserError
-from orca_ray.results.folder import Folder, LocalFolder, open_folder
+from orca_ray.results.folder import InStore, LocalFolder
 from orca_ray.sweep.executors.cleanup import scratch_directory
 from orca_ray.sweep.run.messages import TrialReport
 from orca_ray.version import __version__
@@ -34,20 +33,12 @@ _MOST_HEADER_BYTES = 2**28
 _KEY = re.compile(r"(?<![0-9a-f])[0-9a-f]{20}(?![0-9a-f])")
 
 
-class Checkpoints:
+class Checkpoints(InStore):
     """The checkpoints of a results store; any machine that reaches the store reads, writes and deletes them.
 
     A file of another version of orca-ray, another `SCHEMA` or another trial counts as missing. Reading and deleting
     never raise: what fails is logged, and a trial without its checkpoint starts again.
     """
-
-    def __init__(self, store: str | Path) -> None:
-        """Use the store at the path or URI ``store``; nothing is opened before the first use."""
-        self._store = store
-
-    @cached_property
-    def _folder(self) -> Folder:
-        return open_folder(self._store)
 
     def save(self, key: str, report: TrialReport, write: Callable[[Path], None]) -> None:
         """Store the state of a running trial, which ``write`` writes to a path; ``report`` has all epochs so far.

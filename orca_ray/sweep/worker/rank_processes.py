@@ -6,7 +6,7 @@ import signal
 import threading
 import traceback
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
@@ -110,13 +110,11 @@ class RankProcesses:
 
 def _failure_of(process: multiprocessing.process.BaseProcess, connection: Connection) -> tuple[Status, str]:
     process.join()
-    try:
+    with suppress(EOFError, OSError):
         while connection.poll():
             if failure := connection.recv():
                 status, text = failure
                 return status, text
-    except (EOFError, OSError):
-        pass
     code = process.exitcode or 0
     return Status.LOST, f"{process.name} ended by {signal.Signals(-code).name if code < 0 else f'exit code {code}'}"
 

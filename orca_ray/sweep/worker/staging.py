@@ -162,5 +162,4 @@ class InlineStager(Stager):
     def _poll(self, *, idle: bool) -> list[Staged]:
         if not (idle and self._waiting):
             return []
-        request = self._waiting.pop(0)
-        return [staged(request, self._staging, self._progress)]
+        return [staged(self._waiting.pop(0), self._staging, self._progress)]

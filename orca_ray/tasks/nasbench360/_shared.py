@@ -96,8 +96,7 @@ def located(raw: Path, listing: Path, names: Sequence[str]) -> list[str]:
     root, first = _root(raw, listing, names[0])
     paths = []
     for row, name in enumerate(names, start=1):
-        parts = _parts(listing, row, name)
-        path = os.path.join(root, *parts[first:])
+        path = os.path.join(root, *_parts(listing, row, name)[first:])
         if not os.path.isfile(path):
             raise UserError(f"{listing}, row {row}: expected a file {path} for {name}, found none")
         paths.append(path)

@@ -112,8 +112,7 @@ def _examples(
 
     def example(clip: int) -> Array:
         random = np.random.RandomState([SPLIT_SEED, clip])
-        heard = spectrogram(chunks.paths[rows[clip]])
-        return framed(training_example(heard, backgrounds, random))
+        return framed(training_example(spectrogram(chunks.paths[rows[clip]]), backgrounds, random))
 
     x = filled(workspace, f"{split}_x", clips, each(example), SHAPE)
     return {f"{split}_x": x, f"{split}_y": chunks.labels[rows[clips]].astype(np.float32)}

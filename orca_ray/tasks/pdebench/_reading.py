@@ -216,8 +216,7 @@ class Reading:
 
 def by_inputs(samples: Simulations, rows: Indices, frames: Iterable[int]) -> dict[int, Scale]:
     """Return one (mean, deviation) for all frames: `pointwise` of the inputs (frame 0) of the samples ``rows``."""
-    scale = pointwise(samples.chosen(rows, 0))
-    return dict.fromkeys((0, *frames), scale)
+    return dict.fromkeys((0, *frames), pointwise(samples.chosen(rows, 0)))
 
 
 def by_frame(samples: Simulations, rows: Indices, frames: Iterable[int]) -> dict[int, Scale]:

@@ -104,8 +104,7 @@ def _operator_tensors(file: str) -> dict[str, Array]:
     import torch
 
     content = packages.read_member(PACKAGES["neuraloperator"], f"neuralop/datasets/data/{file}")
-    tensors = torch.load(io.BytesIO(content), weights_only=True)
-    return {key: value.numpy() for key, value in tensors.items()}
+    return {key: value.numpy() for key, value in torch.load(io.BytesIO(content), weights_only=True).items()}
 
 
 def _task(

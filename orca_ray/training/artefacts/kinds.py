@@ -189,7 +189,6 @@ def _compute_label_scores(evaluated: Evaluated) -> Iterator[tuple[str, Bars]]:
 
     positive = evaluated.y > 0
     precision, area = zip(*map(scores, positive.T, evaluated.predictions.T), strict=True)
-    shares = tuple(rounded(share) for share in positive.mean(axis=0))
     yield "test", Bars(
         title="Scores of each label on the test split",
         caption="Labels without both positive and negative samples have no score.",
@@ -197,7 +196,7 @@ def _compute_label_scores(evaluated: Evaluated) -> Iterator[tuple[str, Bars]]:
         series=(
             BarSeries("average precision", precision),
             BarSeries("area under the ROC curve", area),
-            BarSeries("share of positive samples", shares),
+            BarSeries("share of positive samples", tuple(map(rounded, positive.mean(axis=0)))),
         ),
     )  # fmt: skip
 
