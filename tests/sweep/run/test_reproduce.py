@@ -84,11 +84,11 @@ def test_otherwise_scores_agree_where_new_seeds_would_be(
 
 def test_a_trial_that_was_stopped_early_is_run_as_far(real: ResultsStore) -> None:
     whole = record_of(real, "nft")
-    curve = real.curves(trial_key=whole.trial_key)
-    scores = curve[curve["stage"] == "refine"]["validation_score"].tolist()[:2]
+    curve = real.curves(trial_key=whole.trial_key).query("stage == 'refine'")[:2]
+    scores, losses = curve["validation_score"].tolist(), curve["loss"].tolist()
     record = replace(
         whole, status=Status.STOPPED_EARLY, phase="search", test_score=None, epochs=2, validation_score=min(scores),
-        best_epoch=scores.index(min(scores)) + 1,
+        best_epoch=scores.index(min(scores)) + 1, training_loss=losses[1],
     )  # fmt: skip
     compared = reproduce(record, real)
     assert compared.agrees

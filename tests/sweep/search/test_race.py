@@ -216,7 +216,6 @@ def test_with_an_outer_test_the_leader_trains_on_at_once_on_all_other_samples() 
     assert last.epochs == int(2 / 3 * (20 - 6 - 4)), "two thirds of the time that is left"
     final = track.ran[2]
     assert (fold_of(final), final.hyperparameters["refine.start"]) == (-1, last.key), "the rest is for all samples"
-    assert final.hyperparameters["refine.learning_rate"] == 5e-4
     for loss, few in ((0.009, True), (0.011, False)):
         rich = Track(1000.0, improving=True, outer=True, loss=loss).run(12)
         assert (-2 not in [fold for _, fold in rich.started()]) is few, "three folds of what has converged fit"
