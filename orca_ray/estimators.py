@@ -248,7 +248,8 @@ class CrossModalClassifier(ClassifierMixin, _CrossModal):  # type: ignore[misc]
 
     def predict(self, X: Any) -> Array:
         """Return the classes [N], of the type of y in `fit`; ValueError for samples of another form than in `fit`."""
-        return np.asarray(self.classes_[self.predict_proba(X).argmax(axis=1)])
+        chosen = self.predict_proba(X).argmax(axis=1)
+        return np.asarray(self.classes_[chosen])
 
     def predict_proba(self, X: Any) -> Array:
         """Return probabilities [N, K] of ``classes_``, float32; ValueError for samples of another form than in fit."""

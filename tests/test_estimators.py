@@ -265,7 +265,7 @@ def without_lightgbm(monkeypatch: pytest.MonkeyPatch) -> None:
         (TABULAR, "linear nearest kernel_ridge forest gradient_boosting"),
         (OF_SERIES, "linear nearest minirocket minirocket_hydra cnn"),
         (make_task(Target("dense", shape=(8, 8)), (2, 8, 8)), "linear fno unet"),
-        (replace(make_task(CLASSES, (3, 8, 8)), domain="image"), "linear nearest cnn"),
+        (replace(make_task(CLASSES, (3, 8, 8)), domain="image"), "linear nearest forest cnn"),
     ],
 )
 def test_the_usual_baselines_are_compared(task: Task, baselines: str) -> None:
