@@ -90,7 +90,8 @@ class Choice:
     """Out-of-fold predictions for these samples [N, ...]: probabilities, or numbers."""
     temperature: float = 1.0
     outer: bool = False
-    """Whether the samples are those of the outer test, as the model trained on with all others."""
+    """Whether the samples are those of the outer test, as the model trained on with all others, before it went on with
+    all samples."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,9 +6,9 @@ fitted methods get further folds where these are cheap; trials whose last epochs
 configurations that are not measurably worse than the leader get further folds; and the best methods get
 further configurations, which Optuna suggests. No trial starts whose expected duration exceeds the time that is left. If
 the leader is a network of which few folds fit into the time, the model of its fold trains on. With an outer test of
-classes or labels, it does so after the first trials, on the samples of all folds and for all the time that is left, and
-the outer test judges it; if a probe of features leads, a network without a body may do so in the place of the probe.
-Without, it does so at the end, on all samples.
+classes or labels, it does so after the first trials, on the samples of all folds; the outer test judges it, and then it
+goes on with all samples. If a probe of features leads, a network without a body may do so in the place of the probe.
+Without an outer test, it does so at the end, on all samples.
 """
 
 import json
@@ -264,8 +264,9 @@ class Race:
     def _to_train_on(self, left: float, *, idle: bool) -> tuple[Contender | None, int]:
         """Return the contender whose model trains on (see `_last`), and with which samples: a number for `Contender`.
 
-        The contender is the leader. With an outer test, if the leader is a probe of features, a network without a body
-        may take the place of the leader if it is not behind: such a network has yet to learn its features.
+        The contender is what trained on with all but the outer test, else the leader. With an outer test, if the leader
+        is a probe of features, a network without a body may take the place of the leader if it is not behind: such a
+        network has yet to learn its features.
         """
         if self._final:
             return None, ALL
