@@ -148,11 +148,12 @@ class Judge:
         self.final: dict[tuple[str, str], Record] = {}
         """Records of trials on all samples, or all but the outer test, by method and values: by those of the model that
         they started from, which may itself be one of all but the outer test."""
-        places: dict[str, tuple[str, str]] = {}
+        self._places = places = dict[str, tuple[str, str]]()
         started: list[tuple[str, Record]] = []
         for record in records:
-            values, place = dict(json.loads(record.hyperparameters)), _place(record)
-            fold = int(values.get(FOLD, 0))
+            values = dict(json.loads(record.hyperparameters))
+            fold = int(values.pop(FOLD, 0))
+            place = record.method, canonical_json(values)
             if record.status is not Status.COMPLETED or record.validation_score is None:
                 continue
             places[record.trial_key] = place
@@ -212,11 +213,11 @@ class Judge:
         return found if found and _but_test(found) else None
 
     def trained(self, candidate: Candidate) -> Record | None:
-        """Return the record of the last training, on all samples or all but the outer test; None: there is none."""
+        """Return the record of the last training of a network that trained on; None: it did not."""
         if (found := self.outer_record(candidate)) is None:
             last = self.final.get((candidate.method, candidate.values))
             return last if last and START in json.loads(last.hyperparameters) else None
-        if last := self.final.get(_place(found)):
+        if last := self.final.get(self._places[found.trial_key]):
             judged = self._on_test(outputs := self._part(found, "test"))
             if judged.score(self._part(last, "test")) <= judged.score(outputs):  # as it saw them; else it went astray
                 return last
@@ -441,12 +442,6 @@ class Judge:
             change = {"softmax": lambda x: softmax(x, axis=1), "sigmoid": expit, "values": np.asarray}[self._average]
             self._outputs[record.trial_key] = {name: change(each.astype(np.float64)) for name, each in found.items()}
         return self._outputs[record.trial_key][split]
-
-
-def _place(record: Record) -> tuple[str, str]:
-    """Return the method and, as canonical JSON, the hyper-parameters without the fold."""
-    values = {name: value for name, value in json.loads(record.hyperparameters).items() if name != FOLD}
-    return record.method, canonical_json(values)
 
 
 def _but_test(record: Record) -> bool:
