@@ -44,6 +44,15 @@ class LinearConfig(Config):
 
 
 @dataclass(frozen=True)
+class ForestConfig(Config):
+    """Options of the random forest."""
+
+    splits: Annotated[str, partial(one_of, ("best", "random"))] = "best"
+    """Thresholds of the features that a split may use: the ``best``, or a ``random`` one of each feature, of trees that
+    see all samples (Geurts et al., 2006, "Extremely randomized trees")."""
+
+
+@dataclass(frozen=True)
 class BoostingConfig(Config):
     """Options of the trees; the defaults are LightGBM's, except ``rounds``, ``patience`` and ``columns``."""
 

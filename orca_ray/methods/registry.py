@@ -9,7 +9,7 @@ from typing import Any
 from orca_ray.discovery import declared, modules, with_plug_ins
 from orca_ray.errors import UserError, lookup, unknown_name
 from orca_ray.methods import recipes
-from orca_ray.methods.options import SHARED, BoostingConfig, Hyperparameters, LinearConfig, Scalar
+from orca_ray.methods.options import SHARED, BoostingConfig, ForestConfig, Hyperparameters, LinearConfig, Scalar
 from orca_ray.methods.recipe import Recipe
 from orca_ray.methods.recipes.minirocket import MiniRocketConfig
 from orca_ray.options import section_name
@@ -67,9 +67,9 @@ def check_unfit(method: str, task: Task) -> None:
 
 _YOUNGER = {
     "boosting.copies": BoostingConfig.copies, "boosting.rows": BoostingConfig.rows,
-    "cnn.stages": "residual", "cnn.weights": "plain",
+    "cnn.stages": "residual", "cnn.views": 1, "cnn.weights": "plain",
     "data.chooses": DataConfig.chooses, "data.fold": DataConfig.fold,
-    "linear.limit": LinearConfig.limit, "minirocket.penalty": MiniRocketConfig.penalty,
+    "forest.splits": ForestConfig.splits, "linear.limit": LinearConfig.limit, "minirocket.penalty": MiniRocketConfig.penalty,
     "refine.keep": RefineConfig.keep, "refine.label_smoothing": RefineConfig.label_smoothing,
     "refine.shift": RefineConfig.shift, "refine.start": RefineConfig.start,
 }  # fmt: skip

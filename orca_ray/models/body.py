@@ -48,6 +48,9 @@ class Body(nn.Module, ABC):
     "Number of leading tokens, such as CLS and registers, that are not part of the layout"
     pooling: Pooling = "mean"
     "Feature of a whole input: the mean of its features, or the last feature if no other one depends on all tokens"
+    num_views: int = 1
+    "Number of views of an input whose features are computed, unless `one_view` or the network trains"
+    one_view: bool = False
 
     @abstractmethod
     def forward(self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None) -> Tensor:

@@ -21,6 +21,8 @@ from orca_ray.models.embedder import Embedder
 
 NUM_STAGES = 3
 _GROUP_WIDTH = 16
+_SHIFTS = ((1, 1), (0, 1), (2, 1), (1, 0), (1, 2))
+"""Corners of copies of an image in the image with edges of one more token: as it is, then shifted by one token."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +47,8 @@ class Architecture:
     standardization", arXiv:1903.10520), with which group norm trains as fast as batch norm."""
     plain: bool = False
     """Whether the stages have plain convolutions instead of residual blocks; see `PlainBody`."""
+    views: int = 1
+    """Number of copies of an image, plain stages only, that features for a prediction are computed of; see `_SHIFTS`."""
 
 
 class ConvolutionalEmbedder(Embedder):
@@ -108,11 +112,14 @@ class PlainBody(ConvolutionalBody):
     stage has twice the channels of the last.
     """
 
+    views: Tensor
+
     def __init__(self, layout: Layout, architecture: Architecture, *, shrink: bool = True) -> None:
         """Make a body for tokens of ``layout`` [H, W]; it always shrinks."""
         assert shrink, "features of plain stages have not the resolution of fields"
         Body.__init__(self)
         self.modality, self._layout, width = "image", layout, architecture.width
+        self.num_views = architecture.views
         layers: list[nn.Module] = [_norm(width, layout), nn.ReLU()]
         for stage in range(NUM_STAGES):
             for number in range(0 if stage else 1, 2 * architecture.blocks):
@@ -126,6 +133,21 @@ class PlainBody(ConvolutionalBody):
                 layout = tuple(side // 2 for side in layout)
         self.blocks, self.norm = nn.Sequential(*layers), nn.Identity()
         self.feature_width, self._feature_layout = width, layout
+        rows, columns = self._layout
+        tokens = F.pad(torch.arange(float(rows * columns)).reshape(1, rows, columns), (1, 1, 1, 1), mode="replicate")
+        views = [tokens[0, top : top + rows, left : left + columns] for top, left in _SHIFTS[: architecture.views]]
+        self.register_buffer("views", torch.stack(views).long().flatten(1), persistent=False)
+
+    def forward(self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+        """Return the features [B, S, F] of tokens; unless training, those of all views, [B, views * S, F].
+
+        The head takes their mean. Max pools make features depend on where an image lies (Zhang, 2019, "Making
+        convolutional networks shift-invariant again", arXiv:1904.11486).
+        """
+        if self.training or self.one_view or self.num_views == 1:
+            return super().forward(tokens_BTD)
+        of_view = super().forward
+        return torch.cat([of_view(tokens_BTD[:, tokens_T]) for tokens_T in self.views], dim=1)
 
 
 class UNetBody(Body):

@@ -66,8 +66,9 @@ class _PartialEpoch:
 class RefineLoop:
     """Loop that trains ``parameters`` of the model on the training split; one `step` is one epoch and one validation.
 
-    All other parameters are frozen. `restore_best` loads the weights of the best epoch, or of the last (see
-    `RefineConfig.keep`). Several ranks call `step` and `predict` at the same time, and get the same results.
+    All other parameters are frozen. Epochs are validated with one view of each input. `restore_best` loads the weights
+    of the best epoch, or of the last (see `RefineConfig.keep`). Several ranks call `step` and `predict` at the same
+    time, and get the same results.
     """
 
     def __init__(
@@ -95,6 +96,7 @@ class RefineLoop:
         """
         self._trained = Trained(model, parameters)
         self._model, self._config, self._seed, self._device = model, config, seed, device
+        model.body.one_view = True
         self._train, self._validation, self._augmentation = train, validation, augmentation
         self._objective, self._notes = objective, list[str]()
         self._batch_term, self._step_term, self._on_step, self._ranks = batch_term, step_term, on_step, ranks
@@ -159,17 +161,12 @@ class RefineLoop:
         self._ranks.equalise(self._trained.weights().values())  # buffers differ, and a step term may on CUDA
         trained = perf_counter()
         self._training_seconds += trained - prepared + earlier
-        validation = self._validation
-        predictions, y = self._predict(self._validation_feed, len(validation), self._evaluation_batch), validation.y
-        if (weight := validation.weight) is not None:
-            # The mean weight is 20 rows; other weights are rounded up to rows.
-            rows = np.repeat(np.arange(len(y)), np.ceil(20 * weight / weight.mean()).astype(np.int64))
-            predictions, y = predictions[rows], y[rows]
-        value = score(predictions, y, self._objective, validation.group)
+        predictions, y = self._validated()
+        value = score(predictions, y, self._objective, self._validation.group)
         self.epoch += 1
         decisive = value
         if self._by_log_loss:
-            decisive = log_loss(predictions, y, self._objective, validation.group)
+            decisive = log_loss(predictions, y, self._objective, self._validation.group)
         best = decisive < self._least
         if best:
             self.best_epoch, self._least = self.epoch, decisive
@@ -178,6 +175,16 @@ class RefineLoop:
             self._best = {name: weight.to("cpu", copy=True) for name, weight in self._trained.weights().items()}
         ended = perf_counter()
         return RefineEpoch(self.epoch, loss, value, learning_rate, ended - started + earlier, ended - trained)
+
+    def _validated(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return predictions for the validation split and its targets, rows repeated by their weights."""
+        validation = self._validation
+        predictions, y = self._predict(self._validation_feed, len(validation), self._evaluation_batch), validation.y
+        if (weight := validation.weight) is None:
+            return predictions, y
+        # The mean weight is 20 rows; other weights are rounded up to rows.
+        rows = np.repeat(np.arange(len(y)), np.ceil(20 * weight / weight.mean()).astype(np.int64))
+        return predictions[rows], y[rows]
 
     def predict(self, split: Split) -> np.ndarray:
         """Return the predictions [N, *output_shape] for a whole split with the model's present weights."""
@@ -196,8 +203,11 @@ class RefineLoop:
         return predictions
 
     def restore_best(self) -> None:
-        """Load the weights that the loop kept (see `RefineConfig.keep`) into the model."""
+        """Load the weights that the loop kept (see `RefineConfig.keep`) into the model, which then takes all views."""
         self._trained.load(self._best)
+        if self._model.body.num_views > 1:
+            self._model.body.one_view = False
+            self.best_score = score(*self._validated(), self._objective, self._validation.group)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state for an exact resume. The next `step` changes its tensors, so store or copy them before.
@@ -219,6 +229,7 @@ class RefineLoop:
         self._best, self._least = dict(state["best"]), state["least"]
         self._samples_seen, self._training_seconds = state["samples_seen"], state["training_seconds"]
         self.epoch, self.best_epoch, self.best_score = state["epoch"], state["best_epoch"], state["best_score"]
+        self._model.body.one_view = not self.done
         self._partial = _PartialEpoch(**state["partial"]) if state.get("partial") else None
 
     # Created on first use, because a finished trial that is restored needs no cached features.

@@ -19,7 +19,7 @@ from functools import partial
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
-from orca_ray.methods.options import BoostingConfig, LinearConfig, Scalar
+from orca_ray.methods.options import BoostingConfig, ForestConfig, LinearConfig, Scalar
 from orca_ray.methods.recipe import Recipe, head_parameters
 from orca_ray.methods.recipes.cnn import TABLES
 
@@ -123,7 +123,7 @@ RECIPES = (
     ),
     _recipe(
         "forest", "a random forest of features", "Breiman, Random Forests, Machine Learning 2001",
-        "ForestStage", problem=partial(_problem, fields=False),
+        "ForestStage", problem=partial(_problem, fields=False), options=(ForestConfig,),
     ),
     _recipe(
         "kernel_ridge", "ridge regression of Gaussian kernels around training samples",

@@ -13,7 +13,7 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor, nn
 
-from orca_ray.methods.options import BoostingConfig, LinearConfig
+from orca_ray.methods.options import BoostingConfig, ForestConfig, LinearConfig
 from orca_ray.methods.stages.fitted import (
     FINE,
     Columns,
@@ -257,7 +257,7 @@ class ForestStage(FittedStage):
 
     def fit(self, epoch: int) -> None:
         """Grow the trees, ten at a time; ``epoch`` is not used."""
-        from sklearn.ensemble import RandomForestRegressor
+        from sklearn.ensemble import ExtraTreesRegressor, RandomForestRegressor
 
         trial, body = self._trial, self._trial.model.body
         assert isinstance(body, ForestBody)
@@ -266,9 +266,11 @@ class ForestStage(FittedStage):
         x = features_of(trial, rows, encoded=False, columns=columns).cpu().numpy()
         y = regressed(trial).numpy()[rows].squeeze()
         numbers, bag = trial.task.target.kind == "scalar", min(len(rows), MOST_BAG)
+        random = trial.hyperparameters.of(ForestConfig).splits == "random"
+        bags = not random or bag < len(rows)
         # The squared error of indicators is the Gini impurity of classes.
-        forest = RandomForestRegressor(
-            max_samples=bag, max_features=1 / 3 if numbers else "sqrt", max_depth=_MOST_LEVELS, warm_start=True,
+        forest = (ExtraTreesRegressor if random else RandomForestRegressor)(
+            bootstrap=bags, max_samples=bag if bags else None, max_features=1 / 3 if numbers else "sqrt", max_depth=_MOST_LEVELS, warm_start=True,
             min_samples_leaf=max(2 if numbers else 1, bag // 2500),
             random_state=derive_seed(trial.seed, "forest") % 2**32,
         )  # fmt: skip
