@@ -249,30 +249,46 @@ class Judge:
         return self._calibrated(judged, [(candidate, 1.0)], judged.predictions[0])
 
     def ensemble(self) -> Choice | None:
-        """Return the ensemble of a greedy selection, if it beats the leader in nine of ten resamples; else None.
+        """Return an ensemble that beats the leader in nine of ten resamples; else None.
 
-        None if the leader trained on with all samples but the outer test: its fold says too little.
+        If a network trained on with all samples but the outer test, it is the mean of that network and of the best of
+        all others, which the outer test compares with the leader: the network's fold says too little.
+
         Of few samples, the mean of what is as good as the leader takes the place of None, and nothing that of a usual
-        method.
+        method. An ensemble of no more errors also beats the leader if the log loss is lower in nine of ten.
+        """
+        found = ((each, self.outer_record(each)) for each in self.ranked)
+        network, record = next(((each, record) for each, record in found if record), (None, None))
+        first = next((each for each in self.ranked if each.whole and each is not network), None)
+        if network is None or record is None or first is None:
+            return self._selected(self.leader)
+        alone = network is self.leader
+        others = self._selected(first if alone else self.leader) or self.single(first if alone else self.leader)
+        judged = self._on_test(self._part(record, "test"), self._tested(others))
+        mixed = np.mean(judged.predictions, axis=0)
+        if self._better(judged, mixed, judged.predictions[0 if alone else 1]):
+            parts = [(network, 0.5), *((each, weight / 2) for each, weight in others.parts)]
+            return Choice(parts, judged.interval(mixed), judged, mixed, outer=True)
+        return None if alone or len(others.parts) == 1 else others
 
-        An ensemble of no more errors also beats the leader if the log loss is lower in nine of ten.
+    def _selected(self, leader: Candidate) -> Choice | None:
+        """Return the ensemble of a greedy selection, if it beats ``leader``; else None; see `ensemble`.
+
         The selection adds, with replacement, the candidate that improves the out-of-fold score the most (Caruana et
         al., 2004, "Ensemble selection from libraries of models").
         """
-        if self.outer_record(self.leader):
+        if self._few and leader.method in USUAL and self._task.domain == SERIES:
             return None
-        if self._few and self.leader.method in USUAL and self._task.domain == SERIES:
-            return None
-        folds = set(self.leader.records)
+        folds = set(leader.records)
         if self._data.folds is not None:  # one division covers all samples
             folds = folds & set(range(1, int(self._data.folds[0].max()) + 1)) or folds
-        alone = [self.leader, *(each for each in self.ranked if self.outer_record(each))]
+        alone = [leader, *(each for each in self.ranked if self.outer_record(each))]
         others = [each for each in self.ranked if each.whole and each not in alone]
-        rivals = (set(each.records) for each in others if each.method != self.leader.method)
+        rivals = (set(each.records) for each in others if each.method != leader.method)
         common = folds & next(rivals, folds)  # the best of another method may have few
         folds = common if sum(len(held_rows(self._data, k)) for k in common if k) >= LEAST_COMMON else folds
         able = [each for each in others if folds <= each.records.keys()]
-        candidates = [self.leader, *able[: MOST_CANDIDATES - 1]]
+        candidates = [leader, *able[: MOST_CANDIDATES - 1]]
         judged = self.judged(*candidates)
         outputs, chosen, found = judged.predictions, list[int](), list[tuple[float, float, int]]()
         total = np.zeros_like(outputs[0])
@@ -288,13 +304,17 @@ class Judge:
         if len(counts) < 2:
             return self._mean()
         mixed = np.asarray(sum(count / size * outputs[number] for number, count in counts.items()))
-        measures: list[Callable[..., float]] = [judged.score]
-        if self._task.metric == "error" and judged.score(mixed) <= judged.score(outputs[0]):
-            measures.append(judged.log_loss)
-        gains = [judged.interval(outputs[0], mixed, of=operator.sub, level=0.8, measure=each) for each in measures]
-        if max(gain.low for gain in gains) <= 0:
+        if not self._better(judged, mixed, outputs[0]):
             return self._mean()
         return self._calibrated(judged, [(candidates[number], count / size) for number, count in counts.items()], mixed)
+
+    def _better(self, judged: Judged, mixed: Array, outputs: Array) -> bool:
+        """Return whether mixed predictions are better than ``outputs`` in nine of ten resamples of the samples."""
+        measures: list[Callable[..., float]] = [judged.score]
+        if self._task.metric == "error" and judged.score(mixed) <= judged.score(outputs):
+            measures.append(judged.log_loss)
+        gains = [judged.interval(outputs, mixed, of=operator.sub, level=0.8, measure=each) for each in measures]
+        return max(gain.low for gain in gains) > 0
 
     def expected(self, choice: Choice, outer: Interval | None) -> Interval:
         """Return the score that a chosen model is expected to have on new samples; ``outer`` is that of `held_out`.
@@ -353,13 +373,17 @@ class Judge:
             return None
         if choice.outer:
             return choice.score
+        mixed = self._tested(choice)
+        return self._on_test(mixed).interval(mixed)
+
+    def _tested(self, choice: Choice) -> Array:
+        """Return the mean predictions of a choice's folds for the outer test."""
         parts = [
             weight / len(candidate.records) * self._part(record, "test")
             for candidate, weight in choice.parts
             for record in candidate.records.values()
         ]
-        mixed = np.asarray(sum(parts))
-        return self._on_test(mixed).interval(mixed)
+        return np.asarray(sum(parts))
 
     def standings(self) -> list[dict[str, Any]]:
         """Return the best configuration of each method, the best first.
@@ -423,10 +447,10 @@ class Judge:
         )
         return replace(choice, temperature=math.exp(found.x)) if found.fun < 0.99 * judged.log_loss(mixed) else choice
 
-    def _on_test(self, outputs: Array) -> Judged:
+    def _on_test(self, *outputs: Array) -> Judged:
         test = self._data.test
         units = self._units(slice(-len(test), None))
-        return Judged(self._task.metric, self._average, np.asarray(test.y), [outputs], 0, units)
+        return Judged(self._task.metric, self._average, np.asarray(test.y), outputs, 0, units)
 
     def _units(self, rows: Array | slice) -> Array | None:
         return None if self._data.units is None else self._data.units[rows]

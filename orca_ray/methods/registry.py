@@ -69,7 +69,8 @@ _YOUNGER = {
     "boosting.copies": BoostingConfig.copies, "boosting.rows": BoostingConfig.rows,
     "cnn.stages": "residual", "cnn.views": 1, "cnn.weights": "plain",
     "data.chooses": DataConfig.chooses, "data.fold": DataConfig.fold,
-    "forest.splits": ForestConfig.splits, "linear.limit": LinearConfig.limit, "minirocket.penalty": MiniRocketConfig.penalty,
+    "forest.splits": ForestConfig.splits, "linear.limit": LinearConfig.limit,
+    "minirocket.penalty": MiniRocketConfig.penalty,
     "refine.keep": RefineConfig.keep, "refine.label_smoothing": RefineConfig.label_smoothing,
     "refine.shift": RefineConfig.shift, "refine.start": RefineConfig.start,
 }  # fmt: skip

@@ -48,7 +48,7 @@ class Architecture:
     plain: bool = False
     """Whether the stages have plain convolutions instead of residual blocks; see `PlainBody`."""
     views: int = 1
-    """Number of copies of an image, plain stages only, that features for a prediction are computed of; see `_SHIFTS`."""
+    """Number of copies of an image of which plain stages compute features for a prediction; see `_SHIFTS`."""
 
 
 class ConvolutionalEmbedder(Embedder):

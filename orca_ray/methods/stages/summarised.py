@@ -270,7 +270,8 @@ class ForestStage(FittedStage):
         bags = not random or bag < len(rows)
         # The squared error of indicators is the Gini impurity of classes.
         forest = (ExtraTreesRegressor if random else RandomForestRegressor)(
-            bootstrap=bags, max_samples=bag if bags else None, max_features=1 / 3 if numbers else "sqrt", max_depth=_MOST_LEVELS, warm_start=True,
+            bootstrap=bags, max_samples=bag if bags else None,
+            max_features=1 / 3 if numbers else "sqrt", max_depth=_MOST_LEVELS, warm_start=True,
             min_samples_leaf=max(2 if numbers else 1, bag // 2500),
             random_state=derive_seed(trial.seed, "forest") % 2**32,
         )  # fmt: skip

@@ -265,8 +265,8 @@ class Race:
         """Return the contender whose model trains on (see `_last`), and with which samples: a number for `Contender`.
 
         The contender is what trained on with all but the outer test, else the leader. With an outer test, if the leader
-        is a probe of features, a network without a body may take the place of the leader if it is not behind: such a
-        network has yet to learn its features.
+        is a probe of features, a network without a body may take the place of the leader if `MOST_LONGER` times the
+        epochs may bring it there: such a network has yet to learn its features, and the model may be the mean of both.
         """
         if self._final:
             return None, ALL
@@ -280,7 +280,7 @@ class Race:
         elif self._outer and able and _is_probe(able[0]):
             own = (each for each in ranked if not get_method(each.plan.method).uses_body)
             own = (each for each in own if not any(other.extends(each) for other in ranked))
-            able += [each for each in own if not self.behind(each, ranked[0])]
+            able += [each for each in own if not self.behind(each, ranked[0], MOST_LONGER)]
         chosen = next((each for each in able if self._trains_on(each, 0.0 if idle else left)), None)
         return chosen, ALL_BUT_TEST if self._outer else ALL
 
