@@ -11,6 +11,7 @@ import operator
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from statistics import mean
 from typing import Any
 
@@ -179,13 +180,8 @@ class Judge:
         self.ranked = [candidates[number] for number in np.argsort(doubtful_levels(scores), kind="stable")]
         """The candidates, the best first."""
         self._few = len(data.train) + len(data.validation) <= FEW_SAMPLES
+        self._network = next((each for each in self.ranked if self.outer_record(each)), None)
         self._tied = self._leading()
-        self.leader = next(
-            (each for each in self.ranked if (last := self.outer_record(each)) and not self._beaten(each, last)),
-            self._tied[0],
-        )
-        """The candidate that trained on with all but the outer test, as the race gave it the time, unless it is clearly
-        behind; else the best one whose models are stored; of few samples, see `USUAL`."""
 
     def judged(self, *candidates: Candidate) -> Judged:
         """Return the out-of-fold predictions of ``candidates``, which have a common fold, for the samples of all.
@@ -223,22 +219,22 @@ class Judge:
                 return last
         return found
 
-    def _beaten(self, candidate: Candidate, record: Record) -> bool:
-        """Return whether a candidate that trained on is clearly behind.
-
-        Another has measurably less than half the error, or the same method has enough folds of as many epochs.
+    @cached_property
+    def leader(self) -> Candidate:
+        """The candidate that trained on with all but the outer test, as the race gave it the time, unless the others
+        are measurably better on that test; else the best one whose models are stored; of few samples, see `USUAL`.
         """
-        last = self.trained(candidate)
-        trained = record.epochs + (last.epochs if last and last is not record else 0)
-        for other in self.ranked[:MOST_CANDIDATES]:
-            epochs = [each.epochs for each in other.records.values() if other.method == candidate.method]
-            if len(epochs) >= FEW_FOLDS and min(epochs) >= trained:
-                return True
-            if other is not candidate and candidate.records.keys() & other.records.keys():
-                judged = self.judged(candidate, other)
-                if judged.interval(*judged.predictions, of=lambda own, its: own - 2 * its, level=0.8).low > 0:
-                    return True
-        return False
+        if self._network is None or not self._tied:
+            return self._network or self._tied[0]
+        judged = self._beside[1]
+        return self._tied[0] if self._better(judged, *judged.predictions[::-1]) else self._network
+
+    @cached_property
+    def _beside(self) -> tuple[Choice, Judged]:
+        """Choice without the candidate that trained on, and outputs of that candidate and of the choice on the test."""
+        record = next(found for each in self.ranked if (found := self.outer_record(each)))
+        others = self._selected() or self.single(self._tied[0])
+        return others, self._on_test(self._part(record, "test"), self._tested(others))
 
     def single(self, candidate: Candidate) -> Choice:
         """Return the choice of one configuration."""
@@ -257,33 +253,28 @@ class Judge:
         Of few samples, the mean of what is as good as the leader takes the place of None, and nothing that of a usual
         method. An ensemble of no more errors also beats the leader if the log loss is lower in nine of ten.
         """
-        found = ((each, self.outer_record(each)) for each in self.ranked)
-        network, record = next(((each, record) for each, record in found if record), (None, None))
-        first = next((each for each in self.ranked if each.whole and each is not network), None)
-        if network is None or record is None or first is None:
-            return self._selected(self.leader)
-        alone = network is self.leader
-        others = self._selected(first if alone else self.leader) or self.single(first if alone else self.leader)
-        judged = self._on_test(self._part(record, "test"), self._tested(others))
-        mixed = np.mean(judged.predictions, axis=0)
+        if self._network is None or not self._tied:
+            return self._selected()
+        others, judged = self._beside
+        mixed, alone = np.mean(judged.predictions, axis=0), self._network is self.leader
         if self._better(judged, mixed, judged.predictions[0 if alone else 1]):
-            parts = [(network, 0.5), *((each, weight / 2) for each, weight in others.parts)]
+            parts = [(self._network, 0.5), *((each, weight / 2) for each, weight in others.parts)]
             return Choice(parts, judged.interval(mixed), judged, mixed, outer=True)
         return None if alone or len(others.parts) == 1 else others
 
-    def _selected(self, leader: Candidate) -> Choice | None:
-        """Return the ensemble of a greedy selection, if it beats ``leader``; else None; see `ensemble`.
+    def _selected(self) -> Choice | None:
+        """Return the ensemble of a greedy selection, if it beats the best that did not train on; see `ensemble`.
 
         The selection adds, with replacement, the candidate that improves the out-of-fold score the most (Caruana et
         al., 2004, "Ensemble selection from libraries of models").
         """
+        leader = self._tied[0]
         if self._few and leader.method in USUAL and self._task.domain == SERIES:
             return None
         folds = set(leader.records)
         if self._data.folds is not None:  # one division covers all samples
             folds = folds & set(range(1, int(self._data.folds[0].max()) + 1)) or folds
-        alone = [leader, *(each for each in self.ranked if self.outer_record(each))]
-        others = [each for each in self.ranked if each.whole and each not in alone]
+        others = [each for each in self.ranked if each.whole and each not in (leader, self._network)]
         rivals = (set(each.records) for each in others if each.method != leader.method)
         common = folds & next(rivals, folds)  # the best of another method may have few
         folds = common if sum(len(held_rows(self._data, k)) for k in common if k) >= LEAST_COMMON else folds
@@ -338,11 +329,10 @@ class Judge:
         return found
 
     def _mean(self) -> Choice | None:
-        tied = [each for each in self._tied if not self.outer_record(each)]
-        if len(tied) < 2:
+        if len(self._tied) < 2:
             return None
-        judged, share = self.judged(*tied), 1 / len(tied)
-        return self._calibrated(judged, [(each, share) for each in tied], np.mean(judged.predictions, axis=0))
+        judged, share = self.judged(*self._tied), 1 / len(self._tied)
+        return self._calibrated(judged, [(each, share) for each in self._tied], np.mean(judged.predictions, axis=0))
 
     def _leading(self) -> list[Candidate]:
         """Return the best candidate whose models are stored and, of few samples, those within one standard error of it.
@@ -350,8 +340,8 @@ class Judge:
         Of few samples, the best one needs all folds, or two if its method is usual for the kind of data. Of those that
         are as good, a usual method stands for all.
         """
-        able = [each for each in self.ranked if each.whole]
-        if not self._few:
+        able = [each for each in self.ranked if each.whole and each is not self._network]
+        if not self._few or not able:
             return able[:1]
         wanted = {0} if self._data.folds is None else {*range(1, int(self._data.folds[0].max()) + 1)}
         names = USUAL if self._task.domain == SERIES else ()
