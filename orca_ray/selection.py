@@ -247,8 +247,9 @@ class Judge:
     def ensemble(self) -> Choice | None:
         """Return an ensemble that beats the leader in nine of ten resamples; else None.
 
-        If a network trained on with all samples but the outer test, it is the mean of that network and of the best of
-        all others, which the outer test compares with the leader: the network's fold says too little.
+        If a network trained on with all samples but the outer test, that test judges, as the network's fold says too
+        little: the ensemble is the mean of that network and of the best of all others, if its log loss is lower than
+        that of the leader, and its error not higher in nine of ten resamples.
 
         Of few samples, the mean of what is as good as the leader takes the place of None, and nothing that of a usual
         method. An ensemble of no more errors also beats the leader if the log loss is lower in nine of ten.
@@ -257,7 +258,9 @@ class Judge:
             return self._selected()
         others, judged = self._beside
         mixed, alone = np.mean(judged.predictions, axis=0), self._network is self.leader
-        if self._better(judged, mixed, judged.predictions[0 if alone else 1]):
+        best = judged.predictions[0 if alone else 1]
+        worse = judged.interval(mixed, best, of=operator.sub, level=0.8).low > 0
+        if judged.log_loss(mixed) < judged.log_loss(best) and not worse:
             parts = [(self._network, 0.5), *((each, weight / 2) for each, weight in others.parts)]
             return Choice(parts, judged.interval(mixed), judged, mixed, outer=True)
         return None if alone or len(others.parts) == 1 else others
