@@ -289,7 +289,8 @@ class Race:
 
         A network does so if it has fewer than `FEW_FOLDS` folds, the mean of whose models would be better. With an
         outer test, its best epoch must have been in the second half, and all folds of the usual epochs must not fit, or
-        `FEW_FOLDS` if its training loss cannot fall much further. Without, its score must have improved up to the end;
+        `FEW_FOLDS` if its training loss cannot fall much further; or there are two folds, whose models have seen half
+        of the samples. Without, its score must have improved up to the end;
         or it has one fold, there is no time for `FEW_FOLDS`, and its best epoch was in the second half.
         """
         recipe, count = get_method(contender.plan.method), len(contender.scores)
@@ -304,7 +305,8 @@ class Race:
         late = 2 * (first.best_epoch or 0) > contender.epochs
         if self._outer:
             usual = max(1.0, num_epochs(contender.plan.first) / contender.epochs)
-            return late and not contender.suggested and usual * folds > left
+            halves = self._division == 2
+            return not contender.suggested and (halves or (late and usual * folds > left))
         return contender.improves or (late and count == 1 < self._division and folds > left)
 
     def _converged(self, record: Record, contender: Contender) -> bool:
