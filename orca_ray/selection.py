@@ -249,7 +249,7 @@ class Judge:
 
         If a network trained on with all samples but the outer test, that test judges, as the network's fold says too
         little: the ensemble is the mean of that network and of the best of all others, if its log loss is lower than
-        that of the leader, and its error not higher in nine of ten resamples.
+        that of the leader, and its error not higher in three of four resamples.
 
         Of few samples, the mean of what is as good as the leader takes the place of None, and nothing that of a usual
         method. An ensemble of no more errors also beats the leader if the log loss is lower in nine of ten.
@@ -259,7 +259,7 @@ class Judge:
         others, judged = self._beside
         mixed, alone = np.mean(judged.predictions, axis=0), self._network is self.leader
         best = judged.predictions[0 if alone else 1]
-        worse = judged.interval(mixed, best, of=operator.sub, level=0.8).low > 0
+        worse = judged.interval(mixed, best, of=operator.sub, level=0.5).low > 0
         if judged.log_loss(mixed) < judged.log_loss(best) and not worse:
             parts = [(self._network, 0.5), *((each, weight / 2) for each, weight in others.parts)]
             return Choice(parts, judged.interval(mixed), judged, mixed, outer=True)

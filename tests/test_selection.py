@@ -354,13 +354,13 @@ def test_a_network_that_trained_on_without_the_outer_test_is_judged_by_it(toy: T
     toy.add("cnn", toy.right(0.6, 1), folds=[1])
     toy.add("linear", toy.right(0.7, 2))
     assert toy.judge().leader.method == "linear"
-    later = toy.right(0.95, 3)
+    later = toy.right(0.95, 3, strength=2.0)
     toy.add("cnn", later, folds=[2])
     last = json.dumps({"data.fold": -2, "refine.start": "cnn1"})
     toy.records[-1] = replace(toy.records[-1], hyperparameters=last)
     judge = toy.judge()
     assert judge.leader.method == "cnn", "the race gave it the time"
-    assert judge.ensemble() is None
+    assert judge.ensemble() is None, "the mean with it has more errors"
     choice = judge.single(judge.leader)
     wrong = later(np.arange(N, N + N_TEST)).argmax(axis=1) != toy.y[N:]
     assert choice.score.value == pytest.approx(wrong.mean())
@@ -374,8 +374,15 @@ def test_a_network_that_trained_on_without_the_outer_test_is_judged_by_it(toy: T
         assert getattr(judge.trained(judge.leader), "trial_key", "") == kept
         low = choice.score.low * (N / (N + N_TEST) if kept == "cnn4" else 1)
         assert judge.expected(choice, outer) == replace(choice.score, low=low)
-    toy.add("nearest", toy.right(1.0, 4))
-    assert toy.judge().leader.method == "nearest", "another has less than half the error on the common fold"
+    toy.add("nearest", toy.right(0.9, 8, strength=1.0))
+    judge = toy.judge()
+    assert judge.leader.method == "cnn"
+    mixed = judge.ensemble()
+    assert mixed is not None, "others have other mistakes"
+    assert [(each.method, weight) for each, weight in mixed.parts] == [("cnn", 0.5), ("nearest", 0.5)]
+    assert mixed.outer
+    toy.add("forest", toy.right(1.0, 4))
+    assert toy.judge().leader.method == "forest", "it is measurably better on the outer test"
 
 
 def test_of_few_samples_the_usual_method_or_the_mean_stands_for_what_is_not_worse(toy: Toy) -> None:

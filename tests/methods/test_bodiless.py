@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
+from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from orca_ray.data.prepared import PreparedData, Split, SplitName
@@ -70,14 +71,31 @@ def test_the_layout_of_a_cnn_follows_from_the_task(
 
 def test_plain_stages_are_for_images_at_twice_the_width() -> None:
     values = {**SMALL, "cnn.stages": "plain"}
-    others = [make_task(CLASSES, shape) for shape in ((2, 60), (1, 15, 40), (1, 40, 15))]
-    for task in (*others, make_task(Target("dense", shape=(20, 20)), (3, 20, 20))):
+    for task in (make_task(CLASSES, (2, 60)), make_task(Target("dense", shape=(20, 20)), (3, 20, 20))):
         usual, changed = (start(NO_BODY, "cnn", task=task, hyperparameters=each) for each in (SMALL, values))
         assert str(changed.model) == str(usual.model)
         assert operations("cnn", task, values) == operations("cnn", task, SMALL)
     model = start(NO_BODY, "cnn", task=make_task(CLASSES, (1, 17, 28)), hyperparameters=values).model
     assert (model.embedder.layout, model.body.feature_width) == ((17, 28), 4 * 2 * 16)
     assert model(torch.zeros(2, 1, 17, 28)).shape == (2, 3)
+
+
+def test_views_of_an_image_are_averaged_once_the_network_has_learnt() -> None:
+    task = make_task(CLASSES, (1, 8, 9))
+    values: dict[str, Scalar] = {**SMALL, "cnn.stages": "plain", "cnn.views": 5, "refine.keep": "last"}
+    trial = start(NO_BODY, "cnn", task=task, hyperparameters=values)
+    last = run(trial)[-1]["validation_score"]
+    model, x = trial.model.eval(), torch.from_numpy(trial.trial.data.validation.x[:])
+    averaged = model(x)
+    validation, objective = trial.trial.data.validation, trial.trial.objective
+    assert trial.result().validation_score == objective.score(averaged.detach().numpy(), validation.y)
+    model.body.one_view = True
+    alone = model(x)
+    assert last == objective.score(alone.detach().numpy(), validation.y)
+    tokens = F.pad(model.embed(x).reshape(-1, 8, 9, 32).movedim(3, 1), (1, 1, 1, 1), mode="replicate").movedim(1, 3)
+    shifted = [tokens[:, top : top + 8, left : left + 9] for top, left in ((0, 1), (2, 1), (1, 0), (1, 2))]
+    found = [alone, *(model.head(model.encode(each.reshape(-1, 72, 32))) for each in shifted)]
+    torch.testing.assert_close(averaged, torch.stack(found).mean(dim=0), rtol=1e-4, atol=1e-5)
 
 
 def test_options_of_other_parts_do_not_belong_to_their_trials() -> None:

@@ -228,7 +228,7 @@ def test_with_an_outer_test_the_leader_trains_on_at_once_on_all_other_samples() 
 
 def test_if_a_probe_leads_a_network_of_its_own_trains_on(monkeypatch: pytest.MonkeyPatch) -> None:
     text, probe = TEXT, "linear_probe"
-    cases = ((probe, 0.25, 6), (probe, 0.25, 3), (probe, 0.4, 6), ("nft", 0.25, 6), ("linear", 0.25, 6))
+    cases = ((probe, 1.3, 6), (probe, 0.25, 3), (probe, 3.0, 6), ("nft", 0.25, 6), ("linear", 0.25, 6))
     for leader, cnn, best in cases:
         monkeypatch.setattr(f"{__name__}.TEXT", text.replace("nft, scratch, linear_probe", f"{leader}, cnn"))
         monkeypatch.setattr(f"{__name__}.BEST", {leader: 0.2, "cnn": cnn})
@@ -237,7 +237,7 @@ def test_if_a_probe_leads_a_network_of_its_own_trains_on(monkeypatch: pytest.Mon
         for trial in list(track.ran):
             track.best = best if trial.method == "cnn" else 1
             track.end(trial)
-        trained = (leader, cnn, best) == (probe, 0.25, 6)
+        trained = (leader, cnn, best) == (probe, 1.3, 6)
         assert track.next(left=12) == (("cnn", -2) if trained else (leader, 2))
 
 
