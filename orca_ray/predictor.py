@@ -255,26 +255,11 @@ class Predictor:
         return f"<Predictor {self.task.name} by {self._made}>"
 
     def _repr_html_(self) -> str:
-        config, task = self.config, self.task
-        target = task.target
-        kind = f"{target.size} {target.kind}" if target.kind in ("classes", "labels") else target.kind
-        scores = {"validation": config.validation_score, "test": config.test_score}
+        scores = {"validation": self.config.validation_score, "test": self.config.test_score}
         shown = ", ".join(f"{value:.4g} on {split}" for split, value in scores.items() if value is not None)
-        told = (line.removeprefix("- ") for line in itertools.takewhile(bool, reported(config.report)))
-        facts = {
-            "task": f"{task.name} {task.title}".strip(),
-            "inputs": f"{task.modality} {task.input_shape}".strip(),
-            "target": kind + (f": {', '.join(self.label_names)}" if self.label_names else ""),
-            "method": self._made,
-            "parameters": f"{sum(parameter.numel() for parameter in self.network.parameters()):,}",
-            f"score ({task.metric}, lower is better)": " ".join(told) or shown or "unknown",
-            "device": str(self.device),
-        }
-        rows = "".join(
-            f"<tr><th style='text-align:left'>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>"
-            for name, value in facts.items()
-        )
-        return f"<table><caption>orca-ray model</caption>{rows}</table>"
+        told = (line.removeprefix("- ") for line in itertools.takewhile(bool, reported(self.config.report)))
+        text = f"{self!r}, {self.task.metric} (lower is better): {' '.join(told) or shown or 'unknown'}"
+        return f"<p>{html.escape(text)}</p>"
 
     @property
     def _made(self) -> str:

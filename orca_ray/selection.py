@@ -1,8 +1,8 @@
 """Selection of the model of own data: out-of-fold scores with intervals, the ensemble, and the verdict.
 
 Every trial on own data stores its model and the model's outputs for its fold (`worker.models.OUTPUTS`). The outputs of
-all folds of one configuration are predictions for samples that the predicting model has not seen. They decide; the
-outer test split decides nothing.
+all folds of one configuration are predictions for samples that the predicting model has not seen. They decide. The
+outer test split decides only between a network that trained on (see `Judge.leader`), all others, and the mean of both.
 """
 
 import json

@@ -4,13 +4,12 @@ import contextlib
 import os
 import platform
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
-from importlib.util import cache_from_source, find_spec
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -137,7 +136,7 @@ def doctor(
 ) -> None:
     """Say what works on this machine, what needs more, and how long it takes; exit with 2 if a sweep could not run."""
     uri = results_uri(results)
-    found = [*_versions(), *_bytecode(), *_plug_ins(), *_devices(), _threads(), *_cache()]
+    found = [*_versions(), *_plug_ins(), *_devices(), _threads(), *_cache()]
     found += [_results(uri), *_disk(uri), _cluster(address), _token()]
     if json:
         emit_json(found)
@@ -243,17 +242,6 @@ def _devices() -> Iterator[Finding]:
         yield Finding("devices", f"GPU {index}", f"{properties.name}, {size(properties.total_memory)}")
     if not torch.cuda.is_available():
         yield Finding("devices", "GPUs", "none (trials run on CPUs)")
-
-
-def _bytecode() -> Iterator[Finding]:
-    """Yield a note where each process compiles torch anew, which takes seconds."""
-    with contextlib.suppress(ImportError):
-        spec = find_spec("torch") if sys.dont_write_bytecode else None
-        if spec is None or spec.origin is None or Path(cache_from_source(spec.origin)).exists():
-            return
-        folder = Path(spec.origin).parents[1]
-        advice = f"each command compiles torch again: unset this variable, or run python -m compileall -q {folder}"
-        yield Finding("versions", "PYTHONDONTWRITEBYTECODE", "set", "note", advice)
 
 
 def _threads() -> Finding:

@@ -92,23 +92,12 @@ def test_doctor_reports_and_passes(command: Command, own_cache: Path, monkeypatc
 def test_doctor_says_in_ten_lines_what_works(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("orca_ray.cli.catalogue.check_answer", Mock(side_effect=Failed("no network", reached=False)))
     monkeypatch.setattr("orca_ray.cli.catalogue.find_spec", lambda name: None if name == "starlette" else "there")
-    monkeypatch.setattr(sys, "dont_write_bytecode", False)
     lines = dict(line.split(maxsplit=1) for line in command.done("doctor").out.splitlines())
     assert list(lines) == ["version", "devices", "works", "lacks", "bodies", "hub", "Ray", "disk", "time", "more"]
     assert lines["lacks"] == "serve: pip install 'orca-ray[serve]'"
     assert "orca-sweep bodies --fetch " in lines["bodies"]
     assert lines["hub"] == "not used (no network): packaged bodies and local directories work"
     assert re.match(r"demo about \d.*; adapt 20 minutes, .* about \d", lines["time"])
-
-
-@pytest.mark.parametrize("compiled", [False, True])
-def test_doctor_finds_libraries_that_each_process_compiles(
-    command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, compiled: bool
-) -> None:
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    (cache := tmp_path / "compiled").touch()
-    monkeypatch.setattr("orca_ray.cli.catalogue.cache_from_source", lambda _: cache if compiled else tmp_path / "none")
-    assert ("compiles torch again" in command.done("doctor").out) is not compiled
 
 
 def test_doctor_finds_places_that_cannot_be_used(
