@@ -319,15 +319,14 @@ class AdaptationSweep:
         count = len(config.members) or 1
         outer = judge.held_out(choice)
         expected = judge.expected(choice, outer)
-        single = (
-            choice.parts[0][0].name if count == 1 else f"the mean of {count} folds' models of {choice.parts[0][0].name}"
-        )
-        if choice.outer:
-            single += ", trained on after the comparison"
+        first = choice.parts[0][0].name
+        single = first if count == 1 else f"the mean of {count} folds' models of {first}"
+        alone = len(choice.parts) == 1
+        after = f", {'' if alone else f'{first} '}trained on after the comparison" if choice.outer else ""
         return Report(
             metric=self.task.metric, score=expected.value, low=expected.low, high=expected.high,
             out_of_fold=choice.score.value, num_samples=len(choice.judged.y), num_folds=choice.judged.num_folds,
-            model=single if len(choice.parts) == 1 else f"ensemble: {model_folder.composed(config)}",
+            model=(single if alone else f"ensemble: {model_folder.composed(config)}") + after,
             holdout=None if outer is None else outer.value, num_holdout=len(self._data().test),
             baseline=base, verdict=verdict, standings=judge.standings(), curve=judge.curve(),
             warnings=tuple(self.warnings), evidence=make_evidence(choice.predictions, choice.judged.y, label_names),

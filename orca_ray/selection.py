@@ -91,8 +91,8 @@ class Choice:
     """Out-of-fold predictions for these samples [N, ...]: probabilities, or numbers."""
     temperature: float = 1.0
     outer: bool = False
-    """Whether the samples are those of the outer test, as the model trained on with all others, before it went on with
-    all samples."""
+    """Whether the samples are those of the outer test, as the model, or the first part of a mean, trained on with all
+    others, before it went on with all samples."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,13 +108,13 @@ class Report:
     num_samples: int
     """Number of samples of the out-of-fold score."""
     num_folds: int
-    """0: the model trained on after its fold, and the samples are those of the outer test."""
+    """0: the model, or a part of it, trained on after its fold, and the samples are those of the outer test."""
     model: str
     """What the model is, in words."""
     baseline: str
     verdict: str
     holdout: float | None = None
-    """Score on the outer test split, which no choice has seen; None: there is none."""
+    """Score on the outer test split, which no choice has seen, or only the one of `Judge.ensemble`; None: no split."""
     num_holdout: int = 0
     standings: Sequence[Mapping[str, Any]] = ()
     """The best configuration of each method, best first; see `Judge.standings`."""
@@ -221,20 +221,13 @@ class Judge:
 
     @cached_property
     def leader(self) -> Candidate:
-        """The candidate that trained on with all but the outer test, as the race gave it the time, unless the others
-        are measurably better on that test; else the best one whose models are stored; of few samples, see `USUAL`.
+        """The candidate that trained on with all but the outer test, as the race gave it the time, unless the best of
+        the others is measurably better on that test; else that one, whose models are stored; see `USUAL`.
         """
         if self._network is None or not self._tied:
             return self._network or self._tied[0]
-        judged = self._beside[1]
-        return self._tied[0] if self._better(judged, *judged.predictions[::-1]) else self._network
-
-    @cached_property
-    def _beside(self) -> tuple[Choice, Judged]:
-        """Choice without the candidate that trained on, and outputs of that candidate and of the choice on the test."""
-        record = next(found for each in self.ranked if (found := self.outer_record(each)))
-        others = self._selected() or self.single(self._tied[0])
-        return others, self._on_test(self._part(record, "test"), self._tested(others))
+        best, network = self._outer_outputs(self.single(self._tied[0])), self.single(self._network).predictions
+        return self._tied[0] if self._better(self._on_test(), best, network) else self._network
 
     def single(self, candidate: Candidate) -> Choice:
         """Return the choice of one configuration."""
@@ -249,21 +242,22 @@ class Judge:
 
         If a network trained on with all samples but the outer test, that test judges, as the network's fold says too
         little: the ensemble is the mean of that network and of the best of all others, if its log loss is lower than
-        that of the leader, and its error not higher in three of four resamples.
+        that of the leader, unless its error is higher in three of four resamples.
 
         Of few samples, the mean of what is as good as the leader takes the place of None, and nothing that of a usual
         method. An ensemble of no more errors also beats the leader if the log loss is lower in nine of ten.
         """
+        others = self._selected() if self._tied else None
         if self._network is None or not self._tied:
-            return self._selected()
-        others, judged = self._beside
-        mixed, alone = np.mean(judged.predictions, axis=0), self._network is self.leader
-        best = judged.predictions[0 if alone else 1]
+            return others
+        beside, leads = others or self.single(self._tied[0]), self._network is self.leader
+        both, judged = [self.single(self._network).predictions, self._outer_outputs(beside)], self._on_test()
+        mixed, best = np.mean(both, axis=0), both[0 if leads else 1]
         worse = judged.interval(mixed, best, of=operator.sub, level=0.5).low > 0
-        if judged.log_loss(mixed) < judged.log_loss(best) and not worse:
-            parts = [(self._network, 0.5), *((each, weight / 2) for each, weight in others.parts)]
-            return Choice(parts, judged.interval(mixed), judged, mixed, outer=True)
-        return None if alone or len(others.parts) == 1 else others
+        if worse or judged.log_loss(mixed) >= judged.log_loss(best, temperature=1.0 if leads else beside.temperature):
+            return None if leads else others
+        parts = [(self._network, 0.5), *((each, weight / 2) for each, weight in beside.parts)]
+        return Choice(parts, judged.interval(mixed), judged, mixed, outer=True)
 
     def _selected(self) -> Choice | None:
         """Return the ensemble of a greedy selection, if it beats the best that did not train on; see `ensemble`.
@@ -302,12 +296,12 @@ class Judge:
             return self._mean()
         return self._calibrated(judged, [(candidates[number], count / size) for number, count in counts.items()], mixed)
 
-    def _better(self, judged: Judged, mixed: Array, outputs: Array) -> bool:
-        """Return whether mixed predictions are better than ``outputs`` in nine of ten resamples of the samples."""
+    def _better(self, judged: Judged, one: Array, other: Array) -> bool:
+        """Return whether predictions are better than others in nine of ten resamples of the samples."""
         measures: list[Callable[..., float]] = [judged.score]
-        if self._task.metric == "error" and judged.score(mixed) <= judged.score(outputs):
+        if self._task.metric == "error" and judged.score(one) <= judged.score(other):
             measures.append(judged.log_loss)
-        gains = [judged.interval(outputs, mixed, of=operator.sub, level=0.8, measure=each) for each in measures]
+        gains = [judged.interval(other, one, of=operator.sub, level=0.8, measure=each) for each in measures]
         return max(gain.low for gain in gains) > 0
 
     def expected(self, choice: Choice, outer: Interval | None) -> Interval:
@@ -338,7 +332,7 @@ class Judge:
         return self._calibrated(judged, [(each, share) for each in self._tied], np.mean(judged.predictions, axis=0))
 
     def _leading(self) -> list[Candidate]:
-        """Return the best candidate whose models are stored and, of few samples, those within one standard error of it.
+        """Return the best candidate that did not train on and, of few samples, those within one standard error of it.
 
         Of few samples, the best one needs all folds, or two if its method is usual for the kind of data. Of those that
         are as good, a usual method stands for all.
@@ -366,10 +360,10 @@ class Judge:
             return None
         if choice.outer:
             return choice.score
-        mixed = self._tested(choice)
+        mixed = self._outer_outputs(choice)
         return self._on_test(mixed).interval(mixed)
 
-    def _tested(self, choice: Choice) -> Array:
+    def _outer_outputs(self, choice: Choice) -> Array:
         """Return the mean predictions of a choice's folds for the outer test."""
         parts = [
             weight / len(candidate.records) * self._part(record, "test")
@@ -407,7 +401,7 @@ class Judge:
         if not transformer.records.keys() & base.records.keys():
             return base.name, f"{transformer.name} is not measurably better than {cost}"
         judged = self.judged(transformer, base)
-        cost += f", before {self.leader.name} trained on" if self.outer_record(self.leader) else ""
+        cost += f", before {self._network.name} trained on" if self._network else ""
         half = 0.5 / len(judged.y) if self._average != "values" else 1e-7  # of an error; a score may be 0
         ratio = judged.interval(*judged.predictions, of=lambda one, other: (one + half) / (other + half))
         if ratio.high < 1:

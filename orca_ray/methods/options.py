@@ -49,7 +49,8 @@ class ForestConfig(Config):
 
     splits: Annotated[str, partial(one_of, ("best", "random"))] = "best"
     """Thresholds of the features that a split may use: the ``best``, or a ``random`` one of each feature, of trees that
-    see all samples (Geurts et al., 2006, "Extremely randomized trees")."""
+    see up to 10,000 samples without drawing them (Geurts et al., 2006, "Extremely randomized trees"), which had 0.93 of
+    the errors on 9 x 9 pixels of an aerial scene."""
 
 
 @dataclass(frozen=True)

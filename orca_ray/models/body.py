@@ -51,6 +51,7 @@ class Body(nn.Module, ABC):
     num_views: int = 1
     "Number of views of an input whose features are computed, unless `one_view` or the network trains"
     one_view: bool = False
+    "Whether features are those of the input alone all the same, as a network that trains is validated"
 
     @abstractmethod
     def forward(self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None) -> Tensor:

@@ -22,7 +22,7 @@ from orca_ray.models.embedder import Embedder
 NUM_STAGES = 3
 _GROUP_WIDTH = 16
 _SHIFTS = ((1, 1), (0, 1), (2, 1), (1, 0), (1, 2))
-"""Corners of copies of an image in the image with edges of one more token: as it is, then shifted by one token."""
+"""Top left corners of views in a grid of tokens that is padded by one token: (1, 1) is the grid itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +108,7 @@ class PlainBody(ConvolutionalBody):
     """Body of plain convolutions (Simonyan and Zisserman, 2015, arXiv:1409.1556), [B, T, D] -> [B, S, F].
 
     A stage has two convolutions for each block; the embedder is the first of all. Norm and ReLU follow each
-    convolution, dropout the second of a block, and a max pool each stage, while a side has at least two positions; each
+    convolution, dropout the second of a block, and a max pool each stage, of sides with at least two positions; each
     stage has twice the channels of the last.
     """
 
@@ -128,9 +128,10 @@ class PlainBody(ConvolutionalBody):
                 if architecture.dropout and number % 2:
                     layers.append(nn.Dropout(architecture.dropout))
                 width = out
-            if min(layout) >= 2:
-                layers.append(nn.MaxPool2d(2))
-                layout = tuple(side // 2 for side in layout)
+            if max(layout) >= 2:
+                pool = tuple(min(2, side) for side in layout)
+                layers.append(nn.MaxPool2d(pool))
+                layout = tuple(side // each for side, each in zip(layout, pool, strict=True))
         self.blocks, self.norm = nn.Sequential(*layers), nn.Identity()
         self.feature_width, self._feature_layout = width, layout
         rows, columns = self._layout

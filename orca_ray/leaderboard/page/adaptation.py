@@ -44,7 +44,8 @@ def score_lines(report: Mapping[str, Any]) -> list[str]:
         score = report.get("out_of_fold", report["score"])
         lines.append(f"{score:.4g} on {report['num_samples']:,} samples, {judged}.")
     if report["holdout"] is not None:
-        lines.append(f"{report['holdout']:.4g} on {report['num_holdout']:,} samples that no choice has seen.")
+        seen = "that no choice has seen" if report["num_folds"] else "that were held out, and chose one of three models"
+        lines.append(f"{report['holdout']:.4g} on {report['num_holdout']:,} samples {seen}.")
     base = [row for row in report["standings"] if row["method"] == report["baseline"]]
     lines += [f"Best baseline: {row['method']}, {interval(row)}." for row in base]
     size, latency = report["size_mb"], report["latency_ms"]

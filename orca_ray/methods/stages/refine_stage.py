@@ -94,10 +94,10 @@ class RefineStage:
         self._loop.load_state_dict(dict(state))
 
     def _finish(self, loop: RefineLoop) -> None:
+        started = perf_counter()
         loop.restore_best()
         if not self._trial.test:
             return
-        started = perf_counter()
         test = self._trial.data.test
         predictions = loop.predict(test)
         self._test_score = score(predictions, test.y, self._trial.objective, test.group)

@@ -7,8 +7,9 @@ configurations that are not measurably worse than the leader get further folds; 
 further configurations, which Optuna suggests. No trial starts whose expected duration exceeds the time that is left. If
 the leader is a network of which few folds fit into the time, the model of its fold trains on. With an outer test of
 classes or labels, it does so after the first trials, on the samples of all folds; the outer test judges it, and then it
-goes on with all samples. If a probe of features leads, a network without a body may do so in the place of the probe.
-Without an outer test, it does so at the end, on all samples.
+goes on with all samples; also if both of two folds fit, as their models have seen half of the samples. If a probe of
+features leads, a network without a body may do so in the place of the probe. Without an outer test, it does so at the
+end, on all samples.
 """
 
 import json
@@ -31,8 +32,9 @@ from orca_ray.sweep.search.search import History
 _RATE = "refine.learning_rate"
 FEW_FOLDS = 3
 """Number of folds from which the mean of their models stands for a configuration, and no model that trained on."""
-MOST_VARIANTS, FIRST_VARIANTS = 40, 2
-"""Largest number of suggested configurations of a method, and their number before second divisions of the folds."""
+MOST_VARIANTS, FIRST_VARIANTS, _MOST_REPEATED = 40, 2, 10
+"""Largest number of suggested configurations of a method, their number before second divisions of the folds, and
+largest number of suggestions of the same at a time."""
 LEAST_LONGER, MOST_LONGER, SHARE_OF_LONGER = 1.5, 6.0, 0.65
 """Least and largest factor of the epochs of a longer schedule, and of a training on where there is an outer test; and
 the share of the time that is left which a longer schedule may take, if three folds of it need not follow."""
@@ -265,8 +267,8 @@ class Race:
         """Return the contender whose model trains on (see `_last`), and with which samples: a number for `Contender`.
 
         The contender is what trained on with all but the outer test, else the leader. With an outer test, if the leader
-        is a probe of features, a network without a body may take the place of the leader if `MOST_LONGER` times the
-        epochs may bring it there: such a network has yet to learn its features, and the model may be the mean of both.
+        is a probe of features, a network without a body may take the place of the leader if the time may bring it
+        there: such a network has yet to learn its features, and the model may be the mean of both.
         """
         if self._final:
             return None, ALL
@@ -280,7 +282,7 @@ class Race:
         elif self._outer and able and _is_probe(able[0]):
             own = (each for each in ranked if not get_method(each.plan.method).uses_body)
             own = (each for each in own if not any(other.extends(each) for other in ranked))
-            able += [each for each in own if not self.behind(each, ranked[0], MOST_LONGER)]
+            able += [each for each in own if not self.behind(each, ranked[0], _slack(left / self.seconds(each)))]
         chosen = next((each for each in able if self._trains_on(each, 0.0 if idle else left)), None)
         return chosen, ALL_BUT_TEST if self._outer else ALL
 
@@ -305,8 +307,8 @@ class Race:
         late = 2 * (first.best_epoch or 0) > contender.epochs
         if self._outer:
             usual = max(1.0, num_epochs(contender.plan.first) / contender.epochs)
-            halves = self._division == 2
-            return not contender.suggested and (halves or (late and usual * folds > left))
+            two_folds = self._division == 2 and not _is_probe(contender)
+            return not contender.suggested and (two_folds or (late and usual * folds > left))
         return contender.improves or (late and count == 1 < self._division and folds > left)
 
     def _converged(self, record: Record, contender: Contender) -> bool:
@@ -408,9 +410,8 @@ class Race:
             share = 1 / FEW_FOLDS if many else SHARE_OF_LONGER
             room = min(share * time_left, spare) / (_SAFETY * max(self.seconds(each), 1e-3))
             factor = min(room, MOST_LONGER)
-            slack = (1 + _SLACK) * factor - 1
             faulty = any(each.scores.values())  # without an error, none can be seen to vanish
-            hopeful = faulty and each.improves and not self.behind(each, leader, slack)
+            hopeful = faulty and each.improves and not self.behind(each, leader, _slack(factor))
             if hopeful and factor >= LEAST_LONGER and not any(other.extends(each) for other in self.contenders):
                 epochs = int(factor * each.epochs)
                 yield Contender(each.plan, each.scheduled(epochs)), self.folds[0]
@@ -431,9 +432,18 @@ class Race:
             if plan.space and tried(method) < most:
                 own = [each for each in searched if each.plan is plan]
                 known = [(each.values, next(iter(each.scores.values()), None)) for each in own]
-                values = {**best[method].values, **suggest(plan.first, plan.space, known)}
-                if all(each.values != values for each in own):
-                    yield Contender(plan, values, suggested=True), self.folds[0]
+                for _ in range(_MOST_REPEATED):
+                    suggested = {**plan.first, **best[method].values, **suggest(plan.first, plan.space, known)}
+                    values = changed(suggested, plan.first)
+                    if (equal := next((each for each in own if each.values == values), None)) is None:
+                        yield Contender(plan, values, suggested=True), self.folds[0]
+                        break
+                    known.append((values, next(iter(equal.scores.values()), None)))  # a choice of few repeats itself
+
+
+def _slack(factor: float) -> float:
+    """Return the slack of a configuration whose epochs may be multiplied: its score is divided by that at best."""
+    return (1 + _SLACK) * min(factor, MOST_LONGER) - 1
 
 
 def _sort(method: str) -> tuple[bool, bool]:

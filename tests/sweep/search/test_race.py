@@ -228,7 +228,7 @@ def test_with_an_outer_test_the_leader_trains_on_at_once_on_all_other_samples() 
 
 def test_if_a_probe_leads_a_network_of_its_own_trains_on(monkeypatch: pytest.MonkeyPatch) -> None:
     text, probe = TEXT, "linear_probe"
-    cases = ((probe, 1.3, 6), (probe, 0.25, 3), (probe, 3.0, 6), ("nft", 0.25, 6), ("linear", 0.25, 6))
+    cases = ((probe, 0.35, 6), (probe, 0.25, 3), (probe, 0.6, 6), ("nft", 0.25, 6), ("linear", 0.25, 6))
     for leader, cnn, best in cases:
         monkeypatch.setattr(f"{__name__}.TEXT", text.replace("nft, scratch, linear_probe", f"{leader}, cnn"))
         monkeypatch.setattr(f"{__name__}.BEST", {leader: 0.2, "cnn": cnn})
@@ -237,7 +237,7 @@ def test_if_a_probe_leads_a_network_of_its_own_trains_on(monkeypatch: pytest.Mon
         for trial in list(track.ran):
             track.best = best if trial.method == "cnn" else 1
             track.end(trial)
-        trained = (leader, cnn, best) == (probe, 1.3, 6)
+        trained = (leader, cnn, best) == (probe, 0.35, 6)
         assert track.next(left=12) == (("cnn", -2) if trained else (leader, 2))
 
 
@@ -318,3 +318,15 @@ def test_the_chosen_configuration_is_fitted_to_all_samples() -> None:
     record = replace(record, validation_score=0.0)
     again = Track(200.0, history=History(records={**first.records, trial.key: record}))
     assert min(level for level, _ in again.race.standings()) > 0.1, "the score on its own samples does not count"
+
+
+def test_with_two_folds_a_network_trains_on_and_a_probe_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    for leader in ("nft", "linear_probe"):
+        monkeypatch.setattr(f"{__name__}.BEST", {**dict.fromkeys(BEST, 0.9), leader: 0.2})
+        assert ((leader, -2) in Track(60.0, folds=[1, 2], outer=True).run().started()) is (leader == "nft")
+
+
+def test_a_search_of_few_choices_tries_each_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"{__name__}.TEXT", TEXT.replace("{log_uniform: [1e-5, 1e-1]}", "{choice: [1e-3, 0.1]}"))
+    keys = [trial.key for trial in Track(400.0, folds=[1]).run().ran]
+    assert len(keys) == len(set(keys)) == 6
