@@ -329,4 +329,4 @@ def test_with_two_folds_a_network_trains_on_and_a_probe_does_not(monkeypatch: py
 def test_a_search_of_few_choices_tries_each_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(f"{__name__}.TEXT", TEXT.replace("{log_uniform: [1e-5, 1e-1]}", "{choice: [1e-3, 0.1]}"))
     keys = [trial.key for trial in Track(400.0, folds=[1]).run().ran]
-    assert len(keys) == len(set(keys)) == 6
+    assert len(keys) == len(set(keys)) == 5, "the probe is behind"
