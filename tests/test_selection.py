@@ -385,6 +385,17 @@ def test_a_network_that_trained_on_without_the_outer_test_is_judged_by_it(toy: T
     assert toy.judge().leader.method == "forest", "it is measurably better on the outer test"
 
 
+def test_a_network_that_trained_on_may_be_the_only_candidate(toy: Toy) -> None:
+    toy.add("cnn", toy.right(0.6, 1), folds=[1])
+    toy.add("cnn", toy.right(0.9, 3), folds=[2])
+    last = json.dumps({"data.fold": -2, "refine.start": "cnn1"})
+    toy.records[-1] = replace(toy.records[-1], hyperparameters=last)
+    judge = toy.judge()
+    assert judge.ensemble() is None
+    assert judge.single(judge.leader).outer
+    assert judge.verdict()[0] == "cnn"
+
+
 def test_of_few_samples_the_usual_method_or_the_mean_stands_for_what_is_not_worse(toy: Toy) -> None:
     toy.task = replace(toy.task, domain="time series")
     toy.add("cnn", toy.right(0.85, 1))

@@ -136,7 +136,7 @@ def doctor(
 ) -> None:
     """Say what works on this machine, what needs more, and how long it takes; exit with 2 if a sweep could not run."""
     uri = results_uri(results)
-    found = [*_versions(), *_plug_ins(), *_devices(), _threads(), *_cache()]
+    found = [*_versions(), *_plug_ins(), *_devices(), *_cache()]
     found += [_results(uri), *_disk(uri), _cluster(address), _token()]
     if json:
         emit_json(found)
@@ -242,13 +242,6 @@ def _devices() -> Iterator[Finding]:
         yield Finding("devices", f"GPU {index}", f"{properties.name}, {size(properties.total_memory)}")
     if not torch.cuda.is_available():
         yield Finding("devices", "GPUs", "none (trials run on CPUs)")
-
-
-def _threads() -> Finding:
-    given = os.environ.get("OMP_NUM_THREADS", "")
-    if given.isdecimal() and len(given) < 10 and int(given) > allowed_cpus():
-        return Finding("threads", "OMP_NUM_THREADS", given, "note", "more threads than CPUs slow every step: unset it")
-    return Finding("threads", "OMP_NUM_THREADS", given or "not set (each trial sets its own from its CPUs)")
 
 
 def _cache() -> Iterator[Finding]:

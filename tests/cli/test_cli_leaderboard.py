@@ -75,11 +75,6 @@ def test_a_wrong_option_is_named(arguments: str, expected: str, command: Command
     assert list(Path().iterdir()) == []
 
 
-def test_a_subset_has_its_options(command: Command, store: str) -> None:
-    found = json.loads(board(command, store, "--tasks", "digits", "--methods", "orca,nft", "--json"))
-    assert found["left_out"] == ["pocket/mnist", "fpt"]
-
-
 def test_a_board_says_what_methods_started_from(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     records = [make_record(each, method=each, body="vit-s14") for each in ("orca", "scratch")]
     records.append(make_record("cnn", method="cnn", body="none", task="pocket/mnist"))

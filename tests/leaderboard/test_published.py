@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from scipy.stats import rankdata
 
-from orca_ray.leaderboard.board import empty_board
 from orca_ray.leaderboard.published import KINDS, Published, PublishedRow, PublishedTable, published_for, tables
 from orca_ray.leaderboard.published.comparison import compare, own_row, reason_apart
 from orca_ray.leaderboard.selection import build
@@ -159,8 +158,3 @@ def test_scores_of_another_version_are_marked_and_have_no_rank() -> None:
         assert (found.beside is None) == bool(reason or task == "mnist")
         note = f"a on pocket/{task}, 0.1 in b, is of another version of the task's data or metric: {reason}; rep"
         assert any(each.startswith(note) for each in found.notes) == bool(reason)
-
-
-def test_the_folder_of_submitted_files_holds_nothing_else() -> None:
-    assert {path.suffix for path in tables.FOLDER.iterdir()} <= {".csv", ".md"}
-    assert published_for(empty_board("pocket")) is None

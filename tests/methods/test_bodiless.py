@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from orca_ray.data.prepared import PreparedData, Split, SplitName
 from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
+from orca_ray.export import export_model
 from orca_ray.methods.options import Scalar
 from orca_ray.methods.recipe import NO_BODY
 from orca_ray.methods.registry import check_unfit, get_method, relevant, resolve
@@ -23,6 +24,7 @@ from orca_ray.methods.stages.fitted import ridge
 from orca_ray.methods.trial_trainer import TrialTrainer
 from orca_ray.models import crossmodal
 from orca_ray.models.trees import BoostedBody
+from orca_ray.predictor import Predictor
 from orca_ray.tasks.task import Task
 from orca_ray.testing.trials import CLASSES, QUICK, TASK, make_data, make_task, run, start
 
@@ -80,7 +82,7 @@ def test_plain_stages_are_for_images_at_twice_the_width() -> None:
     assert model(torch.zeros(2, 1, 17, 28)).shape == (2, 3)
 
 
-def test_views_of_an_image_are_averaged_once_the_network_has_learnt() -> None:
+def test_views_of_an_image_are_averaged_once_the_network_has_learnt(tmp_path: Path) -> None:
     task = make_task(CLASSES, (1, 8, 9))
     values: dict[str, Scalar] = {**SMALL, "cnn.stages": "plain", "cnn.views": 5, "refine.keep": "last"}
     trial = start(NO_BODY, "cnn", task=task, hyperparameters=values)
@@ -89,6 +91,12 @@ def test_views_of_an_image_are_averaged_once_the_network_has_learnt() -> None:
     averaged = model(x)
     validation, objective = trial.trial.data.validation, trial.trial.objective
     assert trial.result().validation_score == objective.score(averaged.detach().numpy(), validation.y)
+    trial.save(tmp_path / "checkpoint")
+    again = start(NO_BODY, "cnn", task=task, hyperparameters=values)
+    assert again.restore(tmp_path / "checkpoint")
+    np.testing.assert_array_equal(again.outputs("validation"), trial.outputs("validation"))
+    exported = export_model(Predictor(trial.snapshot(), device="cpu"), "torch", tmp_path / "model.pt2")
+    assert exported.difference is not None
     model.body.one_view = True
     alone = model(x)
     assert last == objective.score(alone.detach().numpy(), validation.y)

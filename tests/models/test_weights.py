@@ -83,14 +83,6 @@ def test_a_hub_that_never_answers_is_left_soon(name: str, monkeypatch: pytest.Mo
             load_body(name)
 
 
-def test_listed_names_are_unique_and_complete() -> None:
-    bodies = list_bodies()
-    assert len({body.name for body in bodies}) == len(bodies)
-    packaged = [body.name for body in bodies if body.available == "packaged"]
-    assert packaged == ["minilm-l6", "vit-s14", "mpnet-base", "rxnfp"]
-    assert {"roberta-base", "microsoft/swin-base-patch4-window7-224-in22k"} <= {body.name for body in bodies}
-
-
 def test_what_pretraining_saw() -> None:
     assert {body.corpus for body in list_bodies()} | {"any"} == {*CORPORA, ""}
     patterns = [pattern for corpus in CORPORA.values() for column in corpus.values() for pattern in column]

@@ -2,7 +2,6 @@
 
 import gzip
 import io
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,13 +17,12 @@ from orca_ray.sweep.plan.loading import load_spec
 from orca_ray.sweep.plan.searches import plan_searches
 from orca_ray.sweep.plan.spec import Overrides
 from orca_ray.tasks import cabinet
-from orca_ray.tasks.registry import get_benchmark, get_task
+from orca_ray.tasks.registry import get_task
 from orca_ray.tasks.scaling import input_statistics
 from tests.raw_files import Hostile
 
 QUICK = ("arrow_head", "auto_mpg", "basic_motions", "covid", "diabetes", "mfeat_pixels")
 """Tasks whose packages the tests of pocket fetch, too."""
-KINDS = {"time series": 12, "spectrum": 3, "DNA": 1, "radar": 1, "image": 6, "tabular": 12, "pde": 6}
 MARKS = {True: pytest.mark.network, False: pytest.mark.exhaustive}
 NAMES = [
     each.short_name if each.short_name in QUICK else pytest.param(each.short_name, marks=MARKS[bool(each.packages)])
@@ -43,11 +41,6 @@ def test_a_task_is_built_as_it_was(short_name: str) -> None:
     train, test = ({row.tobytes() for row in arrays[f"{split}_x"]} for split in ("train", "test"))
     if short_name not in ("contraceptive", "bike_sharing"):  # equal answers with another choice
         assert len(test & train) <= len(test) / 50
-
-
-def test_the_kinds_of_data_are_in_balance_and_sources_are_named() -> None:
-    assert Counter(task.domain for task in get_benchmark("cabinet")) == KINDS
-    assert all(task.packages for task in cabinet.TASKS if task.domain != "pde" and task.short_name != "diabetes")
 
 
 @pytest.fixture

@@ -159,10 +159,6 @@ class TestEncode:
         assert x_NLW.shape == (3, 1, 1)
         assert "t: columns with missing values are left out: gone" in caplog.text
 
-    def test_only_the_rows_asked_for_standardise(self) -> None:
-        x_NLW = encode("t", _numbers(0, 2, 1000), np.array([0, 1]))
-        np.testing.assert_array_equal(x_NLW[:, 0, 0], [-1, 1, 999])
-
     def test_constant_columns_are_centred_and_large_numbers_keep_their_differences(self) -> None:
         x_NLW = encode("t", _numbers(0.1, 0.1, 0.1, 0.3), np.arange(3))
         assert x_NLW.ravel().tolist() == [0, 0, 0, np.float32(0.3 - 0.1)]
@@ -219,14 +215,6 @@ def test_every_class_is_in_every_split_about_in_proportion(counts: list[int], se
             assert len(part) == size
         assert (found <= np.maximum(np.ceil(np.array(counts) * size / whole), 1)).all()
     assert np.bincount(labels[train], minlength=len(counts)).min() >= 1
-
-
-def test_one_seed_gives_one_split_and_another_seed_another() -> None:
-    first, again, other = (tables.split(np.repeat([0, 1, 2], 40), seed) for seed in (0, 0, 1))
-    assert [len(part) for part in first] == [97, 11, 12]
-    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
-    assert not np.array_equal(first[2], other[2])
-    assert [len(part) for part in tables.split(np.repeat(np.arange(100), 16), 0)] == [1296, 144, 160]
 
 
 def test_more_categories_than_the_memory_holds_are_refused() -> None:

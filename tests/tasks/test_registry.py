@@ -55,13 +55,6 @@ def test_a_packaged_task_is_built_as_it_was(short_name: str) -> None:
     assert ("y_mean" in arrays) == (task.target_scale == "units")
 
 
-def test_misspelt_names_get_the_nearest() -> None:
-    with pytest.raises(UserError, match=r"unknown task 'pocket/digit'\. Did you mean 'pocket/digits'\?"):
-        get_task("pocket/digit")
-    with pytest.raises(UserError, match=r"unknown benchmark 'poket'\. Did you mean 'pocket'\?"):
-        get_benchmark("poket")
-
-
 ANOTHER_MEAN = ("cifar100", "advection", "burgers", "diffusion_reaction_2d")
 """Tasks whose written files have values of another mean than the published files."""
 READ_ALIKE = {

@@ -47,13 +47,6 @@ ONES = np.ones((6, 2, 5), np.float32)
 NAN = np.full((6, 2, 5), np.nan, np.float32)
 
 
-@pytest.mark.parametrize("target", [CLASSES, DENSE, Target("scalar"), Target("labels", size=4)])
-def test_arrays_that_fit_are_prepared(target: Target) -> None:
-    data = _task(target).prepare()
-    assert data.name == "toy/one"
-    assert len(data.test) == 6
-
-
 @pytest.mark.parametrize(
     ("target", "changes", "message"),
     [

@@ -13,7 +13,7 @@ from orca_ray.sweep.plan.cost import Rate, task_costs
 from orca_ray.sweep.plan.grid import grid_cells
 from orca_ray.sweep.plan.loading import load_spec, parse_spec
 from orca_ray.sweep.plan.plan import build_plan
-from orca_ray.sweep.plan.schema import Dimension, SuccessiveHalving, tidy
+from orca_ray.sweep.plan.schema import Dimension, SuccessiveHalving
 from orca_ray.sweep.plan.searches import plan_searches
 from orca_ray.sweep.plan.spec import Overrides
 from tests.sweep.fakes import fake_searches, new_controller, play
@@ -196,10 +196,6 @@ def test_quantiles(dimension: Dimension, values: list[float]) -> None:
         pytest.approx(value) if isinstance(value, float) else value for value in values
     ]
     assert dimension.contains(dimension.quantile(1 - 2**-32))
-
-
-def test_tidy_keeps_four_digits_and_other_types() -> None:
-    assert repr([tidy(value) for value in (0.000123456789, 3, "adam")]) == "[0.0001235, 3, 'adam']"
 
 
 def test_rungs_grow_by_eta_and_leave_the_last_epoch_out() -> None:

@@ -154,14 +154,6 @@ def test_without_a_search_the_first_configuration_is_confirmed(store: ResultsSto
     assert all(trial.hyperparameters["refine.learning_rate"] == 1e-3 for trial in ran)
 
 
-def test_repeated_suggestions_run_once(store: ResultsStore) -> None:
-    text = TEXT.replace("{log_uniform: [1e-5, 1e-1]}", "{choice: [1e-3, 1e-2]}").replace("[nft, orca]", "[nft]")
-    controller = new_controller(store, text=text)
-    ran = play(controller)
-    assert len({trial.key for trial in ran}) == len(ran) < 12
-    assert controller.done
-
-
 def test_a_long_task_stays_ahead_of_short_ones_once_its_seconds_are_known(store: ResultsStore) -> None:
     seconds = {(plan.task, plan.method): 1e5 if plan.task == "pocket/wdbc" else 1e4 for plan in fake_searches()}
     controller = new_controller(store, trial_seconds=seconds)
