@@ -293,7 +293,7 @@ class AdaptationSweep:
     def _refitted(self, judge: Judge, candidate: Candidate) -> tuple[str, str]:
         """Return method and values of a candidate's trial on all samples, which runs first if the time is enough.
 
-        The trial has the median of the numbers of epochs that the folds chose, and of boosted trees `COPIES`.
+        The trial has the median of the numbers of epochs that the folds chose, and of boosted trees up to `COPIES`.
         """
         values, limit = json.loads(candidate.values), max(LEAST_OVERRUN, MOST_OVERRUN * 60 * self.minutes)
         seconds = 1.5 * candidate.seconds  # all samples are more than those of a fold
@@ -302,10 +302,10 @@ class AdaptationSweep:
             values[_EPOCHS] = round(median(each.best_epoch or each.epochs for each in records))
             if get_method(candidate.method).fitted:  # else an epoch takes next to nothing
                 seconds *= values[_EPOCHS] / median(each.epochs for each in records)
-            trees = COPIES * values[_EPOCHS] * values.get("boosting.rounds", math.inf) * self.task.target.num_outputs
-            free = not self.single and math.isinf(self.max_size + self.max_latency) and trees <= MOST_TREES
-            if free and 2 * COPIES * seconds <= limit:  # the rest is for other configurations
-                values["boosting.copies"], seconds = COPIES, COPIES * seconds
+            trees = values[_EPOCHS] * values.get("boosting.rounds", math.inf) * self.task.target.num_outputs
+            copies = int(min(COPIES, MOST_TREES / trees, limit / 2 / seconds))  # the rest is for other configurations
+            if copies > 1 and not self.single and math.isinf(self.max_size + self.max_latency):
+                values["boosting.copies"], seconds = copies, copies * seconds
         place = candidate.method, canonical_json(values)
         seconds += judge.refit_seconds
         if place not in judge.final and seconds <= limit:

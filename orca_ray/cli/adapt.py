@@ -51,7 +51,7 @@ class AdaptOptions:
     time: Annotated[str | None, Option(help="Column or key of times: the latest samples are the test.")] = None
     split: Annotated[str | None, Option(help="Column or key that says train, validation or test.")] = None
     holdout: Annotated[
-        bool | None, Option("--holdout/--no-holdout", help="Keep a test that no choice uses. Default: if data allow")
+        bool | None, Option("--holdout/--no-holdout", help="Keep a test part for the score. Default: if data allow")
     ] = None
     seed: Annotated[int | None, Option(help="Seed of random splits and folds.")] = None
     columns: Annotated[

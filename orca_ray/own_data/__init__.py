@@ -58,7 +58,7 @@ class Options(BaseModel):
     split: str = ""
     """Column or key that says the split of each sample: train, validation or test."""
     holdout: bool | None = None
-    """Whether a test split that no choice uses is held out; None: if samples are many, dated or declared as test."""
+    """Whether a test split is held out; None: if samples are many, dated or declared as test."""
     columns: dict[str, ColumnHow] = {}
     """How to read columns of a table, by their names."""
     axes: str = Field(default="", pattern="^(N[CLHWF]{0,3})?$")
