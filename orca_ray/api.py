@@ -75,8 +75,6 @@ LEAST_OVERRUN, MOST_OVERRUN = 10.0, 0.1
 COPIES, MOST_TREES = 5, 20_000
 """Number of boosted trees of all samples whose mean is a model, if nothing limits its size, if they take at most half
 of this time, and largest number of their trees."""
-MOST_OF_CANDIDATE = 10
-"""Largest number of models of folds that stand for a configuration."""
 _SLOW_IMPORTS = ("scipy.optimize", "sklearn.ensemble", "lightgbm")
 KEPT = 5
 """Number of configurations, best first, whose models stay in the store, so that a longer run can choose them."""
@@ -288,7 +286,7 @@ class AdaptationSweep:
         if last is not None:
             return [last]
         records = sorted(candidate.records.values(), key=lambda each: each.validation_score or 0.0)
-        return [records[len(records) // 2]] if self.single else records[:MOST_OF_CANDIDATE]
+        return [records[len(records) // 2]] if self.single else records
 
     def _refitted(self, judge: Judge, candidate: Candidate) -> tuple[str, str]:
         """Return method and values of a candidate's trial on all samples, which runs first if the time is enough.

@@ -334,25 +334,31 @@ class Judge:
     def _leading(self) -> list[Candidate]:
         """Return the best candidate that did not train on and, of few samples, those within one standard error of it.
 
-        Of few samples, the best one needs all folds, or two if its method is usual for the kind of data. Of those that
-        are as good, a usual method stands for all.
+        Of few samples, the best one needs all folds, or two if its method is usual for the kind of data. A usual method
+        that is as good on the folds of both stands for all.
         """
         able = [each for each in self.ranked if each.whole and each is not self._network]
         if not self._few or not able:
             return able[:1]
         wanted = {0} if self._data.folds is None else {*range(1, int(self._data.folds[0].max()) + 1)}
         names = USUAL if self._task.domain == SERIES else ()
-        two = [each for each in able if each.method in names and len(each.records) > 1]
-        able = [each for each in able if wanted <= each.records.keys() or each in two] or able
+        usual = [each for name in names for each in able if each.method == name and len(each.records) > 1]
+        able = [each for each in able if wanted <= each.records.keys() or each in usual] or able
+        for each in usual:
+            if each is able[0] or any(map(_as_good, self._excess(able[0], each)[1:])):
+                return [each]
         wanted = wanted & able[0].records.keys() or {*able[0].records}
-        judged = self.judged(*(able := [each for each in able if wanted <= each.records.keys()][:MOST_CANDIDATES]))
+        able = [each for each in able if wanted <= each.records.keys()][:MOST_CANDIDATES]
+        pairs = zip(able, self._excess(*able), strict=False)
+        return [able[0], *(each for each, own in pairs if own.any() and _as_good(own))]
+
+    def _excess(self, best: Candidate, *others: Candidate) -> list[Array]:
+        """Return how much larger losses [N] are than those of the best, of all; [] without common folds or losses."""
+        if not set.intersection(*(set(each.records) for each in (best, *others))):
+            return []
+        judged = self.judged(best, *others)
         losses = [judged.losses(each) for each in judged.predictions]
-        if (best := losses[0]) is None:
-            return able[:1]
-        over = [np.asarray(own) - best for own in losses]
-        tied = [number for number, own in enumerate(over) if own.mean() <= own.std(ddof=1) / math.sqrt(len(own))]
-        usual = [able[number] for method in names for number in tied if able[number].method == method]
-        return usual[:1] or [able[0], *(able[number] for number in tied if over[number].any())]
+        return [own - losses[0] for own in losses if own is not None and losses[0] is not None]
 
     def held_out(self, choice: Choice) -> Interval | None:
         """Return the score of a chosen model's folds on the outer test split; None if there is none."""
@@ -395,8 +401,8 @@ class Judge:
         if base is None:
             return "", "no baseline was compared"
         if transformer is None:
-            count = len(self.ranked)
-            return base.name, f"{base.name} is the best of {count} configurations; no transformer ended in time"
+            why = f"is the best of {len(self.ranked)} configurations; no transformer ended in time"
+            return base.name, f"{base.name} {why}"
         cost = f"{base.name}, which takes {base.seconds:.2g} s"
         if not transformer.records.keys() & base.records.keys():
             return base.name, f"{transformer.name} is not measurably better than {cost}"
@@ -453,6 +459,11 @@ class Judge:
             change = {"softmax": lambda x: softmax(x, axis=1), "sigmoid": expit, "values": np.asarray}[self._average]
             self._outputs[record.trial_key] = {name: change(each.astype(np.float64)) for name, each in found.items()}
         return self._outputs[record.trial_key][split]
+
+
+def _as_good(excess: Array) -> bool:
+    """Return whether the mean of larger losses [N] is at most one standard error."""
+    return bool(excess.mean() <= excess.std(ddof=1) / math.sqrt(len(excess)))
 
 
 def _but_test(record: Record) -> bool:

@@ -48,9 +48,8 @@ class ForestConfig(Config):
     """Options of the random forest."""
 
     splits: Annotated[str, partial(one_of, ("best", "random"))] = "best"
-    """Thresholds of the features that a split may use: the ``best``, or a ``random`` one of each feature, of trees that
-    see up to 10,000 samples without drawing them (Geurts et al., 2006, "Extremely randomized trees"), which had 0.93 of
-    the errors on 9 x 9 pixels of an aerial scene."""
+    """Thresholds that a split may use: the ``best``, or ``random`` ones, of trees of all samples, up to 10,000 (Geurts
+    et al., 2006, "Extremely randomized trees"), which had 0.93 of the errors on 9 x 9 pixels of an aerial scene."""
 
 
 @dataclass(frozen=True)

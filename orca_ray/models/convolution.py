@@ -142,8 +142,7 @@ class PlainBody(ConvolutionalBody):
     def forward(self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
         """Return the features [B, S, F] of tokens; unless training, those of all views, [B, views * S, F].
 
-        The head takes their mean. Max pools make features depend on where an image lies (Zhang, 2019, "Making
-        convolutional networks shift-invariant again", arXiv:1904.11486).
+        Max pools make them depend on where an image lies (Zhang, 2019, arXiv:1904.11486). The head takes their mean.
         """
         if self.training or self.one_view or self.num_views == 1:
             return super().forward(tokens_BTD)

@@ -66,9 +66,8 @@ class _PartialEpoch:
 class RefineLoop:
     """Loop that trains ``parameters`` of the model on the training split; one `step` is one epoch and one validation.
 
-    All other parameters are frozen. Epochs are validated with one view of each input. `restore_best` loads the weights
-    of the best epoch, or of the last (see `RefineConfig.keep`). Several ranks call `step` and `predict` at the same
-    time, and get the same results.
+    All other parameters are frozen; inputs have one view. `restore_best` loads the weights of the best epoch, or of the
+    last (see `RefineConfig.keep`). Several ranks call `step` and `predict` at the same time, with the same results.
     """
 
     def __init__(
