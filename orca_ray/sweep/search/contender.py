@@ -72,6 +72,12 @@ class Contender:
         """Return whether this configuration is that of ``other`` with more epochs."""
         return self.plan is other.plan and self.epochs > other.epochs and self.values == other.scheduled(self.epochs)
 
+    def replaces(self, other: "Contender") -> bool:
+        """Return whether the networks of ``other`` are those of this one, as ``orca_guarded`` may be ``nft``."""
+        pairs = [(own, other.records[fold]) for fold, own in self.records.items() if fold in other.records]
+        same = (own.training_loss == each.training_loss is not None for own, each in pairs)
+        return bool(pairs) and all(same) and all(own.align_seconds < each.align_seconds for own, each in pairs)
+
     def scheduled(self, epochs: int) -> dict[str, Scalar]:
         """Return the hyper-parameters with a schedule of ``epochs``; if it is a short one, so is its warm-up."""
         first = self.plan.first

@@ -2,14 +2,14 @@
 
 Each method starts with its first configuration on the first fold, the cheapest method first, with fewer epochs if it
 would take much of the time; with very few epochs, or where bodies have taken their share, only after the leaders. Then
-fitted methods get further folds where these are cheap; trials whose last epochs still improved get a longer schedule;
-configurations that are not measurably worse than the leader get further folds; and the best methods get
-further configurations, which Optuna suggests. No trial starts whose expected duration exceeds the time that is left. If
-the leader is a network of which few folds fit into the time, the model of its fold trains on. With an outer test of
-classes or labels, it does so after the first trials, on the samples of all folds; the outer test judges it, and then it
-goes on with all samples; also if both of two folds fit, as their models have seen half of the samples. If a probe of
-features leads, a network without a body may do so in the place of the probe. Without an outer test, it does so at the
-end, on all samples.
+fitted methods get further folds and configurations where these are cheap; trials whose last epochs still improved get a
+longer schedule; configurations that are not measurably worse than the leader get further folds; and the best methods
+get further configurations, which Optuna suggests. No trial starts whose expected duration exceeds the time that is
+left. If the leader is a network of which few folds fit into the time, the model of its fold trains on. With an outer
+test of classes or labels, it does so after the first trials, on the samples of all folds; the outer test judges it, and
+then it goes on with all samples; also if both of two folds fit, as their models have seen half of the samples. If a
+probe of features leads, a network without a body may do so in the place of the probe. Without an outer test, it does so
+at the end, on all samples.
 """
 
 import json
@@ -32,9 +32,9 @@ from orca_ray.sweep.search.search import History
 _RATE = "refine.learning_rate"
 FEW_FOLDS = 3
 """Number of folds from which the mean of their models stands for a configuration, and no model that trained on."""
-MOST_VARIANTS, FIRST_VARIANTS, _MOST_REPEATED = 40, 2, 10
-"""Largest number of suggested configurations of a method, their number before second divisions of the folds, and
-largest number of suggestions of the same at a time."""
+MOST_VARIANTS, EARLY_VARIANTS, FIRST_VARIANTS, _MOST_REPEATED = 40, 3, 2, 10
+"""Largest number of suggested configurations of a method, their numbers before trials that take longer and before
+second divisions of the folds, and largest number of suggestions of the same at a time."""
 LEAST_LONGER, MOST_LONGER, SHARE_OF_LONGER = 1.5, 6.0, 0.65
 """Least and largest factor of the epochs of a longer schedule, and of a training on where there is an outer test; and
 the share of the time that is left which a longer schedule may take, if three folds of it need not follow."""
@@ -48,8 +48,9 @@ the factor of the learning rate; and share of the time that is left of one on al
 FIRST_OF_OWN = 2
 """Factor of `SHARE_OF_FIRST` for networks without a body where there is an outer test: one of them may get all the time
 after the first trials."""
-CHEAP = 0.03
-"""Share of the time that is left in which a first configuration gets all folds, although it is behind on the first."""
+CHEAP, SHARE_OF_SEARCH = 0.05, 0.15
+"""Share of the time that is left in which a configuration gets all folds, although it is behind on the first; and share
+of all time of fitted methods' configurations that Optuna suggests before trials that take longer."""
 FREE = 0.1
 """Cost of an epoch, relative to ``nft``, up to which all epochs run in a first trial: features are computed once."""
 SHARE_OF_WAITING = 0.15
@@ -225,10 +226,9 @@ class Race:
         return mean(differences) > _LIMIT * error
 
     def _cheap(self, contender: Contender) -> bool:
-        """Return whether a first configuration can get all folds at once in hardly any of the time that is left."""
+        """Return whether a configuration lacks folds, and they take little of the time that is left."""
         missing = self._division - len(contender.scores)
-        cheap = self.seconds(contender) * missing <= CHEAP * (self._deadline - self._clock())
-        return not contender.variant and missing > 0 and cheap
+        return 0 < missing * self.seconds(contender) <= CHEAP * (self._deadline - self._clock())
 
     def _shortened(self, usual: Contender) -> Contender:
         """Return the first configuration of a method, with fewer epochs if it would take much of the time."""
@@ -368,20 +368,27 @@ class Race:
                 late.append(each)
         origins = {each.values.get(START) for each in self.contenders} if self._outer else set()
         standings = [pair for pair in self.standings() if origins.isdisjoint(pair[1].keys)]
+        standings = [pair for pair in standings if not any(other.replaces(pair[1]) for other in known)]
         if not standings:
             yield from ((each, self.folds[0]) for each in late)
             return
         leader = standings[0][1]
+        cheap = [each for _, each in standings if self._cheap(each) and not each.variant]
         slacks = ((each, _SLACK_OF_VARIANT if each.variant else _SLACK) for _, each in standings)
-        alive = [each for each, slack in slacks if self._cheap(each) or not self.behind(each, leader, slack)]
+        alive = [each for each, slack in slacks if each in cheap or not self.behind(each, leader, slack)]
         alive = [each for each in alive if not any(other.extends(each) for other in alive)]
         rows = range(0, len(self.folds), self._division)
         missing = [
             [(each, fold) for each in alive for fold in self.folds[start : start + self._division] if each.lacks(fold)]
             for start in rows
         ]
-        fitted = (pair for pair in missing[0] if get_method(pair[0].plan.method).fitted)
-        yield from (pair for pair in fitted if self._cheap(pair[0]))  # the leader is less in doubt then
+        fitted = [each for each in alive if get_method(each.plan.method).fitted]
+        yield from (pair for pair in missing[0] if pair[0] in fitted and self._cheap(pair[0]))  # the leader may change
+        searched = (each for each in self.contenders if each.suggested and get_method(each.plan.method).fitted)
+        spent = sum(_busy(record) for each in searched for record in each.records.values())
+        spare = SHARE_OF_SEARCH * self._total - spent
+        swift = [each for each in fitted if self.seconds(each) * self._division < spare]
+        yield from self._suggested(swift, EARLY_VARIANTS)
         yield from self._longer(standings, leader)
         for number, pairs in enumerate(missing):
             yield from pairs
@@ -411,7 +418,9 @@ class Race:
             room = min(share * time_left, spare) / (_SAFETY * max(self.seconds(each), 1e-3))
             factor = min(room, MOST_LONGER)
             faulty = any(each.scores.values())  # without an error, none can be seen to vanish
-            hopeful = faulty and each.improves and not self.behind(each, leader, _slack(factor))
+            known = _is_probe(each) and any(each.extends(other) for other in self.contenders)  # features stay as bad
+            slack = _SLACK if known else _slack(factor)
+            hopeful = faulty and each.improves and not self.behind(each, leader, slack)
             if hopeful and factor >= LEAST_LONGER and not any(other.extends(each) for other in self.contenders):
                 epochs = int(factor * each.epochs)
                 yield Contender(each.plan, each.scheduled(epochs)), self.folds[0]

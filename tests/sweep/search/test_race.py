@@ -174,6 +174,31 @@ def test_cheap_folds_of_fitted_methods_precede_longer_schedules(monkeypatch: pyt
     assert Track(1000.0, improving=True).run(7).started()[3:] == [("linear", fold) for fold in (2, 3, 4, 5)]
 
 
+def test_fitted_methods_are_searched_before_trials_that_take_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"{__name__}.BEST", {**BEST, "forest": 0.2})
+    text = TEXT.replace("linear_probe", "forest").replace(
+        "space: {", "space: {forest.splits: {choice: [best, random]}, "
+    )
+    monkeypatch.setattr(f"{__name__}.TEXT", text)
+    track = Track(1000.0, improving=True).run(14)
+    assert track.started()[3:12] == [("forest", fold) for fold in (2, 3, 4, 5, 1, 2, 3, 4, 5)]
+    assert track.ran[7].hyperparameters["forest.splits"] == "random"
+
+
+def test_the_same_networks_get_further_folds_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"{__name__}.BEST", {"nft": 0.2, "scratch": 0.2, "linear_probe": 0.9})
+    track = Track(90.0, loss=0.5).run(2)
+    scratch = next(each for each in track.race.contenders if each.plan.method == "scratch")
+    scratch.records[1] = replace(scratch.records[1], align_seconds=1.0)
+    assert "scratch" not in dict(track.run(7).started()[2:]), "an equal loss is no coincidence"
+
+
+def test_a_probe_that_is_behind_after_a_longer_schedule_gets_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"{__name__}.BEST", {**BEST, "linear_probe": 0.6})
+    track = Track(4000.0, improving=True).run(12)
+    assert {trial.epochs for trial in track.ran if trial.method == "linear_probe"} == {6, 36}
+
+
 def test_one_error_on_a_few_samples_is_not_far_behind_none() -> None:
     track = Track(100.0, num_held=40)
 
@@ -217,7 +242,7 @@ def test_with_an_outer_test_the_leader_trains_on_at_once_on_all_other_samples() 
     final = track.ran[2]
     assert (fold_of(final), final.hyperparameters["refine.start"]) == (-1, last.key), "the rest is for all samples"
     for loss, few in ((0.009, True), (0.011, False)):
-        rich = Track(1000.0, improving=True, outer=True, loss=loss).run(12)
+        rich = Track(1000.0, improving=True, outer=True, loss=loss).run(10 if few else 12)
         assert (-2 not in [fold for _, fold in rich.started()]) is few, "three folds of what has converged fit"
     again = Track(400.0, improving=True, outer=True, history=History(records=track.records)).run()
     assert ("nft", 2) not in again.started(), "folds of the short schedule tell nothing of what trained on"
