@@ -343,10 +343,8 @@ class AdaptationSweep:
         models = StoredModels(self.results)
         kept = [*(candidate for candidate, _ in choice.parts), *judge.ranked[:KEPT]]
         keys = {record.trial_key for each in kept for record in each.records.values()}
-        for each in judge.ranked:
-            for record in each.records.values():
-                if record.trial_key not in keys:
-                    models.remove(record.trial_key, keep=OUTPUTS)
+        for key in {record.trial_key for each in judge.ranked for record in each.records.values()} - keys:
+            models.remove(key, keep=OUTPUTS)
 
 
 def adapt(

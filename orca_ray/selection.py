@@ -31,7 +31,7 @@ from orca_ray.methods.snapshot import averaging
 from orca_ray.results.models import StoredModels
 from orca_ray.results.record import Record, Status
 from orca_ray.sweep.plan.searches import canonical_json
-from orca_ray.sweep.search.contender import ALL, ALL_BUT_TEST, FOLD, START
+from orca_ray.sweep.search.contender import ALL, ALL_BUT_TEST, FOLD, START, replaces
 from orca_ray.sweep.search.levels import doubtful_levels
 from orca_ray.sweep.search.race import FEW_FOLDS
 from orca_ray.sweep.worker.models import OUTPUTS
@@ -176,9 +176,15 @@ class Judge:
                 "give more time with --minutes"
             )
         candidates = [Candidate(*place, folds, place not in lacking) for place, folds in found.items()]
-        scores = [{fold: _score(record) for fold, record in each.records.items()} for each in candidates]
+        scores = [
+            {fold: record.validation_score or 0.0 for fold, record in each.records.items()} for each in candidates
+        ]
         self.ranked = [candidates[number] for number in np.argsort(doubtful_levels(scores), kind="stable")]
         """The candidates, the best first."""
+        self._able = [each for each in self.ranked if each.whole]
+        self._able = [
+            each for each in self._able if not any(replaces(other.records, each.records) for other in self._able)
+        ]
         self._few = len(data.train) + len(data.validation) <= FEW_SAMPLES
         self._network = next((each for each in self.ranked if self.outer_record(each)), None)
         self._tied = self._leading()
@@ -271,7 +277,7 @@ class Judge:
         folds = set(leader.records)
         if self._data.folds is not None:  # one division covers all samples
             folds = folds & set(range(1, int(self._data.folds[0].max()) + 1)) or folds
-        others = [each for each in self.ranked if each.whole and each not in (leader, self._network)]
+        others = [each for each in self._able if each not in (leader, self._network)]
         rivals = (set(each.records) for each in others if each.method != leader.method)
         common = folds & next(rivals, folds)  # the best of another method may have few
         folds = common if sum(len(held_rows(self._data, k)) for k in common if k) >= LEAST_COMMON else folds
@@ -337,7 +343,7 @@ class Judge:
         Of few samples, the best one needs all folds, or two if its method is usual for the kind of data. A usual method
         that is as good on the folds of both stands for all.
         """
-        able = [each for each in self.ranked if each.whole and each is not self._network]
+        able = [each for each in self._able if each is not self._network]
         if not self._few or not able:
             return able[:1]
         wanted = {0} if self._data.folds is None else {*range(1, int(self._data.folds[0].max()) + 1)}
@@ -424,7 +430,7 @@ class Judge:
         began = min(record.started_at for record, _ in ended)
         scores, found = defaultdict[int, list[float]](list), list[tuple[float, float]]()
         for record, number in ended:
-            scores[number].append(_score(record))
+            scores[number].append(record.validation_score or 0.0)
             level = min(map(mean, scores.values()))
             if not found or level < found[-1][1]:
                 found.append(((record.finished_at - began).total_seconds(), level))
@@ -468,7 +474,3 @@ def _as_good(excess: Array) -> bool:
 
 def _but_test(record: Record) -> bool:
     return bool(json.loads(record.hyperparameters).get(FOLD) == ALL_BUT_TEST)
-
-
-def _score(record: Record) -> float:
-    return math.inf if record.validation_score is None else record.validation_score

@@ -143,6 +143,24 @@ def test_the_best_of_another_method_may_have_few_folds(toy: Toy, monkeypatch: py
     assert judge.judged(judge.leader).num_folds == 5
 
 
+def test_networks_that_another_method_made_as_well_are_no_rival(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orca_ray.selection.LEAST_COMMON", 10)
+
+    def weakly_wrong_at(*remainders: int) -> Predict:
+        strength = np.where(np.isin(np.arange(N + N_TEST) // 2 % 8, remainders), -0.2, 2.0)
+        return lambda rows: strength[rows, None] * (2 * np.eye(2)[toy.y[rows]] - 1)
+
+    toy.add("nft", weakly_wrong_at(0, 1))
+    toy.add("orca_guarded", weakly_wrong_at(0, 1), folds=[1])
+    toy.records = [replace(each, training_loss=0.1, align_seconds=float(each.method > "o")) for each in toy.records]
+    toy.add("forest", weakly_wrong_at(2, 3, 4, 5))
+    judge = toy.judge()
+    assert [each["method"] for each in judge.standings()] == ["nft", "orca_guarded", "forest"], "it is listed"
+    chosen = judge.ensemble()
+    assert chosen is not None
+    assert (len(chosen.parts), chosen.judged.num_folds) == (2, 5), "its one fold would leave out those of the others"
+
+
 def test_an_ensemble_of_no_more_errors_may_have_a_lower_log_loss(toy: Toy) -> None:
     toy.add("nft", toy.right(0.8, 1, strength=4.0))
     assert toy.judge().ensemble() is None

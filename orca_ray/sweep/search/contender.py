@@ -72,12 +72,6 @@ class Contender:
         """Return whether this configuration is that of ``other`` with more epochs."""
         return self.plan is other.plan and self.epochs > other.epochs and self.values == other.scheduled(self.epochs)
 
-    def replaces(self, other: "Contender") -> bool:
-        """Return whether the networks of ``other`` are those of this one, as ``orca_guarded`` may be ``nft``."""
-        pairs = [(own, other.records[fold]) for fold, own in self.records.items() if fold in other.records]
-        same = (own.training_loss == each.training_loss is not None for own, each in pairs)
-        return bool(pairs) and all(same) and all(own.align_seconds < each.align_seconds for own, each in pairs)
-
     def scheduled(self, epochs: int) -> dict[str, Scalar]:
         """Return the hyper-parameters with a schedule of ``epochs``; if it is a short one, so is its warm-up."""
         first = self.plan.first
@@ -94,3 +88,16 @@ class Contender:
 def changed(values: Mapping[str, Scalar], first: Mapping[str, Scalar]) -> dict[str, Scalar]:
     """Return the values that differ from those of ``first``."""
     return {name: value for name, value in values.items() if first.get(name) != value}
+
+
+def replaces(own: Mapping[int, Record], others: Mapping[int, Record]) -> bool:
+    """Return whether the trials of ``others`` made the same networks, and took more time to align.
+
+    So does ``orca_guarded`` where it keeps the embedder that is not aligned: it is ``nft`` then.
+    """
+    pairs = [(each, others[fold]) for fold, each in own.items() if fold in others]
+    measures = [
+        (one.training_loss, one.validation_score) == (two.training_loss, two.validation_score) for one, two in pairs
+    ]
+    swifter = [one.training_loss is not None and one.align_seconds < two.align_seconds for one, two in pairs]
+    return bool(pairs) and all(measures) and all(swifter)

@@ -15,8 +15,9 @@ at the end, on all samples.
 import json
 import math
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from operator import attrgetter
 from statistics import mean, stdev
 
 from scipy.special import entr
@@ -24,7 +25,7 @@ from scipy.special import entr
 from orca_ray.methods.registry import get_method
 from orca_ray.results.record import Record
 from orca_ray.sweep.plan.searches import SearchPlan, canonical_json, num_epochs
-from orca_ray.sweep.search.contender import ALL, ALL_BUT_TEST, FOLD, SCHEDULE, START, Contender, changed
+from orca_ray.sweep.search.contender import ALL, ALL_BUT_TEST, FOLD, SCHEDULE, START, Contender, changed, replaces
 from orca_ray.sweep.search.levels import levels
 from orca_ray.sweep.search.sampler import suggest
 from orca_ray.sweep.search.search import History
@@ -49,8 +50,9 @@ FIRST_OF_OWN = 2
 """Factor of `SHARE_OF_FIRST` for networks without a body where there is an outer test: one of them may get all the time
 after the first trials."""
 CHEAP, SHARE_OF_SEARCH = 0.05, 0.15
-"""Share of the time that is left in which a configuration gets all folds, although it is behind on the first; and share
-of all time of fitted methods' configurations that Optuna suggests before trials that take longer."""
+"""Share of the time that is left in which a first configuration gets all folds although it is behind on the first, and
+one of a fitted method before trials that take longer; and share for configurations of fitted methods that Optuna
+suggests before these."""
 FREE = 0.1
 """Cost of an epoch, relative to ``nft``, up to which all epochs run in a first trial: features are computed once."""
 SHARE_OF_WAITING = 0.15
@@ -175,8 +177,7 @@ class Race:
 
     def seconds(self, contender: Contender) -> float:
         """Return the expected duration of a trial; 0 if nothing has been measured yet."""
-        folds = [(each, fold) for each in self.contenders for fold in each.records if fold >= 0]
-        ended = [(each, each.records[fold]) for each, fold in folds]
+        ended = [(each, record) for each in self.contenders for fold, record in each.records.items() if fold >= 0]
         if not ended:
             return 0.0
         # The first trial of a process also imports libraries and reads the data.
@@ -191,7 +192,8 @@ class Race:
         if method in rates:
             return extra + contender.epochs * max(rates[method])
         firsts = {each.plan.method: each.plan for each in self.contenders}
-        alike = [name for name in rates if _sort(name) == _sort(method)]
+        sort = attrgetter("fitted", "uses_body")  # what methods share whose estimates are wrong by about as much
+        alike = [name for name in rates if sort(get_method(name)) == sort(get_method(method))]
         # A second is added to both, as a small trial takes what no estimate knows of.
         ratios = [
             (mean(rates[name]) * num_epochs(firsts[name].first) + 1) / (self._estimate(firsts[name]) + 1)
@@ -205,9 +207,10 @@ class Race:
         return self.estimates.get((plan.task, plan.method), _UNKNOWN)
 
     def standings(self) -> list[tuple[float, Contender]]:
-        """Return the contenders with scores and their `levels`, the best first."""
+        """Return the contenders with scores and their `levels`, the best first, without those that others replace."""
         whole = {ALL, ALL_BUT_TEST}
         scored = [each for each in self.contenders if each.scores.keys() == each.records.keys() - whole != set()]
+        scored = [each for each in scored if not any(replaces(other.records, each.records) for other in scored)]
         found = levels([each.scores for each in scored])
         return sorted(zip(found, scored, strict=True), key=lambda pair: pair[0])
 
@@ -368,7 +371,6 @@ class Race:
                 late.append(each)
         origins = {each.values.get(START) for each in self.contenders} if self._outer else set()
         standings = [pair for pair in self.standings() if origins.isdisjoint(pair[1].keys)]
-        standings = [pair for pair in standings if not any(other.replaces(pair[1]) for other in known)]
         if not standings:
             yield from ((each, self.folds[0]) for each in late)
             return
@@ -384,12 +386,14 @@ class Race:
         ]
         fitted = [each for each in alive if get_method(each.plan.method).fitted]
         yield from (pair for pair in missing[0] if pair[0] in fitted and self._cheap(pair[0]))  # the leader may change
-        searched = (each for each in self.contenders if each.suggested and get_method(each.plan.method).fitted)
+        longer = list(self._longer(standings, leader))
+        yield from (pair for pair in longer if get_method(pair[0].plan.method).fitted)
+        searched = [each for each in known if each.suggested and get_method(each.plan.method).fitted]
         spent = sum(_busy(record) for each in searched for record in each.records.values())
-        spare = SHARE_OF_SEARCH * self._total - spent
-        swift = [each for each in fitted if self.seconds(each) * self._division < spare]
-        yield from self._suggested(swift, EARLY_VARIANTS)
-        yield from self._longer(standings, leader)
+        spare = SHARE_OF_SEARCH * (self._deadline - self._clock()) - spent
+        affordable = (each for each in fitted if each not in cheap and self.seconds(each) * self._division < spare)
+        yield from self._suggested(list(affordable), EARLY_VARIANTS)
+        yield from longer
         for number, pairs in enumerate(missing):
             yield from pairs
             yield from ((each, self.folds[0]) for each in late)
@@ -418,12 +422,12 @@ class Race:
             room = min(share * time_left, spare) / (_SAFETY * max(self.seconds(each), 1e-3))
             factor = min(room, MOST_LONGER)
             faulty = any(each.scores.values())  # without an error, none can be seen to vanish
-            known = _is_probe(each) and any(each.extends(other) for other in self.contenders)  # features stay as bad
-            slack = _SLACK if known else _slack(factor)
+            extended = _is_probe(each) and any(each.extends(other) for other in self.contenders)
+            slack = _SLACK if extended else _slack(factor)  # more epochs do not change the features of a probe
             hopeful = faulty and each.improves and not self.behind(each, leader, slack)
             if hopeful and factor >= LEAST_LONGER and not any(other.extends(each) for other in self.contenders):
                 epochs = int(factor * each.epochs)
-                yield Contender(each.plan, each.scheduled(epochs)), self.folds[0]
+                yield Contender(each.plan, each.scheduled(epochs), each.suggested), self.folds[0]
 
     def _suggested(self, alive: Sequence[Contender], most: int) -> Iterator[tuple[Contender, int]]:
         """Yield contenders with values that Optuna suggests, first of the methods with few of them and a good score."""
@@ -431,14 +435,10 @@ class Race:
         for each in alive:
             best.setdefault(each.plan.method, each)
         searched = [each for each in self.contenders if each.records.keys() != {ALL}]
-
-        def tried(method: str) -> int:
-            return sum(each.suggested for each in searched if each.plan.method == method)
-
-        rank = {method: place for place, method in enumerate(best, start=1)}
-        for method in sorted(best, key=lambda name: (tried(name) + 1) * rank[name]):
+        tried = Counter(each.plan.method for each in searched if each.suggested)
+        for _, method in sorted(enumerate(best, start=1), key=lambda pair: (tried[pair[1]] + 1) * pair[0]):
             plan = best[method].plan
-            if plan.space and tried(method) < most:
+            if plan.space and tried[method] < most:
                 own = [each for each in searched if each.plan is plan]
                 known = [(each.values, next(iter(each.scores.values()), None)) for each in own]
                 for _ in range(_MOST_REPEATED):
@@ -453,11 +453,6 @@ class Race:
 def _slack(factor: float) -> float:
     """Return the slack of a configuration whose epochs may be multiplied: its score is divided by that at best."""
     return (1 + _SLACK) * min(factor, MOST_LONGER) - 1
-
-
-def _sort(method: str) -> tuple[bool, bool]:
-    """Return what methods have in common whose estimates are wrong by about the same factor."""
-    return get_method(method).fitted, get_method(method).uses_body
 
 
 def _is_probe(contender: Contender) -> bool:

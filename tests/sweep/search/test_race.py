@@ -185,12 +185,15 @@ def test_fitted_methods_are_searched_before_trials_that_take_longer(monkeypatch:
     assert track.ran[7].hyperparameters["forest.splits"] == "random"
 
 
-def test_the_same_networks_get_further_folds_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(f"{__name__}.BEST", {"nft": 0.2, "scratch": 0.2, "linear_probe": 0.9})
+def test_networks_that_another_method_has_made_get_no_further_folds() -> None:
     track = Track(90.0, loss=0.5).run(2)
-    scratch = next(each for each in track.race.contenders if each.plan.method == "scratch")
-    scratch.records[1] = replace(scratch.records[1], align_seconds=1.0)
-    assert "scratch" not in dict(track.run(7).started()[2:]), "an equal loss is no coincidence"
+    nft, scratch = track.race.contenders[-2:]
+    scratch.records[1] = replace(nft.records[1], trial_key=scratch.records[1].trial_key, align_seconds=1.0)
+    assert [each for _, each in track.race.standings()] == [nft]
+    nft.records[2] = replace(nft.records[1], status=Status.FAILED_OOM)
+    assert [each for _, each in track.race.standings()] == [scratch], "the other method has failed"
+    del nft.records[2]
+    assert dict(track.run().started())["scratch"] == 1, "one trial: equal losses are no coincidence"
 
 
 def test_a_probe_that_is_behind_after_a_longer_schedule_gets_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
