@@ -43,9 +43,7 @@ class AdaptOptions:
     out: Annotated[
         Path | None, Option("--out", "-o", metavar="MODEL", help="Folder of the model. Default: NAME-model.")
     ] = None
-    inputs: Annotated[list[str] | None, Option(help="Columns or key of the inputs. Default: all but the others.")] = (
-        None
-    )
+    inputs: Annotated[list[str] | None, Option(help="Columns or key of the inputs. Default: all others.")] = None
     kind: Annotated[str | None, Option(help="Kind of target: classes, labels, scalar or dense.")] = None
     group: Annotated[str | None, Option(help="Column or key of groups that no split divides, e.g. patients.")] = None
     time: Annotated[str | None, Option(help="Column or key of times: the latest samples are the test.")] = None
@@ -78,9 +76,7 @@ class AdaptOptions:
     ] = None
     single: Annotated[bool, Option("--single", help="Write one network, no ensemble.")] = False
     max_size: Annotated[float | None, Option(min=0.0, metavar="MB", help="Largest size of the model.")] = None
-    max_latency: Annotated[
-        float | None, Option(min=0.0, metavar="MS", help="Largest time of a prediction for one sample.")
-    ] = None
+    max_latency: Annotated[float | None, Option(min=0.0, metavar="MS", help="Longest prediction for a sample.")] = None
     body: Annotated[str | None, Option(help="Pretrained body, e.g. minilm-l6:layers=4.")] = None
     executor: ExecutorOption = Executor.RAY
     address: AddressOption = None

@@ -95,9 +95,9 @@ def replaces(own: Mapping[int, Record], others: Mapping[int, Record]) -> bool:
 
     So does ``orca_guarded`` where it keeps the embedder that is not aligned: it is ``nft`` then.
     """
-    pairs = [(each, others[fold]) for fold, each in own.items() if fold in others]
-    measures = [
-        (one.training_loss, one.validation_score) == (two.training_loss, two.validation_score) for one, two in pairs
+    pairs = [(one, others[fold]) for fold, one in own.items() if fold in others]
+    known = [one.training_loss == two.training_loss is not None for one, two in pairs]
+    same = [
+        one.validation_score == two.validation_score and one.align_seconds < two.align_seconds for one, two in pairs
     ]
-    swifter = [one.training_loss is not None and one.align_seconds < two.align_seconds for one, two in pairs]
-    return bool(pairs) and all(measures) and all(swifter)
+    return bool(pairs) and all(known + same)

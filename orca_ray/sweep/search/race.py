@@ -47,8 +47,7 @@ LEAST_LAST, MOST_LAST, RATE_OF_LAST, SHARE_BUT_TEST = 0.2, 2.0, 0.5, 2 / 3
 """Least number of epochs of a training on, relative to the epochs before; of one on all samples the largest number, and
 the factor of the learning rate; and share of the time that is left of one on all but the outer test."""
 FIRST_OF_OWN = 2
-"""Factor of `SHARE_OF_FIRST` for networks without a body where there is an outer test: one of them may get all the time
-after the first trials."""
+"""Factor of `SHARE_OF_FIRST` for networks without a body if there is an outer test: one may get all the time later."""
 CHEAP, SHARE_OF_SEARCH = 0.05, 0.15
 """Share of the time that is left in which a first configuration gets all folds although it is behind on the first, and
 one of a fitted method before trials that take longer; and share for configurations of fitted methods that Optuna
@@ -72,6 +71,10 @@ _SLACK, _SLACK_OF_VARIANT = 0.3, 0.05
 behind. A longer schedule is expected to divide a score by the factor of its epochs at best."""
 _LIMIT = 2.0
 """Number of standard errors of the paired difference to the leader from which a configuration is behind."""
+
+
+Turn = tuple[Contender, int]
+"""A trial that may start: its contender and fold."""
 
 
 class Race:
@@ -110,8 +113,8 @@ class Race:
         self.contenders: list[Contender] = []
         self.estimates: Mapping[tuple[str, str], float] = {}
         """Expected seconds of a trial by task and method."""
-        self._urgent: list[tuple[Contender, int]] | None = None  # None: a trial has started or ended
-        self._chosen: tuple[Contender, int] | None = None
+        self._urgent: list[Turn] | None = None  # None: a trial has started or ended
+        self._chosen: Turn | None = None
         self._until = 0.0
 
     def join(self, plan: SearchPlan, history: History) -> list[Record]:
@@ -135,7 +138,7 @@ class Race:
         self.contenders += [each for each in known.values() if each.records or self._final] or [Contender(plan, {})]
         return joined
 
-    def choose(self) -> tuple[Contender, int] | None:
+    def choose(self) -> Turn | None:
         """Return the contender whose trial starts next, and its fold; None if no trial can start now.
 
         The choice stands for `_STANDS` seconds, or until a trial starts or ends: each method gets the same answer.
@@ -144,7 +147,7 @@ class Race:
             self._chosen, self._until = self._choice(), self._clock() + _STANDS
         return self._chosen
 
-    def _choice(self) -> tuple[Contender, int] | None:
+    def _choice(self) -> Turn | None:
         left, (last, kept, most) = self._deadline - self._clock(), self._last()
         if self._urgent is None:
             self._urgent = list(self._final_trials() if self._final else self._trials())
@@ -242,7 +245,7 @@ class Race:
             return usual
         return Contender(usual.plan, usual.scheduled(max(2, int(share * usual.epochs))))
 
-    def _last(self, *, idle: bool = False) -> tuple[tuple[Contender, int] | None, float, float]:
+    def _last(self, *, idle: bool = False) -> tuple[Turn | None, float, float]:
         """Return the training on of a model with its number in the place of a fold, and seconds kept for it.
 
         The first number of seconds is kept from other trials of the contender's method, the second from other methods.
@@ -330,31 +333,28 @@ class Race:
 
         It waits for `_first_due`. None starts if a model trains on or has done so, or a network has `FEW_FOLDS` folds.
         """
-        for each in self.contenders:
-            averaged = len(each.scores) >= FEW_FOLDS and not get_method(each.plan.method).fitted and not _is_probe(each)
-            if averaged or ((each.running or each.useful) and START in each.values):
-                return False
-        return not self._first_due(left)
+        trained = any(START in each.values and (each.running or each.useful) for each in self.contenders)
+        whole = [each for each in self.contenders if len(each.scores) >= FEW_FOLDS and not _is_probe(each)]
+        averaged = any(not get_method(each.plan.method).fitted for each in whole)
+        return not (trained or averaged or self._first_due(left))
 
     def _first_due(self, left: float) -> bool:
         """Return whether a first trial runs, or waits that takes a small share of the ``left`` seconds.
 
         That of a body counts only if its features are computed once.
         """
-        for each in (each for each in self.contenders if not each.records):
-            recipe = get_method(each.plan.method)
-            small = _SAFETY * self.seconds(self._shortened(each)) <= SHARE_OF_WAITING * left
-            if each.running or (small and (not recipe.uses_body or _is_probe(each))):
-                return True
-        return False
+        firsts = [each for each in self.contenders if not each.records]
+        known = [each for each in firsts if not get_method(each.plan.method).uses_body or _is_probe(each)]
+        small = (_SAFETY * self.seconds(self._shortened(each)) <= SHARE_OF_WAITING * left for each in known)
+        return any(each.running for each in firsts) or any(small)
 
-    def _final_trials(self) -> Iterator[tuple[Contender, int]]:
+    def _final_trials(self) -> Iterator[Turn]:
         for each in self.contenders:
             chosen = (each.plan.method, canonical_json(dict(each.trial(0).hyperparameters))) in self._final
             if chosen and each.lacks(ALL):
                 yield each, ALL
 
-    def _trials(self) -> Iterator[tuple[Contender, int]]:
+    def _trials(self) -> Iterator[Turn]:
         """Yield possible trials, the most urgent first."""
         new = [self._shortened(each) for each in self.contenders if not each.records and not each.running]
         known = [each for each in self.contenders if each.records and START not in each.values]
@@ -379,11 +379,8 @@ class Race:
         slacks = ((each, _SLACK_OF_VARIANT if each.variant else _SLACK) for _, each in standings)
         alive = [each for each, slack in slacks if each in cheap or not self.behind(each, leader, slack)]
         alive = [each for each in alive if not any(other.extends(each) for other in alive)]
-        rows = range(0, len(self.folds), self._division)
-        missing = [
-            [(each, fold) for each in alive for fold in self.folds[start : start + self._division] if each.lacks(fold)]
-            for start in rows
-        ]
+        rows = [self.folds[start : start + self._division] for start in range(0, len(self.folds), self._division)]
+        missing = [[(each, fold) for each in alive for fold in row if each.lacks(fold)] for row in rows]
         fitted = [each for each in alive if get_method(each.plan.method).fitted]
         yield from (pair for pair in missing[0] if pair[0] in fitted and self._cheap(pair[0]))  # the leader may change
         longer = list(self._longer(standings, leader))
@@ -401,9 +398,7 @@ class Race:
         # A fold may mislead.
         yield from ((each, k) for _, each in standings if not each.variant for k in self.folds if each.lacks(k))
 
-    def _longer(
-        self, standings: Sequence[tuple[float, Contender]], leader: Contender
-    ) -> Iterator[tuple[Contender, int]]:
+    def _longer(self, standings: Sequence[tuple[float, Contender]], leader: Contender) -> Iterator[Turn]:
         """Yield contenders with more epochs, of those that still improved in their last epochs.
 
         Contenders other than the leader leave time for as many of the few folds of the leader, whose models are
@@ -419,17 +414,15 @@ class Race:
             short = each is not leader and each.epochs < num_epochs(each.plan.first)  # and may lead when it is not
             many = self._outer and self._division >= FEW_FOLDS and not short  # folds follow, if it does not train on
             share = 1 / FEW_FOLDS if many else SHARE_OF_LONGER
-            room = min(share * time_left, spare) / (_SAFETY * max(self.seconds(each), 1e-3))
-            factor = min(room, MOST_LONGER)
+            factor = min(MOST_LONGER, min(share * time_left, spare) / (_SAFETY * max(self.seconds(each), 1e-3)))
             faulty = any(each.scores.values())  # without an error, none can be seen to vanish
             extended = _is_probe(each) and any(each.extends(other) for other in self.contenders)
             slack = _SLACK if extended else _slack(factor)  # more epochs do not change the features of a probe
             hopeful = faulty and each.improves and not self.behind(each, leader, slack)
             if hopeful and factor >= LEAST_LONGER and not any(other.extends(each) for other in self.contenders):
-                epochs = int(factor * each.epochs)
-                yield Contender(each.plan, each.scheduled(epochs), each.suggested), self.folds[0]
+                yield Contender(each.plan, each.scheduled(int(factor * each.epochs)), each.suggested), self.folds[0]
 
-    def _suggested(self, alive: Sequence[Contender], most: int) -> Iterator[tuple[Contender, int]]:
+    def _suggested(self, alive: Sequence[Contender], most: int) -> Iterator[Turn]:
         """Yield contenders with values that Optuna suggests, first of the methods with few of them and a good score."""
         best: dict[str, Contender] = {}
         for each in alive:
