@@ -21,6 +21,7 @@ from orca_ray.methods.model_inputs import BATCH_SIZE, ModelInputs, read_data
 from orca_ray.methods.registry import get_method, resolve
 from orca_ray.methods.snapshot import Snapshot, read_weights, rebuild, weight_names
 from orca_ray.models.crossmodal import CrossModalModel, pooled
+from orca_ray.models.mixture import Mixture
 from orca_ray.own_data.infer_task import Preprocessing
 from orca_ray.tasks.losses import get_loss
 from orca_ray.training.evaluate import Objective, SplitInputs, predict, score
@@ -69,7 +70,8 @@ class Predictor:
         self._card = card
         self.network = rebuild(snapshot.config, snapshot.weights).to(self.device)
         """The `torch.nn.Module` that maps inputs [B, *input_shape] to standardised outputs [B, *output_shape]."""
-        self.members: list[CrossModalModel] = getattr(self.network, "networks", [self.network])
+        network = self.network
+        self.members: list[CrossModalModel] = network.networks if isinstance(network, Mixture) else [network]
         """The networks whose predictions are averaged; the network itself if there is one."""
         config = snapshot.config
         statistics = [None if each is None else each.array() for each in (config.y_mean, config.y_std)]

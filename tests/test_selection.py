@@ -159,6 +159,9 @@ def test_networks_that_another_method_made_as_well_are_no_rival(toy: Toy, monkey
     chosen = judge.ensemble()
     assert chosen is not None
     assert (len(chosen.parts), chosen.judged.num_folds) == (2, 5), "its one fold would leave out those of the others"
+    toy.records = [each for each in toy.records if each.method != "nft" or '"data.fold": 1' in each.hyperparameters]
+    toy.add("orca_guarded", weakly_wrong_at(0, 1), folds=[2, 3, 4, 5])
+    assert toy.judge().leader.method == "orca_guarded", "it has more folds, as trials of the other have failed"
 
 
 def test_an_ensemble_of_no_more_errors_may_have_a_lower_log_loss(toy: Toy) -> None:

@@ -71,12 +71,10 @@ class AdaptOptions:
     name: Annotated[str | None, Option(help="Name of the data. Default: that of the file or folder.")] = None
     licence: Annotated[str | None, Option(help="Licence of the data, for the model's card.")] = None
     minutes: Annotated[float, Option(min=0.05, help="Time for all trials together.")] = 20.0
-    methods: Annotated[
-        list[str] | None, Option(help="Methods to compare. Default: baselines of the kind of data, and transformers.")
-    ] = None
+    methods: Annotated[list[str] | None, Option(help="Methods to compare. Default: baselines and transformers.")] = None
     single: Annotated[bool, Option("--single", help="Write one network, no ensemble.")] = False
     max_size: Annotated[float | None, Option(min=0.0, metavar="MB", help="Largest size of the model.")] = None
-    max_latency: Annotated[float | None, Option(min=0.0, metavar="MS", help="Longest prediction for a sample.")] = None
+    max_latency: Annotated[float | None, Option(min=0.0, metavar="MS", help="Longest time to predict a sample.")] = None
     body: Annotated[str | None, Option(help="Pretrained body, e.g. minilm-l6:layers=4.")] = None
     executor: ExecutorOption = Executor.RAY
     address: AddressOption = None

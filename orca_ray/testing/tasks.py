@@ -60,6 +60,13 @@ def rewritten(path: Path, change: Callable[[bytes], bytes]) -> None:
     path.write_bytes(change(path.read_bytes()))
 
 
+def with_item(array: Array, index: int | tuple[int, ...], value: float) -> Array:
+    """Return a copy of ``array`` in which all items at ``index`` are ``value``."""
+    copy = array.copy()
+    copy[index] = value
+    return copy
+
+
 _SWEEP = Template((resources.files("orca_ray.testing") / "raw_files.yaml").read_text(encoding="utf-8"))
 
 

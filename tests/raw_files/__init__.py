@@ -7,7 +7,6 @@ import re
 from functools import cache
 from typing import Any
 
-from orca_ray.data.rows import Array
 from orca_ray.testing.tasks import Corruption, Writer, cut, deleted, garbage, rewritten
 
 
@@ -39,13 +38,6 @@ class Hostile:
 
     def __reduce__(self) -> tuple[Any, tuple[str]]:
         return os.system, ("true",)
-
-
-def with_item(array: Array, index: int | tuple[int, ...], value: float) -> Array:
-    """Return a copy of ``array`` in which all items at ``index`` are ``value``."""
-    copy = array.copy()
-    copy[index] = value
-    return copy
 
 
 def appended(name: str, line: str) -> Writer:

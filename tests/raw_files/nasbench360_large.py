@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from orca_ray.data.rows import Array
-from orca_ray.testing.tasks import Corruption, Writer, changed, cut, deleted, garbage, rewritten
-from tests.raw_files import Hostile, appended, replaced, with_item
+from orca_ray.testing.tasks import Corruption, Writer, changed, cut, deleted, garbage, rewritten, with_item
+from tests.raw_files import Hostile, appended, replaced
 
 PROTEINS: dict[str, tuple[int, ...]] = {"deepcov": (31, 40, 44, 52, 60, 520), "psicov": (42, 46, 50, 58), "cameo": ()}
 """Lengths; one is too long to be seen whole."""

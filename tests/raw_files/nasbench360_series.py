@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from orca_ray.data.rows import Array
-from orca_ray.testing.tasks import Corruption, Writer, changed
-from tests.raw_files import Hostile, broken, with_item
+from orca_ray.testing.tasks import Corruption, Writer, changed, with_item
+from tests.raw_files import Hostile, broken
 
 Content = dict[str, Any]
 Change = Callable[[Any], Any]

@@ -91,13 +91,11 @@ def changed(values: Mapping[str, Scalar], first: Mapping[str, Scalar]) -> dict[s
 
 
 def replaces(own: Mapping[int, Record], others: Mapping[int, Record]) -> bool:
-    """Return whether the trials of ``others`` made the same networks, and took more time to align.
+    """Return whether all trials of ``others`` made the same networks as trials of the same folds that aligned less.
 
-    So does ``orca_guarded`` where it keeps the embedder that is not aligned: it is ``nft`` then.
+    ``orca_guarded`` makes those of ``nft`` where its guard keeps the embedder that is not aligned.
     """
-    pairs = [(one, others[fold]) for fold, one in own.items() if fold in others]
-    known = [one.training_loss == two.training_loss is not None for one, two in pairs]
-    same = [
-        one.validation_score == two.validation_score and one.align_seconds < two.align_seconds for one, two in pairs
-    ]
-    return bool(pairs) and all(known + same)
+    pairs = [(own[fold], two) for fold, two in others.items() if fold in own]
+    alike = all(one.training_loss == two.training_loss is not None for one, two in pairs)
+    alike = alike and all(one.validation_score == two.validation_score for one, two in pairs)
+    return 0 < len(pairs) == len(others) and alike and all(one.align_seconds < two.align_seconds for one, two in pairs)

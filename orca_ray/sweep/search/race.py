@@ -2,14 +2,14 @@
 
 Each method starts with its first configuration on the first fold, the cheapest method first, with fewer epochs if it
 would take much of the time; with very few epochs, or where bodies have taken their share, only after the leaders. Then
-fitted methods get further folds and configurations where these are cheap; trials whose last epochs still improved get a
-longer schedule; configurations that are not measurably worse than the leader get further folds; and the best methods
-get further configurations, which Optuna suggests. No trial starts whose expected duration exceeds the time that is
-left. If the leader is a network of which few folds fit into the time, the model of its fold trains on. With an outer
-test of classes or labels, it does so after the first trials, on the samples of all folds; the outer test judges it, and
-then it goes on with all samples; also if both of two folds fit, as their models have seen half of the samples. If a
-probe of features leads, a network without a body may do so in the place of the probe. Without an outer test, it does so
-at the end, on all samples.
+fitted methods get further folds, epochs and configurations where these are cheap; trials whose last epochs still
+improved get a longer schedule; configurations that are not measurably worse than the leader get further folds; and the
+best methods get further configurations, which Optuna suggests. No trial starts whose expected duration exceeds the time
+that is left. If the leader is a network of which few folds fit into the time, the model of its fold trains on. With an
+outer test of classes or labels, it does so after the first trials, on the samples of all folds; the outer test judges
+it, and then it goes on with all samples; also if both of two folds fit, as their models have seen half of the samples.
+If a probe of features leads, a network without a body may do so in the place of the probe. Without an outer test, it
+does so at the end, on all samples.
 """
 
 import json
@@ -49,9 +49,8 @@ the factor of the learning rate; and share of the time that is left of one on al
 FIRST_OF_OWN = 2
 """Factor of `SHARE_OF_FIRST` for networks without a body if there is an outer test: one may get all the time later."""
 CHEAP, SHARE_OF_SEARCH = 0.05, 0.15
-"""Share of the time that is left in which a first configuration gets all folds although it is behind on the first, and
-one of a fitted method before trials that take longer; and share for configurations of fitted methods that Optuna
-suggests before these."""
+"""Largest share of the time that is left for the missing folds of a configuration that is cheap: a first one gets them
+although it is behind, one of a fitted method before all else; and for the early search of fitted methods."""
 FREE = 0.1
 """Cost of an epoch, relative to ``nft``, up to which all epochs run in a first trial: features are computed once."""
 SHARE_OF_WAITING = 0.15
@@ -59,8 +58,7 @@ SHARE_OF_WAITING = 0.15
 _SECONDS_OF_LAST = 4.0  # to load and store the model
 _STANDS = 1.0
 SLACK_OF_LOSS = 0.01
-"""Distance of the training loss to the least possible one, in nats, up to which a network has converged: more training
-gains little, the mean of folds more."""
+"""Distance of the training loss to its least value, in nats, up to which folds gain more than training of a network."""
 _SAFETY, _SAFETY_OF_LAST, _MOST_EXTRA, _UNKNOWN, _MOST_RATIO = 1.25, 1.15, 1.0, 5.0, 4.0
 """Factor of the expected duration of a trial, which must fit into the time that is left, and of the training on all
 samples, whose speed is known; largest number of seconds that a trial is expected to take beside its stages, after a
@@ -71,10 +69,6 @@ _SLACK, _SLACK_OF_VARIANT = 0.3, 0.05
 behind. A longer schedule is expected to divide a score by the factor of its epochs at best."""
 _LIMIT = 2.0
 """Number of standard errors of the paired difference to the leader from which a configuration is behind."""
-
-
-Turn = tuple[Contender, int]
-"""A trial that may start: its contender and fold."""
 
 
 class Race:
@@ -113,8 +107,8 @@ class Race:
         self.contenders: list[Contender] = []
         self.estimates: Mapping[tuple[str, str], float] = {}
         """Expected seconds of a trial by task and method."""
-        self._urgent: list[Turn] | None = None  # None: a trial has started or ended
-        self._chosen: Turn | None = None
+        self._urgent: list[tuple[Contender, int]] | None = None  # None: a trial has started or ended
+        self._chosen: tuple[Contender, int] | None = None
         self._until = 0.0
 
     def join(self, plan: SearchPlan, history: History) -> list[Record]:
@@ -138,7 +132,7 @@ class Race:
         self.contenders += [each for each in known.values() if each.records or self._final] or [Contender(plan, {})]
         return joined
 
-    def choose(self) -> Turn | None:
+    def choose(self) -> tuple[Contender, int] | None:
         """Return the contender whose trial starts next, and its fold; None if no trial can start now.
 
         The choice stands for `_STANDS` seconds, or until a trial starts or ends: each method gets the same answer.
@@ -147,7 +141,7 @@ class Race:
             self._chosen, self._until = self._choice(), self._clock() + _STANDS
         return self._chosen
 
-    def _choice(self) -> Turn | None:
+    def _choice(self) -> tuple[Contender, int] | None:
         left, (last, kept, most) = self._deadline - self._clock(), self._last()
         if self._urgent is None:
             self._urgent = list(self._final_trials() if self._final else self._trials())
@@ -245,7 +239,7 @@ class Race:
             return usual
         return Contender(usual.plan, usual.scheduled(max(2, int(share * usual.epochs))))
 
-    def _last(self, *, idle: bool = False) -> tuple[Turn | None, float, float]:
+    def _last(self, *, idle: bool = False) -> tuple[tuple[Contender, int] | None, float, float]:
         """Return the training on of a model with its number in the place of a fold, and seconds kept for it.
 
         The first number of seconds is kept from other trials of the contender's method, the second from other methods.
@@ -348,13 +342,13 @@ class Race:
         small = (_SAFETY * self.seconds(self._shortened(each)) <= SHARE_OF_WAITING * left for each in known)
         return any(each.running for each in firsts) or any(small)
 
-    def _final_trials(self) -> Iterator[Turn]:
+    def _final_trials(self) -> Iterator[tuple[Contender, int]]:
         for each in self.contenders:
             chosen = (each.plan.method, canonical_json(dict(each.trial(0).hyperparameters))) in self._final
             if chosen and each.lacks(ALL):
                 yield each, ALL
 
-    def _trials(self) -> Iterator[Turn]:
+    def _trials(self) -> Iterator[tuple[Contender, int]]:
         """Yield possible trials, the most urgent first."""
         new = [self._shortened(each) for each in self.contenders if not each.records and not each.running]
         known = [each for each in self.contenders if each.records and START not in each.values]
@@ -383,13 +377,14 @@ class Race:
         missing = [[(each, fold) for each in alive for fold in row if each.lacks(fold)] for row in rows]
         fitted = [each for each in alive if get_method(each.plan.method).fitted]
         yield from (pair for pair in missing[0] if pair[0] in fitted and self._cheap(pair[0]))  # the leader may change
-        longer = list(self._longer(standings, leader))
-        yield from (pair for pair in longer if get_method(pair[0].plan.method).fitted)
         searched = [each for each in known if each.suggested and get_method(each.plan.method).fitted]
         spent = sum(_busy(record) for each in searched for record in each.records.values())
         spare = SHARE_OF_SEARCH * (self._deadline - self._clock()) - spent
-        affordable = (each for each in fitted if each not in cheap and self.seconds(each) * self._division < spare)
-        yield from self._suggested(list(affordable), EARLY_VARIANTS)
+        longer = list(self._longer(standings, leader))
+        yield from (pair for pair in longer if get_method(pair[0].plan.method).fitted and self.seconds(pair[0]) < spare)
+        able = [each for each in fitted if len(each.scores) >= self._division]
+        able = [each for each in able if self.seconds(each) * self._division < spare]
+        yield from self._suggested(able, EARLY_VARIANTS)
         yield from longer
         for number, pairs in enumerate(missing):
             yield from pairs
@@ -398,7 +393,9 @@ class Race:
         # A fold may mislead.
         yield from ((each, k) for _, each in standings if not each.variant for k in self.folds if each.lacks(k))
 
-    def _longer(self, standings: Sequence[tuple[float, Contender]], leader: Contender) -> Iterator[Turn]:
+    def _longer(
+        self, standings: Sequence[tuple[float, Contender]], leader: Contender
+    ) -> Iterator[tuple[Contender, int]]:
         """Yield contenders with more epochs, of those that still improved in their last epochs.
 
         Contenders other than the leader leave time for as many of the few folds of the leader, whose models are
@@ -422,7 +419,7 @@ class Race:
             if hopeful and factor >= LEAST_LONGER and not any(other.extends(each) for other in self.contenders):
                 yield Contender(each.plan, each.scheduled(int(factor * each.epochs)), each.suggested), self.folds[0]
 
-    def _suggested(self, alive: Sequence[Contender], most: int) -> Iterator[Turn]:
+    def _suggested(self, alive: Sequence[Contender], most: int) -> Iterator[tuple[Contender, int]]:
         """Yield contenders with values that Optuna suggests, first of the methods with few of them and a good score."""
         best: dict[str, Contender] = {}
         for each in alive:
