@@ -176,9 +176,9 @@ class Judge:
                 "give more time with --minutes"
             )
         candidates = [Candidate(*place, folds, place not in lacking) for place, folds in found.items()]
-        scores = [
-            {fold: record.validation_score or 0.0 for fold, record in each.records.items()} for each in candidates
-        ]
+        held = len(data.validation) if data.folds is None else len(data.folds[0]) / int(data.folds[0].max())
+        half = 0.5 / held if task.metric == "error" else 0.0  # no error in one fold is not beyond doubt
+        scores = [{k: half + (one.validation_score or 0.0) for k, one in each.records.items()} for each in candidates]
         self.ranked = [candidates[number] for number in np.argsort(doubtful_levels(scores), kind="stable")]
         """The candidates, the best first."""
         self._able = [each for each in self.ranked if each.whole]

@@ -114,6 +114,18 @@ def test_the_leader_is_best_on_common_folds_and_lags_only_by_missing_ones(toy: T
     assert [each.method for each in judge.ranked] == ["nft", "fno", "scratch", "linear_probe"]
 
 
+def test_one_fold_without_an_error_does_not_lead(toy: Toy) -> None:
+    def wrong_at(*rows: int) -> Predict:
+        signs = np.where(np.isin(np.arange(N + N_TEST), rows), -1.0, 1.0)
+        return lambda rows: signs[rows, None] * (2 * np.eye(2)[toy.y[rows]] - 1)
+
+    toy.add("linear", wrong_at(0))
+    toy.add("nearest", wrong_at(1, 2))
+    toy.add("forest", wrong_at(3, 4, 5))
+    toy.add("gradient_boosting", wrong_at(), folds=[1])
+    assert toy.judge().ranked[0].method == "linear", "a fold has twelve samples"
+
+
 def test_a_method_of_many_errors_does_not_make_the_lead_of_another_doubtful(toy: Toy) -> None:
     def wrong(*counts: int) -> Predict:  # number of errors of each fold
         errors = [np.flatnonzero(toy.folds[0] == fold)[:count] for fold, count in enumerate(counts, start=1)]
