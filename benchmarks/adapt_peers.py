@@ -1,23 +1,30 @@
-"""`orca-sweep adapt` beside the tools that a user would take instead: same outer splits, same minutes, same cores.
+"""`orca-sweep adapt` beside the tools that a user would take instead: same outer
+splits, same minutes, same cores.
 
-``python -m benchmarks.adapt_peers --work DIR --out FILE [--minutes 2] [--cores 1] [--sets crx,fields] [--tools adapt]``
+``python -m benchmarks.adapt_peers --work DIR --out FILE [--minutes 2] [--cores 1]
+[--sets crx,fields] [--tools adapt]``
 
-28 data sets (``benchmarks/peers/sets.py``): 8 tables, 8 series, 8 image sets, 4 fields. Twelve of them, declared there,
-are for tuning; the others are held back, four image sets of these declared later (``benchmarks/peers/images.py`` says
-why). Peers: AutoGluon's tabular predictor with two presets; MiniRocket, Hydra and MultiRocket-Hydra of aeon; histograms
-of gradients with a support vector machine, and a small CNN; a U-Net and an FNO with a schedule as long as the time.
-Plain baselines for all: a linear model, nearest neighbours, a forest.
+28 data sets (``benchmarks/peers/sets.py``): 8 tables, 8 series, 8 image sets, 4 fields.
+Twelve of them, declared there, are for tuning; the others are held back, four image
+sets of these declared later (``benchmarks/peers/images.py`` says why). Peers:
+AutoGluon's tabular predictor with two presets; MiniRocket, Hydra and MultiRocket-Hydra
+of aeon; histograms of gradients with a support vector machine, and a small CNN; a U-Net
+and an FNO with a schedule as long as the time. Plain baselines for all: a linear model,
+nearest neighbours, a forest.
 
-DIR gets the data sets and, made by venv and pip, an environment with the peers, of about 3 GB; it takes the project's
-environment no package. Every tool is told the metric (error, RMSE, relative L2) and fits the training part; its
-predictions of the outer test are scored here. FILE gets a JSON line a run: a second start skips what is there. With
-``--also FILE`` runs in another file count as there, e.g. the peers' while `adapt` changes. Tools that need no time
-limit run once for all.
+DIR gets the data sets and, made by venv and pip, an environment with the peers, of
+about 3 GB; it takes the project's environment no package. Every tool is told the metric
+(error, RMSE, relative L2) and fits the training part; its predictions of the outer test
+are scored here. FILE gets a JSON line a run: a second start skips what is there. With
+``--also FILE`` runs in another file count as there, e.g. the peers' while `adapt`
+changes. Tools that need no time limit run once for all.
 
-``--report`` runs nothing and prints, from the files, the error of `adapt` relative to the strongest peer of the kind
-(one a kind: the best by its geometric mean over the kind's sets), with 90 % bootstrap intervals over the outer test;
-the geometric means over all sets, by kind and by half; whether a plain baseline beats `adapt` by more than noise; and
-whether the score and interval that `adapt` reports hold on the outer test. ``--shapes`` prints the data sets.
+``--report`` runs nothing and prints, from the files, the error of `adapt` relative to
+the strongest peer of the kind (one a kind: the best by its geometric mean over the
+kind's sets), with 90 % bootstrap intervals over the outer test; the geometric means
+over all sets, by kind and by half; whether a plain baseline beats `adapt` by more than
+noise; and whether the score and interval that `adapt` reports hold on the outer test.
+``--shapes`` prints the data sets.
 """
 
 # ruff: noqa: T201 - a benchmark prints its table
@@ -40,27 +47,52 @@ from benchmarks.peers.tools import TOOLS, Results, Tool, peers_python, run
 
 def main() -> None:
     """Run what is not in the results file yet, or print the report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, help="folder for the data sets and the peers' environment")
-    parser.add_argument("--out", type=Path, help="results file")
-    parser.add_argument("--also", type=Path, action="append", default=[], help="further results files, only read")
-    parser.add_argument("--sets", default="tuning,held-back", help="names, kinds, tuning or held-back")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
-        "--tools", default=",".join(tool.name for tool in TOOLS), help="names, or peers for all but adapt"
+        "--work", type=Path, help="folder for the data sets and the peers' environment"
+    )
+    parser.add_argument("--out", type=Path, help="results file")
+    parser.add_argument(
+        "--also",
+        type=Path,
+        action="append",
+        default=[],
+        help="further results files, only read",
+    )
+    parser.add_argument(
+        "--sets", default="tuning,held-back", help="names, kinds, tuning or held-back"
+    )
+    parser.add_argument(
+        "--tools",
+        default=",".join(tool.name for tool in TOOLS),
+        help="names, or peers for all but adapt",
     )
     parser.add_argument("--minutes", default="2", help="time limits, e.g. 0.5,2,10")
     parser.add_argument("--cores", type=int, choices=(1, 2), default=1)
-    parser.add_argument("--seeds", type=int, default=1, help="number of runs of each tool on each set")
-    parser.add_argument("--retry", action="store_true", help="repeat the runs that failed")
-    parser.add_argument("--report", action="store_true", help="print the tables, run nothing")
-    parser.add_argument("--shapes", action="store_true", help="write the data sets and print their shapes")
+    parser.add_argument(
+        "--seeds", type=int, default=1, help="number of runs of each tool on each set"
+    )
+    parser.add_argument(
+        "--retry", action="store_true", help="repeat the runs that failed"
+    )
+    parser.add_argument(
+        "--report", action="store_true", help="print the tables, run nothing"
+    )
+    parser.add_argument(
+        "--shapes",
+        action="store_true",
+        help="write the data sets and print their shapes",
+    )
     options = parser.parse_args()
     if options.out is None and not options.shapes:
         parser.error("--out FILE is missing")
     if options.work is None and not options.report:
         parser.error("--work DIR is missing")
     try:
-        sets, tools = chosen_sets(options.sets.split(",")), chosen_tools(options.tools.split(","))
+        sets = chosen_sets(options.sets.split(","))
+        tools = chosen_tools(options.tools.split(","))
         minutes = [float(each) for each in options.minutes.split(",")]
     except (KeyError, ValueError) as error:
         parser.error(f"unknown: {error}")
@@ -70,16 +102,30 @@ def main() -> None:
         print(report(Results(options.out, options.also).lines))
     else:
         results = Results(options.out, options.also, retry=options.retry)
-        run_all(sets, tools, minutes, range(options.seeds), options.cores, results, options.work.resolve())
+        run_all(
+            sets,
+            tools,
+            minutes,
+            range(options.seeds),
+            options.cores,
+            results,
+            options.work.resolve(),
+        )
 
 
 def chosen_sets(names: Sequence[str]) -> list[DataSet]:
-    """Return the data sets of the given names, kinds and halves, in this order; KeyError for another name."""
+    """Return the data sets of the given names, kinds and halves, in this order;
+    KeyError for another name.
+    """
     halves = {"tuning": True, "held-back": False}
     found: dict[str, DataSet] = {}
     for name in names:
         if name in halves or name in KINDS:
-            found |= {each.name: each for each in SETS.values() if name == each.kind or halves.get(name) == each.tuning}
+            found |= {
+                each.name: each
+                for each in SETS.values()
+                if name == each.kind or halves.get(name) == each.tuning
+            }
         else:
             found[name] = SETS[name]
     return list(found.values())
@@ -88,18 +134,34 @@ def chosen_sets(names: Sequence[str]) -> list[DataSet]:
 def chosen_tools(names: Sequence[str]) -> list[Tool]:
     """Return the tools of the given names; KeyError for another name."""
     by_name = {tool.name: tool for tool in TOOLS}
-    return [tool for name in names for tool in (TOOLS[1:] if name == "peers" else [by_name[name]])]
+    return [
+        tool
+        for name in names
+        for tool in (TOOLS[1:] if name == "peers" else [by_name[name]])
+    ]
 
 
 def run_all(
-    sets: Sequence[DataSet], tools: Sequence[Tool], limits: Sequence[float], seeds: Sequence[int], cores: int,
-    results: Results, work: Path,
-) -> None:  # fmt: skip
-    """Run each tool on each set with each limit and seed, except what the results have; one at a time."""
+    sets: Sequence[DataSet],
+    tools: Sequence[Tool],
+    limits: Sequence[float],
+    seeds: Sequence[int],
+    cores: int,
+    results: Results,
+    work: Path,
+) -> None:
+    """Run each tool on each set with each limit and seed, except what the results have;
+    one at a time.
+    """
     if any(tool.name != "adapt" for tool in tools):
         peers_python(work / "env")
-    if any(data.kind == "fields" for data in sets) and find_spec("orca_ray_pdebench") is None:
-        raise SystemExit("fields are made by a plug-in: pip install ./examples/pdebench")
+    if (
+        any(data.kind == "fields" for data in sets)
+        and find_spec("orca_ray_pdebench") is None
+    ):
+        raise SystemExit(
+            "fields are made by a plug-in: pip install ./examples/pdebench"
+        )
     for data in sets:
         written = write(data, work / "sets")
         for tool in (each for each in tools if data.kind in each.kinds):
@@ -109,21 +171,49 @@ def run_all(
                         continue
                     line = run(tool, written, minutes, seed, cores, work)
                     results.add(line)
-                    outcome = line["failure"] or f"loss {sum(line['losses']) / len(line['losses']):.4g}"
+                    outcome = (
+                        line["failure"]
+                        or f"loss {sum(line['losses']) / len(line['losses']):.4g}"
+                    )
                     limit = "" if minutes is None else f" {minutes:g} minutes"
-                    print(f"{data.name} {tool.name}{limit} seed {seed}: {outcome}, {line['seconds']} s", flush=True)
+                    print(
+                        f"{data.name} {tool.name}{limit} seed {seed}: {outcome},"
+                        f" {line['seconds']} s",
+                        flush=True,
+                    )
 
 
 def print_shapes(sets: Sequence[DataSet], folder: Path) -> None:
     """Print a table of the data sets, which are written if they are not there."""
-    print("| set | kind | half | train | test | classes | metric | from |\n|---|---|---|---|---|---|---|---|")
+    print(
+        "| set | kind | half | train | test | classes | metric | from"
+        " |\n|---|---|---|---|---|---|---|---|"
+    )
     for data in sets:
         about = json.loads((write(data, folder).folder / "about.json").read_text())
         shapes = ("×".join(map(str, about[part])) for part in ("train", "test"))
-        place = data.package.requirement if data.package else "scikit-learn" if data.kind != "fields" else "simulated"
+        place = (
+            data.package.requirement
+            if data.package
+            else "scikit-learn"
+            if data.kind != "fields"
+            else "simulated"
+        )
         half = "tuning" if data.tuning else "held back"
         print(
-            "|", " | ".join((data.name, data.kind, half, *shapes, str(about["classes"] or ""), data.metric, place)), "|"
+            "|",
+            " | ".join(
+                (
+                    data.name,
+                    data.kind,
+                    half,
+                    *shapes,
+                    str(about["classes"] or ""),
+                    data.metric,
+                    place,
+                )
+            ),
+            "|",
         )
 
 

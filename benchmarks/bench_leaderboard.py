@@ -1,11 +1,15 @@
-"""Time and memory of a leaderboard's board from a compacted store, beside pandas and one JSON file per record.
+"""Time and memory of a leaderboard's board from a compacted store, beside pandas and
+one JSON file per record.
 
-``python benchmarks/bench_leaderboard.py [--records 100000 1000000 10000000] [--json-files 20000] [--points 100000000]
-[--dir DIR]``. A store has 60 tasks and 20 methods in one sweep: 5 % of the trials are confirm trials, each with one of
-5 seeds, and 1 % ran twice. Each search trial has hyper-parameters of its own. Each measurement is a process of its own
-on one core, imports included; memory is its largest resident size. The board of a small store is first compared with
-one that pandas computes from all of its rows; a difference ends with exit code 1. A missed goal, which depends on the
-machine, is only reported. The files of 10 million records take 1.4 GB, those of 100 million points 2 GB.
+``python benchmarks/bench_leaderboard.py [--records 100000 1000000 10000000]
+[--json-files 20000] [--points 100000000] [--dir DIR]``. A store has 60 tasks and 20
+methods in one sweep: 5 % of the trials are confirm trials, each with one of 5 seeds,
+and 1 % ran twice. Each search trial has hyper-parameters of its own. Each measurement
+is a process of its own on one core, imports included; memory is its largest resident
+size. The board of a small store is first compared with one that pandas computes from
+all of its rows; a difference ends with exit code 1. A missed goal, which depends on the
+machine, is only reported. The files of 10 million records take 1.4 GB, those of 100
+million points 2 GB.
 """
 
 # ruff: noqa: T201 - a benchmark prints its table
@@ -26,21 +30,32 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # as the command does
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-BENCHMARK, SWEEP = "bench", "bench/full"
-TASKS, METHODS, SEEDS = 60, 20, 5
+BENCHMARK = "bench"
+SWEEP = "bench/full"
+TASKS = 60
+METHODS = 20
+SEEDS = 5
 GOALS = {100_000: (1.0, 0), 1_000_000: (2.0, 400), 10_000_000: (10.0, 1000)}
-"""Seconds of CPU and MB that the board of a store of so many records should take at most; 0: no goal."""
+"""Seconds of CPU and MB that the board of a store of so many records should take at
+most; 0: no goal.
+"""
 CURVE_EPOCHS = 100
 
 
 def main() -> None:
     """Make the stores and print a table of the measurements."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--records", type=int, nargs="*", default=list(GOALS))
     parser.add_argument("--json-files", type=int, default=20_000)
     parser.add_argument("--points", type=int, default=100_000_000)
-    parser.add_argument("--dir", type=Path, help="Directory of the stores, by default a temporary one.")
-    parser.add_argument("--measure", nargs=2, metavar=("WHAT", "PATH"), help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--dir", type=Path, help="Directory of the stores, by default a temporary one."
+    )
+    parser.add_argument(
+        "--measure", nargs=2, metavar=("WHAT", "PATH"), help=argparse.SUPPRESS
+    )
     options = parser.parse_args()
     if options.measure:
         what, path = options.measure
@@ -53,28 +68,43 @@ def main() -> None:
             path = Path(directory) / str(number)
             write_store(path, number)
             seconds, mb = GOALS.get(number, (0, 0))
-            goal = " and ".join([f"{seconds:g} s"] * bool(seconds) + [f"{mb} MB"] * bool(mb))
+            goal = " and ".join(
+                [f"{seconds:g} s"] * bool(seconds) + [f"{mb} MB"] * bool(mb)
+            )
             _report(f"board of {number:,} records", "board", path, goal)
         if options.json_files:
             path = Path(directory) / "json"
             write_json(path, options.json_files)
             _report(f"pandas, {options.json_files:,} JSON files", "json", path)
             write_store(Path(directory) / "same", options.json_files)
-            _report(f"board of {options.json_files:,} records", "board", Path(directory) / "same")
+            _report(
+                f"board of {options.json_files:,} records",
+                "board",
+                Path(directory) / "same",
+            )
         if options.points:
             path = Path(directory) / "curves"
             write_curves(path, options.points)
-            _report(f"curve of one trial among {options.points:,} points", "curve", path)
-            _report(f"curves of 100 trials among {options.points:,} points", "curves", path)
+            _report(
+                f"curve of one trial among {options.points:,} points", "curve", path
+            )
+            _report(
+                f"curves of 100 trials among {options.points:,} points", "curves", path
+            )
 
 
 def _report(title: str, what: str, path: Path, goal: str = "") -> None:
     command = [sys.executable, __file__, "--measure", what, str(path)]
     start = time.perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True, check=True, preexec_fn=_one_core)
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, preexec_fn=_one_core
+    )
     wall = time.perf_counter() - start
     found = json.loads(done.stdout)
-    print(f"{title:44} {wall:8.2f} {found['cpu']:8.2f} {found['mb']:8.0f}  {goal}", flush=True)
+    print(
+        f"{title:44} {wall:8.2f} {found['cpu']:8.2f} {found['mb']:8.0f}  {goal}",
+        flush=True,
+    )
 
 
 def _one_core() -> None:
@@ -83,7 +113,11 @@ def _one_core() -> None:
 
 def _used(**facts: Any) -> dict[str, Any]:
     own = resource.getrusage(resource.RUSAGE_SELF)
-    return {"cpu": own.ru_utime + own.ru_stime, "mb": own.ru_maxrss * 1024 / 1e6, **facts}
+    return {
+        "cpu": own.ru_utime + own.ru_stime,
+        "mb": own.ru_maxrss * 1024 / 1e6,
+        **facts,
+    }
 
 
 def measure_board(path: str) -> dict[str, Any]:
@@ -123,41 +157,67 @@ def _measure_curves(path: str, number: int) -> dict[str, Any]:
     return _used(points=len(found))
 
 
-MEASUREMENTS = {"board": measure_board, "json": measure_json, "curve": measure_curve, "curves": measure_curves}
+MEASUREMENTS = {
+    "board": measure_board,
+    "json": measure_json,
+    "curve": measure_curve,
+    "curves": measure_curves,
+}
 
 
 def naive_scores(rows: Any) -> Any:
-    """Return the score table of records by pandas alone: task, method, seed and score, sorted."""
+    """Return the score table of records by pandas alone: task, method, seed and score,
+    sorted.
+    """
     rows = rows.assign(ok=rows["status"].isin(["completed", "stopped_early"]))
-    rows = rows.sort_values(["ok", "finished_at"], kind="stable").drop_duplicates("trial_key", keep="last")
+    rows = rows.sort_values(["ok", "finished_at"], kind="stable").drop_duplicates(
+        "trial_key", keep="last"
+    )
     rows = rows[(rows["phase"] == "confirm") & (rows["status"] == "completed")]
     key = ["task", "method", "hyperparameters"]
-    best = rows.groupby(key).agg(n=("seed", "nunique"), last=("finished_at", "max")).reset_index()
-    best = best.sort_values(["n", "last"]).drop_duplicates(["task", "method"], keep="last")
+    best = (
+        rows.groupby(key)
+        .agg(n=("seed", "nunique"), last=("finished_at", "max"))
+        .reset_index()
+    )
+    best = best.sort_values(["n", "last"]).drop_duplicates(
+        ["task", "method"], keep="last"
+    )
     rows = rows.merge(best[key], on=key).sort_values("finished_at", kind="stable")
-    rows = rows.drop_duplicates(["task", "method", "seed"], keep="last").rename(columns={"test_score": "score"})
-    return rows[["task", "method", "seed", "score"]].sort_values(["task", "method", "seed"]).reset_index(drop=True)
+    rows = rows.drop_duplicates(["task", "method", "seed"], keep="last").rename(
+        columns={"test_score": "score"}
+    )
+    return (
+        rows[["task", "method", "seed", "score"]]
+        .sort_values(["task", "method", "seed"])
+        .reset_index(drop=True)
+    )
 
 
 def _check(path: Path) -> None:
-    """Compare the board of a small store with one computed by pandas; exit with 1 if they differ."""
+    """Compare the board of a small store with one computed by pandas; exit with 1 if
+    they differ.
+    """
     import pandas as pd
 
     from orca_ray.leaderboard import build
     from orca_ray.results.store import ResultsStore
 
     write_store(path, 30_000)
-    rows = pd.concat([pd.read_parquet(file) for file in sorted((path / "records").iterdir())])
-    expected, found = (
-        naive_scores(rows.astype({"task": "str", "method": "str"})),
-        build(ResultsStore(path), benchmark=BENCHMARK),
+    rows = pd.concat(
+        [pd.read_parquet(file) for file in sorted((path / "records").iterdir())]
     )
+    expected = naive_scores(rows.astype({"task": "str", "method": "str"}))
+    found = build(ResultsStore(path), benchmark=BENCHMARK)
     counts = sum(cell.provenance.trials for cell in found.cells.values())
     same = found.scores.round(12).equals(expected.astype(found.scores.dtypes).round(12))
     if not same or counts != rows["trial_key"].nunique():
         print("the board differs from the naive computation")
         raise SystemExit(1)
-    print(f"board of {len(rows):,} records equals the naive computation: {len(expected):,} scores, {counts:,} trials")
+    print(
+        f"board of {len(rows):,} records equals the naive computation:"
+        f" {len(expected):,} scores, {counts:,} trials"
+    )
 
 
 def write_store(path: Path, num_records: int) -> None:
@@ -168,7 +228,9 @@ def write_store(path: Path, num_records: int) -> None:
     ResultsStore(path, create=True)
     (path / "records").mkdir()
     for number, table in enumerate(record_tables(num_records)):
-        (path / "records" / f"{number:020d}-0.parquet").write_bytes(encode(table, RECORDS.group_rows))
+        (path / "records" / f"{number:020d}-0.parquet").write_bytes(
+            encode(table, RECORDS.group_rows)
+        )
 
 
 def write_json(path: Path, num_records: int) -> None:
@@ -180,9 +242,11 @@ def write_json(path: Path, num_records: int) -> None:
 
 
 def record_tables(num_records: int) -> Iterator[Any]:
-    """Yield tables of records, each in the order of a compacted file: confirm trials first, then by task and method.
+    """Yield tables of records, each in the order of a compacted file: confirm trials
+    first, then by task and method.
 
-    As in a sweep that compacts while it runs, each file has trials of both phases, and of all tasks and methods.
+    As in a sweep that compacts while it runs, each file has trials of both phases, and
+    of all tasks and methods.
     """
     import numpy as np
     import pyarrow as pa
@@ -196,7 +260,11 @@ def record_tables(num_records: int) -> Iterator[Any]:
     for file in range(num_files):
         index = np.arange(file, num_records, num_files)
         confirmed = index < confirm
-        cell = np.where(confirmed, index * cells // confirm, (index - confirm) * cells // max(num_records - confirm, 1))
+        cell = np.where(
+            confirmed,
+            index * cells // confirm,
+            (index - confirm) * cells // max(num_records - confirm, 1),
+        )
         within = np.where(confirmed, index % (confirm // cells), index)
         again = np.insert(rng.random(len(index) - 1) < 0.01, 0, False) & ~confirmed
         keys = random_keys(rng, len(index))
@@ -204,7 +272,9 @@ def record_tables(num_records: int) -> Iterator[Any]:
         finished = 1_700_000_000_000_000 + rng.permutation(len(index)) * 1_000_000
         configurations = within // SEEDS if confirm >= num_records // 20 else within * 0
         values = {"align.epochs": 60, "refine.epochs": 100}
-        settings = [json.dumps({**values, "refine.learning_rate": n / 1e6}) for n in range(5000)]
+        settings = [
+            json.dumps({**values, "refine.learning_rate": n / 1e6}) for n in range(5000)
+        ]
         statuses = rng.choice(6, len(index), p=[0.6, 0.3, 0.02, 0.04, 0.02, 0.02])
         statuses[np.append(again[1:], False)] = 5
         texts = {
@@ -217,17 +287,31 @@ def record_tables(num_records: int) -> Iterator[Any]:
             ),
             "sweep": _pick(index * 0, [SWEEP]),
             "benchmark": _pick(index * 0, [BENCHMARK]),
-            "task": _pick(cell // METHODS, [f"bench/task-{n:02d}" for n in range(TASKS)]),
-            "method": _pick(cell % METHODS, [f"method-{n:02d}" for n in range(METHODS)]),
+            "task": _pick(
+                cell // METHODS, [f"bench/task-{n:02d}" for n in range(TASKS)]
+            ),
+            "method": _pick(
+                cell % METHODS, [f"method-{n:02d}" for n in range(METHODS)]
+            ),
             "phase": _pick(np.where(confirmed, 0, 1), ["confirm", "search"]),
             "status": _pick(
                 np.where(confirmed, 0, statuses),
-                ["completed", "stopped_early", "failed_user", "failed_oom", "failed_nan", "lost"],
+                [
+                    "completed",
+                    "stopped_early",
+                    "failed_user",
+                    "failed_oom",
+                    "failed_nan",
+                    "lost",
+                ],
             ),
-            "metric": _pick(cell // METHODS % 5, ["error", "rmse", "relative_l2", "one_minus_map", "mae_lr_d8"]),
+            "metric": _pick(
+                cell // METHODS % 5,
+                ["error", "rmse", "relative_l2", "one_minus_map", "mae_lr_d8"],
+            ),
             "device": _pick(index % 2, ["GPU one", "GPU two"]),
             "protocol": _pick(index * 0, ["held-out"]),
-        }  # fmt: skip
+        }
         integers = {
             "seed": np.where(confirmed, within % SEEDS, 0),
             "metric_version": index * 0 + 1,
@@ -256,29 +340,41 @@ def _pick(codes: Any, names: list[str]) -> Any:
     import numpy as np
     import pyarrow as pa
 
-    return pa.DictionaryArray.from_arrays(pa.array(codes.astype(np.int32)), pa.array(names))
+    return pa.DictionaryArray.from_arrays(
+        pa.array(codes.astype(np.int32)), pa.array(names)
+    )
 
 
 def _distinct_settings(rng: Any, number: int) -> Any:
-    """Return hyper-parameters of search trials: JSON objects, of which no two are equal."""
+    """Return hyper-parameters of search trials: JSON objects, of which no two are
+    equal.
+    """
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    rates, decays = (pa.array(10 ** rng.uniform(-6, -1, number)).cast(pa.string()) for _ in range(2))
+    rates, decays = (
+        pa.array(10 ** rng.uniform(-6, -1, number)).cast(pa.string()) for _ in range(2)
+    )
     start = '{"align.epochs": 60, "refine.epochs": 100, "refine.learning_rate": '
-    return pc.binary_join_element_wise(start, rates, ', "refine.weight_decay": ', decays, "}", "")
+    return pc.binary_join_element_wise(
+        start, rates, ', "refine.weight_decay": ', decays, "}", ""
+    )
 
 
 def random_keys(rng: Any, number: int) -> Any:
     """Return random trial keys, of 20 hexadecimal digits, as an array."""
     import numpy as np
 
-    digits = np.frombuffer(b"0123456789abcdef", np.uint8)[rng.integers(0, 16, (number, 20))]
+    digits = np.frombuffer(b"0123456789abcdef", np.uint8)[
+        rng.integers(0, 16, (number, 20))
+    ]
     return np.ascontiguousarray(digits).view("S20")[:, 0].astype("U20")
 
 
 def write_curves(path: Path, num_points: int) -> None:
-    """Write a store with compacted files of curves, of `CURVE_EPOCHS` points per trial, and keys of 100 trials."""
+    """Write a store with compacted files of curves, of `CURVE_EPOCHS` points per trial,
+    and keys of 100 trials.
+    """
     import numpy as np
     import pyarrow as pa
 
@@ -287,23 +383,34 @@ def write_curves(path: Path, num_points: int) -> None:
 
     ResultsStore(path, create=True)
     (path / "curves").mkdir()
-    rng, chosen = np.random.default_rng(0), []
+    rng = np.random.default_rng(0)
+    chosen = []
     for number, start in enumerate(range(0, num_points, CURVES.file_rows)):
         trials = min(CURVES.file_rows, num_points - start) // CURVE_EPOCHS
         keys = np.sort(random_keys(rng, trials))
         rows = trials * CURVE_EPOCHS
-        numbers = {name: rng.random(rows, dtype=np.float32) for name in ("loss", "validation_score", "seconds")}
+        numbers = {
+            name: rng.random(rows, dtype=np.float32)
+            for name in ("loss", "validation_score", "seconds")
+        }
         columns = {
             "sweep": _pick(np.zeros(rows), [SWEEP]),
             "trial_key": _pick(np.repeat(np.arange(trials), CURVE_EPOCHS), list(keys)),
             "stage": _pick(np.zeros(rows), ["refine"]),
             "epoch": pa.array(np.tile(np.arange(1, CURVE_EPOCHS + 1), trials)),
-            **{name: pa.array(values.astype(np.float64)) for name, values in numbers.items()},
+            **{
+                name: pa.array(values.astype(np.float64))
+                for name, values in numbers.items()
+            },
             "distance": pa.nulls(rows, pa.float64()),
             "learning_rate": pa.repeat(1e-4, rows),
         }
-        table = pa.table([columns[name] for name in CURVES.schema.names], names=CURVES.schema.names).cast(CURVES.schema)
-        (path / "curves" / f"{number:020d}-0.parquet").write_bytes(encode(table, CURVES.group_rows))
+        table = pa.table(
+            [columns[name] for name in CURVES.schema.names], names=CURVES.schema.names
+        ).cast(CURVES.schema)
+        (path / "curves" / f"{number:020d}-0.parquet").write_bytes(
+            encode(table, CURVES.group_rows)
+        )
         chosen += rng.choice(keys, 100 * CURVES.file_rows // num_points + 1).tolist()
     (path / "keys").write_text(json.dumps(sorted(set(chosen))[:100]))
 

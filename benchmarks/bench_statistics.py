@@ -1,4 +1,6 @@
-"""CPU time of every statistic of a leaderboard, ``python benchmarks/bench_statistics.py [TASKS METHODS SEEDS]``."""
+"""CPU time of every statistic of a leaderboard, ``python benchmarks/bench_statistics.py
+[TASKS METHODS SEEDS]``.
+"""
 
 # ruff: noqa: T201 - a benchmark prints its table
 
@@ -18,7 +20,9 @@ from orca_ray.testing.scores import random_table
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("size", nargs="*", type=int, default=[60, 20, 5], metavar="TASKS METHODS SEEDS")
+    parser.add_argument(
+        "size", nargs="*", type=int, default=[60, 20, 5], metavar="TASKS METHODS SEEDS"
+    )
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     scores = random_table(*options.size)

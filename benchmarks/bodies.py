@@ -1,7 +1,8 @@
-"""Which pretraining transfers? Bodies that were pretrained on different data, on the same tasks, beside random weights.
+"""Which pretraining transfers? Bodies that were pretrained on different data, on the
+same tasks, beside random weights.
 
-The trials are those of `benchmarks/transfer.yaml` and, with the default body of a task, those of the benchmark's own
-sweep. The questions are a family of their own.
+The trials are those of `benchmarks/transfer.yaml` and, with the default body of a task,
+those of the benchmark's own sweep. The questions are a family of their own.
 """
 
 from collections.abc import Collection
@@ -14,13 +15,21 @@ from benchmarks.findings import REFERENCE, Question, Study
 from orca_ray.leaderboard.board import Board
 from orca_ray.leaderboard.statistics import ScoreTable
 
-SOURCES = {"minilm-l6:layers=4": "text", "vit-s14:layers=4": "images", "rxnfp:layers=4": "reactions"}
+SOURCES = {
+    "minilm-l6:layers=4": "text",
+    "vit-s14:layers=4": "images",
+    "rxnfp:layers=4": "reactions",
+}
 """What bodies were pretrained on."""
 METHODS = {REFERENCE: "{}", "scratch": "random {}"}
-"""Names of methods in the questions: ``text`` is `REFERENCE` with the pretrained body of text, ``random text`` the same
-network with random weights."""
+"""Names of methods in the questions: ``text`` is `REFERENCE` with the pretrained body
+of text, ``random text`` the same network with random weights.
+"""
 QUESTIONS = (
-    *(Question(f"Does pretraining on {each} help?", (each, f"random {each}")) for each in SOURCES.values()),
+    *(
+        Question(f"Does pretraining on {each} help?", (each, f"random {each}"))
+        for each in SOURCES.values()
+    ),
     *(
         Question(f"Is the body of {one} better than that of {other}?", (one, other))
         for one, other in combinations(SOURCES.values(), 2)
@@ -29,12 +38,18 @@ QUESTIONS = (
 
 
 def read(own: Study, board: Board, crossed: Board, seeds: Collection[int]) -> Study:
-    """Return the scores of bodies that have all ``seeds``, on the tasks whose data and metric are equal on both boards.
+    """Return the scores of bodies that have all ``seeds``, on the tasks whose data and
+    metric are equal on both boards.
 
-    ``own`` and ``board`` are those of the benchmark's own sweep, ``crossed`` is the board of the sweep ``transfer``.
+    ``own`` and ``board`` are those of the benchmark's own sweep, ``crossed`` is the
+    board of the sweep ``transfer``.
     """
-    tasks = [task for task in own.table.tasks if board.infos[task] == crossed.infos.get(task)]
-    scores = pd.concat([_by_body(board), _by_body(crossed)]).drop_duplicates(["task", "method", "seed"])
+    tasks = [
+        task for task in own.table.tasks if board.infos[task] == crossed.infos.get(task)
+    ]
+    scores = pd.concat([_by_body(board), _by_body(crossed)]).drop_duplicates(
+        ["task", "method", "seed"]
+    )
     scores = scores[scores["task"].isin(tasks) & scores["seed"].isin(seeds)]
     counts = scores.groupby(["task", "method"])["seed"].transform("size")
     table = ScoreTable.of(scores[counts == len(seeds)])
@@ -42,11 +57,16 @@ def read(own: Study, board: Board, crossed: Board, seeds: Collection[int]) -> St
 
 
 def _by_body(board: Board) -> pd.DataFrame:
-    """Return the scores of a board by bodies of `SOURCES`: their names in `METHODS` are in the place of methods."""
+    """Return the scores of a board by bodies of `SOURCES`: their names in `METHODS` are
+    in the place of methods.
+    """
     names = {
         (task, label): METHODS[method].format(SOURCES[cell.provenance.body])
         for (task, label), cell in board.cells.items()
-        if cell.provenance.body in SOURCES and (method := label.partition(" (")[0]) in METHODS
+        if cell.provenance.body in SOURCES
+        and (method := label.partition(" (")[0]) in METHODS
     }
     keys = pd.MultiIndex.from_frame(board.scores[["task", "method"]])
-    return board.scores[keys.isin(list(names))].assign(method=[names[key] for key in keys if key in names])
+    return board.scores[keys.isin(list(names))].assign(
+        method=[names[key] for key in keys if key in names]
+    )

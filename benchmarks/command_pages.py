@@ -1,8 +1,9 @@
 """Writes what ``orca-sweep COMMAND --help`` says into the pages of docs/commands.
 
-A page has the help of a command between two marks, ``<!-- help: benchmark -->`` and ``<!-- /help -->``; docs/usage.md
-has the list of all commands between ``<!-- help: all -->`` and the same end. ``python -m benchmarks.command_pages``
-writes the pages again, and a test fails if one differs.
+A page has the help of a command between two marks, ``<!-- help: benchmark -->`` and
+``<!-- /help -->``; docs/usage.md has the list of all commands between ``<!-- help: all
+-->`` and the same end. ``python -m benchmarks.command_pages`` writes the pages again,
+and a test fails if one differs.
 """
 
 import re
@@ -17,7 +18,9 @@ from orca_ray.cli.app import app
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGES = [DOCS / "usage.md", *sorted((DOCS / "commands").glob("*.md"))]
-MARK = re.compile(r"^<!-- help: ([\w -]+) -->\n.*?^<!-- /help -->$", re.DOTALL | re.MULTILINE)
+MARK = re.compile(
+    r"^<!-- help: ([\w -]+) -->\n.*?^<!-- /help -->$", re.DOTALL | re.MULTILINE
+)
 _CODE = re.compile(r"(`[^`]*`)|(--[a-z][\w-]*|\b[A-Z]+(?:_[A-Z]+)+\b)")
 
 
@@ -44,25 +47,41 @@ def regenerated(page: Path) -> str:
 
 def _all() -> str:
     """Return a table of all commands, each with a link to its page."""
-    pages = {name: page for page in PAGES for name in MARK.findall(page.read_text()) if name != "all"}
+    pages = {
+        name: page
+        for page in PAGES
+        for name in MARK.findall(page.read_text())
+        if name != "all"
+    }
     rows = []
     for name, command in commands():
         first = " ".join(command.help.split("\n\n")[0].split())
-        rows.append((f"[`{name}`](commands/{pages[name].name}#{_anchor(name)})", _text(first)))
+        rows.append(
+            (f"[`{name}`](commands/{pages[name].name}#{_anchor(name)})", _text(first))
+        )
     return _table(("command", "what it does"), rows)
 
 
 def _help(name: str, command: Any) -> str:
     """Return the section of one command: what it does, and its arguments and options."""
     arguments = {
-        each.metavar or each.name.upper(): each for each in command.params if each.param_type_name == "argument"
+        each.metavar or each.name.upper(): each
+        for each in command.params
+        if each.param_type_name == "argument"
     }
-    rows = [(f"`{metavar}`", "", _text(each.help or "")) for metavar, each in arguments.items()]
+    rows = [
+        (f"`{metavar}`", "", _text(each.help or ""))
+        for metavar, each in arguments.items()
+    ]
     for each in command.params:
         if each.param_type_name == "option":
-            words = ", ".join(f"`{word}`" for word in [*each.opts, *each.secondary_opts])
+            words = ", ".join(
+                f"`{word}`" for word in [*each.opts, *each.secondary_opts]
+            )
             rows.append((words, _default(each), _text(each.help or "")))
-    paragraphs = "\n\n".join(_text(" ".join(each.split())) for each in command.help.split("\n\n"))
+    paragraphs = "\n\n".join(
+        _text(" ".join(each.split())) for each in command.help.split("\n\n")
+    )
     return f"### {name}\n\n{paragraphs}\n\n{_table(('argument or option', 'default', 'meaning'), rows)}"
 
 
@@ -75,7 +94,9 @@ def _default(option: Any) -> str:
 
 def _text(words: str) -> str:
     """Return help as Markdown: options and variables of the environment are code."""
-    return _CODE.sub(lambda match: match[1] or f"`{match[2]}`", words.replace("``", "`"))
+    return _CODE.sub(
+        lambda match: match[1] or f"`{match[2]}`", words.replace("``", "`")
+    )
 
 
 def _anchor(name: str) -> str:
@@ -83,12 +104,19 @@ def _anchor(name: str) -> str:
 
 
 def _table(columns: tuple[str, ...], rows: list[Any]) -> str:
-    cells = [[" ".join(cell.split()).replace("|", "\\|") for cell in row] for row in rows]
-    return "\n".join(f"| {' | '.join(row)} |" for row in [columns, ["---"] * len(columns), *cells])
+    cells = [
+        [" ".join(cell.split()).replace("|", "\\|") for cell in row] for row in rows
+    ]
+    return "\n".join(
+        f"| {' | '.join(row)} |" for row in [columns, ["---"] * len(columns), *cells]
+    )
 
 
 if __name__ == "__main__":
     for page in PAGES:
         text = page.read_text()
         page.write_text(new := regenerated(page))
-        sys.stdout.write(f"{page.relative_to(DOCS.parent)}: {'up to date' if new == text else 'written'}\n")
+        sys.stdout.write(
+            f"{page.relative_to(DOCS.parent)}:"
+            f" {'up to date' if new == text else 'written'}\n"
+        )

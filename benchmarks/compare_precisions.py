@@ -1,9 +1,11 @@
-"""Effect of the precision of the refine stage on scores: trials of a pocket task over seeds, in each precision.
+"""Effect of the precision of the refine stage on scores: trials of a pocket task over
+seeds, in each precision.
 
-``python benchmarks/compare_precisions.py [--task pocket/digits] [--method orca] [--seeds 3] [--epochs N]
-[--device cuda] [--precisions float32,tf32,bfloat16] [--json FILE]``. Trials take the first configuration of the
-``pocket`` sweep; the trials of a seed share its alignment. Exits with 1 where a precision's mean
-is worse than the first one's by more than the seeds' spread.
+``python benchmarks/compare_precisions.py [--task pocket/digits] [--method orca]
+[--seeds 3] [--epochs N] [--device cuda] [--precisions float32,tf32,bfloat16] [--json
+FILE]``. Trials take the first configuration of the ``pocket`` sweep; the trials of a
+seed share its alignment. Exits with 1 where a precision's mean is worse than the first
+one's by more than the seeds' spread.
 """
 
 # ruff: noqa: T201 - a benchmark prints its table
@@ -32,12 +34,18 @@ def adapt(options: argparse.Namespace, precision: str, seed: int) -> dict[str, A
     if options.epochs:
         values |= {"refine.epochs": options.epochs, "refine.warmup_epochs": 0}
     body = spec.body(task, options.method)
-    outcome, _ = run_trial(task, options.method, body, values, seed, device=options.device)
+    outcome, _ = run_trial(
+        task, options.method, body, values, seed, device=options.device
+    )
     return {
-        "asked": precision, "precision": outcome.precision, "seed": seed, "validation": outcome.validation_score,
-        "test": outcome.test_score, "samples_per_second": outcome.samples_per_second,
+        "asked": precision,
+        "precision": outcome.precision,
+        "seed": seed,
+        "validation": outcome.validation_score,
+        "test": outcome.test_score,
+        "samples_per_second": outcome.samples_per_second,
         "notes": outcome.notes,
-    }  # fmt: skip
+    }
 
 
 def spread(values: list[float]) -> float:
@@ -47,35 +55,57 @@ def spread(values: list[float]) -> float:
 
 def main() -> int:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--task", default="pocket/digits")
     parser.add_argument("--method", default="orca")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, help="refine epochs; default: the sweep's")
+    parser.add_argument(
+        "--epochs", type=int, help="refine epochs; default: the sweep's"
+    )
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--precisions", default="float32,bfloat16")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     precisions = options.precisions.split(",")
-    rows = [adapt(options, precision, seed) for seed in range(options.seeds) for precision in precisions]
-    print(f"{options.task}, {options.method}, {options.device}, test score, lower is better")
+    rows = [
+        adapt(options, precision, seed)
+        for seed in range(options.seeds)
+        for precision in precisions
+    ]
+    print(
+        f"{options.task}, {options.method}, {options.device}, test score, lower is"
+        " better"
+    )
     print(f"{'':10}{'ran in':>10}{'mean':>9}{'spread':>9}{'samples/s':>11}  scores")
     scores: dict[str, list[float]] = {}
     for precision in precisions:
         own = [row for row in rows if row["asked"] == precision]
         scores[precision] = found = [row["test"] for row in own]
         print(
-            f"{precision:10}{own[0]['precision']:>10}{mean(found):9.4f}{spread(found):9.4f}"
-            f"{mean(row['samples_per_second'] for row in own):11.1f}  {', '.join(f'{each:.4f}' for each in found)}"
+            f"{precision:10}{own[0]['precision']:>10}{mean(found):9.4f}{spread(found):9.4f}{mean(row['samples_per_second'] for row in own):11.1f}"
+            f"  {', '.join(f'{each:.4f}' for each in found)}"
         )
     if options.json:
-        options.json.write_text(json.dumps({"arguments": vars(options) | {"json": None}, "trials": rows}, indent=1))
+        options.json.write_text(
+            json.dumps(
+                {"arguments": vars(options) | {"json": None}, "trials": rows}, indent=1
+            )
+        )
     if options.seeds == 1:
         print("one seed has no spread: the scores are not judged")
         return 0
     allowed = max(map(spread, scores.values()))
-    worse = [name for name in precisions[1:] if mean(scores[name]) - mean(scores[precisions[0]]) > allowed]
-    print(f"worse than {precisions[0]} beyond the spread of seeds: {', '.join(worse) or 'none'}")
+    worse = [
+        name
+        for name in precisions[1:]
+        if mean(scores[name]) - mean(scores[precisions[0]]) > allowed
+    ]
+    print(
+        f"worse than {precisions[0]} beyond the spread of seeds:"
+        f" {', '.join(worse) or 'none'}"
+    )
     return 1 if worse else 0
 
 

@@ -1,4 +1,6 @@
-"""Lets a change of a results store fail at each of its points, as if the machine had stopped there."""
+"""Lets a change of a results store fail at each of its points, as if the machine had
+stopped there.
+"""
 
 import os
 import shutil
@@ -19,9 +21,13 @@ class Crash(BaseException):
 
 
 def after_crashes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, action: Callable[[ResultsStore], object]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    action: Callable[[ResultsStore], object],
 ) -> Iterator[tuple[ResultsStore, list[str]]]:
-    """Yield a store of three trials and the changes made, for a crash at each point of ``action``, at last for none."""
+    """Yield a store of three trials and the changes made, for a crash at each point of
+    ``action``, at last for none.
+    """
     template = ResultsStore(tmp_path / "template", create=True)
     for key in "abc":
         template.append([make_record(key)], [make_point(key)])
@@ -36,10 +42,14 @@ def after_crashes(
 
 
 def _arm(patch: pytest.MonkeyPatch, limit: int) -> list[str]:
-    """Let the changes of the file system after the first ``limit`` ones fail, as if the machine had stopped."""
+    """Let the changes of the file system after the first ``limit`` ones fail, as if the
+    machine had stopped.
+    """
     done: list[str] = []
 
-    def step(name: str, original: Callable[..., object], *arguments: Any, **options: Any) -> object:
+    def step(
+        name: str, original: Callable[..., object], *arguments: Any, **options: Any
+    ) -> object:
         if len(done) >= limit:
             raise Crash
         done.append(name)

@@ -1,6 +1,8 @@
-"""Takes the pictures of a board's page in docs: ``python -m benchmarks.draw_page`` needs playwright and Chromium.
+"""Takes the pictures of a board's page in docs: ``python -m benchmarks.draw_page``
+needs playwright and Chromium.
 
-All are of docs/stores/pocket, in the light theme, with two pixels for each pixel of the page.
+All are of docs/stores/pocket, in the light theme, with two pixels for each pixel of the
+page.
 """
 
 import shutil
@@ -21,12 +23,22 @@ WIDTH = 1180
 
 
 def record() -> str:
-    """Return the key of the trial of `orca` with pictures of fields and of features, which aligning has moved most."""
+    """Return the key of the trial of `orca` with pictures of fields and of features,
+    which aligning has moved most.
+    """
     store = ResultsStore(str(ROOT / STORE))
-    records, artefacts = store.records().set_index("trial_key"), store.artefacts()
-    drawn = [set(artefacts["trial_key"][artefacts["kind"] == kind]) for kind in ("features", "field")]
-    aligned = records[records["method"] == "orca"]  # the guarded one may discard what it aligned
-    both = aligned.loc[[key for key in aligned.index if all(key in keys for keys in drawn)]]
+    records = store.records().set_index("trial_key")
+    artefacts = store.artefacts()
+    drawn = [
+        set(artefacts["trial_key"][artefacts["kind"] == kind])
+        for kind in ("features", "field")
+    ]
+    aligned = records[
+        records["method"] == "orca"
+    ]  # the guarded one may discard what it aligned
+    both = aligned.loc[
+        [key for key in aligned.index if all(key in keys for keys in drawn)]
+    ]
     return str((both["distance_before"] / both["distance_after"]).idxmax())
 
 
@@ -35,7 +47,11 @@ def take(page: Any, address: str, name: str, height: int, below: str = "") -> No
     page.goto(address)
     page.reload()
     page.wait_for_selector("main[data-shown]")
-    top = page.get_by_text(below, exact=True).first.bounding_box()["y"] - 24 if below else 0
+    top = (
+        page.get_by_text(below, exact=True).first.bounding_box()["y"] - 24
+        if below
+        else 0
+    )
     clip = {"x": 0, "y": top, "width": WIDTH, "height": height}
     page.screenshot(path=ROOT / "docs" / f"page-{name}.png", clip=clip, full_page=True)
 
@@ -46,13 +62,30 @@ def main() -> None:
         file = Path(scratch) / "pocket.html"
         if run(["leaderboard", "pocket", "--results", STORE, "--out", str(file)]):
             raise SystemExit("no board")
-        path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))))
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
-        look = {"viewport": {"width": WIDTH, "height": 900}, "color_scheme": "light", "device_scale_factor": 2}
+        path = next(
+            filter(
+                None,
+                map(shutil.which, ("chromium", "chromium-browser", "google-chrome")),
+            )
+        )
+        browser = playwright.chromium.launch(
+            executable_path=path, args=["--no-sandbox", "--disable-gpu"]
+        )
+        look = {
+            "viewport": {"width": WIDTH, "height": 900},
+            "color_scheme": "light",
+            "device_scale_factor": 2,
+        }
         page = browser.new_page(**look)
         take(page, f"{file.as_uri()}#/?{methods}", "table", 900)
         take(page, f"{file.as_uri()}#/differences?{methods}", "differences", 960)
-        take(page, f"{file.as_uri()}#/record/{record()}", "record", 1100, "Features before and after aligning")
+        take(
+            page,
+            f"{file.as_uri()}#/record/{record()}",
+            "record",
+            1100,
+            "Features before and after aligning",
+        )
         browser.close()
 
 

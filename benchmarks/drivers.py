@@ -1,6 +1,8 @@
-"""Drivers of one sweep that stand still, on a folder whose requests are late, arrive twice, or lose their replies.
+"""Drivers of one sweep that stand still, on a folder whose requests are late, arrive
+twice, or lose their replies.
 
-``python -m benchmarks.drivers --seeds 100`` prints what breaks the rules of fencing (`results.live`); nothing should.
+``python -m benchmarks.drivers --seeds 100`` prints what breaks the rules of fencing
+(`results.live`); nothing should.
 """
 
 # ruff: noqa: T201 - a benchmark prints its findings
@@ -23,17 +25,23 @@ from tests.results.factories import make_record
 
 SWEEP = "pocket/quick"
 Seen = list[tuple[int, set[str]]]
-"""Lease number of each driver, and the keys of the trials that it read when it took the lease."""
+"""Lease number of each driver, and the keys of the trials that it read when it took the
+lease.
+"""
 
 
 def stand_still(lease: Lease) -> None:
-    """Stop the thread of a lease, as SIGSTOP does to the whole driver; nothing is written at the end."""
+    """Stop the thread of a lease, as SIGSTOP does to the whole driver; nothing is
+    written at the end.
+    """
     lease._ended.set()
     lease._thread.join()
 
 
 class Unreliable(LocalFolder):
-    """A folder whose requests are late, arrive twice, or arrive although their reply is lost."""
+    """A folder whose requests are late, arrive twice, or arrive although their reply is
+    lost.
+    """
 
     def __init__(self, path: Path, seed: int) -> None:
         """Store the arguments; ``seed`` decides which requests meet which fault."""
@@ -49,12 +57,16 @@ class Unreliable(LocalFolder):
 
     def _write(self, path: str, content: Any) -> None:
         if self._chance.random() < 0.3:
-            threading.Timer(self._chance.uniform(0, 0.3), super()._write, (path, content)).start()
+            threading.Timer(
+                self._chance.uniform(0, 0.3), super()._write, (path, content)
+            ).start()
         super()._write(path, content)
 
 
 def drivers(uri: str, seed: int, seconds: float = 2.0) -> Seen:
-    """Let four threads take the lease of a sweep, append, stand still, and append again, for some seconds."""
+    """Let four threads take the lease of a sweep, append, stand still, and append
+    again, for some seconds.
+    """
     seen: Seen = []
     end = time.monotonic() + seconds
 
@@ -75,25 +87,37 @@ def drivers(uri: str, seed: int, seconds: float = 2.0) -> Seen:
             store.append([make_record(f"{lease.number} second")])
 
     here = mock.patch("orca_ray.results.lease.ended_here", return_value=False)
-    with here, mock.patch("orca_ray.results.faults.FIRST_PAUSE_SECONDS", 0.01), ThreadPoolExecutor(4) as threads:
+    with (
+        here,
+        mock.patch("orca_ray.results.faults.FIRST_PAUSE_SECONDS", 0.01),
+        ThreadPoolExecutor(4) as threads,
+    ):
         list(threads.map(drive, range(4)))
     time.sleep(0.4)  # late requests arrive
     return seen
 
 
 def problems(uri: str, seen: Seen) -> list[str]:
-    """Return which rules the drivers broke: one driver a number, and what a driver has read stays what counts."""
+    """Return which rules the drivers broke: one driver a number, and what a driver has
+    read stays what counts.
+    """
     found = []
     if sorted(number for number, _ in seen) != list(range(1, len(seen) + 1)):
         found.append(f"numbers {sorted(number for number, _ in seen)}")
-    with mock.patch("orca_ray.results.lease.ended_here", return_value=True), Lease(ResultsStore(uri), SWEEP) as last:
+    with (
+        mock.patch("orca_ray.results.lease.ended_here", return_value=True),
+        Lease(ResultsStore(uri), SWEEP) as last,
+    ):
         if last.number != len(seen) + 1:
             found.append(f"the next number is {last.number}")
     for compacted in (False, True):
         keys = set(ResultsStore(uri).load(SWEEP))
         for number, then in seen:
             if (now := {key for key in keys if int(key.split()[0]) < number}) != then:
-                found.append(f"driver {number} read {sorted(then)}, and now there are {sorted(now)}, {compacted=}")
+                found.append(
+                    f"driver {number} read {sorted(then)}, and now there are"
+                    f" {sorted(now)}, {compacted=}"
+                )
         if len(keys) >= 2 * len(seen):
             found.append("nothing was late")
         ResultsStore(uri).compact()
@@ -109,7 +133,9 @@ def main() -> None:
             store = ResultsStore(Path(folder) / "results", create=True)
             seen = drivers(store.uri, seed)
             print(
-                f"seed {seed}: {len(seen)} drivers, {'; '.join(problems(store.uri, seen)) or 'no problem'}", flush=True
+                f"seed {seed}: {len(seen)} drivers,"
+                f" {'; '.join(problems(store.uri, seen)) or 'no problem'}",
+                flush=True,
             )
 
 

@@ -1,6 +1,8 @@
-"""Runs a small sweep again and again, each time with a fault in its middle, and checks what it leaves.
+"""Runs a small sweep again and again, each time with a fault in its middle, and checks
+what it leaves.
 
-``python -m benchmarks.fault_harness --runs 50 --seed 0 [--kinds driver,node]`` prints a line per run, then a table.
+``python -m benchmarks.fault_harness --runs 50 --seed 0 [--kinds driver,node]`` prints a
+line per run, then a table.
 """
 
 import argparse
@@ -28,7 +30,9 @@ END_SECONDS = 60.0
 WHOLE_SECONDS = 300.0
 """How long a command may take that is not disturbed, or goes on."""
 ATTEMPTS = 4
-"""How often a run is repeated, with a shorter delay, if the sweep ends before its fault."""
+"""How often a run is repeated, with a shorter delay, if the sweep ends before its
+fault.
+"""
 
 
 @dataclass
@@ -51,32 +55,53 @@ class Result:
     problems: list[str] = field(default_factory=list)
     skipped: str = ""
     missed: bool = False
-    """Whether the sweep ended before the fault, or needed nothing more of what the fault took away."""
+    """Whether the sweep ended before the fault, or needed nothing more of what the
+    fault took away.
+    """
 
     @property
     def verdict(self) -> str:
         """One word."""
-        return "skipped" if self.skipped else "missed" if self.missed else "FAILED" if self.problems else "clean"
+        return (
+            "skipped"
+            if self.skipped
+            else "missed"
+            if self.missed
+            else "FAILED"
+            if self.problems
+            else "clean"
+        )
 
     def __str__(self) -> str:
         text = (
-            f"run {self.number:2} {self.kind:12} seed {self.seed:<4} fault {self.delay:3.1f} s after "
-            f"{self.num_done} trials with {self.num_records} records, "
-            f"end after {self.end_seconds:5.1f} s, exit codes {self.codes}: {self.verdict}"
+            f"run {self.number:2} {self.kind:12} seed {self.seed:<4} fault"
+            f" {self.delay:3.1f} s after {self.num_done} trials with {self.num_records}"
+            f" records, end after {self.end_seconds:5.1f} s, exit codes {self.codes}:"
+            f" {self.verdict}"
         )
-        return "\n    ".join([text, *([self.skipped] if self.skipped else self.problems)])
+        return "\n    ".join(
+            [text, *([self.skipped] if self.skipped else self.problems)]
+        )
 
 
 def disturbed_run(site: Site, number: int, kind: str, seed: int) -> Result:
-    """Run the sweep with a fault of a kind, then until it is done, and check the results.
+    """Run the sweep with a fault of a kind, then until it is done, and check the
+    results.
 
     The seed decides when the fault happens, whom it hits and how long it lasts.
     """
     for attempt in range(ATTEMPTS):
         chance = random.Random(f"{kind} {seed}")
-        result = Result(number, kind, seed, chance.randrange(site.num_trials - 2) // 2**attempt, chance.uniform(0, 3))
+        result = Result(
+            number,
+            kind,
+            seed,
+            chance.randrange(site.num_trials - 2) // 2**attempt,
+            chance.uniform(0, 3),
+        )
         if KINDS[kind].early:
-            result.num_done, result.delay = 0, 0.0
+            result.num_done = 0
+            result.delay = 0.0
         shutil.rmtree(site.folder / str(number), ignore_errors=True)
         run = Run(site, number)
         fault = KINDS[kind](run, chance)
@@ -112,24 +137,38 @@ def _disturb(run: Run, fault: Fault, result: Result) -> None:
     if run.num_records() == run.site.num_trials or not fault.inject():
         result.missed = True
         return
-    result.num_records, began = run.num_records(), time.monotonic()
-    allowed = WHOLE_SECONDS if 0 in fault.codes and fault.lasts < math.inf else END_SECONDS
+    result.num_records = run.num_records()
+    began = time.monotonic()
+    allowed = (
+        WHOLE_SECONDS if 0 in fault.codes and fault.lasts < math.inf else END_SECONDS
+    )
     allowed = WHOLE_SECONDS if tuple(fault.codes) == (0,) else allowed
     code = wait(run.command, min(fault.lasts, allowed))
     fault.relieve()
     if code is None and fault.lasts < allowed:
         code = wait(run.command, allowed - fault.lasts)
     result.end_seconds = time.monotonic() - began
-    if code == 0 and code not in fault.codes and run.num_records() == run.site.num_trials:
+    if (
+        code == 0
+        and code not in fault.codes
+        and run.num_records() == run.site.num_trials
+    ):
         result.missed = True
         return
     if code is None:
-        result.problems.append(f"the command still ran {allowed:.0f} s after the fault: {run.tail()}")
+        result.problems.append(
+            f"the command still ran {allowed:.0f} s after the fault: {run.tail()}"
+        )
         run.command.kill()
         code = run.command.wait()
     elif code not in fault.codes:
-        result.problems.append(f"exit code {code} instead of {' or '.join(map(str, fault.codes))}: {run.tail()}")
-    elif code and (lacking := [text for text in fault.messages if text not in run.log.read_text()]):
+        result.problems.append(
+            f"exit code {code} instead of {' or '.join(map(str, fault.codes))}:"
+            f" {run.tail()}"
+        )
+    elif code and (
+        lacking := [text for text in fault.messages if text not in run.log.read_text()]
+    ):
         result.problems.append(f"the message lacks {lacking}: {run.tail()}")
     result.codes.append(code)
     result.problems += fault.problems()
@@ -141,7 +180,9 @@ def _finish(run: Run, result: Result) -> None:
     code = wait(run.command, WHOLE_SECONDS)
     result.codes.append(code if code is not None else -1)
     if code != 0:
-        result.problems.append(f"the same command again ended with {code}: {run.tail()}")
+        result.problems.append(
+            f"the same command again ended with {code}: {run.tail()}"
+        )
 
 
 def _left(check: Callable[[Run], list[str]], run: Run) -> list[str]:
@@ -153,9 +194,11 @@ def _left(check: Callable[[Run], list[str]], run: Run) -> list[str]:
 
 @contextmanager
 def new_site(given: Path | None = None) -> Iterator[Site]:
-    """Context manager that makes a site in a new directory, which stays if a run in it has failed, or a ``given`` one.
+    """Context manager that makes a site in a new directory, which stays if a run in it
+    has failed, or a ``given`` one.
 
-    Ctrl-C reaches the commands even if this process, as a background job of a shell, has inherited to ignore it.
+    Ctrl-C reaches the commands even if this process, as a background job of a shell,
+    has inherited to ignore it.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
     folder = given or Path(tempfile.mkdtemp(prefix="of-", dir="/tmp"))
@@ -164,19 +207,33 @@ def new_site(given: Path | None = None) -> Iterator[Site]:
         yield site
     finally:
         site.close()
-        if given is None and not any(path.is_dir() and path.name.isdigit() for path in folder.iterdir()):
+        if given is None and not any(
+            path.is_dir() and path.name.isdigit() for path in folder.iterdir()
+        ):
             shutil.rmtree(folder)
 
 
-def main(arguments: Sequence[str] | None = None, say: Callable[[str], object] = print) -> int:
+def main(
+    arguments: Sequence[str] | None = None, say: Callable[[str], object] = print
+) -> int:
     """Run the command line; return 1 if a run was not clean."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--kinds", default=",".join(KINDS), help=f"any of {', '.join(KINDS)}; they take turns")
-    parser.add_argument("--folder", type=Path, help="directory of an earlier call, whose reference is used again")
+    parser.add_argument(
+        "--kinds",
+        default=",".join(KINDS),
+        help=f"any of {', '.join(KINDS)}; they take turns",
+    )
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        help="directory of an earlier call, whose reference is used again",
+    )
     given = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that nothing is left then, either
+    signal.signal(
+        signal.SIGTERM, signal.default_int_handler
+    )  # so that nothing is left then, either
     kinds = given.kinds.split(",")
     results = []
     with new_site(given.folder) as site:
@@ -186,7 +243,9 @@ def main(arguments: Sequence[str] | None = None, say: Callable[[str], object] = 
             results.append(disturbed_run(site, number, kind, given.seed + number))
             say(str(results[-1]))
     say("")
-    for (kind, verdict), count in sorted(Counter((result.kind, result.verdict) for result in results).items()):
+    for (kind, verdict), count in sorted(
+        Counter((result.kind, result.verdict) for result in results).items()
+    ):
         say(f"{kind:12} {verdict:7} {count:4}")
     return int(any(result.verdict == "FAILED" for result in results))
 

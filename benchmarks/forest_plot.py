@@ -1,4 +1,6 @@
-"""A forest plot as SVG: ratios with intervals on a logarithmic axis, legible at 400 pixels, light and dark."""
+"""A forest plot as SVG: ratios with intervals on a logarithmic axis, legible at 400
+pixels, light and dark.
+"""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -7,12 +9,20 @@ from html import escape
 from benchmarks.findings import ratio_text
 from benchmarks.regression import Estimate
 
-WIDTH, LEFT, RIGHT = 400, 140, 285
+WIDTH = 400
+LEFT = 140
+RIGHT = 285
 """Pixels: width of the picture, ends of the axis."""
-TOP, ROW, GAP, BOTTOM = 44, 15, 7, 40
+TOP = 44
+ROW = 15
+GAP = 7
+BOTTOM = 40
 """Pixels: heights above the rows, of a row, between groups, and below."""
 LIMITS = (4.0, 8.0, 16.0)
-"""Ratios at the right end of the axis: the first one that is above all points. An interval beyond ends in an arrow."""
+"""Ratios at the right end of the axis: the first one that is above all points.
+
+An interval beyond ends in an arrow.
+"""
 STYLE = """
     .page { fill: #ffffff; }
     .one { stroke: #17202b; stroke-width: 1; }
@@ -36,32 +46,48 @@ STYLE = """
     }"""
 
 Group = Sequence[tuple[str, Estimate]]
-"""Label and log ratio of each row; the first row is the mean over all tasks, the others are of parts of them."""
+"""Label and log ratio of each row; the first row is the mean over all tasks, the others
+are of parts of them.
+"""
 
 
 def draw(title: str, groups: Sequence[Group]) -> str:
     """Return the picture of some groups of log ratios."""
     height = TOP + sum(ROW * len(rows) + GAP for rows in groups) + BOTTOM
-    words = "; ".join(", ".join(f"{label} {ratio_text(of)}" for label, of in rows) for rows in groups)
+    words = "; ".join(
+        ", ".join(f"{label} {ratio_text(of)}" for label, of in rows) for rows in groups
+    )
     body = "\n".join(f"  {line}" for line in _lines(title, groups, height))
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" '
-        f'role="img" aria-labelledby="title description">\n  <title id="title">{escape(title)}</title>\n'
-        f'  <desc id="description">{escape(words)}</desc>\n  <style>{STYLE}\n  </style>\n{body}\n</svg>\n'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}"'
+        f' width="{WIDTH}" height="{height}" role="img" aria-labelledby="title'
+        f' description">\n  <title id="title">{escape(title)}</title>\n  <desc'
+        f' id="description">{escape(words)}</desc>\n  <style>{STYLE}\n '
+        f" </style>\n{body}\n</svg>\n"
     )
 
 
 def _lines(title: str, groups: Sequence[Group], height: int) -> Iterator[str]:
     yield f'<rect class="page" width="{WIDTH}" height="{height}" rx="8"/>'
     yield f'<text class="title" x="10" y="18">{escape(title)}</text>'
-    bottom, middle = height - BOTTOM, (LEFT + RIGHT) / 2
-    farthest = max((math.exp(abs(found.value)) for rows in groups for _, found in rows), default=1.0)
+    bottom = height - BOTTOM
+    middle = (LEFT + RIGHT) / 2
+    farthest = max(
+        (math.exp(abs(found.value)) for rows in groups for _, found in rows),
+        default=1.0,
+    )
     limit = next((each for each in LIMITS if each > farthest), LIMITS[-1])
     for tick in (1 / limit, 0.5, 1, 2, limit):
         x = _x(math.log(tick), limit)
-        yield f'<path class="{"one" if tick == 1 else "grid"}" d="M{x:.1f} {TOP - 6}V{bottom}"/>'
+        yield (
+            f'<path class="{"one" if tick == 1 else "grid"}" d="M{x:.1f}'
+            f' {TOP - 6}V{bottom}"/>'
+        )
         yield f'<text class="middle" x="{x:.1f}" y="{bottom + 14}">{tick:.3g}</text>'
-    yield f'<text class="end" x="{middle - 6:.1f}" y="{TOP - 10}">← better than nft</text>'
+    yield (
+        f'<text class="end" x="{middle - 6:.1f}" y="{TOP - 10}">← better than'
+        " nft</text>"
+    )
     yield f'<text x="{middle + 6:.1f}" y="{TOP - 10}">worse →</text>'
     note = "geometric means and 95 % intervals over tasks (their number)"
     yield f'<text class="end" x="{WIDTH - 8}" y="{height - 8}">{note}</text>'
@@ -70,16 +96,25 @@ def _lines(title: str, groups: Sequence[Group], height: int) -> Iterator[str]:
         for number, (label, found) in enumerate(rows):
             y += ROW
             name = " whole-name" if number == 0 else ""
-            yield f'<text class="end{name}" x="{LEFT - 8}" y="{y}">{escape(label)}</text>'
-            yield f'<text class="end{name}" x="{WIDTH - 8}" y="{y}">{ratio_text(found)}</text>'
+            yield (
+                f'<text class="end{name}" x="{LEFT - 8}" y="{y}">{escape(label)}</text>'
+            )
+            yield (
+                f'<text class="end{name}" x="{WIDTH - 8}"'
+                f' y="{y}">{ratio_text(found)}</text>'
+            )
             yield from _mark(found, y - 4, limit, whole=number == 0)
         y += GAP
 
 
 def _mark(found: Estimate, y: float, limit: float, *, whole: bool) -> Iterator[str]:
-    x, (low, high) = _x(found.value, limit), found.ends
+    x = _x(found.value, limit)
+    low, high = found.ends
     if not math.isnan(low):
-        yield f'<path class="{"whole" if whole else "line"}" d="M{_x(low, limit):.1f} {y}H{_x(high, limit):.1f}"/>'
+        yield (
+            f'<path class="{"whole" if whole else "line"}" d="M{_x(low, limit):.1f}'
+            f' {y}H{_x(high, limit):.1f}"/>'
+        )
         for end, way in ((low, -1), (high, 1)):
             if end * way > math.log(limit):
                 place = f"M{_x(end, limit) + 3 * way:.1f} {y}l{-8 * way} -4v8z"
@@ -91,6 +126,8 @@ def _mark(found: Estimate, y: float, limit: float, *, whole: bool) -> Iterator[s
 
 
 def _x(log: float, limit: float) -> float:
-    """Return the place of a log ratio on the axis that ends at ``limit``, at its end if it is beyond."""
+    """Return the place of a log ratio on the axis that ends at ``limit``, at its end if
+    it is beyond.
+    """
     share = max(-1.0, min(1.0, log / math.log(limit)))
     return (LEFT + RIGHT) / 2 + share * (RIGHT - LEFT) / 2

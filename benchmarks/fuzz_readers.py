@@ -1,11 +1,16 @@
-"""Mutates small files of every kind of own data, and reads each as ``adapt`` does: reading, inferring, preparing.
+"""Mutates small files of every kind of own data, and reads each as ``adapt`` does:
+reading, inferring, preparing.
 
-``python -m benchmarks.fuzz_readers --mutations 20000 --seeds 3 [--kinds npz,csv] [--state FILE]`` prints a table.
+``python -m benchmarks.fuzz_readers --mutations 20000 --seeds 3 [--kinds npz,csv]
+[--state FILE]`` prints a table.
 
-A reader must succeed or raise `UserError`. Any other exception is a finding, and so are a process that dies, one that
-takes more than `MOST_SECONDS`, and one that takes more than `MOST_BYTES` of memory. Mutation k of a kind and a seed is
-the same on every machine with the same libraries: ``--kinds npz --seed 1 --only 17`` runs one, with its traceback.
+A reader must succeed or raise `UserError`. Any other exception is a finding, and so are
+a process that dies, one that takes more than `MOST_SECONDS`, and one that takes more
+than `MOST_BYTES` of memory. Mutation k of a kind and a seed is the same on every
+machine with the same libraries: ``--kinds npz --seed 1 --only 17`` runs one, with its
+traceback.
 """
+
 # ruff: noqa: T201 - a benchmark prints its table
 
 import argparse
@@ -78,7 +83,8 @@ class Tally:
     def add(self, outcome: Outcome) -> None:
         """Count an outcome."""
         self.counts[outcome.result] += 1
-        self.slowest, self.peak = max(self.slowest, outcome.seconds), max(self.peak, outcome.peak)
+        self.slowest = max(self.slowest, outcome.seconds)
+        self.peak = max(self.peak, outcome.peak)
         if outcome.is_finding:
             self.findings.append(outcome)
 
@@ -106,7 +112,9 @@ def adapt_without_training(sample: Sample) -> None:
     in_memory(infer(data, sample.options, warn=lambda _: None), data)
 
 
-def run(kind: str, seed: int, numbers: Sequence[int], originals: Path) -> Iterator[Outcome]:
+def run(
+    kind: str, seed: int, numbers: Sequence[int], originals: Path
+) -> Iterator[Outcome]:
     """Yield the outcome of each mutation; workers that die or hang are replaced."""
     numbers = list(numbers)
     while numbers:
@@ -116,18 +124,29 @@ def run(kind: str, seed: int, numbers: Sequence[int], originals: Path) -> Iterat
         )
         worker.start()
         sender.close()
-        last, left = Outcome(-1, "", "read"), numbers[:_RELOADED]
+        last = Outcome(-1, "", "read")
+        left = numbers[:_RELOADED]
         while left:
             if not receiver.poll(3 * MOST_SECONDS):
                 worker.kill()
-                yield Outcome(left.pop(0), _change(kind, seed, originals, last), "hung", 3 * MOST_SECONDS)
+                yield Outcome(
+                    left.pop(0),
+                    _change(kind, seed, originals, last),
+                    "hung",
+                    3 * MOST_SECONDS,
+                )
                 break
             try:
                 last = receiver.recv()
             except EOFError:
                 worker.join()
                 detail = f"exit code {worker.exitcode}"
-                yield Outcome(left.pop(0), _change(kind, seed, originals, last), "died", detail=detail)
+                yield Outcome(
+                    left.pop(0),
+                    _change(kind, seed, originals, last),
+                    "died",
+                    detail=detail,
+                )
                 break
             if last.result != "started":
                 left.pop(0)
@@ -140,7 +159,9 @@ def _change(kind: str, seed: int, originals: Path, last: Outcome) -> str:
     return last.change if last.result == "started" else f"after {last.number}"
 
 
-def _work(kind: str, seed: int, numbers: Sequence[int], originals: Path, sender: Any) -> None:
+def _work(
+    kind: str, seed: int, numbers: Sequence[int], originals: Path, sender: Any
+) -> None:
     """Run mutations in a process of its own, in a folder in memory that is removed."""
     warnings.simplefilter("ignore")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what libraries print
@@ -148,26 +169,38 @@ def _work(kind: str, seed: int, numbers: Sequence[int], originals: Path, sender:
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGALRM, _late)
-    adapt_without_training(KINDS[kind].at(originals / kind))  # what libraries load and keep counts for no mutation
-    vars(hdf5)["subprocess"] = SimpleNamespace(run=_forked, PIPE=None, TimeoutExpired=TimeoutError)
-    hdf5._TEXTS_SECONDS, hdf5._TEXTS_BYTES = 1, hdf5._TEXTS_BYTES + _status("VmSize")
-    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as folder:
+    adapt_without_training(
+        KINDS[kind].at(originals / kind)
+    )  # what libraries load and keep counts for no mutation
+    vars(hdf5)["subprocess"] = SimpleNamespace(
+        run=_forked, PIPE=None, TimeoutExpired=TimeoutError
+    )
+    hdf5._TEXTS_SECONDS = 1
+    hdf5._TEXTS_BYTES = hdf5._TEXTS_BYTES + _status("VmSize")
+    with tempfile.TemporaryDirectory(
+        dir="/dev/shm" if os.path.isdir("/dev/shm") else None
+    ) as folder:
         os.environ["ORCA_RAY_HOME"] = str(Path(folder, "cache"))
         for number in numbers:
-            sample, change = mutated(kind, seed, number, originals, Path(folder, "data"))
+            sample, change = mutated(
+                kind, seed, number, originals, Path(folder, "data")
+            )
             sender.send(Outcome(number, change, "started"))
             sender.send(outcome_of(sample, number, change))
     sender.close()
 
 
 def _forked(command: Sequence[str], *, stdout: Any, **_: object) -> SimpleNamespace:
-    """Run the process of `hdf5.read_texts` as a fork, which need not import anything: that takes 0.2 s."""
+    """Run the process of `hdf5.read_texts` as a fork, which need not import anything:
+    that takes 0.2 s.
+    """
     process = os.fork()
     if not process:
         code: Any = 1
         try:
             os.dup2(stdout.fileno(), 1)
-            sys.argv, sys.stdout = ["", *command[4:]], os.fdopen(1, "w", closefd=False)
+            sys.argv = ["", *command[4:]]
+            sys.stdout = os.fdopen(1, "w", closefd=False)
             hdf5._write_texts()
             code = 0
         except SystemExit as end:
@@ -176,7 +209,9 @@ def _forked(command: Sequence[str], *, stdout: Any, **_: object) -> SimpleNamesp
             sys.stdout.flush()
             os._exit(code)
     try:
-        return SimpleNamespace(returncode=os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), stderr=b"")
+        return SimpleNamespace(
+            returncode=os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), stderr=b""
+        )
     except BaseException:
         os.kill(process, signal.SIGKILL)
         raise
@@ -190,8 +225,12 @@ def _late(*_: object) -> None:
     raise _Late
 
 
-def mutated(kind: str, seed: int, number: int, originals: Path, folder: Path) -> tuple[Sample, str]:
-    """Copy the sample of a kind to ``folder``, mutate it, and return it with the mutation in words."""
+def mutated(
+    kind: str, seed: int, number: int, originals: Path, folder: Path
+) -> tuple[Sample, str]:
+    """Copy the sample of a kind to ``folder``, mutate it, and return it with the
+    mutation in words.
+    """
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(originals / kind, folder)
     drawer = np.random.default_rng([seed, list(KINDS).index(kind), number])
@@ -202,19 +241,24 @@ def outcome_of(sample: Sample, number: int, change: str) -> Outcome:
     """Return what reading a sample did, in this process."""
     found = Outcome(number, change, "read")
     Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts anew
-    before, started = _status("VmRSS"), time.monotonic()
+    before = _status("VmRSS")
+    started = time.monotonic()
     signal.setitimer(signal.ITIMER_REAL, MOST_SECONDS)
     try:
         adapt_without_training(sample)
     except UserError as error:
-        found.result, found.detail = "refused", str(error)
+        found.result = "refused"
+        found.detail = str(error)
     except _Late:
-        found.result, found.detail = "hung", traceback.format_exc()
+        found.result = "hung"
+        found.detail = traceback.format_exc()
     except Exception:
-        found.result, found.detail = "exception", traceback.format_exc()
+        found.result = "exception"
+        found.detail = traceback.format_exc()
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-    found.seconds, found.peak = time.monotonic() - started, max(0, _status("VmHWM") - before)
+    found.seconds = time.monotonic() - started
+    found.peak = max(0, _status("VmHWM") - before)
     if found.peak > MOST_BYTES and not found.is_finding:
         found.result = "memory"
     return found
@@ -222,12 +266,18 @@ def outcome_of(sample: Sample, number: int, change: str) -> Outcome:
 
 def _status(name: str) -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
+    return 1024 * next(
+        int(line.split()[1]) for line in lines if line.startswith(f"{name}:")
+    )
 
 
 def write_originals(folder: Path, kinds: Sequence[str]) -> None:
-    """Write a valid sample of each of the kinds, in a process of its own: libraries start threads when they write."""
-    worker = multiprocessing.get_context("fork").Process(target=_write, args=(folder, kinds))
+    """Write a valid sample of each of the kinds, in a process of its own: libraries
+    start threads when they write.
+    """
+    worker = multiprocessing.get_context("fork").Process(
+        target=_write, args=(folder, kinds)
+    )
     worker.start()
     worker.join()
     if worker.exitcode:
@@ -240,9 +290,17 @@ def _write(folder: Path, kinds: Sequence[str]) -> None:
         KINDS[name].write(folder / name)
 
 
-def fuzz(kinds: Sequence[str], seeds: Sequence[int], mutations: int, state: Path | None) -> list[Tally]:
-    """Run ``mutations`` mutations for each seed, shared by the kinds; what the file ``state`` has is not repeated."""
-    tallies = [] if state is None or not state.exists() else [_parsed(line) for line in state.open()]
+def fuzz(
+    kinds: Sequence[str], seeds: Sequence[int], mutations: int, state: Path | None
+) -> list[Tally]:
+    """Run ``mutations`` mutations for each seed, shared by the kinds; what the file
+    ``state`` has is not repeated.
+    """
+    tallies = (
+        []
+        if state is None or not state.exists()
+        else [_parsed(line) for line in state.open()]
+    )
     done = {(tally.kind, tally.seed) for tally in tallies}
     with tempfile.TemporaryDirectory() as folder:
         write_originals(Path(folder), kinds)
@@ -258,7 +316,13 @@ def fuzz(kinds: Sequence[str], seeds: Sequence[int], mutations: int, state: Path
                 if state is not None:
                     with state.open("a") as stream:
                         stream.write(
-                            json.dumps({**vars(tally), "findings": [vars(each) for each in tally.findings]}) + "\n"
+                            json.dumps(
+                                {
+                                    **vars(tally),
+                                    "findings": [vars(each) for each in tally.findings],
+                                }
+                            )
+                            + "\n"
                         )
                 print(_row(tally.kind, [tally]), flush=True)
     return tallies
@@ -267,22 +331,27 @@ def fuzz(kinds: Sequence[str], seeds: Sequence[int], mutations: int, state: Path
 def _parsed(line: str) -> Tally:
     content = json.loads(line)
     findings = [Outcome(**each) for each in content.pop("findings")]
-    return Tally(**{**content, "counts": Counter(content["counts"]), "findings": findings})
+    return Tally(
+        **{**content, "counts": Counter(content["counts"]), "findings": findings}
+    )
 
 
 def _row(name: str, tallies: Sequence[Tally]) -> str:
     counts: Counter[str] = sum((tally.counts for tally in tallies), Counter[str]())
     findings = sum(len(tally.findings) for tally in tallies)
-    slowest, peak = max(tally.slowest for tally in tallies), max(tally.peak for tally in tallies)
+    slowest = max(tally.slowest for tally in tallies)
+    peak = max(tally.peak for tally in tallies)
     total = sum(counts.values())
     return (
-        f"| {name} | {total:,} | {counts['read']:,} | {counts['refused']:,} | {findings:,} | {slowest:.2f} s "
-        f"| {peak / 2**20:.0f} MB |"
+        f"| {name} | {total:,} | {counts['read']:,} | {counts['refused']:,} |"
+        f" {findings:,} | {slowest:.2f} s | {peak / 2**20:.0f} MB |"
     )
 
 
 def table(tallies: Sequence[Tally]) -> str:
-    """Return a Markdown table of the results, with a line for each kind and one for all."""
+    """Return a Markdown table of the results, with a line for each kind and one for
+    all.
+    """
     lines = [
         "| kind | mutations | read | refused | findings | slowest | most memory |",
         "|---|---|---|---|---|---|---|",
@@ -293,26 +362,44 @@ def table(tallies: Sequence[Tally]) -> str:
 
 
 def report(tallies: Sequence[Tally]) -> str:
-    """Return the findings: those that end in the same line of code once, with their number."""
+    """Return the findings: those that end in the same line of code once, with their
+    number.
+    """
     groups: dict[str, list[str]] = {}
     for tally in tallies:
         for each in tally.findings:
-            last = [line for line in each.detail.strip().splitlines() if "orca_ray" in line][-1:]
+            last = [
+                line for line in each.detail.strip().splitlines() if "orca_ray" in line
+            ][-1:]
             why = each.detail.strip().splitlines()[-1:] or [""]
-            where = f"{tally.kind} seed {tally.seed} only {each.number}: {each.change} ({each.peak / 2**20:.0f} MB)"
-            groups.setdefault(f"{each.result} {''.join(last)} {why[0][:200]}", []).append(where)
+            where = (
+                f"{tally.kind} seed {tally.seed} only {each.number}: {each.change}"
+                f" ({each.peak / 2**20:.0f} MB)"
+            )
+            groups.setdefault(
+                f"{each.result} {''.join(last)} {why[0][:200]}", []
+            ).append(where)
     ordered = sorted(groups.items(), key=lambda pair: -len(pair[1]))
-    return "\n".join(f"{len(places)} × {what}\n    {places[0]}" for what, places in ordered)
+    return "\n".join(
+        f"{len(places)} × {what}\n    {places[0]}" for what, places in ordered
+    )
 
 
 def main() -> int:
     """Run the fuzzer from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--mutations", type=int, default=20_000, help="for each seed, shared by the kinds")
+    parser.add_argument(
+        "--mutations",
+        type=int,
+        default=20_000,
+        help="for each seed, shared by the kinds",
+    )
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds: 0, 1, …")
     parser.add_argument("--seed", type=int, help="this seed alone")
     parser.add_argument("--kinds", default=",".join(KINDS))
-    parser.add_argument("--state", type=Path, help="file of results, from which an ended run continues")
+    parser.add_argument(
+        "--state", type=Path, help="file of results, from which an ended run continues"
+    )
     parser.add_argument("--only", type=int, help="this mutation alone, in this process")
     options = parser.parse_args()
     kinds = options.kinds.split(",")
@@ -321,7 +408,9 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as folder:
             write_originals(Path(folder), kinds)
             signal.signal(signal.SIGALRM, _late)
-            sample, change = mutated(kinds[0], seeds[0], options.only, Path(folder), Path(folder, "mutated"))
+            sample, change = mutated(
+                kinds[0], seeds[0], options.only, Path(folder), Path(folder, "mutated")
+            )
             print(change)
             print(outcome_of(sample, options.only, change))
             return 0

@@ -1,4 +1,6 @@
-"""A small valid sample of each kind of own data, for the fuzzer `benchmarks.fuzz_readers`."""
+"""A small valid sample of each kind of own data, for the fuzzer
+`benchmarks.fuzz_readers`.
+"""
 
 import io
 import json
@@ -44,14 +46,27 @@ def _arrays(name: str) -> Kind:
 
 
 def _zipped(folder: Path) -> None:
-    np.savez_compressed(folder / "data.npz", x_train=X[:16], y_train=Y[:16], x_test=X[16:], y_test=Y[16:])
+    np.savez_compressed(
+        folder / "data.npz",
+        x_train=X[:16],
+        y_train=Y[:16],
+        x_test=X[16:],
+        y_test=Y[16:],
+    )
 
 
 def _hdf5(folder: Path) -> None:
     import h5py
 
     with h5py.File(folder / "data.h5", "w") as file:
-        file.create_dataset("x", data=X, chunks=(5, 3, 7), compression="gzip", shuffle=True, fletcher32=True)
+        file.create_dataset(
+            "x",
+            data=X,
+            chunks=(5, 3, 7),
+            compression="gzip",
+            shuffle=True,
+            fletcher32=True,
+        )
         file["y"] = np.array([f"c{each}" for each in Y], dtype=object)
         file["more/deep"] = np.zeros(24)
         file["x"].attrs["unit"] = "mV"
@@ -87,7 +102,14 @@ def _table(name: str) -> Kind:
 
 
 def _lists(folder: Path) -> None:
-    table = pd.DataFrame({"signal": [list(map(float, each[0][: 5 + k % 3])) for k, each in enumerate(X)], "y": Y})
+    table = pd.DataFrame(
+        {
+            "signal": [
+                list(map(float, each[0][: 5 + k % 3])) for k, each in enumerate(X)
+            ],
+            "y": Y,
+        }
+    )
     table.to_parquet(folder / "lists.parquet")
 
 
@@ -96,8 +118,16 @@ def _dictionary(folder: Path) -> None:
     from pyarrow import parquet
 
     frame = _frame()
-    table = pa.table({"city": pa.array(frame["city"]).dictionary_encode(), "age": frame["age"], "y": frame["y"]})
-    parquet.write_table(table, folder / "data.parquet", compression="zstd", row_group_size=10)
+    table = pa.table(
+        {
+            "city": pa.array(frame["city"]).dictionary_encode(),
+            "age": frame["age"],
+            "y": frame["y"],
+        }
+    )
+    parquet.write_table(
+        table, folder / "data.parquet", compression="zstd", row_group_size=10
+    )
 
 
 def _png(value: int) -> bytes:
@@ -109,7 +139,10 @@ def _png(value: int) -> bytes:
 
 
 def _saved_images(folder: Path) -> None:
-    features = {"image": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": ["cat", "dog"]}}
+    features = {
+        "image": {"_type": "Image"},
+        "label": {"_type": "ClassLabel", "names": ["cat", "dog"]},
+    }
     for split, number in (("train", 16), ("test", 8)):
         cells = [{"bytes": _png(10 * k)} for k in range(number)]
         frame = pd.DataFrame({"image": cells, "label": np.arange(number) % 2})
@@ -128,22 +161,43 @@ def _compressed_arrow(folder: Path) -> None:
         stream.write_table(content, max_chunksize=15)
 
 
-_IMAGES = ("png", "jpg", "gif", "bmp", "tif", "webp", "ppm", "png", "jpg", "png", "tif", "bmp")
+_IMAGES = (
+    "png",
+    "jpg",
+    "gif",
+    "bmp",
+    "tif",
+    "webp",
+    "ppm",
+    "png",
+    "jpg",
+    "png",
+    "tif",
+    "bmp",
+)
 
 
 def _pixels(number: int) -> Any:
-    return np.random.default_rng(number).integers(0, 255, (8 + number % 2, 7, 3), dtype=np.uint8)
+    return np.random.default_rng(number).integers(
+        0, 255, (8 + number % 2, 7, 3), dtype=np.uint8
+    )
 
 
 def _image_folders(folder: Path) -> None:
     for number, suffix in enumerate(_IMAGES):
-        image(folder / "images" / "ab"[number % 2] / f"{number}.{suffix}", _pixels(number))
+        image(
+            folder / "images" / "ab"[number % 2] / f"{number}.{suffix}", _pixels(number)
+        )
 
 
 def _labelled_images(folder: Path) -> None:
     lines = ["file_name,kind"]
     for number in range(12):
-        image(folder / "images" / f"{number}.png", _pixels(number), "LA" if number % 2 else None)
+        image(
+            folder / "images" / f"{number}.png",
+            _pixels(number),
+            "LA" if number % 2 else None,
+        )
         lines.append(f"{number}.png,{'ab'[number % 2]}")
     (folder / "images" / "labels.csv").write_text("\n".join(lines))
 
@@ -151,14 +205,24 @@ def _labelled_images(folder: Path) -> None:
 def _recordings(folder: Path) -> None:
     for number in range(12):
         path = folder / "sounds" / "ab"[number % 2] / f"{number}.wav"
-        tone(path, 200 * (1 + number), num_samples=500 + 10 * number, channels=1 + number % 2)
+        tone(
+            path,
+            200 * (1 + number),
+            num_samples=500 + 10 * number,
+            channels=1 + number % 2,
+        )
 
 
 def _flac(folder: Path) -> None:
     import soundfile
 
     for number in range(12):
-        path = folder / "sounds" / "ab"[number % 2] / f"{number}.{'flac' if number % 3 else 'ogg'}"
+        path = (
+            folder
+            / "sounds"
+            / "ab"[number % 2]
+            / f"{number}.{'flac' if number % 3 else 'ogg'}"
+        )
         path.parent.mkdir(parents=True, exist_ok=True)
         soundfile.write(path, np.sin(np.arange(800) * (1 + number) / 9), 8000)
 
@@ -172,18 +236,26 @@ def _array_folder(folder: Path) -> None:
 
 def _task_file(folder: Path) -> None:
     np.savez(folder / "a.npz", signal=X, kind=Y, person=np.arange(24) // 3)
-    (folder / "task.yaml").write_text("data: a.npz\ntarget: kind\ninputs: signal\naxes: NCL\ngroup: person\nseed: 1\n")
+    (folder / "task.yaml").write_text(
+        "data: a.npz\ntarget: kind\ninputs: signal\naxes: NCL\ngroup: person\nseed: 1\n"
+    )
 
 
 def _declared(folder: Path) -> None:
-    frame = _frame().assign(part=[("train", "test", "validation")[k % 3] for k in range(40)])
+    frame = _frame().assign(
+        part=[("train", "test", "validation")[k % 3] for k in range(40)]
+    )
     frame.to_csv(folder / "data.csv", index=False)
 
 
 def _json_lines(folder: Path) -> None:
-    arrow_folder(folder / "saved", _frame(), {"y": {"_type": "Value", "dtype": "string"}})
+    arrow_folder(
+        folder / "saved", _frame(), {"y": {"_type": "Value", "dtype": "string"}}
+    )
     state = json.loads((folder / "saved" / "state.json").read_text())
-    (folder / "saved" / "state.json").write_text(json.dumps({**state, "_format_type": None, "_split": "train"}))
+    (folder / "saved" / "state.json").write_text(
+        json.dumps({**state, "_format_type": None, "_split": "train"})
+    )
 
 
 KINDS: Mapping[str, Kind] = {
@@ -201,7 +273,9 @@ KINDS: Mapping[str, Kind] = {
     "TSV": _table("data.tsv"),
     "semicolons": _table("semicolons.csv"),
     "CSV with splits": Kind(_declared, "data.csv", Options(split="part")),
-    "CSV by time": Kind(_table("data.csv").write, "data.csv", Options(time="when", kind="classes")),
+    "CSV by time": Kind(
+        _table("data.csv").write, "data.csv", Options(time="when", kind="classes")
+    ),
     "Parquet": _table("data.parquet"),
     "Parquet dictionary": Kind(_dictionary, "data.parquet"),
     "Parquet lists": Kind(_lists, "lists.parquet"),

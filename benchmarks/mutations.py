@@ -1,4 +1,6 @@
-"""Mutations of files and folders: bits, blocks, numbers, texts, JSON, members of archives, and whole files."""
+"""Mutations of files and folders: bits, blocks, numbers, texts, JSON, members of
+archives, and whole files.
+"""
 
 import io
 import json
@@ -13,21 +15,99 @@ from typing import Any
 import numpy as np
 
 Drawer = np.random.Generator
-_NUMBERS = (0, 1, -1, 2, 7, 127, 255, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**33, 2**40, 2**62, 2**63 - 1)
+_NUMBERS = (
+    0,
+    1,
+    -1,
+    2,
+    7,
+    127,
+    255,
+    2**15,
+    2**16 - 1,
+    2**31 - 1,
+    2**31,
+    2**32 - 1,
+    2**33,
+    2**40,
+    2**62,
+    2**63 - 1,
+)
 _TEXTS = (
-    "0", "-1", "1e308", "1e400", "NaN", "inf", "", "null", "true", "[]", "{}", "99999999999999999999", "2147483648",
-    "1.5", "x", '"', '"""', ",", "\n", "\r", "\0", "\ufeff", "é", "𝄞", "a" * 5000, "1970-01-01",
-    "2262-05-01T00:00:00.123456789", "=1+1", "../../x", "/dev/zero", "<f8", "|O", ">M8[ns]", "float8", "pickle",
-)  # fmt: skip
+    "0",
+    "-1",
+    "1e308",
+    "1e400",
+    "NaN",
+    "inf",
+    "",
+    "null",
+    "true",
+    "[]",
+    "{}",
+    "99999999999999999999",
+    "2147483648",
+    "1.5",
+    "x",
+    '"',
+    '"""',
+    ",",
+    "\n",
+    "\r",
+    "\0",
+    "\ufeff",
+    "é",
+    "𝄞",
+    "a" * 5000,
+    "1970-01-01",
+    "2262-05-01T00:00:00.123456789",
+    "=1+1",
+    "../../x",
+    "/dev/zero",
+    "<f8",
+    "|O",
+    ">M8[ns]",
+    "float8",
+    "pickle",
+)
 _VALUES: tuple[Any, ...] = (
-    None, True, 0, -1, 1.5, 2**31, 2**40, 2**70, 1e308, float("nan"), "", "x", "NaN", [], [[]], {}, [1, "a"],
-    {"id": "zlib"}, {"a": {"b": []}}, [0], [1, 1, 1], [2**40], "|O", "<f8", "<U1000000", ">M8[ns]", "float64", "bool",
-    "../..", "é\ud800",
-)  # fmt: skip
+    None,
+    True,
+    0,
+    -1,
+    1.5,
+    2**31,
+    2**40,
+    2**70,
+    1e308,
+    float("nan"),
+    "",
+    "x",
+    "NaN",
+    [],
+    [[]],
+    {},
+    [1, "a"],
+    {"id": "zlib"},
+    {"a": {"b": []}},
+    [0],
+    [1, 1, 1],
+    [2**40],
+    "|O",
+    "<f8",
+    "<U1000000",
+    ">M8[ns]",
+    "float64",
+    "bool",
+    "../..",
+    "é\ud800",
+)
 
 
 def mutate(folder: Path, drawer: Drawer) -> str:
-    """Change a file below ``folder``, or the files, once or a few times; return the changes in words."""
+    """Change a file below ``folder``, or the files, once or a few times; return the
+    changes in words.
+    """
     number = 1 if drawer.random() < 0.7 else int(drawer.integers(2, 5))
     return "; ".join(_change(folder, drawer) for _ in range(number))
 
@@ -63,9 +143,19 @@ def _change(folder: Path, drawer: Drawer) -> str:
 
 def _of_files(path: Path, files: list[Path], name: str, drawer: Drawer) -> str:
     other = files[int(drawer.integers(len(files)))]
-    what = ("swapped", "removed", "emptied", "renamed", "folder", "pipe", "link", "socket")[int(drawer.integers(8))]
+    what = (
+        "swapped",
+        "removed",
+        "emptied",
+        "renamed",
+        "folder",
+        "pipe",
+        "link",
+        "socket",
+    )[int(drawer.integers(8))]
     if what == "swapped":
-        one, two = path.read_bytes(), other.read_bytes()
+        one = path.read_bytes()
+        two = other.read_bytes()
         path.write_bytes(two)
         other.write_bytes(one)
         return f"{name} swapped with {other.name}"
@@ -94,15 +184,23 @@ def _of_files(path: Path, files: list[Path], name: str, drawer: Drawer) -> str:
 
 
 def _place(content: bytes, drawer: Drawer) -> int:
-    """Return a position; half of them are in the first or last 200 bytes, where headers are."""
-    size, draw = len(content), drawer.random()
+    """Return a position; half of them are in the first or last 200 bytes, where headers
+    are.
+    """
+    size = len(content)
+    draw = drawer.random()
     if draw < 0.4:
         return int(drawer.integers(min(size, 200) + 1))
-    return size - int(drawer.integers(min(size, 200) + 1)) if draw < 0.5 else int(drawer.integers(size + 1))
+    return (
+        size - int(drawer.integers(min(size, 200) + 1))
+        if draw < 0.5
+        else int(drawer.integers(size + 1))
+    )
 
 
 def _bits(content: bytes, drawer: Drawer) -> tuple[bytes, str]:
-    changed, places = bytearray(content), []
+    changed = bytearray(content)
+    places = []
     for _ in range(int(drawer.integers(1, 5)) if content else 0):
         place = min(_place(content, drawer), len(content) - 1)
         changed[place] ^= 1 << int(drawer.integers(8))
@@ -111,63 +209,90 @@ def _bits(content: bytes, drawer: Drawer) -> tuple[bytes, str]:
 
 
 def _block(content: bytes, drawer: Drawer) -> tuple[bytes, str]:
-    start, size = _place(content, drawer), int(2 ** drawer.uniform(0, 9))
+    start = _place(content, drawer)
+    size = int(2 ** drawer.uniform(0, 9))
     block = content[start : start + size]
     target = _place(content, drawer)
-    what = ("deleted", "duplicated", "moved", "zeroed", "filled", "random", "inserted")[int(drawer.integers(7))]
+    what = ("deleted", "duplicated", "moved", "zeroed", "filled", "random", "inserted")[
+        int(drawer.integers(7))
+    ]
     rest = content[:start] + content[start + size :]
     noise = drawer.bytes(size)
     changed = {
-        "deleted": rest, "duplicated": content[:target] + block + content[target:],
+        "deleted": rest,
+        "duplicated": content[:target] + block + content[target:],
         "moved": rest[:target] + block + rest[target:],
         "zeroed": content[:start] + bytes(len(block)) + content[start + size :],
         "filled": content[:start] + b"\xff" * len(block) + content[start + size :],
         "random": content[:start] + noise[: len(block)] + content[start + size :],
         "inserted": content[:start] + noise + content[start:],
-    }  # fmt: skip
+    }
     return changed[what], f"{size} bytes at {start} {what}"
 
 
 def _cut(content: bytes, drawer: Drawer) -> tuple[bytes, str]:
     place = _place(content, drawer)
-    return (content[:place], f"cut at {place}") if drawer.random() < 0.8 else (content[place:], f"begins at {place}")
+    return (
+        (content[:place], f"cut at {place}")
+        if drawer.random() < 0.8
+        else (content[place:], f"begins at {place}")
+    )
 
 
 def _integer(content: bytes, drawer: Drawer) -> tuple[bytes, str]:
-    width, order = int(drawer.choice([1, 2, 4, 8])), str(drawer.choice(["<", ">"]))
-    place, value = _place(content, drawer), _NUMBERS[int(drawer.integers(len(_NUMBERS)))]
+    width = int(drawer.choice([1, 2, 4, 8]))
+    order = str(drawer.choice(["<", ">"]))
+    place = _place(content, drawer)
+    value = _NUMBERS[int(drawer.integers(len(_NUMBERS)))]
     if drawer.random() < 0.5:
         place -= place % width
     packed = struct.pack("<q" if order == "<" else ">q", value)
     packed = packed[:width] if order == "<" else packed[-width:]
-    return content[:place] + packed + content[place + width :], f"{value} of {width} bytes at {place}"
+    return (
+        content[:place] + packed + content[place + width :],
+        f"{value} of {width} bytes at {place}",
+    )
 
 
 def _number(content: bytes, drawer: Drawer) -> tuple[bytes, str]:
-    """Replace a number that is written in digits; a header of NumPy's keeps its length by its blanks, if it can."""
+    """Replace a number that is written in digits; a header of NumPy's keeps its length
+    by its blanks, if it can.
+    """
     found = list(re.finditer(rb"\d+", content[:20_000]))
     if not found:
         return _bits(content, drawer)
     match = found[int(drawer.integers(len(found)))]
-    choices = [str(value) for value in _NUMBERS] + ["1e9", "10**9", "0x10", "9" * 30, ""]
+    choices = [str(value) for value in _NUMBERS] + [
+        "1e9",
+        "10**9",
+        "0x10",
+        "9" * 30,
+        "",
+    ]
     value = choices[int(drawer.integers(len(choices)))].encode()
     after = content[match.end() :]
     surplus = len(value) - len(match[0])
     if content.startswith(b"\x93NUMPY") and surplus:
-        header, rest = after[:100], after[100:]
+        header = after[:100]
+        rest = after[100:]
         blanks = b" " * 60
         after = (
             header.replace(b" " * max(surplus, 0), b"", 1) + rest
             if surplus > 0
             else header.replace(blanks, blanks + b" " * -surplus, 1) + rest
         )
-    return content[: match.start()] + value + after, f"{match[0]!r} at {match.start()} becomes {value!r}"
+    return (
+        content[: match.start()] + value + after,
+        f"{match[0]!r} at {match.start()} becomes {value!r}",
+    )
 
 
 def _text(content: bytes, drawer: Drawer) -> tuple[bytes, str]:
     draw = drawer.random()
     if draw < 0.15:
-        encoding = str(drawer.choice(["utf-16", "utf-16-le", "latin1", "utf-32", "utf-8-sig"]))
+        encoding = str(
+            drawer.choice(["utf-16", "utf-16-le", "latin1", "utf-32", "utf-8-sig"])
+        )
         return content.decode("latin1").encode(encoding), f"in {encoding}"
     value = _TEXTS[int(drawer.integers(len(_TEXTS)))].encode()
     words = list(re.finditer(rb"[\w.]+", content[:20_000]))
@@ -175,7 +300,10 @@ def _text(content: bytes, drawer: Drawer) -> tuple[bytes, str]:
         place = _place(content, drawer)
         return content[:place] + value + content[place:], f"{value[:20]!r} at {place}"
     match = words[int(drawer.integers(len(words)))]
-    return content[: match.start()] + value + content[match.end() :], f"{match[0][:20]!r} becomes {value[:20]!r}"
+    return (
+        content[: match.start()] + value + content[match.end() :],
+        f"{match[0][:20]!r} becomes {value[:20]!r}",
+    )
 
 
 def _json(content: bytes, drawer: Drawer) -> tuple[bytes, str]:
@@ -188,7 +316,13 @@ def _json(content: bytes, drawer: Drawer) -> tuple[bytes, str]:
     waiting = [document]
     while waiting:
         each = waiting.pop()
-        keys = list(each) if isinstance(each, dict) else range(len(each)) if isinstance(each, list) else ()
+        keys = (
+            list(each)
+            if isinstance(each, dict)
+            else range(len(each))
+            if isinstance(each, list)
+            else ()
+        )
         places += [(each, key) for key in keys]
         waiting += [each[key] for key in keys]
     value = _VALUES[int(drawer.integers(len(_VALUES)))]
@@ -217,7 +351,8 @@ def _cells(content: bytes, drawer: Drawer) -> tuple[bytes, str]:
     separator = max(",;\t:", key=lines[0].count)
     row = 0 if drawer.random() < 0.3 else int(drawer.integers(len(lines)))
     cells = lines[row].split(separator)
-    place, draw = int(drawer.integers(len(cells))), drawer.random()
+    place = int(drawer.integers(len(cells)))
+    draw = drawer.random()
     value = _TEXTS[int(drawer.integers(len(_TEXTS)))].encode().decode("latin1")
     if draw < 0.4:
         cells[place] = value
@@ -227,24 +362,39 @@ def _cells(content: bytes, drawer: Drawer) -> tuple[bytes, str]:
         cells.append(cells[place])
     if draw < 0.6:
         lines[row] = separator.join(cells)
-        return "\n".join(lines).encode("latin1"), f"line {row + 1}, cell {place + 1}: {value[:20]!r}"
+        return (
+            "\n".join(lines).encode("latin1"),
+            f"line {row + 1}, cell {place + 1}: {value[:20]!r}",
+        )
     if draw < 0.8:
         changed = [line.split(separator) for line in lines]
         for each in changed[1:]:
             each[min(place, len(each) - 1)] = value
-        return "\n".join(separator.join(each) for each in changed).encode(
-            "latin1"
-        ), f"column {place + 1} is {value[:20]!r}"
+        return (
+            "\n".join(separator.join(each) for each in changed).encode("latin1"),
+            f"column {place + 1} is {value[:20]!r}",
+        )
     if draw < 0.9:
-        return "\n".join([*lines[:row], *lines[row + 1 :]]).encode("latin1"), f"without line {row + 1}"
-    return "\n".join([*lines, *lines[row:]]).encode("latin1"), f"lines from {row + 1} twice"
+        return (
+            "\n".join([*lines[:row], *lines[row + 1 :]]).encode("latin1"),
+            f"without line {row + 1}",
+        )
+    return (
+        "\n".join([*lines, *lines[row:]]).encode("latin1"),
+        f"lines from {row + 1} twice",
+    )
 
 
 def _member(content: bytes, drawer: Drawer) -> tuple[bytes, str]:
-    """Change a member of a zip archive, whose checksum is then right; or swap, rename, double or remove members."""
+    """Change a member of a zip archive, whose checksum is then right; or swap, rename,
+    double or remove members.
+    """
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            members = [(info.filename, archive.read(info), info.compress_type) for info in archive.infolist()]
+            members = [
+                (info.filename, archive.read(info), info.compress_type)
+                for info in archive.infolist()
+            ]
     except Exception:  # mutated before
         return _bits(content, drawer)
     if not members:
@@ -253,17 +403,26 @@ def _member(content: bytes, drawer: Drawer) -> tuple[bytes, str]:
     name, inner, packing = members[place]
     draw = drawer.random()
     if draw < 0.7:
-        change = (_bits, _block, _cut, _integer, _number, _number, _text)[int(drawer.integers(7))]
+        change = (_bits, _block, _cut, _integer, _number, _number, _text)[
+            int(drawer.integers(7))
+        ]
         inner, what = change(inner, drawer)
         members[place] = (name, inner, packing)
     elif draw < 0.78:
-        members[place], what = (name, members[other][1], packing), f"is {members[other][0]}"
+        members[place], what = (
+            (name, members[other][1], packing),
+            f"is {members[other][0]}",
+        )
     elif draw < 0.86:
         members.append((name, members[other][1], packing))
         what = "is there twice"
     elif draw < 0.93:
         members[place], what = (
-            (_TEXTS[int(drawer.integers(len(_TEXTS)))].replace("\0", "0") + ".npy", inner, packing),
+            (
+                _TEXTS[int(drawer.integers(len(_TEXTS)))].replace("\0", "0") + ".npy",
+                inner,
+                packing,
+            ),
             "renamed",
         )
     else:

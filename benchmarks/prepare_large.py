@@ -1,10 +1,13 @@
-"""Memory and time of preparing the two largest tasks of NAS-Bench-360 from raw files of several gigabytes.
+"""Memory and time of preparing the two largest tasks of NAS-Bench-360 from raw files of
+several gigabytes.
 
-``python -m benchmarks.prepare_large [fsd50k] [cosmic] [--gigabytes 3] [--directory DIR]``
+``python -m benchmarks.prepare_large [fsd50k] [cosmic] [--gigabytes 3] [--directory
+DIR]``
 
-Writes raw files of that size into a temporary directory, prepares them with ``orca-sweep data prepare`` in a separate
-process, and prints two peaks of its memory: all resident pages, including reclaimable pages of mapped files (the
-maximum resident set size of ``/usr/bin/time -v``), and anonymous memory alone.
+Writes raw files of that size into a temporary directory, prepares them with
+``orca-sweep data prepare`` in a separate process, and prints two peaks of its memory:
+all resident pages, including reclaimable pages of mapped files (the maximum resident
+set size of ``/usr/bin/time -v``), and anonymous memory alone.
 """
 
 # ruff: noqa: T201 - a benchmark prints its table
@@ -43,11 +46,16 @@ class Peaks:
 
 
 def write_fsd50k(raw: Path, num_bytes: float) -> None:
-    """Write about that much of one-second chunks: those of the tests, over and over, under new names."""
+    """Write about that much of one-second chunks: those of the tests, over and over,
+    under new names.
+    """
     source = raw / "small"
     files.write_fsd50k(source)
     shutil.move(source / "noise_22050", raw / "noise_22050")
-    waves = [path.read_bytes() for path in sorted((source / "chunks/dev_22050_chunks").glob("2*_0.wav"))]
+    waves = [
+        path.read_bytes()
+        for path in sorted((source / "chunks/dev_22050_chunks").glob("2*_0.wav"))
+    ]
     num_clips = int(num_bytes / len(waves[0]) / _CHUNKS_A_CLIP)
     (raw / "chunks").mkdir()
     shutil.copy(source / "chunks/lbl_map.json", raw / "chunks")
@@ -63,7 +71,9 @@ def write_fsd50k(raw: Path, num_bytes: float) -> None:
                 (raw / path).write_bytes(waves[(clip + chunk) % len(waves)])
                 rows.append((f"data/{path}", labels, clip))
         with (raw / f"chunks/{name}.csv").open("w", newline="") as stream:
-            csv.writer(stream, lineterminator="\n").writerows([("files", "labels", "ext"), *rows])
+            csv.writer(stream, lineterminator="\n").writerows(
+                [("files", "labels", "ext"), *rows]
+            )
     shutil.rmtree(source)
 
 
@@ -72,17 +82,26 @@ def write_cosmic(raw: Path, num_bytes: float) -> None:
     random = np.random.RandomState(0)
     stamps = [files.make_stamp(30.0, random) for _ in range(24)]
     count = int(num_bytes / stamps[0].nbytes)
-    for split, field, num in (("train", "10760/2", count * 9 // 10), ("test", "12513/2", count // 10)):
+    for split, field, num in (
+        ("train", "10760/2", count * 9 // 10),
+        ("test", "12513/2", count // 10),
+    ):
         folder = raw / f"cosmic/npy_{split}/f435w/{field}"
         folder.mkdir(parents=True)
         np.save(folder / "sky.npy", np.full(9, 30.0))
-        names = [f"./cosmic/npy_{split}/f435w/{field}/{1 + i % 9}_{i}.npy" for i in range(num)]
+        names = [
+            f"./cosmic/npy_{split}/f435w/{field}/{1 + i % 9}_{i}.npy"
+            for i in range(num)
+        ]
         for i, name in enumerate(names):
             np.save(raw / name, stamps[i % len(stamps)])
         np.save(raw / f"cosmic/{split}_dirs.npy", np.array(names))
 
 
-WRITERS: dict[str, Callable[[Path, float], None]] = {"fsd50k": write_fsd50k, "cosmic": write_cosmic}
+WRITERS: dict[str, Callable[[Path, float], None]] = {
+    "fsd50k": write_fsd50k,
+    "cosmic": write_cosmic,
+}
 
 
 def measure(command: list[str]) -> Peaks:
@@ -106,27 +125,55 @@ def _watch(pid: int, own: list[float]) -> None:
             lines = Path(f"/proc/{pid}/status").read_text().splitlines()
         except OSError:
             return
-        own[0] = max([own[0], *(int(line.split()[1]) / 1024 for line in lines if line.startswith("RssAnon"))])
+        own[0] = max(
+            [
+                own[0],
+                *(
+                    int(line.split()[1]) / 1024
+                    for line in lines
+                    if line.startswith("RssAnon")
+                ),
+            ]
+        )
         time.sleep(_SAMPLE_SECONDS)
 
 
 def main() -> None:
     """Measure what the command line names."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("tasks", nargs="*", help=f"of {', '.join(WRITERS)}; all by default")
+    parser.add_argument(
+        "tasks", nargs="*", help=f"of {', '.join(WRITERS)}; all by default"
+    )
     parser.add_argument("--gigabytes", type=float, default=3.0)
-    parser.add_argument("--directory", type=Path, help="where the temporary directory is made")
+    parser.add_argument(
+        "--directory", type=Path, help="where the temporary directory is made"
+    )
     arguments = parser.parse_args()
-    print(f"{'task':<10}{'raw GB':>8}{'prepared GB':>13}{'seconds':>9}{'peak MB':>9}{'own MB':>8}")
+    print(
+        f"{'task':<10}{'raw GB':>8}{'prepared GB':>13}{'seconds':>9}{'peak MB':>9}{'own MB':>8}"
+    )
     for task in arguments.tasks or WRITERS:
-        with tempfile.TemporaryDirectory(prefix="orca-ray-large-", dir=arguments.directory) as directory:
-            raw, out = Path(directory) / "raw", Path(directory) / "out"
+        with tempfile.TemporaryDirectory(
+            prefix="orca-ray-large-", dir=arguments.directory
+        ) as directory:
+            raw = Path(directory) / "raw"
+            out = Path(directory) / "out"
             raw.mkdir()
             WRITERS[task](raw, arguments.gigabytes * 1e9)
-            prepare = ["data", "prepare", f"nasbench360/{task}", "--raw", str(raw), "--out", str(out)]
+            prepare = [
+                "data",
+                "prepare",
+                f"nasbench360/{task}",
+                "--raw",
+                str(raw),
+                "--out",
+                str(out),
+            ]
             peaks = measure([sys.executable, "-m", "orca_ray.cli.main", *prepare])
             sizes = [
-                sum(path.stat().st_size for path in root.rglob("*") if path.is_file()) / 1e9 for root in (raw, out)
+                sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
+                / 1e9
+                for root in (raw, out)
             ]
             print(
                 f"{task:<10}{sizes[0]:>8.2f}{sizes[1]:>13.2f}{peaks.seconds:>9.0f}{peaks.resident:>9.0f}{peaks.own:>8.0f}"

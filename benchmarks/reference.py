@@ -1,8 +1,10 @@
-"""The reference implementation of ORCA, run from a checkout: its own OTDD, and seeded features to compare on.
+"""The reference implementation of ORCA, run from a checkout: its own OTDD, and seeded
+features to compare on.
 
-Nothing of it is copied. Its distance package is imported from the checkout, and of its training modules, which drag in
-every data loader, single functions are compiled on their own. What newer libraries have broken is repaired first.
-Needs geomloss, joblib, tqdm and munkres or their stand-ins; only geomloss has none.
+Nothing of it is copied. Its distance package is imported from the checkout, and of its
+training modules, which drag in every data loader, single functions are compiled on
+their own. What newer libraries have broken is repaired first. Needs geomloss, joblib,
+tqdm and munkres or their stand-ins; only geomloss has none.
 """
 
 import ast
@@ -65,12 +67,18 @@ class ReferenceOtdd:
     dataset_distance: Any
     """Its class ``DatasetDistance``."""
 
-    def __call__(self, x_nD: Tensor, source_x: Tensor, source_y: Tensor, exact: bool) -> tuple[float, Tensor]:
-        """Return value and gradient [n, D] of one target class, as its align epoch computes them."""
+    def __call__(
+        self, x_nD: Tensor, source_x: Tensor, source_y: Tensor, exact: bool
+    ) -> tuple[float, Tensor]:
+        """Return value and gradient [n, D] of one target class, as its align epoch
+        computes them.
+        """
         np.random.seed(0)
         torch.manual_seed(0)  # its class statistics are summed in a random order
         x_nD = x_nD.detach().clone().requires_grad_()
-        value = self.otdd(x_nD, src_train_dataset=TensorDataset(source_x, source_y), exact=exact)
+        value = self.otdd(
+            x_nD, src_train_dataset=TensorDataset(source_x, source_y), exact=exact
+        )
         value.backward()  # type: ignore[no-untyped-call]
         assert x_nD.grad is not None
         return value.item(), x_nD.grad
@@ -88,22 +96,34 @@ def load_otdd(checkout: Path) -> ReferenceOtdd:
     Raises:
         FileNotFoundError: where the folder is no checkout.
     """
-    embedder, packages = checkout / "src" / "embedder.py", checkout / "src" / "otdd"
+    embedder = checkout / "src" / "embedder.py"
+    packages = checkout / "src" / "otdd"
     if not embedder.is_file() or not packages.is_dir():
-        raise FileNotFoundError(f"{checkout}: no checkout of the reference (src/embedder.py and src/otdd are missing)")
+        raise FileNotFoundError(
+            f"{checkout}: no checkout of the reference (src/embedder.py and src/otdd"
+            " are missing)"
+        )
     repair_libraries()
     sys.path.insert(0, str(packages))
     logging.disable(logging.WARNING)
     distance = importlib.import_module("otdd.pytorch.distance")
     logging.disable(logging.NOTSET)
     names = {"torch": torch, "np": np, "DatasetDistance": distance.DatasetDistance}
-    return ReferenceOtdd(compile_function(embedder, "otdd", names), distance.DatasetDistance)
+    return ReferenceOtdd(
+        compile_function(embedder, "otdd", names), distance.DatasetDistance
+    )
 
 
-def compile_function(path: Path, name: str, names: dict[str, Any]) -> Callable[..., Any]:
+def compile_function(
+    path: Path, name: str, names: dict[str, Any]
+) -> Callable[..., Any]:
     """Compile one top-level function of a module, with ``names`` for its globals."""
     tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
-    found: list[ast.stmt] = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name]
+    found: list[ast.stmt] = [
+        node
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef) and node.name == name
+    ]
     assert len(found) == 1, f"{path}: {len(found)} functions {name}"
     scope = dict(names)
     exec(compile(ast.Module(body=found, type_ignores=[]), str(path), "exec"), scope)
@@ -112,7 +132,9 @@ def compile_function(path: Path, name: str, names: dict[str, Any]) -> Callable[.
 
 
 def repair_libraries() -> None:
-    """Put back what the reference takes from older libraries; stand in for what is not installed and not used."""
+    """Put back what the reference takes from older libraries; stand in for what is not
+    installed and not used.
+    """
     os.environ.setdefault("MPLBACKEND", "Agg")
     for group in _UNUSED:
         try:
@@ -122,7 +144,9 @@ def repair_libraries() -> None:
             sys.modules.update({name: _StandIn(name) for name in group})
     setattr(torch.Tensor, "symeig", _symeig)  # noqa: B010 - gone since torch 1.13
     geomloss = importlib.import_module("geomloss")
-    if not hasattr(geomloss, "utils"):  # moved in geomloss 0.3; its losses are unchanged
+    if not hasattr(
+        geomloss, "utils"
+    ):  # moved in geomloss 0.3; its losses are unchanged
         utilities = importlib.import_module("geomloss._legacy.utils")
         geomloss.utils = utilities  # type: ignore[attr-defined]
         sys.modules["geomloss.utils"] = utilities
@@ -143,18 +167,28 @@ class Features:
 
     def to(self, device: str) -> "Features":
         """Return the same features on a device."""
-        return Features(self.source_x.to(device), self.source_y.to(device), self.target.to(device))
+        return Features(
+            self.source_x.to(device), self.source_y.to(device), self.target.to(device)
+        )
 
 
 def make_features(
-    n: int, num_features: int, rms: float = 8.0, imbalance: float = 0.0, seed: int = 0, num_source: int = 5000
+    n: int,
+    num_features: int,
+    rms: float = 8.0,
+    imbalance: float = 0.0,
+    seed: int = 0,
+    num_source: int = 5000,
 ) -> Features:
-    """Draw stand-ins for mean-pooled embeddings: class means, a low-rank part of decaying spectrum, white noise.
+    """Draw stand-ins for mean-pooled embeddings: class means, a low-rank part of
+    decaying spectrum, white noise.
 
     Args:
         n: target points.
-        num_features: D; 768 comes with 7 source classes, as the reference's text source, others with 10.
-        rms: root mean square distance between two source points; beside eps = 0.1 it decides how hard transport is.
+        num_features: D; 768 comes with 7 source classes, as the reference's text
+            source, others with 10.
+        rms: root mean square distance between two source points; beside eps = 0.1 it
+            decides how hard transport is.
         imbalance: class sizes are proportional to exp(−imbalance k).
         seed: of numpy's frozen MT19937.
         num_source: N.
@@ -184,4 +218,6 @@ def make_features(
 def _cloud(r: np.random.RandomState, n: int, basis: np.ndarray) -> np.ndarray:
     spectrum = 1.0 / np.sqrt(1.0 + np.arange(len(basis)))
     low_rank = (r.randn(n, len(basis)) * spectrum) @ basis
-    return np.asarray(low_rank + 0.3 * r.randn(n, basis.shape[1]) / np.sqrt(basis.shape[1]))
+    return np.asarray(
+        low_rank + 0.3 * r.randn(n, basis.shape[1]) / np.sqrt(basis.shape[1])
+    )

@@ -1,7 +1,8 @@
-"""Regression of the log ratios of tasks on properties of the tasks, with tests that hold where tasks spread unequally.
+"""Regression of the log ratios of tasks on properties of the tasks, with tests that
+hold where tasks spread unequally.
 
-Tasks count equally, as on a board. What tasks differ by and the noise over seeds are both in the residuals, whose
-variance may be another for each task.
+Tasks count equally, as on a board. What tasks differ by and the noise over seeds are
+both in the residuals, whose variance may be another for each task.
 """
 
 import math
@@ -20,7 +21,9 @@ LEAST_GROUP = 3
 
 
 class Estimate(NamedTuple):
-    """A log ratio or a slope of log ratios, with standard error, degrees of freedom, and the p-value that it is 0."""
+    """A log ratio or a slope of log ratios, with standard error, degrees of freedom,
+    and the p-value that it is 0.
+    """
 
     value: float = math.nan
     error: float = math.nan
@@ -35,47 +38,67 @@ class Estimate(NamedTuple):
 
 
 def estimate(logs_T: Floats, design_TP: Floats, contrast_P: Floats) -> Estimate:
-    """Return the least-squares estimate of a contrast of the coefficients of ``design_TP``; NaN if there is none.
+    """Return the least-squares estimate of a contrast of the coefficients of
+    ``design_TP``; NaN if there is none.
 
-    There is none, either, if its error has fewer degrees of freedom than the spread of `MIN_TASKS` tasks.
-    The variance is HC2 (MacKinnon and White 1985, Journal of Econometrics 29): unbiased if all tasks spread equally,
-    and consistent if not. Its degrees of freedom are those of Bell and McCaffrey 2002, Survey Methodology 28. For the
-    mean of a group of tasks, both are those of Student's test of the group alone.
+    There is none, either, if its error has fewer degrees of freedom than the spread of
+    `MIN_TASKS` tasks. The variance is HC2 (MacKinnon and White 1985, Journal of
+    Econometrics 29): unbiased if all tasks spread equally, and consistent if not. Its
+    degrees of freedom are those of Bell and McCaffrey 2002, Survey Methodology 28. For
+    the mean of a group of tasks, both are those of Student's test of the group alone.
     """
     num, width = design_TP.shape
     if num < max(MIN_TASKS, width + 1) or np.linalg.matrix_rank(design_TP) < width:
         return Estimate()
     inverse_PT = np.linalg.pinv(design_TP)
     residual_TT = np.eye(num) - design_TP @ inverse_PT
-    load_T, left_T = contrast_P @ inverse_PT, np.diag(residual_TT)
-    used_T = left_T > 1e-9  # the only task of a group says nothing of a slope within groups
-    if (np.abs(load_T[~used_T]) > 1e-9).any():  # a task that the fit meets exactly, so that its error is unknown
+    load_T = contrast_P @ inverse_PT
+    left_T = np.diag(residual_TT)
+    used_T = (
+        left_T > 1e-9
+    )  # the only task of a group says nothing of a slope within groups
+    if (
+        np.abs(load_T[~used_T]) > 1e-9
+    ).any():  # a task that the fit meets exactly, so that its error is unknown
         return Estimate()
     share_T = np.where(used_T, load_T**2 / np.where(used_T, left_T, 1.0), 0.0)
-    value, variance = float(load_T @ logs_T), float(share_T @ (residual_TT @ logs_T) ** 2)
+    value = float(load_T @ logs_T)
+    variance = float(share_T @ (residual_TT @ logs_T) ** 2)
     freedom = float((load_T @ load_T) ** 2 / (share_T @ residual_TT**2 @ share_T))
     if freedom < MIN_TASKS - 1 - 1e-6:
         return Estimate()
-    p = student_p(np.array([value]), np.array([math.sqrt(variance)]), np.array([freedom]))
+    p = student_p(
+        np.array([value]), np.array([math.sqrt(variance)]), np.array([freedom])
+    )
     return Estimate(value, math.sqrt(variance), freedom, float(p[0]))
 
 
 def mean(logs_T: Floats) -> Estimate:
-    """Return the mean with Student's error and test, as a board has them; only the mean below `MIN_TASKS` tasks."""
+    """Return the mean with Student's error and test, as a board has them; only the mean
+    below `MIN_TASKS` tasks.
+    """
     found = estimate(logs_T, np.ones((len(logs_T), 1)), np.ones(1))
-    return found if len(logs_T) >= MIN_TASKS or not len(logs_T) else Estimate(float(logs_T.mean()))
+    return (
+        found
+        if len(logs_T) >= MIN_TASKS or not len(logs_T)
+        else Estimate(float(logs_T.mean()))
+    )
 
 
 def unequal_means(logs_T: Floats, groups_T: NDArray[np.str_]) -> float:
-    """Return the p-value of the test that all groups of at least `LEAST_GROUP` tasks have one mean; NaN for one group.
+    """Return the p-value of the test that all groups of at least `LEAST_GROUP` tasks
+    have one mean; NaN for one group.
 
-    Groups may spread unequally. Welch 1951, "On the comparison of several mean values", Biometrika 38.
+    Groups may spread unequally. Welch 1951, "On the comparison of several mean values",
+    Biometrika 38.
     """
     parts = groups(logs_T, groups_T)
     count = len(parts)
     if count < 2:
         return math.nan
-    nums, means = (np.array([of(part) for part in parts.values()]) for of in (len, np.mean))
+    nums, means = (
+        np.array([of(part) for part in parts.values()]) for of in (len, np.mean)
+    )
     weights = nums / np.array([part.var(ddof=1) for part in parts.values()])
     centre = weights @ means / weights.sum()
     lack = ((1 - weights / weights.sum()) ** 2 / (nums - 1)).sum() / (count**2 - 1)
@@ -84,22 +107,33 @@ def unequal_means(logs_T: Floats, groups_T: NDArray[np.str_]) -> float:
 
 
 def room(logs_T: Floats, groups_T: NDArray[np.str_]) -> float:
-    """Return the largest log ratio between two groups that the 95 % interval of their difference leaves open.
+    """Return the largest log ratio between two groups that the 95 % interval of their
+    difference leaves open.
 
-    The intervals are Welch's, of groups of at least `LEAST_GROUP` tasks; 0 for one group.
+    The intervals are Welch's, of groups of at least `LEAST_GROUP` tasks; 0 for one
+    group.
     """
     parts = list(groups(logs_T, groups_T).values())
     widest = 0.0
     for one in parts:
         for other in parts:
             errors = np.array([part.var(ddof=1) / len(part) for part in (one, other)])
-            freedom = errors.sum() ** 2 / (errors**2 / [len(one) - 1, len(other) - 1]).sum()
+            freedom = (
+                errors.sum() ** 2 / (errors**2 / [len(one) - 1, len(other) - 1]).sum()
+            )
             half = special.stdtrit(freedom, 1 - LEVEL / 2) * math.sqrt(errors.sum())
-            widest = max(widest, float(one.mean() - other.mean() + half) if one is not other else 0.0)
+            widest = max(
+                widest,
+                float(one.mean() - other.mean() + half) if one is not other else 0.0,
+            )
     return widest
 
 
 def groups(logs_T: Floats, groups_T: NDArray[np.str_]) -> dict[str, Floats]:
     """Return the log ratios of each group of at least `LEAST_GROUP` tasks that differ."""
     parts = {str(group): logs_T[groups_T == group] for group in np.unique(groups_T)}
-    return {group: part for group, part in parts.items() if len(part) >= LEAST_GROUP and np.ptp(part) > 1e-9}
+    return {
+        group: part
+        for group, part in parts.items()
+        if len(part) >= LEAST_GROUP and np.ptp(part) > 1e-9
+    }

@@ -1,6 +1,7 @@
 """Run one of our trials on a problem in the reference's layout, and print timed events.
 
-``python benchmarks/run_ours.py WORKDIR HYPERPARAMETERS.json SEED`` prints the same JSON lines as `run_reference`.
+``python benchmarks/run_ours.py WORKDIR HYPERPARAMETERS.json SEED`` prints the same JSON
+lines as `run_reference`.
 """
 
 # ruff: noqa: T201 - the result of this script is what it prints
@@ -29,7 +30,8 @@ _STARTED = perf_counter()
 
 def emit(event: str, **values: Any) -> None:
     """Print one event with the wall and CPU seconds of this process."""
-    at, cpu = round(perf_counter() - _STARTED, 4), round(process_time(), 4)
+    at = round(perf_counter() - _STARTED, 4)
+    cpu = round(process_time(), 4)
     print(json.dumps({"event": event, "at": at, "cpu": cpu, **values}), flush=True)
 
 
@@ -44,7 +46,9 @@ def main() -> None:
     task, data = read_problem(workdir)
     emit("loaded")
     body = str(workdir / "roberta-base")
-    adaptation = TrialTrainer(task, data, "orca", body, hyperparameters, seed, test=True, reuse_aligned=False)
+    adaptation = TrialTrainer(
+        task, data, "orca", body, hyperparameters, seed, test=True, reuse_aligned=False
+    )
     emit("built")
     _run(adaptation)
     emit("end", peak_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
@@ -57,19 +61,34 @@ def _run(adaptation: TrialTrainer) -> None:
         now = adaptation.result()
         values: dict[str, Any] = {"epoch": progress.epoch, "seconds": progress.seconds}
         if progress.stage == "refine":
-            values = {"epoch": progress.epoch, "seconds": now.refine_seconds - before.refine_seconds}
-            values |= {"validated": progress.seconds, "score": progress.validation_score}
+            values = {
+                "epoch": progress.epoch,
+                "seconds": now.refine_seconds - before.refine_seconds,
+            }
+            values |= {
+                "validated": progress.seconds,
+                "score": progress.validation_score,
+            }
         emit(f"{progress.stage}_epoch", **values)
         before = now
-    emit("test", which="best-validated", test_score=before.test_score, best_epoch=before.best_epoch)
+    emit(
+        "test",
+        which="best-validated",
+        test_score=before.test_score,
+        best_epoch=before.best_epoch,
+    )
 
 
 def register_source(folder: Path) -> None:
-    """Register the given features as source ``text``, so that the caches treat them as any other source's."""
+    """Register the given features as source ``text``, so that the caches treat them as
+    any other source's.
+    """
 
     def sample(request: SampleRequest) -> tuple[torch.Tensor, torch.Tensor]:
         x = torch.from_numpy(np.load(folder / "text_xs_32.npy")[: request.num_samples])
-        return x.mean(1), torch.from_numpy(np.load(folder / "text_ys_32.npy")[: request.num_samples])
+        return x.mean(1), torch.from_numpy(
+            np.load(folder / "text_ys_32.npy")[: request.num_samples]
+        )
 
     module = ModuleType(f"{sources.__name__}.text")
     setattr(module, "SOURCE", Source(name="text", modality="sequence", sample=sample))  # noqa: B010
@@ -87,21 +106,40 @@ def read_problem(workdir: Path) -> tuple[Task, PreparedData]:
             arrays = {name: file[name] for name in file.files}
         info = json.loads(str(arrays.pop("info")))
     else:
-        arrays, info = read_windows(workdir / "datasets" / "challenge2017.pkl"), {"outputs": len(CLASSES)}
+        arrays = read_windows(workdir / "datasets" / "challenge2017.pkl")
+        info = {"outputs": len(CLASSES)}
     dense = isinstance(info["outputs"], list)
     if dense:
         arrays |= {name: arrays[name][:, 0] for name in ("train_y", "test_y")}
-    target = Target("dense", shape=tuple(info["outputs"][1:])) if dense else Target("classes", size=info["outputs"])
-    train, test = (Split(arrays[f"{part}_x"], arrays[f"{part}_y"]) for part in ("train", "test"))
+    target = (
+        Target("dense", shape=tuple(info["outputs"][1:]))
+        if dense
+        else Target("classes", size=info["outputs"])
+    )
+    train, test = (
+        Split(arrays[f"{part}_x"], arrays[f"{part}_y"]) for part in ("train", "test")
+    )
     task = Task(
-        name="perf/given", title="", domain="", input_shape=train.x.shape[1:], target=target,
+        name="perf/given",
+        title="",
+        domain="",
+        input_shape=train.x.shape[1:],
+        target=target,
         loss=info.get("loss", "cross_entropy"),
-        metric="nrmse" if dense else "error" if "loss" in info else "one_minus_macro_f1",
-        body="", num_samples=(len(train), len(test), len(test)), licence="", citation="", reference="",
+        metric=(
+            "nrmse" if dense else "error" if "loss" in info else "one_minus_macro_f1"
+        ),
+        body="",
+        num_samples=(len(train), len(test), len(test)),
+        licence="",
+        citation="",
+        reference="",
         build=lambda _: {},
-    )  # fmt: skip
+    )
     splits: dict[Any, Split] = {"train": train, "validation": test, "test": test}
-    return task, PreparedData(task.name, fingerprint(arrays), splits, None, None, workdir)
+    return task, PreparedData(
+        task.name, fingerprint(arrays), splits, None, None, workdir
+    )
 
 
 if __name__ == "__main__":

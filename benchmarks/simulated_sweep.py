@@ -1,4 +1,6 @@
-"""A sweep of many trials that compute nothing: its plan, its workers, and checks and figures of its run."""
+"""A sweep of many trials that compute nothing: its plan, its workers, and checks and
+figures of its run.
+"""
 
 import os
 import threading
@@ -13,7 +15,12 @@ import pyarrow.parquet as pq
 from orca_ray.errors import UserError
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.plan.loading import parse_spec
-from orca_ray.sweep.plan.searches import SearchPlan, TrialSpec, plan_searches, stable_seed
+from orca_ray.sweep.plan.searches import (
+    SearchPlan,
+    TrialSpec,
+    plan_searches,
+    stable_seed,
+)
 from orca_ray.sweep.run.events import Event, TrialFinished
 from orca_ray.sweep.run.messages import TrialReport
 from tests.sweep.fakes import fake_reports
@@ -43,16 +50,22 @@ def plans(
 ) -> list[SearchPlan]:
     """Plan the first ``num_searches`` of 126 searches (42 tasks, 3 methods).
 
-    With a ``generation``, that many trials of a search are suggested together, and the sweep is deterministic.
+    With a ``generation``, that many trials of a search are suggested together, and the
+    sweep is deterministic.
     """
     deterministic, parallel = ("true", generation) if generation else ("false", "null")
     spec = parse_spec(
         SWEEP.format(
-            search=search_trials, confirm=list(range(1, confirm_trials + 1)), epochs=epochs,
-            deterministic=deterministic, parallel=parallel,
+            search=search_trials,
+            confirm=list(range(1, confirm_trials + 1)),
+            epochs=epochs,
+            deterministic=deterministic,
+            parallel=parallel,
         )
-    )  # fmt: skip
-    return plan_searches(spec, dict.fromkeys(spec.tasks, "0" * 16), gpus=gpus)[:num_searches]
+    )
+    return plan_searches(spec, dict.fromkeys(spec.tasks, "0" * 16), gpus=gpus)[
+        :num_searches
+    ]
 
 
 def uneven_seconds(task: str, method: str, seed: int) -> float:
@@ -61,15 +74,20 @@ def uneven_seconds(task: str, method: str, seed: int) -> float:
 
 
 class SimulatedRunner:
-    """Takes the place of `TrialRunner` in a worker: sleeps, then reports the only epoch."""
+    """Takes the place of `TrialRunner` in a worker: sleeps, then reports the only
+    epoch.
+    """
 
     seconds: ClassVar[float] = 0.0
 
     def __init__(self, trial: TrialSpec, *_: object, **__: object) -> None:
-        self.trial, self._staged = trial, False
+        self.trial = trial
+        self._staged = False
 
     def step(self) -> TrialReport:
-        """Report that there is nothing to stage; in the second step, run the only epoch."""
+        """Report that there is nothing to stage; in the second step, run the only
+        epoch.
+        """
         if not self._staged:
             self._staged = True
             return TrialReport()
@@ -107,43 +125,74 @@ class Meter:
             self.points.append(self._now())
 
     def figures(self, num_random: int) -> dict[str, float]:
-        """Return rate, durations of the last thousand (or tenth) of the trials relative to the first, and growth in MB.
+        """Return rate, durations of the last thousand (or tenth) of the trials relative
+        to the first, and growth in MB.
 
-        Times count from the end of the first trial, when a worker is warm. ``num_random`` is the number of trials that
-        start before TPE suggests others: each of its suggestions takes milliseconds, random ones nothing.
+        Times count from the end of the first trial, when a worker is warm.
+        ``num_random`` is the number of trials that start before TPE suggests others:
+        each of its suggestions takes milliseconds, random ones nothing.
         """
-        points, some = self.points, max(1, min(THOUSAND, len(self.keys) // 10))
-        spans = {name: (points[start], points[start + some]) for name, start in (("first", 0), ("tpe", num_random))}
-        last, cpu_last = points[-1].wall - points[-1 - some].wall, points[-1].cpu - points[-1 - some].cpu
+        points = self.points
+        some = max(1, min(THOUSAND, len(self.keys) // 10))
+        spans = {
+            name: (points[start], points[start + some])
+            for name, start in (("first", 0), ("tpe", num_random))
+        }
+        last = points[-1].wall - points[-1 - some].wall
+        cpu_last = points[-1].cpu - points[-1 - some].cpu
         return {
             "trials": len(self.keys),
             "trials_per_second": (len(points) - 1) / (points[-1].wall - points[0].wall),
-            "trials_per_cpu_second": (len(points) - 1) / (points[-1].cpu - points[0].cpu),
-            **{f"last_to_{name}": last / (b.wall - a.wall) for name, (a, b) in spans.items()},
-            **{f"last_to_{name}_cpu": cpu_last / (b.cpu - a.cpu) for name, (a, b) in spans.items()},
+            "trials_per_cpu_second": (
+                (len(points) - 1) / (points[-1].cpu - points[0].cpu)
+            ),
+            **{
+                f"last_to_{name}": last / (b.wall - a.wall)
+                for name, (a, b) in spans.items()
+            },
+            **{
+                f"last_to_{name}_cpu": cpu_last / (b.cpu - a.cpu)
+                for name, (a, b) in spans.items()
+            },
             "growth_mb": points[-1].rss_mb - points[some].rss_mb,
         }
 
     def check(self, searches: list[SearchPlan], store: ResultsStore) -> None:
-        """Raise UserError unless each planned trial ran once and has one row in the store."""
+        """Raise UserError unless each planned trial ran once and has one row in the
+        store.
+        """
         suggestions = store.journal(searches[0].spec.sweep_id)
         planned = {each.trial_key for each in suggestions}
         folder = Path(store.uri) / "records"
         rows = sum(pq.read_metadata(path).num_rows for path in folder.glob("*.parquet"))
         confirm = sum(plan.num_confirm for plan in searches)
         found = {
-            "suggestions": (len(suggestions), sum(plan.num_search for plan in searches)),
+            "suggestions": (
+                len(suggestions),
+                sum(plan.num_search for plan in searches),
+            ),
             "trials": (len(self.keys), len(planned) + confirm),
             "distinct trials": (len(set(self.keys)), len(planned) + confirm),
             "rows": (rows, len(planned) + confirm),
-            "records": (len(store.load(searches[0].spec.sweep_id).keys() & set(self.keys)), len(planned) + confirm),
+            "records": (
+                len(store.load(searches[0].spec.sweep_id).keys() & set(self.keys)),
+                len(planned) + confirm,
+            ),
         }
-        wrong = [f"{name}: {number}, planned {wanted}" for name, (number, wanted) in found.items() if number != wanted]
+        wrong = [
+            f"{name}: {number}, planned {wanted}"
+            for name, (number, wanted) in found.items()
+            if number != wanted
+        ]
         if wrong:
             raise UserError("not each planned trial ran once: " + "; ".join(wrong))
 
     def _now(self) -> Point:
-        return Point(time.perf_counter(), time.process_time(), self._process.memory_info().rss / 1e6)
+        return Point(
+            time.perf_counter(),
+            time.process_time(),
+            self._process.memory_info().rss / 1e6,
+        )
 
 
 class FileCounter(threading.Thread):
@@ -152,12 +201,15 @@ class FileCounter(threading.Thread):
     def __init__(self, directory: Path) -> None:
         super().__init__(daemon=True)
         self.most = 0
-        self._directory, self._ended = directory, threading.Event()
+        self._directory = directory
+        self._ended = threading.Event()
 
     def run(self) -> None:
         """Count until `end` is called."""
         while not self._ended.wait(0.05):
-            self.most = max(self.most, sum(len(files) for _, _, files in os.walk(self._directory)))
+            self.most = max(
+                self.most, sum(len(files) for _, _, files in os.walk(self._directory))
+            )
 
     def end(self) -> int:
         """Stop counting and return the largest number."""

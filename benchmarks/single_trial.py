@@ -11,15 +11,23 @@ from orca_ray.tasks.registry import get_task
 
 
 def run_trial(
-    task: str, method: str, body: str, values: Mapping[str, Scalar], seed: int, **options: Any
-) -> tuple[Outcome, list[EpochProgress]]:  # fmt: skip
-    """Run a trial with hyper-parameters ``values``; return its outcome and the progress after every epoch.
+    task: str,
+    method: str,
+    body: str,
+    values: Mapping[str, Scalar],
+    seed: int,
+    **options: Any,
+) -> tuple[Outcome, list[EpochProgress]]:
+    """Run a trial with hyper-parameters ``values``; return its outcome and the progress
+    after every epoch.
 
     ``options`` are further arguments of `TrialTrainer`.
     """
     chosen = get_task(task)
     used = relevant(resolve(method, values), method)
-    trainer = TrialTrainer(chosen, chosen.prepare(), method, body, used, seed, test=True, **options)
+    trainer = TrialTrainer(
+        chosen, chosen.prepare(), method, body, used, seed, test=True, **options
+    )
     try:
         curve = []
         while not trainer.done:

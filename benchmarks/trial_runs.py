@@ -47,8 +47,8 @@ class Trial:
 def read_trial(events: list[dict[str, Any]], clock: str) -> Trial:
     """Return the result of a run from its events, by the ``clock`` wall or cpu.
 
-    With the wall clock, an epoch's seconds are those that the run reports, if it does. CPU seconds are measured between
-    events and include validation.
+    With the wall clock, an epoch's seconds are those that the run reports, if it does.
+    CPU seconds are measured between events and include validation.
     """
     time = {"wall": "at", "cpu": "cpu"}[clock]
     named = {event["event"]: event for event in events}
@@ -56,7 +56,11 @@ def read_trial(events: list[dict[str, Any]], clock: str) -> Trial:
     reported = clock == "wall"
 
     def seconds(kind: str, name: str) -> list[float]:
-        return [event.get(name, span) if reported else span for event, span in spans if event["event"] == kind]
+        return [
+            event.get(name, span) if reported else span
+            for event, span in spans
+            if event["event"] == kind
+        ]
 
     return Trial(
         align=seconds("align_epoch", "seconds"),
@@ -71,9 +75,18 @@ def read_trial(events: list[dict[str, Any]], clock: str) -> Trial:
 class Bench:
     """Runs both sides in one folder per problem and collects their events."""
 
-    def __init__(self, checkout: Path, folder: Path, reused: list[dict[str, Any]], args: argparse.Namespace) -> None:
-        self._checkout, self._folder = checkout, folder
-        self._output, self._distance, self._clock = args.json, args.distance, args.clock
+    def __init__(
+        self,
+        checkout: Path,
+        folder: Path,
+        reused: list[dict[str, Any]],
+        args: argparse.Namespace,
+    ) -> None:
+        self._checkout = checkout
+        self._folder = folder
+        self._output = args.json
+        self._distance = args.distance
+        self._clock = args.clock
         self._reused = [run for run in reused if run["side"] == "reference"]
         self.runs: list[dict[str, Any]] = []
         self._environment = os.environ | {
@@ -98,30 +111,68 @@ class Bench:
         trial_problem.write_source(folder / "datasets", source_samples)
         return folder
 
-    def reference(self, folder: Path, dataset: str, setting: Setting, seed: int) -> Trial:
-        """Run the reference's ``main.py``, or reuse an earlier run with the same settings."""
-        run = {"side": "reference", "problem": folder.name, "setting": setting.key(), "seed": seed}
+    def reference(
+        self, folder: Path, dataset: str, setting: Setting, seed: int
+    ) -> Trial:
+        """Run the reference's ``main.py``, or reuse an earlier run with the same
+        settings.
+        """
+        run = {
+            "side": "reference",
+            "problem": folder.name,
+            "setting": setting.key(),
+            "seed": seed,
+        }
         found = next((old for old in self._reused if run.items() <= old.items()), None)
         if found is not None:
-            self._reused.remove(found)  # a second run with the same settings takes the next one
+            self._reused.remove(
+                found
+            )  # a second run with the same settings takes the next one
             return self._record(run, found["events"])
         config = folder / "config.yaml"
         config.write_text(yaml.safe_dump(setting.reference_config(dataset, seed)))
         _remove_results(folder)
-        command = [str(HERE / "run_reference.py"), str(self._checkout), str(folder), str(config)]
+        command = [
+            str(HERE / "run_reference.py"),
+            str(self._checkout),
+            str(folder),
+            str(config),
+        ]
         return self._record(run, self._events(command))
 
     def ours(self, folder: Path, setting: Setting, length: int, seed: int) -> Trial:
         """Run ours."""
-        run = {"side": "ours", "problem": folder.name, "setting": setting.key(), "seed": seed}
+        run = {
+            "side": "ours",
+            "problem": folder.name,
+            "setting": setting.key(),
+            "seed": seed,
+        }
         values = folder / "hyperparameters.json"
-        values.write_text(json.dumps(setting.our_hyperparameters(length, self._distance)))
-        return self._record(run, self._events([str(HERE / "run_ours.py"), str(folder), str(values), str(seed)]))
+        values.write_text(
+            json.dumps(setting.our_hyperparameters(length, self._distance))
+        )
+        return self._record(
+            run,
+            self._events(
+                [str(HERE / "run_ours.py"), str(folder), str(values), str(seed)]
+            ),
+        )
 
     def arrays_agree(self, folder: Path) -> bool:
-        """Return whether the reference's loader and ours cut the recordings into the same windows."""
+        """Return whether the reference's loader and ours cut the recordings into the
+        same windows.
+        """
         theirs = folder / "reference.npz"
-        self._output_of([str(HERE / "run_reference.py"), str(self._checkout), str(folder), "--arrays", str(theirs)])
+        self._output_of(
+            [
+                str(HERE / "run_reference.py"),
+                str(self._checkout),
+                str(folder),
+                "--arrays",
+                str(theirs),
+            ]
+        )
         with np.load(theirs) as file:
             return trial_problem.same_rows(
                 {name: file[name] for name in file.files},
@@ -134,7 +185,8 @@ class Bench:
         if self._output:  # after every run: an interrupted bench can be reused
             self._output.write_text(json.dumps({"runs": self.all_runs}, indent=1))
         print(
-            f"  {run['side']:9} {run['problem']:24} seed {run['seed']}: {trial.whole:8.1f} s, score {trial.score:.4f}",
+            f"  {run['side']:9} {run['problem']:24} seed {run['seed']}:"
+            f" {trial.whole:8.1f} s, score {trial.score:.4f}",
             flush=True,
         )
         return trial
@@ -146,7 +198,11 @@ class Bench:
         log = self._folder / "stderr.txt"
         with log.open("w") as errors:
             ran = subprocess.run(
-                [sys.executable, *command], stdout=subprocess.PIPE, stderr=errors, text=True, env=self._environment
+                [sys.executable, *command],
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                env=self._environment,
             )
         if ran.returncode:
             raise SystemExit(f"{' '.join(command)} failed:\n{log.read_text()[-3000:]}")

@@ -1,4 +1,6 @@
-"""A cluster of logical GPUs in virtual time: trials end at once, and the clock jumps from one end to the next."""
+"""A cluster of logical GPUs in virtual time: trials end at once, and the clock jumps
+from one end to the next.
+"""
 
 import heapq
 from collections import deque
@@ -20,14 +22,24 @@ GPUS_PER_NODE = 8
 class VirtualCluster:
     """Runs the trials that a controller chooses on logical GPUs, one trial a GPU.
 
-    As on Ray, the placement decides how many trials are handed out, and those that find no free GPU wait in order.
+    As on Ray, the placement decides how many trials are handed out, and those that find
+    no free GPU wait in order.
     """
 
     def __init__(self, gpus: int, seconds: Callable[[TrialSpec], float]) -> None:
-        """Store the number of GPUs and the function that returns the virtual duration of a trial."""
-        self._gpus, self._seconds = gpus, seconds
+        """Store the number of GPUs and the function that returns the virtual duration
+        of a trial.
+        """
+        self._gpus = gpus
+        self._seconds = seconds
         self._nodes = [
-            NodeResources(f"node{number}", 2.0 * GPUS_PER_NODE, min(GPUS_PER_NODE, gpus - first), 64.0, f"{number}")
+            NodeResources(
+                f"node{number}",
+                2.0 * GPUS_PER_NODE,
+                min(GPUS_PER_NODE, gpus - first),
+                64.0,
+                f"{number}",
+            )
             for number, first in enumerate(range(0, gpus, GPUS_PER_NODE))
         ]
         self.now = 0.0
@@ -37,7 +49,10 @@ class VirtualCluster:
 
     def run(self, controller: SweepController) -> None:
         """Run trials until the controller has none."""
-        requests = {(plan.task, plan.method): GpuRequest(1.0) for plan in controller.searches.plans}
+        requests = {
+            (plan.task, plan.method): GpuRequest(1.0)
+            for plan in controller.searches.plans
+        }
         controller.placement = Placement(lambda: self._nodes, requests)
         waiting: deque[TrialSpec] = deque()
         running: dict[str, TrialSpec] = {}
@@ -58,7 +73,9 @@ class VirtualCluster:
                 controller.ended(key, report)
             controller.close()
 
-    def _start(self, controller: SweepController, trial: TrialSpec) -> tuple[float, str]:
+    def _start(
+        self, controller: SweepController, trial: TrialSpec
+    ) -> tuple[float, str]:
         controller.started(trial.key)
         seconds = self._seconds(trial)
         self.busy += seconds
@@ -66,7 +83,9 @@ class VirtualCluster:
 
     @contextmanager
     def _virtual_dates(self) -> Iterator[None]:
-        """Context manager: records get virtual dates, so that the controller learns virtual durations from them."""
+        """Context manager: records get virtual dates, so that the controller learns
+        virtual durations from them.
+        """
         cluster = self
 
         class VirtualDate(datetime):

@@ -1,4 +1,6 @@
-"""Virtual time: clocks that jump from one event to the next, for the driver and for the thread of its lease."""
+"""Virtual time: clocks that jump from one event to the next, for the driver and for the
+thread of its lease.
+"""
 
 import threading
 from collections.abc import Iterator
@@ -16,7 +18,9 @@ EPOCH = 1e9
 
 
 class VirtualTime:
-    """A clock, and the threads that sleep by it; `advance` wakes them one after another at their times."""
+    """A clock, and the threads that sleep by it; `advance` wakes them one after another
+    at their times.
+    """
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -36,7 +40,9 @@ class VirtualTime:
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        """Context manager: controller, records, writer and lease use this clock; the disk takes no time."""
+        """Context manager: controller, records, writer and lease use this clock; the
+        disk takes no time.
+        """
         clock = self
 
         class VirtualDate(datetime):
@@ -44,11 +50,17 @@ class VirtualTime:
             def now(cls, tz: tzinfo | None = UTC) -> datetime:  # type: ignore[override]
                 return datetime.fromtimestamp(EPOCH + clock.now, tz)
 
-        threads = SimpleNamespace(Thread=threading.Thread, Event=lambda: VirtualEvent(clock), Lock=threading.Lock)
+        threads = SimpleNamespace(
+            Thread=threading.Thread,
+            Event=lambda: VirtualEvent(clock),
+            Lock=threading.Lock,
+        )
         with ExitStack() as stack:
             for patch in (
                 mock.patch("time.monotonic", clock),
-                mock.patch("os.fsync"),  # real time of a disk would only slow the simulation down
+                mock.patch(
+                    "os.fsync"
+                ),  # real time of a disk would only slow the simulation down
                 mock.patch.object(lease_module, "threading", threads),
                 mock.patch.object(lease_module, "seconds_since_boot", clock),
                 mock.patch.object(controller_module, "datetime", VirtualDate),
@@ -59,16 +71,21 @@ class VirtualTime:
 
 
 class VirtualEvent:
-    """Stands in for `threading.Event` in a thread that works every few seconds: its waits end in virtual time."""
+    """Stands in for `threading.Event` in a thread that works every few seconds: its
+    waits end in virtual time.
+    """
 
     def __init__(self, clock: VirtualTime) -> None:
-        self._clock, self._set = clock, False
+        self._clock = clock
+        self._set = False
         self._changed = threading.Condition()
         self._wakes_at: float | None = None
         clock.sleepers.append(self)
 
     def wait(self, seconds: float) -> bool:
-        """Sleep for ``seconds`` of virtual time or until `set`; return whether it was set."""
+        """Sleep for ``seconds`` of virtual time or until `set`; return whether it was
+        set.
+        """
         with self._changed:
             self._wakes_at = self._clock.now + seconds
             self._changed.notify_all()
@@ -89,8 +106,13 @@ class VirtualEvent:
     def wakes_at(self) -> float:
         """Return when the thread wakes; first wait until it sleeps."""
         with self._changed:
-            if not self._changed.wait_for(lambda: self._wakes_at is not None, timeout=60.0):
-                raise RuntimeError("a thread of the driver has not come back to its sleep for a minute of real time")
+            if not self._changed.wait_for(
+                lambda: self._wakes_at is not None, timeout=60.0
+            ):
+                raise RuntimeError(
+                    "a thread of the driver has not come back to its sleep for a minute"
+                    " of real time"
+                )
             assert self._wakes_at is not None
             return self._wakes_at
 

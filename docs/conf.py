@@ -14,7 +14,13 @@ author = "the orca-ray authors"
 copyright = f"2026, {author}"
 release = __version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton", "site_pages"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx_copybutton",
+    "site_pages",
+]
 exclude_patterns = ["stores"]
 
 # Markdown as GitHub reads it: a heading is linked by the words in it.
@@ -25,7 +31,10 @@ myst_enable_extensions = ["colon_fence", "deflist"]
 default_role = "py:obj"
 nitpicky = True
 nitpick_ignore_regex = [
-    ("py:.*", r"(?!orca_ray\.).*"),  # other libraries' sites need a network; names without a module may be options
+    (
+        "py:.*",
+        r"(?!orca_ray\.).*",
+    ),  # other libraries' sites need a network; names without a module may be options
 ]
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"

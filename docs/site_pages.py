@@ -38,7 +38,9 @@ def relinked(text: str, base: Path, page: Path) -> str:
         target = (base / match[1]).resolve()
         if not target.exists():
             return match[0]
-        target = target / "README.md" if target.is_dir() else INCLUDED.get(target, target)
+        target = (
+            target / "README.md" if target.is_dir() else INCLUDED.get(target, target)
+        )
         return f"]({os.path.relpath(target, page.parent)}"
 
     return LINK.sub(change, text)
@@ -47,8 +49,13 @@ def relinked(text: str, base: Path, page: Path) -> str:
 def table(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
     """Return a Markdown table."""
     columns = list(columns)
-    cells = [[str(cell).replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
-    return "\n".join(f"| {' | '.join(row)} |" for row in [columns, ["---"] * len(columns), *cells])
+    cells = [
+        [str(cell).replace("|", "\\|").replace("\n", " ") for cell in row]
+        for row in rows
+    ]
+    return "\n".join(
+        f"| {' | '.join(row)} |" for row in [columns, ["---"] * len(columns), *cells]
+    )
 
 
 def tasks() -> str:
@@ -61,7 +68,9 @@ def tasks() -> str:
         rows = [
             (
                 f"`{task.short_name}`",
-                f"[{task.title}]({task.reference})" if task.reference.startswith("http") else task.title,
+                f"[{task.title}]({task.reference})"
+                if task.reference.startswith("http")
+                else task.title,
                 "×".join(map(str, task.input_shape or "?")),
                 f"{task.target.kind} {'×'.join(map(str, task.target.output_shape)) if task.target.size else '?'}",
                 *(f"`{name}`" for name in (task.metric, task.body)),
@@ -78,7 +87,13 @@ def methods() -> str:
     from orca_ray.methods.registry import all_methods
 
     rows = [
-        (f"`{m.name}`", m.title, ", ".join(m.stage_names), "pretrained" if m.pretrained else "random", m.reference)
+        (
+            f"`{m.name}`",
+            m.title,
+            ", ".join(m.stage_names),
+            "pretrained" if m.pretrained else "random",
+            m.reference,
+        )
         for m in all_methods().values()
     ]
     return table(("method", "title", "stages", "starts from", "reference"), rows)
@@ -89,10 +104,20 @@ def bodies() -> str:
     from orca_ray.models.names import list_bodies
 
     rows = [
-        (f"`{b.name}`", b.modality, b.layers, b.width, f"{b.parameters / 1e6:.1f} M", b.source, b.licence)
+        (
+            f"`{b.name}`",
+            b.modality,
+            b.layers,
+            b.width,
+            f"{b.parameters / 1e6:.1f} M",
+            b.source,
+            b.licence,
+        )
         for b in list_bodies()
     ]
-    return table(("body", "modality", "layers", "width", "parameters", "from", "licence"), rows)
+    return table(
+        ("body", "modality", "layers", "width", "parameters", "from", "licence"), rows
+    )
 
 
 def families() -> str:
@@ -100,7 +125,12 @@ def families() -> str:
     from orca_ray.models.family import all_families
 
     rows = [
-        (family.name, family.modality, family.library, ", ".join(f"`{name}`" for name in family.model_types))
+        (
+            family.name,
+            family.modality,
+            family.library,
+            ", ".join(f"`{name}`" for name in family.model_types),
+        )
         for family in all_families().values()
     ]
     return table(("family", "modality", "library", "model types"), rows)
@@ -111,7 +141,10 @@ def distances() -> str:
     from orca_ray.alignment.registry import distance_names, get_distance
 
     found = [get_distance(name) for name in distance_names()]
-    rows = [(f"`{d.name}`", summary(type(d)), "yes" if d.uses_labels else "no") for d in found]
+    rows = [
+        (f"`{d.name}`", summary(type(d)), "yes" if d.uses_labels else "no")
+        for d in found
+    ]
     return table(("distance", "definition", "uses labels"), rows)
 
 
@@ -122,7 +155,11 @@ def sources() -> str:
     from orca_ray.alignment.registry import get_source, source_names
 
     rows = [
-        (f"`{name}`", get_source(name).modality, summary(importlib.import_module(f"orca_ray.alignment.sources.{name}")))
+        (
+            f"`{name}`",
+            get_source(name).modality,
+            summary(importlib.import_module(f"orca_ray.alignment.sources.{name}")),
+        )
         for name in source_names()
     ]
     return table(("source", "modality", "samples"), rows)
@@ -133,7 +170,13 @@ def statistics() -> str:
     from orca_ray.leaderboard.statistics import all_statistics
 
     rows = [
-        (f"`{each.name}`", each.title, each.shape, each.better or "", each.definition.split("\n\n")[0])
+        (
+            f"`{each.name}`",
+            each.title,
+            each.shape,
+            each.better or "",
+            each.definition.split("\n\n")[0],
+        )
         for each in all_statistics().values()
     ]
     return table(("statistic", "title", "one value per", "better", "definition"), rows)
@@ -144,8 +187,14 @@ def metrics() -> str:
     from orca_ray.tasks.losses import all_losses
     from orca_ray.tasks.metrics import all_metrics
 
-    rows = [(f"`{each.name}`", each.definition, each.source) for each in all_metrics().values()]
-    losses = [(f"`{each.name}`", each.definition, each.source) for each in all_losses().values()]
+    rows = [
+        (f"`{each.name}`", each.definition, each.source)
+        for each in all_metrics().values()
+    ]
+    losses = [
+        (f"`{each.name}`", each.definition, each.source)
+        for each in all_losses().values()
+    ]
     columns = ("definition", "source")
     return f"{table(('metric', *columns), rows)}\n\n{table(('loss', *columns), losses)}"
 
@@ -153,7 +202,11 @@ def metrics() -> str:
 BOARDS = {
     "cabinet": ("cabinet", "cabinet", "fifteen methods on 41 data sets, 1,515 trials"),
     "pocket": ("pocket", "pocket", "sixteen methods on eight data sets, 896 trials"),
-    "aligning": ("aligning", "aligning", "which parts of aligning help: a factorial study of 600 trials"),
+    "aligning": (
+        "aligning",
+        "aligning",
+        "which parts of aligning help: a factorial study of 600 trials",
+    ),
     "pocket-quick": ("pocket", "pocket-quick", "four methods with the budget quick"),
 }
 """Pages of boards: by the name of the page, the benchmark or sweep, its store in docs/stores, and what it shows."""
@@ -161,7 +214,10 @@ BOARDS = {
 
 def boards() -> str:
     """Return the list of the pages that `write_boards` writes, and the first of them."""
-    listed = (f'- <a href="boards/{page}.html">{page}</a>: {about}' for page, (_, _, about) in BOARDS.items())
+    listed = (
+        f'- <a href="boards/{page}.html">{page}</a>: {about}'
+        for page, (_, _, about) in BOARDS.items()
+    )
     frame = f'<iframe class="board" src="boards/{next(iter(BOARDS))}.html" title="A board" loading="lazy"></iframe>'
     return "\n".join([*listed, "", frame])
 
@@ -173,7 +229,14 @@ def write_boards(app: Any, error: Exception | None) -> None:
     if error is None and app.builder.format == "html":
         (folder := Path(app.outdir) / "boards").mkdir(exist_ok=True)
         for page, (name, store, _) in BOARDS.items():
-            given = ["leaderboard", name, "--results", str(DOCS / "stores" / store), "--out", f"{folder}/{page}.html"]
+            given = [
+                "leaderboard",
+                name,
+                "--results",
+                str(DOCS / "stores" / store),
+                "--out",
+                f"{folder}/{page}.html",
+            ]
             if run(given):
                 raise RuntimeError(f"no board: orca-sweep {' '.join(given)}")
 
@@ -185,7 +248,17 @@ def summary(documented: object) -> str:
 
 REGISTRIES: Mapping[str, Callable[[], str]] = {
     each.__name__: cache(each)
-    for each in (tasks, methods, bodies, families, distances, sources, statistics, metrics, boards)
+    for each in (
+        tasks,
+        methods,
+        bodies,
+        families,
+        distances,
+        sources,
+        statistics,
+        metrics,
+        boards,
+    )
 }
 
 
@@ -210,19 +283,33 @@ def link_modules(app: Any, doctree: nodes.document) -> None:
             place = Path(app.env.doc2path(link["refdoc"])).parent
             module = (place / link["reftarget"]).resolve().relative_to(ROOT)
             uri = os.path.relpath(DOCS / "files" / f"{module}.html", place)
-            link.replace_self(nodes.reference("", "", *link.children, refuri=uri, internal=True))
+            link.replace_self(
+                nodes.reference("", "", *link.children, refuri=uri, internal=True)
+            )
 
 
 def module_pages(app: Any) -> Iterator[tuple[str, dict[str, Any], str]]:
     """Yield name, context and template of a page with the source of each module that a page of this site links."""
-    links = {(page.parent / link).resolve() for page in DOCS.rglob("*.md") for link in LINK.findall(page.read_text())}
-    for module in sorted(link for link in links if link.suffix == ".py" and link.is_file()):
+    links = {
+        (page.parent / link).resolve()
+        for page in DOCS.rglob("*.md")
+        for link in LINK.findall(page.read_text())
+    }
+    for module in sorted(
+        link for link in links if link.suffix == ".py" and link.is_file()
+    ):
         name = str(module.relative_to(ROOT))
         source = app.builder.highlighter.highlight_block(module.read_text(), "python")
-        yield f"files/{name}", {"parents": [], "title": name, "body": f"<h1>{name}</h1>{source}"}, "page.html"
+        yield (
+            f"files/{name}",
+            {"parents": [], "title": name, "body": f"<h1>{name}</h1>{source}"},
+            "page.html",
+        )
 
 
-def read_docstring(app: Any, kind: str, name: str, thing: object, options: object, lines: list[str]) -> None:
+def read_docstring(
+    app: Any, kind: str, name: str, thing: object, options: object, lines: list[str]
+) -> None:
     """Make shapes such as [N, *shape] code, since the star would begin an emphasis.
 
     The empty comment keeps Napoleon from reading the start of an attribute's docstring, up to a colon, as its type.
@@ -248,9 +335,13 @@ def setup(app: Any) -> dict[str, bool]:
     app.add_lexer("csv", TextLexer)  # GitHub colours it, Pygments does not know it
     app.connect("source-read", read_source)
     app.connect("include-read", read_include)
-    app.connect("doctree-read", link_modules, priority=400)  # before Sphinx copies the files of downloads
+    app.connect(
+        "doctree-read", link_modules, priority=400
+    )  # before Sphinx copies the files of downloads
     app.connect("html-collect-pages", module_pages)
     app.connect("build-finished", write_boards)
-    app.connect("autodoc-process-docstring", read_docstring, priority=400)  # before Napoleon
+    app.connect(
+        "autodoc-process-docstring", read_docstring, priority=400
+    )  # before Napoleon
     app.connect("missing-reference", found_outside)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

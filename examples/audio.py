@@ -12,12 +12,29 @@ import orca_ray
 
 
 def main(folder: Path) -> None:
-    model = orca_ray.adapt(folder / "tones", seconds=1.0, methods=["linear_probe"], executor="inline", minutes=1)
-    print(f"{model}: {model.task.metric} {model.report()['score']:.3g} expected on new samples")
+    model = orca_ray.adapt(
+        folder / "tones",
+        seconds=1.0,
+        methods=["linear_probe"],
+        executor="inline",
+        minutes=1,
+    )
+    print(
+        f"{model}: {model.task.metric} {model.report()['score']:.3g} expected on new"
+        " samples"
+    )
 
-    recordings = sorted((folder / "new" / "tones").glob("*.wav"))[::3]  # files of any sampling rate
+    recordings = sorted((folder / "new" / "tones").glob("*.wav"))[
+        ::3
+    ]  # files of any sampling rate
     probabilities = [model.predict_proba(recording)[0] for recording in recordings]
-    print(pd.DataFrame(probabilities, columns=model.label_names, index=[each.stem for each in recordings]).round(3))
+    print(
+        pd.DataFrame(
+            probabilities,
+            columns=model.label_names,
+            index=[each.stem for each in recordings],
+        ).round(3)
+    )
     model.save(folder / "tones-model")
 
 

@@ -1,7 +1,9 @@
-"""Series in one long CSV file, as an ECG is often exported: ``python examples/ecg_csv.py my-data``.
+"""Series in one long CSV file, as an ECG is often exported: ``python
+examples/ecg_csv.py my-data``.
 
-A row is one time step of one recording; columns are record, time, the leads, and the label. In place of an ECG, whose
-data are not free, the file holds the sensor recordings that ``make_data.py`` has written to ``my-data``.
+A row is one time step of one recording; columns are record, time, the leads, and the
+label. In place of an ECG, whose data are not free, the file holds the sensor recordings
+that ``make_data.py`` has written to ``my-data``.
 """
 
 import sys
@@ -16,11 +18,17 @@ RATE = 10.0  # Hz
 
 
 def write_long_csv(archive: Path, file: Path) -> None:
-    """Write series [records, leads, steps] as a long table; a file of your own replaces this."""
+    """Write series [records, leads, steps] as a long table; a file of your own replaces
+    this.
+    """
     with np.load(archive) as arrays:
-        x, y = arrays["x"], arrays["y"]
+        x = arrays["x"]
+        y = arrays["y"]
     records, leads, steps = x.shape
-    table = pd.DataFrame(x.swapaxes(1, 2).reshape(-1, leads), columns=[f"lead{lead + 1}" for lead in range(leads)])
+    table = pd.DataFrame(
+        x.swapaxes(1, 2).reshape(-1, leads),
+        columns=[f"lead{lead + 1}" for lead in range(leads)],
+    )
     table.insert(0, "record", np.repeat(np.arange(records), steps))
     table.insert(1, "time", np.tile(np.arange(steps) / RATE, records))
     table["label"] = np.repeat(y, steps)
@@ -31,12 +39,17 @@ def main(folder: Path) -> None:
     file = folder / "recordings.csv"
     write_long_csv(folder / "basic_motions.npz", file)
 
-    recordings = [rows for _, rows in pd.read_csv(file).sort_values("time").groupby("record")]
-    x = [rows.filter(like="lead").to_numpy().T for rows in recordings]  # each [leads, steps]; steps may differ
+    recordings = [
+        rows for _, rows in pd.read_csv(file).sort_values("time").groupby("record")
+    ]
+    x = [
+        rows.filter(like="lead").to_numpy().T for rows in recordings
+    ]  # each [leads, steps]; steps may differ
     y = [rows["label"].iloc[0] for rows in recordings]
     new = slice(None, None, 16)  # recordings that are kept for after training
     kept = [row for row in range(len(x)) if row % 16]
-    # With several recordings of a patient, groups=[...] with one patient a recording keeps each in one split.
+    # With several recordings of a patient, groups=[...] with one patient a recording
+    # keeps each in one split.
     model = orca_ray.adapt(
         ([x[row] for row in kept], [y[row] for row in kept]),
         name="recordings",
@@ -45,7 +58,10 @@ def main(folder: Path) -> None:
         executor="inline",
         minutes=1,
     )
-    print(f"{model}: {model.task.metric} {model.report()['score']:.3g} expected on new samples")
+    print(
+        f"{model}: {model.task.metric} {model.report()['score']:.3g} expected on new"
+        " samples"
+    )
     print(pd.DataFrame({"label": y[new], "predicted": model.predict(x[new])}))
     model.save(folder / "recordings-model")
 

@@ -1,13 +1,19 @@
-"""Write small data sets of five kinds to try ``orca-sweep adapt`` with: ``python examples/make_data.py my-data``.
+"""Write small data sets of five kinds to try ``orca-sweep adapt`` with: ``python
+examples/make_data.py my-data``.
 
-- ``wine.csv``: a table of 142 wines with 13 measurements and the cultivar (UCI, in scikit-learn);
-- ``basic_motions.npz``: 64 recordings of a watch's sensors, 6 channels, 100 steps, 4 activities (UEA, in aeon);
-- ``digits/``: 600 images of handwritten digits in a folder for each digit (UCI, in scikit-learn);
-- ``darcy.h5``: 300 permeabilities and the pressures that they cause, fields of 16 x 16 (in neuraloperator);
+- ``wine.csv``: a table of 142 wines with 13 measurements and the cultivar (UCI, in
+  scikit-learn);
+- ``basic_motions.npz``: 64 recordings of a watch's sensors, 6 channels, 100 steps, 4
+  activities (UEA, in aeon);
+- ``digits/``: 600 images of handwritten digits in a folder for each digit (UCI, in
+  scikit-learn);
+- ``darcy.h5``: 300 permeabilities and the pressures that they cause, fields of 16 x 16
+  (in neuraloperator);
 - ``tones/``: 120 synthetic recordings of three wave forms in a folder for each.
 
-The folder ``new`` has further samples of each kind, without their targets: 36 wines with the number of their bottle, 16
-recordings of the watch, 50 images, 30 permeabilities and 12 recordings.
+The folder ``new`` has further samples of each kind, without their targets: 36 wines
+with the number of their bottle, 16 recordings of the watch, 50 images, 30
+permeabilities and 12 recordings.
 
 The data of packages are downloaded once, as for the benchmark ``pocket``.
 """
@@ -36,13 +42,15 @@ def wine(folder: Path) -> None:
     table["cultivar"] = CULTIVARS[table.pop("target")]
     new = table.index % 5 == 0
     table[~new].to_csv(folder / "wine.csv", index=False)
-    table[new].drop(columns="cultivar").assign(bottle=[f"W{row:03}" for row in table.index[new]]).to_csv(
-        folder / "new" / "wine.csv", index=False
-    )
+    table[new].drop(columns="cultivar").assign(
+        bottle=[f"W{row:03}" for row in table.index[new]]
+    ).to_csv(folder / "new" / "wine.csv", index=False)
 
 
 def basic_motions(folder: Path) -> None:
-    read = [read_series("BasicMotions", split, length=100) for split in ("TRAIN", "TEST")]
+    read = [
+        read_series("BasicMotions", split, length=100) for split in ("TRAIN", "TEST")
+    ]
     x = np.concatenate([series for series, _ in read]).astype(np.float32)
     y = np.concatenate([labels for _, labels in read])
     new = np.arange(len(x)) % 5 == 0
@@ -52,14 +60,24 @@ def basic_motions(folder: Path) -> None:
 
 def digits(folder: Path) -> None:
     images, labels = load_digits(return_X_y=True)
-    for number, (image, label) in enumerate(zip(images[:650], labels[:650], strict=True)):
-        place = folder / "digits" / str(label) if number < 600 else folder / "new" / "digits"
+    for number, (image, label) in enumerate(
+        zip(images[:650], labels[:650], strict=True)
+    ):
+        place = (
+            folder / "digits" / str(label)
+            if number < 600
+            else folder / "new" / "digits"
+        )
         place.mkdir(parents=True, exist_ok=True)
-        Image.fromarray((image.reshape(8, 8) * 255 / 16).astype(np.uint8)).save(place / f"{number:04}.png")
+        Image.fromarray((image.reshape(8, 8) * 255 / 16).astype(np.uint8)).save(
+            place / f"{number:04}.png"
+        )
 
 
 def darcy(folder: Path) -> None:
-    content = packages.read_member(PACKAGES["neuraloperator"], "neuralop/datasets/data/darcy_train_16.pt")
+    content = packages.read_member(
+        PACKAGES["neuraloperator"], "neuralop/datasets/data/darcy_train_16.pt"
+    )
     tensors = torch.load(io.BytesIO(content), weights_only=True)
     with h5py.File(folder / "darcy.h5", "w") as file:
         file["permeability"] = tensors["x"][:300].numpy().astype(np.float32)
@@ -82,7 +100,11 @@ def tones(folder: Path) -> None:
         noisy = 0.5 * wave[form] + random.normal(0, 0.1, RATE)
         place = folder / "tones" / form if number < 120 else folder / "new" / "tones"
         place.mkdir(parents=True, exist_ok=True)
-        wavfile.write(place / f"{number:03}.wav", RATE, (np.clip(noisy, -1, 1) * 32767).astype(np.int16))
+        wavfile.write(
+            place / f"{number:03}.wav",
+            RATE,
+            (np.clip(noisy, -1, 1) * 32767).astype(np.int16),
+        )
 
 
 def main(folder: Path) -> None:

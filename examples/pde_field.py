@@ -1,4 +1,5 @@
-"""A surrogate of a PDE, from permeability to pressure: ``python examples/pde_field.py my-data``.
+"""A surrogate of a PDE, from permeability to pressure: ``python examples/pde_field.py
+my-data``.
 
 It needs ``my-data/darcy.h5``, which ``make_data.py`` writes.
 """
@@ -17,14 +18,31 @@ NUM_NEW = 30  # fields that are kept for after training
 
 def main(folder: Path) -> None:
     with h5py.File(folder / "darcy.h5") as file:
-        x, y = file["permeability"][:], file["pressure"][:]  # each [N, H, W]; inputs with channels are [N, C, H, W]
-    task = Task.from_arrays(x[:-NUM_NEW], y[:-NUM_NEW], name="darcy", kind="dense", axes="NHW", licence="BSD-3-Clause")
-    print(f"{task.name}: inputs {task.input_shape}, targets {task.target.shape}, {task.metric}, {task.body}")
+        # each [N, H, W]; inputs with channels are [N, C, H, W]
+        x = file["permeability"][:]
+        y = file["pressure"][:]
+    task = Task.from_arrays(
+        x[:-NUM_NEW],
+        y[:-NUM_NEW],
+        name="darcy",
+        kind="dense",
+        axes="NHW",
+        licence="BSD-3-Clause",
+    )
+    print(
+        f"{task.name}: inputs {task.input_shape}, targets {task.target.shape},"
+        f" {task.metric}, {task.body}"
+    )
 
-    model = orca_ray.adapt(task, methods=["fno", "linear_probe"], executor="inline", minutes=1)
+    model = orca_ray.adapt(
+        task, methods=["fno", "linear_probe"], executor="inline", minutes=1
+    )
     pressure = model.predict(x[-NUM_NEW:])  # in the units of y
     print(model, model.evaluate(x[-NUM_NEW:], y[-NUM_NEW:]))
-    print(f"largest error: {np.abs(pressure - y[-NUM_NEW:]).max():.3g}, pressures to {y.max():.3g}")
+    print(
+        f"largest error: {np.abs(pressure - y[-NUM_NEW:]).max():.3g}, pressures to"
+        f" {y.max():.3g}"
+    )
     model.save(folder / "darcy-model")
 
 

@@ -1,4 +1,5 @@
-"""A table in scikit-learn: a pipeline, a grid of its parameters, and the model: ``python examples/table.py my-data``.
+"""A table in scikit-learn: a pipeline, a grid of its parameters, and the model:
+``python examples/table.py my-data``.
 
 The table is scikit-learn's wine; the model folder is written to ``my-data``.
 """
@@ -17,16 +18,24 @@ from orca_ray import CrossModalClassifier
 
 def main(folder: Path) -> None:
     x, y = load_wine(return_X_y=True, as_frame=True)
-    x_train, x_test, y_train, y_test = train_test_split(x, y, stratify=y, random_state=0)
+    x_train, x_test, y_train, y_test = train_test_split(
+        x, y, stratify=y, random_state=0
+    )
     pipeline = Pipeline(
         [
             ("select", SelectKBest(k=8)),
             ("model", CrossModalClassifier(method="nft", epochs=5, random_state=0)),
         ]
     ).set_output(transform="pandas")  # the model then knows the columns by name
-    search = GridSearchCV(pipeline, {"model__learning_rate": [1e-4, 1e-3]}, cv=2).fit(x_train, y_train)
+    search = GridSearchCV(pipeline, {"model__learning_rate": [1e-4, 1e-3]}, cv=2).fit(
+        x_train, y_train
+    )
 
-    print(pd.DataFrame(search.cv_results_)[["param_model__learning_rate", "mean_test_score"]])
+    print(
+        pd.DataFrame(search.cv_results_)[
+            ["param_model__learning_rate", "mean_test_score"]
+        ]
+    )
     print(f"accuracy on test: {search.score(x_test, y_test):.3f}")
     model = search.best_estimator_["model"]
     print(f"columns: {', '.join(model.feature_names_in_)}")

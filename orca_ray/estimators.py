@@ -1,6 +1,8 @@
-"""Estimators with scikit-learn's interface, which train one configuration in this process.
+"""Estimators with scikit-learn's interface, which train one configuration in this
+process.
 
-They need no sweep, no Ray and no store; `orca_ray.adapt` searches for the best configuration instead.
+They need no sweep, no Ray and no store; `orca_ray.adapt` searches for the best
+configuration instead.
 """
 
 import logging
@@ -13,7 +15,12 @@ import numpy as np
 import pandas as pd
 import torch
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
-from sklearn.utils import check_array, check_consistent_length, check_random_state, column_or_1d
+from sklearn.utils import (
+    check_array,
+    check_consistent_length,
+    check_random_state,
+    column_or_1d,
+)
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import assert_all_finite, check_is_fitted, validate_data
 
@@ -35,20 +42,28 @@ from orca_ray.training.numerics import NotFiniteError, find_device
 logger = logging.getLogger(__name__)
 
 _warned: set[str] = set()
-"""Warnings that were given in this process. Python's own record of them is cleared whenever a library changes filters,
-as scikit-learn does in each fit of a cross-validation."""
+"""Warnings that were given in this process. Python's own record of them is cleared
+whenever a library changes filters, as scikit-learn does in each fit of a
+cross-validation.
+"""
 
 _AXES = {2: "NL", 3: "NCL", 4: "NCHW"}
 
 
-def _weighted(inferred: Inferred, data: PreparedData, weight: Array) -> tuple[Inferred, PreparedData]:
-    """Return both with the weights [N] of all samples; those in training include the loss's weights of the classes."""
+def _weighted(
+    inferred: Inferred, data: PreparedData, weight: Array
+) -> tuple[Inferred, PreparedData]:
+    """Return both with the weights [N] of all samples; those in training include the
+    loss's weights of the classes.
+    """
     parts = {name: weight[rows] for name, rows in inferred.splits.items()}
     if inferred.task.loss == "weighted_cross_entropy":
         y = data.train.y
         parts["train"] = parts["train"] / np.bincount(y, parts["train"])[y]
         inferred = replace(inferred, task=replace(inferred.task, loss="cross_entropy"))
-    splits = {name: replace(split, weight=parts[name]) for name, split in data.splits.items()}
+    splits = {
+        name: replace(split, weight=parts[name]) for name, split in data.splits.items()
+    }
     return inferred, replace(data, splits=splits)
 
 
@@ -85,23 +100,30 @@ class _CrossModal(BaseEstimator):  # type: ignore[misc]
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Adapt the body to samples X with targets y [N], and return this estimator.
 
-        A random share ``validation_fraction`` is held out; the epoch with the best score on it is kept. Unusual data
-        cause an `orca_ray.errors.DataWarning`; an equal warning is given once per process.
+        A random share ``validation_fraction`` is held out; the epoch with the best
+        score on it is kept. Unusual data cause an `orca_ray.errors.DataWarning`; an
+        equal warning is given once per process.
 
-        ``sample_weight`` [N]: weights, at least 0; None: all are equal. An epoch of refining draws samples in
-        proportion to their weights, so that in expectation a sample of weight 2 counts as two samples. The score of the
-        held-out samples, which chooses the epoch, is weighted, too. A sample of weight 0 is left out of everything.
-        The split and aligning ignore other weights. Classes of very unequal sizes weigh the same, as without weights.
+        ``sample_weight`` [N]: weights, at least 0; None: all are equal. An epoch of
+        refining draws samples in proportion to their weights, so that in expectation a
+        sample of weight 2 counts as two samples. The score of the held-out samples,
+        which chooses the epoch, is weighted, too. A sample of weight 0 is left out of
+        everything. The split and aligning ignore other weights. Classes of very unequal
+        sizes weigh the same, as without weights.
 
         Raises:
-            UserError (a ValueError): too few samples, targets of one value, an unknown or invalid parameter, negative
-                weights, all weights 0, or unequal ones for a method that does not train by epochs.
+            UserError (a ValueError): too few samples, targets of one value, an unknown
+                or invalid parameter, negative weights, all weights 0, or unequal ones
+                for a method that does not train by epochs.
             ValueError, TypeError: X or y is not what scikit-learn's estimators take.
         """
         options = self._options()
         x = self._read(X, reset=True)
         if y is None:
-            raise UserError(f"{type(self).__name__} requires y to be passed, but the target y is None: give y")
+            raise UserError(
+                f"{type(self).__name__} requires y to be passed, but the target y is"
+                " None: give y"
+            )
         names = (str(y.name),) if getattr(y, "name", None) is not None else ()
         targets = self._targets(y)
         check_consistent_length(x, targets)
@@ -112,20 +134,35 @@ class _CrossModal(BaseEstimator):  # type: ignore[misc]
             assert_all_finite(weight, input_name="sample_weight")
             check_consistent_length(x, weight)
             if (weight < 0).any() or not weight.any():
-                raise UserError("sample_weight must be at least 0, and not zero for all samples")
+                raise UserError(
+                    "sample_weight must be at least 0, and not zero for all samples"
+                )
             weight = weight / weight.max()
         if not weight.all():
-            data, weight = data.select(np.flatnonzero(weight)), weight[weight > 0]
+            data = data.select(np.flatnonzero(weight))
+            weight = weight[weight > 0]
             self._targets(data.y)  # the classes that are left
         equal = bool((weight == weight[0]).all())
         if not equal and get_method(self.method).fitted:
-            raise UserError(f"{self.method} takes no sample_weight but 0 and 1: give a method that trains by epochs")
+            raise UserError(
+                f"{self.method} takes no sample_weight but 0 and 1: give a method that"
+                " trains by epochs"
+            )
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         given = {
-            "kind": self._kind, "seed": seed, "fractions": (self.validation_fraction, 0.15), "body": self.body or "",
-            "name": type(self).__name__, "axes": "" if hasattr(x, "columns") else _AXES.get(1 + np.ndim(x[0]), ""),
-        }  # fmt: skip
-        inferred = infer(data, make_options(type(self).__name__, given), test=False, warn=logger.debug)
+            "kind": self._kind,
+            "seed": seed,
+            "fractions": (self.validation_fraction, 0.15),
+            "body": self.body or "",
+            "name": type(self).__name__,
+            "axes": "" if hasattr(x, "columns") else _AXES.get(1 + np.ndim(x[0]), ""),
+        }
+        inferred = infer(
+            data,
+            make_options(type(self).__name__, given),
+            test=False,
+            warn=logger.debug,
+        )
         for warning in inferred.warnings:
             if (text := f"{type(self).__name__}: {warning}") not in _warned:
                 warnings.warn(text, DataWarning, stacklevel=2)
@@ -137,50 +174,93 @@ class _CrossModal(BaseEstimator):  # type: ignore[misc]
         return self
 
     def _options(self) -> dict[str, Scalar]:
-        """Return the hyper-parameters by dotted name; raises UserError for a value that no fit can use."""
+        """Return the hyper-parameters by dotted name; raises UserError for a value that
+        no fit can use.
+        """
         if not 0 < self.validation_fraction < 0.5:
-            raise UserError(f"validation_fraction must be above 0 and below 0.5, got {self.validation_fraction!r}")
+            raise UserError(
+                "validation_fraction must be above 0 and below 0.5, got"
+                f" {self.validation_fraction!r}"
+            )
         own = {
             "refine.epochs": self.epochs,
             "refine.learning_rate": self.learning_rate,
             "refine.batch_size": self.batch_size,
         }
         given = dict(self.hyperparameters or {})
-        if twice := [name for name, value in own.items() if value is not None and name in given]:
-            raise UserError(f"{twice[0]} is given twice: leave it out of hyperparameters, or out of the parameters")
-        values = given | {name: value for name, value in own.items() if value is not None}
+        if twice := [
+            name for name, value in own.items() if value is not None and name in given
+        ]:
+            raise UserError(
+                f"{twice[0]} is given twice: leave it out of hyperparameters, or out of"
+                " the parameters"
+            )
+        values = given | {
+            name: value for name, value in own.items() if value is not None
+        }
         # A grid of numpy gives numpy's numbers.
-        return {name: value.item() if isinstance(value, np.generic) else value for name, value in values.items()}
+        return {
+            name: value.item() if isinstance(value, np.generic) else value
+            for name, value in values.items()
+        }
 
-    def _train(self, inferred: Inferred, data: PreparedData, options: Mapping[str, Scalar], seed: int) -> Predictor:
+    def _train(
+        self,
+        inferred: Inferred,
+        data: PreparedData,
+        options: Mapping[str, Scalar],
+        seed: int,
+    ) -> Predictor:
         device = find_device(self.device)
         body = inferred.task.body if get_method(self.method).uses_body else NO_BODY
         trainer = TrialTrainer(
-            inferred.task, data, self.method, body, options, seed, test=False, device=str(device),
-            threads=torch.get_num_threads(), reuse_aligned=False,
-        )  # fmt: skip
-        level, output = (logging.INFO, cell_output()) if self.verbose else (logging.DEBUG, None)
+            inferred.task,
+            data,
+            self.method,
+            body,
+            options,
+            seed,
+            test=False,
+            device=str(device),
+            threads=torch.get_num_threads(),
+            reuse_aligned=False,
+        )
+        level, output = (
+            (logging.INFO, cell_output()) if self.verbose else (logging.DEBUG, None)
+        )
         try:
             while not trainer.done:
                 at = trainer.step()
-                shown = (f"{name} {value:.4g}" for name in ("loss", "validation_score", "distance")
-                         if (value := getattr(at, name)) is not None)  # fmt: skip
-                text = f"{at.stage}, epoch {at.epoch} of {at.epochs}: {', '.join(shown)}"
+                shown = (
+                    f"{name} {value:.4g}"
+                    for name in ("loss", "validation_score", "distance")
+                    if (value := getattr(at, name)) is not None
+                )
+                text = (
+                    f"{at.stage}, epoch {at.epoch} of {at.epochs}: {', '.join(shown)}"
+                )
                 logger.log(level, "%s", text)
                 if output is not None:
                     output.show(text, last=trainer.done)
             snapshot = trainer.snapshot()
         except NotFiniteError as error:
-            raise UserError(f"training diverged ({error}): lower learning_rate") from error
+            raise UserError(
+                f"training diverged ({error}): lower learning_rate"
+            ) from error
         finally:
             trainer.close()
         return Predictor(snapshot, inferred.preprocessing.to_json(), device=str(device))
 
     def _read(self, X: Any, *, reset: bool) -> Any:
-        """Return samples as a table, an array [N, ...], or a list of arrays; ``reset``: they are for `fit`."""
+        """Return samples as a table, an array [N, ...], or a list of arrays; ``reset``:
+        they are for `fit`.
+        """
         if isinstance(X, np.ndarray) and X.dtype == object and X.ndim == 1:
             X = list(X)
-        if isinstance(X, list | tuple) and len({each.shape for each in X if isinstance(each, np.ndarray)}) > 1:
+        if (
+            isinstance(X, list | tuple)
+            and len({each.shape for each in X if isinstance(each, np.ndarray)}) > 1
+        ):
             if reset:
                 for name in ("n_features_in_", "feature_names_in_"):
                     self.__dict__.pop(name, None)
@@ -189,17 +269,30 @@ class _CrossModal(BaseEstimator):  # type: ignore[misc]
             x = validate_data(self, X, reset=reset, skip_check_array=True)
         else:
             x = validate_data(
-                self, X, reset=reset, allow_nd=True, ensure_all_finite="allow-nan", ensure_min_samples=1 + reset
+                self,
+                X,
+                reset=reset,
+                allow_nd=True,
+                ensure_all_finite="allow-nan",
+                ensure_min_samples=1 + reset,
             )
         if x.ndim != 2:
             return x
         preprocessing = None if reset else self.adapted_.preprocessing
-        if not reset and (preprocessing is None or preprocessing.encoder.form != "table"):
+        if not reset and (
+            preprocessing is None or preprocessing.encoder.form != "table"
+        ):
             return x
-        names = [str(name) for name in getattr(self, "feature_names_in_", range(x.shape[1]))]
+        names = [
+            str(name) for name in getattr(self, "feature_names_in_", range(x.shape[1]))
+        ]
         if len(set(names)) < len(names):
             raise UserError("X has several columns of one name: rename them")
-        return x.set_axis(names, axis=1) if hasattr(x, "iloc") else pd.DataFrame(x, columns=names)
+        return (
+            x.set_axis(names, axis=1)
+            if hasattr(x, "iloc")
+            else pd.DataFrame(x, columns=names)
+        )
 
     def _targets(self, y: Any) -> Array:
         raise NotImplementedError
@@ -212,26 +305,36 @@ class _CrossModal(BaseEstimator):  # type: ignore[misc]
 
 
 class CrossModalClassifier(ClassifierMixin, _CrossModal):  # type: ignore[misc]
-    """Classifier for scikit-learn: a pretrained transformer that `fit` adapts to the training samples.
+    """Classifier for scikit-learn: a pretrained transformer that `fit` adapts to the
+    training samples.
 
-    X is a table (an array [N, F], or a data frame, whose columns may also hold categories and dates), series
-    [N, C, L], images [N, C, H, W], or a list of series of unequal length, [L] or [C, L]. NaN counts as missing.
+    X is a table (an array [N, F], or a data frame, whose columns may also hold
+    categories and dates), series [N, C, L], images [N, C, H, W], or a list of series of
+    unequal length, [L] or [C, L]. NaN counts as missing.
 
     Args:
         method: name of the method; ``orca-sweep methods`` lists them.
-        body: name of the pretrained body; None: the default of the modality, cut to four layers.
-        epochs, learning_rate, batch_size: those of the refine stage; None: the method's defaults.
-        validation_fraction: share of the samples that is held out to choose the best epoch, above 0 and below 0.5.
-        hyperparameters: further hyper-parameters by dotted name, such as ``{"align.epochs": 20}``.
-        random_state: seed or generator of the split and the training. With an integer, fits of equal data on a CPU with
-            an equal number of threads are equal.
+        body: name of the pretrained body; None: the default of the modality, cut to
+            four layers.
+        epochs, learning_rate, batch_size: those of the refine stage; None: the method's
+            defaults.
+        validation_fraction: share of the samples that is held out to choose the best
+            epoch, above 0 and below 0.5.
+        hyperparameters: further hyper-parameters by dotted name, such as
+            ``{"align.epochs": 20}``.
+        random_state: seed or generator of the split and the training. With an integer,
+            fits of equal data on a CPU with an equal number of threads are equal.
         device: torch device; ``auto``: a GPU if there is one.
-        verbose: whether each epoch is logged at the level INFO, not DEBUG, and shown below the cell of a notebook.
+        verbose: whether each epoch is logged at the level INFO, not DEBUG, and shown
+            below the cell of a notebook.
 
     Attributes:
-        adapted_: the trained model, an `orca_ray.Predictor`; ``adapted_.save(folder)`` writes a model folder.
-        n_features_in_: number of columns or channels (the second axis of X); absent after `fit` on a list of series.
-        feature_names_in_: names of the columns [F], if X was a data frame whose columns have names.
+        adapted_: the trained model, an `orca_ray.Predictor`; ``adapted_.save(folder)``
+            writes a model folder.
+        n_features_in_: number of columns or channels (the second axis of X); absent
+            after `fit` on a list of series.
+        feature_names_in_: names of the columns [F], if X was a data frame whose columns
+            have names.
         classes_: the classes [K], sorted.
 
     Example:
@@ -247,16 +350,24 @@ class CrossModalClassifier(ClassifierMixin, _CrossModal):  # type: ignore[misc]
     _kind = "classes"
 
     def predict(self, X: Any) -> Array:
-        """Return the classes [N], of the type of y in `fit`; ValueError for samples of another form than in `fit`."""
+        """Return the classes [N], of the type of y in `fit`; ValueError for samples of
+        another form than in `fit`.
+        """
         chosen = self.predict_proba(X).argmax(axis=1)
         return np.asarray(self.classes_[chosen])
 
     def predict_proba(self, X: Any) -> Array:
-        """Return probabilities [N, K] of ``classes_``, float32; ValueError for samples of another form than in fit."""
+        """Return probabilities [N, K] of ``classes_``, float32; ValueError for samples
+        of another form than in fit.
+        """
         check_is_fitted(self)
-        probabilities = self.adapted_.predict_proba(UserData(x=self._read(X, reset=False), source="X"))
+        probabilities = self.adapted_.predict_proba(
+            UserData(x=self._read(X, reset=False), source="X")
+        )
         names = self.adapted_.label_names
-        return probabilities[:, [names.index(str(text)) for text in label_texts(self.classes_)]]
+        return probabilities[
+            :, [names.index(str(text)) for text in label_texts(self.classes_)]
+        ]
 
     def _targets(self, y: Any) -> Array:
         y = column_or_1d(y, warn=True)
@@ -267,9 +378,11 @@ class CrossModalClassifier(ClassifierMixin, _CrossModal):  # type: ignore[misc]
 
 
 class CrossModalRegressor(RegressorMixin, _CrossModal):  # type: ignore[misc]
-    """Regressor for scikit-learn: a pretrained transformer that `fit` adapts to the training samples, one number each.
+    """Regressor for scikit-learn: a pretrained transformer that `fit` adapts to the
+    training samples, one number each.
 
-    Samples, arguments and attributes are those of `CrossModalClassifier`, except that there is no ``classes_``.
+    Samples, arguments and attributes are those of `CrossModalClassifier`, except that
+    there is no ``classes_``.
 
     Example:
         >>> from sklearn.datasets import load_diabetes
@@ -282,10 +395,14 @@ class CrossModalRegressor(RegressorMixin, _CrossModal):  # type: ignore[misc]
     _kind = "scalar"
 
     def predict(self, X: Any) -> Array:
-        """Return the predicted numbers [N], float32; ValueError for samples of another form than in `fit`."""
+        """Return the predicted numbers [N], float32; ValueError for samples of another
+        form than in `fit`.
+        """
         check_is_fitted(self)
         return self.adapted_.predict(UserData(x=self._read(X, reset=False), source="X"))
 
     def _targets(self, y: Any) -> Array:
         y = column_or_1d(y, warn=True)
-        return np.asarray(check_array(y, ensure_2d=False, dtype=np.float64, input_name="y"))
+        return np.asarray(
+            check_array(y, ensure_2d=False, dtype=np.float64, input_name="y")
+        )

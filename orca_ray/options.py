@@ -1,4 +1,5 @@
-"""Enumerations of protocols, kept models and export formats; `Config`, the base class of options with checked values.
+"""Enumerations of protocols, kept models and export formats; `Config`, the base class
+of options with checked values.
 
 The module imports nothing heavy, so that ``orca-sweep --help`` can list the names.
 """
@@ -12,20 +13,26 @@ from typing import Annotated, Any, Literal, get_type_hints
 from orca_ray.errors import UserError, unknown_name
 
 Seen = Literal["no", "unknown", "known"]
-"""Whether pretraining saw the data of a task; a later value counts as more than an earlier one."""
+"""Whether pretraining saw the data of a task; a later value counts as more than an
+earlier one.
+"""
 
 
 class Protocol(StrEnum):
-    """Split that selects epochs and hyper-parameters: validation (``held-out``) or, as in ORCA, test (``paper``)."""
+    """Split that selects epochs and hyper-parameters: validation (``held-out``) or, as
+    in ORCA, test (``paper``).
+    """
 
     HELD_OUT = "held-out"
     PAPER = "paper"
 
 
 class KeepModels(StrEnum):
-    """Choice of the models of confirm trials to keep in the results store: none, all, or the best of each task.
+    """Choice of the models of confirm trials to keep in the results store: none, all,
+    or the best of each task.
 
-    The default is none: a benchmark of ten tasks and sixteen methods would leave hundreds of models of up to 350 MB.
+    The default is none: a benchmark of ten tasks and sixteen methods would leave
+        hundreds of models of up to 350 MB.
     """
 
     NONE = "none"
@@ -41,18 +48,24 @@ class ExportFormat(StrEnum):
 
 
 def must(text: str, holds: Callable[[float], bool], option: str, value: float) -> None:
-    """Raise UserError unless ``holds(value)`` is true; the message says that ``option`` must be ``text``.
+    """Raise UserError unless ``holds(value)`` is true; the message says that ``option``
+    must be ``text``.
 
-    Bind ``text`` and ``holds`` by `functools.partial` to use it as a rule in the annotation of an option of a `Config`.
+    Bind ``text`` and ``holds`` by `functools.partial` to use it as a rule in the
+    annotation of an option of a `Config`.
     """
     if not holds(value):
         raise UserError(f"{option} must be {text}, got {value!r}")
 
 
-def one_of(names: Callable[[], Iterable[str]] | Iterable[str], option: str, value: str) -> None:
-    """Raise UserError if the ``value`` of ``option`` is not in ``names``, or in ``names()`` if that is a function.
+def one_of(
+    names: Callable[[], Iterable[str]] | Iterable[str], option: str, value: str
+) -> None:
+    """Raise UserError if the ``value`` of ``option`` is not in ``names``, or in
+    ``names()`` if that is a function.
 
-    Bind ``names`` by `functools.partial` to use it as a rule in the annotation of an option of a `Config`.
+    Bind ``names`` by `functools.partial` to use it as a rule in the annotation of an
+    option of a `Config`.
     """
     allowed = list(names() if callable(names) else names)
     if value not in allowed:
@@ -60,26 +73,39 @@ def one_of(names: Callable[[], Iterable[str]] | Iterable[str], option: str, valu
 
 
 def section_name(config: type[Any]) -> str:
-    """Return the name of the section that a subclass of `Config` describes, e.g. ``refine`` for `RefineConfig`."""
+    """Return the name of the section that a subclass of `Config` describes, e.g.
+    ``refine`` for `RefineConfig`.
+    """
     return config.__name__.removesuffix("Config").lower()
 
 
 class Config:
-    """Base class of a section of options: a frozen dataclass; the annotation of an option holds rules for its value."""
+    """Base class of a section of options: a frozen dataclass; the annotation of an
+    option holds rules for its value.
+    """
 
     def __post_init__(self) -> None:
         """Check each option by the functions in its annotation, which raise UserError."""
         section = section_name(type(self))
-        for option, annotated in get_type_hints(type(self), include_extras=True).items():
+        for option, annotated in get_type_hints(
+            type(self), include_extras=True
+        ).items():
             for rule in annotated.__metadata__:
                 rule(f"{section}.{option}", getattr(self, option))
 
 
-_AT_LEAST_0 = partial(must, "at least 0 and finite", lambda value: 0 <= value < math.inf)
+_AT_LEAST_0 = partial(
+    must, "at least 0 and finite", lambda value: 0 <= value < math.inf
+)
 at_least_2 = partial(must, "at least 2 and finite", lambda value: 2 <= value < math.inf)
 Count = Annotated[int, _AT_LEAST_0]
-Number = Annotated[int, partial(must, "at least 1 and finite", lambda value: 1 <= value < math.inf)]
+Number = Annotated[
+    int, partial(must, "at least 1 and finite", lambda value: 1 <= value < math.inf)
+]
 Amount = Annotated[float, _AT_LEAST_0]
-Positive = Annotated[float, partial(must, "greater than 0 and finite", lambda value: 0 < value < math.inf)]
+Positive = Annotated[
+    float,
+    partial(must, "greater than 0 and finite", lambda value: 0 < value < math.inf),
+]
 Fraction = Annotated[float, partial(must, "in [0, 1)", lambda value: 0 <= value < 1)]
 Share = Annotated[float, partial(must, "in (0, 1]", lambda value: 0 < value <= 1)]

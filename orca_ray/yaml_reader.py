@@ -1,4 +1,6 @@
-"""Read untrusted YAML: size and depth are limited, tags are refused, and the line of each key is known."""
+"""Read untrusted YAML: size and depth are limited, tags are refused, and the line of
+each key is known.
+"""
 
 import math
 import re
@@ -22,14 +24,18 @@ _KEY_TAGS = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge")
 
 
 class _RefusedError(yaml.MarkedYAMLError):
-    """Raised for valid YAML that is not allowed here, such as a tag, a key that is not text, or too many values."""
+    """Raised for valid YAML that is not allowed here, such as a tag, a key that is not
+    text, or too many values.
+    """
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, with limits that are checked on the node tree, before Python objects are built from it.
+    """PyYAML's safe loader, with limits that are checked on the node tree, before
+    Python objects are built from it.
 
-    Unlike in YAML 1.1, a date is read as text, and 1e-4 as a number. An alias counts as many nodes as the node that it
-    refers to, so that a short file with nested aliases cannot expand exponentially.
+    Unlike in YAML 1.1, a date is read as text, and 1e-4 as a number. An alias counts as
+    many nodes as the node that it refers to, so that a short file with nested aliases
+    cannot expand exponentially.
     """
 
     yaml_implicit_resolvers = {  # noqa: RUF012  # PyYAML's own class attribute
@@ -41,7 +47,8 @@ class _Loader(yaml.SafeLoader):
         super().__init__(text)
         self._num_nodes = self._depth = 0
         self._extents: dict[int, tuple[int, int]] = {}
-        """Number of nodes and depth of each subtree, by the ``id()`` of its root node."""
+        """Number of nodes and depth of each subtree, by the ``id()`` of its root node.
+        """
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         event = self.peek_event()  # type: ignore[no-untyped-call]
@@ -51,7 +58,11 @@ class _Loader(yaml.SafeLoader):
                 _refuse(f"the alias {event.anchor!r} contains itself", event)
             return node
         if getattr(event, "tag", None) is not None:
-            _refuse(f"the tag {event.tag!r} is not allowed: write plain values, and quote text", event)
+            _refuse(
+                f"the tag {event.tag!r} is not allowed: write plain values, and quote"
+                " text",
+                event,
+            )
         self._num_nodes += 1
         self._depth += 1
         self._check(self._num_nodes, self._depth, event)
@@ -64,30 +75,55 @@ class _Loader(yaml.SafeLoader):
         elif isinstance(node, yaml.SequenceNode):
             children = node.value
         extents = [self._extents[id(child)] for child in children]
-        extent = (1 + sum(size for size, _ in extents), 1 + max((depth for _, depth in extents), default=0))
+        extent = (
+            1 + sum(size for size, _ in extents),
+            1 + max((depth for _, depth in extents), default=0),
+        )
         self._check(*extent, event)
         self._extents[id(node)] = extent
         return node
 
     def construct_number(self, node: yaml.ScalarNode) -> int | float:
-        """Convert a YAML scalar to a number; refuse infinities, NaN and integers beyond 64 bits."""
-        parse = self.construct_yaml_int if node.tag.endswith(":int") else self.construct_yaml_float
+        """Convert a YAML scalar to a number; refuse infinities, NaN and integers beyond
+        64 bits.
+        """
+        parse = (
+            self.construct_yaml_int
+            if node.tag.endswith(":int")
+            else self.construct_yaml_float
+        )
         try:
-            value: int | float = parse(node) if len(node.value) < MAX_DIGITS else math.inf
+            value: int | float = (
+                parse(node) if len(node.value) < MAX_DIGITS else math.inf
+            )
         except (ValueError, OverflowError):
             value = math.inf
-        fits = abs(value) <= MAX_INTEGER if isinstance(value, int) else math.isfinite(value)
+        fits = (
+            abs(value) <= MAX_INTEGER
+            if isinstance(value, int)
+            else math.isfinite(value)
+        )
         if not fits:
             shown = node.value if len(node.value) <= 40 else f"{node.value[:40]}..."
-            _refuse(f"{shown!r} is not a finite number of at most 64 bits: give another, or put text in quotes", node)
+            _refuse(
+                f"{shown!r} is not a finite number of at most 64 bits: give another, or"
+                " put text in quotes",
+                node,
+            )
         return value
 
     @staticmethod
     def _check(size: int, depth: int, at: Any) -> None:
         if size > MAX_NODES:
-            _refuse(f"more than {MAX_NODES} keys and values, aliases expanded: write a shorter file", at)
+            _refuse(
+                f"more than {MAX_NODES} keys and values, aliases expanded: write a"
+                " shorter file",
+                at,
+            )
         if depth > MAX_DEPTH:
-            _refuse(f"nested deeper than {MAX_DEPTH} levels: a sweep file needs six", at)
+            _refuse(
+                f"nested deeper than {MAX_DEPTH} levels: a sweep file needs six", at
+            )
 
 
 for _tag in ("int", "float"):
@@ -103,7 +139,11 @@ class PositionedYaml:
     """A parsed YAML document and the line of each of its keys."""
 
     def __init__(self, text: str, name: str) -> None:
-        """Parse ``text``. Raises UserError with ``name`` and the line if it is not YAML or exceeds a limit."""
+        """Parse ``text``.
+
+        Raises UserError with ``name`` and the line if it is not YAML or exceeds a
+        limit.
+        """
         self.name = printable(name)
         try:
             loader = _Loader(text)
@@ -113,20 +153,27 @@ class PositionedYaml:
             raise UserError(f"{self.name}:{line}: not valid YAML: {problem}") from error
         try:
             self._root = loader.get_single_node()
-            self.data: Any = None if self._root is None else loader.construct_document(self._root)
+            self.data: Any = (
+                None if self._root is None else loader.construct_document(self._root)
+            )
         except yaml.MarkedYAMLError as error:
             line = error.problem_mark.line + 1 if error.problem_mark else 1
             kind = "" if isinstance(error, _RefusedError) else "not valid YAML: "
-            raise UserError(f"{self.name}:{line}: {kind}{printable(error.problem or '')}") from error
+            raise UserError(
+                f"{self.name}:{line}: {kind}{printable(error.problem or '')}"
+            ) from error
         finally:
             loader.dispose()
 
     def find(self, location: Sequence[str | int]) -> tuple[int, int]:
-        """Follow the keys and list indices in ``location`` from the root of the document.
+        """Follow the keys and list indices in ``location`` from the root of the
+        document.
 
-        Return the number of parts before the first missing one, and the line (from 1) of the last existing part.
+        Return the number of parts before the first missing one, and the line (from 1)
+        of the last existing part.
         """
-        node, line = self._root, 1
+        node = self._root
+        line = 1
         for depth, part in enumerate(location):
             found = self._child(node, part)
             if found is None:
@@ -140,7 +187,11 @@ class PositionedYaml:
             for key, value in node.value:
                 if key.value == str(part):
                     return key.start_mark.line + 1, value
-        if isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+        if (
+            isinstance(node, yaml.SequenceNode)
+            and isinstance(part, int)
+            and part < len(node.value)
+        ):
             value = node.value[part]
             return value.start_mark.line + 1, value
         return None

@@ -1,7 +1,10 @@
-"""Settings for every test, what a whole session shares, and the order of tests on parallel workers.
+"""Settings for every test, what a whole session shares, and the order of tests on
+parallel workers.
 
-For tests that need a Ray cluster: `ray_cluster` gives that of the session; only tests of faults and of the shape of a
-cluster start another one. For tests that train: `module_home` or `own_home`; `empty_home` has not even packages.
+For tests that need a Ray cluster: `ray_cluster` gives that of the session; only tests
+    of faults and of the shape of a
+cluster start another one. For tests that train: `module_home` or `own_home`;
+`empty_home` has not even packages.
 """
 
 import gc
@@ -20,7 +23,8 @@ from tests import session
 # Set before torch or numpy is imported: thread pools read it once.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-# A shell without job control lets background commands ignore Ctrl-C, and the processes of the tests would inherit that.
+# A shell without job control lets background commands ignore Ctrl-C, and the processes
+# of the tests would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -33,13 +37,21 @@ MAX_WORKERS = 8
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Return the number of workers for ``-n auto``: one for each CPU that this process may use."""
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return the number of workers for ``-n auto``: one for each CPU that this process
+    may use.
+    """
+    cpus = (
+        len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count() or 1
+    )
     return min(cpus, MAX_WORKERS)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Begin the session in pytest's own process; its workers find it in their environment."""
+    """Begin the session in pytest's own process; its workers find it in their
+    environment.
+    """
     if not hasattr(config, "workerinput"):
         session.begin()
 
@@ -52,14 +64,23 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(trylast=True)  # after tests are deselected by their marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run modules with Ray tests first, then those with most long tests: one that starts last leaves a worker idle.
+    """Run modules with Ray tests first, then those with most long tests: one that
+    starts last leaves a worker idle.
 
-    With ``--dist loadfile`` the tests of a module run on one worker, so that its fixtures are built once.
+    With ``--dist loadfile`` the tests of a module run on one worker, so that its
+    fixtures are built once.
     """
     marks: dict[str, Counter[str]] = {}
     for item in items:
-        marks.setdefault(module_of(item), Counter()).update({mark.name for mark in item.iter_markers()})
-    order = sorted(marks, key=lambda name: tuple(-marks[name][mark] for mark in ("ray", "exhaustive", "slow")))
+        marks.setdefault(module_of(item), Counter()).update(
+            {mark.name for mark in item.iter_markers()}
+        )
+    order = sorted(
+        marks,
+        key=lambda name: tuple(
+            -marks[name][mark] for mark in ("ray", "exhaustive", "slow")
+        ),
+    )
     places = {name: place for place, name in enumerate(order)}
     items.sort(key=lambda item: places[module_of(item)])
 
@@ -69,7 +90,9 @@ def module_of(item: pytest.Item) -> str:
 
 
 def pytest_collection_finish() -> None:
-    """Exclude imported modules from garbage collection, and collect rarely: tests that train take 13 % less time."""
+    """Exclude imported modules from garbage collection, and collect rarely: tests that
+    train take 13 % less time.
+    """
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
@@ -85,7 +108,9 @@ def one_thread() -> None:
 
 @pytest.fixture(scope="module")
 def module_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Give the tests of a module a cache directory of their own; see `session.new_home` for what is in it."""
+    """Give the tests of a module a cache directory of their own; see `session.new_home`
+    for what is in it.
+    """
     with pytest.MonkeyPatch.context() as patch:
         home = session.new_home(tmp_path_factory.mktemp("home"))
         patch.setenv("ORCA_RAY_HOME", str(home))
@@ -93,8 +118,12 @@ def module_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture
-def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give a test a cache directory of its own, as `module_home`, but without alignments of other tests."""
+def own_home(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """Give a test a cache directory of its own, as `module_home`, but without
+    alignments of other tests.
+    """
     home = session.new_home(tmp_path_factory.mktemp("home"))
     monkeypatch.setenv("ORCA_RAY_HOME", str(home))
     return home
@@ -102,20 +131,25 @@ def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
 
 @pytest.fixture
 def empty_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give a test an empty cache directory, ``home`` in its temporary one; return its path."""
+    """Give a test an empty cache directory, ``home`` in its temporary one; return its
+    path.
+    """
     monkeypatch.setenv("ORCA_RAY_HOME", str(tmp_path / "home"))
     return tmp_path / "home"
 
 
 @pytest.fixture
 def ray_cluster() -> Iterator[session.RayCluster]:
-    """Give a test the Ray cluster of the session, to join by ``address=ray_cluster.address`` or, in another process, by
-    ``env={**os.environ, **ray_cluster.environment}``.
+    """Give a test the Ray cluster of the session, to join by
+    ``address=ray_cluster.address`` or, in another process, by ``env={**os.environ,
+    **ray_cluster.environment}``.
 
-    It has token authentication, `session.NUM_CPUS` logical CPUs, no GPUs and no dashboard, so it takes no submitted
-    jobs. Each driver has an anonymous namespace of its own. Several tests may use it at the same time, so a test asks
-    for few CPUs (``resources: {cpus: 2}`` lets two of its trials run at a time), looks for workers not among its own
-    children, kills none, and passes variables by `WorkerSettings.environment`.
+    It has token authentication, `session.NUM_CPUS` logical CPUs, no GPUs and no
+    dashboard, so it takes no submitted jobs. Each driver has an anonymous namespace of
+    its own. Several tests may use it at the same time, so a test asks for few CPUs
+    (``resources: {cpus: 2}`` lets two of its trials run at a time), looks for workers
+    not among its own children, kills none, and passes variables by
+    `WorkerSettings.environment`.
     """
     yield session.ray_cluster()
     ray = sys.modules.get("ray")

@@ -28,9 +28,19 @@ PLUG_INS = EXAMPLE, FOLLOWERS, PAPER_TASKS, PDEBENCH, TRACKERS = tuple(
     for name in ("plugin", "followers", "paper_tasks", "pdebench", "trackers")
 )
 _CACHES = (
-    discovery._entry_points, option_names, all_sources, all_statistics, all_methods, all_families,
-    all_trackers, all_augmentations, all_losses, all_metrics, all_tasks, all_artefacts,
-)  # fmt: skip
+    discovery._entry_points,
+    option_names,
+    all_sources,
+    all_statistics,
+    all_methods,
+    all_families,
+    all_trackers,
+    all_augmentations,
+    all_losses,
+    all_metrics,
+    all_tasks,
+    all_artefacts,
+)
 
 
 def forget() -> None:
@@ -42,13 +52,21 @@ def forget() -> None:
     discovery._origins.clear()
 
 
-def write_package(site: Path, name: str, entries: Mapping[str, Mapping[str, str]], **modules: str) -> None:
-    """Write an installed package, version 1.0: entry points (value by name by group), and modules by name."""
+def write_package(
+    site: Path, name: str, entries: Mapping[str, Mapping[str, str]], **modules: str
+) -> None:
+    """Write an installed package, version 1.0: entry points (value by name by group),
+    and modules by name.
+    """
     info = site / f"{name.replace('-', '_')}-1.0.dist-info"
     info.mkdir(parents=True)
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    (info / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n"
+    )
     lines = (
-        line for group, found in entries.items() for line in (f"[{group}]", *(f"{k} = {v}" for k, v in found.items()))
+        line
+        for group, found in entries.items()
+        for line in (f"[{group}]", *(f"{k} = {v}" for k, v in found.items()))
     )
     (info / "entry_points.txt").write_text("\n".join(lines) + "\n")
     for module, text in modules.items():
@@ -57,7 +75,9 @@ def write_package(site: Path, name: str, entries: Mapping[str, Mapping[str, str]
 
 @contextmanager
 def installed_example(example: Path, site: Path) -> Iterator[None]:
-    """Let a package of `examples`, copied into the directory ``site``, be installed for this process."""
+    """Let a package of `examples`, copied into the directory ``site``, be installed for
+    this process.
+    """
     declared = tomllib.loads((example / "pyproject.toml").read_text())["project"]
     write_package(site, declared["name"], declared["entry-points"])
     module = declared["name"].replace("-", "_")
@@ -75,6 +95,8 @@ def installed(site: Path) -> Iterator[None]:
         forget()
         yield
     for name in set(sys.modules) - before:
-        if Path(getattr(sys.modules[name], "__file__", None) or "/").is_relative_to(site):
+        if Path(getattr(sys.modules[name], "__file__", None) or "/").is_relative_to(
+            site
+        ):
             del sys.modules[name]
     forget()

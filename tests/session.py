@@ -1,7 +1,9 @@
-"""What all processes of a test session share: a folder, a cache with prepared data, and one Ray cluster.
+"""What all processes of a test session share: a folder, a cache with prepared data, and
+one Ray cluster.
 
-Pytest's own process makes the folder and names it in an environment variable, which the processes of pytest-xdist
-inherit. ``python -m tests.session`` is the process that holds the cluster.
+Pytest's own process makes the folder and names it in an environment variable, which the
+processes of pytest-xdist inherit. ``python -m tests.session`` is the process that holds
+the cluster.
 """
 
 import os
@@ -19,12 +21,18 @@ import psutil
 import pytest
 from filelock import FileLock
 
-FOLDER_VARIABLE, OWNER_VARIABLE = "ORCA_TEST_FOLDER", "ORCA_TEST_OWNER"
+FOLDER_VARIABLE = "ORCA_TEST_FOLDER"
+OWNER_VARIABLE = "ORCA_TEST_OWNER"
 ROOT = Path(__file__).resolve().parents[1]
 NUM_CPUS = 4
-"""Logical CPUs of the cluster: enough that the sweeps of two test processes do not wait for each other."""
-START_SECONDS, END_SECONDS = 120.0, 30.0
-PRELOADED = "orca_ray.sweep.executors.trainable,orca_ray.methods.trial_trainer,transformers"
+"""Logical CPUs of the cluster: enough that the sweeps of two test processes do not wait
+for each other.
+"""
+START_SECONDS = 120.0
+END_SECONDS = 30.0
+PRELOADED = (
+    "orca_ray.sweep.executors.trainable,orca_ray.methods.trial_trainer,transformers"
+)
 RAY_SETTINGS = {
     "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -33,10 +41,17 @@ RAY_SETTINGS = {
 
 
 def begin() -> None:
-    """Make the folder of the session, and set the environment in which its tests start and join Ray clusters."""
-    os.environ[FOLDER_VARIABLE] = tempfile.mkdtemp(prefix="ot-")  # short: it will contain Unix sockets
+    """Make the folder of the session, and set the environment in which its tests start
+    and join Ray clusters.
+    """
+    os.environ[FOLDER_VARIABLE] = tempfile.mkdtemp(
+        prefix="ot-"
+    )  # short: it will contain Unix sockets
     os.environ[OWNER_VARIABLE] = str(os.getpid())
-    for name, value in {**RAY_SETTINGS, "RAY_AUTH_TOKEN": secrets.token_hex(16)}.items():
+    for name, value in {
+        **RAY_SETTINGS,
+        "RAY_AUTH_TOKEN": secrets.token_hex(16),
+    }.items():
         os.environ.setdefault(name, value)
 
 
@@ -46,7 +61,9 @@ def end() -> None:
     if pid.exists():
         try:
             process = psutil.Process(int(pid.read_text()))
-            if "tests.session" in process.cmdline():  # and not another one that has got its id
+            if (
+                "tests.session" in process.cmdline()
+            ):  # and not another one that has got its id
                 family = [process, *process.children(recursive=True)]
                 process.terminate()
                 for left in psutil.wait_procs(family, timeout=END_SECONDS)[1]:
@@ -61,10 +78,12 @@ def folder() -> Path:
 
 
 def new_home(directory: Path) -> Path:
-    """Make a cache directory whose prepared pocket tasks and source features are those of the session; return it.
+    """Make a cache directory whose prepared pocket tasks and source features are those
+    of the session; return it.
 
-    They are made once, by the first test of any process that needs them. All else is the directory's own: alignments,
-    checkpoints, own tasks. A test that changes prepared data takes an empty directory instead.
+    They are made once, by the first test of any process that needs them. All else is
+    the directory's own: alignments, checkpoints, own tasks. A test that changes
+    prepared data takes an empty directory instead.
     """
     from orca_ray.testing.suite import SHARED, make_home  # imports torch
 
@@ -90,7 +109,10 @@ class RayCluster:
     def environment(self) -> dict[str, str]:
         """Variables with which a process of its own joins the cluster."""
         names = (*RAY_SETTINGS, "RAY_AUTH_TOKEN")
-        return {"RAY_ADDRESS": self.address, **{name: os.environ[name] for name in names}}
+        return {
+            "RAY_ADDRESS": self.address,
+            **{name: os.environ[name] for name in names},
+        }
 
 
 def ray_cluster() -> RayCluster:
@@ -98,28 +120,42 @@ def ray_cluster() -> RayCluster:
     address = folder() / "address"
     with FileLock(folder() / "cluster.lock"):
         if not address.exists():
-            own = {"PYTHONPATH": str(ROOT), "RAY_TMPDIR": str(folder()), "RAY_preload_python_modules": PRELOADED}
+            own = {
+                "PYTHONPATH": str(ROOT),
+                "RAY_TMPDIR": str(folder()),
+                "RAY_preload_python_modules": PRELOADED,
+            }
             with (folder() / "cluster.log").open("wb") as log:
                 subprocess.run(
-                    [sys.executable, "-m", "tests.session"], cwd=ROOT, env={**os.environ, **own}, check=True,
-                    stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-                )  # fmt: skip
+                    [sys.executable, "-m", "tests.session"],
+                    cwd=ROOT,
+                    env={**os.environ, **own},
+                    check=True,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                )
             deadline = time.monotonic() + START_SECONDS
             while not address.exists():
                 said = (folder() / "cluster.log").read_text()
                 assert psutil.pid_exists(int((folder() / "pid").read_text())), (
                     f"the Ray cluster of the session did not start: {said}"
                 )
-                assert time.monotonic() < deadline, f"the Ray cluster of the session takes too long: {said}"
+                assert time.monotonic() < deadline, (
+                    f"the Ray cluster of the session takes too long: {said}"
+                )
                 time.sleep(0.1)
     return RayCluster(address.read_text())
 
 
 def hold_cluster() -> None:
-    """Start a cluster, write down its address, and end it on SIGTERM or when pytest's own process is gone.
+    """Start a cluster, write down its address, and end it on SIGTERM or when pytest's
+    own process is gone.
 
-    It is a child of no test process, for some tests kill workers among their children. Its first workers start with the
-    cluster, and import what a trial needs (five seconds) while tests do other things.
+    It is a child of no test process, for some tests kill workers among their children.
+    Its first workers start with the cluster, and import what a trial needs (five
+    seconds) while tests do other things.
     """
     if child := os.fork():
         (folder() / "pid").write_text(str(child))
@@ -128,7 +164,11 @@ def hold_cluster() -> None:
 
     owner = psutil.Process(int(os.environ[OWNER_VARIABLE]))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    options = {"num_cpus": NUM_CPUS, "include_dashboard": False, "object_store_memory": 100 * 2**20}
+    options = {
+        "num_cpus": NUM_CPUS,
+        "include_dashboard": False,
+        "object_store_memory": 100 * 2**20,
+    }
     cluster = Cluster(initialize_head=True, head_node_args=options)
     try:
         unfinished = folder() / "address.new"
@@ -138,7 +178,9 @@ def hold_cluster() -> None:
             time.sleep(1)
     finally:
         cluster.shutdown()
-        shutil.rmtree(folder(), ignore_errors=True)  # pytest does so, unless it was killed
+        shutil.rmtree(
+            folder(), ignore_errors=True
+        )  # pytest does so, unless it was killed
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""Trained models: what they predict, and that a folder predicts the same in another process, place and cache."""
+"""Trained models: what they predict, and that a folder predicts the same in another
+process, place and cache.
+"""
 
 import json
 import shutil
@@ -32,19 +34,29 @@ FIELD = make_task(Target("dense", shape=(8, 8)), (2, 8, 8))
 SERIES = make_task(CLASSES)
 LORA = ("lora", "orca_lora")
 KINDS = {"sequence": SERIES, "image": FIELD}
-EVERY = [(kind, name) for kind, task in KINDS.items() for name in all_methods() if not get_method(name).problem(task)]
+EVERY = [
+    (kind, name)
+    for kind, task in KINDS.items()
+    for name in all_methods()
+    if not get_method(name).problem(task)
+]
 
 pytestmark = pytest.mark.usefixtures("module_home")
 
 
 @pytest.fixture(scope="module")
 def bodies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return {"sequence": save_bert(tmp_path_factory.mktemp("bert")), "image": save_vit(tmp_path_factory.mktemp("vit"))}
+    return {
+        "sequence": save_bert(tmp_path_factory.mktemp("bert")),
+        "image": save_vit(tmp_path_factory.mktemp("vit")),
+    }
 
 
 def trained(body: str, method: str, task: Task) -> tuple[Predictor, float]:
     """Return a model and the test score of its trial."""
-    adaptation = start(body, method, task=task, data=make_data(task), hyperparameters=SHORT)
+    adaptation = start(
+        body, method, task=task, data=make_data(task), hyperparameters=SHORT
+    )
     run(adaptation)
     found = adaptation.result().test_score
     assert found is not None
@@ -83,29 +95,61 @@ assert not [name for name in sys.modules if name.startswith(("ray.", "optuna."))
 Bodies = dict[str, str]
 
 
-def check_loaded(bodies: Bodies, folder: Path, pairs: Iterable[tuple[str, str]]) -> None:
-    """Train models, save and move them, remove the bodies that they hold, and predict in a new process."""
+def check_loaded(
+    bodies: Bodies, folder: Path, pairs: Iterable[tuple[str, str]]
+) -> None:
+    """Train models, save and move them, remove the bodies that they hold, and predict
+    in a new process.
+    """
     kept = {}
-    made, moved = folder / "made", folder / "moved"
+    made = folder / "made"
+    moved = folder / "moved"
     for kind, method in pairs:
-        task, removed = KINDS[kind], folder / f"body-{kind}-{method}"
+        task = KINDS[kind]
+        removed = folder / f"body-{kind}-{method}"
         {"sequence": save_bert, "image": save_vit}[kind](removed)
-        model, score = trained(bodies[kind] if method in LORA else str(removed), method, task)
+        model, score = trained(
+            bodies[kind] if method in LORA else str(removed), method, task
+        )
         moved.mkdir(exist_ok=True)
         place = model.save(made / f"{kind}-{method}").rename(moved / f"{kind}-{method}")
         np.save(place / "x.npy", np.asarray(make_data(task).test.x))
         kept[place] = (model, score)
         shutil.rmtree(removed)
-    environment = {"PATH": "", "HOME": str(moved), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    environment |= {"PYTHONPATH": str(Path(orca_ray.__file__).parents[1]), "ORCA_RAY_HOME": str(folder / "empty")}
-    subprocess.run([sys.executable, "-c", LOADING], cwd=moved, env=environment, check=True, timeout=280)
+    environment = {
+        "PATH": "",
+        "HOME": str(moved),
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+    }
+    environment |= {
+        "PYTHONPATH": str(Path(orca_ray.__file__).parents[1]),
+        "ORCA_RAY_HOME": str(folder / "empty"),
+    }
+    subprocess.run(
+        [sys.executable, "-c", LOADING],
+        cwd=moved,
+        env=environment,
+        check=True,
+        timeout=280,
+    )
     assert not (folder / "empty").exists(), "loading a model used the cache"
     for place, (model, score) in kept.items():
         data = make_data(KINDS[place.name.partition("-")[0]]).test
-        assert np.array_equal(np.load(place / "found.npy"), model.outputs(data.x)), place.name
-        assert np.array_equal(np.load(place / "embedded.npy"), model.embed(data.x)), place.name
-        assert model.evaluate(data.x, data.y) == pytest.approx({model.task.metric: score}, rel=1e-6)
-        names = {file.name for file in place.iterdir()} - {"x.npy", "found.npy", "embedded.npy"}
+        assert np.array_equal(np.load(place / "found.npy"), model.outputs(data.x)), (
+            place.name
+        )
+        assert np.array_equal(np.load(place / "embedded.npy"), model.embed(data.x)), (
+            place.name
+        )
+        assert model.evaluate(data.x, data.y) == pytest.approx(
+            {model.task.metric: score}, rel=1e-6
+        )
+        names = {file.name for file in place.iterdir()} - {
+            "x.npy",
+            "found.npy",
+            "embedded.npy",
+        }
         assert names == {"model.safetensors", "config.json", "README.md"}
         body = json.loads((place / "config.json").read_text())["body"]
         assert (body["weights_sha256"] is not None) == (model.config.method in LORA)
@@ -113,19 +157,24 @@ def check_loaded(bodies: Bodies, folder: Path, pairs: Iterable[tuple[str, str]])
 
 @pytest.mark.slow
 def test_a_loaded_model_predicts_the_same_bits(bodies: Bodies, tmp_path: Path) -> None:
-    check_loaded(bodies, tmp_path, [("sequence", "orca"), ("sequence", "lora"), ("image", "nft")])
+    check_loaded(
+        bodies, tmp_path, [("sequence", "orca"), ("sequence", "lora"), ("image", "nft")]
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.exhaustive
 @pytest.mark.timeout(900)
-def test_loaded_models_of_every_method_predict_the_same_bits(bodies: Bodies, tmp_path: Path) -> None:
+def test_loaded_models_of_every_method_predict_the_same_bits(
+    bodies: Bodies, tmp_path: Path
+) -> None:
     check_loaded(bodies, tmp_path, EVERY)
 
 
 def test_classes(series: Predictor) -> None:
     x = make_data(SERIES).test.x
-    found, probabilities = series.predict(x), series.predict_proba(x)
+    found = series.predict(x)
+    probabilities = series.predict_proba(x)
     assert found.shape == (45,)
     assert probabilities.shape == (45, 3)
     assert np.allclose(probabilities.sum(axis=1), 1, atol=1e-6)
@@ -141,30 +190,49 @@ def test_batches_do_not_depend_on_how_samples_are_read(
     x = np.tile(np.asarray(make_data(SERIES).test.x), (200, 1, 1))
     np.save(tmp_path / "x.npy", x)
     expected = series.outputs(x)
-    parts = list(series.stream(series.inputs(np.load(tmp_path / "x.npy", mmap_mode="r"))))
-    assert [len(part) for part in parts] == [*[1024] * 8, 768, 40], "a part of the samples is in memory"
+    parts = list(
+        series.stream(series.inputs(np.load(tmp_path / "x.npy", mmap_mode="r")))
+    )
+    assert [len(part) for part in parts] == [
+        *[1024] * 8,
+        768,
+        40,
+    ], "a part of the samples is in memory"
     assert np.array_equal(np.concatenate(parts), expected)
     for size in (1, 64, 100):
         monkeypatch.setattr(UserData, "batch_size", lambda data, size=size: size)
-        assert all(len(chunk) % 64 == 0 for chunk in list(series.inputs(x[:225]).chunks())[:-1])
+        assert all(
+            len(chunk) % 64 == 0 for chunk in list(series.inputs(x[:225]).chunks())[:-1]
+        )
         assert np.array_equal(series.outputs(x[:225]), expected[:225])
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda x: x[0], r"shape \(2, 16\); .* of shape \(N, 2, 16\): for one sample, give x\[None\]"),
+        (
+            lambda x: x[0],
+            (
+                r"shape \(2, 16\); .* of shape \(N, 2, 16\): for one sample, give"
+                r" x\[None\]"
+            ),
+        ),
         (lambda x: x.transpose(0, 2, 1), r"try np.transpose\(x, \(0, 2, 1\)\)"),
         (lambda x: x[:, :, :5], r"has shape \(45, 2, 5\); the model takes"),
         (lambda x: x.astype(str), "values of type <U"),
-        (lambda x: np.where(np.arange(45)[:, None, None] == 7, np.nan, x), "row 8 has values that are not finite"),
+        (
+            lambda x: np.where(np.arange(45)[:, None, None] == 7, np.nan, x),
+            "row 8 has values that are not finite",
+        ),
         (lambda x: x[:0], "has no samples"),
         (lambda x: [x[0], x[0, :, :3]], "samples have unequal shapes"),
         (lambda x: 3, "cannot predict from a int"),
         (lambda x: pd.DataFrame({"a": [1.0]}), r"has shape \(1, 1\)"),
     ],
 )
-def test_wrong_inputs_are_named(series: Predictor, change: Callable[[Any], Any], message: str) -> None:
+def test_wrong_inputs_are_named(
+    series: Predictor, change: Callable[[Any], Any], message: str
+) -> None:
     with pytest.raises(UserError, match=message):
         series.predict(change(np.asarray(make_data(SERIES).test.x)))
 
@@ -172,7 +240,9 @@ def test_wrong_inputs_are_named(series: Predictor, change: Callable[[Any], Any],
 def test_wrong_targets_are_named(series: Predictor) -> None:
     data = make_data(SERIES).test
     unknown = np.where(np.arange(45) < 40, -1, data.y)
-    assert series.evaluate(data.x, unknown) == series.evaluate(np.asarray(data.x)[40:], np.asarray(data.y)[40:])
+    assert series.evaluate(data.x, unknown) == series.evaluate(
+        np.asarray(data.x)[40:], np.asarray(data.y)[40:]
+    )
     for targets, message in (
         (np.full(45, -1), "every target is missing"),
         (None, "needs targets"),
@@ -183,7 +253,9 @@ def test_wrong_targets_are_named(series: Predictor) -> None:
             series.evaluate(data.x, targets)
 
 
-def test_the_package_loads_a_folder_and_saves_the_same_files(series: Predictor, tmp_path: Path) -> None:
+def test_the_package_loads_a_folder_and_saves_the_same_files(
+    series: Predictor, tmp_path: Path
+) -> None:
     folder = series.save(tmp_path / "model")
     again = orca_ray.load(folder, device="cpu")
     assert isinstance(again, orca_ray.Predictor)
@@ -200,7 +272,9 @@ def test_the_package_loads_a_folder_and_saves_the_same_files(series: Predictor, 
         load(folder, device="quantum")
 
 
-def test_a_model_in_the_cache_of_the_hub(series: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_in_the_cache_of_the_hub(
+    series: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from huggingface_hub import constants
 
     repository = tmp_path / "models--ann--wines"
@@ -211,17 +285,26 @@ def test_a_model_in_the_cache_of_the_hub(series: Predictor, tmp_path: Path, monk
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     x = make_data(SERIES).test.x
     assert np.array_equal(load("hub:ann/wines").outputs(x), series.outputs(x))
-    with pytest.raises(UserError, match="cannot get the model 'ann/beers' from the hub"):
+    with pytest.raises(
+        UserError, match="cannot get the model 'ann/beers' from the hub"
+    ):
         load("hub:ann/beers")
 
 
 @pytest.fixture(scope="module")
-def own(bodies: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Predictor]:
-    """Return a CSV file of a user, the folder of a model of it, and the model before it was saved."""
+def own(
+    bodies: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Path, Predictor]:
+    """Return a CSV file of a user, the folder of a model of it, and the model before it
+    was saved.
+    """
     directory = tmp_path_factory.mktemp("own")
     random = np.random.default_rng(0)
     kind = random.choice(["red", "white"], 120)
-    rows = {"acid": random.normal(size=120) + 2 * (kind == "red"), "cask": random.choice(["oak", "steel"], 120)}
+    rows = {
+        "acid": random.normal(size=120) + 2 * (kind == "red"),
+        "cask": random.choice(["oak", "steel"], 120),
+    }
     pd.DataFrame({**rows, "kind": kind}).to_csv(directory / "wine.csv", index=False)
     model = trained_on_own(directory / "wine.csv", "kind", bodies["sequence"])
     return directory / "wine.csv", model.save(directory / "model"), model
@@ -234,24 +317,39 @@ def trained_on_own(file: Path, target: str, body: str) -> Predictor:
     task = register(inferred, data)
     prepared = task.prepare()
     adaptation = start(
-        body, "nft", task=task.resolved(prepared), data=prepared, hyperparameters=SHORT, standardise=True
+        body,
+        "nft",
+        task=task.resolved(prepared),
+        data=prepared,
+        hyperparameters=SHORT,
+        standardise=True,
     )
     run(adaptation)
-    return Predictor(adaptation.snapshot(), inferred.preprocessing.to_json(), device="cpu")
+    return Predictor(
+        adaptation.snapshot(), inferred.preprocessing.to_json(), device="cpu"
+    )
 
 
-def test_fields_come_back_with_their_axes_as_they_were_given(bodies: dict[str, str], tmp_path: Path) -> None:
+def test_fields_come_back_with_their_axes_as_they_were_given(
+    bodies: dict[str, str], tmp_path: Path
+) -> None:
     x = np.random.default_rng(0).normal(size=(60, 8, 8)).astype(np.float32)
     np.savez(tmp_path / "fields.npz", x=x, y=np.stack([x, 2 * x, 1 - x], axis=-1))
     model = trained_on_own(tmp_path / "fields.npz", "y", bodies["image"])
     found = model.predict(tmp_path / "fields.npz")
     assert found.shape == (60, 8, 8, 3)
-    assert np.array_equal(found, np.moveaxis(model.outputs(tmp_path / "fields.npz"), 1, -1))
-    with pytest.raises(UserError, match="predicts numbers, which have no probabilities"):
+    assert np.array_equal(
+        found, np.moveaxis(model.outputs(tmp_path / "fields.npz"), 1, -1)
+    )
+    with pytest.raises(
+        UserError, match="predicts numbers, which have no probabilities"
+    ):
         model.predict_proba(tmp_path / "fields.npz")
 
 
-def test_a_model_of_own_data_takes_what_it_was_made_of(own: tuple[Path, Path, Predictor]) -> None:
+def test_a_model_of_own_data_takes_what_it_was_made_of(
+    own: tuple[Path, Path, Predictor],
+) -> None:
     file, folder, model = own
     again = load(folder, device="cpu")
     found = again.predict(file)
@@ -268,15 +366,26 @@ def test_a_model_of_own_data_takes_what_it_was_made_of(own: tuple[Path, Path, Pr
     files = {"model.safetensors", "config.json", "preprocessing.json", "README.md"}
     assert {path.name for path in folder.iterdir()} == files
     assert column_names(model) == ["p_red", "p_white"]
-    new, out = file.with_name("new.csv"), file.with_name("out.parquet")
-    table.drop(columns="kind").assign(acid=range(120), bottle=range(5, 125), vat=7).to_csv(new, index=False)
+    new = file.with_name("new.csv")
+    out = file.with_name("out.parquet")
+    table.drop(columns="kind").assign(
+        acid=range(120), bottle=range(5, 125), vat=7
+    ).to_csv(new, index=False)
     write_predictions(model, model.inputs(new), out)
-    assert list(pd.read_parquet(out).columns) == ["id", "bottle", "prediction", "p_red", "p_white"]
+    assert list(pd.read_parquet(out).columns) == [
+        "id",
+        "bottle",
+        "prediction",
+        "p_red",
+        "p_white",
+    ]
     assert pd.read_parquet(out)["bottle"].tolist() == list(range(5, 125))
 
 
 @pytest.mark.slow
-def test_a_forged_folder_of_own_data_is_refused_or_predicts(own: tuple[Path, Path, Predictor]) -> None:
+def test_a_forged_folder_of_own_data_is_refused_or_predicts(
+    own: tuple[Path, Path, Predictor],
+) -> None:
     file, folder, _ = own
     check_forgeries(folder, file, 60)
 

@@ -1,13 +1,16 @@
-"""Boards of the documentation are those of the stores that they name, which are part of the repository.
+"""Boards of the documentation are those of the stores that they name, which are part of
+the repository.
 
-A board is a table between two marks, of which the first holds the arguments of ``orca-sweep leaderboard``:
+A board is a table between two marks, of which the first holds the arguments of
+``orca-sweep leaderboard``:
 
     <!-- board: pocket --results docs/stores/pocket -->
     …
     <!-- /board -->
 
-``<!-- findings: … -->`` holds arguments of `benchmarks.findings_page`, which also draws the picture beside the page.
-``make boards`` runs this module, which writes all of them again. `benchmarks.short_board` has the board of README.md.
+``<!-- findings: … -->`` holds arguments of `benchmarks.findings_page`, which also draws
+the picture beside the page. ``make boards`` runs this module, which writes all of them
+again. `benchmarks.short_board` has the board of README.md.
 """
 
 import io
@@ -27,7 +30,9 @@ from orca_ray.cli.app import run
 
 ROOT = Path(__file__).resolve().parents[1]
 MARK = re.compile(
-    r"^(<!-- (?P<kind>board|findings): (?P<arguments>[^\n]*) -->\n).*?^(<!-- /(?P=kind) -->)$", re.DOTALL | re.MULTILINE
+    r"^(<!-- (?P<kind>board|findings): (?P<arguments>[^\n]*) -->\n).*?^(<!-- /(?P=kind)"
+    r" -->)$",
+    re.DOTALL | re.MULTILINE,
 )
 
 
@@ -38,7 +43,9 @@ def pages() -> list[Path]:
 
 
 def regenerated(page: Path) -> dict[Path, str]:
-    """Return the files of a page, built again from the stores: the page itself, and the pictures of findings."""
+    """Return the files of a page, built again from the stores: the page itself, and the
+    pictures of findings.
+    """
     files: dict[Path, str] = {}
 
     def made(match: re.Match[str]) -> str:
@@ -59,19 +66,29 @@ def _board(arguments: str) -> str:
         board = Path(scratch) / ("board.json" if short else "board.md")
         if run(["leaderboard", *shlex.split(words), "--out", str(board)]):
             raise ValueError(f"<!-- board: {arguments} -->: {errors.getvalue()}")
-        return short_board(json.loads(board.read_text()), *map(str.split, short)) if short else board.read_text()
+        return (
+            short_board(json.loads(board.read_text()), *map(str.split, short))
+            if short
+            else board.read_text()
+        )
 
 
 @pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
 def test_a_board_of_the_documentation_is_up_to_date(page: Path) -> None:
     text = page.read_text()
-    assert len(re.findall(r"^<!-- (?:board|findings): ", text, re.MULTILINE)) == len(MARK.findall(text))
+    assert len(re.findall(r"^<!-- (?:board|findings): ", text, re.MULTILINE)) == len(
+        MARK.findall(text)
+    )
     for path, content in regenerated(page).items():
-        assert path.read_text() == content, f"{path.relative_to(ROOT)} differs from its store: run `make boards`"
+        assert path.read_text() == content, (
+            f"{path.relative_to(ROOT)} differs from its store: run `make boards`"
+        )
 
 
 if __name__ == "__main__":
     for path, new in [item for page in pages() for item in regenerated(page).items()]:
         old = path.read_text() if path.exists() else ""
         path.write_text(new)
-        sys.stdout.write(f"{path.relative_to(ROOT)}: {'up to date' if new == old else 'written'}\n")
+        sys.stdout.write(
+            f"{path.relative_to(ROOT)}: {'up to date' if new == old else 'written'}\n"
+        )

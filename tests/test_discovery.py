@@ -1,4 +1,6 @@
-"""What other packages add by entry points, and what happens if a plug-in cannot be used."""
+"""What other packages add by entry points, and what happens if a plug-in cannot be
+used.
+"""
 
 import subprocess
 import sys
@@ -25,14 +27,20 @@ BOTH, MIXED = (FIRST, SECOND), [FIRST, "second"]
 """
 
 
-def example(kind: str, name: str, module: str, attribute: str) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
+def example(
+    kind: str, name: str, module: str, attribute: str
+) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
     """Return an entry point to a module of the example package, and the module."""
     text = (EXAMPLE / "orca_ray_example" / f"{module}.py").read_text()
     return {GROUPS[kind]: {name: f"{module}:{attribute}"}}, {module: text}
 
 
 def methods(**entries: str) -> Mapping[str, Mapping[str, str]]:
-    return {"orca_ray.methods": {name: f"recipes_of_others:{value}" for name, value in entries.items()}}
+    return {
+        "orca_ray.methods": {
+            name: f"recipes_of_others:{value}" for name, value in entries.items()
+        }
+    }
 
 
 def test_an_object_or_a_tuple_of_them(tmp_path: Path) -> None:
@@ -42,7 +50,10 @@ def test_an_object_or_a_tuple_of_them(tmp_path: Path) -> None:
         assert list(all_methods()) == [*own, "first", "second"]
         assert get_method("second").title == "t"
         assert expand(["field"])[-2:] == ["first", "second"]
-        assert (origin("method", "first"), origin("method", "orca")) == ("others 1.0", "")
+        assert (origin("method", "first"), origin("method", "orca")) == (
+            "others 1.0",
+            "",
+        )
     assert list(all_methods()) == own
 
 
@@ -57,22 +68,43 @@ def test_an_object_or_a_tuple_of_them(tmp_path: Path) -> None:
 def test_one_that_cannot_be_used_breaks_nothing_else(
     value: str, reason: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    write_package(tmp_path, "bad", methods(broken=value, first="FIRST"), recipes_of_others=RECIPE)
-    where = rf"the entry point 'broken = recipes_of_others:{value}' in orca_ray.methods of the package bad 1.0 "
+    write_package(
+        tmp_path, "bad", methods(broken=value, first="FIRST"), recipes_of_others=RECIPE
+    )
+    where = (
+        rf"the entry point 'broken = recipes_of_others:{value}' in orca_ray.methods of"
+        r" the package bad 1.0 "
+    )
     with installed(tmp_path):
         assert (get_method("orca").name, get_method("first").name) == ("orca", "first")
-        with pytest.raises(UserError, match=rf"^{where}{reason}: update or uninstall bad$"):
+        with pytest.raises(
+            UserError, match=rf"^{where}{reason}: update or uninstall bad$"
+        ):
             get_method("broken")
-        with pytest.raises(UserError, match=rf"unknown method 'ocra'\. Did you mean 'orca'\? .* Left out: {where}"):
+        with pytest.raises(
+            UserError,
+            match=(
+                rf"unknown method 'ocra'\. Did you mean 'orca'\? .* Left out: {where}"
+            ),
+        ):
             get_method("ocra")
         with pytest.raises(UserError, match=where):
             expand(["orca", "broken"])
-    assert [record.levelname for record in caplog.records if "left out" in record.message] == ["WARNING"]
+    assert [
+        record.levelname for record in caplog.records if "left out" in record.message
+    ] == ["WARNING"]
 
 
-@pytest.mark.parametrize("text", ["import absent_package", "raise SystemExit(0)", "1 +"])
+@pytest.mark.parametrize(
+    "text", ["import absent_package", "raise SystemExit(0)", "1 +"]
+)
 def test_a_module_that_fails(text: str, tmp_path: Path) -> None:
-    write_package(tmp_path, "bad", {GROUPS[kind]: {"broken": "failing:X"} for kind in GROUPS}, failing=text)
+    write_package(
+        tmp_path,
+        "bad",
+        {GROUPS[kind]: {"broken": "failing:X"} for kind in GROUPS},
+        failing=text,
+    )
     with installed(tmp_path):
         for known, look_up in (
             ("pocket/digits", get_task),
@@ -82,34 +114,66 @@ def test_a_module_that_fails(text: str, tmp_path: Path) -> None:
             ("l2", get_distance),
         ):
             look_up(known)
-            with pytest.raises(UserError, match=r"'broken = failing:X' in orca_ray\.\w+ of the package bad 1\.0"):
+            with pytest.raises(
+                UserError,
+                match=r"'broken = failing:X' in orca_ray\.\w+ of the package bad 1\.0",
+            ):
                 look_up("broken")
         assert all_families()
-        with pytest.raises(UserError, match=r"as a body: supported are .* Left out: the entry point 'broken"):
-            family_of(type("Unknown", (), {"image_size": 1, "patch_size": 1, "depths": 1})(), "timm")
+        with pytest.raises(
+            UserError,
+            match=r"as a body: supported are .* Left out: the entry point 'broken",
+        ):
+            family_of(
+                type("Unknown", (), {"image_size": 1, "patch_size": 1, "depths": 1})(),
+                "timm",
+            )
 
 
 def test_a_name_that_two_packages_declare_is_nobodys(tmp_path: Path) -> None:
-    write_package(tmp_path, "one", methods(first="FIRST", mine="ORCA"), recipes_of_others=RECIPE)
+    write_package(
+        tmp_path, "one", methods(first="FIRST", mine="ORCA"), recipes_of_others=RECIPE
+    )
     write_package(tmp_path, "two", methods(another="FIRST", second="SECOND"))
     with installed(tmp_path):
         for name, owners in (
             ("first", r"the entry point .* package two 1\.0 and by .* one 1\.0"),
             ("orca", "orca-ray and by"),
         ):
-            with pytest.raises(UserError, match=rf"the method '{name}' is declared by {owners}.*: rename one"):
+            with pytest.raises(
+                UserError,
+                match=rf"the method '{name}' is declared by {owners}.*: rename one",
+            ):
                 get_method(name)
         assert get_method("second").name == "second"
 
 
 def test_a_method_cannot_take_the_options_of_others(tmp_path: Path) -> None:
-    text = RECIPE + "from dataclasses import dataclass, replace\nclass RefineConfig: pass\nclass LoraConfig: pass\n"
-    text += 'A, B = (replace(FIRST, name=n, options=[o]) for n, o in (("a", RefineConfig), ("b", LoraConfig)))\n'
+    text = (
+        RECIPE
+        + "from dataclasses import dataclass, replace\nclass RefineConfig: pass\nclass"
+        " LoraConfig: pass\n"
+    )
+    text += (
+        'A, B = (replace(FIRST, name=n, options=[o]) for n, o in (("a", RefineConfig),'
+        ' ("b", LoraConfig)))\n'
+    )
     write_package(tmp_path, "bad", methods(a="A", b="B"), recipes_of_others=text)
     with installed(tmp_path):
-        with pytest.raises(UserError, match=r"declares the options refine\.\*, which exist: give RefineConfig another"):
+        with pytest.raises(
+            UserError,
+            match=(
+                r"declares the options refine\.\*, which exist: give RefineConfig"
+                r" another"
+            ),
+        ):
             get_method("a")
-        with pytest.raises(UserError, match=r"declares the options lora\.\*, which exist: give LoraConfig another"):
+        with pytest.raises(
+            UserError,
+            match=(
+                r"declares the options lora\.\*, which exist: give LoraConfig another"
+            ),
+        ):
             get_method("b")
 
 
@@ -121,24 +185,33 @@ def test_a_method_cannot_take_the_options_of_others(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.usefixtures("empty_home")
-def test_no_task_is_added_to_a_benchmark_of_others(name: str, reason: str, tmp_path: Path) -> None:
+def test_no_task_is_added_to_a_benchmark_of_others(
+    name: str, reason: str, tmp_path: Path
+) -> None:
     entries, modules = example("task", "tones", "tones", "TASK")
-    more = f"from dataclasses import replace\nfrom tones import TASK\nX = replace(TASK, name={name!r})\n"
+    more = (
+        "from dataclasses import replace\nfrom tones import TASK\nX = replace(TASK,"
+        f" name={name!r})\n"
+    )
     entries["orca_ray.tasks"]["other"] = "more:X"
     write_package(tmp_path, "example", entries, more=more, **modules)
     with installed(tmp_path):
         assert [task.name for task in get_benchmark("example")] == ["example/tones"]
         assert name not in all_tasks()
-        with pytest.raises(UserError, match=rf"unknown task '{name}'.* Left out: .*'{name}', {reason}"):
+        with pytest.raises(
+            UserError, match=rf"unknown task '{name}'.* Left out: .*'{name}', {reason}"
+        ):
             get_task(name)
 
 
 def test_a_family_cannot_take_a_model_type_of_others(tmp_path: Path) -> None:
     text = (
-        "from orca_ray.models.family import Family\n"
-        'FAMILY = Family(name="mine", modality="sequence", model_types=("new", "gpt2"), cut=None)\n'
+        'from orca_ray.models.family import Family\nFAMILY = Family(name="mine",'
+        ' modality="sequence", model_types=("new", "gpt2"), cut=None)\n'
     )
-    write_package(tmp_path, "bad", {"orca_ray.body_families": {"mine": "mine:FAMILY"}}, mine=text)
+    write_package(
+        tmp_path, "bad", {"orca_ray.body_families": {"mine": "mine:FAMILY"}}, mine=text
+    )
     with installed(tmp_path):
         assert "mine" not in all_families()
         config = type("Config", (), {"model_type": "gpt2"})()
@@ -153,13 +226,22 @@ def test_a_distance_is_imported_when_it_is_used(tmp_path: Path) -> None:
         assert "coral" in distance_names()
         assert get_distance("coral").name == "coral"
         assert origin("distance", "coral") == "example 1.0"
-        with pytest.raises(UserError, match=r"'other = coral:DISTANCE' .* with the name 'other', but it gives"):
+        with pytest.raises(
+            UserError,
+            match=r"'other = coral:DISTANCE' .* with the name 'other', but it gives",
+        ):
             get_distance("other")
-        with pytest.raises(UserError, match=r"the distance 'l2' is declared by orca-ray and by the entry point"):
+        with pytest.raises(
+            UserError,
+            match=r"the distance 'l2' is declared by orca-ray and by the entry point",
+        ):
             get_distance("l2")
         code = (
-            "import sys; from orca_ray.alignment.registry import distance_names; from orca_ray.training import config\n"
-            "config.AlignConfig(distance='coral'); assert 'torch' not in sys.modules and 'coral' not in sys.modules"
+            "import sys; from orca_ray.alignment.registry import distance_names; from"
+            " orca_ray.training import config\nconfig.AlignConfig(distance='coral');"
+            " assert 'torch' not in sys.modules and 'coral' not in sys.modules"
         )
         path = f"{tmp_path}:{Path(__file__).parents[1]}"
-        subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": path})
+        subprocess.run(
+            [sys.executable, "-c", code], check=True, env={"PYTHONPATH": path}
+        )

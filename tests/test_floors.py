@@ -1,7 +1,9 @@
-"""The floors of the house: which room may import which, and which rooms must stay light.
+"""The floors of the house: which room may import which, and which rooms must stay
+light.
 
-The tables of ``floors.toml`` are the design's. Imports inside functions and under ``TYPE_CHECKING`` count, because an
-arrow that points upwards is wrong wherever it starts.
+The tables of ``floors.toml`` are the design's. Imports inside functions and under
+``TYPE_CHECKING`` count, because an arrow that points upwards is wrong wherever it
+starts.
 """
 
 import ast
@@ -19,17 +21,28 @@ import orca_ray
 PACKAGE = Path(orca_ray.__file__).parent
 
 TABLES = tomllib.loads(Path(__file__).with_name("floors.toml").read_text())
-FLOORS, INTERFACE = TABLES["floors"], TABLES["interface"]
-SIDEWAYS = {(importer, imported) for importer, rooms in TABLES["sideways"].items() for imported in rooms}
+FLOORS = TABLES["floors"]
+INTERFACE = TABLES["interface"]
+SIDEWAYS = {
+    (importer, imported)
+    for importer, rooms in TABLES["sideways"].items()
+    for imported in rooms
+}
 HEAVY = frozenset(TABLES["heavy"])
 FORBIDDEN = {
-    room: {package for name in names for package in (HEAVY if name == "heavy" else [name])}
+    room: {
+        package for name in names for package in (HEAVY if name == "heavy" else [name])
+    }
     for room, names in TABLES["forbidden"].items()
 }
 
 
-def imports(source: str, module: str, *, is_package: bool = False) -> Iterator[tuple[int, str]]:
-    """Yield line and dotted name of everything a module imports, by statement or by `importlib.import_module`."""
+def imports(
+    source: str, module: str, *, is_package: bool = False
+) -> Iterator[tuple[int, str]]:
+    """Yield line and dotted name of everything a module imports, by statement or by
+    `importlib.import_module`.
+    """
     base = module.split(".") if is_package else module.split(".")[:-1]
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -39,7 +52,10 @@ def imports(source: str, module: str, *, is_package: bool = False) -> Iterator[t
             origin = ".".join([*parents, *([node.module] if node.module else [])])
             # `from orca_ray import sweep` names a room only in what it imports.
             yield from ((node.lineno, f"{origin}.{alias.name}") for alias in node.names)
-        elif isinstance(node, ast.Call) and _name(node.func) in ("import_module", "__import__"):
+        elif isinstance(node, ast.Call) and _name(node.func) in (
+            "import_module",
+            "__import__",
+        ):
             argument = node.args[0] if node.args else None
             if isinstance(argument, ast.JoinedStr):
                 argument = argument.values[0]
@@ -48,27 +64,47 @@ def imports(source: str, module: str, *, is_package: bool = False) -> Iterator[t
 
 
 def _name(function: ast.expr) -> str:
-    return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+    return (
+        function.attr
+        if isinstance(function, ast.Attribute)
+        else getattr(function, "id", "")
+    )
 
 
 def room(name: str) -> str:
-    """Return the part of a dotted name below ``orca_ray``: a room, a top-level module, or nothing."""
+    """Return the part of a dotted name below ``orca_ray``: a room, a top-level module,
+    or nothing.
+    """
     return [*name.split("."), ""][1]
 
 
 def complaint(importer: str, imported: str) -> str | None:
     """Say what is wrong with one arrow, or None."""
-    here, package = room(importer), imported.split(".")[0]
+    here = room(importer)
+    package = imported.split(".")[0]
     if package != "orca_ray":
-        return f"{here or 'orca_ray'} never imports {package}" if package in FORBIDDEN.get(here, ()) else None
-    there, floors = room(imported), FLOORS | INTERFACE
-    if there not in floors or there == here or (here, there) in SIDEWAYS or (not here and there in INTERFACE):
+        return (
+            f"{here or 'orca_ray'} never imports {package}"
+            if package in FORBIDDEN.get(here, ())
+            else None
+        )
+    there = room(imported)
+    floors = FLOORS | INTERFACE
+    if (
+        there not in floors
+        or there == here
+        or (here, there) in SIDEWAYS
+        or (not here and there in INTERFACE)
+    ):
         return None
     if here not in floors:
         return f"a module at the top of the package imports no room, and {there} is one"
     if floors[there] < floors[here]:
         return None
-    return f"{here} is on floor {floors[here]}, {there} on floor {floors[there]}: arrows go down"
+    return (
+        f"{here} is on floor {floors[here]}, {there} on floor {floors[there]}: arrows"
+        " go down"
+    )
 
 
 def modules() -> Iterator[tuple[Path, str]]:
@@ -80,17 +116,25 @@ def modules() -> Iterator[tuple[Path, str]]:
 def arrows() -> Iterator[tuple[str, str, str]]:
     """Yield importer, imported and place of every import of the package."""
     for path, module in modules():
-        for line, imported in imports(path.read_text(), module, is_package=path.name == "__init__.py"):
+        for line, imported in imports(
+            path.read_text(), module, is_package=path.name == "__init__.py"
+        ):
             yield module, imported, f"{path.relative_to(PACKAGE.parent)}:{line}"
 
 
 def test_every_arrow_goes_down() -> None:
-    wrong = [f"{place}: {told}" for here, there, place in arrows() if (told := complaint(here, there))]
+    wrong = [
+        f"{place}: {told}"
+        for here, there, place in arrows()
+        if (told := complaint(here, there))
+    ]
     assert not wrong, "\n".join(wrong)
 
 
 def test_no_circle_of_imports() -> None:
-    """Imports inside functions and for types count, too; a package is the module of its `__init__`."""
+    """Imports inside functions and for types count, too; a package is the module of its
+    `__init__`.
+    """
     known = {module for _, module in modules()}
     graph: dict[str, set[str]] = {module: set() for module in known}
     for here, there, _ in arrows():
@@ -118,14 +162,24 @@ def test_every_room_has_a_floor_and_every_floor_its_room() -> None:
 
 LIGHT = [
     pytest.param(
-        each["code"], [*HEAVY, *each.get("more", ())], id=name, marks=pytest.mark.slow if "slow" in each else ()
+        each["code"],
+        [*HEAVY, *each.get("more", ())],
+        id=name,
+        marks=pytest.mark.slow if "slow" in each else (),
     )
     for name, each in TABLES["light"].items()
 ]
 
 
 @pytest.mark.parametrize(("code", "packages"), LIGHT)
-def test_stores_boards_registries_and_planning_stay_light(code: str, packages: list[str]) -> None:
-    code = f"import sys\n{code}\nheavy = {set(packages)!r} & set(sys.modules)\nassert not heavy, heavy"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+def test_stores_boards_registries_and_planning_stay_light(
+    code: str, packages: list[str]
+) -> None:
+    code = (
+        f"import sys\n{code}\nheavy = {set(packages)!r} & set(sys.modules)\nassert not"
+        " heavy, heavy"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,6 @@
-"""Progress in a notebook: one output below the cell, whose text is replaced; nothing elsewhere."""
+"""Progress in a notebook: one output below the cell, whose text is replaced; nothing
+elsewhere.
+"""
 
 import sys
 from pathlib import Path
@@ -16,11 +18,17 @@ from orca_ray.sweep.run import events
 from orca_ray.testing.suite import save_bert
 from tests.results.factories import make_record
 
-X, Y = np.random.default_rng(0).normal(size=(60, 4)), np.arange(60) % 2
-ROWS = tuple(Row(task="own/toy", method=method, planned=4, done=done) for method, done in (("nft", 1), ("linear", 0)))
+X = np.random.default_rng(0).normal(size=(60, 4))
+Y = np.arange(60) % 2
+ROWS = tuple(
+    Row(task="own/toy", method=method, planned=4, done=done)
+    for method, done in (("nft", 1), ("linear", 0))
+)
 EVENTS: tuple[events.Event, ...] = (
     events.SweepStarted("own/toy", "here", ROWS),
-    events.TrialProgress("a", "own/toy", "nft", EpochProgress(stage="refine", epoch=2, epochs=5)),
+    events.TrialProgress(
+        "a", "own/toy", "nft", EpochProgress(stage="refine", epoch=2, epochs=5)
+    ),
     events.TrialFinished(make_record("b", method="linear", validation_score=0.25), 1),
     events.TrialFinished(make_record("c", method="linear", validation_score=0.5), 0),
 )
@@ -29,26 +37,44 @@ pytestmark = pytest.mark.usefixtures("module_home")
 
 @pytest.fixture
 def cells(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """Stand in for the kernel of a notebook; return the texts that each output has shown."""
+    """Stand in for the kernel of a notebook; return the texts that each output has
+    shown.
+    """
     shown: list[list[str]] = []
 
-    def display(content: dict[str, str], *, raw: bool, display_id: bool) -> SimpleNamespace:
+    def display(
+        content: dict[str, str], *, raw: bool, display_id: bool
+    ) -> SimpleNamespace:
         shown.append([])
-        return SimpleNamespace(update=lambda content, raw, texts=shown[-1]: texts.append(content["text/plain"]))
+        return SimpleNamespace(
+            update=lambda content, raw, texts=shown[-1]: texts.append(
+                content["text/plain"]
+            )
+        )
 
-    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: SimpleNamespace(kernel=1)))
-    monkeypatch.setitem(sys.modules, "IPython.display", SimpleNamespace(display=display))
+    monkeypatch.setitem(
+        sys.modules,
+        "IPython",
+        SimpleNamespace(get_ipython=lambda: SimpleNamespace(kernel=1)),
+    )
+    monkeypatch.setitem(
+        sys.modules, "IPython.display", SimpleNamespace(display=display)
+    )
     return shown
 
 
 def test_an_adaptation_shows_its_progress(
     cells: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(AdaptationSweep, "run", lambda sweep: list(map(sweep.listener, EVENTS)))
+    monkeypatch.setattr(
+        AdaptationSweep, "run", lambda sweep: list(map(sweep.listener, EVENTS))
+    )
     monkeypatch.setattr(notebook, "SECONDS", 0.0)
     for listener in (None, lambda event: None):  # one's own takes its place
         with pytest.raises(UserError, match="no trial"):
-            adapt((X, Y), minutes=2, results=str(tmp_path / "results"), listener=listener)
+            adapt(
+                (X, Y), minutes=2, results=str(tmp_path / "results"), listener=listener
+            )
     (texts,) = cells
     assert texts[0] == "adapt: reading and preparing data"
     first, *rows = texts[-1].splitlines()
@@ -57,14 +83,22 @@ def test_an_adaptation_shows_its_progress(
 
 
 @pytest.mark.parametrize("verbose", [False, True])
-def test_a_verbose_fit_shows_its_epochs(cells: list[list[str]], tmp_path: Path, verbose: bool) -> None:
-    model = CrossModalClassifier(body=save_bert(tmp_path), method="nft", epochs=40, device="cpu", verbose=verbose)
+def test_a_verbose_fit_shows_its_epochs(
+    cells: list[list[str]], tmp_path: Path, verbose: bool
+) -> None:
+    model = CrossModalClassifier(
+        body=save_bert(tmp_path), method="nft", epochs=40, device="cpu", verbose=verbose
+    )
     model.fit(X, Y)
-    assert [texts[-1].split(":")[0] for texts in cells] == ["refine, epoch 40 of 40"] * verbose
+    assert [texts[-1].split(":")[0] for texts in cells] == [
+        "refine, epoch 40 of 40"
+    ] * verbose
     assert all(len(texts) < 40 for texts in cells), "twice a second"
 
 
 @pytest.mark.parametrize("ipython", [SimpleNamespace(get_ipython=lambda: None), None])
-def test_nothing_is_shown_elsewhere(monkeypatch: pytest.MonkeyPatch, ipython: SimpleNamespace | None) -> None:
+def test_nothing_is_shown_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, ipython: SimpleNamespace | None
+) -> None:
     monkeypatch.setitem(sys.modules, "IPython", ipython)
     assert notebook.notebook_progress(1.0) is None

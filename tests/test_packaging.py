@@ -1,4 +1,5 @@
-"""Wheel and source distribution: what they hold, and that they work installed; the plug-ins in `examples`.
+"""Wheel and source distribution: what they hold, and that they work installed; the
+plug-ins in `examples`.
 
 The plug-ins: their own tests, a sweep with all it brings, and the documentation.
 """
@@ -28,15 +29,33 @@ from orca_ray.sweep.plan.plan import resolve
 from orca_ray.sweep.plan.searches import plan_searches
 from orca_ray.testing.suite import make_home, save_tokenizer
 from tests.docs.pages import ROOT
-from tests.plug_in_packages import EXAMPLE, FOLLOWERS, PAPER_TASKS, PDEBENCH, PLUG_INS, TRACKERS, installed
+from tests.plug_in_packages import (
+    EXAMPLE,
+    FOLLOWERS,
+    PAPER_TASKS,
+    PDEBENCH,
+    PLUG_INS,
+    TRACKERS,
+    installed,
+)
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
 def build(kind: Literal["wheel", "sdist"], source: Path, out: Path) -> Path:
-    """Build the wheel or the source distribution of a checkout without a network, and return its path."""
-    code = f"import sys; from hatchling.build import build_{kind}; print(build_{kind}(sys.argv[1]))"
-    done = subprocess.run([sys.executable, "-c", code, str(out)], cwd=source, capture_output=True, text=True)
+    """Build the wheel or the source distribution of a checkout without a network, and
+    return its path.
+    """
+    code = (
+        f"import sys; from hatchling.build import build_{kind};"
+        f" print(build_{kind}(sys.argv[1]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(out)],
+        cwd=source,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     return out / done.stdout.split()[-1]
 
@@ -48,20 +67,47 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def files(directory: Path) -> set[str]:
     """Return the paths of the files under a directory, without compiled ones."""
-    found = (path for path in directory.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    found = (
+        path
+        for path in directory.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    )
     return {str(path.relative_to(directory)) for path in found}
 
 
 @pytest.mark.slow
-def test_the_wheel_holds_the_package_and_the_sweeps_and_nothing_else(wheel: Path) -> None:
+def test_the_wheel_holds_the_package_and_the_sweeps_and_nothing_else(
+    wheel: Path,
+) -> None:
     with zipfile.ZipFile(wheel) as archive:
-        contents = {name.partition(".dist-info/")[2] or name: archive.read(name) for name in archive.namelist()}
-    information = {"METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE"}
+        contents = {
+            name.partition(".dist-info/")[2] or name: archive.read(name)
+            for name in archive.namelist()
+        }
+    information = {
+        "METADATA",
+        "WHEEL",
+        "RECORD",
+        "entry_points.txt",
+        "licenses/LICENSE",
+    }
     package = {f"orca_ray/{name}" for name in files(ROOT / "orca_ray")}
-    assert set(contents) == package | {f"orca_ray/sweeps/{name}" for name in files(ROOT / "sweeps")} | information
-    assert {"orca_ray/py.typed", "orca_ray/sweeps/pocket.yaml", "orca_ray/leaderboard/page/page.js"} <= set(contents)
+    assert (
+        set(contents)
+        == package
+        | {f"orca_ray/sweeps/{name}" for name in files(ROOT / "sweeps")}
+        | information
+    )
+    assert {
+        "orca_ray/py.typed",
+        "orca_ray/sweeps/pocket.yaml",
+        "orca_ray/leaderboard/page/page.js",
+    } <= set(contents)
     metadata = email.message_from_bytes(contents["METADATA"])
-    assert (metadata["Version"], metadata["License-Expression"]) == (PROJECT["version"], "MIT")
+    assert (metadata["Version"], metadata["License-Expression"]) == (
+        PROJECT["version"],
+        "MIT",
+    )
     assert metadata["Description-Content-Type"] == "text/markdown"
     assert "# orca-ray" in str(metadata.get_payload())
     assert b"orca-sweep = orca_ray.cli.main:entry" in contents["entry_points.txt"]
@@ -69,28 +115,60 @@ def test_the_wheel_holds_the_package_and_the_sweeps_and_nothing_else(wheel: Path
 
 @pytest.mark.slow
 @pytest.mark.exhaustive
-def test_the_source_distribution_gives_the_same_wheel(wheel: Path, tmp_path: Path) -> None:
+def test_the_source_distribution_gives_the_same_wheel(
+    wheel: Path, tmp_path: Path
+) -> None:
     archive = build("sdist", ROOT, tmp_path)
     with tarfile.open(archive) as tar:
         tar.extractall(tmp_path, filter="data")
     source = tmp_path / archive.name.removesuffix(".tar.gz")
-    kept = {".gitignore", "PKG-INFO", "pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "CITATION.cff"}
+    kept = {
+        ".gitignore",
+        "PKG-INFO",
+        "pyproject.toml",
+        "README.md",
+        "LICENSE",
+        "CHANGELOG.md",
+        "CITATION.cff",
+    }
     assert {path.name for path in source.iterdir()} == {"orca_ray", "sweeps", *kept}
-    with zipfile.ZipFile(wheel) as one, zipfile.ZipFile(build("wheel", source, tmp_path)) as other:
+    with (
+        zipfile.ZipFile(wheel) as one,
+        zipfile.ZipFile(build("wheel", source, tmp_path)) as other,
+    ):
         assert one.namelist() == other.namelist()
 
 
 @pytest.mark.slow
 @pytest.mark.exhaustive
-def test_an_installed_wheel_works_outside_of_the_checkout(wheel: Path, tmp_path: Path) -> None:
+def test_an_installed_wheel_works_outside_of_the_checkout(
+    wheel: Path, tmp_path: Path
+) -> None:
     target = tmp_path / "installed"
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-compile"]
-    subprocess.run([*pip, "--disable-pip-version-check", "--target", target, wheel], check=True)
-    environment = {**os.environ, "PYTHONPATH": str(target), "ORCA_RAY_HOME": str(tmp_path / "home")}
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-index",
+        "--no-deps",
+        "--no-compile",
+    ]
+    subprocess.run(
+        [*pip, "--disable-pip-version-check", "--target", target, wheel], check=True
+    )
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(target),
+        "ORCA_RAY_HOME": str(tmp_path / "home"),
+    }
 
     def sweep(*arguments: str) -> str:
         command = [str(target / "bin" / "orca-sweep"), *arguments]
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -104,7 +182,15 @@ def test_one_version_and_a_citation_of_software_and_paper() -> None:
     cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert PROJECT["version"] == orca_ray.__version__ == cited["version"]
     assert f"Version {PROJECT['version']}" in (ROOT / "docs" / "citing.md").read_text()
-    assert {"cff-version", "message", "title", "authors", "version", "license", "references"} <= set(cited)
+    assert {
+        "cff-version",
+        "message",
+        "title",
+        "authors",
+        "version",
+        "license",
+        "references",
+    } <= set(cited)
     [paper] = cited["references"]
     assert paper["title"] == "Cross-Modal Fine-Tuning: Align then Refine"
     assert paper["authors"][0]["family-names"] == "Shen"
@@ -117,17 +203,37 @@ SWEEP = Path(__file__).with_name("example.yaml").read_text()
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a directory that the plug-ins are installed into, without a network."""
-    source, site = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("site")
+    source = tmp_path_factory.mktemp("source")
+    site = tmp_path_factory.mktemp("site")
     sources = [str(copytree(each, source / each.name)) for each in PLUG_INS]
-    options = ["--no-index", "--no-deps", "--no-build-isolation", "--disable-pip-version-check", "--quiet"]
-    command = [sys.executable, "-m", "pip", "install", *options, "--target", str(site), *sources]
+    options = [
+        "--no-index",
+        "--no-deps",
+        "--no-build-isolation",
+        "--disable-pip-version-check",
+        "--quiet",
+    ]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        *options,
+        "--target",
+        str(site),
+        *sources,
+    ]
     subprocess.run(command, check=True, timeout=120)
     return site
 
 
 def beside(site: Path, **variables: str) -> Mapping[str, str]:
     """Return the environment of processes that find orca-ray and the plug-ins."""
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(site), str(ROOT)]), **variables}
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(site), str(ROOT)]),
+        **variables,
+    }
 
 
 @pytest.mark.slow
@@ -135,10 +241,18 @@ def beside(site: Path, **variables: str) -> Mapping[str, str]:
     ("package", "chosen", "fewest"),
     [
         pytest.param(EXAMPLE, "", 81, marks=pytest.mark.exhaustive, id="plugin"),
-        pytest.param(FOLLOWERS, "TestMethods", 40, marks=pytest.mark.exhaustive, id="followers, conformance"),
+        pytest.param(
+            FOLLOWERS,
+            "TestMethods",
+            40,
+            marks=pytest.mark.exhaustive,
+            id="followers, conformance",
+        ),
         pytest.param(FOLLOWERS, "not TestMethods", 36, id="followers, other tests"),
         pytest.param(PDEBENCH, "", 56, marks=pytest.mark.exhaustive, id="PDEBench"),
-        pytest.param(PAPER_TASKS, "", 55, marks=pytest.mark.exhaustive, id="tasks of the paper"),
+        pytest.param(
+            PAPER_TASKS, "", 55, marks=pytest.mark.exhaustive, id="tasks of the paper"
+        ),
         pytest.param(TRACKERS, "", 5, marks=pytest.mark.exhaustive, id="trackers"),
     ],
 )
@@ -146,9 +260,28 @@ def test_a_package_passes_its_tests_and_the_conformance_suites(
     package: Path, chosen: str, fewest: int, site: Path, tmp_path: Path
 ) -> None:
     tests = copytree(package / "tests", tmp_path / "tests")
-    (tmp_path / "pytest.ini").write_text("[pytest]\nfilterwarnings = error::pytest.PytestWarning\n")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", chosen, str(tests)]
-    done = subprocess.run(command, cwd=tmp_path, env=beside(site), capture_output=True, text=True, timeout=280)
+    (tmp_path / "pytest.ini").write_text(
+        "[pytest]\nfilterwarnings = error::pytest.PytestWarning\n"
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-k",
+        chosen,
+        str(tests),
+    ]
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env=beside(site),
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
     assert int(re.findall(r"(\d+) passed", done.stdout)[0]) >= fewest
     assert "skipped" not in done.stdout
@@ -170,9 +303,15 @@ def save_gpt_neo(directory: Path) -> str:
     from transformers import GPTNeoConfig, GPTNeoModel
 
     config = GPTNeoConfig(
-        hidden_size=16, num_layers=2, num_heads=2, vocab_size=120, max_position_embeddings=64, bos_token_id=0,
-        eos_token_id=0, attention_types=[[["global", "local"], 1]],
-    )  # fmt: skip
+        hidden_size=16,
+        num_layers=2,
+        num_heads=2,
+        vocab_size=120,
+        max_position_embeddings=64,
+        bos_token_id=0,
+        eos_token_id=0,
+        attention_types=[[["global", "local"], 1]],
+    )
     GPTNeoModel(config).save_pretrained(directory)
     save_tokenizer(directory)
     return str(directory)
@@ -181,7 +320,9 @@ def save_gpt_neo(directory: Path) -> str:
 @pytest.mark.slow
 @pytest.mark.exhaustive
 def test_all_that_it_brings_becomes_a_leaderboard(site: Path, tmp_path: Path) -> None:
-    home, results, tracked = make_home(tmp_path / "home"), tmp_path / "results", tmp_path / "trials.jsonl"
+    home = make_home(tmp_path / "home")
+    results = tmp_path / "results"
+    tracked = tmp_path / "trials.jsonl"
     sweep = tmp_path / "example.yaml"
     body = save_gpt_neo(tmp_path / "gpt-neo")
     sweep.write_text(f'{SWEEP}bodies: {{sequence: "{body}"}}\n')
@@ -191,48 +332,95 @@ def test_all_that_it_brings_becomes_a_leaderboard(site: Path, tmp_path: Path) ->
 
     def orca_sweep(*arguments: str) -> str:
         command = [sys.executable, "-m", "orca_ray.cli.main", *arguments]
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=280)
+        done = subprocess.run(
+            command,
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=280,
+        )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    write = "import sys, test_conformance as t; from pathlib import Path; t.write_tones(Path(sys.argv[1]))"
-    subprocess.run([sys.executable, "-c", write, str(raw)], cwd=EXAMPLE / "tests", env=environment, check=True)
+    write = (
+        "import sys, test_conformance as t; from pathlib import Path;"
+        " t.write_tones(Path(sys.argv[1]))"
+    )
+    subprocess.run(
+        [sys.executable, "-c", write, str(raw)],
+        cwd=EXAMPLE / "tests",
+        env=environment,
+        check=True,
+    )
     track = ["--track", f"json_lines:{tracked}"]
-    orca_sweep("run", str(sweep), "--executor", "inline", "--results", str(results), *track)
+    orca_sweep(
+        "run", str(sweep), "--executor", "inline", "--results", str(results), *track
+    )
     board = orca_sweep("leaderboard", "example", "--results", str(results))
     assert re.search(r"^tones .*\d\.\d{4}\*", board, re.MULTILINE)
     assert re.search(r"^worst rank +\d", board, re.MULTILINE)
-    document = json.loads(orca_sweep("leaderboard", "example", "--results", str(results), "--format", "json"))
-    ranked = {method["name"]: method["worst_rank"]["num_tasks"] for method in document["methods"]}
+    document = json.loads(
+        orca_sweep(
+            "leaderboard", "example", "--results", str(results), "--format", "json"
+        )
+    )
+    ranked = {
+        method["name"]: method["worst_rank"]["num_tasks"]
+        for method in document["methods"]
+    }
     assert ranked == {"l2sp": 1, "orca": 1}
     assert "worst_rank" in document["statistics"]
     orca_sweep("leaderboard", "example", "--results", str(results), "-o", "page.html")
     assert '"name":"worst_rank"' in (tmp_path / "page.html").read_text()
 
     records = ResultsStore(str(results)).records()
-    aligned = records[(records["method"] == "orca") & (records["phase"] == "confirm")].iloc[0]
-    assert aligned["notes"].startswith("from the package orca-ray-example 0.1.0: task example/tones, metric worst_cl")
-    assert aligned["notes"].endswith("augmentation sign_flip, distance coral, source recipes")
+    aligned = records[
+        (records["method"] == "orca") & (records["phase"] == "confirm")
+    ].iloc[0]
+    assert aligned["notes"].startswith(
+        "from the package orca-ray-example 0.1.0: task example/tones, metric worst_cl"
+    )
+    assert aligned["notes"].endswith(
+        "augmentation sign_flip, distance coral, source recipes"
+    )
     assert aligned["align_epochs"] == 2
     assert records["metric"].unique().tolist() == ["worst_class_error"]
-    assert json.loads(records[records["method"] == "l2sp"].iloc[0]["hyperparameters"])["l2sp.strength"] > 0
-    kinds = ResultsStore(str(results)).artefacts("example/full", [aligned["trial_key"]])["kind"].tolist()
+    assert (
+        json.loads(records[records["method"] == "l2sp"].iloc[0]["hyperparameters"])[
+            "l2sp.strength"
+        ]
+        > 0
+    )
+    kinds = (
+        ResultsStore(str(results))
+        .artefacts("example/full", [aligned["trial_key"]])["kind"]
+        .tolist()
+    )
     assert "confidence" in kinds
     lines = [json.loads(line) for line in tracked.read_text().splitlines()]
     assert {line["trial"] for line in lines} == set(records["trial_key"])
     assert sum("test_score" in line for line in lines) == 2
 
-    found = {(each["topic"], each["item"]) for each in json.loads(orca_sweep("doctor", "--json"))}
+    found = {
+        (each["topic"], each["item"])
+        for each in json.loads(orca_sweep("doctor", "--json"))
+    }
     assert ("plug-ins", "body family gpt_neo") in found
 
 
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    return re.findall(
+        rf"^```{language}\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL
+    )
 
 
 def test_the_page_shows_the_files_of_the_package() -> None:
     shown = set(blocks("python"))
-    files = {path.name: path.read_text() for path in (EXAMPLE / "orca_ray_example").glob("[!_]*.py")}
+    files = {
+        path.name: path.read_text()
+        for path in (EXAMPLE / "orca_ray_example").glob("[!_]*.py")
+    }
     assert sorted(name for name, text in files.items() if text not in shown) == []
     tests = (EXAMPLE / "tests" / "test_conformance.py").read_text()
     for block in shown - set(files.values()):
@@ -252,18 +440,29 @@ def test_the_page_shows_every_entry_point() -> None:
 def test_records_carry_the_commit_or_the_digits_of_the_code(tmp_path: Path) -> None:
     (package := tmp_path / "checkout" / "orca_ray").mkdir(parents=True)
     (package / "__init__.py").touch()
-    (package / "version.py").write_bytes((ROOT / "orca_ray" / "version.py").read_bytes())
+    (package / "version.py").write_bytes(
+        (ROOT / "orca_ray" / "version.py").read_bytes()
+    )
     (package.parent / ".gitignore").write_text("__pycache__/")
 
     def version() -> str:
         code = "from orca_ray.version import code_version; print(code_version())"
         return subprocess.run(
-            [sys.executable, "-c", code], cwd=package.parent, check=True, capture_output=True, text=True
+            [sys.executable, "-c", code],
+            cwd=package.parent,
+            check=True,
+            capture_output=True,
+            text=True,
         ).stdout.strip()
 
     def git(*arguments: str) -> None:
         identity = ("-c", "user.name=a", "-c", "user.email=a@b.c")
-        subprocess.run(["git", *identity, *arguments], cwd=package.parent, check=True, capture_output=True)
+        subprocess.run(
+            ["git", *identity, *arguments],
+            cwd=package.parent,
+            check=True,
+            capture_output=True,
+        )
 
     number = re.escape(PROJECT["version"])
     assert re.fullmatch(rf"{number}\+w[0-9a-f]{{12}}", wheel := version())
@@ -273,5 +472,7 @@ def test_records_carry_the_commit_or_the_digits_of_the_code(tmp_path: Path) -> N
     (package.parent / "notes").write_text("not of the package")
     assert re.fullmatch(rf"{number}\+g[0-9a-f]{{12}}", commit := version())
     (package / "new.toml").write_text("")
-    assert re.fullmatch(re.escape(commit) + r"\.dirty\.[0-9a-f]{12}", changed := version())
+    assert re.fullmatch(
+        re.escape(commit) + r"\.dirty\.[0-9a-f]{12}", changed := version()
+    )
     assert changed[-12:] != wheel[-12:]

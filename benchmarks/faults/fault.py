@@ -1,4 +1,6 @@
-"""What all faults have in common: when they come and end, and how the disturbed command may end."""
+"""What all faults have in common: when they come and end, and how the disturbed command
+may end.
+"""
 
 import contextlib
 import random
@@ -9,31 +11,45 @@ from benchmarks.faults.run import Run
 
 
 class Fault:
-    """A fault in a running sweep. Subclasses say what happens, and how the disturbed command may end."""
+    """A fault in a running sweep.
+
+    Subclasses say what happens, and how the disturbed command may end.
+    """
 
     codes: Collection[int] = (0,)
-    """Exit codes that the disturbed command may have. With 0 among them it may go on, for as long as it takes."""
+    """Exit codes that the disturbed command may have.
+
+    With 0 among them it may go on, for as long as it takes.
+    """
     messages: Collection[str] = ()
     """Texts that the command prints if it ends with another code than 0."""
     options: tuple[str, ...] = ()
     """More options of the disturbed command."""
     early = False
-    """Whether the fault comes with the first trial, because it takes long to be felt."""
+    """Whether the fault comes with the first trial, because it takes long to be felt.
+    """
 
     def __init__(self, run: Run, chance: random.Random) -> None:
         """Store the arguments; ``chance`` decides everything that is random."""
-        self.run, self.chance = run, chance
+        self.run = run
+        self.chance = chance
 
     def prepare(self) -> str:
-        """Prepare the surroundings before the first command; return the reason if this machine cannot, else ""."""
+        """Prepare the surroundings before the first command; return the reason if this
+        machine cannot, else "".
+        """
         return ""
 
     def inject(self) -> bool:
-        """Make the fault; return False if there is nothing (any more) that it could hit."""
+        """Make the fault; return False if there is nothing (any more) that it could
+        hit.
+        """
         raise NotImplementedError
 
     def relieve(self) -> None:
-        """End the fault; called once, after the disturbed command ended or the fault has lasted for `lasts`."""
+        """End the fault; called once, after the disturbed command ended or the fault
+        has lasted for `lasts`.
+        """
 
     @property
     def lasts(self) -> float:
@@ -41,7 +57,9 @@ class Fault:
         return float("inf")
 
     def problems(self) -> list[str]:
-        """Return what went wrong beside the disturbed command; called after it has ended."""
+        """Return what went wrong beside the disturbed command; called after it has
+        ended.
+        """
         return []
 
     def clean(self) -> None:

@@ -1,6 +1,8 @@
-"""Hooks in the driver of a disturbed run: it stops or kills itself at one exact place, when a file says so.
+"""Hooks in the driver of a disturbed run: it stops or kills itself at one exact place,
+when a file says so.
 
-`Run.hook` puts a directory before all others of PYTHONPATH, whose ``sitecustomize.py`` calls `install`.
+`Run.hook` puts a directory before all others of PYTHONPATH, whose ``sitecustomize.py``
+calls `install`.
 """
 
 import importlib
@@ -15,7 +17,9 @@ from typing import Any, Self
 
 SITECUSTOMIZE = "from benchmarks.faults.hooks import install\n\ninstall()\n"
 HOOK = "ORCA_FAULT_HOOK"
-"""Variable of the environment: kind of the hook, and the file that says when, with ":" between."""
+"""Variable of the environment: kind of the hook, and the file that says when, with ":"
+between.
+"""
 
 
 def install() -> None:
@@ -24,7 +28,9 @@ def install() -> None:
     if kind and "orca_ray.cli.main" in sys.orig_argv:
         from orca_ray.results.store import ResultsStore
 
-        {"stop": _stop, "compaction": _compaction, "clock": _clock}[kind](ResultsStore, Path(order))
+        {"stop": _stop, "compaction": _compaction, "clock": _clock}[kind](
+            ResultsStore, Path(order)
+        )
 
 
 def _stop(store: Any, order: Path) -> None:
@@ -41,8 +47,11 @@ def _stop(store: Any, order: Path) -> None:
 
 
 def _clock(store: Any, order: Path) -> None:
-    """Move all clocks that the driver's modules ask by the seconds in the file, once it exists."""
-    seconds, nanoseconds = time.time, time.time_ns
+    """Move all clocks that the driver's modules ask by the seconds in the file, once it
+    exists.
+    """
+    seconds = time.time
+    nanoseconds = time.time_ns
 
     def offset() -> float:
         return float(order.read_text() or 0) if order.exists() else 0.0
@@ -87,7 +96,8 @@ def _compaction(store: Any, order: Path) -> None:
 
                 return counted
 
-            folder.write, folder.delete = count(folder.write), count(folder.delete)
+            folder.write = count(folder.write)
+            folder.delete = count(folder.delete)
         return merge(self, *args)  # type: ignore[no-any-return]
 
     store._merge = killed

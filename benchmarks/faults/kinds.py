@@ -17,7 +17,12 @@ from benchmarks.faults.fault import Fault, wait
 from benchmarks.faults.requests import REQUEST_FAULTS
 from benchmarks.faults.run import Run
 from benchmarks.faults.site import NAME
-from benchmarks.faults.stores import BrokenStore, FrozenStore, SlowStore, disturbed_requests
+from benchmarks.faults.stores import (
+    BrokenStore,
+    FrozenStore,
+    SlowStore,
+    disturbed_requests,
+)
 from tests.cluster.processes import descendants, free_ports
 
 
@@ -101,7 +106,15 @@ class FullDisk(Fault):
         if os.geteuid():
             return "only root mounts a small file system"
         self.run.store.mkdir()
-        command = ["mount", "-t", "tmpfs", "-o", f"size={16 * 2**20}", "tmpfs", str(self.run.store)]
+        command = [
+            "mount",
+            "-t",
+            "tmpfs",
+            "-o",
+            f"size={16 * 2**20}",
+            "tmpfs",
+            str(self.run.store),
+        ]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         return done.stderr.strip()
 
@@ -118,7 +131,9 @@ class FullDisk(Fault):
         self._filler.unlink()
 
     def clean(self) -> None:
-        subprocess.run(["umount", str(self.run.store)], capture_output=True, check=False)
+        subprocess.run(
+            ["umount", str(self.run.store)], capture_output=True, check=False
+        )
 
     @property
     def _filler(self) -> Path:
@@ -126,7 +141,9 @@ class FullDisk(Fault):
 
 
 class KillNode(Fault):
-    """Kills all processes of the second node of a cluster, which the driver has joined at the first."""
+    """Kills all processes of the second node of a cluster, which the driver has joined
+    at the first.
+    """
 
     def __init__(self, run: Run, chance: random.Random) -> None:
         super().__init__(run, chance)
@@ -134,7 +151,12 @@ class KillNode(Fault):
 
     def prepare(self) -> str:
         port, client = free_ports(2)
-        head = ("--head", f"--port={port}", f"--ray-client-server-port={client}", "--include-dashboard=false")
+        head = (
+            "--head",
+            f"--port={port}",
+            f"--ray-client-server-port={client}",
+            "--include-dashboard=false",
+        )
         self._start(*head)
         self.run.wait_for_port(port)
         self.node = self._start(f"--address=127.0.0.1:{port}")
@@ -151,8 +173,17 @@ class KillNode(Fault):
 
     def _start(self, *options: str) -> subprocess.Popen[bytes]:
         ray = str(Path(sys.executable).parent / "ray")
-        command = [ray, "start", "--block", "--num-cpus=1", "--object-store-memory=80000000", *options]
-        self._started.append(self.run.popen([*command, "--dashboard-agent-listen-port=0"]))
+        command = [
+            ray,
+            "start",
+            "--block",
+            "--num-cpus=1",
+            "--object-store-memory=80000000",
+            *options,
+        ]
+        self._started.append(
+            self.run.popen([*command, "--dashboard-agent-listen-port=0"])
+        )
         return self._started[-1]
 
 
@@ -187,14 +218,18 @@ class _Hooked(Fault):
 
 
 class KillCompaction(_Hooked):
-    """The driver is killed while it compacts the store, between any two of its requests."""
+    """The driver is killed while it compacts the store, between any two of its
+    requests.
+    """
 
     kind = "compaction"
     codes = (-signal.SIGKILL,)
 
 
 class StopBeforeWrite(_Hooked):
-    """The driver stands still between the check of its lease and the write, until another driver has done the rest."""
+    """The driver stands still between the check of its lease and the write, until
+    another driver has done the rest.
+    """
 
     kind = "stop"
     codes = (2,)
@@ -211,7 +246,11 @@ class StopBeforeWrite(_Hooked):
         return True
 
     def problems(self) -> list[str]:
-        return [] if self._code == 0 else [f"the second driver ended with {self._code}: {self.run.tail()}"]
+        return (
+            []
+            if self._code == 0
+            else [f"the second driver ended with {self._code}: {self.run.tail()}"]
+        )
 
 
 class TwoDrivers(Fault):
@@ -224,11 +263,17 @@ class TwoDrivers(Fault):
         self.run.start()
         self._code = wait(self.run.command, 100.0)
         self.run.command = first
-        return self._code != 0  # 0: the first one had left the lease when the second one looked
+        return (
+            self._code != 0
+        )  # 0: the first one had left the lease when the second one looked
 
     def problems(self) -> list[str]:
         said = "another driver runs" in self.run.log.read_text()
-        return [] if self._code == 2 and said else [f"the second driver ended with {self._code}: {self.run.tail()}"]
+        return (
+            []
+            if self._code == 2 and said
+            else [f"the second driver ended with {self._code}: {self.run.tail()}"]
+        )
 
 
 class ClockStep(_Hooked):
@@ -237,12 +282,16 @@ class ClockStep(_Hooked):
     kind = "clock"
 
     def inject(self) -> bool:
-        self.order.write_text(str(self.chance.choice((-1, 1)) * self.chance.randrange(60, 7200)))
+        self.order.write_text(
+            str(self.chance.choice((-1, 1)) * self.chance.randrange(60, 7200))
+        )
         return True
 
 
 class Sleep(Fault):
-    """The machine sleeps: all processes of the sweep stand still, for longer or shorter than a lease."""
+    """The machine sleeps: all processes of the sweep stand still, for longer or shorter
+    than a lease.
+    """
 
     codes: Collection[int] = (0, 75)
     messages = ("the same command continues",)
@@ -279,7 +328,9 @@ class Reader(Fault):
 
     def inject(self) -> bool:
         self._end = self.run.folder / "end"
-        self._reader = self.run.popen([sys.executable, "-c", READER, self.run.direct_uri, str(self._end), NAME])
+        self._reader = self.run.popen(
+            [sys.executable, "-c", READER, self.run.direct_uri, str(self._end), NAME]
+        )
         return True
 
     def relieve(self) -> None:
@@ -287,7 +338,11 @@ class Reader(Fault):
         self._code = wait(self._reader, 60.0)
 
     def problems(self) -> list[str]:
-        return [] if self._code == 0 else [f"the reader ended with {self._code}: {self.run.tail()}"]
+        return (
+            []
+            if self._code == 0
+            else [f"the reader ended with {self._code}: {self.run.tail()}"]
+        )
 
 
 KINDS: dict[str, type[Fault]] = {

@@ -11,17 +11,22 @@ _CHUNK = 65536
 
 
 class Proxy:
-    """Forwards connections to a port of this machine; change the attributes at any time."""
+    """Forwards connections to a port of this machine; change the attributes at any
+    time.
+    """
 
     def __init__(self, target: int) -> None:
         """Listen on a free port, and forward to the port ``target``."""
         self.frozen = False
-        """Whether nothing is forwarded; connections stay open, and new ones are accepted by the system."""
+        """Whether nothing is forwarded; connections stay open, and new ones are
+        accepted by the system.
+        """
         self.broken = False
         """Whether every connection is reset."""
         self.delay = 0.0
         """Seconds that each chunk waits."""
-        self._target, self._closed = target, False
+        self._target = target
+        self._closed = False
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
         threading.Thread(target=self._accept, daemon=True).start()
@@ -40,14 +45,20 @@ class Proxy:
             threading.Thread(target=self._serve, args=(client,), daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:
-        with client, socket.create_connection(("127.0.0.1", self._target)) as server, contextlib.suppress(OSError):
+        with (
+            client,
+            socket.create_connection(("127.0.0.1", self._target)) as server,
+            contextlib.suppress(OSError),
+        ):
             while self._forward(client, server):
                 pass
 
     def _forward(self, client: socket.socket, server: socket.socket) -> bool:
         """Forward what has arrived; return whether the connection goes on."""
         if self.broken:
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # close() resets it
+            client.setsockopt(
+                socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+            )  # close() resets it
             return False
         if self.frozen:
             time.sleep(0.1)

@@ -1,4 +1,6 @@
-"""One run of the fault harness: its directory, its store, and the processes of its commands."""
+"""One run of the fault harness: its directory, its store, and the processes of its
+commands.
+"""
 
 import contextlib
 import os
@@ -21,30 +23,43 @@ MARKER = "ORCA_FAULT_RUN"
 
 
 class Run:
-    """Starts the commands of one run. All their processes belong to sessions that `popen` has started."""
+    """Starts the commands of one run.
+
+    All their processes belong to sessions that `popen` has started.
+    """
 
     command: subprocess.Popen[bytes]
     """The command that runs now, or ran last."""
 
     def __init__(self, site: Site, number: int) -> None:
-        self.site, self.folder = site, site.folder / str(number)
-        self.store, self.log, self.temporary = self.folder / "results", self.folder / "log", self.folder / "t"
+        self.site = site
+        self.folder = site.folder / str(number)
+        self.store = self.folder / "results"
+        self.log = self.folder / "log"
+        self.temporary = self.folder / "t"
         self.temporary.mkdir(parents=True)
         self.uri = self.direct_uri = str(self.store)
         self.options: tuple[str, ...] = ()
         """Options of every command."""
         temporary = {"TMPDIR": str(self.temporary), "RAY_TMPDIR": str(self.temporary)}
-        self._environment = {**site.environment(), **temporary, MARKER: str(self.folder)}
+        self._environment = {
+            **site.environment(),
+            **temporary,
+            MARKER: str(self.folder),
+        }
         self._sessions: set[int] = set()
 
     def use_s3(self, port: int) -> None:
         """Use a store on the S3 server; commands reach it through ``port``."""
-        place, rest = f"{BUCKET}/{uuid.uuid4().hex}", "&scheme=http&region=us-east-1"
+        place = f"{BUCKET}/{uuid.uuid4().hex}"
+        rest = "&scheme=http&region=us-east-1"
         self.uri = f"s3://key:word@{place}?endpoint_override=127.0.0.1:{port}{rest}"
         self.direct_uri = f"s3://key:word@{place}?endpoint_override=127.0.0.1:{self.site.s3_port()}{rest}"
 
     def hook(self, kind: str) -> Path:
-        """Install a hook of `hooks` in every command from now on; return the file whose creation makes it act."""
+        """Install a hook of `hooks` in every command from now on; return the file whose
+        creation makes it act.
+        """
         folder = self.folder / "hook"
         folder.mkdir()
         (folder / "sitecustomize.py").write_text(SITECUSTOMIZE)
@@ -60,9 +75,14 @@ class Run:
         """Start a process in a session of its own."""
         with self.log.open("ab") as stream:
             process = subprocess.Popen(
-                command, env=self._environment, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream,
+                command,
+                env=self._environment,
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=stream,
                 start_new_session=True,
-            )  # fmt: skip
+            )
         self._sessions.add(process.pid)
         return process
 
@@ -71,8 +91,11 @@ class Run:
         self.command = self.popen(self.site.command(self.uri, *self.options, *options))
 
     def wait_for_trials(self, num_done: int, seconds: float) -> bool:
-        """Wait until a trial runs and ``num_done`` have ended; return False if the command or the time ends before."""
-        folder, deadline = open_folder(self.direct_uri), time.monotonic() + seconds
+        """Wait until a trial runs and ``num_done`` have ended; return False if the
+        command or the time ends before.
+        """
+        folder = open_folder(self.direct_uri)
+        deadline = time.monotonic() + seconds
         while time.monotonic() < deadline and self.command.poll() is None:
             time.sleep(0.2)
             with contextlib.suppress(UserError):
@@ -102,7 +125,9 @@ class Run:
                 time.sleep(0.2)
 
     def processes(self) -> list[psutil.Process]:
-        """Return the living processes that this run has started, those of its clusters included."""
+        """Return the living processes that this run has started, those of its clusters
+        included.
+        """
         return [process for process in psutil.process_iter() if self._is_ours(process)]
 
     def named(self, name: str) -> list[psutil.Process]:
@@ -115,16 +140,22 @@ class Run:
         for process in self.processes():
             with contextlib.suppress(psutil.Error):
                 title = " ".join(process.cmdline())
-                if title.startswith("ray::ResourceTrainable"):  # the class that Tune makes of ours
+                if title.startswith(
+                    "ray::ResourceTrainable"
+                ):  # the class that Tune makes of ours
                     found.append(process)
         return found
 
     def _is_ours(self, process: psutil.Process) -> bool:
-        """Whether this run started a process; Ray overwrites the environment of workers, but not their session."""
+        """Whether this run started a process; Ray overwrites the environment of
+        workers, but not their session.
+        """
         with contextlib.suppress(psutil.Error, ProcessLookupError, PermissionError):
             if process.status() == psutil.STATUS_ZOMBIE:
                 return False
-            return os.getsid(process.pid) in self._sessions or process.environ().get(MARKER) == str(self.folder)
+            return os.getsid(process.pid) in self._sessions or process.environ().get(
+                MARKER
+            ) == str(self.folder)
         return False
 
     def kill(self) -> None:
@@ -135,4 +166,6 @@ class Run:
 
     def tail(self, path: Path | None = None, lines: int = 5) -> str:
         """Return the last lines of the log."""
-        return "\n".join((path or self.log).read_text(errors="replace").splitlines()[-lines:])
+        return "\n".join(
+            (path or self.log).read_text(errors="replace").splitlines()[-lines:]
+        )

@@ -1,4 +1,6 @@
-"""What all runs of the fault harness share: the sweep, its body and data, and the scores of an undisturbed run."""
+"""What all runs of the fault harness share: the sweep, its body and data, and the
+scores of an undisturbed run.
+"""
 
 import logging
 import os
@@ -28,14 +30,17 @@ _ACCESS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "word"}
 
 
 class Site:
-    """A directory with the sweep and its reference; each run has its own directory in it.
+    """A directory with the sweep and its reference; each run has its own directory in
+    it.
 
     Args:
-        folder: a directory, empty or of an earlier site; its path is short, because sockets of Ray lie in it.
+        folder: a directory, empty or of an earlier site; its path is short, because
+            sockets of Ray lie in it.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.sweep = folder, folder / "sweep.yaml"
+        self.folder = folder
+        self.sweep = folder / "sweep.yaml"
         self.home = folder / "home"
         store = folder / "reference"
         if not store.exists():
@@ -49,20 +54,48 @@ class Site:
 
     def environment(self) -> dict[str, str]:
         """Return the environment of commands, without that of any other cluster."""
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "ORCA_", "AWS_"))}
-        own = {"RAY_worker_niceness": "0", "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
-        token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}  # that in a file may change meanwhile
-        return {**kept, **own, **token, **_ACCESS, "ORCA_RAY_HOME": str(self.home), "PYTHONPATH": str(ROOT)}
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("RAY_", "ORCA_", "AWS_"))
+        }
+        own = {
+            "RAY_worker_niceness": "0",
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "OMP_NUM_THREADS": "1",
+        }
+        token = {
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": TOKEN,
+        }  # that in a file may change meanwhile
+        return {
+            **kept,
+            **own,
+            **token,
+            **_ACCESS,
+            "ORCA_RAY_HOME": str(self.home),
+            "PYTHONPATH": str(ROOT),
+        }
 
     def command(self, store: str, *options: str) -> list[str]:
         """Return the command that runs the sweep."""
-        start = [sys.executable, "-m", "orca_ray.cli.main", "run", str(self.sweep), "--results", store]
+        start = [
+            sys.executable,
+            "-m",
+            "orca_ray.cli.main",
+            "run",
+            str(self.sweep),
+            "--results",
+            store,
+        ]
         return [*start, "--quiet", *options]
 
     def run_reference(self, store: Path) -> None:
         """Run the sweep undisturbed, in one process."""
         command = self.command(str(store), "--executor", "inline")
-        done = subprocess.run(command, env=self.environment(), capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, env=self.environment(), capture_output=True, text=True, check=False
+        )
         assert done.returncode == 0, done.stdout + done.stderr
 
     def s3_port(self) -> int:
@@ -70,14 +103,19 @@ class Site:
         if self._server is None:
             from moto.server import ThreadedMotoServer
 
-            logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it prints every request
+            logging.getLogger("werkzeug").setLevel(
+                logging.ERROR
+            )  # it prints every request
             self._server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
             self._server.start()
             _, self._port = self._server.get_host_and_port()
             pafs.S3FileSystem(
-                access_key="key", secret_key="word", endpoint_override=f"127.0.0.1:{self._port}", scheme="http",
+                access_key="key",
+                secret_key="word",
+                endpoint_override=f"127.0.0.1:{self._port}",
+                scheme="http",
                 allow_bucket_creation=True,
-            ).create_dir(BUCKET)  # fmt: skip
+            ).create_dir(BUCKET)
         return int(self._port)
 
     def close(self) -> None:

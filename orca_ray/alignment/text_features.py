@@ -1,4 +1,5 @@
-"""Functions for text sources: tokenise sentences with the tokenizer of a body, and embed passages as features.
+"""Functions for text sources: tokenise sentences with the tokenizer of a body, and
+embed passages as features.
 
 A passage is T consecutive tokens of a document, as many as the task's own samples have.
 """
@@ -26,30 +27,37 @@ class Passage(NamedTuple):
     document: int
     """Index of the document."""
     sentences: range
-    """Indices of the sentences in the document; the passage may contain only the first tokens of the last one."""
+    """Indices of the sentences in the document; the passage may contain only the first
+    tokens of the last one.
+    """
     ids: list[int]
-    """T token ids, without special tokens, because a task's samples have none either."""
+    """T token ids, without special tokens, because a task's samples have none either.
+    """
 
 
 def embed_passages(
-    request: SampleRequest, documents: Sequence[Sequence[str]], starts: Iterable[tuple[int, int]]
+    request: SampleRequest,
+    documents: Sequence[Sequence[str]],
+    starts: Iterable[tuple[int, int]],
 ) -> tuple[Tensor, list[Passage]]:
     """Return the features [N, D] of N passages, and the passages.
 
-    N is ``request.num_samples``, or less if ``starts`` ends earlier. If the request is ``raw``, return token ids
-    [N, T] instead of features.
+    N is ``request.num_samples``, or less if ``starts`` ends earlier. If the request is
+    ``raw``, return token ids [N, T] instead of features.
 
-    A document is a sequence of sentences. ``starts`` contains the indices of document and sentence at which each
-    passage begins. The next sentences follow until there are T tokens. If the document ends earlier, the passage begins
-    with earlier sentences. Documents of fewer than T tokens are skipped. Raises UserError if all documents are skipped.
+    A document is a sequence of sentences. ``starts`` contains the indices of document
+    and sentence at which each passage begins. The next sentences follow until there are
+    T tokens. If the document ends earlier, the passage begins with earlier sentences.
+    Documents of fewer than T tokens are skipped. Raises UserError if all documents are
+    skipped.
     """
     stem = request.stem
     assert isinstance(stem, TextStem), "text sources are for sequence bodies"
     passages = list(islice(_passages(request, documents, starts), request.num_samples))
     if not passages:
         raise UserError(
-            f"no document of the alignment source has {request.num_tokens} tokens: use another align.source, or a "
-            "smaller embedder.sequence_length"
+            f"no document of the alignment source has {request.num_tokens} tokens: use"
+            " another align.source, or a smaller embedder.sequence_length"
         )
     ids_NT = torch.tensor([passage.ids for passage in passages])
     if request.raw:
@@ -59,12 +67,16 @@ def embed_passages(
 
 
 def _passages(
-    request: SampleRequest, documents: Sequence[Sequence[str]], starts: Iterable[tuple[int, int]]
+    request: SampleRequest,
+    documents: Sequence[Sequence[str]],
+    starts: Iterable[tuple[int, int]],
 ) -> Iterator[Passage]:
     encode = functools.cache(tokenizer(request.body))
     for document, start in starts:
         sentences = documents[document]
-        first, end, count = start, start, 0
+        first = start
+        end = start
+        count = 0
         while count < request.num_tokens and end < len(sentences):
             count += len(encode(sentences[end]))
             end += 1
@@ -72,27 +84,41 @@ def _passages(
             first -= 1
             count += len(encode(sentences[first]))
         if count >= request.num_tokens:
-            ids = [token for sentence in sentences[first:end] for token in encode(sentence)]
+            ids = [
+                token for sentence in sentences[first:end] for token in encode(sentence)
+            ]
             yield Passage(document, range(first, end), ids[: request.num_tokens])
 
 
 def tokenizer(body: str) -> Callable[[str], list[int]]:
-    """Return the function that maps a sentence to token ids, without special tokens; UserError if ``body`` has none."""
-    # With the space, byte-level tokenizers encode the first word as they do inside a text. Others ignore it.
+    """Return the function that maps a sentence to token ids, without special tokens;
+    UserError if ``body`` has none.
+    """
+    # With the space, byte-level tokenizers encode the first word as they do inside a
+    # text. Others ignore it.
     try:
         if body in PACKAGED:
             from tokenizers import Tokenizer
 
-            packaged = Tokenizer.from_str(read_packaged(PACKAGED[body], "tokenizer.json").decode())
+            packaged = Tokenizer.from_str(
+                read_packaged(PACKAGED[body], "tokenizer.json").decode()
+            )
             packaged.no_padding()
             packaged.no_truncation()
-            return lambda sentence: list(packaged.encode(f" {sentence}", add_special_tokens=False).ids)
+            return lambda sentence: list(
+                packaged.encode(f" {sentence}", add_special_tokens=False).ids
+            )
         from transformers import AutoTokenizer
 
         loaded = AutoTokenizer.from_pretrained(body, trust_remote_code=False)
-    except Exception as error:  # the Hugging Face libraries raise many undocumented types
+    except (
+        Exception
+    ) as error:  # the Hugging Face libraries raise many undocumented types
         raise UserError(
-            f"cannot load the tokenizer of body {body!r}, which alignment needs ({error}): save it next to the weights "
-            "of a local body with save_pretrained, or use a method that does not align"
+            f"cannot load the tokenizer of body {body!r}, which alignment needs"
+            f" ({error}): save it next to the weights of a local body with"
+            " save_pretrained, or use a method that does not align"
         ) from error
-    return lambda sentence: list(loaded(f" {sentence}", add_special_tokens=False)["input_ids"])
+    return lambda sentence: list(
+        loaded(f" {sentence}", add_special_tokens=False)["input_ids"]
+    )

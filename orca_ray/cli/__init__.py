@@ -1,1 +1,4 @@
-"""The command ``orca-sweep``: parsing, progress and exit codes. No other package of orca-ray prints."""
+"""The command ``orca-sweep``: parsing, progress and exit codes.
+
+No other package of orca-ray prints.
+"""

@@ -21,7 +21,15 @@ from orca_ray.cli.options import (
     takes,
     typed,
 )
-from orca_ray.cli.output import INTERRUPTED, duration, emit_json, note, reason, say, show
+from orca_ray.cli.output import (
+    INTERRUPTED,
+    duration,
+    emit_json,
+    note,
+    reason,
+    say,
+    show,
+)
 from orca_ray.data.cache import write_text
 from orca_ray.errors import UserError
 from orca_ray.paths import check_unread
@@ -38,49 +46,120 @@ class AdaptOptions:
     """Options of `adapt`: first about the data, then about the sweep that runs."""
 
     target: Annotated[
-        list[str] | None, Option(help="Column, key or file of the targets; several for several labels or numbers.")
+        list[str] | None,
+        Option(
+            help=(
+                "Column, key or file of the targets; several for several labels or"
+                " numbers."
+            )
+        ),
     ] = None
     out: Annotated[
-        Path | None, Option("--out", "-o", metavar="MODEL", help="Folder of the model. Default: NAME-model.")
+        Path | None,
+        Option(
+            "--out",
+            "-o",
+            metavar="MODEL",
+            help="Folder of the model. Default: NAME-model.",
+        ),
     ] = None
-    inputs: Annotated[list[str] | None, Option(help="Columns or key of the inputs. Default: all others.")] = None
-    kind: Annotated[str | None, Option(help="Kind of target: classes, labels, scalar or dense.")] = None
-    group: Annotated[str | None, Option(help="Column or key of groups that no split divides, e.g. patients.")] = None
-    time: Annotated[str | None, Option(help="Column or key of times: the latest samples are the test.")] = None
-    split: Annotated[str | None, Option(help="Column or key that says train, validation or test.")] = None
+    inputs: Annotated[
+        list[str] | None,
+        Option(help="Columns or key of the inputs. Default: all others."),
+    ] = None
+    kind: Annotated[
+        str | None, Option(help="Kind of target: classes, labels, scalar or dense.")
+    ] = None
+    group: Annotated[
+        str | None,
+        Option(help="Column or key of groups that no split divides, e.g. patients."),
+    ] = None
+    time: Annotated[
+        str | None,
+        Option(help="Column or key of times: the latest samples are the test."),
+    ] = None
+    split: Annotated[
+        str | None, Option(help="Column or key that says train, validation or test.")
+    ] = None
     holdout: Annotated[
-        bool | None, Option("--holdout/--no-holdout", help="Keep a test part for the score. Default: if data allow")
+        bool | None,
+        Option(
+            "--holdout/--no-holdout",
+            help="Keep a test part for the score. Default: if data allow",
+        ),
     ] = None
     seed: Annotated[int | None, Option(help="Seed of random splits and folds.")] = None
     columns: Annotated[
         list[str] | None,
         Option(
             metavar="NAME=HOW",
-            help="Read a column as number, category, date, day-first, month-first, decimal-point or decimal-comma, "
-            "or drop it.",
+            help=(
+                "Read a column as number, category, date, day-first, month-first,"
+                " decimal-point or decimal-comma, or drop it."
+            ),
         ),
     ] = None
-    axes: Annotated[str | None, Option(help="Meaning of an array's axes, e.g. NCL, NLC, NHWC, NF.")] = None
+    axes: Annotated[
+        str | None, Option(help="Meaning of an array's axes, e.g. NCL, NLC, NHWC, NF.")
+    ] = None
     colour: Annotated[str | None, Option(help="Colours of images: grey or rgb.")] = None
-    size: Annotated[int | None, Option(help="Side in pixels of images, or number of steps of series.")] = None
-    mask: Annotated[bool, Option("--mask", help="Give padded series a channel that marks the steps given.")] = False
-    rate: Annotated[float | None, Option(help="Sampling rate in Hz that recordings are converted to.")] = None
-    seconds: Annotated[float | None, Option(help="Length in seconds that recordings are padded or cut to.")] = None
+    size: Annotated[
+        int | None,
+        Option(help="Side in pixels of images, or number of steps of series."),
+    ] = None
+    mask: Annotated[
+        bool,
+        Option(
+            "--mask", help="Give padded series a channel that marks the steps given."
+        ),
+    ] = False
+    rate: Annotated[
+        float | None,
+        Option(help="Sampling rate in Hz that recordings are converted to."),
+    ] = None
+    seconds: Annotated[
+        float | None,
+        Option(help="Length in seconds that recordings are padded or cut to."),
+    ] = None
     loss: Annotated[str | None, Option(help="Training loss.")] = None
     metric: Annotated[str | None, Option(help="Metric; lower is better.")] = None
-    name: Annotated[str | None, Option(help="Name of the data. Default: that of the file or folder.")] = None
-    licence: Annotated[str | None, Option(help="Licence of the data, for the model's card.")] = None
-    minutes: Annotated[float, Option(min=0.05, help="Time for all trials together.")] = 20.0
-    methods: Annotated[list[str] | None, Option(help="Methods to compare. Default: baselines and transformers.")] = None
-    single: Annotated[bool, Option("--single", help="Write one network, no ensemble.")] = False
-    max_size: Annotated[float | None, Option(min=0.0, metavar="MB", help="Largest size of the model.")] = None
-    max_latency: Annotated[float | None, Option(min=0.0, metavar="MS", help="Longest time to predict a sample.")] = None
-    body: Annotated[str | None, Option(help="Pretrained body, e.g. minilm-l6:layers=4.")] = None
+    name: Annotated[
+        str | None,
+        Option(help="Name of the data. Default: that of the file or folder."),
+    ] = None
+    licence: Annotated[
+        str | None, Option(help="Licence of the data, for the model's card.")
+    ] = None
+    minutes: Annotated[
+        float, Option(min=0.05, help="Time for all trials together.")
+    ] = 20.0
+    methods: Annotated[
+        list[str] | None,
+        Option(help="Methods to compare. Default: baselines and transformers."),
+    ] = None
+    single: Annotated[
+        bool, Option("--single", help="Write one network, no ensemble.")
+    ] = False
+    max_size: Annotated[
+        float | None, Option(min=0.0, metavar="MB", help="Largest size of the model.")
+    ] = None
+    max_latency: Annotated[
+        float | None,
+        Option(min=0.0, metavar="MS", help="Longest time to predict a sample."),
+    ] = None
+    body: Annotated[
+        str | None, Option(help="Pretrained body, e.g. minilm-l6:layers=4.")
+    ] = None
     executor: ExecutorOption = Executor.RAY
     address: AddressOption = None
     staging: StagingOption = None
     results: ResultsOption = None
-    dry_run: Annotated[bool, Option("--dry-run", help="Print what is inferred and the plan, and run nothing.")] = False
+    dry_run: Annotated[
+        bool,
+        Option(
+            "--dry-run", help="Print what is inferred and the plan, and run nothing."
+        ),
+    ] = False
     quiet: QuietOption = False
     json: JsonOption = False
 
@@ -89,9 +168,18 @@ class AdaptOptions:
         from orca_ray.own_data import Options, make_options
 
         given = {name: getattr(self, name, None) for name in Options.model_fields}
-        given |= {"target": split_names("--target", self.target), "inputs": split_names("--inputs", self.inputs)}
-        given |= {"columns": dict(map(_pair, self.columns or ())) or None, "mask": self.mask or None}
-        return make_options("orca-sweep adapt", {name: value for name, value in given.items() if value is not None})
+        given |= {
+            "target": split_names("--target", self.target),
+            "inputs": split_names("--inputs", self.inputs),
+        }
+        given |= {
+            "columns": dict(map(_pair, self.columns or ())) or None,
+            "mask": self.mask or None,
+        }
+        return make_options(
+            "orca-sweep adapt",
+            {name: value for name, value in given.items() if value is not None},
+        )
 
 
 def _pair(given: str) -> tuple[str, str]:
@@ -104,13 +192,19 @@ def _pair(given: str) -> tuple[str, str]:
 @takes(AdaptOptions)
 def adapt(
     data: Annotated[
-        str, Argument(metavar="DATA", help="File, folder or task.yaml: CSV, Parquet, npz, HDF5, images, audio, …")
+        str,
+        Argument(
+            metavar="DATA",
+            help="File, folder or task.yaml: CSV, Parquet, npz, HDF5, images, audio, …",
+        ),
     ],
     options: AdaptOptions,
 ) -> None:
-    """Adapt a pretrained transformer to your data: compare methods, and write the best model to a folder.
+    """Adapt a pretrained transformer to your data: compare methods, and write the best
+    model to a folder.
 
-    The same command continues an interrupted adaptation; with more minutes, its search goes on.
+    The same command continues an interrupted adaptation; with more minutes, its search
+    goes on.
     """
     from orca_ray.api import AdaptationSweep
     from orca_ray.cli.boards import check_page
@@ -129,7 +223,11 @@ def adapt(
         check_writable(results_uri(options.results))
     samples = read(data, given)
     # A cluster is only asked for its nodes if that decides on the body.
-    nodes = () if samples.options.body else nodes_of(options.executor.value, options.address)
+    nodes = (
+        ()
+        if samples.options.body
+        else nodes_of(options.executor.value, options.address)
+    )
     inferred = infer(samples, given, gpus=any(node.gpus for node in nodes))
     name = inferred.task.short_name.rpartition("-")[0]
     out = options.out or Path(f"{name}-model")
@@ -138,46 +236,90 @@ def adapt(
     silent = options.quiet or options.json
     if not silent:  # warnings have been logged
         say(f"{data}: {inferred.task.name}")
-        rows = [(each.what, each.value, each.why, each.option) for each in inferred.findings]
-        show(("inferred", "value", "because", "change with --"), rows, wrap=("value", "because"))
+        rows = [
+            (each.what, each.value, each.why, each.option) for each in inferred.findings
+        ]
+        show(
+            ("inferred", "value", "because", "change with --"),
+            rows,
+            wrap=("value", "because"),
+        )
     sweep = AdaptationSweep(
-        task=register(inferred, samples), minutes=options.minutes,
-        methods=split_names("--methods", options.methods) or (), body=options.body or "",
-        results=results_uri(options.results, announce=not silent), executor=options.executor.value,
-        address=options.address, staging=options.staging, command=typed(), single=options.single,
-        max_size=options.max_size or math.inf, max_latency=options.max_latency or math.inf,
-    )  # fmt: skip
+        task=register(inferred, samples),
+        minutes=options.minutes,
+        methods=split_names("--methods", options.methods) or (),
+        body=options.body or "",
+        results=results_uri(options.results, announce=not silent),
+        executor=options.executor.value,
+        address=options.address,
+        staging=options.staging,
+        command=typed(),
+        single=options.single,
+        max_size=options.max_size or math.inf,
+        max_latency=options.max_latency or math.inf,
+    )
     _run(sweep, options, inferred, out)
 
 
-def _run(sweep: "AdaptationSweep", options: AdaptOptions, inferred: "Inferred", out: Path) -> None:
+def _run(
+    sweep: "AdaptationSweep", options: AdaptOptions, inferred: "Inferred", out: Path
+) -> None:
     from orca_ray.cli.sweep_progress import SweepProgress
     from orca_ray.leaderboard.page.adaptation import adaptation_page
 
     silent = options.quiet or options.json
     warnings = [*inferred.warnings, *sweep.left_out()]
     if not silent:
-        say(f"\nmethods: {', '.join(sweep.chosen_methods())}, for {sweep.minutes:g} minutes (--minutes)")
+        say(
+            f"\nmethods: {', '.join(sweep.chosen_methods())}, for {sweep.minutes:g}"
+            " minutes (--minutes)"
+        )
         say("\n".join([*sweep.left_out(), ""]))
     if options.dry_run:
         return
     with SweepProgress(quiet=silent) as progress:
         summary = replace(sweep, listener=progress).run()
     report = replace(sweep, warnings=warnings).save(out)
-    page, found = Path(f"{out}.html"), [(each.what, each.value, each.why, each.option) for each in inferred.findings]
+    page = Path(f"{out}.html")
+    found = [
+        (each.what, each.value, each.why, each.option) for each in inferred.findings
+    ]
     name = sweep.task.title or sweep.task.short_name
-    write_text(page, adaptation_page(report.to_json(), found, warnings, report.evidence, name=name, folder=str(out)))
+    write_text(
+        page,
+        adaptation_page(
+            report.to_json(),
+            found,
+            warnings,
+            report.evidence,
+            name=name,
+            folder=str(out),
+        ),
+    )
     if options.json:
-        emit_json({**report.to_json(), "description": report.model, "model": str(out), "page": str(page)})
+        emit_json(
+            {
+                **report.to_json(),
+                "description": report.model,
+                "model": str(out),
+                "page": str(page),
+            }
+        )
     elif not options.quiet:
         _print_report(report, out)
         say(f"page: {page}")
     for warning in warnings:
         note(f"warning: {warning}")
     for record in summary.failed:
-        note(f"{record.status.value}: {record.method} seed {record.seed}: {reason(record)}")
+        note(
+            f"{record.status.value}: {record.method} seed {record.seed}:"
+            f" {reason(record)}"
+        )
     if summary.interrupted and not silent:
-        note("the time or Ctrl-C ended trials that still ran: the same command goes on, --minutes gives it more time")
+        note(
+            "the time or Ctrl-C ended trials that still ran: the same command goes on,"
+            " --minutes gives it more time"
+        )
     if summary.interrupted and not summary.time_over:
         raise Exit(INTERRUPTED)
 
@@ -185,8 +327,18 @@ def _run(sweep: "AdaptationSweep", options: AdaptOptions, inferred: "Inferred", 
 def _print_report(report: "Report", out: Path) -> None:
     from orca_ray.leaderboard.page.adaptation import interval, score_lines
 
-    rows = [(row["method"], interval(row), row["num_folds"], duration(row["seconds"])) for row in report.standings]
-    show(("method", f"{report.metric}, 90 % interval", "folds", "a trial"), rows, right=("folds", "a trial"))
+    rows = [
+        (row["method"], interval(row), row["num_folds"], duration(row["seconds"]))
+        for row in report.standings
+    ]
+    show(
+        ("method", f"{report.metric}, 90 % interval", "folds", "a trial"),
+        rows,
+        right=("folds", "a trial"),
+    )
     say("\n".join(["", report.verdict, *score_lines(report.to_json())]))
     say(f"model: {out} ({report.model})")
-    say(f"predict: orca-sweep predict {shlex.quote(str(out))} DATA -o predictions.parquet")
+    say(
+        f"predict: orca-sweep predict {shlex.quote(str(out))} DATA -o"
+        " predictions.parquet"
+    )

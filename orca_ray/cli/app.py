@@ -1,8 +1,10 @@
 """The commands of ``orca-sweep``, and one message and exit code for every error.
 
-Exit codes: 0 done; 1 some trials failed, scores differ (``reproduce``) or files are out of date (``leaderboard
+Exit codes: 0 done; 1 some trials failed, scores differ (``reproduce``) or files are out
+    of date (``leaderboard
 --check``); 2 bad input; 70 an internal error; 75 the cluster is lost; 130 interrupted.
-Nothing heavy is imported: ``orca-sweep --help`` needs neither torch, ray, transformers nor pandas.
+Nothing heavy is imported: ``orca-sweep --help`` needs neither torch, ray, transformers
+nor pandas.
 """
 
 import errno
@@ -16,10 +18,26 @@ from typing import Annotated, Any
 
 import typer
 
-from orca_ray.cli import adapt, benchmark, catalogue, data, leaderboard, predict, results, show, watch
+from orca_ray.cli import (
+    adapt,
+    benchmark,
+    catalogue,
+    data,
+    leaderboard,
+    predict,
+    results,
+    show,
+    watch,
+)
 from orca_ray.cli import output as log
 from orca_ray.cli.options import remember
-from orca_ray.cli.output import CLUSTER_LOST, INTERNAL_ERROR, INTERRUPTED, USER_ERROR, fail
+from orca_ray.cli.output import (
+    CLUSTER_LOST,
+    INTERNAL_ERROR,
+    INTERRUPTED,
+    USER_ERROR,
+    fail,
+)
 from orca_ray.errors import ClusterLostError, UserError, missing_package, nearest
 from orca_ray.version import __version__
 
@@ -45,24 +63,53 @@ def _show_version(value: bool) -> None:
 @app.callback()
 def options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
+        bool,
+        typer.Option(
+            "--version",
+            callback=_show_version,
+            is_eager=True,
+            help="Print the version and exit.",
+        ),
     ] = False,
 ) -> None:
-    """Adapt pretrained transformers to any modality in distributed sweeps: align, then refine."""
+    """Adapt pretrained transformers to any modality in distributed sweeps: align, then
+    refine.
+    """
 
 
-data_app = typer.Typer(no_args_is_help=True, help="Fetch, prepare, list and show the data of tasks.")
+data_app = typer.Typer(
+    no_args_is_help=True, help="Fetch, prepare, list and show the data of tasks."
+)
 for function in (
-    adapt.adapt, benchmark.benchmark, benchmark.run, benchmark.plan, leaderboard.leaderboard,
-    leaderboard.leaderboard_diff, leaderboard.site, watch.status, watch.logs, watch.stop, watch.pause, watch.retry,
-    watch.cancel, results.reproduce, predict.predict, predict.export, predict.serve, catalogue.tasks, catalogue.bodies,
-    catalogue.methods, catalogue.doctor,
-):  # fmt: skip
+    adapt.adapt,
+    benchmark.benchmark,
+    benchmark.run,
+    benchmark.plan,
+    leaderboard.leaderboard,
+    leaderboard.leaderboard_diff,
+    leaderboard.site,
+    watch.status,
+    watch.logs,
+    watch.stop,
+    watch.pause,
+    watch.retry,
+    watch.cancel,
+    results.reproduce,
+    predict.predict,
+    predict.export,
+    predict.serve,
+    catalogue.tasks,
+    catalogue.bodies,
+    catalogue.methods,
+    catalogue.doctor,
+):
     app.command(function.__name__.replace("_", "-"))(function)
 for function in (data.fetch, data.prepare, show.list_, show.show):
     data_app.command(function.__name__.rstrip("_"))(function)
 app.add_typer(data_app, name="data")
-results_app = typer.Typer(no_args_is_help=True, help="Check, import and export scores as CSV files.")
+results_app = typer.Typer(
+    no_args_is_help=True, help="Check, import and export scores as CSV files."
+)
 for function in (results.check, results.import_, results.export):
     results_app.command(function.__name__.rstrip("_"))(function)
 app.add_typer(results_app, name="results")
@@ -77,10 +124,12 @@ def run(arguments: Sequence[str] | None = None) -> int:
         log.start(hidden=__name__)
         given = sys.argv[1:] if arguments is None else list(arguments)
         remember(given)
-        # Not command.main(), which would turn Ctrl-C and a closed pipe into exit codes without a message.
+        # Not command.main(), which would turn Ctrl-C and a closed pipe into exit codes
+        # without a message.
         with _command.make_context("orca-sweep", given) as context:
             _command.invoke(context)
-        sys.stdout.flush()  # a full disk is reported here, not when the interpreter exits
+        # a full disk is reported here, not when the interpreter exits
+        sys.stdout.flush()
     except typer.Exit as error:
         return error.exit_code
     except KeyboardInterrupt as error:
@@ -100,58 +149,101 @@ def _failed(error: Exception) -> int:
         return fail("interrupted", INTERRUPTED)
     message = str(error) if isinstance(error, UserError) else _refused(error)
     if missing := missing_package(error, "sweep"):
-        message = f"this command {missing}\n(leaderboard, tasks, bodies and doctor work without it)"
+        message = (
+            f"this command {missing}\n(leaderboard, tasks, bodies and doctor work"
+            " without it)"
+        )
     if message:
         logger.debug("bad input", exc_info=error)
         return fail(message, USER_ERROR)
     if isinstance(error, ClusterLostError):
         logger.error("the cluster is lost", exc_info=error)
-        return fail(f"{error}: the sweep has ended; the same command continues it", CLUSTER_LOST)
+        return fail(
+            f"{error}: the sweep has ended; the same command continues it", CLUSTER_LOST
+        )
     logger.error("unexpected error", exc_info=error)
     path = log.path()
-    trace = f"the traceback is in {path}" if path else "".join(traceback.format_exception(error))
+    trace = (
+        f"the traceback is in {path}"
+        if path
+        else "".join(traceback.format_exception(error))
+    )
     if limit := _limit(error):
         given = f"{limit} ({type(error).__name__}: {error})"
-        return fail(f"{given}\nIf the input is not the cause, report this: {trace}", USER_ERROR)
-    return fail(f"unexpected {type(error).__name__}: {error}\nThis is a defect of orca-ray; {trace}", INTERNAL_ERROR)
+        return fail(
+            f"{given}\nIf the input is not the cause, report this: {trace}", USER_ERROR
+        )
+    return fail(
+        f"unexpected {type(error).__name__}: {error}\nThis is a defect of orca-ray;"
+        f" {trace}",
+        INTERNAL_ERROR,
+    )
 
 
 def _usage(error: Any) -> str:
-    """Return the message for a usage error of the parser; it suggests the nearest name for a misspelt option."""
+    """Return the message for a usage error of the parser; it suggests the nearest name
+    for a misspelt option.
+    """
     message = str(error.format_message()).strip().replace("Value error, ", "")
     if not message:  # no arguments at all: the parser has printed the help
         return ""
-    context, given = getattr(error, "ctx", None), getattr(error, "option_name", None)
+    context = getattr(error, "ctx", None)
+    given = getattr(error, "option_name", None)
     if given and context is not None and message.startswith("No such option"):
-        close = nearest(given, [name for each in context.command.params for name in each.opts] + ["--help"])
-        message = f"No such option: {given}." + (f" Did you mean {close!r}?" if close else "")
+        close = nearest(
+            given,
+            [name for each in context.command.params for name in each.opts]
+            + ["--help"],
+        )
+        message = f"No such option: {given}." + (
+            f" Did you mean {close!r}?" if close else ""
+        )
     return f"{message}\nTry: {getattr(context, 'command_path', 'orca-sweep')} --help"
 
 
 def _refused(error: Exception) -> str:
-    """Return the message for a path or disk that the operating system refuses; "" for any other error."""
+    """Return the message for a path or disk that the operating system refuses; "" for
+    any other error.
+    """
     if not isinstance(error, OSError):
         return ""
-    named = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
+    named = (
+        os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
+    )
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"no space left on the disk{f' of {named}' if named else ''}: free some, then run the command again"
+        return (
+            f"no space left on the disk{f' of {named}' if named else ''}: free some,"
+            " then run the command again"
+        )
     if named and _PACKAGE not in Path(named).parents:
         return f"cannot use {named}: {error.strerror}"
     if error.errno == errno.ENOENT and not named:  # raised by os.getcwd
-        return "the working directory no longer exists: change to another one, then run the command again"
+        return (
+            "the working directory no longer exists: change to another one, then run"
+            " the command again"
+        )
     return ""
 
 
 def _limit(error: Exception) -> str:
-    """Return the message for a limit of memory, recursion, numbers or text that input exceeds; "" for other errors."""
+    """Return the message for a limit of memory, recursion, numbers or text that input
+    exceeds; "" for other errors.
+    """
     text = str(error)
     # torch reports a failed allocation on CPUs as RuntimeError
-    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "can't allocate memory" in text):
-        return "not enough memory: free some, or give smaller data, a smaller body or fewer workers"
+    if isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in text
+    ):
+        return (
+            "not enough memory: free some, or give smaller data, a smaller body or"
+            " fewer workers"
+        )
     if isinstance(error, RecursionError):
         return "the input is nested too deeply"
     if isinstance(error, OverflowError) or "integer string conversion" in text:
         return "the input holds a number that is too large"
     if isinstance(error, UnicodeError):
         return "the input holds text that is not valid UTF-8"
-    return "a path in the input holds a null character" if "embedded null" in text else ""
+    return (
+        "a path in the input holds a null character" if "embedded null" in text else ""
+    )

@@ -1,4 +1,6 @@
-"""``orca-sweep leaderboard``, ``leaderboard-diff`` and ``site``: print, write, open and compare boards."""
+"""``orca-sweep leaderboard``, ``leaderboard-diff`` and ``site``: print, write, open and
+compare boards.
+"""
 
 import re
 import shlex
@@ -14,7 +16,13 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Exit, Option
 
 from orca_ray.cli.boards import BoardOptions, check_page, load_board
-from orca_ray.cli.options import JsonOption, ResultsOption, required_store, results_uri, takes
+from orca_ray.cli.options import (
+    JsonOption,
+    ResultsOption,
+    required_store,
+    results_uri,
+    takes,
+)
 from orca_ray.cli.output import OUT_OF_DATE, console, emit_json, note, say, show
 from orca_ray.data.cache import disk_errors, write_bytes, write_text
 from orca_ray.errors import UserError, lookup, printable
@@ -27,28 +35,41 @@ if TYPE_CHECKING:
     from orca_ray.leaderboard import BoardReport
 
 REFRESH_SECONDS = 10
-"""Seconds after which ``--watch`` writes a page again, and the page loads itself again in the browser."""
+"""Seconds after which ``--watch`` writes a page again, and the page loads itself again
+in the browser.
+"""
 
 
 def site(
-    directory: Annotated[Path, Argument(metavar="DIR", help="Directory of the site; created if it does not exist.")],
+    directory: Annotated[
+        Path,
+        Argument(
+            metavar="DIR", help="Directory of the site; created if it does not exist."
+        ),
+    ],
     results: ResultsOption = None,
 ) -> None:
-    """Write the leaderboards of all benchmarks in the store as a static site: an index, and one page each."""
+    """Write the leaderboards of all benchmarks in the store as a static site: an index,
+    and one page each.
+    """
     from orca_ray.leaderboard import render
     from orca_ray.leaderboard.page import render_index
 
     check_unread(directory, "DIR", [results_uri(results)])
     benchmarks = required_store(results_uri(results)).scan().values("benchmark")
     directory.mkdir(parents=True, exist_ok=True)
-    names, options = file_names(benchmarks), BoardOptions(results=results)
+    names = file_names(benchmarks)
+    options = BoardOptions(results=results)
     boards = {}
     for benchmark, name in zip(benchmarks, names, strict=True):
         report = load_board(benchmark, options)
         write_text(directory / name, str(render(report, "html")))
         boards[name] = report.board
     write_text(directory / "index.html", render_index(boards))
-    say(f"site: {directory / 'index.html'} ({len(boards)} {'board' if len(boards) == 1 else 'boards'})")
+    say(
+        f"site: {directory / 'index.html'} ({len(boards)}"
+        f" {'board' if len(boards) == 1 else 'boards'})"
+    )
 
 
 def file_names(benchmarks: Sequence[str]) -> list[str]:
@@ -57,39 +78,67 @@ def file_names(benchmarks: Sequence[str]) -> list[str]:
     for benchmark in benchmarks:
         stem = re.sub(r"[^a-z0-9-]+", "_", benchmark.lower())[:60] or "_"
         taken = {"index.html", *names}
-        number = next(n for n in range(len(taken) + 1) if f"{stem}{n or ''}.html" not in taken)
+        number = next(
+            n for n in range(len(taken) + 1) if f"{stem}{n or ''}.html" not in taken
+        )
         names.append(f"{stem}{number or ''}.html")
     return names
 
 
 @dataclass(frozen=True, kw_only=True)
 class LeaderboardOptions(BoardOptions):
-    """Options of `leaderboard`: which board, as in `BoardOptions`, and where and how it is shown."""
+    """Options of `leaderboard`: which board, as in `BoardOptions`, and where and how it
+    is shown.
+    """
 
     format: Annotated[
         str | None,
         Option(
-            help="table, markdown, latex, csv, json, parquet or html. Default: that of the name of --out, else table."
+            help=(
+                "table, markdown, latex, csv, json, parquet or html. Default: that of"
+                " the name of --out, else table."
+            )
         ),
     ] = None
-    out: Annotated[Path | None, Option("--out", "-o", metavar="FILE", help="Write to this file.")] = None
+    out: Annotated[
+        Path | None, Option("--out", "-o", metavar="FILE", help="Write to this file.")
+    ] = None
     check: Annotated[
         Path | None,
-        Option(metavar="DIR", help="Exit with 1 if one of the files DIR/NAME.md, .tex, .csv, … is out of date."),
+        Option(
+            metavar="DIR",
+            help=(
+                "Exit with 1 if one of the files DIR/NAME.md, .tex, .csv, … is out of"
+                " date."
+            ),
+        ),
     ] = None
-    open: Annotated[bool, Option("--open", help="Open the page in the browser.")] = False
-    watch: Annotated[bool, Option("--watch", help="Write the page again while the sweep runs, until Ctrl-C.")] = False
+    open: Annotated[bool, Option("--open", help="Open the page in the browser.")] = (
+        False
+    )
+    watch: Annotated[
+        bool,
+        Option(
+            "--watch", help="Write the page again while the sweep runs, until Ctrl-C."
+        ),
+    ] = False
     json: JsonOption = False
 
 
 @takes(LeaderboardOptions)
 def leaderboard(
     name: Annotated[
-        str, Argument(metavar="NAME|SWEEP.yaml", help="Benchmark, or sweep with a grid, e.g. pocket or aligning.")
+        str,
+        Argument(
+            metavar="NAME|SWEEP.yaml",
+            help="Benchmark, or sweep with a grid, e.g. pocket or aligning.",
+        ),
     ],
     options: LeaderboardOptions,
 ) -> None:
-    """Print each method's test score on each task, mean rank, wins, and how trials ended; or the effects of a grid."""
+    """Print each method's test score on each task, mean rank, wins, and how trials
+    ended; or the effects of a grid.
+    """
     if options.check is not None:
         _check(name, options, options.check)
         return
@@ -110,18 +159,29 @@ def leaderboard(
 
 
 def show_page(name: str, options: LeaderboardOptions, form: str) -> None:
-    """Write a page, and open it in the browser; with --watch, write it again while it changes, until Ctrl-C."""
+    """Write a page, and open it in the browser; with --watch, write it again while it
+    changes, until Ctrl-C.
+    """
     from orca_ray.leaderboard import render
 
     if form != "html":
-        raise UserError(f"--open and --watch show the page: give --format html, not {form}")
+        raise UserError(
+            f"--open and --watch show the page: give --format html, not {form}"
+        )
     path = options.out or Path(f"{_stem(name)}.html")
     check_unread(path, "--out", [results_uri(options.results)])
     if options.out is None:
         check_page(path, "--out FILE")
 
     def page(watched: bool) -> str:
-        return str(render(replace(load_board(name, options), refresh_seconds=REFRESH_SECONDS * watched), form))
+        return str(
+            render(
+                replace(
+                    load_board(name, options), refresh_seconds=REFRESH_SECONDS * watched
+                ),
+                form,
+            )
+        )
 
     write_text(path, text := page(options.watch))
     say(f"page: {path}")
@@ -129,7 +189,10 @@ def show_page(name: str, options: LeaderboardOptions, form: str) -> None:
         note(f"no browser found: open {path.resolve().as_uri()}")
     if not options.watch:
         return
-    note(f"writing {path} again every {REFRESH_SECONDS} s while it changes; Ctrl-C ends it")
+    note(
+        f"writing {path} again every {REFRESH_SECONDS} s while it changes; Ctrl-C"
+        " ends it"
+    )
     try:
         while True:
             time.sleep(REFRESH_SECONDS)
@@ -144,14 +207,19 @@ def _format(options: LeaderboardOptions) -> str:
     from orca_ray.leaderboard import all_formats
 
     if options.format is not None or options.json:
-        return lookup("format", "json" if options.json else str(options.format), all_formats()).name
+        return lookup(
+            "format", "json" if options.json else str(options.format), all_formats()
+        ).name
     if options.open or options.watch:
         return "html"
     if options.out is None:
         return "table"
     known = {each.suffix: each.name for each in all_formats().values()}
     if options.out.suffix not in known:
-        raise UserError(f"--out {options.out}: give --format, or a name that ends in {', '.join(sorted(known))}")
+        raise UserError(
+            f"--out {options.out}: give --format, or a name that ends in"
+            f" {', '.join(sorted(known))}"
+        )
     return known[options.out.suffix]
 
 
@@ -160,11 +228,17 @@ def _file(report: "BoardReport", form: str) -> bytes:
     from orca_ray.leaderboard import render
 
     content = render(report, form)
-    return content if isinstance(content, bytes) else f"{content}\n".encode("utf-8", "backslashreplace")
+    return (
+        content
+        if isinstance(content, bytes)
+        else f"{content}\n".encode("utf-8", "backslashreplace")
+    )
 
 
 def _print(report: "BoardReport", form: str) -> None:
-    """Print a board: in colour and with escaped control sequences to a terminal, else the bytes that --out writes."""
+    """Print a board: in colour and with escaped control sequences to a terminal, else
+    the bytes that --out writes.
+    """
     if not sys.stdout.isatty():
         sys.stdout.flush()
         sys.stdout.buffer.write(_file(report, form))
@@ -185,22 +259,34 @@ def _print(report: "BoardReport", form: str) -> None:
 
 def _stem(name: str) -> str:
     """Return the name of a board's files without their ending."""
-    return Path(name).stem if name.endswith((".yaml", ".yml")) else name.replace("/", "-")
+    return (
+        Path(name).stem if name.endswith((".yaml", ".yml")) else name.replace("/", "-")
+    )
 
 
 def _check(name: str, options: LeaderboardOptions, directory: Path) -> None:
-    """Compare the board with its files in a directory, and exit with `OUT_OF_DATE` if one differs."""
+    """Compare the board with its files in a directory, and exit with `OUT_OF_DATE` if
+    one differs.
+    """
     from orca_ray.leaderboard import all_formats
 
     check_special(directory, "--check")
     stem = _stem(name)
-    formats = {directory / f"{stem}{each.suffix}": each for each in all_formats().values()}
+    formats = {
+        directory / f"{stem}{each.suffix}": each for each in all_formats().values()
+    }
     found = {path: each for path, each in formats.items() if path.is_file()}
     if not found:
         command = _command(name, options, directory / f"{stem}.md")
-        raise UserError(f"--check {directory}: no board of {name} there; write one: {command}")
+        raise UserError(
+            f"--check {directory}: no board of {name} there; write one: {command}"
+        )
     board = load_board(name, options)
-    stale = [path for path, each in found.items() if not each.same(path.read_bytes(), _file(board, each.name))]
+    stale = [
+        path
+        for path, each in found.items()
+        if not each.same(path.read_bytes(), _file(board, each.name))
+    ]
     for path in stale:
         say(f"out of date: {path}\n  {_command(name, options, path)}")
     if stale:
@@ -214,56 +300,104 @@ def _command(name: str, options: BoardOptions, path: Path) -> str:
     for each in fields(BoardOptions):
         value = getattr(options, each.name)
         if value:
-            text = ",".join(value) if isinstance(value, list) else value.value if isinstance(value, Enum) else value
+            text = (
+                ",".join(value)
+                if isinstance(value, list)
+                else value.value
+                if isinstance(value, Enum)
+                else value
+            )
             words += [f"--{each.name}", text]
     return shlex.join([*words, "--out", str(path)])
 
 
 def leaderboard_diff(
-    before: Annotated[str, Argument(metavar="A", help="Results store, or board exported as .json or .parquet.")],
-    after: Annotated[str, Argument(metavar="B", help="The same; what changed from A to B is printed.")],
-    benchmark: Annotated[str | None, Option(help="Benchmark, for stores that have several.")] = None,
-    sweep: Annotated[str | None, Option(help="Sweep, for stores. Default: the one with the most scores.")] = None,
-    protocol: Annotated[Protocol | None, Option(help="Protocol, for stores. Default: the sweep's.")] = None,
+    before: Annotated[
+        str,
+        Argument(
+            metavar="A", help="Results store, or board exported as .json or .parquet."
+        ),
+    ],
+    after: Annotated[
+        str,
+        Argument(metavar="B", help="The same; what changed from A to B is printed."),
+    ],
+    benchmark: Annotated[
+        str | None, Option(help="Benchmark, for stores that have several.")
+    ] = None,
+    sweep: Annotated[
+        str | None,
+        Option(help="Sweep, for stores. Default: the one with the most scores."),
+    ] = None,
+    protocol: Annotated[
+        Protocol | None, Option(help="Protocol, for stores. Default: the sweep's.")
+    ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Print which scores moved between two boards, by how much, and whether beyond the noise over seeds."""
+    """Print which scores moved between two boards, by how much, and whether beyond the
+    noise over seeds.
+    """
     from orca_ray.leaderboard.difference import RULE, Kind, compare_boards
     from orca_ray.leaderboard.text import number
 
-    sides = _sides((before, after), benchmark, BoardOptions(sweep=sweep, protocol=protocol))
+    sides = _sides(
+        (before, after), benchmark, BoardOptions(sweep=sweep, protocol=protocol)
+    )
     changes = compare_boards(*sides)
     counts = {kind.value: sum(each.kind is kind for each in changes) for kind in Kind}
     if json:
         emit_json({"rule": RULE, "counts": counts, "changes": changes})
         return
     rows = [
-        (each.task, each.method, number(each.before), number(each.after), number(each.difference), number(each.error),
-         each.seeds, f"{each.kind.value}: {each.reason}" if each.reason else each.kind.value)
+        (
+            each.task,
+            each.method,
+            number(each.before),
+            number(each.after),
+            number(each.difference),
+            number(each.error),
+            each.seeds,
+            f"{each.kind.value}: {each.reason}" if each.reason else each.kind.value,
+        )
         for each in changes
         if each.kind is not Kind.EQUAL
-    ]  # fmt: skip
+    ]
     if rows:
         numbers = ("before", "after", "difference", "standard error", "equal seeds")
         show(("task", "method", *numbers, "change"), rows, right=numbers)
         say()
-    say(", ".join(f"{count} {kind}" for kind, count in counts.items() if count) or "no scores in either board")
+    say(
+        ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
+        or "no scores in either board"
+    )
     say(RULE)
 
 
-def _sides(given: tuple[str, str], benchmark: str | None, options: BoardOptions) -> "list[pd.DataFrame]":
-    """Return the scores of two boards; if only one is a store and no benchmark is named, the other board names it."""
+def _sides(
+    given: tuple[str, str], benchmark: str | None, options: BoardOptions
+) -> "list[pd.DataFrame]":
+    """Return the scores of two boards; if only one is a store and no benchmark is
+    named, the other board names it.
+    """
     from orca_ray.leaderboard.format import SUFFIXES, read_scores
 
-    files = [read_scores(Path(each)) if Path(each).suffix in SUFFIXES else None for each in given]
+    files = [
+        read_scores(Path(each)) if Path(each).suffix in SUFFIXES else None
+        for each in given
+    ]
     for file in files:
         if file is not None and len(file):
             benchmark = benchmark or str(file["benchmark"].iloc[0])
-    found = [_stored(uri, benchmark, options) if file is None else file for uri, file in zip(given, files, strict=True)]
+    found = [
+        _stored(uri, benchmark, options) if file is None else file
+        for uri, file in zip(given, files, strict=True)
+    ]
     names = [set(side["benchmark"]) for side in found]
     if names[0] and names[1] and names[0] != names[1]:
         one, other = (", ".join(sorted(each)) for each in names)
-        raise UserError(f"boards of different benchmarks: {printable(one)} and {printable(other)}")
+        raise UserError(
+            f"boards of different benchmarks: {printable(one)} and {printable(other)}"
+        )
     return found
 
 
@@ -271,15 +405,23 @@ def _stored(uri: str, benchmark: str | None, options: BoardOptions) -> "pd.DataF
     from orca_ray.leaderboard import build
     from orca_ray.leaderboard.format import score_frame
 
-    scan = required_store(uri, "give a results store, or a board exported as .json or .parquet").scan()
+    scan = required_store(
+        uri, "give a results store, or a board exported as .json or .parquet"
+    ).scan()
     if benchmark is None:
         names = scan.values("benchmark")
         if len(names) != 1:
             raise UserError(
-                f"{public_uri(uri)} has records of {', '.join(map(printable, names))}: give --benchmark NAME"
+                f"{public_uri(uri)} has records of {', '.join(map(printable, names))}:"
+                " give --benchmark NAME"
             )
         benchmark = names[0]
-    board = build(scan, benchmark=benchmark, sweep=options.sweep, protocol=options.protocol and options.protocol.value)
+    board = build(
+        scan,
+        benchmark=benchmark,
+        sweep=options.sweep,
+        protocol=options.protocol and options.protocol.value,
+    )
     for warning in board.warnings:
         note(f"warning: {public_uri(uri)}: {warning}")
     return score_frame(board)

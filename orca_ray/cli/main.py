@@ -1,6 +1,7 @@
 """Console script ``orca-sweep``.
 
-The module imports the standard library only: `entry` imports the rest, so that Ctrl-C during those imports is caught.
+The module imports the standard library only: `entry` imports the rest, so that Ctrl-C
+during those imports is caught.
 """
 
 import io
@@ -8,13 +9,20 @@ import os
 import sys
 
 CLUSTER_LOST = 75
-"""Exit code if the cluster of a running sweep is lost. `orca_ray.cli.output`, whose import takes time, has it, too."""
+"""Exit code if the cluster of a running sweep is lost.
+
+`orca_ray.cli.output`, whose import takes time, has it, too.
+"""
 
 
 def entry() -> None:
     """Run the command line of this process, and exit with the command's exit code."""
     if sys.platform == "win32":
-        print("error: orca-ray runs on Linux and macOS; on Windows, use WSL (wsl --install)", file=sys.stderr)
+        print(
+            "error: orca-ray runs on Linux and macOS; on Windows, use WSL (wsl"
+            " --install)",
+            file=sys.stderr,
+        )
         sys.exit(2)
     try:
         _prepare()
@@ -26,9 +34,13 @@ def entry() -> None:
         code = 130
     except OSError:  # stderr cannot be written: there is nowhere to print a message
         code = 2
-    import signal  # the interpreter has not loaded it yet: at the top, Ctrl-C could interrupt it
+    # the interpreter has not loaded it yet: at the top, Ctrl-C could interrupt it
+    import signal
 
-    for number in (signal.SIGINT, signal.SIGTERM):  # another one ends the process without a traceback
+    for number in (
+        signal.SIGINT,
+        signal.SIGTERM,
+    ):  # another one ends the process without a traceback
         signal.signal(number, signal.SIG_DFL)
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -41,19 +53,28 @@ def entry() -> None:
 
 
 def _prepare() -> None:
-    """Make the environment of the process one that every command can rely on, and SIGTERM the same as Ctrl-C."""
+    """Make the environment of the process one that every command can rely on, and
+    SIGTERM the same as Ctrl-C.
+    """
     import signal
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:  # closed; opening in this order fills the free descriptors 0, 1 and 2
+        if (
+            getattr(sys, name) is None
+        ):  # closed; opening in this order fills the free descriptors 0, 1 and 2
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 # open until the process ends
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a character gets its code
-    if len(os.environ.get("COLUMNS", "")) > 4:  # tables as wide as that would not fit the memory
+            stream.reconfigure(
+                errors="backslashreplace"
+            )  # a terminal that lacks a character gets its code
+    if (
+        len(os.environ.get("COLUMNS", "")) > 4
+    ):  # tables as wide as that would not fit the memory
         del os.environ["COLUMNS"]
-    # Arrow's default keeps what is freed: a board of a million records takes 420 MB with it, 330 with the system's.
+    # Arrow's default keeps what is freed: a board of a million records takes 420 MB
+    # with it, 330 with the system's.
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
 
 

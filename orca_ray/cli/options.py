@@ -1,4 +1,6 @@
-"""Options that several commands share, options of a sweep, and functions that check and convert values of options."""
+"""Options that several commands share, options of a sweep, and functions that check and
+convert values of options.
+"""
 
 import inspect
 import os
@@ -25,12 +27,22 @@ if TYPE_CHECKING:
 
 Options = TypeVar("Options")
 
-JsonOption = Annotated[bool, Option("--json", help="Print one JSON document to stdout, for programs.")]
-QuietOption = Annotated[bool, Option("--quiet", "-q", help="Print only errors and failed trials.")]
+JsonOption = Annotated[
+    bool, Option("--json", help="Print one JSON document to stdout, for programs.")
+]
+QuietOption = Annotated[
+    bool, Option("--quiet", "-q", help="Print only errors and failed trials.")
+]
 DeviceOption = Annotated[str, Option("--device", help="auto, cpu or cuda.")]
-BenchmarkArgument = Annotated[str | None, Argument(metavar="[BENCHMARK]", help="Only tasks of this benchmark.")]
+BenchmarkArgument = Annotated[
+    str | None, Argument(metavar="[BENCHMARK]", help="Only tasks of this benchmark.")
+]
 SplitsOption = Annotated[
-    Protocol, Option("--protocol", help="Protocol of the splits; most tasks have the same splits for both.")
+    Protocol,
+    Option(
+        "--protocol",
+        help="Protocol of the splits; most tasks have the same splits for both.",
+    ),
 ]
 ResultsOption = Annotated[
     str | None,
@@ -38,8 +50,11 @@ ResultsOption = Annotated[
         "--results",
         metavar="URI",
         envvar="ORCA_RAY_RESULTS",
-        help="Results store: a directory, or a URI that pyarrow.fs understands (s3://…). "
-        "Default: results/, or a directory in the cache for a job submitted to Ray.",
+        help=(
+            "Results store: a directory, or a URI that pyarrow.fs understands (s3://…)."
+            " Default: results/, or a directory in the cache for a job submitted to"
+            " Ray."
+        ),
     ),
 ]
 
@@ -54,14 +69,22 @@ def remember(arguments: Sequence[str]) -> None:
 
 
 def typed() -> str:
-    """Return the running command line as text for a shell, with credentials replaced by ``***``."""
-    return shlex.join(["orca-sweep", *(without(each, secrets_in(each)) for each in _arguments.get())])
+    """Return the running command line as text for a shell, with credentials replaced by
+    ``***``.
+    """
+    return shlex.join(
+        ["orca-sweep", *(without(each, secrets_in(each)) for each in _arguments.get())]
+    )
 
 
-def takes(kind: type[Options]) -> Callable[[Callable[[str, Options], None]], Callable[..., None]]:
-    """Return a decorator that makes the fields of the keyword-only dataclass ``kind`` the options of a command.
+def takes(
+    kind: type[Options],
+) -> Callable[[Callable[[str, Options], None]], Callable[..., None]]:
+    """Return a decorator that makes the fields of the keyword-only dataclass ``kind``
+    the options of a command.
 
-    The decorated function takes the command's argument and an instance of ``kind``; Typer sees one parameter per field.
+    The decorated function takes the command's argument and an instance of ``kind``;
+    Typer sees one parameter per field.
     """
 
     def decorate(command: Callable[[str, Options], None]) -> Callable[..., None]:
@@ -71,15 +94,20 @@ def takes(kind: type[Options]) -> Callable[[Callable[[str, Options], None]], Cal
             command(given.pop(argument.name), kind(**given))
 
         options = inspect.signature(kind).parameters.values()
-        call.__signature__ = inspect.Signature([argument.replace(kind=argument.KEYWORD_ONLY), *options])  # type: ignore[attr-defined]
-        call.__name__, call.__doc__ = command.__name__, command.__doc__
+        call.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [argument.replace(kind=argument.KEYWORD_ONLY), *options]
+        )
+        call.__name__ = command.__name__
+        call.__doc__ = command.__doc__
         return call
 
     return decorate
 
 
 def directory_option(name: str, help: str) -> Any:
-    """Return a Typer option whose value is a directory; an empty value, e.g. an unset shell variable, is an error."""
+    """Return a Typer option whose value is a directory; an empty value, e.g. an unset
+    shell variable, is an error.
+    """
     return Option(name, metavar="DIR", parser=_directory, help=help)
 
 
@@ -94,23 +122,29 @@ def _directory(given: str) -> Path:
 
 
 def split_names(option: str, values: Sequence[str] | None) -> list[str] | None:
-    """Return the names given with an option, e.g. for ``-t a,b -t c``: a, b and c; None if ``values`` is None.
+    """Return the names given with an option, e.g. for ``-t a,b -t c``: a, b and c; None
+    if ``values`` is None.
 
-    Raises UserError if the option is given without a name, e.g. by an unset shell variable, which must not mean "all".
+    Raises UserError if the option is given without a name, e.g. by an unset shell
+    variable, which must not mean "all".
     """
     if not values:
         return None
     names = [name.strip() for name in ",".join(values).split(",") if name.strip()]
     if not names:
-        raise UserError(f"{option} {','.join(values)!r} names nothing: give names, or leave the option out for all")
+        raise UserError(
+            f"{option} {','.join(values)!r} names nothing: give names, or leave the"
+            " option out for all"
+        )
     return names
 
 
 def results_uri(given: str | None, *, announce: bool = False) -> str:
-    """Return the path or URI of the results store: ``given``, or else ``results`` in the working directory.
+    """Return the path or URI of the results store: ``given``, or else ``results`` in
+    the working directory.
 
-    Ray deletes the working directory of a submitted job. The default in a job is therefore ``results`` in the cache
-    directory, and is printed with ``announce``.
+    Ray deletes the working directory of a submitted job. The default in a job is
+    therefore ``results`` in the cache directory, and is printed with ``announce``.
     """
     if given:
         return given
@@ -118,22 +152,30 @@ def results_uri(given: str | None, *, announce: bool = False) -> str:
         return "results"
     uri = str(home() / "results")
     if announce:
-        note(f"results store: {uri} (the working directory of a submitted job is temporary)")
+        note(
+            f"results store: {uri} (the working directory of a submitted job is"
+            " temporary)"
+        )
     return uri
 
 
 def existing_store(uri: str) -> "ResultsStore | None":
-    """Return the store at ``uri``; None if nothing or an empty directory is there; UserError for anything else."""
+    """Return the store at ``uri``; None if nothing or an empty directory is there;
+    UserError for anything else.
+    """
     from orca_ray.results.folder import open_folder
     from orca_ray.results.store import ResultsStore
 
     folder = open_folder(uri)
-    empty = folder.kind() == "missing" or (folder.kind() == "directory" and not folder.names())
+    empty = folder.kind() == "missing" or (
+        folder.kind() == "directory" and not folder.names()
+    )
     return None if empty else ResultsStore(uri)
 
 
 def required_store(
-    uri: str, advice: str = "run `orca-sweep benchmark NAME` first, or give --results URI"
+    uri: str,
+    advice: str = "run `orca-sweep benchmark NAME` first, or give --results URI",
 ) -> "ResultsStore":
     """Return the store at ``uri``; raises a UserError with ``advice`` if there is none."""
     store = existing_store(uri)
@@ -148,7 +190,9 @@ def no_results(uri: str, advice: str) -> UserError:
 
 
 def is_path(source: str) -> bool:
-    """Return whether ``source`` is a path (it has "/" or ends with .yaml or .yml), not the name of a benchmark."""
+    """Return whether ``source`` is a path (it has "/" or ends with .yaml or .yml), not
+    the name of a benchmark.
+    """
     return "/" in source or source.endswith((".yaml", ".yml"))
 
 
@@ -159,13 +203,19 @@ class Executor(StrEnum):
     INLINE = "inline"
 
 
-ExecutorOption = Annotated[Executor, Option(help="ray: a cluster or this machine; inline: in this process.")]
+ExecutorOption = Annotated[
+    Executor, Option(help="ray: a cluster or this machine; inline: in this process.")
+]
 
 
 def _address(given: str | None) -> str | None:
     host, _, port = (given or "auto").rpartition(":")
-    if given not in (None, "auto", "local") and not (host and port.isdecimal() and 0 < int(port[:6]) < 65536):
-        raise BadParameter(f"{given!r} is not the address of a Ray cluster; give HOST:PORT, or auto")
+    if given not in (None, "auto", "local") and not (
+        host and port.isdecimal() and 0 < int(port[:6]) < 65536
+    ):
+        raise BadParameter(
+            f"{given!r} is not the address of a Ray cluster; give HOST:PORT, or auto"
+        )
     return given
 
 
@@ -175,13 +225,19 @@ def _gpus(given: str | None) -> str | None:
             return given
     except ValueError:
         pass
-    raise BadParameter(f"{given!r} is neither auto nor a part of one GPU; give e.g. 0.25 or 1")
+    raise BadParameter(
+        f"{given!r} is neither auto nor a part of one GPU; give e.g. 0.25 or 1"
+    )
 
 
 AddressOption = Annotated[
     str | None,
     Option(
-        callback=_address, help="Running Ray cluster: HOST:PORT, or auto. Default: RAY_ADDRESS, or a new local cluster."
+        callback=_address,
+        help=(
+            "Running Ray cluster: HOST:PORT, or auto. Default: RAY_ADDRESS, or a new"
+            " local cluster."
+        ),
     ),
 ]
 
@@ -189,34 +245,58 @@ AddressOption = Annotated[
 StagingOption = Annotated[
     str | None,
     Option(
-        metavar="URI", envvar="ORCA_RAY_STAGING",
-        help="Folder through which nodes share prepared data and bodies, e.g. s3://bucket/staged.",
+        metavar="URI",
+        envvar="ORCA_RAY_STAGING",
+        help=(
+            "Folder through which nodes share prepared data and bodies, e.g."
+            " s3://bucket/staged."
+        ),
     ),
-]  # fmt: skip
+]
 
 
 @dataclass(frozen=True, kw_only=True)
 class SweepOptions:
-    """Options that `plan`, `benchmark` and `run` share: what the sweep covers, and where it runs."""
+    """Options that `plan`, `benchmark` and `run` share: what the sweep covers, and
+    where it runs.
+    """
 
-    budget: Annotated[str | None, Option(help="Budget of the sweep file, e.g. quick or full.")] = None
-    tasks: Annotated[list[str] | None, Option(help="Only these tasks; comma-separated or repeated.")] = None
-    methods: Annotated[list[str] | None, Option(help="Only these methods; comma-separated or repeated.")] = None
-    body: Annotated[str | None, Option(help="One body for all tasks, e.g. minilm-l6:layers=4.")] = None
+    budget: Annotated[
+        str | None, Option(help="Budget of the sweep file, e.g. quick or full.")
+    ] = None
+    tasks: Annotated[
+        list[str] | None, Option(help="Only these tasks; comma-separated or repeated.")
+    ] = None
+    methods: Annotated[
+        list[str] | None,
+        Option(help="Only these methods; comma-separated or repeated."),
+    ] = None
+    body: Annotated[
+        str | None, Option(help="One body for all tasks, e.g. minilm-l6:layers=4.")
+    ] = None
     trials: Annotated[
         int | None,
-        Option(min=1, help="Search trials per (task, method). 1: only the first configuration, with one seed."),
+        Option(
+            min=1,
+            help=(
+                "Search trials per (task, method). 1: only the first configuration,"
+                " with one seed."
+            ),
+        ),
     ] = None
     seeds: Annotated[int | None, Option(min=1, help="Number of confirm seeds.")] = None
     protocol: Annotated[
-        Protocol | None, Option(help="Which splits selection may read; never mixed on one leaderboard.")
+        Protocol | None,
+        Option(help="Which splits selection may read; never mixed on one leaderboard."),
     ] = None
     deterministic: Annotated[
         bool,
         Option(
             "--deterministic",
-            help="Same scores wherever a trial runs (on CPUs bit for bit): one thread, reproducible kernels, float32. "
-            "Slower; stored as a sweep of its own.",
+            help=(
+                "Same scores wherever a trial runs (on CPUs bit for bit): one thread,"
+                " reproducible kernels, float32. Slower; stored as a sweep of its own."
+            ),
         ),
     ] = False
     executor: ExecutorOption = Executor.RAY
@@ -225,57 +305,104 @@ class SweepOptions:
     json: JsonOption = False
 
     def spec(self, source: str) -> "SweepSpec":
-        """Return the sweep of the benchmark or sweep file ``source``; given options replace values of the file."""
+        """Return the sweep of the benchmark or sweep file ``source``; given options
+        replace values of the file.
+        """
         from orca_ray.sweep.plan.loading import load_spec
         from orca_ray.sweep.plan.spec import Overrides
 
-        tasks, methods = split_names("--tasks", self.tasks), split_names("--methods", self.methods)
+        tasks = split_names("--tasks", self.tasks)
+        methods = split_names("--methods", self.methods)
         protocol = None if self.protocol is None else self.protocol.value
-        overrides = Overrides(tasks, methods, self.body, protocol, self.trials, self.seeds, self.deterministic)
+        overrides = Overrides(
+            tasks,
+            methods,
+            self.body,
+            protocol,
+            self.trials,
+            self.seeds,
+            self.deterministic,
+        )
         return load_spec(source, budget=self.budget, overrides=overrides)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunCommandOptions(SweepOptions):
-    """Options of `benchmark` and `run`: what the sweep covers, as in `SweepOptions`, and how it runs."""
+    """Options of `benchmark` and `run`: what the sweep covers, as in `SweepOptions`,
+    and how it runs.
+    """
 
-    retry_failed: Annotated[bool, Option("--retry-failed", help="Run failed trials again.")] = False
+    retry_failed: Annotated[
+        bool, Option("--retry-failed", help="Run failed trials again.")
+    ] = False
     gpus_per_trial: Annotated[
         str | None,
         Option(
-            callback=_gpus, metavar="auto|FRACTION",
-            help="GPUs of a trial: auto follows the measured memory of earlier trials; with a number such as 0.25, "
-            "trials wait for nodes with GPUs.",
+            callback=_gpus,
+            metavar="auto|FRACTION",
+            help=(
+                "GPUs of a trial: auto follows the measured memory of earlier trials;"
+                " with a number such as 0.25, trials wait for nodes with GPUs."
+            ),
         ),
-    ] = None  # fmt: skip
+    ] = None
     trial_minutes: Annotated[
         float | None,
-        Option(min=0.001, help="Limit of a trial's time, without staging; one that exceeds it runs once more."),
+        Option(
+            min=0.001,
+            help=(
+                "Limit of a trial's time, without staging; one that exceeds it runs"
+                " once more."
+            ),
+        ),
     ] = None
     hang_minutes: Annotated[
-        float, Option(min=0.001, help="Time without any progress after which a worker counts as hung.")
+        float,
+        Option(
+            min=0.001,
+            help="Time without any progress after which a worker counts as hung.",
+        ),
     ] = 30.0
     wait: Annotated[
-        float, Option(min=0, help="Seconds to wait for nodes that are large enough, if --address is a cluster.")
+        float,
+        Option(
+            min=0,
+            help=(
+                "Seconds to wait for nodes that are large enough, if --address is a"
+                " cluster."
+            ),
+        ),
     ] = 300.0
     staging: StagingOption = None
     keep_models: Annotated[
         KeepModels,
         Option(
-            help="Models of confirm trials that stay in the store, under models/: none, all, or the best of a task."
+            help=(
+                "Models of confirm trials that stay in the store, under models/: none,"
+                " all, or the best of a task."
+            )
         ),
     ] = KeepModels.NONE
     track: Annotated[
         list[str] | None,
         Option(
             metavar="NAME[:TARGET]",
-            help="Also show trials in tensorboard[:DIR], or in a plug-in's tracker; may be repeated.",
+            help=(
+                "Also show trials in tensorboard[:DIR], or in a plug-in's tracker; may"
+                " be repeated."
+            ),
         ),
     ] = None
     board: Annotated[
-        Path | None, Option(metavar="PAGE", help="Draw the leaderboard meanwhile; at the end, write and open its page.")
+        Path | None,
+        Option(
+            metavar="PAGE",
+            help="Draw the leaderboard meanwhile; at the end, write and open its page.",
+        ),
     ] = None
-    dry_run: Annotated[bool, Option("--dry-run", help="Print the plan and run nothing.")] = False
+    dry_run: Annotated[
+        bool, Option("--dry-run", help="Print the plan and run nothing.")
+    ] = False
     quiet: QuietOption = False
 
     def run_options(self) -> "ExecutorOptions":

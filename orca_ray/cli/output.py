@@ -1,4 +1,6 @@
-"""Functions that print messages, tables and JSON, the exit codes, the progress of work on data, and the log file."""
+"""Functions that print messages, tables and JSON, the exit codes, the progress of work
+on data, and the log file.
+"""
 
 import dataclasses
 import io
@@ -41,14 +43,24 @@ def say(message: str = "") -> None:
 
 
 def note(message: str) -> None:
-    """Print a message of one or more lines to stderr, so that stdout holds only tables or JSON."""
+    """Print a message of one or more lines to stderr, so that stdout holds only tables
+    or JSON.
+    """
     print(printable(message, keep="\n"), file=sys.stderr)
 
 
 def fail(message: str, code: int) -> int:
-    """Print an error message to stderr, with very long lines cut, and return the exit code ``code``."""
-    message = shorten("\n".join(shorten(line, 2000) for line in message.split("\n")), 20_000)
-    note(message if message.lower().startswith(("error", "interrupted", "usage")) else f"error: {message}")
+    """Print an error message to stderr, with very long lines cut, and return the exit
+    code ``code``.
+    """
+    message = shorten(
+        "\n".join(shorten(line, 2000) for line in message.split("\n")), 20_000
+    )
+    note(
+        message
+        if message.lower().startswith(("error", "interrupted", "usage"))
+        else f"error: {message}"
+    )
     return code
 
 
@@ -59,19 +71,33 @@ def reason(record: "Record") -> str:
 
 
 def emit_json(value: Any) -> None:
-    """Print ``value`` as JSON to stdout, converted by `plain`, with unprintable characters escaped."""
+    """Print ``value`` as JSON to stdout, converted by `plain`, with unprintable
+    characters escaped.
+    """
     text = json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False)
-    print("".join(char if char == "\n" or char.isprintable() else json.dumps(char)[1:-1] for char in text))
+    print(
+        "".join(
+            char if char == "\n" or char.isprintable() else json.dumps(char)[1:-1]
+            for char in text
+        )
+    )
 
 
 def plain(value: Any) -> Any:
-    """Return ``value`` as JSON types: dataclasses become dicts, sets lists, NaN and inf None, other objects text."""
-    return json.loads(json.dumps(value, default=_plainer), parse_constant=lambda _: None)
+    """Return ``value`` as JSON types: dataclasses become dicts, sets lists, NaN and inf
+    None, other objects text.
+    """
+    return json.loads(
+        json.dumps(value, default=_plainer), parse_constant=lambda _: None
+    )
 
 
 def _plainer(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
-        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        return {
+            field.name: getattr(value, field.name)
+            for field in dataclasses.fields(value)
+        }
     if isinstance(value, Mapping | set | frozenset):
         return dict(value) if isinstance(value, Mapping) else list(value)
     if isinstance(value, Enum):
@@ -80,7 +106,9 @@ def _plainer(value: Any) -> Any:
 
 
 def console(min_width: int = 0) -> Console:
-    """Return a Rich console for the current stdout, at least ``min_width`` characters wide."""
+    """Return a Rich console for the current stdout, at least ``min_width`` characters
+    wide.
+    """
     # A file or pipe has no width: 200 characters, so that lines are seldom broken.
     wide = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 200
     found = Console(width=wide, soft_wrap=False, highlight=False)
@@ -89,14 +117,24 @@ def console(min_width: int = 0) -> Console:
 
 
 def table(
-    columns: Sequence[str], rows: Iterable[Sequence[object]], right: Iterable[str] = (), wrap: Iterable[str] = ()
+    columns: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    right: Iterable[str] = (),
+    wrap: Iterable[str] = (),
 ) -> RenderableType:
-    """Return a plain Rich table; columns named in ``right`` are right-aligned, those in ``wrap`` may wrap at spaces."""
-    numbers, soft = set(right), set(wrap)
-    result = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    """Return a plain Rich table; columns named in ``right`` are right-aligned, those in
+    ``wrap`` may wrap at spaces.
+    """
+    numbers = set(right)
+    soft = set(wrap)
+    result = Table(
+        box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0)
+    )
     for column in columns:
         side: Literal["left", "right"] = "right" if column in numbers else "left"
-        result.add_column(column, justify=side, overflow="fold", no_wrap=column not in soft)
+        result.add_column(
+            column, justify=side, overflow="fold", no_wrap=column not in soft
+        )
     for row in rows:
         result.add_row(*(Text(_cell(cell)) for cell in row))
     return result
@@ -107,14 +145,24 @@ def _cell(value: object) -> str:
 
 
 def show(
-    columns: Sequence[str], rows: Iterable[Sequence[object]], right: Iterable[str] = (), wrap: Iterable[str] = ()
+    columns: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    right: Iterable[str] = (),
+    wrap: Iterable[str] = (),
 ) -> None:
-    """Print a `table` with the same arguments. Cells are never shortened; a narrow terminal wraps the lines."""
+    """Print a `table` with the same arguments.
+
+    Cells are never shortened; a narrow terminal wraps the lines.
+    """
     cells = [[_cell(cell) for cell in row] for row in rows]
     soft = set(wrap)
     width = 2 * (len(columns) - 1)
     for name, *column in zip(columns, *cells, strict=True):
-        parts = [part for text in (name, *column) for part in (text.split() if name in soft else [text])]
+        parts = [
+            part
+            for text in (name, *column)
+            for part in (text.split() if name in soft else [text])
+        ]
         width += max(map(cell_len, parts), default=0)
     console(width).print(table(columns, cells, right, soft), crop=False)
 
@@ -133,7 +181,9 @@ def size(num_bytes: float) -> str:
     """Format a number of bytes, e.g. ``1.5 GiB``."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if num_bytes < 1024:
-            return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
+            return (
+                f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
+            )
         num_bytes /= 1024
     return f"{num_bytes:.1f} TiB"
 
@@ -146,15 +196,21 @@ def score(value: float | None) -> str:
 _LOGGERS = ("orca_ray.data.cache", "orca_ray.data.raw", "orca_ray.tasks")
 """Loggers whose INFO messages are shown as progress."""
 _SECONDS_BETWEEN_LINES = 10.0
-_COUNT = re.compile(r"(?P<what>\S.*?)(?<! after) (?P<done>\d+) of (?P<total>\d+)\b(?P<rest>.*)")
-"""Matches progress lines such as ``protein.zip: 410 of 1100 MB, 38.0 MB/s``, but not "... goes on after 40 of 90"."""
+_COUNT = re.compile(
+    r"(?P<what>\S.*?)(?<! after) (?P<done>\d+) of (?P<total>\d+)\b(?P<rest>.*)"
+)
+"""Matches progress lines such as ``protein.zip: 410 of 1100 MB, 38.0 MB/s``, but not
+"... goes on after 40 of 90".
+"""
 
 
 class DataProgress(logging.Handler):
-    """Log handler that prints progress: lines that it is called with and, in its block, INFO messages on work on data.
+    """Log handler that prints progress: lines that it is called with and, in its block,
+    INFO messages on work on data.
 
-    A line with progress ("410 of 1100") updates a bar on a terminal; elsewhere, at most one line with progress of the
-    same work is printed every ten seconds. All is printed to stderr; with ``quiet``, nothing.
+    A line with progress ("410 of 1100") updates a bar on a terminal; elsewhere, at most
+    one line with progress of the same work is printed every ten seconds. All is printed
+    to stderr; with ``quiet``, nothing.
     """
 
     def __init__(self, *, quiet: bool) -> None:
@@ -174,7 +230,8 @@ class DataProgress(logging.Handler):
                 TextColumn("{task.fields[rest]}", markup=False),
                 console=Console(stderr=True, highlight=False),
                 transient=True,
-                redirect_stdout=sys.stdout.isatty(),  # what goes to a pipe must not change
+                # what goes to a pipe must not change
+                redirect_stdout=sys.stdout.isatty(),
             )
             self._bars.start()
         for name in _LOGGERS:
@@ -188,12 +245,16 @@ class DataProgress(logging.Handler):
             self._bars.stop()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print a log record of level INFO; ignore other levels: another handler prints warnings and errors."""
+        """Print a log record of level INFO; ignore other levels: another handler prints
+        warnings and errors.
+        """
         if record.levelno == logging.INFO:
             self(record.getMessage())
 
     def __call__(self, line: str) -> None:
-        """Print ``line`` or, if it reports progress on a terminal, update its progress bar."""
+        """Print ``line`` or, if it reports progress on a terminal, update its progress
+        bar.
+        """
         if self._quiet:
             return
         counted = _COUNT.fullmatch(line)
@@ -201,14 +262,20 @@ class DataProgress(logging.Handler):
             self._finish(line.partition(": ")[0])
             note(line)
         elif self._bars is not None:
-            what, done, total = counted["what"].rstrip(":"), int(counted["done"]), int(counted["total"])
+            what = counted["what"].rstrip(":")
+            done = int(counted["done"])
+            total = int(counted["total"])
             if what not in self._tasks:
                 self._tasks[what] = self._bars.add_task(what, rest="")
             rest = f"{counted['done']} of {counted['total']}{counted['rest']}"
             self._bars.update(self._tasks[what], completed=done, total=total, rest=rest)
             if done >= total:
                 self._finish(what)
-        elif time.monotonic() - self._printed.setdefault(counted["what"], time.monotonic()) >= _SECONDS_BETWEEN_LINES:
+        elif (
+            time.monotonic()
+            - self._printed.setdefault(counted["what"], time.monotonic())
+            >= _SECONDS_BETWEEN_LINES
+        ):
             self._printed[counted["what"]] = time.monotonic()
             note(line)
 
@@ -221,9 +288,11 @@ MAX_BYTES = 2**20
 
 
 class _LogFile(RotatingFileHandler):
-    """Log file whose directory is created by the first message, so that ``--help`` writes nothing.
+    """Log file whose directory is created by the first message, so that ``--help``
+    writes nothing.
 
-    If the file cannot be written, the command continues; warnings and errors still appear on stderr.
+    If the file cannot be written, the command continues; warnings and errors still
+    appear on stderr.
     """
 
     def _open(self) -> io.TextIOWrapper:
@@ -235,7 +304,9 @@ class _LogFile(RotatingFileHandler):
 
 
 class _Console(logging.Handler):
-    """Prints messages to the current ``sys.stderr``, which a live table replaces: they then appear above the table."""
+    """Prints messages to the current ``sys.stderr``, which a live table replaces: they
+    then appear above the table.
+    """
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -245,23 +316,36 @@ class _Console(logging.Handler):
 
 
 def start(hidden: str) -> None:
-    """Log to ``logs/orca-sweep.log`` in the cache directory; print warnings, except those of logger ``hidden``."""
+    """Log to ``logs/orca-sweep.log`` in the cache directory; print warnings, except
+    those of logger ``hidden``.
+    """
     package = logging.getLogger("orca_ray")
     for handler in [h for h in package.handlers if isinstance(h, _LogFile | _Console)]:
         package.removeHandler(handler)
         handler.close()
-    file = _LogFile(home() / "logs" / "orca-sweep.log", maxBytes=MAX_BYTES, backupCount=2, delay=True)
-    file.setFormatter(logging.Formatter("%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"))
+    file = _LogFile(
+        home() / "logs" / "orca-sweep.log",
+        maxBytes=MAX_BYTES,
+        backupCount=2,
+        delay=True,
+    )
+    file.setFormatter(
+        logging.Formatter("%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s")
+    )
     package.setLevel(logging.DEBUG)
     screen = _Console(logging.WARNING)
     screen.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
-    screen.addFilter(lambda record: record.name != hidden)  # `fail` prints the messages of this logger
+    screen.addFilter(
+        lambda record: record.name != hidden
+    )  # `fail` prints the messages of this logger
     package.addHandler(file)
     package.addHandler(screen)
 
 
 def path() -> str | None:
-    """Return the path of the log file; None if there is no log file, e.g. because it could not be written."""
+    """Return the path of the log file; None if there is no log file, e.g. because it
+    could not be written.
+    """
     for handler in logging.getLogger("orca_ray").handlers:
         if isinstance(handler, _LogFile) and os.path.exists(handler.baseFilename):
             return handler.baseFilename

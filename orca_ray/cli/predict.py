@@ -1,4 +1,6 @@
-"""``orca-sweep predict``, ``export`` and ``serve``: use a trained model, write its network, or serve it over HTTP."""
+"""``orca-sweep predict``, ``export`` and ``serve``: use a trained model, write its
+network, or serve it over HTTP.
+"""
 
 import asyncio
 import ipaddress
@@ -26,7 +28,11 @@ if TYPE_CHECKING:
     from orca_ray.serving.application import Application
 
 ModelArgument = Annotated[
-    str, Argument(metavar="MODEL", help="Model folder, models/KEY of a results store, or hub:OWNER/NAME.")
+    str,
+    Argument(
+        metavar="MODEL",
+        help="Model folder, models/KEY of a results store, or hub:OWNER/NAME.",
+    ),
 ]
 
 
@@ -34,15 +40,30 @@ def predict(
     model: ModelArgument,
     data: Annotated[
         str,
-        Argument(metavar="DATA", help="File or folder of the kind that the model was made of; targets are ignored."),
+        Argument(
+            metavar="DATA",
+            help=(
+                "File or folder of the kind that the model was made of; targets are"
+                " ignored."
+            ),
+        ),
     ],
-    out: Annotated[Path, Option("--out", "-o", help="File to write: .parquet, .npz or, but not for fields, .csv.")],
+    out: Annotated[
+        Path,
+        Option(
+            "--out",
+            "-o",
+            help="File to write: .parquet, .npz or, but not for fields, .csv.",
+        ),
+    ],
     device: DeviceOption = "auto",
     quiet: QuietOption = False,
 ) -> None:
-    """Predict with a trained model: one row a sample with its ids, prediction and probabilities.
+    """Predict with a trained model: one row a sample with its ids, prediction and
+    probabilities.
 
-    Data are read in parts, so they may be larger than the memory. The output appears when it is complete.
+    Data are read in parts, so they may be larger than the memory. The output appears
+    when it is complete.
     """
     from orca_ray.export import check_predictions, write_predictions
     from orca_ray.predictor import load
@@ -50,24 +71,40 @@ def predict(
     check_output(out, "--out", reads=[model, data])
     adapted = load(model, device)
     check_predictions(out, adapted)
-    inputs, started = adapted.inputs(data), time.perf_counter()
+    inputs = adapted.inputs(data)
+    started = time.perf_counter()
     check_output(out, "--out", reads=[inputs.data.source])  # a task file names the data
     with DataProgress(quiet=quiet) as progress:
-        write_predictions(adapted, inputs, out, lambda done: progress(f"predicting: {done} of {len(inputs)} samples"))
+        write_predictions(
+            adapted,
+            inputs,
+            out,
+            lambda done: progress(f"predicting: {done} of {len(inputs)} samples"),
+        )
     if not quiet:
         place = f"{out} ({size(out.stat().st_size)})"
-        say(f"{len(inputs):,} predictions of {adapted.task.name} in {duration(time.perf_counter() - started)}: {place}")
+        say(
+            f"{len(inputs):,} predictions of {adapted.task.name} in"
+            f" {duration(time.perf_counter() - started)}: {place}"
+        )
 
 
 def export(
     model: ModelArgument,
     out: Annotated[Path, Option("--out", "-o", help="File to write.")],
-    to: Annotated[ExportFormat, Option("--to", help="onnx: for ONNX runtimes; torch: a program of torch.export.")],
+    to: Annotated[
+        ExportFormat,
+        Option(
+            "--to", help="onnx: for ONNX runtimes; torch: a program of torch.export."
+        ),
+    ],
     json: JsonOption = False,
 ) -> None:
-    """Write the network of a trained model for other programs, with any batch size, and compare its outputs.
+    """Write the network of a trained model for other programs, with any batch size, and
+    compare its outputs.
 
-    Label names and preprocessing go along as JSON, under the key orca_ray; inputs are those after preprocessing.
+    Label names and preprocessing go along as JSON, under the key orca_ray; inputs are
+    those after preprocessing.
     """
     from orca_ray.export import export_model
     from orca_ray.predictor import load
@@ -80,7 +117,10 @@ def export(
     if exported.difference is None:
         note(exported.note)
     else:
-        say(f"largest difference from the model: {exported.difference:.1e} of the largest output")
+        say(
+            f"largest difference from the model: {exported.difference:.1e} of the"
+            " largest output"
+        )
     say(f"{to.value}: {out} ({size(out.stat().st_size)})")
 
 
@@ -93,75 +133,143 @@ END_SECONDS = 5
 
 
 def serve(
-    model: Annotated[str, Argument(metavar="MODEL", help="Model folder, or hub:OWNER/NAME.")],
+    model: Annotated[
+        str, Argument(metavar="MODEL", help="Model folder, or hub:OWNER/NAME.")
+    ],
     host: Annotated[
-        str, Option(help="Address to listen on; any other than this machine's own needs a token.")
+        str,
+        Option(
+            help=(
+                "Address to listen on; any other than this machine's own needs a token."
+            )
+        ),
     ] = "127.0.0.1",
-    port: Annotated[int, Option(min=0, max=65535, help="TCP port; 0: a free one.")] = 8000,
+    port: Annotated[
+        int, Option(min=0, max=65535, help="TCP port; 0: a free one.")
+    ] = 8000,
     token_file: Annotated[
         Path | None,
-        Option(metavar="FILE", help="File with the token that requests must send. Default: ORCA_RAY_SERVE_TOKEN."),
+        Option(
+            metavar="FILE",
+            help=(
+                "File with the token that requests must send. Default:"
+                " ORCA_RAY_SERVE_TOKEN."
+            ),
+        ),
     ] = None,
-    max_body: Annotated[float, Option(min=0.001, max=1024, metavar="MIB", help="Largest body.")] = 16.0,
-    max_samples: Annotated[int, Option(min=1, help="Most samples in a request.")] = 10_000,
-    rate: Annotated[float, Option(min=0.01, help="Most requests a second, over all clients.")] = 500.0,
-    timeout: Annotated[float, Option(min=0.1, metavar="SECONDS", help="Most time for a request.")] = 30.0,
+    max_body: Annotated[
+        float, Option(min=0.001, max=1024, metavar="MIB", help="Largest body.")
+    ] = 16.0,
+    max_samples: Annotated[
+        int, Option(min=1, help="Most samples in a request.")
+    ] = 10_000,
+    rate: Annotated[
+        float, Option(min=0.01, help="Most requests a second, over all clients.")
+    ] = 500.0,
+    timeout: Annotated[
+        float, Option(min=0.1, metavar="SECONDS", help="Most time for a request.")
+    ] = 30.0,
     device: DeviceOption = "auto",
 ) -> None:
-    """Serve a model over HTTP until Ctrl-C: predictions as JSON or Arrow, health, metrics, an OpenAPI description."""
+    """Serve a model over HTTP until Ctrl-C: predictions as JSON or Arrow, health,
+    metrics, an OpenAPI description.
+    """
     token = read_token(token_file)
-    limits = {"body_bytes": int(max_body * 2**20), "samples": max_samples, "rate": rate, "seconds": timeout}
+    limits = {
+        "body_bytes": int(max_body * 2**20),
+        "samples": max_samples,
+        "rate": rate,
+        "seconds": timeout,
+    }
     try:
         with listen(host, port, token) as listener:
             _serve(model, device, token, limits, listener)
     except ModuleNotFoundError as error:
-        raise UserError(f"serve needs the package {error.name!r}: pip install 'orca-ray[serve]'") from error
+        raise UserError(
+            f"serve needs the package {error.name!r}: pip install 'orca-ray[serve]'"
+        ) from error
     except KeyboardInterrupt:
         say("stopped")
 
 
-def _serve(model: str, device: str, token: str | None, limits: Mapping[str, Any], listener: socket.socket) -> None:
+def _serve(
+    model: str,
+    device: str,
+    token: str | None,
+    limits: Mapping[str, Any],
+    listener: socket.socket,
+) -> None:
     import torch
     import uvicorn
 
     from orca_ray.predictor import Predictor
     from orca_ray.serving.application import Application, Limits
 
-    torch.set_num_threads(max(1, allowed_cpus() - 1))  # one core is for HTTP; torch does not know of containers
+    torch.set_num_threads(
+        max(1, allowed_cpus() - 1)
+    )  # one core is for HTTP; torch does not know of containers
     loaded = Predictor.load(model, device)
     app = Application(loaded, Limits(**limits), token)
     host, port = listener.getsockname()[:2]
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    say(f"serving {loaded.task.name} at {url}/v1/predict, description at {url}/openapi.json; Ctrl-C ends it")
+    say(
+        f"serving {loaded.task.name} at {url}/v1/predict, description at"
+        f" {url}/openapi.json; Ctrl-C ends it"
+    )
     uvicorn.Server(_config(app, limits["seconds"])).run(sockets=[listener])
 
 
 def read_token(path: Path | None) -> str | None:
-    """Return the token in the file ``path``; for None, the token in ORCA_RAY_SERVE_TOKEN, or None if it is not set.
+    """Return the token in the file ``path``; for None, the token in
+    ORCA_RAY_SERVE_TOKEN, or None if it is not set.
 
-    Raises UserError if the file is missing, or the token is short, has spaces or is not ASCII.
+    Raises UserError if the file is missing, or the token is short, has spaces or is not
+    ASCII.
     """
     if path is not None and not path.is_file():
-        raise UserError(f"--token-file {path}: there is no such file; write a token to it, e.g. openssl rand -hex 32")
-    token = os.environ.get(TOKEN, "") if path is None else path.read_text(encoding="utf-8", errors="replace")
-    token, source = token.strip(), TOKEN if path is None else str(path)
+        raise UserError(
+            f"--token-file {path}: there is no such file; write a token to it, e.g."
+            " openssl rand -hex 32"
+        )
+    token = (
+        os.environ.get(TOKEN, "")
+        if path is None
+        else path.read_text(encoding="utf-8", errors="replace")
+    )
+    token = token.strip()
+    source = TOKEN if path is None else str(path)
     if path is None and not token:
         return None
-    if len(token) < MIN_TOKEN_LENGTH or not (token.isascii() and token.isprintable() and " " not in token):
-        raise UserError(f"{source}: expected at least {MIN_TOKEN_LENGTH} ASCII characters without spaces as token")
+    if len(token) < MIN_TOKEN_LENGTH or not (
+        token.isascii() and token.isprintable() and " " not in token
+    ):
+        raise UserError(
+            f"{source}: expected at least {MIN_TOKEN_LENGTH} ASCII characters without"
+            " spaces as token"
+        )
     return token
 
 
 def listen(host: str, port: int, token: str | None) -> socket.socket:
-    """Return a listening socket; UserError for a taken port, or if other machines reach ``host`` and token is None."""
+    """Return a listening socket; UserError for a taken port, or if other machines reach
+    ``host`` and token is None.
+    """
     try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        family, _, _, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM
+        )[0]
         if token is None and not ipaddress.ip_address(address[0]).is_loopback:
             advice = f"put one into a file and give --token-file, or set {TOKEN}"
-            raise UserError(f"--host {host} is open to other machines, so a token is needed: {advice}")
+            raise UserError(
+                f"--host {host} is open to other machines, so a token is needed:"
+                f" {advice}"
+            )
         return socket.create_server(address[:2], family=family, backlog=256)
     except (OSError, OverflowError) as error:
-        raise UserError(f"cannot listen on {host}, port {port}: {error}; give another --host or --port") from error
+        raise UserError(
+            f"cannot listen on {host}, port {port}: {error}; give another --host or"
+            " --port"
+        ) from error
 
 
 def _config(app: "Application", seconds: float) -> "uvicorn.Config":
@@ -172,21 +280,28 @@ def _config(app: "Application", seconds: float) -> "uvicorn.Config":
     opened: dict[H11Protocol, None] = {}  # oldest first
 
     class Protocol(H11Protocol):
-        """Ends connections whose first request has no complete head in time. h11 limits the size of heads to 64 KiB.
+        """Ends connections whose first request has no complete head in time. h11 limits
+        the size of heads to 64 KiB.
 
-        Of more than ``most`` connections, the oldest one ends that waits for its client. (``limit_concurrency`` of
-        uvicorn refuses every request while there are so many idle connections.)
+        Of more than ``most`` connections, the oldest one ends that waits for its
+        client. (``limit_concurrency`` of uvicorn refuses every request while there are
+        so many idle connections.)
         """
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
-            self.loop.call_later(seconds, lambda: None if self.cycle else transport.close())
+            self.loop.call_later(
+                seconds, lambda: None if self.cycle else transport.close()
+            )
             opened[self] = None
             if len(opened) > most:
                 idle = (
                     one
                     for one in opened
-                    if not one.cycle or one.cycle.response_complete or one.cycle.more_body or one.flow.write_paused
+                    if not one.cycle
+                    or one.cycle.response_complete
+                    or one.cycle.more_body
+                    or one.flow.write_paused
                 )
                 del opened[ended := next(idle)]
                 ended.transport.abort()
@@ -195,8 +310,18 @@ def _config(app: "Application", seconds: float) -> "uvicorn.Config":
             opened.pop(self, None)
             super().connection_lost(exc)
 
-    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # its warnings are clients' mistakes
+    logging.getLogger("uvicorn.error").setLevel(
+        logging.ERROR
+    )  # its warnings are clients' mistakes
     return uvicorn.Config(
-        app, http=Protocol, ws="none", lifespan="off", log_config=None, access_log=False, server_header=False,
-        proxy_headers=False, timeout_graceful_shutdown=END_SECONDS, backlog=256,
-    )  # fmt: skip
+        app,
+        http=Protocol,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=END_SECONDS,
+        backlog=256,
+    )

@@ -1,1 +1,3 @@
-"""Data of tasks: raw files fetched, verified and read safely; splits; prepared arrays, mapped and fingerprinted."""
+"""Data of tasks: raw files fetched, verified and read safely; splits; prepared arrays,
+mapped and fingerprinted.
+"""

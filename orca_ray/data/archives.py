@@ -1,8 +1,10 @@
-"""Archives and compressed files from untrusted sources: gzip streams, unpacking, and limits on decompressed sizes.
+"""Archives and compressed files from untrusted sources: gzip streams, unpacking, and
+limits on decompressed sizes.
 
-``tarfile`` and ``zipfile`` read the members of archives, which are first written to a scratch directory inside the
-target. This module refuses more than tarfile's data filter does: all links, names that are unsafe on any operating
-system, and contents larger than the free disk space or 200 times the archive.
+``tarfile`` and ``zipfile`` read the members of archives, which are first written to a
+scratch directory inside the target. This module refuses more than tarfile's data filter
+does: all links, names that are unsafe on any operating system, and contents larger than
+the free disk space or 200 times the archive.
 """
 
 import contextlib
@@ -23,20 +25,38 @@ from orca_ray.data.raw import LOCKS, PINS
 from orca_ray.errors import UserError, quoted, shorten
 
 _MAX_RATIO = 200
-"""Maximum ratio of unpacked to stored bytes. Our benchmarks' data reach 10; a decompression bomb exceeds 1000."""
+"""Maximum ratio of unpacked to stored bytes.
+
+Our benchmarks' data reach 10; a decompression bomb exceeds 1000.
+"""
 _ANY_RATIO_BYTES = 256 * 2**20
 """Data of up to this unpacked size may have any ratio."""
 SCRATCH = ".unpack-"
 """Prefix of the names of the scratch directories that `unpack` uses."""
 _OURS = (PINS, LOCKS, ".tmp-", SCRATCH)
-"""Prefixes of the files that orca-ray itself writes to a raw directory; no member may have such a name."""
-_GZIP, _ZIP = b"\x1f\x8b", (b"PK\x03\x04", b"PK\x05\x06")
+"""Prefixes of the files that orca-ray itself writes to a raw directory; no member may
+have such a name.
+"""
+_GZIP = b"\x1f\x8b"
+_ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 _HEADERS = frozenset(
-    {tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE}
+    {
+        tarfile.GNUTYPE_LONGNAME,
+        tarfile.GNUTYPE_LONGLINK,
+        tarfile.XHDTYPE,
+        tarfile.XGLTYPE,
+        tarfile.SOLARIS_XHDTYPE,
+    }
 )
-"""Types of the tar headers that describe the next member; tarfile reads them into memory."""
+"""Types of the tar headers that describe the next member; tarfile reads them into
+memory.
+"""
 _MAX_HEADER_BYTES = 2**20
-_KINDS = {tarfile.SYMTYPE: "symbolic link", tarfile.LNKTYPE: "hard link", tarfile.FIFOTYPE: "pipe"}
+_KINDS = {
+    tarfile.SYMTYPE: "symbolic link",
+    tarfile.LNKTYPE: "hard link",
+    tarfile.FIFOTYPE: "pipe",
+}
 _KINDS |= dict.fromkeys((tarfile.CHRTYPE, tarfile.BLKTYPE), "device")
 _COPY_BYTES = 2**20
 _Report = Callable[[int, int | None], None]
@@ -45,19 +65,26 @@ _Member = tuple[str, int, IO[bytes] | None]
 
 
 class DamagedFile(UserError):
-    """Raised for a compressed file that cannot be read to its end, and for an archive without an expected path."""
+    """Raised for a compressed file that cannot be read to its end, and for an archive
+    without an expected path.
+    """
 
 
 def open_gzip(path: Path) -> IO[bytes]:
-    """Return the decompressed content of a ``.gz`` file as a stream; the caller closes it.
+    """Return the decompressed content of a ``.gz`` file as a stream; the caller closes
+    it.
 
-    The file is first decompressed to its end once. Raises UserError if the file is not gzip, ends early, has a wrong
-    checksum, or decompresses to more than 200 times its size and more than 256 MiB.
+    The file is first decompressed to its end once. Raises UserError if the file is not
+    gzip, ends early, has a wrong checksum, or decompresses to more than 200 times its
+    size and more than 256 MiB.
     """
     left = max_bytes(cache.check_special(path))
     with cache.open_file(path) as packed:
         if (magic := packed.read(2)) != _GZIP:
-            raise UserError(f"{path}: expected a gzip file, found one that begins with {magic!r}; fetch the file again")
+            raise UserError(
+                f"{path}: expected a gzip file, found one that begins with {magic!r};"
+                " fetch the file again"
+            )
         packed.seek(0)
         with archive_errors(path, "gzip file"), gzip.GzipFile(fileobj=packed) as stream:
             while block := stream.read(_COPY_BYTES):
@@ -68,102 +95,166 @@ def open_gzip(path: Path) -> IO[bytes]:
 
 
 def max_bytes(size: int) -> int:
-    """Return how many bytes ``size`` compressed bytes may unpack to: 200 times as many, or 256 MiB if that is more."""
+    """Return how many bytes ``size`` compressed bytes may unpack to: 200 times as many,
+    or 256 MiB if that is more.
+    """
     return max(_ANY_RATIO_BYTES, _MAX_RATIO * size)
 
 
 def check_growth(path: Path, declared: int, stored: int, where: str = "") -> None:
-    """Raise UserError if ``declared`` unpacked bytes exceed ``max_bytes(stored)``; the message contains ``where``."""
+    """Raise UserError if ``declared`` unpacked bytes exceed ``max_bytes(stored)``; the
+    message contains ``where``.
+    """
     if declared > max_bytes(stored):
-        raise swollen(path, f"{where}: {declared} bytes are declared, {stored} are stored, {max_bytes(stored)} allowed")
+        raise swollen(
+            path,
+            f"{where}: {declared} bytes are declared, {stored} are stored,"
+            f" {max_bytes(stored)} allowed",
+        )
 
 
 def drain(stream: IO[bytes]) -> None:
-    """Read the rest of a stream and discard it, so that the checksum at its end is verified."""
+    """Read the rest of a stream and discard it, so that the checksum at its end is
+    verified.
+    """
     while stream.read(_COPY_BYTES):
         pass
 
 
 def swollen(path: Path, where: str = "") -> UserError:
-    """Return the error for a file that decompresses to more bytes than allowed; the message contains ``where``."""
-    return UserError(f"{path}: unfolds to more than {_MAX_RATIO} times its size{where}; it may be an attack")
+    """Return the error for a file that decompresses to more bytes than allowed; the
+    message contains ``where``.
+    """
+    return UserError(
+        f"{path}: unfolds to more than {_MAX_RATIO} times its size{where}; it may be an"
+        " attack"
+    )
 
 
 @contextlib.contextmanager
 def archive_errors(path: Path, expected: str) -> Iterator[None]:
-    """Convert an exception in the block into `DamagedFile`, except UserError, MemoryError and errors of the disk.
+    """Convert an exception in the block into `DamagedFile`, except UserError,
+    MemoryError and errors of the disk.
 
-    The message says that ``path`` should be a whole file of the kind ``expected``, such as "gzip file".
+    The message says that ``path`` should be a whole file of the kind ``expected``, such
+    as "gzip file".
     """
     try:
         yield
     except (UserError, MemoryError):
         raise
     except Exception as error:
-        # bz2 raises OSError without a number; EINVAL: a zip file points to a position before its start.
+        # bz2 raises OSError without a number; EINVAL: a zip file points to a position
+        # before its start.
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
         raise damaged(path, f"a whole {expected}", error) from error
 
 
 def damaged(where: Path | str, expected: str, error: Exception) -> DamagedFile:
-    """Return the error for a damaged file; ``error`` is the exception that the reader raised."""
-    found = f"found it damaged or another file ({type(error).__name__}: {shorten(str(error))})"
+    """Return the error for a damaged file; ``error`` is the exception that the reader
+    raised.
+    """
+    found = (
+        f"found it damaged or another file ({type(error).__name__}:"
+        f" {shorten(str(error))})"
+    )
     return DamagedFile(f"{where}: expected {expected}, {found}; fetch the file again")
 
 
-def unpack(archive: Path, into: Path, progress: _Report | None = None, required: str = "") -> None:
-    """Unpack a ``.tar``, ``.tar.gz`` or ``.zip`` archive into the directory ``into``; no existing file is replaced.
+def unpack(
+    archive: Path, into: Path, progress: _Report | None = None, required: str = ""
+) -> None:
+    """Unpack a ``.tar``, ``.tar.gz`` or ``.zip`` archive into the directory ``into``;
+    no existing file is replaced.
 
-    ``progress`` is called with the number of bytes unpacked so far, and None. The format is detected from the content.
-    Members are moved to ``into`` after the whole archive was read. ``required`` is a path below ``into`` that must
-    exist in the end; "": none. It is moved last, in one step: if it is absent, the move can be repeated.
+    ``progress`` is called with the number of bytes unpacked so far, and None. The
+    format is detected from the content. Members are moved to ``into`` after the whole
+    archive was read. ``required`` is a path below ``into`` that must exist in the end;
+    "": none. It is moved last, in one step: if it is absent, the move can be repeated.
 
-    Raises UserError for a member that has ``..`` or an absolute path, is a link, device or pipe, is encrypted, has a
-    name that orca-ray gives to its own files, or already exists with different content; for contents larger than the
-    free disk space or 200 times the archive; for a damaged archive, and for an archive without the required path.
+    Raises UserError for a member that has ``..`` or an absolute path, is a link, device
+    or pipe, is encrypted, has a name that orca-ray gives to its own files, or already
+    exists with different content; for contents larger than the free disk space or 200
+    times the archive; for a damaged archive, and for an archive without the required
+    path.
     """
     most = max_bytes(cache.check_special(archive))
     with cache.scratch_directory(into, SCRATCH) as scratch, cache.disk_errors(into):
-        unpacked, written, free = 0, 0, shutil.disk_usage(scratch).free
+        unpacked = 0
+        written = 0
+        free = shutil.disk_usage(scratch).free
         with archive_errors(archive, "archive (.tar, .tar.gz, .zip)"):
             for name, num_bytes, content in _members(archive):
                 unpacked += max(0, num_bytes)
                 if num_bytes < 0 or unpacked > most:
                     raise swollen(archive, f" at {quoted(name)} ({num_bytes} bytes)")
                 if unpacked > free:
-                    needed = f"{unpacked} bytes are unpacked by then, {free} are free. {cache.make_room(scratch)}"
-                    raise UserError(f"{archive}: no space left at {quoted(name)}: {needed}")
-                for block in _write(archive, _target(archive, name, scratch), num_bytes, content):
+                    needed = (
+                        f"{unpacked} bytes are unpacked by then, {free} are free."
+                        f" {cache.make_room(scratch)}"
+                    )
+                    raise UserError(
+                        f"{archive}: no space left at {quoted(name)}: {needed}"
+                    )
+                for block in _write(
+                    archive, _target(archive, name, scratch), num_bytes, content
+                ):
                     written += block
                     if progress:
                         progress(written, None)
-        if required and not os.path.lexists(scratch / required) and not (into / required).exists():
-            raise DamagedFile(f"{archive} holds no {required}, which is expected in it: it is another archive")
-        # One sync for all files: with half a million small files, one sync per file would take very long.
+        if (
+            required
+            and not os.path.lexists(scratch / required)
+            and not (into / required).exists()
+        ):
+            raise DamagedFile(
+                f"{archive} holds no {required}, which is expected in it: it is another"
+                " archive"
+            )
+        # One sync for all files: with half a million small files, one sync per file
+        # would take very long.
         os.sync()
         moves = list(_moves(scratch, into))
-        for path, target in moves:  # an equal file may be there, so that an interrupted move can be repeated
+        for (
+            path,
+            target,
+        ) in (
+            moves
+        ):  # an equal file may be there, so that an interrupted move can be repeated
             if target.exists() and path.is_dir() != target.is_dir():
-                raise UserError(f"{archive}: {target} is in the way: one is a file, the other a directory. Move it")
-            if os.path.lexists(target) and not (target.is_file() and filecmp.cmp(path, target, shallow=False)):
+                raise UserError(
+                    f"{archive}: {target} is in the way: one is a file, the other a"
+                    " directory. Move it"
+                )
+            if os.path.lexists(target) and not (
+                target.is_file() and filecmp.cmp(path, target, shallow=False)
+            ):
                 reason = f"{target} is there with another content, and is not replaced"
-                raise UserError(f"{archive}: {reason}. If the archive's is right, remove it; else unpack elsewhere")
-        for path, target in sorted(moves, key=lambda move: (into / required).is_relative_to(move[1])):
+                raise UserError(
+                    f"{archive}: {reason}. If the archive's is right, remove it; else"
+                    " unpack elsewhere"
+                )
+        for path, target in sorted(
+            moves, key=lambda move: (into / required).is_relative_to(move[1])
+        ):
             os.replace(path, target)
 
 
 def read_whole(path: Path) -> None:
-    """Read a gzip, zip (``.npz``) or ``.tar`` file to its end to check that it is intact; ignore all other files.
+    """Read a gzip, zip (``.npz``) or ``.tar`` file to its end to check that it is
+    intact; ignore all other files.
 
-    Raises UserError for a damaged file, and for one that decompresses to more than 200 times its size.
+    Raises UserError for a damaged file, and for one that decompresses to more than 200
+    times its size.
     """
     with cache.open_file(path) as stream:
         magic = stream.read(4)
     if magic[:2] == _GZIP:
         open_gzip(path).close()
     elif magic in _ZIP or path.suffix == ".tar":
-        unpacked, size = 0, cache.check_special(path)
+        unpacked = 0
+        size = cache.check_special(path)
         with archive_errors(path, "archive (.tar, .zip, .npz)"):
             for _, num_bytes, member in _members(path):
                 unpacked += num_bytes
@@ -199,7 +290,9 @@ class _TarInfo(tarfile.TarInfo):
         except tarfile.HeaderError as error:
             if len(buf) == tarfile.BLOCKSIZE and not any(buf):  # the end mark
                 raise
-            raise tarfile.ReadError(f"no header of a member where one is due: {error}") from error
+            raise tarfile.ReadError(
+                f"no header of a member where one is due: {error}"
+            ) from error
         if member.type in _HEADERS and not 0 <= member.size <= _MAX_HEADER_BYTES:
             raise tarfile.ReadError(f"a header of {member.size} bytes")
         return member
@@ -211,18 +304,29 @@ def _tar_members(archive: Path, stream: IO[bytes]) -> Iterator[_Member]:
             cast(Any, tar).members.clear()  # tarfile would store them all
             if member.issparse() or not (member.isdir() or member.isreg()):
                 found = _KINDS.get(member.type, f"member of type {member.type!r}")
-                raise _special(archive, member.name, "sparse file" if member.issparse() else found)
-            yield (member.name, 0, None) if member.isdir() else (member.name, member.size, tar.extractfile(member))
+                raise _special(
+                    archive, member.name, "sparse file" if member.issparse() else found
+                )
+            yield (
+                (member.name, 0, None)
+                if member.isdir()
+                else (member.name, member.size, tar.extractfile(member))
+            )
 
 
 def _zip_members(archive: Path, content: zipfile.ZipFile) -> Iterator[_Member]:
     for member in content.infolist():
         kind = stat.S_IFMT(member.external_attr >> 16)
         if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-            found = "symbolic link" if kind == stat.S_IFLNK else "device, pipe or socket"
+            found = (
+                "symbolic link" if kind == stat.S_IFLNK else "device, pipe or socket"
+            )
             raise _special(archive, member.filename, found)
         if member.flag_bits & 1:
-            raise UserError(f"{archive}, {quoted(member.filename)}: expected a readable file, found an encrypted one")
+            raise UserError(
+                f"{archive}, {quoted(member.filename)}: expected a readable file, found"
+                " an encrypted one"
+            )
         if member.filename.endswith("/"):
             yield member.filename, 0, None
             continue
@@ -231,45 +335,69 @@ def _zip_members(archive: Path, content: zipfile.ZipFile) -> Iterator[_Member]:
 
 
 def _special(archive: Path, name: str, found: str) -> UserError:
-    return UserError(f"{archive}, {quoted(name)}: expected files and directories, found a {found}; refused")
+    return UserError(
+        f"{archive}, {quoted(name)}: expected files and directories, found a {found};"
+        " refused"
+    )
 
 
 def _target(archive: Path, name: str, scratch: Path) -> Path:
-    """Return where to write the member ``name``; raises UserError for a name that is unsafe on any operating system."""
+    """Return where to write the member ``name``; raises UserError for a name that is
+    unsafe on any operating system.
+    """
     path = PurePosixPath(name)
     windows = PureWindowsPath(name)
     outside = path.is_absolute() or ".." in path.parts or windows.drive or windows.root
     if not name or outside or "\\" in name or "\0" in name:
         found = "found one that is absolute, has '..' or '\\', or is empty; refused"
-        raise UserError(f"{archive}, {quoted(name)}: expected a path below the directory, {found}")
+        raise UserError(
+            f"{archive}, {quoted(name)}: expected a path below the directory, {found}"
+        )
     if path.parts and path.parts[0].lower().startswith(_OURS):
-        raise UserError(f"{archive}, {quoted(name)}: {path.parts[0]} is a name of orca-ray's own files; refused")
+        raise UserError(
+            f"{archive}, {quoted(name)}: {path.parts[0]} is a name of orca-ray's own"
+            " files; refused"
+        )
     return scratch / path
 
 
-def _write(archive: Path, target: Path, size: int, content: IO[bytes] | None) -> Iterator[int]:
-    """Write a member, and yield the size of each block so that the caller can report progress."""
+def _write(
+    archive: Path, target: Path, size: int, content: IO[bytes] | None
+) -> Iterator[int]:
+    """Write a member, and yield the size of each block so that the caller can report
+    progress.
+    """
     try:
         (target.parent if content else target).mkdir(parents=True, exist_ok=True)
         stream = target.open("wb") if content else None
     except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
-        raise UserError(f"{archive}, {quoted(target.name)}: a file and a directory have the same name") from error
+        raise UserError(
+            f"{archive}, {quoted(target.name)}: a file and a directory have the same"
+            " name"
+        ) from error
     except OSError as error:
         if error.errno not in (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL):
             raise
         name = target.name[:300]
-        raise UserError(f"{archive}, {quoted(name)}: no file can have this name here ({error.strerror})") from error
+        raise UserError(
+            f"{archive}, {quoted(name)}: no file can have this name here"
+            f" ({error.strerror})"
+        ) from error
     if stream is None or content is None:
         return
     with stream:
         while block := content.read(_COPY_BYTES):
             yield stream.write(block)
         if stream.tell() != size:
-            raise EOFError(f"{quoted(target.name)} has {size} bytes, {stream.tell()} are there")
+            raise EOFError(
+                f"{quoted(target.name)} has {size} bytes, {stream.tell()} are there"
+            )
 
 
 def _moves(source: Path, into: Path) -> Iterator[tuple[Path, Path]]:
-    """Yield (old path, new path) of each rename that merges the directory ``source`` into the directory ``into``."""
+    """Yield (old path, new path) of each rename that merges the directory ``source``
+    into the directory ``into``.
+    """
     for path in sorted(source.iterdir()):
         target = into / path.name
         if path.is_dir() and target.is_dir():

@@ -1,4 +1,6 @@
-"""The cache directory, and file operations that are safe when several processes run them at the same time."""
+"""The cache directory, and file operations that are safe when several processes run
+them at the same time.
+"""
 
 import contextlib
 import errno
@@ -25,65 +27,106 @@ HOME_VARIABLE = "ORCA_RAY_HOME"
 
 _ABANDONED_SECONDS = 3600.0
 MOST_TEXT_BYTES = 2**28
-"""Limit of a text file or recording that is read at once; FSD50K's list of chunks has some 75 MB."""
+"""Limit of a text file or recording that is read at once; FSD50K's list of chunks has
+some 75 MB.
+"""
 _MOST_JSON_BYTES = 2**22
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def home() -> Path:
-    """Return the cache directory: ``$ORCA_RAY_HOME``, else ``~/.cache/orca-ray``; UserError if there is no ``~``."""
+    """Return the cache directory: ``$ORCA_RAY_HOME``, else ``~/.cache/orca-ray``;
+    UserError if there is no ``~``.
+    """
     configured = os.environ.get(HOME_VARIABLE, "").strip()
     try:
-        return Path(configured).expanduser().absolute() if configured else Path.home() / ".cache" / "orca-ray"
+        return (
+            Path(configured).expanduser().absolute()
+            if configured
+            else Path.home() / ".cache" / "orca-ray"
+        )
     except RuntimeError as error:
-        given = f"{HOME_VARIABLE} is {configured!r}" if configured else f"{HOME_VARIABLE} is not set"
-        raise UserError(f"{given}, and there is no such home directory: set it to a directory's path") from error
+        given = (
+            f"{HOME_VARIABLE} is {configured!r}"
+            if configured
+            else f"{HOME_VARIABLE} is not set"
+        )
+        raise UserError(
+            f"{given}, and there is no such home directory: set it to a directory's"
+            " path"
+        ) from error
 
 
 def subdirectory(name: str) -> Path:
-    """Return the directory ``name`` (such as packages or prepared) inside the cache directory; create it if needed."""
+    """Return the directory ``name`` (such as packages or prepared) inside the cache
+    directory; create it if needed.
+    """
     path = home() / name
     make_directory(path)
     return path
 
 
 def make_directory(path: Path) -> None:
-    """Create a directory and its parents if they do not exist; UserError if the disk is full or not writable."""
+    """Create a directory and its parents if they do not exist; UserError if the disk is
+    full or not writable.
+    """
     with disk_errors(path):
         try:
             path.mkdir(parents=True, exist_ok=True)
-        except FileNotFoundError as error:  # a file system without new directories (/proc, an automount)
+        except (
+            FileNotFoundError
+        ) as error:  # a file system without new directories (/proc, an automount)
             raise PermissionError(errno.EPERM, os.strerror(errno.EPERM)) from error
 
 
 @contextlib.contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Convert errors that are raised when writing below the directory ``path`` into a :class:`UserError`.
+    """Convert errors that are raised when writing below the directory ``path`` into a
+    :class:`UserError`.
 
-    The errors are a full disk, no write permission, and a file where a directory is needed. If the error names a file
-    outside ``path``, the message says that this file cannot be opened. Other errors pass unchanged.
+    The errors are a full disk, no write permission, and a file where a directory is
+    needed. If the error names a file outside ``path``, the message says that this file
+    cannot be opened. Other errors pass unchanged.
     """
     try:
         yield
     except OSError as error:
         if error.errno in DISK_FULL:
-            raise UserError(f"no space left on the disk of {path}. {make_room(path)}") from error
+            raise UserError(
+                f"no space left on the disk of {path}. {make_room(path)}"
+            ) from error
         if error.errno not in (*_NOT_WRITABLE, errno.ENOTDIR, errno.EEXIST):
             raise
         if isinstance(error.filename, str):
             file = Path(error.filename)
-            pairs = ((file.absolute(), path.absolute()), (file.resolve(), path.resolve()))
-            if not any(one.is_relative_to(other) or other.is_relative_to(one) for one, other in pairs):
-                raise UserError(f"cannot open {error.filename}: {error.strerror}") from error
+            pairs = (
+                (file.absolute(), path.absolute()),
+                (file.resolve(), path.resolve()),
+            )
+            if not any(
+                one.is_relative_to(other) or other.is_relative_to(one)
+                for one, other in pairs
+            ):
+                raise UserError(
+                    f"cannot open {error.filename}: {error.strerror}"
+                ) from error
         if error.errno in _NOT_WRITABLE:
-            raise UserError(f"cannot write to {path} ({error.strerror}): {_another(path)} that is writable") from error
-        raise UserError(f"{path} cannot be a directory: a file is in the way. Move it, or {_another(path)}") from error
+            raise UserError(
+                f"cannot write to {path} ({error.strerror}): {_another(path)} that is"
+                " writable"
+            ) from error
+        raise UserError(
+            f"{path} cannot be a directory: a file is in the way. Move it, or"
+            f" {_another(path)}"
+        ) from error
 
 
 @contextlib.contextmanager
 def read_errors(path: Path) -> Iterator[None]:
-    """Convert an ``OSError`` that is raised while the file ``path`` is read into a :class:`UserError`."""
+    """Convert an ``OSError`` that is raised while the file ``path`` is read into a
+    :class:`UserError`.
+    """
     try:
         yield
     except FileNotFoundError as error:
@@ -93,43 +136,62 @@ def read_errors(path: Path) -> Iterator[None]:
 
 
 def check_special(path: Path, *, directories: bool = False) -> int:
-    """Return the size in bytes of a regular file or, if ``directories``, of a directory; UserError for other paths."""
+    """Return the size in bytes of a regular file or, if ``directories``, of a
+    directory; UserError for other paths.
+    """
     with read_errors(path):
         return regular_size(path, directories=directories)
 
 
 def open_file(path: Path) -> BufferedReader:
-    """Open a regular file for reading; UserError if it is missing, not regular (such as a pipe) or not readable."""
+    """Open a regular file for reading; UserError if it is missing, not regular (such as
+    a pipe) or not readable.
+    """
     with read_errors(path):
         return open_regular(path)
 
 
 def read_bytes(path: Path, most_bytes: int = MOST_TEXT_BYTES) -> bytes:
-    """Return the content of a regular file; UserError if `open_file` refuses it or it exceeds ``most_bytes``."""
+    """Return the content of a regular file; UserError if `open_file` refuses it or it
+    exceeds ``most_bytes``.
+    """
     if (size := check_special(path)) > most_bytes:
-        raise UserError(f"{path}: expected at most {most_bytes:,} bytes, found {size:,}; fetch it again, or split it")
+        raise UserError(
+            f"{path}: expected at most {most_bytes:,} bytes, found {size:,}; fetch it"
+            " again, or split it"
+        )
     with open_file(path) as stream, read_errors(path):
         return stream.read(size)
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the JSON object in a file; UserError if it cannot be read, is no JSON object or exceeds 4 MiB."""
+    """Return the JSON object in a file; UserError if it cannot be read, is no JSON
+    object or exceeds 4 MiB.
+    """
     return parse_json(read_bytes(path, _MOST_JSON_BYTES), str(path))
 
 
 def parse_json(text: object, where: str) -> dict[str, Any]:
-    """Return the JSON object in ``text`` (str or bytes); UserError, beginning with ``where``, for anything else."""
+    """Return the JSON object in ``text`` (str or bytes); UserError, beginning with
+    ``where``, for anything else.
+    """
     try:
         value = json.loads(cast(str | bytes, text))
     except (ValueError, TypeError, RecursionError) as error:
-        raise UserError(f"{where}: expected JSON, found something else ({shorten(str(error))})") from error
+        raise UserError(
+            f"{where}: expected JSON, found something else ({shorten(str(error))})"
+        ) from error
     if not isinstance(value, dict):
-        raise UserError(f"{where}: expected a JSON object, found a {type(value).__name__}")
+        raise UserError(
+            f"{where}: expected a JSON object, found a {type(value).__name__}"
+        )
     return value
 
 
 def create_file(path: Path) -> BinaryIO:
-    """Create a file and open it for writing; a file or symbolic link that is at ``path`` is removed first."""
+    """Create a file and open it for writing; a file or symbolic link that is at
+    ``path`` is removed first.
+    """
     path.unlink(missing_ok=True)
     return cast(BinaryIO, path.open("xb"))
 
@@ -140,9 +202,11 @@ def write_text(path: Path, text: str, *, durable: bool = False) -> None:
 
 
 def write_bytes(path: Path, content: bytes, *, durable: bool = False) -> None:
-    """Write ``<name>.tmp``, sync it to disk if ``durable``, and rename it to ``path``: no reader sees half a file.
+    """Write ``<name>.tmp``, sync it to disk if ``durable``, and rename it to ``path``:
+    no reader sees half a file.
 
-    Raises :class:`UserError` if ``path`` is a pipe, device or socket, which a file would replace.
+    Raises :class:`UserError` if ``path`` is a pipe, device or socket, which a file
+    would replace.
     """
     paths.check_special(path, "the file")
     temporary = path.with_name(f"{path.name}.tmp")
@@ -159,50 +223,79 @@ def write_bytes(path: Path, content: bytes, *, durable: bool = False) -> None:
 
 
 def _another(path: Path) -> str:
-    return f"set {HOME_VARIABLE} to a directory" if path.absolute().is_relative_to(home()) else "name another directory"
+    return (
+        f"set {HOME_VARIABLE} to a directory"
+        if path.absolute().is_relative_to(home())
+        else "name another directory"
+    )
 
 
 def make_room(path: Path) -> str:
-    """Return the sentence of an error message that says what to do when the disk of ``path`` is full."""
+    """Return the sentence of an error message that says what to do when the disk of
+    ``path`` is full.
+    """
     return f"Free some space, or {_another(path)} that has it."
 
 
 def check_space(path: Path, num_bytes: float) -> None:
-    """Raise :class:`UserError` if the disk of the existing directory ``path`` has less than ``num_bytes`` free."""
+    """Raise :class:`UserError` if the disk of the existing directory ``path`` has less
+    than ``num_bytes`` free.
+    """
     free = shutil.disk_usage(path).free
     if free < num_bytes:
-        needed = f"{path} needs about {_size(num_bytes)} and its disk has {_size(free)} free"
-        raise UserError(f"no space: {needed}. {make_room(path)}") from OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        needed = (
+            f"{path} needs about {_size(num_bytes)} and its disk has {_size(free)} free"
+        )
+        raise UserError(f"no space: {needed}. {make_room(path)}") from OSError(
+            errno.ENOSPC, os.strerror(errno.ENOSPC)
+        )
 
 
 def check_memory(num_bytes: float, what: str, advice: str) -> None:
-    """Raise :class:`UserError`, with the texts ``what`` and ``advice``, if ``num_bytes`` of memory are not free.
+    """Raise :class:`UserError`, with the texts ``what`` and ``advice``, if
+    ``num_bytes`` of memory are not free.
 
-    Free is what the machine has available, within the limit of the container (`orca_ray.process.free_memory`).
+    Free is what the machine has available, within the limit of the container
+    (`orca_ray.process.free_memory`).
     """
     if num_bytes > (free := free_memory()):
         needed = f"{what}: {num_bytes / 2**30:,.1f} GiB"
-        raise UserError(f"{needed}, and {free / 2**30:,.1f} GiB of memory are free; {advice}")
+        raise UserError(
+            f"{needed}, and {free / 2**30:,.1f} GiB of memory are free; {advice}"
+        )
 
 
 def _size(num_bytes: float) -> str:
-    return f"{num_bytes / 1e6:.0f} MB" if num_bytes >= 1e7 else f"{num_bytes / 1e3:.0f} kB"
+    return (
+        f"{num_bytes / 1e6:.0f} MB" if num_bytes >= 1e7 else f"{num_bytes / 1e3:.0f} kB"
+    )
 
 
 @contextlib.contextmanager
 def lock(path: Path, what: str = "") -> Iterator[None]:
-    """Hold the inter-process lock ``<path>.lock``; before a wait, log that another process works on ``what``."""
+    """Hold the inter-process lock ``<path>.lock``; before a wait, log that another
+    process works on ``what``.
+    """
     from filelock import FileLock, Timeout
 
     lock_file = path.with_name(path.name + ".lock")
     make_directory(path.parent)
     with disk_errors(path.parent):
-        try:  # FileLock would wait forever for a file that cannot be created, as in /proc
-            os.close(os.open(lock_file, os.O_CREAT | os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW, 0o644))
+        # FileLock would wait forever for a file that cannot be created, as in /proc
+        try:
+            os.close(
+                os.open(
+                    lock_file,
+                    os.O_CREAT | os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW,
+                    0o644,
+                )
+            )
         except OSError as error:
             if error.errno in (*DISK_FULL, *_NOT_WRITABLE):
                 raise
-            raise PermissionError(errno.EPERM, f"{lock_file.name}: {error.strerror}") from error
+            raise PermissionError(
+                errno.EPERM, f"{lock_file.name}: {error.strerror}"
+            ) from error
         file_lock = FileLock(lock_file)
         try:
             file_lock.acquire(timeout=1)
@@ -217,17 +310,23 @@ def lock(path: Path, what: str = "") -> Iterator[None]:
 
 @contextlib.contextmanager
 def scratch_directory(parent: Path, prefix: str = ".tmp-") -> Iterator[Path]:
-    """Yield a new hidden directory inside ``parent``; it is removed at the end of the block, also after an error."""
+    """Yield a new hidden directory inside ``parent``; it is removed at the end of the
+    block, also after an error.
+    """
     make_directory(parent)
     with disk_errors(parent):
-        directory = tempfile.TemporaryDirectory(prefix=prefix, dir=parent, ignore_cleanup_errors=True)
+        directory = tempfile.TemporaryDirectory(
+            prefix=prefix, dir=parent, ignore_cleanup_errors=True
+        )
     with directory as path:
         yield Path(path)
 
 
 @contextlib.contextmanager
 def atomic_directory(target: Path) -> Iterator[Path]:
-    """Yield an empty directory, which replaces ``target`` if the block succeeds; the caller must hold a `lock`."""
+    """Yield an empty directory, which replaces ``target`` if the block succeeds; the
+    caller must hold a `lock`.
+    """
     with scratch_directory(target.parent) as scratch, disk_errors(target.parent):
         filled = scratch / target.name
         filled.mkdir()
@@ -239,7 +338,8 @@ def atomic_directory(target: Path) -> Iterator[Path]:
 
 
 def replace_directory(source: Path, target: Path, scratch: Path) -> None:
-    """Rename ``source`` to ``target``; an existing ``target`` is first moved into ``scratch``.
+    """Rename ``source`` to ``target``; an existing ``target`` is first moved into
+    ``scratch``.
 
     All three paths must be on one disk.
     """
@@ -249,27 +349,39 @@ def replace_directory(source: Path, target: Path, scratch: Path) -> None:
 
 
 def replace_file(source: Path, target: Path) -> None:
-    """Sync ``source`` to disk and rename it to ``target``: a power cut leaves the old file or the whole new one.
+    """Sync ``source`` to disk and rename it to ``target``: a power cut leaves the old
+    file or the whole new one.
 
-    Raises :class:`UserError` if ``target`` is a pipe, device or socket, which a file would replace.
+    Raises :class:`UserError` if ``target`` is a pipe, device or socket, which a file
+    would replace.
     """
     paths.check_special(target, "the file")
     flush(source)
     os.replace(source, target)
 
 
-def prune(directory: Path, suffix: str, most_files: int = 256, most_bytes: int = 2 * 10**9) -> None:
-    """Remove the oldest files ending in ``suffix`` until at most ``most_files``, of ``most_bytes`` in total, remain.
+def prune(
+    directory: Path, suffix: str, most_files: int = 256, most_bytes: int = 2 * 10**9
+) -> None:
+    """Remove the oldest files ending in ``suffix`` until at most ``most_files``, of
+    ``most_bytes`` in total, remain.
 
-    Age is the modification time. The newest file is kept even if it exceeds ``most_bytes``. Also removes files and
-    directories with ``.tmp`` in the name that are over an hour old: their writers were killed. Raises OSError if a file
-    operation fails.
+    Age is the modification time. The newest file is kept even if it exceeds
+    ``most_bytes``. Also removes files and directories with ``.tmp`` in the name that
+    are over an hour old: their writers were killed. Raises OSError if a file operation
+    fails.
     """
     stated = []
     for path in directory.iterdir():
-        with contextlib.suppress(FileNotFoundError):  # another process prunes at the same time
+        with contextlib.suppress(
+            FileNotFoundError
+        ):  # another process prunes at the same time
             stated.append((path.stat(), path))
-    files = sorted((status.st_mtime, status.st_size, path) for status, path in stated if path.name.endswith(suffix))
+    files = sorted(
+        (status.st_mtime, status.st_size, path)
+        for status, path in stated
+        if path.name.endswith(suffix)
+    )
     size = sum(file[1] for file in files)
     while len(files) > most_files or (size > most_bytes and len(files) > 1):
         _, freed, path = files.pop(0)
@@ -277,7 +389,11 @@ def prune(directory: Path, suffix: str, most_files: int = 256, most_bytes: int =
         path.unlink(missing_ok=True)
     for status, path in stated:
         if ".tmp" in path.name and time.time() - status.st_mtime > _ABANDONED_SECONDS:
-            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+            (
+                shutil.rmtree(path, ignore_errors=True)
+                if path.is_dir()
+                else path.unlink(missing_ok=True)
+            )
 
 
 def flush(path: Path) -> None:

@@ -1,8 +1,10 @@
 """Parallel download, hash verification and unpacking of raw files.
 
-An incomplete file stays as ``<file>.part`` and is continued later (`orca_ray.data.download`). A file is compared with
-its published hash. Without a published SHA-256, it is compared with its pin: the hash that was recorded in the lock
-file (`orca_ray.data.raw`) when the file was first unpacked or decompressed to its end without an error.
+An incomplete file stays as ``<file>.part`` and is continued later
+(`orca_ray.data.download`). A file is compared with its published hash. Without a
+published SHA-256, it is compared with its pin: the hash that was recorded in the lock
+file (`orca_ray.data.raw`) when the file was first unpacked or decompressed to its end
+without an error.
 """
 
 import logging
@@ -40,28 +42,38 @@ def fetch(
     workers: int = _WORKERS,
     patience: Patience = _PATIENCE,
 ) -> None:
-    """Download the files that are missing in ``directory``, verify all by their hashes, and unpack archives.
+    """Download the files that are missing in ``directory``, verify all by their hashes,
+    and unpack archives.
 
-    Several processes may call this at the same time; each file is downloaded by one of them. The URLs of a file are
-    tried in order. A failed file does not stop the download of the other files. Existing files are never overwritten or
-    removed. ``progress`` is called with lines of text, by one thread at a time.
+    Several processes may call this at the same time; each file is downloaded by one of
+    them. The URLs of a file are tried in order. A failed file does not stop the
+    download of the other files. Existing files are never overwritten or removed.
+    ``progress`` is called with lines of text, by one thread at a time.
 
-    Raises UserError before any download, if a missing file has no URL or the disk is too small; and at the end, if a
-    file could not be downloaded or does not match its hash, or an archive is damaged or lacks the expected path.
+    Raises UserError before any download, if a missing file has no URL or the disk is
+    too small; and at the end, if a file could not be downloaded or does not match its
+    hash, or an archive is damaged or lacks the expected path.
     """
     wanted = list({file.path: file for file in files}.values())
     absent = missing(wanted, directory)
-    if manual := [path for file in absent if not file.urls and not (path := directory / file.path).is_file()]:
+    if manual := [
+        path
+        for file in absent
+        if not file.urls and not (path := directory / file.path).is_file()
+    ]:
         places = "".join(f"\n  {path}" for path in manual)
         raise UserError(
-            f"no address is known for {len(manual)} of the files; get them from the data set's own page and put "
-            f"them here:{places}\nor name the directory that has them: 'orca-sweep data prepare TASK --raw DIR'"
+            f"no address is known for {len(manual)} of the files; get them from the"
+            f" data set's own page and put them here:{places}\nor name the directory"
+            " that has them: 'orca-sweep data prepare TASK --raw DIR'"
         )
     cache.make_directory(directory)
     needed = 0
     for file in absent:
         target = directory / file.path
-        held = sum(path.stat().st_size for path in (target, _part(target)) if path.is_file())
+        held = sum(
+            path.stat().st_size for path in (target, _part(target)) if path.is_file()
+        )
         needed += max(0, file.disk_bytes - held)
     if needed:  # a download of unknown size checks the space itself
         cache.check_space(directory, needed)
@@ -70,17 +82,27 @@ def fetch(
 
 
 class _RawDirectory:
-    def __init__(self, directory: Path, progress: SayText | None, patience: Patience) -> None:
-        self._directory, self._progress, self._patience = directory, progress, patience
-        self._pins, self._stop, self._reporting = Pins(directory), threading.Event(), threading.Lock()
+    def __init__(
+        self, directory: Path, progress: SayText | None, patience: Patience
+    ) -> None:
+        self._directory = directory
+        self._progress = progress
+        self._patience = patience
+        self._pins = Pins(directory)
+        self._stop = threading.Event()
+        self._reporting = threading.Lock()
 
-    def each(self, files: Sequence[RawFile], work: Callable[[RawFile], None], workers: int) -> None:
+    def each(
+        self, files: Sequence[RawFile], work: Callable[[RawFile], None], workers: int
+    ) -> None:
         """Call ``work`` on every file in ``workers`` threads.
 
-        Raises the first exception of ``work`` that is not a `UserError`, else one `UserError` with the messages of all
-        UserErrors of ``work``. After an exception in the calling thread (e.g. Ctrl-C), it is raised once all threads
-        have ended or `GRACE_SECONDS` have passed. The threads are daemons: with ``concurrent.futures``, a process would
-        wait at its end until the connection to a silent server times out.
+        Raises the first exception of ``work`` that is not a `UserError`, else one
+        `UserError` with the messages of all UserErrors of ``work``. After an exception
+        in the calling thread (e.g. Ctrl-C), it is raised once all threads have ended or
+        `GRACE_SECONDS` have passed. The threads are daemons: with
+        ``concurrent.futures``, a process would wait at its end until the connection to
+        a silent server times out.
         """
 
         def outcome(file: RawFile) -> BaseException | None:
@@ -112,7 +134,9 @@ class _RawDirectory:
                 self._progress(line)
 
     def _byte_progress(self, name: str) -> Callable[[int, int | None], None]:
-        """Return a function of (bytes done, total) that reports every five seconds; it raises Stopped after Ctrl-C."""
+        """Return a function of (bytes done, total) that reports every five seconds; it
+        raises Stopped after Ctrl-C.
+        """
         start = last = time.monotonic()
         first: int | None = None
 
@@ -120,23 +144,34 @@ class _RawDirectory:
             nonlocal first, last
             if self._stop.is_set():
                 raise Stopped
-            first, now = done if first is None else first, time.monotonic()
+            first = done if first is None else first
+            now = time.monotonic()
             if now - last < _PROGRESS_SECONDS:
                 return
             last = now
-            unit, unit_name = (10**6, "MB") if (total or done) >= 10**7 else (10**3, "kB")
+            unit, unit_name = (
+                (10**6, "MB") if (total or done) >= 10**7 else (10**3, "kB")
+            )
             whole = f" of {total // unit}" if total else ""
-            self._report(f"{name}: {done // unit}{whole} {unit_name}, {_readable((done - first) / (now - start))}/s")
+            self._report(
+                f"{name}: {done // unit}{whole} {unit_name},"
+                f" {_readable((done - first) / (now - start))}/s"
+            )
 
         return report
 
     def obtain(self, file: RawFile) -> None:
-        """Download a file if it is missing, verify and unpack it, and record its hash if none was known."""
-        target, content = self._directory / file.path, None
+        """Download a file if it is missing, verify and unpack it, and record its hash
+        if none was known.
+        """
+        target = self._directory / file.path
+        content = None
         if not target.is_file():
             if not file.urls or file.present(self._directory):
                 return
-            with cache.lock(self._directory / LOCKS / file.path.replace("/", "+"), file.path):
+            with cache.lock(
+                self._directory / LOCKS / file.path.replace("/", "+"), file.path
+            ):
                 if not target.is_file():  # else another process has downloaded it
                     content = self._download(file, target)
         content = content or self.check(file)
@@ -152,22 +187,35 @@ class _RawDirectory:
             self.pin(file, content)
 
     def is_known(self, file: RawFile) -> bool:
-        """Return whether the file has a published SHA-256 or a hash recorded in the lock file."""
+        """Return whether the file has a published SHA-256 or a hash recorded in the
+        lock file.
+        """
         return bool(file.sha256) or file.path in self._pins.read()
 
     def check(self, file: RawFile) -> Pin:
-        """Return hash and size of an existing file; raises UserError if they are not the published or recorded ones."""
+        """Return hash and size of an existing file; raises UserError if they are not
+        the published or recorded ones.
+        """
         path = self._directory / file.path
         if path.stat().st_size >= _REPORTED_BYTES:
             self._report(f"checking the hash of {file.path}")
         content = hash_file(path, with_md5=bool(file.md5))
         if wrong := self._mismatch(file, content):
-            also = f" and what was unpacked from it ({self._directory / file.unpacked})" if file.unpacked else ""
-            raise UserError(f"{path} is not the file that is expected: {wrong}. Remove it{also} and fetch it again.")
+            also = (
+                f" and what was unpacked from it ({self._directory / file.unpacked})"
+                if file.unpacked
+                else ""
+            )
+            raise UserError(
+                f"{path} is not the file that is expected: {wrong}. Remove it{also} and"
+                " fetch it again."
+            )
         return content
 
     def pin(self, file: RawFile, content: Pin) -> None:
-        """Record the hash of a file without a published SHA-256; call this only after the file was read to its end."""
+        """Record the hash of a file without a published SHA-256; call this only after
+        the file was read to its end.
+        """
         try:
             self._pins.add(file.path, content)
         except UserError as error:  # e.g. a shared directory that is read-only
@@ -176,16 +224,29 @@ class _RawDirectory:
             logger.warning("%s cannot be pinned: %s", file.path, error)
 
     def _mismatch(self, file: RawFile, content: Pin) -> str:
-        """Return how hash and size in ``content`` differ from the published or recorded ones; "" if they do not."""
+        """Return how hash and size in ``content`` differ from the published or recorded
+        ones; "" if they do not.
+        """
         found = f"({content.num_bytes} bytes), expected is"
-        for name, expected, actual in (("sha256", file.sha256, content.sha256), ("md5", file.md5, content.md5)):
+        for name, expected, actual in (
+            ("sha256", file.sha256, content.sha256),
+            ("md5", file.md5, content.md5),
+        ):
             if expected and expected.lower() != actual:
-                return f"{name} is {actual} {found} {expected.lower()}, the published one"
-        # A published SHA-256 has priority over the recorded hash: it may have been corrected since.
+                return (
+                    f"{name} is {actual} {found} {expected.lower()}, the published one"
+                )
+        # A published SHA-256 has priority over the recorded hash: it may have been
+        # corrected since.
         pin = None if file.sha256 else self._pins.read().get(file.path)
         if pin and pin[:2] != content[:2]:
-            seen = f"{pin.sha256} ({pin.num_bytes} bytes), as it was first seen and pinned in {PINS}"
-            remedy = f"if the new one is right, remove the entry {file.path!r} from there"
+            seen = (
+                f"{pin.sha256} ({pin.num_bytes} bytes), as it was first seen and pinned"
+                f" in {PINS}"
+            )
+            remedy = (
+                f"if the new one is right, remove the entry {file.path!r} from there"
+            )
             return f"sha256 is {content.sha256} {found} {seen}; {remedy}"
         return ""
 
@@ -202,37 +263,63 @@ class _RawDirectory:
         raise UserError(f"{file.path} cannot be fetched:{''.join(reasons)}\n{advice}")
 
     def _from(self, url: str, file: RawFile, target: Path) -> Pin:
-        """Download from one URL. A file with a wrong hash is removed, and Failed is raised with the reason."""
+        """Download from one URL.
+
+        A file with a wrong hash is removed, and Failed is raised with the reason.
+        """
         start = time.monotonic()
         size = f" ({_readable(file.num_bytes)})" if file.num_bytes else ""
         self._report(f"fetching {file.path}{size} from {urlsplit(url).hostname}")
-        part, hash_known = _part(target), bool(file.md5) or self.is_known(file)
+        part = _part(target)
+        hash_known = bool(file.md5) or self.is_known(file)
         with cache.disk_errors(target.parent):
             while True:
-                continued, report = part.exists(), self._byte_progress(file.path)
-                download(url, part, hash_known=hash_known, patience=self._patience, stop=self._stop, report=report)
+                continued = part.exists()
+                report = self._byte_progress(file.path)
+                download(
+                    url,
+                    part,
+                    hash_known=hash_known,
+                    patience=self._patience,
+                    stop=self._stop,
+                    report=report,
+                )
                 content = hash_file(part, with_md5=bool(file.md5))
                 wrong = self._mismatch(file, content)
                 if not wrong:
                     break
                 discard(part)
-                if not continued:  # else the bytes that were there before may be wrong: try once more from the start
+                # else the bytes that were there before may be wrong: try once more from
+                # the start
+                if not continued:
                     raise Failed(wrong)
             cache.replace_file(part, target)
             discard(part)
-        self._report(f"{file.path}: fetched, {_readable(content.num_bytes)} in {time.monotonic() - start:.1f} s")
+        self._report(
+            f"{file.path}: fetched, {_readable(content.num_bytes)} in"
+            f" {time.monotonic() - start:.1f} s"
+        )
         return content._replace(url=url)
 
     def _unpack(self, file: RawFile, archive: Path) -> None:
         into = archive.parent
         required = (self._directory / file.unpacked).relative_to(into)
         # One archive at a time: two may unpack to the same directory.
-        with cache.lock(self._directory / LOCKS / "unpack", f"archives in {self._directory}"):
-            for left in into.glob(f"{archives.SCRATCH}*"):  # left by a process that was killed
+        with cache.lock(
+            self._directory / LOCKS / "unpack", f"archives in {self._directory}"
+        ):
+            for left in into.glob(
+                f"{archives.SCRATCH}*"
+            ):  # left by a process that was killed
                 shutil.rmtree(left, ignore_errors=True)
             if not file.present(self._directory):
                 self._report(f"unpacking {file.path}")
-                archives.unpack(archive, into, self._byte_progress(f"{file.path}: unpacked"), str(required))
+                archives.unpack(
+                    archive,
+                    into,
+                    self._byte_progress(f"{file.path}: unpacked"),
+                    str(required),
+                )
 
 
 def _part(target: Path) -> Path:

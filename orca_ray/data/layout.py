@@ -1,4 +1,6 @@
-"""Format of a prepared-data directory: array names, fingerprint and ``meta.json``; writing and replacing it."""
+"""Format of a prepared-data directory: array names, fingerprint and ``meta.json``;
+writing and replacing it.
+"""
 
 import contextlib
 import hashlib
@@ -17,36 +19,52 @@ from orca_ray.data.rows import KINDS, Array, Rows, row_slices
 from orca_ray.errors import UserError
 
 Arrays = Mapping[str, Array | Rows]
-"""Arrays by name: ``train_x``, ``train_y``, …, ``test_y`` (all `REQUIRED`), and optional ones (see `ALLOWED`)."""
+"""Arrays by name: ``train_x``, ``train_y``, …, ``test_y`` (all `REQUIRED`), and
+optional ones (see `ALLOWED`).
+"""
 Build = Callable[[Workspace], Arrays]
 """A task's function that makes its arrays from the raw files."""
 SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 STATISTICS = ("y_mean", "y_std")
 REQUIRED = tuple(f"{split}_{axis}" for split in SPLITS for axis in "xy")
-ALLOWED = (*REQUIRED, *(f"{split}_group" for split in SPLITS), *STATISTICS, "folds", "units")
+ALLOWED = (
+    *REQUIRED,
+    *(f"{split}_group" for split in SPLITS),
+    *STATISTICS,
+    "folds",
+    "units",
+)
 
 META = "meta.json"
 
 
 class Damaged(Exception):
-    """Raised if ``meta.json`` is missing or invalid, or if the files of the directory do not match it."""
+    """Raised if ``meta.json`` is missing or invalid, or if the files of the directory
+    do not match it.
+    """
 
 
 def fingerprint(arrays: Arrays) -> str:
-    """Return the first 16 hex digits of a SHA-256 over the names, types, shapes and bytes of the arrays."""
+    """Return the first 16 hex digits of a SHA-256 over the names, types, shapes and
+    bytes of the arrays.
+    """
     digest = hashlib.sha256()
     for name, array in sorted(stored(arrays).items()):
         little = array.dtype.newbyteorder("<")
         digest.update(f"{name} {little.str} {array.shape}\n".encode())
         rows = array[None] if array.ndim == 0 else array
         for part in row_slices(rows):
-            digest.update(np.ascontiguousarray(rows[part]).astype(little, copy=False).tobytes())
+            digest.update(
+                np.ascontiguousarray(rows[part]).astype(little, copy=False).tobytes()
+            )
     return digest.hexdigest()[:16]
 
 
 def stored(arrays: Arrays) -> dict[str, Array]:
-    """Return the arrays to write to files, by name; composite rows give an array per part, e.g. ``train_x.pairs``."""
+    """Return the arrays to write to files, by name; composite rows give an array per
+    part, e.g. ``train_x.pairs``.
+    """
     written: dict[str, Array] = {}
     for key, array in arrays.items():
         if isinstance(array, np.ndarray):
@@ -58,39 +76,66 @@ def stored(arrays: Arrays) -> dict[str, Array]:
 
 
 def read_meta(directory: Path) -> dict[str, Any]:
-    """Return the content of ``meta.json``; raises `Damaged` if it is missing or invalid."""
+    """Return the content of ``meta.json``; raises `Damaged` if it is missing or
+    invalid.
+    """
     path = directory / META
     try:
         meta = cache.read_json(path)
         entries = meta["arrays"].values()
-        texts = [meta["fingerprint"], meta.get("name", ""), meta.get("identity", ""), *meta.get("kinds", {}).values()]
+        texts = [
+            meta["fingerprint"],
+            meta.get("name", ""),
+            meta.get("identity", ""),
+            *meta.get("kinds", {}).values(),
+        ]
         texts += meta.get("documents", {}).values()
         texts += [entry[field] for entry in entries for field in ("dtype", "sha256")]
-        sizes = [size for entry in entries for size in (entry["bytes"], *entry["shape"])]
-        inside = not any("/" in key for key in (*meta["arrays"], *meta.get("documents", {})))
-        if not inside or {*map(type, texts)} != {str} or not {*map(type, sizes)} <= {int}:
+        sizes = [
+            size for entry in entries for size in (entry["bytes"], *entry["shape"])
+        ]
+        inside = not any(
+            "/" in key for key in (*meta["arrays"], *meta.get("documents", {}))
+        )
+        if (
+            not inside
+            or {*map(type, texts)} != {str}
+            or not {*map(type, sizes)} <= {int}
+        ):
             raise TypeError("unexpected types")
     except (UserError, OSError, KeyError, TypeError, AttributeError) as error:
-        raise Damaged(f"{path} is unreadable ({type(error).__name__}: {error})") from error
+        raise Damaged(
+            f"{path} is unreadable ({type(error).__name__}: {error})"
+        ) from error
     return meta
 
 
 def described(meta: Mapping[str, Any]) -> set[str]:
-    """Return the names of all files of the prepared data that ``meta`` describes, ``meta.json`` included."""
+    """Return the names of all files of the prepared data that ``meta`` describes,
+    ``meta.json`` included.
+    """
     return {META, *(f"{key}.npy" for key in meta["arrays"]), *meta.get("documents", {})}
 
 
 @contextlib.contextmanager
-def unfinished(name: str, directory: Path, raw: Path, protocol: str, identity: str) -> Iterator[Workspace]:
-    """Yield the workspace that an interrupted build with the same ``identity`` left, or else an empty workspace.
+def unfinished(
+    name: str, directory: Path, raw: Path, protocol: str, identity: str
+) -> Iterator[Workspace]:
+    """Yield the workspace that an interrupted build with the same ``identity`` left, or
+    else an empty workspace.
 
-    The workspace is kept for the next build if, after a finished batch, the block is interrupted (Ctrl-C, SystemExit),
-    runs out of main memory or disk space, or has an input/output error. In all other cases, it is removed, because the
-    next build would probably fail with the same error. Raises UserError if the workspace's path is a link or a file.
+    The workspace is kept for the next build if, after a finished batch, the block is
+    interrupted (Ctrl-C, SystemExit), runs out of main memory or disk space, or has an
+    input/output error. In all other cases, it is removed, because the next build would
+    probably fail with the same error. Raises UserError if the workspace's path is a
+    link or a file.
     """
     path = directory.parent / f".partial-{directory.name}"
     if path.is_symlink() or (path.exists() and not path.is_dir()):
-        raise UserError(f"{path} is where an unfinished build is stored, and it is a link or no directory: remove it")
+        raise UserError(
+            f"{path} is where an unfinished build is stored, and it is a link or no"
+            " directory: remove it"
+        )
     cache.make_directory(path)
     workspace = Workspace(name, raw, path, protocol, identity)
     if not workspace.started:
@@ -109,7 +154,9 @@ def unfinished(name: str, directory: Path, raw: Path, protocol: str, identity: s
 
 
 def _at_fault(error: BaseException) -> bool:
-    """Return False for errors that may not recur (Ctrl-C, full disk, out of memory, system errors), else True."""
+    """Return False for errors that may not recur (Ctrl-C, full disk, out of memory,
+    system errors), else True.
+    """
     if isinstance(error, UserError):
         cause = error.__cause__
         return not (isinstance(cause, OSError) and cause.errno in cache.DISK_FULL)
@@ -117,19 +164,32 @@ def _at_fault(error: BaseException) -> bool:
 
 
 def finish(
-    name: str, directory: Path, arrays: Arrays, identity: str, documents: Mapping[str, str] | None = None
+    name: str,
+    directory: Path,
+    arrays: Arrays,
+    identity: str,
+    documents: Mapping[str, str] | None = None,
 ) -> str:
-    """Complete the build in ``directory``: write missing arrays and ``meta.json``, and return the fingerprint.
+    """Complete the build in ``directory``: write missing arrays and ``meta.json``, and
+    return the fingerprint.
 
-    ``documents`` are other files to write, as text by name. Raises UserError for missing, empty or unexpected arrays,
-    and if the disk is full.
+    ``documents`` are other files to write, as text by name. Raises UserError for
+    missing, empty or unexpected arrays, and if the disk is full.
 
-    The progress file of the build is kept, so that the build can continue if it is interrupted before `move`.
+    The progress file of the build is kept, so that the build can continue if it is
+    interrupted before `move`.
     """
     _check_names(name, arrays)
     written = stored(arrays)
-    inside = {key for key, array in written.items() if _is_file(array, directory / f"{key}.npy")}
-    cache.check_space(directory, 1.1 * sum(array.nbytes for key, array in written.items() if key not in inside))
+    inside = {
+        key
+        for key, array in written.items()
+        if _is_file(array, directory / f"{key}.npy")
+    }
+    cache.check_space(
+        directory,
+        1.1 * sum(array.nbytes for key, array in written.items() if key not in inside),
+    )
     entries: dict[str, dict[str, Any]] = {}
     for key, array in sorted(written.items()):
         path = directory / f"{key}.npy"
@@ -141,36 +201,65 @@ def finish(
             np.save(fresh, np.asarray(array, order="C"), allow_pickle=False)
             os.replace(fresh, path)
         entries[key] = {"dtype": array.dtype.str, "shape": list(array.shape)}
-        entries[key] |= {"bytes": path.stat().st_size, "sha256": cache.sha256_file(path)}
-    kinds = {key: str(getattr(array, "kind", "")) for key, array in arrays.items() if not isinstance(array, np.ndarray)}
+        entries[key] |= {
+            "bytes": path.stat().st_size,
+            "sha256": cache.sha256_file(path),
+        }
+    kinds = {
+        key: str(getattr(array, "kind", ""))
+        for key, array in arrays.items()
+        if not isinstance(array, np.ndarray)
+    }
     assert set(kinds.values()) <= set(KINDS), kinds
     for document, text in (documents or {}).items():
         cache.write_text(directory / document, text)
-    hashes = {document: cache.sha256_file(directory / document) for document in documents or {}}
+    hashes = {
+        document: cache.sha256_file(directory / document)
+        for document in documents or {}
+    }
     found = fingerprint(arrays)
-    meta = {"name": name, "fingerprint": found, "identity": identity, "kinds": kinds, "arrays": entries}
+    meta = {
+        "name": name,
+        "fingerprint": found,
+        "identity": identity,
+        "kinds": kinds,
+        "arrays": entries,
+    }
     meta |= {"documents": hashes} if hashes else {}
     cache.write_text(directory / META, json.dumps(meta, indent=2))
     return found
 
 
 def _is_file(array: Array, path: Path) -> bool:
-    """Return whether the array is a memory map of the whole file ``path``, as `Workspace.array` returns it."""
+    """Return whether the array is a memory map of the whole file ``path``, as
+    `Workspace.array` returns it.
+    """
     if not isinstance(array, np.memmap) or array.filename is None or not path.exists():
         return False
-    if Path(array.filename).resolve() != path.resolve():  # numpy stores the resolved path
+    if (
+        Path(array.filename).resolve() != path.resolve()
+    ):  # numpy stores the resolved path
         return False
     whole = np.lib.format.open_memmap(path, mode="r")
-    return array.flags.c_contiguous and (array.shape, array.dtype) == (whole.shape, whole.dtype)
+    return array.flags.c_contiguous and (array.shape, array.dtype) == (
+        whole.shape,
+        whole.dtype,
+    )
 
 
 def move(source: Path, directory: Path) -> None:
-    """Sync the files of the finished build ``source`` to disk, then rename it to ``directory``, which it replaces."""
+    """Sync the files of the finished build ``source`` to disk, then rename it to
+    ``directory``, which it replaces.
+    """
     files = described(read_meta(source))
     for name in files:
         cache.flush(source / name)
-    with cache.scratch_directory(directory.parent) as scratch, cache.disk_errors(directory.parent):
-        # Not earlier: without the progress file, an interrupted build cannot continue from its other files.
+    with (
+        cache.scratch_directory(directory.parent) as scratch,
+        cache.disk_errors(directory.parent),
+    ):
+        # Not earlier: without the progress file, an interrupted build cannot continue
+        # from its other files.
         (source / PROGRESS).unlink(missing_ok=True)
         for path in source.iterdir():
             if path.name not in files:
@@ -180,11 +269,35 @@ def move(source: Path, directory: Path) -> None:
 
 def _check_names(name: str, arrays: Arrays) -> None:
     for split in SPLITS:
-        optional = split == "test" and "folds" in arrays  # samples that are judged by folds need no test split
-        if not all(f"{split}_{axis}" in arrays and (optional or len(arrays[f"{split}_{axis}"])) for axis in "xy"):
-            hint = " Carve it from the training data; test data is never used for selection." * (split == "validation")
-            raise UserError(f"task {name!r} has no {split} split ({split}_x and {split}_y).{hint}")
-        if len({len(arrays[key]) for key in (f"{split}_x", f"{split}_y", f"{split}_group") if key in arrays}) > 1:
-            raise UserError(f"task {name!r}: the arrays of {split} have different lengths")
+        optional = (
+            split == "test" and "folds" in arrays
+        )  # samples that are judged by folds need no test split
+        if not all(
+            f"{split}_{axis}" in arrays and (optional or len(arrays[f"{split}_{axis}"]))
+            for axis in "xy"
+        ):
+            hint = (
+                " Carve it from the training data; test data is never used for"
+                " selection." * (split == "validation")
+            )
+            raise UserError(
+                f"task {name!r} has no {split} split ({split}_x and {split}_y).{hint}"
+            )
+        if (
+            len(
+                {
+                    len(arrays[key])
+                    for key in (f"{split}_x", f"{split}_y", f"{split}_group")
+                    if key in arrays
+                }
+            )
+            > 1
+        ):
+            raise UserError(
+                f"task {name!r}: the arrays of {split} have different lengths"
+            )
     if extra := sorted(set(arrays) - set(ALLOWED)):
-        raise UserError(f"task {name!r}: unexpected arrays {', '.join(extra)}; allowed: {', '.join(ALLOWED)}")
+        raise UserError(
+            f"task {name!r}: unexpected arrays {', '.join(extra)}; allowed:"
+            f" {', '.join(ALLOWED)}"
+        )

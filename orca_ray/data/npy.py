@@ -1,7 +1,8 @@
 """Readers of NumPy's ``.npy`` and ``.npz`` files; large arrays are memory-mapped.
 
-``numpy.load`` is not used: it accepts a file that is longer than its array, loads whole members of an archive into
-memory, and unpickles objects. This module uses NumPy's public header readers and ``numpy.memmap``.
+``numpy.load`` is not used: it accepts a file that is longer than its array, loads whole
+members of an archive into memory, and unpickles objects. This module uses NumPy's
+public header readers and ``numpy.memmap``.
 """
 
 import io
@@ -23,13 +24,20 @@ from orca_ray.errors import UserError, shorten
 Order = Literal["C", "F"]
 
 IN_MEMORY = 64 * 2**20
-"""Largest size in bytes of an array that `from_stream` returns in memory; a larger one is mapped from a temporary
-file."""
+"""Largest size in bytes of an array that `from_stream` returns in memory; a larger one
+is mapped from a temporary file.
+"""
 _COPY_BYTES = 4 * 2**20
 _MAX_HEADER_BYTES = 2**14
 """NumPy reads headers of up to 10,000 characters."""
 
-_KINDS = {"b": "booleans", "i": "integers", "u": "unsigned integers", "f": "floating point", "c": "complex numbers"}
+_KINDS = {
+    "b": "booleans",
+    "i": "integers",
+    "u": "unsigned integers",
+    "f": "floating point",
+    "c": "complex numbers",
+}
 _KINDS |= {"S": "bytes", "U": "text", "O": "objects"}
 _NOT_OBJECTS = "".join(_KINDS).replace("O", "")
 
@@ -40,50 +48,85 @@ class _Header(NamedTuple):
     dtype: np.dtype[Any]
 
 
-def read_npy(path: Path, *, ndim: int | None = None, kind: str = "", pickled: bool = False) -> Any:
+def read_npy(
+    path: Path, *, ndim: int | None = None, kind: str = "", pickled: bool = False
+) -> Any:
     """Return the array of a ``.npy`` file, memory-mapped and read-only.
 
-    ``ndim`` is the required number of axes (None: any), ``kind`` the allowed letters of ``numpy.dtype.kind`` ("": all
-    but objects). ``pickled`` also allows an array of objects, which is read into memory. A dict that was saved with
-    ``numpy.save`` is returned as an array of objects with shape ().
+    ``ndim`` is the required number of axes (None: any), ``kind`` the allowed letters of
+    ``numpy.dtype.kind`` ("": all but objects). ``pickled`` also allows an array of
+    objects, which is read into memory. A dict that was saved with ``numpy.save`` is
+    returned as an array of objects with shape ().
 
-    Raises UserError if kind or number of axes are not as required, or the file is not as long as its header declares.
+    Raises UserError if kind or number of axes are not as required, or the file is not
+    as long as its header declares.
     """
     with cache.open_file(path) as stream:
         header = _read_header(stream, str(path))
         array: Array
         if header.dtype.kind != "O":
-            _check_unfit(str(path), header, path.stat().st_size - stream.tell(), kind, pickled)
-            array = mapped(stream, header.dtype, header.shape, header.order, stream.tell())
+            _check_unfit(
+                str(path), header, path.stat().st_size - stream.tell(), kind, pickled
+            )
+            array = mapped(
+                stream, header.dtype, header.shape, header.order, stream.tell()
+            )
         elif pickled:
             array = safe_pickle.load(stream, str(path))
-            found = list(array.shape) if isinstance(array, np.ndarray) else type(array).__name__
+            found = (
+                list(array.shape)
+                if isinstance(array, np.ndarray)
+                else type(array).__name__
+            )
             if found != list(header.shape):
                 expected = f"an array of objects of shape {list(header.shape)}"
                 raise UserError(f"{path}: expected {expected}, found {found}")
         else:
-            raise UserError(f"{path}: expected an array of numbers, found pickled objects, which are not read here")
+            raise UserError(
+                f"{path}: expected an array of numbers, found pickled objects, which"
+                " are not read here"
+            )
     if ndim is not None and array.ndim != ndim:
-        raise UserError(f"{path}: expected an array of {ndim} axes, found shape {list(array.shape)}")
+        raise UserError(
+            f"{path}: expected an array of {ndim} axes, found shape {list(array.shape)}"
+        )
     return array
 
 
 class Npz(Mapping[str, Array]):
-    """Mapping from names to the arrays of a ``.npz`` archive, read-only; the keys are ``names`` (None: all arrays).
+    """Mapping from names to the arrays of a ``.npz`` archive, read-only; the keys are
+    ``names`` (None: all arrays).
 
-    Each ``npz[name]`` reads the array again and verifies its checksum: store the result. An array of over 64 MiB is
-    memory-mapped from a temporary file in the cache directory. The constructor raises UserError if the file is no
-    archive or lacks a name; ``npz[name]``, if the array is damaged, pickled, or exceeds 200 times its stored bytes.
+    Each ``npz[name]`` reads the array again and verifies its checksum: store the
+    result. An array of over 64 MiB is memory-mapped from a temporary file in the cache
+    directory. The constructor raises UserError if the file is no archive or lacks a
+    name; ``npz[name]``, if the array is damaged, pickled, or exceeds 200 times its
+    stored bytes.
     """
 
     def __init__(self, path: Path, names: Sequence[str] | None = None) -> None:
-        with cache.open_file(path) as file, archive_errors(path, "archive (.npz)"), zipfile.ZipFile(file) as archive:
-            found = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+        with (
+            cache.open_file(path) as file,
+            archive_errors(path, "archive (.npz)"),
+            zipfile.ZipFile(file) as archive,
+        ):
+            found = [
+                name.removesuffix(".npy")
+                for name in archive.namelist()
+                if name.endswith(".npy")
+            ]
         if twice := [name for name, count in Counter(found).items() if count > 1]:
-            raise UserError(f"{path}: expected arrays of different names, found two named {twice[0]!r}")
-        self._path, self._names = path, tuple(found if names is None else names)
+            raise UserError(
+                f"{path}: expected arrays of different names, found two named"
+                f" {twice[0]!r}"
+            )
+        self._path = path
+        self._names = tuple(found if names is None else names)
         if missing := [name for name in self._names if name not in found]:
-            raise UserError(f"{path}: expected an array {missing[0]!r}, found {', '.join(found)[:300] or 'none'}")
+            raise UserError(
+                f"{path}: expected an array {missing[0]!r}, found"
+                f" {', '.join(found)[:300] or 'none'}"
+            )
 
     def __len__(self) -> int:
         return len(self._names)
@@ -92,9 +135,16 @@ class Npz(Mapping[str, Array]):
         return iter(self._names)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Return the shapes of all arrays without reading the arrays; raises UserError for a damaged header."""
-        path, found = self._path, {}
-        with cache.open_file(path) as file, archive_errors(path, "archive (.npz)"), zipfile.ZipFile(file) as archive:
+        """Return the shapes of all arrays without reading the arrays; raises UserError
+        for a damaged header.
+        """
+        path = self._path
+        found = {}
+        with (
+            cache.open_file(path) as file,
+            archive_errors(path, "archive (.npz)"),
+            zipfile.ZipFile(file) as archive,
+        ):
             for name in self._names:
                 with archive.open(f"{name}.npy") as stream:
                     found[name] = _read_header(stream, f"{path}, {name}").shape
@@ -103,10 +153,20 @@ class Npz(Mapping[str, Array]):
     def __getitem__(self, name: str) -> Array:
         if name not in self._names:
             raise KeyError(name)
-        path, where = self._path, f"{self._path}, {name}"
-        with cache.open_file(path) as file, archive_errors(path, "archive (.npz)"), zipfile.ZipFile(file) as archive:
+        path = self._path
+        where = f"{self._path}, {name}"
+        with (
+            cache.open_file(path) as file,
+            archive_errors(path, "archive (.npz)"),
+            zipfile.ZipFile(file) as archive,
+        ):
             member = archive.getinfo(f"{name}.npy")
-            check_growth(path, member.file_size, min(member.compress_size, path.stat().st_size), f", {name}")
+            check_growth(
+                path,
+                member.file_size,
+                min(member.compress_size, path.stat().st_size),
+                f", {name}",
+            )
             with archive.open(member) as stream:
                 header = _read_header(stream, where)
                 _check_unfit(where, header, member.file_size - stream.tell())
@@ -115,39 +175,61 @@ class Npz(Mapping[str, Array]):
 
 def _read_header(stream: IO[bytes], where: str) -> _Header:
     start = io.BytesIO(stream.read(_MAX_HEADER_BYTES))
-    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    readers = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
     try:
         shape, fortran, dtype = readers[np.lib.format.read_magic(start)](start)
         if not dtype.itemsize:
             raise ValueError(f"shape {shape} of {dtype}")
-        possible = np.broadcast_to(np.empty((), dtype), shape).shape  # numpy refuses too many axes and negative sizes
-    # The header is Python text, and a damaged one fails in the tokenizer, the parser or numpy in a dozen ways; the
-    # parser raises MemoryError for deep nesting.
+        possible = np.broadcast_to(
+            np.empty((), dtype), shape
+        ).shape  # numpy refuses too many axes and negative sizes
+    # The header is Python text, and a damaged one fails in the tokenizer, the parser or
+    # numpy in a dozen ways; the parser raises MemoryError for deep nesting.
     except Exception as error:
         raise damaged(where, "the header of a .npy file", error) from error
     stream.seek(start.tell())
     return _Header(possible, "F" if fortran else "C", dtype)
 
 
-def _check_unfit(where: str, header: _Header, num_bytes: int, kind: str = "", pickled: bool = False) -> None:
-    """Raise UserError unless the array's kind is allowed and its size is ``num_bytes``; arguments as of `read_npy`."""
-    allowed, dtype = kind or _NOT_OBJECTS, header.dtype
+def _check_unfit(
+    where: str, header: _Header, num_bytes: int, kind: str = "", pickled: bool = False
+) -> None:
+    """Raise UserError unless the array's kind is allowed and its size is ``num_bytes``;
+    arguments as of `read_npy`.
+    """
+    allowed = kind or _NOT_OBJECTS
+    dtype = header.dtype
     if dtype.kind not in allowed or dtype.kind not in _KINDS:
-        wanted = ", ".join(_KINDS[letter] for letter in allowed) + ", pickled objects" * pickled
-        raise UserError(f"{where}: expected an array of {wanted}, found {shorten(dtype)}")
+        wanted = (
+            ", ".join(_KINDS[letter] for letter in allowed)
+            + ", pickled objects" * pickled
+        )
+        raise UserError(
+            f"{where}: expected an array of {wanted}, found {shorten(dtype)}"
+        )
     if (expected := math.prod(header.shape) * dtype.itemsize) != num_bytes:
         declared = f"expected {expected} bytes for shape {list(header.shape)} {dtype}"
-        raise UserError(f"{where}: {declared}, found {num_bytes}; the file is truncated or damaged, fetch it again")
+        raise UserError(
+            f"{where}: {declared}, found {num_bytes}; the file is truncated or damaged,"
+            " fetch it again"
+        )
 
 
-def from_stream(stream: IO[bytes], dtype: np.dtype[Any], shape: tuple[int, ...], order: Order) -> Array:
+def from_stream(
+    stream: IO[bytes], dtype: np.dtype[Any], shape: tuple[int, ...], order: Order
+) -> Array:
     """Return an array read from the rest of a stream, read-only.
 
-    An array of over 64 MiB is memory-mapped from a temporary file in the cache directory. The stream is read to its
-    end, which verifies its checksum. Raises EOFError if it ends within the array, and UserError if the disk is full.
+    An array of over 64 MiB is memory-mapped from a temporary file in the cache
+    directory. The stream is read to its end, which verifies its checksum. Raises
+    EOFError if it ends within the array, and UserError if the disk is full.
     """
     num_bytes = math.prod(shape) * dtype.itemsize
-    directory, large = cache.home(), num_bytes > IN_MEMORY
+    directory = cache.home()
+    large = num_bytes > IN_MEMORY
     with cache.disk_errors(directory):
         if large:
             directory.mkdir(parents=True, exist_ok=True)
@@ -164,8 +246,16 @@ def from_stream(stream: IO[bytes], dtype: np.dtype[Any], shape: tuple[int, ...],
             return mapped(file, dtype, shape, order)
 
 
-def mapped(file: IO[bytes], dtype: np.dtype[Any], shape: tuple[int, ...], order: Order, start: int = 0) -> Array:
-    """Return the array at byte ``start`` of a file, memory-mapped and read-only; the file may be closed afterwards."""
+def mapped(
+    file: IO[bytes],
+    dtype: np.dtype[Any],
+    shape: tuple[int, ...],
+    order: Order,
+    start: int = 0,
+) -> Array:
+    """Return the array at byte ``start`` of a file, memory-mapped and read-only; the
+    file may be closed afterwards.
+    """
     if not math.prod(shape) * dtype.itemsize:  # numpy.memmap rejects an empty array
         return np.empty(shape, dtype)
     return np.memmap(file, dtype, "r", start, shape, order)

@@ -1,7 +1,9 @@
-"""Safe replacements for the classes and functions ("globals") that a pickle of NumPy arrays names.
+"""Safe replacements for the classes and functions ("globals") that a pickle of NumPy
+arrays names.
 
-They check the pickle's content; arrays are built only at the end. NumPy's own ``ndarray.__setstate__`` is not used:
-if a hostile file claims an object dtype, it interprets raw bytes as pointers.
+They check the pickle's content; arrays are built only at the end. NumPy's own
+``ndarray.__setstate__`` is not used: if a hostile file claims an object dtype, it
+interprets raw bytes as pointers.
 """
 
 import math
@@ -15,41 +17,66 @@ import numpy as np
 from orca_ray.data.rows import Array
 
 Charge = Callable[[int], None]
-"""Called with the size in bytes of each value that is created as a copy; raises NotPlain if their sum is too large."""
-ALLOWED = "only numpy arrays and plain containers (dict, list, tuple) of text and numbers are read from pickles"
+"""Called with the size in bytes of each value that is created as a copy; raises
+NotPlain if their sum is too large.
+"""
+ALLOWED = (
+    "only numpy arrays and plain containers (dict, list, tuple) of text and numbers are"
+    " read from pickles"
+)
 LEAVES = frozenset({type(None), bool, int, float, str, bytes, bytearray})
 """Plain types that contain no other values."""
 _MAX_KEY = 2**60
-"""Limit of integers in keys. Python hashes integers modulo 2**61 - 1, so larger ones can be chosen to collide."""
-_TYPE_CODES = re.compile(r"\??|b1|[iu][1248]|f(2|4|8|12|16)|c(8|16|24|32)|[SU]\d{1,9}|O[48]?")
+"""Limit of integers in keys.
+
+Python hashes integers modulo 2**61 - 1, so larger ones can be chosen to collide.
+"""
+_TYPE_CODES = re.compile(
+    r"\??|b1|[iu][1248]|f(2|4|8|12|16)|c(8|16|24|32)|[SU]\d{1,9}|O[48]?"
+)
 _MAX_AXES = 64
 _LAST_CHARACTER = 0x10FFFF
 
 
 class NotPlain(Exception):
-    """Raised if a pickle holds something other than plain values and valid arrays; the message says what."""
+    """Raised if a pickle holds something other than plain values and valid arrays; the
+    message says what.
+    """
 
 
 class Global(NamedTuple):
-    """Replacement for a class or function that a pickle may name: its full name, and the function to call instead."""
+    """Replacement for a class or function that a pickle may name: its full name, and
+    the function to call instead.
+    """
 
     name: str
     call: Callable[..., Any]
 
 
 class PickledType:
-    """Replacement for ``numpy.dtype``, made from a type code such as "f8"; `set_state` sets the byte order."""
+    """Replacement for ``numpy.dtype``, made from a type code such as "f8"; `set_state`
+    sets the byte order.
+    """
 
     def __init__(self, code: object, *_: object) -> None:
         text = _text(code)
         if not isinstance(text, str) or not text or not _TYPE_CODES.fullmatch(text):
             found = reprlib.repr(text)
-            raise NotPlain(f"it has an array of type {found}; expected booleans, numbers, short text or objects")
+            raise NotPlain(
+                f"it has an array of type {found}; expected booleans, numbers, short"
+                " text or objects"
+            )
         self.dtype: np.dtype[Any] = np.dtype("O" if text.startswith("O") else text)
 
     def set_state(self, state: object) -> None:
-        """Set the byte order from the pickled state; raises NotPlain for a dtype with fields."""
-        if not isinstance(state, tuple) or len(state) < 5 or any(each is not None for each in state[2:5]):
+        """Set the byte order from the pickled state; raises NotPlain for a dtype with
+        fields.
+        """
+        if (
+            not isinstance(state, tuple)
+            or len(state) < 5
+            or any(each is not None for each in state[2:5])
+        ):
             raise NotPlain(f"it has an array type with fields: {reprlib.repr(state)}")
         order = _text(state[1])
         if order not in ("<", ">", "|", "="):
@@ -73,9 +100,14 @@ class PickledArray:
         self._order: Literal["C", "F"] = "F" if fortran else "C"
         checked = _checked_type(dtype)
         if not checked.hasobject:
-            self._content = _from_bytes(content, checked, self._shape, self._order, self._charge)
+            self._content = _from_bytes(
+                content, checked, self._shape, self._order, self._charge
+            )
         elif type(content) is not list or len(content) != _num_items(self._shape):
-            raise NotPlain(f"it has an array of objects of shape {self._shape} whose items are not as many")
+            raise NotPlain(
+                f"it has an array of objects of shape {self._shape} whose items are not"
+                " as many"
+            )
         else:
             self._charge(len(content))
             self._content = content
@@ -88,7 +120,9 @@ class PickledArray:
         self._content = self._content.transpose(axes)
 
     def settled(self, settle_all: Callable[[Iterable[Any]], list[Any]]) -> Array:
-        """Return the NumPy array; an array of objects holds the results of ``settle_all`` for the pickled items."""
+        """Return the NumPy array; an array of objects holds the results of
+        ``settle_all`` for the pickled items.
+        """
         if self._content is None:
             raise NotPlain("it has an array without a state")
         if isinstance(self._content, np.ndarray):
@@ -100,19 +134,29 @@ class PickledArray:
 
 
 class StandIns(dict[str, Global]):
-    """The replacements for all globals that a pickle may name; raises NotPlain, with its name, for any other global."""
+    """The replacements for all globals that a pickle may name; raises NotPlain, with
+    its name, for any other global.
+    """
 
     def __init__(self, charge: Charge) -> None:
         self._charge = charge
         self._array = Global("numpy.ndarray", self._not_called)
-        calls: dict[str, Callable[..., Any]] = {"numpy.dtype": PickledType, "_codecs.encode": self._encode}
+        calls: dict[str, Callable[..., Any]] = {
+            "numpy.dtype": PickledType,
+            "_codecs.encode": self._encode,
+        }
         for core in ("numpy.core", "numpy._core"):
             calls[f"{core}.multiarray._reconstruct"] = self._reconstruct
             calls[f"{core}.multiarray.scalar"] = self._scalar
             calls[f"{core}.numeric._frombuffer"] = self._from_buffer
         for builtins in ("builtins", "__builtin__"):
-            calls[f"{builtins}.bytes"] = lambda: b""  # with arguments, no Python writes it
-        super().__init__({name: Global(name, call) for name, call in calls.items()} | {self._array.name: self._array})
+            calls[f"{builtins}.bytes"] = lambda: (
+                b""
+            )  # with arguments, no Python writes it
+        super().__init__(
+            {name: Global(name, call) for name, call in calls.items()}
+            | {self._array.name: self._array}
+        )
 
     def __missing__(self, name: str) -> Global:
         raise NotPlain(f"it asks for {name[:200]!r}, which is refused; {ALLOWED}")
@@ -129,8 +173,12 @@ class StandIns(dict[str, Global]):
         self._charge(checked.itemsize)
         return _from_bytes(content, checked, (), "C", self._charge)[()]
 
-    def _from_buffer(self, content: Any, dtype: Any, shape: Any, order: Any, axes: Any = None) -> PickledArray:
-        """Replace ``numpy.core.numeric._frombuffer``, which restores contiguous arrays in pickle protocol 5."""
+    def _from_buffer(
+        self, content: Any, dtype: Any, shape: Any, order: Any, axes: Any = None
+    ) -> PickledArray:
+        """Replace ``numpy.core.numeric._frombuffer``, which restores contiguous arrays
+        in pickle protocol 5.
+        """
         if order not in ("C", "F", "K"):
             raise NotPlain(f"it has an array of memory order {reprlib.repr(order)}")
         array = PickledArray(self._charge)
@@ -150,18 +198,26 @@ class StandIns(dict[str, Global]):
 
 
 def cheap_keys(keys: list[Any]) -> list[Any]:
-    """Return ``keys`` of a dict unchanged; raises NotPlain unless all are scalars or flat tuples of scalars.
+    """Return ``keys`` of a dict unchanged; raises NotPlain unless all are scalars or
+    flat tuples of scalars.
 
-    Hashing nested tuples can exhaust the stack or take very long. Complex and very large numbers are refused, too: an
-    attacker can choose many with the same hash, and a dict then compares each key with all others.
+    Hashing nested tuples can exhaust the stack or take very long. Complex and very
+    large numbers are refused, too: an attacker can choose many with the same hash, and
+    a dict then compares each key with all others.
     """
     for key in keys:
         for each in key if type(key) is tuple else (key,):
             large = isinstance(each, int | np.integer) and abs(int(each)) >= _MAX_KEY
             if large or isinstance(each, np.complexfloating):
-                raise NotPlain("it has a complex or a very large number within a key; expected smaller ones, or text")
+                raise NotPlain(
+                    "it has a complex or a very large number within a key; expected"
+                    " smaller ones, or text"
+                )
             if type(each) not in LEAVES and not isinstance(each, np.generic):
-                raise NotPlain(f"it has a {type(each).__name__} within a key; expected text, numbers or tuples of them")
+                raise NotPlain(
+                    f"it has a {type(each).__name__} within a key; expected text,"
+                    " numbers or tuples of them"
+                )
     return keys
 
 
@@ -176,25 +232,46 @@ def _checked_type(dtype: object) -> np.dtype[Any]:
 
 
 def _num_items(shape: Any) -> int:
-    whole = isinstance(shape, tuple) and all(type(size) is int and 0 <= size < 2**62 for size in shape)
+    whole = isinstance(shape, tuple) and all(
+        type(size) is int and 0 <= size < 2**62 for size in shape
+    )
     if not whole or len(shape) > _MAX_AXES:
         raise NotPlain(f"it has an array of the impossible shape {reprlib.repr(shape)}")
     return math.prod(shape)
 
 
-def _from_bytes(content: object, dtype: np.dtype[Any], shape: Any, order: Literal["C", "F"], charge: Charge) -> Array:
-    """Return an array over ``content``, if possible without a copy; raises NotPlain for a wrong size or bad text."""
+def _from_bytes(
+    content: object,
+    dtype: np.dtype[Any],
+    shape: Any,
+    order: Literal["C", "F"],
+    charge: Charge,
+) -> Array:
+    """Return an array over ``content``, if possible without a copy; raises NotPlain for
+    a wrong size or bad text.
+    """
     if isinstance(content, str):  # bytes of a Python 2 pickle
         charge(len(content))
         content = content.encode("latin1")
     expected = _num_items(shape) * dtype.itemsize
-    found = len(content) if isinstance(content, bytes | bytearray) else type(content).__name__
+    found = (
+        len(content)
+        if isinstance(content, bytes | bytearray)
+        else type(content).__name__
+    )
     if not isinstance(content, bytes | bytearray) or found != expected:
-        raise NotPlain(f"it has an array {dtype.name} of shape {shape}: expected {expected} bytes, found {found}")
-    if not dtype.itemsize:  # items of zero bytes: their number is not limited by the size of the file
+        raise NotPlain(
+            f"it has an array {dtype.name} of shape {shape}: expected {expected} bytes,"
+            f" found {found}"
+        )
+    if (
+        not dtype.itemsize
+    ):  # items of zero bytes: their number is not limited by the size of the file
         charge(math.prod(shape))
     array: Array = np.ndarray(shape, dtype, buffer=content, order=order)
-    if dtype.kind == "b":  # a byte other than 0 and 1 would count as more than one in sums
+    if (
+        dtype.kind == "b"
+    ):  # a byte other than 0 and 1 would count as more than one in sums
         charge(len(content))
         return np.asarray(array.view(np.uint8) != 0)
     if dtype.kind == "U" and content:

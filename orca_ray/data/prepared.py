@@ -1,8 +1,10 @@
-"""Prepared task data: ``.npy`` files with a fingerprint, memory-mapped and so shared by all processes of a node.
+"""Prepared task data: ``.npy`` files with a fingerprint, memory-mapped and so shared by
+all processes of a node.
 
-Files: ``prepared/<name>/<version>/{train,validation,test}_{x,y}.npy`` and ``meta.json``. One process builds the data in
-``prepared/<name>/.partial-<version>``, while other processes wait for it. An interrupted build continues there. The
-complete directory is renamed to ``<version>``.
+Files: ``prepared/<name>/<version>/{train,validation,test}_{x,y}.npy`` and
+    ``meta.json``. One process builds the data in
+``prepared/<name>/.partial-<version>``, while other processes wait for it. An
+interrupted build continues there. The complete directory is renamed to ``<version>``.
 """
 
 import logging
@@ -14,38 +16,83 @@ from typing import Any, cast
 import numpy as np
 
 from orca_ray.data import cache, layout
-from orca_ray.data.layout import REQUIRED, SPLITS, STATISTICS, Arrays, Build, SplitName, fingerprint
+from orca_ray.data.layout import (
+    REQUIRED,
+    SPLITS,
+    STATISTICS,
+    Arrays,
+    Build,
+    SplitName,
+    fingerprint,
+)
 from orca_ray.data.npy import read_npy
 from orca_ray.data.raw import Workspace
-from orca_ray.data.rows import KINDS, Array, LazyRows, Rows, joined_rows, num_bytes, selected_rows
+from orca_ray.data.rows import (
+    KINDS,
+    Array,
+    LazyRows,
+    Rows,
+    joined_rows,
+    num_bytes,
+    selected_rows,
+)
 from orca_ray.data.splits import stratified_share
 from orca_ray.errors import UserError
 from orca_ray.options import Protocol
 
 __all__ = [
-    "HELD_OUT", "PAPER", "REQUIRED", "SPLITS", "STATISTICS", "Array", "Arrays", "Build", "PreparedData", "Split",
-    "SplitName", "directory_of", "fingerprint", "held_rows", "joined", "num_folds", "opened", "prepare",
-    "under_protocol", "verify", "with_fold", "with_train_fraction",
-]  # fmt: skip
+    "HELD_OUT",
+    "PAPER",
+    "REQUIRED",
+    "SPLITS",
+    "STATISTICS",
+    "Array",
+    "Arrays",
+    "Build",
+    "PreparedData",
+    "Split",
+    "SplitName",
+    "directory_of",
+    "fingerprint",
+    "held_rows",
+    "joined",
+    "num_folds",
+    "opened",
+    "prepare",
+    "under_protocol",
+    "verify",
+    "with_fold",
+    "with_train_fraction",
+]
 
 logger = logging.getLogger(__name__)
 
-HELD_OUT, PAPER = Protocol.HELD_OUT.value, Protocol.PAPER.value
+HELD_OUT = Protocol.HELD_OUT.value
+PAPER = Protocol.PAPER.value
 COPIED_BYTES = 2**30
-"""Inputs or targets up to this size are copied when they are joined or selected; larger ones are read when needed."""
+"""Inputs or targets up to this size are copied when they are joined or selected; larger
+ones are read when needed.
+"""
 
 
 @dataclass(frozen=True)
 class Split:
-    """One split, read-only: inputs ``x`` [N, *input_shape] float32 and targets ``y`` [N, ...] (see `rows.Target`)."""
+    """One split, read-only: inputs ``x`` [N, *input_shape] float32 and targets ``y``
+    [N, ...] (see `rows.Target`).
+    """
 
     x: Rows
     y: Array
     """An array, or `LazyRows` if large targets were joined or selected."""
     group: Array | None = None
-    """Sample ids [N] int64. Rows with the same id are parts of one sample, whose score uses their mean output."""
+    """Sample ids [N] int64.
+
+    Rows with the same id are parts of one sample, whose score uses their mean output.
+    """
     weight: Array | None = None
-    """Weights [N] float64, above 0, for drawing training samples and scoring validation; None: equal, as with ids."""
+    """Weights [N] float64, above 0, for drawing training samples and scoring
+    validation; None: equal, as with ids.
+    """
 
     def __len__(self) -> int:
         return len(self.x)
@@ -55,9 +102,10 @@ class Split:
 class PreparedData:
     """The prepared data of one task.
 
-    ``y_mean`` and ``y_std`` (float32, broadcastable to one target) convert a dense or scalar model output to the units
-    of the data: ``output * y_std + y_mean``. They are None if targets are not scaled. ``fingerprint`` (16 hex digits)
-    is a hash of all arrays; it is the same on every machine.
+    ``y_mean`` and ``y_std`` (float32, broadcastable to one target) convert a dense or
+    scalar model output to the units of the data: ``output * y_std + y_mean``. They are
+    None if targets are not scaled. ``fingerprint`` (16 hex digits) is a hash of all
+    arrays; it is the same on every machine.
     """
 
     name: str
@@ -67,9 +115,13 @@ class PreparedData:
     y_std: Array | None
     directory: Path
     folds: Array | None = None
-    """Fold of each sample of train, then of validation: [R, N] int8, from 1, in R divisions; None: no folds."""
+    """Fold of each sample of train, then of validation: [R, N] int8, from 1, in R
+    divisions; None: no folds.
+    """
     units: Array | None = None
-    """Number of the group of each sample of train, then of validation and test [N]; None: samples are independent."""
+    """Number of the group of each sample of train, then of validation and test [N];
+    None: samples are independent.
+    """
 
     @property
     def train(self) -> Split:
@@ -88,17 +140,31 @@ class PreparedData:
 
 
 def directory_of(name: str, version: int, protocol: str = "held-out") -> Path:
-    """Return the cache directory of a task's prepared data: ``…/VERSION``, or ``…/VERSION-paper`` for ``paper``."""
-    return cache.home() / "prepared" / name / (str(version) if protocol == "held-out" else f"{version}-{protocol}")
+    """Return the cache directory of a task's prepared data: ``…/VERSION``, or
+    ``…/VERSION-paper`` for ``paper``.
+    """
+    return (
+        cache.home()
+        / "prepared"
+        / name
+        / (str(version) if protocol == "held-out" else f"{version}-{protocol}")
+    )
 
 
 def opened(
-    name: str, directory: Path, *, expected: str | None = None, identity: str | None = None, level: int = logging.DEBUG
+    name: str,
+    directory: Path,
+    *,
+    expected: str | None = None,
+    identity: str | None = None,
+    level: int = logging.DEBUG,
 ) -> PreparedData | None:
-    """Return the prepared data in ``directory``; None if they are missing, damaged, or do not match the arguments.
+    """Return the prepared data in ``directory``; None if they are missing, damaged, or
+    do not match the arguments.
 
-    ``expected`` is the required fingerprint and ``identity`` the required identity (see `prepare`); None accepts any.
-    Unless the directory is missing or empty, the reason why None is returned is logged at ``level``.
+    ``expected`` is the required fingerprint and ``identity`` the required identity (see
+    `prepare`); None accepts any. Unless the directory is missing or empty, the reason
+    why None is returned is logged at ``level``.
     """
     try:
         if not any(directory.iterdir()):
@@ -112,7 +178,10 @@ def opened(
         data = _open(name, directory, meta)
         if expected not in (None, data.fingerprint):
             reason = f"of another release ({data.fingerprint})"
-        elif identity not in (None, meta.get("identity", identity)):  # old data have no identity
+        elif identity not in (
+            None,
+            meta.get("identity", identity),
+        ):  # old data have no identity
             reason = "of other raw files than there are now"
         else:
             return data
@@ -134,22 +203,28 @@ def prepare(
     held: bool = False,
     documents: Mapping[str, str] | None = None,
 ) -> PreparedData:
-    """Return the prepared data in ``directory``; build them if they are missing, damaged or do not match the arguments.
+    """Return the prepared data in ``directory``; build them if they are missing,
+    damaged or do not match the arguments.
 
     Args:
-        name, directory: the task, and the directory of its prepared data, usually `directory_of` the task.
+        name, directory: the task, and the directory of its prepared data, usually
+            `directory_of` the task.
         build: function that makes the arrays from the raw files.
         raw: directory of the raw files; None: ``raw`` in the cache directory.
         protocol: protocol that selects the splits; passed to ``build``.
-        expected: required fingerprint; existing data with another fingerprint are built again. None: any.
-        identity: text that describes everything the build depends on: task, version, splits, and size and time of each
-            raw file. An interrupted build of another identity is not continued.
-        held: True: build again if the existing data have another identity; False: use them.
+        expected: required fingerprint; existing data with another fingerprint are built
+            again. None: any.
+        identity: text that describes everything the build depends on: task, version,
+            splits, and size and time of each raw file. An interrupted build of another
+            identity is not continued.
+        held: True: build again if the existing data have another identity; False: use
+            them.
         documents: files to write beside the arrays, as text by name.
 
     Raises:
-        UserError: a split is missing, the raw data are wrong, the new data have another fingerprint than expected, the
-            directory cannot be replaced, or the disk is full. At most an unfinished build is left behind.
+        UserError: a split is missing, the raw data are wrong, the new data have another
+            fingerprint than expected, the directory cannot be replaced, or the disk is
+            full. At most an unfinished build is left behind.
     """
     wanted = identity if held else None
     raw = raw or cache.home() / "raw"
@@ -162,50 +237,73 @@ def prepare(
     if directory.is_relative_to(cache.home()):
         cache.subdirectory("prepared")  # its error says what to do
     elif directory.exists() and not (directory / layout.META).is_file():
-        raise UserError(f"{directory} is there and holds no prepared data: name a new directory")
+        raise UserError(
+            f"{directory} is there and holds no prepared data: name a new directory"
+        )
     with cache.lock(directory, name):
         if data := found(logging.WARNING):  # another process was faster
             return data
         logger.info("preparing %s in %s", name, directory)
         with layout.unfinished(name, directory, raw, protocol, identity) as workspace:
-            made = layout.finish(name, workspace.directory, _built(build, workspace), identity, documents)
+            made = layout.finish(
+                name, workspace.directory, _built(build, workspace), identity, documents
+            )
             if expected is not None and made != expected:
                 raise UserError(
-                    f"{name}: the prepared data has fingerprint {made}, expected {expected}; it is discarded, because "
-                    "scores would not be comparable. Fetch the raw files that belong to this version of orca-ray."
+                    f"{name}: the prepared data has fingerprint {made}, expected"
+                    f" {expected}; it is discarded, because scores would not be"
+                    " comparable. Fetch the raw files that belong to this version of"
+                    " orca-ray."
                 )
             layout.move(workspace.directory, directory)
     try:
         return _open(name, directory, layout.read_meta(directory))
     except layout.Damaged as error:
-        raise UserError(f"{name}: prepared data is damaged right after it was written: {error}; check disk") from error
+        raise UserError(
+            f"{name}: prepared data is damaged right after it was written: {error};"
+            " check disk"
+        ) from error
 
 
 def _built(build: Build, workspace: Workspace) -> Arrays:
-    """Return the arrays of ``build(workspace)``; add task and raw directory to its UserErrors."""
+    """Return the arrays of ``build(workspace)``; add task and raw directory to its
+    UserErrors.
+    """
     try:
         return build(workspace)
     except UserError as error:
         text = str(error)
-        if workspace.task in text or str(workspace.raw) in text or str(workspace.directory) in text:
+        if (
+            workspace.task in text
+            or str(workspace.raw) in text
+            or str(workspace.directory) in text
+        ):
             raise
-        raise UserError(f"{workspace.task} (raw files in {workspace.raw}): {text}") from error.__cause__
+        raise UserError(
+            f"{workspace.task} (raw files in {workspace.raw}): {text}"
+        ) from error.__cause__
 
 
 def verify(data: PreparedData) -> None:
-    """Compare each prepared file with its SHA-256 in ``meta.json``; raises `UserError` for the first mismatch."""
+    """Compare each prepared file with its SHA-256 in ``meta.json``; raises `UserError`
+    for the first mismatch.
+    """
     remedy = f"Remove {data.directory} and prepare it again."
     try:
         meta = layout.read_meta(data.directory)
     except layout.Damaged as error:
         raise UserError(f"{data.name}: {error}. {remedy}") from error
-    expected = {f"{name}.npy": entry["sha256"] for name, entry in meta["arrays"].items()} | meta.get("documents", {})
+    expected = {
+        f"{name}.npy": entry["sha256"] for name, entry in meta["arrays"].items()
+    } | meta.get("documents", {})
     for name, sha256 in expected.items():
         path = data.directory / name
         actual = cache.sha256_file(path) if path.is_file() else "nothing"
         if actual != sha256:
             hashes = f"expected sha256 {sha256}, got {actual}"
-            raise UserError(f"{data.name}: {path} changed since it was prepared: {hashes}. {remedy}")
+            raise UserError(
+                f"{data.name}: {path} changed since it was prepared: {hashes}. {remedy}"
+            )
 
 
 def _open(name: str, directory: Path, meta: Mapping[str, Any]) -> PreparedData:
@@ -215,64 +313,105 @@ def _open(name: str, directory: Path, meta: Mapping[str, Any]) -> PreparedData:
     for key, entry in meta["arrays"].items():
         path = directory / f"{key}.npy"
         if not path.is_file() or path.stat().st_size != entry["bytes"]:
-            raise layout.Damaged(f"{path} is missing or has the wrong size (expected {entry['bytes']} bytes)")
+            raise layout.Damaged(
+                f"{path} is missing or has the wrong size (expected {entry['bytes']}"
+                " bytes)"
+            )
         try:
             stored[key] = read_npy(path)
         except (UserError, OSError) as error:
             raise layout.Damaged(f"{path}: {error}") from error
-        if [stored[key].dtype.str, list(stored[key].shape)] != [entry["dtype"], entry["shape"]]:
-            raise layout.Damaged(f"{path} is not the array that {layout.META} describes")
-    arrays: dict[str, Array | Rows] = {key: array for key, array in stored.items() if "." not in key}
+        if [stored[key].dtype.str, list(stored[key].shape)] != [
+            entry["dtype"],
+            entry["shape"],
+        ]:
+            raise layout.Damaged(
+                f"{path} is not the array that {layout.META} describes"
+            )
+    arrays: dict[str, Array | Rows] = {
+        key: array for key, array in stored.items() if "." not in key
+    }
     for key, kind in meta.get("kinds", {}).items():
-        parts = {part.split(".", 1)[1]: array for part, array in stored.items() if part.startswith(f"{key}.")}
+        parts = {
+            part.split(".", 1)[1]: array
+            for part, array in stored.items()
+            if part.startswith(f"{key}.")
+        }
         try:
             arrays[key] = KINDS[kind](parts)
         except (LookupError, ValueError) as error:
             found = ", ".join(parts) or "nothing"
-            raise layout.Damaged(f"{directory / layout.META}: {key} is no {kind} of {found}") from error
+            raise layout.Damaged(
+                f"{directory / layout.META}: {key} is no {kind} of {found}"
+            ) from error
     if any(key not in arrays for key in REQUIRED):
         raise layout.Damaged(f"{directory / layout.META} lacks a split")
     splits = {
-        split: Split(arrays[f"{split}_x"], stored[f"{split}_y"], stored.get(f"{split}_group")) for split in SPLITS
+        split: Split(
+            arrays[f"{split}_x"], stored[f"{split}_y"], stored.get(f"{split}_group")
+        )
+        for split in SPLITS
     }
     statistics = stored.get("y_mean"), stored.get("y_std")
     return PreparedData(
-        name, meta["fingerprint"], splits, *statistics, directory, stored.get("folds"), stored.get("units")
+        name,
+        meta["fingerprint"],
+        splits,
+        *statistics,
+        directory,
+        stored.get("folds"),
+        stored.get("units"),
     )
 
 
 def under_protocol(data: PreparedData, protocol: str) -> PreparedData:
     """Return the prepared data with the splits that a trial uses under ``protocol``.
 
-    Under ``held-out``, these are the prepared splits: validation was split off the training data, and only confirm
-    trials read test. ``paper`` follows the reference implementation of ORCA (``valid_split: False``): it trains on
-    train and validation together, and selects epochs and hyper-parameters on test. Such scores are optimistic; they are
-    comparable with published ones, but never shown on the same leaderboard as held-out scores. ``y_mean`` and ``y_std``
-    are not recomputed for the joined training split.
+    Under ``held-out``, these are the prepared splits: validation was split off the
+    training data, and only confirm trials read test. ``paper`` follows the reference
+    implementation of ORCA (``valid_split: False``): it trains on train and validation
+    together, and selects epochs and hyper-parameters on test. Such scores are
+    optimistic; they are comparable with published ones, but never shown on the same
+    leaderboard as held-out scores. ``y_mean`` and ``y_std`` are not recomputed for the
+    joined training split.
     """
     if protocol != PAPER:
         return data
     return replace(
-        data, splits={"train": joined(data.train, data.validation), "validation": data.test, "test": data.test}
+        data,
+        splits={
+            "train": joined(data.train, data.validation),
+            "validation": data.test,
+            "test": data.test,
+        },
     )
 
 
 def joined(first: Split, second: Split) -> Split:
-    """Return the rows of two splits as one; sample ids of ``second`` are shifted, so that no id occurs in both."""
+    """Return the rows of two splits as one; sample ids of ``second`` are shifted, so
+    that no id occurs in both.
+    """
     x = _in_memory(joined_rows(first.x, second.x), first.x, second.x)
     y = _in_memory(joined_rows(first.y, second.y), first.y, second.y)
     group = None
     if first.group is not None and second.group is not None:
-        group = np.concatenate([first.group, second.group - second.group.min() + first.group.max() + 1])
+        group = np.concatenate(
+            [first.group, second.group - second.group.min() + first.group.max() + 1]
+        )
     weights = [each.weight for each in (first, second) if each.weight is not None]
-    return Split(x, cast(Array, y), group, np.concatenate(weights) if len(weights) == 2 else None)
+    return Split(
+        x, cast(Array, y), group, np.concatenate(weights) if len(weights) == 2 else None
+    )
 
 
 def with_fold(data: PreparedData, fold: int) -> PreparedData:
-    """Return the prepared data with the splits of ``data.fold`` (see `orca_ray.training.config.DataConfig`).
+    """Return the prepared data with the splits of ``data.fold`` (see
+    `orca_ray.training.config.DataConfig`).
 
-    Folds are numbered through all divisions: with divisions of 5 folds, 6 is the first fold of the second division.
-    Statistics stay those of the prepared training split. Raises UserError if there is no such fold.
+    Folds are numbered through all divisions: with divisions of 5 folds, 6 is the first
+        fold of the second division.
+    Statistics stay those of the prepared training split. Raises UserError if there is
+    no such fold.
     """
     if fold == 0:
         return data
@@ -282,7 +421,10 @@ def with_fold(data: PreparedData, fold: int) -> PreparedData:
         return replace(data, splits={**data.splits, "train": whole})
     rows = held_rows(data, fold)
     others = np.setdiff1d(np.arange(len(known)), rows)
-    parts: dict[SplitName, Split] = {"train": _selected(known, others), "validation": _selected(known, rows)}
+    parts: dict[SplitName, Split] = {
+        "train": _selected(known, others),
+        "validation": _selected(known, rows),
+    }
     return replace(data, splits={**data.splits, **parts})
 
 
@@ -292,9 +434,14 @@ def num_folds(data: PreparedData) -> int:
 
 
 def held_rows(data: PreparedData, fold: int) -> Array:
-    """Return the rows of train and validation together that are ``fold``; UserError if there is no such fold."""
+    """Return the rows of train and validation together that are ``fold``; UserError if
+    there is no such fold.
+    """
     if data.folds is None or not 1 <= fold <= num_folds(data):
-        raise UserError(f"{data.name} has {num_folds(data)} folds: data.fold must be one of them, got {fold}")
+        raise UserError(
+            f"{data.name} has {num_folds(data)} folds: data.fold must be one of them,"
+            f" got {fold}"
+        )
     sizes = data.folds.max(axis=1)
     division = int(np.searchsorted(np.cumsum(sizes), fold))
     return np.flatnonzero(data.folds[division] == fold - sizes[:division].sum())
@@ -302,7 +449,9 @@ def held_rows(data: PreparedData, fold: int) -> Array:
 
 def _selected(split: Split, rows: Array) -> Split:
     x, y = (_in_memory(selected_rows(each, rows), each) for each in (split.x, split.y))
-    group, weight = (None if each is None else each[rows] for each in (split.group, split.weight))
+    group, weight = (
+        None if each is None else each[rows] for each in (split.group, split.weight)
+    )
     return Split(x, cast(Array, y), group, weight)
 
 
@@ -312,15 +461,21 @@ def _in_memory(rows: LazyRows, *sources: Rows) -> Rows:
     return rows[:] if arrays and num_bytes(rows) <= COPIED_BYTES else rows
 
 
-def with_train_fraction(data: PreparedData, fraction: float, seed: int, *, classes: bool) -> PreparedData:
-    """Return the prepared data with a random share ``fraction`` of the training samples; other splits stay whole.
+def with_train_fraction(
+    data: PreparedData, fraction: float, seed: int, *, classes: bool
+) -> PreparedData:
+    """Return the prepared data with a random share ``fraction`` of the training
+    samples; other splits stay whole.
 
-    With ``classes``, targets are class ids, and the share is drawn of each class (`splits.stratified_share`). Rows with
-    the same id in `Split.group` are one sample. ``y_mean`` and ``y_std`` stay those of the whole training split.
+    With ``classes``, targets are class ids, and the share is drawn of each class
+    (`splits.stratified_share`). Rows with the same id in `Split.group` are one sample.
+    ``y_mean`` and ``y_std`` stay those of the whole training split.
     """
     train = data.train
     ids = np.arange(len(train)) if train.group is None else train.group
     _, firsts, samples = np.unique(ids, return_index=True, return_inverse=True)
     labels = np.asarray(train.y)[firsts] if classes else np.zeros(len(firsts))
     drawn = np.isin(samples, stratified_share(labels, fraction, seed))
-    return replace(data, splits={**data.splits, "train": _selected(train, np.flatnonzero(drawn))})
+    return replace(
+        data, splits={**data.splits, "train": _selected(train, np.flatnonzero(drawn))}
+    )

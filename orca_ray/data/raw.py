@@ -1,4 +1,6 @@
-"""Raw files of a task: declaration, recorded hashes ("pins"), and access for a ``build`` that can be interrupted."""
+"""Raw files of a task: declaration, recorded hashes ("pins"), and access for a
+``build`` that can be interrupted.
+"""
 
 import contextlib
 import hashlib
@@ -25,48 +27,72 @@ logger = logging.getLogger(__name__)
 LOCKS = ".locks"
 """Subdirectory of a raw directory that holds lock files."""
 PINS = "orca-data.lock.json"
-"""Lock file of a raw directory: for each file without a published hash, the hash at its first reading (its "pin")."""
+"""Lock file of a raw directory: for each file without a published hash, the hash at its
+first reading (its "pin").
+"""
 _PINS_VERSION = 1
 PROGRESS = "progress.json"
 """JSON file that records how many items of each stage of a build are done."""
 MARK = "orca_ray_generated"
-"""HDF5 root attribute of a generated file: JSON with task, samples, seed, version, equation and numerics."""
+"""HDF5 root attribute of a generated file: JSON with task, samples, seed, version,
+equation and numerics.
+"""
 
 PDEBENCH_FILES: Mapping[str, str] = tables("orca_ray.data", "pdebench.toml")["files"]
-"""File name in PDEBench of each task, e.g. "advection" for the task ``pdebench/advection``."""
+"""File name in PDEBench of each task, e.g. "advection" for the task
+``pdebench/advection``.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RawFile:
-    """One raw file that a task reads, or an archive that is unpacked after it was downloaded."""
+    """One raw file that a task reads, or an archive that is unpacked after it was
+    downloaded.
+    """
 
     path: str
     """Path relative to the raw directory, with forward slashes."""
     urls: tuple[str, ...] = ()
-    """URLs of the same file, tried in order; empty if only the user can supply the file."""
+    """URLs of the same file, tried in order; empty if only the user can supply the
+    file.
+    """
     sha256: str = ""
-    """Published SHA-256; "": there is none, so the hash of the first download is recorded in the lock file."""
+    """Published SHA-256; "": there is none, so the hash of the first download is
+    recorded in the lock file.
+    """
     md5: str = ""
     """Published MD5, for a file without a published SHA-256; "": none."""
     num_bytes: int = 0
-    """Approximate size, for cost estimates and the check of free disk space; 0: unknown."""
+    """Approximate size, for cost estimates and the check of free disk space; 0:
+    unknown.
+    """
     unpacked: str = ""
-    """For an archive: a path relative to the raw directory that exists once it is unpacked; "": not an archive."""
+    """For an archive: a path relative to the raw directory that exists once it is
+    unpacked; "": not an archive.
+    """
     made_by: str = ""
     """For a file without a URL: the shell command that creates it; "": none."""
 
     def __post_init__(self) -> None:
         for path in (self.path, self.unpacked):
             if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
-                raise ValueError(f"a raw file must be below the raw directory, got {path!r}")
+                raise ValueError(
+                    f"a raw file must be below the raw directory, got {path!r}"
+                )
 
     @property
     def disk_bytes(self) -> int:
-        """Approximate size on the disk; an archive is estimated to unpack to its own size (tar) or twice as much."""
-        return self.num_bytes * (1 if not self.unpacked else 2 if self.path.endswith(".tar") else 3)
+        """Approximate size on the disk; an archive is estimated to unpack to its own
+        size (tar) or twice as much.
+        """
+        return self.num_bytes * (
+            1 if not self.unpacked else 2 if self.path.endswith(".tar") else 3
+        )
 
     def present(self, directory: Path) -> bool:
-        """Return whether the file, or the unpacked content of an archive, is in the raw directory ``directory``."""
+        """Return whether the file, or the unpacked content of an archive, is in the raw
+        directory ``directory``.
+        """
         return (directory / (self.unpacked or self.path)).exists()
 
 
@@ -76,29 +102,50 @@ def missing(files: Sequence[RawFile], directory: Path) -> list[RawFile]:
 
 
 def check_missing(task: str, files: tuple[RawFile, ...], directory: Path) -> None:
-    """Raise UserError if required raw files are missing or not unpacked; the message says how to get them."""
+    """Raise UserError if required raw files are missing or not unpacked; the message
+    says how to get them.
+    """
     lacking = missing(files, directory)
     if not lacking:
         return
-    packed = [file for file in lacking if file.unpacked and (directory / file.path).is_file()]
+    packed = [
+        file for file in lacking if file.unpacked and (directory / file.path).is_file()
+    ]
     absent = [file for file in lacking if file not in packed]
     reasons = []
-    for found, how in ((absent, f"not in {directory}"), (packed, f"in {directory} but not unpacked")):
-        named = ", ".join(file.path for file in found[:5]) + f" and {len(found) - 5} more" * (len(found) > 5)
-        reasons += [f"{len(found)} of {len(files)} raw files are {how}: {named}"] * bool(found)
+    for found, how in (
+        (absent, f"not in {directory}"),
+        (packed, f"in {directory} but not unpacked"),
+    ):
+        named = ", ".join(
+            file.path for file in found[:5]
+        ) + f" and {len(found) - 5} more" * (len(found) > 5)
+        reasons += [
+            f"{len(found)} of {len(files)} raw files are {how}: {named}"
+        ] * bool(found)
     by_hand = any(not (file.urls or file.made_by) for file in absent)
     made_by = next((file.made_by for file in absent if file.made_by), "")
-    raise UserError(f"{task}: {'; '.join(reasons)}; {how_to_get(task, directory, made_by=made_by, by_hand=by_hand)}")
+    raise UserError(
+        f"{task}: {'; '.join(reasons)};"
+        f" {how_to_get(task, directory, made_by=made_by, by_hand=by_hand)}"
+    )
 
 
-def how_to_get(task: str, directory: Path, *, made_by: str = "", by_hand: bool = False) -> str:
-    """Return advice on missing raw files: run ``made_by`` ("": ``data fetch``), or if ``by_hand``, download them."""
+def how_to_get(
+    task: str, directory: Path, *, made_by: str = "", by_hand: bool = False
+) -> str:
+    """Return advice on missing raw files: run ``made_by`` ("": ``data fetch``), or if
+    ``by_hand``, download them.
+    """
     command = made_by or f"orca-sweep data fetch {task}"
     if directory != cache.home() / "raw" / task.split("/")[0]:
         option = "--raw" if command.startswith("orca-sweep data fetch") else "--out"
         command += f" {option} {shlex.quote(str(directory))}"
     advice = "download them yourself" if by_hand else f"run {command!r}"
-    return f"{advice}, or name the directory that has them: 'orca-sweep data prepare {task} --raw DIR'"
+    return (
+        f"{advice}, or name the directory that has them: 'orca-sweep data prepare"
+        f" {task} --raw DIR'"
+    )
 
 
 class Pin(NamedTuple):
@@ -113,78 +160,123 @@ class Pin(NamedTuple):
 
 
 def hash_file(path: Path, *, with_md5: bool = False) -> Pin:
-    """Return SHA-256 and size of a regular file; ``with_md5`` adds the MD5, for which the file is read again."""
+    """Return SHA-256 and size of a regular file; ``with_md5`` adds the MD5, for which
+    the file is read again.
+    """
     with cache.open_file(path) as stream, cache.read_errors(path):
-        sha256, num_bytes = hashlib.file_digest(stream, "sha256").hexdigest(), stream.tell()
+        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+        num_bytes = stream.tell()
         stream.seek(0)
-        md5 = hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest() if with_md5 else ""
+        md5 = (
+            hashlib.file_digest(
+                stream, lambda: hashlib.md5(usedforsecurity=False)
+            ).hexdigest()
+            if with_md5
+            else ""
+        )
     return Pin(sha256, num_bytes, "", md5)
 
 
 class Pins:
     """The recorded hashes ("pins") of one raw directory, in ``orca-data.lock.json``.
 
-    Users may share this file and keep it under version control. Several processes may add pins at the same time. An
-    existing pin is never replaced: to accept a changed file, the user removes its entry by hand.
+    Users may share this file and keep it under version control. Several processes may
+    add pins at the same time. An existing pin is never replaced: to accept a changed
+    file, the user removes its entry by hand.
     """
 
     def __init__(self, directory: Path) -> None:
         self.path = directory / PINS
 
     def read(self) -> Mapping[str, Pin]:
-        """Return all pins by path; empty if there is no lock file. Raises UserError if the lock file is invalid."""
+        """Return all pins by path; empty if there is no lock file.
+
+        Raises UserError if the lock file is invalid.
+        """
         try:
             if not self.path.exists():
                 return {}
             content = cache.read_json(self.path)
             if content["version"] != _PINS_VERSION:
-                raise ValueError(f"version {quoted(content['version'])}, expected {_PINS_VERSION}")
+                raise ValueError(
+                    f"version {quoted(content['version'])}, expected {_PINS_VERSION}"
+                )
             pins: dict[str, Pin] = {}
             for path, entry in content["files"].items():
-                sha256, num_bytes, url = entry["sha256"], entry["bytes"], entry.get("url", "")
-                hexadecimal = isinstance(sha256, str) and len(sha256) == 64 and set(sha256) <= set("0123456789abcdef")
-                if not hexadecimal or type(num_bytes) is not int or num_bytes < 0 or not isinstance(url, str):
+                sha256 = entry["sha256"]
+                num_bytes = entry["bytes"]
+                url = entry.get("url", "")
+                hexadecimal = (
+                    isinstance(sha256, str)
+                    and len(sha256) == 64
+                    and set(sha256) <= set("0123456789abcdef")
+                )
+                if (
+                    not hexadecimal
+                    or type(num_bytes) is not int
+                    or num_bytes < 0
+                    or not isinstance(url, str)
+                ):
                     raise ValueError(f"not an entry: {quoted(entry)}")
                 pins[str(path)] = Pin(sha256, num_bytes, url)
             return pins
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            remedy = f"or remove it: then the files of {self.path.parent} are trusted, and pinned, as they are now"
+            remedy = (
+                f"or remove it: then the files of {self.path.parent} are trusted, and"
+                " pinned, as they are now"
+            )
             found = f"no lock file of orca-sweep ({type(error).__name__}: {error})"
-            raise UserError(f"{self.path} is {found}. Restore it from a copy, {remedy}.") from error
+            raise UserError(
+                f"{self.path} is {found}. Restore it from a copy, {remedy}."
+            ) from error
 
     def add(self, path: str, pin: Pin) -> Pin:
-        """Return the recorded pin of ``path``; if there is none, record and return ``pin``. UserError as for `read`."""
+        """Return the recorded pin of ``path``; if there is none, record and return
+        ``pin``. UserError as for `read`.
+        """
         with cache.lock(self.path):
             pins = dict(self.read())
             if path not in pins:
                 pins[path] = pin
                 entries = {
-                    name: {"sha256": each.sha256, "bytes": each.num_bytes, "url": each.url}
+                    name: {
+                        "sha256": each.sha256,
+                        "bytes": each.num_bytes,
+                        "url": each.url,
+                    }
                     for name, each in sorted(pins.items())
                 }
                 with cache.disk_errors(self.path.parent):
-                    text = json.dumps({"version": _PINS_VERSION, "files": entries}, indent=2)
+                    text = json.dumps(
+                        {"version": _PINS_VERSION, "files": entries}, indent=2
+                    )
                     cache.write_text(self.path, text + "\n", durable=True)
             return pins[path]
 
 
 @dataclass
 class Workspace:
-    """Files and progress of one build of a task's arrays, by which an interrupted build can be continued.
+    """Files and progress of one build of a task's arrays, by which an interrupted build
+    can be continued.
 
-    The build creates large arrays with `array` and fills them in loops over `batches`. After an interruption, `array`
-    returns the same arrays to the next build, and `batches` skips the finished items.
+    The build creates large arrays with `array` and fills them in loops over `batches`.
+    After an interruption, `array` returns the same arrays to the next build, and
+    `batches` skips the finished items.
     """
 
     task: str
     raw: Path
     """Directory of the raw files."""
     directory: Path
-    """Directory of the arrays; it is renamed to the prepared-data directory when the build is complete."""
+    """Directory of the arrays; it is renamed to the prepared-data directory when the
+    build is complete.
+    """
     protocol: str = "held-out"
     """Protocol that selects the splits; see `prepared.under_protocol`."""
     identity: str = ""
-    """Text that describes what the build depends on (see `prepared.prepare`); if it changed, a build starts anew."""
+    """Text that describes what the build depends on (see `prepared.prepare`); if it
+    changed, a build starts anew.
+    """
     _done: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -194,52 +286,79 @@ class Workspace:
                 self._done = dict(content["done"])
 
     def file(self, path: str) -> Path:
-        """Return the path of a raw file or directory; UserError if it is missing or special (pipe, device, /proc)."""
+        """Return the path of a raw file or directory; UserError if it is missing or
+        special (pipe, device, /proc).
+        """
         found = self.optional(path)
         if found is None:
-            raise UserError(f"{self.task}: raw file {path} is not in {self.raw}; {how_to_get(self.task, self.raw)}")
+            raise UserError(
+                f"{self.task}: raw file {path} is not in {self.raw};"
+                f" {how_to_get(self.task, self.raw)}"
+            )
         return found
 
     def optional(self, path: str) -> Path | None:
-        """Return the path of a raw file or directory, None if it is missing; UserError if it is a pipe or device."""
+        """Return the path of a raw file or directory, None if it is missing; UserError
+        if it is a pipe or device.
+        """
         found = self.raw / path
         if found.exists():
             cache.check_special(found, directories=True)
             return found
         return None
 
-    def array(self, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike = np.float32) -> Array:
-        """Return the array ``name``, such as ``train_x``, as a writable memory map; a new array holds zeros."""
+    def array(
+        self, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike = np.float32
+    ) -> Array:
+        """Return the array ``name``, such as ``train_x``, as a writable memory map; a
+        new array holds zeros.
+        """
         path = self.directory / f"{name}.npy"
         wanted = np.dtype(dtype)
         with cache.disk_errors(self.directory):
             if os.path.lexists(path):
                 found: Array | None = None
-                with contextlib.suppress(ValueError):  # a process was killed before it wrote the header
-                    found = None if path.is_symlink() else np.lib.format.open_memmap(path, mode="r+")
+                with contextlib.suppress(
+                    ValueError
+                ):  # a process was killed before it wrote the header
+                    found = (
+                        None
+                        if path.is_symlink()
+                        else np.lib.format.open_memmap(path, mode="r+")
+                    )
                 if found is not None and found.shape == shape and found.dtype == wanted:
                     _reserve(path)  # in case the interrupted process had not done so
                     return found
                 self._done = {}
                 self._write_progress()
                 path.unlink()
-            cache.check_space(self.directory, float(np.prod(shape, dtype=np.int64)) * wanted.itemsize)
+            cache.check_space(
+                self.directory, float(np.prod(shape, dtype=np.int64)) * wanted.itemsize
+            )
             try:
-                made = np.lib.format.open_memmap(path, mode="w+", dtype=wanted, shape=shape)
+                made = np.lib.format.open_memmap(
+                    path, mode="w+", dtype=wanted, shape=shape
+                )
                 _reserve(path)
             except BaseException:
                 path.unlink(missing_ok=True)
                 raise
             return made
 
-    def batches(self, stage: str, num_items: int, size: int, *arrays: Array) -> Iterator[slice]:
-        """Yield slices of at most ``size`` from 0 to ``num_items``, without items that an interrupted build finished.
+    def batches(
+        self, stage: str, num_items: int, size: int, *arrays: Array
+    ) -> Iterator[slice]:
+        """Yield slices of at most ``size`` from 0 to ``num_items``, without items that
+        an interrupted build finished.
 
-        After each slice, ``arrays`` are synced to disk and the progress is recorded under ``stage``, a unique name of
-        this loop. An interruption loses the work of at most one slice.
+        After each slice, ``arrays`` are synced to disk and the progress is recorded
+        under ``stage``, a unique name of this loop. An interruption loses the work of
+        at most one slice.
         """
         if first := self._done.get(stage, 0):
-            logger.info("%s: %s goes on after %d of %d", self.task, stage, first, num_items)
+            logger.info(
+                "%s: %s goes on after %d of %d", self.task, stage, first, num_items
+            )
         for start in range(first, num_items, size):
             end = min(start + size, num_items)
             yield slice(start, end)
@@ -257,11 +376,16 @@ class Workspace:
         return bool(self._done)
 
     def _write_progress(self) -> None:
-        cache.write_text(self.directory / PROGRESS, json.dumps({"identity": self.identity, "done": self._done}))
+        cache.write_text(
+            self.directory / PROGRESS,
+            json.dumps({"identity": self.identity, "done": self._done}),
+        )
 
 
 def _reserve(path: Path) -> None:
-    """Reserve disk space for a whole sparse file: writing to a memory map on a full disk would kill the process."""
+    """Reserve disk space for a whole sparse file: writing to a memory map on a full
+    disk would kill the process.
+    """
     if not hasattr(os, "posix_fallocate"):
         return
     with path.open("rb+") as stream:
@@ -270,4 +394,6 @@ def _reserve(path: Path) -> None:
         except OSError as error:
             if error.errno in cache.DISK_FULL:
                 raise
-            logger.debug("space for %s is not reserved: %s", path, error)  # the file system does not support it
+            logger.debug(
+                "space for %s is not reserved: %s", path, error
+            )  # the file system does not support it

@@ -1,6 +1,8 @@
-"""Safe readers of text and WAV files, and checks of arrays; error messages name the file and the field.
+"""Safe readers of text and WAV files, and checks of arrays; error messages name the
+file and the field.
 
-No reader executes code from a file. pandas is not used for tables, because it silently fills short rows.
+No reader executes code from a file. pandas is not used for tables, because it silently
+fills short rows.
 """
 
 import codecs
@@ -23,10 +25,11 @@ _SLICE_BYTES = 32 * 2**20
 
 
 def check_not_finite(path: Path, field: str, array: Array) -> None:
-    """Raise UserError if an array holds a NaN or infinity; the message has ``path``, ``field`` ("": none) and index.
+    """Raise UserError if an array holds a NaN or infinity; the message has ``path``,
+    ``field`` ("": none) and index.
 
-    Data are prepared as float32; a number beyond the range of float32 counts as infinite. Large arrays are read
-    slice by slice; integers and booleans always pass.
+    Data are prepared as float32; a number beyond the range of float32 counts as
+    infinite. Large arrays are read slice by slice; integers and booleans always pass.
     """
     if array.dtype.kind not in "fc":
         return
@@ -34,28 +37,47 @@ def check_not_finite(path: Path, field: str, array: Array) -> None:
     for part in row_slices(rows, _SLICE_BYTES):
         values = rows[part]
         with np.errstate(over="ignore", invalid="ignore"):
-            finite = np.isfinite(values.astype("c8" if array.dtype.kind == "c" else "f4", copy=False))
+            finite = np.isfinite(
+                values.astype("c8" if array.dtype.kind == "c" else "f4", copy=False)
+            )
         if not finite.all():
             index = [int(each) for each in np.argwhere(~finite)[0]]
             found = values[tuple(index)]
             index[0] += part.start
-            expected = "expected finite numbers" + f" up to {np.finfo('f4').max} (float32)" * bool(np.isfinite(found))
-            raise UserError(f"{_place(path, field)}: {expected}, found {found} at index {index}")
+            expected = (
+                "expected finite numbers"
+                + f" up to {np.finfo('f4').max} (float32)" * bool(np.isfinite(found))
+            )
+            raise UserError(
+                f"{_place(path, field)}: {expected}, found {found} at index {index}"
+            )
 
 
-def check_shape(path: Path, field: str, array: Any, expected: tuple[int | None, ...]) -> None:
-    """Raise UserError unless ``array.shape`` is ``expected``; None in ``expected`` allows any size of that axis."""
+def check_shape(
+    path: Path, field: str, array: Any, expected: tuple[int | None, ...]
+) -> None:
+    """Raise UserError unless ``array.shape`` is ``expected``; None in ``expected``
+    allows any size of that axis.
+    """
     shape = tuple(array.shape)
-    if len(shape) == len(expected) and all(want in (None, size) for size, want in zip(shape, expected, strict=True)):
+    if len(shape) == len(expected) and all(
+        want in (None, size) for size, want in zip(shape, expected, strict=True)
+    ):
         return
     wanted = ", ".join("any" if size is None else str(size) for size in expected)
-    raise UserError(f"{_place(path, field)}: expected shape [{wanted}], found {list(shape)}")
+    raise UserError(
+        f"{_place(path, field)}: expected shape [{wanted}], found {list(shape)}"
+    )
 
 
 def check_labels(path: Path, field: str, y: Array, low: int, high: int) -> None:
-    """Raise UserError unless all values of ``y`` are whole numbers from ``low`` to ``high`` (inclusive)."""
+    """Raise UserError unless all values of ``y`` are whole numbers from ``low`` to
+    ``high`` (inclusive).
+    """
     if y.dtype.kind not in "biuf":
-        raise UserError(f"{_place(path, field)}: expected whole numbers, found {y.dtype.name}")
+        raise UserError(
+            f"{_place(path, field)}: expected whole numbers, found {y.dtype.name}"
+        )
     good = (y >= low) & (y <= high)
     if y.dtype.kind == "f":
         good &= y == np.floor(y)
@@ -70,7 +92,9 @@ def _place(path: Path, field: str) -> str:
 
 
 def read_lines(path: Path) -> list[str]:
-    """Return the non-empty lines of a UTF-8 text file, stripped; raises UserError if there are none."""
+    """Return the non-empty lines of a UTF-8 text file, stripped; raises UserError if
+    there are none.
+    """
     lines = [line.strip() for line in decoded(path, cache.read_bytes(path)).split("\n")]
     if not any(lines):
         raise UserError(f"{path}: expected one entry a line, found an empty file")
@@ -78,93 +102,136 @@ def read_lines(path: Path) -> list[str]:
 
 
 def read_csv(path: Path, columns: Sequence[str]) -> dict[str, list[str]]:
-    """Return ``columns`` of a comma-separated table with a header line: a list of texts by column name.
+    """Return ``columns`` of a comma-separated table with a header line: a list of texts
+    by column name.
 
-    Raises UserError as `read_rows` does, unless each column is once in the header, and if there is no row.
+    Raises UserError as `read_rows` does, unless each column is once in the header, and
+    if there is no row.
     """
     header, rows = read_rows(path)
     if bad := [name for name in columns if header.count(name) != 1]:
         found = shorten(", ".join(header)) or "an empty file"
         count = header.count(bad[0])
-        raise UserError(f"{path}: expected column {bad[0]!r} once in the header, found {count}: {found}")
+        raise UserError(
+            f"{path}: expected column {bad[0]!r} once in the header, found {count}:"
+            f" {found}"
+        )
     if not rows:
         raise UserError(f"{path}: expected rows below the header, found none")
     return {name: [row[header.index(name)] for row in rows] for name in columns}
 
 
 def read_rows(path: Path) -> tuple[list[str], list[list[str]]]:
-    """Return the header and the rows, as lists of texts, of a comma-separated table; both may be empty.
+    """Return the header and the rows, as lists of texts, of a comma-separated table;
+    both may be empty.
 
     Raises UserError if a row has not as many fields as the header.
     """
-    reader = csv.reader(io.StringIO(decoded(path, cache.read_bytes(path)), newline=""), strict=True)
+    reader = csv.reader(
+        io.StringIO(decoded(path, cache.read_bytes(path)), newline=""), strict=True
+    )
     rows = []
     try:
         header = next(reader, [])
         for row in filter(None, reader):
             if len(row) != len(header):
                 expected = f"{len(header)} values ({shorten(', '.join(header))})"
-                raise UserError(f"{path}, line {reader.line_num}: expected {expected}, found {len(row)}")
+                raise UserError(
+                    f"{path}, line {reader.line_num}: expected {expected}, found"
+                    f" {len(row)}"
+                )
             rows.append(row)
     except csv.Error as error:
-        raise UserError(f"{path}, line {reader.line_num}: expected a comma-separated table, {error}") from error
+        raise UserError(
+            f"{path}, line {reader.line_num}: expected a comma-separated table, {error}"
+        ) from error
     return header, rows
 
 
 def encoding_of(start: bytes) -> str:
-    """Return the encoding of a text that begins with ``start``: UTF-16 if its mark is there, else UTF-8."""
-    return "utf-16" if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+    """Return the encoding of a text that begins with ``start``: UTF-16 if its mark is
+    there, else UTF-8.
+    """
+    return (
+        "utf-16"
+        if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        else "utf-8-sig"
+    )
 
 
 def decoded(path: Path, content: bytes) -> str:
-    """Return the text in the ``content`` of a file; UserError, with the line, for other bytes and for zero bytes."""
+    """Return the text in the ``content`` of a file; UserError, with the line, for other
+    bytes and for zero bytes.
+    """
     try:
         text = content.decode(encoding_of(content))
     except UnicodeDecodeError as error:
         line = 1 + content.count(b"\n", 0, error.start)
         found = f"found byte {content[error.start]:#04x} in line {line}"
-        raise UserError(f"{path}: expected text in UTF-8, {found}; save it as UTF-8") from error
+        raise UserError(
+            f"{path}: expected text in UTF-8, {found}; save it as UTF-8"
+        ) from error
     if "\0" in text:
-        raise UserError(f"{path}: expected text, found a zero byte; the file is damaged, fetch it again")
+        raise UserError(
+            f"{path}: expected text, found a zero byte; the file is damaged, fetch it"
+            " again"
+        )
     return text
 
 
 def read_wav(path: Path, sample_rate: int) -> npt.NDArray[np.float32]:
-    """Return the samples [n] of a mono recording as float32; PCM samples are scaled to [-1, 1).
+    """Return the samples [n] of a mono recording as float32; PCM samples are scaled to
+    [-1, 1).
 
-    Raises UserError as `read_recording` does, for another rate than ``sample_rate`` (hertz), and for several channels.
+    Raises UserError as `read_recording` does, for another rate than ``sample_rate``
+    (hertz), and for several channels.
     """
     samples, rate = read_recording(path)
     if rate != sample_rate:
-        raise UserError(f"{path}: expected {sample_rate} samples a second, found {rate}; resample it")
+        raise UserError(
+            f"{path}: expected {sample_rate} samples a second, found {rate};"
+            " resample it"
+        )
     if samples.shape[1] != 1:
-        raise UserError(f"{path}: expected one channel, found {samples.shape[1]}; mix them into one")
+        raise UserError(
+            f"{path}: expected one channel, found {samples.shape[1]}; mix them into one"
+        )
     return samples[:, 0]
 
 
 def read_recording(path: Path) -> tuple[npt.NDArray[np.float32], int]:
-    """Return the samples [n, channels] of a WAV file as float32, PCM scaled to [-1, 1), and its rate in hertz.
+    """Return the samples [n, channels] of a WAV file as float32, PCM scaled to [-1, 1),
+    and its rate in hertz.
 
-    PCM of 8 to 64 bits and floating point are supported. Raises UserError for other encodings, no samples, NaN or
-    infinity, and a file that ends early.
+    PCM of 8 to 64 bits and floating point are supported. Raises UserError for other
+    encodings, no samples, NaN or infinity, and a file that ends early.
     """
     from scipy.io import wavfile
 
     content = cache.read_bytes(path)
     declared = int.from_bytes(content[4:8], "little") + 8
     if content[:4] == b"RIFF" and len(content) < declared:  # SciPy reads what there is
-        raise UserError(f"{path}: expected {declared} bytes, found {len(content)}; the file ends early, fetch it again")
+        raise UserError(
+            f"{path}: expected {declared} bytes, found {len(content)}; the file ends"
+            " early, fetch it again"
+        )
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", wavfile.WavFileWarning)  # about chunks of other programs
+            warnings.simplefilter(
+                "ignore", wavfile.WavFileWarning
+            )  # about chunks of other programs
             rate, samples = wavfile.read(io.BytesIO(content))
     except Exception as error:  # SciPy has no exception class for damaged files
         raise damaged(path, "a wav file of PCM or floating point", error) from error
     if not len(samples) or not rate:
-        raise UserError(f"{path}: expected samples and a rate, found {len(samples)} and {rate}")
+        raise UserError(
+            f"{path}: expected samples and a rate, found {len(samples)} and {rate}"
+        )
     check_not_finite(path, "samples", samples)
     values = samples.astype(np.float32)
-    if samples.dtype.kind != "f":  # exact, as it divides by a power of two; samples of 8 bits are unsigned
+    if (
+        samples.dtype.kind != "f"
+    ):  # exact, as it divides by a power of two; samples of 8 bits are unsigned
         half = np.float32(2 ** (8 * samples.dtype.itemsize - 1))
         values = (values - half * (samples.dtype.kind == "u")) / half
     return values.reshape(len(samples), -1), rate

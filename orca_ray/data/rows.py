@@ -1,7 +1,9 @@
-"""Rows, the samples of a split; and what declarations of tasks say about them: targets, modalities, default bodies.
+"""Rows, the samples of a split; and what declarations of tasks say about them: targets,
+modalities, default bodies.
 
-Rows are an array, maybe memory-mapped, or composite. Composite rows are computed when they are read, from arrays in
-files ``<name>.<part>.npy`` (their parts); ``meta.json`` has their ``kind``.
+Rows are an array, maybe memory-mapped, or composite. Composite rows are computed when
+they are read, from arrays in files ``<name>.<part>.npy`` (their parts); ``meta.json``
+has their ``kind``.
 """
 
 import math
@@ -17,7 +19,10 @@ RowIndex = slice | npt.NDArray[np.int64]
 """Selection of rows: a slice, or an array of indices [b]."""
 TargetKind = Literal["classes", "labels", "scalar", "dense"]
 ModalityName = Literal["sequence", "image"]
-PACKAGED_BODIES: Mapping[ModalityName, str] = {"sequence": "minilm-l6", "image": "vit-s14"}
+PACKAGED_BODIES: Mapping[ModalityName, str] = {
+    "sequence": "minilm-l6",
+    "image": "vit-s14",
+}
 """Default body of each modality, whose weights are read from a Python package."""
 PAPER_BODIES: Mapping[ModalityName, str] = {
     "sequence": "roberta-base",
@@ -25,12 +30,15 @@ PAPER_BODIES: Mapping[ModalityName, str] = {
 }
 """Body of each modality in the ORCA paper, downloaded from the Hugging Face hub."""
 IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-"""Mean and standard deviation of ImageNet's pixels for red, green and blue, with pixel values scaled to [0, 1]."""
+"""Mean and standard deviation of ImageNet's pixels for red, green and blue, with pixel
+values scaled to [0, 1].
+"""
 
 
 @dataclass(frozen=True)
 class Target:
-    """The prediction target of a task. ``kind`` determines model output and target array, with B samples:
+    """The prediction target of a task. ``kind`` determines model output and target
+    array, with B samples:
 
     ========= ==================== ======================= =========================
     kind      model output         target array            meaning
@@ -50,14 +58,23 @@ class Target:
 
     def __post_init__(self) -> None:
         if self.kind == "dense" and not self.shape:
-            raise ValueError("a dense target needs its shape, e.g. Target('dense', shape=(16, 16))")
+            raise ValueError(
+                "a dense target needs its shape, e.g. Target('dense', shape=(16, 16))"
+            )
         if self.size < (0 if self.kind == "classes" else 1):
-            raise ValueError(f"a target of {self.kind} needs size >= 1, got {self.size}")
+            raise ValueError(
+                f"a target of {self.kind} needs size >= 1, got {self.size}"
+            )
 
     @property
     def output_shape(self) -> tuple[int, ...]:
         """Shape of one model output without the batch axis."""
-        return {"classes": (self.size,), "labels": (self.size,), "scalar": (), "dense": self.shape}[self.kind]
+        return {
+            "classes": (self.size,),
+            "labels": (self.size,),
+            "scalar": (),
+            "dense": self.shape,
+        }[self.kind]
 
     @property
     def num_outputs(self) -> int:
@@ -66,7 +83,9 @@ class Target:
 
 
 class Rows(Protocol):
-    """Interface of N rows of equal shape and type, which are read by a slice or by an array of indices."""
+    """Interface of N rows of equal shape and type, which are read by a slice or by an
+    array of indices.
+    """
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -83,42 +102,62 @@ class Rows(Protocol):
 
 
 class PairwiseRows:
-    """Composite rows: feature maps [N, 2 F + P, S, S] of pairs of positions in a sequence, e.g. for contact maps.
+    """Composite rows: feature maps [N, 2 F + P, S, S] of pairs of positions in a
+    sequence, e.g. for contact maps.
 
-    They are computed from the parts ``positions`` [N, F, S] (features of single positions) and ``pairs`` [N, P, S, S].
-    At map element (i, j), channels 0 to F − 1 are the features of position i, channels F to 2 F − 1 those of position
-    j, and the last P are ``pairs``. For 57 channels of 512 × 512, the parts take a nineteenth of the maps' space.
+    They are computed from the parts ``positions`` [N, F, S] (features of single
+    positions) and ``pairs`` [N, P, S, S]. At map element (i, j), channels 0 to F − 1
+    are the features of position i, channels F to 2 F − 1 those of position j, and the
+    last P are ``pairs``. For 57 channels of 512 × 512, the parts take a nineteenth of
+    the maps' space.
 
-    Two parts are optional. ``columns`` [N, F, S] are the features of position j, if rows and columns of a map are
-    different positions. ``extents`` [N, 2, 2] are (start, end) of the valid rows and of the valid columns; outside
-    (padding), the first 2 F channels are 0.
+    Two parts are optional. ``columns`` [N, F, S] are the features of position j, if
+    rows and columns of a map are different positions. ``extents`` [N, 2, 2] are (start,
+    end) of the valid rows and of the valid columns; outside (padding), the first 2 F
+    channels are 0.
     """
 
     kind = "pairwise"
 
     def __init__(self, parts: Mapping[str, Array]) -> None:
-        """Store the parts, arrays by name; raises ValueError if their shapes do not fit together."""
-        self.parts = {name: parts[name] for name in ("positions", "pairs", "columns", "extents") if name in parts}
+        """Store the parts, arrays by name; raises ValueError if their shapes do not fit
+        together.
+        """
+        self.parts = {
+            name: parts[name]
+            for name in ("positions", "pairs", "columns", "extents")
+            if name in parts
+        }
         num, features, side = parts["positions"].shape
         num_pairs = parts["pairs"].shape[1]
         self._features = features
         self.shape = (num, 2 * features + num_pairs, side, side)
         self.dtype = np.dtype(np.float32)
-        fitting = {"pairs": (num, num_pairs, side, side), "columns": (num, features, side), "extents": (num, 2, 2)}
+        fitting = {
+            "pairs": (num, num_pairs, side, side),
+            "columns": (num, features, side),
+            "extents": (num, 2, 2),
+        }
         for name, part in self.parts.items():
             if part.shape != fitting.get(name, part.shape):
-                raise ValueError(f"{name} {part.shape} do not belong to positions {(num, features, side)}")
+                raise ValueError(
+                    f"{name} {part.shape} do not belong to positions"
+                    f" {(num, features, side)}"
+                )
 
     def __len__(self) -> int:
         return len(self.parts["positions"])
 
     def __getitem__(self, part: RowIndex) -> Array:
         read = {name: array[part] for name, array in self.parts.items()}
-        along_rows, features = read["positions"], self._features
+        along_rows = read["positions"]
+        features = self._features
         along_columns = read.get("columns", along_rows)
         rows = np.zeros((len(along_rows), *self.shape[1:]), self.dtype)
         everything = np.broadcast_to((0, self.shape[-1]), (len(rows), 2, 2))
-        for index, ((top, bottom), (left, right)) in enumerate(read.get("extents", everything).tolist()):
+        for index, ((top, bottom), (left, right)) in enumerate(
+            read.get("extents", everything).tolist()
+        ):
             inside = rows[index, :, top:bottom, left:right]
             inside[:features] = along_rows[index, :, top:bottom, None]
             inside[features : 2 * features] = along_columns[index, :, None, left:right]
@@ -128,7 +167,9 @@ class PairwiseRows:
 
 @dataclass(frozen=True)
 class LazyRows:
-    """Rows that are read when they are selected: the function ``read`` reads them from a file or from other rows."""
+    """Rows that are read when they are selected: the function ``read`` reads them from
+    a file or from other rows.
+    """
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
@@ -140,19 +181,29 @@ class LazyRows:
     def __getitem__(self, part: RowIndex) -> Array:
         return self.read(part)
 
-    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Array:
-        """Return all rows as an array in memory, for ``np.asarray``; raises ValueError if ``copy`` is False."""
+    def __array__(
+        self, dtype: npt.DTypeLike | None = None, copy: bool | None = None
+    ) -> Array:
+        """Return all rows as an array in memory, for ``np.asarray``; raises ValueError
+        if ``copy`` is False.
+        """
         if copy is False:
-            raise ValueError("rows that are read when they are selected cannot be one array without a copy")
+            raise ValueError(
+                "rows that are read when they are selected cannot be one array without"
+                " a copy"
+            )
         return self[:].astype(dtype or self.dtype, copy=False)
 
 
 def joined_rows(first: Rows, second: Rows) -> LazyRows:
-    """Return the rows of ``first``, then of ``second``, read when selected; ValueError if shape or type differs."""
+    """Return the rows of ``first``, then of ``second``, read when selected; ValueError
+    if shape or type differs.
+    """
     if first.shape[1:] != second.shape[1:] or first.dtype != second.dtype:
         one, other = ((rows.shape[1:], rows.dtype) for rows in (first, second))
         raise ValueError(f"rows of {one} and {other} do not join")
-    num_first, total = len(first), len(first) + len(second)
+    num_first = len(first)
+    total = len(first) + len(second)
 
     def read(part: RowIndex) -> Array:
         indices = np.arange(total)[part]
@@ -166,12 +217,18 @@ def joined_rows(first: Rows, second: Rows) -> LazyRows:
 
 
 def selected_rows(rows: Rows, indices: npt.NDArray[np.int64]) -> LazyRows:
-    """Return the rows at ``indices`` [N] of ``rows``; they are copied only when they are selected from the result."""
-    return LazyRows((len(indices), *rows.shape[1:]), rows.dtype, lambda part: rows[indices[part]])
+    """Return the rows at ``indices`` [N] of ``rows``; they are copied only when they
+    are selected from the result.
+    """
+    return LazyRows(
+        (len(indices), *rows.shape[1:]), rows.dtype, lambda part: rows[indices[part]]
+    )
 
 
 KINDS: Mapping[str, type[PairwiseRows]] = {PairwiseRows.kind: PairwiseRows}
-"""Classes of composite rows by the ``kind`` in ``meta.json``; each is constructed from its parts by name."""
+"""Classes of composite rows by the ``kind`` in ``meta.json``; each is constructed from
+its parts by name.
+"""
 
 
 def num_bytes(rows: Rows) -> int:
@@ -180,12 +237,20 @@ def num_bytes(rows: Rows) -> int:
 
 
 def row_slices(rows: Rows, most_bytes: int = 64 * 2**20) -> list[slice]:
-    """Return consecutive slices that cover all rows. A slice has at most ``most_bytes``, or is a single row."""
+    """Return consecutive slices that cover all rows.
+
+    A slice has at most ``most_bytes``, or is a single row.
+    """
     size = max(1, most_bytes // max(1, num_bytes(rows) // max(1, len(rows))))
-    return [slice(start, min(start + size, len(rows))) for start in range(0, len(rows), size)]
+    return [
+        slice(start, min(start + size, len(rows)))
+        for start in range(0, len(rows), size)
+    ]
 
 
 def stacked(samples: Iterable[Any]) -> Array | list[Array]:
-    """Return samples of equal shape as one array [N, ...], and samples of different shapes as a list of arrays."""
+    """Return samples of equal shape as one array [N, ...], and samples of different
+    shapes as a list of arrays.
+    """
     arrays = [np.asarray(each) for each in samples]
     return np.stack(arrays) if len({each.shape for each in arrays}) == 1 else arrays

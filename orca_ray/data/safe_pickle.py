@@ -1,8 +1,10 @@
-"""Reader of pickles from untrusted sources. It builds NumPy arrays and plain containers, and imports or calls nothing.
+"""Reader of pickles from untrusted sources. It builds NumPy arrays and plain
+containers, and imports or calls nothing.
 
-``pickletools.genops`` parses the opcodes, and a small stack machine executes those that build data. The dozen classes
-and functions that a pickle may name ("globals") are replaced by safe ones (`orca_ray.data.pickled`).
-``pickle.Unpickler`` is not used, because overriding ``find_class`` does not make it safe: its C code allocates as much
+``pickletools.genops`` parses the opcodes, and a small stack machine executes those that
+build data. The dozen classes and functions that a pickle may name ("globals") are
+replaced by safe ones (`orca_ray.data.pickled`). ``pickle.Unpickler`` is not used,
+because overriding ``find_class`` does not make it safe: its C code allocates as much
 memory as a memo index asks for, and overflows the stack when it hashes nested tuples.
 """
 
@@ -17,7 +19,16 @@ import numpy as np
 
 from orca_ray.data import cache
 from orca_ray.data.archives import damaged
-from orca_ray.data.pickled import ALLOWED, LEAVES, Global, NotPlain, PickledArray, PickledType, StandIns, cheap_keys
+from orca_ray.data.pickled import (
+    ALLOWED,
+    LEAVES,
+    Global,
+    NotPlain,
+    PickledArray,
+    PickledType,
+    StandIns,
+    cheap_keys,
+)
 from orca_ray.errors import UserError
 
 _MAX_DEPTH = 64
@@ -34,37 +45,51 @@ _REFUSED = {
 
 
 def load(source: Path | BinaryIO, what: str, *, encoding: str = "latin1") -> Any:
-    """Return the content of a pickle: plain containers, text, numbers and NumPy arrays (read-only unless of objects).
+    """Return the content of a pickle: plain containers, text, numbers and NumPy arrays
+    (read-only unless of objects).
 
-    Arrays may hold booleans, numbers, text of fixed length, or plain objects. Pickles of Python 2 and 3, NumPy 1 and 2,
-    and all protocols are supported.
+    Arrays may hold booleans, numbers, text of fixed length, or plain objects. Pickles
+    of Python 2 and 3, NumPy 1 and 2, and all protocols are supported.
 
     Args:
         source: a file or a stream, which must end where the pickle ends.
-        what: name for error messages: "ECG records", or for a stream the path that it was opened from.
-        encoding: how to decode Python 2 strings: "latin1", or "bytes" to return them as bytes.
+        what: name for error messages: "ECG records", or for a stream the path that it
+            was opened from.
+        encoding: how to decode Python 2 strings: "latin1", or "bytes" to return them as
+            bytes.
 
-    Raises UserError if the pickle is damaged, or names a class or function that is not allowed.
+    Raises UserError if the pickle is damaged, or names a class or function that is not
+    allowed.
     """
     if isinstance(source, Path):
         with cache.open_file(source) as stream:
-            return load(stream, str(source) if what in str(source) else f"{source} ({what})", encoding=encoding)
+            return load(
+                stream,
+                str(source) if what in str(source) else f"{source} ({what})",
+                encoding=encoding,
+            )
     try:
         value = _Settling().settle(_Machine(_Source(source), encoding).run())
         if source.read(1):
-            raise NotPlain("there are more bytes after its end; the file is damaged, fetch it again")
+            raise NotPlain(
+                "there are more bytes after its end; the file is damaged, fetch it"
+                " again"
+            )
     except (UserError, MemoryError):
         raise
     except NotPlain as error:
         raise UserError(f"{what}: {error}") from error
-    # A damaged pickle makes Python's parsers fail with a dozen exception types, none of them documented.
+    # A damaged pickle makes Python's parsers fail with a dozen exception types, none of
+    # them documented.
     except Exception as error:
         raise damaged(what, "a whole pickle", error) from error
     return value
 
 
 class _Source:
-    """Wraps a stream for genops: `read` returns exactly ``size`` bytes or raises EOFError, and bytes are counted."""
+    """Wraps a stream for genops: `read` returns exactly ``size`` bytes or raises
+    EOFError, and bytes are counted.
+    """
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
@@ -77,11 +102,16 @@ class _Source:
         self.text = self._opcode = b""
 
     def read(self, size: int) -> bytes:
-        fits = 0 <= size <= self._size - self.num_bytes  # checked before the read allocates memory
+        fits = (
+            0 <= size <= self._size - self.num_bytes
+        )  # checked before the read allocates memory
         found = self._stream.read(size) if fits else b""
         self.num_bytes += len(found)
         if len(found) != size:
-            raise EOFError(f"{size} bytes expected after byte {self.num_bytes - len(found)}, fewer found")
+            raise EOFError(
+                f"{size} bytes expected after byte {self.num_bytes - len(found)}, fewer"
+                " found"
+            )
         self._opcode = found
         return found
 
@@ -89,16 +119,21 @@ class _Source:
         line = self._stream.readline()
         self.num_bytes += len(line)
         if not line.endswith(b"\n"):
-            raise EOFError(f"a line that ends was expected before byte {self.num_bytes}")
+            raise EOFError(
+                f"a line that ends was expected before byte {self.num_bytes}"
+            )
         if self._opcode != pickle.STRING:
             return line
-        self.text = line  # genops would decode it as ASCII: `parse_text` does it instead
+        self.text = (
+            line  # genops would decode it as ASCII: `parse_text` does it instead
+        )
         return b"''\n"
 
 
 class _Machine:
     def __init__(self, source: _Source, encoding: str) -> None:
-        self.source, self._bytes = source, encoding == "bytes"
+        self.source = source
+        self._bytes = encoding == "bytes"
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
@@ -111,31 +146,48 @@ class _Machine:
                 raise NotPlain(f"it holds {_REFUSED[opcode.name]}; {ALLOWED}")
             _OPCODES.get(opcode.name, _Machine.push)(self, argument)
         if self.source.num_bytes < self._frame_end:
-            raise EOFError(f"a frame ends at byte {self._frame_end}, the pickle at {self.source.num_bytes}")
+            raise EOFError(
+                f"a frame ends at byte {self._frame_end}, the pickle at"
+                f" {self.source.num_bytes}"
+            )
         return self.stack.pop()
 
     def _charge(self, size: int) -> None:
-        """Add up the bytes that copies create: a few bytes of a pickle can request the same copy a million times."""
+        """Add up the bytes that copies create: a few bytes of a pickle can request the
+        same copy a million times.
+        """
         self._created += size
         if self._created > _MAX_GROWTH * self.source.num_bytes + 4096:
-            raise NotPlain(f"it unfolds into more than {_MAX_GROWTH} times its size; the file is damaged or hostile")
+            raise NotPlain(
+                f"it unfolds into more than {_MAX_GROWTH} times its size; the file is"
+                " damaged or hostile"
+            )
 
     def push(self, value: Any) -> None:
         self.stack.append(value)
 
     def pop(self) -> Any:
-        return self.marks.pop() if self.marks and self.marks[-1] == len(self.stack) else self.stack.pop()
+        return (
+            self.marks.pop()
+            if self.marks and self.marks[-1] == len(self.stack)
+            else self.stack.pop()
+        )
 
     def pop_items(self) -> list[Any]:
         """Remove the topmost mark and return the values above it."""
         start = self.marks.pop()
-        items, self.stack[start:] = self.stack[start:], []
+        items = self.stack[start:]
+        self.stack[start:] = []
         return items
 
     def add(self, kind: Callable[..., Any], items: list[Any]) -> None:
-        """Add items to the container on top of the stack, of type ``kind``; for a dict, keys and values alternate."""
+        """Add items to the container on top of the stack, of type ``kind``; for a dict,
+        keys and values alternate.
+        """
         if type(self.stack[-1]) is not kind:
-            raise NotPlain(f"it adds items to a {type(self.stack[-1]).__name__}; {ALLOWED}")
+            raise NotPlain(
+                f"it adds items to a {type(self.stack[-1]).__name__}; {ALLOWED}"
+            )
         if kind is list:
             self.stack[-1].extend(items)
         else:
@@ -173,7 +225,10 @@ class _Machine:
     def build(self, state: object) -> None:
         target = self.stack[-1]
         if not isinstance(target, PickledType | PickledArray):
-            raise NotPlain(f"it changes {getattr(target, 'name', type(target).__name__)}; {ALLOWED}")
+            raise NotPlain(
+                f"it changes {getattr(target, 'name', type(target).__name__)};"
+                f" {ALLOWED}"
+            )
         target.set_state(state)
 
 
@@ -186,8 +241,13 @@ _OPCODES: Mapping[str, Callable[[_Machine, Any], object]] = {
     "NEWFALSE": lambda m, _: m.push(False),
     "STRING": _Machine.parse_text,
     **dict.fromkeys(("BINSTRING", "SHORT_BINSTRING"), _Machine.push_text),
-    **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), lambda m, index: m.push(m.memo[index])),
-    **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT"), lambda m, index: m.memo.update({index: m.stack[-1]})),
+    **dict.fromkeys(
+        ("GET", "BINGET", "LONG_BINGET"), lambda m, index: m.push(m.memo[index])
+    ),
+    **dict.fromkeys(
+        ("PUT", "BINPUT", "LONG_BINPUT"),
+        lambda m, index: m.memo.update({index: m.stack[-1]}),
+    ),
     "MEMOIZE": lambda m, _: m.memo.update({len(m.memo): m.stack[-1]}),
     "MARK": lambda m, _: m.marks.append(len(m.stack)),
     "POP": lambda m, _: m.pop(),
@@ -210,27 +270,36 @@ _OPCODES: Mapping[str, Callable[[_Machine, Any], object]] = {
     "STACK_GLOBAL": lambda m, _: m.push(m.find(" ".join((m.pop(), m.pop())[::-1]))),
     "REDUCE": lambda m, _: m.call(m.pop(), m.pop()),
     "INST": lambda m, name: m.call(m.pop_items(), m.find(name)),
-    "OBJ": lambda m, _: (lambda function, *arguments: m.call(arguments, function))(*m.pop_items()),
+    "OBJ": lambda m, _: (lambda function, *arguments: m.call(arguments, function))(
+        *m.pop_items()
+    ),
     "BUILD": lambda m, _: m.build(m.pop()),
 }
 """What each opcode does; an opcode that is not listed pushes its argument."""
 
 
 class _Settling:
-    """Last pass over the loaded value: replaces each `PickledArray` by its NumPy array; shared objects stay shared."""
+    """Last pass over the loaded value: replaces each `PickledArray` by its NumPy array;
+    shared objects stay shared.
+    """
 
     def __init__(self) -> None:
         self._done: dict[int, tuple[Any, Any]] = {}
         self._open: set[int] = set()
 
     def settle(self, value: Any) -> Any:
-        """Return ``value`` with all arrays replaced, lists and dicts in place; raises NotPlain for other objects."""
+        """Return ``value`` with all arrays replaced, lists and dicts in place; raises
+        NotPlain for other objects.
+        """
         if type(value) in LEAVES or isinstance(value, np.generic):
             return value
         if id(value) in self._done:
             return self._done[id(value)][1]
         if id(value) in self._open or len(self._open) >= _MAX_DEPTH:
-            raise NotPlain(f"a container holds itself, or they are nested more than {_MAX_DEPTH} deep; {ALLOWED}")
+            raise NotPlain(
+                f"a container holds itself, or they are nested more than {_MAX_DEPTH}"
+                f" deep; {ALLOWED}"
+            )
         self._open.add(id(value))
         settled = value
         if isinstance(value, PickledArray):
@@ -238,7 +307,9 @@ class _Settling:
         elif type(value) is list:
             value[:] = self._settle_all(value)
         elif type(value) is dict:
-            value.update(zip(list(value), self._settle_all(value.values()), strict=True))
+            value.update(
+                zip(list(value), self._settle_all(value.values()), strict=True)
+            )
         elif type(value) is tuple:
             settled = tuple(self._settle_all(value))
         else:

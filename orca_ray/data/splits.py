@@ -1,7 +1,9 @@
-"""Random splits and normalisation with the same results on every machine and with every library version.
+"""Random splits and normalisation with the same results on every machine and with every
+library version.
 
-Splits use ``numpy.random.RandomState``, whose random numbers never change between NumPy versions (NEP 19). Statistics
-are computed in float64 and rounded to six digits, because the order of a summation depends on the processor.
+Splits use ``numpy.random.RandomState``, whose random numbers never change between NumPy
+versions (NEP 19). Statistics are computed in float64 and rounded to six digits, because
+the order of a summation depends on the processor.
 """
 
 import math
@@ -17,58 +19,81 @@ Indices = npt.NDArray[np.int64]
 
 
 def split(num_samples: int, sizes: Sequence[int], seed: int) -> list[Indices]:
-    """Return random, unsorted, disjoint index arrays of ``sizes``; UserError if ``sum(sizes)`` > ``num_samples``."""
+    """Return random, unsorted, disjoint index arrays of ``sizes``; UserError if
+    ``sum(sizes)`` > ``num_samples``.
+    """
     bounds = _bounds(num_samples, sizes)
     order = np.random.RandomState(seed).permutation(num_samples).astype(np.int64)
     return [order[start:end] for start, end in bounds]
 
 
 def stratified_split(labels: Array, sizes: Sequence[int], seed: int) -> list[Indices]:
-    """Randomly draw disjoint index arrays of the given ``sizes``, each with the class proportions of ``labels`` [N].
+    """Randomly draw disjoint index arrays of the given ``sizes``, each with the class
+    proportions of ``labels`` [N].
 
-    Raises :class:`UserError` if a size is smaller than the number of classes, or if ``sizes`` sum to more than N.
+    Raises :class:`UserError` if a size is smaller than the number of classes, or if
+    ``sizes`` sum to more than N.
     """
     labels = np.asarray(labels)
     classes = np.unique(labels)
     bounds = _bounds(len(labels), sizes)
     for size in sizes:
         if size < len(classes):
-            raise UserError(f"a split of {size} samples cannot hold {len(classes)} classes; take at least as many")
+            raise UserError(
+                f"a split of {size} samples cannot hold {len(classes)} classes; take at"
+                " least as many"
+            )
     (order,) = split(len(labels), [len(labels)], seed)
-    # Each class is spread evenly over [0, 1): any contiguous part then has the proportions of the whole.
+    # Each class is spread evenly over [0, 1): any contiguous part then has the
+    # proportions of the whole.
     position = np.empty(len(labels))
     for label in classes:
         members = np.flatnonzero(labels[order] == label)
         position[members] = (np.arange(len(members)) + 0.5) / len(members)
-    # Equal positions are ordered by class, so that classes of equal size alternate strictly.
+    # Equal positions are ordered by class, so that classes of equal size alternate
+    # strictly.
     dealt = order[np.lexsort((labels[order], position))]
     shuffler = np.random.RandomState(seed + 1)
     return [shuffler.permutation(dealt[start:end]) for start, end in bounds]
 
 
 def stratified_share(labels: Array, fraction: float, seed: int) -> Indices:
-    """Randomly draw a share ``fraction`` (in (0, 1]) of each class in ``labels`` [N], at least one sample of each.
+    """Randomly draw a share ``fraction`` (in (0, 1]) of each class in ``labels`` [N],
+    at least one sample of each.
 
-    Return sorted indices. With the same ``seed``, the samples of a smaller fraction are among those of a larger one.
+    Return sorted indices. With the same ``seed``, the samples of a smaller fraction are
+    among those of a larger one.
     """
     (order,) = split(len(labels), [len(labels)], seed)
     by_class = order[np.argsort(labels[order], kind="stable")]
     counts = np.unique(labels, return_counts=True)[1]
     classes = np.split(by_class, np.cumsum(counts)[:-1])
-    return np.sort(np.concatenate([members[: max(1, round(fraction * len(members)))] for members in classes]))
+    return np.sort(
+        np.concatenate(
+            [members[: max(1, round(fraction * len(members)))] for members in classes]
+        )
+    )
 
 
 def _bounds(num_samples: int, sizes: Sequence[int]) -> list[tuple[int, int]]:
     if min(sizes) < 0 or sum(sizes) > num_samples:
         needed = sum(size for size in sizes if size > 0)
-        raise UserError(f"splits of {list(sizes)} samples need {needed}, only {num_samples} are there: add samples")
-    return [(int(end) - size, int(end)) for size, end in zip(sizes, np.cumsum(sizes), strict=True)]
+        raise UserError(
+            f"splits of {list(sizes)} samples need {needed}, only {num_samples} are"
+            " there: add samples"
+        )
+    return [
+        (int(end) - size, int(end))
+        for size, end in zip(sizes, np.cumsum(sizes), strict=True)
+    ]
 
 
 def statistics(x: Array, axes: tuple[int, ...] | None = None) -> tuple[Array, Array]:
-    """Return mean and standard deviation over ``axes`` (None: all), float32; ``axes`` are kept with length 1.
+    """Return mean and standard deviation over ``axes`` (None: all), float32; ``axes``
+    are kept with length 1.
 
-    Both are rounded to the sixth significant digit of the deviation; a zero deviation becomes one. NaN is ignored.
+    Both are rounded to the sixth significant digit of the deviation; a zero deviation
+    becomes one. NaN is ignored.
     """
     wide = x.astype(np.float64)
     mean = np.nanmean(wide, axis=axes, keepdims=True)
@@ -85,7 +110,12 @@ def standardise(x: Array, mean: Array, std: Array) -> Array:
 
 
 def _rounded(values: Array, scale: Array) -> Array:
-    """Round each value to the place of its ``scale``'s sixth digit: a mean that is only rounding error becomes 0."""
+    """Round each value to the place of its ``scale``'s sixth digit: a mean that is only
+    rounding error becomes 0.
+    """
     decimals = [5 - math.floor(math.log10(each)) for each in np.ravel(scale)]
-    flat = [round(float(value), places) for value, places in zip(np.ravel(values), decimals, strict=True)]
+    flat = [
+        round(float(value), places)
+        for value, places in zip(np.ravel(values), decimals, strict=True)
+    ]
     return np.array(flat, dtype=np.float64).astype(np.float32).reshape(values.shape)

@@ -1,6 +1,17 @@
-"""Leaderboards, computed from the records in a results store; imports neither torch nor ray."""
+"""Leaderboards, computed from the records in a results store; imports neither torch nor
+ray.
+"""
 
-from orca_ray.leaderboard.board import Board, BoardCell, Other, Provenance, Score, TaskInfo, TrialCost, empty_board
+from orca_ray.leaderboard.board import (
+    Board,
+    BoardCell,
+    Other,
+    Provenance,
+    Score,
+    TaskInfo,
+    TrialCost,
+    empty_board,
+)
 from orca_ray.leaderboard.effects import EffectGrid, Effects, build_effects
 from orca_ray.leaderboard.format import BoardReport, Format, all_formats, render, subset
 from orca_ray.leaderboard.selection import build

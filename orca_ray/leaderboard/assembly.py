@@ -1,6 +1,8 @@
-"""Builds reports, which formats write, from a store: of a board, or of the effects of the factors of a sweep's grid.
+"""Builds reports, which formats write, from a store: of a board, or of the effects of
+the factors of a sweep's grid.
 
-Texts about declared tasks and methods, and the cells of a grid, are not in a store; they are arguments.
+Texts about declared tasks and methods, and the cells of a grid, are not in a store;
+they are arguments.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -23,8 +25,12 @@ from orca_ray.results.submissions import Versions, imported_scores
 from orca_ray.results.tables import RECORDS, invalid_rows, to_frame
 
 
-def published_only(benchmark: str, store: ResultsStore | None, scan: StoreSnapshot | None) -> Board | None:
-    """Return an empty board for a benchmark that has published, submitted or imported scores; None if it has none."""
+def published_only(
+    benchmark: str, store: ResultsStore | None, scan: StoreSnapshot | None
+) -> Board | None:
+    """Return an empty board for a benchmark that has published, submitted or imported
+    scores; None if it has none.
+    """
     board = empty_board(benchmark, scan.warnings if scan else ())
     imported = () if store is None else imported_scores(store.uri)[0]
     return None if published_for(board, imported=imported) is None else board
@@ -42,73 +48,143 @@ def board_report(
 ) -> BoardReport:
     """Return the report of some tasks and methods (None: all) of a board.
 
-    Curves, trials and pictures are read only when they are used, from the ``store`` and from ``scan``, the snapshot of
-    the store that the board was built from. ``read_about`` takes the shown board and returns the texts of
-    `BoardReport.read_about`; ``current`` is for `published_for`. Raises UserError for a task or method that the board
-    does not have; an empty board accepts all tasks.
+    Curves, trials and pictures are read only when they are used, from the ``store`` and
+    from ``scan``, the snapshot of the store that the board was built from.
+    ``read_about`` takes the shown board and returns the texts of
+    `BoardReport.read_about`; ``current`` is for `published_for`. Raises UserError for a
+    task or method that the board does not have; an empty board accepts all tasks.
     """
     imported, warnings = ([], []) if store is None else imported_scores(store.uri)
     if methods and not board.tasks:
-        raise UserError(f"--methods {','.join(methods)}: nothing of {board.benchmark} ran here; leave the option out")
+        raise UserError(
+            f"--methods {','.join(methods)}: nothing of {board.benchmark} ran here;"
+            " leave the option out"
+        )
     shown, left_out = subset(board, tasks, methods) if board.tasks else (board, ())
-    named = None if tasks is None else {*tasks, *(f"{board.benchmark}/{task}" for task in tasks)}
+    named = (
+        None
+        if tasks is None
+        else {*tasks, *(f"{board.benchmark}/{task}" for task in tasks)}
+    )
     keys = [key for cell in shown.cells.values() for key in cell.trial_keys.values()]
     return BoardReport(
         replace(shown, warnings=(*shown.warnings, *warnings)),
         published=published_for(shown, imported=imported, tasks=named, current=current),
-        read_curves=None if store is None or not keys else lambda: store.curves(board.sweep, keys),
+        read_curves=(
+            None
+            if store is None or not keys
+            else lambda: store.curves(board.sweep, keys)
+        ),
         read_records=None if scan is None else lambda: _records(scan, shown),
         read_searches=None if scan is None else lambda: read_searches(scan, shown),
-        read_artefacts=None if store is None or not keys else lambda: chosen_pictures(shown, store),
+        read_artefacts=(
+            None if store is None or not keys else lambda: chosen_pictures(shown, store)
+        ),
         read_about=lambda: read_about(shown),
         left_out=left_out,
     )
 
 
 def effects_report(
-    scan: StoreSnapshot, grid: EffectGrid, *, benchmark: str, sweep: str, protocol: str | None
+    scan: StoreSnapshot,
+    grid: EffectGrid,
+    *,
+    benchmark: str,
+    sweep: str,
+    protocol: str | None,
 ) -> BoardReport:
-    """Return a report with the effects of a grid's factors and an empty board; raises the errors of `build_effects`."""
+    """Return a report with the effects of a grid's factors and an empty board; raises
+    the errors of `build_effects`.
+    """
     found = scan.take(_positions(scan, {"benchmark": [benchmark]}), COLUMNS)
-    records, warnings = to_frame(found), list(scan.warnings)
-    for name, _, value, allowed, wrong in invalid_rows(found.select(["hyperparameters"]), RECORDS):
+    records = to_frame(found)
+    warnings = list(scan.warnings)
+    for name, _, value, allowed, wrong in invalid_rows(
+        found.select(["hyperparameters"]), RECORDS
+    ):
         records = records[~(mask := wrong.to_numpy())]
-        warnings.append(invalid_rows_text(int(mask.sum()), "the store", name, value, allowed))
-    effects = build_effects(records, grid, benchmark=benchmark, sweep=sweep, protocol=protocol)
-    return BoardReport(empty_board(benchmark), effects=replace(effects, notes=[*effects.notes, *warnings]))
+        warnings.append(
+            invalid_rows_text(int(mask.sum()), "the store", name, value, allowed)
+        )
+    effects = build_effects(
+        records, grid, benchmark=benchmark, sweep=sweep, protocol=protocol
+    )
+    return BoardReport(
+        empty_board(benchmark),
+        effects=replace(effects, notes=[*effects.notes, *warnings]),
+    )
 
 
 def _records(scan: StoreSnapshot, board: Board) -> pd.DataFrame:
-    wanted = {"benchmark": [board.benchmark], "sweep": [board.sweep], "protocol": [board.protocol], "task": board.tasks}
+    wanted = {
+        "benchmark": [board.benchmark],
+        "sweep": [board.sweep],
+        "protocol": [board.protocol],
+        "task": board.tasks,
+    }
     records = to_frame(scan.take(_positions(scan, wanted), RECORDS.schema.names))
     return records[board.labels(records).isin(board.methods)]
 
 
-def _positions(scan: StoreSnapshot, wanted: Mapping[str, Collection[str]]) -> NDArray[np.int64]:
-    return np.sort(np.concatenate([np.empty(0, np.int64), *(at for at, _ in scan.batches(["benchmark"], wanted))]))
+def _positions(
+    scan: StoreSnapshot, wanted: Mapping[str, Collection[str]]
+) -> NDArray[np.int64]:
+    return np.sort(
+        np.concatenate(
+            [
+                np.empty(0, np.int64),
+                *(at for at, _ in scan.batches(["benchmark"], wanted)),
+            ]
+        )
+    )
 
 
-_SEARCHES = ["task", "method", "body", "trial_key", "started_at", "validation_score", "hyperparameters", *STATE]
+_SEARCHES = [
+    "task",
+    "method",
+    "body",
+    "trial_key",
+    "started_at",
+    "validation_score",
+    "hyperparameters",
+    *STATE,
+]
 
 
 def read_searches(scan: StoreSnapshot, board: Board) -> pd.DataFrame | None:
-    """Return the search trials of a board's sweep, tasks and methods, in the order of their starts.
+    """Return the search trials of a board's sweep, tasks and methods, in the order of
+    their starts.
 
-    Trials on another version of their task's data or metric than the board's scores have are left out. Columns are
-    ``task``, ``method`` (as on the board), ``number`` (place in the search), ``score`` (on validation) and
-    ``hyperparameters`` (a JSON object). Returns None if there are more trials than `MAX_SEARCH_TRIALS`.
+    Trials on another version of their task's data or metric than the board's scores
+    have are left out. Columns are ``task``, ``method`` (as on the board), ``number``
+    (place in the search), ``score`` (on validation) and ``hyperparameters`` (a JSON
+    object). Returns None if there are more trials than `MAX_SEARCH_TRIALS`.
     """
-    wanted = {"benchmark": [board.benchmark], "sweep": [board.sweep], "protocol": [board.protocol], "phase": ["search"]}
-    found, num = [np.empty(0, np.int64)], 0
+    wanted = {
+        "benchmark": [board.benchmark],
+        "sweep": [board.sweep],
+        "protocol": [board.protocol],
+        "phase": ["search"],
+    }
+    found = [np.empty(0, np.int64)]
+    num = 0
     for positions, _ in scan.batches(["task"], {**wanted, "task": board.tasks}):
         num += len(positions)
         if num > MAX_SEARCH_TRIALS:
             return None
         found.append(positions)
     trials: pd.DataFrame = scan.take(np.concatenate(found), _SEARCHES).to_pandas()
-    infos = pd.DataFrame(map(asdict, board.infos.values()), columns=["name", *STATE]).rename(columns={"name": "task"})
-    trials = trials.assign(metric_version=trials["metric_version"].fillna(1).astype("int64")).merge(infos)
-    rows = trials.assign(method=board.labels(trials), score=trials["validation_score"].astype("float64"))
-    rows = rows[rows["method"].isin(board.methods)].sort_values(["started_at", "trial_key"], kind="stable")
+    infos = pd.DataFrame(
+        map(asdict, board.infos.values()), columns=["name", *STATE]
+    ).rename(columns={"name": "task"})
+    trials = trials.assign(
+        metric_version=trials["metric_version"].fillna(1).astype("int64")
+    ).merge(infos)
+    rows = trials.assign(
+        method=board.labels(trials), score=trials["validation_score"].astype("float64")
+    )
+    rows = rows[rows["method"].isin(board.methods)].sort_values(
+        ["started_at", "trial_key"], kind="stable"
+    )
     rows = rows.assign(number=rows.groupby(["task", "method"]).cumcount())
     return rows[["task", "method", "number", "score", "hyperparameters"]]

@@ -1,4 +1,6 @@
-"""The leaderboard of one benchmark, sweep and protocol: score table, cells with their provenance and cost, notes."""
+"""The leaderboard of one benchmark, sweep and protocol: score table, cells with their
+provenance and cost, notes.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -16,7 +18,8 @@ SCORE_TABLE = {"task": "str", "method": "str", "seed": "int64", "score": "float6
 
 
 class Score(NamedTuple):
-    """Test score of one method on one task: mean and standard deviation (divided by n - 1) over n seeds.
+    """Test score of one method on one task: mean and standard deviation (divided by n -
+    1) over n seeds.
 
     The mean is NaN without a seed, the deviation with fewer than two.
     """
@@ -27,7 +30,9 @@ class Score(NamedTuple):
 
 
 class Other(NamedTuple):
-    """A (sweep, protocol) pair that has records, and its number of completed confirm trials, ``confirmed``."""
+    """A (sweep, protocol) pair that has records, and its number of completed confirm
+    trials, ``confirmed``.
+    """
 
     sweep: str
     protocol: str
@@ -41,7 +46,10 @@ class TaskInfo:
     name: str
     metric: str
     metric_version: int
-    """Version of the metric's definition. Records from before versions were stored have version 1."""
+    """Version of the metric's definition.
+
+    Records from before versions were stored have version 1.
+    """
     data_fingerprint: str
 
 
@@ -49,16 +57,22 @@ class TaskInfo:
 class Provenance:
     """Where the numbers of a cell come from.
 
-    ``statuses``, ``attempts`` and ``device_hours`` cover all trials of the cell: search and confirm, failed and left
-    out. The other fields cover the scored trials of the cell; they are empty if there are none.
+    ``statuses``, ``attempts`` and ``device_hours`` cover all trials of the cell: search
+    and confirm, failed and left out. The other fields cover the scored trials of the
+    cell; they are empty if there are none.
     """
 
     statuses: Mapping[Status, int]
     """Number of trials by status; every status is a key."""
     attempts: int
-    """Number of starts of all trials; it exceeds the number of trials if some were started again."""
+    """Number of starts of all trials; it exceeds the number of trials if some were
+    started again.
+    """
     device_hours: Mapping[str, float]
-    """Wall hours of all trials by device, such as ``cpu`` or the name of a GPU. A trial on half a GPU counts half."""
+    """Wall hours of all trials by device, such as ``cpu`` or the name of a GPU.
+
+    A trial on half a GPU counts half.
+    """
     body: str = ""
     hyperparameters: str = ""
     """Hyper-parameters that all scored trials share, as the text of a JSON object."""
@@ -89,13 +103,19 @@ class Provenance:
 
 @dataclass(frozen=True)
 class TrialCost:
-    """Costs of a cell's scored trials: means over the seeds, but the maximum of the peak memory; NaN if unknown."""
+    """Costs of a cell's scored trials: means over the seeds, but the maximum of the
+    peak memory; NaN if unknown.
+    """
 
     wall_seconds: float = math.nan
     device_seconds: float = math.nan
-    """Seconds of aligning, refining and evaluating, times the trial's number (or share) of GPUs; on a CPU, times 1."""
+    """Seconds of aligning, refining and evaluating, times the trial's number (or share)
+    of GPUs; on a CPU, times 1.
+    """
     peak_memory_mib: float = math.nan
-    """Largest peak memory of the scored trials, in MiB; trials whose peak is unknown are left out."""
+    """Largest peak memory of the scored trials, in MiB; trials whose peak is unknown
+    are left out.
+    """
     num_trainable: float = math.nan
     """Number of trained parameters."""
     num_parameters: float = math.nan
@@ -103,7 +123,9 @@ class TrialCost:
 
 @dataclass(frozen=True)
 class BoardCell:
-    """Results of one method on one task; exists if the store has a trial of this pair, even if every trial failed."""
+    """Results of one method on one task; exists if the store has a trial of this pair,
+    even if every trial failed.
+    """
 
     task: str
     method: str
@@ -116,10 +138,11 @@ class BoardCell:
 
 @dataclass(frozen=True)
 class Board:
-    """The leaderboard of one benchmark, sweep and protocol. Scores are test scores; lower is better.
+    """The leaderboard of one benchmark, sweep and protocol. Scores are test scores;
+    lower is better.
 
-    It lists every task and every method that has a record. The name of a method is "method (body)" if the method
-    ran with several bodies on one task.
+    It lists every task and every method that has a record. The name of a method is
+    "method (body)" if the method ran with several bodies on one task.
     """
 
     benchmark: str
@@ -129,9 +152,12 @@ class Board:
     infos: Mapping[str, TaskInfo]
     """The tasks by name, sorted."""
     methods: tuple[str, ...]
-    """Names of the methods, lowest mean rank first, then methods without a rank, by name."""
+    """Names of the methods, lowest mean rank first, then methods without a rank, by
+    name.
+    """
     scores: pd.DataFrame
-    """The score table: one row per task, method and seed, sorted by them, with the columns of `SCORE_TABLE`.
+    """The score table: one row per task, method and seed, sorted by them, with the
+    columns of `SCORE_TABLE`.
 
     It is the input of every statistic. A missing score is an absent row.
     """
@@ -140,9 +166,13 @@ class Board:
     others: tuple[Other, ...] = ()
     """Other sweeps and protocols of the same benchmark that have records."""
     notes: tuple[str, ...] = ()
-    """Sentences that say how many confirm trials are left out of the scores by the rules of a board, and why."""
+    """Sentences that say how many confirm trials are left out of the scores by the
+    rules of a board, and why.
+    """
     warnings: tuple[str, ...] = ()
-    """Sentences that name damaged files and invalid or contradictory records, which are left out."""
+    """Sentences that name damaged files and invalid or contradictory records, which are
+    left out.
+    """
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -160,33 +190,58 @@ class Board:
         return tuple(sorted(map(int, self.scores["seed"].unique())))
 
     def score(self, task: str, method: str) -> Score:
-        """Return the score of a method on a task; without a score, n is 0, and mean and std are NaN."""
+        """Return the score of a method on a task; without a score, n is 0, and mean and
+        std are NaN.
+        """
         cell = self.cells.get((task, method))
         return cell.score if cell else Score(math.nan, math.nan, 0)
 
     def best(self, task: str) -> list[str]:
-        """Return the methods with the lowest mean score on a task: one, several on a tie, or none without scores."""
-        means = {method: self.score(task, method).mean for method in self.methods if self.score(task, method).n}
+        """Return the methods with the lowest mean score on a task: one, several on a
+        tie, or none without scores.
+        """
+        means = {
+            method: self.score(task, method).mean
+            for method in self.methods
+            if self.score(task, method).n
+        }
         lowest = min(means.values(), default=None)
         return [method for method, mean in means.items() if mean == lowest]
 
     def labels(self, records: pd.DataFrame) -> "pd.Series[str]":
-        """Return the name on the board of each record's method: "method", or "method (body)"."""
-        methods, bodies = records["method"].astype("str"), records["body"].astype("str")
+        """Return the name on the board of each record's method: "method", or "method
+        (body)".
+        """
+        methods = records["method"].astype("str")
+        bodies = records["body"].astype("str")
         return methods.where(methods.isin(self.methods), methods + " (" + bodies + ")")
 
     def count(self, method: str, status: Status) -> int:
-        """Return the number of trials of a method, on all tasks of the board, that ended with ``status``."""
-        return sum(cell.provenance.statuses[status] for key, cell in self.cells.items() if key[1] == method)
+        """Return the number of trials of a method, on all tasks of the board, that
+        ended with ``status``.
+        """
+        return sum(
+            cell.provenance.statuses[status]
+            for key, cell in self.cells.items()
+            if key[1] == method
+        )
 
 
 def score_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return ``rows`` as a score table: the columns of `SCORE_TABLE`, sorted by task, method and seed."""
+    """Return ``rows`` as a score table: the columns of `SCORE_TABLE`, sorted by task,
+    method and seed.
+    """
     table = rows[list(SCORE_TABLE)].astype(SCORE_TABLE)
-    return table.sort_values(["task", "method", "seed"], kind="stable").reset_index(drop=True)
+    return table.sort_values(["task", "method", "seed"], kind="stable").reset_index(
+        drop=True
+    )
 
 
 def empty_board(benchmark: str, warnings: Sequence[str] = ()) -> Board:
-    """Return a board without sweep, tasks, methods and scores, for a benchmark without trials."""
-    scores = pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in SCORE_TABLE.items()})
+    """Return a board without sweep, tasks, methods and scores, for a benchmark without
+    trials.
+    """
+    scores = pd.DataFrame(
+        {name: pd.Series(dtype=kind) for name, kind in SCORE_TABLE.items()}
+    )
     return Board(benchmark, "", "", {}, (), scores, {}, warnings=tuple(warnings))

@@ -1,4 +1,6 @@
-"""Effects of the factors of a grid: ratios of test scores, paired by task, seed and the levels of all other factors."""
+"""Effects of the factors of a grid: ratios of test scores, paired by task, seed and the
+levels of all other factors.
+"""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,55 +14,108 @@ from orca_ray.errors import UserError
 from orca_ray.leaderboard.board import Score
 from orca_ray.leaderboard.selection import grid_scores, select
 from orca_ray.leaderboard.statistics.intervals import MIN_TASKS
-from orca_ray.leaderboard.statistics.paired import Comparison, Levels, LogRatios, LogScores, compare
+from orca_ray.leaderboard.statistics.paired import (
+    Comparison,
+    Levels,
+    LogRatios,
+    LogScores,
+    compare,
+)
 from orca_ray.leaderboard.statistics.table import ScoreTable, mean_over_seeds
 from orca_ray.results.record import Status
 
 METHOD = "method"
-"""Name of the factor that a sweep with several methods has in addition to the factors of its grid."""
+"""Name of the factor that a sweep with several methods has in addition to the factors
+of its grid.
+"""
 _SOURCE = "align.source"
-"""A hyper-parameter that may be empty in a grid. Records have the name of the source that a sweep took instead."""
+"""A hyper-parameter that may be empty in a grid.
+
+Records have the name of the source that a sweep took instead.
+"""
 
 COLUMNS = [
-    "benchmark", "sweep", "protocol", "phase", "task", "method", "seed", "hyperparameters", "status", "test_score",
-    "data_fingerprint", "metric", "metric_version", "finished_at", "trial_key",
-]  # fmt: skip
+    "benchmark",
+    "sweep",
+    "protocol",
+    "phase",
+    "task",
+    "method",
+    "seed",
+    "hyperparameters",
+    "status",
+    "test_score",
+    "data_fingerprint",
+    "metric",
+    "metric_version",
+    "finished_at",
+    "trial_key",
+]
 """Columns of records that effects are computed from."""
 
 
 @dataclass(frozen=True)
 class EffectGrid:
-    """Planned cells and seeds of a sweep with a grid; a cell has one level of each factor."""
+    """Planned cells and seeds of a sweep with a grid; a cell has one level of each
+    factor.
+    """
 
     cells: Mapping[tuple[str, str], Sequence[tuple[Levels, Mapping[str, object]]]]
-    """Levels and hyper-parameters of each cell, by task and method. The first level of a factor is its baseline."""
+    """Levels and hyper-parameters of each cell, by task and method.
+
+    The first level of a factor is its baseline.
+    """
     seeds: Sequence[int]
 
     def planned(self) -> Iterator[tuple[str, str, Levels, Mapping[str, object]]]:
-        """Yield task, method, levels (with `METHOD` if there are several methods) and hyper-parameters of each cell."""
+        """Yield task, method, levels (with `METHOD` if there are several methods) and
+        hyper-parameters of each cell.
+        """
         several = len({method for _, method in self.cells}) > 1
         for (task, method), cells in self.cells.items():
             for levels, values in cells:
-                yield task, method, {METHOD: method, **levels} if several else levels, values
+                yield (
+                    task,
+                    method,
+                    {METHOD: method, **levels} if several else levels,
+                    values,
+                )
 
     @property
     def factors(self) -> dict[str, list[str]]:
         """Names of the levels of each factor, the baseline first."""
         factors: dict[str, dict[str, None]] = {}
-        for factor, level in (item for _, _, levels, _ in self.planned() for item in levels.items()):
+        for factor, level in (
+            item for _, _, levels, _ in self.planned() for item in levels.items()
+        ):
             factors.setdefault(factor, {})[level] = None
         return {factor: list(levels) for factor, levels in factors.items()}
 
     @property
     def names(self) -> list[str]:
-        """Hyper-parameters in which cells of a (task, method) differ; they decide to which cells a record belongs."""
-        pairs = ((values, cells[0][1]) for cells in self.cells.values() for _, values in cells)
-        return sorted({name for values, first in pairs for name in values if values[name] != first.get(name)})
+        """Hyper-parameters in which cells of a (task, method) differ; they decide to
+        which cells a record belongs.
+        """
+        pairs = (
+            (values, cells[0][1])
+            for cells in self.cells.values()
+            for _, values in cells
+        )
+        return sorted(
+            {
+                name
+                for values, first in pairs
+                for name in values
+                if values[name] != first.get(name)
+            }
+        )
 
 
 @dataclass(frozen=True)
 class Effects:
-    """Effects of a sweep's factors, as ratios of test scores (see `Comparison`); below 1 is an improvement."""
+    """Effects of a sweep's factors, as ratios of test scores (see `Comparison`); below
+    1 is an improvement.
+    """
 
     benchmark: str
     sweep: str
@@ -73,29 +128,55 @@ class Effects:
     scores: Mapping[tuple[str, int], Score]
     """Score by task and index in ``cells``; n is 0 where there is none."""
     comparisons: Sequence[Comparison]
-    """Each level of a factor against the factor's baseline: over all cells, over the cells with one level of another
-    factor, and over the cells with one level of each other factor. For each two factors, each combination of levels
-    other than the baselines against both baselines."""
+    """Each level of a factor against the factor's baseline: over all cells, over the
+    cells with one level of another factor, and over the cells with one level of each
+    other factor. For each two factors, each combination of levels other than the
+    baselines against both baselines.
+    """
     statuses: Mapping[Status, int]
     notes: Sequence[str]
 
     def find(self, levels: Levels, reference: Levels) -> Comparison | None:
-        """Return the comparison of ``levels`` with ``reference``; None if `comparisons` does not have it."""
-        return next((c for c in self.comparisons if (c.levels, c.reference) == (levels, reference)), None)
+        """Return the comparison of ``levels`` with ``reference``; None if `comparisons`
+        does not have it.
+        """
+        return next(
+            (
+                c
+                for c in self.comparisons
+                if (c.levels, c.reference) == (levels, reference)
+            ),
+            None,
+        )
 
 
 def build_effects(
-    records: pd.DataFrame, grid: EffectGrid, *, benchmark: str, sweep: str, protocol: str | None = None
+    records: pd.DataFrame,
+    grid: EffectGrid,
+    *,
+    benchmark: str,
+    sweep: str,
+    protocol: str | None = None,
 ) -> Effects:
-    """Compute the effects of a grid's factors from the `COLUMNS` of a store's records, in any order.
+    """Compute the effects of a grid's factors from the `COLUMNS` of a store's records,
+    in any order.
 
-    With ``protocol`` None, the sweep's only protocol is taken. Raises UserError if there is no record of the benchmark,
-    the sweep or the protocol, or if ``protocol`` is None and the sweep has several.
+    With ``protocol`` None, the sweep's only protocol is taken. Raises UserError if
+    there is no record of the benchmark, the sweep or the protocol, or if ``protocol``
+    is None and the sweep has several.
     """
-    rows = select(select(records, "benchmark", benchmark, "run the sweep first."), "sweep", sweep, "")
+    rows = select(
+        select(records, "benchmark", benchmark, "run the sweep first."),
+        "sweep",
+        sweep,
+        "",
+    )
     protocols = sorted(rows["protocol"].unique())
     if protocol is None and len(protocols) > 1:
-        raise UserError(f"{sweep} has records of several protocols: give --protocol {' or '.join(protocols)}")
+        raise UserError(
+            f"{sweep} has records of several protocols: give --protocol"
+            f" {' or '.join(protocols)}"
+        )
     rows = select(rows, "protocol", protocol or protocols[0], "")
     table = _Table(rows, grid)
     comparisons = [table.compare(*each) for each in _questions(grid.factors)]
@@ -119,22 +200,34 @@ def _questions(factors: Mapping[str, Sequence[str]]) -> Iterator[tuple[Levels, L
     """Yield the levels and the reference of each comparison in `Effects.comparisons`."""
     for factor, (baseline, *levels) in factors.items():
         others = {name: names for name, names in factors.items() if name != factor}
-        subsets = [(), *combinations(others, 1), *([tuple(others)] if len(others) > 1 else [])]
+        subsets = [
+            (),
+            *combinations(others, 1),
+            *([tuple(others)] if len(others) > 1 else []),
+        ]
         for level, subset in product(levels, subsets):
             for values in product(*(others[name] for name in subset)):
                 given = dict(zip(subset, values, strict=True))
                 yield {factor: level, **given}, {factor: baseline, **given}
-    for (one, (base, *levels)), (two, (other_base, *other_levels)) in combinations(factors.items(), 2):
+    for (one, (base, *levels)), (two, (other_base, *other_levels)) in combinations(
+        factors.items(), 2
+    ):
         for level, other in product(levels, other_levels):
             yield {one: level, two: other}, {one: base, two: other_base}
 
 
 class _Table:
-    """The test scores of a grid's cells. Axes of arrays: T tasks, C cells, S seeds, P pairs of cells."""
+    """The test scores of a grid's cells.
+
+    Axes of arrays: T tasks, C cells, S seeds, P pairs of cells.
+    """
 
     def __init__(self, rows: pd.DataFrame, grid: EffectGrid) -> None:
-        """Put the scores of the confirm records among ``rows`` into the cells that they belong to."""
-        tasks, names = list(dict.fromkeys(task for task, _ in grid.cells)), grid.names
+        """Put the scores of the confirm records among ``rows`` into the cells that they
+        belong to.
+        """
+        tasks = list(dict.fromkeys(task for task, _ in grid.cells))
+        names = grid.names
         cells: list[Levels] = []
         places: dict[str, list[tuple[int, int]]] = {}  # task and cell, by label
         sources: dict[tuple[str, str], set[object]] = {}
@@ -144,69 +237,116 @@ class _Table:
 
         for task, method, levels, values in grid.planned():
             cells += [] if levels in cells else [levels]
-            places.setdefault(label(task, method, values), []).append((tasks.index(task), cells.index(levels)))
+            places.setdefault(label(task, method, values), []).append(
+                (tasks.index(task), cells.index(levels))
+            )
             sources.setdefault((task, method), set()).add(values.get(_SOURCE))
         self.cells = cells
         self.trials_TC = np.full((len(tasks), len(cells)), -1)
-        """Equal numbers mark cells that share their trials; -1 marks a cell that is not planned for the task."""
+        """Equal numbers mark cells that share their trials; -1 marks a cell that is not
+        planned for the task.
+        """
         for number, entries in enumerate(places.values()):
             self.trials_TC[tuple(zip(*entries, strict=True))] = number
 
         def stored(task: str, method: str, text: str) -> str:
-            values, known = json.loads(text), sources.get((task, method), set())
+            values = json.loads(text)
+            known = sources.get((task, method), set())
             unnamed = "" in known and values.get(_SOURCE) not in known
             return label(task, method, {**values, _SOURCE: ""} if unnamed else values)
 
-        rows = rows.assign(label=list(map(stored, rows["task"], rows["method"], rows["hyperparameters"])))
+        rows = rows.assign(
+            label=list(
+                map(stored, rows["task"], rows["method"], rows["hyperparameters"])
+            )
+        )
         inside = rows["label"].isin(places)
-        scored, self.notes = grid_scores(rows[inside].sort_values(["finished_at", "trial_key"], kind="stable"))
+        scored, self.notes = grid_scores(
+            rows[inside].sort_values(["finished_at", "trial_key"], kind="stable")
+        )
         if outside := int((~inside).sum()):
             self.notes.append(f"{outside} trial(s) that are not in the grid left out")
         self.seeds = sorted({*grid.seeds, *map(int, scored["seed"])})
         scores_TCS = np.full((*self.trials_TC.shape, len(self.seeds)), np.nan)
-        for name, seed, score in zip(scored["label"], scored["seed"], scored["test_score"], strict=True):
+        for name, seed, score in zip(
+            scored["label"], scored["seed"], scored["test_score"], strict=True
+        ):
             for place in places[name]:
                 scores_TCS[(*place, self.seeds.index(seed))] = score
         found = dict(zip(scored["task"], scored["metric"], strict=True))
         self.metrics = {task: found.get(task, "") for task in tasks}
-        self.logs = LogScores.of(ScoreTable(tuple(tasks), tuple(map(str, range(len(cells)))), scores_TCS))
-        """Logarithms of the scores [T, C, S], whose methods are the indices of ``cells``; NaN for no score."""
+        self.logs = LogScores.of(
+            ScoreTable(tuple(tasks), tuple(map(str, range(len(cells)))), scores_TCS)
+        )
+        """Logarithms of the scores [T, C, S], whose methods are the indices of
+        ``cells``; NaN for no score.
+        """
 
     def summary(self) -> dict[tuple[str, int], Score]:
-        """Return mean, standard deviation and number of the scores of each task and cell."""
+        """Return mean, standard deviation and number of the scores of each task and
+        cell.
+        """
         summary = {}
         for (t, task), c in product(enumerate(self.metrics), range(len(self.cells))):
             scores = pd.Series(self.logs.table.scores_TMS[t, c]).dropna()
-            summary[task, c] = Score(float(scores.mean()), float(scores.std()), len(scores))
+            summary[task, c] = Score(
+                float(scores.mean()), float(scores.std()), len(scores)
+            )
         return summary
 
     def compare(self, levels: Levels, reference: Levels) -> Comparison:
-        """Compare the cells that have ``levels`` with the cells that have ``reference`` and are equal otherwise."""
+        """Compare the cells that have ``levels`` with the cells that have ``reference``
+        and are equal otherwise.
+        """
         pairs = [
             (index, self.cells.index(other))
             for index, cell in enumerate(self.cells)
-            if levels.items() <= cell.items() and (other := {**cell, **reference}) in self.cells
+            if levels.items() <= cell.items()
+            and (other := {**cell, **reference}) in self.cells
         ]
         above, below = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
-        trials_TP, bases_TP = self.trials_TC[:, above], self.trials_TC[:, below]
+        trials_TP = self.trials_TC[:, above]
+        bases_TP = self.trials_TC[:, below]
         planned_TP = (trials_TP != bases_TP) & (trials_TP >= 0) & (bases_TP >= 0)
-        above_TPS, below_TPS = (self.logs.table.scores_TMS[:, columns] for columns in (above, below))
+        above_TPS, below_TPS = (
+            self.logs.table.scores_TMS[:, columns] for columns in (above, below)
+        )
         paired_TPS = planned_TP[:, :, None] & np.isfinite(above_TPS + below_TPS)
         logs_TP, bases_TP = (
-            np.log(np.maximum(mean_over_seeds(np.where(paired_TPS, scores, np.nan)), self.logs.floors_T))
+            np.log(
+                np.maximum(
+                    mean_over_seeds(np.where(paired_TPS, scores, np.nan)),
+                    self.logs.floors_T,
+                )
+            )
             for scores in (above_TPS, below_TPS)
         )
         num_TP = paired_TPS.sum(axis=-1)
         used = np.flatnonzero(num_TP.any(axis=1))
         num_T = (num_TP > 0).sum(axis=1)[used]
         logs_T = np.nansum(logs_TP - bases_TP, axis=1)[used] / num_T
-        # A mean of n log scores has the variance of one, divided by n; a pair has two such means.
+        # A mean of n log scores has the variance of one, divided by n; a pair has two
+        # such means.
         both = np.concatenate([above, below])
-        weights_TP = np.divide(1.0, num_TP, out=np.zeros(num_TP.shape), where=num_TP > 0)
-        variances_T, freedom_T = self.logs.over_seeds(
-            self.logs.variances_TM[:, both] * np.tile(weights_TP, 2), self.logs.freedom_TM[:, both]
+        weights_TP = np.divide(
+            1.0, num_TP, out=np.zeros(num_TP.shape), where=num_TP > 0
         )
-        tasks, planned = [self.logs.table.tasks[t] for t in used], int(planned_TP.sum()) * len(self.seeds)
-        ratios = LogRatios(tasks, logs_T, np.sqrt(variances_T[used]) / num_T, freedom_T[used])
-        over_tasks, found = len(self.metrics) >= MIN_TASKS, int(paired_TPS.sum())
-        return compare(levels, reference, ratios, planned=planned, pairs=found, over_tasks=over_tasks)
+        variances_T, freedom_T = self.logs.over_seeds(
+            self.logs.variances_TM[:, both] * np.tile(weights_TP, 2),
+            self.logs.freedom_TM[:, both],
+        )
+        tasks = [self.logs.table.tasks[t] for t in used]
+        planned = int(planned_TP.sum()) * len(self.seeds)
+        ratios = LogRatios(
+            tasks, logs_T, np.sqrt(variances_T[used]) / num_T, freedom_T[used]
+        )
+        over_tasks = len(self.metrics) >= MIN_TASKS
+        found = int(paired_TPS.sum())
+        return compare(
+            levels,
+            reference,
+            ratios,
+            planned=planned,
+            pairs=found,
+            over_tasks=over_tasks,
+        )

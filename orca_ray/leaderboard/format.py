@@ -1,4 +1,5 @@
-"""A report, which is a board with everything that is written beside the board, and the formats that write reports.
+"""A report, which is a board with everything that is written beside the board, and the
+formats that write reports.
 
 Each module of `formats` declares a `Format` as ``FORMAT``, or several as ``FORMATS``.
 """
@@ -23,40 +24,63 @@ from orca_ray.leaderboard import formats
 from orca_ray.leaderboard.board import Board, BoardCell
 from orca_ray.leaderboard.effects import Effects
 from orca_ray.leaderboard.published import Published, PublishedRow
-from orca_ray.leaderboard.statistics import ScoreTable, all_statistics, get_statistic, on_boards
+from orca_ray.leaderboard.statistics import (
+    ScoreTable,
+    all_statistics,
+    get_statistic,
+    on_boards,
+)
 from orca_ray.leaderboard.statistics.intervals import LEVEL
 from orca_ray.leaderboard.statistics.paired import LogScores, QuestionAnswer, answers
 from orca_ray.leaderboard.statistics.table import Shape
 from orca_ray.paths import open_regular
 
 _DIGITS = 10
-"""Significant digits of statistics. The last digits depend on the processor, and a board's bytes must not."""
+"""Significant digits of statistics.
+
+The last digits depend on the processor, and a board's bytes must not.
+"""
 FACTS = ("body", "body_licence", "body_sha256", "seen", "paper", "code")
-"""Names of facts about a cell that are not in its records: the body, licence and SHA-256 of the weights that its trials
-started from (both empty for random ones), whether the pretraining of these weights saw the task's data (``no``,
-``unknown`` or ``known``), and URLs of the method's paper and of its authors' code."""
+"""Names of facts about a cell that are not in its records: the body, licence and
+SHA-256 of the weights that its trials started from (both empty for random ones),
+whether the pretraining of these weights saw the task's data (``no``, ``unknown`` or
+``known``), and URLs of the method's paper and of its authors' code.
+"""
 MAX_SEARCH_TRIALS = 20_000
 """Largest number of search trials of a board that `BoardReport.searches` holds."""
 
 
 @dataclass(frozen=True)
 class BoardReport:
-    """A board with everything that is written beside it. Equal reports give equal bytes in every format."""
+    """A board with everything that is written beside it.
+
+    Equal reports give equal bytes in every format.
+    """
 
     board: Board
     published: Published | None = None
     effects: Effects | None = None
-    """Effects of the factors of a sweep's grid; formats write them instead of the board."""
+    """Effects of the factors of a sweep's grid; formats write them instead of the
+    board.
+    """
     read_curves: Callable[[], pd.DataFrame] | None = None
-    """Reads the learning curves of the board's sweep, as `ResultsStore.curves` returns them."""
+    """Reads the learning curves of the board's sweep, as `ResultsStore.curves` returns
+    them.
+    """
     read_records: Callable[[], pd.DataFrame] | None = None
-    """Reads the records of the board's sweep, as `ResultsStore.records` returns them, for the page."""
+    """Reads the records of the board's sweep, as `ResultsStore.records` returns them,
+    for the page.
+    """
     read_searches: Callable[[], pd.DataFrame | None] | None = None
     """Reads the search trials of the board's sweep, as `read_searches` returns them."""
-    read_artefacts: Callable[[], Mapping[str, Sequence[Mapping[str, Any]]]] | None = None
+    read_artefacts: Callable[[], Mapping[str, Sequence[Mapping[str, Any]]]] | None = (
+        None
+    )
     """Reads pictures of trials by trial key, as plain JSON, for the page."""
     read_about: Callable[[], Mapping[str, Mapping[str, str]]] | None = None
-    """Returns title, metric, definition, kind, modality and size of each task; title, paper and code of each method."""
+    """Returns title, metric, definition, kind, modality and size of each task; title,
+    paper and code of each method.
+    """
     read_facts: Callable[[BoardCell], Mapping[str, str]] = lambda cell: {}
     """Returns what is known of the `FACTS` of a cell."""
     reproduce: str = "orca-sweep reproduce KEY"
@@ -64,7 +88,9 @@ class BoardReport:
     refresh_seconds: int = 0
     """Number of seconds after which the page reloads itself; 0: never."""
     left_out: tuple[str, ...] = ()
-    """Tasks and methods that have records and were left out on request; every statistic is computed without them."""
+    """Tasks and methods that have records and were left out on request; every statistic
+    is computed without them.
+    """
 
     @cached_property
     def curves(self) -> pd.DataFrame | None:
@@ -78,7 +104,9 @@ class BoardReport:
 
     @cached_property
     def answers(self) -> list[QuestionAnswer]:
-        """Answers to the questions whether aligning, pretraining, searching and other steps helped."""
+        """Answers to the questions whether aligning, pretraining, searching and other
+        steps helped.
+        """
         return answers(self.scores, self.searches)
 
     @cached_property
@@ -88,48 +116,81 @@ class BoardReport:
 
     @cached_property
     def ranking(self) -> ScoreTable:
-        """The scores of the methods that are ranked: those with scores on at least half of the tasks."""
+        """The scores of the methods that are ranked: those with scores on at least half
+        of the tasks.
+        """
         on_M = (self.scores.num_seeds_TM > 0).sum(axis=0)
         kept = np.flatnonzero(2 * on_M >= len(self.scores.tasks))
         methods = tuple(self.scores.methods[m] for m in kept)
         return ScoreTable(self.scores.tasks, methods, self.scores.scores_TMS[:, kept])
 
     def statistic(self, name: str) -> pd.DataFrame:
-        """Return the frame of the statistic ``name`` (one of `on_boards`): a row for each method, NaN if undefined."""
+        """Return the frame of the statistic ``name`` (one of `on_boards`): a row for
+        each method, NaN if undefined.
+        """
         return self._statistics[name]
 
     @cached_property
     def _statistics(self) -> dict[str, pd.DataFrame]:
-        found = {name: _rounded(get_statistic(name).compute(self.ranking)) for name in on_boards()}
-        order = found["mean_rank"]["value"].reindex(list(self.board.methods)).sort_values(kind="stable").index
+        found = {
+            name: _rounded(get_statistic(name).compute(self.ranking))
+            for name in on_boards()
+        }
+        order = (
+            found["mean_rank"]["value"]
+            .reindex(list(self.board.methods))
+            .sort_values(kind="stable")
+            .index
+        )
         return {name: values.reindex(order) for name, values in found.items()}
 
     @cached_property
     def methods(self) -> tuple[str, ...]:
-        """Names of the methods, lowest mean rank first, then methods without a score on every common task."""
+        """Names of the methods, lowest mean rank first, then methods without a score on
+        every common task.
+        """
         return tuple(map(str, self.statistic("mean_rank").index))
 
     @cached_property
     def verdicts(self) -> pd.DataFrame:
-        """The statistic ``verdict``: one row for each ordered pair of methods that have scores."""
+        """The statistic ``verdict``: one row for each ordered pair of methods that have
+        scores.
+        """
         return _rounded(get_statistic("verdict").compute(self.scores))
 
     @cached_property
     def tied(self) -> set[tuple[str, str]]:
-        """Pairs of a task and a method that is not the best, and that `LogScores.tied_TM` does not separate from it."""
-        tied_TM = LogScores.of(self.scores).tied_TM if self.scores.tasks else np.zeros((0, 0))
-        return {(self.scores.tasks[t], self.scores.methods[m]) for t, m in np.argwhere(tied_TM)}
+        """Pairs of a task and a method that is not the best, and that
+        `LogScores.tied_TM` does not separate from it.
+        """
+        tied_TM = (
+            LogScores.of(self.scores).tied_TM if self.scores.tasks else np.zeros((0, 0))
+        )
+        return {
+            (self.scores.tasks[t], self.scores.methods[m])
+            for t, m in np.argwhere(tied_TM)
+        }
 
     @cached_property
     def tied_first(self) -> set[str]:
         """The methods that the verdicts do not separate from the first by mean rank."""
         ranked = self.statistic("mean_rank")["value"].dropna().index
-        return {str(name) for name in ranked[1:] if self.verdicts.loc[(ranked[0], name), "adjusted_p"] > LEVEL}
+        return {
+            str(name)
+            for name in ranked[1:]
+            if self.verdicts.loc[(ranked[0], name), "adjusted_p"] > LEVEL
+        }
 
     def statistics(self, *shapes: Shape) -> dict[str, pd.DataFrame]:
-        """Return the frames of all statistics that need only scores and have one of ``shapes``, by name."""
+        """Return the frames of all statistics that need only scores and have one of
+        ``shapes``, by name.
+        """
         return {
-            name: _rounded(each.compute(self.scores if each.shape in ("cell", "pair") else self.ranking))
+            name: _rounded(
+                each.compute(
+                    self.scores if each.shape in ("cell", "pair") else self.ranking
+                )
+            )
             for name, each in all_statistics().items()
             if each.inputs == ("scores",) and each.shape in shapes
         }
@@ -142,16 +203,27 @@ class BoardReport:
     @property
     def published_scores(self) -> list[PublishedRow]:
         """The published rows that have a score."""
-        return [row for row in self.published.rows if row.score is not None] if self.published else []
+        return (
+            [row for row in self.published.rows if row.score is not None]
+            if self.published
+            else []
+        )
 
     def validation_curves(self, task: str) -> dict[str, list[float]]:
-        """Return by method the validation score of each refine epoch, mean over seeds; only methods with a curve."""
+        """Return by method the validation score of each refine epoch, mean over seeds;
+        only methods with a curve.
+        """
         found = {}
         for method in self.methods:
             cell = self.board.cells.get((task, method))
             keys = cell.trial_keys.values() if cell else ()
-            if curves := [self._validation[key] for key in keys if key in self._validation]:
-                found[method] = [float(value) for value in pd.concat(curves, axis=1).sort_index().mean(axis=1)]
+            if curves := [
+                self._validation[key] for key in keys if key in self._validation
+            ]:
+                found[method] = [
+                    float(value)
+                    for value in pd.concat(curves, axis=1).sort_index().mean(axis=1)
+                ]
         return found
 
     @cached_property
@@ -159,35 +231,63 @@ class BoardReport:
         """Validation score by refine epoch of each trial that has a curve."""
         if self.curves is None:
             return {}
-        rows = self.curves[(self.curves["stage"] == "refine") & self.curves["validation_score"].notna()]
-        return {str(key): group.set_index("epoch")["validation_score"] for key, group in rows.groupby("trial_key")}
+        rows = self.curves[
+            (self.curves["stage"] == "refine") & self.curves["validation_score"].notna()
+        ]
+        return {
+            str(key): group.set_index("epoch")["validation_score"]
+            for key, group in rows.groupby("trial_key")
+        }
 
 
 def _rounded(frame: pd.DataFrame) -> pd.DataFrame:
-    floats = {str(name): column for name, column in frame.select_dtypes("float").items()}
-    return frame.assign(**{name: [float(f"{v:.{_DIGITS}g}") for v in column] for name, column in floats.items()})
+    floats = {
+        str(name): column for name, column in frame.select_dtypes("float").items()
+    }
+    return frame.assign(
+        **{
+            name: [float(f"{v:.{_DIGITS}g}") for v in column]
+            for name, column in floats.items()
+        }
+    )
 
 
-def subset(board: Board, tasks: Sequence[str] | None, methods: Sequence[str] | None) -> tuple[Board, tuple[str, ...]]:
-    """Return the board with some tasks and methods (None: all), and the names of the tasks and methods left out.
+def subset(
+    board: Board, tasks: Sequence[str] | None, methods: Sequence[str] | None
+) -> tuple[Board, tuple[str, ...]]:
+    """Return the board with some tasks and methods (None: all), and the names of the
+    tasks and methods left out.
 
-    A task may be given without the name of its benchmark. Raises UserError for a name that the board does not have.
+    A task may be given without the name of its benchmark. Raises UserError for a name
+    that the board does not have.
     """
     kept = tuple(_chosen("task", tasks, board.tasks, f"{board.benchmark}/"))
     columns = tuple(_chosen("method", methods, board.methods))
-    scores = board.scores[board.scores["task"].isin(kept) & board.scores["method"].isin(columns)]
+    scores = board.scores[
+        board.scores["task"].isin(kept) & board.scores["method"].isin(columns)
+    ]
     chosen = replace(
         board,
         infos={task: board.infos[task] for task in kept},
         methods=columns,
         scores=scores.reset_index(drop=True),
-        cells={(t, m): cell for (t, m), cell in board.cells.items() if t in kept and m in columns},
+        cells={
+            (t, m): cell
+            for (t, m), cell in board.cells.items()
+            if t in kept and m in columns
+        },
     )
-    return chosen, tuple(each for each in (*board.tasks, *board.methods) if each not in {*kept, *columns})
+    return chosen, tuple(
+        each for each in (*board.tasks, *board.methods) if each not in {*kept, *columns}
+    )
 
 
-def _chosen(kind: str, wanted: Sequence[str] | None, known: Sequence[str], prefix: str = "") -> Iterator[str]:
-    """Yield the names in ``known`` that are ``wanted`` (None: all), in the order of ``known``."""
+def _chosen(
+    kind: str, wanted: Sequence[str] | None, known: Sequence[str], prefix: str = ""
+) -> Iterator[str]:
+    """Yield the names in ``known`` that are ``wanted`` (None: all), in the order of
+    ``known``.
+    """
     full = {each if each in known else f"{prefix}{each}" for each in wanted or known}
     if unknown := sorted(full - set(known)):
         raise unknown_name(kind, unknown[0], known, "These have records in this sweep.")
@@ -198,36 +298,69 @@ KIND = "orca-ray board"
 VERSION = 1
 """Version of the columns of exported scores, and of the JSON document."""
 _NAMES = (
-    "benchmark", "sweep", "protocol", "task", "metric", "metric_version", "data_fingerprint", "method", "seed", "score",
+    "benchmark",
+    "sweep",
+    "protocol",
+    "task",
+    "metric",
+    "metric_version",
+    "data_fingerprint",
+    "method",
+    "seed",
+    "score",
     "trial_key",
-)  # fmt: skip
+)
 _TYPES = {"metric_version": pa.int64(), "seed": pa.int64(), "score": pa.float64()}
 SCHEMA = pa.schema([(name, _TYPES.get(name, pa.string())) for name in _NAMES])
-"""Columns of exported scores. A (task, method) without a score has one row, without ``seed`` and ``score``."""
+"""Columns of exported scores.
+
+A (task, method) without a score has one row, without ``seed`` and ``score``.
+"""
 SUFFIXES = (".json", ".parquet")
 _MAX_BYTES = 1 << 30
 
 
 def score_rows(board: Board) -> list[dict[str, Any]]:
-    """Return the scores of a board as rows with the columns of `SCHEMA`, sorted by task, method and seed."""
-    common = {"benchmark": board.benchmark, "sweep": board.sweep, "protocol": board.protocol}
+    """Return the scores of a board as rows with the columns of `SCHEMA`, sorted by
+    task, method and seed.
+    """
+    common = {
+        "benchmark": board.benchmark,
+        "sweep": board.sweep,
+        "protocol": board.protocol,
+    }
     scores: dict[tuple[str, str], list[tuple[int | None, float | None]]] = {}
     for task, method, seed, score in board.scores.itertuples(index=False):
-        scores.setdefault((str(task), str(method)), []).append((int(seed), float(score)))
+        scores.setdefault((str(task), str(method)), []).append(
+            (int(seed), float(score))
+        )
     rows = []
     for task, info in board.infos.items():
-        of_task = {name: getattr(info, name) for name in ("metric", "metric_version", "data_fingerprint")}
+        of_task = {
+            name: getattr(info, name)
+            for name in ("metric", "metric_version", "data_fingerprint")
+        }
         for method in sorted(board.methods):
             cell = board.cells.get((task, method))
             for seed, score in scores.get((task, method), [(None, None)]):
-                key = None if cell is None or seed is None else cell.trial_keys.get(seed)
-                row = {"task": task, "method": method, "seed": seed, "score": score, "trial_key": key}
+                key = (
+                    None if cell is None or seed is None else cell.trial_keys.get(seed)
+                )
+                row = {
+                    "task": task,
+                    "method": method,
+                    "seed": seed,
+                    "score": score,
+                    "trial_key": key,
+                }
                 rows.append({**common, **of_task, **row})
     return rows
 
 
 def score_frame(board: Board) -> pd.DataFrame:
-    """Return `score_rows` as a data frame with the columns and types that `read_scores` returns."""
+    """Return `score_rows` as a data frame with the columns and types that `read_scores`
+    returns.
+    """
     return _frame(pa.Table.from_pylist(score_rows(board), schema=SCHEMA))
 
 
@@ -236,25 +369,42 @@ def _frame(table: Any) -> pd.DataFrame:
 
 
 def read_scores(path: Path) -> pd.DataFrame:
-    """Return a board's own scores, not the published ones, from a JSON or Parquet export: columns of `SCHEMA`.
+    """Return a board's own scores, not the published ones, from a JSON or Parquet
+    export: columns of `SCHEMA`.
 
-    Raises UserError if the file is not an exported board, and OSError if there is no file or it cannot be read.
+    Raises UserError if the file is not an exported board, and OSError if there is no
+    file or it cannot be read.
     """
     with open_regular(path) as stream:
         content = stream.read(_MAX_BYTES + 1)
     if len(content) > _MAX_BYTES:
-        raise UserError(f"{path} has more than {_MAX_BYTES >> 30} GiB: that is no board")
+        raise UserError(
+            f"{path} has more than {_MAX_BYTES >> 30} GiB: that is no board"
+        )
     try:
-        table = _from_json(content) if path.suffix == ".json" else pq.read_table(pa.BufferReader(content))
+        table = (
+            _from_json(content)
+            if path.suffix == ".json"
+            else pq.read_table(pa.BufferReader(content))
+        )
         if "kind" in table.column_names:  # a Parquet file also holds published scores
             table = table.filter(pc.equal(table["kind"], "own"))
         table = table.select(SCHEMA.names).cast(SCHEMA)
         if table["task"].null_count or table["method"].null_count:
             raise ValueError("a row names no task or method")
-    except (ValueError, KeyError, TypeError, RecursionError, pa.ArrowException) as error:
-        why = printable(str(error).splitlines()[0] if str(error) else type(error).__name__)
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        RecursionError,
+        pa.ArrowException,
+    ) as error:
+        why = printable(
+            str(error).splitlines()[0] if str(error) else type(error).__name__
+        )
         raise UserError(
-            f"{path} is no board of scores ({why}): write one with `orca-sweep leaderboard NAME -o FILE{path.suffix}`"
+            f"{path} is no board of scores ({why}): write one with `orca-sweep"
+            f" leaderboard NAME -o FILE{path.suffix}`"
         ) from error
     return _frame(table)
 
@@ -264,17 +414,22 @@ def _from_json(content: bytes) -> Any:
     if not isinstance(document, dict) or document.get("kind") != KIND:
         raise ValueError(f'it has no "kind": {quoted(KIND)}')
     if document.get("version") != VERSION:
-        raise ValueError(f"it has version {quoted(document.get('version'))}, and this orca-ray reads {VERSION}")
+        raise ValueError(
+            f"it has version {quoted(document.get('version'))}, and this orca-ray reads"
+            f" {VERSION}"
+        )
     rows: Sequence[dict[str, Any]] = document["scores"]
     return pa.Table.from_pylist(list(rows), schema=SCHEMA)
 
 
 @dataclass(frozen=True)
 class Format:
-    """A format of leaderboards, and of the effects of a grid's factors unless ``effects`` is None.
+    """A format of leaderboards, and of the effects of a grid's factors unless
+    ``effects`` is None.
 
-    Equal boards give equal text or bytes. Text has no line break at the end. Formats for people mark the best score of
-    each task, explain the numbers, and escape unprintable characters; formats for programs hold numbers in full.
+    Equal boards give equal text or bytes. Text has no line break at the end. Formats
+    for people mark the best score of each task, explain the numbers, and escape
+    unprintable characters; formats for programs hold numbers in full.
     """
 
     name: str
@@ -283,25 +438,36 @@ class Format:
     render: Callable[[BoardReport], str | bytes]
     effects: Callable[[Effects], str] | None = None
     same: Callable[[bytes, bytes], bool] = eq
-    """Takes the contents of two files in this format, and returns whether they hold the same board."""
+    """Takes the contents of two files in this format, and returns whether they hold the
+    same board.
+    """
 
 
 @cache
 def all_formats() -> Mapping[str, Format]:
-    """Return all formats by name, sorted by name; raises ValueError if two modules declare the same name."""
+    """Return all formats by name, sorted by name; raises ValueError if two modules
+    declare the same name.
+    """
     return declared(Format, "FORMAT", modules(formats))
 
 
 def render(report: BoardReport | Board, format: str = "table") -> str | bytes:
-    """Return a report in the format named ``format``: its effects if it has effects, else its leaderboard.
+    """Return a report in the format named ``format``: its effects if it has effects,
+    else its leaderboard.
 
-    Raises `UserError` if the format is unknown, or if it cannot write effects and the report has effects.
+    Raises `UserError` if the format is unknown, or if it cannot write effects and the
+    report has effects.
     """
     found = lookup("format", format, all_formats())
     report = BoardReport(report) if isinstance(report, Board) else report
     if report.effects is None:
         return found.render(report)
     if found.effects is None:
-        allowed = ", ".join(name for name, each in all_formats().items() if each.effects)
-        raise UserError(f"the effects of a grid cannot be written as {format}: give one of {allowed}")
+        allowed = ", ".join(
+            name for name, each in all_formats().items() if each.effects
+        )
+        raise UserError(
+            f"the effects of a grid cannot be written as {format}: give one of"
+            f" {allowed}"
+        )
     return found.effects(report.effects)

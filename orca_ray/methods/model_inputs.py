@@ -1,4 +1,6 @@
-"""Converts data given to a trained model into batches of inputs; errors name the row or file at fault."""
+"""Converts data given to a trained model into batches of inputs; errors name the row or
+file at fault.
+"""
 
 import logging
 import math
@@ -32,11 +34,14 @@ class ModelInputs:
     preprocessing: Preprocessing | None
 
     @classmethod
-    def of(cls, x: Any, task: TaskSummary, preprocessing: Preprocessing | None) -> "ModelInputs":
-        """Return the samples in ``x``: an array, tensor, table, list of arrays, `UserData`, or a path to read.
+    def of(
+        cls, x: Any, task: TaskSummary, preprocessing: Preprocessing | None
+    ) -> "ModelInputs":
+        """Return the samples in ``x``: an array, tensor, table, list of arrays,
+        `UserData`, or a path to read.
 
-        Raises UserError if ``x`` is none of these, cannot be read, or has no samples, and without ``preprocessing``, if
-        its shape or type is not that of the task.
+        Raises UserError if ``x`` is none of these, cannot be read, or has no samples,
+        and without ``preprocessing``, if its shape or type is not that of the task.
         """
         data = _user_data(x, preprocessing)
         if len(data) == 0:
@@ -49,41 +54,64 @@ class ModelInputs:
         return len(self.data)
 
     def chunks(self, warn: Callable[[str], None] = logger.warning) -> Iterator[Array]:
-        """Yield float32 inputs [n, *input_shape] in order; n is a multiple of `BATCH_SIZE`, except in the last array.
+        """Yield float32 inputs [n, *input_shape] in order; n is a multiple of
+        `BATCH_SIZE`, except in the last array.
 
-        At most about 64 MiB of samples are read at a time. ``warn`` is called with a message for suspicious samples
-        that can still be predicted. Raises UserError, with the row or file, for values that the model cannot take.
+        At most about 64 MiB of samples are read at a time. ``warn`` is called with a
+        message for suspicious samples that can still be predicted. Raises UserError,
+        with the row or file, for values that the model cannot take.
         """
         row_bytes = 4 * math.prod(self.task.input_shape)
         size = max(1, min(self.data.batch_size(), _MOST_BYTES // row_bytes))
-        waiting, num_waiting, first = list[Array](), 0, 0
+        waiting = list[Array]()
+        num_waiting = 0
+        first = 0
         for part in self.data.batches(size):
             waiting.append(self._inputs(part, first, warn))
-            num_waiting, first = num_waiting + len(part), first + len(part)
+            num_waiting = num_waiting + len(part)
+            first = first + len(part)
             if num_waiting >= BATCH_SIZE:
                 joined = waiting[0] if len(waiting) == 1 else np.concatenate(waiting)
                 num_whole = num_waiting // BATCH_SIZE * BATCH_SIZE
                 yield joined[:num_whole]
-                waiting, num_waiting = [joined[num_whole:]], num_waiting - num_whole
+                waiting = [joined[num_whole:]]
+                num_waiting = num_waiting - num_whole
         if num_waiting:
             yield np.concatenate(waiting)
 
     def _inputs(self, part: UserData, first: int, warn: Callable[[str], None]) -> Array:
         if self.preprocessing is not None:
-            return np.ascontiguousarray(self.preprocessing.inputs(part, warn), dtype=np.float32)
+            return np.ascontiguousarray(
+                self.preprocessing.inputs(part, warn), dtype=np.float32
+            )
         with np.errstate(over="ignore", invalid="ignore"):
             inputs = np.ascontiguousarray(np.asarray(part.x), dtype=np.float32)
         finite = np.isfinite(inputs).reshape(len(inputs), -1).all(axis=1)
         if not finite.all():
             row = int(np.flatnonzero(~finite)[0])
-            place = part.place(row) if part.names else f"{part.source}, row {first + row + 1}"
-            raise UserError(f"{place} has values that are not finite (NaN or infinite): fill them in or leave it out")
+            place = (
+                part.place(row)
+                if part.names
+                else f"{part.source}, row {first + row + 1}"
+            )
+            raise UserError(
+                f"{place} has values that are not finite (NaN or infinite): fill them"
+                " in or leave it out"
+            )
         return inputs
 
 
-def read_data(path: Path | str, preprocessing: Preprocessing | None, *, labelled: bool) -> UserData:
-    """Return the samples in a file or folder in the training data's format; ``labelled``: targets are required."""
-    return read(path, labelled=labelled) if preprocessing is None else preprocessing.read(path, labelled=labelled)
+def read_data(
+    path: Path | str, preprocessing: Preprocessing | None, *, labelled: bool
+) -> UserData:
+    """Return the samples in a file or folder in the training data's format;
+    ``labelled``: targets are required.
+    """
+    return (
+        read(path, labelled=labelled)
+        if preprocessing is None
+        else preprocessing.read(path, labelled=labelled)
+    )
 
 
 def _user_data(x: Any, preprocessing: Preprocessing | None) -> UserData:
@@ -97,11 +125,13 @@ def _user_data(x: Any, preprocessing: Preprocessing | None) -> UserData:
         x = x.detach().cpu().numpy()
     if isinstance(x, list | tuple):
         x = stacked(x)
-    if isinstance(x, list) or (hasattr(x, "shape") and hasattr(x, "__getitem__") and len(x.shape)):
+    if isinstance(x, list) or (
+        hasattr(x, "shape") and hasattr(x, "__getitem__") and len(x.shape)
+    ):
         return UserData(x=x, source="the inputs")
     raise UserError(
-        f"cannot predict from a {type(x).__name__}: give an array of samples, a pandas table, a list of arrays, or the "
-        "path of a file or folder"
+        f"cannot predict from a {type(x).__name__}: give an array of samples, a pandas"
+        " table, a list of arrays, or the path of a file or folder"
     )
 
 
@@ -112,7 +142,9 @@ def _check_shape(data: UserData, task: TaskSummary) -> None:
         raise UserError(f"{data.source}: the samples have unequal shapes; {wanted}")
     found = tuple(data.x.shape)
     if found[1:] != expected:
-        raise UserError(f"{data.source} has shape {found}; {wanted}{_advice(found, expected)}")
+        raise UserError(
+            f"{data.source} has shape {found}; {wanted}{_advice(found, expected)}"
+        )
     values = np.dtype(getattr(data.x, "dtype", np.float32))
     if values.kind not in "biuf":
         raise UserError(f"{data.source} has values of type {values}; {wanted}")
@@ -123,7 +155,10 @@ def _advice(found: tuple[int, ...], expected: tuple[int, ...]) -> str:
         return ": for one sample, give x[None]"
     for order in permutations(range(1, len(found))):
         if tuple(found[axis] for axis in order) == expected:
-            return f": its axes seem to be in another order, try np.transpose(x, {(0, *order)})"
+            return (
+                ": its axes seem to be in another order, try np.transpose(x,"
+                f" {(0, *order)})"
+            )
     if (len(found), *found[1:]) == (len(expected), *expected[1:]) and expected[0] == 1:
         return ": its axis of channels seems to be missing, try x[:, None]"
     return ""

@@ -16,75 +16,125 @@ if TYPE_CHECKING:  # planning a sweep must not import torch
     from orca_ray.tasks.task import Task
     from orca_ray.training.config import AlignConfig
 
-_LINKS = {"paper": r"arxiv\.org/abs/\d{4}\.\d{4,5}", "code": r"github\.com/[\w-]+/[\w-]+"}
+_LINKS = {
+    "paper": r"arxiv\.org/abs/\d{4}\.\d{4,5}",
+    "code": r"github\.com/[\w-]+/[\w-]+",
+}
 NO_BODY = "none"
 """Name of the body in trials of methods that use none."""
 
 
-def align_then_refine(trial: "Trial", options: "AlignConfig | None" = None, *, guarded: bool = False) -> "list[Stage]":
-    """Return an `AlignStage`, if the method aligns and ``align.epochs`` is not 0, followed by a `RefineStage`.
+def align_then_refine(
+    trial: "Trial", options: "AlignConfig | None" = None, *, guarded: bool = False
+) -> "list[Stage]":
+    """Return an `AlignStage`, if the method aligns and ``align.epochs`` is not 0,
+    followed by a `RefineStage`.
 
-    ``options`` replace the trial's options ``align.*``. ``guarded``: whether an `AlignGuard` chooses the embedder.
+    ``options`` replace the trial's options ``align.*``. ``guarded``: whether an
+    `AlignGuard` chooses the embedder.
     """
     from orca_ray.methods.stages.align_stage import AlignStage
     from orca_ray.methods.stages.refine_stage import RefineStage
 
     aligns = trial.aligns and trial.hyperparameters.align.epochs > 0
-    return [*([AlignStage(trial, options, guarded=guarded)] if aligns else []), RefineStage(trial)]
+    return [
+        *([AlignStage(trial, options, guarded=guarded)] if aligns else []),
+        RefineStage(trial),
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Complete definition of a method. Functions in it import torch only when they are called."""
+    """Complete definition of a method.
+
+    Functions in it import torch only when they are called.
+    """
 
     name: str
     title: str
     """Short description, shown in lists of methods."""
     reference: str
-    """Paper that introduced the method, with its identifier of arXiv and its authors' repository on GitHub."""
+    """Paper that introduced the method, with its identifier of arXiv and its authors'
+    repository on GitHub.
+    """
     aligns: bool = False
     """Whether the method uses the options ``align.*``."""
     stage_names: Sequence[str] = ()
-    """Names of the stages, for lists of methods. Default: ``align`` if ``aligns``, and ``refine``."""
+    """Names of the stages, for lists of methods.
+
+    Default: ``align`` if ``aligns``, and ``refine``.
+    """
     pretrained: bool = True
     """Whether body and embedder start from pretrained weights."""
     uses_body: bool = True
-    """Whether the method needs the sweep's body, or at least the body's embedding. If not, no body is loaded, and the
-    body in the records of the method's trials is `NO_BODY`."""
+    """Whether the method needs the sweep's body, or at least the body's embedding. If
+    not, no body is loaded, and the body in the records of the method's trials is
+    `NO_BODY`.
+    """
     sections: Sequence[str] = ("data", "embedder", "head", "refine")
-    """Sections of the options that the method uses, or names of single options, e.g. ``refine.epochs``, besides
-    ``align`` and the sections of ``options``."""
+    """Sections of the options that the method uses, or names of single options, e.g.
+    ``refine.epochs``, besides ``align`` and the sections of ``options``.
+    """
     options: Sequence[type[Any]] = ()
-    """Options of this method alone: dataclasses like `RefineConfig`. ``LoraConfig`` defines the options ``lora.*``."""
+    """Options of this method alone: dataclasses like `RefineConfig`.
+
+    ``LoraConfig`` defines the options ``lora.*``.
+    """
     problem: "Callable[[Task], str | None]" = lambda task: None
-    """Returns why the method cannot adapt to a task on this machine, e.g. "it needs the package lightgbm"; None if no
-    reason is known. Before data are prepared, a task may lack its input shape. Default: no reason for any task."""
-    network: "Callable[[NetworkRequest], CrossModalModel]" = lambda request: request.build()
-    """Returns the model to train. Default: the body between a new embedder and a new head."""
+    """Returns why the method cannot adapt to a task on this machine, e.g. "it needs the
+    package lightgbm"; None if no reason is known. Before data are prepared, a task may
+    lack its input shape. Default: no reason for any task.
+    """
+    network: "Callable[[NetworkRequest], CrossModalModel]" = lambda request: (
+        request.build()
+    )
+    """Returns the model to train.
+
+    Default: the body between a new embedder and a new head.
+    """
     stages: "Callable[[Trial], Sequence[Stage]]" = align_then_refine
-    """Returns the stages of a trial in the order in which they run, the last one a `RefineStage` or a `FittedStage`."""
-    trainable: "Callable[[CrossModalModel], Iterable[Parameter]]" = lambda model: model.parameters()
-    """Returns the parameters that the refine stage trains; that stage freezes all others. Default: all."""
+    """Returns the stages of a trial in the order in which they run, the last one a
+    `RefineStage` or a `FittedStage`.
+    """
+    trainable: "Callable[[CrossModalModel], Iterable[Parameter]]" = lambda model: (
+        model.parameters()
+    )
+    """Returns the parameters that the refine stage trains; that stage freezes all
+    others. Default: all.
+    """
     names_body: bool = False
-    """Whether a model folder only names the body, without the body's weights that ``trainable`` does not return."""
+    """Whether a model folder only names the body, without the body's weights that
+    ``trainable`` does not return.
+    """
     operations: "Callable[[Task, Mapping[str, Scalar]], float | None] | None" = None
-    """Returns the floating-point operations of a forward pass on one sample, given all hyper-parameters, for cost
-    estimates; None if the task's shape is not known yet. Default: the operations of the body."""
+    """Returns the floating-point operations of a forward pass on one sample, given all
+    hyper-parameters, for cost estimates; None if the task's shape is not known yet.
+    Default: the operations of the body.
+    """
     defaults: Mapping[str, Scalar] = field(default_factory=dict)
-    """Defaults of this method, by dotted name, that override the defaults of the sections."""
+    """Defaults of this method, by dotted name, that override the defaults of the
+    sections.
+    """
     relative_cost: float = 1.0
-    """Duration of refining, relative to ``nft`` with the same options; measured on the pocket tasks."""
-    other_epochs: "Callable[[Mapping[str, Scalar], int], float]" = lambda values, num_train: 0.0
-    """Returns how many epochs of ``nft`` take as long as all stages except ``align`` and ``refine``, given all
-    hyper-parameters and the number of training samples."""
+    """Duration of refining, relative to ``nft`` with the same options; measured on the
+    pocket tasks.
+    """
+    other_epochs: "Callable[[Mapping[str, Scalar], int], float]" = (
+        lambda values, num_train: 0.0
+    )
+    """Returns how many epochs of ``nft`` take as long as all stages except ``align``
+    and ``refine``, given all hyper-parameters and the number of training samples.
+    """
     fitted: bool = False
     """Whether the method fits its model without gradients, in seconds on one core."""
     refits: bool = False
-    """Whether the method can fit all samples, with a number of epochs that folds chose, as it needs no validation data
-    for anything else."""
+    """Whether the method can fit all samples, with a number of epochs that folds chose,
+    as it needs no validation data for anything else.
+    """
     variant: bool = False
-    """Whether the group `FIELD` leaves the method out: a variant of another method, or a baseline for some tasks
-    only."""
+    """Whether the group `FIELD` leaves the method out: a variant of another method, or
+    a baseline for some tasks only.
+    """
 
     def __post_init__(self) -> None:
         usual = ("align", "refine") if self.aligns else ("refine",)
@@ -99,7 +149,9 @@ class Recipe:
 
 
 def deferred(function: str) -> Callable[[Any], Any]:
-    """Return the function that MODULE:NAME names; its module, which may import torch, is imported by the first call."""
+    """Return the function that MODULE:NAME names; its module, which may import torch,
+    is imported by the first call.
+    """
     return lambda argument: resolve_name(function)(argument)
 
 
@@ -109,7 +161,9 @@ def head_parameters(model: "CrossModalModel") -> "Iterator[Parameter]":
 
 
 def new_parameters(model: "CrossModalModel") -> "Iterator[Parameter]":
-    """Yield the parameters of the embedder, position embeddings included, and of the head: all outside the body."""
+    """Yield the parameters of the embedder, position embeddings included, and of the
+    head: all outside the body.
+    """
     yield from model.embedder.parameters()
     yield from head_parameters(model)
 
@@ -117,8 +171,8 @@ def new_parameters(model: "CrossModalModel") -> "Iterator[Parameter]":
 def new_and_norm_parameters(model: "CrossModalModel") -> "Iterator[Parameter]":
     """Yield the parameters of embedder and head, then those of the body's norms.
 
-    Norms are layers without children whose class name contains "norm": some encoders define their own normalisation
-    classes, which share no base class.
+    Norms are layers without children whose class name contains "norm": some encoders
+    define their own normalisation classes, which share no base class.
     """
     yield from new_parameters(model)
     for layer in model.body.modules():

@@ -1,6 +1,8 @@
-"""`TrialTrainer` runs one trial: adapts a body to a task by a method, epoch by epoch, with exact resume.
+"""`TrialTrainer` runs one trial: adapts a body to a task by a method, epoch by epoch,
+with exact resume.
 
-It does not catch UserError, NotFiniteError and out-of-memory errors; the caller sets the trial's status.
+It does not catch UserError, NotFiniteError and out-of-memory errors; the caller sets
+the trial's status.
 """
 
 import gc
@@ -13,14 +15,30 @@ from pathlib import Path
 import torch
 
 from orca_ray.alignment import tensor_cache
-from orca_ray.data.prepared import HELD_OUT, PreparedData, SplitName, with_fold, with_train_fraction
+from orca_ray.data.prepared import (
+    HELD_OUT,
+    PreparedData,
+    SplitName,
+    with_fold,
+    with_train_fraction,
+)
 from orca_ray.data.rows import Array
 from orca_ray.errors import UserError
 from orca_ray.methods.options import Scalar
 from orca_ray.methods.registry import check_unfit, get_method, resolve
 from orca_ray.methods.reports import EpochProgress, Outcome
-from orca_ray.methods.snapshot import Snapshot, load_weights, take_snapshot, weight_names
-from orca_ray.methods.stages.trial import ArtefactCollector, Stage, Trial, network_request
+from orca_ray.methods.snapshot import (
+    Snapshot,
+    load_weights,
+    take_snapshot,
+    weight_names,
+)
+from orca_ray.methods.stages.trial import (
+    ArtefactCollector,
+    Stage,
+    Trial,
+    network_request,
+)
 from orca_ray.models.crossmodal import CrossModalModel
 from orca_ray.results.artefacts import Artefact
 from orca_ray.tasks.augmentations import get_augmentation, get_shift
@@ -37,10 +55,12 @@ _log = logging.getLogger(__name__)
 
 
 class TrialTrainer:
-    """Trainer of one trial: runs a method's stages and, if ``test``, the test; a `step` is one epoch or one probe.
+    """Trainer of one trial: runs a method's stages and, if ``test``, the test; a `step`
+    is one epoch or one probe.
 
-    On a CPU, equal arguments give bit-equal outcomes, whatever ran in the process before. Every call restores torch's
-    global random generators, number of threads and determinism flag afterwards.
+    On a CPU, equal arguments give bit-equal outcomes, whatever ran in the process
+    before. Every call restores torch's global random generators, number of threads and
+    determinism flag afterwards.
     """
 
     def __init__(
@@ -68,61 +88,105 @@ class TrialTrainer:
             task: defines shapes, loss, metric and augmentation.
             data: the task's prepared data; the test split is read only if ``test``.
             method, body: names of the method and of the body.
-            hyperparameters: values by dotted name, which override the method's defaults.
+            hyperparameters: values by dotted name, which override the method's
+                defaults.
             seed: determines initialisation, sampling, order and dropout.
-            test: whether to evaluate the kept epoch on the test split at the end (only in confirm trials).
+            test: whether to evaluate the kept epoch on the test split at the end (only
+                in confirm trials).
             device, threads: torch device, and number of intra-op CPU threads.
             deterministic: see `torch_settings`.
-            reuse_aligned: whether to load the aligned embedder from a cache, and to store it for other trials.
-            aligned: directory of the cache of alignments; None: ``aligned`` in the cache directory.
-            standardise: whether to standardise inputs and regression targets that are not standardised yet.
+            reuse_aligned: whether to load the aligned embedder from a cache, and to
+                store it for other trials.
+            aligned: directory of the cache of alignments; None: ``aligned`` in the
+                cache directory.
+            standardise: whether to standardise inputs and regression targets that are
+                not standardised yet.
             on_step: called between optimiser steps of refining; it may call `save`.
-            ranks: processes that run parallel stages together, each with a trainer of equal arguments.
+            ranks: processes that run parallel stages together, each with a trainer of
+                equal arguments.
 
-        Raises UserError for an unknown name, a value out of range, a task that the method cannot adapt to, or data
-        whose shapes differ from the task's.
+        Raises UserError for an unknown name, a value out of range, a task that the
+        method cannot adapt to, or data whose shapes differ from the task's.
         """
         _check_data(task, data)
         check_unfit(method, task)
-        recipe, self._hyperparameters = get_method(method), resolve(method, hyperparameters)
+        recipe = get_method(method)
+        self._hyperparameters = resolve(method, hyperparameters)
         data = with_fold(data, self._hyperparameters.data.fold)
-        # Own data may have no test split; in the place of a fold, -1 means that training has the test samples, too.
+        # Own data may have no test split; in the place of a fold, -1 means that
+        # training has the test samples, too.
         test = test and len(data.test) > 0 and self._hyperparameters.data.fold != -1
         if (fraction := self._hyperparameters.data.fraction) != 1:
             drawn = derive_seed(seed, "fraction") % 2**32
-            data = with_train_fraction(data, fraction, drawn, classes=task.target.kind == "classes")
-        statistics = input_statistics(data.train.x, task.input_scale) if standardise else None
+            data = with_train_fraction(
+                data, fraction, drawn, classes=task.target.kind == "classes"
+            )
+        statistics = (
+            input_statistics(data.train.x, task.input_scale) if standardise else None
+        )
         data = with_target_statistics(task, data) if standardise else data
-        self._device, self._threads, self._deterministic = torch.device(device), threads, deterministic
+        self._device = torch.device(device)
+        self._threads = threads
+        self._deterministic = deterministic
         if self._device.type == "cuda":
             torch.cuda.init()  # type: ignore[no-untyped-call]
             torch.cuda.reset_peak_memory_stats(self._device)
         self._artefacts = ArtefactCollector(task, data)
         with self._computing():
             request = network_request(
-                task, self._hyperparameters, body, pretrained=recipe.pretrained, seed=seed, statistics=statistics
+                task,
+                self._hyperparameters,
+                body,
+                pretrained=recipe.pretrained,
+                seed=seed,
+                statistics=statistics,
             )
             model = recipe.network(request).to(self._device)
-            self._weight_names = weight_names(recipe, model)  # stages may add modules for training
+            self._weight_names = weight_names(
+                recipe, model
+            )  # stages may add modules for training
             self._trial: Trial | None = Trial(
-                method=method, aligns=recipe.aligns, pretrained=recipe.pretrained,
-                trainable=recipe.trainable, task=task, data=data, body=body,
-                hyperparameters=self._hyperparameters, seed=seed, device=self._device,
-                objective=Objective(task.target, task.loss, task.metric, data.y_mean, data.y_std),
-                augmentation=get_shift(task, self._hyperparameters.refine.shift) or get_augmentation(task.augmentation),
-                model=model, cache=AlignedCache(aligned) if reuse_aligned else None, test=test,
-                artefacts=self._artefacts, on_step=on_step, ranks=ranks,
-            )  # fmt: skip
-            self._stages: list[Stage] = list(recipe.stages(self._trial))  # the current one and those after it
+                method=method,
+                aligns=recipe.aligns,
+                pretrained=recipe.pretrained,
+                trainable=recipe.trainable,
+                task=task,
+                data=data,
+                body=body,
+                hyperparameters=self._hyperparameters,
+                seed=seed,
+                device=self._device,
+                objective=Objective(
+                    task.target, task.loss, task.metric, data.y_mean, data.y_std
+                ),
+                augmentation=get_shift(task, self._hyperparameters.refine.shift)
+                or get_augmentation(task.augmentation),
+                model=model,
+                cache=AlignedCache(aligned) if reuse_aligned else None,
+                test=test,
+                artefacts=self._artefacts,
+                on_step=on_step,
+                ranks=ranks,
+            )
+            self._stages: list[Stage] = list(
+                recipe.stages(self._trial)
+            )  # the current one and those after it
         self._identity = {
-            "task": task.name, "data": data.fingerprint, "method": method, "body": body,
-            "hyperparameters": self._hyperparameters.to_flat(), "seed": seed, "test": test,
-        }  # fmt: skip
+            "task": task.name,
+            "data": data.fingerprint,
+            "method": method,
+            "body": body,
+            "hyperparameters": self._hyperparameters.to_flat(),
+            "seed": seed,
+            "test": test,
+        }
         self.stage = self._stages[0].name
         """Name of the stage that the next `step` runs, or ``done``."""
         self._outcome = Outcome(
             num_parameters=sum(parameter.numel() for parameter in model.parameters()),
-            num_trainable=sum(parameter.numel() for parameter in set(recipe.trainable(model))),
+            num_trainable=sum(
+                parameter.numel() for parameter in set(recipe.trainable(model))
+            ),
         )
 
     @property
@@ -132,26 +196,37 @@ class TrialTrainer:
 
     @property
     def parallel(self) -> bool:
-        """Whether the next `step` must be called by all ranks; if not, only the first rank calls it."""
+        """Whether the next `step` must be called by all ranks; if not, only the first
+        rank calls it.
+        """
         return not self.done and self._stages[0].parallel
 
     @property
     def trial(self) -> Trial:
-        """Task, data, options and model, which the stages share; not available after `close`."""
+        """Task, data, options and model, which the stages share; not available after
+        `close`.
+        """
         assert self._trial is not None, "this trainer is closed"
         return self._trial
 
     @property
     def model(self) -> CrossModalModel:
-        """The model with its present weights; once `done`, with the weights of the kept epoch."""
+        """The model with its present weights; once `done`, with the weights of the kept
+        epoch.
+        """
         return self.trial.model
 
     def step(self) -> EpochProgress:
-        """Run one epoch or probe, and return its report; once `done`, only return a report with stage "done"."""
+        """Run one epoch or probe, and return its report; once `done`, only return a
+        report with stage "done".
+        """
         if self.done:
             epochs = self._hyperparameters.refine.epochs
             return EpochProgress(
-                stage="done", epoch=epochs, epochs=epochs, validation_score=self._outcome.validation_score
+                stage="done",
+                epoch=epochs,
+                epochs=epochs,
+                validation_score=self._outcome.validation_score,
             )
         stage = self._stages[0]
         with self._computing():
@@ -161,54 +236,93 @@ class TrialTrainer:
             del self._stages[0]
         self._name_stage()
         peak = memory_mib(self._device)
-        self._outcome = replace(self._outcome, peak_memory_mib=max(peak, self._outcome.peak_memory_mib or 0.0))
+        self._outcome = replace(
+            self._outcome,
+            peak_memory_mib=max(peak, self._outcome.peak_memory_mib or 0.0),
+        )
         return report
 
     def result(self) -> Outcome:
-        """Return the outcome so far; once `done`, it is final and, if ``test``, includes the test score."""
+        """Return the outcome so far; once `done`, it is final and, if ``test``,
+        includes the test score.
+        """
         return self._outcome
 
     def artefacts(self) -> tuple[Artefact, ...]:
-        """Return the artefacts (small pictures of what the model does) computed so far; none unless ``test``."""
+        """Return the artefacts (small pictures of what the model does) computed so far;
+        none unless ``test``.
+        """
         return tuple(self._artefacts.found)
 
     def outputs(self, split: SplitName) -> Array:
-        """Return the predictions [N, *output_shape] of the present model for a split, as metrics take them."""
-        trial, model = self.trial, self.model
-        precision = choose_precision(self._hyperparameters.refine.precision, trial.device, model.body.feature_width)
+        """Return the predictions [N, *output_shape] of the present model for a split,
+        as metrics take them.
+        """
+        trial = self.trial
+        model = self.model
+        precision = choose_precision(
+            self._hyperparameters.refine.precision,
+            trial.device,
+            model.body.feature_width,
+        )
         with self._computing():
             model.eval()
-            return predict(SplitInputs(trial.data.splits[split].x, model, precision), trial.objective, BATCH_SIZE)[0]
+            return predict(
+                SplitInputs(trial.data.splits[split].x, model, precision),
+                trial.objective,
+                BATCH_SIZE,
+            )[0]
 
     def snapshot(self, protocol: str = HELD_OUT) -> Snapshot:
-        """Return the present model as a model folder holds it; once `done`, with the weights of the kept epoch.
+        """Return the present model as a model folder holds it; once `done`, with the
+        weights of the kept epoch.
 
-        ``protocol`` is only recorded. Raises UserError if the configuration of the body can no longer be read.
+        ``protocol`` is only recorded. Raises UserError if the configuration of the body
+        can no longer be read.
         """
         return take_snapshot(self.trial, self._weight_names, self._outcome, protocol)
 
     def save(self, path: str | Path) -> None:
-        """Write a checkpoint to ``path`` atomically; possible between any two steps, and in ``on_step``."""
+        """Write a checkpoint to ``path`` atomically; possible between any two steps,
+        and in ``on_step``.
+        """
         state = self.model.state_dict()
-        tensor_cache.save(path, {
-            "format": _FORMAT, "identity": self._identity, "stages": len(self._stages),
-            "stage": self._stages[0].state_dict(), "outcome": asdict(self._outcome),
-            # Stages before refining may change the weights outside the body only.
-            "weights": {name: value for name, value in state.items() if not name.startswith("body.")},
-            "artefacts": self._artefacts.state_dict(),
-        })  # fmt: skip
+        tensor_cache.save(
+            path,
+            {
+                "format": _FORMAT,
+                "identity": self._identity,
+                "stages": len(self._stages),
+                "stage": self._stages[0].state_dict(),
+                "outcome": asdict(self._outcome),
+                # Stages before refining may change the weights outside the body only.
+                "weights": {
+                    name: value
+                    for name, value in state.items()
+                    if not name.startswith("body.")
+                },
+                "artefacts": self._artefacts.state_dict(),
+            },
+        )
 
     def start(self, weights: Mapping[str, torch.Tensor]) -> None:
-        """Load the weights of another trial's model, by name; UserError unless they are those of this network."""
+        """Load the weights of another trial's model, by name; UserError unless they are
+        those of this network.
+        """
         load_weights(self.model, weights, self._weight_names)
 
     def restore(self, path: str | Path) -> bool:
-        """Restore a checkpoint and return True; False if it is missing, damaged, or of another trial or version."""
+        """Restore a checkpoint and return True; False if it is missing, damaged, or of
+        another trial or version.
+        """
         state = tensor_cache.load(path)
         if state is None:
             return False
         if state.get("format") != _FORMAT or state["identity"] != self._identity:
-            _log.warning("checkpoint %s belongs to another trial or version; starting again", path)
+            _log.warning(
+                "checkpoint %s belongs to another trial or version; starting again",
+                path,
+            )
             return False
         with self._computing():
             self.model.load_state_dict(state["weights"], strict=False)
@@ -221,10 +335,17 @@ class TrialTrainer:
         return True
 
     def close(self) -> None:
-        """Free the memory of model, optimiser and caches, including CUDA memory; `result` remains available."""
-        self._stages, self._trial = [], None
-        # Only the garbage collector frees checkpointed layers and compiled networks; it takes 0.2 s.
-        if self._device.type == "cuda" or self._hyperparameters.refine.gradient_checkpointing == "on":
+        """Free the memory of model, optimiser and caches, including CUDA memory;
+        `result` remains available.
+        """
+        self._stages = []
+        self._trial = None
+        # Only the garbage collector frees checkpointed layers and compiled networks; it
+        # takes 0.2 s.
+        if (
+            self._device.type == "cuda"
+            or self._hyperparameters.refine.gradient_checkpointing == "on"
+        ):
             gc.collect()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
@@ -240,9 +361,13 @@ def _check_data(task: Task, data: PreparedData) -> None:
     assert task.input_shape is not None, "a resolved task knows its shapes"
     target_shape = () if task.target.kind == "classes" else task.target.output_shape
     for name, split in (("training", data.train), ("validation", data.validation)):
-        for what, rows, shape in (("inputs", split.x, task.input_shape), ("targets", split.y, target_shape)):
+        for what, rows, shape in (
+            ("inputs", split.x, task.input_shape),
+            ("targets", split.y, target_shape),
+        ):
             if rows.dtype.kind not in "biuf" or rows.shape != (len(split.x), *shape):
                 raise UserError(
-                    f"{task.name}: the {name} {what} have shape {rows.shape} and type {rows.dtype}; the task needs "
-                    f"{len(split.x)} rows of numbers of shape {shape}: prepare its data again"
+                    f"{task.name}: the {name} {what} have shape {rows.shape} and type"
+                    f" {rows.dtype}; the task needs {len(split.x)} rows of numbers of"
+                    f" shape {shape}: prepare its data again"
                 )

@@ -1,1 +1,3 @@
-"""Networks: pretrained bodies by name, embedders and heads around them, and networks without pretraining."""
+"""Networks: pretrained bodies by name, embedders and heads around them, and networks
+without pretraining.
+"""

@@ -17,7 +17,9 @@ from orca_ray.models.modality import EmbedderConfig, patch_side
 
 
 class Embedder(nn.Module):
-    """Base of modules that map standardised input [B, C, L] or [B, C, H, W] to tokens [B, T, D]."""
+    """Base of modules that map standardised input [B, C, L] or [B, C, H, W] to tokens
+    [B, T, D].
+    """
 
     layout: Layout
     "Layout of the tokens, not counting prefix tokens"
@@ -30,15 +32,20 @@ class Embedder(nn.Module):
 class PatchEmbedder(Embedder):
     """Base of embedders for a pretrained body; a token is a patch of the input.
 
-    The embedder has its own trainable copies of the body's position embeddings and norm; with the initialisation
-    ``random``, the norm is new. ``dropout`` has an effect with the initialisation ``body`` only, as in ORCA's code.
+    The embedder has its own trainable copies of the body's position embeddings and
+    norm; with the initialisation ``random``, the norm is new. ``dropout`` has an effect
+    with the initialisation ``body`` only, as in ORCA's code.
     """
 
-    def __init__(self, layout: Layout, stem: Stem, config: EmbedderConfig, dropout: float) -> None:
+    def __init__(
+        self, layout: Layout, stem: Stem, config: EmbedderConfig, dropout: float
+    ) -> None:
         super().__init__()
         self.layout = layout
         places = stem.positions(layout)
-        self.positions = None if places is None else nn.Parameter(places.detach().clone())
+        self.positions = (
+            None if places is None else nn.Parameter(places.detach().clone())
+        )
         self.norm = copy.deepcopy(stem.norm).requires_grad_(True)
         if config.initialisation == "random":
             for name, parameter in self.norm.named_parameters():
@@ -49,58 +56,92 @@ class PatchEmbedder(Embedder):
 class SequenceEmbedder(PatchEmbedder):
     """Embedder for 1-D bodies: each patch of a series or image becomes a token.
 
-    A series is cut as `EmbedderConfig.patching` says, an image into square patches in row-major order. The right and
-    lower edges are padded with zeros, which are the mean of a standardised input. Position embeddings are added before
-    the norm, as in the body; with the initialisations ``paper`` and ``random`` after the norm, as in ORCA's code.
-    Position embeddings include that of the body's first segment, which ORCA's code omits; in RoBERTa it is zero.
+    A series is cut as `EmbedderConfig.patching` says, an image into square patches in
+    row-major order. The right and lower edges are padded with zeros, which are the mean
+    of a standardised input. Position embeddings are added before the norm, as in the
+    body; with the initialisations ``paper`` and ``random`` after the norm, as in ORCA's
+    code. Position embeddings include that of the body's first segment, which ORCA's
+    code omits; in RoBERTa it is zero.
     """
 
     def __init__(
-        self, input_shape: tuple[int, ...], stem: TextStem, config: EmbedderConfig, dropout: float, seed: int
+        self,
+        input_shape: tuple[int, ...],
+        stem: TextStem,
+        config: EmbedderConfig,
+        dropout: float,
+        seed: int,
     ) -> None:
         size = input_shape[1:]
-        patch = patch_side(size, config.sequence_length, divides=config.patching == "divide")
-        super().__init__(tuple(math.ceil(side / patch) for side in size), stem, config, dropout)
+        patch = patch_side(
+            size, config.sequence_length, divides=config.patching == "divide"
+        )
+        super().__init__(
+            tuple(math.ceil(side / patch) for side in size), stem, config, dropout
+        )
         self.patch = patch
         convolution = nn.Conv1d if len(size) == 1 else nn.Conv2d
         self.projection = convolution(input_shape[0], stem.width, patch, stride=patch)
         _WORD_KERNELS[config.initialisation](self.projection, stem, seed)
         self._positions_first = config.initialisation == "body"
-        self._padding: list[int] = []  # in the order of F.pad: last axis first, [before, after] for each
+        self._padding: list[
+            int
+        ] = []  # in the order of F.pad: last axis first, [before, after] for each
         for side, count in zip(size[::-1], self.layout[::-1], strict=True):
             self._padding += [0, count * patch - side]
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the tokens [B, T, D] of inputs [B, C, L] or [B, C, H, W]."""
-        tokens = _project(self.projection, F.pad(x, self._padding) if any(self._padding) else x)
+        tokens = _project(
+            self.projection, F.pad(x, self._padding) if any(self._padding) else x
+        )
         places = 0 if self.positions is None else self.positions
-        tokens = self.norm(tokens + places) if self._positions_first else self.norm(tokens) + places
+        tokens = (
+            self.norm(tokens + places)
+            if self._positions_first
+            else self.norm(tokens) + places
+        )
         embedded: Tensor = self.dropout(tokens)
         return embedded
 
 
 class ImageEmbedder(PatchEmbedder):
-    """Embedder for 2-D bodies: it resizes inputs, embeds and normalises patches, adds positions, prepends the prefix.
+    """Embedder for 2-D bodies: it resizes inputs, embeds and normalises patches, adds
+    positions, prepends the prefix.
 
-    A 1-D input is first folded row by row into a nearly square image, whose last row is padded with zeros. Positions
-    and prefix are copies of the body's, whatever the initialisation; image bodies of ORCA's code have neither.
+    A 1-D input is first folded row by row into a nearly square image, whose last row is
+    padded with zeros. Positions and prefix are copies of the body's, whatever the
+    initialisation; image bodies of ORCA's code have neither.
     """
 
     def __init__(
-        self, input_shape: tuple[int, ...], stem: ImageStem, config: EmbedderConfig, dropout: float, seed: int
+        self,
+        input_shape: tuple[int, ...],
+        stem: ImageStem,
+        config: EmbedderConfig,
+        dropout: float,
+        seed: int,
     ) -> None:
         side = max(1, round(config.image_size / stem.patch_size))
         super().__init__((side, side), stem, config, dropout)
         self.image_size: int = side * stem.patch_size
-        self.projection = nn.Conv2d(input_shape[0], stem.width, stem.patch_size, stride=stem.patch_size)
+        self.projection = nn.Conv2d(
+            input_shape[0], stem.width, stem.patch_size, stride=stem.patch_size
+        )
         _PATCH_KERNELS[config.initialisation](self.projection, stem, seed)
-        self.prefix = nn.Parameter(stem.prefix.detach().clone()) if len(stem.prefix) else None
+        self.prefix = (
+            nn.Parameter(stem.prefix.detach().clone()) if len(stem.prefix) else None
+        )
         self._fold = fold_shape(input_shape[1]) if len(input_shape) == 2 else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the tokens [B, P + gh * gw, D] of inputs [B, C, L] or [B, C, H, W]: P prefix tokens, then patches."""
+        """Return the tokens [B, P + gh * gw, D] of inputs [B, C, L] or [B, C, H, W]: P
+        prefix tokens, then patches.
+        """
         if self._fold is not None:
-            x = F.pad(x, (0, math.prod(self._fold) - x.shape[2])).reshape(*x.shape[:2], *self._fold)
+            x = F.pad(x, (0, math.prod(self._fold) - x.shape[2])).reshape(
+                *x.shape[:2], *self._fold
+            )
         size = (self.image_size, self.image_size)
         if x.shape[2:] != size:
             x = F.interpolate(x, size=size, mode="bilinear", antialias=True)
@@ -108,13 +149,16 @@ class ImageEmbedder(PatchEmbedder):
         if self.positions is not None:
             tokens = tokens + self.positions
         if self.prefix is not None:
-            tokens = torch.cat((self.prefix.expand(x.shape[0], -1, -1).to(tokens.dtype), tokens), dim=1)
+            tokens = torch.cat(
+                (self.prefix.expand(x.shape[0], -1, -1).to(tokens.dtype), tokens), dim=1
+            )
         embedded: Tensor = self.dropout(tokens)
         return embedded
 
 
 class PointEmbedder(Embedder):
-    """Embedder for networks that take inputs as they are: a token is the channels' values at one point.
+    """Embedder for networks that take inputs as they are: a token is the channels'
+    values at one point.
 
     It has no parameters.
     """
@@ -128,44 +172,60 @@ class PointEmbedder(Embedder):
         return x.flatten(2).transpose(1, 2)
 
 
-EMBEDDERS: Mapping[ModalityName, Callable[..., PatchEmbedder]] = {"sequence": SequenceEmbedder, "image": ImageEmbedder}
-"""Class of each modality's embedder, called with input shape, stem, `EmbedderConfig`, dropout and seed."""
+EMBEDDERS: Mapping[ModalityName, Callable[..., PatchEmbedder]] = {
+    "sequence": SequenceEmbedder,
+    "image": ImageEmbedder,
+}
+"""Class of each modality's embedder, called with input shape, stem, `EmbedderConfig`,
+dropout and seed.
+"""
 
 
 def _project(projection: nn.Conv1d | nn.Conv2d, x: Tensor) -> Tensor:
-    """Return the tokens [B, T, D] that ``projection``, whose stride is its kernel size, makes of the patches of ``x``.
+    """Return the tokens [B, T, D] that ``projection``, whose stride is its kernel size,
+    makes of the patches of ``x``.
 
-    The sides of ``x`` are multiples of the patch side. One matrix product avoids the copy that a convolution needs.
+    The sides of ``x`` are multiples of the patch side. One matrix product avoids the
+    copy that a convolution needs.
     """
-    patch, (num, channels, *size) = projection.kernel_size, x.shape
+    patch = projection.kernel_size
+    num, channels, *size = x.shape
     if len(size) == 1:
         patches = x.reshape(num, channels, -1, patch[0]).transpose(1, 2)
     else:
-        rows, columns = size[0] // patch[0], size[1] // patch[1]
+        rows = size[0] // patch[0]
+        columns = size[1] // patch[1]
         cut = x.reshape(num, channels, rows, patch[0], columns, patch[1])
         patches = cut.permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
     return F.linear(patches.flatten(2), projection.weight.flatten(1), projection.bias)
 
 
 def fold_shape(length: int) -> tuple[int, int]:
-    """Return the rows and columns of the nearly square image that a series of ``length`` points is folded into."""
+    """Return the rows and columns of the nearly square image that a series of
+    ``length`` points is folded into.
+    """
     rows = math.isqrt(length)
     return rows, math.ceil(length / rows)
 
 
 @torch.no_grad()
 def _copy_words(projection: nn.Conv1d | nn.Conv2d, stem: TextStem, seed: int) -> None:
-    """Initialise the kernel with differences of random word embeddings, and the bias with the mean word embedding.
+    """Initialise the kernel with differences of random word embeddings, and the bias
+    with the mean word embedding.
 
-    For a patch of n values, each kernel column is s (e_i - e_j) / sqrt(2 n), with embeddings e of random words i, j.
-    For white inputs of unit variance, tokens then have the mean of the body's word embeddings and s² times their
-    covariance. For fully correlated inputs, they have the same mean and on average the same RMS. The scale s <= 1,
-    `TextStem.token_rms` divided by the RMS of the word embeddings, keeps tokens from dominating position embeddings.
+    For a patch of n values, each kernel column is s (e_i - e_j) / sqrt(2 n), with
+    embeddings e of random words i, j. For white inputs of unit variance, tokens then
+    have the mean of the body's word embeddings and s² times their covariance. For fully
+    correlated inputs, they have the same mean and on average the same RMS. The scale s
+    <= 1, `TextStem.token_rms` divided by the RMS of the word embeddings, keeps tokens
+    from dominating position embeddings.
     """
     weight = projection.weight
     num_inputs = weight[0].numel()
     words = stem.word_embeddings
-    pairs = torch.randint(len(words), (2, num_inputs), generator=torch.Generator().manual_seed(seed))
+    pairs = torch.randint(
+        len(words), (2, num_inputs), generator=torch.Generator().manual_seed(seed)
+    )
     scale = stem.token_rms() / float(words.square().mean().sqrt())
     columns = (words[pairs[0]] - words[pairs[1]]) * (scale / math.sqrt(2 * num_inputs))
     _set(projection, columns.T.reshape(weight.shape), words.mean(dim=0))
@@ -175,36 +235,58 @@ def _copy_words(projection: nn.Conv1d | nn.Conv2d, stem: TextStem, seed: int) ->
 def _copy_kernel(projection: nn.Conv1d | nn.Conv2d, stem: ImageStem, seed: int) -> None:
     """Distribute the pretrained RGB patch kernel over the input's channels.
 
-    Channel c of C gets the part of the colour axis [0, 3] from 3c/C to 3(c+1)/C. So three channels get the pretrained
-    kernel, and one channel gets its sum over colours; up to three equal channels are embedded as the body embeds grey.
-    More than three are taken to be independent: the factor sqrt(C / 3) gives tokens the RMS that three independent
-    channels have, for any C. Tokens of equal channels are larger than those of grey by this factor.
+    Channel c of C gets the part of the colour axis [0, 3] from 3c/C to 3(c+1)/C. So
+    three channels get the pretrained kernel, and one channel gets its sum over colours;
+    up to three equal channels are embedded as the body embeds grey. More than three are
+    taken to be independent: the factor sqrt(C / 3) gives tokens the RMS that three
+    independent channels have, for any C. Tokens of equal channels are larger than those
+    of grey by this factor.
     """
-    channels, colours = projection.weight.shape[1], stem.kernel.shape[1]
+    channels = projection.weight.shape[1]
+    colours = stem.kernel.shape[1]
     edges = torch.arange(channels + 1) * (colours / channels)
     upper = torch.minimum(edges[1:, None], torch.arange(1, colours + 1))
-    shares = (upper - torch.maximum(edges[:-1, None], torch.arange(colours))).clamp_min(0)
+    shares = (upper - torch.maximum(edges[:-1, None], torch.arange(colours))).clamp_min(
+        0
+    )
     shares *= max(1.0, math.sqrt(channels / colours))
-    _set(projection, torch.einsum("ck,dkij->dcij", shares.to(stem.kernel.dtype), stem.kernel), stem.bias)
+    _set(
+        projection,
+        torch.einsum("ck,dkij->dcij", shares.to(stem.kernel.dtype), stem.kernel),
+        stem.bias,
+    )
 
 
-def _repeat_kernel(projection: nn.Conv1d | nn.Conv2d, stem: ImageStem, seed: int) -> None:
-    """Copy the pretrained patch kernel: input channel c gets the kernel of colour c modulo 3, as in ORCA's code."""
+def _repeat_kernel(
+    projection: nn.Conv1d | nn.Conv2d, stem: ImageStem, seed: int
+) -> None:
+    """Copy the pretrained patch kernel: input channel c gets the kernel of colour c
+    modulo 3, as in ORCA's code.
+    """
     channels = torch.arange(projection.weight.shape[1])
     _set(projection, stem.kernel[:, channels % stem.kernel.shape[1]], stem.bias)
 
 
 def _xavier(projection: nn.Conv1d | nn.Conv2d, stem: Stem, seed: int) -> None:
-    """Draw the kernel from Xavier's uniform distribution with gain sqrt(2), as in ORCA's code. Set the bias to 0."""
+    """Draw the kernel from Xavier's uniform distribution with gain sqrt(2), as in
+    ORCA's code. Set the bias to 0.
+    """
     generator = torch.Generator().manual_seed(seed)
-    weight = nn.init.xavier_uniform_(torch.empty_like(projection.weight), math.sqrt(2), generator)
+    weight = nn.init.xavier_uniform_(
+        torch.empty_like(projection.weight), math.sqrt(2), generator
+    )
     _set(projection, weight, torch.zeros(len(weight)))
 
 
 def _truncated_normal(projection: nn.Conv1d | nn.Conv2d, stem: Stem, seed: int) -> None:
-    """Draw the kernel from a normal distribution of deviation 0.02, as in ORCA's code. Set the bias to 0."""
+    """Draw the kernel from a normal distribution of deviation 0.02, as in ORCA's code.
+
+    Set the bias to 0.
+    """
     generator = torch.Generator().manual_seed(seed)
-    weight = nn.init.trunc_normal_(torch.empty_like(projection.weight), std=0.02, generator=generator)
+    weight = nn.init.trunc_normal_(
+        torch.empty_like(projection.weight), std=0.02, generator=generator
+    )
     _set(projection, weight, torch.zeros(len(weight)))
 
 
@@ -216,5 +298,9 @@ def _set(projection: nn.Conv1d | nn.Conv2d, weight: Tensor, bias: Tensor) -> Non
 
 
 _WORD_KERNELS = {"body": _copy_words, "paper": _xavier, "random": _xavier}
-_PATCH_KERNELS = {"body": _copy_kernel, "paper": _repeat_kernel, "random": _truncated_normal}
+_PATCH_KERNELS = {
+    "body": _copy_kernel,
+    "paper": _repeat_kernel,
+    "random": _truncated_normal,
+}
 """Functions that initialise the projection, by `EmbedderConfig.initialisation`."""

@@ -1,8 +1,10 @@
-"""Fourier neural operators for fields in one and two dimensions, for the method ``fno``; models of fields.
+"""Fourier neural operators for fields in one and two dimensions, for the method
+``fno``; models of fields.
 
-After Li et al., Fourier Neural Operator for Parametric Partial Differential Equations, ICLR 2021, arXiv:2010.08895: a
-layer is v -> gelu(W v + F^-1(R F v)), where R mixes the channels of each of the lowest frequencies, and F is the
-discrete Fourier transform. Tensor suffixes as in :mod:`orca_ray.models.body`.
+After Li et al., Fourier Neural Operator for Parametric Partial Differential Equations,
+ICLR 2021, arXiv:2010.08895: a layer is v -> gelu(W v + F^-1(R F v)), where R mixes the
+channels of each of the lowest frequencies, and F is the discrete Fourier transform.
+Tensor suffixes as in :mod:`orca_ray.models.body`.
 """
 
 import math
@@ -22,18 +24,26 @@ _PROJECTED = 4
 
 
 class SpectralConvolution(nn.Module):
-    """Module that multiplies the lowest frequencies of a field [B, width, H, W] by complex matrices, in float32.
+    """Module that multiplies the lowest frequencies of a field [B, width, H, W] by
+    complex matrices, in float32.
 
-    Along W, frequencies 0 to ``modes`` - 1 are kept, along H ``-modes`` to ``modes`` - 1, or all if there are fewer;
-    all others become 0. A 1-D field has H = 1.
+    Along W, frequencies 0 to ``modes`` - 1 are kept, along H ``-modes`` to ``modes`` -
+    1, or all if there are fewer; all others become 0. A 1-D field has H = 1.
     """
 
     def __init__(self, width: int, size: tuple[int, int], modes: int) -> None:
         super().__init__()
-        self._size, (height, length) = size, size
-        self._rows = list(range(height)) if 2 * modes >= height else [*range(modes), *range(height - modes, height)]
+        self._size = size
+        height, length = size
+        self._rows = (
+            list(range(height))
+            if 2 * modes >= height
+            else [*range(modes), *range(height - modes, height)]
+        )
         self._columns = min(modes, length // 2 + 1)
-        weight = torch.randn(width, width, len(self._rows), self._columns, 2) / math.sqrt(2 * width)
+        weight = torch.randn(
+            width, width, len(self._rows), self._columns, 2
+        ) / math.sqrt(2 * width)
         self.weight = nn.Parameter(weight)  # real and imaginary parts
 
     def forward(self, x: Tensor) -> Tensor:
@@ -43,36 +53,52 @@ class SpectralConvolution(nn.Module):
             if torch.compiler.is_exporting():
                 kept = self._mixed_for_onnx(spectrum)
             else:
-                kept, low = torch.zeros_like(spectrum), spectrum[:, :, self._rows, : self._columns]
-                mixed = torch.einsum("bihw,iohw->bohw", low, torch.view_as_complex(self.weight))
+                kept = torch.zeros_like(spectrum)
+                low = spectrum[:, :, self._rows, : self._columns]
+                mixed = torch.einsum(
+                    "bihw,iohw->bohw", low, torch.view_as_complex(self.weight)
+                )
                 kept[:, :, self._rows, : self._columns] = mixed
             convolved: Tensor = torch.fft.irfft2(kept, s=self._size)
             return convolved
 
     def _mixed_for_onnx(self, spectrum: Tensor) -> Tensor:
-        """Return the mixed spectrum without complex products, which ONNX lacks; training takes up to 1.6 times as long.
+        """Return the mixed spectrum without complex products, which ONNX lacks;
+        training takes up to 1.6 times as long.
 
         A complex number is a pair p of real ones, and multiplies as a matrix [p, q].
         """
         pairs = torch.view_as_real(spectrum)
         real, imaginary = self.weight.unbind(-1)
-        matrices = torch.stack([self.weight, torch.stack([-imaginary, real], dim=-1)], dim=-2)
+        matrices = torch.stack(
+            [self.weight, torch.stack([-imaginary, real], dim=-1)], dim=-2
+        )
         kept = torch.zeros_like(pairs)
         low = pairs[:, :, self._rows, : self._columns]
-        kept[:, :, self._rows, : self._columns] = torch.einsum("bihwp,iohwpq->bohwq", low, matrices)
+        kept[:, :, self._rows, : self._columns] = torch.einsum(
+            "bihwp,iohwpq->bohwq", low, matrices
+        )
         return torch.view_as_complex(kept)
 
 
 class FourierEmbedder(Embedder):
-    """Embedder (lifting): a linear layer maps the channels and coordinates (in [0, 1]) of each point to a token."""
+    """Embedder (lifting): a linear layer maps the channels and coordinates (in [0, 1])
+    of each point to a token.
+    """
 
     coordinates: Tensor
 
     def __init__(self, input_shape: tuple[int, ...], width: int) -> None:
         super().__init__()
         self.layout = tuple(input_shape[1:])
-        axes = torch.meshgrid([torch.linspace(0, 1, side) for side in self.layout], indexing="ij")
-        self.register_buffer("coordinates", torch.stack([axis.flatten() for axis in axes], dim=1), persistent=False)
+        axes = torch.meshgrid(
+            [torch.linspace(0, 1, side) for side in self.layout], indexing="ij"
+        )
+        self.register_buffer(
+            "coordinates",
+            torch.stack([axis.flatten() for axis in axes], dim=1),
+            persistent=False,
+        )
         self.projection = nn.Linear(input_shape[0] + len(self.layout), width)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -84,25 +110,41 @@ class FourierEmbedder(Embedder):
 
 
 class FourierBody(Body):
-    """Body of a neural operator: the Fourier layers and the hidden layer of the projection, [B, T, D] -> [B, T, F]."""
+    """Body of a neural operator: the Fourier layers and the hidden layer of the
+    projection, [B, T, D] -> [B, T, F].
+    """
 
-    def __init__(self, layout: Layout, width: int, num_layers: int, modes: int, dropout: float) -> None:
+    def __init__(
+        self, layout: Layout, width: int, num_layers: int, modes: int, dropout: float
+    ) -> None:
         super().__init__()
         self.modality = "sequence" if len(layout) == 1 else "image"
         self._size = (1, layout[0]) if len(layout) == 1 else (layout[0], layout[1])
-        self.spectral = nn.ModuleList([SpectralConvolution(width, self._size, modes) for _ in range(num_layers)])
-        self.pointwise = nn.ModuleList([nn.Conv2d(width, width, 1) for _ in range(num_layers)])
+        self.spectral = nn.ModuleList(
+            [SpectralConvolution(width, self._size, modes) for _ in range(num_layers)]
+        )
+        self.pointwise = nn.ModuleList(
+            [nn.Conv2d(width, width, 1) for _ in range(num_layers)]
+        )
         self.feature_width = _PROJECTED * width
         self.projection = nn.Linear(width, self.feature_width)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
-        """Return the features [B, T, F] of the points; ``grid`` is not used: the constructor got the layout."""
+    def forward(
+        self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None
+    ) -> Tensor:
+        """Return the features [B, T, F] of the points; ``grid`` is not used: the
+        constructor got the layout.
+        """
         x = tokens_BTD.transpose(1, 2).reshape(tokens_BTD.shape[0], -1, *self._size)
-        for number, (spectral, pointwise) in enumerate(zip(self.spectral, self.pointwise, strict=True), 1):
+        for number, (spectral, pointwise) in enumerate(
+            zip(self.spectral, self.pointwise, strict=True), 1
+        ):
             x = spectral(x) + pointwise(x)
             x = F.gelu(x) if number < len(self.spectral) else x
-        features: Tensor = self.dropout(F.gelu(self.projection(x.flatten(2).transpose(1, 2))))
+        features: Tensor = self.dropout(
+            F.gelu(self.projection(x.flatten(2).transpose(1, 2)))
+        )
         return features
 
 
@@ -115,14 +157,18 @@ def build_field_model(
     seed: int,
     statistics: tuple[Tensor, Tensor] | None = None,
 ) -> CrossModalModel:
-    """Build a network from inputs of shape (C, L) or (C, H, W), with their coordinates, to a dense target.
+    """Build a network from inputs of shape (C, L) or (C, H, W), with their coordinates,
+    to a dense target.
 
-    ``make`` returns the body for tokens of a layout and of ``width``, e.g. a `FourierBody`; it has a feature for each
-    point. ``seed`` determines the initial parameters. ``statistics``: mean and deviation of each input channel; None:
-    inputs are already standardised.
+    ``make`` returns the body for tokens of a layout and of ``width``, e.g. a
+    `FourierBody`; it has a feature for each point. ``seed`` determines the initial
+    parameters. ``statistics``: mean and deviation of each input channel; None: inputs
+    are already standardised.
     """
     with seeded(seed):
         embedder = FourierEmbedder(input_shape, width)
         body = make(embedder.layout)
-        head = build_head(body.feature_width, embedder.layout, target, input_shape[1:], 1)
+        head = build_head(
+            body.feature_width, embedder.layout, target, input_shape[1:], 1
+        )
     return CrossModalModel(embedder, body, head, statistics)

@@ -1,7 +1,9 @@
-"""Files, configurations and models of Hugging Face bodies, from local directories and the hub, whose code is never run.
+"""Files, configurations and models of Hugging Face bodies, from local directories and
+the hub, whose code is never run.
 
-Files may come from strangers and are checked before they are used. A model is only built if it has at most 1000 layers,
-fits the host's memory, and does not have far more parameters than its weight files can hold.
+Files may come from strangers and are checked before they are used. A model is only
+built if it has at most 1000 layers, fits the host's memory, and does not have far more
+parameters than its weight files can hold.
 """
 
 import contextlib
@@ -24,20 +26,31 @@ from orca_ray.models.packaged import body_directory
 
 _NAMES = ("model.safetensors", "pytorch_model.bin")
 WEIGHT_FILES = tuple(file for name in _NAMES for file in (name, f"{name}.index.json"))
-"""Names of weight files, in order of preference: weights are read from the first that exists."""
+"""Names of weight files, in order of preference: weights are read from the first that
+exists.
+"""
 _PREPROCESSOR = "preprocessor_config.json"
 _STATISTICS = (("image_mean", 0.0), ("image_std", 1e-3))
-"""Keys of the colours' mean and standard deviation in a preprocessor's file, and the least value of each; up to 1."""
+"""Keys of the colours' mean and standard deviation in a preprocessor's file, and the
+least value of each; up to 1.
+"""
 _PATIENCE = Patience()
 _MOST_LAYERS = 1000
 _CLASSIFIER = ("num_labels", "id2label", "label2id", "problem_type")
-"""Keys that describe a classification head. They are dropped: the head is not built, and long lists fill the memory."""
+"""Keys that describe a classification head.
+
+They are dropped: the head is not built, and long lists fill the memory.
+"""
 _ATTENTION = (None, "eager", "sdpa")
-"""Allowed attention implementations, which are part of the Hugging Face library; others are code from the hub."""
+"""Allowed attention implementations, which are part of the Hugging Face library; others
+are code from the hub.
+"""
 
 
 def local_file(base: str, name: str) -> Path | None:
-    """Return the path of the file ``name`` in a local directory, or in the hub's cache; None if it is not there."""
+    """Return the path of the file ``name`` in a local directory, or in the hub's cache;
+    None if it is not there.
+    """
     if Path(base).is_dir():
         path = Path(base) / name
         return path if path.is_file() else None
@@ -52,13 +65,17 @@ def local_file(base: str, name: str) -> Path | None:
 
 
 def check_hub(base: str, *names: str) -> None:
-    """Raise download.Failed if no file of ``names`` is on this machine and the hub does not answer.
+    """Raise download.Failed if no file of ``names`` is on this machine and the hub does
+    not answer.
 
-    With ``HF_HUB_OFFLINE``, nothing is checked. The hub's own client waits for many minutes if a server never answers.
+    With ``HF_HUB_OFFLINE``, nothing is checked. The hub's own client waits for many
+    minutes if a server never answers.
     """
     from huggingface_hub import constants
 
-    if not constants.HF_HUB_OFFLINE and not any(local_file(base, name) for name in names):
+    if not constants.HF_HUB_OFFLINE and not any(
+        local_file(base, name) for name in names
+    ):
         check_answer(constants.ENDPOINT, _PATIENCE)
 
 
@@ -67,7 +84,8 @@ def _unreadable(base: str, reason: str) -> UserError:
 
 
 def weight_files(base: str) -> list[Path]:
-    """Return the weight files of a local directory, or those of a hub name in the hub's cache; may be empty.
+    """Return the weight files of a local directory, or those of a hub name in the hub's
+    cache; may be empty.
 
     Raises UserError if an index of weight files cannot be read or lists a missing file.
     """
@@ -78,37 +96,53 @@ def weight_files(base: str) -> list[Path]:
     names = sorted(set(map(str, shards.values()))) if isinstance(shards, dict) else [""]
     files = {each: local_file(base, each) for each in names if each == Path(each).name}
     if absent := [each for each in names if files.get(each) is None]:
-        reason = f"lists the file {absent[0]!r}, which is not in the same directory; get the missing files"
+        reason = (
+            f"lists the file {absent[0]!r}, which is not in the same directory; get the"
+            " missing files"
+        )
         raise _unreadable(base, f"{path} {reason}")
     return [file for file in files.values() if file is not None]
 
 
 def check_weights(base: str) -> None:
-    """Raise UserError if weights on this machine cannot be read. Only names and shapes of tensors are read, no values.
+    """Raise UserError if weights on this machine cannot be read. Only names and shapes
+    of tensors are read, no values.
 
     A hub name whose weights are not yet downloaded is accepted.
     """
     paths = weight_files(base)
     if not paths and Path(base).is_dir():
         names = ", ".join(WEIGHT_FILES)
-        raise _unreadable(base, f"the directory has none of {names}; save the model with save_pretrained")
+        raise _unreadable(
+            base,
+            f"the directory has none of {names}; save the model with save_pretrained",
+        )
     for path in paths:
-        (_check_safetensors if path.suffix == ".safetensors" else _check_pickle)(base, path)
+        (_check_safetensors if path.suffix == ".safetensors" else _check_pickle)(
+            base, path
+        )
 
 
-def image_statistics(base: str, *, download: bool = False) -> tuple[Tensor, Tensor] | None:
-    """Return mean and standard deviation [3, 1, 1] of each colour, by which a body's images were normalised.
+def image_statistics(
+    base: str, *, download: bool = False
+) -> tuple[Tensor, Tensor] | None:
+    """Return mean and standard deviation [3, 1, 1] of each colour, by which a body's
+    images were normalised.
 
-    They are read from ``preprocessor_config.json`` next to the weights, for pixel values scaled to 0 … 1, and are 0 and
-    1 if that file says that images are not normalised. Return None if there is no such file or it has no statistics.
-    ``download``: get the file of a hub name if it is not on this machine.
-    Raises UserError if the file is not JSON, too large, or has values that are not three numbers in range.
+    They are read from ``preprocessor_config.json`` next to the weights, for pixel
+    values scaled to 0 … 1, and are 0 and 1 if that file says that images are not
+    normalised. Return None if there is no such file or it has no statistics.
+    ``download``: get the file of a hub name if it is not on this machine. Raises
+    UserError if the file is not JSON, too large, or has values that are not three
+    numbers in range.
     """
     path = local_file(base, _PREPROCESSOR)
     if path is None and download and not Path(base).is_dir():
         from huggingface_hub import hf_hub_download
 
-        with contextlib.suppress(Exception):  # no such file, no network or no hub: it raises many types
+        with contextlib.suppress(
+            Exception
+        ):  # no such file, no network or no hub: it raises many types
             path = Path(hf_hub_download(base, _PREPROCESSOR))
     values = {} if path is None else read_json_file(base, path, "image preprocessor")
     if values.get("do_normalize") is False:
@@ -117,21 +151,32 @@ def image_statistics(base: str, *, download: bool = False) -> tuple[Tensor, Tens
         return None
     for name, least in _STATISTICS:
         found: Any = values.get(name)
-        numbers = isinstance(found, list) and all(type(each) in (int, float) and least <= each <= 1 for each in found)
+        numbers = isinstance(found, list) and all(
+            type(each) in (int, float) and least <= each <= 1 for each in found
+        )
         if not (numbers and len(found) == 3):
             raise UserError(
-                f"cannot read the image statistics of body {base!r}: {name} in {path} is {quoted(found)}, expected "
-                f"three numbers from {least:g} to 1; correct it, or remove the file to use its class's usual values"
+                f"cannot read the image statistics of body {base!r}: {name} in {path}"
+                f" is {quoted(found)}, expected three numbers from {least:g} to 1;"
+                " correct it, or remove the file to use its class's usual values"
             )
-    mean, std = (torch.tensor(values[name], dtype=torch.float32).view(3, 1, 1) for name, _ in _STATISTICS)
+    mean, std = (
+        torch.tensor(values[name], dtype=torch.float32).view(3, 1, 1)
+        for name, _ in _STATISTICS
+    )
     return mean, std
 
 
 def read_json_file(base: str, path: Path, what: str) -> dict[str, Any]:
-    """Return the JSON object in a file of the body ``base``; UserError, which calls it ``what``, if unreadable."""
+    """Return the JSON object in a file of the body ``base``; UserError, which calls it
+    ``what``, if unreadable.
+    """
     start = f"cannot read a Hugging Face {what} in {base}"
     if not path.is_file():
-        raise UserError(f"{start}: it has no file {path.name}; give a directory with config.json and model.safetensors")
+        raise UserError(
+            f"{start}: it has no file {path.name}; give a directory with config.json"
+            " and model.safetensors"
+        )
     try:
         return read_json(path)
     except UserError as error:
@@ -139,13 +184,20 @@ def read_json_file(base: str, path: Path, what: str) -> dict[str, Any]:
 
 
 def cause(error: Exception) -> str:
-    """Return the line with the reason in an error's message; if that line names an unsafe option, the error's type."""
+    """Return the line with the reason in an error's message; if that line names an
+    unsafe option, the error's type.
+    """
     lines = str(error).strip().splitlines()
     if isinstance(error, KeyError):
         lines = [f"unknown name {error}"]
-    elif lines and lines[0].endswith((":", "(")):  # e.g. "Validation error for field 'x':", or a printed module
+    elif lines and lines[0].endswith(
+        (":", "(")
+    ):  # e.g. "Validation error for field 'x':", or a printed module
         lines = [lines[-1].lstrip(") ")]
-    if not lines or any(option in lines[0] for option in ("trust_remote_code", "weights_only", "Weights only")):
+    if not lines or any(
+        option in lines[0]
+        for option in ("trust_remote_code", "weights_only", "Weights only")
+    ):
         return type(error).__name__
     return shorten(lines[0], 500)
 
@@ -155,20 +207,31 @@ def _check_safetensors(base: str, path: Path) -> None:
 
     try:
         with safe_open(path, framework="pt") as file:
-            num_values = sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+            num_values = sum(
+                math.prod(file.get_slice(name).get_shape()) for name in file.keys()
+            )
     except (SafetensorError, OSError) as error:
-        raise _unreadable(base, f"{path} is damaged ({cause(error)}); get the file again") from error
+        raise _unreadable(
+            base, f"{path} is damaged ({cause(error)}); get the file again"
+        ) from error
     if not num_values:
         raise _unreadable(base, f"{path} holds no tensors; get the file again")
 
 
 def _check_pickle(base: str, path: Path) -> None:
-    """Raise UserError if a pickle is damaged or holds objects other than tensors; values of tensors are not read."""
+    """Raise UserError if a pickle is damaged or holds objects other than tensors;
+    values of tensors are not read.
+    """
     try:
         # torch's older format is not a zip archive and cannot be memory-mapped.
-        content = torch.load(path, map_location="meta", weights_only=True, mmap=zipfile.is_zipfile(path))
+        content = torch.load(
+            path, map_location="meta", weights_only=True, mmap=zipfile.is_zipfile(path)
+        )
     except Exception as error:  # a damaged file raises UnpicklingError, RuntimeError, EOFError or others
-        reason = f"holds objects other than tensors, which are never unpickled ({type(error).__name__})"
+        reason = (
+            "holds objects other than tensors, which are never unpickled"
+            f" ({type(error).__name__})"
+        )
         advice = "get the file again, or save it as model.safetensors"
         raise _unreadable(base, f"{path} is damaged or {reason}; {advice}") from error
     if not isinstance(content, dict) or not content:
@@ -176,9 +239,11 @@ def _check_pickle(base: str, path: Path) -> None:
 
 
 def read_config(base: str) -> Any:
-    """Return the Hugging Face configuration of ``base``: a packaged body, a local directory or a hub name.
+    """Return the Hugging Face configuration of ``base``: a packaged body, a local
+    directory or a hub name.
 
-    Raises UserError if the configuration does not exist, cannot be read, or asks for Python code from its repository.
+    Raises UserError if the configuration does not exist, cannot be read, or asks for
+    Python code from its repository.
     """
     from transformers import AutoConfig, PreTrainedConfig
 
@@ -187,7 +252,9 @@ def read_config(base: str) -> Any:
         return AutoConfig.for_model(values.pop("model_type"), **values)
     check_misspelt_body(base)
     if Path(base).is_dir():
-        read_json_file(base, Path(base) / "config.json", "configuration")  # names what is wrong with the file
+        read_json_file(
+            base, Path(base) / "config.json", "configuration"
+        )  # names what is wrong with the file
     try:
         check_hub(base, "config.json")
         values, _ = PreTrainedConfig.get_config_dict(base)
@@ -199,42 +266,53 @@ def read_config(base: str) -> Any:
 
 
 def make_config(base: str, values: dict[str, Any]) -> Any:
-    """Return the Hugging Face configuration with ``values``, which may come from a stranger.
+    """Return the Hugging Face configuration with ``values``, which may come from a
+    stranger.
 
-    Raises UserError if the values ask for code from the hub or for too many layers. transformers raises many types of
-    exceptions if it does not know ``model_type`` or refuses a value.
+    Raises UserError if the values ask for code from the hub or for too many layers.
+    transformers raises many types of exceptions if it does not know ``model_type`` or
+    refuses a value.
     """
     from transformers import CONFIG_MAPPING
 
     if values.get("auto_map"):
         raise UserError(
-            f"body {base!r} comes with Python code of its own (auto_map in its config.json), which never runs: use a "
-            "body whose class is part of transformers; if this one's is, remove auto_map from a local copy"
+            f"body {base!r} comes with Python code of its own (auto_map in its"
+            " config.json), which never runs: use a body whose class is part of"
+            " transformers; if this one's is, remove auto_map from a local copy"
         )
     values = _bounded(base, values)
     config = CONFIG_MAPPING[str(values.get("model_type"))].from_dict(values)
     if (attention := attention_of(config)) not in _ATTENTION:
         raise UserError(
-            f"body {base!r} asks for the attention {attention!r} in its config.json, code from the hub, which never "
-            "runs: allowed are 'eager' and 'sdpa', or none"
+            f"body {base!r} asks for the attention {attention!r} in its config.json,"
+            " code from the hub, which never runs: allowed are 'eager' and 'sdpa', or"
+            " none"
         )
     return config
 
 
 def attention_of(config: Any) -> str | None:
-    """Return the attention implementation that a configuration asks for; None: the library's default.
+    """Return the attention implementation that a configuration asks for; None: the
+    library's default.
 
-    The attribute is private, because transformers has no public way to read it; it was read in version 5.24.
+    The attribute is private, because transformers has no public way to read it; it was
+    read in version 5.24.
     """
     attention: str | None = getattr(config, "_attn_implementation", None)
     return attention
 
 
 def _bounded(base: str, values: dict[str, Any]) -> dict[str, Any]:
-    """Return ``values`` without the keys `_CLASSIFIER`, also in nested dictionaries; UserError for too many layers."""
+    """Return ``values`` without the keys `_CLASSIFIER`, also in nested dictionaries;
+    UserError for too many layers.
+    """
     for key, value in values.items():
         if "layers" in key and isinstance(value, int) and value > _MOST_LAYERS:
-            raise UserError(f"body {base!r} declares {shorten(value)} layers: 1 to {_MOST_LAYERS} are allowed")
+            raise UserError(
+                f"body {base!r} declares {shorten(value)} layers: 1 to {_MOST_LAYERS}"
+                " are allowed"
+            )
     return {
         key: _bounded(base, value) if isinstance(value, dict) else value
         for key, value in values.items()
@@ -243,13 +321,16 @@ def _bounded(base: str, values: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_config(base: str, config: Any) -> Family:
-    """Return the family of a configuration; UserError if `check_size` fails or the weight files are far too small."""
+    """Return the family of a configuration; UserError if `check_size` fails or the
+    weight files are far too small.
+    """
     family, num_parameters = check_size(base, config)
     stored = sum(path.stat().st_size for path in weight_files(base))
     if stored and num_parameters > 2 * stored:
         raise UserError(
-            f"body {base!r} declares {num_parameters:,} parameters, and its weights are only {stored:,} bytes: its "
-            "config.json belongs to another body, or the weights are damaged"
+            f"body {base!r} declares {num_parameters:,} parameters, and its weights are"
+            f" only {stored:,} bytes: its config.json belongs to another body, or the"
+            " weights are damaged"
         )
     return family
 
@@ -257,8 +338,9 @@ def check_config(base: str, config: Any) -> Family:
 def check_size(base: str, config: Any) -> tuple[Family, int]:
     """Return the family of a configuration and the number of parameters of its model.
 
-    The model is built on torch's meta device, which allocates no memory. Raises UserError if the configuration belongs
-    to no family, or if the model is too large or cannot be built.
+    The model is built on torch's meta device, which allocates no memory. Raises
+    UserError if the configuration belongs to no family, or if the model is too large or
+    cannot be built.
     """
     from transformers import AutoModel
 
@@ -267,21 +349,35 @@ def check_size(base: str, config: Any) -> tuple[Family, int]:
         depths = family.depths(config)
         too_deep = len(depths) > _MOST_LAYERS or not 1 <= sum(depths) <= _MOST_LAYERS
     except (AttributeError, TypeError) as error:
-        raise UserError(f"the configuration of body {base!r} has no number of layers ({cause(error)})") from error
+        raise UserError(
+            f"the configuration of body {base!r} has no number of layers"
+            f" ({cause(error)})"
+        ) from error
     if too_deep:
-        raise UserError(f"body {base!r} declares {sum(depths)} layers: 1 to {_MOST_LAYERS} are allowed")
+        raise UserError(
+            f"body {base!r} declares {sum(depths)} layers: 1 to {_MOST_LAYERS} are"
+            " allowed"
+        )
     try:
         with seeded(0), torch.device("meta"), quiet_transformers():
             model = AutoModel.from_config(config, trust_remote_code=False)
     except Exception as error:  # a constructor may raise anything if sizes in the configuration contradict each other
-        raise UserError(f"cannot build body {base!r} from its configuration: {cause(error)}") from error
+        raise UserError(
+            f"cannot build body {base!r} from its configuration: {cause(error)}"
+        ) from error
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
-    check_memory(4 * num_parameters, f"body {base!r} declares {num_parameters:,} parameters", "use a smaller body")
+    check_memory(
+        4 * num_parameters,
+        f"body {base!r} declares {num_parameters:,} parameters",
+        "use a smaller body",
+    )
     return family, num_parameters
 
 
 def read_weights(base: str, config: Any) -> Any:
-    """Return the pretrained model, downloaded if needed; UserError if the weights are bad or do not fit ``config``."""
+    """Return the pretrained model, downloaded if needed; UserError if the weights are
+    bad or do not fit ``config``.
+    """
     from transformers import AutoModel
 
     if base not in PACKAGED:
@@ -291,25 +387,35 @@ def read_weights(base: str, config: Any) -> Any:
         if base not in PACKAGED:
             check_hub(base, *WEIGHT_FILES)
         model, report = AutoModel.from_pretrained(
-            source, config=config, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
+            source,
+            config=config,
+            dtype=torch.float32,
+            output_loading_info=True,
+            trust_remote_code=False,
         )
     except Exception as error:  # safetensors, OS and hub errors alike
-        raise UserError(f"cannot read the weights of body {base!r}: {cause(error)}") from error
+        raise UserError(
+            f"cannot read the weights of body {base!r}: {cause(error)}"
+        ) from error
     missing = [key for key in report["missing_keys"] if not key.startswith("pooler.")]
     if wrong := sorted([*missing, *map(str, report["mismatched_keys"])]):
         raise UserError(
-            f"the weights of body {base!r} do not fit its configuration: {len(wrong)} tensors are missing or have "
-            f"another shape, e.g. {wrong[0]}. A body with random parts is never called pretrained."
+            f"the weights of body {base!r} do not fit its configuration: {len(wrong)}"
+            f" tensors are missing or have another shape, e.g. {wrong[0]}. A body with"
+            " random parts is never called pretrained."
         )
     return model
 
 
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """In the block, let the Hugging Face library show no progress bars and log no warnings, only errors."""
+    """In the block, let the Hugging Face library show no progress bars and log no
+    warnings, only errors.
+    """
     from transformers.utils import logging as transformers_logging
 
-    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    level = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
@@ -323,19 +429,22 @@ def quiet_transformers() -> Iterator[None]:
 def _no_config(base: str, error: Exception) -> UserError:
     if Path(base).is_dir():
         return UserError(
-            f"cannot read a Hugging Face configuration in {base}: {cause(error)}. Its model_type and values must be "
-            "those of a class that is part of transformers."
+            f"cannot read a Hugging Face configuration in {base}: {cause(error)}. Its"
+            " model_type and values must be those of a class that is part of"
+            " transformers."
         )
     known = nearest(base, [body.name for body in list_bodies()])
     if known == base:
         return UserError(
-            f"body {base!r} comes from a model hub, which did not provide it ({cause(error)}): run "
-            f"'orca-sweep bodies --fetch {base}' where there is a network and take $HF_HOME along, or name another "
-            "body (--body minilm-l6, for images vit-s14)"
+            f"body {base!r} comes from a model hub, which did not provide it"
+            f" ({cause(error)}): run 'orca-sweep bodies --fetch {base}' where there is"
+            " a network and take $HF_HOME along, or name another body (--body"
+            " minilm-l6, for images vit-s14)"
         )
     question = f" Did you mean {known!r}?" if known else ""
     return UserError(
-        f"unknown body {base!r}: neither packaged ({', '.join(PACKAGED)}) nor a local directory, and the hub did "
-        f"not provide it ({cause(error)}).{question} Without a hub, give the path of a directory with "
-        "config.json and model.safetensors."
+        f"unknown body {base!r}: neither packaged ({', '.join(PACKAGED)}) nor a local"
+        f" directory, and the hub did not provide it ({cause(error)}).{question}"
+        " Without a hub, give the path of a directory with config.json and"
+        " model.safetensors."
     )

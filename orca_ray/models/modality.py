@@ -1,6 +1,8 @@
-"""Modalities (sequence, image): for each kind of body its alignment sources, its settings and its number of tokens.
+"""Modalities (sequence, image): for each kind of body its alignment sources, its
+settings and its number of tokens.
 
-This module imports neither torch nor the Hugging Face library, so that a sweep can be planned without them.
+This module imports neither torch nor the Hugging Face library, so that a sweep can be
+planned without them.
 """
 
 import math
@@ -25,33 +27,49 @@ class EmbedderConfig(Config):
 
     sequence_length: Number = 64
     "Largest number of tokens of an input for a 1-D body; the patch length follows from it"
-    image_size: Annotated[int, partial(must, "1 to 4096", lambda value: 1 <= value <= 4096)] = 56
+    image_size: Annotated[
+        int, partial(must, "1 to 4096", lambda value: 1 <= value <= 4096)
+    ] = 56
     "Side in pixels that inputs of a 2-D body are resized to, rounded to a multiple of the body's patch side"
     patching: Annotated[Patching, partial(one_of, get_args(Patching))] = "pad"
-    """How a series is cut. ``pad``: into the smallest patches that give at most ``sequence_length`` tokens; the end is
-    padded. ``divide``: the patch length must also divide the series, as in ORCA's code (if prime: one token)."""
-    initialisation: Annotated[Initialisation, partial(one_of, get_args(Initialisation))] = "body"
-    """Initial kernel and norm, and whether the norm precedes the positions. ``body``: a kernel computed from the
-    body's own embedding, the body's norm and order. ``paper``, as ORCA's code with aligning: image bodies get their
-    patch kernel repeated over the channels, text bodies a Xavier kernel, and positions after the norm; the norm is
-    the body's. ``random``, as ORCA's code without aligning: the order of ``paper``, but a random kernel (text bodies:
-    Xavier again) and a new norm."""
+    """How a series is cut. ``pad``: into the smallest patches that give at most
+    ``sequence_length`` tokens; the end is padded. ``divide``: the patch length must
+    also divide the series, as in ORCA's code (if prime: one token).
+    """
+    initialisation: Annotated[
+        Initialisation, partial(one_of, get_args(Initialisation))
+    ] = "body"
+    """Initial kernel and norm, and whether the norm precedes the positions. ``body``: a
+    kernel computed from the body's own embedding, the body's norm and order. ``paper``,
+    as ORCA's code with aligning: image bodies get their patch kernel repeated over the
+    channels, text bodies a Xavier kernel, and positions after the norm; the norm is the
+    body's. ``random``, as ORCA's code without aligning: the order of ``paper``, but a
+    random kernel (text bodies: Xavier again) and a new norm.
+    """
 
 
 @dataclass(frozen=True)
 class HeadConfig(Config):
     """Settings of the head, which maps the body's features to predictions."""
 
-    dense: Annotated[DenseHeadName, partial(one_of, get_args(DenseHeadName))] = "learned"
-    """Head for fields. ``learned``: a linear layer maps each feature to a patch. ``pooled``, as in ORCA's code: text
-    bodies' patches are averages over a feature's components; with image bodies, a linear layer maps each feature to its
-    part of an RGB image, whose colours and pixels are averaged."""
+    dense: Annotated[DenseHeadName, partial(one_of, get_args(DenseHeadName))] = (
+        "learned"
+    )
+    """Head for fields. ``learned``: a linear layer maps each feature to a patch.
+    ``pooled``, as in ORCA's code: text bodies' patches are averages over a feature's
+    components; with image bodies, a linear layer maps each feature to its part of an
+    RGB image, whose colours and pixels are averaged.
+    """
 
 
-def patch_side(size: tuple[int, ...], most_tokens: int, *, divides: bool = False) -> int:
-    """Return the smallest patch side for which a padded input of ``size`` has at most ``most_tokens`` patches.
+def patch_side(
+    size: tuple[int, ...], most_tokens: int, *, divides: bool = False
+) -> int:
+    """Return the smallest patch side for which a padded input of ``size`` has at most
+    ``most_tokens`` patches.
 
-    With ``divides``, the side must also divide the length of a series, so no padding is needed; images ignore this.
+    With ``divides``, the side must also divide the length of a series, so no padding is
+    needed; images ignore this.
     """
     side = max(1, math.floor(math.pow(math.prod(size) / most_tokens, 1 / len(size))))
     while math.prod(math.ceil(length / side) for length in size) > most_tokens:
@@ -61,8 +79,12 @@ def patch_side(size: tuple[int, ...], most_tokens: int, *, divides: bool = False
     return side
 
 
-def _sequence_tokens(input_shape: tuple[int, ...] | None, config: EmbedderConfig, patch_size: int = 16) -> float:
-    """Return the number of patches, or for ``pad`` an upper bound; a 2-D input counts as a flattened series."""
+def _sequence_tokens(
+    input_shape: tuple[int, ...] | None, config: EmbedderConfig, patch_size: int = 16
+) -> float:
+    """Return the number of patches, or for ``pad`` an upper bound; a 2-D input counts
+    as a flattened series.
+    """
     most = config.sequence_length
     length = most if input_shape is None else math.prod(input_shape[1:])
     if config.patching == "divide" and (input_shape is None or len(input_shape) == 2):
@@ -72,42 +94,62 @@ def _sequence_tokens(input_shape: tuple[int, ...] | None, config: EmbedderConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Modality:
-    """A kind of body, defined by its pretraining data (text or images), and everything that depends on it.
+    """A kind of body, defined by its pretraining data (text or images), and everything
+    that depends on it.
 
-    To add a modality, add an instance to `_ALL`, and its embedder to `embedder.EMBEDDERS`.
+    To add a modality, add an instance to `_ALL`, and its embedder to
+    `embedder.EMBEDDERS`.
     """
 
     name: ModalityName
     paper_source: str
-    """Name of the ORCA paper's alignment source: data whose features an embedder learns to match. By
-    default, this source is used."""
+    """Name of the ORCA paper's alignment source: data whose features an embedder learns
+    to match. By default, this source is used.
+    """
     stand_in: str
-    """Name of the alignment source that replaces ``paper_source`` where that cannot be fetched; it comes in Python
-    packages."""
+    """Name of the alignment source that replaces ``paper_source`` where that cannot be
+    fetched; it comes in Python packages.
+    """
     source_size: Callable[[int, int], tuple[int, int]]
-    """Maps (image size, number of tokens) to the arguments for an alignment source of this modality: the quantity that
-    its samples do not have becomes 0."""
+    """Maps (image size, number of tokens) to the arguments for an alignment source of
+    this modality: the quantity that its samples do not have becomes 0.
+    """
     num_tokens: Callable[..., float]
-    """Returns the number of tokens of one sample, for cost estimates, without prefix tokens and padding. Arguments:
-    input shape, (C, L), (C, H, W) or None if not yet known; `EmbedderConfig`; ``patch_size`` of a 2-D body."""
+    """Returns the number of tokens of one sample, for cost estimates, without prefix
+    tokens and padding. Arguments: input shape, (C, L), (C, H, W) or None if not yet
+    known; `EmbedderConfig`; ``patch_size`` of a 2-D body.
+    """
     paper_embedder: Callable[[int], Mapping[str, int | str]]
-    """Returns the fields of `EmbedderConfig` that reproduce the paper, given its ``target_seq_len``."""
+    """Returns the fields of `EmbedderConfig` that reproduce the paper, given its
+    ``target_seq_len``.
+    """
 
 
 _ALL = (
     Modality(
-        name="sequence", paper_source="conll2003", stand_in="prose",
-        source_size=lambda image_size, num_tokens: (0, num_tokens), num_tokens=_sequence_tokens,
-        paper_embedder=lambda max_tokens: {"sequence_length": max_tokens, "patching": "divide"},
+        name="sequence",
+        paper_source="conll2003",
+        stand_in="prose",
+        source_size=lambda image_size, num_tokens: (0, num_tokens),
+        num_tokens=_sequence_tokens,
+        paper_embedder=lambda max_tokens: {
+            "sequence_length": max_tokens,
+            "patching": "divide",
+        },
     ),
     Modality(
-        name="image", paper_source="cifar10", stand_in="photographs",
+        name="image",
+        paper_source="cifar10",
+        stand_in="photographs",
         source_size=lambda image_size, num_tokens: (image_size, 0),
-        # Inputs are resized, so the number of patches does not depend on the size of the input.
-        num_tokens=lambda input_shape, config, patch_size=16: (config.image_size / patch_size) ** 2,
+        # Inputs are resized, so the number of patches does not depend on the size of
+        # the input.
+        num_tokens=lambda input_shape, config, patch_size=16: (
+            (config.image_size / patch_size) ** 2
+        ),
         paper_embedder=lambda max_tokens: {"image_size": 224},
     ),
-)  # fmt: skip
+)
 MODALITIES: Mapping[str, Modality] = {modality.name: modality for modality in _ALL}
 
 
@@ -117,5 +159,9 @@ def get_modality(name: str) -> Modality:
 
 
 def modality_of(body: str, otherwise: ModalityName) -> Modality:
-    """Return the modality of a body that `list_bodies` lists; for other bodies, return the modality ``otherwise``."""
-    return get_modality(otherwise if (info := listed_body(body)) is None else info.modality)
+    """Return the modality of a body that `list_bodies` lists; for other bodies, return
+    the modality ``otherwise``.
+    """
+    return get_modality(
+        otherwise if (info := listed_body(body)) is None else info.modality
+    )

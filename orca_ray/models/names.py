@@ -1,4 +1,5 @@
-"""Names, sizes and licences of bodies; this module imports neither torch nor the Hugging Face library.
+"""Names, sizes and licences of bodies; this module imports neither torch nor the
+Hugging Face library.
 
 The bodies are listed in ``bodies.toml``.
 """
@@ -20,7 +21,9 @@ from orca_ray.options import Seen
 
 @dataclass(frozen=True)
 class BodyInfo:
-    """Record of facts about a body: one row of the table that ``orca-sweep bodies`` prints."""
+    """Record of facts about a body: one row of the table that ``orca-sweep bodies``
+    prints.
+    """
 
     name: str
     modality: ModalityName
@@ -39,7 +42,9 @@ class BodyInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class PackagedBody(BodyInfo):
-    """Record of facts about a pretrained body that ships inside ordinary Python packages."""
+    """Record of facts about a pretrained body that ships inside ordinary Python
+    packages.
+    """
 
     available: Literal["packaged", "hub"] = "packaged"
     packages: tuple[Package, ...]
@@ -54,43 +59,70 @@ class PackagedBody(BodyInfo):
 _LISTED = tables("orca_ray.models", "bodies.toml")
 CORPORA = tables("orca_ray.models", "corpora.toml")
 PACKAGED: Mapping[str, PackagedBody] = {
-    name: PackagedBody(name=name, **facts | {"packages": tuple(Package(**each) for each in facts["packages"])})
+    name: PackagedBody(
+        name=name,
+        **facts | {"packages": tuple(Package(**each) for each in facts["packages"])},
+    )
     for name, facts in _LISTED["packaged"].items()
 }
 
 
 def list_bodies() -> list[BodyInfo]:
-    """Return the facts about all packaged bodies, then about the paper's and popular bodies, which a hub provides."""
-    return [*PACKAGED.values(), *(BodyInfo(name, **facts) for name, facts in _LISTED["hub"].items())]
+    """Return the facts about all packaged bodies, then about the paper's and popular
+    bodies, which a hub provides.
+    """
+    return [
+        *PACKAGED.values(),
+        *(BodyInfo(name, **facts) for name, facts in _LISTED["hub"].items()),
+    ]
 
 
 def listed_body(name: str) -> BodyInfo | None:
-    """Return the entry of `list_bodies` for ``name``, ignoring a suffix ``:layers=N``; None if there is no entry."""
-    return next((info for info in list_bodies() if info.name == name.partition(":layers=")[0]), None)
+    """Return the entry of `list_bodies` for ``name``, ignoring a suffix ``:layers=N``;
+    None if there is no entry.
+    """
+    return next(
+        (info for info in list_bodies() if info.name == name.partition(":layers=")[0]),
+        None,
+    )
 
 
 @cache
 def saw(body: str, task: str) -> Seen:
-    """Return whether the pretraining of a body is known to have seen the data of ``task``, according to `CORPORA`."""
+    """Return whether the pretraining of a body is known to have seen the data of
+    ``task``, according to `CORPORA`.
+    """
     info = listed_body(body)
     corpora = [] if info is None else [CORPORA["any"], CORPORA.get(info.corpus, {})]
     columns = (column for corpus in corpora for column in corpus.items())
-    stated = {name for name, patterns in columns if any(fnmatchcase(task, pattern) for pattern in patterns)}
+    stated = {
+        name
+        for name, patterns in columns
+        if any(fnmatchcase(task, pattern) for pattern in patterns)
+    }
     return "known" if "holds" in stated else "no" if "lacks" in stated else "unknown"
 
 
 def check_misspelt_body(name: str) -> None:
-    """Raise UserError if a body's name is malformed, or nearly that of a packaged body, e.g. ``minilm-16``."""
+    """Raise UserError if a body's name is malformed, or nearly that of a packaged body,
+    e.g. ``minilm-16``.
+    """
     base, _ = parse_body_name(name)
     close = nearest(base, PACKAGED)
     if base in PACKAGED or close is None or "/" in base or Path(base).is_dir():
         return
     if difflib.SequenceMatcher(None, base.lower(), close).ratio() >= 0.8:
-        raise unknown_name("body", base, PACKAGED, "Hub and timm bodies have their own names, a local one its path.")
+        raise unknown_name(
+            "body",
+            base,
+            PACKAGED,
+            "Hub and timm bodies have their own names, a local one its path.",
+        )
 
 
 def parse_body_name(name: str) -> tuple[str, int | None]:
-    """Split ``"minilm-l6:layers=4"`` into ``("minilm-l6", 4)``; without a suffix the second part is None.
+    """Split ``"minilm-l6:layers=4"`` into ``("minilm-l6", 4)``; without a suffix the
+    second part is None.
 
     Raises UserError for any other suffix, and for more layers than a packaged body has.
     """
@@ -98,11 +130,17 @@ def parse_body_name(name: str) -> tuple[str, int | None]:
     if not separator:
         if not name or ":" in name.removeprefix("timm:"):
             raise UserError(
-                f"cannot read body {name!r}: write NAME, timm:NAME or NAME:layers=N, e.g. minilm-l6:layers=4"
+                f"cannot read body {name!r}: write NAME, timm:NAME or NAME:layers=N,"
+                " e.g. minilm-l6:layers=4"
             )
         return name, None
     if not suffix.isdecimal() or int(suffix) < 1:
-        raise UserError(f"cannot read body {name!r}: layers must be a whole number of at least 1, got {suffix!r}")
+        raise UserError(
+            f"cannot read body {name!r}: layers must be a whole number of at least 1,"
+            f" got {suffix!r}"
+        )
     if base in PACKAGED and int(suffix) > PACKAGED[base].layers:
-        raise UserError(f"body {base!r} has {PACKAGED[base].layers} layers, {suffix} were asked for")
+        raise UserError(
+            f"body {base!r} has {PACKAGED[base].layers} layers, {suffix} were asked for"
+        )
     return base, int(suffix)

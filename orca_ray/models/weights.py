@@ -1,4 +1,6 @@
-"""Load bodies by name (packaged, Hugging Face directory or hub name, timm), with pretrained or random weights."""
+"""Load bodies by name (packaged, Hugging Face directory or hub name, timm), with
+pretrained or random weights.
+"""
 
 import copy
 import json
@@ -17,37 +19,58 @@ from orca_ray.errors import UserError, nearest
 from orca_ray.models import hugging_face
 from orca_ray.models.body import Body, ImageStem, Stem, seeded
 from orca_ray.models.family import Family, family_of, keep_layers
-from orca_ray.models.hugging_face import WEIGHT_FILES, cause, check_hub, check_weights, image_statistics
+from orca_ray.models.hugging_face import (
+    WEIGHT_FILES,
+    cause,
+    check_hub,
+    check_weights,
+    image_statistics,
+)
 from orca_ray.models.names import PACKAGED, parse_body_name
 
 logger = logging.getLogger(__name__)
 
 TIMM = "timm:"
 _UNUSED = (
-    # Where the body was, and labels of its own classifier, would only reveal where the model was trained.
-    "_name_or_path", "id2label", "label2id", "problem_type", "architectures",
-    # Outputs of a backbone, which nothing reads here. They name layers, also removed ones, and are then refused.
-    "stage_names", "out_features", "out_indices",
-)  # fmt: skip
+    # Where the body was, and labels of its own classifier, would only reveal where the
+    # model was trained.
+    "_name_or_path",
+    "id2label",
+    "label2id",
+    "problem_type",
+    "architectures",
+    # Outputs of a backbone, which nothing reads here. They name layers, also removed
+    # ones, and are then refused.
+    "stage_names",
+    "out_features",
+    "out_indices",
+)
 
 
 @dataclass(frozen=True)
 class BodyArchitecture:
-    """Record that describes a body without its weights, as JSON values; `load_body` builds the body."""
+    """Record that describes a body without its weights, as JSON values; `load_body`
+    builds the body.
+    """
 
     name: str
     """Name of the described body, with the suffix ``:layers=N`` if it has one."""
     values: Mapping[str, Any]
-    """All values of the Hugging Face configuration after layers were removed, but those that name where the model was
-    trained or that no body uses; empty for a timm model."""
+    """All values of the Hugging Face configuration after layers were removed, but those
+    that name where the model was trained or that no body uses; empty for a timm model.
+    """
     attention: str | None = None
-    """Attention implementation that the configuration asks for; None: the library's default."""
+    """Attention implementation that the configuration asks for; None: the library's
+    default.
+    """
 
 
 def describe_body(name: str) -> BodyArchitecture:
-    """Return the architecture of a body, whose configuration must be on this machine or at the hub.
+    """Return the architecture of a body, whose configuration must be on this machine or
+    at the hub.
 
-    Raises UserError for an invalid name, and for a configuration that is unreadable or belongs to no family.
+    Raises UserError for an invalid name, and for a configuration that is unreadable or
+    belongs to no family.
     """
     base, layers = parse_body_name(name)
     if base.startswith(TIMM):
@@ -63,29 +86,39 @@ _CACHED = {True: 2, False: 1}
 "Largest number of bodies cached per process: 2 pretrained ones (text and image), 1 random one (cheap to rebuild)"
 _MOST_CACHED_BYTES = 4 * 2**30
 "Bodies above this size are loaded again instead: a body of 7 billion parameters takes 28 GB, and its copy as much"
-_pristine: dict[bool, OrderedDict[tuple[str, int], "LoadedBody"]] = {True: OrderedDict(), False: OrderedDict()}
+_pristine: dict[bool, OrderedDict[tuple[str, int], "LoadedBody"]] = {
+    True: OrderedDict(),
+    False: OrderedDict(),
+}
 _guard = threading.Lock()
 
 
 @dataclass(frozen=True)
 class LoadedBody:
-    """Record of a body, which the caller may change, and its stem, which all callers share and must not change."""
+    """Record of a body, which the caller may change, and its stem, which all callers
+    share and must not change.
+    """
 
     body: Body
     stem: Stem
 
 
-def load_body(name: str | BodyArchitecture, *, pretrained: bool = True, seed: int = 0) -> LoadedBody:
+def load_body(
+    name: str | BodyArchitecture, *, pretrained: bool = True, seed: int = 0
+) -> LoadedBody:
     """Load a body in evaluation mode, float32, on the CPU.
 
-    ``name`` is a packaged body (``minilm-l6``, ``vit-s14``, ``mpnet-base``), a local directory or hub name that Hugging
-    Face's ``from_pretrained`` accepts, or ``timm:NAME``. The suffix ``:layers=N`` keeps the first N layers; for a body
-    with stages such as Swin, see `keep_layers`. ``pretrained=False`` builds the same architecture with the random
-    initialisation of its library, which depends on ``seed`` alone. The global random state does not change. A
-    `BodyArchitecture` is built with arbitrary weights, whatever ``pretrained`` is, because the caller overwrites them;
-    neither cache nor hub is read.
+    ``name`` is a packaged body (``minilm-l6``, ``vit-s14``, ``mpnet-base``), a local
+    directory or hub name that Hugging Face's ``from_pretrained`` accepts, or
+    ``timm:NAME``. The suffix ``:layers=N`` keeps the first N layers; for a body with
+    stages such as Swin, see `keep_layers`. ``pretrained=False`` builds the same
+    architecture with the random initialisation of its library, which depends on
+    ``seed`` alone. The global random state does not change. A `BodyArchitecture` is
+    built with arbitrary weights, whatever ``pretrained`` is, because the caller
+    overwrites them; neither cache nor hub is read.
 
-    Raises UserError if the name is unknown, the model belongs to no family, or weights are missing or damaged.
+    Raises UserError if the name is unknown, the model belongs to no family, or weights
+    are missing or damaged.
     """
     if isinstance(name, BodyArchitecture):
         return _build(name)
@@ -93,7 +126,10 @@ def load_body(name: str | BodyArchitecture, *, pretrained: bool = True, seed: in
     with _guard:
         kept = _pristine[pretrained]
         loaded = kept.pop(key, None) or _load(name, pretrained, seed)
-        if sum(parameter.nbytes for parameter in loaded.body.parameters()) > _MOST_CACHED_BYTES:
+        if (
+            sum(parameter.nbytes for parameter in loaded.body.parameters())
+            > _MOST_CACHED_BYTES
+        ):
             return loaded
         kept[key] = loaded
         while len(kept) > _CACHED[pretrained]:
@@ -102,7 +138,9 @@ def load_body(name: str | BodyArchitecture, *, pretrained: bool = True, seed: in
 
 
 def body_modality(name: str) -> ModalityName:
-    """Return a body's modality, "sequence" or "image", without loading its weights; UserError for an unknown body."""
+    """Return a body's modality, "sequence" or "image", without loading its weights;
+    UserError for an unknown body.
+    """
     base, _ = parse_body_name(name)
     if base in PACKAGED:
         return PACKAGED[base].modality
@@ -113,10 +151,12 @@ def body_modality(name: str) -> ModalityName:
 
 
 def check_body(name: str, *, pretrained: bool = True) -> None:
-    """Raise UserError for a body that `load_body` would refuse, as far as this is known without loading its weights.
+    """Raise UserError for a body that `load_body` would refuse, as far as this is known
+    without loading its weights.
 
-    It checks the name, the configuration, the declared size and, if ``pretrained``, that the weights on this machine
-    can be read; for timm and packaged bodies, the name alone. It takes under a second and runs no code of the body.
+    It checks the name, the configuration, the declared size and, if ``pretrained``,
+    that the weights on this machine can be read; for timm and packaged bodies, the name
+    alone. It takes under a second and runs no code of the body.
     """
     base, layers = parse_body_name(name)
     if base.startswith(TIMM):
@@ -137,7 +177,11 @@ def _load(name: str, pretrained: bool, seed: int) -> LoadedBody:
     with hugging_face.quiet_transformers(), seeded(seed):
         family, model = make(base, layers, pretrained)
         body, stem = family.cut(model)
-    if isinstance(stem, ImageStem) and family.library == "transformers" and base not in PACKAGED:
+    if (
+        isinstance(stem, ImageStem)
+        and family.library == "transformers"
+        and base not in PACKAGED
+    ):
         _set_statistics(stem, base, pretrained)
     return LoadedBody(body.eval(), stem.eval())
 
@@ -146,14 +190,22 @@ def _build(architecture: BodyArchitecture) -> LoadedBody:
     from transformers.initialization import no_init_weights
 
     base, layers = parse_body_name(architecture.name)
-    # Random initialisation would take ten times as long as all else (vit-s14: 7 s of 7.5 s on a busy core).
-    with hugging_face.quiet_transformers(), seeded(0), no_init_weights(), torch.no_grad():
+    # Random initialisation would take ten times as long as all else (vit-s14: 7 s of
+    # 7.5 s on a busy core).
+    with (
+        hugging_face.quiet_transformers(),
+        seeded(0),
+        no_init_weights(),
+        torch.no_grad(),
+    ):
         if base.startswith(TIMM):
             family, model = _timm_model(base, layers, pretrained=False)
         else:
             family, model = _described_model(base, architecture)
         for parameter in model.parameters():
-            parameter.fill_(1.0)  # an embedder's initial kernel divides by norms of the stem, which must not be 0
+            parameter.fill_(
+                1.0
+            )  # an embedder's initial kernel divides by norms of the stem, which must not be 0
         body, stem = family.cut(model)
     return LoadedBody(body.eval(), stem.eval())
 
@@ -165,26 +217,40 @@ def _described_model(base: str, architecture: BodyArchitecture) -> tuple[Family,
         config = hugging_face.make_config(base, dict(architecture.values))
         family, _ = hugging_face.check_size(base, config)
         model = AutoModel.from_config(
-            config, dtype=torch.float32, trust_remote_code=False, attn_implementation=architecture.attention
+            config,
+            dtype=torch.float32,
+            trust_remote_code=False,
+            attn_implementation=architecture.attention,
         )
     except UserError:
         raise
     except Exception as error:  # transformers passes on any exception of a configuration that does not fit its class
-        raise UserError(f"cannot build body {base!r} from its stored configuration: {cause(error)}") from error
+        raise UserError(
+            f"cannot build body {base!r} from its stored configuration: {cause(error)}"
+        ) from error
     return family, model
 
 
 def _set_statistics(stem: ImageStem, base: str, pretrained: bool) -> None:
-    """Set the colour statistics of the body's own preprocessor; without one, keep the family's statistics, and warn."""
+    """Set the colour statistics of the body's own preprocessor; without one, keep the
+    family's statistics, and warn.
+    """
     found = image_statistics(base, download=pretrained)
     if found is not None:
         stem.image_mean, stem.image_std = found
         return
-    mean, std = (statistics.flatten().tolist() for statistics in (stem.image_mean, stem.image_std))
+    mean, std = (
+        statistics.flatten().tolist()
+        for statistics in (stem.image_mean, stem.image_std)
+    )
     logger.warning(
-        "body %r has no image_mean and image_std in a preprocessor_config.json: images of alignment sources are "
-        "normalised by those that are usual for its class, mean %s and standard deviation %s", base, mean, std,
-    )  # fmt: skip
+        "body %r has no image_mean and image_std in a preprocessor_config.json: images"
+        " of alignment sources are normalised by those that are usual for its class,"
+        " mean %s and standard deviation %s",
+        base,
+        mean,
+        std,
+    )
 
 
 def _timm_model(base: str, layers: int | None, pretrained: bool) -> tuple[Family, Any]:
@@ -198,21 +264,31 @@ def _timm_model(base: str, layers: int | None, pretrained: bool) -> tuple[Family
             check_hub(source.hf_hub_id, *WEIGHT_FILES)
         model = timm.create_model(name, pretrained=pretrained, num_classes=0)
     except Exception as error:  # timm passes on any exception of the hub client
-        raise UserError(f"cannot get the weights of body {base!r}: {cause(error)}") from error
+        raise UserError(
+            f"cannot get the weights of body {base!r}: {cause(error)}"
+        ) from error
     family = family_of(model, "timm")
     keep_layers(family, model, base, layers)
     return family, model
 
 
-def _transformers_model(base: str, layers: int | None, pretrained: bool) -> tuple[Family, Any]:
+def _transformers_model(
+    base: str, layers: int | None, pretrained: bool
+) -> tuple[Family, Any]:
     from transformers import AutoModel
 
     config = hugging_face.read_config(base)
-    family = family_of(config) if base in PACKAGED else hugging_face.check_config(base, config)
+    family = (
+        family_of(config)
+        if base in PACKAGED
+        else hugging_face.check_config(base, config)
+    )
     keep_layers(family, config, base, layers)
     if pretrained:
         return family, hugging_face.read_weights(base, config)
-    return family, AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False)
+    return family, AutoModel.from_config(
+        config, dtype=torch.float32, trust_remote_code=False
+    )
 
 
 def _check_timm(base: str) -> None:
@@ -222,17 +298,33 @@ def _check_timm(base: str) -> None:
     if not timm.is_model(name):
         close = nearest(name.split(".")[0], timm.list_models())
         question = f" Did you mean 'timm:{close}'?" if close else ""
-        raise UserError(f"unknown timm body {name!r}.{question} `timm.list_models()` lists them all.")
+        raise UserError(
+            f"unknown timm body {name!r}.{question} `timm.list_models()` lists them"
+            " all."
+        )
 
 
-_FACTORIES = (torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.arange, torch.eye)
-"""Functions of torch that make a tensor of a given shape; layers take their memory by these."""
+_FACTORIES = (
+    torch.empty,
+    torch.zeros,
+    torch.ones,
+    torch.full,
+    torch.rand,
+    torch.randn,
+    torch.arange,
+    torch.eye,
+)
+"""Functions of torch that make a tensor of a given shape; layers take their memory by
+these.
+"""
 
 
 class AtMost(TorchFunctionMode):
-    """Context manager in which torch makes new tensors of at most ``num_values`` values in total from shapes.
+    """Context manager in which torch makes new tensors of at most ``num_values`` values
+    in total from shapes.
 
-    Raises UserError for the tensor that exceeds the limit, and for shapes that no tensor can have.
+    Raises UserError for the tensor that exceeds the limit, and for shapes that no
+    tensor can have.
     """
 
     def __init__(self, num_values: int) -> None:
@@ -240,16 +332,26 @@ class AtMost(TorchFunctionMode):
         self._left = num_values
 
     def __torch_function__(
-        self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (),
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:  # fmt: skip
-        """Call ``func``, after counting what it makes; its shape is computed on a device without memory."""
+    ) -> Any:
+        """Call ``func``, after counting what it makes; its shape is computed on a
+        device without memory.
+        """
         options = dict(kwargs or {})
         if func in _FACTORIES:
             try:
                 self._left -= func(*args, **{**options, "device": "meta"}).numel()
             except (RuntimeError, TypeError, OverflowError) as error:
-                raise UserError(f"config.json describes a network that cannot be: {error}") from error
+                raise UserError(
+                    f"config.json describes a network that cannot be: {error}"
+                ) from error
             if self._left < 0:
-                raise UserError("config.json describes a network that is larger than the weights of the folder")
+                raise UserError(
+                    "config.json describes a network that is larger than the weights of"
+                    " the folder"
+                )
         return func(*args, **options)

@@ -1,4 +1,5 @@
-"""Reading of a user's data: samples (`UserData`), options (`Options`), kinds of files (`Format`), function `read`.
+"""Reading of a user's data: samples (`UserData`), options (`Options`), kinds of files
+(`Format`), function `read`.
 
 Reading is safe: no code from a file runs, no pickle is loaded, and sizes are limited.
 """
@@ -25,21 +26,48 @@ from orca_ray.yaml_reader import MAX_BYTES, PositionedYaml
 
 TASK_FILE = "task.yaml"
 """Name of the file in a data folder that holds the options of the data."""
-TARGET_NAMES = ("y", "target", "targets", "label", "labels", "class", "classes", "output", "outputs")
-"""Usual names of targets, in lower case, by which the column or array of targets is found if no option names it."""
+TARGET_NAMES = (
+    "y",
+    "target",
+    "targets",
+    "label",
+    "labels",
+    "class",
+    "classes",
+    "output",
+    "outputs",
+)
+"""Usual names of targets, in lower case, by which the column or array of targets is
+found if no option names it.
+"""
 
 
-Names = Annotated[tuple[str, ...], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
+Names = Annotated[
+    tuple[str, ...],
+    BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
+]
 """One or more names; a single name may be given as text instead of a list."""
 
 ColumnHow = Literal[
-    "number", "category", "date", "drop", "day-first", "month-first", "decimal-point", "decimal-comma"
-]  # fmt: skip
-"""How a column of a table is read: its kind, or the form of its dates or of its numbers in text."""
+    "number",
+    "category",
+    "date",
+    "drop",
+    "day-first",
+    "month-first",
+    "decimal-point",
+    "decimal-comma",
+]
+"""How a column of a table is read: its kind, or the form of its dates or of its numbers
+in text.
+"""
 
 
 class Options(BaseModel):
-    """Options of a user's data. Every field is optional; a field that is "" or None is inferred from the data."""
+    """Options of a user's data.
+
+    Every field is optional; a field that is "" or None is inferred from the data.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -54,22 +82,31 @@ class Options(BaseModel):
     group: str = ""
     """Column or key of groups; a group is never divided between splits."""
     time: str = ""
-    """Column or key of times; the last samples become test, those before them validation."""
+    """Column or key of times; the last samples become test, those before them
+    validation.
+    """
     split: str = ""
     """Column or key that says the split of each sample: train, validation or test."""
     holdout: bool | None = None
-    """Whether a test split is held out; None: if samples are many, dated or declared as test."""
+    """Whether a test split is held out; None: if samples are many, dated or declared as
+    test.
+    """
     columns: dict[str, ColumnHow] = {}
     """How to read columns of a table, by their names."""
     axes: str = Field(default="", pattern="^(N[CLHWF]{0,3})?$")
-    """Meaning of an array's axes: N samples, C channels, L steps, H rows, W columns, F features; such as NCL or
-    NHWC."""
+    """Meaning of an array's axes: N samples, C channels, L steps, H rows, W columns, F
+    features; such as NCL or NHWC.
+    """
     colour: Literal["", "grey", "rgb"] = ""
     """Colours that images are converted to."""
     size: int | None = Field(default=None, ge=1, le=2**16)
-    """Side in pixels that images are resized to, or number of steps that series are padded or cut to."""
+    """Side in pixels that images are resized to, or number of steps that series are
+    padded or cut to.
+    """
     mask: bool = False
-    """Whether padded series get a channel that is 1 where a step was given and 0 where it was padded."""
+    """Whether padded series get a channel that is 1 where a step was given and 0 where
+    it was padded.
+    """
     rate: float | None = Field(default=None, gt=0, le=1e6)
     """Sampling rate in Hz that recordings are converted to."""
     seconds: float | None = Field(default=None, gt=0, le=3600)
@@ -78,7 +115,9 @@ class Options(BaseModel):
     metric: str = ""
     body: str = ""
     """Name of the pretrained body."""
-    fractions: tuple[Annotated[float, Field(gt=0, lt=0.5)], Annotated[float, Field(gt=0, lt=0.5)]] = (0.15, 0.15)
+    fractions: tuple[
+        Annotated[float, Field(gt=0, lt=0.5)], Annotated[float, Field(gt=0, lt=0.5)]
+    ] = (0.15, 0.15)
     """Shares of all samples that become validation and test."""
     seed: int = Field(default=0, ge=0, le=2**31)
     """Seed of the random split and of the folds."""
@@ -89,8 +128,12 @@ class Options(BaseModel):
     reference: str = ""
 
     def over(self, other: Self) -> Self:
-        """Return a copy of these options in which options that are not set are taken from ``other``."""
-        return other.model_copy(update={name: getattr(self, name) for name in self.model_fields_set})
+        """Return a copy of these options in which options that are not set are taken
+        from ``other``.
+        """
+        return other.model_copy(
+            update={name: getattr(self, name) for name in self.model_fields_set}
+        )
 
 
 def as_typed(column: str, how: ColumnHow) -> str:
@@ -99,22 +142,35 @@ def as_typed(column: str, how: ColumnHow) -> str:
 
 
 def make_options(where: str, given: dict[str, Any]) -> Options:
-    """Return the options ``given`` by name; UserError, which begins with ``where``, for a wrong name or value."""
+    """Return the options ``given`` by name; UserError, which begins with ``where``, for
+    a wrong name or value.
+    """
     try:
         return Options(**given)
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(map(str, first["loc"]))
         if first["type"] == "extra_forbidden":
-            raise UserError(f"{where}: {unknown_name('option', name, Options.model_fields)}") from error
-        raise UserError(f"{where}: {name}: {first['msg']}, got {first['input']!r}") from error
+            raise UserError(
+                f"{where}: {unknown_name('option', name, Options.model_fields)}"
+            ) from error
+        raise UserError(
+            f"{where}: {name}: {first['msg']}, got {first['input']!r}"
+        ) from error
 
 
 def read_options(path: Path) -> Options:
-    """Return the options in a ``task.yaml``; UserError if it is missing, no safe YAML, or has a wrong name or value."""
-    content = PositionedYaml(cache.read_bytes(path, MAX_BYTES).decode(errors="replace"), str(path)).data
+    """Return the options in a ``task.yaml``; UserError if it is missing, no safe YAML,
+    or has a wrong name or value.
+    """
+    content = PositionedYaml(
+        cache.read_bytes(path, MAX_BYTES).decode(errors="replace"), str(path)
+    ).data
     if not isinstance(content or {}, dict):
-        raise UserError(f"{path}: expected 'option: value' on each line, found a {type(content).__name__}")
+        raise UserError(
+            f"{path}: expected 'option: value' on each line, found a"
+            f" {type(content).__name__}"
+        )
     return make_options(str(path), content or {})
 
 
@@ -123,8 +179,9 @@ _MOST_LISTED = 10_000  # files of a folder that are looked at to find its format
 
 Kind = Literal["table", "array", "images", "audio"]
 KINDS = (
-    "a table with a column of targets (cars.csv); series [N, channels, steps], images [N, H, W, 3] or features [N, F] "
-    "as x, with y [N] (data.npz); fields x and y [N, H, W] (flow.h5); images or recordings by class (pets/cat/1.jpg)"
+    "a table with a column of targets (cars.csv); series [N, channels, steps], images"
+    " [N, H, W, 3] or features [N, F] as x, with y [N] (data.npz); fields x and y [N,"
+    " H, W] (flow.h5); images or recordings by class (pets/cat/1.jpg)"
 )
 """Kinds of data that can be used, each with an example, for messages."""
 Warn = Callable[[str], None]
@@ -132,7 +189,9 @@ Warn = Callable[[str], None]
 
 @dataclass(frozen=True)
 class LazySamples:
-    """N samples, maybe of unequal shapes, that are read one by one: only those that a caller keeps take memory."""
+    """N samples, maybe of unequal shapes, that are read one by one: only those that a
+    caller keeps take memory.
+    """
 
     num_samples: int
     read: Callable[[int], Array]
@@ -152,7 +211,9 @@ class LazySamples:
     def select(self, part: RowIndex) -> Self:
         """Return the selected samples, unread."""
         rows = np.arange(self.num_samples)[part]
-        return replace(self, num_samples=len(rows), read=lambda row: self.read(int(rows[row])))
+        return replace(
+            self, num_samples=len(rows), read=lambda row: self.read(int(rows[row]))
+        )
 
 
 Inputs = Rows | LazySamples | list[Array] | pd.DataFrame
@@ -166,10 +227,13 @@ class UserData:
     """
 
     x: Inputs
-    """Inputs: an array [N, ...] (memory-mapped where the format allows it), samples that are read when selected, a list
-    of arrays of unequal shapes, or a table."""
+    """Inputs: an array [N, ...] (memory-mapped where the format allows it), samples
+    that are read when selected, a list of arrays of unequal shapes, or a table.
+    """
     y: Array | None = None
-    """Targets: [N] numbers or text, [N, K] for several labels or numbers, or fields [N, ...]; None: only inputs."""
+    """Targets: [N] numbers or text, [N, K] for several labels or numbers, or fields [N,
+    ...]; None: only inputs.
+    """
     kind_hint: Kind = "array"
     """Kind of the samples; a data frame is always a table."""
     source: str = "the data"
@@ -181,13 +245,16 @@ class UserData:
     rate: float | None = None
     """Sampling rate in Hz; None: unknown."""
     groups: Array | None = None
-    """Group of each sample [N]; samples of one group must not be in different splits."""
+    """Group of each sample [N]; samples of one group must not be in different splits.
+    """
     times: Array | None = None
     """Times of the samples [N], by which the samples are split."""
     splits: Array | None = None
     """Splits that the data declare: [N] of ``train``, ``validation`` and ``test``."""
     keys: Mapping[str, Array] = field(default_factory=dict)
-    """Columns [N] of a table to predict that tell its rows apart, such as ids; `select` leaves them out."""
+    """Columns [N] of a table to predict that tell its rows apart, such as ids; `select`
+    leaves them out.
+    """
     notes: tuple[str, ...] = ()
     """One sentence for each choice or omission of the reader."""
     options: Options = field(default_factory=Options)
@@ -197,33 +264,47 @@ class UserData:
         if hasattr(self.x, "columns"):
             object.__setattr__(self, "kind_hint", "table")
         for what, part in (
-            ("targets", self.y), ("groups", self.groups), ("times", self.times), ("splits", self.splits),
+            ("targets", self.y),
+            ("groups", self.groups),
+            ("times", self.times),
+            ("splits", self.splits),
             ("names", self.names or None),
-        ):  # fmt: skip
+        ):
             if part is not None and len(part) != len(self.x):
                 raise UserError(
-                    f"{self.source}: {len(self.x)} samples but {len(part)} {what}; give one of {what} a sample"
+                    f"{self.source}: {len(self.x)} samples but {len(part)} {what}; give"
+                    f" one of {what} a sample"
                 )
 
     def __len__(self) -> int:
         return len(self.x)
 
     def select(self, part: RowIndex) -> Self:
-        """Return a copy with only the selected samples: in memory, but `LazySamples` stay unread."""
+        """Return a copy with only the selected samples: in memory, but `LazySamples`
+        stay unread.
+        """
         rows = np.arange(len(self))[part]
 
         def taken(values: Array | None) -> Array | None:
             return None if values is None else np.asarray(values[part])
 
         return replace(
-            self, x=_taken(self.x, part), y=taken(self.y), groups=taken(self.groups), times=taken(self.times),
-            splits=taken(self.splits), names=[self.names[row] for row in rows] if self.names else (), keys={},
-        )  # fmt: skip
+            self,
+            x=_taken(self.x, part),
+            y=taken(self.y),
+            groups=taken(self.groups),
+            times=taken(self.times),
+            splits=taken(self.splits),
+            names=[self.names[row] for row in rows] if self.names else (),
+            keys={},
+        )
 
     def batches(self, size: int | None = None) -> Iterator[Self]:
-        """Yield copies with ``size`` successive samples each, as by `select`; None: as many as `batch_size` returns.
+        """Yield copies with ``size`` successive samples each, as by `select`; None: as
+        many as `batch_size` returns.
 
-        Memory of a memory-mapped file is released after each batch, so that files may be larger than the memory.
+        Memory of a memory-mapped file is released after each batch, so that files may
+        be larger than the memory.
         """
         size = size or self.batch_size()
         for start in range(0, len(self), size):
@@ -233,7 +314,9 @@ class UserData:
                 mapped.madvise(mmap.MADV_DONTNEED)
 
     def batch_size(self, most_bytes: int = 2**26) -> int:
-        """Return how many float32 samples as large as the first fit into ``most_bytes``: 1 to 1024 (table: 1024)."""
+        """Return how many float32 samples as large as the first fit into
+        ``most_bytes``: 1 to 1024 (table: 1024).
+        """
         if hasattr(self.x, "columns") or not len(self):
             return _MOST_ROWS
         first = np.asarray(next(iter(_taken(self.x, slice(0, 1)))))
@@ -241,7 +324,11 @@ class UserData:
 
     def place(self, row: int) -> str:
         """Return the source and the name or number of a sample, for messages."""
-        return f"{self.source}, {self.names[row]}" if self.names else f"{self.source}, row {row + 1}"
+        return (
+            f"{self.source}, {self.names[row]}"
+            if self.names
+            else f"{self.source}, row {row + 1}"
+        )
 
 
 def _taken(x: Inputs, part: RowIndex) -> Any:
@@ -254,18 +341,28 @@ def _taken(x: Inputs, part: RowIndex) -> Any:
 
 @dataclass(frozen=True)
 class Format:
-    """A format of a user's data: one kind of file or folder. Modules of this package declare formats as ``FORMATS``."""
+    """A format of a user's data: one kind of file or folder.
+
+    Modules of this package declare formats as ``FORMATS``.
+    """
 
     name: str
     """Name for messages, such as "NumPy archive (.npz)"."""
     suffixes: tuple[str, ...]
-    """Suffixes of the format's files in lower case; for a folder, suffixes of the files in it."""
+    """Suffixes of the format's files in lower case; for a folder, suffixes of the files
+    in it.
+    """
     read: Callable[[Path, Options, bool], UserData]
-    """Takes path, options, and whether a target is required (see `read`). Raises UserError for wrong content."""
+    """Takes path, options, and whether a target is required (see `read`).
+
+    Raises UserError for wrong content.
+    """
     folder: bool = False
     """Whether the format is a folder of files with these suffixes."""
     markers: tuple[str, ...] = ()
-    """For a folder that is recognised by one of its files: names or patterns of that file."""
+    """For a folder that is recognised by one of its files: names or patterns of that
+    file.
+    """
 
 
 @dataclass(frozen=True)
@@ -277,7 +374,9 @@ class Finding:
     value: str
     why: str
     option: str
-    """Option of :class:`orca_ray.own_data.Options` that overrides the property, with an example; "": none."""
+    """Option of :class:`orca_ray.own_data.Options` that overrides the property, with an
+    example; "": none.
+    """
 
     def __str__(self) -> str:
         override = f"; to override: {self.option}" if self.option else ""
@@ -307,23 +406,32 @@ def all_formats() -> Mapping[str, Format]:
     return declared(Format, "FORMAT", modules(sys.modules[__name__]))
 
 
-def read(path: Path | str, options: Options | None = None, *, labelled: bool = True) -> UserData:
-    """Return the samples in a file or folder; large arrays are memory-mapped, and files of a folder read when selected.
+def read(
+    path: Path | str, options: Options | None = None, *, labelled: bool = True
+) -> UserData:
+    """Return the samples in a file or folder; large arrays are memory-mapped, and files
+    of a folder read when selected.
 
-    ``path`` is the data, a folder that contains ``task.yaml``, or a YAML file whose ``data`` is the path. Options that
-    are not in ``options`` are those in the YAML file. ``labelled``: whether a target is required. If not, neither
-    targets nor groups, times and splits are read.
+    ``path`` is the data, a folder that contains ``task.yaml``, or a YAML file whose
+    ``data`` is the path. Options that are not in ``options`` are those in the YAML
+    file. ``labelled``: whether a target is required. If not, neither targets nor
+    groups, times and splits are read.
 
-    Raises UserError for a missing path, an unknown type, a file of other content than its suffix says, a missing or
-    ambiguous column or key, parts of unequal lengths, damaged and too large files, and an invalid YAML file.
+    Raises UserError for a missing path, an unknown type, a file of other content than
+    its suffix says, a missing or ambiguous column or key, parts of unequal lengths,
+    damaged and too large files, and an invalid YAML file.
     """
-    path, options = Path(path).expanduser(), options or Options()
+    path = Path(path).expanduser()
+    options = options or Options()
     file = path if path.suffix.lower() in (".yaml", ".yml") else path / TASK_FILE
     if file.is_file():
         found = read_options(file)
         if file == path and not found.data:
-            raise UserError(f"{path}: expected the line 'data: PATH', relative to this file")
-        path, options = file.parent / found.data if found.data else path, options.over(found)
+            raise UserError(
+                f"{path}: expected the line 'data: PATH', relative to this file"
+            )
+        path = file.parent / found.data if found.data else path
+        options = options.over(found)
     cache.check_special(path, directories=True)
     return replace(_format(path).read(path, options, labelled), options=options)
 
@@ -331,7 +439,9 @@ def read(path: Path | str, options: Options | None = None, *, labelled: bool = T
 def _format(path: Path) -> Format:
     if not path.is_dir():
         suffix = path.suffix.lower()
-        for form in sorted(all_formats().values(), key=lambda form: form.folder):  # one image is a folder of one
+        for form in sorted(
+            all_formats().values(), key=lambda form: form.folder
+        ):  # one image is a folder of one
             if suffix in form.suffixes and not form.markers:
                 return form
         raise UserError(f"{path}: unknown type of file {quoted(suffix)}; {_allowed()}")
@@ -344,15 +454,21 @@ def _format(path: Path) -> Format:
         counts[file.suffix.lower()] += not file.name.startswith(".") and file.is_file()
         if number == _MOST_LISTED:
             break
-    found = {form.name: sum(counts[suffix] for suffix in form.suffixes) for form in folders}
+    found = {
+        form.name: sum(counts[suffix] for suffix in form.suffixes) for form in folders
+    }
     best = max(folders, key=lambda form: found[form.name])
     if not found[best.name]:
-        seen = ", ".join(suffix or "(none)" for suffix, count in counts.most_common(5) if count)
+        seen = ", ".join(
+            suffix or "(none)" for suffix, count in counts.most_common(5) if count
+        )
         held = f"files of type {seen}, none of which is known" if seen else "no files"
         raise UserError(f"{path}: the folder has {held}; {_allowed()}")
     return best
 
 
 def _allowed() -> str:
-    listed = "; ".join(f"{form.name} ({', '.join(form.suffixes)})" for form in all_formats().values())
+    listed = "; ".join(
+        f"{form.name} ({', '.join(form.suffixes)})" for form in all_formats().values()
+    )
     return f"data may be {KINDS}. Allowed: {listed}"

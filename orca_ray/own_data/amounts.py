@@ -1,4 +1,6 @@
-"""Numbers in text with a unit or separators of thousands, such as $1,234.00, 1 234,50 € and 12.3%."""
+"""Numbers in text with a unit or separators of thousands, such as $1,234.00, 1 234,50 €
+and 12.3%.
+"""
 
 import re
 from typing import Any, Literal
@@ -34,20 +36,49 @@ def _amount(text: str, form: str) -> float:
 
 
 def parse_amounts(values: "pd.Series[Any]", form: str) -> npt.NDArray[np.float64]:
-    """Return a column of numbers and text as float64, text in ``form``; other values are NaN."""
-    numbers = pd.to_numeric(values, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
-    known = {value: _amount(value, form) for value in values.unique() if isinstance(value, str)}
-    return np.array([known.get(value, number) for value, number in zip(values.tolist(), numbers, strict=True)])
+    """Return a column of numbers and text as float64, text in ``form``; other values
+    are NaN.
+    """
+    numbers = pd.to_numeric(values, errors="coerce").to_numpy(
+        dtype=np.float64, na_value=np.nan
+    )
+    known = {
+        value: _amount(value, form)
+        for value in values.unique()
+        if isinstance(value, str)
+    }
+    return np.array(
+        [
+            known.get(value, number)
+            for value, number in zip(values.tolist(), numbers, strict=True)
+        ]
+    )
 
 
 def amount_form(known: "pd.Series[Any]") -> tuple[AmountForm | None, str]:
-    """Return the form in which most text of ``known`` is a number, and an example if both forms fit equally well.
+    """Return the form in which most text of ``known`` is a number, and an example if
+    both forms fit equally well.
 
-    None if no text is a number, or if the numbers have different units, which the second value then lists.
+    None if no text is a number, or if the numbers have different units, which the
+    second value then lists.
     """
     texts = [value for value in known.unique() if isinstance(value, str)]
-    found = [match for text in texts if len(text) < 40 and (match := _AMOUNT.fullmatch(text.strip()))]
-    if len(units := {unit for match in found for unit in (match["before"], match["after"]) if unit}) > 1:
+    found = [
+        match
+        for text in texts
+        if len(text) < 40 and (match := _AMOUNT.fullmatch(text.strip()))
+    ]
+    if (
+        len(
+            units := {
+                unit
+                for match in found
+                for unit in (match["before"], match["after"])
+                if unit
+            }
+        )
+        > 1
+    ):
         return None, ", ".join(sorted(units))
     point, comma = ([_amount(text, form) for text in texts] for form in _DIGITS)
     fits = int(np.isfinite(point).sum()), int(np.isfinite(comma).sum())
@@ -55,5 +86,9 @@ def amount_form(known: "pd.Series[Any]") -> tuple[AmountForm | None, str]:
         return None, ""
     if fits[0] != fits[1]:
         return ("decimal-point" if fits[0] > fits[1] else "decimal-comma"), ""
-    doubtful = [text for text, one, other in zip(texts, point, comma, strict=True) if one != other and np.isfinite(one)]
+    doubtful = [
+        text
+        for text, one, other in zip(texts, point, comma, strict=True)
+        if one != other and np.isfinite(one)
+    ]
     return "decimal-point", next(iter(doubtful), "")

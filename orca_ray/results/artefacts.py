@@ -1,14 +1,18 @@
-"""Artefacts: small pictures of what a trained model does, stored as numbers; and the format of their payloads.
+"""Artefacts: small pictures of what a trained model does, stored as numbers; and the
+format of their payloads.
 
-An artefact belongs to one trial. It has a kind such as ``confusion_matrix``, a name that is unique in its kind, and a
-payload, a JSON object. The payload's ``form`` says how it is drawn (`FORMS`), so a new kind with one of these forms
-needs no new drawing code. A payload has the fields of its form's class; nested classes are objects::
+An artefact belongs to one trial. It has a kind such as ``confusion_matrix``, a name
+that is unique in its kind, and a payload, a JSON object. The payload's ``form`` says
+how it is drawn (`FORMS`), so a new kind with one of these forms needs no new drawing
+code. A payload has the fields of its form's class; nested classes are objects::
 
-    {"form": "images", "title": "Test sample 0", "caption": "", "panels": [{"title": "true", "scale": "sequential",
+    {"form": "images", "title": "Test sample 0", "caption": "", "panels": [{"title":
+    "true", "scale": "sequential",
      "values": {"shape": [2, 2], "low": 0.0, "high": 1.0, "data": "AFWq/w=="}}]}
 
-Large arrays are `Quantised` to 8 bits: ``data`` is the base64 of one byte a value, row-major, and a byte ``b`` means
-``low + (high - low) * b / 255``. ``low`` and ``high`` are also the ends of the axis or colours, which panels share.
+Large arrays are `Quantised` to 8 bits: ``data`` is the base64 of one byte a value,
+row-major, and a byte ``b`` means ``low + (high - low) * b / 255``. ``low`` and ``high``
+are also the ends of the axis or colours, which panels share.
 """
 
 import base64
@@ -29,12 +33,17 @@ MAX_TRIAL_BYTES = 256 * 2**10
 """Largest total size of the payloads of one trial in bytes."""
 
 Scale = Literal["sequential", "diverging", "grey", "colour"]
-"""Colours of an image. ``diverging``: 0 is the middle. ``colour``: values [H, W, 3] are red, green and blue."""
+"""Colours of an image.
+
+``diverging``: 0 is the middle. ``colour``: values [H, W, 3] are red, green and blue.
+"""
 
 
 @dataclass(frozen=True)
 class Quantised:
-    """An array of any shape, rounded to 256 evenly spaced values from ``low`` to ``high``."""
+    """An array of any shape, rounded to 256 evenly spaced values from ``low`` to
+    ``high``.
+    """
 
     shape: tuple[int, ...]
     low: float
@@ -42,36 +51,58 @@ class Quantised:
     data: str
 
     @classmethod
-    def encode(cls, values: npt.ArrayLike, low: float | None = None, high: float | None = None) -> Self:
-        """Quantise finite values; values outside of ``low`` and ``high`` (default: the extremes) are clipped.
+    def encode(
+        cls, values: npt.ArrayLike, low: float | None = None, high: float | None = None
+    ) -> Self:
+        """Quantise finite values; values outside of ``low`` and ``high`` (default: the
+        extremes) are clipped.
 
         Raises ValueError if ``values`` is empty or has a value that is not finite.
         """
         array = np.asarray(values, dtype=np.float64)
         if not array.size or not np.isfinite(array).all():
-            raise ValueError(f"a picture needs finite values, and some; got an array of shape {array.shape}")
-        low, high = float(array.min() if low is None else low), float(array.max() if high is None else high)
-        steps = np.rint((array - low) / ((high - low) or 1.0) * 255).clip(0, 255).astype(np.uint8)
+            raise ValueError(
+                "a picture needs finite values, and some; got an array of shape"
+                f" {array.shape}"
+            )
+        low = float(array.min() if low is None else low)
+        high = float(array.max() if high is None else high)
+        steps = (
+            np.rint((array - low) / ((high - low) or 1.0) * 255)
+            .clip(0, 255)
+            .astype(np.uint8)
+        )
         return cls(array.shape, low, high, base64.b64encode(steps.tobytes()).decode())
 
     def decode(self) -> npt.NDArray[np.float64]:
         """Return the rounded values as float64, in the shape of the encoded array."""
         steps = np.frombuffer(base64.b64decode(self.data), np.uint8).reshape(self.shape)
-        return np.asarray(self.low + (self.high - self.low) * steps / 255.0, dtype=np.float64)
+        return np.asarray(
+            self.low + (self.high - self.low) * steps / 255.0, dtype=np.float64
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """Base class of payloads (contents) of artefacts, with the fields that every payload has."""
+    """Base class of payloads (contents) of artefacts, with the fields that every
+    payload has.
+    """
 
     title: str
     caption: str = ""
-    """One or two sentences, such as the true class of a sample and the predicted one; "": none."""
+    """One or two sentences, such as the true class of a sample and the predicted one;
+    "": none.
+    """
     form: ClassVar[str]
 
     def to_json(self) -> str:
-        """Return the payload as JSON text. Raises ValueError if a number is not finite."""
-        return json.dumps({"form": self.form, **asdict(self)}, separators=(",", ":"), allow_nan=False)
+        """Return the payload as JSON text.
+
+        Raises ValueError if a number is not finite.
+        """
+        return json.dumps(
+            {"form": self.form, **asdict(self)}, separators=(",", ":"), allow_nan=False
+        )
 
 
 @dataclass(frozen=True)
@@ -80,7 +111,8 @@ class Image:
 
     title: str
     values: Quantised
-    """[H, W], or [H, W, 3] for the scale ``colour``; the first row is drawn at the top."""
+    """[H, W], or [H, W, 3] for the scale ``colour``; the first row is drawn at the top.
+    """
     scale: Scale = "sequential"
 
 
@@ -113,14 +145,18 @@ class Lines(Picture):
 
 @dataclass(frozen=True)
 class Group:
-    """The points of one kind in a scatter plot, e.g. the samples of the alignment source."""
+    """The points of one kind in a scatter plot, e.g. the samples of the alignment
+    source.
+    """
 
     title: str
     x: Quantised
     y: Quantised
     """``x`` and ``y`` have shape [n], for n points."""
     classes: tuple[int, ...] | None = None
-    """Class of each point, which may be shown by colour; None: the points have no classes."""
+    """Class of each point, which may be shown by colour; None: the points have no
+    classes.
+    """
 
 
 @dataclass(frozen=True)
@@ -146,7 +182,9 @@ class Points(Picture):
 
 @dataclass(frozen=True, kw_only=True)
 class Matrix(Picture):
-    """Payload: a table of counts, drawn as a heat map; rows and columns are numbered from 0."""
+    """Payload: a table of counts, drawn as a heat map; rows and columns are numbered
+    from 0.
+    """
 
     rows: str
     columns: str
@@ -157,7 +195,9 @@ class Matrix(Picture):
 
 @dataclass(frozen=True)
 class BarSeries:
-    """Bars of one colour in `Bars`: one value for each item, or None if the value is not defined for the item."""
+    """Bars of one colour in `Bars`: one value for each item, or None if the value is
+    not defined for the item.
+    """
 
     title: str
     values: tuple[float | None, ...]
@@ -165,7 +205,9 @@ class BarSeries:
 
 @dataclass(frozen=True, kw_only=True)
 class Bars(Picture):
-    """Payload: one or more values (bars) of each of several items, such as labels; items are numbered from 0."""
+    """Payload: one or more values (bars) of each of several items, such as labels;
+    items are numbered from 0.
+    """
 
     x: str
     """What the items are, e.g. "label"."""
@@ -173,7 +215,9 @@ class Bars(Picture):
     form: ClassVar[str] = "bars"
 
 
-FORMS: Mapping[str, type[Picture]] = {form.form: form for form in (Images, Lines, Points, Matrix, Bars)}
+FORMS: Mapping[str, type[Picture]] = {
+    form.form: form for form in (Images, Lines, Points, Matrix, Bars)
+}
 
 
 @dataclass(frozen=True)
@@ -186,7 +230,10 @@ class Artefact:
 
     def __post_init__(self) -> None:
         if len(self.payload) > MAX_BYTES:  # payloads are ASCII
-            raise ValueError(f"the {self.kind} {self.name!r} has {len(self.payload)} bytes, more than {MAX_BYTES}")
+            raise ValueError(
+                f"the {self.kind} {self.name!r} has {len(self.payload)} bytes, more"
+                f" than {MAX_BYTES}"
+            )
 
 
 @stored
@@ -208,16 +255,22 @@ def within_limits(artefacts: list[Artefact]) -> list[Artefact]:
 
 
 def rounded(value: float) -> float | None:
-    """Return ``value`` rounded to 4 significant digits, for a payload; None if ``value`` is not finite."""
+    """Return ``value`` rounded to 4 significant digits, for a payload; None if
+    ``value`` is not finite.
+    """
     return float(f"{value:.4g}") if math.isfinite(value) else None
 
 
 def parse_payload(payload: str) -> dict[str, Any]:
-    """Return the JSON text of a payload as a dict; ValueError if it is no JSON object or has an unknown ``form``."""
+    """Return the JSON text of a payload as a dict; ValueError if it is no JSON object
+    or has an unknown ``form``.
+    """
     try:
         found = json.loads(payload)
     except RecursionError as error:
         raise ValueError("the payload of an artefact is nested too deeply") from error
     if not isinstance(found, dict) or found.get("form") not in FORMS:
-        raise ValueError(f"the payload of an artefact is an object with a form of {', '.join(FORMS)}")
+        raise ValueError(
+            f"the payload of an artefact is an object with a form of {', '.join(FORMS)}"
+        )
     return found

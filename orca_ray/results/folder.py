@@ -1,6 +1,8 @@
-"""File operations of the results store, in a local directory or on another file system or object store.
+"""File operations of the results store, in a local directory or on another file system
+or object store.
 
-Writes are atomic: a reader sees a complete file or none. Paths are relative to the folder, with ``/`` between parts.
+Writes are atomic: a reader sees a complete file or none. Paths are relative to the
+    folder, with ``/`` between parts.
 """
 
 import contextlib
@@ -20,7 +22,13 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from orca_ray.errors import UserError
-from orca_ray.paths import check_special, open_regular, public_uri, regular_size, secrets_in
+from orca_ray.paths import (
+    check_special,
+    open_regular,
+    public_uri,
+    regular_size,
+    secrets_in,
+)
 from orca_ray.results import faults
 from orca_ray.results.faults import explained
 
@@ -33,17 +41,27 @@ MAX_FILE_BYTES = 2**30
 MAX_JSON_BYTES = 2**20
 """Largest JSON file that is read, such as the store's marker."""
 _RETRY_SECONDS = 15
-"""How long Google's client retries; without a limit, it retries an endpoint that nothing answers for many minutes."""
+"""How long Google's client retries; without a limit, it retries an endpoint that
+nothing answers for many minutes.
+"""
 _FAILED_SECONDS = 60.0
-"""For how long operations are not repeated, after one failed in all its attempts: a command can then end soon."""
+"""For how long operations are not repeated, after one failed in all its attempts: a
+command can then end soon.
+"""
 _SETTLE_SECONDS = 2.0
-"""How long `Folder.write_new` waits for another writer, on a server without conditional writes."""
+"""How long `Folder.write_new` waits for another writer, on a server without conditional
+writes.
+"""
 _ONE_REQUEST_BYTES = 8 * 2**20
-"""Files up to this size are written to a bucket in one request; Arrow does so up to 10 MiB."""
+"""Files up to this size are written to a bucket in one request; Arrow does so up to 10
+MiB.
+"""
 
 
 def open_folder(uri: str | Path) -> "Folder":
-    """Return the folder at a path or URI; `UserError` if `pyarrow.fs` cannot open it, or if a file URI names a host."""
+    """Return the folder at a path or URI; `UserError` if `pyarrow.fs` cannot open it,
+    or if a file URI names a host.
+    """
     if isinstance(uri, Path) or "://" not in uri:
         return LocalFolder(Path(uri))
     parts = urlsplit(uri)
@@ -52,28 +70,42 @@ def open_folder(uri: str | Path) -> "Folder":
     if parts.netloc not in ("", "localhost"):
         shown = public_uri(uri, options=False)
         place = shown.removeprefix("file://")
-        where = f"{shown} names the host {place.partition('/')[0]!r}, and a file URI reaches this machine only"
-        raise UserError(f"{where}: give a path ({place}), or file:/// with an absolute one")
+        where = (
+            f"{shown} names the host {place.partition('/')[0]!r}, and a file URI"
+            " reaches this machine only"
+        )
+        raise UserError(
+            f"{where}: give a path ({place}), or file:/// with an absolute one"
+        )
     return LocalFolder(Path(unquote(parts.path)))
 
 
 class Folder:
-    """The folder of a results store, on any file system or object store that `pyarrow.fs` opens by URI.
+    """The folder of a results store, on any file system or object store that
+    `pyarrow.fs` opens by URI.
 
-    Methods raise `UserError` if the file system fails (space, permission, network). Threads and processes may share it.
+    Methods raise `UserError` if the file system fails (space, permission, network).
+    Threads and processes may share it.
     """
 
     _failed_at: ClassVar[dict[str, float]] = {}
-    """When an operation last failed in all its attempts, by the server and bucket or the local path."""
+    """When an operation last failed in all its attempts, by the server and bucket or
+    the local path.
+    """
     _region: str | None = None
     """Region of the bucket, on S3."""
 
     def __init__(self, uri: str) -> None:
-        parts, self._secrets = urlsplit(uri), secrets_in(uri)
-        if parts.scheme in ("gs", "gcs") and "retry_limit_seconds" not in parse_qs(parts.query):
+        parts = urlsplit(uri)
+        self._secrets = secrets_in(uri)
+        if parts.scheme in ("gs", "gcs") and "retry_limit_seconds" not in parse_qs(
+            parts.query
+        ):
             uri += f"{'&' if parts.query else '?'}retry_limit_seconds={_RETRY_SECONDS}"
         self.uri = uri
-        """URI or absolute path, with which `open_folder` opens this folder again from any working directory."""
+        """URI or absolute path, with which `open_folder` opens this folder again from
+        any working directory.
+        """
         self.name = public_uri(uri, options=False)
         """The URI without user name, password and query, for messages."""
         self._place = parts._replace(path="").geturl()
@@ -82,7 +114,9 @@ class Folder:
         self._directories: set[str] = set()
 
     def kind(self) -> Kind:
-        """Return what exists at the path of this folder now: nothing, a file or a directory."""
+        """Return what exists at the path of this folder now: nothing, a file or a
+        directory.
+        """
         return self._try("reach", "", self._kind)
 
     def create(self) -> None:
@@ -90,19 +124,25 @@ class Folder:
         self._try("create", "", self._create)
 
     def names(self, directory: str = "", *, hidden: bool = False) -> list[str]:
-        """Return the sorted names in a directory; empty if it does not exist; with ``hidden``, also names like ".x"."""
+        """Return the sorted names in a directory; empty if it does not exist; with
+        ``hidden``, also names like ".x".
+        """
         names = (info.base_name for info in self._infos(directory))
         return sorted(name for name in names if hidden or not name.startswith("."))
 
     def read(self, path: str) -> Any:
-        """Return the content of a file as a `pyarrow.Buffer`. Raises FileNotFoundError if it does not exist."""
+        """Return the content of a file as a `pyarrow.Buffer`.
+
+        Raises FileNotFoundError if it does not exist.
+        """
         return self._try("read", path, lambda: self._read(path))
 
     def open(self, path: str) -> Any:
-        """Open a file for reading, and return a `pyarrow.NativeFile`; reads that fail for a short time are repeated.
+        """Open a file for reading, and return a `pyarrow.NativeFile`; reads that fail
+        for a short time are repeated.
 
-        Raises FileNotFoundError if the file does not exist. If it is deleted later, reads of an object raise
-        FileNotFoundError, while a local file stays readable.
+        Raises FileNotFoundError if the file does not exist. If it is deleted later,
+        reads of an object raise FileNotFoundError, while a local file stays readable.
         """
         stream = self._try("read", path, lambda: self._open(path))
 
@@ -112,20 +152,26 @@ class Folder:
         return pa.PythonFile(faults.RetriedFile(stream, retry), mode="r")
 
     def write(self, path: str, content: Any) -> None:
-        """Write a `pyarrow.Buffer` to a file atomically, and sync a local one to disk; a failure changes nothing."""
+        """Write a `pyarrow.Buffer` to a file atomically, and sync a local one to disk;
+        a failure changes nothing.
+        """
         self._try("write", path, lambda: self._write(path, content))
 
     def write_new(self, path: str, content: Any) -> bool:
-        """Write a file unless there is one, and return whether ``content`` is what it holds then.
+        """Write a file unless there is one, and return whether ``content`` is what it
+        holds then.
 
-        Of several processes that write the same file with different contents, exactly one gets True: by exclusive
-        creation in a mounted file system, by a conditional write on an object store (see `conditional`). A server
-        without such writes keeps what was written last: every writer waits, then reads whose content was kept.
+        Of several processes that write the same file with different contents, exactly
+        one gets True: by exclusive creation in a mounted file system, by a conditional
+        write on an object store (see `conditional`). A server without such writes keeps
+        what was written last: every writer waits, then reads whose content was kept.
         """
         return self._try("write", path, lambda: self._write_new(path, content))
 
     def upload(self, source: Path, path: str) -> None:
-        """Write the content of the local file ``source`` as `write` does, without reading it into memory."""
+        """Write the content of the local file ``source`` as `write` does, without
+        reading it into memory.
+        """
         if not source.stat().st_size:  # an empty file cannot be mapped
             self.write(path, pa.py_buffer(b""))
             return
@@ -133,7 +179,10 @@ class Folder:
             self.write(path, mapped.read_buffer())
 
     def download(self, path: str, target: Path) -> None:
-        """Copy a file of any size to the local path ``target``. Raises FileNotFoundError if it does not exist."""
+        """Copy a file of any size to the local path ``target``.
+
+        Raises FileNotFoundError if it does not exist.
+        """
         self._try("read", path, lambda: self._download(path, target))
 
     def delete(self, path: str) -> None:
@@ -141,11 +190,19 @@ class Folder:
         with contextlib.suppress(FileNotFoundError):
             self._try("delete", path, lambda: self._delete(self._at(path)))
 
-    def sweep_temporary(self, directory: str, older_than_seconds: float, *, recursive: bool = False) -> None:
-        """Delete old temporary files of killed writers in a directory and, with ``recursive``, below it."""
+    def sweep_temporary(
+        self, directory: str, older_than_seconds: float, *, recursive: bool = False
+    ) -> None:
+        """Delete old temporary files of killed writers in a directory and, with
+        ``recursive``, below it.
+        """
         before = time.time() - older_than_seconds
         for info in self._infos(directory, recursive=recursive):
-            if info.base_name.startswith(TEMPORARY) and info.mtime is not None and info.mtime.timestamp() < before:
+            if (
+                info.base_name.startswith(TEMPORARY)
+                and info.mtime is not None
+                and info.mtime.timestamp() < before
+            ):
                 with contextlib.suppress(OSError):  # another process deleted it first
                     self._delete(info.path)
 
@@ -153,7 +210,10 @@ class Folder:
         where = f"{self.name}/{path}" if path else self.name
 
         def patient() -> bool:
-            return time.monotonic() - self._failed_at.get(self._place, -math.inf) > _FAILED_SECONDS
+            return (
+                time.monotonic() - self._failed_at.get(self._place, -math.inf)
+                > _FAILED_SECONDS
+            )
 
         with explained(verb, where, self._secrets):
             try:
@@ -169,11 +229,19 @@ class Folder:
         return f"{self._root}/{path}" if path else self._root
 
     def _infos(self, directory: str, *, recursive: bool = False) -> list[Any]:
-        selector = pafs.FileSelector(self._at(directory), allow_not_found=True, recursive=recursive)
+        selector = pafs.FileSelector(
+            self._at(directory), allow_not_found=True, recursive=recursive
+        )
         try:
-            return self._try("list", "", lambda: list(self._files.get_file_info(selector)))
-        except FileNotFoundError:  # another process created the directory while Arrow found none
-            return self._try("list", "", lambda: list(self._files.get_file_info(selector)))
+            return self._try(
+                "list", "", lambda: list(self._files.get_file_info(selector))
+            )
+        except (
+            FileNotFoundError
+        ):  # another process created the directory while Arrow found none
+            return self._try(
+                "list", "", lambda: list(self._files.get_file_info(selector))
+            )
 
     def _kind(self) -> Kind:
         found = self._files.get_file_info(self._root).type
@@ -192,7 +260,9 @@ class Folder:
     def _if_present(self, path: str, action: Callable[[], _Result]) -> _Result:
         try:
             return action()
-        except OSError as error:  # Arrow has many errors for a range of an object that is gone
+        except (
+            OSError
+        ) as error:  # Arrow has many errors for a range of an object that is gone
             if self._files.get_file_info(self._at(path)).type == pafs.FileType.NotFound:
                 raise FileNotFoundError(path) from error
             raise
@@ -202,10 +272,13 @@ class Folder:
             return stream.read_buffer()
 
     def _write(self, path: str, content: Any) -> None:
-        # Closing an output stream completes the upload even after an error. The object is therefore written under a
-        # temporary name, and moved when it is complete (one atomic copy on S3, a rename elsewhere).
+        # Closing an output stream completes the upload even after an error. The object
+        # is therefore written under a temporary name, and moved when it is complete
+        # (one atomic copy on S3, a rename elsewhere).
         directory, _, name = path.rpartition("/")
-        temporary = self._at(f"{directory}/{TEMPORARY}{uuid.uuid4().hex}-{name}".lstrip("/"))
+        temporary = self._at(
+            f"{directory}/{TEMPORARY}{uuid.uuid4().hex}-{name}".lstrip("/")
+        )
         if directory not in self._directories:
             self._files.create_dir(self._at(directory), recursive=True)
             self._directories.add(directory)
@@ -222,16 +295,25 @@ class Folder:
             raise
 
     def _write_new(self, path: str, content: Any) -> bool:
-        from orca_ray.results.conditional import create_object  # its client is in the extra "sweep"
+        from orca_ray.results.conditional import (
+            create_object,
+        )  # its client is in the extra "sweep"
 
-        failed = self._holds(path, None) and not create_object(self.uri, path, content.to_pybytes(), self._region)
-        if failed and (self._holds(path, None) or self._holds(path, content)):  # no other writer's file came meanwhile
+        failed = self._holds(path, None) and not create_object(
+            self.uri, path, content.to_pybytes(), self._region
+        )
+        if failed and (
+            self._holds(path, None) or self._holds(path, content)
+        ):  # no other writer's file came meanwhile
             self._write(path, content)
             time.sleep(_SETTLE_SECONDS)
         return self._holds(path, content)
 
     def _download(self, path: str, target: Path) -> None:
-        with self._files.open_input_file(self._at(path)) as stream, target.open("wb") as copy:
+        with (
+            self._files.open_input_file(self._at(path)) as stream,
+            target.open("wb") as copy,
+        ):
             shutil.copyfileobj(stream, copy, 8 * 2**20)
 
     def _holds(self, path: str, content: Any | None) -> bool:
@@ -246,27 +328,39 @@ class Folder:
 
 
 def check_size(name: str, num_bytes: int) -> None:
-    """Raise UserError if the file ``name`` is too large to be read; the limit of ``.json`` files is lower."""
+    """Raise UserError if the file ``name`` is too large to be read; the limit of
+    ``.json`` files is lower.
+    """
     limit = MAX_JSON_BYTES if name.endswith(".json") else MAX_FILE_BYTES
     scale, unit = (2**20, "MiB") if limit < 2**30 else (2**30, "GiB")
     if num_bytes > limit:
-        most = f"the {limit / scale:g} {unit} that such a file of a results store may have"
-        raise UserError(f"{name} has {num_bytes / scale:.1f} {unit}, more than {most}. Move it out of the directory.")
+        most = (
+            f"the {limit / scale:g} {unit} that such a file of a results store may have"
+        )
+        raise UserError(
+            f"{name} has {num_bytes / scale:.1f} {unit}, more than {most}. Move it out"
+            " of the directory."
+        )
 
 
 class S3Folder(Folder):
     """A folder in an S3 bucket.
 
-    A small file is written in one request, which is atomic, instead of the seven of `Folder`: an object store takes
-    10 to 100 ms for each, and a busy one more. A bucket needs no directories.
+    A small file is written in one request, which is atomic, instead of the seven of
+    `Folder`: an object store takes 10 to 100 ms for each, and a busy one more. A bucket
+    needs no directories.
     """
 
     def __init__(self, uri: str) -> None:
         super().__init__(uri)
         state: Any = self._files.__reduce__()
         (options,) = state[1]
-        # One attempt per request, because `_try` repeats them: Arrow tries 31 times, 100 s if a server does not answer.
-        options |= {"retry_strategy": pafs.AwsStandardS3RetryStrategy(max_attempts=1), "allow_delayed_open": True}
+        # One attempt per request, because `_try` repeats them: Arrow tries 31 times,
+        # 100 s if a server does not answer.
+        options |= {
+            "retry_strategy": pafs.AwsStandardS3RetryStrategy(max_attempts=1),
+            "allow_delayed_open": True,
+        }
         self._files = pafs.S3FileSystem(**options)
         self._region = self._files.region
 
@@ -282,7 +376,9 @@ class S3Folder(Folder):
 
 
 class LocalFolder(Folder):
-    """A folder in a mounted file system, local or shared; written files are synced to disk to survive a power cut."""
+    """A folder in a mounted file system, local or shared; written files are synced to
+    disk to survive a power cut.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = Path(os.path.abspath(path.expanduser()))
@@ -303,11 +399,15 @@ class LocalFolder(Folder):
     def _create(self) -> None:
         try:
             _make_directory(self.path)
-        except FileNotFoundError as error:  # a file system that allows no new directories, e.g. an automount
+        except (
+            FileNotFoundError
+        ) as error:  # a file system that allows no new directories, e.g. an automount
             raise PermissionError(errno.EPERM, os.strerror(errno.EPERM)) from error
 
     def open(self, path: str) -> Any:
-        """Return a file, opened for reading, as a `pyarrow.NativeFile`; see `Folder.open`."""
+        """Return a file, opened for reading, as a `pyarrow.NativeFile`; see
+        `Folder.open`.
+        """
         return self._try("read", path, lambda: self._open(path))
 
     def _open(self, path: str) -> Any:
@@ -320,16 +420,22 @@ class LocalFolder(Folder):
                 check_size(f"{self.name}/{path}", os.fstat(stream.fileno()).st_size)
                 return pa.py_buffer(stream.read())
         except OSError as error:
-            if error.errno == errno.ESTALE:  # NFS: another machine deleted it after we opened it
+            if (
+                error.errno == errno.ESTALE
+            ):  # NFS: another machine deleted it after we opened it
                 raise FileNotFoundError(path) from error
             raise
 
     def _write(self, path: str, content: Any) -> None:
         target = self.path / path
         temporary = target.with_name(f"{TEMPORARY}{uuid.uuid4().hex}-{target.name}")
-        # A folder that was removed during a sweep is not created again, because its marker file would be missing.
+        # A folder that was removed during a sweep is not created again, because its
+        # marker file would be missing.
         if not self.path.is_dir():
-            raise UserError(f"{self.name} is gone: it was moved or deleted while in use. Put it back, then run again.")
+            raise UserError(
+                f"{self.name} is gone: it was moved or deleted while in use. Put it"
+                " back, then run again."
+            )
         _make_directory(target.parent)
         try:
             with temporary.open("xb") as stream:
@@ -363,7 +469,9 @@ class InStore:
     """Base class of files of one kind that are kept in the folder of a results store."""
 
     def __init__(self, store: str | Path) -> None:
-        """Use the store at the path or URI ``store``; nothing is opened before the first use."""
+        """Use the store at the path or URI ``store``; nothing is opened before the
+        first use.
+        """
         self._store = store
 
     @cached_property
@@ -384,7 +492,9 @@ def _make_directory(path: Path) -> None:
 
 
 def _sync_directory(path: Path) -> None:
-    """Sync a directory to disk, so that new file names in it survive a power cut, if the file system supports it."""
+    """Sync a directory to disk, so that new file names in it survive a power cut, if
+    the file system supports it.
+    """
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

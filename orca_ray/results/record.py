@@ -1,4 +1,6 @@
-"""Rows of the results store: `Record` of an ended trial, `CurvePoint` of an epoch, `SuggestionRow` of a search."""
+"""Rows of the results store: `Record` of an ended trial, `CurvePoint` of an epoch,
+`SuggestionRow` of a search.
+"""
 
 import math
 from collections.abc import Mapping
@@ -13,11 +15,13 @@ from orca_ray.options import Protocol
 
 
 class Status(StrEnum):
-    """Status of an ended trial: ``completed``, ``stopped_early`` (by early stopping), or how it failed.
+    """Status of an ended trial: ``completed``, ``stopped_early`` (by early stopping),
+    or how it failed.
 
-    ``failed_user``: bad data or configuration; ``failed_oom``: out of memory; ``failed_nan``: a value that is not
-    finite; ``failed_code``: another exception, with its traceback in ``error``; ``lost``: its worker or node is gone;
-    ``timed_out``: it took longer than its limit, or stopped reporting; ``cancelled``: a user ended it.
+    ``failed_user``: bad data or configuration; ``failed_oom``: out of memory;
+    ``failed_nan``: a value that is not finite; ``failed_code``: another exception, with
+    its traceback in ``error``; ``lost``: its worker or node is gone; ``timed_out``: it
+    took longer than its limit, or stopped reporting; ``cancelled``: a user ended it.
     """
 
     COMPLETED = "completed"
@@ -34,20 +38,32 @@ class Status(StrEnum):
     def failed(self) -> bool:
         """Whether the trial has no usable score.
 
-        Lost trials always run again; trials that failed otherwise, only with ``--retry-failed``.
+        Lost trials always run again; trials that failed otherwise, only with
+        ``--retry-failed``.
         """
         return self not in (Status.COMPLETED, Status.STOPPED_EARLY)
 
 
 def lower(score: float | None, other: float | None) -> float | None:
-    """Return the lower (better) of two scores: if one is None or NaN, the other score; if both are, None."""
-    return min((each for each in (score, other) if each is not None and each == each), default=None)
+    """Return the lower (better) of two scores: if one is None or NaN, the other score;
+    if both are, None.
+    """
+    return min(
+        (each for each in (score, other) if each is not None and each == each),
+        default=None,
+    )
 
 
 PHASES = ("search", "confirm")
 PROTOCOLS = tuple(protocol.value for protocol in Protocol)
 
-_COLUMN_TYPES = {str: pa.string(), Status: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+_COLUMN_TYPES = {
+    str: pa.string(),
+    Status: pa.string(),
+    int: pa.int64(),
+    float: pa.float64(),
+    bool: pa.bool_(),
+}
 _COLUMN_TYPES[datetime] = pa.timestamp("us", tz="UTC")
 
 
@@ -58,32 +74,51 @@ class StoredRow:
     """Arrow schema of the Parquet files: one column per field, in order."""
 
     def to_row(self) -> dict[str, Any]:
-        """Return the fields by column name; lone surrogates, which Parquet cannot encode, are replaced in texts."""
-        texts = {name: value for name, value in vars(self).items() if isinstance(value, str)}
-        return vars(self) | {name: text.encode("utf-8", "replace").decode() for name, text in texts.items()}
+        """Return the fields by column name; lone surrogates, which Parquet cannot
+        encode, are replaced in texts.
+        """
+        texts = {
+            name: value for name, value in vars(self).items() if isinstance(value, str)
+        }
+        return vars(self) | {
+            name: text.encode("utf-8", "replace").decode()
+            for name, text in texts.items()
+        }
 
 
 _Row = TypeVar("_Row", bound=type[Any])
 
 
 def stored(kind: _Row) -> _Row:
-    """Class decorator that sets ``SCHEMA``: one column per field of a dataclass, nullable if the field may be None."""
+    """Class decorator that sets ``SCHEMA``: one column per field of a dataclass,
+    nullable if the field may be None.
+    """
     types = {each.name: get_args(each.type) or (each.type,) for each in fields(kind)}
-    columns = ((name, _COLUMN_TYPES[of[0]], type(None) in of) for name, of in types.items())
-    kind.SCHEMA = pa.schema([pa.field(name, column, nullable=nullable) for name, column, nullable in columns])
+    columns = (
+        (name, _COLUMN_TYPES[of[0]], type(None) in of) for name, of in types.items()
+    )
+    kind.SCHEMA = pa.schema(
+        [
+            pa.field(name, column, nullable=nullable)
+            for name, column, nullable in columns
+        ]
+    )
     return kind
 
 
 @stored
 @dataclass(frozen=True, kw_only=True)
 class Record(StoredRow):
-    """A trial that has ended: its definition, its status, its scores, and where and how long it ran.
+    """A trial that has ended: its definition, its status, its scores, and where and how
+    long it ran.
 
-    Scores are the task's metric over a whole split; lower is better. Durations are in seconds, memory in MiB. Time
-    stamps need a time zone; the store keeps them in UTC with microseconds.
+    Scores are the task's metric over a whole split; lower is better. Durations are in
+    seconds, memory in MiB. Time stamps need a time zone; the store keeps them in UTC
+    with microseconds.
 
-    Raises ValueError if the phase or protocol is unknown, a time stamp has no time zone, or the trial did not fail and
-    has a score that is not finite. It is not a UserError, because the calling code is wrong.
+    Raises ValueError if the phase or protocol is unknown, a time stamp has no time
+    zone, or the trial did not fail and has a score that is not finite. It is not a
+    UserError, because the calling code is wrong.
     """
 
     trial_key: str
@@ -138,42 +173,83 @@ class Record(StoredRow):
     gpus: float | None = None
     training_loss: float | None = None
 
-    RUN_COLUMNS: ClassVar[frozenset[str]] = frozenset({
-        "wall_seconds", "align_seconds", "refine_seconds", "evaluate_seconds", "peak_memory_mib", "executor", "node",
-        "started_at", "finished_at", "attempts", "align_reused", "samples_per_second", "tokens_per_second",
-        "model_flop_utilisation", "processor", "cpus", "gpus",
-    })  # fmt: skip
-    """Fields about when, where and how fast a trial ran. Two deterministic runs of a trial may differ only in these."""
+    RUN_COLUMNS: ClassVar[frozenset[str]] = frozenset(
+        {
+            "wall_seconds",
+            "align_seconds",
+            "refine_seconds",
+            "evaluate_seconds",
+            "peak_memory_mib",
+            "executor",
+            "node",
+            "started_at",
+            "finished_at",
+            "attempts",
+            "align_reused",
+            "samples_per_second",
+            "tokens_per_second",
+            "model_flop_utilisation",
+            "processor",
+            "cpus",
+            "gpus",
+        }
+    )
+    """Fields about when, where and how fast a trial ran.
+
+    Two deterministic runs of a trial may differ only in these.
+    """
 
     def __post_init__(self) -> None:
         for name, allowed in (("phase", PHASES), ("protocol", PROTOCOLS)):
             if getattr(self, name) not in allowed:
-                raise ValueError(f"a record's {name} is one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+                raise ValueError(
+                    f"a record's {name} is one of {', '.join(allowed)}, got"
+                    f" {getattr(self, name)!r}"
+                )
         for name in ("started_at", "finished_at"):
             if getattr(self, name).tzinfo is None:
-                raise ValueError(f"a record's {name} needs a time zone, got {getattr(self, name)!r}")
+                raise ValueError(
+                    f"a record's {name} needs a time zone, got {getattr(self, name)!r}"
+                )
         for name in ("validation_score", "test_score"):
             value = getattr(self, name)
-            if value is not None and not math.isfinite(value) and not self.status.failed:
-                raise ValueError(f"a record that is {self.status} needs a finite {name}, got {value!r}")
+            if (
+                value is not None
+                and not math.isfinite(value)
+                and not self.status.failed
+            ):
+                raise ValueError(
+                    f"a record that is {self.status} needs a finite {name}, got"
+                    f" {value!r}"
+                )
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> "Record":
         """Return the record in a row of the table of records; the inverse of `to_row`."""
-        times = {name: row[name].astimezone(UTC) for name in ("started_at", "finished_at")}
+        times = {
+            name: row[name].astimezone(UTC) for name in ("started_at", "finished_at")
+        }
         return cls(**{**row, **times, "status": Status(row["status"])})
 
     def reproducible(self) -> dict[str, Any]:
-        """Return the fields by column name without `RUN_COLUMNS`: equal for two deterministic runs of a trial."""
-        return {name: value for name, value in self.to_row().items() if name not in self.RUN_COLUMNS}
+        """Return the fields by column name without `RUN_COLUMNS`: equal for two
+        deterministic runs of a trial.
+        """
+        return {
+            name: value
+            for name, value in self.to_row().items()
+            if name not in self.RUN_COLUMNS
+        }
 
 
 @stored
 @dataclass(frozen=True)
 class CurvePoint(StoredRow):
-    """One epoch of one trial, with the training loss and the distance that aligning minimises (both may be NaN).
+    """One epoch of one trial, with the training loss and the distance that aligning
+    minimises (both may be NaN).
 
-    In the stage ``probe``, ``epoch`` is the number of align epochs before the probe, ``loss`` the error of the probe.
+    In the stage ``probe``, ``epoch`` is the number of align epochs before the probe,
+    ``loss`` the error of the probe.
     """
 
     sweep: str
@@ -186,16 +262,20 @@ class CurvePoint(StoredRow):
     learning_rate: float | None
     seconds: float
     attempt: int | None = None
-    """Number of the attempt at the trial, as in `Record.attempts`: only epochs of the last one count; None: 0."""
+    """Number of the attempt at the trial, as in `Record.attempts`: only epochs of the
+    last one count; None: 0.
+    """
 
 
 @stored
 @dataclass(frozen=True)
 class SuggestionRow(StoredRow):
-    """Entry of the journal of a search: suggested hyper-parameters, and which results were known then.
+    """Entry of the journal of a search: suggested hyper-parameters, and which results
+    were known then.
 
-    It is stored within seconds of the start of the suggestion's trial, at the latest with the trial's record. A search
-    that continues runs an unfinished trial again with the same values.
+    It is stored within seconds of the start of the suggestion's trial, at the latest
+    with the trial's record. A search that continues runs an unfinished trial again with
+    the same values.
     """
 
     sweep: str
@@ -204,9 +284,13 @@ class SuggestionRow(StoredRow):
     number: int
     """Number in the search of this task and method, from 0."""
     trial_key: str
-    """Key of the trial with these values, which also depends on body, data and the other hyper-parameters."""
+    """Key of the trial with these values, which also depends on body, data and the
+    other hyper-parameters.
+    """
     values: str
     """JSON object with the values of the searched hyper-parameters."""
     known: str | None
-    """Numbers of the suggestions whose results were known, as a JSON list of ranges [first, last]."""
+    """Numbers of the suggestions whose results were known, as a JSON list of ranges
+    [first, last].
+    """
     suggested_at: datetime

@@ -1,4 +1,6 @@
-"""The ASGI application: a thread that predicts in batches, and in front of it routes, limits and metrics."""
+"""The ASGI application: a thread that predicts in batches, and in front of it routes,
+limits and metrics.
+"""
 
 import asyncio
 import hmac
@@ -12,7 +14,13 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import numpy as np
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+)
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
@@ -22,11 +30,19 @@ from orca_ray.errors import UserError
 from orca_ray.predictor import Predictor
 from orca_ray.serving.formats import ARROW, JSON, Formats
 
-PREDICT, OPEN = "/v1/predict", ("/healthz", "/readyz")  # OPEN: without a token
+# OPEN: without a token
+PREDICT = "/v1/predict"
+OPEN = ("/healthz", "/readyz")
 PATHS = (PREDICT, *OPEN, "/metrics", "/openapi.json")
-MOST_REQUESTS, WAIT_SECONDS = 32, 0.005  # in a batch; its first request waits for others, unless one is computed
-IN_PROGRESS, HELD_BODIES = 64, 8  # requests for predictions, and bodies of the largest size in memory at a time
-SLOW_SECONDS = 1.0  # a body that has not arrived by then ends when another request needs its place
+# in a batch; its first request waits for others, unless one is computed
+MOST_REQUESTS = 32
+WAIT_SECONDS = 0.005
+# requests for predictions, and bodies of the largest size in memory at a time
+IN_PROGRESS = 64
+HELD_BODIES = 8
+SLOW_SECONDS = (
+    1.0  # a body that has not arrived by then ends when another request needs its place
+)
 _Job = tuple[Array, "Future[tuple[Array, int]]"]
 
 
@@ -35,29 +51,43 @@ class Limits(NamedTuple):
 
     body_bytes: int = 16 * 2**20
     samples: int = 10_000  # in a request
-    rate: float = 500.0  # requests for predictions a second, over all clients; as many may come at once
+    # requests for predictions a second, over all clients; as many may come at once
+    rate: float = 500.0
     seconds: float = 30.0  # from the first byte of a request to its answer
 
 
 class ServedModel:
-    """Model that predicts in one daemon thread: a `Predictor` is not thread-safe, and a call may never return."""
+    """Model that predicts in one daemon thread: a `Predictor` is not thread-safe, and a
+    call may never return.
+    """
 
     def __init__(self, model: Predictor, seconds: float) -> None:
-        """Start the thread; a batch that takes more than ``seconds`` makes the model unready."""
-        self._model, self._seconds, self._begin, self._works = model, seconds, float("inf"), False
+        """Start the thread; a batch that takes more than ``seconds`` makes the model
+        unready.
+        """
+        self._model = model
+        self._seconds = seconds
+        self._begin = float("inf")
+        self._works = False
         self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
         threading.Thread(target=self._work, name="model", daemon=True).start()
 
     def outputs(self, x: Array) -> "Future[tuple[Array, int]]":
-        """Return a future of the outputs for samples [n, *input_shape], and of the size of the batch they were in."""
+        """Return a future of the outputs for samples [n, *input_shape], and of the size
+        of the batch they were in.
+        """
         self._jobs.put((x, future := Future[tuple[Array, int]]()))
         return future
 
     async def ready(self) -> bool:
-        """Return whether the model can predict; if it never did, or failed last, predict a sample of zeros first."""
+        """Return whether the model can predict; if it never did, or failed last,
+        predict a sample of zeros first.
+        """
         if not self._works:
             zeros = np.zeros((1, *self._model.task.input_shape), np.float32)
-            answer = asyncio.wait_for(asyncio.wrap_future(self.outputs(zeros)), self._seconds)
+            answer = asyncio.wait_for(
+                asyncio.wrap_future(self.outputs(zeros)), self._seconds
+            )
             await asyncio.gather(answer, return_exceptions=True)
         return self._works and time.monotonic() - self._begin < self._seconds
 
@@ -68,7 +98,11 @@ class ServedModel:
             while len(batch) < MOST_REQUESTS and not self._jobs.empty():
                 batch.append(self._jobs.get())
             self._begin = time.monotonic()
-            if wanted := [(x, future) for x, future in batch if future.set_running_or_notify_cancel()]:
+            if wanted := [
+                (x, future)
+                for x, future in batch
+                if future.set_running_or_notify_cancel()
+            ]:
                 self._predict(wanted)
             self._begin = float("inf")
 
@@ -84,12 +118,18 @@ class ServedModel:
                     self._predict([each])
             return
         self._works = True
-        for (_, future), part in zip(batch, np.split(outputs, np.cumsum([len(x) for x, _ in batch])), strict=False):
+        for (_, future), part in zip(
+            batch,
+            np.split(outputs, np.cumsum([len(x) for x, _ in batch])),
+            strict=False,
+        ):
             future.set_result((part, len(outputs)))
 
 
 def _is_local(host: str) -> bool:
-    """Return whether a Host header names this machine: another site's DNS may bind its name to 127.0.0.1."""
+    """Return whether a Host header names this machine: another site's DNS may bind its
+    name to 127.0.0.1.
+    """
     try:
         name = urlsplit(f"//{host}").hostname or ""
         return name == "localhost" or ipaddress.ip_address(name).is_loopback
@@ -98,40 +138,86 @@ def _is_local(host: str) -> bool:
 
 
 class Application:
-    """ASGI application that answers requests for predictions of one model; exceptions become answers, too."""
+    """ASGI application that answers requests for predictions of one model; exceptions
+    become answers, too.
+    """
 
     def __init__(self, model: Predictor, limits: Limits, token: str | None) -> None:
-        """Start the thread of the model; ``token`` is what requests must send, None: nothing."""
-        self._limits, self._token = limits, token
-        self._formats, self._served = Formats(model, limits.samples), ServedModel(model, limits.seconds)
-        self._worker = ThreadPoolExecutor(1)  # one, so that the memory that parsing needs does not add up
-        self._due, self._held, self._in_progress = 0.0, 0, 0
+        """Start the thread of the model; ``token`` is what requests must send, None:
+        nothing.
+        """
+        self._limits = limits
+        self._token = token
+        self._formats = Formats(model, limits.samples)
+        self._served = ServedModel(model, limits.seconds)
+        self._worker = ThreadPoolExecutor(
+            1
+        )  # one, so that the memory that parsing needs does not add up
+        self._due = 0.0
+        self._held = 0
+        self._in_progress = 0
         self._arriving: dict[asyncio.Timeout, tuple[float, bytearray]] = {}
-        """Requests whose body is incomplete, oldest first: their time limit, when they began, and the body so far."""
+        """Requests whose body is incomplete, oldest first: their time limit, when they
+        began, and the body so far.
+        """
         self._registry = CollectorRegistry()
         named: dict[str, Any] = {"registry": self._registry, "namespace": "orca_ray"}
-        fine, powers = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30), [4**k for k in range(8)]
-        self._requests = Counter("requests", "Answered requests.", ["path", "status"], **named)
-        self._errors = Counter("request_errors", "Requests answered with a status from 400 on.", ["status"], **named)
-        self._latency = Histogram("request_seconds", "Time from head to answer.", ["path"], buckets=fine, **named)
-        self._samples = Histogram("request_samples", "Samples in a request.", buckets=powers, **named)
-        self._batch = Histogram("batch_samples", "Samples in the batch of a request.", buckets=powers, **named)
-        progress = Gauge("requests_in_progress", "Requests for predictions in progress.", **named)
+        fine = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
+        powers = [4**k for k in range(8)]
+        self._requests = Counter(
+            "requests", "Answered requests.", ["path", "status"], **named
+        )
+        self._errors = Counter(
+            "request_errors",
+            "Requests answered with a status from 400 on.",
+            ["status"],
+            **named,
+        )
+        self._latency = Histogram(
+            "request_seconds",
+            "Time from head to answer.",
+            ["path"],
+            buckets=fine,
+            **named,
+        )
+        self._samples = Histogram(
+            "request_samples", "Samples in a request.", buckets=powers, **named
+        )
+        self._batch = Histogram(
+            "batch_samples",
+            "Samples in the batch of a request.",
+            buckets=powers,
+            **named,
+        )
+        progress = Gauge(
+            "requests_in_progress", "Requests for predictions in progress.", **named
+        )
         progress.set_function(lambda: self._in_progress)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer one request."""
-        begin, path = time.perf_counter(), scope["path"] if scope["path"] in PATHS else "other"
+        begin = time.perf_counter()
+        path = scope["path"] if scope["path"] in PATHS else "other"
         try:
             response = await self._answer(Request(scope, receive))
         except Exception as error:
-            refused = error if isinstance(error, HTTPException) else HTTPException(422, str(error))
+            refused = (
+                error
+                if isinstance(error, HTTPException)
+                else HTTPException(422, str(error))
+            )
             if isinstance(error, ClientDisconnect):
                 refused = HTTPException(400, "the client has gone")
             elif not isinstance(error, HTTPException | UserError):
                 logging.getLogger(__name__).exception("a request failed")
-                refused = HTTPException(500, "the server or its model failed; the log of the server has the error")
-            response = JSONResponse({"error": refused.detail}, refused.status_code, refused.headers)
+                refused = HTTPException(
+                    500,
+                    "the server or its model failed; the log of the server has the"
+                    " error",
+                )
+            response = JSONResponse(
+                {"error": refused.detail}, refused.status_code, refused.headers
+            )
         self._requests.labels(path, response.status_code).inc()
         self._latency.labels(path).observe(time.perf_counter() - begin)
         if response.status_code >= 400:
@@ -139,12 +225,25 @@ class Application:
         await response(scope, receive, send)
 
     async def _answer(self, request: Request) -> Response:
-        path, given = request.scope["path"], request.headers.getlist("authorization")
-        if self._token is None and not _is_local(request.headers.get("host", "localhost")):
-            raise HTTPException(421, "without a token, this server answers to localhost and 127.0.0.1 alone: set one")
-        right = len(given) == 1 and hmac.compare_digest(given[0].encode("latin-1"), f"Bearer {self._token}".encode())
+        path = request.scope["path"]
+        given = request.headers.getlist("authorization")
+        if self._token is None and not _is_local(
+            request.headers.get("host", "localhost")
+        ):
+            raise HTTPException(
+                421,
+                "without a token, this server answers to localhost and 127.0.0.1 alone:"
+                " set one",
+            )
+        right = len(given) == 1 and hmac.compare_digest(
+            given[0].encode("latin-1"), f"Bearer {self._token}".encode()
+        )
         if self._token is not None and path not in OPEN and not right:
-            raise HTTPException(401, "send the token: Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"})
+            raise HTTPException(
+                401,
+                "send the token: Authorization: Bearer TOKEN",
+                {"WWW-Authenticate": "Bearer"},
+            )
         match request.method, path:
             case "POST", "/v1/predict":
                 return await self._predict(request)
@@ -155,26 +254,54 @@ class Application:
                     raise HTTPException(503, "the model is not ready; ask again")
                 return JSONResponse({"status": "ready"})
             case "GET", "/metrics":
-                return Response(generate_latest(self._registry), media_type="text/plain; version=0.0.4")
+                return Response(
+                    generate_latest(self._registry),
+                    media_type="text/plain; version=0.0.4",
+                )
             case "GET", "/openapi.json":
-                return JSONResponse(self._formats.description(token=self._token is not None))
+                return JSONResponse(
+                    self._formats.description(token=self._token is not None)
+                )
         allowed = {"Allow": "POST" if path == PREDICT else "GET"}
-        raise HTTPException(405 if path in PATHS else 404, f"use POST {PREDICT} or GET {', '.join(PATHS[1:])}", allowed)
+        raise HTTPException(
+            405 if path in PATHS else 404,
+            f"use POST {PREDICT} or GET {', '.join(PATHS[1:])}",
+            allowed,
+        )
 
     async def _predict(self, request: Request) -> Response:
-        media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if media not in (JSON, ARROW) or request.headers.get("content-encoding", "identity").lower() != "identity":
+        media = (
+            request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        )
+        if (
+            media not in (JSON, ARROW)
+            or request.headers.get("content-encoding", "identity").lower() != "identity"
+        ):
             raise HTTPException(415, f"send {JSON} or {ARROW}, without compression")
-        limits, now, step, body = self._limits, time.monotonic(), 1 / self._limits.rate, bytearray()
-        large = HTTPException(413, f"the body has more than {limits.body_bytes} bytes; send fewer samples a request")
+        limits = self._limits
+        now = time.monotonic()
+        step = 1 / self._limits.rate
+        body = bytearray()
+        large = HTTPException(
+            413,
+            f"the body has more than {limits.body_bytes} bytes; send fewer samples a"
+            " request",
+        )
         at_once = f"{IN_PROGRESS} requests or {HELD_BODIES} large bodies at once"
-        load = f"there are more than {limits.rate:g} requests a second, or than {at_once}; send fewer"
+        load = (
+            f"there are more than {limits.rate:g} requests a second, or than {at_once};"
+            " send fewer"
+        )
         busy = HTTPException(429, load, {"Retry-After": "1"})
-        length = request.headers.get("content-length", "0")  # digits, as the server has checked
+        length = request.headers.get(
+            "content-length", "0"
+        )  # digits, as the server has checked
         if int(length[:16]) > limits.body_bytes:
             raise large
         due = max(self._due, now - max(1.0, step)) + step
-        if due > now or (self._in_progress >= IN_PROGRESS and not self._end_slowest(now)):
+        if due > now or (
+            self._in_progress >= IN_PROGRESS and not self._end_slowest(now)
+        ):
             raise busy
         self._due = due
         self._in_progress += 1
@@ -192,8 +319,14 @@ class Application:
                 self._arriving.pop(deadline, None)
                 return await self._predicted(media, bytes(body))
         except TimeoutError as error:
-            most = f"{limits.seconds:g} s, or than the {SLOW_SECONDS:g} s that a body has while others wait"
-            message = f"the request took longer than {most}; send fewer samples, or send them faster"
+            most = (
+                f"{limits.seconds:g} s, or than the {SLOW_SECONDS:g} s that a body has"
+                " while others wait"
+            )
+            message = (
+                f"the request took longer than {most}; send fewer samples, or send them"
+                " faster"
+            )
             raise HTTPException(408, message, {"Connection": "close"}) from error
         finally:
             self._arriving.pop(deadline, None)
@@ -201,7 +334,9 @@ class Application:
             self._held -= len(body)
 
     def _end_slowest(self, now: float) -> bool:
-        """End the oldest request whose body is incomplete after `SLOW_SECONDS`; return whether there is one."""
+        """End the oldest request whose body is incomplete after `SLOW_SECONDS`; return
+        whether there is one.
+        """
         for deadline, (begin, body) in self._arriving.items():
             if now - begin < SLOW_SECONDS:
                 break
@@ -218,4 +353,7 @@ class Application:
         outputs, batch_samples = await asyncio.wrap_future(self._served.outputs(x))
         self._samples.observe(len(x))
         self._batch.observe(batch_samples)
-        return Response(await run(self._worker, self._formats.write, media, outputs, warnings), media_type=media)
+        return Response(
+            await run(self._worker, self._formats.write, media, outputs, warnings),
+            media_type=media,
+        )

@@ -1,4 +1,6 @@
-"""Darcy flow in two dimensions: -div(a grad u) = f on the unit square, u = 0 on its edge."""
+"""Darcy flow in two dimensions: -div(a grad u) = f on the unit square, u = 0 on its
+edge.
+"""
 
 import numpy as np
 
@@ -6,10 +8,11 @@ from orca_ray.simulation import Array
 
 
 def solve_steady(permeability: Array, source: Array | float) -> Array:
-    """Solve -div(a grad u) = source; return u [N, N] at the centres of the N x N cells of the unit square.
+    """Solve -div(a grad u) = source; return u [N, N] at the centres of the N x N cells
+    of the unit square.
 
-    ``permeability`` [N, N] is a, which is positive; ``source`` is [N, N] or a number. The method is five-point finite
-    volumes of second order.
+    ``permeability`` [N, N] is a, which is positive; ``source`` is [N, N] or a number.
+    The method is five-point finite volumes of second order.
     """
     from scipy.sparse import diags_array
     from scipy.sparse.linalg import splu
@@ -25,10 +28,21 @@ def solve_steady(permeability: Array, source: Array | float) -> Array:
         total[0] += 2 * a[0]
         total[-1] += 2 * a[-1]
         faces.append(-through)
-    below, beside = faces[0].ravel(), np.pad(faces[1].T, ((0, 0), (0, 1))).ravel()[:-1]  # no face between two rows
-    matrix = diags_array([diagonal.ravel(), below, below, beside, beside], offsets=[0, n, -n, 1, -1], format="csc")
+    # no face between two rows
+    below = faces[0].ravel()
+    beside = np.pad(faces[1].T, ((0, 0), (0, 1))).ravel()[:-1]
+    matrix = diags_array(
+        [diagonal.ravel(), below, below, beside, beside],
+        offsets=[0, n, -n, 1, -1],
+        format="csc",
+    )
     matrix.eliminate_zeros()
     right = np.broadcast_to(np.asarray(source, dtype=float) / n**2, (n, n))
-    factors = splu(matrix, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True})
+    factors = splu(
+        matrix,
+        permc_spec="MMD_AT_PLUS_A",
+        diag_pivot_thresh=0.0,
+        options={"SymmetricMode": True},
+    )
     solution: Array = factors.solve(right.ravel())
     return solution.reshape(n, n)

@@ -1,8 +1,10 @@
-"""Finite volume method for hyperbolic systems of equations (MUSCL-Hancock); shallow water.
+"""Finite volume method for hyperbolic systems of equations (MUSCL-Hancock); shallow
+water.
 
-A "sweep" is a time step along one axis of the grid. Arrays are [F, ..., N] with F fields; the last axis is that of the
-sweep. Conserved fields are (density, momenta..., others), primitive fields (density, velocities..., others); the
-momentum and velocity along the sweep come first. For water, density is depth.
+A "sweep" is a time step along one axis of the grid. Arrays are [F, ..., N] with F
+fields; the last axis is that of the sweep. Conserved fields are (density, momenta...,
+others), primitive fields (density, velocities..., others); the momentum and velocity
+along the sweep come first. For water, density is depth.
 """
 
 import math
@@ -14,7 +16,9 @@ from orca_ray.simulation import Array
 
 Boundary = Literal["periodic", "outflow"]
 FLOOR = 1e-8
-"""Densities and pressures at the faces between cells are clamped to at least this value."""
+"""Densities and pressures at the faces between cells are clamped to at least this
+value.
+"""
 GRAVITY = 1.0
 COURANT = 0.8
 
@@ -29,26 +33,38 @@ class System(Protocol):
         """Return the primitive fields that correspond to conserved fields."""
 
     def drift(self, state: Array, slopes: Array) -> Array:
-        """Return dw/dt of the primitive fields w = ``state`` if dw/dx = ``slopes``, with x along the first velocity."""
+        """Return dw/dt of the primitive fields w = ``state`` if dw/dx = ``slopes``,
+        with x along the first velocity.
+        """
 
     def flux(self, left: Array, right: Array) -> Array:
         """Return the flux between the primitive fields on both sides of each face."""
 
 
-def sweep(conserved: Array, ratio: Array | float, system: System, boundary: Boundary) -> Array:
-    """Return the conserved fields [F, ..., N] after one time step along the last axis; stable if ratio * speed <= 1.
+def sweep(
+    conserved: Array, ratio: Array | float, system: System, boundary: Boundary
+) -> Array:
+    """Return the conserved fields [F, ..., N] after one time step along the last axis;
+    stable if ratio * speed <= 1.
 
-    Second order in smooth regions, no new extrema elsewhere (van Leer's limited slopes, half step in primitive fields;
-    Toro, Riemann Solvers and Numerical Methods for Fluid Dynamics, section 14.4). ``ratio`` is the time step divided by
-    the cell size, a number or an array that broadcasts with [..., N]. The boundary "outflow" is open at both ends.
+    Second order in smooth regions, no new extrema elsewhere (van Leer's limited slopes,
+    half step in primitive fields; Toro, Riemann Solvers and Numerical Methods for Fluid
+    Dynamics, section 14.4). ``ratio`` is the time step divided by the cell size, a
+    number or an array that broadcasts with [..., N]. The boundary "outflow" is open at
+    both ends.
     """
     widths = [*[(0, 0)] * (conserved.ndim - 1), (2, 2)]
-    state = np.pad(system.primitive(conserved), widths, "wrap" if boundary == "periodic" else "edge")
+    state = np.pad(
+        system.primitive(conserved),
+        widths,
+        "wrap" if boundary == "periodic" else "edge",
+    )
     slopes = _limited_slopes(state)
     state = state[..., 1:-1]
     middle = state + 0.5 * ratio * system.drift(state, slopes)
     slopes *= 0.5
-    left, right = (middle + slopes)[..., :-1], (middle - slopes)[..., 1:]
+    left = (middle + slopes)[..., :-1]
+    right = (middle - slopes)[..., 1:]
     for side in (left, right):
         for field in system.positive:
             np.maximum(side[field], FLOOR, out=side[field])
@@ -56,8 +72,12 @@ def sweep(conserved: Array, ratio: Array | float, system: System, boundary: Boun
     return conserved - ratio * (flux[..., 1:] - flux[..., :-1])
 
 
-def sweep_axis(conserved: Array, ratio: float, system: System, boundary: Boundary, direction: int) -> Array:
-    """Return the conserved fields [F, ..., X, Y] after a `sweep` along x (``direction`` 0) or y (``direction`` 1)."""
+def sweep_axis(
+    conserved: Array, ratio: float, system: System, boundary: Boundary, direction: int
+) -> Array:
+    """Return the conserved fields [F, ..., X, Y] after a `sweep` along x (``direction``
+    0) or y (``direction`` 1).
+    """
     order = np.arange(len(conserved))
     order[[1, 1 + direction]] = order[[1 + direction, 1]]
     turned = np.moveaxis(conserved[order], direction - 2, -1)
@@ -65,12 +85,16 @@ def sweep_axis(conserved: Array, ratio: float, system: System, boundary: Boundar
 
 
 def _limited_slopes(state: Array) -> Array:
-    """Return van Leer's slopes of the inner cells: harmonic mean of the differences to both sides, 0 at extrema."""
+    """Return van Leer's slopes of the inner cells: harmonic mean of the differences to
+    both sides, 0 at extrema.
+    """
     differences = state[..., 1:] - state[..., :-1]
-    behind, ahead = differences[..., :-1], differences[..., 1:]
+    behind = differences[..., :-1]
+    ahead = differences[..., 1:]
     product = behind * ahead
     total = behind + ahead
-    # Where the product is positive, the sum is not zero. Elsewhere the slope is 0, so any divisor will do.
+    # Where the product is positive, the sum is not zero. Elsewhere the slope is 0, so
+    # any divisor will do.
     np.copyto(total, 1.0, where=product <= 0)
     np.maximum(product, 0.0, out=product)
     product *= 2.0
@@ -79,55 +103,82 @@ def _limited_slopes(state: Array) -> Array:
 
 
 class Water:
-    """Shallow water over a flat bed; primitive fields: depth, velocities; conserved: depth, momenta."""
+    """Shallow water over a flat bed; primitive fields: depth, velocities; conserved:
+    depth, momenta.
+    """
 
     positive: tuple[int, ...] = (0,)
     """Indices of the primitive fields that must stay positive."""
 
     def primitive(self, conserved: Array) -> Array:
-        """Return the primitive fields (depth, velocities) that correspond to conserved fields."""
+        """Return the primitive fields (depth, velocities) that correspond to conserved
+        fields.
+        """
         state = conserved.copy()
         state[1:] /= conserved[0]
         return state
 
     def drift(self, state: Array, slopes: Array) -> Array:
-        """Return dw/dt of the primitive fields w = ``state`` if dw/dx = ``slopes``, with x along the first velocity."""
+        """Return dw/dt of the primitive fields w = ``state`` if dw/dx = ``slopes``,
+        with x along the first velocity.
+        """
         result: Array = -state[1] * slopes
         result[0] -= state[0] * slopes[1]
         result[1] -= GRAVITY * slopes[0]
         return result
 
     def flux(self, left: Array, right: Array) -> Array:
-        """Return the HLL flux between primitive fields; the transverse velocity is taken upwind (Toro 2001, ch. 10)."""
-        wave_left, wave_right = np.sqrt(GRAVITY * left[0]), np.sqrt(GRAVITY * right[0])
-        slowest = np.minimum(np.minimum(left[1] - wave_left, right[1] - wave_right), 0.0)
-        fastest = np.maximum(np.maximum(left[1] + wave_left, right[1] + wave_right), 0.0)
-        stream_left, stream_right = left[0] * left[1], right[0] * right[1]
+        """Return the HLL flux between primitive fields; the transverse velocity is
+        taken upwind (Toro 2001, ch. 10).
+        """
+        wave_left = np.sqrt(GRAVITY * left[0])
+        wave_right = np.sqrt(GRAVITY * right[0])
+        slowest = np.minimum(
+            np.minimum(left[1] - wave_left, right[1] - wave_right), 0.0
+        )
+        fastest = np.maximum(
+            np.maximum(left[1] + wave_left, right[1] + wave_right), 0.0
+        )
+        stream_left = left[0] * left[1]
+        stream_right = right[0] * right[1]
         span = fastest - slowest
         product = slowest * fastest
         result = np.empty_like(left)
-        result[0] = (fastest * stream_left - slowest * stream_right + product * (right[0] - left[0])) / span
+        result[0] = (
+            fastest * stream_left
+            - slowest * stream_right
+            + product * (right[0] - left[0])
+        ) / span
         push_left = stream_left * left[1] + 0.5 * GRAVITY * left[0] ** 2
         push_right = stream_right * right[1] + 0.5 * GRAVITY * right[0] ** 2
-        result[1] = (fastest * push_left - slowest * push_right + product * (stream_right - stream_left)) / span
+        result[1] = (
+            fastest * push_left
+            - slowest * push_right
+            + product * (stream_right - stream_left)
+        ) / span
         result[2:] = result[0] * np.where(result[0] >= 0, left[2:], right[2:])
         return result
 
 
-def evolve_water(initial: Array, cell: float, interval: float, num_frames: int, top_speed: float) -> Array:
-    """Solve h_t + div(h v) = 0, (h v)_t + div(h v v) + grad(h^2 / 2) = 0 for depth h and velocity v in 2D.
+def evolve_water(
+    initial: Array, cell: float, interval: float, num_frames: int, top_speed: float
+) -> Array:
+    """Solve h_t + div(h v) = 0, (h v)_t + div(h v v) + grad(h^2 / 2) = 0 for depth h
+    and velocity v in 2D.
 
-    ``initial`` [3, B, X, Y] holds the depth and two momenta, in cells with sides ``cell``. Returns depths [B,
-    num_frames, X, Y] at time intervals of ``interval``, the initial one first. ``top_speed`` is an upper bound of the
-    wave speeds: 2 sqrt(g h) for water at rest with depths up to h. Sweeps alternate between the orders x, y and y, x,
-    which is of second order in time (Strang 1968).
+    ``initial`` [3, B, X, Y] holds the depth and two momenta, in cells with sides
+    ``cell``. Returns depths [B, num_frames, X, Y] at time intervals of ``interval``,
+    the initial one first. ``top_speed`` is an upper bound of the wave speeds: 2 sqrt(g
+    h) for water at rest with depths up to h. Sweeps alternate between the orders x, y
+    and y, x, which is of second order in time (Strang 1968).
     """
     water = Water()
     steps = math.ceil(interval * top_speed / (COURANT * cell))
     ratio = interval / steps / cell
     frames = np.empty((initial.shape[1], num_frames, *initial.shape[2:]))
     frames[:, 0] = initial[0]
-    conserved, order = initial, (0, 1)
+    conserved = initial
+    order = (0, 1)
     for frame in range(1, num_frames):
         for _ in range(steps):
             for direction in order:

@@ -1,7 +1,9 @@
-"""Fields of the benchmark ``cabinet``: solutions of partial differential equations, computed when data are built.
+"""Fields of the benchmark ``cabinet``: solutions of partial differential equations,
+computed when data are built.
 
-Resolutions, times and coefficients are such that a U-Net learns each map from 1,000 samples: the fields change much,
-but without chaos. The solvers are those of `orca_ray.simulation`, which are tested there.
+Resolutions, times and coefficients are such that a U-Net learns each map from 1,000
+samples: the fields change much, but without chaos. The solvers are those of
+`orca_ray.simulation`, which are tested there.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,50 +15,70 @@ from orca_ray.simulation import Array, centres, darcy, generators
 from orca_ray.simulation.hyperbolic import evolve_water
 from orca_ray.simulation.stiff import Etdrk4, Modes, evolve_spectral
 
-POINTS, SIDE = 64, 32
-"""Points of a field in one dimension, and along each axis of a field in two dimensions."""
+POINTS = 64
+SIDE = 32
+"""Points of a field in one dimension, and along each axis of a field in two dimensions.
+"""
 DIGITS = 4
 """Decimal digits of the fields, which are of the order of 1."""
-DIFFUSION, K = (1e-3, 5e-3), 5e-3
-"""Coefficients of the FitzHugh-Nagumo equations: u_t = 1e-3 Lap u + u - u^3 - k - v and v_t = 5e-3 Lap v + u - v."""
-_BATCH, _STEP = 100, 0.1
+DIFFUSION = (1e-3, 5e-3)
+K = 5e-3
+"""Coefficients of the FitzHugh-Nagumo equations: u_t = 1e-3 Lap u + u - u^3 - k - v and
+v_t = 5e-3 Lap v + u - v.
+"""
+_BATCH = 100
+_STEP = 0.1
 _SEED = 2026
 Solver = Callable[[Sequence[np.random.Generator]], tuple[Array, Array]]
 Field = npt.NDArray[np.float32]
 
 
 def simulate(equation: str, samples: int) -> tuple[Field, Field]:
-    """Return inputs [N, channels, *points] and solutions [N, *points] of an equation of `EQUATIONS`.
+    """Return inputs [N, channels, *points] and solutions [N, *points] of an equation of
+    `EQUATIONS`.
 
-    Values are rounded to `DIGITS`, so that almost all machines and libraries make the same data.
+    Values are rounded to `DIGITS`, so that almost all machines and libraries make the
+    same data.
     """
-    bounds = [(start, min(start + _BATCH, samples)) for start in range(0, samples, _BATCH)]
+    bounds = [
+        (start, min(start + _BATCH, samples)) for start in range(0, samples, _BATCH)
+    ]
     solved = [EQUATIONS[equation](generators(_SEED, *each)) for each in bounds]
     x, y = (np.concatenate(arrays) for arrays in zip(*solved, strict=True))
-    return np.round(x, DIGITS).astype(np.float32), np.round(y, DIGITS).astype(np.float32)
+    return np.round(x, DIGITS).astype(np.float32), np.round(y, DIGITS).astype(
+        np.float32
+    )
 
 
 def laplacian_symbol(num_cells: int, cell: float) -> Array:
-    """Return the eigenvalues [N, N], by cosine mode, of the five-point Laplacian on N x N cells; no-flux boundary."""
+    """Return the eigenvalues [N, N], by cosine mode, of the five-point Laplacian on N x
+    N cells; no-flux boundary.
+    """
     line = -((2 / cell * np.sin(np.pi * np.arange(num_cells) / (2 * num_cells))) ** 2)
     return line[:, None] + line[None, :]
 
 
 def reaction(fields: Array) -> Array:
-    """Return u - u^3 - k - v and u - v, [2, ...], for ``fields`` = (u, v) [2, ...]: FitzHugh and Nagumo's reaction."""
+    """Return u - u^3 - k - v and u - v, [2, ...], for ``fields`` = (u, v) [2, ...]:
+    FitzHugh and Nagumo's reaction.
+    """
     u, v = fields
     return np.stack([u - u * u * u - K - v, u - v])
 
 
 def _waves(rng: np.random.Generator, cutoff: float) -> Array:
-    """Return a random smooth field [SIDE, SIDE] of mean 0 and deviation 1 without flux through the boundary.
+    """Return a random smooth field [SIDE, SIDE] of mean 0 and deviation 1 without flux
+    through the boundary.
 
-    The coefficient of a cosine with wave numbers k and l is normal, times exp(-(k^2 + l^2) / (2 ``cutoff``^2)).
+    The coefficient of a cosine with wave numbers k and l is normal, times exp(-(k^2 +
+    l^2) / (2 ``cutoff``^2)).
     """
     from scipy.fft import idctn
 
     squares = np.arange(SIDE) ** 2
-    modes = rng.standard_normal((SIDE, SIDE)) * np.exp(-(squares[:, None] + squares) / (2 * cutoff**2))
+    modes = rng.standard_normal((SIDE, SIDE)) * np.exp(
+        -(squares[:, None] + squares) / (2 * cutoff**2)
+    )
     modes[0, 0] = 0.0
     field: Array = idctn(modes, norm="ortho")
     scaled: Array = field / field.std()
@@ -64,20 +86,33 @@ def _waves(rng: np.random.Generator, cutoff: float) -> Array:
 
 
 def _sines(rng: np.random.Generator, modes: int) -> Callable[[Array], Array]:
-    """Return a random function of period 1 and deviation 1: sines with wave numbers up to ``modes``."""
+    """Return a random function of period 1 and deviation 1: sines with wave numbers up
+    to ``modes``.
+    """
     numbers = np.arange(1, modes + 1)
-    amplitudes, phases = rng.standard_normal(modes), rng.uniform(0, 2 * np.pi, modes)
+    amplitudes = rng.standard_normal(modes)
+    phases = rng.uniform(0, 2 * np.pi, modes)
     amplitudes *= np.sqrt(2 / (amplitudes**2).sum())
-    return lambda x: (amplitudes * np.sin(2 * np.pi * numbers * x[..., None] + phases)).sum(axis=-1)
+    return lambda x: (
+        amplitudes * np.sin(2 * np.pi * numbers * x[..., None] + phases)
+    ).sum(axis=-1)
 
 
 def _advection(rngs: Sequence[np.random.Generator]) -> tuple[Array, Array]:
-    """Solve u_t + c(x) u_x = 0, periodic on [0, 1), to t = 0.25, along characteristics; inputs are u and c."""
-    x, steps, speeds, start, end = centres(0.0, 1.0, POINTS), 20, [], [], []
+    """Solve u_t + c(x) u_x = 0, periodic on [0, 1), to t = 0.25, along characteristics;
+    inputs are u and c.
+    """
+    x = centres(0.0, 1.0, POINTS)
+    steps = 20
+    speeds = []
+    start = []
+    end = []
     for rng in rngs:
-        initial, wave = _sines(rng, 4), _sines(rng, 2)
+        initial = _sines(rng, 4)
+        wave = _sines(rng, 2)
         scale = 0.4 / np.abs(wave(x)).max()
-        foot, dt = x, 0.25 / steps
+        foot = x
+        dt = 0.25 / steps
         for _ in range(steps):  # backwards in time, by the midpoint rule
             middle = foot - 0.5 * dt * (0.5 + scale * wave(foot))
             foot = foot - dt * (0.5 + scale * wave(middle))
@@ -88,33 +123,59 @@ def _advection(rngs: Sequence[np.random.Generator]) -> tuple[Array, Array]:
 
 
 def _burgers(rngs: Sequence[np.random.Generator]) -> tuple[Array, Array]:
-    """Solve u_t + (u^2 / 2)_x = 0.01 u_xx, periodic on [0, 1), to t = 0.5; the solver has four times the points."""
+    """Solve u_t + (u^2 / 2)_x = 0.01 u_xx, periodic on [0, 1), to t = 0.5; the solver
+    has four times the points.
+    """
     initial = np.stack([_sines(rng, 5)(centres(0.0, 1.0, 4 * POINTS)) for rng in rngs])
     frames = evolve_spectral(
-        initial, lambda k: -0.01 * k**2, lambda k: -0.5j * k, interval=0.5, num_frames=2, steps=200
-    )  # fmt: skip
+        initial,
+        lambda k: -0.01 * k**2,
+        lambda k: -0.5j * k,
+        interval=0.5,
+        num_frames=2,
+        steps=200,
+    )
     return initial[:, None, 2::4], frames[:, 1, 2::4]
 
 
 def _darcy(rngs: Sequence[np.random.Generator]) -> tuple[Array, Array]:
-    """Solve -div(a grad u) = f on the unit square, u = 0 on its edge; inputs are log a and f, the solution is 10 u."""
+    """Solve -div(a grad u) = f on the unit square, u = 0 on its edge; inputs are log a
+    and f, the solution is 10 u.
+    """
     logarithms = np.stack([_waves(rng, 4.0) for rng in rngs])
     sources = np.stack([1.0 + 0.9 * np.tanh(_waves(rng, 2.0)) for rng in rngs])
-    solved = [darcy.solve_steady(np.exp(a), f) for a, f in zip(logarithms, sources, strict=True)]
+    solved = [
+        darcy.solve_steady(np.exp(a), f)
+        for a, f in zip(logarithms, sources, strict=True)
+    ]
     return np.stack([logarithms, sources], axis=1), 10 * np.stack(solved)
 
 
-def _react(initial: Array, diffusion: Sequence[float], reaction: Callable[[Array], Array], end: float) -> Array:
-    """Solve u_t = D Lap u + R(u) on [-1, 1]^2 to t = ``end``, without flux; return u [F, B, SIDE, SIDE] at the end.
+def _react(
+    initial: Array,
+    diffusion: Sequence[float],
+    reaction: Callable[[Array], Array],
+    end: float,
+) -> Array:
+    """Solve u_t = D Lap u + R(u) on [-1, 1]^2 to t = ``end``, without flux; return u
+    [F, B, SIDE, SIDE] at the end.
 
-    ``initial`` are F fields of B samples; ``diffusion`` has one coefficient D for each field.
+    ``initial`` are F fields of B samples; ``diffusion`` has one coefficient D for each
+    field.
     """
     from scipy.fft import dctn, idctn
 
-    stepper = Etdrk4(np.array(diffusion)[:, None, None, None] * laplacian_symbol(SIDE, 2.0 / SIDE), _STEP)
+    stepper = Etdrk4(
+        np.array(diffusion)[:, None, None, None] * laplacian_symbol(SIDE, 2.0 / SIDE),
+        _STEP,
+    )
 
     def nonlinear(modes: Modes) -> Modes:
-        change: Modes = dctn(reaction(idctn(modes, axes=(-2, -1), norm="ortho")), axes=(-2, -1), norm="ortho")
+        change: Modes = dctn(
+            reaction(idctn(modes, axes=(-2, -1), norm="ortho")),
+            axes=(-2, -1),
+            norm="ortho",
+        )
         return change
 
     modes: Modes = dctn(initial, axes=(-2, -1), norm="ortho")
@@ -125,20 +186,27 @@ def _react(initial: Array, diffusion: Sequence[float], reaction: Callable[[Array
 
 
 def _fitzhugh_nagumo(rngs: Sequence[np.random.Generator]) -> tuple[Array, Array]:
-    """Solve the FitzHugh-Nagumo equations to t = 3; inputs are activator and inhibitor, the solution the activator.
+    """Solve the FitzHugh-Nagumo equations to t = 3; inputs are activator and inhibitor,
+    the solution the activator.
 
-    The inputs are as small as those of `_allen_cahn`, because a step diverges from values of about 5.
+    The inputs are as small as those of `_allen_cahn`, because a step diverges from
+    values of about 5.
     """
-    initial = 0.5 * np.stack([np.stack([_waves(rng, 5.0), _waves(rng, 5.0)]) for rng in rngs], axis=1)
+    initial = 0.5 * np.stack(
+        [np.stack([_waves(rng, 5.0), _waves(rng, 5.0)]) for rng in rngs], axis=1
+    )
     return initial.swapaxes(0, 1), _react(initial, DIFFUSION, reaction, 3.0)[0]
 
 
 def _water(rngs: Sequence[np.random.Generator]) -> tuple[Array, Array]:
-    """Solve the shallow-water equations on [-2.5, 2.5]^2, open to all sides, to t = 0.6, from water at rest.
+    """Solve the shallow-water equations on [-2.5, 2.5]^2, open to all sides, to t =
+    0.6, from water at rest.
 
     Input and solution are the elevation over the mean depth, 1.25.
     """
-    depth = np.stack([1.0 + 0.5 / (1.0 + np.exp(-2.0 * _waves(rng, 3.0))) for rng in rngs])
+    depth = np.stack(
+        [1.0 + 0.5 / (1.0 + np.exp(-2.0 * _waves(rng, 3.0))) for rng in rngs]
+    )
     conserved = np.stack([depth, np.zeros_like(depth), np.zeros_like(depth)])
     frames = evolve_water(conserved, 5.0 / SIDE, 0.6, 2, 2 * np.sqrt(1.5))
     return depth[:, None] - 1.25, frames[:, 1] - 1.25
@@ -151,6 +219,10 @@ def _allen_cahn(rngs: Sequence[np.random.Generator]) -> tuple[Array, Array]:
 
 
 EQUATIONS: dict[str, Solver] = {
-    "advection": _advection, "burgers": _burgers, "darcy": _darcy, "fitzhugh_nagumo": _fitzhugh_nagumo,
-    "shallow_water": _water, "allen_cahn": _allen_cahn,
-}  # fmt: skip
+    "advection": _advection,
+    "burgers": _burgers,
+    "darcy": _darcy,
+    "fitzhugh_nagumo": _fitzhugh_nagumo,
+    "shallow_water": _water,
+    "allen_cahn": _allen_cahn,
+}

@@ -10,20 +10,28 @@ from orca_ray.simulation import Array
 
 Modes = npt.NDArray[Any]
 Symbol = Callable[[Array], Any]
-"""Function that maps wave numbers to the factors by which an operator multiplies the Fourier coefficients."""
+"""Function that maps wave numbers to the factors by which an operator multiplies the
+Fourier coefficients.
+"""
 _CONTOUR_POINTS = 32
 
 
 class Etdrk4:
-    """Fourth-order method ETDRK4 for du/dt = L u + N(u) with a real diagonal matrix L and a nonlinear function N.
+    """Fourth-order method ETDRK4 for du/dt = L u + N(u) with a real diagonal matrix L
+    and a nonlinear function N.
 
-    See Cox and Matthews 2002, eqs. 26-29. Coefficients are means over a circle around L dt, which avoids cancellation.
+    See Cox and Matthews 2002, eqs. 26-29. Coefficients are means over a circle around L
+    dt, which avoids cancellation.
     """
 
     def __init__(self, linear: Array, dt: float) -> None:
-        """Compute the coefficients for time steps ``dt``; ``linear`` is the diagonal of L and broadcasts with u."""
+        """Compute the coefficients for time steps ``dt``; ``linear`` is the diagonal of
+        L and broadcasts with u.
+        """
         z = linear * dt
-        angles = np.pi * (np.arange(_CONTOUR_POINTS) + 0.5) / _CONTOUR_POINTS  # the upper half: L is real
+        angles = (
+            np.pi * (np.arange(_CONTOUR_POINTS) + 0.5) / _CONTOUR_POINTS
+        )  # the upper half: L is real
         circle = z[..., None] + np.exp(1j * angles)
         exponential = np.exp(circle)
         self._whole = np.exp(z)
@@ -33,10 +41,14 @@ class Etdrk4:
         first = (-4 - circle + exponential * (4 - 3 * circle + circle**2)) / cubed
         middle = 2 * (2 + circle + exponential * (circle - 2)) / cubed
         last = (-4 - 3 * circle - circle**2 + exponential * (4 - circle)) / cubed
-        self._first, self._middle, self._last = (dt * np.mean(c, axis=-1).real for c in (first, middle, last))
+        self._first, self._middle, self._last = (
+            dt * np.mean(c, axis=-1).real for c in (first, middle, last)
+        )
 
     def step(self, modes: Modes, nonlinear: Callable[[Modes], Modes]) -> Modes:
-        """Return u after one time step; ``modes`` is u before the step, and ``nonlinear`` is the function N."""
+        """Return u after one time step; ``modes`` is u before the step, and
+        ``nonlinear`` is the function N.
+        """
         slope = nonlinear(modes)
         halfway = self._half * modes
         a = halfway + self._stage * slope
@@ -52,17 +64,26 @@ class Etdrk4:
 
 
 def evolve_spectral(
-    initial: Array, linear: Symbol, quadratic: Symbol, *, interval: float, num_frames: int, steps: int
+    initial: Array,
+    linear: Symbol,
+    quadratic: Symbol,
+    *,
+    interval: float,
+    num_frames: int,
+    steps: int,
 ) -> Array:
-    """Solve u_t = L u + Q (u^2), periodic on [0, 1); return frames [B, num_frames, X], ``initial`` first.
+    """Solve u_t = L u + Q (u^2), periodic on [0, 1); return frames [B, num_frames, X],
+    ``initial`` first.
 
-    ``initial`` [B, X] is u at X equally spaced points; X is even. ``linear`` and ``quadratic`` are the Fourier symbols
-    of the operators L and Q. Frames are a time ``interval`` apart, with ``steps`` time steps in between.
+    ``initial`` [B, X] is u at X equally spaced points; X is even. ``linear`` and
+    ``quadratic`` are the Fourier symbols of the operators L and Q. Frames are a time
+    ``interval`` apart, with ``steps`` time steps in between.
     """
     num_points = initial.shape[-1]
     k = 2 * np.pi * np.arange(num_points // 2 + 1)
     stepper = Etdrk4(linear(k), interval / steps)
-    # Q is applied to the lower two thirds of the modes only, because squaring u aliases the others (Orszag 1971).
+    # Q is applied to the lower two thirds of the modes only, because squaring u aliases
+    # the others (Orszag 1971).
     factor = np.where(np.arange(len(k)) <= num_points // 3, quadratic(k), 0.0)
 
     def nonlinear(modes: Modes) -> Modes:

@@ -1,1 +1,3 @@
-"""Tasks, one package per benchmark, their losses, metrics and augmentations, and the registry of tasks by name."""
+"""Tasks, one package per benchmark, their losses, metrics and augmentations, and the
+registry of tasks by name.
+"""

@@ -1,4 +1,6 @@
-"""Steps that `Task.build` functions share: hold out samples, fill inputs, name arrays by split, spectrograms."""
+"""Steps that `Task.build` functions share: hold out samples, fill inputs, name arrays
+by split, spectrograms.
+"""
 
 import functools
 from collections.abc import Callable, Iterable, Sequence
@@ -15,23 +17,29 @@ from orca_ray.errors import UserError
 
 Pair = tuple[Array, Array]
 Scale = tuple[Array, Array]
-"""Mean and deviation, with which x is scaled to (x − mean) / deviation; both float32, of the shape of one sample."""
+"""Mean and deviation, with which x is scaled to (x − mean) / deviation; both float32,
+of the shape of one sample.
+"""
 EPSILON = 1e-5
 """Added to pointwise deviations, as in ORCA's code."""
 _BATCH_BYTES = 64 * 2**20
 
 
-def hold_out(path: Path, samples: Array | int, num_held_out: int, seed: int) -> tuple[Indices, Indices]:
-    """Return random indices of the samples kept for training, and of ``num_held_out`` samples for validation.
+def hold_out(
+    path: Path, samples: Array | int, num_held_out: int, seed: int
+) -> tuple[Indices, Indices]:
+    """Return random indices of the samples kept for training, and of ``num_held_out``
+    samples for validation.
 
-    ``samples`` is the number N of training samples, or their labels [N]: both sets then have the class proportions of
-    the labels. ``path``, the file with the samples, is named in errors. Raises UserError if there are too few samples.
+    ``samples`` is the number N of training samples, or their labels [N]: both sets then
+    have the class proportions of the labels. ``path``, the file with the samples, is
+    named in errors. Raises UserError if there are too few samples.
     """
     count = samples if isinstance(samples, int) else len(samples)
     if count <= num_held_out:
         raise UserError(
-            f"{path}: expected more than {num_held_out} training samples, because as many are held out for "
-            f"validation, found {count}; get the whole file"
+            f"{path}: expected more than {num_held_out} training samples, because as"
+            f" many are held out for validation, found {count}; get the whole file"
         )
     sizes = (count - num_held_out, num_held_out)
     try:
@@ -40,7 +48,10 @@ def hold_out(path: Path, samples: Array | int, num_held_out: int, seed: int) -> 
         else:
             kept, held_out = splits.stratified_split(samples, sizes, seed)
     except UserError as error:
-        raise UserError(f"{path}: cannot hold out {num_held_out} of {count} samples for validation: {error}") from error
+        raise UserError(
+            f"{path}: cannot hold out {num_held_out} of {count} samples for validation:"
+            f" {error}"
+        ) from error
     return kept, held_out
 
 
@@ -52,9 +63,11 @@ def filled(
     shape: tuple[int, ...],
     most: int | None = None,
 ) -> Array:
-    """Return the array ``name`` [N, *shape] float32 of a workspace, filled by ``rows(indices[b])`` for each batch b.
+    """Return the array ``name`` [N, *shape] float32 of a workspace, filled by
+    ``rows(indices[b])`` for each batch b.
 
-    A batch has at most 64 MiB, and at most ``most`` of the N indices (None: any number).
+    A batch has at most 64 MiB, and at most ``most`` of the N indices (None: any
+    number).
     """
     array = workspace.array(name, (len(indices), *shape))
     size = max(1, _BATCH_BYTES // (4 * int(np.prod(shape))))
@@ -64,28 +77,40 @@ def filled(
 
 
 def each(function: Callable[[int], Array]) -> Callable[[Indices], Array]:
-    """Return a function, such as `filled` takes as ``rows``, that stacks ``function(index)`` of the given indices."""
+    """Return a function, such as `filled` takes as ``rows``, that stacks
+    ``function(index)`` of the given indices.
+    """
     return lambda indices: np.stack([function(int(index)) for index in indices])
 
 
 def by_index(x: Array, y: Array, parts: Sequence[Indices]) -> list[Pair]:
-    """Return a pair, rows of ``x`` and of ``y``, for each index array in ``parts``: train, validation and test."""
+    """Return a pair, rows of ``x`` and of ``y``, for each index array in ``parts``:
+    train, validation and test.
+    """
     return [(x[part], y[part]) for part in parts]
 
 
-def classification(parts: Sequence[Pair], *, axes: tuple[int, ...] | None = None) -> dict[str, Array]:
-    """Return the arrays of a classification task by name; ``parts`` are (x, y) of train, validation and test.
+def classification(
+    parts: Sequence[Pair], *, axes: tuple[int, ...] | None = None
+) -> dict[str, Array]:
+    """Return the arrays of a classification task by name; ``parts`` are (x, y) of
+    train, validation and test.
 
-    ``x`` is standardised with mean and deviation of train over ``axes``. None: over all axes; ``(0,)``: over samples,
-    one mean and deviation for each feature. NaN in ``x`` marks padding and becomes 0, the mean.
+    ``x`` is standardised with mean and deviation of train over ``axes``. None: over all
+    axes; ``(0,)``: over samples, one mean and deviation for each feature. NaN in ``x``
+    marks padding and becomes 0, the mean.
     """
     return named([(x, y.astype(np.int64)) for x, y in standardised(parts, axes)])
 
 
-def regression(parts: Sequence[Pair], *, target_axes: tuple[int, ...] = (0,)) -> dict[str, Array]:
-    """Return the arrays of a dense or scalar task: ``x`` standardised over all axes, ``y`` float32 and not scaled.
+def regression(
+    parts: Sequence[Pair], *, target_axes: tuple[int, ...] = (0,)
+) -> dict[str, Array]:
+    """Return the arrays of a dense or scalar task: ``x`` standardised over all axes,
+    ``y`` float32 and not scaled.
 
-    ``y_mean`` and ``y_std`` are mean and deviation of the training targets over ``target_axes``, which include axis 0.
+    ``y_mean`` and ``y_std`` are mean and deviation of the training targets over
+    ``target_axes``, which include axis 0.
     """
     arrays = named([(x, y.astype(np.float32)) for x, y in standardised(parts, None)])
     mean, std = splits.statistics(arrays["train_y"], target_axes)
@@ -93,17 +118,26 @@ def regression(parts: Sequence[Pair], *, target_axes: tuple[int, ...] = (0,)) ->
 
 
 def pointwise(blocks: Iterable[Array]) -> Scale:
-    """Return mean and deviation over all samples at each point; the deviation is unbiased, plus `EPSILON`.
+    """Return mean and deviation over all samples at each point; the deviation is
+    unbiased, plus `EPSILON`.
 
-    Both have the shape of one sample. ``blocks`` [b, ...] are the samples, merged in float64 (Chan, Golub and LeVeque,
-    Algorithms for computing the sample variance, 1983).
+    Both have the shape of one sample. ``blocks`` [b, ...] are the samples, merged in
+    float64 (Chan, Golub and LeVeque, Algorithms for computing the sample variance,
+    1983).
     """
-    count, mean, squares = 0, np.zeros(()), np.zeros(())
+    count = 0
+    mean = np.zeros(())
+    squares = np.zeros(())
     for block in blocks:
         wide = block.astype(np.float64)
-        number, centre = len(wide), wide.mean(axis=0)
+        number = len(wide)
+        centre = wide.mean(axis=0)
         step = centre - mean
-        squares = squares + ((wide - centre) ** 2).sum(axis=0) + step**2 * (count * number / (count + number))
+        squares = (
+            squares
+            + ((wide - centre) ** 2).sum(axis=0)
+            + step**2 * (count * number / (count + number))
+        )
         count += number
         mean = mean + step * (number / count)
     deviation: Array = np.sqrt(squares / (count - 1))
@@ -111,15 +145,25 @@ def pointwise(blocks: Iterable[Array]) -> Scale:
 
 
 def named(parts: Sequence[Pair]) -> dict[str, Array]:
-    """Return the arrays by name, ``train_x`` to ``test_y``; ``parts`` are (x, y) of train, validation and test."""
+    """Return the arrays by name, ``train_x`` to ``test_y``; ``parts`` are (x, y) of
+    train, validation and test.
+    """
     pairs = zip(prepared.SPLITS, parts, strict=True)
-    return {f"{split}_{axis}": array for split, pair in pairs for axis, array in zip("xy", pair, strict=True)}
+    return {
+        f"{split}_{axis}": array
+        for split, pair in pairs
+        for axis, array in zip("xy", pair, strict=True)
+    }
 
 
 def standardised(parts: Sequence[Pair], axes: tuple[int, ...] | None) -> list[Pair]:
-    """Return ``parts``, (x, y) of train, validation and test, with ``x`` scaled as in `classification`."""
+    """Return ``parts``, (x, y) of train, validation and test, with ``x`` scaled as in
+    `classification`.
+    """
     mean, std = splits.statistics(parts[0][0], axes)
-    return [(np.nan_to_num(splits.standardise(x, mean, std), nan=0.0), y) for x, y in parts]
+    return [
+        (np.nan_to_num(splits.standardise(x, mean, std), nan=0.0), y) for x, y in parts
+    ]
 
 
 _SMALLEST_POWER = 1e-10
@@ -128,15 +172,22 @@ _FRAMES = 1024
 
 
 def log_mel(
-    waveform: npt.NDArray[np.float32], *, sample_rate: int = 22050, n_mels: int = 96, n_fft: int = 1920
+    waveform: npt.NDArray[np.float32],
+    *,
+    sample_rate: int = 22050,
+    n_mels: int = 96,
+    n_fft: int = 1920,
 ) -> npt.NDArray[np.float32]:
-    """Return the log-mel spectrogram [n_mels, 1 + n // hop] of one recording, in decibels, as FSD50K's baseline does.
+    """Return the log-mel spectrogram [n_mels, 1 + n // hop] of one recording, in
+    decibels, as FSD50K's baseline does.
 
-    The baseline computes torchaudio's ``MelSpectrogram`` with its default options: a centred Hann window (30 ms long),
-    reflected edges, power 2, and triangular filters of height 1 on the HTK mel scale (O'Shaughnessy 1987). Frames are
-    10 ms (``hop``) apart; both times are rounded down to whole samples. Then it converts to decibels as librosa's
-    ``power_to_db``: values are clamped to at least the recording's maximum minus 80. Equal in librosa:
-    ``melspectrogram(..., htk=True, norm=None, pad_mode="reflect")``.
+    The baseline computes torchaudio's ``MelSpectrogram`` with its default options: a
+    centred Hann window (30 ms long), reflected edges, power 2, and triangular filters
+    of height 1 on the HTK mel scale (O'Shaughnessy 1987). Frames are 10 ms (``hop``)
+    apart; both times are rounded down to whole samples. Then it converts to decibels as
+    librosa's ``power_to_db``: values are clamped to at least the recording's maximum
+    minus 80. Equal in librosa: ``melspectrogram(..., htk=True, norm=None,
+    pad_mode="reflect")``.
 
     Args:
         waveform: samples [n] in [−1, 1]; UserError is raised unless n > n_fft // 2.
@@ -146,12 +197,18 @@ def log_mel(
     """
     if waveform.ndim != 1 or len(waveform) <= n_fft // 2:
         needed = f"a spectrogram needs one channel of more than {n_fft // 2} samples"
-        raise UserError(f"{needed}, got shape {list(waveform.shape)}; repeat or pad shorter recordings")
-    window, hop = int(sample_rate * 0.03), int(sample_rate * 0.01)
-    # Float64, because float32 is too inaccurate in bands with a power far below the maximum.
+        raise UserError(
+            f"{needed}, got shape {list(waveform.shape)}; repeat or pad shorter"
+            " recordings"
+        )
+    window = int(sample_rate * 0.03)
+    hop = int(sample_rate * 0.01)
+    # Float64, because float32 is too inaccurate in bands with a power far below the
+    # maximum.
     padded = np.pad(waveform.astype(np.float64), n_fft // 2, mode="reflect")
     frames = np.lib.stride_tricks.sliding_window_view(padded, n_fft)[::hop]
-    shape, filters = _window(window, n_fft), _mel_filters(sample_rate, n_mels, n_fft)
+    shape = _window(window, n_fft)
+    filters = _mel_filters(sample_rate, n_mels, n_fft)
     power = np.empty((len(frames), n_mels))
     for start in range(0, len(frames), _FRAMES):
         spectrum = np.fft.rfft(frames[start : start + _FRAMES] * shape, axis=1)
@@ -163,7 +220,9 @@ def log_mel(
 
 @functools.lru_cache(maxsize=4)
 def _window(size: int, n_fft: int) -> Array:
-    """Return the periodic Hann window of ``size`` samples, padded with zeros on both sides to [n_fft]."""
+    """Return the periodic Hann window of ``size`` samples, padded with zeros on both
+    sides to [n_fft].
+    """
     assert 0 < size <= n_fft
     hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(size) / size)
     before = (n_fft - size) // 2
@@ -172,7 +231,9 @@ def _window(size: int, n_fft: int) -> Array:
 
 @functools.lru_cache(maxsize=4)
 def _mel_filters(sample_rate: int, n_mels: int, n_fft: int) -> Array:
-    """Return the triangular filters [n_fft // 2 + 1, n_mels]; a frequency f in Hz is 2595 log10(1 + f / 700) mel."""
+    """Return the triangular filters [n_fft // 2 + 1, n_mels]; a frequency f in Hz is
+    2595 log10(1 + f / 700) mel.
+    """
     highest = 2595 * np.log10(1 + sample_rate / 2 / 700)
     corners = 700 * (10 ** (np.linspace(0, highest, n_mels + 2) / 2595) - 1)
     frequencies = np.arange(n_fft // 2 + 1) * sample_rate / n_fft

@@ -1,11 +1,12 @@
 """Random changes of training inputs, by name.
 
-Every epoch, parameters are drawn for all samples of the split, in order of their indices. So they depend neither on the
-order of training nor on the sizes of batches. Only training in the refine stage augments. Validation, test and the
-align stage use the inputs unchanged, whereas ORCA's code aligns on augmented inputs.
+Every epoch, parameters are drawn for all samples of the split, in order of their
+indices. So they depend neither on the order of training nor on the sizes of batches.
+Only training in the refine stage augments. Validation, test and the align stage use the
+inputs unchanged, whereas ORCA's code aligns on augmented inputs.
 
-To add an augmentation, add a table to ``augmentations.toml``, or declare an entry point in another package. `Shift` has
-no name: the option ``refine.shift`` asks for it.
+To add an augmentation, add a table to ``augmentations.toml``, or declare an entry point
+in another package. `Shift` has no name: the option ``refine.shift`` asks for it.
 
 Letters: N samples of a split, B of a batch, C channels, H, W sides.
 """
@@ -19,7 +20,9 @@ from typing import TYPE_CHECKING
 from orca_ray.discovery import tables, with_plug_ins
 from orca_ray.errors import lookup
 
-if TYPE_CHECKING:  # task modules import this one, and importing them all must stay cheap
+if (
+    TYPE_CHECKING
+):  # task modules import this one, and importing them all must stay cheap
     import torch
     from torch import Tensor
 
@@ -28,7 +31,9 @@ if TYPE_CHECKING:  # task modules import this one, and importing them all must s
 
 @dataclass(frozen=True)
 class Augmentation(ABC):
-    """A random change of inputs in two steps: draw parameters for a split, then apply them to a batch on the device."""
+    """A random change of inputs in two steps: draw parameters for a split, then apply
+    them to a batch on the device.
+    """
 
     name: str
     """Name by which tasks refer to the augmentation."""
@@ -37,62 +42,90 @@ class Augmentation(ABC):
 
     @abstractmethod
     def draw(self, num_samples: int, generator: "torch.Generator") -> "Tensor":
-        """Draw the parameters of all N samples of a split from ``generator`` alone; return them [N, ...] on the CPU."""
+        """Draw the parameters of all N samples of a split from ``generator`` alone;
+        return them [N, ...] on the CPU.
+        """
 
     @abstractmethod
     def apply(self, x: "Tensor", drawn: "Tensor") -> "Tensor":
-        """Return a copy of ``x`` [B, *input_shape] changed by parameters ``drawn`` [B, ...], without a device sync."""
+        """Return a copy of ``x`` [B, *input_shape] changed by parameters ``drawn`` [B,
+        ...], without a device sync.
+        """
 
 
 @dataclass(frozen=True)
 class CropFlip(Augmentation):
-    """Pads an image, crops a random window of its original size, and flips it horizontally with probability ½."""
+    """Pads an image, crops a random window of its original size, and flips it
+    horizontally with probability ½.
+    """
 
     padding: tuple[float, ...]
-    """Value of the padding in each channel, or one for all channels: that of a black pixel in the prepared inputs."""
+    """Value of the padding in each channel, or one for all channels: that of a black
+    pixel in the prepared inputs.
+    """
     margin: int = 4
     """Number of pixels padded on each side."""
 
     def draw(self, num_samples: int, generator: "torch.Generator") -> "Tensor":
-        """Return [N, 3]: top row and left column of each window, 0 to 2 * ``margin``, and 1 if flipped, else 0."""
+        """Return [N, 3]: top row and left column of each window, 0 to 2 * ``margin``,
+        and 1 if flipped, else 0.
+        """
         import torch
 
-        corners = torch.randint(2 * self.margin + 1, (num_samples, 2), generator=generator)
+        corners = torch.randint(
+            2 * self.margin + 1, (num_samples, 2), generator=generator
+        )
         mirrored = torch.randint(2, (num_samples, 1), generator=generator)
         return torch.cat([corners, mirrored], dim=1)
 
     def apply(self, x: "Tensor", drawn: "Tensor") -> "Tensor":
         """Return the cropped and flipped images [B, C, H, W].
 
-        Raises ValueError if ``x`` is no batch of images, or if `padding` does not have a value for each channel.
+        Raises ValueError if ``x`` is no batch of images, or if `padding` does not have
+        a value for each channel.
         """
         import torch
 
         if x.ndim != 4 or len(self.padding) not in (1, x.shape[1]):
-            raise ValueError(f"{self.name} takes images [B, {len(self.padding)}, H, W], not {list(x.shape)}")
+            raise ValueError(
+                f"{self.name} takes images [B, {len(self.padding)}, H, W], not"
+                f" {list(x.shape)}"
+            )
         height, width = x.shape[2:]
-        padded = x.new_empty((*x.shape[:2], height + 2 * self.margin, width + 2 * self.margin))
+        padded = x.new_empty(
+            (*x.shape[:2], height + 2 * self.margin, width + 2 * self.margin)
+        )
         for channel in range(x.shape[1]):
             padded[:, channel] = self.padding[channel % len(self.padding)]
-        padded[:, :, self.margin : self.margin + height, self.margin : self.margin + width] = x
+        padded[
+            :, :, self.margin : self.margin + height, self.margin : self.margin + width
+        ] = x
         top, left, mirrored = drawn.unbind(1)
         rows = top[:, None] + torch.arange(height, device=x.device)
         columns = torch.arange(width, device=x.device).expand(len(x), -1)
-        columns = left[:, None] + torch.where(mirrored[:, None] == 1, columns.flip(1), columns)
+        columns = left[:, None] + torch.where(
+            mirrored[:, None] == 1, columns.flip(1), columns
+        )
         samples = torch.arange(len(x), device=x.device)[:, None, None, None]
         channels = torch.arange(x.shape[1], device=x.device)[:, None, None]
-        return padded[samples, channels, rows[:, None, :, None], columns[:, None, None, :]]
+        return padded[
+            samples, channels, rows[:, None, :, None], columns[:, None, None, :]
+        ]
 
 
 @dataclass(frozen=True)
 class Shift(Augmentation):
-    """Moves an image by a random number of pixels along each side; the pixels of its edges are repeated."""
+    """Moves an image by a random number of pixels along each side; the pixels of its
+    edges are repeated.
+    """
 
     share: float
     """Largest move, as a share of the side; at least one pixel."""
 
     def draw(self, num_samples: int, generator: "torch.Generator") -> "Tensor":
-        """Return [N, 2]: positions of the moves down and to the right, from 0 (the largest up or left) to 1."""
+        """Return [N, 2]: positions of the moves down and to the right, from 0 (the
+        largest up or left) to 1.
+        """
         import torch
 
         return torch.rand(num_samples, 2, generator=generator)
@@ -104,25 +137,45 @@ class Shift(Augmentation):
         taken = []
         for side, position in zip(x.shape[2:], drawn.unbind(1), strict=True):
             most = max(1, int(self.share * side))
-            moves = (position.double() * (2 * most + 1)).long() - most  # in float32, 1 - ε could become the whole
-            taken.append((torch.arange(side, device=x.device) - moves[:, None]).clamp(0, side - 1))
+            moves = (
+                position.double() * (2 * most + 1)
+            ).long() - most  # in float32, 1 - ε could become the whole
+            taken.append(
+                (torch.arange(side, device=x.device) - moves[:, None]).clamp(
+                    0, side - 1
+                )
+            )
         samples = torch.arange(len(x), device=x.device)[:, None, None]
-        return x.movedim(1, 3)[samples, taken[0][:, :, None], taken[1][:, None, :]].movedim(3, 1)
+        return x.movedim(1, 3)[
+            samples, taken[0][:, :, None], taken[1][:, None, :]
+        ].movedim(3, 1)
 
 
 def get_shift(task: "Task", share: float) -> Shift | None:
-    """Return the augmentation `Shift`; None if ``share`` is 0, or inputs are no images, or have no classes or labels.
+    """Return the augmentation `Shift`; None if ``share`` is 0, or inputs are no images,
+    or have no classes or labels.
 
     A number may be a position in the image.
     """
-    images = len(task.input_shape or ()) == 3 and task.domain != "audio" and task.target.kind in ("classes", "labels")
-    return Shift("shift", "moved, edges repeated (Simard et al., 2003)", share) if images and share > 0 else None
+    images = (
+        len(task.input_shape or ()) == 3
+        and task.domain != "audio"
+        and task.target.kind in ("classes", "labels")
+    )
+    return (
+        Shift("shift", "moved, edges repeated (Simard et al., 2003)", share)
+        if images and share > 0
+        else None
+    )
 
 
 @cache
 def all_augmentations() -> Mapping[str, Augmentation]:
     """Return all augmentations by name, those of plug-ins last."""
-    own = {name: CropFlip(name, **words) for name, words in tables("orca_ray.tasks", "augmentations.toml").items()}
+    own = {
+        name: CropFlip(name, **words)
+        for name, words in tables("orca_ray.tasks", "augmentations.toml").items()
+    }
     return with_plug_ins("augmentation", Augmentation, own)  # type: ignore[type-abstract] # only for isinstance
 
 

@@ -1,7 +1,9 @@
-"""Training losses by name. Dense and scalar predictions are compared with targets in the units of the targets.
+"""Training losses by name. Dense and scalar predictions are compared with targets in
+the units of the targets.
 
-Every loss is a mean over the B samples of a batch, and the term of a sample does not depend on other samples. So the
-gradient of a batch is the same if it is accumulated over smaller batches that are weighted by their number of samples.
+Every loss is a mean over the B samples of a batch, and the term of a sample does not
+depend on other samples. So the gradient of a batch is the same if it is accumulated
+over smaller batches that are weighted by their number of samples.
 """
 
 import math
@@ -22,9 +24,13 @@ from orca_ray.errors import UserError, lookup
 from orca_ray.tasks.metrics import IGNORED, check_other_shape
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-"""Function of predictions [B, *output_shape] and targets [B, ...] that returns a scalar."""
+"""Function of predictions [B, *output_shape] and targets [B, ...] that returns a
+scalar.
+"""
 LossFactory = Callable[[Rows, Target, torch.device], Loss]
-"""Takes training targets [N, ...], whose statistics it may use, the target and a device, and returns the loss."""
+"""Takes training targets [N, ...], whose statistics it may use, the target and a
+device, and returns the loss.
+"""
 
 FOCAL_FLOOR = 1e-9
 """Added to a probability before its logarithm is computed, as in ORCA's code."""
@@ -45,32 +51,43 @@ class TrainingLoss:
     """Whether predictions are values in the units of the targets, and not logits."""
 
 
-def _weighted_cross_entropy(train_y: Rows, target: Target, device: torch.device) -> Loss:
-    """Return the cross-entropy in which a sample of class c has the weight w_c = N / (K n_c).
+def _weighted_cross_entropy(
+    train_y: Rows, target: Target, device: torch.device
+) -> Loss:
+    """Return the cross-entropy in which a sample of class c has the weight w_c = N / (K
+    n_c).
 
-    N is the number of training samples, K of classes, and n_c of training samples of class c. The loss is the weighted
-    sum divided by B. ORCA's code uses torch's weighted mean, which divides by the weights' sum in the batch instead.
+    N is the number of training samples, K of classes, and n_c of training samples of
+    class c. The loss is the weighted sum divided by B. ORCA's code uses torch's
+    weighted mean, which divides by the weights' sum in the batch instead.
 
     Raises UserError if a class has no training sample.
     """
     counts = np.bincount(np.asarray(train_y), minlength=target.size)
     if len(absent := np.flatnonzero(counts == 0)) > 0:
         raise UserError(
-            f"weights of inverse class frequency need every class among the training targets; {len(absent)} of "
-            f"{target.size} are not there, the first of them class {absent[0]}"
+            "weights of inverse class frequency need every class among the training"
+            f" targets; {len(absent)} of {target.size} are not there, the first of them"
+            f" class {absent[0]}"
         )
-    weights_K = torch.tensor(len(train_y) / (len(counts) * counts), dtype=torch.float32, device=device)
+    weights_K = torch.tensor(
+        len(train_y) / (len(counts) * counts), dtype=torch.float32, device=device
+    )
 
     def loss(logits_BK: Tensor, y_B: Tensor) -> Tensor:
-        return (weights_K[y_B] * functional.cross_entropy(logits_BK, y_B, reduction="none")).mean()
+        return (
+            weights_K[y_B] * functional.cross_entropy(logits_BK, y_B, reduction="none")
+        ).mean()
 
     return loss
 
 
 def _softmax_focal(logits_BK: Tensor, y_B: Tensor) -> Tensor:
-    """Return the mean of −log(p + 1e-9), p the softmax probability of the true class: focal loss, alpha 1, gamma 0.
+    """Return the mean of −log(p + 1e-9), p the softmax probability of the true class:
+    focal loss, alpha 1, gamma 0.
 
-    The constant 1e-9 bounds the loss of a sample by 20.7. Samples near this bound have almost no gradient.
+    The constant 1e-9 bounds the loss of a sample by 20.7. Samples near this bound have
+    almost no gradient.
     """
     log_p_B = functional.log_softmax(logits_BK, dim=1).gather(1, y_B[:, None])
     return -torch.logaddexp(log_p_B, log_p_B.new_full((), math.log(FOCAL_FLOOR))).mean()
@@ -80,11 +97,14 @@ def _bce_pos(weight: float, logits_BK: Tensor, y_BK: Tensor) -> Tensor:
     return _bce(logits_BK, y_BK, pos_weight=logits_BK.new_full((), weight))
 
 
-_bce_pos4, _bce_pos10 = partial(_bce_pos, 4.0), partial(_bce_pos, 10.0)
+_bce_pos4 = partial(_bce_pos, 4.0)
+_bce_pos10 = partial(_bce_pos, 10.0)
 
 
 def _masked_bce(logits: Tensor, y: Tensor) -> Tensor:
-    """Return the mean binary cross-entropy over all pixels; an ignored pixel adds the constant log 2, no gradient."""
+    """Return the mean binary cross-entropy over all pixels; an ignored pixel adds the
+    constant log 2, no gradient.
+    """
     check_other_shape(logits, y)
     return _bce(torch.where(y == IGNORED, 0.0, logits), y)
 
@@ -95,30 +115,45 @@ def _mse(predictions: Tensor, y: Tensor) -> Tensor:
 
 
 def _rmse(predictions: Tensor, y: Tensor) -> Tensor:
-    """Return the mean over samples of a sample's RMSE; a sample with error 0 has gradient 0 and not NaN."""
+    """Return the mean over samples of a sample's RMSE; a sample with error 0 has
+    gradient 0 and not NaN.
+    """
     check_other_shape(predictions, y)
-    difference_BD = (predictions - y).flatten(1) if y.ndim > 1 else (predictions - y)[:, None]
+    difference_BD = (
+        (predictions - y).flatten(1) if y.ndim > 1 else (predictions - y)[:, None]
+    )
     norm_B: Tensor = torch.linalg.vector_norm(difference_BD, dim=1)
     return norm_B.mean() / math.sqrt(difference_BD.shape[1])
 
 
 def _relative_l2(predictions: Tensor, y: Tensor) -> Tensor:
-    """Return the mean over samples of ‖ŷ − y‖₂ / ‖y‖₂, ŷ predicted; a sample with error 0 has gradient 0, not NaN."""
+    """Return the mean over samples of ‖ŷ − y‖₂ / ‖y‖₂, ŷ predicted; a sample with error
+    0 has gradient 0, not NaN.
+    """
     check_other_shape(predictions, y)
     error_B: Tensor = torch.linalg.vector_norm((predictions - y).flatten(1), dim=1)
     norm_B: Tensor = torch.linalg.vector_norm(y.flatten(1), dim=1)
     return (error_B / norm_B.clamp_min(torch.finfo(y.dtype).tiny)).mean()
 
 
-def _declared(name: str, *, function: str = "", make: str = "", **words: Any) -> TrainingLoss:
-    factory = resolve_name(make) if make else lambda train_y, target, device: resolve_name(function)
+def _declared(
+    name: str, *, function: str = "", make: str = "", **words: Any
+) -> TrainingLoss:
+    factory = (
+        resolve_name(make)
+        if make
+        else lambda train_y, target, device: resolve_name(function)
+    )
     return TrainingLoss(name, make=factory, **words)
 
 
 @cache
 def all_losses() -> Mapping[str, TrainingLoss]:
     """Return all losses by name, those of plug-ins last."""
-    shipped = {name: _declared(name, **words) for name, words in tables("orca_ray.tasks", "losses.toml").items()}
+    shipped = {
+        name: _declared(name, **words)
+        for name, words in tables("orca_ray.tasks", "losses.toml").items()
+    }
     return with_plug_ins("loss", TrainingLoss, shipped)
 
 

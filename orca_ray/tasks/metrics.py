@@ -1,6 +1,8 @@
-"""Metrics of whole splits; lower is better. Predictions are logits, or values in the target's units for regressions.
+"""Metrics of whole splits; lower is better. Predictions are logits, or values in the
+target's units for regressions.
 
-Letters: N samples, K classes or labels; S positions on a side of a padded map of protein distances, P pairs of
+Letters: N samples, K classes or labels; S positions on a side of a padded map of
+    protein distances, P pairs of
 residues. Samples are ranked by float64 logits, as saturated probabilities would tie.
 """
 
@@ -22,15 +24,22 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 IGNORED = -1
-"""Target value of ignored pixels. As in ORCA's code, they count as pixels outside the mask with logit 0."""
+"""Target value of ignored pixels.
+
+As in ORCA's code, they count as pixels outside the mask with logit 0.
+"""
 PADDING = 100.0
 """Target distance, in ångström, at padded positions, as in ORCA's code."""
 MARGIN = 5
-"""Number of padded rows and columns before the first residue of a map, and at least that many after the last one."""
+"""Number of padded rows and columns before the first residue of a map, and at least
+that many after the last one.
+"""
 CONTACT = 8.0
 """Largest true distance, in ångström, of two residues that are in contact."""
 SEPARATION = 24
-"""Least difference of the sequence positions of the two residues of a long-range contact."""
+"""Least difference of the sequence positions of the two residues of a long-range
+contact.
+"""
 _FLOOR = 0.01
 """ORCA's code clamps predicted distances to at least this value, in ångström."""
 
@@ -46,30 +55,53 @@ class Metric:
     source: str
     """Origin of the definition or convention."""
     function: Callable[[Array, Array], float]
-    """Takes float64 predictions [N, *output_shape] and targets [N, ...], and returns the metric."""
+    """Takes float64 predictions [N, *output_shape] and targets [N, ...], and returns
+    the metric.
+    """
     largest: float = math.inf
-    """Largest possible value of the metric. Imported scores above it, e.g. in percent, are refused."""
+    """Largest possible value of the metric.
+
+    Imported scores above it, e.g. in percent, are refused.
+    """
     losses: Callable[[Array, Array], Array] | None = None
-    """Takes the same, and returns the loss of each sample [N], whose mean is the metric; None: it is no such mean."""
+    """Takes the same, and returns the loss of each sample [N], whose mean is the
+    metric; None: it is no such mean.
+    """
     root: bool = False
     """Whether the metric is the square root of the mean of the losses."""
     version: int = 1
-    """Version of the function, raised by every change of its results. Scores of several versions are never averaged."""
+    """Version of the function, raised by every change of its results.
+
+    Scores of several versions are never averaged.
+    """
 
     def compute(self, predictions: Array, targets: Array) -> float:
-        """Return the metric of a whole split: ``predictions`` [N, *output_shape], ``targets`` [N, ...]; lowest is best.
+        """Return the metric of a whole split: ``predictions`` [N, *output_shape],
+        ``targets`` [N, ...]; lowest is best.
 
-        Raises ValueError if predictions are not finite, lengths differ or the split is empty, and UserError if the
-        metric is not defined for these targets (such as an AUROC if all samples have one class).
+        Raises ValueError if predictions are not finite, lengths differ or the split is
+        empty, and UserError if the metric is not defined for these targets (such as an
+        AUROC if all samples have one class).
         """
         if len(predictions) != len(targets) or len(targets) == 0:
-            raise ValueError(f"{self.name}: {len(predictions)} predictions for {len(targets)} targets")
+            raise ValueError(
+                f"{self.name}: {len(predictions)} predictions for {len(targets)}"
+                " targets"
+            )
         if not np.isfinite(predictions).all():
-            raise ValueError(f"{self.name}: predictions are not finite (NaN or infinite)")
-        return float(self.function(np.asarray(predictions, dtype=np.float64), np.asarray(targets)))
+            raise ValueError(
+                f"{self.name}: predictions are not finite (NaN or infinite)"
+            )
+        return float(
+            self.function(
+                np.asarray(predictions, dtype=np.float64), np.asarray(targets)
+            )
+        )
 
 
-def _mean(losses: Callable[[Array, Array], Array], predictions: Array, y: Array) -> float:
+def _mean(
+    losses: Callable[[Array, Array], Array], predictions: Array, y: Array
+) -> float:
     return float(np.mean(losses(predictions, y)))
 
 
@@ -83,47 +115,71 @@ def _one_minus_auroc(logits_NK: Array, y: Array) -> float:
     num_classes = logits_NK.shape[1]
     present = np.unique(y)
     if len(present) < num_classes:
-        raise UserError(f"AUROC needs every class in the split; {len(present)} of {num_classes} are there")
+        raise UserError(
+            f"AUROC needs every class in the split; {len(present)} of {num_classes} are"
+            " there"
+        )
     if num_classes == 2:
         return 1 - area_under_roc(logits_NK[:, 1] - logits_NK[:, 0], y)
-    scores_NK, areas = _log_odds(logits_NK), []
-    for i, j in itertools.permutations(range(num_classes), 2):  # Hand and Till, 2001, eq. 7
+    scores_NK = _log_odds(logits_NK)
+    areas = []
+    for i, j in itertools.permutations(
+        range(num_classes), 2
+    ):  # Hand and Till, 2001, eq. 7
         chosen = (y == i) | (y == j)
         areas.append(area_under_roc(scores_NK[chosen, i], y[chosen] == i))
     return 1 - float(np.mean(areas))
 
 
 def _log_odds(logits_NK: Array) -> Array:
-    """Return log(p / (1 − p)) of softmax probabilities p [N, K]: it ranks samples as p does, but does not saturate."""
-    others = [np.logaddexp.reduce(np.delete(logits_NK, k, axis=1), axis=1) for k in range(logits_NK.shape[1])]
+    """Return log(p / (1 − p)) of softmax probabilities p [N, K]: it ranks samples as p
+    does, but does not saturate.
+    """
+    others = [
+        np.logaddexp.reduce(np.delete(logits_NK, k, axis=1), axis=1)
+        for k in range(logits_NK.shape[1])
+    ]
     return np.asarray(logits_NK - np.stack(others, axis=1))
 
 
-def _mean_over_labels(score: Callable[[Array, Array], float], logits_NK: Array, y_NK: Array) -> float:
-    """Return the mean of ``score`` over the labels that have both a positive and a negative sample."""
+def _mean_over_labels(
+    score: Callable[[Array, Array], float], logits_NK: Array, y_NK: Array
+) -> float:
+    """Return the mean of ``score`` over the labels that have both a positive and a
+    negative sample.
+    """
     usable = [k for k in range(y_NK.shape[1]) if 0 < y_NK[:, k].sum() < len(y_NK)]
     if not usable:
-        raise UserError("no label has both a positive and a negative sample in the split")
+        raise UserError(
+            "no label has both a positive and a negative sample in the split"
+        )
     return float(np.mean([score(logits_NK[:, k], y_NK[:, k]) for k in usable]))
 
 
 def _one_minus_map(logits_NK: Array, y_NK: Array) -> float:
     from sklearn.metrics import average_precision_score
 
-    return 1 - _mean_over_labels(lambda scores_N, y_N: average_precision_score(y_N, scores_N), logits_NK, y_NK)
+    return 1 - _mean_over_labels(
+        lambda scores_N, y_N: average_precision_score(y_N, scores_N), logits_NK, y_NK
+    )
 
 
 def _one_minus_macro_f1(logits_NK: Array, y_N: Array) -> float:
     from sklearn.metrics import f1_score
 
-    return 1 - float(f1_score(y_N, logits_NK.argmax(axis=1), average="macro", zero_division=0))
+    return 1 - float(
+        f1_score(y_N, logits_NK.argmax(axis=1), average="macro", zero_division=0)
+    )
 
 
 def _relative_l2(predictions: Array, y: Array) -> Array:
     predictions, y = _flat(predictions, y)
     norms_N = np.linalg.norm(y, axis=1)
     if not norms_N.all():
-        raise UserError(f"relative error needs targets that are not zero; {int((norms_N == 0).sum())} samples are")
+        raise UserError(
+            "relative error needs targets that are not zero;"
+            f" {int((norms_N == 0).sum())} samples are"
+        )
     return np.asarray(np.linalg.norm(predictions - y, axis=1) / norms_N)
 
 
@@ -141,7 +197,9 @@ def _one_minus_r2(predictions: Array, y: Array) -> float:
     predictions, y = _flat(predictions, y)
     total = float(((y - y.mean(axis=0)) ** 2).sum())
     if total == 0:
-        raise UserError("R² needs targets that vary; all targets of the split are equal")
+        raise UserError(
+            "R² needs targets that vary; all targets of the split are equal"
+        )
     return float(((predictions - y) ** 2).sum()) / total
 
 
@@ -151,61 +209,85 @@ def _flat(predictions: Array, y: Array) -> tuple[Array, Array]:
 
 
 def one_minus_mask_auroc(logits: Array, y: Array) -> float:
-    """Return 1 − AUROC of ``logits`` [N, ...] over all pixels; ``y`` [N, ...] holds 0, 1 and `IGNORED`."""
+    """Return 1 − AUROC of ``logits`` [N, ...] over all pixels; ``y`` [N, ...] holds 0,
+    1 and `IGNORED`.
+    """
     check_other_shape(logits, y)
-    return 1 - area_under_roc(np.where(y == IGNORED, 0.0, logits).ravel(), _both_outcomes(y).ravel())
+    return 1 - area_under_roc(
+        np.where(y == IGNORED, 0.0, logits).ravel(), _both_outcomes(y).ravel()
+    )
 
 
 def one_minus_thresholded_auroc(logits: Array, y: Array) -> float:
-    """Return 1 − AUROC of the masks "logit > 0": half the sum of their false-negative and false-positive rates."""
+    """Return 1 − AUROC of the masks "logit > 0": half the sum of their false-negative
+    and false-positive rates.
+    """
     check_other_shape(logits, y)
-    positive, marked = _both_outcomes(y), _marked(logits, y)
+    positive = _both_outcomes(y)
+    marked = _marked(logits, y)
     return float(1 - marked[positive].mean() + marked[~positive].mean()) / 2
 
 
 def false_negative_rate(logits: Array, y: Array) -> float:
-    """Return the share of pixels inside the target masks (``y`` > 0) whose logit is not above 0."""
+    """Return the share of pixels inside the target masks (``y`` > 0) whose logit is not
+    above 0.
+    """
     check_other_shape(logits, y)
     positive = y > 0
     if not positive.any():
-        raise UserError("a false-negative rate needs masks that are not empty; all masks of the split are")
+        raise UserError(
+            "a false-negative rate needs masks that are not empty; all masks of the"
+            " split are"
+        )
     return float(1 - _marked(logits, y)[positive].mean())
 
 
 def long_range_contact_error(predictions: Array, y: Array) -> float:
-    """Return the mean over proteins of a protein's mean absolute error, in ångström, at its long-range contacts.
+    """Return the mean over proteins of a protein's mean absolute error, in ångström, at
+    its long-range contacts.
 
-    Long-range contacts are pairs of residues i < j with j − i ≥ `SEPARATION` whose true distance is at most `CONTACT`.
-    The prediction for a pair is the mean of entries (i, j) and (j, i) of the map. Proteins without such contacts are
-    left out; raises UserError if no protein has one.
+    Long-range contacts are pairs of residues i < j with j − i ≥ `SEPARATION` whose true
+    distance is at most `CONTACT`. The prediction for a pair is the mean of entries (i,
+    j) and (j, i) of the map. Proteins without such contacts are left out; raises
+    UserError if no protein has one.
     """
     predictions_NSS, y_NSS = _maps(predictions, y)
     protein, row, column = _contacts(y_NSS)
-    predicted_P = (predictions_NSS[protein, row, column] + predictions_NSS[protein, column, row]) / 2
+    predicted_P = (
+        predictions_NSS[protein, row, column] + predictions_NSS[protein, column, row]
+    ) / 2
     return _mean_of_proteins(np.abs(predicted_P - y_NSS[protein, row, column]), protein)
 
 
 def long_range_contact_error_reference(predictions: Array, y: Array) -> float:
     """Return `long_range_contact_error` as ORCA's code computes it.
 
-    The prediction for a pair i < j is the mean of two values, both clamped to at least 0.01 Å: entry (j, i), and the
-    mean of entries (i, j) and (j, i). So (j, i) weighs ¾. Every protein is cut to the length of the first. ORCA's code
-    crashes for a protein without long-range contacts; this function leaves such proteins out.
+    The prediction for a pair i < j is the mean of two values, both clamped to at least
+    0.01 Å: entry (j, i), and the mean of entries (i, j) and (j, i). So (j, i) weighs ¾.
+    Every protein is cut to the length of the first. ORCA's code crashes for a protein
+    without long-range contacts; this function leaves such proteins out.
     """
     predictions_NSS, y_NSS = _maps(predictions, y)
     length = int((y_NSS[0] != PADDING).any(axis=1).sum())
     window = slice(MARGIN, MARGIN + length)
-    predictions_NSS, y_NSS = predictions_NSS[:, window, window], y_NSS[:, window, window]
+    predictions_NSS = predictions_NSS[:, window, window]
+    y_NSS = y_NSS[:, window, window]
     protein, row, column = _contacts(y_NSS)
-    lower_P, upper_P = predictions_NSS[protein, column, row], predictions_NSS[protein, row, column]
-    predicted_P = (np.maximum(lower_P, _FLOOR) + np.maximum((lower_P + upper_P) / 2, _FLOOR)) / 2
+    lower_P = predictions_NSS[protein, column, row]
+    upper_P = predictions_NSS[protein, row, column]
+    predicted_P = (
+        np.maximum(lower_P, _FLOOR) + np.maximum((lower_P + upper_P) / 2, _FLOOR)
+    ) / 2
     return _mean_of_proteins(np.abs(predicted_P - y_NSS[protein, row, column]), protein)
 
 
 def _both_outcomes(y: Array) -> Array:
     positive: Array = y > 0
     if positive.all() or not positive.any():
-        raise UserError("AUROC needs pixels inside and outside of the masks; the split has only one of the two")
+        raise UserError(
+            "AUROC needs pixels inside and outside of the masks; the split has only one"
+            " of the two"
+        )
     return positive
 
 
@@ -214,44 +296,60 @@ def _marked(logits: Array, y: Array) -> Array:
 
 
 def _maps(predictions: Array, y: Array) -> tuple[Array, Array]:
-    """Return predictions and targets, [N, S, S] or [N, 1, S, S] each, as [N, S, S]; ValueError for other shapes."""
+    """Return predictions and targets, [N, S, S] or [N, 1, S, S] each, as [N, S, S];
+    ValueError for other shapes.
+    """
     check_other_shape(predictions, y)
     side = y.shape[-1]
     if y.ndim < 3 or y.size != len(y) * side * side:
-        raise ValueError(f"distance maps have shape [N, S, S] or [N, 1, S, S], not {list(y.shape)}")
+        raise ValueError(
+            f"distance maps have shape [N, S, S] or [N, 1, S, S], not {list(y.shape)}"
+        )
     return predictions.reshape(-1, side, side), y.reshape(-1, side, side)
 
 
 def _contacts(y_NSS: Array) -> tuple[Array, Array, Array]:
-    """Return the indices of protein, row and column, [P] each, of all long-range contacts; row < column."""
+    """Return the indices of protein, row and column, [P] each, of all long-range
+    contacts; row < column.
+    """
     protein, row, column = np.nonzero(np.triu(y_NSS <= CONTACT, k=SEPARATION))
     if len(protein) == 0:
         raise UserError(
-            f"no protein of the split has a contact: a pair of residues at most {CONTACT:g} Å apart and at least "
-            f"{SEPARATION} residues along the sequence"
+            "no protein of the split has a contact: a pair of residues at most"
+            f" {CONTACT:g} Å apart and at least {SEPARATION} residues along the"
+            " sequence"
         )
     return protein, row, column
 
 
 def _mean_of_proteins(errors_P: Array, protein_P: Array) -> float:
-    counts, sums = np.bincount(protein_P), np.bincount(protein_P, weights=errors_P)
+    counts = np.bincount(protein_P)
+    sums = np.bincount(protein_P, weights=errors_P)
     return float(np.mean(sums[counts > 0] / counts[counts > 0]))
 
 
 def check_other_shape(predictions: "Array | Tensor", y: "Array | Tensor") -> None:
-    """Raise ValueError if ``predictions`` and ``y`` differ in shape: broadcasting would give a wrong score or loss."""
+    """Raise ValueError if ``predictions`` and ``y`` differ in shape: broadcasting would
+    give a wrong score or loss.
+    """
     if predictions.shape != y.shape:
-        raise ValueError(f"predictions have shape {tuple(predictions.shape)}, targets {tuple(y.shape)}")
+        raise ValueError(
+            f"predictions have shape {tuple(predictions.shape)}, targets"
+            f" {tuple(y.shape)}"
+        )
 
 
 def area_under_roc(scores_N: Array, positive_N: Array) -> float:
-    """Return the exact area under the ROC curve; both positive and negative samples must occur.
+    """Return the exact area under the ROC curve; both positive and negative samples
+    must occur.
 
-    It is the share of (positive, negative) pairs in which the positive sample has the higher score; ties count half
-    (Mann and Whitney, 1947). It needs a quarter of scikit-learn's time, and a third of its memory for 7 million pixels.
+    It is the share of (positive, negative) pairs in which the positive sample has the
+    higher score; ties count half (Mann and Whitney, 1947). It needs a quarter of
+    scikit-learn's time, and a third of its memory for 7 million pixels.
     """
     positive_N = positive_N.astype(bool)
-    positives, negatives = np.sort(scores_N[positive_N]), np.sort(scores_N[~positive_N])
+    positives = np.sort(scores_N[positive_N])
+    negatives = np.sort(scores_N[~positive_N])
     below = np.searchsorted(negatives, positives, side="left").sum()
     not_above = np.searchsorted(negatives, positives, side="right").sum()
     return float(below + not_above) / 2 / (len(positives) * len(negatives))
@@ -262,10 +360,18 @@ def all_metrics() -> Mapping[str, Metric]:
     """Return all metrics by name, those of plug-ins last."""
     declared = tables("orca_ray.tasks", "metrics.toml")
     for words in declared.values():
-        words |= {key: resolve_name(words[key]) for key in ("function", "losses") if key in words}
+        words |= {
+            key: resolve_name(words[key])
+            for key in ("function", "losses")
+            if key in words
+        }
         if "function" not in words:
             words["function"] = partial(_mean, words["losses"])
-    return with_plug_ins("metric", Metric, {name: Metric(name, **words) for name, words in declared.items()})
+    return with_plug_ins(
+        "metric",
+        Metric,
+        {name: Metric(name, **words) for name, words in declared.items()},
+    )
 
 
 def get_metric(name: str) -> Metric:

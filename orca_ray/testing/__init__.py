@@ -1,7 +1,8 @@
-"""Conformance suites for what can be added to orca-ray, for this package and for plug-ins (docs/plug-ins.md).
+"""Conformance suites for what can be added to orca-ray, for this package and for
+plug-ins (docs/plug-ins.md).
 
-A suite is a class of pytest tests. Subclass it in a test module, under a name that starts with ``Test``, and set
-`names` to the registered names of the objects to test::
+A suite is a class of pytest tests. Subclass it in a test module, under a name that
+starts with ``Test``, and set `names` to the registered names of the objects to test::
 
     from orca_ray.testing import DistanceSuite
 
@@ -9,15 +10,20 @@ A suite is a class of pytest tests. Subclass it in a test module, under a name t
     class TestDistances(DistanceSuite):
         names = ("energy",)
 
-The suites need ``pip install 'orca-ray[sweep,testing]'``. No other package of orca-ray imports this one.
+The suites need ``pip install 'orca-ray[sweep,testing]'``. No other package of orca-ray
+imports this one.
 """
 
 import pytest
 
 _MODULES = ("distances", "families", "scores", "suite", "tasks", "trials")
-pytest.register_assert_rewrite(*(f"{__name__}.{module}" for module in _MODULES))  # failures show values
+pytest.register_assert_rewrite(
+    *(f"{__name__}.{module}" for module in _MODULES)
+)  # failures show values
 
-from orca_ray.testing.distances import DistanceSuite  # noqa: E402 - after the registration
+from orca_ray.testing.distances import (
+    DistanceSuite,
+)
 from orca_ray.testing.families import FamilySuite  # noqa: E402
 from orca_ray.testing.scores import LossSuite, MetricSuite, StatisticSuite  # noqa: E402
 from orca_ray.testing.tasks import RawFilesSuite, TaskSuite  # noqa: E402

@@ -1,6 +1,8 @@
-"""The conformance suite of body families: a body and the Hugging Face model compute equal features of tokens.
+"""The conformance suite of body families: a body and the Hugging Face model compute
+equal features of tokens.
 
-Suffixes of tensor names give shapes: B batch, S tokens, C channels, H and W sides, F features.
+Suffixes of tensor names give shapes: B batch, S tokens, C channels, H and W sides, F
+    features.
 """
 
 import inspect
@@ -14,7 +16,12 @@ from torch import Tensor
 
 from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
-from orca_ray.models.body import ImageStem, TextStem, set_dropout, switch_stochastic_depth_off
+from orca_ray.models.body import (
+    ImageStem,
+    TextStem,
+    set_dropout,
+    switch_stochastic_depth_off,
+)
 from orca_ray.models.crossmodal import build_model
 from orca_ray.models.family import family_of
 from orca_ray.models.hugging_face import read_config
@@ -24,25 +31,33 @@ from orca_ray.testing.suite import Suite, made_once
 
 
 class FamilySuite(Suite, ABC):
-    """Test class of families of Hugging Face models, on small random models that `save` makes.
+    """Test class of families of Hugging Face models, on small random models that `save`
+    makes.
 
     `names` are any names of models, e.g. model types; several may belong to one family.
     """
 
     @abstractmethod
     def save(self, name: str, directory: Path) -> None:
-        """Save a random model of three layers or more in ``directory``, by ``save_pretrained``.
+        """Save a random model of three layers or more in ``directory``, by
+        ``save_pretrained``.
 
         A text model with learned positions needs 64 positions or more.
         """
 
     def expected(self, model: Any, inputs: Tensor) -> Tensor:
-        """Return the last hidden state [B, S, F] of the Hugging Face model for token ids [B, S] or images [B, C, H, W].
+        """Return the last hidden state [B, S, F] of the Hugging Face model for token
+        ids [B, S] or images [B, C, H, W].
 
-        By default, positions are interpolated to the size of the images if the model can do that.
+        By default, positions are interpolated to the size of the images if the model
+        can do that.
         """
         named = {}
-        if inputs.ndim == 4 and "interpolate_pos_encoding" in inspect.signature(model.forward).parameters:
+        if (
+            inputs.ndim == 4
+            and "interpolate_pos_encoding"
+            in inspect.signature(model.forward).parameters
+        ):
             named = {"interpolate_pos_encoding": True}
         features: Tensor = model(inputs, **named).last_hidden_state
         return features
@@ -58,10 +73,16 @@ class FamilySuite(Suite, ABC):
 
         return str(made_once((type(self), name), tmp_path_factory, save))
 
-    def test_a_configuration_is_recognised_without_its_weights(self, name: str, directory: str) -> None:
+    def test_a_configuration_is_recognised_without_its_weights(
+        self, name: str, directory: str
+    ) -> None:
         check_body(directory)
         family = family_of(read_config(directory))
-        assert load_body(directory).body.modality == body_modality(directory) == family.modality
+        assert (
+            load_body(directory).body.modality
+            == body_modality(directory)
+            == family.modality
+        )
 
     @torch.no_grad()
     def test_the_body_is_the_model(self, name: str, directory: str) -> None:
@@ -74,7 +95,9 @@ class FamilySuite(Suite, ABC):
             if isinstance(loaded.stem, ImageStem):
                 loaded.body.fit_grid(grid_of(inputs, loaded.stem))
             expected = self.expected(model, inputs)
-            torch.testing.assert_close(features(loaded, inputs), expected, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(
+                features(loaded, inputs), expected, atol=1e-5, rtol=1e-5
+            )
             assert expected.std() > 0.1
             assert expected.shape[2] == loaded.body.feature_width
 
@@ -82,18 +105,23 @@ class FamilySuite(Suite, ABC):
     def test_fewer_layers_are_the_first_ones(self, name: str, directory: str) -> None:
         config = read_config(directory)
         depths = family_of(config).depths(config)
-        full, shallow = load_body(directory), load_body(f"{directory}:layers={sum(depths) - 1}")
+        full = load_body(directory)
+        shallow = load_body(f"{directory}:layers={sum(depths) - 1}")
         whole, kept = (loaded.body.state_dict() for loaded in (full, shallow))
         assert 0 < len(kept) < len(whole)
         if len(depths) == 1:
             assert all(torch.equal(whole[part], value) for part, value in kept.items())
         inputs = samples(full)[0]
-        assert not torch.allclose(features(full, inputs), features(shallow, inputs), atol=1e-3)
+        assert not torch.allclose(
+            features(full, inputs), features(shallow, inputs), atol=1e-3
+        )
         with pytest.raises(UserError, match="layers"):
             check_body(f"{directory}:layers={sum(depths) + 1}")
 
     @torch.no_grad()
-    def test_it_keeps_no_state_between_calls_and_leaves_the_random_state_alone(self, name: str, directory: str) -> None:
+    def test_it_keeps_no_state_between_calls_and_leaves_the_random_state_alone(
+        self, name: str, directory: str
+    ) -> None:
         before = torch.get_rng_state()
         loaded = load_body(directory)
         large, small = samples(loaded)
@@ -102,10 +130,14 @@ class FamilySuite(Suite, ABC):
         assert torch.equal(features(loaded, large), first)
         assert torch.equal(torch.get_rng_state(), before)
 
-    def test_every_parameter_of_the_body_gets_a_gradient(self, name: str, directory: str) -> None:
+    def test_every_parameter_of_the_body_gets_a_gradient(
+        self, name: str, directory: str
+    ) -> None:
         loaded = load_body(directory)
         features(loaded, samples(loaded)[0]).square().sum().backward()  # type: ignore[no-untyped-call]
-        assert [part for part, value in loaded.body.named_parameters() if value.grad is None] == []
+        assert [
+            part for part, value in loaded.body.named_parameters() if value.grad is None
+        ] == []
 
     @torch.no_grad()
     def test_dropout_is_what_is_set(self, name: str, directory: str) -> None:
@@ -117,7 +149,9 @@ class FamilySuite(Suite, ABC):
             loaded.body.train()
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
-                spread = float((features(loaded, inputs) - features(loaded, inputs)).abs().max())
+                spread = float(
+                    (features(loaded, inputs) - features(loaded, inputs)).abs().max()
+                )
             assert least <= spread <= most
 
     def test_it_adapts_to_other_inputs(self, name: str, directory: str) -> None:
@@ -130,34 +164,52 @@ class FamilySuite(Suite, ABC):
             config=EmbedderConfig(sequence_length=10, image_size=32),
             seed=0,
         )
-        predictions = model(torch.randn(4, *shape, generator=torch.Generator().manual_seed(0)))
+        predictions = model(
+            torch.randn(4, *shape, generator=torch.Generator().manual_seed(0))
+        )
         assert predictions.shape == (4, 3)
         predictions.square().sum().backward()
-        assert all(parameter.grad is not None for parameter in model.embedder.parameters() if parameter.requires_grad)
+        assert all(
+            parameter.grad is not None
+            for parameter in model.embedder.parameters()
+            if parameter.requires_grad
+        )
 
 
 def samples(loaded: LoadedBody) -> tuple[Tensor, Tensor]:
-    """Return two inputs of different size: token ids [2, S], or images [2, 3, H, W], the first of the native size.
+    """Return two inputs of different size: token ids [2, S], or images [2, 3, H, W],
+    the first of the native size.
 
-    A body without learned positions has no native size; its first images have 16 x 16 patches.
+    A body without learned positions has no native size; its first images have 16 x 16
+    patches.
     """
     if isinstance(loaded.stem, TextStem):
         ids = torch.arange(5, 5 + 2 * 60).view(2, 60) % len(loaded.stem.word_embeddings)
         return ids, ids[:, :20]
     assert isinstance(loaded.stem, ImageStem)
-    side, generator = loaded.stem.patch_size, torch.Generator().manual_seed(0)
-    rows, columns = (16, 16) if loaded.stem.places is None else loaded.stem.places.shape[:2]
-    native, other = (rows * side, columns * side), (rows // 2 * side, 3 * columns // 2 * side)
-    return torch.randn(2, 3, *native, generator=generator), torch.randn(2, 3, *other, generator=generator)
+    side = loaded.stem.patch_size
+    generator = torch.Generator().manual_seed(0)
+    rows, columns = (
+        (16, 16) if loaded.stem.places is None else loaded.stem.places.shape[:2]
+    )
+    native = (rows * side, columns * side)
+    other = (rows // 2 * side, 3 * columns // 2 * side)
+    return torch.randn(2, 3, *native, generator=generator), torch.randn(
+        2, 3, *other, generator=generator
+    )
 
 
 def features(loaded: LoadedBody, inputs: Tensor) -> Tensor:
-    """Return the body's features [B, S, F] of token ids or images from `samples`, embedded by the body's stem."""
+    """Return the body's features [B, S, F] of token ids or images from `samples`,
+    embedded by the body's stem.
+    """
     if isinstance(loaded.stem, TextStem):
         of_text: Tensor = loaded.body(loaded.stem.embed_raw(inputs))
         return of_text
     assert isinstance(loaded.stem, ImageStem)
-    of_images: Tensor = loaded.body(loaded.stem.embed_images(inputs), grid_of(inputs, loaded.stem))
+    of_images: Tensor = loaded.body(
+        loaded.stem.embed_images(inputs), grid_of(inputs, loaded.stem)
+    )
     return of_images
 
 

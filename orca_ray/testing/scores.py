@@ -1,4 +1,6 @@
-"""The conformance suites of scores: tests of metrics, of losses, and of statistics of leaderboards."""
+"""The conformance suites of scores: tests of metrics, of losses, and of statistics of
+leaderboards.
+"""
 
 from collections.abc import Collection, Mapping
 from functools import cache
@@ -19,16 +21,21 @@ from orca_ray.testing.suite import Suite
 
 
 class MetricSuite(Suite):
-    """Test class of metrics; set `names` to their registered names, and `perfect` to predictions that score 0."""
+    """Test class of metrics; set `names` to their registered names, and `perfect` to
+    predictions that score 0.
+    """
 
     perfect: ClassVar[Mapping[str, tuple[Array, Array]]]
-    """Predictions [N, *output_shape] and targets [N, ...] of each metric: the predictions have the score 0, and the
-    same predictions times -1 a score above 0.4."""
+    """Predictions [N, *output_shape] and targets [N, ...] of each metric: the
+    predictions have the score 0, and the same predictions times -1 a score above 0.4.
+    """
 
     ordered: ClassVar[Collection[str]] = ()
     """Names of metrics that depend on the order of the samples."""
 
-    def test_perfect_predictions_score_zero_and_worse_ones_more_up_to_the_largest(self, name: str) -> None:
+    def test_perfect_predictions_score_zero_and_worse_ones_more_up_to_the_largest(
+        self, name: str
+    ) -> None:
         (predictions, targets), metric = self.perfect[name], get_metric(name)
         assert metric.compute(predictions, targets) == pytest.approx(0, abs=1e-12)
         assert 0.4 < metric.compute(-predictions, targets) <= metric.largest
@@ -43,9 +50,13 @@ class MetricSuite(Suite):
         (predictions, targets), metric = self.perfect[name], get_metric(name)
         if metric.losses is not None:
             mean = np.mean(metric.losses(-predictions, targets))
-            assert metric.compute(-predictions, targets) == pytest.approx(mean**0.5 if metric.root else mean)
+            assert metric.compute(-predictions, targets) == pytest.approx(
+                mean**0.5 if metric.root else mean
+            )
 
-    def test_predictions_not_finite_of_another_length_or_of_no_sample_are_refused(self, name: str) -> None:
+    def test_predictions_not_finite_of_another_length_or_of_no_sample_are_refused(
+        self, name: str
+    ) -> None:
         predictions, targets = self.perfect[name]
         refused = [(predictions[1:], targets, "predictions for")]
         refused += [(predictions[:0], targets[:0], "0 predictions for 0 targets")]
@@ -73,13 +84,20 @@ class LossSuite(Suite):
     """Training targets for which the losses are made; they must fit `target`."""
 
     def inputs(self, name: str) -> tuple[Tensor, Tensor]:
-        """Return float64 predictions and targets of five samples; targets of classes are int64."""
+        """Return float64 predictions and targets of five samples; targets of classes
+        are int64.
+        """
         generator = torch.Generator().manual_seed(0)
         shape = (5, *self.target.output_shape)
-        predictions, other = (torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(2))
+        predictions, other = (
+            torch.randn(shape, generator=generator, dtype=torch.float64)
+            for _ in range(2)
+        )
         if self.target.kind == "classes":
             return predictions, torch.arange(5) % self.target.size
-        return predictions, (other > 0).double() if self.target.kind == "labels" else other
+        return predictions, (
+            (other > 0).double() if self.target.kind == "labels" else other
+        )
 
     def loss(self, name: str) -> Loss:
         """Return the loss made for `train_y` and `target`, on the CPU."""
@@ -88,12 +106,16 @@ class LossSuite(Suite):
     def test_it_is_the_mean_of_the_samples_losses(self, name: str) -> None:
         predictions, y = self.inputs(name)
         loss = self.loss(name)
-        each = torch.stack([loss(predictions[i : i + 1], y[i : i + 1]) for i in range(5)])
+        each = torch.stack(
+            [loss(predictions[i : i + 1], y[i : i + 1]) for i in range(5)]
+        )
         torch.testing.assert_close(loss(predictions, y), each.mean())
 
     def test_its_gradient_agrees_with_finite_differences(self, name: str) -> None:
         predictions, y = self.inputs(name)
-        assert torch.autograd.gradcheck(lambda p: self.loss(name)(p, y), predictions.requires_grad_())
+        assert torch.autograd.gradcheck(
+            lambda p: self.loss(name)(p, y), predictions.requires_grad_()
+        )
 
     def test_it_has_a_finite_gradient_far_out(self, name: str) -> None:
         predictions, y = self.inputs(name)
@@ -114,7 +136,9 @@ COLUMNS = ["task", "method", "seed", "score"]
 
 
 def table(cells: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
-    """Return a score table, e.g. of ``{"t": {"a": [0.1, 0.2]}}``: scores of method a on task t, of seeds 0 and 1."""
+    """Return a score table, e.g. of ``{"t": {"a": [0.1, 0.2]}}``: scores of method a on
+    task t, of seeds 0 and 1.
+    """
     rows = [
         (task, method, seed, float(score))
         for task, methods in cells.items()
@@ -124,15 +148,23 @@ def table(cells: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def random_table(tasks: int, methods: int, seeds: int, *, missing: float = 0.0, number: int = 0) -> pd.DataFrame:
+def random_table(
+    tasks: int, methods: int, seeds: int, *, missing: float = 0.0, number: int = 0
+) -> pd.DataFrame:
     """Return a table of random scores, each left out with the probability ``missing``.
 
-    Later methods have higher (worse) scores on average. ``number`` is the seed of the random numbers.
+    Later methods have higher (worse) scores on average. ``number`` is the seed of the
+    random numbers.
     """
     random = np.random.default_rng(number)
     scale = np.exp(random.normal(0, 2, tasks))
     rows = [
-        (f"t{task:02}", f"m{method:02}", seed, scale[task] * np.exp(random.normal(0.05 * method, 0.3)))
+        (
+            f"t{task:02}",
+            f"m{method:02}",
+            seed,
+            scale[task] * np.exp(random.normal(0.05 * method, 0.3)),
+        )
         for task, method, seed in product(range(tasks), range(methods), range(seeds))
     ]
     whole = pd.DataFrame(rows, columns=COLUMNS)
@@ -147,30 +179,55 @@ TABLES = {
     "one method": random_table(6, 1, 2),
     "one score": table({"t": {"a": 0.5}}),
     "no common task": table({"t": {"a": 0.5}, "u": {"b": 0.5}}),
-    "equal scores": table({f"t{task}": {"a": [0.5, 0.5], "b": [0.5, 0.5], "c": [0.5, 0.5]} for task in range(6)}),
-    "zeros": table({f"t{task}": {"a": [0.0, 0.0], "b": [0.0, 0.1], "c": [0.0, 0.0]} for task in range(6)}),
+    "equal scores": table(
+        {
+            f"t{task}": {"a": [0.5, 0.5], "b": [0.5, 0.5], "c": [0.5, 0.5]}
+            for task in range(6)
+        }
+    ),
+    "zeros": table(
+        {
+            f"t{task}": {"a": [0.0, 0.0], "b": [0.0, 0.1], "c": [0.0, 0.0]}
+            for task in range(6)
+        }
+    ),
     "nothing": table({}),
 }
 
 
 def inputs(scores: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Return ``scores``, and random ``costs`` and ``searches`` with the same tasks and methods, by these names."""
+    """Return ``scores``, and random ``costs`` and ``searches`` with the same tasks and
+    methods, by these names.
+    """
     random = np.random.default_rng(1)
     cells = scores[["task", "method"]].drop_duplicates()
     searches = pd.concat([scores.assign(number=number) for number in range(4)])
-    hyperparameters = pd.Series([{"rate": float(rate)} for rate in random.random(len(searches))], dtype=object)
+    hyperparameters = pd.Series(
+        [{"rate": float(rate)} for rate in random.random(len(searches))], dtype=object
+    )
     return {
         "scores": scores,
         "costs": cells.assign(cost=random.random(len(cells)) + 0.1),
-        "searches": searches.assign(hyperparameters=hyperparameters.to_numpy()).drop(columns="seed"),
+        "searches": (
+            searches.assign(hyperparameters=hyperparameters.to_numpy()).drop(
+                columns="seed"
+            )
+        ),
     }
 
 
-def compute(name: str, scores: pd.DataFrame, *, shuffled: bool = False, **options: Any) -> pd.DataFrame:
-    """Return a statistic of the tables that `inputs` makes of ``scores``; ``shuffled`` permutes their rows."""
+def compute(
+    name: str, scores: pd.DataFrame, *, shuffled: bool = False, **options: Any
+) -> pd.DataFrame:
+    """Return a statistic of the tables that `inputs` makes of ``scores``; ``shuffled``
+    permutes their rows.
+    """
     statistic = get_statistic(name)
     tables = [inputs(scores)[each] for each in statistic.inputs]
-    return statistic.compute(*(each.sample(frac=1, random_state=0) if shuffled else each for each in tables), **options)
+    return statistic.compute(
+        *(each.sample(frac=1, random_state=0) if shuffled else each for each in tables),
+        **options,
+    )
 
 
 @cache
@@ -179,7 +236,9 @@ def _computed(name: str, kind: str) -> pd.DataFrame:
 
 
 class StatisticSuite(Suite):
-    """Test class of statistics, for the contract of `Statistic`; set `names` to their registered names."""
+    """Test class of statistics, for the contract of `Statistic`; set `names` to their
+    registered names.
+    """
 
     def test_has_words(self, name: str) -> None:
         statistic = get_statistic(name)
@@ -189,7 +248,8 @@ class StatisticSuite(Suite):
 
     @pytest.mark.parametrize("kind", TABLES)
     def test_shape(self, name: str, kind: str) -> None:
-        statistic, scores = get_statistic(name), TABLES[kind]
+        statistic = get_statistic(name)
+        scores = TABLES[kind]
         found = _computed(name, kind)
         assert tuple(found.index.names) == INDEX[statistic.shape]
         assert found.index.is_unique
@@ -197,9 +257,13 @@ class StatisticSuite(Suite):
         if statistic.shape == "method":
             assert set(found.index) == methods
         elif statistic.shape == "pair":
-            assert set(found.index) == {(one, other) for one in methods for other in methods - {one}}
+            assert set(found.index) == {
+                (one, other) for one in methods for other in methods - {one}
+            }
         elif statistic.shape == "cell":
-            assert set(found.index) == set(zip(scores["task"], scores["method"], strict=True))
+            assert set(found.index) == set(
+                zip(scores["task"], scores["method"], strict=True)
+            )
         else:
             assert set(found.index.get_level_values("method")) <= methods
         assert found["value"].dtype == np.float64
@@ -213,9 +277,13 @@ class StatisticSuite(Suite):
             assert found["low"].isna().equals(found["high"].isna())
 
     @pytest.mark.parametrize("kind", TABLES)
-    def test_the_order_of_rows_does_not_matter_and_tables_stay_as_they_are(self, name: str, kind: str) -> None:
+    def test_the_order_of_rows_does_not_matter_and_tables_stay_as_they_are(
+        self, name: str, kind: str
+    ) -> None:
         before = TABLES[kind].copy()
-        pd.testing.assert_frame_equal(_computed(name, kind), compute(name, TABLES[kind], shuffled=True))
+        pd.testing.assert_frame_equal(
+            _computed(name, kind), compute(name, TABLES[kind], shuffled=True)
+        )
         compute(name, TABLES[kind])
         pd.testing.assert_frame_equal(before, TABLES[kind])
 
@@ -223,22 +291,39 @@ class StatisticSuite(Suite):
         if get_statistic(name).shape == "curve":
             return
         scores = random_table(7, 3, 2)
-        renamed = scores.assign(method="x" + scores["method"], task="x" + scores["task"])
-        found, expected = (compute(name, each).select_dtypes("number") for each in (renamed, scores))
+        renamed = scores.assign(
+            method="x" + scores["method"], task="x" + scores["task"]
+        )
+        found, expected = (
+            compute(name, each).select_dtypes("number") for each in (renamed, scores)
+        )
         np.testing.assert_array_equal(found, expected)
 
     def test_units_do_not_matter(self, name: str) -> None:
-        """Scaling the scores of some tasks changes no statistic, except those of the shape ``cell``."""
+        """Scaling the scores of some tasks changes no statistic, except those of the
+        shape ``cell``.
+        """
         if get_statistic(name).shape == "cell":
             return
         scores = random_table(7, 3, 2)
-        scaled = scores.assign(score=scores["score"] * np.where(scores["task"] < "t03", 256.0, 1.0))
-        pd.testing.assert_frame_equal(compute(name, scores), compute(name, scaled), rtol=1e-9)
+        scaled = scores.assign(
+            score=scores["score"] * np.where(scores["task"] < "t03", 256.0, 1.0)
+        )
+        pd.testing.assert_frame_equal(
+            compute(name, scores), compute(name, scaled), rtol=1e-9
+        )
 
     def test_a_method_that_is_better_on_every_task(self, name: str) -> None:
         statistic = get_statistic(name)
-        if statistic.inputs == ("scores",) and statistic.better and statistic.shape != "pair":
-            found = compute(name, table({f"t{n}": {"a": [0.1, 0.2], "b": [0.3, 0.4]} for n in range(6)}))["value"]
+        if (
+            statistic.inputs == ("scores",)
+            and statistic.better
+            and statistic.shape != "pair"
+        ):
+            found = compute(
+                name,
+                table({f"t{n}": {"a": [0.1, 0.2], "b": [0.3, 0.4]} for n in range(6)}),
+            )["value"]
             good, bad = found.groupby("method").mean()
             assert good != bad
             assert (good < bad) == (statistic.better == "lower")

@@ -1,4 +1,6 @@
-"""The conformance suites of tasks: their declarations, and their data from raw files to a leaderboard."""
+"""The conformance suites of tasks: their declarations, and their data from raw files to
+a leaderboard.
+"""
 
 import re
 import shutil
@@ -30,29 +32,43 @@ from orca_ray.tasks.task import Task
 from orca_ray.testing.suite import SHARED, Suite, made_once, make_home
 
 Writer = Callable[[Path], None]
-"""Takes a directory, and writes the raw files of one task below it or corrupts those that are there."""
+"""Takes a directory, and writes the raw files of one task below it or corrupts those
+that are there.
+"""
 Corruption = tuple[str, Writer, str]
-"""Name of the corruption, function that corrupts good files, and regular expression that the error must match."""
+"""Name of the corruption, function that corrupts good files, and regular expression
+that the error must match.
+"""
 
 
 def deleted(name: str) -> Writer:
     """Return a `Writer` that removes the file or folder ``name``."""
-    return lambda raw: shutil.rmtree(raw / name) if (raw / name).is_dir() else (raw / name).unlink()
+    return lambda raw: (
+        shutil.rmtree(raw / name) if (raw / name).is_dir() else (raw / name).unlink()
+    )
 
 
 def cut(name: str) -> Writer:
     """Return a `Writer` that cuts the file ``name`` to its first half."""
-    return lambda raw: rewritten(raw / name, lambda content: content[: len(content) // 2])
+    return lambda raw: rewritten(
+        raw / name, lambda content: content[: len(content) // 2]
+    )
 
 
 def garbage(name: str) -> Writer:
     """Return a `Writer` that overwrites the file ``name`` with random bytes."""
-    return lambda raw: rewritten(raw / name, lambda content: np.random.RandomState(0).bytes(len(content)))
+    return lambda raw: rewritten(
+        raw / name, lambda content: np.random.RandomState(0).bytes(len(content))
+    )
 
 
 def changed(name: str, change: Callable[[Array], Any]) -> Writer:
-    """Return a `Writer` that applies ``change`` to the array in the ``.npy`` file ``name``; it may return objects."""
-    return lambda raw: np.save(raw / name, change(np.load(raw / name)), allow_pickle=True)
+    """Return a `Writer` that applies ``change`` to the array in the ``.npy`` file
+    ``name``; it may return objects.
+    """
+    return lambda raw: np.save(
+        raw / name, change(np.load(raw / name)), allow_pickle=True
+    )
 
 
 def rewritten(path: Path, change: Callable[[bytes], bytes]) -> None:
@@ -67,11 +83,16 @@ def with_item(array: Array, index: int | tuple[int, ...], value: float) -> Array
     return copy
 
 
-_SWEEP = Template((resources.files("orca_ray.testing") / "raw_files.yaml").read_text(encoding="utf-8"))
+_SWEEP = Template(
+    (resources.files("orca_ray.testing") / "raw_files.yaml").read_text(encoding="utf-8")
+)
 
 
 class TaskSuite(Suite):
-    """Test class of the declarations of tasks; set `names` to full names of tasks. The tests read no data."""
+    """Test class of the declarations of tasks; set `names` to full names of tasks.
+
+    The tests read no data.
+    """
 
     def test_it_is_complete(self, name: str) -> None:
         task = get_task(name)
@@ -84,10 +105,15 @@ class TaskSuite(Suite):
         assert get_metric(task.metric)
         assert get_metric(task.under("paper").metric)
         assert get_augmentation(task.augmentation) or not task.augmentation
-        assert all(re.fullmatch(r"[0-9a-f]{64}", package.sha256) and package.licence for package in task.packages)
+        assert all(
+            re.fullmatch(r"[0-9a-f]{64}", package.sha256) and package.licence
+            for package in task.packages
+        )
         assert not (task.target.kind == "dense" and task.loss == "cross_entropy")
 
-    def test_its_raw_files_are_named_once_and_hashes_are_hashes(self, name: str) -> None:
+    def test_its_raw_files_are_named_once_and_hashes_are_hashes(
+        self, name: str
+    ) -> None:
         files = get_task(name).files
         assert len({file.path for file in files}) == len(files)
         for file in files:
@@ -97,27 +123,46 @@ class TaskSuite(Suite):
 
 
 class RawFilesSuite(Suite):
-    """Test class of the data of tasks, from raw files to a leaderboard; set `writers` and `corruptions`, not `names`.
+    """Test class of the data of tasks, from raw files to a leaderboard; set `writers`
+    and `corruptions`, not `names`.
 
-    The tests use small files of the exact format of the raw files, and corrupted ones. For a task without raw files,
-    the writer does nothing. The first run downloads the alignment sources ``prose`` and ``photographs`` (45 MB) into
-    the user's cache.
+    The tests use small files of the exact format of the raw files, and corrupted ones.
+    For a task without raw files, the writer does nothing. The first run downloads the
+    alignment sources ``prose`` and ``photographs`` (45 MB) into the user's cache.
     """
 
     writers: ClassVar[Mapping[str, Writer]]
-    """Functions that write small versions of all raw files of a task below a directory, by the task's full name."""
+    """Functions that write small versions of all raw files of a task below a directory,
+    by the task's full name.
+    """
     corruptions: ClassVar[Mapping[str, Sequence[Corruption]]] = {}
-    """Corruptions of the written files, by the task's full name; at least six for one task of each reading module."""
+    """Corruptions of the written files, by the task's full name; at least six for one
+    task of each reading module.
+    """
     unlike: ClassVar[Collection[str]] = ()
-    """Names of tasks whose declared scales of inputs or targets do not hold for the small written files."""
+    """Names of tasks whose declared scales of inputs or targets do not hold for the
+    small written files.
+    """
     published: ClassVar[bool] = False
-    """Whether hyper-parameters that the suite does not set are the published ones of the task."""
+    """Whether hyper-parameters that the suite does not set are the published ones of
+    the task.
+    """
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
-        """Run tests with an argument ``corruption`` for each corruption, other tests with ``name`` for each writer."""
+        """Run tests with an argument ``corruption`` for each corruption, other tests
+        with ``name`` for each writer.
+        """
         if "corruption" in metafunc.fixturenames:
-            pairs = [(name, each) for name in sorted(self.corruptions) for each in self.corruptions[name]]
-            metafunc.parametrize(("name", "corruption"), pairs, ids=[f"{name}-{each[0]}" for name, each in pairs])
+            pairs = [
+                (name, each)
+                for name in sorted(self.corruptions)
+                for each in self.corruptions[name]
+            ]
+            metafunc.parametrize(
+                ("name", "corruption"),
+                pairs,
+                ids=[f"{name}-{each[0]}" for name, each in pairs],
+            )
         elif "name" in metafunc.fixturenames:
             metafunc.parametrize("name", sorted(self.writers))
 
@@ -130,7 +175,9 @@ class RawFilesSuite(Suite):
 
     @pytest.fixture
     def raw(self, name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        """Return the directory with the small raw files that the writer of a task has written."""
+        """Return the directory with the small raw files that the writer of a task has
+        written.
+        """
         return made_once((type(self), name), tmp_path_factory, self.writers[name])
 
     def test_raw_files_become_a_row_of_a_board(
@@ -142,8 +189,15 @@ class RawFilesSuite(Suite):
         if name not in self.unlike:
             _assert_declared_scales_are_measured_ones(task, task.prepare())
         store = ResultsStore(tmp_path / "results", create=True)
-        batch, published = -(-len(task.prepare().train) // 2), str(self.published).lower()  # two optimiser steps
-        values = {"benchmark": task.benchmark, "task": name, "batch": batch, "published": published}
+        # two optimiser steps
+        batch = -(-len(task.prepare().train) // 2)
+        published = str(self.published).lower()
+        values = {
+            "benchmark": task.benchmark,
+            "task": name,
+            "batch": batch,
+            "published": published,
+        }
         spec = parse_spec(_SWEEP.substitute(**values, **bodies))
         summary = run_sweep(spec, store, executor="inline")
         (record,) = store.load(spec.sweep_id).values()
@@ -153,7 +207,10 @@ class RawFilesSuite(Suite):
         assert record.test_score is not None
         assert np.isfinite([record.validation_score, record.test_score]).all()
         assert record.align_epochs == 1
-        assert record.data_fingerprint == task.prepare(raw=raw, out=tmp_path / "again").fingerprint
+        assert (
+            record.data_fingerprint
+            == task.prepare(raw=raw, out=tmp_path / "again").fingerprint
+        )
         board = build(store.records(), benchmark=task.benchmark)
         assert board.score(name, "orca").mean == record.test_score
 
@@ -161,7 +218,8 @@ class RawFilesSuite(Suite):
         self, name: str, corruption: Corruption, raw: Path, tmp_path: Path
     ) -> None:
         _, corrupt, message = corruption
-        copy, out = tmp_path / "raw", tmp_path / "out" / "prepared"
+        copy = tmp_path / "raw"
+        out = tmp_path / "out" / "prepared"
         shutil.copytree(raw, copy)
         corrupt(copy)
         with pytest.raises(UserError, match=message):
@@ -170,23 +228,38 @@ class RawFilesSuite(Suite):
         assert not list(out.parent.glob(".partial*"))
 
     def test_every_reader_is_given_corrupted_files(self) -> None:
-        readers = {get_task(name).build.__module__ for name in self.writers if get_task(name).files}
+        readers = {
+            get_task(name).build.__module__
+            for name in self.writers
+            if get_task(name).files
+        }
         enough = [name for name, found in self.corruptions.items() if len(found) >= 6]
         assert readers == {get_task(name).build.__module__ for name in enough}
 
-    def test_paper_splits_are_others(self, name: str, raw: Path, tmp_path: Path) -> None:
+    def test_paper_splits_are_others(
+        self, name: str, raw: Path, tmp_path: Path
+    ) -> None:
         task = get_task(name)
         if task.paper_splits:
             held_out = task.prepare(raw=raw, out=tmp_path / "held-out")
             paper = task.prepare("paper", raw=raw, out=tmp_path / "paper")
-            assert prepared.directory_of(name, task.version, "paper").name == f"{task.version}-paper"
+            assert (
+                prepared.directory_of(name, task.version, "paper").name
+                == f"{task.version}-paper"
+            )
             assert paper.fingerprint != held_out.fingerprint
 
 
 def _assert_declared_scales_are_measured_ones(task: Task, data: PreparedData) -> None:
     measured = replace(task, input_scale="measured", target_scale="measured")
-    inputs = [input_statistics(data.train.x, each.input_scale) for each in (task, measured)]
-    assert (inputs[0] is None) == (inputs[1] is None), "the declared input_scale is not that of the written files"
+    inputs = [
+        input_statistics(data.train.x, each.input_scale) for each in (task, measured)
+    ]
+    assert (inputs[0] is None) == (inputs[1] is None), (
+        "the declared input_scale is not that of the written files"
+    )
     bare = replace(data, y_mean=None, y_std=None)
     targets = [with_target_statistics(each, bare).y_mean for each in (task, measured)]
-    assert (targets[0] is None) == (targets[1] is None), "the declared target_scale is not that of the written files"
+    assert (targets[0] is None) == (targets[1] is None), (
+        "the declared target_scale is not that of the written files"
+    )

@@ -1,4 +1,5 @@
-"""Trials so small that each takes a fraction of a second, and the conformance suite of methods, which runs them.
+"""Trials so small that each takes a fraction of a second, and the conformance suite of
+methods, which runs them.
 
 A method with a `Recipe.problem` runs on the kinds of tasks that it can adapt to.
 """
@@ -48,7 +49,9 @@ class NoTest(dict[SplitName, Split]):
 
 
 def make_task(target: Target, input_shape: tuple[int, ...] = (2, 16)) -> Task:
-    """Return a task of 50 training, 40 validation and 45 test samples; `make_data` draws them."""
+    """Return a task of 50 training, 40 validation and 45 test samples; `make_data`
+    draws them.
+    """
     loss, metric = {
         "classes": ("cross_entropy", "error"),
         "labels": ("bce", "one_minus_auroc"),
@@ -77,10 +80,12 @@ TASK = make_task(CLASSES)
 
 
 def make_data(task: Task, *, readable_test: bool = True) -> PreparedData:
-    """Return random data from which a model can learn: inputs are noise plus a sine with one of three frequencies.
+    """Return random data from which a model can learn: inputs are noise plus a sine
+    with one of three frequencies.
 
-    Classes and labels depend on the frequency, scalar targets also on the inputs, dense targets on the inputs alone.
-    Without ``readable_test``, reading the test split fails an assertion.
+    Classes and labels depend on the frequency, scalar targets also on the inputs, dense
+    targets on the inputs alone. Without ``readable_test``, reading the test split fails
+    an assertion.
     """
     assert task.num_samples is not None
     assert task.input_shape is not None
@@ -90,9 +95,9 @@ def make_data(task: Task, *, readable_test: bool = True) -> PreparedData:
         random = np.random.RandomState(number)
         hidden = np.arange(size) % 3
         x = 0.5 * random.normal(size=(size, *task.input_shape))
-        x += np.sin((hidden[:, None] + 1) * np.linspace(0, 3, task.input_shape[-1])).reshape(
-            size, *[1] * (len(task.input_shape) - 1), -1
-        )
+        x += np.sin(
+            (hidden[:, None] + 1) * np.linspace(0, 3, task.input_shape[-1])
+        ).reshape(size, *[1] * (len(task.input_shape) - 1), -1)
         splits[name] = Split(x.astype(np.float32), _target(task.target, hidden, x))
     scaled = task.target.kind in ("scalar", "dense")
     return PreparedData(
@@ -109,11 +114,18 @@ def _target(target: Target, hidden: np.ndarray, x: np.ndarray) -> np.ndarray:
     if target.kind == "classes":
         return hidden.astype(np.int64)
     if target.kind == "labels":
-        return np.stack([hidden == label for label in range(target.size)], axis=1).astype(np.float32)
+        return np.stack(
+            [hidden == label for label in range(target.size)], axis=1
+        ).astype(np.float32)
     if target.kind == "scalar":
-        scalar: np.ndarray = (5 + hidden + x.mean(axis=tuple(range(1, x.ndim)))).astype(np.float32)
+        scalar: np.ndarray = (5 + hidden + x.mean(axis=tuple(range(1, x.ndim)))).astype(
+            np.float32
+        )
         return scalar
-    return (3 + x.reshape(len(x), -1)[:, : target.num_outputs].reshape(len(x), *target.shape)).astype(np.float32)
+    return (
+        3
+        + x.reshape(len(x), -1)[:, : target.num_outputs].reshape(len(x), *target.shape)
+    ).astype(np.float32)
 
 
 def start(
@@ -128,11 +140,21 @@ def start(
     aligned: Path | None = None,
     **options: Any,
 ) -> TrialTrainer:
-    """Return a `TrialTrainer` with ``options``; it stores and reuses aligned embedders in ``aligned``, if not None."""
+    """Return a `TrialTrainer` with ``options``; it stores and reuses aligned embedders
+    in ``aligned``, if not None.
+    """
     return TrialTrainer(
-        task, data or make_data(task), method, body, hyperparameters, seed,
-        test=test, reuse_aligned=aligned is not None, aligned=aligned, **options,
-    )  # fmt: skip
+        task,
+        data or make_data(task),
+        method,
+        body,
+        hyperparameters,
+        seed,
+        test=test,
+        reuse_aligned=aligned is not None,
+        aligned=aligned,
+        **options,
+    )
 
 
 def run(trainer: TrialTrainer) -> list[dict[str, Any]]:
@@ -144,15 +166,23 @@ def run(trainer: TrialTrainer) -> list[dict[str, Any]]:
 
 
 def reported(progress: EpochProgress) -> dict[str, Any]:
-    """Return the fields of a trial's progress by name, without the duration of the step."""
+    """Return the fields of a trial's progress by name, without the duration of the
+    step.
+    """
     values = asdict(progress)
     del values["seconds"]
     return values
 
 
 def scores(outcome: Outcome) -> dict[str, Any]:
-    """Return the fields of an outcome by name, without times, memory and speed, as these differ from run to run."""
-    return {name: value for name, value in asdict(outcome).items() if name not in Record.RUN_COLUMNS}
+    """Return the fields of an outcome by name, without times, memory and speed, as
+    these differ from run to run.
+    """
+    return {
+        name: value
+        for name, value in asdict(outcome).items()
+        if name not in Record.RUN_COLUMNS
+    }
 
 
 def copy_of(module: nn.Module) -> dict[str, Tensor]:
@@ -161,7 +191,9 @@ def copy_of(module: nn.Module) -> dict[str, Tensor]:
 
 
 def changed(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> set[str]:
-    """Return the names of the weights with a value that differs between ``before`` and ``after``."""
+    """Return the names of the weights with a value that differs between ``before`` and
+    ``after``.
+    """
     assert before.keys() == after.keys()
     return {name for name in before if not torch.equal(before[name], after[name])}
 
@@ -179,25 +211,45 @@ TASKS = {
 
 def fitting_task(method: str) -> Task:
     """Return a task of the first kind in `TASKS` that the method can adapt to."""
-    return next(task for each in TASKS.values() if get_method(method).problem(task := make_task(*each)) is None)
+    return next(
+        task
+        for each in TASKS.values()
+        if get_method(method).problem(task := make_task(*each)) is None
+    )
 
 
 class MethodSuite(Suite):
-    """Test class of methods, on random bodies of two layers; set `names` to the registered names of the methods."""
+    """Test class of methods, on random bodies of two layers; set `names` to the
+    registered names of the methods.
+    """
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
-        """Run a test once for each name; if it has an argument ``kind``, for each name and each of `TASKS`."""
+        """Run a test once for each name; if it has an argument ``kind``, for each name
+        and each of `TASKS`.
+        """
         if "kind" in metafunc.fixturenames:
-            self.parametrize(metafunc, "name,kind", [(name, kind) for name in sorted(self.names) for kind in TASKS])
+            self.parametrize(
+                metafunc,
+                "name,kind",
+                [(name, kind) for name in sorted(self.names) for kind in TASKS],
+            )
         else:
             super().pytest_generate_tests(metafunc)
 
     @pytest.fixture(autouse=True)
-    def home(self, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Set the cache directory to a temporary one, which all tests of the suite share."""
-        monkeypatch.setenv("ORCA_RAY_HOME", str(made_once("home", tmp_path_factory, make_home)))
+    def home(
+        self, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Set the cache directory to a temporary one, which all tests of the suite
+        share.
+        """
+        monkeypatch.setenv(
+            "ORCA_RAY_HOME", str(made_once("home", tmp_path_factory, make_home))
+        )
 
-    def test_every_kind_of_task(self, name: str, kind: str, bodies: dict[str, str]) -> None:
+    def test_every_kind_of_task(
+        self, name: str, kind: str, bodies: dict[str, str]
+    ) -> None:
         task = make_task(*TASKS[kind])
         if problem := get_method(name).problem(task):
             pytest.skip(problem)
@@ -206,11 +258,21 @@ class MethodSuite(Suite):
         reports = run(trainer)
         outcome = trainer.result()
         num_epochs = int(relevant(resolve(name, SHORT), name).get("refine.epochs", 1))
-        assert [report["epoch"] for report in reports if report["stage"] == "refine"] == list(range(1, 1 + num_epochs))
-        stages = dict.fromkeys(report["stage"] for report in reports if report["stage"] != "probe")
+        assert [
+            report["epoch"] for report in reports if report["stage"] == "refine"
+        ] == list(range(1, 1 + num_epochs))
+        stages = dict.fromkeys(
+            report["stage"] for report in reports if report["stage"] != "probe"
+        )
         assert tuple(stages) == get_method(name).stage_names
-        assert len({(report["stage"], report["epoch"]) for report in reports}) == len(reports)
-        for value in (outcome.validation_score, outcome.test_score, outcome.peak_memory_mib):
+        assert len({(report["stage"], report["epoch"]) for report in reports}) == len(
+            reports
+        )
+        for value in (
+            outcome.validation_score,
+            outcome.test_score,
+            outcome.peak_memory_mib,
+        ):
             assert value is not None
             assert math.isfinite(value)
         assert 0 < outcome.num_trainable <= outcome.num_parameters
@@ -218,15 +280,24 @@ class MethodSuite(Suite):
     def test_resume_after_every_step_is_exact_and_nothing_leaks(
         self, name: str, bodies: dict[str, str], tmp_path: Path
     ) -> None:
-        task, bert = fitting_task(name), bodies["sequence"]
+        task = fitting_task(name)
+        bert = bodies["sequence"]
         whole = start(bert, name, task=task, hyperparameters=SHORT)
-        state = torch.get_rng_state(), torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+        state = (
+            torch.get_rng_state(),
+            torch.get_num_threads(),
+            torch.are_deterministic_algorithms_enabled(),
+        )
         expected = run(whole)
         assert torch.equal(state[0], torch.get_rng_state())
-        assert state[1:] == (torch.get_num_threads(), torch.are_deterministic_algorithms_enabled())
+        assert state[1:] == (
+            torch.get_num_threads(),
+            torch.are_deterministic_algorithms_enabled(),
+        )
         torch.manual_seed(2)
         np.random.seed(3)
-        reports, piece = [], start(bert, name, task=task, hyperparameters=SHORT)
+        reports = []
+        piece = start(bert, name, task=task, hyperparameters=SHORT)
         while not piece.done:
             reports.append(reported(piece.step()))
             piece.save(tmp_path / "trial")
@@ -236,9 +307,18 @@ class MethodSuite(Suite):
         assert scores(piece.result()) == scores(whole.result())
         assert not changed(copy_of(piece.model), copy_of(whole.model))
 
-    def test_a_search_trial_does_not_read_test(self, name: str, bodies: dict[str, str]) -> None:
+    def test_a_search_trial_does_not_read_test(
+        self, name: str, bodies: dict[str, str]
+    ) -> None:
         task = fitting_task(name)
         data = make_data(task, readable_test=False)
-        search = start(bodies["sequence"], name, task=task, data=data, test=False, hyperparameters=SHORT)
+        search = start(
+            bodies["sequence"],
+            name,
+            task=task,
+            data=data,
+            test=False,
+            hyperparameters=SHORT,
+        )
         run(search)
         assert search.result().test_score is None

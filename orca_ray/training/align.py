@@ -1,6 +1,8 @@
-"""The align stage: train the embedder alone until its features resemble the source features; and its probe.
+"""The align stage: train the embedder alone until its features resemble the source
+features; and its probe.
 
-Shapes: N training samples, n samples of one epoch or probe, D features (the token width of the body), F features of a
+Shapes: N training samples, n samples of one epoch or probe, D features (the token width
+    of the body), F features of a
 probe, C numbers of one target.
 """
 
@@ -16,7 +18,13 @@ from torch.nn import functional
 
 from orca_ray.alignment.cost import recomputed
 from orca_ray.alignment.distance import Distance
-from orca_ray.alignment.labels import SKETCH_WIDTH, ClassIndex, is_sketched, pseudo_labels, sketched
+from orca_ray.alignment.labels import (
+    SKETCH_WIDTH,
+    ClassIndex,
+    is_sketched,
+    pseudo_labels,
+    sketched,
+)
 from orca_ray.data.prepared import Split
 from orca_ray.data.rows import Array, Rows, Target
 from orca_ray.models.crossmodal import CrossModalModel, pooled
@@ -28,21 +36,25 @@ from orca_ray.training.evaluate import head_inputs
 from orca_ray.training.numerics import NotFiniteError, Precision, derive_seed
 
 CHUNK_BYTES = {"cpu": 6 * 2**20, "cuda": 256 * 2**20}
-"""Maximum bytes of the tokens of one forward pass of the embedder, by device type. On a CPU, the system
-allocates and zeroes much larger tensors anew every time, which takes longer than the arithmetic."""
+"""Maximum bytes of the tokens of one forward pass of the embedder, by device type. On a
+CPU, the system allocates and zeroes much larger tensors anew every time, which takes
+longer than the arithmetic.
+"""
 _STORED = ("epoch", "plateaued", "distance_before", "distance_after")
 """Names of the `AlignLoop` attributes that `state_dict` stores unchanged."""
 _log = logging.getLogger(__name__)
 
 
 class AlignLoop:
-    """Loop that trains ``model.embedder`` to minimise a distance; one `step` is one epoch and one optimiser step.
+    """Loop that trains ``model.embedder`` to minimise a distance; one `step` is one
+    epoch and one optimiser step.
 
-    Each epoch draws a random subset of the training set. The distance compares the subset's ``model.features`` and
-    classes (k-means clusters of the targets if the task has no classes) with the source features. The embedder is in
-    evaluation mode, as for the source features. A subset too large for one forward pass is split into chunks, whose
-    activations the backward pass recomputes. On a plateau of the distance, the schedule skips to its next learning
-    rate, or the stage ends.
+    Each epoch draws a random subset of the training set. The distance compares the
+    subset's ``model.features`` and classes (k-means clusters of the targets if the task
+    has no classes) with the source features. The embedder is in evaluation mode, as for
+    the source features. A subset too large for one forward pass is split into chunks,
+    whose activations the backward pass recomputes. On a plateau of the distance, the
+    schedule skips to its next learning rate, or the stage ends.
     """
 
     def __init__(
@@ -57,48 +69,77 @@ class AlignLoop:
         seed: int,
         device: torch.device,
     ) -> None:
-        """Plan to minimise ``distance``, already fitted, for training inputs ``x`` [N, ...], targets ``y`` [N, ...]."""
-        self._model, self._x, self._distance = model, x, distance
-        self._config, self._seed, self._device = config, seed, device
+        """Plan to minimise ``distance``, already fitted, for training inputs ``x`` [N,
+        ...], targets ``y`` [N, ...].
+        """
+        self._model = model
+        self._x = x
+        self._distance = distance
+        self._config = config
+        self._seed = seed
+        self._device = device
         self._learning_rate = config.learning_rate or distance.learning_rate
         self._parameters = list(model.embedder.parameters())
         groups = [optimisation.ParameterGroup(self._parameters)]
         if config.steps == "relative":
             groups = optimisation.relative_steps(model.embedder)
         self._optimizer = optimisation.make_optimizer(
-            config.optimizer, groups, self._learning_rate, config.weight_decay, config.momentum
+            config.optimizer,
+            groups,
+            self._learning_rate,
+            config.weight_decay,
+            config.momentum,
         )
         self._schedule = ALIGN_SCHEDULES[config.schedule](config.epochs)
         self._plateau = optimisation.Plateau(config.patience, config.tolerance)
         self.notes: tuple[str, ...] = ()
         """Sentences about the fallbacks taken so far, one for each."""
         if target.kind != "classes" and is_sketched(y):
-            self._note(f"pseudo-classes come from a sketch of the targets {tuple(y.shape)}, too large to cluster")
-        labels = y if target.kind == "classes" else pseudo_labels(y, seed=derive_seed(seed, "labels") % 2**32)
+            self._note(
+                f"pseudo-classes come from a sketch of the targets {tuple(y.shape)},"
+                " too large to cluster"
+            )
+        labels = (
+            y
+            if target.kind == "classes"
+            else pseudo_labels(y, seed=derive_seed(seed, "labels") % 2**32)
+        )
         self._labels = np.asarray(labels).astype(np.int64)
         self._index = ClassIndex(self._labels)
         self._chunk_size: int | None = None
         self._history: list[AlignEpoch] | None = []  # None: the loop was resumed
-        self._position = 0  # argument of the schedule; larger than `epoch` after a plateau
+        self._position = (
+            0  # argument of the schedule; larger than `epoch` after a plateau
+        )
         self.epoch = 0
         self.plateaued = False
-        """Whether plateaus of the distance made the stage end before ``config.epochs`` epochs."""
+        """Whether plateaus of the distance made the stage end before ``config.epochs``
+        epochs.
+        """
         self.distance_before: float | None = None
         self.distance_after: float | None = None
-        """Distance of one fixed sample before the first and after the last epoch; None until it is measured."""
+        """Distance of one fixed sample before the first and after the last epoch; None
+        until it is measured.
+        """
 
     @property
     def done(self) -> bool:
-        """Whether all epochs have run, or the distance has reached a plateau at the last learning rate."""
+        """Whether all epochs have run, or the distance has reached a plateau at the
+        last learning rate.
+        """
         return self._position >= self._config.epochs
 
     @property
     def progress(self) -> float:
-        """Share of the schedule, 0 to 1, that has passed or that a plateau of the distance has skipped."""
+        """Share of the schedule, 0 to 1, that has passed or that a plateau of the
+        distance has skipped.
+        """
         return min(1.0, self._position / self._config.epochs)
 
     def step(self) -> AlignEpoch:
-        """Run one epoch and return its report; NotFiniteError if the features or the distance are NaN or infinite."""
+        """Run one epoch and return its report; NotFiniteError if the features or the
+        distance are NaN or infinite.
+        """
         assert not self.done, "all align epochs have run"
         started = perf_counter()
         indices = self._sample(self.epoch)
@@ -112,52 +153,76 @@ class AlignLoop:
         self._advance(distance)
         if self.done:
             self.distance_after = self._measure()
-        epoch = AlignEpoch(self.epoch, distance, learning_rate, perf_counter() - started)
+        epoch = AlignEpoch(
+            self.epoch, distance, learning_rate, perf_counter() - started
+        )
         if self._history is not None:
             self._history.append(epoch)
         return epoch
 
     def distance_of(self, indices: np.ndarray) -> Tensor:
-        """Return the scalar distance, differentiable, of the training samples ``indices`` [n] from the source.
+        """Return the scalar distance, differentiable, of the training samples
+        ``indices`` [n] from the source.
 
-        The embedder is in evaluation mode. Raises NotFiniteError if a feature or the distance is NaN or infinite.
+        The embedder is in evaluation mode. Raises NotFiniteError if a feature or the
+        distance is NaN or infinite.
         """
         labels = torch.from_numpy(self._labels[indices]).to(self._device)
-        shares = torch.from_numpy(self._index.shares_of(indices)).float().to(self._device)
+        shares = (
+            torch.from_numpy(self._index.shares_of(indices)).float().to(self._device)
+        )
         features = self._features(indices)
         if not bool(torch.isfinite(features).all()):
             raise NotFiniteError(
-                f"the embedder's features {tuple(features.shape)} are not finite after {self.epoch} align epochs: "
-                "check the inputs for NaN, or lower align.learning_rate"
+                f"the embedder's features {tuple(features.shape)} are not finite after"
+                f" {self.epoch} align epochs: check the inputs for NaN, or lower"
+                " align.learning_rate"
             )
         distance = self._distance(features, labels, shares)
         self._note(*self._distance.diagnosis.notes)
         if not bool(torch.isfinite(distance)):
-            raise NotFiniteError(f"the distance is {float(distance.detach())} after {self.epoch} align epochs")
+            raise NotFiniteError(
+                f"the distance is {float(distance.detach())} after {self.epoch} align"
+                " epochs"
+            )
         return distance
 
     def alignment(self) -> Alignment | None:
-        """Return the result of the stage; None until `done`, and always None if the loop was resumed.
+        """Return the result of the stage; None until `done`, and always None if the
+        loop was resumed.
 
-        The first epochs of a resumed loop may have run on other hardware, so its result must not be cached. On a CPU,
-        the tensors are no copies: they share the embedder's memory.
+        The first epochs of a resumed loop may have run on other hardware, so its result
+        must not be cached. On a CPU, the tensors are no copies: they share the
+        embedder's memory.
         """
         if not self.done or not self._history:
             return None
         assert self.distance_before is not None
         assert self.distance_after is not None
         distances = self.distance_before, self.distance_after
-        return Alignment(self._embedder_state(), tuple(self._history), *distances, self.plateaued, self.notes)
+        return Alignment(
+            self._embedder_state(),
+            tuple(self._history),
+            *distances,
+            self.plateaued,
+            self.notes,
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state for an exact resume."""
         return {name: getattr(self, name) for name in _STORED} | {
-            "place": self._position, "plateau": self._plateau.values, "labels": torch.from_numpy(self._labels),
-            "embedder": self._embedder_state(), "optimizer": self._optimizer.state_dict(), "notes": list(self.notes),
-        }  # fmt: skip
+            "place": self._position,
+            "plateau": self._plateau.values,
+            "labels": torch.from_numpy(self._labels),
+            "embedder": self._embedder_state(),
+            "optimizer": self._optimizer.state_dict(),
+            "notes": list(self.notes),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the ``state`` of an earlier loop, to continue exactly where that loop was."""
+        """Restore the ``state`` of an earlier loop, to continue exactly where that loop
+        was.
+        """
         self._model.embedder.load_state_dict(state["embedder"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._labels = state["labels"].numpy()
@@ -170,7 +235,10 @@ class AlignLoop:
             setattr(self, name, state[name])
 
     def _embedder_state(self) -> dict[str, Tensor]:
-        return {name: value.detach().cpu() for name, value in self._model.embedder.state_dict().items()}
+        return {
+            name: value.detach().cpu()
+            for name, value in self._model.embedder.state_dict().items()
+        }
 
     def _note(self, *sentences: str) -> None:
         for sentence in sentences:
@@ -191,7 +259,9 @@ class AlignLoop:
         return float(distance.detach())
 
     def _advance(self, distance: float) -> None:
-        """Advance the schedule by one epoch or, after a plateau of the distance, to the next learning rate."""
+        """Advance the schedule by one epoch or, after a plateau of the distance, to the
+        next learning rate.
+        """
         rate = self._schedule(self._position)
         self._position += 1
         assert self.distance_before is not None
@@ -215,10 +285,14 @@ class AlignLoop:
         if self._chunk_size is None:
             with torch.no_grad():
                 num_bytes = self._model.embed(self._read(indices[:1])).nbytes
-            self._chunk_size = max(1, CHUNK_BYTES.get(self._device.type, CHUNK_BYTES["cuda"]) // num_bytes)
+            self._chunk_size = max(
+                1, CHUNK_BYTES.get(self._device.type, CHUNK_BYTES["cuda"]) // num_bytes
+            )
         if len(indices) <= self._chunk_size:
             return self._chunk_features(indices)
-        chunks = np.split(indices, range(self._chunk_size, len(indices), self._chunk_size))
+        chunks = np.split(
+            indices, range(self._chunk_size, len(indices), self._chunk_size)
+        )
         return torch.cat([recomputed(self._chunk_features, chunk) for chunk in chunks])
 
     def _chunk_features(self, indices: np.ndarray) -> Tensor:
@@ -226,70 +300,136 @@ class AlignLoop:
         return self._model.features(self._read(indices))
 
     def _read(self, indices: np.ndarray) -> Tensor:
-        # Indexing by an array copies, so that the memory map itself is never written to.
-        return torch.from_numpy(np.asarray(self._x[indices], dtype=np.float32)).to(self._device)
+        # Indexing by an array copies, so that the memory map itself is never written
+        # to.
+        return torch.from_numpy(np.asarray(self._x[indices], dtype=np.float32)).to(
+            self._device
+        )
 
 
 NUM_SAMPLES = 512
 """Largest number of samples that a probe uses."""
 PENALTIES = tuple(10.0**power for power in range(-4, 3))
-"""Penalties of the ridge regression; the one of least error is used. Features have a mean square of at most 1 / F."""
+"""Penalties of the ridge regression; the one of least error is used.
+
+Features have a mean square of at most 1 / F.
+"""
 
 
 class Probe:
-    """Probe that scores the present embedder of ``model`` by ridge regression on at most `NUM_SAMPLES` random samples.
+    """Probe that scores the present embedder of ``model`` by ridge regression on at
+    most `NUM_SAMPLES` random samples.
 
-    A call costs one forward pass of these samples, and the regression, which takes 0.1 s for 512 samples.
+    A call costs one forward pass of these samples, and the regression, which takes 0.1
+    s for 512 samples.
     """
 
     def __init__(
-        self, model: CrossModalModel, splits: Sequence[Split], target: Target, *, seed: int, device: torch.device
+        self,
+        model: CrossModalModel,
+        splits: Sequence[Split],
+        target: Target,
+        *,
+        seed: int,
+        device: torch.device,
     ) -> None:
-        """Draw the samples, the same for all calls, and read their targets; at most one row of each group is drawn."""
-        self._model, self._precision = model, Precision("float32", device)
-        groups = [np.arange(len(split)) if split.group is None else split.group for split in splits]
+        """Draw the samples, the same for all calls, and read their targets; at most one
+        row of each group is drawn.
+        """
+        self._model = model
+        self._precision = Precision("float32", device)
+        groups = [
+            np.arange(len(split)) if split.group is None else split.group
+            for split in splits
+        ]
         rows = [np.unique(group, return_index=True)[1] for group in groups]
-        pool = np.stack([np.repeat(np.arange(len(rows)), [len(each) for each in rows]), np.concatenate(rows)], axis=1)
-        drawn = np.random.default_rng(derive_seed(seed, "probe")).permutation(pool)[:NUM_SAMPLES]
-        chosen = [(split, np.sort(drawn[drawn[:, 0] == number, 1])) for number, split in enumerate(splits)]
+        pool = np.stack(
+            [
+                np.repeat(np.arange(len(rows)), [len(each) for each in rows]),
+                np.concatenate(rows),
+            ],
+            axis=1,
+        )
+        drawn = np.random.default_rng(derive_seed(seed, "probe")).permutation(pool)[
+            :NUM_SAMPLES
+        ]
+        chosen = [
+            (split, np.sort(drawn[drawn[:, 0] == number, 1]))
+            for number, split in enumerate(splits)
+        ]
         self._x = np.concatenate([split.x[indices] for split, indices in chosen])
-        self._targets_nC = encoded_targets([(split.y, indices) for split, indices in chosen], target)
+        self._targets_nC = encoded_targets(
+            [(split.y, indices) for split, indices in chosen], target
+        )
 
     def __call__(self) -> Tensor:
-        """Return the error of each sample, [n], see `ridge_errors`; NotFiniteError if a feature is NaN or infinite."""
+        """Return the error of each sample, [n], see `ridge_errors`; NotFiniteError if a
+        feature is NaN or infinite.
+        """
         batches = head_inputs(self._model, self._x, self._precision)
-        features_nF = torch.cat([pooled(each, self._model.body.pooling) for each in batches]).cpu().double()
+        features_nF = (
+            torch.cat([pooled(each, self._model.body.pooling) for each in batches])
+            .cpu()
+            .double()
+        )
         if not bool(torch.isfinite(features_nF).all()):
-            raise NotFiniteError(f"the body's features {tuple(features_nF.shape)} of a probe are not finite")
+            raise NotFiniteError(
+                f"the body's features {tuple(features_nF.shape)} of a probe are not"
+                " finite"
+            )
         return ridge_errors(features_nF, self._targets_nC)
 
 
 def encoded_targets(parts: Sequence[tuple[Rows, Array]], target: Target) -> Tensor:
-    """Return targets as numbers [n, C] float64; ``parts`` are the targets ``y`` and the chosen indices of each split.
+    """Return targets as numbers [n, C] float64; ``parts`` are the targets ``y`` and the
+    chosen indices of each split.
 
-    Classes are one-hot. Fields of more than 4096 numbers are reduced by a random sketch, which keeps distances.
+    Classes are one-hot. Fields of more than 4096 numbers are reduced by a random
+    sketch, which keeps distances.
     """
     if target.kind == "classes":
         labels = np.concatenate([y[indices] for y, indices in parts])
-        return functional.one_hot(torch.from_numpy(np.unique(labels, return_inverse=True)[1])).double()
+        return functional.one_hot(
+            torch.from_numpy(np.unique(labels, return_inverse=True)[1])
+        ).double()
     # In blocks, because all fields together may exceed the memory.
-    blocks = (y[part] for y, indices in parts for part in np.array_split(indices, 1 + len(indices) // 32))
+    blocks = (
+        y[part]
+        for y, indices in parts
+        for part in np.array_split(indices, 1 + len(indices) // 32)
+    )
     wide = target.num_outputs > SKETCH_WIDTH
-    flat = [sketched(block, seed=0) if wide else block.reshape(len(block), -1) for block in blocks if len(block)]
+    flat = [
+        sketched(block, seed=0) if wide else block.reshape(len(block), -1)
+        for block in blocks
+        if len(block)
+    ]
     return torch.from_numpy(np.concatenate(flat)).double()
 
 
 def ridge_errors(features_nF: Tensor, targets_nC: Tensor) -> Tensor:
-    """Return the relative squared error [n] of predicting each sample by a ridge regression on all other samples.
+    """Return the relative squared error [n] of predicting each sample by a ridge
+    regression on all other samples.
 
-    Features are standardised. All left-out predictions follow from one decomposition; the penalty of `PENALTIES` with
-    the lowest mean error is used. Errors are divided by the targets' variance: predicting the mean target has error 1.
+    Features are standardised. All left-out predictions follow from one decomposition;
+    the penalty of `PENALTIES` with the lowest mean error is used. Errors are divided by
+    the targets' variance: predicting the mean target has error 1.
     """
     from sklearn.linear_model import RidgeCV
 
     deviation_F = features_nF.std(dim=0, correction=0)
-    scaled_nF = features_nF / torch.where(deviation_F > 0, deviation_F, 1.0) / features_nF.shape[1] ** 0.5
-    ridge = RidgeCV(PENALTIES, store_cv_results=True).fit(scaled_nF.numpy(), targets_nC.numpy())
-    errors_nP = torch.from_numpy(ridge.cv_results_.reshape(*targets_nC.shape, len(PENALTIES)).sum(axis=1))
+    scaled_nF = (
+        features_nF
+        / torch.where(deviation_F > 0, deviation_F, 1.0)
+        / features_nF.shape[1] ** 0.5
+    )
+    ridge = RidgeCV(PENALTIES, store_cv_results=True).fit(
+        scaled_nF.numpy(), targets_nC.numpy()
+    )
+    errors_nP = torch.from_numpy(
+        ridge.cv_results_.reshape(*targets_nC.shape, len(PENALTIES)).sum(axis=1)
+    )
     variance = (targets_nC - targets_nC.mean(dim=0)).square().sum(dim=1).mean()
-    return errors_nP[:, errors_nP.mean(dim=0).argmin()] / (variance if variance > 0 else 1.0)
+    return errors_nP[:, errors_nP.mean(dim=0).argmin()] / (
+        variance if variance > 0 else 1.0
+    )

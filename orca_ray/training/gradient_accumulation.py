@@ -1,4 +1,6 @@
-"""Gradients of optimiser steps, accumulated over micro-batches that fit in memory; optionally by `torch.compile`."""
+"""Gradients of optimiser steps, accumulated over micro-batches that fit in memory;
+optionally by `torch.compile`.
+"""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -24,9 +26,11 @@ _log = logging.getLogger(__name__)
 
 
 class BatchTerm(Protocol):
-    """Interface of a loss of each micro-batch that is added to the task's loss, e.g. the loss of mixed samples.
+    """Interface of a loss of each micro-batch that is added to the task's loss, e.g.
+    the loss of mixed samples.
 
-    Random numbers come from torch's global generators, which the refine stage seeds for each epoch.
+    Random numbers come from torch's global generators, which the refine stage seeds for
+    each epoch.
     """
 
     def start(self, epoch: int, epochs: int) -> None:
@@ -37,10 +41,14 @@ class BatchTerm(Protocol):
 
 
 class StepTerm(Protocol):
-    """Interface of a loss of all samples of an optimiser step that is added to the task's loss, e.g. a distance."""
+    """Interface of a loss of all samples of an optimiser step that is added to the
+    task's loss, e.g. a distance.
+    """
 
     def backward(self, indices: np.ndarray, epoch: int) -> Tensor:
-        """Add the gradients for the training samples ``indices`` [n] to ``.grad``, and return the detached loss."""
+        """Add the gradients for the training samples ``indices`` [n] to ``.grad``, and
+        return the detached loss.
+        """
 
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -48,13 +56,18 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 Augment = Callable[[Tensor, np.ndarray], Tensor]
 """Maps inputs [b, ...] and the indices [b] of their samples to augmented inputs."""
 MIN_COMPILED = 2000
-"""``refine.compile: auto`` compiles on CUDA for at least this many micro-batches. Compilation takes about a minute."""
+"""``refine.compile: auto`` compiles on CUDA for at least this many micro-batches.
+
+Compilation takes about a minute.
+"""
 
 
 class GradientAccumulator:
-    """Accumulator of the gradient of each optimiser step's mean loss over micro-batches, without device syncs.
+    """Accumulator of the gradient of each optimiser step's mean loss over
+    micro-batches, without device syncs.
 
-    Each of several ranks computes the gradient of its share of the samples, and all ranks get the sum.
+    Each of several ranks computes the gradient of its share of the samples, and all
+    ranks get the sum.
     """
 
     def __init__(
@@ -70,11 +83,20 @@ class GradientAccumulator:
         term: BatchTerm | None = None,
         ranks: Ranks = ALONE,
     ) -> None:
-        """Measure the cost of a sample and choose the micro-batch size; ``parameters`` are trained."""
-        self._term, self._ranks = term, ranks
-        self._model, self._parameters, self._feed = model, parameters, feed
-        self._loss, self._config, self._seed, self._device = loss, config, seed, feed.precision.device
-        self._samples, self._num_samples = Samples([feed.inputs, y], self._device), len(y)
+        """Measure the cost of a sample and choose the micro-batch size; ``parameters``
+        are trained.
+        """
+        self._term = term
+        self._ranks = ranks
+        self._model = model
+        self._parameters = parameters
+        self._feed = feed
+        self._loss = loss
+        self._config = config
+        self._seed = seed
+        self._device = feed.precision.device
+        self._samples = Samples([feed.inputs, y], self._device)
+        self._num_samples = len(y)
         self._compiled: Callable[[Tensor], Tensor] | None = None
         self._compile_decided = False
         self.notes: list[str] = []
@@ -89,16 +111,26 @@ class GradientAccumulator:
     @property
     def micro_batch(self) -> int:
         """Number of samples of the largest micro-batch of a full optimiser step."""
-        step = range(min(self._config.batch_size * self._config.accumulation, self._num_samples))
-        return sample_cost.even_micro_batch(max(1, len(step[self._ranks.share(len(step))])), self.limit)
+        step = range(
+            min(self._config.batch_size * self._config.accumulation, self._num_samples)
+        )
+        return sample_cost.even_micro_batch(
+            max(1, len(step[self._ranks.share(len(step))])), self.limit
+        )
 
     def gradients(
-        self, steps: Sequence[np.ndarray], augment: Augment | None = None, *, seed: int = 0
+        self,
+        steps: Sequence[np.ndarray],
+        augment: Augment | None = None,
+        *,
+        seed: int = 0,
     ) -> Iterator[Tensor]:
-        """Yield each step's detached mean loss, with its gradient in ``.grad``; a step is an array of sample indices.
+        """Yield each step's detached mean loss, with its gradient in ``.grad``; a step
+        is an array of sample indices.
 
-        The caller sets ``.grad`` to None before the next step. If memory runs out, micro-batches are halved and the
-        step is repeated. ``seed``, equal for all steps of an epoch, seeds torch on all ranks but the first.
+        The caller sets ``.grad`` to None before the next step. If memory runs out,
+        micro-batches are halved and the step is repeated. ``seed``, equal for all steps
+        of an epoch, seeds torch on all ranks but the first.
         """
         done = 0
         while done < len(steps):
@@ -113,57 +145,92 @@ class GradientAccumulator:
                     raise
 
     def compile(self, epochs: int) -> None:
-        """Compile the network if that pays (`wants_compile`) for ``epochs`` epochs; decided once per micro-batch size.
+        """Compile the network if that pays (`wants_compile`) for ``epochs`` epochs;
+        decided once per micro-batch size.
 
-        Smaller micro-batches (the last of an epoch) run uncompiled, because torch would compile again for every size.
+        Smaller micro-batches (the last of an epoch) run uncompiled, because torch would
+        compile again for every size.
         """
         if self._compile_decided:
             return
         self._compile_decided = True
-        if self._config.compile == "on" and torch.are_deterministic_algorithms_enabled():
+        if (
+            self._config.compile == "on"
+            and torch.are_deterministic_algorithms_enabled()
+        ):
             self._note("not compiled because the trial is deterministic")
         count = epochs * -(-self._num_samples // (self.micro_batch * self._ranks.size))
         if not wants_compile(self._config.compile, self._device, count):
             return
-        torch.compiler.reset()  # torch limits the variants of a function and would count those of earlier trials
+        # torch limits the variants of a function and would count those of earlier
+        # trials
+        torch.compiler.reset()
         try:
             self._compiled = torch.compile(self._feed.network, dynamic=False)
             with self._measuring():
-                torch.autograd.grad(self._first_loss(self.micro_batch), self._parameters, allow_unused=True)
-        # E.g. no compiler, an unknown operation, an old driver, too little memory: torch documents none of the types.
+                torch.autograd.grad(
+                    self._first_loss(self.micro_batch),
+                    self._parameters,
+                    allow_unused=True,
+                )
+        # E.g. no compiler, an unknown operation, an old driver, too little memory:
+        # torch documents none of the types.
         except Exception as error:
             reason = str(error).strip().partition("\n")[0] or type(error).__name__
-            _log.warning("torch.compile failed, training continues without it: %s", reason)
+            _log.warning(
+                "torch.compile failed, training continues without it: %s", reason
+            )
             self._compiled = None
             torch.compiler.reset()
             self._note(f"not compiled ({type(error).__name__})")
 
-    def _accumulate(self, steps: Sequence[np.ndarray], augment: Augment | None, seed: int) -> Iterator[Tensor]:
+    def _accumulate(
+        self, steps: Sequence[np.ndarray], augment: Augment | None, seed: int
+    ) -> Iterator[Tensor]:
         split = [self._micro_batches(step) for step in steps]
-        rows = self._samples.batches([indices for micro_batches in split for indices, _ in micro_batches])
+        rows = self._samples.batches(
+            [indices for micro_batches in split for indices, _ in micro_batches]
+        )
         for step, micro_batches in zip(steps, split, strict=True):
             self._ranks.seed(seed, int(step[0]))
             losses = []
             for indices, share in micro_batches:
                 x, y = next(rows)
-                loss = self._loss_of(x if augment is None else augment(x, indices), y) * share
+                loss = (
+                    self._loss_of(x if augment is None else augment(x, indices), y)
+                    * share
+                )
                 loss.backward()  # type: ignore[no-untyped-call]
                 losses.append(loss.detach())
             yield self._ranks.sum_gradients(self._parameters, torch.stack(losses).sum())
 
     def _micro_batches(self, step: np.ndarray) -> list[tuple[np.ndarray, float]]:
-        """Return the sample indices of this rank's micro-batches of a step, each with its share in the step's mean."""
+        """Return the sample indices of this rank's micro-batches of a step, each with
+        its share in the step's mean.
+        """
         own = step[self._ranks.share(len(step))]
-        if len(own) == 0:  # fewer samples than ranks: one that counts nothing gives gradients of the same parameters
+        if (
+            len(own) == 0
+        ):  # fewer samples than ranks: one that counts nothing gives gradients of the same parameters
             return [(step[:1], 0.0)]
-        return [(indices, len(indices) / len(step)) for indices in np.array_split(own, -(-len(own) // self.limit))]
+        return [
+            (indices, len(indices) / len(step))
+            for indices in np.array_split(own, -(-len(own) // self.limit))
+        ]
 
     def _halve(self) -> bool:
-        """Halve the micro-batch size and drop the compiled network. Return whether that was possible (size above 1)."""
+        """Halve the micro-batch size and drop the compiled network.
+
+        Return whether that was possible (size above 1).
+        """
         if self.micro_batch == 1:
             return False
-        self._compiled, self._compile_decided = None, False
-        self._note(f"a micro-batch of {self.micro_batch} samples did not fit the device's memory, halved")
+        self._compiled = None
+        self._compile_decided = False
+        self._note(
+            f"a micro-batch of {self.micro_batch} samples did not fit the device's"
+            " memory, halved"
+        )
         _log.warning("%s", self.notes[-1])
         self.limit = self.micro_batch // 2
         return True
@@ -173,31 +240,47 @@ class GradientAccumulator:
             self.notes.append(note)
 
     def _choose_limit(self) -> int:
-        cost, extra = self.cost, 0
+        cost = self.cost
+        extra = 0
         if self._config.gradient_checkpointing == "on":
             layers = checkpoint_layers(self._model.body)
             if layers == 0:
-                self._note("no gradient checkpointing because the body has no repeated layers")
+                self._note(
+                    "no gradient checkpointing because the body has no repeated layers"
+                )
             else:
-                # Recomputed layers have activations as large as without checkpointing, so the limit for CPUs stays.
-                cost = replace(self._measure_cost(), largest_bytes=self.cost.largest_bytes)
+                # Recomputed layers have activations as large as without checkpointing,
+                # so the limit for CPUs stays.
+                cost = replace(
+                    self._measure_cost(), largest_bytes=self.cost.largest_bytes
+                )
                 extra = self.cost.saved_bytes // layers
         return sample_cost.max_micro_batch(
-            cost, sample_cost.budget_bytes(self._config.memory_mib, self._device), self._device, extra
+            cost,
+            sample_cost.budget_bytes(self._config.memory_mib, self._device),
+            self._device,
+            extra,
         )
 
     def _measure_cost(self) -> sample_cost.SampleCost:
         few = min(2, self._num_samples)
         with self._measuring():
-            return sample_cost.measure_cost(self._first_loss, self._model.body, num_samples=few)
+            return sample_cost.measure_cost(
+                self._first_loss, self._model.body, num_samples=few
+            )
 
     @contextmanager
     def _measuring(self) -> Iterator[None]:
-        """Run the block in training mode with a fixed seed; afterwards restore the mode and the random generators."""
+        """Run the block in training mode with a fixed seed; afterwards restore the mode
+        and the random generators.
+        """
         was_training = self._model.training
         self._model.train()
         try:
-            with seeded(derive_seed(self._seed, "measure"), self._device), self._feed.precision.active():
+            with (
+                seeded(derive_seed(self._seed, "measure"), self._device),
+                self._feed.precision.active(),
+            ):
                 yield
         finally:
             self._model.train(was_training)
@@ -214,7 +297,9 @@ class GradientAccumulator:
 
 
 def wants_compile(mode: str, device: torch.device, count: int) -> bool:
-    """Return whether to compile for ``count`` micro-batches if ``refine.compile`` is ``mode``; not if deterministic."""
+    """Return whether to compile for ``count`` micro-batches if ``refine.compile`` is
+    ``mode``; not if deterministic.
+    """
     if mode == "off" or torch.are_deterministic_algorithms_enabled():
         return False
     return mode == "on" or (device.type == "cuda" and count >= MIN_COMPILED)

@@ -1,4 +1,6 @@
-"""Numerics of a trial: precision, random seeds, torch's process-wide settings, and errors of values and memory."""
+"""Numerics of a trial: precision, random seeds, torch's process-wide settings, and
+errors of values and memory.
+"""
 
 import ctypes
 import errno
@@ -17,28 +19,44 @@ from orca_ray.errors import UserError
 from orca_ray.torch_private import has_bfloat16_units
 
 MIN_CPU_WIDTH = 512
-"""Minimum feature width for which ``auto`` chooses bfloat16 on a CPU. Narrower bodies gain less (a
-training step of 384 features is 1.3 to 1.9 times faster): in float32, their scores are equal on all CPUs, up to
-rounding."""
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
-_ALLOCATOR_MESSAGES = ("DefaultCPUAllocator", "out of memory", "Cannot allocate memory", "ALLOC_FAILED")
-"""Parts of RuntimeError messages: of torch's CPU allocator, CUDA outside torch's allocator, memory maps, cuBLAS."""
+"""Minimum feature width for which ``auto`` chooses bfloat16 on a CPU. Narrower bodies
+gain less (a training step of 384 features is 1.3 to 1.9 times faster): in float32,
+their scores are equal on all CPUs, up to rounding.
+"""
+# of malloc.h
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_THRESHOLD = -3
+_ALLOCATOR_MESSAGES = (
+    "DefaultCPUAllocator",
+    "out of memory",
+    "Cannot allocate memory",
+    "ALLOC_FAILED",
+)
+"""Parts of RuntimeError messages: of torch's CPU allocator, CUDA outside torch's
+allocator, memory maps, cuBLAS.
+"""
 
 
 class NotFiniteError(RuntimeError):
-    """Error: a loss, feature, distance, prediction or score is NaN or infinite. Trial status: ``failed_nan``."""
+    """Error: a loss, feature, distance, prediction or score is NaN or infinite.
+
+    Trial status: ``failed_nan``.
+    """
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether ``error`` means that memory ran out, on any device.
 
-    torch raises OutOfMemoryError for CUDA only. Other RuntimeErrors are identified by their messages.
+    torch raises OutOfMemoryError for CUDA only. Other RuntimeErrors are identified by
+    their messages.
     """
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in _ALLOCATOR_MESSAGES)
+    return isinstance(error, RuntimeError) and any(
+        text in str(error) for text in _ALLOCATOR_MESSAGES
+    )
 
 
 @dataclass(frozen=True)
@@ -52,21 +70,28 @@ class Precision:
     """Reason why this is not the requested precision; None if it is."""
 
     def autocast(self) -> torch.autocast:
-        """Return the autocast context for a forward pass; bfloat16 has float32's range and needs no loss scaling."""
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.name == "bfloat16")
+        """Return the autocast context for a forward pass; bfloat16 has float32's range
+        and needs no loss scaling.
+        """
+        return torch.autocast(
+            self.device.type, dtype=torch.bfloat16, enabled=self.name == "bfloat16"
+        )
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """On CUDA, allow TF32 for float32 products in the block unless ``name`` is ``float32``; then restore the flags.
+        """On CUDA, allow TF32 for float32 products in the block unless ``name`` is
+        ``float32``; then restore the flags.
 
-        With bfloat16, other products may use TF32. On CPUs, does nothing: torch's flag would let some CPUs round to
-        bfloat16.
+        With bfloat16, other products may use TF32. On CPUs, does nothing: torch's flag
+        would let some CPUs round to bfloat16.
         """
         if self.device.type != "cuda":
             yield
             return
         before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-        torch.set_float32_matmul_precision("highest" if self.name == "float32" else "high")
+        torch.set_float32_matmul_precision(
+            "highest" if self.name == "float32" else "high"
+        )
         torch.backends.cudnn.allow_tf32 = self.name != "float32"
         try:
             yield
@@ -75,41 +100,68 @@ class Precision:
             torch.backends.cudnn.allow_tf32 = before[1]
 
 
-def choose_precision(option: str, device: torch.device, feature_width: int) -> Precision:
-    """Return the precision for ``option`` (one of `config.PRECISIONS`) and a body of ``feature_width`` on ``device``.
+def choose_precision(
+    option: str, device: torch.device, feature_width: int
+) -> Precision:
+    """Return the precision for ``option`` (one of `config.PRECISIONS`) and a body of
+    ``feature_width`` on ``device``.
 
-    ``auto`` is bfloat16 if the device has units for it and, on a CPU (1.8 to 2.6 times faster), the body is at least
-    `MIN_CPU_WIDTH` wide. Otherwise, and in deterministic trials, it is float32. So scores may differ between kinds of
-    devices by rounding. ``fast`` is the same without the limit of width; loaded models then predict with ``auto``. If
-    the device lacks a precision requested by name, the result is float32 with a note.
+    ``auto`` is bfloat16 if the device has units for it and, on a CPU (1.8 to 2.6 times
+    faster), the body is at least `MIN_CPU_WIDTH` wide. Otherwise, and in deterministic
+    trials, it is float32. So scores may differ between kinds of devices by rounding.
+    ``fast`` is the same without the limit of width; loaded models then predict with
+    ``auto``. If the device lacks a precision requested by name, the result is float32
+    with a note.
     """
     if option in ("auto", "fast"):
-        wide = option == "fast" or device.type == "cuda" or feature_width >= MIN_CPU_WIDTH
-        fast = wide and has_bfloat16_units(device) and not torch.are_deterministic_algorithms_enabled()
+        wide = (
+            option == "fast" or device.type == "cuda" or feature_width >= MIN_CPU_WIDTH
+        )
+        fast = (
+            wide
+            and has_bfloat16_units(device)
+            and not torch.are_deterministic_algorithms_enabled()
+        )
         return Precision("bfloat16" if fast else "float32", device)
     ampere = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8
-    slow = option == "bfloat16" and device.type != "cpu" and not has_bfloat16_units(device)
+    slow = (
+        option == "bfloat16" and device.type != "cpu" and not has_bfloat16_units(device)
+    )
     if slow or (option == "tf32" and not ampere):
-        return Precision("float32", device, f"refined in float32 because this {device.type} device has no {option}")
+        return Precision(
+            "float32",
+            device,
+            f"refined in float32 because this {device.type} device has no {option}",
+        )
     return Precision(option, device)
 
 
 def find_device(name: str) -> torch.device:
-    """Return the device ``name``; ``auto``: a GPU if there is one, else the CPU. UserError if it is missing."""
+    """Return the device ``name``; ``auto``: a GPU if there is one, else the CPU.
+
+    UserError if it is missing.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"cannot use the device {name!r} here: give auto, cpu or cuda (with a GPU)") from error
+        raise UserError(
+            f"cannot use the device {name!r} here: give auto, cpu or cuda (with a GPU)"
+        ) from error
     return device
 
 
 def derive_seed(seed: int, *path: int | str) -> int:
-    """Return a 63-bit seed, a hash of ``seed`` and ``path`` (e.g. "order", 3); equal on all machines and versions."""
+    """Return a 63-bit seed, a hash of ``seed`` and ``path`` (e.g. "order", 3); equal on
+    all machines and versions.
+    """
     text = "/".join(str(part) for part in (seed, *path))
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
+    return (
+        int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+        >> 1
+    )
 
 
 def make_generator(seed: int, *path: int | str) -> torch.Generator:
@@ -121,8 +173,9 @@ def make_generator(seed: int, *path: int | str) -> torch.Generator:
 def keep_freed_memory() -> None:
     """Let the C library, where it is glibc, keep up to 256 MiB of freed memory.
 
-    By default it returns a freed tensor of over 128 KiB to the system, which must clear the pages when the next step
-    allocates them: U-Nets took 1.15 times as long on a CPU, Fourier neural operators 1.4 times.
+    By default it returns a freed tensor of over 128 KiB to the system, which must clear
+    the pages when the next step allocates them: U-Nets took 1.15 times as long on a
+    CPU, Fourier neural operators 1.4 times.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", lambda parameter, size: 0)
     mallopt(_M_MMAP_THRESHOLD, 2**25)
@@ -131,21 +184,29 @@ def keep_freed_memory() -> None:
 
 @contextmanager
 def torch_settings(threads: int, *, deterministic: bool) -> Iterator[None]:
-    """In the block, use ``threads`` threads, full float32 precision and, if requested, deterministic algorithms.
+    """In the block, use ``threads`` threads, full float32 precision and, if requested,
+    deterministic algorithms.
 
-    ``threads`` also limits BLAS and OpenMP. With ``deterministic``, irreproducible operations raise RuntimeError.
+    ``threads`` also limits BLAS and OpenMP. With ``deterministic``, irreproducible
+    operations raise RuntimeError.
     """
-    threads_before, deterministic_before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    threads_before = torch.get_num_threads()
+    deterministic_before = torch.are_deterministic_algorithms_enabled()
     products_before = torch.get_float32_matmul_precision()
     keep_freed_memory()
-    # cuBLAS reads this when a process first uses it; without it, torch would refuse a later deterministic trial.
+    # cuBLAS reads this when a process first uses it; without it, torch would refuse a
+    # later deterministic trial.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(threads)
-    torch.set_float32_matmul_precision("highest")  # `Precision.active` allows TF32 where it was chosen
+    torch.set_float32_matmul_precision(
+        "highest"
+    )  # `Precision.active` allows TF32 where it was chosen
     torch.use_deterministic_algorithms(deterministic or deterministic_before)
     cudnn: Any = torch.backends.cudnn
     # By default, cuDNN chooses kernels by timing them, and convolutions may use TF32.
-    exact = cudnn.flags(enabled=cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=False)
+    exact = cudnn.flags(
+        enabled=cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=False
+    )
     try:
         with threadpool_limits(threads), exact if deterministic else nullcontext():
             yield

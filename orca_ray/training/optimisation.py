@@ -1,6 +1,8 @@
-"""Optimisers, schedules, the parameters that a stage trains, their groups, and plateau detection.
+"""Optimisers, schedules, the parameters that a stage trains, their groups, and plateau
+detection.
 
-A schedule is a pure function of the optimiser step, so that a resumed trial only needs the number of the step.
+A schedule is a pure function of the optimiser step, so that a resumed trial only needs
+the number of the step.
 """
 
 import math
@@ -26,17 +28,30 @@ class ParameterGroup(NamedTuple):
 
 
 def make_optimizer(
-    name: str, groups: Iterable[ParameterGroup], learning_rate: float, weight_decay: float, momentum: float = 0.9
+    name: str,
+    groups: Iterable[ParameterGroup],
+    learning_rate: float,
+    weight_decay: float,
+    momentum: float = 0.9,
 ) -> optim.Optimizer:
-    """Return the optimiser ``name``, one of `OPTIMIZERS`; only ``sgd`` uses ``momentum``."""
+    """Return the optimiser ``name``, one of `OPTIMIZERS`; only ``sgd`` uses
+    ``momentum``.
+    """
     kind = getattr(optim, OPTIMIZERS[name])
     described: list[dict[str, object]] = [
-        {"params": list(params), "scale": scale, "lr": learning_rate * scale, "weight_decay": weight_decay}
+        {
+            "params": list(params),
+            "scale": scale,
+            "lr": learning_rate * scale,
+            "weight_decay": weight_decay,
+        }
         for params, scale in groups
         if params
     ]
     # The betas of all published ORCA configurations.
-    options: dict[str, object] = {"momentum": momentum} if name == "sgd" else {"betas": (0.9, 0.98)}
+    options: dict[str, object] = (
+        {"momentum": momentum} if name == "sgd" else {"betas": (0.9, 0.98)}
+    )
     optimizer: optim.Optimizer = kind(described, fused=True, **options)
     return optimizer
 
@@ -49,7 +64,9 @@ def set_learning_rate(optimizer: optim.Optimizer, learning_rate: float) -> None:
 
 @contextmanager
 def requires_grad(parameters: Iterable[Parameter], value: bool) -> Iterator[None]:
-    """In the block, set ``requires_grad`` of ``parameters`` to ``value``; then restore the former values."""
+    """In the block, set ``requires_grad`` of ``parameters`` to ``value``; then restore
+    the former values.
+    """
     former = [(parameter, parameter.requires_grad) for parameter in parameters]
     try:
         for parameter, _ in former:
@@ -64,10 +81,16 @@ class Trained:
     """Holder of the parameters of a model that are trained; all others are frozen."""
 
     def __init__(self, model: CrossModalModel, parameters: Iterable[Parameter]) -> None:
-        """Freeze all parameters of ``model`` but ``parameters``; raises UserError if the model has none of these."""
+        """Freeze all parameters of ``model`` but ``parameters``; raises UserError if
+        the model has none of these.
+        """
         chosen = {id(parameter) for parameter in parameters}
         self._model = model
-        self._named = {name: value for name, value in model.named_parameters() if id(value) in chosen}
+        self._named = {
+            name: value
+            for name, value in model.named_parameters()
+            if id(value) in chosen
+        }
         if not self._named:
             raise UserError("the method trains no parameter of this model")
         for name, parameter in model.named_parameters():
@@ -75,30 +98,40 @@ class Trained:
         self.parameters = list(self._named.values())
 
     def groups(self, body_scale: float) -> list[ParameterGroup]:
-        """Return two groups: the parameters outside the body, and those inside, with the scale ``body_scale``."""
+        """Return two groups: the parameters outside the body, and those inside, with
+        the scale ``body_scale``.
+        """
         body = set(self._model.body.parameters())  # tensors are hashed by identity
         inside = [parameter for parameter in self.parameters if parameter in body]
         outside = [parameter for parameter in self.parameters if parameter not in body]
         return [ParameterGroup(outside), ParameterGroup(inside, body_scale)]
 
     def weights(self) -> dict[str, Tensor]:
-        """Return the present trained parameters and saved buffers by name; the tensors share the model's memory."""
+        """Return the present trained parameters and saved buffers by name; the tensors
+        share the model's memory.
+        """
         saved = self._model.state_dict()
-        buffers = {name: value for name, value in self._model.named_buffers() if name in saved}
+        buffers = {
+            name: value for name, value in self._model.named_buffers() if name in saved
+        }
         return {name: value.detach() for name, value in self._named.items()} | buffers
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
-        """Set trained parameters and saved buffers to ``weights``, a result of the method `weights`."""
+        """Set trained parameters and saved buffers to ``weights``, a result of the
+        method `weights`.
+        """
         with torch.no_grad():
             for name, value in self.weights().items():
                 value.copy_(weights[name])
 
 
 def make_schedule(name: str, *, warmup_steps: int, total_steps: int) -> Schedule:
-    """Return a schedule: linear warm-up for ``warmup_steps``, then the decay ``name`` (`DECAYS`) to ``total_steps``.
+    """Return a schedule: linear warm-up for ``warmup_steps``, then the decay ``name``
+    (`DECAYS`) to ``total_steps``.
 
-    The factor of warm-up step t is ``(t + 1) / warmup_steps``; in the ORCA reference it is ``t / warmup_steps``, so
-    that the first step has no effect. After ``total_steps`` the factor is constant.
+    The factor of warm-up step t is ``(t + 1) / warmup_steps``; in the ORCA reference it
+    is ``t / warmup_steps``, so that the first step has no effect. After ``total_steps``
+    the factor is constant.
     """
     decay = DECAYS[name]
     span = max(1, total_steps - warmup_steps)
@@ -112,16 +145,25 @@ def make_schedule(name: str, *, warmup_steps: int, total_steps: int) -> Schedule
 
 
 def relative_steps(embedder: nn.Module) -> list[ParameterGroup]:
-    """Return one group per parameter, scaled so that an Adam step changes tokens by a fixed share of their RMS.
+    """Return one group per parameter, scaled so that an Adam step changes tokens by a
+    fixed share of their RMS.
 
-    An Adam step changes every weight by about the learning rate lr. In a layer whose weights have RMS w and fan-in n,
-    a token has RMS w sqrt(n), but the step changes it by n lr if the inputs are correlated (e.g. neighbouring pixels),
-    which destroys a pretrained kernel. Hence the scale of the layer's weights is w / sqrt(n), and that of its bias
-    w sqrt(n). The scale of any other parameter is its own RMS.
+    An Adam step changes every weight by about the learning rate lr. In a layer whose
+    weights have RMS w and fan-in n, a token has RMS w sqrt(n), but the step changes it
+    by n lr if the inputs are correlated (e.g. neighbouring pixels), which destroys a
+    pretrained kernel. Hence the scale of the layer's weights is w / sqrt(n), and that
+    of its bias w sqrt(n). The scale of any other parameter is its own RMS.
     """
     parameters = dict(embedder.named_parameters())
-    fan_in = {name: p[0].numel() for name, p in parameters.items() if p.dim() > 1 and name.endswith("weight")}
-    rms = {name: float(parameter.detach().square().mean().sqrt()) for name, parameter in parameters.items()}
+    fan_in = {
+        name: p[0].numel()
+        for name, p in parameters.items()
+        if p.dim() > 1 and name.endswith("weight")
+    }
+    rms = {
+        name: float(parameter.detach().square().mean().sqrt())
+        for name, parameter in parameters.items()
+    }
     groups = []
     for name, parameter in parameters.items():
         sibling = f"{name.removesuffix('bias')}weight"
@@ -137,18 +179,23 @@ def relative_steps(embedder: nn.Module) -> list[ParameterGroup]:
 class Plateau:
     """Detector of a plateau: a noisy curve no longer decreases.
 
-    On a plateau, the mean of the last ``patience`` values is at most ``tolerance`` times the curve's start below the
-    mean of the ``patience`` values before.
+    On a plateau, the mean of the last ``patience`` values is at most ``tolerance``
+    times the curve's start below the mean of the ``patience`` values before.
     """
 
     def __init__(self, patience: int, tolerance: float) -> None:
         """Start with an empty curve; ``patience`` 0 never detects a plateau."""
-        self._patience, self._tolerance = patience, tolerance
+        self._patience = patience
+        self._tolerance = tolerance
         self.values: list[float] = []
-        """The last 2 * ``patience`` values at most, which are the whole state; an empty list starts a new curve."""
+        """The last 2 * ``patience`` values at most, which are the whole state; an empty
+        list starts a new curve.
+        """
 
     def add(self, value: float, start: float) -> bool:
-        """Append ``value`` and return True if the curve, whose first value was ``start``, has reached a plateau."""
+        """Append ``value`` and return True if the curve, whose first value was
+        ``start``, has reached a plateau.
+        """
         if self._patience == 0:
             return False
         self.values = [*self.values, value][-2 * self._patience :]

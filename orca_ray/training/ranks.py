@@ -1,4 +1,6 @@
-"""Ranks: processes that train one model together, each on its own device, with a part of every optimiser step."""
+"""Ranks: processes that train one model together, each on its own device, with a part
+of every optimiser step.
+"""
 
 import os
 import socket
@@ -17,7 +19,9 @@ from torch.nn import Parameter
 from orca_ray.training.numerics import derive_seed, is_out_of_memory
 
 _TIMEOUT = timedelta(hours=1)
-"""Limit of a wait for other ranks; long, because the process that starts the ranks notices when a rank has ended."""
+"""Limit of a wait for other ranks; long, because the process that starts the ranks
+notices when a rank has ended.
+"""
 
 
 class RankLostError(ConnectionError):
@@ -26,10 +30,12 @@ class RankLostError(ConnectionError):
 
 @dataclass(frozen=True)
 class Ranks:
-    """Record of this process's place among the ranks, the processes that train one model; by default, the only one.
+    """Record of this process's place among the ranks, the processes that train one
+    model; by default, the only one.
 
-    All ranks have equal weights, configuration and data, and take the same steps. Methods that communicate wait until
-    all ranks have called them, and raise RankLostError if another rank has ended.
+    All ranks have equal weights, configuration and data, and take the same steps.
+    Methods that communicate wait until all ranks have called them, and raise
+    RankLostError if another rank has ended.
     """
 
     rank: int = 0
@@ -37,39 +43,63 @@ class Ranks:
     size: int = 1
 
     def connect(self, file: Path) -> None:
-        """Wait for the other ranks, which call this with the same ``file``, a path that must not exist before."""
-        loopback = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)  # all ranks are on one node
-        os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")  # else NCCL ends the process when a rank is gone
+        """Wait for the other ranks, which call this with the same ``file``, a path that
+        must not exist before.
+        """
+        loopback = next(
+            name for _, name in socket.if_nameindex() if name.startswith("lo")
+        )
+        os.environ.setdefault(
+            "GLOO_SOCKET_IFNAME", loopback
+        )  # all ranks are on one node
+        os.environ.setdefault(
+            "TORCH_NCCL_ASYNC_ERROR_HANDLING", "0"
+        )  # else NCCL ends the process when a rank is gone
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         with _lost_ranks():
-            dist.init_process_group(backend, f"file://{file}", _TIMEOUT, self.size, self.rank)
+            dist.init_process_group(
+                backend, f"file://{file}", _TIMEOUT, self.size, self.rank
+            )
 
     def share(self, count: int) -> slice:
-        """Return the slice of ``count`` items that this rank processes; lengths differ by at most 1 among ranks."""
-        return slice(-(-count * self.rank // self.size), -(-count * (self.rank + 1) // self.size))
+        """Return the slice of ``count`` items that this rank processes; lengths differ
+        by at most 1 among ranks.
+        """
+        return slice(
+            -(-count * self.rank // self.size), -(-count * (self.rank + 1) // self.size)
+        )
 
     def seed(self, *path: int) -> None:
-        """Seed torch's global generators by ``path`` and the rank; the first rank does nothing.
+        """Seed torch's global generators by ``path`` and the rank; the first rank does
+        nothing.
 
-        So ranks differ in dropout, and the state of the first rank's generators is enough to resume all ranks.
+        So ranks differ in dropout, and the state of the first rank's generators is
+        enough to resume all ranks.
         """
         if self.rank:
             torch.manual_seed(derive_seed(self.rank, *path))
 
     def sum_gradients(self, parameters: Iterable[Parameter], loss: Tensor) -> Tensor:
-        """Replace each ``.grad`` by its sum over all ranks, and return the sum of the scalar ``loss`` over all ranks.
+        """Replace each ``.grad`` by its sum over all ranks, and return the sum of the
+        scalar ``loss`` over all ranks.
 
         All ranks must have gradients of the same parameters.
         """
         if self.size == 1:
             return loss
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        # One message, because many small ones take longer; it needs as much memory as the gradients.
-        flat = torch.cat([*(gradient.flatten() for gradient in gradients), loss.reshape(1)])
+        gradients = [
+            parameter.grad for parameter in parameters if parameter.grad is not None
+        ]
+        # One message, because many small ones take longer; it needs as much memory as
+        # the gradients.
+        flat = torch.cat(
+            [*(gradient.flatten() for gradient in gradients), loss.reshape(1)]
+        )
         with _lost_ranks():
             dist.all_reduce(flat)
-        sums = flat.tensor_split(np.cumsum([gradient.numel() for gradient in gradients]).tolist())
+        sums = flat.tensor_split(
+            np.cumsum([gradient.numel() for gradient in gradients]).tolist()
+        )
         for gradient, part in zip(gradients, sums[:-1], strict=True):
             gradient.copy_(part.view_as(gradient))
         return sums[-1][0].clone()
@@ -83,7 +113,9 @@ class Ranks:
                     tensor.copy_(value)
 
     def joined(self, part: np.ndarray, count: int) -> np.ndarray:
-        """Return the rows of all ranks as one array [count, ...]; ``part`` contains the rows of this rank's `share`."""
+        """Return the rows of all ranks as one array [count, ...]; ``part`` contains the
+        rows of this rank's `share`.
+        """
         if self.size == 1:
             return part
         whole = np.zeros((count, *part.shape[1:]), part.dtype)
@@ -98,13 +130,17 @@ ALONE = Ranks()
 
 
 def abort() -> None:
-    """Make communication of this process with other ranks fail, also where another thread waits for it."""
+    """Make communication of this process with other ranks fail, also where another
+    thread waits for it.
+    """
     if (group := dist.group.WORLD) is not None:
         group.abort()
 
 
 def disconnect() -> None:
-    """Undo :meth:`Ranks.connect`, whether the other ranks have ended or not; do nothing if not connected."""
+    """Undo :meth:`Ranks.connect`, whether the other ranks have ended or not; do nothing
+    if not connected.
+    """
     if dist.is_initialized():
         abort()
         dist.destroy_process_group()
@@ -112,7 +148,9 @@ def disconnect() -> None:
 
 @contextmanager
 def _lost_ranks() -> Iterator[None]:
-    """Context manager that raises RankLostError for the RuntimeErrors of `torch.distributed`."""
+    """Context manager that raises RankLostError for the RuntimeErrors of
+    `torch.distributed`.
+    """
     try:
         yield
     except RuntimeError as error:

@@ -1,4 +1,6 @@
-"""The refine stage: fine-tune the method's trainable parameters; keep the weights of the best validation score."""
+"""The refine stage: fine-tune the method's trainable parameters; keep the weights of
+the best validation score.
+"""
 
 import math
 from collections.abc import Callable, Iterable
@@ -17,15 +19,40 @@ from orca_ray.models.body import has_stochastic_depth, seeded
 from orca_ray.models.crossmodal import CrossModalModel
 from orca_ray.tasks.augmentations import Augmentation
 from orca_ray.training.config import RefineConfig
-from orca_ray.training.evaluate import BATCH_SIZE, Objective, SplitInputs, log_loss, make_feed, predict, score
-from orca_ray.training.gradient_accumulation import Augment, BatchTerm, GradientAccumulator, StepTerm
-from orca_ray.training.numerics import NotFiniteError, choose_precision, derive_seed, make_generator
-from orca_ray.training.optimisation import Trained, make_optimizer, make_schedule, set_learning_rate
+from orca_ray.training.evaluate import (
+    BATCH_SIZE,
+    Objective,
+    SplitInputs,
+    log_loss,
+    make_feed,
+    predict,
+    score,
+)
+from orca_ray.training.gradient_accumulation import (
+    Augment,
+    BatchTerm,
+    GradientAccumulator,
+    StepTerm,
+)
+from orca_ray.training.numerics import (
+    NotFiniteError,
+    choose_precision,
+    derive_seed,
+    make_generator,
+)
+from orca_ray.training.optimisation import (
+    Trained,
+    make_optimizer,
+    make_schedule,
+    set_learning_rate,
+)
 from orca_ray.training.ranks import ALONE, Ranks
 from orca_ray.training.sample_cost import Throughput, throughput
 
 CHECK_EVERY = {"cpu": 1, "cuda": 64}
-"""Number of optimiser steps between checks of the loss for NaN, by device type: a check waits for the device."""
+"""Number of optimiser steps between checks of the loss for NaN, by device type: a check
+waits for the device.
+"""
 
 
 @dataclass(frozen=True)
@@ -38,7 +65,8 @@ class RefineEpoch:
     """Mean training loss over the epoch's samples."""
     validation_score: float
     learning_rate: float
-    """Learning rate of the last optimiser step, without ``body_learning_rate_scale``."""
+    """Learning rate of the last optimiser step, without ``body_learning_rate_scale``.
+    """
     seconds: float
     """Duration of training and validation."""
     validation_seconds: float
@@ -55,19 +83,28 @@ class _PartialEpoch:
     seconds: float
     """Duration of these steps."""
     generators: tuple[Tensor, ...] = ()
-    """State of torch's global generators of the CPU and, if used, the GPU; empty while the epoch runs."""
+    """State of torch's global generators of the CPU and, if used, the GPU; empty while
+    the epoch runs.
+    """
 
     def to_state(self, device: torch.device) -> dict[str, Any]:
-        """Return plain containers for a checkpoint, with the present state of the generators."""
+        """Return plain containers for a checkpoint, with the present state of the
+        generators.
+        """
         cuda = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
-        return {**vars(replace(self, loss=self.loss.cpu().clone())), "generators": [torch.get_rng_state(), *cuda]}
+        return {
+            **vars(replace(self, loss=self.loss.cpu().clone())),
+            "generators": [torch.get_rng_state(), *cuda],
+        }
 
 
 class RefineLoop:
-    """Loop that trains ``parameters`` of the model on the training split; one `step` is one epoch and one validation.
+    """Loop that trains ``parameters`` of the model on the training split; one `step` is
+    one epoch and one validation.
 
-    All other parameters are frozen; inputs have one view. `restore_best` loads the weights of the best epoch, or of the
-    last (see `RefineConfig.keep`). Several ranks call `step` and `predict` at the same time, with the same results.
+    All other parameters are frozen; inputs have one view. `restore_best` loads the
+    weights of the best epoch, or of the last (see `RefineConfig.keep`). Several ranks
+    call `step` and `predict` at the same time, with the same results.
     """
 
     def __init__(
@@ -88,36 +125,59 @@ class RefineLoop:
         ranks: Ranks = ALONE,
         by_log_loss: bool = False,
     ) -> None:
-        """Freeze all parameters but ``parameters``, as `Trained` does, and build the optimiser.
+        """Freeze all parameters but ``parameters``, as `Trained` does, and build the
+        optimiser.
 
-        ``by_log_loss``: the log loss of validation chooses the best epoch, instead of the metric. ``on_step`` is called
-        after each optimiser step, except an epoch's last; it may store the `state_dict`.
+        ``by_log_loss``: the log loss of validation chooses the best epoch, instead of
+        the metric. ``on_step`` is called after each optimiser step, except an epoch's
+        last; it may store the `state_dict`.
         """
         self._trained = Trained(model, parameters)
-        self._model, self._config, self._seed, self._device = model, config, seed, device
+        self._model = model
+        self._config = config
+        self._seed = seed
+        self._device = device
         model.body.one_view = True
-        self._train, self._validation, self._augmentation = train, validation, augmentation
-        self._objective, self._notes = objective, list[str]()
-        self._batch_term, self._step_term, self._on_step, self._ranks = batch_term, step_term, on_step, ranks
+        self._train = train
+        self._validation = validation
+        self._augmentation = augmentation
+        self._objective = objective
+        self._notes = list[str]()
+        self._batch_term = batch_term
+        self._step_term = step_term
+        self._on_step = on_step
+        self._ranks = ranks
         self._partial: _PartialEpoch | None = None
-        self._fitting: int | None = None  # batch size that evaluation was reduced to, as memory ran out
+        self._fitting: int | None = (
+            None  # batch size that evaluation was reduced to, as memory ran out
+        )
         self._loss = objective.training_loss(train.y, device, config.label_smoothing)
-        self.precision = choose_precision(config.precision, device, int(getattr(model.body, "feature_width", 0)))
+        self.precision = choose_precision(
+            config.precision, device, int(getattr(model.body, "feature_width", 0))
+        )
         groups = self._trained.groups(config.body_learning_rate_scale)
         self._optimizer = make_optimizer(
-            config.optimizer, groups, config.learning_rate, config.weight_decay, config.momentum
+            config.optimizer,
+            groups,
+            config.learning_rate,
+            config.weight_decay,
+            config.momentum,
         )
         self._schedule = make_schedule(
             config.schedule,
             warmup_steps=round(config.warmup_epochs * self.steps_per_epoch),
-            total_steps=round((config.decay_epochs or config.epochs) * self.steps_per_epoch),
+            total_steps=round(
+                (config.decay_epochs or config.epochs) * self.steps_per_epoch
+            ),
         )
         self.epoch = 0
         self.best_epoch: int | None = None
         self.best_score: float | None = None
-        self._by_log_loss, self._least = by_log_loss, math.inf
+        self._by_log_loss = by_log_loss
+        self._least = math.inf
         self._best: dict[str, Tensor] = {}
-        self._samples_seen, self._training_seconds = 0, 0.0
+        self._samples_seen = 0
+        self._training_seconds = 0.0
 
     @property
     def done(self) -> bool:
@@ -135,7 +195,11 @@ class RefineLoop:
     @property
     def notes(self) -> list[str]:
         """Sentences about the fallbacks taken so far, one for each."""
-        return ([self.precision.note] if self.precision.note else []) + self._accumulator.notes + self._notes
+        return (
+            ([self.precision.note] if self.precision.note else [])
+            + self._accumulator.notes
+            + self._notes
+        )
 
     @property
     def micro_batch(self) -> int:
@@ -144,10 +208,14 @@ class RefineLoop:
 
     def throughput(self) -> Throughput:
         """Return the samples and tokens per second of training, over all epochs so far."""
-        return throughput(self._accumulator.cost, self._samples_seen, self._training_seconds)
+        return throughput(
+            self._accumulator.cost, self._samples_seen, self._training_seconds
+        )
 
     def step(self) -> RefineEpoch:
-        """Run one epoch, validate, and return a report; NotFiniteError if a loss, prediction or score is not finite."""
+        """Run one epoch, validate, and return a report; NotFiniteError if a loss,
+        prediction or score is not finite.
+        """
         assert not self.done, "all refine epochs have run"
         started = perf_counter()
         if self._batch_term is not None:
@@ -155,9 +223,14 @@ class RefineLoop:
         self._accumulator.compile(self._config.epochs - self.epoch)
         prepared = perf_counter()
         earlier = self._partial.seconds if self._partial else 0.0
-        with seeded(derive_seed(self._seed, "refine", self.epoch), self._device), self.precision.active():
+        with (
+            seeded(derive_seed(self._seed, "refine", self.epoch), self._device),
+            self.precision.active(),
+        ):
             loss, learning_rate = self._train_epoch()
-        self._ranks.equalise(self._trained.weights().values())  # buffers differ, and a step term may on CUDA
+        self._ranks.equalise(
+            self._trained.weights().values()
+        )  # buffers differ, and a step term may on CUDA
         trained = perf_counter()
         self._training_seconds += trained - prepared + earlier
         predictions, y = self._validated()
@@ -168,70 +241,120 @@ class RefineLoop:
             decisive = log_loss(predictions, y, self._objective, self._validation.group)
         best = decisive < self._least
         if best:
-            self.best_epoch, self._least = self.epoch, decisive
+            self.best_epoch = self.epoch
+            self._least = decisive
         if best or self._config.keep == "last":
             self.best_score = value
-            self._best = {name: weight.to("cpu", copy=True) for name, weight in self._trained.weights().items()}
+            self._best = {
+                name: weight.to("cpu", copy=True)
+                for name, weight in self._trained.weights().items()
+            }
         ended = perf_counter()
-        return RefineEpoch(self.epoch, loss, value, learning_rate, ended - started + earlier, ended - trained)
+        return RefineEpoch(
+            self.epoch,
+            loss,
+            value,
+            learning_rate,
+            ended - started + earlier,
+            ended - trained,
+        )
 
     def _validated(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return predictions for the validation split and its targets, rows repeated by their weights."""
+        """Return predictions for the validation split and its targets, rows repeated by
+        their weights.
+        """
         validation = self._validation
-        predictions, y = self._predict(self._validation_feed, len(validation), self._evaluation_batch), validation.y
+        predictions = self._predict(
+            self._validation_feed, len(validation), self._evaluation_batch
+        )
+        y = validation.y
         if (weight := validation.weight) is None:
             return predictions, y
         # The mean weight is 20 rows; other weights are rounded up to rows.
-        rows = np.repeat(np.arange(len(y)), np.ceil(20 * weight / weight.mean()).astype(np.int64))
+        rows = np.repeat(
+            np.arange(len(y)), np.ceil(20 * weight / weight.mean()).astype(np.int64)
+        )
         return predictions[rows], y[rows]
 
     def predict(self, split: Split) -> np.ndarray:
-        """Return the predictions [N, *output_shape] for a whole split with the model's present weights."""
+        """Return the predictions [N, *output_shape] for a whole split with the model's
+        present weights.
+        """
         batch_size = self._evaluation_batch
-        if self._train_feed.network is not self._model:  # `limit` was measured for the head alone
+        if (
+            self._train_feed.network is not self._model
+        ):  # `limit` was measured for the head alone
             batch_size = min(batch_size, BATCH_SIZE)
-        return self._predict(SplitInputs(split.x, self._model, self.precision), len(split), batch_size)
+        return self._predict(
+            SplitInputs(split.x, self._model, self.precision), len(split), batch_size
+        )
 
-    def _predict(self, feed: SplitInputs, num_samples: int, batch_size: int) -> np.ndarray:
+    def _predict(
+        self, feed: SplitInputs, num_samples: int, batch_size: int
+    ) -> np.ndarray:
         self._model.eval()
         wanted = min(batch_size, num_samples, self._fitting or batch_size)
         predictions, fitting = predict(feed, self._objective, wanted, self._ranks)
         if fitting < wanted:
             self._fitting = fitting
-            self._notes.append(f"{wanted} samples did not fit the device's memory in evaluation, {fitting} do")
+            self._notes.append(
+                f"{wanted} samples did not fit the device's memory in evaluation,"
+                f" {fitting} do"
+            )
         return predictions
 
     def restore_best(self) -> None:
-        """Load the weights that the loop kept (see `RefineConfig.keep`) into the model, which then takes all views."""
+        """Load the weights that the loop kept (see `RefineConfig.keep`) into the model,
+        which then takes all views.
+        """
         self._trained.load(self._best)
         if self._model.body.num_views > 1:
             self._model.body.one_view = False
-            self.best_score = score(*self._validated(), self._objective, self._validation.group)
+            self.best_score = score(
+                *self._validated(), self._objective, self._validation.group
+            )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state for an exact resume. The next `step` changes its tensors, so store or copy them before.
+        """Return the state for an exact resume. The next `step` changes its tensors, so
+        store or copy them before.
 
-        The state has neither frozen parameters nor, between epochs, random generators: every epoch derives its seeds
-        from the trial's. Within an epoch (see ``on_step``), it also has the position and the states of the generators.
+        The state has neither frozen parameters nor, between epochs, random generators:
+        every epoch derives its seeds from the trial's. Within an epoch (see
+        ``on_step``), it also has the position and the states of the generators.
         """
         return {
-            "epoch": self.epoch, "best_epoch": self.best_epoch, "best_score": self.best_score, "best": self._best,
-            "least": self._least, "weights": self._trained.weights(), "optimizer": self._optimizer.state_dict(),
-            "samples_seen": self._samples_seen, "training_seconds": self._training_seconds,
+            "epoch": self.epoch,
+            "best_epoch": self.best_epoch,
+            "best_score": self.best_score,
+            "best": self._best,
+            "least": self._least,
+            "weights": self._trained.weights(),
+            "optimizer": self._optimizer.state_dict(),
+            "samples_seen": self._samples_seen,
+            "training_seconds": self._training_seconds,
             "partial": self._partial.to_state(self._device) if self._partial else None,
-        }  # fmt: skip
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the ``state`` of an earlier loop, to continue exactly where that loop was."""
+        """Restore the ``state`` of an earlier loop, to continue exactly where that loop
+        was.
+        """
         self._trained.load(state["weights"])
         self._optimizer.load_state_dict(state["optimizer"])
-        self._best, self._least = dict(state["best"]), state["least"]
-        self._samples_seen, self._training_seconds = state["samples_seen"], state["training_seconds"]
-        self.epoch, self.best_epoch, self.best_score = state["epoch"], state["best_epoch"], state["best_score"]
+        self._best = dict(state["best"])
+        self._least = state["least"]
+        self._samples_seen = state["samples_seen"]
+        self._training_seconds = state["training_seconds"]
+        self.epoch = state["epoch"]
+        self.best_epoch = state["best_epoch"]
+        self.best_score = state["best_score"]
         self._model.body.one_view = not self.done
-        self._partial = _PartialEpoch(**state["partial"]) if state.get("partial") else None
+        self._partial = (
+            _PartialEpoch(**state["partial"]) if state.get("partial") else None
+        )
 
-    # Created on first use, because a finished trial that is restored needs no cached features.
+    # Created on first use, because a finished trial that is restored needs no cached
+    # features.
     @cached_property
     def _train_feed(self) -> SplitInputs:
         whole = self._augmentation is not None or self._batch_term is not None
@@ -244,44 +367,73 @@ class RefineLoop:
     @cached_property
     def _accumulator(self) -> GradientAccumulator:
         return GradientAccumulator(
-            self._model, self._trained.parameters, self._train_feed, self._train.y, self._loss, self._config,
-            seed=self._seed, term=self._batch_term, ranks=self._ranks,
-        )  # fmt: skip
+            self._model,
+            self._trained.parameters,
+            self._train_feed,
+            self._train.y,
+            self._loss,
+            self._config,
+            seed=self._seed,
+            term=self._batch_term,
+            ranks=self._ranks,
+        )
 
     @property
     def _evaluation_batch(self) -> int:
         limit = self._accumulator.limit
-        # Larger batches exceed a CPU's caches: 160 samples take 15 % longer than 64 with vit-s14, 25 % if 768 wide.
+        # Larger batches exceed a CPU's caches: 160 samples take 15 % longer than 64
+        # with vit-s14, 25 % if 768 wide.
         return min(limit, BATCH_SIZE) if self._device.type == "cpu" else limit
 
     def _make_feed(self, split: Split, *, stochastic: bool = False) -> SplitInputs:
-        stochastic = stochastic or self._config.dropout > 0 or has_stochastic_depth(self._model.body)
+        stochastic = (
+            stochastic
+            or self._config.dropout > 0
+            or has_stochastic_depth(self._model.body)
+        )
         return make_feed(
-            self._model, self._trained.parameters, split.x, stochastic=stochastic, precision=self.precision
+            self._model,
+            self._trained.parameters,
+            split.x,
+            stochastic=stochastic,
+            precision=self.precision,
         )
 
     def _train_epoch(self) -> tuple[float, float]:
-        """Run the optimiser steps of one epoch that are left; return their mean loss and the last learning rate."""
+        """Run the optimiser steps of one epoch that are left; return their mean loss
+        and the last learning rate.
+        """
         self._model.train()
-        steps, started = self._step_indices(), perf_counter()
-        partial = self._partial or _PartialEpoch(0, torch.zeros((), dtype=torch.float64), 0.0)  # unless resumed
+        steps = self._step_indices()
+        started = perf_counter()
+        partial = self._partial or _PartialEpoch(
+            0, torch.zeros((), dtype=torch.float64), 0.0
+        )  # unless resumed
         if partial.generators:
             torch.set_rng_state(partial.generators[0])
         for state in partial.generators[1:]:
             torch.cuda.set_rng_state(state, self._device)
         total = partial.loss.to(self._device, copy=True)
         seed = derive_seed(self._seed, "ranks", self.epoch)
-        losses = self._accumulator.gradients(steps[partial.steps :], self._augment(), seed=seed)
-        for number, (indices, loss) in enumerate(zip(steps[partial.steps :], losses, strict=True), partial.steps):
+        losses = self._accumulator.gradients(
+            steps[partial.steps :], self._augment(), seed=seed
+        )
+        for number, (indices, loss) in enumerate(
+            zip(steps[partial.steps :], losses, strict=True), partial.steps
+        ):
             if self._step_term is not None:
                 loss = loss + self._step_term.backward(indices, self.epoch)
             if number % CHECK_EVERY.get(self._device.type, 64) == 0:
                 self._check(loss)
-            learning_rate = self._config.learning_rate * self._schedule(self.epoch * len(steps) + number)
+            learning_rate = self._config.learning_rate * self._schedule(
+                self.epoch * len(steps) + number
+            )
             self._update(learning_rate)
             total += loss * len(indices)
             if self._on_step is not None and number + 1 < len(steps):
-                self._partial = _PartialEpoch(number + 1, total, partial.seconds + perf_counter() - started)
+                self._partial = _PartialEpoch(
+                    number + 1, total, partial.seconds + perf_counter() - started
+                )
                 self._on_step()
         self._partial = None
         self._check(total)
@@ -297,24 +449,45 @@ class RefineLoop:
         self._optimizer.zero_grad(set_to_none=True)
 
     def _augment(self) -> Augment | None:
-        """Return this epoch's augmentation; its random numbers are drawn here, for all training samples at once."""
-        augmentation, device = self._augmentation, self._device
+        """Return this epoch's augmentation; its random numbers are drawn here, for all
+        training samples at once.
+        """
+        augmentation = self._augmentation
+        device = self._device
         if augmentation is None:
             return None
-        drawn = augmentation.draw(len(self._train.y), make_generator(self._seed, "augment", self.epoch)).to(device)
-        return lambda x, indices: augmentation.apply(x, drawn[torch.from_numpy(indices).to(device, non_blocking=True)])
+        drawn = augmentation.draw(
+            len(self._train.y), make_generator(self._seed, "augment", self.epoch)
+        ).to(device)
+        return lambda x, indices: augmentation.apply(
+            x, drawn[torch.from_numpy(indices).to(device, non_blocking=True)]
+        )
 
     def _step_indices(self) -> list[np.ndarray]:
-        generator, number = make_generator(self._seed, "order", self.epoch), len(self._train.y)
+        generator = make_generator(self._seed, "order", self.epoch)
+        number = len(self._train.y)
         order = torch.randperm(number, generator=generator)
-        if (weight := self._train.weight) is not None:  # systematic sampling: w N / Σw times, rounded at random
+        if (
+            weight := self._train.weight
+        ) is not None:  # systematic sampling: w N / Σw times, rounded at random
             ends = torch.from_numpy(weight)[order].cumsum(0)
-            places = torch.arange(number) + torch.rand(1, generator=generator, dtype=torch.float64)
-            drawn = order[torch.searchsorted(ends, ends[-1] * places / number).clamp(max=number - 1)]
+            places = torch.arange(number) + torch.rand(
+                1, generator=generator, dtype=torch.float64
+            )
+            drawn = order[
+                torch.searchsorted(ends, ends[-1] * places / number).clamp(
+                    max=number - 1
+                )
+            ]
             order = drawn[torch.randperm(number, generator=generator)]
         size = self._config.batch_size * self._config.accumulation
-        return [order.numpy()[step * size : (step + 1) * size] for step in range(self.steps_per_epoch)]
+        return [
+            order.numpy()[step * size : (step + 1) * size]
+            for step in range(self.steps_per_epoch)
+        ]
 
     def _check(self, loss: Tensor) -> None:
         if not np.isfinite(value := float(loss)):  # synchronises with the device
-            raise NotFiniteError(f"the training loss is {value} in epoch {self.epoch + 1}")
+            raise NotFiniteError(
+                f"the training loss is {value} in epoch {self.epoch + 1}"
+            )

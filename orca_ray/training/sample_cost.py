@@ -1,4 +1,6 @@
-"""Memory and time of training: a trial's memory limits, the cost of a sample, fitting micro-batches, throughput."""
+"""Memory and time of training: a trial's memory limits, the cost of a sample, fitting
+micro-batches, throughput.
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,29 +13,44 @@ import torch
 from torch import Tensor, nn
 
 CONTEXT_MIB = 600.0
-"""Memory of a process's CUDA context and kernels, which torch does not count; assumed, not measured, because the free
-memory of a GPU also depends on the other trials there."""
+"""Memory of a process's CUDA context and kernels, which torch does not count; assumed,
+not measured, because the free memory of a GPU also depends on the other trials there.
+"""
 CPU_MIB = 1024
 """Default memory for the activations of a micro-batch on a CPU, in MiB."""
 CUDA_FRACTION = 1 / 8
-"""Default memory for these activations on CUDA, as a part of the trial's share of the total (not free) memory."""
+"""Default memory for these activations on CUDA, as a part of the trial's share of the
+total (not free) memory.
+"""
 CPU_TENSOR_BYTES = 16 * 2**20
-"""Maximum size of one activation tensor on a CPU. Above 32 MiB, glibc would allocate and zero memory for every tensor
-anew. For a 2-layer, 768-wide body this gives the fastest micro-batches: 16 samples (float32), 32 (bfloat16)."""
+"""Maximum size of one activation tensor on a CPU. Above 32 MiB, glibc would allocate
+and zero memory for every tensor anew. For a 2-layer, 768-wide body this gives the
+fastest micro-batches: 16 samples (float32), 32 (bfloat16).
+"""
 MAX_SAMPLES = 1024
-"""Maximum micro-batch size; reached only by tiny networks, such as a head on cached features."""
+"""Maximum micro-batch size; reached only by tiny networks, such as a head on cached
+features.
+"""
 _BACKWARD_FACTOR = 1.25
-"""Peak memory of the backward pass divided by that of the saved tensors: it also holds one layer's gradients."""
+"""Peak memory of the backward pass divided by that of the saved tensors: it also holds
+one layer's gradients.
+"""
 
 
 @dataclass(frozen=True)
 class MemoryLimits:
-    """Record of the memory limits of one trial; they hold for the whole process, as torch's own limit does."""
+    """Record of the memory limits of one trial; they hold for the whole process, as
+    torch's own limit does.
+    """
 
     share: float = 1.0
-    """Part of the GPU's memory, in (0, 1]; budgets for activations and data derive from it."""
+    """Part of the GPU's memory, in (0, 1]; budgets for activations and data derive from
+    it.
+    """
     halvings: int = 0
-    """How often the micro-batch size is halved before training, because memory ran out in an earlier attempt."""
+    """How often the micro-batch size is halved before training, because memory ran out
+    in an earlier attempt.
+    """
 
 
 _limits = MemoryLimits()
@@ -45,7 +62,9 @@ def memory_limits() -> MemoryLimits:
 
 
 def limit_memory(limits: MemoryLimits, device: torch.device) -> None:
-    """Set the limits of this process; on CUDA, allocating above `allocatable_bytes` then raises OutOfMemoryError."""
+    """Set the limits of this process; on CUDA, allocating above `allocatable_bytes`
+    then raises OutOfMemoryError.
+    """
     global _limits
     _limits = limits
     if device.type == "cuda":
@@ -54,9 +73,11 @@ def limit_memory(limits: MemoryLimits, device: torch.device) -> None:
 
 
 def allocatable_bytes(total: int) -> float:
-    """Return how many of a card's ``total`` bytes torch may allocate: the trial's share, less its CUDA context.
+    """Return how many of a card's ``total`` bytes torch may allocate: the trial's
+    share, less its CUDA context.
 
-    So the trials that share a card fit on it together, with their contexts. A trial with a whole card has no limit.
+    So the trials that share a card fit on it together, with their contexts. A trial
+    with a whole card has no limit.
     """
     if _limits.share >= 1:
         return float(total)
@@ -69,13 +90,19 @@ class SampleCost:
 
     saved_bytes: int
     largest_bytes: int
-    """Bytes of all tensors that the forward pass saves for the backward pass, and of the largest of them."""
+    """Bytes of all tensors that the forward pass saves for the backward pass, and of
+    the largest of them.
+    """
     num_tokens: int | None
-    """Number of tokens at the input of the body, including prefix tokens; None if the body does not run."""
+    """Number of tokens at the input of the body, including prefix tokens; None if the
+    body does not run.
+    """
 
 
 def budget_bytes(memory_mib: int, device: torch.device) -> int:
-    """Return the bytes for the activations of a micro-batch: ``memory_mib`` MiB; 0: `CPU_MIB` or `CUDA_FRACTION`."""
+    """Return the bytes for the activations of a micro-batch: ``memory_mib`` MiB; 0:
+    `CPU_MIB` or `CUDA_FRACTION`.
+    """
     if memory_mib:
         return memory_mib * 2**20
     if device.type == "cuda":
@@ -84,10 +111,14 @@ def budget_bytes(memory_mib: int, device: torch.device) -> int:
     return CPU_MIB * 2**20
 
 
-def max_micro_batch(cost: SampleCost, budget: int, device: torch.device, extra_bytes: int = 0) -> int:
-    """Return the maximum number of samples (at least 1) of a micro-batch whose activations fit in ``budget`` bytes.
+def max_micro_batch(
+    cost: SampleCost, budget: int, device: torch.device, extra_bytes: int = 0
+) -> int:
+    """Return the maximum number of samples (at least 1) of a micro-batch whose
+    activations fit in ``budget`` bytes.
 
-    ``extra_bytes`` per sample are needed temporarily in the backward pass, to recompute a checkpointed layer.
+    ``extra_bytes`` per sample are needed temporarily in the backward pass, to recompute
+    a checkpointed layer.
     """
     limit = budget // max(1, int(_BACKWARD_FACTOR * (cost.saved_bytes + extra_bytes)))
     if device.type == "cpu":
@@ -96,23 +127,33 @@ def max_micro_batch(cost: SampleCost, budget: int, device: torch.device, extra_b
 
 
 def halved(num_samples: int) -> int:
-    """Return the micro-batch size ``num_samples``, halved `MemoryLimits.halvings` times, at least 1."""
+    """Return the micro-batch size ``num_samples``, halved `MemoryLimits.halvings`
+    times, at least 1.
+    """
     return max(1, num_samples >> memory_limits().halvings)
 
 
 def even_micro_batch(num_samples: int, limit: int) -> int:
-    """Split samples evenly into the fewest parts of at most ``limit``; return the largest size: 3 for 5, limit 4."""
+    """Split samples evenly into the fewest parts of at most ``limit``; return the
+    largest size: 3 for 5, limit 4.
+    """
     count = -(-num_samples // limit)
     return -(-num_samples // count)
 
 
-def measure_cost(loss: Callable[[int], Tensor], body: nn.Module, *, num_samples: int) -> SampleCost:
-    """Measure the cost of one sample by running ``loss(n)``, the mean loss of the first n samples, for n = 1 and 2.
+def measure_cost(
+    loss: Callable[[int], Tensor], body: nn.Module, *, num_samples: int
+) -> SampleCost:
+    """Measure the cost of one sample by running ``loss(n)``, the mean loss of the first
+    n samples, for n = 1 and 2.
 
-    The memory of a sample is the growth from n = 1 to 2, without weights; if ``num_samples`` is 1, all memory at n = 1.
+    The memory of a sample is the growth from n = 1 to 2, without weights; if
+    ``num_samples`` is 1, all memory at n = 1.
     """
     shapes: list[torch.Size] = []  # [b, T, D]
-    handle = body.register_forward_pre_hook(lambda _, inputs: shapes.append(inputs[0].shape))
+    handle = body.register_forward_pre_hook(
+        lambda _, inputs: shapes.append(inputs[0].shape)
+    )
     try:
         with _saved_tensors() as one:
             loss(1)
@@ -121,23 +162,33 @@ def measure_cost(loss: Callable[[int], Tensor], body: nn.Module, *, num_samples:
     growth = list(one.values())
     if num_samples > 1:
         with _saved_tensors() as two:
-            graph = loss(2)  # keeps the tensors alive: an address identifies a tensor only as long as it exists
+            graph = loss(
+                2
+            )  # keeps the tensors alive: an address identifies a tensor only as long as it exists
         growth = [max(0, sum(two.values()) - sum(one.values()))]
         if len(two) == len(one):
-            growth = [large - small for large, small in zip(two.values(), one.values(), strict=True)]
+            growth = [
+                large - small
+                for large, small in zip(two.values(), one.values(), strict=True)
+            ]
         del graph
-    return SampleCost(sum(growth), max(growth, default=0), num_tokens=shapes[0][1] if shapes else None)
+    return SampleCost(
+        sum(growth), max(growth, default=0), num_tokens=shapes[0][1] if shapes else None
+    )
 
 
 @contextmanager
 def _saved_tensors() -> Iterator[dict[int, int]]:
-    """Yield a dict that the block fills: the bytes of each storage that autograd saves, by address, in order."""
+    """Yield a dict that the block fills: the bytes of each storage that autograd saves,
+    by address, in order.
+    """
     sizes: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         sizes.setdefault(storage.data_ptr(), storage.nbytes())
-        # Detached: an operation that saves its own output would otherwise keep itself and its graph alive forever.
+        # Detached: an operation that saves its own output would otherwise keep itself
+        # and its graph alive forever.
         return tensor.detach()
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
@@ -146,32 +197,46 @@ def _saved_tensors() -> Iterator[dict[int, int]]:
 
 @dataclass(frozen=True)
 class Throughput:
-    """Record of the rates of training in the refine stage; the time of validation and of compilation is excluded."""
+    """Record of the rates of training in the refine stage; the time of validation and
+    of compilation is excluded.
+    """
 
     samples_per_second: float
     tokens_per_second: float | None
-    """Tokens at the input of the body; None if the body does not run because its features are cached."""
+    """Tokens at the input of the body; None if the body does not run because its
+    features are cached.
+    """
 
 
 def throughput(cost: SampleCost, samples: int, seconds: float) -> Throughput:
-    """Return the rates of training on ``samples`` samples of ``cost`` each in ``seconds``."""
+    """Return the rates of training on ``samples`` samples of ``cost`` each in
+    ``seconds``.
+    """
     rate = samples / max(seconds, 1e-9)
     return Throughput(rate, None if cost.num_tokens is None else rate * cost.num_tokens)
 
 
 @cache
 def cpu_peak(threads: int, bfloat16: bool) -> float:
-    """Return the best rate of a CPU, in operations per second, of products of three shapes; too low if it is busy."""
+    """Return the best rate of a CPU, in operations per second, of products of three
+    shapes; too low if it is busy.
+    """
     dtype = torch.bfloat16 if bfloat16 else torch.float32
-    return max(product_rate(torch.ones(rows, 768, dtype=dtype), 1024) for rows in (256, 512, 1024))
+    return max(
+        product_rate(torch.ones(rows, 768, dtype=dtype), 1024)
+        for rows in (256, 512, 1024)
+    )
 
 
 def product_rate(left: torch.Tensor, columns: int, seconds: float = 0.0) -> float:
-    """Return the highest measured operations per second of products of ``left`` [n, k] and a matrix [k, ``columns``].
+    """Return the highest measured operations per second of products of ``left`` [n, k]
+    and a matrix [k, ``columns``].
 
     At least four products run, and more until ``seconds`` have passed.
     """
-    right, rates, begin = left.new_ones(left.shape[1], columns), [0.0], perf_counter()
+    right = left.new_ones(left.shape[1], columns)
+    rates = [0.0]
+    begin = perf_counter()
     while len(rates) <= 4 or perf_counter() - begin < seconds:  # the first is a warm-up
         started = perf_counter()
         torch.mm(left, right)
@@ -182,7 +247,9 @@ def product_rate(left: torch.Tensor, columns: int, seconds: float = 0.0) -> floa
 
 
 def memory_mib(device: torch.device) -> float:
-    """Return MiB of memory: on CUDA, the peak allocated since the last reset; else, the process's present RAM use."""
+    """Return MiB of memory: on CUDA, the peak allocated since the last reset; else, the
+    process's present RAM use.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     return float(psutil.Process().memory_info().rss) / 2**20

@@ -1,4 +1,6 @@
-"""Every distance against the contract in `Distance`; OTDD and its solver against POT; pseudo-classes of targets."""
+"""Every distance against the contract in `Distance`; OTDD and its solver against POT;
+pseudo-classes of targets.
+"""
 
 import logging
 
@@ -26,11 +28,19 @@ from tests.sampling import Sampled
 
 
 def bures(a: np.ndarray, b: np.ndarray) -> float:
-    """Squared 2-Wasserstein distance between the Gaussians of two clouds, from matrix roots."""
-    s, t = np.cov(a.T, bias=True), np.cov(b.T, bias=True)
+    """Squared 2-Wasserstein distance between the Gaussians of two clouds, from matrix
+    roots.
+    """
+    s = np.cov(a.T, bias=True)
+    t = np.cov(b.T, bias=True)
     root = np.real(sqrtm(s))
     cross = np.real(sqrtm(root @ t @ root))
-    return float(((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(s) + np.trace(t) - 2 * np.trace(cross))
+    return float(
+        ((a.mean(0) - b.mean(0)) ** 2).sum()
+        + np.trace(s)
+        + np.trace(t)
+        - 2 * np.trace(cross)
+    )
 
 
 class TestEveryDistance(Sampled, DistanceSuite):
@@ -48,32 +58,49 @@ class TestEveryDistance(Sampled, DistanceSuite):
 
     def refusal(self, name: str, num_source: int, source_classes: int) -> str:
         alone = name == "otdd_reference" and num_source == source_classes
-        return rf"shape \({num_source}, 4\): .* choose another distance" if alone else ""
+        return (
+            rf"shape \({num_source}, 4\): .* choose another distance" if alone else ""
+        )
 
-    def frozen(self, distance: Distance, x_nD: Tensor, source: SourceFeatures) -> Distance:
+    def frozen(
+        self, distance: Distance, x_nD: Tensor, source: SourceFeatures
+    ) -> Distance:
         if not isinstance(distance, MMD):
             return distance
-        bandwidth, fixed = distance.bandwidth(x_nD), MMD().fit(source.to(distance._x_ND.device))
+        bandwidth = distance.bandwidth(x_nD)
+        fixed = MMD().fit(source.to(distance._x_ND.device))
         setattr(fixed, "bandwidth", lambda _: bandwidth)  # noqa: B010 (mypy: a method is replaced)
         return fixed
 
 
-def test_otdd_notes_that_it_works_in_blocks(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    src, (x, y) = source(120), cloud(40, shift=0.5)
+def test_otdd_notes_that_it_works_in_blocks(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    src = source(120)
+    x, y = cloud(40, shift=0.5)
     monkeypatch.setattr(contract, "MEMORY_BYTES", 100_000)
     small = OTDD().fit(src)
     small(x, y)
     assert "the source and itself (120 x 120 points) exceeds" in caplog.text
-    assert "between target and source (40 x 120 points) exceeds the memory" in small.diagnosis.notes[0]
+    assert (
+        "between target and source (40 x 120 points) exceeds the memory"
+        in small.diagnosis.notes[0]
+    )
     assert small.diagnosis.converged
     monkeypatch.setattr(contract, "MEMORY_BYTES", 500)
     for name in ("mmd", "otdd"):  # not one row fits
-        with pytest.raises(UserError, match=r"more than the 0\.0 MB that a call may use; take fewer source samples"):
+        with pytest.raises(
+            UserError,
+            match=(
+                r"more than the 0\.0 MB that a call may use; take fewer source samples"
+            ),
+        ):
             get_distance(name).fit(source(100))(*cloud(100))
 
 
 def test_notes_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:
-    distance, (x, y) = get_distance("otdd").fit(source(12)), cloud(9, classes=9)
+    distance = get_distance("otdd").fit(source(12))
+    x, y = cloud(9, classes=9)
     with caplog.at_level(logging.INFO, "orca_ray.alignment.distance"):
         for _ in range(3):
             distance(x, y)
@@ -83,14 +110,21 @@ def test_notes_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_values_that_are_not_finite_and_wrong_shapes_are_refused() -> None:
-    distance, (x, y) = get_distance("l2").fit(source()), cloud(17)
+    distance = get_distance("l2").fit(source())
+    x, y = cloud(17)
     for x[3, 1] in (float("nan"), float("inf")):
         with pytest.raises(
-            UserError, match=r"target features of shape \(17, 4\): 1 of 68 values are NaN or infinite; check"
+            UserError,
+            match=(
+                r"target features of shape \(17, 4\): 1 of 68 values are NaN or"
+                r" infinite; check"
+            ),
         ):
             distance(x, y)
     x[3, 1] = 0.0
-    with pytest.raises(UserError, match=r"shape \(17, 3\), but the source has 4 features"):
+    with pytest.raises(
+        UserError, match=r"shape \(17, 3\), but the source has 4 features"
+    ):
         distance(x[:, :3], y)
     for labels in (y[:5], y.float()):
         with pytest.raises(UserError, match="expected 17 integer class ids"):
@@ -103,45 +137,78 @@ def test_values_that_are_not_finite_and_wrong_shapes_are_refused() -> None:
 
 def test_user_errors() -> None:
     with pytest.raises(UserError, match="source features 'images'"):
-        SourceFeatures(torch.full((2, 3), float("nan")), torch.zeros(2, dtype=torch.int64), "images")
+        SourceFeatures(
+            torch.full((2, 3), float("nan")),
+            torch.zeros(2, dtype=torch.int64),
+            "images",
+        )
     with pytest.raises(UserError, match="source labels 'images': expected 2"):
         SourceFeatures(torch.zeros(2, 3), torch.zeros(3, dtype=torch.int64), "images")
 
 
 def test_l2_is_the_debiased_mean_pairwise_distance() -> None:
-    src, (x, y) = source(), cloud(17)
+    src = source()
+    x, y = cloud(17)
 
     def mean_pairwise(a: Tensor, b: Tensor) -> Tensor:
         return ((a[:, None] - b[None]) ** 2).sum(-1).mean()
 
-    expected = mean_pairwise(x, src.x) - (mean_pairwise(x, x) + mean_pairwise(src.x, src.x)) / 2
+    expected = (
+        mean_pairwise(x, src.x)
+        - (mean_pairwise(x, x) + mean_pairwise(src.x, src.x)) / 2
+    )
     assert get_distance("l2").fit(src)(x, y).item() == pytest.approx(expected.item())
 
 
 def test_mmd_is_the_sum_of_five_gaussian_kernels() -> None:
-    src, (x, y) = source(), cloud(17, shift=0.5)
+    src = source()
+    x, y = cloud(17, shift=0.5)
     h = (torch.pdist(torch.cat([x, src.x])) ** 2).mean().item()
 
     def kernels(a: Tensor, b: Tensor) -> float:
         squares = ((a[:, None] - b[None]) ** 2).sum(-1)
-        return float(sum(torch.exp(-squares / (h * width)).mean() for width in (0.25, 0.5, 1, 2, 4)))
+        return float(
+            sum(
+                torch.exp(-squares / (h * width)).mean()
+                for width in (0.25, 0.5, 1, 2, 4)
+            )
+        )
 
     distance = MMD().fit(src)
     assert distance.bandwidth(x) == pytest.approx(h, rel=1e-9)
     value, _ = value_and_gradient(distance, x, y)
-    assert value == pytest.approx(kernels(x, x) + kernels(src.x, src.x) - 2 * kernels(x, src.x))
+    assert value == pytest.approx(
+        kernels(x, x) + kernels(src.x, src.x) - 2 * kernels(x, src.x)
+    )
 
 
 def transport_plan(cost: np.ndarray, epsilon: float) -> np.ndarray:
-    """The plan between uniform weights, from POT's plain Sinkhorn: nothing shared with the code but the problem."""
-    a, b = np.full(len(cost), 1 / len(cost)), np.full(cost.shape[1], 1 / cost.shape[1])
-    return np.asarray(ot.sinkhorn(a, b, cost, epsilon, method="sinkhorn", numItermax=3000, stopThr=1e-12, warn=False))
+    """The plan between uniform weights, from POT's plain Sinkhorn: nothing shared with
+    the code but the problem.
+    """
+    a = np.full(len(cost), 1 / len(cost))
+    b = np.full(cost.shape[1], 1 / cost.shape[1])
+    return np.asarray(
+        ot.sinkhorn(
+            a,
+            b,
+            cost,
+            epsilon,
+            method="sinkhorn",
+            numItermax=3000,
+            stopThr=1e-12,
+            warn=False,
+        )
+    )
 
 
 def entropic(cost: np.ndarray, epsilon: float) -> float:
     """<P, C> + eps KL(P | a b^T)."""
     plan = transport_plan(cost, epsilon)
-    return float((plan * cost).sum() + epsilon * (plan * np.log(np.maximum(plan, 1e-300) * plan.size)).sum())
+    return float(
+        (plan * cost).sum()
+        + epsilon * (plan * np.log(np.maximum(plan, 1e-300) * plan.size)).sum()
+    )
 
 
 def brute_force(x: Tensor, y: Tensor, sx: Tensor, sy: Tensor) -> float:
@@ -153,30 +220,43 @@ def brute_force(x: Tensor, y: Tensor, sx: Tensor, sy: Tensor) -> float:
         matrix = 0.5 * ot.dist(a, b)
         for c in np.unique(classes_a):
             for d in np.unique(classes_b):
-                rows, columns = classes_a == c, classes_b == d
-                matrix[np.ix_(rows, columns)] += 0.0 if i == j and c == d else 0.5 * bures(a[rows], b[columns])
+                rows = classes_a == c
+                columns = classes_b == d
+                matrix[np.ix_(rows, columns)] += (
+                    0.0 if i == j and c == d else 0.5 * bures(a[rows], b[columns])
+                )
         return np.asarray(matrix)
 
     epsilon = 0.05 * cost(1, 1).mean()
-    across, own, own_source = (entropic(cost(i, j), epsilon) for i, j in ((0, 1), (0, 0), (1, 1)))
+    across, own, own_source = (
+        entropic(cost(i, j), epsilon) for i, j in ((0, 1), (0, 0), (1, 1))
+    )
     return across - (own + own_source) / 2
 
 
 def test_value_equals_brute_force() -> None:
-    src, (x, y) = source(15, d=6), cloud(10, d=6, shift=0.5)
+    src = source(15, d=6)
+    x, y = cloud(10, d=6, shift=0.5)
     distance = OTDD().fit(src)
-    assert distance(x, y).item() == pytest.approx(brute_force(x, y, src.x, src.y), rel=1e-5)
+    assert distance(x, y).item() == pytest.approx(
+        brute_force(x, y, src.x, src.y), rel=1e-5
+    )
     assert distance.diagnosis.converged
     assert 0 < distance.diagnosis.error <= TOLERANCE
     assert distance.diagnosis.iterations > 0
 
 
 def test_distances_of_gaussians_equal_matrix_roots() -> None:
-    x, y = [cloud(n, d=5, seed=n)[0] for n in (9, 30, 3)], [cloud(n, d=5, seed=n)[0] for n in (12, 2)]
+    x = [cloud(n, d=5, seed=n)[0] for n in (9, 30, 3)]
+    y = [cloud(n, d=5, seed=n)[0] for n in (12, 2)]
     a = Gaussians.from_terms(Gaussians.of(x).terms(), x[0])
     assert [len(factor) for factor in a.factors] == [5, 5, 3]
-    expected = torch.tensor([[bures(p.numpy(), q.numpy()) for q in y] for p in x], dtype=torch.float64)
-    torch.testing.assert_close(a.distances(Gaussians.of(y)), expected, rtol=1e-5, atol=1e-5)
+    expected = torch.tensor(
+        [[bures(p.numpy(), q.numpy()) for q in y] for p in x], dtype=torch.float64
+    )
+    torch.testing.assert_close(
+        a.distances(Gaussians.of(y)), expected, rtol=1e-5, atol=1e-5
+    )
     within = a.own_distances()
     torch.testing.assert_close(within, a.distances(a), rtol=1e-6, atol=1e-6)
     assert torch.equal(within.diagonal(), torch.zeros(3, dtype=torch.float64))
@@ -184,23 +264,31 @@ def test_distances_of_gaussians_equal_matrix_roots() -> None:
 
 def test_transport_is_the_optimum_and_its_gradients_the_plan() -> None:
     x, y = (points.requires_grad_() for points in (cloud(12)[0], cloud(19, seed=4)[0]))
-    w = torch.tensor([[0.0, 1.0, 0.5], [2.0, 0.3, 0.0]], dtype=torch.float64, requires_grad=True)
-    rows, columns = torch.arange(12) % 2, torch.arange(19) % 3
+    w = torch.tensor(
+        [[0.0, 1.0, 0.5], [2.0, 0.3, 0.0]], dtype=torch.float64, requires_grad=True
+    )
+    rows = torch.arange(12) % 2
+    columns = torch.arange(19) % 3
     cost = half_squared_distances(x, y) + 0.5 * w[rows][:, columns]
     plan = torch.from_numpy(transport_plan(cost.detach().numpy(), 0.2))
     expected = torch.autograd.grad((plan * cost).sum(), (x, y, w))
     report = SolverReport()
     value = transport(CostMatrix(x, y, w, (rows, columns)), 0.2, report)
     assert value.item() == pytest.approx(entropic(cost.detach().numpy(), 0.2), rel=1e-8)
-    for ours, theirs in zip(torch.autograd.grad(value, (x, y, w)), expected, strict=True):
+    for ours, theirs in zip(
+        torch.autograd.grad(value, (x, y, w)), expected, strict=True
+    ):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
     assert report.error <= TOLERANCE
 
 
 @pytest.mark.parametrize(("n", "m"), [(30, 50), (50, 30)])
 def test_groups_that_hardly_see_each_other_are_solved(n: int, m: int) -> None:
-    """A fifth of the mass must cross a gap of 400 times eps: alternating updates alone would take millions."""
-    x, y = cloud(n, d=2)[0], cloud(m, d=2, seed=4)[0]
+    """A fifth of the mass must cross a gap of 400 times eps: alternating updates alone
+    would take millions.
+    """
+    x = cloud(n, d=2)[0]
+    y = cloud(m, d=2, seed=4)[0]
     x[: n // 2, 0] += 20.0
     y[: m * 3 // 10, 0] += 20.0
     report = SolverReport()
@@ -214,7 +302,8 @@ def test_groups_that_hardly_see_each_other_are_solved(n: int, m: int) -> None:
 
 def test_what_does_not_converge_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(solver, "_LARGEST_NEWTON", 10)
-    x, y = cloud(30, d=2)[0], cloud(50, d=2, seed=4)[0]
+    x = cloud(30, d=2)[0]
+    y = cloud(50, d=2, seed=4)[0]
     x[:15, 0] += 20.0
     report = SolverReport()
     transport(CostMatrix(x, y, what="target and source"), 0.01, report)
@@ -233,9 +322,14 @@ def test_what_does_not_converge_is_told(monkeypatch: pytest.MonkeyPatch) -> None
         assert "the source's own terms did not converge" in note
 
 
-def test_many_classes_stay_within_the_memory_of_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tensors saved for the backward pass of all pairs of classes together, each pair being small."""
-    src, (x, y) = source(40, d=8, classes=4), cloud(100, d=8, classes=25)
+def test_many_classes_stay_within_the_memory_of_a_call(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The tensors saved for the backward pass of all pairs of classes together, each
+    pair being small.
+    """
+    src = source(40, d=8, classes=4)
+    x, y = cloud(100, d=8, classes=25)
     value, gradient = value_and_gradient(get_distance("otdd").fit(src), x, y)
     monkeypatch.setattr(contract, "MEMORY_BYTES", 200_000)
     distance = get_distance("otdd").fit(src)
@@ -255,22 +349,30 @@ def test_many_classes_stay_within_the_memory_of_a_call(monkeypatch: pytest.Monke
 def test_classes_pass_through_and_equal_targets_share_a_class() -> None:
     found = pseudo_labels(np.array([3, 0, 900, 3], dtype=np.int32))
     assert (found.tolist(), found.dtype) == ([3, 0, 900, 3], np.int64)
-    found = pseudo_labels(np.array([0.0, 1.0, 0.0, 1.0, 1.0], dtype=np.float32))  # fewer targets than classes
+    found = pseudo_labels(
+        np.array([0.0, 1.0, 0.0, 1.0, 1.0], dtype=np.float32)
+    )  # fewer targets than classes
     assert found[0] == found[2] != found[1] == found[3] == found[4]
     assert pseudo_labels(np.full((6, 3), 2.0)).tolist() == [0] * 6
 
 
 @pytest.mark.parametrize(
-    ("shape", "scale", "mini_batch"), [((), 1e-9, 1000), ((5,), 1e9, 1000), ((4, 6), 1.0, 1000), ((), 1.0, 50)]
+    ("shape", "scale", "mini_batch"),
+    [((), 1e-9, 1000), ((5,), 1e9, 1000), ((4, 6), 1.0, 1000), ((), 1.0, 50)],
 )
 def test_separated_targets_are_found_again(
-    shape: tuple[int, ...], scale: float, mini_batch: int, monkeypatch: pytest.MonkeyPatch
+    shape: tuple[int, ...],
+    scale: float,
+    mini_batch: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(labels_module, "_MINI_BATCH_ABOVE", mini_batch)
     monkeypatch.setattr(labels_module, "NUM_CLASSES", 4)
     random = np.random.RandomState(0)
     groups = np.repeat(np.arange(4), 20)
-    y = scale * (groups.reshape(-1, *[1] * len(shape)) + 0.01 * random.randn(80, *shape))
+    y = scale * (
+        groups.reshape(-1, *[1] * len(shape)) + 0.01 * random.randn(80, *shape)
+    )
     found = pseudo_labels(y.astype(np.float32), seed=1)
     assert found.shape == (80,)
     assert len(set(zip(groups.tolist(), found.tolist(), strict=True))) == 4
@@ -278,14 +380,20 @@ def test_separated_targets_are_found_again(
 
 
 @pytest.mark.parametrize(
-    ("y", "message"), [(np.array([[1.0, np.nan]]), r"shape \(1, 2\): NaN or infinite"), (np.zeros((0, 3)), "no sample")]
+    ("y", "message"),
+    [
+        (np.array([[1.0, np.nan]]), r"shape \(1, 2\): NaN or infinite"),
+        (np.zeros((0, 3)), "no sample"),
+    ],
 )
 def test_bad_targets_are_refused(y: np.ndarray, message: str) -> None:
     with pytest.raises(UserError, match=message):
         pseudo_labels(y)
 
 
-def test_huge_targets_are_sketched_and_clustered_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_huge_targets_are_sketched_and_clustered_alike(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     groups = np.repeat(np.arange(4), 6)
     centres = np.random.default_rng(0).normal(size=(4, 20_000))
     fields = centres[groups] + 0.5 * np.random.default_rng(1).normal(size=(24, 20_000))
@@ -294,7 +402,9 @@ def test_huge_targets_are_sketched_and_clustered_alike(monkeypatch: pytest.Monke
     monkeypatch.setattr(labels_module, "MOST_NUMBERS", 1)
     sketched = pseudo_labels(fields.astype(np.float32))
     assert len(set(zip(whole.tolist(), sketched.tolist(), strict=True))) == 4
-    gaps = np.square(labels_module.sketched(fields, 0)[:, None] - labels_module.sketched(fields, 0)).sum(-1)
+    gaps = np.square(
+        labels_module.sketched(fields, 0)[:, None] - labels_module.sketched(fields, 0)
+    ).sum(-1)
     exact = np.square(fields[:, None] - fields).sum(-1)
     far = exact > 0
     np.testing.assert_allclose(gaps[far], exact[far], rtol=0.15)

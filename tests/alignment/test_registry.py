@@ -38,14 +38,20 @@ def files(home: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize("name", ["otdd", "otdd_reference"])
-def test_a_second_process_reads_what_the_first_stored(name: str, empty_home: Path) -> None:
-    src, (x, y) = source(), cloud(17, shift=0.5)
+def test_a_second_process_reads_what_the_first_stored(
+    name: str, empty_home: Path
+) -> None:
+    src = source()
+    x, y = cloud(17, shift=0.5)
     first = fitted_distance(name, src)
     assert fitted_distance(name, src) is first
-    assert [path.parent for path in files(empty_home)] == [empty_home / "source" / "terms"]
+    assert [path.parent for path in files(empty_home)] == [
+        empty_home / "source" / "terms"
+    ]
     source_features._fitted.cache_clear()
     found = [
-        value_and_gradient(each, x, y) for each in (first, fitted_distance(name, src), get_distance(name).fit(src))
+        value_and_gradient(each, x, y)
+        for each in (first, fitted_distance(name, src), get_distance(name).fit(src))
     ]
     assert found[0][0] == found[1][0] == found[2][0]
     assert torch.equal(found[0][1], found[1][1])
@@ -78,7 +84,9 @@ def test_stored_by_all_that_the_terms_depend_on(
     assert len(fits) == 8
 
 
-def test_damaged_file_is_computed_again(fits: list[int], empty_home: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_damaged_file_is_computed_again(
+    fits: list[int], empty_home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     src = source()
     fitted_distance("otdd", src)
     (path,) = files(empty_home)
@@ -92,12 +100,15 @@ def test_damaged_file_is_computed_again(fits: list[int], empty_home: Path, caplo
     assert path.read_bytes() == whole
 
 
-def test_a_full_disk_costs_time_only(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_full_disk_costs_time_only(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(tensor_cache, "save", full)
-    src, (x, y) = source(), cloud(17)
+    src = source()
+    x, y = cloud(17)
     with caplog.at_level(logging.WARNING):
         value = fitted_distance("otdd", src)(x, y)
     assert value == get_distance("otdd").fit(src)(x, y)

@@ -20,7 +20,12 @@ from orca_ray.alignment import source_features as source_module
 from orca_ray.alignment.distance import SourceFeatures
 from orca_ray.alignment.registry import default_source, fetch_source, source_names
 from orca_ray.alignment.source import BRIEF, SampleRequest, Source
-from orca_ray.alignment.source_features import SourceChoice, chosen_source, sampled, source_features
+from orca_ray.alignment.source_features import (
+    SourceChoice,
+    chosen_source,
+    sampled,
+    source_features,
+)
 from orca_ray.alignment.sources import photographs, prose
 from orca_ray.data import packages
 from orca_ray.data.packages import Package
@@ -36,8 +41,12 @@ def text_stem(seed: int = 0) -> TextStem:
     """A stem whose words lie in five separate groups (word i in group i % 5)."""
     generator = torch.Generator().manual_seed(seed)
     centres = 4 * torch.randn(5, WIDTH, generator=generator)
-    words = centres[torch.arange(WORDS) % 5] + 0.1 * torch.randn(WORDS, WIDTH, generator=generator)
-    return TextStem(words, torch.randn(32, WIDTH, generator=generator), nn.LayerNorm(WIDTH))
+    words = centres[torch.arange(WORDS) % 5] + 0.1 * torch.randn(
+        WORDS, WIDTH, generator=generator
+    )
+    return TextStem(
+        words, torch.randn(32, WIDTH, generator=generator), nn.LayerNorm(WIDTH)
+    )
 
 
 def image_stem() -> ImageStem:
@@ -45,7 +54,13 @@ def image_stem() -> ImageStem:
         torch.manual_seed(0)
         projection = nn.Conv2d(3, WIDTH, 4, stride=4)
         statistics = ((0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
-        return ImageStem(projection, nn.Identity(), torch.ones(1, WIDTH), torch.randn(2, 2, WIDTH), statistics)
+        return ImageStem(
+            projection,
+            nn.Identity(),
+            torch.ones(1, WIDTH),
+            torch.randn(2, 2, WIDTH),
+            statistics,
+        )
 
 
 @dataclass
@@ -81,12 +96,16 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> Loads:
 def colours(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[int, int, int]]:
     """One flat colour a photograph, and sizes that differ; returns the colours."""
     files = [file for each in photographs.CLASSES.values() for file in each]
-    colours = {file: (8 * index, 0, 255 - 8 * index) for index, file in enumerate(files)}
+    colours = {
+        file: (8 * index, 0, 255 - 8 * index) for index, file in enumerate(files)
+    }
 
     def read_member(package: Package, member: str) -> bytes:
         file = member.rpartition("/")[2]
         buffer = io.BytesIO()
-        Image.new("RGB", (20 + files.index(file), 30), colours[file]).save(buffer, "png")
+        Image.new("RGB", (20 + files.index(file), 30), colours[file]).save(
+            buffer, "png"
+        )
         return buffer.getvalue()
 
     monkeypatch.setattr(packages, "read_member", read_member)
@@ -100,11 +119,22 @@ def numbers(sentence: str) -> list[int]:
 
 @pytest.fixture
 def articles(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three topics of two articles each, of two sentences with 8 words; words of topic t are t modulo 5."""
+    """Three topics of two articles each, of two sentences with 8 words; words of topic
+    t are t modulo 5.
+    """
     monkeypatch.setattr(text_features, "tokenizer", lambda body: numbers)
-    monkeypatch.setattr(prose, "TOPICS", {"a": ("A", "Abacus"), "b": ("Bee", "Bird"), "c": ("Cat", "Cow")})
-    firsts = [[(20 + 40 * i + i // 2) // 5 * 5 + i // 2, 300 + i // 2] for i in range(6)]
-    texts = [[" ".join(str(first + 5 * word) for word in range(8)) for first in article] for article in firsts]
+    monkeypatch.setattr(
+        prose,
+        "TOPICS",
+        {"a": ("A", "Abacus"), "b": ("Bee", "Bird"), "c": ("Cat", "Cow")},
+    )
+    firsts = [
+        [(20 + 40 * i + i // 2) // 5 * 5 + i // 2, 300 + i // 2] for i in range(6)
+    ]
+    texts = [
+        [" ".join(str(first + 5 * word) for word in range(8)) for first in article]
+        for article in firsts
+    ]
     monkeypatch.setattr(prose, "_articles", lambda: texts)
 
 
@@ -113,34 +143,57 @@ def features_of(name: str, body: str, **sizes: Any) -> SourceFeatures:
 
 
 def prose_features(**kwargs: Any) -> SourceFeatures:
-    return features_of("prose", "minilm-l6", **{"image_size": 56, "num_samples": 12, "num_tokens": 6, **kwargs})
+    return features_of(
+        "prose",
+        "minilm-l6",
+        **{"image_size": 56, "num_samples": 12, "num_tokens": 6, **kwargs},
+    )
 
 
 def image_features(name: str, num_samples: int, image_size: int = 32) -> SourceFeatures:
-    return features_of(name, "vit-s14", image_size=image_size, num_tokens=0, num_samples=num_samples)
+    return features_of(
+        name, "vit-s14", image_size=image_size, num_tokens=0, num_samples=num_samples
+    )
 
 
-def test_a_passage_has_the_number_of_tokens_asked_for(loads: Loads, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_passage_has_the_number_of_tokens_asked_for(
+    loads: Loads, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(text_features, "tokenizer", lambda body: numbers)
     stem = loads.text
     documents = [["30 31 32", "40 41 42 43", "50 51"], ["60 61"]]
-    request = SampleRequest(stem, "minilm-l6", image_size=0, num_tokens=5, num_samples=3, seed=0)
-    features, passages = text_features.embed_passages(request, documents, [(0, 0), (1, 0), (0, 2), (0, 1), (0, 0)])
+    request = SampleRequest(
+        stem, "minilm-l6", image_size=0, num_tokens=5, num_samples=3, seed=0
+    )
+    features, passages = text_features.embed_passages(
+        request, documents, [(0, 0), (1, 0), (0, 2), (0, 1), (0, 0)]
+    )
     assert [(each.sentences, each.ids) for each in passages] == [
         (range(2), [30, 31, 32, 40, 41]),
-        (range(1, 3), [40, 41, 42, 43, 50]),  # too few follow the last sentence; the document of two is skipped
+        (
+            range(1, 3),
+            [40, 41, 42, 43, 50],
+        ),  # too few follow the last sentence; the document of two is skipped
         (range(1, 3), [40, 41, 42, 43, 50]),
     ]
-    torch.testing.assert_close(features[0], stem.embed_raw(torch.tensor([[30, 31, 32, 40, 41]])).mean(1)[0])
-    with pytest.raises(UserError, match="no document of the alignment source has 10 tokens"):
-        text_features.embed_passages(replace(request, num_tokens=10), documents, [(0, 0), (1, 0)])
+    torch.testing.assert_close(
+        features[0], stem.embed_raw(torch.tensor([[30, 31, 32, 40, 41]])).mean(1)[0]
+    )
+    with pytest.raises(
+        UserError, match="no document of the alignment source has 10 tokens"
+    ):
+        text_features.embed_passages(
+            replace(request, num_tokens=10), documents, [(0, 0), (1, 0)]
+        )
 
 
 def test_prose_is_labelled_by_topic(loads: Loads, articles: None) -> None:
     features = prose_features()
     assert (features.x.shape, features.x.dtype) == ((12, WIDTH), torch.float32)
     assert features.y.bincount().tolist() == [4] * 3
-    centres = torch.stack([features.x[features.y == topic].mean(0) for topic in range(3)])
+    centres = torch.stack(
+        [features.x[features.y == topic].mean(0) for topic in range(3)]
+    )
     assert torch.equal(torch.cdist(features.x, centres).argmin(1), features.y)
     assert len(prose_features(num_samples=100).y) == 12
     assert prose_features(num_samples=3).y.sort().values.tolist() == [0, 1, 2]
@@ -161,19 +214,24 @@ def test_sentences_of_an_article() -> None:
 def test_photographs_are_normalised_crops_labelled_by_class(
     loads: Loads, colours: dict[str, tuple[int, int, int]]
 ) -> None:
-    features, stem = image_features("photographs", 54, image_size=9), loads.image
+    features = image_features("photographs", 54, image_size=9)
+    stem = loads.image
     assert features.y.bincount().tolist() == [6] * 9
     for label, files in enumerate(photographs.CLASSES.values()):
         expected = []
         for file in (files * 6)[:6]:  # each photograph in turn
             colour = torch.tensor(colours[file]).view(3, 1, 1) / 255
             pixels = (colour - stem.image_mean) / stem.image_std
-            expected.append(stem.embed_images(pixels.expand(1, 3, 8, 8)).mean(1))  # 9 rounds to two patches of 4
+            expected.append(
+                stem.embed_images(pixels.expand(1, 3, 8, 8)).mean(1)
+            )  # 9 rounds to two patches of 4
         torch.testing.assert_close(features.x[features.y == label], torch.cat(expected))
     choice = SourceChoice("photographs", "vit-s14", 9, 0, 54)
     inputs, y, _ = sampled(chosen_source(choice), choice, raw=True)
     means = stem.embed_raw(inputs[:5]).mean(1)
-    torch.testing.assert_close(means, features.x[:5], atol=0.01, rtol=0.01)  # pixels have 8 bits
+    torch.testing.assert_close(
+        means, features.x[:5], atol=0.01, rtol=0.01
+    )  # pixels have 8 bits
     assert torch.equal(features.y, y)
 
 
@@ -186,11 +244,16 @@ def test_crops_differ_and_stay_inside() -> None:
         assert 9 <= crop.shape[1] <= 30
         assert crop.min() >= 0
         assert crop.max() <= 1
-    assert {float((crop[0, 0, -1] - crop[0, 0, 0]).sign()) for crop in crops} == {-1.0, 1.0}  # some are mirrored
+    assert {float((crop[0, 0, -1] - crop[0, 0, 0]).sign()) for crop in crops} == {
+        -1.0,
+        1.0,
+    }  # some are mirrored
     assert len({round(float(crop.mean()), 4) for crop in crops}) > 15
 
 
-def test_kept_in_process_and_on_disk(loads: Loads, home: Path, articles: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kept_in_process_and_on_disk(
+    loads: Loads, home: Path, articles: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = prose_features()
     assert prose_features() is first
     assert loads.calls == 1
@@ -198,14 +261,25 @@ def test_kept_in_process_and_on_disk(loads: Loads, home: Path, articles: None, m
     assert prose_features(num_tokens=7).x.ne(first.x).any()
     assert len(prose_features(num_samples=7).y) == 7
     assert len(list((home / "source").glob("*.tensors"))) == 4
-    assert {path.suffix for path in (home / "source").iterdir()} == {".tensors", ".lock"}
-    shallow = features_of("", "minilm-l6:layers=4", image_size=14, num_tokens=6, num_samples=12)
+    assert {path.suffix for path in (home / "source").iterdir()} == {
+        ".tensors",
+        ".lock",
+    }
+    shallow = features_of(
+        "", "minilm-l6:layers=4", image_size=14, num_tokens=6, num_samples=12
+    )
     assert torch.equal(shallow.x, first.x)  # layers share features
-    usual, loads.text = loads.text, text_stem(seed=1)
+    usual = loads.text
+    loads.text = text_stem(seed=1)
     source_module._features.cache_clear()
-    assert prose_features().x.ne(first.x).any()  # features of other weights are other ones
+    assert (
+        prose_features().x.ne(first.x).any()
+    )  # features of other weights are other ones
     loads.text = usual
-    sampled = {**registry.all_sources(), "prose": replace(prose.SOURCE, sample=lambda *_: pytest.fail("sampled again"))}
+    sampled = {
+        **registry.all_sources(),
+        "prose": replace(prose.SOURCE, sample=lambda *_: pytest.fail("sampled again")),
+    }
     monkeypatch.setattr(registry, "all_sources", lambda: sampled)
     source_module._features.cache_clear()
     again = prose_features()
@@ -224,17 +298,30 @@ def raw(home: Path, name: str) -> Path:
 
 
 def test_conll2003(loads: Loads, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    encoded = {"EU rejects German ORG": [30, 31, 32, 33], "Peter": [40], "nothing here": [50, 51]}
+    encoded = {
+        "EU rejects German ORG": [30, 31, 32, 33],
+        "Peter": [40],
+        "nothing here": [50, 51],
+    }
     monkeypatch.setattr(text_features, "tokenizer", lambda body: encoded.__getitem__)
     raw(home, "conll2003/train.txt").write_text(CONLL)
 
     def features(num_tokens: int) -> SourceFeatures:
-        return features_of("conll2003", "minilm-l6", image_size=0, num_tokens=num_tokens, num_samples=100)
+        return features_of(
+            "conll2003",
+            "minilm-l6",
+            image_size=0,
+            num_tokens=num_tokens,
+            num_samples=100,
+        )
 
     single = features(1)
     assert sorted(single.y.tolist()) == [0, 1, 2]  # none, PER, ORG
-    torch.testing.assert_close(single.x[single.y == 1], loads.text.embed_raw(torch.tensor([[40]])).mean(1))
-    # Of five tokens, only the first document has enough. Two words are organisations, one is a person.
+    torch.testing.assert_close(
+        single.x[single.y == 1], loads.text.embed_raw(torch.tensor([[40]])).mean(1)
+    )
+    # Of five tokens, only the first document has enough. Two words are organisations,
+    # one is a person.
     joined = features(5)
     assert joined.y.tolist() == [2, 2]
     expected = loads.text.embed_raw(torch.tensor([[30, 31, 32, 33, 40]])).mean(1)
@@ -254,13 +341,18 @@ def cifar_archive(batches: list[object]) -> bytes:
 
 def test_cifar10(loads: Loads, home: Path) -> None:
     pixels = np.random.RandomState(0).randint(0, 256, (5, 10, 3072)).astype(np.uint8)
-    batches: list[object] = [{b"data": data, b"labels": list(range(10))} for data in pixels]
+    batches: list[object] = [
+        {b"data": data, b"labels": list(range(10))} for data in pixels
+    ]
     raw(home, "cifar10/cifar-10-python.tar.gz").write_bytes(cifar_archive(batches))
-    features, stem = image_features("cifar10", 10), loads.image
+    features = image_features("cifar10", 10)
+    stem = loads.image
     assert sorted(features.y.tolist()) == list(range(10))
     image = torch.from_numpy(pixels[0][3].reshape(3, 32, 32).astype(np.float32) / 255)
     normalised = (image - stem.image_mean) / stem.image_std
-    torch.testing.assert_close(features.x[features.y == 3], stem.embed_images(normalised[None]).mean(1))
+    torch.testing.assert_close(
+        features.x[features.y == 3], stem.embed_images(normalised[None]).mean(1)
+    )
     assert len(image_features("cifar10", 1000).y) == 50
 
 
@@ -271,14 +363,22 @@ def test_cifar10(loads: Loads, home: Path) -> None:
         ("conll2003/train.txt", b"word\n", "train.txt:1"),
         ("conll2003/train.txt", b"a b B-ANIMAL\n", "a tag of CoNLL-2003"),
         ("cifar10/cifar-10-python.tar.gz", b"truncated", "not the archive of CIFAR-10"),
-        ("cifar10/cifar-10-python.tar.gz", cifar_archive([{b"data": Hostile()}]), r"system', which is refused"),
+        (
+            "cifar10/cifar-10-python.tar.gz",
+            cifar_archive([{b"data": Hostile()}]),
+            r"system', which is refused",
+        ),
     ],
 )
-def test_a_bad_raw_file_is_refused(loads: Loads, home: Path, name: str, content: bytes, message: str) -> None:
+def test_a_bad_raw_file_is_refused(
+    loads: Loads, home: Path, name: str, content: bytes, message: str
+) -> None:
     raw(home, name).write_bytes(content)
     body = "minilm-l6" if name.startswith("conll") else "vit-s14"
     with pytest.raises(UserError, match=message):
-        features_of(name.split("/")[0], body, image_size=32, num_tokens=4, num_samples=4)
+        features_of(
+            name.split("/")[0], body, image_size=32, num_tokens=4, num_samples=4
+        )
 
 
 @pytest.fixture
@@ -300,31 +400,55 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     ("name", "body", "message"),
     [
         ("prise", "minilm-l6", r"unknown source 'prise'\. Did you mean 'prose'"),
-        ("photographs", "minilm-l6", "'photographs' does not suit sequence bodies: use conll2003 or prose"),
-        ("conll2003", "minilm-l6", r"'conll2003' is read from \S*conll2003/train.txt, which does not exist"),
-        ("cifar10", "vit-s14", r"cifar-10-python.tar.gz, which does not .*data fetch cifar10"),
+        (
+            "photographs",
+            "minilm-l6",
+            "'photographs' does not suit sequence bodies: use conll2003 or prose",
+        ),
+        (
+            "conll2003",
+            "minilm-l6",
+            r"'conll2003' is read from \S*conll2003/train.txt, which does not exist",
+        ),
+        (
+            "cifar10",
+            "vit-s14",
+            r"cifar-10-python.tar.gz, which does not .*data fetch cifar10",
+        ),
     ],
 )
-def test_user_errors(loads: Loads, offline: list[str], name: str, body: str, message: str) -> None:
+def test_user_errors(
+    loads: Loads, offline: list[str], name: str, body: str, message: str
+) -> None:
     with pytest.raises(UserError, match=message):
         features_of(name, body, image_size=56, num_tokens=8, num_samples=4)
 
 
-def test_the_papers_source_is_the_default_where_it_is(home: Path, offline: list[str]) -> None:
+def test_the_papers_source_is_the_default_where_it_is(
+    home: Path, offline: list[str]
+) -> None:
     assert source_names("image") == ["cifar10", "photographs"]
     assert source_names() == ["cifar10", "conll2003", "photographs", "prose"]
-    assert [default_source("sequence"), default_source("image")] == ["prose", "photographs"]
+    assert [default_source("sequence"), default_source("image")] == [
+        "prose",
+        "photographs",
+    ]
     told: list[str] = []
     assert fetch_source("", "sequence", told.append) == "prose"
     assert told == ["source conll2003 cannot be fetched: prose stands in for it"]
     raw(home, "conll2003/train.txt").write_text(CONLL)
-    assert [default_source("sequence"), default_source("image")] == ["conll2003", "photographs"]
+    assert [default_source("sequence"), default_source("image")] == [
+        "conll2003",
+        "photographs",
+    ]
     assert fetch_source("", "sequence") == "conll2003"
     assert fetch_source("prose", "sequence") == "prose"
     assert offline == ["prose", "conll2003", "prose"]
 
 
-def test_the_real_prose_and_the_tokens_of_the_real_body(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_real_prose_and_the_tokens_of_the_real_body(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.undo()
     counts = dict.fromkeys(prose.TOPICS, 0)
     topics = [topic for topic, titles in prose.TOPICS.items() for _ in titles]

@@ -1,4 +1,6 @@
-"""What the tests of the command line share: a cache of their own, a sweep file, and one way to run a command."""
+"""What the tests of the command line share: a cache of their own, a sweep file, and one
+way to run a command.
+"""
 
 import json
 import tomllib
@@ -77,7 +79,9 @@ def command(capsys: pytest.CaptureFixture[str]) -> Command:
 
 @pytest.fixture
 def end_by(command: Command, monkeypatch: pytest.MonkeyPatch) -> EndBy:
-    """Return a function that runs a command in which an error is raised, by itself or by a function."""
+    """Return a function that runs a command in which an error is raised, by itself or
+    by a function.
+    """
 
     def ending(cause: BaseException | Callable[..., Any]) -> Ending:
         effect = cause if isinstance(cause, BaseException) else lambda *_, **__: cause()

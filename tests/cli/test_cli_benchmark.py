@@ -1,4 +1,6 @@
-"""``benchmark``, ``run`` and ``plan``: what reaches the sweep, what is printed, and the exit codes."""
+"""``benchmark``, ``run`` and ``plan``: what reaches the sweep, what is printed, and the
+exit codes.
+"""
 
 import re
 from collections.abc import Callable
@@ -28,7 +30,9 @@ from tests.results.factories import make_record
 
 
 class FakeSweep:
-    """Stands in for ``run_sweep``: stores its arguments, reports two trials, returns a summary."""
+    """Stands in for ``run_sweep``: stores its arguments, reports two trials, returns a
+    summary.
+    """
 
     def __init__(self) -> None:
         self.ending: dict[str, Any] = {}
@@ -37,22 +41,41 @@ class FakeSweep:
         self.options: dict[str, Any] = {}
 
     def __call__(
-        self, spec: SweepSpec, results: str, *, listener: Callable[[events.Event], None], **options: Any
+        self,
+        spec: SweepSpec,
+        results: str,
+        *,
+        listener: Callable[[events.Event], None],
+        **options: Any,
     ) -> events.Summary:
-        self.spec, self.store, self.options = spec, ResultsStore(results, create=True), options
+        self.spec = spec
+        self.store = ResultsStore(results, create=True)
+        self.options = options
         rows = (Row(task="pocket/digits", method="nft", planned=2, done=0),)
         listener(events.SweepStarted(spec.sweep_id, "this process", rows))
         for seed in (1, 2):
             key = f"k{seed}"
             listener(events.TrialStarted(key, "pocket/digits", "nft", "confirm"))
-            report = EpochProgress(stage="refine", epoch=1, epochs=3, validation_score=0.4, loss=1.0)
+            report = EpochProgress(
+                stage="refine", epoch=1, epochs=3, validation_score=0.4, loss=1.0
+            )
             listener(events.TrialProgress(key, "pocket/digits", "nft", report))
-            record = make_record(key, task="pocket/digits", method="nft", seed=seed, validation_score=0.25)
+            record = make_record(
+                key,
+                task="pocket/digits",
+                method="nft",
+                seed=seed,
+                validation_score=0.25,
+            )
             listener(events.TrialFinished(record, remaining=2 - seed))
         values: dict[str, Any] = {
-            "sweep": spec.sweep_id, "planned": 2, "finished_before": 0, "ran": 2,
-            "statuses": {Status.COMPLETED: 2}, "seconds": 12.0,
-        }  # fmt: skip
+            "sweep": spec.sweep_id,
+            "planned": 2,
+            "finished_before": 0,
+            "ran": 2,
+            "statuses": {Status.COMPLETED: 2},
+            "seconds": 12.0,
+        }
         return events.Summary(**(values | self.ending))
 
 
@@ -64,17 +87,28 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeSweep:
     return sweep
 
 
-def test_a_sweep_that_ends_well_exits_with_0(command: Command, fake: FakeSweep, sweep_file: str) -> None:
+def test_a_sweep_that_ends_well_exits_with_0(
+    command: Command, fake: FakeSweep, sweep_file: str
+) -> None:
     ending = command("run", sweep_file)
     assert (ending.code, ending.err) == (0, "")
     assert fake.options == {
-        "executor": "ray", "address": None, "retry_failed": False, "options": ExecutorOptions(), "wait_seconds": 300.0,
-        "staging": None, "keep_models": KeepModels.NONE, "command": f"orca-sweep run {sweep_file}",
-    }  # fmt: skip
+        "executor": "ray",
+        "address": None,
+        "retry_failed": False,
+        "options": ExecutorOptions(),
+        "wait_seconds": 300.0,
+        "staging": None,
+        "keep_models": KeepModels.NONE,
+        "command": f"orca-sweep run {sweep_file}",
+    }
     assert Path(fake.store.uri) == Path.cwd() / "results"
     lines = ending.out.splitlines()
     assert lines[0] == "mine/full: 2 trials, 0 already done; running on this process"
-    assert lines[1].startswith("[1/2] pocket/digits nft confirm seed 1: completed, validation 0.2500, test 0.5000")
+    assert lines[1].startswith(
+        "[1/2] pocket/digits nft confirm seed 1: completed, validation 0.2500, test"
+        " 0.5000"
+    )
     assert lines[2].startswith("[2/2] ")
     assert lines[-1] == "leaderboard: orca-sweep leaderboard pocket --sweep mine/full"
     ending = command("run", sweep_file, "-q")
@@ -85,26 +119,68 @@ def test_a_sweep_that_ends_well_exits_with_0(command: Command, fake: FakeSweep, 
     ("options", "expected"),
     [
         (["--executor", "inline"], "the body is nowhere"),
-        (["--address", "127.0.0.1:1"], "cannot reach a Ray cluster at '127.0.0.1:1'"),  # before anything is fetched
+        (
+            ["--address", "127.0.0.1:1"],
+            "cannot reach a Ray cluster at '127.0.0.1:1'",
+        ),  # before anything is fetched
     ],
 )
 def test_a_sweep_that_cannot_start_leaves_no_store(
-    command: Command, sweep_file: str, monkeypatch: pytest.MonkeyPatch, options: list[str], expected: str
+    command: Command,
+    sweep_file: str,
+    monkeypatch: pytest.MonkeyPatch,
+    options: list[str],
+    expected: str,
 ) -> None:
-    monkeypatch.setattr(driver, "resolve", Mock(side_effect=UserError("the body is nowhere")))
+    monkeypatch.setattr(
+        driver, "resolve", Mock(side_effect=UserError("the body is nowhere"))
+    )
     assert expected in command.refused("run", sweep_file, *options)
     assert not Path("results").exists()
 
 
-def test_options_reach_the_sweep(command: Command, fake: FakeSweep, sweep_file: str, tmp_path: Path) -> None:
+def test_options_reach_the_sweep(
+    command: Command, fake: FakeSweep, sweep_file: str, tmp_path: Path
+) -> None:
     place = tmp_path / "my results"
     ending = command.done(
-        "run", sweep_file, "--tasks", "digits,wdbc", "--tasks", "pocket/mnist", "--methods", "orca,nft", "--trials",
-        "3", "--seeds", "2", "--protocol", "paper", "--body", "minilm-l6:layers=2", "--executor", "inline",
-        "--address", "10.0.0.1:6379", "--results", str(place), "--retry-failed", "--deterministic",
-        "--gpus-per-trial", "0.25", "--trial-minutes", "1.5", "--hang-minutes", "20", "--wait", "5",
-        "--staging", "s3://ann:secret@bucket/staged", "--keep-models", "best",
-    )  # fmt: skip
+        "run",
+        sweep_file,
+        "--tasks",
+        "digits,wdbc",
+        "--tasks",
+        "pocket/mnist",
+        "--methods",
+        "orca,nft",
+        "--trials",
+        "3",
+        "--seeds",
+        "2",
+        "--protocol",
+        "paper",
+        "--body",
+        "minilm-l6:layers=2",
+        "--executor",
+        "inline",
+        "--address",
+        "10.0.0.1:6379",
+        "--results",
+        str(place),
+        "--retry-failed",
+        "--deterministic",
+        "--gpus-per-trial",
+        "0.25",
+        "--trial-minutes",
+        "1.5",
+        "--hang-minutes",
+        "20",
+        "--wait",
+        "5",
+        "--staging",
+        "s3://ann:secret@bucket/staged",
+        "--keep-models",
+        "best",
+    )
     assert fake.spec.tasks == ("pocket/digits", "pocket/wdbc", "pocket/mnist")
     assert fake.spec.methods == ("orca", "nft")
     assert fake.spec.search_trials("pocket/digits", "orca") == 3
@@ -117,38 +193,66 @@ def test_options_reach_the_sweep(command: Command, fake: FakeSweep, sweep_file: 
     assert typed.startswith(f"orca-sweep run {sweep_file} --tasks digits,wdbc")
     assert "--staging s3://***@bucket/staged" in typed.replace("'", "")
     assert fake.options == {
-        "executor": "inline", "address": "10.0.0.1:6379", "retry_failed": True, "wait_seconds": 5.0,
-        "staging": "s3://ann:secret@bucket/staged", "keep_models": KeepModels.BEST,
+        "executor": "inline",
+        "address": "10.0.0.1:6379",
+        "retry_failed": True,
+        "wait_seconds": 5.0,
+        "staging": "s3://ann:secret@bucket/staged",
+        "keep_models": KeepModels.BEST,
         "options": ExecutorOptions(TimeLimits(90.0, 1200.0), 0.25),
-    }  # fmt: skip
+    }
     assert Path(fake.store.uri) == place
     which = "--sweep mine/full-trials3-deterministic --protocol paper"
     shown = f"leaderboard: orca-sweep leaderboard pocket {which} --results '{place}'"
     assert ending.out.splitlines()[-1] == shown
 
 
-def scored_sweep(spec: SweepSpec, results: str, *, listener: events.Listener, **options: Any) -> events.Summary:
-    """Stand in for ``run_sweep``: store a score of each method on three tasks, one after another."""
-    store, pairs = ResultsStore(results, create=True), spec.pairs[: 3 * len(spec.methods)]
+def scored_sweep(
+    spec: SweepSpec, results: str, *, listener: events.Listener, **options: Any
+) -> events.Summary:
+    """Stand in for ``run_sweep``: store a score of each method on three tasks, one
+    after another.
+    """
+    store = ResultsStore(results, create=True)
+    pairs = spec.pairs[: 3 * len(spec.methods)]
     listener(
-        events.SweepStarted(spec.sweep_id, "here", tuple(Row(task=t, method=m, planned=1, done=0) for t, m in pairs))
+        events.SweepStarted(
+            spec.sweep_id,
+            "here",
+            tuple(Row(task=t, method=m, planned=1, done=0) for t, m in pairs),
+        )
     )
     for task, method in pairs:
         score = 0.1 * (1 + len(method)) + 0.01 * len(task)
-        record = make_record(f"{task}{method}", sweep=spec.sweep_id, task=task, method=method, test_score=score)
+        record = make_record(
+            f"{task}{method}",
+            sweep=spec.sweep_id,
+            task=task,
+            method=method,
+            test_score=score,
+        )
         store.append([record])
         listener(events.TrialFinished(record, 0))
-    listener(events.SweepFinished(summary := events.Summary(spec.sweep_id, 15, 0, 15, {Status.COMPLETED: 15})))
+    listener(
+        events.SweepFinished(
+            summary := events.Summary(spec.sweep_id, 15, 0, 15, {Status.COMPLETED: 15})
+        )
+    )
     return summary
 
 
-def test_a_board_is_drawn_meanwhile_and_its_page_written(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_board_is_drawn_meanwhile_and_its_page_written(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(driver, "run_sweep", scored_sweep)
     monkeypatch.setattr(sweep_progress, "SECONDS_BETWEEN_BOARDS", 0.0)
     monkeypatch.setattr(sweep_progress, "STORED_SECONDS", 0.0)
     monkeypatch.setenv("COLUMNS", "60")
     ending = command.done("benchmark", "demo", "--board", "page.html")
-    places = [ending.out.index(f"mean rank on {num} of {num} tasks so far: ") for num in (1, 2, 3)]
+    places = [
+        ending.out.index(f"mean rank on {num} of {num} tasks so far: ")
+        for num in (1, 2, 3)
+    ]
     assert places == sorted(places)
     drawn = ending.out[places[2] :].partition("- Did")[0]
     assert max(map(len, drawn.splitlines())) <= 60
@@ -159,43 +263,84 @@ def test_a_board_is_drawn_meanwhile_and_its_page_written(command: Command, monke
     Path("other.html").write_text("mine")
     assert "other.html" in command.refused("benchmark", "demo", "--board", "other.html")
     assert Path("other.html").read_text() == "mine"
-    assert "lies in results, which is read" in command.refused("benchmark", "demo", "--board", "results/page.html")
-    assert "sweeps without a grid" in command.refused("run", str(shipped_sweeps()["aligning"]), "--board", "page.html")
+    assert "lies in results, which is read" in command.refused(
+        "benchmark", "demo", "--board", "results/page.html"
+    )
+    assert "sweeps without a grid" in command.refused(
+        "run", str(shipped_sweeps()["aligning"]), "--board", "page.html"
+    )
     Path("page.html").unlink()
     command.done("benchmark", "demo", "--board", "page.html", "--quiet")
     assert Path("page.html").exists()
 
 
-def test_trials_are_shown_in_a_tracker(command: Command, fake: FakeSweep, sweep_file: str) -> None:
+def test_trials_are_shown_in_a_tracker(
+    command: Command, fake: FakeSweep, sweep_file: str
+) -> None:
     assert command("run", sweep_file, "--track", "tensorboard:shown").code == 0
-    assert {path.parent.name for path in Path("shown/mine/full/pocket/digits/nft").glob("*/events.*")} == {"k1", "k2"}
+    assert {
+        path.parent.name
+        for path in Path("shown/mine/full/pocket/digits/nft").glob("*/events.*")
+    } == {"k1", "k2"}
 
 
 @pytest.mark.parametrize(
-    ("options", "which"), [((), ""), (("--deterministic", "--seeds", "1"), " --sweep mine/full-deterministic")]
+    ("options", "which"),
+    [
+        ((), ""),
+        (("--deterministic", "--seeds", "1"), " --sweep mine/full-deterministic"),
+    ],
 )
 def test_a_sweep_with_a_grid_has_a_leaderboard_of_its_own(
     command: Command, fake: FakeSweep, options: tuple[str, ...], which: str
 ) -> None:
-    Path("study.yaml").write_text(SWEEP.replace("search_trials: 2, ", "") + "grid: {refine.epochs: [3, 6]}\n")
+    Path("study.yaml").write_text(
+        SWEEP.replace("search_trials: 2, ", "") + "grid: {refine.epochs: [3, 6]}\n"
+    )
     ending = command("run", "study.yaml", *options)
-    assert ending.out.splitlines()[-1] == f"leaderboard: orca-sweep leaderboard study.yaml{which}"
+    assert (
+        ending.out.splitlines()[-1]
+        == f"leaderboard: orca-sweep leaderboard study.yaml{which}"
+    )
 
 
-FAILED = make_record("kx", status=Status.FAILED_NAN, validation_score=None, test_score=None, error="loss is NaN")
+FAILED = make_record(
+    "kx",
+    status=Status.FAILED_NAN,
+    validation_score=None,
+    test_score=None,
+    error="loss is NaN",
+)
 
 
 @pytest.mark.parametrize(
     ("summary", "code", "expected"),
     [
-        ({"failed": (FAILED,)}, 1, "failed_nan: pocket/digits orca confirm seed 0 (trial kx): loss is NaN"),
-        ({"unfinished": ("pocket/digits nft: every trial failed",)}, 1, "pocket/digits nft: every trial failed"),
+        (
+            {"failed": (FAILED,)},
+            1,
+            "failed_nan: pocket/digits orca confirm seed 0 (trial kx): loss is NaN",
+        ),
+        (
+            {"unfinished": ("pocket/digits nft: every trial failed",)},
+            1,
+            "pocket/digits nft: every trial failed",
+        ),
         ({"interrupted": True}, 130, "the same command continues"),
-        ({"ran": 0, "finished_before": 2, "statuses": {}}, 0, "mine/full: up to date, 2 trials done"),
+        (
+            {"ran": 0, "finished_before": 2, "statuses": {}},
+            0,
+            "mine/full: up to date, 2 trials done",
+        ),
     ],
 )
 def test_endings(
-    command: Command, fake: FakeSweep, sweep_file: str, summary: dict[str, Any], code: int, expected: str
+    command: Command,
+    fake: FakeSweep,
+    sweep_file: str,
+    summary: dict[str, Any],
+    code: int,
+    expected: str,
 ) -> None:
     fake.ending = summary
     ending = command("run", sweep_file)
@@ -206,12 +351,18 @@ def test_endings(
         assert (quiet.code, quiet.out) == (1, "")
         assert expected in quiet.err
         found = command("run", sweep_file, "--json").json
-        assert (found["ran"], found["statuses"], found["up_to_date"]) == (2, {"completed": 2}, False)
+        assert (found["ran"], found["statuses"], found["up_to_date"]) == (
+            2,
+            {"completed": 2},
+            False,
+        )
         assert found["failed"][0]["trial_key"] == "kx"
         assert found["failed"][0]["started_at"].startswith("2026-01-02T03:04:05")
 
 
-def test_notes_of_trials_are_printed_at_the_end(command: Command, fake: FakeSweep, sweep_file: str) -> None:
+def test_notes_of_trials_are_printed_at_the_end(
+    command: Command, fake: FakeSweep, sweep_file: str
+) -> None:
     notes = {"a class was left out": 7, "solved in chunks": 1}
     fake.ending = {"notes": notes, "aligned": 9, "reused": 4}
     lines = command("run", sweep_file).out.splitlines()
@@ -221,7 +372,12 @@ def test_notes_of_trials_are_printed_at_the_end(command: Command, fake: FakeSwee
         "note: solved in chunks (1 trial)",
     ]
     ended = command("run", sweep_file, "--json").json
-    assert (ended["notes"], ended["aligned"], ended["reused"], ended["deterministic"]) == (notes, 9, 4, False)
+    assert (
+        ended["notes"],
+        ended["aligned"],
+        ended["reused"],
+        ended["deterministic"],
+    ) == (notes, 9, 4, False)
     assert command("run", sweep_file, "--quiet").out == ""
     fake.ending = {"notes": {f"kind {number}": 1 for number in range(9)}, "ran": 0}
     lines = command("run", sweep_file).out.splitlines()
@@ -238,21 +394,33 @@ def test_what_cannot_be_placed_is_refused_before_anything_is_fetched(
         def open(self, address: str | None) -> list[NodeResources]:
             return [NodeResources("large", 5000.0, 0.0, 1.0)]
 
-    monkeypatch.setattr(driver, "resolve", Mock(side_effect=UserError("it came to fetching")))
+    monkeypatch.setattr(
+        driver, "resolve", Mock(side_effect=UserError("it came to fetching"))
+    )
     Path("big.yaml").write_text(SWEEP + "resources: {cpus: 4096}\n")
     arguments = ("run", "big.yaml", "--executor", "inline")
-    assert "pocket/digits with nft: a trial asks for 4096 CPUs" in command.refused(*arguments)
+    assert "pocket/digits with nft: a trial asks for 4096 CPUs" in command.refused(
+        *arguments
+    )
     # The nodes of the cluster count, not this machine.
     monkeypatch.setattr(driver, "make_executor", lambda _: Cluster())
     assert "it came to fetching" in command.refused(*arguments)
 
 
 def test_results_of_a_submitted_job_and_of_the_environment(
-    command: Command, fake: FakeSweep, monkeypatch: pytest.MonkeyPatch, sweep_file: str, own_cache: Path, tmp_path: Path
+    command: Command,
+    fake: FakeSweep,
+    monkeypatch: pytest.MonkeyPatch,
+    sweep_file: str,
+    own_cache: Path,
+    tmp_path: Path,
 ) -> None:
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
     ending = command("run", sweep_file)
-    assert (ending.code, Path(fake.store.uri)) == (0, own_cache / "results"), "its own directory is temporary"
+    assert (ending.code, Path(fake.store.uri)) == (
+        0,
+        own_cache / "results",
+    ), "its own directory is temporary"
     assert str(own_cache / "results") in ending.err
     assert not Path("results").exists()
     monkeypatch.setenv("ORCA_RAY_RESULTS", str(tmp_path / "elsewhere"))
@@ -263,18 +431,28 @@ def test_results_of_a_submitted_job_and_of_the_environment(
 @pytest.fixture
 def prepared_data(monkeypatch: pytest.MonkeyPatch) -> None:
     """Plan as if the data of every task were prepared."""
-    monkeypatch.setattr("orca_ray.sweep.plan.plan.fingerprints", lambda spec, **_: dict.fromkeys(spec.tasks, "f" * 16))
+    monkeypatch.setattr(
+        "orca_ray.sweep.plan.plan.fingerprints",
+        lambda spec, **_: dict.fromkeys(spec.tasks, "f" * 16),
+    )
 
 
 @pytest.mark.usefixtures("prepared_data")
 def test_a_dry_run_starts_and_writes_nothing(
     command: Command, monkeypatch: pytest.MonkeyPatch, sweep_file: str, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(driver, "run_sweep", Mock(side_effect=AssertionError("a dry run ran")))
+    monkeypatch.setattr(
+        driver, "run_sweep", Mock(side_effect=AssertionError("a dry run ran"))
+    )
     place = tmp_path / "store"
-    plan = command.done("run", sweep_file, "--dry-run", "--json", "--results", str(place)).json
+    plan = command.done(
+        "run", sweep_file, "--dry-run", "--json", "--results", str(place)
+    ).json
     assert plan["num_trials"] == 8
-    assert [(row["task"], row["search_trials"], row["confirm_trials"]) for row in plan["rows"]] == [
+    assert [
+        (row["task"], row["search_trials"], row["confirm_trials"])
+        for row in plan["rows"]
+    ] == [
         ("pocket/digits", 2, 2),
         ("pocket/wdbc", 2, 2),
     ]
@@ -285,9 +463,14 @@ def test_a_dry_run_starts_and_writes_nothing(
 
 
 @pytest.mark.usefixtures("prepared_data")
-def test_a_plan_says_that_a_sweep_is_deterministic(command: Command, sweep_file: str) -> None:
+def test_a_plan_says_that_a_sweep_is_deterministic(
+    command: Command, sweep_file: str
+) -> None:
     Path("fixed.yaml").write_text(SWEEP + "deterministic: true\n")
-    for arguments in (["plan", sweep_file, "--deterministic"], ["run", "fixed.yaml", "--dry-run"]):
+    for arguments in (
+        ["plan", sweep_file, "--deterministic"],
+        ["run", "fixed.yaml", "--dry-run"],
+    ):
         ending = command(*arguments)
         assert "mine/full-deterministic, protocol held-out: 8 trials" in ending.out
         assert "deterministic: one thread per trial" in ending.out
@@ -296,15 +479,22 @@ def test_a_plan_says_that_a_sweep_is_deterministic(command: Command, sweep_file:
 
 
 @pytest.mark.usefixtures("prepared_data")
-def test_a_plan_fits_eighty_columns_with_a_line_a_study(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plan_fits_eighty_columns_with_a_line_a_study(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     ending = command.done("plan", "pocket")
-    lines = [line for line in ending.out.splitlines() if not line.startswith("  orca-sweep ")]  # to be copied whole
+    lines = [
+        line for line in ending.out.splitlines() if not line.startswith("  orca-sweep ")
+    ]  # to be copied whole
     assert max(map(len, lines)) <= 80
     planned = command("plan", "pocket", "--json").json
-    rows = [line.split() for line in ending.out.splitlines()[2 : 2 + len(planned["rows"])]]
+    rows = [
+        line.split() for line in ending.out.splitlines()[2 : 2 + len(planned["rows"])]
+    ]
     assert [row[:3] for row in rows] == [
-        [row["task"].removeprefix("pocket/"), row["method"], row["body"]] for row in planned["rows"]
+        [row["task"].removeprefix("pocket/"), row["method"], row["body"]]
+        for row in planned["rows"]
     ]
     assert "each trial: 1 CPU" in ending.out
 
@@ -314,7 +504,9 @@ def test_a_plan_says_what_cannot_be_placed(command: Command) -> None:
     Path("big.yaml").write_text(SWEEP + "resources: {cpus: 4096}\n")
     ending = command("plan", "big.yaml")
     assert ending.code == 2
-    assert ending.err.startswith("cannot be placed: pocket/digits nft and 1 more: a trial asks for 4096 CPUs")
+    assert ending.err.startswith(
+        "cannot be placed: pocket/digits nft and 1 more: a trial asks for 4096 CPUs"
+    )
     assert len(ending.err.splitlines()) == 1
     assert "4096 CPU" in ending.out
 
@@ -327,13 +519,20 @@ def test_a_plan_says_what_each_task_costs_and_what_brings_its_data(
     ending = command("plan", "nasbench360", "--tasks", "ecg", "--methods", "nft")
     lines = ending.out.splitlines()
     (header,) = [line for line in lines if "GPU h  " in line]
-    assert " ".join(header.split()) == "task trials epochs GPU h CPU h raw GB prepared GB data"
+    assert (
+        " ".join(header.split())
+        == "task trials epochs GPU h CPU h raw GB prepared GB data"
+    )
     row = lines[lines.index(header) + 2].split()
     assert (row[0], row[1], row[2], row[-1]) == ("ecg", "3", "45", "missing")
     assert "GPU h: an A100 (none is here to be measured)" in ending.out
     after = lines[lines.index("missing: data of 1 of 1 tasks") + 1]
-    assert after == "  orca-sweep data fetch nasbench360/ecg"  # not of the whole benchmark
-    (cost,) = command("plan", "nasbench360", "--tasks", "ecg", "--methods", "nft", "--json").json["costs"]
+    assert (
+        after == "  orca-sweep data fetch nasbench360/ecg"
+    )  # not of the whole benchmark
+    (cost,) = command(
+        "plan", "nasbench360", "--tasks", "ecg", "--methods", "nft", "--json"
+    ).json["costs"]
     assert cost["gpu_hours"] < cost["cpu_hours"]
     assert float(row[4]) == pytest.approx(cost["cpu_hours"], rel=0.05)
 
@@ -342,8 +541,15 @@ def test_each_command_that_brings_data_is_named_once() -> None:
     def commands(*costs: tuple[str, str]) -> list[str]:
         return _commands([Mock(task=task, command=command) for task, command in costs])
 
-    pocket = [(task.name, f"orca-sweep data fetch {task.name}") for task in get_benchmark("pocket")]
+    pocket = [
+        (task.name, f"orca-sweep data fetch {task.name}")
+        for task in get_benchmark("pocket")
+    ]
     assert commands(*pocket) == ["orca-sweep data fetch pocket"]
-    first, second = pocket[0][0], pocket[1][0]
+    first = pocket[0][0]
+    second = pocket[1][0]
     assert commands(*pocket[:2]) == [f"orca-sweep data fetch {first} {second}"]
-    assert commands(pocket[0], (second, f"prepare {second} --raw DIR")) == [pocket[0][1], f"prepare {second} --raw DIR"]
+    assert commands(pocket[0], (second, f"prepare {second} --raw DIR")) == [
+        pocket[0][1],
+        f"prepare {second} --raw DIR",
+    ]

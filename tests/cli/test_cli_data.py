@@ -49,11 +49,21 @@ def _build(workspace: Workspace) -> Arrays:
 
 def _task(name: str, server: Server, **changes: Any) -> Task:
     facts: dict[str, Any] = {
-        "title": "Numbers in a row", "domain": "tabular", "input_shape": (1, 2), "target": Target("classes", size=2),
-        "loss": "cross_entropy", "metric": "error", "body": "minilm-l6", "num_samples": (4, 2, 3), "build": _build,
-        "licence": "CC-BY-NC-4.0", "citation": "Nobody, 2024", "reference": "https://example.org", "terms": TERMS,
+        "title": "Numbers in a row",
+        "domain": "tabular",
+        "input_shape": (1, 2),
+        "target": Target("classes", size=2),
+        "loss": "cross_entropy",
+        "metric": "error",
+        "body": "minilm-l6",
+        "num_samples": (4, 2, 3),
+        "build": _build,
+        "licence": "CC-BY-NC-4.0",
+        "citation": "Nobody, 2024",
+        "reference": "https://example.org",
+        "terms": TERMS,
         "files": (RawFile(path="x.npy", urls=(f"{server.url}/x.npy",), num_bytes=200),),
-    }  # fmt: skip
+    }
     return Task(name=name, **{**facts, **changes})
 
 
@@ -76,7 +86,9 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
             _task("toy/first", running),
             _task("toy/manual", running, files=(manual,), terms=""),
         ]
-        monkeypatch.setattr(registry, "all_tasks", lambda: {task.name: task for task in tasks})
+        monkeypatch.setattr(
+            registry, "all_tasks", lambda: {task.name: task for task in tasks}
+        )
         yield running
 
 
@@ -102,28 +114,45 @@ def test_fetch_prints_the_terms_once_and_brings_what_is_missing(
     assert Path("here/x.npy").read_bytes() == _table()
 
 
-def test_a_failing_task_keeps_no_other_from_its_files(command: Command, server: Server, own_cache: Path) -> None:
+def test_a_failing_task_keeps_no_other_from_its_files(
+    command: Command, server: Server, own_cache: Path
+) -> None:
     error = command.refused("data", "fetch", "toy", "--quiet", "--workers", "2")
-    assert error.startswith("error: 1 of 3 tasks failed:\ntoy/manual: no address is known for 1 of the files")
+    assert error.startswith(
+        "error: 1 of 3 tasks failed:\ntoy/manual: no address is known for 1 of the"
+        " files"
+    )
     assert str(own_cache / "raw/toy/own/list.txt") in error
     assert (own_cache / "raw/toy/x.npy").exists()
     assert len(server.gets("x.npy")) == 1
 
 
-def test_what_tasks_lack_is_said_once(command: Command, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_tasks_lack_is_said_once(
+    command: Command, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(Task, "fetch_raw", Mock(side_effect=UserError("no room")))
     error = command.refused("data", "fetch", "toy/first", "toy/both", "-q")
-    assert error.startswith("error: 2 of 2 tasks failed:\ntoy/first, toy/both: no room\n")
+    assert error.startswith(
+        "error: 2 of 2 tasks failed:\ntoy/first, toy/both: no room\n"
+    )
 
 
-@pytest.mark.parametrize(("what", "method"), [("fetch", "fetch_raw"), ("prepare", "prepare")])
+@pytest.mark.parametrize(
+    ("what", "method"), [("fetch", "fetch_raw"), ("prepare", "prepare")]
+)
 def test_ctrl_c_says_where_the_command_continues(
-    what: str, method: str, command: Command, server: Server, monkeypatch: pytest.MonkeyPatch
+    what: str,
+    method: str,
+    command: Command,
+    server: Server,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(Task, method, Mock(side_effect=KeyboardInterrupt))
     ending = command("data", what, "toy/first", "toy/both", "-q")
     assert (ending.code, ending.out) == (130, "")
-    assert ending.err.startswith("interrupted at toy/first: the same command continues from there\n")
+    assert ending.err.startswith(
+        "interrupted at toy/first: the same command continues from there\n"
+    )
 
 
 def test_prepare_takes_raw_files_from_anywhere_and_compares_arrays_with_their_hashes(
@@ -169,7 +198,11 @@ def prepared(command: Command, server: Server) -> None:
 def test_list_shows_what_is_there(command: Command) -> None:
     rows = {row["name"]: row for row in command("data", "list", "--json").json}
     assert list(rows) == ["other/first", "toy/both", "toy/first", "toy/manual"]
-    assert (rows["toy/first"]["fetched"], rows["toy/first"]["bytes"], rows["toy/first"]["terms"]) == (1, 200, TERMS)
+    assert (
+        rows["toy/first"]["fetched"],
+        rows["toy/first"]["bytes"],
+        rows["toy/first"]["terms"],
+    ) == (1, 200, TERMS)
     assert rows["toy/first"]["prepared"]["fingerprint"]
     assert (rows["other/first"]["fetched"], rows["toy/both"]["prepared"]) == (0, None)
     table = command("data", "list", "toy").out
@@ -177,13 +210,26 @@ def test_list_shows_what_is_there(command: Command) -> None:
     line = next(line.split() for line in table.splitlines() if "toy/first" in line)
     assert line == ["toy/first", "1", "200", "B", "yes", "yes", "CC-BY-NC-4.0"]
     (Path(rows["toy/first"]["prepared"]["path"]) / "meta.json").write_text("{")
-    assert "damaged" in next(line for line in command("data", "list").out.splitlines() if "toy/first" in line)
-    assert "prepared data are damaged: after" in command("data", "show", "toy/first").err
+    assert "damaged" in next(
+        line for line in command("data", "list").out.splitlines() if "toy/first" in line
+    )
+    assert (
+        "prepared data are damaged: after" in command("data", "show", "toy/first").err
+    )
 
 
-def test_show_without_prepared_data_shows_what_is_declared(command: Command, server: Server) -> None:
+def test_show_without_prepared_data_shows_what_is_declared(
+    command: Command, server: Server
+) -> None:
     ending = command.done("data", "show", "toy/first")
-    for expected in ("1×2", "classes 2", "CC-BY-NC-4.0", TERMS, "Nobody, 2024", "x.npy (200 B, not fetched)"):
+    for expected in (
+        "1×2",
+        "classes 2",
+        "CC-BY-NC-4.0",
+        TERMS,
+        "Nobody, 2024",
+        "x.npy (200 B, not fetched)",
+    ):
         assert expected in ending.out
     assert "orca-sweep data prepare toy/first" in ending.err
     assert not list(Path().iterdir())
@@ -195,12 +241,20 @@ def test_show_prints_shapes_classes_and_ranges(command: Command) -> None:
     facts = command("data", "show", "toy/first", "--json").json
     train = facts["prepared"]["splits"]["train"]
     assert (train["samples"], train["counts"]) == (4, [2, 2])
-    assert (train["x"]["shape"], train["x"]["min"], train["x"]["max"], train["x"]["mean"]) == ([4, 1, 2], 0, 7, 3.5)
+    assert (
+        train["x"]["shape"],
+        train["x"]["min"],
+        train["x"]["max"],
+        train["x"]["mean"],
+    ) == ([4, 1, 2], 0, 7, 3.5)
 
 
 def test_splits_of_a_protocol(command: Command, server: Server, mine: Path) -> None:
     show = ("data", "show", "toy/both", "--protocol", "paper")
-    expected = "after 'orca-sweep data prepare toy/both --protocol paper', this command also shows counts"
+    expected = (
+        "after 'orca-sweep data prepare toy/both --protocol paper', this command also"
+        " shows counts"
+    )
     assert expected in command(*show).err
     prepare = ("data", "prepare", "toy/first", "toy/both", "--raw", "mine", "-q")
     assert command(*prepare, "--protocol", "paper").code == 0
@@ -209,7 +263,9 @@ def test_splits_of_a_protocol(command: Command, server: Server, mine: Path) -> N
 
 
 def test_a_terminal_shows_bars_and_keeps_stdout_clean(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.DEBUG, logger="orca_ray.data")
     screen = io.StringIO()
@@ -223,8 +279,14 @@ def test_a_terminal_shows_bars_and_keeps_stdout_clean(
         sys.stdout.write("a result\n")
         assert progress._bars is not None
         progress._bars.refresh()
-        assert [bar.description for bar in progress._bars.tasks] == ["protein.zip", "toy/first: reading"]
-        assert [bar.percentage for bar in progress._bars.tasks] == [pytest.approx(100 * 410 / 1100), 75.0]
+        assert [bar.description for bar in progress._bars.tasks] == [
+            "protein.zip",
+            "toy/first: reading",
+        ]
+        assert [bar.percentage for bar in progress._bars.tasks] == [
+            pytest.approx(100 * 410 / 1100),
+            75.0,
+        ]
         log.info("%s: %s %d of %d", "toy/first", "reading", 4, 4)
         progress("protein.zip: fetched, 1.1 GB in 30.0 s")
         assert not progress._bars.tasks
@@ -252,9 +314,13 @@ def test_elsewhere_a_count_is_told_once_in_a_while(
     ]
 
 
-def test_own_tasks_are_shown_and_listed_apart(command: Command, own_cache: Path) -> None:
+def test_own_tasks_are_shown_and_listed_apart(
+    command: Command, own_cache: Path
+) -> None:
     labels = np.arange(30) % 2
-    task = registration.from_arrays(np.linspace(0, 1, 180).reshape(30, 2, 3) + labels[:, None, None], labels)
+    task = registration.from_arrays(
+        np.linspace(0, 1, 180).reshape(30, 2, 3) + labels[:, None, None], labels
+    )
     assert f"{task.name}: " in command("data", "prepare", task.name).out
     assert task.name in command("data", "list", "own").out
     assert task.name not in command("data", "list").out + command("tasks").out
@@ -268,7 +334,13 @@ def test_own_tasks_are_shown_and_listed_apart(command: Command, own_cache: Path)
 
 
 @pytest.mark.usefixtures("prepared")
-def test_a_large_array_is_measured_on_some_of_its_samples(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orca_ray.cli.show.MAX_BYTES", 16)  # two samples of two float32 numbers
-    x = command("data", "show", "toy/first", "--json").json["prepared"]["splits"]["train"]["x"]
+def test_a_large_array_is_measured_on_some_of_its_samples(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "orca_ray.cli.show.MAX_BYTES", 16
+    )  # two samples of two float32 numbers
+    x = command("data", "show", "toy/first", "--json").json["prepared"]["splits"][
+        "train"
+    ]["x"]
     assert (x["shape"], x["of_samples"], x["min"], x["max"]) == ([4, 1, 2], 2, 0, 7)

@@ -1,4 +1,6 @@
-"""Bad input ends with one message and exit code 2, starts nothing and leaves nothing; tracebacks go to the log."""
+"""Bad input ends with one message and exit code 2, starts nothing and leaves nothing;
+tracebacks go to the log.
+"""
 
 import errno
 import json
@@ -24,7 +26,9 @@ from tests.results.factories import make_record
 
 
 @pytest.mark.parametrize(("arguments", "expected"), MISTAKES["commands"].items())
-def test_a_mistake_is_one_message_and_leaves_nothing(command: Command, arguments: str, expected: str) -> None:
+def test_a_mistake_is_one_message_and_leaves_nothing(
+    command: Command, arguments: str, expected: str
+) -> None:
     Path("other").mkdir()
     Path("other/bad.yaml").write_text(SWEEP.replace("settings:", "setings:"))
     ResultsStore("store", create=True).append([make_record("a")])
@@ -38,46 +42,106 @@ def test_a_mistake_is_one_message_and_leaves_nothing(command: Command, arguments
     assert [path.name for path in Path("other").iterdir()] == ["bad.yaml"]
 
 
-ALLOCATION = RuntimeError("[enforce fail at alloc_cpu.cpp:119] . DefaultCPUAllocator: can't allocate memory")
-OUR_FILE = FileNotFoundError(2, "gone", str(Path(loading.__file__).with_name("gone.csv")))
+ALLOCATION = RuntimeError(
+    "[enforce fail at alloc_cpu.cpp:119] . DefaultCPUAllocator: can't allocate memory"
+)
+OUR_FILE = FileNotFoundError(
+    2, "gone", str(Path(loading.__file__).with_name("gone.csv"))
+)
 
 
 @pytest.mark.parametrize(
     ("cause", "code", "expected"),
     [
-        (lambda: json.loads("[" * 100_000), 2, "error: the input is nested too deeply (RecursionError"),
-        (lambda: int("9" * 5000), 2, "error: the input holds a number that is too large (ValueError"),
-        (lambda: float(10**400), 2, "error: the input holds a number that is too large (OverflowError"),
-        (lambda: b"\xff".decode(), 2, "error: the input holds text that is not valid UTF-8 (UnicodeDecodeError"),
-        (lambda: os.stat("a\0b"), 2, "error: a path in the input holds a null character (ValueError"),
-        (lambda: bytearray(2**62), 2, "error: not enough memory: free some, or give smaller data"),
+        (
+            lambda: json.loads("[" * 100_000),
+            2,
+            "error: the input is nested too deeply (RecursionError",
+        ),
+        (
+            lambda: int("9" * 5000),
+            2,
+            "error: the input holds a number that is too large (ValueError",
+        ),
+        (
+            lambda: float(10**400),
+            2,
+            "error: the input holds a number that is too large (OverflowError",
+        ),
+        (
+            lambda: b"\xff".decode(),
+            2,
+            "error: the input holds text that is not valid UTF-8 (UnicodeDecodeError",
+        ),
+        (
+            lambda: os.stat("a\0b"),
+            2,
+            "error: a path in the input holds a null character (ValueError",
+        ),
+        (
+            lambda: bytearray(2**62),
+            2,
+            "error: not enough memory: free some, or give smaller data",
+        ),
         (ALLOCATION, 2, "error: not enough memory: free some, or give smaller data"),
         (UserError("the file is truncated"), 2, "error: the file is truncated\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
-        (FileNotFoundError(errno.ENOENT, "No such file", "/data/x"), 2, "error: cannot use /data/x: No such file"),
-        (IsADirectoryError(21, "Is a directory", b"/data/\xff"), 2, r"error: cannot use /data/\udcff: Is a directory"),
-        (FileNotFoundError(errno.ENOENT, "No such file"), 2, "error: the working directory no longer exists: "),
-        (OSError(errno.ENOSPC, "No space left"), 2, "error: no space left on the disk: free some"),
-        (ModuleNotFoundError("x", name="torch.nn"), 2, "'torch', which is not installed: pip install 'orca-ray[sweep"),
-        (ModuleNotFoundError("x", name="orca_ray.nonsense"), 70, "error: unexpected ModuleNotFoundError"),
+        (
+            FileNotFoundError(errno.ENOENT, "No such file", "/data/x"),
+            2,
+            "error: cannot use /data/x: No such file",
+        ),
+        (
+            IsADirectoryError(21, "Is a directory", b"/data/\xff"),
+            2,
+            r"error: cannot use /data/\udcff: Is a directory",
+        ),
+        (
+            FileNotFoundError(errno.ENOENT, "No such file"),
+            2,
+            "error: the working directory no longer exists: ",
+        ),
+        (
+            OSError(errno.ENOSPC, "No space left"),
+            2,
+            "error: no space left on the disk: free some",
+        ),
+        (
+            ModuleNotFoundError("x", name="torch.nn"),
+            2,
+            "'torch', which is not installed: pip install 'orca-ray[sweep",
+        ),
+        (
+            ModuleNotFoundError("x", name="orca_ray.nonsense"),
+            70,
+            "error: unexpected ModuleNotFoundError",
+        ),
         (OUR_FILE, 70, "error: unexpected FileNotFoundError"),
         (OSError(errno.EBADF, "Bad file descriptor"), 70, "error: unexpected OSError"),
         (KeyError("x"), 70, "error: unexpected KeyError"),
     ],
 )
 def test_the_message_and_exit_code_of_an_error(
-    end_by: EndBy, own_cache: Path, cause: BaseException | Callable[..., Any], code: int, expected: str
+    end_by: EndBy,
+    own_cache: Path,
+    cause: BaseException | Callable[..., Any],
+    code: int,
+    expected: str,
 ) -> None:
     ending = end_by(cause)
     assert ending.code == code
     assert expected in ending.err
     assert "Traceback" not in ending.err
-    assert ("This is a defect of orca-ray; the traceback is in" in ending.err) == (code == 70)
+    assert ("This is a defect of orca-ray; the traceback is in" in ending.err) == (
+        code == 70
+    )
     if code != 130:
         assert "Traceback" in (own_cache / "logs" / "orca-sweep.log").read_text()
 
 
-def test_a_log_that_cannot_be_written_does_not_hide_the_error(end_by: EndBy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_log_that_cannot_be_written_does_not_hide_the_error(
+    end_by: EndBy, monkeypatch: pytest.MonkeyPatch
+) -> None:
     Path("file").write_text("")
     monkeypatch.setenv("ORCA_RAY_HOME", "file")
     ending = end_by(RuntimeError("boom"))
@@ -96,7 +160,9 @@ def test_warnings_reach_stderr_and_details_the_log_alone(
 
     monkeypatch.setattr(loading, "load_spec", chatty)
     ending = command("benchmark", "pocket")
-    assert ending.err == "WARNING orca_ray.data.packages: the hash differs\nerror: stop\n"
+    assert (
+        ending.err == "WARNING orca_ray.data.packages: the hash differs\nerror: stop\n"
+    )
     log = (own_cache / "logs" / "orca-sweep.log").read_text()
     assert "the hash differs" in log
     assert "fetched" in log
@@ -121,7 +187,9 @@ def test_a_password_is_not_echoed_wherever_it_is_given(
 
 
 @pytest.mark.parametrize("place", ["pipe", "/proc/self/new", "/dev/null", "link"])
-def test_special_files_are_refused_before_they_are_opened(command: Command, place: str, own_cache: Path) -> None:
+def test_special_files_are_refused_before_they_are_opened(
+    command: Command, place: str, own_cache: Path
+) -> None:
     os.mkfifo("pipe")
     Path("link").symlink_to("pipe")
     error = command.refused("data", "prepare", "pocket/digits", "--raw", place)
@@ -144,22 +212,51 @@ def test_an_output_is_nothing_that_the_command_reads(command: Command) -> None:
     os.mkfifo("pipe")
     before = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
     for given, out, message in (
-        ("leaderboard odd --results store", "store/new.md", "it lies in store, which is read by this command"),
-        (f"leaderboard odd --results {Path('st ore').absolute().as_uri()}", "st ore/b.md", "it lies in file://"),
-        ("results export odd --results store", "store/new.csv", "it lies in store, which is read by this command"),
+        (
+            "leaderboard odd --results store",
+            "store/new.md",
+            "it lies in store, which is read by this command",
+        ),
+        (
+            f"leaderboard odd --results {Path('st ore').absolute().as_uri()}",
+            "st ore/b.md",
+            "it lies in file://",
+        ),
+        (
+            "results export odd --results store",
+            "store/new.csv",
+            "it lies in store, which is read by this command",
+        ),
         ("predict model data.csv", "data.csv", "it is read by this command"),
-        ("predict model data.csv", "model/p.csv", "it lies in model, which is read by this command"),
+        (
+            "predict model data.csv",
+            "model/p.csv",
+            "it lies in model, which is read by this command",
+        ),
         ("predict model data.csv", "no/where.csv", "is no directory"),
-        ("export model --to onnx", "model/model.safetensors", "it lies in model, which is read by this command"),
+        (
+            "export model --to onnx",
+            "model/model.safetensors",
+            "it lies in model, which is read by this command",
+        ),
         ("adapt data", "data/model", "it lies in data, which is read by this command"),
         ("export model --to onnx", "pipe", "pipe is a named pipe"),
         ("export model --to onnx", "/dev/null", "/dev/null is inside /dev"),
     ):
         assert message in command.refused(*given.split(), "--out", out)
-    assert "it lies in store, which is read" in command.refused("site", "store/site", "--results", "store")
-    error = command.refused("leaderboard", "odd", "--results", "store", "--format", "html", "--open")
-    assert "odd.html, where the page is written, has other content: move it, or give --out FILE" in error
-    assert {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()} == before
+    assert "it lies in store, which is read" in command.refused(
+        "site", "store/site", "--results", "store"
+    )
+    error = command.refused(
+        "leaderboard", "odd", "--results", "store", "--format", "html", "--open"
+    )
+    assert (
+        "odd.html, where the page is written, has other content: move it, or give --out"
+        " FILE" in error
+    )
+    assert {
+        path: path.read_bytes() for path in Path().rglob("*") if path.is_file()
+    } == before
 
 
 def test_no_file_takes_the_place_of_a_device(tmp_path: Path) -> None:
@@ -167,7 +264,10 @@ def test_no_file_takes_the_place_of_a_device(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("pipe")
     (tmp_path / "new").write_text("new")
     for name in ("pipe", "link"):
-        for write in (cache.write_bytes, lambda path, _: cache.replace_file(tmp_path / "new", path)):
+        for write in (
+            cache.write_bytes,
+            lambda path, _: cache.replace_file(tmp_path / "new", path),
+        ):
             with pytest.raises(UserError, match=f"{name} is a named pipe"):
                 write(tmp_path / name, b"")
     assert {path.name for path in tmp_path.iterdir()} >= {"link", "new", "pipe"}
@@ -201,14 +301,22 @@ def test_printable_keeps_ordinary_text() -> None:
 
 
 def test_directories_of_the_user(tmp_path: Path) -> None:
-    for path in (tmp_path, tmp_path / "new" / "deep", Path("/dev/shm/new"), Path("relative")):
+    for path in (
+        tmp_path,
+        tmp_path / "new" / "deep",
+        Path("/dev/shm/new"),
+        Path("relative"),
+    ):
         check_special(path, "--out")
         assert check_directory(path, "--out") == path
     (tmp_path / "file").write_bytes(b"content")
     (tmp_path / "broken").symlink_to("nowhere")
     for path, expected in (
         (tmp_path / "file", "is a file; give a directory"),
-        (tmp_path / "file" / "below", f"{tmp_path / 'file'} is a file; give a directory"),
+        (
+            tmp_path / "file" / "below",
+            f"{tmp_path / 'file'} is a file; give a directory",
+        ),
         (tmp_path / "broken", "is a broken link; give a directory"),
     ):
         with pytest.raises(UserError, match=expected):

@@ -22,7 +22,11 @@ def test_a_port_in_use() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(
-            UserError, match=rf"cannot listen on 127.0.0.1, port {port}: .*; give another --host or --port"
+            UserError,
+            match=(
+                rf"cannot listen on 127.0.0.1, port {port}: .*; give another --host or"
+                r" --port"
+            ),
         ):
             listen("127.0.0.1", port, None)
 
@@ -37,11 +41,15 @@ def test_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert read_token(path) == "fedcba9876543210"
     for weak in ("", "short", "with spaces in the middle", "ünïcödé-0123456789"):
         path.write_text(weak)
-        with pytest.raises(UserError, match="expected at least 16 ASCII characters without spaces"):
+        with pytest.raises(
+            UserError, match="expected at least 16 ASCII characters without spaces"
+        ):
             read_token(path)
 
 
-def test_the_connection_that_has_waited_longest_for_its_client_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_connection_that_has_waited_longest_for_its_client_makes_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (9, 9))
     config = _config(MagicMock(), seconds=1)
     config.load()
@@ -56,7 +64,9 @@ def test_the_connection_that_has_waited_longest_for_its_client_makes_room(monkey
         return [each.transport.abort.called for each in opened]
 
     opened = [connect() for _ in range(4)]
-    opened[0].cycle = MagicMock(response_complete=False, more_body=False)  # its prediction is computed
+    opened[0].cycle = MagicMock(
+        response_complete=False, more_body=False
+    )  # its prediction is computed
     opened[1].cycle = MagicMock(response_complete=False, more_body=True)
     opened[2].cycle = MagicMock(response_complete=False, more_body=False)
     opened[2].flow.pause_writing()  # its client does not read the answer

@@ -1,4 +1,6 @@
-"""The console script: frozen options, imports, streams, Ctrl-C; and what the base install is enough for."""
+"""The console script: frozen options, imports, streams, Ctrl-C; and what the base
+install is enough for.
+"""
 
 import fcntl
 import json
@@ -27,7 +29,10 @@ from tests.docs.pages import ROOT
 from tests.results.factories import make_record
 
 FROZEN = Path(__file__).with_name("command_line.txt")
-"""One line a command: arguments, then options with their defaults. Update it together with the command line."""
+"""One line a command: arguments, then options with their defaults.
+
+Update it together with the command line.
+"""
 
 
 def _lines(command: Any, path: str) -> Iterator[str]:
@@ -39,7 +44,9 @@ def _lines(command: Any, path: str) -> Iterator[str]:
             shown.append(name)
         else:
             default = parameter.default
-            value = "required" if parameter.required else getattr(default, "value", default)
+            value = (
+                "required" if parameter.required else getattr(default, "value", default)
+            )
             shown.append(f"{names}={value}")
     arguments = [each for each in shown if "=" not in each]
     options = sorted(each for each in shown if "=" in each)
@@ -49,20 +56,37 @@ def _lines(command: Any, path: str) -> Iterator[str]:
 
 
 def test_every_command_has_the_frozen_options_and_defaults() -> None:
-    assert list(_lines(typer.main.get_command(app), "orca-sweep")) == FROZEN.read_text().splitlines()
+    assert (
+        list(_lines(typer.main.get_command(app), "orca-sweep"))
+        == FROZEN.read_text().splitlines()
+    )
 
 
-HEAVY = ("torch", "ray", "transformers", "pandas", "pyarrow", "numpy", "sklearn", "timm", "optuna")
+HEAVY = (
+    "torch",
+    "ray",
+    "transformers",
+    "pandas",
+    "pyarrow",
+    "numpy",
+    "sklearn",
+    "timm",
+    "optuna",
+)
 
 
 def shell(command: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a line of bash in which ``orca`` is the console script."""
     line = f'orca() {{ {sys.executable} -m orca_ray.cli.main "$@"; }}; {command}'
     variables = {**os.environ, **environment}
-    return subprocess.run(["bash", "-c", line], capture_output=True, text=True, env=variables, timeout=60)
+    return subprocess.run(
+        ["bash", "-c", line], capture_output=True, text=True, env=variables, timeout=60
+    )
 
 
-def test_help_and_version_import_nothing_heavy_and_write_nothing(own_cache: Path) -> None:
+def test_help_and_version_import_nothing_heavy_and_write_nothing(
+    own_cache: Path,
+) -> None:
     code = f"""
 import sys
 from orca_ray.cli.app import run
@@ -71,7 +95,13 @@ for arguments in (["--help"], ["benchmark", "--help"], ["data", "fetch", "--help
 assert "typer" in sys.modules
 print("LOADED", sorted(set({HEAVY!r}) & set(sys.modules)))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
     assert done.stdout.splitlines()[-1] == "LOADED []"
     assert not own_cache.exists()
 
@@ -111,16 +141,26 @@ def test_no_arguments_an_absurd_width_and_few_characters() -> None:
         ("NEEDED_WITH_CUDA_MIB=1", "another make installs into"),
     ],
 )
-def test_an_installation_that_cannot_work_is_refused_in_one_line(tmp_path: Path, variable: str, expected: str) -> None:
+def test_an_installation_that_cannot_work_is_refused_in_one_line(
+    tmp_path: Path, variable: str, expected: str
+) -> None:
     (folder := tmp_path / "a clone").mkdir()
     for name in ("Makefile", "pyproject.toml"):
         (folder / name).write_bytes((ROOT / name).read_bytes())
     values = "sys.version, sys.version_info = '3.9.2 (x)', (3, 9, 2)"
-    (folder / "old").write_text(f"#!{sys.executable}\nimport sys\n{values}\nexec(sys.argv[2])\n")
+    (folder / "old").write_text(
+        f"#!{sys.executable}\nimport sys\n{values}\nexec(sys.argv[2])\n"
+    )
     (folder / "old").chmod(0o755)
     with (folder / "Makefile").open() as other:
         fcntl.flock(other, fcntl.LOCK_EX)
-        done = subprocess.run(["make", "demo", variable], cwd=folder, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(
+            ["make", "demo", variable],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
     assert done.returncode == 2
     assert expected in done.stderr.splitlines()[0]
 
@@ -129,13 +169,19 @@ def test_an_installation_that_cannot_work_is_refused_in_one_line(tmp_path: Path,
 def test_libraries_are_compiled_where_processes_may_not(variable: str) -> None:
     planned = subprocess.run(
         ["make", "--dry-run", "--always-make", "venv"],
-        cwd=ROOT, env={**os.environ, "PYTHONDONTWRITEBYTECODE": variable}, capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+        cwd=ROOT,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": variable},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert planned.returncode == 0, planned.stderr
     assert ("-m compileall" in planned.stdout) is bool(variable)
 
 
-def test_windows_is_refused_before_anything_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_windows_is_refused_before_anything_is_imported(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(sys, "platform", "win32")
     with pytest.raises(SystemExit, match="2"):
         entry()
@@ -167,38 +213,63 @@ print(json.dumps(endings))
 
 def without_the_extra(*commands: str) -> list[Ending]:
     """Run commands, one after another, in one process without the heavy packages."""
-    arguments = [sys.executable, "-c", HIDE, json.dumps([command.split() for command in commands])]
-    done = subprocess.run(arguments, capture_output=True, text=True, timeout=60, check=True)
+    arguments = [
+        sys.executable,
+        "-c",
+        HIDE,
+        json.dumps([command.split() for command in commands]),
+    ]
+    done = subprocess.run(
+        arguments, capture_output=True, text=True, timeout=60, check=True
+    )
     return [Ending(*ending) for ending in json.loads(done.stdout)]
 
 
 @pytest.mark.slow
 def test_boards_effects_catalogue_and_status_need_the_base_alone() -> None:
     lost = make_record("b", status=Status.LOST, test_score=None, validation_score=None)
-    ResultsStore("store", create=True).append([make_record("a", test_score=0.125), lost])
+    ResultsStore("store", create=True).append(
+        [make_record("a", test_score=0.125), lost]
+    )
     Path("study.yaml").write_text(
-        "{name: study, benchmark: pocket, methods: [nft], tasks: [pocket/digits], grid: {refine.epochs: [3, 6]}}"
+        "{name: study, benchmark: pocket, methods: [nft], tasks: [pocket/digits], grid:"
+        " {refine.epochs: [3, 6]}}"
     )
     common: dict[str, Any] = {"method": "nft", "sweep": "study/full", "seed": 1}
     ResultsStore("grid", create=True).append(
         [
-            make_record(f"k{epochs}", test_score=score, hyperparameters=f'{{"refine.epochs": {epochs}}}', **common)
+            make_record(
+                f"k{epochs}",
+                test_score=score,
+                hyperparameters=f'{{"refine.epochs": {epochs}}}',
+                **common,
+            )
             for epochs, score in ((3, 0.5), (6, 0.25), (9, 0.1))
         ]
     )
     study = "leaderboard study.yaml --results grid"
     board, effects, status, log, *lists, misspelt, sweep = without_the_extra(
-        "leaderboard pocket --results store", f"{study} --format markdown", "status pocket --results store",
-        "logs a --results store", "tasks --json", "bodies --json", "methods --json", "data list pocket --json",
-        "doctor --json", f"{study} --budget ful", "benchmark pocket",
-    )  # fmt: skip
+        "leaderboard pocket --results store",
+        f"{study} --format markdown",
+        "status pocket --results store",
+        "logs a --results store",
+        "tasks --json",
+        "bodies --json",
+        "methods --json",
+        "data list pocket --json",
+        "doctor --json",
+        f"{study} --budget ful",
+        "benchmark pocket",
+    )
     for ending in (board, effects, status, log, *lists):
         assert (ending.code, ending.err) == (0, "")
     assert "0.125" in board.out
     assert "## Effect of refine.epochs, relative to 3\n" in effects.out
     assert "| 6 | all | 0.50 | 0 | 0 | 1/3 | 0.50 |" in effects.out
     assert "- 1 trial(s) that are not in the grid left out" in effects.out
-    assert "pocket/quick: 2/? trials, 0 running, 1 lost" in status.out  # a store without live state and logs
+    assert (
+        "pocket/quick: 2/? trials, 0 running, 1 lost" in status.out
+    )  # a store without live state and logs
     assert "no driver runs" in status.out
     assert log.out.startswith("trial a of pocket/quick has no log")
     assert all(ending.json for ending in lists)
@@ -210,15 +281,26 @@ def test_boards_effects_catalogue_and_status_need_the_base_alone() -> None:
 
 
 def test_every_package_of_the_extras_is_known_by_its_module() -> None:
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
     modules = metadata.packages_distributions()
-    for name in {Requirement(each).name.lower() for each in [*extras["predict"], *extras["sweep"]]} - {"orca-ray"}:
-        assert {top for top, owners in modules.items() if name in map(str.lower, owners)} & HEAVY_PACKAGES, name
+    for name in {
+        Requirement(each).name.lower()
+        for each in [*extras["predict"], *extras["sweep"]]
+    } - {"orca-ray"}:
+        assert {
+            top for top, owners in modules.items() if name in map(str.lower, owners)
+        } & HEAVY_PACKAGES, name
 
 
 @pytest.mark.parametrize(
     ("name", "extra", "package"),
-    [("load", "predict", "torch"), ("CrossModalClassifier", "predict", "torch"), ("adapt", "sweep", "optuna")],
+    [
+        ("load", "predict", "torch"),
+        ("CrossModalClassifier", "predict", "torch"),
+        ("adapt", "sweep", "optuna"),
+    ],
 )
 def test_a_missing_package_is_named_in_python(
     name: str, extra: str, package: str, monkeypatch: pytest.MonkeyPatch
@@ -227,12 +309,20 @@ def test_a_missing_package_is_named_in_python(
         raise ModuleNotFoundError(f"No module named {package!r}", name=package)
 
     monkeypatch.setattr(orca_ray, "resolve_name", missing)
-    with pytest.raises(ModuleNotFoundError, match=rf"orca_ray\.{name} needs .*'{package}'.*orca-ray\[{extra}\]"):
+    with pytest.raises(
+        ModuleNotFoundError,
+        match=rf"orca_ray\.{name} needs .*'{package}'.*orca-ray\[{extra}\]",
+    ):
         getattr(orca_ray, name)
 
 
-def test_doctor_says_what_works_without_packages(monkeypatch: pytest.MonkeyPatch) -> None:
-    for gone, works in ((["ray", "optuna"], "leaderboards and models"), (["ray", "timm"], "leaderboards")):
+def test_doctor_says_what_works_without_packages(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for gone, works in (
+        (["ray", "optuna"], "leaderboards and models"),
+        (["ray", "timm"], "leaderboards"),
+    ):
 
         def version(name: str, gone: Collection[str] = gone) -> str:
             if name in gone:
@@ -241,5 +331,9 @@ def test_doctor_says_what_works_without_packages(monkeypatch: pytest.MonkeyPatch
 
         monkeypatch.setattr(metadata, "version", version)
         *_, missing = catalogue._versions()
-        assert (missing.item, missing.value, missing.state) == ("missing", ", ".join(gone), "problem")
+        assert (missing.item, missing.value, missing.state) == (
+            "missing",
+            ", ".join(gone),
+            "problem",
+        )
         assert missing.advice.startswith(f"{works} work, sweeps do not")

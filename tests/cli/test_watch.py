@@ -1,4 +1,6 @@
-"""A running sweep: ``status``, ``logs``, ``stop``, ``pause``, ``retry``, ``cancel``; and the live table."""
+"""A running sweep: ``status``, ``logs``, ``stop``, ``pause``, ``retry``, ``cancel``;
+and the live table.
+"""
 
 import io
 import subprocess
@@ -25,10 +27,13 @@ SWEEP = "fake/full"
 
 
 class Sweep:
-    """Processes that run a slow sweep of 24 trials in one store, and commands that ask for its state."""
+    """Processes that run a slow sweep of 24 trials in one store, and commands that ask
+    for its state.
+    """
 
     def __init__(self, store: Path, command: Command) -> None:
-        self.store, self._command = store, command
+        self.store = store
+        self._command = command
         self.processes: list[subprocess.Popen[str]] = []
 
     def start(self, seconds: float) -> "subprocess.Popen[str]":
@@ -45,15 +50,22 @@ class Sweep:
         """Return the state of the sweep as soon as it has a property."""
         deadline = time.monotonic() + 100
         while time.monotonic() < deadline:
-            ending = self._command("status", "fake", "--json", "--results", str(self.store))
+            ending = self._command(
+                "status", "fake", "--json", "--results", str(self.store)
+            )
             if ending.code == 0 and true(found := ending.json):
                 return found
-            assert ending.code in (0, 2), ending.err  # 2: no store, or no such sweep, yet
+            assert ending.code in (
+                0,
+                2,
+            ), ending.err  # 2: no store, or no such sweep, yet
             time.sleep(0.05)
         raise AssertionError(ending.out + ending.err)
 
     def running_key(self) -> str:
-        return str(self.until(lambda found: bool(found["running"]))["running"][0]["key"])
+        return str(
+            self.until(lambda found: bool(found["running"]))["running"][0]["key"]
+        )
 
 
 @pytest.fixture
@@ -69,13 +81,22 @@ def sweep(tmp_path: Path, command: Command) -> Iterator[Sweep]:
 def test_a_sweep_is_watched_paused_stopped_killed_and_continued(sweep: Sweep) -> None:
     (sweep.store.parent / "mended").touch()
     first = sweep.start(0.2)
-    found = sweep.until(lambda found: found["running"] and found["running"][0]["epoch"] >= 2)
-    assert (found["state"], found["holder"]["pid"], found["planned"]) == ("running", first.pid, 24)
+    found = sweep.until(
+        lambda found: found["running"] and found["running"][0]["epoch"] >= 2
+    )
+    assert (found["state"], found["holder"]["pid"], found["planned"]) == (
+        "running",
+        first.pid,
+        24,
+    )
     assert found["nodes"] == {"here": 1}
     assert found["running"][0]["best"] is not None
     assert f"running: process {first.pid} on " in sweep.ask("status", SWEEP)
     second = sweep.start(0.2)
-    assert f"another driver runs fake/full in this store (process {first.pid} on " in second.communicate(timeout=60)[1]
+    assert (
+        f"another driver runs fake/full in this store (process {first.pid} on "
+        in second.communicate(timeout=60)[1]
+    )
     assert second.returncode == 2
     sweep.ask("pause", "fake")
     sweep.until(lambda found: found["state"] == "paused" and not found["running"])
@@ -90,7 +111,10 @@ def test_a_sweep_is_watched_paused_stopped_killed_and_continued(sweep: Sweep) ->
     sweep.until(lambda found: found["state"] == "running" and found["running"])
     third.kill()
     third.wait()
-    assert sweep.until(lambda found: found["state"] == "dead")["holder"]["pid"] == third.pid
+    assert (
+        sweep.until(lambda found: found["state"] == "dead")["holder"]["pid"]
+        == third.pid
+    )
     assert "no driver runs: the last one was killed" in sweep.ask("status", "fake")
     assert sweep.start(0.0).wait(timeout=60) == 0
     assert sweep.until(lambda found: found["state"] == "finished")["done"] == 24
@@ -98,21 +122,32 @@ def test_a_sweep_is_watched_paused_stopped_killed_and_continued(sweep: Sweep) ->
 
 
 @pytest.mark.slow
-def test_a_trial_is_cancelled_and_failed_ones_are_retried(sweep: Sweep, command: Command) -> None:
+def test_a_trial_is_cancelled_and_failed_ones_are_retried(
+    sweep: Sweep, command: Command
+) -> None:
     process = sweep.start(0.05)
     key = sweep.running_key()
     cancelled = command("cancel", key[:10], "--results", str(sweep.store))
     if cancelled.code == 0:  # else the trial ended first
-        sweep.until(lambda found: all(trial["key"] != key for trial in found["running"]))
+        sweep.until(
+            lambda found: all(trial["key"] != key for trial in found["running"])
+        )
     process.wait(timeout=120)
     records = ResultsStore(sweep.store).load(SWEEP)
-    assert cancelled.code == 2 or records[key].status in (Status.CANCELLED, Status.COMPLETED)
-    failed = [record for record in records.values() if record.status is Status.FAILED_USER]
+    assert cancelled.code == 2 or records[key].status in (
+        Status.CANCELLED,
+        Status.COMPLETED,
+    )
+    failed = [
+        record for record in records.values() if record.status is Status.FAILED_USER
+    ]
     log = sweep.ask("logs", failed[0].trial_key)
     assert "Traceback (most recent call last):" in log
     assert "UserError: the data are spoilt" in log
     number = sum(record.status.failed for record in records.values())
-    assert f"{number} failed trials will run again (no driver runs" in sweep.ask("retry", SWEEP)
+    assert f"{number} failed trials will run again (no driver runs" in sweep.ask(
+        "retry", SWEEP
+    )
     found = sweep.until(lambda found: found["state"] == "finished")
     assert found["failures"]["failed_user"] == len(failed)
     (sweep.store.parent / "mended").touch()
@@ -121,11 +156,15 @@ def test_a_trial_is_cancelled_and_failed_ones_are_retried(sweep: Sweep, command:
 
 
 @pytest.mark.parametrize("options", [[], ["--watch"]])
-def test_only_watch_clears_the_terminal(options: list[str], command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_watch_clears_the_terminal(
+    options: list[str], command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ResultsStore("results", create=True).append([make_record()])
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
-    assert ("\x1b[2J" in command("status", "pocket/quick", *options).out) == bool(options)
+    assert ("\x1b[2J" in command("status", "pocket/quick", *options).out) == bool(
+        options
+    )
 
 
 def started(clock: Clock) -> SweepState:
@@ -143,14 +182,20 @@ def finish(state: SweepState, key: str, remaining: int, **changes: Any) -> None:
     state.apply(events.TrialFinished(record, remaining))
 
 
-def progress(key: str, task: str, method: str, report: EpochProgress) -> events.TrialProgress:
+def progress(
+    key: str, task: str, method: str, report: EpochProgress
+) -> events.TrialProgress:
     return events.TrialProgress(key, f"pocket/{task}", method, report)
 
 
-REFINE = EpochProgress(stage="refine", epoch=2, epochs=5, validation_score=0.31, loss=1.0)
+REFINE = EpochProgress(
+    stage="refine", epoch=2, epochs=5, validation_score=0.31, loss=1.0
+)
 
 
-def lines_of(state: SweepState, width: int = 160, height: int | None = None) -> list[str]:
+def lines_of(
+    state: SweepState, width: int = 160, height: int | None = None
+) -> list[str]:
     screen = Console(file=io.StringIO(), width=width)
     screen.print(render(state, height))
     assert isinstance(screen.file, io.StringIO)
@@ -161,13 +206,20 @@ def test_a_low_terminal_shows_what_runs_and_the_totals() -> None:
     state = SweepState(Clock())
     tasks = ("burgers16", "japanese_vowels", "digits", "wdbc", "osuleaf", "mnist")
     methods = ("orca", "nft", "scratch", "fpt", "linear_probe")
-    rows = tuple(Row(task=f"pocket/{t}", method=m, planned=7, done=3) for t in tasks for m in methods)
+    rows = tuple(
+        Row(task=f"pocket/{t}", method=m, planned=7, done=3)
+        for t in tasks
+        for m in methods
+    )
     state.apply(events.SweepStarted("pocket/full", "one node", rows))
     state.apply(events.TrialStarted("a", "pocket/mnist", "linear_probe", "search"))
     state.apply(progress("a", "mnist", "linear_probe", REFINE))
     lines = lines_of(state, width=80, height=24)
     assert len(lines) <= 24
-    assert any(line.split()[:2] == ["mnist", "linear_probe"] and "refine 2/5" in line for line in lines)
+    assert any(
+        line.split()[:2] == ["mnist", "linear_probe"] and "refine 2/5" in line
+        for line in lines
+    )
     assert "90/210 trials, 1 running" in lines[-2]
     assert "13 rows not shown" in " ".join(" ".join(lines[-2:]).split())
     assert "\n".join(lines_of(state)).count("nft") == len(tasks)
@@ -181,7 +233,14 @@ def test_counts_best_scores_and_the_table_follow_the_events() -> None:
     for key in ("a", "b"):
         state.apply(events.TrialStarted(key, "pocket/digits", "orca", "search"))
     state.apply(progress("a", "digits", "orca", REFINE))
-    state.apply(progress("b", "digits", "orca", EpochProgress(stage="align", epoch=1, epochs=9, distance=3.0)))
+    state.apply(
+        progress(
+            "b",
+            "digits",
+            "orca",
+            EpochProgress(stage="align", epoch=1, epochs=9, distance=3.0),
+        )
+    )
     assert (state.totals(), row.best, row.stage) == ((3, 6, 2), 0.31, "align 1/9")
     finish(state, "b", 2, validation_score=0.2, wall_seconds=10.0)
     assert (row.best, row.stage, row.done, row.planned) == (0.2, "refine 2/5", 2, 4)
@@ -197,8 +256,16 @@ def test_counts_best_scores_and_the_table_follow_the_events() -> None:
     assert "preparing" not in lines_of(state)[-1]
     state.apply(events.TrialWaits("a", "pocket/digits", "orca"))
     assert (state.totals(), row.stage) == ((4, 6, 0), "waiting")
-    finish(state, "a", 0, status=Status.FAILED_NAN, validation_score=None, test_score=None)
-    assert (row.best, row.failed, row.done, row.planned, row.stage) == (0.2, 1, 4, 4, "done")
+    finish(
+        state, "a", 0, status=Status.FAILED_NAN, validation_score=None, test_score=None
+    )
+    assert (row.best, row.failed, row.done, row.planned, row.stage) == (
+        0.2,
+        1,
+        4,
+        4,
+        "done",
+    )
     assert any("4/4 (1 failed)" in line for line in lines_of(state))
     assert state.rows["pocket/wdbc", "nft"].stage == "done"
 
@@ -208,7 +275,14 @@ def test_the_time_left_is_that_of_the_driver() -> None:
     assert "left ?" in lines_of(state)[-1]
     state.apply(events.TimeLeft(65.0))
     assert "left 1 min 05 s" in lines_of(state)[-1]
-    summary = events.Summary("pocket/quick", planned=6, finished_before=3, ran=2, statuses={}, interrupted=True)
+    summary = events.Summary(
+        "pocket/quick",
+        planned=6,
+        finished_before=3,
+        ran=2,
+        statuses={},
+        interrupted=True,
+    )
     state.apply(events.SweepFinished(summary))
     assert "left 1 min 05 s" in lines_of(state)[-1]
     state.apply(events.SweepFinished(replace(summary, ran=3, interrupted=False)))
@@ -217,16 +291,30 @@ def test_the_time_left_is_that_of_the_driver() -> None:
 
 def test_the_line_of_a_trial_tells_its_speed_and_what_it_did_not_do_itself() -> None:
     state = started(Clock())
-    record = make_record("a", samples_per_second=123.456, align_reused=True, notes="a class was left out", epochs=3)
+    record = make_record(
+        "a",
+        samples_per_second=123.456,
+        align_reused=True,
+        notes="a class was left out",
+        epochs=3,
+    )
     assert trial_line(events.TrialFinished(record, 0), state).endswith(
-        "completed, validation 0.2500, test 0.5000, 1 min 00 s, 123.5 samples/s, alignment reused "
-        "(a class was left out)"
+        "completed, validation 0.2500, test 0.5000, 1 min 00 s, 123.5 samples/s,"
+        " alignment reused (a class was left out)"
     )
 
 
-def test_without_a_terminal_each_finished_trial_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_terminal_each_finished_trial_is_a_line(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     rows = (Row(task="pocket/digits", method="orca", planned=1, done=0),)
-    failed = make_record("a", status=Status.FAILED_OOM, validation_score=None, test_score=None, error="out\nof memory")
+    failed = make_record(
+        "a",
+        status=Status.FAILED_OOM,
+        validation_score=None,
+        test_score=None,
+        error="out\nof memory",
+    )
     with SweepProgress(quiet=False) as listener:
         listener(events.SweepStarted("pocket/quick", "one node", rows))
         listener(progress("a", "digits", "orca", REFINE))
@@ -235,6 +323,9 @@ def test_without_a_terminal_each_finished_trial_is_a_line(capsys: pytest.Capture
     captured = capsys.readouterr()
     assert captured.out.splitlines() == [
         "pocket/quick: 1 trials, 0 already done; running on one node",
-        "[1/1] pocket/digits orca confirm seed 0: failed_oom, validation –, 1 min 00 s: out",
+        (
+            "[1/1] pocket/digits orca confirm seed 0: failed_oom, validation –, 1 min"
+            " 00 s: out"
+        ),
     ]
     assert captured.err == "retrying\n"

@@ -1,4 +1,7 @@
-"""Some runs of the fault harness. ``python -m benchmarks.fault_harness`` makes many more, of all kinds."""
+"""Some runs of the fault harness.
+
+``python -m benchmarks.fault_harness`` makes many more, of all kinds.
+"""
 
 import shutil
 from collections.abc import Iterator
@@ -8,7 +11,12 @@ import pytest
 from benchmarks.fault_harness import disturbed_run, new_site
 from benchmarks.faults.site import Site
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.exhaustive, pytest.mark.timeout(600)]
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.slow,
+    pytest.mark.exhaustive,
+    pytest.mark.timeout(600),
+]
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +41,14 @@ def site() -> Iterator[Site]:
         ("hang", 11),
     ],
 )
-def test_the_same_command_completes_the_sweep_after_a_fault(site: Site, kind: str, seed: int) -> None:
+def test_the_same_command_completes_the_sweep_after_a_fault(
+    site: Site, kind: str, seed: int
+) -> None:
     if kind in ("store-break", "late"):
-        pytest.importorskip("moto.server", reason="the S3 server is a development dependency: moto[s3], flask")
+        pytest.importorskip(
+            "moto.server",
+            reason="the S3 server is a development dependency: moto[s3], flask",
+        )
     result = disturbed_run(site, seed, kind, seed)
     shutil.rmtree(site.folder / str(seed), ignore_errors=True)
     if result.skipped:

@@ -1,4 +1,6 @@
-"""``ray job submit`` to the two nodes of ``cluster/local.sh``, with token authentication and a space in a path."""
+"""``ray job submit`` to the two nodes of ``cluster/local.sh``, with token
+authentication and a space in a path.
+"""
 
 import os
 import re
@@ -16,7 +18,12 @@ from orca_ray.results.store import ResultsStore
 
 from .processes import ROOT, Cluster, local_cluster, own_python, wait_until
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.exhaustive, pytest.mark.timeout(600)]
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.slow,
+    pytest.mark.exhaustive,
+    pytest.mark.timeout(600),
+]
 
 
 @pytest.fixture(scope="module")
@@ -29,15 +36,24 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 def call(cluster: Cluster, *command: str) -> str:
     """Run a command that must succeed, and return what it prints, errors first."""
-    done = subprocess.run(command, env=cluster.environment, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(
+        command, env=cluster.environment, capture_output=True, text=True, timeout=280
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stderr + done.stdout
 
 
 @pytest.mark.parametrize("headers", [{}, {"Authorization": f"Bearer {'0' * 32}"}])
-def test_the_dashboard_refuses_a_stranger(cluster: Cluster, headers: dict[str, str]) -> None:
-    for body in (None, b'{"entrypoint": "true"}'):  # a look at the jobs, and a submission
-        request = urllib.request.Request(f"{cluster.dashboard}/api/jobs/", body, headers)
+def test_the_dashboard_refuses_a_stranger(
+    cluster: Cluster, headers: dict[str, str]
+) -> None:
+    for body in (
+        None,
+        b'{"entrypoint": "true"}',
+    ):  # a look at the jobs, and a submission
+        request = urllib.request.Request(
+            f"{cluster.dashboard}/api/jobs/", body, headers
+        )
         with pytest.raises(urllib.error.HTTPError) as caught:
             urllib.request.urlopen(request, timeout=10)
         assert caught.value.code in (401, 403)
@@ -45,8 +61,25 @@ def test_the_dashboard_refuses_a_stranger(cluster: Cluster, headers: dict[str, s
 
 def test_the_command_of_the_readme(cluster: Cluster, tmp_path: Path) -> None:
     results = tmp_path / "results"
-    sweep = ["benchmark", "pocket", "--trials", "1", "--tasks", "wdbc", "--methods", "linear_probe"]
-    submit = ["ray", "job", "submit", f"--address={cluster.dashboard}", "--working-dir", str(ROOT), "--"]
+    sweep = [
+        "benchmark",
+        "pocket",
+        "--trials",
+        "1",
+        "--tasks",
+        "wdbc",
+        "--methods",
+        "linear_probe",
+    ]
+    submit = [
+        "ray",
+        "job",
+        "submit",
+        f"--address={cluster.dashboard}",
+        "--working-dir",
+        str(ROOT),
+        "--",
+    ]
     output = call(cluster, *submit, "orca-sweep", *sweep, "--results", str(results))
     assert re.search(rf"Ray cluster at \S+:{cluster.port}, 2 node\(s\)", output), output
     [record] = ResultsStore(results).load("pocket/full-trials1").values()
@@ -56,7 +89,17 @@ def test_the_command_of_the_readme(cluster: Cluster, tmp_path: Path) -> None:
 
 def test_a_job_whose_cluster_ends_is_no_success(tmp_path: Path) -> None:
     with local_cluster(tmp_path, nodes=1) as ending:
-        submit = ["ray", "job", "submit", f"--address={ending.dashboard}", "--", "sh", "-c"]
-        job = subprocess.Popen([*submit, f"touch {tmp_path}/begun; sleep 600"], env=ending.environment)
+        submit = [
+            "ray",
+            "job",
+            "submit",
+            f"--address={ending.dashboard}",
+            "--",
+            "sh",
+            "-c",
+        ]
+        job = subprocess.Popen(
+            [*submit, f"touch {tmp_path}/begun; sleep 600"], env=ending.environment
+        )
         wait_until((tmp_path / "begun").exists, job, 120, tmp_path / "log")
     assert job.wait(60) == 1

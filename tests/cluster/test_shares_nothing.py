@@ -1,4 +1,6 @@
-"""A sweep on nodes that share neither disk nor loopback: they have a store on S3, and what they stage themselves."""
+"""A sweep on nodes that share neither disk nor loopback: they have a store on S3, and
+what they stage themselves.
+"""
 
 import shutil
 import subprocess
@@ -23,9 +25,15 @@ from tests.cluster.processes import Cluster, local_cluster
 from tests.sweep.real import facts
 
 moto = pytest.importorskip(
-    "moto.server", reason="the S3 server is a development dependency: moto[s3], flask, flask-cors"
+    "moto.server",
+    reason="the S3 server is a development dependency: moto[s3], flask, flask-cors",
 )
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.exhaustive, pytest.mark.timeout(1200)]
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.slow,
+    pytest.mark.exhaustive,
+    pytest.mark.timeout(1200),
+]
 
 SWEEP = Path(__file__).with_name("apart.yaml").read_text()
 START = """\
@@ -33,7 +41,8 @@ export AWS_ACCESS_KEY_ID=key AWS_SECRET_ACCESS_KEY=hidden
 orca-sweep run sweep.yaml --results "s3://bucket/results?{where}" --staging "s3://bucket/staged?{where}"
 """
 """Only the driver has the credentials; workers get them from it."""
-NAME, TRIALS = "apart/full-deterministic", 20
+NAME = "apart/full-deterministic"
+TRIALS = 20
 WAIT_SECONDS = 400
 
 
@@ -45,8 +54,11 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory, home: Path) -> Path:
-    """Return a directory with the prepared data and wheels that the sweep reads, and no others."""
-    spec, directory = parse_spec(SWEEP), tmp_path_factory.mktemp("whole")
+    """Return a directory with the prepared data and wheels that the sweep reads, and no
+    others.
+    """
+    spec = parse_spec(SWEEP)
+    directory = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ORCA_RAY_HOME", str(home))
         searches = resolve(plan_searches(spec, fingerprints(spec), gpus=False), print)
@@ -56,10 +68,13 @@ def whole(tmp_path_factory: pytest.TempPathFactory, home: Path) -> Path:
 
 
 def fill(node: Path, whole: Path, *, damaged: bool) -> None:
-    """Give a node the data and wheels of the sweep; ``damaged``: with a wrong last byte in arrays and wheels."""
+    """Give a node the data and wheels of the sweep; ``damaged``: with a wrong last byte
+    in arrays and wheels.
+    """
     cache_directory = node / "cache" / "orca-ray"
     shutil.copytree(whole, cache_directory)
-    arrays, wheels = list(cache_directory.rglob("train_x.npy")), list(cache_directory.rglob("*.whl"))
+    arrays = list(cache_directory.rglob("train_x.npy"))
+    wheels = list(cache_directory.rglob("*.whl"))
     assert len(arrays) == 2
     assert len(wheels) >= 4  # two bodies, two sources
     for path in [*arrays, *wheels] if damaged else []:
@@ -70,33 +85,51 @@ def fill(node: Path, whole: Path, *, damaged: bool) -> None:
 
 @pytest.fixture
 def apart(tmp_path_factory: pytest.TempPathFactory, whole: Path) -> Iterator[Cluster]:
-    """Start three nodes that share nothing: a head with data and no trials, one with damaged data, one with none."""
+    """Start three nodes that share nothing: a head with data and no trials, one with
+    damaged data, one with none.
+    """
     folder = tmp_path_factory.mktemp("nodes")
     fill(folder / "0", whole, damaged=False)
     fill(folder / "1", whole, damaged=True)
-    variables = {"PYTHONDONTWRITEBYTECODE": "1", "ORCA_LOCAL_FOLDER": str(folder), "ORCA_HEAD_CPUS": "0"}
+    variables = {
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "ORCA_LOCAL_FOLDER": str(folder),
+        "ORCA_HEAD_CPUS": "0",
+    }
     with local_cluster(folder, "--isolated", nodes=3, **variables) as started:
         head = str(urlsplit(started.dashboard).hostname)
         yield started
-    assert f"{head.rpartition('.')[0]}.1/" not in subprocess.check_output(["ip", "address"], text=True)
-    assert not [process for process, arguments in processes() if head in " ".join(arguments)]
+    assert f"{head.rpartition('.')[0]}.1/" not in subprocess.check_output(
+        ["ip", "address"], text=True
+    )
+    assert not [
+        process for process, arguments in processes() if head in " ".join(arguments)
+    ]
 
 
 def processes() -> list[tuple[psutil.Process, list[str]]]:
     """Return all processes of this machine, with their arguments."""
-    return [(process, process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])]
+    return [
+        (process, process.info["cmdline"] or [])
+        for process in psutil.process_iter(["cmdline"])
+    ]
 
 
 @pytest.fixture
 def bucket() -> Iterator[int]:
-    """Serve S3 on all interfaces of this machine, the bridge of the nodes included; return the port."""
+    """Serve S3 on all interfaces of this machine, the bridge of the nodes included;
+    return the port.
+    """
     server = moto.ThreadedMotoServer(ip_address="0.0.0.0", port=0)
     server.start()
     _, port = server.get_host_and_port()
     files = pafs.S3FileSystem(
-        access_key="key", secret_key="hidden", endpoint_override=f"127.0.0.1:{port}", scheme="http",
+        access_key="key",
+        secret_key="hidden",
+        endpoint_override=f"127.0.0.1:{port}",
+        scheme="http",
         allow_bucket_creation=True,
-    )  # fmt: skip
+    )
     files.create_dir("bucket")
     yield port
     server.stop()
@@ -111,7 +144,11 @@ def ran_on(results: ResultsStore) -> dict[str, int]:
 
 
 def test_a_node_without_data_one_with_damaged_data_and_one_that_dies(
-    apart: Cluster, bucket: int, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    apart: Cluster,
+    bucket: int,
+    home: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Nothing but S3 and Ray connects the nodes; the records are those of one process."""
     network = str(urlsplit(apart.dashboard).hostname).rpartition(".")[0]
@@ -124,16 +161,24 @@ def test_a_node_without_data_one_with_damaged_data_and_one_that_dies(
     submit = ["ray", "job", "submit", f"--address={apart.dashboard}", *start]
     log = tmp_path / "log"
     with log.open("w") as stream:
-        driver = subprocess.Popen(submit, env=apart.environment, stdout=stream, stderr=stream)
+        driver = subprocess.Popen(
+            submit, env=apart.environment, stdout=stream, stderr=stream
+        )
         try:
-            results = ResultsStore(f"s3://key:hidden@bucket/results?{where}", create=True)
+            results = ResultsStore(
+                f"s3://key:hidden@bucket/results?{where}", create=True
+            )
             deadline = time.monotonic() + WAIT_SECONDS
             while not ran_on(results).get("orca-node-2"):  # it began with an empty disk
                 assert driver.poll() is None, log.read_text()
                 assert time.monotonic() < deadline, log.read_text()
                 time.sleep(1)
             third = f"--node_ip_address={network}.12"
-            [raylet] = [each for each, arguments in processes() if third in arguments and each.name() == "raylet"]
+            [raylet] = [
+                each
+                for each, arguments in processes()
+                if third in arguments and each.name() == "raylet"
+            ]
             raylet.kill()
             code = driver.wait(WAIT_SECONDS)
         finally:

@@ -1,4 +1,6 @@
-"""``cluster/ssh.sh`` with an ``ssh`` that runs commands on this machine: real raylets, the token in no argument."""
+"""``cluster/ssh.sh`` with an ``ssh`` that runs commands on this machine: real raylets,
+the token in no argument.
+"""
 
 import signal
 import subprocess
@@ -10,7 +12,17 @@ import pytest
 
 from orca_ray.results.store import ResultsStore
 
-from .processes import ROOT, TOKEN, checkout, environment, free_ports, interrupt, programs, running, wait_until
+from .processes import (
+    ROOT,
+    TOKEN,
+    checkout,
+    environment,
+    free_ports,
+    interrupt,
+    programs,
+    running,
+    wait_until,
+)
 
 SCRIPT = str(ROOT / "cluster" / "ssh.sh")
 SSH = (Path(__file__).parent / "fakes" / "ssh.sh").read_text()
@@ -19,18 +31,28 @@ SSH = (Path(__file__).parent / "fakes" / "ssh.sh").read_text()
 def settings(folder: Path) -> dict[str, str]:
     port, dashboard = free_ports(2)
     return environment(
-        programs(folder / ".venv" / "bin", {"ssh": SSH}), CALLS=str(folder / "calls"), RAY_AUTH_TOKEN=TOKEN,
-        RAY_PORT=str(port), RAY_DASHBOARD_PORT=str(dashboard), ORCA_HEAD_IP="127.0.0.1",
-    )  # fmt: skip
+        programs(folder / ".venv" / "bin", {"ssh": SSH}),
+        CALLS=str(folder / "calls"),
+        RAY_AUTH_TOKEN=TOKEN,
+        RAY_PORT=str(port),
+        RAY_DASHBOARD_PORT=str(dashboard),
+        ORCA_HEAD_IP="127.0.0.1",
+    )
 
 
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.exhaustive
-@pytest.mark.timeout(600)  # it starts and ends two raylets, on a machine with other tests
-def test_a_sweep_runs_on_this_machine_and_a_host_and_ctrl_c_interrupts_it(tmp_path: Path) -> None:
+@pytest.mark.timeout(
+    600
+)  # it starts and ends two raylets, on a machine with other tests
+def test_a_sweep_runs_on_this_machine_and_a_host_and_ctrl_c_interrupts_it(
+    tmp_path: Path,
+) -> None:
     folder = checkout(tmp_path / "a clone", "hosts", 12)
-    log, results, folders = folder / "log", folder / "results", set(Path("/tmp").glob("orca-ssh-*"))
+    log = folder / "log"
+    results = folder / "results"
+    folders = set(Path("/tmp").glob("orca-ssh-*"))
     sweep = ["orca-sweep", "run", str(folder / "sweep.yaml"), "--results", str(results)]
     command = ["bash", SCRIPT, "--head-cpus", "0", "me@host1", "--", *sweep]
     seen: set[str] = set()
@@ -39,7 +61,9 @@ def test_a_sweep_runs_on_this_machine_and_a_host_and_ctrl_c_interrupts_it(tmp_pa
         for process in psutil.Process(script.pid).children(recursive=True):
             with suppress(psutil.NoSuchProcess):
                 seen.update(process.cmdline())
-        return (results / "records").exists() and len(ResultsStore(results).load("hosts/full")) > 0
+        return (results / "records").exists() and len(
+            ResultsStore(results).load("hosts/full")
+        ) > 0
 
     with running(command, settings(folder), log) as script:
         wait_until(finished, script, 300, log)
@@ -58,7 +82,9 @@ def test_a_sweep_runs_on_this_machine_and_a_host_and_ctrl_c_interrupts_it(tmp_pa
 @pytest.mark.timeout(600)
 def test_a_host_that_cannot_be_reached_ends_the_script(tmp_path: Path) -> None:
     env = settings(tmp_path)
-    programs(tmp_path / ".venv" / "bin", {"ssh": "echo 'no route to host' >&2; exit 255\n"})
+    programs(
+        tmp_path / ".venv" / "bin", {"ssh": "echo 'no route to host' >&2; exit 255\n"}
+    )
     log = tmp_path / "log"
     with running(["bash", SCRIPT, "--head-cpus", "0", "nowhere"], env, log) as script:
         wait_until(lambda: bool(psutil.Process(script.pid).children()), script, 30, log)
@@ -67,12 +93,22 @@ def test_a_host_that_cannot_be_reached_ends_the_script(tmp_path: Path) -> None:
 
 
 def test_a_dry_run_prints_what_would_run(tmp_path: Path) -> None:
-    env = {**settings(tmp_path), "RAY_PORT": "6380", "ORCA_REMOTE_BIN": "/opt/orca-ray/bin"}
+    env = {
+        **settings(tmp_path),
+        "RAY_PORT": "6380",
+        "ORCA_REMOTE_BIN": "/opt/orca-ray/bin",
+    }
     done = subprocess.run(
-        ["bash", SCRIPT, "--dry-run", "a", "me@b"], env=env, capture_output=True, text=True, check=True
+        ["bash", SCRIPT, "--dry-run", "a", "me@b"],
+        env=env,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     lines = done.stdout.splitlines()
-    assert lines[0].startswith("here: ray start --block --head --node-ip-address=127.0.0.1 --port=6380 ")
+    assert lines[0].startswith(
+        "here: ray start --block --head --node-ip-address=127.0.0.1 --port=6380 "
+    )
     login = "ssh -T -o BatchMode=yes -o ServerAliveInterval=20 -o ServerAliveCountMax=3"
     assert lines[1:3] == [f"a: {login} a bash -s", f"me@b: {login} me@b bash -s"]
     assert lines[-1] == "join_cluster /opt/orca-ray/bin 127.0.0.1:6380"
@@ -81,6 +117,14 @@ def test_a_dry_run_prints_what_would_run(tmp_path: Path) -> None:
 
 def test_a_wrong_command_line_is_refused(tmp_path: Path) -> None:
     for given in ([], ["--dry-run"], ["--hots", "a"]):
-        done = subprocess.run(["bash", SCRIPT, *given], env=settings(tmp_path), capture_output=True, text=True)
+        done = subprocess.run(
+            ["bash", SCRIPT, *given],
+            env=settings(tmp_path),
+            capture_output=True,
+            text=True,
+        )
         assert done.returncode == 2
-        assert "cluster/ssh.sh [--dry-run] [--head-cpus N] HOST... [-- COMMAND...]" in done.stderr
+        assert (
+            "cluster/ssh.sh [--dry-run] [--head-cpus N] HOST... [-- COMMAND...]"
+            in done.stderr
+        )

@@ -15,10 +15,16 @@ class Fault:
     """What is wrong with one answer; the default is nothing."""
 
     status: int = 0  # answer this instead of the file
-    drop_after: int | None = None  # close the connection after so many bytes of the body
+    drop_after: int | None = (
+        None  # close the connection after so many bytes of the body
+    )
     flip: int | None = None  # change the byte at this place of the file
-    hold_after: int | None = None  # send so many bytes of the body, then wait until told to go on, or closed
-    silent: bool = False  # send nothing, not even a status, until told to go on, or closed
+    hold_after: int | None = (
+        None  # send so many bytes of the body, then wait until told to go on, or closed
+    )
+    silent: bool = (
+        False  # send nothing, not even a status, until told to go on, or closed
+    )
     headers: Mapping[str, str] = field(default_factory=dict)  # sent besides
 
 
@@ -36,7 +42,11 @@ class Served:
     content_type: str = "application/octet-stream"
 
     def tag(self) -> str:
-        return f'"{hashlib.sha256(self.content).hexdigest()[:16]}"' if self.etag is None else self.etag
+        return (
+            f'"{hashlib.sha256(self.content).hexdigest()[:16]}"'
+            if self.etag is None
+            else self.etag
+        )
 
 
 @dataclass
@@ -105,7 +115,11 @@ class _Handler(BaseHTTPRequestHandler):
     def _send(self, path: str, served: Served, fault: Fault) -> None:
         content = served.content
         if fault.flip is not None:
-            content = content[: fault.flip] + bytes([content[fault.flip] ^ 1]) + content[fault.flip + 1 :]
+            content = (
+                content[: fault.flip]
+                + bytes([content[fault.flip] ^ 1])
+                + content[fault.flip + 1 :]
+            )
         start = self._start(served)
         if start and start >= len(content):
             self._refuse(416, fault, path)
@@ -113,7 +127,9 @@ class _Handler(BaseHTTPRequestHandler):
         request = self._note(path)
         part = content[start:][: served.longest_range] if start else content
         headers = {
-            "Content-Range": f"bytes {start}-{start + len(part) - 1}/{len(content)}" if start else "",
+            "Content-Range": (
+                f"bytes {start}-{start + len(part) - 1}/{len(content)}" if start else ""
+            ),
             "Content-Length": str(len(part)) if served.announced else "",
             "ETag": served.tag(),
             "Last-Modified": served.last_modified,
@@ -130,17 +146,27 @@ class _Handler(BaseHTTPRequestHandler):
         if wanted is None or not served.ranges:
             return 0
         condition = self.headers.get("If-Range", "")
-        if condition and served.heeds_if_range and condition not in (served.tag(), served.last_modified):
+        if (
+            condition
+            and served.heeds_if_range
+            and condition not in (served.tag(), served.last_modified)
+        ):
             return 0
         return int(wanted[1])
 
     def _body(self, content: bytes, fault: Fault, request: Request) -> None:
         whole = len(content)
-        stop = min(each for each in (whole, fault.drop_after, fault.hold_after) if each is not None)
+        stop = min(
+            each
+            for each in (whole, fault.drop_after, fault.hold_after)
+            if each is not None
+        )
         try:
             while request.sent < stop:
                 block = content[request.sent : min(request.sent + 8192, stop)]
-                request.sent += len(block)  # before it goes: a client that has it all may look at the log
+                request.sent += len(
+                    block
+                )  # before it goes: a client that has it all may look at the log
                 self.wfile.write(block)
             if fault.hold_after is not None:
                 self.state.held.set()
@@ -152,7 +178,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _note(self, path: str) -> Request:
         find = self.headers.get
-        request = Request(path, find("Range", ""), find("If-Range", ""), find("User-Agent", ""))
+        request = Request(
+            path, find("Range", ""), find("If-Range", ""), find("User-Agent", "")
+        )
         self.state.log.append(request)
         return request
 
@@ -174,7 +202,9 @@ def serving() -> Iterator[Server]:
 
     with _Threads(("127.0.0.1", 0), Handler) as server:
         Handler.state = state = Server(server.server_port)
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        thread = threading.Thread(
+            target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+        )
         thread.start()
         try:
             yield state

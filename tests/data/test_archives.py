@@ -1,4 +1,6 @@
-"""Archives; and paths that would block, never end, or lead elsewhere, or files that declare more than they hold."""
+"""Archives; and paths that would block, never end, or lead elsewhere, or files that
+declare more than they hold.
+"""
 
 import contextlib
 import gzip
@@ -33,7 +35,11 @@ from tests.data.faulty_server import serving
 Files = dict[str, bytes]
 Write = Callable[[Path, Iterable[tuple[str, bytes]]], None]
 
-FILES: Files = {"cifar/train": random.Random(0).randbytes(5000), "cifar/deep/test": b"test", "cifar/empty": b""}
+FILES: Files = {
+    "cifar/train": random.Random(0).randbytes(5000),
+    "cifar/deep/test": b"test",
+    "cifar/empty": b"",
+}
 
 
 def write_tar(path: Path, files: Iterable[tuple[str, bytes]], mode: str = "w") -> None:
@@ -66,13 +72,18 @@ def contents(directory: Path) -> Files:
 
 
 @every_kind
-def test_what_was_packed_is_unpacked_beside_what_is_there(write: Write, tmp_path: Path) -> None:
+def test_what_was_packed_is_unpacked_beside_what_is_there(
+    write: Write, tmp_path: Path
+) -> None:
     (tmp_path / "raw" / "cifar").mkdir(parents=True)
     there = {"cifar/train": b"old", "cifar/mine": b"mine"}
     for name, content in there.items():
         (tmp_path / "raw" / name).write_bytes(content)
     write(tmp_path / "archive", FILES.items())
-    with pytest.raises(UserError, match=r"raw/cifar/train is there with another content, and is not replaced"):
+    with pytest.raises(
+        UserError,
+        match=r"raw/cifar/train is there with another content, and is not replaced",
+    ):
         unpack(tmp_path / "archive", tmp_path / "raw")
     assert contents(tmp_path / "raw") == there
     (tmp_path / "raw" / "cifar" / "train").write_bytes(FILES["cifar/train"])
@@ -106,13 +117,18 @@ def test_directories_a_dot_in_front_and_an_old_type_of_files(tmp_path: Path) -> 
         archive.addfile(odd)
     told: list[int] = []
     unpack(tmp_path / "a.tar", tmp_path / "raw", lambda done, _: told.append(done))
-    assert sorted(path.name for path in (tmp_path / "raw").iterdir()) == ["empty", "file", "odd"]
+    assert sorted(path.name for path in (tmp_path / "raw").iterdir()) == [
+        "empty",
+        "file",
+        "odd",
+    ]
     assert told == [2**20, 2**21]
 
 
 def _member(path: Path, kind: bytes) -> None:
     member = tarfile.TarInfo("odd")
-    member.type, member.linkname = kind, "good"
+    member.type = kind
+    member.linkname = "good"
     with tarfile.open(path, "w") as archive:
         archive.addfile(tarfile.TarInfo("good"))
         archive.addfile(member)
@@ -135,13 +151,18 @@ def _zeros_behind_the_end(path: Path) -> None:
 
 def _declares_much(path: Path, kind: bytes, num_bytes: int) -> None:
     member = tarfile.TarInfo("huge")
-    member.type, member.size = kind, num_bytes
+    member.type = kind
+    member.size = num_bytes
     path.write_bytes(member.tobuf(tarfile.GNU_FORMAT) + bytes(10_000))
 
 
 def _sparse(path: Path) -> None:
     member = tarfile.TarInfo("huge")
-    member.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": str(2**50)}
+    member.pax_headers = {
+        "GNU.sparse.major": "1",
+        "GNU.sparse.minor": "0",
+        "GNU.sparse.realsize": str(2**50),
+    }
     member.size = 512
     with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
         archive.addfile(member, io.BytesIO(b"0\n".ljust(512, b"\0")))
@@ -149,29 +170,66 @@ def _sparse(path: Path) -> None:
 
 def _declares_little(path: Path) -> None:
     write_zip(path, [("a", bytes(100_000))])
-    path.write_bytes(path.read_bytes().replace(struct.pack("<I", 100_000), struct.pack("<I", 100)))
+    path.write_bytes(
+        path.read_bytes().replace(struct.pack("<I", 100_000), struct.pack("<I", 100))
+    )
 
 
-OURS = ("orca-data.lock.json", "./orca-data.lock.json", ".locks/a.lock", ".tmp-1/a", ".unpack-1/a", ".LOCKS/b")
-OUTSIDE = ("../out", "a/../../out", "/tmp/out", "..\\out", "C:\\out", "a/..", "a\\..\\b/x", "\\\\host/a")
+OURS = (
+    "orca-data.lock.json",
+    "./orca-data.lock.json",
+    ".locks/a.lock",
+    ".tmp-1/a",
+    ".unpack-1/a",
+    ".LOCKS/b",
+)
+OUTSIDE = (
+    "../out",
+    "a/../../out",
+    "/tmp/out",
+    "..\\out",
+    "C:\\out",
+    "a/..",
+    "a\\..\\b/x",
+    "\\\\host/a",
+)
 BOMB = "unfolds to more than 200 times its size"
 REFUSED: list[tuple[Callable[[Path], object], str]] = [
     *(
-        (partial(write, files=[("good", b"1"), (name, b"{}")]), f"archive, '.*{message}")
-        for names, message in ((OURS, "a name of orca-ray's own files; refused"), (OUTSIDE, "a path below the dir"))
+        (
+            partial(write, files=[("good", b"1"), (name, b"{}")]),
+            f"archive, '.*{message}",
+        )
+        for names, message in (
+            (OURS, "a name of orca-ray's own files; refused"),
+            (OUTSIDE, "a path below the dir"),
+        )
         for name in names
         for write in (write_tar_gz, write_zip)
     ),
     *(
-        (partial(_member, kind=kind), f"archive, 'odd': expected files and directories, found a {found}; refused")
+        (
+            partial(_member, kind=kind),
+            f"archive, 'odd': expected files and directories, found a {found}; refused",
+        )
         for kind, found in (
-            (tarfile.SYMTYPE, "symbolic link"), (tarfile.LNKTYPE, "hard link"), (tarfile.CHRTYPE, "device"),
-            (tarfile.BLKTYPE, "device"), (tarfile.FIFOTYPE, "pipe"), (b"Z", "member of type b'Z'"),
+            (tarfile.SYMTYPE, "symbolic link"),
+            (tarfile.LNKTYPE, "hard link"),
+            (tarfile.CHRTYPE, "device"),
+            (tarfile.BLKTYPE, "device"),
+            (tarfile.FIFOTYPE, "pipe"),
+            (b"Z", "member of type b'Z'"),
         )
     ),
     (partial(_zip_member, mode=0o120777), "archive, 'odd'.*found a symbolic link"),
-    (partial(_zip_member, mode=0o060600), "archive, 'odd'.*found a device, pipe or socket"),
-    (partial(_zip_member, mode=0o100600, flags=1), "archive, 'odd'.*found an encrypted one"),
+    (
+        partial(_zip_member, mode=0o060600),
+        "archive, 'odd'.*found a device, pipe or socket",
+    ),
+    (
+        partial(_zip_member, mode=0o100600, flags=1),
+        "archive, 'odd'.*found an encrypted one",
+    ),
     (_sparse, "'huge': expected files and directories, found a sparse file"),
     *(
         (partial(write, files=files), "a file and a directory have the same name")
@@ -181,22 +239,36 @@ REFUSED: list[tuple[Callable[[Path], object], str]] = [
     (partial(write_tar_gz, files=[("good", b"1"), ("zeros", bytes(2**24))]), BOMB),
     (partial(write_zip, files=[("good", b"1"), ("zeros", bytes(2**24))]), BOMB),
     (_zeros_behind_the_end, BOMB),
-    (partial(_declares_much, kind=tarfile.REGTYPE, num_bytes=2**60), f"{BOMB} at 'huge'"),
-    (partial(_declares_much, kind=tarfile.GNUTYPE_LONGNAME, num_bytes=2**33), "a header of 8589934592 bytes"),
+    (
+        partial(_declares_much, kind=tarfile.REGTYPE, num_bytes=2**60),
+        f"{BOMB} at 'huge'",
+    ),
+    (
+        partial(_declares_much, kind=tarfile.GNUTYPE_LONGNAME, num_bytes=2**33),
+        "a header of 8589934592 bytes",
+    ),
     (_declares_little, r"expected a whole archive.*CRC"),
     (lambda path: None, r"cannot read .*no such file"),
     *(
-        (partial(Path.write_bytes, data=content), r"archive: expected a whole (archive|gzip file)")
+        (
+            partial(Path.write_bytes, data=content),
+            r"archive: expected a whole (archive|gzip file)",
+        )
         for content in (b"", b"hello", b"\x1f\x8b", b"PK\x03\x04")
     ),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("write", "message"), REFUSED)
 def test_what_is_refused_leaves_nothing(
-    write: Callable[[Path], object], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    write: Callable[[Path], object],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(archives, "_ANY_RATIO_BYTES", 2**20)  # else 256 MB: too much to write in a test
+    monkeypatch.setattr(
+        archives, "_ANY_RATIO_BYTES", 2**20
+    )  # else 256 MB: too much to write in a test
     write(tmp_path / "archive")
     with pytest.raises(UserError, match=message):
         unpack(tmp_path / "archive", tmp_path / "raw")
@@ -206,7 +278,10 @@ def test_what_is_refused_leaves_nothing(
 def test_links_and_directories_that_are_there_stay(tmp_path: Path) -> None:
     (tmp_path / "raw" / "a").mkdir(parents=True)
     (tmp_path / "raw" / "b").symlink_to(tmp_path / "on-another-disk")
-    for name, message in (("a", "raw/a is in the way"), ("b", "raw/b is there with another content")):
+    for name, message in (
+        ("a", "raw/a is in the way"),
+        ("b", "raw/b is there with another content"),
+    ):
         write_tar(tmp_path / "a.tar", [(name, b"1")])
         with pytest.raises(UserError, match=message):
             unpack(tmp_path / "a.tar", tmp_path / "raw")
@@ -214,21 +289,31 @@ def test_links_and_directories_that_are_there_stay(tmp_path: Path) -> None:
 
 
 @every_kind
-def test_more_than_is_free(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_than_is_free(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=5001))
     write(tmp_path / "archive", FILES.items())
-    with pytest.raises(UserError, match=r"no space left at 'cifar/deep/test': 5004 bytes are unpacked by then, 5001"):
+    with pytest.raises(
+        UserError,
+        match=(
+            r"no space left at 'cifar/deep/test': 5004 bytes are unpacked by then, 5001"
+        ),
+    ):
         unpack(tmp_path / "archive", tmp_path / "raw")
     assert list((tmp_path / "raw").iterdir()) == []
 
 
 @every_kind
-def test_an_archive_cut_or_changed_anywhere_leaves_nothing(write: Write, tmp_path: Path) -> None:
+def test_an_archive_cut_or_changed_anywhere_leaves_nothing(
+    write: Write, tmp_path: Path
+) -> None:
     path = tmp_path / "archive"
     write(path, FILES.items())
     content = path.read_bytes()
-    # A tar is padded to 10,240 bytes after the two blocks of its end mark; what counts ends at the first.
+    # A tar is padded to 10,240 bytes after the two blocks of its end mark; what counts
+    # ends at the first.
     end = len(content) if write is not write_tar else 5 * 512 + 5120
     for size in [*range(0, end - 1, 97), end - 1]:
         path.write_bytes(content[:size])
@@ -238,14 +323,22 @@ def test_an_archive_cut_or_changed_anywhere_leaves_nothing(write: Write, tmp_pat
     if write is write_tar:  # without checksums
         return
     for position in range(0, end, 41):
-        path.write_bytes(content[:position] + bytes([content[position] ^ 0x55]) + content[position + 1 :])
+        path.write_bytes(
+            content[:position]
+            + bytes([content[position] ^ 0x55])
+            + content[position + 1 :]
+        )
         with contextlib.suppress(UserError):
             unpack(path, tmp_path / f"raw{position}")
         # What no checksum of a zip covers may differ: a time, a mode, a name.
-        assert set(FILES.values()) >= set(contents(tmp_path / f"raw{position}").values())
+        assert set(FILES.values()) >= set(
+            contents(tmp_path / f"raw{position}").values()
+        )
 
 
-def test_a_whole_gzip_file_is_its_content_and_a_damaged_one_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_whole_gzip_file_is_its_content_and_a_damaged_one_is_refused_by_name(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "s2.gz"
     with pytest.raises(UserError, match=r"cannot read .*no such file"):
         open_gzip(path)
@@ -255,12 +348,18 @@ def test_a_whole_gzip_file_is_its_content_and_a_damaged_one_is_refused_by_name(t
         assert stream.read() == random.Random(0).randbytes(1000)
     flipped = bytearray(content)
     flipped[500] ^= 1
-    for damaged in (*(content[:size] for size in range(2, len(content), 50)), content[:-1], bytes(flipped)):
+    for damaged in (
+        *(content[:size] for size in range(2, len(content), 50)),
+        content[:-1],
+        bytes(flipped),
+    ):
         path.write_bytes(damaged)
         with pytest.raises(UserError, match=r"s2\.gz: expected a whole gzip file"):
             open_gzip(path)
     path.write_bytes(b"\x80\x04N.")
-    with pytest.raises(UserError, match=r"s2\.gz: expected a gzip file, found one that begins with"):
+    with pytest.raises(
+        UserError, match=r"s2\.gz: expected a gzip file, found one that begins with"
+    ):
         open_gzip(path)
 
 
@@ -284,13 +383,19 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "archive": lambda path: unpack(path, path.parent / "out"),
     "whole": read_whole,
     "hash": hash_file,
-    "raw file": lambda path: Workspace("big/toy", path.parent, path.parent).file(path.name),
+    "raw file": (
+        lambda path: Workspace("big/toy", path.parent, path.parent).file(path.name)
+    ),
 }
 
 
 @pytest.mark.parametrize("read", READERS.values(), ids=READERS)
-def test_what_could_block_or_never_end_is_not_opened(read: Callable[[Path], Any], tmp_path: Path) -> None:
-    paths = [tmp_path / kind / "raw" for kind in ("pipe", "device", "system", "directory")]
+def test_what_could_block_or_never_end_is_not_opened(
+    read: Callable[[Path], Any], tmp_path: Path
+) -> None:
+    paths = [
+        tmp_path / kind / "raw" for kind in ("pipe", "device", "system", "directory")
+    ]
     for path in paths:
         path.parent.mkdir()
     pipe, device, system, directory = paths
@@ -301,7 +406,9 @@ def test_what_could_block_or_never_end_is_not_opened(read: Callable[[Path], Any]
     if read is READERS["raw file"]:  # which may be a directory
         assert read(paths.pop()) == directory
     for path in paths:
-        with pytest.raises(UserError, match=r"cannot read .*/raw: expected a regular file"):
+        with pytest.raises(
+            UserError, match=r"cannot read .*/raw: expected a regular file"
+        ):
             read(path)
 
 
@@ -325,7 +432,10 @@ def _lock_file(place: Path, target: Path) -> None:
 @pytest.mark.parametrize(
     ("use", "refused"),
     [
-        (_partial_directory, "is where an unfinished build is stored, and it is a link.*remove it"),
+        (
+            _partial_directory,
+            "is where an unfinished build is stored, and it is a link.*remove it",
+        ),
         (_part, "is a symbolic link, and no file is written through it.*remove it"),
         (_lock_file, ""),
     ],
@@ -333,34 +443,48 @@ def _lock_file(place: Path, target: Path) -> None:
 def test_a_planted_link_with_the_name_of_a_scratch_file_keeps_its_target(
     use: Callable[[Path, Path], None], refused: str, tmp_path: Path
 ) -> None:
-    place, target = tmp_path / "place", tmp_path / "elsewhere" / "thesis.npy"
+    place = tmp_path / "place"
+    target = tmp_path / "elsewhere" / "thesis.npy"
     place.mkdir()
     target.parent.mkdir()
     target.write_bytes(b"years of work")
-    with pytest.raises(UserError, match=refused) if refused else contextlib.nullcontext():
+    with (
+        pytest.raises(UserError, match=refused) if refused else contextlib.nullcontext()
+    ):
         use(place, target)
     assert target.read_bytes() == b"years of work"
     assert os.listdir(target.parent) == ["thesis.npy"]
 
 
-@pytest.mark.parametrize(("shape", "chunks", "declared"), [((2**33,), (2**20,), 2**35), ((1,), (2**29,), 2**31)])
+@pytest.mark.parametrize(
+    ("shape", "chunks", "declared"),
+    [((2**33,), (2**20,), 2**35), ((1,), (2**29,), 2**31)],
+)
 def test_hdf5_that_declares_more_than_it_stores(
     shape: tuple[int], chunks: tuple[int], declared: int, tmp_path: Path
 ) -> None:
     with h5py.File(tmp_path / "d.h5", "w") as file:
         file.create_dataset("x", shape, "f4", chunks=chunks, maxshape=(None,))
-    message = rf"d\.h5.*unfolds to more than 200 times its size, x: {declared} bytes are declared, 0 are stored"
+    message = (
+        rf"d\.h5.*unfolds to more than 200 times its size, x: {declared} bytes are"
+        r" declared, 0 are stored"
+    )
     for name in ("hdf5", "mat"):
         with pytest.raises(UserError, match=message):
             READERS[name](tmp_path / "d.h5")
 
 
-def test_compressed_arrays_that_expand_without_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compressed_arrays_that_expand_without_bound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(archives, "_ANY_RATIO_BYTES", 2**20)
     zeros = np.zeros((2, 2**19))
     np.savez_compressed(tmp_path / "d.npz", x=zeros)
     savemat(tmp_path / "d.mat", {"x": zeros}, do_compression=True)
-    message = r"/d\.{}.*unfolds to more than 200 times its size, x: 83\d+ bytes are declared, \d+ are stored"
+    message = (
+        r"/d\.{}.*unfolds to more than 200 times its size, x: 83\d+ bytes are declared,"
+        r" \d+ are stored"
+    )
     with pytest.raises(UserError, match=message.format("npz")):
         Npz(tmp_path / "d.npz", ["x"])["x"]
     with pytest.raises(UserError, match=message.format("mat")):

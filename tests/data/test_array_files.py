@@ -18,7 +18,14 @@ import pytest
 from scipy.io import savemat
 
 from orca_ray.data import npy
-from orca_ray.data.hdf5 import check_chunks, mat5_variables, open_hdf5, read_mat, read_mat5, read_texts
+from orca_ray.data.hdf5 import (
+    check_chunks,
+    mat5_variables,
+    open_hdf5,
+    read_mat,
+    read_mat5,
+    read_texts,
+)
 from orca_ray.data.npy import Npz, read_npy
 from orca_ray.errors import UserError
 
@@ -45,12 +52,21 @@ def test_npy_of_plain_objects(tmp_path: Path) -> None:
     found = read_npy(path, pickled=True)
     assert found.shape == ()
     assert found[()]["label"].tolist() == [1, 2]
-    with pytest.raises(UserError, match=r"satellite_train\.npy: expected an array of numbers, found pickled objects"):
+    with pytest.raises(
+        UserError,
+        match=(
+            r"satellite_train\.npy: expected an array of numbers, found pickled objects"
+        ),
+    ):
         read_npy(path)
-    np.save(path, np.array([3, "ABC", np.ones((3, 3))], dtype=object), allow_pickle=True)
+    np.save(
+        path, np.array([3, "ABC", np.ones((3, 3))], dtype=object), allow_pickle=True
+    )
     assert read_npy(path, pickled=True)[1] == "ABC"
     np.save(path, np.array([Path("x")], dtype=object), allow_pickle=True)
-    with pytest.raises(UserError, match=r"satellite_train\.npy: it asks for 'pathlib.*refused"):
+    with pytest.raises(
+        UserError, match=r"satellite_train\.npy: it asks for 'pathlib.*refused"
+    ):
         read_npy(path, pickled=True)
 
 
@@ -69,13 +85,27 @@ def _object_array_of_another_shape(path: Path) -> None:
     [
         (lambda path: None, "cannot read"),
         (lambda path: path.write_bytes(b""), "expected the header of a .npy file"),
-        (lambda path: np.save(path, np.ones(3)), "expected an array of 2 axes, found shape"),
-        (lambda path: np.save(path, np.ones((3, 1), complex)), "array of integers, floating point, .*found complex128"),
-        (lambda path: np.save(path, np.zeros(3, [("a", "i4")])), r"found \[\('a', '<i4'\)\]"),
+        (
+            lambda path: np.save(path, np.ones(3)),
+            "expected an array of 2 axes, found shape",
+        ),
+        (
+            lambda path: np.save(path, np.ones((3, 1), complex)),
+            "array of integers, floating point, .*found complex128",
+        ),
+        (
+            lambda path: np.save(path, np.zeros(3, [("a", "i4")])),
+            r"found \[\('a', '<i4'\)\]",
+        ),
         (lambda path: np.save(path, np.zeros(3, "M8[s]")), "found datetime64"),
         *[
             (partial(_with_header, shape=shape), "expected the header of a .npy file")
-            for shape in ("(" + "-" * 9000 + "1,)", "(" + "1," * 100 + ")", "(-1, 1)", "(" + "9" * 3000 + ",)")
+            for shape in (
+                "(" + "-" * 9000 + "1,)",
+                "(" + "1," * 100 + ")",
+                "(-1, 1)",
+                "(" + "9" * 3000 + ",)",
+            )
         ],
         (_object_array_of_another_shape, r"of shape \[4\], found \[3\]"),
     ],
@@ -96,16 +126,28 @@ def test_npy_cut_anywhere(tmp_path: Path) -> None:
     content = _npy_bytes(np.arange(6.0))
     for size in range(len(content)):
         (tmp_path / "x.npy").write_bytes(content[:size])
-        with pytest.raises(UserError, match=r"x\.npy: expected .*fetch (the file|it) again"):
+        with pytest.raises(
+            UserError, match=r"x\.npy: expected .*fetch (the file|it) again"
+        ):
             read_npy(tmp_path / "x.npy")
 
 
-@pytest.mark.parametrize(("save", "in_memory"), [(np.savez, 0), (np.savez_compressed, 0), (np.savez_compressed, 2**20)])
-def test_npz_one_by_one(save: Any, in_memory: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("save", "in_memory"),
+    [(np.savez, 0), (np.savez_compressed, 0), (np.savez_compressed, 2**20)],
+)
+def test_npz_one_by_one(
+    save: Any, in_memory: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(npy, "IN_MEMORY", in_memory)
     x = np.arange(12.0).reshape(3, 4)
     path = tmp_path / "d.npz"
-    save(path, x_train=x, y_train=np.asfortranarray(x), other=np.array([{}], dtype=object))
+    save(
+        path,
+        x_train=x,
+        y_train=np.asfortranarray(x),
+        other=np.array([{}], dtype=object),
+    )
     found = Npz(path, ["x_train", "y_train"])
     assert list(found) == ["x_train", "y_train"]
     for name in found:
@@ -115,9 +157,13 @@ def test_npz_one_by_one(save: Any, in_memory: int, tmp_path: Path, monkeypatch: 
         assert isinstance(array, np.memmap) == (in_memory == 0)
     with pytest.raises(KeyError):
         found["other"]
-    with pytest.raises(UserError, match=r"d\.npz: expected an array 'x', found x_train, y_train, other"):
+    with pytest.raises(
+        UserError, match=r"d\.npz: expected an array 'x', found x_train, y_train, other"
+    ):
         Npz(path, ["x_train", "x"])
-    with pytest.raises(UserError, match=r"d\.npz, other: expected an array of .*, found object"):
+    with pytest.raises(
+        UserError, match=r"d\.npz, other: expected an array of .*, found object"
+    ):
         Npz(path, ["other"])["other"]
 
 
@@ -133,12 +179,17 @@ def test_npz_cut_or_changed(save: Any, tmp_path: Path, cache_home: Path) -> None
         with pytest.raises(UserError, match=r"d\.npz.*fetch the file again"):
             Npz(path, ["x"])["x"]
     middle = len(content) // 2
-    path.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+    path.write_bytes(
+        content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+    )
     with pytest.raises(UserError, match=r"d\.npz"):
         Npz(path, ["x"])["x"]
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("x.npy", _npy_bytes(np.ones(3)) + b"more")
-    with pytest.raises(UserError, match=r"d\.npz, x: expected 24 bytes for shape \[3\] float64, found 28"):
+    with pytest.raises(
+        UserError,
+        match=r"d\.npz, x: expected 24 bytes for shape \[3\] float64, found 28",
+    ):
         Npz(path, ["x"])["x"]
     assert not cache_home.exists() or not list(cache_home.iterdir())
     with pytest.raises(EOFError, match="48 bytes expected, 47 found"):
@@ -149,11 +200,24 @@ def test_npz_cut_or_changed(save: Any, tmp_path: Path, cache_home: Path) -> None
 
 def element(kind: int, content: bytes, endian: str, *, short: bool = False) -> bytes:
     if short:
-        return struct.pack(f"{endian}I", len(content) << 16 | kind) + content.ljust(4, b"\0")
-    return struct.pack(f"{endian}II", kind, len(content)) + content + bytes(-len(content) % 8)
+        return struct.pack(f"{endian}I", len(content) << 16 | kind) + content.ljust(
+            4, b"\0"
+        )
+    return (
+        struct.pack(f"{endian}II", kind, len(content))
+        + content
+        + bytes(-len(content) % 8)
+    )
 
 
-def matrix(name: bytes, class_: int, stored: int, content: bytes, shape: tuple[int, ...], endian: str = "<") -> bytes:
+def matrix(
+    name: bytes,
+    class_: int,
+    stored: int,
+    content: bytes,
+    shape: tuple[int, ...],
+    endian: str = "<",
+) -> bytes:
     """A variable as MATLAB writes it: what fits into four bytes is short."""
     return element(
         14,
@@ -167,7 +231,12 @@ def matrix(name: bytes, class_: int, stored: int, content: bytes, shape: tuple[i
 
 def file(*elements: bytes, endian: str = "<") -> bytes:
     mark = {"<": b"IM", ">": b"MI"}[endian]
-    return b"MATLAB 5.0 MAT-file".ljust(124) + struct.pack(f"{endian}H", 0x0100) + mark + b"".join(elements)
+    return (
+        b"MATLAB 5.0 MAT-file".ljust(124)
+        + struct.pack(f"{endian}H", 0x0100)
+        + mark
+        + b"".join(elements)
+    )
 
 
 def read(path: Path, name: str) -> Array:
@@ -175,29 +244,53 @@ def read(path: Path, name: str) -> Array:
 
 
 @pytest.mark.parametrize(("endian", "compressed"), [("<", True), (">", False)])
-def test_numbers_of_a_class_are_stored_in_the_shortest_type(endian: str, compressed: bool, tmp_path: Path) -> None:
-    long = matrix(b"coefficient", 6, 3, struct.pack(f"{endian}6h", 3, 12, 3, 12, 3, -300), (3, 2), endian)
+def test_numbers_of_a_class_are_stored_in_the_shortest_type(
+    endian: str, compressed: bool, tmp_path: Path
+) -> None:
+    long = matrix(
+        b"coefficient",
+        6,
+        3,
+        struct.pack(f"{endian}6h", 3, 12, 3, 12, 3, -300),
+        (3, 2),
+        endian,
+    )
     short = matrix(b"sol", 6, 2, b"\1\2\3", (1, 3), endian)
     elements = [long, short]
     if compressed:  # without padding
-        elements = [struct.pack(f"{endian}II", 15, len(z)) + z for z in map(zlib.compress, elements)]
+        elements = [
+            struct.pack(f"{endian}II", 15, len(z)) + z
+            for z in map(zlib.compress, elements)
+        ]
     path = tmp_path / "d.mat"
     path.write_bytes(file(*elements, endian=endian))
-    found = {name: (each.kind, each.shape) for name, each in mat5_variables(path).items()}
+    found = {
+        name: (each.kind, each.shape) for name, each in mat5_variables(path).items()
+    }
     assert found == {"coefficient": ("f8", (3, 2)), "sol": ("f8", (1, 3))}
     assert read(path, "coefficient").tolist() == [[3, 12], [12, 3], [3, -300]]
     assert read(path, "sol").tolist() == [[1, 2, 3]]
 
 
 def test_what_is_no_full_array_is_named_and_passed_over(tmp_path: Path) -> None:
-    content: dict[str, Any] = {"char": "abc", "cell": np.array([1, "a"], dtype=object), "struct": {"a": 1}}
-    content |= {"complex": np.array([1 + 2j]), "u1": np.array([True, False]), "f8": np.arange(4.0)}
+    content: dict[str, Any] = {
+        "char": "abc",
+        "cell": np.array([1, "a"], dtype=object),
+        "struct": {"a": 1},
+    }
+    content |= {
+        "complex": np.array([1 + 2j]),
+        "u1": np.array([True, False]),
+        "f8": np.arange(4.0),
+    }
     savemat(tmp_path / "d.mat", content)
     found = mat5_variables(tmp_path / "d.mat")
     assert [(name, each.kind, each.is_numeric) for name, each in found.items()] == [
         (name, name, name in ("u1", "f8")) for name in content
     ]
-    opaque = element(14, element(6, struct.pack("<II", 17, 0), "<") + element(1, b"MCOS", "<"), "<")
+    opaque = element(
+        14, element(6, struct.pack("<II", 17, 0), "<") + element(1, b"MCOS", "<"), "<"
+    )
     (tmp_path / "d.mat").write_bytes(file(opaque, matrix(b"a", 9, 2, b"\7", (1, 1))))
     assert list(mat5_variables(tmp_path / "d.mat")) == ["a"]
 
@@ -217,12 +310,24 @@ def packed(content: bytes) -> bytes:
         (file(element(99, b"12345678", "<")), "an element of type 99"),
         (file(ONE)[:-1], "an element of type 14 and 72 bytes at byte 128 of 207"),
         (file(matrix(b"a", 6, 8, b"12345678", (1, 1))), "numbers of type 8"),
-        (file(matrix(b"a", 6, 9, b"12345678", (1, 2))), r"8 bytes of float64 for an array 'a' of shape \[1, 2\]"),
+        (
+            file(matrix(b"a", 6, 9, b"12345678", (1, 2))),
+            r"8 bytes of float64 for an array 'a' of shape \[1, 2\]",
+        ),
         (file(matrix(b"a", 6, 9, b"", (-1, 0))), r"of shape \[-1, 0\]"),
         (file(matrix(b"a", 6, 9, b"12345678", (1,) * 65)), "for an array 'a'"),
-        (file(matrix(b"a" * 5000, 6, 9, b"12345678", (1, 1))), "an element of type 1 and 5000 bytes where type 1 is"),
-        (file(element(14, element(5, b"12345678", "<"), "<")), "an element of type 5 and 8 bytes where type 6 is due"),
-        (file(element(14, struct.pack("<I", 5 << 16 | 6) + bytes(4), "<")), "a short element of 5 bytes"),
+        (
+            file(matrix(b"a" * 5000, 6, 9, b"12345678", (1, 1))),
+            "an element of type 1 and 5000 bytes where type 1 is",
+        ),
+        (
+            file(element(14, element(5, b"12345678", "<"), "<")),
+            "an element of type 5 and 8 bytes where type 6 is due",
+        ),
+        (
+            file(element(14, struct.pack("<I", 5 << 16 | 6) + bytes(4), "<")),
+            "a short element of 5 bytes",
+        ),
         (file(element(14, element(6, b"", "<"), "<")), "IndexError"),
         (packed(b"not zlib"), "incorrect header check"),
         (packed(PACKED[:30]), "Truncated compressed stream"),
@@ -231,7 +336,9 @@ def packed(content: bytes) -> bytes:
 )
 def test_bad_files(content: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / "d.mat").write_bytes(content)
-    with pytest.raises(UserError, match=rf"d\.mat: expected a whole MATLAB file.*{message}"):
+    with pytest.raises(
+        UserError, match=rf"d\.mat: expected a whole MATLAB file.*{message}"
+    ):
         read(tmp_path / "d.mat", "coeff")
 
 
@@ -254,7 +361,10 @@ def test_hdf5_is_read(path: Path) -> None:
     ("key", "message"),
     [
         ("tensor", r"d\.h5: .*expected key 'tensor', found no 'tensor' but 0001, type"),
-        ("0001/grid", r"d\.h5: .*expected key '0001/grid', found no 'grid' in 0001 but data"),
+        (
+            "0001/grid",
+            r"d\.h5: .*expected key '0001/grid', found no 'grid' in 0001 but data",
+        ),
         ("0001/data/x", r"d\.h5: .*found no 'x' in 0001/data but an array"),
         ("type", r"d\.h5, type: expected data, found Datatype"),
     ],
@@ -263,7 +373,10 @@ def test_hdf5_without_the_key(key: str, message: str, path: Path) -> None:
     with pytest.raises(UserError, match=message), open_hdf5(path, [key]):
         pass
     if key == "tensor":
-        with pytest.raises(UserError, match=r"d\.h5: expected a whole HDF5"), open_hdf5(path) as file:
+        with (
+            pytest.raises(UserError, match=r"d\.h5: expected a whole HDF5"),
+            open_hdf5(path) as file,
+        ):
             file[key]
 
 
@@ -274,36 +387,51 @@ def _external_link(file: Any, other: Path) -> None:
 def _virtual_over_a_pipe(file: Any, other: Path) -> None:
     os.mkfifo(other.with_name("pipe.h5"))
     layout = h5py.VirtualLayout((3,), "f8", maxshape=(None,))
-    source = h5py.VirtualSource(str(other.with_name("pipe.h5")), "tensor", (3,), maxshape=(None,))
+    source = h5py.VirtualSource(
+        str(other.with_name("pipe.h5")), "tensor", (3,), maxshape=(None,)
+    )
     layout[: h5py.h5s.UNLIMITED] = source[: h5py.h5s.UNLIMITED]
     file.create_virtual_dataset("tensor", layout)
 
 
 @pytest.mark.parametrize("link", [_external_link, _virtual_over_a_pipe])
-def test_hdf5_that_reaches_for_another_file(link: Callable[[Any, Path], None], tmp_path: Path) -> None:
+def test_hdf5_that_reaches_for_another_file(
+    link: Callable[[Any, Path], None], tmp_path: Path
+) -> None:
     with h5py.File(tmp_path / "secret.h5", "w") as file:
         file["tensor"] = np.ones(3)
     with h5py.File(tmp_path / "d.h5", "w") as file:
         link(file, tmp_path / "secret.h5")
     message = r"d\.h5, tensor: expected data in the file itself"
-    with pytest.raises(UserError, match=message), open_hdf5(tmp_path / "d.h5", ["tensor"]):
+    with (
+        pytest.raises(UserError, match=message),
+        open_hdf5(tmp_path / "d.h5", ["tensor"]),
+    ):
         pass
 
 
 def test_hdf5_cut_anywhere_or_with_a_damaged_chunk(tmp_path: Path) -> None:
     path = tmp_path / "d.h5"
     with h5py.File(path, "w") as file:
-        data = file.create_dataset("tensor", data=np.arange(1000.0), chunks=(100,), compression="gzip")
+        data = file.create_dataset(
+            "tensor", data=np.arange(1000.0), chunks=(100,), compression="gzip"
+        )
         place = data.id.get_chunk_info(3).byte_offset
     content = path.read_bytes()
     for size in range(0, len(content), len(content) // 20):
         path.write_bytes(content[:size])
-        with pytest.raises(UserError, match=r"d\.h5.*fetch the file again"), open_hdf5(path, ["tensor"]) as file:
+        with (
+            pytest.raises(UserError, match=r"d\.h5.*fetch the file again"),
+            open_hdf5(path, ["tensor"]) as file,
+        ):
             file["tensor"][:]
     path.write_bytes(content[:place] + bytes(20) + content[place + 20 :])
     with open_hdf5(path, ["tensor"]) as file:
         assert file["tensor"][99] == 99
-    with pytest.raises(UserError, match=r"d\.h5: expected a whole HDF5 file"), open_hdf5(path) as file:
+    with (
+        pytest.raises(UserError, match=r"d\.h5: expected a whole HDF5 file"),
+        open_hdf5(path) as file,
+    ):
         file["tensor"][:]
 
 
@@ -319,20 +447,38 @@ def _write_mat(path: Path, version: str, **arrays: Array) -> None:
 @pytest.mark.parametrize(
     ("options", "chunk", "mask", "message"),
     [
-        ({"compression": "gzip"}, zlib.compress(b"abcd"), 0, "chunks of 640 bytes, found 4;"),
+        (
+            {"compression": "gzip"},
+            zlib.compress(b"abcd"),
+            0,
+            "chunks of 640 bytes, found 4;",
+        ),
         ({"compression": "gzip"}, b"abcd", 1, "chunks of 640 bytes, found 4;"),
         ({"compression": "gzip"}, b"abcd", 0, "chunks of 640 bytes, found 0;"),
-        ({"compression": "gzip", "shuffle": True, "fletcher32": True}, b"abcdabcd", 2, "chunks of 640 bytes, found 4;"),
+        (
+            {"compression": "gzip", "shuffle": True, "fletcher32": True},
+            b"abcdabcd",
+            2,
+            "chunks of 640 bytes, found 4;",
+        ),
         ({"compression": "lzf"}, b"abcd", 0, "expected no filter or gzip, found 'lzf'"),
     ],
-    ids=["unfolds to less", "without the filter", "not compressed", "without one of three", "another filter"],
+    ids=[
+        "unfolds to less",
+        "without the filter",
+        "not compressed",
+        "without one of three",
+        "another filter",
+    ],
 )
-def test_a_chunk_of_another_size(options: Any, chunk: bytes, mask: int, message: str, tmp_path: Path) -> None:
+def test_a_chunk_of_another_size(
+    options: Any, chunk: bytes, mask: int, message: str, tmp_path: Path
+) -> None:
     """The library ends the process when it reads a chunk that is shorter than declared."""
     with h5py.File(tmp_path / "d.h5", "w") as file:
-        file.create_dataset("tensor", (40, 4), "f4", chunks=(40, 4), **options).id.write_direct_chunk(
-            (0, 0), chunk, mask
-        )
+        file.create_dataset(
+            "tensor", (40, 4), "f4", chunks=(40, 4), **options
+        ).id.write_direct_chunk((0, 0), chunk, mask)
     with (
         open_hdf5(tmp_path / "d.h5") as file,
         pytest.raises(UserError, match=rf"d\.h5, tensor: .*{re.escape(message)}"),
@@ -340,14 +486,34 @@ def test_a_chunk_of_another_size(options: Any, chunk: bytes, mask: int, message:
         check_chunks(tmp_path / "d.h5", "tensor", file["tensor"])
 
 
-@pytest.mark.parametrize("options", [{}, {"compression": "gzip", "shuffle": True, "fletcher32": True}])
+@pytest.mark.parametrize(
+    "options", [{}, {"compression": "gzip", "shuffle": True, "fletcher32": True}]
+)
 def test_whole_chunks_pass(options: Any, tmp_path: Path) -> None:
-    noise = np.random.default_rng(0).integers(256, size=(90, 40), dtype=np.uint8)  # gzip would make it no smaller
+    noise = np.random.default_rng(0).integers(
+        256, size=(90, 40), dtype=np.uint8
+    )  # gzip would make it no smaller
     with h5py.File(tmp_path / "d.h5", "w") as file:
-        for name, values in {"noise": noise, "zeros": np.zeros((90, 40)), "texts": np.array([b"a", b"bc"])}.items():
-            check_chunks(tmp_path / "d.h5", name, file.create_dataset(name, data=values, chunks=True, **options))
-        packed = {"compression": options.get("compression")}  # the library neither shuffles texts nor checks their sum
-        file.create_dataset("words", data=["wälk", "run"], chunks=True, dtype=h5py.string_dtype(), **packed)
+        for name, values in {
+            "noise": noise,
+            "zeros": np.zeros((90, 40)),
+            "texts": np.array([b"a", b"bc"]),
+        }.items():
+            check_chunks(
+                tmp_path / "d.h5",
+                name,
+                file.create_dataset(name, data=values, chunks=True, **options),
+            )
+        packed = {
+            "compression": options.get("compression")
+        }  # the library neither shuffles texts nor checks their sum
+        file.create_dataset(
+            "words",
+            data=["wälk", "run"],
+            chunks=True,
+            dtype=h5py.string_dtype(),
+            **packed,
+        )
     assert read_texts(tmp_path / "d.h5", "words").tolist() == ["wälk", "run"]
 
 
@@ -362,7 +528,9 @@ def test_mat_has_the_axes_of_matlab(version: str, tmp_path: Path) -> None:
     np.testing.assert_array_equal(found[:], array)
     with pytest.raises(UserError, match=r"d\.mat: expected .*'sol'.* coeff"):
         read_mat(path, "sol")
-    with pytest.raises(UserError, match=r"d\.mat, note: expected a numeric array, found"):
+    with pytest.raises(
+        UserError, match=r"d\.mat, note: expected a numeric array, found"
+    ):
         read_mat(path, "note")
     _write_mat(path, version, coeff=array)
     content = path.read_bytes()
@@ -372,9 +540,16 @@ def test_mat_has_the_axes_of_matlab(version: str, tmp_path: Path) -> None:
             read_mat(path, "coeff")[0:2]
 
 
-def test_a_file_that_may_not_be_read_is_not_taken_for_another_kind(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_may_not_be_read_is_not_taken_for_another_kind(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(UserError, match="cannot read"):
         read_mat(path.with_name("absent.mat"), "coeff")
-    monkeypatch.setattr(Path, "open", mock.Mock(side_effect=PermissionError(13, "Permission denied")))
-    with pytest.raises(UserError, match=r"cannot read .*d\.h5: Permission denied"), open_hdf5(path):
+    monkeypatch.setattr(
+        Path, "open", mock.Mock(side_effect=PermissionError(13, "Permission denied"))
+    )
+    with (
+        pytest.raises(UserError, match=r"cannot read .*d\.h5: Permission denied"),
+        open_hdf5(path),
+    ):
         pass

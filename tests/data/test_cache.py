@@ -1,7 +1,9 @@
-"""The cache: its directory, missing raw files, the lock file, wheels that pip brings, and the memory there is for data.
+"""The cache: its directory, missing raw files, the lock file, wheels that pip brings,
+and the memory there is for data.
 
-Wheels come from a local directory index, of which the real pip fetches or fails to fetch them; faults come through that
-index, or from a stand-in for pip. A container limits CPUs and memory in two versions of control groups.
+Wheels come from a local directory index, of which the real pip fetches or fails to
+fetch them; faults come through that index, or from a stand-in for pip. A container
+limits CPUs and memory in two versions of control groups.
 """
 
 import errno
@@ -27,10 +29,17 @@ from orca_ray.data import cache, packages
 from orca_ray.data.packages import Package
 from orca_ray.data.raw import PINS, Pin, Pins, RawFile, check_missing
 from orca_ray.errors import UserError
-from orca_ray.process import allowed_cpus, allowed_memory, free_memory, seconds_since_boot
+from orca_ray.process import (
+    allowed_cpus,
+    allowed_memory,
+    free_memory,
+    seconds_since_boot,
+)
 
 
-def test_home_follows_the_variable_and_expands_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_home_follows_the_variable_and_expands_the_user(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("ORCA_RAY_HOME", "~/elsewhere")
     assert cache.home() == tmp_path / "elsewhere"
@@ -39,16 +48,26 @@ def test_home_follows_the_variable_and_expands_the_user(monkeypatch: pytest.Monk
     assert not cache.home().exists()
 
 
-@pytest.mark.parametrize(("given", "told"), [("~nobody-of-this-name/x", "is '~nobody"), ("", "is not set")])
-def test_a_home_that_nobody_has_is_a_user_error(given: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("given", "told"), [("~nobody-of-this-name/x", "is '~nobody"), ("", "is not set")]
+)
+def test_a_home_that_nobody_has_is_a_user_error(
+    given: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("ORCA_RAY_HOME", given)
-    unknown = mock.Mock(side_effect=RuntimeError)  # as in a container whose user has no entry
+    unknown = mock.Mock(
+        side_effect=RuntimeError
+    )  # as in a container whose user has no entry
     monkeypatch.setattr(Path, "expanduser", unknown)
-    with pytest.raises(UserError, match=f"ORCA_RAY_HOME {told}.*set it to a directory's path"):
+    with pytest.raises(
+        UserError, match=f"ORCA_RAY_HOME {told}.*set it to a directory's path"
+    ):
         cache.home()
 
 
-def test_subdirectories_are_created_below_home(cache_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_subdirectories_are_created_below_home(
+    cache_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("packages", "raw"):
         assert cache.subdirectory(name) == cache_home / name
         assert (cache_home / name).is_dir()
@@ -56,8 +75,15 @@ def test_subdirectories_are_created_below_home(cache_home: Path, monkeypatch: py
     cache_home.write_text("not a directory")
     with pytest.raises(UserError, match="a file is in the way"):
         cache.subdirectory("packages")
-    monkeypatch.setattr(Path, "mkdir", mock.Mock(side_effect=FileNotFoundError(errno.ENOENT, "as below /proc")))
-    for make in (lambda: cache.subdirectory("packages"), lambda: cache.make_directory(cache_home / "raw/toy")):
+    monkeypatch.setattr(
+        Path,
+        "mkdir",
+        mock.Mock(side_effect=FileNotFoundError(errno.ENOENT, "as below /proc")),
+    )
+    for make in (
+        lambda: cache.subdirectory("packages"),
+        lambda: cache.make_directory(cache_home / "raw/toy"),
+    ):
         with pytest.raises(UserError, match=r"cannot write to .*set ORCA_RAY_HOME"):
             make()
 
@@ -65,16 +91,38 @@ def test_subdirectories_are_created_below_home(cache_home: Path, monkeypatch: py
 @pytest.mark.parametrize(
     ("place", "code", "file", "message"),
     [
-        ("home/raw", errno.ENOSPC, None, "no space left on the disk.*Free some space, or set ORCA_RAY_HOME"),
+        (
+            "home/raw",
+            errno.ENOSPC,
+            None,
+            "no space left on the disk.*Free some space, or set ORCA_RAY_HOME",
+        ),
         ("out", errno.ENOSPC, None, "Free some space, or name another directory"),
         ("out", errno.EDQUOT, None, "no space left"),
         ("out", errno.EROFS, None, "cannot write"),
-        ("out", errno.EACCES, "raw/x.npy", r"cannot open .*/raw/x\.npy: Permission denied$"),
-        ("out", errno.EACCES, "out/y.npy", r"cannot write to .*/out \(.*\): name another directory"),
-        ("out", errno.EACCES, "", r"cannot write to .*/out \(.*\): name another directory"),  # where it would be made
+        (
+            "out",
+            errno.EACCES,
+            "raw/x.npy",
+            r"cannot open .*/raw/x\.npy: Permission denied$",
+        ),
+        (
+            "out",
+            errno.EACCES,
+            "out/y.npy",
+            r"cannot write to .*/out \(.*\): name another directory",
+        ),
+        (
+            "out",
+            errno.EACCES,
+            "",
+            r"cannot write to .*/out \(.*\): name another directory",
+        ),  # where it would be made
     ],
 )
-def test_disk_errors_become_user_errors(place: str, code: int, file: str | None, message: str, tmp_path: Path) -> None:
+def test_disk_errors_become_user_errors(
+    place: str, code: int, file: str | None, message: str, tmp_path: Path
+) -> None:
     named = () if file is None else (str(tmp_path / file),)
     with pytest.raises(UserError, match=message), cache.disk_errors(tmp_path / place):
         raise OSError(code, os.strerror(code), *named)
@@ -82,12 +130,16 @@ def test_disk_errors_become_user_errors(place: str, code: int, file: str | None,
         raise FileNotFoundError(errno.ENOENT, "gone")
 
 
-def test_space_is_checked_before_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_space_is_checked_before_writing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cache.check_space(tmp_path, 1)
     with pytest.raises(UserError, match=r"no space: .* needs about 1000000000000 MB"):
         cache.check_space(tmp_path, 1e18)
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=8192))
-    with pytest.raises(UserError, match=r"needs about 70 kB and its disk has 8 kB free"):
+    with pytest.raises(
+        UserError, match=r"needs about 70 kB and its disk has 8 kB free"
+    ):
         cache.check_space(tmp_path, 70_000)
 
 
@@ -98,7 +150,10 @@ def test_atomic_directory_appears_whole_and_replaces_the_old(tmp_path: Path) -> 
             (filling / "file").write_text(content)
             assert not target.exists() or (target / "file").read_text() != content
         assert (target / "file").read_text() == content
-    with pytest.raises(UserError, match="no space left"), cache.atomic_directory(target):
+    with (
+        pytest.raises(UserError, match="no space left"),
+        cache.atomic_directory(target),
+    ):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert (target / "file").read_text() == "second"
     assert os.listdir(tmp_path) == ["made"]
@@ -108,9 +163,16 @@ def test_atomic_directory_appears_whole_and_replaces_the_old(tmp_path: Path) -> 
 def test_a_lock_that_cannot_be_made_is_not_waited_for(tmp_path: Path) -> None:
     (tmp_path / "thing.lock").symlink_to(tmp_path / "elsewhere")
     for path in (Path("/proc/out"), tmp_path / "thing"):
-        with pytest.raises(UserError, match=rf"cannot write to {path.parent} \(.*\.lock: .*name another directory"):  # noqa: SIM117
-            with cache.lock(path):
-                raise AssertionError
+        with (
+            pytest.raises(
+                UserError,
+                match=(
+                    rf"cannot write to {path.parent} \(.*\.lock: .*name another directory"
+                ),
+            ),
+            cache.lock(path),
+        ):
+            raise AssertionError
     assert not (tmp_path / "elsewhere").exists()
 
 
@@ -121,10 +183,15 @@ PACKED = RawFile(path="a.zip", urls=URLS, unpacked="inside/x")
 
 def test_what_is_there_but_not_unpacked_is_told_apart(tmp_path: Path) -> None:
     (tmp_path / "a.zip").write_bytes(b"")
-    told = f"1 of 2 raw files are not in {tmp_path}: x.npy; 1 of 2 raw files are in {tmp_path} but not unpacked: a.zip;"
+    told = (
+        f"1 of 2 raw files are not in {tmp_path}: x.npy; 1 of 2 raw files are in"
+        f" {tmp_path} but not unpacked: a.zip;"
+    )
     with pytest.raises(UserError, match=re.escape(told)):
         check_missing("toy/one", (PLAIN, PACKED), tmp_path)
-    with pytest.raises(UserError, match="own; download them yourself, or name the directory"):
+    with pytest.raises(
+        UserError, match="own; download them yourself, or name the directory"
+    ):
         check_missing("toy/one", (RawFile(path="own"),), tmp_path)
 
 
@@ -132,14 +199,25 @@ def test_what_is_there_but_not_unpacked_is_told_apart(tmp_path: Path) -> None:
     ("file", "command", "option"),
     [
         (PACKED, "orca-sweep data fetch toy/one", "--raw"),
-        (RawFile(path="x", made_by="orca-sweep data fetch toy/2"), "orca-sweep data fetch toy/2", "--raw"),
-        (RawFile(path="x", made_by="python -m made toy/g"), "python -m made toy/g", "--out"),
+        (
+            RawFile(path="x", made_by="orca-sweep data fetch toy/2"),
+            "orca-sweep data fetch toy/2",
+            "--raw",
+        ),
+        (
+            RawFile(path="x", made_by="python -m made toy/g"),
+            "python -m made toy/g",
+            "--out",
+        ),
     ],
 )
 def test_the_command_brings_it_to_where_it_was_looked_for(
     cache_home: Path, file: RawFile, command: str, option: str
 ) -> None:
-    for directory, added in ((cache.home() / "raw/toy", ""), (Path("/my data"), f" {option} '/my data'")):
+    for directory, added in (
+        (cache.home() / "raw/toy", ""),
+        (Path("/my data"), f" {option} '/my data'"),
+    ):
         with pytest.raises(UserError) as caught:
             check_missing("toy/one", (file,), directory)
         assert f"; run {command + added!r}, or name the directory" in str(caught.value)
@@ -158,7 +236,9 @@ def test_pins_come_back_and_the_first_one_stays(tmp_path: Path) -> None:
 
 def test_many_writers_lose_nothing(tmp_path: Path) -> None:
     def add(number: int) -> None:
-        Pins(tmp_path).add(f"file{number}", Pin(hashlib.sha256(bytes([number])).hexdigest(), number))
+        Pins(tmp_path).add(
+            f"file{number}", Pin(hashlib.sha256(bytes([number])).hexdigest(), number)
+        )
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(add, range(24)))
@@ -194,8 +274,13 @@ def test_what_is_no_lock_file_is_refused_and_kept(tmp_path: Path, content: str) 
     assert (tmp_path / PINS).read_text() == content
 
 
-def test_a_pin_that_cannot_be_synced_is_not_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.fsync", mock.Mock(side_effect=OSError(errno.ENOSPC, "No space left on device")))
+def test_a_pin_that_cannot_be_synced_is_not_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "os.fsync",
+        mock.Mock(side_effect=OSError(errno.ENOSPC, "No space left on device")),
+    )
     with pytest.raises(UserError, match="no space left"):
         Pins(tmp_path).add("x", PIN)
     assert Pins(tmp_path).read() == {}
@@ -209,11 +294,17 @@ def _write_wheel(directory: Path, content: str) -> Path:
     info = "pocket_data-1.0.dist-info"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr(MEMBER, content)
-        # No interpreter satisfies this: the wheel holds data, so its requirement must not matter.
+        # No interpreter satisfies this: the wheel holds data, so its requirement must
+        # not matter.
         archive.writestr(
-            f"{info}/METADATA", "Metadata-Version: 2.1\nName: pocket-data\nVersion: 1.0\nRequires-Python: <3\n"
+            f"{info}/METADATA",
+            "Metadata-Version: 2.1\nName: pocket-data\nVersion: 1.0\nRequires-Python:"
+            " <3\n",
         )
-        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(
+            f"{info}/WHEEL",
+            "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        )
         archive.writestr(f"{info}/RECORD", "")
     return path
 
@@ -233,7 +324,9 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def package(index: Path) -> Package:
     """A package that the index holds."""
     path = _write_wheel(index, "1,2,3\n")
-    return Package("Pocket.data", "1.0", hashlib.sha256(path.read_bytes()).hexdigest(), "MIT")
+    return Package(
+        "Pocket.data", "1.0", hashlib.sha256(path.read_bytes()).hexdigest(), "MIT"
+    )
 
 
 @pytest.fixture
@@ -249,7 +342,11 @@ def _pretend_pip(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
 
 
 def _files() -> list[str]:
-    return sorted(path.name for path in cache.subdirectory("packages").iterdir() if path.suffix != ".lock")
+    return sorted(
+        path.name
+        for path in cache.subdirectory("packages").iterdir()
+        if path.suffix != ".lock"
+    )
 
 
 @pytest.mark.slow
@@ -259,7 +356,9 @@ def test_a_wheel_is_fetched_once_also_by_threads_and_again_when_it_is_damaged(
     assert not packages.is_cached(package)
     told: list[str] = []
     with ThreadPoolExecutor(3) as pool:
-        (path,) = set(pool.map(lambda _: packages.wheel(package, told.append), range(3)))
+        (path,) = set(
+            pool.map(lambda _: packages.wheel(package, told.append), range(3))
+        )
     assert hashlib.sha256(path.read_bytes()).hexdigest() == package.sha256
     assert told == ["fetching Pocket.data==1.0 (10 MB)"]
     assert packages.is_cached(package)
@@ -269,7 +368,9 @@ def test_a_wheel_is_fetched_once_also_by_threads_and_again_when_it_is_damaged(
     assert packages.read_member(package, MEMBER) == b"1,2,3\n"
     assert f"sha256 is {damaged}, expected {package.sha256}" in caplog.text
     assert pip.call_count == 2
-    assert pip.call_args.kwargs["env"]["PIP_RETRIES"] == "1"  # by default, pip waits for minutes
+    assert (
+        pip.call_args.kwargs["env"]["PIP_RETRIES"] == "1"
+    )  # by default, pip waits for minutes
     assert "--no-cache-dir" in pip.call_args.args[0]  # a damaged copy would stay in it
     assert _files() == [path.name]
 
@@ -281,7 +382,9 @@ def test_a_wheel_put_there_by_hand_is_used_without_pip(
     source = next(index.glob("*.whl"))
     (cache.subdirectory("packages") / source.name).write_bytes(source.read_bytes())
     assert packages.read_member(package, MEMBER) == b"1,2,3\n"
-    with pytest.raises(UserError, match=r"Pocket\.data==1\.0 holds no file 'absent\.csv'"):
+    with pytest.raises(
+        UserError, match=r"Pocket\.data==1\.0 holds no file 'absent\.csv'"
+    ):
         packages.read_member(package, "absent.csv")
     with pytest.raises(UserError, match=r"no space: .* needs about"):
         packages.wheel(replace(package, version="2.0", size_mb=1e12))
@@ -290,11 +393,17 @@ def test_a_wheel_put_there_by_hand_is_used_without_pip(
 @pytest.mark.slow
 @pytest.mark.parametrize("pip_lets_it_through", [False, True])
 def test_another_hash_is_refused(
-    package: Package, index: Path, pip_lets_it_through: bool, monkeypatch: pytest.MonkeyPatch
+    package: Package,
+    index: Path,
+    pip_lets_it_through: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     source = _write_wheel(index, "tampered\n")
     if pip_lets_it_through:
-        code = f"import shutil, sys; shutil.copy({str(source)!r}, sys.argv[sys.argv.index('--dest') + 1])"
+        code = (
+            f"import shutil, sys; shutil.copy({str(source)!r},"
+            " sys.argv[sys.argv.index('--dest') + 1])"
+        )
         _pretend_pip(monkeypatch, code)
     with pytest.raises(UserError, match="the hash differs: expected") as caught:
         packages.wheel(package)
@@ -309,8 +418,17 @@ def test_another_hash_is_refused(
         ("OSError: [Errno 28] No space left on device", "no space left on the disk"),
         ("python: No module named pip", "has no pip"),
         ("", r"cannot fetch Pocket\.data==1\.0: no output"),
-        ("ProxyError('no')\nERROR: No matching distribution", r"1\.0: the package index does not answer\. .*HTTPS_P"),
-        ("ERROR: gone\nhint", r"cannot fetch Pocket\.data==1\.0: ERROR: gone .*sha256 \w{64} into .*/packages by hand"),
+        (
+            "ProxyError('no')\nERROR: No matching distribution",
+            r"1\.0: the package index does not answer\. .*HTTPS_P",
+        ),
+        (
+            "ERROR: gone\nhint",
+            (
+                r"cannot fetch Pocket\.data==1\.0: ERROR: gone .*sha256 \w{64} into"
+                r" .*/packages by hand"
+            ),
+        ),
     ],
 )
 def test_failures_of_pip_are_explained_and_leave_nothing(
@@ -328,13 +446,16 @@ def test_failures_of_pip_are_explained_and_leave_nothing(
 
 
 VERSION_2 = {
-    "pod/cpu.max": "350000 100000\n", "pod/box/cpu.max": "max 100000\n", "pod/box/memory.max": f"{2**31}\n",
+    "pod/cpu.max": "350000 100000\n",
+    "pod/box/cpu.max": "max 100000\n",
+    "pod/box/memory.max": f"{2**31}\n",
     "memory.max": "max\n",
-}  # fmt: skip
+}
 VERSION_1 = {
-    "cpu/docker/1/cpu.cfs_quota_us": "50000", "cpu/docker/1/cpu.cfs_period_us": "100000",
+    "cpu/docker/1/cpu.cfs_quota_us": "50000",
+    "cpu/docker/1/cpu.cfs_period_us": "100000",
     "memory/memory.limit_in_bytes": str(2**63 - 4096),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(
@@ -342,12 +463,27 @@ VERSION_1 = {
     [
         (None, {}, 16, None),
         ("0::/pod/box\n", VERSION_2, 3, 2**31),
-        ("4:memory:/docker/1\n3:cpu,cpuacct:/docker/1\n", VERSION_1, 1, None),  # half a core is one worker
-        ("4:memory:/docker/1\n", {**VERSION_1, "memory/docker/1/memory.limit_in_bytes": str(2**30)}, 16, 2**30),
+        (
+            "4:memory:/docker/1\n3:cpu,cpuacct:/docker/1\n",
+            VERSION_1,
+            1,
+            None,
+        ),  # half a core is one worker
+        (
+            "4:memory:/docker/1\n",
+            {**VERSION_1, "memory/docker/1/memory.limit_in_bytes": str(2**30)},
+            16,
+            2**30,
+        ),
     ],
 )
 def test_limits_of_a_container(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: str | None, files: dict[str, str], cpus: int, memory: int
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    own: str | None,
+    files: dict[str, str],
+    cpus: int,
+    memory: int,
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
     root = tmp_path / "groups"
@@ -356,19 +492,28 @@ def test_limits_of_a_container(
         (root / name).write_text(text)
     if own is not None:
         (tmp_path / "own").write_text(own)
-    assert (allowed_cpus(root, tmp_path / "own"), allowed_memory(root, tmp_path / "own")) == (cpus, memory)
+    assert (
+        allowed_cpus(root, tmp_path / "own"),
+        allowed_memory(root, tmp_path / "own"),
+    ) == (cpus, memory)
 
 
-def test_memory_is_what_is_available_within_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_is_what_is_available_within_the_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("orca_ray.process.allowed_memory", lambda: None)
     assert free_memory() == pytest.approx(psutil.virtual_memory().available, rel=0.2)
     monkeypatch.setattr("orca_ray.process.allowed_memory", lambda: 2**20)
     assert free_memory() == 0
-    with pytest.raises(UserError, match=r"a table: 1\.0 GiB, and 0\.0 GiB of memory are free; split it"):
+    with pytest.raises(
+        UserError, match=r"a table: 1\.0 GiB, and 0\.0 GiB of memory are free; split it"
+    ):
         cache.check_memory(2**30, "a table", "split it")
 
 
 @pytest.mark.skipif(not hasattr(time, "CLOCK_BOOTTIME"), reason="Linux has this clock")
-def test_the_clock_of_leases_goes_on_while_the_machine_sleeps(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_clock_of_leases_goes_on_while_the_machine_sleeps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(time, "clock_gettime", {time.CLOCK_BOOTTIME: 7.0}.__getitem__)
     assert seconds_since_boot() == 7.0

@@ -32,11 +32,21 @@ def builder(**changes: Array | None) -> mock.Mock:
     for number, split in enumerate(prepared.SPLITS):
         arrays[f"{split}_x"] = np.arange(24, dtype=np.float32).reshape(4, 2, 3) + number
         arrays[f"{split}_y"] = np.arange(4, dtype=np.int64)
-    return mock.Mock(return_value={name: array for name, array in (arrays | changes).items() if array is not None})
+    return mock.Mock(
+        return_value={
+            name: array
+            for name, array in (arrays | changes).items()
+            if array is not None
+        }
+    )
 
 
-def prepare(build: prepared.Build, version: int = 1, **options: Any) -> prepared.PreparedData:
-    return prepared.prepare("pocket/toy", prepared.directory_of("pocket/toy", version), build, **options)
+def prepare(
+    build: prepared.Build, version: int = 1, **options: Any
+) -> prepared.PreparedData:
+    return prepared.prepare(
+        "pocket/toy", prepared.directory_of("pocket/toy", version), build, **options
+    )
 
 
 def test_arrays_come_back_memory_mapped_and_read_only() -> None:
@@ -56,7 +66,8 @@ def test_arrays_come_back_memory_mapped_and_read_only() -> None:
 
 
 def test_data_is_built_once_per_version_fingerprint_and_task() -> None:
-    build, new = builder(), builder(train_y=np.array([3, 2, 1, 0]))
+    build = builder()
+    new = builder(train_y=np.array([3, 2, 1, 0]))
     first = prepare(build)
     assert prepare(build).fingerprint == first.fingerprint
     assert build.call_count == 1
@@ -70,7 +81,9 @@ def test_data_is_built_once_per_version_fingerprint_and_task() -> None:
 
 def cut(name: str, end: int) -> Callable[[Path], object]:
     """Return a function that cuts a file of a directory."""
-    return lambda directory: (path := directory / name).write_bytes(path.read_bytes()[:end])
+    return lambda directory: (path := directory / name).write_bytes(
+        path.read_bytes()[:end]
+    )
 
 
 @pytest.mark.parametrize(
@@ -79,16 +92,22 @@ def cut(name: str, end: int) -> Callable[[Path], object]:
         cut("validation_x.npy", -8),
         cut("meta.json", 50),
         lambda directory: (directory / "train_y.npy").unlink(),
-        lambda directory: (path := directory / "train_x.npy").write_bytes(bytes(path.stat().st_size)),
+        lambda directory: (path := directory / "train_x.npy").write_bytes(
+            bytes(path.stat().st_size)
+        ),
     ],
 )
-def test_damaged_files_are_prepared_again(damage: Callable[[Path], object], caplog: pytest.LogCaptureFixture) -> None:
+def test_damaged_files_are_prepared_again(
+    damage: Callable[[Path], object], caplog: pytest.LogCaptureFixture
+) -> None:
     build = builder()
     damage(prepare(build).directory)
     again = prepare(build)
     (warning,) = [record for record in caplog.records if record.levelname == "WARNING"]
     assert "damaged" in warning.message
-    np.testing.assert_array_equal(again.validation.x, build.return_value["validation_x"])
+    np.testing.assert_array_equal(
+        again.validation.x, build.return_value["validation_x"]
+    )
     prepared.verify(again)
     prepare(build)
     assert build.call_count == 2
@@ -97,11 +116,19 @@ def test_damaged_files_are_prepared_again(damage: Callable[[Path], object], capl
 @pytest.mark.parametrize(
     "changes",
     [
-        {"kinds": 7}, {"kinds": {"train_x": ["a"]}}, {"kinds": {"train_x": "pairwise"}}, {"identity": {}},
-        {"arrays": [1]}, {"arrays": {"train_x": "x"}}, {"fingerprint": None}, {"name": ["x"]},
+        {"kinds": 7},
+        {"kinds": {"train_x": ["a"]}},
+        {"kinds": {"train_x": "pairwise"}},
+        {"identity": {}},
+        {"arrays": [1]},
+        {"arrays": {"train_x": "x"}},
+        {"fingerprint": None},
+        {"name": ["x"]},
     ],
-)  # fmt: skip
-def test_a_description_of_other_types_counts_as_damaged(changes: dict[str, object]) -> None:
+)
+def test_a_description_of_other_types_counts_as_damaged(
+    changes: dict[str, object],
+) -> None:
     path = prepare(builder()).directory / "meta.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
     assert prepared.opened("pocket/toy", path.parent) is None
@@ -111,27 +138,43 @@ def test_verify_names_the_file_that_changed() -> None:
     data = prepare(builder())
     path = data.directory / "test_x.npy"
     path.write_bytes(path.read_bytes()[:-1] + b"\1")
-    with pytest.raises(UserError, match=r"test_x\.npy changed since it was prepared: expected sha256 \w{64}, got \w"):
+    with pytest.raises(
+        UserError,
+        match=(
+            r"test_x\.npy changed since it was prepared: expected sha256 \w{64}, got \w"
+        ),
+    ):
         prepared.verify(data)
     cut("meta.json", 50)(data.directory)
     with pytest.raises(UserError, match=r"meta\.json is unreadable"):
         prepared.verify(data)
 
 
-EMPTY = {"validation_x": np.zeros((0, 2, 3), np.float32), "validation_y": np.zeros(0, np.int64)}
+EMPTY = {
+    "validation_x": np.zeros((0, 2, 3), np.float32),
+    "validation_y": np.zeros(0, np.int64),
+}
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (dict.fromkeys(EMPTY), r"has no validation split .*test data is never used for selection"),
+        (
+            dict.fromkeys(EMPTY),
+            r"has no validation split .*test data is never used for selection",
+        ),
         (EMPTY, "no validation split"),
         ({"test_y": None}, "has no test split"),
-        ({"train_y": np.zeros(3, np.int64)}, "the arrays of train have different lengths"),
+        (
+            {"train_y": np.zeros(3, np.int64)},
+            "the arrays of train have different lengths",
+        ),
         ({"trian_x": np.zeros(1)}, "unexpected arrays trian_x"),
     ],
 )
-def test_incomplete_splits_are_refused_and_nothing_is_written(changes: dict[str, Array | None], message: str) -> None:
+def test_incomplete_splits_are_refused_and_nothing_is_written(
+    changes: dict[str, Array | None], message: str
+) -> None:
     with pytest.raises(UserError, match=message):
         prepare(builder(**changes))
     assert not prepared.directory_of("pocket/toy", 1).exists()
@@ -140,20 +183,35 @@ def test_incomplete_splits_are_refused_and_nothing_is_written(changes: dict[str,
 def test_another_fingerprint_than_declared_is_refused() -> None:
     build = builder()
     old = prepare(builder(train_y=np.array([3, 2, 1, 0])))
-    with pytest.raises(UserError, match=r"has fingerprint \w{16}, expected 0123456789abcdef"):
+    with pytest.raises(
+        UserError, match=r"has fingerprint \w{16}, expected 0123456789abcdef"
+    ):
         prepare(build, expected="0123456789abcdef")
-    assert prepared.opened("pocket/toy", old.directory, expected=old.fingerprint) is not None
+    assert (
+        prepared.opened("pocket/toy", old.directory, expected=old.fingerprint)
+        is not None
+    )
     assert sorted(os.listdir(old.directory.parent)) == ["1", "1.lock"]
 
 
-def test_data_of_other_raw_files_are_built_again_where_they_are_held(caplog: pytest.LogCaptureFixture) -> None:
-    build, directory = builder(), prepared.directory_of("pocket/toy", 1)
-    for identity, held, count in (("a", True, 1), ("a", True, 1), ("b", False, 1), ("b", True, 2)):
+def test_data_of_other_raw_files_are_built_again_where_they_are_held(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    build = builder()
+    directory = prepared.directory_of("pocket/toy", 1)
+    for identity, held, count in (
+        ("a", True, 1),
+        ("a", True, 1),
+        ("b", False, 1),
+        ("b", True, 2),
+    ):
         prepared.prepare("pocket/toy", directory, build, identity=identity, held=held)
         assert build.call_count == count
     told = [record for record in caplog.records if "other raw files" in record.message]
     # Once more as DEBUG, where that is listened to: the first look is without the lock.
-    assert [record.levelname for record in told if record.levelname != "DEBUG"] == ["WARNING"]
+    assert [record.levelname for record in told if record.levelname != "DEBUG"] == [
+        "WARNING"
+    ]
     assert prepared.opened("pocket/toy", directory, identity="a") is None
     assert prepared.opened("pocket/toy", directory, identity="b") is not None
     meta = json.loads((directory / "meta.json").read_text())
@@ -164,26 +222,39 @@ def test_data_of_other_raw_files_are_built_again_where_they_are_held(caplog: pyt
 
 def test_a_directory_of_other_files_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "thesis").write_text("years of work")
-    with pytest.raises(UserError, match="is there and holds no prepared data: name a new directory"):
+    with pytest.raises(
+        UserError, match="is there and holds no prepared data: name a new directory"
+    ):
         prepared.prepare("pocket/toy", tmp_path, builder())
     assert (tmp_path / "thesis").read_text() == "years of work"
 
 
-def test_the_fingerprint_depends_on_names_types_shapes_and_values_but_not_on_layout() -> None:
-    zeros, values = np.zeros((2, 3), dtype=np.float32), np.arange(6, dtype=np.float32).reshape(2, 3)
-    others: list[Array] = [zeros.reshape(3, 2), zeros.view(np.int32), values, values * [[1, 1, 1], [1, 1, -1]]]
+def test_the_fingerprint_depends_on_names_types_shapes_and_values_but_not_on_layout() -> (
+    None
+):
+    zeros = np.zeros((2, 3), dtype=np.float32)
+    values = np.arange(6, dtype=np.float32).reshape(2, 3)
+    others: list[Array] = [
+        zeros.reshape(3, 2),
+        zeros.view(np.int32),
+        values,
+        values * [[1, 1, 1], [1, 1, -1]],
+    ]
     variants = [{"a": zeros}, {"b": zeros}, *({"a": each} for each in others)]
     assert len({prepared.fingerprint(each) for each in variants}) == 6
     same: list[Array] = [values, np.asfortranarray(values), values.astype(">f4")]
     assert len({prepared.fingerprint({"a": each}) for each in same}) == 1
-    assert prepared.fingerprint({"a": zeros, "b": values}) == prepared.fingerprint({"b": values, "a": zeros})
+    assert prepared.fingerprint({"a": zeros, "b": values}) == prepared.fingerprint(
+        {"b": values, "a": zeros}
+    )
 
 
 class Counting:
     """Fills train_x in batches of two, and stops before item ``stop``."""
 
     def __init__(self, stop: int | None = None, error: Any = KeyboardInterrupt) -> None:
-        self.stop, self.error = stop, error
+        self.stop = stop
+        self.error = error
         self.filled: list[int] = []
 
     def __call__(self, workspace: Workspace) -> Arrays:
@@ -198,8 +269,15 @@ class Counting:
 
 
 def _others() -> dict[str, Array]:
-    x, y = np.ones((4, 2, 3), np.float32), np.arange(4, dtype=np.int64)
-    return {"train_y": np.arange(6, dtype=np.int64), "validation_x": x, "validation_y": y, "test_x": x, "test_y": y}
+    x = np.ones((4, 2, 3), np.float32)
+    y = np.arange(4, dtype=np.int64)
+    return {
+        "train_y": np.arange(6, dtype=np.int64),
+        "validation_x": x,
+        "validation_y": y,
+        "test_x": x,
+        "test_y": y,
+    }
 
 
 def _left() -> list[str]:
@@ -211,7 +289,8 @@ FILLED = np.repeat(np.arange(1, 7, dtype=np.float32), 6).reshape(6, 2, 3)
 
 
 def test_an_interrupted_build_goes_on_where_it_stopped() -> None:
-    first, second = Counting(stop=4), Counting()
+    first = Counting(stop=4)
+    second = Counting()
     with pytest.raises(KeyboardInterrupt):
         prepare(first)
     data = prepare(second)
@@ -245,8 +324,12 @@ def _truncated(_: str) -> UserError:
         (partial(OSError, errno.EIO), True),
     ],
 )
-def test_finished_batches_outlive_only_what_the_input_is_not_at_fault_for(error: Any, kept: bool) -> None:
-    with pytest.raises((UserError, MemoryError, OSError, ValueError), match=r"stopped|space"):
+def test_finished_batches_outlive_only_what_the_input_is_not_at_fault_for(
+    error: Any, kept: bool
+) -> None:
+    with pytest.raises(
+        (UserError, MemoryError, OSError, ValueError), match=r"stopped|space"
+    ):
         prepare(Counting(stop=4, error=error))
     assert (_left() == ["1.lock"]) is not kept
     second = Counting()
@@ -254,9 +337,16 @@ def test_finished_batches_outlive_only_what_the_input_is_not_at_fault_for(error:
     assert second.filled == ([4, 5] if kept else [*range(6)])
 
 
-@pytest.mark.parametrize(("module", "name"), [(layout, "fingerprint"), (cache, "flush")])
-def test_an_interruption_after_the_build_loses_no_batch(module: ModuleType, name: str) -> None:
-    with mock.patch.object(module, name, side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
+@pytest.mark.parametrize(
+    ("module", "name"), [(layout, "fingerprint"), (cache, "flush")]
+)
+def test_an_interruption_after_the_build_loses_no_batch(
+    module: ModuleType, name: str
+) -> None:
+    with (
+        mock.patch.object(module, name, side_effect=KeyboardInterrupt),
+        pytest.raises(KeyboardInterrupt),
+    ):
         prepare(Counting())
     second = Counting()
     data = prepare(second)
@@ -269,44 +359,74 @@ def test_an_interruption_after_the_build_loses_no_batch(module: ModuleType, name
 def test_a_build_may_return_a_part_of_its_own_array(view: Any) -> None:
     def build(workspace: Workspace) -> Arrays:
         arrays = dict(Counting()(workspace))
-        x, y = view(arrays["train_x"]), view(np.asarray(arrays["train_y"]))
+        x = view(arrays["train_x"])
+        y = view(np.asarray(arrays["train_y"]))
         return {**arrays, "train_x": x, "train_y": y}
 
     data = prepare(build)
     prepared.verify(data)
     np.testing.assert_array_equal(data.train.x, view(FILLED))
-    assert data.fingerprint == prepared.fingerprint({**_others(), "train_x": data.train.x, "train_y": data.train.y})
+    assert data.fingerprint == prepared.fingerprint(
+        {**_others(), "train_x": data.train.x, "train_y": data.train.y}
+    )
 
 
-def test_space_is_taken_when_an_array_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    workspace, path = Workspace("big/toy", tmp_path, tmp_path), tmp_path / "x.npy"
+def test_space_is_taken_when_an_array_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = Workspace("big/toy", tmp_path, tmp_path)
+    path = tmp_path / "x.npy"
     assert workspace.array("x", (1000, 1000)).sum() == 0
     assert path.stat().st_blocks * 512 >= path.stat().st_size
-    for code, refused in ((errno.EOPNOTSUPP, False), (errno.ENOSPC, True), (errno.EDQUOT, True)):
-        monkeypatch.setattr(os, "posix_fallocate", mock.Mock(side_effect=OSError(code, os.strerror(code))))
-        with pytest.raises(UserError, match="no space left") if refused else contextlib.nullcontext():
+    for code, refused in (
+        (errno.EOPNOTSUPP, False),
+        (errno.ENOSPC, True),
+        (errno.EDQUOT, True),
+    ):
+        monkeypatch.setattr(
+            os,
+            "posix_fallocate",
+            mock.Mock(side_effect=OSError(code, os.strerror(code))),
+        )
+        with (
+            pytest.raises(UserError, match="no space left")
+            if refused
+            else contextlib.nullcontext()
+        ):
             assert workspace.array(f"{code}", (2, 3)).shape == (2, 3)
     assert sorted(os.listdir(tmp_path)) == [f"{errno.EOPNOTSUPP}.npy", "x.npy"]
 
 
 @pytest.mark.parametrize("num_bytes", [0, 5, 100, None])
-def test_an_array_that_was_only_begun_or_has_another_shape_is_made_anew(num_bytes: int | None, tmp_path: Path) -> None:
+def test_an_array_that_was_only_begun_or_has_another_shape_is_made_anew(
+    num_bytes: int | None, tmp_path: Path
+) -> None:
     """A process may be killed before the header is whole."""
     path = tmp_path / "train_x.npy"
     workspace = Workspace("big/toy", tmp_path, tmp_path)
     workspace.array("train_x", (2, 3))[:] = 1
     path.write_bytes(path.read_bytes()[:num_bytes])
-    assert workspace.array("train_x", (2, 3) if num_bytes is not None else (2, 4)).sum() == 0
+    assert (
+        workspace.array("train_x", (2, 3) if num_bytes is not None else (2, 4)).sum()
+        == 0
+    )
 
 
 def test_a_missing_raw_file_is_named_with_what_to_do(tmp_path: Path) -> None:
     workspace = Workspace("big/toy", tmp_path / "raw", tmp_path)
-    message = r"raw file a/b\.npy is not in .*raw; run 'orca-sweep data fetch big/toy --raw .*/raw'"
+    message = (
+        r"raw file a/b\.npy is not in .*raw; run 'orca-sweep data fetch big/toy --raw"
+        r" .*/raw'"
+    )
     with pytest.raises(UserError, match=message):
         workspace.file("a/b.npy")
     assert workspace.optional("a/b.npy") is None
-    small = mock.Mock(side_effect=UserError("16 samples are too few"))  # of the build, which does not know where it is
-    with pytest.raises(UserError, match=rf"big/toy \(raw files in {tmp_path}\): 16 samples are too few"):
+    small = mock.Mock(
+        side_effect=UserError("16 samples are too few")
+    )  # of the build, which does not know where it is
+    with pytest.raises(
+        UserError, match=rf"big/toy \(raw files in {tmp_path}\): 16 samples are too few"
+    ):
         prepared.prepare("big/toy", tmp_path / "out", small, raw=tmp_path)
 
 
@@ -315,14 +435,23 @@ def _pairwise(num: int, seed: int) -> tuple[PairwiseRows, Array]:
     positions = generator.normal(size=(num, 3, 5)).astype(np.float32)
     pairs = generator.normal(size=(num, 2, 5, 5)).astype(np.float32)
     ones = np.ones((5, 5), np.float32)
-    tiled = [np.concatenate([f[:, :, None] * ones, f[:, None, :] * ones]) for f in positions]
-    return PairwiseRows({"positions": positions, "pairs": pairs}), np.concatenate([tiled, pairs], axis=1)
+    tiled = [
+        np.concatenate([f[:, :, None] * ones, f[:, None, :] * ones]) for f in positions
+    ]
+    return PairwiseRows({"positions": positions, "pairs": pairs}), np.concatenate(
+        [tiled, pairs], axis=1
+    )
 
 
 def test_composite_rows_are_stored_as_parts_and_come_back_whole() -> None:
     rows, whole = _pairwise(6, 0)
     others, others_whole = _pairwise(4, 1)
-    arrays: Arrays = {**_others(), "train_x": rows, "validation_x": others, "test_x": others}
+    arrays: Arrays = {
+        **_others(),
+        "train_x": rows,
+        "validation_x": others,
+        "test_x": others,
+    }
     data = prepare(lambda _: arrays)
     assert data.train.x.shape == (6, 8, 5, 5)
     for part in (slice(1, 4), np.array([5, 0, 2])):
@@ -332,38 +461,58 @@ def test_composite_rows_are_stored_as_parts_and_come_back_whole() -> None:
     prepared.verify(data)
     joined = under_protocol(data, "paper").train.x
     assert isinstance(joined, LazyRows)
-    np.testing.assert_array_equal(joined[np.array([9, 0, 6])], np.stack([others_whole[3], whole[0], others_whole[0]]))
+    np.testing.assert_array_equal(
+        joined[np.array([9, 0, 6])],
+        np.stack([others_whole[3], whole[0], others_whole[0]]),
+    )
 
 
 def test_groups_are_kept_and_stay_apart_when_two_splits_are_joined() -> None:
-    groups = {"train_group": np.array([0, 0, 1, 2, 2, 2]), "validation_group": np.array([1, 1, 0, 2])}
+    groups = {
+        "train_group": np.array([0, 0, 1, 2, 2, 2]),
+        "validation_group": np.array([1, 1, 0, 2]),
+    }
     data = prepare(lambda _: {"train_x": FILLED, **_others(), **groups})
     assert data.test.group is None
     np.testing.assert_array_equal(data.validation.group, [1, 1, 0, 2])
-    np.testing.assert_array_equal(under_protocol(data, "paper").train.group, [0, 0, 1, 2, 2, 2, 4, 4, 3, 5])
+    np.testing.assert_array_equal(
+        under_protocol(data, "paper").train.group, [0, 0, 1, 2, 2, 2, 4, 4, 3, 5]
+    )
     without = replace(data, splits={**data.splits, "validation": data.test})
     assert under_protocol(without, "paper").train.group is None
 
 
-TASKS = sorted(name for name in writers() if not name.startswith(("openml/", "pdebench_generated/")))
+TASKS = sorted(
+    name
+    for name in writers()
+    if not name.startswith(("openml/", "pdebench_generated/"))
+)
 SAMPLED = ("nasbench360/ecg", "pdebench/shallow_water")
 MOST_RUNS = 60
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if name in SAMPLED else pytest.mark.exhaustive) for name in TASKS]
+    "name",
+    [
+        pytest.param(name, marks=[] if name in SAMPLED else pytest.mark.exhaustive)
+        for name in TASKS
+    ],
 )
 def test_a_build_interrupted_after_every_batch_ends_the_same(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    raw, task = tmp_path / "raw", get_task(name)
+    raw = tmp_path / "raw"
+    task = get_task(name)
     raw.mkdir()
     writers()[name](raw)
     whole = task.prepare(raw=raw, out=tmp_path / "whole")
-    batches, write = Workspace.batches, Workspace._write_progress
+    batches = Workspace.batches
+    write = Workspace._write_progress
 
-    def small(workspace: Workspace, stage: str, num_items: int, _: int, *arrays: Array) -> Iterator[slice]:
+    def small(
+        workspace: Workspace, stage: str, num_items: int, _: int, *arrays: Array
+    ) -> Iterator[slice]:
         return batches(workspace, stage, num_items, max(1, num_items // 3), *arrays)
 
     def interrupted(workspace: Workspace) -> None:
@@ -380,4 +529,6 @@ def test_a_build_interrupted_after_every_batch_ends_the_same(
         assert data.fingerprint == whole.fingerprint
         prepared.verify(data)
         return
-    pytest.fail(f"not done after {MOST_RUNS} interruptions: something is begun anew each time")
+    pytest.fail(
+        f"not done after {MOST_RUNS} interruptions: something is begun anew each time"
+    )

@@ -20,10 +20,30 @@ PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
 GRID = np.arange(6).reshape(2, 3)
 DTYPES = ("?", "i1", "<u2", ">i4", "i8", "f2", ">f4", "f8", "c8", "c16", "S3", "U2")
 PLAIN: list[Any] = [
-    *(None, True, 0, -1, 255, 65_536, 2**31, -(2**70), 1.5, float("nan"), "", "ü\n", "\ud800", b"", b"\xff\n"),
+    *(
+        None,
+        True,
+        0,
+        -1,
+        255,
+        65_536,
+        2**31,
+        -(2**70),
+        1.5,
+        float("nan"),
+        "",
+        "ü\n",
+        "\ud800",
+        b"",
+        b"\xff\n",
+    ),
     *([], (), {}, [[1], (2, "3"), {"a": [4, 5]}], (1,), (1, 2), (1, 2, 3, 4)),
     *({"a": 1, 2: "b", (1, "x"): None, None: 2.5, b"k": True}, [None] * 1500),
-    *(array for kind in DTYPES for array in (GRID.astype(kind), GRID.T.astype(kind), GRID.astype(kind)[1, 2])),
+    *(
+        array
+        for kind in DTYPES
+        for array in (GRID.astype(kind), GRID.T.astype(kind), GRID.astype(kind)[1, 2])
+    ),
     *(np.zeros((0, 3)), np.array(2.5), np.array([1, "a", None, [GRID]], dtype=object)),
 ]
 
@@ -38,11 +58,19 @@ def described(value: Any) -> Any:
         return ("objects", value.shape, [described(each) for each in value.ravel()])
     if isinstance(value, np.ndarray | np.generic):
         native = value.dtype.newbyteorder("=")
-        return (type(value).__name__, native.str, value.shape, np.asarray(value).astype(native).tobytes())
+        return (
+            type(value).__name__,
+            native.str,
+            value.shape,
+            np.asarray(value).astype(native).tobytes(),
+        )
     if isinstance(value, list | tuple):
         return (type(value).__name__, [described(each) for each in value])
     if isinstance(value, dict):
-        return ("dict", [(described(key), described(each)) for key, each in value.items()])
+        return (
+            "dict",
+            [(described(key), described(each)) for key, each in value.items()],
+        )
     return (type(value).__name__, repr(value))
 
 
@@ -53,7 +81,9 @@ def test_plain_data_comes_out_as_it_went_in(protocol: int) -> None:
         assert described(loads(content)) == described(pickle.loads(content)), value
 
 
-@pytest.mark.parametrize("protocol", [0, 3])  # from 4 on, lengths of names are part of the pickle
+@pytest.mark.parametrize(
+    "protocol", [0, 3]
+)  # from 4 on, lengths of names are part of the pickle
 def test_numpy_one_names_its_modules_otherwise(protocol: int) -> None:
     value = {"data": np.arange(6.0).reshape(2, 3), "one": np.float32(2.5)}
     content = pickle.dumps(value, protocol)
@@ -67,7 +97,9 @@ PYTHON_2 = (
     b"U\x01bq\x05\x87q\x06Rq\x07(K\x01K\x01K\x03\x86q\x08cnumpy\ndtype\nq\tU\x02u1q\nK\x00K\x01\x87q\x0bRq\x0c"
     b"(K\x03U\x01|q\rNNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tq\x0eb\x89U\x03\x00\x80\xffq\x0ftq\x10bs."
 )
-"""``{"data": np.array([[0, 128, 255]], np.uint8)}`` as Python 2.7 and numpy 1.16 write it with protocol 2."""
+"""``{"data": np.array([[0, 128, 255]], np.uint8)}`` as Python 2.7 and numpy 1.16 write
+it with protocol 2.
+"""
 
 
 @pytest.mark.parametrize(("encoding", "key"), [("latin1", "data"), ("bytes", b"data")])
@@ -81,25 +113,45 @@ class _Runs:
     """What a hostile file holds: loading it calls a function."""
 
     def __init__(self, call: Any, *args: Any) -> None:
-        self._call, self._args = call, args
+        self._call = call
+        self._args = args
 
     def __reduce__(self) -> Any:
         return self._call, self._args
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_a_hostile_global_is_named_and_not_called(protocol: int, tmp_path: Path) -> None:
+def test_a_hostile_global_is_named_and_not_called(
+    protocol: int, tmp_path: Path
+) -> None:
     marker = tmp_path / "marker"
-    content = pickle.dumps({"data": [_Runs(exec, f"open({str(marker)!r}, 'w')")]}, protocol)
-    with pytest.raises(UserError, match=r"toy\.pkl: it asks for '(builtins|__builtin__)\.exec', which is refused"):
+    content = pickle.dumps(
+        {"data": [_Runs(exec, f"open({str(marker)!r}, 'w')")]}, protocol
+    )
+    with pytest.raises(
+        UserError,
+        match=r"toy\.pkl: it asks for '(builtins|__builtin__)\.exec', which is refused",
+    ):
         loads(content)
     assert not marker.exists()
     pickle.loads(content)
     assert marker.exists()
 
 
-@pytest.mark.parametrize("name", ["os.system", "numpy.loads", "builtins.eval", "numpy.core.multiarray.other", "a.set"])
-@pytest.mark.parametrize("opcodes", ["c{}\n{}\n)R.", "(i{}\n{}\n.", "(c{}\n{}\no.", "\x80\x04\x8c{}\x8c{}\x93)R."])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "os.system",
+        "numpy.loads",
+        "builtins.eval",
+        "numpy.core.multiarray.other",
+        "a.set",
+    ],
+)
+@pytest.mark.parametrize(
+    "opcodes",
+    ["c{}\n{}\n)R.", "(i{}\n{}\n.", "(c{}\n{}\no.", "\x80\x04\x8c{}\x8c{}\x93)R."],
+)
 def test_any_other_global_is_refused_by_name(name: str, opcodes: str) -> None:
     parts = name.rsplit(".", 1)
     if "\x8c" in opcodes:  # with lengths
@@ -115,7 +167,10 @@ NOT_PLAIN: list[tuple[Any, str]] = [
     (np.ma.masked_array([1], [True]), r"numpy\.ma"),
     (np.array([1], "M8[s]"), "array of type 'M8'"),
     (np.zeros(1, [("a", "i4")]), "array of type 'V4'"),
-    (np.zeros(1, [("a", "O")]), "array of type 'V8'"),  # numpy takes its bytes for the addresses of objects
+    (
+        np.zeros(1, [("a", "O")]),
+        "array of type 'V8'",
+    ),  # numpy takes its bytes for the addresses of objects
     (np.array([OrderedDict()], dtype=object), r"collections\.OrderedDict"),
     ({((1, 2), 3): 4}, "a tuple within a key"),
     ({1, 2}, "a set"),
@@ -143,12 +198,30 @@ ARRAY = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR
         (b"c__builtin__\nbytes\n(I99999999999\ntR.", "a whole pickle"),
         (b"c__builtin__\nset\n(S'abc'\ntR.", "asks for '__builtin__.set'"),
         (ARRAY + b".", "without a state"),
-        (ARRAY + b"(I1\n(I2\nt" + TYPE % b"f8" + b"I00\nS'1234'\ntb.", "expected 16 bytes, found 4"),
+        (
+            ARRAY + b"(I1\n(I2\nt" + TYPE % b"f8" + b"I00\nS'1234'\ntb.",
+            "expected 16 bytes, found 4",
+        ),
         (ARRAY + b"(I1\n(I-2\nt" + TYPE % b"f8" + b"I00\nS''\ntb.", "impossible shape"),
-        (ARRAY + b"(I1\n(I2\nt" + TYPE % b"O8" + b"I00\n(lNatb.", "whose items are not as many"),
-        (ARRAY + b"(I1\n(I1\nt" + TYPE % b"O8" + b"I00\nS'12345678'\ntb.", "whose items are not as many"),
-        (ARRAY + b"(I1\n(I1\nt" + TYPE % b"V8" + b"I00\nS'12345678'\ntb.", "array of type 'V8'"),
-        (ARRAY + b"(I1\n(I1\nt" + TYPE % b"U1" + b"I00\nS'\\xff\\xff\\xff\\xff'\ntb.", "impossible characters"),
+        (
+            ARRAY + b"(I1\n(I2\nt" + TYPE % b"O8" + b"I00\n(lNatb.",
+            "whose items are not as many",
+        ),
+        (
+            ARRAY + b"(I1\n(I1\nt" + TYPE % b"O8" + b"I00\nS'12345678'\ntb.",
+            "whose items are not as many",
+        ),
+        (
+            ARRAY + b"(I1\n(I1\nt" + TYPE % b"V8" + b"I00\nS'12345678'\ntb.",
+            "array of type 'V8'",
+        ),
+        (
+            ARRAY
+            + b"(I1\n(I1\nt"
+            + TYPE % b"U1"
+            + b"I00\nS'\\xff\\xff\\xff\\xff'\ntb.",
+            "impossible characters",
+        ),
         (TYPE % b"f8" + b"(I3\nS'<'\nN(S'a'\ntNtb.", "type with fields"),
         (b"]" * 100_000 + b"a" * 99_999 + b".", "nested more than 64 deep"),
         (b"]q\x00h\x00a.", "holds itself"),
@@ -156,7 +229,8 @@ ARRAY = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR
         (b"S" + b"-" * 20_000 + b"1\n.", "a whole pickle"),
         (b"N..", "more bytes after its end"),
         *((pickle.dumps(value), message) for value, message in NOT_PLAIN),
-        # Sizes that the file does not have: of a bytearray, of bytes, of a frame, of a long number.
+        # Sizes that the file does not have: of a bytearray, of bytes, of a frame, of a
+        # long number.
         (b"\x80\x05\x96" + struct.pack("<Q", 2**40) + b".", "a whole pickle"),
         (b"\x80\x04\x8e" + struct.pack("<Q", 2**40) + b".", "a whole pickle"),
         (b"\x80\x04\x95" + struct.pack("<Q", 2**62) + b".", "a whole pickle"),
@@ -180,12 +254,27 @@ def test_what_is_shared_stays_shared_and_takes_no_more_memory() -> None:
         value = [value] * 2
     first, second = loads(pickle.dumps(value))
     assert first is second
-    assert loads(b"\x80\x02Nr" + struct.pack("<I", 2**31 - 1) + b".") is None  # a memo of two billion entries
+    assert (
+        loads(b"\x80\x02Nr" + struct.pack("<I", 2**31 - 1) + b".") is None
+    )  # a memo of two billion entries
 
 
-_opcodes = st.sampled_from([opcode.code.encode("latin1") for opcode in pickletools.opcodes])
+_opcodes = st.sampled_from(
+    [opcode.code.encode("latin1") for opcode in pickletools.opcodes]
+)
 _snippets = _opcodes | st.sampled_from(
-    [ARRAY, TYPE % b"f8", TYPE % b"O8", b"(I1\n(I1\nt", b"K\x01", b"h\x00", b"q\x00", b"S'12345678'\n", b"I00\n", b"tb"]
+    [
+        ARRAY,
+        TYPE % b"f8",
+        TYPE % b"O8",
+        b"(I1\n(I1\nt",
+        b"K\x01",
+        b"h\x00",
+        b"q\x00",
+        b"S'12345678'\n",
+        b"I00\n",
+        b"tb",
+    ]
 )
 
 
@@ -196,14 +285,22 @@ def test_random_opcodes_are_plain_or_refused(snippets: list[bytes]) -> None:
         loads(b"".join(snippets) + b".")
 
 
-WHOLE = pickle.dumps({"data": np.array([np.arange(4.0), np.ones(2)], dtype=object), "label": ["N", "A"]}, 2)
+WHOLE = pickle.dumps(
+    {"data": np.array([np.arange(4.0), np.ones(2)], dtype=object), "label": ["N", "A"]},
+    2,
+)
 
 
-def test_a_file_cut_anywhere_is_refused_by_name_and_a_changed_byte_does_no_harm(tmp_path: Path) -> None:
+def test_a_file_cut_anywhere_is_refused_by_name_and_a_changed_byte_does_no_harm(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "challenge2017.pkl"
     for end in range(len(WHOLE)):
         path.write_bytes(WHOLE[:end])
-        with pytest.raises(UserError, match=r"challenge2017\.pkl \(ECG records\): .*fetch the file again"):
+        with pytest.raises(
+            UserError,
+            match=r"challenge2017\.pkl \(ECG records\): .*fetch the file again",
+        ):
             safe_pickle.load(path, "ECG records")
         for change in (1, 0x80):
             content = bytearray(WHOLE)

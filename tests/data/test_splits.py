@@ -21,7 +21,9 @@ def test_the_streams_are_the_same_everywhere() -> None:
     assert (first.tolist(), second.tolist()) == ([2, 8, 4, 9], [1, 6, 7])
     (drawn,) = splits.stratified_split(np.array([0, 1] * 5), [4], seed=0)
     assert drawn.tolist() == [1, 8, 2, 9]
-    assert splits.stratified_share(np.array([7] * 20 + [3] * 12 + [5] * 2), 0.1, seed=0).tolist() == [11, 17, 20, 33]
+    assert splits.stratified_share(
+        np.array([7] * 20 + [3] * 12 + [5] * 2), 0.1, seed=0
+    ).tolist() == [11, 17, 20, 33]
 
 
 @given(st.integers(2, 5), st.integers(4, 30), st.integers(0, 2**31), st.data())
@@ -40,28 +42,53 @@ def test_stratified_sets_are_disjoint_and_share_the_classes_out(
         assert counts.max() - counts.min() <= 1
 
 
-@given(st.lists(st.integers(0, 4), min_size=1, max_size=80), st.integers(0, 2**32 - 1), st.data())
-def test_a_smaller_share_is_part_of_a_larger_one(labels: list[int], seed: int, data: st.DataObject) -> None:
+@given(
+    st.lists(st.integers(0, 4), min_size=1, max_size=80),
+    st.integers(0, 2**32 - 1),
+    st.data(),
+)
+def test_a_smaller_share_is_part_of_a_larger_one(
+    labels: list[int], seed: int, data: st.DataObject
+) -> None:
     fractions = st.floats(0.0, 1.0, exclude_min=True)
     small, large = sorted([data.draw(fractions), data.draw(fractions)])
-    shares = [splits.stratified_share(np.array(labels), fraction, seed) for fraction in (small, large)]
+    shares = [
+        splits.stratified_share(np.array(labels), fraction, seed)
+        for fraction in (small, large)
+    ]
     assert set(shares[0].tolist()) <= set(shares[1].tolist())
     for fraction, share in zip((small, large), shares, strict=True):
         counts = {label: labels.count(label) for label in labels}
-        expected = {label: max(1, round(fraction * count)) for label, count in counts.items()}
-        assert {label: np.count_nonzero(np.array(labels)[share] == label) for label in counts} == expected
+        expected = {
+            label: max(1, round(fraction * count)) for label, count in counts.items()
+        }
+        assert {
+            label: np.count_nonzero(np.array(labels)[share] == label)
+            for label in counts
+        } == expected
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda y: splits.stratified_split(y, [9], seed=0), "a split of 9 samples cannot hold 10 classes"),
-        (lambda y: splits.stratified_split(np.repeat(y, 2), [10, 11], seed=0), "need 21, only 20 are there"),
+        (
+            lambda y: splits.stratified_split(y, [9], seed=0),
+            "a split of 9 samples cannot hold 10 classes",
+        ),
+        (
+            lambda y: splits.stratified_split(np.repeat(y, 2), [10, 11], seed=0),
+            "need 21, only 20 are there",
+        ),
         (lambda y: splits.split(4, [2, 3], seed=0), "need 5, only 4 are there"),
-        (lambda y: splits.split(16, [-34, 50], seed=0), r"splits of \[-34, 50\] samples need 50, only 16 are there"),
+        (
+            lambda y: splits.split(16, [-34, 50], seed=0),
+            r"splits of \[-34, 50\] samples need 50, only 16 are there",
+        ),
     ],
 )
-def test_too_small_or_too_large_splits_are_refused(make: Callable[[np.ndarray], object], message: str) -> None:
+def test_too_small_or_too_large_splits_are_refused(
+    make: Callable[[np.ndarray], object], message: str
+) -> None:
     with pytest.raises(UserError, match=message):
         make(np.arange(10))
 
@@ -71,13 +98,20 @@ def test_statistics_do_not_depend_on_the_order_of_summation_nor_on_padding() -> 
     reference = splits.statistics(x, (0,))
     for seed in range(20):
         shuffled = x[np.random.RandomState(seed).permutation(1000)]
-        for value, expected in zip(splits.statistics(shuffled, (0,)), reference, strict=True):
+        for value, expected in zip(
+            splits.statistics(shuffled, (0,)), reference, strict=True
+        ):
             np.testing.assert_array_equal(value, expected)
     np.testing.assert_allclose(reference[1][0], x.std(axis=0), rtol=1e-5)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        mean, std = splits.statistics(np.array([[1.0, 3.0, np.nan], [1.0, np.nan, np.nan]]))
-    assert (mean[0, 0], std[0, 0]) == (pytest.approx(5 / 3, rel=1e-5), pytest.approx(np.std([1, 3, 1]), rel=1e-5))
+        mean, std = splits.statistics(
+            np.array([[1.0, 3.0, np.nan], [1.0, np.nan, np.nan]])
+        )
+    assert (mean[0, 0], std[0, 0]) == (
+        pytest.approx(5 / 3, rel=1e-5),
+        pytest.approx(np.std([1, 3, 1]), rel=1e-5),
+    )
 
 
 def test_a_mean_of_rounding_noise_becomes_zero_and_a_constant_is_not_blown_up() -> None:
@@ -89,7 +123,9 @@ def test_a_mean_of_rounding_noise_becomes_zero_and_a_constant_is_not_blown_up() 
     assert abs(splits.standardise(np.full((7, 1), 0.1), mean, std)).max() < 1e-4
 
 
-def test_paper_trains_on_all_but_test_and_selects_on_test(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paper_trains_on_all_but_test_and_selects_on_test(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     data = get_task("pocket/burgers16").prepare()
     assert under_protocol(data, "held-out") is data
     paper = under_protocol(data, "paper")
@@ -98,15 +134,28 @@ def test_paper_trains_on_all_but_test_and_selects_on_test(monkeypatch: pytest.Mo
     np.testing.assert_array_equal(paper.validation.y, data.test.y)
     assert paper.fingerprint == data.fingerprint
     monkeypatch.setattr(prepared, "COPIED_BYTES", 0)
-    large, end = under_protocol(data, "paper").train, len(data.train)
-    _reads_like(large.x, paper.train.x, (slice(None), slice(end - 2, end + 2), np.array([end, 0, end - 1])))
-    _reads_like(large.y, paper.train.y, (slice(None), slice(end - 2, end + 2), np.array([end, 0, end - 1])))
+    large = under_protocol(data, "paper").train
+    end = len(data.train)
+    _reads_like(
+        large.x,
+        paper.train.x,
+        (slice(None), slice(end - 2, end + 2), np.array([end, 0, end - 1])),
+    )
+    _reads_like(
+        large.y,
+        paper.train.y,
+        (slice(None), slice(end - 2, end + 2), np.array([end, 0, end - 1])),
+    )
 
 
 def _reads_like(lazy: Rows, copied: Rows, parts: Sequence[Any]) -> None:
     """Check rows that are joined or selected when they are read."""
     assert not isinstance(lazy, np.ndarray)
-    assert (len(lazy), lazy.shape, lazy.dtype) == (len(copied), copied.shape, copied.dtype)
+    assert (len(lazy), lazy.shape, lazy.dtype) == (
+        len(copied),
+        copied.shape,
+        copied.dtype,
+    )
     for part in parts:
         np.testing.assert_array_equal(lazy[part], copied[part])
     np.testing.assert_array_equal(np.asarray(lazy), copied[:])
@@ -115,29 +164,47 @@ def _reads_like(lazy: Rows, copied: Rows, parts: Sequence[Any]) -> None:
         np.asarray(lazy, copy=False)
 
 
-def test_a_share_of_the_training_samples_is_stratified_and_leaves_other_splits() -> None:
+def test_a_share_of_the_training_samples_is_stratified_and_leaves_other_splits() -> (
+    None
+):
     data = make_data(make_task(Target("classes", size=3)))  # 17, 17 and 16 of a class
     part = with_train_fraction(data, 0.2, 0, classes=True)
     assert np.bincount(part.train.y).tolist() == [3, 3, 3]
-    positions = [int(np.flatnonzero((data.train.x == x).all(axis=(1, 2)))[0]) for x in part.train.x[:]]
+    positions = [
+        int(np.flatnonzero((data.train.x == x).all(axis=(1, 2)))[0])
+        for x in part.train.x[:]
+    ]
     assert positions == sorted(set(positions))
     np.testing.assert_array_equal(part.train.y, data.train.y[positions])
     assert (part.validation, part.test) == (data.validation, data.test)
     assert part.fingerprint == data.fingerprint
-    assert len(with_train_fraction(make_data(make_task(Target("scalar"))), 0.2, 0, classes=False).train) == 10
+    assert (
+        len(
+            with_train_fraction(
+                make_data(make_task(Target("scalar"))), 0.2, 0, classes=False
+            ).train
+        )
+        == 10
+    )
 
 
 def test_rows_of_one_sample_are_drawn_together() -> None:
     data = make_data(make_task(Target("labels", size=3)))
     group = np.arange(50) // 5 * 3  # ten samples of five rows
     train = Split(data.train.x, data.train.y, group)
-    part = with_train_fraction(replace(data, splits={**data.splits, "train": train}), 0.3, 1, classes=False)
+    part = with_train_fraction(
+        replace(data, splits={**data.splits, "train": train}), 0.3, 1, classes=False
+    )
     assert part.train.group is not None
     assert np.unique(part.train.group, return_counts=True)[1].tolist() == [5, 5, 5]
-    np.testing.assert_array_equal(part.train.y, data.train.y[np.isin(group, part.train.group)])
+    np.testing.assert_array_equal(
+        part.train.y, data.train.y[np.isin(group, part.train.group)]
+    )
 
 
-def test_a_share_of_large_arrays_is_read_like_a_copied_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_share_of_large_arrays_is_read_like_a_copied_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     data = make_data(make_task(Target("dense", shape=(2, 16))))
     copied = with_train_fraction(data, 0.3, 0, classes=False).train
     monkeypatch.setattr(prepared, "COPIED_BYTES", 0)
@@ -147,7 +214,9 @@ def test_a_share_of_large_arrays_is_read_like_a_copied_one(monkeypatch: pytest.M
     _reads_like(large.y, copied.y, (slice(2, 5), np.array([7, 0, 14])))
 
 
-@pytest.mark.parametrize(("kind", "size"), [("dense", 1), ("classes", -1), ("labels", 0)])
+@pytest.mark.parametrize(
+    ("kind", "size"), [("dense", 1), ("classes", -1), ("labels", 0)]
+)
 def test_impossible_targets_are_refused(kind: TargetKind, size: int) -> None:
     with pytest.raises(ValueError, match="target"):
         Target(kind, size=size)

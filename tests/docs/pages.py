@@ -25,26 +25,44 @@ def name_of(page: Path) -> str:
 def code_lines(text: str) -> list[str]:
     """Return the lines of code blocks, fenced ones first, without comments."""
     lines = [line for block in FENCE.findall(text) for line in block.splitlines()[1:-1]]
-    lines += [line[4:] for line in FENCE.sub("", text).splitlines() if line.startswith("    ")]
-    return [found for line in lines if (found := re.sub(r"(^|\s)#.*", "", line).strip())]
+    lines += [
+        line[4:] for line in FENCE.sub("", text).splitlines() if line.startswith("    ")
+    ]
+    return [
+        found for line in lines if (found := re.sub(r"(^|\s)#.*", "", line).strip())
+    ]
 
 
 def command_lines(snippets: Iterable[str]) -> Iterator[list[str]]:
-    """Yield the arguments of each ``orca-sweep`` command line; ``a|b`` stands for either."""
+    """Yield the arguments of each ``orca-sweep`` command line; ``a|b`` stands for
+    either.
+    """
     programs = ("orca-sweep", "cluster/slurm.sbatch")
     for snippet in snippets:
-        words = shlex.split(snippet) if any(program in snippet for program in programs) else []
+        words = (
+            shlex.split(snippet)
+            if any(program in snippet for program in programs)
+            else []
+        )
         starts = [index for index, word in enumerate(words) if word in programs]
-        if starts and starts[0] < len(words) - 1 and not {"COMMAND", "--help"} & {*words}:
+        if (
+            starts
+            and starts[0] < len(words) - 1
+            and not {"COMMAND", "--help"} & {*words}
+        ):
             options = [word.split("|") for word in words[starts[0] + 1 :]]
             yield from (list(choice) for choice in itertools.product(*options))
 
 
 def parse(arguments: list[str]) -> Any:
-    """Parse a command line as ``orca-sweep`` does, without running it; raise the parser's error."""
+    """Parse a command line as ``orca-sweep`` does, without running it; raise the
+    parser's error.
+    """
     command: Any = typer.main.get_command(app)
     context = command.make_context("orca-sweep", list(arguments))
     while hasattr(command, "commands"):
-        name, command, rest = command.resolve_command(context, [*context._protected_args, *context.args])
+        name, command, rest = command.resolve_command(
+            context, [*context._protected_args, *context.args]
+        )
         context = command.make_context(name, rest, parent=context)
     return context

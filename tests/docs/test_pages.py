@@ -1,8 +1,11 @@
-"""The documentation: links resolve, paths exist, parsers accept the command lines shown, blocks run, the site builds.
+"""The documentation: links resolve, paths exist, parsers accept the command lines
+shown, blocks run, the site builds.
 
-A page is a session: its blocks run in order, in a directory of their own with a results store, `results`. A command of
-``orca-sweep`` that no table of ``blocks.toml`` names runs as it stands and must succeed. The site builds without a
-network and without a warning, and its pages load nothing from elsewhere.
+A page is a session: its blocks run in order, in a directory of their own with a results
+    store, `results`. A command of
+``orca-sweep`` that no table of ``blocks.toml`` names runs as it stands and must
+succeed. The site builds without a network and without a warning, and its pages load
+nothing from elsewhere.
 """
 
 import re
@@ -34,19 +37,27 @@ from .pages import BLOCK, FENCE, PAGES, ROOT, code_lines, command_lines, name_of
 
 TARGETS = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-PATH = re.compile(r"(?:orca_ray|tests|sweeps|cluster|docs|benchmarks|examples)/[\w./*{},-]+")
+PATH = re.compile(
+    r"(?:orca_ray|tests|sweeps|cluster|docs|benchmarks|examples)/[\w./*{},-]+"
+)
 NAME = re.compile(r"\borca_ray(?:\.[A-Za-z]\w*)+")
 
 
 def anchors(path: Path) -> set[str]:
     """Return the anchors that GitHub makes of a page's headings."""
     headings = re.findall(r"^#+ (.*)$", FENCE.sub("", path.read_text()), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    return {
+        re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+        for heading in headings
+    }
 
 
 def code_spans(text: str) -> list[str]:
     """Return the code inside paragraphs and tables."""
-    return [re.sub(r"\s+", " ", span) for span in re.findall(r"`([^`]+)`", FENCE.sub("", text))]
+    return [
+        re.sub(r"\s+", " ", span)
+        for span in re.findall(r"`([^`]+)`", FENCE.sub("", text))
+    ]
 
 
 def links(page: Path, text: str) -> list[str]:
@@ -55,7 +66,9 @@ def links(page: Path, text: str) -> list[str]:
     for link in LINK.findall(FENCE.sub("", text)):
         name, _, anchor = link.partition("#")
         target = (page.parent / name).resolve() if name else page
-        if not re.match(r"[a-z]+:", link) and (not target.exists() or (anchor and anchor not in anchors(target))):
+        if not re.match(r"[a-z]+:", link) and (
+            not target.exists() or (anchor and anchor not in anchors(target))
+        ):
             wrong.append(link)
     return wrong
 
@@ -63,17 +76,32 @@ def links(page: Path, text: str) -> list[str]:
 def paths(text: str) -> list[str]:
     """Return the paths in code spans that do not exist."""
     wrong = []
-    for path in (path for snippet in code_spans(text) if PATH.match(snippet) for path in PATH.findall(snippet)):
+    for path in (
+        path
+        for snippet in code_spans(text)
+        if PATH.match(snippet)
+        for path in PATH.findall(snippet)
+    ):
         choice = re.search(r"\{(.*)\}", path)
-        found = [path.replace(choice[0], one) for one in choice[1].split(",")] if choice else [path]
+        found = (
+            [path.replace(choice[0], one) for one in choice[1].split(",")]
+            if choice
+            else [path]
+        )
         wrong += [one for one in found if not list(ROOT.glob(one.rstrip("/")))]
     return wrong
 
 
 def names(text: str) -> list[str]:
-    """Return the dotted names in the text that are no module or object of orca-ray, nor a group of entry points."""
+    """Return the dotted names in the text that are no module or object of orca-ray, nor
+    a group of entry points.
+    """
     wrong = []
-    for name in {name for name in NAME.findall(FENCE.sub("", text)) if name not in GROUPS.values()}:
+    for name in {
+        name
+        for name in NAME.findall(FENCE.sub("", text))
+        if name not in GROUPS.values()
+    }:
         try:
             resolve_name(name)
         except (ImportError, AttributeError):
@@ -82,21 +110,36 @@ def names(text: str) -> list[str]:
 
 
 def commands(text: str) -> list[str]:
-    """Return wrong command lines. In the text the arguments may lack; in a code block a command must be complete."""
+    """Return wrong command lines.
+
+    In the text the arguments may lack; in a code block a command must be complete.
+    """
     wrong = []
-    spans, lines = list(command_lines(code_spans(text))), list(command_lines(code_lines(text)))
+    spans = list(command_lines(code_spans(text)))
+    lines = list(command_lines(code_lines(text)))
     for arguments in [*spans, *lines]:
         try:
             context = parse(arguments)
         except Exception as error:
-            if arguments not in spans or not str(error).startswith("Missing parameter: "):
+            if arguments not in spans or not str(error).startswith(
+                "Missing parameter: "
+            ):
                 wrong.append(f"orca-sweep {shlex.join(arguments)}: {error}")
             continue
         name = context.params.get("name", "")
-        if context.info_name in ("benchmark", "leaderboard") and not name.endswith(".yaml"):
-            wrong += [f"no benchmark {name}"] * (not (ROOT / "sweeps" / f"{name}.yaml").exists())
-    targets = (re.match(r"(?:\w+=\S+ )*make ([\w-]+)", snippet) for snippet in [*code_lines(text), *code_spans(text)])
-    return wrong + [target[0] for target in targets if target and target[1] not in TARGETS]
+        if context.info_name in ("benchmark", "leaderboard") and not name.endswith(
+            ".yaml"
+        ):
+            wrong += [f"no benchmark {name}"] * (
+                not (ROOT / "sweeps" / f"{name}.yaml").exists()
+            )
+    targets = (
+        re.match(r"(?:\w+=\S+ )*make ([\w-]+)", snippet)
+        for snippet in [*code_lines(text), *code_spans(text)]
+    )
+    return wrong + [
+        target[0] for target in targets if target and target[1] not in TARGETS
+    ]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
@@ -113,39 +156,83 @@ def test_what_a_page_names_exists(page: Path) -> None:
 
 def all_options(command: Any) -> set[str]:
     children = getattr(command, "commands", {}).values()
-    own = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+    own = {
+        name
+        for parameter in command.params
+        for name in (*parameter.opts, *parameter.secondary_opts)
+    }
     return own.union({"--help"}, *(all_options(child) for child in children))
 
 
 def test_the_help_of_each_command_stands_once_and_is_current() -> None:
-    stale = [page.name for page in command_pages.PAGES if command_pages.regenerated(page) != page.read_text()]
+    stale = [
+        page.name
+        for page in command_pages.PAGES
+        if command_pages.regenerated(page) != page.read_text()
+    ]
     assert stale == [], "run `make boards`"
-    shown = [name for page in command_pages.PAGES for name in command_pages.MARK.findall(page.read_text())]
-    assert sorted(shown) == sorted(["all", *(name for name, _ in command_pages.commands())])
-    codes = (0, output.TRIALS_FAILED, output.USER_ERROR, output.INTERNAL_ERROR, output.CLUSTER_LOST, output.INTERRUPTED)
-    assert re.findall(r"^\| (\d+) \|", TEXTS["docs/usage.md"], re.MULTILINE) == [str(code) for code in codes]
+    shown = [
+        name
+        for page in command_pages.PAGES
+        for name in command_pages.MARK.findall(page.read_text())
+    ]
+    assert sorted(shown) == sorted(
+        ["all", *(name for name, _ in command_pages.commands())]
+    )
+    codes = (
+        0,
+        output.TRIALS_FAILED,
+        output.USER_ERROR,
+        output.INTERNAL_ERROR,
+        output.CLUSTER_LOST,
+        output.INTERRUPTED,
+    )
+    assert re.findall(r"^\| (\d+) \|", TEXTS["docs/usage.md"], re.MULTILINE) == [
+        str(code) for code in codes
+    ]
 
 
 def test_the_readme_is_short_and_its_output_is_that_of_the_walk_through() -> None:
-    text, shown = TEXTS["README.md"], (ROOT / "docs" / "own-data.md").read_text().splitlines()
+    text = TEXTS["README.md"]
+    shown = (ROOT / "docs" / "own-data.md").read_text().splitlines()
     assert len(text.split()) <= 900
     assert len(text.splitlines()) <= 120
     answer, *tables = TEXTS["docs/findings.md"].split("<!-- findings: ")
-    claims = answer + TEXTS["docs/choosing.md"].partition("\n## ")[0] + text.partition("<!-- board: ")[0]
-    told, found = (set(re.findall(r"\b\d\.\d\d \[.*?\]", part)) for part in (claims, "".join(tables)))
+    claims = (
+        answer
+        + TEXTS["docs/choosing.md"].partition("\n## ")[0]
+        + text.partition("<!-- board: ")[0]
+    )
+    told, found = (
+        set(re.findall(r"\b\d\.\d\d \[.*?\]", part))
+        for part in (claims, "".join(tables))
+    )
     assert told <= found, "numbers of the finding are those of the tables"
-    printed = {line for language, block in BLOCK.findall(text) if language == "text" for line in block.splitlines()}
+    printed = {
+        line
+        for language, block in BLOCK.findall(text)
+        if language == "text"
+        for line in block.splitlines()
+    }
     assert printed <= {*shown, "…"}
 
 
 def test_pages_install_from_a_clone_since_nothing_is_published_on_an_index() -> None:
-    found = {name for name, text in TEXTS.items() if re.search(r"install '?orca-ray", text)}
+    found = {
+        name for name, text in TEXTS.items() if re.search(r"install '?orca-ray", text)
+    }
     assert found <= {"docs/usage.md", "docs/decisions/0001-extras.md", "CHANGELOG.md"}
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/usage.md", "docs/benchmarks.md", "docs/cluster.md"])
+@pytest.mark.parametrize(
+    "name", ["README.md", "docs/usage.md", "docs/benchmarks.md", "docs/cluster.md"]
+)
 def test_options_exist(name: str) -> None:
-    spans = (snippet.split() for snippet in code_spans((ROOT / name).read_text()) if snippet.startswith("--"))
+    spans = (
+        snippet.split()
+        for snippet in code_spans((ROOT / name).read_text())
+        if snippet.startswith("--")
+    )
     found = {word for words in spans for word in words if word.startswith("--")}
     assert found <= all_options(typer.main.get_command(app))
 
@@ -154,7 +241,9 @@ TABLES = tomllib.loads(Path(__file__).with_name("blocks.toml").read_text())
 
 
 def entry(arguments: Sequence[str], table: Mapping[str, str]) -> str:
-    """Return the value of the entry of ``table`` whose first word starts a command line that holds its other words."""
+    """Return the value of the entry of ``table`` whose first word starts a command line
+    that holds its other words.
+    """
     for words, value in table.items():
         first, *others = words.split()
         if arguments[:1] == [first] and set(others) <= set(arguments):
@@ -174,7 +263,11 @@ def altered(arguments: Sequence[str]) -> list[str]:
     return kept if set(added) <= set(kept) else [*kept, *added]
 
 
-TEXTS = {name_of(page): page.read_text() for page in PAGES if name_of(page) not in TABLES["elsewhere"]}
+TEXTS = {
+    name_of(page): page.read_text()
+    for page in PAGES
+    if name_of(page) not in TABLES["elsewhere"]
+}
 WITH_BLOCKS = [
     pytest.param(name, marks=[] if name == "README.md" else pytest.mark.exhaustive)
     for name, text in TEXTS.items()
@@ -184,7 +277,9 @@ WITH_BLOCKS = [
 
 @pytest.fixture
 def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give a page's session a directory with the stores and sweep files of the repository, and its own cache."""
+    """Give a page's session a directory with the stores and sweep files of the
+    repository, and its own cache.
+    """
     for name in ("docs/stores", "sweeps"):
         shutil.copytree(ROOT / name, tmp_path / name)
     shutil.copytree(ROOT / "docs/stores/pocket-quick", tmp_path / "results")
@@ -199,7 +294,8 @@ def check(command: Command, arguments: list[str]) -> None:
     """Run a command line of ``orca-sweep`` as the tables say, and check how it ends."""
     if entry(arguments, TABLES["parsed_only"]):
         return
-    instead, refused = altered(arguments), entry(arguments, TABLES["refused"])
+    instead = altered(arguments)
+    refused = entry(arguments, TABLES["refused"])
     ended = command(*instead)
     as_said = ended.code == 2 and refused in ended.err if refused else ended.code == 0
     assert as_said, f"orca-sweep {shlex.join(instead)}: {ended.err}"
@@ -207,13 +303,19 @@ def check(command: Command, arguments: list[str]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", WITH_BLOCKS)
-def test_the_blocks_of_a_page_run_in_order(name: str, session: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    blocks, command = BLOCK.findall(TEXTS[name]), Command(capsys)
+def test_the_blocks_of_a_page_run_in_order(
+    name: str, session: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    blocks = BLOCK.findall(TEXTS[name])
+    command = Command(capsys)
     for language, content in blocks:
         if language == "yaml" and (sweep := yaml.safe_load(content).get("name")):
             (session / f"{sweep}.yaml").write_text(content)
     names: dict[str, object] = {"__name__": "page"}
-    for language, content in [*blocks, ("sh", "\n".join(code_lines(FENCE.sub("", TEXTS[name]))))]:
+    for language, content in [
+        *blocks,
+        ("sh", "\n".join(code_lines(FENCE.sub("", TEXTS[name])))),
+    ]:
         if language == "python":
             exec(compile(content, name, "exec"), names)
         elif language == "csv":
@@ -228,12 +330,19 @@ def test_the_blocks_of_a_page_run_in_order(name: str, session: Path, capsys: pyt
 
 
 def test_every_block_is_of_a_known_kind() -> None:
-    for language, content in (block for text in TEXTS.values() for block in BLOCK.findall(text)):
+    for language, content in (
+        block for text in TEXTS.values() for block in BLOCK.findall(text)
+    ):
         language = language.split(" ")[0]
-        assert language in TABLES["languages"], f"say in blocks.toml how a block of {language} is tested"
+        assert language in TABLES["languages"], (
+            f"say in blocks.toml how a block of {language} is tested"
+        )
         for line in code_lines(f"```\n{content}```") if language == "sh" else ():
             program = line.split()[0]
-            assert program in {"orca-sweep", *TABLES["programs"]}, f"say in blocks.toml how {line} is tested"
+            assert program in {
+                "orca-sweep",
+                *TABLES["programs"],
+            }, f"say in blocks.toml how {line} is tested"
 
 
 NO_NETWORK = """
@@ -244,7 +353,9 @@ socket.socket.connect = refuse
 from sphinx.cmd.build import main
 sys.exit(main(sys.argv[1:]))
 """
-OPTIONS = next(line for line in (ROOT / "Makefile").read_text().splitlines() if "-m sphinx" in line).split()[3:]
+OPTIONS = next(
+    line for line in (ROOT / "Makefile").read_text().splitlines() if "-m sphinx" in line
+).split()[3:]
 """Options of ``make docs``."""
 
 
@@ -258,26 +369,63 @@ class Elements(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag != "a":
-            self.loaded += [value for name, value in attrs if name in ("src", "href", "srcset", "data") and value]
+            self.loaded += [
+                value
+                for name, value in attrs
+                if name in ("src", "href", "srcset", "data") and value
+            ]
 
 
 @pytest.mark.slow
 @pytest.mark.exhaustive
 def test_the_site(tmp_path: Path) -> None:
     """Built as ``make docs`` does: a link without a target would end the build."""
-    command = [sys.executable, "-c", NO_NETWORK, "-d", f"{tmp_path}/doctrees", *OPTIONS[:-1], f"{tmp_path}/html"]
+    command = [
+        sys.executable,
+        "-c",
+        NO_NETWORK,
+        "-d",
+        f"{tmp_path}/doctrees",
+        *OPTIONS[:-1],
+        f"{tmp_path}/html",
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     site = tmp_path / "html"
     for page in site.rglob("*.html"):
-        assert not [each for each in Elements(page.read_text()).loaded if re.match(r"(https?:)?//", each)], page.name
+        assert not [
+            each
+            for each in Elements(page.read_text()).loaded
+            if re.match(r"(https?:)?//", each)
+        ], page.name
     for style in site.rglob("*.css"):
-        assert not re.search(r"url\(['\"]?(https?:)?//|@import", style.read_text()), style.name
+        assert not re.search(r"url\(['\"]?(https?:)?//|@import", style.read_text()), (
+            style.name
+        )
     text = (site / "reference" / "registries.html").read_text()
-    for name in (*all_methods(), *(task.short_name for task in all_tasks().values()), "minilm-l6", "otdd", "nrmse"):
+    for name in (
+        *all_methods(),
+        *(task.short_name for task in all_tasks().values()),
+        "minilm-l6",
+        "otdd",
+        "nrmse",
+    ):
         assert f">{name}<" in text, name
-    assert 'href="files/orca_ray/cli/app.py.html"' in (site / "way-of-a-trial.html").read_text()
-    assert 'class="highlight"' in (site / "files" / "orca_ray" / "cli" / "app.py.html").read_text()
+    assert (
+        'href="files/orca_ray/cli/app.py.html"'
+        in (site / "way-of-a-trial.html").read_text()
+    )
+    assert (
+        'class="highlight"'
+        in (site / "files" / "orca_ray" / "cli" / "app.py.html").read_text()
+    )
     assert "--trial-minutes" in (site / "commands" / "benchmark.html").read_text()
-    assert {path.stem for path in (site / "boards").iterdir()} == {"pocket", "pocket-quick", "aligning"}
-    assert 'id="orca_ray.tasks.task.Task.prepare"' in (site / "reference" / "python.html").read_text()
+    assert {path.stem for path in (site / "boards").iterdir()} == {
+        "pocket",
+        "pocket-quick",
+        "aligning",
+    }
+    assert (
+        'id="orca_ray.tasks.task.Task.prepare"'
+        in (site / "reference" / "python.html").read_text()
+    )

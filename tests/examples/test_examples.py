@@ -1,4 +1,5 @@
-"""Each example runs as its first line says; the walk-throughs of docs/own-data.md run with a small budget.
+"""Each example runs as its first line says; the walk-throughs of docs/own-data.md run
+with a small budget.
 
 Their models are loaded, also elsewhere, predict, and are exported.
 """
@@ -24,12 +25,21 @@ from orca_ray.testing.suite import make_home
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 SCRIPTS = {
-    "ecg_csv.py": ("recordings-model", r"error 0(\.\d+)? expected on new samples\n.*\n0 +Standing"),
+    "ecg_csv.py": (
+        "recordings-model",
+        r"error 0(\.\d+)? expected on new samples\n.*\n0 +Standing",
+    ),
     "pde_field.py": (
         "darcy-model",
-        r"targets \(16, 16\), relative_l2.*\n.*'relative_l2': 0\.\d+\}\nlargest error: 0\.",
+        (
+            r"targets \(16, 16\), relative_l2.*\n.*'relative_l2': 0\.\d+\}\nlargest"
+            r" error: 0\."
+        ),
     ),
-    "table.py": ("table-model", r"accuracy on test: (1\.000|0\.[89]\d+)\ncolumns: alcohol, "),
+    "table.py": (
+        "table-model",
+        r"accuracy on test: (1\.000|0\.[89]\d+)\ncolumns: alcohol, ",
+    ),
     "audio.py": ("tones-model", r"on new samples\n +sawtooth +sine +square\n"),
 }
 """The model that each script writes to ``my-data``, and what it prints."""
@@ -52,9 +62,13 @@ def show(cell):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a directory in which ``my-data`` holds the data sets that ``examples/make_data.py`` writes."""
+    """Return a directory in which ``my-data`` holds the data sets that
+    ``examples/make_data.py`` writes.
+    """
     folder = tmp_path_factory.mktemp("own")
-    done = subprocess.run([sys.executable, EXAMPLES / "make_data.py", folder / "my-data"], check=False)
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / "make_data.py", folder / "my-data"], check=False
+    )
     assert done.returncode == 0
     return folder
 
@@ -62,14 +76,29 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run_in(command: list[str], directory: Path) -> str:
     """Run a command in a directory with a cache of its own, and return what it prints."""
     home = str(make_home(directory / "home"))
-    environment = {**os.environ, "ORCA_RAY_HOME": home, "PYTHONPATH": str(EXAMPLES.parent)}
-    done = subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, check=False)
+    environment = {
+        **os.environ,
+        "ORCA_RAY_HOME": home,
+        "PYTHONPATH": str(EXAMPLES.parent),
+    }
+    done = subprocess.run(
+        command,
+        cwd=directory,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def test_all_are_tested() -> None:
-    assert {path.name for path in EXAMPLES.iterdir() if path.is_file()} == {*SCRIPTS, "make_data.py", "notebook.ipynb"}
+    assert {path.name for path in EXAMPLES.iterdir() if path.is_file()} == {
+        *SCRIPTS,
+        "make_data.py",
+        "notebook.ipynb",
+    }
 
 
 @pytest.mark.slow
@@ -81,10 +110,16 @@ def test_a_script(name: str, data: Path, tmp_path: Path) -> None:
     (tmp_path / "my-data").mkdir()
     for file in (data / "my-data").iterdir():
         (tmp_path / "my-data" / file.name).symlink_to(file)
-    assert f"``python examples/{name} my-data``" in (EXAMPLES / name).read_text().partition("\n")[0]
+    assert (
+        f"``python examples/{name} my-data``"
+        in (EXAMPLES / name).read_text().partition("\n")[0]
+    )
     printed = run_in([sys.executable, str(EXAMPLES / name), "my-data"], tmp_path)
     assert re.search(expected, printed), printed
-    assert orca_ray.load(tmp_path / "my-data" / model, device="cpu").label_names or name == "pde_field.py"
+    assert (
+        orca_ray.load(tmp_path / "my-data" / model, device="cpu").label_names
+        or name == "pde_field.py"
+    )
 
 
 @pytest.mark.slow
@@ -100,35 +135,55 @@ def test_the_notebook(tmp_path: Path) -> None:
     assert "<caption>orca-ray model</caption>" in printed
     assert re.search(r"^method +linear_probe", printed, re.MULTILINE)
     assert re.search(r"\{'error': 0\.[0-2]\d+\}", printed)
-    assert orca_ray.load(tmp_path / "wine-model", device="cpu").label_names == ("class_0", "class_1", "class_2")
+    assert orca_ray.load(tmp_path / "wine-model", device="cpu").label_names == (
+        "class_0",
+        "class_1",
+        "class_2",
+    )
 
 
 PAGE = (EXAMPLES.parent / "docs" / "own-data.md").read_text()
 WALKS = [
-    block.splitlines() for block in re.findall(r"^```sh\n(orca-sweep adapt my-data.*?)^```$", PAGE, re.DOTALL | re.M)
+    block.splitlines()
+    for block in re.findall(
+        r"^```sh\n(orca-sweep adapt my-data.*?)^```$", PAGE, re.DOTALL | re.M
+    )
 ]
 """Lines of the code block of each kind of data."""
 KINDS = {
-    "wine.csv": (36, "gradient_boosting"), "basic_motions.npz": (16, "minirocket"), "digits": (50, "linear_probe"),
-    "darcy.h5": (30, "fno"), "tones": (12, "linear_probe"),
-}  # fmt: skip
-"""Data sets, the number of their new samples, and the method that adapts to them here: often the one that wins."""
+    "wine.csv": (36, "gradient_boosting"),
+    "basic_motions.npz": (16, "minirocket"),
+    "digits": (50, "linear_probe"),
+    "darcy.h5": (30, "fno"),
+    "tones": (12, "linear_probe"),
+}
+"""Data sets, the number of their new samples, and the method that adapts to them here:
+often the one that wins.
+"""
 SMALL = ["--executor", "inline", "--minutes", "1"]
 
 
 def typed(walk: list[str], command: str) -> list[str]:
-    """Return the words after ``orca-sweep`` of the line of a walk-through that calls a command."""
+    """Return the words after ``orca-sweep`` of the line of a walk-through that calls a
+    command.
+    """
     (line,) = [line for line in walk if line.startswith(f"orca-sweep {command} ")]
     return shlex.split(line, comments=True)[1:]
 
 
 def test_the_page_has_a_walk_through_for_each_data_set() -> None:
-    assert [typed(walk, "adapt")[1].removeprefix("my-data/") for walk in WALKS] == list(KINDS)
+    assert [typed(walk, "adapt")[1].removeprefix("my-data/") for walk in WALKS] == list(
+        KINDS
+    )
     for walk in WALKS:
         assert len(walk) <= 10
         model = typed(walk, "adapt")[typed(walk, "adapt").index("--out") + 1]
-        assert [typed(walk, command)[1] for command in ("predict", "export", "serve")] == [model] * 3
-        (request,) = [shlex.split(line)[-1] for line in walk if line.startswith("python -c ")]
+        assert [
+            typed(walk, command)[1] for command in ("predict", "export", "serve")
+        ] == [model] * 3
+        (request,) = [
+            shlex.split(line)[-1] for line in walk if line.startswith("python -c ")
+        ]
         assert shlex.split(walk[-1])[-1] == f"@{request}"
 
 
@@ -136,25 +191,37 @@ def test_the_page_has_a_walk_through_for_each_data_set() -> None:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     "walk",
-    [pytest.param(walk, marks=pytest.mark.exhaustive if number else []) for number, walk in enumerate(WALKS)],
+    [
+        pytest.param(walk, marks=pytest.mark.exhaustive if number else [])
+        for number, walk in enumerate(WALKS)
+    ],
     ids=list(KINDS),
 )
 def test_a_data_set_becomes_a_model_that_predicts_elsewhere(
-    walk: list[str], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    walk: list[str],
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(data)
     words = typed(walk, "adapt")
     out = words[words.index("--out") + 1]
     given = words[: words.index("--minutes")]
     samples, method = KINDS[Path(words[1]).name]
-    assert run([*given, "--methods", method, *SMALL, "--json"]) == 0, capfd.readouterr().err
+    assert run([*given, "--methods", method, *SMALL, "--json"]) == 0, (
+        capfd.readouterr().err
+    )
     answer = json.loads(capfd.readouterr().out)
     assert answer["model"] == out
     assert 0 <= answer["low"] <= answer["score"] <= answer["high"]
     assert Path(answer["page"]).read_text().startswith("<!doctype html>")
     predict = typed(walk, "predict")
-    source, predictions = predict[2], predict[-1]
-    assert source == words[1].replace("my-data/", "my-data/new/"), "no model was trained on them"
+    source = predict[2]
+    predictions = predict[-1]
+    assert source == words[1].replace("my-data/", "my-data/new/"), (
+        "no model was trained on them"
+    )
     assert run([*predict, "--quiet"]) == 0
     assert len(stored(predictions)) == samples
     if source.endswith("wine.csv"):
@@ -169,22 +236,43 @@ sys.modules |= dict.fromkeys(["ray", "optuna", "arff"])  # of the extra sweep
 import numpy as np, orca_ray
 np.save("found.npy", np.asarray(orca_ray.load("moved").predict({str(data / source)!r})))
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
-    found, kept = np.load(tmp_path / "found.npy"), stored(predictions)
-    assert np.allclose(found, kept, rtol=1e-4, atol=1e-5) if found.dtype.kind == "f" else (found == kept).all()
+    found = np.load(tmp_path / "found.npy")
+    kept = stored(predictions)
+    assert (
+        np.allclose(found, kept, rtol=1e-4, atol=1e-5)
+        if found.dtype.kind == "f"
+        else (found == kept).all()
+    )
 
 
 def stored(path: str) -> Array:
     """Return the predictions in a file that `orca-sweep predict` wrote."""
-    return np.asarray(np.load(path)["prediction"] if path.endswith(".npz") else pd.read_parquet(path)["prediction"])
+    return np.asarray(
+        np.load(path)["prediction"]
+        if path.endswith(".npz")
+        else pd.read_parquet(path)["prediction"]
+    )
 
 
 def answered(walk: list[str], model: Predictor) -> int:
-    """Return the number of predictions for the request that a walk-through sends to the server."""
+    """Return the number of predictions for the request that a walk-through sends to the
+    server.
+    """
     (line,) = [line for line in walk if line.startswith("python -c ")]
-    subprocess.run(line.replace("python", shlex.quote(sys.executable), 1), shell=True, check=True)
-    inputs, warnings = Formats(model, 10).read(JSON, Path(shlex.split(line)[-1]).read_bytes())
+    subprocess.run(
+        line.replace("python", shlex.quote(sys.executable), 1), shell=True, check=True
+    )
+    inputs, warnings = Formats(model, 10).read(
+        JSON, Path(shlex.split(line)[-1]).read_bytes()
+    )
     assert warnings == []
     return len(model.decide(model.outputs_of(inputs)))
 
@@ -193,5 +281,17 @@ def test_a_folder_of_something_else_is_refused_before_training(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    assert run(["adapt", str(tmp_path / "missing.csv"), "--target", "y", "--out", str(tmp_path)]) == 2
+    assert (
+        run(
+            [
+                "adapt",
+                str(tmp_path / "missing.csv"),
+                "--target",
+                "y",
+                "--out",
+                str(tmp_path),
+            ]
+        )
+        == 2
+    )
     assert "has files and is no model folder" in capfd.readouterr().err

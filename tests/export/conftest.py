@@ -21,11 +21,19 @@ def home(module_home: Path) -> None:
 @pytest.fixture(scope="session")
 def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
     """Return a function that makes a model of a task by a method."""
-    bodies = {"sequence": save_bert(tmp_path_factory.mktemp("b")), "image": save_vit(tmp_path_factory.mktemp("v"))}
+    bodies = {
+        "sequence": save_bert(tmp_path_factory.mktemp("b")),
+        "image": save_vit(tmp_path_factory.mktemp("v")),
+    }
 
     def made(task: Task, method: str = "nft") -> Predictor:
         adaptation = start(
-            bodies[task.modality], method, task=task, data=make_data(task), hyperparameters=QUICK, standardise=True
+            bodies[task.modality],
+            method,
+            task=task,
+            data=make_data(task),
+            hyperparameters=QUICK,
+            standardise=True,
         )
         return Predictor(adaptation.snapshot(), device="cpu")
 

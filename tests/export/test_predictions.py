@@ -1,4 +1,6 @@
-"""Predictions as tables, and by exported networks: columns, names, units, large inputs, and what is refused."""
+"""Predictions as tables, and by exported networks: columns, names, units, large inputs,
+and what is refused.
+"""
 
 import json
 import os
@@ -42,7 +44,9 @@ def test_classes_have_probabilities(series: Predictor, tmp_path: Path) -> None:
 
 def test_samples_with_names_keep_them(series: Predictor, tmp_path: Path) -> None:
     names = ["a.wav", "=cmd()\x1b"]
-    write_predictions(series, series.inputs(UserData(x=X[:2], names=names)), tmp_path / "out.csv")
+    write_predictions(
+        series, series.inputs(UserData(x=X[:2], names=names)), tmp_path / "out.csv"
+    )
     lines = (tmp_path / "out.csv").read_text().splitlines()
     assert lines[0] == '"id","prediction","p_0","p_1","p_2"'
     assert lines[1].startswith('"a.wav",')
@@ -50,29 +54,48 @@ def test_samples_with_names_keep_them(series: Predictor, tmp_path: Path) -> None
 
 
 def test_several_labels(make: Make, tmp_path: Path) -> None:
-    model, x = make(LABELS), np.asarray(make_data(LABELS).test.x)
+    model = make(LABELS)
+    x = np.asarray(make_data(LABELS).test.x)
     write_predictions(model, model.inputs(x), tmp_path / "out.parquet")
     found = pq.read_table(tmp_path / "out.parquet")
     assert found.column_names == ["id", "prediction", "p_0", "p_1", "p_2"]
-    chosen = ["; ".join(str(k) for k in np.flatnonzero(row)) for row in model.predict(x)]
+    chosen = [
+        "; ".join(str(k) for k in np.flatnonzero(row)) for row in model.predict(x)
+    ]
     assert found["prediction"].to_pylist() == chosen
 
 
 def test_fields_are_nested_lists(make: Make, tmp_path: Path) -> None:
-    model, x = make(FIELD), np.asarray(make_data(FIELD).test.x)
+    model = make(FIELD)
+    x = np.asarray(make_data(FIELD).test.x)
     write_predictions(model, model.inputs(x), tmp_path / "out.parquet")
     found = pq.read_table(tmp_path / "out.parquet")
     assert found.column_names == ["id", "prediction"]
-    assert np.array_equal(np.array(found["prediction"].to_pylist(), dtype=np.float32), model.predict(x))
-    with pytest.raises(UserError, match=r"do not fit into .*out\.csv: name a file \.npz or \.parquet"):
+    assert np.array_equal(
+        np.array(found["prediction"].to_pylist(), dtype=np.float32), model.predict(x)
+    )
+    with pytest.raises(
+        UserError, match=r"do not fit into .*out\.csv: name a file \.npz or \.parquet"
+    ):
         write_predictions(model, model.inputs(x), tmp_path / "out.csv")
 
 
-@pytest.mark.parametrize("task", [FIELD, LABELS, NUMBER, make_task(CLASSES)], ids=lambda task: task.target.kind)
-def test_an_archive_has_arrays_that_numpy_reads_in_one_call(task: Task, make: Make, tmp_path: Path) -> None:
-    model, x = make(task), np.tile(np.asarray(make_data(task).test.x), (3, *[1] * len(task.input_shape or ())))
+@pytest.mark.parametrize(
+    "task",
+    [FIELD, LABELS, NUMBER, make_task(CLASSES)],
+    ids=lambda task: task.target.kind,
+)
+def test_an_archive_has_arrays_that_numpy_reads_in_one_call(
+    task: Task, make: Make, tmp_path: Path
+) -> None:
+    model = make(task)
+    x = np.tile(
+        np.asarray(make_data(task).test.x), (3, *[1] * len(task.input_shape or ()))
+    )
     names = [f"{row}{'x' * (row % 7)}" for row in range(len(x))]
-    write_predictions(model, model.inputs(UserData(x=x, names=names)), tmp_path / "out.npz")
+    write_predictions(
+        model, model.inputs(UserData(x=x, names=names)), tmp_path / "out.npz"
+    )
     with np.load(tmp_path / "out.npz") as found:
         np.testing.assert_array_equal(found["prediction"], model.predict(x))
         assert found["id"].tolist() == names
@@ -85,21 +108,41 @@ def test_an_archive_that_does_not_fit_into_memory_is_refused(
     series: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("orca_ray.data.cache.free_memory", lambda: 100.0)
-    with pytest.raises(UserError, match=r"predictions as out\.npz: .* GiB of memory are free; write a file \.parquet"):
+    with pytest.raises(
+        UserError,
+        match=(
+            r"predictions as out\.npz: .* GiB of memory are free; write a file"
+            r" \.parquet"
+        ),
+    ):
         write_predictions(series, series.inputs(X), tmp_path / "out.npz")
     assert not list(tmp_path.iterdir())
 
 
-def test_keys_of_a_table_are_carried_under_their_own_names(series: Predictor, tmp_path: Path) -> None:
-    keys = {"id": np.array(["=a", "b"], dtype=object), "row": np.array([2**60 + 1, 7]), "p_1": np.array([1, 2])}
+def test_keys_of_a_table_are_carried_under_their_own_names(
+    series: Predictor, tmp_path: Path
+) -> None:
+    keys = {
+        "id": np.array(["=a", "b"], dtype=object),
+        "row": np.array([2**60 + 1, 7]),
+        "p_1": np.array([1, 2]),
+    }
     data = UserData(x=X[:2], keys=keys)
     write_predictions(series, series.inputs(data), tmp_path / "out.parquet")
     found = pq.read_table(tmp_path / "out.parquet")
     assert found.column_names == ["id", "row", "p_1", "prediction", "p_0", "p_2"]
-    assert (found["id"].to_pylist(), found["row"].to_pylist()) == (["=a", "b"], [2**60 + 1, 7])
+    assert (found["id"].to_pylist(), found["row"].to_pylist()) == (
+        ["=a", "b"],
+        [2**60 + 1, 7],
+    )
     assert np.array_equal(found["p_1"].to_numpy(), series.predict_proba(X[:2])[:, 1])
     write_predictions(series, series.inputs(data), tmp_path / "out.csv")
-    assert (tmp_path / "out.csv").read_text().splitlines()[1].startswith('"\'=a",1152921504606846977,')
+    assert (
+        (tmp_path / "out.csv")
+        .read_text()
+        .splitlines()[1]
+        .startswith('"\'=a",1152921504606846977,')
+    )
 
 
 def test_a_bad_row_leaves_no_file(series: Predictor, tmp_path: Path) -> None:
@@ -111,8 +154,12 @@ def test_a_bad_row_leaves_no_file(series: Predictor, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_command(series: Predictor, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder, x, out = str(series.save(tmp_path / "model")), tmp_path / "new.npy", tmp_path / "out.parquet"
+def test_the_command(
+    series: Predictor, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = str(series.save(tmp_path / "model"))
+    x = tmp_path / "new.npy"
+    out = tmp_path / "out.parquet"
     np.save(x, X)
     (tmp_path / "dir.parquet").mkdir()
     assert run(["predict", folder, str(x), "-o", str(out)]) == 0
@@ -120,12 +167,18 @@ def test_the_command(series: Predictor, tmp_path: Path, capsys: pytest.CaptureFi
     assert "45 predictions of tiny/classes in" in said
     assert str(out) in said
     assert pq.read_table(out)["prediction"].to_pylist() == series.predict(X).tolist()
-    for output, message in (("out.xlsx", "must end with .parquet or .npz or .csv"), ("dir.parquet", "is a directory")):
-        assert run(["predict", folder, str(x), "-o", str(tmp_path / output)]) == 2, message
+    for output, message in (
+        ("out.xlsx", "must end with .parquet or .npz or .csv"),
+        ("dir.parquet", "is a directory"),
+    ):
+        assert run(["predict", folder, str(x), "-o", str(tmp_path / output)]) == 2, (
+            message
+        )
         assert message in capsys.readouterr().err
 
 
-# Not getrusage, whose largest size begins with that of the process that started this one.
+# Not getrusage, whose largest size begins with that of the process that started this
+# one.
 MEASURED = """
 import re, sys
 from pathlib import Path
@@ -136,17 +189,34 @@ print(re.search(r"VmHWM:\\s*(\\d+) kB", Path("/proc/self/status").read_text())[1
 
 
 @pytest.mark.exhaustive
-@pytest.mark.skipif(sys.platform != "linux", reason="measures memory as Linux reports it")
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="measures memory as Linux reports it"
+)
 def test_inputs_larger_than_the_limit_of_memory(make: Make, tmp_path: Path) -> None:
-    """2 GB (ORCA_RAY_TEST_GB=5: 5 GB) of inputs stay under 1.5 GB of memory. The file is sparse and takes no disk."""
+    """2 GB (ORCA_RAY_TEST_GB=5: 5 GB) of inputs stay under 1.5 GB of memory.
+
+    The file is sparse and takes no disk.
+    """
     gigabytes = float(os.environ.get("ORCA_RAY_TEST_GB", "2"))
     shape = (4, 65536)
     model = make(make_task(CLASSES, shape))
     folder = str(model.save(tmp_path / "model"))
     rows = int(gigabytes * 1e9 / (4 * np.prod(shape)))
-    np.lib.format.open_memmap(tmp_path / "x.npy", mode="w+", dtype=np.float32, shape=(rows, *shape)).flush()
-    command = [sys.executable, "-c", MEASURED, folder, str(tmp_path / "x.npy"), "-o", str(tmp_path / "out.parquet")]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=280)
+    np.lib.format.open_memmap(
+        tmp_path / "x.npy", mode="w+", dtype=np.float32, shape=(rows, *shape)
+    ).flush()
+    command = [
+        sys.executable,
+        "-c",
+        MEASURED,
+        folder,
+        str(tmp_path / "x.npy"),
+        "-o",
+        str(tmp_path / "out.parquet"),
+    ]
+    done = subprocess.run(
+        command, check=True, capture_output=True, text=True, timeout=280
+    )
     assert pq.ParquetFile(tmp_path / "out.parquet").metadata.num_rows == rows
     peak = int(done.stdout.split()[-1]) / 1e6
     assert peak < 1.5, f"{peak} GB"
@@ -157,12 +227,19 @@ def test_an_exported_network_takes_raw_inputs_and_returns_units_of_the_target(
 ) -> None:
     kept: list[torch.nn.Module] = []
 
-    def keep(network: torch.nn.Module, model: Predictor, path: Path) -> tuple[None, str]:
+    def keep(
+        network: torch.nn.Module, model: Predictor, path: Path
+    ) -> tuple[None, str]:
         kept.append(network)
         return None, "not run"
 
-    monkeypatch.setattr("orca_ray.export.FORMATS", {"kept": keep})  # tracing a network takes seconds
-    model, x = make(NUMBER), np.asarray(make_data(NUMBER).test.x)
-    assert export_model(model, "kept", tmp_path / "a") == Exported(tmp_path / "a", None, "not run")
+    monkeypatch.setattr(
+        "orca_ray.export.FORMATS", {"kept": keep}
+    )  # tracing a network takes seconds
+    model = make(NUMBER)
+    x = np.asarray(make_data(NUMBER).test.x)
+    assert export_model(model, "kept", tmp_path / "a") == Exported(
+        tmp_path / "a", None, "not run"
+    )
     with torch.no_grad():
         assert np.allclose(kept[0](torch.from_numpy(x)), model.outputs(x), rtol=1e-5)

@@ -1,4 +1,5 @@
-"""Exported networks and trees: equal outputs for any batch size; the trees' sums are those of LightGBM.
+"""Exported networks and trees: equal outputs for any batch size; the trees' sums are
+those of LightGBM.
 
 Predictions of trees are compared at thresholds and for missing values, too.
 """
@@ -29,18 +30,25 @@ from orca_ray.testing.trials import CLASSES, make_task
 from .conftest import Make
 
 lightgbm = pytest.importorskip("lightgbm")
-SAMPLES, FEATURES = 400, 6
+SAMPLES = 400
+FEATURES = 6
 ALL = pytest.mark.exhaustive
 TARGETS: dict[str, tuple[Target, str, Callable[[np.ndarray], list[np.ndarray]]]] = {
     "two classes": (Target("classes", 2), "binary", lambda z: [z > 0]),
-    "three classes": (Target("classes", 3), "multiclass", lambda z: [np.digitize(z, [-0.5, 0.5])]),
+    "three classes": (
+        Target("classes", 3),
+        "multiclass",
+        lambda z: [np.digitize(z, [-0.5, 0.5])],
+    ),
     "labels": (Target("labels", 2), "binary", lambda z: [z > 0, np.abs(z) > 1]),
     "number": (Target("scalar"), "regression", lambda z: [z]),
 }
 
 
 def trained(kind: str, *, missing: bool) -> tuple[BoostedBody, list[Any], np.ndarray]:
-    """Return trees of a kind of target, LightGBM's boosters, and the table that they were trained on."""
+    """Return trees of a kind of target, LightGBM's boosters, and the table that they
+    were trained on.
+    """
     target, objective, columns = TARGETS[kind]
     random = np.random.default_rng(0)
     x = random.normal(size=(SAMPLES, FEATURES)).astype(np.float32)
@@ -48,8 +56,15 @@ def trained(kind: str, *, missing: bool) -> tuple[BoostedBody, list[Any], np.nda
     x[:, 3] = x[:, 3].round()  # splits between few values
     if missing:
         x[random.random(x.shape) < 0.2] = np.nan
-    settings = {"objective": objective, "num_class": 3 if objective == "multiclass" else 1, "verbosity": -1}
-    made = [lightgbm.train(settings, lightgbm.Dataset(x, column), 7) for column in columns(z)]
+    settings = {
+        "objective": objective,
+        "num_class": 3 if objective == "multiclass" else 1,
+        "verbosity": -1,
+    }
+    made = [
+        lightgbm.train(settings, lightgbm.Dataset(x, column), 7)
+        for column in columns(z)
+    ]
     trees = BoostedBody(target, FEATURES)
     trees.add_trees(of_boosters(made))
     return trees, made, x
@@ -64,10 +79,13 @@ EXPORTING = pytest.mark.parametrize("exporting", [False, True])
 
 @pytest.mark.parametrize("missing", [False, True])
 @pytest.mark.parametrize("kind", TARGETS)
-def test_sums_equal_those_of_lightgbm(kind: str, missing: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sums_equal_those_of_lightgbm(
+    kind: str, missing: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trees, boosters, x = trained(kind, missing=missing)
-    # At each threshold and beside it, where a rounded comparison would go the other way; and values that training
-    # never saw: missing ones, zeros of both signs, infinities.
+    # At each threshold and beside it, where a rounded comparison would go the other
+    # way; and values that training never saw: missing ones, zeros of both signs,
+    # infinities.
     edges = trees.thresholds.numpy()
     edges = edges[np.abs(edges) > 1e-30]  # LightGBM takes values below 1e-35 as 0
     beside = [np.nextafter(edges, np.float32(sign * np.inf)) for sign in (-1, 1)]
@@ -75,7 +93,9 @@ def test_sums_equal_those_of_lightgbm(kind: str, missing: bool, monkeypatch: pyt
     values = np.concatenate([edges, *beside, strange])
     others = np.random.default_rng(1).choice(values, (2000, FEATURES))
     rows = tokens(np.concatenate([x, others]))
-    raw = [booster.predict(rows[:, :, 0].numpy(), raw_score=True) for booster in boosters]
+    raw = [
+        booster.predict(rows[:, :, 0].numpy(), raw_score=True) for booster in boosters
+    ]
     np.testing.assert_array_equal(trees.sums(rows), np.column_stack(raw))
     found = trees(rows)
     assert found.shape == (len(rows), 1, trees.feature_width)
@@ -91,16 +111,26 @@ def test_a_tree_of_one_leaf_has_no_splits_and_no_trees_predict_zero(
 ) -> None:
     trees = BoostedBody(Target("scalar"), 2)
     same = lightgbm.Dataset(np.zeros((30, 2)), np.full(30, 2.5))
-    trees.add_trees(of_boosters([lightgbm.train({"objective": "regression", "verbosity": -1}, same, 1)]))
+    trees.add_trees(
+        of_boosters(
+            [lightgbm.train({"objective": "regression", "verbosity": -1}, same, 1)]
+        )
+    )
     monkeypatch.setattr(torch.compiler, "is_exporting", lambda: exporting)
     assert trees(torch.zeros(4, 2, 1)).flatten().tolist() == [2.5] * 4
     for empty in (BoostedBody(Target("classes", 3), 2), ForestBody(2, 3)):
-        assert torch.equal(empty(torch.ones(4, 2, 1)[:, :, 0][:, None]), torch.zeros(4, 1, 3))
+        assert torch.equal(
+            empty(torch.ones(4, 2, 1)[:, :, 0][:, None]), torch.zeros(4, 1, 3)
+        )
 
 
 def test_outputs_with_fewer_trees_get_trees_of_zero() -> None:
-    x, settings = np.arange(40.0)[:, None], {"objective": "binary", "min_data_in_leaf": 5, "verbosity": -1}
-    made = [lightgbm.train(settings, lightgbm.Dataset(x, x[:, 0] > 20), rounds) for rounds in (3, 1)]
+    x = np.arange(40.0)[:, None]
+    settings = {"objective": "binary", "min_data_in_leaf": 5, "verbosity": -1}
+    made = [
+        lightgbm.train(settings, lightgbm.Dataset(x, x[:, 0] > 20), rounds)
+        for rounds in (3, 1)
+    ]
     trees = BoostedBody(Target("labels", 2), 1)
     trees.add_trees(of_boosters(made))
     expected = np.column_stack([booster.predict(x, raw_score=True) for booster in made])
@@ -108,9 +138,16 @@ def test_outputs_with_fewer_trees_get_trees_of_zero() -> None:
 
 
 @EXPORTING
-@pytest.mark.parametrize("body", [BoostedBody(Target("scalar"), 2), ForestBody(2, 1)], ids=["boosted", "forest"])
-def test_a_tree_by_hand(body: TreeBody, exporting: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    trees, rows = copy.deepcopy(body), tokens(np.array([[0, -1], [0, 0], [1, 0], [np.nan, 0], [0, np.nan]]))
+@pytest.mark.parametrize(
+    "body",
+    [BoostedBody(Target("scalar"), 2), ForestBody(2, 1)],
+    ids=["boosted", "forest"],
+)
+def test_a_tree_by_hand(
+    body: TreeBody, exporting: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trees = copy.deepcopy(body)
+    rows = tokens(np.array([[0, -1], [0, 0], [1, 0], [np.nan, 0], [0, np.nan]]))
     trees.add_trees([TREE])
     monkeypatch.setattr(torch.compiler, "is_exporting", lambda: exporting)
     assert trees(rows).flatten().tolist() == [-1, 2, 3.5, 2, 2]
@@ -120,11 +157,16 @@ def test_a_tree_by_hand(body: TreeBody, exporting: bool, monkeypatch: pytest.Mon
 
 TREE = Tree(
     np.array([[1, 2, 1, 1], [0, 3, 4, 0], [0, 2, 2, 0], [0, 3, 3, 0], [0, 4, 4, 0]]),
-    np.array([-0.5, 0, 0, 0, 0]), np.array([[0.0], [0], [-1], [2], [3.5]]),
-)  # fmt: skip
+    np.array([-0.5, 0, 0, 0, 0]),
+    np.array([[0.0], [0], [-1], [2], [3.5]]),
+)
 
 
-@pytest.mark.parametrize("body", [BoostedBody(Target("scalar"), 2), ForestBody(2, 1)], ids=["boosted", "forest"])
+@pytest.mark.parametrize(
+    "body",
+    [BoostedBody(Target("scalar"), 2), ForestBody(2, 1)],
+    ids=["boosted", "forest"],
+)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -136,7 +178,10 @@ TREE = Tree(
         ({"sizes": [6]}, "sizes do not add up to 5 nodes"),
         ({"sizes": [5, 0]}, "sizes do not add up to 5 nodes"),
         ({"sizes": [6, -1]}, "sizes do not add up to 5 nodes"),
-        ({"sizes": [2, 3]}, "a child is not behind its parent"),  # a child in another tree
+        (
+            {"sizes": [2, 3]},
+            "a child is not behind its parent",
+        ),  # a child in another tree
         ({(0, 0): -1}, "a feature is not one of 0 to 1"),
         ({(2, 0): 2}, "a feature is not one of 0 to 1"),
         ({(1, 2): 5}, "a child is not behind its parent"),
@@ -147,7 +192,9 @@ TREE = Tree(
         ({(4, 2): 3}, "a child is not behind its parent"),
     ],
 )
-def test_forged_trees_are_refused_before_they_are_walked(body: TreeBody, change: dict[Any, Any], message: str) -> None:
+def test_forged_trees_are_refused_before_they_are_walked(
+    body: TreeBody, change: dict[Any, Any], message: str
+) -> None:
     trees = copy.deepcopy(body)
     trees.add_trees([TREE])
     state = {name: value.clone() for name, value in trees.state_dict().items()}
@@ -156,18 +203,31 @@ def test_forged_trees_are_refused_before_they_are_walked(body: TreeBody, change:
             state[name] = torch.as_tensor(value).to(state[name].dtype)
         else:
             state["nodes"][name] = value
-    with pytest.raises(UserError, match=f"the trees of this model are damaged: .*{message}"):
+    with pytest.raises(
+        UserError, match=f"the trees of this model are damaged: .*{message}"
+    ):
         copy.deepcopy(body).load_state_dict(state)
 
 
-def test_trees_that_do_not_take_turns_or_are_too_deep_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trees_that_do_not_take_turns_or_are_too_deep_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     with pytest.raises(UserError, match="1 cannot take turns for 3 outputs"):
         BoostedBody(Target("labels", 3), 2).add_trees([TREE])
     own = np.arange(25)[:, None]
-    chain = (own + np.where((own % 2 == 0) & (own < 24), [0, 1, 2, 0], 0)) * [0, 1, 1, 0]  # every second one is a leaf
+    chain = (own + np.where((own % 2 == 0) & (own < 24), [0, 1, 2, 0], 0)) * [
+        0,
+        1,
+        1,
+        0,
+    ]  # every second one is a leaf
     for levels in (12, 11):
         monkeypatch.setattr(trees_module, "_MOST_LEVELS", levels)
-        with pytest.raises(UserError, match="more than 11 levels") if levels < 12 else nullcontext():
+        with (
+            pytest.raises(UserError, match="more than 11 levels")
+            if levels < 12
+            else nullcontext()
+        ):
             ForestBody(1, 1).add_trees([Tree(chain, np.zeros(25), np.zeros((25, 1)))])
     shared = np.array([[0, 1, 2, 0], [0, 2, 3, 0], [0, 2, 2, 0], [0, 3, 3, 0]])
     with pytest.raises(UserError, match="a node has two parents"):
@@ -176,7 +236,9 @@ def test_trees_that_do_not_take_turns_or_are_too_deep_are_refused(monkeypatch: p
 
 def _made(make: Make, kind: str) -> Predictor:
     trees, *_ = trained(kind, missing=True)
-    model: Predictor = make(make_task(TARGETS[kind][0], (1, FEATURES)), "gradient_boosting")
+    model: Predictor = make(
+        make_task(TARGETS[kind][0], (1, FEATURES)), "gradient_boosting"
+    )
     model.network.get_submodule("body").load_state_dict(trees.state_dict())
     return model
 
@@ -191,12 +253,22 @@ def _needs(to: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "to"),
     [
-        pytest.param(kind, to, marks=[] if (kind, to) in {("labels", "torch"), ("three classes", "onnx")} else ALL)
+        pytest.param(
+            kind,
+            to,
+            marks=(
+                []
+                if (kind, to) in {("labels", "torch"), ("three classes", "onnx")}
+                else ALL
+            ),
+        )
         for kind in TARGETS
         for to in FORMATS
     ],
 )
-def test_an_exported_model_agrees(make: Make, to: str, kind: str, tmp_path: Path) -> None:
+def test_an_exported_model_agrees(
+    make: Make, to: str, kind: str, tmp_path: Path
+) -> None:
     _exported_agrees(_made(make, kind), to, tmp_path, most=1e-6)
 
 
@@ -205,7 +277,9 @@ def test_the_difference_is_that_from_the_compiled_walk(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     right = TreeBody._walked
-    monkeypatch.setattr(TreeBody, "_walked", lambda self, rows: (right(self, rows) - 1).clamp(min=0))
+    monkeypatch.setattr(
+        TreeBody, "_walked", lambda self, rows: (right(self, rows) - 1).clamp(min=0)
+    )
     with pytest.raises(UserError, match="differs from the model"):
         export_model(_made(make, "number"), "torch", tmp_path / "network")
 
@@ -217,36 +291,61 @@ TASKS = {
     "image": make_task(CLASSES, (1, 40, 40)),  # reduced with anti-aliasing
 }
 SAMPLED = [
-    ("torch", "series", "cnn"), ("onnx", "image", "nft"), ("torch", "number", "lora"), ("torch", "field", "fno"),
-]  # fmt: skip
+    ("torch", "series", "cnn"),
+    ("onnx", "image", "nft"),
+    ("torch", "number", "lora"),
+    ("torch", "field", "fno"),
+]
 COMMON = [
-    ("series", "minirocket"), ("series", "hydra"), ("field", "fno"), ("field", "unet"),
+    ("series", "minirocket"),
+    ("series", "hydra"),
+    ("field", "fno"),
+    ("field", "unet"),
     *itertools.product(TASKS, ["nft", "cnn", "lora", "no_body"]),
-]  # fmt: skip
+]
 FITTED = {"forest", "gradient_boosting", "kernel_ridge", "nearest"}
 OTHERS = sorted({*all_methods()} - {method for _, method in COMMON} - FITTED)
-"""Methods without a test of both formats; those that are nothing until they are fitted have their own."""
+"""Methods without a test of both formats; those that are nothing until they are fitted
+have their own.
+"""
 EVERY = [(to, *case) for to in FORMATS for case in COMMON]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("to", "kind", "method"),
-    [*SAMPLED, *(pytest.param(*case, marks=pytest.mark.exhaustive) for case in EVERY if case not in SAMPLED)],
+    [
+        *SAMPLED,
+        *(
+            pytest.param(*case, marks=pytest.mark.exhaustive)
+            for case in EVERY
+            if case not in SAMPLED
+        ),
+    ],
 )
-def test_an_exported_network_agrees(make: Make, to: str, kind: str, method: str, tmp_path: Path) -> None:
+def test_an_exported_network_agrees(
+    make: Make, to: str, kind: str, method: str, tmp_path: Path
+) -> None:
     _exported_agrees(make(TASKS[kind], method), to, tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("method", OTHERS)
-def test_the_network_of_any_method_can_be_exported(make: Make, method: str, tmp_path: Path) -> None:
-    kind = next(kind for kind, task in TASKS.items() if all_methods()[method].problem(task) is None)
+def test_the_network_of_any_method_can_be_exported(
+    make: Make, method: str, tmp_path: Path
+) -> None:
+    kind = next(
+        kind
+        for kind, task in TASKS.items()
+        if all_methods()[method].problem(task) is None
+    )
     _exported_agrees(make(TASKS[kind], method), "torch", tmp_path)
 
 
-def _exported_agrees(model: Predictor, to: str, tmp_path: Path, most: float = 1e-5) -> None:
+def _exported_agrees(
+    model: Predictor, to: str, tmp_path: Path, most: float = 1e-5
+) -> None:
     _needs(to)
     exported = export_model(model, to, tmp_path / "network")
     assert exported.difference is not None
@@ -255,7 +354,9 @@ def _exported_agrees(model: Predictor, to: str, tmp_path: Path, most: float = 1e
 
 
 @pytest.mark.slow
-def test_a_torch_program_has_names_and_predicts_alone(make: Make, tmp_path: Path) -> None:
+def test_a_torch_program_has_names_and_predicts_alone(
+    make: Make, tmp_path: Path
+) -> None:
     model = make(TASKS["number"])
     export_model(model, "torch", tmp_path / "network.pt2")
     extra = {"orca_ray.json": ""}
@@ -269,16 +370,22 @@ def test_a_torch_program_has_names_and_predicts_alone(make: Make, tmp_path: Path
 
 
 @pytest.mark.slow
-def test_an_onnx_file_has_names_and_predicts_alone(series: Predictor, tmp_path: Path) -> None:
+def test_an_onnx_file_has_names_and_predicts_alone(
+    series: Predictor, tmp_path: Path
+) -> None:
     _needs("onnx")
     import onnxruntime
 
     export_model(series, "onnx", tmp_path / "network.onnx")
-    session = onnxruntime.InferenceSession(str(tmp_path / "network.onnx"), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        str(tmp_path / "network.onnx"), providers=["CPUExecutionProvider"]
+    )
     about = json.loads(session.get_modelmeta().custom_metadata_map["orca_ray"])
     assert (about["target"], about["preprocessing"]) == ("classes", None)
     x = np.random.default_rng(0).normal(size=(130, 2, 16)).astype(np.float32)
-    assert np.allclose(session.run(None, {"inputs": x})[0], series.outputs(x), atol=1e-5)
+    assert np.allclose(
+        session.run(None, {"inputs": x})[0], series.outputs(x), atol=1e-5
+    )
 
 
 @pytest.mark.slow
@@ -286,17 +393,25 @@ def test_a_network_that_differs_is_not_written(
     series: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(export, "TOLERANCE", -1.0)
-    with pytest.raises(UserError, match=r"differs from the model by .* nothing was written"):
+    with pytest.raises(
+        UserError, match=r"differs from the model by .* nothing was written"
+    ):
         export_model(series, "torch", tmp_path / "network.pt2")
     assert not list(tmp_path.iterdir())
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"install the package 'onnxscript': pip install 'orca-ray\[export\]'"):
+    with pytest.raises(
+        UserError,
+        match=r"install the package 'onnxscript': pip install 'orca-ray\[export\]'",
+    ):
         export_model(series, "onnx", tmp_path / "network.onnx")
 
 
 @pytest.mark.slow
-def test_the_command(series: Predictor, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder, out = str(series.save(tmp_path / "model")), tmp_path / "network.pt2"
+def test_the_command(
+    series: Predictor, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = str(series.save(tmp_path / "model"))
+    out = tmp_path / "network.pt2"
     assert run(["export", folder, "--to", "torch", "-o", str(out)]) == 0
     assert "largest difference from the model" in capsys.readouterr().out
     assert run(["export", folder, "--to", "torch", "-o", str(tmp_path)]) == 2

@@ -1,4 +1,6 @@
-"""Boards of damaged stores: what is left out is named and counted, and the rest is right."""
+"""Boards of damaged stores: what is left out is named and counted, and the rest is
+right.
+"""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,13 +26,21 @@ from tests.results.factories import files_of, make_point, make_record
 def good(tmp_path: Path) -> ResultsStore:
     """A store of two confirm trials, with scores 0.1 and 0.3."""
     store = ResultsStore(tmp_path / "results", create=True)
-    store.append([make_record("a", test_score=0.1), make_record("b", seed=1, test_score=0.3)], [make_point("a")])
+    store.append(
+        [make_record("a", test_score=0.1), make_record("b", seed=1, test_score=0.3)],
+        [make_point("a")],
+    )
     return store
 
 
 def plant(store: ResultsStore, *changes: dict[str, Any]) -> Path:
-    """Add a file of confirm records with seed 2, changed whatever `Record` would say to it."""
-    rows = [make_record(f"odd-{number}", seed=2, test_score=0.8).to_row() | each for number, each in enumerate(changes)]
+    """Add a file of confirm records with seed 2, changed whatever `Record` would say to
+    it.
+    """
+    rows = [
+        make_record(f"odd-{number}", seed=2, test_score=0.8).to_row() | each
+        for number, each in enumerate(changes)
+    ]
     path = files_of(store)[0].parent / "9-x.parquet"
     path.write_bytes(encode(from_rows(rows, RECORDS)))
     return path
@@ -48,7 +58,9 @@ def is_good(board: Board) -> bool:
 
 def newer(path: Path) -> None:
     table = pq.read_table(path)
-    pq.write_table(table.append_column("a_later_column", pa.nulls(len(table), pa.string())), path)
+    pq.write_table(
+        table.append_column("a_later_column", pa.nulls(len(table), pa.string())), path
+    )
 
 
 def flipped(path: Path) -> None:
@@ -71,7 +83,11 @@ def torn(path: Path) -> None:
     ],
 )
 def test_a_damaged_file_is_left_out(
-    good: ResultsStore, damage: Callable[[Path], None], message: str, whole: bool, monkeypatch: pytest.MonkeyPatch
+    good: ResultsStore,
+    damage: Callable[[Path], None],
+    message: str,
+    whole: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Files are read as a whole, or by row group."""
     monkeypatch.setattr(store, "SMALL_BYTES", 10**6 if whole else 0)
@@ -90,7 +106,9 @@ def test_a_damaged_file_is_left_out(
         ({"hyperparameters": "[1]"}, "[1]"),
     ],
 )
-def test_an_invalid_value(good: ResultsStore, changes: dict[str, Any], message: str) -> None:
+def test_an_invalid_value(
+    good: ResultsStore, changes: dict[str, Any], message: str
+) -> None:
     plant(good, changes, changes)
     found = board(good)
     assert found.scores["score"].tolist() == [0.1, 0.3]
@@ -110,7 +128,8 @@ def test_a_key_twice(good: ResultsStore) -> None:
     assert is_good(found)
     (warning,) = found.warnings
     assert warning.startswith(
-        "trial a of pocket/quick has records with different test scores, 0.1 to 0.2: the one that"
+        "trial a of pocket/quick has records with different test scores, 0.1 to 0.2:"
+        " the one that"
     )
 
 
@@ -119,16 +138,23 @@ def test_a_task_that_the_benchmark_does_not_have(good: ResultsStore) -> None:
     assert board(good).tasks == ("pocket/digit", "pocket/digits")
     found = board(good, known_tasks=["pocket/digits", "pocket/wdbc"])
     assert is_good(found)
-    assert found.warnings == ("2 record(s) of the task 'pocket/digit', which pocket does not have, left out",)
+    assert found.warnings == (
+        "2 record(s) of the task 'pocket/digit', which pocket does not have, left out",
+    )
 
 
 def test_records_of_other_tasks_alone(good: ResultsStore) -> None:
-    message = r"all records of 'pocket' are of tasks that it does not have here: 'pocket/digits'\. Install the plug-in"
+    message = (
+        r"all records of 'pocket' are of tasks that it does not have here:"
+        r" 'pocket/digits'\. Install the plug-in"
+    )
     with pytest.raises(UserError, match=message):
         board(good, known_tasks=["pocket/wdbc"])
 
 
-def test_what_is_no_part_of_a_store_is_named_once(good: ResultsStore, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_is_no_part_of_a_store_is_named_once(
+    good: ResultsStore, caplog: pytest.LogCaptureFixture
+) -> None:
     for place in ("foreign", "records/parts"):
         (Path(good.uri) / place).mkdir()
         (Path(good.uri) / place / "x.parquet").write_bytes(b"")
@@ -137,12 +163,17 @@ def test_what_is_no_part_of_a_store_is_named_once(good: ResultsStore, caplog: py
     for _ in range(2):
         assert is_good(board(good))
     found = [
-        text.removeprefix(f"{good.uri}/").partition(" is no part of this results store")[0] for text in caplog.messages
+        text.removeprefix(f"{good.uri}/").partition(
+            " is no part of this results store"
+        )[0]
+        for text in caplog.messages
     ]
     assert found == ["foreign", "more.parquet", "records/parts"]
 
 
-def test_what_status_leaves_out_is_said(good: ResultsStore, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_status_leaves_out_is_said(
+    good: ResultsStore, caplog: pytest.LogCaptureFixture
+) -> None:
     torn(plant(good, {}))
     assert sweep_status(good, "pocket/quick").done == 2
     assert find_trial(good, "a") == ("pocket/quick", "a")
@@ -153,29 +184,55 @@ def test_what_status_leaves_out_is_said(good: ResultsStore, caplog: pytest.LogCa
 def test_warnings_of_many_contradictory_trials_are_few(good: ResultsStore) -> None:
     keys = range(scan.MAX_WARNINGS + 5)
     for minute, score in ((1, 0.1), (2, 0.2)):
-        good.append([make_record(f"k{key}", seed=key, test_score=score, minutes=minute) for key in keys])
+        good.append(
+            [
+                make_record(f"k{key}", seed=key, test_score=score, minutes=minute)
+                for key in keys
+            ]
+        )
     warnings = board(good).warnings
     assert len(warnings) == scan.MAX_WARNINGS + 1
     assert warnings[-1] == "5 more trial(s) have records with different test scores"
 
 
-def test_reading_by_row_group_equals_reading_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reading_by_row_group_equals_reading_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rng = np.random.default_rng(0)
     whole = ResultsStore(tmp_path / "results", create=True)
     for file in range(4):
         picks = rng.integers(2, size=(150, 6)).tolist()
         records = [
             make_record(
-                f"{rng.integers(200):x}", task=f"pocket/{'ab'[t]}", method="xy"[m], phase=["search", "confirm"][p],
-                body=["one", "two"][b], status=[Status.COMPLETED, Status.LOST][s], seed=seed, metric_version=1,
-                minutes=float(rng.random()), test_score=float(rng.random()), sweep=f"s/{file % 2}",
+                f"{rng.integers(200):x}",
+                task=f"pocket/{'ab'[t]}",
+                method="xy"[m],
+                phase=["search", "confirm"][p],
+                body=["one", "two"][b],
+                status=[Status.COMPLETED, Status.LOST][s],
+                seed=seed,
+                metric_version=1,
+                minutes=float(rng.random()),
+                test_score=float(rng.random()),
+                sweep=f"s/{file % 2}",
             )
             for t, m, p, b, s, seed in picks
-        ]  # fmt: skip
-        whole.append(records, [make_point(record.trial_key, epoch) for record in records for epoch in (1, 2)])
-    expected, curves = build(whole, benchmark="pocket"), whole.curves(trial_key=["1a", "2b"])
+        ]
+        whole.append(
+            records,
+            [
+                make_point(record.trial_key, epoch)
+                for record in records
+                for epoch in (1, 2)
+            ],
+        )
+    expected = build(whole, benchmark="pocket")
+    curves = whole.curves(trial_key=["1a", "2b"])
     monkeypatch.setattr(store, "SMALL_BYTES", 0)
-    compacted = tuple(replace(table, file_rows=200, group_rows=32) for table in (RECORDS, tables.CURVES))
+    compacted = tuple(
+        replace(table, file_rows=200, group_rows=32)
+        for table in (RECORDS, tables.CURVES)
+    )
     monkeypatch.setattr(store, "_TABLES", compacted)
     assert whole.compact() > 0
     assert len(files_of(whole)) == 3

@@ -1,4 +1,6 @@
-"""Boards: which trials make a score, which sweep and protocol a board has, how trials are counted; differences."""
+"""Boards: which trials make a score, which sweep and protocol a board has, how trials
+are counted; differences.
+"""
 
 import math
 import re
@@ -22,17 +24,32 @@ Run = dict[str, Any]
 
 
 def frame(*runs: Run) -> pd.DataFrame:
-    """Return records as the store does, one a run, each with its own key and a minute later than the last."""
-    records = [make_record(f"k{index}", **({"minutes": index} | run)) for index, run in enumerate(runs)]
+    """Return records as the store does, one a run, each with its own key and a minute
+    later than the last.
+    """
+    records = [
+        make_record(f"k{index}", **({"minutes": index} | run))
+        for index, run in enumerate(runs)
+    ]
     return to_frame(from_rows((record.to_row() for record in records), RECORDS))
 
 
-def run(task: str, method: str, score: float | None = 0.5, seed: int = 0, **changes: Any) -> Run:
-    return {"task": f"pocket/{task}", "method": method, "test_score": score, "seed": seed, **changes}
+def run(
+    task: str, method: str, score: float | None = 0.5, seed: int = 0, **changes: Any
+) -> Run:
+    return {
+        "task": f"pocket/{task}",
+        "method": method,
+        "test_score": score,
+        "seed": seed,
+        **changes,
+    }
 
 
 def seeds(task: str, method: str, *scores: float, **changes: Any) -> list[Run]:
-    return [run(task, method, score, seed, **changes) for seed, score in enumerate(scores)]
+    return [
+        run(task, method, score, seed, **changes) for seed, score in enumerate(scores)
+    ]
 
 
 def failed(task: str, method: str, status: Status, **changes: Any) -> Run:
@@ -44,9 +61,16 @@ def orca(score: float | None = 0.5, seed: int = 0, **changes: Any) -> Run:
 
 
 def test_mean_and_sample_deviation_over_seeds() -> None:
-    board = build(frame(*seeds("digits", "orca", 0.1, 0.2, 0.6), run("digits", "nft", 0.25)), benchmark="pocket")
-    assert board.score("pocket/digits", "orca") == pytest.approx((0.3, np.std([0.1, 0.2, 0.6], ddof=1), 3))
-    assert board.score("pocket/digits", "nft") == pytest.approx((0.25, np.nan, 1), nan_ok=True)
+    board = build(
+        frame(*seeds("digits", "orca", 0.1, 0.2, 0.6), run("digits", "nft", 0.25)),
+        benchmark="pocket",
+    )
+    assert board.score("pocket/digits", "orca") == pytest.approx(
+        (0.3, np.std([0.1, 0.2, 0.6], ddof=1), 3)
+    )
+    assert board.score("pocket/digits", "nft") == pytest.approx(
+        (0.25, np.nan, 1), nan_ok=True
+    )
     assert board.seeds == (0, 1, 2)
     assert board.metrics == {"pocket/digits": "error"}
 
@@ -58,24 +82,57 @@ OLDER = "confirm trial(s) on an earlier version of their task's data or metric l
     ("runs", "mean", "n", "notes"),
     [
         ([orca(0.3), orca(0.0, 1, phase="search")], 0.3, 1, []),
-        *([[orca(0.3), orca(0.1, 1, status=each)], 0.3, 1, []] for each in Status if each is not Status.COMPLETED),
-        ([orca(0.1), orca(None, 1)], 0.1, 1, ["1 completed confirm trial(s) without a test score left out"]),
+        *(
+            [[orca(0.3), orca(0.1, 1, status=each)], 0.3, 1, []]
+            for each in Status
+            if each is not Status.COMPLETED
+        ),
         (
-            [*(orca(0.1, seed, data_fingerprint="old") for seed in range(3)), orca(0.3, data_fingerprint="new")],
-            0.3, 1, [f"3 {OLDER}"],
+            [orca(0.1), orca(None, 1)],
+            0.1,
+            1,
+            ["1 completed confirm trial(s) without a test score left out"],
+        ),
+        (
+            [
+                *(orca(0.1, seed, data_fingerprint="old") for seed in range(3)),
+                orca(0.3, data_fingerprint="new"),
+            ],
+            0.3,
+            1,
+            [f"3 {OLDER}"],
         ),
         ([orca(0.1, metric="error"), orca(0.3, metric="rmse")], 0.3, 1, [f"1 {OLDER}"]),
         # A failed trial does not say which data is current.
-        ([orca(0.1), orca(None, status=Status.FAILED_USER, data_fingerprint="odd")], 0.1, 1, []),
+        (
+            [orca(0.1), orca(None, status=Status.FAILED_USER, data_fingerprint="odd")],
+            0.1,
+            1,
+            [],
+        ),
         *(
-            [[*(orca(0.1, seed, hyperparameters="{}") for seed in range(3)),
-              *(orca(0.9, seed, hyperparameters='{"refine.epochs":9}') for seed in range(more))], mean, n, None]
+            [
+                [
+                    *(orca(0.1, seed, hyperparameters="{}") for seed in range(3)),
+                    *(
+                        orca(0.9, seed, hyperparameters='{"refine.epochs":9}')
+                        for seed in range(more)
+                    ),
+                ],
+                mean,
+                n,
+                None,
+            ]
             for more, mean, n in ((2, 0.1, 3), (3, 0.9, 3), (4, 0.9, 4))
         ),
     ],
-)  # fmt: skip
-def test_which_trials_make_a_score(runs: list[Run], mean: float, n: int, notes: list[str] | None) -> None:
-    """Completed confirm trials of the current data, of the configuration with the most seeds, then of the latest."""
+)
+def test_which_trials_make_a_score(
+    runs: list[Run], mean: float, n: int, notes: list[str] | None
+) -> None:
+    """Completed confirm trials of the current data, of the configuration with the most
+    seeds, then of the latest.
+    """
     board = build(frame(*runs), benchmark="pocket")
     score = board.score("pocket/digits", "orca")
     assert (score.mean, score.n) == pytest.approx((mean, n))
@@ -88,13 +145,23 @@ def test_which_trials_make_a_score(runs: list[Run], mean: float, n: int, notes: 
 
 
 def test_a_method_and_a_task_without_a_score_are_there() -> None:
-    failures = failed("digits", "nft", Status.FAILED_OOM), failed("wdbc", "nft", Status.LOST)
+    failures = (
+        failed("digits", "nft", Status.FAILED_OOM),
+        failed("wdbc", "nft", Status.LOST),
+    )
     board = build(frame(orca(), *failures), benchmark="pocket")
     assert board.tasks == ("pocket/digits", "pocket/wdbc")
     assert sorted(board.methods) == ["nft", "orca"]
-    assert board.score("pocket/digits", "nft").n == board.score("pocket/wdbc", "orca").n == 0
+    assert (
+        board.score("pocket/digits", "nft").n
+        == board.score("pocket/wdbc", "orca").n
+        == 0
+    )
     assert (board.best("pocket/digits"), board.best("pocket/wdbc")) == (["orca"], [])
-    assert [board.count("nft", status) for status in (Status.FAILED_OOM, Status.LOST, Status.COMPLETED)] == [1, 1, 0]
+    assert [
+        board.count("nft", status)
+        for status in (Status.FAILED_OOM, Status.LOST, Status.COMPLETED)
+    ] == [1, 1, 0]
     nothing = build(frame(orca(None, phase="search")), benchmark="pocket")
     assert nothing.seeds == ()
     assert nothing.count("orca", Status.COMPLETED) == 1
@@ -120,13 +187,17 @@ class TestWhichBoard:
     def records(self) -> pd.DataFrame:
         return frame(
             *seeds("digits", "orca", 0.1, 0.1, sweep="pocket/full"),
-            *seeds("digits", "orca", 0.2, 0.2, 0.2, sweep="pocket/full", protocol="paper"),
+            *seeds(
+                "digits", "orca", 0.2, 0.2, 0.2, sweep="pocket/full", protocol="paper"
+            ),
             orca(0.3, sweep="pocket/quick"),
             run("ecg", "orca", 0.4, sweep="nasbench360/full", benchmark="nasbench360"),
         )
 
     def test_one_sweep_and_one_protocol(self, records: pd.DataFrame) -> None:
-        full, paper, quick = ("pocket/full", "held-out"), ("pocket/full", "paper"), ("pocket/quick", "held-out")
+        full = ("pocket/full", "held-out")
+        paper = ("pocket/full", "paper")
+        quick = ("pocket/quick", "held-out")
         for asked, got, mean in (
             ({}, paper, 0.2),
             ({"protocol": "held-out"}, full, 0.1),
@@ -136,34 +207,65 @@ class TestWhichBoard:
             board = build(records, benchmark="pocket", **asked)
             assert (board.sweep, board.protocol) == got
             assert board.score("pocket/digits", "orca").mean == pytest.approx(mean)
-            assert {(other.sweep, other.protocol) for other in board.others} == {full, paper, quick} - {got}
+            assert {(other.sweep, other.protocol) for other in board.others} == {
+                full,
+                paper,
+                quick,
+            } - {got}
             assert board.tasks == ("pocket/digits",)
 
     def test_the_most_recent_of_equals(self) -> None:
         records = frame(orca(sweep="z"), orca(sweep="a"))
-        assert build(records, benchmark="pocket").sweep == build(records.iloc[::-1], benchmark="pocket").sweep == "a"
+        assert (
+            build(records, benchmark="pocket").sweep
+            == build(records.iloc[::-1], benchmark="pocket").sweep
+            == "a"
+        )
 
     def test_many_configurations_of_one_seed_are_one_score(self) -> None:
-        cells = [orca(0.1, sweep="study/full", hyperparameters=f'{{"n":{n}}}') for n in range(5)]
-        board = build(frame(*seeds("digits", "orca", 0.3, 0.3), *cells), benchmark="pocket")
-        assert (board.sweep, board.others) == ("pocket/quick", (Other("study/full", "held-out", 5),))
+        cells = [
+            orca(0.1, sweep="study/full", hyperparameters=f'{{"n":{n}}}')
+            for n in range(5)
+        ]
+        board = build(
+            frame(*seeds("digits", "orca", 0.3, 0.3), *cells), benchmark="pocket"
+        )
+        assert (board.sweep, board.others) == (
+            "pocket/quick",
+            (Other("study/full", "held-out", 5),),
+        )
 
     def test_names_that_are_not_there(self, records: pd.DataFrame) -> None:
         for asked, message in (
-            ({"benchmark": "poket"}, "no records of benchmark 'poket'. Did you mean 'pocket'"),
-            ({"benchmark": "pocket", "sweep": "pocket/quik"}, "Did you mean 'pocket/quick'"),
+            (
+                {"benchmark": "poket"},
+                "no records of benchmark 'poket'. Did you mean 'pocket'",
+            ),
+            (
+                {"benchmark": "pocket", "sweep": "pocket/quik"},
+                "Did you mean 'pocket/quick'",
+            ),
             ({"benchmark": "pocket", "protocol": "heldout"}, "Did you mean 'held-out'"),
-            ({"benchmark": "pocket", "sweep": "pocket/quick", "protocol": "paper"}, "There are: held-out"),
+            (
+                {"benchmark": "pocket", "sweep": "pocket/quick", "protocol": "paper"},
+                "There are: held-out",
+            ),
         ):
             with pytest.raises(UserError, match=re.escape(message)):
                 build(records, **asked)
 
 
 def test_methods_are_sorted_by_mean_rank_and_several_may_be_the_best() -> None:
-    """The mean ranks on a, b and c are 5.5 / 3, 5.5 / 3 and 7 / 3; d has one method alone."""
+    """The mean ranks on a, b and c are 5.5 / 3, 5.5 / 3 and 7 / 3; d has one method
+    alone.
+    """
     scores = {"a": (0.1, 0.2, 0.3), "b": (0.5, 0.5, 0.9), "c": (0.3, 0.2, 0.1)}
     names = ("orca", "nft", "scratch")
-    runs = [run(t, name, score) for t, row in scores.items() for name, score in zip(names, row, strict=True)]
+    runs = [
+        run(t, name, score)
+        for t, row in scores.items()
+        for name, score in zip(names, row, strict=True)
+    ]
     board = build(frame(*runs, run("d", "orca", 0.0)), benchmark="pocket")
     assert board.methods == ("nft", "orca", "scratch")
     assert board.best("pocket/b") == ["nft", "orca"]
@@ -181,8 +283,15 @@ Seeds = list[float] | dict[int, float]
 
 def scores_of(**scores: Seeds) -> pd.DataFrame:
     """Return the scores of methods on the task digits, by seed."""
-    by_seed = {name: each if isinstance(each, dict) else dict(enumerate(each)) for name, each in scores.items()}
-    runs = [run("digits", name, score, seed) for name, each in by_seed.items() for seed, score in each.items()]
+    by_seed = {
+        name: each if isinstance(each, dict) else dict(enumerate(each))
+        for name, each in scores.items()
+    }
+    runs = [
+        run("digits", name, score, seed)
+        for name, each in by_seed.items()
+        for seed, score in each.items()
+    ]
     return score_frame(build(frame(*runs), benchmark="pocket"))
 
 
@@ -192,12 +301,34 @@ NAN = math.nan
 @pytest.mark.parametrize(
     ("before", "after", "kind", "difference", "error", "seeds"),
     [
-        # The differences are -0.1, -0.1 and -0.13, then 0.1, -0.1 and 0.03: noise between seeds cancels.
-        ([0.9, 0.5, 0.2], [0.8, 0.4, 0.07], Kind.BETTER, -0.11, 0.0173205 / math.sqrt(3), 3),
-        ([0.4, 0.5, 0.2], [0.5, 0.4, 0.23], Kind.WITHIN_NOISE, 0.01, 0.1014889 / math.sqrt(3), 3),
+        # The differences are -0.1, -0.1 and -0.13, then 0.1, -0.1 and 0.03: noise
+        # between seeds cancels.
+        (
+            [0.9, 0.5, 0.2],
+            [0.8, 0.4, 0.07],
+            Kind.BETTER,
+            -0.11,
+            0.0173205 / math.sqrt(3),
+            3,
+        ),
+        (
+            [0.4, 0.5, 0.2],
+            [0.5, 0.4, 0.23],
+            Kind.WITHIN_NOISE,
+            0.01,
+            0.1014889 / math.sqrt(3),
+            3,
+        ),
         # Other seeds are not paired: two variances of 0.02 over two seeds each.
         ({0: 0.2, 1: 0.4}, {5: 1.7, 6: 1.9}, Kind.WORSE, 1.5, math.sqrt(0.02), 0),
-        ({0: 0.2, 1: 0.4}, {5: 0.7, 6: 0.9}, Kind.WITHIN_NOISE, 0.5, math.sqrt(0.02), 0),
+        (
+            {0: 0.2, 1: 0.4},
+            {5: 0.7, 6: 0.9},
+            Kind.WITHIN_NOISE,
+            0.5,
+            math.sqrt(0.02),
+            0,
+        ),
         # Of one common seed, only this seed is compared.
         ([0.5, 0.25, 0.4], {0: 0.125}, Kind.UNKNOWN, -0.375, NAN, 1),
         ([0.5], [0.25], Kind.UNKNOWN, -0.25, NAN, 1),
@@ -212,15 +343,23 @@ def test_a_change_is_compared_with_the_noise_over_seeds(
 ) -> None:
     (found,) = compare_boards(scores_of(orca=before), scores_of(orca=after))
     assert (found.kind, found.seeds) == (kind, seeds)
-    assert (found.difference, found.error) == pytest.approx((difference, error), rel=1e-5, nan_ok=True)
+    assert (found.difference, found.error) == pytest.approx(
+        (difference, error), rel=1e-5, nan_ok=True
+    )
     assert found.after - found.before == pytest.approx(difference)
 
 
 def test_scores_that_appear_and_disappear() -> None:
-    one = score_frame(build(frame(*seeds("digits", "orca", 0.1), run("mnist", "nft", None)), benchmark="pocket"))
+    one = score_frame(
+        build(
+            frame(*seeds("digits", "orca", 0.1), run("mnist", "nft", None)),
+            benchmark="pocket",
+        )
+    )
     two = score_frame(build(frame(*seeds("mnist", "nft", 0.2)), benchmark="pocket"))
     found = {(each.task, each.method): each for each in compare_boards(one, two)}
-    gone, new = found["pocket/digits", "orca"], found["pocket/mnist", "nft"]
+    gone = found["pocket/digits", "orca"]
+    new = found["pocket/mnist", "nft"]
     assert (gone.kind, gone.before) == (Kind.DISAPPEARED, 0.1)
     assert (new.kind, new.after) == (Kind.APPEARED, 0.2)
     assert np.isnan([gone.after, new.before, gone.difference]).all()

@@ -1,4 +1,6 @@
-"""Forged model folders: every field takes hostile values, the hashes are made anew, and loading must survive."""
+"""Forged model folders: every field takes hostile values, the hashes are made anew, and
+loading must survive.
+"""
 
 import copy
 import hashlib
@@ -26,18 +28,50 @@ from orca_ray.predictor import Predictor
 from orca_ray.testing.suite import Suite, save_bert
 from orca_ray.testing.trials import QUICK, fitting_task, make_data, start
 
-SECONDS, MEMORY_BYTES = 10, 3 * 2**30
+SECONDS = 10
+MEMORY_BYTES = 3 * 2**30
 Place = tuple[str | int, ...]
 HOSTILE: tuple[Any, ...] = (
-    None, True, -1, 0, 1, 3, 2**31, 10**12, 2**63, 1e308, -1e308, "", "x", "../../etc/passwd", "x" * 100_000, "NaN",
-    [], [0], [-1], [10**6, 10**6], [[1, 2], [3]], {}, {"a": 1},
-)  # fmt: skip
+    None,
+    True,
+    -1,
+    0,
+    1,
+    3,
+    2**31,
+    10**12,
+    2**63,
+    1e308,
+    -1e308,
+    "",
+    "x",
+    "../../etc/passwd",
+    "x" * 100_000,
+    "NaN",
+    [],
+    [0],
+    [-1],
+    [10**6, 10**6],
+    [[1, 2], [3]],
+    {},
+    {"a": 1},
+)
 """Values that take the place of a field; fields are also left out."""
 
 
-def forgeries(config: dict[str, Any], preprocessing: dict[str, Any] | None) -> Iterator[tuple[str, Any, Any]]:
-    """Yield a text that says which field is changed or removed, then config and preprocessing with this change."""
-    for path in _paths({name: value for name, value in config.items() if name not in ("files", "versions")}):
+def forgeries(
+    config: dict[str, Any], preprocessing: dict[str, Any] | None
+) -> Iterator[tuple[str, Any, Any]]:
+    """Yield a text that says which field is changed or removed, then config and
+    preprocessing with this change.
+    """
+    for path in _paths(
+        {
+            name: value
+            for name, value in config.items()
+            if name not in ("files", "versions")
+        }
+    ):
         for what, forged in _changed(config, path):
             yield f"config.json {what}", forged, preprocessing
     for path in _paths(preprocessing or {}):
@@ -45,19 +79,27 @@ def forgeries(config: dict[str, Any], preprocessing: dict[str, Any] | None) -> I
             yield f"preprocessing.json {what}", config, forged
 
 
-def write(folder: Path, config: dict[str, Any], preprocessing: dict[str, Any] | None) -> None:
-    """Write ``config.json`` and ``preprocessing.json``, with the hashes that match them, into a model folder."""
+def write(
+    folder: Path, config: dict[str, Any], preprocessing: dict[str, Any] | None
+) -> None:
+    """Write ``config.json`` and ``preprocessing.json``, with the hashes that match
+    them, into a model folder.
+    """
     config = copy.deepcopy(config)
     if preprocessing is not None:
         content = json.dumps(preprocessing).encode()
         (folder / model_folder.PREPROCESSING).write_bytes(content)
-        config["files"][model_folder.PREPROCESSING] = hashlib.sha256(content).hexdigest()
+        config["files"][model_folder.PREPROCESSING] = hashlib.sha256(
+            content
+        ).hexdigest()
     signed = {**config, "sha256": model_folder.signature(config)}
     (folder / model_folder.CONFIG).write_text(json.dumps(signed))
 
 
 def _paths(value: Any, path: Place = ()) -> Iterator[Place]:
-    keys: Sequence[str | int] = list(value) if isinstance(value, dict) else range(min(len(value), 2))
+    keys: Sequence[str | int] = (
+        list(value) if isinstance(value, dict) else range(min(len(value), 2))
+    )
     for key in keys:
         yield (*path, key)
         if isinstance(value[key], dict | list):
@@ -65,7 +107,8 @@ def _paths(value: Any, path: Place = ()) -> Iterator[Place]:
 
 
 def _changed(content: Any, path: Place) -> Iterator[tuple[str, Any]]:
-    where, before = ".".join(map(str, path)), reduce(getitem, path, content)
+    where = ".".join(map(str, path))
+    before = reduce(getitem, path, content)
     for new in (*HOSTILE, ...):
         forged = copy.deepcopy(content)
         parent = reduce(getitem, path[:-1], forged)
@@ -82,7 +125,9 @@ class _Late(BaseException):
 
 
 def _try(folder: Path, x: Any) -> str:
-    """Load a model folder and predict; return "refused" or "predicted", or what went wrong."""
+    """Load a model folder and predict; return "refused" or "predicted", or what went
+    wrong.
+    """
 
     def late(*_: object) -> NoReturn:
         raise _Late(f"more than {SECONDS} s")
@@ -92,7 +137,9 @@ def _try(folder: Path, x: Any) -> str:
     try:
         Predictor.load(folder, device="cpu").predict(x)
     except UserError as error:
-        return f"no memory: {error}" if "allocate" in str(error.__cause__) else "refused"
+        return (
+            f"no memory: {error}" if "allocate" in str(error.__cause__) else "refused"
+        )
     except BaseException as error:  # any other type is what this module looks for
         return f"{type(error).__name__}: {str(error)[:300]}"
     finally:
@@ -103,8 +150,9 @@ def _try(folder: Path, x: Any) -> str:
 def main(folder: str, inputs: str, number: str) -> int:
     """Try ``number`` random forgeries of a model folder and print the outcome of each.
 
-    A forgery may take `SECONDS`, and all together may take `MEMORY_BYTES` more than the intact model. Returns 1 if one
-    neither raised `UserError` nor predicted ``inputs``, else 0.
+    A forgery may take `SECONDS`, and all together may take `MEMORY_BYTES` more than the
+    intact model. Returns 1 if one neither raised `UserError` nor predicted ``inputs``,
+    else 0.
     """
     x: Any = np.load(inputs) if inputs.endswith(".npy") else inputs
     counts: Counter[str] = Counter()
@@ -115,9 +163,16 @@ def main(folder: str, inputs: str, number: str) -> int:
         path = copied / model_folder.PREPROCESSING
         preprocessing = json.loads(path.read_text()) if path.exists() else None
         Predictor.load(copied, device="cpu").predict(x)
-        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY_BYTES, used + MEMORY_BYTES))
-        for what, *contents in random.Random(0).sample(list(forgeries(config, preprocessing)), int(number)):
+        used = (
+            int(Path("/proc/self/statm").read_text().split()[0])
+            * resource.getpagesize()
+        )
+        resource.setrlimit(
+            resource.RLIMIT_AS, (used + MEMORY_BYTES, used + MEMORY_BYTES)
+        )
+        for what, *contents in random.Random(0).sample(
+            list(forgeries(config, preprocessing)), int(number)
+        ):
             sys.stdout.write(f"{what}: ")
             sys.stdout.flush()  # the last line names what ended the process
             write(copied, *contents)
@@ -129,32 +184,51 @@ def main(folder: str, inputs: str, number: str) -> int:
 
 
 def check_forgeries(folder: Path, inputs: Path, number: int) -> None:
-    """Run `main` in a new process; fail if a forged folder neither raised `UserError` nor predicted."""
+    """Run `main` in a new process; fail if a forged folder neither raised `UserError`
+    nor predicted.
+    """
     program = f"import sys; from {__name__} import main; sys.exit(main(*sys.argv[1:]))"
     command = [sys.executable, "-c", program, str(folder), str(inputs), str(number)]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=60 + 3 * number, check=False)
-    bad = [line for line in ended.stdout.splitlines() if not line.endswith((": refused", ": predicted"))]
+    ended = subprocess.run(
+        command, capture_output=True, text=True, timeout=60 + 3 * number, check=False
+    )
+    bad = [
+        line
+        for line in ended.stdout.splitlines()
+        if not line.endswith((": refused", ": predicted"))
+    ]
     assert ended.returncode == 0, "\n".join([*bad, ended.stderr[-2000:]])
 
 
 class ModelFolderSuite(Suite):
-    """Test class of the model folders of methods: a forged one is refused or predicts. Set `names` to the methods."""
+    """Test class of the model folders of methods: a forged one is refused or predicts.
+
+    Set `names` to the methods.
+    """
 
     forgeries = 100
     """Number of forgeries that are tried, drawn from all."""
 
     @staticmethod
     def save(name: str, directory: Path) -> tuple[Path, Path]:
-        """Write an untrained model of the method ``name``, and inputs of it; return both paths."""
+        """Write an untrained model of the method ``name``, and inputs of it; return
+        both paths.
+        """
         task = fitting_task(name)
         body = save_bert(directory / "body") if get_method(name).uses_body else "none"
-        trainer = start(body, name, task=task, hyperparameters=QUICK, data=make_data(task))
+        trainer = start(
+            body, name, task=task, hyperparameters=QUICK, data=make_data(task)
+        )
         if not get_method(name).uses_body:
             trainer.step()
         folder = Predictor(trainer.snapshot(), device="cpu").save(directory / "model")
         np.save(directory / "x.npy", np.asarray(make_data(task).test.x[:4]))
         return folder, directory / "x.npy"
 
-    def test_a_forged_folder_is_refused_or_predicts(self, name: str, tmp_path: Path) -> None:
-        """A forged folder causes no exception but UserError, no crash, no hang and no gigabytes of memory."""
+    def test_a_forged_folder_is_refused_or_predicts(
+        self, name: str, tmp_path: Path
+    ) -> None:
+        """A forged folder causes no exception but UserError, no crash, no hang and no
+        gigabytes of memory.
+        """
         check_forgeries(*self.save(name, tmp_path), self.forgeries)

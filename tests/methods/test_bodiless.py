@@ -1,4 +1,6 @@
-"""`cnn`, `fno`, `minirocket` and `gradient_boosting`: they need no body, refuse what does not fit, and tell costs."""
+"""`cnn`, `fno`, `minirocket` and `gradient_boosting`: they need no body, refuse what
+does not fit, and tell costs.
+"""
 
 import importlib.util
 from dataclasses import replace
@@ -26,7 +28,15 @@ from orca_ray.models import crossmodal
 from orca_ray.models.trees import BoostedBody
 from orca_ray.predictor import Predictor
 from orca_ray.tasks.task import Task
-from orca_ray.testing.trials import CLASSES, QUICK, TASK, make_data, make_task, run, start
+from orca_ray.testing.trials import (
+    CLASSES,
+    QUICK,
+    TASK,
+    make_data,
+    make_task,
+    run,
+    start,
+)
 
 SMALL: dict[str, Scalar] = {**QUICK, "cnn.width": 16, "cnn.blocks": 1}
 WIDE: dict[str, Scalar] = {"cnn.width": 32, "cnn.kernel": 5, "cnn.dilation": 3}
@@ -40,14 +50,22 @@ def operations(method: str, task: Task, values: dict[str, Scalar]) -> float | No
     return estimate(task, relevant(resolve(method, values), method))
 
 
-def test_a_cnn_and_minirocket_learn_without_a_body(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crossmodal, "load_body", lambda *_, **__: pytest.fail("a body was loaded"))
+def test_a_cnn_and_minirocket_learn_without_a_body(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(
+        crossmodal, "load_body", lambda *_, **__: pytest.fail("a body was loaded")
+    )
     cnn = start(NO_BODY, "cnn", hyperparameters={**SMALL, "refine.epochs": 5})
     run(cnn)
     minirocket = start(NO_BODY, "minirocket", hyperparameters={"refine.epochs": 7})
-    assert [(report["epoch"], report["epochs"]) for report in run(minirocket)] == [(1, 1)]
+    assert [(report["epoch"], report["epochs"]) for report in run(minirocket)] == [
+        (1, 1)
+    ]
     for trial in (cnn, minirocket):
-        assert trial.result().test_score == pytest.approx(0.0, abs=0.1)  # by chance: 2/3
+        assert trial.result().test_score == pytest.approx(
+            0.0, abs=0.1
+        )  # by chance: 2/3
     assert minirocket.result().num_trainable == 3 * (9996 + 1)
 
 
@@ -68,51 +86,98 @@ def test_the_layout_of_a_cnn_follows_from_the_task(
 ) -> None:
     task = replace(make_task(CLASSES, shape), domain=domain)
     values = {**SMALL, "cnn.network": network}
-    assert start(NO_BODY, "cnn", task=task, hyperparameters=values).model.embedder.layout == layout
+    assert (
+        start(NO_BODY, "cnn", task=task, hyperparameters=values).model.embedder.layout
+        == layout
+    )
 
 
 def test_plain_stages_are_for_images_at_twice_the_width() -> None:
     values = {**SMALL, "cnn.stages": "plain"}
-    for task in (make_task(CLASSES, (2, 60)), make_task(Target("dense", shape=(20, 20)), (3, 20, 20))):
-        usual, changed = (start(NO_BODY, "cnn", task=task, hyperparameters=each) for each in (SMALL, values))
+    for task in (
+        make_task(CLASSES, (2, 60)),
+        make_task(Target("dense", shape=(20, 20)), (3, 20, 20)),
+    ):
+        usual, changed = (
+            start(NO_BODY, "cnn", task=task, hyperparameters=each)
+            for each in (SMALL, values)
+        )
         assert str(changed.model) == str(usual.model)
         assert operations("cnn", task, values) == operations("cnn", task, SMALL)
-    model = start(NO_BODY, "cnn", task=make_task(CLASSES, (1, 17, 28)), hyperparameters=values).model
+    model = start(
+        NO_BODY, "cnn", task=make_task(CLASSES, (1, 17, 28)), hyperparameters=values
+    ).model
     assert (model.embedder.layout, model.body.feature_width) == ((17, 28), 4 * 2 * 16)
     assert model(torch.zeros(2, 1, 17, 28)).shape == (2, 3)
 
 
-def test_views_of_an_image_are_averaged_once_the_network_has_learnt(tmp_path: Path) -> None:
+def test_views_of_an_image_are_averaged_once_the_network_has_learnt(
+    tmp_path: Path,
+) -> None:
     task = make_task(CLASSES, (1, 8, 9))
-    values: dict[str, Scalar] = {**SMALL, "cnn.stages": "plain", "cnn.views": 5, "refine.keep": "last"}
+    values: dict[str, Scalar] = {
+        **SMALL,
+        "cnn.stages": "plain",
+        "cnn.views": 5,
+        "refine.keep": "last",
+    }
     trial = start(NO_BODY, "cnn", task=task, hyperparameters=values)
     last = run(trial)[-1]["validation_score"]
-    model, x = trial.model.eval(), torch.from_numpy(trial.trial.data.validation.x[:])
+    model = trial.model.eval()
+    x = torch.from_numpy(trial.trial.data.validation.x[:])
     averaged = model(x)
-    validation, objective = trial.trial.data.validation, trial.trial.objective
-    assert trial.result().validation_score == objective.score(averaged.detach().numpy(), validation.y)
+    validation = trial.trial.data.validation
+    objective = trial.trial.objective
+    assert trial.result().validation_score == objective.score(
+        averaged.detach().numpy(), validation.y
+    )
     trial.save(tmp_path / "checkpoint")
     again = start(NO_BODY, "cnn", task=task, hyperparameters=values)
     assert again.restore(tmp_path / "checkpoint")
-    np.testing.assert_array_equal(again.outputs("validation"), trial.outputs("validation"))
-    exported = export_model(Predictor(trial.snapshot(), device="cpu"), "torch", tmp_path / "model.pt2")
+    np.testing.assert_array_equal(
+        again.outputs("validation"), trial.outputs("validation")
+    )
+    exported = export_model(
+        Predictor(trial.snapshot(), device="cpu"), "torch", tmp_path / "model.pt2"
+    )
     assert exported.difference is not None
     model.body.one_view = True
     alone = model(x)
     assert last == objective.score(alone.detach().numpy(), validation.y)
-    tokens = F.pad(model.embed(x).reshape(-1, 8, 9, 32).movedim(3, 1), (1, 1, 1, 1), mode="replicate").movedim(1, 3)
-    shifted = [tokens[:, top : top + 8, left : left + 9] for top, left in ((0, 1), (2, 1), (1, 0), (1, 2))]
-    found = [alone, *(model.head(model.encode(each.reshape(-1, 72, 32))) for each in shifted)]
-    torch.testing.assert_close(averaged, torch.stack(found).mean(dim=0), rtol=1e-4, atol=1e-5)
+    tokens = F.pad(
+        model.embed(x).reshape(-1, 8, 9, 32).movedim(3, 1),
+        (1, 1, 1, 1),
+        mode="replicate",
+    ).movedim(1, 3)
+    shifted = [
+        tokens[:, top : top + 8, left : left + 9]
+        for top, left in ((0, 1), (2, 1), (1, 0), (1, 2))
+    ]
+    found = [
+        alone,
+        *(model.head(model.encode(each.reshape(-1, 72, 32))) for each in shifted),
+    ]
+    torch.testing.assert_close(
+        averaged, torch.stack(found).mean(dim=0), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_options_of_other_parts_do_not_belong_to_their_trials() -> None:
-    values = {method: relevant(resolve(method, {}), method) for method in ("cnn", "minirocket", "gradient_boosting")}
+    values = {
+        method: relevant(resolve(method, {}), method)
+        for method in ("cnn", "minirocket", "gradient_boosting")
+    }
     assert {name.split(".")[0] for name in values["cnn"]} == {"data", "refine", "cnn"}
-    assert values["minirocket"] == {"data.fraction": 1.0, "minirocket.features": 10_000, "minirocket.dilations": 32}
+    assert values["minirocket"] == {
+        "data.fraction": 1.0,
+        "minirocket.features": 10_000,
+        "minirocket.dilations": 32,
+    }
     boosting = values["gradient_boosting"]
     assert {name.split(".")[0] for name in boosting} == {"data", "refine", "boosting"}
-    assert [name for name in boosting if name.startswith("refine.")] == ["refine.epochs"]
+    assert [name for name in boosting if name.startswith("refine.")] == [
+        "refine.epochs"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -131,18 +196,34 @@ def test_operations_of_a_cnn_are_those_that_are_counted(task: Task) -> None:
     model = start(NO_BODY, "cnn", task=task, hyperparameters=WIDE).model.eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.zeros(1, *task.input_shape))
-    assert operations("cnn", task, WIDE) == pytest.approx(counter.get_total_flops(), rel=0.2)
+    assert operations("cnn", task, WIDE) == pytest.approx(
+        counter.get_total_flops(), rel=0.2
+    )
 
 
 def test_operations_of_others_and_of_inputs_without_a_shape() -> None:
-    fields = [make_task(Target("dense", shape=shape), (1, *shape)) for shape in ((64,), (64, 64))]
+    fields = [
+        make_task(Target("dense", shape=shape), (1, *shape))
+        for shape in ((64,), (64, 64))
+    ]
     values: dict[str, Scalar] = {"fno.modes": 4, "fno.width": 8, "fno.layers": 2}
-    # Of each layer: products of 4 frequencies (4 x 8) and transforms of n points (5 n log2 n), both slow; of points.
-    line = 2 * (10 * (8 * 4 * 8**2 + 5 * 64 * 6 * 8) + 2 * 64 * 8**2) + 2 * 64 * 4 * 8**2
-    plane = 2 * (10 * (8 * 32 * 8**2 + 5 * 4096 * 12 * 8) + 2 * 4096 * 8**2) + 2 * 4096 * 4 * 8**2
+    # Of each layer: products of 4 frequencies (4 x 8) and transforms of n points (5 n
+    # log2 n), both slow; of points.
+    line = (
+        2 * (10 * (8 * 4 * 8**2 + 5 * 64 * 6 * 8) + 2 * 64 * 8**2) + 2 * 64 * 4 * 8**2
+    )
+    plane = (
+        2 * (10 * (8 * 32 * 8**2 + 5 * 4096 * 12 * 8) + 2 * 4096 * 8**2)
+        + 2 * 4096 * 4 * 8**2
+    )
     assert [operations("fno", task, values) for task in fields] == [line, plane]
-    values = {"minirocket.features": 840, "minirocket.dilations": 8}  # a series of 60 steps has seven dilations
-    assert operations("minirocket", make_task(CLASSES, (2, 60)), values) == 60 * (2 * 7 * 84 * 9 * 2 + 2 * 840)
+    values = {
+        "minirocket.features": 840,
+        "minirocket.dilations": 8,
+    }  # a series of 60 steps has seven dilations
+    assert operations("minirocket", make_task(CLASSES, (2, 60)), values) == 60 * (
+        2 * 7 * 84 * 9 * 2 + 2 * 840
+    )
     tables = [make_task(Target("labels", size=n), (n, 16)) for n in (2, 4)]
     small, large = (operations("gradient_boosting", task, {}) for task in tables)
     assert small is not None
@@ -157,24 +238,52 @@ def test_operations_of_others_and_of_inputs_without_a_shape() -> None:
         ("fno", make_task(CLASSES, (2, 16)), "it predicts fields.* not classes"),
         ("minirocket", FIELD, r"not a field of shape \(16,\)"),
         ("forest", FIELD, r"not a field of shape \(16,\)"),
-        ("linear", make_task(Target("dense", shape=(300, 300)), (1, 8, 8)), "an output has 90000 values"),
+        (
+            "linear",
+            make_task(Target("dense", shape=(300, 300)), (1, 8, 8)),
+            "an output has 90000 values",
+        ),
         ("unet", make_task(CLASSES, (2, 16)), "it predicts fields.* not classes"),
-        ("minirocket", make_task(CLASSES, (1, 8, 8)), r"takes series.* not inputs of shape \(1, 8, 8\)"),
-        ("minirocket", make_task(CLASSES, (7, 8)), "kernels have 9 positions, and the series of this task have 8"),
-        ("minirocket", replace(TASK, num_samples=(100_001, 1, 1)), "100001 are above 100000"),
+        (
+            "minirocket",
+            make_task(CLASSES, (1, 8, 8)),
+            r"takes series.* not inputs of shape \(1, 8, 8\)",
+        ),
+        (
+            "minirocket",
+            make_task(CLASSES, (7, 8)),
+            "kernels have 9 positions, and the series of this task have 8",
+        ),
+        (
+            "minirocket",
+            replace(TASK, num_samples=(100_001, 1, 1)),
+            "100001 are above 100000",
+        ),
         ("gradient_boosting", FIELD, r"not a field of shape \(16,\)"),
-        ("gradient_boosting", make_task(CLASSES, (3, 40, 40)), r"4800 values \(shape \(3, 40, 40\)\).* at most 4096"),
+        (
+            "gradient_boosting",
+            make_task(CLASSES, (3, 40, 40)),
+            r"4800 values \(shape \(3, 40, 40\)\).* at most 4096",
+        ),
     ],
 )
-def test_tasks_that_do_not_fit_are_refused(method: str, task: Task, message: str) -> None:
-    with pytest.raises(UserError, match=f"{method} cannot adapt to {task.name}: .*{message}"):
+def test_tasks_that_do_not_fit_are_refused(
+    method: str, task: Task, message: str
+) -> None:
+    with pytest.raises(
+        UserError, match=f"{method} cannot adapt to {task.name}: .*{message}"
+    ):
         check_unfit(method, task)
 
 
-@pytest.mark.parametrize("shape", [(20, 50), (50, 20)], ids=["more features", "more samples"])
+@pytest.mark.parametrize(
+    "shape", [(20, 50), (50, 20)], ids=["more features", "more samples"]
+)
 def test_ridge_is_that_of_scikit_learn(shape: tuple[int, int]) -> None:
-    random, penalties = np.random.default_rng(0), (10.0, 0.1)
-    x, y = random.random(shape), random.normal(size=(shape[0], 3))
+    random = np.random.default_rng(0)
+    penalties = (10.0, 0.1)
+    x = random.random(shape)
+    y = random.normal(size=(shape[0], 3))
     x[:, 4] = 0.25  # constant
     scaled = StandardScaler().fit_transform(x)
     found = ridge(torch.from_numpy(x.copy()), torch.from_numpy(y), penalties)
@@ -183,20 +292,33 @@ def test_ridge_is_that_of_scikit_learn(shape: tuple[int, int]) -> None:
         assert x @ weight.numpy().T + bias.numpy() == pytest.approx(expected, abs=1e-8)
 
 
-def test_the_penalty_of_minirocket_is_the_best_one_on_validation(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_penalty_of_minirocket_is_the_best_one_on_validation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     task = make_task(Target("scalar"), (1, 30))
     scores = []
     for penalties in ((1e-3, 1.0, 1e3), (1e-3,), (1.0,), (1e3,)):
         monkeypatch.setattr("orca_ray.methods.stages.fitted.PENALTIES", penalties)
-        trial = start(NO_BODY, "minirocket", task=task, hyperparameters={"minirocket.features": 840})
+        trial = start(
+            NO_BODY,
+            "minirocket",
+            task=task,
+            hyperparameters={"minirocket.features": 840},
+        )
         run(trial)
         scores.append(trial.result().validation_score)
     assert len(set(scores)) > 2
     assert scores[0] == min(score for score in scores[1:] if score is not None)
 
 
-def boost(task: Task = TASK, values: dict[str, Scalar] | None = None, data: PreparedData | None = None) -> TrialTrainer:
-    trainer = start(NO_BODY, "gradient_boosting", task=task, data=data, hyperparameters=values or {})
+def boost(
+    task: Task = TASK,
+    values: dict[str, Scalar] | None = None,
+    data: PreparedData | None = None,
+) -> TrialTrainer:
+    trainer = start(
+        NO_BODY, "gradient_boosting", task=task, data=data, hyperparameters=values or {}
+    )
     run(trainer)
     return trainer
 
@@ -207,20 +329,39 @@ def trees(trainer: TrialTrainer) -> BoostedBody:
 
 
 def test_one_split_by_hand() -> None:
-    # The second feature decides: 3 where it is 0, and 7 and 9, so 8, where it is 1. The first one is noise.
+    # The second feature decides: 3 where it is 0, and 7 and 9, so 8, where it is 1. The
+    # first one is noise.
     x = np.array([[[0, 0]], [[1, 0]], [[0, 1]], [[1, 1]]], np.float32)
-    split, task = Split(x, np.array([3, 3, 7, 9], np.float32)), make_task(Target("scalar"), (1, 2))
+    split = Split(x, np.array([3, 3, 7, 9], np.float32))
+    task = make_task(Target("scalar"), (1, 2))
     equal: dict[SplitName, Split] = {"train": split, "validation": split, "test": split}
-    boosting = {"rounds": 1, "leaves": 2, "learning_rate": 1.0, "leaf_samples": 2, "columns": 1.0}
-    values: dict[str, Scalar] = {"refine.epochs": 1, **{f"boosting.{name}": value for name, value in boosting.items()}}
-    trainer = boost(task, values, replace(make_data(task), splits=equal, y_mean=None, y_std=None))
+    boosting = {
+        "rounds": 1,
+        "leaves": 2,
+        "learning_rate": 1.0,
+        "leaf_samples": 2,
+        "columns": 1.0,
+    }
+    values: dict[str, Scalar] = {
+        "refine.epochs": 1,
+        **{f"boosting.{name}": value for name, value in boosting.items()},
+    }
+    trainer = boost(
+        task, values, replace(make_data(task), splits=equal, y_mean=None, y_std=None)
+    )
     assert trees(trainer).num_values == 3  # a threshold and two leaves
-    assert trainer.result().test_score == pytest.approx(np.sqrt((0 + 0 + 1 + 1) / 4), abs=1e-5)  # RMSE
+    assert trainer.result().test_score == pytest.approx(
+        np.sqrt((0 + 0 + 1 + 1) / 4), abs=1e-5
+    )  # RMSE
 
 
 def test_epochs_continue_as_one_run_of_lightgbm() -> None:
     pieces, whole = (
-        start(NO_BODY, "gradient_boosting", hyperparameters={"boosting.columns": 1.0, "boosting.rounds": rounds})
+        start(
+            NO_BODY,
+            "gradient_boosting",
+            hyperparameters={"boosting.columns": 1.0, "boosting.rounds": rounds},
+        )
         for rounds in (5, 15)
     )
     for _ in range(3):
@@ -233,17 +374,34 @@ def test_epochs_continue_as_one_run_of_lightgbm() -> None:
 
 def test_copies_of_an_epoch_draw_for_themselves_and_are_averaged() -> None:
     x = torch.from_numpy(make_data(TASK).test.x)
-    for equal, columns, rows in ((True, 1.0, 1.0), (False, 0.5, 1.0), (False, 1.0, 0.5)):
-        values: dict[str, Scalar] = {"boosting.columns": columns, "boosting.rows": rows, "boosting.leaf_samples": 2}
-        one, three = boost(TASK, values), boost(TASK, {**values, "boosting.copies": 3})
+    for equal, columns, rows in (
+        (True, 1.0, 1.0),
+        (False, 0.5, 1.0),
+        (False, 1.0, 0.5),
+    ):
+        values: dict[str, Scalar] = {
+            "boosting.columns": columns,
+            "boosting.rows": rows,
+            "boosting.leaf_samples": 2,
+        }
+        one = boost(TASK, values)
+        three = boost(TASK, {**values, "boosting.copies": 3})
         assert len(trees(three).sizes) % 9 == 0, "of each of three classes"
         assert torch.allclose(three.model(x), one.model(x), rtol=1e-4) is equal
 
 
 def test_the_trees_of_the_best_epoch_are_kept_and_patience_ends_the_trial() -> None:
-    random, data = np.random.default_rng(0), make_data(TASK)
-    noise = {name: replace(split, y=random.integers(3, size=len(split.y))) for name, split in data.splits.items()}
-    options: dict[str, Scalar] = {"refine.epochs": 50, "boosting.rounds": 2, "boosting.patience": 3}
+    random = np.random.default_rng(0)
+    data = make_data(TASK)
+    noise = {
+        name: replace(split, y=random.integers(3, size=len(split.y)))
+        for name, split in data.splits.items()
+    }
+    options: dict[str, Scalar] = {
+        "refine.epochs": 50,
+        "boosting.rounds": 2,
+        "boosting.patience": 3,
+    }
     trainer = boost(TASK, options, replace(data, splits=noise))
     outcome = trainer.result()
     assert outcome.best_epoch is not None
@@ -257,7 +415,9 @@ def test_each_label_has_trees_and_two_classes_have_one_output_with_two_logits() 
     assert trainer.result().test_score == pytest.approx(0.0, abs=0.1)  # by chance: 0.5
     task = make_task(Target("classes", size=2), (2, 16))
     data = make_data(task)
-    splits = {name: replace(split, y=split.y % 2) for name, split in data.splits.items()}
+    splits = {
+        name: replace(split, y=split.y % 2) for name, split in data.splits.items()
+    }
     trainer = boost(task, data=replace(data, splits=splits))
     logits = trainer.model(torch.from_numpy(splits["test"].x))
     assert logits.shape == (45, 2)
@@ -265,8 +425,11 @@ def test_each_label_has_trees_and_two_classes_have_one_output_with_two_logits() 
     assert trainer.result().test_score == pytest.approx(0.0, abs=0.1)
 
 
-def test_it_is_saved_without_pickle_and_loads_into_a_model_without_trees(tmp_path: Path) -> None:
-    trainer, empty = boost(), start(NO_BODY, "gradient_boosting").model
+def test_it_is_saved_without_pickle_and_loads_into_a_model_without_trees(
+    tmp_path: Path,
+) -> None:
+    trainer = boost()
+    empty = start(NO_BODY, "gradient_boosting").model
     x = torch.tensor(make_data(TASK).test.x[:])
     assert not empty(x).any()
     save_file(trainer.model.state_dict(), tmp_path / "model.safetensors")

@@ -1,4 +1,6 @@
-"""Model folders: what they hold, and what is refused: missing and changed files, other versions, foreign weights."""
+"""Model folders: what they hold, and what is refused: missing and changed files, other
+versions, foreign weights.
+"""
 
 import json
 import shutil
@@ -41,12 +43,22 @@ def snapshot(bert: str) -> Snapshot:
 
 @pytest.fixture
 def folder(snapshot: Snapshot, tmp_path: Path) -> Path:
-    write_folder(tmp_path / "model", snapshot.config, snapshot.weights, card="a card", preprocessing={"kind": "table"})
+    write_folder(
+        tmp_path / "model",
+        snapshot.config,
+        snapshot.weights,
+        card="a card",
+        preprocessing={"kind": "table"},
+    )
     return tmp_path / "model"
 
 
-def edit(folder: Path, change: Callable[[dict[str, Any]], object], *, sign: bool = False) -> None:
-    """Change ``config.json``; ``sign``: as a program would that writes the hash of the file anew."""
+def edit(
+    folder: Path, change: Callable[[dict[str, Any]], object], *, sign: bool = False
+) -> None:
+    """Change ``config.json``; ``sign``: as a program would that writes the hash of the
+    file anew.
+    """
     path = folder / "config.json"
     values = json.loads(path.read_text())
     change(values)
@@ -61,11 +73,15 @@ def test_what_is_written_is_read(snapshot: Snapshot, folder: Path) -> None:
     names = {"model.safetensors", "preprocessing.json", "README.md"}
     assert config.files.keys() == names
     assert {file.name for file in folder.iterdir()} == names | {"config.json"}
-    assert not any(file.read_bytes().startswith((b"\x80", b"PK")) for file in folder.iterdir())  # as pickles do
+    assert not any(
+        file.read_bytes().startswith((b"\x80", b"PK")) for file in folder.iterdir()
+    )  # as pickles do
     assert {**vars(config), "files": {}} == vars(snapshot.config)
     assert read_preprocessing(folder, config) == {"kind": "table"}
     weights = read_weights(folder)
-    assert all(torch.equal(weights[name], value) for name, value in snapshot.weights.items())
+    assert all(
+        torch.equal(weights[name], value) for name, value in snapshot.weights.items()
+    )
     assert not rebuild(config, weights).training
 
 
@@ -103,38 +119,84 @@ def test_an_interrupted_write_leaves_no_model(
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda f: (f / "model.safetensors").unlink(), r"has no model\.safetensors, which its config\.json lists"),
-        (lambda f: (f / "preprocessing.json").write_text("{}"), r"preprocessing\.json was changed"),
-        (lambda f: (f / "model.safetensors").open("ab").write(b"x"), r"model\.safetensors was changed"),
-        (lambda f: (f / "config.json").unlink(), "is no model folder, as it has no config.json"),
+        (
+            lambda f: (f / "model.safetensors").unlink(),
+            r"has no model\.safetensors, which its config\.json lists",
+        ),
+        (
+            lambda f: (f / "preprocessing.json").write_text("{}"),
+            r"preprocessing\.json was changed",
+        ),
+        (
+            lambda f: (f / "model.safetensors").open("ab").write(b"x"),
+            r"model\.safetensors was changed",
+        ),
+        (
+            lambda f: (f / "config.json").unlink(),
+            "is no model folder, as it has no config.json",
+        ),
         (lambda f: (f / "config.json").write_text("nonsense"), "expected JSON"),
-        (lambda f: (f / "config.json").write_text('{"model_type": "bert"}'), "was not written by orca-ray"),
-        (lambda f: edit(f, lambda v: v.update(seed=5)), r"config\.json was changed since it was written"),
-        (lambda f: edit(f, lambda v: v.update(format=2, orca_ray="9.0"), sign=True), "format 2, of orca-ray '9.0'"),
-        (lambda f: edit(f, lambda v: v.update(seed="x"), sign=True), "seed: Input should be a valid integer"),
+        (
+            lambda f: (f / "config.json").write_text('{"model_type": "bert"}'),
+            "was not written by orca-ray",
+        ),
+        (
+            lambda f: edit(f, lambda v: v.update(seed=5)),
+            r"config\.json was changed since it was written",
+        ),
+        (
+            lambda f: edit(f, lambda v: v.update(format=2, orca_ray="9.0"), sign=True),
+            "format 2, of orca-ray '9.0'",
+        ),
+        (
+            lambda f: edit(f, lambda v: v.update(seed="x"), sign=True),
+            "seed: Input should be a valid integer",
+        ),
         (lambda f: edit(f, lambda v: v.update(code="x"), sign=True), "code: "),
-        (lambda f: edit(f, lambda v: v["files"].update({"../x": "0"}), sign=True), "lists files that a model folder"),
-        (lambda f: edit(f, lambda v: v["files"].pop("model.safetensors"), sign=True), "lists no model"),
+        (
+            lambda f: edit(f, lambda v: v["files"].update({"../x": "0"}), sign=True),
+            "lists files that a model folder",
+        ),
+        (
+            lambda f: edit(f, lambda v: v["files"].pop("model.safetensors"), sign=True),
+            "lists no model",
+        ),
     ],
 )
-def test_damage_is_named(folder: Path, damage: Callable[[Path], object], message: str) -> None:
+def test_damage_is_named(
+    folder: Path, damage: Callable[[Path], object], message: str
+) -> None:
     damage(folder)
     with pytest.raises(UserError, match=message):
         read_config(folder)
-    for path, problem in ((folder / "nowhere", "does not exist"), (folder / "README.md", "is no directory")):
+    for path, problem in (
+        (folder / "nowhere", "does not exist"),
+        (folder / "README.md", "is no directory"),
+    ):
         with pytest.raises(UserError, match=problem):
             read_config(path)
 
 
-def test_weights_must_be_exactly_those_of_the_network(snapshot: Snapshot, folder: Path) -> None:
+def test_weights_must_be_exactly_those_of_the_network(
+    snapshot: Snapshot, folder: Path
+) -> None:
     name = "head.output.weight"
     damaged = snapshot.weights[name].clone()
     damaged.view(-1)[-1] = torch.nan
     for weights, message in (
         ({**snapshot.weights, name: damaged}, f"the weights {name} are not finite"),
-        ({key: value for key, value in snapshot.weights.items() if key != name}, f"{name} is missing"),
-        ({**snapshot.weights, "extra": torch.zeros(1)}, "extra is not part of the network"),
-        ({**snapshot.weights, name: torch.zeros(2, 2)}, rf"{name} is torch.float32 \(2, 2\), expected"),
+        (
+            {key: value for key, value in snapshot.weights.items() if key != name},
+            f"{name} is missing",
+        ),
+        (
+            {**snapshot.weights, "extra": torch.zeros(1)},
+            "extra is not part of the network",
+        ),
+        (
+            {**snapshot.weights, name: torch.zeros(2, 2)},
+            rf"{name} is torch.float32 \(2, 2\), expected",
+        ),
     ):
         with pytest.raises(UserError, match=message):
             rebuild(snapshot.config, weights)
@@ -147,19 +209,26 @@ def test_weights_must_be_exactly_those_of_the_network(snapshot: Snapshot, folder
     ("values", "message"),
     [
         ({"model_type": "nonsense"}, "cannot build body"),
-        ({"auto_map": {"AutoModel": "evil.Model"}}, "comes with Python code of its own"),
+        (
+            {"auto_map": {"AutoModel": "evil.Model"}},
+            "comes with Python code of its own",
+        ),
         ({"num_hidden_layers": 10**6}, "declares 1000000 layers"),
         ({"hidden_size": 10**7, "num_attention_heads": 1}, "larger than the weights"),
         ({"hidden_size": 17}, "cannot build body"),
     ],
 )
-def test_a_strangers_body(snapshot: Snapshot, values: dict[str, object], message: str) -> None:
+def test_a_strangers_body(
+    snapshot: Snapshot, values: dict[str, object], message: str
+) -> None:
     with pytest.raises(UserError, match=message):
         rebuild(with_body(snapshot, values), snapshot.weights)
 
 
 def test_a_shallow_body_with_many_words_is_rebuilt(snapshot: Snapshot) -> None:
-    """Its word embedding, which an embedder replaces, has far more values than the weights of the folder."""
+    """Its word embedding, which an embedder replaces, has far more values than the
+    weights of the folder.
+    """
     assert rebuild(with_body(snapshot, {"vocab_size": 10**6}), snapshot.weights)
 
 
@@ -171,7 +240,9 @@ def with_body(snapshot: Snapshot, values: dict[str, object]) -> ModelConfig:
     return model_folder.parse_config(text, "config.json")
 
 
-def test_lora_holds_no_weights_of_its_body_and_checks_it(bert: str, tmp_path: Path) -> None:
+def test_lora_holds_no_weights_of_its_body_and_checks_it(
+    bert: str, tmp_path: Path
+) -> None:
     body = tmp_path / "body"
     shutil.copytree(bert, body)
     trainer = start(str(body), "lora", hyperparameters=SHORT)
@@ -189,7 +260,10 @@ def test_lora_holds_no_weights_of_its_body_and_checks_it(bert: str, tmp_path: Pa
             rebuild(taken.config, taken.weights)
 
     weights = load_file(body / "model.safetensors")
-    changed = {name: value + 0.01 * name.endswith("query.weight") for name, value in weights.items()}
+    changed = {
+        name: value + 0.01 * name.endswith("query.weight")
+        for name, value in weights.items()
+    }
     save_file(changed, body / "model.safetensors", metadata={"format": "pt"})
     assert_refused("on this machine is not the one that the model was trained with")
     shutil.rmtree(body)
@@ -204,35 +278,85 @@ def test_the_card(snapshot: Snapshot, folder: Path) -> None:
     (folder / "config.json").write_text(described)
     assert replace(read_config(folder), files=config.files) == config
     for part in (
-        "tiny/classes", "0000000000000000", "| nft | 0.2 [-0.04841, 0.4484], 3 seeds |", "| cnn | 0.4, 1 seed |",
-        "orca-sweep benchmark tiny", "## Licences", "## Limits", "on validation data",
-    ):  # fmt: skip
+        "tiny/classes",
+        "0000000000000000",
+        "| nft | 0.2 [-0.04841, 0.4484], 3 seeds |",
+        "| cnn | 0.4, 1 seed |",
+        "orca-sweep benchmark tiny",
+        "## Licences",
+        "## Limits",
+        "on validation data",
+    ):
         assert part in card
     assert "dog, cat, bird" in make_card(config, label_names=("dog", "cat", "bird"))
 
 
 def test_the_card_of_an_adaptation(snapshot: Snapshot) -> None:
-    standing = {"method": "a|b", "score": 0.2, "low": 0.1, "high": 0.3, "num_folds": 5, "seconds": 1.234}
+    standing = {
+        "method": "a|b",
+        "score": 0.2,
+        "low": 0.1,
+        "high": 0.3,
+        "num_folds": 5,
+        "seconds": 1.234,
+    }
     report: dict[str, Any] = {
-        "verdict": "it pays", "score": 0.15, "low": 0.125, "high": 0.2, "num_samples": 90, "num_folds": 5,
-        "baseline": "a|b", "out_of_fold": 0.14, "holdout": 0.25, "num_holdout": 30,
-        "standings": [standing], "size_mb": 1.5, "latency_ms": 2.5, "warnings": ["two\nlines"],
-    }  # fmt: skip
-    trees = replace(snapshot.config, method="gradient_boosting", body=BodySummary(name="none"))
+        "verdict": "it pays",
+        "score": 0.15,
+        "low": 0.125,
+        "high": 0.2,
+        "num_samples": 90,
+        "num_folds": 5,
+        "baseline": "a|b",
+        "out_of_fold": 0.14,
+        "holdout": 0.25,
+        "num_holdout": 30,
+        "standings": [standing],
+        "size_mb": 1.5,
+        "latency_ms": 2.5,
+        "warnings": ["two\nlines"],
+    }
+    trees = replace(
+        snapshot.config, method="gradient_boosting", body=BodySummary(name="none")
+    )
     members = (snapshot.config, trees)
     card = make_card(
-        replace(snapshot.config, members=members, member_weights=(0.5, 0.5), temperature=2.0, report=report)
+        replace(
+            snapshot.config,
+            members=members,
+            member_weights=(0.5, 0.5),
+            temperature=2.0,
+            report=report,
+        )
     )
     for part in (
-        ", by an ensemble\n", "The average of 2 networks", "1 of gradient_boosting", "- it pays\n",
-        "- Score 0.15 [0.125, 0.2], with its 90 %", "- 0.14 on 90 samples", "(5 folds)", "- 0.25 on 30 samples that no",
-        "- Best baseline: a|b, 0.2 [0.1, 0.3].", "- 1.5 MB; 2.5 ms", "| a b | 0.2 [0.1, 0.3] | 5 | 1.23 |",
-        "- two\\nlines\n", "pip install '.[predict]'", "logits are divided by 2.", "; no pretrained weights",
-    ):  # fmt: skip
+        ", by an ensemble\n",
+        "The average of 2 networks",
+        "1 of gradient_boosting",
+        "- it pays\n",
+        "- Score 0.15 [0.125, 0.2], with its 90 %",
+        "- 0.14 on 90 samples",
+        "(5 folds)",
+        "- 0.25 on 30 samples that no",
+        "- Best baseline: a|b, 0.2 [0.1, 0.3].",
+        "- 1.5 MB; 2.5 ms",
+        "| a b | 0.2 [0.1, 0.3] | 5 | 1.23 |",
+        "- two\\nlines\n",
+        "pip install '.[predict]'",
+        "logits are divided by 2.",
+        "; no pretrained weights",
+    ):
         assert part in card
     assert "on validation data" not in card
-    for name, value in (("score", "x"), ("standings", 3), ("warnings", None), ("holdout", {})):
-        assert "on validation data" in make_card(replace(snapshot.config, report=report | {name: value}))
+    for name, value in (
+        ("score", "x"),
+        ("standings", 3),
+        ("warnings", None),
+        ("holdout", {}),
+    ):
+        assert "on validation data" in make_card(
+            replace(snapshot.config, report=report | {name: value})
+        )
 
 
 @pytest.mark.slow
@@ -240,13 +364,25 @@ class TestForgedFolders(ModelFolderSuite):
     names = all_methods()
     forgeries = 40
 
-    def marks(self, test: str, case: tuple[str, ...], number: int) -> Collection[pytest.MarkDecorator]:
-        return () if case[0] in ("gradient_boosting", "nft") else (pytest.mark.exhaustive,)
+    def marks(
+        self, test: str, case: tuple[str, ...], number: int
+    ) -> Collection[pytest.MarkDecorator]:
+        return (
+            () if case[0] in ("gradient_boosting", "nft") else (pytest.mark.exhaustive,)
+        )
 
 
-def test_a_description_larger_than_its_weights_is_refused_before_it_takes_memory(snapshot: Snapshot) -> None:
+def test_a_description_larger_than_its_weights_is_refused_before_it_takes_memory(
+    snapshot: Snapshot,
+) -> None:
     values = {**snapshot.config.hyperparameters, "embedder.sequence_length": 8}
     task = replace(snapshot.config.task, input_shape=(2, 2**26))
-    config = replace(snapshot.config, task=task, hyperparameters=values, input_mean=None, input_deviation=None)
+    config = replace(
+        snapshot.config,
+        task=task,
+        hyperparameters=values,
+        input_mean=None,
+        input_deviation=None,
+    )
     with pytest.raises(UserError, match="larger than the weights of the folder"):
         rebuild(config, snapshot.weights)

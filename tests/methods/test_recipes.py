@@ -1,4 +1,6 @@
-"""The methods: their conformance, which parameters each trains, and hyper-parameters by name."""
+"""The methods: their conformance, which parameters each trains, and hyper-parameters by
+name.
+"""
 
 import json
 import re
@@ -15,7 +17,16 @@ from transformers import SwinConfig, SwinModel
 from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
 from orca_ray.methods.options import Scalar
-from orca_ray.methods.registry import FIELD, all_methods, expand, from_flat, get_method, names, relevant, resolve
+from orca_ray.methods.registry import (
+    FIELD,
+    all_methods,
+    expand,
+    from_flat,
+    get_method,
+    names,
+    relevant,
+    resolve,
+)
 from orca_ray.methods.stages.networks import AttentionBody
 from orca_ray.models.weights import load_body
 from orca_ray.testing import MethodSuite
@@ -23,7 +34,9 @@ from orca_ray.testing.trials import QUICK, TASK, changed, copy_of, make_task, ru
 from tests.sampling import Sampled
 
 STAGES = {"gradient_boosting", "lora", "minirocket", "orca", "orca_guarded"}
-"""Methods that together have all stages, whose states all have to survive an interruption."""
+"""Methods that together have all stages, whose states all have to survive an
+interruption.
+"""
 
 
 @pytest.mark.slow
@@ -31,7 +44,9 @@ class TestEveryMethod(Sampled, MethodSuite):
     names = all_methods()
     every = 7  # of pairs of a method and one of six kinds of tasks
 
-    def marks(self, test: str, case: tuple[str, ...], number: int) -> Collection[pytest.MarkDecorator]:
+    def marks(
+        self, test: str, case: tuple[str, ...], number: int
+    ) -> Collection[pytest.MarkDecorator]:
         if "resume" in test:
             return () if case[0] in STAGES else (pytest.mark.exhaustive,)
         return super().marks(test, case, number)
@@ -42,11 +57,17 @@ ADAPTERS = r"embedder\..*|head\..*|body\..*\.lora_[AB]\..*"
 TRAINED = {
     "gradient_boosting": r"",  # trees are no parameters
     **dict.fromkeys(("forest", "kernel_ridge", "nearest"), r""),
-    **dict.fromkeys(("hydra", "linear", "linear_probe", "minirocket", "minirocket_hydra"), r"head\..*"),
+    **dict.fromkeys(
+        ("hydra", "linear", "linear_probe", "minirocket", "minirocket_hydra"),
+        r"head\..*",
+    ),
     "random_features": r"embedder\..*|head\..*",
     **dict.fromkeys(("fpt", "orca_fpt"), NORMS),
     **dict.fromkeys(("lora", "orca_lora"), ADAPTERS),
-    **dict.fromkeys(("cnn", "fno", "nft", "no_body", "orca", "orca_guarded", "scratch", "unet"), r".*"),
+    **dict.fromkeys(
+        ("cnn", "fno", "nft", "no_body", "orca", "orca_guarded", "scratch", "unet"),
+        r".*",
+    ),
 }
 """Names of the parameters that refining trains."""
 
@@ -54,28 +75,59 @@ TRAINED = {
 def test_the_methods_of_the_first_release() -> None:
     assert list(all_methods()) == sorted(TRAINED)
     assert get_method("forest").links == {}
-    assert get_method("fpt").links["code"] == "https://github.com/kzl/universal-computation"
+    assert (
+        get_method("fpt").links["code"]
+        == "https://github.com/kzl/universal-computation"
+    )
     random = {name for name, recipe in all_methods().items() if not recipe.pretrained}
     of_series = {"hydra", "minirocket", "minirocket_hydra"}
-    baselines = {"fno", "forest", "gradient_boosting", "kernel_ridge", "linear", "nearest", "unet", *of_series}
+    baselines = {
+        "fno",
+        "forest",
+        "gradient_boosting",
+        "kernel_ridge",
+        "linear",
+        "nearest",
+        "unet",
+        *of_series,
+    }
     assert random == {*baselines, "cnn", "random_features", "scratch"}
-    assert set(expand([FIELD])) == set(TRAINED) - baselines  # records of the group exist
+    assert (
+        set(expand([FIELD])) == set(TRAINED) - baselines
+    )  # records of the group exist
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("method", "kind"), list(zip(sorted(TRAINED), cycle(["vit", "bert"]), strict=False)))
-def test_exactly_the_right_parameters_train(method: str, kind: str, request: pytest.FixtureRequest) -> None:
-    task = TASK if get_method(method).problem(TASK) is None else make_task(Target("dense", shape=(16,)))
+@pytest.mark.parametrize(
+    ("method", "kind"), list(zip(sorted(TRAINED), cycle(["vit", "bert"]), strict=False))
+)
+def test_exactly_the_right_parameters_train(
+    method: str, kind: str, request: pytest.FixtureRequest
+) -> None:
+    task = (
+        TASK
+        if get_method(method).problem(TASK) is None
+        else make_task(Target("dense", shape=(16,)))
+    )
     options = {**QUICK, "align.epochs": 0, "refine.epochs": 1}
-    trainer = start(request.getfixturevalue(kind), method, task=task, hyperparameters=options)
+    trainer = start(
+        request.getfixturevalue(kind), method, task=task, hyperparameters=options
+    )
     sizes = {name: value.numel() for name, value in trainer.model.named_parameters()}
-    expected = {name for name in sizes if re.fullmatch(TRAINED[method], name, re.IGNORECASE)}
+    expected = {
+        name for name in sizes if re.fullmatch(TRAINED[method], name, re.IGNORECASE)
+    }
     before = copy_of(trainer.model)
     run(trainer)
-    moved = changed(before, copy_of(trainer.model)) & set(sizes)  # trees and biases that are fitted are buffers
-    # The key bias moves no attention weight (softmax is invariant to it), so its gradient is rounding noise or zero.
+    moved = changed(before, copy_of(trainer.model)) & set(
+        sizes
+    )  # trees and biases that are fitted are buffers
+    # The key bias moves no attention weight (softmax is invariant to it), so its
+    # gradient is rounding noise or zero.
     assert moved - expected == set()
-    assert {name for name in expected - moved if not re.search(r"key|\bk_proj", name)} == set()
+    assert {
+        name for name in expected - moved if not re.search(r"key|\bk_proj", name)
+    } == set()
     if sizes:  # else the trees are counted
         assert trainer.result().num_parameters == sum(sizes.values())
         assert trainer.result().num_trainable == sum(sizes[name] for name in expected)
@@ -93,31 +145,54 @@ def test_only_scratch_and_random_features_start_from_a_random_body(bert: str) ->
 
 
 @torch.no_grad()
-def test_the_body_of_no_body_is_an_attention_layer_with_a_residual_connection_and_a_norm(bert: str) -> None:
+def test_the_body_of_no_body_is_an_attention_layer_with_a_residual_connection_and_a_norm(
+    bert: str,
+) -> None:
     torch.manual_seed(0)
     layer = AttentionBody(load_body(bert), 0.0).eval()
     x = torch.randn(2, 5, 16)
-    query, key, value = F.linear(x, layer.attention.in_proj_weight, layer.attention.in_proj_bias).chunk(3, dim=2)
-    mixed = torch.softmax(query @ key.transpose(1, 2) / 4, dim=2) @ value  # one head, 16 wide
+    query, key, value = F.linear(
+        x, layer.attention.in_proj_weight, layer.attention.in_proj_bias
+    ).chunk(3, dim=2)
+    mixed = (
+        torch.softmax(query @ key.transpose(1, 2) / 4, dim=2) @ value
+    )  # one head, 16 wide
     projection = layer.attention.out_proj
-    expected = F.layer_norm(x + F.linear(mixed, projection.weight, projection.bias), (16,))
+    expected = F.layer_norm(
+        x + F.linear(mixed, projection.weight, projection.bias), (16,)
+    )
     torch.testing.assert_close(layer(x), expected)
 
 
 def test_no_body_differs_from_nft_in_the_body_alone(bert: str, vit: str) -> None:
     for body in (bert, vit):
-        control, nft = start(body, "no_body").model, start(body, "nft").model
+        control = start(body, "no_body").model
+        nft = start(body, "nft").model
         assert not changed(copy_of(nft.embedder), copy_of(control.embedder))
         assert control.body.num_prefix_tokens == nft.body.num_prefix_tokens
-        assert sum(value.numel() for value in control.body.parameters()) == 4 * 16 * (16 + 1) + 2 * 16
+        assert (
+            sum(value.numel() for value in control.body.parameters())
+            == 4 * 16 * (16 + 1) + 2 * 16
+        )
     assert not changed(copy_of(control), copy_of(start(vit, "no_body").model))
     assert changed(copy_of(control), copy_of(start(vit, "no_body", seed=1).model))
 
 
 def test_no_body_in_place_of_one_that_reduces_the_resolution(tmp_path: Path) -> None:
-    config = SwinConfig(embed_dim=8, depths=[1, 1], num_heads=[1, 2], window_size=2, image_size=16, patch_size=4)
+    config = SwinConfig(
+        embed_dim=8,
+        depths=[1, 1],
+        num_heads=[1, 2],
+        window_size=2,
+        image_size=16,
+        patch_size=4,
+    )
     SwinModel(config).save_pretrained(tmp_path)
-    model = start(str(tmp_path), "no_body", task=make_task(Target("dense", shape=(8, 8)), (1, 8, 8))).model
+    model = start(
+        str(tmp_path),
+        "no_body",
+        task=make_task(Target("dense", shape=(8, 8)), (1, 8, 8)),
+    ).model
     assert model(torch.zeros(2, 1, 8, 8)).shape == (2, 8, 8)
     assert model.body.feature_width == 8
 
@@ -126,15 +201,25 @@ def test_round_trip_of_the_defaults_and_through_json_with_types() -> None:
     assert from_flat(from_flat({}).to_flat()) == from_flat({})
     assert from_flat({}).to_flat().keys() == names().keys()
     values: dict[str, Scalar] = {
-        "refine.epochs": 7, "align.learning_rate": 3e-5, "embedder.image_size": 96, "refine.optimizer": "sgd",
+        "refine.epochs": 7,
+        "align.learning_rate": 3e-5,
+        "embedder.image_size": 96,
+        "refine.optimizer": "sgd",
         "refine.learning_rate": 1,
-    }  # fmt: skip
+    }
     built = from_flat(values)
-    assert (built.refine.epochs, built.align.learning_rate, built.embedder.image_size) == (7, 3e-5, 96)
+    assert (
+        built.refine.epochs,
+        built.align.learning_rate,
+        built.embedder.image_size,
+    ) == (7, 3e-5, 96)
     assert isinstance(built.refine.learning_rate, float)
     assert from_flat(json.loads(json.dumps(built.to_flat()))) == built
     assert values.items() <= built.to_flat().items()
-    kinds = [names()[name] for name in ("refine.epochs", "refine.warmup_epochs", "embedder.initialisation")]
+    kinds = [
+        names()[name]
+        for name in ("refine.epochs", "refine.warmup_epochs", "embedder.initialisation")
+    ]
     assert kinds == [int, float, str]
 
 
@@ -145,12 +230,24 @@ def test_round_trip_of_the_defaults_and_through_json_with_types() -> None:
         ("refine.epochs", True, "must be a whole number, got True"),
         ("refine.learning_rate", "1e-3", "must be a number, got '1e-3'"),
         ("refine.learning_rate", 10**400, "must be a number, got 1000"),
-        ("align.samples_per_class", -(10**400), "must be at least 1 and finite, got -1000"),
+        (
+            "align.samples_per_class",
+            -(10**400),
+            "must be at least 1 and finite, got -1000",
+        ),
         ("refine.optimizer", 3, "must be a name, got 3"),
         ("refine.epochs", 0, r"refine\.epochs must be at least 1"),
         ("embedder.image_size", 0, "image_size"),
-        ("embedder.image_size", 40_000, r"embedder\.image_size must be 1 to 4096, got 40000"),
-        ("embedder.sequence_length", 0, r"embedder\.sequence_length must be at least 1 and finite, got 0"),
+        (
+            "embedder.image_size",
+            40_000,
+            r"embedder\.image_size must be 1 to 4096, got 40000",
+        ),
+        (
+            "embedder.sequence_length",
+            0,
+            r"embedder\.sequence_length must be at least 1 and finite, got 0",
+        ),
         ("embedder.initialisation", "boddy", "Did you mean 'body'"),
         ("head.dense", "poled", "Did you mean 'pooled'"),
         ("align.distance", "ottd", "Did you mean 'otdd'"),
@@ -171,14 +268,33 @@ def test_mistakes(name: str, value: Scalar, message: str) -> None:
 
 
 REFUSED: dict[str, Scalar] = {
-    "align.distance": "ottd", "align.source": "vocabularies", "align.epochs": -1, "align.optimizer": "adamm",
-    "align.learning_rate": -0.1, "align.samples_per_class": 0, "align.patience": -1, "align.clip": -1.0,
-    "align.tolerance": -0.1, "align.source_samples": 0, "align.weight_decay": float("inf"),
-    "refine.learning_rate": 0.0, "refine.optimizer": "adamW2", "refine.weight_decay": -1.0, "refine.batch_size": 0,
-    "refine.accumulation": 0, "refine.schedule": "linear", "refine.clip": -1.0, "refine.dropout": 1.0,
-    "refine.momentum": 1.0, "refine.precision": "float16", "refine.memory_mib": -1, "refine.compile": "always",
-    "refine.gradient_checkpointing": "yes", "refine.warmup_epochs": float("nan"), "cnn.kernel": 0,
-}  # fmt: skip
+    "align.distance": "ottd",
+    "align.source": "vocabularies",
+    "align.epochs": -1,
+    "align.optimizer": "adamm",
+    "align.learning_rate": -0.1,
+    "align.samples_per_class": 0,
+    "align.patience": -1,
+    "align.clip": -1.0,
+    "align.tolerance": -0.1,
+    "align.source_samples": 0,
+    "align.weight_decay": float("inf"),
+    "refine.learning_rate": 0.0,
+    "refine.optimizer": "adamW2",
+    "refine.weight_decay": -1.0,
+    "refine.batch_size": 0,
+    "refine.accumulation": 0,
+    "refine.schedule": "linear",
+    "refine.clip": -1.0,
+    "refine.dropout": 1.0,
+    "refine.momentum": 1.0,
+    "refine.precision": "float16",
+    "refine.memory_mib": -1,
+    "refine.compile": "always",
+    "refine.gradient_checkpointing": "yes",
+    "refine.warmup_epochs": float("nan"),
+    "cnn.kernel": 0,
+}
 
 
 def test_values_out_of_range_are_refused_by_name() -> None:
@@ -192,16 +308,26 @@ def test_relevant_leaves_align_out_where_nothing_aligns() -> None:
     of_orca = {"align", "data", "embedder", "head", "refine"}
     flat = everything.to_flat()
     of_own_data = "keep", "label_smoothing", "shift", "start"
-    for name in ("data.chooses", "data.fold", *(f"refine.{each}" for each in of_own_data)):
+    for name in (
+        "data.chooses",
+        "data.fold",
+        *(f"refine.{each}" for each in of_own_data),
+    ):
         del flat[name]
-    assert relevant(everything, "orca") == {name: flat[name] for name in flat if name.split(".")[0] in of_orca}
+    assert relevant(everything, "orca") == {
+        name: flat[name] for name in flat if name.split(".")[0] in of_orca
+    }
     nft = relevant(everything, "nft")
-    assert nft == {name: flat[name] for name in flat if name.split(".")[0] in of_orca - {"align"}}
+    assert nft == {
+        name: flat[name] for name in flat if name.split(".")[0] in of_orca - {"align"}
+    }
     with pytest.raises(UserError, match="unknown method"):
         relevant(everything, "nfd")
 
 
-def test_given_values_override_the_methods_defaults_and_options_of_a_method_are_relevant_to_it_alone() -> None:
+def test_given_values_override_the_methods_defaults_and_options_of_a_method_are_relevant_to_it_alone() -> (
+    None
+):
     assert resolve("fpt", {}).refine.learning_rate == 1e-3
     assert resolve("fpt", {"refine.learning_rate": 2e-3}).refine.learning_rate == 2e-3
     assert resolve("nft", {}) == from_flat({})

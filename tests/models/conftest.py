@@ -1,4 +1,6 @@
-"""Fixtures of the models' tests; tiny random models of the classes users name stand in for the hub."""
+"""Fixtures of the models' tests; tiny random models of the classes users name stand in
+for the hub.
+"""
 
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -10,27 +12,48 @@ import torch
 
 from orca_ray.models import weights
 
-# Of the same classes as roberta-base, bert-base-uncased, all-mpnet-base-v2, distilbert, ModernBERT and ELECTRA.
+# Of the same classes as roberta-base, bert-base-uncased, all-mpnet-base-v2, distilbert,
+# ModernBERT and ELECTRA.
 TEXT: dict[str, dict[str, Any]] = {
     "roberta": {"max_position_embeddings": 66, "type_vocab_size": 1, "pad_token_id": 1},
     "bert": {"max_position_embeddings": 64, "type_vocab_size": 2, "pad_token_id": 0},
     "mpnet": {"max_position_embeddings": 66},
-    "distilbert": {"max_position_embeddings": 64, "dim": 24, "hidden_dim": 48, "n_heads": 2, "n_layers": 3},
+    "distilbert": {
+        "max_position_embeddings": 64,
+        "dim": 24,
+        "hidden_dim": 48,
+        "n_heads": 2,
+        "n_layers": 3,
+    },
     "modernbert": {
-        "max_position_embeddings": 64, "pad_token_id": 0, "global_attn_every_n_layers": 3, "local_attention": 8,
+        "max_position_embeddings": 64,
+        "pad_token_id": 0,
+        "global_attn_every_n_layers": 3,
+        "local_attention": 8,
     },
     "electra": {"max_position_embeddings": 64, "embedding_size": 16, "pad_token_id": 0},
-}  # fmt: skip
-# Of the same classes as google/vit-base, DeiT, dinov2-small (with and without registers) and the Swins.
+}
+# Of the same classes as google/vit-base, DeiT, dinov2-small (with and without
+# registers) and the Swins.
 IMAGE: dict[str, dict[str, Any]] = {
     "vit": {"image_size": 32, "patch_size": 8},
     "deit": {"image_size": 32, "patch_size": 8},
     "dinov2": {"image_size": 32, "patch_size": 8, "mlp_ratio": 2},
-    "dinov2_with_registers": {"image_size": 32, "patch_size": 8, "mlp_ratio": 2, "num_register_tokens": 2},
-    "swin": {
-        "image_size": 64, "patch_size": 4, "embed_dim": 16, "depths": [2, 4], "num_heads": [2, 4], "window_size": 4,
+    "dinov2_with_registers": {
+        "image_size": 32,
+        "patch_size": 8,
+        "mlp_ratio": 2,
+        "num_register_tokens": 2,
     },
-}  # fmt: skip
+    "swin": {
+        "image_size": 64,
+        "patch_size": 4,
+        "embed_dim": 16,
+        "depths": [2, 4],
+        "num_heads": [2, 4],
+        "window_size": 4,
+    },
+}
 # Of the same classes as gpt2, EleutherAI's Pythia, Llama, Mistral, Qwen2.5 and Qwen3.
 DECODERS: dict[str, dict[str, Any]] = {
     "gpt2": {"n_positions": 64},
@@ -44,11 +67,18 @@ VOCABULARY = 300
 
 
 def save_tiny(kind: str, directory: Path, width: int = 24) -> None:
-    """Write a tiny model with every parameter random (norms and biases, too); some classes have their own width."""
+    """Write a tiny model with every parameter random (norms and biases, too); some
+    classes have their own width.
+    """
     from transformers import AutoConfig, AutoModel
 
     values = {**TEXT, **IMAGE, **DECODERS}[kind]
-    sizes = {"hidden_size": width, "intermediate_size": 2 * width, "num_hidden_layers": 3, "num_attention_heads": 2}
+    sizes = {
+        "hidden_size": width,
+        "intermediate_size": 2 * width,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+    }
     shared = {} if kind in ("distilbert", "swin") else sizes
     vocabulary = {} if kind in IMAGE else {"vocab_size": VOCABULARY}
     config = AutoConfig.for_model(kind, **shared, **vocabulary, **values)
@@ -66,12 +96,17 @@ RandomTensor = Callable[..., torch.Tensor]
 
 def sampled(names: Iterable[str], *default: str) -> list[Any]:
     """Return parameters of which all but ``default`` are left to ``make test-all``."""
-    return [name if name in default else pytest.param(name, marks=pytest.mark.exhaustive) for name in names]
+    return [
+        name if name in default else pytest.param(name, marks=pytest.mark.exhaustive)
+        for name in names
+    ]
 
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyDirectory:
-    """Directory of a tiny random model by its Hugging Face model type; made once a session."""
+    """Directory of a tiny random model by its Hugging Face model type; made once a
+    session.
+    """
     root = tmp_path_factory.mktemp("tiny")
 
     def directory(kind: str) -> Path:
@@ -95,7 +130,9 @@ def untouched_random_state() -> Iterator[None]:
     torch.manual_seed(1234)
     before = torch.get_rng_state()
     yield
-    assert torch.equal(torch.get_rng_state(), before), "the global random state was touched"
+    assert torch.equal(torch.get_rng_state(), before), (
+        "the global random state was touched"
+    )
 
 
 @pytest.fixture

@@ -1,4 +1,6 @@
-"""Embedded tokens have the body's own statistics; the initialisations ``paper`` and ``random`` are the reference's."""
+"""Embedded tokens have the body's own statistics; the initialisations ``paper`` and
+``random`` are the reference's.
+"""
 
 import math
 from typing import Any, cast
@@ -30,11 +32,15 @@ def image_stem(name: str = "vit-s14:layers=1") -> ImageStem:
     return cast(ImageStem, load_body(name).stem)
 
 
-def sequence_embedder(shape: tuple[int, ...], stem: TextStem, dropout: float = 0.0, **config: Any) -> SequenceEmbedder:
+def sequence_embedder(
+    shape: tuple[int, ...], stem: TextStem, dropout: float = 0.0, **config: Any
+) -> SequenceEmbedder:
     return SequenceEmbedder(shape, stem, EmbedderConfig(**config), dropout, seed=0)
 
 
-def image_embedder(shape: tuple[int, ...], stem: ImageStem, seed: int = 0, **config: Any) -> ImageEmbedder:
+def image_embedder(
+    shape: tuple[int, ...], stem: ImageStem, seed: int = 0, **config: Any
+) -> ImageEmbedder:
     return ImageEmbedder(shape, stem, EmbedderConfig(**config), 0.0, seed)
 
 
@@ -43,26 +49,43 @@ def series(kind: str, shape: tuple[int, ...], random_tensor: RandomTensor) -> Te
     if kind == "white":
         return random_tensor(64, *shape)
     time = torch.linspace(0, 6.3, shape[-1])
-    frequency, phase = random_tensor(64, 1).abs() * 2, random_tensor(64, 1) * 3
+    frequency = random_tensor(64, 1).abs() * 2
+    phase = random_tensor(64, 1) * 3
     waves = torch.sin(time * (1 + frequency) + phase)
-    return ((waves - waves.mean()) / waves.std()).view(64, 1, *[1] * (len(shape) - 2), -1).expand(-1, *shape)
+    return (
+        ((waves - waves.mean()) / waves.std())
+        .view(64, 1, *[1] * (len(shape) - 2), -1)
+        .expand(-1, *shape)
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("shape", "kind"), [((1, 30), "white"), ((12, 29), "smooth"), ((1, 427), "smooth"), ((1, 28, 28), "white")]
+    ("shape", "kind"),
+    [
+        ((1, 30), "white"),
+        ((12, 29), "smooth"),
+        ((1, 427), "smooth"),
+        ((1, 28, 28), "white"),
+    ],
 )
 @torch.no_grad()
-def test_sequence_tokens_look_like_words(shape: tuple[int, ...], kind: str, random_tensor: RandomTensor) -> None:
+def test_sequence_tokens_look_like_words(
+    shape: tuple[int, ...], kind: str, random_tensor: RandomTensor
+) -> None:
     stem = text_stem()
     embedder = sequence_embedder(shape, stem)
     x = series(kind, shape, random_tensor)
     words = embedder.projection(F.pad(x, embedder._padding))
-    assert 0.75 < rms(words) / stem.token_rms() < 1.33  # before positions are added: neither drowns the other
+    assert (
+        0.75 < rms(words) / stem.token_rms() < 1.33
+    )  # before positions are added: neither drowns the other
     tokens = embedder(x)
     own = stem.embed_raw((torch.arange(64 * 64) * 7 + 1000).view(64, 64))
     assert 0.8 < rms(tokens) / rms(own) < 1.25
-    assert 0.6 < rms(tokens.mean(dim=1)) / rms(own.mean(dim=1)) < 1.6  # what alignment compares
+    assert (
+        0.6 < rms(tokens.mean(dim=1)) / rms(own.mean(dim=1)) < 1.6
+    )  # what alignment compares
 
 
 @torch.no_grad()
@@ -73,11 +96,23 @@ def test_image_tokens_look_like_patches_of_photographs() -> None:
     images = natural_noise(16, 56)
     own = stem.embed_images(images.expand(-1, 3, -1, -1))
     for channels in (1, 2, 3):
-        tokens = image_embedder((channels, 56, 56), stem)(images.expand(-1, channels, -1, -1))
+        tokens = image_embedder((channels, 56, 56), stem)(
+            images.expand(-1, channels, -1, -1)
+        )
         assert tokens.shape == own.shape
         assert 0.5 < rms(tokens) / rms(own) < 2
-    photographs = torch.stack([torch.tensor(image) for image in load_sample_images().images]).permute(0, 3, 1, 2) / 255
-    pixels = F.interpolate((photographs - stem.image_mean) / stem.image_std, size=112, mode="bilinear", antialias=True)
+    photographs = (
+        torch.stack(
+            [torch.tensor(image) for image in load_sample_images().images]
+        ).permute(0, 3, 1, 2)
+        / 255
+    )
+    pixels = F.interpolate(
+        (photographs - stem.image_mean) / stem.image_std,
+        size=112,
+        mode="bilinear",
+        antialias=True,
+    )
     patches = F.conv2d(pixels, stem.kernel, stem.bias, stem.patch_size)
     assert 0.67 < stem.token_rms() / rms(patches) < 1.5
 
@@ -92,7 +127,9 @@ def test_a_grey_image_is_embedded_as_by_the_body(
         embedder = image_embedder((channels, 64, 64), stem, image_size=64)
         grey = random_tensor(2, 1, 64, 64)
         expected = stem.embed_images(grey.expand(-1, 3, -1, -1))
-        torch.testing.assert_close(embedder(grey.expand(-1, channels, -1, -1)), expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            embedder(grey.expand(-1, channels, -1, -1)), expected, atol=1e-5, rtol=1e-5
+        )
         assert torch.equal(embedder.projection.weight, stem.kernel) == (channels == 3)
 
 
@@ -116,19 +153,29 @@ def test_independent_channels_keep_the_rms_of_three(channels: int) -> None:
 
 @torch.no_grad()
 def test_random_kernels_have_the_references_distributions(tiny: TinyDirectory) -> None:
-    """Xavier uniform of gain sqrt(2) for series, also in ``paper``; normal of deviation 0.02 for images."""
+    """Xavier uniform of gain sqrt(2) for series, also in ``paper``; normal of deviation
+    0.02 for images.
+    """
     for start in PAPER_OR_RANDOM:
         stem = text_stem(str(tiny("roberta")))
-        kernel = sequence_embedder((50, 80), stem, sequence_length=8, initialisation=start).projection.weight
+        kernel = sequence_embedder(
+            (50, 80), stem, sequence_length=8, initialisation=start
+        ).projection.weight
         bound = math.sqrt(2 * 6 / (50 * 10 + 24 * 10))
         assert kernel.abs().max() < bound
         assert rms(kernel) == pytest.approx(bound / math.sqrt(3), rel=0.02)
     made, again, other = (
-        image_embedder((50, 64, 64), image_stem(str(tiny("swin"))), seed, initialisation="random") for seed in (0, 0, 1)
+        image_embedder(
+            (50, 64, 64), image_stem(str(tiny("swin"))), seed, initialisation="random"
+        )
+        for seed in (0, 0, 1)
     )
     assert rms(made.projection.weight) == pytest.approx(0.02, rel=0.02)
     assert not cast(Tensor, made.projection.bias).any()
-    assert all(bool((value == (name == "weight")).all()) for name, value in made.norm.named_parameters())
+    assert all(
+        bool((value == (name == "weight")).all())
+        for name, value in made.norm.named_parameters()
+    )
     assert torch.equal(made.projection.weight, again.projection.weight)
     assert not torch.equal(made.projection.weight, other.projection.weight)
 
@@ -149,12 +196,20 @@ def test_random_kernels_have_the_references_distributions(tiny: TinyDirectory) -
     ],
 )
 def test_patches_are_the_smallest_that_fit(
-    size: tuple[int, ...], most: int, patching: str, layout: tuple[int, ...], tiny: TinyDirectory
+    size: tuple[int, ...],
+    most: int,
+    patching: str,
+    layout: tuple[int, ...],
+    tiny: TinyDirectory,
 ) -> None:
     config: dict[str, Any] = {"sequence_length": most, "patching": patching}
     embedder = sequence_embedder((2, *size), text_stem(str(tiny("bert"))), **config)
     estimated = MODALITIES["sequence"].num_tokens((2, *size), EmbedderConfig(**config))
-    assert estimated == math.prod(layout) if patching == "divide" else estimated >= math.prod(layout)
+    assert (
+        estimated == math.prod(layout)
+        if patching == "divide"
+        else estimated >= math.prod(layout)
+    )
     patch = -(-size[-1] // layout[-1])
     assert (embedder.patch, embedder.layout) == (patch, layout)
     assert any(embedder._padding) == any(side % patch for side in size)
@@ -171,12 +226,22 @@ def test_image_size_is_rounded_to_whole_patches(tiny: TinyDirectory) -> None:
 
 
 def test_fold_holds_the_series_and_is_nearly_square() -> None:
-    folds = {1: (1, 1), 2: (1, 2), 3: (1, 3), 30: (5, 6), 76: (8, 10), 427: (20, 22), 1000: (31, 33)}
+    folds = {
+        1: (1, 1),
+        2: (1, 2),
+        3: (1, 3),
+        30: (5, 6),
+        76: (8, 10),
+        427: (20, 22),
+        1000: (31, 33),
+    }
     assert {length: fold_shape(length) for length in folds} == folds
 
 
 @pytest.mark.parametrize("shape", [(3, 24), (2, 12, 20)])
-def test_projecting_is_convolving(shape: tuple[int, ...], random_tensor: RandomTensor) -> None:
+def test_projecting_is_convolving(
+    shape: tuple[int, ...], random_tensor: RandomTensor
+) -> None:
     convolution = torch.nn.Conv1d if len(shape) == 2 else torch.nn.Conv2d
     projection = convolution(shape[0], 10, 4, stride=4)
     x = random_tensor(5, *shape).requires_grad_()
@@ -187,5 +252,7 @@ def test_projecting_is_convolving(shape: tuple[int, ...], random_tensor: RandomT
     weights = random_tensor(*tokens.shape)
     parameters = (x, *projection.parameters())
     found = torch.autograd.grad((tokens * weights).sum(), parameters)
-    for gradient, other in zip(found, torch.autograd.grad((expected * weights).sum(), parameters), strict=True):
+    for gradient, other in zip(
+        found, torch.autograd.grad((expected * weights).sum(), parameters), strict=True
+    ):
         torch.testing.assert_close(gradient, other, rtol=1e-4, atol=1e-5)

@@ -1,4 +1,6 @@
-"""Bodies that are broken, or were made to do harm, are refused before anything is built, in our words."""
+"""Bodies that are broken, or were made to do harm, are refused before anything is
+built, in our words.
+"""
 
 import io
 import json
@@ -29,24 +31,41 @@ def refused(directory: Path, message: str, *, pretrained: bool = True) -> None:
     for reader in (check_body, load_body):
         with pytest.raises(UserError, match=message) as caught:
             reader(str(directory), pretrained=pretrained)
-        assert not any(word in str(caught.value) for word in ("trust_remote_code", "weights_only", "Traceback"))
+        assert not any(
+            word in str(caught.value)
+            for word in ("trust_remote_code", "weights_only", "Traceback")
+        )
 
 
-def test_sound_bodies_pass_and_misspelt_ones_do_not(copied: Path, tiny: TinyDirectory) -> None:
-    for name in (f"{tiny('swin')}:layers=2", f"{tiny('modernbert')}:layers=2", "minilm-l6:layers=4"):
+def test_sound_bodies_pass_and_misspelt_ones_do_not(
+    copied: Path, tiny: TinyDirectory
+) -> None:
+    for name in (
+        f"{tiny('swin')}:layers=2",
+        f"{tiny('modernbert')}:layers=2",
+        "minilm-l6:layers=4",
+    ):
         check_body(name)
         check_body(name, pretrained=False)
     check_body("timm:vit_tiny_patch16_224")
     for name in ("minilm-l5", "minilm-l6:layers=7", "timm:vit_smal_patch16_224"):
         with pytest.raises(UserError, match=r"layers|Did you mean"):
             check_body(name)
-    configure(copied, num_labels=10**9, id2label=["a"], problem_type=3)  # keys of a classification head are dropped
+    configure(
+        copied, num_labels=10**9, id2label=["a"], problem_type=3
+    )  # keys of a classification head are dropped
     check_body(str(copied))
 
 
-@pytest.mark.parametrize(("auto", "model_type"), [("AutoConfig", "bert"), ("AutoModel", "evil")])
+@pytest.mark.parametrize(
+    ("auto", "model_type"), [("AutoConfig", "bert"), ("AutoModel", "evil")]
+)
 def test_code_of_a_body_never_runs_and_nothing_asks(
-    auto: str, model_type: str, copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    auto: str,
+    model_type: str,
+    copied: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     harm = tmp_path / "harm"
     (copied / "evil.py").write_text(f"open({str(harm)!r}, 'w')\nclass Evil: pass\n")
@@ -62,19 +81,43 @@ def test_code_of_a_body_never_runs_and_nothing_asks(
 @pytest.mark.parametrize(
     ("kind", "values", "message"),
     [
-        ("bert", {"num_hidden_layers": 1001}, "declares 1001 layers: 1 to 1000 are allowed"),
-        ("bert", {"num_hidden_layers": [2]}, r"'num_hidden_layers' expected int, got list \(value: \[2\]\)"),
+        (
+            "bert",
+            {"num_hidden_layers": 1001},
+            "declares 1001 layers: 1 to 1000 are allowed",
+        ),
+        (
+            "bert",
+            {"num_hidden_layers": [2]},
+            r"'num_hidden_layers' expected int, got list \(value: \[2\]\)",
+        ),
         ("bert", {"num_hidden_layers": -1}, "layers|configuration"),
         ("bert", {"vocab_size": 10**11}, "declares .* parameters.* memory"),
-        ("bert", {"vocab_size": 10**5}, "declares .* parameters, and its weights are only"),
+        (
+            "bert",
+            {"vocab_size": 10**5},
+            "declares .* parameters, and its weights are only",
+        ),
         ("bert", {"intermediate_size": 10**12}, "declares .* parameters|cannot build"),
         ("bert", {"num_attention_heads": 0}, "cannot build|configuration"),
         ("bert", {"hidden_act": "os.system"}, "unknown name 'os.system'"),
         ("bert", {"model_type": ["bert"]}, "unknown name .*bert"),
-        ("bert", {"model_type": "nobody-knows"}, "cannot read a Hugging Face configuration in .*model_type"),
+        (
+            "bert",
+            {"model_type": "nobody-knows"},
+            "cannot read a Hugging Face configuration in .*model_type",
+        ),
         ("bert", {"add_cross_attention": True}, "should be used as a decoder"),
-        ("bert", {"attn_implementation": "someone/kernels"}, "asks for the attention 'someone/kernels'.*'eager' and"),
-        ("swin", {"depths": [1] * 10**4, "num_heads": [1] * 10**4}, "declares 10000 layers"),
+        (
+            "bert",
+            {"attn_implementation": "someone/kernels"},
+            "asks for the attention 'someone/kernels'.*'eager' and",
+        ),
+        (
+            "swin",
+            {"depths": [1] * 10**4, "num_heads": [1] * 10**4},
+            "declares 10000 layers",
+        ),
         ("swin", {"depths": [2, "many"], "num_heads": [1] * 2}, "configuration"),
     ],
     ids=lambda each: next(iter(each)) if isinstance(each, dict) else "",
@@ -90,9 +133,14 @@ def test_values_that_cannot_be_used_are_refused(
         refused(copied, message, pretrained=False)
 
 
-CONFIG, IMAGES, WEIGHTS = "config.json", "preprocessor_config.json", "model.safetensors"
+CONFIG = "config.json"
+IMAGES = "preprocessor_config.json"
+WEIGHTS = "model.safetensors"
 NO_JSON = r".*config.json: expected (JSON|a JSON object), found.*save the model again"
-DAMAGED = "cannot read the weights of body .*model.safetensors (is damaged|holds no)|its weights are only"
+DAMAGED = (
+    "cannot read the weights of body .*model.safetensors (is damaged|holds no)|its"
+    " weights are only"
+)
 
 
 def statistics(mean: str, std: str) -> bytes:
@@ -102,25 +150,68 @@ def statistics(mean: str, std: str) -> bytes:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        *((CONFIG, content, NO_JSON) for content in (b"", b"[1, 2]", b"\xff\xfe", b"[" * 10**6, b"9" * 10**5, b"null")),
-        (CONFIG, b" " * (2**22 + 1), "expected at most 4,194,304 bytes, found 4,194,305"),
-        (CONFIG, None, "it has no file config.json; give a directory with"),
-        (IMAGES, statistics("[0.5, 0.5]", "[1, 1, 1]"), r"image_mean in .*json is \[0.5, 0.5\], expected three num"),
         *(
-            (IMAGES, statistics(mean, "[1, 1, 1]"), "image_mean in .*json is .*expected three numbers from 0 to 1")
-            for mean in ("0.5", '["0", 1, 0]', "[NaN, 0, 0]", "[true, 0, 0]", "[" + "9" * 4000 + ", 0, 0]")
+            (CONFIG, content, NO_JSON)
+            for content in (
+                b"",
+                b"[1, 2]",
+                b"\xff\xfe",
+                b"[" * 10**6,
+                b"9" * 10**5,
+                b"null",
+            )
+        ),
+        (
+            CONFIG,
+            b" " * (2**22 + 1),
+            "expected at most 4,194,304 bytes, found 4,194,305",
+        ),
+        (CONFIG, None, "it has no file config.json; give a directory with"),
+        (
+            IMAGES,
+            statistics("[0.5, 0.5]", "[1, 1, 1]"),
+            r"image_mean in .*json is \[0.5, 0.5\], expected three num",
         ),
         *(
-            (IMAGES, statistics("[0.5, 0, 1]", std), "image_std in .*json is .*expected three numbers from 0.001 to 1;")
+            (
+                IMAGES,
+                statistics(mean, "[1, 1, 1]"),
+                "image_mean in .*json is .*expected three numbers from 0 to 1",
+            )
+            for mean in (
+                "0.5",
+                '["0", 1, 0]',
+                "[NaN, 0, 0]",
+                "[true, 0, 0]",
+                "[" + "9" * 4000 + ", 0, 0]",
+            )
+        ),
+        *(
+            (
+                IMAGES,
+                statistics("[0.5, 0, 1]", std),
+                "image_std in .*json is .*expected three numbers from 0.001 to 1;",
+            )
             for std in ("null", "[1, 0, 1]")
         ),
-        (IMAGES, statistics("[" + "9" * 5000 + ", 0, 0]", "[1, 1, 1]"), "expected JSON, found something else"),
+        (
+            IMAGES,
+            statistics("[" + "9" * 5000 + ", 0, 0]", "[1, 1, 1]"),
+            "expected JSON, found something else",
+        ),
         (IMAGES, b" " * (2**22 + 1), "expected at most 4,194,304 bytes"),
         (WEIGHTS, b"", DAMAGED),
         (WEIGHTS, b"garbage" * 1000, DAMAGED),
         (WEIGHTS, (10**8).to_bytes(8, "little") + b"{", DAMAGED),
         (WEIGHTS, b"\x02" + bytes(7) + b"{}", DAMAGED),
-        (WEIGHTS, None, "the directory has none of model.safetensors, .*; save the model with save_pretrained"),
+        (
+            WEIGHTS,
+            None,
+            (
+                "the directory has none of model.safetensors, .*; save the model with"
+                " save_pretrained"
+            ),
+        ),
     ],
     ids=range(23),
 )
@@ -154,7 +245,11 @@ def test_no_object_of_a_pickle_is_made(copied: Path, tmp_path: Path) -> None:
     torch.save({"harm": _Harm(harm)}, path)
     configure(copied, vocab_size=2)
     for _ in range(2):
-        refused(copied, "pytorch_model.bin is damaged or holds objects other than tensors|its weights are only")
+        refused(
+            copied,
+            "pytorch_model.bin is damaged or holds objects other than tensors|its"
+            " weights are only",
+        )
         assert not harm.exists()
         path.write_bytes(pickle.dumps({"harm": _Harm(harm), "space": bytes(10**5)}))
 
@@ -165,14 +260,20 @@ def test_tensors_in_a_pickle_are_read(tiny: TinyDirectory, copied: Path) -> None
     state = load_file(copied / "model.safetensors")
     (copied / "model.safetensors").unlink()
     for legacy in (False, True):
-        torch.save(state, copied / "pytorch_model.bin", _use_new_zipfile_serialization=not legacy)
+        torch.save(
+            state,
+            copied / "pytorch_model.bin",
+            _use_new_zipfile_serialization=not legacy,
+        )
         check_body(str(copied))
     expected = load_body(str(tiny("bert"))).body.state_dict()
     loaded = load_body(str(copied)).body.state_dict()
     assert all(torch.equal(value, expected[key]) for key, value in loaded.items())
 
 
-@pytest.mark.parametrize("shard", ["absent.safetensors", "../copy/model.safetensors", "/etc/passwd", 7])
+@pytest.mark.parametrize(
+    "shard", ["absent.safetensors", "../copy/model.safetensors", "/etc/passwd", 7]
+)
 def test_an_index_names_files_of_its_own_directory(shard: Any, copied: Path) -> None:
     (copied / "model.safetensors").rename(copied / "renamed.safetensors")
     index = {"metadata": {}, "weight_map": {"embeddings": shard}}

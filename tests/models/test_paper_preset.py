@@ -1,4 +1,6 @@
-"""Whole models: shapes, determinism, gradients, dropout, sizes; and what the reference computes with equal weights."""
+"""Whole models: shapes, determinism, gradients, dropout, sizes; and what the reference
+computes with equal weights.
+"""
 
 import json
 from pathlib import Path
@@ -10,7 +12,16 @@ import pytest
 import torch
 
 from benchmarks import reference_outputs
-from benchmarks.reference_outputs import BODIES, DECODER, MOST_TOKENS, SHAPES, TARGETS, inputs, sample, set_layer
+from benchmarks.reference_outputs import (
+    BODIES,
+    DECODER,
+    MOST_TOKENS,
+    SHAPES,
+    TARGETS,
+    inputs,
+    sample,
+    set_layer,
+)
 from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
 from orca_ray.models import weights
@@ -27,7 +38,9 @@ Arrays = dict[str, npt.NDArray[np.float32]]
 
 @pytest.fixture(scope="module")
 def ours(tmp_path_factory: pytest.TempPathFactory) -> Arrays:
-    """Our arrays by the names that the reference's have: modality, initialisation, kind."""
+    """Our arrays by the names that the reference's have: modality, initialisation,
+    kind.
+    """
     folder = tmp_path_factory.mktemp("bodies")
     reference_outputs.write_bodies(folder)
     with torch.no_grad():
@@ -44,45 +57,78 @@ def _outputs(folder: Path, modality: str, start: Initialisation, target: str) ->
     channels, *space = SHAPES[modality]
     shape = tuple(space) if target == "dense" else (channels, *space)
     model = build_model(
-        body=str(folder / BODIES[modality]), pretrained=True, input_shape=SHAPES[modality], seed=0,
-        target=Target("classes", 5) if target == "classes" else Target("dense", shape=shape),
-        config=EmbedderConfig(MOST_TOKENS, image_size=224, patching="divide", initialisation=start),
-        dense_head="pooled", dropout=0.1,
-    ).eval()  # fmt: skip
-    embedder, head = model.get_submodule("embedder"), model.get_submodule("head")
+        body=str(folder / BODIES[modality]),
+        pretrained=True,
+        input_shape=SHAPES[modality],
+        seed=0,
+        target=(
+            Target("classes", 5)
+            if target == "classes"
+            else Target("dense", shape=shape)
+        ),
+        config=EmbedderConfig(
+            MOST_TOKENS, image_size=224, patching="divide", initialisation=start
+        ),
+        dense_head="pooled",
+        dropout=0.1,
+    ).eval()
+    embedder = model.get_submodule("embedder")
+    head = model.get_submodule("head")
     if modality == "sequence" or start == "random":
         set_layer(embedder.get_submodule("projection"), 0.7)
     if target == "classes" or modality == "image":
-        set_layer(head.get_submodule("output"), *((0.8,) if target == "classes" else DECODER))
+        set_layer(
+            head.get_submodule("output"), *((0.8,) if target == "classes" else DECODER)
+        )
     x = inputs(modality)
     tokens = model.embed(x)
     arrays = {target: model(x)}
     if target == "classes":
         arrays |= {"tokens": tokens, "features": model.body(tokens, model._grid)}
-    return {f"{modality}/{start}/{name}": value.numpy() for name, value in arrays.items()}
+    return {
+        f"{modality}/{start}/{name}": value.numpy() for name, value in arrays.items()
+    }
 
 
 @pytest.mark.slow
 def test_outputs_equal_stored_ones(ours: Arrays) -> None:
-    """The numbers come from ``benchmarks/reference_outputs.py`` and commit 19b8c1c of the reference."""
-    stored = json.loads(Path(__file__).with_name("reference_outputs.json").read_text(encoding="utf-8"))
+    """The numbers come from ``benchmarks/reference_outputs.py`` and commit 19b8c1c of
+    the reference.
+    """
+    stored = json.loads(
+        Path(__file__).with_name("reference_outputs.json").read_text(encoding="utf-8")
+    )
     assert stored.keys() == ours.keys()
     for name, values in stored.items():
-        np.testing.assert_allclose(sample(ours[name]), values, rtol=1e-5, atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(
+            sample(ours[name]), values, rtol=1e-5, atol=1e-5, err_msg=name
+        )
 
 
 CLASSES = Target("classes", 6)
 
 
 def build(
-    body: str, input_shape: tuple[int, ...] = (1, 30), target: Target = CLASSES, **arguments: object
+    body: str,
+    input_shape: tuple[int, ...] = (1, 30),
+    target: Target = CLASSES,
+    **arguments: object,
 ) -> CrossModalModel:
-    values = {"pretrained": True, "config": EmbedderConfig(16, 24), "seed": 0, **arguments}
+    values = {
+        "pretrained": True,
+        "config": EmbedderConfig(16, 24),
+        "seed": 0,
+        **arguments,
+    }
     return build_model(body=body, input_shape=input_shape, target=target, **values)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("kind", "pretrained"), [("roberta", True), ("dinov2", False), ("swin", False)])
-def test_equal_seeds_give_equal_models(kind: str, pretrained: bool, tiny: TinyDirectory) -> None:
+@pytest.mark.parametrize(
+    ("kind", "pretrained"), [("roberta", True), ("dinov2", False), ("swin", False)]
+)
+def test_equal_seeds_give_equal_models(
+    kind: str, pretrained: bool, tiny: TinyDirectory
+) -> None:
     name = str(tiny(kind))
     first = build(name, pretrained=pretrained, seed=5).state_dict()
     build(str(tiny("bert")), seed=9)
@@ -92,12 +138,22 @@ def test_equal_seeds_give_equal_models(kind: str, pretrained: bool, tiny: TinyDi
     assert first.keys() == again.keys()
     assert all(torch.equal(value, again[key]) for key, value in first.items())
     assert not torch.equal(first["head.output.weight"], other["head.output.weight"])
-    matrices = [key for key, value in first.items() if key.startswith("body.") and value.ndim > 1]
+    matrices = [
+        key
+        for key, value in first.items()
+        if key.startswith("body.") and value.ndim > 1
+    ]
     assert matrices
-    assert all(torch.equal(first[key], other[key]) == pretrained for key in matrices if "bias_table" not in key)
+    assert all(
+        torch.equal(first[key], other[key]) == pretrained
+        for key in matrices
+        if "bias_table" not in key
+    )
 
 
-@pytest.mark.parametrize(("kind", "probability"), [("roberta", 0.3), ("swin", 0.3), ("swin", 0.0)])
+@pytest.mark.parametrize(
+    ("kind", "probability"), [("roberta", 0.3), ("swin", 0.3), ("swin", 0.0)]
+)
 @torch.no_grad()
 def test_dropout_reaches_embedder_and_body(
     kind: str, probability: float, tiny: TinyDirectory, random_tensor: RandomTensor
@@ -105,7 +161,9 @@ def test_dropout_reaches_embedder_and_body(
     x = random_tensor(2, 1, 30)
     model = build(str(tiny(kind)), dropout=probability).train()
     with torch.random.fork_rng(devices=[]):
-        embedded, predicted = (torch.equal(part(x), part(x)) for part in (model.embed, model))
+        embedded, predicted = (
+            torch.equal(part(x), part(x)) for part in (model.embed, model)
+        )
     assert embedded == predicted == (probability == 0.0)
     assert torch.equal(model.eval()(x), model(x))
 
@@ -123,7 +181,9 @@ def test_the_body_sees_the_grid_of_an_image_as_a_sequence_and_the_reverse(
 
 
 @torch.no_grad()
-def test_pooling_leaves_prefix_tokens_out(tiny: TinyDirectory, random_tensor: RandomTensor) -> None:
+def test_pooling_leaves_prefix_tokens_out(
+    tiny: TinyDirectory, random_tensor: RandomTensor
+) -> None:
     model = build(str(tiny("dinov2_with_registers")), (1, 24, 24)).eval()
     x = random_tensor(2, 1, 24, 24)
     features = model.body(model.embed(x), (3, 3))
@@ -138,11 +198,19 @@ def test_bad_input_shapes_are_refused() -> None:
 
 
 def residual(
-    input_shape: tuple[int, ...], target: Target = CLASSES, *, seed: int = 0, **values: Any
+    input_shape: tuple[int, ...],
+    target: Target = CLASSES,
+    *,
+    seed: int = 0,
+    **values: Any,
 ) -> CrossModalModel:
     others = {"table": values.pop("table", False), "stride": values.pop("stride", 1)}
-    architecture = Architecture(**{"kernel": 3, "dilation": 1, "blocks": 1, "width": 16, **values})
-    return build_convolutional(architecture, input_shape=input_shape, target=target, seed=seed, **others)
+    architecture = Architecture(
+        **{"kernel": 3, "dilation": 1, "blocks": 1, "width": 16, **values}
+    )
+    return build_convolutional(
+        architecture, input_shape=input_shape, target=target, seed=seed, **others
+    )
 
 
 def size_of(model: CrossModalModel) -> int:
@@ -150,16 +218,21 @@ def size_of(model: CrossModalModel) -> int:
 
 
 def test_parameters_of_a_field_whose_layers_keep_width_and_resolution() -> None:
-    """Stem 1·16·3; three blocks of two norms 2·16 and two convolutions 16·16·3; norm 2·16; head 16 + 1."""
+    """Stem 1·16·3; three blocks of two norms 2·16 and two convolutions 16·16·3; norm
+    2·16; head 16 + 1.
+    """
     model = residual((1, 20), Target("dense", shape=(20,)))
     assert size_of(model) == 48 + 3 * (2 * 32 + 2 * 768) + 32 + 17
     assert model.body.feature_layout(model.embedder.layout) == (20,)
 
 
 def test_parameters_of_a_classifier_whose_layers_shrink_and_widen() -> None:
-    """The blocks map 16 to 16, 16 to 32 and 32 to 64 channels; the last two have shortcuts."""
+    """The blocks map 16 to 16, 16 to 32 and 32 to 64 channels; the last two have
+    shortcuts.
+    """
     blocks = [
-        3 * a * b + 3 * b * b + 2 * a + 2 * b + (a * b if a != b else 0) for a, b in ((16, 16), (16, 32), (32, 64))
+        3 * a * b + 3 * b * b + 2 * a + 2 * b + (a * b if a != b else 0)
+        for a, b in ((16, 16), (16, 32), (32, 64))
     ]
     model = residual((1, 30))
     assert size_of(model) == 48 + sum(blocks) + 2 * 64 + 6 * (64 + 1)
@@ -168,26 +241,37 @@ def test_parameters_of_a_classifier_whose_layers_shrink_and_widen() -> None:
 
 
 def test_weights_that_would_only_see_padding_are_left_out() -> None:
-    """In four positions, a kernel with dilation 3 reaches at most one of its steps to either side, if at all."""
+    """In four positions, a kernel with dilation 3 reaches at most one of its steps to
+    either side, if at all.
+    """
     target = Target("dense", shape=(4,))
     assert size_of(residual((1, 4), target, kernel=15, dilation=3)) == size_of(
         residual((1, 4), target, kernel=3, dilation=3)
     )
-    assert size_of(residual((1, 4), target, kernel=3, dilation=4)) == size_of(residual((1, 4), target, kernel=1))
+    assert size_of(residual((1, 4), target, kernel=3, dilation=4)) == size_of(
+        residual((1, 4), target, kernel=1)
+    )
 
 
 @torch.no_grad()
 def test_a_table_has_no_neighbourhoods(random_tensor: RandomTensor) -> None:
     x = random_tensor(3, 2, 30)
     predicted = residual((2, 30), table=True)(x)
-    torch.testing.assert_close(residual((2, 30), table=True, kernel=15, dilation=3)(x), predicted)
-    torch.testing.assert_close(residual((60, 1), table=True)(x.reshape(3, 60, 1)), predicted)
+    torch.testing.assert_close(
+        residual((2, 30), table=True, kernel=15, dilation=3)(x), predicted
+    )
+    torch.testing.assert_close(
+        residual((60, 1), table=True)(x.reshape(3, 60, 1)), predicted
+    )
     assert not torch.allclose(residual((2, 30))(x), predicted)
 
 
 @torch.no_grad()
-def test_samples_of_a_batch_do_not_affect_each_other_and_the_seed_decides(random_tensor: RandomTensor) -> None:
-    model, x = residual((2, 29)).train(), random_tensor(4, 2, 29)
+def test_samples_of_a_batch_do_not_affect_each_other_and_the_seed_decides(
+    random_tensor: RandomTensor,
+) -> None:
+    model = residual((2, 29)).train()
+    x = random_tensor(4, 2, 29)
     torch.testing.assert_close(torch.cat([model(x[:1]), model(x[1:])]), model(x))
     assert torch.equal(residual((2, 29)).train()(x), model(x))
     assert not torch.equal(residual((2, 29), seed=1)(x), model(x))

@@ -1,4 +1,6 @@
-"""Hostile and unusual files of a user: read, or refused with what is wrong, within limits; a fuzzer of all readers."""
+"""Hostile and unusual files of a user: read, or refused with what is wrong, within
+limits; a fuzzer of all readers.
+"""
 
 import os
 import struct
@@ -50,13 +52,20 @@ def _labelled(folder: Path, labels: bytes) -> Path:
 
 
 def _text(folder: Path, cell: str, encoding: str) -> Path:
-    rows = [f"{cell if k == 33 else 'e'},2024-05-{k % 28 + 1:02},{k},{k % 2}\n" for k in range(60)]
+    rows = [
+        f"{cell if k == 33 else 'e'},2024-05-{k % 28 + 1:02},{k},{k % 2}\n"
+        for k in range(60)
+    ]
     (folder / "t.csv").write_bytes(f"name,when,x,y\n{''.join(rows)}".encode(encoding))
     return folder / "t.csv"
 
 
 def _table(folder: Path, **columns: object) -> Path:
-    parquet.write_table(pa.table({**columns, "y": [0, 1] * 500}), folder / "t.parquet", store_schema=False)
+    parquet.write_table(
+        pa.table({**columns, "y": [0, 1] * 500}),
+        folder / "t.parquet",
+        store_schema=False,
+    )
     return folder / "t.parquet"
 
 
@@ -68,21 +77,52 @@ def _replaced(path: Path, old: bytes, new: bytes) -> Path:
 OFFSETS = np.arange(1001, dtype=np.int32)
 LONG = pa.DictionaryArray.from_arrays(np.zeros(1000, np.int32), ["x" * 10**6])
 BAD: Mapping[str, tuple[Callable[[Path], Path], str]] = {
-    "slow": (lambda path: _recordings(path, 1), r"odd.wav: .* 16000 Hz, found 60,000 samples at 1 Hz"),
-    "fast": (lambda path: _recordings(path, 2**31 - 1), r"odd.wav: .* found 60,000 samples at 2147483647 Hz"),
+    "slow": (
+        lambda path: _recordings(path, 1),
+        r"odd.wav: .* 16000 Hz, found 60,000 samples at 1 Hz",
+    ),
+    "fast": (
+        lambda path: _recordings(path, 2**31 - 1),
+        r"odd.wav: .* found 60,000 samples at 2147483647 Hz",
+    ),
     "pixels": (
-        lambda path: _images(path, np.zeros((9000, 9000), np.uint8)), r"odd0.png: .* found 9000 × 9000; reduce it"
+        lambda path: _images(path, np.zeros((9000, 9000), np.uint8)),
+        r"odd0.png: .* found 9000 × 9000; reduce it",
     ),
     "text": (lambda path: _table(path, t=LONG), "t.parquet: unfolds to more"),
-    "lists": (lambda path: _table(path, t=pa.ListArray.from_arrays(OFFSETS, LONG)), "t.parquet: unfolds to more"),
-    "bytes": (lambda path: _replaced(_table(path, t=["Bern"] * 1000), b"Bern", b"B\xe9rn"), "t.parquet: .* UTF8"),
-    "days": (lambda path: _table(path, day=pa.array([2**31 - 1] * 1000, pa.date32())), "column 'day': .* date32"),
-    "latin": (lambda path: _text(path, "é", "latin1"), "t.csv: expected text in UTF-8, found byte 0xe9 in line 35"),
-    "labels": (lambda path: _labelled(path, b"file,y\n1.png,\xe9"), "labels.csv: .* found byte 0xe9 in line 2"),
-    "none": (lambda path: _labelled(path, b""), "labels.csv: which column is the target"),
-    "hidden": (lambda path: _recordings(path / ".cache", 8000).parent, "expected files of type .wav.* found none"),
-    "twice": (lambda path: _labelled(path, b"file,y,y\n1.png,1,2\n"), "labels.csv: several columns are named 'y'"),
-}  # fmt: skip
+    "lists": (
+        lambda path: _table(path, t=pa.ListArray.from_arrays(OFFSETS, LONG)),
+        "t.parquet: unfolds to more",
+    ),
+    "bytes": (
+        lambda path: _replaced(_table(path, t=["Bern"] * 1000), b"Bern", b"B\xe9rn"),
+        "t.parquet: .* UTF8",
+    ),
+    "days": (
+        lambda path: _table(path, day=pa.array([2**31 - 1] * 1000, pa.date32())),
+        "column 'day': .* date32",
+    ),
+    "latin": (
+        lambda path: _text(path, "é", "latin1"),
+        "t.csv: expected text in UTF-8, found byte 0xe9 in line 35",
+    ),
+    "labels": (
+        lambda path: _labelled(path, b"file,y\n1.png,\xe9"),
+        "labels.csv: .* found byte 0xe9 in line 2",
+    ),
+    "none": (
+        lambda path: _labelled(path, b""),
+        "labels.csv: which column is the target",
+    ),
+    "hidden": (
+        lambda path: _recordings(path / ".cache", 8000).parent,
+        "expected files of type .wav.* found none",
+    ),
+    "twice": (
+        lambda path: _labelled(path, b"file,y,y\n1.png,1,2\n"),
+        "labels.csv: several columns are named 'y'",
+    ),
+}
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -100,7 +140,12 @@ def test_large_images_are_not_in_memory_at_the_same_time(tmp_path: Path) -> None
 
 
 def test_times_in_nanoseconds_keep_microseconds(tmp_path: Path) -> None:
-    path = _table(tmp_path, when=pa.array(np.arange(1000) + 10**18 + 123_456, pa.timestamp("ns", "Europe/Oslo")))
+    path = _table(
+        tmp_path,
+        when=pa.array(
+            np.arange(1000) + 10**18 + 123_456, pa.timestamp("ns", "Europe/Oslo")
+        ),
+    )
     x: Any = read(path).x
     assert x["when"][0].isoformat() == "2001-09-09T01:46:40.000123"
 
@@ -111,13 +156,20 @@ def test_text_in_utf_16(tmp_path: Path) -> None:
 
 
 def test_dates_are_no_targets_among_numbers(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"column 'when': several targets must be numbers .*; give dates as numbers"):
+    with pytest.raises(
+        UserError,
+        match=(
+            r"column 'when': several targets must be numbers .*; give dates as numbers"
+        ),
+    ):
         read(_text(tmp_path, "e", "utf-8"), Options(target=("when", "x")))
 
 
 @pytest.mark.parametrize("kind", ["f4", "i4", "u2"])
 def test_no_pixel_is_cut(kind: str, tmp_path: Path) -> None:
-    pixels = np.array([[0, 1, 300], [5, 70_000 % 2 ** (8 * np.dtype(kind).itemsize), 2]], kind)
+    pixels = np.array(
+        [[0, 1, 300], [5, 70_000 % 2 ** (8 * np.dtype(kind).itemsize), 2]], kind
+    )
     Image.fromarray(pixels).save(tmp_path / "a.tif")
     x: Any = read(tmp_path / "a.tif", labelled=False).x
     (found,) = x
@@ -130,10 +182,14 @@ def test_names_that_are_not_utf_8_are_escaped(tmp_path: Path) -> None:
     data = read(tmp_path)
     assert set(np.asarray(data.y).tolist()) == {"b", r"caf\xe9"}
     assert r"caf\xe9/0.png" in data.names
-    assert read(_text(tmp_path / os.fsdecode(b"caf\xe9"), "e", "utf-8")).kind_hint == "table"
+    assert (
+        read(_text(tmp_path / os.fsdecode(b"caf\xe9"), "e", "utf-8")).kind_hint
+        == "table"
+    )
 
 
-X, Y = np.ones((20, 3, 7), np.float32), np.arange(20) % 3
+X = np.ones((20, 3, 7), np.float32)
+Y = np.arange(20) % 3
 
 
 def pt(folder: Path, x: object) -> Path:
@@ -148,7 +204,9 @@ def hdf(folder: Path, **content: Any) -> Path:
 
 
 def texts(folder: Path, damage: str, **options: Any) -> Path:
-    """Write targets that all name one text, one of 2 GB, or whose heap has free space of no size."""
+    """Write targets that all name one text, one of 2 GB, or whose heap has free space
+    of no size.
+    """
     path = folder / "a.h5"
     with h5py.File(path, "w") as file:
         file["x"] = X
@@ -168,10 +226,14 @@ def texts(folder: Path, damage: str, **options: Any) -> Path:
 
 def saved(folder: Path, name: str, old: bytes, new: bytes) -> Path:
     """Write a compressed data set on disk, then change one of its files."""
-    frame, path = pd.DataFrame({"a": np.zeros(1000), "y": np.arange(1000) % 2}), folder / "saved"
+    frame = pd.DataFrame({"a": np.zeros(1000), "y": np.arange(1000) % 2})
+    path = folder / "saved"
     arrow_folder(path, frame, {"y": {"_type": "ClassLabel", "names": ["n", "p"]}})
-    table, options = pa.Table.from_pandas(frame, preserve_index=False), pa.ipc.IpcWriteOptions(compression="zstd")
-    with pa.ipc.new_stream(str(path / "data-00000-of-00001.arrow"), table.schema, options=options) as stream:
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    with pa.ipc.new_stream(
+        str(path / "data-00000-of-00001.arrow"), table.schema, options=options
+    ) as stream:
         stream.write_table(table)
     assert len(read(path)) == 1000
     content = (path / name).read_bytes()
@@ -187,37 +249,91 @@ def npz(folder: Path, **arrays: Any) -> Path:
     return folder / "a.npz"
 
 
-TEXTS, ARROW = ["b" * 10_000, *"a" * 399], "data-00000-of-00001.arrow"
+TEXTS = ["b" * 10_000, *"a" * 399]
+ARROW = "data-00000-of-00001.arrow"
 
 
 @pytest.mark.parametrize(
     ("write", "message"),
     [
-        (lambda at: hdf(at, **{"/".join("g" * 80): X}), "expected groups in at most 64 others, found g/g"),
-        (lambda at: texts(at, "same", data=TEXTS), "unfolds to more than 200 times its size, y"),
+        (
+            lambda at: hdf(at, **{"/".join("g" * 80): X}),
+            "expected groups in at most 64 others, found g/g",
+        ),
+        (
+            lambda at: texts(at, "same", data=TEXTS),
+            "unfolds to more than 200 times its size, y",
+        ),
         (lambda at: texts(at, "long", data=TEXTS), "memory allocation failed"),
-        (lambda at: texts(at, "heap", data=TEXTS), "a.h5, y: expected texts, found damaged or too long ones"),
+        (
+            lambda at: texts(at, "heap", data=TEXTS),
+            "a.h5, y: expected texts, found damaged or too long ones",
+        ),
         (lambda at: texts(at, "long", fillvalue=TEXTS[0]), "memory allocation failed"),
-        (lambda at: texts(at, "heap", fillvalue=TEXTS[0]), "a.h5, y: expected texts, found damaged or too long ones"),
-        (lambda at: hdf(at, x=X[:, :0]), r"x: expected samples, found shape \[20, 0, 7\]"),
-        (lambda at: pt(at, torch.zeros(1).expand(20, 2**20)), "unfolds to more than 200 times its size, x"),
-        (lambda at: pt(at, torch.zeros(20, 3).to(torch.float8_e4m3fn)), "x: expected numbers that NumPy has, found"),
-        (lambda at: pt(at, torch.zeros(20, 3, dtype=torch.cfloat).conj()), "x: expected inputs .* of real numbers"),
-        (lambda at: pt(at, torch.zeros(20, 3, device="meta")), "x: expected a dense tensor, found meta"),
-        (lambda at: pt(at, torch.nested.nested_tensor([torch.zeros(3)])), "x: expected a dense tensor, found a nested"),
+        (
+            lambda at: texts(at, "heap", fillvalue=TEXTS[0]),
+            "a.h5, y: expected texts, found damaged or too long ones",
+        ),
+        (
+            lambda at: hdf(at, x=X[:, :0]),
+            r"x: expected samples, found shape \[20, 0, 7\]",
+        ),
+        (
+            lambda at: pt(at, torch.zeros(1).expand(20, 2**20)),
+            "unfolds to more than 200 times its size, x",
+        ),
+        (
+            lambda at: pt(at, torch.zeros(20, 3).to(torch.float8_e4m3fn)),
+            "x: expected numbers that NumPy has, found",
+        ),
+        (
+            lambda at: pt(at, torch.zeros(20, 3, dtype=torch.cfloat).conj()),
+            "x: expected inputs .* of real numbers",
+        ),
+        (
+            lambda at: pt(at, torch.zeros(20, 3, device="meta")),
+            "x: expected a dense tensor, found meta",
+        ),
+        (
+            lambda at: pt(at, torch.nested.nested_tensor([torch.zeros(3)])),
+            "x: expected a dense tensor, found a nested",
+        ),
         (lambda at: pt(at, pytest.raises), "expected tensors"),
         (lambda at: pt(at, bytearray(9)), "expected tensors, found .*bytearray"),
-        (lambda at: saved(at, ARROW, (8000).to_bytes(8, "little"), (2**40).to_bytes(8, "little")), "unfolds to more"),
-        (lambda at: saved(at, "state.json", b'[{"filename"', b'{"filename"'), "state.json"),
-        (lambda at: saved(at, "state.json", b'"data-00000-of-00001.arrow"', b"1.5"), "expected names of files"),
+        (
+            lambda at: saved(
+                at, ARROW, (8000).to_bytes(8, "little"), (2**40).to_bytes(8, "little")
+            ),
+            "unfolds to more",
+        ),
+        (
+            lambda at: saved(at, "state.json", b'[{"filename"', b'{"filename"'),
+            "state.json",
+        ),
+        (
+            lambda at: saved(at, "state.json", b'"data-00000-of-00001.arrow"', b"1.5"),
+            "expected names of files",
+        ),
         (lambda at: saved(at, "dataset_info.json", b'["n", "p"]', b"2.5"), ""),
-        (lambda at: npz(at, x=np.array([{"a": 1}], dtype=object), y=Y[:1]), "x: expected an array .*, found object"),
-        (lambda at: npz(at, x=X[:, :0], y=Y), r"x: expected samples, found shape \[20, 0, 7\]"),
-        (lambda at: npz(at, x=X, y=Y, z=X), "expected arrays of different names, found two named 'x'"),
+        (
+            lambda at: npz(at, x=np.array([{"a": 1}], dtype=object), y=Y[:1]),
+            "x: expected an array .*, found object",
+        ),
+        (
+            lambda at: npz(at, x=X[:, :0], y=Y),
+            r"x: expected samples, found shape \[20, 0, 7\]",
+        ),
+        (
+            lambda at: npz(at, x=X, y=Y, z=X),
+            "expected arrays of different names, found two named 'x'",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_plain_array_is_named(
-    write: Callable[[Path], Path], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    write: Callable[[Path], Path],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(archives, "_ANY_RATIO_BYTES", 2**16)
     monkeypatch.setattr("orca_ray.data.hdf5._TEXTS_SECONDS", 1)
@@ -229,19 +345,41 @@ def test_what_is_no_plain_array_is_named(
         read(path).select(slice(None))
 
 
-def test_only_the_data_set_that_is_read_is_checked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_data_set_that_is_read_is_checked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     checked: list[str] = []
     path = hdf(tmp_path, **{f"more/{number}": Y for number in range(50)})
-    monkeypatch.setattr("orca_ray.data.hdf5._check_growth", lambda _, name, found: checked.append(name))
+    monkeypatch.setattr(
+        "orca_ray.data.hdf5._check_growth", lambda _, name, found: checked.append(name)
+    )
     data = read(path)
-    assert len(checked) == 55, "all once, then inputs and targets for their chunks, then the targets"
+    assert len(checked) == 55, (
+        "all once, then inputs and targets for their chunks, then the targets"
+    )
     data.select(np.array([3, 5]))
     assert checked[55:] == ["x"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mutations", [320, pytest.param(20_000, marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize(
+    "mutations", [320, pytest.param(20_000, marks=pytest.mark.exhaustive)]
+)
 def test_mutated_files_of_every_kind_are_read_or_refused(mutations: int) -> None:
-    command = [sys.executable, "-m", "benchmarks.fuzz_readers", "--mutations", str(mutations), "--seed", "0"]
-    ended = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], check=False)
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.fuzz_readers",
+        "--mutations",
+        str(mutations),
+        "--seed",
+        "0",
+    ]
+    ended = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
+        check=False,
+    )
     assert ended.returncode == 0, ended.stdout + ended.stderr

@@ -39,22 +39,37 @@ def test_axes(shape: tuple[int, ...], axes: str, input_shape: tuple[int, ...]) -
     result = inferred(RNG.normal(size=(60, *shape)), Y)
     assert found(result, "axes") == axes
     assert result.task.input_shape == input_shape
-    assert result.task.body == ("minilm-l6:layers=4" if len(input_shape) == 2 else "vit-s14:layers=4")
+    assert result.task.body == (
+        "minilm-l6:layers=4" if len(input_shape) == 2 else "vit-s14:layers=4"
+    )
 
 
-@pytest.mark.parametrize(("x", "whole"), [(SERIES, "minilm-l6"), (SERIES[:, None], "vit-s14")])
+@pytest.mark.parametrize(
+    ("x", "whole"), [(SERIES, "minilm-l6"), (SERIES[:, None], "vit-s14")]
+)
 def test_the_default_body_is_whole_on_gpus(x: Any, whole: str) -> None:
     cpu, gpu = (infer(UserData(x=x, y=Y), gpus=gpus) for gpus in (False, True))
-    assert (cpu.body, gpu.body, found(gpu, "body")) == (f"{whole}:layers=4", whole, whole)
-    assert cpu.findings[-1].why.endswith(f"; four layers: trials run on a CPU; --body {whole} takes all")
+    assert (cpu.body, gpu.body, found(gpu, "body")) == (
+        f"{whole}:layers=4",
+        whole,
+        whole,
+    )
+    assert cpu.findings[-1].why.endswith(
+        f"; four layers: trials run on a CPU; --body {whole} takes all"
+    )
     assert gpu.findings[-1].why.endswith("; whole body: trials run on a GPU")
     assert cpu.task == gpu.task, "what is registered is the same on all machines"
-    assert infer(UserData(x=x, y=Y), Options(body="mpnet-base"), gpus=True).body == "mpnet-base"
+    assert (
+        infer(UserData(x=x, y=Y), Options(body="mpnet-base"), gpus=True).body
+        == "mpnet-base"
+    )
 
 
 def test_axes_can_be_overridden() -> None:
     assert inferred(SERIES, Y, Options(axes="NHW")).task.input_shape == (1, 4, 50)
-    columns = inferred(RNG.normal(size=(60, 5)) * [1, 100, 1, 1, 1], Y)  # of different scales: features
+    columns = inferred(
+        RNG.normal(size=(60, 5)) * [1, 100, 1, 1, 1], Y
+    )  # of different scales: features
     assert (found(columns, "axes"), columns.task.domain) == ("NF", "tabular")
 
 
@@ -66,7 +81,13 @@ def test_axes_can_be_overridden() -> None:
         (Y == 1, "classes", 2, "cross_entropy", "error"),
         (np.arange(60) % 12 == 0, "classes", 2, "cross_entropy", "one_minus_auroc"),
         (np.eye(3)[Y], "classes", 3, "cross_entropy", "error"),
-        (np.stack([Y == 1, Y < 2], axis=1).astype(float), "labels", 2, "bce", "one_minus_auroc"),
+        (
+            np.stack([Y == 1, Y < 2], axis=1).astype(float),
+            "labels",
+            2,
+            "bce",
+            "one_minus_auroc",
+        ),
         (RNG.normal(size=60), "scalar", 1, "mse", "rmse"),
         (np.arange(60), "scalar", 1, "mse", "rmse"),
         (RNG.normal(size=(60, 2)), "dense", 1, "relative_l2", "relative_l2"),
@@ -75,13 +96,24 @@ def test_axes_can_be_overridden() -> None:
 )
 def test_targets(y: Any, kind: str, size: int, loss: str, metric: str) -> None:
     task = inferred(SERIES, y).task
-    assert (task.target.kind, task.target.size, task.loss, task.metric) == (kind, size, loss, metric)
+    assert (task.target.kind, task.target.size, task.loss, task.metric) == (
+        kind,
+        size,
+        loss,
+        metric,
+    )
 
 
 def test_the_kind_can_be_overridden() -> None:
     assert inferred(SERIES, Y, Options(kind="scalar")).task.target.kind == "scalar"
-    assert inferred(SERIES, np.arange(60) // 6, Options(kind="classes")).task.target.size == 10
-    assert inferred(SERIES, np.eye(3)[Y], Options(kind="labels")).task.target.kind == "labels"
+    assert (
+        inferred(SERIES, np.arange(60) // 6, Options(kind="classes")).task.target.size
+        == 10
+    )
+    assert (
+        inferred(SERIES, np.eye(3)[Y], Options(kind="labels")).task.target.kind
+        == "labels"
+    )
 
 
 def test_channels_last_fields_are_put_first_and_back() -> None:
@@ -92,34 +124,117 @@ def test_channels_last_fields_are_put_first_and_back() -> None:
     np.testing.assert_array_equal(coding.decode(coding.encode(y)), y.astype(np.float32))
 
 
-NHWC, TSET = Options(axes="NHWC"), np.array(["train"] * 40 + ["tset"] * 20)
+NHWC = Options(axes="NHWC")
+TSET = np.array(["train"] * 40 + ["tset"] * 20)
 
 
 @pytest.mark.parametrize(
     ("x", "y", "given", "expected"),
     [
-        (SERIES, np.zeros(60, int), {}, "every target is '0'; two classes or more are needed"),
-        (SERIES, np.full(60, 1.5), {}, "every target is 1.5; there is nothing to learn"),
+        (
+            SERIES,
+            np.zeros(60, int),
+            {},
+            "every target is '0'; two classes or more are needed",
+        ),
+        (
+            SERIES,
+            np.full(60, 1.5),
+            {},
+            "every target is 1.5; there is nothing to learn",
+        ),
         (SERIES[:6], Y[:6], {}, "expected at least 10 samples with a target, found 6"),
-        (SERIES[:9], np.repeat(list("abcd"), [2, 2, 2, 3]), {}, "two classes of 3 samples or more are needed, found d"),
-        (SERIES, np.array([1, "1"] * 30, dtype=object), {}, "labels 1 and '1' \\(row 2\\) are written alike"),
-        (SERIES, np.array([f"n{k // 2}" for k in range(60)]), {}, "two classes of 3 samples or more are needed"),
-        (SERIES, np.full(60, np.datetime64("2024-01-01")), {}, "the target holds dates"),
-        ([np.zeros((2, 5))] * 30 + [np.zeros(5)] * 30, Y, {}, "samples have different numbers of axes"),
-        ([np.zeros((2, 5, 6))] * 30 + [np.zeros((3, 5, 6))] * 30, Y, {}, "samples have 2 to 3 channels"),
+        (
+            SERIES[:9],
+            np.repeat(list("abcd"), [2, 2, 2, 3]),
+            {},
+            "two classes of 3 samples or more are needed, found d",
+        ),
+        (
+            SERIES,
+            np.array([1, "1"] * 30, dtype=object),
+            {},
+            "labels 1 and '1' \\(row 2\\) are written alike",
+        ),
+        (
+            SERIES,
+            np.array([f"n{k // 2}" for k in range(60)]),
+            {},
+            "two classes of 3 samples or more are needed",
+        ),
+        (
+            SERIES,
+            np.full(60, np.datetime64("2024-01-01")),
+            {},
+            "the target holds dates",
+        ),
+        (
+            [np.zeros((2, 5))] * 30 + [np.zeros(5)] * 30,
+            Y,
+            {},
+            "samples have different numbers of axes",
+        ),
+        (
+            [np.zeros((2, 5, 6))] * 30 + [np.zeros((3, 5, 6))] * 30,
+            Y,
+            {},
+            "samples have 2 to 3 channels",
+        ),
         (np.zeros(60), Y, {}, "give features as \\[N, F\\]"),
-        (SERIES, Y, {"options": NHWC}, "axes NHWC do not fit samples of shape \\[4, 50\\]; allowed: NCL, NLC, NHW"),
+        (
+            SERIES,
+            Y,
+            {"options": NHWC},
+            "axes NHWC do not fit samples of shape \\[4, 50\\]; allowed: NCL, NLC, NHW",
+        ),
         (np.zeros((60, 2, 3, 4, 5)), Y, {}, "samples of 4 axes"),
-        (SERIES, Y, {"options": Options(kind="dense")}, "a target of kind dense does not have shape"),
-        (SERIES, Y, {"options": Options(metric="eror")}, "unknown metric 'eror'. Did you mean 'error'"),
-        (SERIES, np.where(Y == 1, np.nan, 1.5), {"options": Options(kind="scalar")}, "there is nothing to learn"),
-        (SERIES, Y, {"options": Options(holdout=True), "groups": Y % 2}, "needs 3 groups or more, found 2: 0, 1"),
-        (SERIES, Y, {"times": np.array(["soon"] * 60)}, "row 1: expected a number or a date as time, found 'soon'"),
-        (SERIES, Y, {"times": np.zeros(60)}, "needs different times, found 1 different times in 60 samples"),
-        (SERIES, Y, {"splits": TSET}, "row 41: expected a split train, validation or test, found 'tset'"),
+        (
+            SERIES,
+            Y,
+            {"options": Options(kind="dense")},
+            "a target of kind dense does not have shape",
+        ),
+        (
+            SERIES,
+            Y,
+            {"options": Options(metric="eror")},
+            "unknown metric 'eror'. Did you mean 'error'",
+        ),
+        (
+            SERIES,
+            np.where(Y == 1, np.nan, 1.5),
+            {"options": Options(kind="scalar")},
+            "there is nothing to learn",
+        ),
+        (
+            SERIES,
+            Y,
+            {"options": Options(holdout=True), "groups": Y % 2},
+            "needs 3 groups or more, found 2: 0, 1",
+        ),
+        (
+            SERIES,
+            Y,
+            {"times": np.array(["soon"] * 60)},
+            "row 1: expected a number or a date as time, found 'soon'",
+        ),
+        (
+            SERIES,
+            Y,
+            {"times": np.zeros(60)},
+            "needs different times, found 1 different times in 60 samples",
+        ),
+        (
+            SERIES,
+            Y,
+            {"splits": TSET},
+            "row 41: expected a split train, validation or test, found 'tset'",
+        ),
     ],
 )
-def test_data_that_nothing_can_be_learnt_from(x: Any, y: Any, given: dict[str, Any], expected: str) -> None:
+def test_data_that_nothing_can_be_learnt_from(
+    x: Any, y: Any, given: dict[str, Any], expected: str
+) -> None:
     with pytest.raises(UserError, match=expected):
         inferred(x, y, **given)
 
@@ -129,13 +244,21 @@ def test_numbers_with_extremes_at_the_beginning_are_not_constant() -> None:
         assert found(inferred(SERIES, y), "target") == "one number"
 
 
-def test_without_test_all_samples_are_in_train_or_validation_and_single_ones_in_train() -> None:
+def test_without_test_all_samples_are_in_train_or_validation_and_single_ones_in_train() -> (
+    None
+):
     names = np.array(["single", *["a", "b"] * 29, "a"])
     result = infer(UserData(x=SERIES, y=names), test=False)
     assert set(result.splits) == {"train", "validation"}
-    assert np.sort(np.concatenate(list(result.splits.values()))).tolist() == list(range(60))
+    assert np.sort(np.concatenate(list(result.splits.values()))).tolist() == list(
+        range(60)
+    )
     assert 0 in result.splits["train"]
-    assert result.task.num_samples == (len(result.splits["train"]), len(result.splits["validation"]), 0)
+    assert result.task.num_samples == (
+        len(result.splits["train"]),
+        len(result.splits["validation"]),
+        0,
+    )
     assert result.preprocessing.target.label_names == ("a", "b", "single")
 
 
@@ -146,9 +269,15 @@ def test_warnings_where_training_can_go_on() -> None:
     x[:, 2], x[3, 0, 4] = 5, np.inf
     warnings = " | ".join(inferred(x, y).warnings)
     for expected in (
-        "classes with fewer than 3 samples cannot be in every split, and are left out: rare",
+        (
+            "classes with fewer than 3 samples cannot be in every split, and are left"
+            " out: rare"
+        ),
         "labels 'Cat' and 'cat' differ only in case or spaces",
-        "3 samples are left out, as they have no usable target; the first is my.npz, row 1",
+        (
+            "3 samples are left out, as they have no usable target; the first is"
+            " my.npz, row 1"
+        ),
         "1 of 4 channels are constant or empty in train: 3",
         "1 samples have missing or infinite values",
         "57 samples are few",
@@ -165,7 +294,13 @@ def test_every_class_is_in_every_split_and_parts_are_disjoint() -> None:
         assert set(y[part]) == {0, 1, 2, 3}
     for options, same in ((None, True), (Options(seed=1), False)):
         other = inferred(SERIES, y, options).splits
-        assert all(other[name].tolist() == part.tolist() for name, part in result.splits.items()) == same
+        assert (
+            all(
+                other[name].tolist() == part.tolist()
+                for name, part in result.splits.items()
+            )
+            == same
+        )
 
 
 def test_groups_stay_together() -> None:
@@ -182,7 +317,10 @@ def test_the_latest_samples_are_test() -> None:
     assert times[parts["train"]].max() < times[parts["validation"]].min()
     assert times[parts["validation"]].max() < times[parts["test"]].min()
     dates = np.array([f"2024-01-{1 + k // 3:02}" for k in range(60)])
-    assert min(dates[inferred(SERIES, Y, times=dates).splits["test"]].tolist()) > "2024-01-16"
+    assert (
+        min(dates[inferred(SERIES, Y, times=dates).splits["test"]].tolist())
+        > "2024-01-16"
+    )
 
 
 def test_declared_splits_and_classes_that_train_lacks() -> None:
@@ -192,11 +330,15 @@ def test_declared_splits_and_classes_that_train_lacks() -> None:
     assert set(result.splits["test"].tolist()) == set(range(40, 60))
     y = np.where(np.arange(60) >= 55, 9, Y)
     result = inferred(SERIES, y, splits=splits)
-    assert "train has no sample of class 9: such samples are left out" in " ".join(result.warnings)
+    assert "train has no sample of class 9: such samples are left out" in " ".join(
+        result.warnings
+    )
     assert result.task.target.size == 3
     assert result.splits["test"].tolist() == list(range(40, 55))
     y = np.where((np.arange(60) < 40) & (Y == 2), 9, Y)
-    assert "test has no sample of class 9" in " ".join(inferred(SERIES, y, splits=splits).warnings)
+    assert "test has no sample of class 9" in " ".join(
+        inferred(SERIES, y, splits=splits).warnings
+    )
 
 
 TABLE = pd.DataFrame(
@@ -222,8 +364,14 @@ def test_columns_and_their_warnings() -> None:
         "column 'id' is left out: it numbers the rows",
         "column 'name' is left out: 60 of its 60 values are different",
         "column 'constant' is left out: it has one value",
-        "column 'mixed': 3 of 60 values are text, such as 'x' in row 1; they count as missing",
-        "column 'both': numbers and text are mixed (30 of 60 are text): each value counts as a category",
+        (
+            "column 'mixed': 3 of 60 values are text, such as 'x' in row 1; they count"
+            " as missing"
+        ),
+        (
+            "column 'both': numbers and text are mixed (30 of 60 are text): each value"
+            " counts as a category"
+        ),
         "missing numbers become the median of train, and a mark beside it says so: age",
         "of the 20 values of 'patient' are in several splits",
         "column 'code' is a one-to-one map of the target",
@@ -231,7 +379,9 @@ def test_columns_and_their_warnings() -> None:
     ):
         assert expected in warnings, expected
     assert found(result, "columns") == "3 of numbers, 3 of categories, 1 of dates"
-    kept = Options(columns={"name": "category", "age": "drop", "code": "drop", "id": "number"})
+    kept = Options(
+        columns={"name": "category", "age": "drop", "code": "drop", "id": "number"}
+    )
     result = inferred(TABLE, Y, kept)
     assert found(result, "columns") == "3 of numbers, 3 of categories, 1 of dates"
     warnings = " | ".join(result.warnings)
@@ -242,25 +392,43 @@ def test_columns_and_their_warnings() -> None:
 def test_equal_samples_in_several_splits() -> None:
     x = SERIES.copy()
     x[30:] = x[:30]
-    table = pd.DataFrame({"a": np.arange(60) % 20, "b": [f"v{k % 20}" for k in range(60)]})
+    table = pd.DataFrame(
+        {"a": np.arange(60) % 20, "b": [f"v{k % 20}" for k in range(60)]}
+    )
     for given in (x, table):
         warnings = [
-            each for each in inferred(given, Y).warnings if "have the inputs of a sample of another split" in each
+            each
+            for each in inferred(given, Y).warnings
+            if "have the inputs of a sample of another split" in each
         ]
         assert "such as row" in warnings[0]
-    assert not [each for each in inferred(SERIES, Y).warnings if "have the inputs" in each]
+    assert not [
+        each for each in inferred(SERIES, Y).warnings if "have the inputs" in each
+    ]
 
 
 def test_the_name_follows_content_and_options() -> None:
     name = inferred(SERIES, Y).task.name
-    assert name == inferred(SERIES.copy(), Y.copy()).task.name == inferred(SERIES, Y, Options(title="x")).task.name
+    assert (
+        name
+        == inferred(SERIES.copy(), Y.copy()).task.name
+        == inferred(SERIES, Y, Options(title="x")).task.name
+    )
     other = SERIES.copy()
     other[0, 0, 0] += 1
-    assert len({name, inferred(other, Y).task.name, inferred(SERIES, 1 - Y).task.name}) == 3
+    assert (
+        len({name, inferred(other, Y).task.name, inferred(SERIES, 1 - Y).task.name})
+        == 3
+    )
     assert inferred(SERIES, Y, Options(seed=3)).task.name != name
-    assert inferred(SERIES, Y, Options(name="My data!")).task.name.startswith("own/my_data-")
+    assert inferred(SERIES, Y, Options(name="My data!")).task.name.startswith(
+        "own/my_data-"
+    )
     table = pd.DataFrame({"a": np.arange(60.0) ** 2, "b": Y})
-    ordered = Options(columns={"a": "number", "b": "category"}), Options(columns={"b": "category", "a": "number"})
+    ordered = (
+        Options(columns={"a": "number", "b": "category"}),
+        Options(columns={"b": "category", "a": "number"}),
+    )
     assert len({inferred(table, Y, options).task.name for options in ordered}) == 1
 
 
@@ -272,7 +440,9 @@ def test_columns_of_every_type_of_pandas_survive_json() -> None:
             "boolean": pd.array([True, False, None] * 20, dtype="boolean"),
             "Int64": pd.array([1, None, 3] * 20, dtype="Int64"),
             "category": pd.Categorical(RNG.choice(["a", "b"], 60)),
-            "string": pd.Series(RNG.choice(['p"\\\0', "ü\n🙂", " ", "nan"], 60), dtype="string"),
+            "string": pd.Series(
+                RNG.choice(['p"\\\0', "ü\n🙂", " ", "nan"], 60), dtype="string"
+            ),
             "zone": pd.date_range("2024-01-01", periods=60, tz="Europe/Zurich"),
             "far": ["0001-01-01", "9999-12-31"] * 30,
             "time": pd.to_timedelta(np.arange(60), unit="h"),
@@ -282,11 +452,16 @@ def test_columns_of_every_type_of_pandas_survive_json() -> None:
     result = inferred(table, Y)
     columns = result.preprocessing.encoder.columns  # type: ignore[union-attr]
     kinds = {column.name: column.kind for column in columns}
-    assert {name for name, kind in kinds.items() if kind == "category"} == {"category", "string"}
+    assert {name for name, kind in kinds.items() if kind == "category"} == {
+        "category",
+        "string",
+    }
     assert {name for name, kind in kinds.items() if kind == "date"} == {"zone", "far"}
     assert set(kinds) == set(table.columns)
     x = result.preprocessing.inputs(UserData(x=table))
-    again = Preprocessing.from_json(json.loads(json.dumps(result.preprocessing.to_json())))
+    again = Preprocessing.from_json(
+        json.loads(json.dumps(result.preprocessing.to_json()))
+    )
     assert again == result.preprocessing
     np.testing.assert_array_equal(again.inputs(UserData(x=table)), x)
     assert np.isfinite(x).all()

@@ -1,4 +1,6 @@
-"""Reading: every format gives the same samples or columns, and what is wrong an error that names it."""
+"""Reading: every format gives the same samples or columns, and what is wrong an error
+that names it.
+"""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -24,10 +26,17 @@ def arrays(data: UserData) -> Array:
     return np.asarray(cast(Array, data.select(slice(None)).x))
 
 
-@pytest.mark.parametrize("suffix", ["npz", "npy", "h5", "hdf5", "mat", "pt", "parquet", "csv"])
+@pytest.mark.parametrize(
+    "suffix", ["npz", "npy", "h5", "hdf5", "mat", "pt", "parquet", "csv"]
+)
 def test_wrong_content_is_named(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"data.{suffix}"
-    for content in (b"", b"PK\x03\x04 nothing", b"\x89HDF\r\n\x1a\n" + bytes(50), b"\0" * 200):
+    for content in (
+        b"",
+        b"PK\x03\x04 nothing",
+        b"\x89HDF\r\n\x1a\n" + bytes(50),
+        b"\0" * 200,
+    ):
         path.write_bytes(content)
         with pytest.raises(UserError, match=f"data.{suffix}"):
             read(path, Options(target=("y",)))
@@ -37,9 +46,10 @@ def test_unknown_types(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "data.foo").write_text("x")
     for name, expected in (
-        ("data.foo", "unknown type of file '.foo'.*NumPy archive"), ("missing.csv", "no such file"),
+        ("data.foo", "unknown type of file '.foo'.*NumPy archive"),
+        ("missing.csv", "no such file"),
         ("empty", "no files"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(UserError, match=expected):
             read(tmp_path / name)
 
@@ -47,11 +57,27 @@ def test_unknown_types(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "target", "message"),
     [
-        ({"recording": X, "kind": Y}, ("knd",), r"unknown target array 'knd'. Did you mean 'kind'"),
-        ({"one": X, "two": X, "y": Y}, (), r"which array are the inputs\? It has one \[20, 3, 7\], two"),
-        ({"x": X, "z": Y}, (), r"which array is the target\? It has x \[20, 3, 7\], z \[20\]"),
+        (
+            {"recording": X, "kind": Y},
+            ("knd",),
+            r"unknown target array 'knd'. Did you mean 'kind'",
+        ),
+        (
+            {"one": X, "two": X, "y": Y},
+            (),
+            r"which array are the inputs\? It has one \[20, 3, 7\], two",
+        ),
+        (
+            {"x": X, "z": Y},
+            (),
+            r"which array is the target\? It has x \[20, 3, 7\], z \[20\]",
+        ),
         ({"x": X, "y": Y[:19]}, (), "data.npz: 20 samples but 19 targets"),
-        ({"x_train": X[:12], "y_train": Y[:11], "x_test": X, "y_test": Y}, (), "x_train has 12 samples and y_train 11"),
+        (
+            {"x_train": X[:12], "y_train": Y[:11], "x_test": X, "y_test": Y},
+            (),
+            "x_train has 12 samples and y_train 11",
+        ),
     ],
 )
 def test_keys_that_leave_a_question(
@@ -74,7 +100,9 @@ def test_groups_and_declared_splits(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", x=X, y=Y, patient=Y * 2)
     data = read(tmp_path / "a.npz", Options(group="patient"))
     np.testing.assert_array_equal(cast(Array, data.groups), Y * 2)
-    np.savez(tmp_path / "b.npz", x_train=X[:12], y_train=Y[:12], x_test=X[12:], y_test=Y[12:])
+    np.savez(
+        tmp_path / "b.npz", x_train=X[:12], y_train=Y[:12], x_test=X[12:], y_test=Y[12:]
+    )
     data = read(tmp_path / "b.npz")
     assert cast(Array, data.splits).tolist() == ["train"] * 12 + ["test"] * 8
     np.testing.assert_array_equal(arrays(data), X)
@@ -98,7 +126,9 @@ TABLE = pd.DataFrame(
     {
         "age": [31.5, 22.25, np.nan, 40.5],
         "city": ["Bern", None, "Oslo, N", "Rom"],
-        "when": pd.to_datetime(["2024-01-31", "2024-02-01", "2024-02-02", "2024-02-03"]),
+        "when": pd.to_datetime(
+            ["2024-01-31", "2024-02-01", "2024-02-02", "2024-02-03"]
+        ),
         "kind": ["a", "b", "a", "b"],
     }
 )
@@ -129,13 +159,38 @@ def test_every_format_gives_the_same_columns(name: str, tmp_path: Path) -> None:
         ("t.csv", "a,b\n1,2\n3\n", Options(), "Expected 2 columns, got 1"),
         ("t.csv", "a,b\n", Options(), "expected rows, found none"),
         ("t.csv", "1.5,2\n3,4\n", Options(), "expected the columns' names in line 1"),
-        ("t.csv", "a,a\n1,2\n", Options(), "column 'a' has no name, or another has the same"),
+        (
+            "t.csv",
+            "a,a\n1,2\n",
+            Options(),
+            "column 'a' has no name, or another has the same",
+        ),
         ("t.csv", "a,,y\n1,2,3\n", Options(), "column '' has no name"),
-        ("t.csv", "a,b\n1,2\n", Options(), r"which column is the target\? Name it with --target; columns: a, b"),
+        (
+            "t.csv",
+            "a,b\n1,2\n",
+            Options(),
+            r"which column is the target\? Name it with --target; columns: a, b",
+        ),
         ("t.csv", "y\n1\n", Options(), "no column is left to predict from"),
-        ("t.csv", "a,kind\n1,2\n", Options(target=("kimd",)), "unknown target column 'kimd'. Did you mean 'kind'"),
-        ("t.csv", "age,y\n1,2\n", Options(columns={"ages": "drop"}), "unknown column 'ages'. Did you mean 'age'"),
-        ("task.yaml", "tarjet: x", Options(), "unknown option 'tarjet'. Did you mean 'target'"),
+        (
+            "t.csv",
+            "a,kind\n1,2\n",
+            Options(target=("kimd",)),
+            "unknown target column 'kimd'. Did you mean 'kind'",
+        ),
+        (
+            "t.csv",
+            "age,y\n1,2\n",
+            Options(columns={"ages": "drop"}),
+            "unknown column 'ages'. Did you mean 'age'",
+        ),
+        (
+            "task.yaml",
+            "tarjet: x",
+            Options(),
+            "unknown option 'tarjet'. Did you mean 'target'",
+        ),
         ("task.yaml", "axes: XYZ", Options(), "axes: .*got 'XYZ'"),
         ("task.yaml", "target: !!python/object:os.system x", Options(), "tag"),
         ("task.yaml", "- a", Options(), "expected 'option: value'"),
@@ -144,7 +199,9 @@ def test_every_format_gives_the_same_columns(name: str, tmp_path: Path) -> None:
         ("task.yaml", "target: x", Options(), "expected the line 'data: PATH'"),
     ],
 )
-def test_bad_text(file: str, text: str, options: Options, expected: str, tmp_path: Path) -> None:
+def test_bad_text(
+    file: str, text: str, options: Options, expected: str, tmp_path: Path
+) -> None:
     (tmp_path / file).write_text(text)
     with pytest.raises(UserError, match=expected) as error:
         read(tmp_path / file, options)
@@ -152,7 +209,9 @@ def test_bad_text(file: str, text: str, options: Options, expected: str, tmp_pat
 
 
 def test_several_targets(tmp_path: Path) -> None:
-    table = pd.DataFrame({"x": [1.0, 2, 3], "one": [0, 1, 1], "two": [True, False, True]})
+    table = pd.DataFrame(
+        {"x": [1.0, 2, 3], "one": [0, 1, 1], "two": [True, False, True]}
+    )
     table.to_parquet(tmp_path / "t.parquet")
     data = read(tmp_path / "t.parquet", Options(target=("one", "two")))
     assert np.array_equal(cast(np.ndarray, data.y), [[0, 1], [1, 0], [1, 1]])
@@ -161,11 +220,19 @@ def test_several_targets(tmp_path: Path) -> None:
 
 @given(
     rows=st.lists(
-        st.tuples(st.floats(allow_nan=False, allow_infinity=False), st.text("ab;,\"' \n", min_size=1)), min_size=2
+        st.tuples(
+            st.floats(allow_nan=False, allow_infinity=False),
+            st.text("ab;,\"' \n", min_size=1),
+        ),
+        min_size=2,
     )
 )
-def test_any_table_is_read_back(rows: list[tuple[float, str]], tmp_path_factory: pytest.TempPathFactory) -> None:
-    table = pd.DataFrame({"number": [row[0] for row in rows], "text": [f"<{row[1]}>" for row in rows]})
+def test_any_table_is_read_back(
+    rows: list[tuple[float, str]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    table = pd.DataFrame(
+        {"number": [row[0] for row in rows], "text": [f"<{row[1]}>" for row in rows]}
+    )
     path = tmp_path_factory.mktemp("csv") / "t.csv"
     table.to_csv(path, index=False)
     data = read(path, Options(target=("text",)))
@@ -178,11 +245,21 @@ def test_a_saved_dataset_with_splits_classes_and_images(tmp_path: Path) -> None:
         image(tmp_path / "i.png", np.full((4, 5, 3), value, np.uint8))
         return {"bytes": (tmp_path / "i.png").read_bytes()}
 
-    features = {"image": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": ["cat", "dog"]}}
+    features = {
+        "image": {"_type": "Image"},
+        "label": {"_type": "ClassLabel", "names": ["cat", "dog"]},
+    }
     for split, number in (("train", 3), ("test", 2)):
-        table = pd.DataFrame({"image": [cell(20 * k) for k in range(number)], "label": [k % 2 for k in range(number)]})
+        table = pd.DataFrame(
+            {
+                "image": [cell(20 * k) for k in range(number)],
+                "label": [k % 2 for k in range(number)],
+            }
+        )
         arrow_folder(tmp_path / "saved" / split, table, features)
-    (tmp_path / "saved" / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    (tmp_path / "saved" / "dataset_dict.json").write_text(
+        '{"splits": ["train", "test"]}'
+    )
     data = read(tmp_path / "saved")
     assert cast(np.ndarray, data.y).tolist() == ["cat", "dog", "cat", "cat", "dog"]
     assert cast(np.ndarray, data.splits).tolist() == ["train"] * 3 + ["test"] * 2
@@ -194,10 +271,14 @@ def test_a_saved_dataset_with_splits_classes_and_images(tmp_path: Path) -> None:
 
 
 def test_lists_in_a_column_are_series(tmp_path: Path) -> None:
-    table = pd.DataFrame({"signal": [[1.0, 2, 3], [4.0, 5]], "y": [0, 1], "note": ["a", "b"]})
+    table = pd.DataFrame(
+        {"signal": [[1.0, 2, 3], [4.0, 5]], "y": [0, 1], "note": ["a", "b"]}
+    )
     table.to_parquet(tmp_path / "t.parquet")
     data = read(tmp_path / "t.parquet")
-    assert [each.tolist() for each in cast(list[np.ndarray], data.select(slice(None)).x)] == [[1, 2, 3], [4, 5]]
+    assert [
+        each.tolist() for each in cast(list[np.ndarray], data.select(slice(None)).x)
+    ] == [[1, 2, 3], [4, 5]]
     assert data.notes == ("columns not used beside signal: note",)
 
 
@@ -210,13 +291,20 @@ def test_missing_marks_and_a_byte_order_mark(tmp_path: Path) -> None:
 
 def test_a_task_file_names_the_data_and_options(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", signal=np.zeros((5, 3)), kind=np.arange(5))
-    (tmp_path / "task.yaml").write_text("data: a.npz\ntarget: kind\ninputs: signal\naxes: NL\n")
+    (tmp_path / "task.yaml").write_text(
+        "data: a.npz\ntarget: kind\ninputs: signal\naxes: NL\n"
+    )
     data = read(tmp_path / "task.yaml")
     assert data.target_names == ("kind",)
     options = read(tmp_path / "task.yaml", Options(axes="NF")).options
-    assert (options.axes, options.target) == ("NF", ("kind",)), "what is given goes first"
+    assert (options.axes, options.target) == (
+        "NF",
+        ("kind",),
+    ), "what is given goes first"
     (tmp_path / "t.yaml").write_text("columns: {id: drop}\nfractions: [0.2, 0.1]\n")
-    assert read_options(tmp_path / "t.yaml") == Options(columns={"id": "drop"}, fractions=(0.2, 0.1))
+    assert read_options(tmp_path / "t.yaml") == Options(
+        columns={"id": "drop"}, fractions=(0.2, 0.1)
+    )
 
 
 def samples(data: UserData) -> list[Array]:
@@ -240,11 +328,22 @@ def test_images_of_many_modes_become_one(tmp_path: Path) -> None:
     assert "images of several modes" in data.notes[0]
     found = dict(zip(data.names, samples(data), strict=True))
     assert {each.shape for each in found.values()} == {(6, 5, 3)}
-    expected = (("a/grey.png", 100), ("b/deep.png", 100), ("b/clear.png", 255))  # transparent pixels are white
+    expected = (
+        ("a/grey.png", 100),
+        ("b/deep.png", 100),
+        ("b/clear.png", 255),
+    )  # transparent pixels are white
     assert all((found[name] == value).all() for name, value in expected)
-    assert {each.shape for each in samples(read(tmp_path, Options(colour="grey")))} == {(6, 5)}
+    assert {each.shape for each in samples(read(tmp_path, Options(colour="grey")))} == {
+        (6, 5)
+    }
     (alone,) = samples(single := read(tmp_path / "a" / "grey.png", labelled=False))
-    assert (len(single), single.names, single.y, alone.shape) == (1, ["grey.png"], None, (6, 5))
+    assert (len(single), single.names, single.y, alone.shape) == (
+        1,
+        ["grey.png"],
+        None,
+        (6, 5),
+    )
 
 
 def test_a_damaged_image_is_named_when_it_is_read(tmp_path: Path) -> None:
@@ -267,22 +366,36 @@ def test_splits_by_folder_and_files_that_are_left_out(tmp_path: Path) -> None:
     (tmp_path / ".DS_Store").write_text("")
     data = read(tmp_path)
     splits = cast(Array, data.splits).tolist()
-    assert sorted(zip(splits, labels(data), (each.shape[1] for each in samples(data)), strict=True)) == [
-        ("test", "a", 3), ("test", "b", 3), ("train", "a", 3), ("train", "b", 5),
-    ]  # fmt: skip
+    assert sorted(
+        zip(
+            splits, labels(data), (each.shape[1] for each in samples(data)), strict=True
+        )
+    ) == [
+        ("test", "a", 3),
+        ("test", "b", 3),
+        ("train", "a", 3),
+        ("train", "b", 5),
+    ]
     assert data.notes == ("1 files of other types are left out, such as readme.txt",)
 
 
 def test_a_flat_folder_needs_labels_only_for_training(tmp_path: Path) -> None:
     for k in range(3):
         image(tmp_path / f"{k}.png", np.zeros((4, 4), np.uint8))
-    with pytest.raises(UserError, match=r"no labels: put the files of each class in a sub-folder, or add labels.csv"):
+    with pytest.raises(
+        UserError,
+        match=(
+            r"no labels: put the files of each class in a sub-folder, or add labels.csv"
+        ),
+    ):
         read(tmp_path)
     assert read(tmp_path, labelled=False).y is None
     (tmp_path / "labels.csv").write_text("file_name,age\n0.png,1.5\n1.png,2\n2.png,3\n")
     assert labels(read(tmp_path)) == [1.5, 2, 3]
     (tmp_path / "labels.csv").write_text("file_name,age\n0.png,1.5\n1.png,2\n")
-    with pytest.raises(UserError, match=r"labels.csv, column file_name: no row for the file '2.png'"):
+    with pytest.raises(
+        UserError, match=r"labels.csv, column file_name: no row for the file '2.png'"
+    ):
         read(tmp_path)
 
 
@@ -292,7 +405,10 @@ def test_recordings_get_one_rate_and_one_channel(tmp_path: Path) -> None:
     tone(tmp_path / "high" / "3.wav", 800, rate=16000, num_samples=8000)
     data = read(tmp_path)
     assert (data.kind_hint, data.rate) == ("audio", 8000)
-    assert "recordings of several sampling rates, 8000 Hz (2), 16000 Hz (1)" in data.notes[0]
+    assert (
+        "recordings of several sampling rates, 8000 Hz (2), 16000 Hz (1)"
+        in data.notes[0]
+    )
     high, low, two = samples(data)
     assert high.shape == low.shape == two.shape == (4000,)
     np.testing.assert_array_equal(low, two)

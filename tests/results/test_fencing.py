@@ -1,4 +1,6 @@
-"""Two drivers of one sweep: exactly one gets each lease number, and what the other appends later does not count."""
+"""Two drivers of one sweep: exactly one gets each lease number, and what the other
+appends later does not count.
+"""
 
 import time
 from pathlib import Path
@@ -28,20 +30,30 @@ def uri(tmp_path: Path) -> str:
 
 def keys(store: ResultsStore) -> list[str]:
     found = sorted(store.load(SWEEP))
-    assert sorted(record.trial_key for record in store.select({})) == found, "boards see the same"
+    assert sorted(record.trial_key for record in store.select({})) == found, (
+        "boards see the same"
+    )
     return found
 
 
-def test_what_a_driver_appends_after_it_lost_the_lease_does_not_count(uri: str, monkeypatch: Any) -> None:
-    first, second = ResultsStore(uri), ResultsStore(uri)
-    slow, quick = Lease(first, SWEEP, **QUICK), Lease(second, SWEEP, **QUICK)
+def test_what_a_driver_appends_after_it_lost_the_lease_does_not_count(
+    uri: str, monkeypatch: Any
+) -> None:
+    first = ResultsStore(uri)
+    second = ResultsStore(uri)
+    slow = Lease(first, SWEEP, **QUICK)
+    quick = Lease(second, SWEEP, **QUICK)
     slow.__enter__()
-    first.append([make_record("a")], [make_point("a")], suggestions=[make_suggestion(0)])
+    first.append(
+        [make_record("a")], [make_point("a")], suggestions=[make_suggestion(0)]
+    )
     stand_still(slow)
     monkeypatch.setattr("orca_ray.results.lease.ended_here", lambda holder: False)
     with quick:
         assert (slow.number, quick.number) == (1, 2)
-        first.append([make_record("b")], [make_point("b")], suggestions=[make_suggestion(1)])
+        first.append(
+            [make_record("b")], [make_point("b")], suggestions=[make_suggestion(1)]
+        )
         second.append([make_record("c")])
         for store in (first, second, ResultsStore(uri)):
             assert keys(store) == ["a", "c"]
@@ -59,12 +71,21 @@ def test_what_a_driver_appends_after_it_lost_the_lease_does_not_count(uri: str, 
     with Lease(ResultsStore(uri), SWEEP, **QUICK) as third:
         assert third.number == 3, "though a user has deleted the live states"
         second.append([make_record("e")])
-        assert keys(ResultsStore(uri)) == ["a", "c", "e"], "the second is no driver any more, and has lost nothing"
+        assert keys(ResultsStore(uri)) == [
+            "a",
+            "c",
+            "e",
+        ], "the second is no driver any more, and has lost nothing"
 
 
-def test_a_compaction_waits_until_a_new_driver_has_listed_the_files(uri: str, monkeypatch: Any) -> None:
-    """The old driver appends between the listing and the moment at which the list is stored."""
-    old, new = ResultsStore(uri), ResultsStore(uri)
+def test_a_compaction_waits_until_a_new_driver_has_listed_the_files(
+    uri: str, monkeypatch: Any
+) -> None:
+    """The old driver appends between the listing and the moment at which the list is
+    stored.
+    """
+    old = ResultsStore(uri)
+    new = ResultsStore(uri)
     lease = Lease(old, SWEEP, **QUICK).__enter__()
     for key in "ab":
         old.append([make_record(key)])
@@ -97,19 +118,25 @@ def test_the_next_driver_decides_for_one_that_died_before_it_listed(uri: str) ->
         assert keys(ResultsStore(uri)) == ["a"]
 
 
-@pytest.mark.parametrize("directory", ["records", "logs", "artefacts", "curves", "journal"])
+@pytest.mark.parametrize(
+    "directory", ["records", "logs", "artefacts", "curves", "journal"]
+)
 def test_rows_that_arrive_during_the_listing_count_with_their_record(
     uri: str, directory: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, second = ResultsStore(uri), ResultsStore(uri)
+    first = ResultsStore(uri)
+    second = ResultsStore(uri)
     first.append_as(SWEEP, 1)
-    names, waiting = LocalFolder.names, ["a"]
+    names = LocalFolder.names
+    waiting = ["a"]
 
     def late(folder: LocalFolder, path: str = "", **options: bool) -> list[str]:
         found = names(folder, path, **options)
         if path == directory and waiting:
             key = waiting.pop()
-            first.append([make_record(key)], [make_point(key)], suggestions=[make_suggestion(0)])
+            first.append(
+                [make_record(key)], [make_point(key)], suggestions=[make_suggestion(0)]
+            )
         return found
 
     with monkeypatch.context() as patch:
@@ -120,18 +147,28 @@ def test_rows_that_arrive_during_the_listing_count_with_their_record(
         assert len(second.curves()) == len(second.journal(SWEEP)) == 1
 
 
-def test_a_list_that_is_stored_after_a_later_one_decides_nothing(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second driver stands still before it stores its list, while the first one still writes."""
-    first, second, third = ResultsStore(uri), ResultsStore(uri), ResultsStore(uri)
+def test_a_list_that_is_stored_after_a_later_one_decides_nothing(
+    uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second driver stands still before it stores its list, while the first one
+    still writes.
+    """
+    first = ResultsStore(uri)
+    second = ResultsStore(uri)
+    third = ResultsStore(uri)
     for number in (1, 2):
-        assert first.folder.write_new(live.path_of(SWEEP, number), LiveState(sweep=SWEEP).encode())
+        assert first.folder.write_new(
+            live.path_of(SWEEP, number), LiveState(sweep=SWEEP).encode()
+        )
     first.append_as(SWEEP, 1)
     write = LocalFolder.write
 
     def late(folder: LocalFolder, path: str, content: Any) -> None:
         if path.endswith(".2.sealed"):
             first.append([make_record("a")])
-            assert third.folder.write_new(live.path_of(SWEEP, 3), LiveState(sweep=SWEEP).encode())
+            assert third.folder.write_new(
+                live.path_of(SWEEP, 3), LiveState(sweep=SWEEP).encode()
+            )
             third.append_as(SWEEP, 3)
             assert keys(third) == ["a"]
         write(folder, path, content)
@@ -141,7 +178,9 @@ def test_a_list_that_is_stored_after_a_later_one_decides_nothing(uri: str, monke
         second.append_as(SWEEP, 2)
     second.append([make_record("b")])
     assert keys(ResultsStore(uri)) == keys(third) == ["a"]
-    assert third.folder.write_new(live.path_of(SWEEP, 4), LiveState(sweep=SWEEP).encode())
+    assert third.folder.write_new(
+        live.path_of(SWEEP, 4), LiveState(sweep=SWEEP).encode()
+    )
     assert ResultsStore(uri).compact() == 0, "the fourth has not decided yet"
     third.append_as(SWEEP, 4)
     assert keys(ResultsStore(uri)) == ["a"]
@@ -154,11 +193,14 @@ def test_a_driver_that_lost_the_lease_leaves_requests_to_the_next_one(uri: str) 
         assert folder.write_new(live.path_of(SWEEP, 2), LiveState(sweep=SWEEP).encode())
         live.write_request(folder, SWEEP, live.Request(live.STOP))
         lease._thread.join(10)
-    assert [request.kind for request in live.take_requests(folder, SWEEP)] == [live.STOP]
+    assert [request.kind for request in live.take_requests(folder, SWEEP)] == [
+        live.STOP
+    ]
 
 
 def test_other_sweeps_and_writers_without_a_lease_are_not_fenced(uri: str) -> None:
-    one, other = ResultsStore(uri), ResultsStore(uri)
+    one = ResultsStore(uri)
+    other = ResultsStore(uri)
     with Lease(one, SWEEP, **QUICK), Lease(other, "pocket/full", **QUICK):
         other.append([make_record("x", sweep="pocket/full")])
     with Lease(ResultsStore(uri), SWEEP, **QUICK):
@@ -170,31 +212,50 @@ def test_other_sweeps_and_writers_without_a_lease_are_not_fenced(uri: str) -> No
 
 
 def test_a_clock_that_is_behind_changes_no_order(uri: str, monkeypatch: Any) -> None:
-    """A failed attempt by a driver whose clock is ahead, then a shorter one that completes an hour "earlier"."""
-    failed = make_record("a", status=Status.FAILED_CODE, test_score=None, minutes=90, attempts=3)
+    """A failed attempt by a driver whose clock is ahead, then a shorter one that
+    completes an hour "earlier".
+    """
+    failed = make_record(
+        "a", status=Status.FAILED_CODE, test_score=None, minutes=90, attempts=3
+    )
     again = make_record("a", minutes=30, attempts=4)
     store = ResultsStore(uri)
-    store.append([failed], [make_point("a", epoch, attempt=3) for epoch in (1, 2, 3)], suggestions=[make_suggestion(0)])
+    store.append(
+        [failed],
+        [make_point("a", epoch, attempt=3) for epoch in (1, 2, 3)],
+        suggestions=[make_suggestion(0)],
+    )
     behind = ResultsStore(uri)
     assert behind.journal(SWEEP)
     now = time.time_ns()
     monkeypatch.setattr(time, "time_ns", lambda: now - 3600 * 10**9)
     values = '{"a":2.5}'
-    behind.append([again], [make_point("a", 1, attempt=4, loss=7.0)], suggestions=[make_suggestion(0, values=values)])
+    behind.append(
+        [again],
+        [make_point("a", 1, attempt=4, loss=7.0)],
+        suggestions=[make_suggestion(0, values=values)],
+    )
     for _ in range(2):
         assert behind.load(SWEEP) == {"a": again}
         assert behind.curves()[["epoch", "loss"]].to_numpy().tolist() == [[1, 7.0]]
         assert [row.values for row in behind.journal(SWEEP)] == [values]
         behind.compact()
-    twice = [make_record("b", status=Status.LOST, attempts=number, minutes=9 - number) for number in (1, 2)]
+    twice = [
+        make_record("b", status=Status.LOST, attempts=number, minutes=9 - number)
+        for number in (1, 2)
+    ]
     behind.append(twice[::-1])
     assert behind.load(SWEEP)["b"] == twice[1]
     assert behind.select({}, "b") == [twice[1]], "boards see the same"
 
 
 def test_a_file_is_created_once(tmp_path: Path) -> None:
-    one, other = pa.py_buffer(b"one"), pa.py_buffer(b"other")
-    for folder in (LocalFolder(tmp_path / "local"), Folder((tmp_path / "local").as_uri())):
+    one = pa.py_buffer(b"one")
+    other = pa.py_buffer(b"other")
+    for folder in (
+        LocalFolder(tmp_path / "local"),
+        Folder((tmp_path / "local").as_uri()),
+    ):
         folder.create()
         path = f"live/{type(folder).__name__}.json"
         assert folder.write_new(path, one)

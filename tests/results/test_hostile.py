@@ -1,4 +1,6 @@
-"""Damaged and hostile stores, and file systems that fail: messages that name file and row, but no credential."""
+"""Damaged and hostile stores, and file systems that fail: messages that name file and
+row, but no credential.
+"""
 
 import errno
 import logging
@@ -21,7 +23,14 @@ from orca_ray.results.faults import explained, may_pass, retried
 from orca_ray.results.folder import LocalFolder, open_folder
 from orca_ray.results.marker import MARKER
 from orca_ray.results.store import ResultsStore, check_writable
-from orca_ray.results.tables import ARTEFACTS, JOURNAL, RECORDS, Table, encode, from_rows
+from orca_ray.results.tables import (
+    ARTEFACTS,
+    JOURNAL,
+    RECORDS,
+    Table,
+    encode,
+    from_rows,
+)
 from orca_ray.sweep.run.driver import run_sweep
 from tests.results.factories import files_of, make_point, make_record, make_suggestion
 
@@ -46,25 +55,49 @@ TIME = TWO.schema.field("finished_at").type
 GOOD = {
     RECORDS.directory: make_record().to_row(),
     JOURNAL.directory: make_suggestion().to_row(),
-    ARTEFACTS.directory: ArtefactRow("pocket/quick", "k0", "field", "first", "{}").to_row(),
+    ARTEFACTS.directory: (
+        ArtefactRow("pocket/quick", "k0", "field", "first", "{}").to_row()
+    ),
 }
 
 
 @pytest.mark.parametrize(
     ("table", "changes", "message"),
     [
-        (RECORDS, {"status": "excellent"}, "status 'excellent'; allowed are completed, stopped_early"),
-        (RECORDS, {"protocol": "\x1b[31mred"}, r"protocol '\\x1b\[31mred'; allowed are held-out, paper"),
-        (RECORDS, {"test_score": float("nan")}, "test_score 'nan'; allowed are finite numbers"),
-        (RECORDS, {"hyperparameters": "[" * 100_000}, r"hyperparameters '\[{80}'; allowed are JSON objects"),
+        (
+            RECORDS,
+            {"status": "excellent"},
+            "status 'excellent'; allowed are completed, stopped_early",
+        ),
+        (
+            RECORDS,
+            {"protocol": "\x1b[31mred"},
+            r"protocol '\\x1b\[31mred'; allowed are held-out, paper",
+        ),
+        (
+            RECORDS,
+            {"test_score": float("nan")},
+            "test_score 'nan'; allowed are finite numbers",
+        ),
+        (
+            RECORDS,
+            {"hyperparameters": "[" * 100_000},
+            r"hyperparameters '\[{80}'; allowed are JSON objects",
+        ),
         (JOURNAL, {"number": -1}, "number '-1'; allowed are integers from 0 on"),
         (JOURNAL, {"values": "[1]"}, r"values '\[1\]'; allowed are JSON objects"),
         (JOURNAL, {"known": "{}"}, "known '{}'; allowed are JSON lists of ranges"),
         (JOURNAL, {"known": "[" * 90_000}, r"known '\[+'; allowed"),
-        (ARTEFACTS, {"payload": "x" * (MAX_BYTES + 1)}, f"payload .* at most {MAX_BYTES} bytes"),
+        (
+            ARTEFACTS,
+            {"payload": "x" * (MAX_BYTES + 1)},
+            f"payload .* at most {MAX_BYTES} bytes",
+        ),
     ],
 )
-def test_an_invalid_row_is_named(store: ResultsStore, table: Table, changes: dict[str, Any], message: str) -> None:
+def test_an_invalid_row_is_named(
+    store: ResultsStore, table: Table, changes: dict[str, Any], message: str
+) -> None:
     good = GOOD[table.directory]
     path = Path(store.uri) / table.directory / f"{1:020d}-a.parquet"
     path.parent.mkdir(exist_ok=True)
@@ -76,7 +109,10 @@ def test_an_invalid_row_is_named(store: ResultsStore, table: Table, changes: dic
         "artefacts": [store.artefacts],
     }
     for read in readers[table.directory]:
-        with pytest.raises(UserError, match=f"{path} is damaged: row 2 has {message}.*Move the file out of the"):
+        with pytest.raises(
+            UserError,
+            match=f"{path} is damaged: row 2 has {message}.*Move the file out of the",
+        ):
             read()
 
 
@@ -87,13 +123,28 @@ def test_an_invalid_row_is_named(store: ResultsStore, table: Table, changes: dic
         ("colour", pa.array(["red", "blue"]), "differs in the columns colour"),
         ("epochs", pa.array([[1], [2]]), "is truncated or damaged"),
         ("task", pa.array(["a", None]), "is truncated or damaged"),
-        ("task", pa.array([b"a", b"\xff\xfe"]).view(pa.string()), "is truncated or damaged"),
-        ("finished_at", pa.array([0, -(2**62)]).cast(TIME), "row 2 has finished_at .*; allowed are times in the years"),
+        (
+            "task",
+            pa.array([b"a", b"\xff\xfe"]).view(pa.string()),
+            "is truncated or damaged",
+        ),
+        (
+            "finished_at",
+            pa.array([0, -(2**62)]).cast(TIME),
+            "row 2 has finished_at .*; allowed are times in the years",
+        ),
     ],
 )
-def test_wrong_column_types_are_named(store: ResultsStore, column: str, values: Any, message: str) -> None:
-    table, place = TWO, TWO.schema.get_field_index(column)
-    table = table.append_column(column, values) if place < 0 else table.set_column(place, column, values)
+def test_wrong_column_types_are_named(
+    store: ResultsStore, column: str, values: Any, message: str
+) -> None:
+    table = TWO
+    place = TWO.schema.get_field_index(column)
+    table = (
+        table.append_column(column, values)
+        if place < 0
+        else table.set_column(place, column, values)
+    )
     path = _plant(store, table)
     with pytest.raises(UserError, match=f"{path} .*{message}"):
         store.records()
@@ -103,19 +154,25 @@ def test_wrong_column_types_are_named(store: ResultsStore, column: str, values: 
 def test_what_would_expand_far_is_not_read(
     store: ResultsStore, monkeypatch: pytest.MonkeyPatch, rows: int, text: str
 ) -> None:
-    """Equal rows and long equal texts take a few KB in Parquet; their size in memory is checked before they take it."""
+    """Equal rows and long equal texts take a few KB in Parquet; their size in memory is
+    checked before they take it.
+    """
     one = from_rows([make_record(error=text).to_row()], RECORDS)
     path = _plant(store, one.take(pa.array(np.zeros(rows, np.int64))))
     assert path.stat().st_size < 500_000
     monkeypatch.setattr(tables, "MAX_TABLE_BYTES", 10_000_000)
-    with pytest.raises(UserError, match=f"{path} holds {rows} rows, which take .* GiB of memory"):
+    with pytest.raises(
+        UserError, match=f"{path} holds {rows} rows, which take .* GiB of memory"
+    ):
         store.records()
 
 
 def test_a_large_file_is_not_read(store: ResultsStore) -> None:
     (path,) = files_of(store)
     os.truncate(path, 2**40)  # sparse
-    with pytest.raises(UserError, match=rf"{path} has 1024\.0 GiB, more than the 1 GiB"):
+    with pytest.raises(
+        UserError, match=rf"{path} has 1024\.0 GiB, more than the 1 GiB"
+    ):
         store.records()
     os.truncate(Path(store.uri) / MARKER, 2**21)
     with pytest.raises(UserError, match=f"{MARKER} has 2.0 MiB, more than the 1 MiB"):
@@ -141,7 +198,10 @@ def test_a_pipe_among_the_files_does_not_hang(store: ResultsStore, name: str) ->
     path = Path(store.uri) / name
     path.unlink(missing_ok=True)
     os.mkfifo(path)
-    with pytest.raises(UserError, match=f"{path}: expected a regular file, found a named pipe; remove it"):
+    with pytest.raises(
+        UserError,
+        match=f"{path}: expected a regular file, found a named pipe; remove it",
+    ):
         ResultsStore(store.uri).records()
 
 
@@ -152,26 +212,50 @@ def test_a_store_that_cannot_be_written_ends_a_sweep_before_data_are_prepared(
     check_writable(store)
     check_writable(f"{store.uri}-missing")
     assert sorted(Path(store.uri).iterdir()) == before
-    monkeypatch.setattr(LocalFolder, "_write", mock.Mock(side_effect=OSError(errno.EROFS, "Read-only file system")))
+    monkeypatch.setattr(
+        LocalFolder,
+        "_write",
+        mock.Mock(side_effect=OSError(errno.EROFS, "Read-only file system")),
+    )
     for results in (store, store.uri):
-        with pytest.raises(UserError, match=f"cannot write {store.uri}.*Read-only file system"):
+        with pytest.raises(
+            UserError, match=f"cannot write {store.uri}.*Read-only file system"
+        ):
             run_sweep(mock.Mock(), results, executor="a cluster that is not reached")
 
 
 PASSING = [
-    OSError("When uploading part: AWS Error NETWORK_CONNECTION during PutObject: curlCode: 28, Timeout was reached"),
-    OSError("AWS Error SLOW_DOWN during GetObject operation: Please reduce your request rate."),
-    OSError("AWS Error UNKNOWN (HTTP status 503) during ListObjectsV2 operation: No response body."),
-    OSError("AWS Error INTERNAL_FAILURE during PutObject operation: We encountered an internal error"),
+    OSError(
+        "When uploading part: AWS Error NETWORK_CONNECTION during PutObject: curlCode:"
+        " 28, Timeout was reached"
+    ),
+    OSError(
+        "AWS Error SLOW_DOWN during GetObject operation: Please reduce your request"
+        " rate."
+    ),
+    OSError(
+        "AWS Error UNKNOWN (HTTP status 503) during ListObjectsV2 operation: No"
+        " response body."
+    ),
+    OSError(
+        "AWS Error INTERNAL_FAILURE during PutObject operation: We encountered an"
+        " internal error"
+    ),
     OSError("google::cloud::Status(UNAVAILABLE: Retry policy exhausted)"),
     ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"),
     OSError(errno.ETIMEDOUT, "Connection timed out"),
 ]
 LASTING = [
     OSError("AWS Error ACCESS_DENIED during PutObject operation: Access Denied."),
-    OSError("AWS Error NO_SUCH_BUCKET during PutObject operation: The specified bucket does not exist (HTTP 404)"),
+    OSError(
+        "AWS Error NO_SUCH_BUCKET during PutObject operation: The specified bucket does"
+        " not exist (HTTP 404)"
+    ),
     OSError("AWS Error INVALID_ACCESS_KEY_ID during HeadObject: connection closed"),
-    OSError("AWS Error UNKNOWN (HTTP status 400) during HeadObject operation: No response body."),
+    OSError(
+        "AWS Error UNKNOWN (HTTP status 400) during HeadObject operation: No response"
+        " body."
+    ),
     OSError(errno.ENOSPC, "No space left on device"),
     FileNotFoundError("gone"),
 ]
@@ -183,7 +267,9 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_which_errors_may_pass() -> None:
-    assert [may_pass(error) for error in (*PASSING, *LASTING)] == [True] * len(PASSING) + [False] * len(LASTING)
+    assert [may_pass(error) for error in (*PASSING, *LASTING)] == [True] * len(
+        PASSING
+    ) + [False] * len(LASTING)
 
 
 def test_an_error_that_passes_is_not_seen() -> None:
@@ -192,8 +278,12 @@ def test_an_error_that_passes_is_not_seen() -> None:
     assert flaky.call_count == faults.ATTEMPTS
 
 
-def test_a_failure_of_one_folder_makes_others_of_its_place_impatient(tmp_path: Path) -> None:
-    first, second = (ResultsStore(tmp_path / "results", create=True).folder for _ in range(2))
+def test_a_failure_of_one_folder_makes_others_of_its_place_impatient(
+    tmp_path: Path,
+) -> None:
+    first, second = (
+        ResultsStore(tmp_path / "results", create=True).folder for _ in range(2)
+    )
     broken = mock.Mock(side_effect=PASSING[0])
     for each, calls in ((first, faults.ATTEMPTS), (second, faults.ATTEMPTS + 1)):
         with pytest.raises(UserError):
@@ -213,14 +303,22 @@ URIS = [
 
 
 def test_options_of_a_printed_uri_stay() -> None:
-    assert public_uri(URIS[0]) == "s3://bucket/run?region=eu-west-1&endpoint_override=127.0.0.1:9000&scheme=http"
+    assert (
+        public_uri(URIS[0])
+        == "s3://bucket/run?region=eu-west-1&endpoint_override=127.0.0.1:9000&scheme=http"
+    )
     assert public_uri("/some/where") == "/some/where"
     assert public_uri("s3://bucket/a@b") == "s3://bucket/a@b"
 
 
 @pytest.mark.parametrize("uri", URIS)
-def test_the_text_of_an_error_holds_no_credential_nor_does_its_traceback(uri: str) -> None:
-    with pytest.raises(UserError) as caught, explained("open", public_uri(uri), secrets_in(uri)):
+def test_the_text_of_an_error_holds_no_credential_nor_does_its_traceback(
+    uri: str,
+) -> None:
+    with (
+        pytest.raises(UserError) as caught,
+        explained("open", public_uri(uri), secrets_in(uri)),
+    ):
         raise OSError(f"Cannot parse URI: '{uri}'")
     text = "".join(traceback.format_exception(caught.value))
     assert "cannot open" in text
@@ -240,9 +338,13 @@ def test_the_text_of_an_error_holds_no_credential_nor_does_its_traceback(uri: st
         f"file://someone:{SECRET}@host/run",
     ],
 )
-def test_a_uri_that_cannot_be_opened_is_named_without_credentials(uri: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_uri_that_cannot_be_opened_is_named_without_credentials(
+    uri: str, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.DEBUG)
     with pytest.raises(UserError) as caught:
         open_folder(uri)
-    assert "pa55" not in "".join(traceback.format_exception(caught.value)).replace(f"open_folder({uri!r})", "")
+    assert "pa55" not in "".join(traceback.format_exception(caught.value)).replace(
+        f"open_folder({uri!r})", ""
+    )
     assert "pa55" not in caplog.text

@@ -1,4 +1,6 @@
-"""The lease of a sweep: one driver at a time, named to others, and free soon after its death; the state of a sweep."""
+"""The lease of a sweep: one driver at a time, named to others, and free soon after its
+death; the state of a sweep.
+"""
 
 import re
 import threading
@@ -31,11 +33,15 @@ BOTH = pytest.mark.parametrize("store", ["local", "remote"], indirect=True)
 
 
 @pytest.fixture
-def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ResultsStore:
+def store(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> ResultsStore:
     monkeypatch.setattr("orca_ray.results.folder._SETTLE_SECONDS", 0.05)
     made = ResultsStore(tmp_path / "results", create=True)
     if getattr(request, "param", "local") == "remote":
-        made.folder = Folder((tmp_path / "results").as_uri())  # used as an object store is: without locks
+        made.folder = Folder(
+            (tmp_path / "results").as_uri()
+        )  # used as an object store is: without locks
     return made
 
 
@@ -59,13 +65,21 @@ def wait(true: Any, seconds: float = 20.0) -> None:
 def abandon(store: ResultsStore, **changes: Any) -> None:
     """Leave the live state of a driver that was killed."""
     holder = replace(this_process(), id="dead", **changes)
-    store.folder.write(live.path_of(SWEEP, 1), LiveState(sweep=SWEEP, holder=holder, sequence=7).encode())
+    store.folder.write(
+        live.path_of(SWEEP, 1),
+        LiveState(sweep=SWEEP, holder=holder, sequence=7).encode(),
+    )
 
 
 @BOTH
-def test_a_second_driver_is_refused_and_the_first_one_named(store: ResultsStore) -> None:
+def test_a_second_driver_is_refused_and_the_first_one_named(
+    store: ResultsStore,
+) -> None:
     with lease(store):
-        with pytest.raises(UserError, match=r"another driver runs pocket/quick.*process \d+ on .*, since 20.*UTC") as e:
+        with pytest.raises(
+            UserError,
+            match=r"another driver runs pocket/quick.*process \d+ on .*, since 20.*UTC",
+        ) as e:
             lease(store).__enter__()
         assert "orca-sweep status pocket/quick" in str(e.value)
         assert state(store).holder is not None
@@ -76,7 +90,9 @@ def test_a_second_driver_is_refused_and_the_first_one_named(store: ResultsStore)
 
 @BOTH
 def test_the_state_is_rewritten_with_a_higher_sequence(store: ResultsStore) -> None:
-    trial = RunningTrial(key="k", task="t", method="m", phase="search", seed=1, attempt=1, started_at="")
+    trial = RunningTrial(
+        key="k", task="t", method="m", phase="search", seed=1, attempt=1, started_at=""
+    )
     with lease(store) as held:
         first = state(store).sequence
         held.publish(LiveState(sweep=SWEEP, running=(trial,), num_running=1))
@@ -88,7 +104,9 @@ def test_the_state_is_rewritten_with_a_higher_sequence(store: ResultsStore) -> N
     assert not driver_lives(store.folder, state(store))
 
 
-def test_a_process_that_died_on_this_machine_is_succeeded_at_once(store: ResultsStore) -> None:
+def test_a_process_that_died_on_this_machine_is_succeeded_at_once(
+    store: ResultsStore,
+) -> None:
     abandon(store, pid=2**22 + 1)
     begin = time.monotonic()
     with lease(store, expiry=60):
@@ -102,13 +120,21 @@ def test_a_reused_process_id_is_not_taken_for_the_dead_driver() -> None:
     assert not ended_here(replace(this_process(), pid=2**22 + 1, machine="another"))
 
 
-def test_a_driver_of_another_machine_is_succeeded_when_its_sequence_stands_still(store: ResultsStore) -> None:
+def test_a_driver_of_another_machine_is_succeeded_when_its_sequence_stands_still(
+    store: ResultsStore,
+) -> None:
     abandon(store, machine="another", host="far")
-    begin, messages = time.monotonic(), list[str]()
-    assert not driver_lives(store.folder, state(store), messages.append, expiry_seconds=1.0)
+    begin = time.monotonic()
+    messages = list[str]()
+    assert not driver_lives(
+        store.folder, state(store), messages.append, expiry_seconds=1.0
+    )
     assert 0.9 < time.monotonic() - begin < 10, "as long as a second driver waits"
     assert len(messages) == 1
-    assert re.match(r"no sign of life of process \d+ on far, .* after 1 s it counts as dead", messages[0])
+    assert re.match(
+        r"no sign of life of process \d+ on far, .* after 1 s it counts as dead",
+        messages[0],
+    )
     begin = time.monotonic()
     with lease(store):
         assert 0.9 < time.monotonic() - begin < 10
@@ -122,8 +148,14 @@ def test_of_many_drivers_one_succeeds_a_dead_one(store: ResultsStore) -> None:
 
     def drive(_: int) -> None:
         try:
-            own = ResultsStore(store.uri) if isinstance(store.folder, LocalFolder) else store
-            won.append(lease(own, expiry=20).__enter__())  # longer than a busy machine may delay the first renewal
+            own = (
+                ResultsStore(store.uri)
+                if isinstance(store.folder, LocalFolder)
+                else store
+            )
+            won.append(
+                lease(own, expiry=20).__enter__()
+            )  # longer than a busy machine may delay the first renewal
         except UserError as error:
             refused.append(str(error))
 
@@ -138,26 +170,38 @@ def test_of_many_drivers_one_succeeds_a_dead_one(store: ResultsStore) -> None:
 def test_a_driver_learns_that_its_lease_was_taken(store: ResultsStore) -> None:
     with lease(store) as held:
         other = replace(this_process(), id="other", host="elsewhere")
-        store.folder.write(live.path_of(SWEEP, 2), LiveState(sweep=SWEEP, holder=other, sequence=50).encode())
+        store.folder.write(
+            live.path_of(SWEEP, 2),
+            LiveState(sweep=SWEEP, holder=other, sequence=50).encode(),
+        )
         wait(lambda: not held._thread.is_alive())
-        with pytest.raises(UserError, match=r"on elsewhere, since .* has taken over: this one ends"):
+        with pytest.raises(
+            UserError, match=r"on elsewhere, since .* has taken over: this one ends"
+        ):
             held.check()
     assert state(store).holder == other, "the lease of the other driver must stay"
 
 
-def test_a_driver_that_was_suspended_asks_before_it_goes_on(store: ResultsStore) -> None:
+def test_a_driver_that_was_suspended_asks_before_it_goes_on(
+    store: ResultsStore,
+) -> None:
     with lease(store) as held:
         held._ended.set()  # its thread stands still, as during a suspension
         held._thread.join()
         held._renewed -= 3600
         held.check()
-        store.folder.write(live.path_of(SWEEP, 2), LiveState(sweep=SWEEP, holder=this_process(), sequence=50).encode())
+        store.folder.write(
+            live.path_of(SWEEP, 2),
+            LiveState(sweep=SWEEP, holder=this_process(), sequence=50).encode(),
+        )
         with pytest.raises(UserError, match="has taken over"):
             held.check()
 
 
 @BOTH
-def test_a_file_of_a_driver_killed_as_it_created_it_does_not_block(store: ResultsStore) -> None:
+def test_a_file_of_a_driver_killed_as_it_created_it_does_not_block(
+    store: ResultsStore,
+) -> None:
     store.folder.write(live.path_of(SWEEP, 1), pa.py_buffer(b""))
     with lease(store, expiry=0.3):
         assert state(store).holder is not None
@@ -169,14 +213,23 @@ def test_a_deleted_live_state_is_written_again(store: ResultsStore) -> None:
         wait(lambda: live.read(store.folder, SWEEP) is not None)
 
 
-def test_requests_of_an_earlier_driver_and_damaged_ones_are_dropped_except_retries(store: ResultsStore) -> None:
-    for request in (Request("stop"), Request("retry", "k1"), Request("pause"), Request("dance")):
+def test_requests_of_an_earlier_driver_and_damaged_ones_are_dropped_except_retries(
+    store: ResultsStore,
+) -> None:
+    for request in (
+        Request("stop"),
+        Request("retry", "k1"),
+        Request("pause"),
+        Request("dance"),
+    ):
         live.write_request(store.folder, SWEEP, request)
     store.folder.write(f"requests/{live.file_name(SWEEP)}/0.json", pa.py_buffer(b"[1"))
     with lease(store) as held:
         assert held.retried == (Request("retry", "k1"),)
         assert held.requests() == []
-    assert [each.path.rpartition("/")[2] for each in held.retried] == waiting_requests(store, SWEEP)
+    assert [each.path.rpartition("/")[2] for each in held.retried] == waiting_requests(
+        store, SWEEP
+    )
 
 
 @BOTH
@@ -203,7 +256,9 @@ def test_a_retry_stays_until_it_is_carried_out(store: ResultsStore) -> None:
     assert waiting_requests(store, SWEEP) == []
 
 
-def test_a_driver_that_ends_while_another_waits_is_succeeded_at_once(store: ResultsStore) -> None:
+def test_a_driver_that_ends_while_another_waits_is_succeeded_at_once(
+    store: ResultsStore,
+) -> None:
     abandon(store, machine="another")
     ended = LiveState(sweep=SWEEP, sequence=8).encode()
     threading.Timer(0.1, store.folder.write, (live.path_of(SWEEP, 1), ended)).start()
@@ -216,7 +271,10 @@ def test_records_of_an_earlier_command_are_no_progress_of_this_one(
     store: ResultsStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(control, "_TICK_SECONDS", 0.0)
-    nft, orca = (fake_searches(fake_spec(overrides=Overrides(methods=[name]))) for name in ("nft", "orca"))
+    nft, orca = (
+        fake_searches(fake_spec(overrides=Overrides(methods=[name])))
+        for name in ("nft", "orca")
+    )
     first = SweepController(nft, store, executor="fake")
     play(first)
     first.close()
@@ -227,4 +285,6 @@ def test_records_of_an_earlier_command_are_no_progress_of_this_one(
         second.close()
     found = sweep_status(store, "fake/full")
     assert (found.done, found.planned, found.state) == (2, 12, "stopped")
-    assert {(row.method, row.done) for row in found.rows if row.task == "pocket/wdbc"} >= {("nft", 6)}
+    assert {
+        (row.method, row.done) for row in found.rows if row.task == "pocket/wdbc"
+    } >= {("nft", 6)}

@@ -1,4 +1,6 @@
-"""Records, artefacts and their columns; stores of older versions: read as they are, raised by the first write."""
+"""Records, artefacts and their columns; stores of older versions: read as they are,
+raised by the first write.
+"""
 
 import base64
 import dataclasses
@@ -32,29 +34,57 @@ from orca_ray.results.artefacts import (
 from orca_ray.results.marker import MARKER, SCHEMA_VERSION
 from orca_ray.results.record import Record, Status
 from orca_ray.results.store import ResultsStore
-from orca_ray.results.tables import ARTEFACTS, MAX_TABLE_BYTES, RECORDS, encode, from_rows
+from orca_ray.results.tables import (
+    ARTEFACTS,
+    MAX_TABLE_BYTES,
+    RECORDS,
+    encode,
+    from_rows,
+)
 from tests.results.factories import decode, files_of, make_point, make_record
 
 INDIA = timezone(timedelta(hours=5, minutes=30))
-NOTHING: dict[str, Any] = {each.name: None for each in dataclasses.fields(Record) if "None" in str(each.type)}
+NOTHING: dict[str, Any] = {
+    each.name: None for each in dataclasses.fields(Record) if "None" in str(each.type)
+}
 EXTREMES = [
     make_record(
-        error="", notes="\0\r\n ü🙂", seed=-(2**63), num_parameters=2**63 - 1, wall_seconds=math.inf, phase="search",
-        protocol="paper", validation_score=5e-324, test_score=-1.7e308, hyperparameters='{"ü": [null, 1e400]}',
-        started_at=datetime(1, 1, 1, tzinfo=UTC), finished_at=datetime(2200, 1, 1, 0, 0, 0, 1, tzinfo=INDIA),
-        align_plateaued=True, align_reused=False, cpus=-0.0,
+        error="",
+        notes="\0\r\n ü🙂",
+        seed=-(2**63),
+        num_parameters=2**63 - 1,
+        wall_seconds=math.inf,
+        phase="search",
+        protocol="paper",
+        validation_score=5e-324,
+        test_score=-1.7e308,
+        hyperparameters='{"ü": [null, 1e400]}',
+        started_at=datetime(1, 1, 1, tzinfo=UTC),
+        finished_at=datetime(2200, 1, 1, 0, 0, 0, 1, tzinfo=INDIA),
+        align_plateaued=True,
+        align_reused=False,
+        cpus=-0.0,
     ),
-    make_record(status=Status.FAILED_NAN, validation_score=math.inf, finished_at=datetime(9999, 12, 30, tzinfo=UTC)),
+    make_record(
+        status=Status.FAILED_NAN,
+        validation_score=math.inf,
+        finished_at=datetime(9999, 12, 30, tzinfo=UTC),
+    ),
     *(make_record(status=status, **NOTHING) for status in Status),
-]  # fmt: skip
+]
 
 
 def test_records_come_back_equal_from_parquet() -> None:
-    table = decode(encode(from_rows((record.to_row() for record in EXTREMES), RECORDS)), RECORDS)
+    table = decode(
+        encode(from_rows((record.to_row() for record in EXTREMES), RECORDS)), RECORDS
+    )
     found = [Record.from_row(row) for row in table.to_pylist()]
     assert found == EXTREMES
     assert {each.finished_at.tzinfo for each in found} == {UTC}
-    assert [status for status in Status if not status.failed] == [Status.COMPLETED, Status.STOPPED_EARLY]
+    assert [status for status in Status if not status.failed] == [
+        Status.COMPLETED,
+        Status.STOPPED_EARLY,
+    ]
 
 
 @given(text=st.text())
@@ -71,9 +101,16 @@ def test_any_text_of_a_message_can_be_kept(text: str) -> None:
 def test_deterministic_part_holds_all_but_time_and_place() -> None:
     first = make_record()
     later = make_record(
-        minutes=9, wall_seconds=540.0, executor="ray", node="there", attempts=2, peak_memory_mib=3.0, align_seconds=9.0,
-        align_reused=True, samples_per_second=9.0,
-    )  # fmt: skip
+        minutes=9,
+        wall_seconds=540.0,
+        executor="ray",
+        node="there",
+        attempts=2,
+        peak_memory_mib=3.0,
+        align_seconds=9.0,
+        align_reused=True,
+        samples_per_second=9.0,
+    )
     assert first.reproducible() == later.reproducible()
     assert first.reproducible() != make_record(test_score=0.5000001).reproducible()
     assert set(first.to_row()) - set(first.reproducible()) == Record.RUN_COLUMNS
@@ -86,7 +123,10 @@ def test_deterministic_part_holds_all_but_time_and_place() -> None:
         ({"protocol": "heldout"}, "protocol is one of held-out, paper"),
         ({"started_at": datetime(2026, 1, 1)}, "started_at needs a time zone"),
         ({"test_score": float("nan")}, "completed needs a finite test_score"),
-        ({"status": Status.STOPPED_EARLY, "validation_score": float("inf")}, "finite validation_score"),
+        (
+            {"status": Status.STOPPED_EARLY, "validation_score": float("inf")},
+            "finite validation_score",
+        ),
     ],
 )
 def test_impossible_records_are_refused(changes: dict[str, Any], message: str) -> None:
@@ -95,12 +135,20 @@ def test_impossible_records_are_refused(changes: dict[str, Any], message: str) -
 
 
 NEW = sorted(RECORDS.later)
-FACTS: dict[str, Any] = {"metric_version": 2, "processor": "a processor", "cpus": 1, "gpus": 0.5, "training_loss": 0.3}
+FACTS: dict[str, Any] = {
+    "metric_version": 2,
+    "processor": "a processor",
+    "cpus": 1,
+    "gpus": 0.5,
+    "training_loss": 0.3,
+}
 
 
 def write_old(path: Path, *records: Record) -> None:
     """Write a file of records as an older version of the schema had them."""
-    table = from_rows((record.to_row() for record in records), RECORDS).drop_columns(NEW)
+    table = from_rows((record.to_row() for record in records), RECORDS).drop_columns(
+        NEW
+    )
     assert table.num_columns == 46
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(encode(table))
@@ -111,36 +159,51 @@ def old(tmp_path: Path) -> Path:
     """A store of version 3 with a completed and a failed trial."""
     path = tmp_path / "results"
     ResultsStore(path, create=True).append([], [make_point("a")])
-    (path / MARKER).write_text('{"format": "orca-ray results", "schema_version": 3, "created_by": "0.1.0"}')
-    failed = make_record("b", status=Status.FAILED_OOM, test_score=None, error="no memory", minutes=2)
+    (path / MARKER).write_text(
+        '{"format": "orca-ray results", "schema_version": 3, "created_by": "0.1.0"}'
+    )
+    failed = make_record(
+        "b", status=Status.FAILED_OOM, test_score=None, error="no memory", minutes=2
+    )
     write_old(path / "records" / f"{1:020d}-one.parquet", make_record("a"), failed)
     return path
 
 
-def test_an_old_store_is_left_as_it_is_until_new_rows_come_and_read_with_nulls(old: Path) -> None:
+def test_an_old_store_is_left_as_it_is_until_new_rows_come_and_read_with_nulls(
+    old: Path,
+) -> None:
     before = {file: file.read_bytes() for file in old.rglob("*") if file.is_file()}
     store = ResultsStore(old)
     assert store.load("pocket/quick")["a"] == make_record("a")
     assert len(store.curves()) == 1
-    assert {file: file.read_bytes() for file in old.rglob("*") if file.is_file()} == before
+    assert {
+        file: file.read_bytes() for file in old.rglob("*") if file.is_file()
+    } == before
     store.append([make_record("c", minutes=3, **FACTS)])
     frame = ResultsStore(old).records().set_index("trial_key", drop=False)
     assert list(frame.columns) == Record.SCHEMA.names
     assert frame.loc["c", NEW].to_dict() == FACTS
     assert frame.loc[["a", "b"], NEW].isna().all(axis=None)
-    assert [str(frame[name].dtype) for name in ("metric_version", "align_reused")] == ["Int64", "boolean"]
+    assert [str(frame[name].dtype) for name in ("metric_version", "align_reused")] == [
+        "Int64",
+        "boolean",
+    ]
     # A process of the older version that still runs may add a file of its own.
     write_old(old / "records" / f"{2:020d}-two.parquet", make_record("d", minutes=4))
     assert set(store.load("pocket/quick")) == {"a", "b", "c", "d"}
 
 
 @pytest.mark.parametrize("mixed", [True, False])
-def test_compaction_keeps_old_rows_and_writes_the_new_columns(old: Path, mixed: bool) -> None:
+def test_compaction_keeps_old_rows_and_writes_the_new_columns(
+    old: Path, mixed: bool
+) -> None:
     store = ResultsStore(old)
     if mixed:
         store.append([make_record("c", minutes=3, **FACTS)])
     again = make_record("a")
-    write_old(old / "records" / f"{2:020d}-two.parquet", again)  # the same row twice counts once
+    write_old(
+        old / "records" / f"{2:020d}-two.parquet", again
+    )  # the same row twice counts once
     before = store.load("pocket/quick")
     assert store.compact() > 0
     (merged,) = files_of(store)
@@ -164,25 +227,46 @@ def test_the_first_write_raises_the_version_before_any_file_is_there(
     assert (marker["created_by"], marker["schema_version"]) == ("0.1.0", SCHEMA_VERSION)
 
 
-def row(key: str = "k0", kind: str = "field", name: str = "first", payload: str = "{}") -> ArtefactRow:
+def row(
+    key: str = "k0", kind: str = "field", name: str = "first", payload: str = "{}"
+) -> ArtefactRow:
     return ArtefactRow("pocket/quick", key, kind, name, payload)
 
 
 def test_the_payload_in_the_documentation() -> None:
     values = Quantised.encode([[0.0, 1 / 3], [2 / 3, 1.0]])
-    payload = json.loads(Images(title="Test sample 0", panels=(Image("true", values),)).to_json())
+    payload = json.loads(
+        Images(title="Test sample 0", panels=(Image("true", values),)).to_json()
+    )
     assert payload == {
-        "form": "images", "title": "Test sample 0", "caption": "", "panels": [{"title": "true", "scale": "sequential",
-        "values": {"shape": [2, 2], "low": 0.0, "high": 1.0, "data": "AFWq/w=="}}],
-    }  # fmt: skip
+        "form": "images",
+        "title": "Test sample 0",
+        "caption": "",
+        "panels": [
+            {
+                "title": "true",
+                "scale": "sequential",
+                "values": {
+                    "shape": [2, 2],
+                    "low": 0.0,
+                    "high": 1.0,
+                    "data": "AFWq/w==",
+                },
+            }
+        ],
+    }
     assert list(base64.b64decode("AFWq/w==")) == [0, 85, 170, 255]
 
 
 def test_quantised_values_are_right_to_half_a_step() -> None:
     values = np.random.default_rng(0).normal(size=(7, 5))
     step = (values.max() - values.min()) / 255
-    np.testing.assert_allclose(Quantised.encode(values).decode(), values, atol=step / 2 + 1e-12)
-    np.testing.assert_allclose(Quantised.encode([-1.0, 0.5, 9.0], 0.0, 1.0).decode(), [0, 128 / 255, 1])
+    np.testing.assert_allclose(
+        Quantised.encode(values).decode(), values, atol=step / 2 + 1e-12
+    )
+    np.testing.assert_allclose(
+        Quantised.encode([-1.0, 0.5, 9.0], 0.0, 1.0).decode(), [0, 128 / 255, 1]
+    )
     np.testing.assert_array_equal(Quantised.encode([3.0, 3.0]).decode(), [3.0, 3.0])
     for nothing in ([], [1.0, np.nan], [np.inf]):
         with pytest.raises(ValueError, match="finite"):
@@ -190,7 +274,11 @@ def test_quantised_values_are_right_to_half_a_step() -> None:
 
 
 def test_limits() -> None:
-    assert [rounded(value) for value in (0.123456, 12345.6, float("nan"))] == [0.1235, 12350.0, None]
+    assert [rounded(value) for value in (0.123456, 12345.6, float("nan"))] == [
+        0.1235,
+        12350.0,
+        None,
+    ]
     with pytest.raises(ValueError, match=f"more than {MAX_BYTES}"):
         Artefact("field", "first", "x" * (MAX_BYTES + 1))
     full = [Artefact("field", str(number), "x" * MAX_BYTES) for number in range(6)]
@@ -205,7 +293,11 @@ def test_a_foreign_payload_is_refused(payload: str) -> None:
 
 
 def test_artefacts_are_stored_with_their_record(store: ResultsStore) -> None:
-    store.append([make_record("a")], (), [row("a"), row("a", "confusion_matrix", "test", '{"form":"matrix"}')])
+    store.append(
+        [make_record("a")],
+        (),
+        [row("a"), row("a", "confusion_matrix", "test", '{"form":"matrix"}')],
+    )
     store.append([make_record("b")], (), [row("b")])
     found = store.artefacts(trial_key="a")
     assert [tuple(values) for values in found.to_numpy()] == [
@@ -216,12 +308,19 @@ def test_artefacts_are_stored_with_their_record(store: ResultsStore) -> None:
     assert store.artefacts(sweep="other").empty
 
 
-def test_compaction_keeps_files_of_artefacts_small(store: ResultsStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compaction_keeps_files_of_artefacts_small(
+    store: ResultsStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A merged file never exceeds what a file of a store may take in memory."""
-    small = [replace(table, file_rows=2) if table == ARTEFACTS else table for table in store_module._TABLES]
+    small = [
+        replace(table, file_rows=2) if table == ARTEFACTS else table
+        for table in store_module._TABLES
+    ]
     monkeypatch.setattr(store_module, "_TABLES", small)
     for number in range(5):
-        store.append([make_record(str(number))], (), [row(str(number), payload=f'"{number}"')])
+        store.append(
+            [make_record(str(number))], (), [row(str(number), payload=f'"{number}"')]
+        )
     store.compact()
     assert len(list((Path(store.uri) / "artefacts").glob("*.parquet"))) == 3
     assert list(store.artefacts(trial_key=["3", "1"])["payload"]) == ['"1"', '"3"']

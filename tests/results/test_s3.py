@@ -21,9 +21,12 @@ from orca_ray.results.tables import ParquetPart
 from tests.results.factories import make_point, make_record
 
 moto = pytest.importorskip(
-    "moto.server", reason="the S3 server is a development dependency: moto[s3], flask, flask-cors"
+    "moto.server",
+    reason="the S3 server is a development dependency: moto[s3], flask, flask-cors",
 )
-pytestmark = pytest.mark.slow  # the server and the S3 client start, and break off connections
+pytestmark = (
+    pytest.mark.slow
+)  # the server and the S3 client start, and break off connections
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +36,11 @@ def server() -> Iterator[str]:
     host, port = threaded.get_host_and_port()
     address = f"{host}:{port}"
     files = pafs.S3FileSystem(
-        access_key="key", secret_key="word", endpoint_override=address, scheme="http", allow_bucket_creation=True
+        access_key="key",
+        secret_key="word",
+        endpoint_override=address,
+        scheme="http",
+        allow_bucket_creation=True,
     )
     files.create_dir("bucket")
     yield address
@@ -54,7 +61,9 @@ def test_append_load_compact(uri: str) -> None:
     records = {key: make_record(key, minutes=2) for key in "abc"}
     store.append([lost])
     for record in records.values():
-        store.append([record], [make_point(record.trial_key, 1), make_point(record.trial_key, 2)])
+        store.append(
+            [record], [make_point(record.trial_key, 1), make_point(record.trial_key, 2)]
+        )
     again = ResultsStore(store.uri)
     assert again.load("pocket/quick") == records
     assert len(again.curves()) == 6
@@ -67,10 +76,14 @@ def test_append_load_compact(uri: str) -> None:
 
 
 class Busy:
-    """A stream of which every third read fails as that of a busy object store, or all from one read on."""
+    """A stream of which every third read fails as that of a busy object store, or all
+    from one read on.
+    """
 
     def __init__(self, stream: Any, reads: Iterator[int], lasting: bool) -> None:
-        self._stream, self._reads, self._lasting = stream, reads, lasting
+        self._stream = stream
+        self._reads = reads
+        self._lasting = lasting
 
     def read_at(self, num_bytes: int, position: int) -> bytes:
         if (number := next(self._reads)) % 3 == 1 or (self._lasting and number > 3):
@@ -101,15 +114,22 @@ def test_reads_of_a_busy_store_are_repeated(
     records = {key: make_record(key) for key in "abcdef"}
     for record in records.values():
         store.append([record], [make_point(record.trial_key, 1)])
-    opened, reads = S3Folder._open, itertools.count()
-    monkeypatch.setattr(S3Folder, "_open", lambda folder, path: Busy(opened(folder, path), reads, lasting))
+    opened = S3Folder._open
+    reads = itertools.count()
+    monkeypatch.setattr(
+        S3Folder,
+        "_open",
+        lambda folder, path: Busy(opened(folder, path), reads, lasting),
+    )
     if not lasting:
         assert ResultsStore(uri).load("pocket/quick") == records
         assert len(ResultsStore(uri).curves()) == 6
         assert store.compact() == 12
         assert next(reads) > 20
         return
-    with pytest.raises(UserError, match=r"cannot read s3://bucket/.*/results/.*503") as caught:
+    with pytest.raises(
+        UserError, match=r"cannot read s3://bucket/.*/results/.*503"
+    ) as caught:
         ResultsStore(uri).load("pocket/quick")
     assert "damaged" not in str(caught.value)
 
@@ -117,11 +137,14 @@ def test_reads_of_a_busy_store_are_repeated(
 def test_files_that_a_compaction_deletes_while_they_are_read_are_listed_again(
     uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("orca_ray.results.store.SMALL_BYTES", 0)  # files are read piece by piece
+    monkeypatch.setattr(
+        "orca_ray.results.store.SMALL_BYTES", 0
+    )  # files are read piece by piece
     store = ResultsStore(uri, create=True)
     for key in "abc":
         store.append([make_record(key)], [make_point(key, 1)])
-    read, others = ParquetPart.read, [True, True]
+    read = ParquetPart.read
+    others = [True, True]
 
     def late(part: ParquetPart, *args: Any, **options: Any) -> Any:
         if others:
@@ -140,27 +163,39 @@ def test_files_that_a_compaction_deletes_while_they_are_read_are_listed_again(
     assert not store.scan().warnings
 
 
-def test_a_small_file_is_written_in_one_request(uri: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_small_file_is_written_in_one_request(
+    uri: str, caplog: pytest.LogCaptureFixture
+) -> None:
     folder = ResultsStore(uri, create=True).folder
     caplog.clear()
     with caplog.at_level(logging.INFO, "werkzeug"):
         folder.write("live/a.json", pa.py_buffer(b"{}"))
-    requests_of = [record.getMessage() for record in caplog.records if record.name == "werkzeug"]
+    requests_of = [
+        record.getMessage() for record in caplog.records if record.name == "werkzeug"
+    ]
     assert len(requests_of) == 1, requests_of
     assert bytes(folder.read("live/a.json")) == b"{}"
 
 
-def test_a_large_upload_that_breaks_off_is_never_read(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_upload_that_breaks_off_is_never_read(
+    uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder: Any = ResultsStore(uri, create=True).folder
     content = pa.py_buffer(bytes(12 * 2**20))
     broken = mock.Mock(wraps=folder._files)
-    broken.move.side_effect = broken.delete_file.side_effect = OSError("connection broken")
+    broken.move.side_effect = broken.delete_file.side_effect = OSError(
+        "connection broken"
+    )
     with monkeypatch.context() as patch:  # a move is the last step of a write
         patch.setattr(folder, "_files", broken)
-        with pytest.raises(UserError, match=r"cannot write s3://bucket/.*connection broken"):
+        with pytest.raises(
+            UserError, match=r"cannot write s3://bucket/.*connection broken"
+        ):
             folder.write("records/large", content)
     assert folder.names("records") == []
-    assert any(name.startswith(".tmp-") for name in folder.names("records", hidden=True))
+    assert any(
+        name.startswith(".tmp-") for name in folder.names("records", hidden=True)
+    )
     folder.sweep_temporary("records", -60)
     assert folder.names("records", hidden=True) == []
     folder.write("records/large", content)
@@ -179,7 +214,10 @@ def test_a_prefix_of_something_else_is_refused(uri: str, server: str) -> None:
 
 @pytest.mark.parametrize("in_uri", [True, False])
 def test_conditional_writes_reach_an_endpoint_without_tls(
-    server: str, in_uri: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    server: str,
+    in_uri: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     if not in_uri:
@@ -194,21 +232,32 @@ def test_conditional_writes_reach_an_endpoint_without_tls(
 def test_a_file_is_created_once_by_a_conditional_write(
     uri: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    folder, one, other = S3Folder(uri), pa.py_buffer(b"one"), pa.py_buffer(b"other")
+    folder = S3Folder(uri)
+    one = pa.py_buffer(b"one")
+    other = pa.py_buffer(b"other")
     assert folder.write_new("live/a.json", one)
     assert not folder.write_new("live/a.json", other)
     assert folder.write_new("live/a.json", one), "as after a lost reply"
-    monkeypatch.setattr(folder, "_holds", lambda path, content: content is None)  # another driver's file came just now
+    monkeypatch.setattr(
+        folder, "_holds", lambda path, content: content is None
+    )  # another driver's file came just now
     folder.write_new("live/a.json", other)
     assert folder.read("live/a.json") == one
     assert not caplog.records or "conditional" not in caplog.text
     put = obstore.put
     monkeypatch.undo()
     monkeypatch.setattr("orca_ray.results.folder._SETTLE_SECONDS", 0.01)
-    monkeypatch.setattr(obstore, "put", lambda store, path, content, mode: put(store, path, content))
+    monkeypatch.setattr(
+        obstore, "put", lambda store, path, content, mode: put(store, path, content)
+    )
     for name in "bc":
-        assert folder.write_new(f"live/{name}.json", one), "without conditions, what stays in the end counts"
-    assert caplog.text.count("no conditional writes (the server ignores If-None-Match)") == 1
+        assert folder.write_new(f"live/{name}.json", one), (
+            "without conditions, what stays in the end counts"
+        )
+    assert (
+        caplog.text.count("no conditional writes (the server ignores If-None-Match)")
+        == 1
+    )
     assert "word" not in caplog.text
 
     def busy(store: Any, path: str, content: bytes, mode: str) -> None:
@@ -216,5 +265,7 @@ def test_a_file_is_created_once_by_a_conditional_write(
         raise obstore.exceptions.GenericError("503 Slow Down")
 
     monkeypatch.setattr(obstore, "put", busy)
-    assert not folder.write_new("live/d.json", one), "after an error, the file of another driver is not replaced"
+    assert not folder.write_new("live/d.json", one), (
+        "after an error, the file of another driver is not replaced"
+    )
     assert folder.read("live/d.json") == other

@@ -1,4 +1,6 @@
-"""The store: what is appended is read, and which row counts; files that are merged, left by a crash, or changed."""
+"""The store: what is appended is read, and which row counts; files that are merged,
+left by a crash, or changed.
+"""
 
 import errno
 import itertools
@@ -26,12 +28,16 @@ from tests.results.factories import files_of, make_point, make_record, make_sugg
 
 class TestAppendAndRead:
     def test_what_was_appended_is_loaded(self, store: ResultsStore) -> None:
-        first, second = make_record("a", minutes=3), make_record("b", best_epoch=None, error="line 1\nline 2")
+        first = make_record("a", minutes=3)
+        second = make_record("b", best_epoch=None, error="line 1\nline 2")
         other = make_record("a", sweep="pocket/full")
         store.append([first, other], [make_point("a", 2), make_point("a", 1)])
         store.append([second])
         again = ResultsStore(store.uri)
-        assert again.records(sweep="pocket/quick")["trial_key"].tolist() == ["b", "a"], "in the order of finishing"
+        assert again.records(sweep="pocket/quick")["trial_key"].tolist() == [
+            "b",
+            "a",
+        ], "in the order of finishing"
         assert again.load("pocket/quick") == {"a": first, "b": second}
         assert again.load("pocket/full") == {"a": other}
         assert len(again.records()) == 3
@@ -43,7 +49,9 @@ class TestAppendAndRead:
 
 class TestWhichRowCounts:
     @pytest.mark.parametrize("order", [1, -1])
-    def test_success_wins_over_a_later_failure(self, store: ResultsStore, order: int) -> None:
+    def test_success_wins_over_a_later_failure(
+        self, store: ResultsStore, order: int
+    ) -> None:
         done = make_record("a", minutes=1)
         lost = make_record("a", minutes=5, status=Status.LOST, test_score=None)
         for record in [done, lost][::order]:
@@ -54,19 +62,27 @@ class TestWhichRowCounts:
 
     @pytest.mark.parametrize("order", [1, -1])
     @pytest.mark.parametrize("status", [Status.STOPPED_EARLY, Status.FAILED_OOM])
-    def test_of_equals_the_latest_finished_wins(self, store: ResultsStore, status: Status, order: int) -> None:
+    def test_of_equals_the_latest_finished_wins(
+        self, store: ResultsStore, status: Status, order: int
+    ) -> None:
         old, new = (make_record("a", minutes=m, status=status) for m in (1, 2))
         store.append([old, new][::order])
         assert store.load("pocket/quick") == {"a": new}
 
-    def test_a_point_appended_again_replaces_the_old_one(self, store: ResultsStore) -> None:
+    def test_a_point_appended_again_replaces_the_old_one(
+        self, store: ResultsStore
+    ) -> None:
         store.append([], [make_point(epoch=1, loss=9.0), make_point(epoch=2)])
         store.compact()
         store.append([], [make_point(epoch=1, loss=3.0)])
         store.append([], [make_point(epoch=1, stage="align", distance=1.0, loss=None)])
         for _ in range(2):
             curves = store.curves()
-            assert curves[["stage", "epoch"]].to_numpy().tolist() == [["align", 1], ["refine", 1], ["refine", 2]]
+            assert curves[["stage", "epoch"]].to_numpy().tolist() == [
+                ["align", 1],
+                ["refine", 1],
+                ["refine", 2],
+            ]
             assert curves["loss"].tolist()[1] == 3.0
             store.compact()
 
@@ -86,11 +102,17 @@ class TestBadInput:
         assert [each.read_text() for each in tmp_path.iterdir()] == ["mine"]
 
     def test_nothing_there(self, tmp_path: Path) -> None:
-        with pytest.raises(UserError, match=r"no results at .*/none: run `orca-sweep benchmark NAME` first"):
+        with pytest.raises(
+            UserError,
+            match=r"no results at .*/none: run `orca-sweep benchmark NAME` first",
+        ):
             ResultsStore(tmp_path / "none")
         assert not (tmp_path / "none").exists()
 
-    @pytest.mark.parametrize("content", ["", "{", "[]", '{"format": "other", "schema_version": 1}', '{"format": 3}'])
+    @pytest.mark.parametrize(
+        "content",
+        ["", "{", "[]", '{"format": "other", "schema_version": 1}', '{"format": 3}'],
+    )
     def test_a_damaged_marker(self, store: ResultsStore, content: str) -> None:
         (Path(store.uri) / MARKER).write_text(content)
         with pytest.raises(UserError, match=f"{MARKER} is damaged"):
@@ -98,19 +120,40 @@ class TestBadInput:
 
     def test_a_newer_version(self, store: ResultsStore) -> None:
         path = Path(store.uri) / MARKER
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": 8, "created_by": "9.0"}))
-        with pytest.raises(UserError, match=r"newer orca-ray \(schema 8, this one reads up to 7; created by 9.0\)"):
+        path.write_text(
+            json.dumps(
+                json.loads(path.read_text())
+                | {
+                    "schema_version": 8,
+                    "created_by": "9.0",
+                }
+            )
+        )
+        with pytest.raises(
+            UserError,
+            match=(
+                r"newer orca-ray \(schema 8, this one reads up to 7; created by 9.0\)"
+            ),
+        ):
             ResultsStore(store.uri)
 
-    def test_a_truncated_file_is_named_wherever_it_is_cut(self, store: ResultsStore) -> None:
+    def test_a_truncated_file_is_named_wherever_it_is_cut(
+        self, store: ResultsStore
+    ) -> None:
         for key in "ab":
             store.append([make_record(key)])
         victim = files_of(store)[0]
         whole = victim.read_bytes()
         for size in (0, 3, 4, 8, 11, len(whole) // 2, len(whole) - 8, len(whole) - 1):
             victim.write_bytes(whole[:size])
-            for action in (store.records, store.compact, lambda: store.load("pocket/quick")):
-                with pytest.raises(UserError, match=f"{victim} is truncated or damaged .*move it out"):
+            for action in (
+                store.records,
+                store.compact,
+                lambda: store.load("pocket/quick"),
+            ):
+                with pytest.raises(
+                    UserError, match=f"{victim} is truncated or damaged .*move it out"
+                ):
                     action()
         assert len(files_of(store)) == 2
         victim.rename(victim.parents[1] / "elsewhere.parquet")
@@ -118,7 +161,9 @@ class TestBadInput:
 
     def test_a_store_that_was_deleted_under_a_sweep(self, store: ResultsStore) -> None:
         Path(store.uri).rename(Path(store.uri).with_name("moved"))
-        with pytest.raises(UserError, match="is gone: it was moved or deleted while in use"):
+        with pytest.raises(
+            UserError, match="is gone: it was moved or deleted while in use"
+        ):
             store.append([make_record()])
         assert not Path(store.uri).exists()
 
@@ -126,7 +171,10 @@ class TestBadInput:
 @pytest.mark.parametrize(
     ("number", "message"),
     [
-        (errno.ENOSPC, r"cannot write .*No space left on device\. Free some disk space"),
+        (
+            errno.ENOSPC,
+            r"cannot write .*No space left on device\. Free some disk space",
+        ),
         (errno.EACCES, "Check the permissions"),
     ],
 )
@@ -135,7 +183,9 @@ def test_a_write_that_fails_leaves_nothing_behind(
 ) -> None:
     store.append([make_record("a")])
     before = files_of(store)
-    monkeypatch.setattr(os, "fsync", mock.Mock(side_effect=OSError(number, os.strerror(number))))
+    monkeypatch.setattr(
+        os, "fsync", mock.Mock(side_effect=OSError(number, os.strerror(number)))
+    )
     with pytest.raises(UserError, match=message):
         store.append([make_record("b")])
     assert files_of(store) == before
@@ -144,9 +194,14 @@ def test_a_write_that_fails_leaves_nothing_behind(
 
 def test_suggestions_come_back_by_method_and_number(store: ResultsStore) -> None:
     assert (store.journal("pocket/quick"), store.compact()) == ([], 0)
-    given = [make_suggestion(number, known=known) for number, known in ((2, None), (0, "[]"), (1, "[[0,0],[5,7]]"))]
+    given = [
+        make_suggestion(number, known=known)
+        for number, known in ((2, None), (0, "[]"), (1, "[[0,0],[5,7]]"))
+    ]
     store.append(suggestions=given)
-    store.append(suggestions=[make_suggestion(sweep="other"), make_suggestion(method="nft")])
+    store.append(
+        suggestions=[make_suggestion(sweep="other"), make_suggestion(method="nft")]
+    )
     expected = [make_suggestion(method="nft"), given[1], given[2], given[0]]
     for _ in range(2):
         assert ResultsStore(store.uri).journal("pocket/quick") == expected
@@ -155,12 +210,16 @@ def test_suggestions_come_back_by_method_and_number(store: ResultsStore) -> None
     assert len(store.records()) == 0
 
 
-def test_of_two_equal_numbers_both_trials_are_kept_and_the_last_row_of_each(store: ResultsStore) -> None:
+def test_of_two_equal_numbers_both_trials_are_kept_and_the_last_row_of_each(
+    store: ResultsStore,
+) -> None:
     store.append(suggestions=[make_suggestion()])
-    store.append(suggestions=[make_suggestion(values="{}"), make_suggestion(trial_key="z")])
-    assert [(each.trial_key, each.values) for each in store.journal("pocket/quick")] == [
-        ("k0", "{}"), ("z", '{"a":1.5}')
-    ]  # fmt: skip
+    store.append(
+        suggestions=[make_suggestion(values="{}"), make_suggestion(trial_key="z")]
+    )
+    assert [
+        (each.trial_key, each.values) for each in store.journal("pocket/quick")
+    ] == [("k0", "{}"), ("z", '{"a":1.5}')]
 
 
 def test_compaction_of_recent_files_leaves_a_large_old_one(
@@ -172,7 +231,9 @@ def test_compaction_of_recent_files_leaves_a_large_old_one(
     [large] = files_of(store)
     for key in "abc":
         store.append([make_record(key)])
-    again = make_record("a", minutes=1, test_score=0.25)  # of equal rows, the last appended counts, merged or not
+    again = make_record(
+        "a", minutes=1, test_score=0.25
+    )  # of equal rows, the last appended counts, merged or not
     store.append([again])
     assert store.num_written == 5
     assert store.compact_recent() == 4
@@ -188,8 +249,13 @@ def test_compaction_of_recent_files_leaves_a_large_old_one(
 
 
 class TestCompaction:
-    def test_merges_into_one_file_a_table_and_keeps_every_distinct_row(self, store: ResultsStore) -> None:
-        attempts = [make_record("a", minutes=m, status=Status.LOST, attempts=m) for m in (1, 2, 3)]
+    def test_merges_into_one_file_a_table_and_keeps_every_distinct_row(
+        self, store: ResultsStore
+    ) -> None:
+        attempts = [
+            make_record("a", minutes=m, status=Status.LOST, attempts=m)
+            for m in (1, 2, 3)
+        ]
         for record in [*attempts, attempts[0]]:
             store.append([record], [make_point(epoch=record.attempts)])
         assert store.compact() == 8
@@ -197,7 +263,9 @@ class TestCompaction:
         assert store._table(RECORDS).num_rows == 3
         assert store.compact() == 0
 
-    def test_only_what_was_read_is_deleted(self, store: ResultsStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_only_what_was_read_is_deleted(
+        self, store: ResultsStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         store.append([make_record("a")])
         store.append([make_record("b")])
         write = store.folder.write
@@ -214,10 +282,13 @@ class TestCompaction:
     def test_a_listing_that_misses_old_and_merged_files_is_repeated(
         self, store: ResultsStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A directory read while files come and go may show neither; that must not look like an empty store."""
+        """A directory read while files come and go may show neither; that must not look
+        like an empty store.
+        """
         for key in "ab":
             store.append([make_record(key)])
-        names, listings = store.folder.names, []
+        names = store.folder.names
+        listings = []
 
         def names_during_a_compaction(directory: str = "") -> list[str]:
             listings.append(directory)
@@ -231,15 +302,23 @@ class TestCompaction:
         assert set(store.load("pocket/quick")) == {"a", "b"}
         assert len(listings) == 2
 
-    def test_endless_compactions_are_reported(self, store: ResultsStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_endless_compactions_are_reported(
+        self, store: ResultsStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         answers = iter(range(10_000))
         monkeypatch.setattr(store, "_last_compaction", lambda: next(answers))
         with pytest.raises(UserError, match="compacted again and again"):
             store.records()
 
-    def test_old_temporary_files_go_and_fresh_ones_stay(self, store: ResultsStore) -> None:
+    def test_old_temporary_files_go_and_fresh_ones_stay(
+        self, store: ResultsStore
+    ) -> None:
         store.append([make_record()])
-        for directory in ("records", "requests/fake-1234abcd", "models/0123456789abcdef0123"):
+        for directory in (
+            "records",
+            "requests/fake-1234abcd",
+            "models/0123456789abcdef0123",
+        ):
             place = Path(store.uri) / directory
             place.mkdir(parents=True, exist_ok=True)
             for name in (".tmp-old.parquet", ".tmp-fresh.parquet"):
@@ -247,25 +326,34 @@ class TestCompaction:
             os.utime(place / ".tmp-old.parquet", (0, 0))
         assert len(store.records()) == 1
         store.compact()
-        assert {path.name for path in Path(store.uri).rglob(".tmp-*")} == {".tmp-fresh.parquet"}
+        assert {path.name for path in Path(store.uri).rglob(".tmp-*")} == {
+            ".tmp-fresh.parquet"
+        }
 
 
 @pytest.mark.slow
-def test_compaction_survives_a_crash_at_every_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compaction_survives_a_crash_at_every_point(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     done: list[str] = []
     for after, done in after_crashes(tmp_path, monkeypatch, ResultsStore.compact):
         for _ in range(2):
             assert set(after.load("pocket/quick")) == set("abc"), done
             assert len(after.records()) == len(after.curves()) == 3, done
             after.compact()
-    # For each of two tables: merged file and note of the compaction (write, rename, directory), then three deletions.
+    # For each of two tables: merged file and note of the compaction (write, rename,
+    # directory), then three deletions.
     assert len(done) == 2 * (3 + 3 + 3)
 
 
-def test_append_is_all_or_nothing_at_every_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_append_is_all_or_nothing_at_every_point(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen = []
     rows = [make_record("d"), make_record("e")], [make_point("d")]
-    for after, _ in after_crashes(tmp_path, monkeypatch, lambda store: store.append(*rows)):
+    for after, _ in after_crashes(
+        tmp_path, monkeypatch, lambda store: store.append(*rows)
+    ):
         added = set(after.load("pocket/quick")) - set("abc")
         assert added in (set(), {"d", "e"})
         assert not added or len(after.curves(trial_key="d")) == 1
@@ -295,17 +383,26 @@ print(appended, flush=True)
 @pytest.mark.slow
 def test_writers_compactor_and_reader_at_the_same_time(tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
-    uri = str(tmp_path / "results")  # which of the processes creates it is not settled either
+    uri = str(
+        tmp_path / "results"
+    )  # which of the processes creates it is not settled either
     with ExitStack() as stack:
         processes = {
             role: stack.enter_context(
-                subprocess.Popen([sys.executable, "-c", WRITER, role, uri], stdout=subprocess.PIPE, text=True, cwd=root)
+                subprocess.Popen(
+                    [sys.executable, "-c", WRITER, role, uri],
+                    stdout=subprocess.PIPE,
+                    text=True,
+                    cwd=root,
+                )
             )
             for role in ("left", "right", "compact")
         }
         for process in processes.values():
             stack.callback(process.kill)
-        store, seen, compactions = ResultsStore(uri, create=True), set[str](), set[str]()
+        store = ResultsStore(uri, create=True)
+        seen = set[str]()
+        compactions = set[str]()
         while len(compactions) < 3 or len(seen) < 20:
             now = set(store.load("pocket/quick"))
             assert seen <= now, "a record that was there is gone"
@@ -313,28 +410,45 @@ def test_writers_compactor_and_reader_at_the_same_time(tmp_path: Path) -> None:
             compactions.add(str(store._last_compaction()))
             assert all(process.poll() is None for process in processes.values())
         (tmp_path / "stop").touch()
-        appended = {role: int(process.communicate(timeout=60)[0]) for role, process in processes.items()}
-    wanted = {f"{role}-{index}" for role in ("left", "right") for index in range(appended[role])}
+        appended = {
+            role: int(process.communicate(timeout=60)[0])
+            for role, process in processes.items()
+        }
+    wanted = {
+        f"{role}-{index}"
+        for role in ("left", "right")
+        for index in range(appended[role])
+    }
     assert set(store.load("pocket/quick")) == set(store.curves()["trial_key"]) == wanted
 
 
 @pytest.mark.parametrize(
-    "flips", [pytest.param(200, marks=pytest.mark.slow), pytest.param(5000, marks=pytest.mark.exhaustive)]
+    "flips",
+    [
+        pytest.param(200, marks=pytest.mark.slow),
+        pytest.param(5000, marks=pytest.mark.exhaustive),
+    ],
 )
 @pytest.mark.timeout(3600)
 def test_no_flipped_bit_is_silent(tmp_path: Path, flips: int) -> None:
     fuzzer = Fuzzer(Path(make_store(tmp_path / "results").uri))
-    found = [fuzzer.check(flip) for flip in itertools.islice(fuzzer.flips(seed=flips), flips)]
+    found = [
+        fuzzer.check(flip) for flip in itertools.islice(fuzzer.flips(seed=flips), flips)
+    ]
     assert [each for each in found if each.outcome not in (SAME, REPORTED)] == []
     assert sum(each.outcome == REPORTED for each in found) > flips / 2
 
 
-def test_names_have_the_checksum_and_files_of_older_versions_are_read_without(store: ResultsStore) -> None:
+def test_names_have_the_checksum_and_files_of_older_versions_are_read_without(
+    store: ResultsStore,
+) -> None:
     for key in "ab":
         store.append([make_record(key)], [make_point(key)])
     store.compact()
     store.append([make_record("c")])
     for path in (*files_of(store), *files_of(store, "curves")):
-        assert path.name.endswith(f".f{footer_digest(pa.py_buffer(path.read_bytes()))}.parquet")
+        assert path.name.endswith(
+            f".f{footer_digest(pa.py_buffer(path.read_bytes()))}.parquet"
+        )
         path.rename(path.with_name(f"{path.name.partition('.')[0]}.parquet"))
     assert set(ResultsStore(store.uri).load("pocket/quick")) == set("abc")

@@ -1,4 +1,6 @@
-"""What a store keeps beside its tables: CSV files of scores, checked by line, and models, complete or absent."""
+"""What a store keeps beside its tables: CSV files of scores, checked by line, and
+models, complete or absent.
+"""
 
 import contextlib
 import shutil
@@ -29,13 +31,19 @@ from tests.results.factories import files_of, make_record
 from tests.results.test_s3 import server, uri  # noqa: F401 (fixtures)
 
 CURRENT = {("pocket/digits", "error", "held-out"): (1, "ab12")}
-KNOWN = Known({"pocket/digits": ("error",), "pocket/darcy16": ("relative_l2",)}, {"error": 1.0}, CURRENT)
+KNOWN = Known(
+    {"pocket/digits": ("error",), "pocket/darcy16": ("relative_l2",)},
+    {"error": 1.0},
+    CURRENT,
+)
 HEADER = "method,task,metric,protocol,score,seed,source"
 GOOD = "theirs,pocket/digits,error,held-out,0.125,0,https://example.org/paper"
 
 
 def parse(*lines: str) -> list[SubmittedScore]:
-    return parse_scores("\n".join(lines).encode("utf-8", "surrogateescape"), "rows.csv", KNOWN)
+    return parse_scores(
+        "\n".join(lines).encode("utf-8", "surrogateescape"), "rows.csv", KNOWN
+    )
 
 
 def problems(*lines: str) -> str:
@@ -48,23 +56,55 @@ def test_columns_may_have_any_order_a_byte_order_mark_and_windows_line_ends() ->
     text = "﻿std,seed,source,score,protocol,metric,task,method\r\n0.01,,paper,2e-1,paper,error,pocket/digits,a\r\n"
     scores = parse_scores(text.encode(), "rows.csv", KNOWN) + parse(HEADER, GOOD)
     assert scores == [
-        SubmittedScore("a", "pocket/digits", "error", "paper", 0.2, None, "paper", 0.01),
-        SubmittedScore("theirs", "pocket/digits", "error", "held-out", 0.125, 0, "https://example.org/paper"),
+        SubmittedScore(
+            "a", "pocket/digits", "error", "paper", 0.2, None, "paper", 0.01
+        ),
+        SubmittedScore(
+            "theirs",
+            "pocket/digits",
+            "error",
+            "held-out",
+            0.125,
+            0,
+            "https://example.org/paper",
+        ),
     ]
 
 
 def test_written_scores_are_read_back() -> None:
     given = enumerate(['a"b', "a,b", ";", "=1+1", "'", "a  b"])
     scores = [
-        SubmittedScore(method, "pocket/digits", "error", "paper", 0.1 / (seed + 1), 10**17 + seed, "here")
+        SubmittedScore(
+            method,
+            "pocket/digits",
+            "error",
+            "paper",
+            0.1 / (seed + 1),
+            10**17 + seed,
+            "here",
+        )
         for seed, method in given
     ]
-    scores.append(replace(scores[0], protocol="held-out", score=5e-324, seed=None, std=1 / 3, data_fingerprint="ab12"))
+    scores.append(
+        replace(
+            scores[0],
+            protocol="held-out",
+            score=5e-324,
+            seed=None,
+            std=1 / 3,
+            data_fingerprint="ab12",
+        )
+    )
     assert parse_scores(write_scores(scores).encode(), "rows.csv", KNOWN) == scores
 
 
 @settings(max_examples=40)
-@given(st.binary(max_size=300) | st.text(max_size=300).map(lambda text: f"{HEADER}\n{text}".encode("utf-8", "replace")))
+@given(
+    st.binary(max_size=300)
+    | st.text(max_size=300).map(
+        lambda text: f"{HEADER}\n{text}".encode("utf-8", "replace")
+    )
+)
 def test_any_content_is_read_or_refused(content: bytes) -> None:
     with contextlib.suppress(UserError):
         assert parse_scores(content, "rows.csv", KNOWN)
@@ -79,17 +119,25 @@ MEAN = GOOD.replace("0.125,0,", "0.125,,")
     [
         (("theirs", ""), "method is empty"),
         (("theirs", "a\x1b[2J"), "is not printable text"),
-        (("pocket/digits", "pocket/digit"), "unknown task 'pocket/digit'. Did you mean 'pocket/digits'?"),
+        (
+            ("pocket/digits", "pocket/digit"),
+            "unknown task 'pocket/digit'. Did you mean 'pocket/digits'?",
+        ),
         (("error", "nrmse"), "metric 'nrmse' is not one of pocket/digits: error"),
         (("held-out", "test"), "unknown protocol 'test'; allowed are held-out, paper"),
         (("0.125", "nan"), "score 'nan' is not a finite number of 0 or more"),
         (("0.125", "12.5"), "score 12.5: error is at most 1, not in percent"),
         (("0.125,0,", "0.125,-1,"), "seed '-1' is not an integer of 0 or more"),
-        (("https://example.org/paper", ""), "source is empty; give a paper, URL or DOI"),
+        (
+            ("https://example.org/paper", ""),
+            "source is empty; give a paper, URL or DOI",
+        ),
         ((",https://example.org/paper", ""), "1 cells missing"),
     ],
 )
-def test_a_bad_row_is_refused_with_its_line(change: tuple[str, str], message: str) -> None:
+def test_a_bad_row_is_refused_with_its_line(
+    change: tuple[str, str], message: str
+) -> None:
     found = problems(HEADER, GOOD, GOOD.replace(*change).replace("theirs", "other"))
     assert found.startswith("rows.csv: 1 problem\n  line 3: ")
     assert message in found
@@ -98,16 +146,37 @@ def test_a_bad_row_is_refused_with_its_line(change: tuple[str, str], message: st
 @pytest.mark.parametrize(
     ("lines", "messages"),
     [
-        ([HEADER, BAD, GOOD, BAD], ["rows.csv: 2 problems", "line 2: score", "line 4: score"]),
-        ([HEADER, *[BAD] * 1000], ["more than 20 problems; the first are", "line 21: score"]),
-        ([HEADER, GOOD.replace("theirs", '"a\nb"'), BAD], ["line 2: method", "line 4: score"]),
-        ([HEADER, GOOD, GOOD.replace("0.125", "0.5"), BAD], ["line 3: repeats line 2", "line 4: score"]),
+        (
+            [HEADER, BAD, GOOD, BAD],
+            ["rows.csv: 2 problems", "line 2: score", "line 4: score"],
+        ),
+        (
+            [HEADER, *[BAD] * 1000],
+            ["more than 20 problems; the first are", "line 21: score"],
+        ),
+        (
+            [HEADER, GOOD.replace("theirs", '"a\nb"'), BAD],
+            ["line 2: method", "line 4: score"],
+        ),
+        (
+            [HEADER, GOOD, GOOD.replace("0.125", "0.5"), BAD],
+            ["line 3: repeats line 2", "line 4: score"],
+        ),
         ([HEADER, GOOD, MEAN], ["line 3: repeats line 2"]),
         ([f"{HEADER},std", f"{GOOD},0.1"], ["std belongs to a mean"]),
         ([f"{HEADER},std", f"{MEAN},x"], ["std 'x' is not a finite number"]),
-        ([f"{HEADER},metric_version", f"{GOOD},x"], ["metric_version 'x' is not an integer"]),
-        ([f"{HEADER},metric_version", f"{GOOD},", f"{GOOD},2"], ["line 3: made with version 2 of error, which"]),
-        ([f"{HEADER},data_fingerprint", f"{GOOD},0d"], ["line 2: made on data 0d, which are ab12 here: com"]),
+        (
+            [f"{HEADER},metric_version", f"{GOOD},x"],
+            ["metric_version 'x' is not an integer"],
+        ),
+        (
+            [f"{HEADER},metric_version", f"{GOOD},", f"{GOOD},2"],
+            ["line 3: made with version 2 of error, which"],
+        ),
+        (
+            [f"{HEADER},data_fingerprint", f"{GOOD},0d"],
+            ["line 2: made on data 0d, which are ab12 here: com"],
+        ),
         (["method,task"], ["columns missing: metric, protocol, score, seed, source"]),
         ([f"{HEADER},colour", f"{GOOD},red"], ["names 'colour'"]),
         ([HEADER], ["the file has no rows"]),
@@ -115,13 +184,17 @@ def test_a_bad_row_is_refused_with_its_line(change: tuple[str, str], message: st
         ([HEADER, "PAR1\udcff\udcfe"], ["line 2: the text is not UTF-8"]),
     ],
 )
-def test_a_bad_file_is_refused_with_its_problems(lines: list[str], messages: list[str]) -> None:
+def test_a_bad_file_is_refused_with_its_problems(
+    lines: list[str], messages: list[str]
+) -> None:
     found = problems(*lines)
     assert [message for message in messages if message not in found] == []
     assert found.count("\n") <= submissions.MAX_PROBLEMS
 
 
-def test_a_large_file_is_refused_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_file_is_refused_unread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "rows.csv"
     with path.open("wb") as file:
         file.truncate(2**40)
@@ -140,7 +213,9 @@ def rows(tmp_path: Path) -> Path:
     return path
 
 
-def test_imported_scores_are_kept_beside_the_records(store: ResultsStore, rows: Path) -> None:
+def test_imported_scores_are_kept_beside_the_records(
+    store: ResultsStore, rows: Path
+) -> None:
     store.append([make_record()])
     before = files_of(store)
     for _ in range(2):  # the second import of the same file changes nothing
@@ -157,9 +232,13 @@ def test_a_bad_file_writes_nothing(rows: Path) -> None:
     assert not rows.with_name("results").exists()
 
 
-def test_a_damaged_file_of_a_store_is_named_and_left_out(store: ResultsStore, rows: Path) -> None:
+def test_a_damaged_file_of_a_store_is_named_and_left_out(
+    store: ResultsStore, rows: Path
+) -> None:
     import_scores(store.uri, rows, KNOWN)
-    (Path(store.uri) / submissions.DIRECTORY / "torn.csv").write_text(f"{HEADER}\n{GOOD[:30]}")
+    (Path(store.uri) / submissions.DIRECTORY / "torn.csv").write_text(
+        f"{HEADER}\n{GOOD[:30]}"
+    )
     scores, (warning,) = imported_scores(store.uri)
     assert scores == parse(HEADER, GOOD)
     assert "imported/torn.csv: 1 problem" in warning
@@ -168,15 +247,27 @@ def test_a_damaged_file_of_a_store_is_named_and_left_out(store: ResultsStore, ro
     copy.write_text(copy.read_text().replace("0.125", "0.25"))
     scores, (warning, _) = imported_scores(store.uri)
     assert scores == []
-    assert f"imported/{copy.name} was changed since it was imported; delete it, and import the file again" in warning
+    assert (
+        f"imported/{copy.name} was changed since it was imported; delete it, and import"
+        " the file again" in warning
+    )
 
 
-def test_scores_of_one_source_are_taken_from_one_file(store: ResultsStore, rows: Path) -> None:
+def test_scores_of_one_source_are_taken_from_one_file(
+    store: ResultsStore, rows: Path
+) -> None:
     """Otherwise a corrected file would be averaged with the file that it corrects."""
     new = rows.with_name("new.csv")
-    new.write_text(f"{HEADER}\n{GOOD.replace('0.125,0', '0.25,1')}\n{GOOD.replace('theirs', 'other')}\n")
+    new.write_text(
+        f"{HEADER}\n{GOOD.replace('0.125,0', '0.25,1')}\n{GOOD.replace('theirs', 'other')}\n"
+    )
     import_scores(store.uri, rows, KNOWN)
-    with pytest.raises(UserError, match=r"new\.csv: 1 score\(s\) .* that imported/.*\.csv has\. Delete the old file"):
+    with pytest.raises(
+        UserError,
+        match=(
+            r"new\.csv: 1 score\(s\) .* that imported/.*\.csv has\. Delete the old file"
+        ),
+    ):
         import_scores(store.uri, new, KNOWN)
     assert imported_scores(store.uri) == (parse(HEADER, GOOD), [])
     (Path(store.uri) / submissions.DIRECTORY / "zzz.csv").write_bytes(new.read_bytes())
@@ -185,12 +276,17 @@ def test_scores_of_one_source_are_taken_from_one_file(store: ResultsStore, rows:
     assert "imported/zzz.csv: 1 score(s)" in warning
 
 
-KEY, OTHER = "0123456789abcdef0123", "fedcba98765432100123"
+KEY = "0123456789abcdef0123"
+OTHER = "fedcba98765432100123"
 
 
 def folder(path: Path, **files: str) -> Path:
     path.mkdir(parents=True)
-    for name, content in {"config.json": "{}", "model.safetensors": "w", **files}.items():
+    for name, content in {
+        "config.json": "{}",
+        "model.safetensors": "w",
+        **files,
+    }.items():
         (path / name).write_text(content)
     return path
 
@@ -225,12 +321,18 @@ def test_a_local_store(models: StoredModels, tmp_path: Path) -> None:
     assert models.place(OTHER) == f"{store}/models/{OTHER}"
 
 
-def test_a_model_is_fetched_in_place_of_another_and_other_files_stay(models: StoredModels, tmp_path: Path) -> None:
+def test_a_model_is_fetched_in_place_of_another_and_other_files_stay(
+    models: StoredModels, tmp_path: Path
+) -> None:
     models.add(KEY, folder(tmp_path / "first", **{"model.safetensors": "new"}))
     out = folder(tmp_path / "out", **{"predictions.parquet": "mine"})
     models.fetch(KEY, out)
     found = {path.name: path.read_text() for path in out.iterdir()}
-    assert found == {"config.json": "{}", "model.safetensors": "new", "predictions.parquet": "mine"}
+    assert found == {
+        "config.json": "{}",
+        "model.safetensors": "new",
+        "predictions.parquet": "mine",
+    }
 
 
 @pytest.mark.slow
@@ -247,14 +349,18 @@ def test_an_interrupted_upload_is_no_model(
 ) -> None:
     models.add(KEY, folder(tmp_path / "first"))
     before_the_configuration = [mock.DEFAULT, UserError("no network")]
-    upload = mock.Mock(wraps=models._folder.upload, side_effect=before_the_configuration)
+    upload = mock.Mock(
+        wraps=models._folder.upload, side_effect=before_the_configuration
+    )
     monkeypatch.setattr(models._folder, "upload", upload)
     with pytest.raises(UserError, match="no network"):
         models.add(KEY, folder(tmp_path / "second"))
     assert not models.has(KEY), "a mixture of two models is none"
 
 
-def test_models_leave_room_for_records(models: StoredModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_leave_room_for_records(
+    models: StoredModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=2**31))
     with pytest.raises(UserError, match="use --keep-models best or none"):
         models.add(KEY, folder(tmp_path / "first"))

@@ -18,16 +18,22 @@ MIXED = TableInputs(
 )
 
 
-def model(body: str, target: Target, encoder: Encoder | None, shape: tuple[int, ...] = (2, 16)) -> Predictor:
+def model(
+    body: str, target: Target, encoder: Encoder | None, shape: tuple[int, ...] = (2, 16)
+) -> Predictor:
     task = make_task(target, shape if encoder is None else encoder.shape)
     hyperparameters = {**QUICK, "align.epochs": 1, "refine.epochs": 1}
-    adaptation = start(body, "nft", task=task, data=make_data(task), hyperparameters=hyperparameters)
+    adaptation = start(
+        body, "nft", task=task, data=make_data(task), hyperparameters=hyperparameters
+    )
     run(adaptation)
     made = None
     if encoder is not None:
         names = ("a", "b", "c") if target.kind in ("classes", "labels") else ()
         coding = TargetCoding(kind=target.kind, label_names=names, shape=target.shape)
-        made = Preprocessing(reading=Options(), encoder=encoder, target=coding).to_json()
+        made = Preprocessing(
+            reading=Options(), encoder=encoder, target=coding
+        ).to_json()
     return Predictor(adaptation.snapshot(), made, device="cpu")
 
 

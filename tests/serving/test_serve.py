@@ -1,4 +1,6 @@
-"""``orca-sweep serve`` as a process without Ray: predictions, hostile clients, one port, and its end."""
+"""``orca-sweep serve`` as a process without Ray: predictions, hostile clients, one
+port, and its end.
+"""
 
 import asyncio
 import contextlib
@@ -32,28 +34,57 @@ from tests.serving.test_application import ROWS
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 TOKEN = "a-token-of-a-test-0123456789"
-HEAD = f"POST {PREDICT} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\nContent-Type: {JSON}\r\n".encode()
+HEAD = (
+    f"POST {PREDICT} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer"
+    f" {TOKEN}\r\nContent-Type: {JSON}\r\n".encode()
+)
 CLOSE = HEAD + b"Connection: close\r\n"
-COMMAND = "import sys; sys.modules |= dict.fromkeys(['ray', 'optuna']); from orca_ray.cli.main import entry; entry()"
+COMMAND = (
+    "import sys; sys.modules |= dict.fromkeys(['ray', 'optuna']); from"
+    " orca_ray.cli.main import entry; entry()"
+)
 
 
 class Server:
     def __init__(self, home: Path, *arguments: str) -> None:
-        environment = {"PATH": "", "HOME": str(home), "ORCA_RAY_HOME": str(home), "ORCA_RAY_SERVE_TOKEN": TOKEN}
-        environment |= {"PYTHONPATH": str(Path(orca_ray.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-c", COMMAND, "serve", str(home / "model"), "--port", "0", *arguments]
+        environment = {
+            "PATH": "",
+            "HOME": str(home),
+            "ORCA_RAY_HOME": str(home),
+            "ORCA_RAY_SERVE_TOKEN": TOKEN,
+        }
+        environment |= {
+            "PYTHONPATH": str(Path(orca_ray.__file__).parents[1]),
+            "OMP_NUM_THREADS": "1",
+        }
+        command = [
+            sys.executable,
+            "-c",
+            COMMAND,
+            "serve",
+            str(home / "model"),
+            "--port",
+            "0",
+            *arguments,
+        ]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        self.process: subprocess.Popen[str] = subprocess.Popen(command, env=environment, **pipes)  # type: ignore[call-overload]
+        self.process: subprocess.Popen[str] = subprocess.Popen(
+            command, env=environment, **pipes
+        )  # type: ignore[call-overload]
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         found = re.search(r"http://127.0.0.1:(\d+)/v1/predict", line)
         assert found, (line, self.process.communicate()[1])
         self.port = int(found[1])
         authorized = {"Authorization": f"Bearer {TOKEN}"}
-        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", headers=authorized, timeout=60)
+        self.client = httpx.Client(
+            base_url=f"http://127.0.0.1:{self.port}", headers=authorized, timeout=60
+        )
 
     def raw(self, *parts: bytes, wait: float = 0) -> bytes:
-        """Send parts of a request, with pauses between them; return what comes until the server ends the connection."""
+        """Send parts of a request, with pauses between them; return what comes until
+        the server ends the connection.
+        """
         found = b""
         # the server may end the connection before it has read all
         with self.connect() as peer, contextlib.suppress(ConnectionError):
@@ -77,7 +108,9 @@ def model(module_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Predic
 
 @pytest.fixture(scope="module")
 def server(module_home: Path, model: Predictor) -> Iterator[Server]:
-    running = Server(module_home, "--max-body", "0.5", "--timeout", "2", "--rate", "100000")
+    running = Server(
+        module_home, "--max-body", "0.5", "--timeout", "2", "--rate", "100000"
+    )
     try:
         yield running
     finally:
@@ -86,29 +119,49 @@ def server(module_home: Path, model: Predictor) -> Iterator[Server]:
     assert (running.process.returncode, out, error) == (0, "stopped\n", "")
 
 
-def test_it_predicts_and_listens_on_one_port_only_here(server: Server, model: Predictor) -> None:
+def test_it_predicts_and_listens_on_one_port_only_here(
+    server: Server, model: Predictor
+) -> None:
     assert server.client.get("/readyz").json() == {"status": "ready"}
     found = server.client.post(PREDICT, json={"rows": ROWS}).json()
     assert found["predictions"] == model.predict(pd.DataFrame(ROWS)).tolist()
     process = psutil.Process(server.process.pid)
     assert not process.children()
-    listening = [each.laddr for each in process.net_connections("inet") if each.status == psutil.CONN_LISTEN]
+    listening = [
+        each.laddr
+        for each in process.net_connections("inet")
+        if each.status == psutil.CONN_LISTEN
+    ]
     assert listening == [("127.0.0.1", server.port)]
 
 
 def test_hostile_clients(server: Server) -> None:
-    assert server.client.post(PREDICT, json={}, headers={"Authorization": "Bearer 0"}).status_code == 401
+    assert (
+        server.client.post(
+            PREDICT, json={}, headers={"Authorization": "Bearer 0"}
+        ).status_code
+        == 401
+    )
     chunk = b"10000\r\n" + b"x" * 2**16 + b"\r\n"
     for status, parts in (
         (b"413", [CLOSE + b"Content-Length: 99999999999\r\n\r\n"]),
         (b"413", [CLOSE + b"Transfer-Encoding: chunked\r\n\r\n", *[chunk] * 9]),
         (b"422", [CLOSE + b"X-Request-Id: \xff\r\nContent-Length: 2\r\n\r\n{}"]),
-        (b"405", [CLOSE.replace(b"POST", b"GET").replace(b"close", b"close, Upgrade") + b"Upgrade: websocket\r\n\r\n"]),
+        (
+            b"405",
+            [
+                CLOSE.replace(b"POST", b"GET").replace(b"close", b"close, Upgrade")
+                + b"Upgrade: websocket\r\n\r\n"
+            ],
+        ),
         (b"400", [b"nonsense\r\n\r\n"]),
         (b"400", [HEAD + b"Content-Length: -1\r\n\r\n"]),
     ):
         assert server.raw(*parts).startswith(b"HTTP/1.1 " + status), parts
-    assert server.raw(HEAD + b"A: " + b"a" * 10**6 + b"\r\n\r\n")[:13] in (b"HTTP/1.1 400 ", b"")
+    assert server.raw(HEAD + b"A: " + b"a" * 10**6 + b"\r\n\r\n")[:13] in (
+        b"HTTP/1.1 400 ",
+        b"",
+    )
     with server.connect() as peer:  # a client that goes away
         peer.sendall(HEAD + b"Content-Length: 100\r\n\r\n{")
     assert server.client.get("/readyz").status_code == 200
@@ -118,12 +171,16 @@ def test_slow_senders(server: Server) -> None:
     begin = time.monotonic()
     body = server.raw(HEAD + b"Content-Length: 100\r\n\r\n", *[b"["] * 3, wait=0.5)
     assert body.startswith(b"HTTP/1.1 408 ")
-    assert json.loads(body.rpartition(b"\r\n")[2])["error"].startswith("the request took longer than 2 s, or")
+    assert json.loads(body.rpartition(b"\r\n")[2])["error"].startswith(
+        "the request took longer than 2 s, or"
+    )
     assert server.raw(HEAD) == server.raw() == b""
     assert 5 < time.monotonic() - begin < 20
 
 
-def test_the_oldest_idle_connection_ends_for_one_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_oldest_idle_connection_ends_for_one_too_many(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(predict, "MOST_CONNECTIONS", 2)
     config = predict._config(Mock(), 60.0)
     config.load()

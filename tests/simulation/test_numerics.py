@@ -1,4 +1,6 @@
-"""Numerics against exact solutions: shallow water, Darcy flow, and the stepper of stiff equations."""
+"""Numerics against exact solutions: shallow water, Darcy flow, and the stepper of stiff
+equations.
+"""
 
 import math
 
@@ -16,21 +18,30 @@ def _depths(initial: Array, cell: float, end: float, frames: int = 2) -> Array:
 
 
 def _stoker(x: Array, t: float, deep: float, shallow: float) -> Array:
-    """Depth of a dam break onto a wet bed at rest, dam at 0 (Stoker, Water Waves, 1957, section 10.8; g = 1)."""
+    """Depth of a dam break onto a wet bed at rest, dam at 0 (Stoker, Water Waves, 1957,
+    section 10.8; g = 1).
+    """
     from scipy.optimize import brentq
 
     fast = math.sqrt(deep)
 
     def excess(depth: float) -> float:
         behind_rarefaction = 2 * (fast - math.sqrt(depth))
-        return behind_rarefaction - (depth - shallow) * math.sqrt((depth + shallow) / (2 * depth * shallow))
+        return behind_rarefaction - (depth - shallow) * math.sqrt(
+            (depth + shallow) / (2 * depth * shallow)
+        )
 
     middle = brentq(excess, shallow, deep)
     velocity = 2 * (fast - math.sqrt(middle))
     shock = velocity * middle / (middle - shallow)
     fan = (2 * fast - x / t) ** 2 / 9
-    tail, head = velocity - math.sqrt(middle), -fast
-    return np.select([x < head * t, x < tail * t, x < shock * t], [np.full_like(x, deep), fan, middle], shallow)
+    tail = velocity - math.sqrt(middle)
+    head = -fast
+    return np.select(
+        [x < head * t, x < tail * t, x < shock * t],
+        [np.full_like(x, deep), fan, middle],
+        shallow,
+    )
 
 
 @pytest.mark.parametrize("direction", [0, 1])
@@ -41,10 +52,16 @@ def test_a_straight_dam_against_stoker(direction: int) -> None:
         line = np.where(x < 0, 2.0, 1.0)
         initial = np.zeros((3, 1, n, 1))
         initial[0, 0, :, 0] = line
-        depths = _depths(initial if direction == 0 else initial.swapaxes(2, 3), 2 / n, 0.5)
-        errors.append(float(np.abs(depths[0, -1].ravel() - _stoker(x, 0.5, 2.0, 1.0)).mean()))
+        depths = _depths(
+            initial if direction == 0 else initial.swapaxes(2, 3), 2 / n, 0.5
+        )
+        errors.append(
+            float(np.abs(depths[0, -1].ravel() - _stoker(x, 0.5, 2.0, 1.0)).mean())
+        )
     assert errors[2] < 2e-3, errors
-    assert math.log2(errors[0] / errors[2]) / 2 > 0.8  # the mean error of a shock falls as the cell
+    assert (
+        math.log2(errors[0] / errors[2]) / 2 > 0.8
+    )  # the mean error of a shock falls as the cell
 
 
 def test_the_linear_part_is_exact_whatever_the_step() -> None:
@@ -59,8 +76,11 @@ def _manufactured(n: int) -> float:
     pi = np.pi
     a = 2 + np.cos(pi * x) * y
     u = np.sin(pi * x) * np.sin(2 * pi * y)
-    u_x, u_y = pi * np.cos(pi * x) * np.sin(2 * pi * y), 2 * pi * np.sin(pi * x) * np.cos(2 * pi * y)
-    source = -(-pi * np.sin(pi * x) * y * u_x + np.cos(pi * x) * u_y - 5 * pi**2 * a * u)
+    u_x = pi * np.cos(pi * x) * np.sin(2 * pi * y)
+    u_y = 2 * pi * np.sin(pi * x) * np.cos(2 * pi * y)
+    source = -(
+        -pi * np.sin(pi * x) * y * u_x + np.cos(pi * x) * u_y - 5 * pi**2 * a * u
+    )
     return float(np.abs(darcy.solve_steady(a, source) - u).max())
 
 

@@ -1,4 +1,6 @@
-"""A sweep without training: plans of two cheap tasks, and a worker whose scores are arithmetic."""
+"""A sweep without training: plans of two cheap tasks, and a worker whose scores are
+arithmetic.
+"""
 
 import math
 from collections.abc import Iterator
@@ -25,20 +27,30 @@ def fake_spec(text: str = TEXT, overrides: Overrides | None = None) -> SweepSpec
 
 def fake_searches(spec: SweepSpec | None = None) -> list[SearchPlan]:
     spec = spec or fake_spec()
-    return plan_searches(spec, dict.fromkeys(spec.tasks, "0123456789abcdef"), gpus=False)
+    return plan_searches(
+        spec, dict.fromkeys(spec.tasks, "0123456789abcdef"), gpus=False
+    )
 
 
 def new_controller(
-    store: ResultsStore, lease: Lease | None = None, *, text: str = TEXT, overrides: Overrides | None = None,
+    store: ResultsStore,
+    lease: Lease | None = None,
+    *,
+    text: str = TEXT,
+    overrides: Overrides | None = None,
     **options: Any,
-) -> SweepController:  # fmt: skip
-    """Return a controller of the fake sweep in ``text``; ``options`` are its other arguments."""
+) -> SweepController:
+    """Return a controller of the fake sweep in ``text``; ``options`` are its other
+    arguments.
+    """
     searches = fake_searches(fake_spec(text, overrides))
     return SweepController(searches, store, executor="fake", lease=lease, **options)
 
 
 def fake_score(trial: TrialSpec, epoch: int) -> float:
-    """Best at a learning rate of 1e-2, better with every epoch, a little different for every seed."""
+    """Best at a learning rate of 1e-2, better with every epoch, a little different for
+    every seed.
+    """
     distance = abs(math.log10(float(trial.hyperparameters["refine.learning_rate"])) + 2)
     return distance + 1 / epoch + trial.seed / 1000
 
@@ -46,11 +58,18 @@ def fake_score(trial: TrialSpec, epoch: int) -> float:
 def fake_reports(trial: TrialSpec) -> Iterator[TrialReport]:
     for epoch in range(1, trial.epochs + 1):
         point = EpochProgress(
-            stage="refine", epoch=epoch, epochs=trial.epochs, loss=1.0, validation_score=fake_score(trial, epoch),
-            learning_rate=1e-3, seconds=0.1,
-        )  # fmt: skip
+            stage="refine",
+            epoch=epoch,
+            epochs=trial.epochs,
+            loss=1.0,
+            validation_score=fake_score(trial, epoch),
+            learning_rate=1e-3,
+            seconds=0.1,
+        )
         status = Status.COMPLETED if epoch == trial.epochs else None
-        yield TrialReport(progress=(point,), outcome=fake_outcome(trial, epoch), status=status)
+        yield TrialReport(
+            progress=(point,), outcome=fake_outcome(trial, epoch), status=status
+        )
 
 
 def fake_outcome(trial: TrialSpec, epochs: int) -> Outcome:
@@ -58,10 +77,21 @@ def fake_outcome(trial: TrialSpec, epochs: int) -> Outcome:
     best = fake_score(trial, epochs)
     test = best + 0.01 if trial.phase == "confirm" and epochs == trial.epochs else None
     return Outcome(
-        validation_score=best, test_score=test, best_epoch=epochs, epochs=epochs, num_parameters=10, num_trainable=10,
-        refine_seconds=0.1 * epochs, samples_per_second=64.0, micro_batch=16, align_epochs=2, distance_before=3.0,
-        distance_after=1.0, align_reused=trial.phase == "confirm", notes="a class was left out; solved in chunks",
-    )  # fmt: skip
+        validation_score=best,
+        test_score=test,
+        best_epoch=epochs,
+        epochs=epochs,
+        num_parameters=10,
+        num_trainable=10,
+        refine_seconds=0.1 * epochs,
+        samples_per_second=64.0,
+        micro_batch=16,
+        align_epochs=2,
+        distance_before=3.0,
+        distance_after=1.0,
+        align_reused=trial.phase == "confirm",
+        notes="a class was left out; solved in chunks",
+    )
 
 
 def take(controller: SweepController) -> TrialSpec:
@@ -77,13 +107,23 @@ def end(controller: SweepController, trial: TrialSpec) -> Record:
         stop = controller.report(trial.key, report.progress)
         if stop or report.done:
             break
-    return controller.finish(trial.key, report if report.done else report.stopped_early())
+    return controller.finish(
+        trial.key, report if report.done else report.stopped_early()
+    )
 
 
-def play(controller: SweepController, most: int | None = None, fail: frozenset[str] = frozenset()) -> list[TrialSpec]:
-    """Run trials one at a time until done, or until ``most`` have ended; tasks in ``fail`` fail."""
+def play(
+    controller: SweepController,
+    most: int | None = None,
+    fail: frozenset[str] = frozenset(),
+) -> list[TrialSpec]:
+    """Run trials one at a time until done, or until ``most`` have ended; tasks in
+    ``fail`` fail.
+    """
     ran: list[TrialSpec] = []
-    while (most is None or len(ran) < most) and (trial := controller.next_trial()) is not None:
+    while (most is None or len(ran) < most) and (
+        trial := controller.next_trial()
+    ) is not None:
         controller.started(trial.key)
         ran.append(trial)
         if trial.task in fail:

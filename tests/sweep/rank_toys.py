@@ -1,4 +1,6 @@
-"""A stand-in for a trainer that several ranks run; ``python -m tests.sweep.rank_toys`` runs it for ever."""
+"""A stand-in for a trainer that several ranks run; ``python -m tests.sweep.rank_toys``
+runs it for ever.
+"""
 
 import multiprocessing
 import time
@@ -14,10 +16,13 @@ from orca_ray.training.ranks import Ranks
 class Toy:
     """Counts steps; in each one, the ranks exchange what they have counted."""
 
-    stage, parallel = "refine", True
+    stage = "refine"
+    parallel = True
 
     def __init__(self, ranks: Ranks, epoch: int, failing: Exception | None) -> None:
-        self._ranks, self.epoch, self._failing = ranks, epoch, failing
+        self._ranks = ranks
+        self.epoch = epoch
+        self._failing = failing
         self.counted: list[int] = []
 
     def save(self, path: Path) -> None:
@@ -31,25 +36,39 @@ class Toy:
         if self._failing is not None and self._ranks.rank == self._ranks.size - 1:
             raise self._failing
         self.epoch += 1
-        self.counted = self._ranks.joined(np.array([self.epoch]), self._ranks.size).tolist()
+        self.counted = self._ranks.joined(
+            np.array([self.epoch]), self._ranks.size
+        ).tolist()
 
 
-def build(ranks: Ranks, *, building: Exception | None = None, stepping: Exception | None = None) -> Any:
-    """Return the trainer of a rank; in the last rank, ``building`` is raised here, and ``stepping`` by each step."""
+def build(
+    ranks: Ranks,
+    *,
+    building: Exception | None = None,
+    stepping: Exception | None = None,
+) -> Any:
+    """Return the trainer of a rank; in the last rank, ``building`` is raised here, and
+    ``stepping`` by each step.
+    """
     if building is not None and ranks.rank == ranks.size - 1:
         raise building
     return Toy(ranks, epoch=0 if ranks.rank else 5, failing=stepping)
 
 
 def main() -> None:
-    """Print the ids of the other ranks' processes after the first step, and go on stepping."""
+    """Print the ids of the other ranks' processes after the first step, and go on
+    stepping.
+    """
     processes = RankProcesses(3, build)
     toy = build(processes.first)
     while True:
         processes.join(toy)
         toy.step()
         if toy.epoch == 6:
-            print(*(process.pid for process in multiprocessing.active_children()), flush=True)  # noqa: T201
+            print(
+                *(process.pid for process in multiprocessing.active_children()),
+                flush=True,
+            )
         time.sleep(0.05)
 
 

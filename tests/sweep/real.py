@@ -1,4 +1,6 @@
-"""A sweep small enough for tests that is real all the same: real data, a tiny body, real training."""
+"""A sweep small enough for tests that is real all the same: real data, a tiny body,
+real training.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -24,9 +26,14 @@ def tiny_spec(directory: Path, text: str = TEXT) -> SweepSpec:
 
 
 def facts(store: ResultsStore, sweep: str = "tiny/full") -> dict[str, dict[str, Any]]:
-    """Return what is equal in every run of a sweep, by trial key: columns of its record, and its artefacts."""
+    """Return what is equal in every run of a sweep, by trial key: columns of its
+    record, and its artefacts.
+    """
     artefacts = store.artefacts(sweep=sweep)
     return {
-        key: {**record.reproducible(), "artefacts": artefacts[artefacts["trial_key"] == key].to_dict("list")}
+        key: {
+            **record.reproducible(),
+            "artefacts": artefacts[artefacts["trial_key"] == key].to_dict("list"),
+        }
         for key, record in store.load(sweep).items()
     }

@@ -1,7 +1,9 @@
-"""A process that runs the fake sweep with the inline executor, one epoch every ``SECONDS``, for tests that watch it.
+"""A process that runs the fake sweep with the inline executor, one epoch every
+``SECONDS``, for tests that watch it.
 
-``python -m tests.sweep.slow_sweep STORE SECONDS [SWEEP]``. Driver, lease, controller, writer, runner, checkpoints and
-outcome files are real; data and model are not. It ends with the exit code of ``orca-sweep run``.
+``python -m tests.sweep.slow_sweep STORE SECONDS [SWEEP]``. Driver, lease, controller,
+writer, runner, checkpoints and outcome files are real; data and model are not. It ends
+with the exit code of ``orca-sweep run``.
 """
 
 import logging
@@ -31,10 +33,15 @@ logger = logging.getLogger("orca_ray.tests.slow_sweep")
 
 
 class SlowTrainer:
-    """Stands in for the `TrialTrainer` of a trial: each step sleeps and makes up a score."""
+    """Stands in for the `TrialTrainer` of a trial: each step sleeps and makes up a
+    score.
+    """
 
     def __init__(self, trial: TrialSpec, seconds: float, mended: Path) -> None:
-        self._trial, self._seconds, self._mended, self._epochs = trial, seconds, mended, 0
+        self._trial = trial
+        self._seconds = seconds
+        self._mended = mended
+        self._epochs = 0
 
     @property
     def done(self) -> bool:
@@ -66,7 +73,11 @@ class SlowTrainer:
 
 
 def main(uri: str, seconds: float, name: str = "fake") -> int:
-    spec = fake_spec(TEXT.replace("name: fake", f"name: {name}").replace("{eta: 2, min_epochs: 2}", "null"))
+    spec = fake_spec(
+        TEXT.replace("name: fake", f"name: {name}").replace(
+            "{eta: 2, min_epochs: 2}", "null"
+        )
+    )
     mended = Path(uri).parent / "mended"
 
     def build(runner: Any) -> SlowTrainer:
@@ -78,7 +89,11 @@ def main(uri: str, seconds: float, name: str = "fake") -> int:
         (base, "this_node", lambda: NodeResources("here", 2.0, 0.0, 8.0)),
         (trial_runner, "limit_memory", lambda limits, device: None),
         (driver, "resolve", lambda searches, say: searches),
-        (driver, "fingerprints", lambda spec: dict.fromkeys(spec.tasks, "0123456789abcdef")),
+        (
+            driver,
+            "fingerprints",
+            lambda spec: dict.fromkeys(spec.tasks, "0123456789abcdef"),
+        ),
         (staging, "stage", lambda request, shared, progress: request.fingerprint),
         (trial_runner, "staged_data", lambda request, shared: None),
         (driver, "trial_seconds", lambda searches: {}),
@@ -95,11 +110,26 @@ def main(uri: str, seconds: float, name: str = "fake") -> int:
 
 
 def slow_sweep(store: Path, seconds: float, *arguments: str) -> subprocess.Popen[str]:
-    """Start a process that runs the fake sweep in the store at ``store``, one epoch every ``seconds``."""
-    command = [sys.executable, "-m", "tests.sweep.slow_sweep", str(store), str(seconds), *arguments]
+    """Start a process that runs the fake sweep in the store at ``store``, one epoch
+    every ``seconds``.
+    """
+    command = [
+        sys.executable,
+        "-m",
+        "tests.sweep.slow_sweep",
+        str(store),
+        str(seconds),
+        *arguments,
+    ]
     root = Path(__file__).parents[2]
-    environment = {**os.environ, "PYTHONPATH": str(root), "ORCA_RAY_HOME": str(store.parent / "home")}
-    return subprocess.Popen(command, cwd=root, env=environment, stderr=subprocess.PIPE, text=True)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(root),
+        "ORCA_RAY_HOME": str(store.parent / "home"),
+    }
+    return subprocess.Popen(
+        command, cwd=root, env=environment, stderr=subprocess.PIPE, text=True
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Steps that builds of tasks share, and the scale of inputs and targets, which models take out of them.
+"""Steps that builds of tasks share, and the scale of inputs and targets, which models
+take out of them.
 
 Of spectrograms librosa is the judge; what it said once is written down.
 """
@@ -30,24 +31,39 @@ def statistics(x: Rows, scale: Scale) -> tuple[Tensor, Tensor]:
 
 
 def test_the_declaration_decides() -> None:
-    """A sample of few rows may look standardised, or not, by chance: declared scales do not depend on it."""
+    """A sample of few rows may look standardised, or not, by chance: declared scales do
+    not depend on it.
+    """
     x = np.random.default_rng(0).normal(size=(60, 2, 9)).astype(np.float32)
     padded = x * (np.arange(9) < 5)
-    assert [input_statistics(each, "measured") for each in (x, padded)] == [None, None]  # standardised already
+    assert [input_statistics(each, "measured") for each in (x, padded)] == [
+        None,
+        None,
+    ]  # standardised already
     assert input_statistics(x, "units") is not None
     assert input_statistics(x * 100 + 7, "standardised") is None
     assert input_statistics(x * 100 + 7, "measured") is not None
     data = replace(make_data(DENSE), y_mean=None, y_std=None)
-    near = replace(data, splits={name: Split(s.x, np.asarray(s.y) / 40) for name, s in data.splits.items()})
-    assert with_target_statistics(replace(DENSE, target_scale="standardised"), near) is near
-    assert with_target_statistics(replace(DENSE, target_scale="units"), near).y_std == pytest.approx(
-        near.train.y.std(), rel=1e-3
+    near = replace(
+        data,
+        splits={
+            name: Split(s.x, np.asarray(s.y) / 40) for name, s in data.splits.items()
+        },
     )
+    assert (
+        with_target_statistics(replace(DENSE, target_scale="standardised"), near)
+        is near
+    )
+    assert with_target_statistics(
+        replace(DENSE, target_scale="units"), near
+    ).y_std == pytest.approx(near.train.y.std(), rel=1e-3)
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1e6])
 def test_a_badly_scaled_channel_among_standardised_ones_is_found(scale: float) -> None:
-    """The mean and deviation of all values are those of the other channels, if this one is small."""
+    """The mean and deviation of all values are those of the other channels, if this one
+    is small.
+    """
     x = np.random.default_rng(0).normal(size=(400, 3, 9)).astype(np.float32)
     x[:, 1] *= scale
     mean, deviation = statistics(x, "measured")
@@ -76,13 +92,17 @@ def test_rare_values_of_an_almost_constant_channel_stay_small() -> None:
     x[:, 1, 0] = np.arange(400) % 100 == 0  # one value in 1000
     mean, deviation = statistics(x, "units")
     np.testing.assert_allclose(mean[:, 0], [0.5, 0.001], rtol=1e-5)
-    np.testing.assert_allclose(deviation[:, 0], [0.5, 0.1], rtol=1e-5)  # its own deviation is 0.03
+    np.testing.assert_allclose(
+        deviation[:, 0], [0.5, 0.1], rtol=1e-5
+    )  # its own deviation is 0.03
 
 
 def test_targets_of_a_regression_get_statistics_where_they_need_them() -> None:
     data = make_data(DENSE)
     bare = replace(data, y_mean=None, y_std=None)
-    far = replace(bare, splits={name: Split(s.x, s.y * 3 + 40) for name, s in data.splits.items()})
+    far = replace(
+        bare, splits={name: Split(s.x, s.y * 3 + 40) for name, s in data.splits.items()}
+    )
     found = with_target_statistics(DENSE, far)
     assert found.y_mean == pytest.approx(far.train.y.mean(), rel=1e-3)
     assert found.y_std == pytest.approx(far.train.y.std(), rel=1e-3)
@@ -91,22 +111,32 @@ def test_targets_of_a_regression_get_statistics_where_they_need_them() -> None:
 
 
 def test_statistics_come_from_training_alone() -> None:
-    train, other = np.array([[[0.0, 2.0, np.nan]], [[4.0, 6.0, 1.0]]]), np.full((3, 1, 3), 100.0)
+    train = np.array([[[0.0, 2.0, np.nan]], [[4.0, 6.0, 1.0]]])
+    other = np.full((3, 1, 3), 100.0)
     labels = np.array([0, 1, 0])
-    named = arrays.classification([(train, labels[:2]), (other, labels), (other, labels)], axes=(0,))
-    np.testing.assert_allclose(named["train_x"], [[[-1, -1, 0]], [[1, 1, 0]]])  # padding becomes the mean
-    np.testing.assert_allclose(named["test_x"][..., :2], np.broadcast_to([[[49, 48]]], (3, 1, 2)))
+    named = arrays.classification(
+        [(train, labels[:2]), (other, labels), (other, labels)], axes=(0,)
+    )
+    np.testing.assert_allclose(
+        named["train_x"], [[[-1, -1, 0]], [[1, 1, 0]]]
+    )  # padding becomes the mean
+    np.testing.assert_allclose(
+        named["test_x"][..., :2], np.broadcast_to([[[49, 48]]], (3, 1, 2))
+    )
     assert named["validation_y"].dtype == np.int64
 
 
 def test_targets_stay_as_they_are_beside_their_statistics() -> None:
-    x, y = np.zeros((2, 1, 2)), np.array([[1.0, 10.0], [3.0, 30.0]])
+    x = np.zeros((2, 1, 2))
+    y = np.array([[1.0, 10.0], [3.0, 30.0]])
     parts = [(x, y), (x, y + 5), (x, y)]
     pointwise = arrays.regression(parts)
     np.testing.assert_array_equal(pointwise["validation_y"], (y + 5).astype(np.float32))
     np.testing.assert_allclose(pointwise["y_mean"], [2, 20])
     np.testing.assert_allclose(pointwise["y_std"], [1, 10])
-    np.testing.assert_allclose(arrays.regression(parts, target_axes=(0, 1))["y_mean"], [11])
+    np.testing.assert_allclose(
+        arrays.regression(parts, target_axes=(0, 1))["y_mean"], [11]
+    )
 
 
 @given(
@@ -114,15 +144,20 @@ def test_targets_stay_as_they_are_beside_their_statistics() -> None:
     st.floats(-1e3, 1e3, allow_nan=False),
     st.integers(0, 2**32 - 1),
 )
-def test_statistics_do_not_depend_on_the_blocks(sizes: list[int], offset: float, seed: int) -> None:
-    values = (np.random.RandomState(seed).randn(sum(sizes), 3) + offset).astype(np.float32)
+def test_statistics_do_not_depend_on_the_blocks(
+    sizes: list[int], offset: float, seed: int
+) -> None:
+    values = (np.random.RandomState(seed).randn(sum(sizes), 3) + offset).astype(
+        np.float32
+    )
     mean, scale = arrays.pointwise(np.split(values, np.cumsum(sizes)[:-1]))
     wide = values.astype(np.float64)
     np.testing.assert_allclose(mean, wide.mean(axis=0), rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(scale, wide.std(axis=0, ddof=1) + 1e-5, rtol=1e-5)
 
 
-LIBROSA_BANDS, LIBROSA_FRAMES = slice(5, None, 18), slice(None, None, 20)
+LIBROSA_BANDS = slice(5, None, 18)
+LIBROSA_FRAMES = slice(None, None, 20)
 LIBROSA = [
     [33.620, -17.100, -19.218, -12.394, -0.624, -36.150],
     [8.939, -11.612, -18.694, -9.082, -0.307, -36.150],
@@ -131,8 +166,10 @@ LIBROSA = [
     [-6.462, -5.645, -6.699, -4.000, 2.743, -36.150],
     [-1.019, -0.867, -3.796, -0.286, -0.557, -36.150],
 ]
-"""Decibels of `chirp` by librosa 0.11: ``melspectrogram(sr=22050, n_fft=1920, win_length=661, hop_length=220,
-n_mels=96, htk=True, norm=None, pad_mode="reflect")``, then ``power_to_db``."""
+"""Decibels of `chirp` by librosa 0.11: ``melspectrogram(sr=22050, n_fft=1920,
+win_length=661, hop_length=220, n_mels=96, htk=True, norm=None, pad_mode="reflect")``,
+then ``power_to_db``.
+"""
 
 
 def chirp() -> npt.NDArray[np.float32]:
@@ -151,23 +188,44 @@ def test_numbers_of_librosa() -> None:
 
 
 def test_other_rates_and_sizes() -> None:
-    """A tone of 1000 Hz is loudest in its band, whatever the rate and the number of bands."""
-    for sample_rate, n_mels, n_fft in ((22050, 96, 1920), (16000, 40, 1024), (8000, 20, 512)):
+    """A tone of 1000 Hz is loudest in its band, whatever the rate and the number of
+    bands.
+    """
+    for sample_rate, n_mels, n_fft in (
+        (22050, 96, 1920),
+        (16000, 40, 1024),
+        (8000, 20, 512),
+    ):
         time = np.arange(sample_rate) / sample_rate
         tone = np.sin(2 * np.pi * 1000 * time).astype(np.float32)
-        found = arrays.log_mel(tone, sample_rate=sample_rate, n_mels=n_mels, n_fft=n_fft)
+        found = arrays.log_mel(
+            tone, sample_rate=sample_rate, n_mels=n_mels, n_fft=n_fft
+        )
         assert found.shape == (n_mels, 1 + sample_rate // int(0.01 * sample_rate))
-        mel, highest = (2595 * np.log10(1 + hertz / 700) for hertz in (1000, sample_rate / 2))
+        mel, highest = (
+            2595 * np.log10(1 + hertz / 700) for hertz in (1000, sample_rate / 2)
+        )
         assert abs(mel / highest * (n_mels + 1) - (int(found[:, 50].argmax()) + 1)) <= 1
 
 
 def test_decibels_are_of_the_amplitude_and_cut_off_below_the_loudest() -> None:
-    np.testing.assert_allclose(arrays.log_mel(chirp()[:12000]), arrays.log_mel(0.1 * chirp()[:12000]) + 20, atol=1e-3)
-    assert arrays.log_mel(chirp()).min() == pytest.approx(arrays.log_mel(chirp()).max() - 80, abs=1e-4)
-    assert arrays.log_mel(np.zeros(22050, np.float32)).tolist() == np.full((96, 101), -100.0).tolist()
+    np.testing.assert_allclose(
+        arrays.log_mel(chirp()[:12000]),
+        arrays.log_mel(0.1 * chirp()[:12000]) + 20,
+        atol=1e-3,
+    )
+    assert arrays.log_mel(chirp()).min() == pytest.approx(
+        arrays.log_mel(chirp()).max() - 80, abs=1e-4
+    )
+    assert (
+        arrays.log_mel(np.zeros(22050, np.float32)).tolist()
+        == np.full((96, 101), -100.0).tolist()
+    )
 
 
 @pytest.mark.parametrize("shape", [(960,), (0,), (1, 22050)])
 def test_what_has_no_spectrogram(shape: tuple[int, ...]) -> None:
-    with pytest.raises(UserError, match=r"one channel of more than 960 samples, got shape"):
+    with pytest.raises(
+        UserError, match=r"one channel of more than 960 samples, got shape"
+    ):
         arrays.log_mel(np.zeros(shape, np.float32))

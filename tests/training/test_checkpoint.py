@@ -1,4 +1,6 @@
-"""Checkpoints, whole or not there, and alignments that trials share: keys, storage, damaged files, replays."""
+"""Checkpoints, whole or not there, and alignments that trials share: keys, storage,
+damaged files, replays.
+"""
 
 import logging
 import os
@@ -18,12 +20,20 @@ from orca_ray.data import cache as cache_module
 from orca_ray.data.prepared import Split
 from orca_ray.testing.trials import copy_of
 from orca_ray.training import checkpoint
-from orca_ray.training.checkpoint import AlignedCache, AlignEpoch, Alignment, alignment_key
+from orca_ray.training.checkpoint import (
+    AlignedCache,
+    AlignEpoch,
+    Alignment,
+    alignment_key,
+)
 
 from .training_toys import CPU, files_of_at_most, same, toy_model, toy_split
 
 SMALL = {"epoch": 3, "score": 0.1, "best": None, "names": ["x", "y"]}
-WEIGHTS = {"a": torch.arange(1000, dtype=torch.float32), "b": torch.tensor(3, dtype=torch.int64)}
+WEIGHTS = {
+    "a": torch.arange(1000, dtype=torch.float32),
+    "b": torch.tensor(3, dtype=torch.int64),
+}
 STATE: dict[str, Any] = {"weights": WEIGHTS, **SMALL}
 
 
@@ -37,7 +47,9 @@ def path(tmp_path: Path) -> Path:
 def assert_whole(path: Path) -> None:
     loaded = tensor_cache.load(path)
     assert loaded is not None
-    assert all(torch.equal(loaded["weights"][name], value) for name, value in WEIGHTS.items())
+    assert all(
+        torch.equal(loaded["weights"][name], value) for name, value in WEIGHTS.items()
+    )
     assert {key: loaded[key] for key in SMALL} == SMALL
     assert os.listdir(path.parent) == ["trial.ckpt"]
 
@@ -51,7 +63,9 @@ def test_round_trip(path: Path, caplog: pytest.LogCaptureFixture) -> None:
 def test_every_damage_is_noticed(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     content = path.read_bytes()
     flips = range(0, len(content), 97)
-    damaged = [content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :] for at in flips]
+    damaged = [
+        content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :] for at in flips
+    ]
     damaged += [content[:length] for length in (0, 3, 11, 12, 100, len(content) - 1)]
     damaged += [content + b"x", b"not a checkpoint at all"]
     with caplog.at_level(logging.WARNING):
@@ -62,7 +76,9 @@ def test_every_damage_is_noticed(path: Path, caplog: pytest.LogCaptureFixture) -
     assert "starting again" in caplog.text
 
 
-def test_code_in_a_checkpoint_does_not_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_code_in_a_checkpoint_does_not_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     class Evil:
         def __reduce__(self) -> tuple[Any, ...]:
             return os.mkdir, (str(tmp_path / "ran"),)
@@ -74,7 +90,9 @@ def test_code_in_a_checkpoint_does_not_run(tmp_path: Path, caplog: pytest.LogCap
 
 
 @pytest.mark.parametrize("num_bytes", [5, 2000, 300_000])
-def test_a_full_disk_is_an_os_error_and_keeps_the_previous_one(num_bytes: int, path: Path) -> None:
+def test_a_full_disk_is_an_os_error_and_keeps_the_previous_one(
+    num_bytes: int, path: Path
+) -> None:
     """torch alone turns it into a RuntimeError about a position in its archive."""
     with files_of_at_most(num_bytes), pytest.raises(OSError, match="too large"):
         tensor_cache.save(path, {**STATE, "large": torch.zeros(100_000)})
@@ -85,37 +103,54 @@ KEY = "0123abcd"
 
 
 def an_alignment() -> Alignment:
-    embedder = {name: 2 * value for name, value in copy_of(toy_model().embedder).items()}
+    embedder = {
+        name: 2 * value for name, value in copy_of(toy_model().embedder).items()
+    }
     epochs = tuple(AlignEpoch(number, 1.0 / number, 1e-2, 3.0) for number in (1, 2, 3))
     return Alignment(embedder, epochs, 1.5, 0.25, True, ("a class left out",))
 
 
 def assert_loads(cache: AlignedCache, key: str = KEY) -> None:
-    found, expected = cache.load(key, toy_model().embedder), an_alignment()
+    found = cache.load(key, toy_model().embedder)
+    expected = an_alignment()
     assert found is not None
     assert same(dict(found.embedder), dict(expected.embedder))
     assert replace(found, embedder={}) == replace(expected, embedder={})
 
 
 def source(shift: float = 0.0) -> SourceFeatures:
-    return SourceFeatures(torch.arange(24.0).reshape(4, 6) + shift, torch.tensor([0, 1, 0, 1]), "toy")
+    return SourceFeatures(
+        torch.arange(24.0).reshape(4, 6) + shift, torch.tensor([0, 1, 0, 1]), "toy"
+    )
 
 
 def key(
-    *, seed: int = 0, features: SourceFeatures | None = None, train: Split | None = None,
+    *,
+    seed: int = 0,
+    features: SourceFeatures | None = None,
+    train: Split | None = None,
     settings: Mapping[str, Any] | None = None,
-) -> str:  # fmt: skip
+) -> str:
     embedder = toy_model(seed=seed).embedder
-    return alignment_key(embedder, features or source(), train or toy_split(30), CPU, settings or {"seed": 0})
+    return alignment_key(
+        embedder,
+        features or source(),
+        train or toy_split(30),
+        CPU,
+        settings or {"seed": 0},
+    )
 
 
 def test_keys_are_equal_for_equal_alignments_and_differ_with_everything_that_decides(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert key() == key(features=SourceFeatures(source().x.clone(), source().y, "another name"))
+    assert key() == key(
+        features=SourceFeatures(source().x.clone(), source().y, "another name")
+    )
     assert key(settings={"a": 1, "b": 2}) == key(settings={"b": 2, "a": 1})
     split = toy_split(30)
-    x, y = split.x[:].copy(), split.y.copy()
+    x = split.x[:].copy()
+    y = split.y.copy()
     x[29, 0, 7] += 1e-6
     y[3] += 1
     keys = [
@@ -135,7 +170,9 @@ def test_keys_are_equal_for_equal_alignments_and_differ_with_everything_that_dec
     assert len(set(keys)) == len(keys)
 
 
-def test_splits_of_one_data_set_have_different_keys_however_large(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_splits_of_one_data_set_have_different_keys_however_large(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(checkpoint, "_SAMPLED_BYTES", 100)
     split = toy_split(3000)
     parts = [slice(0, 1000), slice(0, 2000), slice(0, 3000), slice(1000, 2000)]
@@ -146,11 +183,15 @@ def test_alignments_in_the_default_directory(empty_home: Path) -> None:
     assert AlignedCache().load(KEY, toy_model().embedder) is None
     AlignedCache().store(KEY, an_alignment())
     assert_loads(AlignedCache())
-    assert [path.parent.name for path in empty_home.rglob("*") if path.is_file()] == ["aligned"]
+    assert [path.parent.name for path in empty_home.rglob("*") if path.is_file()] == [
+        "aligned"
+    ]
 
 
 @pytest.mark.parametrize("damage", ["truncated", "foreign", "of another embedder"])
-def test_a_damaged_file_is_reported_and_replaced(damage: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_file_is_reported_and_replaced(
+    damage: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     cache = AlignedCache(tmp_path)
     cache.store(KEY, an_alignment())
     (path,) = tmp_path.iterdir()
@@ -167,7 +208,9 @@ def test_a_damaged_file_is_reported_and_replaced(damage: str, tmp_path: Path, ca
     assert_loads(cache)
 
 
-def test_a_disk_that_takes_nothing_or_fills_up_only_warns(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_disk_that_takes_nothing_or_fills_up_only_warns(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     (tmp_path / "file").touch()
     AlignedCache(tmp_path / "file").store(KEY, an_alignment())
     large = replace(an_alignment(), embedder={"weight": torch.zeros(100_000)})
@@ -178,8 +221,12 @@ def test_a_disk_that_takes_nothing_or_fills_up_only_warns(tmp_path: Path, caplog
     assert AlignedCache(tmp_path / "file").load(KEY, toy_model().embedder) is None
 
 
-def test_the_least_recently_used_go_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache_module, "prune", partial(cache_module.prune, most_files=3))
+def test_the_least_recently_used_go_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        cache_module, "prune", partial(cache_module.prune, most_files=3)
+    )
     cache = AlignedCache(tmp_path)
     for age, name in enumerate(["d", "c", "b"]):
         cache.store(name, an_alignment())

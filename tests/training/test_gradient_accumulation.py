@@ -1,4 +1,6 @@
-"""Gradient accumulation: equal gradients for all micro-batch sizes, memory limits, checkpointing, compilation."""
+"""Gradient accumulation: equal gradients for all micro-batch sizes, memory limits,
+checkpointing, compilation.
+"""
 
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
@@ -47,20 +49,28 @@ from .training_toys import (
 CUDA = torch.device("cuda")
 
 
-def make_accumulator(model: CrossModalModel, split: Split, **options: Any) -> GradientAccumulator:
+def make_accumulator(
+    model: CrossModalModel, split: Split, **options: Any
+) -> GradientAccumulator:
     config = RefineConfig(**options)
     loss = OBJECTIVE.training_loss(split.y, CPU)
     feed = SplitInputs(split.x, model, EXACT)
-    return GradientAccumulator(model, list(model.parameters()), feed, split.y, loss, config, seed=0)
+    return GradientAccumulator(
+        model, list(model.parameters()), feed, split.y, loss, config, seed=0
+    )
 
 
-def gradient(accumulator: GradientAccumulator, model: nn.Module, num_samples: int) -> Tensor:
+def gradient(
+    accumulator: GradientAccumulator, model: nn.Module, num_samples: int
+) -> Tensor:
     model.zero_grad()
     model.train()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         next(accumulator.gradients([np.arange(num_samples)[::-1].copy()]))
-    return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+    return torch.cat(
+        [p.grad.flatten() for p in model.parameters() if p.grad is not None]
+    )
 
 
 def test_the_gradient_does_not_depend_on_the_micro_batch(bert: str) -> None:
@@ -70,7 +80,9 @@ def test_the_gradient_does_not_depend_on_the_micro_batch(bert: str) -> None:
     expected = gradient(accumulator, model, 12)
     for limit in (1, 7, 40):
         accumulator.limit = limit
-        torch.testing.assert_close(gradient(accumulator, model, 12), expected, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(
+            gradient(accumulator, model, 12), expected, rtol=1e-4, atol=1e-6
+        )
 
 
 def saved_by_autograd(model: CrossModalModel, x: Tensor) -> int:
@@ -89,8 +101,11 @@ def saved_by_autograd(model: CrossModalModel, x: Tensor) -> int:
     return sum(saved.values())
 
 
-def test_a_micro_batch_stays_within_the_memory_budget(bert: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, split = real_model(bert), real_split(64)
+def test_a_micro_batch_stays_within_the_memory_budget(
+    bert: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = real_model(bert)
+    split = real_split(64)
     accumulator = make_accumulator(model, split, batch_size=64)
     assert accumulator.cost.num_tokens == 8
     assert accumulator.cost.saved_bytes == pytest.approx(
@@ -100,7 +115,10 @@ def test_a_micro_batch_stays_within_the_memory_budget(bert: str, monkeypatch: py
     monkeypatch.setattr(sample_cost, "budget_bytes", lambda memory_mib, device: budget)
     accumulator = make_accumulator(model, split, batch_size=64)
     assert 4 <= accumulator.micro_batch <= accumulator.limit < 10
-    assert saved_by_autograd(model, torch.from_numpy(split.x[: accumulator.limit])) <= budget
+    assert (
+        saved_by_autograd(model, torch.from_numpy(split.x[: accumulator.limit]))
+        <= budget
+    )
 
 
 def test_limits_of_a_micro_batch() -> None:
@@ -108,13 +126,23 @@ def test_limits_of_a_micro_batch() -> None:
     assert max_micro_batch(small, 100 * 2**20, CPU) == 80  # a quarter on top
     assert max_micro_batch(small, 100 * 2**20, CPU, extra_bytes=2**20) == 40
     assert max_micro_batch(small, 1, CPU) == 1
-    wide = SampleCost(saved_bytes=2**20, largest_bytes=CPU_TENSOR_BYTES // 3, num_tokens=1)
+    wide = SampleCost(
+        saved_bytes=2**20, largest_bytes=CPU_TENSOR_BYTES // 3, num_tokens=1
+    )
     assert max_micro_batch(wide, 2**40, CPU) == 3
     assert max_micro_batch(wide, 2**40, CUDA) == 1024
-    assert [even_micro_batch(64, limit) for limit in (1, 21, 40, 64, 99)] == [1, 16, 32, 64, 64]
+    assert [even_micro_batch(64, limit) for limit in (1, 21, 40, 64, 99)] == [
+        1,
+        16,
+        32,
+        64,
+        64,
+    ]
 
 
-def test_checkpointing_keeps_gradients_and_saves_memory(bert: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpointing_keeps_gradients_and_saves_memory(
+    bert: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     split = real_split(12)
     model = real_model(bert, dropout=0.3)
     plain = make_accumulator(model, split)
@@ -128,15 +156,26 @@ def test_checkpointing_keeps_gradients_and_saves_memory(bert: str, monkeypatch: 
     assert torch.equal(gradient(accumulator, model, 12), expected)
     assert saved_by_autograd(model, x) < 0.5 * before
     assert not accumulator.notes
-    without_layers = make_accumulator(toy_model(), toy_split(9), gradient_checkpointing="on")
+    without_layers = make_accumulator(
+        toy_model(), toy_split(9), gradient_checkpointing="on"
+    )
     assert "no repeated layers" in without_layers.notes[0]
     wide = make_accumulator(model, real_split(64), batch_size=64).cost
     monkeypatch.setattr(sample_cost, "CPU_TENSOR_BYTES", 5 * wide.largest_bytes)
-    assert make_accumulator(model, real_split(64), batch_size=64, gradient_checkpointing="on").limit == 5
+    assert (
+        make_accumulator(
+            model, real_split(64), batch_size=64, gradient_checkpointing="on"
+        ).limit
+        == 5
+    )
 
 
-def test_nan_ends_the_trial_before_it_can_be_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where only some losses are checked, as on devices that a check synchronises with."""
+def test_nan_ends_the_trial_before_it_can_be_the_best(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also where only some losses are checked, as on devices that a check synchronises
+    with.
+    """
     train = toy_split(40)
     train.x[:][17] = torch.nan
     for every, expected in ((1, range(1, 10)), (64, [10])):
@@ -165,7 +204,10 @@ def test_a_micro_batch_too_large_for_the_device_is_halved() -> None:
     loss, notes, size, weights = curve(8)
     expected, no_notes, whole, expected_weights = curve(64)
     assert (size, whole, no_notes) == (8, 32, [])
-    assert notes == [f"a micro-batch of {size} samples did not fit the device's memory, halved" for size in (32, 16)]
+    assert notes == [
+        f"a micro-batch of {size} samples did not fit the device's memory, halved"
+        for size in (32, 16)
+    ]
     assert loss == pytest.approx(expected, rel=1e-5)
     for name, value in weights.items():
         torch.testing.assert_close(value, expected_weights[name], rtol=1e-3, atol=1e-5)
@@ -173,13 +215,20 @@ def test_a_micro_batch_too_large_for_the_device_is_halved() -> None:
         curve(0)
 
 
-def test_other_errors_and_those_of_the_optimiser_are_not_retried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An optimiser that runs out of memory has half of its state: its step is neither finished nor repeated."""
+def test_other_errors_and_those_of_the_optimiser_are_not_retried(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An optimiser that runs out of memory has half of its state: its step is neither
+    finished nor repeated.
+    """
     model = toy_model()
     loop = make_refine(model, RefineConfig(epochs=1, batch_size=32))
     before = copy_of(model)
     wrong = RuntimeError("shapes differ")
-    with limited_memory(model, 8, wrong, training=True), pytest.raises(RuntimeError, match="shapes differ"):
+    with (
+        limited_memory(model, 8, wrong, training=True),
+        pytest.raises(RuntimeError, match="shapes differ"),
+    ):
         loop.step()
     tried: list[Tensor] = []
 
@@ -203,9 +252,14 @@ def test_training_continues_without_a_compiler(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(torch, "compile", fail)
     results = []
     for mode in ("off", "on"):
-        loop = make_refine(toy_model(dropout=0.2), RefineConfig(epochs=1, dropout=0.2, compile=mode))
+        loop = make_refine(
+            toy_model(dropout=0.2), RefineConfig(epochs=1, dropout=0.2, compile=mode)
+        )
         results.append((loop.step().loss, loop.notes))
-    assert results == [(results[0][0], []), (results[0][0], ["not compiled (RuntimeError)"])]
+    assert results == [
+        (results[0][0], []),
+        (results[0][0], ["not compiled (RuntimeError)"]),
+    ]
 
 
 def test_networks_are_compiled_for_each_micro_batch_and_used_for_its_size_alone(
@@ -226,9 +280,15 @@ def test_networks_are_compiled_for_each_micro_batch_and_used_for_its_size_alone(
 
     monkeypatch.setattr(torch, "compile", watched)
     model = toy_model()
-    loop = make_refine(model, RefineConfig(epochs=3, batch_size=16, compile="on"), train=toy_split(40))
+    loop = make_refine(
+        model, RefineConfig(epochs=3, batch_size=16, compile="on"), train=toy_split(40)
+    )
     loop.step()
-    assert sizes == [16, 16, 16]  # the trial run, and two of three steps: the last one has 8 samples
+    assert sizes == [
+        16,
+        16,
+        16,
+    ]  # the trial run, and two of three steps: the last one has 8 samples
     with limited_memory(model, 8, training=True):
         loop.step()
         loop.step()
@@ -236,7 +296,12 @@ def test_networks_are_compiled_for_each_micro_batch_and_used_for_its_size_alone(
 
 
 def test_when_to_compile() -> None:
-    cases = [("auto", CPU, 10**6), ("auto", CUDA, 10), ("auto", CUDA, 10**6), ("on", CPU, 1)]
+    cases = [
+        ("auto", CPU, 10**6),
+        ("auto", CUDA, 10),
+        ("auto", CUDA, 10**6),
+        ("on", CPU, 1),
+    ]
     assert [wants_compile(*case) for case in cases] == [False, False, True, True]
     with torch_settings(1, deterministic=True):
         assert not wants_compile("on", CUDA, 10**6)
@@ -253,25 +318,42 @@ def test_micro_batches_are_halved() -> None:
     assert halved(64) == 64
     limit_memory(MemoryLimits(halvings=2), CPU)
     assert (halved(64), halved(3)) == (16, 1)
-    assert make_accumulator(toy_model(), toy_split(32), batch_size=32).micro_batch == before // 4 == 8
+    assert (
+        make_accumulator(toy_model(), toy_split(32), batch_size=32).micro_batch
+        == before // 4
+        == 8
+    )
 
 
 def test_budgets_derive_from_the_share(monkeypatch: pytest.MonkeyPatch) -> None:
     shares: list[float] = []
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", shares.append)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=2**34))
+    monkeypatch.setattr(
+        torch.cuda,
+        "get_device_properties",
+        lambda _: SimpleNamespace(total_memory=2**34),
+    )
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (2**33, 2**34))
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 2**30)
-    whole, free = budget_bytes(0, CUDA), evaluate._free_bytes(CUDA)
+    whole = budget_bytes(0, CUDA)
+    free = evaluate._free_bytes(CUDA)
     limit_memory(MemoryLimits(share=0.25), CUDA)
-    assert 4 * (shares.pop() * 2**34 + CONTEXT_MIB * 2**20) == 2**34, "four trials and their CUDA contexts fit"
+    assert 4 * (shares.pop() * 2**34 + CONTEXT_MIB * 2**20) == 2**34, (
+        "four trials and their CUDA contexts fit"
+    )
     assert memory_limits().share == 0.25
     assert budget_bytes(0, CUDA) == whole // 4
-    assert (free, evaluate._free_bytes(CUDA)) == (2**33, 2**32 - CONTEXT_MIB * 2**20 - 2**30)
+    assert (free, evaluate._free_bytes(CUDA)) == (
+        2**33,
+        2**32 - CONTEXT_MIB * 2**20 - 2**30,
+    )
     assert budget_bytes(100, CUDA) == 100 * 2**20, "what a sweep sets stays"
     limit_memory(MemoryLimits(share=0.01), CUDA)
     limit_memory(MemoryLimits(), CUDA)
-    assert shares == [0.0, 1.0], "a context alone exceeds a hundredth of the card; a whole card has no limit"
+    assert shares == [
+        0.0,
+        1.0,
+    ], "a context alone exceeds a hundredth of the card; a whole card has no limit"
 
 
 def test_reading_a_batch_is_progress() -> None:

@@ -1,4 +1,6 @@
-"""Optimisers, schedules, flat curves, decoding, seeds, ranks; feeds of rows, precision by device, and throughput."""
+"""Optimisers, schedules, flat curves, decoding, seeds, ranks; feeds of rows, precision
+by device, and throughput.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,13 +16,39 @@ from orca_ray.data.rows import RowIndex, Target, joined_rows, row_slices
 from orca_ray.models.body import repeated_layers, seeded
 from orca_ray.torch_private import has_bfloat16_units
 from orca_ray.training.config import ALIGN_SCHEDULES
-from orca_ray.training.evaluate import Objective, Samples, SplitInputs, predict, score, to_tensor
-from orca_ray.training.numerics import Precision, choose_precision, derive_seed, make_generator, torch_settings
-from orca_ray.training.optimisation import ParameterGroup, Plateau, make_optimizer, make_schedule, set_learning_rate
+from orca_ray.training.evaluate import (
+    Objective,
+    Samples,
+    SplitInputs,
+    predict,
+    score,
+    to_tensor,
+)
+from orca_ray.training.numerics import (
+    Precision,
+    choose_precision,
+    derive_seed,
+    make_generator,
+    torch_settings,
+)
+from orca_ray.training.optimisation import (
+    ParameterGroup,
+    Plateau,
+    make_optimizer,
+    make_schedule,
+    set_learning_rate,
+)
 from orca_ray.training.ranks import Ranks
 from orca_ray.training.sample_cost import SampleCost, cpu_peak, throughput
 
-from .training_toys import CPU, OBJECTIVE, predictions_of, real_model, real_split, toy_split
+from .training_toys import (
+    CPU,
+    OBJECTIVE,
+    predictions_of,
+    real_model,
+    real_split,
+    toy_split,
+)
 
 
 def values(name: str, warmup: int, total: int, num: int) -> list[float]:
@@ -38,24 +66,38 @@ def values(name: str, warmup: int, total: int, num: int) -> list[float]:
     ],
 )
 def test_schedules(name: str, warmup: int, total: int, expected: list[float]) -> None:
-    assert values(name, warmup, total, len(expected)) == pytest.approx(expected, abs=1e-6)
+    assert values(name, warmup, total, len(expected)) == pytest.approx(
+        expected, abs=1e-6
+    )
     for edge in ((0, 1), (10, 10), (12, 10)):
         assert all(0.0 <= value <= 1.0 for value in values(name, *edge, 20))
 
 
-@pytest.mark.parametrize(("name", "expected"), [("adamw", 1.0 - 0.1 * 0.5), ("sgd", 1.0 - 0.1 * 0.5), ("adam", 0.9)])
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("adamw", 1.0 - 0.1 * 0.5), ("sgd", 1.0 - 0.1 * 0.5), ("adam", 0.9)],
+)
 def test_weight_decay(name: str, expected: float) -> None:
-    """With a zero gradient: decoupled for adamw, L2 for sgd; adam normalises the L2 gradient to a step of one rate."""
+    """With a zero gradient: decoupled for adamw, L2 for sgd; adam normalises the L2
+    gradient to a step of one rate.
+    """
     weight = Parameter(torch.tensor([1.0]))
-    optimizer = make_optimizer(name, [ParameterGroup([weight])], learning_rate=0.1, weight_decay=0.5)
+    optimizer = make_optimizer(
+        name, [ParameterGroup([weight])], learning_rate=0.1, weight_decay=0.5
+    )
     weight.grad = torch.zeros(1)
     optimizer.step()
     assert float(weight.detach()) == pytest.approx(expected, rel=1e-5)
 
 
 def test_groups_scale_the_learning_rate() -> None:
-    first, second = Parameter(torch.ones(1)), Parameter(torch.ones(1))
-    groups = [ParameterGroup([first]), ParameterGroup([second], 0.1), ParameterGroup([])]
+    first = Parameter(torch.ones(1))
+    second = Parameter(torch.ones(1))
+    groups = [
+        ParameterGroup([first]),
+        ParameterGroup([second], 0.1),
+        ParameterGroup([]),
+    ]
     optimizer = make_optimizer("sgd", groups, learning_rate=1.0, weight_decay=0.0)
     assert [group["lr"] for group in optimizer.param_groups] == [1.0, 0.1]
     set_learning_rate(optimizer, 0.5)
@@ -63,12 +105,13 @@ def test_groups_scale_the_learning_rate() -> None:
 
 
 def test_align_schedules() -> None:
-    step, reference = ALIGN_SCHEDULES["step"](60), ALIGN_SCHEDULES["reference_step"](100)
+    step = ALIGN_SCHEDULES["step"](60)
+    reference = ALIGN_SCHEDULES["reference_step"](100)
     assert [step(epoch) for epoch in (0, 39, 40, 59)] == [1.0, 1.0, 0.1, 0.1]
     # The reference's rate falls after the epochs 20, 40 and 60 (from 0), not at them.
-    assert [reference(epoch) for epoch in (20, 21, 40, 41, 60, 61, 99)] == pytest.approx(
-        [1, 0.2, 0.2, 0.04, 0.04, 0.008, 0.008]
-    )
+    assert [
+        reference(epoch) for epoch in (20, 21, 40, 41, 60, 61, 99)
+    ] == pytest.approx([1, 0.2, 0.2, 0.04, 0.04, 0.008, 0.008])
 
 
 SLOW = [0.999**epoch for epoch in range(40)]
@@ -76,50 +119,93 @@ SLOW = [0.999**epoch for epoch in range(40)]
 
 
 @pytest.mark.parametrize(
-    ("values", "patience", "tolerance", "expected"),  # number of values after which the curve is first called flat
+    (
+        "values",
+        "patience",
+        "tolerance",
+        "expected",
+    ),  # number of values after which the curve is first called flat
     [
         ([0.99**epoch for epoch in range(200)], 4, 0.005, None),
         ([2.0] * 20, 5, 0.005, 10),  # as soon as it can be judged
         ([2.0 + epoch for epoch in range(20)], 3, 0.005, 6),
-        ([max(1.0, 2.0 - 0.1 * epoch) for epoch in range(60)], 4, 0.005, 18),  # level from the 11th value on
+        (
+            [max(1.0, 2.0 - 0.1 * epoch) for epoch in range(60)],
+            4,
+            0.005,
+            18,
+        ),  # level from the 11th value on
         ([1e-6 * value for value in SLOW], 4, 0.005, 8),  # the tolerance is relative
         (SLOW, 4, 0.003, None),
-        ([1.0, *(0.01 * 0.9**epoch for epoch in range(40))], 4, 0.01, 9),  # and a share of the first value
+        (
+            [1.0, *(0.01 * 0.9**epoch for epoch in range(40))],
+            4,
+            0.01,
+            9,
+        ),  # and a share of the first value
         ([0.0] * 10, 4, 0.005, 8),
         ([-1.0 * epoch for epoch in range(1, 30)], 4, 0.005, None),
         ([1.0] * 100, 0, 0.005, None),
     ],
 )
-def test_when_a_curve_is_flat(values: list[float], patience: int, tolerance: float, expected: int | None) -> None:
+def test_when_a_curve_is_flat(
+    values: list[float], patience: int, tolerance: float, expected: int | None
+) -> None:
     plateau = Plateau(patience, tolerance)
-    first = next((number for number, value in enumerate(values, 1) if plateau.add(value, values[0])), None)
+    first = next(
+        (
+            number
+            for number, value in enumerate(values, 1)
+            if plateau.add(value, values[0])
+        ),
+        None,
+    )
     assert first == expected
 
 
 def test_dense_outputs_are_decoded_and_logits_are_not() -> None:
     for mean in (np.array(2.0), np.full((4, 4), 2.0)):
-        objective = Objective(Target("dense", shape=(4, 4)), "mse", "rmse", mean, mean * 0 + 3.0)
+        objective = Objective(
+            Target("dense", shape=(4, 4)), "mse", "rmse", mean, mean * 0 + 3.0
+        )
         decoded = objective.decoder(CPU)(torch.ones(5, 4, 4))
         assert decoded.dtype == torch.float32
         assert torch.equal(decoded, torch.full((5, 4, 4), 5.0))
-    objective = Objective(Target("classes", size=3), "cross_entropy", "error", np.array(2.0), np.array(3.0))
+    objective = Objective(
+        Target("classes", size=3),
+        "cross_entropy",
+        "error",
+        np.array(2.0),
+        np.array(3.0),
+    )
     output = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
     assert torch.equal(objective.decoder(CPU)(output), output)
 
 
 def test_decoded_scores_are_in_the_targets_units() -> None:
-    objective = Objective(Target("scalar"), "mse", "rmse", np.array(10.0), np.array(2.0))
+    objective = Objective(
+        Target("scalar"), "mse", "rmse", np.array(10.0), np.array(2.0)
+    )
     outputs = torch.tensor([0.0, 1.0])
     decoded = objective.decoder(CPU)(outputs).numpy()
     y = np.array([10.0, 14.0], dtype=np.float32)
     assert score(decoded, y, objective) == pytest.approx(np.sqrt(2.0))
-    assert float(objective.training_loss(y, CPU)(outputs, torch.from_numpy(y))) == pytest.approx(2.0)
+    assert float(
+        objective.training_loss(y, CPU)(outputs, torch.from_numpy(y))
+    ) == pytest.approx(2.0)
 
 
 def test_seeds_are_fixed_for_all_time() -> None:
     """A changed derivation would change every published score."""
     assert derive_seed(0, "order", 1) == 8024286156118006313
-    places = [(0, ("a", 1)), (0, ("a", 2)), (0, ("b", 1)), (1, ("a", 1)), (11, ("a",)), (1, ("1", "a"))]
+    places = [
+        (0, ("a", 1)),
+        (0, ("a", 2)),
+        (0, ("b", 1)),
+        (1, ("a", 1)),
+        (11, ("a",)),
+        (1, ("1", "a")),
+    ]
     assert len({derive_seed(seed, *path) for seed, path in places}) == len(places)
     assert all(0 <= derive_seed(seed) < 2**63 for seed in range(50))
 
@@ -133,7 +219,10 @@ def test_a_seed_holds_for_its_block_alone() -> None:
     assert torch.equal(torch.rand(2), expected)
     with seeded(8, CPU):
         assert torch.equal(torch.rand(4), first)
-    assert torch.equal(torch.rand(3, generator=make_generator(1, "x")), torch.rand(3, generator=make_generator(1, "x")))
+    assert torch.equal(
+        torch.rand(3, generator=make_generator(1, "x")),
+        torch.rand(3, generator=make_generator(1, "x")),
+    )
 
 
 def test_shares_are_even_and_cover_everything_in_order() -> None:
@@ -141,7 +230,9 @@ def test_shares_are_even_and_cover_everything_in_order() -> None:
         shares = [range(count)[Ranks(rank, size).share(count)] for rank in range(size)]
         assert [item for share in shares for item in share] == list(range(count))
         assert max(map(len, shares)) - min(map(len, shares)) <= 1
-        assert len(shares[0]) == max(map(len, shares)), "the record's micro-batch is the first rank's"
+        assert len(shares[0]) == max(map(len, shares)), (
+            "the record's micro-batch is the first rank's"
+        )
 
 
 def test_ranks_draw_different_random_numbers() -> None:
@@ -189,23 +280,36 @@ def test_streaming_may_be_left_early_and_passes_errors_on() -> None:
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_predictions_do_not_depend_on_the_batch(bert: str, precision: str) -> None:
-    model, split = real_model(bert).eval(), real_split(37)
+    model = real_model(bert).eval()
+    split = real_split(37)
     chosen = Precision(precision, CPU)
     feed = SplitInputs(split.x, model, chosen)
     expected = predictions_of(model, split.x, precision=chosen)
     tolerance = 1e-5 if precision == "float32" else 0.05
     for size in (1, 5, 500):
-        np.testing.assert_allclose(predict(feed, OBJECTIVE, size)[0], expected, atol=tolerance)
+        np.testing.assert_allclose(
+            predict(feed, OBJECTIVE, size)[0], expected, atol=tolerance
+        )
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def test_composite_rows_become_a_tensor_in_blocks(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    first, second = (np.random.RandomState(seed).normal(size=(7, 2, 3)).astype(np.float32) for seed in (0, 1))
+def test_composite_rows_become_a_tensor_in_blocks(
+    device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = (
+        np.random.RandomState(seed).normal(size=(7, 2, 3)).astype(np.float32)
+        for seed in (0, 1)
+    )
     joined = joined_rows(first, second)
-    monkeypatch.setattr("orca_ray.training.evaluate.row_slices", lambda rows: row_slices(rows, 4 * first[0].nbytes))
+    monkeypatch.setattr(
+        "orca_ray.training.evaluate.row_slices",
+        lambda rows: row_slices(rows, 4 * first[0].nbytes),
+    )
     together = to_tensor(joined, torch.device(device))
     assert together.device.type == device
-    np.testing.assert_array_equal(together.cpu().numpy(), np.concatenate([first, second]))
+    np.testing.assert_array_equal(
+        together.cpu().numpy(), np.concatenate([first, second])
+    )
 
 
 def test_bfloat16_is_for_the_body_alone(bert: str) -> None:
@@ -217,20 +321,39 @@ def test_bfloat16_is_for_the_body_alone(bert: str) -> None:
 
     model.embedder.register_forward_hook(watch("embedder"))
     model.head.output.register_forward_hook(watch("head"))  # type: ignore[union-attr]
-    repeated_layers(model.body)[0].get_submodule("intermediate.dense").register_forward_hook(watch("body"))
+    repeated_layers(model.body)[0].get_submodule(
+        "intermediate.dense"
+    ).register_forward_hook(watch("body"))
     with Precision("bfloat16", CPU).autocast():
         model(torch.from_numpy(real_split(2).x))
-    assert seen == {"embedder": torch.float32, "body": torch.bfloat16, "head": torch.float32}
+    assert seen == {
+        "embedder": torch.float32,
+        "body": torch.bfloat16,
+        "head": torch.float32,
+    }
 
 
-def test_precision_is_chosen_by_device_and_width(monkeypatch: pytest.MonkeyPatch) -> None:
-    for amx, width, expected in ((True, 768, "bfloat16"), (True, 384, "float32"), (False, 768, "float32")):
-        monkeypatch.setattr("orca_ray.training.numerics.has_bfloat16_units", lambda device, amx=amx: amx)
+def test_precision_is_chosen_by_device_and_width(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for amx, width, expected in (
+        (True, 768, "bfloat16"),
+        (True, 384, "float32"),
+        (False, 768, "float32"),
+    ):
+        monkeypatch.setattr(
+            "orca_ray.training.numerics.has_bfloat16_units", lambda device, amx=amx: amx
+        )
         assert choose_precision("auto", CPU, width).name == expected
-        assert choose_precision("fast", CPU, width).name == ("bfloat16" if amx else "float32")
+        assert choose_precision("fast", CPU, width).name == (
+            "bfloat16" if amx else "float32"
+        )
     assert choose_precision("bfloat16", CPU, 16) == Precision("bfloat16", CPU)
     lacking = choose_precision("tf32", CPU, 16)
-    assert (lacking.name, lacking.note) == ("float32", "refined in float32 because this cpu device has no tf32")
+    assert (lacking.name, lacking.note) == (
+        "float32",
+        "refined in float32 because this cpu device has no tf32",
+    )
 
 
 def test_flags_of_precision_are_put_back() -> None:
@@ -253,7 +376,9 @@ def test_flags_of_precision_are_put_back() -> None:
 
 
 def test_rates() -> None:
-    rates = throughput(SampleCost(saved_bytes=1, largest_bytes=1, num_tokens=64), 50, 2.0)
+    rates = throughput(
+        SampleCost(saved_bytes=1, largest_bytes=1, num_tokens=64), 50, 2.0
+    )
     assert (rates.samples_per_second, rates.tokens_per_second) == (25.0, 1600.0)
     assert throughput(SampleCost(1, 1, None), 50, 2.0).tokens_per_second is None
     assert 1e9 < cpu_peak(1, bfloat16=False) < 1e14

@@ -17,7 +17,13 @@ from orca_ray.models.embedder import Embedder
 from orca_ray.models.modality import EmbedderConfig
 from orca_ray.tasks.augmentations import Augmentation
 from orca_ray.training.config import RefineConfig
-from orca_ray.training.evaluate import BATCH_SIZE, Objective, SplitInputs, predict, score
+from orca_ray.training.evaluate import (
+    BATCH_SIZE,
+    Objective,
+    SplitInputs,
+    predict,
+    score,
+)
 from orca_ray.training.numerics import Precision
 from orca_ray.training.refine import RefineLoop
 
@@ -31,7 +37,9 @@ SHAPE = (1, 32)
 
 @contextmanager
 def files_of_at_most(num_bytes: int) -> Iterator[None]:
-    """Let the system refuse to write more to a file, as a full disk does, in the midst of it."""
+    """Let the system refuse to write more to a file, as a full disk does, in the midst
+    of it.
+    """
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
     try:
@@ -45,7 +53,8 @@ class ToyEmbedder(Embedder):
 
     def __init__(self) -> None:
         super().__init__()
-        self.projection, self.norm = nn.Conv1d(1, 6, kernel_size=2, stride=2), nn.LayerNorm(6)
+        self.projection = nn.Conv1d(1, 6, kernel_size=2, stride=2)
+        self.norm = nn.LayerNorm(6)
 
     def forward(self, x: Tensor) -> Tensor:
         tokens: Tensor = self.norm(self.projection(x).transpose(1, 2))
@@ -59,7 +68,9 @@ class ToyBody(Body):
         self.norm = nn.LayerNorm(6)
         self.num_calls = 0
 
-    def forward(self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+    def forward(
+        self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None
+    ) -> Tensor:
         self.num_calls += 1
         output: Tensor = self.norm(tokens_BTD + self.layer(tokens_BTD))
         return output
@@ -71,10 +82,15 @@ def toy_model(dropout: float = 0.0, seed: int = 0) -> CrossModalModel:
 
 
 def toy_split(num_samples: int, seed: int = 0) -> Split:
-    """Three classes that differ in their mean, with enough noise not to be solved at once."""
+    """Three classes that differ in their mean, with enough noise not to be solved at
+    once.
+    """
     random = np.random.RandomState(seed)
     y = np.arange(num_samples, dtype=np.int64) % 3
-    x = random.normal(size=(num_samples, 1, 8)) + 3.0 * np.sin(np.outer(y + 1, np.arange(8)))[:, None]
+    x = (
+        random.normal(size=(num_samples, 1, 8))
+        + 3.0 * np.sin(np.outer(y + 1, np.arange(8)))[:, None]
+    )
     return Split(x=x.astype(np.float32), y=y)
 
 
@@ -82,7 +98,9 @@ class Recording:
     """Rows that record which of them are read: one list of indices for each time."""
 
     def __init__(self, rows: Rows) -> None:
-        self._rows, self.shape, self.dtype = rows, rows.shape, rows.dtype
+        self._rows = rows
+        self.shape = rows.shape
+        self.dtype = rows.dtype
         self.read: list[list[int]] = []
 
     def __len__(self) -> int:
@@ -105,19 +123,30 @@ class ScriptedObjective(Objective):
 
 def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
     """Whether two sets of weights are equal bit for bit."""
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+    return first.keys() == second.keys() and all(
+        torch.equal(first[name], second[name]) for name in first
+    )
 
 
 def real_model(body: str, dropout: float = 0.0) -> CrossModalModel:
     config = EmbedderConfig(sequence_length=8)
     return build_model(
-        input_shape=SHAPE, target=CLASSES, body=body, pretrained=True, config=config, dropout=dropout, seed=0
+        input_shape=SHAPE,
+        target=CLASSES,
+        body=body,
+        pretrained=True,
+        config=config,
+        dropout=dropout,
+        seed=0,
     )
 
 
 def real_split(num_samples: int) -> Split:
     random = np.random.RandomState(0)
-    return Split(random.normal(size=(num_samples, *SHAPE)).astype(np.float32), np.arange(num_samples) % 3)
+    return Split(
+        random.normal(size=(num_samples, *SHAPE)).astype(np.float32),
+        np.arange(num_samples) % 3,
+    )
 
 
 def make_refine(
@@ -136,19 +165,32 @@ def make_refine(
     parameters = model.head.parameters() if head_only else model.parameters()
     splits = train or toy_split(75), validation or toy_split(100, 1)
     return RefineLoop(
-        model, parameters, *splits, objective, config, seed=seed, device=CPU, augmentation=augmentation,
-        on_step=on_step, by_log_loss=by_log_loss,
-    )  # fmt: skip
+        model,
+        parameters,
+        *splits,
+        objective,
+        config,
+        seed=seed,
+        device=CPU,
+        augmentation=augmentation,
+        on_step=on_step,
+        by_log_loss=by_log_loss,
+    )
 
 
 def predictions_of(
-    model: nn.Module, x: Rows, objective: Objective = OBJECTIVE, batch_size: int = BATCH_SIZE,
+    model: nn.Module,
+    x: Rows,
+    objective: Objective = OBJECTIVE,
+    batch_size: int = BATCH_SIZE,
     precision: Precision = EXACT,
-) -> np.ndarray:  # fmt: skip
+) -> np.ndarray:
     return predict(SplitInputs(x, model, precision), objective, batch_size)[0]
 
 
-def evaluate(model: nn.Module, x: Rows, y: np.ndarray, objective: Objective = OBJECTIVE) -> float:
+def evaluate(
+    model: nn.Module, x: Rows, y: np.ndarray, objective: Objective = OBJECTIVE
+) -> float:
     """Return the score of a model over a whole split, independently of a loop."""
     return score(predictions_of(model, x, objective), y, objective)
 
@@ -157,7 +199,9 @@ def evaluate(model: nn.Module, x: Rows, y: np.ndarray, objective: Objective = OB
 def limited_memory(
     model: CrossModalModel, most: int, error: Exception | None = None, *, training: bool
 ) -> Iterator[list[int]]:
-    """Raise ``error`` for batches of more than ``most`` samples in training or evaluation; yield their sizes."""
+    """Raise ``error`` for batches of more than ``most`` samples in training or
+    evaluation; yield their sizes.
+    """
     sizes: list[int] = []
 
     def allocate(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:

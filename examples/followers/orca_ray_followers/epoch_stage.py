@@ -1,4 +1,6 @@
-"""Base class of the stages of `recraft` and `mona`, which train few parameters by losses of their own."""
+"""Base class of the stages of `recraft` and `mona`, which train few parameters by
+losses of their own.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -17,15 +19,23 @@ from orca_ray.methods.reports import EpochProgress, Outcome
 from orca_ray.methods.stages.trial import Trial
 from orca_ray.models.body import seeded
 from orca_ray.process import note_progress
-from orca_ray.training.numerics import NotFiniteError, Precision, choose_precision, derive_seed
+from orca_ray.training.numerics import (
+    NotFiniteError,
+    Precision,
+    choose_precision,
+    derive_seed,
+)
 from orca_ray.training.optimisation import ParameterGroup, make_optimizer, requires_grad
 
 
 class EpochStage(ABC):
-    """Base of stages that train some parameters; a subclass defines the batches of an epoch and a batch's gradient.
+    """Base of stages that train some parameters; a subclass defines the batches of an
+    epoch and a batch's gradient.
 
-    The model is in evaluation mode: without dropout, a gradient is a function of the weights. The learning rate is
-    constant. Random numbers of an epoch depend on the trial's seed, the stage's name and the epoch.
+    The model is in evaluation mode: without dropout, a gradient is a function of the
+        weights. The learning rate is
+    constant. Random numbers of an epoch depend on the trial's seed, the stage's name
+    and the epoch.
     """
 
     name: str
@@ -37,12 +47,17 @@ class EpochStage(ABC):
     """Precision of the body; None: that of the refine stage."""
 
     def __init__(self, trial: Trial, epochs: int, learning_rate: float) -> None:
-        self._trial, self._epochs, self._learning_rate = trial, epochs, learning_rate
-        self._epoch, self._seconds = 0, 0.0
+        self._trial = trial
+        self._epochs = epochs
+        self._learning_rate = learning_rate
+        self._epoch = 0
+        self._seconds = 0.0
 
     @abstractmethod
     def parameters(self) -> Sequence[Parameter]:
-        """Return the parameters to train; all others are frozen during a step of the stage."""
+        """Return the parameters to train; all others are frozen during a step of the
+        stage.
+        """
 
     @abstractmethod
     def batches(self, random: np.random.Generator) -> Sequence[np.ndarray]:
@@ -50,7 +65,9 @@ class EpochStage(ABC):
 
     @abstractmethod
     def backward(self, indices: np.ndarray) -> Tensor:
-        """Set ``.grad`` (None before) by the mean loss of the samples ``indices`` [n]; return the detached loss."""
+        """Set ``.grad`` (None before) by the mean loss of the samples ``indices`` [n];
+        return the detached loss.
+        """
 
     @property
     def done(self) -> bool:
@@ -58,33 +75,50 @@ class EpochStage(ABC):
         return self._epoch >= self._epochs
 
     def step(self) -> EpochProgress:
-        """Run one epoch and return its report; raises NotFiniteError if a loss is NaN or infinite."""
-        started, trial = perf_counter(), self._trial
+        """Run one epoch and return its report; raises NotFiniteError if a loss is NaN
+        or infinite.
+        """
+        started = perf_counter()
+        trial = self._trial
         seed = derive_seed(trial.seed, self.name, self._epoch)
         with (
-            seeded(seed, trial.device), self._precision.active(),
-            requires_grad(trial.model.parameters(), False), requires_grad(self.parameters(), True),
-        ):  # fmt: skip
+            seeded(seed, trial.device),
+            self._precision.active(),
+            requires_grad(trial.model.parameters(), False),
+            requires_grad(self.parameters(), True),
+        ):
             trial.model.eval()
             batches = self.batches(np.random.default_rng(seed))
             total = sum(self._update(indices) * len(indices) for indices in batches)
         loss = float(total) / sum(map(len, batches))
         if not np.isfinite(loss):
-            raise NotFiniteError(f"the loss of stage {self.name} is {loss} in epoch {self._epoch + 1}")
+            raise NotFiniteError(
+                f"the loss of stage {self.name} is {loss} in epoch {self._epoch + 1}"
+            )
         self._epoch += 1
         self._seconds = perf_counter() - started
         return EpochProgress(
-            stage=self.name, epoch=self._epoch, epochs=self._epochs, loss=loss, learning_rate=self._learning_rate,
+            stage=self.name,
+            epoch=self._epoch,
+            epochs=self._epochs,
+            loss=loss,
+            learning_rate=self._learning_rate,
             seconds=self._seconds,
-        )  # fmt: skip
+        )
 
     def add_to(self, outcome: Outcome) -> Outcome:
-        """Return a copy of ``outcome`` with the last epoch's seconds added to those of aligning."""
+        """Return a copy of ``outcome`` with the last epoch's seconds added to those of
+        aligning.
+        """
         return replace(outcome, align_seconds=outcome.align_seconds + self._seconds)
 
     def state_dict(self) -> Mapping[str, Any] | None:
         """Return the state for `load_state_dict`; None before the first step."""
-        return {"epoch": self._epoch, "optimizer": self._optimizer.state_dict()} if self._epoch else None
+        return (
+            {"epoch": self._epoch, "optimizer": self._optimizer.state_dict()}
+            if self._epoch
+            else None
+        )
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the ``state`` of an earlier stage, to continue where that stage was."""
@@ -95,12 +129,20 @@ class EpochStage(ABC):
     @cached_property
     def _optimizer(self) -> torch.optim.Optimizer:
         group = ParameterGroup(self.parameters())
-        return make_optimizer(self.optimizer, [group], self._learning_rate, self.weight_decay, self.momentum)
+        return make_optimizer(
+            self.optimizer,
+            [group],
+            self._learning_rate,
+            self.weight_decay,
+            self.momentum,
+        )
 
     @cached_property
     def _precision(self) -> Precision:
         option = self.precision_option or self._trial.hyperparameters.refine.precision
-        return choose_precision(option, self._trial.device, self._trial.model.body.feature_width)
+        return choose_precision(
+            option, self._trial.device, self._trial.model.body.feature_width
+        )
 
     def _update(self, indices: np.ndarray) -> Tensor:
         note_progress()
@@ -113,7 +155,9 @@ class EpochStage(ABC):
 
 
 def in_parts(function: Callable[[Tensor], Tensor], rows: Tensor, limit: int) -> Tensor:
-    """Return ``function(rows)``; more than ``limit`` rows are split into parts, which the backward pass recomputes."""
+    """Return ``function(rows)``; more than ``limit`` rows are split into parts, which
+    the backward pass recomputes.
+    """
     if len(rows) <= limit:
         return function(rows)
     return torch.cat([recomputed(function, part) for part in rows.split(limit)])  # type: ignore[no-untyped-call]

@@ -1,4 +1,6 @@
-"""The bilevel stage of `mona`: trains the embedder so that source features stay good after a virtual body step."""
+"""The bilevel stage of `mona`: trains the embedder so that source features stay good
+after a virtual body step.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -21,7 +23,8 @@ from orca_ray_followers.mona import MonaConfig
 from orca_ray_followers.source_tokens import SourceTokens, source_tokens
 
 _STEP = 0.01
-"""Length ε ‖g‖ of the perturbations of the body in the finite difference, as in DARTS."""
+"""Length ε ‖g‖ of the perturbations of the body in the finite difference, as in DARTS.
+"""
 _TINY = 1e-12
 """Smallest norm ‖g‖ to divide by."""
 _TEMPERATURE = 2.0
@@ -29,16 +32,36 @@ _TEMPERATURE = 2.0
 
 def mona_stages(trial: Trial) -> list[Stage]:
     """Return the stages of `mona`."""
-    options, refining = trial.hyperparameters.of(MonaConfig), trial.hyperparameters.refine
+    options = trial.hyperparameters.of(MonaConfig)
+    refining = trial.hyperparameters.refine
     stages: list[Stage] = []
     if options.warmup_epochs:
-        config = replace(refining, epochs=options.warmup_epochs, warmup_epochs=0.0, schedule="constant")
-        stages = [RefineStage(trial, name="warmup", parameters=new_parameters, config=config, final=False)]
-    return [*stages, *([BilevelStage(trial, options)] if options.epochs else []), RefineStage(trial)]
+        config = replace(
+            refining,
+            epochs=options.warmup_epochs,
+            warmup_epochs=0.0,
+            schedule="constant",
+        )
+        stages = [
+            RefineStage(
+                trial,
+                name="warmup",
+                parameters=new_parameters,
+                config=config,
+                final=False,
+            )
+        ]
+    return [
+        *stages,
+        *([BilevelStage(trial, options)] if options.epochs else []),
+        RefineStage(trial),
+    ]
 
 
 class BilevelStage(EpochStage):
-    """Stage that trains embedder and head by the task's loss plus a source loss after a virtual step of the body."""
+    """Stage that trains embedder and head by the task's loss plus a source loss after a
+    virtual step of the body.
+    """
 
     name = "bilevel"
     precision_option = "float32"
@@ -47,22 +70,32 @@ class BilevelStage(EpochStage):
         refining = trial.hyperparameters.refine
         super().__init__(trial, config.epochs, refining.learning_rate)
         self._config = config
-        self.optimizer, self.momentum = refining.optimizer, refining.momentum
+        self.optimizer = refining.optimizer
+        self.momentum = refining.momentum
         self._step_size = refining.batch_size * refining.accumulation
         self._body = list(trial.model.body.parameters())
 
     def parameters(self) -> Sequence[Parameter]:
         """Return the parameters of embedder and head."""
-        return [*self._trial.model.embedder.parameters(), *self._trial.model.head.parameters()]
+        return [
+            *self._trial.model.embedder.parameters(),
+            *self._trial.model.head.parameters(),
+        ]
 
     def batches(self, random: np.random.Generator) -> Sequence[np.ndarray]:
-        """Return the indices of all training samples in random order, split into optimiser steps."""
+        """Return the indices of all training samples in random order, split into
+        optimiser steps.
+        """
         order = random.permutation(len(self._trial.data.train))
         return np.split(order, range(self._step_size, len(order), self._step_size))
 
     def backward(self, indices: np.ndarray) -> Tensor:
-        """Set the gradients of the objective in `bilevel_gradients` for samples ``indices``; return its value."""
-        passes = self._accumulator.gradients([indices] * 3)  # one for each setting of the body
+        """Set the gradients of the objective in `bilevel_gradients` for samples
+        ``indices``; return its value.
+        """
+        passes = self._accumulator.gradients(
+            [indices] * 3
+        )  # one for each setting of the body
         config = self._config
         return bilevel_gradients(
             self.parameters(),
@@ -79,17 +112,22 @@ class BilevelStage(EpochStage):
 
     @cached_property
     def _accumulator(self) -> GradientAccumulator:
-        trial, train = self._trial, self._trial.data.train
+        trial = self._trial
+        train = self._trial.data.train
         # Layers are recomputed in training mode only.
         config = replace(trial.hyperparameters.refine, gradient_checkpointing="off")
         feed = SplitInputs(train.x, trial.model, self._precision)
         loss = trial.objective.training_loss(train.y, trial.device)
         parameters = [*self.parameters(), *self._body]
         with requires_grad(self._body, True):
-            return GradientAccumulator(trial.model, parameters, feed, train.y, loss, config, seed=trial.seed)
+            return GradientAccumulator(
+                trial.model, parameters, feed, train.y, loss, config, seed=trial.seed
+            )
 
     def _source_gradients(self) -> Tensor:
-        """Set the body's gradients of the loss of random source samples, and return the loss."""
+        """Set the body's gradients of the loss of random source samples, and return the
+        loss.
+        """
         anchors, positives = positive_pairs(self._source.y, self._config.source_batch)
         limit = self._accumulator.limit
         features_nF = in_parts(self._features, torch.cat([anchors, positives]), limit)
@@ -111,12 +149,15 @@ def bilevel_gradients(
     weight: float,
     rate: float,
 ) -> Tensor:
-    """Set ``.grad`` of ``outer`` for the objective L(e, θ) + λ S(θ − α ∇_θ L(e, θ)), and return its value; see `mona`.
+    """Set ``.grad`` of ``outer`` for the objective L(e, θ) + λ S(θ − α ∇_θ L(e, θ)),
+    and return its value; see `mona`.
 
     Args:
-        outer, inner: parameters e and θ; θ is unchanged afterwards, and has no gradients.
-        task: adds the gradients of L at the present values to ``.grad`` of the parameters that require one, and returns
-            L. It is called three times, for the same samples.
+        outer, inner: parameters e and θ; θ is unchanged afterwards, and has no
+            gradients.
+        task: adds the gradients of L at the present values to ``.grad`` of the
+            parameters that require one, and returns L. It is called three times, for
+            the same samples.
         source: does the same for S, which depends on ``inner`` alone; called once.
         weight, rate: λ and α.
     """
@@ -129,7 +170,10 @@ def bilevel_gradients(
             with requires_grad(outer, False):
                 source_loss = source()
         directions = _taken(inner)
-        scale = _STEP / max(float(torch.stack([direction.norm() for direction in directions]).norm()), _TINY)
+        scale = _STEP / max(
+            float(torch.stack([direction.norm() for direction in directions]).norm()),
+            _TINY,
+        )
         with requires_grad(inner, False):
             _move(inner, before, directions, scale)
             task()
@@ -139,29 +183,38 @@ def bilevel_gradients(
             behind = _taken(outer)
     finally:
         _move(inner, before, before, 0.0)
-    for parameter, gradient, plus, minus in zip(outer, task_gradients, ahead, behind, strict=True):
+    for parameter, gradient, plus, minus in zip(
+        outer, task_gradients, ahead, behind, strict=True
+    ):
         parameter.grad = gradient - (weight * rate / (2 * scale)) * (plus - minus)
     return task_loss + weight * source_loss
 
 
 def alignment_and_uniformity(anchors_nF: Tensor, positives_nF: Tensor) -> Tensor:
-    """Return E ‖u − u⁺‖² over positive pairs, plus log E exp(−2 ‖u − v‖²) over all pairs of the 2n samples.
+    """Return E ‖u − u⁺‖² over positive pairs, plus log E exp(−2 ‖u − v‖²) over all
+    pairs of the 2n samples.
 
-    u, u⁺ and v are features of samples, divided by their norm (Wang and Isola 2020, arXiv:2005.10242, α = t = 2).
+    u, u⁺ and v are features of samples, divided by their norm (Wang and Isola 2020,
+    arXiv:2005.10242, α = t = 2).
     """
-    u_nF, positive_nF = functional.normalize(anchors_nF), functional.normalize(positives_nF)
+    u_nF = functional.normalize(anchors_nF)
+    positive_nF = functional.normalize(positives_nF)
     aligned = (u_nF - positive_nF).square().sum(dim=1).mean()
     all_mF = torch.cat([u_nF, positive_nF])
-    rows, columns = torch.triu_indices(len(all_mF), len(all_mF), offset=1, device=all_mF.device)
+    rows, columns = torch.triu_indices(
+        len(all_mF), len(all_mF), offset=1, device=all_mF.device
+    )
     squared = 2.0 - 2.0 * (all_mF @ all_mF.T)[rows, columns]
     uniform = (-_TEMPERATURE * squared).exp().mean().log()
     return aligned + uniform
 
 
 def positive_pairs(y: Tensor, num_pairs: int) -> tuple[Tensor, Tensor]:
-    """Draw pairs of samples of equal class, given all classes ``y`` [N]; return two vectors of indices, [num_pairs].
+    """Draw pairs of samples of equal class, given all classes ``y`` [N]; return two
+    vectors of indices, [num_pairs].
 
-    A sample that is alone in its class is paired with itself. Random numbers come from torch's global CPU generator.
+    A sample that is alone in its class is paired with itself. Random numbers come from
+    torch's global CPU generator.
     """
     order = y.argsort(stable=True)
     counts_K = torch.bincount(y)
@@ -169,13 +222,19 @@ def positive_pairs(y: Tensor, num_pairs: int) -> tuple[Tensor, Tensor]:
     places = torch.randint(len(y), (num_pairs,)).to(y.device)  # in ``order``
     classes = y[order[places]]
     others = (counts_K[classes] - 1).clamp_min(1)
-    shifts = 1 + (torch.rand(num_pairs).to(y.device) * others).long().clamp_max(others - 1)
-    partners = starts_K[classes] + (places - starts_K[classes] + shifts) % counts_K[classes]
+    shifts = 1 + (torch.rand(num_pairs).to(y.device) * others).long().clamp_max(
+        others - 1
+    )
+    partners = (
+        starts_K[classes] + (places - starts_K[classes] + shifts) % counts_K[classes]
+    )
     return order[places], order[partners]
 
 
 def _taken(parameters: Sequence[Parameter]) -> list[Tensor]:
-    """Return the gradients of ``parameters``, 0 where there is none, and set them to None."""
+    """Return the gradients of ``parameters``, 0 where there is none, and set them to
+    None.
+    """
     taken = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
     for parameter in parameters:
         parameter.grad = None
@@ -183,7 +242,12 @@ def _taken(parameters: Sequence[Parameter]) -> list[Tensor]:
 
 
 @torch.no_grad()
-def _move(parameters: Sequence[Parameter], before: Sequence[Tensor], directions: Sequence[Tensor], by: float) -> None:
+def _move(
+    parameters: Sequence[Parameter],
+    before: Sequence[Tensor],
+    directions: Sequence[Tensor],
+    by: float,
+) -> None:
     """Set ``parameters`` to ``before + by * directions``."""
     for parameter, value, direction in zip(parameters, before, directions, strict=True):
         parameter.copy_(value).add_(direction, alpha=by)

@@ -1,4 +1,6 @@
-"""The stages of `recraft`: a source head on the frozen body, then the embedder by feature-label distortion."""
+"""The stages of `recraft`: a source head on the frozen body, then the embedder by
+feature-label distortion.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -18,7 +20,12 @@ from orca_ray.methods.stages.trial import Stage, Trial
 from orca_ray.models.body import seeded
 from orca_ray.models.crossmodal import pooled
 from orca_ray.training.numerics import derive_seed
-from orca_ray.training.sample_cost import budget_bytes, halved, max_micro_batch, measure_cost
+from orca_ray.training.sample_cost import (
+    budget_bytes,
+    halved,
+    max_micro_batch,
+    measure_cost,
+)
 from orca_ray_followers.epoch_stage import EpochStage, in_parts
 from orca_ray_followers.recraft import RecraftConfig
 from orca_ray_followers.source_tokens import SourceTokens, source_tokens
@@ -29,18 +36,32 @@ _FEATURE_BATCH = 32
 
 def recraft_stages(trial: Trial) -> list[Stage]:
     """Return the stages of `recraft`."""
-    config, options, target = trial.hyperparameters.of(RecraftConfig), trial.hyperparameters.align, trial.task.target
-    num_per_class = options.samples_per_class // (target.size if target.kind == "classes" else NUM_CLASSES)
-    options = replace(options, distance="wasserstein", samples_per_class=max(1, num_per_class))
+    config = trial.hyperparameters.of(RecraftConfig)
+    options = trial.hyperparameters.align
+    target = trial.task.target
+    num_per_class = options.samples_per_class // (
+        target.size if target.kind == "classes" else NUM_CLASSES
+    )
+    options = replace(
+        options, distance="wasserstein", samples_per_class=max(1, num_per_class)
+    )
     *aligning, refining = align_then_refine(trial, options)
     if config.distortion_epochs == 0:  # nothing would use the source head
         return [*aligning, refining]
     head = SourceHead(trial)
-    return [*aligning, SourceHeadStage(trial, config, head), DistortionStage(trial, config, head), refining]
+    return [
+        *aligning,
+        SourceHeadStage(trial, config, head),
+        DistortionStage(trial, config, head),
+        refining,
+    ]
 
 
 class SourceHead:
-    """Holder of a linear classifier of source classes on the body's pooled features. It is not part of the model."""
+    """Holder of a linear classifier of source classes on the body's pooled features.
+
+    It is not part of the model.
+    """
 
     def __init__(self, trial: Trial) -> None:
         self._trial = trial
@@ -51,32 +72,48 @@ class SourceHead:
         source = source_tokens(self._trial)
         if source.num_classes < 2:
             raise UserError(
-                f"method {self._trial.method} needs source samples of at least 2 classes, got {source.num_classes}"
-                f" in {len(source)} samples: choose another align.source or more align.source_samples"
+                f"method {self._trial.method} needs source samples of at least 2"
+                f" classes, got {source.num_classes} in {len(source)} samples: choose"
+                " another align.source or more align.source_samples"
             )
         return source
 
     @cached_property
     def linear(self) -> nn.Linear:
-        """The linear layer from features to source classes; the trial's seed determines the initial weights."""
+        """The linear layer from features to source classes; the trial's seed determines
+        the initial weights.
+        """
         with seeded(derive_seed(self._trial.seed, "source_head")):
-            linear = nn.Linear(self._trial.model.body.feature_width, self.source.num_classes)
+            linear = nn.Linear(
+                self._trial.model.body.feature_width, self.source.num_classes
+            )
         return linear.to(self._trial.device)
 
     def features(self, tokens_BTD: Tensor) -> Tensor:
         """Return the body's pooled features [B, F] of embedded samples."""
-        return pooled(self._trial.model.encode(tokens_BTD), self._trial.model.body.pooling)
+        return pooled(
+            self._trial.model.encode(tokens_BTD), self._trial.model.body.pooling
+        )
 
 
 class _HeadStage(EpochStage):
     def __init__(
-        self, trial: Trial, config: RecraftConfig, head: SourceHead, epochs: int, learning_rate: float
+        self,
+        trial: Trial,
+        config: RecraftConfig,
+        head: SourceHead,
+        epochs: int,
+        learning_rate: float,
     ) -> None:
         super().__init__(trial, epochs, learning_rate)
-        self._config, self._head, self._as_code = config, head, config.form == "code"
+        self._config = config
+        self._head = head
+        self._as_code = config.form == "code"
 
     def state_dict(self) -> Mapping[str, Any]:
-        """Return the state for `load_state_dict`, which includes the source head even before the first step."""
+        """Return the state for `load_state_dict`, which includes the source head even
+        before the first step.
+        """
         return {"head": self._head.linear.state_dict(), "stage": super().state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -84,26 +121,33 @@ class _HeadStage(EpochStage):
         if state["stage"] is not None:
             super().load_state_dict(state["stage"])
 
-    def _max_samples(self, loss: Callable[[int], Tensor], num_samples: int, graphs: int = 1) -> int:
+    def _max_samples(
+        self, loss: Callable[[int], Tensor], num_samples: int, graphs: int = 1
+    ) -> int:
         """Return how many samples fit in memory.
 
-        ``loss(n)`` returns the loss of the first n of ``num_samples`` samples. Memory must hold ``graphs`` autograd
-        graphs of the size of that loss's graph.
+        ``loss(n)`` returns the loss of the first n of ``num_samples`` samples. Memory
+        must hold ``graphs`` autograd graphs of the size of that loss's graph.
         """
-        body, device = self._trial.model.body, self._trial.device
+        body = self._trial.model.body
+        device = self._trial.device
         cost = measure_cost(loss, body, num_samples=min(2, num_samples))
         budget = budget_bytes(self._trial.hyperparameters.refine.memory_mib, device)
         return halved(max_micro_batch(cost, budget // graphs, device))
 
 
 class SourceHeadStage(_HeadStage):
-    """Stage that trains the source head by cross-entropy, with a gradient penalty in the last epochs."""
+    """Stage that trains the source head by cross-entropy, with a gradient penalty in
+    the last epochs.
+    """
 
     name = "source_head"
     weight_decay = 0.05
 
     def __init__(self, trial: Trial, config: RecraftConfig, head: SourceHead) -> None:
-        super().__init__(trial, config, head, config.source_epochs, config.source_learning_rate)
+        super().__init__(
+            trial, config, head, config.source_epochs, config.source_learning_rate
+        )
         sequence = trial.model.body.modality == "sequence"
         self._softmax_twice = self._as_code and sequence
         self._penalty_epochs = 0 if self._softmax_twice else config.penalty_epochs
@@ -113,17 +157,26 @@ class SourceHeadStage(_HeadStage):
         return list(self._head.linear.parameters())
 
     def batches(self, random: np.random.Generator) -> Sequence[np.ndarray]:
-        """Return the indices of all source samples in random order, split into optimiser steps."""
-        size, order = self._config.source_batch_size, random.permutation(len(self._head.source))
+        """Return the indices of all source samples in random order, split into
+        optimiser steps.
+        """
+        size = self._config.source_batch_size
+        order = random.permutation(len(self._head.source))
         return np.split(order, range(size, len(order), size))
 
     def backward(self, indices: np.ndarray) -> Tensor:
-        """Set the gradients of the mean loss of the source samples ``indices``, and return this loss."""
+        """Set the gradients of the mean loss of the source samples ``indices``, and
+        return this loss.
+        """
         rows = torch.from_numpy(indices).to(self._trial.device)
         penalised = self._epochs - self._epoch <= self._penalty_epochs
         losses = []
         for part in torch.split(rows, self._limit if penalised else len(rows)):
-            losses_n = self._penalised(part, len(rows)) if penalised else self._losses(self._features[part], part)
+            losses_n = (
+                self._penalised(part, len(rows))
+                if penalised
+                else self._losses(self._features[part], part)
+            )
             loss = losses_n.sum() / len(rows)
             loss.backward()  # type: ignore[no-untyped-call]
             losses.append(loss.detach())
@@ -131,11 +184,15 @@ class SourceHeadStage(_HeadStage):
 
     @cached_property
     def _features(self) -> Tensor:
-        """Mean features [N, F] of all source samples, computed once because the body is frozen."""
+        """Mean features [N, F] of all source samples, computed once because the body is
+        frozen.
+        """
         rows = torch.arange(len(self._head.source), device=self._trial.device)
         parts = torch.split(rows, _FEATURE_BATCH)
         with torch.no_grad(), self._precision.autocast():
-            return torch.cat([self._head.features(self._head.source.tokens(part)) for part in parts])
+            return torch.cat(
+                [self._head.features(self._head.source.tokens(part)) for part in parts]
+            )
 
     @cached_property
     def _limit(self) -> int:
@@ -148,20 +205,30 @@ class SourceHeadStage(_HeadStage):
     def _losses(self, features_nF: Tensor, rows: Tensor) -> Tensor:
         logits = self._head.linear(features_nF)
         logits = logits.softmax(dim=1) if self._softmax_twice else logits
-        return functional.cross_entropy(logits, self._head.source.y[rows], reduction="none")
+        return functional.cross_entropy(
+            logits, self._head.source.y[rows], reduction="none"
+        )
 
     def _penalised(self, rows: Tensor, step_size: int) -> Tensor:
-        """Return the loss [n] of each of the source samples ``rows``, of an optimiser step of ``step_size`` samples."""
+        """Return the loss [n] of each of the source samples ``rows``, of an optimiser
+        step of ``step_size`` samples.
+        """
         tokens_nTD, features_nF = self._through_body(rows)
         losses_n = self._losses(features_nF, rows)
-        (gradients_nTD,) = torch.autograd.grad(losses_n.sum(), tokens_nTD, create_graph=True)
+        (gradients_nTD,) = torch.autograd.grad(
+            losses_n.sum(), tokens_nTD, create_graph=True
+        )
         if self._as_code:
             gradients_nTD = gradients_nTD / step_size
-        penalties_n = gradient_penalty(gradients_nTD, self._config.threshold, by_channel=self._as_code)
+        penalties_n = gradient_penalty(
+            gradients_nTD, self._config.threshold, by_channel=self._as_code
+        )
         return losses_n + self._config.penalty * penalties_n
 
     def _through_body(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the tokens [n, T, D] of source samples, as a leaf, and their features [n, F]; differentiable twice."""
+        """Return the tokens [n, T, D] of source samples, as a leaf, and their features
+        [n, F]; differentiable twice.
+        """
         tokens_nTD = self._head.source.tokens(rows).requires_grad_()
         # Of torch's attention kernels, only this one has second derivatives.
         with sdpa_kernel(SDPBackend.MATH), self._precision.autocast():
@@ -169,7 +236,8 @@ class SourceHeadStage(_HeadStage):
 
 
 class DistortionStage(_HeadStage):
-    """Stage that trains the embedder to lower the entropy of the source head's mean prediction for each target class.
+    """Stage that trains the embedder to lower the entropy of the source head's mean
+    prediction for each target class.
 
     Targets other than classes are clustered to pseudo-classes, as in the align stage.
     """
@@ -177,30 +245,51 @@ class DistortionStage(_HeadStage):
     name = "distortion"
 
     def __init__(self, trial: Trial, config: RecraftConfig, head: SourceHead) -> None:
-        super().__init__(trial, config, head, config.distortion_epochs, config.distortion_learning_rate)
+        super().__init__(
+            trial,
+            config,
+            head,
+            config.distortion_epochs,
+            config.distortion_learning_rate,
+        )
 
     def parameters(self) -> Sequence[Parameter]:
-        """Return the parameters of the embedder and, if ``recraft.form`` is ``code``, of the source head."""
+        """Return the parameters of the embedder and, if ``recraft.form`` is ``code``,
+        of the source head.
+        """
         embedder = list(self._trial.model.embedder.parameters())
-        return [*embedder, *self._head.linear.parameters()] if self._as_code else embedder
+        return (
+            [*embedder, *self._head.linear.parameters()] if self._as_code else embedder
+        )
 
     def batches(self, random: np.random.Generator) -> Sequence[np.ndarray]:
-        """Return batches of sample indices, each of one class, in random order; a class is split into equal batches."""
-        size, shuffled = self._config.distortion_batch_size, map(random.permutation, self._classes)
-        split = [part for members in shuffled for part in np.array_split(members, -(-len(members) // size))]
+        """Return batches of sample indices, each of one class, in random order; a class
+        is split into equal batches.
+        """
+        size = self._config.distortion_batch_size
+        shuffled = map(random.permutation, self._classes)
+        split = [
+            part
+            for members in shuffled
+            for part in np.array_split(members, -(-len(members) // size))
+        ]
         return [split[number] for number in random.permutation(len(split))]
 
     def backward(self, indices: np.ndarray) -> Tensor:
-        """Set gradients of the entropy of the batch's mean prediction, weighted by batch size; return the entropy."""
+        """Set gradients of the entropy of the batch's mean prediction, weighted by
+        batch size; return the entropy.
+        """
         self._head.linear.requires_grad_(self._as_code)
         loss = self._entropy(indices, self._limit)
-        # Each batch counts by its size, so an epoch weighs the classes by their shares P(y).
+        # Each batch counts by its size, so an epoch weighs the classes by their shares
+        # P(y).
         (loss * (len(indices) / self._config.distortion_batch_size)).backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
     @cached_property
     def _classes(self) -> list[np.ndarray]:
-        trial, y = self._trial, self._trial.data.train.y
+        trial = self._trial
+        y = self._trial.data.train.y
         if trial.task.target.kind != "classes":
             y = pseudo_labels(y, seed=derive_seed(trial.seed, "labels") % 2**32)
         return ClassIndex(np.asarray(y)).members
@@ -208,12 +297,19 @@ class DistortionStage(_HeadStage):
     @cached_property
     def _limit(self) -> int:
         num_samples = len(self._trial.data.train)
-        return self._max_samples(lambda num: self._entropy(np.arange(num), num), num_samples)
+        return self._max_samples(
+            lambda num: self._entropy(np.arange(num), num), num_samples
+        )
 
     def _entropy(self, indices: np.ndarray, limit: int) -> Tensor:
-        # Indexing by an array copies, so that the memory map itself is never written to.
-        x = torch.from_numpy(np.asarray(self._trial.data.train.x[indices], dtype=np.float32))
-        return entropy_of_mean(in_parts(self._predictions, x.to(self._trial.device), limit))
+        # Indexing by an array copies, so that the memory map itself is never written
+        # to.
+        x = torch.from_numpy(
+            np.asarray(self._trial.data.train.x[indices], dtype=np.float32)
+        )
+        return entropy_of_mean(
+            in_parts(self._predictions, x.to(self._trial.device), limit)
+        )
 
     def _predictions(self, x: Tensor) -> Tensor:
         tokens_BTD = self._trial.model.embed(x)
@@ -223,10 +319,14 @@ class DistortionStage(_HeadStage):
         return predictions
 
 
-def gradient_penalty(gradients_nTD: Tensor, threshold: float, *, by_channel: bool = False) -> Tensor:
-    """Return max(0, ‖g‖ − threshold)² [n] of each sample's gradient g, where ‖g‖ is the norm of all T·D numbers.
+def gradient_penalty(
+    gradients_nTD: Tensor, threshold: float, *, by_channel: bool = False
+) -> Tensor:
+    """Return max(0, ‖g‖ − threshold)² [n] of each sample's gradient g, where ‖g‖ is the
+    norm of all T·D numbers.
 
-    If ``by_channel``, return Σ_d max(0, ‖g_d‖ − threshold)², where g_d [T] is the gradient in channel d of all tokens.
+    If ``by_channel``, return Σ_d max(0, ‖g_d‖ − threshold)², where g_d [T] is the
+    gradient in channel d of all tokens.
     """
     norms = torch.linalg.vector_norm(gradients_nTD, dim=1 if by_channel else (1, 2))
     penalties: Tensor = (norms - threshold).clamp_min(0).square()
@@ -234,6 +334,8 @@ def gradient_penalty(gradients_nTD: Tensor, threshold: float, *, by_channel: boo
 
 
 def entropy_of_mean(probabilities_nK: Tensor) -> Tensor:
-    """Return the entropy in nats of the mean [K] of ``probabilities_nK`` over the n samples; 0 log 0 counts as 0."""
+    """Return the entropy in nats of the mean [K] of ``probabilities_nK`` over the n
+    samples; 0 log 0 counts as 0.
+    """
     mean_K = probabilities_nK.mean(dim=0)
     return -(mean_K * mean_K.clamp_min(torch.finfo(mean_K.dtype).tiny).log()).sum()

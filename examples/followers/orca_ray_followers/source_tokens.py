@@ -1,4 +1,6 @@
-"""Labelled samples of an alignment source that are not yet embedded, for stages that embed some of them at a time."""
+"""Labelled samples of an alignment source that are not yet embedded, for stages that
+embed some of them at a time.
+"""
 
 import copy
 from dataclasses import dataclass, replace
@@ -17,7 +19,9 @@ from orca_ray.models.body import Stem
 
 @dataclass(frozen=True)
 class SourceTokens:
-    """Record of labelled source samples that are not yet embedded; the method `tokens` embeds some of them."""
+    """Record of labelled source samples that are not yet embedded; the method `tokens`
+    embeds some of them.
+    """
 
     inputs: Tensor
     """[N, ...]: inputs of the stem."""
@@ -30,21 +34,31 @@ class SourceTokens:
         return len(self.y)
 
     def to(self, device: torch.device) -> "SourceTokens":
-        """Return the same samples and stem on ``device``; this instance does not change."""
+        """Return the same samples and stem on ``device``; this instance does not
+        change.
+        """
         if self.y.device == device:
             return self
         stem = copy.deepcopy(self.stem).to(device)
-        return replace(self, inputs=self.inputs.to(device), y=self.y.to(device), stem=stem)
+        return replace(
+            self, inputs=self.inputs.to(device), y=self.y.to(device), stem=stem
+        )
 
     def tokens(self, indices: Tensor) -> Tensor:
-        """Return the embedded tokens [b, T, D] of the samples ``indices`` [b], without gradient."""
+        """Return the embedded tokens [b, T, D] of the samples ``indices`` [b], without
+        gradient.
+        """
         with torch.no_grad():
             return self.stem.embed_raw(self.inputs[indices])
 
 
 def source_tokens(trial: Trial) -> SourceTokens:
-    """Return the samples of ``align.source`` on the trial's device; UserError as in `source_features`."""
-    return _tokens(cache.home(), chosen_source(trial.source), trial.source).to(trial.device)
+    """Return the samples of ``align.source`` on the trial's device; UserError as in
+    `source_features`.
+    """
+    return _tokens(cache.home(), chosen_source(trial.source), trial.source).to(
+        trial.device
+    )
 
 
 @lru_cache(2)

@@ -13,14 +13,18 @@ from orca_ray.errors import UserError
 
 _MAX_ITERATIONS = 10_000_000
 _COPIES = 8
-"""Peak memory of a call in float64 matrices [n, N]: four, and 25 bytes per pair of points in the solver."""
+"""Peak memory of a call in float64 matrices [n, N]: four, and 25 bytes per pair of
+points in the solver.
+"""
 
 
 class Wasserstein(Distance):
-    """½ W₂² of the features: the minimum mean cost ½‖x − y‖² of transporting target to source; labels are ignored.
+    """½ W₂² of the features: the minimum mean cost ½‖x − y‖² of transporting target to
+    source; labels are ignored.
 
-    Without regularisation, nothing is to be tuned or debiased. POT's network simplex (Bonneel et al. 2011) runs on the
-    CPU in about O(n N (n + N)); with thousands of points, it takes several times as long as `otdd`.
+    Without regularisation, nothing is to be tuned or debiased. POT's network simplex
+    (Bonneel et al. 2011) runs on the CPU in about O(n N (n + N)); with thousands of
+    points, it takes several times as long as `otdd`.
     """
 
     name = "wasserstein"
@@ -35,17 +39,25 @@ class Wasserstein(Distance):
         needed = _COPIES * 8 * len(x_nD) * len(self._x_ND)
         if needed > distance.MEMORY_BYTES:
             raise UserError(
-                f"the transport between target and source ({len(x_nD)} x {len(self._x_ND)} samples) takes "
-                f"{needed / 1e6:.1f} MB, more than the {distance.MEMORY_BYTES / 1e6:.1f} MB that a call may use; take "
-                "fewer source samples (align.source_samples) or fewer target samples (align.samples_per_class), or "
-                "align with otdd, l2 or mmd"
+                f"the transport between target and source ({len(x_nD)} x"
+                f" {len(self._x_ND)} samples) takes {needed / 1e6:.1f} MB, more than"
+                f" the {distance.MEMORY_BYTES / 1e6:.1f} MB that a call may use; take"
+                " fewer source samples (align.source_samples) or fewer target samples"
+                " (align.samples_per_class), or align with otdd, l2 or mmd"
             )
         cost_nN = half_squared_distances(x_nD - self._center_D, self._x_ND)
-        scale = cost_nN.detach().mean().item() or 1.0  # the solver ignores cost differences below about 1e-16
+        scale = (
+            cost_nN.detach().mean().item() or 1.0
+        )  # the solver ignores cost differences below about 1e-16
         solved = ot.solve(cost_nN / scale, max_iter=_MAX_ITERATIONS)
         if solved.status != "Converged":
-            note = "the exact transport reached its limit of iterations: take fewer samples, or distance otdd"
-            self.diagnosis = Diagnosis(converged=False, iterations=_MAX_ITERATIONS, notes=(note,))
+            note = (
+                "the exact transport reached its limit of iterations: take fewer"
+                " samples, or distance otdd"
+            )
+            self.diagnosis = Diagnosis(
+                converged=False, iterations=_MAX_ITERATIONS, notes=(note,)
+            )
         return cast(Tensor, solved.value) * scale
 
 

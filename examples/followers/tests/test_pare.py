@@ -1,4 +1,6 @@
-"""PaRe: the choice of tokens and its gradient, the gate, and the loss of mixes, by hand-computed values."""
+"""PaRe: the choice of tokens and its gradient, the gate, and the loss of mixes, by
+hand-computed values.
+"""
 
 from dataclasses import replace
 from typing import TypeVar
@@ -36,21 +38,33 @@ def batch(trainer: TrialTrainer) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(train.x[:4]), torch.from_numpy(np.asarray(train.y[:4]))
 
 
-def test_the_lowest_target_tokens_are_replaced_by_the_highest_source_tokens_in_order() -> None:
-    target, source = tokens(1, 2, 3, 4), tokens(10, 20, 30, 40)
-    target_keys, source_keys = torch.tensor([[0.9, 0.2, 0.8, 0.1]]), torch.tensor([[0.7, 0.3, 0.9, 0.1]])
-    mixed = [replace_lowest(target, source, target_keys, source_keys, k)[0, :, 0].tolist() for k in (1, 2, 3, 4)]
+def test_the_lowest_target_tokens_are_replaced_by_the_highest_source_tokens_in_order() -> (
+    None
+):
+    target = tokens(1, 2, 3, 4)
+    source = tokens(10, 20, 30, 40)
+    target_keys = torch.tensor([[0.9, 0.2, 0.8, 0.1]])
+    source_keys = torch.tensor([[0.7, 0.3, 0.9, 0.1]])
+    mixed = [
+        replace_lowest(target, source, target_keys, source_keys, k)[0, :, 0].tolist()
+        for k in (1, 2, 3, 4)
+    ]
     assert mixed == [[1, 2, 3, 30], [1, 10, 3, 30], [1, 10, 20, 30], [10, 20, 30, 40]]
 
 
 def test_gradients_of_a_choice() -> None:
-    """As if the masks were factors: of all target tokens, and of the source tokens in the mix."""
-    target, source = tokens(1, 2, 3).requires_grad_(), tokens(10, 20, 30)
+    """As if the masks were factors: of all target tokens, and of the source tokens in
+    the mix.
+    """
+    target = tokens(1, 2, 3).requires_grad_()
+    source = tokens(10, 20, 30)
     target_keys = torch.tensor([[0.9, 0.2, 0.5]], requires_grad=True)
     source_keys = torch.tensor([[0.7, 0.3, 0.9]], requires_grad=True)
     mixed = replace_lowest(target, source, target_keys, source_keys, 1)
     assert mixed[0, :, 0].tolist() == [1, 30, 3]
-    of_target, of_its_keys, of_source_keys = torch.autograd.grad(mixed.sum(), (target, target_keys, source_keys))
+    of_target, of_its_keys, of_source_keys = torch.autograd.grad(
+        mixed.sum(), (target, target_keys, source_keys)
+    )
     assert of_target[0, :, 0].tolist() == [1, 0, 1]
 
     def slope(distance: float) -> float:
@@ -64,8 +78,19 @@ def test_gradients_of_a_choice() -> None:
 
 
 def test_the_number_of_source_tokens_falls_and_is_at_least_1(bert: str) -> None:
-    for begin, end, numbers in ((1.0, 0.0, [8, 6, 4, 2]), (0.64, 0.16, [5, 4, 3, 2]), (0.3, 0.0, [2, 1, 1, 1])):
-        term = term_of(start(bert, "pare", hyperparameters={**QUICK, "pare.begin": begin, "pare.end": end}), MixTerm)
+    for begin, end, numbers in (
+        (1.0, 0.0, [8, 6, 4, 2]),
+        (0.64, 0.16, [5, 4, 3, 2]),
+        (0.3, 0.0, [2, 1, 1, 1]),
+    ):
+        term = term_of(
+            start(
+                bert,
+                "pare",
+                hyperparameters={**QUICK, "pare.begin": begin, "pare.end": end},
+            ),
+            MixTerm,
+        )
         found = []
         for epoch in range(4):  # 8 tokens
             term.start(epoch, 4)
@@ -75,7 +100,8 @@ def test_the_number_of_source_tokens_falls_and_is_at_least_1(bert: str) -> None:
 
 def test_the_gate_learns_only_while_tokens_are_drawn(bert: str) -> None:
     trainer = start(bert, "pare", hyperparameters={**QUIET, "pare.drawn": 0.3})
-    term, gate = term_of(trainer, MixTerm), trainer.model.get_submodule("gate")
+    term = term_of(trainer, MixTerm)
+    gate = trainer.model.get_submodule("gate")
     learns = []
     for epoch in range(10):
         term.start(epoch, 10)
@@ -84,13 +110,18 @@ def test_the_gate_learns_only_while_tokens_are_drawn(bert: str) -> None:
         if any(p.grad is not None and p.grad.any() for p in gate.parameters()):
             learns.append(epoch)
         for part in ("embedder", "body", "head", "source_head"):
-            assert any(p.grad is not None and p.grad.any() for p in trainer.model.get_submodule(part).parameters())
+            assert any(
+                p.grad is not None and p.grad.any()
+                for p in trainer.model.get_submodule(part).parameters()
+            )
     assert learns == [0, 1, 2]
 
 
 def test_the_more_open_the_gate_the_more_often_a_token_is_drawn(bert: str) -> None:
     """With one of two tokens drawn, the odds are exp(g) of one to exp(g) of the other."""
-    term = term_of(start(bert, "pare", hyperparameters={**QUICK, "pare.drawn": 0.5}), MixTerm)
+    term = term_of(
+        start(bert, "pare", hyperparameters={**QUICK, "pare.drawn": 0.5}), MixTerm
+    )
     term._gate = nn.Linear(1, 1, bias=False)
     nn.init.constant_(term._gate.weight, 1.0)
     torch.manual_seed(0)
@@ -101,34 +132,65 @@ def test_the_more_open_the_gate_the_more_often_a_token_is_drawn(bert: str) -> No
 
 
 @pytest.mark.parametrize(
-    ("kind", "body", "usual"), [("classes", "bert", 0.1), ("classes", "vit", 1.0), ("dense", "vit", 0.3)]
+    ("kind", "body", "usual"),
+    [("classes", "bert", 0.1), ("classes", "vit", 1.0), ("dense", "vit", 0.3)],
 )
 @torch.no_grad()
-def test_the_loss_of_a_batch(request: pytest.FixtureRequest, kind: str, body: str, usual: float) -> None:
-    target = Target("dense", shape=(16,)) if kind == "dense" else Target("classes", size=3)
-    task, name = make_task(target, (1, 16)), request.getfixturevalue(body)
+def test_the_loss_of_a_batch(
+    request: pytest.FixtureRequest, kind: str, body: str, usual: float
+) -> None:
+    target = (
+        Target("dense", shape=(16,)) if kind == "dense" else Target("classes", size=3)
+    )
+    task = make_task(target, (1, 16))
+    name = request.getfixturevalue(body)
     for weight in (0.0, 2.0):
-        settings = {**QUIET, "pare.drawn": 0.0, "pare.begin": 0.5, "pare.weight": weight}
+        settings = {
+            **QUIET,
+            "pare.drawn": 0.0,
+            "pare.begin": 0.5,
+            "pare.weight": weight,
+        }
         trainer = start(name, "pare", task=task, hyperparameters=settings)
-        term, model = term_of(trainer, MixTerm), trainer.model
+        term = term_of(trainer, MixTerm)
+        model = trainer.model
         # One source sample: nothing is random if the gates alone choose.
-        term._source = replace(term._source, inputs=term._source.inputs[:1], y=term._source.y[:1])
+        term._source = replace(
+            term._source, inputs=term._source.inputs[:1], y=term._source.y[:1]
+        )
         x, y = batch(trainer)
-        mixed = term.mix(model.embed(x), term._source.tokens(torch.zeros(4, dtype=torch.long)))
+        mixed = term.mix(
+            model.embed(x), term._source.tokens(torch.zeros(4, dtype=torch.long))
+        )
         features = model.body(mixed, model._grid)[:, model.body.num_prefix_tokens :]
-        objective = Objective(target, task.loss, task.metric, trainer.trial.data.y_mean, trainer.trial.data.y_std)
-        of_target = objective.training_loss(trainer.trial.data.train.y, trainer.trial.device)(model.head(features), y)
-        logits = features.mean(1) @ term._source_head.output.weight.T + term._source_head.output.bias
+        objective = Objective(
+            target,
+            task.loss,
+            task.metric,
+            trainer.trial.data.y_mean,
+            trainer.trial.data.y_std,
+        )
+        of_target = objective.training_loss(
+            trainer.trial.data.train.y, trainer.trial.device
+        )(model.head(features), y)
+        logits = (
+            features.mean(1) @ term._source_head.output.weight.T
+            + term._source_head.output.bias
+        )
         of_source = functional.cross_entropy(logits, term._source.y.expand(4))
         # Half of 8 or 4 tokens.
-        assert float(term(x, y)) == pytest.approx((weight or usual) * float(of_target + of_source) / 2, rel=1e-5)
+        assert float(term(x, y)) == pytest.approx(
+            (weight or usual) * float(of_target + of_source) / 2, rel=1e-5
+        )
 
 
 def test_prefix_tokens_stay(vit: str) -> None:
     trainer = start(vit, "pare", hyperparameters={**QUIET, "pare.begin": 1.0})
-    term, model = term_of(trainer, MixTerm), trainer.model
+    term = term_of(trainer, MixTerm)
+    model = trainer.model
     x, _ = batch(trainer)
-    embedded, source = model.embed(x), term._source.tokens(torch.arange(4))
+    embedded = model.embed(x)
+    source = term._source.tokens(torch.arange(4))
     assert embedded.shape == source.shape == (4, 5, 16)
     mixed = term.mix(embedded, source)
     assert torch.equal(mixed[:, :1], embedded[:, :1])

@@ -22,10 +22,14 @@ def test_wasserstein_is_what_an_assignment_costs() -> None:
     rows, columns = linear_sum_assignment(cost)
     value, gradient = value_and_gradient(get_distance("wasserstein").fit(src), x, y)
     assert value == pytest.approx(cost[rows, columns].mean(), rel=1e-9)
-    torch.testing.assert_close(gradient, (x - src.x[columns]) / 20, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(
+        gradient, (x - src.x[columns]) / 20, rtol=1e-6, atol=1e-9
+    )
 
 
 def test_a_plan_cannot_be_found_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contract, "MEMORY_BYTES", 100_000)
-    with pytest.raises(UserError, match=r"\(40 x 120 samples\) takes 0\.3 MB, more than the 0\.1 MB"):
+    with pytest.raises(
+        UserError, match=r"\(40 x 120 samples\) takes 0\.3 MB, more than the 0\.1 MB"
+    ):
         get_distance("wasserstein").fit(source(120))(*cloud(40, shift=0.5))

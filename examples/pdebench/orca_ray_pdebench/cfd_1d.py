@@ -1,7 +1,9 @@
-"""Compressible Navier-Stokes equations of an ideal gas in 1D, periodic, for density rho, velocity v, pressure p:
+"""Compressible Navier-Stokes equations of an ideal gas in 1D, periodic, for density
+rho, velocity v, pressure p:
 
-rho_t + (rho v)_x = 0, (rho v)_t + (rho v^2 + p)_x = mu v_xx, E_t + (v (E + p))_x = mu (v v_x)_x; E is the total energy,
-mu = 4/3 eta + zeta, eta = zeta = 0.1. mu is constant, as in PDEBench's paper; its generator multiplies mu by rho.
+rho_t + (rho v)_x = 0, (rho v)_t + (rho v^2 + p)_x = mu v_xx, E_t + (v (E + p))_x = mu
+(v v_x)_x; E is the total energy, mu = 4/3 eta + zeta, eta = zeta = 0.1. mu is constant,
+as in PDEBench's paper; its generator multiplies mu by rho.
 """
 
 import math
@@ -25,7 +27,9 @@ _GAMMA = 1 - math.sqrt(0.5)
 
 
 class Periodic:
-    """Like `Tridiagonal`, but ``off`` also couples the first and the last unknown (Sherman-Morrison formula)."""
+    """Like `Tridiagonal`, but ``off`` also couples the first and the last unknown
+    (Sherman-Morrison formula).
+    """
 
     def __init__(self, diagonal: Array, off: Array) -> None:
         corner = -diagonal[:, :1]
@@ -50,15 +54,19 @@ class Periodic:
 
 
 def viscous_step(conserved: Array, dt: Array, mu: float, cell: float) -> Array:
-    """Return the conserved fields [3, B, N] after a time step ``dt`` [B, 1] of the viscous terms, periodic.
+    """Return the conserved fields [3, B, N] after a time step ``dt`` [B, 1] of the
+    viscous terms, periodic.
 
-    An L-stable, diagonally implicit, conservative Runge-Kutta method of second order (Alexander 1977).
+    An L-stable, diagonally implicit, conservative Runge-Kutta method of second order
+    (Alexander 1977).
     """
     density, momentum = conserved[:2]
     rate = mu / cell**2
 
     def curvature(values: Array) -> Array:
-        return np.diff(np.concatenate([values[:, -1:], values, values[:, :1]], axis=-1), 2)
+        return np.diff(
+            np.concatenate([values[:, -1:], values, values[:, :1]], axis=-1), 2
+        )
 
     off = -_GAMMA * rate * dt
     system = Periodic(density - 2 * off, off)
@@ -67,18 +75,31 @@ def viscous_step(conserved: Array, dt: Array, mu: float, cell: float) -> Array:
     second = system.solve(momentum + early)
     result = conserved.copy()
     result[1] += early - off * curvature(second)
-    # Work of the stress at a face: mean velocity times velocity difference, i.e. half the difference of squares.
-    result[2] += 0.5 * rate * dt * curvature((1 - _GAMMA) * first * first + _GAMMA * second * second)
+    # Work of the stress at a face: mean velocity times velocity difference, i.e. half
+    # the difference of squares.
+    result[2] += (
+        0.5
+        * rate
+        * dt
+        * curvature((1 - _GAMMA) * first * first + _GAMMA * second * second)
+    )
     return result
 
 
 def evolve(
-    initial: Array, mu: float, cell: float, interval: float, num_frames: int, boundary: Boundary = "periodic"
+    initial: Array,
+    mu: float,
+    cell: float,
+    interval: float,
+    num_frames: int,
+    boundary: Boundary = "periodic",
 ) -> Array:
-    """Solve the equations from ``initial`` [3, B, N] (density, velocity, pressure) on cells of length ``cell``.
+    """Solve the equations from ``initial`` [3, B, N] (density, velocity, pressure) on
+    cells of length ``cell``.
 
-    Returns frames [3, B, num_frames, N] at time intervals of ``interval``, ``initial`` first. ``mu`` must
-    be 0 with the boundary "outflow". A time step is a viscous step between two half steps without viscosity (Strang).
+    Returns frames [3, B, num_frames, N] at time intervals of ``interval``, ``initial``
+    first. ``mu`` must be 0 with the boundary "outflow". A time step is a viscous step
+    between two half steps without viscosity (Strang).
     """
     gas = Gas()
     frames = np.empty((3, initial.shape[1], num_frames, initial.shape[2]))
@@ -88,7 +109,9 @@ def evolve(
         left = np.full((initial.shape[1], 1), interval)
         while len(rows := np.flatnonzero(left)):
             fields = conserved[:, rows]
-            limit = 2 * COURANT * cell / gas.speed(fields, 0).max(axis=-1, keepdims=True)
+            limit = (
+                2 * COURANT * cell / gas.speed(fields, 0).max(axis=-1, keepdims=True)
+            )
             count = np.ceil(left[rows] / limit)
             dt = left[rows] / count
             fields = sweep(fields, 0.5 * dt / cell, gas, boundary)
@@ -101,13 +124,17 @@ def evolve(
 
 
 def sample_initial(rng: np.random.Generator, x: Array) -> Array:
-    """Sample random initial density, velocity and pressure [3, X] at ``x`` [X]: sums of sine waves (`sample_waves`).
+    """Sample random initial density, velocity and pressure [3, X] at ``x`` [X]: sums of
+    sine waves (`sample_waves`).
 
-    Density and pressure are scaled to [0, 1], multiplied by a log-uniform factor, and added to a log-uniform constant.
+    Density and pressure are scaled to [0, 1], multiplied by a log-uniform factor, and
+    added to a log-uniform constant.
     """
 
     def waves() -> Array:
-        return sample_waves(rng, num_modes=3, windowed=0.5, low=GRID.low, period=GRID.high - GRID.low)(x)
+        return sample_waves(
+            rng, num_modes=3, windowed=0.5, low=GRID.low, period=GRID.high - GRID.low
+        )(x)
 
     positive = []
     for bounds in (DENSITY_RANGE, PRESSURE_RANGE):
@@ -119,8 +146,14 @@ def sample_initial(rng: np.random.Generator, x: Array) -> Array:
 
 def _solve(rngs: Sequence[np.random.Generator]) -> Fields:
     initial = np.stack([sample_initial(rng, GRID.x) for rng in rngs], axis=1)
-    frames = evolve(initial, 4 / 3 * ETA + ZETA, GRID.cell, GRID.interval, GRID.num_frames).astype(np.float32)
+    frames = evolve(
+        initial, 4 / 3 * ETA + ZETA, GRID.cell, GRID.interval, GRID.num_frames
+    ).astype(np.float32)
     return dict(zip(("density", "Vx", "pressure"), frames, strict=True))
 
 
-SIMULATION = described("cfd_1d", GRID.tensors(("density", "pressure", "Vx"), "x", eta=ETA, zeta=ZETA), _solve)
+SIMULATION = described(
+    "cfd_1d",
+    GRID.tensors(("density", "pressure", "Vx"), "x", eta=ETA, zeta=ZETA),
+    _solve,
+)

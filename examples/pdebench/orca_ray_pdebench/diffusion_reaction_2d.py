@@ -1,7 +1,9 @@
-"""Diffusion and reaction of an activator u and an inhibitor v in two dimensions (FitzHugh-Nagumo equations).
+"""Diffusion and reaction of an activator u and an inhibitor v in two dimensions
+(FitzHugh-Nagumo equations).
 
-u_t = 1e-3 Lap u + u - u^3 - k - v and v_t = 5e-3 Lap v + u - v with k = 5e-3 and the Laplacian Lap, on [-1, 1]^2 to
-t = 5. There is no flux through the boundary; the initial fields are white noise.
+u_t = 1e-3 Lap u + u - u^3 - k - v and v_t = 5e-3 Lap v + u - v with k = 5e-3 and the
+Laplacian Lap, on [-1, 1]^2 to t = 5. There is no flux through the boundary; the initial
+fields are white noise.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,9 +24,11 @@ FIRST_STEPS = 8
 
 
 def evolve(initial: Array, interval: float, num_frames: int) -> Array:
-    """Solve the equations from ``initial`` [2, N, N] = (u, v); return frames [num_frames, 2, N, N], ``initial`` first.
+    """Solve the equations from ``initial`` [2, N, N] = (u, v); return frames
+    [num_frames, 2, N, N], ``initial`` first.
 
-    Frames are ``interval`` apart, with `STEPS_PER_FRAME` time steps in between; the first two, `FIRST_STEPS`.
+    Frames are ``interval`` apart, with `STEPS_PER_FRAME` time steps in between; the
+    first two, `FIRST_STEPS`.
     """
     from scipy.fft import dctn, idctn
 
@@ -34,11 +38,16 @@ def evolve(initial: Array, interval: float, num_frames: int) -> Array:
     def nonlinear(modes: Modes) -> Modes:
         return forward(reaction(backward(modes)))
 
-    symbol = np.array(DIFFUSION)[:, None, None] * laplacian_symbol(initial.shape[-1], CELL)
+    symbol = np.array(DIFFUSION)[:, None, None] * laplacian_symbol(
+        initial.shape[-1], CELL
+    )
     frames = np.empty((num_frames, *initial.shape))
     frames[0] = initial
     modes: Modes = forward(initial)
-    for count, numbers in ((FIRST_STEPS, range(1, 2)), (STEPS_PER_FRAME, range(2, num_frames))):
+    for count, numbers in (
+        (FIRST_STEPS, range(1, 2)),
+        (STEPS_PER_FRAME, range(2, num_frames)),
+    ):
         stepper = Etdrk4(symbol, interval / count)
         for frame in numbers:
             for _ in range(count):
@@ -49,13 +58,26 @@ def evolve(initial: Array, interval: float, num_frames: int) -> Array:
 
 def _solve(rngs: Sequence[np.random.Generator]) -> Fields:
     noise = (rng.standard_normal((2, GRID.num_cells, GRID.num_cells)) for rng in rngs)
-    frames = np.stack([evolve(initial, GRID.interval, GRID.num_frames) for initial in noise])
+    frames = np.stack(
+        [evolve(initial, GRID.interval, GRID.num_frames) for initial in noise]
+    )
     return {"data": np.moveaxis(frames, 2, -1).astype(np.float32)}
 
 
 _PARAMETERS = {
-    "Du": DIFFUSION[0], "Dv": DIFFUSION[1], "k": K, "t": GRID.end, "tdim": GRID.num_frames, "x_left": GRID.low,
-    "x_right": GRID.high, "xdim": GRID.num_cells, "y_bottom": GRID.low, "y_top": GRID.high, "ydim": GRID.num_cells,
+    "Du": DIFFUSION[0],
+    "Dv": DIFFUSION[1],
+    "k": K,
+    "t": GRID.end,
+    "tdim": GRID.num_frames,
+    "x_left": GRID.low,
+    "x_right": GRID.high,
+    "xdim": GRID.num_cells,
+    "y_bottom": GRID.low,
+    "y_top": GRID.high,
+    "ydim": GRID.num_cells,
     "n": 1,
-}  # fmt: skip
-SIMULATION = described("diffusion_reaction_2d", grouped(GRID, 2, "xy", _PARAMETERS, "lzf"), _solve)
+}
+SIMULATION = described(
+    "diffusion_reaction_2d", grouped(GRID, 2, "xy", _PARAMETERS, "lzf"), _solve
+)

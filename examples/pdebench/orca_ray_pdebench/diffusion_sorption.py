@@ -1,9 +1,13 @@
-"""Diffusion with sorption in one dimension: a contaminant enters ground water and is adsorbed by the grains.
+"""Diffusion with sorption in one dimension: a contaminant enters ground water and is
+adsorbed by the grains.
 
-Concentration u: u_t = (D / R(u)) u_xx with Freundlich's retardation factor R(u) = 1 + K n (u + 1e-6)^(n - 1), exponent
-n and K = (1 - phi) / phi rho_s k_f (porosity phi, grain density rho_s, Freundlich's factor k_f). With the content
-theta(u) = u + K (u + 1e-6)^n, this is the conservation law theta_t = D u_xx, which this module solves. At the left end
-u = 1; at the right end u = -D u_x, as in PDEBench's generator (with its paper's u = D u_x, no solution is bounded).
+Concentration u: u_t = (D / R(u)) u_xx with Freundlich's retardation factor R(u) = 1 + K
+    n (u + 1e-6)^(n - 1), exponent
+n and K = (1 - phi) / phi rho_s k_f (porosity phi, grain density rho_s, Freundlich's
+factor k_f). With the content theta(u) = u + K (u + 1e-6)^n, this is the conservation
+law theta_t = D u_xx, which this module solves. At the left end u = 1; at the right end
+u = -D u_x, as in PDEBench's generator (with its paper's u = D u_x, no solution is
+bounded).
 """
 
 from collections.abc import Sequence
@@ -27,26 +31,34 @@ FIRST_STEPS = 64
 _OFFSET = 1e-6
 _SORBED = (1 - POROSITY) / POROSITY * GRAIN_DENSITY * FREUNDLICH_FACTOR
 _GAMMA = 1 - np.sqrt(0.5)
-_NEWTON_TOLERANCE, _NEWTON_LIMIT = 1e-12, 50
+_NEWTON_TOLERANCE = 1e-12
+_NEWTON_LIMIT = 50
 
 
 def content(u: Array) -> Array:
-    """Return theta(u), the dissolved plus the adsorbed amount per pore volume at the concentration ``u``."""
+    """Return theta(u), the dissolved plus the adsorbed amount per pore volume at the
+    concentration ``u``.
+    """
     return u + _SORBED * (u + _OFFSET) ** FREUNDLICH_EXPONENT
 
 
 def retardation(u: Array) -> Array:
     """Return R(u), the derivative of `content`."""
-    return 1 + _SORBED * FREUNDLICH_EXPONENT * (u + _OFFSET) ** (FREUNDLICH_EXPONENT - 1)
+    return 1 + _SORBED * FREUNDLICH_EXPONENT * (u + _OFFSET) ** (
+        FREUNDLICH_EXPONENT - 1
+    )
 
 
 class Diffusion:
-    """Finite volume discretisation of D u_xx on N equal cells of [0, 1], of second order also at both ends."""
+    """Finite volume discretisation of D u_xx on N equal cells of [0, 1], of second
+    order also at both ends.
+    """
 
     def __init__(self, num_cells: int) -> None:
         cell = 1.0 / num_cells
         self.rate = D / cell**2
-        # Value at the right end divided by that of the last cell, from u = -D u_x over the last half cell.
+        # Value at the right end divided by that of the last cell, from u = -D u_x over
+        # the last half cell.
         right_share = (2 * D / cell) / (1 + 2 * D / cell)
         self.outflow = 2 * self.rate * (1 - right_share)
         self.diagonal = np.full(num_cells, -2 * self.rate)
@@ -55,43 +67,62 @@ class Diffusion:
         self.diagonal[-1] = -self.rate - self.outflow
 
     def __call__(self, u: Array) -> Array:
-        """Return D u_xx for u [B, N]: the differences of the fluxes through the cells' ends."""
-        inflow, outflow = 2 * self.rate * (LEFT_VALUE - u[:, :1]), self.outflow * u[:, -1:]
-        flux = np.concatenate([inflow, self.rate * (u[:, :-1] - u[:, 1:]), outflow], axis=1)
+        """Return D u_xx for u [B, N]: the differences of the fluxes through the cells'
+        ends.
+        """
+        inflow = 2 * self.rate * (LEFT_VALUE - u[:, :1])
+        outflow = self.outflow * u[:, -1:]
+        flux = np.concatenate(
+            [inflow, self.rate * (u[:, :-1] - u[:, 1:]), outflow], axis=1
+        )
         gain: Array = flux[:, :-1] - flux[:, 1:]
         return gain
 
 
 def _implicit(u: Array, wanted: Array, dt: float, diffusion: Diffusion) -> Array:
-    """Solve content(u) - dt D u_xx = wanted for u [B, N] by Newton's method; ``u`` is the initial guess."""
+    """Solve content(u) - dt D u_xx = wanted for u [B, N] by Newton's method; ``u`` is
+    the initial guess.
+    """
     off = np.full((len(u), 1), -dt * diffusion.rate)
     diagonal = -dt * diffusion.diagonal
     for _ in range(_NEWTON_LIMIT):
         residual = content(u) - dt * diffusion(u) - wanted
         if np.abs(residual).max() < _NEWTON_TOLERANCE:
             return u
-        u = np.maximum(u - Tridiagonal(diagonal + retardation(u), off).solve(residual), 0.0)
+        u = np.maximum(
+            u - Tridiagonal(diagonal + retardation(u), off).solve(residual), 0.0
+        )
     raise ArithmeticError("Newton's method did not converge: the time step is too long")
 
 
 def step(u: Array, dt: float, diffusion: Diffusion) -> Array:
-    """Return u [B, N] after a time step ``dt`` of an L-stable, second-order implicit Runge-Kutta method (Alexander)."""
+    """Return u [B, N] after a time step ``dt`` of an L-stable, second-order implicit
+    Runge-Kutta method (Alexander).
+    """
     before = content(u)
     first = _implicit(u, before, _GAMMA * dt, diffusion)
-    return _implicit(first, before + (1 - _GAMMA) * dt * diffusion(first), _GAMMA * dt, diffusion)
+    return _implicit(
+        first, before + (1 - _GAMMA) * dt * diffusion(first), _GAMMA * dt, diffusion
+    )
 
 
 def evolve(initial: Array, interval: float, num_frames: int) -> Array:
-    """Solve from non-negative concentrations ``initial`` [B, N]; return frames [B, num_frames, N], ``initial`` first.
+    """Solve from non-negative concentrations ``initial`` [B, N]; return frames [B,
+    num_frames, N], ``initial`` first.
 
-    Frames are a time ``interval`` apart, with `STEPS_PER_FRAME` time steps in between. The second frame is reached
-    by `FIRST_STEPS` time steps of growing length, because u is discontinuous at the ends at t = 0.
+    Frames are a time ``interval`` apart, with `STEPS_PER_FRAME` time steps in between.
+    The second frame is reached by `FIRST_STEPS` time steps of growing length, because u
+    is discontinuous at the ends at t = 0.
     """
     diffusion = Diffusion(initial.shape[1])
     frames = np.empty((len(initial), num_frames, initial.shape[1]))
     u = frames[:, 0] = initial
     for frame in range(1, num_frames):
-        ends = np.linspace(0, 1, FIRST_STEPS + 1) ** 2 if frame == 1 else np.linspace(0, 1, STEPS_PER_FRAME + 1)
+        ends = (
+            np.linspace(0, 1, FIRST_STEPS + 1) ** 2
+            if frame == 1
+            else np.linspace(0, 1, STEPS_PER_FRAME + 1)
+        )
         for dt in np.diff(ends) * interval:
             u = step(u, dt, diffusion)
         frames[:, frame] = u
@@ -100,12 +131,28 @@ def evolve(initial: Array, interval: float, num_frames: int) -> Array:
 
 def _solve(rngs: Sequence[np.random.Generator]) -> Fields:
     initial = np.stack([np.full(GRID.num_cells, rng.uniform(0.0, 0.2)) for rng in rngs])
-    return {"data": evolve(initial, GRID.interval, GRID.num_frames)[..., None].astype(np.float32)}
+    return {
+        "data": (
+            evolve(initial, GRID.interval, GRID.num_frames)[..., None].astype(
+                np.float32
+            )
+        )
+    }
 
 
 _PARAMETERS = {
-    "D": D, "por": POROSITY, "rho_s": GRAIN_DENSITY, "k_f": FREUNDLICH_FACTOR, "n_f": FREUNDLICH_EXPONENT,
-    "sol": LEFT_VALUE, "t": GRID.end, "tdim": GRID.num_frames, "x_left": GRID.low, "x_right": GRID.high,
+    "D": D,
+    "por": POROSITY,
+    "rho_s": GRAIN_DENSITY,
+    "k_f": FREUNDLICH_FACTOR,
+    "n_f": FREUNDLICH_EXPONENT,
+    "sol": LEFT_VALUE,
+    "t": GRID.end,
+    "tdim": GRID.num_frames,
+    "x_left": GRID.low,
+    "x_right": GRID.high,
     "xdim": GRID.num_cells,
-}  # fmt: skip
-SIMULATION = described("diffusion_sorption", grouped(GRID, 1, "x", _PARAMETERS, "lzf"), _solve)
+}
+SIMULATION = described(
+    "diffusion_sorption", grouped(GRID, 1, "x", _PARAMETERS, "lzf"), _solve
+)

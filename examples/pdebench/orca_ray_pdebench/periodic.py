@@ -1,7 +1,9 @@
-"""Three equations for u(x, t), periodic on [0, 1): advection, solved exactly, and two that are solved in Fourier space.
+"""Three equations for u(x, t), periodic on [0, 1): advection, solved exactly, and two
+that are solved in Fourier space.
 
-Advection is u_t + 0.4 u_x = 0. Burgers' equation is u_t + (u^2 / 2)_x = (nu / pi) u_xx: PDEBench divides nu by pi,
-so that nu = 1 means the coefficient 0.318. Diffusion with growth is u_t = nu u_xx + rho u (1 - u).
+Advection is u_t + 0.4 u_x = 0. Burgers' equation is u_t + (u^2 / 2)_x = (nu / pi) u_xx:
+PDEBench divides nu by pi, so that nu = 1 means the coefficient 0.318. Diffusion with
+growth is u_t = nu u_xx + rho u (1 - u).
 """
 
 from collections.abc import Callable, Sequence
@@ -18,29 +20,46 @@ _WINDOW_WIDTH = 0.01
 
 
 def sample_waves(
-    rng: np.random.Generator, *, num_modes: int = 4, windowed: float = 0.1, low: float = 0.0, period: float = 1.0
+    rng: np.random.Generator,
+    *,
+    num_modes: int = 4,
+    windowed: float = 0.1,
+    low: float = 0.0,
+    period: float = 1.0,
 ) -> Callable[[Array], Array]:
-    """Sample an initial field as PDEBench describes it; return it as a function of positions, arrays of any shape.
+    """Sample an initial field as PDEBench describes it; return it as a function of
+    positions, arrays of any shape.
 
-    The field is sum_i amplitude_i sin(2 pi number_i (x - low) / period + phase_i) over ``num_modes`` waves. Two of the
-    waves are drawn with replacement: wave i = 1, 2, ... gets wave number i if drawn once, and 2 i if drawn twice. The
-    other waves get wave number 0, i.e. add a constant, as in PDEBench's generator, but not in its paper's formula. The
-    sign of the field is random, and a tenth of the fields is rectified. With probability ``windowed``, the field is
-    multiplied by a window that is 1 in the middle of the domain and 0 elsewhere, with smooth (tanh) transitions. The
-    domain begins at ``low`` and is one ``period`` long. (PDEBench's windows are all 0.45 wide.)
+    The field is sum_i amplitude_i sin(2 pi number_i (x - low) / period + phase_i) over
+    ``num_modes`` waves. Two of the waves are drawn with replacement: wave i = 1, 2, ...
+    gets wave number i if drawn once, and 2 i if drawn twice. The other waves get wave
+    number 0, i.e. add a constant, as in PDEBench's generator, but not in its paper's
+    formula. The sign of the field is random, and a tenth of the fields is rectified.
+    With probability ``windowed``, the field is multiplied by a window that is 1 in the
+    middle of the domain and 0 elsewhere, with smooth (tanh) transitions. The domain
+    begins at ``low`` and is one ``period`` long. (PDEBench's windows are all 0.45
+    wide.)
     """
     counts = np.bincount(rng.integers(0, num_modes, size=_CHOSEN), minlength=num_modes)
     numbers = counts * np.arange(1.0, num_modes + 1.0)
-    amplitudes, phases = rng.uniform(0.0, 1.0, size=num_modes), rng.uniform(0.0, 2 * np.pi, size=num_modes)
-    rectified, sign = rng.uniform() < _RECTIFIED, float(rng.choice((-1.0, 1.0)))
-    window = (rng.uniform(0.1, 0.45), rng.uniform(0.55, 0.9)) if rng.uniform() < windowed else None
+    amplitudes = rng.uniform(0.0, 1.0, size=num_modes)
+    phases = rng.uniform(0.0, 2 * np.pi, size=num_modes)
+    rectified = rng.uniform() < _RECTIFIED
+    sign = float(rng.choice((-1.0, 1.0)))
+    window = (
+        (rng.uniform(0.1, 0.45), rng.uniform(0.55, 0.9))
+        if rng.uniform() < windowed
+        else None
+    )
 
     def field(x: Array) -> Array:
         position = np.mod(x - low, period)
         total = np.zeros_like(position)
         for amplitude, number, phase in zip(amplitudes, numbers, phases, strict=True):
             if number:
-                total += amplitude * np.sin(2 * np.pi * number / period * position + phase)
+                total += amplitude * np.sin(
+                    2 * np.pi * number / period * position + phase
+                )
             else:
                 total += amplitude * np.sin(phase)
         total = sign * (np.abs(total) if rectified else total)
@@ -54,44 +73,72 @@ def sample_waves(
 
 
 def to_unit_range(field: Array) -> Array:
-    """Return a field [X], shifted and scaled so that its values range from 0 to 1; a constant field becomes 0."""
+    """Return a field [X], shifted and scaled so that its values range from 0 to 1; a
+    constant field becomes 0.
+    """
     shifted: Array = field - field.min()
     return shifted / (shifted.max() or 1.0)
 
 
 ADVECTION = Grid(low=0.0, high=1.0, num_cells=1024, end=2.0, num_frames=201)
 ADVECTION_BETA = 0.4
-BURGERS, BURGERS_NU, BURGERS_STEPS = ADVECTION, 1.0, 10
+BURGERS = ADVECTION
+BURGERS_NU = 1.0
+BURGERS_STEPS = 10
 """Grid of Burgers' equation, nu, and time steps per frame."""
 GROWTH = Grid(low=0.0, high=1.0, num_cells=1024, end=1.0, num_frames=101)
-GROWTH_NU, GROWTH_RHO, GROWTH_STEPS = 0.5, 1.0, 5
+GROWTH_NU = 0.5
+GROWTH_RHO = 1.0
+GROWTH_STEPS = 5
 
 
 def _solve_advection(rngs: Sequence[np.random.Generator]) -> Fields:
     origins = ADVECTION.x[None, :] - ADVECTION_BETA * ADVECTION.times[:, None]
-    return {"tensor": np.stack([sample_waves(rng)(origins).astype(np.float32) for rng in rngs])}
+    return {
+        "tensor": np.stack(
+            [sample_waves(rng)(origins).astype(np.float32) for rng in rngs]
+        )
+    }
 
 
 def _solve_burgers(rngs: Sequence[np.random.Generator]) -> Fields:
     initial = np.stack([sample_waves(rng)(BURGERS.x) for rng in rngs])
     frames = evolve_spectral(
-        initial, lambda k: -BURGERS_NU / np.pi * k**2, lambda k: -0.5j * k, interval=BURGERS.interval,
-        num_frames=BURGERS.num_frames, steps=BURGERS_STEPS,
-    )  # fmt: skip
+        initial,
+        lambda k: -BURGERS_NU / np.pi * k**2,
+        lambda k: -0.5j * k,
+        interval=BURGERS.interval,
+        num_frames=BURGERS.num_frames,
+        steps=BURGERS_STEPS,
+    )
     return {"tensor": frames.astype(np.float32)}
 
 
 def _solve_growth(rngs: Sequence[np.random.Generator]) -> Fields:
     initial = np.stack([to_unit_range(sample_waves(rng)(GROWTH.x)) for rng in rngs])
     frames = evolve_spectral(
-        initial, lambda k: GROWTH_RHO - GROWTH_NU * k**2, lambda k: -GROWTH_RHO, interval=GROWTH.interval,
-        num_frames=GROWTH.num_frames, steps=GROWTH_STEPS,
-    )  # fmt: skip
+        initial,
+        lambda k: GROWTH_RHO - GROWTH_NU * k**2,
+        lambda k: -GROWTH_RHO,
+        interval=GROWTH.interval,
+        num_frames=GROWTH.num_frames,
+        steps=GROWTH_STEPS,
+    )
     return {"tensor": frames.astype(np.float32)}
 
 
 SIMULATIONS = (
-    described("advection", ADVECTION.tensors(("tensor",), "x", beta=ADVECTION_BETA), _solve_advection),
-    described("burgers", BURGERS.tensors(("tensor",), "x", Nu=BURGERS_NU), _solve_burgers),
-    described("diffusion_reaction_1d", GROWTH.tensors(("tensor",), "x", Nu=GROWTH_NU, rho=GROWTH_RHO), _solve_growth),
+    described(
+        "advection",
+        ADVECTION.tensors(("tensor",), "x", beta=ADVECTION_BETA),
+        _solve_advection,
+    ),
+    described(
+        "burgers", BURGERS.tensors(("tensor",), "x", Nu=BURGERS_NU), _solve_burgers
+    ),
+    described(
+        "diffusion_reaction_1d",
+        GROWTH.tensors(("tensor",), "x", Nu=GROWTH_NU, rho=GROWTH_RHO),
+        _solve_growth,
+    ),
 )

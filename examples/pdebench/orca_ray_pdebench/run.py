@@ -1,4 +1,6 @@
-"""Generation of a data file: solve batches of samples, in worker processes if requested, and store them."""
+"""Generation of a data file: solve batches of samples, in worker processes if
+requested, and store them.
+"""
 
 import contextlib
 import json
@@ -29,16 +31,24 @@ from orca_ray_pdebench.simulation import Fields, Simulation, get_simulation
 
 logger = logging.getLogger(__name__)
 DIRECTORY = "pdebench_generated"
-"""Directory of generated files below the cache's ``raw``; also the name of the benchmark that reads them."""
+"""Directory of generated files below the cache's ``raw``; also the name of the
+benchmark that reads them.
+"""
 ReportSolved = Callable[[int, int], None]
-"""Function that is called with the number of solved samples and the number of all samples."""
+"""Function that is called with the number of solved samples and the number of all
+samples.
+"""
 SETTINGS = "settings.json"
-"""Name of the JSON file in `BatchStore.directory` with the settings that the stored batches were solved with."""
+"""Name of the JSON file in `BatchStore.directory` with the settings that the stored
+batches were solved with.
+"""
 
 
 @dataclass(frozen=True)
 class BatchStore:
-    """Stores the solved batches of the output file ``path`` in a hidden directory, until the file is complete."""
+    """Stores the solved batches of the output file ``path`` in a hidden directory,
+    until the file is complete.
+    """
 
     path: Path
 
@@ -49,16 +59,22 @@ class BatchStore:
 
     @contextlib.contextmanager
     def opened(self, settings: Mapping[str, Any]) -> Iterator[None]:
-        """Create the directory if needed; after the block, remove it, unless the block failed and batches are stored.
+        """Create the directory if needed; after the block, remove it, unless the block
+        failed and batches are stored.
 
-        Stored batches that were solved with other ``settings`` are removed first. The caller must hold the file's lock.
+        Stored batches that were solved with other ``settings`` are removed first. The
+        caller must hold the file's lock.
         """
         found = None
         with contextlib.suppress(OSError, UserError):
             found = cache.read_json(self.directory / SETTINGS)
         if found != settings:
             if samples := self.num_samples():
-                logger.warning("%s: %d samples that were solved with other settings are removed", self.path, samples)
+                logger.warning(
+                    "%s: %d samples that were solved with other settings are removed",
+                    self.path,
+                    samples,
+                )
             self.remove()
             self.directory.mkdir(parents=True)
             (self.directory / SETTINGS).write_text(json.dumps(dict(settings)))
@@ -89,18 +105,25 @@ class BatchStore:
         cache.replace_file(temporary, self.file(start, stop))
 
     def load(self, start: int, stop: int) -> Fields:
-        """Return the stored fields of a batch; a damaged batch is removed, and UserError is raised."""
+        """Return the stored fields of a batch; a damaged batch is removed, and
+        UserError is raised.
+        """
         file = self.file(start, stop)
         try:
             with np.load(file) as arrays:
                 return {name: arrays[name] for name in arrays.files}
         except (ValueError, EOFError, zipfile.BadZipFile) as error:
             file.unlink(missing_ok=True)
-            message = f"{file} was damaged ({error}) and has been removed: run the command again to solve it anew"
+            message = (
+                f"{file} was damaged ({error}) and has been removed: run the command"
+                " again to solve it anew"
+            )
             raise UserError(message) from error
 
     def file(self, start: int, stop: int) -> Path:
-        """Return the path of the batch of samples ``start`` to ``stop`` (exclusive); it exists once they are solved."""
+        """Return the path of the batch of samples ``start`` to ``stop`` (exclusive); it
+        exists once they are solved.
+        """
         return self.directory / f"{start}-{stop}.npz"
 
     def _remove_temporary_files(self) -> None:
@@ -109,12 +132,16 @@ class BatchStore:
 
 
 def target(name: str, directory: Path | None = None) -> Path:
-    """Return the path of the data file of task ``name`` in ``directory``; None: in the cache, where tasks read it."""
+    """Return the path of the data file of task ``name`` in ``directory``; None: in the
+    cache, where tasks read it.
+    """
     return (directory or cache.home() / "raw" / DIRECTORY) / get_simulation(name).file
 
 
 def solved(name: str, directory: Path | None = None) -> int:
-    """Return how many samples of the file ``target(name, directory)`` are stored from an interrupted generation."""
+    """Return how many samples of the file ``target(name, directory)`` are stored from
+    an interrupted generation.
+    """
     return BatchStore(target(name, directory)).num_samples()
 
 
@@ -128,23 +155,32 @@ def generate(
     overwrite: bool = False,
     progress: ReportSolved | None = None,
 ) -> tuple[Path, bool]:
-    """Generate the data file of task ``name``; return its path, and False if the same file existed already, else True.
+    """Generate the data file of task ``name``; return its path, and False if the same
+    file existed already, else True.
 
-    After an interruption, the next call with the same name, seed and directory continues with the stored batches.
+    After an interruption, the next call with the same name, seed and directory
+    continues with the stored batches.
 
     Args:
-        samples, workers: number of samples in the file, and of processes that solve them.
-        seed: seed of the random numbers. Sample i depends on the seed and on i only, not on ``samples`` or ``workers``.
+        samples, workers: number of samples in the file, and of processes that solve
+            them.
+        seed: seed of the random numbers. Sample i depends on the seed and on i only,
+            not on ``samples`` or ``workers``.
         directory: directory of the file; None: see `target`.
         overwrite: whether to replace a file that was generated with other options.
         progress: called after every solved batch.
 
-    Raises UserError for an unknown name, a number out of range, another file at the path, a full disk, a dead worker.
+    Raises UserError for an unknown name, a number out of range, another file at the
+    path, a full disk, a dead worker.
     """
     import h5py
 
     chosen = get_simulation(name)
-    for option, value, least in (("samples", samples, 1), ("seed", seed, 0), ("workers", workers, 1)):
+    for option, value, least in (
+        ("samples", samples, 1),
+        ("seed", seed, 0),
+        ("workers", workers, 1),
+    ):
         if value < least:
             raise UserError(f"{option} must be {least} or more, got {value}")
     path = target(name, directory)
@@ -155,15 +191,22 @@ def generate(
     if _exists(path, marker, overwrite=overwrite) and not store.directory.exists():
         return path, False
     with cache.lock(path.parent / LOCKS / path.name, str(path)):
-        if _exists(path, marker, overwrite=overwrite):  # another process has generated it meanwhile
+        if _exists(
+            path, marker, overwrite=overwrite
+        ):  # another process has generated it meanwhile
             store.remove()  # left by a process that was killed before it removed them
             return path, False
         with _disk_errors(path.parent), store.opened(settings):
             # The stored batches and the file exist at the same time.
             num_bytes = chosen.layout.num_bytes
-            cache.check_space(path.parent, 2 * num_bytes(samples) - num_bytes(min(store.num_samples(), samples)))
+            cache.check_space(
+                path.parent,
+                2 * num_bytes(samples) - num_bytes(min(store.num_samples(), samples)),
+            )
             _solve_all(chosen, samples, seed, workers, store, progress)
-            temporary = store.directory / f"{path.name}.tmp"  # removed by the store if the block fails
+            temporary = (
+                store.directory / f"{path.name}.tmp"
+            )  # removed by the store if the block fails
             with h5py.File(temporary, "w") as file:
                 chosen.layout.create(file, samples)
                 file.attrs[MARK] = json.dumps(marker, sort_keys=True)
@@ -180,46 +223,76 @@ def _exists(path: Path, marker: dict[str, Any], *, overwrite: bool) -> bool:
     if not path.exists():
         return False
     found = None
-    with contextlib.suppress(OSError, KeyError, ValueError, TypeError), h5py.File(path) as file:
+    with (
+        contextlib.suppress(OSError, KeyError, ValueError, TypeError),
+        h5py.File(path) as file,
+    ):
         found = cache.parse_json(file.attrs[MARK], str(path))
     if found == marker:
         return True
     if found is None:
-        raise UserError(f"{path} exists and was not generated: it is left alone; choose another --out")
-    if not overwrite:
-        options = ", ".join(f"{key} {found.get(key)}" for key in ("task", "samples", "seed", "version"))
         raise UserError(
-            f"{path} exists and was generated with other options ({options}); add --overwrite, or choose another --out"
+            f"{path} exists and was not generated: it is left alone; choose another"
+            " --out"
+        )
+    if not overwrite:
+        options = ", ".join(
+            f"{key} {found.get(key)}" for key in ("task", "samples", "seed", "version")
+        )
+        raise UserError(
+            f"{path} exists and was generated with other options ({options}); add"
+            " --overwrite, or choose another --out"
         )
     return False
 
 
 @contextlib.contextmanager
 def _disk_errors(directory: Path) -> Iterator[None]:
-    """Convert the errors of a full or read-only disk, also those of h5py, into a :class:`UserError`."""
+    """Convert the errors of a full or read-only disk, also those of h5py, into a
+    :class:`UserError`.
+    """
     try:
         with cache.disk_errors(directory):
             yield
     except OSError as error:
         if "No space left" not in str(error):  # h5py omits the error number
             raise
-        raise UserError(f"no space left on the disk of {directory}: free some, or choose --out") from error
+        raise UserError(
+            f"no space left on the disk of {directory}: free some, or choose --out"
+        ) from error
 
 
 def _solve_all(
-    chosen: Simulation, samples: int, seed: int, workers: int, store: BatchStore, progress: ReportSolved | None
+    chosen: Simulation,
+    samples: int,
+    seed: int,
+    workers: int,
+    store: BatchStore,
+    progress: ReportSolved | None,
 ) -> None:
-    """Solve and store the batches that are not stored, in order; an error terminates the workers at once."""
-    missing = [bounds for bounds in chosen.batches(samples) if not store.file(*bounds).exists()]
+    """Solve and store the batches that are not stored, in order; an error terminates
+    the workers at once.
+    """
+    missing = [
+        bounds for bounds in chosen.batches(samples) if not store.file(*bounds).exists()
+    ]
     done = samples - sum(stop - start for start, stop in missing)
     if done:
         logger.info("%s: continues after %d of %d samples", chosen.name, done, samples)
     with contextlib.ExitStack() as stack:
         if workers == 1 or len(missing) < 2:
-            results: Iterator[None] = starmap(partial(_solve, store, chosen.name, seed), missing)
+            results: Iterator[None] = starmap(
+                partial(_solve, store, chosen.name, seed), missing
+            )
         else:
             pool = stack.enter_context(_pool(min(workers, len(missing))))
-            results = map(Future.result, [_submit(pool, store, chosen.name, seed, *bounds) for bounds in missing])
+            results = map(
+                Future.result,
+                [
+                    _submit(pool, store, chosen.name, seed, *bounds)
+                    for bounds in missing
+                ],
+            )
         for (start, stop), _ in zip(missing, results, strict=True):
             done += stop - start
             if progress is not None:
@@ -227,7 +300,9 @@ def _solve_all(
 
 
 def _submit(pool: ProcessPoolExecutor, *batch: Any) -> Future[None]:
-    """Submit a batch with SIGINT blocked, so that a worker started by it ignores Ctrl-C, which the parent handles."""
+    """Submit a batch with SIGINT blocked, so that a worker started by it ignores
+    Ctrl-C, which the parent handles.
+    """
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         return pool.submit(_solve, *batch)
@@ -236,26 +311,37 @@ def _submit(pool: ProcessPoolExecutor, *batch: Any) -> Future[None]:
 
 
 def _solve(store: BatchStore, name: str, seed: int, start: int, stop: int) -> None:
-    """Solve and store a batch; a worker terminated while it returns results would leave the parent waiting forever."""
-    np.empty(31 << 17)  # freeing it makes glibc reuse blocks of up to this size, which is three times faster
+    """Solve and store a batch; a worker terminated while it returns results would leave
+    the parent waiting forever.
+    """
+    np.empty(
+        31 << 17
+    )  # freeing it makes glibc reuse blocks of up to this size, which is three times faster
     fields = get_simulation(name).solve(generators(seed, start, stop))
     for key, values in fields.items():
         if not np.isfinite(values).all():
-            raise ArithmeticError(f"{name}: {key} of samples {start} to {stop - 1} of seed {seed} is not finite")
+            raise ArithmeticError(
+                f"{name}: {key} of samples {start} to {stop - 1} of seed {seed} is not"
+                " finite"
+            )
     store.save(start, stop, fields)
 
 
 @contextlib.contextmanager
 def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Yield a pool of single-threaded worker processes, which are terminated at the end of the block."""
+    """Yield a pool of single-threaded worker processes, which are terminated at the end
+    of the block.
+    """
     before = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_worker)
+    pool = ProcessPoolExecutor(
+        workers, multiprocessing.get_context("spawn"), initializer=_start_worker
+    )
     try:
         yield pool
     except BrokenProcessPool as error:
         raise UserError(
-            "a worker process died, most likely because memory ran out: run the command again with fewer "
-            "--workers; it continues after the samples that are done"
+            "a worker process died, most likely because memory ran out: run the command"
+            " again with fewer --workers; it continues after the samples that are done"
         ) from error
     finally:
         for process in set(multiprocessing.active_children()) - before:

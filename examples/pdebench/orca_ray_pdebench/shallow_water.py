@@ -1,4 +1,6 @@
-"""Shallow water in 2D, at rest at first, and deeper within a circle; only the depth is written."""
+"""Shallow water in 2D, at rest at first, and deeper within a circle; only the depth is
+written.
+"""
 
 import math
 from collections.abc import Sequence
@@ -10,13 +12,16 @@ from orca_ray.simulation.hyperbolic import GRAVITY, evolve_water
 from orca_ray_pdebench.groups import grouped
 from orca_ray_pdebench.simulation import Fields, Grid, described
 
-INNER_DEPTH, OUTER_DEPTH = 2.0, 1.0
+INNER_DEPTH = 2.0
+OUTER_DEPTH = 1.0
 RADII = (0.3, 0.7)
 GRID = Grid(low=-2.5, high=2.5, num_cells=128, end=1.0, num_frames=101)
 
 
 def cylinder(radius: float, x: Array) -> Array:
-    """Return initial depth and momenta [3, X, X]: water at rest, deeper within ``radius`` of the origin."""
+    """Return initial depth and momenta [3, X, X]: water at rest, deeper within
+    ``radius`` of the origin.
+    """
     deep = x[:, None] ** 2 + x[None, :] ** 2 <= radius**2
     depth = np.where(deep, INNER_DEPTH, OUTER_DEPTH)
     return np.stack([depth, np.zeros_like(depth), np.zeros_like(depth)])
@@ -30,8 +35,17 @@ def _solve(rngs: Sequence[np.random.Generator]) -> Fields:
 
 
 _PARAMETERS = {
-    "T_end": GRID.end, "n_time_steps": GRID.num_frames - 1, "xdim": GRID.num_cells, "ydim": GRID.num_cells,
-    "gravity": GRAVITY, "inner_height": INNER_DEPTH, "x_left": GRID.low, "x_right": GRID.high, "y_bottom": GRID.low,
+    "T_end": GRID.end,
+    "n_time_steps": GRID.num_frames - 1,
+    "xdim": GRID.num_cells,
+    "ydim": GRID.num_cells,
+    "gravity": GRAVITY,
+    "inner_height": INNER_DEPTH,
+    "x_left": GRID.low,
+    "x_right": GRID.high,
+    "y_bottom": GRID.low,
     "y_top": GRID.high,
-}  # fmt: skip
-SIMULATION = described("shallow_water", grouped(GRID, 1, "xy", _PARAMETERS, None), _solve)
+}
+SIMULATION = described(
+    "shallow_water", grouped(GRID, 1, "xy", _PARAMETERS, None), _solve
+)

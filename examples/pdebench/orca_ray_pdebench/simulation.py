@@ -1,4 +1,6 @@
-"""The class `Simulation` (each module here declares a ``SIMULATION``), and the layout of PDEBench's HDF5 files."""
+"""The class `Simulation` (each module here declares a ``SIMULATION``), and the layout
+of PDEBench's HDF5 files.
+"""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +25,9 @@ Fields = dict[str, npt.NDArray[np.float32]]
 
 @dataclass(frozen=True, kw_only=True)
 class TensorLayout:
-    """Layout with one HDF5 dataset per quantity, samples along its first axis, and one dataset per coordinate."""
+    """Layout with one HDF5 dataset per quantity, samples along its first axis, and one
+    dataset per coordinate.
+    """
 
     datasets: Mapping[str, tuple[int, ...]]
     """Shape of one sample of each quantity, by dataset name."""
@@ -32,19 +36,32 @@ class TensorLayout:
     """Parameters of the equation, stored as attributes of the HDF5 root."""
 
     def num_bytes(self, samples: int) -> int:
-        """Return the approximate size of a file of ``samples`` samples, without compression."""
-        return samples * sum(4 * int(np.prod(shape)) for shape in self.datasets.values())
+        """Return the approximate size of a file of ``samples`` samples, without
+        compression.
+        """
+        return samples * sum(
+            4 * int(np.prod(shape)) for shape in self.datasets.values()
+        )
 
     def create(self, file: "h5py.File", samples: int) -> None:
-        """Create the datasets for ``samples`` samples, and write coordinates and attributes."""
+        """Create the datasets for ``samples`` samples, and write coordinates and
+        attributes.
+        """
         for name, shape in self.datasets.items():
             file.create_dataset(name, shape=(samples, *shape), dtype=np.float32)
         for name, values in self.coordinates.items():
             file.create_dataset(name, data=values.astype(np.float32))
         file.attrs.update(self.attributes)
 
-    def write(self, file: "h5py.File", start: int, fields: Mapping[str, npt.NDArray[np.float32]]) -> None:
-        """Write the ``fields`` of successive samples; the first sample has the number ``start``."""
+    def write(
+        self,
+        file: "h5py.File",
+        start: int,
+        fields: Mapping[str, npt.NDArray[np.float32]],
+    ) -> None:
+        """Write the ``fields`` of successive samples; the first sample has the number
+        ``start``.
+        """
         for name, values in fields.items():
             file[name][start : start + len(values)] = values
 
@@ -53,7 +70,8 @@ class TensorLayout:
 class Simulation:
     """Generator of the data of one task: equation, numerical method and file layout.
 
-    `solve` gets one random generator per sample, so a sample depends only on seed and sample number (up to rounding).
+    `solve` gets one random generator per sample, so a sample depends only on seed and
+    sample number (up to rounding).
     """
 
     name: str
@@ -71,13 +89,29 @@ class Simulation:
         return PDEBENCH_FILES[self.name.split("/")[1]]
 
     def batches(self, samples: int) -> list[tuple[int, int]]:
-        """Return the first sample of each batch of ``samples`` samples, and the one after the last."""
-        return [(start, min(start + self.batch, samples)) for start in range(0, samples, self.batch)]
+        """Return the first sample of each batch of ``samples`` samples, and the one
+        after the last.
+        """
+        return [
+            (start, min(start + self.batch, samples))
+            for start in range(0, samples, self.batch)
+        ]
 
 
-def described(name: str, layout: TensorLayout, solve: Callable[[Sequence[np.random.Generator]], Fields]) -> Simulation:
-    """Return the simulation of the PDEBench task ``name``; ``simulations.toml`` has its texts and batch."""
-    return Simulation(f"pdebench/{name}", layout, solve, **tables(orca_ray_pdebench.__name__, "simulations.toml")[name])
+def described(
+    name: str,
+    layout: TensorLayout,
+    solve: Callable[[Sequence[np.random.Generator]], Fields],
+) -> Simulation:
+    """Return the simulation of the PDEBench task ``name``; ``simulations.toml`` has its
+    texts and batch.
+    """
+    return Simulation(
+        f"pdebench/{name}",
+        layout,
+        solve,
+        **tables(orca_ray_pdebench.__name__, "simulations.toml")[name],
+    )
 
 
 @cache
@@ -93,7 +127,9 @@ def get_simulation(name: str) -> Simulation:
 
 @dataclass(frozen=True)
 class Grid:
-    """Equal cells from ``low`` to ``high`` along each axis, and equally spaced times from 0 to ``end``."""
+    """Equal cells from ``low`` to ``high`` along each axis, and equally spaced times
+    from 0 to ``end``.
+    """
 
     low: float
     high: float
@@ -121,13 +157,22 @@ class Grid:
         """The times [num_frames] of the frames."""
         return np.arange(self.num_frames, dtype=np.float64) * self.interval
 
-    def tensors(self, names: Iterable[str], axes: str, **attributes: float) -> TensorLayout:
+    def tensors(
+        self, names: Iterable[str], axes: str, **attributes: float
+    ) -> TensorLayout:
         """Return a layout of datasets ``names`` on this grid along ``axes``, e.g. "xy".
 
-        As in PDEBench's files, the time coordinate has one value more than there are frames.
+        As in PDEBench's files, the time coordinate has one value more than there are
+        frames.
         """
         step = self.end * self.num_frames / (self.num_frames - 1) / self.num_frames
         times = np.arange(self.num_frames + 1, dtype=np.float64) * step
-        coordinates = {f"{axis}-coordinate": self.x for axis in axes} | {"t-coordinate": times}
-        datasets = dict.fromkeys(names, (self.num_frames, *[self.num_cells] * len(axes)))
-        return TensorLayout(datasets=datasets, coordinates=coordinates, attributes=attributes)
+        coordinates = {f"{axis}-coordinate": self.x for axis in axes} | {
+            "t-coordinate": times
+        }
+        datasets = dict.fromkeys(
+            names, (self.num_frames, *[self.num_cells] * len(axes))
+        )
+        return TensorLayout(
+            datasets=datasets, coordinates=coordinates, attributes=attributes
+        )

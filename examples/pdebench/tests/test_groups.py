@@ -1,4 +1,6 @@
-"""Simulations whose samples are groups of a file: the file's layout, and balances that its samples keep."""
+"""Simulations whose samples are groups of a file: the file's layout, and balances that
+its samples keep.
+"""
 
 from dataclasses import replace
 from functools import cache
@@ -51,26 +53,45 @@ def test_a_file_of_groups(task: str, tmp_path: Path) -> None:
 
         file["0003"].visititems(note)
         axes = zip("txy", shape[:-1], strict=False)
-        assert shapes == {"data": shape, **{f"grid/{axis}": (size,) for axis, size in axes}}
+        assert shapes == {
+            "data": shape,
+            **{f"grid/{axis}": (size,) for axis, size in axes},
+        }
         assert file["0003/data"].compression == compression
         assert "seed: 3" in file["0003"].attrs["config"].splitlines()[-1]
         assert file["0003/grid/t"][-1] == pytest.approx(end)
 
 
 def test_samples_are_what_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As when totals and the order of convergence were shown by tests of commit 641986f1."""
+    """As when totals and the order of convergence were shown by tests of commit
+    641986f1.
+    """
     found = {"diffusion_sorption": digest(solved("diffusion_sorption"))}
-    for module, cells, end, channels in ((diffusion_reaction_2d, 16, 0.1, 2), (shallow_water, 32, 1.0, 1)):
-        monkeypatch.setattr(module, "GRID", replace(module.GRID, num_cells=cells, end=end, num_frames=3))
+    for module, cells, end, channels in (
+        (diffusion_reaction_2d, 16, 0.1, 2),
+        (shallow_water, 32, 1.0, 1),
+    ):
+        monkeypatch.setattr(
+            module, "GRID", replace(module.GRID, num_cells=cells, end=end, num_frames=3)
+        )
         values = module.SIMULATION.solve(generators(0, 0, 2))["data"]
-        assert (values.shape, values.dtype.name) == ((2, 3, cells, cells, channels), "float32")
+        assert (values.shape, values.dtype.name) == (
+            (2, 3, cells, cells, channels),
+            "float32",
+        )
         found[module.SIMULATION.name.removeprefix("pdebench/")] = digest(values)
-    expected = {"diffusion_sorption": 0.2770998, "diffusion_reaction_2d": -0.006804193, "shallow_water": 1.046231}
+    expected = {
+        "diffusion_sorption": 0.2770998,
+        "diffusion_reaction_2d": -0.006804193,
+        "shallow_water": 1.046231,
+    }
     assert found == pytest.approx(expected, rel=1e-5)
 
 
 def test_what_is_dissolved_and_sorbed_balances_what_the_ends_let_through() -> None:
-    """D = 5e-4, porosity 0.29, density 2880, Freundlich's 3.5e-4 and 0.874; left u = 1, right u = -D u_x."""
+    """D = 5e-4, porosity 0.29, density 2880, Freundlich's 3.5e-4 and 0.874; left u = 1,
+    right u = -D u_x.
+    """
     first = 20
     for sample in solved("diffusion_sorption").astype(np.float64):
         frames = sample[..., 0]
@@ -85,16 +106,28 @@ def test_what_is_dissolved_and_sorbed_balances_what_the_ends_let_through() -> No
 
 
 def test_activator_and_inhibitor_balance() -> None:
-    """Means and mean squares, from u_t = 1e-3 Lap u + u - u^3 - 5e-3 - v and v_t = 5e-3 Lap v + u - v on [-1, 1]^2."""
+    """Means and mean squares, from u_t = 1e-3 Lap u + u - u^3 - 5e-3 - v and v_t = 5e-3
+    Lap v + u - v on [-1, 1]^2.
+    """
     first = 40
     frames = solved("diffusion_reaction_2d")[0].astype(np.float64)
-    assert (frames[0].mean(), frames[0].std()) == (pytest.approx(0, abs=0.02), pytest.approx(1, abs=0.02))
-    u, v = frames[first:, ..., 0], frames[first:, ..., 1]
+    assert (frames[0].mean(), frames[0].std()) == (
+        pytest.approx(0, abs=0.02),
+        pytest.approx(1, abs=0.02),
+    )
+    u = frames[first:, ..., 0]
+    v = frames[first:, ..., 1]
     growth = {"u": u - u**3 - 5e-3 - v, "v": u - v}
     for name, field, diffusion in (("u", u, 1e-3), ("v", v, 5e-3)):
-        steepness = sum((np.diff(field, axis=axis) ** 2).sum(axis=(1, 2)) for axis in (1, 2)) / (2 / 128) ** 2 / 128**2
+        steepness = (
+            sum((np.diff(field, axis=axis) ** 2).sum(axis=(1, 2)) for axis in (1, 2))
+            / (2 / 128) ** 2
+            / 128**2
+        )
         mean = simpson(growth[name].mean(axis=(1, 2)), dx=0.05, axis=0)
         assert (field[-1] - field[0]).mean() == pytest.approx(mean, abs=1e-5)
         lost = float(simpson(diffusion * steepness, dx=0.05, axis=0))
         gained = simpson((field * growth[name]).mean(axis=(1, 2)), dx=0.05, axis=0)
-        assert 0.5 * (field[-1] ** 2 - field[0] ** 2).mean() == pytest.approx(gained - lost, abs=5e-3 * lost)
+        assert 0.5 * (field[-1] ** 2 - field[0] ** 2).mean() == pytest.approx(
+            gained - lost, abs=5e-3 * lost
+        )

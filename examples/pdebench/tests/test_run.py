@@ -32,7 +32,9 @@ pytestmark = pytest.mark.usefixtures("empty_home")
 
 @pytest.fixture
 def empty_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give a test an empty cache directory, and a working directory; return the path of the cache."""
+    """Give a test an empty cache directory, and a working directory; return the path of
+    the cache.
+    """
     monkeypatch.setenv("ORCA_RAY_HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
     return tmp_path / "home"
@@ -55,9 +57,13 @@ def _tensor(path: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
 
 
 @pytest.mark.usefixtures("small")
-def test_a_file_is_marked_as_generated_and_lies_where_its_task_reads_it(empty_home: Path) -> None:
+def test_a_file_is_marked_as_generated_and_lies_where_its_task_reads_it(
+    empty_home: Path,
+) -> None:
     reports: list[tuple[int, int]] = []
-    path, made = run.generate(TASK, 5, seed=3, progress=lambda done, total: reports.append((done, total)))
+    path, made = run.generate(
+        TASK, 5, seed=3, progress=lambda done, total: reports.append((done, total))
+    )
     assert made
     assert path == empty_home / "raw" / "pdebench_generated" / FILE
     assert reports == [(2, 5), (4, 5), (5, 5)]
@@ -105,10 +111,15 @@ def test_what_an_interruption_or_a_kill_leaves_is_not_solved_again(
     _interrupted(out)
     assert not (out / FILE).exists()
     assert run.solved(TASK, out) == 4
-    for name in ("4-6.tmp", f"{FILE}.tmp"):  # what a kill leaves while a batch or the file is written
+    for name in (
+        "4-6.tmp",
+        f"{FILE}.tmp",
+    ):  # what a kill leaves while a batch or the file is written
         (BatchStore(out / FILE).directory / name).write_bytes(b"half")
     reports: list[int] = []
-    path, made = run.generate(TASK, 6, directory=out, progress=lambda done, _: reports.append(done))
+    path, made = run.generate(
+        TASK, 6, directory=out, progress=lambda done, _: reports.append(done)
+    )
     assert made
     assert solved == [(0, 2), (2, 4), (4, 6)]
     assert reports == [6]
@@ -139,13 +150,19 @@ def test_another_number_of_samples_goes_on_too_and_another_seed_begins_anew(
 
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
-def test_a_damaged_batch_is_reported_and_solved_again(damage: str, tmp_path: Path) -> None:
+def test_a_damaged_batch_is_reported_and_solved_again(
+    damage: str, tmp_path: Path
+) -> None:
     _interrupted(tmp_path)
     batch = BatchStore(tmp_path / FILE).directory / "2-4.npz"
     content = bytearray(batch.read_bytes())
     content[len(content) // 2] ^= 1
-    batch.write_bytes({"cut": content[:-100], "flipped": content, "empty": bytearray()}[damage])
-    with pytest.raises(UserError, match=r"2-4\.npz was damaged .* run the command again"):
+    batch.write_bytes(
+        {"cut": content[:-100], "flipped": content, "empty": bytearray()}[damage]
+    )
+    with pytest.raises(
+        UserError, match=r"2-4\.npz was damaged .* run the command again"
+    ):
         run.generate(TASK, 6, directory=tmp_path)
     assert not (tmp_path / FILE).exists()
     run.generate(TASK, 6, directory=tmp_path)
@@ -156,14 +173,27 @@ def test_a_damaged_batch_is_reported_and_solved_again(damage: str, tmp_path: Pat
     ("what", "error", "told"),
     [
         ("_solve", KeyboardInterrupt("here"), "here"),
-        # While a batch is stored, as the system reports it, or while the file is written, as h5py does.
-        ("save", OSError("Can't write data (error message = 'No space left on device')"), "no space left"),
+        # While a batch is stored, as the system reports it, or while the file is
+        # written, as h5py does.
+        (
+            "save",
+            OSError("Can't write data (error message = 'No space left on device')"),
+            "no space left",
+        ),
         ("save", OSError(errno.ENOSPC, "No space left on device"), "no space left"),
-        ("_submit", BrokenProcessPool("terminated"), "worker process died.*fewer --workers; it continues"),
+        (
+            "_submit",
+            BrokenProcessPool("terminated"),
+            "worker process died.*fewer --workers; it continues",
+        ),
     ],
 )
 def test_an_error_in_the_first_batch_leaves_nothing(
-    what: str, error: BaseException, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    what: str,
+    error: BaseException,
+    told: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def failing(*_: object) -> Future[None]:
         if what != "_submit":
@@ -174,11 +204,15 @@ def test_an_error_in_the_first_batch_leaves_nothing(
 
     monkeypatch.setattr(BatchStore if what == "save" else run, what, failing)
     with pytest.raises(type(error) if what == "_solve" else UserError, match=told):
-        run.generate(TASK, 64, directory=tmp_path, workers=2 if what == "_submit" else 1)
+        run.generate(
+            TASK, 64, directory=tmp_path, workers=2 if what == "_submit" else 1
+        )
     assert _entries(tmp_path) == []
 
 
-def test_a_file_that_another_process_made_meanwhile_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_another_process_made_meanwhile_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The lock is held by one that makes the same file."""
     original = cache.lock
 
@@ -195,8 +229,13 @@ def test_a_file_that_another_process_made_meanwhile_is_kept(tmp_path: Path, monk
     assert len(_tensor(path)) == 2
 
 
-def test_two_processes_end_when_interrupted_and_solve_what_one_does(tmp_path: Path) -> None:
-    """They solve the two batches of 18 samples. A sample depends on its seed and number alone."""
+def test_two_processes_end_when_interrupted_and_solve_what_one_does(
+    tmp_path: Path,
+) -> None:
+    """They solve the two batches of 18 samples.
+
+    A sample depends on its seed and number alone.
+    """
     import multiprocessing
 
     def interrupt(done: int, _: int) -> None:
@@ -210,7 +249,13 @@ def test_two_processes_end_when_interrupted_and_solve_what_one_does(tmp_path: Pa
     assert run.solved(TASK, many) >= 16
     BatchStore(many / FILE).remove()
     reports: list[int] = []
-    run.generate(TASK, 18, directory=many, workers=2, progress=lambda done, _: reports.append(done))
+    run.generate(
+        TASK,
+        18,
+        directory=many,
+        workers=2,
+        progress=lambda done, _: reports.append(done),
+    )
     assert reports == [16, 18]
     few, _ = run.generate(TASK, 3, directory=tmp_path)
     other, _ = run.generate(TASK, 3, seed=1, directory=tmp_path / "other")
@@ -220,11 +265,15 @@ def test_two_processes_end_when_interrupted_and_solve_what_one_does(tmp_path: Pa
     assert not np.allclose(_tensor(other), _tensor(few))
 
 
-def test_numbers_that_are_not_finite_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_numbers_that_are_not_finite_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(rngs: Sequence[np.random.Generator]) -> Fields:
         return {"tensor": np.full((len(rngs), 201, 1024), np.nan, np.float32)}
 
-    monkeypatch.setattr(run, "get_simulation", lambda _: replace(ADVECTION, solve=broken))
+    monkeypatch.setattr(
+        run, "get_simulation", lambda _: replace(ADVECTION, solve=broken)
+    )
     with pytest.raises(ArithmeticError, match="tensor of samples 0 to 1 of seed 7"):
         run.generate(TASK, 2, seed=7, directory=tmp_path)
     assert _entries(tmp_path) == []
@@ -244,7 +293,9 @@ def test_what_is_there_already_is_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"not HDF5", None])
-def test_a_file_that_is_not_ours_is_never_replaced(tmp_path: Path, content: bytes | None) -> None:
+def test_a_file_that_is_not_ours_is_never_replaced(
+    tmp_path: Path, content: bytes | None
+) -> None:
     with h5py.File(tmp_path / FILE, "w") as file:
         file["tensor"] = np.zeros(3)
     if content is not None:
@@ -275,7 +326,9 @@ def test_bad_options_are_refused(
         run.generate(TASK, 1, directory=tmp_path / "file")
 
 
-def test_a_file_is_made_where_its_task_reads_it(empty_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_is_made_where_its_task_reads_it(
+    empty_home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = empty_home / "raw" / "pdebench_generated" / FILE
     assert main([TASK, "--samples", "2"]) == 0
     assert path.is_file()
@@ -290,9 +343,13 @@ def test_a_file_is_made_where_its_task_reads_it(empty_home: Path, capsys: pytest
 def test_an_interruption_prints_what_is_kept(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    original, arguments, allowed = run._solve, (TASK, "--samples", "20", "--out", "new"), [0, 16]
+    original = run._solve
+    arguments = (TASK, "--samples", "20", "--out", "new")
+    allowed = [0, 16]
 
-    def interrupt(store: BatchStore, name: str, seed: int, start: int, stop: int) -> None:
+    def interrupt(
+        store: BatchStore, name: str, seed: int, start: int, stop: int
+    ) -> None:
         if start == allowed[0]:
             raise KeyboardInterrupt
         original(store, name, seed, start, stop)
@@ -308,7 +365,9 @@ def test_an_interruption_prints_what_is_kept(
 
 
 @pytest.mark.parametrize("place", ["pipe", "/proc/self/new", "/dev/null", "link"])
-def test_special_files_are_refused_before_they_are_opened(place: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_special_files_are_refused_before_they_are_opened(
+    place: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     os.mkfifo("pipe")
     Path("link").symlink_to("pipe")
     assert main([TASK, "-n", "1", "--out", place]) == 2

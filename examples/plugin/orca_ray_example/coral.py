@@ -1,4 +1,6 @@
-"""CORAL, with means: squared distances between means and between covariances of source and target."""
+"""CORAL, with means: squared distances between means and between covariances of source
+and target.
+"""
 
 from collections.abc import Mapping
 
@@ -8,9 +10,11 @@ from orca_ray.alignment.distance import Distance
 
 
 class CORAL(Distance):
-    """‖m − m'‖² + ‖C − C'‖² with the means m and (biased) covariances C of all points; labels are ignored.
+    """‖m − m'‖² + ‖C − C'‖² with the means m and (biased) covariances C of all points;
+    labels are ignored.
 
-    The second term is that of Sun and Saenko, Deep CORAL, 2016, arXiv:1607.01719. A call costs O(n D²).
+    The second term is that of Sun and Saenko, Deep CORAL, 2016, arXiv:1607.01719. A
+    call costs O(n D²).
     """
 
     name = "coral"
@@ -20,7 +24,9 @@ class CORAL(Distance):
 
     def _distance(self, x_nD: Tensor, y_n: Tensor, shares_L: Tensor) -> Tensor:
         mean_D, covariance_DD = _moments(x_nD)
-        return (mean_D - self._mean_D).square().sum() + (covariance_DD - self._covariance_DD).square().sum()
+        return (mean_D - self._mean_D).square().sum() + (
+            covariance_DD - self._covariance_DD
+        ).square().sum()
 
 
 def _moments(x_nD: Tensor) -> tuple[Tensor, Tensor]:

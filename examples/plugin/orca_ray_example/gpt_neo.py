@@ -20,8 +20,11 @@ class NoPositions(nn.Module):
 
 def cut(model: Any) -> tuple[Body, Stem]:
     """Split a GPTNeoModel into body and stem."""
-    words, places = model.wte.weight.detach(), model.wpe.weight.detach()
-    model.wte, model.wpe, model.drop = None, NoPositions(), nn.Identity()
+    words = model.wte.weight.detach()
+    places = model.wpe.weight.detach()
+    model.wte = None
+    model.wpe = NoPositions()
+    model.drop = nn.Identity()
     model.config.use_cache = False
     return DecoderBody(model), DecoderStem(words, places)
 
@@ -29,8 +32,16 @@ def cut(model: Any) -> tuple[Body, Stem]:
 def set_depths(config: Any, depths: list[int]) -> None:
     """Keep the first layers, and the kinds of attention of these."""
     (config.num_layers,) = depths
-    config.attention_types = [[[kind], 1] for kind in config.attention_layers[: depths[0]]]
+    config.attention_types = [
+        [[kind], 1] for kind in config.attention_layers[: depths[0]]
+    ]
     config.attention_layers = config.attention_layers[: depths[0]]
 
 
-FAMILY = Family(name="GPT-Neo", modality="sequence", model_types=("gpt_neo",), set_depths=set_depths, cut=cut)
+FAMILY = Family(
+    name="GPT-Neo",
+    modality="sequence",
+    model_types=("gpt_neo",),
+    set_depths=set_depths,
+    cut=cut,
+)

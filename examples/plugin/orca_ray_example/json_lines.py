@@ -5,7 +5,13 @@ from pathlib import Path
 
 from orca_ray.methods.reports import EpochProgress
 from orca_ray.results.record import Record
-from orca_ray.sweep.trackers.base import Run, Tracker, TrackerKind, epoch_values, final_values
+from orca_ray.sweep.trackers.base import (
+    Run,
+    Tracker,
+    TrackerKind,
+    epoch_values,
+    final_values,
+)
 
 
 class JsonLines(Tracker):
@@ -34,4 +40,9 @@ class JsonLines(Tracker):
         print(json.dumps({"trial": key, **values}), file=self._file, flush=True)
 
 
-TRACKER = TrackerKind("json_lines", "FILE", "json", lambda target: JsonLines(Path(target or "trials.jsonl").absolute()))
+TRACKER = TrackerKind(
+    "json_lines",
+    "FILE",
+    "json",
+    lambda target: JsonLines(Path(target or "trials.jsonl").absolute()),
+)

@@ -1,7 +1,9 @@
-"""L2-SP: refine everything, with a penalty on the distance of the body's parameters from the pretrained ones.
+"""L2-SP: refine everything, with a penalty on the distance of the body's parameters
+from the pretrained ones.
 
-loss = task loss + strength / 2 * sum of (w - w_pretrained)^2 over the parameters w of the body; Li, Grandvalet and
-Davoine, Explicit Inductive Bias for Transfer Learning with Convolutional Networks, ICML 2018, arXiv:1802.01483.
+loss = task loss + strength / 2 * sum of (w - w_pretrained)^2 over the parameters w of
+the body; Li, Grandvalet and Davoine, Explicit Inductive Bias for Transfer Learning with
+Convolutional Networks, ICML 2018, arXiv:1802.01483.
 """
 
 from dataclasses import dataclass
@@ -29,7 +31,10 @@ class Penalty:
 
     def __init__(self, trial: "Trial") -> None:
         self._strength = trial.hyperparameters.of(L2SPConfig).strength
-        self._pairs = [(weight, weight.detach().clone()) for weight in trial.model.body.parameters()]
+        self._pairs = [
+            (weight, weight.detach().clone())
+            for weight in trial.model.body.parameters()
+        ]
 
     def backward(self, indices: "np.ndarray", epoch: int) -> "Tensor":
         """Add the gradient, and return the penalty."""

@@ -1,11 +1,25 @@
-"""Source ``recipes`` for sequence bodies: sentences from a kitchen, labelled by the dish."""
+"""Source ``recipes`` for sequence bodies: sentences from a kitchen, labelled by the
+dish.
+"""
 
 from orca_ray.alignment.source import SampleRequest, Samples, Source, balanced_order
 
 DISHES = (
-    ("Knead the dough for ten minutes.", "Let it rise under a cloth.", "Bake the loaf until its crust is brown."),
-    ("Chop two onions and a carrot.", "Stir them in hot oil.", "Add the broth, and let the soup simmer."),
-    ("Beat the eggs with the sugar.", "Fold in the flour and the butter.", "The cake is done when a needle is dry."),
+    (
+        "Knead the dough for ten minutes.",
+        "Let it rise under a cloth.",
+        "Bake the loaf until its crust is brown.",
+    ),
+    (
+        "Chop two onions and a carrot.",
+        "Stir them in hot oil.",
+        "Add the broth, and let the soup simmer.",
+    ),
+    (
+        "Beat the eggs with the sugar.",
+        "Fold in the flour and the butter.",
+        "The cake is done when a needle is dry.",
+    ),
 )
 
 
@@ -16,7 +30,11 @@ def sample(request: SampleRequest) -> Samples:
     from orca_ray.alignment.text_features import embed_passages
 
     documents = [sentences * 10 for sentences in DISHES]
-    starts = [(dish, start) for dish in range(len(DISHES)) for start in range(len(documents[dish]))]
+    starts = [
+        (dish, start)
+        for dish in range(len(DISHES))
+        for start in range(len(documents[dish]))
+    ]
     order = balanced_order([dish for dish, _ in starts], request.seed)
     features, passages = embed_passages(request, documents, (starts[i] for i in order))
     return features, torch.tensor([passage.document for passage in passages])

@@ -25,4 +25,7 @@ class SignFlip(Augmentation):
         return x * drawn.view(-1, *[1] * (x.ndim - 1))
 
 
-AUGMENTATION = SignFlip("sign_flip", "sign of the whole input, at random with probability 1/2; Um et al., ICMI 2017")
+AUGMENTATION = SignFlip(
+    "sign_flip",
+    "sign of the whole input, at random with probability 1/2; Um et al., ICMI 2017",
+)

@@ -16,7 +16,10 @@ def make(train_y: Rows, target: Target, device: torch.device) -> Loss:
 
 LOSS = TrainingLoss(
     name="smoothed_cross_entropy",
-    definition="cross-entropy with targets of 0.9 for the class, and 0.1 spread over all classes",
+    definition=(
+        "cross-entropy with targets of 0.9 for the class, and 0.1 spread over all"
+        " classes"
+    ),
     source="Szegedy et al., Rethinking the Inception Architecture, CVPR 2016",
     make=make,
 )

@@ -10,9 +10,13 @@ from orca_ray.tasks.task import SPLIT_SEED, Arrays, RawFile, Target, Task, Works
 
 
 def build(workspace: Workspace) -> Arrays:
-    """Read waves [N, 1, 32] and pitches [N], and split them 60 : 20 : 20; raises UserError for a damaged file."""
-    x_path, y_path = workspace.file("tones_x.npy"), workspace.file("tones_y.npy")
-    x, y = read_npy(x_path, kind="f"), read_npy(y_path, kind="iu")
+    """Read waves [N, 1, 32] and pitches [N], and split them 60 : 20 : 20; raises
+    UserError for a damaged file.
+    """
+    x_path = workspace.file("tones_x.npy")
+    y_path = workspace.file("tones_y.npy")
+    x = read_npy(x_path, kind="f")
+    y = read_npy(y_path, kind="iu")
     check_shape(x_path, "", x, (None, 1, 32))
     check_not_finite(x_path, "", x)
     check_shape(y_path, "", y, (len(x),))

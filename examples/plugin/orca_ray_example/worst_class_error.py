@@ -15,8 +15,14 @@ def worst_class_error(logits_NK: Array, y_N: Array) -> float:
 METRIC = Metric(
     name="worst_class_error",
     title="worst-class error",
-    definition="largest share, over classes, of a class's samples whose largest logit is not that of the class",
-    source="Sagawa et al., Distributionally Robust Neural Networks, ICLR 2020, with classes as groups",
+    definition=(
+        "largest share, over classes, of a class's samples whose largest logit is not"
+        " that of the class"
+    ),
+    source=(
+        "Sagawa et al., Distributionally Robust Neural Networks, ICLR 2020, with"
+        " classes as groups"
+    ),
     function=worst_class_error,
     largest=1.0,
 )

@@ -8,13 +8,27 @@ from orca_ray.leaderboard.statistics.ranks import ranks
 
 
 def worst_rank(table: ScoreTable) -> pd.DataFrame:
-    """Largest rank of the method over the tasks on which every method has a score; equal scores share their ranks.
+    """Largest rank of the method over the tasks on which every method has a score;
+    equal scores share their ranks.
 
     It has no interval: the largest value of a sample says little about others.
     """
     common = table.common
-    worst_M = ranks(common.means_TM).max(axis=0, initial=0) if common.tasks else np.full(len(table.methods), np.nan)
-    return table.by_method(value=worst_M, low=np.nan, high=np.nan, num_tasks=len(common.tasks))
+    worst_M = (
+        ranks(common.means_TM).max(axis=0, initial=0)
+        if common.tasks
+        else np.full(len(table.methods), np.nan)
+    )
+    return table.by_method(
+        value=worst_M, low=np.nan, high=np.nan, num_tasks=len(common.tasks)
+    )
 
 
-STATISTIC = Statistic("worst_rank", "worst rank", worst_rank, shape="method", better="lower", on_boards=True)
+STATISTIC = Statistic(
+    "worst_rank",
+    "worst rank",
+    worst_rank,
+    shape="method",
+    better="lower",
+    on_boards=True,
+)

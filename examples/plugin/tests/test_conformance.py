@@ -70,7 +70,9 @@ def write_tones(raw: Path) -> None:
     """Write 100 waves of 32 values whose frequency is the class, and the classes."""
     random = np.random.RandomState(0)
     y = np.arange(100) % 3
-    waves = np.sin((y[:, None] + 1) * np.linspace(0, 6, 32)) + 0.3 * random.normal(size=(100, 32))
+    waves = np.sin((y[:, None] + 1) * np.linspace(0, 6, 32)) + 0.3 * random.normal(
+        size=(100, 32)
+    )
     np.save(raw / "tones_x.npy", waves[:, None].astype(np.float32))
     np.save(raw / "tones_y.npy", y)
 
@@ -79,20 +81,42 @@ class TestRawFiles(RawFilesSuite):
     writers = {"example/tones": write_tones}  # noqa: RUF012
     corruptions = {  # noqa: RUF012
         "example/tones": [
-            ("missing", deleted("tones_y.npy"), r"1 of 2 raw files are not in .*tones_y\.npy"),
+            (
+                "missing",
+                deleted("tones_y.npy"),
+                r"1 of 2 raw files are not in .*tones_y\.npy",
+            ),
             ("truncated", cut("tones_x.npy"), r"tones_x\.npy.*truncated"),
             ("garbage", garbage("tones_x.npy"), r"tones_x\.npy: expected the header"),
-            ("shape", changed("tones_x.npy", lambda x: x[:, 0]), r"expected shape \[any, 1, 32\], found \[100, 32\]"),
-            ("NaN", changed("tones_x.npy", lambda x: with_item(x, -1, np.nan)), "expected finite numbers"),
-            ("fewer", changed("tones_y.npy", lambda y: y[1:]), r"tones_y\.npy: expected shape \[100\], found \[99\]"),
-            ("class", changed("tones_y.npy", lambda y: with_item(y, 0, 3)), r"tones_y\.npy: expected labels from 0"),
+            (
+                "shape",
+                changed("tones_x.npy", lambda x: x[:, 0]),
+                r"expected shape \[any, 1, 32\], found \[100, 32\]",
+            ),
+            (
+                "NaN",
+                changed("tones_x.npy", lambda x: with_item(x, -1, np.nan)),
+                "expected finite numbers",
+            ),
+            (
+                "fewer",
+                changed("tones_y.npy", lambda y: y[1:]),
+                r"tones_y\.npy: expected shape \[100\], found \[99\]",
+            ),
+            (
+                "class",
+                changed("tones_y.npy", lambda y: with_item(y, 0, 3)),
+                r"tones_y\.npy: expected labels from 0",
+            ),
         ]
     }
 
 
 def test_the_source_gives_passages_of_every_dish(tmp_path: Path) -> None:
     body = save_bert(tmp_path)
-    request = SampleRequest(load_body(body).stem, body, image_size=0, num_tokens=16, num_samples=12, seed=0)
+    request = SampleRequest(
+        load_body(body).stem, body, image_size=0, num_tokens=16, num_samples=12, seed=0
+    )
     features, labels = get_source("recipes").sample(request)
     assert features.shape == (12, 16)
     assert sorted(labels.tolist()) == [0] * 4 + [1] * 4 + [2] * 4

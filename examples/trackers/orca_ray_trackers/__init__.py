@@ -1,1 +1,3 @@
-"""Trackers that show the trials of a sweep in MLflow and Weights & Biases, as a plug-in of orca-ray."""
+"""Trackers that show the trials of a sweep in MLflow and Weights & Biases, as a plug-in
+of orca-ray.
+"""

@@ -1,4 +1,6 @@
-"""MLflow: an experiment per sweep, on a tracking server or in a local database or directory."""
+"""MLflow: an experiment per sweep, on a tracking server or in a local database or
+directory.
+"""
 
 import logging
 import os
@@ -10,13 +12,22 @@ from typing import Any
 from orca_ray.methods.reports import EpochProgress
 from orca_ray.paths import check_directory
 from orca_ray.results.record import Record
-from orca_ray.sweep.trackers.base import Run, Tracker, TrackerKind, epoch_values, final_values
+from orca_ray.sweep.trackers.base import (
+    Run,
+    Tracker,
+    TrackerKind,
+    epoch_values,
+    final_values,
+)
 
 _KEY = "orca_ray.trial_key"
 
 
 class MLflowTracker(Tracker):
-    """Tracker that writes runs by MLflow's client. A tag of each run is the key of its trial, to find the run again."""
+    """Tracker that writes runs by MLflow's client.
+
+    A tag of each run is the key of its trial, to find the run again.
+    """
 
     def __init__(self, uri: str) -> None:
         self._uri = uri
@@ -24,17 +35,25 @@ class MLflowTracker(Tracker):
         self._open: dict[str, str] = {}
 
     def start(self, run: Run) -> None:
-        """Create the experiment and the run if they do not exist, and log the hyperparameters."""
+        """Create the experiment and the run if they do not exist, and log the
+        hyperparameters.
+        """
         from mlflow.entities import Param
 
         if self._client is None:
             from mlflow import MlflowClient
 
-            logging.getLogger("mlflow").setLevel(logging.WARNING)  # it prints that it makes tables
+            logging.getLogger("mlflow").setLevel(
+                logging.WARNING
+            )  # it prints that it makes tables
             self._client = MlflowClient(self._uri)
         known = self._client.get_experiment_by_name(run.sweep)
-        experiment = known.experiment_id if known else self._client.create_experiment(run.sweep)
-        found = self._client.search_runs([experiment], f"tags.`{_KEY}` = '{run.key}'", max_results=1)
+        experiment = (
+            known.experiment_id if known else self._client.create_experiment(run.sweep)
+        )
+        found = self._client.search_runs(
+            [experiment], f"tags.`{_KEY}` = '{run.key}'", max_results=1
+        )
         if found:
             identity = found[0].info.run_id
             self._client.update_run(identity, status="RUNNING")
@@ -42,7 +61,9 @@ class MLflowTracker(Tracker):
             tags = {**run.tags, _KEY: run.key}
             created = self._client.create_run(experiment, tags=tags, run_name=run.name)
             identity = created.info.run_id
-            given = [Param(name, str(value)) for name, value in run.hyperparameters.items()]
+            given = [
+                Param(name, str(value)) for name, value in run.hyperparameters.items()
+            ]
             self._client.log_batch(identity, params=given)
         self._open[run.key] = identity
 
@@ -54,7 +75,9 @@ class MLflowTracker(Tracker):
         """Add the final values, and the status as a tag, and end the run."""
         self._log(key, final_values(record), record.epochs)
         self._client.set_tag(self._open[key], "status", record.status.value)
-        self._client.set_terminated(self._open.pop(key), "FAILED" if record.status.failed else "FINISHED")
+        self._client.set_terminated(
+            self._open.pop(key), "FAILED" if record.status.failed else "FINISHED"
+        )
 
     def close(self) -> None:
         """Mark unfinished runs as killed; the sweep continues them."""
@@ -70,7 +93,11 @@ class MLflowTracker(Tracker):
 
 
 def _open(target: str) -> Tracker:
-    uri = target or os.environ.get("MLFLOW_TRACKING_URI", "") or f"sqlite:///{Path('mlflow.db').absolute()}"
+    uri = (
+        target
+        or os.environ.get("MLFLOW_TRACKING_URI", "")
+        or f"sqlite:///{Path('mlflow.db').absolute()}"
+    )
     if not re.match(r"[a-z][a-z0-9+.-]*:|databricks$|uc$", uri):
         directory = Path(uri).expanduser().absolute()
         check_directory(directory, "the directory of --track mlflow")

@@ -1,4 +1,7 @@
-"""Weights & Biases: a group of runs per sweep. ``WANDB_MODE=offline`` writes files for ``wandb sync``."""
+"""Weights & Biases: a group of runs per sweep.
+
+``WANDB_MODE=offline`` writes files for ``wandb sync``.
+"""
 
 import os
 from typing import Any
@@ -6,14 +9,24 @@ from typing import Any
 from orca_ray.errors import UserError
 from orca_ray.methods.reports import EpochProgress
 from orca_ray.results.record import Record
-from orca_ray.sweep.trackers.base import Run, Tracker, TrackerKind, epoch_values, final_values
+from orca_ray.sweep.trackers.base import (
+    Run,
+    Tracker,
+    TrackerKind,
+    epoch_values,
+    final_values,
+)
 
 
 class WandbTracker(Tracker):
-    """Tracker that writes several runs at a time from one process. The key of a trial is the id of its run."""
+    """Tracker that writes several runs at a time from one process.
+
+    The key of a trial is the id of its run.
+    """
 
     def __init__(self, project: str, directory: str) -> None:
-        self._project, self._directory = project, directory
+        self._project = project
+        self._directory = directory
         self._open: dict[str, Any] = {}
 
     def start(self, run: Run) -> None:
@@ -22,16 +35,31 @@ class WandbTracker(Tracker):
 
         # Statistics, code and output would be the driver's, which trains nothing.
         quiet = wandb.Settings(
-            silent=True, console="off", x_disable_stats=True, disable_git=True, disable_code=True, init_timeout=60
+            silent=True,
+            console="off",
+            x_disable_stats=True,
+            disable_git=True,
+            disable_code=True,
+            init_timeout=60,
         )
         self._open[run.key] = wandb.init(
-            project=self._project, dir=self._directory, id=run.key, name=run.name, group=run.sweep,
-            job_type=run.tags["phase"], config={**run.hyperparameters, **run.tags}, resume="allow",
-            tags=[f"{name}: {value}"[:64] for name, value in run.tags.items()], reinit="create_new", settings=quiet,
-        )  # fmt: skip
+            project=self._project,
+            dir=self._directory,
+            id=run.key,
+            name=run.name,
+            group=run.sweep,
+            job_type=run.tags["phase"],
+            config={**run.hyperparameters, **run.tags},
+            resume="allow",
+            tags=[f"{name}: {value}"[:64] for name, value in run.tags.items()],
+            reinit="create_new",
+            settings=quiet,
+        )
 
     def log(self, key: str, progress: EpochProgress) -> None:
-        """Add the values of an epoch; charts have the epoch of the stage as their horizontal axis."""
+        """Add the values of an epoch; charts have the epoch of the stage as their
+        horizontal axis.
+        """
         axis = f"{progress.stage}/epoch"
         if progress.epoch == 1:
             self._open[key].define_metric(f"{progress.stage}/*", step_metric=axis)
@@ -52,14 +80,19 @@ class WandbTracker(Tracker):
 def _open(target: str) -> Tracker:
     import wandb
 
-    # Without this check the first run would ask for a key on the terminal, under the table of progress.
+    # Without this check the first run would ask for a key on the terminal, under the
+    # table of progress.
     offline = wandb.setup().settings.mode in ("offline", "dryrun", "disabled", "shared")
     if not (offline or wandb.login(prompt=False)):
         raise UserError(
-            "--track wandb: no API key on this machine. Type `wandb login`, set WANDB_API_KEY, or set "
-            "WANDB_MODE=offline to write runs to files for `wandb sync`"
+            "--track wandb: no API key on this machine. Type `wandb login`, set"
+            " WANDB_API_KEY, or set WANDB_MODE=offline to write runs to files for"
+            " `wandb sync`"
         )
-    return WandbTracker(target or os.environ.get("WANDB_PROJECT", "orca-ray"), os.environ.get("WANDB_DIR", os.getcwd()))
+    return WandbTracker(
+        target or os.environ.get("WANDB_PROJECT", "orca-ray"),
+        os.environ.get("WANDB_DIR", os.getcwd()),
+    )
 
 
 TRACKER = TrackerKind("wandb", "PROJECT", "wandb", _open)

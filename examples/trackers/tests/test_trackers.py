@@ -1,4 +1,6 @@
-"""Both trackers, by their own libraries and without a network: an interrupted trial is shown as one run."""
+"""Both trackers, by their own libraries and without a network: an interrupted trial is
+shown as one run.
+"""
 
 import json
 import os
@@ -24,16 +26,48 @@ from orca_ray.sweep.run import events
 from orca_ray.sweep.trackers.base import Tracking, open_tracker
 
 Shown = dict[str, "ShownRun"]
-SETTINGS: dict[str, Scalar] = {"refine.learning_rate": 1e-3, "refine.optimizer": "adamw"}
+SETTINGS: dict[str, Scalar] = {
+    "refine.learning_rate": 1e-3,
+    "refine.optimizer": "adamw",
+}
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 RECORD = Record(
-    trial_key="0123456789abcdef", sweep="fake/full", benchmark="pocket", task="pocket/digits", method="nft",
-    body="vit-s14", phase="confirm", protocol="held-out", seed=1, hyperparameters=json.dumps(SETTINGS),
-    data_fingerprint="f", metric="error", status=Status.COMPLETED, validation_score=0.25, test_score=0.5, best_epoch=4,
-    epochs=4, distance_before=None, distance_after=None, num_parameters=9, num_trainable=3, wall_seconds=2.0,
-    align_seconds=0.0, refine_seconds=1.0, evaluate_seconds=1.0, peak_memory_mib=None, executor="inline", node="here",
-    device="cpu", started_at=NOW, finished_at=NOW, attempts=2, error=None, version="0", torch_version="0",
-)  # fmt: skip
+    trial_key="0123456789abcdef",
+    sweep="fake/full",
+    benchmark="pocket",
+    task="pocket/digits",
+    method="nft",
+    body="vit-s14",
+    phase="confirm",
+    protocol="held-out",
+    seed=1,
+    hyperparameters=json.dumps(SETTINGS),
+    data_fingerprint="f",
+    metric="error",
+    status=Status.COMPLETED,
+    validation_score=0.25,
+    test_score=0.5,
+    best_epoch=4,
+    epochs=4,
+    distance_before=None,
+    distance_after=None,
+    num_parameters=9,
+    num_trainable=3,
+    wall_seconds=2.0,
+    align_seconds=0.0,
+    refine_seconds=1.0,
+    evaluate_seconds=1.0,
+    peak_memory_mib=None,
+    executor="inline",
+    node="here",
+    device="cpu",
+    started_at=NOW,
+    finished_at=NOW,
+    attempts=2,
+    error=None,
+    version="0",
+    torch_version="0",
+)
 
 
 @dataclass
@@ -51,14 +85,21 @@ class ShownRun:
 
 
 def show(option: str, epochs: int, *, ends: bool) -> None:
-    """Send the events of an attempt at the trial of `RECORD`, which ends after its last epoch or is interrupted."""
+    """Send the events of an attempt at the trial of `RECORD`, which ends after its last
+    epoch or is interrupted.
+    """
     about = RECORD.trial_key, RECORD.task, RECORD.method
     with Tracking([option]) as listener:
         listener(events.SweepStarted(RECORD.sweep, "here", ()))
         listener(events.TrialStarted(*about, RECORD.phase, RECORD.seed, SETTINGS))
         for epoch in range(1, epochs + 1):
             point = EpochProgress(
-                stage="refine", epoch=epoch, epochs=4, loss=2.0 / epoch, validation_score=1.0 / epoch, seconds=1.0
+                stage="refine",
+                epoch=epoch,
+                epochs=4,
+                loss=2.0 / epoch,
+                validation_score=1.0 / epoch,
+                seconds=1.0,
             )
             listener(events.TrialProgress(*about, point))
         if ends:
@@ -76,7 +117,8 @@ def of_mlflow(place: Path) -> Shown:
         tags = dict(found.data.tags)
         run = shown.setdefault(tags["orca_ray.trial_key"], ShownRun())
         run.tags = {name: tags[name] for name in ("task", "method", "phase", "seed")}
-        run.settings, run.status = dict(found.data.params), tags.get("status", "")
+        run.settings = dict(found.data.params)
+        run.status = tags.get("status", "")
         assert (found.info.status == "KILLED") == (not run.status)
         for name, value in found.data.metrics.items():
             if "/" not in name:
@@ -91,7 +133,10 @@ def of_wandb(place: Path) -> Shown:
     from wandb.proto.wandb_internal_pb2 import Record as Entry
 
     shown: Shown = {}
-    for path in sorted(place.glob("wandb/offline-run-*/run-*.wandb"), key=lambda path: path.stat().st_mtime_ns):
+    for path in sorted(
+        place.glob("wandb/offline-run-*/run-*.wandb"),
+        key=lambda path: path.stat().st_mtime_ns,
+    ):
         run = shown.setdefault(path.stem.removeprefix("run-"), ShownRun())
         for data in leveldb_entries(path.read_bytes()):
             _wandb_entry(run, Entry.FromString(data))
@@ -99,8 +144,11 @@ def of_wandb(place: Path) -> Shown:
 
 
 def leveldb_entries(data: bytes) -> Iterator[bytes]:
-    """Yield the entries of a log in LevelDB's format, whose first block starts with a header of 7 bytes."""
-    at, parts = 7, b""
+    """Yield the entries of a log in LevelDB's format, whose first block starts with a
+    header of 7 bytes.
+    """
+    at = 7
+    parts = b""
     while at < len(data):
         if 32768 - at % 32768 < 7:  # the end of a block is filled with zeros
             at += 32768 - at % 32768
@@ -114,7 +162,10 @@ def leveldb_entries(data: bytes) -> Iterator[bytes]:
 
 
 def _wandb_entry(run: ShownRun, entry: Any) -> None:
-    values = {"/".join([*item.nested_key]) or item.key: json.loads(item.value_json) for item in entry.history.item}
+    values = {
+        "/".join([*item.nested_key]) or item.key: json.loads(item.value_json)
+        for item in entry.history.item
+    }
     for stage in {name.partition("/")[0] for name in values if name.endswith("/epoch")}:
         for name, value in values.items():
             if name.startswith(f"{stage}/") and not name.endswith("/epoch"):
@@ -122,7 +173,10 @@ def _wandb_entry(run: ShownRun, entry: Any) -> None:
     if entry.HasField("run"):
         assert (entry.run.project, entry.run.run_group) == ("mine", "fake/full")
         run.tags = dict(tag.split(": ") for tag in entry.run.tags)
-        run.settings = {item.key: str(json.loads(item.value_json)) for item in entry.run.config.update}
+        run.settings = {
+            item.key: str(json.loads(item.value_json))
+            for item in entry.run.config.update
+        }
     for item in entry.summary.update:
         value = json.loads(item.value_json)
         if item.key == "status":
@@ -154,16 +208,21 @@ def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None
             monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.getsockname()[1]}")
         yield
         if "wandb" in sys.modules:
-            sys.modules["wandb"].teardown()  # its process has the environment of the test that started it
+            sys.modules[
+                "wandb"
+            ].teardown()  # its process has the environment of the test that started it
         proxy.setblocking(False)
         with pytest.raises(BlockingIOError):  # nobody has connected
             proxy.accept()
-    assert [each for each in threading.enumerate() if each.name.startswith("track-")] == []
+    assert [
+        each for each in threading.enumerate() if each.name.startswith("track-")
+    ] == []
 
 
 def test_runs_that_are_open_at_the_end_are_killed_in_mlflow(tmp_path: Path) -> None:
     tracker = MLflowTracker(f"sqlite:///{tmp_path}/mlflow.db")
-    tracker._client, tracker._open = Mock(), {"key": "identity"}
+    tracker._client = Mock()
+    tracker._open = {"key": "identity"}
     tracker.close()
     tracker._client.set_terminated.assert_called_once_with("identity", "KILLED")
 
@@ -182,11 +241,27 @@ def test_an_interrupted_trial_is_shown_as_one_run(name: str, tmp_path: Path) -> 
     show(option, 4, ends=True)
     [(key, run)] = read(place).items()
     assert (key, run.status) == (RECORD.trial_key, "completed")
-    assert run.tags == {"task": "pocket/digits", "method": "nft", "phase": "confirm", "seed": "1"}
-    assert {name: run.settings[name] for name in SETTINGS} == {name: str(value) for name, value in SETTINGS.items()}
-    assert run.curves["refine/validation_score"] == pytest.approx({epoch: 1 / epoch for epoch in (1, 2, 3, 4)})
-    assert run.curves["refine/loss"] == pytest.approx({epoch: 2 / epoch for epoch in (1, 2, 3, 4)})
-    assert {"validation_score": 0.25, "test_score": 0.5, "epochs": 4, "attempts": 2}.items() <= run.final.items()
+    assert run.tags == {
+        "task": "pocket/digits",
+        "method": "nft",
+        "phase": "confirm",
+        "seed": "1",
+    }
+    assert {name: run.settings[name] for name in SETTINGS} == {
+        name: str(value) for name, value in SETTINGS.items()
+    }
+    assert run.curves["refine/validation_score"] == pytest.approx(
+        {epoch: 1 / epoch for epoch in (1, 2, 3, 4)}
+    )
+    assert run.curves["refine/loss"] == pytest.approx(
+        {epoch: 2 / epoch for epoch in (1, 2, 3, 4)}
+    )
+    assert {
+        "validation_score": 0.25,
+        "test_score": 0.5,
+        "epochs": 4,
+        "attempts": 2,
+    }.items() <= run.final.items()
 
 
 def test_wandb_without_a_key_is_a_user_error(monkeypatch: pytest.MonkeyPatch) -> None:

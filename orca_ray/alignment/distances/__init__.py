@@ -1,1 +1,3 @@
-"""Distances: each module defines ``DISTANCE``, a subclass of `Distance` whose ``name`` is that of the module."""
+"""Distances: each module defines ``DISTANCE``, a subclass of `Distance` whose ``name``
+is that of the module.
+"""

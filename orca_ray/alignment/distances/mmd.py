@@ -9,18 +9,24 @@ from orca_ray.alignment.cost import CostMatrix
 from orca_ray.alignment.distance import Distance
 
 _NUM_KERNELS = 5
-"""Number of kernels. Their widths are 1/4, 1/2, 1, 2 and 4 times the bandwidth, as in the ORCA reference."""
+"""Number of kernels.
+
+Their widths are 1/4, 1/2, 1, 2 and 4 times the bandwidth, as in the ORCA reference.
+"""
 
 
 class MMD(Distance):
-    """Squared MMD: mean k(s, s') + mean k(t, t') − 2 mean k(s, t) over source points s and target points t.
+    """Squared MMD: mean k(s, s') + mean k(t, t') − 2 mean k(s, t) over source points s
+    and target points t.
 
-    k(x, y) = sum over w in {¼, ½, 1, 2, 4} of exp(−‖x − y‖² / (w h)). Labels are ignored. This is the biased estimate
-    (V-statistic) of Gretton et al. 2012 (JMLR 13:25, eq. 5): never negative, zero on itself. Every call computes the
-    bandwidth h as the mean of ‖x − y‖² over all pairs of different points of source and target, as in the ORCA
-    reference (after DAN, arXiv:1502.02791), so that gradients do not vanish for distant targets. The gradient treats h
-    as constant. With N source points, n target points and D features, a call costs O(N² + n (N + n) D), or
-    O((N + n)² D) if the squared distances within the source do not fit in memory.
+    k(x, y) = sum over w in {¼, ½, 1, 2, 4} of exp(−‖x − y‖² / (w h)). Labels are
+    ignored. This is the biased estimate (V-statistic) of Gretton et al. 2012 (JMLR
+    13:25, eq. 5): never negative, zero on itself. Every call computes the bandwidth h
+    as the mean of ‖x − y‖² over all pairs of different points of source and target, as
+    in the ORCA reference (after DAN, arXiv:1502.02791), so that gradients do not vanish
+    for distant targets. The gradient treats h as constant. With N source points, n
+    target points and D features, a call costs O(N² + n (N + n) D), or O((N + n)² D) if
+    the squared distances within the source do not fit in memory.
     """
 
     name = "mmd"
@@ -29,10 +35,13 @@ class MMD(Distance):
     learning_rate = 0.2  # at 0.1 the stage ends at a distance a quarter higher
 
     def bandwidth(self, x_nD: Tensor) -> float:
-        """Return the bandwidth h of the kernels in a call with the target features ``x_nD`` [n, D]."""
+        """Return the bandwidth h of the kernels in a call with the target features
+        ``x_nD`` [n, D].
+        """
         joint = torch.cat([self._x_ND, x_nD.detach().to(self._x_ND) - self._center_D])
         num = len(joint)
-        # Over ordered pairs, ‖x − y‖² sums to 2 num² times the total variance; num (num − 1) pairs differ.
+        # Over ordered pairs, ‖x − y‖² sums to 2 num² times the total variance; num (num
+        # − 1) pairs differ.
         return 2.0 * float(joint.var(0, correction=0).sum()) * num / (num - 1) or 1.0
 
     def _prepare(self, x_ND: Tensor, y_N: Tensor, terms: Mapping[str, Tensor]) -> None:
@@ -41,22 +50,35 @@ class MMD(Distance):
         self._own = CostMatrix(self._x_ND, what="kernels within the source").store()
 
     def _distance(self, x_nD: Tensor, y_n: Tensor, shares_L: Tensor) -> Tensor:
-        h, wanted = self.bandwidth(x_nD), x_nD.requires_grad
+        h = self.bandwidth(x_nD)
+        wanted = x_nD.requires_grad
         x_nD = x_nD - self._center_D
         with torch.no_grad():
-            moved_nD = x_nD - x_nD.mean(0)  # near the origin, squared distances are more accurate
+            moved_nD = x_nD - x_nD.mean(
+                0
+            )  # near the origin, squared distances are more accurate
             source, _ = _mean_kernel(self._own, h)
-            own, own_nD = _mean_kernel(CostMatrix(moved_nD, what="target kernels"), h, wanted)
+            own, own_nD = _mean_kernel(
+                CostMatrix(moved_nD, what="target kernels"), h, wanted
+            )
             cost = CostMatrix(x_nD, self._x_ND, what="kernels of target and source")
             across, across_nD = _mean_kernel(cost, h, wanted)
-        linear = (x_nD * (2.0 * (own_nD - across_nD))).sum()  # 2 own_nD: a target point is in a row and in a column
+        linear = (
+            x_nD * (2.0 * (own_nD - across_nD))
+        ).sum()  # 2 own_nD: a target point is in a row and in a column
         return source + own - 2.0 * across + (linear - linear.detach())
 
 
-def _mean_kernel(cost: CostMatrix, bandwidth: float, wants_gradient: bool = False) -> tuple[Tensor, Tensor]:
-    """Return the mean of k over all pairs and, if wanted (else 0), its gradient [n, D] in the points of the rows."""
-    x_nD, z_mD = cost.x_nD, cost.z_mD
-    total, gradient_nD = x_nD.new_zeros(()), torch.zeros_like(x_nD)
+def _mean_kernel(
+    cost: CostMatrix, bandwidth: float, wants_gradient: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Return the mean of k over all pairs and, if wanted (else 0), its gradient [n, D]
+    in the points of the rows.
+    """
+    x_nD = cost.x_nD
+    z_mD = cost.z_mD
+    total = x_nD.new_zeros(())
+    gradient_nD = torch.zeros_like(x_nD)
     for rows, half_rm in cost:
         slope = -2.0 / (2.0 ** (_NUM_KERNELS // 2) * bandwidth)
         kernel_rm = (half_rm * slope).exp_()
@@ -68,7 +90,9 @@ def _mean_kernel(cost: CostMatrix, bandwidth: float, wants_gradient: bool = Fals
             if slope_rm is not None:
                 slope_rm.add_(kernel_rm, alpha=slope)
         if slope_rm is not None:
-            gradient_nD[rows] = slope_rm.sum(1, keepdim=True) * x_nD[rows] - slope_rm @ z_mD
+            gradient_nD[rows] = (
+                slope_rm.sum(1, keepdim=True) * x_nD[rows] - slope_rm @ z_mD
+            )
     num_pairs = cost.shape[0] * cost.shape[1]
     return total / num_pairs, gradient_nD / num_pairs
 

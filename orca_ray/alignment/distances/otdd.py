@@ -1,4 +1,6 @@
-"""Optimal transport dataset distance: transport between labelled points, with costs that include class distances."""
+"""Optimal transport dataset distance: transport between labelled points, with costs
+that include class distances.
+"""
 
 import logging
 from collections.abc import Mapping
@@ -8,25 +10,35 @@ from torch import Tensor
 
 from orca_ray.alignment.cost import CostMatrix, Gaussians
 from orca_ray.alignment.distance import Distance
-from orca_ray.alignment.transport import TOLERANCE, SolverReport, epsilon_for, self_transport, transport
+from orca_ray.alignment.transport import (
+    TOLERANCE,
+    SolverReport,
+    epsilon_for,
+    self_transport,
+    transport,
+)
 
 logger = logging.getLogger(__name__)
 
 
 class OTDD(Distance):
-    """Debiased entropic OTDD (arXiv:2002.02923; debiasing arXiv:1810.08278), with all target classes in one problem.
+    """Debiased entropic OTDD (arXiv:2002.02923; debiasing arXiv:1810.08278), with all
+    target classes in one problem.
 
         value = OT(target, source) − ½ OT(source, source) − ½ OT(target, target)
 
-    OT is the entropic transport cost (`transport`) with uniform weights. Points are (feature, class) pairs. The cost
-    between two points is C = ½‖x − y‖² + ½ W[class of x, class of y], where W is the squared 2-Wasserstein distance
-    between the Gaussians fitted to the two classes' points (`Gaussians`). eps is 0.05 times the mean cost within the
-    source. The solvers stop at an L1 error of 1e-7 of the plan's marginals, and the gradient, through both terms of C,
-    is that of the solution. A call costs O((N + n) n D), and O((N + n) n) per iteration.
+    OT is the entropic transport cost (`transport`) with uniform weights. Points are
+    (feature, class) pairs. The cost between two points is C = ½‖x − y‖² + ½ W[class of
+    x, class of y], where W is the squared 2-Wasserstein distance between the Gaussians
+    fitted to the two classes' points (`Gaussians`). eps is 0.05 times the mean cost
+    within the source. The solvers stop at an L1 error of 1e-7 of the plan's marginals,
+    and the gradient, through both terms of C, is that of the solution. A call costs
+    O((N + n) n D), and O((N + n) n) per iteration.
 
-    The ORCA reference solves one problem per target class and treats W as constant, so labels do not affect its
-    gradient. Here labels affect the gradient, because W depends on the target features. Computing W takes about as long
-    as the transport if classes have 128 points.
+    The ORCA reference solves one problem per target class and treats W as constant, so
+    labels do not affect its gradient. Here labels affect the gradient, because W
+    depends on the target features. Computing W takes about as long as the transport if
+    classes have 128 points.
     """
 
     name = "otdd"
@@ -47,14 +59,20 @@ class OTDD(Distance):
         own, potential_N = self_transport(cost, epsilon, report)
         for note in report.notes:
             logger.warning("%s: %s", self.name, note)
-        scalars = {"epsilon": x_ND.new_tensor(epsilon), "error": x_ND.new_tensor(report.error)}
+        scalars = {
+            "epsilon": x_ND.new_tensor(epsilon),
+            "error": x_ND.new_tensor(report.error),
+        }
         return {**scalars, "own": own, "potential": potential_N, **label_terms}
 
     def _prepare(self, x_ND: Tensor, y_N: Tensor, terms: Mapping[str, Tensor]) -> None:
         self._center_D = x_ND.mean(0)
-        self._x_ND, self._y_N = x_ND - self._center_D, y_N
-        self._epsilon, self._source_error = float(terms["epsilon"]), float(terms["error"])
-        self._own, self._potential_N = terms["own"].to(x_ND), terms["potential"].to(x_ND)
+        self._x_ND = x_ND - self._center_D
+        self._y_N = y_N
+        self._epsilon = float(terms["epsilon"])
+        self._source_error = float(terms["error"])
+        self._own = terms["own"].to(x_ND)
+        self._potential_N = terms["potential"].to(x_ND)
         self._gaussians = Gaussians.from_terms(terms, x_ND)
 
     def _distance(self, x_nD: Tensor, y_n: Tensor, shares_L: Tensor) -> Tensor:
@@ -63,16 +81,27 @@ class OTDD(Distance):
         parts = _classes(x_nD, y_n)
         if singles := sum(len(part) == 1 for part in parts):
             report.notes.append(
-                f"{singles} of {len(parts)} target classes have one sample: they count as points, without spread"
+                f"{singles} of {len(parts)} target classes have one sample: they count"
+                " as points, without spread"
             )
         gaussians = Gaussians.of(parts)
-        w_LK, w_LL = self._gaussians.distances(gaussians).T, gaussians.own_distances()
+        w_LK = self._gaussians.distances(gaussians).T
+        w_LL = gaussians.own_distances()
         cost = CostMatrix(x_nD, self._x_ND, w_LK, (y_n, self._y_N), "target and source")
         across = transport(cost, self._epsilon, report, self._potential_N)
-        cost = CostMatrix(x_nD - x_nD.detach().mean(0), None, w_LL, (y_n, y_n), "the target and itself")
+        cost = CostMatrix(
+            x_nD - x_nD.detach().mean(0),
+            None,
+            w_LL,
+            (y_n, y_n),
+            "the target and itself",
+        )
         own, _ = self_transport(cost, self._epsilon, report)
         if not self._source_error <= TOLERANCE:
-            report.notes.append("the source's own terms did not converge: the distance is off by a constant or more")
+            report.notes.append(
+                "the source's own terms did not converge: the distance is off by a"
+                " constant or more"
+            )
         self.diagnosis = report.diagnosis()
         return across - 0.5 * (self._own + own)
 

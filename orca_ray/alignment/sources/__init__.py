@@ -1,1 +1,3 @@
-"""Alignment sources: each module defines a ``SOURCE``, and imports torch and other large libraries in functions."""
+"""Alignment sources: each module defines a ``SOURCE``, and imports torch and other
+large libraries in functions.
+"""

@@ -13,19 +13,29 @@ from orca_ray.errors import UserError
 
 
 def sample(request: SampleRequest) -> Samples:
-    """Return features [N, D] (or raw pixels) and labels [N] of random CIFAR-10 training images (`embed_images`)."""
+    """Return features [N, D] (or raw pixels) and labels [N] of random CIFAR-10 training
+    images (`embed_images`).
+    """
     import torch
 
     pixels_NCHW, labels = read_cifar10(SOURCE.path(), request.num_samples)
-    order = np.random.RandomState(request.seed).permutation(len(labels))[: request.num_samples]
-    images = (torch.from_numpy(pixels_NCHW[i].astype(np.float32) / 255.0) for i in order)
+    order = np.random.RandomState(request.seed).permutation(len(labels))[
+        : request.num_samples
+    ]
+    images = (
+        torch.from_numpy(pixels_NCHW[i].astype(np.float32) / 255.0) for i in order
+    )
     return embed_images(request, images), torch.from_numpy(labels[order])
 
 
-def read_cifar10(path: Path, num_samples: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Read training batches until there are N >= ``num_samples`` samples: pixels [N, 3, 32, 32] uint8, labels [N].
+def read_cifar10(
+    path: Path, num_samples: int
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Read training batches until there are N >= ``num_samples`` samples: pixels [N, 3,
+    32, 32] uint8, labels [N].
 
-    Raises UserError if ``path`` is not the CIFAR-10 archive, or its pickles contain anything but arrays and containers.
+    Raises UserError if ``path`` is not the CIFAR-10 archive, or its pickles contain
+    anything but arrays and containers.
     """
     pixels: list[np.ndarray[Any, Any]] = []
     labels: list[int] = []
@@ -38,12 +48,16 @@ def read_cifar10(path: Path, num_samples: int) -> tuple[np.ndarray[Any, Any], np
                 file = archive.extractfile(member)
                 assert file is not None
                 batch = safe_pickle.load(file, f"{path}, {member}", encoding="bytes")  # type: ignore[arg-type]
-                pixels.append(np.asarray(batch[b"data"], dtype=np.uint8).reshape(-1, 3, 32, 32))
+                pixels.append(
+                    np.asarray(batch[b"data"], dtype=np.uint8).reshape(-1, 3, 32, 32)
+                )
                 labels += [int(label) for label in batch[b"labels"]]
     except UserError:
         raise
     except Exception as error:  # a damaged archive raises almost anything
-        raise UserError(f"{path} is not the archive of CIFAR-10 in its Python version: {error}") from error
+        raise UserError(
+            f"{path} is not the archive of CIFAR-10 in its Python version: {error}"
+        ) from error
     return np.concatenate(pixels), np.asarray(labels, dtype=np.int64)
 
 

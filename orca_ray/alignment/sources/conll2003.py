@@ -10,32 +10,51 @@ from orca_ray.data.raw import RawFile
 from orca_ray.errors import UserError
 
 ENTITIES = ("none", "PER", "ORG", "LOC", "MISC")
-"""Names of the labels. The label of a passage is the type of named entity that most words of its sentences have."""
+"""Names of the labels.
+
+The label of a passage is the type of named entity that most words of its sentences
+have.
+"""
 
 Sentence = tuple[str, Counter[str]]
 """A sentence, and its number of words in named entities of each type."""
 
 
 def sample(request: SampleRequest) -> Samples:
-    """Return features [N, D] and labels [N] of passages that begin at random sentences; see `embed_passages`."""
+    """Return features [N, D] and labels [N] of passages that begin at random sentences;
+    see `embed_passages`.
+    """
     import torch
 
     from orca_ray.alignment.text_features import embed_passages
 
     documents = read_conll(SOURCE.path())
-    starts = [(document, start) for document, sentences in enumerate(documents) for start in range(len(sentences))]
+    starts = [
+        (document, start)
+        for document, sentences in enumerate(documents)
+        for start in range(len(sentences))
+    ]
     order = np.random.RandomState(request.seed).permutation(len(starts))
     texts = [[text for text, _ in sentences] for sentences in documents]
     features, passages = embed_passages(request, texts, (starts[i] for i in order))
-    counts = (sum((documents[each.document][i][1] for i in each.sentences), start=Counter[str]()) for each in passages)
-    return features, torch.tensor([ENTITIES.index(each.most_common(1)[0][0]) if each else 0 for each in counts])
+    counts = (
+        sum(
+            (documents[each.document][i][1] for i in each.sentences),
+            start=Counter[str](),
+        )
+        for each in passages
+    )
+    return features, torch.tensor(
+        [ENTITIES.index(each.most_common(1)[0][0]) if each else 0 for each in counts]
+    )
 
 
 def read_conll(path: Path) -> list[list[Sentence]]:
     """Return the sentences of each document in a file of the CoNLL format.
 
-    Lines are "word … tag"; a blank line ends a sentence, -DOCSTART- begins a document. Raises UserError for a tag
-    that is not one of CoNLL-2003, or a file without sentences.
+    Lines are "word … tag"; a blank line ends a sentence, -DOCSTART- begins a document.
+    Raises UserError for a tag that is not one of CoNLL-2003, or a file without
+    sentences.
     """
     documents: list[list[Sentence]] = [[]]
     words: list[str] = []
@@ -49,13 +68,19 @@ def read_conll(path: Path) -> list[list[Sentence]]:
         if fields and fields[0] != "-DOCSTART-":
             kind = fields[-1].rpartition("-")[2]
             if len(fields) < 2 or kind not in ("O", *ENTITIES[1:]):
-                raise UserError(f"{path}:{number}: expected 'word … tag' with a tag of CoNLL-2003, got {line!r}")
+                raise UserError(
+                    f"{path}:{number}: expected 'word … tag' with a tag of CoNLL-2003,"
+                    f" got {line!r}"
+                )
             words.append(fields[0])
             kinds.append(kind)
             continue
         if words:
-            documents[-1].append((" ".join(words), Counter(kind for kind in kinds if kind != "O")))
-            words, kinds = [], []
+            documents[-1].append(
+                (" ".join(words), Counter(kind for kind in kinds if kind != "O"))
+            )
+            words = []
+            kinds = []
         if fields:
             documents.append([])
     if not any(documents):
@@ -64,6 +89,9 @@ def read_conll(path: Path) -> list[list[Sentence]]:
 
 
 _FILE = RawFile(
-    path="conll2003.zip", urls=("https://data.deepai.org/conll2003.zip",), num_bytes=1_000_000, unpacked="train.txt"
+    path="conll2003.zip",
+    urls=("https://data.deepai.org/conll2003.zip",),
+    num_bytes=1_000_000,
+    unpacked="train.txt",
 )
 SOURCE = Source(name="conll2003", modality="sequence", sample=sample, file=_FILE)

@@ -1,4 +1,6 @@
-"""Source ``photographs`` for image bodies: random crops of 30 photographs, labelled by what they show."""
+"""Source ``photographs`` for image bodies: random crops of 30 photographs, labelled by
+what they show.
+"""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -6,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from orca_ray.alignment.source import SampleRequest, Samples, Source, embed_images, read_photograph
+from orca_ray.alignment.source import (
+    SampleRequest,
+    Samples,
+    Source,
+    embed_images,
+    read_photograph,
+)
 from orca_ray.data import packages
 from orca_ray.data.packages import Package
 from orca_ray.discovery import tables
@@ -15,15 +23,19 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _LISTED = tables("orca_ray.alignment.sources", "photographs.toml")
-SCIKIT_IMAGE, FOOLBOX = (Package(**_LISTED[name]) for name in ("scikit_image", "foolbox"))
+SCIKIT_IMAGE, FOOLBOX = (
+    Package(**_LISTED[name]) for name in ("scikit_image", "foolbox")
+)
 CLASSES: Mapping[str, tuple[str, ...]] = _LISTED["classes"]
 """Photographs of each class; the label of a crop is the index of its class."""
 
 
 def sample(request: SampleRequest) -> Samples:
-    """Return features [N, D] and labels [N] of random crops, equally many of each class and of each photo of a class.
+    """Return features [N, D] and labels [N] of random crops, equally many of each class
+    and of each photo of a class.
 
-    A crop is a square with 0.3 to 1 times the photograph's shorter side; half of the crops are mirrored.
+    A crop is a square with 0.3 to 1 times the photograph's shorter side; half of the
+    crops are mirrored.
     """
     import torch
 
@@ -32,8 +44,12 @@ def sample(request: SampleRequest) -> Samples:
     return embed_images(request, _crops(labels, random)), torch.from_numpy(labels)
 
 
-def _crops(labels: np.ndarray[Any, Any], random: np.random.RandomState) -> Iterator["Tensor"]:
-    """Yield a crop for each class index in ``labels``; crops of a class take its photographs in turn."""
+def _crops(
+    labels: np.ndarray[Any, Any], random: np.random.RandomState
+) -> Iterator["Tensor"]:
+    """Yield a crop for each class index in ``labels``; crops of a class take its
+    photographs in turn.
+    """
     photographs = [[_read(file) for file in files] for files in CLASSES.values()]
     drawn: Counter[int] = Counter()
     for label in labels:
@@ -43,16 +59,26 @@ def _crops(labels: np.ndarray[Any, Any], random: np.random.RandomState) -> Itera
 
 
 def _read(file: str) -> "Tensor":
-    package, folder = (FOOLBOX, "foolbox") if file.startswith("imagenet_") else (SCIKIT_IMAGE, "skimage")
+    package, folder = (
+        (FOOLBOX, "foolbox")
+        if file.startswith("imagenet_")
+        else (SCIKIT_IMAGE, "skimage")
+    )
     return read_photograph(packages.read_member(package, f"{folder}/data/{file}"))
 
 
 def _crop(image_CHW: "Tensor", random: np.random.RandomState) -> "Tensor":
     height, width = image_CHW.shape[1:]
     side = int(min(height, width) * random.uniform(0.3, 1.0))
-    top, left = random.randint(height - side + 1), random.randint(width - side + 1)
+    top = random.randint(height - side + 1)
+    left = random.randint(width - side + 1)
     crop = image_CHW[:, top : top + side, left : left + side]
     return crop.flip(-1) if random.rand() < 0.5 else crop
 
 
-SOURCE = Source(name="photographs", modality="image", sample=sample, packages=(FOOLBOX, SCIKIT_IMAGE))
+SOURCE = Source(
+    name="photographs",
+    modality="image",
+    sample=sample,
+    packages=(FOOLBOX, SCIKIT_IMAGE),
+)

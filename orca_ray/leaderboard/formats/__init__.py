@@ -1,1 +1,3 @@
-"""Formats of leaderboards: each module declares one as ``FORMAT``, or several as ``FORMATS``."""
+"""Formats of leaderboards: each module declares one as ``FORMAT``, or several as
+``FORMATS``.
+"""

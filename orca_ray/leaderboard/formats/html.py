@@ -14,9 +14,17 @@ def _render(report: BoardReport) -> str:
 
 def _render_effects(effects: Effects) -> str:
     """Return a page that shows the effects of a grid first, and no methods."""
-    infos = {task: TaskInfo(task, metric, 1, "") for task, metric in effects.metrics.items()}
+    infos = {
+        task: TaskInfo(task, metric, 1, "") for task, metric in effects.metrics.items()
+    }
     empty = empty_board(effects.benchmark)
-    board = replace(empty, sweep=effects.sweep, protocol=effects.protocol, infos=infos, notes=tuple(effects.notes))
+    board = replace(
+        empty,
+        sweep=effects.sweep,
+        protocol=effects.protocol,
+        infos=infos,
+        notes=tuple(effects.notes),
+    )
     return _render(BoardReport(board, effects=effects))
 
 

@@ -11,23 +11,52 @@ from orca_ray.leaderboard.statistics import on_boards
 
 _SPECIAL = {
     **{each: f"\\{each}" for each in "&%$#_{}"},
-    **{each: f"{{{each}}}" for each in "[]*"},  # options of a line break, at the start of a row
-    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
-    ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"{\char34}", "`": r"{\char96}", "±": r"$\pm$", "–": "{--}",
-    "−": "$-$", "×": r"$\times$", "≈": r"$\approx$", "…": r"\dots{}",
-    "α": r"$\alpha$", "β": r"$\beta$", "λ": r"$\lambda$",
-}  # fmt: skip
+    # options of a line break, at the start of a row
+    **{each: f"{{{each}}}" for each in "[]*"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"{\char34}",
+    "`": r"{\char96}",
+    "±": r"$\pm$",
+    "–": "{--}",
+    "−": "$-$",
+    "×": r"$\times$",
+    "≈": r"$\approx$",
+    "…": r"\dots{}",
+    "α": r"$\alpha$",
+    "β": r"$\beta$",
+    "λ": r"$\lambda$",
+}
 """Characters that LaTeX executes, or lacks in its default font."""
-_ACCENTS = {"\u0300": "`", "\u0301": "'", "\u0302": "^", "\u0303": "~", "\u0308": '"', "\u030a": "r", "\u030c": "v",
-            "\u0327": "c"}  # fmt: skip
+_ACCENTS = {
+    "\u0300": "`",
+    "\u0301": "'",
+    "\u0302": "^",
+    "\u0303": "~",
+    "\u0308": '"',
+    "\u030a": "r",
+    "\u030c": "v",
+    "\u0327": "c",
+}
 _BEST = "\0{}\0"
-_WIDTH, _HEIGHT = 90, 45
-"""Number of characters and of rows of a table that fits a page of A4 or Letter at 10 pt with margins of 2.5 cm."""
+_WIDTH = 90
+_HEIGHT = 45
+"""Number of characters and of rows of a table that fits a page of A4 or Letter at 10 pt
+with margins of 2.5 cm.
+"""
 
 
 def escaped(text: str) -> str:
-    """Return text that LaTeX prints as it is; a character without an equivalent becomes its code, such as U+4E2D."""
-    return re.sub("-(?=-)", "-{}", "".join(map(_character, printable(text)))).replace("{-{}-}", "{--}")
+    """Return text that LaTeX prints as it is; a character without an equivalent becomes
+    its code, such as U+4E2D.
+    """
+    return re.sub("-(?=-)", "-{}", "".join(map(_character, printable(text)))).replace(
+        "{-{}-}", "{--}"
+    )
 
 
 def _character(char: str) -> str:
@@ -42,13 +71,21 @@ def _character(char: str) -> str:
 
 
 def _tables(grid: Sequence[Sequence[str]], rule: int = 0) -> Iterator[str]:
-    """Yield the lines of one or more tables that show a grid, each no larger than a page.
+    """Yield the lines of one or more tables that show a grid, each no larger than a
+    page.
 
     After the first ``rule`` rows of the grid comes a second rule; 0: none.
     """
     head, *rows = grid
-    sizes = [max(len(cell.strip("\0")) for cell in column) for column in zip(*grid, strict=True)]
-    parts = [(columns, start) for columns in text.column_parts(sizes, _WIDTH) for start in range(0, len(rows), _HEIGHT)]
+    sizes = [
+        max(len(cell.strip("\0")) for cell in column)
+        for column in zip(*grid, strict=True)
+    ]
+    parts = [
+        (columns, start)
+        for columns in text.column_parts(sizes, _WIDTH)
+        for start in range(0, len(rows), _HEIGHT)
+    ]
     for number, (columns, start) in enumerate(parts):
         if number:
             yield r"\par\medskip"
@@ -57,12 +94,21 @@ def _tables(grid: Sequence[Sequence[str]], rule: int = 0) -> Iterator[str]:
 
 
 def _tabular(grid: Sequence[Sequence[str]], rule: int) -> Iterator[str]:
-    """Yield the lines of a table: a column aligned left, then numbers; ``rule`` rows precede a second rule."""
+    """Yield the lines of a table: a column aligned left, then numbers; ``rule`` rows
+    precede a second rule.
+    """
     yield r"\begin{tabular}{l" + "r" * (len(grid[0]) - 1) + "}"
     yield r"\toprule"
     for index, row in enumerate(grid, start=1):
         yield (
-            " & ".join(f"\\textbf{{{escaped(cell[1:-1])}}}" if cell[:1] == "\0" else escaped(cell) for cell in row)
+            " & ".join(
+                (
+                    f"\\textbf{{{escaped(cell[1:-1])}}}"
+                    if cell[:1] == "\0"
+                    else escaped(cell)
+                )
+                for cell in row
+            )
             + r" \\"
         )
         if index in (1, rule):
@@ -78,11 +124,19 @@ def _notes(lines: Sequence[str]) -> Iterator[str]:
 def _render(report: BoardReport) -> str:
     board = report.board
     title, subtitle = text.titles(report)
-    lines = [r"% requires \usepackage{booktabs}", rf"\par {escaped(title)}; {escaped(subtitle)}.\par"]
+    lines = [
+        r"% requires \usepackage{booktabs}",
+        rf"\par {escaped(title)}; {escaped(subtitle)}.\par",
+    ]
     if board.tasks:
         grid = text.score_grid(report, _BEST, " ± ")
         lines += _tables(grid, len(grid) - len(on_boards()))
-        lines += _notes(["bold: best score of the task", text.metrics_text(board.metrics, board.benchmark)])
+        lines += _notes(
+            [
+                "bold: best score of the task",
+                text.metrics_text(board.metrics, board.benchmark),
+            ]
+        )
     lines += _notes(text.footer(report))
     for heading, grid in text.published_grids(report, _BEST):
         lines += [rf"\par\medskip {escaped(heading)}\par", *_tables(grid)]

@@ -10,7 +10,9 @@ from orca_ray.leaderboard.format import BoardReport, Format
 
 _SPECIAL = re.compile(r"[\\`*<>|&~$]|\](?=[(:\[])|(?<!\w)_|_(?!\w)")
 _BEST = "\0{}\0"
-"""Marks the best score of a task until the text around it is escaped; no record holds this character unescaped."""
+"""Marks the best score of a task until the text around it is escaped; no record holds
+this character unescaped.
+"""
 
 
 def escaped(words: str) -> str:
@@ -19,13 +21,25 @@ def escaped(words: str) -> str:
 
 
 def markdown_table(grid: Sequence[Sequence[str]], names: int) -> list[str]:
-    """Return the lines of a Markdown table: ``names`` columns aligned left, then columns of numbers."""
+    """Return the lines of a Markdown table: ``names`` columns aligned left, then
+    columns of numbers.
+    """
     lines = ["| " + " | ".join(row) + " |" for row in grid]
-    return [lines[0], "|" + "---|" * names + "--:|" * (len(grid[0]) - names), *lines[1:]]
+    return [
+        lines[0],
+        "|" + "---|" * names + "--:|" * (len(grid[0]) - names),
+        *lines[1:],
+    ]
 
 
 def _cells(grid: Sequence[Sequence[str]]) -> list[list[str]]:
-    return [[f"**{escaped(cell[1:-1])}**" if cell[:1] == "\0" else escaped(cell) for cell in row] for row in grid]
+    return [
+        [
+            f"**{escaped(cell[1:-1])}**" if cell[:1] == "\0" else escaped(cell)
+            for cell in row
+        ]
+        for row in grid
+    ]
 
 
 def _render(report: BoardReport) -> str:
@@ -34,11 +48,16 @@ def _render(report: BoardReport) -> str:
     lines = [escaped(f"{title}; {subtitle}"), ""]
     if board.tasks:
         grid = text.score_grid(report, _BEST, " ± ")
-        for row, metric in zip(grid, ["metric", *board.metrics.values(), *[""] * len(grid)], strict=False):
+        for row, metric in zip(
+            grid, ["metric", *board.metrics.values(), *[""] * len(grid)], strict=False
+        ):
             row.insert(1, metric)
         lines += [*markdown_table(_cells(grid), 2), ""]
     lines += [f"- {escaped(line)}" for line in text.footer(report)]
-    for heading, grid in [*filter(None, [text.cost_grid(report)]), *text.published_grids(report, _BEST)]:
+    for heading, grid in [
+        *filter(None, [text.cost_grid(report)]),
+        *text.published_grids(report, _BEST),
+    ]:
         lines += ["", f"**{escaped(heading)}**", "", *markdown_table(_cells(grid), 1)]
     if notes := text.published_footer(report):
         lines += ["", *(f"- {escaped(line)}" for line in notes)]
@@ -47,7 +66,9 @@ def _render(report: BoardReport) -> str:
 
 def _markdown_effects(effects: Effects) -> str:
     foot = [f"- {escaped(note)}" for note in text.effects_footer(effects)]
-    foot.append("- Ratios on single tasks: **bold** is better beyond noise, *italic* worse.")
+    foot.append(
+        "- Ratios on single tasks: **bold** is better beyond noise, *italic* worse."
+    )
     lines = [escaped(text.effects_title(effects)), "", *foot]
     for title, rows, names in text.effects_sections(effects, full=True):
         cells = [[printable(cell).replace("|", "\\|") for cell in row] for row in rows]

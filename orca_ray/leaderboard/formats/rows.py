@@ -1,4 +1,6 @@
-"""Parquet and CSV: one row for each score of the board, by seed, and for each published score, in full precision."""
+"""Parquet and CSV: one row for each score of the board, by seed, and for each published
+score, in full precision.
+"""
 
 import csv
 import io
@@ -7,24 +9,67 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orca_ray.errors import csv_cell
-from orca_ray.leaderboard.format import FACTS, KIND, SCHEMA, VERSION, BoardReport, Format, score_rows
+from orca_ray.leaderboard.format import (
+    FACTS,
+    KIND,
+    SCHEMA,
+    VERSION,
+    BoardReport,
+    Format,
+    score_rows,
+)
 
-_PUBLISHED = ("kind", "quantity", "std", "n", "published", "published_metric", "setting", "flag", "source", "note")
+_PUBLISHED = (
+    "kind",
+    "quantity",
+    "std",
+    "n",
+    "published",
+    "published_metric",
+    "setting",
+    "flag",
+    "source",
+    "note",
+)
 _TYPES = {"std": pa.float64(), "n": pa.int64()}
-_SCHEMA = pa.schema([*SCHEMA, *((name, _TYPES.get(name, pa.string())) for name in (*_PUBLISHED, *FACTS))])
+_SCHEMA = pa.schema(
+    [
+        *SCHEMA,
+        *((name, _TYPES.get(name, pa.string())) for name in (*_PUBLISHED, *FACTS)),
+    ]
+)
 
 
 def _rows(report: BoardReport) -> list[dict[str, object]]:
     facts = {key: report.read_facts(cell) for key, cell in report.board.cells.items()}
-    rows = [{**row, "kind": "own", **facts.get((row["task"], row["method"]), {})} for row in score_rows(report.board)]
+    rows = [
+        {**row, "kind": "own", **facts.get((row["task"], row["method"]), {})}
+        for row in score_rows(report.board)
+    ]
     for each in report.published_scores:
-        names = ("task", "method", "metric", "metric_version", "data_fingerprint", "protocol", "score", *_PUBLISHED)
-        rows.append({"benchmark": each.benchmark, **{name: getattr(each, name) for name in names}})
+        names = (
+            "task",
+            "method",
+            "metric",
+            "metric_version",
+            "data_fingerprint",
+            "protocol",
+            "score",
+            *_PUBLISHED,
+        )
+        rows.append(
+            {
+                "benchmark": each.benchmark,
+                **{name: getattr(each, name) for name in names},
+            }
+        )
     return rows
 
 
 def _parquet(report: BoardReport) -> bytes:
-    table = pa.Table.from_pylist(_rows(report), schema=_SCHEMA.with_metadata({KIND: str(VERSION)}))
+    table = pa.Table.from_pylist(
+        _rows(report), schema=_SCHEMA.with_metadata({KIND: str(VERSION)})
+    )
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
     return bytes(sink.getvalue())
@@ -35,12 +80,16 @@ def _csv(report: BoardReport) -> str:
     writer = csv.DictWriter(stream, _SCHEMA.names, lineterminator="\n")
     writer.writeheader()
     for row in _rows(report):
-        writer.writerow({name: "" if cell is None else csv_cell(cell) for name, cell in row.items()})
+        writer.writerow(
+            {name: "" if cell is None else csv_cell(cell) for name, cell in row.items()}
+        )
     return stream.getvalue().rstrip("\n")
 
 
 def _same(one: bytes, other: bytes) -> bool:
-    """Compare the rows: the bytes of a Parquet file depend on the version of pyarrow that wrote it."""
+    """Compare the rows: the bytes of a Parquet file depend on the version of pyarrow
+    that wrote it.
+    """
     try:
         tables = [pq.read_table(pa.BufferReader(each)) for each in (one, other)]
     except pa.ArrowException:
@@ -48,4 +97,7 @@ def _same(one: bytes, other: bytes) -> bool:
     return bool(tables[0].equals(tables[1]))
 
 
-FORMATS = (Format("csv", ".csv", _csv), Format("parquet", ".parquet", _parquet, same=_same))
+FORMATS = (
+    Format("csv", ".csv", _csv),
+    Format("parquet", ".parquet", _parquet, same=_same),
+)

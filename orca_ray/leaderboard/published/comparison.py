@@ -1,4 +1,6 @@
-"""Published results for a board: rows beside its own scores, and rows that are not comparable."""
+"""Published results for a board: rows beside its own scores, and rows that are not
+comparable.
+"""
 
 import math
 from collections import Counter
@@ -23,18 +25,24 @@ def published_for(
     tasks: Collection[str] | None = None,
     current: Versions | None = None,
 ) -> tables.Published | None:
-    """Compare a board with the published, submitted and ``imported`` rows of its benchmark; None if there are none.
+    """Compare a board with the published, submitted and ``imported`` rows of its
+    benchmark; None if there are none.
 
-    With ``tasks``, rows of other tasks are left out. Submitted and imported scores of another version of their task's
-    data or metric have no rank: another one than that of the board's own scores or, without own ones, ``current``.
-    Data are compared for tasks that pin them, i.e. have a fingerprint in ``current``: others may differ by rounding.
+    With ``tasks``, rows of other tasks are left out. Submitted and imported scores of
+    another version of their task's data or metric have no rank: another one than that
+    of the board's own scores or, without own ones, ``current``. Data are compared for
+    tasks that pin them, i.e. have a fingerprint in ``current``: others may differ by
+    rounding.
     """
     versions = dict(current or {})
     for task, info in board.infos.items():
         key = task, info.metric, board.protocol
         pinned = versions.get(key, (0, ""))[1]
         versions[key] = info.metric_version, info.data_fingerprint if pinned else ""
-    rows = [*tables.published_rows(board.benchmark), *tables.rows_of_others(board.benchmark, imported, versions)]
+    rows = [
+        *tables.published_rows(board.benchmark),
+        *tables.rows_of_others(board.benchmark, imported, versions),
+    ]
     if tasks is not None:
         rows = [row for row in rows if row.task in tasks]
     if not rows:
@@ -42,20 +50,26 @@ def published_for(
     metrics: dict[str, str] = {}
     own = []
     for task, info in board.infos.items():
-        # Rows are matched with the first version of a metric's definition; a later one is another metric.
-        metric = info.metric + ("" if info.metric_version == 1 else f" (version {info.metric_version})")
+        # Rows are matched with the first version of a metric's definition; a later one
+        # is another metric.
+        metric = info.metric + (
+            "" if info.metric_version == 1 else f" (version {info.metric_version})"
+        )
         for method in board.methods:
             if (score := board.score(task, method)).n:
                 metrics[task] = metric
                 own.append(own_row(task, method, metric, board.protocol, *score))
-    return compare(rows, board.benchmark, own=own, metrics=metrics, protocol=board.protocol)
+    return compare(
+        rows, board.benchmark, own=own, metrics=metrics, protocol=board.protocol
+    )
 
 
 def reason_apart(row: tables.PublishedRow, metric: str | None, protocol: str) -> str:
-    """Return why a published row is not comparable with the store's scores on its task; "" if it is comparable.
+    """Return why a published row is not comparable with the store's scores on its task;
+    "" if it is comparable.
 
-    ``metric`` is the metric of the store's scores on the row's task, None without scores; ``protocol`` is the
-    protocol of the store's scores.
+    ``metric`` is the metric of the store's scores on the row's task, None without
+    scores; ``protocol`` is the protocol of the store's scores.
     """
     if row.setting == tables.CLAIM:
         return "statement about the whole benchmark"
@@ -64,9 +78,16 @@ def reason_apart(row: tables.PublishedRow, metric: str | None, protocol: str) ->
     if metric is None:
         return "no own score on the task"
     if row.metric != metric:
-        return f"its metric is {row.metric}, not {metric}" if row.metric else f"its {row.quantity} may not be {metric}"
+        return (
+            f"its metric is {row.metric}, not {metric}"
+            if row.metric
+            else f"its {row.quantity} may not be {metric}"
+        )
     if row.protocol != protocol:
-        return f"{tables.PROTOCOLS[row.protocol]}; own scores: {tables.PROTOCOLS[protocol]}"
+        return (
+            f"{tables.PROTOCOLS[row.protocol]}; own scores:"
+            f" {tables.PROTOCOLS[protocol]}"
+        )
     return ""
 
 
@@ -78,56 +99,99 @@ def compare(
     metrics: Mapping[str, str] | None = None,
     protocol: str = "",
 ) -> tables.Published:
-    """Return tables of published rows, and a table of the store's scores with the published rows comparable to them.
+    """Return tables of published rows, and a table of the store's scores with the
+    published rows comparable to them.
 
-    ``own`` are the store's scores (see `own_row`), ``metrics`` the metric of own scores by task, and ``protocol`` the
-    protocol of own scores.
+    ``own`` are the store's scores (see `own_row`), ``metrics`` the metric of own scores
+    by task, and ``protocol`` the protocol of own scores.
     """
-    ranked = [row for row in rows if row.setting != tables.CLAIM and row.flag != "repeat"]
+    ranked = [
+        row for row in rows if row.setting != tables.CLAIM and row.flag != "repeat"
+    ]
     claims = [row for row in rows if row.setting == tables.CLAIM]
     others = dict.fromkeys(row.source for row in rows if row.kind in _OTHERS)
     numbers = {source: number for number, source in enumerate(others, start=1)}
-    reasons = [reason_apart(row, (metrics or {}).get(row.task), protocol) for row in rows] if own else []
+    reasons = (
+        [reason_apart(row, (metrics or {}).get(row.task), protocol) for row in rows]
+        if own
+        else []
+    )
     beside = [row for row, reason in zip(rows, reasons, strict=False) if not reason]
     tasks = {row.task for row in beside}
     fair = [*(row for row in own if row.task in tasks), *beside]
-    notes = [*(f"[{number}] {source}" for source, number in numbers.items()), *_notes(ranked, claims)]
+    notes = [
+        *(f"[{number}] {source}" for source, number in numbers.items()),
+        *_notes(ranked, claims),
+    ]
     return tables.Published(
         benchmark=benchmark,
-        beside=_table("own and published scores, same metric and protocol", fair, numbers) if beside else None,
-        tables=tuple(_table(title, group, numbers) for title, group in _groups(ranked).items()),
+        beside=(
+            _table("own and published scores, same metric and protocol", fair, numbers)
+            if beside
+            else None
+        ),
+        tables=tuple(
+            _table(title, group, numbers) for title, group in _groups(ranked).items()
+        ),
         reasons=dict(Counter(filter(None, reasons)).most_common()),
         rows=tuple(rows),
         notes=tuple(dict.fromkeys(notes)),
     )
 
 
-def _groups(rows: Iterable[tables.PublishedRow]) -> dict[str, list[tables.PublishedRow]]:
-    """Return the rows of each table by its title; a table has one setting, and one quantity for each task."""
+def _groups(
+    rows: Iterable[tables.PublishedRow],
+) -> dict[str, list[tables.PublishedRow]]:
+    """Return the rows of each table by its title; a table has one setting, and one
+    quantity for each task.
+    """
     groups: dict[str, list[tables.PublishedRow]] = {}
     quantities: dict[tuple[str, str], list[str]] = {}
     for row in rows:
         known = quantities.setdefault((row.setting, row.task), [])
         known += [] if row.quantity in known else [row.quantity]
-        title = "published" if row.setting == row.benchmark else f"published in another setting ({row.setting})"
+        title = (
+            "published"
+            if row.setting == row.benchmark
+            else f"published in another setting ({row.setting})"
+        )
         if row.kind in _OTHERS:
             title = f"scores of others: {row.setting}"
-        groups.setdefault(title + ", another metric" * known.index(row.quantity), []).append(row)
+        groups.setdefault(
+            title + ", another metric" * known.index(row.quantity), []
+        ).append(row)
     return groups
 
 
-def own_row(task: str, method: str, metric: str, protocol: str, mean: float, std: float, n: int) -> tables.PublishedRow:
-    """Return the mean score of a method in the store as a row of kind `OWN`; a NaN ``std`` becomes None."""
+def own_row(
+    task: str, method: str, metric: str, protocol: str, mean: float, std: float, n: int
+) -> tables.PublishedRow:
+    """Return the mean score of a method in the store as a row of kind `OWN`; a NaN
+    ``std`` becomes None.
+    """
     return tables.PublishedRow(
-        task=task, method=method, metric=metric, quantity=metric, score=mean, std=None if math.isnan(std) else std, n=n,
-        published_metric=metric, protocol=protocol, kind=tables.OWN, source="this store",
-    )  # fmt: skip
+        task=task,
+        method=method,
+        metric=metric,
+        quantity=metric,
+        score=mean,
+        std=None if math.isnan(std) else std,
+        n=n,
+        published_metric=metric,
+        protocol=protocol,
+        kind=tables.OWN,
+        source="this store",
+    )
 
 
-def _table(title: str, rows: Sequence[tables.PublishedRow], numbers: Mapping[str, int]) -> tables.PublishedTable:
-    """Return a table; of several rows for a cell, one without a flag wins, then the first.
+def _table(
+    title: str, rows: Sequence[tables.PublishedRow], numbers: Mapping[str, int]
+) -> tables.PublishedTable:
+    """Return a table; of several rows for a cell, one without a flag wins, then the
+    first.
 
-    ``numbers`` are the numbers of the sources of other people's rows, which keep methods of equal name apart.
+    ``numbers`` are the numbers of the sources of other people's rows, which keep
+    methods of equal name apart.
     """
     ordered = sorted(rows, key=lambda row: bool(row.flag))
     units = {row.task: row for row in reversed(ordered) if row.kind != tables.OWN}
@@ -140,43 +204,70 @@ def _table(title: str, rows: Sequence[tables.PublishedRow], numbers: Mapping[str
         name = f"{row.method}, this store" if row.kind == tables.OWN else row.method
         name += f" [{numbers[row.source]}]" if row.kind in _OTHERS else ""
         cells.setdefault((name, columns[row.task]), row)
-    return tables.PublishedTable(title, tuple(columns.values()), cells, _summary(cells, tuple(columns.values())))
+    return tables.PublishedTable(
+        title, tuple(columns.values()), cells, _summary(cells, tuple(columns.values()))
+    )
 
 
 def _summary(
-    cells: Mapping[tuple[str, tables.Column], tables.PublishedRow], columns: Sequence[tables.Column]
+    cells: Mapping[tuple[str, tables.Column], tables.PublishedRow],
+    columns: Sequence[tables.Column],
 ) -> pd.DataFrame:
     methods = list(dict.fromkeys(name for name, _ in cells))
     scores = {
-        name: {c.task: cells[name, c].score for c in columns if (name, c) in cells and not cells[name, c].flag}
+        name: {
+            c.task: cells[name, c].score
+            for c in columns
+            if (name, c) in cells and not cells[name, c].flag
+        }
         for name in methods
     }
-    means = pd.DataFrame(scores, index=[c.task for c in columns], columns=methods, dtype="float64")
+    means = pd.DataFrame(
+        scores, index=[c.task for c in columns], columns=methods, dtype="float64"
+    )
     complete = means.loc[:, means.notna().all()]
     if complete.shape[1] < 2:
         complete = complete.iloc[:, :0]
-    table = complete.rename_axis("task").reset_index().melt("task", var_name="method", value_name="score")
+    table = (
+        complete.rename_axis("task")
+        .reset_index()
+        .melt("task", var_name="method", value_name="score")
+    )
     ranked = ScoreTable.of(table.assign(seed=0))
-    found = pd.DataFrame({name: get_statistic(name).compute(ranked)["value"] for name in ("mean_rank", "wins")})
+    found = pd.DataFrame(
+        {
+            name: get_statistic(name).compute(ranked)["value"]
+            for name in ("mean_rank", "wins")
+        }
+    )
     return found.reindex(methods).sort_values("mean_rank", kind="stable")
 
 
-def _notes(ranked: Sequence[tables.PublishedRow], claims: Iterable[tables.PublishedRow]) -> Iterator[str]:
+def _notes(
+    ranked: Sequence[tables.PublishedRow], claims: Iterable[tables.PublishedRow]
+) -> Iterator[str]:
     for row in ranked:
         if row.flag:
             flag = tables.FLAGS[row.flag]
             score = row.published or f"{row.score:.4g}"
-            yield f"{row.method} on {row.task}, {score} in {row.source}, is {flag}: {row.note}"
+            yield (
+                f"{row.method} on {row.task}, {score} in {row.source}, is {flag}:"
+                f" {row.note}"
+            )
     protocols: dict[str, set[str]] = {}
     for row in ranked:
         protocols.setdefault(row.protocol, set()).add(row.method)
     for protocol, methods in protocols.items():
-        named, more = sorted(methods)[:_MAX_NAMES], len(methods) - _MAX_NAMES
+        named = sorted(methods)[:_MAX_NAMES]
+        more = len(methods) - _MAX_NAMES
         listed = ", ".join(named) + (f" and {more} more" if more > 0 else "")
         yield f"protocol of {listed}: {tables.PROTOCOLS[protocol]}"
     for row in claims:
         kind = "" if row.kind == tables.PRIMARY else f"{row.kind}, "
-        yield f"stated of {row.method}: {row.published_metric} {row.published} ({row.note}; {kind}{row.source})"
+        yield (
+            f"stated of {row.method}: {row.published_metric} {row.published}"
+            f" ({row.note}; {kind}{row.source})"
+        )
     for key in dict.fromkeys(row.source for row in (*ranked, *claims)):
         if key in tables.sources():
             yield f"source {key}: {tables.sources()[key]}"

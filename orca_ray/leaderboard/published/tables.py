@@ -1,4 +1,6 @@
-"""Published scores: rows of the packaged tables and of submitted files, and tables with ranks made of these rows."""
+"""Published scores: rows of the packaged tables and of submitted files, and tables with
+ranks made of these rows.
+"""
 
 import csv
 import functools
@@ -14,11 +16,15 @@ import pandas as pd
 from orca_ray.discovery import tables
 from orca_ray.results.submissions import SubmittedScore, Versions, merged, parse_scores
 
-PRIMARY, SUBMITTED, IMPORTED = "primary", "submitted", "imported"
+PRIMARY = "primary"
+SUBMITTED = "submitted"
+IMPORTED = "imported"
 KINDS = (PRIMARY, "digitised", "secondary", SUBMITTED, IMPORTED)
-"""Where a score was read. ``primary``: in a table, notebook or page of its authors; ``digitised``: off the bars of
-their figure; ``secondary``: in somebody else's transcription; ``submitted``: in a file that came by pull request;
-``imported``: in a file given to `orca-sweep results import`."""
+"""Where a score was read. ``primary``: in a table, notebook or page of its authors;
+``digitised``: off the bars of their figure; ``secondary``: in somebody else's
+transcription; ``submitted``: in a file that came by pull request; ``imported``: in a
+file given to `orca-sweep results import`.
+"""
 
 OWN = "own"
 """The ``kind`` of a row that holds scores of the store's own records."""
@@ -27,7 +33,9 @@ _WORDS = tables("orca_ray.leaderboard.published", "words.toml")
 PROTOCOLS: Mapping[str, str] = _WORDS["protocols"]
 FLAGS: Mapping[str, str] = _WORDS["flags"]
 CLAIM = "claim"
-"""The ``setting`` of a statement about a whole benchmark: its ``task`` is the benchmark, and it has no score."""
+"""The ``setting`` of a statement about a whole benchmark: its ``task`` is the
+benchmark, and it has no score.
+"""
 
 _FOLDER = Path(__file__).parent
 _NUMBERS = {"score": float, "std": float, "n": int}
@@ -35,16 +43,27 @@ _NUMBERS = {"score": float, "std": float, "n": int}
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedRow:
-    """One published result. ``score`` and ``std`` are in the unit of ``metric``; lower is better."""
+    """One published result.
+
+    ``score`` and ``std`` are in the unit of ``metric``; lower is better.
+    """
 
     task: str
     """Full name of the task."""
     method: str
-    """The method as its source calls it. Its hyper-parameters and body are not those of a recipe of the same name."""
+    """The method as its source calls it.
+
+    Its hyper-parameters and body are not those of a recipe of the same name.
+    """
     metric: str
-    """Name of the metric of orca-ray that is equal to the published one; "": none is known to be equal."""
+    """Name of the metric of orca-ray that is equal to the published one; "": none is
+    known to be equal.
+    """
     quantity: str
-    """Quantity that was measured, normalised to lower is better. Only rows of one quantity are comparable."""
+    """Quantity that was measured, normalised to lower is better.
+
+    Only rows of one quantity are comparable.
+    """
     score: float | None
     """The score; None for a `CLAIM`."""
     std: float | None
@@ -54,13 +73,17 @@ class PublishedRow:
     """The score with the digits of its source."""
     published_std: str = ""
     published_metric: str
-    """Name and unit of the metric in the source; if it ends with "(%)", ``score`` is a fraction."""
+    """Name and unit of the metric in the source; if it ends with "(%)", ``score`` is a
+    fraction.
+    """
     direction: str = "lower"
     """``lower`` or ``higher``: which published values are better."""
     protocol: str
     """A key of `PROTOCOLS`."""
     setting: str = ""
-    """Experimental setting; rows with the same task, quantity and setting are comparable and are ranked together."""
+    """Experimental setting; rows with the same task, quantity and setting are
+    comparable and are ranked together.
+    """
     kind: str
     """One of `KINDS`."""
     flag: str = ""
@@ -70,7 +93,9 @@ class PublishedRow:
     note: str = ""
     metric_version: int = 1
     data_fingerprint: str = ""
-    """Fingerprint of the data that submitted and imported scores were made on; "": it is not stated."""
+    """Fingerprint of the data that submitted and imported scores were made on; "": it
+    is not stated.
+    """
 
     @property
     def benchmark(self) -> str:
@@ -80,16 +105,23 @@ class PublishedRow:
 
 @functools.cache
 def sources() -> dict[str, str]:
-    """Return the text of each source by its key: publication, table or figure, and where it was seen."""
+    """Return the text of each source by its key: publication, table or figure, and
+    where it was seen.
+    """
     return {row["source"]: row["text"] for row in _read("sources.csv")}
 
 
 @functools.cache
 def all_published() -> tuple[PublishedRow, ...]:
-    """Return the published rows of all benchmarks, in the order of the tables that they come from."""
+    """Return the published rows of all benchmarks, in the order of the tables that they
+    come from.
+    """
     found = []
     for row in _read("results.csv"):
-        numbers = {name: kind(row[name]) if row[name] else None for name, kind in _NUMBERS.items()}
+        numbers = {
+            name: kind(row[name]) if row[name] else None
+            for name, kind in _NUMBERS.items()
+        }
         found.append(PublishedRow(**{**row, **numbers}))  # type: ignore[arg-type]
     return tuple(found)
 
@@ -105,47 +137,84 @@ def _read(name: str) -> list[dict[str, str]]:
 
 
 FOLDER = Path(__file__).with_name("submitted")
-"""Folder of the CSV files that came by pull request; `orca-sweep results check` and the tests check every file."""
+"""Folder of the CSV files that came by pull request; `orca-sweep results check` and the
+tests check every file.
+"""
 
 
 @functools.cache
 def shipped_scores() -> tuple[SubmittedScore, ...]:
     """Return the scores in the files of `FOLDER`."""
     files = sorted(FOLDER.glob("*.csv"))
-    return tuple(merged((file.name, parse_scores(file.read_bytes(), file.name, None)) for file in files)[0])
+    return tuple(
+        merged(
+            (file.name, parse_scores(file.read_bytes(), file.name, None))
+            for file in files
+        )[0]
+    )
 
 
-def rows_of_others(benchmark: str, imported: Iterable[SubmittedScore], current: Versions) -> list[PublishedRow]:
-    """Return the shipped and the ``imported`` scores of a benchmark as rows, each the mean over a method's seeds.
+def rows_of_others(
+    benchmark: str, imported: Iterable[SubmittedScore], current: Versions
+) -> list[PublishedRow]:
+    """Return the shipped and the ``imported`` scores of a benchmark as rows, each the
+    mean over a method's seeds.
 
-    Rows of another version of their task's data or metric than the ``current`` one get a flag.
+    Rows of another version of their task's data or metric than the ``current`` one get
+    a flag.
     """
     groups: dict[tuple[object, ...], list[SubmittedScore]] = {}
     for kind, scores in ((SUBMITTED, shipped_scores()), (IMPORTED, imported)):
         for each in scores:
             if each.task.partition("/")[0] == benchmark:
-                key = (kind, each.group, each.metric_version, each.other_version(current))
+                key = (
+                    kind,
+                    each.group,
+                    each.metric_version,
+                    each.other_version(current),
+                )
                 groups.setdefault(key, []).append(each)
-    return [_row_submitted(str(kind), scores, current) for (kind, *_), scores in groups.items()]
+    return [
+        _row_submitted(str(kind), scores, current)
+        for (kind, *_), scores in groups.items()
+    ]
 
 
-def _row_submitted(kind: str, scores: list[SubmittedScore], current: Versions) -> PublishedRow:
-    first, values = scores[0], [each.score for each in scores]
-    mean, change = len(values) == 1 and first.seed is None, first.other_version(current)
-    metric = first.metric + ("" if first.metric_version == 1 else f" (version {first.metric_version})")
+def _row_submitted(
+    kind: str, scores: list[SubmittedScore], current: Versions
+) -> PublishedRow:
+    first = scores[0]
+    values = [each.score for each in scores]
+    mean = len(values) == 1 and first.seed is None
+    change = first.other_version(current)
+    metric = first.metric + (
+        "" if first.metric_version == 1 else f" (version {first.metric_version})"
+    )
     return PublishedRow(
-        task=first.task, method=first.method, metric=metric, quantity=metric,
-        score=float(np.mean(values)), std=float(np.std(values, ddof=1)) if len(values) > 1 else first.std,
-        n=None if mean else len(values), published_metric=first.metric, protocol=first.protocol,
-        setting=f"{kind}, protocol {first.protocol}", kind=kind, source=first.source, flag="version" * bool(change),
-        note=f"{change}; replace the file by new scores" if change else "", metric_version=first.metric_version,
+        task=first.task,
+        method=first.method,
+        metric=metric,
+        quantity=metric,
+        score=float(np.mean(values)),
+        std=float(np.std(values, ddof=1)) if len(values) > 1 else first.std,
+        n=None if mean else len(values),
+        published_metric=first.metric,
+        protocol=first.protocol,
+        setting=f"{kind}, protocol {first.protocol}",
+        kind=kind,
+        source=first.source,
+        flag="version" * bool(change),
+        note=f"{change}; replace the file by new scores" if change else "",
+        metric_version=first.metric_version,
         data_fingerprint=first.data_fingerprint,
-    )  # fmt: skip
+    )
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table: a task, what was measured on it, and the unit in which values are shown."""
+    """A column of a table: a task, what was measured on it, and the unit in which
+    values are shown.
+    """
 
     task: str
     quantity: str
@@ -153,7 +222,9 @@ class Column:
     """Metric and unit as published, such as "0-1 error (%)"."""
 
     def text(self, row: PublishedRow) -> str:
-        """Return a score in this column's unit: the published text if in this unit, else four significant digits."""
+        """Return a score in this column's unit: the published text if in this unit,
+        else four significant digits.
+        """
         if row.published and row.published_metric == self.unit:
             return row.published
         scale = 100.0 if self.unit.endswith("(%)") else 1.0
@@ -162,15 +233,19 @@ class Column:
 
 @dataclass(frozen=True)
 class PublishedTable:
-    """Table of comparable published rows: one line per method, one cell per `Column`; ranks and wins compare means."""
+    """Table of comparable published rows: one line per method, one cell per `Column`;
+    ranks and wins compare means.
+    """
 
     title: str
     columns: tuple[Column, ...]
     cells: Mapping[tuple[str, Column], PublishedRow]
     """Row by method and column; a missing cell is absent."""
     summary: pd.DataFrame
-    """``mean_rank`` and ``wins`` of each method, best first. Both are NaN for a method without a ranked score in some
-    column, and if fewer than two methods have all. Equal scores get the average of their ranks, and share a win."""
+    """``mean_rank`` and ``wins`` of each method, best first. Both are NaN for a method
+    without a ranked score in some column, and if fewer than two methods have all. Equal
+    scores get the average of their ranks, and share a win.
+    """
 
     @property
     def methods(self) -> list[str]:
@@ -183,25 +258,50 @@ class PublishedTable:
         return [kind for kind in (OWN, *KINDS) if kind in found]
 
     def statistics(self, method: str) -> dict[str, float | None]:
-        """Return ``mean_rank`` and ``wins`` of a method; None where they are undefined (NaN in `summary`)."""
+        """Return ``mean_rank`` and ``wins`` of a method; None where they are undefined
+        (NaN in `summary`).
+        """
         found = self.summary.to_dict("index")[method]
-        return {str(name): None if math.isnan(value) else value for name, value in found.items()}
+        return {
+            str(name): None if math.isnan(value) else value
+            for name, value in found.items()
+        }
 
     def best(self, column: Column) -> list[str]:
-        """Return the methods with the lowest score in a column, among scores without a flag; [] if fewer than two."""
-        scores = {name: row.score for (name, each), row in self.cells.items() if each == column and not row.flag}
-        lowest = min((score for score in scores.values() if score is not None), default=None)
-        return [name for name, score in scores.items() if score == lowest] if len(scores) > 1 else []
+        """Return the methods with the lowest score in a column, among scores without a
+        flag; [] if fewer than two.
+        """
+        scores = {
+            name: row.score
+            for (name, each), row in self.cells.items()
+            if each == column and not row.flag
+        }
+        lowest = min(
+            (score for score in scores.values() if score is not None), default=None
+        )
+        return (
+            [name for name, score in scores.items() if score == lowest]
+            if len(scores) > 1
+            else []
+        )
 
     def heading(self, benchmark: str) -> str:
-        """Return the title, and the metric and unit in which the scores of each task are shown."""
+        """Return the title, and the metric and unit in which the scores of each task
+        are shown.
+        """
         tasks: dict[str, list[str]] = {}
         for column in self.columns:
-            tasks.setdefault(column.unit, []).append(column.task.removeprefix(f"{benchmark}/"))
-        return f"{self.title}: " + "; ".join(f"{unit} ({', '.join(names)})" for unit, names in tasks.items())
+            tasks.setdefault(column.unit, []).append(
+                column.task.removeprefix(f"{benchmark}/")
+            )
+        return f"{self.title}: " + "; ".join(
+            f"{unit} ({', '.join(names)})" for unit, names in tasks.items()
+        )
 
     def grid(self, benchmark: str, mark: str) -> list[list[str]]:
-        """Return column titles and rows of text; ``mark`` formats a column's best score, "?" follows flagged scores."""
+        """Return column titles and rows of text; ``mark`` formats a column's best
+        score, "?" follows flagged scores.
+        """
         names = [column.task.removeprefix(f"{benchmark}/") for column in self.columns]
         lines = [["method", *names, "mean rank", "wins"]]
         for method in self.methods:
@@ -209,14 +309,26 @@ class PublishedTable:
             line = [f"{method} ({', '.join(kinds)})" if kinds else method]
             for column in self.columns:
                 row = self.cells.get((method, column))
-                text = "–" if row is None else column.text(row) + ("?" if row.flag else "")
+                text = (
+                    "–" if row is None else column.text(row) + ("?" if row.flag else "")
+                )
                 line.append(mark.format(text) if method in self.best(column) else text)
             numbers = self.statistics(method).values()
-            lines.append([*line, *("–" if v is None else f"{v:.2f}".removesuffix(".00") for v in numbers)])
+            lines.append(
+                [
+                    *line,
+                    *(
+                        "–" if v is None else f"{v:.2f}".removesuffix(".00")
+                        for v in numbers
+                    ),
+                ]
+            )
         return lines
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the table as plain JSON: each method with its cells by task; NaN becomes None."""
+        """Return the table as plain JSON: each method with its cells by task; NaN
+        becomes None.
+        """
         methods = []
         for method in self.methods:
             cells = {
@@ -224,23 +336,42 @@ class PublishedTable:
                 for column in self.columns
                 if (row := self.cells.get((method, column)))
             }
-            methods.append({"name": method, "kinds": self.kinds(method), **self.statistics(method), "cells": cells})
-        return {"title": self.title, "columns": [asdict(column) for column in self.columns], "methods": methods}
+            methods.append(
+                {
+                    "name": method,
+                    "kinds": self.kinds(method),
+                    **self.statistics(method),
+                    "cells": cells,
+                }
+            )
+        return {
+            "title": self.title,
+            "columns": [asdict(column) for column in self.columns],
+            "methods": methods,
+        }
 
 
 @dataclass(frozen=True)
 class Published:
-    """Published results of a benchmark: tables of all rows, and a table of rows comparable with the store's scores."""
+    """Published results of a benchmark: tables of all rows, and a table of rows
+    comparable with the store's scores.
+    """
 
     benchmark: str
     beside: PublishedTable | None
-    """Own scores with the published scores of the same task, metric and protocol; None if there are none."""
+    """Own scores with the published scores of the same task, metric and protocol; None
+    if there are none.
+    """
     tables: tuple[PublishedTable, ...]
-    """Tables of all rows that are neither claims nor repetitions, without own scores."""
+    """Tables of all rows that are neither claims nor repetitions, without own scores.
+    """
     reasons: Mapping[str, int]
-    """Number of rows that are not in ``beside``, by reason; empty without own scores."""
+    """Number of rows that are not in ``beside``, by reason; empty without own scores.
+    """
     rows: tuple[PublishedRow, ...]
-    """All rows, including repetitions of other rows and claims about the whole benchmark."""
+    """All rows, including repetitions of other rows and claims about the whole
+    benchmark.
+    """
     notes: tuple[str, ...]
     """Sentences about misprinted and doubtful scores, protocols, claims and sources."""
 

@@ -1,4 +1,6 @@
-"""Statistics of scores, costs and searches, such as relative scores, profiles, the Pareto front and importance."""
+"""Statistics of scores, costs and searches, such as relative scores, profiles, the
+Pareto front and importance.
+"""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -17,34 +19,53 @@ from orca_ray.leaderboard.statistics.table import Floats, ScoreTable, Statistic
 Over = Literal["sum", "mean", "max"]
 """How a method's costs on single tasks are combined."""
 SAME_COST = 0.05
-"""Two costs count as equal if the lower one is less than this share below the other; times vary as much by chance."""
+"""Two costs count as equal if the lower one is less than this share below the other;
+times vary as much by chance.
+"""
 
 
 def score(table: ScoreTable) -> pd.DataFrame:
-    """Test score of a method on a task: the mean over its seeds, in the unit of the task's metric.
+    """Test score of a method on a task: the mean over its seeds, in the unit of the
+    task's metric.
 
-    ``std`` divides by n - 1, where n is ``num_seeds``. The 95 % interval of the mean is Student's, because a few seeds
-    are too few for a bootstrap. There is no interval for one seed.
+    ``std`` divides by n - 1, where n is ``num_seeds``. The 95 % interval of the mean is
+    Student's, because a few seeds are too few for a bootstrap. There is no interval for
+    one seed.
     """
     num_TM = table.num_seeds_TM
     t, m = np.nonzero(num_TM)
-    num, means = num_TM[t, m], table.means_TM[t, m]
+    num = num_TM[t, m]
+    means = table.means_TM[t, m]
     squares = np.nansum((table.scores_TMS[t, m] - means[:, None]) ** 2, axis=1)
-    std = np.sqrt(np.divide(squares, num - 1, out=np.full(len(num), np.nan), where=num > 1))
+    std = np.sqrt(
+        np.divide(squares, num - 1, out=np.full(len(num), np.nan), where=num > 1)
+    )
     half = -special.stdtrit(num - 1.0, 0.025) * std / np.sqrt(num)
-    tasks, methods = ([names[each] for each in at] for names, at in ((table.tasks, t), (table.methods, m)))
+    tasks, methods = (
+        [names[each] for each in at]
+        for names, at in ((table.tasks, t), (table.methods, m))
+    )
     index = pd.MultiIndex.from_arrays([tasks, methods], names=["task", "method"])
-    columns = {"value": means, "low": means - half, "high": means + half, "std": std, "num_seeds": num}
+    columns = {
+        "value": means,
+        "low": means - half,
+        "high": means + half,
+        "std": std,
+        "num_seeds": num,
+    }
     return pd.DataFrame(columns, index=index)
 
 
 def improvement(table: ScoreTable, *, baseline: str | None = None) -> pd.DataFrame:
-    """Score relative to that of a baseline method: the geometric mean over tasks of the ratio; below 1 is better.
+    """Score relative to that of a baseline method: the geometric mean over tasks of the
+    ratio; below 1 is better.
 
-    It uses the tasks on which every method has a score. The interval is Student's, of the logarithms; for fewer than
-    five tasks its error comes from the deviation over seeds of log scores. Means are raised to at least half of the
-    task's smallest positive score. The baseline is by default the method with the highest mean rank: it is chosen by
-    these scores, so the ratios to it are too low by chance, and their intervals do not allow for that.
+    It uses the tasks on which every method has a score. The interval is Student's, of
+    the logarithms; for fewer than five tasks its error comes from the deviation over
+    seeds of log scores. Means are raised to at least half of the task's smallest
+    positive score. The baseline is by default the method with the highest mean rank: it
+    is chosen by these scores, so the ratios to it are too low by chance, and their
+    intervals do not allow for that.
 
     Raises:
         UserError: there is no method ``baseline``.
@@ -52,56 +73,85 @@ def improvement(table: ScoreTable, *, baseline: str | None = None) -> pd.DataFra
     common = table.common
     num = len(common.tasks)
     if not num:
-        return table.by_method(value=np.nan, low=np.nan, high=np.nan, num_tasks=0, baseline=baseline)
-    mean_ranks = dict(zip(table.methods, ranks(common.means_TM).mean(axis=0), strict=True))
+        return table.by_method(
+            value=np.nan, low=np.nan, high=np.nan, num_tasks=0, baseline=baseline
+        )
+    mean_ranks = dict(
+        zip(table.methods, ranks(common.means_TM).mean(axis=0), strict=True)
+    )
     baseline = baseline or max(mean_ranks, key=mean_ranks.__getitem__)
     lookup("method", baseline, mean_ranks)
     logs = LogScores.of(common)
-    ratios = [logs.paired(method, baseline).ratio(over_tasks=num >= MIN_TASKS) for method in table.methods]
+    ratios = [
+        logs.paired(method, baseline).ratio(over_tasks=num >= MIN_TASKS)
+        for method in table.methods
+    ]
     value, low, high, _ = zip(*ratios, strict=True)
-    return table.by_method(value=value, low=low, high=high, num_tasks=num, baseline=baseline)
+    return table.by_method(
+        value=value, low=low, high=high, num_tasks=num, baseline=baseline
+    )
 
 
 FACTORS: Sequence[float] = tuple(1 + k / 20 for k in range(181))
 """Default factors τ: from 1 to 10 in steps of 0.05."""
 
 
-def performance_profile(table: ScoreTable, *, factors: Sequence[float] = FACTORS) -> pd.DataFrame:
-    """Share of tasks on which the method's score is at most τ times the best score (``x`` is τ).
+def performance_profile(
+    table: ScoreTable, *, factors: Sequence[float] = FACTORS
+) -> pd.DataFrame:
+    """Share of tasks on which the method's score is at most τ times the best score
+    (``x`` is τ).
 
-    At τ = 1 it is the share of tasks on which the method is the best. It uses the tasks on which every method has a
-    score. Means are raised to at least half of the task's smallest positive score. Dolan and Moré 2002, "Benchmarking
-    optimization software with performance profiles", Mathematical Programming 91.
+    At τ = 1 it is the share of tasks on which the method is the best. It uses the tasks
+    on which every method has a score. Means are raised to at least half of the task's
+    smallest positive score. Dolan and Moré 2002, "Benchmarking optimization software
+    with performance profiles", Mathematical Programming 91.
     """
     common = table.common
     logs_TM = LogScores.of(common).means_TM
     ratios_TM = logs_TM - logs_TM.min(axis=1, keepdims=True, initial=np.inf)
-    # The allowance keeps a ratio of exactly τ inside, whatever the rounding of logarithms.
+    # The allowance keeps a ratio of exactly τ inside, whatever the rounding of
+    # logarithms.
     inside_TMX = ratios_TM[:, :, None] <= np.log(factors) + 1e-12
     num = len(common.tasks)
-    share_MX = inside_TMX.sum(axis=0) / num if num else np.full(inside_TMX.shape[1:], np.nan)
+    share_MX = (
+        inside_TMX.sum(axis=0) / num if num else np.full(inside_TMX.shape[1:], np.nan)
+    )
     index = pd.MultiIndex.from_product([table.methods, factors], names=["method", "x"])
     return pd.DataFrame({"value": share_MX.ravel(), "num_tasks": num}, index=index)
 
 
 def cost(costs: pd.DataFrame, *, over_tasks: Over = "sum") -> pd.DataFrame:
-    """Sum of the method's costs over the tasks on which every method has a cost, in the unit of the costs.
+    """Sum of the method's costs over the tasks on which every method has a cost, in the
+    unit of the costs.
 
-    ``over_tasks`` may also be ``mean`` or ``max``, for costs that do not add up, such as memory. There is no interval.
+    ``over_tasks`` may also be ``mean`` or ``max``, for costs that do not add up, such
+    as memory. There is no interval.
     """
-    wide = costs.pivot(index="task", columns="method", values="cost").astype("float64").dropna()
+    wide = (
+        costs.pivot(index="task", columns="method", values="cost")
+        .astype("float64")
+        .dropna()
+    )
     value = wide.agg(over_tasks) if len(wide) else wide.sum() * np.nan
-    return pd.DataFrame({"value": value, "low": np.nan, "high": np.nan, "num_tasks": len(wide)}).rename_axis("method")
+    return pd.DataFrame(
+        {"value": value, "low": np.nan, "high": np.nan, "num_tasks": len(wide)}
+    ).rename_axis("method")
 
 
-def pareto(scores: ScoreTable, costs: pd.DataFrame, *, over_tasks: Over = "sum") -> pd.DataFrame:
-    """1 if no other method has a better score at no higher cost, or a lower cost at no worse score; otherwise 0.
+def pareto(
+    scores: ScoreTable, costs: pd.DataFrame, *, over_tasks: Over = "sum"
+) -> pd.DataFrame:
+    """1 if no other method has a better score at no higher cost, or a lower cost at no
+    worse score; otherwise 0.
 
-    Costs that differ by less than 5 % are called equal, because times vary as much from run to run.
+    Costs that differ by less than 5 % are called equal, because times vary as much from
+    run to run.
 
-    ``score`` is the geometric mean over tasks of the score relative to the best score on the task. ``cost`` is the sum
-    of costs, or what ``over_tasks`` says. Both use the tasks on which every method with a cost has both a score and a
-    cost. A method without costs has no value.
+    ``score`` is the geometric mean over tasks of the score relative to the best score
+    on the task. ``cost`` is the sum of costs, or what ``over_tasks`` says. Both use the
+    tasks on which every method with a cost has both a score and a cost. A method
+    without costs has no value.
     """
     wide = costs.pivot(index="task", columns="method", values="cost").astype("float64")
     wide = wide.reindex(index=scores.tasks, columns=scores.methods)
@@ -109,24 +159,32 @@ def pareto(scores: ScoreTable, costs: pd.DataFrame, *, over_tasks: Over = "sum")
     costs_TM = wide.to_numpy()[:, known_M]
     logs_TM = LogScores.of(scores).means_TM[:, known_M]
     common_T = np.isfinite(costs_TM + logs_TM).all(axis=1) & known_M.any()
-    columns = {name: np.full(len(known_M), np.nan) for name in ("value", "low", "high", "score", "cost")}
+    columns = {
+        name: np.full(len(known_M), np.nan)
+        for name in ("value", "low", "high", "score", "cost")
+    }
     if common_T.any():
         relative_TM = logs_TM - logs_TM.min(axis=1, keepdims=True)
         columns["score"][known_M] = np.exp(relative_TM[common_T].mean(axis=0))
         columns["cost"][known_M] = getattr(costs_TM[common_T], over_tasks)(axis=0)
-        columns["value"][known_M] = pareto_front(columns["score"][known_M], columns["cost"][known_M])
+        columns["value"][known_M] = pareto_front(
+            columns["score"][known_M], columns["cost"][known_M]
+        )
     return scores.by_method(**columns, num_tasks=int(common_T.sum()))
 
 
 def pareto_front(scores_M: Floats, costs_M: Floats) -> NDArray[np.bool_]:
-    """Return a mask [M], False if another point has a lower score or cost while neither of the two is higher.
+    """Return a mask [M], False if another point has a lower score or cost while neither
+    of the two is higher.
 
     A cost counts as lower if it is lower by a share of more than `SAME_COST`.
     """
     cheaper = costs_M[:, None] < (1 - SAME_COST) * costs_M
     not_higher = (scores_M[:, None] <= scores_M) & ~cheaper.T
     lower = (scores_M[:, None] < scores_M) | cheaper
-    return np.array([not column.any() for column in (not_higher & lower).T], dtype=np.bool_)
+    return np.array(
+        [not column.any() for column in (not_higher & lower).T], dtype=np.bool_
+    )
 
 
 NUM_BINS = 4
@@ -135,26 +193,49 @@ MIN_TRIALS = 8
 
 
 def importance(searches: pd.DataFrame) -> pd.DataFrame:
-    """Share of the variance of validation scores that the hyper-parameter explains alone, averaged over tasks.
+    """Share of the variance of validation scores that the hyper-parameter explains
+    alone, averaged over tasks.
 
-    Scores are replaced by their ranks. The share is the epsilon squared of Kruskal and Wallis, corrected for the number
-    of groups (Tomczak and Tomczak 2014, Trends in Sport Sciences 21), which is 0 on average if the
-    hyper-parameter does not matter; interactions are not part of it. Numbers are put into four groups of equally many
-    trials, other values into one group each. ``p`` is the probability of shares at least as large if the
-    hyper-parameter does not matter. Only trials that have the hyper-parameter count, and tasks with at least eight
-    such trials. A search does not sample evenly: importance holds for the region that the search looked at.
+    Scores are replaced by their ranks. The share is the epsilon squared of Kruskal and
+    Wallis, corrected for the number of groups (Tomczak and Tomczak 2014, Trends in
+    Sport Sciences 21), which is 0 on average if the hyper-parameter does not matter;
+    interactions are not part of it. Numbers are put into four groups of equally many
+    trials, other values into one group each. ``p`` is the probability of shares at
+    least as large if the hyper-parameter does not matter. Only trials that have the
+    hyper-parameter count, and tasks with at least eight such trials. A search does not
+    sample evenly: importance holds for the region that the search looked at.
     """
     rows = []
-    ordered = searches.dropna(subset="score").sort_values(["method", "task", "number"], kind="stable")
+    ordered = searches.dropna(subset="score").sort_values(
+        ["method", "task", "number"], kind="stable"
+    )
     for method, trials in ordered.groupby("method"):
-        for name in sorted({name for values in trials["hyperparameters"] for name in values}):
+        for name in sorted(
+            {name for values in trials["hyperparameters"] for name in values}
+        ):
             having = trials[[name in values for values in trials["hyperparameters"]]]
-            tests = [_on_task(group, name) for _, group in having.groupby("task") if len(group) >= MIN_TRIALS]
+            tests = [
+                _on_task(group, name)
+                for _, group in having.groupby("task")
+                if len(group) >= MIN_TRIALS
+            ]
             if known := [test for test in tests if np.isfinite(test[0])]:
                 shares, statistics, freedoms, nums = zip(*known, strict=True)
                 p = float(special.chdtrc(sum(freedoms), sum(statistics)))
-                rows.append((str(method), name, float(np.mean(shares)), p, sum(nums), len(known)))
-    frame = pd.DataFrame(rows, columns=["method", "hyperparameter", "value", "p", "num_trials", "num_tasks"])
+                rows.append(
+                    (
+                        str(method),
+                        name,
+                        float(np.mean(shares)),
+                        p,
+                        sum(nums),
+                        len(known),
+                    )
+                )
+    frame = pd.DataFrame(
+        rows,
+        columns=["method", "hyperparameter", "value", "p", "num_trials", "num_tasks"],
+    )
     return frame.astype({"value": "float64"}).set_index(["method", "hyperparameter"])
 
 
@@ -164,24 +245,33 @@ def _on_task(trials: pd.DataFrame, name: str) -> tuple[float, float, int, int]:
 
 
 def groups(values: pd.Series) -> NDArray[np.int64]:
-    """Return a group number for each value: its quartile if over `NUM_BINS` numbers differ, else one per value."""
-    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+    """Return a group number for each value: its quartile if over `NUM_BINS` numbers
+    differ, else one per value.
+    """
+    numbers = all(
+        isinstance(value, int | float) and not isinstance(value, bool)
+        for value in values
+    )
     if numbers and values.nunique() > NUM_BINS:
         places = values.astype("float64").rank(method="min").to_numpy() - 1
         return (places * NUM_BINS // len(values)).astype(np.int64)
     return pd.factorize(values.map(repr))[0]
 
 
-def kruskal_wallis(scores: Floats, groups: NDArray[np.int64]) -> tuple[float, float, int, int]:
-    """Return epsilon squared, the statistic H, its degrees of freedom and the number of scores.
+def kruskal_wallis(
+    scores: Floats, groups: NDArray[np.int64]
+) -> tuple[float, float, int, int]:
+    """Return epsilon squared, the statistic H, its degrees of freedom and the number of
+    scores.
 
-    H is corrected for ties. Epsilon squared and H are NaN if there is one group, all scores are equal, or each score is
-    its own group.
+    H is corrected for ties. Epsilon squared and H are NaN if there is one group, all
+    scores are equal, or each score is its own group.
     """
     num = len(scores)
     ranks = pd.Series(scores).rank().to_numpy()
     centred = ranks - ranks.mean()
-    sums, counts = np.bincount(groups, weights=centred), np.bincount(groups)
+    sums = np.bincount(groups, weights=centred)
+    counts = np.bincount(groups)
     between = float((sums[counts > 0] ** 2 / counts[counts > 0]).sum())
     freedom = int((counts > 0).sum()) - 1
     whole = float((centred**2).sum())
@@ -193,9 +283,30 @@ def kruskal_wallis(scores: Floats, groups: NDArray[np.int64]) -> tuple[float, fl
 
 STATISTICS = (
     Statistic("score", "score", score, shape="cell", better="lower"),
-    Statistic("improvement", "relative score", improvement, shape="method", better="lower"),
-    Statistic("performance_profile", "performance profile", performance_profile, shape="curve", better="higher"),
+    Statistic(
+        "improvement", "relative score", improvement, shape="method", better="lower"
+    ),
+    Statistic(
+        "performance_profile",
+        "performance profile",
+        performance_profile,
+        shape="curve",
+        better="higher",
+    ),
     Statistic("cost", "cost", cost, shape="method", better="lower", inputs=("costs",)),
-    Statistic("pareto", "Pareto front", pareto, shape="method", better="higher", inputs=("scores", "costs")),
-    Statistic("importance", "importance", importance, shape="hyperparameter", inputs=("searches",)),
+    Statistic(
+        "pareto",
+        "Pareto front",
+        pareto,
+        shape="method",
+        better="higher",
+        inputs=("scores", "costs"),
+    ),
+    Statistic(
+        "importance",
+        "importance",
+        importance,
+        shape="hyperparameter",
+        inputs=("searches",),
+    ),
 )

@@ -20,32 +20,46 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class ScoreTable:
-    """Test scores by task, method and seed; lower is better. Arrays must not be changed."""
+    """Test scores by task, method and seed; lower is better.
+
+    Arrays must not be changed.
+    """
 
     tasks: tuple[str, ...]
     """Names of the tasks, sorted."""
     methods: tuple[str, ...]
     """Names of the methods, sorted."""
     scores_TMS: Floats
-    """Scores [T, M, S]: the n scores of a (task, method) come first, in the order of their seeds; the rest is NaN."""
+    """Scores [T, M, S]: the n scores of a (task, method) come first, in the order of
+    their seeds; the rest is NaN.
+    """
 
     @classmethod
     def of(cls, scores: "pd.DataFrame | ScoreTable") -> "ScoreTable":
-        """Return the arrays of a score table: a frame with the columns ``task``, ``method``, ``seed`` and ``score``.
+        """Return the arrays of a score table: a frame with the columns ``task``,
+        ``method``, ``seed`` and ``score``.
 
-        Missing scores are absent rows. Raises ValueError if a score is not finite or a (task, method, seed) occurs
-        twice.
+        Missing scores are absent rows. Raises ValueError if a score is not finite or a
+        (task, method, seed) occurs twice.
         """
         if isinstance(scores, ScoreTable):
             return scores
         if not np.isfinite(scores["score"].to_numpy("float64")).all():
-            raise ValueError("a score table has finite scores only; leave out the rows without one")
+            raise ValueError(
+                "a score table has finite scores only; leave out the rows without one"
+            )
         if scores.duplicated(["task", "method", "seed"]).any():
-            raise ValueError("a score table has one score for each task, method and seed")
+            raise ValueError(
+                "a score table has one score for each task, method and seed"
+            )
         rows = scores.sort_values("seed", kind="stable")
-        (t, tasks), (m, methods) = (pd.factorize(rows[name], sort=True) for name in ("task", "method"))
+        (t, tasks), (m, methods) = (
+            pd.factorize(rows[name], sort=True) for name in ("task", "method")
+        )
         places = rows.groupby(["task", "method"]).cumcount().to_numpy()
-        scores_TMS = np.full((len(tasks), len(methods), places.max(initial=-1) + 1), np.nan)
+        scores_TMS = np.full(
+            (len(tasks), len(methods), places.max(initial=-1) + 1), np.nan
+        )
         scores_TMS[t, m, places] = rows["score"].to_numpy("float64")
         return cls(tuple(map(str, tasks)), tuple(map(str, methods)), scores_TMS)
 
@@ -57,7 +71,9 @@ class ScoreTable:
 
     @cached_property
     def means_TM(self) -> Floats:
-        """Mean score over the seeds of each task and method [T, M]; NaN without a score."""
+        """Mean score over the seeds of each task and method [T, M]; NaN without a
+        score.
+        """
         return mean_over_seeds(self.scores_TMS)
 
     @cached_property
@@ -65,31 +81,52 @@ class ScoreTable:
         """The part of the table with the tasks on which every method has a score."""
         complete_T = (self.num_seeds_TM > 0).all(axis=1) & bool(self.methods)
         tasks = tuple(self.tasks[t] for t in np.flatnonzero(complete_T))
-        return self if complete_T.all() else ScoreTable(tasks, self.methods, self.scores_TMS[complete_T])
+        return (
+            self
+            if complete_T.all()
+            else ScoreTable(tasks, self.methods, self.scores_TMS[complete_T])
+        )
 
-    def by_method(self, **columns: Sequence[object] | Floats | float | str | None) -> pd.DataFrame:
-        """Return a frame of ``columns``, arrays [M] or constants, with one row per method."""
+    def by_method(
+        self, **columns: Sequence[object] | Floats | float | str | None
+    ) -> pd.DataFrame:
+        """Return a frame of ``columns``, arrays [M] or constants, with one row per
+        method.
+        """
         return pd.DataFrame(columns, index=pd.Index(self.methods, name="method"))
 
-    def by_pair(self, **columns: Floats | NDArray[np.bool_] | NDArray[np.int64] | int) -> pd.DataFrame:
-        """Return a frame of ``columns``, arrays [M, M] or constants, with a row per ordered pair of methods."""
-        index = pd.MultiIndex.from_product([self.methods, self.methods], names=["method", "other"])
+    def by_pair(
+        self, **columns: Floats | NDArray[np.bool_] | NDArray[np.int64] | int
+    ) -> pd.DataFrame:
+        """Return a frame of ``columns``, arrays [M, M] or constants, with a row per
+        ordered pair of methods.
+        """
+        index = pd.MultiIndex.from_product(
+            [self.methods, self.methods], names=["method", "other"]
+        )
         different = ~np.eye(len(self.methods), dtype=bool).ravel()
-        flat = {name: each.ravel() if isinstance(each, np.ndarray) else each for name, each in columns.items()}
+        flat = {
+            name: each.ravel() if isinstance(each, np.ndarray) else each
+            for name, each in columns.items()
+        }
         return pd.DataFrame(flat, index=index)[different]
 
 
 def mean_over_seeds(scores: Floats) -> Floats:
-    """Return the mean of the scores along the last axis, without NaN; NaN where there is no score.
+    """Return the mean of the scores along the last axis, without NaN; NaN where there
+    is no score.
 
-    Scores are added in the order of the axis, so that a program in another language can compute the same bits.
+    Scores are added in the order of the axis, so that a program in another language can
+    compute the same bits.
     """
     present = np.isfinite(scores)
     total = np.zeros(scores.shape[:-1])
     for s in range(scores.shape[-1]):
         total += np.where(present[..., s], scores[..., s], 0.0)
     num = present.sum(axis=-1)
-    means: Floats = np.divide(total, num, out=np.full(total.shape, np.nan), where=num > 0)
+    means: Floats = np.divide(
+        total, num, out=np.full(total.shape, np.nan), where=num > 0
+    )
     return means
 
 
@@ -103,9 +140,10 @@ COLUMNS: Mapping[Input, tuple[str, ...]] = {
 }
 """Columns of each table.
 
-``scores`` holds test scores (lower is better). ``costs`` holds one positive cost in one unit per task and method.
-``searches`` holds the validation score of each search trial (lower is better; NaN if it has none): ``number`` is its
-place in the search, and ``hyperparameters`` a mapping from names to values.
+``scores`` holds test scores (lower is better). ``costs`` holds one positive cost in one
+unit per task and method. ``searches`` holds the validation score of each search trial
+(lower is better; NaN if it has none): ``number`` is its place in the search, and
+``hyperparameters`` a mapping from names to values.
 """
 INDEX: Mapping[Shape, tuple[str, ...]] = {
     "cell": ("task", "method"),
@@ -121,11 +159,13 @@ INDEX: Mapping[Shape, tuple[str, ...]] = {
 class Statistic:
     """A statistic of a leaderboard.
 
-    ``function`` takes the tables named in ``inputs``, a score table as `ScoreTable`, and options with defaults. It
-    returns a frame with the index `INDEX` of its shape and at least the column ``value``. Statistics of the shapes
-    ``method`` and ``pair`` also have ``num_tasks``, the number of tasks that they were computed on. Statistics of the
-    shape ``method``, and all others with an interval, also have the ends of the interval, ``low`` and ``high``. An
-    undefined value is NaN. A function does not change its arguments, and does not depend on the order of their rows.
+    ``function`` takes the tables named in ``inputs``, a score table as `ScoreTable`,
+    and options with defaults. It returns a frame with the index `INDEX` of its shape
+    and at least the column ``value``. Statistics of the shapes ``method`` and ``pair``
+    also have ``num_tasks``, the number of tasks that they were computed on. Statistics
+    of the shape ``method``, and all others with an interval, also have the ends of the
+    interval, ``low`` and ``high``. An undefined value is NaN. A function does not
+    change its arguments, and does not depend on the order of their rows.
     """
 
     name: str
@@ -136,38 +176,62 @@ class Statistic:
     """Whether lower or higher values are better; None if neither."""
     inputs: tuple[Input, ...] = ("scores",)
     on_boards: bool = False
-    """Whether the statistic is a row below the scores of a leaderboard; only for statistics of the shape ``method`` of
-    scores."""
+    """Whether the statistic is a row below the scores of a leaderboard; only for
+    statistics of the shape ``method`` of scores.
+    """
 
     def __post_init__(self) -> None:
         if self.on_boards and (self.shape, self.inputs) != ("method", ("scores",)):
-            raise ValueError(f"{self.name} has the shape {self.shape} of {self.inputs}: it is no row of a leaderboard")
+            raise ValueError(
+                f"{self.name} has the shape {self.shape} of {self.inputs}: it is no row"
+                " of a leaderboard"
+            )
 
     @property
     def definition(self) -> str:
-        """The docstring of the function without its sections on arguments, columns and errors: text for readers."""
-        return re.split(r"\n\n(?:Args|Returns|Raises):\n", inspect.getdoc(self.function) or "")[0]
+        """The docstring of the function without its sections on arguments, columns and
+        errors: text for readers.
+        """
+        return re.split(
+            r"\n\n(?:Args|Returns|Raises):\n", inspect.getdoc(self.function) or ""
+        )[0]
 
-    def compute(self, *tables: pd.DataFrame | ScoreTable, **options: Any) -> pd.DataFrame:
-        """Return ``function(*tables, **options)``; there is a table for each of ``inputs``, with columns `COLUMNS`."""
+    def compute(
+        self, *tables: pd.DataFrame | ScoreTable, **options: Any
+    ) -> pd.DataFrame:
+        """Return ``function(*tables, **options)``; there is a table for each of
+        ``inputs``, with columns `COLUMNS`.
+        """
         pairs = zip(self.inputs, tables, strict=True)
-        given = [ScoreTable.of(table) if name == "scores" else table for name, table in pairs]
+        given = [
+            ScoreTable.of(table) if name == "scores" else table for name, table in pairs
+        ]
         return self.function(*given, **options)
 
 
 @cache
 def all_statistics() -> Mapping[str, Statistic]:
-    """Return all statistics by name, those of plug-ins last; ValueError if two modules of orca-ray share a name."""
+    """Return all statistics by name, those of plug-ins last; ValueError if two modules
+    of orca-ray share a name.
+    """
     return with_plug_ins(
-        "statistic", Statistic, declared(Statistic, "STATISTIC", modules(sys.modules[__name__.rpartition(".")[0]]))
+        "statistic",
+        Statistic,
+        declared(
+            Statistic, "STATISTIC", modules(sys.modules[__name__.rpartition(".")[0]])
+        ),
     )
 
 
 def get_statistic(name: str) -> Statistic:
-    """Return a statistic by name; raises UserError with the nearest name for an unknown name."""
+    """Return a statistic by name; raises UserError with the nearest name for an unknown
+    name.
+    """
     return lookup("statistic", name, all_statistics())
 
 
 def on_boards() -> list[str]:
-    """Return the names of the statistics that are rows below the scores of a leaderboard."""
+    """Return the names of the statistics that are rows below the scores of a
+    leaderboard.
+    """
     return [name for name, each in all_statistics().items() if each.on_boards]

@@ -1,1 +1,3 @@
-"""The methods: each module declares a `Recipe` as ``RECIPE``, or several as ``RECIPES``. None imports torch."""
+"""The methods: each module declares a `Recipe` as ``RECIPE``, or several as
+``RECIPES``. None imports torch.
+"""

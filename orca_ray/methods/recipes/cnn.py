@@ -1,12 +1,15 @@
-"""``cnn``: a tuned convolutional network without pretraining, after DASH (arXiv:2204.07554) and DASHA (2411.02796).
+"""``cnn``: a tuned convolutional network without pretraining, after DASH
+(arXiv:2204.07554) and DASHA (2411.02796).
 
-The choices of DASH's search, e.g. kernel size and dilation, are ordinary hyper-parameters of the sweep here, and hold
-for the whole network (`docs/methods.md`). Batch norm is replaced by group norm (see `orca_ray.models.convolution`). If
-the target is dense, no layer reduces the resolution or adds channels.
+The choices of DASH's search, e.g. kernel size and dilation, are ordinary
+hyper-parameters of the sweep here, and hold for the whole network (`docs/methods.md`).
+Batch norm is replaced by group norm (see `orca_ray.models.convolution`). If the target
+is dense, no layer reduces the resolution or adds channels.
 
-A table has no neighbourhoods. For tasks whose domain is one of `TABLES`, and for inputs of a single position, the
-same network sees all features as channels of one position: a residual multilayer perceptron (Gorishniy et al.,
-arXiv:2106.11959). The shape alone does not distinguish a table from a short series; ``cnn.network`` overrides it.
+A table has no neighbourhoods. For tasks whose domain is one of `TABLES`, and for inputs
+of a single position, the same network sees all features as channels of one position: a
+residual multilayer perceptron (Gorishniy et al., arXiv:2106.11959). The shape alone
+does not distinguish a table from a short series; ``cnn.network`` overrides it.
 """
 
 import math
@@ -28,34 +31,53 @@ if TYPE_CHECKING:
 TABLES = ("tabular", "drug response")
 """Values of `Task.domain` whose features have no order."""
 MAX_POSITIONS = 128**2
-"""Largest number of positions after the stem, whose stride is chosen accordingly; no limit if the target is dense."""
+"""Largest number of positions after the stem, whose stride is chosen accordingly; no
+limit if the target is dense.
+"""
 
 
 @dataclass(frozen=True)
 class CnnConfig(Config):
     """Options of the network of ``cnn``."""
 
-    kernel: Annotated[int, *Number.__metadata__, partial(must, "odd", lambda value: value % 2 == 1)] = 3
-    """Side of the kernels of all convolutions, an odd number. Weights that would only see padding are left out."""
+    kernel: Annotated[
+        int, *Number.__metadata__, partial(must, "odd", lambda value: value % 2 == 1)
+    ] = 3
+    """Side of the kernels of all convolutions, an odd number.
+
+    Weights that would only see padding are left out.
+    """
     dilation: Number = 1
     blocks: Number = 2
-    """Residual blocks, of two convolutions each, in each of three stages; 2 makes WRN-16."""
+    """Residual blocks, of two convolutions each, in each of three stages; 2 makes
+    WRN-16.
+    """
     width: Number = 64
-    """Channels of the first stage; 64 makes WRN-16-4. Each later stage has twice the channels of the one before it and
-    half the resolution, unless the target is dense."""
+    """Channels of the first stage; 64 makes WRN-16-4. Each later stage has twice the
+    channels of the one before it and half the resolution, unless the target is dense.
+    """
     weights: Annotated[str, partial(one_of, ("plain", "standardised"))] = "plain"
-    """``standardised``: see `orca_ray.models.convolution.Architecture`. On 3,500 digits of MNIST, a network of width 16
-    had 1.5 instead of 2.3 % errors after 40 s of a core."""
+    """``standardised``: see `orca_ray.models.convolution.Architecture`. On 3,500 digits
+    of MNIST, a network of width 16 had 1.5 instead of 2.3 % errors after 40 s of a
+    core.
+    """
     stages: Annotated[str, partial(one_of, ("residual", "plain"))] = "residual"
-    """``plain``: images that have classes or labels, and several views or sides of at least 16 pixels, pass pairs
-    of convolutions with a max pool after each stage, instead of residual blocks, and all stages have twice the width.
-    On those digits, that lowered the calibrated log loss of residual stages from 0.065 to 0.036."""
+    """``plain``: images that have classes or labels, and several views or sides of at
+    least 16 pixels, pass pairs of convolutions with a max pool after each stage,
+    instead of residual blocks, and all stages have twice the width. On those digits,
+    that lowered the calibrated log loss of residual stages from 0.065 to 0.036.
+    """
     views: Annotated[int, *Number.__metadata__, partial(one_of, (1, 5))] = 1
-    """Copies of an image, as it is and shifted by a position in each direction, whose logits plain stages average. Five
-    had 0.9 of the errors of one on 28 × 28 pixels of those digits, and 0.8 on 14 × 14."""
-    network: Annotated[str, partial(one_of, ("auto", "convolutional", "table"))] = "auto"
-    """``table``: every layer sees all features. ``auto``: ``table`` for tables and inputs of one position, else
-    ``convolutional``."""
+    """Copies of an image, as it is and shifted by a position in each direction, whose
+    logits plain stages average. Five had 0.9 of the errors of one on 28 × 28 pixels of
+    those digits, and 0.8 on 14 × 14.
+    """
+    network: Annotated[str, partial(one_of, ("auto", "convolutional", "table"))] = (
+        "auto"
+    )
+    """``table``: every layer sees all features. ``auto``: ``table`` for tables and
+    inputs of one position, else ``convolutional``.
+    """
 
 
 def _is_table(task: "Task", config: CnnConfig) -> bool:
@@ -66,13 +88,17 @@ def _is_table(task: "Task", config: CnnConfig) -> bool:
 
 
 def _first_stage(task: "Task", config: CnnConfig) -> tuple[int, int, bool]:
-    """Return the stride of the first convolution, the width of the first stage, and whether stages are plain."""
+    """Return the stride of the first convolution, the width of the first stage, and
+    whether stages are plain.
+    """
     assert task.input_shape is not None, "a resolved task knows its shapes"
     if _is_table(task, config) or task.target.kind == "dense":
         return 1, config.width, False
     size = task.input_shape[1:]
     large = len(size) == 2 and (config.views > 1 or min(size) >= 16)
-    plain = config.stages == "plain" and large and task.target.kind in ("classes", "labels")
+    plain = (
+        config.stages == "plain" and large and task.target.kind in ("classes", "labels")
+    )
     return patch_side(size, MAX_POSITIONS), config.width * (1 + plain), plain
 
 
@@ -81,37 +107,63 @@ def _network(request: "NetworkRequest") -> "CrossModalModel":
 
     config = request.hyperparameters.of(CnnConfig)
     stride, width, plain = _first_stage(request.task, config)
-    options = {name: getattr(config, name) for name in ("kernel", "dilation", "blocks", "views")}
+    options = {
+        name: getattr(config, name)
+        for name in ("kernel", "dilation", "blocks", "views")
+    }
     given = request.given("input_shape", "target", "seed", "statistics")
-    standardised, dropout = config.weights == "standardised", request.hyperparameters.refine.dropout
-    architecture = Architecture(**options, width=width, dropout=dropout, standardised=standardised, plain=plain)
-    return build_convolutional(architecture, **given, table=_is_table(request.task, config), stride=stride)
+    standardised = config.weights == "standardised"
+    dropout = request.hyperparameters.refine.dropout
+    architecture = Architecture(
+        **options, width=width, dropout=dropout, standardised=standardised, plain=plain
+    )
+    return build_convolutional(
+        architecture, **given, table=_is_table(request.task, config), stride=stride
+    )
 
 
 def _operations(task: "Task", values: Mapping[str, Scalar]) -> float | None:
-    """Return the operations of the blocks' convolutions; stem, shortcuts and head add a tenth at most."""
+    """Return the operations of the blocks' convolutions; stem, shortcuts and head add a
+    tenth at most.
+    """
     from orca_ray.methods.registry import from_flat
 
     if task.input_shape is None:
         return None
     config = from_flat(values).of(CnnConfig)
     stride, width, _ = _first_stage(task, config)
-    size = [1] if _is_table(task, config) else [math.ceil(side / stride) for side in task.input_shape[1:]]
+    size = (
+        [1]
+        if _is_table(task, config)
+        else [math.ceil(side / stride) for side in task.input_shape[1:]]
+    )
     total = 0.0
     for stage in range(3):
         reduced = 1 if task.target.kind == "dense" else 2**stage
         sides = [math.ceil(side / reduced) for side in size]
-        weights = [2 * min(config.kernel // 2, (side - 1) // config.dilation) + 1 for side in sides]
-        total += 4 * config.blocks * (width * reduced) ** 2 * math.prod(sides) * math.prod(weights)
+        weights = [
+            2 * min(config.kernel // 2, (side - 1) // config.dilation) + 1
+            for side in sides
+        ]
+        total += (
+            4
+            * config.blocks
+            * (width * reduced) ** 2
+            * math.prod(sides)
+            * math.prod(weights)
+        )
     return total
 
 
 RECIPE = Recipe(
     name="cnn",
     title="a residual convolutional network without pretraining, after DASH",
-    reference="Shen et al., Efficient Architecture Search for Diverse Tasks, NeurIPS 2022, arXiv:2204.07554, "
-    "github.com/sjunhongshen/DASH, and Xu et al., Specialized Foundation Models Struggle to Beat Supervised "
-    "Baselines, 2024, arXiv:2411.02796",
+    reference=(
+        "Shen et al., Efficient Architecture Search for Diverse Tasks, NeurIPS 2022,"
+        " arXiv:2204.07554, github.com/sjunhongshen/DASH, and Xu et al., Specialized"
+        " Foundation Models Struggle to Beat Supervised Baselines, 2024,"
+        " arXiv:2411.02796"
+    ),
     pretrained=False,
     uses_body=False,
     sections=("data", "refine"),

@@ -1,7 +1,9 @@
-"""``fno`` and ``unet``: a Fourier neural operator and a U-Net without pretraining, the usual baselines for fields.
+"""``fno`` and ``unet``: a Fourier neural operator and a U-Net without pretraining, the
+usual baselines for fields.
 
-The networks are in `orca_ray.models.fourier` and `orca_ray.models.convolution`, and the refine stage trains them;
-`docs/methods.md` says why the operator is our own, and which epochs fit a time.
+The networks are in `orca_ray.models.fourier` and `orca_ray.models.convolution`, and the
+refine stage trains them; `docs/methods.md` says why the operator is our own, and which
+epochs fit a time.
 """
 
 import math
@@ -20,7 +22,9 @@ if TYPE_CHECKING:
     from orca_ray.tasks.task import Task
 
 _SLOWNESS = 10.0
-"""Time per operation of Fourier transforms and complex products, relative to real ones, as measured on a CPU core."""
+"""Time per operation of Fourier transforms and complex products, relative to real ones,
+as measured on a CPU core.
+"""
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,9 @@ class FnoConfig(Config):
     """Options of the Fourier neural operator."""
 
     modes: Number = 12
-    """Number of frequencies that a layer keeps in each direction of each axis; all, if the resolution has fewer."""
+    """Number of frequencies that a layer keeps in each direction of each axis; all, if
+    the resolution has fewer.
+    """
     width: Number = 32
     layers: Number = 4
 
@@ -40,7 +46,9 @@ class UnetConfig(Config):
     width: Number = 32
     """Channels of the first level; each level below has twice as many."""
     levels: Count = 3
-    """Levels below the first, each of half the resolution; fewer, if a side of the field is short."""
+    """Levels below the first, each of half the resolution; fewer, if a side of the
+    field is short.
+    """
     padding: Annotated[str, partial(one_of, ("zeros", "circular"))] = "zeros"
     """``circular`` for periodic fields."""
 
@@ -48,32 +56,48 @@ class UnetConfig(Config):
 def _network(request: "NetworkRequest") -> "CrossModalModel":
     from orca_ray.models.fourier import FourierBody, build_field_model
 
-    config, dropout = request.hyperparameters.of(FnoConfig), request.hyperparameters.refine.dropout
+    config = request.hyperparameters.of(FnoConfig)
+    dropout = request.hyperparameters.refine.dropout
     return build_field_model(
-        lambda layout: FourierBody(layout, config.width, config.layers, config.modes, dropout), width=config.width,
+        lambda layout: FourierBody(
+            layout, config.width, config.layers, config.modes, dropout
+        ),
+        width=config.width,
         **request.given("input_shape", "target", "seed", "statistics"),
-    )  # fmt: skip
+    )
 
 
 def _unet(request: "NetworkRequest") -> "CrossModalModel":
     from orca_ray.models.convolution import Architecture, UNetBody
     from orca_ray.models.fourier import build_field_model
 
-    config, dropout = request.hyperparameters.of(UnetConfig), request.hyperparameters.refine.dropout
+    config = request.hyperparameters.of(UnetConfig)
+    dropout = request.hyperparameters.refine.dropout
     architecture = Architecture(
-        kernel=3, dilation=1, blocks=1, width=config.width, dropout=dropout, padding=config.padding, activation="gelu"
+        kernel=3,
+        dilation=1,
+        blocks=1,
+        width=config.width,
+        dropout=dropout,
+        padding=config.padding,
+        activation="gelu",
     )
     return build_field_model(
-        lambda layout: UNetBody(layout, architecture, config.levels), width=config.width,
+        lambda layout: UNetBody(layout, architecture, config.levels),
+        width=config.width,
         **request.given("input_shape", "target", "seed", "statistics"),
-    )  # fmt: skip
+    )
 
 
 def _operations(task: "Task", values: Mapping[str, Scalar]) -> float | None:
-    """Return the operations of the layers: Fourier transforms, and products of frequencies and of points."""
+    """Return the operations of the layers: Fourier transforms, and products of
+    frequencies and of points.
+    """
     if task.input_shape is None:
         return None
-    modes, width, layers = (int(values[f"fno.{name}"]) for name in ("modes", "width", "layers"))
+    modes, width, layers = (
+        int(values[f"fno.{name}"]) for name in ("modes", "width", "layers")
+    )
     *first, last = task.input_shape[1:]
     points = math.prod(task.input_shape[1:])
     kept = min(modes, last // 2 + 1) * math.prod(min(2 * modes, side) for side in first)
@@ -83,34 +107,63 @@ def _operations(task: "Task", values: Mapping[str, Scalar]) -> float | None:
 
 
 def _operations_of_unet(task: "Task", values: Mapping[str, Scalar]) -> float | None:
-    """Return the operations of the blocks; a level in two dimensions has about as many as any other."""
+    """Return the operations of the blocks; a level in two dimensions has about as many
+    as any other.
+    """
     if task.input_shape is None:
         return None
-    points, axes = math.prod(task.input_shape[1:]), len(task.input_shape) - 1
+    points = math.prod(task.input_shape[1:])
+    axes = len(task.input_shape) - 1
     first = 5 * 2 * points * 3**axes * int(values["unet.width"]) ** 2
-    return float(sum(first * (4 / 2**axes) ** level for level in range(int(values["unet.levels"]) + 1)))
+    return float(
+        sum(
+            first * (4 / 2**axes) ** level
+            for level in range(int(values["unet.levels"]) + 1)
+        )
+    )
 
 
 _recipe = partial(
-    Recipe, pretrained=False, uses_body=False, sections=("data", "refine"), variant=True,
+    Recipe,
+    pretrained=False,
+    uses_body=False,
+    sections=("data", "refine"),
+    variant=True,
     problem=lambda task: (
-        None if task.target.kind == "dense" else f"it predicts fields, a dense target, not {task.target.kind}"
+        None
+        if task.target.kind == "dense"
+        else f"it predicts fields, a dense target, not {task.target.kind}"
     ),
-)  # fmt: skip
+)
 RECIPES = (
     _recipe(
-        name="fno", title="a Fourier neural operator without pretraining",
-        reference="Li et al., Fourier Neural Operator for Parametric Partial Differential Equations, ICLR 2021, "
-        "arXiv:2010.08895, github.com/neuraloperator/neuraloperator",
-        options=(FnoConfig,), network=_network, operations=_operations,
+        name="fno",
+        title="a Fourier neural operator without pretraining",
+        reference=(
+            "Li et al., Fourier Neural Operator for Parametric Partial Differential"
+            " Equations, ICLR 2021, arXiv:2010.08895,"
+            " github.com/neuraloperator/neuraloperator"
+        ),
+        options=(FnoConfig,),
+        network=_network,
+        operations=_operations,
         # Chosen on the validation data of pocket/burgers16 and pocket/darcy16.
         defaults={"refine.learning_rate": 3e-3, "refine.batch_size": 16},
     ),
     _recipe(
-        name="unet", title="a U-Net without pretraining",
-        reference="Ronneberger et al., U-Net: Convolutional Networks for Biomedical Image Segmentation, 2015, "
-        "arXiv:1505.04597",
-        options=(UnetConfig,), network=_unet, operations=_operations_of_unet,
-        defaults={"refine.learning_rate": 1e-3, "refine.batch_size": 16, "refine.schedule": "cosine"},
+        name="unet",
+        title="a U-Net without pretraining",
+        reference=(
+            "Ronneberger et al., U-Net: Convolutional Networks for Biomedical Image"
+            " Segmentation, 2015, arXiv:1505.04597"
+        ),
+        options=(UnetConfig,),
+        network=_unet,
+        operations=_operations_of_unet,
+        defaults={
+            "refine.learning_rate": 1e-3,
+            "refine.batch_size": 16,
+            "refine.schedule": "cosine",
+        },
     ),
-)  # fmt: skip
+)

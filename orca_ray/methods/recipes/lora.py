@@ -1,12 +1,15 @@
-"""LoRA: train low-rank updates of a frozen body's weights, beside embedder and head; with and without aligning first.
+"""LoRA: train low-rank updates of a frozen body's weights, beside embedder and head;
+with and without aligning first.
 
 A linear layer W [out, in] of the body becomes
 
     W x + (alpha / rank) B A dropout(x),    A [rank, in], B [out, rank],
 
-of which A and B are trained. B starts at 0, so the network starts as that of ``nft``. The library ``peft`` does this.
-Biases and norms of the body stay as pretrained. ``lora.targets`` names the layers by their role, as each library has
-names of its own; a body in whose layers a role has no linear layer is refused (`orca_ray.methods.stages.networks`).
+of which A and B are trained. B starts at 0, so the network starts as that of ``nft``.
+The library ``peft`` does this. Biases and norms of the body stay as pretrained.
+``lora.targets`` names the layers by their role, as each library has names of its own; a
+body in whose layers a role has no linear layer is refused
+(`orca_ray.methods.stages.networks`).
 """
 
 from itertools import chain
@@ -17,20 +20,32 @@ from orca_ray.methods.recipe import Recipe, deferred, new_parameters
 
 def _recipe(name: str, title: str, *, aligns: bool) -> Recipe:
     return Recipe(
-        name=name, title=title, aligns=aligns, options=(LoraConfig,),
+        name=name,
+        title=title,
+        aligns=aligns,
+        options=(LoraConfig,),
         network=deferred("orca_ray.methods.stages.networks:lora_network"),
         trainable=lambda model: chain(
-            new_parameters(model), (value for name, value in model.body.named_parameters() if "lora_" in name)
+            new_parameters(model),
+            (value for name, value in model.body.named_parameters() if "lora_" in name),
         ),
-        names_body=True, relative_cost=0.8,
-        reference="Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, ICLR 2022, arXiv:2106.09685, "
-        "github.com/microsoft/LoRA",
-        # As with few trained parameters in general, they must change more than those of a whole body.
+        names_body=True,
+        relative_cost=0.8,
+        reference=(
+            "Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, ICLR 2022,"
+            " arXiv:2106.09685, github.com/microsoft/LoRA"
+        ),
+        # As with few trained parameters in general, they must change more than those of
+        # a whole body.
         defaults={"refine.learning_rate": 1e-3},
-    )  # fmt: skip
+    )
 
 
 RECIPES = (
     _recipe("lora", "refine low-rank updates, embedder and head only", aligns=False),
-    _recipe("orca_lora", "align, then refine low-rank updates, embedder and head only", aligns=True),
+    _recipe(
+        "orca_lora",
+        "align, then refine low-rank updates, embedder and head only",
+        aligns=True,
+    ),
 )

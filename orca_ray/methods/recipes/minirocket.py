@@ -1,9 +1,12 @@
-"""``minirocket`` and ``hydra``: random convolutional features and a linear model, the usual baselines for series.
+"""``minirocket`` and ``hydra``: random convolutional features and a linear model, the
+usual baselines for series.
 
-The features are those of MiniRocket and Hydra (see `orca_ray.models.minirocket`). The head is a ridge regression from
-these features to the target (1 and -1 for classes), fitted in closed form, in one epoch. The penalty of ``hydra`` is
-chosen by leave-one-out within the training samples, and its logits are scaled. By default, ``minirocket`` chooses its
-penalty on validation data; then the outputs rank the classes, but their softmax is no calibrated probability.
+The features are those of MiniRocket and Hydra (see `orca_ray.models.minirocket`). The
+head is a ridge regression from these features to the target (1 and -1 for classes),
+fitted in closed form, in one epoch. The penalty of ``hydra`` is chosen by leave-one-out
+within the training samples, and its logits are scaled. By default, ``minirocket``
+chooses its penalty on validation data; then the outputs rank the classes, but their
+softmax is no calibrated probability.
 """
 
 import math
@@ -22,22 +25,33 @@ if TYPE_CHECKING:
     from orca_ray.models.crossmodal import CrossModalModel
     from orca_ray.tasks.task import Task
 
-_LENGTH, _KERNELS = 9, 84
+_LENGTH = 9
+_KERNELS = 84
 MAX_SAMPLES = 100_000
-"""Largest number of training samples: the features of all of them, 40 kB each, are in memory."""
+"""Largest number of training samples: the features of all of them, 40 kB each, are in
+memory.
+"""
 
 
 @dataclass(frozen=True)
 class MiniRocketConfig(Config):
     """Options of the features; the defaults are the authors'."""
 
-    features: Annotated[int, partial(must, "at least 84 and at most 1e+05", lambda value: 84 <= value <= 1e5)] = 10_000
+    features: Annotated[
+        int,
+        partial(
+            must, "at least 84 and at most 1e+05", lambda value: 84 <= value <= 1e5
+        ),
+    ] = 10_000
     """Number of features, rounded down to a multiple of 84."""
     dilations: Number = 32
     """Largest number of dilations of a kernel."""
-    penalty: Annotated[str, partial(one_of, ("validation", "leave_one_out"))] = "validation"
-    """What chooses the penalty of the regression: validation data, or the training samples, each left out once, whose
-    predictions then also scale the logits."""
+    penalty: Annotated[str, partial(one_of, ("validation", "leave_one_out"))] = (
+        "validation"
+    )
+    """What chooses the penalty of the regression: validation data, or the training
+    samples, each left out once, whose predictions then also scale the logits.
+    """
 
 
 @dataclass(frozen=True)
@@ -46,26 +60,44 @@ class HydraConfig(Config):
 
     kernels: Number = 8
     """Number of kernels in a group."""
-    groups: Annotated[int, partial(must, "even and at least 2", lambda value: value >= 2 and value % 2 == 0)] = 64
+    groups: Annotated[
+        int,
+        partial(
+            must, "even and at least 2", lambda value: value >= 2 and value % 2 == 0
+        ),
+    ] = 64
     """Number of groups with each dilation."""
 
 
 def _problem(task: "Task") -> str | None:
     if task.target.kind == "dense":
-        return f"it predicts classes, labels or one number, not a field of shape {task.target.shape}"
+        return (
+            "it predicts classes, labels or one number, not a field of shape"
+            f" {task.target.shape}"
+        )
     if task.input_shape is not None and len(task.input_shape) != 2:
-        return f"it takes series, of shape (channels, length), not inputs of shape {task.input_shape}"
+        return (
+            "it takes series, of shape (channels, length), not inputs of shape"
+            f" {task.input_shape}"
+        )
     if task.input_shape is not None and task.input_shape[1] < _LENGTH:
-        return f"its kernels have {_LENGTH} positions, and the series of this task have {task.input_shape[1]}"
+        return (
+            f"its kernels have {_LENGTH} positions, and the series of this task have"
+            f" {task.input_shape[1]}"
+        )
     if task.num_samples is not None and task.num_samples[0] > MAX_SAMPLES:
-        return f"it holds the features of all training samples in memory: {task.num_samples[0]} are above {MAX_SAMPLES}"
+        return (
+            "it holds the features of all training samples in memory:"
+            f" {task.num_samples[0]} are above {MAX_SAMPLES}"
+        )
     return None
 
 
 def _minirocket(request: "NetworkRequest") -> "Body":
     from orca_ray.models.minirocket import MiniRocketBody, fit_dilations
 
-    config, (channels, length) = request.hyperparameters.of(MiniRocketConfig), request.arguments["input_shape"]
+    config = request.hyperparameters.of(MiniRocketConfig)
+    channels, length = request.arguments["input_shape"]
     dilations = fit_dilations(length, config.features, config.dilations)
     return MiniRocketBody(length, channels, dilations, request.arguments["seed"])
 
@@ -73,8 +105,11 @@ def _minirocket(request: "NetworkRequest") -> "Body":
 def _hydra(request: "NetworkRequest") -> "Body":
     from orca_ray.models.minirocket import HydraBody
 
-    config, (channels, length) = request.hyperparameters.of(HydraConfig), request.arguments["input_shape"]
-    return HydraBody(length, channels, config.kernels, config.groups, request.arguments["seed"])
+    config = request.hyperparameters.of(HydraConfig)
+    channels, length = request.arguments["input_shape"]
+    return HydraBody(
+        length, channels, config.kernels, config.groups, request.arguments["seed"]
+    )
 
 
 def _both(request: "NetworkRequest") -> "Body":
@@ -83,12 +118,16 @@ def _both(request: "NetworkRequest") -> "Body":
     return JoinedBody([_minirocket(request), _hydra(request)])
 
 
-def _network(request: "NetworkRequest", body: "Callable[[NetworkRequest], Body]") -> "CrossModalModel":
+def _network(
+    request: "NetworkRequest", body: "Callable[[NetworkRequest], Body]"
+) -> "CrossModalModel":
     from orca_ray.models.features import limited
     from orca_ray.models.minirocket import build_series_model
 
     made = limited(body(request), request.hyperparameters.of(LinearConfig).limit)
-    return build_series_model(made, **request.given("input_shape", "target", "statistics"))
+    return build_series_model(
+        made, **request.given("input_shape", "target", "statistics")
+    )
 
 
 def _stages(trial: "Trial") -> "list[Stage]":
@@ -103,45 +142,82 @@ def _operations(task: "Task", values: Mapping[str, Scalar]) -> float | None:
         return None
     channels, length = task.input_shape
     features = int(values["minirocket.features"])
-    dilations = min(int(values["minirocket.dilations"]), features // _KERNELS, max(1, length // (_LENGTH - 1)))
-    return float(length * (2 * dilations * _KERNELS * _LENGTH * channels + 2 * features))
+    dilations = min(
+        int(values["minirocket.dilations"]),
+        features // _KERNELS,
+        max(1, length // (_LENGTH - 1)),
+    )
+    return float(
+        length * (2 * dilations * _KERNELS * _LENGTH * channels + 2 * features)
+    )
 
 
 def _operations_of_hydra(task: "Task", values: Mapping[str, Scalar]) -> float | None:
     if task.input_shape is None:
         return None
     channels, length = task.input_shape
-    kernels = 2 * math.log2(length) * int(values["hydra.kernels"]) * int(values["hydra.groups"])
+    kernels = (
+        2
+        * math.log2(length)
+        * int(values["hydra.kernels"])
+        * int(values["hydra.groups"])
+    )
     return length * kernels * (_LENGTH * channels + 4)
 
 
 def _operations_of_both(task: "Task", values: Mapping[str, Scalar]) -> float | None:
-    one, other = _operations(task, values), _operations_of_hydra(task, values)
+    one = _operations(task, values)
+    other = _operations_of_hydra(task, values)
     return None if one is None or other is None else one + other
 
 
 _recipe = partial(
-    Recipe, pretrained=False, uses_body=False, sections=("data",), problem=_problem, stages=_stages,
-    trainable=head_parameters, fitted=True, refits=True, variant=True,
-)  # fmt: skip
+    Recipe,
+    pretrained=False,
+    uses_body=False,
+    sections=("data",),
+    problem=_problem,
+    stages=_stages,
+    trainable=head_parameters,
+    fitted=True,
+    refits=True,
+    variant=True,
+)
 RECIPES = (
     _recipe(
-        name="minirocket", title="random convolutional features of series, and a linear model",
-        reference="Dempster et al., MiniRocket: A Very Fast (Almost) Deterministic Transform for Time Series "
-        "Classification, KDD 2021, arXiv:2012.08791, github.com/angus924/minirocket",
-        options=(MiniRocketConfig, LinearConfig), network=partial(_network, body=_minirocket), operations=_operations,
+        name="minirocket",
+        title="random convolutional features of series, and a linear model",
+        reference=(
+            "Dempster et al., MiniRocket: A Very Fast (Almost) Deterministic Transform"
+            " for Time Series Classification, KDD 2021, arXiv:2012.08791,"
+            " github.com/angus924/minirocket"
+        ),
+        options=(MiniRocketConfig, LinearConfig),
+        network=partial(_network, body=_minirocket),
+        operations=_operations,
     ),
     _recipe(
-        name="hydra", title="competing random convolutional kernels on series, and a linear model",
-        reference="Dempster et al., Hydra: Competing Convolutional Kernels for Fast and Accurate Time Series "
-        "Classification, Data Mining and Knowledge Discovery 2023, arXiv:2203.13652, github.com/angus924/hydra",
-        options=(HydraConfig, LinearConfig), network=partial(_network, body=_hydra), operations=_operations_of_hydra,
+        name="hydra",
+        title="competing random convolutional kernels on series, and a linear model",
+        reference=(
+            "Dempster et al., Hydra: Competing Convolutional Kernels for Fast and"
+            " Accurate Time Series Classification, Data Mining and Knowledge Discovery"
+            " 2023, arXiv:2203.13652, github.com/angus924/hydra"
+        ),
+        options=(HydraConfig, LinearConfig),
+        network=partial(_network, body=_hydra),
+        operations=_operations_of_hydra,
     ),
     _recipe(
-        name="minirocket_hydra", title="the features of `minirocket` and `hydra` together, and a linear model",
-        reference="Dempster et al., Hydra, 2023, arXiv:2203.13652, and MiniRocket, 2021, arXiv:2012.08791, "
-        "github.com/angus924/hydra",
-        options=(MiniRocketConfig, HydraConfig, LinearConfig), network=partial(_network, body=_both),
-        operations=_operations_of_both, defaults={"minirocket.penalty": "leave_one_out"},
+        name="minirocket_hydra",
+        title="the features of `minirocket` and `hydra` together, and a linear model",
+        reference=(
+            "Dempster et al., Hydra, 2023, arXiv:2203.13652, and MiniRocket, 2021,"
+            " arXiv:2012.08791, github.com/angus924/hydra"
+        ),
+        options=(MiniRocketConfig, HydraConfig, LinearConfig),
+        network=partial(_network, body=_both),
+        operations=_operations_of_both,
+        defaults={"minirocket.penalty": "leave_one_out"},
     ),
-)  # fmt: skip
+)

@@ -1,6 +1,8 @@
-"""Recipes of ORCA (align the embedder, then fine-tune everything) and of the methods that it is compared with.
+"""Recipes of ORCA (align the embedder, then fine-tune everything) and of the methods
+that it is compared with.
 
-``published.toml`` declares them. Two are controls, which show what the pretrained body contributes.
+``published.toml`` declares them. Two are controls, which show what the pretrained body
+contributes.
 """
 
 from functools import partial
@@ -11,6 +13,11 @@ from orca_ray.methods.recipe import Recipe, align_then_refine, deferred
 guarded = partial(align_then_refine, guarded=True)
 _FUNCTIONS = ("network", "stages", "trainable")
 RECIPES = tuple(
-    Recipe(name=name, **(fields | {key: deferred(fields[key]) for key in _FUNCTIONS if key in fields}))
+    Recipe(
+        name=name,
+        **(
+            fields | {key: deferred(fields[key]) for key in _FUNCTIONS if key in fields}
+        ),
+    )
     for name, fields in tables(__package__, "published.toml").items()
 )

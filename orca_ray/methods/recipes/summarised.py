@@ -1,15 +1,19 @@
-"""``linear``, ``nearest``, ``forest`` and ``kernel_ridge``, for any kind of data, and ``gradient_boosting``.
+"""``linear``, ``nearest``, ``forest`` and ``kernel_ridge``, for any kind of data, and
+``gradient_boosting``.
 
-The first four use the features of `orca_ray.models.features`: the values of tables and fields, and summaries of
-series, images and recordings. ``linear`` is a logistic regression for classes and labels, else a ridge regression.
-``nearest`` averages the targets of the nearest training samples. ``forest`` is a random forest of scikit-learn.
-``kernel_ridge`` is a ridge regression of Gaussian kernels. Penalties, the width of the kernels and the number of
-neighbours are chosen within the training samples.
+The first four use the features of `orca_ray.models.features`: the values of tables and
+fields, and summaries of series, images and recordings. ``linear`` is a logistic
+regression for classes and labels, else a ridge regression. ``nearest`` averages the
+targets of the nearest training samples. ``forest`` is a random forest of scikit-learn.
+``kernel_ridge`` is a ridge regression of Gaussian kernels. Penalties, the width of the
+kernels and the number of neighbours are chosen within the training samples.
 
-``gradient_boosting`` is the usual baseline for tables: trees of LightGBM, of the values. An epoch adds
-``boosting.rounds`` rounds of one tree each, or of one tree for each class if there are more than two. For a target of
-several labels, each label has a booster. The trees of the best epoch on validation data are kept. The trees minimise
-log loss or squared error instead of the task's loss; the task's metric compares the epochs. Missing values are allowed.
+``gradient_boosting`` is the usual baseline for tables: trees of LightGBM, of the
+values. An epoch adds ``boosting.rounds`` rounds of one tree each, or of one tree for
+each class if there are more than two. For a target of several labels, each label has a
+booster. The trees of the best epoch on validation data are kept. The trees minimise log
+loss or squared error instead of the task's loss; the task's metric compares the epochs.
+Missing values are allowed.
 """
 
 import importlib.util
@@ -28,14 +32,19 @@ if TYPE_CHECKING:
     from orca_ray.models.crossmodal import CrossModalModel
     from orca_ray.tasks.task import Task
 
-_MOST_VALUES, _MOST_WEIGHTS = 2**16, 2**26
-"""Largest number of values of an input, and of an output, and of the weights between them."""
+_MOST_VALUES = 2**16
+_MOST_WEIGHTS = 2**26
+"""Largest number of values of an input, and of an output, and of the weights between
+them.
+"""
 MAX_FEATURES = 4096
 """Largest number of values of an input for ``gradient_boosting``."""
 
 
 def _features(task: "Task") -> str:
-    """Return the kind of features for the inputs of ``task``, a name in `orca_ray.models.features.FEATURES`."""
+    """Return the kind of features for the inputs of ``task``, a name in
+    `orca_ray.models.features.FEATURES`.
+    """
     assert task.input_shape is not None, "a resolved task knows its shapes"
     _, *size = task.input_shape
     if task.domain in TABLES or task.target.kind == "dense" or math.prod(size) == 1:
@@ -47,13 +56,19 @@ def _features(task: "Task") -> str:
 
 def _problem(task: "Task", *, fields: bool = True) -> str | None:
     if not fields and task.target.kind == "dense":
-        return f"it predicts classes, labels or one number, not a field of shape {task.target.shape}"
+        return (
+            "it predicts classes, labels or one number, not a field of shape"
+            f" {task.target.shape}"
+        )
     if task.input_shape is None:
         return None
     values = math.prod(task.input_shape) if _features(task) == "values" else 1
     for what, number in (("an input", values), ("an output", task.target.num_outputs)):
         if number > _MOST_VALUES or values * task.target.num_outputs > _MOST_WEIGHTS:
-            return f"{what} has {number} values; at most {_MOST_VALUES}, and {_MOST_WEIGHTS} for their product"
+            return (
+                f"{what} has {number} values; at most {_MOST_VALUES}, and"
+                f" {_MOST_WEIGHTS} for their product"
+            )
     return None
 
 
@@ -61,80 +76,142 @@ def _boosting_problem(task: "Task") -> str | None:
     if importlib.util.find_spec("lightgbm") is None:
         return "it needs the package lightgbm: pip install 'orca-ray[trees]'"
     found = _problem(task, fields=False)
-    if found or task.input_shape is None or (number := math.prod(task.input_shape)) <= MAX_FEATURES:
+    if (
+        found
+        or task.input_shape is None
+        or (number := math.prod(task.input_shape)) <= MAX_FEATURES
+    ):
         return found
     shape = f"{number} values (shape {task.input_shape})"
-    return f"an input has {shape}, and trees take each value as a feature of a table: at most {MAX_FEATURES}"
+    return (
+        f"an input has {shape}, and trees take each value as a feature of a table: at"
+        f" most {MAX_FEATURES}"
+    )
 
 
 def _network(request: "NetworkRequest", stage: str, features: str) -> "CrossModalModel":
     from orca_ray.models.crossmodal import CrossModalModel
     from orca_ray.models.features import FeatureEmbedder
 
-    embedder = FeatureEmbedder(features or _features(request.task), request.arguments["input_shape"])
+    embedder = FeatureEmbedder(
+        features or _features(request.task), request.arguments["input_shape"]
+    )
     body, head = resolve_name(stage).network(request, embedder.width)
     return CrossModalModel(embedder, body, head, request.arguments["statistics"])
 
 
-def _operations(task: "Task", values: Mapping[str, Scalar], method: str = "") -> float | None:
-    """Return about the operations of features and outputs; some passes over the samples fit them."""
+def _operations(
+    task: "Task", values: Mapping[str, Scalar], method: str = ""
+) -> float | None:
+    """Return about the operations of features and outputs; some passes over the samples
+    fit them.
+    """
     if task.input_shape is None:
         return None
-    size, count = math.prod(task.input_shape), sum(task.num_samples or (1000,))
-    passes = 30 if method == "linear" and task.target.kind in ("classes", "labels") else 1
-    own = {  # distances to all samples; a comparison of a tree takes as long as some hundred operations
-        "kernel_ridge": 2 * size * min(count, 1000) + 4 * min(count, 1000) ** 2 * min(1.0, 10_000 / count),
+    size = math.prod(task.input_shape)
+    count = sum(task.num_samples or (1000,))
+    passes = (
+        30 if method == "linear" and task.target.kind in ("classes", "labels") else 1
+    )
+    # distances to all samples; a comparison of a tree takes as long as some hundred
+    # operations
+    own = {
+        "kernel_ridge": (
+            2 * size * min(count, 1000)
+            + 4 * min(count, 1000) ** 2 * min(1.0, 10_000 / count)
+        ),
         "nearest": 0.5 * size * min(count, 50_000),
-        "forest": 30_000 * math.sqrt(min(size, 1000)) * min(1.0, 10_000 / count) * math.log2(count),
+        "forest": (
+            30_000
+            * math.sqrt(min(size, 1000))
+            * min(1.0, 10_000 / count)
+            * math.log2(count)
+        ),
     }
-    return float(100 * size + 2 * size * task.target.num_outputs * passes) + own.get(method, 0.0)
+    return float(100 * size + 2 * size * task.target.num_outputs * passes) + own.get(
+        method, 0.0
+    )
 
 
 def _boosting_operations(task: "Task", values: Mapping[str, Scalar]) -> float | None:
-    """Return the additions to histograms, of each feature at each level of the trees of an epoch."""
+    """Return the additions to histograms, of each feature at each level of the trees of
+    an epoch.
+    """
     if task.input_shape is None:
         return None
     trees = int(values["boosting.rounds"]) * task.target.num_outputs
-    return float(trees * math.prod(task.input_shape) * math.log2(int(values["boosting.leaves"])))
+    return float(
+        trees * math.prod(task.input_shape) * math.log2(int(values["boosting.leaves"]))
+    )
 
 
-def _recipe(name: str, title: str, reference: str, stage: str, features: str = "", **parts: Any) -> Recipe:
+def _recipe(
+    name: str, title: str, reference: str, stage: str, features: str = "", **parts: Any
+) -> Recipe:
     stage = f"orca_ray.methods.stages.summarised:{stage}"
     usual: dict[str, Any] = {
-        "sections": ("data",), "operations": partial(_operations, method=name), "refits": True, "problem": _problem,
-    }  # fmt: skip
+        "sections": ("data",),
+        "operations": partial(_operations, method=name),
+        "refits": True,
+        "problem": _problem,
+    }
     return Recipe(
-        name=name, title=f"{title}, without a network", reference=reference, pretrained=False, uses_body=False,
-        network=partial(_network, stage=stage, features=features), fitted=True, variant=True,
-        stages=lambda trial: [resolve_name(stage)(trial)], **{**usual, **parts},
-    )  # fmt: skip
+        name=name,
+        title=f"{title}, without a network",
+        reference=reference,
+        pretrained=False,
+        uses_body=False,
+        network=partial(_network, stage=stage, features=features),
+        fitted=True,
+        variant=True,
+        stages=lambda trial: [resolve_name(stage)(trial)],
+        **{**usual, **parts},
+    )
 
 
 RECIPES = (
     _recipe(
-        "linear", "logistic or ridge regression of features",
-        "Hoerl and Kennard, Ridge Regression, 1970, and Cox, The Regression Analysis of Binary Sequences, 1958",
-        "LinearStage", trainable=head_parameters, options=(LinearConfig,),
+        "linear",
+        "logistic or ridge regression of features",
+        "Hoerl and Kennard, Ridge Regression, 1970, and Cox, The Regression Analysis of"
+        " Binary Sequences, 1958",
+        "LinearStage",
+        trainable=head_parameters,
+        options=(LinearConfig,),
     ),
     _recipe(
-        "nearest", "nearest neighbours by features",
-        "Cover and Hart, Nearest Neighbor Pattern Classification, IEEE Transactions on Information Theory 1967",
+        "nearest",
+        "nearest neighbours by features",
+        "Cover and Hart, Nearest Neighbor Pattern Classification, IEEE Transactions on"
+        " Information Theory 1967",
         "NearestStage",
     ),
     _recipe(
-        "forest", "a random forest of features", "Breiman, Random Forests, Machine Learning 2001",
-        "ForestStage", problem=partial(_problem, fields=False), options=(ForestConfig,),
+        "forest",
+        "a random forest of features",
+        "Breiman, Random Forests, Machine Learning 2001",
+        "ForestStage",
+        problem=partial(_problem, fields=False),
+        options=(ForestConfig,),
     ),
     _recipe(
-        "kernel_ridge", "ridge regression of Gaussian kernels around training samples",
-        "Williams and Seeger, Using the Nyström Method to Speed Up Kernel Machines, NeurIPS 2000",
-        "KernelStage", problem=partial(_problem, fields=False),
+        "kernel_ridge",
+        "ridge regression of Gaussian kernels around training samples",
+        "Williams and Seeger, Using the Nyström Method to Speed Up Kernel Machines,"
+        " NeurIPS 2000",
+        "KernelStage",
+        problem=partial(_problem, fields=False),
     ),
     _recipe(
-        "gradient_boosting", "gradient-boosted trees",
-        "Ke et al., LightGBM: A Highly Efficient Gradient Boosting Decision Tree, NeurIPS 2017, "
-        "github.com/microsoft/LightGBM",
-        "BoostingStage", "values", sections=("data", "refine.epochs"), options=(BoostingConfig,),
-        problem=_boosting_problem, operations=_boosting_operations,
+        "gradient_boosting",
+        "gradient-boosted trees",
+        "Ke et al., LightGBM: A Highly Efficient Gradient Boosting Decision Tree,"
+        " NeurIPS 2017, github.com/microsoft/LightGBM",
+        "BoostingStage",
+        "values",
+        sections=("data", "refine.epochs"),
+        options=(BoostingConfig,),
+        problem=_boosting_problem,
+        operations=_boosting_operations,
     ),
-)  # fmt: skip
+)

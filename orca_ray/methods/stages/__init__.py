@@ -1,1 +1,5 @@
-"""The stages of a trial. They import torch; options, recipes and registry of methods do not: planning must be fast."""
+"""The stages of a trial.
+
+They import torch; options, recipes and registry of methods do not: planning must be
+fast.
+"""

@@ -1,4 +1,6 @@
-"""Changes of the body by methods: the attention layer of `no_body`, and the adapters of `lora`, made by ``peft``."""
+"""Changes of the body by methods: the attention layer of `no_body`, and the adapters of
+`lora`, made by ``peft``.
+"""
 
 import contextlib
 import logging
@@ -20,31 +22,50 @@ _FUSED = {"qkv", "Wqkv", "c_attn", "query_key_value"}
 _ROLES: Mapping[str, Callable[[str], bool]] = {
     "attention": lambda name: "att" in name,
     "mlp": lambda name: "att" not in name,
-    "query": lambda name: name.rpartition(".")[2] in {"q", "query", "q_proj", "q_lin", *_FUSED},
-    "value": lambda name: name.rpartition(".")[2] in {"v", "value", "v_proj", "v_lin", *_FUSED},
+    "query": lambda name: (
+        name.rpartition(".")[2] in {"q", "query", "q_proj", "q_lin", *_FUSED}
+    ),
+    "value": lambda name: (
+        name.rpartition(".")[2] in {"v", "value", "v_proj", "v_lin", *_FUSED}
+    ),
 }
-"""Whether a linear layer has a role, given its name inside a transformer layer, e.g. ``attention.self.query``."""
+"""Whether a linear layer has a role, given its name inside a transformer layer, e.g.
+``attention.self.query``.
+"""
 
 HEAD_WIDTH = 64
-"""Width of an attention head of `AttentionBody` if the token width is a multiple of it; if not, there is one head."""
+"""Width of an attention head of `AttentionBody` if the token width is a multiple of it;
+if not, there is one head.
+"""
 
 
 class AttentionBody(Body):
-    """Body of one multi-head self-attention layer with a residual connection and a norm, [B, T, D] -> [B, T, D]."""
+    """Body of one multi-head self-attention layer with a residual connection and a
+    norm, [B, T, D] -> [B, T, D].
+    """
 
     def __init__(self, replaced: LoadedBody, dropout: float) -> None:
-        """Initialise at random; modality, token width and number of prefix tokens are those of ``replaced``."""
+        """Initialise at random; modality, token width and number of prefix tokens are
+        those of ``replaced``.
+        """
         super().__init__()
         width = replaced.stem.width
-        self.modality, self.num_prefix_tokens = replaced.body.modality, replaced.body.num_prefix_tokens
+        self.modality = replaced.body.modality
+        self.num_prefix_tokens = replaced.body.num_prefix_tokens
         self.feature_width = width
         num_heads = width // HEAD_WIDTH if width % HEAD_WIDTH == 0 else 1
-        self.attention = nn.MultiheadAttention(width, num_heads, dropout, batch_first=True)
+        self.attention = nn.MultiheadAttention(
+            width, num_heads, dropout, batch_first=True
+        )
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+    def forward(
+        self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None
+    ) -> Tensor:
         """Return the features [B, T, D]; ``grid`` is not used."""
-        attended, _ = self.attention(tokens_BTD, tokens_BTD, tokens_BTD, need_weights=False)
+        attended, _ = self.attention(
+            tokens_BTD, tokens_BTD, tokens_BTD, need_weights=False
+        )
         features: Tensor = self.norm(tokens_BTD + attended)
         return features
 
@@ -64,21 +85,27 @@ def lora_network(request: NetworkRequest) -> CrossModalModel:
 
 
 def insert_adapters(body: Body, options: LoraConfig) -> None:
-    """Replace linear layers of ``body`` in place by those of `peft`; torch's global generator draws LoRA's A matrices.
+    """Replace linear layers of ``body`` in place by those of `peft`; torch's global
+    generator draws LoRA's A matrices.
 
-    Raises UserError if the library is not installed, or if a layer to adapt is missing (see `linear_layers`).
+    Raises UserError if the library is not installed, or if a layer to adapt is missing
+    (see `linear_layers`).
     """
     try:
         with _without_hub_kernels():
             import peft
     except ModuleNotFoundError as error:
-        raise UserError(f"LoRA needs the package {error.name!r}: pip install 'orca-ray[predict]'") from error
+        raise UserError(
+            f"LoRA needs the package {error.name!r}: pip install 'orca-ray[predict]'"
+        ) from error
     chosen = list(linear_layers(body, options.targets))
     config = peft.LoraConfig(
-        r=options.rank, lora_alpha=options.alpha, lora_dropout=options.dropout,
+        r=options.rank,
+        lora_alpha=options.alpha,
+        lora_dropout=options.dropout,
         target_modules="|".join(map(re.escape, chosen)),
         fan_in_fan_out=isinstance(body.get_submodule(chosen[0]), Conv1D),
-    )  # fmt: skip
+    )
     peft.inject_adapter_in_model(config, body)
 
 
@@ -86,9 +113,12 @@ def insert_adapters(body: Body, options: LoraConfig) -> None:
 def _without_hub_kernels() -> Iterator[None]:
     """Context manager: make the package ``kernels`` look missing.
 
-    If it is installed, bitsandbytes, which peft imports, downloads compiled code from the hub and runs it.
+    If it is installed, bitsandbytes, which peft imports, downloads compiled code from
+    the hub and runs it.
     """
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # it warns that the package is missing
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(
+        logging.ERROR
+    )  # it warns that the package is missing
     found = sys.modules.get("kernels")
     sys.modules["kernels"] = None  # type: ignore[assignment]
     try:
@@ -101,23 +131,38 @@ def _without_hub_kernels() -> Iterator[None]:
 
 
 def linear_layers(body: Body, targets: str) -> dict[str, nn.Module]:
-    """Return by name the linear layers of ``body`` that LoRA adapts if ``lora.targets`` is ``targets``.
+    """Return by name the linear layers of ``body`` that LoRA adapts if ``lora.targets``
+    is ``targets``.
 
-    Raises UserError if the body has no transformer layers, or if one has no linear layer of a kind in ``targets``.
+    Raises UserError if the body has no transformer layers, or if one has no linear
+    layer of a kind in ``targets``.
     """
     names = {module: name for name, module in body.named_modules()}
     layers = repeated_layers(body)
     if not layers:
-        raise UserError(f"LoRA adapts transformer layers, and the body ({type(body).__name__}) has none")
+        raise UserError(
+            f"LoRA adapts transformer layers, and the body ({type(body).__name__}) has"
+            " none"
+        )
     chosen: dict[str, nn.Module] = {}
     for layer in layers:
-        linear = {name: part for name, part in layer.named_modules() if isinstance(part, nn.Linear | Conv1D)}
+        linear = {
+            name: part
+            for name, part in layer.named_modules()
+            if isinstance(part, nn.Linear | Conv1D)
+        }
         for role in TARGETS[targets]:
-            found = {f"{names[layer]}.{name}": part for name, part in linear.items() if _ROLES[role](name)}
+            found = {
+                f"{names[layer]}.{name}": part
+                for name, part in linear.items()
+                if _ROLES[role](name)
+            }
             if not found:
                 raise UserError(
-                    f"lora.targets {targets!r}: the body has no linear layer for {role} in {names[layer]}, which has "
-                    f"{', '.join(linear) or 'no linear layer at all'}: choose another of {', '.join(TARGETS)}"
+                    f"lora.targets {targets!r}: the body has no linear layer for {role}"
+                    f" in {names[layer]}, which has"
+                    f" {', '.join(linear) or 'no linear layer at all'}: choose another"
+                    f" of {', '.join(TARGETS)}"
                 )
             chosen |= found
     return chosen

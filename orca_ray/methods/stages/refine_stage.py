@@ -1,4 +1,6 @@
-"""The refine stage of one trial: training, selection of the best epoch by validation, and the test."""
+"""The refine stage of one trial: training, selection of the best epoch by validation,
+and the test.
+"""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, replace
@@ -17,7 +19,9 @@ from orca_ray.training.refine import RefineEpoch, RefineLoop
 
 
 class RefineStage:
-    """Stage that trains by gradients; if ``final``, it ends with the best weights and, if `Trial.test`, a test."""
+    """Stage that trains by gradients; if ``final``, it ends with the best weights and,
+    if `Trial.test`, a test.
+    """
 
     parallel = True
 
@@ -35,14 +39,18 @@ class RefineStage:
         """Plan the stage.
 
         Args:
-            trial, name: the trial that the stage belongs to, and the stage's name in reports.
+            trial, name: the trial that the stage belongs to, and the stage's name in
+                reports.
             parameters: returns the parameters to train; None: `Trial.trainable`.
             config: options; None: those of the trial.
             batch_term, step_term: losses that are added to the task's loss.
-            final: whether the trial ends with this stage. If not, the model keeps the weights of the last epoch, and
-                the validation scores are reported but do not count in the outcome.
+            final: whether the trial ends with this stage. If not, the model keeps the
+                weights of the last epoch, and the validation scores are reported but do
+                not count in the outcome.
         """
-        self.name, self._trial, self._final = name, trial, final
+        self.name = name
+        self._trial = trial
+        self._final = final
         self._choose = parameters or trial.trainable
         self._config = config or trial.hyperparameters.refine
         self._terms = batch_term, step_term
@@ -57,32 +65,56 @@ class RefineStage:
         return self._loop is not None and self._loop.done
 
     def step(self) -> EpochProgress:
-        """Run one epoch; the last of a final stage also loads the best weights and, if the trial tests, tests them."""
+        """Run one epoch; the last of a final stage also loads the best weights and, if
+        the trial tests, tests them.
+        """
         self._loop = loop = self._loop or self._make()
         self._epoch = epoch = loop.step()
         if loop.done and self._final:
             self._finish(loop)
         return EpochProgress(
-            stage=self.name, epoch=epoch.epoch, epochs=self._config.epochs, loss=epoch.loss,
-            validation_score=epoch.validation_score, learning_rate=epoch.learning_rate, seconds=epoch.seconds,
-        )  # fmt: skip
+            stage=self.name,
+            epoch=epoch.epoch,
+            epochs=self._config.epochs,
+            loss=epoch.loss,
+            validation_score=epoch.validation_score,
+            learning_rate=epoch.learning_rate,
+            seconds=epoch.seconds,
+        )
 
     def add_to(self, outcome: Outcome) -> Outcome:
-        """Return a copy of ``outcome`` plus the last epoch's seconds and, if ``final``, best epoch and test score."""
-        loop, epoch = self._loop, self._epoch
+        """Return a copy of ``outcome`` plus the last epoch's seconds and, if ``final``,
+        best epoch and test score.
+        """
+        loop = self._loop
+        epoch = self._epoch
         assert loop is not None
         assert epoch is not None
         notes = joined(outcome.notes, [*loop.notes, *self._trial.artefacts.notes])
         if not self._final:
-            return replace(outcome, align_seconds=outcome.align_seconds + epoch.seconds, notes=notes)
+            return replace(
+                outcome,
+                align_seconds=outcome.align_seconds + epoch.seconds,
+                notes=notes,
+            )
         return replace(
-            outcome, **asdict(loop.throughput()), notes=notes,
-            validation_score=loop.best_score, best_epoch=loop.best_epoch, epochs=epoch.epoch,
+            outcome,
+            **asdict(loop.throughput()),
+            notes=notes,
+            validation_score=loop.best_score,
+            best_epoch=loop.best_epoch,
+            epochs=epoch.epoch,
             training_loss=epoch.loss,
-            refine_seconds=outcome.refine_seconds + epoch.seconds - epoch.validation_seconds,
-            evaluate_seconds=outcome.evaluate_seconds + epoch.validation_seconds + self._seconds,
-            precision=loop.precision.name, micro_batch=loop.micro_batch, test_score=self._test_score,
-        )  # fmt: skip
+            refine_seconds=outcome.refine_seconds
+            + epoch.seconds
+            - epoch.validation_seconds,
+            evaluate_seconds=outcome.evaluate_seconds
+            + epoch.validation_seconds
+            + self._seconds,
+            precision=loop.precision.name,
+            micro_batch=loop.micro_batch,
+            test_score=self._test_score,
+        )
 
     def state_dict(self) -> Mapping[str, Any] | None:
         """Return the state for `load_state_dict`; None before the first step."""
@@ -105,10 +137,21 @@ class RefineStage:
         self._trial.artefacts.after_test(predictions)
 
     def _make(self) -> RefineLoop:
-        trial, (batch_term, step_term) = self._trial, self._terms
+        trial = self._trial
+        batch_term, step_term = self._terms
         return RefineLoop(
-            trial.model, self._choose(trial.model), trial.data.train, trial.data.validation, trial.objective,
-            self._config, seed=trial.seed, device=trial.device, augmentation=trial.augmentation,
-            batch_term=batch_term, step_term=step_term, on_step=trial.on_step, ranks=trial.ranks,
+            trial.model,
+            self._choose(trial.model),
+            trial.data.train,
+            trial.data.validation,
+            trial.objective,
+            self._config,
+            seed=trial.seed,
+            device=trial.device,
+            augmentation=trial.augmentation,
+            batch_term=batch_term,
+            step_term=step_term,
+            on_step=trial.on_step,
+            ranks=trial.ranks,
             by_log_loss=trial.by_log_loss,
-        )  # fmt: skip
+        )

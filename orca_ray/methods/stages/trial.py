@@ -22,50 +22,92 @@ from orca_ray.models.weights import BodyArchitecture
 from orca_ray.results.artefacts import Artefact, within_limits
 from orca_ray.tasks.augmentations import Augmentation
 from orca_ray.tasks.task import Task
-from orca_ray.training.artefacts.base import Aligned, Evaluated, Evidence, compute_artefacts, evenly, failure
+from orca_ray.training.artefacts.base import (
+    Aligned,
+    Evaluated,
+    Evidence,
+    compute_artefacts,
+    evenly,
+    failure,
+)
 from orca_ray.training.checkpoint import AlignedCache
 from orca_ray.training.evaluate import Objective, of_samples
 from orca_ray.training.ranks import ALONE, Ranks
 
 NUM_POINTS = 200
-"""Largest number of source samples, and of training samples, whose features are shown in a picture."""
+"""Largest number of source samples, and of training samples, whose features are shown
+in a picture.
+"""
 _BATCH_SIZE = 32
 
 
 class ArtefactCollector:
-    """Collector that computes each artefact of a trial as soon as its inputs exist. Failures become `notes`."""
+    """Collector that computes each artefact of a trial as soon as its inputs exist.
+
+    Failures become `notes`.
+    """
 
     def __init__(self, task: Task, data: PreparedData) -> None:
-        self._task, self._data = task, data
+        self._task = task
+        self._data = data
         self._before: np.ndarray | None = None
         self.found: list[Artefact] = []
         self.notes: list[str] = []
         """One sentence for each kind of artefact that failed."""
 
     def before_aligning(self, model: CrossModalModel, device: torch.device) -> None:
-        """Compute and keep the features of some training samples; call it with the embedder's initial weights."""
+        """Compute and keep the features of some training samples; call it with the
+        embedder's initial weights.
+        """
         with self._noting_failures():
             self._before = self._features(model, device)
 
-    def after_aligning(self, model: CrossModalModel, device: torch.device, source: SourceFeatures) -> None:
-        """Compute the artefacts that show what aligning changed; none unless `before_aligning` was called."""
+    def after_aligning(
+        self, model: CrossModalModel, device: torch.device, source: SourceFeatures
+    ) -> None:
+        """Compute the artefacts that show what aligning changed; none unless
+        `before_aligning` was called.
+        """
         if self._before is None:
             return
         with self._noting_failures():
-            chosen, train = evenly(len(source.x), NUM_POINTS), self._data.train
-            classes = train.y[evenly(len(train), NUM_POINTS)] if self._task.target.kind == "classes" else None
+            chosen = evenly(len(source.x), NUM_POINTS)
+            train = self._data.train
+            classes = (
+                train.y[evenly(len(train), NUM_POINTS)]
+                if self._task.target.kind == "classes"
+                else None
+            )
             x, y = (tensor.cpu().numpy()[chosen] for tensor in (source.x, source.y))
-            self._add(Aligned(self._task, x, y, self._before, self._features(model, device), classes))
+            self._add(
+                Aligned(
+                    self._task,
+                    x,
+                    y,
+                    self._before,
+                    self._features(model, device),
+                    classes,
+                )
+            )
 
     def after_test(self, predictions: np.ndarray) -> None:
-        """Compute the artefacts of the predictions [N, *output_shape] for the test split."""
+        """Compute the artefacts of the predictions [N, *output_shape] for the test
+        split.
+        """
         test = self._data.test
         with self._noting_failures():
-            self._add(Evaluated(self._task, *of_samples(predictions, test.y, test.group), test.x))
+            self._add(
+                Evaluated(
+                    self._task, *of_samples(predictions, test.y, test.group), test.x
+                )
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state for an exact resume."""
-        return {"found": [asdict(artefact) for artefact in self.found], "notes": list(self.notes)}
+        return {
+            "found": [asdict(artefact) for artefact in self.found],
+            "notes": list(self.notes),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the artefacts and notes of the collector that returned ``state``."""
@@ -85,15 +127,22 @@ class ArtefactCollector:
             self.notes.append(failure("of this trial", error))
 
     def _features(self, model: CrossModalModel, device: torch.device) -> np.ndarray:
-        """Return the features [n, D] of evenly spaced training samples, with the embedder in evaluation mode."""
-        x, training = self._data.train.x, model.embedder.training
+        """Return the features [n, D] of evenly spaced training samples, with the
+        embedder in evaluation mode.
+        """
+        x = self._data.train.x
+        training = model.embedder.training
         chosen = evenly(len(x), NUM_POINTS)
         model.embedder.eval()
         try:
             with torch.no_grad():
                 parts = [
-                    model.features(torch.from_numpy(np.asarray(x[rows], np.float32)).to(device))
-                    for rows in np.split(chosen, range(_BATCH_SIZE, len(chosen), _BATCH_SIZE))
+                    model.features(
+                        torch.from_numpy(np.asarray(x[rows], np.float32)).to(device)
+                    )
+                    for rows in np.split(
+                        chosen, range(_BATCH_SIZE, len(chosen), _BATCH_SIZE)
+                    )
                 ]
                 return torch.cat(parts).cpu().numpy()
         finally:
@@ -102,7 +151,9 @@ class ArtefactCollector:
 
 @dataclass(frozen=True)
 class NetworkRequest:
-    """Record of the input of `Recipe.network`, which must use nothing else and keep the global random state."""
+    """Record of the input of `Recipe.network`, which must use nothing else and keep the
+    global random state.
+    """
 
     task: Task
     hyperparameters: Hyperparameters
@@ -110,11 +161,15 @@ class NetworkRequest:
     """Arguments of `build_model`."""
 
     def given(self, *names: str) -> dict[str, Any]:
-        """Return a dict of those `arguments` whose names are in ``names``; KeyError if one is missing."""
+        """Return a dict of those `arguments` whose names are in ``names``; KeyError if
+        one is missing.
+        """
         return {name: self.arguments[name] for name in names}
 
     def build(self, **changes: Any) -> CrossModalModel:
-        """Return a model of new embedder, body and new head, by `build_model`; ``changes`` replace `arguments`."""
+        """Return a model of new embedder, body and new head, by `build_model`;
+        ``changes`` replace `arguments`.
+        """
         return build_model(**{**self.arguments, **changes})
 
 
@@ -127,18 +182,32 @@ def network_request(
     seed: int,
     statistics: tuple[Tensor, Tensor] | None,
 ) -> NetworkRequest:
-    """Return the request for the model of a trial; ``task`` must know its shapes (`Task.resolved`)."""
-    return NetworkRequest(task, options, {
-        "input_shape": task.input_shape, "target": task.target, "body": body, "pretrained": pretrained,
-        "config": options.embedder, "dense_head": options.head.dense, "dropout": options.refine.dropout,
-        "stochastic_depth": options.refine.stochastic_depth == "body",
-        "seed": seed, "statistics": statistics,
-    })  # fmt: skip
+    """Return the request for the model of a trial; ``task`` must know its shapes
+    (`Task.resolved`).
+    """
+    return NetworkRequest(
+        task,
+        options,
+        {
+            "input_shape": task.input_shape,
+            "target": task.target,
+            "body": body,
+            "pretrained": pretrained,
+            "config": options.embedder,
+            "dense_head": options.head.dense,
+            "dropout": options.refine.dropout,
+            "stochastic_depth": options.refine.stochastic_depth == "body",
+            "seed": seed,
+            "statistics": statistics,
+        },
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """Record of the task, data, options and model of one trial, which all its stages use."""
+    """Record of the task, data, options and model of one trial, which all its stages
+    use.
+    """
 
     method: str
     aligns: bool
@@ -162,39 +231,59 @@ class Trial:
     """Whether the last stage evaluates on the test split at its end."""
     artefacts: ArtefactCollector
     on_step: Callable[[], None] | None = None
-    """Called between the optimiser steps of a refine epoch, where the state of the trial can be stored."""
+    """Called between the optimiser steps of a refine epoch, where the state of the
+    trial can be stored.
+    """
     ranks: Ranks = ALONE
     """Processes that run the parallel stages together."""
 
     @cached_property
     def by_log_loss(self) -> bool:
-        """Whether the log loss of validation data chooses the epoch (see `DataConfig.chooses`)."""
-        wanted = self.hyperparameters.data.chooses == "log_loss" and self.task.target.kind in ("classes", "labels")
-        return wanted and not (np.asarray(self.data.validation.y) < 0).any()  # no targets are ignored
+        """Whether the log loss of validation data chooses the epoch (see
+        `DataConfig.chooses`).
+        """
+        wanted = (
+            self.hyperparameters.data.chooses == "log_loss"
+            and self.task.target.kind in ("classes", "labels")
+        )
+        return (
+            wanted and not (np.asarray(self.data.validation.y) < 0).any()
+        )  # no targets are ignored
 
     def source_features(self) -> SourceFeatures:
-        """Return the features and labels of the alignment source ``align.source``, which are cached."""
+        """Return the features and labels of the alignment source ``align.source``,
+        which are cached.
+        """
         return source_features(self.source)
 
     @property
     def source(self) -> SourceChoice:
-        """The samples of ``align.source``; texts have as many tokens as the task's samples."""
-        options, num_tokens = self.hyperparameters, math.prod(self.model.embedder.layout)
+        """The samples of ``align.source``; texts have as many tokens as the task's
+        samples.
+        """
+        options = self.hyperparameters
+        num_tokens = math.prod(self.model.embedder.layout)
         seed = 0 if self.pretrained else self.seed  # a random stem depends on it
         sizes = options.embedder.image_size, num_tokens, options.align.source_samples
-        return SourceChoice(options.align.source, self.body, *sizes, self.pretrained, seed)
+        return SourceChoice(
+            options.align.source, self.body, *sizes, self.pretrained, seed
+        )
 
 
 class Stage(Protocol):
-    """Interface of a stage, which trains parts of the model by epochs. Only a trial's last stage may change the body.
+    """Interface of a stage, which trains parts of the model by epochs. Only a trial's
+    last stage may change the body.
 
-    Stages are made together, before the first runs, so a constructor does no work that depends on earlier stages.
+    Stages are made together, before the first runs, so a constructor does no work that
+    depends on earlier stages.
     """
 
     name: str
     """Name in `EpochProgress.stage`, distinct in a trial."""
     parallel: bool
-    """Whether all of `Trial.ranks` run the stage together; if not, the first rank alone does."""
+    """Whether all of `Trial.ranks` run the stage together; if not, the first rank alone
+    does.
+    """
 
     @property
     def done(self) -> bool:
@@ -210,4 +299,6 @@ class Stage(Protocol):
         """Return the state for an exact resume; None before the first step."""
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the ``state`` of an earlier stage; the weights outside the body must be restored already."""
+        """Restore the ``state`` of an earlier stage; the weights outside the body must
+        be restored already.
+        """

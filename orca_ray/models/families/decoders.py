@@ -1,4 +1,6 @@
-"""Decoders of language models as bodies: GPT-2, GPT-NeoX (Pythia), Llama, Mistral and Qwen."""
+"""Decoders of language models as bodies: GPT-2, GPT-NeoX (Pythia), Llama, Mistral and
+Qwen.
+"""
 
 import math
 from typing import Any
@@ -12,9 +14,11 @@ from orca_ray.models.family import Family
 
 
 class DecoderBody(EncoderBody):
-    """Body of a decoder, without its token embedding and added positions, [B, T, D] -> [B, T, F].
+    """Body of a decoder, without its token embedding and added positions, [B, T, D] ->
+    [B, T, F].
 
-    Its attention stays causal: feature t depends on the tokens up to t. So the last feature, the only one that depends
+    Its attention stays causal: feature t depends on the tokens up to t. So the last
+        feature, the only one that depends
     on all tokens, represents the input.
     """
 
@@ -25,24 +29,34 @@ class DecoderBody(EncoderBody):
 
 
 class DecoderStem(TextStem):
-    """Stem of a decoder, plus a norm that gives the embedder's tokens the mean length ‖t‖ of the body's tokens t.
+    """Stem of a decoder, plus a norm that gives the embedder's tokens the mean length
+    ‖t‖ of the body's tokens t.
 
-    This norm is a LayerNorm with gain g = mean ‖t‖ / sqrt(D) over the body's tokens t (arXiv:2512.08374): words plus,
-    if the body adds them, positions. Its bias is 0, and its outputs have the norm g sqrt(D).
+    This norm is a LayerNorm with gain g = mean ‖t‖ / sqrt(D) over the body's tokens t
+    (arXiv:2512.08374): words plus, if the body adds them, positions. Its bias is 0, and
+    its outputs have the norm g sqrt(D).
     """
 
     def __init__(self, word_embeddings: Tensor, places: Tensor | None) -> None:
-        """``word_embeddings`` [V, D]; ``places`` [P, D]: position embeddings; None: positions are rotary."""
+        """``word_embeddings`` [V, D]; ``places`` [P, D]: position embeddings; None:
+        positions are rotary.
+        """
         norms = word_embeddings.norm(dim=1)
         if places is not None:
-            norms = (word_embeddings + places[torch.arange(len(norms)) % len(places)]).norm(dim=1)
+            norms = (
+                word_embeddings + places[torch.arange(len(norms)) % len(places)]
+            ).norm(dim=1)
         width = word_embeddings.shape[1]
-        norm = nn.LayerNorm(width, eps=1e-12)  # smaller than the variance of any body's tokens
+        norm = nn.LayerNorm(
+            width, eps=1e-12
+        )  # smaller than the variance of any body's tokens
         nn.init.constant_(norm.weight, float(norms.mean()) / math.sqrt(width))
         super().__init__(word_embeddings, places, norm)
 
     def embed_raw(self, inputs: Tensor) -> Tensor:
-        """Return the embeddings [B, T, D] of token ids [B, T] as in the pretrained decoder, without the added norm."""
+        """Return the embeddings [B, T, D] of token ids [B, T] as in the pretrained
+        decoder, without the added norm.
+        """
         tokens = F.embedding(inputs, self.word_embeddings)
         places = self.positions((inputs.shape[1],))
         return tokens if places is None else tokens + places
@@ -56,12 +70,16 @@ class _NoPositions(nn.Module):
 
 
 def _cut(model: Any) -> tuple[Body, Stem]:
-    words, places = model.get_input_embeddings().weight.detach(), None
+    words = model.get_input_embeddings().weight.detach()
+    places = None
     model.set_input_embeddings(None)
     if hasattr(model, "wpe"):
         places = model.wpe.weight.detach()
         model.wpe = _NoPositions()
-    for dropout in ("drop", "emb_dropout"):  # of embedded tokens, which the embedder has
+    for dropout in (
+        "drop",
+        "emb_dropout",
+    ):  # of embedded tokens, which the embedder has
         if hasattr(model, dropout):
             setattr(model, dropout, nn.Identity())
     model.config.use_cache = False

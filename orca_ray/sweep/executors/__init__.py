@@ -4,6 +4,8 @@ import os
 
 
 def joined_address(given: str | None) -> str | None:
-    """Return the Ray cluster to join: ``given`` or else RAY_ADDRESS; None if neither is set, or if it is "local"."""
+    """Return the Ray cluster to join: ``given`` or else RAY_ADDRESS; None if neither is
+    set, or if it is "local".
+    """
     address = given or os.environ.get("RAY_ADDRESS")
     return None if address == "local" else address or None

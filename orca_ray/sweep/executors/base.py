@@ -1,4 +1,6 @@
-"""The interface of executors, which run the trials of a sweep, and the executor that runs them in this process."""
+"""The interface of executors, which run the trials of a sweep, and the executor that
+runs them in this process.
+"""
 
 import contextlib
 import logging
@@ -36,8 +38,10 @@ class ExecutorOptions:
     time: TimeLimits = field(default_factory=TimeLimits)
     """Time limits of a trial. The inline executor has none."""
     gpus_per_trial: float | Literal["auto"] | None = None
-    """Number of GPUs of each trial, for which trials wait. ``auto``: by the measured memory of earlier trials; None: as
-    the sweep file says; with ``auto`` and None, trials use a CPU if no node has a GPU."""
+    """Number of GPUs of each trial, for which trials wait. ``auto``: by the measured
+    memory of earlier trials; None: as the sweep file says; with ``auto`` and None,
+    trials use a CPU if no node has a GPU.
+    """
 
     @property
     def needs_gpus(self) -> bool:
@@ -46,25 +50,33 @@ class ExecutorOptions:
 
 
 class Executor(AbstractContextManager["Executor"], ABC):
-    """Base class of executors, which run the trials that a `SweepController` chooses, and report progress to it.
+    """Base class of executors, which run the trials that a `SweepController` chooses,
+    and report progress to it.
 
-    Use it as a context manager in one thread: call ``open`` once, then ``run`` once. Leaving the context ends all
-    processes that the executor started, even after an exception or Ctrl-C.
+    Use it as a context manager in one thread: call ``open`` once, then ``run`` once.
+    Leaving the context ends all processes that the executor started, even after an
+    exception or Ctrl-C.
     """
 
     name: str
     """Name of the executor in records and on the command line."""
     where: str = ""
-    """Where trials run, for users, e.g. "Ray cluster at 10.0.0.1:6379, 3 node(s), ..."; ``open`` sets it."""
+    """Where trials run, for users, e.g. "Ray cluster at 10.0.0.1:6379, 3 node(s), ...";
+    ``open`` sets it.
+    """
     grows: bool = False
     """Whether more nodes may join while the sweep runs; ``open`` sets it."""
 
     @abstractmethod
     def open(self, address: str | None) -> list[NodeResources]:
-        """Join the cluster at ``address``, or start one if it is None; return its nodes. UserError if that fails."""
+        """Join the cluster at ``address``, or start one if it is None; return its
+        nodes. UserError if that fails.
+        """
 
     def open_early(self, address: str | None) -> None:
-        """Begin what ``open`` does in another thread, if it takes seconds; ``open`` then waits for it."""
+        """Begin what ``open`` does in another thread, if it takes seconds; ``open``
+        then waits for it.
+        """
         return
 
     def nodes(self) -> list[NodeResources]:
@@ -72,21 +84,37 @@ class Executor(AbstractContextManager["Executor"], ABC):
         return [this_node()]
 
     def announce(self, demand: Mapping[Resources, int]) -> None:
-        """Tell the cluster's autoscaler, if there is one, how many trials with which resources could run now."""
+        """Tell the cluster's autoscaler, if there is one, how many trials with which
+        resources could run now.
+        """
 
     def stager(
-        self, requests: Sequence[StagingRequest], settings: WorkerSettings, progress: Callable[[str], None]
+        self,
+        requests: Sequence[StagingRequest],
+        settings: WorkerSettings,
+        progress: Callable[[str], None],
     ) -> Stager:
-        """Return a stager that stages ``requests`` on the nodes and passes lines of text about it to ``progress``."""
+        """Return a stager that stages ``requests`` on the nodes and passes lines of
+        text about it to ``progress``.
+        """
         return InlineStager(requests, settings.staging, progress)
 
     def first_staged(self, stager: Stager) -> list[Staged]:
-        """Wait until a task is staged or all have failed; return the tasks staged or failed so far (`Stager.first`)."""
+        """Wait until a task is staged or all have failed; return the tasks staged or
+        failed so far (`Stager.first`).
+        """
         return stager.first()
 
     @abstractmethod
-    def run(self, controller: SweepController, settings: WorkerSettings, options: ExecutorOptions) -> bool:
-        """Run trials until all have ended; return True if Ctrl-C or a request to stop ended the run before that."""
+    def run(
+        self,
+        controller: SweepController,
+        settings: WorkerSettings,
+        options: ExecutorOptions,
+    ) -> bool:
+        """Run trials until all have ended; return True if Ctrl-C or a request to stop
+        ended the run before that.
+        """
 
     def close(self) -> None:
         """End all processes that this executor started."""
@@ -97,25 +125,43 @@ class Executor(AbstractContextManager["Executor"], ABC):
 
 
 def this_node() -> NodeResources:
-    """Return the resources of this machine: CPU cores and memory that the process may use, and visible GPUs."""
+    """Return the resources of this machine: CPU cores and memory that the process may
+    use, and visible GPUs.
+    """
     memory = min(psutil.virtual_memory().total, allowed_memory() or math.inf) / 2**30
-    return NodeResources(platform.node(), float(allowed_cpus()), float(torch.cuda.device_count()), memory)
+    return NodeResources(
+        platform.node(), float(allowed_cpus()), float(torch.cuda.device_count()), memory
+    )
 
 
 class InlineExecutor(Executor):
-    """Executor that runs trials one by one in the calling process, for tests, debugging and machines without Ray."""
+    """Executor that runs trials one by one in the calling process, for tests, debugging
+    and machines without Ray.
+    """
 
     name = "inline"
     where = "this process"
 
     def open(self, address: str | None) -> list[NodeResources]:
-        """Return this machine as the only node; log a warning if ``address`` is given, which is ignored."""
+        """Return this machine as the only node; log a warning if ``address`` is given,
+        which is ignored.
+        """
         if address is not None:
-            logger.warning("--address %s is ignored: the inline executor runs in this process", address)
+            logger.warning(
+                "--address %s is ignored: the inline executor runs in this process",
+                address,
+            )
         return [this_node()]
 
-    def run(self, controller: SweepController, settings: WorkerSettings, options: ExecutorOptions) -> bool:
-        """Run all trials and return False; after Ctrl-C or a request to stop, save a checkpoint and return True."""
+    def run(
+        self,
+        controller: SweepController,
+        settings: WorkerSettings,
+        options: ExecutorOptions,
+    ) -> bool:
+        """Run all trials and return False; after Ctrl-C or a request to stop, save a
+        checkpoint and return True.
+        """
         while (trial := self._next(controller)) is not None:
             runner = TrialRunner(trial, settings)
             try:
@@ -129,7 +175,9 @@ class InlineExecutor(Executor):
 
     @staticmethod
     def _next(controller: SweepController) -> TrialSpec | None:
-        """Return the next trial, after the end of a pause; None if there is none, or after Ctrl-C during a pause."""
+        """Return the next trial, after the end of a pause; None if there is none, or
+        after Ctrl-C during a pause.
+        """
         with contextlib.suppress(KeyboardInterrupt):
             while (trial := controller.next_trial()) is None and controller.pausing:
                 time.sleep(0.5)
@@ -138,16 +186,22 @@ class InlineExecutor(Executor):
 
     @staticmethod
     def _run_trial(runner: TrialRunner, controller: SweepController) -> None:
-        key, stop, report = runner.trial.key, False, TrialReport()
+        key = runner.trial.key
+        stop = False
+        report = TrialReport()
         controller.started(key)
         while not (stop or report.done):
             report = runner.step()
-            stop = controller.report(key, report.progress, log=report.log, node=report.worker.node)
+            stop = controller.report(
+                key, report.progress, log=report.log, node=report.worker.node
+            )
             if controller.control.stopping and not (stop or report.done):
                 raise KeyboardInterrupt
         controller.ended(key, report.stopped_early() if stop else report)
 
 
 def num_workers(node: NodeResources) -> int:
-    """Return how many workers of Ray fit on a node; the driver and Ray take as much memory as one (`GIB_OF_WORKER`)."""
+    """Return how many workers of Ray fit on a node; the driver and Ray take as much
+    memory as one (`GIB_OF_WORKER`).
+    """
     return min(int(node.cpus), int(node.memory_gib / GIB_OF_WORKER) - 1)

@@ -1,4 +1,6 @@
-"""Whether workers and cluster are alive: heartbeats, time limits of trials, and checks of Ray's services."""
+"""Whether workers and cluster are alive: heartbeats, time limits of trials, and checks
+of Ray's services.
+"""
 
 import contextlib
 import socket
@@ -16,12 +18,18 @@ from orca_ray.sweep.executors import ray_private
 
 
 class HeartbeatThread:
-    """Writer of heartbeats (node id and progress count) of a worker's current trial, in a thread of its own."""
+    """Writer of heartbeats (node id and progress count) of a worker's current trial, in
+    a thread of its own.
+    """
 
     def __init__(self, seconds: float, node: str) -> None:
-        """Start the thread; it writes at most every ``seconds`` seconds, on the node with the id ``node``."""
-        self._seconds, self._node = seconds, node
-        self._name, self._written = "", -1
+        """Start the thread; it writes at most every ``seconds`` seconds, on the node
+        with the id ``node``.
+        """
+        self._seconds = seconds
+        self._node = node
+        self._name = ""
+        self._written = -1
         threading.Thread(target=self._run, name="heartbeat", daemon=True).start()
 
     def follow(self, name: str) -> None:
@@ -37,14 +45,22 @@ class HeartbeatThread:
 
     def _write(self) -> None:
         self._written = progress_count()
-        with contextlib.suppress(Exception):  # Ray raises several types when the cluster is lost
-            ray_private.key_value_store("put", self._name, f"{self._node} {self._written}".encode())
+        with contextlib.suppress(
+            Exception
+        ):  # Ray raises several types when the cluster is lost
+            ray_private.key_value_store(
+                "put", self._name, f"{self._node} {self._written}".encode()
+            )
 
 
 def read_heartbeat(name: str) -> tuple[str, int]:
-    """Return the node id and the progress count in the heartbeat of the trial ``name``; ("", -1) if unreadable."""
+    """Return the node id and the progress count in the heartbeat of the trial ``name``;
+    ("", -1) if unreadable.
+    """
     with contextlib.suppress(Exception):
-        node, _, count = (ray_private.key_value_store("get", name) or b"").decode().partition(" ")
+        node, _, count = (
+            (ray_private.key_value_store("get", name) or b"").decode().partition(" ")
+        )
         return node, int(count)
     return "", -1
 
@@ -54,9 +70,13 @@ class TimeLimits:
     """Time limits of a trial, in seconds."""
 
     trial: float | None = None
-    """Limit of one attempt at a trial, from its worker's first report on (see `TrialRunner.step`); None: no limit."""
+    """Limit of one attempt at a trial, from its worker's first report on (see
+    `TrialRunner.step`); None: no limit.
+    """
     heartbeat: float = 1800.0
-    """Limit of the time without an epoch or any other progress, after which a trial counts as hung."""
+    """Limit of the time without an epoch or any other progress, after which a trial
+    counts as hung.
+    """
 
 
 @dataclass
@@ -78,16 +98,22 @@ class Deadlines:
         read: Callable[[str], tuple[str, int]] = read_heartbeat,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._limits, self._read, self._clock = limits, read, clock
+        self._limits = limits
+        self._read = read
+        self._clock = clock
         self._watches: dict[str, _Watch] = {}
 
     def watch(self, name: str) -> None:
-        """Watch the trial ``name``, which starts or is about to start, unless it is watched already."""
+        """Watch the trial ``name``, which starts or is about to start, unless it is
+        watched already.
+        """
         now = self._clock()
         self._watches.setdefault(name, _Watch(now, now))
 
     def reported(self, name: str) -> None:
-        """Note a report of the trial ``name``: restart its heartbeat limit; the first report starts its time limit."""
+        """Note a report of the trial ``name``: restart its heartbeat limit; the first
+        report starts its time limit.
+        """
         if (watch := self._watches.get(name)) is not None:
             watch.alive = self._clock()
             watch.began = watch.alive if watch.began is None else watch.began
@@ -97,13 +123,26 @@ class Deadlines:
         self._watches.pop(name, None)
 
     def exceeded(self) -> Mapping[str, str]:
-        """Return a sentence for each trial that has exceeded a limit, by name of the trial."""
-        now, found = self._clock(), {}
+        """Return a sentence for each trial that has exceeded a limit, by name of the
+        trial.
+        """
+        now = self._clock()
+        found = {}
         for name, watch in self._watches.items():
-            if self._limits.trial is not None and watch.began is not None and now - watch.began > self._limits.trial:
-                found[name] = f"the trial took longer than its limit of {self._limits.trial / 60:g} minutes"
+            if (
+                self._limits.trial is not None
+                and watch.began is not None
+                and now - watch.began > self._limits.trial
+            ):
+                found[name] = (
+                    "the trial took longer than its limit of"
+                    f" {self._limits.trial / 60:g} minutes"
+                )
             elif self._is_silent(name, watch, now):
-                found[name] = f"no progress for {self._limits.heartbeat / 60:g} minutes: the worker hangs"
+                found[name] = (
+                    f"no progress for {self._limits.heartbeat / 60:g} minutes: the"
+                    " worker hangs"
+                )
         return found
 
     def _is_silent(self, name: str, watch: _Watch, now: float) -> bool:
@@ -112,13 +151,16 @@ class Deadlines:
             watch.read_at = now
             _, count = self._read(name)
             if count != watch.count:
-                watch.count, watch.alive = count, now
+                watch.count = count
+                watch.alive = now
         return now - watch.alive > self._limits.heartbeat
 
 
 CHECK_SECONDS = 2.0
 MISSES = 3
-"""Number of failed checks in a row after which a service counts as lost, so that a short pause of it is survived."""
+"""Number of failed checks in a row after which a service counts as lost, so that a
+short pause of it is survived.
+"""
 
 
 def _answers(address: tuple[str, int], seconds: float) -> bool:
@@ -129,19 +171,34 @@ def _answers(address: tuple[str, int], seconds: float) -> bool:
     return True
 
 
-def lost_service(services: Mapping[str, tuple[str, int]], error: Exception) -> Exception:
-    """Return ClusterLostError if one of ``services`` (host and port by name) does not answer now, else ``error``."""
+def lost_service(
+    services: Mapping[str, tuple[str, int]], error: Exception
+) -> Exception:
+    """Return ClusterLostError if one of ``services`` (host and port by name) does not
+    answer now, else ``error``.
+    """
     if isinstance(error, ClusterLostError):
         return error
-    return next((_lost(name, address) for name, address in services.items() if not _answers(address, 1.0)), error)
+    return next(
+        (
+            _lost(name, address)
+            for name, address in services.items()
+            if not _answers(address, 1.0)
+        ),
+        error,
+    )
 
 
 def _lost(name: str, address: tuple[str, int]) -> ClusterLostError:
-    return ClusterLostError(f"the {name} at {address[0]}:{address[1]} does not answer any more")
+    return ClusterLostError(
+        f"the {name} at {address[0]}:{address[1]} does not answer any more"
+    )
 
 
 def services() -> dict[str, tuple[str, int]]:
-    """Return (host, port), by name, of the Ray services that this process needs; it must be connected to a cluster."""
+    """Return (host, port), by name, of the Ray services that this process needs; it
+    must be connected to a cluster.
+    """
     import ray
 
     context: Any = ray.get_runtime_context()
@@ -149,33 +206,49 @@ def services() -> dict[str, tuple[str, int]]:
     here = next(node for node in ray.nodes() if node["NodeID"] == context.get_node_id())
     return {
         "head of the Ray cluster (GCS)": (host.strip("[]"), int(port)),
-        "local Ray node (raylet)": (here["NodeManagerAddress"], int(here["NodeManagerPort"])),
+        "local Ray node (raylet)": (
+            here["NodeManagerAddress"],
+            int(here["NodeManagerPort"]),
+        ),
     }
 
 
 class Background:
-    """Daemon thread that runs a function; the function's exception is raised in the thread that waits for its end."""
+    """Daemon thread that runs a function; the function's exception is raised in the
+    thread that waits for its end.
+    """
 
     def __init__(self, work: Callable[[], None]) -> None:
         """Store the function; :meth:`wait` starts it."""
-        self._work, self._result = work, Future[None]()
+        self._work = work
+        self._result = Future[None]()
 
     def wait(
-        self, interrupt: Callable[[], None], services: Mapping[str, tuple[str, int]], seconds: float = CHECK_SECONDS
+        self,
+        interrupt: Callable[[], None],
+        services: Mapping[str, tuple[str, int]],
+        seconds: float = CHECK_SECONDS,
     ) -> None:
-        """Run the function and wait for its end; an exception of the function is raised here.
+        """Run the function and wait for its end; an exception of the function is raised
+        here.
 
-        The first Ctrl-C calls ``interrupt``, which should make the function end; the second one raises
-        KeyboardInterrupt. Every ``seconds`` seconds, host and port of all ``services`` must accept a connection:
-        raises ClusterLostError after `MISSES` failures in a row, although the function may never return.
+        The first Ctrl-C calls ``interrupt``, which should make the function end; the
+        second one raises KeyboardInterrupt. Every ``seconds`` seconds, host and port of
+        all ``services`` must accept a connection: raises ClusterLostError after
+        `MISSES` failures in a row, although the function may never return.
         """
         threading.Thread(target=self._run, name="work", daemon=True).start()
-        interrupted, misses = False, Counter[str]()
+        interrupted = False
+        misses = Counter[str]()
         while not self._result.done():
             try:
-                if not wait([self._result], seconds).done:  # with a timeout, so that Python handles signals
+                if not wait(
+                    [self._result], seconds
+                ).done:  # with a timeout, so that Python handles signals
                     for name, address in services.items():
-                        misses[name] = 0 if _answers(address, seconds) else misses[name] + 1
+                        misses[name] = (
+                            0 if _answers(address, seconds) else misses[name] + 1
+                        )
                         if misses[name] >= MISSES:
                             raise _lost(name, address)
             except KeyboardInterrupt:
@@ -186,7 +259,9 @@ class Background:
         self._result.result()
 
     def ends(self, seconds: float) -> bool:
-        """Wait at most ``seconds`` seconds for the function's end, and return whether it has ended."""
+        """Wait at most ``seconds`` seconds for the function's end, and return whether
+        it has ended.
+        """
         return bool(wait([self._result], seconds).done)
 
     def _run(self) -> None:

@@ -1,7 +1,9 @@
-"""Runs the trials of a sweep on a Ray cluster, as one run of Ray Tune whose actors are reused from trial to trial.
+"""Runs the trials of a sweep on a Ray cluster, as one run of Ray Tune whose actors are
+reused from trial to trial.
 
-Tune places trials on nodes. The controller decides which trial runs next, is run again or is stopped; the classes in
-`tune_adapter` pass its decisions to Tune. Tune's snapshots and loggers are not used.
+Tune places trials on nodes. The controller decides which trial runs next, is run again
+or is stopped; the classes in `tune_adapter` pass its decisions to Tune. Tune's
+snapshots and loggers are not used.
 """
 
 import atexit
@@ -22,8 +24,19 @@ import psutil
 
 from orca_ray.errors import ClusterLostError, UserError
 from orca_ray.sweep.executors import cleanup, joined_address, ray_private
-from orca_ray.sweep.executors.base import GIB_OF_WORKER, Executor, ExecutorOptions, num_workers, this_node
-from orca_ray.sweep.executors.liveness import Background, Deadlines, lost_service, services
+from orca_ray.sweep.executors.base import (
+    GIB_OF_WORKER,
+    Executor,
+    ExecutorOptions,
+    num_workers,
+    this_node,
+)
+from orca_ray.sweep.executors.liveness import (
+    Background,
+    Deadlines,
+    lost_service,
+    services,
+)
 from orca_ray.sweep.plan.searches import NodeResources, Resources, SearchPlan
 from orca_ray.sweep.run.controller import SweepController
 from orca_ray.sweep.run.messages import WorkerSettings, trial_from_json
@@ -35,19 +48,24 @@ _TUNE_ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths keep their meaning
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no CSV, JSON and event files per trial
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # align epochs have no score
-    "TUNE_GLOBAL_CHECKPOINT_S": "31536000",  # once a year: sweeps resume from the results store
+    # once a year: sweeps resume from the results store
+    "TUNE_GLOBAL_CHECKPOINT_S": "31536000",
     "TUNE_RESULT_BUFFER_LENGTH": "1",  # stop decisions need every epoch
     "TUNE_WARN_THRESHOLD_S": "30",
-    "TUNE_MAX_PENDING_TRIALS_PG": "1000000",  # actors started at a time, instead of one; `Placement` limits them
+    # actors started at a time, instead of one; `Placement` limits them
+    "TUNE_MAX_PENDING_TRIALS_PG": "1000000",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_TQDM": "0",
     "RAY_DEDUP_LOGS": "0",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # records hold the reason
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_ENABLE_AUTO_CONNECT": "0",  # or a run that lost its cluster would start another one
+    # or a run that lost its cluster would start another one
+    "RAY_ENABLE_AUTO_CONNECT": "0",
 }
 MEMORY_FOR_TRIALS = 0.7
-"""Fraction of a container's memory that trials may reserve; Ray's own default for a machine."""
+"""Fraction of a container's memory that trials may reserve; Ray's own default for a
+machine.
+"""
 MAX_ANNOUNCED = 1000
 """Largest number of trials of one size that an autoscaler is asked to make room for."""
 END_SECONDS = 8.0
@@ -57,18 +75,25 @@ ANSWER_SECONDS = 10.0
 
 
 class RayExecutor(Executor):
-    """Executor that runs trials on a Ray cluster, which it joins, or starts on this machine."""
+    """Executor that runs trials on a Ray cluster, which it joins, or starts on this
+    machine.
+    """
 
     name = "ray"
 
     def __init__(self) -> None:
         self._early: Future[list[NodeResources]] | None = None
         self._thread = ThreadPoolExecutor(1)
-        """Thread of `open_early`. Linux ends Ray's processes with the thread that started them, so it ends last."""
+        """Thread of `open_early`.
+
+        Linux ends Ray's processes with the thread that started them, so it ends last.
+        """
         self._cleanup = contextlib.ExitStack()
         self._announced: list[dict[str, float]] = []
         self._started: frozenset[psutil.Process] = frozenset()
-        """Processes of the cluster that was started here; there may be others, e.g. of a tracker."""
+        """Processes of the cluster that was started here; there may be others, e.g. of
+        a tracker.
+        """
         self._abandoned = False
         """Whether a thread still waits for a cluster that is lost."""
         self._session = ""
@@ -76,15 +101,25 @@ class RayExecutor(Executor):
         self._keeps_logs = False
 
     def open_early(self, address: str | None) -> None:
-        """Begin to join or start the cluster in another thread; a start takes ten seconds."""
+        """Begin to join or start the cluster in another thread; a start takes ten
+        seconds.
+        """
         self._early = self._thread.submit(self._open, address)
 
     def open(self, address: str | None) -> list[NodeResources]:
-        """Join the cluster at ``address`` or RAY_ADDRESS, or start one here; return its nodes. May raise UserError."""
+        """Join the cluster at ``address`` or RAY_ADDRESS, or start one here; return its
+        nodes. May raise UserError.
+        """
         return self._open(address) if self._early is None else self._early.result()
 
     def _open(self, address: str | None) -> list[NodeResources]:
-        os.environ.update({key: value for key, value in _TUNE_ENVIRONMENT.items() if key not in os.environ})
+        os.environ.update(
+            {
+                key: value
+                for key, value in _TUNE_ENVIRONMENT.items()
+                if key not in os.environ
+            }
+        )
         import ray
 
         address = joined_address(address) or "local"
@@ -93,21 +128,40 @@ class RayExecutor(Executor):
             check_answer(address)
             self._init(address)
         except Exception as error:
-            known = (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError)
-            if not isinstance(error, known) and type(error) is not Exception:  # a bare one: Ray did not start in time
+            known = (
+                ConnectionError,
+                RuntimeError,
+                ValueError,
+                OSError,
+                ray.exceptions.RayError,
+            )
+            if (
+                not isinstance(error, known) and type(error) is not Exception
+            ):  # a bare one: Ray did not start in time
                 raise
             if address == "local":
-                needs = f"{2 * GIB_OF_WORKER} GiB of memory, and to write to /tmp/ray and ~/.ray (or RAY_AUTH_TOKEN)"
-                text = f"Ray cannot start on this machine: {error}. It needs {needs}; --executor inline needs no Ray."
+                needs = (
+                    f"{2 * GIB_OF_WORKER} GiB of memory, and to write to /tmp/ray and"
+                    " ~/.ray (or RAY_AUTH_TOKEN)"
+                )
+                text = (
+                    f"Ray cannot start on this machine: {error}. It needs {needs};"
+                    " --executor inline needs no Ray."
+                )
                 raise UserError(text) from error
             raise UserError(
-                f"cannot reach a Ray cluster at {address!r}: {error}. Is 'ray start --head' running there, is "
-                "RAY_AUTH_MODE 'token' here, and is the token the same (RAY_AUTH_TOKEN or ~/.ray/auth_token)? Without "
-                "--address and RAY_ADDRESS a cluster is started on this machine."
+                f"cannot reach a Ray cluster at {address!r}: {error}. Is 'ray start"
+                " --head' running there, is RAY_AUTH_MODE 'token' here, and is the"
+                " token the same (RAY_AUTH_TOKEN or ~/.ray/auth_token)? Without"
+                " --address and RAY_ADDRESS a cluster is started on this machine."
             ) from error
-        nodes, self.grows = self.nodes(), address != "local"
-        kind = "local Ray cluster" if address == "local" else f"Ray cluster at {address}"
-        cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
+        nodes = self.nodes()
+        self.grows = address != "local"
+        kind = (
+            "local Ray cluster" if address == "local" else f"Ray cluster at {address}"
+        )
+        cpus = sum(node.cpus for node in nodes)
+        gpus = sum(node.gpus for node in nodes)
         self.where = f"{kind}, {len(nodes)} node(s), {cpus:g} CPUs, {gpus:g} GPUs"
         return nodes
 
@@ -118,10 +172,16 @@ class RayExecutor(Executor):
         return [_resources(node) for node in ray.nodes() if node["Alive"]]
 
     def announce(self, demand: Mapping[Resources, int]) -> None:
-        """Request resources for ``demand`` from a joined cluster's autoscaler, in place of the previous request."""
+        """Request resources for ``demand`` from a joined cluster's autoscaler, in place
+        of the previous request.
+        """
         from ray.autoscaler.sdk import request_resources
 
-        bundles = [_bundle(each) for each, count in demand.items() for _ in range(min(count, MAX_ANNOUNCED))]
+        bundles = [
+            _bundle(each)
+            for each, count in demand.items()
+            for _ in range(min(count, MAX_ANNOUNCED))
+        ]
         if self.grows and bundles != self._announced:
             request_resources(bundles=bundles)
             self._announced = bundles
@@ -133,18 +193,35 @@ class RayExecutor(Executor):
         if address == "local":  # a small object store: trials exchange kilobytes
             node = this_node()
             if (workers := num_workers(node)) < 1:
-                raise RuntimeError(f"{node.memory_gib:.1f} GiB of memory are allowed or there")
-            options = {"num_cpus": workers, "object_store_memory": 128 * 2**20, "include_dashboard": False}
+                raise RuntimeError(
+                    f"{node.memory_gib:.1f} GiB of memory are allowed or there"
+                )
+            options = {
+                "num_cpus": workers,
+                "object_store_memory": 128 * 2**20,
+                "include_dashboard": False,
+            }
             if (memory := node.memory_gib * 2**30) < psutil.virtual_memory().total:
                 options |= ray_private.memory_option(int(MEMORY_FOR_TRIALS * memory))
-            if (quoted := shlex.quote(sys.executable)) != sys.executable:  # Ray puts it into a line of bash as it is
+            if (
+                quoted := shlex.quote(sys.executable)
+            ) != sys.executable:  # Ray puts it into a line of bash as it is
                 options["runtime_env"] = {"py_executable": quoted}
-        before, handler = cleanup.descendants(), signal.getsignal(signal.SIGTERM)
-        options |= {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+        before = cleanup.descendants()
+        handler = signal.getsignal(signal.SIGTERM)
+        options |= {
+            "log_to_driver": False,
+            "logging_level": logging.ERROR,
+            "configure_logging": True,
+        }
         context = ray.init(address=address, **options)
-        self._session = getattr(context, "address_info", {}).get("session_dir", "")  # Ray's client has none
+        self._session = getattr(context, "address_info", {}).get(
+            "session_dir", ""
+        )  # Ray's client has none
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, handler)  # Ray's would end the driver before trials have saved a checkpoint
+            signal.signal(
+                signal.SIGTERM, handler
+            )  # Ray's would end the driver before trials have saved a checkpoint
         if address == "local":
             self._started = cleanup.descendants() - before
             self._cleanup.callback(self._remove_session)
@@ -157,9 +234,14 @@ class RayExecutor(Executor):
             shutil.rmtree(self._session, ignore_errors=True)
 
     def stager(
-        self, requests: Sequence[StagingRequest], settings: WorkerSettings, progress: Callable[[str], None]
+        self,
+        requests: Sequence[StagingRequest],
+        settings: WorkerSettings,
+        progress: Callable[[str], None],
     ) -> Stager:
-        """Return a stager that stages ``requests`` on all nodes of the cluster (`RayStager`)."""
+        """Return a stager that stages ``requests`` on all nodes of the cluster
+        (`RayStager`).
+        """
         import ray
 
         from orca_ray.sweep.worker.ray_stager import RayStager
@@ -168,18 +250,32 @@ class RayExecutor(Executor):
         own = ray.get_runtime_context().get_node_id()
         nodes.sort(key=lambda name: name != own)
         free = ray.available_resources().get("CPU", 0.0)
-        cluster = f"{self.where}, {free:g} CPUs free; Ray's logs are in {self._session}/logs"
+        cluster = (
+            f"{self.where}, {free:g} CPUs free; Ray's logs are in {self._session}/logs"
+        )
         return RayStager(requests, settings, nodes, progress, cluster, self.grows)
 
-    def run(self, controller: SweepController, settings: WorkerSettings, options: ExecutorOptions) -> bool:
-        """Run Tune until the controller is done; return True if Ctrl-C ended it before that.
+    def run(
+        self,
+        controller: SweepController,
+        settings: WorkerSettings,
+        options: ExecutorOptions,
+    ) -> bool:
+        """Run Tune until the controller is done; return True if Ctrl-C ended it before
+        that.
 
-        Tune runs in a thread, because its calls to a cluster that is lost do not return. Raises ClusterLostError.
+        Tune runs in a thread, because its calls to a cluster that is lost do not
+        return. Raises ClusterLostError.
         """
         from orca_ray.sweep.executors.tune_adapter import TuneSearcher, run_tune
 
-        requests = {(p.task, p.method): _gpu_request(p, options.gpus_per_trial) for p in controller.searches.plans}
-        placement = Placement(self.nodes, requests, quarantined=controller.failures.quarantined)
+        requests = {
+            (p.task, p.method): _gpu_request(p, options.gpus_per_trial)
+            for p in controller.searches.plans
+        }
+        placement = Placement(
+            self.nodes, requests, quarantined=controller.failures.quarantined
+        )
         for record in controller.searches.records:
             placement.learn_record(record)
         controller.placement = placement
@@ -193,19 +289,26 @@ class RayExecutor(Executor):
         return not controller.done
 
     def first_staged(self, stager: Stager) -> list[Staged]:
-        """Return the results of `Stager.first`; raises ClusterLostError, or KeyboardInterrupt after Ctrl-C."""
+        """Return the results of `Stager.first`; raises ClusterLostError, or
+        KeyboardInterrupt after Ctrl-C.
+        """
         found: list[Staged] = []
-        self._watched(lambda: found.extend(stager.first()), lambda: setattr(stager, "interrupted", True))
+        self._watched(
+            lambda: found.extend(stager.first()),
+            lambda: setattr(stager, "interrupted", True),
+        )
         if stager.interrupted:
             raise KeyboardInterrupt
         return found
 
     def _watched(self, work: Callable[[], None], interrupt: Callable[[], None]) -> None:
-        """Run ``work`` in a thread, because calls to a cluster that is lost do not return. Raises ClusterLostError.
+        """Run ``work`` in a thread, because calls to a cluster that is lost do not
+        return. Raises ClusterLostError.
 
         ``interrupt`` is called after Ctrl-C, and must make it end.
         """
-        background, watched = Background(work), services()
+        background = Background(work)
+        watched = services()
         try:
             background.wait(interrupt, watched)
         except BaseException as error:
@@ -221,7 +324,9 @@ class RayExecutor(Executor):
         """Disconnect from the cluster, and end the cluster if this executor started it."""
         if self._early is not None:
             wait([self._early])
-        if self._abandoned:  # Ray ends the process if a thread uses it after `ray.shutdown`
+        if (
+            self._abandoned
+        ):  # Ray ends the process if a thread uses it after `ray.shutdown`
             atexit.unregister(self._shutdown)
             cleanup.kill_with_descendants(self._started)
             return
@@ -232,27 +337,39 @@ class RayExecutor(Executor):
 
 
 def _resources(node: Mapping[str, Any]) -> NodeResources:
-    cpus, gpus, memory = (node["Resources"].get(name, 0.0) for name in ("CPU", "GPU", "memory"))
-    return NodeResources(node["NodeManagerHostname"], cpus, gpus, memory / 2**30, node["NodeID"])
+    cpus, gpus, memory = (
+        node["Resources"].get(name, 0.0) for name in ("CPU", "GPU", "memory")
+    )
+    return NodeResources(
+        node["NodeManagerHostname"], cpus, gpus, memory / 2**30, node["NodeID"]
+    )
 
 
 def _gpu_request(plan: SearchPlan, given: float | Literal["auto"] | None) -> GpuRequest:
-    """Return the GPUs of a search's trials: those ``given`` on the command line, else those of the sweep file."""
+    """Return the GPUs of a search's trials: those ``given`` on the command line, else
+    those of the sweep file.
+    """
     request = plan.spec.resources(plan.task, plan.method)
     if isinstance(given, float):
         return GpuRequest(given, required=True)
-    return GpuRequest(request.gpus, measured=given == "auto" or "gpus" not in request.model_fields_set)
+    return GpuRequest(
+        request.gpus, measured=given == "auto" or "gpus" not in request.model_fields_set
+    )
 
 
 def check_answer(address: str) -> None:
-    """Raise OSError if ``address`` is HOST:PORT and no gRPC server answers in `ANSWER_SECONDS`."""
+    """Raise OSError if ``address`` is HOST:PORT and no gRPC server answers in
+    `ANSWER_SECONDS`.
+    """
     import grpc  # a dependency of ray[default]
 
     target = address.removeprefix("ray://")
     host, _, port = target.rpartition(":")
     if not (host and port.isdecimal()):
         return
-    socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS).close()  # refused at once
+    socket.create_connection(
+        (host.strip("[]"), int(port)), timeout=ANSWER_SECONDS
+    ).close()  # refused at once
     if os.environ.get("RAY_USE_TLS", "0") not in ("0", "", "false"):
         return
     with grpc.insecure_channel(target) as channel:
@@ -263,17 +380,27 @@ def check_answer(address: str) -> None:
 
 
 def trial_bundle(config: dict[str, Any]) -> Any:
-    """Return the placement group with the resources of the trial in a Tune config, all of them on one node.
+    """Return the placement group with the resources of the trial in a Tune config, all
+    of them on one node.
 
     The config's ``avoid`` lists the ids of nodes on which the group must not be placed.
     """
     from ray import tune
 
-    bundle, avoid = _bundle(trial_from_json(config["trial"]).resources), config.get("avoid")
-    options = {"bundle_label_selector": [{"ray.io/node-id": f"!in({','.join(avoid)})"}]} if avoid else {}
+    bundle = _bundle(trial_from_json(config["trial"]).resources)
+    avoid = config.get("avoid")
+    options = (
+        {"bundle_label_selector": [{"ray.io/node-id": f"!in({','.join(avoid)})"}]}
+        if avoid
+        else {}
+    )
     return tune.PlacementGroupFactory([bundle], **options)
 
 
 def _bundle(wanted: Resources) -> dict[str, float]:
-    named = {"CPU": wanted.cpus, "GPU": wanted.gpus, "memory": wanted.memory_gib * 2**30}
+    named = {
+        "CPU": wanted.cpus,
+        "GPU": wanted.gpus,
+        "memory": wanted.memory_gib * 2**30,
+    }
     return {name: amount for name, amount in named.items() if amount or name == "CPU"}

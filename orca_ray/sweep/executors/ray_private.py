@@ -1,4 +1,5 @@
-"""Private interfaces of Ray 2.60 that the executors use, each with the reason why no public one serves.
+"""Private interfaces of Ray 2.60 that the executors use, each with the reason why no
+public one serves.
 
 `tests/sweep/executors/test_tune_adapter.py` says what breaks when one of them changes.
 """
@@ -7,18 +8,26 @@ from typing import Any, Literal
 
 
 def memory_option(num_bytes: int) -> dict[str, Any]:
-    """Return the keyword argument of `ray.init` that sets the memory of the node that `ray.init` starts, in bytes."""
+    """Return the keyword argument of `ray.init` that sets the memory of the node that
+    `ray.init` starts, in bytes.
+    """
     return {"_memory": num_bytes}
 
 
-def key_value_store(operation: Literal["get", "put", "del"], key: str, *value: bytes) -> Any:
-    """Get, put or delete a value in the cluster's key-value store, which outlives workers.
+def key_value_store(
+    operation: Literal["get", "put", "del"], key: str, *value: bytes
+) -> Any:
+    """Get, put or delete a value in the cluster's key-value store, which outlives
+    workers.
 
-    ``get`` returns the bytes under ``key``, None if there are none; ``put`` stores ``value``; ``del`` deletes it.
+    ``get`` returns the bytes under ``key``, None if there are none; ``put`` stores
+    ``value``; ``del`` deletes it.
     """
     from ray.experimental import internal_kv
 
-    return getattr(internal_kv, f"_internal_kv_{operation}")(key.encode(), *value, namespace=b"orca-ray-heartbeats")
+    return getattr(internal_kv, f"_internal_kv_{operation}")(
+        key.encode(), *value, namespace=b"orca-ray-heartbeats"
+    )
 
 
 def actor_of(trial: Any) -> Any:
@@ -27,8 +36,15 @@ def actor_of(trial: Any) -> Any:
 
 
 def forget_results(trial: Any) -> None:
-    """Free the results of an ended trial; Tune would keep them until the end of the run, and nothing reads them."""
+    """Free the results of an ended trial; Tune would keep them until the end of the
+    run, and nothing reads them.
+    """
     metadata = trial.run_metadata
     metadata.last_result = {"done": True}
-    for kept in (metadata.metric_analysis, metadata.metric_n_steps, trial.config, trial.evaluated_params):
+    for kept in (
+        metadata.metric_analysis,
+        metadata.metric_n_steps,
+        trial.config,
+        trial.evaluated_params,
+    ):
         kept.clear()

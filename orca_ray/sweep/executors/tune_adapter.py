@@ -1,4 +1,6 @@
-"""A run of Ray Tune: its searcher, scheduler and callback pass the calls of Tune to the controller, which decides."""
+"""A run of Ray Tune: its searcher, scheduler and callback pass the calls of Tune to the
+controller, which decides.
+"""
 
 import contextlib
 import logging
@@ -31,43 +33,66 @@ logger = logging.getLogger(__name__)
 
 
 class TuneSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
-    """Searcher of Tune: gives Tune the trials that the controller chooses, and the controller their reports."""
+    """Searcher of Tune: gives Tune the trials that the controller chooses, and the
+    controller their reports.
+    """
 
     def __init__(self, controller: SweepController, deadlines: Deadlines) -> None:
         super().__init__(metric="score", mode="min")
-        self.controller, self.deadlines = controller, deadlines
+        self.controller = controller
+        self.deadlines = deadlines
         self.keys: dict[str, str] = {}
         """Key of each trial that Tune has, by Tune's trial id, the oldest first."""
         self.losses: dict[str, tuple[Exception | None, str]] = {}
-        """Ray's exception and its text for each trial whose worker disappeared, by Tune's trial id."""
+        """Ray's exception and its text for each trial whose worker disappeared, by
+        Tune's trial id.
+        """
         self.expired: dict[str, str] = {}
-        """Reason for each trial whose worker was killed because of a time limit, by Tune's trial id."""
+        """Reason for each trial whose worker was killed because of a time limit, by
+        Tune's trial id.
+        """
         self.error: Exception | None = None
-        """Exception in the driver itself, e.g. a full disk; it ends Tune's run and is raised afterwards."""
+        """Exception in the driver itself, e.g. a full disk; it ends Tune's run and is
+        raised afterwards.
+        """
         self.interrupted = False
         """Whether the user wants to end the run."""
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return nothing to pickle: Tune saves its searcher to disk, but the controller must not be copied."""
+        """Return nothing to pickle: Tune saves its searcher to disk, but the controller
+        must not be copied.
+        """
         return {}
 
     def suggest(self, trial_id: str) -> Any:
-        """Return the config of the next trial, None if none can start now, or FINISHED if none will follow."""
+        """Return the config of the next trial, None if none can start now, or FINISHED
+        if none will follow.
+        """
         if self.ending:
             return Searcher.FINISHED
         with self._own_errors():
             trial = self.controller.next_trial()
             if trial is None:
-                return Searcher.FINISHED if self.controller.done or self.ending else None
+                return (
+                    Searcher.FINISHED if self.controller.done or self.ending else None
+                )
             self.keys[trial_id] = trial.key
-            avoid = self.controller.placement.avoided(trial.resources, self.controller.failures.of(trial.key))
+            avoid = self.controller.placement.avoided(
+                trial.resources, self.controller.failures.of(trial.key)
+            )
             return {"trial": trial_to_json(trial), "avoid": avoid}
         return Searcher.FINISHED
 
     @property
     def ending(self) -> bool:
-        """Whether Tune must end all trials: after an exception in the driver, an interruption or a request."""
-        return self.error is not None or self.interrupted or self.controller.control.stopping
+        """Whether Tune must end all trials: after an exception in the driver, an
+        interruption or a request.
+        """
+        return (
+            self.error is not None
+            or self.interrupted
+            or self.controller.control.stopping
+        )
 
     def tick(self) -> None:
         """Call `SweepController.tick`: write rows that are due, and apply requests."""
@@ -75,37 +100,51 @@ class TuneSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
             self.controller.tick()
 
     def report(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Pass the report in ``result`` to the controller; return True if the trial has ended or must stop."""
-        report, node = TrialReport.from_json(result["report"]), result.get("node", "")
+        """Pass the report in ``result`` to the controller; return True if the trial has
+        ended or must stop.
+        """
+        report = TrialReport.from_json(result["report"])
+        node = result.get("node", "")
         with self._own_errors():
             key = self.keys[trial_id]
             self.deadlines.reported(trial_id)
-            stop = self.controller.report(key, report.progress, log=report.log, node=report.worker.node)
+            stop = self.controller.report(
+                key, report.progress, log=report.log, node=report.worker.node
+            )
             if stop or report.done:
                 self._forget(trial_id)
-                self.controller.ended(key, report.stopped_early() if stop else report, node)
+                self.controller.ended(
+                    key, report.stopped_early() if stop else report, node
+                )
             elif report.progress:  # its node works; staging alone does not show that
                 self.controller.observe(key, report, node)
             return stop or report.done
         return True
 
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Pass the last report of a trial to the controller, or run the trial again if its worker disappeared.
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Pass the last report of a trial to the controller, or run the trial again if
+        its worker disappeared.
 
-        Tune passes all results of a trial to the scheduler, except the last one, which arrives here. A trial that the
-        scheduler stopped has already been handled.
+        Tune passes all results of a trial to the scheduler, except the last one, which
+        arrives here. A trial that the scheduler stopped has already been handled.
         """
         if trial_id not in self.keys or self.error is not None:
             return
         if error or not result or "report" not in result:
-            if not self.controller.control.stopping:  # trials that had not reported end so, too
+            if (
+                not self.controller.control.stopping
+            ):  # trials that had not reported end so, too
                 with self._own_errors():
                     self._lose(trial_id)
         else:
             self.report(trial_id, result)
 
     def _lose(self, trial_id: str) -> None:
-        """Report why the worker of a trial is gone to the controller, which decides whether the trial runs again."""
+        """Report why the worker of a trial is gone to the controller, which decides
+        whether the trial runs again.
+        """
         key = self.keys[trial_id]
         node, _ = read_heartbeat(trial_id)
         error, text = self.losses.pop(trial_id, (None, ""))
@@ -119,12 +158,16 @@ class TuneSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
     def _forget(self, trial_id: str) -> None:
         del self.keys[trial_id]
         self.deadlines.ended(trial_id)
-        with contextlib.suppress(Exception):  # of several types, when the cluster is lost
+        with contextlib.suppress(
+            Exception
+        ):  # of several types, when the cluster is lost
             ray_private.key_value_store("del", trial_id)
 
     @contextmanager
     def _own_errors(self) -> Iterator[None]:
-        """Context manager: store an exception of the driver, which Tune would blame on the trial, in ``error``."""
+        """Context manager: store an exception of the driver, which Tune would blame on
+        the trial, in ``error``.
+        """
         try:
             yield
         except Exception as error:
@@ -138,71 +181,113 @@ class TuneSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
 
 
 class TuneScheduler(FIFOScheduler):  # type: ignore[misc]
-    """Scheduler of Tune: chooses the trial for a free actor, and stops trials that the controller stops."""
+    """Scheduler of Tune: chooses the trial for a free actor, and stops trials that the
+    controller stops.
+    """
 
     def __init__(self, searcher: TuneSearcher) -> None:
         super().__init__()
         self._searcher = searcher
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
-        """Return the oldest trial for which no actor is starting: it gets the next free actor; None if there is none.
+        """Return the oldest trial for which no actor is starting: it gets the next free
+        actor; None if there is none.
 
-        Tune's own choice is the oldest trial of all. If an actor is starting for this trial, Tune ends the actor: where
-        trials are shorter than the start of an actor, a cluster would never have more than its first few actors. Tune
-        does not say for which trials actors start; they are taken to be the oldest ones, as many as there is room for.
+        Tune's own choice is the oldest trial of all. If an actor is starting for this
+        trial, Tune ends the actor: where trials are shorter than the start of an actor,
+        a cluster would never have more than its first few actors. Tune does not say for
+        which trials actors start; they are taken to be the oldest ones, as many as
+        there is room for.
         """
-        controller, keys = self._searcher.controller, self._searcher.keys
-        pending = {each.trial_id: each for each in tune_controller.get_live_trials() if each.status == Trial.PENDING}
+        controller = self._searcher.controller
+        keys = self._searcher.keys
+        pending = {
+            each.trial_id: each
+            for each in tune_controller.get_live_trials()
+            if each.status == Trial.PENDING
+        }
         for state in pending.values():
-            if ray_private.actor_of(state) is not None:  # a free actor is being given to it
+            if (
+                ray_private.actor_of(state) is not None
+            ):  # a free actor is being given to it
                 self._searcher.deadlines.watch(state.trial_id)
         oldest = next((name for name in keys if name in pending), None)
         if oldest is None:
             return None
         size = controller.trials[keys[oldest]].trial.resources
-        # With thousands of workers, few trials are younger than the one that is chosen: it is looked for from the end.
-        num_younger = max(0, controller.in_flight[size] - controller.placement.capacity(size))
+        # With thousands of workers, few trials are younger than the one that is chosen:
+        # it is looked for from the end.
+        num_younger = max(
+            0, controller.in_flight[size] - controller.placement.capacity(size)
+        )
         newest_first = (name for name in reversed(keys) if name in pending)
-        alike = (name for name in newest_first if controller.trials[keys[name]].trial.resources == size)
+        alike = (
+            name
+            for name in newest_first
+            if controller.trials[keys[name]].trial.resources == size
+        )
         return pending[next(islice(alike, num_younger, None), oldest)]
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        """Store Ray's exception and Tune's text about a failed trial, from which `failure_of` finds the cause."""
-        error, text = None, ""
-        with contextlib.suppress(Exception):  # it may be of a class that only the worker has
+        """Store Ray's exception and Tune's text about a failed trial, from which
+        `failure_of` finds the cause.
+        """
+        error = None
+        text = ""
+        with contextlib.suppress(
+            Exception
+        ):  # it may be of a class that only the worker has
             error = trial.get_pickled_error()
         with contextlib.suppress(OSError):
-            text = Path(trial.error_file or "").read_text(encoding="utf-8", errors="replace")
+            text = Path(trial.error_file or "").read_text(
+                encoding="utf-8", errors="replace"
+            )
         self._searcher.losses[trial.trial_id] = error, text
         super().on_trial_error(tune_controller, trial)
 
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+    def on_trial_result(
+        self, tune_controller: Any, trial: Any, result: dict[str, Any]
+    ) -> str:
         """Return STOP if the trial has ended or must stop, else CONTINUE."""
         ended = self._searcher.report(trial.trial_id, result)
         return str(TrialScheduler.STOP if ended else TrialScheduler.CONTINUE)
 
 
 class TuneCallback(Callback, Stopper):  # type: ignore[misc]
-    """Callback and stopper of Tune: reports starts of trials to the controller, and ends Tune's run if it must end."""
+    """Callback and stopper of Tune: reports starts of trials to the controller, and
+    ends Tune's run if it must end.
+    """
 
-    def __init__(self, searcher: TuneSearcher, announce: Callable[[Mapping[Resources, int]], None]) -> None:
-        """Store the arguments; ``announce`` informs an autoscaler how many trials could run."""
-        self._searcher, self._announce, self._checked_at = searcher, announce, -math.inf
+    def __init__(
+        self,
+        searcher: TuneSearcher,
+        announce: Callable[[Mapping[Resources, int]], None],
+    ) -> None:
+        """Store the arguments; ``announce`` informs an autoscaler how many trials could
+        run.
+        """
+        self._searcher = searcher
+        self._announce = announce
+        self._checked_at = -math.inf
 
     def __getstate__(self) -> dict[str, Any]:
         """Return nothing to pickle; see `TuneSearcher`."""
         return {}
 
-    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+    def on_trial_start(
+        self, iteration: int, trials: list[Any], trial: Any, **info: Any
+    ) -> None:
         """Inform the controller that a trial has started."""
         if trial.trial_id in self._searcher.keys:
             self._searcher.controller.started(self._searcher.keys[trial.trial_id])
             self._searcher.deadlines.watch(trial.trial_id)
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Write rows, apply requests, announce waiting trials, and kill the workers of trials that exceed a time limit.
+        """Write rows, apply requests, announce waiting trials, and kill the workers of
+        trials that exceed a time limit.
 
-        Tune calls it at least ten times a second, and reports the trials of killed workers as failed.
+        Tune calls it at least ten times a second, and reports the trials of killed
+        workers as failed.
         """
         self._searcher.tick()
         if time.monotonic() - self._checked_at < CHECK_SECONDS:
@@ -211,12 +296,17 @@ class TuneCallback(Callback, Stopper):  # type: ignore[misc]
         self._announce(self._searcher.controller.demand())
         exceeded = self._searcher.deadlines.exceeded()
         for trial in trials if exceeded else ():
-            if trial.trial_id in exceeded and (actor := ray_private.actor_of(trial)) is not None:
+            if (
+                trial.trial_id in exceeded
+                and (actor := ray_private.actor_of(trial)) is not None
+            ):
                 self._searcher.expired[trial.trial_id] = exceeded[trial.trial_id]
                 self._searcher.deadlines.ended(trial.trial_id)
                 ray.kill(actor)
 
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+    def on_trial_complete(
+        self, iteration: int, trials: list[Any], trial: Any, **info: Any
+    ) -> None:
         """Free the results of an ended trial; see `ray_private.forget_results`."""
         ray_private.forget_results(trial)  # its report is stored by now
 
@@ -227,7 +317,9 @@ class TuneCallback(Callback, Stopper):  # type: ignore[misc]
         return False
 
     def stop_all(self) -> bool:
-        """Return whether Tune must end all trials: after an exception in the driver, an interruption or a request."""
+        """Return whether Tune must end all trials: after an exception in the driver, an
+        interruption or a request.
+        """
         return self._searcher.ending
 
 
@@ -237,33 +329,52 @@ def run_tune(
     placement: Callable[[dict[str, Any]], tune.PlacementGroupFactory],
     announce: Callable[[Mapping[Resources, int]], None],
 ) -> None:
-    """Run Tune until the searcher has no more trials; ``placement`` returns the resources of the trial in a config."""
-    scheduler, hooks = TuneScheduler(searcher), TuneCallback(searcher, announce)
-    tune_config = tune.TuneConfig(search_alg=searcher, scheduler=scheduler, num_samples=-1, reuse_actors=True)
+    """Run Tune until the searcher has no more trials; ``placement`` returns the
+    resources of the trial in a config.
+    """
+    scheduler = TuneScheduler(searcher)
+    hooks = TuneCallback(searcher, announce)
+    tune_config = tune.TuneConfig(
+        search_alg=searcher, scheduler=scheduler, num_samples=-1, reuse_actors=True
+    )
     actor = trainable.make_trainable(f"orca_{uuid.uuid4().hex[:8]}", settings)
     with scratch_directory() as scratch:
         run_config = tune.RunConfig(
-            name=f"orca-{uuid.uuid4().hex[:12]}", storage_path=str(scratch), verbose=0, log_to_file=False,
+            name=f"orca-{uuid.uuid4().hex[:12]}",
+            storage_path=str(scratch),
+            verbose=0,
+            log_to_file=False,
             failure_config=tune.FailureConfig(max_failures=0),  # the controller retries
-            checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
-            callbacks=[hooks], stop=hooks,
-        )  # fmt: skip
-        tuner = tune.Tuner(tune.with_resources(actor, placement), tune_config=tune_config, run_config=run_config)
+            checkpoint_config=tune.CheckpointConfig(
+                checkpoint_frequency=0, checkpoint_at_end=False
+            ),
+            callbacks=[hooks],
+            stop=hooks,
+        )
+        tuner = tune.Tuner(
+            tune.with_resources(actor, placement),
+            tune_config=tune_config,
+            run_config=run_config,
+        )
         try:
             tuner.fit()
         except FileNotFoundError:
-            # At its end Tune lists its files relative to the working directory, and Ray may have deleted that.
+            # At its end Tune lists its files relative to the working directory, and Ray
+            # may have deleted that.
             if not (searcher.ending or searcher.controller.done):
                 raise
 
 
 _MEMORY_MONITOR = ("running low on memory", "OutOfMemoryError", "NODE_OUT_OF_MEMORY")
-"""Parts of messages about a worker that Ray's memory monitor killed. Those about any dead worker mention the kernel's
-OOM killer, as one of several possible reasons."""
+"""Parts of messages about a worker that Ray's memory monitor killed. Those about any
+dead worker mention the kernel's OOM killer, as one of several possible reasons.
+"""
 
 
 def failure_of(error: Exception | None, text: str, node: str = "") -> Failure:
-    """Return the failure that ended a trial on ``node``, from Ray's exception (None: unknown) and Tune's ``text``."""
+    """Return the failure that ended a trial on ``node``, from Ray's exception (None:
+    unknown) and Tune's ``text``.
+    """
     text = text or str(error or "no message from Ray")
     return Failure(_cause(error, text), bounded(text.strip()), node)
 
@@ -274,9 +385,13 @@ def _cause(error: Exception | None, text: str) -> Cause:
             return Cause.PREEMPTED
         raised = error.actor_init_failed
     else:
-        raised = isinstance(error, RayTaskError) and not isinstance(error.cause, RayActorError)
+        raised = isinstance(error, RayTaskError) and not isinstance(
+            error.cause, RayActorError
+        )
     if raised:  # by the worker, outside of the trial
         known = getattr(error, "cause", None)
         return CAUSES[classify(known)] if isinstance(known, Exception) else Cause.CODE
-    memory = isinstance(error, OutOfMemoryError) or any(sign in text for sign in _MEMORY_MONITOR)
+    memory = isinstance(error, OutOfMemoryError) or any(
+        sign in text for sign in _MEMORY_MONITOR
+    )
     return Cause.MEMORY if memory else Cause.LOST

@@ -1,1 +1,3 @@
-"""From a sweep file to planned trials: validation, trial keys, cost, and what is missing on this machine."""
+"""From a sweep file to planned trials: validation, trial keys, cost, and what is
+missing on this machine.
+"""

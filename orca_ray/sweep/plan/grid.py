@@ -1,6 +1,8 @@
-"""Grids of sweep files: factors with their levels, and the cells, i.e. the combinations of levels.
+"""Grids of sweep files: factors with their levels, and the cells, i.e. the combinations
+of levels.
 
-A grid has one or more blocks. Within a block, each level of a factor is combined with each level of every other one.
+A grid has one or more blocks. Within a block, each level of a factor is combined with
+each level of every other one.
 """
 
 import math
@@ -29,32 +31,53 @@ class Level(NamedTuple):
     location: Location
 
 
-def grid_cells(spec: SweepSpec, task: str, method: str) -> list[tuple[dict[str, str], dict[str, Scalar]]]:
-    """Return the cells (combinations of levels) of the sweep's grid for one (task, method); empty without a grid.
+def grid_cells(
+    spec: SweepSpec, task: str, method: str
+) -> list[tuple[dict[str, str], dict[str, Scalar]]]:
+    """Return the cells (combinations of levels) of the sweep's grid for one (task,
+    method); empty without a grid.
 
-    A cell is a pair: the name of the chosen level by factor, and all hyper-parameters by name, as in the records. An
-    empty ``align.source`` is replaced by the source that the sweep file names in ``sources`` for the modality of the
-    body, if it names one.
+    A cell is a pair: the name of the chosen level by factor, and all hyper-parameters
+        by name, as in the records. An
+    empty ``align.source`` is replaced by the source that the sweep file names in
+    ``sources`` for the modality of the body, if it names one.
 
-    Cells with equal hyper-parameters share their trials. They occur in different blocks of the grid, or differ only in
-    hyper-parameters that the method ignores: ``nft`` ignores ``align.distance``.
+    Cells with equal hyper-parameters share their trials. They occur in different blocks
+    of the grid, or differ only in hyper-parameters that the method ignores: ``nft``
+    ignores ``align.distance``.
     """
     body = listed_body(spec.body(task, method))
     source = spec.file.sources.get(body.modality, "") if body else ""
     cells = []
-    for combination, values in zip(_combinations(spec.file), cell_values(spec, task, method), strict=True):
-        named = {**values, "align.source": source} if values.get("align.source") == "" else values
-        cells.append(({factor: level.name for factor, level in combination.items()}, named))
+    for combination, values in zip(
+        _combinations(spec.file), cell_values(spec, task, method), strict=True
+    ):
+        named = (
+            {**values, "align.source": source}
+            if values.get("align.source") == ""
+            else values
+        )
+        cells.append(
+            ({factor: level.name for factor, level in combination.items()}, named)
+        )
     return cells
 
 
 def cell_values(spec: SweepSpec, task: str, method: str) -> list[dict[str, Scalar]]:
-    """Return, for each cell of the grid, all hyper-parameters of its trials for one (task, method)."""
-    return [spec.hyperparameters(task, method, _values(combination)) for combination in _combinations(spec.file)]
+    """Return, for each cell of the grid, all hyper-parameters of its trials for one
+    (task, method).
+    """
+    return [
+        spec.hyperparameters(task, method, _values(combination))
+        for combination in _combinations(spec.file)
+    ]
 
 
-def check_cells(spec: SweepSpec, task: str, method: str, position: Callable[[Location], str]) -> None:
-    """Raise UserError if the hyper-parameters of a cell of one (task, method) are invalid; call `check_grid` first.
+def check_cells(
+    spec: SweepSpec, task: str, method: str, position: Callable[[Location], str]
+) -> None:
+    """Raise UserError if the hyper-parameters of a cell of one (task, method) are
+    invalid; call `check_grid` first.
 
     ``position`` returns the file and line of a location, for the message.
     """
@@ -62,22 +85,32 @@ def check_cells(spec: SweepSpec, task: str, method: str, position: Callable[[Loc
         try:
             spec.hyperparameters(task, method, _values(combination))
         except ValueError as error:
-            levels = [each for each in combination.values() if any(name in str(error) for name in each.settings)]
+            levels = [
+                each
+                for each in combination.values()
+                if any(name in str(error) for name in each.settings)
+            ]
             location = levels[-1].location if levels else ["grid"]
-            raise UserError(f"{position(location)}: {_shown(location)}: {task} with {method}: {error}") from error
+            raise UserError(
+                f"{position(location)}: {_shown(location)}: {task} with {method}:"
+                f" {error}"
+            ) from error
 
 
 def check_grid(spec: SweepSpec, position: Callable[[Location], str]) -> None:
-    """Raise UserError for an unknown factor, a hyper-parameter set by two factors, or over `MAX_GRID_TRIALS` trials.
+    """Raise UserError for an unknown factor, a hyper-parameter set by two factors, or
+    over `MAX_GRID_TRIALS` trials.
 
     ``position`` returns the file and line of a location, for the message.
     """
     blocks = _blocks(spec.file)
-    cells, seeds = sum(math.prod(map(len, block.values())) for block in blocks), len(spec.confirm_seeds)
+    cells = sum(math.prod(map(len, block.values())) for block in blocks)
+    seeds = len(spec.confirm_seeds)
     if cells * seeds > MAX_GRID_TRIALS:
         raise UserError(
-            f"{position(['grid'])}: grid: {shorten(cells, 20)} cells x {seeds} seeds: remove levels or seeds, at most "
-            f"{MAX_GRID_TRIALS} trials of one (task, method) are allowed"
+            f"{position(['grid'])}: grid: {shorten(cells, 20)} cells x {seeds} seeds:"
+            f" remove levels or seeds, at most {MAX_GRID_TRIALS} trials of one (task,"
+            " method) are allowed"
         )
     known: dict[tuple[str, str], Mapping[str, Scalar]] = {}
     for block in blocks:
@@ -88,26 +121,46 @@ def check_grid(spec: SweepSpec, position: Callable[[Location], str]) -> None:
                 _check_factor(factor, levels, setters)
                 for level in levels:
                     place = level.location
-                    if level.settings != known.setdefault((factor, level.name), level.settings):
-                        raise UserError("another cross has other settings by this name: give one of them another name")
+                    if level.settings != known.setdefault(
+                        (factor, level.name), level.settings
+                    ):
+                        raise UserError(
+                            "another cross has other settings by this name: give one of"
+                            " them another name"
+                        )
             except ValueError as error:
-                raise UserError(f"{position(place)}: {_shown(place)}: {error}") from error
+                raise UserError(
+                    f"{position(place)}: {_shown(place)}: {error}"
+                ) from error
             setters |= {name: factor for level in levels for name in level.settings}
 
 
-def _check_factor(factor: str, levels: Sequence[Level], setters: Mapping[str, str]) -> None:
-    """Raise UserError if a factor is wrong; ``setters`` has the earlier factors by the hyper-parameters they set."""
+def _check_factor(
+    factor: str, levels: Sequence[Level], setters: Mapping[str, str]
+) -> None:
+    """Raise UserError if a factor is wrong; ``setters`` has the earlier factors by the
+    hyper-parameters they set.
+    """
     if factor == "method":  # the leaderboard's own factor
-        raise UserError("a factor may not have this name: list the methods in 'methods', which is a factor by itself")
+        raise UserError(
+            "a factor may not have this name: list the methods in 'methods', which is a"
+            " factor by itself"
+        )
     is_list = isinstance(levels[0].location[-1], int)
     if is_list and factor not in names():
-        hint = "A factor of another name is a mapping: {level name: {hyper-parameter: value}}."
+        hint = (
+            "A factor of another name is a mapping: {level name: {hyper-parameter:"
+            " value}}."
+        )
         raise unknown_name("hyper-parameter", factor, names(), hint)
     if not is_list and factor in names():
         raise UserError("give a list of values, because it is a hyper-parameter")
-    for name in (name for level in levels for name in level.settings if name in setters):
+    for name in (
+        name for level in levels for name in level.settings if name in setters
+    ):
         raise UserError(
-            f"{name} is also set by {printable(setters[name])!r}: make them one factor, or give a list of crosses"
+            f"{name} is also set by {printable(setters[name])!r}: make them one factor,"
+            " or give a list of crosses"
         )
 
 
@@ -122,19 +175,35 @@ def _combinations(file: SweepFile) -> Iterator[dict[str, Level]]:
 
 
 def _values(combination: Mapping[str, Level]) -> dict[str, Scalar]:
-    return {name: value for level in combination.values() for name, value in level.settings.items()}
+    return {
+        name: value
+        for level in combination.values()
+        for name, value in level.settings.items()
+    }
 
 
 def _blocks(file: SweepFile) -> list[dict[str, list[Level]]]:
-    """Return, for each block of the grid, the levels of each factor; all levels within a block are combined."""
+    """Return, for each block of the grid, the levels of each factor; all levels within
+    a block are combined.
+    """
     grid = file.grid or []
-    located = [(["grid"], grid)] if isinstance(grid, dict) else [(["grid", n], block) for n, block in enumerate(grid)]
+    located = (
+        [(["grid"], grid)]
+        if isinstance(grid, dict)
+        else [(["grid", n], block) for n, block in enumerate(grid)]
+    )
     return [
-        {factor: _levels([*location, factor], given) for factor, given in block.items()} for location, block in located
+        {factor: _levels([*location, factor], given) for factor, given in block.items()}
+        for location, block in located
     ]
 
 
 def _levels(location: Location, given: Levels) -> list[Level]:
     if isinstance(given, dict):
-        return [Level(name, settings, [*location, name]) for name, settings in given.items()]
-    return [Level(str(value), {str(location[-1]): value}, [*location, index]) for index, value in enumerate(given)]
+        return [
+            Level(name, settings, [*location, name]) for name, settings in given.items()
+        ]
+    return [
+        Level(str(value), {str(location[-1]): value}, [*location, index])
+        for index, value in enumerate(given)
+    ]

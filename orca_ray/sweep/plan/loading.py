@@ -1,4 +1,6 @@
-"""Find, read and validate sweep files; errors name the file, the line, what is allowed and the nearest name."""
+"""Find, read and validate sweep files; errors name the file, the line, what is allowed
+and the nearest name.
+"""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -19,7 +21,9 @@ from orca_ray.sweep.plan.spec import Overrides, SweepSpec, resolve_spec
 from orca_ray.yaml_reader import MAX_BYTES, PositionedYaml
 
 MAX_MISTAKES = 5
-"""Largest number of mistakes reported for a sweep file; a file of another kind would otherwise fill the screen."""
+"""Largest number of mistakes reported for a sweep file; a file of another kind would
+otherwise fill the screen.
+"""
 MAX_BASES = 8
 """Longest chain of files that extend each other."""
 _NESTED: Mapping[str, type[BaseModel]] = {
@@ -38,41 +42,79 @@ _PLAIN = {
 }
 """Messages that replace pydantic's, by its error types."""
 _OF_SEARCH = ("space", "search_trials", "budgets", "default_budget")
-"""Keys that a file with a grid does not inherit, at any depth: they describe a search, and a grid has none."""
+"""Keys that a file with a grid does not inherit, at any depth: they describe a search,
+and a grid has none.
+"""
 
 
 def shipped_sweeps() -> dict[str, Path]:
     """Return the sweep files that come with orca-ray, by name, e.g. ``pocket``."""
     package = Path(__file__).resolve().parents[2]
-    folders = (package / "sweeps", package.parent / "sweeps")  # where a wheel installs them, where a checkout has them
-    return {path.stem: path for folder in folders if folder.is_dir() for path in sorted(folder.glob("*.yaml"))}
+    folders = (
+        package / "sweeps",
+        package.parent / "sweeps",
+    )  # where a wheel installs them, where a checkout has them
+    return {
+        path.stem: path
+        for folder in folders
+        if folder.is_dir()
+        for path in sorted(folder.glob("*.yaml"))
+    }
 
 
-def load_spec(source: str | Path, *, budget: str | None = None, overrides: Overrides | None = None) -> SweepSpec:
-    """Read and validate the sweep file ``source``: the name of a shipped sweep, or the path of a YAML file.
+def load_spec(
+    source: str | Path, *, budget: str | None = None, overrides: Overrides | None = None
+) -> SweepSpec:
+    """Read and validate the sweep file ``source``: the name of a shipped sweep, or the
+    path of a YAML file.
 
-    ``budget`` names a budget of the file (None: the default one); ``overrides`` replace values of the file. Raises
-    UserError if the name is unknown, the file is missing or not YAML, or it holds an unknown key, a value of the wrong
-    type, an empty range or a configuration that no trial can run.
+    ``budget`` names a budget of the file (None: the default one); ``overrides`` replace
+    values of the file. Raises UserError if the name is unknown, the file is missing or
+    not YAML, or it holds an unknown key, a value of the wrong type, an empty range or a
+    configuration that no trial can run.
     """
     shipped = shipped_sweeps()
     path = shipped.get(str(source)) or Path(source)
-    if not os.path.isfile(path) and path.suffix not in (".yaml", ".yml") and "/" not in str(source):
-        raise unknown_name("benchmark", str(source), shipped, "A sweep of your own: orca-sweep run SWEEP.yaml.")
+    if (
+        not os.path.isfile(path)
+        and path.suffix not in (".yaml", ".yml")
+        and "/" not in str(source)
+    ):
+        raise unknown_name(
+            "benchmark",
+            str(source),
+            shipped,
+            "A sweep of your own: orca-sweep run SWEEP.yaml.",
+        )
     return parse_spec(_read(path), str(path), budget=budget, overrides=overrides)
 
 
 def parse_spec(
-    text: str, name: str = "sweep.yaml", *, budget: str | None = None, overrides: Overrides | None = None
+    text: str,
+    name: str = "sweep.yaml",
+    *,
+    budget: str | None = None,
+    overrides: Overrides | None = None,
 ) -> SweepSpec:
-    """Validate ``text``, the content of a sweep file called ``name`` in errors; otherwise like :func:`load_spec`."""
+    """Validate ``text``, the content of a sweep file called ``name`` in errors;
+    otherwise like :func:`load_spec`.
+    """
     document = _Document.parse(text, name)
     try:
         file = schema.SweepFile.model_validate(document.data)
     except ValidationError as error:
-        found = {(*_location(document, item), item["msg"]): item for item in _pertinent(error)}  # unions report twice
-        shown = [_explain(document, item) for item in list(found.values())[:MAX_MISTAKES]]
-        more = [f"and {len(found) - MAX_MISTAKES} more"] if len(found) > MAX_MISTAKES else []
+        found = {
+            (*_location(document, item), item["msg"]): item
+            for item in _pertinent(error)
+        }  # unions report twice
+        shown = [
+            _explain(document, item) for item in list(found.values())[:MAX_MISTAKES]
+        ]
+        more = (
+            [f"and {len(found) - MAX_MISTAKES} more"]
+            if len(found) > MAX_MISTAKES
+            else []
+        )
         raise UserError("\n".join([*shown, *more])) from error
     spec = resolve_spec(file, budget, overrides or Overrides())
     check_grid(spec, document.position)
@@ -89,52 +131,79 @@ def _read(path: Path) -> str:
         with open_regular(path) as file:
             content = file.read(MAX_BYTES + 1)
         if len(content) > MAX_BYTES:
-            raise UserError(f"{shown} is larger than {MAX_BYTES // 2**20} MiB: it is not a sweep file")
+            raise UserError(
+                f"{shown} is larger than {MAX_BYTES // 2**20} MiB: it is not a sweep"
+                " file"
+            )
         return content.decode()
     except FileNotFoundError:
         names = ", ".join(sorted(shipped_sweeps()))
-        raise UserError(f"no sweep file {shown}: give the path of a YAML file, or one of {names}") from None
+        raise UserError(
+            f"no sweep file {shown}: give the path of a YAML file, or one of {names}"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {shown}: {printable(str(error))}: give a YAML file in UTF-8") from error
+        raise UserError(
+            f"cannot read {shown}: {printable(str(error))}: give a YAML file in UTF-8"
+        ) from error
 
 
 @dataclass(frozen=True)
 class _Document:
-    """A sweep file merged with the files that it extends; it knows the file and line of each key."""
+    """A sweep file merged with the files that it extends; it knows the file and line of
+    each key.
+    """
 
     data: dict[str, Any]
     files: tuple[PositionedYaml, ...]
-    """The file itself, then the file that it extends, then the file that this one extends, and so on."""
+    """The file itself, then the file that it extends, then the file that this one
+    extends, and so on.
+    """
 
     @classmethod
     def parse(cls, text: str, name: str, below: tuple[str, ...] = ()) -> "_Document":
-        """Parse the sweep file ``name`` with content ``text``, then recursively the file that it extends (its base).
+        """Parse the sweep file ``name`` with content ``text``, then recursively the
+        file that it extends (its base).
 
-        ``below`` holds the paths of the files that extend this one, directly or through others. Raises UserError if a
-        file is not YAML, a base is missing, files extend each other in a circle, or are more than `MAX_BASES`.
+        ``below`` holds the paths of the files that extend this one, directly or through
+        others. Raises UserError if a file is not YAML, a base is missing, files extend
+        each other in a circle, or are more than `MAX_BASES`.
         """
         file = PositionedYaml(text, name)
         if not isinstance(file.data, dict):
-            raise UserError(f"{file.name}:1: a sweep file is a mapping with at least name, benchmark and methods")
+            raise UserError(
+                f"{file.name}:1: a sweep file is a mapping with at least name,"
+                " benchmark and methods"
+            )
         if (base := file.data.get("extends")) is None:
             return cls(file.data, (file,))
         chain = (*below, os.path.realpath(name))
         try:
             path = _base_path(base, Path(name).parent)
             if os.path.realpath(path) in chain:
-                raise UserError(f"{printable(str(path))} extends itself through this file: remove one of the two")
+                raise UserError(
+                    f"{printable(str(path))} extends itself through this file: remove"
+                    " one of the two"
+                )
             if len(chain) > MAX_BASES:
-                raise UserError(f"more than {MAX_BASES} files extend each other: merge some of them")
+                raise UserError(
+                    f"more than {MAX_BASES} files extend each other: merge some of them"
+                )
             content = _read(path)
         except UserError as error:
-            raise UserError(f"{file.name}:{file.find(['extends'])[1]}: extends: {error}") from error
+            raise UserError(
+                f"{file.name}:{file.find(['extends'])[1]}: extends: {error}"
+            ) from error
         above = cls.parse(content, str(path), chain)
         data = _without_search(above.data) if file.data.get("grid") else above.data
-        inherited = {key: value for key, value in data.items() if key != "name"}  # it names the records
+        inherited = {
+            key: value for key, value in data.items() if key != "name"
+        }  # it names the records
         return cls(_merge(inherited, file.data), (file, *above.files))
 
     def holds(self, location: Sequence[str | int]) -> bool:
-        """Return whether the merged file contains ``location``, a path of keys and list indices."""
+        """Return whether the merged file contains ``location``, a path of keys and list
+        indices.
+        """
         found: Any = self.data
         try:
             for part in location:
@@ -144,21 +213,32 @@ class _Document:
         return True
 
     def position(self, location: Sequence[str | int]) -> str:
-        """Return ``file:line`` of ``location`` (keys and list indices) or of its longest leading part in a file."""
-        files = self.files[:1] if location == ["name"] else self.files  # a name is not inherited
+        """Return ``file:line`` of ``location`` (keys and list indices) or of its
+        longest leading part in a file.
+        """
+        files = (
+            self.files[:1] if location == ["name"] else self.files
+        )  # a name is not inherited
         found = [(file.find(location), file.name) for file in files]
         (_, line), name = max(found, key=lambda each: each[0][0])
         return f"{name}:{line}"
 
 
 def _base_path(base: object, directory: Path) -> Path:
-    """Return the path of the sweep that ``extends: base`` names: shipped, or relative to ``directory``."""
+    """Return the path of the sweep that ``extends: base`` names: shipped, or relative
+    to ``directory``.
+    """
     shipped = shipped_sweeps()
     if not isinstance(base, str) or not base.isprintable() or not base:
-        raise UserError(f"give the name of a shipped sweep or the path of a YAML file, got {shorten(repr(base))}")
+        raise UserError(
+            "give the name of a shipped sweep or the path of a YAML file, got"
+            f" {shorten(repr(base))}"
+        )
     path = shipped.get(base) or directory / base
     if not os.path.lexists(path):
-        raise unknown_name("sweep file", base, shipped, "Or give a path relative to this file.")
+        raise unknown_name(
+            "sweep file", base, shipped, "Or give a path relative to this file."
+        )
     return path
 
 
@@ -171,10 +251,11 @@ def _without_search(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _merge(base: dict[str, Any], own: dict[str, Any], *parents: str) -> dict[str, Any]:
-    """Return ``base``, a mapping in an extended file, overridden by ``own``, the same mapping in the extending file.
+    """Return ``base``, a mapping in an extended file, overridden by ``own``, the same
+    mapping in the extending file.
 
-    Nested mappings are merged, but a range in a search ``space`` and a ``grid`` are replaced. The keys ``parents`` lead
-    to the mapping.
+    Nested mappings are merged, but a range in a search ``space`` and a ``grid`` are
+    replaced. The keys ``parents`` lead to the mapping.
     """
     merged = dict(base)
     is_space = parents[-1:] == ("space",) and parents[-2:-1] != ("budgets",)
@@ -189,15 +270,21 @@ def _merge(base: dict[str, Any], own: dict[str, Any], *parents: str) -> dict[str
 
 
 def _pertinent(error: ValidationError) -> list[Mapping[str, Any]]:
-    """Return pydantic's errors; those that a list of ``tasks`` is not "all" are left out if there are other errors."""
+    """Return pydantic's errors; those that a list of ``tasks`` is not "all" are left
+    out if there are other errors.
+    """
     return [
-        item for item in error.errors() if not (item["type"] == "literal_error" and item["loc"][0] == "tasks")
+        item
+        for item in error.errors()
+        if not (item["type"] == "literal_error" and item["loc"][0] == "tasks")
     ] or list(error.errors())
 
 
 def _location(document: _Document, item: Mapping[str, Any]) -> list[str | int]:
     location: list[str | int] = []
-    for part in item["loc"]:  # pydantic adds branches of unions, such as "list[...]" and "[key]", which no file has
+    for part in item[
+        "loc"
+    ]:  # pydantic adds branches of unions, such as "list[...]" and "[key]", which no file has
         if "[" not in str(part) or document.holds([*location, part]):
             location.append(part)
     return location
@@ -209,10 +296,17 @@ def _explain(document: _Document, item: Mapping[str, Any]) -> str:
     message = _PLAIN.get(item["type"], str(item["msg"]).removeprefix("Value error, "))
     if item["type"] == "extra_forbidden":
         above = [str(part) for part in reversed(location[:-1])]
-        allowed = sorted(next((_NESTED[part] for part in above if part in _NESTED), schema.SweepFile).model_fields)
+        allowed = sorted(
+            next(
+                (_NESTED[part] for part in above if part in _NESTED), schema.SweepFile
+            ).model_fields
+        )
         close = nearest(str(location[-1]), allowed)
         question = f" Did you mean {close!r}?" if close else ""
-        message = f"unknown key {shorten(location[-1])!r}.{question} Allowed: {', '.join(allowed)}"
+        message = (
+            f"unknown key {shorten(location[-1])!r}.{question} Allowed:"
+            f" {', '.join(allowed)}"
+        )
     elif item["type"] == "unknown_name":
         allowed = list(resolve_name(item["ctx"]["registry"])())
         message = str(unknown_name(item["ctx"]["kind"], item["input"], allowed))
@@ -222,9 +316,11 @@ def _explain(document: _Document, item: Mapping[str, Any]) -> str:
 
 
 def _check_values(spec: SweepSpec, document: _Document) -> None:
-    """Raise UserError if the first configuration of some (task, method) is invalid or outside the search space.
+    """Raise UserError if the first configuration of some (task, method) is invalid or
+    outside the search space.
 
-    It must also be valid when any one hyper-parameter is set to an end of its range, or to one of its choices.
+    It must also be valid when any one hyper-parameter is set to an end of its range, or
+    to one of its choices.
     """
     checked: set[object] = set()
     for task, method in spec.pairs:
@@ -232,36 +328,73 @@ def _check_values(spec: SweepSpec, document: _Document) -> None:
         try:
             first = resolve(method, spec.settings(task, method)).to_flat()
         except ValueError as error:
-            named = next((name for name in spec.settings(task, method) if name in str(error)), "")
+            named = next(
+                (name for name in spec.settings(task, method) if name in str(error)), ""
+            )
             where = _position(spec, document, task, method, "settings", named)
-            raise UserError(f"{where}: settings of {task} with {method}: {error}") from error
+            raise UserError(
+                f"{where}: settings of {task} with {method}: {error}"
+            ) from error
         check_cells(spec, task, method, document.position)
-        of_search = {"search_trials": spec.search_trials(task, method), "space": spec.space(task, method)}
-        for key in (key for key, value in of_search.items() if value and spec.file.grid):
+        of_search = {
+            "search_trials": spec.search_trials(task, method),
+            "space": spec.space(task, method),
+        }
+        for key in (
+            key for key, value in of_search.items() if value and spec.file.grid
+        ):
             where = _position(spec, document, task, method, key)
-            raise UserError(f"{where}: {key}: all cells of a grid run, without a search: remove it, or the grid")
+            raise UserError(
+                f"{where}: {key}: all cells of a grid run, without a search: remove it,"
+                " or the grid"
+            )
         for name, dimension in spec.space(task, method).items():
             where = _position(spec, document, task, method, "space", name)
             if not dimension.contains(first[name]):
                 raise UserError(
-                    f"{where}: the first trial of {task} with {method} has {name} = {first[name]!r}, outside its "
-                    f"range {dimension.describe()}: widen the range, or set a value inside it under settings"
+                    f"{where}: the first trial of {task} with {method} has {name} ="
+                    f" {first[name]!r}, outside its range {dimension.describe()}: widen"
+                    " the range, or set a value inside it under settings"
                 )
-            near = tuple((key, first[key]) for key in first if key.split(".")[0] == name.split(".")[0])
+            near = tuple(
+                (key, first[key])
+                for key in first
+                if key.split(".")[0] == name.split(".")[0]
+            )
             for value in dimension.choice or dimension.bounds():
-                if (name, type(value), value, near) in checked:  # options of other sections do not matter
+                if (
+                    name,
+                    type(value),
+                    value,
+                    near,
+                ) in checked:  # options of other sections do not matter
                     continue
                 checked.add((name, type(value), value, near))
                 try:
                     from_flat({**first, name: value})
                 except ValueError as error:
-                    raise UserError(f"{where}: {name} may become {value!r}: {error}") from error
+                    raise UserError(
+                        f"{where}: {name} may become {value!r}: {error}"
+                    ) from error
 
 
-def _position(spec: SweepSpec, document: _Document, task: str, method: str, *keys: str) -> str:
-    """Return ``file:line`` of the value below ``keys``, e.g. ``space`` and a name, that one (task, method) uses."""
+def _position(
+    spec: SweepSpec, document: _Document, task: str, method: str, *keys: str
+) -> str:
+    """Return ``file:line`` of the value below ``keys``, e.g. ``space`` and a name, that
+    one (task, method) uses.
+    """
     budget = ["budgets", spec.budget_name]
     of_task = ["per_task", task]
-    layers = [[*budget, "tasks", task], budget, [*of_task, "per_method", method], of_task, ["per_method", method], []]
+    layers = [
+        [*budget, "tasks", task],
+        budget,
+        [*of_task, "per_method", method],
+        of_task,
+        ["per_method", method],
+        [],
+    ]
     places = [[*layer, *keys] for layer in layers]
-    return document.position(next((place for place in places if document.holds(place)), [*keys[:1]]))
+    return document.position(
+        next((place for place in places if document.holds(place)), [*keys[:1]])
+    )

@@ -1,10 +1,17 @@
-"""The plan that ``orca-sweep plan`` prints; the data, bodies (pretrained models) and alignment sources of a sweep."""
+"""The plan that ``orca-sweep plan`` prints; the data, bodies (pretrained models) and
+alignment sources of a sweep.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from orca_ray.alignment.registry import check_suitable, default_source, fetch_source, get_source
+from orca_ray.alignment.registry import (
+    check_suitable,
+    default_source,
+    fetch_source,
+    get_source,
+)
 from orca_ray.data import cache
 from orca_ray.data.packages import is_cached
 from orca_ray.data.prepared import PAPER
@@ -17,7 +24,13 @@ from orca_ray.models.names import PACKAGED, listed_body, parse_body_name
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.executors.base import this_node
 from orca_ray.sweep.plan.cost import TaskCost, cpu_rate, gpu_rate, task_costs
-from orca_ray.sweep.plan.searches import NodeResources, SearchPlan, num_epochs, placement_problem, plan_searches
+from orca_ray.sweep.plan.searches import (
+    NodeResources,
+    SearchPlan,
+    num_epochs,
+    placement_problem,
+    plan_searches,
+)
 from orca_ray.sweep.plan.spec import SweepSpec
 from orca_ray.sweep.search import History, Search
 from orca_ray.tasks.registry import get_task
@@ -25,7 +38,9 @@ from orca_ray.tasks.registry import get_task
 
 @dataclass(frozen=True)
 class PlanRow:
-    """Row of a plan, for one (task, method): number of trials, number of finished trials, resources of each trial."""
+    """Row of a plan, for one (task, method): number of trials, number of finished
+    trials, resources of each trial.
+    """
 
     task: str
     method: str
@@ -44,7 +59,9 @@ class PlanRow:
 
 @dataclass(frozen=True)
 class Absent:
-    """Bodies or alignment sources (``what`` says which) that a sweep needs and that are not on this machine."""
+    """Bodies or alignment sources (``what`` says which) that a sweep needs and that are
+    not on this machine.
+    """
 
     what: str
     names: tuple[str, ...]
@@ -64,7 +81,9 @@ class Plan:
     gpu: str
     """Device for which ``costs`` estimates GPU hours."""
     cpu: str
-    """Device for which ``costs`` estimates CPU hours; "" if a node has a GPU (no CPU hours then)."""
+    """Device for which ``costs`` estimates CPU hours; "" if a node has a GPU (no CPU
+    hours then).
+    """
     costs: tuple[TaskCost, ...]
     """Estimated cost of each task; trials that have already finished are included."""
     absent: tuple[Absent, ...]
@@ -72,7 +91,9 @@ class Plan:
 
     @property
     def num_trials(self) -> int:
-        """Number of planned trials, search and confirm, including those that have finished."""
+        """Number of planned trials, search and confirm, including those that have
+        finished.
+        """
         return sum(row.search_trials + row.confirm_trials for row in self.rows)
 
     @property
@@ -82,20 +103,32 @@ class Plan:
 
     @property
     def problems(self) -> list[str]:
-        """Sentences, one for each reason why trials fit on no node, e.g. "pocket/digits orca and 3 more: REASON"."""
+        """Sentences, one for each reason why trials fit on no node, e.g. "pocket/digits
+        orca and 3 more: REASON".
+        """
         reasons: dict[str, list[str]] = {}
         for row in self.rows:
             if row.problem:
                 reasons.setdefault(row.problem, []).append(f"{row.task} {row.method}")
-        more = {reason: f" and {len(names) - 1} more" if len(names) > 1 else "" for reason, names in reasons.items()}
-        return [f"{names[0]}{more[reason]}: {reason}" for reason, names in reasons.items()]
+        more = {
+            reason: f" and {len(names) - 1} more" if len(names) > 1 else ""
+            for reason, names in reasons.items()
+        }
+        return [
+            f"{names[0]}{more[reason]}: {reason}" for reason, names in reasons.items()
+        ]
 
 
-def build_plan(spec: SweepSpec, store: ResultsStore | None, nodes: list[NodeResources] | None = None) -> Plan:
+def build_plan(
+    spec: SweepSpec,
+    store: ResultsStore | None,
+    nodes: list[NodeResources] | None = None,
+) -> Plan:
     """Plan a sweep without running, downloading or writing anything.
 
-    Trials with a record in ``store`` count as finished (None: none has one). ``nodes`` are those of the cluster (None:
-    this machine alone). UserError if the sweep has no task or no method, or a local body cannot be read.
+    Trials with a record in ``store`` count as finished (None: none has one). ``nodes``
+    are those of the cluster (None: this machine alone). UserError if the sweep has no
+    task or no method, or a local body cannot be read.
     """
     nodes = [this_node()] if nodes is None else nodes
     has_gpu = any(node.gpus > 0 for node in nodes)
@@ -107,42 +140,66 @@ def build_plan(spec: SweepSpec, store: ResultsStore | None, nodes: list[NodeReso
     history = History.read(store, spec) if store else History()
     rows = [
         PlanRow(
-            plan.task, plan.method, plan.body, plan.num_search, plan.num_confirm,
-            Search(plan, history).num_finished, max(map(num_epochs, plan.configurations)),
-            plan.resources.cpus, plan.resources.gpus, plan.resources.memory_gib,
+            plan.task,
+            plan.method,
+            plan.body,
+            plan.num_search,
+            plan.num_confirm,
+            Search(plan, history).num_finished,
+            max(map(num_epochs, plan.configurations)),
+            plan.resources.cpus,
+            plan.resources.gpus,
+            plan.resources.memory_gib,
             placement_problem(plan.resources, nodes),
         )
         for plan in searches
-    ]  # fmt: skip
-    gpu, cpu = gpu_rate(), None if has_gpu else cpu_rate()
+    ]
+    gpu = gpu_rate()
+    cpu = None if has_gpu else cpu_rate()
     return Plan(
-        sweep=spec.sweep_id, protocol=spec.protocol, deterministic=spec.deterministic, rows=tuple(rows),
-        nodes=tuple(nodes), gpu=gpu.device, cpu=cpu.device if cpu else "",
-        costs=tuple(task_costs(searches, gpu, cpu)), absent=tuple(absent(searches)),
-    )  # fmt: skip
+        sweep=spec.sweep_id,
+        protocol=spec.protocol,
+        deterministic=spec.deterministic,
+        rows=tuple(rows),
+        nodes=tuple(nodes),
+        gpu=gpu.device,
+        cpu=cpu.device if cpu else "",
+        costs=tuple(task_costs(searches, gpu, cpu)),
+        absent=tuple(absent(searches)),
+    )
 
 
 def fingerprints(spec: SweepSpec) -> dict[str, str]:
-    """Return the data fingerprint (hash of the prepared arrays) of each task of a sweep, by name of the task.
+    """Return the data fingerprint (hash of the prepared arrays) of each task of a
+    sweep, by name of the task.
 
-    A task's fingerprint is the one that it declares, else that of the data prepared on this machine, else "".
+    A task's fingerprint is the one that it declares, else that of the data prepared on
+    this machine, else "".
     """
     known = {}
     for name in spec.tasks:
         task = get_task(name)
-        declared = None if task.paper_splits and spec.protocol == PAPER else task.fingerprint
+        declared = (
+            None if task.paper_splits and spec.protocol == PAPER else task.fingerprint
+        )
         found = None if declared else task.prepared(spec.protocol)
         known[name] = found.fingerprint if found is not None else declared or ""
     return known
 
 
-def with_sources(searches: Sequence[SearchPlan], *, ask_hub: bool = False) -> list[SearchPlan]:
-    """Return ``searches`` with the name of the alignment source that trials use where ``align.source`` is empty.
+def with_sources(
+    searches: Sequence[SearchPlan], *, ask_hub: bool = False
+) -> list[SearchPlan]:
+    """Return ``searches`` with the name of the alignment source that trials use where
+    ``align.source`` is empty.
 
-    That source is the one in ``sources`` of the sweep file, else the `default_source` of the body's modality. With
-    ``ask_hub``, the modality of an unlisted body is read from the model hub; otherwise it is taken to be the task's.
+    That source is the one in ``sources`` of the sweep file, else the `default_source`
+    of the body's modality. With ``ask_hub``, the modality of an unlisted body is read
+    from the model hub; otherwise it is taken to be the task's.
     """
-    return [_with_source(each, ask_hub) if _sources(each) else each for each in searches]
+    return [
+        _with_source(each, ask_hub) if _sources(each) else each for each in searches
+    ]
 
 
 def _with_source(search: SearchPlan, ask_hub: bool) -> SearchPlan:
@@ -152,7 +209,9 @@ def _with_source(search: SearchPlan, ask_hub: bool) -> SearchPlan:
             try:
                 check_suitable(source, modality)
             except UserError as error:
-                raise UserError(f"align.source of {search.task} with {search.method}: {error}") from error
+                raise UserError(
+                    f"align.source of {search.task} with {search.method}: {error}"
+                ) from error
     paper = get_modality(modality).paper_source
     name = search.spec.file.sources.get(modality) or default_source(modality)
     substitutes = name != paper and modality not in search.spec.file.sources
@@ -160,23 +219,36 @@ def _with_source(search: SearchPlan, ask_hub: bool) -> SearchPlan:
 
 
 def _sources(search: SearchPlan) -> set[str]:
-    """Return the values of ``align.source`` that a search's trials may have; empty if its method does not align."""
-    values = [each["align.source"] for each in search.cells or (search.first,) if "align.source" in each]
+    """Return the values of ``align.source`` that a search's trials may have; empty if
+    its method does not align.
+    """
+    values = [
+        each["align.source"]
+        for each in search.cells or (search.first,)
+        if "align.source" in each
+    ]
     searched = search.spec.space(search.task, search.method).get("align.source")
     if values and searched and searched.choice:
         values += searched.choice
     return {str(each) for each in values}
 
 
-def resolve(searches: Sequence[SearchPlan], progress: Callable[[str], None]) -> list[SearchPlan]:
-    """Check the bodies, and return ``searches`` with the names of their alignment sources (see `with_sources`).
+def resolve(
+    searches: Sequence[SearchPlan], progress: Callable[[str], None]
+) -> list[SearchPlan]:
+    """Check the bodies, and return ``searches`` with the names of their alignment
+    sources (see `with_sources`).
 
-    Where a search names no source, the paper's source is fetched now; if that fails, another source is named. All else
-    that trials read is fetched later, by the nodes (see `orca_ray.sweep.worker.staging`). ``progress`` is called with
-    one line of text per message. UserError if a body cannot be read, a source cannot be fetched or does not fit.
+    Where a search names no source, the paper's source is fetched now; if that fails,
+    another source is named. All else that trials read is fetched later, by the nodes
+    (see `orca_ray.sweep.worker.staging`). ``progress`` is called with one line of text
+    per message. UserError if a body cannot be read, a source cannot be fetched or does
+    not fit.
     """
     check_bodies(searches)
-    searches = with_sources(searches, ask_hub=True)  # it refuses unsuitable sources before anything is downloaded
+    searches = with_sources(
+        searches, ask_hub=True
+    )  # it refuses unsuitable sources before anything is downloaded
     unnamed = [search for search in searches if "" in _sources(search)]
     for modality in sorted({_modality(search, ask_hub=True) for search in unnamed}):
         if any(modality not in search.spec.file.sources for search in unnamed):
@@ -185,33 +257,54 @@ def resolve(searches: Sequence[SearchPlan], progress: Callable[[str], None]) -> 
 
 
 def sources_of(search: SearchPlan) -> set[str]:
-    """Return the names of all alignment sources that trials of ``search``, a result of `resolve`, may read."""
+    """Return the names of all alignment sources that trials of ``search``, a result of
+    `resolve`, may read.
+    """
     return {name or search.source for name in _sources(search)} - {""}
 
 
 def check_bodies(searches: Sequence[SearchPlan], *, local: bool = False) -> None:
     """Raise UserError if a body of ``searches`` cannot be read.
 
-    With ``local``, only bodies in local directories are checked, and nothing is requested from a model hub.
+    With ``local``, only bodies in local directories are checked, and nothing is
+    requested from a model hub.
     """
-    pretrained = {search.body for search in searches if get_method(search.method).pretrained}
+    pretrained = {
+        search.body for search in searches if get_method(search.method).pretrained
+    }
     for body in _bodies(searches):
         base, _ = parse_body_name(body)
         if base not in PACKAGED and (not local or Path(base).is_dir()):
-            from orca_ray.models.weights import check_body  # it imports torch, which packaged bodies do not need here
+            from orca_ray.models.weights import (
+                check_body,
+            )  # it imports torch, which packaged bodies do not need here
 
             check_body(body, pretrained=body in pretrained)
 
 
 def absent(searches: Sequence[SearchPlan]) -> list[Absent]:
-    """Return bodies and alignment sources of ``searches`` that are not on this machine; no model hub is contacted."""
+    """Return bodies and alignment sources of ``searches`` that are not on this machine;
+    no model hub is contacted.
+    """
     bodies = {parse_body_name(body)[0] for body in _bodies(searches)}
-    sources = {name or each.replaced_source or each.source for each in searches for name in _sources(each)} - {""}
+    sources = {
+        name or each.replaced_source or each.source
+        for each in searches
+        for name in _sources(each)
+    } - {""}
     lacking = {
-        ("bodies", "orca-sweep bodies --fetch"): [name for name in sorted(bodies) if not _has_body(name)],
-        ("alignment sources", "orca-sweep data fetch"): [n for n in sorted(sources) if not get_source(n).present()],
+        ("bodies", "orca-sweep bodies --fetch"): [
+            name for name in sorted(bodies) if not _has_body(name)
+        ],
+        ("alignment sources", "orca-sweep data fetch"): [
+            n for n in sorted(sources) if not get_source(n).present()
+        ],
     }
-    return [Absent(what, tuple(names), " ".join((do, *names))) for (what, do), names in lacking.items() if names]
+    return [
+        Absent(what, tuple(names), " ".join((do, *names)))
+        for (what, do), names in lacking.items()
+        if names
+    ]
 
 
 def _bodies(searches: Sequence[SearchPlan]) -> list[str]:
@@ -229,9 +322,13 @@ def _modality(search: SearchPlan, ask_hub: bool) -> ModalityName:
 
 
 def _has_body(name: str) -> bool:
-    """Return whether a body's weights are on this machine; True for every timm model, whose files only timm knows."""
+    """Return whether a body's weights are on this machine; True for every timm model,
+    whose files only timm knows.
+    """
     if name in PACKAGED:
-        return (cache.home() / "bodies" / name).is_dir() or all(is_cached(each) for each in PACKAGED[name].packages)
+        return (cache.home() / "bodies" / name).is_dir() or all(
+            is_cached(each) for each in PACKAGED[name].packages
+        )
     if name.startswith("timm:") or Path(name).is_dir():
         return True
     from orca_ray.models.hugging_face import WEIGHT_FILES, local_file

@@ -1,11 +1,22 @@
-"""The schema of sweep files: one Pydantic model for each kind of mapping in the YAML, search spaces among them."""
+"""The schema of sweep files: one Pydantic model for each kind of mapping in the YAML,
+search spaces among them.
+"""
 
 import math
 from collections.abc import Iterable, Sequence
 from pkgutil import resolve_name
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from orca_ray.data.rows import ModalityName
@@ -27,9 +38,13 @@ class _Model(BaseModel):
 
 def _ordered(bounds: tuple[float, float]) -> tuple[float, float]:
     if not bounds[0] < bounds[1]:
-        raise ValueError(f"the range {list(bounds)} is empty: give [low, high] with low < high")
+        raise ValueError(
+            f"the range {list(bounds)} is empty: give [low, high] with low < high"
+        )
     if not math.isfinite(bounds[1] - bounds[0]):
-        raise ValueError(f"the range {list(bounds)} is too wide: give bounds closer to zero")
+        raise ValueError(
+            f"the range {list(bounds)} is too wide: give bounds closer to zero"
+        )
     return bounds
 
 
@@ -43,23 +58,33 @@ Bounds = Annotated[tuple[float, float], AfterValidator(_ordered)]
 
 
 class Dimension(_Model):
-    """The values that a searched hyper-parameter may take; exactly one of the four fields is set."""
+    """The values that a searched hyper-parameter may take; exactly one of the four
+    fields is set.
+    """
 
     log_uniform: Annotated[Bounds, AfterValidator(_positive)] | None = None
     uniform: Bounds | None = None
     integer: tuple[int, int] | None = None
-    choice: Annotated[list[Scalar], Field(min_length=1, max_length=MAX_LEVELS)] | None = None
+    choice: (
+        Annotated[list[Scalar], Field(min_length=1, max_length=MAX_LEVELS)] | None
+    ) = None
 
     @model_validator(mode="after")
     def _one_kind(self) -> "Dimension":
-        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
+        given = [
+            name for name in type(self).model_fields if getattr(self, name) is not None
+        ]
         if len(given) != 1:
             raise ValueError(
-                "give exactly one of log_uniform: [low, high], uniform: [low, high], integer: [low, high], "
-                f"choice: [a, b, ...]; got {', '.join(given) or 'none'}"
+                "give exactly one of log_uniform: [low, high], uniform: [low, high],"
+                " integer: [low, high], choice: [a, b, ...]; got"
+                f" {', '.join(given) or 'none'}"
             )
         if self.integer is not None and self.integer[0] > self.integer[1]:
-            raise ValueError(f"the range {list(self.integer)} is empty: give [low, high] with low <= high")
+            raise ValueError(
+                f"the range {list(self.integer)} is empty: give [low, high] with low <="
+                " high"
+            )
         return self
 
     def distribution(self) -> Any:
@@ -70,30 +95,40 @@ class Dimension(_Model):
             return distributions.IntDistribution(*self.integer)
         if self.choice is not None:
             return distributions.CategoricalDistribution(self.choice)
-        return distributions.FloatDistribution(*self.bounds(), log=self.log_uniform is not None)
+        return distributions.FloatDistribution(
+            *self.bounds(), log=self.log_uniform is not None
+        )
 
     def bounds(self) -> tuple[float, float]:
-        """Return the lowest and the highest value of a range; AssertionError for a ``choice``, which is no range."""
+        """Return the lowest and the highest value of a range; AssertionError for a
+        ``choice``, which is no range.
+        """
         bounds = self.log_uniform or self.uniform or self.integer
         assert bounds is not None, "a choice has no bounds"
         return bounds
 
     def contains(self, value: Scalar) -> bool:
-        """Return whether ``value`` is one of the choices, or a number in the range (ends included)."""
+        """Return whether ``value`` is one of the choices, or a number in the range
+        (ends included).
+        """
         if self.choice is not None:
             return value in self.choice
         low, high = self.bounds()
         return isinstance(value, (int, float)) and low <= value <= high
 
     def quantile(self, fraction: float) -> Scalar:
-        """Return the value below which ``fraction`` (at least 0, below 1) of the dimension's random values lie."""
+        """Return the value below which ``fraction`` (at least 0, below 1) of the
+        dimension's random values lie.
+        """
         if self.choice is not None:
             return self.choice[int(fraction * len(self.choice))]
         low, high = self.bounds()
         if self.integer is not None:
             return min(int(low + fraction * (high - low + 1)), self.integer[1])
         if self.log_uniform is not None:
-            value = math.exp(math.log(low) + fraction * (math.log(high) - math.log(low)))
+            value = math.exp(
+                math.log(low) + fraction * (math.log(high) - math.log(low))
+            )
         else:
             value = low + fraction * (high - low)
         return min(max(value, low), high)  # rounding may leave the range
@@ -105,20 +140,31 @@ class Dimension(_Model):
 
 
 def tidy(value: Scalar) -> Scalar:
-    """Return a float rounded to four significant digits, e.g. 0.001234; return any other value unchanged."""
+    """Return a float rounded to four significant digits, e.g. 0.001234; return any
+    other value unchanged.
+    """
     return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
 def _known(kind: str, *registries: str) -> BeforeValidator:
-    """Return a validator that accepts the names that one of the functions ``registries`` (module:name) returns.
+    """Return a validator that accepts the names that one of the functions
+    ``registries`` (module:name) returns.
 
-    The last function returns all names. A function is called only if those before it do not return the name.
+    The last function returns all names. A function is called only if those before it do
+    not return the name.
     """
 
     def check(value: object) -> object:
-        if isinstance(value, str) and not any(value in resolve_name(registry)() for registry in registries):
-            # The message is composed when it is shown: the search for the nearest name takes milliseconds.
-            raise PydanticCustomError("unknown_name", "unknown {kind}", {"kind": kind, "registry": registries[-1]})
+        if isinstance(value, str) and not any(
+            value in resolve_name(registry)() for registry in registries
+        ):
+            # The message is composed when it is shown: the search for the nearest name
+            # takes milliseconds.
+            raise PydanticCustomError(
+                "unknown_name",
+                "unknown {kind}",
+                {"kind": kind, "registry": registries[-1]},
+            )
         return value
 
     return BeforeValidator(check)
@@ -134,22 +180,40 @@ def _suitable(sources: dict[ModalityName, str]) -> dict[ModalityName, str]:
 
 def _distinct(values: list[int]) -> list[int]:
     if len(set(values)) < len(values):
-        raise ValueError(f"each seed once: two confirm trials of one seed are one trial; got {values}")
+        raise ValueError(
+            "each seed once: two confirm trials of one seed are one trial; got"
+            f" {values}"
+        )
     return values
 
 
 def _printable(value: str) -> str:
     if not value.isprintable():
-        raise ValueError(f"control characters and line breaks are not allowed, got {value!r}")
+        raise ValueError(
+            f"control characters and line breaks are not allowed, got {value!r}"
+        )
     return value
 
 
 Text = Annotated[str, AfterValidator(_printable)]
-TaskName = Annotated[str, _known("task", "orca_ray.tasks.registry:all_tasks", "orca_ray.tasks.registry:known_tasks")]
+TaskName = Annotated[
+    str,
+    _known(
+        "task",
+        "orca_ray.tasks.registry:all_tasks",
+        "orca_ray.tasks.registry:known_tasks",
+    ),
+]
 MethodName = Annotated[str, _known("method", "orca_ray.methods.registry:all_methods")]
-MethodChoice = Annotated[str, _known("method", "orca_ray.methods.registry:method_choices")]
-HyperparameterName = Annotated[str, _known("hyper-parameter", "orca_ray.methods.registry:names")]
-SourceName = Annotated[str, _known("source", "orca_ray.alignment.registry:source_names")]
+MethodChoice = Annotated[
+    str, _known("method", "orca_ray.methods.registry:method_choices")
+]
+HyperparameterName = Annotated[
+    str, _known("hyper-parameter", "orca_ray.methods.registry:names")
+]
+SourceName = Annotated[
+    str, _known("source", "orca_ray.alignment.registry:source_names")
+]
 Settings = dict[HyperparameterName, Scalar]
 Space = dict[HyperparameterName, Dimension]
 _LevelCount = Field(min_length=1, max_length=MAX_LEVELS)
@@ -159,11 +223,14 @@ Levels = Annotated[
     | Annotated[dict[Text, Settings], _LevelCount, Tag("[levels]")],
     Discriminator(lambda value: "[levels]" if isinstance(value, dict) else "[values]"),
 ]
-"""Levels of a factor: the values of a hyper-parameter or, for a factor of another name, settings by level name."""
+"""Levels of a factor: the values of a hyper-parameter or, for a factor of another name,
+settings by level name.
+"""
 GridBlock = Annotated[dict[Text, Levels], Field(min_length=1)]
 """One block of a grid: factors, all of whose levels are combined."""
 GridSpec = Annotated[
-    Annotated[GridBlock, Tag("[block]")] | Annotated[list[GridBlock], Field(min_length=1), Tag("[blocks]")],
+    Annotated[GridBlock, Tag("[block]")]
+    | Annotated[list[GridBlock], Field(min_length=1), Tag("[blocks]")],
     Discriminator(lambda value: "[blocks]" if isinstance(value, list) else "[block]"),
 ]
 Seed = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
@@ -172,14 +239,19 @@ NumTrials = Annotated[int, Field(ge=0, le=MAX_TRIALS)]
 
 def _whole_above_one(gpus: float) -> float:
     if gpus > 1 and not float(gpus).is_integer():
-        raise ValueError(f"a trial trains on whole GPUs or on a part of one: give e.g. 2, 1 or 0.5; got {gpus:g}")
+        raise ValueError(
+            "a trial trains on whole GPUs or on a part of one: give e.g. 2, 1 or 0.5;"
+            f" got {gpus:g}"
+        )
     return gpus
 
 
 class ResourceRequest(_Model):
-    """Resources that one trial requests; ``gpus`` is ignored if no node of the cluster has a GPU.
+    """Resources that one trial requests; ``gpus`` is ignored if no node of the cluster
+    has a GPU.
 
-    With several GPUs, each one computes a part of every batch (docs/decisions/0019-several-gpus.md).
+    With several GPUs, each one computes a part of every batch
+    (docs/decisions/0019-several-gpus.md).
     """
 
     cpus: Annotated[float, Field(gt=0)] = 1.0
@@ -188,33 +260,48 @@ class ResourceRequest(_Model):
 
 
 class SuccessiveHalving(_Model):
-    """Early stopping by successive halving: at certain epochs (rungs), only the best ``1 / eta`` trials continue.
+    """Early stopping by successive halving: at certain epochs (rungs), only the best
+    ``1 / eta`` trials continue.
 
-    As in ASHA (Li et al., 2020, "A System for Massively Parallel Hyperparameter Tuning"), a trial never waits: it is
-    compared with all trials of its search that have reached the rung so far, so decisions depend on timing. In a
-    deterministic sweep it is compared with the trials of earlier generations alone (docs/decisions/0015-journal.md).
+    As in ASHA (Li et al., 2020, "A System for Massively Parallel Hyperparameter
+    Tuning"), a trial never waits: it is compared with all trials of its search that
+    have reached the rung so far, so decisions depend on timing. In a deterministic
+    sweep it is compared with the trials of earlier generations alone
+    (docs/decisions/0015-journal.md).
     """
 
     eta: Annotated[float, Field(ge=1.01)] = 2.0
-    """Reduction factor: a trial continues if it is among the best ceil(n / eta) of n trials at a rung."""
+    """Reduction factor: a trial continues if it is among the best ceil(n / eta) of n
+    trials at a rung.
+    """
     min_epochs: Annotated[int, Field(ge=1)] = 2
-    """Epoch of the first rung; each further rung is at ``eta`` times the epoch of the one before it."""
+    """Epoch of the first rung; each further rung is at ``eta`` times the epoch of the
+    one before it.
+    """
 
     def rungs(self, epochs: int) -> list[int]:
-        """Return the epochs of all rungs before the last of ``epochs`` epochs, ascending, e.g. [2, 4, 8] for 10."""
-        rungs, epoch = [], float(self.min_epochs)
+        """Return the epochs of all rungs before the last of ``epochs`` epochs,
+        ascending, e.g. [2, 4, 8] for 10.
+        """
+        rungs = []
+        epoch = float(self.min_epochs)
         while math.ceil(epoch) < epochs:
             rungs.append(math.ceil(epoch))
             epoch *= self.eta
         return sorted(set(rungs))
 
-    def stops(self, scores: Sequence[float], epochs: int, rivals: Iterable[Sequence[float]]) -> bool:
-        """Return whether a trial must stop now; False if the current epoch is not a rung.
+    def stops(
+        self, scores: Sequence[float], epochs: int, rivals: Iterable[Sequence[float]]
+    ) -> bool:
+        """Return whether a trial must stop now; False if the current epoch is not a
+        rung.
 
         Args:
-            scores: validation scores of the trial, one per epoch so far; lower is better. The lowest is compared.
+            scores: validation scores of the trial, one per epoch so far; lower is
+                better. The lowest is compared.
             epochs: number of epochs of the whole trial.
-            rivals: validation scores of each other trial; trials that have not reached this rung are ignored.
+            rivals: validation scores of each other trial; trials that have not reached
+                this rung are ignored.
         """
         reached = len(scores)
         if reached not in self.rungs(epochs):
@@ -225,7 +312,9 @@ class SuccessiveHalving(_Model):
 
 
 class Layer(_Model):
-    """Values that a sweep file sets for some of its trials; `SweepSpec.layers` gives the precedence."""
+    """Values that a sweep file sets for some of its trials; `SweepSpec.layers` gives
+    the precedence.
+    """
 
     settings: Settings = {}
     space: Space = {}
@@ -241,12 +330,21 @@ class TaskLayer(Layer):
 
 
 class Budget(_Model):
-    """How many trials and seeds a sweep runs; named e.g. ``quick`` (a first look) or ``full`` (for a leaderboard)."""
+    """How many trials and seeds a sweep runs; named e.g. ``quick`` (a first look) or
+    ``full`` (for a leaderboard).
+    """
 
     search_trials: NumTrials = 0
-    """Search trials per (task, method). With 0 there is no search: confirm trials run the first configuration."""
-    confirm_seeds: Annotated[list[Seed], Field(min_length=1), AfterValidator(_distinct)] = [1, 2, 3]
-    """Seeds of confirm trials, which rerun the best configuration and score it on test; none is `SweepFile.seed`."""
+    """Search trials per (task, method).
+
+    With 0 there is no search: confirm trials run the first configuration.
+    """
+    confirm_seeds: Annotated[
+        list[Seed], Field(min_length=1), AfterValidator(_distinct)
+    ] = [1, 2, 3]
+    """Seeds of confirm trials, which rerun the best configuration and score it on test;
+    none is `SweepFile.seed`.
+    """
     methods: list[MethodChoice] | None = None
     settings: Settings = {}
     tasks: dict[TaskName, Layer] = {}
@@ -256,41 +354,63 @@ class SweepFile(_Model):
     """The content of a sweep file; the fields are its top-level keys."""
 
     extends: str | None = None
-    """Sweep file that gives all values not set here: name of a shipped sweep, or path relative to this file."""
+    """Sweep file that gives all values not set here: name of a shipped sweep, or path
+    relative to this file.
+    """
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     benchmark: Text
     protocol: Protocol = Protocol.HELD_OUT
     methods: Annotated[list[MethodChoice], Field(min_length=1)]
-    """Names of methods; ``field`` stands for all methods whose `Recipe.variant` is False."""
+    """Names of methods; ``field`` stands for all methods whose `Recipe.variant` is
+    False.
+    """
     baselines: list[MethodChoice] = []
-    """Names of methods that run after ``methods``, each on those tasks alone that it can adapt to."""
+    """Names of methods that run after ``methods``, each on those tasks alone that it
+    can adapt to.
+    """
     tasks: Literal["all"] | Annotated[list[TaskName], Field(min_length=1)] = "all"
     bodies: dict[ModalityName, Text] = {}
-    """Body by modality of the task (``sequence`` or ``image``), instead of the task's default."""
+    """Body by modality of the task (``sequence`` or ``image``), instead of the task's
+    default.
+    """
     sources: Annotated[dict[ModalityName, SourceName], AfterValidator(_suitable)] = {}
-    """Alignment source by modality of the body, used where ``align.source`` is empty instead of the default source."""
+    """Alignment source by modality of the body, used where ``align.source`` is empty
+    instead of the default source.
+    """
     resources: ResourceRequest = ResourceRequest()
     seed: Seed = 0
     """Seed of all search trials, and of the samplers that suggest hyper-parameters."""
     parallel: Annotated[int, Field(ge=1, le=MAX_PARALLEL)] | None = None
-    """Largest number of search trials of one (task, method) that run at the same time; None: as many as the cluster has
-    room for. In a deterministic sweep, that many are suggested together (None: 1), and the next when all have ended."""
+    """Largest number of search trials of one (task, method) that run at the same time;
+    None: as many as the cluster has room for. In a deterministic sweep, that many are
+    suggested together (None: 1), and the next when all have ended.
+    """
     order: Literal["longest", "tasks"] = "longest"
-    """Which trials start first: those of the longest search, so that no worker is idle at the end; or ``tasks``: those
-    of one task after another, in the order of ``tasks``, so that a leaderboard soon has whole rows."""
+    """Which trials start first: those of the longest search, so that no worker is idle
+    at the end; or ``tasks``: those of one task after another, in the order of
+    ``tasks``, so that a leaderboard soon has whole rows.
+    """
     deterministic: bool = False
-    """Whether a trial gives the same scores on every run, on CPUs bit for bit. It then uses one thread, reproducible
-    kernels and full precision, and is slower."""
+    """Whether a trial gives the same scores on every run, on CPUs bit for bit. It then
+    uses one thread, reproducible kernels and full precision, and is slower.
+    """
     early_stopping: SuccessiveHalving | None = SuccessiveHalving()
     settings: Settings = {}
-    """Hyper-parameters of all trials. For a hyper-parameter in ``space`` it is the value of the first search trial."""
+    """Hyper-parameters of all trials.
+
+    For a hyper-parameter in ``space`` it is the value of the first search trial.
+    """
     published: bool = False
-    """Whether each task's published configuration (`orca_ray.sweep.plan.spec`) overrides ``settings``. The
-    values that the file sets for a method, a task or a budget override it in turn."""
+    """Whether each task's published configuration (`orca_ray.sweep.plan.spec`)
+    overrides ``settings``. The values that the file sets for a method, a task or a
+    budget override it in turn.
+    """
     space: Space = {}
     grid: GridSpec | None = None
-    """Factors whose levels are all combined instead of a search: each (task, method) runs all cells with all confirm
-    seeds. The values of a cell override all other settings. A list has several such blocks; equal cells run once."""
+    """Factors whose levels are all combined instead of a search: each (task, method)
+    runs all cells with all confirm seeds. The values of a cell override all other
+    settings. A list has several such blocks; equal cells run once.
+    """
     per_task: dict[TaskName, TaskLayer] = {}
     per_method: dict[MethodName, Layer] = {}
     budgets: Annotated[dict[Text, Budget], Field(min_length=1)] = {"full": Budget()}

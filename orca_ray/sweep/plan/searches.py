@@ -1,4 +1,6 @@
-"""Trials, their keys, the plan of each search, i.e. of each (task, method), and the node resources that they need."""
+"""Trials, their keys, the plan of each search, i.e. of each (task, method), and the
+node resources that they need.
+"""
 
 import hashlib
 import json
@@ -13,7 +15,9 @@ from orca_ray.sweep.plan.schema import Dimension, Scalar
 from orca_ray.sweep.plan.spec import SweepSpec
 
 Phase = Literal["search", "confirm"]
-"""Search trials try configurations; confirm trials, scored on test, rerun the best one or the cells of a grid."""
+"""Search trials try configurations; confirm trials, scored on test, rerun the best one
+or the cells of a grid.
+"""
 
 
 @dataclass(frozen=True)
@@ -21,9 +25,13 @@ class Resources:
     """Resources of one trial."""
 
     cpus: float = 1.0
-    """CPU cores to reserve. PyTorch gets as many intra-op threads, or one in a deterministic trial."""
+    """CPU cores to reserve.
+
+    PyTorch gets as many intra-op threads, or one in a deterministic trial.
+    """
     gpus: float = 0.0
-    """GPUs to reserve; with 0.5, two trials share one GPU, with 2, one trial uses two."""
+    """GPUs to reserve; with 0.5, two trials share one GPU, with 2, one trial uses two.
+    """
     memory_gib: float = 0.0
     """Host memory to reserve in GiB; 0 reserves none."""
 
@@ -46,23 +54,34 @@ class TrialSpec:
     data_fingerprint: str
     phase: Phase
     epochs: int
-    """Number of refine epochs, as in ``hyperparameters``; progress and early stopping read it here."""
+    """Number of refine epochs, as in ``hyperparameters``; progress and early stopping
+    read it here.
+    """
     resources: Resources = field(default_factory=Resources)
     halvings: int = 0
-    """How often the micro-batch is halved, because memory ran out in earlier attempts."""
+    """How often the micro-batch is halved, because memory ran out in earlier attempts.
+    """
     replaced_source: str = ""
-    """The paper's alignment source if ``align.source`` replaces it, because it could not be fetched; else ""."""
+    """The paper's alignment source if ``align.source`` replaces it, because it could
+    not be fetched; else "".
+    """
     deterministic: bool = False
-    """Whether the trial must give the same scores on every run; see docs/decisions/0005-deterministic.md."""
+    """Whether the trial must give the same scores on every run; see
+    docs/decisions/0005-deterministic.md.
+    """
 
     @property
     def threads(self) -> int:
-        """Number of PyTorch's intra-op threads of all ranks together; fixed, as the rounding of sums depends on it."""
+        """Number of PyTorch's intra-op threads of all ranks together; fixed, as the
+        rounding of sums depends on it.
+        """
         return 1 if self.deterministic else max(1, int(self.resources.cpus))
 
     @cached_property
     def key(self) -> str:
-        """20 hexadecimal digits: a hash of everything that decides the scores, equal in all processes and machines."""
+        """20 hexadecimal digits: a hash of everything that decides the scores, equal in
+        all processes and machines.
+        """
         identity: dict[str, Any] = {
             "task": self.task,
             "method": self.method,
@@ -72,19 +91,27 @@ class TrialSpec:
             "protocol": self.protocol,
             "data": self.data_fingerprint,
         }
-        if self.deterministic:  # left out if False, so that keys in older stores stay valid
+        if (
+            self.deterministic
+        ):  # left out if False, so that keys in older stores stay valid
             identity["deterministic"] = True
         return hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:20]
 
 
 def canonical_json(value: object) -> str:
-    """Serialise ``value`` as JSON with sorted keys and no spaces, so that equal values give equal text."""
+    """Serialise ``value`` as JSON with sorted keys and no spaces, so that equal values
+    give equal text.
+    """
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def stable_seed(*parts: object) -> int:
-    """Return a 32-bit seed that depends only on ``parts`` (names and numbers), not on the machine or process."""
-    return int.from_bytes(hashlib.sha256(canonical_json(parts).encode()).digest()[:4], "big")
+    """Return a 32-bit seed that depends only on ``parts`` (names and numbers), not on
+    the machine or process.
+    """
+    return int.from_bytes(
+        hashlib.sha256(canonical_json(parts).encode()).digest()[:4], "big"
+    )
 
 
 @dataclass(frozen=True)
@@ -99,7 +126,9 @@ class NodeResources:
     """Ray's id of the node."""
 
     def slots(self, wanted: Resources) -> int:
-        """Return how many trials with the resources ``wanted`` fit on the node, if nothing else runs there."""
+        """Return how many trials with the resources ``wanted`` fit on the node, if
+        nothing else runs there.
+        """
         fits = [self.cpus / wanted.cpus if wanted.cpus else math.inf]
         if wanted.memory_gib:
             fits.append(self.memory_gib / wanted.memory_gib)
@@ -112,7 +141,9 @@ class NodeResources:
 
 @dataclass(frozen=True)
 class SearchPlan:
-    """Plan of one (task, method): hyper-parameters of the first trial, resources of each trial, number of trials."""
+    """Plan of one (task, method): hyper-parameters of the first trial, resources of
+    each trial, number of trials.
+    """
 
     spec: SweepSpec
     task: str
@@ -124,22 +155,29 @@ class SearchPlan:
     num_search: int
     confirm_seeds: tuple[int, ...]
     source: str = ""
-    """Alignment source of the trials whose ``align.source`` is empty; see `plan.with_sources`."""
+    """Alignment source of the trials whose ``align.source`` is empty; see
+    `plan.with_sources`.
+    """
     replaced_source: str = ""
     """Name of the paper's alignment source if ``source`` replaces it; else ""."""
     cells: tuple[Mapping[str, Scalar], ...] = ()
-    """Hyper-parameters of each distinct cell of the sweep's grid; empty without a grid."""
+    """Hyper-parameters of each distinct cell of the sweep's grid; empty without a grid.
+    """
 
     @cached_property
     def configurations(self) -> tuple[Mapping[str, Scalar], ...]:
-        """Hyper-parameters of each cell of the grid; without a grid, those of the first configuration alone."""
+        """Hyper-parameters of each cell of the grid; without a grid, those of the first
+        configuration alone.
+        """
         return _distinct(map(self._named, self.cells or (self.first,)))
 
     @cached_property
     def space(self) -> Mapping[str, Dimension]:
         """Search space of the method, by hyper-parameter."""
         space = self.spec.space(self.task, self.method)
-        return {name: dimension for name, dimension in space.items() if name in self.first}
+        return {
+            name: dimension for name, dimension in space.items() if name in self.first
+        }
 
     @property
     def num_confirm(self) -> int:
@@ -153,8 +191,12 @@ class SearchPlan:
 
     @property
     def most_at_once(self) -> float:
-        """Largest number of trials that may run at the same time; infinity if the sweep sets no limit."""
-        if not self.num_search or (self.spec.file.parallel is None and not self.spec.deterministic):
+        """Largest number of trials that may run at the same time; infinity if the sweep
+        sets no limit.
+        """
+        if not self.num_search or (
+            self.spec.file.parallel is None and not self.spec.deterministic
+        ):
             return math.inf
         return max(self.spec.file.parallel or 1, self.num_confirm)
 
@@ -164,32 +206,58 @@ class SearchPlan:
         return self.trial({}, 0, "search")
 
     def trial(self, values: Mapping[str, Scalar], seed: int, phase: Phase) -> TrialSpec:
-        """Build a trial: the hyper-parameters in ``values`` replace those of the first configuration."""
+        """Build a trial: the hyper-parameters in ``values`` replace those of the first
+        configuration.
+        """
         hyperparameters = self._named({**self.first, **values})
         return TrialSpec(
-            task=self.task, method=self.method, body=self.body, hyperparameters=hyperparameters, seed=seed,
-            protocol=self.spec.protocol, data_fingerprint=self.fingerprint, phase=phase, resources=self.resources,
-            epochs=num_epochs(hyperparameters), deterministic=self.spec.deterministic,
-            replaced_source=self.replaced_source if hyperparameters.get("align.source") == self.source else "",
-        )  # fmt: skip
+            task=self.task,
+            method=self.method,
+            body=self.body,
+            hyperparameters=hyperparameters,
+            seed=seed,
+            protocol=self.spec.protocol,
+            data_fingerprint=self.fingerprint,
+            phase=phase,
+            resources=self.resources,
+            epochs=num_epochs(hyperparameters),
+            deterministic=self.spec.deterministic,
+            replaced_source=(
+                self.replaced_source
+                if hyperparameters.get("align.source") == self.source
+                else ""
+            ),
+        )
 
     def _named(self, values: Mapping[str, Scalar]) -> Mapping[str, Scalar]:
-        return {**values, "align.source": self.source} if values.get("align.source") == "" else values
+        return (
+            {**values, "align.source": self.source}
+            if values.get("align.source") == ""
+            else values
+        )
 
 
 def num_epochs(hyperparameters: Mapping[str, Scalar]) -> int:
-    """Return the number of refine epochs; 1 for a method without this option, which fits in closed form."""
+    """Return the number of refine epochs; 1 for a method without this option, which
+    fits in closed form.
+    """
     return int(hyperparameters.get("refine.epochs", 1))
 
 
-def _distinct(configurations: Iterable[Mapping[str, Scalar]]) -> tuple[Mapping[str, Scalar], ...]:
+def _distinct(
+    configurations: Iterable[Mapping[str, Scalar]],
+) -> tuple[Mapping[str, Scalar], ...]:
     return tuple({canonical_json(dict(each)): each for each in configurations}.values())
 
 
-def plan_searches(spec: SweepSpec, fingerprints: Mapping[str, str], *, gpus: bool) -> list[SearchPlan]:
-    """Return one plan for each (task, method) of a sweep, given the data fingerprint of each task.
+def plan_searches(
+    spec: SweepSpec, fingerprints: Mapping[str, str], *, gpus: bool
+) -> list[SearchPlan]:
+    """Return one plan for each (task, method) of a sweep, given the data fingerprint of
+    each task.
 
-    ``gpus``: whether any node has a GPU; if not, trials request none, whatever the sweep file says.
+    ``gpus``: whether any node has a GPU; if not, trials request none, whatever the
+    sweep file says.
     """
 
     def plan(task: str, method: str) -> SearchPlan:
@@ -201,7 +269,9 @@ def plan_searches(spec: SweepSpec, fingerprints: Mapping[str, str], *, gpus: boo
             body=spec.body(task, method),
             fingerprint=fingerprints[task],
             first=spec.hyperparameters(task, method),
-            resources=Resources(request.cpus, request.gpus if gpus else 0.0, request.memory_gib),
+            resources=Resources(
+                request.cpus, request.gpus if gpus else 0.0, request.memory_gib
+            ),
             num_search=spec.search_trials(task, method),
             confirm_seeds=spec.confirm_seeds,
             cells=_distinct(cell_values(spec, task, method)),
@@ -210,10 +280,26 @@ def plan_searches(spec: SweepSpec, fingerprints: Mapping[str, str], *, gpus: boo
     return [plan(task, method) for task, method in spec.pairs]
 
 
-def placement_problem(resources: Resources, nodes: Sequence[NodeResources]) -> str | None:
-    """Return a sentence that says why no node has the resources of a trial; None if some node has them."""
-    wanted = f"{resources.cpus:g} CPUs, {resources.gpus:g} GPUs, {resources.memory_gib:g} GiB"
+def placement_problem(
+    resources: Resources, nodes: Sequence[NodeResources]
+) -> str | None:
+    """Return a sentence that says why no node has the resources of a trial; None if
+    some node has them.
+    """
+    wanted = (
+        f"{resources.cpus:g} CPUs, {resources.gpus:g} GPUs,"
+        f" {resources.memory_gib:g} GiB"
+    )
     if any(node.slots(resources) for node in nodes):
         return None
-    largest = ", ".join(f"{n.name}: {n.cpus:g} CPUs, {n.gpus:g} GPUs, {n.memory_gib:.1f} GiB" for n in nodes) or "none"
-    return f"a trial asks for {wanted}, more than any node has ({largest}): lower resources in the sweep file"
+    largest = (
+        ", ".join(
+            f"{n.name}: {n.cpus:g} CPUs, {n.gpus:g} GPUs, {n.memory_gib:.1f} GiB"
+            for n in nodes
+        )
+        or "none"
+    )
+    return (
+        f"a trial asks for {wanted}, more than any node has ({largest}): lower"
+        " resources in the sweep file"
+    )

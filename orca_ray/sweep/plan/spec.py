@@ -1,8 +1,11 @@
-"""A sweep that can be planned: a validated sweep file, one of its budgets, and values from the command line.
+"""A sweep that can be planned: a validated sweep file, one of its budgets, and values
+from the command line.
 
-With ``published: true``, the first trial of a search is the tuned configuration that ORCA's authors published for the
-task, from the configuration files of github.com/sjunhongshen/ORCA (commit 19b8c1c). ``reference_hyperparameters.csv``
-holds their values, one data set per row, and ``reference_options.toml`` the options that are copies of these values.
+With ``published: true``, the first trial of a search is the tuned configuration that
+ORCA's authors published for the task, from the configuration files of
+github.com/sjunhongshen/ORCA (commit 19b8c1c). ``reference_hyperparameters.csv`` holds
+their values, one data set per row, and ``reference_options.toml`` the options that are
+copies of these values.
 """
 
 import csv
@@ -21,7 +24,15 @@ from orca_ray.methods.recipe import NO_BODY
 from orca_ray.methods.registry import check_unfit, expand, get_method, relevant, resolve
 from orca_ray.models.modality import get_modality, modality_of
 from orca_ray.results.record import PROTOCOLS
-from orca_ray.sweep.plan.schema import MAX_TRIALS, Budget, Dimension, Layer, ResourceRequest, Scalar, SweepFile
+from orca_ray.sweep.plan.schema import (
+    MAX_TRIALS,
+    Budget,
+    Dimension,
+    Layer,
+    ResourceRequest,
+    Scalar,
+    SweepFile,
+)
 from orca_ray.tasks.registry import get_benchmark, get_task, known_tasks
 
 logger = logging.getLogger(__name__)
@@ -29,21 +40,27 @@ logger = logging.getLogger(__name__)
 MAX_SEEDS = 9_999
 """Largest value of ``--seeds``, the number of confirm seeds."""
 _MAX_TOKENS = {"PDE-Burgers": 512}
-"""Largest number of tokens, where the reference's code does not use the configured one. For Burgers' equation 128
-tokens are configured for 256 points, i.e. patches of two; the code reads 1024 points, which makes 512 patches."""
+"""Largest number of tokens, where the reference's code does not use the configured one.
+For Burgers' equation 128 tokens are configured for 256 points, i.e. patches of two; the
+code reads 1024 points, which makes 512 patches.
+"""
 _OPTIONS = tables("orca_ray.sweep.plan", "reference_options.toml")
 
 
 @dataclass(frozen=True)
 class Overrides:
-    """Values from the command line, which replace those of the sweep file; None leaves the file's value."""
+    """Values from the command line, which replace those of the sweep file; None leaves
+    the file's value.
+    """
 
     tasks: Sequence[str] | None = None
     methods: Sequence[str] | None = None
     body: str | None = None
     protocol: str | None = None
     trials: int | None = None
-    """Search trials per (task, method). 1: no search; the first configuration runs with one seed (or ``seeds``)."""
+    """Search trials per (task, method). 1: no search; the first configuration runs with
+    one seed (or ``seeds``).
+    """
     seeds: int | None = None
     """Number of confirm trials per (task, method), each with its own seed."""
     deterministic: bool = False
@@ -52,7 +69,9 @@ class Overrides:
 
 @dataclass(frozen=True)
 class SweepSpec:
-    """A sweep file, the chosen budget, and the values from the command line, which win over both."""
+    """A sweep file, the chosen budget, and the values from the command line, which win
+    over both.
+    """
 
     file: SweepFile
     budget_name: str
@@ -63,45 +82,75 @@ class SweepSpec:
 
     @property
     def protocol(self) -> str:
-        """Split that selects epochs and hyper-parameters: ``held-out`` (validation) or ``paper`` (test)."""
+        """Split that selects epochs and hyper-parameters: ``held-out`` (validation) or
+        ``paper`` (test).
+        """
         return self.overrides.protocol or self.file.protocol.value
 
     @property
     def deterministic(self) -> bool:
-        """Whether a trial must give the same scores on every run (see docs/decisions/0005-deterministic.md)."""
+        """Whether a trial must give the same scores on every run (see
+        docs/decisions/0005-deterministic.md).
+        """
         return self.overrides.deterministic or self.file.deterministic
 
     @property
     def sweep_id(self) -> str:
-        """Name under which records are stored, e.g. ``pocket/quick`` (sweep file and budget).
+        """Name under which records are stored, e.g. ``pocket/quick`` (sweep file and
+        budget).
 
-        ``--trials`` and determinism add a suffix, as in ``pocket/quick-trials1-deterministic``, to separate records.
+        ``--trials`` and determinism add a suffix, as in
+        ``pocket/quick-trials1-deterministic``, to separate records.
         """
-        return self._sweep_id("" if self.overrides.trials is None else f"-trials{self.overrides.trials}")
+        return self._sweep_id(
+            "" if self.overrides.trials is None else f"-trials{self.overrides.trials}"
+        )
 
     def is_variant(self, sweep_id: str) -> bool:
-        """Return whether ``sweep_id`` is the id of this sweep with another number of search trials (``--trials``)."""
-        match = re.search(r"-trials\d+", sweep_id.removeprefix(f"{self.file.name}/{self.budget_name}"))
-        return sweep_id != self.sweep_id and sweep_id == self._sweep_id(match.group() if match else "")
+        """Return whether ``sweep_id`` is the id of this sweep with another number of
+        search trials (``--trials``).
+        """
+        match = re.search(
+            r"-trials\d+", sweep_id.removeprefix(f"{self.file.name}/{self.budget_name}")
+        )
+        return sweep_id != self.sweep_id and sweep_id == self._sweep_id(
+            match.group() if match else ""
+        )
 
     def _sweep_id(self, trials: str) -> str:
-        return f"{self.file.name}/{self.budget_name}{trials}" + ("-deterministic" if self.deterministic else "")
+        return f"{self.file.name}/{self.budget_name}{trials}" + (
+            "-deterministic" if self.deterministic else ""
+        )
 
     @property
     def confirm_seeds(self) -> tuple[int, ...]:
-        """Seeds of the confirm trials, which rerun the best configuration of a search and are scored on test."""
+        """Seeds of the confirm trials, which rerun the best configuration of a search
+        and are scored on test.
+        """
         seeds = self.budget.confirm_seeds
-        if self.overrides.trials == 1 and self.protocol == PAPER and self.overrides.seeds is None:
-            return (self.file.seed,)  # as in the reference; no search trial has this seed
+        if (
+            self.overrides.trials == 1
+            and self.protocol == PAPER
+            and self.overrides.seeds is None
+        ):
+            return (
+                self.file.seed,
+            )  # as in the reference; no search trial has this seed
         if self.overrides.seeds is not None:
             taken = {*seeds, self.file.seed}
-            others = (seed for seed in range(1, MAX_SEEDS + len(taken) + 1) if seed not in taken)
+            others = (
+                seed
+                for seed in range(1, MAX_SEEDS + len(taken) + 1)
+                if seed not in taken
+            )
             return tuple(islice(chain(seeds, others), self.overrides.seeds))
         return tuple(seeds[:1] if self.overrides.trials == 1 else seeds)
 
     @property
     def pairs(self) -> list[tuple[str, str]]:
-        """The pairs (task, method) to run: all, except those of a baseline and a task that it cannot adapt to."""
+        """The pairs (task, method) to run: all, except those of a baseline and a task
+        that it cannot adapt to.
+        """
         fitting = expand(self.file.baselines)
         return [
             (task, method)
@@ -110,19 +159,34 @@ class SweepSpec:
         ]
 
     def layers(self, task: str, method: str) -> list[Layer]:
-        """Return the blocks of values that apply to one (task, method), from lowest to highest precedence.
+        """Return the blocks of values that apply to one (task, method), from lowest to
+        highest precedence.
 
-        These are: the file's top-level values, the task's published configuration (if the file uses it), then the
-        values for the method, for the task, for the method on the task, for the budget, and for the task in the budget.
+        These are: the file's top-level values, the task's published configuration (if
+            the file uses it), then the
+        values for the method, for the task, for the method on the task, for the budget,
+        and for the task in the budget.
         """
-        file, budget = self.file, self.budget
+        file = self.file
+        budget = self.budget
         whole = Layer.model_construct(  # all values have been validated
-            settings=file.settings, space=file.space, resources=file.resources, search_trials=budget.search_trials
+            settings=file.settings,
+            space=file.space,
+            resources=file.resources,
+            search_trials=budget.search_trials,
         )
         paper = (method, self.body(task, method)) if self.protocol == PAPER else None
         published = published_settings(task, paper=paper) if file.published else {}
-        of_budget = [Layer.model_construct(settings=budget.settings), budget.tasks.get(task)]
-        layers = [whole, Layer.model_construct(settings=published), *self._own_layers(task, method), *of_budget]
+        of_budget = [
+            Layer.model_construct(settings=budget.settings),
+            budget.tasks.get(task),
+        ]
+        layers = [
+            whole,
+            Layer.model_construct(settings=published),
+            *self._own_layers(task, method),
+            *of_budget,
+        ]
         return [layer for layer in layers if layer is not None]
 
     def _own_layers(self, task: str, method: str) -> list[Layer | None]:
@@ -134,47 +198,84 @@ class SweepSpec:
         """Return the number of search trials of one (task, method); 0 means no search."""
         if self.overrides.trials is not None:
             return self.overrides.trials if self.overrides.trials > 1 else 0
-        return [layer.search_trials for layer in self.layers(task, method) if layer.search_trials is not None][-1]
+        return [
+            layer.search_trials
+            for layer in self.layers(task, method)
+            if layer.search_trials is not None
+        ][-1]
 
     def settings(self, task: str, method: str) -> dict[str, Scalar]:
-        """Return the hyper-parameters that `layers` set for one (task, method); later layers override earlier ones."""
-        return {name: value for layer in self.layers(task, method) for name, value in layer.settings.items()}
+        """Return the hyper-parameters that `layers` set for one (task, method); later
+        layers override earlier ones.
+        """
+        return {
+            name: value
+            for layer in self.layers(task, method)
+            for name, value in layer.settings.items()
+        }
 
-    def hyperparameters(self, task: str, method: str, values: Mapping[str, Scalar] | None = None) -> dict[str, Scalar]:
-        """Return all hyper-parameters of a trial of one (task, method): `settings`, overridden by ``values``."""
+    def hyperparameters(
+        self, task: str, method: str, values: Mapping[str, Scalar] | None = None
+    ) -> dict[str, Scalar]:
+        """Return all hyper-parameters of a trial of one (task, method): `settings`,
+        overridden by ``values``.
+        """
         resolved = resolve(method, {**self.settings(task, method), **(values or {})})
         return relevant(resolved, method, self.space(task, method))
 
     def space(self, task: str, method: str) -> dict[str, Dimension]:
-        """Return the search space of one (task, method) by hyper-parameter; later `layers` override earlier ones."""
-        return {name: value for layer in self.layers(task, method) for name, value in layer.space.items()}
+        """Return the search space of one (task, method) by hyper-parameter; later
+        `layers` override earlier ones.
+        """
+        return {
+            name: value
+            for layer in self.layers(task, method)
+            for name, value in layer.space.items()
+        }
 
     def resources(self, task: str, method: str) -> ResourceRequest:
         """Return the resources of one trial of one (task, method)."""
-        return [layer.resources for layer in self.layers(task, method) if layer.resources is not None][-1]
+        return [
+            layer.resources
+            for layer in self.layers(task, method)
+            if layer.resources is not None
+        ][-1]
 
     def body(self, task: str, method: str) -> str:
-        """Return the name of the body (pretrained model) that one (task, method) adapts; `NO_BODY` if it needs none.
+        """Return the name of the body (pretrained model) that one (task, method)
+        adapts; `NO_BODY` if it needs none.
 
-        ``--body`` comes first if given. Else the body is the first that is set of: the body for the task in the budget,
-        for the method on the task, for the task, for the method, for the task's modality (``bodies``), and the task's
-        default.
+        ``--body`` comes first if given. Else the body is the first that is set of: the
+        body for the task in the budget, for the method on the task, for the task, for
+        the method, for the task's modality (``bodies``), and the task's default.
         """
         if not get_method(method).uses_body:
             return NO_BODY
         if self.overrides.body is not None:
             return self.overrides.body
         layers = [*self._own_layers(task, method), self.budget.tasks.get(task)]
-        chosen = [layer.body for layer in layers if layer is not None and layer.body is not None]
+        chosen = [
+            layer.body
+            for layer in layers
+            if layer is not None and layer.body is not None
+        ]
         declared = get_task(task)
-        return chosen[-1] if chosen else self.file.bodies.get(declared.modality, declared.body)
+        return (
+            chosen[-1]
+            if chosen
+            else self.file.bodies.get(declared.modality, declared.body)
+        )
 
 
-def resolve_spec(file: SweepFile, budget: str | None, overrides: Overrides) -> SweepSpec:
-    """Combine a sweep file with one of its budgets (None: the file's default) and with ``overrides``.
+def resolve_spec(
+    file: SweepFile, budget: str | None, overrides: Overrides
+) -> SweepSpec:
+    """Combine a sweep file with one of its budgets (None: the file's default) and with
+    ``overrides``.
 
-    Raises UserError for an unknown budget, task, method or protocol, a method that cannot adapt to one of the tasks, a
-    number out of range, a body name with control characters, or a confirm seed that equals the seed of the search.
+    Raises UserError for an unknown budget, task, method or protocol, a method that
+    cannot adapt to one of the tasks, a number out of range, a body name with control
+    characters, or a confirm seed that equals the seed of the search.
     """
     chosen = file.default_budget if budget is None else budget
     if chosen not in file.budgets:
@@ -182,49 +283,91 @@ def resolve_spec(file: SweepFile, budget: str | None, overrides: Overrides) -> S
     members = [task.name for task in get_benchmark(file.benchmark)]
     tasks = members if file.tasks == "all" else list(file.tasks)
     if overrides.tasks:
-        tasks = [name if "/" in name else f"{file.benchmark}/{name}" for name in overrides.tasks]
+        tasks = [
+            name if "/" in name else f"{file.benchmark}/{name}"
+            for name in overrides.tasks
+        ]
         for given, name in zip(overrides.tasks, tasks, strict=True):
             if name not in known_tasks():
                 raise unknown_name("task", given, known_tasks())
     for name in tasks:
         if get_task(name).benchmark != file.benchmark:
-            raise UserError(f"task {name!r} is not in benchmark {file.benchmark!r}: its tasks are {', '.join(members)}")
-    methods = expand(overrides.methods or file.budgets[chosen].methods or [*file.methods, *file.baselines])
+            raise UserError(
+                f"task {name!r} is not in benchmark {file.benchmark!r}: its tasks are"
+                f" {', '.join(members)}"
+            )
+    methods = expand(
+        overrides.methods
+        or file.budgets[chosen].methods
+        or [*file.methods, *file.baselines]
+    )
     optional = expand(file.baselines)
-    for task, method in product(tasks, [each for each in methods if each not in optional]):
+    for task, method in product(
+        tasks, [each for each in methods if each not in optional]
+    ):
         check_unfit(method, get_task(task))
     for method in sorted(set(optional) & set(methods)):
         problems = [get_method(method).problem(get_task(task)) for task in members]
         if all(problems):
             logger.warning("%s is left out: %s", method, problems[0])
-    if all(get_method(method).problem(get_task(task)) for task, method in product(tasks, methods)):
+    if all(
+        get_method(method).problem(get_task(task))
+        for task, method in product(tasks, methods)
+    ):
         check_unfit(methods[0], get_task(tasks[0]))
     if not (overrides.body or "").isprintable():
-        raise UserError(f"--body must not contain control characters or line breaks, got {overrides.body!r}")
+        raise UserError(
+            "--body must not contain control characters or line breaks, got"
+            f" {overrides.body!r}"
+        )
     if overrides.protocol is not None and overrides.protocol not in PROTOCOLS:
         raise unknown_name("protocol", overrides.protocol, PROTOCOLS)
-    limits = (("--trials", overrides.trials, MAX_TRIALS), ("--seeds", overrides.seeds, MAX_SEEDS))
+    limits = (
+        ("--trials", overrides.trials, MAX_TRIALS),
+        ("--seeds", overrides.seeds, MAX_SEEDS),
+    )
     for option, value, most in limits:
         if value is not None and not 1 <= value <= most:
-            raise UserError(f"{option} must be at least 1 and at most {most}, got {value}")
+            raise UserError(
+                f"{option} must be at least 1 and at most {most}, got {value}"
+            )
     if file.grid and (overrides.trials or 1) > 1:
-        raise UserError(f"--trials {overrides.trials}: a grid has no search; --trials 1 runs each cell with one seed")
-    spec = SweepSpec(file, chosen, file.budgets[chosen], tuple(dict.fromkeys(tasks)), tuple(methods), overrides)
+        raise UserError(
+            f"--trials {overrides.trials}: a grid has no search; --trials 1 runs each"
+            " cell with one seed"
+        )
+    spec = SweepSpec(
+        file,
+        chosen,
+        file.budgets[chosen],
+        tuple(dict.fromkeys(tasks)),
+        tuple(methods),
+        overrides,
+    )
     if file.seed in spec.confirm_seeds and overrides.trials != 1:
-        raise UserError(f"seed {file.seed} is the search's own: remove it from confirm_seeds, or give another seed")
+        raise UserError(
+            f"seed {file.seed} is the search's own: remove it from confirm_seeds, or"
+            " give another seed"
+        )
     return spec
 
 
-def published_settings(task: str, *, paper: tuple[str, str] | None = None) -> dict[str, Scalar]:
-    """Return a task's published configuration as hyper-parameters; empty if the reference has none for the task.
+def published_settings(
+    task: str, *, paper: tuple[str, str] | None = None
+) -> dict[str, Scalar]:
+    """Return a task's published configuration as hyper-parameters; empty if the
+    reference has none for the task.
 
-    Under the protocol ``paper``, pass the names of the method and of the body as ``paper``: the result then contains
-    ``align.source``, the paper's source for the body's modality (CoNLL-2003 or CIFAR-10), which must be downloaded, and
-    the reference's network: ``head.dense`` is ``pooled``, and ``embedder.initialisation`` is ``paper`` if the method
-    has an align stage, else ``random``. Otherwise pass None: the result then does not set these three.
+    Under the protocol ``paper``, pass the names of the method and of the body as
+    ``paper``: the result then contains ``align.source``, the paper's source for the
+    body's modality (CoNLL-2003 or CIFAR-10), which must be downloaded, and the
+    reference's network: ``head.dense`` is ``pooled``, and ``embedder.initialisation``
+    is ``paper`` if the method has an align stage, else ``random``. Otherwise pass None:
+    the result then does not set these three.
 
-    Gradients are averaged here and summed in the reference, hence the factors of learning rate and weight decay.
-    ``docs/decisions/0008-published-configurations.md`` lists all conversions and the remaining differences.
+    Gradients are averaged here and summed in the reference, hence the factors of
+    learning rate and weight decay. ``docs/decisions/0008-published-configurations.md``
+    lists all conversions and the remaining differences.
     """
     row = reference_row(task)
     if row is None:
@@ -232,26 +375,36 @@ def published_settings(task: str, *, paper: tuple[str, str] | None = None) -> di
     settings = _settings(task, row)
     if paper is not None:
         method, body = paper
-        settings["align.source"] = modality_of(body, get_task(task).modality).paper_source
-        settings["embedder.initialisation"] = "paper" if get_method(method).aligns else "random"
+        settings["align.source"] = modality_of(
+            body, get_task(task).modality
+        ).paper_source
+        settings["embedder.initialisation"] = (
+            "paper" if get_method(method).aligns else "random"
+        )
         settings["head.dense"] = "pooled"
     return settings
 
 
 def reference_row(task: str) -> Mapping[str, str] | None:
-    """Return the row of a task in ``reference_hyperparameters.csv`` as texts by column name; None if it has none."""
+    """Return the row of a task in ``reference_hyperparameters.csv`` as texts by column
+    name; None if it has none.
+    """
     return _rows().get(task.replace("pdebench_generated/", "pdebench/"))
 
 
 @cache
 def _rows() -> Mapping[str, Mapping[str, str]]:
-    text = (files("orca_ray.sweep.plan") / "reference_hyperparameters.csv").read_text(encoding="utf-8")
+    text = (files("orca_ray.sweep.plan") / "reference_hyperparameters.csv").read_text(
+        encoding="utf-8"
+    )
     return {row["task"]: row for row in csv.DictReader(text.splitlines())}
 
 
 def _settings(task: str, row: Mapping[str, str]) -> dict[str, Scalar]:
-    optimizer, rate = row["optimizer"].lower(), float(row["lr"])
-    batch, accumulation = int(row["batch_size"]), int(row["accum"])
+    optimizer = row["optimizer"].lower()
+    rate = float(row["lr"])
+    batch = int(row["batch_size"])
+    accumulation = int(row["accum"])
     summed = accumulation if optimizer == "sgd" else 1
     l2 = accumulation if optimizer in ("sgd", "adam") else 1
     max_tokens = _MAX_TOKENS.get(row["dataset"], int(row["target_seq_len"]))
@@ -260,7 +413,9 @@ def _settings(task: str, row: Mapping[str, str]) -> dict[str, Scalar]:
         **{f"embedder.{name}": value for name, value in embedder.items()},
         **_OPTIONS["fixed"],
         **{option: int(row[column]) for option, column in _OPTIONS["integers"].items()},
-        **{option: float(row[column]) for option, column in _OPTIONS["numbers"].items()},
+        **{
+            option: float(row[column]) for option, column in _OPTIONS["numbers"].items()
+        },
         "align.optimizer": optimizer,
         "align.learning_rate": rate * (10.0 if rate <= 1e-3 else 1.0),
         "align.samples_per_class": (int(row["align_maxsamples"]) // batch + 1) * batch,

@@ -1,1 +1,3 @@
-"""Running planned trials: the driver, the controller that decides what runs next, and what it knows and records."""
+"""Running planned trials: the driver, the controller that decides what runs next, and
+what it knows and records.
+"""

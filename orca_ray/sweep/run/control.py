@@ -31,11 +31,13 @@ class Control:
         """Store what requests act on.
 
         Args:
-            lease: exclusive right to run the sweep, through which requests arrive and the state is published, or None.
+            lease: exclusive right to run the sweep, through which requests arrive and
+                the state is published, or None.
             emit: called with every event.
             state: returns the live state, without what this class knows itself.
             retry: runs failed trials again ("": all) and returns how many there are.
-            runs: returns whether the trial with a key runs, or waits for its next attempt.
+            runs: returns whether the trial with a key runs, or waits for its next
+                attempt.
         """
         self.stopping = False
         """Whether the sweep must end as after Ctrl-C."""
@@ -48,8 +50,14 @@ class Control:
         self.time_over = False
         """Whether the sweep ends because of its deadline."""
         self.retries = list(lease.retried) if lease else []
-        """Requests to run failed trials again that stay in the store, because some of these trials have not ended."""
-        self._lease, self._emit, self._live_state, self._retry_trials, self._runs = lease, emit, state, retry, runs
+        """Requests to run failed trials again that stay in the store, because some of
+        these trials have not ended.
+        """
+        self._lease = lease
+        self._emit = emit
+        self._live_state = state
+        self._retry_trials = retry
+        self._runs = runs
         self._next_tick = 0.0
         self._ended: deque[float] = deque()
         self._apply: dict[str, Callable[[str], None]] = {
@@ -61,7 +69,8 @@ class Control:
         }
 
     def tick(self) -> bool:
-        """Apply new requests, publish the live state and return True; if called again within a second, return False.
+        """Apply new requests, publish the live state and return True; if called again
+        within a second, return False.
 
         Raises UserError if another driver has taken over the sweep.
         """
@@ -85,7 +94,9 @@ class Control:
         return True
 
     def forget_retries(self) -> None:
-        """Delete the requests in `retries` from the store; call it when their trials have ended."""
+        """Delete the requests in `retries` from the store; call it when their trials
+        have ended.
+        """
         if self._lease is not None:
             self._lease.carried_out(self.retries)
         self.retries.clear()
@@ -99,11 +110,15 @@ class Control:
 
     def _stop(self, reason: str) -> None:
         self.stopping = True
-        self._say(f"{reason}: running trials save a checkpoint; the same command continues")
+        self._say(
+            f"{reason}: running trials save a checkpoint; the same command continues"
+        )
 
     def _pause(self, paused: bool) -> None:
         self.paused = paused
-        self._say("paused by request: no trial starts" if paused else "resumed by request")
+        self._say(
+            "paused by request: no trial starts" if paused else "resumed by request"
+        )
 
     def _cancel(self, trial: str) -> None:
         if self._runs(trial):
@@ -114,11 +129,18 @@ class Control:
 
     def _retry(self, trial: str) -> None:
         number = self._retry_trials(trial)
-        self._say(f"{number} failed trial{'s' * (number != 1)} will run again by request")
+        self._say(
+            f"{number} failed trial{'s' * (number != 1)} will run again by request"
+        )
 
     def _state(self, now: float) -> LiveState:
         while self._ended and self._ended[0] < now - _RATE_SECONDS:
             self._ended.popleft()
         window = now - self._ended[0] if len(self._ended) > 1 else 0.0
         rate = 60 * (len(self._ended) - 1) / window if window else None
-        return replace(self._live_state(), trials_per_minute=rate, paused=self.paused, stopping=self.stopping)
+        return replace(
+            self._live_state(),
+            trials_per_minute=rate,
+            paused=self.paused,
+            stopping=self.stopping,
+        )

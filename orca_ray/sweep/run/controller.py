@@ -1,6 +1,8 @@
-"""Decides which trial runs next and which one stops early, and stores the records; executors run the trials.
+"""Decides which trial runs next and which one stops early, and stores the records;
+executors run the trials.
 
-One thread calls the controller; docs/way-of-a-trial.md says which, and what the other threads of the driver do.
+One thread calls the controller; docs/way-of-a-trial.md says which, and what the other
+threads of the driver do.
 """
 
 import functools
@@ -22,14 +24,22 @@ from orca_ray.sweep.run.control import Control
 from orca_ray.sweep.run.messages import TrialReport, make_record
 from orca_ray.sweep.run.placement import PATIENCE_SECONDS, Placement
 from orca_ray.sweep.run.recorder import Recorder, TrialState
-from orca_ray.sweep.run.retries import CAUSES, RULES, Failure, FailureLedger, FailuresOfTrial
+from orca_ray.sweep.run.retries import (
+    CAUSES,
+    RULES,
+    Failure,
+    FailureLedger,
+    FailuresOfTrial,
+)
 from orca_ray.sweep.run.searches import Durations, SweepSearches
 from orca_ray.sweep.search import Race, Search
 from orca_ray.sweep.worker.staging import Stager
 
 
 class SweepController:
-    """Controller of a sweep: chooses trials one at a time, and writes a record for each trial that ends."""
+    """Controller of a sweep: chooses trials one at a time, and writes a record for each
+    trial that ends.
+    """
 
     def __init__(
         self,
@@ -46,70 +56,107 @@ class SweepController:
         """Rebuild the state of the sweep from what ``store`` holds.
 
         Args:
-            searches: plans of the searches to run; those without a fingerprint begin when `stager` returns it.
+            searches: plans of the searches to run; those without a fingerprint begin
+                when `stager` returns it.
             store: results store that records are read from and written to.
             executor: name of the executor, for the records.
-            trial_seconds: relative cost of one trial of each (task, method), see `cost.trial_seconds`; only ratios
-                matter. A pair without a value gets 1.
-            retry_failed: whether to run failed trials again. Trials whose worker disappeared (status ``lost``) are
-                always run again.
+            trial_seconds: relative cost of one trial of each (task, method), see
+                `cost.trial_seconds`; only ratios matter. A pair without a value gets 1.
+            retry_failed: whether to run failed trials again. Trials whose worker
+                disappeared (status ``lost``) are always run again.
             listener: called with every event.
-            lease: lease of the sweep, through which requests arrive; None, e.g. in tests: there are no requests.
+            lease: lease of the sweep, through which requests arrive; None, e.g. in
+                tests: there are no requests.
             race: see `SweepSearches`.
         """
         self._emit: events.Listener = listener or (lambda event: None)
         retried = {request.trial for request in lease.retried} if lease else set[str]()
-        self.searches = SweepSearches(searches, store, retry={*retried, *([""] if retry_failed else [])}, race=race)
+        self.searches = SweepSearches(
+            searches,
+            store,
+            retry={*retried, *([""] if retry_failed else [])},
+            race=race,
+        )
         """The searches of the sweep."""
         self._racing = race is not None
-        self.sweep, self.executor = self.searches.spec.sweep_id, executor
+        self.sweep = self.searches.spec.sweep_id
+        self.executor = executor
         self.stager: Stager | None = None
-        """Stages the tasks; trials of a task start when it is staged. None: trials start at once."""
+        """Stages the tasks; trials of a task start when it is staged.
+
+        None: trials start at once.
+        """
         self._durations = Durations(trial_seconds or {})
         self.trials: dict[str, TrialState] = {}
-        """Trials that have not ended and have been suggested or planned to start, by key."""
+        """Trials that have not ended and have been suggested or planned to start, by
+        key.
+        """
         self.in_flight = Counter[Resources]()  # trials that the executor has
-        self._waiting: dict[str, TrialState] = {}  # in the order in which they may start
+        self._waiting: dict[
+            str, TrialState
+        ] = {}  # in the order in which they may start
         self._unplaced: dict[str, TrialState] = {}  # handed out, without a worker
         self.failures = FailureLedger()
         """Decides which failed trials run again, and on which nodes trials may run."""
         self.placement = Placement()
-        """Decides which resources a trial gets, and whether it may start now; executors set their own."""
+        """Decides which resources a trial gets, and whether it may start now; executors
+        set their own.
+        """
         self._num_ran = 0
         self._began = time.monotonic()
-        self._recorder = Recorder(store, self.sweep, before=lease.check if lease else None)
+        self._recorder = Recorder(
+            store, self.sweep, before=lease.check if lease else None
+        )
         self.control = Control(
-            lease, self._emit, state=self._live_state, retry=self.retry, runs=self.trials.__contains__
+            lease,
+            self._emit,
+            state=self._live_state,
+            retry=self.retry,
+            runs=self.trials.__contains__,
         )
         """Requests to this sweep. Executors end all trials when it is ``stopping``."""
 
     @property
     def done(self) -> bool:
-        """Whether all trials of the sweep have ended, except those of tasks that cannot be staged."""
+        """Whether all trials of the sweep have ended, except those of tasks that cannot
+        be staged.
+        """
         return not self.trials and not self.searches.unfinished_tasks
 
     @property
     def pausing(self) -> bool:
-        """Whether trials will start later: a user paused the sweep, or trials wait for room or another attempt."""
-        return bool(self.control.paused or self._waiting) and not self.control.stopping and not self.done
+        """Whether trials will start later: a user paused the sweep, or trials wait for
+        room or another attempt.
+        """
+        return (
+            bool(self.control.paused or self._waiting)
+            and not self.control.stopping
+            and not self.done
+        )
 
     @property
     def quarantined(self) -> tuple[str, ...]:
         """Lines "node: reason" for each node that gets no more trials."""
-        return tuple(f"{self.placement.node_name(node)}: {why}" for node, why in self.failures.quarantined.items())
+        return tuple(
+            f"{self.placement.node_name(node)}: {why}"
+            for node, why in self.failures.quarantined.items()
+        )
 
     def next_trial(self) -> TrialSpec | None:
         """Return a trial to run, or None if none can start now.
 
-        Trials that wait (for the end of a pause, or for resources) come first, then one of the search that is the most
-        urgent (`Durations.urgency`). Trials that need other resources may overtake a trial that waits.
+        Trials that wait (for the end of a pause, or for resources) come first, then one
+        of the search that is the most urgent (`Durations.urgency`). Trials that need
+        other resources may overtake a trial that waits.
         """
         self.tick()
         if self.control.paused or self.control.stopping:
             return None
         self._take_staged(idle=False)
         trial = self._next_trial()
-        while trial is None and not self.control.stopping and self._take_staged(idle=True):
+        while (
+            trial is None and not self.control.stopping and self._take_staged(idle=True)
+        ):
             self.tick()
             trial = self._next_trial()
         return trial
@@ -117,8 +164,9 @@ class SweepController:
     def tick(self) -> None:
         """Write rows that are due, apply requests and publish the live state.
 
-        Executors call it at least every few seconds, in the thread of the driver: from the loop of Tune, or after each
-        epoch. `next_trial` and `report` call it, too. Raises UserError if the store fails or another driver took over.
+        Executors call it at least every few seconds, in the thread of the driver: from
+        the loop of Tune, or after each epoch. `next_trial` and `report` call it, too.
+        Raises UserError if the store fails or another driver took over.
         """
         self._recorder.flush_due()
         if self.control.tick():
@@ -128,85 +176,147 @@ class SweepController:
                 self.control.forget_retries()
 
     def close(self) -> None:
-        """Write all waiting rows; call it at the end of the sweep, also after an exception."""
+        """Write all waiting rows; call it at the end of the sweep, also after an
+        exception.
+        """
         self._recorder.close(self.trials.values())
         if not self.searches.retrying:
             self.control.forget_retries()
 
     def started(self, key: str) -> None:
-        """Set the start time of a trial, which may have waited for resources, and emit `TrialStarted`."""
+        """Set the start time of a trial, which may have waited for resources, and emit
+        `TrialStarted`.
+        """
         item = self.trials[key]
         item.placed = True
         self._unplaced.pop(key, None)
         if item.attempts == 1:
             item.started_at = datetime.now(UTC)
         trial = item.trial
-        self._emit(events.TrialStarted(key, trial.task, trial.method, trial.phase, trial.seed, trial.hyperparameters))
+        self._emit(
+            events.TrialStarted(
+                key,
+                trial.task,
+                trial.method,
+                trial.phase,
+                trial.seed,
+                trial.hyperparameters,
+            )
+        )
 
-    def report(self, key: str, progress: Sequence[EpochProgress], *, log: str = "", node: str = "") -> bool:
-        """Add epochs to the curve of a running trial; return True if it must stop early or a user has cancelled it.
+    def report(
+        self,
+        key: str,
+        progress: Sequence[EpochProgress],
+        *,
+        log: str = "",
+        node: str = "",
+    ) -> bool:
+        """Add epochs to the curve of a running trial; return True if it must stop early
+        or a user has cancelled it.
 
-        Epochs reported before are skipped. ``log`` is what the worker logged since its last report, ``node`` the
-        host name of the worker's machine.
+        Epochs reported before are skipped. ``log`` is what the worker logged since its
+        last report, ``node`` the host name of the worker's machine.
         """
         self.tick()
         item = self.trials[key]
         item.node = node or item.node
         item.log.add(log)
         for point in progress:
-            if any((seen.stage, seen.epoch) == (point.stage, point.epoch) for seen in item.curve):
+            if any(
+                (seen.stage, seen.epoch) == (point.stage, point.epoch)
+                for seen in item.curve
+            ):
                 continue
             item.curve.append(point)
-            self._emit(events.TrialProgress(key, item.trial.task, item.trial.method, point))
+            self._emit(
+                events.TrialProgress(key, item.trial.task, item.trial.method, point)
+            )
             if item.search.stops(item.trial, item.scores):
-                return True  # a resumed trial reports several epochs: later ones are dropped
+                # a resumed trial reports several epochs: later ones are dropped
+                return True
         return key in self.control.cancelled
 
     def observe(self, key: str, report: TrialReport, node: str = "") -> None:
-        """Note the memory that a trial reports and, unless it failed, that the node with the id ``node`` works."""
+        """Note the memory that a trial reports and, unless it failed, that the node
+        with the id ``node`` works.
+        """
         self.placement.learn(self.trials[key].trial, report)
         if not (report.status and report.status.failed):
             self.failures.works(node, ended=report.done)
 
     def ended(self, key: str, report: TrialReport, node: str = "") -> Record | None:
-        """Store and return the record of a trial that ended on ``node``; None if the trial failed and runs again."""
+        """Store and return the record of a trial that ended on ``node``; None if the
+        trial failed and runs again.
+        """
         self.observe(key, report, node)
         if report.status is not None and report.status in CAUSES:
-            return self.failed(key, Failure(CAUSES[report.status], report.error or "no message", node), report)
+            return self.failed(
+                key,
+                Failure(CAUSES[report.status], report.error or "no message", node),
+                report,
+            )
         return self.finish(key, report)
 
-    def failed(self, key: str, failure: Failure, report: TrialReport | None = None) -> Record | None:
-        """Queue the next attempt at a trial, and return None; after the last attempt, store and return the record.
+    def failed(
+        self, key: str, failure: Failure, report: TrialReport | None = None
+    ) -> Record | None:
+        """Queue the next attempt at a trial, and return None; after the last attempt,
+        store and return the record.
 
-        ``report`` is the last report of the worker, if the worker reported the failure. The next attempt resumes from
-        the trial's last checkpoint.
+        ``report`` is the last report of the worker, if the worker reported the failure.
+        The next attempt resumes from the trial's last checkpoint.
         """
         again = self.failures.retries(key, failure)
         for node in self.failures.new_quarantines():
             reason = self.failures.quarantined[node]
-            self._emit(events.Message(f"no more trials on node {self.placement.node_name(node)}: {reason}"))
+            self._emit(
+                events.Message(
+                    f"no more trials on node {self.placement.node_name(node)}: {reason}"
+                )
+            )
         if not again:
-            return self.finish(key, report or TrialReport(status=RULES[failure.cause].status, error=failure.reason))
-        item = self.trials[key] = self._waiting[key] = self._released(key)  # the last of the waiting ones
+            return self.finish(
+                key,
+                report
+                or TrialReport(
+                    status=RULES[failure.cause].status, error=failure.reason
+                ),
+            )
+        item = self.trials[key] = self._waiting[key] = self._released(
+            key
+        )  # the last of the waiting ones
         item.placed = False
         self._recorder.attempt_failed(item)
         item.attempts += RULES[failure.cause].counts
-        name, reason = f"{item.trial.task} {item.trial.method}", (failure.reason.strip().splitlines() or [""])[-1]
+        name = f"{item.trial.task} {item.trial.method}"
+        reason = (failure.reason.strip().splitlines() or [""])[-1]
         self._emit(events.TrialWaits(key, item.trial.task, item.trial.method))
-        self._emit(events.Message(f"{name}: {failure.cause} ({reason[:200]}), attempt {item.attempt} follows"))
+        self._emit(
+            events.Message(
+                f"{name}: {failure.cause} ({reason[:200]}), attempt {item.attempt}"
+                " follows"
+            )
+        )
         return None
 
     def finish(self, key: str, report: TrialReport) -> Record:
-        """Store and return the record of the trial ``key``, which ended with ``report``, and inform its search.
+        """Store and return the record of the trial ``key``, which ended with
+        ``report``, and inform its search.
 
-        The record is durable within seconds (`Recorder`), and the trial's checkpoint is deleted only then.
+        The record is durable within seconds (`Recorder`), and the trial's checkpoint is
+        deleted only then.
         """
         item = self._released(key)
         if key in self.control.cancelled:
             self.control.cancelled.remove(key)
-            report = replace(report, status=Status.CANCELLED, error="cancelled by request")
+            report = replace(
+                report, status=Status.CANCELLED, error="cancelled by request"
+            )
         run = {"executor": self.executor, "attempts": item.attempt}
-        record = make_record(item.trial, self.sweep, report, item.curve, item.started_at, **run)
+        record = make_record(
+            item.trial, self.sweep, report, item.curve, item.started_at, **run
+        )
         self._recorder.ended(item, record, report)
         self.control.trial_ended()
         self._num_ran += 1
@@ -218,36 +328,60 @@ class SweepController:
         return record
 
     def retry(self, key: str = "") -> int:
-        """Run the failed trial ``key`` (empty: all failed trials) again, and return how many will run again."""
+        """Run the failed trial ``key`` (empty: all failed trials) again, and return how
+        many will run again.
+        """
         self._recorder.flush()
         if number := self.searches.retry(key, list(self.trials)):
-            rebuilt = {(search.plan.task, search.plan.method): search for search in self.searches}
+            rebuilt = {
+                (search.plan.task, search.plan.method): search
+                for search in self.searches
+            }
             for item in self.trials.values():
                 item.search = rebuilt[item.trial.task, item.trial.method]
         return number
 
     def seconds_left(self) -> float | None:
-        """Return the estimated seconds until the sweep is done; None until a trial has completed in this run."""
+        """Return the estimated seconds until the sweep is done; None until a trial has
+        completed in this run.
+        """
         seconds = self._durations.of_remaining(self.searches)
-        return None if seconds is None else seconds / max(1, sum(item.placed for item in self.trials.values()))
+        return (
+            None
+            if seconds is None
+            else seconds / max(1, sum(item.placed for item in self.trials.values()))
+        )
 
     def demand(self) -> Counter[Resources]:
-        """Return how many trials could run at the same time if there were room for all, by resources of a trial."""
+        """Return how many trials could run at the same time if there were room for all,
+        by resources of a trial.
+        """
         found: Counter[Resources] = Counter()
-        for search in self.searches if not (self.control.paused or self.control.stopping) else ():
-            found[self._usual_resources(search)] += int(min(search.num_remaining, search.plan.most_at_once))
+        for search in (
+            self.searches if not (self.control.paused or self.control.stopping) else ()
+        ):
+            found[self._usual_resources(search)] += int(
+                min(search.num_remaining, search.plan.most_at_once)
+            )
         return found
 
     def summary(self, *, interrupted: bool = False) -> events.Summary:
         """Return the summary of the sweep so far."""
         records = self.searches.records
-        notes = Counter(note for record in records for note in dict.fromkeys((record.notes or "").split("; ")) if note)
+        notes = Counter(
+            note
+            for record in records
+            for note in dict.fromkeys((record.notes or "").split("; "))
+            if note
+        )
         return events.Summary(
             sweep=self.sweep,
             planned=sum(plan.num_trials for plan in self.searches.plans),
             finished_before=self.searches.finished_before,
             ran=self._num_ran,
-            statuses={status: sum(r.status is status for r in records) for status in Status},
+            statuses={
+                status: sum(r.status is status for r in records) for status in Status
+            },
             failed=tuple(record for record in records if record.status.failed),
             interrupted=interrupted or not self.done,
             seconds=time.monotonic() - self._began,
@@ -261,52 +395,93 @@ class SweepController:
         )
 
     def tidy(self) -> None:
-        """Write all rows, compact the store, and delete the checkpoints of trials that have ended or will not go on."""
+        """Write all rows, compact the store, and delete the checkpoints of trials that
+        have ended or will not go on.
+        """
         self.close()
-        done = {(search.plan.task, search.plan.method) for search in self.searches if search.done}
-        self._recorder.tidy((record.trial_key for record in self.searches.records), done)
+        done = {
+            (search.plan.task, search.plan.method)
+            for search in self.searches
+            if search.done
+        }
+        self._recorder.tidy(
+            (record.trial_key for record in self.searches.records), done
+        )
 
     def _live_state(self) -> LiveState:
-        """Return the state of the sweep that its store publishes; trials with a worker come first."""
+        """Return the state of the sweep that its store publishes; trials with a worker
+        come first.
+        """
         trials = sorted(self.trials.values(), key=lambda item: not item.placed)
         return LiveState(
-            sweep=self.sweep, executor=self.executor, rows=self.searches.rows(),
+            sweep=self.sweep,
+            executor=self.executor,
+            rows=self.searches.rows(),
             running=tuple(item.live() for item in trials[:MAX_RUNNING]),
-            num_running=sum(item.placed for item in trials), seconds_left=self.seconds_left(),
+            num_running=sum(item.placed for item in trials),
+            seconds_left=self.seconds_left(),
             quarantined=self.quarantined,
-        )  # fmt: skip
+        )
 
     def _next_trial(self) -> TrialSpec | None:
-        admits, spec = self._room(), self.searches.spec
-        places = {task: -place * (spec.file.order == "tasks") for place, task in enumerate(spec.tasks)}
+        admits = self._room()
+        spec = self.searches.spec
+        places = {
+            task: -place * (spec.file.order == "tasks")
+            for place, task in enumerate(spec.tasks)
+        }
         for item in self._waiting.values():
-            if self.failures.of(item.trial.key).not_before <= self.failures.now() and self._starts(item, admits):
+            if self.failures.of(
+                item.trial.key
+            ).not_before <= self.failures.now() and self._starts(item, admits):
                 return item.trial
-        blocked = {id(item.search) for item in self._waiting.values() if not self.failures.of(item.trial.key).counts}
+        blocked = {
+            id(item.search)
+            for item in self._waiting.values()
+            if not self.failures.of(item.trial.key).counts
+        }
         by_urgency = sorted(self.searches, key=self._durations.urgency, reverse=True)
-        for search in sorted(by_urgency, key=lambda each: places.get(each.plan.task, 0), reverse=True):
-            staged = self.stager is None or search.plan.task in self.searches.tasks_staged
+        for search in sorted(
+            by_urgency, key=lambda each: places.get(each.plan.task, 0), reverse=True
+        ):
+            staged = (
+                self.stager is None or search.plan.task in self.searches.tasks_staged
+            )
             usual = self._usual_resources(search)
             if search.done or not staged or id(search) in blocked or not admits(usual):
                 continue
-            if self._racing and 0 < self.placement.capacity(usual) <= self.in_flight[usual]:
+            if (
+                self._racing
+                and 0 < self.placement.capacity(usual) <= self.in_flight[usual]
+            ):
                 continue  # a race decides as late as it can
             if (trial := search.take()) is None:
                 continue
             if suggested := search.new_suggestions():
                 self._recorder.add(suggestions=suggested)
-            item = TrialState(trial, search, datetime.now(UTC), earlier_attempts=self.searches.attempts(trial.key))
+            item = TrialState(
+                trial,
+                search,
+                datetime.now(UTC),
+                earlier_attempts=self.searches.attempts(trial.key),
+            )
             self.trials[trial.key] = self._waiting[trial.key] = item
             if self._starts(item, admits):
                 return item.trial
         return None
 
     def _room(self) -> Callable[[Resources], bool]:
-        """Return a function that says whether a trial with some resources may start; it is valid until one starts."""
+        """Return a function that says whether a trial with some resources may start; it
+        is valid until one starts.
+        """
         long_ago = self.failures.now() - PATIENCE_SECONDS
-        late = takewhile(lambda item: item.handed_out < long_ago, self._unplaced.values())
+        late = takewhile(
+            lambda item: item.handed_out < long_ago, self._unplaced.values()
+        )
         overdue = {item.trial.resources for item in late}
-        return functools.cache(lambda wanted: self.placement.admits(wanted, self.in_flight, overdue))
+        return functools.cache(
+            lambda wanted: self.placement.admits(wanted, self.in_flight, overdue)
+        )
 
     def _released(self, key: str) -> TrialState:
         """Remove and return a trial that no executor has any more."""
@@ -317,28 +492,38 @@ class SweepController:
         return item
 
     def _usual_resources(self, search: Search) -> Resources:
-        """Return the resources that the next trial of a search gets, unless its batch size changes them."""
+        """Return the resources that the next trial of a search gets, unless its batch
+        size changes them.
+        """
         return self.placement.resources(search.plan.usual_trial, FailuresOfTrial())
 
     def _starts(self, item: TrialState, admits: Callable[[Resources], bool]) -> bool:
-        """Hand a waiting trial out, with the resources it gets now, if there is room; return whether there was."""
+        """Hand a waiting trial out, with the resources it gets now, if there is room;
+        return whether there was.
+        """
         failures = self.failures.of(item.trial.key)
         resources = self.placement.resources(item.trial, failures)
         if not admits(resources):
             return False
-        item.trial = replace(item.trial, resources=resources, halvings=failures.halvings)
+        item.trial = replace(
+            item.trial, resources=resources, halvings=failures.halvings
+        )
         item.handed_out = self.failures.now()
         self._unplaced[item.trial.key] = self._waiting.pop(item.trial.key)
         self.in_flight[resources] += 1
         return True
 
     def _take_staged(self, *, idle: bool) -> bool:
-        """Open the searches of tasks that were staged since the last call; return whether any were."""
+        """Open the searches of tasks that were staged since the last call; return
+        whether any were.
+        """
         found = [] if self.stager is None else self.stager.poll(idle=idle)
         for staged in found:
             self.searches.staged(staged)
             if staged.error:
-                self._emit(events.Message(f"{staged.task}: no trial can run: {staged.error}"))
+                self._emit(
+                    events.Message(f"{staged.task}: no trial can run: {staged.error}")
+                )
             else:
                 self._emit(events.TaskStaged(self.searches.rows(staged.task)))
         return bool(found)

@@ -1,4 +1,6 @@
-"""Run a whole sweep: plan it, stage its data on the nodes, run the trials, and store their records."""
+"""Run a whole sweep: plan it, stage its data on the nodes, run the trials, and store
+their records.
+"""
 
 import contextlib
 import logging
@@ -19,7 +21,12 @@ from orca_ray.sweep.executors import joined_address
 from orca_ray.sweep.executors.base import Executor, ExecutorOptions, this_node
 from orca_ray.sweep.plan.cost import seconds_here, trial_seconds
 from orca_ray.sweep.plan.plan import fingerprints, resolve, sources_of
-from orca_ray.sweep.plan.searches import NodeResources, SearchPlan, placement_problem, plan_searches
+from orca_ray.sweep.plan.searches import (
+    NodeResources,
+    SearchPlan,
+    placement_problem,
+    plan_searches,
+)
 from orca_ray.sweep.plan.spec import SweepSpec
 from orca_ray.sweep.run import events
 from orca_ray.sweep.run.controller import SweepController
@@ -64,30 +71,38 @@ def run_sweep(
     deadline: float = math.inf,
     race: Race | None = None,
 ) -> events.Summary:
-    """Run the trials of a sweep that have no record yet, and return a summary; the same call continues a sweep.
+    """Run the trials of a sweep that have no record yet, and return a summary; the same
+    call continues a sweep.
 
     Args:
         spec: the sweep.
-        results: the results store, or its path or URI. A missing store is created when the sweep is known to be valid
-            and the cluster is reached.
+        results: the results store, or its path or URI. A missing store is created when
+            the sweep is known to be valid and the cluster is reached.
         executor: ``ray``, ``inline``, or an `Executor`, which is closed at the end.
         listener: called with every event, in the calling thread.
-        address: Ray cluster to join; None joins the one that RAY_ADDRESS names, or starts one on this machine.
+        address: Ray cluster to join; None joins the one that RAY_ADDRESS names, or
+            starts one on this machine.
         retry_failed: whether to run trials again whose record says that they failed.
         checkpoint_seconds: minimum time between two checkpoints of a trial.
         options: time limits and GPUs of trials; None: the defaults.
-        wait_seconds: seconds to wait for nodes that are large enough, if further nodes may join the cluster.
-        staging: path or URI of a folder through which nodes share staged data; None: each node prepares its own.
-        keep_models: which models of confirm trials stay in the store (see `models.ModelKeeper`).
+        wait_seconds: seconds to wait for nodes that are large enough, if further nodes
+            may join the cluster.
+        staging: path or URI of a folder through which nodes share staged data; None:
+            each node prepares its own.
+        keep_models: which models of confirm trials stay in the store (see
+            `models.ModelKeeper`).
         command: the command that runs the sweep, for the cards of models.
         deadline: time of `time.monotonic` at which the sweep ends as after Ctrl-C.
-        race: race that decides which trials of the methods run; None: the searches and the grid of ``spec``.
+        race: race that decides which trials of the methods run; None: the searches and
+            the grid of ``spec``.
 
     Raises:
-        UserError: the store cannot be written, the cluster cannot be reached, a trial fits on no node, a body cannot be
-            read, no task has data, or another driver runs this sweep (`lease.Lease`).
+        UserError: the store cannot be written, the cluster cannot be reached, a trial
+            fits on no node, a body cannot be read, no task has data, or another driver
+            runs this sweep (`lease.Lease`).
     """
-    options, emit = options or ExecutorOptions(), listener or (lambda event: logger.debug("%s", event))
+    options = options or ExecutorOptions()
+    emit = listener or (lambda event: logger.debug("%s", event))
     shared = open_folder(staging).uri if staging else None
     check_writable(results)  # before data are prepared
     code_version()  # that of the records: read before files can change
@@ -97,9 +112,22 @@ def run_sweep(
 
     executor = make_executor(executor) if isinstance(executor, str) else executor
     with executor as engine, contextlib.ExitStack() as stack:
-        gpus = wait_for_room(engine, spec, engine.open(address), wait_seconds, emit, needs_gpus=options.needs_gpus)
-        searches = resolve(plan_searches(spec, fingerprints(spec), gpus=gpus), emit_message)
-        store = results if isinstance(results, ResultsStore) else ResultsStore(results, create=True)
+        gpus = wait_for_room(
+            engine,
+            spec,
+            engine.open(address),
+            wait_seconds,
+            emit,
+            needs_gpus=options.needs_gpus,
+        )
+        searches = resolve(
+            plan_searches(spec, fingerprints(spec), gpus=gpus), emit_message
+        )
+        store = (
+            results
+            if isinstance(results, ResultsStore)
+            else ResultsStore(results, create=True)
+        )
         if race is not None:
             race.estimates = seconds_here(searches)
         keeper = ModelKeeper(store.uri, keep_models, command=command, emit=emit_message)
@@ -110,34 +138,57 @@ def run_sweep(
                 keeper.tidy(controller.searches)
 
         controller = SweepController(
-            searches, store, executor=engine.name, trial_seconds=trial_seconds(searches),
-            retry_failed=retry_failed, listener=watch, lease=stack.enter_context(Lease(store, spec.sweep_id)),
+            searches,
+            store,
+            executor=engine.name,
+            trial_seconds=trial_seconds(searches),
+            retry_failed=retry_failed,
+            listener=watch,
+            lease=stack.enter_context(Lease(store, spec.sweep_id)),
             race=race,
-        )  # fmt: skip
+        )
         stack.enter_context(contextlib.closing(controller))
-        settings = WorkerSettings(store.uri, shared, checkpoint_seconds, keep_models, options.time)
+        settings = WorkerSettings(
+            store.uri, shared, checkpoint_seconds, keep_models, options.time
+        )
         requests = staging_requests(searches, controller.searches.unfinished_tasks)
-        with contextlib.closing(engine.stager(requests, settings, emit_message)) as stager:
+        with contextlib.closing(
+            engine.stager(requests, settings, emit_message)
+        ) as stager:
             start(controller, engine, stager, emit)
             controller.control.deadline = deadline
-            interrupted = not controller.done and engine.run(controller, settings, options)
+            interrupted = not controller.done and engine.run(
+                controller, settings, options
+            )
         controller.tidy()
         keeper.tidy(controller.searches, ended=True)
         if interrupted and (left := Checkpoints(store.uri).left()):
             emit_message(left)
-    summary = replace(controller.summary(interrupted=interrupted), models=keeper.best, missing_models=keeper.missing)
+    summary = replace(
+        controller.summary(interrupted=interrupted),
+        models=keeper.best,
+        missing_models=keeper.missing,
+    )
     emit(events.SweepFinished(summary))
     return summary
 
 
-def start(controller: SweepController, engine: Executor, stager: Stager, emit: events.Listener) -> None:
-    """Wait until a task is staged or all have failed, give the stager to the controller, and announce the sweep.
+def start(
+    controller: SweepController, engine: Executor, stager: Stager, emit: events.Listener
+) -> None:
+    """Wait until a task is staged or all have failed, give the stager to the
+    controller, and announce the sweep.
 
     Raises UserError if no task can be staged and no trial has ended in an earlier run.
     """
-    errors, searches = [task.error for task in engine.first_staged(stager)], controller.searches
+    errors = [task.error for task in engine.first_staged(stager)]
+    searches = controller.searches
     if errors and all(errors) and not searches.finished_before:
-        more = f" (and {len(errors) - 1} more tasks could not be staged)" if len(errors) > 1 else ""
+        more = (
+            f" (and {len(errors) - 1} more tasks could not be staged)"
+            if len(errors) > 1
+            else ""
+        )
         raise UserError(f"{errors[0]}{more}")
     controller.stager = stager
     emit(events.SweepStarted(controller.sweep, engine.where, searches.rows()))
@@ -145,23 +196,37 @@ def start(controller: SweepController, engine: Executor, stager: Stager, emit: e
         emit(events.Message(searches.reused))
 
 
-def staging_requests(searches: Sequence[SearchPlan], tasks: Collection[str]) -> list[StagingRequest]:
-    """Return a request for each of ``tasks`` that has a search: for its data, and its searches' bodies and sources."""
+def staging_requests(
+    searches: Sequence[SearchPlan], tasks: Collection[str]
+) -> list[StagingRequest]:
+    """Return a request for each of ``tasks`` that has a search: for its data, and its
+    searches' bodies and sources.
+    """
     requests = []
-    for task in dict.fromkeys(search.task for search in searches if search.task in tasks):
+    for task in dict.fromkeys(
+        search.task for search in searches if search.task in tasks
+    ):
         own = [search for search in searches if search.task == task]
-        bodies = dict.fromkeys(search.body for search in own if get_method(search.method).pretrained)
+        bodies = dict.fromkeys(
+            search.body for search in own if get_method(search.method).pretrained
+        )
         requests.append(
             StagingRequest(
-                task=task, protocol=own[0].spec.protocol, fingerprint=own[0].fingerprint,
-                bodies=tuple(bodies), sources=tuple(sorted(set().union(*map(sources_of, own)))),
+                task=task,
+                protocol=own[0].spec.protocol,
+                fingerprint=own[0].fingerprint,
+                bodies=tuple(bodies),
+                sources=tuple(sorted(set().union(*map(sources_of, own)))),
             )
-        )  # fmt: skip
+        )
     return requests
 
 
 def nodes_of(executor: str, address: str | None) -> list[NodeResources]:
-    """Return the nodes of the cluster that is joined, else this machine. UserError if the cluster is not reached."""
+    """Return the nodes of the cluster that is joined, else this machine.
+
+    UserError if the cluster is not reached.
+    """
     if executor != "ray" or joined_address(address) is None:
         return [this_node()]
     with make_executor(executor) as engine:
@@ -178,25 +243,43 @@ def wait_for_room(
     needs_gpus: bool = False,
     sleep: Callable[[float], None] = time.sleep,
 ) -> bool:
-    """Wait until every trial of a sweep fits on a node of the cluster; return whether trials get GPUs.
+    """Wait until every trial of a sweep fits on a node of the cluster; return whether
+    trials get GPUs.
 
-    ``nodes`` are the present nodes. During the wait, an autoscaler is asked for room for one trial of each (task,
-    method), with its GPUs. Unless ``needs_gpus``, trials run without GPUs if no node has one. Raises UserError if some
-    trial fits on no node, after ``seconds`` seconds if the executor's cluster grows.
+    ``nodes`` are the present nodes. During the wait, an autoscaler is asked for room
+    for one trial of each (task, method), with its GPUs. Unless ``needs_gpus``, trials
+    run without GPUs if no node has one. Raises UserError if some trial fits on no node,
+    after ``seconds`` seconds if the executor's cluster grows.
     """
-    fingerprints, waited, announced = dict.fromkeys(spec.tasks, ""), 0.0, False
+    fingerprints = dict.fromkeys(spec.tasks, "")
+    waited = 0.0
+    announced = False
     while True:
         gpus = needs_gpus or any(node.gpus for node in nodes)
         plans = plan_searches(spec, fingerprints, gpus=gpus)
         found = ((plan, placement_problem(plan.resources, nodes)) for plan in plans)
-        problems = [f"{plan.task} with {plan.method}: {problem}" for plan, problem in found if problem]
+        problems = [
+            f"{plan.task} with {plan.method}: {problem}"
+            for plan, problem in found
+            if problem
+        ]
         if not problems:
             return gpus
         if not engine.grows or waited >= seconds:
             raise UserError(problems[0])
         if not announced:
-            emit(events.Message(f"waiting up to {seconds:g} s for a node that is large enough: {problems[0]}"))
-            engine.announce(Counter(plan.resources for plan in plan_searches(spec, fingerprints, gpus=True)))
+            emit(
+                events.Message(
+                    f"waiting up to {seconds:g} s for a node that is large enough:"
+                    f" {problems[0]}"
+                )
+            )
+            engine.announce(
+                Counter(
+                    plan.resources
+                    for plan in plan_searches(spec, fingerprints, gpus=True)
+                )
+            )
             announced = True
         sleep(POLL_SECONDS)
         waited += POLL_SECONDS

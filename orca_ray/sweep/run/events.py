@@ -1,4 +1,6 @@
-"""Events that a running sweep sends to its listener, e.g. to the progress table of the command line."""
+"""Events that a running sweep sends to its listener, e.g. to the progress table of the
+command line.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -21,7 +23,9 @@ class SweepStarted(NamedTuple):
 
 
 class TaskStaged(NamedTuple):
-    """Event: the data of a task are on a node, and its trials can start; ``rows`` include trials of earlier runs."""
+    """Event: the data of a task are on a node, and its trials can start; ``rows``
+    include trials of earlier runs.
+    """
 
     rows: tuple[Row, ...]
 
@@ -63,21 +67,30 @@ class TrialFinished(NamedTuple):
 
 
 class TimeLeft(NamedTuple):
-    """Event: estimate of the seconds until the sweep is done; sent about once a second, once a trial has completed."""
+    """Event: estimate of the seconds until the sweep is done; sent about once a second,
+    once a trial has completed.
+    """
 
     seconds: float
 
 
 class Message(NamedTuple):
-    """Event: a line of text for the user, about a download or a trial that is run again."""
+    """Event: a line of text for the user, about a download or a trial that is run
+    again.
+    """
 
     text: str
-    passing: bool = False  # whether it is out of date once a trial reports, e.g. about staging
+    passing: bool = (
+        False  # whether it is out of date once a trial reports, e.g. about staging
+    )
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Summary of an ended sweep. Counts include trials of earlier runs of the same sweep, except ``ran``."""
+    """Summary of an ended sweep.
+
+    Counts include trials of earlier runs of the same sweep, except ``ran``.
+    """
 
     sweep: str
     planned: int
@@ -90,20 +103,28 @@ class Summary:
     """Whether the sweep was interrupted by its deadline, and not by a user."""
     seconds: float = 0.0
     unfinished: tuple[str, ...] = ()
-    """Lines "task method: reason" for each (task, method) without a test score: no data, or its trials failed."""
+    """Lines "task method: reason" for each (task, method) without a test score: no
+    data, or its trials failed.
+    """
     deterministic: bool = False
     aligned: int = 0
     """Number of trials with an align stage."""
     reused: int = 0
-    """Number of trials, among ``aligned``, whose aligned embedder was computed by another trial."""
+    """Number of trials, among ``aligned``, whose aligned embedder was computed by
+    another trial.
+    """
     notes: Mapping[str, int] = field(default_factory=dict)
-    """Notes in the records, e.g. on a class that was left out, with the number of trials, most frequent first."""
+    """Notes in the records, e.g. on a class that was left out, with the number of
+    trials, most frequent first.
+    """
     quarantined: tuple[str, ...] = ()
     """Lines "node: reason" for each node that got no more trials."""
     models: Mapping[str, str] = field(default_factory=dict)
     """Path or URI of the best model of each task, if models are kept."""
     missing_models: Mapping[str, str] = field(default_factory=dict)
-    """Task of each trial whose model should have been kept and is not in the store, by the trial's key."""
+    """Task of each trial whose model should have been kept and is not in the store, by
+    the trial's key.
+    """
 
     @property
     def up_to_date(self) -> bool:
@@ -118,7 +139,14 @@ class SweepFinished(NamedTuple):
 
 
 Event = (
-    SweepStarted | TaskStaged | TrialStarted | TrialProgress | TrialWaits | TrialFinished | TimeLeft | Message
+    SweepStarted
+    | TaskStaged
+    | TrialStarted
+    | TrialProgress
+    | TrialWaits
+    | TrialFinished
+    | TimeLeft
+    | Message
     | SweepFinished
-)  # fmt: skip
+)
 Listener = Callable[[Event], None]

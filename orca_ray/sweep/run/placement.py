@@ -1,4 +1,6 @@
-"""Which resources a trial gets and whether it may start now, from the nodes that the cluster has at the moment."""
+"""Which resources a trial gets and whether it may start now, from the nodes that the
+cluster has at the moment.
+"""
 
 import json
 import math
@@ -16,40 +18,62 @@ from orca_ray.training.sample_cost import CONTEXT_MIB
 SHARES = (0.125, 0.25, 0.5, 1.0)
 """Fractions of a GPU; each divides the next, so that trials fill a GPU without gaps."""
 MARGIN = 1.2
-"""GPU memory that a trial gets, relative to the measured peak: torch reserves more than it allocates."""
+"""GPU memory that a trial gets, relative to the measured peak: torch reserves more than
+it allocates.
+"""
 
 
 Workload = tuple[Scalar | None, ...]
-"""Properties of a trial that determine its peak GPU memory: task, method, body, batch size and precision."""
+"""Properties of a trial that determine its peak GPU memory: task, method, body, batch
+size and precision.
+"""
 
 
-def workload(trial: TrialSpec | Record, hyperparameters: Mapping[str, Scalar]) -> Workload:
-    """Return the properties of a trial, or of a record's trial, that determine its peak GPU memory."""
+def workload(
+    trial: TrialSpec | Record, hyperparameters: Mapping[str, Scalar]
+) -> Workload:
+    """Return the properties of a trial, or of a record's trial, that determine its peak
+    GPU memory.
+    """
     values = hyperparameters.get
-    return (trial.task, trial.method, trial.body, values("refine.batch_size"), values("refine.precision"))
+    return (
+        trial.task,
+        trial.method,
+        trial.body,
+        values("refine.batch_size"),
+        values("refine.precision"),
+    )
 
 
 REFRESH_SECONDS = 5.0
 """Seconds after which the nodes of the cluster are listed again."""
 PATIENCE_SECONDS = 300.0
-"""Seconds for which trials that need other resources may start before a trial that waits."""
+"""Seconds for which trials that need other resources may start before a trial that
+waits.
+"""
 
 
 @dataclass(frozen=True)
 class GpuRequest:
-    """GPUs that each trial of one (task, method) requests and waits for, once a node of the cluster has had a GPU."""
+    """GPUs that each trial of one (task, method) requests and waits for, once a node of
+    the cluster has had a GPU.
+    """
 
     gpus: float
     measured: bool = False
     """Whether the measured peak memory of earlier trials replaces the request."""
     required: bool = False
-    """Whether trials request GPUs even if no node has had one, so that an autoscaler adds a node."""
+    """Whether trials request GPUs even if no node has had one, so that an autoscaler
+    adds a node.
+    """
 
 
 class Placement:
-    """Rules of placement on a cluster whose nodes come and go: trials start while they fit; a few more wait in Ray.
+    """Rules of placement on a cluster whose nodes come and go: trials start while they
+    fit; a few more wait in Ray.
 
-    Without a cluster, every trial gets the resources that were planned, and may start at once.
+    Without a cluster, every trial gets the resources that were planned, and may start
+    at once.
     """
 
     def __init__(
@@ -63,12 +87,16 @@ class Placement:
         """Store the arguments.
 
         Args:
-            list_nodes: returns the nodes of the cluster that are alive; None: there is no cluster.
-            requests: requested GPUs of each (task, method); None: those that were planned.
+            list_nodes: returns the nodes of the cluster that are alive; None: there is
+                no cluster.
+            requests: requested GPUs of each (task, method); None: those that were
+                planned.
             quarantined: ids of nodes that get no more trials; the caller may change it.
             clock: returns the time in seconds.
         """
-        self._list_nodes, self._requests, self._clock = list_nodes, requests, clock
+        self._list_nodes = list_nodes
+        self._requests = requests
+        self._clock = clock
         self._quarantined = quarantined
         self._peaks: dict[Workload, float] = {}
         self._least: dict[Workload, float] = {}
@@ -81,19 +109,28 @@ class Placement:
 
     @property
     def nodes(self) -> list[NodeResources]:
-        """Nodes that get trials: those that are alive and not in quarantine, or all nodes if none are left."""
+        """Nodes that get trials: those that are alive and not in quarantine, or all
+        nodes if none are left.
+        """
         self._refresh()
-        return [node for node in self._nodes if node.id not in self._quarantined] or list(self._nodes)
+        return [
+            node for node in self._nodes if node.id not in self._quarantined
+        ] or list(self._nodes)
 
     def _refresh(self) -> None:
-        if self._list_nodes is not None and self._clock() - self._listed_at >= REFRESH_SECONDS:
+        if (
+            self._list_nodes is not None
+            and self._clock() - self._listed_at >= REFRESH_SECONDS
+        ):
             self._nodes, self._listed_at = self._list_nodes(), self._clock()
             self._has_gpus = self._has_gpus or any(node.gpus for node in self._nodes)
             self._names.update({node.id: node.name for node in self._nodes})
             self._capacities.clear()
 
     def capacity(self, wanted: Resources) -> int:
-        """Return how many trials with the resources ``wanted`` fit on the nodes at a time."""
+        """Return how many trials with the resources ``wanted`` fit on the nodes at a
+        time.
+        """
         self._refresh()
         key = (wanted, *self._quarantined)
         if key not in self._capacities:
@@ -101,69 +138,98 @@ class Placement:
         return self._capacities[key]
 
     def avoided(self, wanted: Resources, history: FailuresOfTrial) -> list[str]:
-        """Return the ids of nodes that a trial should avoid: those in quarantine, and those where the trial failed.
+        """Return the ids of nodes that a trial should avoid: those in quarantine, and
+        those where the trial failed.
 
-        If no other node has the resources ``wanted``, return only those in quarantine; [] if only these have them.
+        If no other node has the resources ``wanted``, return only those in quarantine;
+        [] if only these have them.
         """
-        nodes, alive = self.nodes, {node.id for node in self._nodes}
+        nodes = self.nodes
+        alive = {node.id for node in self._nodes}
         for bad in ({*self._quarantined, *history.avoid}, {*self._quarantined}):
             if any(node.id not in bad and node.slots(wanted) for node in nodes):
                 return sorted(bad & alive)
         return []
 
     def resources(self, trial: TrialSpec, history: FailuresOfTrial) -> Resources:
-        """Return the planned resources of a trial, with the GPUs that it gets on the cluster.
+        """Return the planned resources of a trial, with the GPUs that it gets on the
+        cluster.
 
-        These are the requested GPUs or, if requests are measured, the share of one GPU that holds the peak memory of
-        earlier trials; 0 if no node has had a GPU and none is required. Without a GPU, a trial gets more host memory
-        after it ran out of memory twice. If `__init__` got no ``requests``, return the planned resources unchanged.
+        These are the requested GPUs or, if requests are measured, the share of one GPU
+        that holds the peak memory of earlier trials; 0 if no node has had a GPU and
+        none is required. Without a GPU, a trial gets more host memory after it ran out
+        of memory twice. If `__init__` got no ``requests``, return the planned resources
+        unchanged.
         """
         if self._requests is None:
             return trial.resources
         self._refresh()
-        request, gpus = self._requests[trial.task, trial.method], 0.0
+        request = self._requests[trial.task, trial.method]
+        gpus = 0.0
         if request.gpus and (request.required or self._has_gpus):
-            measured = request.measured and not trial.deterministic and request.gpus <= 1
+            measured = (
+                request.measured and not trial.deterministic and request.gpus <= 1
+            )
             gpus = self._share(trial, request.gpus, measured=measured)
         wanted = replace(trial.resources, gpus=gpus)
         if gpus or history.counts[Cause.MEMORY] < 2:
             return wanted
-        # Without a request, Ray places by CPUs alone: half of the largest node's memory keeps others away.
+        # Without a request, Ray places by CPUs alone: half of the largest node's memory
+        # keeps others away.
         largest = max((node.memory_gib for node in self.nodes), default=0.0)
-        return replace(wanted, memory_gib=min(2 * wanted.memory_gib or largest / 2, max(largest, wanted.memory_gib)))
+        return replace(
+            wanted,
+            memory_gib=min(
+                2 * wanted.memory_gib or largest / 2, max(largest, wanted.memory_gib)
+            ),
+        )
 
     def admits(
-        self, wanted: Resources, in_flight: Mapping[Resources, int], overdue: Collection[Resources] = ()
+        self,
+        wanted: Resources,
+        in_flight: Mapping[Resources, int],
+        overdue: Collection[Resources] = (),
     ) -> bool:
         """Return whether a trial with the resources ``wanted`` may be handed out now.
 
-        ``in_flight`` is the number of trials that executors have, by resources; only those with equal resources count.
-        ``overdue`` are the resources for which a trial has waited for `PATIENCE_SECONDS`; they come first if a node
-        has them.
+        ``in_flight`` is the number of trials that executors have, by resources; only
+        those with equal resources count. ``overdue`` are the resources for which a
+        trial has waited for `PATIENCE_SECONDS`; they come first if a node has them.
         """
         if self._list_nodes is None:
             return True
         capacity = self.capacity(wanted)
-        if in_flight.get(wanted, 0) >= capacity + 1 + capacity // 8:  # Ray sees those that do not fit as waiting
+        if (
+            in_flight.get(wanted, 0) >= capacity + 1 + capacity // 8
+        ):  # Ray sees those that do not fit as waiting
             return False
-        return not any(other != wanted and any(node.slots(other) for node in self.nodes) for other in overdue)
+        return not any(
+            other != wanted and any(node.slots(other) for node in self.nodes)
+            for other in overdue
+        )
 
     def _share(self, trial: TrialSpec, requested: float, *, measured: bool) -> float:
         """Return the share of a card for a trial.
 
-        It is ``requested``; or, if ``measured`` and the peak memory of such trials and the size of the cards are known,
-        the smallest of `SHARES` that holds the peak. It is never less than what had proved too small.
+        It is ``requested``; or, if ``measured`` and the peak memory of such trials and
+        the size of the cards are known, the smallest of `SHARES` that holds the peak.
+        It is never less than what had proved too small.
         """
         kind = workload(trial, trial.hyperparameters)
-        share, peak = requested, self._peaks.get(kind)
+        share = requested
+        peak = self._peaks.get(kind)
         if measured and peak is not None and self._card_mib:
             needed = (MARGIN * peak + CONTEXT_MIB) / self._card_mib
             share = next((each for each in SHARES if each >= needed), 1.0)
         return max(share, self._least.get(kind, 0.0))
 
     def learn(self, trial: TrialSpec, report: TrialReport) -> None:
-        """Note from the report of a trial on at most one GPU: peak memory, the GPU's memory, whether memory ran out."""
-        if not 0 < trial.resources.gpus <= 1:  # of several GPUs, each has a part of the batch
+        """Note from the report of a trial on at most one GPU: peak memory, the GPU's
+        memory, whether memory ran out.
+        """
+        if (
+            not 0 < trial.resources.gpus <= 1
+        ):  # of several GPUs, each has a part of the batch
             return
         kind = workload(trial, trial.hyperparameters)
         if memory := report.worker.device_memory_mib:
@@ -175,13 +241,29 @@ class Placement:
             self._learn_peak(kind, report.outcome.peak_memory_mib)
 
     def learn_record(self, record: Record) -> None:
-        """Note the peak GPU memory in the record of a trial that ran on at most one GPU and did not fail."""
-        if record.gpus and record.gpus <= 1 and record.peak_memory_mib and not record.status.failed:
-            self._learn_peak(workload(record, json.loads(record.hyperparameters)), record.peak_memory_mib)
+        """Note the peak GPU memory in the record of a trial that ran on at most one GPU
+        and did not fail.
+        """
+        if (
+            record.gpus
+            and record.gpus <= 1
+            and record.peak_memory_mib
+            and not record.status.failed
+        ):
+            self._learn_peak(
+                workload(record, json.loads(record.hyperparameters)),
+                record.peak_memory_mib,
+            )
 
     def _learn_peak(self, kind: Workload, peak_mib: float) -> None:
         self._peaks[kind] = max(peak_mib, self._peaks.get(kind, 0.0))
 
     def node_name(self, node: str) -> str:
-        """Return the host name of a node and the start of its id; without a cluster, its id."""
-        return node if self._list_nodes is None else f"{self._names.get(node, 'unknown')} ({node[:8]})"
+        """Return the host name of a node and the start of its id; without a cluster,
+        its id.
+        """
+        return (
+            node
+            if self._list_nodes is None
+            else f"{self._names.get(node, 'unknown')} ({node[:8]})"
+        )

@@ -1,6 +1,8 @@
-"""The state of the trials that have not ended, and the recorder that stores what trials report.
+"""The state of the trials that have not ended, and the recorder that stores what trials
+report.
 
-The controller owns one `TrialState` for each trial; searches and executors hold only keys of trials.
+The controller owns one `TrialState` for each trial; searches and executors hold only
+keys of trials.
 """
 
 import logging
@@ -40,8 +42,8 @@ LOG_SECONDS = 10.0
 class TrialState:
     """A trial that has not ended, and the epochs that it has reported so far.
 
-    The trial waits for its first start or next attempt; then an executor has it (``handed_out``); when it has a worker,
-    it is ``placed``.
+    The trial waits for its first start or next attempt; then an executor has it
+    (``handed_out``); when it has a worker, it is ``placed``.
     """
 
     trial: TrialSpec
@@ -51,7 +53,9 @@ class TrialState:
     attempts: int = 1
     """Number of attempts in this run of the sweep, the present one included."""
     earlier_attempts: int = 0
-    """Number of attempts that the store knows of, in earlier runs or before the trial had to run again."""
+    """Number of attempts that the store knows of, in earlier runs or before the trial
+    had to run again.
+    """
     handed_out: float = 0.0
     """Time of `FailureLedger.now` at which an executor got the trial."""
     placed: bool = False
@@ -68,34 +72,58 @@ class TrialState:
     @property
     def scores(self) -> list[float]:
         """Validation scores of the refine epochs, in order."""
-        return [point.validation_score for point in self.curve if point.validation_score is not None]
+        return [
+            point.validation_score
+            for point in self.curve
+            if point.validation_score is not None
+        ]
 
     def live(self) -> RunningTrial:
         """Return the entry for this trial in the sweep's live state."""
-        trial, last = self.trial, self.curve[-1] if self.curve else None
+        trial = self.trial
+        last = self.curve[-1] if self.curve else None
         scores = [score for score in self.scores if math.isfinite(score)]
         return RunningTrial(
-            key=trial.key, task=trial.task, method=trial.method, phase=trial.phase, seed=trial.seed,
-            attempt=self.attempt, started_at=self.started_at.isoformat(), waiting=not self.placed, node=self.node,
-            score=scores[-1] if scores else None, best=min(scores, default=None),
-            stage=last.stage if last else "", epoch=last.epoch if last else 0, epochs=last.epochs if last else 0,
-        )  # fmt: skip
+            key=trial.key,
+            task=trial.task,
+            method=trial.method,
+            phase=trial.phase,
+            seed=trial.seed,
+            attempt=self.attempt,
+            started_at=self.started_at.isoformat(),
+            waiting=not self.placed,
+            node=self.node,
+            score=scores[-1] if scores else None,
+            best=min(scores, default=None),
+            stage=last.stage if last else "",
+            epoch=last.epoch if last else 0,
+            epochs=last.epochs if last else 0,
+        )
 
 
 class Recorder:
-    """Writer of rows to the results store in batches, which deletes checkpoints of trials whose records are durable.
+    """Writer of rows to the results store in batches, which deletes checkpoints of
+    trials whose records are durable.
 
-    Rows that are added later than `MAX_SECONDS` after the last write are written at once: thousands of short trials
-    share a few files, and a sweep of long trials stores each record when its trial ends. Rows that could not be written
-    wait for the next write. Small files of the store are merged now and then. Checkpoints are deleted in a thread: an
-    object store may take seconds for a batch, in which no other trial could start.
+    Rows that are added later than `MAX_SECONDS` after the last write are written at
+    once: thousands of short trials share a few files, and a sweep of long trials stores
+    each record when its trial ends. Rows that could not be written wait for the next
+    write. Small files of the store are merged now and then. Checkpoints are deleted in
+    a thread: an object store may take seconds for a batch, in which no other trial
+    could start.
 
     Every method that writes may raise UserError: the store fails. Not thread-safe.
     """
 
-    def __init__(self, store: ResultsStore, sweep: str, before: Callable[[], None] | None = None) -> None:
-        """Store the arguments; ``before`` is called before and after each write: if it raises, the rows still wait."""
-        self._store, self._sweep, self._before = store, sweep, before or (lambda: None)
+    def __init__(
+        self, store: ResultsStore, sweep: str, before: Callable[[], None] | None = None
+    ) -> None:
+        """Store the arguments; ``before`` is called before and after each write: if it
+        raises, the rows still wait.
+        """
+        self._store = store
+        self._sweep = sweep
+        self._before = before or (lambda: None)
         self._rows: dict[str, list[Any]] = {}
         self._written_at = time.monotonic() - MAX_SECONDS
         self._checkpoints = Checkpoints(store.uri)
@@ -105,7 +133,9 @@ class Recorder:
         self._logged_at = time.monotonic()
 
     def add(self, **rows: Sequence[Any]) -> None:
-        """Add rows, by the names of the arguments of `ResultsStore.append`, e.g. ``suggestions=[suggestion]``."""
+        """Add rows, by the names of the arguments of `ResultsStore.append`, e.g.
+        ``suggestions=[suggestion]``.
+        """
         for name, values in rows.items():
             self._rows.setdefault(name, []).extend(values)
         if len(self._rows.get("records", ())) >= MAX_RECORDS:
@@ -113,19 +143,33 @@ class Recorder:
         self.flush_due()
 
     def ended(self, item: TrialState, record: Record, report: TrialReport) -> None:
-        """Store a trial that has ended: record, curve, artefacts and the rest of its log."""
+        """Store a trial that has ended: record, curve, artefacts and the rest of its
+        log.
+        """
         self._ended.append(record.trial_key)
-        points = [{name: value for name, value in asdict(each).items() if name != "epochs"} for each in item.curve]
-        of_trial: dict[str, Any] = {"sweep": self._sweep, "trial_key": record.trial_key, "attempt": item.attempt}
+        points = [
+            {name: value for name, value in asdict(each).items() if name != "epochs"}
+            for each in item.curve
+        ]
+        of_trial: dict[str, Any] = {
+            "sweep": self._sweep,
+            "trial_key": record.trial_key,
+            "attempt": item.attempt,
+        }
         self.add(
             records=[record],
             curves=[CurvePoint(**of_trial, **point) for point in points],
-            artefacts=[ArtefactRow(self._sweep, record.trial_key, **asdict(each)) for each in report.artefacts],
+            artefacts=[
+                ArtefactRow(self._sweep, record.trial_key, **asdict(each))
+                for each in report.artefacts
+            ],
             logs=self._log_rows([item], ended=True),
         )
 
     def attempt_failed(self, item: TrialState) -> None:
-        """Store the rest of the log of a failed attempt; the next attempt has a log of its own."""
+        """Store the rest of the log of a failed attempt; the next attempt has a log of
+        its own.
+        """
         self.add(logs=self._log_rows([item], ended=True))
         item.log = LogStream()
 
@@ -141,7 +185,9 @@ class Recorder:
             self._write()
 
     def flush(self) -> None:
-        """Write all rows now, and wait until the checkpoints of trials that have ended are deleted."""
+        """Write all rows now, and wait until the checkpoints of trials that have ended
+        are deleted.
+        """
         self._write()
         if self._deletion is not None:  # the last one; they run one after another
             self._deletion.result()
@@ -152,18 +198,25 @@ class Recorder:
         self.flush()
 
     def tidy(self, keys: Iterable[str], done: Collection[tuple[str, str]]) -> None:
-        """Compact the store; delete the checkpoints of trials ``keys`` and of the searches (task, method) ``done``."""
+        """Compact the store; delete the checkpoints of trials ``keys`` and of the
+        searches (task, method) ``done``.
+        """
         self._store.compact()
         journal = self._store.journal(self._sweep)
-        self._checkpoints.remove(*keys, *(each.trial_key for each in journal if (each.task, each.method) in done))
+        self._checkpoints.remove(
+            *keys,
+            *(each.trial_key for each in journal if (each.task, each.method) in done),
+        )
         self._checkpoints.remove_directory()
 
     def _write(self) -> None:
         self._before()
         if any(self._rows.values()):
             self._store.append(**self._rows)
-            self._before()  # a driver that lost the lease meanwhile must not delete checkpoints
-        self._rows, self._written_at = {}, time.monotonic()
+            # a driver that lost the lease meanwhile must not delete checkpoints
+            self._before()
+        self._rows = {}
+        self._written_at = time.monotonic()
         if self._ended:  # one listing of the directory for a batch
             self._deletion = self._thread.submit(self._checkpoints.remove, *self._ended)
             self._ended = []
@@ -173,7 +226,13 @@ class Recorder:
             except UserError as error:  # e.g. a damaged file of another sweep: the rows are stored all the same
                 logger.warning("the store cannot be compacted now: %s", error)
 
-    def _log_rows(self, items: Iterable[TrialState], *, ended: bool = False) -> list[LogRow]:
+    def _log_rows(
+        self, items: Iterable[TrialState], *, ended: bool = False
+    ) -> list[LogRow]:
         texts = [(item, item.log.take(ended=ended)) for item in items]
         now = datetime.now(UTC)
-        return [LogRow(self._sweep, item.trial.key, item.attempt, now, text) for item, text in texts if text]
+        return [
+            LogRow(self._sweep, item.trial.key, item.attempt, now, text)
+            for item, text in texts
+            if text
+        ]

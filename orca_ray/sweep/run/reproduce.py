@@ -1,4 +1,6 @@
-"""Run the trial of a stored record again, and compare the results; nothing is written into the store."""
+"""Run the trial of a stored record again, and compare the results; nothing is written
+into the store.
+"""
 
 import json
 import math
@@ -27,9 +29,20 @@ from orca_ray.sweep.run.messages import TrialReport, WorkerSettings, make_record
 from orca_ray.sweep.worker.runner import TrialRunner
 from orca_ray.tasks.registry import get_task
 
-ENVIRONMENT = ("version", "torch_version", "metric_version", "device", "processor", "node")
-"""Columns about software and hardware, which may explain a difference of results but do not count as one."""
-_REPLACED_SOURCE = re.compile(r"stands in for the paper's source: 'orca-sweep data fetch (\S+)'")
+ENVIRONMENT = (
+    "version",
+    "torch_version",
+    "metric_version",
+    "device",
+    "processor",
+    "node",
+)
+"""Columns about software and hardware, which may explain a difference of results but do
+not count as one.
+"""
+_REPLACED_SOURCE = re.compile(
+    r"stands in for the paper's source: 'orca-sweep data fetch (\S+)'"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,125 +55,240 @@ class Comparison:
     rule: str
     """The rule by which the scores agree or not, as a sentence."""
     differences: dict[str, tuple[Any, Any]]
-    """Results that differ, by column: the value in the record and the value in the repetition."""
+    """Results that differ, by column: the value in the record and the value in the
+    repetition.
+    """
     environment: dict[str, tuple[Any, Any]]
-    """Columns in `ENVIRONMENT` that differ: the value in the record and the value in the repetition."""
+    """Columns in `ENVIRONMENT` that differ: the value in the record and the value in
+    the repetition.
+    """
 
     @property
     def scores(self) -> tuple[float | None, float | None]:
-        """Scores of record and repetition: on test or, if test was not read, on validation; None: no score."""
+        """Scores of record and repetition: on test or, if test was not read, on
+        validation; None: no score.
+        """
         return _score(self.record), _score(self.again)
 
 
 def find_record(store: ResultsStore, key: str, sweep: str | None = None) -> Record:
-    """Return the record of the trial whose key starts with ``key``; UserError unless one trial of one sweep fits."""
-    found = {(record.sweep, record.trial_key): record for record in store.select({}, key_prefix=key)}
+    """Return the record of the trial whose key starts with ``key``; UserError unless
+    one trial of one sweep fits.
+    """
+    found = {
+        (record.sweep, record.trial_key): record
+        for record in store.select({}, key_prefix=key)
+    }
     return found[only_trial(found, key, sweep)]
 
 
-def reproduce(record: Record, store: ResultsStore, model: Path | None = None) -> Comparison:
-    """Run the trial of ``record`` in this process and compare the results; the alignment is computed, not reused.
+def reproduce(
+    record: Record, store: ResultsStore, model: Path | None = None
+) -> Comparison:
+    """Run the trial of ``record`` in this process and compare the results; the
+    alignment is computed, not reused.
 
-    Scores agree if they are equal bit for bit or, unless the trial is deterministic, if the new one is where the scores
-    of its seeds in ``store`` say that 95 % of new seeds are. ``model``: directory that the model is written to.
+    Scores agree if they are equal bit for bit or, unless the trial is deterministic, if
+    the new one is where the scores of its seeds in ``store`` say that 95 % of new seeds
+    are. ``model``: directory that the model is written to.
 
-    Raises UserError if the record has no score, if its configuration is not one of this version, or if data, method,
-    body or source are missing here or not the same.
+    Raises UserError if the record has no score, if its configuration is not one of this
+    version, or if data, method, body or source are missing here or not the same.
     """
     again = run_again(record, make_trial(record), model)
-    old, new = _score(record), _score(again)
-    ours, theirs = record.reproducible(), again.reproducible()
-    known = (name for name in ours if ours[name] is not None or name not in RECORDS.later)
-    changed = {name: (ours[name], theirs[name]) for name in known if ours[name] != theirs[name]}
-    about = {name: (getattr(record, name), getattr(again, name)) for name in ENVIRONMENT}
-    differences = {name: pair for name, pair in changed.items() if name not in ENVIRONMENT}
+    old = _score(record)
+    new = _score(again)
+    ours = record.reproducible()
+    theirs = again.reproducible()
+    known = (
+        name for name in ours if ours[name] is not None or name not in RECORDS.later
+    )
+    changed = {
+        name: (ours[name], theirs[name]) for name in known if ours[name] != theirs[name]
+    }
+    about = {
+        name: (getattr(record, name), getattr(again, name)) for name in ENVIRONMENT
+    }
+    differences = {
+        name: pair for name, pair in changed.items() if name not in ENVIRONMENT
+    }
     if record.deterministic:
-        agrees, rule = not differences, "a deterministic trial agrees if all results are equal, bit for bit"
+        agrees = not differences
+        rule = "a deterministic trial agrees if all results are equal, bit for bit"
     else:
         agrees, rule = _within_spread(old, new, _scores_of_seeds(record, store))
     return Comparison(
-        record=record, again=again, agrees=agrees, rule=rule, differences=differences,
+        record=record,
+        again=again,
+        agrees=agrees,
+        rule=rule,
+        differences=differences,
         environment={name: pair for name, pair in about.items() if pair[0] != pair[1]},
-    )  # fmt: skip
+    )
 
 
 def make_trial(record: Record) -> TrialSpec:
-    """Return the trial of a record. UserError if the record has no score, or the trial cannot be the same here."""
+    """Return the trial of a record.
+
+    UserError if the record has no score, or the trial cannot be the same here.
+    """
     if _score(record) is None or record.status.failed:
         advice = "run its sweep again with --retry-failed"
-        raise UserError(f"trial {record.trial_key} ended as {record.status}, so it has no score to reproduce: {advice}")
+        raise UserError(
+            f"trial {record.trial_key} ended as {record.status}, so it has no score to"
+            f" reproduce: {advice}"
+        )
     task = get_task(record.task)
     get_method(record.method)
     data = task.prepared(record.protocol)
-    option = f" --protocol {PAPER}" if record.protocol == PAPER and task.paper_splits else ""
-    commands = f"'orca-sweep data fetch {task.name}{option}', then 'orca-sweep data prepare {task.name}{option}'"
+    option = (
+        f" --protocol {PAPER}" if record.protocol == PAPER and task.paper_splits else ""
+    )
+    commands = (
+        f"'orca-sweep data fetch {task.name}{option}', then 'orca-sweep data prepare"
+        f" {task.name}{option}'"
+    )
     if data is None:
-        raise UserError(f"the data of {task.name} are not prepared on this machine: run {commands}")
+        raise UserError(
+            f"the data of {task.name} are not prepared on this machine: run {commands}"
+        )
     if data.fingerprint != record.data_fingerprint:
-        found = f"fingerprint {data.fingerprint} here, {record.data_fingerprint} in the record"
-        raise UserError(f"the data of {task.name} are not those of the record ({found}): run {commands}")
+        found = (
+            f"fingerprint {data.fingerprint} here, {record.data_fingerprint} in the"
+            " record"
+        )
+        raise UserError(
+            f"the data of {task.name} are not those of the record ({found}): run"
+            f" {commands}"
+        )
     hyperparameters = json.loads(record.hyperparameters)
     replaced = _REPLACED_SOURCE.search(record.notes or "")
     trial = TrialSpec(
-        task=record.task, method=record.method, body=record.body, hyperparameters=hyperparameters, seed=record.seed,
-        protocol=record.protocol, data_fingerprint=record.data_fingerprint,
+        task=record.task,
+        method=record.method,
+        body=record.body,
+        hyperparameters=hyperparameters,
+        seed=record.seed,
+        protocol=record.protocol,
+        data_fingerprint=record.data_fingerprint,
         phase="confirm" if record.phase == "confirm" else "search",
-        epochs=int(hyperparameters.get("refine.epochs", record.epochs)), resources=_resources(record),
-        replaced_source=replaced[1] if replaced else "", deterministic=bool(record.deterministic),
-    )  # fmt: skip
+        epochs=int(hyperparameters.get("refine.epochs", record.epochs)),
+        resources=_resources(record),
+        replaced_source=replaced[1] if replaced else "",
+        deterministic=bool(record.deterministic),
+    )
     if trial.key != record.trial_key:
-        raise UserError(f"the record's configuration has the key {trial.key}, not {record.trial_key}: it was changed")
+        raise UserError(
+            f"the record's configuration has the key {trial.key}, not"
+            f" {record.trial_key}: it was changed"
+        )
     return trial
 
 
 def run_again(record: Record, trial: TrialSpec, model: Path | None = None) -> Record:
-    """Run a trial in this process for as many epochs as the trial of ``record`` ran, and return the new record.
+    """Run a trial in this process for as many epochs as the trial of ``record`` ran,
+    and return the new record.
 
-    If the trial completes and ``model`` is given, the trained model is written to that directory. Raises UserError if
-    the trial fails because something is missing or wrong here.
+    If the trial completes and ``model`` is given, the trained model is written to that
+    directory. Raises UserError if the trial fails because something is missing or wrong
+    here.
     """
-    started, curve = datetime.now(UTC), list[EpochProgress]()
+    started = datetime.now(UTC)
+    curve = list[EpochProgress]()
     with tempfile.TemporaryDirectory(prefix="orca-ray-") as scratch:
-        runner = TrialRunner(trial, WorkerSettings(scratch, checkpoint_seconds=math.inf), reuse_aligned=False)
+        runner = TrialRunner(
+            trial,
+            WorkerSettings(scratch, checkpoint_seconds=math.inf),
+            reuse_aligned=False,
+        )
         try:
             report = TrialReport()
             while not report.done:
                 report = runner.step()
                 curve += report.progress
                 epochs = sum(point.stage == "refine" for point in curve)
-                if record.status is Status.STOPPED_EARLY and not report.done and epochs >= record.epochs:
+                if (
+                    record.status is Status.STOPPED_EARLY
+                    and not report.done
+                    and epochs >= record.epochs
+                ):
                     report = report.stopped_early()
             if model is not None and report.status is Status.COMPLETED:
                 runner.write_model(model)
         finally:
             runner.close()
-    if report.error and (cause := re.match(r"(?:UserError|StagingError): (.*)", report.error, re.DOTALL)):
+    if report.error and (
+        cause := re.match(r"(?:UserError|StagingError): (.*)", report.error, re.DOTALL)
+    ):
         raise UserError(f"trial {record.trial_key} cannot run here: {cause[1]}")
-    return make_record(trial, record.sweep, report, curve, started, executor="inline", attempts=1)
+    return make_record(
+        trial, record.sweep, report, curve, started, executor="inline", attempts=1
+    )
 
 
 def _resources(record: Record) -> Resources:
-    gpus = 0 if record.device == "cpu" else min(max(1, int(record.gpus or 1)), torch.cuda.device_count())
+    gpus = (
+        0
+        if record.device == "cpu"
+        else min(max(1, int(record.gpus or 1)), torch.cuda.device_count())
+    )
     return Resources(cpus=record.cpus or 1.0, gpus=float(gpus))
 
 
 def _score(record: Record) -> float | None:
-    return record.test_score if record.test_score is not None else record.validation_score
+    return (
+        record.test_score if record.test_score is not None else record.validation_score
+    )
 
 
 def _scores_of_seeds(record: Record, store: ResultsStore) -> list[float]:
-    """Return the scores of the trial of ``record`` and of the trials that differ from it in the seed alone."""
-    same = ("sweep", "task", "method", "body", "phase", "protocol", "hyperparameters", "data_fingerprint", "metric")
+    """Return the scores of the trial of ``record`` and of the trials that differ from
+    it in the seed alone.
+    """
+    same = (
+        "sweep",
+        "task",
+        "method",
+        "body",
+        "phase",
+        "protocol",
+        "hyperparameters",
+        "data_fingerprint",
+        "metric",
+    )
     records = store.select({name: [getattr(record, name)] for name in same})
-    records = [each for each in records if (each.metric_version or 1) == (record.metric_version or 1)]
-    return [score for each in records if not each.status.failed and (score := _score(each)) is not None]
+    records = [
+        each
+        for each in records
+        if (each.metric_version or 1) == (record.metric_version or 1)
+    ]
+    return [
+        score
+        for each in records
+        if not each.status.failed and (score := _score(each)) is not None
+    ]
 
 
-def _within_spread(old: float | None, new: float | None, seeds: Sequence[float]) -> tuple[bool, str]:
+def _within_spread(
+    old: float | None, new: float | None, seeds: Sequence[float]
+) -> tuple[bool, str]:
     if len(seeds) < 2:
-        return old == new, "with the score of one seed alone, nothing is known of its spread: scores must be equal"
-    # Student's prediction interval: with few seeds, the standard deviation of the scores is uncertain, too.
-    factor = float(special.stdtrit(len(seeds) - 1, 0.975)) * math.sqrt(1 + 1 / len(seeds))
-    centre, allowed = mean(seeds), factor * stdev(seeds)
-    rule = f"scores agree within {allowed:.3g} of {centre:.4g}: there, {len(seeds)} seeds say, 95 % of new scores are"
+        return (
+            old == new,
+            (
+                "with the score of one seed alone, nothing is known of its spread:"
+                " scores must be equal"
+            ),
+        )
+    # Student's prediction interval: with few seeds, the standard deviation of the
+    # scores is uncertain, too.
+    factor = float(special.stdtrit(len(seeds) - 1, 0.975)) * math.sqrt(
+        1 + 1 / len(seeds)
+    )
+    centre = mean(seeds)
+    allowed = factor * stdev(seeds)
+    rule = (
+        f"scores agree within {allowed:.3g} of {centre:.4g}: there, {len(seeds)} seeds"
+        " say, 95 % of new scores are"
+    )
     return old == new or (new is not None and abs(new - centre) <= allowed), rule

@@ -1,4 +1,6 @@
-"""Rules for failed trials by cause: number of retries, pauses between them, smaller batches, quarantine of nodes."""
+"""Rules for failed trials by cause: number of retries, pauses between them, smaller
+batches, quarantine of nodes.
+"""
 
 import time
 from collections import Counter
@@ -13,9 +15,13 @@ from orca_ray.training.numerics import NotFiniteError, is_out_of_memory
 from orca_ray.training.ranks import RankLostError
 
 MAX_PAUSE_SECONDS = 8.0
-"""Longest pause before a trial whose worker disappeared starts again: Ray needs a moment to notice a dead node."""
+"""Longest pause before a trial whose worker disappeared starts again: Ray needs a
+moment to notice a dead node.
+"""
 SUSPICIOUS_TRIALS = 3
-"""A node is quarantined after failures of this many different trials in a row that may be its fault."""
+"""A node is quarantined after failures of this many different trials in a row that may
+be its fault.
+"""
 MAX_ERROR_BYTES = 8 * 2**10
 """Largest size of the error text in a record, in UTF-8."""
 
@@ -41,13 +47,19 @@ class Rule:
     retries: int = 0
     """How often a trial runs again after failures with this cause."""
     pauses: bool = False
-    """Whether the next attempt starts after a pause of 1, 2, 4, ... seconds, at most `MAX_PAUSE_SECONDS`."""
+    """Whether the next attempt starts after a pause of 1, 2, 4, ... seconds, at most
+    `MAX_PAUSE_SECONDS`.
+    """
     counts: bool = True
     """Whether the failed attempt counts in the number of attempts of the trial."""
     shrinks: bool = False
-    """Whether the next attempt gets half the micro-batch and, without a GPU, more memory after the second failure."""
+    """Whether the next attempt gets half the micro-batch and, without a GPU, more
+    memory after the second failure.
+    """
     blames_node: bool = False
-    """Whether the node may be the reason, so that the failure counts towards its quarantine."""
+    """Whether the node may be the reason, so that the failure counts towards its
+    quarantine.
+    """
     elsewhere: bool = False
     """Whether another node is preferred for the next attempt."""
 
@@ -57,11 +69,15 @@ RULES: Mapping[Cause, Rule] = {
     Cause.MEMORY: Rule(Status.FAILED_OOM, retries=3, shrinks=True),
     Cause.NOT_FINITE: Rule(Status.FAILED_NAN),
     Cause.CODE: Rule(Status.FAILED_CODE, retries=1, blames_node=True, elsewhere=True),
-    Cause.LOST: Rule(Status.LOST, retries=5, pauses=True, blames_node=True, elsewhere=True),
+    Cause.LOST: Rule(
+        Status.LOST, retries=5, pauses=True, blames_node=True, elsewhere=True
+    ),
     Cause.PREEMPTED: Rule(Status.LOST, retries=1000, pauses=True, counts=False),
     Cause.TIME: Rule(Status.TIMED_OUT, retries=1, elsewhere=True),
 }
-CAUSES: Mapping[Status, Cause] = {rule.status: cause for cause, rule in RULES.items() if cause is not Cause.PREEMPTED}
+CAUSES: Mapping[Status, Cause] = {
+    rule.status: cause for cause, rule in RULES.items() if cause is not Cause.PREEMPTED
+}
 """Cause of a failure, by the status that a worker reports."""
 
 
@@ -92,7 +108,9 @@ class FailuresOfTrial:
 
 
 class FailureLedger:
-    """Ledger of failed trials: decides by `RULES` which trials run again, and which nodes get no more trials."""
+    """Ledger of failed trials: decides by `RULES` which trials run again, and which
+    nodes get no more trials.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.now = clock
@@ -104,21 +122,31 @@ class FailureLedger:
         """Reason for the quarantine by node id."""
 
     def of(self, key: str) -> FailuresOfTrial:
-        """Return the failures of the trial ``key`` so far; an empty `FailuresOfTrial` if there is none."""
+        """Return the failures of the trial ``key`` so far; an empty `FailuresOfTrial`
+        if there is none.
+        """
         return self._histories.get(key) or FailuresOfTrial()
 
     def retries(self, key: str, failure: Failure) -> bool:
         """Add a failure of the trial ``key``, and return whether the trial runs again.
 
-        The trial's first `SUSPICIOUS_TRIALS` failures that a node in quarantine may have caused are not counted.
+        The trial's first `SUSPICIOUS_TRIALS` failures that a node in quarantine may
+        have caused are not counted.
         """
-        rule, history = RULES[failure.cause], self._histories.setdefault(key, FailuresOfTrial())
-        known_bad = failure.node in self.quarantined and rule.blames_node and history.excused < SUSPICIOUS_TRIALS
+        rule = RULES[failure.cause]
+        history = self._histories.setdefault(key, FailuresOfTrial())
+        known_bad = (
+            failure.node in self.quarantined
+            and rule.blames_node
+            and history.excused < SUSPICIOUS_TRIALS
+        )
         history.excused += known_bad
         history.counts[failure.cause] += not known_bad
         count = history.counts[failure.cause]
         if rule.pauses:
-            history.not_before = self.now() + min(2.0 ** (max(count, 1) - 1), MAX_PAUSE_SECONDS)
+            history.not_before = self.now() + min(
+                2.0 ** (max(count, 1) - 1), MAX_PAUSE_SECONDS
+            )
         if rule.shrinks:
             history.halvings += 1
         if rule.elsewhere and failure.node:
@@ -128,15 +156,23 @@ class FailureLedger:
         return count <= rule.retries
 
     def works(self, node: str, *, ended: bool) -> None:
-        """Note that a trial on ``node`` has reported an epoch or, if ``ended``, has ended without a failure."""
+        """Note that a trial on ``node`` has reported an epoch or, if ``ended``, has
+        ended without a failure.
+        """
         if node:
             self._works.add(node)
             if ended:
                 self._suspicions.pop(node, None)
 
     def _suspect(self, node: str, key: str, reason: str) -> None:
-        """Count a failure of a trial against ``node``; if the trial failed elsewhere too, count it against no node."""
-        elsewhere = [other for other, trials in self._suspicions.items() if other != node and key in trials]
+        """Count a failure of a trial against ``node``; if the trial failed elsewhere
+        too, count it against no node.
+        """
+        elsewhere = [
+            other
+            for other, trials in self._suspicions.items()
+            if other != node and key in trials
+        ]
         for other in elsewhere:
             del self._suspicions[other][key]
             if len(self._suspicions[other]) < SUSPICIOUS_TRIALS:
@@ -145,22 +181,35 @@ class FailureLedger:
             self._suspicions.setdefault(node, {})[key] = reason
 
     def new_quarantines(self) -> list[str]:
-        """Add to `quarantined` each node on which `SUSPICIOUS_TRIALS` trials in a row failed that failed on no other.
+        """Add to `quarantined` each node on which `SUSPICIOUS_TRIALS` trials in a row
+        failed that failed on no other.
 
-        Another node outside quarantine must have reported an epoch of a trial. Returns the ids of the added nodes.
+        Another node outside quarantine must have reported an epoch of a trial. Returns
+        the ids of the added nodes.
         """
         added = []
         for node, trials in self._suspicions.items():
-            others_work = any(other != node and other not in self.quarantined for other in self._works)
-            if node not in self.quarantined and len(trials) >= SUSPICIOUS_TRIALS and others_work:
+            others_work = any(
+                other != node and other not in self.quarantined for other in self._works
+            )
+            if (
+                node not in self.quarantined
+                and len(trials) >= SUSPICIOUS_TRIALS
+                and others_work
+            ):
                 last = list(trials.values())[-1].strip().splitlines() or [""]
-                self.quarantined[node] = f"{len(trials)} trials in a row failed there, the last: {last[-1][:300]}"
+                self.quarantined[node] = (
+                    f"{len(trials)} trials in a row failed there, the last:"
+                    f" {last[-1][:300]}"
+                )
                 added.append(node)
         return added
 
 
 def bounded(text: str) -> str:
-    """Return ``text`` in at most `MAX_ERROR_BYTES`; the middle is left out, since both ends name the error."""
+    """Return ``text`` in at most `MAX_ERROR_BYTES`; the middle is left out, since both
+    ends name the error.
+    """
     encoded = text.encode("utf-8", "replace")
     if len(encoded) <= MAX_ERROR_BYTES:
         return text
@@ -170,7 +219,10 @@ def bounded(text: str) -> str:
 
 
 class RankFailedError(Exception):
-    """Error: a rank other than the first failed. ``status`` is that of the trial; the message has rank and reason."""
+    """Error: a rank other than the first failed.
+
+    ``status`` is that of the trial; the message has rank and reason.
+    """
 
     def __init__(self, status: Status, message: str) -> None:
         super().__init__(message)

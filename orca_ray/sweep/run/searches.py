@@ -1,4 +1,6 @@
-"""The searches of a sweep: what earlier runs left to do, which wait for data, and which failed trials run again."""
+"""The searches of a sweep: what earlier runs left to do, which wait for data, and which
+failed trials run again.
+"""
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -18,22 +20,33 @@ from orca_ray.sweep.worker.staging import Staged
 
 
 class SweepSearches:
-    """Searches of a sweep; iteration yields each search, done or not, once the fingerprint of its data is known."""
+    """Searches of a sweep; iteration yields each search, done or not, once the
+    fingerprint of its data is known.
+    """
 
     def __init__(
-        self, plans: Sequence[SearchPlan], store: ResultsStore, *, retry: Collection[str] = (), race: Race | None = None
+        self,
+        plans: Sequence[SearchPlan],
+        store: ResultsStore,
+        *,
+        retry: Collection[str] = (),
+        race: Race | None = None,
     ) -> None:
         """Rebuild the searches from what ``store`` holds.
 
         Args:
-            plans: the searches; those without a fingerprint begin when :meth:`staged` is called for their task.
-            store: results store that records are read from; trials of variants of the sweep are copied within it.
-            retry: keys of failed trials that run again; "" for all. Lost trials always run again.
+            plans: the searches; those without a fingerprint begin when :meth:`staged`
+                is called for their task.
+            store: results store that records are read from; trials of variants of the
+                sweep are copied within it.
+            retry: keys of failed trials that run again; "" for all. Lost trials always
+                run again.
             race: race of all searches; None: each search decides for itself.
         """
         if not plans:
             raise UserError("nothing to run: the sweep has no task or no method")
-        self.spec, self._store = plans[0].spec, store
+        self.spec = plans[0].spec
+        self._store = store
         self._history = History.read(store, self.spec, retry=retry)
         self._rerun = dict(self._history.rerun)
         self._race = race
@@ -43,7 +56,9 @@ class SweepSearches:
         """Tasks whose data were staged in this run."""
         self._errors: dict[str, str] = {}  # reason, by task that cannot be staged
         self.reused = self._reused()
-        """Sentence about the trials of earlier runs that do not run again; "" if there is none."""
+        """Sentence about the trials of earlier runs that do not run again; "" if there
+        is none.
+        """
         self._adopt(self._searches)
         self.finished_before = sum(search.num_finished for search in self._searches)
         """Number of trials that ended in earlier runs."""
@@ -54,8 +69,12 @@ class SweepSearches:
 
     @property
     def unfinished_tasks(self) -> set[str]:
-        """Names of tasks with trials that have not ended, without tasks that cannot be staged."""
-        tasks = {plan.task for plan in self._unopened} | {s.plan.task for s in self._searches if not s.done}
+        """Names of tasks with trials that have not ended, without tasks that cannot be
+        staged.
+        """
+        tasks = {plan.task for plan in self._unopened} | {
+            s.plan.task for s in self._searches if not s.done
+        }
         return tasks - self._errors.keys()
 
     @property
@@ -66,41 +85,77 @@ class SweepSearches:
     @property
     def records(self) -> list[Record]:
         """Records of all trials that have ended."""
-        return [record for search in self._searches for record in search.records.values()]
+        return [
+            record for search in self._searches for record in search.records.values()
+        ]
 
     @property
     def retrying(self) -> bool:
         """Whether some trial that failed in an earlier run has yet to run again."""
         unopened = {plan.task for plan in self._unopened}
         unended = set[str]().union(*(search.unended for search in self._searches))
-        return any(key in unended or record.task in unopened for key, record in self._rerun.items())
+        return any(
+            key in unended or record.task in unopened
+            for key, record in self._rerun.items()
+        )
 
     def attempts(self, key: str) -> int:
-        """Return the highest number of an attempt at the trial ``key`` that is stored; 0 if there is none."""
+        """Return the highest number of an attempt at the trial ``key`` that is stored;
+        0 if there is none.
+        """
         return self._history.attempts.get(key, 0)
 
     def rows(self, task: str | None = None) -> tuple[Row, ...]:
-        """Return the numbers of planned and ended trials, one row per method of ``task``; None: of all tasks."""
-        plans = [*((search.plan, search.num_finished) for search in self._searches), *((p, 0) for p in self._unopened)]
+        """Return the numbers of planned and ended trials, one row per method of
+        ``task``; None: of all tasks.
+        """
+        plans = [
+            *((search.plan, search.num_finished) for search in self._searches),
+            *((p, 0) for p in self._unopened),
+        ]
         return tuple(
-            Row(task=plan.task, method=plan.method, planned=max(plan.num_trials, done), done=done)
+            Row(
+                task=plan.task,
+                method=plan.method,
+                planned=max(plan.num_trials, done),
+                done=done,
+            )
             for plan, done in plans
             if task in (None, plan.task)
         )
 
     def failures(self) -> Iterator[str]:
-        """Yield a line "task method: reason" for each search that has no test score and will not get one."""
-        yield from (f"{s.plan.task} {s.plan.method}: {s.failure}" for s in self._searches if s.failure)
-        missing = [*(search.plan for search in self._searches if not search.done), *self._unopened]
-        yield from (f"{p.task} {p.method}: {self._errors[p.task]}" for p in missing if p.task in self._errors)
+        """Yield a line "task method: reason" for each search that has no test score and
+        will not get one.
+        """
+        yield from (
+            f"{s.plan.task} {s.plan.method}: {s.failure}"
+            for s in self._searches
+            if s.failure
+        )
+        missing = [
+            *(search.plan for search in self._searches if not search.done),
+            *self._unopened,
+        ]
+        yield from (
+            f"{p.task} {p.method}: {self._errors[p.task]}"
+            for p in missing
+            if p.task in self._errors
+        )
 
     def staged(self, staged: Staged) -> None:
-        """Begin the searches of a task whose data were staged, or store the reason why staging failed."""
+        """Begin the searches of a task whose data were staged, or store the reason why
+        staging failed.
+        """
         if staged.error:
             self._errors[staged.task] = staged.error
             return
         self.tasks_staged.add(staged.task)
-        plans = [replace(plan, fingerprint=staged.fingerprint) for plan in self._unopened if plan.task == staged.task]
+        plans = [
+            replace(plan, fingerprint=staged.fingerprint)
+            for plan in self._unopened
+            if plan.task == staged.task
+        ]
         self._unopened = [plan for plan in self._unopened if plan.task != staged.task]
         opened = [self._search(plan) for plan in plans]
         self._adopt(opened)
@@ -108,27 +163,44 @@ class SweepSearches:
         self.finished_before += sum(search.num_finished for search in opened)
 
     def finish(self, search: Search, record: Record, scores: Sequence[float]) -> None:
-        """Give a search the record of a trial that has ended, and the trial's validation score per epoch."""
+        """Give a search the record of a trial that has ended, and the trial's
+        validation score per epoch.
+        """
         self._rerun.pop(record.trial_key, None)
         search.finish(record, scores)
         self._adopt([search])
 
     def retry(self, key: str, running: Collection[str]) -> int:
-        """Run the failed trial ``key`` (empty: all failed trials) again, and return how many will run again.
+        """Run the failed trial ``key`` (empty: all failed trials) again, and return how
+        many will run again.
 
-        Call it when all records are in the store, from which the searches are rebuilt. ``running`` are the keys of
-        trials that run or wait.
+        Call it when all records are in the store, from which the searches are rebuilt.
+        ``running`` are the keys of trials that run or wait.
         """
         history = History.read(self._store, self.spec, retry={key, *self._rerun})
-        failed = [record for record in history.rerun.values() if record.sweep == self.spec.sweep_id]
-        again = {each.trial_key for each in failed if key in ("", each.trial_key)} - self._rerun.keys()
+        failed = [
+            record
+            for record in history.rerun.values()
+            if record.sweep == self.spec.sweep_id
+        ]
+        again = {
+            each.trial_key for each in failed if key in ("", each.trial_key)
+        } - self._rerun.keys()
         if again and self._race is None:
-            self._history, self._rerun = history, dict(history.rerun)
-            self._searches = [Search(search.plan, history, running=running) for search in self._searches]
+            self._history = history
+            self._rerun = dict(history.rerun)
+            self._searches = [
+                Search(search.plan, history, running=running)
+                for search in self._searches
+            ]
         return len(again) if self._race is None else 0
 
     def _search(self, plan: SearchPlan) -> Search:
-        return Search(plan, self._history) if self._race is None else FoldSearch(plan, self._history, self._race)
+        return (
+            Search(plan, self._history)
+            if self._race is None
+            else FoldSearch(plan, self._history, self._race)
+        )
 
     def _reused(self) -> str:
         records = self.records
@@ -136,23 +208,40 @@ class SweepSearches:
             return ""
         search = sum(record.phase == "search" for record in records)
         planned = sum(plan.num_trials for plan in self.plans)
-        others = Counter(record.sweep for each in self._searches for record in each.adopted)
-        origins = "".join(f", {number} of them from {sweep}" for sweep, number in sorted(others.items()))
+        others = Counter(
+            record.sweep for each in self._searches for record in each.adopted
+        )
+        origins = "".join(
+            f", {number} of them from {sweep}"
+            for sweep, number in sorted(others.items())
+        )
         text = f"reuses {len(records)} of {planned} planned trials"
         return f"{text}: {search} search + {len(records) - search} confirm{origins}"
 
     def _adopt(self, searches: Sequence[Search]) -> None:
-        """Copy the trials that searches take over from variants of the sweep, which have other numbers of trials."""
-        copy_trials(self._store, [record for search in searches for record in search.adopted], self.spec.sweep_id)
+        """Copy the trials that searches take over from variants of the sweep, which
+        have other numbers of trials.
+        """
+        copy_trials(
+            self._store,
+            [record for search in searches for record in search.adopted],
+            self.spec.sweep_id,
+        )
         for search in searches:
             search.adopted.clear()
 
 
 def copy_trials(store: ResultsStore, records: Sequence[Record], sweep: str) -> None:
-    """Add records of other sweeps to ``sweep``, with their learning curves and artefacts, as last attempts."""
+    """Add records of other sweeps to ``sweep``, with their learning curves and
+    artefacts, as last attempts.
+    """
     if not records:
         return
-    own = store.curves(sweep, [record.trial_key for record in records]).groupby("trial_key")["attempt"].max()
+    own = (
+        store.curves(sweep, [record.trial_key for record in records])
+        .groupby("trial_key")["attempt"]
+        .max()
+    )
     earlier = {key: int(number) for key, number in own.fillna(0).items()}
     curves: list[CurvePoint] = []
     artefacts: list[ArtefactRow] = []
@@ -162,9 +251,17 @@ def copy_trials(store: ResultsStore, records: Sequence[Record], sweep: str) -> N
             if (before := earlier.get(row["trial_key"])) is not None:
                 row["attempt"] = before + (row["attempt"] or 1)
             curves.append(CurvePoint(**row | {"sweep": sweep}))
-        artefacts += [ArtefactRow(**row | {"sweep": sweep}) for row in _rows(store.artefacts(origin, keys))]
+        artefacts += [
+            ArtefactRow(**row | {"sweep": sweep})
+            for row in _rows(store.artefacts(origin, keys))
+        ]
     copies = [
-        replace(record, sweep=sweep, attempts=record.attempts + earlier.get(record.trial_key, 0)) for record in records
+        replace(
+            record,
+            sweep=sweep,
+            attempts=record.attempts + earlier.get(record.trial_key, 0),
+        )
+        for record in records
     ]
     store.append(copies, curves, artefacts)
 
@@ -174,10 +271,14 @@ def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 class Durations:
-    """Estimator of the durations of trials from relative costs and from the measured times of completed trials."""
+    """Estimator of the durations of trials from relative costs and from the measured
+    times of completed trials.
+    """
 
     def __init__(self, estimates: Mapping[tuple[str, str], float]) -> None:
-        """Store relative costs of one trial by (task, method); only ratios matter, and a missing one counts as 1."""
+        """Store relative costs of one trial by (task, method); only ratios matter, and
+        a missing one counts as 1.
+        """
         self._estimates = dict(estimates)
         self._seconds: dict[tuple[str, str], float] = {}
         self._ratio = 1.0
@@ -186,22 +287,36 @@ class Durations:
         """Use the duration of a trial that completed to improve the estimates."""
         if record.status is Status.COMPLETED:
             self._seconds[record.task, record.method] = record.wall_seconds
-            # Not the mean of ratios: a trial of no cost, which still takes a moment, would decide it.
-            self._ratio = sum(self._seconds.values()) / sum(self._estimates.get(name, 1.0) for name in self._seconds)
+            # Not the mean of ratios: a trial of no cost, which still takes a moment,
+            # would decide it.
+            self._ratio = sum(self._seconds.values()) / sum(
+                self._estimates.get(name, 1.0) for name in self._seconds
+            )
 
     def urgency(self, search: Search) -> tuple[bool, float]:
-        """Return a sort key of the search: the search with the largest key should start the next trial.
+        """Return a sort key of the search: the search with the largest key should start
+        the next trial.
 
-        The first item is True if no trial of the search has completed or runs: its estimate may be wrong. The second is
-        the expected seconds of its trials that have not started. With estimates up to four times too high or low, 60
-        searches on 64 GPUs take 1.02 times the lower bound instead of 1.14.
+        The first item is True if no trial of the search has completed or runs: its
+        estimate may be wrong. The second is the expected seconds of its trials that
+        have not started. With estimates up to four times too high or low, 60 searches
+        on 64 GPUs take 1.02 times the lower bound instead of 1.14.
         """
-        unknown = (search.plan.task, search.plan.method) not in self._seconds and not search.num_running
-        return unknown, (search.num_remaining - search.num_running) * self._of_trial(search)
+        unknown = (
+            search.plan.task,
+            search.plan.method,
+        ) not in self._seconds and not search.num_running
+        return unknown, (search.num_remaining - search.num_running) * self._of_trial(
+            search
+        )
 
     def of_remaining(self, searches: Iterable[Search]) -> float | None:
-        """Return the expected seconds of the trials that have not ended, one after another; None until one has."""
-        seconds = sum(search.num_remaining * self._of_trial(search) for search in searches)
+        """Return the expected seconds of the trials that have not ended, one after
+        another; None until one has.
+        """
+        seconds = sum(
+            search.num_remaining * self._of_trial(search) for search in searches
+        )
         return seconds if self._seconds else None
 
     def _of_trial(self, search: Search) -> float:

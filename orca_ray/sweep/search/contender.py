@@ -1,4 +1,6 @@
-"""One configuration in the race of own data (see `race`): its hyper-parameters, and the records of its folds."""
+"""One configuration in the race of own data (see `race`): its hyper-parameters, and the
+records of its folds.
+"""
 
 import math
 from collections.abc import Mapping
@@ -8,9 +10,13 @@ from orca_ray.results.record import Record
 from orca_ray.sweep.plan.schema import Scalar
 from orca_ray.sweep.plan.searches import SearchPlan, TrialSpec, num_epochs
 
-FOLD, START = "data.fold", "refine.start"
-ALL, ALL_BUT_TEST = -1, -2
-"""Numbers in the place of a fold: of a training on all samples, and on all but those of the outer test."""
+FOLD = "data.fold"
+START = "refine.start"
+ALL = -1
+ALL_BUT_TEST = -2
+"""Numbers in the place of a fold: of a training on all samples, and on all but those of
+the outer test.
+"""
 SCHEDULE = {"refine.epochs", "refine.warmup_epochs"}
 
 
@@ -31,8 +37,16 @@ class Contender:
     @property
     def scores(self) -> dict[int, float]:
         """Validation scores by fold; a trial on the samples of all folds has none."""
-        found = {fold: record.validation_score for fold, record in self.records.items() if not record.status.failed}
-        return {fold: each for fold, each in found.items() if fold >= 0 and each is not None and math.isfinite(each)}
+        found = {
+            fold: record.validation_score
+            for fold, record in self.records.items()
+            if not record.status.failed
+        }
+        return {
+            fold: each
+            for fold, each in found.items()
+            if fold >= 0 and each is not None and math.isfinite(each)
+        }
 
     @property
     def keys(self) -> set[str]:
@@ -56,13 +70,17 @@ class Contender:
 
     @property
     def improves(self) -> bool:
-        """Whether the best epoch of the first fold was in the last fifth of the epochs, or the last two.
+        """Whether the best epoch of the first fold was in the last fifth of the epochs,
+        or the last two.
 
-        If the last epoch is kept, it was in the second half: when a cosine schedule has used four fifths of its rates.
+        If the last epoch is kept, it was in the second half: when a cosine schedule has
+        used four fifths of its rates.
         """
         first = self.records[min(self.scores)] if self.scores else None
         share = 0.5 if self.plan.first.get("refine.keep") == "last" else 0.8
-        return first is not None and (first.best_epoch or 0) > max(min(share * self.epochs, self.epochs - 2), 1)
+        return first is not None and (first.best_epoch or 0) > max(
+            min(share * self.epochs, self.epochs - 2), 1
+        )
 
     def lacks(self, fold: int) -> bool:
         """Return whether no trial of a fold has started."""
@@ -70,32 +88,56 @@ class Contender:
 
     def extends(self, other: "Contender") -> bool:
         """Return whether this configuration is that of ``other`` with more epochs."""
-        return self.plan is other.plan and self.epochs > other.epochs and self.values == other.scheduled(self.epochs)
+        return (
+            self.plan is other.plan
+            and self.epochs > other.epochs
+            and self.values == other.scheduled(self.epochs)
+        )
 
     def scheduled(self, epochs: int) -> dict[str, Scalar]:
-        """Return the hyper-parameters with a schedule of ``epochs``; if it is a short one, so is its warm-up."""
+        """Return the hyper-parameters with a schedule of ``epochs``; if it is a short
+        one, so is its warm-up.
+        """
         first = self.plan.first
         values: dict[str, Scalar] = {**first, **self.values, "refine.epochs": epochs}
         if (usual := float(first.get("refine.warmup_epochs", 0))) > 0:
-            values["refine.warmup_epochs"] = usual * min(1.0, epochs / num_epochs(first))
+            values["refine.warmup_epochs"] = usual * min(
+                1.0, epochs / num_epochs(first)
+            )
         return changed(values, first)
 
     def trial(self, fold: int) -> TrialSpec:
         """Return the trial of a fold."""
-        return self.plan.trial({**self.values, **({FOLD: fold} if fold else {})}, self.plan.confirm_seeds[0], "confirm")
+        return self.plan.trial(
+            {**self.values, **({FOLD: fold} if fold else {})},
+            self.plan.confirm_seeds[0],
+            "confirm",
+        )
 
 
-def changed(values: Mapping[str, Scalar], first: Mapping[str, Scalar]) -> dict[str, Scalar]:
+def changed(
+    values: Mapping[str, Scalar], first: Mapping[str, Scalar]
+) -> dict[str, Scalar]:
     """Return the values that differ from those of ``first``."""
     return {name: value for name, value in values.items() if first.get(name) != value}
 
 
 def replaces(own: Mapping[int, Record], others: Mapping[int, Record]) -> bool:
-    """Return whether all trials of ``others`` made the same networks as trials of the same folds that aligned less.
+    """Return whether all trials of ``others`` made the same networks as trials of the
+    same folds that aligned less.
 
-    ``orca_guarded`` makes those of ``nft`` where its guard keeps the embedder that is not aligned.
+    ``orca_guarded`` makes those of ``nft`` where its guard keeps the embedder that is
+    not aligned.
     """
     pairs = [(own[fold], two) for fold, two in others.items() if fold in own]
-    alike = all(one.training_loss == two.training_loss is not None for one, two in pairs)
-    alike = alike and all(one.validation_score == two.validation_score for one, two in pairs)
-    return 0 < len(pairs) == len(others) and alike and all(one.align_seconds < two.align_seconds for one, two in pairs)
+    alike = all(
+        one.training_loss == two.training_loss is not None for one, two in pairs
+    )
+    alike = alike and all(
+        one.validation_score == two.validation_score for one, two in pairs
+    )
+    return (
+        0 < len(pairs) == len(others)
+        and alike
+        and all(one.align_seconds < two.align_seconds for one, two in pairs)
+    )

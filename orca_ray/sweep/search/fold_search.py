@@ -14,8 +14,11 @@ class FoldSearch(Search):
 
     def __init__(self, plan: SearchPlan, history: History | None, race: Race) -> None:
         """Join the race, with the records of earlier runs."""
-        self.plan, self._race = plan, race
-        self.records = {record.trial_key: record for record in race.join(plan, history or History())}
+        self.plan = plan
+        self._race = race
+        self.records = {
+            record.trial_key: record for record in race.join(plan, history or History())
+        }
         self.adopted: list[Record] = []
         self._trials: dict[str, tuple[Contender, int]] = {}
 
@@ -47,11 +50,19 @@ class FoldSearch(Search):
     @property
     def failure(self) -> str | None:
         """Why the method has no score; None if it has one, or the race is not over."""
-        completed = any(record.status is Status.COMPLETED for record in self.records.values())
-        return "every trial failed" if self.done and self.records and not completed else None
+        completed = any(
+            record.status is Status.COMPLETED for record in self.records.values()
+        )
+        return (
+            "every trial failed"
+            if self.done and self.records and not completed
+            else None
+        )
 
     def take(self) -> TrialSpec | None:
-        """Return the trial that the race starts next, if it is one of this method's, and mark it as running."""
+        """Return the trial that the race starts next, if it is one of this method's,
+        and mark it as running.
+        """
         found = self._race.choose()
         if found is None or found[0].plan is not self.plan:
             return None

@@ -1,4 +1,6 @@
-"""The suggestions of a search, their answers (results of trials), and when the next suggestion may be made."""
+"""The suggestions of a search, their answers (results of trials), and when the next
+suggestion may be made.
+"""
 
 import math
 import warnings
@@ -16,12 +18,16 @@ from orca_ray.sweep.plan.searches import canonical_json, stable_seed
 
 
 class Suggestion(NamedTuple):
-    """A suggestion: its number in the search, from 0, and the values of the searched hyper-parameters."""
+    """A suggestion: its number in the search, from 0, and the values of the searched
+    hyper-parameters.
+    """
 
     number: int
     values: Mapping[str, Scalar]
     known: str | None = None
-    """Answers that were known when the suggestion was made, in the format of `SuggestionRow.known`."""
+    """Answers that were known when the suggestion was made, in the format of
+    `SuggestionRow.known`.
+    """
 
 
 class TrialAnswer(NamedTuple):
@@ -35,7 +41,9 @@ class TrialAnswer(NamedTuple):
 
     @classmethod
     def from_record(cls, record: Record, scores: Sequence[float]) -> "TrialAnswer":
-        """Return the answer for a trial with this record and these validation scores, one per epoch."""
+        """Return the answer for a trial with this record and these validation scores,
+        one per epoch.
+        """
         value = None if record.status.failed else record.validation_score
         return cls(value, record.status is Status.STOPPED_EARLY, scores)
 
@@ -46,11 +54,12 @@ class TrialAnswer(NamedTuple):
 
 
 class Study:
-    """Optuna study that suggests values with TPE, from earlier suggestions and their answers.
+    """Optuna study that suggests values with TPE, from earlier suggestions and their
+    answers.
 
-    The Optuna study is in memory and is filled when `suggest` is called, so restoring a search that needs no further
-    suggestion costs nothing. Equal suggestions and answers give equal suggestions, whether they were added at once or
-    one after another.
+    The Optuna study is in memory and is filled when `suggest` is called, so restoring a
+    search that needs no further suggestion costs nothing. Equal suggestions and answers
+    give equal suggestions, whether they were added at once or one after another.
     """
 
     def __init__(self, space: Mapping[str, Dimension]) -> None:
@@ -62,58 +71,89 @@ class Study:
         """Optuna's number of each suggestion that has no answer in the study."""
 
     def suggest(
-        self, suggestions: Iterable[Suggestion], answers: Mapping[int, TrialAnswer], seed: int
+        self,
+        suggestions: Iterable[Suggestion],
+        answers: Mapping[int, TrialAnswer],
+        seed: int,
     ) -> dict[str, Scalar]:
         """Return the values of a new suggestion, by name of the hyper-parameter.
 
         Args:
-            suggestions: the other suggestions, by ascending number. Those without an answer are taken to be running and
-                count as bad ("constant liar"), so the suggestion keeps away from them.
+            suggestions: the other suggestions, by ascending number. Those without an
+                answer are taken to be running and count as bad ("constant liar"), so
+                the suggestion keeps away from them.
             answers: answers that the suggestion may use, by number of the suggestion.
             seed: seed of the sampler.
         """
         if self._study is None:
             verbosity = optuna.logging.get_verbosity()
-            optuna.logging.set_verbosity(optuna.logging.WARNING)  # it would log each new study
+            optuna.logging.set_verbosity(
+                optuna.logging.WARNING
+            )  # it would log each new study
             self._study = optuna.create_study(direction="minimize")
             optuna.logging.set_verbosity(verbosity)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # multivariate is called experimental, but stable since Optuna 2.2
+            warnings.simplefilter(
+                "ignore"
+            )  # multivariate is called experimental, but stable since Optuna 2.2
             for suggestion in suggestions:
                 self._update(self._study, suggestion, answers.get(suggestion.number))
-            self._study.sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True)
-            asked = self._study.ask({name: dimension.distribution() for name, dimension in self._space.items()})
-            # Its values are rounded below. The rounded ones are added with the next suggestion, as after a restart.
+            self._study.sampler = optuna.samplers.TPESampler(
+                seed=seed, multivariate=True, constant_liar=True
+            )
+            asked = self._study.ask(
+                {
+                    name: dimension.distribution()
+                    for name, dimension in self._space.items()
+                }
+            )
+            # Its values are rounded below. The rounded ones are added with the next
+            # suggestion, as after a restart.
             self._study.tell(asked, state=TrialState.FAIL)
         return {name: tidy(value) for name, value in asked.params.items()}
 
-    def _update(self, study: optuna.Study, suggestion: Suggestion, answer: TrialAnswer | None) -> None:
+    def _update(
+        self, study: optuna.Study, suggestion: Suggestion, answer: TrialAnswer | None
+    ) -> None:
         state = _state(answer)
         if self._states.get(suggestion.number) is state:
             return
         if (trial := self._frozen(suggestion, answer, state)) is None:
             return
         if (placeholder := self._running.pop(suggestion.number, None)) is not None:
-            study.tell(placeholder, state=TrialState.FAIL)  # a trial cannot be changed: a new one replaces it
+            study.tell(
+                placeholder, state=TrialState.FAIL
+            )  # a trial cannot be changed: a new one replaces it
         if state is TrialState.RUNNING:
             self._running[suggestion.number] = len(study.get_trials(deepcopy=False))
         study.add_trial(trial)
         self._states[suggestion.number] = state
 
-    def _frozen(self, suggestion: Suggestion, answer: TrialAnswer | None, state: TrialState) -> FrozenTrial | None:
-        """Return a suggestion as an Optuna trial; None if the space has no such choice any more."""
-        parameters, distributions = {}, {}
+    def _frozen(
+        self, suggestion: Suggestion, answer: TrialAnswer | None, state: TrialState
+    ) -> FrozenTrial | None:
+        """Return a suggestion as an Optuna trial; None if the space has no such choice
+        any more.
+        """
+        parameters = {}
+        distributions = {}
         for name, dimension in self._space.items():
-            parameters[name], distribution = _represent(suggestion.values[name], dimension)
+            parameters[name], distribution = _represent(
+                suggestion.values[name], dimension
+            )
             if distribution is None:
                 return None
             distributions[name] = distribution
         scores = enumerate(answer.scores if answer else (), start=1)
         return create_trial(
-            state=state, params=parameters, distributions=distributions,
+            state=state,
+            params=parameters,
+            distributions=distributions,
             value=answer.value if answer and not answer.failed else None,
-            intermediate_values={epoch: score for epoch, score in scores if math.isfinite(score)},
-        )  # fmt: skip
+            intermediate_values={
+                epoch: score for epoch, score in scores if math.isfinite(score)
+            },
+        )
 
 
 def _state(answer: TrialAnswer | None) -> TrialState:
@@ -124,10 +164,14 @@ def _state(answer: TrialAnswer | None) -> TrialState:
     return TrialState.PRUNED if answer.stopped_early else TrialState.COMPLETE
 
 
-def _represent(value: Scalar, dimension: Dimension) -> tuple[Scalar, BaseDistribution | None]:
-    """Return a value as Optuna can hold it, and its distribution: the dimension's, stretched if it has become narrower.
+def _represent(
+    value: Scalar, dimension: Dimension
+) -> tuple[Scalar, BaseDistribution | None]:
+    """Return a value as Optuna can hold it, and its distribution: the dimension's,
+    stretched if it has become narrower.
 
-    A value that was rounded out of the range is moved to its end. Without a distribution, Optuna cannot hold the value.
+    A value that was rounded out of the range is moved to its end. Without a
+    distribution, Optuna cannot hold the value.
     """
     distribution = dimension.distribution()
     if dimension.contains(value):
@@ -138,7 +182,8 @@ def _represent(value: Scalar, dimension: Dimension) -> tuple[Scalar, BaseDistrib
     nearest = min(max(value, low), high)
     if tidy(nearest) == tidy(value):
         return nearest, distribution
-    low, high = min(low, value), max(high, value)
+    low = min(low, value)
+    high = max(high, value)
     if dimension.integer is not None:
         return int(value), IntDistribution(int(low), math.ceil(high))
     log = dimension.log_uniform is not None
@@ -146,15 +191,19 @@ def _represent(value: Scalar, dimension: Dimension) -> tuple[Scalar, BaseDistrib
 
 
 NUM_STARTUP = 10
-"""Number of suggestions after which TPE uses their results to suggest the next ones; Optuna's default."""
+"""Number of suggestions after which TPE uses their results to suggest the next ones;
+Optuna's default.
+"""
 
 
 class SuggestionSampler:
-    """Sampler that makes the suggestions of a search one at a time: first those of `draw`, then those of TPE.
+    """Sampler that makes the suggestions of a search one at a time: first those of
+    `draw`, then those of TPE.
 
-    Without generations, a suggestion uses all answers that are known when it is made. With generations, suggestions are
-    made in groups: a group follows when all answers to the earlier groups are known, and uses only these answers. Then
-    suggestions do not depend on the order of answers, and therefore not on the number of workers.
+    Without generations, a suggestion uses all answers that are known when it is made.
+    With generations, suggestions are made in groups: a group follows when all answers
+    to the earlier groups are known, and uses only these answers. Then suggestions do
+    not depend on the order of answers, and therefore not on the number of workers.
     """
 
     def __init__(
@@ -169,14 +218,19 @@ class SuggestionSampler:
         """Start without suggestions.
 
         Args:
-            first: hyper-parameters of suggestion 0; those that are not in ``space`` are ignored.
+            first: hyper-parameters of suggestion 0; those that are not in ``space`` are
+                ignored.
             space: the searched hyper-parameters and their ranges.
             trials: number of suggestions in total.
             generation: suggestions per generation; None for no generations.
-            seed: determines all suggestions. Before TPE starts, the value of a hyper-parameter depends only on this
-                seed, its name, its range and the suggestion's number, not on the other hyper-parameters in ``space``.
+            seed: determines all suggestions. Before TPE starts, the value of a
+                hyper-parameter depends only on this seed, its name, its range and the
+                suggestion's number, not on the other hyper-parameters in ``space``.
         """
-        self._first, self._num_trials, self._generation, self._seed = first, trials, generation, seed
+        self._first = first
+        self._num_trials = trials
+        self._generation = generation
+        self._seed = seed
         self._space = dict(sorted(space.items()))
         self._study = Study(self._space)
         self._next = 0
@@ -193,37 +247,63 @@ class SuggestionSampler:
 
     @property
     def can_ask(self) -> bool:
-        """Whether :meth:`ask` may be called now: suggestions are left, and the next one need not wait for answers."""
+        """Whether :meth:`ask` may be called now: suggestions are left, and the next one
+        need not wait for answers.
+        """
         return self._next < self._num_trials and self.is_open(self._next)
 
     def is_open(self, number: int) -> bool:
-        """Return whether suggestion ``number`` may be made and its trial started: earlier generations have answers."""
+        """Return whether suggestion ``number`` may be made and its trial started:
+        earlier generations have answers.
+        """
         return self._num_closed >= self._barrier(number)
 
     def draw(self, number: int) -> dict[str, Scalar]:
-        """Return the values of a suggestion of the start-up: the first configuration for 0, else random values."""
+        """Return the values of a suggestion of the start-up: the first configuration
+        for 0, else random values.
+        """
         if number == 0:
             return {name: self._first[name] for name in self._space}
-        quantiles = {name: stable_seed(self._seed, name, number) / 2**32 for name in self._space}
-        return {name: tidy(dimension.quantile(quantiles[name])) for name, dimension in self._space.items()}
+        quantiles = {
+            name: stable_seed(self._seed, name, number) / 2**32 for name in self._space
+        }
+        return {
+            name: tidy(dimension.quantile(quantiles[name]))
+            for name, dimension in self._space.items()
+        }
 
     def restore(self, suggestion: Suggestion) -> None:
-        """Add a suggestion of an earlier run; dimensions that it lacks get the value of the first configuration."""
-        gained = {name: self._first[name] for name in self._space if name not in suggestion.values}
-        self.suggestions[suggestion.number] = suggestion._replace(values={**suggestion.values, **gained})
+        """Add a suggestion of an earlier run; dimensions that it lacks get the value of
+        the first configuration.
+        """
+        gained = {
+            name: self._first[name]
+            for name in self._space
+            if name not in suggestion.values
+        }
+        self.suggestions[suggestion.number] = suggestion._replace(
+            values={**suggestion.values, **gained}
+        )
         self._advance()
 
     def ask(self) -> Suggestion:
-        """Make and return the suggestion with the lowest missing number; call it only if `can_ask`."""
-        number, barrier = self._next, self._barrier(self._next)
+        """Make and return the suggestion with the lowest missing number; call it only
+        if `can_ask`.
+        """
+        number = self._next
+        barrier = self._barrier(self._next)
         known = range(barrier) if self._generation else sorted(self.answers)
         if (barrier if self._generation else number) < NUM_STARTUP:
             values = self.draw(number)
         else:
             others = [self.suggestions[each] for each in sorted(self.suggestions)]
             answers = {each: self.answers[each] for each in known}
-            values = self._study.suggest(others, answers, stable_seed(self._seed, number))
-        suggestion = self.suggestions[number] = Suggestion(number, values, canonical_json(_ranges(known)))
+            values = self._study.suggest(
+                others, answers, stable_seed(self._seed, number)
+            )
+        suggestion = self.suggestions[number] = Suggestion(
+            number, values, canonical_json(_ranges(known))
+        )
         self._advance()
         return suggestion
 
@@ -233,15 +313,23 @@ class SuggestionSampler:
         self._advance()
 
     def rivals(self, number: int) -> Sequence[int]:
-        """Return the numbers of the suggestions whose trials early stopping compares with the trial of ``number``."""
-        return range(self._barrier(number)) if self._generation else list(self.suggestions)
+        """Return the numbers of the suggestions whose trials early stopping compares
+        with the trial of ``number``.
+        """
+        return (
+            range(self._barrier(number)) if self._generation else list(self.suggestions)
+        )
 
     def winner(self) -> Suggestion | None:
-        """Return the suggestion whose trial completed with the best score (on a tie, the first); None if none did."""
+        """Return the suggestion whose trial completed with the best score (on a tie,
+        the first); None if none did.
+        """
         scored = [
             (answer.value, number)
             for number, answer in self.answers.items()
-            if answer.value is not None and not answer.failed and not answer.stopped_early
+            if answer.value is not None
+            and not answer.failed
+            and not answer.stopped_early
         ]
         return self.suggestions[min(scored)[1]] if scored else None
 
@@ -252,7 +340,9 @@ class SuggestionSampler:
             self._num_closed += 1
 
     def _barrier(self, number: int) -> int:
-        """Return the first number of the generation of suggestion ``number``; 0 without generations."""
+        """Return the first number of the generation of suggestion ``number``; 0 without
+        generations.
+        """
         return number // self._generation * self._generation if self._generation else 0
 
 
@@ -267,13 +357,16 @@ def suggest(
     space: Mapping[str, Dimension],
     known: Sequence[tuple[Mapping[str, Scalar], float | None]],
 ) -> dict[str, Scalar]:
-    """Return values to try next, given the ``known`` values, each of which overrides ``first``, and their scores.
+    """Return values to try next, given the ``known`` values, each of which overrides
+    ``first``, and their scores.
 
     A score of None belongs to values that are tried now.
     """
     sampler = SuggestionSampler(first, space, len(known) + 1)
     for number, (values, score) in enumerate(known):
-        sampler.restore(Suggestion(number, {name: values.get(name, first[name]) for name in space}))
+        sampler.restore(
+            Suggestion(number, {name: values.get(name, first[name]) for name in space})
+        )
         if score is not None:
             sampler.tell(number, TrialAnswer(score))
     return dict(sampler.ask().values)

@@ -1,4 +1,6 @@
-"""Which trial of one (task, method) runs next, given what the results store has of earlier runs."""
+"""Which trial of one (task, method) runs next, given what the results store has of
+earlier runs.
+"""
 
 import json
 from collections import defaultdict
@@ -15,7 +17,12 @@ from orca_ray.errors import UserError
 from orca_ray.results.record import Record, Status, SuggestionRow
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.plan.schema import Scalar
-from orca_ray.sweep.plan.searches import SearchPlan, TrialSpec, canonical_json, stable_seed
+from orca_ray.sweep.plan.searches import (
+    SearchPlan,
+    TrialSpec,
+    canonical_json,
+    stable_seed,
+)
 from orca_ray.sweep.plan.spec import SweepSpec
 from orca_ray.sweep.search.sampler import Suggestion, SuggestionSampler, TrialAnswer
 from orca_ray.tasks.metrics import get_metric
@@ -27,7 +34,8 @@ Pair = tuple[str, str]
 
 @dataclass(frozen=True)
 class History:
-    """Trials and suggestions of earlier runs of a sweep, and of variants of it with another number of search trials.
+    """Trials and suggestions of earlier runs of a sweep, and of variants of it with
+    another number of search trials.
 
     If several of these sweeps have the same trial, the sweep's own record counts.
     """
@@ -39,19 +47,28 @@ class History:
     rerun: Mapping[str, Record] = field(default_factory=dict)
     """Record of each trial that has failed and runs again, by trial key."""
     attempts: Mapping[str, int] = field(default_factory=dict)
-    """Highest number of an attempt that is stored, by the key of each trial that has epochs or runs again."""
+    """Highest number of an attempt that is stored, by the key of each trial that has
+    epochs or runs again.
+    """
     suggestions: Mapping[Pair, Sequence[SuggestionRow]] = field(default_factory=dict)
-    """The journal: suggestions of the sweep itself, then of its variants, each by ascending number."""
+    """The journal: suggestions of the sweep itself, then of its variants, each by
+    ascending number.
+    """
 
     @classmethod
-    def read(cls, store: ResultsStore, spec: SweepSpec, *, retry: Collection[str] = ()) -> Self:
+    def read(
+        cls, store: ResultsStore, spec: SweepSpec, *, retry: Collection[str] = ()
+    ) -> Self:
         """Return what ``store`` holds of earlier runs of a sweep and of its variants.
 
-        Lost trials always run again, other failed trials if ``retry`` holds their key or "" (all trials). Trials also
-        run again if their scores are of another metric than the task has now, or of another version of that metric,
-        since a new version of orca-ray would change these scores.
+        Lost trials always run again, other failed trials if ``retry`` holds their key
+        or "" (all trials). Trials also run again if their scores are of another metric
+        than the task has now, or of another version of that metric, since a new version
+        of orca-ray would change these scores.
         """
-        variants = [name for name in store.scan().values("sweep") if spec.is_variant(name)]
+        variants = [
+            name for name in store.scan().values("sweep") if spec.is_variant(name)
+        ]
         records: dict[str, Record] = {}
         scores: dict[str, Sequence[float]] = {}
         rerun: dict[str, Record] = {}
@@ -62,14 +79,22 @@ class History:
             again = {
                 key: record
                 for key, record in found.items()
-                if record.status is Status.LOST or (record.status.failed and ("" in retry or key in retry))
+                if record.status is Status.LOST
+                or (record.status.failed and ("" in retry or key in retry))
             }
-            rerun = {key: record for key, record in again.items() if key not in records} | rerun
-            records = {key: record for key, record in found.items() if key not in again} | records
+            rerun = {
+                key: record for key, record in again.items() if key not in records
+            } | rerun
+            records = {
+                key: record for key, record in found.items() if key not in again
+            } | records
             curves = store.curves(sweep=sweep)
             scores = _scores(curves) | scores
             last = curves.groupby("trial_key")["attempt"].max().fillna(0)
-            for key, number in (*last.items(), *((key, record.attempts) for key, record in again.items())):
+            for key, number in (
+                *last.items(),
+                *((key, record.attempts) for key, record in again.items()),
+            ):
                 attempts[str(key)] = max(int(number), attempts.get(str(key), 0))
             for suggestion in store.journal(sweep):
                 suggestions[suggestion.task, suggestion.method].append(suggestion)
@@ -77,11 +102,15 @@ class History:
 
 
 def _comparable(records: Mapping[str, Record]) -> dict[str, Record]:
-    current = {each: _current_metric(*each) for each in {(r.task, r.protocol) for r in records.values()}}
+    current = {
+        each: _current_metric(*each)
+        for each in {(r.task, r.protocol) for r in records.values()}
+    }
     return {
         key: record
         for key, record in records.items()
-        if current[record.task, record.protocol] in (None, (record.metric, record.metric_version or 1))
+        if current[record.task, record.protocol]
+        in (None, (record.metric, record.metric_version or 1))
     }
 
 
@@ -94,16 +123,28 @@ def _current_metric(task: str, protocol: str) -> tuple[str, int] | None:
 
 
 def _scores(curves: pd.DataFrame) -> dict[str, Sequence[float]]:
-    refine = curves[(curves["stage"] == "refine") & curves["validation_score"].notna()].sort_values("epoch")
-    return {str(key): scores for key, scores in refine.groupby("trial_key")["validation_score"].agg(list).items()}
+    refine = curves[
+        (curves["stage"] == "refine") & curves["validation_score"].notna()
+    ].sort_values("epoch")
+    return {
+        str(key): scores
+        for key, scores in (
+            refine.groupby("trial_key")["validation_score"].agg(list).items()
+        )
+    }
 
 
-def restored(plan: SearchPlan, history: History, sampler: SuggestionSampler) -> list[Suggestion]:
-    """Return the suggestions of a search that earlier runs have made, by ascending number.
+def restored(
+    plan: SearchPlan, history: History, sampler: SuggestionSampler
+) -> list[Suggestion]:
+    """Return the suggestions of a search that earlier runs have made, by ascending
+    number.
 
-    A suggestion belongs to the search if its trial key is the same now as in the earlier run; another body, other data
-    or other fixed hyper-parameters change the key. A suggestion keeps its number in the journal. It gets the lowest
-    free number if its number is taken, or if it has number 0 but is not the first configuration any more.
+    A suggestion belongs to the search if its trial key is the same now as in the
+    earlier run; another body, other data or other fixed hyper-parameters change the
+    key. A suggestion keeps its number in the journal. It gets the lowest free number if
+    its number is taken, or if it has number 0 but is not the first configuration any
+    more.
     """
     if not plan.num_search:
         return []
@@ -112,8 +153,11 @@ def restored(plan: SearchPlan, history: History, sampler: SuggestionSampler) -> 
     seen: set[str] = set()
     first = _key(plan, sampler.draw(0))
     for entry in history.suggestions.get((plan.task, plan.method), ()):
-        key, values = entry.trial_key, json.loads(entry.values)
-        if _key(plan, values) != key or (key in seen and entry.sweep != plan.spec.sweep_id):
+        key = entry.trial_key
+        values = json.loads(entry.values)
+        if _key(plan, values) != key or (
+            key in seen and entry.sweep != plan.spec.sweep_id
+        ):
             continue
         suggestion = Suggestion(entry.number, values, entry.known)
         if entry.number in numbered or (entry.number == 0 and key != first):
@@ -123,7 +167,10 @@ def restored(plan: SearchPlan, history: History, sampler: SuggestionSampler) -> 
             seen.add(key)
     moved = (suggestion for key, suggestion in others.items() if key not in seen)
     free = (number for number in count(1) if number not in numbered)
-    numbered |= {number: suggestion._replace(number=number) for suggestion, number in zip(moved, free)}  # noqa: B905
+    numbered |= {
+        number: suggestion._replace(number=number)
+        for suggestion, number in zip(moved, free)
+    }
     return [numbered[number] for number in sorted(numbered) if number < plan.num_search]
 
 
@@ -131,24 +178,38 @@ def _key(plan: SearchPlan, values: Mapping[str, Scalar]) -> str:
     """Return the key of the search trial with ``values``; "" if no trial can have them."""
     try:
         return plan.trial(values, plan.spec.file.seed, "search").key
-    except (TypeError, ValueError, OverflowError):  # e.g. a number of epochs in a foreign file that is no number
+    except (
+        TypeError,
+        ValueError,
+        OverflowError,
+    ):  # e.g. a number of epochs in a foreign file that is no number
         return ""
 
 
 class Search:
-    """Search of one (task, method): decides which trial runs next, given the records of the trials that have ended.
+    """Search of one (task, method): decides which trial runs next, given the records of
+    the trials that have ended.
 
-    A trial that already has a record does not run again. Without search trials, the confirm trials run the first
-    configuration or, if the sweep has a grid, all of its cells.
+    A trial that already has a record does not run again. Without search trials, the
+    confirm trials run the first configuration or, if the sweep has a grid, all of its
+    cells.
     """
 
-    def __init__(self, plan: SearchPlan, history: History | None = None, *, running: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        plan: SearchPlan,
+        history: History | None = None,
+        *,
+        running: Collection[str] = (),
+    ) -> None:
         """Rebuild the state of the search from the journal and the records.
 
         Args:
             plan: first configuration, number of trials and seeds.
-            history: what the store holds; other searches' trials may be among it. None: nothing.
-            running: keys of the trials that run now, if the state is rebuilt while they run.
+            history: what the store holds; other searches' trials may be among it. None:
+                nothing.
+            running: keys of the trials that run now, if the state is rebuilt while they
+                run.
         """
         self.plan = plan
         self.records: dict[str, Record] = {}
@@ -162,7 +223,8 @@ class Search:
             plan.space,
             plan.num_search,
             generation=(file.parallel or 1) if plan.spec.deterministic else None,
-            # The seed does not depend on the method: all methods of a task draw the same suggestions.
+            # The seed does not depend on the method: all methods of a task draw the
+            # same suggestions.
             seed=stable_seed(file.seed, plan.task),
         )
         self._history = history or History()
@@ -170,14 +232,21 @@ class Search:
         self._keys: dict[int, str] = {}
         self._numbers: dict[str, list[int]] = {}
         self._waiting: list[tuple[int, TrialSpec]] = []
-        """Heap of trials that have not started, by number of the suggestion or position among the confirm trials."""
+        """Heap of trials that have not started, by number of the suggestion or position
+        among the confirm trials.
+        """
         self._running_before = frozenset(running)
         self._running: set[str] = set()
-        """Keys of the trials that an executor has, or that wait for their next attempt."""
+        """Keys of the trials that an executor has, or that wait for their next attempt.
+        """
         self._confirm: list[str] | None = None
         self._num_confirmed = 0
         journal = self._history.suggestions.get((plan.task, plan.method), ())
-        stored = {(entry.number, entry.trial_key) for entry in journal if entry.sweep == plan.spec.sweep_id}
+        stored = {
+            (entry.number, entry.trial_key)
+            for entry in journal
+            if entry.sweep == plan.spec.sweep_id
+        }
         for suggestion in restored(plan, self._history, self.sampler):
             self.sampler.restore(suggestion)
             self._add(self.sampler.suggestions[suggestion.number], stored)
@@ -185,12 +254,16 @@ class Search:
 
     @property
     def num_finished(self) -> int:
-        """Number of trials that have ended; if a suggestion repeats an earlier one, both count."""
+        """Number of trials that have ended; if a suggestion repeats an earlier one,
+        both count.
+        """
         return len(self.sampler.answers) + self._num_confirmed
 
     @property
     def num_remaining(self) -> int:
-        """Number of trials that have not ended; 0 if all search trials failed, because no confirm trial follows."""
+        """Number of trials that have not ended; 0 if all search trials failed, because
+        no confirm trial follows.
+        """
         return 0 if self.done else self.plan.num_trials - self.num_finished
 
     @property
@@ -200,7 +273,9 @@ class Search:
 
     @property
     def unended(self) -> set[str]:
-        """Keys of the trials that run or wait for their start; further trials may follow."""
+        """Keys of the trials that run or wait for their start; further trials may
+        follow.
+        """
         return {*self._running, *(trial.key for _, trial in self._waiting)}
 
     @property
@@ -210,18 +285,24 @@ class Search:
 
     @property
     def failure(self) -> str | None:
-        """Why a search that is done has no test score; None if it has one or is not done."""
+        """Why a search that is done has no test score; None if it has one or is not
+        done.
+        """
         if not self.done:
             return None
         if not self._confirm:
             return "every search trial failed"
-        completed = (self.records[key].status is Status.COMPLETED for key in self._confirm)
+        completed = (
+            self.records[key].status is Status.COMPLETED for key in self._confirm
+        )
         return None if any(completed) else "every confirm trial failed"
 
     def take(self) -> TrialSpec | None:
-        """Return the next trial that can start now and mark it as running; None if no trial can.
+        """Return the next trial that can start now and mark it as running; None if no
+        trial can.
 
-        The trial's suggestion must be stored before the trial starts: see :meth:`new_suggestions`.
+        The trial's suggestion must be stored before the trial starts: see
+        :meth:`new_suggestions`.
         """
         most = self.plan.spec.file.parallel
         if self._confirm is None and most is not None and len(self._running) >= most:
@@ -236,25 +317,38 @@ class Search:
         return trial
 
     def new_suggestions(self) -> list[SuggestionRow]:
-        """Return the suggestions made since the last call, to be added to the sweep's journal."""
-        suggestions, self._suggestions = self._suggestions, []
+        """Return the suggestions made since the last call, to be added to the sweep's
+        journal.
+        """
+        suggestions = self._suggestions
+        self._suggestions = []
         return suggestions
 
     def stops(self, trial: TrialSpec, scores: Sequence[float]) -> bool:
-        """Return whether a running trial must stop early now; ``scores`` are its validation scores, one per epoch."""
+        """Return whether a running trial must stop early now; ``scores`` are its
+        validation scores, one per epoch.
+        """
         self._scores[trial.key] = scores
         rule = self.plan.spec.file.early_stopping
-        return rule is not None and trial.phase == "search" and rule.stops(scores, trial.epochs, self._rivals(trial))
+        return (
+            rule is not None
+            and trial.phase == "search"
+            and rule.stops(scores, trial.epochs, self._rivals(trial))
+        )
 
     def finish(self, record: Record, scores: Sequence[float]) -> None:
-        """Store the record of a running trial that has ended, and its validation score per epoch."""
+        """Store the record of a running trial that has ended, and its validation score
+        per epoch.
+        """
         self._running.discard(record.trial_key)
         self._end(record, scores)
         self._confirm_if_searched()
 
     @property
     def _can_start(self) -> bool:
-        return bool(self._waiting) and (self._confirm is not None or self.sampler.is_open(self._waiting[0][0]))
+        return bool(self._waiting) and (
+            self._confirm is not None or self.sampler.is_open(self._waiting[0][0])
+        )
 
     def _end(self, record: Record, scores: Sequence[float]) -> None:
         key = record.trial_key
@@ -264,33 +358,56 @@ class Search:
             self.sampler.tell(number, TrialAnswer.from_record(record, scores))
 
     def _rivals(self, trial: TrialSpec) -> Iterator[Sequence[float]]:
-        """Yield the validation scores per epoch of each trial that early stopping compares with ``trial``."""
+        """Yield the validation scores per epoch of each trial that early stopping
+        compares with ``trial``.
+        """
         for number in self.sampler.rivals(self._numbers[trial.key][0]):
-            answer, key = self.sampler.answers.get(number), self._keys[number]
+            answer = self.sampler.answers.get(number)
+            key = self._keys[number]
             if key != trial.key and not (answer and answer.failed):
                 yield self._scores.get(key, ())
 
     def _add(self, suggestion: Suggestion, stored: set[tuple[int, str]]) -> None:
-        """Add a suggestion. Its trial has ended, or runs already (maybe for an equal suggestion), or must wait."""
-        plan, number = self.plan, suggestion.number
+        """Add a suggestion.
+
+        Its trial has ended, or runs already (maybe for an equal suggestion), or must
+        wait.
+        """
+        plan = self.plan
+        number = suggestion.number
         trial = plan.trial(suggestion.values, plan.spec.file.seed, "search")
         key = self._keys[number] = trial.key
         if (number, key) not in stored:
-            values, now = canonical_json(dict(suggestion.values)), datetime.now(UTC)
+            values = canonical_json(dict(suggestion.values))
+            now = datetime.now(UTC)
             sweep = plan.spec.sweep_id
             self._suggestions.append(
-                SuggestionRow(sweep, plan.task, plan.method, number, key, values, suggestion.known, now)
+                SuggestionRow(
+                    sweep,
+                    plan.task,
+                    plan.method,
+                    number,
+                    key,
+                    values,
+                    suggestion.known,
+                    now,
+                )
             )
         equal = self._numbers.setdefault(key, [])
         equal.append(number)
         if key in self.records:
-            self.sampler.tell(number, TrialAnswer.from_record(self.records[key], self._scores[key]))
+            self.sampler.tell(
+                number, TrialAnswer.from_record(self.records[key], self._scores[key])
+            )
         elif len(equal) == 1:
             self._plan_trial(number, trial)
 
     def _plan_trial(self, position: int, trial: TrialSpec) -> None:
-        """Let a trial wait for its start, unless it runs already, or end it if an earlier run has its record."""
-        key, sweep = trial.key, self.plan.spec.sweep_id
+        """Let a trial wait for its start, unless it runs already, or end it if an
+        earlier run has its record.
+        """
+        key = trial.key
+        sweep = self.plan.spec.sweep_id
         record = self.records.get(key) or self._history.records.get(key)
         if key in self._running_before and key not in self.records:
             self._running.add(key)
@@ -300,15 +417,22 @@ class Search:
             if record.sweep != sweep:
                 self.adopted.append(record)
                 record = replace(record, sweep=sweep)
-            self._end(record, self._scores.get(key) or self._history.scores.get(key, ()))
+            self._end(
+                record, self._scores.get(key) or self._history.scores.get(key, ())
+            )
 
     def _confirm_if_searched(self) -> None:
-        """Create the confirm trials of the best suggestion when all search trials have ended."""
+        """Create the confirm trials of the best suggestion when all search trials have
+        ended.
+        """
         if self._confirm is not None or not self.sampler.done:
             return
         winner = self.sampler.winner()
-        values: Mapping[str, Scalar] | None = {} if not self.plan.num_search else winner.values if winner else None
-        # All cells of a grid run with one seed before the next: an interrupted study is balanced.
+        values: Mapping[str, Scalar] | None = (
+            {} if not self.plan.num_search else winner.values if winner else None
+        )
+        # All cells of a grid run with one seed before the next: an interrupted study is
+        # balanced.
         trials = [
             self.plan.trial({**configuration, **(values or {})}, seed, "confirm")
             for seed in (() if values is None else self.plan.confirm_seeds)

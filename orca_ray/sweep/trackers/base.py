@@ -1,4 +1,6 @@
-"""The interface of trackers, which show the trials of a sweep in an experiment tracker such as TensorBoard."""
+"""The interface of trackers, which show the trials of a sweep in an experiment tracker
+such as TensorBoard.
+"""
 
 import json
 import logging
@@ -24,9 +26,19 @@ logger = logging.getLogger(__name__)
 
 _EPOCH = ("loss", "distance", "validation_score", "learning_rate", "seconds")
 _FINAL = (
-    "validation_score", "test_score", "best_epoch", "epochs", "distance_before", "distance_after", "wall_seconds",
-    "peak_memory_mib", "samples_per_second", "num_parameters", "num_trainable", "attempts",
-)  # fmt: skip
+    "validation_score",
+    "test_score",
+    "best_epoch",
+    "epochs",
+    "distance_before",
+    "distance_after",
+    "wall_seconds",
+    "peak_memory_mib",
+    "samples_per_second",
+    "num_parameters",
+    "num_trainable",
+    "attempts",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +46,10 @@ class Run:
     """Description of a trial for a tracker, which shows the trial as a run."""
 
     key: str
-    """Key of the trial. A trial that continues after an interruption continues the run with the same key."""
+    """Key of the trial.
+
+    A trial that continues after an interruption continues the run with the same key.
+    """
     sweep: str
     tags: Mapping[str, str]
     """Task, method, phase and seed."""
@@ -47,10 +62,12 @@ class Run:
 
 
 class Tracker(ABC):
-    """Base class of trackers, which write runs to one place. `Tracking` calls all methods in one thread.
+    """Base class of trackers, which write runs to one place. `Tracking` calls all
+    methods in one thread.
 
-    Methods may wait for a network. ``start`` is called first for each run, and once although the trial may start again;
-    ``finish`` is called at most once. After any exception no method but ``close`` is called.
+    Methods may wait for a network. ``start`` is called first for each run, and once
+    although the trial may start again; ``finish`` is called at most once. After any
+    exception no method but ``close`` is called.
     """
 
     @abstractmethod
@@ -63,63 +80,95 @@ class Tracker(ABC):
 
     @abstractmethod
     def finish(self, key: str, record: Record) -> None:
-        """Add the final scores and the status to a run that has started, and end the run."""
+        """Add the final scores and the status to a run that has started, and end the
+        run.
+        """
 
     @abstractmethod
     def close(self) -> None:
-        """End the runs that have not finished, as interrupted, and write what is buffered."""
+        """End the runs that have not finished, as interrupted, and write what is
+        buffered.
+        """
 
 
 @dataclass(frozen=True)
 class TrackerKind:
-    """Registry entry of a kind of tracker: its name and target in ``--track NAME[:TARGET]``, and how to open it."""
+    """Registry entry of a kind of tracker: its name and target in ``--track
+    NAME[:TARGET]``, and how to open it.
+    """
 
     name: str
     target: str
     """What the target is, for messages, e.g. ``DIR``."""
     module: str
-    """Module that the tracker needs; the extra of orca-ray called ``name`` installs it."""
+    """Module that the tracker needs; the extra of orca-ray called ``name`` installs it.
+    """
     open: Callable[[str], Tracker]
-    """Return a tracker for a target, "" for the default one; raises UserError if the target cannot be used.
+    """Return a tracker for a target, "" for the default one; raises UserError if the
+    target cannot be used.
 
-    ``open`` reads the environment and the working directory, which later methods must not: Ray may delete the working
-    directory of a submitted job. It does not wait for a network.
+    ``open`` reads the environment and the working directory, which later methods must
+    not: Ray may delete the working directory of a submitted job. It does not wait for a
+    network.
     """
 
 
 def epoch_values(progress: EpochProgress) -> dict[str, float]:
-    """Return the numbers that an epoch reports, by names such as ``refine/validation_score``; None is left out."""
+    """Return the numbers that an epoch reports, by names such as
+    ``refine/validation_score``; None is left out.
+    """
     found = ((name, getattr(progress, name)) for name in _EPOCH)
-    return {f"{progress.stage}/{name}": float(value) for name, value in found if value is not None}
+    return {
+        f"{progress.stage}/{name}": float(value)
+        for name, value in found
+        if value is not None
+    }
 
 
 def final_values(record: Record) -> dict[str, float]:
-    """Return the numbers of a record that trackers show, by field name; values that are None are left out."""
+    """Return the numbers of a record that trackers show, by field name; values that are
+    None are left out.
+    """
     found = ((name, getattr(record, name)) for name in _FINAL)
     return {name: float(value) for name, value in found if value is not None}
 
 
 MAX_WAITING = 100_000
-"""Events that may wait for a tracker (a few tens of MiB); a tracker that is so far behind is given up."""
+"""Events that may wait for a tracker (a few tens of MiB); a tracker that is so far
+behind is given up.
+"""
 CLOSE_SECONDS = 60.0
-"""Seconds that the end of a sweep waits for a tracker that makes no progress with the remaining events."""
+"""Seconds that the end of a sweep waits for a tracker that makes no progress with the
+remaining events.
+"""
 
 
 @cache
 def all_trackers() -> Mapping[str, TrackerKind]:
-    """Return all kinds of trackers by name, plug-ins' last; ValueError if two modules of orca-ray declare one name."""
-    return with_plug_ins("tracker", TrackerKind, declared(TrackerKind, "TRACKER", modules(trackers)))
+    """Return all kinds of trackers by name, plug-ins' last; ValueError if two modules
+    of orca-ray declare one name.
+    """
+    return with_plug_ins(
+        "tracker", TrackerKind, declared(TrackerKind, "TRACKER", modules(trackers))
+    )
 
 
 def open_tracker(option: str) -> Tracker:
-    """Return the tracker that ``NAME[:TARGET]`` names; UserError for a wrong name or target, or a missing package."""
+    """Return the tracker that ``NAME[:TARGET]`` names; UserError for a wrong name or
+    target, or a missing package.
+    """
     name, colon, target = option.partition(":")
     kind = lookup("tracker", name, all_trackers())
     if colon and not target:
-        raise UserError(f"--track {quoted(option)} names no {kind.target}: give {name}:{kind.target}, or {name} alone")
+        raise UserError(
+            f"--track {quoted(option)} names no {kind.target}: give"
+            f" {name}:{kind.target}, or {name} alone"
+        )
     if find_spec(kind.module) is None:
         package = kind.module if origin("tracker", name) else f"'orca-ray[{name}]'"
-        raise UserError(f"--track {name} needs the package {kind.module}: pip install {package}")
+        raise UserError(
+            f"--track {name} needs the package {kind.module}: pip install {package}"
+        )
     return kind.open(target)
 
 
@@ -127,12 +176,15 @@ class _TrackerThread:
     """A tracker, the events that wait for it, and the thread that passes them on."""
 
     def __init__(self, option: str, tracker: Tracker) -> None:
-        self._name, self._tracker = _without_password(option), tracker
+        self._name = _without_password(option)
+        self._tracker = tracker
         self._waiting: queue.Queue[events.Event | None] = queue.Queue(MAX_WAITING)
         self._sweep = ""
         self._started: set[str] = set()
         self._given_up = False
-        self._thread = threading.Thread(target=self._work, name=f"track-{self._name}", daemon=True)
+        self._thread = threading.Thread(
+            target=self._work, name=f"track-{self._name}", daemon=True
+        )
         self._thread.start()
 
     def put(self, event: events.Event | None) -> None:
@@ -175,38 +227,66 @@ class _TrackerThread:
             case events.TrialProgress():
                 self._tracker.log(event.trial_key, event.progress)
             case events.TrialFinished(record):
-                self._start(record, json.loads(record.hyperparameters))  # it may have ended before an interruption
+                self._start(
+                    record, json.loads(record.hyperparameters)
+                )  # it may have ended before an interruption
                 self._started.discard(record.trial_key)
                 self._tracker.finish(record.trial_key, record)
 
-    def _start(self, trial: events.TrialStarted | Record, hyperparameters: Mapping[str, Scalar]) -> None:
+    def _start(
+        self, trial: events.TrialStarted | Record, hyperparameters: Mapping[str, Scalar]
+    ) -> None:
         if (key := trial.trial_key) not in self._started:
-            tags = {name: str(getattr(trial, name)) for name in ("task", "method", "phase", "seed")}
-            self._tracker.start(Run(key=key, sweep=self._sweep, tags=tags, hyperparameters=dict(hyperparameters)))
+            tags = {
+                name: str(getattr(trial, name))
+                for name in ("task", "method", "phase", "seed")
+            }
+            self._tracker.start(
+                Run(
+                    key=key,
+                    sweep=self._sweep,
+                    tags=tags,
+                    hyperparameters=dict(hyperparameters),
+                )
+            )
             self._started.add(key)
 
     def _give_up(self, why: str) -> None:
         if not self._given_up:
             self._given_up = True
             why = _without_password(why.partition("\n")[0])
-            logger.warning("--track %s is given up, and the sweep goes on without it: %s", self._name, why)
+            logger.warning(
+                "--track %s is given up, and the sweep goes on without it: %s",
+                self._name,
+                why,
+            )
 
 
 def _without_password(text: str) -> str:
-    """Return ``text``, e.g. a message of a foreign library, without user names and passwords in addresses."""
+    """Return ``text``, e.g. a message of a foreign library, without user names and
+    passwords in addresses.
+    """
     return re.sub(r"//[^/@\s]*@", "//", text)
 
 
 class Tracking:
-    """Listener that passes events on to trackers; leaving its ``with`` block ends their runs."""
+    """Listener that passes events on to trackers; leaving its ``with`` block ends their
+    runs.
+    """
 
     def __init__(self, options: Iterable[str]) -> None:
-        """Open the trackers that ``options`` name; raises UserError as `open_tracker` does."""
-        self._opened = [(option, open_tracker(option)) for option in dict.fromkeys(options)]
+        """Open the trackers that ``options`` name; raises UserError as `open_tracker`
+        does.
+        """
+        self._opened = [
+            (option, open_tracker(option)) for option in dict.fromkeys(options)
+        ]
         self._threads: list[_TrackerThread] = []
 
     def __enter__(self) -> Self:
-        self._threads = [_TrackerThread(option, tracker) for option, tracker in self._opened]
+        self._threads = [
+            _TrackerThread(option, tracker) for option, tracker in self._opened
+        ]
         return self
 
     def __exit__(self, *_: object) -> None:

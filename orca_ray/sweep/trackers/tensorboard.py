@@ -1,4 +1,6 @@
-"""TensorBoard: event files in ``DIR/SWEEP/TASK/METHOD/KEY``, written by tensorboardX, which Ray Tune installs."""
+"""TensorBoard: event files in ``DIR/SWEEP/TASK/METHOD/KEY``, written by tensorboardX,
+which Ray Tune installs.
+"""
 
 import time
 from pathlib import Path
@@ -7,7 +9,13 @@ from typing import Any
 from orca_ray.methods.reports import EpochProgress
 from orca_ray.paths import check_directory
 from orca_ray.results.record import Record
-from orca_ray.sweep.trackers.base import Run, Tracker, TrackerKind, epoch_values, final_values
+from orca_ray.sweep.trackers.base import (
+    Run,
+    Tracker,
+    TrackerKind,
+    epoch_values,
+    final_values,
+)
 
 
 class TensorBoardTracker(Tracker):
@@ -18,31 +26,52 @@ class TensorBoardTracker(Tracker):
         self._open: dict[str, tuple[Run, Any]] = {}
 
     def start(self, run: Run) -> None:
-        """Open a writer; TensorBoard drops epochs of an interrupted attempt, since they are logged again."""
+        """Open a writer; TensorBoard drops epochs of an interrupted attempt, since they
+        are logged again.
+        """
         from tensorboardX import SummaryWriter
 
-        folder = self._directory / run.sweep / run.tags["task"] / run.tags["method"] / run.key
-        # Without a suffix, two writers that open in the same second write to the same file.
-        writer = SummaryWriter(str(folder), purge_step=0, filename_suffix=f".{time.time_ns()}")
-        writer.add_text("run", "\n".join(f"- {name}: {value}" for name, value in run.tags.items()))
+        folder = (
+            self._directory
+            / run.sweep
+            / run.tags["task"]
+            / run.tags["method"]
+            / run.key
+        )
+        # Without a suffix, two writers that open in the same second write to the same
+        # file.
+        writer = SummaryWriter(
+            str(folder), purge_step=0, filename_suffix=f".{time.time_ns()}"
+        )
+        writer.add_text(
+            "run", "\n".join(f"- {name}: {value}" for name, value in run.tags.items())
+        )
         self._open[run.key] = run, writer
 
     def log(self, key: str, progress: EpochProgress) -> None:
-        """Add the values of an epoch, with the epoch as step; write them now, so that a running trial is seen."""
+        """Add the values of an epoch, with the epoch as step; write them now, so that a
+        running trial is seen.
+        """
         writer = self._open[key][1]
         for name, value in epoch_values(progress).items():
             writer.add_scalar(name, value, progress.epoch)
         writer.flush()
 
     def finish(self, key: str, record: Record) -> None:
-        """Add the final values, and a row to TensorBoard's table of hyperparameters, and close the writer."""
+        """Add the final values, and a row to TensorBoard's table of hyperparameters,
+        and close the writer.
+        """
         from tensorboardX.summary import hparams
 
         run, writer = self._open.pop(key)
-        finals = {f"final/{name}": value for name, value in final_values(record).items()}
+        finals = {
+            f"final/{name}": value for name, value in final_values(record).items()
+        }
         for name, value in finals.items():
             writer.add_scalar(name, value, record.epochs)
-        for summary in hparams({**run.hyperparameters, **run.tags, "status": record.status.value}, finals):
+        for summary in hparams(
+            {**run.hyperparameters, **run.tags, "status": record.status.value}, finals
+        ):
             writer.file_writer.add_summary(summary)
         writer.close()
 

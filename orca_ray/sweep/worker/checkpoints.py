@@ -1,7 +1,10 @@
-"""Checkpoints and outcomes of trials that have no record yet, in the folder of their results store.
+"""Checkpoints and outcomes of trials that have no record yet, in the folder of their
+results store.
 
-Files: ``checkpoints/<key>.state`` and ``checkpoints/<key>.outcome``. The first line is JSON: the version of orca-ray,
-the `SCHEMA`, the key of the trial and its last report. In a state, the file of `TrialTrainer.save` follows.
+Files: ``checkpoints/<key>.state`` and ``checkpoints/<key>.outcome``. The first line is
+    JSON: the version of orca-ray,
+the `SCHEMA`, the key of the trial and its last report. In a state, the file of
+`TrialTrainer.save` follows.
 """
 
 import contextlib
@@ -25,39 +28,52 @@ logger = logging.getLogger(__name__)
 
 DIRECTORY = "checkpoints"
 SCHEMA = 1
-"""Number to increase when the files change in a way that an equal version of orca-ray could misread."""
+"""Number to increase when the files change in a way that an equal version of orca-ray
+could misread.
+"""
 FLOOR_BYTES = 2 * 2**30
-"""Free space that checkpoints leave on the disk of a local store; the records of the sweep need it."""
+"""Free space that checkpoints leave on the disk of a local store; the records of the
+sweep need it.
+"""
 _ABANDONED_SECONDS = 24 * 3600.0
 _MOST_HEADER_BYTES = 2**28
 _KEY = re.compile(r"(?<![0-9a-f])[0-9a-f]{20}(?![0-9a-f])")
 
 
 class Checkpoints(InStore):
-    """The checkpoints of a results store; any machine that reaches the store reads, writes and deletes them.
+    """The checkpoints of a results store; any machine that reaches the store reads,
+    writes and deletes them.
 
-    A file of another version of orca-ray, another `SCHEMA` or another trial counts as missing. Reading and deleting
-    never raise: what fails is logged, and a trial without its checkpoint starts again.
+    A file of another version of orca-ray, another `SCHEMA` or another trial counts as
+    missing. Reading and deleting never raise: what fails is logged, and a trial without
+    its checkpoint starts again.
     """
 
-    def save(self, key: str, report: TrialReport, write: Callable[[Path], None]) -> None:
-        """Store the state of a running trial, which ``write`` writes to a path; ``report`` has all epochs so far.
+    def save(
+        self, key: str, report: TrialReport, write: Callable[[Path], None]
+    ) -> None:
+        """Store the state of a running trial, which ``write`` writes to a path;
+        ``report`` has all epochs so far.
 
-        Raises UserError or OSError if that fails, or if a local store has less than `FLOOR_BYTES` of free disk space
-        even after all checkpoints that no running trial needs were deleted.
+        Raises UserError or OSError if that fails, or if a local store has less than
+        `FLOOR_BYTES` of free disk space even after all checkpoints that no running
+        trial needs were deleted.
         """
         self._make_room()
         self._write(f"{key}.state", key, report, write)
 
     def restore(self, key: str, read: Callable[[Path], bool]) -> TrialReport | None:
-        """Return the report of a trial's last checkpoint, whose state ``read`` loads from a local file.
+        """Return the report of a trial's last checkpoint, whose state ``read`` loads
+        from a local file.
 
         Return None if there is no checkpoint, or if ``read`` returns False.
         """
         return self._read(f"{key}.state", key, read)
 
     def save_outcome(self, key: str, report: TrialReport) -> None:
-        """Store the last report of a trial, with all its epochs; raises UserError or OSError if that fails."""
+        """Store the last report of a trial, with all its epochs; raises UserError or
+        OSError if that fails.
+        """
         self._write(f"{key}.outcome", key, report)
 
     def outcome(self, key: str) -> TrialReport | None:
@@ -71,13 +87,20 @@ class Checkpoints(InStore):
         while (free := shutil.disk_usage(self._folder.path).free) < FLOOR_BYTES:
             if (path := next(unneeded, None)) is None:
                 floor = f"the {FLOOR_BYTES / 2**30:.0f} GiB that are kept for records"
-                raise UserError(f"{self._folder.name} has {free / 2**30:.1f} GiB free, less than {floor}")
-            logger.warning("the disk is nearly full: deleting the checkpoint %s", path.name)
+                raise UserError(
+                    f"{self._folder.name} has {free / 2**30:.1f} GiB free, less than"
+                    f" {floor}"
+                )
+            logger.warning(
+                "the disk is nearly full: deleting the checkpoint %s", path.name
+            )
             path.unlink(missing_ok=True)
 
     @staticmethod
     def _unneeded(directory: Path) -> Iterator[Path]:
-        """Yield states whose trial has an outcome, then states that no trial has written for a day, oldest first."""
+        """Yield states whose trial has an outcome, then states that no trial has
+        written for a day, oldest first.
+        """
         states = [path for path in directory.glob("*.state") if path.is_file()]
         aged = sorted((path.stat().st_mtime, path) for path in states)
         yield from (path for _, path in aged if path.with_suffix(".outcome").exists())
@@ -85,22 +108,41 @@ class Checkpoints(InStore):
         yield from (path for changed, path in aged if changed < before)
 
     def remove(self, *keys: str) -> None:
-        """Delete all files of the trials ``keys``, also files of other versions and partial files of killed writers."""
+        """Delete all files of the trials ``keys``, also files of other versions and
+        partial files of killed writers.
+        """
         try:
             for name in self._folder.names(DIRECTORY, hidden=True):
                 if not set(_KEY.findall(name)).isdisjoint(keys):
                     self._folder.delete(f"{DIRECTORY}/{name}")
         except (UserError, OSError) as error:
-            logger.warning("checkpoints of %d trials cannot be deleted: %s", len(keys), error)
+            logger.warning(
+                "checkpoints of %d trials cannot be deleted: %s", len(keys), error
+            )
 
     def left(self) -> str:
-        """Return a sentence on how to delete the states of trials that have not ended; "" if there are none."""
-        with contextlib.suppress(UserError, OSError):  # another driver may delete one meanwhile
-            names = [name for name in self._folder.names(DIRECTORY) if name.endswith(".state")]
-            place, amount = f"{self._folder.name}/{DIRECTORY}", ""
+        """Return a sentence on how to delete the states of trials that have not ended;
+        "" if there are none.
+        """
+        with contextlib.suppress(
+            UserError, OSError
+        ):  # another driver may delete one meanwhile
+            names = [
+                name
+                for name in self._folder.names(DIRECTORY)
+                if name.endswith(".state")
+            ]
+            place = f"{self._folder.name}/{DIRECTORY}"
+            amount = ""
             if names and isinstance(self._folder, LocalFolder):
-                amount = f"{sum(Path(place, name).stat().st_size for name in names) / 1e6:.0f} MB: rm -r "
-            what = f"{len(names)} checkpoints stay until the same command continues their trials; if none will, delete"
+                amount = (
+                    f"{sum(Path(place, name).stat().st_size for name in names) / 1e6:.0f}"
+                    " MB: rm -r "
+                )
+            what = (
+                f"{len(names)} checkpoints stay until the same command continues their"
+                " trials; if none will, delete"
+            )
             return f"{what} {amount}{shlex.quote(place)}" if names else ""
         return ""
 
@@ -109,13 +151,22 @@ class Checkpoints(InStore):
         if isinstance(self._folder, LocalFolder):
             try:
                 (self._folder.path / DIRECTORY).rmdir()
-            except OSError as error:  # it does not exist, or holds another sweep's checkpoints
+            except (
+                OSError
+            ) as error:  # it does not exist, or holds another sweep's checkpoints
                 logger.debug("%s", error)
 
-    def _write(self, name: str, key: str, report: TrialReport, write: Callable[[Path], None] | None = None) -> None:
+    def _write(
+        self,
+        name: str,
+        key: str,
+        report: TrialReport,
+        write: Callable[[Path], None] | None = None,
+    ) -> None:
         header = {**_stamp(key), "report": json.loads(report.to_json())}
         with scratch_directory() as scratch:
-            path, payload = scratch / name, scratch / "payload"
+            path = scratch / name
+            payload = scratch / "payload"
             if write is not None:
                 write(payload)
             with path.open("wb") as stream:
@@ -125,7 +176,9 @@ class Checkpoints(InStore):
                         shutil.copyfileobj(content, stream, 2**20)
             self._folder.upload(path, f"{DIRECTORY}/{name}")
 
-    def _read(self, name: str, key: str, read: Callable[[Path], bool] | None = None) -> TrialReport | None:
+    def _read(
+        self, name: str, key: str, read: Callable[[Path], bool] | None = None
+    ) -> TrialReport | None:
         try:
             with scratch_directory() as scratch:
                 path = scratch / name
@@ -139,8 +192,16 @@ class Checkpoints(InStore):
                 return report if read is None or read(payload) else None
         except FileNotFoundError:
             return None
-        except (ValueError, TypeError, AttributeError, RecursionError, OSError) as error:  # ValueError: also UserError
-            logger.warning("%s of trial %s is not used: %s", name.rpartition(".")[2], key, error)
+        except (
+            ValueError,
+            TypeError,
+            AttributeError,
+            RecursionError,
+            OSError,
+        ) as error:  # ValueError: also UserError
+            logger.warning(
+                "%s of trial %s is not used: %s", name.rpartition(".")[2], key, error
+            )
             return None
 
 
@@ -151,6 +212,10 @@ def _stamp(key: str) -> dict[str, Any]:
 def _report(line: bytes, key: str) -> TrialReport:
     header = json.loads(line)
     wanted = _stamp(key)
-    if found := {name: header.get(name) for name, value in wanted.items() if header.get(name) != value}:
+    if found := {
+        name: header.get(name)
+        for name, value in wanted.items()
+        if header.get(name) != value
+    }:
         raise ValueError(f"it has {found}, expected {wanted}")
     return TrialReport.from_json(json.dumps(header["report"]))

@@ -1,4 +1,6 @@
-"""Models of confirm trials: workers store them, the driver keeps the best of each task and writes their cards."""
+"""Models of confirm trials: workers store them, the driver keeps the best of each task
+and writes their cards.
+"""
 
 import json
 import logging
@@ -15,7 +17,13 @@ from safetensors.numpy import save_file
 from orca_ray.data import cache
 from orca_ray.errors import UserError
 from orca_ray.methods.model_card import make_card, write_card
-from orca_ray.methods.model_folder import CARD, CONFIG, PREPROCESSING, parse_config, write_folder
+from orca_ray.methods.model_folder import (
+    CARD,
+    CONFIG,
+    PREPROCESSING,
+    parse_config,
+    write_folder,
+)
 from orca_ray.methods.trial_trainer import TrialTrainer
 from orca_ray.options import KeepModels
 from orca_ray.results.models import StoredModels
@@ -27,43 +35,66 @@ from orca_ray.tasks.registry import get_task, is_own
 logger = logging.getLogger(__name__)
 
 OUTPUTS = "outputs.safetensors"
-"""File beside the model of a trial on own data: the model's outputs by split, from which ensembles are selected."""
+"""File beside the model of a trial on own data: the model's outputs by split, from
+which ensembles are selected.
+"""
 
 
 def write_model(trainer: TrialTrainer, directory: Path, trial: TrialSpec) -> None:
-    """Write the model of a trainer that is done; UserError if ``directory`` has other files or cannot be written."""
+    """Write the model of a trainer that is done; UserError if ``directory`` has other
+    files or cannot be written.
+    """
     taken = trainer.snapshot(trial.protocol)
     config = replace(taken.config, trial=trial.key)
     path = get_task(trial.task).prepared_directory(trial.protocol) / PREPROCESSING
     preprocessing = cache.read_json(path) if path.is_file() else None
     card = make_card(config, label_names=_label_names(preprocessing))
-    write_folder(directory, config, taken.weights, card=card, preprocessing=preprocessing)
+    write_folder(
+        directory, config, taken.weights, card=card, preprocessing=preprocessing
+    )
     if is_own(trial.task):
-        parts = {name: trainer.outputs(name) for name in ("validation", "test") if len(trainer.trial.data.splits[name])}
+        parts = {
+            name: trainer.outputs(name)
+            for name in ("validation", "test")
+            if len(trainer.trial.data.splits[name])
+        }
         save_file(parts, directory / OUTPUTS)
 
 
 class ModelKeeper:
-    """Keeper of stored models: when a task has ended, deletes all but those to keep, and completes their cards.
+    """Keeper of stored models: when a task has ended, deletes all but those to keep,
+    and completes their cards.
 
-    The best model of a task is that of the method, body and hyper-parameters whose confirm trials have the lowest mean
-    validation score, on a tie the one that trains the fewest parameters, and among its seeds the seed with the lowest
-    validation score. Test scores play no part.
+    The best model of a task is that of the method, body and hyper-parameters whose
+    confirm trials have the lowest mean validation score, on a tie the one that trains
+    the fewest parameters, and among its seeds the seed with the lowest validation
+    score. Test scores play no part.
     """
 
-    def __init__(self, store: str, keep: KeepModels, *, command: str, emit: Callable[[str], None]) -> None:
-        """Use the store at ``store``; ``command`` is written into cards, ``emit`` is called with messages."""
-        self._models, self._keep, self._command, self._emit = StoredModels(store), keep, command, emit
+    def __init__(
+        self, store: str, keep: KeepModels, *, command: str, emit: Callable[[str], None]
+    ) -> None:
+        """Use the store at ``store``; ``command`` is written into cards, ``emit`` is
+        called with messages.
+        """
+        self._models = StoredModels(store)
+        self._keep = keep
+        self._command = command
+        self._emit = emit
         self._done: set[str] = set()
         self.best: dict[str, str] = {}
-        """Path or URI of the best model of each task that has ended, if it is in the store."""
+        """Path or URI of the best model of each task that has ended, if it is in the
+        store.
+        """
         self.missing: dict[str, str] = {}
         """Task of each trial whose model should be in the store and is not, by key."""
 
     def tidy(self, searches: Iterable[Search], *, ended: bool = False) -> None:
-        """Delete models not to be kept, and complete the cards of the rest, of tasks whose trials have all ended.
+        """Delete models not to be kept, and complete the cards of the rest, of tasks
+        whose trials have all ended.
 
-        ``ended``: the sweep has ended. Tasks with trials that have not ended then keep all models, with complete cards.
+        ``ended``: the sweep has ended. Tasks with trials that have not ended then keep
+        all models, with complete cards.
         """
         if self._keep is KeepModels.NONE:
             return
@@ -74,43 +105,75 @@ class ModelKeeper:
             done = all(search.done for search in own)
             if task not in self._done and (done or ended):
                 self._done |= {task} if done else set()
-                self._tidy(task, [record for search in own for record in search.records.values()], done=done)
+                self._tidy(
+                    task,
+                    [record for search in own for record in search.records.values()],
+                    done=done,
+                )
 
     def _tidy(self, task: str, records: Sequence[Record], *, done: bool) -> None:
-        confirmed = [each for each in records if each.phase == "confirm" and each.status is Status.COMPLETED]
+        confirmed = [
+            each
+            for each in records
+            if each.phase == "confirm" and each.status is Status.COMPLETED
+        ]
         best = best_of(confirmed)
         if best is None:
             return
-        wanted = {each.trial_key for each in ([best] if done and self._keep is KeepModels.BEST else confirmed)}
+        wanted = {
+            each.trial_key
+            for each in (
+                [best] if done and self._keep is KeepModels.BEST else confirmed
+            )
+        }
         try:
-            stored = {each.trial_key: each for each in confirmed if self._models.has(each.trial_key)}
-            self.missing |= dict.fromkeys(sorted(wanted - stored.keys()) if done else (), task)
+            stored = {
+                each.trial_key: each
+                for each in confirmed
+                if self._models.has(each.trial_key)
+            }
+            self.missing |= dict.fromkeys(
+                sorted(wanted - stored.keys()) if done else (), task
+            )
             if done and best.trial_key in stored:
                 self.best[task] = self._models.place(best.trial_key)
                 for key in stored.keys() - wanted:
                     self._models.remove(key)
             for key in stored.keys() & wanted:
                 self.complete(stored[key], confirmed)
-        except (UserError, OSError) as error:  # the scores are safe, and the next run tries again
+        except (
+            UserError,
+            OSError,
+        ) as error:  # the scores are safe, and the next run tries again
             self._emit(f"{task}: models cannot be tidied: {error}")
 
     def complete(self, record: Record, confirmed: Sequence[Record]) -> None:
-        """Complete the card of the stored model of ``record``, with the test scores of all trials in ``confirmed``."""
+        """Complete the card of the stored model of ``record``, with the test scores of
+        all trials in ``confirmed``.
+        """
         text = self._models.read(record.trial_key, CONFIG)
         if text is None:
             return
         config = parse_config(text, f"{self._models.place(record.trial_key)}/{CONFIG}")
         preprocessing = self._models.read(record.trial_key, PREPROCESSING)
-        names = _label_names(None if preprocessing is None else json.loads(preprocessing))
-        config = replace(config, sweep=record.sweep, command=config.command or self._command)
+        names = _label_names(
+            None if preprocessing is None else json.loads(preprocessing)
+        )
+        config = replace(
+            config, sweep=record.sweep, command=config.command or self._command
+        )
         card, described = write_card(config, board_of(confirmed), names)
         self._models.write(record.trial_key, CARD, card.encode())
         self._models.write(record.trial_key, CONFIG, described.encode())
 
 
 def best_of(confirmed: Sequence[Record]) -> Record | None:
-    """Return the record of the best model (defined in `ModelKeeper`); None if no trial has a validation score."""
-    scored: dict[tuple[str, str, str], list[tuple[float, str, Record]]] = defaultdict(list)
+    """Return the record of the best model (defined in `ModelKeeper`); None if no trial
+    has a validation score.
+    """
+    scored: dict[tuple[str, str, str], list[tuple[float, str, Record]]] = defaultdict(
+        list
+    )
     for each in confirmed:
         if each.validation_score is not None:
             place = (each.method, each.body, each.hyperparameters)
@@ -120,13 +183,19 @@ def best_of(confirmed: Sequence[Record]) -> Record | None:
 
     def rank(place: tuple[str, str, str]) -> tuple[float, float, tuple[str, str, str]]:
         trained = scored[place][0][2].num_trainable
-        return mean(score for score, _, _ in scored[place]), math.inf if trained is None else trained, place
+        return (
+            mean(score for score, _, _ in scored[place]),
+            math.inf if trained is None else trained,
+            place,
+        )
 
     return min(scored[min(scored, key=rank)])[2]
 
 
 def board_of(confirmed: Sequence[Record]) -> dict[str, list[float]]:
-    """Return the test scores of each method, sorted by their mean, lowest (best) first, for a model card."""
+    """Return the test scores of each method, sorted by their mean, lowest (best) first,
+    for a model card.
+    """
     scores: dict[str, list[float]] = defaultdict(list)
     for each in confirmed:
         if each.test_score is not None:

@@ -1,4 +1,6 @@
-"""Starts the processes that train a trial together with its worker, one for each GPU beyond the first."""
+"""Starts the processes that train a trial together with its worker, one for each GPU
+beyond the first.
+"""
 
 import multiprocessing
 import os
@@ -26,25 +28,34 @@ _WAIT_SECONDS = 10.0
 
 
 class RankProcesses:
-    """Processes of a trial's ranks after the first. They end with the process that started them, however that ends.
+    """Processes of a trial's ranks after the first. They end with the process that
+    started them, however that ends.
 
-    Each process builds a trainer and waits. When a parallel stage begins or is resumed, it loads the state of the first
-    rank's trainer and runs the stage to its end; communication within each step keeps all ranks in step.
+    Each process builds a trainer and waits. When a parallel stage begins or is resumed,
+    it loads the state of the first rank's trainer and runs the stage to its end;
+    communication within each step keeps all ranks in step.
     """
 
     def __init__(self, size: int, build: Build) -> None:
         """Start the processes of ranks 1 to ``size`` - 1."""
         self.first = Ranks(0, size)
         self._stage: str | None = None
-        self._closed, self._lost, self._first_lost = False, threading.Event(), 0
+        self._closed = False
+        self._lost = threading.Event()
+        self._first_lost = 0
         self._cleanup = ExitStack()
         self._scratch = self._cleanup.enter_context(scratch_directory())
-        context = multiprocessing.get_context("spawn")  # a fork would copy threads and CUDA
-        self._connections, self._processes = list[Connection](), list[multiprocessing.process.BaseProcess]()
+        context = multiprocessing.get_context(
+            "spawn"
+        )  # a fork would copy threads and CUDA
+        self._connections = list[Connection]()
+        self._processes = list[multiprocessing.process.BaseProcess]()
         for rank in range(1, size):
             own, other = context.Pipe()
             arguments = (other, Ranks(rank, size), self._scratch / "ranks", build)
-            process = context.Process(target=_run, args=arguments, name=f"rank {rank} of {size}", daemon=True)
+            process = context.Process(
+                target=_run, args=arguments, name=f"rank {rank} of {size}", daemon=True
+            )
             process.start()
             other.close()
             self._connections.append(own)
@@ -52,7 +63,8 @@ class RankProcesses:
         threading.Thread(target=self._watch, name="ranks", daemon=True).start()
 
     def join(self, trainer: TrialTrainer) -> None:
-        """Make all ranks take part in the stage of the next step of ``trainer``, if that stage is parallel.
+        """Make all ranks take part in the stage of the next step of ``trainer``, if
+        that stage is parallel.
 
         Raises RankLostError, or RankFailedError if a rank could not build its trainer.
         """
@@ -72,17 +84,23 @@ class RankProcesses:
         self._stage = trainer.stage
 
     def check(self) -> None:
-        """Raise RankLostError if a rank has ended: sums of gradients since then may be wrong."""
+        """Raise RankLostError if a rank has ended: sums of gradients since then may be
+        wrong.
+        """
         if self._lost.is_set():
             raise RankLostError("another rank has ended")
 
     def cause(self, error: Exception) -> Exception:
-        """Return the error of another rank that caused ``error`` in the first rank; ``error`` if no other failed."""
+        """Return the error of another rank that caused ``error`` in the first rank;
+        ``error`` if no other failed.
+        """
         if isinstance(error, RankFailedError):
             return error
         if self._lost.wait(_WAIT_SECONDS if isinstance(error, RankLostError) else 0.0):
             found = list(map(_failure_of, self._processes, self._connections))
-            reported = [each for each in found if each[0] is not Status.LOST]  # other ranks may end before that one
+            reported = [
+                each for each in found if each[0] is not Status.LOST
+            ]  # other ranks may end before that one
             return RankFailedError(*(reported or found[self._first_lost :])[0])
         return error
 
@@ -97,18 +115,25 @@ class RankProcesses:
         self._cleanup.close()
 
     def _watch(self) -> None:
-        """Wait until a process ends; if it should not have, free the first rank, which may wait for any other rank."""
+        """Wait until a process ends; if it should not have, free the first rank, which
+        may wait for any other rank.
+        """
         sentinels = [process.sentinel for process in self._processes]
         ended = wait(sentinels)
         if not self._closed:
-            self._first_lost = next(index for index, sentinel in enumerate(sentinels) if sentinel in ended)
+            self._first_lost = next(
+                index for index, sentinel in enumerate(sentinels) if sentinel in ended
+            )
             self._lost.set()
             for process in self._processes:
-                process.kill()  # closes the connections on which the first rank may wait without end
+                # closes the connections on which the first rank may wait without end
+                process.kill()
             abort()
 
 
-def _failure_of(process: multiprocessing.process.BaseProcess, connection: Connection) -> tuple[Status, str]:
+def _failure_of(
+    process: multiprocessing.process.BaseProcess, connection: Connection
+) -> tuple[Status, str]:
     process.join()
     with suppress(EOFError, OSError):
         while connection.poll():
@@ -116,19 +141,33 @@ def _failure_of(process: multiprocessing.process.BaseProcess, connection: Connec
                 status, text = failure
                 return status, text
     code = process.exitcode or 0
-    return Status.LOST, f"{process.name} ended by {signal.Signals(-code).name if code < 0 else f'exit code {code}'}"
+    return (
+        Status.LOST,
+        (
+            f"{process.name} ended by"
+            f" {signal.Signals(-code).name if code < 0 else f'exit code {code}'}"
+        ),
+    )
 
 
 def _run(connection: Connection, ranks: Ranks, file: Path, build: Build) -> None:
     """Run one rank after the first, until the first one ends it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first rank ends the others
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C reaches all processes; the first rank ends the others
     end_with_parent()
-    # In all threads, ``cuda`` now means the rank's own of the visible GPUs; CUDA has not been used before.
-    names = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
+    # In all threads, ``cuda`` now means the rank's own of the visible GPUs; CUDA has
+    # not been used before.
+    names = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(
+        map(str, range(torch.cuda.device_count()))
+    )
     visible = names.split(",")
-    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(visible[ranks.rank :] + visible[: ranks.rank])
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(
+        visible[ranks.rank :] + visible[: ranks.rank]
+    )
     try:
-        trainer, connected = build(ranks), False
+        trainer = build(ranks)
+        connected = False
         while True:
             connection.send(None)
             state = connection.recv()
@@ -143,7 +182,8 @@ def _run(connection: Connection, ranks: Ranks, file: Path, build: Build) -> None
     except RankLostError:
         signal.pause()  # the first rank finds out which one has ended, and ends all
     except Exception as error:
-        status, text = classify(error), f"{type(error).__name__}: {error}"
+        status = classify(error)
+        text = f"{type(error).__name__}: {error}"
         if status is Status.FAILED_CODE:
             text = bounded("".join(traceback.format_exception(error)))
         connection.send((status, f"{multiprocessing.current_process().name}: {text}"))

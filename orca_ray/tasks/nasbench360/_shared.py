@@ -1,4 +1,6 @@
-"""Functions that tasks of NAS-Bench-360 share: checks of raw files, splits, lists of files."""
+"""Functions that tasks of NAS-Bench-360 share: checks of raw files, splits, lists of
+files.
+"""
 
 import logging
 import os
@@ -21,30 +23,61 @@ logger = logging.getLogger(__name__)
 
 
 def entries(path: Path, content: Any, *keys: str) -> list[Any]:
-    """Return the values of ``keys`` in ``content``; UserError if ``content`` is no dictionary or lacks a key."""
+    """Return the values of ``keys`` in ``content``; UserError if ``content`` is no
+    dictionary or lacks a key.
+    """
     if not isinstance(content, dict):
-        raise UserError(f"{path}: expected a mapping with the keys {', '.join(keys)}, found {type(content).__name__}")
+        raise UserError(
+            f"{path}: expected a mapping with the keys {', '.join(keys)}, found"
+            f" {type(content).__name__}"
+        )
     if absent := [key for key in keys if key not in content]:
         found = quoted(list(content))
-        raise UserError(f"{path}: the key {absent[0]!r} is missing; expected {', '.join(keys)}, found {found}")
+        raise UserError(
+            f"{path}: the key {absent[0]!r} is missing; expected {', '.join(keys)},"
+            f" found {found}"
+        )
     return [content[key] for key in keys]
 
 
-def numbers(path: Path, field: str, value: Any, shape: tuple[int | None, ...], kinds: str = "biuf") -> Array:
-    """Return ``value``; UserError unless it is an array of ``shape`` (None: any length) with a dtype of ``kinds``."""
+def numbers(
+    path: Path,
+    field: str,
+    value: Any,
+    shape: tuple[int | None, ...],
+    kinds: str = "biuf",
+) -> Array:
+    """Return ``value``; UserError unless it is an array of ``shape`` (None: any length)
+    with a dtype of ``kinds``.
+    """
     if not isinstance(value, np.ndarray) or value.dtype.kind not in kinds:
-        found = f"an array of {value.dtype}" if isinstance(value, np.ndarray) else type(value).__name__
-        raise UserError(f"{path}: {field} must be an array of numbers (dtype kinds {kinds}), found {found}")
+        found = (
+            f"an array of {value.dtype}"
+            if isinstance(value, np.ndarray)
+            else type(value).__name__
+        )
+        raise UserError(
+            f"{path}: {field} must be an array of numbers (dtype kinds {kinds}), found"
+            f" {found}"
+        )
     check_shape(path, field, value, shape)
     return value
 
 
-def class_labels(path: Path, field: str, value: Any, count: int, num_classes: int, *, first: int = 0) -> Array:
-    """Return labels [count] int64 numbered from 0; in ``value`` they are numbered from ``first``.
+def class_labels(
+    path: Path, field: str, value: Any, count: int, num_classes: int, *, first: int = 0
+) -> Array:
+    """Return labels [count] int64 numbered from 0; in ``value`` they are numbered from
+    ``first``.
 
-    Raises UserError if the number of labels is not ``count``, or one is not whole or out of range.
+    Raises UserError if the number of labels is not ``count``, or one is not whole or
+    out of range.
     """
-    y = np.asarray(value) if isinstance(value, list) and all(map(np.isscalar, value)) else value
+    y = (
+        np.asarray(value)
+        if isinstance(value, list) and all(map(np.isscalar, value))
+        else value
+    )
     y = numbers(path, field, y, (count,), "iuf")
     check_labels(path, field, y, first, first + num_classes - 1)
     return np.asarray(y.astype(np.int64) - first)
@@ -57,39 +90,58 @@ def published_splits(
     test: tuple[Array, Array],
     scaled: Callable[[Array], Array],
 ) -> dict[str, Array]:
-    """Return the arrays of a published training set ``given`` and ``test`` set, each (inputs [N, ...], labels [N]).
+    """Return the arrays of a published training set ``given`` and ``test`` set, each
+    (inputs [N, ...], labels [N]).
 
-    Validation gets as many training samples as ``test`` has. ``scaled`` maps a batch of inputs in the file to
-    prepared inputs. A warning is logged if the file ``path`` has fewer training samples than published.
+    Validation gets as many training samples as ``test`` has. ``scaled`` maps a batch of
+    inputs in the file to prepared inputs. A warning is logged if the file ``path`` has
+    fewer training samples than published.
     """
-    declared = tables("orca_ray.tasks.nasbench360", "tasks.toml")[workspace.task.split("/")[1]]
+    declared = tables("orca_ray.tasks.nasbench360", "tasks.toml")[
+        workspace.task.split("/")[1]
+    ]
     log_fewer(path, len(given[1]), sum(declared["num_samples"][:2]))
-    kept, held_out = (np.sort(part) for part in hold_out(path, given[1], len(test[1]), SPLIT_SEED))
-    chosen = {"train": (given, kept), "validation": (given, held_out), "test": (test, np.arange(len(test[1])))}
+    kept, held_out = (
+        np.sort(part) for part in hold_out(path, given[1], len(test[1]), SPLIT_SEED)
+    )
+    chosen = {
+        "train": (given, kept),
+        "validation": (given, held_out),
+        "test": (test, np.arange(len(test[1]))),
+    }
     arrays: dict[str, Array] = {}
     for split, ((x, labels), indices) in chosen.items():
 
         def rows(part: Indices, x: Array = x) -> Array:
             return scaled(x[part])
 
-        arrays[f"{split}_x"] = filled(workspace, f"{split}_x", indices, rows, scaled(x[:1]).shape[1:])
+        arrays[f"{split}_x"] = filled(
+            workspace, f"{split}_x", indices, rows, scaled(x[:1]).shape[1:]
+        )
         arrays[f"{split}_y"] = labels[indices]
     return arrays
 
 
 def log_fewer(path: Path, found: int, published: int) -> None:
-    """Log a warning if a file holds fewer samples than the published file, because scores are then not comparable."""
+    """Log a warning if a file holds fewer samples than the published file, because
+    scores are then not comparable.
+    """
     if found < published:
-        logger.warning("%s holds %d samples; the published file has %d", path, found, published)
+        logger.warning(
+            "%s holds %d samples; the published file has %d", path, found, published
+        )
 
 
 def located(raw: Path, listing: Path, names: Sequence[str]) -> list[str]:
-    """Return the paths on this machine of the files ``names``, read from the file ``listing``, in the same order.
+    """Return the paths on this machine of the files ``names``, read from the file
+    ``listing``, in the same order.
 
-    Lists may hold paths of another machine. As many leading folders are dropped from all names as it takes to find the
-    first file in ``raw`` or in the folder of ``listing``: ``/mnt/data/chunks/a.wav`` may become ``chunks/a.wav``.
+    Lists may hold paths of another machine. As many leading folders are dropped from
+    all names as it takes to find the first file in ``raw`` or in the folder of
+    ``listing``: ``/mnt/data/chunks/a.wav`` may become ``chunks/a.wav``.
 
-    Raises UserError, with list, row and name, if there are no names, a name contains ``..``, or a file is missing.
+    Raises UserError, with list, row and name, if there are no names, a name contains
+    ``..``, or a file is missing.
     """
     if not names:
         raise UserError(f"{listing}: expected one file a row, found none")
@@ -98,7 +150,9 @@ def located(raw: Path, listing: Path, names: Sequence[str]) -> list[str]:
     for row, name in enumerate(names, start=1):
         path = os.path.join(root, *_parts(listing, row, name)[first:])
         if not os.path.isfile(path):
-            raise UserError(f"{listing}, row {row}: expected a file {path} for {name}, found none")
+            raise UserError(
+                f"{listing}, row {row}: expected a file {path} for {name}, found none"
+            )
         paths.append(path)
     return paths
 
@@ -107,13 +161,21 @@ def _root(raw: Path, listing: Path, name: str) -> tuple[Path, int]:
     parts = _parts(listing, 1, name)
     for first in range(len(parts)):
         for root in (raw, listing.parent):
-            if os.path.isfile(root.joinpath(*parts[first:])):  # False for a name that is too long
+            if os.path.isfile(
+                root.joinpath(*parts[first:])
+            ):  # False for a name that is too long
                 return root, first
-    raise UserError(f"{listing}, row 1: expected {shorten(name)}, or the end of it, below {raw}, found no such file")
+    raise UserError(
+        f"{listing}, row 1: expected {shorten(name)}, or the end of it, below {raw},"
+        " found no such file"
+    )
 
 
 def _parts(listing: Path, row: int, name: str) -> tuple[str, ...]:
     path = PurePosixPath(name)
     if ".." in path.parts or not path.name:
-        raise UserError(f"{listing}, row {row}: expected a file below the raw directory, found {quoted(name)}")
+        raise UserError(
+            f"{listing}, row {row}: expected a file below the raw directory, found"
+            f" {quoted(name)}"
+        )
     return path.relative_to("/").parts if path.is_absolute() else path.parts

@@ -1,8 +1,11 @@
-"""CIFAR-100: photographs of 100 classes, as images of 32×32 pixels and projected onto a sphere.
+"""CIFAR-100: photographs of 100 classes, as images of 32×32 pixels and projected onto a
+sphere.
 
-``cifar100`` is standardised by channel. As in ORCA's code, random crops pad images with black pixels, which are not 0
-after standardisation, so the task has its own augmentation, ``crop_flip_cifar100``. In ``spherical``, images are
-projected onto the northern hemisphere, the sphere is rotated at random, and inputs are its maps of 60×60 points.
+``cifar100`` is standardised by channel. As in ORCA's code, random crops pad images with
+black pixels, which are not 0 after standardisation, so the task has its own
+augmentation, ``crop_flip_cifar100``. In ``spherical``, images are projected onto the
+northern hemisphere, the sphere is rotated at random, and inputs are its maps of 60×60
+points.
 """
 
 import io
@@ -15,15 +18,24 @@ import numpy as np
 from orca_ray.data import safe_pickle
 from orca_ray.data.archives import open_gzip
 from orca_ray.errors import UserError
-from orca_ray.tasks.nasbench360._shared import class_labels, entries, numbers, published_splits
+from orca_ray.tasks.nasbench360._shared import (
+    class_labels,
+    entries,
+    numbers,
+    published_splits,
+)
 from orca_ray.tasks.task import Array, Arrays, Workspace
 
 ARCHIVE = "cifar-100-python.tar.gz"
 SPHERICAL_FILE = "s2_cifar100.gz"
-SHAPE, SPHERICAL_SHAPE = (3, 32, 32), (3, 60, 60)
+SHAPE = (3, 32, 32)
+SPHERICAL_SHAPE = (3, 60, 60)
 NUM_CLASSES = 100
 
-_STATISTICS = ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761))  # of each channel, by the largest pixel value
+_STATISTICS = (
+    (0.5071, 0.4867, 0.4408),
+    (0.2675, 0.2565, 0.2761),
+)  # of each channel, by the largest pixel value
 _MEAN, _STD = (np.array(values, np.float32)[:, None, None] for values in _STATISTICS)
 _PARTS = ("train", "test")
 _MOST_BYTES = 2**29  # limit for the unpacked archive, which has 186 MB
@@ -32,15 +44,31 @@ _MOST_BYTES = 2**29  # limit for the unpacked archive, which has 186 MB
 def _build(workspace: Workspace) -> Arrays:
     path = workspace.file(ARCHIVE)
     contents = _unpickled(path)
-    given, held_out = (_images(path, part, contents[part], ("data", "fine_labels"), SHAPE) for part in _PARTS)
-    return published_splits(workspace, path, given, held_out, lambda x: np.asarray((_scaled(x) - _MEAN) / _STD))
+    given, held_out = (
+        _images(path, part, contents[part], ("data", "fine_labels"), SHAPE)
+        for part in _PARTS
+    )
+    return published_splits(
+        workspace,
+        path,
+        given,
+        held_out,
+        lambda x: np.asarray((_scaled(x) - _MEAN) / _STD),
+    )
 
 
 def _build_spherical(workspace: Workspace) -> Arrays:
     path = workspace.file(SPHERICAL_FILE)
     with open_gzip(path) as stream:
-        contents = zip(_PARTS, entries(path, safe_pickle.load(cast(BinaryIO, stream), str(path)), *_PARTS), strict=True)
-    given, held_out = (_images(path, part, each, ("images", "labels"), SPHERICAL_SHAPE) for part, each in contents)
+        contents = zip(
+            _PARTS,
+            entries(path, safe_pickle.load(cast(BinaryIO, stream), str(path)), *_PARTS),
+            strict=True,
+        )
+    given, held_out = (
+        _images(path, part, each, ("images", "labels"), SPHERICAL_SHAPE)
+        for part, each in contents
+    )
     return published_splits(workspace, path, given, held_out, _scaled)
 
 
@@ -52,26 +80,49 @@ def _unpickled(path: Path) -> dict[str, Any]:
     with open_gzip(path) as stream:
         content = io.BytesIO(stream.read(_MOST_BYTES + 1))
     if content.getbuffer().nbytes > _MOST_BYTES:
-        raise UserError(f"{path} unfolds to more than {_MOST_BYTES} bytes; expected the python CIFAR-100")
+        raise UserError(
+            f"{path} unfolds to more than {_MOST_BYTES} bytes; expected the python"
+            " CIFAR-100"
+        )
     try:
         with tarfile.open(fileobj=content, mode="r:") as archive:
             members = {member.name: member for member in archive if member.isreg()}
-            return {part: _part(path, archive, members.get(f"cifar-100-python/{part}"), part) for part in _PARTS}
+            return {
+                part: _part(
+                    path, archive, members.get(f"cifar-100-python/{part}"), part
+                )
+                for part in _PARTS
+            }
     except tarfile.TarError as error:
-        raise UserError(f"{path} is no gzip'd tar archive ({error}); expected the python CIFAR-100") from error
+        raise UserError(
+            f"{path} is no gzip'd tar archive ({error}); expected the python CIFAR-100"
+        ) from error
 
 
-def _part(path: Path, archive: tarfile.TarFile, member: tarfile.TarInfo | None, part: str) -> Any:
+def _part(
+    path: Path, archive: tarfile.TarFile, member: tarfile.TarInfo | None, part: str
+) -> Any:
     if member is None:
-        raise UserError(f"{path}: the archive has no file cifar-100-python/{part}; expected the python CIFAR-100")
-    return safe_pickle.load(cast(BinaryIO, archive.extractfile(member)), f"{path}, {member.name}")
+        raise UserError(
+            f"{path}: the archive has no file cifar-100-python/{part}; expected the"
+            " python CIFAR-100"
+        )
+    return safe_pickle.load(
+        cast(BinaryIO, archive.extractfile(member)), f"{path}, {member.name}"
+    )
 
 
 def _images(
     path: Path, part: str, content: Any, fields: tuple[str, str], shape: tuple[int, ...]
 ) -> tuple[Array, Array]:
-    """Return images uint8 [N, *shape] and classes [N] from ``content``; CIFAR-100's own file has flat images."""
+    """Return images uint8 [N, *shape] and classes [N] from ``content``; CIFAR-100's own
+    file has flat images.
+    """
     images, labels = entries(path, content, *fields)
     stored = (3 * 32 * 32,) if shape == SHAPE else shape
-    images = numbers(path, f"{fields[0]} of {part}", images, (None, *stored), "u").reshape(-1, *shape)
-    return images, class_labels(path, f"{fields[1]} of {part}", labels, len(images), NUM_CLASSES)
+    images = numbers(
+        path, f"{fields[0]} of {part}", images, (None, *stored), "u"
+    ).reshape(-1, *shape)
+    return images, class_labels(
+        path, f"{fields[1]} of {part}", labels, len(images), NUM_CLASSES
+    )

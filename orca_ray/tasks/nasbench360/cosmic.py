@@ -1,13 +1,19 @@
-"""Cosmic: which pixels of a Hubble image were hit by a cosmic ray (deepCR's ACS/WFC data, galaxies, filter F435W).
+"""Cosmic: which pixels of a Hubble image were hit by a cosmic ray (deepCR's ACS/WFC
+data, galaxies, filter F435W).
 
-A stamp is a file with a 256×256 cut-out of an exposure. Decisions where this task could differ from ORCA's code:
+A stamp is a file with a 256×256 cut-out of an exposure. Decisions where this task could
+differ from ORCA's code:
 
-- The sky brightness times a random factor from -0.9 to 3 is added to training images. The factor is
-  drawn once, not every epoch. ORCA's code does so in validation and test, too; here, only the protocol ``paper`` does.
-- A folder of stamps without ``sky.npy`` is an error where its sky is needed; ORCA's code silently adds none.
-- Pixels in a stamp's mask ``ignore`` have target -1: loss and metric use logit 0 and target 0 (no hit) there.
+- The sky brightness times a random factor from -0.9 to 3 is added to training images.
+  The factor is drawn once, not every epoch. ORCA's code does so in validation and test,
+  too; here, only the protocol ``paper`` does.
+- A folder of stamps without ``sky.npy`` is an error where its sky is needed; ORCA's
+  code silently adds none.
+- Pixels in a stamp's mask ``ignore`` have target -1: loss and metric use logit 0 and
+  target 0 (no hit) there.
 - Images are counts of electrons, not standardised, as in ORCA's code.
-- If no files list the stamps, all stamps of galaxy fields in F435W are used, sorted by path.
+- If no files list the stamps, all stamps of galaxy fields in F435W are used, sorted by
+  path.
 """
 
 import sys
@@ -28,23 +34,34 @@ from orca_ray.tasks.nasbench360._shared import located
 from orca_ray.tasks.task import SPLIT_SEED, Array, Arrays, Workspace
 
 SKY_FACTORS = (-0.9, 3.0)
-STAMP, SIDE, CORNER = 256, 128, 64
+STAMP = 256
+SIDE = 128
+CORNER = 64
 GALAXY_VISITS = tables("orca_ray.tasks.nasbench360", "galaxies.toml")["visits"]
 """Hubble visits that observed galaxies, by proposal number."""
 _BATCH = 256  # stamps: 34 MB
 
 
 def _build(workspace: Workspace) -> Arrays:
-    given, test = _stamps(workspace, "train"), _stamps(workspace, "test")
+    given = _stamps(workspace, "train")
+    test = _stamps(workspace, "test")
     drawn = hold_out(workspace.raw / "cosmic", len(given), len(test), SPLIT_SEED)
     train, validation = ([given[i] for i in part] for part in drawn)
     paper = workspace.protocol == PAPER
     skies = _skies([*given, *test] if paper else given)
     arrays: dict[str, Array] = {}
-    for number, (split, paths) in enumerate(zip(SPLITS, (train, validation, test), strict=True)):
-        factors = np.random.RandomState(SPLIT_SEED + number).uniform(*SKY_FACTORS, len(paths))
-        x = arrays[f"{split}_x"] = workspace.array(f"{split}_x", (len(paths), 1, SIDE, SIDE))
-        y = arrays[f"{split}_y"] = workspace.array(f"{split}_y", (len(paths), SIDE, SIDE))
+    for number, (split, paths) in enumerate(
+        zip(SPLITS, (train, validation, test), strict=True)
+    ):
+        factors = np.random.RandomState(SPLIT_SEED + number).uniform(
+            *SKY_FACTORS, len(paths)
+        )
+        x = arrays[f"{split}_x"] = workspace.array(
+            f"{split}_x", (len(paths), 1, SIDE, SIDE)
+        )
+        y = arrays[f"{split}_y"] = workspace.array(
+            f"{split}_y", (len(paths), SIDE, SIDE)
+        )
         for part in workspace.batches(split, len(paths), _BATCH, x, y):
             for index in range(part.start, part.stop):
                 image, y[index] = _sample(Path(paths[index]))
@@ -66,11 +83,17 @@ def _names(listing: Path) -> list[str]:
     if listed.dtype.kind == "U":
         characters = listed.astype(listed.dtype.newbyteorder("=")).view(np.uint32)
         if (characters > sys.maxunicode).any():
-            raise UserError(f"{listing}: expected paths of stamps, found characters that do not exist; write it anew")
+            raise UserError(
+                f"{listing}: expected paths of stamps, found characters that do not"
+                " exist; write it anew"
+            )
     names: list[Any] = listed.tolist()
     for name in names:
         if not (isinstance(name, str) and name.isprintable()):
-            raise UserError(f"{listing}: expected paths of stamps, found {type(name).__name__} {quoted(name)}")
+            raise UserError(
+                f"{listing}: expected paths of stamps, found {type(name).__name__}"
+                f" {quoted(name)}"
+            )
     return names
 
 
@@ -81,23 +104,32 @@ def _galaxies(tree: Path) -> list[str]:
         if name != "sky.npy" and visit in GALAXY_VISITS.get(proposal, ()):
             stamps.append(path)
     if not stamps:
-        raise UserError(f"{tree}: expected stamps f435w/PROPOSAL/VISIT/*.npy of galaxy fields, found none")
+        raise UserError(
+            f"{tree}: expected stamps f435w/PROPOSAL/VISIT/*.npy of galaxy fields,"
+            " found none"
+        )
     return stamps
 
 
 def _sample(path: Path) -> tuple[Array, Array]:
-    """Return the centre of a stamp, [128, 128]: its image, float64, and its target. UserError if it is invalid."""
+    """Return the centre of a stamp, [128, 128]: its image, float64, and its target.
+
+    UserError if it is invalid.
+    """
     stamp = read_npy(path, ndim=3, kind="fiub")
     if stamp.shape not in ((2, STAMP, STAMP), (3, STAMP, STAMP)):
         raise UserError(
-            f"{path}: expected shape [2 or 3, {STAMP}, {STAMP}] (image, cosmic-ray mask and perhaps ignore mask), "
-            f"found {list(stamp.shape)}"
+            f"{path}: expected shape [2 or 3, {STAMP}, {STAMP}] (image, cosmic-ray mask"
+            f" and perhaps ignore mask), found {list(stamp.shape)}"
         )
     middle = slice(CORNER, CORNER + SIDE)
     planes = np.asarray(stamp[:, middle, middle])
     check_not_finite(path, "", planes)
     if not np.isin(planes[1], (0, 1)).all():
-        raise UserError(f"{path}, mask: expected only 0 and 1, found {planes[1].min():g} to {planes[1].max():g}")
+        raise UserError(
+            f"{path}, mask: expected only 0 and 1, found {planes[1].min():g} to"
+            f" {planes[1].max():g}"
+        )
     target = planes[1].astype(np.float32)
     if len(planes) == 3:
         target[planes[2] != 0] = IGNORED
@@ -105,24 +137,30 @@ def _sample(path: Path) -> tuple[Array, Array]:
 
 
 def _skies(stamps: Sequence[str]) -> Mapping[str, float]:
-    """Return the sky brightness of each of ``stamps``; raises UserError if a folder of stamps has no ``sky.npy``."""
+    """Return the sky brightness of each of ``stamps``; raises UserError if a folder of
+    stamps has no ``sky.npy``.
+    """
     folders = sorted({Path(stamp).parent for stamp in stamps})
     if absent := [folder for folder in folders if not (folder / "sky.npy").is_file()]:
         raise UserError(
-            f"{len(absent)} of {len(folders)} folders of stamps have no sky.npy, which holds the sky brightness of "
-            f"each exposure, such as {absent[0]}; unpack the archives again, or save zeros there to add no sky"
+            f"{len(absent)} of {len(folders)} folders of stamps have no sky.npy, which"
+            f" holds the sky brightness of each exposure, such as {absent[0]}; unpack"
+            " the archives again, or save zeros there to add no sky"
         )
-    skies = {folder: read_npy(folder / "sky.npy", ndim=1, kind="fiu") for folder in folders}
+    skies = {
+        folder: read_npy(folder / "sky.npy", ndim=1, kind="fiu") for folder in folders
+    }
     for folder, values in skies.items():
         check_not_finite(folder / "sky.npy", "", values)
     found = {}
     for stamp in stamps:
-        folder, exposure = Path(stamp).parent, Path(stamp).name.split("_")[0]
+        folder = Path(stamp).parent
+        exposure = Path(stamp).name.split("_")[0]
         most = len(skies[folder])
         if not exposure.isdecimal() or not 1 <= int(exposure) <= most:
             raise UserError(
-                f"{stamp}: expected a name that begins with an exposure of {folder / 'sky.npy'}, 1 to {most}, and '_', "
-                f"found {exposure!r}"
+                f"{stamp}: expected a name that begins with an exposure of"
+                f" {folder / 'sky.npy'}, 1 to {most}, and '_', found {exposure!r}"
             )
         found[stamp] = float(skies[folder][int(exposure) - 1])
     return found

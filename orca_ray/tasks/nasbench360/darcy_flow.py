@@ -1,9 +1,12 @@
-"""Darcy flow: predicts the pressure from a piecewise constant permeability, at every fifth point of a 421×421 grid.
+"""Darcy flow: predicts the pressure from a piecewise constant permeability, at every
+fifth point of a 421×421 grid.
 
-Input channel 0 is the permeability, standardised pointwise. Channels 1 and 2 are the coordinates of each point in the
-unit square, along the last axis and along the rows. Targets are in their own units, with pointwise ``y_mean`` and
-``y_std``. As in ORCA's code, deviations are unbiased and 1e-5 is added to them. Statistics are computed from the 900
-training samples, and under the protocol ``paper`` from train and validation (1000 samples).
+Input channel 0 is the permeability, standardised pointwise. Channels 1 and 2 are the
+coordinates of each point in the unit square, along the last axis and along the rows.
+Targets are in their own units, with pointwise ``y_mean`` and ``y_std``. As in ORCA's
+code, deviations are unbiased and 1e-5 is added to them. Statistics are computed from
+the 900 training samples, and under the protocol ``paper`` from train and validation
+(1000 samples).
 """
 
 from pathlib import Path
@@ -18,12 +21,15 @@ from orca_ray.tasks.arrays import named, pointwise
 from orca_ray.tasks.nasbench360._shared import log_fewer
 from orca_ray.tasks.task import Array, Arrays, Workspace
 
-TRAIN_FILE, TEST_FILE = "piececonst_r421_N1024_smooth1.mat", "piececonst_r421_N1024_smooth2.mat"
-RESOLUTION, STEP = 421, 5
+TRAIN_FILE = "piececonst_r421_N1024_smooth1.mat"
+TEST_FILE = "piececonst_r421_N1024_smooth2.mat"
+RESOLUTION = 421
+STEP = 5
 SIDE = 85
 NUM_SAMPLES = (900, 100, 100)
 
-_BATCH = 256  # samples: 360 MB at full resolution; each read of a MATLAB 7.3 file scans all of it
+# samples: 360 MB at full resolution; each read of a MATLAB 7.3 file scans all of it
+_BATCH = 256
 _FEWEST = 3  # samples: two for a deviation, one for validation
 
 
@@ -35,22 +41,38 @@ def _build(workspace: Workspace) -> Arrays:
     x_mean, x_std = pointwise([x[:num_seen]])
     y_mean, y_std = pointwise([y[:num_seen]])
     inputs, test_inputs = ((fields - x_mean) / x_std for fields in (x, x_test))
-    parts = ((inputs[:num_train], y[:num_train]), (inputs[num_train:], y[num_train:]), (test_inputs, y_test))
-    return {**named([(_with_grid(x), np.array(y)) for x, y in parts]), "y_mean": y_mean, "y_std": y_std}
+    parts = (
+        (inputs[:num_train], y[:num_train]),
+        (inputs[num_train:], y[num_train:]),
+        (test_inputs, y_test),
+    )
+    return {
+        **named([(_with_grid(x), np.array(y)) for x, y in parts]),
+        "y_mean": y_mean,
+        "y_std": y_std,
+    }
 
 
 def _with_grid(permeability: Array) -> Array:
-    """Return inputs [N, 3, 85, 85]: ``permeability`` [N, 85, 85] and both coordinates, in [0, 1], of each point."""
+    """Return inputs [N, 3, 85, 85]: ``permeability`` [N, 85, 85] and both coordinates,
+    in [0, 1], of each point.
+    """
     ticks = np.linspace(0, 1, SIDE, dtype=np.float32)
     return np.stack(np.broadcast_arrays(permeability, ticks, ticks[:, None]), axis=1)
 
 
 def _fields(workspace: Workspace, file: str, most: int) -> tuple[Array, Array]:
-    """Return the first ``most`` permeabilities (``coeff``) and pressures (``sol``) of a file, [N, 85, 85] each."""
+    """Return the first ``most`` permeabilities (``coeff``) and pressures (``sol``) of a
+    file, [N, 85, 85] each.
+    """
     path = workspace.file(file)
-    coefficients, solutions = (_subsampled(workspace, path, field, most) for field in ("coeff", "sol"))
+    coefficients, solutions = (
+        _subsampled(workspace, path, field, most) for field in ("coeff", "sol")
+    )
     if len(coefficients) != len(solutions):
-        raise UserError(f"{path}: coeff holds {len(coefficients)} samples and sol {len(solutions)}")
+        raise UserError(
+            f"{path}: coeff holds {len(coefficients)} samples and sol {len(solutions)}"
+        )
     log_fewer(path, len(coefficients), most)
     return coefficients, solutions
 

@@ -12,26 +12,45 @@ from orca_ray.tasks.nasbench360._shared import log_fewer, numbers
 from orca_ray.tasks.task import Array, Arrays, Workspace
 
 FILE = "deepsea_filtered.npz"
-LENGTH, NUM_BASES = 1000, 4
+LENGTH = 1000
+NUM_BASES = 4
 NUM_LABELS = 36
 NUM_SAMPLES = (71_753, 2490, 149_400)
 
 _MEMBERS = {"train": "train", "validation": "val", "test": "test"}
-"""Names of the published splits in the file. ORCA's code trains on train and val together."""
+"""Names of the published splits in the file.
+
+ORCA's code trains on train and val together.
+"""
 
 
 def _build(workspace: Workspace) -> Arrays:
     path = workspace.file(FILE)
-    content = Npz(path, [f"{axis}_{name}" for name in _MEMBERS.values() for axis in "xy"])
-    parts = [_split(workspace, path, content, split, name) for split, name in _MEMBERS.items()]
+    content = Npz(
+        path, [f"{axis}_{name}" for name in _MEMBERS.values() for axis in "xy"]
+    )
+    parts = [
+        _split(workspace, path, content, split, name)
+        for split, name in _MEMBERS.items()
+    ]
     log_fewer(path, len(parts[0][1]), NUM_SAMPLES[0])
     return named(parts)
 
 
-def _split(workspace: Workspace, path: Path, content: Npz, split: str, name: str) -> Pair:
-    """Return x [N, 4, 1000] and y [N, 36] of a split; its unpacked sequences are freed before the next are read."""
-    y = _zeros_and_ones(path, f"y_{name}", numbers(path, f"y_{name}", content[f"y_{name}"], (None, NUM_LABELS)))
-    sequences = numbers(path, f"x_{name}", content[f"x_{name}"], (len(y), LENGTH, NUM_BASES))
+def _split(
+    workspace: Workspace, path: Path, content: Npz, split: str, name: str
+) -> Pair:
+    """Return x [N, 4, 1000] and y [N, 36] of a split; its unpacked sequences are freed
+    before the next are read.
+    """
+    y = _zeros_and_ones(
+        path,
+        f"y_{name}",
+        numbers(path, f"y_{name}", content[f"y_{name}"], (None, NUM_LABELS)),
+    )
+    sequences = numbers(
+        path, f"x_{name}", content[f"x_{name}"], (len(y), LENGTH, NUM_BASES)
+    )
 
     def one_hot(indices: Indices) -> Array:
         return _zeros_and_ones(path, f"x_{name}", sequences[indices]).transpose(0, 2, 1)
@@ -43,5 +62,7 @@ def _split(workspace: Workspace, path: Path, content: Npz, split: str, name: str
 def _zeros_and_ones(path: Path, field: str, values: Array) -> Array:
     wrong = (values != 0) & (values != 1)
     if wrong.any():
-        raise UserError(f"{path}: {field} must hold 0 and 1 only, found {values[wrong][0]}")
+        raise UserError(
+            f"{path}: {field} must hold 0 and 1 only, found {values[wrong][0]}"
+        )
     return values

@@ -1,8 +1,10 @@
-"""ECG: four classes of heart rhythm, predicted from 1000 samples (3.3 s) of a single-lead electrocardiogram.
+"""ECG: four classes of heart rhythm, predicted from 1000 samples (3.3 s) of a
+single-lead electrocardiogram.
 
-Each record is standardised and cut into windows, which overlap more for rarer classes. Records are split with
-scikit-learn's ``train_test_split`` and seed 0, as in ORCA's code: train, validation and test are 80, 10 and 10 %. The
-protocol ``paper`` first splits off 10 % for test, then validation. Windows keep the order of their records.
+Each record is standardised and cut into windows, which overlap more for rarer classes.
+Records are split with scikit-learn's ``train_test_split`` and seed 0, as in ORCA's
+code: train, validation and test are 80, 10 and 10 %. The protocol ``paper`` first
+splits off 10 % for test, then validation. Windows keep the order of their records.
 """
 
 from collections.abc import Mapping
@@ -22,9 +24,13 @@ from orca_ray.tasks.task import SPLIT_SEED, Array, Arrays, Workspace
 FILE = "challenge2017.pkl"
 LENGTH = 1000
 CLASSES: Mapping[str, int] = {"N": 0, "A": 1, "O": 2, "~": 3}
-"""Class number by label in the file: N normal, A atrial fibrillation, O another rhythm, ~ too noisy."""
+"""Class number by label in the file: N normal, A atrial fibrillation, O another rhythm,
+~ too noisy.
+"""
 STRIDES = (500, 83, 250, 25)
-"""Distance in samples from the start of a window to the next, for classes 0 to 3: 500 divided by 1, 6, 2 and 20."""
+"""Distance in samples from the start of a window to the next, for classes 0 to 3: 500
+divided by 1, 6, 2 and 20.
+"""
 NUM_RECORDS = 8528
 
 _BATCH = 64  # records: some ten MB of windows
@@ -39,13 +45,21 @@ def _build(workspace: Workspace) -> Arrays:
     for split, chosen in _splits(len(records), workspace.protocol).items():
         starts = _first_windows([len(records[i]) for i in chosen], labels[chosen])
         if starts[-1] == 0:
-            raise UserError(f"{path}: no record of the {split} split is longer than {LENGTH} samples")
+            raise UserError(
+                f"{path}: no record of the {split} split is longer than {LENGTH}"
+                " samples"
+            )
         x = workspace.array(f"{split}_x", (int(starts[-1]), 1, LENGTH))
         for part in workspace.batches(split, len(chosen), _BATCH, x):
             for position in range(len(chosen))[part]:
                 record = chosen[position]
-                x[starts[position] : starts[position + 1], 0] = _windows(records[record], STRIDES[labels[record]])
-        arrays |= {f"{split}_x": x, f"{split}_y": np.repeat(labels[chosen], np.diff(starts))}
+                x[starts[position] : starts[position + 1], 0] = _windows(
+                    records[record], STRIDES[labels[record]]
+                )
+        arrays |= {
+            f"{split}_x": x,
+            f"{split}_y": np.repeat(labels[chosen], np.diff(starts)),
+        }
     return arrays
 
 
@@ -66,39 +80,60 @@ def _splits(num_records: int, protocol: str) -> dict[SplitName, Indices]:
 
 
 def _first_windows(lengths: list[int], labels: Array) -> Indices:
-    """Return [records + 1]: the index of the first window of each record in the split, then the number of windows.
+    """Return [records + 1]: the index of the first window of each record in the split,
+    then the number of windows.
 
-    As in ORCA's code, a window that would end exactly at the end of its record is left out.
+    As in ORCA's code, a window that would end exactly at the end of its record is left
+    out.
     """
     strides = [STRIDES[label] for label in labels]
-    counts = [len(range(0, length - LENGTH, stride)) for length, stride in zip(lengths, strides, strict=True)]
+    counts = [
+        len(range(0, length - LENGTH, stride))
+        for length, stride in zip(lengths, strides, strict=True)
+    ]
     return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
 
 
 def _windows(record: Array, stride: int) -> Array:
-    """Return windows [n, 1000] of a record that is standardised by its own statistics; a constant record becomes 0."""
+    """Return windows [n, 1000] of a record that is standardised by its own statistics;
+    a constant record becomes 0.
+    """
     if len(record) <= LENGTH:
         return np.empty((0, LENGTH))
-    standardised = (record - np.mean(record, dtype=np.float64)) / (np.std(record, dtype=np.float64) or 1.0)
-    return np.lib.stride_tricks.sliding_window_view(standardised, LENGTH)[: len(record) - LENGTH : stride]
+    standardised = (record - np.mean(record, dtype=np.float64)) / (
+        np.std(record, dtype=np.float64) or 1.0
+    )
+    return np.lib.stride_tricks.sliding_window_view(standardised, LENGTH)[
+        : len(record) - LENGTH : stride
+    ]
 
 
 def _records(path: Path) -> tuple[list[Array], Array]:
     data, label = entries(path, safe_pickle.load(path, str(path)), "data", "label")
-    records, letters = _listed(path, "data", data), _listed(path, "label", label)
+    records = _listed(path, "data", data)
+    letters = _listed(path, "label", label)
     if len(records) != len(letters) or len(records) < _FEWEST:
         raise UserError(
-            f"{path}: data holds {len(records)} records and label {len(letters)} labels; expected as many of both, at "
-            f"least {_FEWEST}"
+            f"{path}: data holds {len(records)} records and label {len(letters)}"
+            f" labels; expected as many of both, at least {_FEWEST}"
         )
     for i, (record, letter) in enumerate(zip(records, letters, strict=True)):
         if not isinstance(letter, str) or letter not in CLASSES:
-            raise UserError(f"{path}: label {i} is {quoted(letter)}; allowed: {', '.join(CLASSES)}")
-        check_not_finite(path, f"data[{i}]", numbers(path, f"data[{i}]", record, (None,)))
+            raise UserError(
+                f"{path}: label {i} is {quoted(letter)}; allowed: {', '.join(CLASSES)}"
+            )
+        check_not_finite(
+            path, f"data[{i}]", numbers(path, f"data[{i}]", record, (None,))
+        )
     return records, np.array([CLASSES[letter] for letter in letters])
 
 
 def _listed(path: Path, field: str, value: Any) -> list[Any]:
-    if not isinstance(value, list | tuple | np.ndarray) or (isinstance(value, np.ndarray) and value.ndim == 0):
-        raise UserError(f"{path}: {field} must be a list or an array with an entry a record, found {quoted(value)}")
+    if not isinstance(value, list | tuple | np.ndarray) or (
+        isinstance(value, np.ndarray) and value.ndim == 0
+    ):
+        raise UserError(
+            f"{path}: {field} must be a list or an array with an entry a record, found"
+            f" {quoted(value)}"
+        )
     return list(value)

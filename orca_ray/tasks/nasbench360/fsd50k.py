@@ -1,14 +1,18 @@
-"""FSD50K: which of 200 kinds of sound occur in an audio clip. The clips are published as chunks of one second.
+"""FSD50K: which of 200 kinds of sound occur in an audio clip. The clips are published
+as chunks of one second.
 
 Decisions where this task could differ from ORCA's code:
 
-- Training has one example for each clip: a random chunk, randomly masked and mixed with a background. All is drawn only
-  once, as in ORCA's code, but from a seed and the clip's number, so a resumed preparation gives the same arrays.
-- Validation and test contain every chunk, unchanged; the logits of a clip are the mean over its chunks (``group``).
-  Under ``paper``, which trains on train and validation and selects on test, validation is a tenth of the training
-  clips, and ``val.csv`` is not used, as in ORCA's code.
+- Training has one example for each clip: a random chunk, randomly masked and mixed with
+  a background. All is drawn only once, as in ORCA's code, but from a seed and the
+  clip's number, so a resumed preparation gives the same arrays.
+- Validation and test contain every chunk, unchanged; the logits of a clip are the mean
+  over its chunks (``group``). Under ``paper``, which trains on train and validation and
+  selects on test, validation is a tenth of the training clips, and ``val.csv`` is not
+  used, as in ORCA's code.
 - Masks and mixtures have the distributions of ORCA's ``SpectrogramDataset``.
-- Clips are numbered by their sorted ids. Training examples have that order; chunks have the order of the file.
+- Clips are numbered by their sorted ids. Training examples have that order; chunks have
+  the order of the file.
 """
 
 import functools
@@ -30,17 +34,24 @@ NUM_LABELS = 200
 SAMPLE_RATE = 22050
 NUM_MELS = 96
 NUM_FRAMES = 101
-"""Number of spectrogram frames in one second; their windows are centred at 0, 10 ms, …, 1 s."""
+"""Number of spectrogram frames in one second; their windows are centred at 0, 10 ms, …,
+1 s.
+"""
 SHAPE = (1, NUM_MELS, NUM_FRAMES + 1)
-MASK_PROBABILITY, MIX_PROBABILITY = 0.5, 0.75
-_MOST_MASKS, _MOST_MELS, _MOST_FRAMES = 2, 0.15, 0.20
+MASK_PROBABILITY = 0.5
+MIX_PROBABILITY = 0.75
+_MOST_MASKS = 2
+_MOST_MELS = 0.15
+_MOST_FRAMES = 0.20
 _MOST_BACKGROUND = 0.5
 _MOST_KEPT = 64  # spectrograms of backgrounds in memory; one of a minute has 2 MB
 
 
 @dataclass(frozen=True)
 class _Chunks:
-    """The N chunks of one CSV file: their paths, numbers of their clips [N] and labels [N, 200] bool."""
+    """The N chunks of one CSV file: their paths, numbers of their clips [N] and labels
+    [N, 200] bool.
+    """
 
     paths: list[str]
     clips: Array
@@ -52,23 +63,35 @@ class _Chunks:
 
 
 Backgrounds = Callable[[np.random.RandomState], Array]
-"""Function that takes a random generator and returns the spectrogram [96, frames] of a random background recording."""
+"""Function that takes a random generator and returns the spectrogram [96, frames] of a
+random background recording.
+"""
 
 
 def _build(workspace: Workspace) -> Arrays:
     numbers = _label_numbers(workspace.file("chunks/lbl_map.json"))
     paper = workspace.protocol == PAPER
-    # All CSV files are read first, so that an invalid one is found before hours of work.
-    lists = {name: _chunks(workspace, name, numbers) for name in ("tr", "eval", *([] if paper else ["val"]))}
+    # All CSV files are read first, so that an invalid one is found before hours of
+    # work.
+    lists = {
+        name: _chunks(workspace, name, numbers)
+        for name in ("tr", "eval", *([] if paper else ["val"]))
+    }
     backgrounds = _backgrounds(workspace.file("noise_22050"))
     train = lists["tr"]
     if paper:
         held_out = max(1, train.num_clips // 10)
-        parts = hold_out(workspace.raw / "chunks/tr.csv", train.num_clips, held_out, SPLIT_SEED)
+        parts = hold_out(
+            workspace.raw / "chunks/tr.csv", train.num_clips, held_out, SPLIT_SEED
+        )
         arrays = _examples(workspace, "train", train, np.sort(parts[0]), backgrounds)
-        arrays |= _examples(workspace, "validation", train, np.sort(parts[1]), backgrounds)
+        arrays |= _examples(
+            workspace, "validation", train, np.sort(parts[1]), backgrounds
+        )
     else:
-        arrays = _examples(workspace, "train", train, np.arange(train.num_clips), backgrounds)
+        arrays = _examples(
+            workspace, "train", train, np.arange(train.num_clips), backgrounds
+        )
         arrays |= _whole_clips(workspace, "validation", lists["val"])
     return arrays | _whole_clips(workspace, "test", lists["eval"])
 
@@ -76,9 +99,12 @@ def _build(workspace: Workspace) -> Arrays:
 def _label_numbers(path: Path) -> dict[str, int]:
     numbers = read_json(path)
     found = list(numbers.values())
-    if sorted(number for number in found if type(number) is int) != list(range(NUM_LABELS)):
+    if sorted(number for number in found if type(number) is int) != list(
+        range(NUM_LABELS)
+    ):
         raise UserError(
-            f"{path}: expected {NUM_LABELS} labels numbered 0 to {NUM_LABELS - 1}, found {len(found)} entries"
+            f"{path}: expected {NUM_LABELS} labels numbered 0 to {NUM_LABELS - 1},"
+            f" found {len(found)} entries"
         )
     return {str(label): number for label, number in numbers.items()}
 
@@ -91,38 +117,61 @@ def _chunks(workspace: Workspace, name: str, numbers: dict[str, int]) -> _Chunks
     for row, text in enumerate(columns["labels"]):
         for label in text.split(","):
             if label not in numbers:
-                raise UserError(f"{listing}, row {row + 1}: expected labels of lbl_map.json, found {quoted(label)}")
+                raise UserError(
+                    f"{listing}, row {row + 1}: expected labels of lbl_map.json, found"
+                    f" {quoted(label)}"
+                )
             labels[row, numbers[label]] = True
-    return _Chunks(paths, np.unique(np.array(columns["ext"]), return_inverse=True)[1].reshape(-1), labels)
+    return _Chunks(
+        paths,
+        np.unique(np.array(columns["ext"]), return_inverse=True)[1].reshape(-1),
+        labels,
+    )
 
 
 def _backgrounds(folder: Path) -> Backgrounds:
     paths = sorted(str(path) for path in folder.glob("*.wav"))
     if not paths:
-        raise UserError(f"{folder}: expected *.wav, found none; training mixes three of four clips with a background")
+        raise UserError(
+            f"{folder}: expected *.wav, found none; training mixes three of four clips"
+            " with a background"
+        )
     read = functools.lru_cache(_MOST_KEPT)(spectrogram)
     return lambda random: read(paths[int(random.randint(len(paths)))])
 
 
 def _examples(
-    workspace: Workspace, split: str, chunks: _Chunks, clips: Array, backgrounds: Backgrounds
+    workspace: Workspace,
+    split: str,
+    chunks: _Chunks,
+    clips: Array,
+    backgrounds: Backgrounds,
 ) -> dict[str, Array]:
-    """Return the arrays x [n, 1, 96, 102] and y [n, 200] of a split: one training example for each of ``clips`` [n]."""
+    """Return the arrays x [n, 1, 96, 102] and y [n, 200] of a split: one training
+    example for each of ``clips`` [n].
+    """
     rows = _one_each(chunks)
 
     def example(clip: int) -> Array:
         random = np.random.RandomState([SPLIT_SEED, clip])
-        return framed(training_example(spectrogram(chunks.paths[rows[clip]]), backgrounds, random))
+        return framed(
+            training_example(spectrogram(chunks.paths[rows[clip]]), backgrounds, random)
+        )
 
     x = filled(workspace, f"{split}_x", clips, each(example), SHAPE)
-    return {f"{split}_x": x, f"{split}_y": chunks.labels[rows[clips]].astype(np.float32)}
+    return {
+        f"{split}_x": x,
+        f"{split}_y": chunks.labels[rows[clips]].astype(np.float32),
+    }
 
 
 def _one_each(chunks: _Chunks) -> Array:
     """Return the index of a random chunk of each clip, [num_clips]."""
     order = np.argsort(chunks.clips, kind="stable")
     counts = np.bincount(chunks.clips)
-    chosen = (np.random.RandomState(SPLIT_SEED).random_sample(len(counts)) * counts).astype(np.int64)
+    chosen = (
+        np.random.RandomState(SPLIT_SEED).random_sample(len(counts)) * counts
+    ).astype(np.int64)
     return np.asarray(order[np.cumsum(counts) - counts + chosen])
 
 
@@ -130,13 +179,19 @@ def _whole_clips(workspace: Workspace, split: str, chunks: _Chunks) -> dict[str,
     rows = each(lambda index: framed(middle(spectrogram(chunks.paths[index]))))
     x = filled(workspace, f"{split}_x", np.arange(len(chunks.paths)), rows, SHAPE)
     y = chunks.labels.astype(np.float32)
-    return {f"{split}_x": x, f"{split}_y": y, f"{split}_group": chunks.clips.astype(np.int64)}
+    return {
+        f"{split}_x": x,
+        f"{split}_y": y,
+        f"{split}_group": chunks.clips.astype(np.int64),
+    }
 
 
 def spectrogram(path: str) -> Array:
-    """Return the log-mel spectrogram of a file minus its mean, [96, frames]; it has at least 101 frames.
+    """Return the log-mel spectrogram of a file minus its mean, [96, frames]; it has at
+    least 101 frames.
 
-    A recording shorter than a second is repeated to a length of one second. Raises UserError for an invalid file.
+    A recording shorter than a second is repeated to a length of one second. Raises
+    UserError for an invalid file.
     """
     waveform = read_wav(Path(path), SAMPLE_RATE)
     if len(waveform) < SAMPLE_RATE:
@@ -146,18 +201,27 @@ def spectrogram(path: str) -> Array:
 
 
 def middle(spectrogram_MT: Array) -> Array:
-    """Return the middle 101 frames, one second, of the spectrogram of a chunk. Published chunks have no more frames."""
+    """Return the middle 101 frames, one second, of the spectrogram of a chunk.
+
+    Published chunks have no more frames.
+    """
     start = (spectrogram_MT.shape[1] - NUM_FRAMES) // 2
     return spectrogram_MT[:, start : start + NUM_FRAMES]
 
 
 def framed(spectrogram_MT: Array) -> Array:
-    """Return the spectrogram as [1, 96, 102], with a frame of zeros appended as in ORCA's code."""
+    """Return the spectrogram as [1, 96, 102], with a frame of zeros appended as in
+    ORCA's code.
+    """
     return np.pad(spectrogram_MT, ((0, 0), (0, 1)))[None]
 
 
-def training_example(spectrogram_MT: Array, backgrounds: Backgrounds, random: np.random.RandomState) -> Array:
-    """Return a window [96, 101] of a chunk, randomly masked and, with probability ¾, mixed with a background."""
+def training_example(
+    spectrogram_MT: Array, backgrounds: Backgrounds, random: np.random.RandomState
+) -> Array:
+    """Return a window [96, 101] of a chunk, randomly masked and, with probability ¾,
+    mixed with a background.
+    """
     example = _cut(_masked(spectrogram_MT, random), random)
     if random.random_sample() >= MIX_PROBABILITY:
         return example
@@ -172,9 +236,11 @@ def _cut(spectrogram_MT: Array, random: np.random.RandomState) -> Array:
 
 
 def _masked(spectrogram_MT: Array, random: np.random.RandomState) -> Array:
-    """With probability ½, apply the masks of SpecAugment (Park et al., 2019, arXiv:1904.08779).
+    """With probability ½, apply the masks of SpecAugment (Park et al., 2019,
+    arXiv:1904.08779).
 
-    One or two random bands of mels, and as many of frames, are set to the minimum of the spectrogram.
+    One or two random bands of mels, and as many of frames, are set to the minimum of
+    the spectrogram.
     """
     if random.random_sample() >= MASK_PROBABILITY:
         return spectrogram_MT

@@ -1,4 +1,6 @@
-"""NinaPro DB5: 18 hand gestures, classified from windows of 52 time steps of 16 electrodes on the forearm."""
+"""NinaPro DB5: 18 hand gestures, classified from windows of 52 time steps of 16
+electrodes on the forearm.
+"""
 
 from pathlib import Path
 
@@ -10,11 +12,15 @@ from orca_ray.tasks.arrays import named
 from orca_ray.tasks.nasbench360._shared import class_labels, numbers
 from orca_ray.tasks.task import Array, Arrays, Workspace
 
-NUM_STEPS, NUM_ELECTRODES = 52, 16
+NUM_STEPS = 52
+NUM_ELECTRODES = 16
 NUM_CLASSES = 18
 
 _FILES = ("train", "val", "test")
-"""Names of the published splits. ORCA's code trains on train and val together, as the protocol ``paper`` does."""
+"""Names of the published splits.
+
+ORCA's code trains on train and val together, as the protocol ``paper`` does.
+"""
 
 
 def _build(workspace: Workspace) -> Arrays:
@@ -22,12 +28,30 @@ def _build(workspace: Workspace) -> Arrays:
     for name in _FILES:
         x = _windows(workspace.file(f"ninaPro/ninapro_{name}.npy"))
         path = workspace.file(f"ninaPro/label_{name}.npy")
-        parts.append((x, class_labels(path, "labels", read_npy(path, ndim=1, kind="fiu"), len(x), NUM_CLASSES)))
+        parts.append(
+            (
+                x,
+                class_labels(
+                    path,
+                    "labels",
+                    read_npy(path, ndim=1, kind="fiu"),
+                    len(x),
+                    NUM_CLASSES,
+                ),
+            )
+        )
     return named(parts)
 
 
 def _windows(path: Path) -> Array:
-    """Read windows, stored as [N, steps, electrodes], and return them as [N, 1, electrodes, steps] float32."""
-    x = numbers(path, "windows", read_npy(path, ndim=3, kind="fiu"), (None, NUM_STEPS, NUM_ELECTRODES))
+    """Read windows, stored as [N, steps, electrodes], and return them as [N, 1,
+    electrodes, steps] float32.
+    """
+    x = numbers(
+        path,
+        "windows",
+        read_npy(path, ndim=3, kind="fiu"),
+        (None, NUM_STEPS, NUM_ELECTRODES),
+    )
     check_not_finite(path, "windows", x)
     return np.ascontiguousarray(x.transpose(0, 2, 1)[:, None], dtype=np.float32)

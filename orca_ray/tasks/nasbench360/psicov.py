@@ -1,15 +1,20 @@
-"""PSICOV: distances between all residues of a protein, predicted from features of related sequences.
+"""PSICOV: distances between all residues of a protein, predicted from features of
+related sequences.
 
-Proteins are in PDNet's format (Adhikari, 2020, doi:10.1038/s41598-020-70181-0): ``features/ID.pkl`` has the features of
-residues and of pairs of residues; ``distance/ID-cb.npy`` has the length L, the sequence and the distances between Cβ
-atoms in Å. Maps of all proteins are padded or cut to 512×512. A model is trained on proteins of DeepCov and scored on
-those of PSICOV. Decisions where this task could differ from ORCA's code:
+Proteins are in PDNet's format (Adhikari, 2020, doi:10.1038/s41598-020-70181-0):
+``features/ID.pkl`` has the features of residues and of pairs of residues;
+``distance/ID-cb.npy`` has the length L, the sequence and the distances between Cβ atoms
+in Å. Maps of all proteins are padded or cut to 512×512. A model is trained on proteins
+of DeepCov and scored on those of PSICOV. Decisions where this task could differ from
+ORCA's code:
 
-- A protein of more than 502 residues is cut to a random window, drawn once and not every epoch. In training, windows of
-  rows and of columns are drawn independently, as in ORCA's code. In validation and test they are equal, because the
-  metric computes the sequence separation of two residues from their row and column.
-- ``held-out``: test is the first half of PSICOV's list and validation the second. ``paper``: test is the whole list;
-  validation, on which ``paper`` trains, is held out of DeepCov.
+- A protein of more than 502 residues is cut to a random window, drawn once and not
+  every epoch. In training, windows of rows and of columns are drawn independently, as
+  in ORCA's code. In validation and test they are equal, because the metric computes the
+  sequence separation of two residues from their row and column.
+- ``held-out``: test is the first half of PSICOV's list and validation the second.
+  ``paper``: test is the whole list; validation, on which ``paper`` trains, is held out
+  of DeepCov.
 """
 
 import re
@@ -30,8 +35,9 @@ from orca_ray.tasks.task import SPLIT_SEED, Array, Arrays, Workspace
 
 SIDE = 512
 NUM_FEATURES = 27
-"""Number of features of a residue: secondary structure 3, position-specific scores 22, solvent accessibility,
-entropy."""
+"""Number of features of a residue: secondary structure 3, position-specific scores 22,
+solvent accessibility, entropy.
+"""
 PAIR_MAPS = ("ccmpred", "freecon", "potential")
 
 _LARGEST_FEATURE = 100.0
@@ -41,70 +47,130 @@ _BATCH = 16  # proteins: about 70 MB
 
 
 def _features(path: Path) -> tuple[Array, Array]:
-    """Return the features of a protein's L residues, [27, L], and of their pairs, [3, L, L]; UserError if invalid."""
+    """Return the features of a protein's L residues, [27, L], and of their pairs, [3,
+    L, L]; UserError if invalid.
+    """
     content = safe_pickle.load(path, "features of a protein")
     fields = ("seq", "ss", "pssm", "sa", "entropy", *PAIR_MAPS)
-    absent = [field for field in fields if field not in content] if isinstance(content, Mapping) else list(fields)
+    absent = (
+        [field for field in fields if field not in content]
+        if isinstance(content, Mapping)
+        else list(fields)
+    )
     if absent:
-        raise UserError(f"{path}: expected a mapping with {', '.join(fields)}, found one without {', '.join(absent)}")
-    length = len(content["seq"]) if isinstance(content["seq"], str | list | tuple) else 0
-    shapes = {"ss": (3, length), "pssm": (length, 22), "sa": (length,), "entropy": (length,)}
+        raise UserError(
+            f"{path}: expected a mapping with {', '.join(fields)}, found one without"
+            f" {', '.join(absent)}"
+        )
+    length = (
+        len(content["seq"]) if isinstance(content["seq"], str | list | tuple) else 0
+    )
+    shapes = {
+        "ss": (3, length),
+        "pssm": (length, 22),
+        "sa": (length,),
+        "entropy": (length,),
+    }
     shapes |= dict.fromkeys(PAIR_MAPS, (length, length))
     for field, shape in shapes.items():
         values = content[field]
         if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiu":
-            raise UserError(f"{path}, {field}: expected an array of numbers, found {type(values).__name__}")
+            raise UserError(
+                f"{path}, {field}: expected an array of numbers, found"
+                f" {type(values).__name__}"
+            )
         check_shape(path, field, values, shape)
         check_not_finite(path, field, values)
         if (largest := float(np.abs(values).max(initial=0))) >= _LARGEST_FEATURE:
-            raise UserError(f"{path}, {field}: expected values between -100 and 100, found ±{largest:g}")
-    features = [content["ss"], content["pssm"].T, content["sa"][None], content["entropy"][None]]
-    return np.concatenate(features).astype(np.float32), np.stack([content[field] for field in PAIR_MAPS])
+            raise UserError(
+                f"{path}, {field}: expected values between -100 and 100, found"
+                f" ±{largest:g}"
+            )
+    features = [
+        content["ss"],
+        content["pssm"].T,
+        content["sa"][None],
+        content["entropy"][None],
+    ]
+    return np.concatenate(features).astype(np.float32), np.stack(
+        [content[field] for field in PAIR_MAPS]
+    )
 
 
 def _distances(path: Path, length: int) -> Array:
-    """Return the distances [L, L] in Å between ``length`` residues; UserError if the file is invalid.
+    """Return the distances [L, L] in Å between ``length`` residues; UserError if the
+    file is invalid.
 
-    Distances below 1 Å become 1 Å. Each diagonal entry becomes the mean distance to the previous and the next residue.
+    Distances below 1 Å become 1 Å. Each diagonal entry becomes the mean distance to the
+    previous and the next residue.
     """
     content = read_npy(path, pickled=True)
-    if content.dtype != object or content.shape != (3,) or not isinstance(content[2], np.ndarray):
-        raise UserError(f"{path}: expected (length, sequence, map), found {content.dtype} {content.shape}")
+    if (
+        content.dtype != object
+        or content.shape != (3,)
+        or not isinstance(content[2], np.ndarray)
+    ):
+        raise UserError(
+            f"{path}: expected (length, sequence, map), found {content.dtype}"
+            f" {content.shape}"
+        )
     distances = content[2]
-    if not isinstance(content[0], int | np.integer) or content[0] != length or length < 2:
-        raise UserError(f"{path}, length: expected {length} (at least 2) as in its features, found {content[0]}")
+    if (
+        not isinstance(content[0], int | np.integer)
+        or content[0] != length
+        or length < 2
+    ):
+        raise UserError(
+            f"{path}, length: expected {length} (at least 2) as in its features, found"
+            f" {content[0]}"
+        )
     if distances.dtype.kind != "f":
-        raise UserError(f"{path}, map: expected floating-point numbers, found {distances.dtype}")
+        raise UserError(
+            f"{path}, map: expected floating-point numbers, found {distances.dtype}"
+        )
     check_shape(path, "map", distances, (length, length))
     check_not_finite(path, "map", distances)
     if distances.max() > _LARGEST_DISTANCE or distances.min() < 0:
         raise UserError(
-            f"{path}, map: expected 0 to {_LARGEST_DISTANCE:g} Å, found {distances.min():g} to {distances.max():g}"
+            f"{path}, map: expected 0 to {_LARGEST_DISTANCE:g} Å, found"
+            f" {distances.min():g} to {distances.max():g}"
         )
     levelled = np.maximum(distances, 1)
-    after, before = np.diagonal(levelled, 1), np.diagonal(levelled, -1)  # to the next residue, to the previous one
+    # to the next residue, to the previous one
+    after = np.diagonal(levelled, 1)
+    before = np.diagonal(levelled, -1)
     inner = (before[:-1] + after[1:]) / 2
     np.fill_diagonal(levelled, np.concatenate([after[:1], inner, before[-1:]]))
     return levelled
 
 
 def _window(length: int, share: float) -> tuple[slice, slice]:
-    """Return the range of positions in a square that hold residues, and the range of these residues in the protein.
+    """Return the range of positions in a square that hold residues, and the range of
+    these residues in the protein.
 
-    ``share``: start of the window of a long protein, as a share in [0, 1) of the possible starts.
+    ``share``: start of the window of a long protein, as a share in [0, 1) of the
+    possible starts.
     """
     start = int(share * (max(0, length + 2 * MARGIN - SIDE) + 1))
-    first, end = max(0, MARGIN - start), min(SIDE, length + MARGIN - start)
+    first = max(0, MARGIN - start)
+    end = min(SIDE, length + MARGIN - start)
     return slice(first, end), slice(first + start - MARGIN, end + start - MARGIN)
 
 
 def _build(workspace: Workspace) -> Arrays:
-    deepcov, psicov = _names(workspace, "deepcov"), _names(workspace, "psicov")
+    deepcov = _names(workspace, "deepcov")
+    psicov = _names(workspace, "psicov")
     half = len(psicov) // 2
     if workspace.protocol == PAPER:
-        drawn = hold_out(workspace.raw / "protein/deepcov.lst", len(deepcov), half, SPLIT_SEED)
+        drawn = hold_out(
+            workspace.raw / "protein/deepcov.lst", len(deepcov), half, SPLIT_SEED
+        )
         train, validation = ([deepcov[i] for i in part] for part in drawn)
-        parts = [("train", "deepcov", train), ("validation", "deepcov", validation), ("test", "psicov", psicov)]
+        parts = [
+            ("train", "deepcov", train),
+            ("validation", "deepcov", validation),
+            ("test", "psicov", psicov),
+        ]
     else:
         parts = [("train", "deepcov", deepcov), ("validation", "psicov", psicov[half:])]
         parts += [("test", "psicov", psicov[:half])]
@@ -118,40 +184,60 @@ def _names(workspace: Workspace, folder: str) -> list[str]:
     path = workspace.file(f"protein/{folder}.lst")
     names = [line.split()[0] for line in read_lines(path)]
     if len(names) < 2:
-        raise UserError(f"{path}: expected at least 2 proteins, one a line, found {len(names)}")
+        raise UserError(
+            f"{path}: expected at least 2 proteins, one a line, found {len(names)}"
+        )
     for name in names:
         if not re.fullmatch(r"[\w.-]+", name):
-            raise UserError(f"{path}: expected names of letters, digits, '_', '.' and '-', found {quoted(name)}")
+            raise UserError(
+                f"{path}: expected names of letters, digits, '_', '.' and '-', found"
+                f" {quoted(name)}"
+            )
     return names
 
 
 def _squares(workspace: Workspace, split: str, folder: str, names: list[str]) -> Arrays:
-    """Return the arrays of one split, x [N, 57, SIDE, SIDE] and y [N, SIDE, SIDE], both stored on disk.
+    """Return the arrays of one split, x [N, 57, SIDE, SIDE] and y [N, SIDE, SIDE], both
+    stored on disk.
 
-    Channels of x: 27 features of the row's residue, 27 of the column's, 3 pair maps. In ORCA's code, row and column
-    features alternate: channel 27 + f of x is its channel 2 f, and channel f of x is its channel 2 f + 1.
+    Channels of x: 27 features of the row's residue, 27 of the column's, 3 pair maps. In
+        ORCA's code, row and column
+    features alternate: channel 27 + f of x is its channel 2 f, and channel f of x is
+        its channel 2 f + 1.
     """
-    num, proteins = len(names), workspace.raw / "protein" / folder
+    num = len(names)
+    proteins = workspace.raw / "protein" / folder
     positions, columns = (
-        workspace.array(f"{split}_x.{part}", (num, NUM_FEATURES, SIDE)) for part in ("positions", "columns")
+        workspace.array(f"{split}_x.{part}", (num, NUM_FEATURES, SIDE))
+        for part in ("positions", "columns")
     )
     pairs = workspace.array(f"{split}_x.pairs", (num, len(PAIR_MAPS), SIDE, SIDE))
     extents = workspace.array(f"{split}_x.extents", (num, 2, 2), np.int64)
     y = workspace.array(f"{split}_y", (num, SIDE, SIDE))
     clip = CLIP if folder == "deepcov" else np.inf
-    shares = np.random.RandomState(SPLIT_SEED).random_sample((num, 2))  # starts of the windows of rows and of columns
+    shares = np.random.RandomState(SPLIT_SEED).random_sample(
+        (num, 2)
+    )  # starts of the windows of rows and of columns
     if folder != "deepcov":
         shares[:, 1] = shares[:, 0]
-    for part in workspace.batches(split, num, _BATCH, positions, columns, pairs, extents, y):
+    for part in workspace.batches(
+        split, num, _BATCH, positions, columns, pairs, extents, y
+    ):
         for index in range(part.start, part.stop):
             features, maps = _features(proteins / "features" / f"{names[index]}.pkl")
-            distances = _distances(proteins / "distance" / f"{names[index]}-cb.npy", features.shape[1])
-            (rows, from_rows), (across, from_across) = (_window(len(distances), share) for share in shares[index])
+            distances = _distances(
+                proteins / "distance" / f"{names[index]}-cb.npy", features.shape[1]
+            )
+            (rows, from_rows), (across, from_across) = (
+                _window(len(distances), share) for share in shares[index]
+            )
             positions[index][:, rows] = features[:, from_rows]
             columns[index][:, across] = features[:, from_across]
             extents[index] = (rows.start, rows.stop), (across.start, across.stop)
             pairs[index][:, rows, across] = maps[:, from_rows, from_across]
             y[index] = min(PADDING, clip)
             y[index][rows, across] = np.minimum(distances[from_rows, from_across], clip)
-    x = PairwiseRows({"positions": positions, "columns": columns, "pairs": pairs, "extents": extents})
+    x = PairwiseRows(
+        {"positions": positions, "columns": columns, "pairs": pairs, "extents": extents}
+    )
     return {f"{split}_x": x, f"{split}_y": y}

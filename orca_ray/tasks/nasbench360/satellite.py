@@ -1,6 +1,8 @@
-"""Satellite: 24 classes of land cover, predicted from 46 observations of one pixel over a year.
+"""Satellite: 24 classes of land cover, predicted from 46 observations of one pixel over
+a year.
 
-Inputs are the values in the files, as in ORCA's code. NAS-Bench-360's own loaders standardise each series.
+Inputs are the values in the files, as in ORCA's code. NAS-Bench-360's own loaders
+standardise each series.
 """
 
 from pathlib import Path
@@ -9,23 +11,39 @@ import numpy as np
 
 from orca_ray.data.npy import read_npy
 from orca_ray.data.readers import check_not_finite
-from orca_ray.tasks.nasbench360._shared import class_labels, entries, numbers, published_splits
+from orca_ray.tasks.nasbench360._shared import (
+    class_labels,
+    entries,
+    numbers,
+    published_splits,
+)
 from orca_ray.tasks.task import Array, Arrays, Workspace
 
-TRAIN_FILE, TEST_FILE = "satellite_train.npy", "satellite_test.npy"
+TRAIN_FILE = "satellite_train.npy"
+TEST_FILE = "satellite_test.npy"
 LENGTH = 46
 NUM_CLASSES = 24  # numbered from 1 in the files
 
 
 def _build(workspace: Workspace) -> Arrays:
-    path, test_path = workspace.file(TRAIN_FILE), workspace.file(TEST_FILE)
-    return published_splits(workspace, path, _series(path), _series(test_path), lambda x: x[:, None])
+    path = workspace.file(TRAIN_FILE)
+    test_path = workspace.file(TEST_FILE)
+    return published_splits(
+        workspace, path, _series(path), _series(test_path), lambda x: x[:, None]
+    )
 
 
 def _series(path: Path) -> tuple[Array, Array]:
-    """Read a file; return series [N, 46] and classes [N], numbered from 0. Raises UserError if the file is invalid."""
+    """Read a file; return series [N, 46] and classes [N], numbered from 0.
+
+    Raises UserError if the file is invalid.
+    """
     content = read_npy(path, pickled=True)
-    if isinstance(content, np.ndarray) and content.shape == () and content.dtype == object:
+    if (
+        isinstance(content, np.ndarray)
+        and content.shape == ()
+        and content.dtype == object
+    ):
         content = content.item()
     data, label = entries(path, content, "data", "label")
     data = numbers(path, "data", data, (None, LENGTH))

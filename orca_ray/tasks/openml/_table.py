@@ -1,8 +1,11 @@
-"""Downloads and reads a data set of OpenML: ``<id>/description.json``, and the table, ``<id>/data.arff``.
+"""Downloads and reads a data set of OpenML: ``<id>/description.json``, and the table,
+``<id>/data.arff``.
 
-The description is the server's unchanged answer to ``/api/v1/json/data/<id>``. It has the URL and the MD5 of the table.
-Both files are downloaded by `orca_ray.data.fetch`, which resumes, retries, and compares hashes with recorded ones.
-scikit-learn's client does not resume or record hashes, and OpenML's own client by default reads pickles from its cache.
+The description is the server's unchanged answer to ``/api/v1/json/data/<id>``. It has
+the URL and the MD5 of the table. Both files are downloaded by `orca_ray.data.fetch`,
+which resumes, retries, and compares hashes with recorded ones. scikit-learn's client
+does not resume or record hashes, and OpenML's own client by default reads pickles from
+its cache.
 """
 
 import hashlib
@@ -33,10 +36,17 @@ _FORMATS = r"(?i)arff|sparse_arff"  # the same reader reads both
 
 
 def raw_files(dataset_id: int, server: str = SERVER) -> tuple[RawFile, RawFile]:
-    """Return the raw files of a data set: its description, and its table, whose URL is given in the description."""
+    """Return the raw files of a data set: its description, and its table, whose URL is
+    given in the description.
+    """
     url = f"{server}/api/v1/json/data/{dataset_id}"
-    description = RawFile(path=f"{dataset_id}/description.json", urls=(url,), num_bytes=10_000)
-    return description, RawFile(path=f"{dataset_id}/data.arff", made_by=f"orca-sweep data fetch openml/{dataset_id}")
+    description = RawFile(
+        path=f"{dataset_id}/description.json", urls=(url,), num_bytes=10_000
+    )
+    return description, RawFile(
+        path=f"{dataset_id}/data.arff",
+        made_by=f"orca-sweep data fetch openml/{dataset_id}",
+    )
 
 
 def fetch(
@@ -47,7 +57,8 @@ def fetch(
     server: str = SERVER,
     patience: Patience = _PATIENCE,
 ) -> None:
-    """Download what is missing of a data set's description and table into ``raw``; verify and record their hashes.
+    """Download what is missing of a data set's description and table into ``raw``;
+    verify and record their hashes.
 
     Raises the UserErrors of `orca_ray.data.fetch.fetch` and of `read_description`.
     """
@@ -55,12 +66,19 @@ def fetch(
     fetch_files((description,), raw, progress, patience=patience)
     described = read_description(raw / description.path, dataset_id)
     urls = (described.url, f"{server}/data/v1/download/{described.file_id}")
-    fetch_files((RawFile(path=table.path, urls=urls, md5=described.md5),), raw, progress, patience=patience)
+    fetch_files(
+        (RawFile(path=table.path, urls=urls, md5=described.md5),),
+        raw,
+        progress,
+        patience=patience,
+    )
 
 
 @dataclass(frozen=True)
 class Description:
-    """Fields of a data set's description that are needed to download and read its table."""
+    """Fields of a data set's description that are needed to download and read its
+    table.
+    """
 
     url: str
     file_id: str
@@ -68,26 +86,35 @@ class Description:
     target: str
     """Name of the column to predict."""
     left_out: frozenset[str]
-    """Names of columns that are not features: row ids, and columns that the uploader marked as to be ignored."""
+    """Names of columns that are not features: row ids, and columns that the uploader
+    marked as to be ignored.
+    """
 
 
 def read_description(path: Path, dataset_id: int) -> Description:
-    """Return the description in the file ``path``, which must describe the data set ``dataset_id``.
+    """Return the description in the file ``path``, which must describe the data set
+    ``dataset_id``.
 
-    Raises UserError if the file is not JSON, is an error message of the server, belongs to another data set, lacks a
-    field, or describes a table that is not ARFF.
+    Raises UserError if the file is not JSON, is an error message of the server, belongs
+    to another data set, lacks a field, or describes a table that is not ARFF.
     """
     fields = _fields(path)
     _text(path, fields, "format", _FORMATS)
     if (found := _text(path, fields, "id", r"[0-9]+")) != str(dataset_id):
-        raise UserError(f"{path} describes data set {found}, expected {dataset_id}; fetch it again")
+        raise UserError(
+            f"{path} describes data set {found}, expected {dataset_id}; fetch it again"
+        )
     return Description(
         url=_text(path, fields, "url", r"https?://.+"),
         file_id=_text(path, fields, "file_id", r"[0-9]+"),
         md5=_text(path, fields, "md5_checksum", r"[0-9a-fA-F]{32}").lower(),
-        # This field is used as in ORCA's code, although the server's list of features may name another target.
+        # This field is used as in ORCA's code, although the server's list of features
+        # may name another target.
         target=_text(path, fields, "default_target_attribute", r"[^,]+"),
-        left_out=frozenset(_names(path, fields, "row_id_attribute") + _names(path, fields, "ignore_attribute")),
+        left_out=frozenset(
+            _names(path, fields, "row_id_attribute")
+            + _names(path, fields, "ignore_attribute")
+        ),
     )
 
 
@@ -96,28 +123,41 @@ def _fields(path: Path) -> Mapping[str, Any]:
         content = read_json(path)
     except UserError as error:
         reason = str(error).removeprefix(f"{path}: ")
-        raise UserError(f"{path} is not the JSON that OpenML answers with: {reason}; fetch it again") from error
+        raise UserError(
+            f"{path} is not the JSON that OpenML answers with: {reason}; fetch it again"
+        ) from error
     fields = content.get("data_set_description")
     if not isinstance(fields, dict):
         reason = quoted(content)
-        raise UserError(f"{path} holds no field data_set_description, but {reason}; fetch it again")
+        raise UserError(
+            f"{path} holds no field data_set_description, but {reason}; fetch it again"
+        )
     return fields
 
 
 def _text(path: Path, fields: Mapping[str, Any], name: str, allowed: str) -> str:
     found = fields.get(name)
-    text = quoted(found) if isinstance(found, int) else found  # the server sends ids as text, but may send numbers
+    text = (
+        quoted(found) if isinstance(found, int) else found
+    )  # the server sends ids as text, but may send numbers
     if not isinstance(text, str) or not re.fullmatch(allowed, text):
-        raise UserError(f"{path}: field {name} is {quoted(found)}, expected text that matches {allowed!r}")
+        raise UserError(
+            f"{path}: field {name} is {quoted(found)}, expected text that matches"
+            f" {allowed!r}"
+        )
     return text
 
 
 def _names(path: Path, fields: Mapping[str, Any], name: str) -> list[str]:
-    """Return the column names in the field ``name``: missing, one name, several separated by commas, or a list."""
+    """Return the column names in the field ``name``: missing, one name, several
+    separated by commas, or a list.
+    """
     found = fields.get(name) or []
     given = [found] if isinstance(found, str) else found
     if not isinstance(given, list) or not all(isinstance(each, str) for each in given):
-        raise UserError(f"{path}: field {name} is {quoted(found)}, expected names of columns")
+        raise UserError(
+            f"{path}: field {name} is {quoted(found)}, expected names of columns"
+        )
     return [column for each in given for column in each.split(",")]
 
 
@@ -127,28 +167,40 @@ Attribute = tuple[str, str | list[str]]
 
 NUMERIC = ("NUMERIC", "REAL", "INTEGER")
 _CELL_BYTES = 40.0  # memory of one number in the lists that the ARFF reader makes
-_MISSING = (None, "?")  # the ARFF reader reads a quoted question mark as text, but uploaders mean a missing value
+_MISSING = (
+    None,
+    "?",
+)  # the ARFF reader reads a quoted question mark as text, but uploaders mean a missing value
 
 
-def read_table(workspace: Workspace, dataset_id: int) -> "tuple[pd.DataFrame, pd.Series[Any]]":
-    """Return the features and the target of the data set ``dataset_id``, read from the raw files.
+def read_table(
+    workspace: Workspace, dataset_id: int
+) -> "tuple[pd.DataFrame, pd.Series[Any]]":
+    """Return the features and the target of the data set ``dataset_id``, read from the
+    raw files.
 
-    Features are in the order of the file. A column of numbers is float64, with NaN for missing values. A categorical
-    column has all categories that the header declares, in this order, also those that do not occur.
+    Features are in the order of the file. A column of numbers is float64, with NaN for
+    missing values. A categorical column has all categories that the header declares, in
+    this order, also those that do not occur.
 
-    Raises UserError if a file is missing, the description is invalid, or the table has another MD5 than its description
-    says, is not ARFF, has no rows, lacks the target column, or has columns of free text or infinite numbers.
+    Raises UserError if a file is missing, the description is invalid, or the table has
+    another MD5 than its description says, is not ARFF, has no rows, lacks the target
+    column, or has columns of free text or infinite numbers.
     """
     import pandas as pd
 
-    description_path, path = (workspace.file(file.path) for file in raw_files(dataset_id))
+    description_path, path = (
+        workspace.file(file.path) for file in raw_files(dataset_id)
+    )
     description = read_description(description_path, dataset_id)
     with path.open("rb") as stream:
-        found = hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+        found = hashlib.file_digest(
+            stream, lambda: hashlib.md5(usedforsecurity=False)
+        ).hexdigest()
     if found != description.md5:
         raise UserError(
-            f"{path} has MD5 {found}, expected {description.md5} as description.json beside it says: it is truncated "
-            f"or changed; remove it and fetch it again"
+            f"{path} has MD5 {found}, expected {description.md5} as description.json"
+            " beside it says: it is truncated or changed; remove it and fetch it again"
         )
     attributes, rows = _parsed(path)
     if not rows:
@@ -156,41 +208,78 @@ def read_table(workspace: Workspace, dataset_id: int) -> "tuple[pd.DataFrame, pd
     names = [name for name, _ in attributes]
     if description.target not in names:
         absent = quoted(description.target)
-        raise UserError(f"{path} has no column {absent}, the target; its columns: {quoted(names)}")
-    wanted = {name: i for i, name in enumerate(names) if name not in description.left_out - {description.target}}
-    table = pd.DataFrame({name: _column(path, attributes[i], [row[i] for row in rows]) for name, i in wanted.items()})
+        raise UserError(
+            f"{path} has no column {absent}, the target; its columns: {quoted(names)}"
+        )
+    wanted = {
+        name: i
+        for i, name in enumerate(names)
+        if name not in description.left_out - {description.target}
+    }
+    table = pd.DataFrame(
+        {
+            name: _column(path, attributes[i], [row[i] for row in rows])
+            for name, i in wanted.items()
+        }
+    )
     return table, table.pop(description.target)
 
 
 def _parsed(path: Path) -> tuple[list[Attribute], list[Row]]:
-    """Return the declared columns and the rows of an ARFF file; sparse rows are filled with zeros."""
+    """Return the declared columns and the rows of an ARFF file; sparse rows are filled
+    with zeros.
+    """
     import arff
 
     try:
         text = cache.read_bytes(path).decode().replace("\r\n", "\n").replace("\r", "\n")
         starts = [line.strip()[:10].upper() for line in text.split("\n")]
-        cells = starts.count("@ATTRIBUTE") * sum(start.startswith("{") for start in starts)
+        cells = starts.count("@ATTRIBUTE") * sum(
+            start.startswith("{") for start in starts
+        )
         check_growth(path, 8 * cells, len(text), " as rows with all their zeros")
-        cache.check_memory(_CELL_BYTES * max(cells, len(text) / 2), f"{path}: its table", "give a smaller table")
+        cache.check_memory(
+            _CELL_BYTES * max(cells, len(text) / 2),
+            f"{path}: its table",
+            "give a smaller table",
+        )
         content = arff.loads(text)
     except (UserError, MemoryError):
         raise
-    except Exception as error:  # the ARFF reader raises other exceptions than it documents
-        message = getattr(error, "message", None)  # the reader's own errors fail to print a text with a percent sign
-        reason = str(message).replace("%d", str(getattr(error, "line", "?")), 1) if message else str(error)
+    except (
+        Exception
+    ) as error:  # the ARFF reader raises other exceptions than it documents
+        message = getattr(
+            error, "message", None
+        )  # the reader's own errors fail to print a text with a percent sign
+        reason = (
+            str(message).replace("%d", str(getattr(error, "line", "?")), 1)
+            if message
+            else str(error)
+        )
         raise UserError(f"{path} is not a table in ARFF: {shorten(reason)}") from error
     return content["attributes"], content["data"]
 
 
-def _column(path: Path, attribute: Attribute, values: list[Any]) -> "pd.Categorical | Array":
+def _column(
+    path: Path, attribute: Attribute, values: list[Any]
+) -> "pd.Categorical | Array":
     import pandas as pd
 
     name, kind = attribute
     if isinstance(kind, list):
-        return pd.Categorical([None if value in _MISSING else value for value in values], list(dict.fromkeys(kind)))
+        return pd.Categorical(
+            [None if value in _MISSING else value for value in values],
+            list(dict.fromkeys(kind)),
+        )
     where = f"column {quoted(name)}"
     if kind.upper() not in NUMERIC:
-        raise UserError(f"{path}: {where} is of type {kind}, expected categories or {', '.join(NUMERIC)}")
-    numbers = np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+        raise UserError(
+            f"{path}: {where} is of type {kind}, expected categories or"
+            f" {', '.join(NUMERIC)}"
+        )
+    numbers = np.array(
+        [np.nan if value is None else value for value in values], dtype=np.float64
+    )
     check_not_finite(path, where, np.where(np.isnan(numbers), 0.0, numbers))
     return numbers

@@ -1,9 +1,10 @@
 """The 42 tables of OpenML that the ORCA paper uses, from the papers on TabPFN and LIFT.
 
-Test is a stratified random tenth, validation a tenth of the rest. Numbers are standardised by statistics of the train
-split, and under the protocol ``paper`` of all rows, as in ORCA's code. A row is a sequence of its columns; ``paper``
-reads a row of numbers alone as one token, as ORCA's code does. Classes with fewer than three rows are left out, with a
-warning, because every split needs every class.
+Test is a stratified random tenth, validation a tenth of the rest. Numbers are
+standardised by statistics of the train split, and under the protocol ``paper`` of all
+rows, as in ORCA's code. A row is a sequence of its columns; ``paper`` reads a row of
+numbers alone as one token, as ORCA's code does. Classes with fewer than three rows are
+left out, with a warning, because every split needs every class.
 """
 
 import logging
@@ -35,14 +36,18 @@ logger = logging.getLogger(__name__)
 
 _LISTED = tables("orca_ray.tasks.openml", "tables.toml")
 _OF_ALL = _LISTED.pop("all")
-TABLES: Mapping[int, Mapping[str, Any]] = {int(dataset_id): declared for dataset_id, declared in _LISTED.items()}
+TABLES: Mapping[int, Mapping[str, Any]] = {
+    int(dataset_id): declared for dataset_id, declared in _LISTED.items()
+}
 """Fields of each data set in ``tables.toml``, by the id of the data set on OpenML."""
 LEAST_ROWS = 3
 """Least number of rows of a class: one in each split, so that the metric is defined."""
 
 
 def build(dataset_id: int, workspace: Workspace) -> Arrays:
-    """Return the arrays of one table; raises the UserErrors of `read_table`, `frequent`, `classes` and `encode`."""
+    """Return the arrays of one table; raises the UserErrors of `read_table`,
+    `frequent`, `classes` and `encode`.
+    """
     name = workspace.task
     table, target = read_table(workspace, dataset_id)
     labels, names = classes(name, target)
@@ -52,45 +57,69 @@ def build(dataset_id: int, workspace: Workspace) -> Arrays:
     paper = workspace.protocol == PAPER
     x_NLW = encode(name, table[kept], np.arange(len(labels)) if paper else train)
     if x_NLW.shape[2] == 1:
-        x_NLW = _as_reference(dataset_id, x_NLW, np.concatenate([train, validation]) if paper else train)
-    x = x_NLW if paper and x_NLW.shape[2] == 1 else x_NLW.transpose(0, 2, 1)  # channels, length: W, L
-    return named([(x[rows], labels[rows].astype(np.int64)) for rows in (train, validation, test)])
+        x_NLW = _as_reference(
+            dataset_id, x_NLW, np.concatenate([train, validation]) if paper else train
+        )
+    x = (
+        x_NLW if paper and x_NLW.shape[2] == 1 else x_NLW.transpose(0, 2, 1)
+    )  # channels, length: W, L
+    return named(
+        [(x[rows], labels[rows].astype(np.int64)) for rows in (train, validation, test)]
+    )
 
 
-def _as_reference(dataset_id: int, x_NL1: npt.NDArray[np.float32], trained_on: Indices) -> npt.NDArray[np.float32]:
-    """Return a table of numbers as ORCA's code changes it: some tables are standardised again, one loses a column."""
+def _as_reference(
+    dataset_id: int, x_NL1: npt.NDArray[np.float32], trained_on: Indices
+) -> npt.NDArray[np.float32]:
+    """Return a table of numbers as ORCA's code changes it: some tables are standardised
+    again, one loses a column.
+    """
     if "standardised_again" in TABLES[dataset_id]:
         x_NL1 = standardise_again(x_NL1, trained_on)
     kept = TABLES[dataset_id].get("kept_columns", range(x_NL1.shape[1]))
     if max(kept) >= x_NL1.shape[1]:
-        raise UserError(f"openml/{dataset_id}: expected at least {max(kept) + 1} columns, found {x_NL1.shape[1]}")
+        raise UserError(
+            f"openml/{dataset_id}: expected at least {max(kept) + 1} columns, found"
+            f" {x_NL1.shape[1]}"
+        )
     return x_NL1[:, list(kept)]
 
 
 def frequent(name: str, labels: Array, classes: Sequence[str]) -> npt.NDArray[np.bool_]:
-    """Return the mask [N] of rows whose class has at least `LEAST_ROWS` rows; log a warning that names rarer classes.
+    """Return the mask [N] of rows whose class has at least `LEAST_ROWS` rows; log a
+    warning that names rarer classes.
 
-    ``name`` is the task's name. ``labels`` [N] are numbered from 0, with −1 for missing ones, whose rows are left out
-    too. ``classes`` are the classes' names. Raises UserError if fewer than two classes are left.
+    ``name`` is the task's name. ``labels`` [N] are numbered from 0, with −1 for missing
+    ones, whose rows are left out too. ``classes`` are the classes' names. Raises
+    UserError if fewer than two classes are left.
     """
     counts = np.bincount(labels[labels >= 0], minlength=len(classes))
     rare = [k for k in range(len(classes)) if 0 < counts[k] < LEAST_ROWS]
     if rare:
         listed = ", ".join(f"{classes[k]} ({counts[k]})" for k in rare)
-        text = "%s: classes with fewer than %d rows cannot be in every split, and are left out: %s"
+        text = (
+            "%s: classes with fewer than %d rows cannot be in every split, and are left"
+            " out: %s"
+        )
         logger.warning(text, name, LEAST_ROWS, listed)
     if (counts >= LEAST_ROWS).sum() < 2:
-        found = ", ".join(f"{each}: {count}" for each, count in zip(classes, counts, strict=True))
-        raise UserError(f"{name}: expected two classes or more of {LEAST_ROWS} rows each, found {found or 'none'}")
+        found = ", ".join(
+            f"{each}: {count}" for each, count in zip(classes, counts, strict=True)
+        )
+        raise UserError(
+            f"{name}: expected two classes or more of {LEAST_ROWS} rows each, found"
+            f" {found or 'none'}"
+        )
     return np.asarray((labels >= 0) & ~np.isin(labels, rare))
 
 
 def split(labels: Array, seed: int) -> tuple[Indices, Indices, Indices]:
     """Return the indices of train, validation and test, each in random order.
 
-    Test is a tenth of all rows, and validation a tenth of the remaining rows; both are rounded up. Their rows are
-    divided among the classes in proportion, with at least one row of each class. ``labels`` [N] are numbered from 0
-    without gaps, and each class must have at least `LEAST_ROWS` rows.
+    Test is a tenth of all rows, and validation a tenth of the remaining rows; both are
+    rounded up. Their rows are divided among the classes in proportion, with at least
+    one row of each class. ``labels`` [N] are numbered from 0 without gaps, and each
+    class must have at least `LEAST_ROWS` rows.
     """
     (order,) = splits.split(len(labels), [len(labels)], seed)
     counts = np.bincount(labels)
@@ -105,7 +134,9 @@ def split(labels: Array, seed: int) -> tuple[Indices, Indices, Indices]:
 
 
 def _shares(counts: Array) -> npt.NDArray[np.int64]:
-    """Return the rows of each class in a tenth of all, given the rows of each class; largest remainders round up."""
+    """Return the rows of each class in a tenth of all, given the rows of each class;
+    largest remainders round up.
+    """
     size = -(-int(counts.sum()) // 10)
     exact = counts * size / counts.sum()
     shares: npt.NDArray[np.int64] = np.maximum(np.floor(exact), 1).astype(np.int64)
@@ -121,12 +152,16 @@ _COPIES = 2  # in memory at once: rows in the order of the table, and rows by sp
 _EPSILON = 1e-5  # added to deviations by `standardise_again`
 
 
-def classes(name: str, target: "pd.Series[Any]") -> tuple[npt.NDArray[np.int64], list[str]]:
-    """Return the class numbers [N], −1 if missing, and the names of the classes that occur in ``target``.
+def classes(
+    name: str, target: "pd.Series[Any]"
+) -> tuple[npt.NDArray[np.int64], list[str]]:
+    """Return the class numbers [N], −1 if missing, and the names of the classes that
+    occur in ``target``.
 
-    Classes that occur are numbered from 0: categories in the order in which the table declares them, whole numbers in
-    ascending order. Raises UserError if the target has numbers that are not whole; ``name`` is the task's name, for the
-    message.
+    Classes that occur are numbered from 0: categories in the order in which the table
+        declares them, whole numbers in
+    ascending order. Raises UserError if the target has numbers that are not whole;
+    ``name`` is the task's name, for the message.
     """
     if target.dtype == "category":
         occurring = target.cat.remove_unused_categories().cat
@@ -134,38 +169,69 @@ def classes(name: str, target: "pd.Series[Any]") -> tuple[npt.NDArray[np.int64],
     numbers = target.to_numpy()
     known = numbers[~np.isnan(numbers)]
     if not np.array_equal(known, np.round(known)):
-        raise UserError(f"{name}: the target {target.name!r} holds numbers that are not whole, expected classes")
+        raise UserError(
+            f"{name}: the target {target.name!r} holds numbers that are not whole,"
+            " expected classes"
+        )
     values = np.unique(known)
     labels = np.where(np.isnan(numbers), -1, np.searchsorted(values, numbers))
     return labels.astype(np.int64), [f"{value:.0f}" for value in values]
 
 
 def encode(name: str, table: "pd.DataFrame", fit: Indices) -> npt.NDArray[np.float32]:
-    """Return the N rows of a table as sequences [N, L, W] of L columns, each encoded in W slots.
+    """Return the N rows of a table as sequences [N, L, W] of L columns, each encoded in
+    W slots.
 
-    Columns of categories come first. They are one-hot: there is a slot for each category that occurs in any row, sorted
-    as text, with `MISSING` as a category. Columns of numbers follow, in the first slot: missing values are set to 0,
-    then all are standardised by mean and deviation of the rows ``fit``. If no column has categories, columns with
-    missing values are left out instead. Raises UserError if no column is left or the result does not fit the memory.
+    Columns of categories come first. They are one-hot: there is a slot for each
+    category that occurs in any row, sorted as text, with `MISSING` as a category.
+    Columns of numbers follow, in the first slot: missing values are set to 0, then all
+    are standardised by mean and deviation of the rows ``fit``. If no column has
+    categories, columns with missing values are left out instead. Raises UserError if no
+    column is left or the result does not fit the memory.
     """
-    nominal, numeric = table.select_dtypes("category"), table.select_dtypes("number")
-    if nominal.shape[1] == 0 and (incomplete := [column for column in numeric if numeric[column].isna().any()]):
-        logger.info("%s: columns with missing values are left out: %s", name, ", ".join(map(str, incomplete)))
+    nominal = table.select_dtypes("category")
+    numeric = table.select_dtypes("number")
+    if nominal.shape[1] == 0 and (
+        incomplete := [column for column in numeric if numeric[column].isna().any()]
+    ):
+        logger.info(
+            "%s: columns with missing values are left out: %s",
+            name,
+            ", ".join(map(str, incomplete)),
+        )
         numeric = numeric.drop(columns=incomplete)
-    num_rows, length = len(table), nominal.shape[1] + numeric.shape[1]
+    num_rows = len(table)
+    length = nominal.shape[1] + numeric.shape[1]
     if length == 0:
         raise UserError(f"{name}: the table has no column left to predict from")
-    texts = [nominal[column].astype(object).fillna(MISSING).to_numpy() for column in nominal]
-    coded = [np.unique(each, return_inverse=True) for each in texts]  # categories, and the slot of each row
+    texts = [
+        nominal[column].astype(object).fillna(MISSING).to_numpy() for column in nominal
+    ]
+    coded = [
+        np.unique(each, return_inverse=True) for each in texts
+    ]  # categories, and the slot of each row
     width = max([1, *(len(categories) for categories, _ in coded)])
-    widest = next((column for column, each in zip(nominal, coded, strict=True) if len(each[0]) == width), "")
+    widest = next(
+        (
+            column
+            for column, each in zip(nominal, coded, strict=True)
+            if len(each[0]) == width
+        ),
+        "",
+    )
     check_memory(
         _COPIES * 4.0 * num_rows * length * width,
-        f"{name}: column {widest!r} has {width:,} categories, one slot each in {num_rows:,} rows of {length} columns",
+        f"{name}: column {widest!r} has {width:,} categories, one slot each in"
+        f" {num_rows:,} rows of {length} columns",
         "leave the column out (ignore_attribute in description.json)",
     )
     cells = 4 * num_rows * length
-    check_growth(Path(name), cells * width, cells, f": column {widest!r} has {width:,} categories")
+    check_growth(
+        Path(name),
+        cells * width,
+        cells,
+        f": column {widest!r} has {width:,} categories",
+    )
     x_NLW = np.zeros((num_rows, length, width), dtype=np.float32)
     for i, (_, slots) in enumerate(coded):
         x_NLW[np.arange(num_rows), i, slots] = 1
@@ -174,20 +240,29 @@ def encode(name: str, table: "pd.DataFrame", fit: Indices) -> npt.NDArray[np.flo
     return x_NLW
 
 
-def standardise_again(x_NLW: npt.NDArray[np.float32], fit: Indices) -> npt.NDArray[np.float32]:
-    """Return the rows standardised again by statistics of the rows ``fit``, as ORCA's code does for some tables.
+def standardise_again(
+    x_NLW: npt.NDArray[np.float32], fit: Indices
+) -> npt.NDArray[np.float32]:
+    """Return the rows standardised again by statistics of the rows ``fit``, as ORCA's
+    code does for some tables.
 
-    The divisor is the unbiased deviation plus 1e-5. A column that is constant in ``fit`` is only centred.
+    The divisor is the unbiased deviation plus 1e-5. A column that is constant in
+    ``fit`` is only centred.
     """
     again = np.empty_like(x_NLW)
     for index in np.ndindex(x_NLW.shape[1:]):
         place = (slice(None), *index)
-        again[place] = _standardised(x_NLW[place].astype(np.float64), fit, unbiased=1, epsilon=_EPSILON)
+        again[place] = _standardised(
+            x_NLW[place].astype(np.float64), fit, unbiased=1, epsilon=_EPSILON
+        )
     return again
 
 
-def _standardised(values: Floats, fit: Indices, *, unbiased: int = 0, epsilon: float = 0.0) -> Floats:
-    """Return ``values`` [N] standardised by mean and deviation of the rows ``fit``; if constant there, only centred.
+def _standardised(
+    values: Floats, fit: Indices, *, unbiased: int = 0, epsilon: float = 0.0
+) -> Floats:
+    """Return ``values`` [N] standardised by mean and deviation of the rows ``fit``; if
+    constant there, only centred.
 
     Sums are computed exactly (math.fsum), so that they do not depend on the processor.
     """

@@ -1,10 +1,12 @@
-"""Builds the prepared arrays of a PDEBench file: selects frames, splits samples and scales them, batch by batch.
+"""Builds the prepared arrays of a PDEBench file: selects frames, splits samples and
+scales them, batch by batch.
 
-As in the reference implementation of ORCA, test is the first or last tenth of the file. Validation is another tenth,
-drawn at random from the rest. PDEBench's HDF5 files have three layouts; a single frame of several samples is read at a
-time.
+As in the reference implementation of ORCA, test is the first or last tenth of the file.
+Validation is another tenth, drawn at random from the rest. PDEBench's HDF5 files have
+three layouts; a single frame of several samples is read at a time.
 
-Letters: N samples of a file, b that are read, T frames, C channels. ``grid`` has one or two spatial axes.
+Letters: N samples of a file, b that are read, T frames, C channels. ``grid`` has one or
+    two spatial axes.
 """
 
 import contextlib
@@ -28,33 +30,46 @@ logger = logging.getLogger(__name__)
 
 BATCH_BYTES = 32 * 2**20
 MOST_SAMPLES = 10**7
-"""Largest allowed number of samples, 1000 times the published one; a damaged header may declare too many to index."""
-PAPER_TEST_FRAME = 100  # ORCA's code reads its test targets with this default of `t_train`
+"""Largest allowed number of samples, 1000 times the published one; a damaged header may
+declare too many to index.
+"""
+PAPER_TEST_FRAME = (
+    100  # ORCA's code reads its test targets with this default of `t_train`
+)
 
 Hdf5 = Any
-"""Type of an h5py file, group or data set; not named, because h5py is imported only when a file is opened."""
+"""Type of an h5py file, group or data set; not named, because h5py is imported only
+when a file is opened.
+"""
 
 
 class Simulations(ABC):
-    """Abstract base class of the simulations in an open file; each layout of files has a subclass.
+    """Abstract base class of the simulations in an open file; each layout of files has
+    a subclass.
 
-    The constructor raises UserError if the file lacks data sets of the layout or has another grid. Except in `stored`,
-    only the frames and the points that ``reading`` uses are counted.
+    The constructor raises UserError if the file lacks data sets of the layout or has
+    another grid. Except in `stored`, only the frames and the points that ``reading``
+    uses are counted.
     """
 
     num_samples: int
     num_stored_frames: int
     channels: int
     chunk_rows: int = 1
-    """Number of samples in one chunk of the HDF5 file; h5py always reads whole chunks."""
+    """Number of samples in one chunk of the HDF5 file; h5py always reads whole chunks.
+    """
 
     def __init__(self, file: Hdf5, path: Path, reading: "Reading") -> None:
-        self.path, self.reading, self.grid = path, reading, reading.grid
+        self.path = path
+        self.reading = reading
+        self.grid = reading.grid
         self._file = file
 
     @abstractmethod
     def stored(self, rows: slice, frame: int) -> Array:
-        """Return frame ``frame`` of the samples ``rows``, float32 [b, C, *grid]; UserError if damaged or not finite."""
+        """Return frame ``frame`` of the samples ``rows``, float32 [b, C, *grid];
+        UserError if damaged or not finite.
+        """
 
     @property
     def num_frames(self) -> int:
@@ -63,17 +78,28 @@ class Simulations(ABC):
 
     @property
     def batch_size(self) -> int:
-        """Number of samples to read at once: a multiple of the file's chunk size, if a chunk fits `BATCH_BYTES`."""
+        """Number of samples to read at once: a multiple of the file's chunk size, if a
+        chunk fits `BATCH_BYTES`.
+        """
         size = max(1, BATCH_BYTES // (4 * self.channels * int(np.prod(self.grid))))
-        return max(size - size % self.chunk_rows, 1) if self.chunk_rows <= size else size
+        return (
+            max(size - size % self.chunk_rows, 1) if self.chunk_rows <= size else size
+        )
 
     def read(self, rows: slice, frame: int) -> Array:
-        """Return frame ``frame``, counted among the frames used, of the samples ``rows``: float32 [b, C, *space]."""
-        thin: tuple[Any, ...] = (..., *[slice(None, None, self.reading.stride)] * len(self.grid))
+        """Return frame ``frame``, counted among the frames used, of the samples
+        ``rows``: float32 [b, C, *space].
+        """
+        thin: tuple[Any, ...] = (
+            ...,
+            *[slice(None, None, self.reading.stride)] * len(self.grid),
+        )
         return np.asarray(self.stored(rows, frame * self.reading.time_stride)[thin])
 
     def chosen(self, rows: Indices, frame: int) -> Iterator[Array]:
-        """Yield frame ``frame`` of the samples ``rows`` in batches, float32 [b, C, *space], in the file's order."""
+        """Yield frame ``frame`` of the samples ``rows`` in batches, float32 [b, C,
+        *space], in the file's order.
+        """
         wanted = np.zeros(int(rows.max()) + 1, bool)
         wanted[rows] = True
         for start in range(0, len(wanted), self.batch_size):
@@ -84,16 +110,26 @@ class Simulations(ABC):
     def _dataset(self, name: str, expected: tuple[int | None, ...]) -> Hdf5:
         with self._damage(name):
             found = self._file.get(name)
-        if getattr(found, "shape", None) is None:  # missing, a group, or an empty data set
+        if (
+            getattr(found, "shape", None) is None
+        ):  # missing, a group, or an empty data set
             held = ", ".join(sorted(self._file)[:10]) or "nothing"
-            raise UserError(f"{self.path}: expected a data set {name!r}, found none; the file holds {held}")
+            raise UserError(
+                f"{self.path}: expected a data set {name!r}, found none; the file holds"
+                f" {held}"
+            )
         if found.dtype.kind != "f":
-            raise UserError(f"{self.path}, {name}: expected floating-point numbers, found {found.dtype}")
+            raise UserError(
+                f"{self.path}, {name}: expected floating-point numbers, found"
+                f" {found.dtype}"
+            )
         readers.check_shape(self.path, name, found, expected)
         return found
 
     def _values(self, name: str, dataset: Hdf5, part: Any, place: str) -> Array:
-        """Return ``dataset[part]`` float32; errors also name ``place``, because their indices are those in ``part``."""
+        """Return ``dataset[part]`` float32; errors also name ``place``, because their
+        indices are those in ``part``.
+        """
         with self._damage(name):
             values = np.asarray(dataset[part])
         readers.check_not_finite(self.path, f"{name} ({place})", values)
@@ -103,16 +139,24 @@ class Simulations(ABC):
     def _damage(self, name: str) -> Iterator[None]:
         try:
             yield
-        except (OSError, RuntimeError) as error:  # h5py raises them for a truncated or damaged chunk
+        except (
+            OSError,
+            RuntimeError,
+        ) as error:  # h5py raises them for a truncated or damaged chunk
             raise UserError(
-                f"{self.path}, {name}: expected readable HDF5 data, found a damaged block ({error}); get the file again"
+                f"{self.path}, {name}: expected readable HDF5 data, found a damaged"
+                f" block ({error}); get the file again"
             ) from error
 
 
 class Stacked(Simulations):
-    """Layout with one data set [N, T, *grid] for each of ``fields``, which become the channels."""
+    """Layout with one data set [N, T, *grid] for each of ``fields``, which become the
+    channels.
+    """
 
-    def __init__(self, file: Hdf5, path: Path, reading: "Reading", *, fields: tuple[str, ...]) -> None:
+    def __init__(
+        self, file: Hdf5, path: Path, reading: "Reading", *, fields: tuple[str, ...]
+    ) -> None:
         super().__init__(file, path, reading)
         first = self._dataset(fields[0], (None, None, *self.grid))
         self.num_samples, self.num_stored_frames = first.shape[:2]
@@ -122,22 +166,42 @@ class Stacked(Simulations):
 
     def stored(self, rows: slice, frame: int) -> Array:
         place = f"frame {frame} from sample {rows.start} on"
-        return np.stack([self._values(name, each, (rows, frame), place) for name, each in self._fields.items()], axis=1)
+        return np.stack(
+            [
+                self._values(name, each, (rows, frame), place)
+                for name, each in self._fields.items()
+            ],
+            axis=1,
+        )
 
 
 class Seeds(Simulations):
-    """Layout with one group for each simulation, named by its seed, with ``data`` [T, *grid, C]; sorted by name."""
+    """Layout with one group for each simulation, named by its seed, with ``data`` [T,
+    *grid, C]; sorted by name.
+    """
 
-    def __init__(self, file: Hdf5, path: Path, reading: "Reading", *, channels: int) -> None:
+    def __init__(
+        self, file: Hdf5, path: Path, reading: "Reading", *, channels: int
+    ) -> None:
         super().__init__(file, path, reading)
         self._names = sorted(file)
-        self.num_samples, self.channels = len(self._names), channels
-        self.num_stored_frames = self._seed(self._names[0], None).shape[0] if self._names else 0
+        self.num_samples = len(self._names)
+        self.channels = channels
+        self.num_stored_frames = (
+            self._seed(self._names[0], None).shape[0] if self._names else 0
+        )
 
     def stored(self, rows: slice, frame: int) -> Array:
-        fields = np.empty((len(self._names[rows]), self.channels, *self.grid), np.float32)
+        fields = np.empty(
+            (len(self._names[rows]), self.channels, *self.grid), np.float32
+        )
         for field, name in zip(fields, self._names[rows], strict=True):
-            found = self._values(f"{name}/data", self._seed(name, self.num_stored_frames), frame, f"frame {frame}")
+            found = self._values(
+                f"{name}/data",
+                self._seed(name, self.num_stored_frames),
+                frame,
+                f"frame {frame}",
+            )
             field[...] = np.moveaxis(found, -1, 0)
         return fields
 
@@ -146,7 +210,9 @@ class Seeds(Simulations):
 
 
 class Steady(Simulations):
-    """Layout with a coefficient ``nu`` [N, *grid], frame 0, and a steady state ``tensor`` [N, 1, *grid], frame 1."""
+    """Layout with a coefficient ``nu`` [N, *grid], frame 0, and a steady state
+    ``tensor`` [N, 1, *grid], frame 1.
+    """
 
     num_stored_frames = 2
     channels = 1
@@ -160,7 +226,9 @@ class Steady(Simulations):
         self._frames = (("nu", coefficient), ("tensor", solution))
 
     def stored(self, rows: slice, frame: int) -> Array:
-        return self._values(*self._frames[frame], rows, f"from sample {rows.start} on").reshape(-1, 1, *self.grid)
+        return self._values(
+            *self._frames[frame], rows, f"from sample {rows.start} on"
+        ).reshape(-1, 1, *self.grid)
 
 
 def _chunk_rows(dataset: Hdf5) -> int:
@@ -171,11 +239,14 @@ def _chunk_rows(dataset: Hdf5) -> int:
 class Reading:
     """Settings to read a file; of the frames used, the first is the input.
 
-    The target is the frame with the number ``t_train``, counted from 1; the last frame if there are fewer.
+    The target is the frame with the number ``t_train``, counted from 1; the last frame
+    if there are fewer.
     """
 
     layout: Callable[[Hdf5, Path, "Reading"], Simulations]
-    """Function that opens the simulations of a file, given the open file, its path and this reading."""
+    """Function that opens the simulations of a file, given the open file, its path and
+    this reading.
+    """
     grid: tuple[int, ...]
     """Number of points on each axis of the file's fields."""
     stride: int = 1
@@ -190,75 +261,134 @@ class Reading:
     target_channels: tuple[int, ...] = (0,)
     """Indices of the target's channels, as many as the input has."""
     flattened: bool = False
-    """Whether the channels are concatenated along the spatial axis to a single channel."""
-    scaling: Callable[[Simulations, Indices, Iterable[int]], Mapping[int, Scale]] | None = None
-    """`by_inputs` or `by_frame`, which return how to scale inputs and targets; None: they are not scaled."""
+    """Whether the channels are concatenated along the spatial axis to a single channel.
+    """
+    scaling: (
+        Callable[[Simulations, Indices, Iterable[int]], Mapping[int, Scale]] | None
+    ) = None
+    """`by_inputs` or `by_frame`, which return how to scale inputs and targets; None:
+    they are not scaled.
+    """
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of one input and of one target."""
         space = tuple(len(range(0, points, self.stride)) for points in self.grid)
         channels = len(self.input_channels)
-        return (1, channels * int(np.prod(space))) if self.flattened else (channels, *space)
+        return (
+            (1, channels * int(np.prod(space)))
+            if self.flattened
+            else (channels, *space)
+        )
 
     def frames(self, num_frames: int, protocol: str) -> dict[str, int]:
-        """Return the index of the target frame of each split; ``num_frames`` is the number of frames used.
+        """Return the index of the target frame of each split; ``num_frames`` is the
+        number of frames used.
 
-        The frame is the same for all splits, except that test may have another target frame under ``paper``, as in
-        ORCA's code. This is a defect of ORCA's code: of 101 frames, it trains on frame 29 or 100, depending on the
-        problem, and tests on frame 99.
+        The frame is the same for all splits, except that test may have another target
+        frame under ``paper``, as in ORCA's code. This is a defect of ORCA's code: of
+        101 frames, it trains on frame 29 or 100, depending on the problem, and tests on
+        frame 99.
         """
-        frames: dict[str, int] = {split: min(self.t_train, num_frames) - 1 for split in SPLITS}
+        frames: dict[str, int] = {
+            split: min(self.t_train, num_frames) - 1 for split in SPLITS
+        }
         if protocol == PAPER:
             frames["test"] = min(PAPER_TEST_FRAME, num_frames) - 1
         return frames
 
 
-def by_inputs(samples: Simulations, rows: Indices, frames: Iterable[int]) -> dict[int, Scale]:
-    """Return one (mean, deviation) for all frames: `pointwise` of the inputs (frame 0) of the samples ``rows``."""
+def by_inputs(
+    samples: Simulations, rows: Indices, frames: Iterable[int]
+) -> dict[int, Scale]:
+    """Return one (mean, deviation) for all frames: `pointwise` of the inputs (frame 0)
+    of the samples ``rows``.
+    """
     return dict.fromkeys((0, *frames), pointwise(samples.chosen(rows, 0)))
 
 
-def by_frame(samples: Simulations, rows: Indices, frames: Iterable[int]) -> dict[int, Scale]:
-    """Return (mean, deviation) for each frame: `pointwise` of it over the first hundred of the samples ``rows``."""
-    return {frame: pointwise(samples.chosen(rows[:100], frame)) for frame in {0, *frames}}
+def by_frame(
+    samples: Simulations, rows: Indices, frames: Iterable[int]
+) -> dict[int, Scale]:
+    """Return (mean, deviation) for each frame: `pointwise` of it over the first hundred
+    of the samples ``rows``.
+    """
+    return {
+        frame: pointwise(samples.chosen(rows[:100], frame)) for frame in {0, *frames}
+    }
 
 
 def divide(num_samples: int, test_first: bool) -> dict[str, Indices]:
-    """Return sorted sample indices by split; test is the first (``test_first``) or last tenth, rounded as by ORCA."""
+    """Return sorted sample indices by split; test is the first (``test_first``) or last
+    tenth, rounded as by ORCA.
+    """
     boundary = num_samples // 10 if test_first else num_samples * 9 // 10
     rows = np.arange(num_samples)
-    test, rest = (rows[:boundary], rows[boundary:]) if test_first else (rows[boundary:], rows[:boundary])
+    test, rest = (
+        (rows[:boundary], rows[boundary:])
+        if test_first
+        else (rows[boundary:], rows[:boundary])
+    )
     held_out = num_samples // 10
-    train, validation = splits.split(len(rest), (len(rest) - held_out, held_out), SPLIT_SEED)
-    return {"train": rest[np.sort(train)], "validation": rest[np.sort(validation)], "test": test}
+    train, validation = splits.split(
+        len(rest), (len(rest) - held_out, held_out), SPLIT_SEED
+    )
+    return {
+        "train": rest[np.sort(train)],
+        "validation": rest[np.sort(validation)],
+        "test": test,
+    }
 
 
 def build(workspace: Workspace, samples: Simulations) -> Arrays:
-    """Read the samples in order and return the arrays of all splits; UserError for too few or too many samples."""
-    path, reading = samples.path, samples.reading
+    """Read the samples in order and return the arrays of all splits; UserError for too
+    few or too many samples.
+    """
+    path = samples.path
+    reading = samples.reading
     if samples.num_samples < 10:
         raise UserError(
-            f"{path}: expected at least 10 simulations, so that each split has one, found {samples.num_samples}"
+            f"{path}: expected at least 10 simulations, so that each split has one,"
+            f" found {samples.num_samples}"
         )
     if samples.num_samples > MOST_SAMPLES:
-        raise UserError(f"{path}: expected at most {MOST_SAMPLES} simulations, found {samples.num_samples}")
+        raise UserError(
+            f"{path}: expected at most {MOST_SAMPLES} simulations, found"
+            f" {samples.num_samples}"
+        )
     if samples.num_frames < 2:
-        raise UserError(f"{path}: expected at least 2 frames, an input and a target, found {samples.num_frames}")
+        raise UserError(
+            f"{path}: expected at least 2 frames, an input and a target, found"
+            f" {samples.num_frames}"
+        )
     division = divide(samples.num_samples, reading.test_first)
     frames = reading.frames(samples.num_frames, workspace.protocol)
     scales: Mapping[int, Scale] = {}
     if reading.scaling is not None:
         logger.info("%s: statistics of %s", workspace.task, path)
         seen = ("train", "validation") if workspace.protocol == PAPER else ("train",)
-        scales = reading.scaling(samples, np.sort(np.concatenate([division[split] for split in seen])), frames.values())
-    named = {f"{split}_{axis}": (len(rows), *reading.shape) for split, rows in division.items() for axis in "xy"}
+        scales = reading.scaling(
+            samples,
+            np.sort(np.concatenate([division[split] for split in seen])),
+            frames.values(),
+        )
+    named = {
+        f"{split}_{axis}": (len(rows), *reading.shape)
+        for split, rows in division.items()
+        for axis in "xy"
+    }
     arrays = {name: workspace.array(name, shape) for name, shape in named.items()}
-    for part in workspace.batches("samples", samples.num_samples, samples.batch_size, *arrays.values()):
-        fields = {frame: _scaled(samples.read(part, frame), scales.get(frame)) for frame in {0, *frames.values()}}
+    for part in workspace.batches(
+        "samples", samples.num_samples, samples.batch_size, *arrays.values()
+    ):
+        fields = {
+            frame: _scaled(samples.read(part, frame), scales.get(frame))
+            for frame in {0, *frames.values()}
+        }
         for split, rows in division.items():
             first, last = np.searchsorted(rows, (part.start, part.stop))
-            mine, place = rows[first:last] - part.start, slice(int(first), int(last))
+            mine = rows[first:last] - part.start
+            place = slice(int(first), int(last))
             x = fields[0][mine][:, reading.input_channels]
             y = fields[frames[split]][mine][:, reading.target_channels]
             arrays[f"{split}_x"][place] = x.reshape(-1, *reading.shape)

@@ -1,8 +1,11 @@
-"""Nine problems of PDEBench; each gives two tasks, one for the published file and one for a generated file.
+"""Nine problems of PDEBench; each gives two tasks, one for the published file and one
+for a generated file.
 
-Files made by the plug-in `examples/pdebench` have the root attribute `MARK`, a JSON object with the settings.
-Generated files belong to the benchmark ``pdebench_generated``, other files to ``pdebench``: they share no leaderboard.
-The problems are declared in ``problems.toml``, and what the tasks of a benchmark have in common in ``benchmarks.toml``.
+Files made by the plug-in `examples/pdebench` have the root attribute `MARK`, a JSON
+object with the settings. Generated files belong to the benchmark
+``pdebench_generated``, other files to ``pdebench``: they share no leaderboard. The
+problems are declared in ``problems.toml``, and what the tasks of a benchmark have in
+common in ``benchmarks.toml``.
 """
 
 from collections.abc import Mapping
@@ -17,31 +20,55 @@ from orca_ray.data.raw import MARK, PDEBENCH_FILES, RawFile, check_missing
 from orca_ray.discovery import tables
 from orca_ray.errors import UserError, quoted
 from orca_ray.tasks.pdebench import _reading
-from orca_ray.tasks.pdebench._reading import Hdf5, Reading, Seeds, Stacked, Steady, by_frame, by_inputs
+from orca_ray.tasks.pdebench._reading import (
+    Hdf5,
+    Reading,
+    Seeds,
+    Stacked,
+    Steady,
+    by_frame,
+    by_inputs,
+)
 from orca_ray.tasks.task import Arrays, Target, Task, Workspace
 
-DOWNLOADED, GENERATED = "pdebench", "pdebench_generated"
+DOWNLOADED = "pdebench"
+GENERATED = "pdebench_generated"
 _DATAFILES = "https://darus.uni-stuttgart.de/api/access/datafile"
 _MAKE = "pip install ./examples/pdebench && python -m orca_ray_pdebench"
-"""Command that generates a file, given a task, in a clone; it installs the plug-in that does."""
+"""Command that generates a file, given a task, in a clone; it installs the plug-in that
+does.
+"""
 _LAYOUTS = {"Seeds": Seeds, "Stacked": Stacked, "Steady": Steady}
 _SCALINGS = {"": None, "by_frame": by_frame, "by_inputs": by_inputs}
 
 
 def _tasks(name: str) -> tuple[Task, Task]:
-    """Return the tasks of one table of ``problems.toml``: for the published file, and for one in the same layout."""
-    problem, file = _PROBLEMS[name], PDEBENCH_FILES[name]
+    """Return the tasks of one table of ``problems.toml``: for the published file, and
+    for one in the same layout.
+    """
+    problem = _PROBLEMS[name]
+    file = PDEBENCH_FILES[name]
     address = f"{_DATAFILES}/{problem['datafile']}"
-    published = RawFile(path=file, urls=(address,), md5=problem["md5"], num_bytes=problem["num_bytes"])
+    published = RawFile(
+        path=file, urls=(address,), md5=problem["md5"], num_bytes=problem["num_bytes"]
+    )
     made = RawFile(path=file, made_by=f"{_MAKE} {DOWNLOADED}/{name} --samples 1000")
-    title, sizes = problem["title"], problem.get("num_samples", (8000, 1000, 1000))
-    downloaded = _task(DOWNLOADED, name, title=title, files=(published,), num_samples=sizes)
-    generated = _task(GENERATED, name, title=f"{title} (generated)", files=(made,), num_samples=None)
-    return downloaded, replace(generated, fetcher=lambda raw, _: check_missing(generated.name, (made,), raw))
+    title = problem["title"]
+    sizes = problem.get("num_samples", (8000, 1000, 1000))
+    downloaded = _task(
+        DOWNLOADED, name, title=title, files=(published,), num_samples=sizes
+    )
+    generated = _task(
+        GENERATED, name, title=f"{title} (generated)", files=(made,), num_samples=None
+    )
+    return downloaded, replace(
+        generated, fetcher=lambda raw, _: check_missing(generated.name, (made,), raw)
+    )
 
 
 def _task(benchmark: str, problem: str, **declared: Any) -> Task:
-    name, reading = f"{benchmark}/{problem}", READINGS[problem]
+    name = f"{benchmark}/{problem}"
+    reading = READINGS[problem]
 
     def build(workspace: Workspace) -> Arrays:
         path = workspace.file(PDEBENCH_FILES[problem])
@@ -50,9 +77,18 @@ def _task(benchmark: str, problem: str, **declared: Any) -> Task:
             return _reading.build(workspace, reading.layout(file, path, reading))
 
     stated = ("loss", "input_scale", "target_scale", "paper_splits")
-    fields = _BENCHMARKS[benchmark] | {key: value for key, value in _PROBLEMS[problem].items() if key in stated}
+    fields = _BENCHMARKS[benchmark] | {
+        key: value for key, value in _PROBLEMS[problem].items() if key in stated
+    }
     target = Target("dense", shape=reading.shape)
-    return Task(name=name, input_shape=reading.shape, target=target, build=build, **fields, **declared)
+    return Task(
+        name=name,
+        input_shape=reading.shape,
+        target=target,
+        build=build,
+        **fields,
+        **declared,
+    )
 
 
 def _reading_of(layout: Mapping[str, Any], scaling: str = "", **fields: Any) -> Reading:
@@ -62,13 +98,16 @@ def _reading_of(layout: Mapping[str, Any], scaling: str = "", **fields: Any) -> 
 
 
 def _check_origin(path: Path, file: Hdf5, task: str) -> None:
-    """Raise UserError if ``task`` is of the published files and the file is generated, or the other way round."""
+    """Raise UserError if ``task`` is of the published files and the file is generated,
+    or the other way round.
+    """
     benchmark, problem = task.split("/")
     if benchmark == DOWNLOADED:
         if MARK in file.attrs:
             raise UserError(
-                f"{path}: expected the published simulations, found generated ones (attribute {MARK!r}); use the task "
-                f"{GENERATED}/{problem}, whose scores have their own leaderboard"
+                f"{path}: expected the published simulations, found generated ones"
+                f" (attribute {MARK!r}); use the task {GENERATED}/{problem}, whose"
+                " scores have their own leaderboard"
             )
         return
     settings = file.attrs.get(MARK)
@@ -76,13 +115,16 @@ def _check_origin(path: Path, file: Hdf5, task: str) -> None:
         parse_json(settings, str(path))
     except UserError as error:
         raise UserError(
-            f"{path}: expected simulations made by the plug-in examples/pdebench, which have their settings in the "
-            f"attribute {MARK!r} (a JSON object), found {'none' if settings is None else quoted(settings)}; use the "
-            f"task {DOWNLOADED}/{problem} for the published file"
+            f"{path}: expected simulations made by the plug-in examples/pdebench, which"
+            f" have their settings in the attribute {MARK!r} (a JSON object), found"
+            f" {'none' if settings is None else quoted(settings)}; use the task"
+            f" {DOWNLOADED}/{problem} for the published file"
         ) from error
 
 
 _BENCHMARKS = tables("orca_ray.tasks.pdebench", "benchmarks.toml")
 _PROBLEMS = tables("orca_ray.tasks.pdebench", "problems.toml")
-READINGS = {name: _reading_of(**problem["reading"]) for name, problem in _PROBLEMS.items()}
+READINGS = {
+    name: _reading_of(**problem["reading"]) for name, problem in _PROBLEMS.items()
+}
 TASKS = tuple(task for name in _PROBLEMS for task in _tasks(name))

@@ -1,4 +1,5 @@
-"""Eight small tasks whose data are part of Python packages, with packaged bodies; inputs are standardised.
+"""Eight small tasks whose data are part of Python packages, with packaged bodies;
+inputs are standardised.
 
 The tasks are declared in ``tasks.toml``.
 """
@@ -22,18 +23,33 @@ from orca_ray.tasks.task import SPLIT_SEED, Arrays, Package, Task, declared_task
 Sizes = tuple[int, int, int]
 """Numbers of samples of train, validation and test."""
 
-PACKAGES = {name: Package(name, **wheel) for name, wheel in tables(__name__, "packages.toml").items()}
+PACKAGES = {
+    name: Package(name, **wheel)
+    for name, wheel in tables(__name__, "packages.toml").items()
+}
 
 
 def _stratified(x: Array, labels: Array, sizes: tuple[int, ...]) -> list[arrays.Pair]:
-    """Return (x, y) of disjoint random parts of the given ``sizes``, each with the class proportions of ``labels``."""
-    return arrays.by_index(x, labels, splits.stratified_split(labels, sizes, SPLIT_SEED))
+    """Return (x, y) of disjoint random parts of the given ``sizes``, each with the
+    class proportions of ``labels``.
+    """
+    return arrays.by_index(
+        x, labels, splits.stratified_split(labels, sizes, SPLIT_SEED)
+    )
 
 
-def _bundled(sizes: Sizes, *, loader: str, shape: tuple[int, ...], axes: tuple[int, ...] | None = None) -> Arrays:
+def _bundled(
+    sizes: Sizes,
+    *,
+    loader: str,
+    shape: tuple[int, ...],
+    axes: tuple[int, ...] | None = None,
+) -> Arrays:
     """Return the arrays of a data set of scikit-learn, with inputs of ``shape``."""
     x, labels = resolve_name(f"sklearn.datasets:{loader}")(return_X_y=True)
-    return arrays.classification(_stratified(x.reshape(-1, *shape).astype(np.float32), labels, sizes), axes=axes)
+    return arrays.classification(
+        _stratified(x.reshape(-1, *shape).astype(np.float32), labels, sizes), axes=axes
+    )
 
 
 def _csv(
@@ -45,34 +61,48 @@ def _csv(
     skiprows: int = 0,
     axes: tuple[int, ...] | None = None,
 ) -> Arrays:
-    """Return the arrays of a table in a package, with inputs of ``shape``; the last column is the label."""
+    """Return the arrays of a table in a package, with inputs of ``shape``; the last
+    column is the label.
+    """
     content = packages.read_member(PACKAGES[package], member)
     text = gzip.decompress(content) if member.endswith(".gz") else content
     table = np.loadtxt(io.BytesIO(text), delimiter=",", skiprows=skiprows)
-    # Six of mfeat's 2000 shapes occur twice. Copies are removed, so that test does not contain training samples.
+    # Six of mfeat's 2000 shapes occur twice. Copies are removed, so that test does not
+    # contain training samples.
     table = table[np.sort(np.unique(table, axis=0, return_index=True)[1])]
-    x, labels = table[:, :-1].reshape(-1, *shape).astype(np.float32), table[:, -1].astype(np.int64)
+    x = table[:, :-1].reshape(-1, *shape).astype(np.float32)
+    labels = table[:, -1].astype(np.int64)
     return arrays.classification(_stratified(x, labels, sizes), axes=axes)
 
 
-def _archive(sizes: Sizes, *, name: str, length: int, axes: tuple[int, ...] | None = None) -> Arrays:
-    """Return the arrays of a UCR or UEA data set, whose series have at most ``length`` steps."""
+def _archive(
+    sizes: Sizes, *, name: str, length: int, axes: tuple[int, ...] | None = None
+) -> Arrays:
+    """Return the arrays of a UCR or UEA data set, whose series have at most ``length``
+    steps.
+    """
     read = (read_series(name, split, length) for split in ("TRAIN", "TEST"))
     (x, y), test = ((x, np.array(labels).astype(np.int64) - 1) for x, labels in read)
     return arrays.classification([*_stratified(x, y, sizes[:2]), test], axes=axes)
 
 
 def read_series(name: str, split: str, length: int) -> tuple[Array, list[str]]:
-    """Return what `parse_series` returns for a UCR or UEA data set in aeon; ``split`` is TRAIN or TEST."""
-    content = packages.read_member(PACKAGES["aeon"], f"aeon/datasets/data/{name}/{name}_{split}.ts")
+    """Return what `parse_series` returns for a UCR or UEA data set in aeon; ``split``
+    is TRAIN or TEST.
+    """
+    content = packages.read_member(
+        PACKAGES["aeon"], f"aeon/datasets/data/{name}/{name}_{split}.ts"
+    )
     return parse_series(content.decode(), length)
 
 
 def parse_series(text: str, length: int) -> tuple[Array, list[str]]:
-    """Return series [N, channels, length], padded with NaN, and N labels, of the text of a ``.ts`` file.
+    """Return series [N, channels, length], padded with NaN, and N labels, of the text
+    of a ``.ts`` file.
 
-    Each line after ``@data`` is one series: ``:`` separates channels, ``,`` separates values, and the last field is the
-    label. The text has no checks, because the wheel's hash is verified.
+    Each line after ``@data`` is one series: ``:`` separates channels, ``,`` separates
+    values, and the last field is the label. The text has no checks, because the wheel's
+    hash is verified.
     """
     lines = re.split(r"(?im)^@data\s*$", text)[1].strip().splitlines()
     rows = [line.strip().split(":") for line in lines]
@@ -85,17 +115,28 @@ def parse_series(text: str, length: int) -> tuple[Array, list[str]]:
 
 
 def _darcy16(sizes: Sizes) -> Arrays:
-    given, held_out = _operator_tensors("darcy_train_16.pt"), _operator_tensors("darcy_test_16.pt")
-    x, y = given["x"][:, None].astype(np.float32), given["y"]
-    train, validation = arrays.by_index(x, y, splits.split(len(x), sizes[:2], SPLIT_SEED))
-    return arrays.regression([train, validation, (held_out["x"][:, None].astype(np.float32), held_out["y"])])
+    given = _operator_tensors("darcy_train_16.pt")
+    held_out = _operator_tensors("darcy_test_16.pt")
+    x = given["x"][:, None].astype(np.float32)
+    y = given["y"]
+    train, validation = arrays.by_index(
+        x, y, splits.split(len(x), sizes[:2], SPLIT_SEED)
+    )
+    return arrays.regression(
+        [train, validation, (held_out["x"][:, None].astype(np.float32), held_out["y"])]
+    )
 
 
 def _burgers16(sizes: Sizes) -> Arrays:
     tensors = _operator_tensors("burgers_lowres.pt")
-    x, trajectories = tensors["input"][:, None].astype(np.float32), tensors["output"]  # [N, 17 times, 16 points]
-    parts = arrays.by_index(x, trajectories[:, -1], splits.split(len(x), sizes, SPLIT_SEED))
-    # The domain is periodic, so all points have the same distribution and share one mean and deviation.
+    # [N, 17 times, 16 points]
+    x = tensors["input"][:, None].astype(np.float32)
+    trajectories = tensors["output"]
+    parts = arrays.by_index(
+        x, trajectories[:, -1], splits.split(len(x), sizes, SPLIT_SEED)
+    )
+    # The domain is periodic, so all points have the same distribution and share one
+    # mean and deviation.
     return arrays.regression(parts, target_axes=(0, 1))
 
 
@@ -103,12 +144,22 @@ def _operator_tensors(file: str) -> dict[str, Array]:
     """Return the tensors in a ``.pt`` file of the package neuraloperator as arrays."""
     import torch
 
-    content = packages.read_member(PACKAGES["neuraloperator"], f"neuralop/datasets/data/{file}")
-    return {key: value.numpy() for key, value in torch.load(io.BytesIO(content), weights_only=True).items()}
+    content = packages.read_member(
+        PACKAGES["neuraloperator"], f"neuralop/datasets/data/{file}"
+    )
+    return {
+        key: value.numpy()
+        for key, value in torch.load(io.BytesIO(content), weights_only=True).items()
+    }
 
 
 def _task(
-    name: str, build: str, num_samples: Sizes, packages: Iterable[str] = (), arguments: Any = None, **declared: Any
+    name: str,
+    build: str,
+    num_samples: Sizes,
+    packages: Iterable[str] = (),
+    arguments: Any = None,
+    **declared: Any,
 ) -> Task:
     task = declared_task(
         f"pocket/{name}",
@@ -121,4 +172,6 @@ def _task(
     return replace(task, body=PACKAGED_BODIES[task.modality])
 
 
-TASKS = tuple(_task(name, **declared) for name, declared in tables(__name__, "tasks.toml").items())
+TASKS = tuple(
+    _task(name, **declared) for name, declared in tables(__name__, "tasks.toml").items()
+)

@@ -1,1 +1,3 @@
-"""Artefacts, small pictures of what a trained model does: their base in `base`, and our kinds in `kinds`."""
+"""Artefacts, small pictures of what a trained model does: their base in `base`, and our
+kinds in `kinds`.
+"""

@@ -1,6 +1,8 @@
-"""Base of the kinds of artefacts, which are small pictures of what a trained model does, kept in the results store.
+"""Base of the kinds of artefacts, which are small pictures of what a trained model
+does, kept in the results store.
 
-Shape letters: N test samples, n samples of a picture, D features, H rows and W columns of pixels.
+Shape letters: N test samples, n samples of a picture, D features, H rows and W columns
+    of pixels.
 """
 
 import functools
@@ -19,7 +21,9 @@ from orca_ray.tasks.task import Task
 
 @dataclass(frozen=True)
 class Evidence:
-    """Base of records from which artefacts are computed; `ArtefactKind.needs` names a subclass."""
+    """Base of records from which artefacts are computed; `ArtefactKind.needs` names a
+    subclass.
+    """
 
     task: Task
     """The task of the trial, resolved."""
@@ -27,14 +31,18 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Evaluated(Evidence):
-    """Record of results on the test split; predictions for several parts of a sample are averaged."""
+    """Record of results on the test split; predictions for several parts of a sample
+    are averaged.
+    """
 
     predictions: Array
     """[N, *output_shape]: logits, or values in the units of the targets."""
     y: Array
     """[N, ...] targets."""
     rows: Array
-    """[N]: the row of ``inputs`` that belongs to each sample; the first row if a sample has several."""
+    """[N]: the row of ``inputs`` that belongs to each sample; the first row if a sample
+    has several.
+    """
     inputs: Rows
 
     def input(self, sample: int) -> Array:
@@ -44,7 +52,9 @@ class Evaluated(Evidence):
 
 @dataclass(frozen=True)
 class Aligned(Evidence):
-    """Record of features of source samples, and of training samples before and after aligning."""
+    """Record of features of source samples, and of training samples before and after
+    aligning.
+    """
 
     source: Array
     """[m, D] features of source samples."""
@@ -59,55 +69,80 @@ class Aligned(Evidence):
 
 @dataclass(frozen=True, kw_only=True)
 class ArtefactKind:
-    """Definition of a kind of artefact, declared as ``ARTEFACT`` by a module in `orca_ray.training.artefacts`."""
+    """Definition of a kind of artefact, declared as ``ARTEFACT`` by a module in
+    `orca_ray.training.artefacts`.
+    """
 
     name: str
     needs: type[Evidence]
-    """Class of the argument of ``compute``, `Evaluated` or `Aligned`; called as soon as the argument exists."""
+    """Class of the argument of ``compute``, `Evaluated` or `Aligned`; called as soon as
+    the argument exists.
+    """
     applies: Callable[[Task], bool]
-    """Returns whether a task, by its target, loss and domain, has artefacts of this kind."""
+    """Returns whether a task, by its target, loss and domain, has artefacts of this
+    kind.
+    """
     compute: Callable[[Any], Iterable[tuple[str, Picture]]]
-    """Returns pictures with names that are unique in this kind. Equal evidence must give equal pictures."""
+    """Returns pictures with names that are unique in this kind.
+
+    Equal evidence must give equal pictures.
+    """
 
 
 @functools.cache
 def all_artefacts() -> Mapping[str, ArtefactKind]:
-    """Return all kinds of artefacts by name, those of plug-ins last; ValueError if two of orca-ray share a name."""
+    """Return all kinds of artefacts by name, those of plug-ins last; ValueError if two
+    of orca-ray share a name.
+    """
     from orca_ray.training import artefacts
 
-    return with_plug_ins("artefact", ArtefactKind, declared(ArtefactKind, "ARTEFACT", modules(artefacts)))
+    return with_plug_ins(
+        "artefact", ArtefactKind, declared(ArtefactKind, "ARTEFACT", modules(artefacts))
+    )
 
 
 def compute_artefacts(evidence: Evidence) -> tuple[list[Artefact], list[str]]:
-    """Return the artefacts of all kinds that can be computed from ``evidence``, and a sentence for each failure."""
+    """Return the artefacts of all kinds that can be computed from ``evidence``, and a
+    sentence for each failure.
+    """
     found: list[Artefact] = []
     notes: list[str] = []
     for kind in all_artefacts().values():
         if not isinstance(evidence, kind.needs) or not kind.applies(evidence.task):
             continue
         try:
-            found += [Artefact(kind.name, name, picture.to_json()) for name, picture in kind.compute(evidence)]
+            found += [
+                Artefact(kind.name, name, picture.to_json())
+                for name, picture in kind.compute(evidence)
+            ]
         except Exception as error:  # a picture must not cost a trial that runs well
             notes.append(failure(kind.name, error))
     return found, notes
 
 
 def failure(name: str, error: Exception) -> str:
-    """Return a note, for the trial's record, that ``error`` prevented the artefact ``name``."""
+    """Return a note, for the trial's record, that ``error`` prevented the artefact
+    ``name``.
+    """
     reason = f"{type(error).__name__}: {error}".split("\n")[0].replace("; ", ", ")[:200]
     return f"no artefact {name}: {reason}"
 
 
 def evenly(num_samples: int, most: int) -> Array:
-    """Return at most ``most`` evenly spaced indices of ``num_samples`` samples, [n] int64."""
+    """Return at most ``most`` evenly spaced indices of ``num_samples`` samples, [n]
+    int64.
+    """
     return np.linspace(0, num_samples - 1, min(num_samples, most)).astype(np.int64)
 
 
 def shrunk(values: Array, most: int) -> Array:
-    """Return ``values`` with the first two axes (or the only axis) shortened to at most ``most``: means of blocks."""
+    """Return ``values`` with the first two axes (or the only axis) shortened to at most
+    ``most``: means of blocks.
+    """
     axes = range(min(values.ndim, 2))
     side = math.ceil(max(values.shape[axis] for axis in axes) / most)
-    sums, counts = np.asarray(values, dtype=np.float64), np.ones(values.shape)
+    sums = np.asarray(values, dtype=np.float64)
+    counts = np.ones(values.shape)
     for axis in axes:
         starts = np.arange(0, values.shape[axis], side)
         sums, counts = (np.add.reduceat(each, starts, axis) for each in (sums, counts))

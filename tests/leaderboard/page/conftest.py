@@ -1,6 +1,8 @@
-"""A board with several tasks, methods, seeds, curves and failures, its page's data, and a browser that shows pages.
+"""A board with several tasks, methods, seeds, curves and failures, its page's data, and
+a browser that shows pages.
 
-The browser is a headless Chromium; a test fails in which a page reports an error or requests anything.
+The browser is a headless Chromium; a test fails in which a page reports an error or
+requests anything.
 """
 
 import functools
@@ -23,16 +25,28 @@ from orca_ray.results.tables import CURVES, RECORDS, from_rows, to_frame
 from tests.results.factories import make_record
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+]
 FLAGS += ["--disable-component-update", "--disable-sync"]
 LOCAL = ("file:", "data:")
 Open = Callable[..., Any]
-"""Opens a page: takes a hash, the page's data and options of the browser's context; returns playwright's Page."""
+"""Opens a page: takes a hash, the page's data and options of the browser's context;
+returns playwright's Page.
+"""
 
 
-@pytest.fixture(scope="package")  # not of the session: playwright keeps an event loop running in this thread
+@pytest.fixture(
+    scope="package"
+)  # not of the session: playwright keeps an event loop running in this thread
 def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install .[dev]")
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="playwright is not installed: pip install .[dev]"
+    )
     path = next((found for name in BROWSERS if (found := shutil.which(name))), None)
     if path is None:
         pytest.skip("no Chromium is installed, e.g. apt-get install chromium")
@@ -44,20 +58,40 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def open_page(browser: Any, tmp_path: Path) -> Iterator[Open]:
-    """Write a page to disk and open it; on leaving, check that no page logged anything or asked for anything."""
+    """Write a page to disk and open it; on leaving, check that no page logged anything
+    or asked for anything.
+    """
     problems: list[str] = []
     contexts = []
 
-    def show(place: str = "", content: dict[str, Any] | None = None, *, refresh: int = 0, **options: Any) -> Any:
+    def show(
+        place: str = "",
+        content: dict[str, Any] | None = None,
+        *,
+        refresh: int = 0,
+        **options: Any,
+    ) -> Any:
         file = tmp_path / "board.html"
-        file.write_text(render(content or data(), refresh_seconds=refresh), encoding="utf-8")
-        context = browser.new_context(**{"viewport": {"width": 1200, "height": 900}, "offline": True, **options})
+        file.write_text(
+            render(content or data(), refresh_seconds=refresh), encoding="utf-8"
+        )
+        context = browser.new_context(
+            **{"viewport": {"width": 1200, "height": 900}, "offline": True, **options}
+        )
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(10_000)
-        page.on("console", lambda message: problems.append(f"{message.type}: {message.text}"))
+        page.on(
+            "console",
+            lambda message: problems.append(f"{message.type}: {message.text}"),
+        )
         page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on("request", lambda request: problems.extend([] if request.url.startswith(LOCAL) else [request.url]))
+        page.on(
+            "request",
+            lambda request: problems.extend(
+                [] if request.url.startswith(LOCAL) else [request.url]
+            ),
+        )
         page.on("dialog", lambda dialog: problems.append(f"dialog: {dialog.message}"))
         page.goto(f"file://{file}#{place}")
         page.wait_for_selector("main[data-shown]")
@@ -77,42 +111,75 @@ SCRIPT = "</script><script>alert(2)</script>"
 
 
 def records() -> list[Record]:
-    """Return scored trials of all methods, one failed trial, and search trials of one task."""
+    """Return scored trials of all methods, one failed trial, and search trials of one
+    task.
+    """
     random = np.random.default_rng(0)
-    cells = [(t, m, seed) for t in range(len(TASKS)) for m in range(len(METHODS)) for seed in range(SEEDS)]
-    names, levels, rates = list(METHODS), list(METHODS.values()), (3e-4, 1e-3, 3e-3)
+    cells = [
+        (t, m, seed)
+        for t in range(len(TASKS))
+        for m in range(len(METHODS))
+        for seed in range(SEEDS)
+    ]
+    names = list(METHODS)
+    levels = list(METHODS.values())
+    rates = (3e-4, 1e-3, 3e-3)
     settings = '{{"refine.epochs":5,"refine.learning_rate":{}}}'
     scored = [
         make_record(
-            f"key-{TASKS[t]}-{names[m]}-{seed}", task=f"pocket/{TASKS[t]}", method=names[m], seed=seed,
-            test_score=levels[m] * (1 + t) * random.uniform(0.8, 1.25), hyperparameters=settings.format(rates[m]),
-            wall_seconds=10.0 + m, peak_memory_mib=500.0 + 100 * m, num_trainable=1000 * (m + 1),
-            metric="relative_l2" if t % 2 else "error", minutes=float(number),
+            f"key-{TASKS[t]}-{names[m]}-{seed}",
+            task=f"pocket/{TASKS[t]}",
+            method=names[m],
+            seed=seed,
+            test_score=levels[m] * (1 + t) * random.uniform(0.8, 1.25),
+            hyperparameters=settings.format(rates[m]),
+            wall_seconds=10.0 + m,
+            peak_memory_mib=500.0 + 100 * m,
+            num_trainable=1000 * (m + 1),
+            metric="relative_l2" if t % 2 else "error",
+            minutes=float(number),
         )
         for number, (t, m, seed) in enumerate(cells)
-    ]  # fmt: skip
+    ]
     searches = [
         make_record(
-            f"search-{index}", phase="search", test_score=None, validation_score=0.5 - 0.1 * index,
-            minutes=61.0 + index, hyperparameters=settings.format(rate),
+            f"search-{index}",
+            phase="search",
+            test_score=None,
+            validation_score=0.5 - 0.1 * index,
+            minutes=61.0 + index,
+            hyperparameters=settings.format(rate),
         )
         for index, rate in enumerate((1e-4, 3e-4, 1e-3))
-    ]  # fmt: skip
+    ]
     error = "CUDA out of memory: tried to allocate 2 GiB"
-    oom = make_record("key-failed", method="fpt", test_score=None, status=Status.FAILED_OOM, error=error, minutes=60)
+    oom = make_record(
+        "key-failed",
+        method="fpt",
+        test_score=None,
+        status=Status.FAILED_OOM,
+        error=error,
+        minutes=60,
+    )
     return [*scored, oom, *searches]
 
 
 def curves(rows: Sequence[Record]) -> list[CurvePoint]:
-    """Return five epochs of refining for each scored trial, and of aligning for those of ``orca``."""
+    """Return five epochs of refining for each scored trial, and of aligning for those
+    of ``orca``.
+    """
     points = []
     for each in rows:
         place = (each.sweep, each.trial_key)
         for epoch in range(1, 6) if each.test_score is not None else ():
             score = (each.test_score or 0) * (1 + 2 / epoch)
-            points.append(CurvePoint(*place, "refine", epoch, 1 / epoch, None, score, 1e-3, 1.0))
+            points.append(
+                CurvePoint(*place, "refine", epoch, 1 / epoch, None, score, 1e-3, 1.0)
+            )
             if each.method == "orca":
-                points.append(CurvePoint(*place, "align", epoch, None, 3 / epoch, None, 1e-3, 1.0))
+                points.append(
+                    CurvePoint(*place, "align", epoch, None, 3 / epoch, None, 1e-3, 1.0)
+                )
     return points
 
 
@@ -132,5 +199,11 @@ def data() -> dict[str, Any]:
 def page_of(rows: Sequence[Record], **options: Any) -> dict[str, Any]:
     frame, points = tables(rows)
     board = build(frame, benchmark="pocket")
-    options |= {"read_searches": lambda: read_searches(StoreSnapshot.of_frame(frame), board)}
-    return page_data(BoardReport(board, read_records=lambda: frame, read_curves=lambda: points, **options))
+    options |= {
+        "read_searches": lambda: read_searches(StoreSnapshot.of_frame(frame), board)
+    }
+    return page_data(
+        BoardReport(
+            board, read_records=lambda: frame, read_curves=lambda: points, **options
+        )
+    )

@@ -1,4 +1,6 @@
-"""The page of an adaptation: what it says and shows, for each kind of target, and that no text becomes markup."""
+"""The page of an adaptation: what it says and shows, for each kind of target, and that
+no text becomes markup.
+"""
 
 import base64
 import io
@@ -9,7 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from orca_ray.leaderboard.page.adaptation import MOST_CLASSES, adaptation_page, make_evidence, score_lines
+from orca_ray.leaderboard.page.adaptation import (
+    MOST_CLASSES,
+    adaptation_page,
+    make_evidence,
+    score_lines,
+)
 from orca_ray.selection import Report
 
 EVIL = "</style><script>alert(1)</script>&\x1b"
@@ -24,20 +31,35 @@ def report(**values: Any) -> dict[str, Any]:
         (EVIL, 9.0, 7.0, 12.0, 1, 3.0, False),
     ]
     given: dict[str, Any] = {
-        "metric": "error", "score": 0.18, "low": 0.14, "high": 0.22, "num_samples": 1200, "num_folds": 5,
-        "model": "ensemble: 5 of linear, 5 of nft on minilm-l6", "baseline": "linear", "verdict": "it pays",
-        "out_of_fold": 0.17, "holdout": 0.19, "num_holdout": 60,
+        "metric": "error",
+        "score": 0.18,
+        "low": 0.14,
+        "high": 0.22,
+        "num_samples": 1200,
+        "num_folds": 5,
+        "model": "ensemble: 5 of linear, 5 of nft on minilm-l6",
+        "baseline": "linear",
+        "verdict": "it pays",
+        "out_of_fold": 0.17,
+        "holdout": 0.19,
+        "num_holdout": 60,
         "standings": [dict(zip(names, row, strict=True)) for row in rows],
-        "curve": [(0.5, 0.4), (3.0, 0.3), (20.0, 0.2)], "size_mb": 12.3, "latency_ms": 4.56,
-    }  # fmt: skip
+        "curve": [(0.5, 0.4), (3.0, 0.3), (20.0, 0.2)],
+        "size_mb": 12.3,
+        "latency_ms": 4.56,
+    }
     return Report(**given | values).to_json()
 
 
 def page(evidence: str = "", **values: Any) -> str:
     found = adaptation_page(
-        report(**values), [("target", EVIL, "the only column of text", "target kind")], [EVIL], evidence,
-        name=EVIL, folder="my wine-model",
-    )  # fmt: skip
+        report(**values),
+        [("target", EVIL, "the only column of text", "target kind")],
+        [EVIL],
+        evidence,
+        name=EVIL,
+        folder="my wine-model",
+    )
     assert "<script" not in found
     assert "\x1b" not in found
     assert "$" not in re.sub("<style>.*</style>", "", found, flags=re.DOTALL)
@@ -46,9 +68,19 @@ def page(evidence: str = "", **values: Any) -> str:
 
 def test_what_a_user_wants_to_know_comes_first() -> None:
     text = page()
-    order = ["it pays", "0.18 [0.14, 0.22]", "1,200 samples", "0.19 on 60 samples that no choice has seen",
-             "Best baseline: linear, 0.3 [0.25, 0.36]", "12.3 MB; 4.56 ms", "Warnings about the data", "this model",
-             ">nft on minilm-l6", "orca-sweep predict &#x27;my wine-model&#x27; DATA", "the only column"]  # fmt: skip
+    order = [
+        "it pays",
+        "0.18 [0.14, 0.22]",
+        "1,200 samples",
+        "0.19 on 60 samples that no choice has seen",
+        "Best baseline: linear, 0.3 [0.25, 0.36]",
+        "12.3 MB; 4.56 ms",
+        "Warnings about the data",
+        "this model",
+        ">nft on minilm-l6",
+        "orca-sweep predict &#x27;my wine-model&#x27; DATA",
+        "the only column",
+    ]
     assert sorted(order, key=text.index) == order
     assert text.count("<tr>") == 1 + 4 + 1 + 1
     bars = [float(x) for x in re.findall(r'<circle cx="([\d.]+)" cy="15"', text)]
@@ -56,7 +88,9 @@ def test_what_a_user_wants_to_know_comes_first() -> None:
     assert bars[3] == 214.0, "a bad method ends at the edge"
     assert bars[2] - bars[0] > 40
     assert "no choice has seen" not in page(holdout=None, curve=[(1.0, 0.5)])
-    assert score_lines(report(num_folds=1))[1].endswith("1,200 samples, the validation split.")
+    assert score_lines(report(num_folds=1))[1].endswith(
+        "1,200 samples, the validation split."
+    )
 
 
 def test_methods_without_an_error_have_an_axis() -> None:
@@ -69,7 +103,10 @@ def test_methods_without_an_error_have_an_axis() -> None:
         "seconds": 1.0,
         "pretrained": False,
     }
-    ends = re.findall(r'text-anchor="end">([^<]*)<', page(score=0.0, low=0.0, high=0.05, standings=[row]))
+    ends = re.findall(
+        r'text-anchor="end">([^<]*)<',
+        page(score=0.0, low=0.0, high=0.05, standings=[row]),
+    )
     assert "0.1" in ends
 
 
@@ -85,10 +122,14 @@ def test_classes_have_a_confusion_matrix() -> None:
 
 def test_labels_and_numbers() -> None:
     true = np.array([[1, 0], [1, 1], [0, 1]], dtype=np.float32)
-    figure = make_evidence(np.array([[0.9, 0.2], [0.1, 0.8], [0.7, 0.9]]), true, ["a", "b"])
+    figure = make_evidence(
+        np.array([[0.9, 0.2], [0.1, 0.8], [0.7, 0.9]]), true, ["a", "b"]
+    )
     assert re.findall(r">(\d+)</td>", figure) == list("11102001")
     numbers = RANDOM.normal(size=3000)
-    figure = make_evidence(numbers + 0.5, np.where(np.arange(3000) == 7, np.nan, numbers))
+    figure = make_evidence(
+        numbers + 0.5, np.where(np.arange(3000) == 7, np.nan, numbers)
+    )
     assert "half within 0.5, nine of ten within 0.5" in page(figure)
     assert 700 < figure.count("h0M") < 800
 
@@ -96,9 +137,16 @@ def test_labels_and_numbers() -> None:
 @pytest.mark.parametrize("shape", [(24, 200), (3, 16, 16), (50,)])
 def test_fields_are_pictures(shape: tuple[int, ...]) -> None:
     true = RANDOM.normal(size=(20, *shape)).astype(np.float32)
-    figure = page(make_evidence(true * np.linspace(1, 2, 20).reshape(-1, *[1] * len(shape)), true))
-    pictures = [base64.b64decode(text) for text in re.findall(r"base64,([^\"]+)", figure)]
+    figure = page(
+        make_evidence(true * np.linspace(1, 2, 20).reshape(-1, *[1] * len(shape)), true)
+    )
+    pictures = [
+        base64.b64decode(text) for text in re.findall(r"base64,([^\"]+)", figure)
+    ]
     assert len(pictures) == 9
     found = np.asarray(Image.open(io.BytesIO(pictures[0])))
-    assert found.shape == {(24, 200): (24, 67, 3), (3, 16, 16): (16, 16, 3), (50,): (1, 50, 3)}[shape]
+    assert (
+        found.shape
+        == {(24, 200): (24, 67, 3), (3, 16, 16): (16, 16, 3), (50,): (1, 50, 3)}[shape]
+    )
     assert found.std() > 20

@@ -18,7 +18,9 @@ BUILT = ROOT / "orca_ray/leaderboard/page"
 
 
 def test_the_bundle_was_built_from_these_sources() -> None:
-    names = [path.relative_to(SOURCES).as_posix() for path in (SOURCES / "src").rglob("*.*")]
+    names = [
+        path.relative_to(SOURCES).as_posix() for path in (SOURCES / "src").rglob("*.*")
+    ]
     digest = hashlib.sha256()
     for name in sorted([*names, "build.mjs", "package.json", "package-lock.json"]):
         digest.update(f"{name}\n".encode() + (SOURCES / name).read_bytes() + b"\n")
@@ -31,8 +33,15 @@ def test_what_is_bundled_comes_with_its_licence() -> None:
     licences = (BUILT / "LICENSES.txt").read_text(encoding="utf-8")
     assert re.search(r"^@observablehq/plot [\d.]+ \(ISC\)$", licences, re.MULTILINE)
     lock = (SOURCES / "package-lock.json").read_text(encoding="utf-8")
-    assert "://" not in re.sub(r'"funding": \{.*?\}', "", lock, flags=re.DOTALL)  # names no registry
-    assert licences.count("(ISC)") + licences.count("(BSD-3-Clause)") + licences.count("(MIT)") >= 10
+    assert "://" not in re.sub(
+        r'"funding": \{.*?\}', "", lock, flags=re.DOTALL
+    )  # names no registry
+    assert (
+        licences.count("(ISC)")
+        + licences.count("(BSD-3-Clause)")
+        + licences.count("(MIT)")
+        >= 10
+    )
 
 
 def test_the_page_is_small_and_equal_for_equal_data() -> None:
@@ -40,14 +49,25 @@ def test_the_page_is_small_and_equal_for_equal_data() -> None:
     data.cache_clear()
     assert page == render(data())
     assert len(page.encode()) < 500_000
-    many = page_of([make_record(method, method=method) for method in ("nft", "orca", *map(str, range(40)))])
-    assert (many["pairs"], [each["name"] for each in many["questions"]]) == ([], ["aligning"])
+    many = page_of(
+        [
+            make_record(method, method=method)
+            for method in ("nft", "orca", *map(str, range(40)))
+        ]
+    )
+    assert (many["pairs"], [each["name"] for each in many["questions"]]) == (
+        [],
+        ["aligning"],
+    )
 
 
 def test_methods_are_linked_with_their_paper_and_code() -> None:
     urls = {"paper": 'https://x/"><i>', "code": "javascript:alert(1)"}
     page = render(page_of([make_record()], read_about=lambda: {"orca": urls}))
-    assert 'methods"><a href="https://x/&quot;&gt;&lt;i&gt;">orca: paper</a></section>' in page
+    assert (
+        'methods"><a href="https://x/&quot;&gt;&lt;i&gt;">orca: paper</a></section>'
+        in page
+    )
 
 
 def test_the_policy_allows_the_pages_own_script_only() -> None:
@@ -61,16 +81,26 @@ def test_the_policy_allows_the_pages_own_script_only() -> None:
     assert page.count("<script") == page.count("</script") == 2
 
 
-@pytest.mark.parametrize("text", [HOSTILE, SCRIPT, "<!--<script>", "\u2028", "&lt;", '"\\'])
+@pytest.mark.parametrize(
+    "text", [HOSTILE, SCRIPT, "<!--<script>", "\u2028", "&lt;", '"\\']
+)
 def test_embedded_text_survives_and_ends_no_element(text: str) -> None:
     page = render(page_of([make_record(method=text, error=text, notes=text)]))
-    embedded = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
+    embedded = re.findall(
+        r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL
+    )
     assert not set("<>&\u2028") & set(embedded[0])
     assert json.loads(embedded[0])["methods"] == [{"name": text}]
 
 
 def test_numbers_that_json_does_not_have() -> None:
-    content = page_of([make_record(hyperparameters='{"a": NaN, "b": Infinity}', validation_score=None)])
+    content = page_of(
+        [
+            make_record(
+                hyperparameters='{"a": NaN, "b": Infinity}', validation_score=None
+            )
+        ]
+    )
     assert content["hyperparameters"]["common"] == {"a": "NaN", "b": "Infinity"}
     assert content["records"]["validation"] == [None]
     json.dumps(content, allow_nan=False)

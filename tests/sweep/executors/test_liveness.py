@@ -1,4 +1,6 @@
-"""Deadlines, heartbeats, work in a thread that ends when a service is lost; what killed workers leave."""
+"""Deadlines, heartbeats, work in a thread that ends when a service is lost; what killed
+workers leave.
+"""
 
 import os
 import platform
@@ -15,19 +17,29 @@ import pytest
 
 from orca_ray.errors import ClusterLostError
 from orca_ray.sweep.executors import cleanup
-from orca_ray.sweep.executors.liveness import Background, Deadlines, TimeLimits, lost_service
+from orca_ray.sweep.executors.liveness import (
+    Background,
+    Deadlines,
+    TimeLimits,
+    lost_service,
+)
 
 
 class Watched:
     """Deadlines with a clock and a heartbeat that a test sets."""
 
     def __init__(self, limits: TimeLimits) -> None:
-        self.now, self.beat = 0.0, ("node", 0)
-        self.deadlines = Deadlines(limits, read=lambda name: self.beat, clock=lambda: self.now)
+        self.now = 0.0
+        self.beat = ("node", 0)
+        self.deadlines = Deadlines(
+            limits, read=lambda name: self.beat, clock=lambda: self.now
+        )
         self.deadlines.watch("t")
 
     def advance(self, seconds: float, *, beats: bool = False) -> list[str]:
-        """Let seconds pass, with or without beats, until a trial exceeds a limit; return the reasons."""
+        """Let seconds pass, with or without beats, until a trial exceeds a limit;
+        return the reasons.
+        """
         for _ in range(int(seconds)):
             self.now += 1
             self.beat = ("node", self.beat[1] + beats)
@@ -69,7 +81,9 @@ def test_work_in_the_background_is_abandoned_when_a_service_is_gone() -> None:
         Background(fails).wait(pytest.fail, {})
     server = socket.create_server(("127.0.0.1", 0))
     services = {"head": server.getsockname()}
-    closing, stuck, started = threading.Timer(0.5, server.close), Background(lambda: time.sleep(60)), time.monotonic()
+    closing = threading.Timer(0.5, server.close)
+    stuck = Background(lambda: time.sleep(60))
+    started = time.monotonic()
     closing.start()
     lost = f"^the head at 127.0.0.1:{services['head'][1]} does not answer any more$"
     with pytest.raises(ClusterLostError, match=lost):
@@ -94,16 +108,23 @@ def test_the_first_ctrl_c_is_passed_on() -> None:
 
 def test_what_was_there_before_is_not_killed() -> None:
     """E.g. the process of a tracker, or one of a program that calls `run_sweep`."""
-    code = "import subprocess; print(subprocess.Popen(['sleep', '60']).pid, flush=True); input()"
+    code = (
+        "import subprocess; print(subprocess.Popen(['sleep', '60']).pid, flush=True);"
+        " input()"
+    )
     with subprocess.Popen(["sleep", "60"]) as earlier:
         before = cleanup.descendants()
-        service = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        service = subprocess.Popen(
+            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
         try:
             assert service.stdout is not None
             worker = psutil.Process(int(service.stdout.readline()))
             started = cleanup.descendants() - before
             assert {each.pid for each in started} == {service.pid, worker.pid}
-            cleanup.kill_with_descendants([each for each in started if each.pid == service.pid])
+            cleanup.kill_with_descendants(
+                [each for each in started if each.pid == service.pid]
+            )
             assert service.wait(10) == -9
             assert psutil.wait_procs([worker], timeout=10)[1] == []
             cleanup.kill_with_descendants(started)
@@ -123,14 +144,21 @@ with scratch_directory() as path:
 """
 
 
-def test_only_directories_of_dead_processes_are_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_directories_of_dead_processes_are_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(tempfile, "tempdir", None)
-    done = subprocess.run([sys.executable, "-c", CHILD], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD], capture_output=True, text=True, check=False
+    )
     left = Path(done.stdout.strip())
     assert left.parent == tmp_path
     assert left.is_dir()
-    others = [f"orca-ray-{platform.node()}-a-1-2.00-x", "orca-ray-other"]  # a machine whose name begins as ours does
+    others = [
+        f"orca-ray-{platform.node()}-a-1-2.00-x",
+        "orca-ray-other",
+    ]  # a machine whose name begins as ours does
     for name in others:
         (tmp_path / name).mkdir()
     with cleanup.scratch_directory() as own:

@@ -1,4 +1,6 @@
-"""The choice of the trial that gets a free actor, causes from Ray's exceptions, and private interfaces of Ray."""
+"""The choice of the trial that gets a free actor, causes from Ray's exceptions, and
+private interfaces of Ray.
+"""
 
 import inspect
 import sys
@@ -17,7 +19,11 @@ from benchmarks import bench_cluster
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.executors import liveness, ray_private
 from orca_ray.sweep.executors.liveness import Deadlines, TimeLimits
-from orca_ray.sweep.executors.tune_adapter import TuneScheduler, TuneSearcher, failure_of
+from orca_ray.sweep.executors.tune_adapter import (
+    TuneScheduler,
+    TuneSearcher,
+    failure_of,
+)
 from orca_ray.sweep.plan.searches import Resources
 from orca_ray.sweep.run.placement import Placement
 from orca_ray.sweep.run.retries import Cause
@@ -42,21 +48,28 @@ class TuneTrial:
 
     trial_id: str
     status: str = "PENDING"
-    temporary_state: Any = field(default_factory=lambda: SimpleNamespace(ray_actor=None))
+    temporary_state: Any = field(
+        default_factory=lambda: SimpleNamespace(ray_actor=None)
+    )
 
 
 class Tune:
     """A searcher with the trials that it has given to Tune."""
 
-    def __init__(self, store: ResultsStore, slots: int, statuses: str, text: str = TEXT) -> None:
+    def __init__(
+        self, store: ResultsStore, slots: int, statuses: str, text: str = TEXT
+    ) -> None:
         self.now = 0.0
         controller = new_controller(store, text=text)
         controller.placement = Slots(slots)
         limits = TimeLimits(heartbeat=60.0)
-        self.deadlines = Deadlines(limits, read=lambda name: ("", 0), clock=lambda: self.now)
+        self.deadlines = Deadlines(
+            limits, read=lambda name: ("", 0), clock=lambda: self.now
+        )
         self.searcher = TuneSearcher(controller, self.deadlines)
         self.trials = [
-            TuneTrial(f"t{number}", {"r": "RUNNING", "p": "PENDING"}[status]) for number, status in enumerate(statuses)
+            TuneTrial(f"t{number}", {"r": "RUNNING", "p": "PENDING"}[status])
+            for number, status in enumerate(statuses)
         ]
         for trial in self.trials:
             assert isinstance(self.searcher.suggest(trial.trial_id), dict)
@@ -76,7 +89,11 @@ class Tune:
         (4, "rrrrpp", "t4"),  # the oldest first, if no actor is starting
         (4, "ppprp", "t2"),  # two actors are starting, for the two oldest
         (4, "ppppp", "t3"),
-        (4, "rpp", "t2"),  # both have an actor that starts: no harm is done to the older one
+        (
+            4,
+            "rpp",
+            "t2",
+        ),  # both have an actor that starts: no harm is done to the older one
         (0, "rpp", "t1"),  # the nodes are gone
         (4, "rr", None),
     ],
@@ -87,7 +104,9 @@ def test_a_free_actor_goes_to_the_oldest_trial_without_a_starting_one(
     assert Tune(store, slots, statuses).chosen() == chosen
 
 
-def test_a_worker_that_hangs_before_its_next_trial_starts_is_noticed(store: ResultsStore) -> None:
+def test_a_worker_that_hangs_before_its_next_trial_starts_is_noticed(
+    store: ResultsStore,
+) -> None:
     tune = Tune(store, 4, "rp")
     tune.trials[1].temporary_state.ray_actor = object()  # which never answers
     for tune.now in (0.0, 20.0, 40.0, 60.0, 80.0, 100.0):
@@ -96,11 +115,18 @@ def test_a_worker_that_hangs_before_its_next_trial_starts_is_noticed(store: Resu
     assert list(exceeded) == ["t1"]
 
 
-def test_a_step_of_tune_takes_as_many_calls_with_ten_times_as_many_workers(tmp_path: Path) -> None:
+def test_a_step_of_tune_takes_as_many_calls_with_ten_times_as_many_workers(
+    tmp_path: Path,
+) -> None:
     found = []
     for workers in (40, 400):
         text = TEXT.replace("search_trials: 4", f"search_trials: {workers}")
-        tune = Tune(ResultsStore(tmp_path / str(workers), create=True), workers, "r" * workers + "pp", text)
+        tune = Tune(
+            ResultsStore(tmp_path / str(workers), create=True),
+            workers,
+            "r" * workers + "pp",
+            text,
+        )
         profile = mock.Mock()
         with mock.patch.object(Slots, "admits", return_value=False):
             sys.setprofile(profile)
@@ -111,13 +137,24 @@ def test_a_step_of_tune_takes_as_many_calls_with_ten_times_as_many_workers(tmp_p
     assert found[1] <= found[0] + 20
 
 
-def test_workers_that_fail_hang_and_get_lost_with_their_nodes_change_no_record() -> None:
+def test_workers_that_fail_hang_and_get_lost_with_their_nodes_change_no_record() -> (
+    None
+):
     found = bench_cluster.check(median=60.0, limits=TimeLimits(heartbeat=180.0))
     assert found.pop("trials") == 300
-    assert found.keys() == {"dead node", "hang", "preempted", "process", "silent node"}, "each fault has happened"
+    assert found.keys() == {
+        "dead node",
+        "hang",
+        "preempted",
+        "process",
+        "silent node",
+    }, "each fault has happened"
 
 
-OOM_KILLER = "Worker exit type: SYSTEM_ERROR. Possible reasons: (1) killed by the OOM killer due to high memory usage"
+OOM_KILLER = (
+    "Worker exit type: SYSTEM_ERROR. Possible reasons: (1) killed by the OOM killer due"
+    " to high memory usage"
+)
 CODE = RayTaskError("step", "Traceback ...\nKeyError: 'x'", KeyError("x"))
 
 
@@ -128,19 +165,31 @@ CODE = RayTaskError("step", "Traceback ...\nKeyError: 'x'", KeyError("x"))
         (OutOfMemoryError("killed"), "", Cause.MEMORY),
         (None, "Task was killed due to the node running low on memory.", Cause.MEMORY),
         (CODE, "", Cause.CODE),
-        (RayTaskError("step", "Traceback ...\nMemoryError", MemoryError()), "", Cause.MEMORY),
+        (
+            RayTaskError("step", "Traceback ...\nMemoryError", MemoryError()),
+            "",
+            Cause.MEMORY,
+        ),
         (ActorDiedError(CODE), "", Cause.CODE),  # the worker cannot be built
         (ActorDiedError(), OOM_KILLER, Cause.LOST),
     ],
 )
-def test_causes_of_what_ray_reports(error: Exception | None, text: str, cause: Cause) -> None:
+def test_causes_of_what_ray_reports(
+    error: Exception | None, text: str, cause: Cause
+) -> None:
     failure = failure_of(error, text, "node")
-    assert (failure.cause, failure.reason, failure.node) == (cause, text or str(error).strip(), "node")
+    assert (failure.cause, failure.reason, failure.node) == (
+        cause,
+        text or str(error).strip(),
+        "node",
+    )
 
 
 def test_trials_in_a_container_reserve_no_more_memory_than_it_has() -> None:
     (name,) = ray_private.memory_option(2**30)
-    assert f'kwargs.pop("{name}", None)' in inspect.getsource(ray.init)  # which raises for any other argument
+    assert f'kwargs.pop("{name}", None)' in inspect.getsource(
+        ray.init
+    )  # which raises for any other argument
 
 
 def test_a_worker_that_hangs_is_killed_by_its_actor_of_tune() -> None:
@@ -151,19 +200,28 @@ def test_a_worker_that_hangs_is_killed_by_its_actor_of_tune() -> None:
 
 
 def test_ended_trials_keep_no_results_in_the_driver() -> None:
-    trial = Trial("any", stub=True, config={"trial": "{}"}, evaluated_params={"trial": "{}"})
+    trial = Trial(
+        "any", stub=True, config={"trial": "{}"}, evaluated_params={"trial": "{}"}
+    )
     trial.run_metadata.update_metric("report", 1.0, step=1)
     trial.run_metadata.last_result = {"report": "{}", "training_iteration": 1}
     ray_private.forget_results(trial)
     assert trial.last_result["done"]
     assert "report" not in trial.last_result
-    kept = (trial.config, trial.evaluated_params, trial.metric_analysis, trial.run_metadata.metric_n_steps)
+    kept = (
+        trial.config,
+        trial.evaluated_params,
+        trial.metric_analysis,
+        trial.run_metadata.metric_n_steps,
+    )
     assert kept == ({}, {}, {}, {})
 
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_the_driver_reads_heartbeats_of_workers_that_have_ended(ray_cluster: session.RayCluster) -> None:
+def test_the_driver_reads_heartbeats_of_workers_that_have_ended(
+    ray_cluster: session.RayCluster,
+) -> None:
     ray.init(address=ray_cluster.address, log_to_driver=False)
 
     @ray.remote(num_cpus=0)  # type: ignore[untyped-decorator]  # ray is untyped

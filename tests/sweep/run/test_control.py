@@ -1,4 +1,6 @@
-"""Requests to a running sweep, its live state, and what happens to records that wait to be written."""
+"""Requests to a running sweep, its live state, and what happens to records that wait to
+be written.
+"""
 
 import threading
 import time
@@ -26,7 +28,16 @@ from orca_ray.sweep.run.searches import copy_trials
 from orca_ray.sweep.worker.checkpoints import Checkpoints
 from orca_ray.sweep.worker.staging import Staged, Stager
 from tests.results.factories import Clock, files_of, make_point, make_record
-from tests.sweep.fakes import end, fake_reports, fake_searches, fake_spec, new_controller, play, take, waiting_requests
+from tests.sweep.fakes import (
+    end,
+    fake_reports,
+    fake_searches,
+    fake_spec,
+    new_controller,
+    play,
+    take,
+    waiting_requests,
+)
 
 SWEEP = "fake/full"
 
@@ -38,8 +49,16 @@ def held(store: ResultsStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lease
         yield lease
 
 
-def ask(store: ResultsStore, controller: SweepController, kind: str, trial: str, true: Callable[[], bool]) -> None:
-    """Write a request, and let the controller do its periodic work until it is carried out."""
+def ask(
+    store: ResultsStore,
+    controller: SweepController,
+    kind: str,
+    trial: str,
+    true: Callable[[], bool],
+) -> None:
+    """Write a request, and let the controller do its periodic work until it is carried
+    out.
+    """
     live.write_request(store.folder, SWEEP, Request(kind, trial))
     work_until(true, controller)
 
@@ -76,11 +95,27 @@ def test_a_cancelled_trial_ends_with_its_own_status_and_runs_only_when_retried(
     trial = started(controller)
     reports = list(fake_reports(trial))
     assert not controller.report(trial.key, reports[0].progress)
-    ask(store, controller, "cancel", "no such key", lambda: not waiting_requests(store, SWEEP))
-    ask(store, controller, "cancel", trial.key, lambda: trial.key in controller.control.cancelled)
+    ask(
+        store,
+        controller,
+        "cancel",
+        "no such key",
+        lambda: not waiting_requests(store, SWEEP),
+    )
+    ask(
+        store,
+        controller,
+        "cancel",
+        trial.key,
+        lambda: trial.key in controller.control.cancelled,
+    )
     assert controller.report(trial.key, reports[1].progress)
     record = controller.finish(trial.key, reports[1].stopped_early())
-    assert (record.status, record.error, record.epochs) == (Status.CANCELLED, "cancelled by request", 2)
+    assert (record.status, record.error, record.epochs) == (
+        Status.CANCELLED,
+        "cancelled by request",
+        2,
+    )
     assert Message(f"trial {trial.key} will be cancelled after its epoch") in events
     assert Message("trial no such key does not run and cannot be cancelled") in events
     controller.close()
@@ -88,7 +123,13 @@ def test_a_cancelled_trial_ends_with_its_own_status_and_runs_only_when_retried(
     waits = started(controller)
     assert waits.key != trial.key
     assert controller.failed(waits.key, Failure(Cause.LOST, "gone", "")) is None
-    ask(store, controller, "cancel", waits.key, lambda: waits.key in controller.control.cancelled)
+    ask(
+        store,
+        controller,
+        "cancel",
+        waits.key,
+        lambda: waits.key in controller.control.cancelled,
+    )
 
 
 def test_a_sweep_stops_when_its_time_is_over(store: ResultsStore, held: Lease) -> None:
@@ -99,7 +140,13 @@ def test_a_sweep_stops_when_its_time_is_over(store: ResultsStore, held: Lease) -
         controller.tick()
         assert controller.control.stopping is stopping
         assert controller.summary().time_over is stopping
-    assert Message("the time is over: running trials save a checkpoint; the same command continues") in events
+    assert (
+        Message(
+            "the time is over: running trials save a checkpoint; the same command"
+            " continues"
+        )
+        in events
+    )
 
 
 def test_a_retry_in_a_running_sweep_stays_in_the_store_until_its_trials_have_ended(
@@ -108,12 +155,16 @@ def test_a_retry_in_a_running_sweep_stays_in_the_store_until_its_trials_have_end
     controller = new_controller(store, held)
     *failed, other = (started(controller) for _ in range(3))
     for trial in failed:
-        controller.finish(trial.key, TrialReport(status=Status.FAILED_USER, error="spoilt"))
+        controller.finish(
+            trial.key, TrialReport(status=Status.FAILED_USER, error="spoilt")
+        )
     ask(store, controller, "retry", failed[0].key, lambda: controller.searches.retrying)
     assert len(waiting_requests(store, SWEEP)) == 1
     keys = {trial.key for trial in iter(controller.next_trial, None)}
     assert keys & {trial.key for trial in (*failed, other)} == {failed[0].key}
-    assert {end(controller, trial).status for trial in (other, failed[0])} == {Status.COMPLETED}
+    assert {end(controller, trial).status for trial in (other, failed[0])} == {
+        Status.COMPLETED
+    }
     ask(store, controller, "pause", "", lambda: not waiting_requests(store, SWEEP))
     assert store.load(SWEEP)[failed[0].key].status is Status.COMPLETED
 
@@ -156,23 +207,31 @@ class LateStager(Stager):
     staged: tuple[Staged, ...] = ()
 
     def _poll(self, *, idle: bool) -> list[Staged]:
-        found, self.staged = list(self.staged), ()
+        found = list(self.staged)
+        self.staged = ()
         return found
 
 
-def unstaged(store: ResultsStore, listener: Listener | None = None) -> tuple[SweepController, LateStager]:
+def unstaged(
+    store: ResultsStore, listener: Listener | None = None
+) -> tuple[SweepController, LateStager]:
     searches = [replace(plan, fingerprint="") for plan in fake_searches()]
     controller = SweepController(searches, store, executor="fake", listener=listener)
     controller.stager = stager = LateStager([])
     return controller, stager
 
 
-def test_a_retry_also_holds_for_tasks_that_are_not_staged_yet(store: ResultsStore) -> None:
+def test_a_retry_also_holds_for_tasks_that_are_not_staged_yet(
+    store: ResultsStore,
+) -> None:
     failed = fail_two(store)
     controller, stager = unstaged(store)
     assert controller.retry() == 2
     assert controller.searches.retrying
-    stager.staged = tuple(Staged(task, fake_searches()[0].fingerprint) for task in ("pocket/digits", "pocket/wdbc"))
+    stager.staged = tuple(
+        Staged(task, fake_searches()[0].fingerprint)
+        for task in ("pocket/digits", "pocket/wdbc")
+    )
     assert set(failed) <= {trial.key for trial in play(controller)}
     assert not controller.searches.retrying
 
@@ -180,15 +239,23 @@ def test_a_retry_also_holds_for_tasks_that_are_not_staged_yet(store: ResultsStor
 def test_a_task_that_cannot_be_staged_leaves_the_others(store: ResultsStore) -> None:
     events = list[Event]()
     controller, stager = unstaged(store, events.append)
-    stager.staged = (Staged("pocket/digits", error="no answer"), Staged("pocket/wdbc", fake_searches()[0].fingerprint))
+    stager.staged = (
+        Staged("pocket/digits", error="no answer"),
+        Staged("pocket/wdbc", fake_searches()[0].fingerprint),
+    )
     assert {trial.task for trial in play(controller)} == {"pocket/wdbc"}
     summary = controller.summary()
     assert (summary.ran, summary.planned, summary.interrupted) == (12, 24, False)
-    assert summary.unfinished == ("pocket/digits nft: no answer", "pocket/digits orca: no answer")
+    assert summary.unfinished == (
+        "pocket/digits nft: no answer",
+        "pocket/digits orca: no answer",
+    )
     assert Message("pocket/digits: no trial can run: no answer") in events
 
 
-def test_the_live_state_names_running_trials_and_progress(store: ResultsStore, held: Lease) -> None:
+def test_the_live_state_names_running_trials_and_progress(
+    store: ResultsStore, held: Lease
+) -> None:
     controller = new_controller(store, held)
     trial = started(controller)
     for report in list(fake_reports(trial))[:2]:
@@ -200,25 +267,40 @@ def test_the_live_state_names_running_trials_and_progress(store: ResultsStore, h
     work_until(lambda: state().running and state().running[0].epoch == 2, controller)
     [shown] = state().running
     assert (shown.key, shown.task, shown.node, shown.stage, shown.epochs) == (
-        trial.key, trial.task, "node7", "refine", 6
-    )  # fmt: skip
+        trial.key,
+        trial.task,
+        "node7",
+        "refine",
+        6,
+    )
     assert shown.score == shown.best == report.progress[0].validation_score
     assert sum(row.planned for row in state().rows) == 24
 
 
-def test_trials_without_a_worker_wait_in_the_live_state_and_do_not_run(store: ResultsStore, held: Lease) -> None:
+def test_trials_without_a_worker_wait_in_the_live_state_and_do_not_run(
+    store: ResultsStore, held: Lease
+) -> None:
     controller = new_controller(store, held)
-    first, second = started(controller), started(controller)
+    first = started(controller)
+    second = started(controller)
     assert controller.failed(first.key, Failure(Cause.LOST, "gone", "")) is None
     for_resources = take(controller)
     work_until(lambda: len(sweep_status(store, SWEEP).waiting) == 2, controller)
     found = sweep_status(store, SWEEP)
-    assert ([trial.key for trial in found.running], found.num_running) == ([second.key], 1)
+    assert ([trial.key for trial in found.running], found.num_running) == (
+        [second.key],
+        1,
+    )
     assert {trial.key for trial in found.waiting} == {first.key, for_resources.key}
-    assert (sum(row.running for row in found.rows), sum(row.waiting for row in found.rows)) == (1, 2)
+    assert (
+        sum(row.running for row in found.rows),
+        sum(row.waiting for row in found.rows),
+    ) == (1, 2)
 
 
-def test_the_time_left_is_sent_once_a_trial_has_completed(store: ResultsStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_time_left_is_sent_once_a_trial_has_completed(
+    store: ResultsStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(control, "_TICK_SECONDS", 0.0)
     events: list[Event] = []
     controller = new_controller(store, listener=events.append)
@@ -238,13 +320,17 @@ def test_logs_of_a_trial_are_stored_by_attempt_and_bounded(store: ResultsStore) 
     controller.report(trial.key, (), log="Traceback\n")
     controller.failed(trial.key, Failure(Cause.CODE, "KeyError", ""))
     controller.close()
-    [(attempt, text)] = store.logs(trial_key=trial.key)[["attempt", "text"]].itertuples(index=False)
+    [(attempt, text)] = store.logs(trial_key=trial.key)[["attempt", "text"]].itertuples(
+        index=False
+    )
     assert (attempt, text) == (1, "Traceback\n")
     assert started(controller) == trial
     controller.report(trial.key, reports[0].progress, log="one\n")
     for number in range(4000):
         controller.report(trial.key, (), log=f"line {number} {'x' * 40}\n")
-    controller.report(trial.key, reports[1].progress, log="Traceback\nValueError: the end\n")
+    controller.report(
+        trial.key, reports[1].progress, log="Traceback\nValueError: the end\n"
+    )
     controller.finish(trial.key, reports[1].stopped_early())
     controller.close()
     logs = store.logs(trial_key=trial.key)
@@ -255,9 +341,15 @@ def test_logs_of_a_trial_are_stored_by_attempt_and_bounded(store: ResultsStore) 
     assert "bytes left out]" in text
 
 
-def test_a_checkpoint_stays_until_its_record_is_durable(store: ResultsStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are deleted in a thread; before trials run again it is waited for, so that these find none."""
-    remove, deleting, go_on = Checkpoints.remove, threading.Event(), threading.Event()
+def test_a_checkpoint_stays_until_its_record_is_durable(
+    store: ResultsStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are deleted in a thread; before trials run again it is waited for, so that
+    these find none.
+    """
+    remove = Checkpoints.remove
+    deleting = threading.Event()
+    go_on = threading.Event()
 
     def slow_remove(checkpoints: Checkpoints, *keys: str) -> None:
         deleting.set()
@@ -265,7 +357,8 @@ def test_a_checkpoint_stays_until_its_record_is_durable(store: ResultsStore, mon
         remove(checkpoints, *keys)
 
     monkeypatch.setattr(Checkpoints, "remove", slow_remove)
-    controller, checkpoints = new_controller(store), Checkpoints(store.uri)
+    controller = new_controller(store)
+    checkpoints = Checkpoints(store.uri)
     trial = started(controller)
     checkpoints.save_outcome(trial.key, TrialReport())
     controller.finish(trial.key, TrialReport(status=Status.FAILED_USER, error="spoilt"))
@@ -281,14 +374,20 @@ def test_a_checkpoint_stays_until_its_record_is_durable(store: ResultsStore, mon
     assert checkpoints.outcome(trial.key) is None
 
 
-def test_rows_are_written_when_the_driver_fails(store: ResultsStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_are_written_when_the_driver_fails(
+    store: ResultsStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(controller: SweepController, *_: object) -> None:
         monkeypatch.setattr(Recorder, "flush_due", lambda self: None)
         trial = started(controller)
         controller.finish(trial.key, list(fake_reports(trial))[-1])
         raise UserError("the cluster is gone")
 
-    patches = {"start": fail, "resolve": lambda given, _: given, "trial_seconds": lambda _: {}}
+    patches = {
+        "start": fail,
+        "resolve": lambda given, _: given,
+        "trial_seconds": lambda _: {},
+    }
     patches["fingerprints"] = lambda spec: dict.fromkeys(spec.tasks, "0" * 16)
     for name, value in patches.items():
         monkeypatch.setattr(driver, name, value)
@@ -343,12 +442,18 @@ def test_rows_and_checkpoints_wait_until_the_store_and_the_lease_allow_a_write(
     removed = mock.Mock()
     monkeypatch.setattr(Checkpoints, "remove", removed)
     taken = UserError("another driver")
-    writer = Recorder(store, "pocket/quick", before=mock.Mock(side_effect=[taken, None, None, taken, None, None]))
+    writer = Recorder(
+        store,
+        "pocket/quick",
+        before=mock.Mock(side_effect=[taken, None, None, taken, None, None]),
+    )
     writer._ended.append("a")
     with pytest.raises(UserError, match="another driver"):
         writer.add(records=[make_record("a")])
     with monkeypatch.context() as patch:
-        patch.setattr(store.folder, "write", mock.Mock(side_effect=UserError("no space")))
+        patch.setattr(
+            store.folder, "write", mock.Mock(side_effect=UserError("no space"))
+        )
         with pytest.raises(UserError, match="no space"):
             writer.flush()
     assert not stored(store)
@@ -364,10 +469,21 @@ def test_rows_and_checkpoints_wait_until_the_store_and_the_lease_allow_a_write(
 def test_trials_that_are_copied_are_the_last_attempts(store: ResultsStore) -> None:
     records = [make_record("a"), make_record("b", sweep="pocket/full")]
     store.append(records, [make_point("a", epoch, loss=None) for epoch in (1, 2)])
-    lost = make_record("a", sweep="late", status=Status.LOST, test_score=None, attempts=2)
-    store.append([lost], [make_point("a", epoch, sweep="late", attempt=2, loss=9.0) for epoch in (1, 2, 3)])
+    lost = make_record(
+        "a", sweep="late", status=Status.LOST, test_score=None, attempts=2
+    )
+    store.append(
+        [lost],
+        [
+            make_point("a", epoch, sweep="late", attempt=2, loss=9.0)
+            for epoch in (1, 2, 3)
+        ],
+    )
     copy_trials(store, records, "late")
-    copied = {"a": replace(records[0], sweep="late", attempts=3), "b": replace(records[1], sweep="late")}
+    copied = {
+        "a": replace(records[0], sweep="late", attempts=3),
+        "b": replace(records[1], sweep="late"),
+    }
     assert store.load("late") == copied
     assert list(store.curves("late")["epoch"]) == [1, 2]
     assert set(store.load("pocket/quick")) == {"a"}

@@ -1,4 +1,6 @@
-"""Trackers: a sweep in TensorBoard, read by its own library; and a tracker that fails disturbs nothing."""
+"""Trackers: a sweep in TensorBoard, read by its own library; and a tracker that fails
+disturbs nothing.
+"""
 
 import json
 import logging
@@ -18,7 +20,14 @@ from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.plan.spec import Overrides
 from orca_ray.sweep.run import events
 from orca_ray.sweep.trackers import base as tracking
-from orca_ray.sweep.trackers.base import Run, Tracker, TrackerKind, Tracking, all_trackers, open_tracker
+from orca_ray.sweep.trackers.base import (
+    Run,
+    Tracker,
+    TrackerKind,
+    Tracking,
+    all_trackers,
+    open_tracker,
+)
 from tests.sweep.fakes import new_controller, play, take
 
 Shown = dict[str, "ShownRun"]
@@ -39,16 +48,27 @@ class ShownRun:
 
 
 def sweep(store: Path, option: str, most: int | None = None) -> list[Record]:
-    """Play a sweep of one task and one method, with a trial of which two epochs are reported before it is killed."""
+    """Play a sweep of one task and one method, with a trial of which two epochs are
+    reported before it is killed.
+    """
     chosen = Overrides(tasks=("pocket/digits",), methods=("nft",))
     with Tracking([option]) as listener:
-        controller = new_controller(ResultsStore(store, create=True), overrides=chosen, listener=listener)
-        listener(events.SweepStarted(controller.sweep, "here", controller.searches.rows()))
+        controller = new_controller(
+            ResultsStore(store, create=True), overrides=chosen, listener=listener
+        )
+        listener(
+            events.SweepStarted(controller.sweep, "here", controller.searches.rows())
+        )
         play(controller, most)
         if most is not None:
             trial = take(controller)
             controller.started(trial.key)
-            points = [EpochProgress(stage="refine", epoch=epoch, epochs=6, validation_score=9.0) for epoch in (1, 2)]
+            points = [
+                EpochProgress(
+                    stage="refine", epoch=epoch, epochs=6, validation_score=9.0
+                )
+                for epoch in (1, 2)
+            ]
             controller.report(trial.key, points)
     return list(ResultsStore(store).load(controller.sweep).values())
 
@@ -57,15 +77,23 @@ def of_tensorboard(place: Path) -> Shown:
     from tensorboardX.proto.event_pb2 import Event
 
     shown: Shown = {}
-    for path in sorted(place.rglob("events.out.tfevents.*"), key=lambda path: path.stat().st_mtime_ns):
+    for path in sorted(
+        place.rglob("events.out.tfevents.*"), key=lambda path: path.stat().st_mtime_ns
+    ):
         assert path.parent.parent == place / "fake/full/pocket/digits/nft"
         run = shown.setdefault(path.parent.name, ShownRun())
         data = path.read_bytes()
         while data:
             (length,) = struct.unpack("<Q", data[:8])
-            event, data = Event.FromString(data[12 : 12 + length]), data[16 + length :]
-            if event.HasField("session_log") and event.session_log.status == 1:  # START: drops what has these steps
-                run.curves = {name: {s: v for s, v in c.items() if s < event.step} for name, c in run.curves.items()}
+            event = Event.FromString(data[12 : 12 + length])
+            data = data[16 + length :]
+            if (
+                event.HasField("session_log") and event.session_log.status == 1
+            ):  # START: drops what has these steps
+                run.curves = {
+                    name: {s: v for s, v in c.items() if s < event.step}
+                    for name, c in run.curves.items()
+                }
             for value in event.summary.value:
                 _tensorboard_value(run, event.step, value)
     return shown
@@ -77,8 +105,17 @@ def _tensorboard_value(run: ShownRun, step: int, value: Any) -> None:
     plugin = value.metadata.plugin_data
     if plugin.plugin_name == "hparams":
         found = HParamsPluginData.FromString(plugin.content).session_start_info.hparams
-        run.settings.update({name: str(each.string_value or each.number_value) for name, each in found.items()})
-        run.tags = {name: run.settings[name] for name in ("task", "method", "phase", "seed") if name in run.settings}
+        run.settings.update(
+            {
+                name: str(each.string_value or each.number_value)
+                for name, each in found.items()
+            }
+        )
+        run.tags = {
+            name: run.settings[name]
+            for name in ("task", "method", "phase", "seed")
+            if name in run.settings
+        }
         run.status = run.settings.get("status", "")
     elif value.tag.startswith("final/"):
         run.final[value.tag.removeprefix("final/")] = value.simple_value
@@ -87,10 +124,14 @@ def _tensorboard_value(run: ShownRun, step: int, value: Any) -> None:
 
 
 @pytest.fixture(autouse=True)
-def no_thread_is_left(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+def no_thread_is_left(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
     yield
-    assert [each for each in threading.enumerate() if each.name.startswith("track-")] == []
+    assert [
+        each for each in threading.enumerate() if each.name.startswith("track-")
+    ] == []
 
 
 @pytest.mark.slow
@@ -99,7 +140,11 @@ def test_an_interrupted_sweep_is_shown_as_one_run_per_trial(tmp_path: Path) -> N
     option = f"tensorboard:{place}"
     place.mkdir()
     assert len(sweep(tmp_path / "store", option, most=2)) == 2
-    assert sorted(run.status for run in of_tensorboard(place).values()) == ["", "completed", "completed"]
+    assert sorted(run.status for run in of_tensorboard(place).values()) == [
+        "",
+        "completed",
+        "completed",
+    ]
     records = {record.trial_key: record for record in sweep(tmp_path / "store", option)}
     assert len(records) == 6
 
@@ -110,14 +155,22 @@ def test_an_interrupted_sweep_is_shown_as_one_run_per_trial(tmp_path: Path) -> N
 
 
 def agree(run: ShownRun, record: Record) -> None:
-    assert run.tags == {name: str(getattr(record, name)) for name in ("task", "method", "phase", "seed")}
+    assert run.tags == {
+        name: str(getattr(record, name)) for name in ("task", "method", "phase", "seed")
+    }
     assert run.status == record.status.value
     wanted = json.loads(record.hyperparameters)
     assert wanted.keys() <= run.settings.keys()
-    assert float(run.settings["refine.learning_rate"]) == pytest.approx(wanted["refine.learning_rate"])
+    assert float(run.settings["refine.learning_rate"]) == pytest.approx(
+        wanted["refine.learning_rate"]
+    )
     curve = run.curves["refine/validation_score"]
     assert list(curve) == list(range(1, record.epochs + 1))
-    assert min(curve.values()) == run.final["validation_score"] == pytest.approx(record.validation_score)
+    assert (
+        min(curve.values())
+        == run.final["validation_score"]
+        == pytest.approx(record.validation_score)
+    )
     assert run.curves["refine/learning_rate"][1] == pytest.approx(1e-3)
     assert run.curves["refine/loss"][1] == 1.0
     assert run.final["epochs"] == record.epochs
@@ -129,7 +182,9 @@ class Broken(Tracker):
     """Fails when a run starts, as one whose server cannot be reached."""
 
     def start(self, run: Run) -> None:
-        raise ConnectionError("cannot reach https://me:secret@tracker.example\nsecond line")
+        raise ConnectionError(
+            "cannot reach https://me:secret@tracker.example\nsecond line"
+        )
 
     def log(self, key: str, progress: EpochProgress) -> None:
         raise AssertionError("called after a failure")
@@ -153,8 +208,10 @@ RELEASE = threading.Event()
 @pytest.fixture
 def kinds(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     RELEASE.clear()
-    made = {name: TrackerKind(name, "PLACE", "json", lambda target, kind=kind: kind()) for name, kind in (  # type: ignore[misc]
-        ("broken", Broken), ("slow", Slow))}  # fmt: skip
+    made = {
+        name: TrackerKind(name, "PLACE", "json", lambda target, kind=kind: kind())  # type: ignore[misc]
+        for name, kind in (("broken", Broken), ("slow", Slow))
+    }
     monkeypatch.setattr(tracking, "all_trackers", lambda: made)
     monkeypatch.setattr(tracking, "CLOSE_SECONDS", 0.2)
     yield
@@ -166,10 +223,17 @@ def kinds(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.parametrize(
     ("option", "expected"),
-    [("broken", "ConnectionError: cannot reach https://tracker.example"), ("slow", "made no progress")],
+    [
+        ("broken", "ConnectionError: cannot reach https://tracker.example"),
+        ("slow", "made no progress"),
+    ],
 )
 def test_a_tracker_that_fails_warns_once_and_disturbs_nothing(
-    option: str, expected: str, kinds: None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    option: str,
+    expected: str,
+    kinds: None,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     with caplog.at_level(logging.WARNING):
         records = sweep(tmp_path / "store", option)
@@ -189,7 +253,9 @@ def test_a_tracker_that_fails_warns_once_and_disturbs_nothing(
         ("absent", "needs the package no_such_package: pip install 'orca-ray[absent]'"),
     ],
 )
-def test_a_bad_option_is_a_user_error(option: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bad_option_is_a_user_error(
+    option: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     Path("a-file").touch()
     absent = TrackerKind("absent", "PLACE", "no_such_package", lambda target: Broken())
     known = {**all_trackers(), "absent": absent}

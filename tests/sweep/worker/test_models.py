@@ -1,4 +1,6 @@
-"""Models of a sweep: which stay, what their cards say, and how one that is missing is made."""
+"""Models of a sweep: which stay, what their cards say, and how one that is missing is
+made.
+"""
 
 from pathlib import Path
 
@@ -20,23 +22,37 @@ from orca_ray.tasks.registry import get_task
 from tests.results.factories import make_record
 from tests.sweep.real import TEXT, tiny_spec, tiny_text
 
-SWEEP = TEXT.replace("search_trials: 3", "search_trials: 1").replace("refine.epochs: 3", "refine.epochs: 1")
+SWEEP = TEXT.replace("search_trials: 3", "search_trials: 1").replace(
+    "refine.epochs: 3", "refine.epochs: 1"
+)
 SWEEP = SWEEP.replace("warmup_epochs: 1", "warmup_epochs: 0")
 TASK = "pocket/wdbc"
 
 pytestmark = pytest.mark.usefixtures("module_home")
 
 
-def confirmed(method: str, seed: int, validation: float, test: float = 0.5, trained: int = 12) -> Record:
+def confirmed(
+    method: str, seed: int, validation: float, test: float = 0.5, trained: int = 12
+) -> Record:
     return make_record(
-        f"{method}{seed}", method=method, seed=seed, phase="confirm", validation_score=validation, test_score=test,
-        hyperparameters="{}", num_trainable=trained,
-    )  # fmt: skip
+        f"{method}{seed}",
+        method=method,
+        seed=seed,
+        phase="confirm",
+        validation_score=validation,
+        test_score=test,
+        hyperparameters="{}",
+        num_trainable=trained,
+    )
 
 
 def test_the_best_model_is_chosen_by_validation_and_the_mean_over_seeds() -> None:
     records = [confirmed("lucky", 1, 0.1, 0.9), confirmed("lucky", 2, 0.9, 0.9)]
-    records += [confirmed("steady", 1, 0.3, 0.9), confirmed("steady", 2, 0.2, 0.9), confirmed("worse", 1, 0.4, 0.0)]
+    records += [
+        confirmed("steady", 1, 0.3, 0.9),
+        confirmed("steady", 2, 0.2, 0.9),
+        confirmed("worse", 1, 0.4, 0.0),
+    ]
     best = best_of(records)
     assert best is not None
     assert best.trial_key == "steady2"
@@ -44,23 +60,36 @@ def test_the_best_model_is_chosen_by_validation_and_the_mean_over_seeds() -> Non
 
 
 def test_the_board_of_a_card_has_the_best_method_first() -> None:
-    board = board_of([confirmed("b", 1, 0.1, 0.4), confirmed("a", 1, 0.1, 0.2), confirmed("b", 2, 0.1, 0.6)])
+    board = board_of(
+        [
+            confirmed("b", 1, 0.1, 0.4),
+            confirmed("a", 1, 0.1, 0.2),
+            confirmed("b", 2, 0.1, 0.6),
+        ]
+    )
     assert list(board.items()) == [("a", [0.2]), ("b", [0.4, 0.6])]
 
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Summary]:
-    """Return the directory of the body, the store, and the summary of a sweep that kept its best model."""
+    """Return the directory of the body, the store, and the summary of a sweep that kept
+    its best model.
+    """
     directory = tmp_path_factory.mktemp("swept")
     summary = run_sweep(
-        tiny_spec(directory, SWEEP), str(directory / "results"), executor="inline", keep_models=KeepModels.BEST,
+        tiny_spec(directory, SWEEP),
+        str(directory / "results"),
+        executor="inline",
+        keep_models=KeepModels.BEST,
         command="orca-sweep run tiny.yaml",
-    )  # fmt: skip
+    )
     return directory, directory / "results", summary
 
 
 @pytest.mark.slow
-def test_the_best_model_of_a_task_stays_and_predicts(swept: tuple[Path, Path, Summary]) -> None:
+def test_the_best_model_of_a_task_stays_and_predicts(
+    swept: tuple[Path, Path, Summary],
+) -> None:
     _, store, summary = swept
     best = best_of(ResultsStore(store).select({"phase": ["confirm"]}))
     assert best is not None
@@ -69,9 +98,18 @@ def test_the_best_model_of_a_task_stays_and_predicts(swept: tuple[Path, Path, Su
     assert [path.name for path in (store / "models").iterdir()] == [best.trial_key]
     model = load(store / "models" / best.trial_key, device="cpu")
     test = get_task(TASK).prepare().test
-    assert model.evaluate(test.x, test.y)[model.task.metric] == pytest.approx(best.test_score, abs=1e-9)
+    assert model.evaluate(test.x, test.y)[model.task.metric] == pytest.approx(
+        best.test_score, abs=1e-9
+    )
     card = (store / "models" / best.trial_key / "README.md").read_text()
-    for part in ("| orca |", "| nft |", "2 seeds |", "orca-sweep run tiny.yaml", best.data_fingerprint, "of tiny/full"):
+    for part in (
+        "| orca |",
+        "| nft |",
+        "2 seeds |",
+        "orca-sweep run tiny.yaml",
+        best.data_fingerprint,
+        "of tiny/full",
+    ):
         assert part in card
 
 
@@ -89,28 +127,45 @@ def test_cards_are_complete_after_an_interruption_and_checkpoints_are_named(
         elif isinstance(event, TrialStarted) and event.phase == "confirm":
             confirms.append(event.trial_key)
             if len(confirms) == 2:
-                Checkpoints(store).save("f" * 20, TrialReport(), lambda path: path.touch())
+                Checkpoints(store).save(
+                    "f" * 20, TrialReport(), lambda path: path.touch()
+                )
                 raise KeyboardInterrupt
 
     summary = run_sweep(
-        tiny_spec(swept[0], SWEEP), str(store), executor="inline", keep_models=KeepModels.BEST, listener=interrupt,
+        tiny_spec(swept[0], SWEEP),
+        str(store),
+        executor="inline",
+        keep_models=KeepModels.BEST,
+        listener=interrupt,
         command="orca-sweep run tiny.yaml",
-    )  # fmt: skip
+    )
     assert (summary.interrupted, summary.time_over, summary.models) == (True, False, {})
     card = (store / "models" / confirms[0] / "README.md").read_text()
     assert "orca-sweep run tiny.yaml" in card
     assert "1 seed |" in card
-    assert messages[-1].startswith("1 checkpoints stay until the same command continues")
+    assert messages[-1].startswith(
+        "1 checkpoints stay until the same command continues"
+    )
     assert messages[-1].endswith(f"delete 0 MB: rm -r '{store}/checkpoints'")
 
 
 @pytest.mark.slow
 def test_a_finished_sweep_says_which_models_are_missing_and_how_to_make_them(
-    swept: tuple[Path, Path, Summary], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    swept: tuple[Path, Path, Summary],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     directory, store, first = swept
     (tmp_path / "tiny.yaml").write_text(tiny_text(directory, SWEEP))
-    command = ["run", str(tmp_path / "tiny.yaml"), "--executor", "inline", "--results", str(store)]
+    command = [
+        "run",
+        str(tmp_path / "tiny.yaml"),
+        "--executor",
+        "inline",
+        "--results",
+        str(store),
+    ]
     assert run([*command, "--keep-models", "best"]) == 0
     assert f"model of {TASK}: {first.models[TASK]}" in capsys.readouterr().out
     assert run([*command, "--keep-models", "all"]) == 0
@@ -121,12 +176,28 @@ def test_a_finished_sweep_says_which_models_are_missing_and_how_to_make_them(
     for each in missing:
         assert f"reproduce {each.trial_key} --keep-model DIR --results {store}" in said
     folder = tmp_path / "model"
-    run(["reproduce", missing[0].trial_key, "--keep-model", str(folder), "--results", str(store)])
+    run(
+        [
+            "reproduce",
+            missing[0].trial_key,
+            "--keep-model",
+            str(folder),
+            "--results",
+            str(store),
+        ]
+    )
     assert str(folder) in capsys.readouterr().err
     assert load(folder, device="cpu").config.trial == missing[0].trial_key
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis").touch()
-    given = ["reproduce", missing[0].trial_key, "--keep-model", str(tmp_path / "other"), "--results", str(store)]
+    given = [
+        "reproduce",
+        missing[0].trial_key,
+        "--keep-model",
+        str(tmp_path / "other"),
+        "--results",
+        str(store),
+    ]
     assert run(given) == 2
     assert "is no model folder" in capsys.readouterr().err
 
@@ -140,7 +211,10 @@ def test_a_model_that_cannot_be_stored_fails_no_trial(
 
     monkeypatch.setattr(models, "write_folder", fails)
     summary = run_sweep(
-        tiny_spec(swept[0], SWEEP), str(tmp_path / "results"), executor="inline", keep_models=KeepModels.ALL
+        tiny_spec(swept[0], SWEEP),
+        str(tmp_path / "results"),
+        executor="inline",
+        keep_models=KeepModels.ALL,
     )
     assert not summary.failed
     assert len(summary.missing_models) == 4

@@ -1,4 +1,6 @@
-"""Trials of several ranks, on CPUs: the same code as on GPUs, with the backend gloo instead of NCCL."""
+"""Trials of several ranks, on CPUs: the same code as on GPUs, with the backend gloo
+instead of NCCL.
+"""
 
 import multiprocessing
 import os
@@ -63,15 +65,23 @@ def step_of(processes: RankProcesses, trainer: Any) -> Any:
         raise processes.cause(error) from error
 
 
-def test_ranks_take_over_the_state_of_the_first_and_one_that_dies_is_the_cause() -> None:
+def test_ranks_take_over_the_state_of_the_first_and_one_that_dies_is_the_cause() -> (
+    None
+):
     with started(3, build) as (processes, toy):
         step_of(processes, toy)
         assert toy.counted == [6, 6, 6]
         step_of(processes, toy)
         assert toy.counted == [7, 7, 7]
-        [second] = [each for each in multiprocessing.active_children() if each.name == "rank 2 of 3"]
+        [second] = [
+            each
+            for each in multiprocessing.active_children()
+            if each.name == "rank 2 of 3"
+        ]
         os.kill(second.pid or 0, signal.SIGKILL)
-        with pytest.raises(RankFailedError, match=r"^rank 2 of 3 ended by SIGKILL$") as raised:
+        with pytest.raises(
+            RankFailedError, match=r"^rank 2 of 3 ended by SIGKILL$"
+        ) as raised:
             step_of(processes, toy)
         assert raised.value.status is Status.LOST
         with pytest.raises(RankLostError):
@@ -81,12 +91,22 @@ def test_ranks_take_over_the_state_of_the_first_and_one_that_dies_is_the_cause()
 @pytest.mark.parametrize(
     ("failures", "status", "text"),
     [
-        ({"building": UserError("no such body")}, Status.FAILED_USER, "UserError: no such body"),
-        ({"stepping": KeyError("x")}, Status.FAILED_CODE, r"Traceback[^$]*KeyError: 'x'\n"),
+        (
+            {"building": UserError("no such body")},
+            Status.FAILED_USER,
+            "UserError: no such body",
+        ),
+        (
+            {"stepping": KeyError("x")},
+            Status.FAILED_CODE,
+            r"Traceback[^$]*KeyError: 'x'\n",
+        ),
     ],
     ids=["data", "code"],
 )
-def test_the_error_of_a_rank_is_that_of_the_trial(failures: dict[str, Any], status: Status, text: str) -> None:
+def test_the_error_of_a_rank_is_that_of_the_trial(
+    failures: dict[str, Any], status: Status, text: str
+) -> None:
     with started(2, partial(build, **failures)) as (processes, toy):
         with pytest.raises(RankFailedError, match=f"^rank 1 of 2: {text}$") as raised:
             step_of(processes, toy)
@@ -106,15 +126,26 @@ def test_ranks_end_when_their_worker_is_killed() -> None:
 
 @pytest.fixture
 def followers(tmp_path: Path) -> Iterator[None]:
-    """Install the plug-in `examples/followers`, whose methods have several stages, for this process and its ranks."""
+    """Install the plug-in `examples/followers`, whose methods have several stages, for
+    this process and its ranks.
+    """
     with installed_example(FOLLOWERS, tmp_path / "site"):
         yield
 
 
-def tiny(ranks: Ranks, *, body: str, method: str, target: Target, changes: dict[str, Scalar]) -> TrialTrainer:
+def tiny(
+    ranks: Ranks, *, body: str, method: str, target: Target, changes: dict[str, Scalar]
+) -> TrialTrainer:
     task = tiny_task(target, (1, 16) if target.kind == "dense" else (2, 16))
     options = {**QUICK, "refine.dropout": 0.0, **changes}
-    return start(body, method, task=task, hyperparameters=options, deterministic=True, ranks=ranks)
+    return start(
+        body,
+        method,
+        task=task,
+        hyperparameters=options,
+        deterministic=True,
+        ranks=ranks,
+    )
 
 
 def numbers(progress: EpochProgress) -> list[float]:
@@ -126,25 +157,64 @@ def numbers(progress: EpochProgress) -> list[float]:
 @pytest.mark.parametrize(
     ("size", "method", "target", "changes"),
     [
-        pytest.param(3, "orca", CLASSES, {"refine.batch_size": 49}, id="fewer samples than ranks in the last step"),
-        pytest.param(2, "orca", DENSE, {"refine.accumulation": 2, "refine.batch_size": 8}, marks=ALL),
-        pytest.param(2, "joint", CLASSES, {"joint.epochs": 2}, marks=ALL, id="two parallel stages, a loss of the step"),
-        pytest.param(2, "mona", CLASSES, {"mona.epochs": 1}, marks=ALL, id="and between them one of the first rank"),
+        pytest.param(
+            3,
+            "orca",
+            CLASSES,
+            {"refine.batch_size": 49},
+            id="fewer samples than ranks in the last step",
+        ),
+        pytest.param(
+            2,
+            "orca",
+            DENSE,
+            {"refine.accumulation": 2, "refine.batch_size": 8},
+            marks=ALL,
+        ),
+        pytest.param(
+            2,
+            "joint",
+            CLASSES,
+            {"joint.epochs": 2},
+            marks=ALL,
+            id="two parallel stages, a loss of the step",
+        ),
+        pytest.param(
+            2,
+            "mona",
+            CLASSES,
+            {"mona.epochs": 1},
+            marks=ALL,
+            id="and between them one of the first rank",
+        ),
     ],
 )
 @pytest.mark.usefixtures("followers")
 def test_ranks_reach_the_scores_of_one_process(
-    tmp_path: Path, own_home: Path, size: int, method: str, target: Target, changes: dict[str, Scalar]
+    tmp_path: Path,
+    own_home: Path,
+    size: int,
+    method: str,
+    target: Target,
+    changes: dict[str, Scalar],
 ) -> None:
-    make = partial(tiny, body=save_bert(tmp_path / "bert"), method=method, target=target, changes=changes)
+    make = partial(
+        tiny,
+        body=save_bert(tmp_path / "bert"),
+        method=method,
+        target=target,
+        changes=changes,
+    )
     alone = make(ALONE)
     with started(size, make) as (processes, together):
         while not alone.done:
-            expected, found = alone.step(), step_of(processes, together)
+            expected = alone.step()
+            found = step_of(processes, together)
             assert (found.stage, found.epoch) == (expected.stage, expected.epoch)
             assert numbers(found) == pytest.approx(numbers(expected), rel=1e-4)
     assert together.done
-    one, several = alone.result(), together.result()
+    one = alone.result()
+    several = together.result()
     assert one.test_score is not None
     assert several.test_score == pytest.approx(one.test_score, rel=1e-4)
     assert several.best_epoch == one.best_epoch
@@ -156,11 +226,16 @@ def test_a_trial_whose_rank_dies_is_lost_with_a_checkpoint(
     """Trials ask for GPUs, and get CPUs."""
     monkeypatch.setattr(trial_runner, "device_for", lambda trial: "cpu")
     plans = plan_searches(
-        tiny_spec(folder()), {"pocket/wdbc": get_task("pocket/wdbc").prepare().fingerprint}, gpus=False
+        tiny_spec(folder()),
+        {"pocket/wdbc": get_task("pocket/wdbc").prepare().fingerprint},
+        gpus=False,
     )
     plan = next(plan for plan in plans if plan.method == "nft")
-    trial = replace(plan.trial({"refine.batch_size": 32}, 1, "confirm"), resources=Resources(1, 2.0))
-    save, saves = Checkpoints.save, 0
+    trial = replace(
+        plan.trial({"refine.batch_size": 32}, 1, "confirm"), resources=Resources(1, 2.0)
+    )
+    save = Checkpoints.save
+    saves = 0
 
     def save_and_kill(*arguments: Any) -> None:
         nonlocal saves

@@ -1,4 +1,6 @@
-"""FSD50K: chunks of clips, what training does to them once, and how rows belong to clips."""
+"""FSD50K: chunks of clips, what training does to them once, and how rows belong to
+clips.
+"""
 
 import csv
 import json
@@ -43,41 +45,61 @@ def labels_of(raw: Path, row: dict[str, str]) -> list[int]:
 def test_evaluation_holds_every_chunk_as_it_is_with_clip_and_labels(
     split: str, name: str, raw: Path, data: PreparedData
 ) -> None:
-    part, listed = data.splits[split], rows(raw, name)  # type: ignore[index]
+
+    part = data.splits[split]  # type: ignore[index]
+    listed = rows(raw, name)
     assert part.x.shape == (2 * NUM_CLIPS, 1, 96, 102)
     for index in (0, 1, 17):
         chunk = np.asarray(part.x[slice(index, index + 1)][0, 0])
-        np.testing.assert_allclose(chunk[:, :101], plain(raw, listed[index]["files"]), atol=1e-5)
+        np.testing.assert_allclose(
+            chunk[:, :101], plain(raw, listed[index]["files"]), atol=1e-5
+        )
         assert not chunk[:, 101].any()
     assert part.group is not None
     assert part.group.dtype == np.int64
     clips = sorted({row["ext"] for row in listed})
     assert [clips[group] for group in part.group] == [row["ext"] for row in listed]
-    assert [np.flatnonzero(y).tolist() for y in part.y] == [labels_of(raw, row) for row in listed]
+    assert [np.flatnonzero(y).tolist() for y in part.y] == [
+        labels_of(raw, row) for row in listed
+    ]
 
 
 def test_arrays_are_those_of_the_reference(data: PreparedData) -> None:
-    """But for torchaudio's ``MelSpectrogram``, which was stood in for by torch's stft and librosa's filters."""
-    found = [digest(axis) for split in (data.train, data.validation, data.test) for axis in (split.x, split.y)]
+    """But for torchaudio's ``MelSpectrogram``, which was stood in for by torch's stft
+    and librosa's filters.
+    """
+    found = [
+        digest(axis)
+        for split in (data.train, data.validation, data.test)
+        for axis in (split.x, split.y)
+    ]
     expected = [-4.71691, 0.0403314, 0.000907543, 0.0414086, -0.00187687, 0.0414086]
     assert found == pytest.approx(expected, rel=1e-4, abs=1e-4)
 
 
-def test_training_has_one_example_a_clip_with_its_labels(raw: Path, data: PreparedData) -> None:
+def test_training_has_one_example_a_clip_with_its_labels(
+    raw: Path, data: PreparedData
+) -> None:
     assert data.train.group is None
     assert data.train.x.shape == (NUM_CLIPS, 1, 96, 102)
     clips = {row["ext"]: row for row in rows(raw, "tr")}
-    assert [np.flatnonzero(y).tolist() for y in data.train.y] == [labels_of(raw, clips[clip]) for clip in sorted(clips)]
+    assert [np.flatnonzero(y).tolist() for y in data.train.y] == [
+        labels_of(raw, clips[clip]) for clip in sorted(clips)
+    ]
     assert np.asarray(data.train.y).sum(axis=0).min() == 1
     assert not np.asarray(data.train.x[:])[..., 101].any()
 
 
-def test_paper_trains_on_the_training_list_alone(raw: Path, data: PreparedData, tmp_path: Path) -> None:
+def test_paper_trains_on_the_training_list_alone(
+    raw: Path, data: PreparedData, tmp_path: Path
+) -> None:
     paper = TASK.prepare("paper", raw=raw, out=tmp_path / "1-paper")
     assert (len(paper.train), len(paper.validation)) == (22, 2)
     assert paper.validation.group is None
     examples = np.concatenate([paper.train.x[:], paper.validation.x[:]])
-    assert {row.tobytes() for row in examples} == {row.tobytes() for row in data.train.x[:]}
+    assert {row.tobytes() for row in examples} == {
+        row.tobytes() for row in data.train.x[:]
+    }
     np.testing.assert_array_equal(paper.test.x[:], data.test.x[:])
 
 
@@ -86,7 +108,9 @@ def test_masks_are_bands_of_the_least_value(seed: int) -> None:
     chunk = np.random.RandomState(0).uniform(1, 2, (96, 101)).astype(np.float32)
     masked = fsd50k._masked(chunk, np.random.RandomState(seed))
     assert (masked[masked != chunk] == chunk.min()).all()
-    rows, columns = (np.flatnonzero((masked != chunk).all(axis=axis)) for axis in (1, 0))
+    rows, columns = (
+        np.flatnonzero((masked != chunk).all(axis=axis)) for axis in (1, 0)
+    )
     assert len(rows) <= 2 * int(0.15 * 96)
     assert len(columns) <= 2 * int(0.20 * 101)
     band = fsd50k._band(96, 0.15, np.random.RandomState(seed))
@@ -95,10 +119,15 @@ def test_masks_are_bands_of_the_least_value(seed: int) -> None:
 
 
 def test_backgrounds_are_mixed_in_by_shares_that_sum_to_one() -> None:
-    chunk, mixed = np.full((96, 101), 2.0), 0
+    chunk = np.full((96, 101), 2.0)
+    mixed = 0
     for seed in range(12):
-        example = fsd50k.training_example(chunk, lambda _: 4 * np.ones((96, 101)), np.random.RandomState(seed))
-        np.testing.assert_allclose(example, example[0, 0])  # a mask has the least value, here the only one
+        example = fsd50k.training_example(
+            chunk, lambda _: 4 * np.ones((96, 101)), np.random.RandomState(seed)
+        )
+        np.testing.assert_allclose(
+            example, example[0, 0]
+        )  # a mask has the least value, here the only one
         mixed += example[0, 0] != 2
         assert 2 <= example[0, 0] < 3
     assert 6 < mixed < 12
