@@ -23,9 +23,9 @@ from orca_ray.tasks.metrics import all_metrics
 from orca_ray.tasks.registry import all_tasks
 from orca_ray.training.artefacts.base import all_artefacts
 
-PLUG_INS = EXAMPLE, FOLLOWERS, PAPER_TASKS, PDEBENCH, TRACKERS = tuple(
+PLUG_INS = EXAMPLE, FOLLOWERS, PDEBENCH, TRACKERS = tuple(
     Path(__file__).parents[1] / "examples" / name
-    for name in ("plugin", "followers", "paper_tasks", "pdebench", "trackers")
+    for name in ("plugin", "followers", "pdebench", "trackers")
 )
 _CACHES = (
     discovery._entry_points,

@@ -32,7 +32,6 @@ from tests.docs.pages import ROOT
 from tests.plug_in_packages import (
     EXAMPLE,
     FOLLOWERS,
-    PAPER_TASKS,
     PDEBENCH,
     PLUG_INS,
     TRACKERS,
@@ -250,9 +249,6 @@ def beside(site: Path, **variables: str) -> Mapping[str, str]:
         ),
         pytest.param(FOLLOWERS, "not TestMethods", 36, id="followers, other tests"),
         pytest.param(PDEBENCH, "", 56, marks=pytest.mark.exhaustive, id="PDEBench"),
-        pytest.param(
-            PAPER_TASKS, "", 55, marks=pytest.mark.exhaustive, id="tasks of the paper"
-        ),
         pytest.param(TRACKERS, "", 5, marks=pytest.mark.exhaustive, id="trackers"),
     ],
 )

@@ -487,7 +487,7 @@ TASKS = sorted(
     for name in writers()
     if not name.startswith(("openml/", "pdebench_generated/"))
 )
-SAMPLED = ("nasbench360/ecg", "pdebench/shallow_water")
+SAMPLED = ("drug/ctrp", "nasbench360/ecg", "pdebench/shallow_water")
 MOST_RUNS = 60
 
 

@@ -21,7 +21,14 @@ from orca_ray.tasks.scaling import input_statistics
 from orca_ray.testing import RawFilesSuite, TaskSuite
 from tests.raw_files import corruptions, writers
 
-BENCHMARKS = {"nasbench360": 10, "pdebench": 9, "pdebench_generated": 9, "openml": 42}
+BENCHMARKS = {
+    "nasbench360": 10,
+    "pdebench": 9,
+    "pdebench_generated": 9,
+    "openml": 42,
+    "drug": 2,
+    "domainnet": 1,
+}
 POCKET = [
     "burgers16",
     "darcy16",
@@ -92,6 +99,7 @@ READ_ALIKE = {
         "pdebench/darcy",
     ),
     "pdebench_generated": ("pdebench_generated/burgers",),
+    "drug": ("drug/gdsc",),
 }
 """The tasks that stand for all of a benchmark whose tasks are read alike."""
 SAMPLE = [

@@ -6,7 +6,6 @@ import csv
 import hashlib
 import json
 import time
-from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,6 @@ from orca_ray.sweep.plan.searches import SearchPlan, TrialSpec, plan_searches
 from orca_ray.sweep.plan.spec import Overrides, published_settings, reference_row
 from orca_ray.sweep.search import Search
 from orca_ray.tasks.registry import all_tasks, get_task
-from tests.plug_in_packages import PAPER_TASKS, installed_example
 
 MINIMAL = """\
 name: mine
@@ -351,39 +349,23 @@ searches.
 """
 
 
-@pytest.fixture
-def sweeps(tmp_path: Path) -> Iterator[dict[str, Path]]:
-    """Install the plug-in `examples/paper_tasks`; return the paths of its sweeps and of
-    the shipped ones, by name.
-    """
-    with installed_example(PAPER_TASKS, tmp_path / "site"):
-        yield shipped_sweeps() | {
-            path.stem: path for path in (PAPER_TASKS / "sweeps").glob("*.yaml")
-        }
-
-
-SWEEPS = [*shipped_sweeps(), "domainnet", "drug"]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
         name if name in QUICK else pytest.param(name, marks=pytest.mark.exhaustive)
-        for name in SWEEPS
+        for name in shipped_sweeps()
     ],
 )
-def test_trial_keys_of_shipped_sweeps_never_change(
-    name: str, sweeps: dict[str, Path]
-) -> None:
+def test_trial_keys_of_shipped_sweeps_never_change(name: str) -> None:
     keys = []
-    for budget in load_spec(sweeps[name]).file.budgets:
+    for budget in load_spec(name).file.budgets:
         for overrides in (
             Overrides(),
             Overrides(trials=1, protocol="paper"),
             Overrides(deterministic=True),
         ):
-            spec = load_spec(sweeps[name], budget=budget, overrides=overrides)
+            spec = load_spec(name, budget=budget, overrides=overrides)
             for plan in plan_searches(
                 spec, dict.fromkeys(spec.tasks, "0" * 16), gpus=True
             ):
@@ -405,16 +387,15 @@ def test_trial_keys_of_shipped_sweeps_never_change(
 
 
 OURS = ("pocket", "cabinet", "pdebench_generated")
-PAPERS = [
+PAPERS = [name for name, task in all_tasks().items() if task.benchmark not in OURS]
+"""The paper's tasks, of which each has a row of its own."""
+DAILY = (
     "domainnet/sketch",
-    "drug/ctrp",
-    "drug/gdsc",
-    *(x for x in all_tasks() if x.split("/")[0] not in OURS),
-]
-"""The paper's tasks, of which each has a row of its own; the first three are the
-plug-in's.
-"""
-DAILY = ("nasbench360/ecg", "nasbench360/satellite", "pdebench/burgers", "openml/61")
+    "nasbench360/ecg",
+    "nasbench360/satellite",
+    "pdebench/burgers",
+    "openml/61",
+)
 """Tasks whose rows are compared in every run: sequences and images, each optimiser,
 each benchmark.
 """
@@ -455,13 +436,11 @@ def test_every_published_configuration_can_be_built_and_pocket_has_none() -> Non
             resolve("orca", published_settings(name))
 
 
-def planned(
-    sweeps: dict[str, Path], task: str, budget: str | None = None, **overrides: Any
-) -> SearchPlan:
+def planned(task: str, budget: str | None = None, **overrides: Any) -> SearchPlan:
     """Plan ``orca`` on one task with the sweep file of its benchmark."""
     benchmark, _, name = task.partition("/")
     spec = load_spec(
-        sweeps[benchmark],
+        benchmark,
         budget=budget,
         overrides=Overrides(tasks=[name], methods=["orca"], **overrides),
     )
@@ -526,15 +505,15 @@ def test_every_row_is_of_one_task() -> None:
 
 @pytest.mark.parametrize("task", SAMPLED)
 def test_searches_begin_with_the_row_of_a_task_and_the_papers_recipe_is_it(
-    task: str, sweeps: dict[str, Path]
+    task: str,
 ) -> None:
-    plan = planned(sweeps, task, budget="full")
+    plan = planned(task, budget="full")
     first = Search(plan).take()
     row = ROWS[dataset_of(task)]
     assert first is not None
     assert first.phase == "search"
     assert_is_row(first, row)
-    quick = planned(sweeps, task, budget="quick").first
+    quick = planned(task, budget="quick").first
     published = published_settings(task)
     changed = {name for name in published if quick.get(name) != published[name]}
     assert changed <= {
@@ -543,7 +522,7 @@ def test_searches_begin_with_the_row_of_a_task_and_the_papers_recipe_is_it(
         "refine.decay_epochs",
         "align.epochs",
     }
-    plan = planned(sweeps, task, protocol="paper", trials=1)
+    plan = planned(task, protocol="paper", trials=1)
     assert (plan.num_search, plan.confirm_seeds) == (0, (0,))
     trial = plan.trial({}, 0, "confirm")
     assert_is_row(trial, row)
