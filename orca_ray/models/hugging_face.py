@@ -207,8 +207,9 @@ def _check_safetensors(base: str, path: Path) -> None:
 
     try:
         with safe_open(path, framework="pt") as file:
+            names = list(file.keys())
             num_values = sum(
-                math.prod(file.get_slice(name).get_shape()) for name in file.keys()
+                math.prod(file.get_slice(name).get_shape()) for name in names
             )
     except (SafetensorError, OSError) as error:
         raise _unreadable(

@@ -17,13 +17,10 @@ imports this one.
 import pytest
 
 _MODULES = ("distances", "families", "scores", "suite", "tasks", "trials")
-pytest.register_assert_rewrite(
-    *(f"{__name__}.{module}" for module in _MODULES)
-)  # failures show values
+# Failures show values, if this is registered before the modules are imported.
+pytest.register_assert_rewrite(*(f"{__name__}.{module}" for module in _MODULES))
 
-from orca_ray.testing.distances import (
-    DistanceSuite,
-)
+from orca_ray.testing.distances import DistanceSuite  # noqa: E402
 from orca_ray.testing.families import FamilySuite  # noqa: E402
 from orca_ray.testing.scores import LossSuite, MetricSuite, StatisticSuite  # noqa: E402
 from orca_ray.testing.tasks import RawFilesSuite, TaskSuite  # noqa: E402

@@ -65,10 +65,8 @@ def main() -> None:
         processes.join(toy)
         toy.step()
         if toy.epoch == 6:
-            print(
-                *(process.pid for process in multiprocessing.active_children()),
-                flush=True,
-            )
+            pids = [process.pid for process in multiprocessing.active_children()]
+            print(*pids, flush=True)  # noqa: T201
         time.sleep(0.05)
 
 

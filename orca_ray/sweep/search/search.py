@@ -169,7 +169,7 @@ def restored(
     free = (number for number in count(1) if number not in numbered)
     numbered |= {
         number: suggestion._replace(number=number)
-        for suggestion, number in zip(moved, free)
+        for suggestion, number in zip(moved, free, strict=False)
     }
     return [numbered[number] for number in sorted(numbered) if number < plan.num_search]
 

@@ -35,9 +35,7 @@ def _build(workspace: Workspace) -> Arrays:
     screen = _read_screen(workspace, "train")
     test_screen = _read_screen(workspace, "test")
     num_rows = len(screen.x)
-    parts = hold_out(
-        screen.path, num_rows, max(1, num_rows // 10), SPLIT_SEED
-    )
+    parts = hold_out(screen.path, num_rows, max(1, num_rows // 10), SPLIT_SEED)
     # Sorted, so that rows are read in the order of the file.
     train, validation = (np.sort(part) for part in parts)
     test = np.arange(len(test_screen.x))
