@@ -54,10 +54,11 @@ from orca_ray.results.folder import Folder
 from orca_ray.results.lease import Lease
 from orca_ray.results.record import Record, Status
 from orca_ray.results.store import ResultsStore
-from orca_ray.sweep.executors.liveness import TimeLimits
-from orca_ray.sweep.plan.searches import SearchPlan, TrialSpec, stable_seed
+from orca_ray.sweep.messages.report import TrialReport
+from orca_ray.sweep.messages.settings import TimeLimits
+from orca_ray.sweep.plan.searches import SearchPlan
+from orca_ray.sweep.plan.trial_spec import TrialSpec, stable_seed
 from orca_ray.sweep.run.controller import SweepController
-from orca_ray.sweep.run.messages import TrialReport
 from tests.sweep.fakes import fake_outcome, fake_reports
 
 MEDIAN_SECONDS = 600.0

@@ -50,10 +50,12 @@ from orca_ray.results.lease import Lease
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.executors import ray as ray_executor
 from orca_ray.sweep.executors import trainable
-from orca_ray.sweep.executors.base import ExecutorOptions
-from orca_ray.sweep.plan.searches import SearchPlan, TrialSpec
+from orca_ray.sweep.messages.report import TrialReport
+from orca_ray.sweep.messages.settings import WorkerSettings
+from orca_ray.sweep.plan.searches import SearchPlan
+from orca_ray.sweep.plan.trial_spec import TrialSpec
 from orca_ray.sweep.run.controller import SweepController
-from orca_ray.sweep.run.messages import TrialReport, WorkerSettings
+from orca_ray.sweep.run.executor import ExecutorOptions
 from orca_ray.sweep.search import NUM_STARTUP, History
 
 SEARCHES = 126
@@ -156,7 +158,7 @@ def run_on_ray(
         return type(name, (actor,), {"settings": settings})
 
     with (
-        mock.patch.object(ray_executor, "allowed_cpus", return_value=workers),
+        mock.patch("orca_ray.process.allowed_cpus", return_value=workers),
         mock.patch(
             "multiprocessing.cpu_count", return_value=workers
         ),  # Ray starts as many processes at a time

@@ -14,15 +14,11 @@ import pyarrow.parquet as pq
 
 from orca_ray.errors import UserError
 from orca_ray.results.store import ResultsStore
+from orca_ray.sweep.messages.report import TrialReport
 from orca_ray.sweep.plan.loading import parse_spec
-from orca_ray.sweep.plan.searches import (
-    SearchPlan,
-    TrialSpec,
-    plan_searches,
-    stable_seed,
-)
+from orca_ray.sweep.plan.searches import SearchPlan, plan_searches
+from orca_ray.sweep.plan.trial_spec import TrialSpec, stable_seed
 from orca_ray.sweep.run.events import Event, TrialFinished
-from orca_ray.sweep.run.messages import TrialReport
 from tests.sweep.fakes import fake_reports
 
 SWEEP = """\

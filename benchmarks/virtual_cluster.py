@@ -9,9 +9,10 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, tzinfo
 from unittest import mock
 
-from orca_ray.sweep.plan.searches import NodeResources, TrialSpec
+from orca_ray.process import NodeResources
+from orca_ray.sweep.plan.trial_spec import TrialSpec
 from orca_ray.sweep.run import controller as conductor_module
-from orca_ray.sweep.run import messages
+from orca_ray.sweep.run import recorder
 from orca_ray.sweep.run.controller import SweepController
 from orca_ray.sweep.run.placement import GpuRequest, Placement
 from tests.sweep.fakes import fake_reports
@@ -95,6 +96,6 @@ class VirtualCluster:
 
         with (
             mock.patch.object(conductor_module, "datetime", VirtualDate),
-            mock.patch.object(messages, "datetime", VirtualDate),
+            mock.patch.object(recorder, "datetime", VirtualDate),
         ):
             yield

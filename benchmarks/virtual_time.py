@@ -11,7 +11,7 @@ from unittest import mock
 
 from orca_ray.results import lease as lease_module
 from orca_ray.sweep.run import controller as controller_module
-from orca_ray.sweep.run import messages
+from orca_ray.sweep.run import recorder
 
 EPOCH = 1e9
 """Date of the virtual time 0, in seconds since 1970."""
@@ -64,7 +64,7 @@ class VirtualTime:
                 mock.patch.object(lease_module, "threading", threads),
                 mock.patch.object(lease_module, "seconds_since_boot", clock),
                 mock.patch.object(controller_module, "datetime", VirtualDate),
-                mock.patch.object(messages, "datetime", VirtualDate),
+                mock.patch.object(recorder, "datetime", VirtualDate),
             ):
                 stack.enter_context(patch)
             yield

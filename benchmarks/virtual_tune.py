@@ -28,17 +28,19 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 from benchmarks.virtual_time import VirtualTime
+from orca_ray.process import NodeResources
 from orca_ray.results.record import Status
 from orca_ray.sweep.executors import ray_private, tune_adapter
-from orca_ray.sweep.executors.liveness import Deadlines, TimeLimits
+from orca_ray.sweep.executors.liveness import Deadlines
 from orca_ray.sweep.executors.tune_adapter import (
     TuneCallback,
     TuneScheduler,
     TuneSearcher,
 )
-from orca_ray.sweep.plan.searches import NodeResources, TrialSpec
+from orca_ray.sweep.messages.report import TrialReport
+from orca_ray.sweep.messages.settings import TimeLimits
+from orca_ray.sweep.plan.trial_spec import TrialSpec
 from orca_ray.sweep.run.controller import SweepController
-from orca_ray.sweep.run.messages import TrialReport, trial_from_json
 from orca_ray.sweep.run.placement import GpuRequest, Placement
 from tests.sweep.fakes import fake_reports
 
@@ -245,7 +247,7 @@ class VirtualTune:
             if self._finished or config is None:
                 break
             trial = self.live[name] = TuneTrial(
-                name, config, trial_from_json(config["trial"])
+                name, config, TrialSpec.from_json(config["trial"])
             )
             self._unstaged.append(trial)
         self._give_actors()

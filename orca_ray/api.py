@@ -19,6 +19,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from orca_ray.data.cache import scratch_directory
 from orca_ray.data.prepared import PreparedData, num_folds
 from orca_ray.errors import UserError
 from orca_ray.leaderboard.page.adaptation import make_evidence
@@ -38,18 +39,19 @@ from orca_ray.notebook import notebook_progress
 from orca_ray.options import KeepModels
 from orca_ray.own_data.infer_task import Preprocessing
 from orca_ray.predictor import Predictor
+from orca_ray.process import this_node
 from orca_ray.results.models import StoredModels
 from orca_ray.results.record import Record
 from orca_ray.results.store import ResultsStore
 from orca_ray.selection import LEAST_POOLED, Candidate, Choice, Judge, Report
-from orca_ray.sweep.executors import joined_address
-from orca_ray.sweep.executors.base import Executor, num_workers, this_node
-from orca_ray.sweep.executors.cleanup import scratch_directory
+from orca_ray.sweep.executors import joined_address, make_executor, nodes_of
+from orca_ray.sweep.executors.ray import num_workers
 from orca_ray.sweep.plan.loading import load_spec, shipped_sweeps
-from orca_ray.sweep.plan.searches import canonical_json
 from orca_ray.sweep.plan.spec import Overrides, SweepSpec
-from orca_ray.sweep.run.driver import make_executor, nodes_of, run_sweep
+from orca_ray.sweep.plan.trial_spec import canonical_json
+from orca_ray.sweep.run.driver import run_sweep
 from orca_ray.sweep.run.events import Listener, Summary
+from orca_ray.sweep.run.executor import Executor
 from orca_ray.sweep.search import Race
 from orca_ray.sweep.search.contender import ALL, ALL_BUT_TEST, FOLD
 from orca_ray.sweep.worker.models import OUTPUTS
@@ -345,7 +347,7 @@ class AdaptationSweep:
         return run_sweep(
             self.spec(methods),
             self.results,
-            executor=executor,
+            executor=make_executor(executor) if isinstance(executor, str) else executor,
             listener=self.listener,
             address=None if executor == "inline" else self.address,
             keep_models=KeepModels.ALL,

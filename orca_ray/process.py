@@ -1,20 +1,56 @@
-"""Facts about this process: the CPUs and memory that its container allows, and a count
-of its steps of progress.
+"""Facts about this process and its machine: resources, descendants, and progress.
 
-The count distinguishes a slow trial from one that hangs. Limits are read from cgroups,
-versions 1 and 2.
+Limits of CPUs and memory are read from cgroups, versions 1 and 2. The count of steps of
+progress distinguishes a slow trial from one that hangs.
 """
 
+import contextlib
+import math
 import multiprocessing
 import os
+import platform
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import psutil
 
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_GROUPS = Path("/proc/self/cgroup")
+
+
+@dataclass(frozen=True)
+class NodeResources:
+    """Resources of one node (machine) of a cluster."""
+
+    name: str
+    cpus: float
+    gpus: float
+    memory_gib: float
+    id: str = ""
+    """Ray's id of the node."""
+
+
+def this_node() -> NodeResources:
+    """Return the resources of this machine.
+
+    These are the CPU cores and memory that the process may use, and the visible GPUs.
+    """
+    import psutil
+    import torch
+
+    memory = min(psutil.virtual_memory().total, allowed_memory() or math.inf)
+    return NodeResources(
+        name=platform.node(),
+        cpus=float(allowed_cpus()),
+        gpus=float(torch.cuda.device_count()),
+        memory_gib=memory / 2**30,
+    )
 
 
 def allowed_cpus(root: Path = CGROUPS, own: Path = OWN_GROUPS) -> int:
@@ -104,6 +140,48 @@ def _read(path: Path) -> list[str]:
         return path.read_text().split()
     except OSError:
         return []
+
+
+def process_identity() -> str:
+    """Return the id and the start time of this process, which no other process has."""
+    import psutil
+
+    process = psutil.Process()
+    return f"{process.pid}-{process.create_time():.2f}"
+
+
+def process_lives(pid: int, created: float) -> bool:
+    """Return whether the process with this id and start time lives."""
+    import psutil
+
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        return (
+            abs(process.create_time() - created) < 1
+            and process.status() != psutil.STATUS_ZOMBIE
+        )
+    return False
+
+
+def descendants() -> "frozenset[psutil.Process]":
+    """Return the living processes that this process or its descendants have started."""
+    import psutil
+
+    return frozenset(psutil.Process().children(recursive=True))
+
+
+def kill_with_descendants(processes: "Iterable[psutil.Process]") -> None:
+    """Kill processes and all their descendants.
+
+    An example are the remaining services of a local cluster that was lost.
+    """
+    import psutil
+
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            # `children` raises if another process has the id now
+            for member in (*process.children(recursive=True), process):
+                member.kill()
 
 
 def end_with_parent() -> None:

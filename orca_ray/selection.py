@@ -33,7 +33,7 @@ from orca_ray.methods.registry import get_method
 from orca_ray.methods.snapshot import averaging
 from orca_ray.results.models import StoredModels
 from orca_ray.results.record import Record, Status
-from orca_ray.sweep.plan.searches import canonical_json
+from orca_ray.sweep.plan.trial_spec import canonical_json
 from orca_ray.sweep.search.contender import ALL, ALL_BUT_TEST, FOLD, START, replaces
 from orca_ray.sweep.search.levels import doubtful_levels
 from orca_ray.sweep.search.race import FEW_FOLDS

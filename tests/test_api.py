@@ -17,8 +17,8 @@ from orca_ray.cli.app import run
 from orca_ray.errors import UserError
 from orca_ray.methods.registry import get_method
 from orca_ray.predictor import Predictor
+from orca_ray.process import NodeResources
 from orca_ray.results.store import ResultsStore
-from orca_ray.sweep.plan.searches import NodeResources
 from orca_ray.sweep.run.events import Summary
 from orca_ray.tasks.task import Task
 from tests.results.factories import make_record
@@ -144,9 +144,9 @@ def test_trials_on_gpus_get_a_whole_body(
             **{"return_value.__enter__.return_value.open.return_value": [node]}
         )
         monkeypatch.setattr(
-            "orca_ray.sweep.run.driver.this_node", lambda node=node: node
+            "orca_ray.sweep.executors.this_node", lambda node=node: node
         )
-        monkeypatch.setattr("orca_ray.sweep.run.driver.make_executor", cluster)
+        monkeypatch.setattr("orca_ray.sweep.executors.make_executor", cluster)
         monkeypatch.setenv("RAY_ADDRESS", address)
         for data, body in ((csv, ""), (table(), ""), (table(), cut), (task, "")):
             with pytest.raises(UserError, match="no trial"):

@@ -23,6 +23,8 @@ PACKAGE = Path(orca_ray.__file__).parent
 TABLES = tomllib.loads(Path(__file__).with_name("floors.toml").read_text())
 FLOORS = TABLES["floors"]
 INTERFACE = TABLES["interface"]
+INNER_FLOORS: dict[str, dict[str, int]] = TABLES["rooms"]
+"""Floors of the rooms inside a package, by name of the package."""
 SIDEWAYS = {
     (importer, imported)
     for importer, rooms in TABLES["sideways"].items()
@@ -107,6 +109,33 @@ def complaint(importer: str, imported: str) -> str | None:
     )
 
 
+def inner_complaint(importer: str, imported: str) -> str | None:
+    """Say what is wrong with one arrow between rooms of a package, or None."""
+    package = room(importer)
+    floors = INNER_FLOORS.get(package)
+    if floors is None or room(imported) != package:
+        return None
+    start = inner_room(importer)
+    end = inner_room(imported)
+    if start == end:
+        return None
+    if start not in floors:
+        return f"{package} itself imports no room, and {end} is one"
+    if end not in floors:  # `from orca_ray.sweep import trackers` names the room
+        return None
+    if floors[end] < floors[start]:
+        return None
+    return (
+        f"{package}/{start} is on floor {floors[start]}, {package}/{end} on floor"
+        f" {floors[end]}: arrows go down"
+    )
+
+
+def inner_room(name: str) -> str:
+    """Return the part of a dotted name below the package's name, or nothing."""
+    return [*name.split("."), "", ""][2]
+
+
 def modules() -> Iterator[tuple[Path, str]]:
     for path in sorted(PACKAGE.rglob("*.py")):
         parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
@@ -129,6 +158,21 @@ def test_every_arrow_goes_down() -> None:
         if (told := complaint(here, there))
     ]
     assert not wrong, "\n".join(wrong)
+
+
+def test_every_arrow_inside_a_package_goes_down() -> None:
+    wrong = [
+        f"{place}: {sentence}"
+        for importer, imported, place in arrows()
+        if (sentence := inner_complaint(importer, imported))
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_every_room_inside_a_package_has_a_floor() -> None:
+    for package, floors in INNER_FLOORS.items():
+        rooms = {path.parent.name for path in (PACKAGE / package).glob("*/__init__.py")}
+        assert rooms == set(floors)
 
 
 def test_no_circle_of_imports() -> None:

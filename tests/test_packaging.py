@@ -25,7 +25,7 @@ import orca_ray
 from orca_ray.discovery import GROUPS
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.plan.loading import load_spec
-from orca_ray.sweep.plan.plan import resolve
+from orca_ray.sweep.plan.requirements import resolve
 from orca_ray.sweep.plan.searches import plan_searches
 from orca_ray.testing.suite import make_home, save_tokenizer
 from tests.docs.pages import ROOT

@@ -213,7 +213,7 @@ def adapt(
     from orca_ray.own_data.infer_task import infer
     from orca_ray.own_data.registration import register
     from orca_ray.results.store import check_writable
-    from orca_ray.sweep.run.driver import nodes_of
+    from orca_ray.sweep.executors import nodes_of
 
     given = options.data_options()
     if options.out is not None:

@@ -28,9 +28,9 @@ from orca_ray.paths import check_unread, public_uri
 
 if TYPE_CHECKING:
     from orca_ray.sweep.plan.cost import TaskCost
-    from orca_ray.sweep.plan.plan import Plan
     from orca_ray.sweep.plan.spec import SweepSpec
     from orca_ray.sweep.run.events import Event, Summary
+    from orca_ray.sweep.run.preview import Plan
 
 MAX_NOTES = 5
 """Largest number of distinct notes of trials that the summary of a sweep lists."""
@@ -71,6 +71,7 @@ def _run(spec: "SweepSpec", source: str, options: RunCommandOptions) -> None:
         show_plan(spec, uri, options, quiet=options.quiet)
         return
     from orca_ray.cli.sweep_progress import SweepProgress
+    from orca_ray.sweep.executors import make_executor
     from orca_ray.sweep.run.driver import run_sweep
     from orca_ray.sweep.trackers.base import Tracking
 
@@ -115,7 +116,7 @@ def _run(spec: "SweepSpec", source: str, options: RunCommandOptions) -> None:
         summary = run_sweep(
             spec,
             uri,
-            executor=options.executor.value,
+            executor=make_executor(options.executor.value),
             listener=listener,
             address=options.address,
             retry_failed=options.retry_failed,
@@ -259,8 +260,8 @@ def show_plan(
     """Print the plan (``quiet``: only trials that fit on no node), and exit with code 2
     if a trial fits on no node.
     """
-    from orca_ray.sweep.plan.plan import build_plan
-    from orca_ray.sweep.run.driver import nodes_of
+    from orca_ray.sweep.executors import nodes_of
+    from orca_ray.sweep.run.preview import build_plan
 
     planned = build_plan(
         spec, existing_store(uri), nodes_of(options.executor.value, options.address)

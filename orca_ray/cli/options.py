@@ -22,8 +22,8 @@ from orca_ray.paths import check_special, public_uri, secrets_in, without
 
 if TYPE_CHECKING:
     from orca_ray.results.store import ResultsStore
-    from orca_ray.sweep.executors.base import ExecutorOptions
     from orca_ray.sweep.plan.spec import SweepSpec
+    from orca_ray.sweep.run.executor import ExecutorOptions
 
 Options = TypeVar("Options")
 
@@ -407,8 +407,8 @@ class RunCommandOptions(SweepOptions):
 
     def run_options(self) -> "ExecutorOptions":
         """Return the time limits and GPUs of trials as options of the executor."""
-        from orca_ray.sweep.executors.base import ExecutorOptions
-        from orca_ray.sweep.executors.liveness import TimeLimits
+        from orca_ray.sweep.messages.settings import TimeLimits
+        from orca_ray.sweep.run.executor import ExecutorOptions
 
         trial = None if self.trial_minutes is None else 60 * self.trial_minutes
         time = TimeLimits(trial, 60 * self.hang_minutes)

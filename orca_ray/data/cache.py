@@ -8,6 +8,8 @@ import hashlib
 import json
 import logging
 import os
+import platform
+import re
 import shutil
 import tempfile
 import time
@@ -19,12 +21,18 @@ from typing import Any, BinaryIO, cast
 from orca_ray import paths
 from orca_ray.errors import UserError, shorten
 from orca_ray.paths import open_regular, regular_size
-from orca_ray.process import free_memory
+from orca_ray.process import free_memory, process_identity, process_lives
 
 logger = logging.getLogger(__name__)
 
 HOME_VARIABLE = "ORCA_RAY_HOME"
 
+_SCRATCH_PREFIX = f"orca-ray-{platform.node()}-"
+"""Start of the names of directories in the system's directory for temporary files.
+
+The machine's name is part of it, because containers may share that directory, and each
+has process ids of its own.
+"""
 _ABANDONED_SECONDS = 3600.0
 MOST_TEXT_BYTES = 2**28
 """Limit of a text file or recording that is read at once; FSD50K's list of chunks has
@@ -309,17 +317,43 @@ def lock(path: Path, what: str = "") -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def scratch_directory(parent: Path, prefix: str = ".tmp-") -> Iterator[Path]:
-    """Yield a new hidden directory inside ``parent``; it is removed at the end of the
-    block, also after an error.
+def scratch_directory(
+    parent: Path | None = None, prefix: str = ".tmp-"
+) -> Iterator[Path]:
+    """Yield a new directory, which is removed at the end of the block.
+
+    It is a hidden directory inside ``parent``. Without ``parent``, it lies in the
+    system's directory for temporary files, and its name holds the id and the start time
+    of this process, so that `remove_abandoned` finds it if the process is killed.
     """
-    make_directory(parent)
-    with disk_errors(parent):
+    if parent is None:
         directory = tempfile.TemporaryDirectory(
-            prefix=prefix, dir=parent, ignore_cleanup_errors=True
+            prefix=f"{_SCRATCH_PREFIX}{process_identity()}-", ignore_cleanup_errors=True
         )
+    else:
+        make_directory(parent)
+        with disk_errors(parent):
+            directory = tempfile.TemporaryDirectory(
+                prefix=prefix, dir=parent, ignore_cleanup_errors=True
+            )
     with directory as path:
         yield Path(path)
+
+
+def remove_abandoned() -> None:
+    """Delete the temporary directories that killed processes of this machine have left.
+
+    These are directories of `scratch_directory` without a parent.
+    """
+    for path in Path(tempfile.gettempdir()).glob(f"{_SCRATCH_PREFIX}*"):
+        owner = re.fullmatch(
+            r"(\d+)-([\d.]+)-.*", path.name.removeprefix(_SCRATCH_PREFIX)
+        )
+        if owner is None:  # of a machine whose name begins with the name of this one
+            continue
+        if not process_lives(int(owner[1]), float(owner[2])):
+            logger.info("deleting %s, which a killed process has left", path)
+            shutil.rmtree(path, ignore_errors=True)
 
 
 @contextlib.contextmanager

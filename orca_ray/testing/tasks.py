@@ -21,6 +21,7 @@ from orca_ray.errors import UserError
 from orca_ray.leaderboard import build
 from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
+from orca_ray.sweep.executors.inline import InlineExecutor
 from orca_ray.sweep.plan.loading import parse_spec
 from orca_ray.sweep.run.driver import run_sweep
 from orca_ray.tasks.augmentations import get_augmentation
@@ -199,7 +200,7 @@ class RawFilesSuite(Suite):
             "published": published,
         }
         spec = parse_spec(_SWEEP.substitute(**values, **bodies))
-        summary = run_sweep(spec, store, executor="inline")
+        summary = run_sweep(spec, store, executor=InlineExecutor())
         (record,) = store.load(spec.sweep_id).values()
         assert record.status == Status.COMPLETED, record.error
         assert summary.ran == 1

@@ -15,15 +15,17 @@ from orca_ray.cli.benchmark import _commands
 from orca_ray.errors import UserError
 from orca_ray.methods.reports import EpochProgress
 from orca_ray.options import KeepModels
+from orca_ray.process import NodeResources
 from orca_ray.results.live import Row
 from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
-from orca_ray.sweep.executors.base import ExecutorOptions, InlineExecutor
-from orca_ray.sweep.executors.liveness import TimeLimits
+from orca_ray.sweep import executors
+from orca_ray.sweep.executors.inline import InlineExecutor
+from orca_ray.sweep.messages.settings import TimeLimits
 from orca_ray.sweep.plan.loading import shipped_sweeps
-from orca_ray.sweep.plan.searches import NodeResources
 from orca_ray.sweep.plan.spec import SweepSpec
 from orca_ray.sweep.run import driver, events
+from orca_ray.sweep.run.executor import ExecutorOptions
 from orca_ray.tasks.registry import get_benchmark
 from tests.cli.conftest import SWEEP, Command
 from tests.results.factories import make_record
@@ -403,7 +405,7 @@ def test_what_cannot_be_placed_is_refused_before_anything_is_fetched(
         *arguments
     )
     # The nodes of the cluster count, not this machine.
-    monkeypatch.setattr(driver, "make_executor", lambda _: Cluster())
+    monkeypatch.setattr(executors, "make_executor", lambda _: Cluster())
     assert "it came to fetching" in command.refused(*arguments)
 
 
@@ -432,7 +434,7 @@ def test_results_of_a_submitted_job_and_of_the_environment(
 def prepared_data(monkeypatch: pytest.MonkeyPatch) -> None:
     """Plan as if the data of every task were prepared."""
     monkeypatch.setattr(
-        "orca_ray.sweep.plan.plan.fingerprints",
+        "orca_ray.sweep.run.preview.fingerprints",
         lambda spec, **_: dict.fromkeys(spec.tasks, "f" * 16),
     )
 

@@ -15,8 +15,9 @@ import pytest
 
 from orca_ray.errors import UserError
 from orca_ray.results.store import ResultsStore
+from orca_ray.sweep.executors.inline import InlineExecutor
 from orca_ray.sweep.plan.loading import parse_spec
-from orca_ray.sweep.plan.plan import fingerprints, resolve
+from orca_ray.sweep.plan.requirements import fingerprints, resolve
 from orca_ray.sweep.plan.searches import plan_searches
 from orca_ray.sweep.run.driver import run_sweep, staging_requests
 from orca_ray.sweep.worker.staging import stage
@@ -192,5 +193,5 @@ def test_a_node_without_data_one_with_damaged_data_and_one_that_dies(
     assert not results.folder.names("checkpoints", hidden=True)
     monkeypatch.setenv("ORCA_RAY_HOME", str(home))
     inline = ResultsStore(tmp_path / "inline", create=True)
-    assert run_sweep(parse_spec(SWEEP), inline, executor="inline").ran == TRIALS
+    assert run_sweep(parse_spec(SWEEP), inline, executor=InlineExecutor()).ran == TRIALS
     assert facts(results, NAME) == facts(inline, NAME)

@@ -31,6 +31,7 @@ from orca_ray.results.tables import (
     encode,
     from_rows,
 )
+from orca_ray.sweep.executors import make_executor
 from orca_ray.sweep.run.driver import run_sweep
 from tests.results.factories import files_of, make_point, make_record, make_suggestion
 
@@ -221,7 +222,7 @@ def test_a_store_that_cannot_be_written_ends_a_sweep_before_data_are_prepared(
         with pytest.raises(
             UserError, match=f"cannot write {store.uri}.*Read-only file system"
         ):
-            run_sweep(mock.Mock(), results, executor="a cluster that is not reached")
+            run_sweep(mock.Mock(), results, executor=make_executor("ray"))
 
 
 PASSING = [

@@ -12,11 +12,12 @@ from orca_ray.results.lease import Lease
 from orca_ray.results.live import file_name
 from orca_ray.results.record import Record, Status
 from orca_ray.results.store import ResultsStore
+from orca_ray.sweep.messages.report import TrialReport
 from orca_ray.sweep.plan.loading import parse_spec
-from orca_ray.sweep.plan.searches import SearchPlan, TrialSpec, plan_searches
+from orca_ray.sweep.plan.searches import SearchPlan, plan_searches
 from orca_ray.sweep.plan.spec import Overrides, SweepSpec
+from orca_ray.sweep.plan.trial_spec import TrialSpec
 from orca_ray.sweep.run.controller import SweepController
-from orca_ray.sweep.run.messages import TrialReport
 
 TEXT = Path(__file__).with_name("fake.yaml").read_text()
 

@@ -17,11 +17,13 @@ from typing import Any
 
 from orca_ray.errors import UserError
 from orca_ray.methods.reports import EpochProgress, Outcome
+from orca_ray.process import NodeResources
 from orca_ray.results import lease
-from orca_ray.sweep.executors import base
-from orca_ray.sweep.plan.searches import NodeResources, TrialSpec
+from orca_ray.sweep.executors import inline
+from orca_ray.sweep.executors.inline import InlineExecutor
+from orca_ray.sweep.messages.report import Worker
+from orca_ray.sweep.plan.trial_spec import TrialSpec
 from orca_ray.sweep.run import driver
-from orca_ray.sweep.run.messages import Worker
 from orca_ray.sweep.worker import runner as trial_runner
 from orca_ray.sweep.worker import staging
 from tests.sweep.fakes import TEXT, fake_outcome, fake_reports, fake_spec
@@ -86,7 +88,7 @@ def main(uri: str, seconds: float, name: str = "fake") -> int:
     patches: list[tuple[Any, str, Any]] = [
         (trial_runner.TrialRunner, "_build", build),
         (trial_runner, "this_worker", lambda device: Worker(node="here")),
-        (base, "this_node", lambda: NodeResources("here", 2.0, 0.0, 8.0)),
+        (inline, "this_node", lambda: NodeResources("here", 2.0, 0.0, 8.0)),
         (trial_runner, "limit_memory", lambda limits, device: None),
         (driver, "resolve", lambda searches, say: searches),
         (
@@ -102,7 +104,9 @@ def main(uri: str, seconds: float, name: str = "fake") -> int:
     for owner, attribute, value in patches:
         setattr(owner, attribute, value)
     try:
-        summary = driver.run_sweep(spec, uri, executor="inline", checkpoint_seconds=0.0)
+        summary = driver.run_sweep(
+            spec, uri, executor=InlineExecutor(), checkpoint_seconds=0.0
+        )
     except UserError as error:
         sys.stderr.write(f"{error}\n")
         return 2

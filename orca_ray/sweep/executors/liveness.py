@@ -15,6 +15,7 @@ from typing import Any
 from orca_ray.errors import ClusterLostError
 from orca_ray.process import progress_count
 from orca_ray.sweep.executors import ray_private
+from orca_ray.sweep.messages.settings import TimeLimits
 
 
 class HeartbeatThread:
@@ -63,20 +64,6 @@ def read_heartbeat(name: str) -> tuple[str, int]:
         )
         return node, int(count)
     return "", -1
-
-
-@dataclass(frozen=True)
-class TimeLimits:
-    """Time limits of a trial, in seconds."""
-
-    trial: float | None = None
-    """Limit of one attempt at a trial, from its worker's first report on (see
-    `TrialRunner.step`); None: no limit.
-    """
-    heartbeat: float = 1800.0
-    """Limit of the time without an epoch or any other progress, after which a trial
-    counts as hung.
-    """
 
 
 @dataclass

@@ -22,24 +22,26 @@ from typing import Any, Literal
 
 import psutil
 
+from orca_ray.data.cache import remove_abandoned
 from orca_ray.errors import ClusterLostError, UserError
-from orca_ray.sweep.executors import cleanup, joined_address, ray_private
-from orca_ray.sweep.executors.base import (
-    GIB_OF_WORKER,
-    Executor,
-    ExecutorOptions,
-    num_workers,
+from orca_ray.process import (
+    NodeResources,
+    descendants,
+    kill_with_descendants,
     this_node,
 )
+from orca_ray.sweep.executors import joined_address, ray_private
 from orca_ray.sweep.executors.liveness import (
     Background,
     Deadlines,
     lost_service,
     services,
 )
-from orca_ray.sweep.plan.searches import NodeResources, Resources, SearchPlan
+from orca_ray.sweep.messages.settings import WorkerSettings
+from orca_ray.sweep.plan.searches import SearchPlan
+from orca_ray.sweep.plan.trial_spec import Resources, TrialSpec
 from orca_ray.sweep.run.controller import SweepController
-from orca_ray.sweep.run.messages import WorkerSettings, trial_from_json
+from orca_ray.sweep.run.executor import Executor, ExecutorOptions
 from orca_ray.sweep.run.placement import GpuRequest, Placement
 from orca_ray.sweep.worker.staging import Staged, Stager
 from orca_ray.sweep.worker.staging_items import StagingRequest
@@ -62,6 +64,8 @@ _TUNE_ENVIRONMENT = {
     # or a run that lost its cluster would start another one
     "RAY_ENABLE_AUTO_CONNECT": "0",
 }
+GIB_OF_WORKER = 0.75
+"""Memory of a worker of Ray in GiB."""
 MEMORY_FOR_TRIALS = 0.7
 """Fraction of a container's memory that trials may reserve; Ray's own default for a
 machine.
@@ -123,7 +127,7 @@ class RayExecutor(Executor):
         import ray
 
         address = joined_address(address) or "local"
-        cleanup.remove_abandoned()
+        remove_abandoned()
         try:
             check_answer(address)
             self._init(address)
@@ -207,7 +211,7 @@ class RayExecutor(Executor):
                 quoted := shlex.quote(sys.executable)
             ) != sys.executable:  # Ray puts it into a line of bash as it is
                 options["runtime_env"] = {"py_executable": quoted}
-        before = cleanup.descendants()
+        before = descendants()
         handler = signal.getsignal(signal.SIGTERM)
         options |= {
             "log_to_driver": False,
@@ -223,7 +227,7 @@ class RayExecutor(Executor):
                 signal.SIGTERM, handler
             )  # Ray's would end the driver before trials have saved a checkpoint
         if address == "local":
-            self._started = cleanup.descendants() - before
+            self._started = descendants() - before
             self._cleanup.callback(self._remove_session)
         self._shutdown = ray.shutdown
         self._cleanup.callback(self._shutdown)
@@ -328,12 +332,19 @@ class RayExecutor(Executor):
             self._abandoned
         ):  # Ray ends the process if a thread uses it after `ray.shutdown`
             atexit.unregister(self._shutdown)
-            cleanup.kill_with_descendants(self._started)
+            kill_with_descendants(self._started)
             return
         if self._announced:
             self.announce({})
         self._cleanup.close()
         self._thread.shutdown()
+
+
+def num_workers(node: NodeResources) -> int:
+    """Return how many workers of Ray fit on a node; the driver and Ray take as much
+    memory as one (`GIB_OF_WORKER`).
+    """
+    return min(int(node.cpus), int(node.memory_gib / GIB_OF_WORKER) - 1)
 
 
 def _resources(node: Mapping[str, Any]) -> NodeResources:
@@ -387,7 +398,7 @@ def trial_bundle(config: dict[str, Any]) -> Any:
     """
     from ray import tune
 
-    bundle = _bundle(trial_from_json(config["trial"]).resources)
+    bundle = _bundle(TrialSpec.from_json(config["trial"]).resources)
     avoid = config.get("avoid")
     options = (
         {"bundle_label_selector": [{"ray.io/node-id": f"!in({','.join(avoid)})"}]}

@@ -9,13 +9,14 @@ from typing import Any, ClassVar
 import ray
 from ray import tune
 
+from orca_ray.data.cache import remove_abandoned
 from orca_ray.process import note_progress
 from orca_ray.results.record import Status
-from orca_ray.sweep.executors.cleanup import remove_abandoned
 from orca_ray.sweep.executors.liveness import HeartbeatThread
-from orca_ray.sweep.run.messages import WorkerSettings, trial_from_json
+from orca_ray.sweep.messages.causes import StagingError
+from orca_ray.sweep.messages.settings import WorkerSettings
+from orca_ray.sweep.plan.trial_spec import TrialSpec
 from orca_ray.sweep.worker.runner import TrialRunner
-from orca_ray.sweep.worker.staging import StagingError
 
 
 class TrialActor(tune.Trainable):  # type: ignore[misc]  # ray is untyped
@@ -50,7 +51,7 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]  # ray is untyped
                 min(settings.time.heartbeat / 8, 30.0), self._node
             )
         self._heartbeat.follow(self.trial_id)
-        self._runner = TrialRunner(trial_from_json(config["trial"]), settings)
+        self._runner = TrialRunner(TrialSpec.from_json(config["trial"]), settings)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Free the previous trial and set up the trial in ``new_config``; return True:

@@ -21,13 +21,14 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from orca_ray.data.cache import scratch_directory
 from orca_ray.sweep.executors import ray_private, trainable
-from orca_ray.sweep.executors.cleanup import scratch_directory
 from orca_ray.sweep.executors.liveness import CHECK_SECONDS, Deadlines, read_heartbeat
-from orca_ray.sweep.plan.searches import Resources
+from orca_ray.sweep.messages.causes import CAUSES, Cause, Failure, bounded, classify
+from orca_ray.sweep.messages.report import TrialReport
+from orca_ray.sweep.messages.settings import WorkerSettings
+from orca_ray.sweep.plan.trial_spec import Resources
 from orca_ray.sweep.run.controller import SweepController
-from orca_ray.sweep.run.messages import TrialReport, WorkerSettings, trial_to_json
-from orca_ray.sweep.run.retries import CAUSES, Cause, Failure, bounded, classify
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +81,7 @@ class TuneSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
             avoid = self.controller.placement.avoided(
                 trial.resources, self.controller.failures.of(trial.key)
             )
-            return {"trial": trial_to_json(trial), "avoid": avoid}
+            return {"trial": trial.to_json(), "avoid": avoid}
         return Searcher.FINISHED
 
     @property

@@ -1,142 +1,15 @@
-"""Trials, their keys, the plan of each search, i.e. of each (task, method), and the
-node resources that they need.
-"""
+"""The plan of each search, i.e. of each (task, method), and where its trials fit."""
 
-import hashlib
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
 
+from orca_ray.process import NodeResources
 from orca_ray.sweep.plan.grid import cell_values
 from orca_ray.sweep.plan.schema import Dimension, Scalar
 from orca_ray.sweep.plan.spec import SweepSpec
-
-Phase = Literal["search", "confirm"]
-"""Search trials try configurations; confirm trials, scored on test, rerun the best one
-or the cells of a grid.
-"""
-
-
-@dataclass(frozen=True)
-class Resources:
-    """Resources of one trial."""
-
-    cpus: float = 1.0
-    """CPU cores to reserve.
-
-    PyTorch gets as many intra-op threads, or one in a deterministic trial.
-    """
-    gpus: float = 0.0
-    """GPUs to reserve; with 0.5, two trials share one GPU, with 2, one trial uses two.
-    """
-    memory_gib: float = 0.0
-    """Host memory to reserve in GiB; 0 reserves none."""
-
-    @property
-    def ranks(self) -> int:
-        """Number of processes that train the trial: one for each GPU, or 1 on a CPU."""
-        return max(1, int(self.gpus))
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrialSpec:
-    """Everything that a worker needs to know to run one trial."""
-
-    task: str
-    method: str
-    body: str
-    hyperparameters: Mapping[str, Scalar]
-    seed: int
-    protocol: str
-    data_fingerprint: str
-    phase: Phase
-    epochs: int
-    """Number of refine epochs, as in ``hyperparameters``; progress and early stopping
-    read it here.
-    """
-    resources: Resources = field(default_factory=Resources)
-    halvings: int = 0
-    """How often the micro-batch is halved, because memory ran out in earlier attempts.
-    """
-    replaced_source: str = ""
-    """The paper's alignment source if ``align.source`` replaces it, because it could
-    not be fetched; else "".
-    """
-    deterministic: bool = False
-    """Whether the trial must give the same scores on every run; see
-    docs/decisions/0005-deterministic.md.
-    """
-
-    @property
-    def threads(self) -> int:
-        """Number of PyTorch's intra-op threads of all ranks together; fixed, as the
-        rounding of sums depends on it.
-        """
-        return 1 if self.deterministic else max(1, int(self.resources.cpus))
-
-    @cached_property
-    def key(self) -> str:
-        """20 hexadecimal digits: a hash of everything that decides the scores, equal in
-        all processes and machines.
-        """
-        identity: dict[str, Any] = {
-            "task": self.task,
-            "method": self.method,
-            "body": self.body,
-            "hyperparameters": dict(self.hyperparameters),
-            "seed": self.seed,
-            "protocol": self.protocol,
-            "data": self.data_fingerprint,
-        }
-        if (
-            self.deterministic
-        ):  # left out if False, so that keys in older stores stay valid
-            identity["deterministic"] = True
-        return hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:20]
-
-
-def canonical_json(value: object) -> str:
-    """Serialise ``value`` as JSON with sorted keys and no spaces, so that equal values
-    give equal text.
-    """
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-def stable_seed(*parts: object) -> int:
-    """Return a 32-bit seed that depends only on ``parts`` (names and numbers), not on
-    the machine or process.
-    """
-    return int.from_bytes(
-        hashlib.sha256(canonical_json(parts).encode()).digest()[:4], "big"
-    )
-
-
-@dataclass(frozen=True)
-class NodeResources:
-    """Resources of one node of the cluster."""
-
-    name: str
-    cpus: float
-    gpus: float
-    memory_gib: float
-    id: str = ""
-    """Ray's id of the node."""
-
-    def slots(self, wanted: Resources) -> int:
-        """Return how many trials with the resources ``wanted`` fit on the node, if
-        nothing else runs there.
-        """
-        fits = [self.cpus / wanted.cpus if wanted.cpus else math.inf]
-        if wanted.memory_gib:
-            fits.append(self.memory_gib / wanted.memory_gib)
-        if 0 < wanted.gpus < 1:  # a share lies on one card
-            fits.append(int(self.gpus) * int(1 / wanted.gpus + 1e-9))
-        elif wanted.gpus:
-            fits.append(self.gpus / wanted.gpus)
-        return int(min(fits) + 1e-9)
+from orca_ray.sweep.plan.trial_spec import Phase, Resources, TrialSpec, canonical_json
 
 
 @dataclass(frozen=True)
@@ -290,7 +163,7 @@ def placement_problem(
         f"{resources.cpus:g} CPUs, {resources.gpus:g} GPUs,"
         f" {resources.memory_gib:g} GiB"
     )
-    if any(node.slots(resources) for node in nodes):
+    if any(map(resources.slots_on, nodes)):
         return None
     largest = (
         ", ".join(

@@ -18,20 +18,17 @@ from orca_ray.results.lease import Lease
 from orca_ray.results.live import MAX_RUNNING, LiveState
 from orca_ray.results.record import Record, Status
 from orca_ray.results.store import ResultsStore
-from orca_ray.sweep.plan.searches import Resources, SearchPlan, TrialSpec
+from orca_ray.sweep.messages.causes import CAUSES, RULES, Failure
+from orca_ray.sweep.messages.report import TrialReport
+from orca_ray.sweep.plan.searches import SearchPlan
+from orca_ray.sweep.plan.trial_spec import Resources, TrialSpec
 from orca_ray.sweep.run import events
 from orca_ray.sweep.run.control import Control
-from orca_ray.sweep.run.messages import TrialReport, make_record
 from orca_ray.sweep.run.placement import PATIENCE_SECONDS, Placement
-from orca_ray.sweep.run.recorder import Recorder, TrialState
-from orca_ray.sweep.run.retries import (
-    CAUSES,
-    RULES,
-    Failure,
-    FailureLedger,
-    FailuresOfTrial,
-)
+from orca_ray.sweep.run.recorder import Recorder, make_record
+from orca_ray.sweep.run.retries import FailureLedger, FailuresOfTrial
 from orca_ray.sweep.run.searches import Durations, SweepSearches
+from orca_ray.sweep.run.trial_state import TrialState
 from orca_ray.sweep.search import Race, Search
 from orca_ray.sweep.worker.staging import Stager
 

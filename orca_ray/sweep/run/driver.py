@@ -9,28 +9,22 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
-from pkgutil import resolve_name
 
-from orca_ray.errors import UserError, lookup
+from orca_ray.errors import UserError
 from orca_ray.methods.registry import get_method
 from orca_ray.options import KeepModels
+from orca_ray.process import NodeResources
 from orca_ray.results.folder import open_folder
 from orca_ray.results.lease import Lease
 from orca_ray.results.store import ResultsStore, check_writable
-from orca_ray.sweep.executors import joined_address
-from orca_ray.sweep.executors.base import Executor, ExecutorOptions, this_node
+from orca_ray.sweep.messages.settings import WorkerSettings
 from orca_ray.sweep.plan.cost import seconds_here, trial_seconds
-from orca_ray.sweep.plan.plan import fingerprints, resolve, sources_of
-from orca_ray.sweep.plan.searches import (
-    NodeResources,
-    SearchPlan,
-    placement_problem,
-    plan_searches,
-)
+from orca_ray.sweep.plan.requirements import fingerprints, resolve, sources_of
+from orca_ray.sweep.plan.searches import SearchPlan, placement_problem, plan_searches
 from orca_ray.sweep.plan.spec import SweepSpec
 from orca_ray.sweep.run import events
 from orca_ray.sweep.run.controller import SweepController
-from orca_ray.sweep.run.messages import WorkerSettings
+from orca_ray.sweep.run.executor import Executor, ExecutorOptions
 from orca_ray.sweep.search import Race
 from orca_ray.sweep.worker.checkpoints import Checkpoints
 from orca_ray.sweep.worker.models import ModelKeeper
@@ -42,23 +36,13 @@ logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 2.0
 """Seconds between two looks at a cluster that is still starting."""
-EXECUTORS = {
-    "ray": "orca_ray.sweep.executors.ray:RayExecutor",
-    "inline": "orca_ray.sweep.executors.base:InlineExecutor",
-}
-
-
-def make_executor(name: str) -> Executor:
-    """Return a new executor, ``ray`` or ``inline``; raise UserError for another name."""
-    executor: Executor = resolve_name(lookup("executor", name, EXECUTORS))()
-    return executor
 
 
 def run_sweep(
     spec: SweepSpec,
     results: ResultsStore | str,
     *,
-    executor: str | Executor = "ray",
+    executor: Executor,
     listener: events.Listener | None = None,
     address: str | None = None,
     retry_failed: bool = False,
@@ -78,7 +62,7 @@ def run_sweep(
         spec: the sweep.
         results: the results store, or its path or URI. A missing store is created when
             the sweep is known to be valid and the cluster is reached.
-        executor: ``ray``, ``inline``, or an `Executor`, which is closed at the end.
+        executor: runs the trials; it is closed at the end.
         listener: called with every event, in the calling thread.
         address: Ray cluster to join; None joins the one that RAY_ADDRESS names, or
             starts one on this machine.
@@ -110,7 +94,6 @@ def run_sweep(
     def emit_message(text: str) -> None:
         emit(events.Message(text, passing=True))
 
-    executor = make_executor(executor) if isinstance(executor, str) else executor
     with executor as engine, contextlib.ExitStack() as stack:
         gpus = wait_for_room(
             engine,
@@ -220,17 +203,6 @@ def staging_requests(
             )
         )
     return requests
-
-
-def nodes_of(executor: str, address: str | None) -> list[NodeResources]:
-    """Return the nodes of the cluster that is joined, else this machine.
-
-    UserError if the cluster is not reached.
-    """
-    if executor != "ray" or joined_address(address) is None:
-        return [this_node()]
-    with make_executor(executor) as engine:
-        return engine.open(address)
 
 
 def wait_for_room(

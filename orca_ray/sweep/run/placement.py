@@ -8,11 +8,13 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from orca_ray.process import NodeResources
 from orca_ray.results.record import Record, Status
+from orca_ray.sweep.messages.causes import Cause
+from orca_ray.sweep.messages.report import TrialReport
 from orca_ray.sweep.plan.schema import Scalar
-from orca_ray.sweep.plan.searches import NodeResources, Resources, TrialSpec
-from orca_ray.sweep.run.messages import TrialReport
-from orca_ray.sweep.run.retries import Cause, FailuresOfTrial
+from orca_ray.sweep.plan.trial_spec import Resources, TrialSpec
+from orca_ray.sweep.run.retries import FailuresOfTrial
 from orca_ray.training.sample_cost import CONTEXT_MIB
 
 SHARES = (0.125, 0.25, 0.5, 1.0)
@@ -134,7 +136,7 @@ class Placement:
         self._refresh()
         key = (wanted, *self._quarantined)
         if key not in self._capacities:
-            self._capacities[key] = sum(node.slots(wanted) for node in self.nodes)
+            self._capacities[key] = sum(map(wanted.slots_on, self.nodes))
         return self._capacities[key]
 
     def avoided(self, wanted: Resources, history: FailuresOfTrial) -> list[str]:
@@ -147,7 +149,7 @@ class Placement:
         nodes = self.nodes
         alive = {node.id for node in self._nodes}
         for bad in ({*self._quarantined, *history.avoid}, {*self._quarantined}):
-            if any(node.id not in bad and node.slots(wanted) for node in nodes):
+            if any(node.id not in bad and wanted.slots_on(node) for node in nodes):
                 return sorted(bad & alive)
         return []
 
@@ -204,7 +206,7 @@ class Placement:
         ):  # Ray sees those that do not fit as waiting
             return False
         return not any(
-            other != wanted and any(node.slots(other) for node in self.nodes)
+            other != wanted and any(map(other.slots_on, self.nodes))
             for other in overdue
         )
 

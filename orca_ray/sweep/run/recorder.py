@@ -6,25 +6,26 @@ keys of trials.
 """
 
 import logging
-import math
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from typing import Any
 
 from orca_ray.errors import UserError
-from orca_ray.methods.reports import EpochProgress
+from orca_ray.methods.reports import EpochProgress, Outcome
 from orca_ray.results.artefacts import ArtefactRow
-from orca_ray.results.live import RunningTrial
 from orca_ray.results.logs import LogRow, LogStream
-from orca_ray.results.record import CurvePoint, Record
+from orca_ray.results.record import CurvePoint, Record, Status
 from orca_ray.results.store import ResultsStore
-from orca_ray.sweep.plan.searches import TrialSpec
-from orca_ray.sweep.run.messages import TrialReport
-from orca_ray.sweep.search import Search
+from orca_ray.sweep.messages.report import TrialReport
+from orca_ray.sweep.plan.trial_spec import TrialSpec, canonical_json
+from orca_ray.sweep.run.trial_state import TrialState
 from orca_ray.sweep.worker.checkpoints import Checkpoints
+from orca_ray.tasks.metrics import get_metric
+from orca_ray.tasks.registry import get_task
+from orca_ray.version import code_version
 
 logger = logging.getLogger(__name__)
 
@@ -36,69 +37,6 @@ MAX_NEW_FILES = 40
 """Number of files that the store may gain before its newest ones are merged."""
 LOG_SECONDS = 10.0
 """Seconds between two times at which the logs of running trials are stored."""
-
-
-@dataclass
-class TrialState:
-    """A trial that has not ended, and the epochs that it has reported so far.
-
-    The trial waits for its first start or next attempt; then an executor has it
-    (``handed_out``); when it has a worker, it is ``placed``.
-    """
-
-    trial: TrialSpec
-    search: Search
-    started_at: datetime
-    curve: list[EpochProgress] = field(default_factory=list)
-    attempts: int = 1
-    """Number of attempts in this run of the sweep, the present one included."""
-    earlier_attempts: int = 0
-    """Number of attempts that the store knows of, in earlier runs or before the trial
-    had to run again.
-    """
-    handed_out: float = 0.0
-    """Time of `FailureLedger.now` at which an executor got the trial."""
-    placed: bool = False
-    """Whether the trial has a worker."""
-    node: str = ""
-    """Host name of the machine of the trial's worker."""
-    log: LogStream = field(default_factory=LogStream)
-
-    @property
-    def attempt(self) -> int:
-        """Number of the present attempt among all attempts at the trial, from 1."""
-        return self.earlier_attempts + self.attempts
-
-    @property
-    def scores(self) -> list[float]:
-        """Validation scores of the refine epochs, in order."""
-        return [
-            point.validation_score
-            for point in self.curve
-            if point.validation_score is not None
-        ]
-
-    def live(self) -> RunningTrial:
-        """Return the entry for this trial in the sweep's live state."""
-        trial = self.trial
-        last = self.curve[-1] if self.curve else None
-        scores = [score for score in self.scores if math.isfinite(score)]
-        return RunningTrial(
-            key=trial.key,
-            task=trial.task,
-            method=trial.method,
-            phase=trial.phase,
-            seed=trial.seed,
-            attempt=self.attempt,
-            started_at=self.started_at.isoformat(),
-            waiting=not self.placed,
-            node=self.node,
-            score=scores[-1] if scores else None,
-            best=min(scores, default=None),
-            stage=last.stage if last else "",
-            epoch=last.epoch if last else 0,
-            epochs=last.epochs if last else 0,
-        )
 
 
 class Recorder:
@@ -236,3 +174,98 @@ class Recorder:
             for item, text in texts
             if text
         ]
+
+
+_TRIAL = (
+    "task",
+    "method",
+    "body",
+    "phase",
+    "protocol",
+    "seed",
+    "data_fingerprint",
+    "deterministic",
+)
+"""Fields that `TrialSpec` and `Record` share."""
+
+
+def make_record(
+    trial: TrialSpec,
+    sweep: str,
+    report: TrialReport,
+    curve: Sequence[EpochProgress],
+    started_at: datetime,
+    **run: Any,
+) -> Record:
+    """Build the record of a trial that has ended, from its last report and its learning
+    curve.
+
+    The keyword arguments ``run`` are the fields ``executor`` and ``attempts``.
+    Unreported results become None.
+    """
+    assert report.status is not None
+    task = get_task(trial.task)
+    metric = task.under(trial.protocol).metric
+    finished_at = datetime.now(UTC)
+    return Record(
+        **{name: getattr(trial, name) for name in _TRIAL},
+        trial_key=trial.key,
+        sweep=sweep,
+        benchmark=task.benchmark,
+        metric=metric,
+        metric_version=get_metric(metric).version,
+        hyperparameters=canonical_json(dict(trial.hyperparameters)),
+        status=report.status,
+        error=report.error,
+        started_at=started_at,
+        finished_at=finished_at,
+        wall_seconds=(finished_at - started_at).total_seconds(),
+        node=report.worker.node,
+        device=report.worker.device,
+        torch_version=report.worker.torch,
+        version=code_version(),
+        processor=report.worker.processor or None,
+        cpus=trial.resources.cpus,
+        gpus=trial.resources.gpus,
+        **_outcome(report, curve),
+        **run,
+    )
+
+
+def _outcome(report: TrialReport, curve: Sequence[EpochProgress]) -> dict[str, Any]:
+    """Return the record's fields about the result: scores, epochs, distances, durations
+    and so on.
+
+    For a completed trial, they are those of its last report. For other trials, best
+    score, best epoch and number of epochs come from the curve: after a resumption, a
+    report covers several epochs, and may go beyond the one where the trial was stopped.
+    If the worker disappeared before it reported a result, the curve gives distances and
+    durations.
+    """
+    align, refine = (
+        [point for point in curve if point.stage == stage]
+        for stage in ("align", "refine")
+    )
+    outcome: dict[str, Any] = {
+        **dict.fromkeys(each.name for each in fields(Outcome)),
+        "distance_before": align[0].distance if align else None,
+        "distance_after": align[-1].distance if align else None,
+        "align_epochs": len(align),
+        "align_seconds": sum(point.seconds for point in align),
+        "refine_seconds": sum(point.seconds for point in refine),
+        "evaluate_seconds": 0.0,
+        **({} if report.outcome is None else asdict(report.outcome)),
+    }
+    if report.status is Status.COMPLETED:
+        return outcome
+    scored = [
+        (p.validation_score, p.epoch) for p in refine if p.validation_score is not None
+    ]
+    best, epoch = min(scored, default=(None, None))
+    return {
+        **outcome,
+        "validation_score": best,
+        "test_score": None,
+        "best_epoch": epoch,
+        "epochs": len(refine),
+    }

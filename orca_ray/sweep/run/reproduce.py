@@ -24,8 +24,10 @@ from orca_ray.results.record import Record, Status
 from orca_ray.results.status import only_trial
 from orca_ray.results.store import ResultsStore
 from orca_ray.results.tables import RECORDS
-from orca_ray.sweep.plan.searches import Resources, TrialSpec
-from orca_ray.sweep.run.messages import TrialReport, WorkerSettings, make_record
+from orca_ray.sweep.messages.report import TrialReport
+from orca_ray.sweep.messages.settings import WorkerSettings
+from orca_ray.sweep.plan.trial_spec import Resources, TrialSpec
+from orca_ray.sweep.run.recorder import make_record
 from orca_ray.sweep.worker.runner import TrialRunner
 from orca_ray.tasks.registry import get_task
 

@@ -7,6 +7,7 @@ over folds and within a given time; its `FoldSearch` takes the place of a `Searc
 """
 
 from orca_ray.sweep.search.fold_search import FoldSearch
+from orca_ray.sweep.search.history import History
 from orca_ray.sweep.search.race import Race
 from orca_ray.sweep.search.sampler import (
     NUM_STARTUP,
@@ -15,7 +16,7 @@ from orca_ray.sweep.search.sampler import (
     SuggestionSampler,
     TrialAnswer,
 )
-from orca_ray.sweep.search.search import History, Search
+from orca_ray.sweep.search.search import Search
 
 __all__ = [
     "NUM_STARTUP",

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 from orca_ray.results.record import Record
 from orca_ray.sweep.plan.schema import Scalar
-from orca_ray.sweep.plan.searches import SearchPlan, TrialSpec, num_epochs
+from orca_ray.sweep.plan.searches import SearchPlan, num_epochs
+from orca_ray.sweep.plan.trial_spec import TrialSpec
 
 FOLD = "data.fold"
 START = "refine.start"

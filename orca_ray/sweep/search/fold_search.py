@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 
 from orca_ray.results.record import Record, Status, SuggestionRow
-from orca_ray.sweep.plan.searches import SearchPlan, TrialSpec
+from orca_ray.sweep.plan.searches import SearchPlan
+from orca_ray.sweep.plan.trial_spec import TrialSpec
 from orca_ray.sweep.search.contender import Contender
+from orca_ray.sweep.search.history import History
 from orca_ray.sweep.search.race import Race
-from orca_ray.sweep.search.search import History, Search
+from orca_ray.sweep.search.search import Search
 
 
 class FoldSearch(Search):

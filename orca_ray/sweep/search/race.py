@@ -28,7 +28,8 @@ from scipy.special import entr
 
 from orca_ray.methods.registry import get_method
 from orca_ray.results.record import Record
-from orca_ray.sweep.plan.searches import SearchPlan, canonical_json, num_epochs
+from orca_ray.sweep.plan.searches import SearchPlan, num_epochs
+from orca_ray.sweep.plan.trial_spec import canonical_json
 from orca_ray.sweep.search.contender import (
     ALL,
     ALL_BUT_TEST,
@@ -39,9 +40,9 @@ from orca_ray.sweep.search.contender import (
     changed,
     replaces,
 )
+from orca_ray.sweep.search.history import History
 from orca_ray.sweep.search.levels import levels
 from orca_ray.sweep.search.sampler import suggest
-from orca_ray.sweep.search.search import History
 
 _RATE = "refine.learning_rate"
 FEW_FOLDS = 3

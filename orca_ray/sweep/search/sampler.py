@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from orca_ray.results.record import Record, Status
 from orca_ray.sweep.plan.schema import Dimension, Scalar, tidy
-from orca_ray.sweep.plan.searches import canonical_json, stable_seed
+from orca_ray.sweep.plan.trial_spec import canonical_json, stable_seed
 
 
 class Suggestion(NamedTuple):

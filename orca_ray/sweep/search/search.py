@@ -3,135 +3,18 @@ earlier runs.
 """
 
 import json
-from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from heapq import heappop, heappush
 from itertools import count
-from typing import Self
 
-import pandas as pd
-
-from orca_ray.errors import UserError
 from orca_ray.results.record import Record, Status, SuggestionRow
-from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.plan.schema import Scalar
-from orca_ray.sweep.plan.searches import (
-    SearchPlan,
-    TrialSpec,
-    canonical_json,
-    stable_seed,
-)
-from orca_ray.sweep.plan.spec import SweepSpec
+from orca_ray.sweep.plan.searches import SearchPlan
+from orca_ray.sweep.plan.trial_spec import TrialSpec, canonical_json, stable_seed
+from orca_ray.sweep.search.history import History
 from orca_ray.sweep.search.sampler import Suggestion, SuggestionSampler, TrialAnswer
-from orca_ray.tasks.metrics import get_metric
-from orca_ray.tasks.registry import get_task
-
-Pair = tuple[str, str]
-"""Names of a task and a method."""
-
-
-@dataclass(frozen=True)
-class History:
-    """Trials and suggestions of earlier runs of a sweep, and of variants of it with
-    another number of search trials.
-
-    If several of these sweeps have the same trial, the sweep's own record counts.
-    """
-
-    records: Mapping[str, Record] = field(default_factory=dict)
-    """Record of each trial that does not run again, by trial key."""
-    scores: Mapping[str, Sequence[float]] = field(default_factory=dict)
-    """Validation score of each epoch, by trial key."""
-    rerun: Mapping[str, Record] = field(default_factory=dict)
-    """Record of each trial that has failed and runs again, by trial key."""
-    attempts: Mapping[str, int] = field(default_factory=dict)
-    """Highest number of an attempt that is stored, by the key of each trial that has
-    epochs or runs again.
-    """
-    suggestions: Mapping[Pair, Sequence[SuggestionRow]] = field(default_factory=dict)
-    """The journal: suggestions of the sweep itself, then of its variants, each by
-    ascending number.
-    """
-
-    @classmethod
-    def read(
-        cls, store: ResultsStore, spec: SweepSpec, *, retry: Collection[str] = ()
-    ) -> Self:
-        """Return what ``store`` holds of earlier runs of a sweep and of its variants.
-
-        Lost trials always run again, other failed trials if ``retry`` holds their key
-        or "" (all trials). Trials also run again if their scores are of another metric
-        than the task has now, or of another version of that metric, since a new version
-        of orca-ray would change these scores.
-        """
-        variants = [
-            name for name in store.scan().values("sweep") if spec.is_variant(name)
-        ]
-        records: dict[str, Record] = {}
-        scores: dict[str, Sequence[float]] = {}
-        rerun: dict[str, Record] = {}
-        attempts: dict[str, int] = {}
-        suggestions = defaultdict[Pair, list[SuggestionRow]](list)
-        for sweep in (spec.sweep_id, *sorted(variants)):
-            found = _comparable(store.load(sweep))
-            again = {
-                key: record
-                for key, record in found.items()
-                if record.status is Status.LOST
-                or (record.status.failed and ("" in retry or key in retry))
-            }
-            rerun = {
-                key: record for key, record in again.items() if key not in records
-            } | rerun
-            records = {
-                key: record for key, record in found.items() if key not in again
-            } | records
-            curves = store.curves(sweep=sweep)
-            scores = _scores(curves) | scores
-            last = curves.groupby("trial_key")["attempt"].max().fillna(0)
-            for key, number in (
-                *last.items(),
-                *((key, record.attempts) for key, record in again.items()),
-            ):
-                attempts[str(key)] = max(int(number), attempts.get(str(key), 0))
-            for suggestion in store.journal(sweep):
-                suggestions[suggestion.task, suggestion.method].append(suggestion)
-        return cls(records, scores, rerun, attempts, suggestions)
-
-
-def _comparable(records: Mapping[str, Record]) -> dict[str, Record]:
-    current = {
-        each: _current_metric(*each)
-        for each in {(r.task, r.protocol) for r in records.values()}
-    }
-    return {
-        key: record
-        for key, record in records.items()
-        if current[record.task, record.protocol]
-        in (None, (record.metric, record.metric_version or 1))
-    }
-
-
-def _current_metric(task: str, protocol: str) -> tuple[str, int] | None:
-    try:
-        metric = get_metric(get_task(task).under(protocol).metric)
-    except UserError:  # there is no such task any more
-        return None
-    return metric.name, metric.version
-
-
-def _scores(curves: pd.DataFrame) -> dict[str, Sequence[float]]:
-    refine = curves[
-        (curves["stage"] == "refine") & curves["validation_score"].notna()
-    ].sort_values("epoch")
-    return {
-        str(key): scores
-        for key, scores in (
-            refine.groupby("trial_key")["validation_score"].agg(list).items()
-        )
-    }
 
 
 def restored(

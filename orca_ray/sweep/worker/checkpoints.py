@@ -18,10 +18,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from orca_ray.data.cache import scratch_directory
 from orca_ray.errors import UserError
 from orca_ray.results.folder import InStore, LocalFolder
-from orca_ray.sweep.executors.cleanup import scratch_directory
-from orca_ray.sweep.run.messages import TrialReport
+from orca_ray.sweep.messages.report import TrialReport
 from orca_ray.version import __version__
 
 logger = logging.getLogger(__name__)

@@ -28,7 +28,7 @@ from orca_ray.methods.trial_trainer import TrialTrainer
 from orca_ray.options import KeepModels
 from orca_ray.results.models import StoredModels
 from orca_ray.results.record import Record, Status
-from orca_ray.sweep.plan.searches import TrialSpec
+from orca_ray.sweep.plan.trial_spec import TrialSpec
 from orca_ray.sweep.search import Search
 from orca_ray.tasks.registry import get_task, is_own
 

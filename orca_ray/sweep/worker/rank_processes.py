@@ -14,11 +14,11 @@ from pathlib import Path
 
 import torch
 
+from orca_ray.data.cache import scratch_directory
 from orca_ray.methods.trial_trainer import TrialTrainer
 from orca_ray.process import end_with_parent
 from orca_ray.results.record import Status
-from orca_ray.sweep.executors.cleanup import scratch_directory
-from orca_ray.sweep.run.retries import RankFailedError, bounded, classify
+from orca_ray.sweep.messages.causes import RankFailedError, bounded, classify
 from orca_ray.training.ranks import RankLostError, Ranks, abort, disconnect
 
 Build = Callable[[Ranks], TrialTrainer]

@@ -13,7 +13,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orca_ray.errors import ClusterLostError
-from orca_ray.sweep.run.messages import WorkerSettings
+from orca_ray.sweep.messages.settings import WorkerSettings
 from orca_ray.sweep.worker.staging import Staged, Stager, staged
 from orca_ray.sweep.worker.staging_items import StagingRequest
 

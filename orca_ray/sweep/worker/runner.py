@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from orca_ray.alignment.tensor_cache import processor
+from orca_ray.data.cache import scratch_directory
 from orca_ray.data.prepared import PAPER, under_protocol
 from orca_ray.discovery import origin
 from orca_ray.errors import UserError
@@ -27,10 +28,10 @@ from orca_ray.options import KeepModels
 from orca_ray.results.logs import TrialLog
 from orca_ray.results.models import StoredModels
 from orca_ray.results.record import Status
-from orca_ray.sweep.executors.cleanup import scratch_directory
-from orca_ray.sweep.plan.searches import TrialSpec
-from orca_ray.sweep.run.messages import TrialReport, Worker, WorkerSettings
-from orca_ray.sweep.run.retries import bounded, classify
+from orca_ray.sweep.messages.causes import bounded, classify
+from orca_ray.sweep.messages.report import TrialReport, Worker
+from orca_ray.sweep.messages.settings import WorkerSettings
+from orca_ray.sweep.plan.trial_spec import TrialSpec
 from orca_ray.sweep.worker.checkpoints import Checkpoints
 from orca_ray.sweep.worker.models import write_model
 from orca_ray.sweep.worker.rank_processes import RankProcesses

@@ -16,20 +16,11 @@ from orca_ray.data import cache
 from orca_ray.data.prepared import PreparedData
 from orca_ray.errors import UserError
 from orca_ray.process import noting_progress
+from orca_ray.sweep.messages.causes import StagingError
 from orca_ray.sweep.worker.staging_items import Item, SharedFolder, StagingRequest
 from orca_ray.tasks.registry import get_task, is_own
 
 logger = logging.getLogger(__name__)
-
-
-class StagingError(RuntimeError):
-    """Error: a node cannot get data, body or source of a trial, or gets other versions
-    than the sweep was planned with.
-
-    The node failed, not the trial: another node, or the same one later, may run the
-        trial. The error is therefore
-    handled like a lost worker and never ends a trial as ``failed_user``.
-    """
 
 
 _staged: set[tuple[Path, StagingRequest]] = (

@@ -29,7 +29,7 @@ from orca_ray.methods.registry import get_method
 from orca_ray.models.names import PACKAGED, parse_body_name
 from orca_ray.models.packaged import is_converted
 from orca_ray.results.folder import open_folder
-from orca_ray.sweep.plan.searches import TrialSpec
+from orca_ray.sweep.plan.trial_spec import TrialSpec
 from orca_ray.tasks.registry import (
     DECLARATION,
     get_task,

@@ -15,14 +15,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from orca_ray.data.cache import remove_abandoned, scratch_directory
 from orca_ray.errors import ClusterLostError
-from orca_ray.sweep.executors import cleanup
-from orca_ray.sweep.executors.liveness import (
-    Background,
-    Deadlines,
-    TimeLimits,
-    lost_service,
-)
+from orca_ray.process import descendants, kill_with_descendants
+from orca_ray.sweep.executors.liveness import Background, Deadlines, lost_service
+from orca_ray.sweep.messages.settings import TimeLimits
 
 
 class Watched:
@@ -113,21 +110,19 @@ def test_what_was_there_before_is_not_killed() -> None:
         " input()"
     )
     with subprocess.Popen(["sleep", "60"]) as earlier:
-        before = cleanup.descendants()
+        before = descendants()
         service = subprocess.Popen(
             [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
         try:
             assert service.stdout is not None
             worker = psutil.Process(int(service.stdout.readline()))
-            started = cleanup.descendants() - before
+            started = descendants() - before
             assert {each.pid for each in started} == {service.pid, worker.pid}
-            cleanup.kill_with_descendants(
-                [each for each in started if each.pid == service.pid]
-            )
+            kill_with_descendants([each for each in started if each.pid == service.pid])
             assert service.wait(10) == -9
             assert psutil.wait_procs([worker], timeout=10)[1] == []
-            cleanup.kill_with_descendants(started)
+            kill_with_descendants(started)
             assert earlier.poll() is None
         finally:
             earlier.kill()
@@ -137,7 +132,7 @@ def test_what_was_there_before_is_not_killed() -> None:
 
 CHILD = """\
 import os, signal
-from orca_ray.sweep.executors.cleanup import scratch_directory
+from orca_ray.data.cache import scratch_directory
 with scratch_directory() as path:
     print(path, flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
@@ -161,8 +156,8 @@ def test_only_directories_of_dead_processes_are_deleted(
     ]  # a machine whose name begins as ours does
     for name in others:
         (tmp_path / name).mkdir()
-    with cleanup.scratch_directory() as own:
-        cleanup.remove_abandoned()
+    with scratch_directory() as own:
+        remove_abandoned()
         assert not left.exists()
         assert own.is_dir()
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(others)

@@ -23,10 +23,10 @@ from orca_ray.results import live
 from orca_ray.results.lease import Lease
 from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
-from orca_ray.sweep.executors.base import ExecutorOptions
-from orca_ray.sweep.executors.liveness import TimeLimits
+from orca_ray.sweep.executors.inline import InlineExecutor
 from orca_ray.sweep.executors.ray import RayExecutor, trial_bundle
-from orca_ray.sweep.plan.searches import Resources
+from orca_ray.sweep.messages.settings import TimeLimits, WorkerSettings
+from orca_ray.sweep.plan.trial_spec import Resources
 from orca_ray.sweep.run import driver
 from orca_ray.sweep.run.driver import run_sweep
 from orca_ray.sweep.run.events import (
@@ -36,7 +36,7 @@ from orca_ray.sweep.run.events import (
     SweepStarted,
     TrialFinished,
 )
-from orca_ray.sweep.run.messages import WorkerSettings, trial_to_json
+from orca_ray.sweep.run.executor import ExecutorOptions
 from orca_ray.sweep.worker.models import best_of
 from tests import session
 from tests.session import new_home
@@ -56,7 +56,9 @@ def inline(tmp_path_factory: pytest.TempPathFactory) -> Facts:
     store = ResultsStore(tmp_path_factory.mktemp("inline") / "results", create=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ORCA_RAY_HOME", str(new_home(tmp_path_factory.mktemp("home"))))
-        summary = run_sweep(tiny_spec(session.folder()), store, executor="inline")
+        summary = run_sweep(
+            tiny_spec(session.folder()), store, executor=InlineExecutor()
+        )
     assert summary.planned == summary.ran == 10
     return facts(store)
 
@@ -93,12 +95,17 @@ def test_a_request_stops_ray_and_the_sweep_goes_on(
 
     monkeypatch.setattr(driver, "Lease", partial(Lease, renew_seconds=0.2))
     summary = run_sweep(
-        spec, store, address=ray_cluster.address, listener=ask, checkpoint_seconds=0.0
+        spec,
+        store,
+        executor=RayExecutor(),
+        address=ray_cluster.address,
+        listener=ask,
+        checkpoint_seconds=0.0,
     )
     monkeypatch.chdir(tmp_path)
     assert summary.interrupted
     assert 0 < summary.ran < 10
-    again = run_sweep(spec, store, executor="inline")
+    again = run_sweep(spec, store, executor=InlineExecutor())
     assert again.ran == 10 - summary.ran
     assert facts(store) == inline
 
@@ -136,7 +143,7 @@ def test_ray_gives_the_same_records_although_a_worker_is_lost(
     summary = run_sweep(
         spec,
         store,
-        executor="ray",
+        executor=RayExecutor(),
         listener=kill_a_worker,
         checkpoint_seconds=0.0,
         keep_models=KeepModels.BEST,
@@ -151,7 +158,7 @@ def test_ray_gives_the_same_records_although_a_worker_is_lost(
         isinstance(event, SweepStarted) and "local Ray cluster" in event.where
         for event in events
     )
-    assert run_sweep(spec, store, executor="inline").up_to_date
+    assert run_sweep(spec, store, executor=InlineExecutor()).up_to_date
     confirmed = store.select({"phase": ["confirm"]})
     assert summary.models.keys() == {record["task"] for record in inline.values()}
     for task, folder in summary.models.items():  # workers wrote them
@@ -224,7 +231,7 @@ def test_resources_of_a_trial_become_a_placement_group() -> None:
         next(iter(fake_searches())).trial({}, 1, "confirm"),
         resources=Resources(2.0, 0.25, 1.5),
     )
-    group = trial_bundle({"trial": trial_to_json(trial)})
+    group = trial_bundle({"trial": trial.to_json()})
     assert group.bundles == [{"CPU": 2.0, "GPU": 0.25, "memory": 1.5 * 2**30}]
 
 
@@ -279,7 +286,7 @@ def fake_actors(monkeypatch: pytest.MonkeyPatch, marker: Path, fault: str) -> No
 def test_a_cluster_that_cannot_start_here_is_sought_nowhere_else(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("orca_ray.sweep.executors.base.allowed_memory", lambda: 2**30)
+    monkeypatch.setattr("orca_ray.process.allowed_memory", lambda: 2**30)
     with pytest.raises(
         UserError,
         match=r": 1\.0 GiB of memory are .*needs 1\.5 GiB .*--executor inline",
@@ -331,7 +338,12 @@ def test_a_joined_cluster_whose_workers_do_not_start_is_lost(
             match=r"no worker .* in 0\.1 minutes: Ray cluster at .*, 1 CPUs free",
         ):
             run_sweep(
-                spec, store, address=address, listener=events.append, options=limits
+                spec,
+                store,
+                executor=RayExecutor(),
+                address=address,
+                listener=events.append,
+                options=limits,
             )
     [text] = [
         each.text

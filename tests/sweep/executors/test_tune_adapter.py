@@ -18,15 +18,16 @@ from ray.tune.experiment import Trial
 from benchmarks import bench_cluster
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.executors import liveness, ray_private
-from orca_ray.sweep.executors.liveness import Deadlines, TimeLimits
+from orca_ray.sweep.executors.liveness import Deadlines
 from orca_ray.sweep.executors.tune_adapter import (
     TuneScheduler,
     TuneSearcher,
     failure_of,
 )
-from orca_ray.sweep.plan.searches import Resources
+from orca_ray.sweep.messages.causes import Cause
+from orca_ray.sweep.messages.settings import TimeLimits
+from orca_ray.sweep.plan.trial_spec import Resources
 from orca_ray.sweep.run.placement import Placement
-from orca_ray.sweep.run.retries import Cause
 from tests import session
 from tests.sweep.fakes import TEXT, new_controller
 

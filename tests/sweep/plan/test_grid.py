@@ -14,10 +14,10 @@ from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.plan.cost import Rate, task_costs
 from orca_ray.sweep.plan.grid import grid_cells
 from orca_ray.sweep.plan.loading import load_spec, parse_spec
-from orca_ray.sweep.plan.plan import build_plan
 from orca_ray.sweep.plan.schema import Dimension, SuccessiveHalving
 from orca_ray.sweep.plan.searches import plan_searches
 from orca_ray.sweep.plan.spec import Overrides
+from orca_ray.sweep.run.preview import build_plan
 from tests.sweep.fakes import fake_searches, new_controller, play
 from tests.sweep.plan.test_loading import refused
 

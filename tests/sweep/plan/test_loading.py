@@ -15,8 +15,9 @@ import pytest
 from orca_ray.errors import UserError
 from orca_ray.methods.registry import expand, resolve
 from orca_ray.sweep.plan.loading import load_spec, parse_spec, shipped_sweeps
-from orca_ray.sweep.plan.searches import SearchPlan, TrialSpec, plan_searches
+from orca_ray.sweep.plan.searches import SearchPlan, plan_searches
 from orca_ray.sweep.plan.spec import Overrides, published_settings, reference_row
+from orca_ray.sweep.plan.trial_spec import TrialSpec
 from orca_ray.sweep.search import Search
 from orca_ray.tasks.registry import all_tasks, get_task
 

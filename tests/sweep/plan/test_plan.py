@@ -11,6 +11,8 @@ from orca_ray.alignment.source import Source
 from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
 from orca_ray.methods.recipe import NO_BODY
+from orca_ray.process import NodeResources
+from orca_ray.sweep.executors.inline import InlineExecutor
 from orca_ray.sweep.plan import cost as costs
 from orca_ray.sweep.plan.cost import (
     GPU_STEP_SECONDS,
@@ -21,17 +23,17 @@ from orca_ray.sweep.plan.cost import (
     task_costs,
 )
 from orca_ray.sweep.plan.loading import load_spec, parse_spec
-from orca_ray.sweep.plan.plan import (
+from orca_ray.sweep.plan.requirements import (
     Absent,
     absent,
-    build_plan,
     fingerprints,
     resolve,
     with_sources,
 )
-from orca_ray.sweep.plan.searches import NodeResources, SearchPlan, plan_searches
+from orca_ray.sweep.plan.searches import SearchPlan, plan_searches
 from orca_ray.sweep.plan.spec import Overrides
 from orca_ray.sweep.run.driver import run_sweep, staging_requests
+from orca_ray.sweep.run.preview import build_plan
 from orca_ray.sweep.search import Search
 from orca_ray.sweep.worker.staging_items import StagingRequest
 from orca_ray.tasks.registry import get_task
@@ -136,7 +138,7 @@ def test_a_body_that_cannot_be_read_is_found_by_the_plan_and_before_anything_is_
     results = str(tmp_path / "results")
     for start in (
         partial(build_plan, spec, None),
-        partial(run_sweep, spec, results, executor="inline"),
+        partial(run_sweep, spec, results, executor=InlineExecutor()),
     ):
         with pytest.raises(UserError, match=re.escape(str(body))):
             start()

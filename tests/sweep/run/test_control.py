@@ -17,13 +17,14 @@ from orca_ray.results.live import LiveState, Request
 from orca_ray.results.record import Status
 from orca_ray.results.status import sweep_status
 from orca_ray.results.store import ResultsStore
-from orca_ray.sweep.plan.searches import TrialSpec
+from orca_ray.sweep.executors.inline import InlineExecutor
+from orca_ray.sweep.messages.causes import Cause, Failure
+from orca_ray.sweep.messages.report import TrialReport
+from orca_ray.sweep.plan.trial_spec import TrialSpec
 from orca_ray.sweep.run import control, driver, recorder
 from orca_ray.sweep.run.controller import SweepController
 from orca_ray.sweep.run.events import Event, Listener, Message, TimeLeft
-from orca_ray.sweep.run.messages import TrialReport
 from orca_ray.sweep.run.recorder import MAX_RECORDS, Recorder
-from orca_ray.sweep.run.retries import Cause, Failure
 from orca_ray.sweep.run.searches import copy_trials
 from orca_ray.sweep.worker.checkpoints import Checkpoints
 from orca_ray.sweep.worker.staging import Staged, Stager
@@ -392,7 +393,7 @@ def test_rows_are_written_when_the_driver_fails(
     for name, value in patches.items():
         monkeypatch.setattr(driver, name, value)
     with pytest.raises(UserError, match="the cluster is gone"):
-        driver.run_sweep(fake_spec(), store, executor="inline")
+        driver.run_sweep(fake_spec(), store, executor=InlineExecutor())
     assert len(store.load(SWEEP)) == 1
     state = live.read(store.folder, SWEEP)
     assert state is not None

@@ -17,25 +17,15 @@ from orca_ray.errors import UserError
 from orca_ray.methods.reports import EpochProgress, Outcome
 from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
+from orca_ray.sweep.messages.causes import MAX_ERROR_BYTES, Cause, Failure, bounded
+from orca_ray.sweep.messages.report import TrialReport, Worker
 from orca_ray.sweep.plan.schema import Scalar
-from orca_ray.sweep.plan.searches import Resources, TrialSpec
 from orca_ray.sweep.plan.spec import Overrides
+from orca_ray.sweep.plan.trial_spec import Resources, TrialSpec
 from orca_ray.sweep.run.controller import SweepController
 from orca_ray.sweep.run.events import Event, Message, TrialFinished
-from orca_ray.sweep.run.messages import (
-    TrialReport,
-    Worker,
-    make_record,
-    trial_from_json,
-    trial_to_json,
-)
-from orca_ray.sweep.run.retries import (
-    MAX_ERROR_BYTES,
-    Cause,
-    Failure,
-    FailureLedger,
-    bounded,
-)
+from orca_ray.sweep.run.recorder import make_record
+from orca_ray.sweep.run.retries import FailureLedger
 from orca_ray.sweep.run.searches import Durations
 from orca_ray.sweep.search.search import Search
 from orca_ray.sweep.worker.checkpoints import Checkpoints
@@ -505,7 +495,7 @@ def test_an_assignment_arrives_with_its_key(
         resources=Resources(cpus),
         deterministic=cpus > 32,
     )
-    arrived = trial_from_json(trial_to_json(trial))
+    arrived = TrialSpec.from_json(trial.to_json())
     assert arrived == trial
     assert (
         arrived.key == trial.key

@@ -7,23 +7,20 @@ from dataclasses import replace
 import pytest
 
 from orca_ray.errors import UserError
+from orca_ray.process import NodeResources
 from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
-from orca_ray.sweep.executors.base import InlineExecutor
+from orca_ray.sweep.executors.inline import InlineExecutor
 from orca_ray.sweep.executors.ray import _gpu_request
-from orca_ray.sweep.plan.searches import (
-    NodeResources,
-    Resources,
-    TrialSpec,
-    placement_problem,
-    plan_searches,
-)
+from orca_ray.sweep.messages.causes import Cause
+from orca_ray.sweep.messages.report import TrialReport, Worker
+from orca_ray.sweep.plan.searches import placement_problem, plan_searches
 from orca_ray.sweep.plan.spec import Overrides
+from orca_ray.sweep.plan.trial_spec import Resources, TrialSpec
 from orca_ray.sweep.run.driver import wait_for_room
 from orca_ray.sweep.run.events import Event, Message
-from orca_ray.sweep.run.messages import TrialReport, Worker
 from orca_ray.sweep.run.placement import GpuRequest, Placement
-from orca_ray.sweep.run.retries import Cause, FailuresOfTrial
+from orca_ray.sweep.run.retries import FailuresOfTrial
 from orca_ray.sweep.search import Race
 from tests.sweep.fakes import (
     TEXT,
@@ -86,13 +83,18 @@ def gpus_of(placement: Placement, trial: TrialSpec) -> float:
 
 def test_slots_of_a_node() -> None:
     wanted = [(1, 0.25), (2, 1), (1, 0.1), (1, 0, 20.0)]
-    assert [GPU_NODE.slots(Resources(*each)) for each in wanted] == [8, 2, 8, 3]
-    assert NodeResources("n", 100, 2, 64.0).slots(Resources(1, 0.3)) == 6, (
+    assert [Resources(*amounts).slots_on(GPU_NODE) for amounts in wanted] == [
+        8,
+        2,
+        8,
+        3,
+    ]
+    assert Resources(1, 0.3).slots_on(NodeResources("n", 100, 2, 64.0)) == 6, (
         "a share lies on one card"
     )
-    assert CPU_NODE.slots(Resources(1, 0.5)) == 0
+    assert Resources(1, 0.5).slots_on(CPU_NODE) == 0
     assert [
-        NodeResources("n", 8, gpus, 8.0).slots(Resources(1, 2.0))
+        Resources(1, 2.0).slots_on(NodeResources("n", 8, gpus, 8.0))
         for gpus in (1, 2, 3, 8)
     ] == [0, 1, 1, 4]
 

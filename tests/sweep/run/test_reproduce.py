@@ -13,6 +13,7 @@ from orca_ray.cli.app import run
 from orca_ray.errors import UserError
 from orca_ray.results.record import Record, Status
 from orca_ray.results.store import ResultsStore
+from orca_ray.sweep.executors.inline import InlineExecutor
 from orca_ray.sweep.run import reproduce as module
 from orca_ray.sweep.run.driver import run_sweep
 from orca_ray.sweep.run.reproduce import find_record, make_trial, reproduce
@@ -31,7 +32,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> ResultsStore:
     run_sweep(
         replace(spec, overrides=replace(spec.overrides, deterministic=True)),
         store,
-        executor="inline",
+        executor=InlineExecutor(),
     )
     return store
 

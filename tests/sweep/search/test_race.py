@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from orca_ray.results.record import Record, Status
-from orca_ray.sweep.plan.searches import TrialSpec, canonical_json
+from orca_ray.sweep.plan.trial_spec import TrialSpec, canonical_json
 from orca_ray.sweep.search import FoldSearch, History, Race
 from orca_ray.sweep.search.contender import Contender
 from tests.results.factories import make_record

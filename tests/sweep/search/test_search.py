@@ -10,11 +10,11 @@ import pytest
 
 from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
-from orca_ray.sweep.plan.searches import TrialSpec
+from orca_ray.sweep.messages.causes import Cause, Failure
+from orca_ray.sweep.messages.report import TrialReport
 from orca_ray.sweep.plan.spec import Overrides
+from orca_ray.sweep.plan.trial_spec import TrialSpec
 from orca_ray.sweep.run.controller import SweepController
-from orca_ray.sweep.run.messages import TrialReport
-from orca_ray.sweep.run.retries import Cause, Failure
 from orca_ray.sweep.search import Study
 from tests.sweep.fakes import (
     TEXT,

@@ -12,9 +12,10 @@ from orca_ray.predictor import load
 from orca_ray.results.models import StoredModels
 from orca_ray.results.record import Record
 from orca_ray.results.store import ResultsStore
+from orca_ray.sweep.executors.inline import InlineExecutor
+from orca_ray.sweep.messages.report import TrialReport
 from orca_ray.sweep.run.driver import run_sweep
 from orca_ray.sweep.run.events import Event, Message, Summary, TrialStarted
-from orca_ray.sweep.run.messages import TrialReport
 from orca_ray.sweep.worker import models
 from orca_ray.sweep.worker.checkpoints import Checkpoints
 from orca_ray.sweep.worker.models import best_of, board_of
@@ -79,7 +80,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Summary
     summary = run_sweep(
         tiny_spec(directory, SWEEP),
         str(directory / "results"),
-        executor="inline",
+        executor=InlineExecutor(),
         keep_models=KeepModels.BEST,
         command="orca-sweep run tiny.yaml",
     )
@@ -135,7 +136,7 @@ def test_cards_are_complete_after_an_interruption_and_checkpoints_are_named(
     summary = run_sweep(
         tiny_spec(swept[0], SWEEP),
         str(store),
-        executor="inline",
+        executor=InlineExecutor(),
         keep_models=KeepModels.BEST,
         listener=interrupt,
         command="orca-sweep run tiny.yaml",
@@ -213,7 +214,7 @@ def test_a_model_that_cannot_be_stored_fails_no_trial(
     summary = run_sweep(
         tiny_spec(swept[0], SWEEP),
         str(tmp_path / "results"),
-        executor="inline",
+        executor=InlineExecutor(),
         keep_models=KeepModels.ALL,
     )
     assert not summary.failed

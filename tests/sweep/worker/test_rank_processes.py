@@ -24,8 +24,9 @@ from orca_ray.methods.options import Scalar
 from orca_ray.methods.reports import EpochProgress
 from orca_ray.methods.trial_trainer import TrialTrainer
 from orca_ray.results.record import Status
-from orca_ray.sweep.plan.searches import Resources, plan_searches
-from orca_ray.sweep.run.retries import RankFailedError
+from orca_ray.sweep.messages.causes import RankFailedError
+from orca_ray.sweep.plan.searches import plan_searches
+from orca_ray.sweep.plan.trial_spec import Resources
 from orca_ray.sweep.worker import runner as trial_runner
 from orca_ray.sweep.worker.checkpoints import Checkpoints
 from orca_ray.sweep.worker.rank_processes import Build, RankProcesses

@@ -18,14 +18,15 @@ from orca_ray.options import KeepModels
 from orca_ray.results.folder import open_folder
 from orca_ray.results.record import Status
 from orca_ray.sweep.executors.trainable import TrialActor, make_trainable
+from orca_ray.sweep.messages.causes import StagingError, classify
+from orca_ray.sweep.messages.report import TrialReport
+from orca_ray.sweep.messages.settings import WorkerSettings
 from orca_ray.sweep.plan.schema import Scalar
-from orca_ray.sweep.plan.searches import Resources, SearchPlan, TrialSpec, plan_searches
-from orca_ray.sweep.run.messages import TrialReport, WorkerSettings, trial_to_json
-from orca_ray.sweep.run.retries import classify
+from orca_ray.sweep.plan.searches import SearchPlan, plan_searches
+from orca_ray.sweep.plan.trial_spec import Resources, TrialSpec
 from orca_ray.sweep.worker import checkpoints, staging
 from orca_ray.sweep.worker.checkpoints import Checkpoints
 from orca_ray.sweep.worker.runner import PAPER_NOTE, TrialRunner
-from orca_ray.sweep.worker.staging import StagingError
 from orca_ray.sweep.worker.staging_items import StagingRequest
 from orca_ray.tasks.registry import get_task
 from orca_ray.training.numerics import NotFiniteError
@@ -108,7 +109,7 @@ def test_the_first_report_of_an_actor_says_that_data_are_staged(
     trial = plans["nft"].trial({}, 1, "confirm")
     actor = TrialActor.__new__(make_trainable("Actor", WorkerSettings(str(tmp_path))))
     actor._trial_info = None
-    actor.setup({"trial": trial_to_json(trial)})
+    actor.setup({"trial": trial.to_json()})
     monkeypatch.setattr(staging, "_staged", set())
     report = TrialReport.from_json(actor.step()["report"])
     assert asked == [StagingRequest.of_trial(trial)]
@@ -118,7 +119,7 @@ def test_the_first_report_of_an_actor_says_that_data_are_staged(
     assert [point.epoch for point in points] == [1, 2, 3]
     assert len(asked) == 1, "it is staged by then"
     actor.reset_config(
-        {"trial": trial_to_json(dataclasses.replace(trial, data_fingerprint="0" * 16))}
+        {"trial": dataclasses.replace(trial, data_fingerprint="0" * 16).to_json()}
     )
     with pytest.raises(StagingError):
         actor.step()
@@ -246,11 +247,11 @@ def test_a_warm_actor_scores_like_a_fresh_one(
         make_trainable("Actor", WorkerSettings(str(tmp_path / "warm")))
     )
     warm._trial_info = None  # the attribute that its __init__ would set
-    warm.setup({"trial": trial_to_json(earlier)})
+    warm.setup({"trial": earlier.to_json()})
     run(warm)
     found = []
     for trial in trials:
-        assert warm.reset_config({"trial": trial_to_json(trial)})
+        assert warm.reset_config({"trial": trial.to_json()})
         found.append(run(warm))
     monkeypatch.setenv(
         "ORCA_RAY_HOME", str(session.new_home(tmp_path / "another"))

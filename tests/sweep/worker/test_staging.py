@@ -14,17 +14,15 @@ import pytest
 import ray
 
 from orca_ray.errors import ClusterLostError, UserError
-from orca_ray.sweep.executors.liveness import TimeLimits
-from orca_ray.sweep.run.messages import WorkerSettings, passed_environment
+from orca_ray.sweep.messages.causes import StagingError
+from orca_ray.sweep.messages.settings import (
+    TimeLimits,
+    WorkerSettings,
+    passed_environment,
+)
 from orca_ray.sweep.worker import ray_stager
 from orca_ray.sweep.worker.ray_stager import RayStager
-from orca_ray.sweep.worker.staging import (
-    InlineStager,
-    Staged,
-    StagingError,
-    stage,
-    staged_data,
-)
+from orca_ray.sweep.worker.staging import InlineStager, Staged, stage, staged_data
 from orca_ray.sweep.worker.staging_items import Item, SharedFolder, StagingRequest
 from orca_ray.tasks.registry import get_task, own_directory
 from orca_ray.tasks.task import Task

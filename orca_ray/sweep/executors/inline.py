@@ -1,0 +1,81 @@
+"""The executor that runs trials in the calling process."""
+
+import contextlib
+import logging
+import time
+
+from orca_ray.process import NodeResources, this_node
+from orca_ray.sweep.messages.report import TrialReport
+from orca_ray.sweep.messages.settings import WorkerSettings
+from orca_ray.sweep.plan.trial_spec import TrialSpec
+from orca_ray.sweep.run.controller import SweepController
+from orca_ray.sweep.run.executor import Executor, ExecutorOptions
+from orca_ray.sweep.worker.runner import TrialRunner
+
+logger = logging.getLogger(__name__)
+
+
+class InlineExecutor(Executor):
+    """Executor that runs trials one by one in the calling process, for tests, debugging
+    and machines without Ray.
+    """
+
+    name = "inline"
+    where = "this process"
+
+    def open(self, address: str | None) -> list[NodeResources]:
+        """Return this machine as the only node; log a warning if ``address`` is given,
+        which is ignored.
+        """
+        if address is not None:
+            logger.warning(
+                "--address %s is ignored: the inline executor runs in this process",
+                address,
+            )
+        return [this_node()]
+
+    def run(
+        self,
+        controller: SweepController,
+        settings: WorkerSettings,
+        options: ExecutorOptions,
+    ) -> bool:
+        """Run all trials and return False; after Ctrl-C or a request to stop, save a
+        checkpoint and return True.
+        """
+        while (trial := self._next(controller)) is not None:
+            runner = TrialRunner(trial, settings)
+            try:
+                self._run_trial(runner, controller)
+            except KeyboardInterrupt:
+                runner.interrupt()
+                return True
+            finally:
+                runner.close()
+        return False
+
+    @staticmethod
+    def _next(controller: SweepController) -> TrialSpec | None:
+        """Return the next trial, after the end of a pause; None if there is none, or
+        after Ctrl-C during a pause.
+        """
+        with contextlib.suppress(KeyboardInterrupt):
+            while (trial := controller.next_trial()) is None and controller.pausing:
+                time.sleep(0.5)
+            return trial
+        return None
+
+    @staticmethod
+    def _run_trial(runner: TrialRunner, controller: SweepController) -> None:
+        key = runner.trial.key
+        stop = False
+        report = TrialReport()
+        controller.started(key)
+        while not (stop or report.done):
+            report = runner.step()
+            stop = controller.report(
+                key, report.progress, log=report.log, node=report.worker.node
+            )
+            if controller.control.stopping and not (stop or report.done):
+                raise KeyboardInterrupt
+        controller.ended(key, report.stopped_early() if stop else report)

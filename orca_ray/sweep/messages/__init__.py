@@ -1,0 +1,1 @@
+"""Messages between driver and workers: settings, reports, and causes of failures."""

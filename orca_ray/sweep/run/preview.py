@@ -1,0 +1,139 @@
+"""The plan of a sweep that ``orca-sweep plan`` prints."""
+
+from dataclasses import dataclass
+
+from orca_ray.errors import UserError
+from orca_ray.process import NodeResources, this_node
+from orca_ray.results.store import ResultsStore
+from orca_ray.sweep.plan.cost import TaskCost, cpu_rate, gpu_rate, task_costs
+from orca_ray.sweep.plan.requirements import (
+    Absent,
+    absent,
+    check_bodies,
+    fingerprints,
+    with_sources,
+)
+from orca_ray.sweep.plan.searches import num_epochs, placement_problem, plan_searches
+from orca_ray.sweep.plan.spec import SweepSpec
+from orca_ray.sweep.search import History, Search
+
+
+@dataclass(frozen=True)
+class PlanRow:
+    """Row of a plan, for one (task, method): number of trials, number of finished
+    trials, resources of each trial.
+    """
+
+    task: str
+    method: str
+    body: str
+    search_trials: int
+    confirm_trials: int
+    finished: int
+    epochs: int
+    """Refine epochs of a trial; in a grid, those of the longest trial."""
+    cpus: float
+    gpus: float
+    memory_gib: float
+    problem: str | None = None
+    """Why no node can run these trials; None if a node can."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The trials of a sweep, their estimated cost, and what is missing to run them."""
+
+    sweep: str
+    protocol: str
+    deterministic: bool
+    rows: tuple[PlanRow, ...]
+    nodes: tuple[NodeResources, ...]
+    gpu: str
+    """Device for which ``costs`` estimates GPU hours."""
+    cpu: str
+    """Device for which ``costs`` estimates CPU hours; "" if a node has a GPU (no CPU
+    hours then).
+    """
+    costs: tuple[TaskCost, ...]
+    """Estimated cost of each task; trials that have already finished are included."""
+    absent: tuple[Absent, ...]
+    """Bodies and alignment sources that are not on this machine."""
+
+    @property
+    def num_trials(self) -> int:
+        """Number of planned trials, search and confirm, including those that have
+        finished.
+        """
+        return sum(row.search_trials + row.confirm_trials for row in self.rows)
+
+    @property
+    def num_finished(self) -> int:
+        """Number of trials that have a record in the results store."""
+        return sum(row.finished for row in self.rows)
+
+    @property
+    def problems(self) -> list[str]:
+        """Sentences, one for each reason why trials fit on no node, e.g. "pocket/digits
+        orca and 3 more: REASON".
+        """
+        reasons: dict[str, list[str]] = {}
+        for row in self.rows:
+            if row.problem:
+                reasons.setdefault(row.problem, []).append(f"{row.task} {row.method}")
+        more = {
+            reason: f" and {len(names) - 1} more" if len(names) > 1 else ""
+            for reason, names in reasons.items()
+        }
+        return [
+            f"{names[0]}{more[reason]}: {reason}" for reason, names in reasons.items()
+        ]
+
+
+def build_plan(
+    spec: SweepSpec,
+    store: ResultsStore | None,
+    nodes: list[NodeResources] | None = None,
+) -> Plan:
+    """Plan a sweep without running, downloading or writing anything.
+
+    Trials with a record in ``store`` count as finished (None: none has one). ``nodes``
+    are those of the cluster (None: this machine alone). UserError if the sweep has no
+    task or no method, or a local body cannot be read.
+    """
+    nodes = [this_node()] if nodes is None else nodes
+    has_gpu = any(node.gpus > 0 for node in nodes)
+    searches = plan_searches(spec, fingerprints(spec), gpus=has_gpu)
+    if not searches:
+        raise UserError("nothing to plan: the sweep has no task or no method")
+    check_bodies(searches, local=True)
+    searches = with_sources(searches)
+    history = History.read(store, spec) if store else History()
+    rows = [
+        PlanRow(
+            plan.task,
+            plan.method,
+            plan.body,
+            plan.num_search,
+            plan.num_confirm,
+            Search(plan, history).num_finished,
+            max(map(num_epochs, plan.configurations)),
+            plan.resources.cpus,
+            plan.resources.gpus,
+            plan.resources.memory_gib,
+            placement_problem(plan.resources, nodes),
+        )
+        for plan in searches
+    ]
+    gpu = gpu_rate()
+    cpu = None if has_gpu else cpu_rate()
+    return Plan(
+        sweep=spec.sweep_id,
+        protocol=spec.protocol,
+        deterministic=spec.deterministic,
+        rows=tuple(rows),
+        nodes=tuple(nodes),
+        gpu=gpu.device,
+        cpu=cpu.device if cpu else "",
+        costs=tuple(task_costs(searches, gpu, cpu)),
+        absent=tuple(absent(searches)),
+    )

@@ -1,0 +1,78 @@
+"""The state of a trial that has not ended.
+
+The controller owns one `TrialState` for each trial; searches and executors hold only
+keys of trials.
+"""
+
+import math
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from orca_ray.methods.reports import EpochProgress
+from orca_ray.results.live import RunningTrial
+from orca_ray.results.logs import LogStream
+from orca_ray.sweep.plan.trial_spec import TrialSpec
+from orca_ray.sweep.search import Search
+
+
+@dataclass
+class TrialState:
+    """A trial that has not ended, and the epochs that it has reported so far.
+
+    The trial waits for its first start or next attempt; then an executor has it
+    (``handed_out``); when it has a worker, it is ``placed``.
+    """
+
+    trial: TrialSpec
+    search: Search
+    started_at: datetime
+    curve: list[EpochProgress] = field(default_factory=list)
+    attempts: int = 1
+    """Number of attempts in this run of the sweep, the present one included."""
+    earlier_attempts: int = 0
+    """Number of attempts that the store knows of, in earlier runs or before the trial
+    had to run again.
+    """
+    handed_out: float = 0.0
+    """Time of `FailureLedger.now` at which an executor got the trial."""
+    placed: bool = False
+    """Whether the trial has a worker."""
+    node: str = ""
+    """Host name of the machine of the trial's worker."""
+    log: LogStream = field(default_factory=LogStream)
+
+    @property
+    def attempt(self) -> int:
+        """Number of the present attempt among all attempts at the trial, from 1."""
+        return self.earlier_attempts + self.attempts
+
+    @property
+    def scores(self) -> list[float]:
+        """Validation scores of the refine epochs, in order."""
+        return [
+            point.validation_score
+            for point in self.curve
+            if point.validation_score is not None
+        ]
+
+    def live(self) -> RunningTrial:
+        """Return the entry for this trial in the sweep's live state."""
+        trial = self.trial
+        last = self.curve[-1] if self.curve else None
+        scores = [score for score in self.scores if math.isfinite(score)]
+        return RunningTrial(
+            key=trial.key,
+            task=trial.task,
+            method=trial.method,
+            phase=trial.phase,
+            seed=trial.seed,
+            attempt=self.attempt,
+            started_at=self.started_at.isoformat(),
+            waiting=not self.placed,
+            node=self.node,
+            score=scores[-1] if scores else None,
+            best=min(scores, default=None),
+            stage=last.stage if last else "",
+            epoch=last.epoch if last else 0,
+            epochs=last.epochs if last else 0,
+        )
