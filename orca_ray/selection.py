@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load
 from scipy.optimize import minimize_scalar
 from scipy.special import expit, softmax
 
@@ -37,7 +36,7 @@ from orca_ray.sweep.plan.trial_spec import canonical_json
 from orca_ray.sweep.search.contender import ALL, ALL_BUT_TEST, FOLD, START, replaces
 from orca_ray.sweep.search.levels import doubtful_levels
 from orca_ray.sweep.search.race import FEW_FOLDS
-from orca_ray.sweep.worker.models import OUTPUTS
+from orca_ray.sweep.worker.models import OUTPUTS, read_outputs
 from orca_ray.tasks.task import Task
 
 MOST_CANDIDATES = 15
@@ -680,13 +679,13 @@ class Judge:
         """
         if record.trial_key not in self._outputs:
             content = self._models.read(record.trial_key, OUTPUTS)
+            path = f"{self._models.place(record.trial_key)}/{OUTPUTS}"
             try:
-                found = load(content or b"")
+                found = read_outputs(content or b"")
             except SafetensorError as error:
-                raise UserError(
-                    f"{self._models.place(record.trial_key)}/{OUTPUTS} is damaged:"
-                    f" {error}"
-                ) from error
+                raise UserError(f"{path} is damaged: {error}") from error
+            except UserError as error:
+                raise UserError(f"{path}: {error}") from error
             change = {
                 "softmax": lambda x: softmax(x, axis=1),
                 "sigmoid": expit,

@@ -29,6 +29,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from orca_ray.data import cache
 from orca_ray.data.rows import Array, ModalityName, Target
+from orca_ray.data.tensor_file import save_tensors
 from orca_ray.errors import UserError, quoted, shorten
 from orca_ray.methods.options import Scalar
 from orca_ray.tasks.task import Task
@@ -469,11 +470,9 @@ def write_folder(
     Raises UserError if ``directory`` has files and is no model folder, or if it cannot
     be written.
     """
-    from safetensors.torch import save_file
-
     check_other(directory)
     with cache.scratch_directory(directory) as scratch, cache.disk_errors(directory):
-        save_file(dict(weights), str(scratch / WEIGHTS), metadata={"format": "pt"})
+        save_tensors(scratch / WEIGHTS, weights)
         if preprocessing is not None:
             (scratch / PREPROCESSING).write_text(
                 json.dumps(preprocessing, indent=1) + "\n", encoding="utf-8"

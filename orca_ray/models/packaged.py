@@ -13,6 +13,7 @@ from torch import Tensor
 
 from orca_ray.data import cache, packages
 from orca_ray.data.packages import SayText
+from orca_ray.data.tensor_file import save_tensors
 from orca_ray.errors import UserError
 from orca_ray.models.names import PACKAGED, PackagedBody, parse_body_name
 
@@ -183,18 +184,14 @@ def _make(body: PackagedBody, directory: Path, progress: SayText | None) -> None
                 f" {body.sha256}"
             )
         if path != weights:
-            from safetensors.torch import save_file
-
             state = (
                 read_dinov2(path)
                 if path.suffix == ".onnx"
                 else torch.load(path, weights_only=True)
             )
-            own = {
-                name: tensor.clone(memory_format=torch.contiguous_format)
-                for name, tensor in state.items()
-            }
-            save_file(own, str(weights), metadata={"format": "pt"})
+            # Tensors of a checkpoint may share memory, those of the file may not.
+            copies = {name: tensor.clone() for name, tensor in state.items()}
+            save_tensors(weights, copies)
             path.unlink()
         (filled / "config.json").write_text(
             json.dumps(dict(body.config), indent=2, sort_keys=True) + "\n"

@@ -12,9 +12,12 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from safetensors.numpy import save_file
+from safetensors.numpy import load
 
 from orca_ray.data import cache
+from orca_ray.data.prepared import SplitName
+from orca_ray.data.rows import Array
+from orca_ray.data.tensor_file import save_tensors
 from orca_ray.errors import UserError
 from orca_ray.methods.model_card import make_card, write_card
 from orca_ray.methods.model_folder import (
@@ -53,12 +56,40 @@ def write_model(trainer: TrialTrainer, directory: Path, trial: TrialSpec) -> Non
         directory, config, taken.weights, card=card, preprocessing=preprocessing
     )
     if is_own(trial.task):
-        parts = {
-            name: trainer.outputs(name)
-            for name in ("validation", "test")
-            if len(trainer.trial.data.splits[name])
-        }
-        save_file(parts, directory / OUTPUTS)
+        _write_outputs(trainer, directory / OUTPUTS)
+
+
+def _write_outputs(trainer: TrialTrainer, path: Path) -> None:
+    import torch
+    from torch import Tensor
+
+    names: tuple[SplitName, ...] = ("validation", "test")
+    outputs: dict[str, Tensor] = {
+        name: torch.from_numpy(trainer.outputs(name))
+        for name in names
+        if len(trainer.trial.data.splits[name])
+    }
+    save_tensors(path, outputs)
+
+
+def read_outputs(content: bytes) -> dict[str, Array]:
+    """Return the outputs [N, *output_shape] of a model by split, from the content of a
+    file `OUTPUTS`.
+
+    Raises SafetensorError if ``content`` is damaged. Raises UserError for fields [N, C,
+    H, W] that may be in the wrong order: before `save_tensors`, which also writes
+    metadata, the channels of some networks were stored last.
+    """
+    outputs = load(content)
+    has_images = any(
+        array.ndim == 4 and array.shape[1] > 1 for array in outputs.values()
+    )
+    if has_images and not content[8:].startswith(b'{"__metadata__"'):
+        raise UserError(
+            "an earlier version of orca-ray stored these outputs of several channels, some"
+            " of them in the wrong order: adapt again with another --results"
+        )
+    return outputs
 
 
 class ModelKeeper:

@@ -4,9 +4,16 @@ made.
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save
 
+from orca_ray.api import as_task
 from orca_ray.cli.app import run
+from orca_ray.data.prepared import HELD_OUT
+from orca_ray.errors import UserError
+from orca_ray.methods.recipe import NO_BODY
+from orca_ray.methods.trial_trainer import TrialTrainer
 from orca_ray.options import KeepModels
 from orca_ray.predictor import load
 from orca_ray.results.models import StoredModels
@@ -14,11 +21,19 @@ from orca_ray.results.record import Record
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.executors.inline import InlineExecutor
 from orca_ray.sweep.messages.report import TrialReport
+from orca_ray.sweep.plan.trial_spec import TrialSpec
 from orca_ray.sweep.run.driver import run_sweep
 from orca_ray.sweep.run.events import Event, Message, Summary, TrialStarted
 from orca_ray.sweep.worker import models
 from orca_ray.sweep.worker.checkpoints import Checkpoints
-from orca_ray.sweep.worker.models import best_of, board_of
+from orca_ray.sweep.worker.models import (
+    OUTPUTS,
+    best_of,
+    board_of,
+    read_outputs,
+    write_model,
+)
+from orca_ray.tasks.metrics import get_metric
 from orca_ray.tasks.registry import get_task
 from tests.results.factories import make_record
 from tests.sweep.real import TEXT, tiny_spec, tiny_text
@@ -220,3 +235,44 @@ def test_a_model_that_cannot_be_stored_fails_no_trial(
     assert not summary.failed
     assert len(summary.missing_models) == 4
     assert not summary.models
+
+
+@pytest.mark.parametrize("method", ["cnn", "fno", "unet"])
+def test_stored_outputs_of_two_channels_are_those_that_were_scored(
+    method: str, tmp_path: Path
+) -> None:
+    x_NCHW = np.random.default_rng(0).normal(size=(40, 2, 8, 8)).astype("f4")
+    y_NCHW = np.stack([3 + x_NCHW[:, 0], 50 - x_NCHW[:, 1]], axis=1)
+    task = as_task((x_NCHW, y_NCHW), {"name": "flow"})
+    data = task.prepare()
+    values = {"refine.epochs": 2, "refine.batch_size": 8}
+    trainer = TrialTrainer(task, data, method, NO_BODY, values, 0, test=True)
+    while not trainer.done:
+        trainer.step()
+    trial = TrialSpec(
+        task=task.name,
+        method=method,
+        body=NO_BODY,
+        hyperparameters=values,
+        seed=0,
+        protocol=HELD_OUT,
+        data_fingerprint=data.fingerprint,
+        phase="confirm",
+        epochs=2,
+    )
+
+    write_model(trainer, tmp_path / "model", trial)
+
+    outputs = read_outputs((tmp_path / "model" / OUTPUTS).read_bytes())["validation"]
+    np.testing.assert_array_equal(outputs, trainer.outputs("validation"))
+    score = get_metric(task.metric).compute(outputs, data.validation.y)
+    assert score == pytest.approx(trainer.result().validation_score)
+
+
+def test_outputs_of_several_channels_by_an_earlier_version_are_refused() -> None:
+    fields = np.zeros((3, 2, 4, 4), np.float32)
+    with pytest.raises(UserError, match="adapt again with another --results"):
+        read_outputs(save({"validation": fields}))
+    for array in (fields[:, :1], fields[:, 0], fields[:, 0, 0]):
+        stored = read_outputs(save({"validation": np.ascontiguousarray(array)}))
+        assert stored["validation"].shape == array.shape
