@@ -33,13 +33,11 @@ def __getattr__(name: str) -> Any:
     except ModuleNotFoundError as error:
         from orca_ray.errors import missing_package
 
-        if not (
-            message := missing_package(error, "sweep" if name == "adapt" else "predict")
-        ):
+        extra = "sweep" if name == "adapt" else "predict"
+        hint = missing_package(error, extra)
+        if not hint:
             raise
-        raise ModuleNotFoundError(
-            f"orca_ray.{name} {message}", name=error.name
-        ) from error
+        raise ModuleNotFoundError(f"orca_ray.{name} {hint}", name=error.name) from error
 
 
 def __dir__() -> list[str]:

@@ -16,11 +16,11 @@ fills it.
 
 
 class UserError(ValueError):
-    """Error for bad input, configuration or data. The message says what was given, what
-    is allowed and what to do.
+    """Error for bad input, configuration or data.
 
-    The command line prints the message and exits with code 2. A trial that raises it
-    ends with status ``failed_user``.
+    The message says what was given, what is allowed and what to do. The command line
+    prints the message and exits with code 2. A trial that raises it ends with status
+    ``failed_user``.
     """
 
 

@@ -28,11 +28,10 @@ class Protocol(StrEnum):
 
 
 class KeepModels(StrEnum):
-    """Choice of the models of confirm trials to keep in the results store: none, all,
-    or the best of each task.
+    """Models of confirm trials to keep in the results store: none, all, or the best.
 
-    The default is none: a benchmark of ten tasks and sixteen methods would leave
-        hundreds of models of up to 350 MB.
+    The best is one model for each task. The default is none: a benchmark of ten tasks
+    and sixteen methods would leave hundreds of models of up to 350 MB.
     """
 
     NONE = "none"
@@ -48,8 +47,7 @@ class ExportFormat(StrEnum):
 
 
 def must(text: str, holds: Callable[[float], bool], option: str, value: float) -> None:
-    """Raise UserError unless ``holds(value)`` is true; the message says that ``option``
-    must be ``text``.
+    """Raise UserError unless ``holds(value)`` is true: ``option`` must be ``text``.
 
     Bind ``text`` and ``holds`` by `functools.partial` to use it as a rule in the
     annotation of an option of a `Config`.
@@ -61,11 +59,11 @@ def must(text: str, holds: Callable[[float], bool], option: str, value: float) -
 def one_of(
     names: Callable[[], Iterable[str]] | Iterable[str], option: str, value: str
 ) -> None:
-    """Raise UserError if the ``value`` of ``option`` is not in ``names``, or in
-    ``names()`` if that is a function.
+    """Raise UserError if the ``value`` of ``option`` is not one of ``names``.
 
-    Bind ``names`` by `functools.partial` to use it as a rule in the annotation of an
-    option of a `Config`.
+    A function ``names`` is called to get the names. Bind ``names`` by
+    `functools.partial` to use `one_of` as a rule in the annotation of an option of a
+    `Config`.
     """
     allowed = list(names() if callable(names) else names)
     if value not in allowed:
@@ -73,9 +71,7 @@ def one_of(
 
 
 def section_name(config: type[Any]) -> str:
-    """Return the name of the section that a subclass of `Config` describes, e.g.
-    ``refine`` for `RefineConfig`.
-    """
+    """Return the section that a `Config` describes: ``refine`` for `RefineConfig`."""
     return config.__name__.removesuffix("Config").lower()
 
 
@@ -85,7 +81,7 @@ class Config:
     """
 
     def __post_init__(self) -> None:
-        """Check each option by the functions in its annotation, which raise UserError."""
+        """Check each option by the rules in its annotation, which raise UserError."""
         section = section_name(type(self))
         for option, annotated in get_type_hints(
             type(self), include_extras=True

@@ -1,6 +1,4 @@
-"""Paths that users give, and URIs of results stores without the credentials that they
-may hold.
-"""
+"""Checks of paths that users give, and URIs without the credentials that they hold."""
 
 import os
 import stat
@@ -11,8 +9,10 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 from orca_ray.errors import UserError
 
-_VIRTUAL = ("/proc", "/sys", "/dev")
-_SHARED_MEMORY = "/dev/shm"  # a file system in memory that holds ordinary files
+_VIRTUAL_ROOTS = ("/proc", "/sys", "/dev")
+"""Directories of the kernel, in which reading and writing have side effects."""
+_SHARED_MEMORY = "/dev/shm"
+"""File system in memory that holds ordinary files, though it lies in /dev."""
 _KINDS = {
     stat.S_IFIFO: "a named pipe",
     stat.S_IFCHR: "a device",
@@ -21,82 +21,91 @@ _KINDS = {
     stat.S_IFDIR: "a directory",
     stat.S_IFREG: "a file",
 }
+"""Word for each type of file, for messages."""
 
 
 def check_special(path: Path, what: str) -> None:
-    """Raise `UserError` if ``path`` is a pipe, device or socket, or is inside /proc,
-    /sys or /dev (but not /dev/shm).
+    """Raise `UserError` if ``path`` is neither a file nor a directory on a disk.
 
-    The message names the argument ``what``, e.g. ``--out``. The path is not opened, and
-    may be missing.
+    Refused are pipes, devices, sockets, and paths inside /proc, /sys or /dev (except
+    /dev/shm). The message names the argument ``what``, e.g. ``--out``. The path is not
+    opened, and may be missing.
     """
-    found = _kind(path)
-    if found not in ("", "a file", "a directory"):
+    kind = _kind(path)
+    if kind not in ("", "a file", "a directory"):
         raise UserError(
-            f"{what} {path} is {found}: give a path to a regular file or directory on a"
+            f"{what} {path} is {kind}: give a path to a regular file or directory on a"
             " disk"
         )
 
 
 def check_directory(path: Path, what: str) -> Path:
-    """Return ``path`` if it is a directory or could be created as one; otherwise raise
-    a `UserError` about ``what``.
+    """Return ``path`` if it is a directory or could be created as one.
+
+    Otherwise raise a `UserError` about the argument ``what``.
     """
     check_special(path, what)
-    blocking = next(
-        each for each in (path.absolute(), *path.absolute().parents) if _exists(each)
-    )
-    if not blocking.is_dir():
-        found = _kind(blocking) or "a broken link"
-        where = (
-            f"{what} {path} is {found}"
-            if blocking == path.absolute()
-            else f"{what} {path}: {blocking} is {found}"
-        )
+    absolute = path.absolute()
+    nearest = next(place for place in (absolute, *absolute.parents) if _exists(place))
+    if not nearest.is_dir():
+        kind = _kind(nearest) or "a broken link"
+        if nearest == absolute:
+            problem = f"{what} {path} is {kind}"
+        else:
+            problem = f"{what} {path}: {nearest} is {kind}"
         raise UserError(
-            f"{where}; give a directory, or a path where one can be created"
+            f"{problem}; give a directory, or a path where one can be created"
         )
     return path
 
 
 def check_output(path: Path, what: str, *, reads: Iterable[Path | str] = ()) -> None:
-    """Raise `UserError` if no file can be written to ``path``, or if it would change
-    what the same command reads.
+    """Raise `UserError` if the output file ``path`` cannot or must not be written.
 
-    ``reads`` are the files, directories and URIs that the command reads: the output may
-    be none of these files, and in none of these directories. ``what`` names the
-    argument, e.g. ``--out``.
+    It must not be written if that would change what the same command reads: ``reads``
+    are the files, directories and URIs that the command reads, and the output may be
+    none of these files, and in none of these directories. ``what`` names the argument,
+    e.g. ``--out``.
     """
     check_special(path, what)
     folder = path.absolute().parent
-    if path.is_dir() or not folder.is_dir():
-        found = (
-            f"{path} is a directory" if path.is_dir() else f"{folder} is no directory"
-        )
+    problem = ""
+    if path.is_dir():
+        problem = f"{path} is a directory"
+    elif not folder.is_dir():
+        problem = f"{folder} is no directory"
+    if problem:
         raise UserError(
-            f"{what} {path}: {found}; give the path of a file in an existing directory"
+            f"{what} {path}: {problem}; give the path of a file in an existing"
+            " directory"
         )
     check_unread(path, what, reads)
 
 
 def check_unread(path: Path, what: str, reads: Iterable[Path | str]) -> None:
-    """Raise `UserError` if the output file or directory ``path`` is or lies in one of
-    ``reads``: `check_output`.
+    """Raise `UserError` if ``path`` is one of ``reads``, or lies in one of them.
+
+    ``path`` is an output file or directory; `check_output` describes the arguments.
     """
-    real = Path(os.path.realpath(os.path.expanduser(path)))
-    for each in map(str, reads):
-        plain = unquote(urlsplit(each).path) if each.startswith("file://") else each
-        read = Path(os.path.realpath(os.path.expanduser(plain)))
-        if real == read or (read.is_dir() and real.is_relative_to(read)):
-            found = (
-                "it is read"
-                if real == read
-                else f"it lies in {public_uri(each)}, which is read"
-            )
-            raise UserError(
-                f"{what} {path}: {found} by this command, which would change it; give"
-                " another path"
-            )
+    output = _real_path(path)
+    for source in map(str, reads):
+        is_file_uri = source.startswith("file://")
+        read = _real_path(unquote(urlsplit(source).path) if is_file_uri else source)
+        if output == read:
+            problem = "it is read"
+        elif read.is_dir() and output.is_relative_to(read):
+            problem = f"it lies in {public_uri(source)}, which is read"
+        else:
+            continue
+        raise UserError(
+            f"{what} {path}: {problem} by this command, which would change it; give"
+            " another path"
+        )
+
+
+def _real_path(path: Path | str) -> Path:
+    """Return ``path`` without links and "~"."""
+    return Path(os.path.realpath(os.path.expanduser(path)))
 
 
 def regular_size(path: Path, *, directories: bool = False) -> int:
@@ -111,29 +120,27 @@ def regular_size(path: Path, *, directories: bool = False) -> int:
         OSError: ``path`` does not exist, or the file system fails.
     """
     # in this order: a file that vanishes meanwhile is an OSError
-    found = _kind(path)
+    kind = _kind(path)
     size = path.stat().st_size
-    if found != "a file" and not (directories and found == "a directory"):
-        expected = "file or directory" if directories else "file"
-        remedy = "remove it, or name another path"
-        raise UserError(
-            f"cannot read {path}: expected a regular {expected}, found {found};"
-            f" {remedy}"
-        )
-    return size
+    if kind == "a file" or (directories and kind == "a directory"):
+        return size
+    expected = "file or directory" if directories else "file"
+    raise UserError(
+        f"cannot read {path}: expected a regular {expected}, found {kind};"
+        " remove it, or name another path"
+    )
 
 
 def open_regular(path: Path) -> BufferedReader:
-    """Open a regular file for reading in binary mode; raises the same errors as
-    `regular_size`.
-    """
+    """Open a regular file for reading in binary mode; raises as `regular_size` does."""
     regular_size(path)
     return path.open("rb")
 
 
 def _exists(path: Path) -> bool:
-    """Return whether ``path`` exists, even as a broken link; raises OSError if the
-    system refuses the name.
+    """Return whether ``path`` exists, even as a broken link.
+
+    Raises OSError if the system refuses the name.
     """
     try:
         return bool(path.lstat())
@@ -142,13 +149,13 @@ def _exists(path: Path) -> bool:
 
 
 def _kind(path: Path) -> str:
-    """Return what ``path`` is after following links, e.g. "a named pipe"; "" if nothing
-    is there.
+    """Return what ``path`` is, e.g. "a named pipe"; "" if nothing is there.
+
+    Links are followed.
     """
     real = Path(os.path.realpath(path))
-    if any(real.is_relative_to(root) for root in _VIRTUAL) and not real.is_relative_to(
-        _SHARED_MEMORY
-    ):
+    is_virtual = any(real.is_relative_to(root) for root in _VIRTUAL_ROOTS)
+    if is_virtual and not real.is_relative_to(_SHARED_MEMORY):
         return f"inside {Path(*real.parts[:2])}"
     try:
         return _KINDS.get(stat.S_IFMT(real.stat().st_mode), "special")
@@ -170,9 +177,12 @@ _PUBLIC_OPTIONS = frozenset(
         "default_block_size",
     }
 )
-"""Query parameters of URIs of `pyarrow.fs` that are printed; every other one may be a
-secret, e.g. ``access_key``.
+"""Query parameters of URIs of `pyarrow.fs` that are printed.
+
+Every other parameter may be a secret, e.g. ``access_key``.
 """
+_MIN_SECRET_LENGTH = 3
+"""Length of the shortest secret; to hide shorter texts would spoil every message."""
 
 
 def without(text: str, secrets: Collection[str]) -> str:
@@ -183,55 +193,59 @@ def without(text: str, secrets: Collection[str]) -> str:
 
 
 def public_uri(uri: str, *, options: bool = True) -> str:
-    """Return a path or URI without user name, password and secret query parameters, to
-    be printed.
+    """Return a path or URI without user name, password and secret query parameters.
 
-    Without ``options``, the whole query is left out.
+    The result may be printed. Without ``options``, the whole query is left out.
     """
     if "://" not in uri:
         return uri
-    scheme, rest = uri.split("://", 1)
-    place, _, query = rest.partition("?")
-    place = place[len(_user_info(place)) :]
-    kept = [
+    scheme, after_scheme = uri.split("://", 1)
+    place, _, query = after_scheme.partition("?")
+    public = f"{scheme}://{place[len(_user_info(place)) :]}"
+    parameters = [
         (name, value)
         for name, value in parse_qsl(query)
-        if options and name in _PUBLIC_OPTIONS and "@" not in value
+        if options and _is_public(name, value)
     ]
-    return f"{scheme}://{place}{'?' if kept else ''}{urlencode(kept, safe='/:')}"
+    if not parameters:
+        return public
+    return f"{public}?{urlencode(parameters, safe='/:')}"
+
+
+def _is_public(name: str, value: str) -> bool:
+    return name in _PUBLIC_OPTIONS and "@" not in value
 
 
 def secrets_in(uri: str) -> frozenset[str]:
-    """Return the texts of 3 or more characters in a URI that must not be printed: user,
-    password, secret parameters.
+    """Return the texts in a URI that must not be printed.
+
+    They are user name, password and secret parameters, as they stand, decoded and
+    encoded; texts of fewer than `_MIN_SECRET_LENGTH` characters do not count.
     """
     if "://" not in uri:
         return frozenset()
     place, _, query = uri.split("://", 1)[1].partition("?")
     user = _user_info(place).removesuffix("@")
-    found = [user, *user.split(":", 1)]
-    for part in query.split("&"):
-        name, _, value = part.partition("=")
-        if name not in _PUBLIC_OPTIONS or "@" in unquote(value):
-            found.append(value)
-    forms = {
-        form for text in found for form in (text, unquote(text), quote(text, safe=""))
-    }
-    return frozenset(
-        form for form in forms if len(form) > 2
-    )  # shorter ones would spoil every message
+    secrets = [user, *user.split(":", 1)]
+    for parameter in query.split("&"):
+        name, _, value = parameter.partition("=")
+        if not _is_public(name, unquote(value)):
+            secrets.append(value)
+    forms: set[str] = set()
+    for secret in secrets:
+        forms |= {secret, unquote(secret), quote(secret, safe="")}
+    return frozenset(form for form in forms if len(form) >= _MIN_SECRET_LENGTH)
 
 
 def _user_info(place: str) -> str:
-    """Return the part of ``user:password@host/path`` up to "@"; a password may hold
-    "/", though it should not.
+    """Return the part of ``user:password@host/path`` up to "@"; "" if there is none.
+
+    A password may hold "/", though it should not.
     """
     netloc = place.partition("/")[0]
     if "@" in netloc:
         return netloc[: netloc.rindex("@") + 1]
     port = netloc.partition(":")[2]
-    return (
-        place[: place.rindex("@") + 1]
-        if port and not port.isdecimal() and "@" in place
-        else ""
-    )
+    if port and not port.isdecimal() and "@" in place:
+        return place[: place.rindex("@") + 1]
+    return ""

@@ -1,7 +1,8 @@
 """Facts about this process and its machine: resources, descendants, and progress.
 
-Limits of CPUs and memory are read from cgroups, versions 1 and 2. The count of steps of
-progress distinguishes a slow trial from one that hangs.
+Own code stands here because psutil reports the CPUs and memory of the machine, not the
+limits of the container; those are read from cgroups, versions 1 and 2. The count of
+steps of progress distinguishes a slow trial from one that hangs.
 """
 
 import contextlib
@@ -21,7 +22,11 @@ if TYPE_CHECKING:
     import psutil
 
 CGROUPS = Path("/sys/fs/cgroup")
+"""Root of the file systems of cgroups, versions 1 and 2."""
 OWN_GROUPS = Path("/proc/self/cgroup")
+"""File that lists the groups of this process, a line for each hierarchy."""
+NO_LIMIT = 2**60
+"""Smallest memory limit in bytes that means "no limit" in cgroups of version 1."""
 
 
 @dataclass(frozen=True)
@@ -54,88 +59,83 @@ def this_node() -> NodeResources:
 
 
 def allowed_cpus(root: Path = CGROUPS, own: Path = OWN_GROUPS) -> int:
-    """Return the number of CPU cores that this process may use by its CPU affinity and
-    its cgroup's quota.
-    """
-    cores = (
-        len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count() or 1
-    )
-    pairs = [
-        _read(folder / "cpu.max") for folder in _folders(root, own, "")
-    ]  # quota and period
-    pairs += [
-        [*_read(folder / "cpu.cfs_quota_us"), *_read(folder / "cpu.cfs_period_us")]
-        for folder in _folders(root, own, "cpu")
+    """Return the number of CPU cores that affinity and quota allow to this process."""
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    quotas_and_periods = [
+        _read_words(folder / "cpu.max") for folder in _group_folders(root, own, "")
     ]
-    quotas = (
-        int(pair[0]) // int(pair[1])
-        for pair in pairs
-        if len(pair) == 2 and pair[0].isdecimal()
-    )
+    for folder in _group_folders(root, own, "cpu"):
+        quota = _read_words(folder / "cpu.cfs_quota_us")
+        period = _read_words(folder / "cpu.cfs_period_us")
+        quotas_and_periods.append([*quota, *period])
+    quotas = [
+        int(words[0]) // int(words[1])
+        for words in quotas_and_periods
+        if len(words) == 2 and words[0].isdecimal()
+    ]
     return max(1, min([cores, *quotas]))
 
 
 def allowed_memory(root: Path = CGROUPS, own: Path = OWN_GROUPS) -> int | None:
-    """Return the memory limit of this process in bytes, the lowest one of its cgroups;
-    None if there is no limit.
-    """
-    values = [_read(folder / "memory.max") for folder in _folders(root, own, "")]
-    values += [
-        _read(folder / "memory.limit_in_bytes")
-        for folder in _folders(root, own, "memory")
+    """Return the lowest memory limit of this process's groups in bytes; None: none."""
+    files = [folder / "memory.max" for folder in _group_folders(root, own, "")]
+    files += [
+        folder / "memory.limit_in_bytes"
+        for folder in _group_folders(root, own, "memory")
     ]
-    limits = [int(value[0]) for value in values if value and value[0].isdecimal()]
-    return min(
-        (limit for limit in limits if limit < 2**60), default=None
-    )  # version 1 has a huge number for no limit
+    values = [_read_words(file) for file in files]
+    limits = [int(words[0]) for words in values if words and words[0].isdecimal()]
+    return min((limit for limit in limits if limit < NO_LIMIT), default=None)
 
 
 def free_memory() -> int:
-    """Return the bytes of memory that this process may still take: what is available,
-    within `allowed_memory`.
+    """Return the bytes of memory that this process may still take.
+
+    That is the memory available on the machine, within `allowed_memory`.
     """
     import psutil
 
     available = psutil.virtual_memory().available
     limit = allowed_memory()
-    return (
-        available
-        if limit is None
-        else max(0, min(available, limit - psutil.Process().memory_info().rss))
-    )
+    if limit is None:
+        return available
+    return max(0, min(available, limit - psutil.Process().memory_info().rss))
 
 
 def seconds_since_boot() -> float:
-    """Return the time of a clock that never steps and, on Linux, goes on while the
-    machine sleeps.
+    """Return the seconds on a clock that never steps.
+
+    On Linux, the clock goes on while the machine sleeps.
     """
-    return (
-        time.clock_gettime(time.CLOCK_BOOTTIME)
-        if hasattr(time, "CLOCK_BOOTTIME")
-        else time.monotonic()
-    )
+    if hasattr(time, "CLOCK_BOOTTIME"):
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+    return time.monotonic()
 
 
-def _folders(root: Path, own: Path, controller: str) -> Iterator[Path]:
-    """Yield the folders of this process's group and those around it; ``controller`` is
-    "" for version 2.
+def _group_folders(root: Path, own: Path, controller: str) -> Iterator[Path]:
+    """Yield the folders of this process's group and of the groups around it.
+
+    ``controller`` is "" for cgroups of version 2. ``own`` is the file that lists the
+    groups, with lines such as ``4:cpu,cpuacct:/docker/1f``.
     """
     base = root / controller if controller else root
     yield base
-    for line in own.read_text().splitlines() if own.exists() else ():
+    if not own.exists():
+        return
+    for line in own.read_text().splitlines():
         _, controllers, path = line.split(":", 2)
-        if controller in controllers.split(","):
-            parts = Path(path.lstrip("/")).parts
-            yield from (
-                base.joinpath(*parts[:depth])
-                for depth in range(1, len(parts) + 1)
-                if ".." not in parts
-            )
+        parts = Path(path.lstrip("/")).parts
+        if controller not in controllers.split(",") or ".." in parts:
+            continue
+        for depth in range(1, len(parts) + 1):
+            yield base.joinpath(*parts[:depth])
 
 
-def _read(path: Path) -> list[str]:
+def _read_words(path: Path) -> list[str]:
+    """Return the words in a file; none if it cannot be read."""
     try:
         return path.read_text().split()
     except OSError:
@@ -185,8 +185,9 @@ def kill_with_descendants(processes: "Iterable[psutil.Process]") -> None:
 
 
 def end_with_parent() -> None:
-    """End this process of `multiprocessing` as soon as the process that started it
-    ends, even if that is killed.
+    """End this process as soon as the process that started it ends, even if killed.
+
+    This process is one of `multiprocessing`.
     """
     parent = multiprocessing.parent_process()
     assert parent is not None
@@ -199,6 +200,7 @@ def end_with_parent() -> None:
 
 
 _count = 0
+"""Number of steps of progress in this process."""
 
 
 def note_progress() -> None:
@@ -209,8 +211,9 @@ def note_progress() -> None:
 
 @contextmanager
 def noting_progress(seconds: float = 5.0) -> Iterator[None]:
-    """Context manager that calls `note_progress` every ``seconds`` s, for work that
-    surely ends, e.g. a download.
+    """Context manager that calls `note_progress` every ``seconds`` s.
+
+    It is for work that surely ends, e.g. a download.
     """
     ended = threading.Event()
 

@@ -1,5 +1,6 @@
-"""Read untrusted YAML: size and depth are limited, tags are refused, and the line of
-each key is known.
+"""Reader of untrusted YAML.
+
+Size and depth are limited, tags are refused, and the line of each key is known.
 """
 
 import math
@@ -12,45 +13,52 @@ import yaml
 from orca_ray.errors import UserError, printable
 
 MAX_BYTES = 2**20
+"""Largest size of a file."""
 MAX_NODES = 20_000
 """Largest number of keys and values in a file, with every alias expanded."""
 MAX_DEPTH = 24
+"""Largest depth of nested lists and mappings; a sweep file has six levels."""
 MAX_DIGITS = 400
+"""Length from which the text of a number is refused without being parsed."""
 MAX_INTEGER = 2**63 - 1
 """Largest integer; seeds and the columns of the results store have 64 bits."""
 
-_DROPPED = ("tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:value")
+_DROPPED_TAGS = ("tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:value")
+"""Tags that YAML 1.1 gives to plain text; here such text stays text."""
 _KEY_TAGS = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge")
+"""Tags that a key may have."""
 
 
 class _RefusedError(yaml.MarkedYAMLError):
-    """Raised for valid YAML that is not allowed here, such as a tag, a key that is not
-    text, or too many values.
+    """Raised for valid YAML that is not allowed here.
+
+    Examples are a tag, a key that is not text, and too many values.
     """
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, with limits that are checked on the node tree, before
-    Python objects are built from it.
+    """PyYAML's safe loader with limits.
 
+    The limits are checked on the node tree, before Python objects are built from it.
     Unlike in YAML 1.1, a date is read as text, and 1e-4 as a number. An alias counts as
     many nodes as the node that it refers to, so that a short file with nested aliases
     cannot expand exponentially.
     """
 
     yaml_implicit_resolvers = {  # noqa: RUF012  # PyYAML's own class attribute
-        first: [resolver for resolver in resolvers if resolver[0] not in _DROPPED]
+        first: [resolver for resolver in resolvers if resolver[0] not in _DROPPED_TAGS]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
-        self._num_nodes = self._depth = 0
+        self._num_nodes = 0
+        self._depth = 0
         self._extents: dict[int, tuple[int, int]] = {}
-        """Number of nodes and depth of each subtree, by the ``id()`` of its root node.
-        """
+        """Number of nodes and depth of each subtree, by the root node's ``id()``."""
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Compose the next node, and refuse it if it or its subtree is not allowed."""
         event = self.peek_event()  # type: ignore[no-untyped-call]
         if isinstance(event, yaml.AliasEvent):
             node = super().compose_node(parent, index)
@@ -59,70 +67,62 @@ class _Loader(yaml.SafeLoader):
             return node
         if getattr(event, "tag", None) is not None:
             _refuse(
-                f"the tag {event.tag!r} is not allowed: write plain values, and quote"
-                " text",
+                f"the tag {event.tag!r} is not allowed: write plain values, and quote text",
                 event,
             )
         self._num_nodes += 1
         self._depth += 1
-        self._check(self._num_nodes, self._depth, event)
+        self._check_extent(self._num_nodes, self._depth, event)
         node = super().compose_node(parent, index)
         self._depth -= 1
-        children: list[yaml.Node] = []
-        if isinstance(node, yaml.MappingNode):
-            _check_keys([key for key, _ in node.value])
-            children = [child for pair in node.value for child in pair]
-        elif isinstance(node, yaml.SequenceNode):
-            children = node.value
-        extents = [self._extents[id(child)] for child in children]
-        extent = (
-            1 + sum(size for size, _ in extents),
-            1 + max((depth for _, depth in extents), default=0),
-        )
-        self._check(*extent, event)
-        self._extents[id(node)] = extent
+        extents = [self._extents[id(child)] for child in _children(node)]
+        size = 1 + sum(child_size for child_size, _ in extents)
+        depth = 1 + max((child_depth for _, child_depth in extents), default=0)
+        self._check_extent(size, depth, event)
+        self._extents[id(node)] = (size, depth)
         return node
 
     def construct_number(self, node: yaml.ScalarNode) -> int | float:
-        """Convert a YAML scalar to a number; refuse infinities, NaN and integers beyond
-        64 bits.
+        """Convert a YAML scalar to a number.
+
+        Infinities, NaN and integers beyond 64 bits are refused.
         """
-        parse = (
-            self.construct_yaml_int
-            if node.tag.endswith(":int")
-            else self.construct_yaml_float
-        )
-        try:
-            value: int | float = (
-                parse(node) if len(node.value) < MAX_DIGITS else math.inf
-            )
-        except (ValueError, OverflowError):
-            value = math.inf
-        fits = (
-            abs(value) <= MAX_INTEGER
-            if isinstance(value, int)
-            else math.isfinite(value)
-        )
+        value = self._parse_number(node)
+        if isinstance(value, int):
+            fits = abs(value) <= MAX_INTEGER
+        else:
+            fits = math.isfinite(value)
         if not fits:
-            shown = node.value if len(node.value) <= 40 else f"{node.value[:40]}..."
+            text = node.value if len(node.value) <= 40 else f"{node.value[:40]}..."
             _refuse(
-                f"{shown!r} is not a finite number of at most 64 bits: give another, or"
+                f"{text!r} is not a finite number of at most 64 bits: give another, or"
                 " put text in quotes",
                 node,
             )
         return value
 
+    def _parse_number(self, node: yaml.ScalarNode) -> int | float:
+        """Return the number in a scalar; infinity for text that is no number."""
+        if len(node.value) >= MAX_DIGITS:
+            return math.inf
+        try:
+            if node.tag.endswith(":int"):
+                return self.construct_yaml_int(node)
+            return self.construct_yaml_float(node)
+        except (ValueError, OverflowError):
+            return math.inf
+
     @staticmethod
-    def _check(size: int, depth: int, at: Any) -> None:
+    def _check_extent(size: int, depth: int, event: Any) -> None:
         if size > MAX_NODES:
             _refuse(
-                f"more than {MAX_NODES} keys and values, aliases expanded: write a"
-                " shorter file",
-                at,
+                f"more than {MAX_NODES} keys and values, aliases expanded: write a shorter"
+                " file",
+                event,
             )
         if depth > MAX_DEPTH:
             _refuse(
-                f"nested deeper than {MAX_DEPTH} levels: a sweep file needs six", at
+                f"nested deeper than {MAX_DEPTH} levels: a sweep file needs six", event
             )
 
 
@@ -166,8 +166,7 @@ class PositionedYaml:
             loader.dispose()
 
     def find(self, location: Sequence[str | int]) -> tuple[int, int]:
-        """Follow the keys and list indices in ``location`` from the root of the
-        document.
+        """Follow the keys and list indices in ``location`` from the document's root.
 
         Return the number of parts before the first missing one, and the line (from 1)
         of the last existing part.
@@ -175,14 +174,15 @@ class PositionedYaml:
         node = self._root
         line = 1
         for depth, part in enumerate(location):
-            found = self._child(node, part)
-            if found is None:
+            child = self._child(node, part)
+            if child is None:
                 return depth, line
-            line, node = found
+            line, node = child
         return len(location), line
 
     @staticmethod
     def _child(node: yaml.Node | None, part: str | int) -> tuple[int, yaml.Node] | None:
+        """Return line and value of the key or index ``part``; None if it is missing."""
         if isinstance(node, yaml.MappingNode):
             for key, value in node.value:
                 if key.value == str(part):
@@ -195,6 +195,20 @@ class PositionedYaml:
             value = node.value[part]
             return value.start_mark.line + 1, value
         return None
+
+
+def _children(node: yaml.Node | None) -> list[yaml.Node]:
+    """Return keys and values of a mapping, the items of a list, or nothing.
+
+    The keys of a mapping are checked.
+    """
+    if isinstance(node, yaml.MappingNode):
+        _check_keys([key for key, _ in node.value])
+        return [child for pair in node.value for child in pair]
+    if isinstance(node, yaml.SequenceNode):
+        items: list[yaml.Node] = node.value
+        return items
+    return []
 
 
 def _check_keys(keys: Sequence[yaml.Node]) -> None:
