@@ -1,6 +1,4 @@
-"""The exception and the warning for what a user can correct, and helpers that word
-their messages.
-"""
+"""Errors that a user can correct, and helpers that word their messages."""
 
 import difflib
 import re
@@ -10,8 +8,9 @@ from typing import TypeVar
 _Value = TypeVar("_Value")
 
 UNUSABLE: dict[str, Mapping[str, str]] = {}
-"""Why plug-ins cannot be used, by kind (such as "task") and name; `orca_ray.discovery`
-fills it.
+"""Why plug-ins cannot be used, by kind (such as "task") and name.
+
+`orca_ray.discovery` fills it.
 """
 
 
@@ -25,9 +24,7 @@ class UserError(ValueError):
 
 
 class DataWarning(UserWarning):
-    """Warning about user data that can be trained on all the same, such as equal
-    samples in different splits.
-    """
+    """Warning about data that can be trained on all the same, e.g. repeated samples."""
 
 
 class ClusterLostError(RuntimeError):
@@ -38,80 +35,90 @@ class ClusterLostError(RuntimeError):
 
 
 def quoted(value: object, limit: int = 200) -> str:
-    """Return the ``repr`` of a value from a file; beyond ``limit`` characters, its
-    middle is replaced by "…".
+    """Return the ``repr`` of a value from a file, with at most ``limit`` characters.
+
+    The middle of a longer text is replaced by "…".
     """
     try:
         text = repr(value)
     except (ValueError, RecursionError):  # Python prints integers of up to 4300 digits
         text = f"a value of type {type(value).__name__} that is too long to print"
-    return (
-        text if len(text) <= limit else f"{text[: limit // 2]}…{text[-(limit // 2) :]}"
-    )
+    if len(text) <= limit:
+        return text
+    half = limit // 2
+    return f"{text[:half]}…{text[-half:]}"
 
 
 _USER = re.compile(r"(:/{1,3})(?:[^/\s]+@|[^/\s:@]+:(?!\d+(?:[/?\s]|$))[^\s@]+@)")
+"""User name and password in a URI, ``user:password@``."""
 _SECRET = re.compile(
-    r"(?i)([?&;#][\w.-]*(?:key|secret|token|password|passwd|pwd|auth|credential|signature|sig)=)[^&;\s]+"
+    r"(?i)([?&;#][\w.-]*"
+    r"(?:key|secret|token|password|passwd|pwd|auth|credential|signature|sig)=)[^&;\s]+"
 )
+"""Secret query parameter of a URI, e.g. ``?access_key=...``."""
 
 
 def _without_credentials(text: str) -> str:
     return _SECRET.sub(r"\1***", _USER.sub(r"\1***@", text))
 
 
-def printable(text: str, *, keep: str = "") -> str:
-    """Replace unprintable characters, such as ESC, line breaks and lone surrogates, by escapes such as ``\\x1b``.
+def _escaped(char: str) -> str:
+    return char.encode("unicode_escape").decode()
 
-    Characters in ``keep`` stay. Apply it to names from files, stores and arguments before they are printed, because a
-    terminal executes the control sequences in them. Credentials in URIs become ``***``: everything that is printed or
-    logged passes here, whatever a user has given where no URI was expected.
+
+def printable(text: str, *, keep: str = "") -> str:
+    """Replace unprintable characters by escapes such as ``\\x1b``.
+
+    Unprintable are, for example, ESC, line breaks and lone surrogates. Characters in
+    ``keep`` stay. Apply this function to names from files, stores and arguments before
+    they are printed, because a terminal executes the control sequences in them.
+    Credentials in URIs become ``***``: everything that is printed or logged passes
+    here, whatever a user has given where no URI was expected.
     """
     text = _without_credentials(text)
     if text.isprintable():
         return text
     return "".join(
-        (
-            char
-            if char in keep or char.isprintable()
-            else char.encode("unicode_escape").decode()
-        )
-        for char in text
+        char if char in keep or char.isprintable() else _escaped(char) for char in text
     )
 
 
 _FORMULA = re.compile(r"[=+\-@]")
+"""First character of a text that a spreadsheet takes for a formula."""
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+"""Decimal number, the one text with such a first character that is left as it is."""
 
 
 def csv_cell(value: object) -> object:
-    """Return a cell of a CSV file for people: text is `printable`, and no spreadsheet
-    takes it for a formula.
+    """Return a cell of a CSV file for people, which no spreadsheet takes for a formula.
 
-    Text that begins with ``=``, ``+``, ``-`` or ``@`` gets an apostrophe in front,
-    unless it is a number.
+    Text is `printable`. Text that begins with ``=``, ``+``, ``-`` or ``@`` gets an
+    apostrophe in front, unless it is a number.
     """
     if not isinstance(value, str):
         return value
     text = printable(value)
-    return f"'{text}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else text
+    if _FORMULA.match(text) and not _NUMBER.fullmatch(text):
+        return f"'{text}"
+    return text
 
 
 def shorten(value: object, limit: int = 200) -> str:
-    """Return ``value`` as text without credentials; longer text ends with "…" after
-    ``limit`` characters.
+    """Return ``value`` as text of at most ``limit`` characters, without credentials.
+
+    A longer text is cut after ``limit`` characters, and ends with "…".
     """
     text = _without_credentials(str(value))
     return text if len(text) <= limit else f"{text[:limit]}…"
 
 
-def nearest(given: str, allowed: Iterable[str]) -> str | None:
-    """Return the name in ``allowed`` that is most similar to ``given``, or None if none
-    is similar.
-    """
-    names = list(allowed)
-    exact = [name for name in names if name.lower() == given.lower()]
-    matches = exact or difflib.get_close_matches(given[:200], names, n=1, cutoff=0.5)
+def nearest(name: str, allowed: Iterable[str]) -> str | None:
+    """Return the most similar name in ``allowed``, or None if none is similar."""
+    candidates = list(allowed)
+    for candidate in candidates:
+        if candidate.lower() == name.lower():
+            return candidate
+    matches = difflib.get_close_matches(name[:200], candidates, n=1, cutoff=0.5)
     return matches[0] if matches else None
 
 
@@ -120,51 +127,49 @@ MOST_NAMES = 100
 
 
 def unknown_name(
-    kind: str, given: str, allowed: Iterable[str], hint: str = ""
+    kind: str, name: str, allowed: Iterable[str], hint: str = ""
 ) -> UserError:
-    """Return the error for an unknown name of a ``kind``, e.g. "task"; it suggests the
-    nearest name and lists all.
+    """Return the error for an unknown name of a ``kind``, e.g. "task".
 
-    Of more than `MOST_NAMES` names GROUP/NAME, those in the group of the nearest name
-    are listed, or the groups. If a plug-in of this name cannot be used, the error says
-    why. Else it names the plug-ins that cannot be used, since one of them may declare
-    the name.
+    The error suggests the nearest name and lists all names. Of more than `MOST_NAMES`
+    names GROUP/NAME, it lists those in the group of the nearest name, or the groups. If
+    a plug-in of this name cannot be used, the error says why. Otherwise it lists the
+    plug-ins that cannot be used, since one of them may declare the name.
     """
-    if given in (unusable := UNUSABLE.get(kind, {})):
-        return UserError(unusable[given])
+    unusable = UNUSABLE.get(kind, {})
+    if name in unusable:
+        return UserError(unusable[name])
     names = sorted(allowed)
-    close = nearest(given, names)
-    question = f" Did you mean {close!r}?" if close else ""
-    if len(names) > MOST_NAMES and "/" in names[0]:
-        alike = [each for each in names if close and _group(each) == _group(close)]
-        rest = (
-            [f"and {len(names) - len(alike)} more"]
-            if alike
-            else sorted({f"{_group(each)}/..." for each in names})
-        )
-        names = [*alike, *rest]
-    tail = "".join(
-        f" {each}"
-        for each in (hint, *(f"Left out: {why}." for why in unusable.values()))
-        if each
-    )
-    return UserError(
-        f"unknown {kind} {quoted(given)}.{question} Allowed:"
-        f" {', '.join(map(printable, names))}.{tail}"
-    )
+    nearest_name = nearest(name, names)
+    question = f" Did you mean {nearest_name!r}?" if nearest_name else ""
+    listed = ", ".join(map(printable, _names_to_list(names, nearest_name)))
+    message = f"unknown {kind} {quoted(name)}.{question} Allowed: {listed}."
+    if hint:
+        message += f" {hint}"
+    for reason in unusable.values():
+        message += f" Left out: {reason}."
+    return UserError(message)
+
+
+def _names_to_list(names: list[str], nearest_name: str | None) -> list[str]:
+    """Return the sorted ``names``, or a shorter list if there are too many."""
+    if len(names) <= MOST_NAMES or "/" not in names[0]:
+        return names
+    if nearest_name is None:
+        return sorted({f"{_group(name)}/..." for name in names})
+    group = [name for name in names if _group(name) == _group(nearest_name)]
+    return [*group, f"and {len(names) - len(group)} more"]
 
 
 def _group(name: str) -> str:
     return name.partition("/")[0]
 
 
-def lookup(kind: str, name: str, known: Mapping[str, _Value]) -> _Value:
-    """Return ``known[name]``; raises the UserError of `unknown_name` if there is no
-    such name.
-    """
-    if name not in known:
-        raise unknown_name(kind, name, known)
-    return known[name]
+def lookup(kind: str, name: str, objects: Mapping[str, _Value]) -> _Value:
+    """Return ``objects[name]``; raises the error of `unknown_name` for another name."""
+    if name not in objects:
+        raise unknown_name(kind, name, objects)
+    return objects[name]
 
 
 HEAVY_PACKAGES = {
@@ -191,18 +196,20 @@ HEAVY_PACKAGES = {
     "transformers",
     "urllib3",
 }
-"""Packages that only the extras install: names of modules, and names of distributions
-for `importlib.metadata`.
+"""Packages that only the extras install.
+
+They are named as modules and as distributions, for `importlib.metadata`.
 """
 
 
 def missing_package(error: BaseException, extra: str) -> str:
-    """Return a hint to install ``extra`` if ``error`` says that one of `HEAVY_PACKAGES`
-    is missing; else "".
+    """Return a hint to install ``extra`` if one of `HEAVY_PACKAGES` is missing.
+
+    Returns "" for any other error.
     """
-    package = ((isinstance(error, ModuleNotFoundError) and error.name) or "").partition(
-        "."
-    )[0]
+    if not isinstance(error, ModuleNotFoundError) or error.name is None:
+        return ""
+    package = error.name.partition(".")[0]
     if package not in HEAVY_PACKAGES:
         return ""
     return (

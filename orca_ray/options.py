@@ -1,5 +1,4 @@
-"""Enumerations of protocols, kept models and export formats; `Config`, the base class
-of options with checked values.
+"""Enumerations of option values, and `Config`, the base class of checked options.
 
 The module imports nothing heavy, so that ``orca-sweep --help`` can list the names.
 """
@@ -13,14 +12,13 @@ from typing import Annotated, Any, Literal, get_type_hints
 from orca_ray.errors import UserError, unknown_name
 
 Seen = Literal["no", "unknown", "known"]
-"""Whether pretraining saw the data of a task; a later value counts as more than an
-earlier one.
-"""
+"""Whether pretraining saw the data of a task, in increasing order."""
 
 
 class Protocol(StrEnum):
-    """Split that selects epochs and hyper-parameters: validation (``held-out``) or, as
-    in ORCA, test (``paper``).
+    """Split that selects epochs and hyper-parameters.
+
+    It is validation (``held-out``) or, as in ORCA, test (``paper``).
     """
 
     HELD_OUT = "held-out"
@@ -76,32 +74,41 @@ def section_name(config: type[Any]) -> str:
 
 
 class Config:
-    """Base class of a section of options: a frozen dataclass; the annotation of an
-    option holds rules for its value.
+    """Base class of a section of options.
+
+    A subclass is a frozen dataclass. The annotation of an option holds rules for the
+    option's value.
     """
 
     def __post_init__(self) -> None:
         """Check each option by the rules in its annotation, which raise UserError."""
         section = section_name(type(self))
-        for option, annotated in get_type_hints(
-            type(self), include_extras=True
-        ).items():
+        annotations = get_type_hints(type(self), include_extras=True)
+        for option, annotated in annotations.items():
             for rule in annotated.__metadata__:
                 rule(f"{section}.{option}", getattr(self, option))
 
 
-_AT_LEAST_0 = partial(
+_at_least_0 = partial(
     must, "at least 0 and finite", lambda value: 0 <= value < math.inf
 )
+_at_least_1 = partial(
+    must, "at least 1 and finite", lambda value: 1 <= value < math.inf
+)
 at_least_2 = partial(must, "at least 2 and finite", lambda value: 2 <= value < math.inf)
-Count = Annotated[int, _AT_LEAST_0]
-Number = Annotated[
-    int, partial(must, "at least 1 and finite", lambda value: 1 <= value < math.inf)
-]
-Amount = Annotated[float, _AT_LEAST_0]
-Positive = Annotated[
-    float,
-    partial(must, "greater than 0 and finite", lambda value: 0 < value < math.inf),
-]
+_above_0 = partial(
+    must, "greater than 0 and finite", lambda value: 0 < value < math.inf
+)
+
+Count = Annotated[int, _at_least_0]
+"""Integer of at least 0."""
+Number = Annotated[int, _at_least_1]
+"""Integer of at least 1."""
+Amount = Annotated[float, _at_least_0]
+"""Finite number of at least 0."""
+Positive = Annotated[float, _above_0]
+"""Finite number above 0."""
 Fraction = Annotated[float, partial(must, "in [0, 1)", lambda value: 0 <= value < 1)]
+"""Number in [0, 1)."""
 Share = Annotated[float, partial(must, "in (0, 1]", lambda value: 0 < value <= 1)]
+"""Number in (0, 1]."""

@@ -67,7 +67,8 @@ class _Loader(yaml.SafeLoader):
             return node
         if getattr(event, "tag", None) is not None:
             _refuse(
-                f"the tag {event.tag!r} is not allowed: write plain values, and quote text",
+                f"the tag {event.tag!r} is not allowed: write plain values, and quote"
+                " text",
                 event,
             )
         self._num_nodes += 1
@@ -116,8 +117,8 @@ class _Loader(yaml.SafeLoader):
     def _check_extent(size: int, depth: int, event: Any) -> None:
         if size > MAX_NODES:
             _refuse(
-                f"more than {MAX_NODES} keys and values, aliases expanded: write a shorter"
-                " file",
+                f"more than {MAX_NODES} keys and values, aliases expanded: write a"
+                " shorter file",
                 event,
             )
         if depth > MAX_DEPTH:
