@@ -1,9 +1,8 @@
-"""Find tasks, methods and other registered objects: in modules of orca-ray, and in
-other packages (plug-ins).
+"""Registries of tasks, methods and other objects, of orca-ray and of other packages.
 
-Another package adds objects by an entry point in a group of `GROUPS`; the entry point
-names an object or a tuple of objects (docs/plug-ins.md). A plug-in that cannot be used
-is left out, with a warning; looking up its name raises a UserError.
+Another package is a plug-in: it adds objects by an entry point in a group of `GROUPS`,
+which names an object or a tuple of objects (docs/plug-ins.md). A plug-in that cannot be
+used is left out, with a warning; looking up its name raises a UserError.
 """
 
 import importlib
@@ -45,13 +44,9 @@ GROUPS: Mapping[str, str] = {
     "task": "orca_ray.tasks",
     "tracker": "orca_ray.trackers",
 }
-"""Entry-point group of each kind of object; error messages name the kinds by the same
-words.
-"""
+"""Entry-point group of each kind of object; the kinds are also words of messages."""
 _origins: dict[str, dict[str, str]] = {}
-"""Package that declares each object of a plug-in, with its version, by kind and name of
-the object.
-"""
+"""Package and version that declare an object of a plug-in, by kind and name."""
 
 
 @dataclass(frozen=True)
@@ -72,37 +67,38 @@ class PlugIn:
         )
 
     def load(self) -> object:
-        """Import and return the object that the entry point names; any exception of the
-        import becomes a UserError.
+        """Import and return the object that the entry point names.
+
+        Any exception of the import becomes a UserError.
         """
         try:
             return self.entry.load()
-        except (
-            Exception,
-            SystemExit,
-        ) as error:  # another package's code may raise anything
+        # another package's code may raise anything
+        except (Exception, SystemExit) as error:
             logger.debug("%s", self, exc_info=error)
             raise self.error(
                 f"cannot be imported ({type(error).__name__}: {error})"
             ) from error
 
     def objects(self, kind: type[_Declared]) -> tuple[_Declared, ...]:
-        """Return the objects that the entry point names; UserError if the import fails,
-        or an object is no ``kind``.
+        """Return the objects that the entry point names.
+
+        Raises UserError if the import fails, or an object is no ``kind``.
         """
         loaded = self.load()
-        found = tuple(loaded) if isinstance(loaded, tuple | list) else (loaded,)
-        for each in found:
-            if not isinstance(each, kind):
+        objects = tuple(loaded) if isinstance(loaded, tuple | list) else (loaded,)
+        for instance in objects:
+            if not isinstance(instance, kind):
                 raise self.error(
                     f"must be a {kind.__name__}, or a tuple of them, but it gives"
-                    f" {type(each).__name__}"
+                    f" {type(instance).__name__}"
                 )
-        return found
+        return objects
 
     def error(self, reason: str) -> UserError:
-        """Return an error about this plug-in; ``reason`` says what is wrong with it,
-        e.g. ``cannot be imported``.
+        """Return a UserError about this plug-in.
+
+        ``reason`` says what is wrong with the plug-in, e.g. ``cannot be imported``.
         """
         return UserError(
             f"{self} {reason}: update or uninstall {self.package.partition(' ')[0]}"
@@ -110,37 +106,37 @@ class PlugIn:
 
 
 def module_names(package: ModuleType, *, only_packages: bool = False) -> list[str]:
-    """Return the dotted names of the modules directly in ``package``; with
-    ``only_packages``, of its subpackages.
-    """
-    found = pkgutil.iter_modules(package.__path__, f"{package.__name__}.")
-    return [info.name for info in found if info.ispkg or not only_packages]
+    """Return the dotted names of the modules, or subpackages, in ``package``."""
+    infos = pkgutil.iter_modules(package.__path__, f"{package.__name__}.")
+    return [info.name for info in infos if info.ispkg or not only_packages]
 
 
 def modules(
     package: ModuleType, *, only_packages: bool = False
 ) -> Iterator[ModuleType]:
-    """Import and yield the modules whose names `module_names` returns for the same
-    arguments.
-    """
+    """Import and yield the modules that `module_names` lists for the same arguments."""
     return map(
         importlib.import_module, module_names(package, only_packages=only_packages)
     )
 
 
 def tables(package: str, file: str) -> dict[str, dict[str, Any]]:
-    """Return the tables of the TOML file ``file`` in a package, by table name; arrays
-    become tuples.
+    """Return the tables of a TOML file in a package, by table name.
+
+    Arrays become tuples.
     """
-
-    def frozen(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: frozen(each) for key, each in value.items()}
-        return tuple(map(frozen, value)) if isinstance(value, list) else value
-
     text = (resources.files(package) / file).read_text(encoding="utf-8")
-    found: dict[str, dict[str, Any]] = frozen(tomllib.loads(text))
-    return found
+    named_tables: dict[str, dict[str, Any]] = _with_tuples(tomllib.loads(text))
+    return named_tables
+
+
+def _with_tuples(value: Any) -> Any:
+    """Return a TOML value in which each array is a tuple."""
+    if isinstance(value, dict):
+        return {key: _with_tuples(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return tuple(map(_with_tuples, value))
+    return value
 
 
 def declared(
@@ -150,40 +146,43 @@ def declared(
     *,
     plural: str = "",
 ) -> Mapping[str, _Declared]:
-    """Collect the objects that ``modules`` declare, and return them by name, sorted by
-    name.
+    """Return the objects that ``modules`` declare by name, sorted by name.
 
     For ``attribute`` = "TASK", a module declares one object as ``TASK``, several in a
     sequence ``TASKS`` (or as ``plural`` says), or none. Raises ValueError if an object
     is not an instance of ``kind``, or if two objects have the same ``name``.
     """
-    found: dict[str, _Declared] = {}
+    objects: dict[str, _Declared] = {}
     for module in modules:
-        single = [getattr(module, attribute)] if hasattr(module, attribute) else []
-        for entry in [*single, *getattr(module, plural or f"{attribute}S", ())]:
+        entries = list(getattr(module, plural or f"{attribute}S", ()))
+        if hasattr(module, attribute):
+            entries.insert(0, getattr(module, attribute))
+        for entry in entries:
             if not isinstance(entry, kind):
                 raise ValueError(
                     f"{module.__name__} declares {entry!r}, which is no {kind.__name__}"
                 )
-            if entry.name in found:
+            if entry.name in objects:
                 raise ValueError(
                     f"two modules declare the {kind.__name__.lower()} {entry.name!r}"
                 )
-            found[entry.name] = entry
-    return MappingProxyType(dict(sorted(found.items())))
+            objects[entry.name] = entry
+    return MappingProxyType(dict(sorted(objects.items())))
 
 
 def plug_ins(kind: str) -> list[PlugIn]:
-    """Return the entry points for a kind of object, e.g. ``"task"``, sorted by name;
-    their modules are not imported.
+    """Return the plug-ins that add objects of ``kind``, sorted by name.
+
+    A kind is a key of `GROUPS`, e.g. ``"task"``. The modules of the plug-ins are not
+    imported.
     """
     entries = _entry_points().select(group=GROUPS[kind])
-    found = [
-        PlugIn(kind, each.name, f"{each.dist.name} {each.dist.version}", each)
-        for each in entries
-        if each.dist
+    kind_plug_ins = [
+        PlugIn(kind, entry.name, f"{entry.dist.name} {entry.dist.version}", entry)
+        for entry in entries
+        if entry.dist
     ]
-    return sorted(found, key=lambda each: (each.name, each.package))
+    return sorted(kind_plug_ins, key=lambda plug_in: (plug_in.name, plug_in.package))
 
 
 @cache
@@ -195,55 +194,55 @@ def _entry_points() -> "EntryPoints":
     return cast("EntryPoints", entry_points())
 
 
+def _no_objection(new: _Named, objects: Mapping[str, _Named]) -> str:
+    return ""
+
+
 def with_plug_ins(
     kind: str,
     cls: type[_Declared],
     own: Mapping[str, _Declared],
-    objection: Callable[
-        [_Declared, Mapping[str, _Declared]], str
-    ] = lambda new, found: "",
+    objection: Callable[[_Declared, Mapping[str, _Declared]], str] = _no_objection,
 ) -> Mapping[str, _Declared]:
-    """Return the objects ``own`` of this package by name, followed by those of
-    plug-ins, sorted by name.
+    """Return the objects ``own`` of this package by name, then those of plug-ins.
 
-    A plug-in that `PlugIn.objects` refuses is left out, with a warning in the log. So
-    is a plug-in for which ``objection`` returns a reason, given one of its objects and
-    the objects found so far. A name that two packages declare is left out, too, because
-    scores of one method must not be taken for those of another. `lookup` of a name that
-    was left out raises a UserError.
+    Objects of plug-ins are sorted by name. A plug-in that `PlugIn.objects` refuses is
+    left out, with a warning in the log. So is a plug-in for which ``objection`` returns
+    a reason, given one of its objects and the objects found so far. A name that two
+    packages declare is left out, too, because scores of one method must not be taken
+    for those of another. `lookup` of a name that was left out raises a UserError.
     """
-    found: dict[str, _Declared] = {}
+    added: dict[str, _Declared] = {}
     owners: dict[str, list[str]] = {name: ["orca-ray"] for name in own}
     unusable: dict[str, str] = {}
     for plug_in in plug_ins(kind):
         try:
             objects = plug_in.objects(cls)
             for new in objects:
-                if reason := objection(new, {**own, **found}):
+                reason = objection(new, {**own, **added})
+                if reason:
                     raise plug_in.error(reason)
         except UserError as error:
             unusable[plug_in.name] = str(error)
             continue
         for new in objects:
             owners.setdefault(new.name, []).append(str(plug_in))
-            found[new.name] = new
+            added[new.name] = new
             _origins.setdefault(kind, {})[new.name] = plug_in.package
-    unusable |= {
-        name: ambiguous(kind, name, given)
-        for name, given in owners.items()
-        if len(given) > 1
-    }
+    for name, name_owners in owners.items():
+        if len(name_owners) > 1:
+            unusable[name] = ambiguous(kind, name, name_owners)
     for message in unusable.values():
         logger.warning("left out: %s", message)
     UNUSABLE[kind] = unusable
-    every = {**own, **dict(sorted(found.items()))}
+    every = {**own, **dict(sorted(added.items()))}
     return MappingProxyType(
-        {name: each for name, each in every.items() if len(owners[name]) == 1}
+        {name: value for name, value in every.items() if len(owners[name]) == 1}
     )
 
 
 def ambiguous(kind: str, name: str, owners: Iterable[str]) -> str:
-    """Return the error message for a ``name`` that all packages in ``owners`` declare."""
+    """Return the message for a ``name`` that all packages in ``owners`` declare."""
     return (
         f"the {kind} {name!r} is declared by {' and by '.join(owners)}: rename one, or"
         " uninstall its package"
@@ -251,15 +250,12 @@ def ambiguous(kind: str, name: str, owners: Iterable[str]) -> str:
 
 
 def origin(kind: str, name: str) -> str:
-    """Return the package that declares an object, e.g. ``orca-ray-example 0.1.0``; ""
-    for orca-ray itself.
-    """
+    """Return the package and version that declare an object; "" for orca-ray itself."""
     return _origins.get(kind, {}).get(name, "")
 
 
 def came_from(plug_in: PlugIn) -> None:
-    """Make `origin` return the package of ``plug_in`` for the object that has the entry
-    point's name.
+    """Make `origin` return the package of ``plug_in`` for the object of its name.
 
     Call this for plug-ins that are looked up without `with_plug_ins`, which registers
     the plug-ins that it finds.

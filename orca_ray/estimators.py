@@ -1,8 +1,7 @@
-"""Estimators with scikit-learn's interface, which train one configuration in this
-process.
+"""Estimators with scikit-learn's interface, which train one configuration each.
 
-They need no sweep, no Ray and no store; `orca_ray.adapt` searches for the best
-configuration instead.
+They train in this process, without sweep, Ray or store; `orca_ray.adapt` searches for
+the best configuration instead.
 """
 
 import logging
@@ -30,6 +29,7 @@ from orca_ray.errors import DataWarning, UserError
 from orca_ray.methods.options import Scalar
 from orca_ray.methods.recipe import NO_BODY
 from orca_ray.methods.registry import get_method
+from orca_ray.methods.reports import EpochProgress
 from orca_ray.methods.trial_trainer import TrialTrainer
 from orca_ray.notebook import cell_output
 from orca_ray.own_data import UserData, make_options
@@ -42,29 +42,61 @@ from orca_ray.training.numerics import NotFiniteError, find_device
 logger = logging.getLogger(__name__)
 
 _warned: set[str] = set()
-"""Warnings that were given in this process. Python's own record of them is cleared
-whenever a library changes filters, as scikit-learn does in each fit of a
-cross-validation.
+"""Warnings that were given in this process.
+
+Python's own record of them is cleared whenever a library changes filters, as
+scikit-learn does in each fit of a cross-validation.
 """
 
 _AXES = {2: "NL", 3: "NCL", 4: "NCHW"}
+"""Names of the axes of X, by the number of axes."""
+_TEST_FRACTION = 0.15
+"""Share of test samples, which `infer` requires; `fit` makes no test split."""
+_SHOWN_NUMBERS = ("loss", "validation_score", "distance")
+"""Numbers of an epoch that `fit` reports, if the stage has them."""
 
 
-def _weighted(
+def _with_weights(
     inferred: Inferred, data: PreparedData, weight: Array
 ) -> tuple[Inferred, PreparedData]:
-    """Return both with the weights [N] of all samples; those in training include the
-    loss's weights of the classes.
+    """Return the task and its data with the weights [N] of all samples.
+
+    Weights of training samples include the weights of the classes in the loss.
     """
-    parts = {name: weight[rows] for name, rows in inferred.splits.items()}
+    split_weights = {name: weight[rows] for name, rows in inferred.splits.items()}
     if inferred.task.loss == "weighted_cross_entropy":
         y = data.train.y
-        parts["train"] = parts["train"] / np.bincount(y, parts["train"])[y]
+        train_weight = split_weights["train"]
+        split_weights["train"] = train_weight / np.bincount(y, train_weight)[y]
         inferred = replace(inferred, task=replace(inferred.task, loss="cross_entropy"))
     splits = {
-        name: replace(split, weight=parts[name]) for name, split in data.splits.items()
+        name: replace(split, weight=split_weights[name])
+        for name, split in data.splits.items()
     }
     return inferred, replace(data, splits=splits)
+
+
+def _checked_weight(sample_weight: Any, x: Any) -> Array:
+    """Return the weights [N] of samples, relative to the largest; raises UserError."""
+    if sample_weight is None:
+        return np.ones(len(x))
+    weight = np.asarray(column_or_1d(sample_weight, dtype=np.float64))
+    assert_all_finite(weight, input_name="sample_weight")
+    check_consistent_length(x, weight)
+    if (weight < 0).any() or not weight.any():
+        raise UserError(
+            "sample_weight must be at least 0, and not zero for all samples"
+        )
+    return np.asarray(weight / weight.max())
+
+
+def _describe(step: EpochProgress) -> str:
+    """Return the stage, the epoch, and the numbers of the epoch that exist."""
+    numbers = {name: getattr(step, name) for name in _SHOWN_NUMBERS}
+    texts = [
+        f"{name} {value:.4g}" for name, value in numbers.items() if value is not None
+    ]
+    return f"{step.stage}, epoch {step.epoch} of {step.epochs}: {', '.join(texts)}"
 
 
 class _CrossModal(BaseEstimator):  # type: ignore[misc]
@@ -124,80 +156,80 @@ class _CrossModal(BaseEstimator):  # type: ignore[misc]
                 f"{type(self).__name__} requires y to be passed, but the target y is"
                 " None: give y"
             )
-        names = (str(y.name),) if getattr(y, "name", None) is not None else ()
+        name = getattr(y, "name", None)
         targets = self._targets(y)
         check_consistent_length(x, targets)
-        data = UserData(x=x, y=targets, source="X", target_names=names)
-        weight = np.ones(len(x))
-        if sample_weight is not None:
-            weight = np.asarray(column_or_1d(sample_weight, dtype=np.float64))
-            assert_all_finite(weight, input_name="sample_weight")
-            check_consistent_length(x, weight)
-            if (weight < 0).any() or not weight.any():
-                raise UserError(
-                    "sample_weight must be at least 0, and not zero for all samples"
-                )
-            weight = weight / weight.max()
+        data = UserData(
+            x=x,
+            y=targets,
+            source="X",
+            target_names=() if name is None else (str(name),),
+        )
+        weight = _checked_weight(sample_weight, x)
         if not weight.all():
             data = data.select(np.flatnonzero(weight))
             weight = weight[weight > 0]
             self._targets(data.y)  # the classes that are left
-        equal = bool((weight == weight[0]).all())
-        if not equal and get_method(self.method).fitted:
+        is_weighted = bool((weight != weight[0]).any())
+        if is_weighted and get_method(self.method).fitted:
             raise UserError(
                 f"{self.method} takes no sample_weight but 0 and 1: give a method that"
                 " trains by epochs"
             )
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        given = {
-            "kind": self._kind,
-            "seed": seed,
-            "fractions": (self.validation_fraction, 0.15),
-            "body": self.body or "",
-            "name": type(self).__name__,
-            "axes": "" if hasattr(x, "columns") else _AXES.get(1 + np.ndim(x[0]), ""),
-        }
-        inferred = infer(
-            data,
-            make_options(type(self).__name__, given),
-            test=False,
-            warn=logger.debug,
-        )
+        inferred = self._infer(data, x, seed)
         for warning in inferred.warnings:
-            if (text := f"{type(self).__name__}: {warning}") not in _warned:
+            text = f"{type(self).__name__}: {warning}"
+            if text not in _warned:
                 warnings.warn(text, DataWarning, stacklevel=2)
                 _warned.add(text)
         prepared = in_memory(inferred, data)
-        if not equal:
-            inferred, prepared = _weighted(inferred, prepared, weight)
+        if is_weighted:
+            inferred, prepared = _with_weights(inferred, prepared, weight)
         self.adapted_ = self._train(inferred, prepared, options, seed)
         return self
 
+    def _infer(self, data: UserData, x: Any, seed: int) -> Inferred:
+        """Return the task of ``data``, the samples ``x`` or a selection of them."""
+        axes = ""
+        if not hasattr(x, "columns"):
+            axes = _AXES.get(1 + np.ndim(x[0]), "")
+        values = {
+            "kind": self._kind,
+            "seed": seed,
+            "fractions": (self.validation_fraction, _TEST_FRACTION),
+            "body": self.body or "",
+            "name": type(self).__name__,
+            "axes": axes,
+        }
+        options = make_options(type(self).__name__, values)
+        return infer(data, options, test=False, warn=logger.debug)
+
     def _options(self) -> dict[str, Scalar]:
-        """Return the hyper-parameters by dotted name; raises UserError for a value that
-        no fit can use.
+        """Return the hyper-parameters by dotted name.
+
+        Raises UserError for a value that no fit can use.
         """
         if not 0 < self.validation_fraction < 0.5:
             raise UserError(
                 "validation_fraction must be above 0 and below 0.5, got"
                 f" {self.validation_fraction!r}"
             )
-        own = {
+        parameters = {
             "refine.epochs": self.epochs,
             "refine.learning_rate": self.learning_rate,
             "refine.batch_size": self.batch_size,
         }
-        given = dict(self.hyperparameters or {})
-        if twice := [
-            name for name, value in own.items() if value is not None and name in given
-        ]:
-            raise UserError(
-                f"{twice[0]} is given twice: leave it out of hyperparameters, or out of"
-                " the parameters"
-            )
-        values = given | {
-            name: value for name, value in own.items() if value is not None
-        }
+        values = dict(self.hyperparameters or {})
+        for name, value in parameters.items():
+            if value is None:
+                continue
+            if name in values:
+                raise UserError(
+                    f"{name} is given twice: leave it out of hyperparameters, or out of"
+                    " the parameters"
+                )
+            values[name] = value
         # A grid of numpy gives numpy's numbers.
         return {
             name: value.item() if isinstance(value, np.generic) else value
@@ -211,6 +243,7 @@ class _CrossModal(BaseEstimator):  # type: ignore[misc]
         options: Mapping[str, Scalar],
         seed: int,
     ) -> Predictor:
+        """Train, report each epoch, and return the model of the best epoch."""
         device = find_device(self.device)
         body = inferred.task.body if get_method(self.method).uses_body else NO_BODY
         trainer = TrialTrainer(
@@ -225,20 +258,11 @@ class _CrossModal(BaseEstimator):  # type: ignore[misc]
             threads=torch.get_num_threads(),
             reuse_aligned=False,
         )
-        level, output = (
-            (logging.INFO, cell_output()) if self.verbose else (logging.DEBUG, None)
-        )
+        level = logging.INFO if self.verbose else logging.DEBUG
+        output = cell_output() if self.verbose else None
         try:
             while not trainer.done:
-                at = trainer.step()
-                shown = (
-                    f"{name} {value:.4g}"
-                    for name in ("loss", "validation_score", "distance")
-                    if (value := getattr(at, name)) is not None
-                )
-                text = (
-                    f"{at.stage}, epoch {at.epoch} of {at.epochs}: {', '.join(shown)}"
-                )
+                text = _describe(trainer.step())
                 logger.log(level, "%s", text)
                 if output is not None:
                     output.show(text, last=trainer.done)
@@ -252,47 +276,49 @@ class _CrossModal(BaseEstimator):  # type: ignore[misc]
         return Predictor(snapshot, inferred.preprocessing.to_json(), device=str(device))
 
     def _read(self, X: Any, *, reset: bool) -> Any:
-        """Return samples as a table, an array [N, ...], or a list of arrays; ``reset``:
-        they are for `fit`.
+        """Return samples as a table, an array [N, ...], or a list of arrays.
+
+        ``reset`` says that the samples are for `fit`, whose names and number of columns
+        later samples must have.
         """
         if isinstance(X, np.ndarray) and X.dtype == object and X.ndim == 1:
             X = list(X)
-        if (
-            isinstance(X, list | tuple)
-            and len({each.shape for each in X if isinstance(each, np.ndarray)}) > 1
-        ):
-            if reset:
-                for name in ("n_features_in_", "feature_names_in_"):
-                    self.__dict__.pop(name, None)
-            return [np.asarray(each) for each in X]
-        if hasattr(X, "iloc"):
-            x = validate_data(self, X, reset=reset, skip_check_array=True)
-        else:
-            x = validate_data(
-                self,
-                X,
-                reset=reset,
-                allow_nd=True,
-                ensure_all_finite="allow-nan",
-                ensure_min_samples=1 + reset,
-            )
-        if x.ndim != 2:
-            return x
-        preprocessing = None if reset else self.adapted_.preprocessing
-        if not reset and (
-            preprocessing is None or preprocessing.encoder.form != "table"
-        ):
+        if isinstance(X, list | tuple):
+            shapes = {sample.shape for sample in X if isinstance(sample, np.ndarray)}
+            if len(shapes) > 1:
+                if reset:
+                    self.__dict__.pop("n_features_in_", None)
+                    self.__dict__.pop("feature_names_in_", None)
+                return [np.asarray(sample) for sample in X]
+        x = self._validate(X, reset=reset)
+        if x.ndim != 2 or not (reset or self._takes_tables()):
             return x
         names = [
             str(name) for name in getattr(self, "feature_names_in_", range(x.shape[1]))
         ]
         if len(set(names)) < len(names):
             raise UserError("X has several columns of one name: rename them")
-        return (
-            x.set_axis(names, axis=1)
-            if hasattr(x, "iloc")
-            else pd.DataFrame(x, columns=names)
+        if hasattr(x, "iloc"):
+            return x.set_axis(names, axis=1)
+        return pd.DataFrame(x, columns=names)
+
+    def _validate(self, X: Any, *, reset: bool) -> Any:
+        """Return X as a data frame or an array that scikit-learn accepts."""
+        if hasattr(X, "iloc"):
+            return validate_data(self, X, reset=reset, skip_check_array=True)
+        return validate_data(
+            self,
+            X,
+            reset=reset,
+            allow_nd=True,
+            ensure_all_finite="allow-nan",
+            ensure_min_samples=2 if reset else 1,
         )
+
+    def _takes_tables(self) -> bool:
+        """Return whether the fitted model takes tables."""
+        preprocessing = self.adapted_.preprocessing
+        return preprocessing is not None and preprocessing.encoder.form == "table"
 
     def _targets(self, y: Any) -> Array:
         raise NotImplementedError
@@ -305,8 +331,7 @@ class _CrossModal(BaseEstimator):  # type: ignore[misc]
 
 
 class CrossModalClassifier(ClassifierMixin, _CrossModal):  # type: ignore[misc]
-    """Classifier for scikit-learn: a pretrained transformer that `fit` adapts to the
-    training samples.
+    """Classifier for scikit-learn: `fit` adapts a pretrained transformer to samples.
 
     X is a table (an array [N, F], or a data frame, whose columns may also hold
     categories and dates), series [N, C, L], images [N, C, H, W], or a list of series of
@@ -342,7 +367,7 @@ class CrossModalClassifier(ClassifierMixin, _CrossModal):  # type: ignore[misc]
         >>> from sklearn.model_selection import cross_val_score
         >>> from orca_ray import CrossModalClassifier
         >>> X, y = load_iris(return_X_y=True)
-        >>> model = CrossModalClassifier(method="orca_guarded", epochs=5, random_state=0)
+        >>> model = CrossModalClassifier(epochs=5, random_state=0)
         >>> cross_val_score(model, X, y, cv=3).mean()  # doctest: +SKIP
         0.946...
     """
@@ -350,24 +375,25 @@ class CrossModalClassifier(ClassifierMixin, _CrossModal):  # type: ignore[misc]
     _kind = "classes"
 
     def predict(self, X: Any) -> Array:
-        """Return the classes [N], of the type of y in `fit`; ValueError for samples of
-        another form than in `fit`.
+        """Return the classes [N], of the type of y in `fit`.
+
+        Raises ValueError for samples of another form than in `fit`.
         """
-        chosen = self.predict_proba(X).argmax(axis=1)
-        return np.asarray(self.classes_[chosen])
+        numbers = self.predict_proba(X).argmax(axis=1)
+        return np.asarray(self.classes_[numbers])
 
     def predict_proba(self, X: Any) -> Array:
-        """Return probabilities [N, K] of ``classes_``, float32; ValueError for samples
-        of another form than in fit.
+        """Return probabilities [N, K] of ``classes_``, float32.
+
+        Raises ValueError for samples of another form than in `fit`.
         """
         check_is_fitted(self)
         probabilities = self.adapted_.predict_proba(
             UserData(x=self._read(X, reset=False), source="X")
         )
         names = self.adapted_.label_names
-        return probabilities[
-            :, [names.index(str(text)) for text in label_texts(self.classes_)]
-        ]
+        columns = [names.index(str(text)) for text in label_texts(self.classes_)]
+        return probabilities[:, columns]
 
     def _targets(self, y: Any) -> Array:
         y = column_or_1d(y, warn=True)
@@ -378,25 +404,26 @@ class CrossModalClassifier(ClassifierMixin, _CrossModal):  # type: ignore[misc]
 
 
 class CrossModalRegressor(RegressorMixin, _CrossModal):  # type: ignore[misc]
-    """Regressor for scikit-learn: a pretrained transformer that `fit` adapts to the
-    training samples, one number each.
+    """Regressor for scikit-learn: `fit` adapts a pretrained transformer to samples.
 
-    Samples, arguments and attributes are those of `CrossModalClassifier`, except that
-    there is no ``classes_``.
+    The target of a sample is one number. Samples, arguments and attributes are those of
+    `CrossModalClassifier`, except that there is no ``classes_``.
 
     Example:
         >>> from sklearn.datasets import load_diabetes
         >>> from orca_ray import CrossModalRegressor
         >>> X, y = load_diabetes(return_X_y=True, as_frame=True)
-        >>> model = CrossModalRegressor(epochs=5, random_state=0).fit(X, y)  # doctest: +SKIP
+        >>> model = CrossModalRegressor(epochs=5, random_state=0)
+        >>> model.fit(X, y)  # doctest: +SKIP
         >>> model.adapted_.save("model")  # doctest: +SKIP
     """
 
     _kind = "scalar"
 
     def predict(self, X: Any) -> Array:
-        """Return the predicted numbers [N], float32; ValueError for samples of another
-        form than in `fit`.
+        """Return the predicted numbers [N], float32.
+
+        Raises ValueError for samples of another form than in `fit`.
         """
         check_is_fitted(self)
         return self.adapted_.predict(UserData(x=self._read(X, reset=False), source="X"))

@@ -1,6 +1,4 @@
-"""`Predictor`: a trained model, which predicts without Ray, Optuna or a results store;
-see `load`.
-"""
+"""`Predictor`: a trained model that predicts without Ray, Optuna or a store."""
 
 import copy
 import html
@@ -27,9 +25,15 @@ from orca_ray.models.mixture import Mixture
 from orca_ray.own_data.infer_task import Preprocessing
 from orca_ray.tasks.losses import get_loss
 from orca_ray.training.evaluate import Objective, SplitInputs, predict, score
-from orca_ray.training.numerics import NotFiniteError, choose_precision, find_device
+from orca_ray.training.numerics import (
+    NotFiniteError,
+    Precision,
+    choose_precision,
+    find_device,
+)
 
 HUB = "hub:"
+"""Beginning of the name of a model on the Hugging Face hub, ``hub:OWNER/NAME``."""
 
 
 class Predictor:
@@ -68,64 +72,66 @@ class Predictor:
             None if preprocessing is None else Preprocessing.from_json(preprocessing)
         )
         """How inputs are made of the user's data; None: inputs are arrays."""
-        if self.preprocessing is not None:
-            made = self.preprocessing.encoder.shape, self.preprocessing.target.target
-            if made != (self.task.input_shape, self.task.target):
-                raise UserError(
-                    f"{model_folder.PREPROCESSING} and {model_folder.CONFIG} belong to"
-                    " different models"
-                )
+        self._check_preprocessing()
         self._card = card
         self.network = rebuild(snapshot.config, snapshot.weights).to(self.device)
-        """The `torch.nn.Module` that maps inputs [B, *input_shape] to standardised
-        outputs [B, *output_shape].
+        """The `torch.nn.Module` that maps inputs to standardised outputs.
+
+        Shapes are [B, *input_shape] and [B, *output_shape].
         """
-        network = self.network
-        self.members: list[CrossModalModel] = (
-            network.networks if isinstance(network, Mixture) else [network]
-        )
-        """The networks whose predictions are averaged; the network itself if there is
-        one.
-        """
-        config = snapshot.config
+        self.members: list[CrossModalModel]
+        """The networks whose predictions are averaged, or the one network."""
+        if isinstance(self.network, Mixture):
+            self.members = self.network.networks
+        else:
+            self.members = [self.network]
         statistics = [
-            None if each is None else each.array()
-            for each in (config.y_mean, config.y_std)
+            None if stored is None else stored.array()
+            for stored in (self.config.y_mean, self.config.y_std)
         ]
         self._objective = Objective(
-            config.task.target, config.task.loss, config.task.metric, *statistics
+            self.task.target, self.task.loss, self.task.metric, *statistics
         )
-        options = (
-            resolve(each.method, each.hyperparameters).refine.precision
-            for each in config.members or [config]
-        )
-        found = {
-            choose_precision(
-                "auto" if option == "fast" else option,
-                self.device,
-                int(own.body.feature_width),
+        self._precision = self._choose_precision()
+
+    def _check_preprocessing(self) -> None:
+        """Raise UserError if the preprocessing does not fit the task."""
+        if self.preprocessing is None:
+            return
+        shape = self.preprocessing.encoder.shape
+        target = self.preprocessing.target.target
+        if shape != self.task.input_shape or target != self.task.target:
+            raise UserError(
+                f"{model_folder.PREPROCESSING} and {model_folder.CONFIG} belong to"
+                " different models"
             )
-            for option, own in zip(options, self.members, strict=True)
-        }
-        self._precision = (
-            found.pop()
-            if len(found) == 1
-            else choose_precision("float32", self.device, 0)
-        )
+
+    def _choose_precision(self) -> Precision:
+        """Return the precision that all members take; float32 if they differ."""
+        configs = self.config.members or [self.config]
+        precisions = set()
+        for config, network in zip(configs, self.members, strict=True):
+            option = resolve(config.method, config.hyperparameters).refine.precision
+            if option == "fast":  # an option of training
+                option = "auto"
+            width = int(network.body.feature_width)
+            precisions.add(choose_precision(option, self.device, width))
+        if len(precisions) == 1:
+            return precisions.pop()
+        return choose_precision("float32", self.device, 0)
 
     @classmethod
     def load(cls, path: str | Path, device: str = "auto") -> Self:
-        """Return the model in a folder, or in the Hugging Face repository
-        ``hub:OWNER/NAME``; its files are verified.
+        """Return the model in a folder, or in the repository ``hub:OWNER/NAME``.
 
-        Raises UserError if there is no model folder, if a file is missing or was
-        changed, if the format is that of another version, or as `__init__` does.
+        The files are verified. Raises UserError if there is no model folder, if a file
+        is missing or was changed, if the format is that of another version, or as
+        `__init__` does.
         """
-        folder = (
-            _from_hub(path)
-            if isinstance(path, str) and path.startswith(HUB)
-            else Path(path).expanduser()
-        )
+        if isinstance(path, str) and path.startswith(HUB):
+            folder = _from_hub(path)
+        else:
+            folder = Path(path).expanduser()
         config = model_folder.read_config(folder)
         card = folder / model_folder.CARD
         return cls(
@@ -136,10 +142,10 @@ class Predictor:
         )
 
     def save(self, path: str | Path) -> Path:
-        """Write the model to the folder ``path``, and return the folder's path; an
-        existing model folder is replaced.
+        """Write the model to the folder ``path``, and return the folder's path.
 
-        Raises UserError if ``path`` has other files, or cannot be written.
+        An existing model folder is replaced. Raises UserError if ``path`` has other
+        files, or cannot be written.
         """
         folder = Path(path).expanduser()
         model_folder.write_folder(
@@ -152,36 +158,32 @@ class Predictor:
         return folder
 
     def snapshot(self) -> Snapshot:
-        """Return the description and weights of this model, from which an equal model
-        can be built.
-        """
+        """Return description and weights, from which an equal model can be built."""
         weights: dict[str, Tensor] = {}
+        configs = self.config.members or [self.config]
         for number, (config, network) in enumerate(
-            zip(self.config.members or [self.config], self.members, strict=True)
+            zip(configs, self.members, strict=True)
         ):
             state = network.state_dict()
-            mark = f"{number}." if self.config.members else ""
-            names = weight_names(get_method(config.method), network)
-            weights |= {
-                f"{mark}{name}": state[name].cpu().contiguous() for name in names
-            }
+            prefix = f"{number}." if self.config.members else ""
+            for name in weight_names(get_method(config.method), network):
+                weights[f"{prefix}{name}"] = state[name].cpu().contiguous()
         return Snapshot(self.config, weights)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the content of a model folder; the copy is loaded onto a GPU only
-        where there is one.
+        """Pickle the content of a model folder.
+
+        The copy is loaded onto a GPU only where there is one.
         """
         device = "cpu" if self.device.type == "cpu" else "auto"
-        return partial(type(self), card=self._card, device=device), (
-            self.snapshot(),
-            self.preprocessing_json,
-        )
+        build = partial(type(self), card=self._card, device=device)
+        return build, (self.snapshot(), self.preprocessing_json)
 
     def report(self) -> dict[str, Any]:
-        """Return what `orca_ray.adapt` found out about this model: the fields of
-        `orca_ray.selection.Report`.
+        """Return the report of `orca_ray.adapt` about this model.
 
-        Empty if the model was not made by an adaptation to own data.
+        It has the fields of `orca_ray.selection.Report`, and is empty if the model was
+        not made by an adaptation to own data.
         """
         return copy.deepcopy(dict(self.config.report))
 
@@ -193,17 +195,13 @@ class Predictor:
     @property
     def label_names(self) -> tuple[str, ...]:
         """Names of the classes or labels; empty if they have none."""
-        return (
-            ()
-            if self.preprocessing is None
-            else tuple(self.preprocessing.target.label_names)
-        )
+        if self.preprocessing is None:
+            return ()
+        return tuple(self.preprocessing.target.label_names)
 
     @property
     def decides(self) -> bool:
-        """Whether the model predicts classes, labels or masks, and so has
-        probabilities.
-        """
+        """Whether the model predicts classes, labels or masks, with probabilities."""
         return (
             self.task.target.kind in ("classes", "labels")
             or not get_loss(self.task.loss).regression
@@ -213,29 +211,28 @@ class Predictor:
         """Return the predictions for N samples.
 
         Classes: [N] names, or numbers if they have no names. Labels: [N, K] bool. A
-            number: [N] float32. Fields:
-        [N, *shape] float32, or bool for masks. Raises UserError for inputs that the
-        model cannot take.
+        number: [N] float32. Fields: [N, *shape] float32, or bool for masks. Raises
+        UserError for inputs that the model cannot take.
         """
         return self.decide(self.outputs(x))
 
     def predict_proba(self, x: Any) -> Array:
-        """Return probabilities, float32: [N, K] of classes (with sum 1) or labels, [N,
-        *shape] of masks.
+        """Return probabilities, float32.
 
+        They are [N, K] of classes (with sum 1) or labels, or [N, *shape] of masks.
         Raises UserError if the model predicts numbers, and for inputs that the model
         cannot take.
         """
         return self.probabilities(self.outputs(x))
 
     def embed(self, x: Any) -> Array:
-        """Return the body's pooled features [N, F] of samples, float32; a classifier's
-        head maps them to logits.
+        """Return the body's pooled features [N, F] of samples, float32.
 
-        Features of several members follow each other.
+        A classifier's head maps these features to logits. Features of several members
+        follow each other.
         """
         inputs = self.inputs(x)
-        found = []
+        batches = []
         with torch.no_grad(), self._precision.active():
             for chunk in inputs.chunks():
                 for part in torch.split(torch.from_numpy(chunk), BATCH_SIZE):
@@ -243,10 +240,11 @@ class Predictor:
                         self._features(network, part.to(self.device))
                         for network in self.members
                     ]
-                    found.append(torch.cat(features, dim=1).float().cpu().numpy())
-        return np.concatenate(found)
+                    batches.append(torch.cat(features, dim=1).float().cpu().numpy())
+        return np.concatenate(batches)
 
     def _features(self, network: CrossModalModel, part: Tensor) -> Tensor:
+        """Return the pooled features [B, F] of inputs [B, *input_shape]."""
         with self._precision.autocast():
             with torch.autocast(self.device.type, enabled=False):
                 tokens = network.embed(part)
@@ -255,8 +253,7 @@ class Predictor:
     def evaluate(
         self, x: Any, y: Any = None, *, group: Array | None = None
     ) -> dict[str, float]:
-        """Return the score as a dict from the name of the task's metric to its value;
-        lower is better.
+        """Return the score by the name of the task's metric; lower is better.
 
         Args:
             x: inputs.
@@ -276,46 +273,45 @@ class Predictor:
                 f"{len(inputs)} inputs, but {len(targets)} targets: give one target for"
                 " each input"
             )
-        known = np.flatnonzero(_known(targets))
-        if not len(known):
+        labelled = np.flatnonzero(_has_target(targets))
+        if not len(labelled):
             raise UserError("every target is missing: evaluate needs some")
-        ids = None if group is None else np.asarray(group)[known]
+        outputs = self._outputs(inputs)[labelled]
+        ids = None if group is None else np.asarray(group)[labelled]
         return {
-            self.task.metric: score(
-                self._outputs(inputs)[known], targets[known], self._objective, ids
-            )
+            self.task.metric: score(outputs, targets[labelled], self._objective, ids)
         }
 
     def outputs(self, x: Any) -> Array:
-        """Return the outputs [N, ...] that metrics compare with targets: float32
-        logits, or numbers in target units.
+        """Return the outputs [N, ...] that metrics compare with targets, float32.
+
+        They are logits, or numbers in target units.
         """
         return self._outputs(self.inputs(x))
 
     def inputs(self, x: Any) -> ModelInputs:
-        """Return the samples in ``x``, which are read in parts; UserError for samples
-        that the model cannot take.
+        """Return the samples in ``x``, which are read in parts.
+
+        Raises UserError for samples that the model cannot take.
         """
         return ModelInputs.of(x, self.task, self.preprocessing)
 
     def stream(self, inputs: ModelInputs) -> Iterator[Array]:
-        """Yield the `outputs` of consecutive samples; only one part of ``inputs`` is in
-        memory at a time.
+        """Yield the `outputs` of consecutive samples.
+
+        Only one part of ``inputs`` is in memory at a time.
         """
         yield from map(self.outputs_of, inputs.chunks())
 
     def outputs_of(self, encoded: Array) -> Array:
-        """Return the `outputs` of encoded samples, float32 [N, *input_shape], as
-        `ModelInputs.chunks` yields them.
+        """Return the `outputs` of encoded samples, float32 [N, *input_shape].
 
-        Raises UserError if an output is not finite.
+        `ModelInputs.chunks` yields such samples. Raises UserError if an output is not
+        finite.
         """
+        samples = SplitInputs(encoded, self.network, self._precision)
         try:
-            return predict(
-                SplitInputs(encoded, self.network, self._precision),
-                self._objective,
-                BATCH_SIZE,
-            )[0]
+            return predict(samples, self._objective, BATCH_SIZE)[0]
         except NotFiniteError as error:
             raise UserError(
                 "the model's outputs are not finite, because inputs are far from those"
@@ -323,64 +319,61 @@ class Predictor:
             ) from error
 
     def decide(self, outputs: Array) -> Array:
-        """Return the predictions for ``outputs``, which are the result of `outputs`;
-        see `predict`.
-        """
+        """Return the predictions for the result of `outputs`; see `predict`."""
         if self.task.target.kind == "classes":
-            chosen: Array = outputs.argmax(axis=1)
-            return np.asarray(self.label_names)[chosen] if self.label_names else chosen
-        return self._as_given(outputs > 0 if self.decides else outputs)
+            numbers: Array = outputs.argmax(axis=1)
+            if not self.label_names:
+                return numbers
+            return np.asarray(self.label_names)[numbers]
+        return self._with_user_axes(outputs > 0 if self.decides else outputs)
 
     def probabilities(self, outputs: Array) -> Array:
-        """Return the probabilities for ``outputs``, which are the result of `outputs`;
-        see `predict_proba`.
-        """
+        """Return the probabilities for the result of `outputs`; see `predict_proba`."""
         if not self.decides:
             raise UserError(
                 f"{self.task.name} predicts numbers, which have no probabilities: use"
                 " predict"
             )
         logits = torch.from_numpy(outputs)
-        classes = self.task.target.kind == "classes"
-        return self._as_given(
-            np.asarray(logits.softmax(dim=1) if classes else logits.sigmoid())
-        )
+        if self.task.target.kind == "classes":
+            probabilities = logits.softmax(dim=1)
+        else:
+            probabilities = logits.sigmoid()
+        return self._with_user_axes(np.asarray(probabilities))
 
-    def _as_given(self, values: Array) -> Array:
-        """Return fields [N, *shape] with their axes in the order of the user's data;
-        other values as they are.
+    def _with_user_axes(self, values: Array) -> Array:
+        """Return fields [N, *shape] with their axes in the order of the user's data.
+
+        Other values are returned unchanged.
         """
-        return (
-            values
-            if self.preprocessing is None
-            else self.preprocessing.target.decode(values)
-        )
+        if self.preprocessing is None:
+            return values
+        return self.preprocessing.target.decode(values)
 
     def __repr__(self) -> str:
-        return f"<Predictor {self.task.name} by {self._made}>"
+        return f"<Predictor {self.task.name} by {self._origin}>"
 
     def _repr_html_(self) -> str:
         scores = {
             "validation": self.config.validation_score,
             "test": self.config.test_score,
         }
-        shown = ", ".join(
+        score_texts = ", ".join(
             f"{value:.4g} on {split}"
             for split, value in scores.items()
             if value is not None
         )
-        told = (
-            line.removeprefix("- ")
-            for line in itertools.takewhile(bool, reported(self.config.report))
-        )
+        summary_lines = itertools.takewhile(bool, reported(self.config.report))
+        summary = " ".join(line.removeprefix("- ") for line in summary_lines)
         text = (
             f"{self!r}, {self.task.metric} (lower is better):"
-            f" {' '.join(told) or shown or 'unknown'}"
+            f" {summary or score_texts or 'unknown'}"
         )
         return f"<p>{html.escape(text)}</p>"
 
     @property
-    def _made(self) -> str:
+    def _origin(self) -> str:
+        """The members of an ensemble, or method and body of the one network."""
         return (
             model_folder.composed(self.config)
             or f"{self.config.method} on {self.config.body.name}"
@@ -390,46 +383,45 @@ class Predictor:
         return np.concatenate(list(self.stream(inputs)))
 
     def _targets(self, y: Any) -> Array:
+        """Return the user's targets as the metric compares them with outputs."""
         if y is None:
             raise UserError(
                 "evaluate needs targets: give y, or the path of data that has them"
             )
-        given: Array = np.asarray(y)
+        targets: Array = np.asarray(y)
         if self.preprocessing is not None:
-            return np.asarray(self.preprocessing.target.encode(given))
-        shape = (
-            () if self.task.target.kind == "classes" else self.task.target.output_shape
-        )
-        if given.shape[1:] != shape or given.dtype.kind not in "biuf":
-            found = f"shape {given.shape} and type {given.dtype}"
+            return np.asarray(self.preprocessing.target.encode(targets))
+        shape: tuple[int, ...] = ()
+        if self.task.target.kind != "classes":
+            shape = self.task.target.output_shape
+        if targets.shape[1:] != shape or targets.dtype.kind not in "biuf":
             raise UserError(
-                f"targets have {found}; expected numbers of shape (N, *{shape})"
+                f"targets have shape {targets.shape} and type {targets.dtype}; expected"
+                f" numbers of shape (N, *{shape})"
             )
-        return given
+        return targets
 
 
-def _known(targets: Array) -> Array:
-    """Return whether each target is known: missing ones are −1 for classes, else NaN."""
+def _has_target(targets: Array) -> Array:
+    """Return whether each target [N, ...] exists.
+
+    Missing targets are −1 for classes, otherwise NaN.
+    """
     if targets.dtype.kind == "f":
-        return np.asarray(np.isfinite(targets).reshape(len(targets), -1).all(axis=1))
-    return (
-        np.asarray(targets >= 0)
-        if targets.ndim == 1
-        else np.ones(len(targets), dtype=bool)
-    )
+        finite = np.isfinite(targets).reshape(len(targets), -1)
+        return np.asarray(finite.all(axis=1))
+    if targets.ndim == 1:
+        return np.asarray(targets >= 0)
+    return np.ones(len(targets), dtype=bool)
 
 
 def load(path: str | Path, device: str = "auto") -> Predictor:
-    """Return the model at ``path``, a folder or ``hub:OWNER/NAME``; see
-    `Predictor.load`.
-    """
+    """Return the model in a folder, or in ``hub:OWNER/NAME``; see `Predictor.load`."""
     return Predictor.load(path, device)
 
 
 def _from_hub(name: str) -> Path:
-    """Return the local copy of a repository of the Hugging Face hub that is a model
-    folder.
-    """
+    """Return the local copy of a model folder on the Hugging Face hub."""
     from huggingface_hub import constants, snapshot_download
 
     from orca_ray.models.hugging_face import cause, check_hub
@@ -443,18 +435,16 @@ def _from_hub(name: str) -> Path:
     ]
     try:
         check_hub(repository, model_folder.CONFIG)
-        return Path(
-            snapshot_download(
-                repository,
-                allow_patterns=files,
-                local_files_only=constants.HF_HUB_OFFLINE,
-            )
+        folder = snapshot_download(
+            repository,
+            allow_patterns=files,
+            local_files_only=constants.HF_HUB_OFFLINE,
         )
     except (UserError, ModuleNotFoundError):
         raise
-    except (
-        Exception
-    ) as error:  # the hub's client raises many types that it does not document
+    # the hub's client raises many types that it does not document
+    except Exception as error:
         raise UserError(
             f"cannot get the model {repository!r} from the hub: {cause(error)}"
         ) from error
+    return Path(folder)
