@@ -1,8 +1,5 @@
-"""``orca-sweep predict``, ``export`` and ``serve``: use a trained model, write its
-network, or serve it over HTTP.
-"""
+"""``orca-sweep predict``, ``export`` and ``serve``: use a trained model."""
 
-import asyncio
 import ipaddress
 import logging
 import os
@@ -69,23 +66,22 @@ def predict(
     from orca_ray.predictor import load
 
     check_output(out, "--out", reads=[model, data])
-    adapted = load(model, device)
-    check_predictions(out, adapted)
-    inputs = adapted.inputs(data)
-    started = time.perf_counter()
+    predictor = load(model, device)
+    check_predictions(out, predictor)
+    inputs = predictor.inputs(data)
+    begin = time.perf_counter()
     check_output(out, "--out", reads=[inputs.data.source])  # a task file names the data
     with DataProgress(quiet=quiet) as progress:
-        write_predictions(
-            adapted,
-            inputs,
-            out,
-            lambda done: progress(f"predicting: {done} of {len(inputs)} samples"),
-        )
+
+        def report(num_rows: int) -> None:
+            progress(f"predicting: {num_rows} of {len(inputs)} samples")
+
+        write_predictions(predictor, inputs, out, report)
     if not quiet:
-        place = f"{out} ({size(out.stat().st_size)})"
         say(
-            f"{len(inputs):,} predictions of {adapted.task.name} in"
-            f" {duration(time.perf_counter() - started)}: {place}"
+            f"{len(inputs):,} predictions of {predictor.task.name} in"
+            f" {duration(time.perf_counter() - begin)}: {out}"
+            f" ({size(out.stat().st_size)})"
         )
 
 
@@ -125,7 +121,9 @@ def export(
 
 
 TOKEN = "ORCA_RAY_SERVE_TOKEN"
+"""Environment variable with the token that requests must send."""
 MIN_TOKEN_LENGTH = 16
+"""Smallest number of characters of a token."""
 MOST_CONNECTIONS = 512
 """Number of connections at a time; at most half of the process's file descriptors."""
 END_SECONDS = 5
@@ -199,50 +197,49 @@ def _serve(
     limits: Mapping[str, Any],
     listener: socket.socket,
 ) -> None:
+    """Serve a model until Ctrl-C on a socket that listens; ``limits`` as `Limits`."""
     import torch
     import uvicorn
 
     from orca_ray.predictor import Predictor
     from orca_ray.serving.application import Application, Limits
 
-    torch.set_num_threads(
-        max(1, allowed_cpus() - 1)
-    )  # one core is for HTTP; torch does not know of containers
-    loaded = Predictor.load(model, device)
-    app = Application(loaded, Limits(**limits), token)
+    # one core is for HTTP; torch does not know of containers
+    torch.set_num_threads(max(1, allowed_cpus() - 1))
+    predictor = Predictor.load(model, device)
+    app = Application(predictor, Limits(**limits), token)
     host, port = listener.getsockname()[:2]
-    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    if ":" in host:
+        host = f"[{host}]"
+    url = f"http://{host}:{port}"
     say(
-        f"serving {loaded.task.name} at {url}/v1/predict, description at"
+        f"serving {predictor.task.name} at {url}/v1/predict, description at"
         f" {url}/openapi.json; Ctrl-C ends it"
     )
-    uvicorn.Server(_config(app, limits["seconds"])).run(sockets=[listener])
+    uvicorn.Server(_server_config(app, limits["seconds"])).run(sockets=[listener])
 
 
 def read_token(path: Path | None) -> str | None:
-    """Return the token in the file ``path``; for None, the token in
-    ORCA_RAY_SERVE_TOKEN, or None if it is not set.
+    """Return the token in the file ``path``, or in the environment variable `TOKEN`.
 
-    Raises UserError if the file is missing, or the token is short, has spaces or is not
-    ASCII.
+    Returns None if ``path`` is None and the variable is not set. Raises UserError if
+    the file is missing, or the token is short, has spaces or is not ASCII.
     """
-    if path is not None and not path.is_file():
-        raise UserError(
-            f"--token-file {path}: there is no such file; write a token to it, e.g."
-            " openssl rand -hex 32"
-        )
-    token = (
-        os.environ.get(TOKEN, "")
-        if path is None
-        else path.read_text(encoding="utf-8", errors="replace")
-    )
-    token = token.strip()
-    source = TOKEN if path is None else str(path)
-    if path is None and not token:
-        return None
-    if len(token) < MIN_TOKEN_LENGTH or not (
-        token.isascii() and token.isprintable() and " " not in token
-    ):
+    if path is None:
+        source = TOKEN
+        token = os.environ.get(TOKEN, "").strip()
+        if not token:
+            return None
+    else:
+        source = str(path)
+        if not path.is_file():
+            raise UserError(
+                f"--token-file {path}: there is no such file; write a token to it, e.g."
+                " openssl rand -hex 32"
+            )
+        token = path.read_text(encoding="utf-8", errors="replace").strip()
+    is_plain = token.isascii() and token.isprintable() and " " not in token
+    if len(token) < MIN_TOKEN_LENGTH or not is_plain:
         raise UserError(
             f"{source}: expected at least {MIN_TOKEN_LENGTH} ASCII characters without"
             " spaces as token"
@@ -251,18 +248,19 @@ def read_token(path: Path | None) -> str | None:
 
 
 def listen(host: str, port: int, token: str | None) -> socket.socket:
-    """Return a listening socket; UserError for a taken port, or if other machines reach
-    ``host`` and token is None.
+    """Return a listening socket.
+
+    Raises UserError for a taken port, or if other machines reach ``host`` and ``token``
+    is None.
     """
     try:
         family, _, _, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM
         )[0]
         if token is None and not ipaddress.ip_address(address[0]).is_loopback:
-            advice = f"put one into a file and give --token-file, or set {TOKEN}"
             raise UserError(
                 f"--host {host} is open to other machines, so a token is needed:"
-                f" {advice}"
+                f" put one into a file and give --token-file, or set {TOKEN}"
             )
         return socket.create_server(address[:2], family=family, backlog=256)
     except (OSError, OverflowError) as error:
@@ -272,50 +270,19 @@ def listen(host: str, port: int, token: str | None) -> socket.socket:
         ) from error
 
 
-def _config(app: "Application", seconds: float) -> "uvicorn.Config":
+def _server_config(app: "Application", seconds: float) -> "uvicorn.Config":
+    """Return the configuration of uvicorn; a head may take ``seconds`` to arrive."""
     import uvicorn
-    from uvicorn.protocols.http.h11_impl import H11Protocol
 
-    most = min(MOST_CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
-    opened: dict[H11Protocol, None] = {}  # oldest first
+    from orca_ray.serving.uvicorn_private import limited_protocol
 
-    class Protocol(H11Protocol):
-        """Ends connections whose first request has no complete head in time. h11 limits
-        the size of heads to 64 KiB.
-
-        Of more than ``most`` connections, the oldest one ends that waits for its
-        client. (``limit_concurrency`` of uvicorn refuses every request while there are
-        so many idle connections.)
-        """
-
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            super().connection_made(transport)
-            self.loop.call_later(
-                seconds, lambda: None if self.cycle else transport.close()
-            )
-            opened[self] = None
-            if len(opened) > most:
-                idle = (
-                    one
-                    for one in opened
-                    if not one.cycle
-                    or one.cycle.response_complete
-                    or one.cycle.more_body
-                    or one.flow.write_paused
-                )
-                del opened[ended := next(idle)]
-                ended.transport.abort()
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            opened.pop(self, None)
-            super().connection_lost(exc)
-
-    logging.getLogger("uvicorn.error").setLevel(
-        logging.ERROR
-    )  # its warnings are clients' mistakes
+    file_descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most_connections = min(MOST_CONNECTIONS, file_descriptors // 2)
+    # uvicorn's warnings are clients' mistakes
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     return uvicorn.Config(
         app,
-        http=Protocol,
+        http=limited_protocol(seconds, most_connections),
         ws="none",
         lifespan="off",
         log_config=None,

@@ -1,3 +1,4 @@
-"""The HTTP endpoint of a model, ``orca-sweep serve``: one process, without Ray; run
-several behind a load balancer.
+"""The HTTP endpoint of a model, ``orca-sweep serve``: one process, without Ray.
+
+Run several processes behind a load balancer.
 """

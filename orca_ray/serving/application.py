@@ -1,5 +1,6 @@
-"""The ASGI application: a thread that predicts in batches, and in front of it routes,
-limits and metrics.
+"""The ASGI application that answers requests for predictions of one model.
+
+A thread predicts in batches; in front of it are routes, limits and metrics.
 """
 
 import asyncio
@@ -9,6 +10,7 @@ import logging
 import queue
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -30,58 +32,83 @@ from orca_ray.errors import UserError
 from orca_ray.predictor import Predictor
 from orca_ray.serving.formats import ARROW, JSON, Formats
 
-# OPEN: without a token
 PREDICT = "/v1/predict"
+"""Path of predictions."""
 OPEN = ("/healthz", "/readyz")
+"""Paths that are answered without a token."""
 PATHS = (PREDICT, *OPEN, "/metrics", "/openapi.json")
-# in a batch; its first request waits for others, unless one is computed
+"""All paths."""
 MOST_REQUESTS = 32
+"""Largest number of requests in a batch."""
 WAIT_SECONDS = 0.005
-# requests for predictions, and bodies of the largest size in memory at a time
+"""Seconds that the first request of a batch waits for others, if none is waiting."""
 IN_PROGRESS = 64
+"""Largest number of requests for predictions at a time."""
 HELD_BODIES = 8
-SLOW_SECONDS = (
-    1.0  # a body that has not arrived by then ends when another request needs its place
-)
-_Job = tuple[Array, "Future[tuple[Array, int]]"]
+"""Number of bodies of the largest size that may be in memory at a time."""
+SLOW_SECONDS = 1.0
+"""Seconds for a body to arrive; then the request ends if another needs its place."""
+_LATENCY_BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
+"""Upper bounds in seconds of the histogram of latencies."""
+_SIZE_BUCKETS = tuple(4**power for power in range(8))
+"""Upper bounds of the histograms of numbers of samples."""
+
+logger = logging.getLogger(__name__)
+
+
+class Outputs(NamedTuple):
+    """Outputs for the samples of one request."""
+
+    values: Array
+    """Outputs [n, *output_shape], float32."""
+    batch_samples: int
+    """Number of samples in the batch in which the outputs were computed."""
+
+
+_Job = tuple[Array, "Future[Outputs]"]
+"""Samples [n, *input_shape] of a request, and the future of their outputs."""
 
 
 class Limits(NamedTuple):
     """Largest sizes, rates and times of requests that the server accepts."""
 
     body_bytes: int = 16 * 2**20
-    samples: int = 10_000  # in a request
-    # requests for predictions a second, over all clients; as many may come at once
+    samples: int = 10_000
+    """Samples in a request."""
     rate: float = 500.0
-    seconds: float = 30.0  # from the first byte of a request to its answer
+    """Requests for predictions a second, over all clients; as many may come at once."""
+    seconds: float = 30.0
+    """Seconds from the first byte of a request to its answer."""
 
 
 class ServedModel:
-    """Model that predicts in one daemon thread: a `Predictor` is not thread-safe, and a
-    call may never return.
+    """Model that predicts in one daemon thread.
+
+    A `Predictor` is not thread-safe, and a call may never return.
     """
 
     def __init__(self, model: Predictor, seconds: float) -> None:
-        """Start the thread; a batch that takes more than ``seconds`` makes the model
-        unready.
+        """Start the thread.
+
+        A batch that takes more than ``seconds`` makes the model unready.
         """
         self._model = model
         self._seconds = seconds
-        self._begin = float("inf")
+        self._batch_begin = float("inf")
         self._works = False
         self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
         threading.Thread(target=self._work, name="model", daemon=True).start()
 
-    def outputs(self, x: Array) -> "Future[tuple[Array, int]]":
-        """Return a future of the outputs for samples [n, *input_shape], and of the size
-        of the batch they were in.
-        """
-        self._jobs.put((x, future := Future[tuple[Array, int]]()))
+    def outputs(self, x: Array) -> "Future[Outputs]":
+        """Return a future of the outputs for samples [n, *input_shape]."""
+        future = Future[Outputs]()
+        self._jobs.put((x, future))
         return future
 
     async def ready(self) -> bool:
-        """Return whether the model can predict; if it never did, or failed last,
-        predict a sample of zeros first.
+        """Return whether the model can predict.
+
+        If it never did, or failed last, it predicts a sample of zeros first.
         """
         if not self._works:
             zeros = np.zeros((1, *self._model.task.input_shape), np.float32)
@@ -89,46 +116,103 @@ class ServedModel:
                 asyncio.wrap_future(self.outputs(zeros)), self._seconds
             )
             await asyncio.gather(answer, return_exceptions=True)
-        return self._works and time.monotonic() - self._begin < self._seconds
+        return self._works and time.monotonic() - self._batch_begin < self._seconds
 
     def _work(self) -> None:
+        """Predict batches of waiting requests, for ever."""
         while True:
-            batch = [self._jobs.get()]
+            jobs = [self._jobs.get()]
             time.sleep(WAIT_SECONDS if self._jobs.empty() else 0)
-            while len(batch) < MOST_REQUESTS and not self._jobs.empty():
-                batch.append(self._jobs.get())
-            self._begin = time.monotonic()
-            if wanted := [
-                (x, future)
-                for x, future in batch
-                if future.set_running_or_notify_cancel()
-            ]:
-                self._predict(wanted)
-            self._begin = float("inf")
+            while len(jobs) < MOST_REQUESTS and not self._jobs.empty():
+                jobs.append(self._jobs.get())
+            self._batch_begin = time.monotonic()
+            batch = [job for job in jobs if job[1].set_running_or_notify_cancel()]
+            if batch:
+                self._predict(batch)
+            self._batch_begin = float("inf")
 
     def _predict(self, batch: list[_Job]) -> None:
+        """Set the outputs of all jobs; if the batch fails, predict each job alone."""
+        inputs = [x for x, _ in batch]
         try:
-            outputs = self._model.outputs_of(np.concatenate([x for x, _ in batch]))
+            outputs = self._model.outputs_of(np.concatenate(inputs))
         except Exception as error:
             self._works = isinstance(error, UserError)
             if len(batch) == 1:
-                batch[0][1].set_exception(error)
-            else:  # the inputs of one request are at fault, or all together need too much memory
-                for each in batch:
-                    self._predict([each])
+                _, future = batch[0]
+                future.set_exception(error)
+                return
+            # The inputs of one request are at fault, or all need too much memory.
+            for job in batch:
+                self._predict([job])
             return
         self._works = True
-        for (_, future), part in zip(
-            batch,
-            np.split(outputs, np.cumsum([len(x) for x, _ in batch])),
-            strict=False,
-        ):
-            future.set_result((part, len(outputs)))
+        begin = 0
+        for x, future in batch:
+            end = begin + len(x)
+            future.set_result(Outputs(outputs[begin:end], len(outputs)))
+            begin = end
+
+
+class Metrics:
+    """Counters and histograms of requests, in the format of Prometheus."""
+
+    def __init__(self, num_in_progress: Callable[[], int]) -> None:
+        """Register the metrics; ``num_in_progress`` counts running predictions."""
+        self._registry = CollectorRegistry()
+        common: dict[str, Any] = {"registry": self._registry, "namespace": "orca_ray"}
+        self._requests = Counter(
+            "requests", "Answered requests.", ["path", "status"], **common
+        )
+        self._errors = Counter(
+            "request_errors",
+            "Requests answered with a status from 400 on.",
+            ["status"],
+            **common,
+        )
+        self._latency = Histogram(
+            "request_seconds",
+            "Time from head to answer.",
+            ["path"],
+            buckets=_LATENCY_BUCKETS,
+            **common,
+        )
+        self._samples = Histogram(
+            "request_samples", "Samples in a request.", buckets=_SIZE_BUCKETS, **common
+        )
+        self._batch_samples = Histogram(
+            "batch_samples",
+            "Samples in the batch of a request.",
+            buckets=_SIZE_BUCKETS,
+            **common,
+        )
+        in_progress = Gauge(
+            "requests_in_progress", "Requests for predictions in progress.", **common
+        )
+        in_progress.set_function(num_in_progress)
+
+    def count_answer(self, path: str, status: int, seconds: float) -> None:
+        """Count an answered request; paths without a route share one name."""
+        name = path if path in PATHS else "other"
+        self._requests.labels(name, status).inc()
+        self._latency.labels(name).observe(seconds)
+        if status >= 400:
+            self._errors.labels(status).inc()
+
+    def count_prediction(self, num_samples: int, batch_samples: int) -> None:
+        """Count the samples of a request and of the batch in which it was computed."""
+        self._samples.observe(num_samples)
+        self._batch_samples.observe(batch_samples)
+
+    def text(self) -> bytes:
+        """Return all metrics in the text format of Prometheus."""
+        return generate_latest(self._registry)
 
 
 def _is_local(host: str) -> bool:
-    """Return whether a Host header names this machine: another site's DNS may bind its
-    name to 127.0.0.1.
+    """Return whether a Host header names this machine.
+
+    Another site's DNS may bind its name to 127.0.0.1.
     """
     try:
         name = urlsplit(f"//{host}").hostname or ""
@@ -137,113 +221,99 @@ def _is_local(host: str) -> bool:
         return False
 
 
+def _as_refusal(error: Exception) -> HTTPException:
+    """Return the answer to a request that raised ``error``."""
+    if isinstance(error, HTTPException):
+        return error
+    if isinstance(error, ClientDisconnect):
+        return HTTPException(400, "the client has gone")
+    if isinstance(error, UserError):
+        return HTTPException(422, str(error))
+    logger.error("a request failed", exc_info=error)
+    return HTTPException(
+        500, "the server or its model failed; the log of the server has the error"
+    )
+
+
+def _media_type(request: Request) -> str:
+    """Return the media type of a request's body; HTTPException for any other."""
+    content_type = request.headers.get("content-type", "")
+    media = content_type.partition(";")[0].strip().lower()
+    encoding = request.headers.get("content-encoding", "identity").lower()
+    if media not in (JSON, ARROW) or encoding != "identity":
+        raise HTTPException(415, f"send {JSON} or {ARROW}, without compression")
+    return media
+
+
 class Application:
-    """ASGI application that answers requests for predictions of one model; exceptions
-    become answers, too.
+    """ASGI application that answers requests for predictions of one model.
+
+    Exceptions become answers, too.
     """
 
     def __init__(self, model: Predictor, limits: Limits, token: str | None) -> None:
-        """Start the thread of the model; ``token`` is what requests must send, None:
-        nothing.
+        """Start the thread of the model.
+
+        Requests must send ``token``; None: they need none.
         """
         self._limits = limits
         self._token = token
         self._formats = Formats(model, limits.samples)
         self._served = ServedModel(model, limits.seconds)
-        self._worker = ThreadPoolExecutor(
-            1
-        )  # one, so that the memory that parsing needs does not add up
-        self._due = 0.0
-        self._held = 0
+        # one worker, so that the memory that parsing needs does not add up
+        self._worker = ThreadPoolExecutor(1)
+        self._arrival_time = 0.0
+        """Time at which the last accepted request would have come at the full rate."""
+        self._held_bytes = 0
         self._in_progress = 0
         self._arriving: dict[asyncio.Timeout, tuple[float, bytearray]] = {}
-        """Requests whose body is incomplete, oldest first: their time limit, when they
-        began, and the body so far.
+        """Requests whose body is incomplete, by their time limit, oldest first.
+
+        The values are the time at which a request began, and its body so far.
         """
-        self._registry = CollectorRegistry()
-        named: dict[str, Any] = {"registry": self._registry, "namespace": "orca_ray"}
-        fine = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
-        powers = [4**k for k in range(8)]
-        self._requests = Counter(
-            "requests", "Answered requests.", ["path", "status"], **named
-        )
-        self._errors = Counter(
-            "request_errors",
-            "Requests answered with a status from 400 on.",
-            ["status"],
-            **named,
-        )
-        self._latency = Histogram(
-            "request_seconds",
-            "Time from head to answer.",
-            ["path"],
-            buckets=fine,
-            **named,
-        )
-        self._samples = Histogram(
-            "request_samples", "Samples in a request.", buckets=powers, **named
-        )
-        self._batch = Histogram(
-            "batch_samples",
-            "Samples in the batch of a request.",
-            buckets=powers,
-            **named,
-        )
-        progress = Gauge(
-            "requests_in_progress", "Requests for predictions in progress.", **named
-        )
-        progress.set_function(lambda: self._in_progress)
+        self._metrics = Metrics(lambda: self._in_progress)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer one request."""
         begin = time.perf_counter()
-        path = scope["path"] if scope["path"] in PATHS else "other"
         try:
             response = await self._answer(Request(scope, receive))
         except Exception as error:
-            refused = (
-                error
-                if isinstance(error, HTTPException)
-                else HTTPException(422, str(error))
-            )
-            if isinstance(error, ClientDisconnect):
-                refused = HTTPException(400, "the client has gone")
-            elif not isinstance(error, HTTPException | UserError):
-                logging.getLogger(__name__).exception("a request failed")
-                refused = HTTPException(
-                    500,
-                    "the server or its model failed; the log of the server has the"
-                    " error",
-                )
+            refusal = _as_refusal(error)
             response = JSONResponse(
-                {"error": refused.detail}, refused.status_code, refused.headers
+                {"error": refusal.detail}, refusal.status_code, refusal.headers
             )
-        self._requests.labels(path, response.status_code).inc()
-        self._latency.labels(path).observe(time.perf_counter() - begin)
-        if response.status_code >= 400:
-            self._errors.labels(response.status_code).inc()
+        self._metrics.count_answer(
+            scope["path"], response.status_code, time.perf_counter() - begin
+        )
         await response(scope, receive, send)
 
-    async def _answer(self, request: Request) -> Response:
-        path = request.scope["path"]
-        given = request.headers.getlist("authorization")
-        if self._token is None and not _is_local(
-            request.headers.get("host", "localhost")
+    def _check_access(self, request: Request) -> None:
+        """Raise HTTPException if the token, or the local host name, is missing."""
+        if self._token is None:
+            if not _is_local(request.headers.get("host", "localhost")):
+                raise HTTPException(
+                    421,
+                    "without a token, this server answers to localhost and 127.0.0.1"
+                    " alone: set one",
+                )
+            return
+        if request.scope["path"] in OPEN:
+            return
+        expected = f"Bearer {self._token}".encode()
+        values = request.headers.getlist("authorization")
+        if len(values) != 1 or not hmac.compare_digest(
+            values[0].encode("latin-1"), expected
         ):
-            raise HTTPException(
-                421,
-                "without a token, this server answers to localhost and 127.0.0.1 alone:"
-                " set one",
-            )
-        right = len(given) == 1 and hmac.compare_digest(
-            given[0].encode("latin-1"), f"Bearer {self._token}".encode()
-        )
-        if self._token is not None and path not in OPEN and not right:
             raise HTTPException(
                 401,
                 "send the token: Authorization: Bearer TOKEN",
                 {"WWW-Authenticate": "Bearer"},
             )
+
+    async def _answer(self, request: Request) -> Response:
+        self._check_access(request)
+        path = request.scope["path"]
         match request.method, path:
             case "POST", "/v1/predict":
                 return await self._predict(request)
@@ -255,105 +325,108 @@ class Application:
                 return JSONResponse({"status": "ready"})
             case "GET", "/metrics":
                 return Response(
-                    generate_latest(self._registry),
-                    media_type="text/plain; version=0.0.4",
+                    self._metrics.text(), media_type="text/plain; version=0.0.4"
                 )
             case "GET", "/openapi.json":
                 return JSONResponse(
                     self._formats.description(token=self._token is not None)
                 )
-        allowed = {"Allow": "POST" if path == PREDICT else "GET"}
         raise HTTPException(
             405 if path in PATHS else 404,
             f"use POST {PREDICT} or GET {', '.join(PATHS[1:])}",
-            allowed,
+            {"Allow": "POST" if path == PREDICT else "GET"},
         )
 
     async def _predict(self, request: Request) -> Response:
-        media = (
-            request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        )
-        if (
-            media not in (JSON, ARROW)
-            or request.headers.get("content-encoding", "identity").lower() != "identity"
-        ):
-            raise HTTPException(415, f"send {JSON} or {ARROW}, without compression")
-        limits = self._limits
+        """Read the body within all limits, and answer with predictions."""
+        media = _media_type(request)
+        # digits, as the server has checked
+        length = request.headers.get("content-length", "0")
+        if int(length[:16]) > self._limits.body_bytes:
+            raise self._too_large()
         now = time.monotonic()
-        step = 1 / self._limits.rate
+        self._admit(now)
         body = bytearray()
-        large = HTTPException(
-            413,
-            f"the body has more than {limits.body_bytes} bytes; send fewer samples a"
-            " request",
-        )
-        at_once = f"{IN_PROGRESS} requests or {HELD_BODIES} large bodies at once"
-        load = (
-            f"there are more than {limits.rate:g} requests a second, or than {at_once};"
-            " send fewer"
-        )
-        busy = HTTPException(429, load, {"Retry-After": "1"})
-        length = request.headers.get(
-            "content-length", "0"
-        )  # digits, as the server has checked
-        if int(length[:16]) > limits.body_bytes:
-            raise large
-        due = max(self._due, now - max(1.0, step)) + step
-        if due > now or (
-            self._in_progress >= IN_PROGRESS and not self._end_slowest(now)
-        ):
-            raise busy
-        self._due = due
         self._in_progress += 1
         try:
-            async with asyncio.timeout(limits.seconds) as deadline:
+            async with asyncio.timeout(self._limits.seconds) as deadline:
                 self._arriving[deadline] = now, body
-                async for part in request.stream():
-                    body += part
-                    self._held += len(part)
-                    if len(body) > limits.body_bytes:
-                        raise large
-                    while self._held > HELD_BODIES * limits.body_bytes:
-                        if not self._end_slowest(time.monotonic()):
-                            raise busy
+                await self._receive(request, body)
                 self._arriving.pop(deadline, None)
                 return await self._predicted(media, bytes(body))
         except TimeoutError as error:
-            most = (
-                f"{limits.seconds:g} s, or than the {SLOW_SECONDS:g} s that a body has"
-                " while others wait"
-            )
-            message = (
-                f"the request took longer than {most}; send fewer samples, or send them"
-                " faster"
-            )
-            raise HTTPException(408, message, {"Connection": "close"}) from error
+            raise HTTPException(
+                408,
+                f"the request took longer than {self._limits.seconds:g} s, or than"
+                f" the {SLOW_SECONDS:g} s that a body has while others wait; send"
+                " fewer samples, or send them faster",
+                {"Connection": "close"},
+            ) from error
         finally:
             self._arriving.pop(deadline, None)
             self._in_progress -= 1
-            self._held -= len(body)
+            self._held_bytes -= len(body)
+
+    def _admit(self, now: float) -> None:
+        """Count a new request towards the rate; HTTPException if there are too many."""
+        step = 1 / self._limits.rate
+        arrival_time = max(self._arrival_time, now - max(1.0, step)) + step
+        if arrival_time > now:
+            raise self._busy()
+        if self._in_progress >= IN_PROGRESS and not self._end_slowest(now):
+            raise self._busy()
+        self._arrival_time = arrival_time
+
+    async def _receive(self, request: Request, body: bytearray) -> None:
+        """Append a request's body to ``body``; HTTPException if there is no room."""
+        async for part in request.stream():
+            body.extend(part)
+            self._held_bytes += len(part)
+            if len(body) > self._limits.body_bytes:
+                raise self._too_large()
+            while self._held_bytes > HELD_BODIES * self._limits.body_bytes:
+                if not self._end_slowest(time.monotonic()):
+                    raise self._busy()
+
+    def _too_large(self) -> HTTPException:
+        return HTTPException(
+            413,
+            f"the body has more than {self._limits.body_bytes} bytes; send fewer"
+            " samples a request",
+        )
+
+    def _busy(self) -> HTTPException:
+        return HTTPException(
+            429,
+            f"there are more than {self._limits.rate:g} requests a second, or than"
+            f" {IN_PROGRESS} requests or {HELD_BODIES} large bodies at once; send"
+            " fewer",
+            {"Retry-After": "1"},
+        )
 
     def _end_slowest(self, now: float) -> bool:
-        """End the oldest request whose body is incomplete after `SLOW_SECONDS`; return
-        whether there is one.
+        """End the oldest request if its body is incomplete after `SLOW_SECONDS`.
+
+        Return whether there was one.
         """
-        for deadline, (begin, body) in self._arriving.items():
-            if now - begin < SLOW_SECONDS:
-                break
-            del self._arriving[deadline]
-            self._held -= len(body)
-            body.clear()
-            deadline.reschedule(asyncio.get_running_loop().time())
-            return True
-        return False
+        if not self._arriving:
+            return False
+        deadline, (begin, body) = next(iter(self._arriving.items()))
+        if now - begin < SLOW_SECONDS:
+            return False
+        del self._arriving[deadline]
+        self._held_bytes -= len(body)
+        body.clear()
+        deadline.reschedule(asyncio.get_running_loop().time())
+        return True
 
     async def _predicted(self, media: str, body: bytes) -> Response:
+        """Return the answer with predictions for the samples in a complete body."""
         run = asyncio.get_running_loop().run_in_executor
         x, warnings = await run(self._worker, self._formats.read, media, body)
-        outputs, batch_samples = await asyncio.wrap_future(self._served.outputs(x))
-        self._samples.observe(len(x))
-        self._batch.observe(batch_samples)
-        return Response(
-            await run(self._worker, self._formats.write, media, outputs, warnings),
-            media_type=media,
+        outputs = await asyncio.wrap_future(self._served.outputs(x))
+        self._metrics.count_prediction(len(x), outputs.batch_samples)
+        content = await run(
+            self._worker, self._formats.write, media, outputs.values, warnings
         )
+        return Response(content, media_type=media)

@@ -1,4 +1,4 @@
-"""Reads requests and writes answers as JSON and as Arrow IPC streams.
+"""Reader of requests and writer of answers, as JSON and as Arrow IPC streams.
 
 Strangers send requests, so all is checked.
 """
@@ -27,15 +27,20 @@ from orca_ray.predictor import Predictor
 from orca_ray.version import __version__
 
 SOURCE = "the request"
+"""Word for the data in error messages."""
 JSON = "application/json"
+"""Media type of JSON."""
 ARROW = "application/vnd.apache.arrow.stream"
-MOST_VALUES = (
-    4 * 2**20
-)  # numbers in the inputs or outputs of a request: 16 MiB as float32
-MOST_CHARACTERS = 1000  # in a text of a table
-MOST_DECODED = (
-    10 * 2**20
-)  # characters in a dictionary-encoded column, if all texts were as long as the longest
+"""Media type of Arrow IPC streams."""
+MOST_VALUES = 4 * 2**20
+"""Largest number of values in inputs or outputs of a request: 16 MiB as float32."""
+MOST_CHARACTERS = 1000
+"""Largest number of characters in a text of a table."""
+MOST_DECODED = 10 * 2**20
+"""Largest number of characters in a dictionary-encoded column.
+
+It is counted as if all texts were as long as the longest.
+"""
 _Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 _Text = Annotated[str, Field(max_length=MOST_CHARACTERS)]
 _CELLS = {
@@ -43,51 +48,61 @@ _CELLS = {
     "date": _Text | None,
     "category": _Text | int | _Number | bool | None,
 }
+"""Type of a cell in JSON, for each kind of column."""
+_ARROW_ERRORS = (
+    pa.ArrowException,
+    ValueError,
+    TypeError,
+    KeyError,
+    OSError,
+    OverflowError,
+    MemoryError,
+)
+"""Errors that pyarrow raises for streams that are damaged or of another form."""
+_LIST_TYPES = (
+    pa.FixedShapeTensorType | pa.ListType | pa.LargeListType | pa.FixedSizeListType
+)
+"""Arrow types of arrays and nested lists."""
 
 
 class Formats:
-    """Reader of requests and writer of answers, in JSON or Arrow: rows of a table by
-    column name, or arrays.
+    """Reader of requests and writer of answers, in JSON or Arrow.
+
+    A request has rows of a table by column name, or arrays.
     """
 
     def __init__(self, model: Predictor, most_samples: int) -> None:
-        """Allow ``most_samples`` in a request, or fewer if their arrays would be too
-        large.
-        """
-        largest = max(
-            math.prod(model.task.input_shape),
-            math.prod(model.task.target.output_shape),
-            1,
-        )
+        """Allow ``most_samples`` in a request, or fewer if their arrays are large."""
+        num_inputs = math.prod(model.task.input_shape)
+        num_outputs = math.prod(model.task.target.output_shape)
+        largest = max(num_inputs, num_outputs, 1)
         self._model = model
-        self._most = max(1, min(most_samples, MOST_VALUES // largest))
-        self._encoder = (
-            None if model.preprocessing is None else model.preprocessing.encoder
-        )
-        self._request, self._answer = self._request_type(), self._answer_type()
+        self._most_samples = max(1, min(most_samples, MOST_VALUES // largest))
+        preprocessing = model.preprocessing
+        self._encoder = None if preprocessing is None else preprocessing.encoder
+        self._request = self._request_type()
+        self._answer = self._answer_type()
 
     def read(self, media: str, body: bytes) -> tuple[Array, list[str]]:
-        """Return the samples in a request as float32 [n, *input_shape], and warnings;
-        UserError for invalid samples.
+        """Return the samples in a request as float32 [n, *input_shape], and warnings.
+
+        Raises UserError for invalid samples.
         """
         warnings: list[str] = []
+
+        def warn(text: str) -> None:
+            warnings.append(shorten(printable(text)))
+
         data = self._from_json(body) if media == JSON else self._from_arrow(body)
         inputs = ModelInputs.of(data, self._model.task, self._model.preprocessing)
         with np.errstate(over="ignore", invalid="ignore"):
-            return (
-                np.concatenate(
-                    list(
-                        inputs.chunks(
-                            lambda text: warnings.append(shorten(printable(text)))
-                        )
-                    )
-                ),
-                warnings,
-            )
+            samples = np.concatenate(list(inputs.chunks(warn)))
+        return samples, warnings
 
     def write(self, media: str, outputs: Array, warnings: list[str]) -> bytes:
-        """Return the body of an answer with predictions, probabilities, label names and
-        ``warnings``.
+        """Return the body of an answer.
+
+        It has predictions, probabilities, label names and ``warnings``.
         """
         arrays = {"predictions": self._model.decide(outputs)}
         if self._model.decides:
@@ -95,48 +110,38 @@ class Formats:
         notes = {"labels": list(self._model.label_names), "warnings": warnings}
         if media == JSON:
             return to_json({**arrays, **notes}, fallback=np.ndarray.tolist)
-        tensors = (
-            pa.FixedShapeTensorArray.from_numpy_ndarray
-        )  # of numbers: there are none of booleans
-        arrays = {
-            name: x.view("uint8") if x.dtype == bool and x.ndim > 1 else x
-            for name, x in arrays.items()
-        }
-        columns = {
-            name: pa.array(x) if x.ndim == 1 else tensors(x)
-            for name, x in arrays.items()
-        }
-        table = pa.table(columns).replace_schema_metadata(
-            {key: to_json(each) for key, each in notes.items()}
-        )
+        columns = {name: _arrow_column(values) for name, values in arrays.items()}
+        metadata = {key: to_json(value) for key, value in notes.items()}
+        table = pa.table(columns).replace_schema_metadata(metadata)
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, table.schema) as writer:
             writer.write_table(table)
         return bytes(sink.getvalue())
 
     def description(self, *, token: bool) -> dict[str, Any]:
-        """Return the OpenAPI description of the server; ``token`` says whether requests
-        need a token.
+        """Return the OpenAPI description of the server.
+
+        ``token`` says whether requests need a token.
         """
-        kinds: list[tuple[Any, Any]] = [
+        types: list[tuple[Any, Any]] = [
             (self._request, "validation"),
             (self._answer, "validation"),
         ]
         references, schemas = models_json_schema(
-            kinds, ref_template="#/components/schemas/{model}"
+            types, ref_template="#/components/schemas/{model}"
         )
         stream = {"schema": {"type": "string", "format": "binary"}}
         request, answer = (
-            {JSON: {"schema": references[each]}, ARROW: stream} for each in kinds
+            {JSON: {"schema": references[key]}, ARROW: stream} for key in types
         )
-        why = {
+        error = {
             "type": "object",
             "properties": {"error": {"type": "string"}},
             "required": ["error"],
         }
         refusal = {
             "description": "Why there is no answer.",
-            "content": {JSON: {"schema": why}},
+            "content": {JSON: {"schema": error}},
         }
         predict = {
             "description": "The answer has the content type of the request.",
@@ -160,65 +165,51 @@ class Formats:
         }
 
     def _request_type(self) -> type[BaseModel]:
+        """Return the type of requests in JSON: rows of a table, or samples."""
         encoder = self._encoder
-        several = Field(min_length=1, max_length=self._most)
-        fields = dict[str, Any]()
+        several = Field(min_length=1, max_length=self._most_samples)
         if isinstance(encoder, TableInputs):
-            cells = dict[str, Any]()
-            for each in encoder.columns:
-                about = shorten(
-                    f"a {each.kind}, or null:"
-                    f" {', '.join(map(printable, each.categories))}"
-                )
-                cells[each.name] = Annotated[
-                    _CELLS[each.kind], Field(description=about)
-                ]
-            row: Any = TypedDict("Row", cells)  # type: ignore[misc]
+            row: Any = TypedDict("Row", _cell_types(encoder))  # type: ignore[misc]
             return create_model("Request", rows=(list[row], several))
+        fields = dict[str, Any]()
         if isinstance(encoder, AudioInputs):
-            fields["rate"] = (
-                _Number,
-                Field(
-                    ge=encoder.rate, le=encoder.rate, description="Sampling rate in Hz."
-                ),
+            rate = Field(
+                ge=encoder.rate, le=encoder.rate, description="Sampling rate in Hz."
             )
+            fields["rate"] = (_Number, rate)
         shape: Sequence[int | None] = self._model.task.input_shape
-        if encoder is not None:  # recordings have one axis, of any length
-            shape = getattr(encoder, "given", None) or [None] * len(
-                getattr(encoder, "axes", "L")
-            )
-        sample: Any = _nested(shape, _Number if encoder is None else _Number | None)
+        value: Any = _Number
+        if encoder is not None:
+            value = _Number | None
+            # recordings have one axis, of any length
+            any_lengths = [None] * len(getattr(encoder, "axes", "L"))
+            shape = getattr(encoder, "given", None) or any_lengths
+        sample: Any = _nested(shape, value)
         return create_model("Request", samples=(list[sample], several), **fields)
 
     def _answer_type(self) -> type[BaseModel]:
+        """Return the type of answers in JSON."""
         model = self._model
-        coding = (
-            None
-            if self._model.preprocessing is None
-            else self._model.preprocessing.target
-        )
-        shape = (
-            coding.given_shape
-            if coding is not None and coding.axes
-            else model.task.target.output_shape
-        )
-        named = str if model.label_names else int
-        one: Any = (
-            named
-            if model.task.target.kind == "classes"
-            else _nested(shape, bool if model.decides else float)
-        )
+        shape = model.task.target.output_shape
+        if model.preprocessing is not None and model.preprocessing.target.axes:
+            shape = model.preprocessing.target.given_shape
+        prediction: Any
+        if model.task.target.kind == "classes":
+            prediction = str if model.label_names else int
+        else:
+            prediction = _nested(shape, bool if model.decides else float)
         fields: dict[str, Any] = {
-            "predictions": list[one],
+            "predictions": list[prediction],
             "labels": list[str],
             "warnings": list[str],
         }
-        fields |= (
-            {"probabilities": list[_nested(shape, float)]} if model.decides else {}  # type: ignore[misc]
-        )
+        if model.decides:
+            probability: Any = _nested(shape, float)
+            fields["probabilities"] = list[probability]
         return create_model("Predictions", **fields)
 
     def _from_json(self, body: bytes) -> UserData:
+        """Return the data in a JSON request; UserError if it has another form."""
         try:
             request: Any = self._request.model_validate_json(body)
         except ValidationError as error:
@@ -228,8 +219,9 @@ class Formats:
         return _arrays(request.samples, getattr(request, "rate", None))
 
     def _from_arrow(self, body: bytes) -> UserData:
+        """Return the data in an Arrow stream; UserError if it has another form."""
         try:
-            table = _table(body, self._most)
+            table = _table(body, self._most_samples)
             if isinstance(self._encoder, TableInputs):
                 columns = {
                     name: _cells(table, name)
@@ -238,118 +230,132 @@ class Formats:
                 }
                 return UserData(x=pa.table(columns).to_pandas(), source=SOURCE)
             rate = (table.schema.metadata or {}).get(b"rate")
-            return _arrays(
-                _samples(table.column("x")), None if rate is None else float(rate)
-            )
+            samples = _samples(table.column("x"))
+            return _arrays(samples, None if rate is None else float(rate))
         except UserError:
             raise
-        except (
-            pa.ArrowException,
-            ValueError,
-            TypeError,
-            KeyError,
-            OSError,
-            OverflowError,
-            MemoryError,
-        ) as error:
+        except _ARROW_ERRORS as error:
             raise UserError(
                 f"{SOURCE} is no Arrow stream for this model: {shorten(error)}; write"
                 " it again"
             ) from error
 
 
+def _cell_types(encoder: TableInputs) -> dict[str, Any]:
+    """Return the type of a cell in JSON for each column, by name."""
+    cells = dict[str, Any]()
+    for column in encoder.columns:
+        categories = ", ".join(map(printable, column.categories))
+        about = shorten(f"a {column.kind}, or null: {categories}")
+        cells[column.name] = Annotated[_CELLS[column.kind], Field(description=about)]
+    return cells
+
+
+def _arrow_column(values: Array) -> Any:
+    """Return an Arrow column of numbers or text [n], or of tensors [n, ...]."""
+    if values.ndim == 1:
+        return pa.array(values)
+    if values.dtype == bool:  # there are no tensors of booleans
+        values = values.view("uint8")
+    return pa.FixedShapeTensorArray.from_numpy_ndarray(values)
+
+
 def _nested(shape: Sequence[int | None], leaf: Any) -> Any:
-    """Return the type of nested lists of ``leaf`` with the lengths ``shape``; None: any
-    length but 0.
+    """Return the type of nested lists of ``leaf`` with the lengths ``shape``.
+
+    A length None stands for any length but 0.
     """
-    for length in reversed(shape):
-        leaf = Annotated[
-            list[leaf],
-            Field(min_length=1 if length is None else length, max_length=length),
-        ]
-    return leaf
+    if not shape:
+        return leaf
+    length, *inner_lengths = shape
+    item: Any = _nested(inner_lengths, leaf)
+    least = 1 if length is None else length
+    return Annotated[list[item], Field(min_length=least, max_length=length)]
 
 
 def _arrays(samples: Sequence[Any], rate: float | None) -> UserData:
+    """Return data whose samples are arrays; UserError for uneven or empty samples."""
     arrays = []
     for number, sample in enumerate(samples, start=1):
         try:
-            arrays.append(np.array(sample, dtype=np.float64))
+            array = np.array(sample, dtype=np.float64)
         except (ValueError, TypeError) as error:
             raise UserError(
                 f"{SOURCE}, sample {number}: lists of one level have unequal lengths;"
                 " pad them"
             ) from error
-        if not arrays[-1].size:
+        if not array.size:
             raise UserError(f"{SOURCE}, sample {number} is empty; leave it out")
+        arrays.append(array)
     return UserData(x=stacked(arrays), source=SOURCE, rate=rate)
 
 
 def _explained(error: ValidationError) -> str:
-    """Return the first error with the row and column, or the sample and position, and
-    what was found there.
-    """
+    """Return the message for the first error: its place, and what was found there."""
     first = error.errors(include_url=False, include_context=False)[0]
+    what = first["msg"]
     if first["type"] == "json_invalid":
-        return (
-            f"{SOURCE}: {first['msg']}; send a JSON object as /openapi.json"
-            " describes it"
-        )
-    place = SOURCE
-    name, *inner = first["loc"] or ("",)
-    if name:
-        place += (
-            f", {str(name).removesuffix('s')} {int(inner[0]) + 1}"
-            if inner
-            else f", field {quoted(name)}"
-        )
-    if inner[1:]:
-        position = f", position {[each for each in inner[1:] if isinstance(each, int)]}"
-        place += f", column {quoted(inner[1])}" if name == "rows" else position
+        return f"{SOURCE}: {what}; send a JSON object as /openapi.json describes it"
+    place = _place(first["loc"])
     if first["type"] == "missing":
         return f"{place} is missing; send it, with null for a value that is not known"
-    what = first["msg"]
-    given = first["input"]
-    found = (
-        "a JSON object"
-        if isinstance(given, dict)
-        else "a JSON array"
-        if isinstance(given, list)
-        else quoted(given)
-    )
+    value = first["input"]
+    if isinstance(value, dict):
+        found = "a JSON object"
+    elif isinstance(value, list):
+        found = "a JSON array"
+    else:
+        found = quoted(value)
     return (
         f"{place}: {what[:1].lower()}{what[1:]}, found {found}; see /openapi.json for"
         " what the model takes"
     )
 
 
+def _place(location: Sequence[int | str]) -> str:
+    """Return the row and column, or the sample and position, of a value in a request.
+
+    ``location`` holds the keys and indices that lead to the value, e.g.
+    ``("rows", 0, "age")``.
+    """
+    if not location:
+        return SOURCE
+    field, *inner = location
+    if not inner:
+        return f"{SOURCE}, field {quoted(field)}"
+    number, *within_sample = inner
+    place = f"{SOURCE}, {str(field).removesuffix('s')} {int(number) + 1}"
+    if not within_sample:
+        return place
+    if field == "rows":
+        return f"{place}, column {quoted(within_sample[0])}"
+    position = [index for index in within_sample if isinstance(index, int)]
+    return f"{place}, position {position}"
+
+
 def _table(body: bytes, most_rows: int) -> Any:
+    """Return the table in an Arrow stream of at most ``most_rows`` rows, validated."""
     # Compressed buffers of a small stream could fill the memory, and pyarrow does not
     # report them before it expands them. So it first reads the stream with zeros as its
     # buffers: valid values, but no valid compressed data.
-    parts = [
-        (bytes(each.serialize()), len(each.body or b""))
-        for each in pa.ipc.MessageReader.open_stream(body)
-    ]
+    zeroed = bytearray()
+    for message in pa.ipc.MessageReader.open_stream(body):
+        content = bytes(message.serialize())
+        size = len(message.body or b"")
+        zeroed += content[: len(content) - size] + bytes(size)
     try:
-        list(
-            pa.ipc.open_stream(
-                b"".join(
-                    message[: len(message) - size] + bytes(size)
-                    for message, size in parts
-                )
-            )
-        )
+        list(pa.ipc.open_stream(bytes(zeroed)))
     except OSError as error:
         raise UserError(
             f"{SOURCE} is damaged or has compressed buffers; write it without"
             " compression"
         ) from error
-    batches = list(reader := pa.ipc.open_stream(body))  # without a copy of the body
-    rows = sum(map(len, batches))
-    if not 0 < rows <= most_rows:
+    reader = pa.ipc.open_stream(body)
+    batches = list(reader)  # without a copy of the body
+    num_rows = sum(map(len, batches))
+    if not 0 < num_rows <= most_rows:
         raise UserError(
-            f"{SOURCE} has {rows} rows; send 1 to {most_rows} in one request"
+            f"{SOURCE} has {num_rows} rows; send 1 to {most_rows} in one request"
         )
     for batch in batches:
         batch.validate(full=True)
@@ -360,16 +366,12 @@ def _cells(table: Any, name: str) -> Any:
     """Return a column of a table, decoded if it has a dictionary."""
     column = table.column(name)
     place = f"{SOURCE}, column {quoted(name)}"
-    coded = types.is_dictionary(column.type)
-    kind = column.type.value_type if coded else column.type
+    is_coded = types.is_dictionary(column.type)
+    kind = column.type.value_type if is_coded else column.type
     if types.is_string(kind) or types.is_large_string(kind):
-        longest = max(
-            pc.max(pc.utf8_length(x.dictionary if coded else x)).as_py() or 0
-            for x in column.chunks
-        )
-        if longest > MOST_CHARACTERS or (
-            coded and longest * len(column) > MOST_DECODED
-        ):
+        longest = _longest_text(column)
+        is_large = is_coded and longest * len(column) > MOST_DECODED
+        if longest > MOST_CHARACTERS or is_large:
             raise UserError(f"{place}: a text of {longest} characters is too long")
     elif not types.is_primitive(kind) and not types.is_null(kind):
         raise UserError(
@@ -378,23 +380,27 @@ def _cells(table: Any, name: str) -> Any:
     return column.cast(kind)
 
 
+def _longest_text(column: Any) -> int:
+    """Return the number of characters in the longest text of a column."""
+    longest = 0
+    for chunk in column.chunks:
+        texts = chunk.dictionary if types.is_dictionary(column.type) else chunk
+        longest = max(longest, pc.max(pc.utf8_length(texts)).as_py() or 0)
+    return longest
+
+
 def _samples(column: Any) -> Any:
+    """Return the samples in a column of tensors or nested lists of numbers."""
+    is_tensors = isinstance(column.type, pa.FixedShapeTensorType)
     kind = column.type
-    tensors = isinstance(column.type, pa.FixedShapeTensorType)
-    while isinstance(
-        kind,
-        pa.FixedShapeTensorType | pa.ListType | pa.LargeListType | pa.FixedSizeListType,
-    ):
+    while isinstance(kind, _LIST_TYPES):
         kind = kind.value_type
-    if not (types.is_integer(kind) or types.is_floating(kind)) or (
-        tensors and column.null_count
-    ):
+    is_numeric = types.is_integer(kind) or types.is_floating(kind)
+    if not is_numeric or (is_tensors and column.null_count):
         raise UserError(
             f"{SOURCE}, column 'x': expected tensors or nested lists of numbers, found"
             f" {shorten(kind)}"
         )
-    return (
-        [each for chunk in column.chunks for each in chunk.to_numpy_ndarray()]
-        if tensors
-        else column.to_pylist()
-    )
+    if not is_tensors:
+        return column.to_pylist()
+    return [sample for chunk in column.chunks for sample in chunk.to_numpy_ndarray()]

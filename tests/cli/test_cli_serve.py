@@ -9,7 +9,7 @@ from unittest.mock import MagicMock
 import pytest
 from uvicorn.server import ServerState
 
-from orca_ray.cli.predict import _config, listen, read_token
+from orca_ray.cli.predict import _server_config, listen, read_token
 from orca_ray.errors import UserError
 
 
@@ -51,7 +51,7 @@ def test_the_connection_that_has_waited_longest_for_its_client_makes_room(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (9, 9))
-    config = _config(MagicMock(), seconds=1)
+    config = _server_config(MagicMock(), seconds=1)
     config.load()
     protocol: Any = config.http_protocol_class
 

@@ -182,7 +182,7 @@ def test_the_oldest_idle_connection_ends_for_one_too_many(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(predict, "MOST_CONNECTIONS", 2)
-    config = predict._config(Mock(), 60.0)
+    config = predict._server_config(Mock(), 60.0)
     config.load()
     protocol: Any = config.http_protocol_class
 

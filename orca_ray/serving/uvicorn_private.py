@@ -1,0 +1,55 @@
+"""The private interface of uvicorn 0.54 that ``serve`` uses: its HTTP/1.1 protocol.
+
+No public interface serves. uvicorn has neither a time-out for the head of a request nor
+a limit of connections that ends idle ones: ``limit_concurrency`` refuses every request
+while there are so many connections. Read by `limited_protocol` are the attributes
+``loop``, ``transport``, ``flow`` and ``cycle`` of `H11Protocol`, of ``cycle``
+``response_complete`` and ``more_body``, and of ``flow`` ``write_paused``.
+
+`tests/serving/test_uvicorn_private.py` says what breaks when one of them changes.
+"""
+
+import asyncio
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+
+def limited_protocol(head_seconds: float, most_connections: int) -> type[H11Protocol]:
+    """Return a protocol that ends slow connections, and idle ones if there are many.
+
+    A connection ends if its first request has no complete head within ``head_seconds``;
+    h11 limits the size of a head to 64 KiB. For each connection beyond
+    ``most_connections``, the oldest one ends that waits for its client.
+    """
+    connections: dict[H11Protocol, None] = {}  # oldest first
+
+    class LimitedProtocol(H11Protocol):
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            self.loop.call_later(head_seconds, self.end_without_head)
+            connections[self] = None
+            if len(connections) > most_connections:
+                oldest = next(filter(waits_for_client, connections))
+                del connections[oldest]
+                oldest.transport.abort()
+
+        def end_without_head(self) -> None:
+            if not self.cycle:
+                self.transport.close()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            connections.pop(self, None)
+            super().connection_lost(exc)
+
+    return LimitedProtocol
+
+
+def waits_for_client(connection: H11Protocol) -> bool:
+    """Return whether a connection waits for a request, its body, or a slow reader."""
+    cycle = connection.cycle  # the last request and its answer; None: none yet
+    return (
+        not cycle
+        or cycle.response_complete
+        or cycle.more_body
+        or connection.flow.write_paused
+    )
