@@ -1,9 +1,9 @@
-"""The lease of a sweep: at most one driver runs a sweep of a store, and a second driver
-learns which one does.
+"""The lease of a sweep: at most one driver runs a sweep of a store.
 
-The lease has a number, which grows with each driver. It belongs to the driver that
-created the sweep's live state of this number (`Folder.write_new`);
-docs/decisions/0028-fencing.md says what follows from that.
+A second driver gets an error that names the first. The lease has a number, which grows
+with each driver. The lease of a number belongs to the driver that created the sweep's
+live state of this number (`Folder.write_new`); docs/decisions/0028-fencing.md says what
+follows from that.
 """
 
 import contextlib
@@ -30,15 +30,13 @@ from orca_ray.results.store import ResultsStore
 logger = logging.getLogger(__name__)
 
 RENEW_SECONDS = 3.0
-"""Seconds between two times at which the live state is rewritten and requests are read.
-"""
+"""Seconds between two rewrites of the live state; requests are read as often."""
 EXPIRY_SECONDS = 30.0
 """Seconds without a new sequence number after which a driver counts as dead."""
 
 
 class Lease:
-    """Context manager that holds the lease of a sweep in its block, i.e. the exclusive
-    right to run the sweep.
+    """Context manager that holds the lease of a sweep: the exclusive right to run it.
 
     A thread rewrites the live state and reads requests. The driver's thread calls
     `publish`, `requests` and `check`.
@@ -58,9 +56,7 @@ class Lease:
         expiry_seconds: float = EXPIRY_SECONDS,
     ) -> None:
         self.retried: tuple[Request, ...] = ()
-        """Requests of kind ``retry`` that earlier drivers left; set when the block is
-        entered.
-        """
+        """Requests of kind ``retry`` that an earlier driver has not carried out."""
         self._store = store
         self._folder = store.folder
         self._sweep = sweep
@@ -74,9 +70,8 @@ class Lease:
         self._renewed = seconds_since_boot()
         self._lost = ""
         self._requests: deque[Request] = deque()
-        self._retries: set[str] = (
-            set()
-        )  # paths of retries that were read, and not carried out
+        # Paths of retries that were read, and not yet carried out.
+        self._retries: set[str] = set()
         self._carried_out: deque[str] = deque()
         self._ended = threading.Event()
         self._thread = threading.Thread(
@@ -84,29 +79,14 @@ class Lease:
         )
 
     def __enter__(self) -> Self:
-        taken = False
-        while (
-            not taken
-        ):  # False: another driver took it at the same time, and is found alive next
-            number, before = self._last()
-            # This process becomes the holder; what was known about the sweep stays.
-            self._state = replace(
-                before or self._state,
-                running=(),
-                num_running=0,
-                paused=False,
-                stopping=False,
-            )
-            self.number = number + 1
-            self._sequence = self._state.sequence
-            taken = self._folder.write_new(
-                live.path_of(self._sweep, self.number), self._next()
-            )
+        while not self._take_lease():
+            # Another driver took this number at the same time; the next call waits.
+            pass
         self._store.append_as(self._sweep, self.number)
         # Requests other than "retry" were meant for an earlier driver, which ended
         # before it read them.
         self.retried = tuple(
-            request for request in self._take() if request.kind == live.RETRY
+            request for request in self._take_requests() if request.kind == live.RETRY
         )
         self._thread.start()
         return self
@@ -115,17 +95,14 @@ class Lease:
         self._ended.set()
         self._thread.join()
         self._store.append_as(self._sweep, 0)
-        if not self._lost:
-            with contextlib.suppress(
-                UserError
-            ):  # the store is gone or full: the lease expires by itself
-                self._other_holder()
-                if not self._lost:
-                    self._delete_carried_out()
-                    self._state = replace(
-                        self._state, running=(), num_running=0, seconds_left=None
-                    )
-                    self._rewrite(left=True)
+        # If the store is gone or full, the lease expires by itself.
+        with contextlib.suppress(UserError):
+            if not self._is_lost():
+                self._delete_carried_out()
+                self._state = replace(
+                    self._state, running=(), num_running=0, seconds_left=None
+                )
+                self._rewrite(None)
 
     def publish(self, state: LiveState) -> None:
         """Set the live state to be stored next; the lease fills in holder, sequence
@@ -138,9 +115,7 @@ class Lease:
         return [self._requests.popleft() for _ in range(len(self._requests))]
 
     def carried_out(self, retries: Iterable[Request]) -> None:
-        """Mark requests of kind ``retry`` as done; the thread then deletes their files
-        from the store.
-        """
+        """Mark requests of kind ``retry`` as done; the thread deletes their files."""
         self._carried_out.extend(request.path for request in retries)
 
     def check(self) -> None:
@@ -149,101 +124,130 @@ class Lease:
         Call it before records are written. If the process was suspended, it first reads
         the holder from the store.
         """
-        if (
-            not self._lost
-            and seconds_since_boot() - self._renewed > self._expiry_seconds / 2
-        ):
-            self._other_holder()
+        seconds_since_renewal = seconds_since_boot() - self._renewed
+        if seconds_since_renewal > self._expiry_seconds / 2:
+            self._is_lost()
         if self._lost:
             raise UserError(self._lost)
 
-    def _last(self) -> tuple[int, LiveState | None]:
-        """Return the lease number and live state of the last driver, when it lives no
-        more; 0 if there was none.
+    def _take_lease(self) -> bool:
+        """Take the next lease number, and return whether this driver has got it.
 
-        Raises UserError if the driver lives.
+        Raises UserError if the last driver lives.
+        """
+        last_number, last_state = self._last_driver()
+        # This process becomes the holder; what was known about the sweep stays.
+        self._state = replace(
+            last_state or self._state,
+            running=(),
+            num_running=0,
+            paused=False,
+            stopping=False,
+        )
+        self.number = last_number + 1
+        self._sequence = self._state.sequence
+        return self._folder.write_new(
+            live.path_of(self._sweep, self.number), self._next_content(self._holder)
+        )
+
+    def _last_driver(self) -> tuple[int, LiveState | None]:
+        """Wait until the last driver is dead; return its lease number and live state.
+
+        The number is 0 if there was no driver. Raises UserError if the driver lives.
         """
         number, content = self._read()
         deadline = seconds_since_boot() + self._expiry_seconds
-        while content is not None and (
-            (state := live.decode(content)) is None or state.holder is not None
-        ):
-            if (
-                state is not None
-                and state.holder is not None
-                and ended_here(state.holder)
-            ):
-                logger.info(
-                    "%s: the driver before this one has ended (%s)",
-                    self._sweep,
-                    state.holder,
-                )
-                break
+        while not self._has_ended(content):
             if seconds_since_boot() >= deadline:
                 logger.info(
-                    "%s: no sign of life of %s", self._sweep, state and state.holder
+                    "%s: no sign of life of %s", self._sweep, _holder_in(content)
                 )
                 break
             time.sleep(min(0.5, self._renew_seconds))
-            last = content
+            earlier_content = content
             number, content = self._read()
-            found = live.decode(content) if content is not None else None
-            if content != last and found is not None and found.holder is not None:
+            holder = _holder_in(content)
+            if content != earlier_content and holder is not None:
                 raise UserError(
-                    f"another driver runs {self._sweep} in this store ({found.holder})."
+                    f"another driver runs {self._sweep} in this store ({holder})."
                     f" Watch it with 'orca-sweep status {self._sweep}', end it with"
                     f" 'orca-sweep stop {self._sweep}' before starting this one, or"
                     " give another store with --results."
                 )
         return number, live.decode(content) if content is not None else None
 
-    def _read(self) -> tuple[int, Any | None]:
-        """Return the highest lease number, and the content of the live state with it;
-        None if there is no such file.
+    def _has_ended(self, content: Any | None) -> bool:
+        """Return whether the driver that wrote a live state is known to have ended.
+
+        Of a driver whose live state is damaged, this is not known.
         """
-        number = live.highest_numbers(self._folder.names(live.DIRECTORY)).get(
-            live.file_name(self._sweep), 0
-        )
+        if content is None:
+            return True
+        state = live.decode(content)
+        if state is None:
+            return False
+        if state.holder is None:
+            return True
+        if ended_here(state.holder):
+            logger.info(
+                "%s: the driver before this one has ended (%s)",
+                self._sweep,
+                state.holder,
+            )
+            return True
+        return False
+
+    def _read(self) -> tuple[int, Any | None]:
+        """Return the highest lease number, and the content of its live state.
+
+        The content is None if there is no such file.
+        """
+        numbers = live.highest_numbers(self._folder.names(live.DIRECTORY))
+        number = numbers.get(live.file_name(self._sweep), 0)
         try:
             return number, self._folder.read(live.path_of(self._sweep, number))
         except FileNotFoundError:
             return number, None
 
-    def _rewrite(self, *, left: bool = False) -> None:
+    def _rewrite(self, holder: Holder | None) -> None:
         self._folder.write(
-            live.path_of(self._sweep, self.number), self._next(left=left)
+            live.path_of(self._sweep, self.number), self._next_content(holder)
         )
 
-    def _next(self, *, left: bool = False) -> Any:
+    def _next_content(self, holder: Holder | None) -> Any:
+        """Return the content of the live state's file with the next sequence number."""
         self._sequence += 1
-        holder = None if left else self._holder
-        return replace(
+        state = replace(
             self._state, holder=holder, sequence=self._sequence, renewed_at=_now()
-        ).encode()
+        )
+        return state.encode()
 
     def _run(self) -> None:
-        """Rewrite the live state until the block ends or another driver has the lease;
-        errors are only logged.
-        """
+        """Renew the lease until the block ends or another driver has the lease."""
         while not self._ended.wait(self._renew_seconds) and not self._lost:
             try:
-                self._other_holder()
-                if not self._lost:
-                    self._rewrite()
-                    self._renewed = seconds_since_boot()
-                    self._delete_carried_out()
-                    self._requests.extend(self._take())
-            except Exception as error:  # the thread must not die: the lease would expire while the sweep runs
+                self._renew()
+            except Exception as error:
+                # The thread must not die: the lease would expire while the sweep runs.
                 logger.warning(
                     "%s: the live state cannot be renewed: %s", self._sweep, error
                 )
 
-    def _take(self) -> list[Request]:
-        taken = live.take_requests(self._folder, self._sweep, self._retries)
+    def _renew(self) -> None:
+        """Rewrite the live state and read requests, unless the lease is lost."""
+        if self._is_lost():
+            return
+        self._rewrite(self._holder)
+        self._renewed = seconds_since_boot()
+        self._delete_carried_out()
+        self._requests.extend(self._take_requests())
+
+    def _take_requests(self) -> list[Request]:
+        requests = live.take_requests(self._folder, self._sweep, self._retries)
         self._retries |= {
-            request.path for request in taken if request.kind == live.RETRY
+            request.path for request in requests if request.kind == live.RETRY
         }
-        return taken
+        return requests
 
     def _delete_carried_out(self) -> None:
         while self._carried_out:
@@ -251,26 +255,35 @@ class Lease:
             self._folder.delete(path)
             self._retries.discard(path)
 
-    def _other_holder(self) -> None:
-        """If another driver has taken the next lease number, set the message about it."""
+    def _is_lost(self) -> bool:
+        """Return whether another driver has taken the next lease number."""
+        if self._lost:
+            return True
+        path = live.path_of(self._sweep, self.number + 1)
         try:
-            state = live.decode(
-                self._folder.read(live.path_of(self._sweep, self.number + 1))
-            )
+            content = self._folder.read(path)
         except FileNotFoundError:
-            return
-        other = (
-            str(state.holder)
-            if state is not None and state.holder is not None
-            else "another driver"
-        )
+            return False
+        holder = _holder_in(content)
+        other_driver = "another driver" if holder is None else str(holder)
         self._lost = (
             f"this driver of {self._sweep} gave no sign of life for"
             f" {self._expiry_seconds:g} s (was the machine suspended, or the store"
-            f" unreachable?), and {other} has taken over: this one ends. Finished"
-            " trials are stored. Watch the other one with 'orca-sweep status"
+            f" unreachable?), and {other_driver} has taken over: this one ends."
+            " Finished trials are stored. Watch the other one with 'orca-sweep status"
             f" {self._sweep}'."
         )
+        return True
+
+
+def _holder_in(content: Any | None) -> Holder | None:
+    """Return the holder that the content of a live state names, if it names one."""
+    if content is None:
+        return None
+    state = live.decode(content)
+    if state is None:
+        return None
+    return state.holder
 
 
 def driver_lives(
@@ -280,23 +293,22 @@ def driver_lives(
     *,
     expiry_seconds: float = EXPIRY_SECONDS,
 ) -> bool:
-    """Return whether the driver that ``state`` names as the holder of the lease is
-    alive; False if it names none.
+    """Return whether the driver that ``state`` names as the holder is alive.
 
-    If the driver ran on another machine, this takes up to ``expiry_seconds``; ``emit``
-    is called if the wait is long.
+    Returns False if ``state`` names no holder. If the driver ran on another machine,
+    this takes up to ``expiry_seconds``; ``emit`` is called if the wait is long.
     """
     if state.holder is None:
         return False
     if state.holder.machine and state.holder.machine == machine():
         return not ended_here(state.holder)
     begin = seconds_since_boot()
-    announced = False
-    while (waited := seconds_since_boot() - begin) < expiry_seconds:
-        if waited > expiry_seconds / 4 and not announced:
-            announced = True
+    is_announced = False
+    while (seconds_waited := seconds_since_boot() - begin) < expiry_seconds:
+        if seconds_waited > expiry_seconds / 4 and not is_announced:
+            is_announced = True
             emit(
-                f"no sign of life of {state.holder} for {waited:.0f} s; after"
+                f"no sign of life of {state.holder} for {seconds_waited:.0f} s; after"
                 f" {expiry_seconds:g} s it counts as dead"
             )
         time.sleep(min(0.5, expiry_seconds / 20))
@@ -319,8 +331,9 @@ def this_process() -> Holder:
 
 
 def ended_here(holder: Holder) -> bool:
-    """Return whether the holder ran on this machine and has ended; False if it may be
-    alive, here or elsewhere.
+    """Return whether the holder ran on this machine and has ended.
+
+    Returns False if the holder may be alive, here or elsewhere.
     """
     if not holder.machine or holder.machine != machine():
         return False
@@ -337,8 +350,9 @@ def ended_here(holder: Holder) -> bool:
 
 
 def machine() -> str:
-    """Return an identifier of this boot of the machine and of the process namespace; ""
-    if the system has none.
+    """Return an identifier of this boot of the machine and of the process namespace.
+
+    Returns "" if the system has no such identifier.
     """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -348,14 +362,19 @@ def machine() -> str:
 
 
 def _created(pid: int) -> float | None:
-    """Return the creation time of a process, in seconds after the boot; None if there
-    is none, or a dead one.
+    """Return the creation time of a living process, in seconds after the boot.
+
+    Returns None if there is no such process, or if it is dead.
     """
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return None
-    return None if fields[0] in "ZX" else int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    # The fields after the command, which is in parentheses: see proc(5).
+    fields = stat.rpartition(")")[2].split()
+    if fields[0] in "ZX":
+        return None
+    return int(fields[19]) / os.sysconf("SC_CLK_TCK")
 
 
 def _now() -> str:

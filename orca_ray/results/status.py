@@ -1,9 +1,10 @@
-"""State of a sweep, running or not, from its live state and its records; needs no Ray."""
+"""State of a sweep, running or not, from its live state and its records."""
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pyarrow as pa
 
@@ -16,7 +17,8 @@ from orca_ray.results.store import ResultsStore, warn_once
 
 logger = logging.getLogger(__name__)
 
-_MOST_NAMED = 5
+_MAX_NAMED = 5
+"""Number of trial keys that an error about an ambiguous key names."""
 
 
 @dataclass
@@ -29,8 +31,9 @@ class SearchStatus:
     task: str
     method: str
     planned: int | None = None
-    """Number of planned trials; None if the sweep ran with a version of orca-ray that
-    did not store it.
+    """Number of planned trials.
+
+    None if the sweep ran with a version of orca-ray that did not store it.
     """
     done: int = 0
     running: int = 0
@@ -73,17 +76,14 @@ class SweepStatus:
 
 
 def find_sweep(store: ResultsStore, given: str) -> str:
-    """Return the sweep that ``given`` names: its id, or the part before "/" if only one
-    sweep starts with it.
+    """Return the sweep with the id ``given``, or the only one whose id starts with it.
 
-    Raises UserError if no sweep, or more than one, fits.
+    A start is the part of the id before "/". Raises UserError if no sweep, or more than
+    one, fits.
     """
-    names = sorted(
-        {
-            *store.scan().values("sweep"),
-            *(state.sweep for state in live.read_all(store.folder)),
-        }
-    )
+    recorded = store.scan().values("sweep")
+    live_sweeps = [state.sweep for state in live.read_all(store.folder)]
+    names = sorted({*recorded, *live_sweeps})
     starting = [name for name in names if name.startswith(f"{given}/")]
     if given not in names and len(starting) == 1:
         return starting[0]
@@ -93,23 +93,20 @@ def find_sweep(store: ResultsStore, given: str) -> str:
 def find_trial(
     store: ResultsStore, prefix: str, sweep: str | None = None
 ) -> tuple[str, str]:
-    """Return sweep and key of the trial, running or ended, whose key starts with
-    ``prefix``.
+    """Return sweep and key of the only trial whose key starts with ``prefix``.
 
-    Raises UserError unless exactly one trial of one sweep (with ``sweep``: of that one)
-    fits.
+    The trial may run or have ended. Raises UserError unless exactly one trial of one
+    sweep (with ``sweep``: of that one) fits.
     """
-    found = {
+    ended = {
         (record.sweep, record.trial_key)
         for record in store.select({}, key_prefix=prefix)
     }
-    return only_trial(found | running_keys(store), prefix, sweep)
+    return only_trial(ended | running_keys(store), prefix, sweep)
 
 
 def running_keys(store: ResultsStore) -> set[tuple[str, str]]:
-    """Return (sweep, trial key) of each trial that runs or waits, from the live states
-    of all sweeps.
-    """
+    """Return (sweep, trial key) of each trial of any sweep that runs or waits."""
     return {
         (state.sweep, trial.key)
         for state in live.read_all(store.folder)
@@ -120,132 +117,172 @@ def running_keys(store: ResultsStore) -> set[tuple[str, str]]:
 def only_trial(
     among: Collection[tuple[str, str]], prefix: str, sweep: str | None
 ) -> tuple[str, str]:
-    """Return the only pair (sweep, key) in ``among`` with the given ``sweep`` and a key
-    that starts with ``prefix``.
+    """Return the only pair (sweep, key) whose key starts with ``prefix``.
 
-    ``sweep`` None: any sweep. Raises UserError if no pair fits, or more than one, or if
-    ``prefix`` is empty.
+    ``sweep`` None: any sweep. Raises UserError if no pair in ``among`` fits, or more
+    than one, or if ``prefix`` is empty.
     """
-    found = sorted(
-        pair
-        for pair in among
-        if pair[1].startswith(prefix) and sweep in (None, pair[0])
+    matching = sorted(
+        (name, key)
+        for name, key in among
+        if key.startswith(prefix) and sweep in (None, name)
     )
-    keys = sorted({key for _, key in found})
-    if not found or not prefix:
-        hint = (
-            "'orca-sweep status SWEEP' lists those that run, and each score of a"
-            " leaderboard names its trial"
-        )
-        raise UserError(f"no trial with the key {prefix!r} here: {hint}")
-    if len(keys) > 1:
-        named = ", ".join(keys[:_MOST_NAMED]) + (
-            ", …" if len(keys) > _MOST_NAMED else ""
-        )
-        many = (
-            f"{len(keys)} trials in this store have a key that starts with {prefix!r}"
-        )
-        raise UserError(f"{many}: {named}; give more digits")
-    if len(found) > 1:
-        sweeps = ", ".join(name for name, _ in found)
+    keys = sorted({key for _, key in matching})
+    if not matching or not prefix:
         raise UserError(
-            f"trial {keys[0]} belongs to {len(found)} sweeps: give --sweep, one of"
+            f"no trial with the key {prefix!r} here: 'orca-sweep status SWEEP' lists"
+            " those that run, and each score of a leaderboard names its trial"
+        )
+    if len(keys) > 1:
+        named = ", ".join(keys[:_MAX_NAMED])
+        if len(keys) > _MAX_NAMED:
+            named += ", …"
+        raise UserError(
+            f"{len(keys)} trials in this store have a key that starts with {prefix!r}:"
+            f" {named}; give more digits"
+        )
+    if len(matching) > 1:
+        sweeps = ", ".join(name for name, _ in matching)
+        raise UserError(
+            f"trial {keys[0]} belongs to {len(matching)} sweeps: give --sweep, one of"
             f" {sweeps}"
         )
-    return found[0]
+    return matching[0]
 
 
 def sweep_status(
     store: ResultsStore, sweep: str, emit: Callable[[str], None] = logger.info
 ) -> SweepStatus:
-    """Return the state of a sweep; if its driver ran on another machine, this may take
-    half a minute (`driver_lives`).
+    """Return the state of a sweep.
 
-    ``emit`` is called with a sentence if the wait for the driver takes long.
+    If the sweep's driver ran on another machine, this may take half a minute
+    (`driver_lives`). ``emit`` is called with a sentence if the wait is long.
     """
-    state = live.read(store.folder, sweep) or LiveState(sweep=sweep)
-    alive = driver_lives(store.folder, state, emit)
-    trials = state.running if alive else ()
-    running = [trial for trial in trials if not trial.waiting]
-    rows = _rows(store, state, trials)
-    planned = [
-        row for row in rows if row.planned is not None
-    ]  # the others are of earlier commands
-    total = sum(row.planned or 0 for row in planned) if planned else None
-    done = (
-        sum(min(row.done, row.planned or 0) for row in planned)
-        if planned
-        else sum(row.done for row in rows)
-    )
-    if alive:
-        name = "stopping" if state.stopping else "paused" if state.paused else "running"
-    else:
-        finished = total is not None and done >= total
-        name = (
-            "finished"
-            if finished
-            else "dead"
-            if state.holder is not None
-            else "stopped"
-        )
+    live_state = live.read(store.folder, sweep) or LiveState(sweep=sweep)
+    is_alive = driver_lives(store.folder, live_state, emit)
+    if not is_alive:
+        live_state = _without_driver(live_state)
+    rows = _rows(store, live_state)
+    progress = _progress(rows)
+    running = [trial for trial in live_state.running if not trial.waiting]
+    failures = Counter[str]()
+    for row in rows:
+        failures += row.failures
     return SweepStatus(
         sweep=sweep,
-        state=name,
-        holder=state.holder,
+        state=_state_name(live_state, is_alive, progress),
+        holder=live_state.holder,
         rows=rows,
         running=running,
-        waiting=[trial for trial in trials if trial.waiting],
+        waiting=[trial for trial in live_state.running if trial.waiting],
         nodes=dict(Counter(trial.node for trial in running if trial.node)),
-        planned=total,
-        done=done,
-        num_running=state.num_running if alive else 0,
-        failures=dict(sum((row.failures for row in rows), Counter())),
-        trials_per_minute=state.trials_per_minute if alive else None,
-        seconds_left=state.seconds_left if alive else None,
-        renewed_at=state.renewed_at,
-        quarantined=list(state.quarantined) if alive else [],
+        planned=progress.planned,
+        done=progress.done,
+        num_running=live_state.num_running,
+        failures=dict(failures),
+        trials_per_minute=live_state.trials_per_minute,
+        seconds_left=live_state.seconds_left,
+        renewed_at=live_state.renewed_at,
+        quarantined=list(live_state.quarantined),
     )
 
 
-def _rows(
-    store: ResultsStore, state: LiveState, trials: Sequence[RunningTrial]
-) -> list[SearchStatus]:
+def _without_driver(live_state: LiveState) -> LiveState:
+    """Return a live state without what ended with its driver."""
+    return replace(
+        live_state,
+        running=(),
+        num_running=0,
+        trials_per_minute=None,
+        seconds_left=None,
+        quarantined=(),
+    )
+
+
+@dataclass(frozen=True)
+class _Progress:
+    """Numbers of trials of a sweep."""
+
+    planned: int | None
+    """None: not known."""
+    done: int
+
+
+def _progress(rows: Sequence[SearchStatus]) -> _Progress:
+    """Return the progress of the sweep's last command.
+
+    Rows without a number of planned trials are of earlier commands; they count only if
+    there are no others.
+    """
+    planned = [(row.done, row.planned) for row in rows if row.planned is not None]
+    if not planned:
+        return _Progress(planned=None, done=sum(row.done for row in rows))
+    return _Progress(
+        planned=sum(num_planned for _, num_planned in planned),
+        done=sum(min(num_done, num_planned) for num_done, num_planned in planned),
+    )
+
+
+def _state_name(live_state: LiveState, is_alive: bool, progress: _Progress) -> str:
+    """Return the word for `SweepStatus.state`."""
+    if is_alive and live_state.stopping:
+        return "stopping"
+    if is_alive and live_state.paused:
+        return "paused"
+    if is_alive:
+        return "running"
+    if progress.planned is not None and progress.done >= progress.planned:
+        return "finished"
+    if live_state.holder is not None:
+        return "dead"
+    return "stopped"
+
+
+def _rows(store: ResultsStore, live_state: LiveState) -> list[SearchStatus]:
+    """Return the status of each (task, method), from live state and records."""
     rows = {
         (row.task, row.method): SearchStatus(row.task, row.method, row.planned)
-        for row in state.rows
+        for row in live_state.rows
     }
 
-    def row(task: str, method: str) -> SearchStatus:
+    def row_of(task: str, method: str) -> SearchStatus:
         return rows.setdefault((task, method), SearchStatus(task, method))
 
-    names = ["task", "method", "status"]
+    for group in _record_groups(store, live_state.sweep):
+        row = row_of(group["task"], group["method"])
+        status = Status(group["status"])
+        row.done += group["count_all"]
+        if status.failed:
+            row.failures[status.value] += group["count_all"]
+        else:
+            row.best = lower(row.best, group["validation_score_min"])
+    for trial in live_state.running:
+        row = row_of(trial.task, trial.method)
+        if trial.waiting:
+            row.waiting += 1
+        else:
+            row.running += 1
+        row.best = lower(row.best, trial.best)
+    # A suggestion that repeats an earlier one counts twice in the live state, and has
+    # one record.
+    for planned in live_state.rows:
+        row = row_of(planned.task, planned.method)
+        row.done = max(row.done, planned.done)
+    return list(rows.values())
+
+
+def _record_groups(store: ResultsStore, sweep: str) -> Iterator[dict[str, Any]]:
+    """Yield the records of a sweep, counted by task, method and status.
+
+    A group has these three columns, ``count_all`` and ``validation_score_min``. There
+    may be several groups of the same task, method and status.
+    """
+    keys = ["task", "method", "status"]
     score = "validation_score"
-    plain = pa.schema([*((name, pa.string()) for name in names), (score, pa.float64())])
+    schema = pa.schema([*((key, pa.string()) for key in keys), (score, pa.float64())])
     scan = store.scan()
     for warning in scan.warnings:
         warn_once(warning)
-    for _, table in scan.batches(plain.names, {"sweep": [state.sweep]}):
-        groups = (
-            table.cast(plain)
-            .group_by(names)
-            .aggregate([(score, "min"), ([], "count_all")])
-        )
-        for found in groups.to_pylist():
-            status = Status(found["status"])
-            each = row(found["task"], found["method"])
-            each.done += found["count_all"]
-            if status.failed:
-                each.failures[status.value] += found["count_all"]
-            else:
-                each.best = lower(each.best, found[f"{score}_min"])
-    for trial in trials:
-        each = row(trial.task, trial.method)
-        each.running += not trial.waiting
-        each.waiting += trial.waiting
-        each.best = lower(each.best, trial.best)
-    for stored in (
-        state.rows
-    ):  # a suggestion that repeats another counts twice there, and has one record
-        each = row(stored.task, stored.method)
-        each.done = max(each.done, stored.done)
-    return list(rows.values())
+    for _, table in scan.batches(schema.names, {"sweep": [sweep]}):
+        groups = table.cast(schema).group_by(keys)
+        yield from groups.aggregate([(score, "min"), ([], "count_all")]).to_pylist()

@@ -1,5 +1,4 @@
-"""Scores of other people: CSV files that are checked line by line, and kept beside the
-records of a store.
+"""CSV files of scores of other people, which are kept beside the records of a store.
 
 A file has the columns `COLUMNS`, and may have `OPTIONAL`, in any order. Each row is a
 test score in the unit of its metric, where lower is better: of one seed, or, with an
@@ -24,20 +23,26 @@ from orca_ray.results.record import PROTOCOLS
 from orca_ray.results.store import ResultsStore
 
 COLUMNS = ("method", "task", "metric", "protocol", "score", "seed", "source")
+"""Columns that every file has."""
 OPTIONAL = ("std", "metric_version", "data_fingerprint")
+"""Columns that a file may have."""
 DIRECTORY = "imported"
-"""Folder of a store that holds the imported files, each under the hash of its content.
-"""
+"""Folder of a store that holds the imported files, each named after its content."""
 MAX_BYTES = 10 * 2**20
+"""Largest size of a file."""
 MAX_ROWS = 100_000
+"""Largest number of scores in a file."""
 MAX_PROBLEMS = 20
-"""Number of problems after which reading a file ends; a file of another kind would
-otherwise fill the screen.
+"""Number of problems that are reported for a file.
+
+A file of another kind would otherwise fill the screen.
 """
 _MAX_LENGTHS = {"method": 100, "source": 300, "data_fingerprint": 64}
+"""Largest number of characters of a text, by column."""
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
-_IMPORTED = re.compile(r"[0-9a-f]{16}\.csv")
 _SEED = re.compile(r"\d{1,18}", re.ASCII)
+_IMPORTED = re.compile(r"[0-9a-f]{16}\.csv")
+"""Matches the name of a file that `import_scores` wrote."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +62,10 @@ class SubmittedScore:
     data_fingerprint: str = ""
     """Fingerprint of the prepared data; "": the file does not state it."""
 
-    def other_version(self, current: "Versions") -> str:
-        """Return what of the task changed since the score was made; "": nothing, as far
-        as is known.
+    def version_change(self, current: "Versions") -> str:
+        """Return how metric or data changed since the score was computed.
+
+        Returns "" if no change is known.
         """
         version, data = current.get(
             (self.task, self.metric, self.protocol), (self.metric_version, "")
@@ -69,26 +75,22 @@ class SubmittedScore:
                 f"made with version {self.metric_version} of {self.metric}, which has"
                 f" version {version} here"
             )
-        changed = data and self.data_fingerprint not in ("", data)
-        return (
-            f"made on data {self.data_fingerprint}, which are {data} here"
-            if changed
-            else ""
-        )
+        if data and self.data_fingerprint not in ("", data):
+            return f"made on data {self.data_fingerprint}, which are {data} here"
+        return ""
 
     @property
     def group(self) -> "SubmittedScore":
-        """The row without score, seed and versions: equal for all seeds of a method on
-        a task.
-        """
+        """The row without score, seed and versions, which all seeds have in common."""
         return replace(
             self, score=0.0, seed=None, std=None, metric_version=1, data_fingerprint=""
         )
 
 
 Versions = Mapping[tuple[str, str, str], tuple[int, str]]
-"""Version of the metric, and fingerprint of the data ("": not known), by task, metric
-and protocol.
+"""Version of the metric and fingerprint of the data, by task, metric and protocol.
+
+The fingerprint is "" if it is not known.
 """
 
 
@@ -116,35 +118,28 @@ def read_scores(path: Path, known: Known) -> list[SubmittedScore]:
 def parse_scores(
     content: bytes, name: str, known: Known | None
 ) -> list[SubmittedScore]:
-    """Return the scores in the ``content`` of a file; ``name`` is for errors. Raises
-    the errors of `read_scores`.
+    """Return the scores in the ``content`` of a file; ``name`` is for errors.
 
     If ``known`` is None, names of tasks and metrics and the largest scores are not
-    checked.
+    checked. Raises the errors of `read_scores`.
     """
     problems = _Problems()
-    rows = list(_scores(content, problems, known))
-    if not problems and not rows:
+    scores = list(_parse(content, problems, known))
+    if not problems and not scores:
         problems.add(1, "the file has no rows")
-    if len(problems) > MAX_PROBLEMS:
-        title = f"{name}: more than {MAX_PROBLEMS} problems; the first are"
-        raise UserError("\n".join([title, *problems[:MAX_PROBLEMS]]))
     if problems:
-        raise UserError(
-            "\n".join(
-                [
-                    f"{name}: {len(problems)} problem{'s' * (len(problems) > 1)}",
-                    *problems,
-                ]
-            )
-        )
-    return rows
+        if len(problems) > MAX_PROBLEMS:
+            title = f"more than {MAX_PROBLEMS} problems; the first are"
+        elif len(problems) > 1:
+            title = f"{len(problems)} problems"
+        else:
+            title = "1 problem"
+        raise UserError("\n".join([f"{name}: {title}", *problems[:MAX_PROBLEMS]]))
+    return scores
 
 
 def write_scores(scores: Iterable[SubmittedScore]) -> str:
-    """Return scores as the text of a CSV file that `parse_scores` reads; floats keep
-    all digits.
-    """
+    """Return scores as the text of a CSV file; floats keep all digits."""
     stream = io.StringIO()
     writer = csv.DictWriter(stream, (*COLUMNS, *OPTIONAL), lineterminator="\n")
     writer.writeheader()
@@ -153,74 +148,86 @@ def write_scores(scores: Iterable[SubmittedScore]) -> str:
 
 
 def import_scores(uri: str, path: Path, known: Known) -> int:
-    """Check a file and copy it into the store at ``uri``, which is created if missing;
-    return its number of rows.
+    """Copy a file of scores into the store at ``uri``; return the number of scores.
 
-    The store's own records do not change. Importing a file again changes nothing;
-    deleting the copy undoes the import. Raises UserError as `read_scores` does, and if
-    another imported file has scores of the same `SubmittedScore.group`.
+    The store is created if it is missing. The store's own records do not change.
+    Importing a file again changes nothing; deleting the copy undoes the import. Raises
+    UserError as `read_scores` does, and if another imported file has scores of the same
+    `SubmittedScore.group`.
     """
     content = _content(path)
     scores = parse_scores(content, str(path), known)
     ResultsStore(uri, create=True)
     folder = open_folder(uri)
     name = _file_name(content)
-    others = [
-        (f"{DIRECTORY}/{each}", rows)
-        for each, rows in _stored(folder)[0]
-        if each != name
+    files = [
+        (f"{DIRECTORY}/{stored_name}", stored_scores)
+        for stored_name, stored_scores in _read_imported(folder).scores.items()
+        if stored_name != name
     ]
-    _, repeated = merged([*others, (str(path), scores)])
-    if own := [text for text in repeated if text.startswith(f"{path}: ")]:
-        raise UserError(f"{own[0]}. Delete the old file to replace it.")
+    files.append((str(path), scores))
+    _, sentences = merged(files)
+    for sentence in sentences:
+        if sentence.startswith(f"{path}: "):
+            raise UserError(f"{sentence}. Delete the old file to replace it.")
     folder.write(f"{DIRECTORY}/{name}", pa.py_buffer(content))
     return len(scores)
 
 
 def imported_scores(uri: str) -> tuple[list[SubmittedScore], list[str]]:
-    """Return the imported scores of a store, and a sentence for each file that is left
-    out because it is unusable.
-    """
-    stored, damaged = _stored(open_folder(uri))
-    scores, repeated = merged((f"{DIRECTORY}/{name}", rows) for name, rows in stored)
-    return scores, [
-        f"imported scores left out: {text}" for text in (*damaged, *repeated)
-    ]
+    """Return the imported scores of a store, and a sentence for each unusable file."""
+    imported = _read_imported(open_folder(uri))
+    scores, repeated = merged(
+        (f"{DIRECTORY}/{name}", scores) for name, scores in imported.scores.items()
+    )
+    reasons = [*imported.damaged, *repeated]
+    return scores, [f"imported scores left out: {reason}" for reason in reasons]
 
 
 def merged(
     files: Iterable[tuple[str, Sequence[SubmittedScore]]],
 ) -> tuple[list[SubmittedScore], list[str]]:
-    """Return the scores of several files (name, scores), and a sentence for each file
-    with scores that are left out.
+    """Return the scores of several files, and a sentence for each file with scores
+    that are left out.
 
-    Of all scores of one method, task, metric, protocol and source, only those in one
-    file, the first, are returned.
+    ``files`` are pairs of name and scores. Of all scores of one method, task, metric,
+    protocol and source, only those in one file, the first, are returned.
     """
-    first: dict[SubmittedScore, str] = {}
-    kept: list[SubmittedScore] = []
+    first_file: dict[SubmittedScore, str] = {}
+    merged_scores: list[SubmittedScore] = []
     sentences = []
     for name, scores in files:
-        places = [first.setdefault(score.group, name) for score in scores]
-        kept += [
-            score for score, place in zip(scores, places, strict=True) if place == name
-        ]
-        if other := next((place for place in places if place != name), None):
-            count = sum(place != name for place in places)
+        earlier_files = []
+        for score in scores:
+            file = first_file.setdefault(score.group, name)
+            if file == name:
+                merged_scores.append(score)
+            else:
+                earlier_files.append(file)
+        if earlier_files:
             sentences.append(
-                f"{name}: {count} score(s) of methods, tasks and sources that"
-                f" {other} has"
+                f"{name}: {len(earlier_files)} score(s) of methods, tasks and sources"
+                f" that {earlier_files[0]} has"
             )
-    return kept, sentences
+    return merged_scores, sentences
 
 
 def _file_name(content: bytes) -> str:
     return f"{hashlib.sha256(content).hexdigest()[:16]}.csv"
 
 
-def _stored(folder: Folder) -> tuple[list[tuple[str, list[SubmittedScore]]], list[str]]:
-    """Return the imported files with their scores, and a sentence for each damaged one."""
-    files = []
+@dataclass(frozen=True)
+class _Imported:
+    """The imported files of a store."""
+
+    scores: dict[str, list[SubmittedScore]]
+    """Scores of each readable file, by the name of the file."""
+    damaged: list[str]
+    """A sentence for each file that cannot be read."""
+
+
+def _read_imported(folder: Folder) -> _Imported:
+    scores = {}
     damaged = []
     for name in folder.names(DIRECTORY):
         path = f"{DIRECTORY}/{name}"
@@ -231,10 +238,10 @@ def _stored(folder: Folder) -> tuple[list[tuple[str, list[SubmittedScore]]], lis
                     f"{path} was changed since it was imported; delete it, and import"
                     " the file again"
                 )
-            files.append((name, parse_scores(content, path, None)))
+            scores[name] = parse_scores(content, path, None)
         except (UserError, FileNotFoundError) as error:
             damaged.append(" ".join(str(error).splitlines()[:2]))
-    return files, damaged
+    return _Imported(scores, damaged)
 
 
 def _content(path: Path) -> bytes:
@@ -249,9 +256,46 @@ class _Problems(list[str]):
         self.append(f"  line {line}: {text}")
 
 
-def _scores(
+def _parse(
     content: bytes, problems: _Problems, known: Known | None
 ) -> Iterator[SubmittedScore]:
+    """Yield the valid scores in the content of a file; add the others to problems."""
+    rows = _rows(content, problems)
+    _, header_cells = next(rows, (1, []))
+    if problems:
+        return
+    header = [cell.strip() for cell in header_cells]
+    if problem := _header_problem(header):
+        problems.add(1, problem)
+        return
+    lines_by_seed: dict[SubmittedScore, dict[int | None, int]] = {}
+    for number, (line, cells) in enumerate(rows, 1):
+        if len(problems) > MAX_PROBLEMS:
+            return
+        if number > MAX_ROWS:
+            problems.add(line, f"the file has more than {MAX_ROWS} rows; split it")
+            return
+        score = _score(header, cells, line, problems, known)
+        if score is None:
+            continue
+        lines = lines_by_seed.setdefault(score.group, {})
+        repeated_line = _repeated_line(score.seed, lines)
+        if repeated_line is not None:
+            problems.add(
+                line,
+                f"repeats line {repeated_line}: same method, task, metric, protocol,"
+                " source and seed",
+            )
+            continue
+        lines[score.seed] = line
+        yield score
+
+
+def _rows(content: bytes, problems: _Problems) -> Iterator[tuple[int, list[str]]]:
+    """Yield the first line and the cells of each row of a CSV file, the header first.
+
+    If the content cannot be read further, this is added to the problems.
+    """
     if len(content) > MAX_BYTES:
         problems.add(1, f"the file is larger than {MAX_BYTES // 2**20} MiB; split it")
         return
@@ -260,152 +304,142 @@ def _scores(
     except UnicodeDecodeError as error:
         problems.add(content.count(b"\n", 0, error.start) + 1, "the text is not UTF-8")
         return
-    lines = csv.reader(io.StringIO(text, newline=""), strict=True)
-    lines_by_seed: dict[SubmittedScore, dict[int | None, int]] = {}
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    line = 1
     try:
-        header = [cell.strip() for cell in next(lines, [])]
-        if wrong := _wrong_header(header):
-            problems.add(1, wrong)
-            return
-        start = lines.line_num + 1
-        for number, cells in enumerate(lines, 1):
-            line = start
-            start = lines.line_num + 1
-            if len(problems) > MAX_PROBLEMS:
-                return
-            if number > MAX_ROWS:
-                problems.add(line, f"the file has more than {MAX_ROWS} rows; split it")
-                return
-            score = _score(
-                dict(zip(header, cells, strict=False)),
-                len(cells) - len(header),
-                line,
-                problems,
-                known,
-            )
-            if score is None:
-                continue
-            found = lines_by_seed.setdefault(score.group, {})
-            # A mean must not stand beside the seeds that it is the mean of.
-            other = (
-                next(iter(found.values()), None)
-                if score.seed is None
-                else found.get(None)
-            )
-            if clash := found.get(score.seed) or other:
-                problems.add(
-                    line,
-                    f"repeats line {clash}: same method, task, metric, protocol, source"
-                    " and seed",
-                )
-                continue
-            found[score.seed] = line
-            yield score
+        for cells in reader:
+            yield line, cells
+            line = reader.line_num + 1
     except csv.Error as error:
-        problems.add(lines.line_num, f"not CSV: {error}")
+        problems.add(reader.line_num, f"not CSV: {error}")
 
 
-def _wrong_header(header: list[str]) -> str:
-    wanted = ", ".join(COLUMNS)
+def _header_problem(header: list[str]) -> str:
+    """Return why a header is not that of a file of scores; "" if it is."""
+    required = ", ".join(COLUMNS)
     optional = ", ".join(OPTIONAL)
-    if missing := [name for name in COLUMNS if name not in header]:
+    missing = [name for name in COLUMNS if name not in header]
+    if missing:
         return (
-            f"columns missing: {', '.join(missing)}. The first line names {wanted}, and"
-            f" optionally {optional}"
+            f"columns missing: {', '.join(missing)}. The first line names {required},"
+            f" and optionally {optional}"
         )
-    extra = [name for name in header if name not in (*COLUMNS, *OPTIONAL)]
-    if extra or len(set(header)) < len(header):
-        odd = ", ".join(quoted(name, 40) for name in extra[:5]) or "a column twice"
-        return f"the first line names {odd}; allowed are {wanted}, {optional}"
-    return ""
+    unknown = [name for name in header if name not in (*COLUMNS, *OPTIONAL)]
+    if unknown:
+        problem = ", ".join(quoted(name, 40) for name in unknown[:5])
+    elif len(set(header)) < len(header):
+        problem = "a column twice"
+    else:
+        return ""
+    return f"the first line names {problem}; allowed are {required}, {optional}"
+
+
+def _repeated_line(seed: int | None, lines: Mapping[int | None, int]) -> int | None:
+    """Return the line that already has the score of a seed (None: the mean).
+
+    ``lines`` has the lines of other scores of the same group, by seed. A mean must not
+    stand beside the seeds that it is the mean of.
+    """
+    if seed is None:
+        return next(iter(lines.values()), None)
+    return lines.get(seed, lines.get(None))
 
 
 def _score(
-    cells: dict[str, str],
-    surplus: int,
+    header: list[str],
+    cells: list[str],
     line: int,
     problems: _Problems,
     known: Known | None,
 ) -> SubmittedScore | None:
-    """Return a row as a score, or None after adding its problems."""
+    """Return a row as a score, or None if the row is invalid; add its problems."""
+    surplus = len(cells) - len(header)
     if surplus:
-        problems.add(
-            line, f"{abs(surplus)} cells {'too many' if surplus > 0 else 'missing'}"
-        )
+        direction = "too many" if surplus > 0 else "missing"
+        problems.add(line, f"{abs(surplus)} cells {direction}")
         return None
-    given = {name: cell.strip() for name, cell in cells.items()}
-    before = len(problems)
-    for text in _wrong_names(given, known):
-        problems.add(line, text)
-    numbers: dict[str, float | None] = {}
-    for name in ("score", "std"):
-        number = (
-            float(given[name]) if _NUMBER.fullmatch(given.get(name, "")) else math.nan
-        )
-        numbers[name] = number if math.isfinite(number) else None
-        if (name == "score" or given.get(name)) and not 0 <= number < math.inf:
-            problems.add(
-                line,
-                f"{name} {quoted(given[name], 40)} is not a finite number of 0 or more;"
-                " lower is better",
-            )
-    largest = known.largest.get(given["metric"], math.inf) if known else math.inf
-    if (score := numbers["score"]) is not None and score > largest:
-        problems.add(
-            line,
-            f"score {score:g}: {printable(given['metric'])} is at most {largest:g}, not"
-            " in percent",
-        )
-    for name in ("seed", "metric_version"):
-        if given.get(name) and not _SEED.fullmatch(given[name]):
-            problems.add(
-                line,
-                f"{name} {quoted(given[name], 40)} is not an integer of 0 or more, nor"
-                " empty",
-            )
-    if given["seed"] and given.get("std"):
-        problems.add(line, "std belongs to a mean over seeds: leave seed or std empty")
-    if len(problems) > before or score is None:
+    row = dict.fromkeys(OPTIONAL, "")
+    row |= {name: cell.strip() for name, cell in zip(header, cells, strict=True)}
+    row_problems = [*_name_problems(row, known), *_number_problems(row, known)]
+    for problem in row_problems:
+        problems.add(line, problem)
+    if row_problems:
         return None
-    names = ("method", "task", "metric", "protocol", "source", "data_fingerprint")
-    texts = {name: given.get(name, "") for name in names}
-    version = int(given.get("metric_version") or 1)
-    seed = int(given["seed"]) if given["seed"] else None
-    row = SubmittedScore(
-        **texts, score=score, seed=seed, std=numbers["std"], metric_version=version
+    score = SubmittedScore(
+        method=row["method"],
+        task=row["task"],
+        metric=row["metric"],
+        protocol=row["protocol"],
+        score=float(row["score"]),
+        seed=int(row["seed"]) if row["seed"] else None,
+        source=row["source"],
+        std=float(row["std"]) if row["std"] else None,
+        metric_version=int(row["metric_version"]) if row["metric_version"] else 1,
+        data_fingerprint=row["data_fingerprint"],
     )
-    if known and (change := row.other_version(known.current)):
+    if known and (change := score.version_change(known.current)):
         problems.add(line, f"{change}: compute the score again, or leave the row out")
-    return row
+    return score
 
 
-def _wrong_names(given: Mapping[str, str], known: Known | None) -> Iterator[str]:
+def _name_problems(row: Mapping[str, str], known: Known | None) -> Iterator[str]:
+    """Yield what is wrong with the texts of a row."""
     for name, limit in _MAX_LENGTHS.items():
-        text = given.get(name, "")
-        if not text and name in COLUMNS:
-            yield f"{name} is empty" + (
-                "; give a paper, URL or DOI" if name == "source" else ""
-            )
+        text = row[name]
+        if not text and name == "source":
+            yield "source is empty; give a paper, URL or DOI"
+        elif not text and name in COLUMNS:
+            yield f"{name} is empty"
         elif len(text) > limit or not text.isprintable():
             yield (
                 f"{name} {quoted(text, 60)} is not printable text of at most {limit}"
                 " characters"
             )
-    if given["protocol"] not in PROTOCOLS:
+    if row["protocol"] not in PROTOCOLS:
         yield (
-            f"unknown protocol {quoted(given['protocol'], 40)}; allowed are"
+            f"unknown protocol {quoted(row['protocol'], 40)}; allowed are"
             f" {', '.join(PROTOCOLS)}"
         )
     if known is None:
         return
-    metrics = known.metrics.get(given["task"])
+    metrics = known.metrics.get(row["task"])
     if metrics is None:
-        close = nearest(given["task"], known.metrics)
-        yield f"unknown task {quoted(given['task'], 60)}." + (
-            f" Did you mean {close!r}?" if close else ""
-        )
-    elif given["metric"] not in metrics:
+        close = nearest(row["task"], known.metrics)
+        advice = f" Did you mean {close!r}?" if close else ""
+        yield f"unknown task {quoted(row['task'], 60)}.{advice}"
+    elif row["metric"] not in metrics:
         yield (
-            f"metric {quoted(given['metric'], 60)} is not one of {given['task']}:"
+            f"metric {quoted(row['metric'], 60)} is not one of {row['task']}:"
             f" {', '.join(metrics)}"
         )
+
+
+def _number_problems(row: Mapping[str, str], known: Known | None) -> Iterator[str]:
+    """Yield what is wrong with the numbers of a row."""
+    for name in ("score", "std"):
+        is_required = name == "score"
+        if (is_required or row[name]) and not _is_score(row[name]):
+            yield (
+                f"{name} {quoted(row[name], 40)} is not a finite number of 0 or more;"
+                " lower is better"
+            )
+    if known and row["metric"] in known.largest and _is_score(row["score"]):
+        score = float(row["score"])
+        largest = known.largest[row["metric"]]
+        if score > largest:
+            yield (
+                f"score {score:g}: {printable(row['metric'])} is at most {largest:g},"
+                " not in percent"
+            )
+    for name in ("seed", "metric_version"):
+        if row[name] and not _SEED.fullmatch(row[name]):
+            yield (
+                f"{name} {quoted(row[name], 40)} is not an integer of 0 or more, nor"
+                " empty"
+            )
+    if row["seed"] and row["std"]:
+        yield "std belongs to a mean over seeds: leave seed or std empty"
+
+
+def _is_score(text: str) -> bool:
+    return bool(_NUMBER.fullmatch(text)) and 0 <= float(text) < math.inf

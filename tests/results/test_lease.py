@@ -1,10 +1,12 @@
-"""The lease of a sweep: one driver at a time, named to others, and free soon after its
-death; the state of a sweep.
+"""The lease of a sweep: one driver at a time, and free soon after the driver's death.
+
+Also the state of a sweep, which a driver and its records describe.
 """
 
 import re
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -37,12 +39,11 @@ def store(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> ResultsStore:
     monkeypatch.setattr("orca_ray.results.folder._SETTLE_SECONDS", 0.05)
-    made = ResultsStore(tmp_path / "results", create=True)
+    store = ResultsStore(tmp_path / "results", create=True)
     if getattr(request, "param", "local") == "remote":
-        made.folder = Folder(
-            (tmp_path / "results").as_uri()
-        )  # used as an object store is: without locks
-    return made
+        # This folder is used as an object store is: without locks.
+        store.folder = Folder((tmp_path / "results").as_uri())
+    return store
 
 
 def lease(store: ResultsStore, sweep: str = SWEEP, expiry: float = 1.0) -> Lease:
@@ -50,14 +51,14 @@ def lease(store: ResultsStore, sweep: str = SWEEP, expiry: float = 1.0) -> Lease
 
 
 def state(store: ResultsStore, sweep: str = SWEEP) -> LiveState:
-    found = live.read(store.folder, sweep)
-    assert found is not None
-    return found
+    live_state = live.read(store.folder, sweep)
+    assert live_state is not None
+    return live_state
 
 
-def wait(true: Any, seconds: float = 20.0) -> None:
+def wait(condition: Callable[[], bool], seconds: float = 20.0) -> None:
     deadline = time.monotonic() + seconds
-    while not true():
+    while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
@@ -79,9 +80,9 @@ def test_a_second_driver_is_refused_and_the_first_one_named(
         with pytest.raises(
             UserError,
             match=r"another driver runs pocket/quick.*process \d+ on .*, since 20.*UTC",
-        ) as e:
+        ) as caught:
             lease(store).__enter__()
-        assert "orca-sweep status pocket/quick" in str(e.value)
+        assert "orca-sweep status pocket/quick" in str(caught.value)
         assert state(store).holder is not None
     assert state(store).holder is None
     with lease(store):
@@ -147,15 +148,14 @@ def test_of_many_drivers_one_succeeds_a_dead_one(store: ResultsStore) -> None:
     refused: list[str] = []
 
     def drive(_: int) -> None:
+        if isinstance(store.folder, LocalFolder):
+            store_of_driver = ResultsStore(store.uri)
+        else:
+            store_of_driver = store
+        # The expiry is longer than a busy machine may delay the first renewal.
+        driver = lease(store_of_driver, expiry=20)
         try:
-            own = (
-                ResultsStore(store.uri)
-                if isinstance(store.folder, LocalFolder)
-                else store
-            )
-            won.append(
-                lease(own, expiry=20).__enter__()
-            )  # longer than a busy machine may delay the first renewal
+            won.append(driver.__enter__())
         except UserError as error:
             refused.append(str(error))
 
@@ -182,18 +182,18 @@ def test_a_driver_learns_that_its_lease_was_taken(store: ResultsStore) -> None:
     assert state(store).holder == other, "the lease of the other driver must stay"
 
 
-def test_a_driver_that_was_suspended_asks_before_it_goes_on(
+def test_a_driver_that_was_suspended_for_half_of_the_expiry_asks_before_it_goes_on(
     store: ResultsStore,
 ) -> None:
-    with lease(store) as held:
+    with lease(store, expiry=60.0) as held:
         held._ended.set()  # its thread stands still, as during a suspension
         held._thread.join()
-        held._renewed -= 3600
-        held.check()
         store.folder.write(
             live.path_of(SWEEP, 2),
             LiveState(sweep=SWEEP, holder=this_process(), sequence=50).encode(),
         )
+        held.check()
+        held._renewed -= 31.0
         with pytest.raises(UserError, match="has taken over"):
             held.check()
 
@@ -227,9 +227,8 @@ def test_requests_of_an_earlier_driver_and_damaged_ones_are_dropped_except_retri
     with lease(store) as held:
         assert held.retried == (Request("retry", "k1"),)
         assert held.requests() == []
-    assert [each.path.rpartition("/")[2] for each in held.retried] == waiting_requests(
-        store, SWEEP
-    )
+    names = [request.path.rpartition("/")[2] for request in held.retried]
+    assert names == waiting_requests(store, SWEEP)
 
 
 @BOTH
@@ -242,17 +241,17 @@ def test_a_retry_stays_until_it_is_carried_out(store: ResultsStore) -> None:
         assert len(held.retried) == live.MAX_TAKEN
         live.write_request(store.folder, SWEEP, Request("retry", "last"))
         live.write_request(store.folder, SWEEP, Request("stop"))
-        found: list[Request] = []
+        requests: list[Request] = []
 
-        def both() -> bool:
-            found.extend(held.requests())
-            return len(found) == 2
+        def have_both_arrived() -> bool:
+            requests.extend(held.requests())
+            return len(requests) == 2
 
-        wait(both)
-        assert found == [Request("retry", "last"), Request("stop")]
+        wait(have_both_arrived)
+        assert requests == [Request("retry", "last"), Request("stop")]
         held.carried_out(held.retried)
         wait(lambda: len(waiting_requests(store, SWEEP)) == 1)
-        held.carried_out(found[:1])
+        held.carried_out(requests[:1])
     assert waiting_requests(store, SWEEP) == []
 
 
@@ -283,8 +282,7 @@ def test_records_of_an_earlier_command_are_no_progress_of_this_one(
         play(second, most=2)
         second.tick()
         second.close()
-    found = sweep_status(store, "fake/full")
-    assert (found.done, found.planned, found.state) == (2, 12, "stopped")
-    assert {
-        (row.method, row.done) for row in found.rows if row.task == "pocket/wdbc"
-    } >= {("nft", 6)}
+    status = sweep_status(store, "fake/full")
+    assert (status.done, status.planned, status.state) == (2, 12, "stopped")
+    done = {row.method: row.done for row in status.rows if row.task == "pocket/wdbc"}
+    assert done["nft"] == 6

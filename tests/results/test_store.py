@@ -49,14 +49,17 @@ class TestAppendAndRead:
 
 class TestWhichRowCounts:
     @pytest.mark.parametrize("order", [1, -1])
-    def test_success_wins_over_a_later_failure(
+    def test_success_wins_over_a_later_failure_and_a_later_attempt(
         self, store: ResultsStore, order: int
     ) -> None:
-        done = make_record("a", minutes=1)
-        lost = make_record("a", minutes=5, status=Status.LOST, test_score=None)
+        done = make_record("a", minutes=1, attempts=1)
+        lost = make_record(
+            "a", minutes=5, attempts=2, status=Status.LOST, test_score=None
+        )
         for record in [done, lost][::order]:
             store.append([record])
         assert store.load("pocket/quick") == {"a": done}
+        assert store.select({}) == [done]
         assert store.compact() == 2
         assert store.load("pocket/quick") == {"a": done}
 

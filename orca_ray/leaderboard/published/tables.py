@@ -171,7 +171,7 @@ def rows_of_others(
                     kind,
                     each.group,
                     each.metric_version,
-                    each.other_version(current),
+                    each.version_change(current),
                 )
                 groups.setdefault(key, []).append(each)
     return [
@@ -186,7 +186,7 @@ def _row_submitted(
     first = scores[0]
     values = [each.score for each in scores]
     mean = len(values) == 1 and first.seed is None
-    change = first.other_version(current)
+    change = first.version_change(current)
     metric = first.metric + (
         "" if first.metric_version == 1 else f" (version {first.metric_version})"
     )
