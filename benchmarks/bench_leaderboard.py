@@ -222,8 +222,9 @@ def _check(path: Path) -> None:
 
 def write_store(path: Path, num_records: int) -> None:
     """Write a store with compacted files of records."""
+    from orca_ray.results.parquet import encode
     from orca_ray.results.store import ResultsStore
-    from orca_ray.results.tables import RECORDS, encode
+    from orca_ray.results.tables import RECORDS
 
     ResultsStore(path, create=True)
     (path / "records").mkdir()
@@ -378,8 +379,9 @@ def write_curves(path: Path, num_points: int) -> None:
     import numpy as np
     import pyarrow as pa
 
+    from orca_ray.results.parquet import encode
     from orca_ray.results.store import ResultsStore
-    from orca_ray.results.tables import CURVES, encode
+    from orca_ray.results.tables import CURVES
 
     ResultsStore(path, create=True)
     (path / "curves").mkdir()

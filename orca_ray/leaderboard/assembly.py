@@ -99,13 +99,11 @@ def effects_report(
     found = scan.take(_positions(scan, {"benchmark": [benchmark]}), COLUMNS)
     records = to_frame(found)
     warnings = list(scan.warnings)
-    for name, _, value, allowed, wrong in invalid_rows(
-        found.select(["hyperparameters"]), RECORDS
-    ):
-        records = records[~(mask := wrong.to_numpy())]
-        warnings.append(
-            invalid_rows_text(int(mask.sum()), "the store", name, value, allowed)
-        )
+    for invalid in invalid_rows(found.select(["hyperparameters"]), RECORDS):
+        is_wrong = invalid.is_wrong.to_numpy()
+        records = records[~is_wrong]
+        number = int(is_wrong.sum())
+        warnings.append(invalid_rows_text(number, "the store", invalid))
     effects = build_effects(
         records, grid, benchmark=benchmark, sweep=sweep, protocol=protocol
     )

@@ -247,11 +247,9 @@ def _confirmed(
     example = ""
     for at, table in scan.batches(_SCORED, wanted):
         valid = np.ones(len(at), dtype=bool)
-        for _, _, value, _, wrong in invalid_rows(
-            table.select(["hyperparameters"]), RECORDS
-        ):
-            valid = ~wrong.to_numpy()
-            example = example or value
+        for invalid in invalid_rows(table.select(["hyperparameters"]), RECORDS):
+            valid = ~invalid.is_wrong.to_numpy()
+            example = example or invalid.value
         left_out += int((~valid).sum())
         tables.append(table.filter(pa.array(valid)).cast(schema))
         positions.append(at[valid])

@@ -31,7 +31,7 @@ from orca_ray.own_data import (
     UserData,
 )
 from orca_ray.own_data.folders import decode
-from orca_ray.results.tables import encoded_text_bytes
+from orca_ray.results.parquet import encoded_text_bytes
 
 MISSING = ("", "?", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "none")
 """Entries that mean a missing value."""

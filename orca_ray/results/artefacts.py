@@ -1,10 +1,10 @@
-"""Artefacts: small pictures of what a trained model does, stored as numbers; and the
-format of their payloads.
+"""Artefacts: small pictures of what a trained model does, stored as numbers.
 
-An artefact belongs to one trial. It has a kind such as ``confusion_matrix``, a name
-that is unique in its kind, and a payload, a JSON object. The payload's ``form`` says
-how it is drawn (`FORMS`), so a new kind with one of these forms needs no new drawing
-code. A payload has the fields of its form's class; nested classes are objects::
+This module defines the format of their payloads. An artefact belongs to one trial. It
+has a kind such as ``confusion_matrix``, a name that is unique in its kind, and a
+payload, a JSON object. The payload's ``form`` says how it is drawn (`FORMS`), so a new
+kind with one of these forms needs no new drawing code. A payload has the fields of its
+form's class; nested classes are objects::
 
     {"form": "images", "title": "Test sample 0", "caption": "", "panels": [{"title":
     "true", "scale": "sequential",
@@ -41,9 +41,7 @@ Scale = Literal["sequential", "diverging", "grey", "colour"]
 
 @dataclass(frozen=True)
 class Quantised:
-    """An array of any shape, rounded to 256 evenly spaced values from ``low`` to
-    ``high``.
-    """
+    """An array of any shape, rounded to 256 evenly spaced values."""
 
     shape: tuple[int, ...]
     low: float
@@ -54,10 +52,10 @@ class Quantised:
     def encode(
         cls, values: npt.ArrayLike, low: float | None = None, high: float | None = None
     ) -> Self:
-        """Quantise finite values; values outside of ``low`` and ``high`` (default: the
-        extremes) are clipped.
+        """Quantise finite values; values outside of ``low`` and ``high`` are clipped.
 
-        Raises ValueError if ``values`` is empty or has a value that is not finite.
+        By default, ``low`` and ``high`` are the extremes of ``values``. Raises
+        ValueError if ``values`` is empty or has a value that is not finite.
         """
         array = np.asarray(values, dtype=np.float64)
         if not array.size or not np.isfinite(array).all():
@@ -67,11 +65,10 @@ class Quantised:
             )
         low = float(array.min() if low is None else low)
         high = float(array.max() if high is None else high)
-        steps = (
-            np.rint((array - low) / ((high - low) or 1.0) * 255)
-            .clip(0, 255)
-            .astype(np.uint8)
-        )
+        span = high - low
+        if span == 0:
+            span = 1.0  # all values are equal: they become 0
+        steps = np.rint((array - low) / span * 255).clip(0, 255).astype(np.uint8)
         return cls(array.shape, low, high, base64.b64encode(steps.tobytes()).decode())
 
     def decode(self) -> npt.NDArray[np.float64]:
@@ -84,15 +81,11 @@ class Quantised:
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """Base class of payloads (contents) of artefacts, with the fields that every
-    payload has.
-    """
+    """Base class of payloads of artefacts, with the fields that every payload has."""
 
     title: str
     caption: str = ""
-    """One or two sentences, such as the true class of a sample and the predicted one;
-    "": none.
-    """
+    """One or two sentences, such as the true and the predicted class; "": none."""
     form: ClassVar[str]
 
     def to_json(self) -> str:
@@ -145,18 +138,14 @@ class Lines(Picture):
 
 @dataclass(frozen=True)
 class Group:
-    """The points of one kind in a scatter plot, e.g. the samples of the alignment
-    source.
-    """
+    """The points of one kind in a scatter plot, such as the samples of the source."""
 
     title: str
     x: Quantised
     y: Quantised
     """``x`` and ``y`` have shape [n], for n points."""
     classes: tuple[int, ...] | None = None
-    """Class of each point, which may be shown by colour; None: the points have no
-    classes.
-    """
+    """Class of each point, which may be shown by colour; None: there are no classes."""
 
 
 @dataclass(frozen=True)
@@ -182,8 +171,9 @@ class Points(Picture):
 
 @dataclass(frozen=True, kw_only=True)
 class Matrix(Picture):
-    """Payload: a table of counts, drawn as a heat map; rows and columns are numbered
-    from 0.
+    """Payload: a table of counts, drawn as a heat map.
+
+    Rows and columns are numbered from 0.
     """
 
     rows: str
@@ -195,8 +185,9 @@ class Matrix(Picture):
 
 @dataclass(frozen=True)
 class BarSeries:
-    """Bars of one colour in `Bars`: one value for each item, or None if the value is
-    not defined for the item.
+    """Bars of one colour in `Bars`: one value for each item.
+
+    A value is None if it is not defined for the item.
     """
 
     title: str
@@ -205,8 +196,9 @@ class BarSeries:
 
 @dataclass(frozen=True, kw_only=True)
 class Bars(Picture):
-    """Payload: one or more values (bars) of each of several items, such as labels;
-    items are numbered from 0.
+    """Payload: one or more values (bars) of each of several items, such as labels.
+
+    Items are numbered from 0.
     """
 
     x: str
@@ -216,8 +208,9 @@ class Bars(Picture):
 
 
 FORMS: Mapping[str, type[Picture]] = {
-    form.form: form for form in (Images, Lines, Points, Matrix, Bars)
+    picture.form: picture for picture in (Images, Lines, Points, Matrix, Bars)
 }
+"""Class of the payloads of each form."""
 
 
 @dataclass(frozen=True)
@@ -249,28 +242,27 @@ class ArtefactRow(StoredRow):
 
 
 def within_limits(artefacts: list[Artefact]) -> list[Artefact]:
-    """Return as many of the first ``artefacts`` as fit into `MAX_TRIAL_BYTES` together."""
+    """Return the first ``artefacts`` that fit into `MAX_TRIAL_BYTES` together."""
     sizes = np.cumsum([len(artefact.payload) for artefact in artefacts])
     return artefacts[: int(np.searchsorted(sizes, MAX_TRIAL_BYTES, side="right"))]
 
 
 def rounded(value: float) -> float | None:
-    """Return ``value`` rounded to 4 significant digits, for a payload; None if
-    ``value`` is not finite.
-    """
+    """Return ``value`` with 4 significant digits, for a payload; None if not finite."""
     return float(f"{value:.4g}") if math.isfinite(value) else None
 
 
 def parse_payload(payload: str) -> dict[str, Any]:
-    """Return the JSON text of a payload as a dict; ValueError if it is no JSON object
-    or has an unknown ``form``.
+    """Return the JSON text of a payload as a dict.
+
+    Raises ValueError if the text is no JSON object or has an unknown ``form``.
     """
     try:
-        found = json.loads(payload)
+        content = json.loads(payload)
     except RecursionError as error:
         raise ValueError("the payload of an artefact is nested too deeply") from error
-    if not isinstance(found, dict) or found.get("form") not in FORMS:
+    if not isinstance(content, dict) or content.get("form") not in FORMS:
         raise ValueError(
             f"the payload of an artefact is an object with a form of {', '.join(FORMS)}"
         )
-    return found
+    return content

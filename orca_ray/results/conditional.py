@@ -1,13 +1,13 @@
-"""Creating an object of an object store only if it does not exist: of several
-processes, exactly one creates it.
+"""Creation of an object of an object store only if the object does not exist.
 
-`pyarrow.fs` has no such write; `obstore` has it for S3, Google Cloud Storage and Azure.
+Of several processes that do this, exactly one creates the object. `pyarrow.fs` has no
+such write; `obstore` has it for S3, Google Cloud Storage and Azure.
 """
 
 import logging
 from datetime import timedelta
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError
@@ -17,29 +17,29 @@ from orca_ray.paths import public_uri
 logger = logging.getLogger(__name__)
 
 _warned: set[str] = set()
+"""URIs of which a warning was logged."""
 
 
 def create_object(
     uri: str, path: str, content: bytes, region: str | None = None
 ) -> bool:
-    """Create the object at ``path`` below a `pyarrow.fs` URI unless it exists; return
-    whether the server is exact.
+    """Create an object unless it exists; return whether the server is exact.
 
-    Returns False, and logs it once for each ``uri``, if the server ignores the
-    condition or refuses the request: the object may then have replaced another one, or
-    is not written. ``region`` is that of an S3 bucket.
+    The object is at ``path`` below the `pyarrow.fs` URI ``uri``. Returns False, and
+    logs it once for each ``uri``, if the server ignores the condition or refuses the
+    request: the object may then have replaced another one, or is not written.
+    ``region`` is that of an S3 bucket.
     """
     try:
         store = _open(uri, region)
         obstore.put(store, path, content, mode="create")
-        obstore.put(
-            store, path, content, mode="create"
-        )  # fails, unless the server ignores the condition
+        # The second write fails, unless the server ignores the condition.
+        obstore.put(store, path, content, mode="create")
         reason = "the server ignores If-None-Match"
     except AlreadyExistsError:
         return True
     except (BaseError, ValueError) as error:
-        reason = f"{type(error).__name__}"
+        reason = type(error).__name__
     if uri not in _warned:
         _warned.add(uri)
         logger.warning(
@@ -53,30 +53,31 @@ def create_object(
 
 
 def _open(uri: str, region: str | None) -> Any:
+    """Return the object store of `obstore` for a `pyarrow.fs` URI."""
     parts = urlsplit(uri)
-    options = {name: values[-1] for name, values in parse_qs(parts.query).items()}
     retries: Any = {"max_retries": 3, "retry_timeout": timedelta(seconds=10)}
     if parts.scheme != "s3":
-        return obstore.store.from_url(
-            parts._replace(query="").geturl(), retry_config=retries
-        )
-    config: dict[str, Any] = {"region": region or options.get("region")}
-    if endpoint := options.get("endpoint_override"):
-        config["endpoint"] = (
-            endpoint
-            if "://" in endpoint
-            else f"{options.get('scheme', 'https')}://{endpoint}"
-        )
-    if parts.username:
-        config |= {
-            "access_key_id": unquote(parts.username),
-            "secret_access_key": unquote(parts.password or ""),
-        }
-    given: Any = {name: value for name, value in config.items() if value}
-    address = f"s3://{parts.netloc.rpartition('@')[2]}{parts.path}"
-    client: Any = {
-        "allow_http": True
-    }  # where the endpoint, here or in AWS_ENDPOINT_URL, says so
+        address = parts._replace(query="").geturl()
+        return obstore.store.from_url(address, retry_config=retries)
+    # Plain HTTP only where the endpoint, here or in AWS_ENDPOINT_URL, says so.
+    client: Any = {"allow_http": True}
     return obstore.store.from_url(
-        address, config=given, client_options=client, retry_config=retries
+        f"s3://{parts.netloc.rpartition('@')[2]}{parts.path}",
+        config=_s3_config(parts, region),
+        client_options=client,
+        retry_config=retries,
     )
+
+
+def _s3_config(parts: SplitResult, region: str | None) -> Any:
+    """Return what an S3 URI says about region, endpoint and credentials."""
+    options = {name: values[-1] for name, values in parse_qs(parts.query).items()}
+    config = {"region": region or options.get("region")}
+    endpoint = options.get("endpoint_override")
+    if endpoint and "://" not in endpoint:
+        endpoint = f"{options.get('scheme', 'https')}://{endpoint}"
+    config["endpoint"] = endpoint
+    if parts.username:
+        config["access_key_id"] = unquote(parts.username)
+        config["secret_access_key"] = unquote(parts.password or "")
+    return {name: value for name, value in config.items() if value}

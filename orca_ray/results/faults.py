@@ -1,6 +1,4 @@
-"""Errors of file systems: which errors are temporary and lead to retries, and messages
-without credentials.
-"""
+"""Errors of file systems: retries of temporary ones, messages without credentials."""
 
 import contextlib
 import errno
@@ -24,8 +22,9 @@ _Result = TypeVar("_Result")
 ATTEMPTS = 5
 """Largest number of attempts at an operation, the first one included."""
 PATIENCE_SECONDS = 12.0
-"""Seconds after the first attempt in which a failed attempt is repeated; an attempt may
-wait long for an answer.
+"""Seconds after the first attempt in which a failed attempt is repeated.
+
+A single attempt may take longer.
 """
 FIRST_PAUSE_SECONDS = 0.5
 """Mean pause before the second attempt; each later pause is twice as long."""
@@ -38,20 +37,22 @@ _PASSING_CODES = {
     errno.EPIPE,
     errno.ENETUNREACH,
 }
+"""Codes of errors after which a retry may succeed."""
 _PASSING = re.compile(
-    r"timed? ?out|request_?timeout|connection (was"
-    r" )?(reset|refused|closed|aborted)|couldn't connect|broken pipe"
-    r"|network_connection|slow_?down|service_?unavailable|internal_?(failure|error)|throttl|\bunavailable\b"
-    r"|http (status|response)( code)?:? (5\d\d|429)|curlcode: (7|28|35|52|55|56)\b",
+    r"timed? ?out|request_?timeout"
+    r"|connection (was )?(reset|refused|closed|aborted)|couldn't connect|broken pipe"
+    r"|network_connection|slow_?down|service_?unavailable"
+    r"|internal_?(failure|error)|throttl|\bunavailable\b"
+    r"|http (status|response)( code)?:? (5\d\d|429)"
+    r"|curlcode: (7|28|35|52|55|56)\b",
     re.IGNORECASE,
 )
+"""Matches messages of errors after which a retry may succeed."""
 _LASTING = re.compile(
     r"access_?denied|no_?such_?bucket|invalid_?access|signature|forbidden|\b40[134]\b",
     re.IGNORECASE,
 )
-"""Matches error messages of servers that stay the same however often a request is
-repeated.
-"""
+"""Matches messages of server errors that a retry does not change."""
 
 _ADVICE = {
     errno.ENOSPC: (
@@ -64,19 +65,19 @@ _ADVICE = {
     errno.EROFS: (
         "The file system is read-only: choose another directory with --results."
     ),
-    **dict.fromkeys(
-        (errno.EACCES, errno.EPERM),
-        "Check the permissions, or choose another directory with --results.",
-    ),
+    errno.EACCES: "Check the permissions, or choose another directory with --results.",
+    errno.EPERM: "Check the permissions, or choose another directory with --results.",
     errno.ENOTDIR: (
         "A part of the path is a file: choose another directory with --results."
     ),
 }
+"""What a user can do about an error, by its code."""
 
 
 def may_pass(error: Exception) -> bool:
-    """Return whether an error is a time-out, a broken connection or HTTP status 5xx or
-    429, so a retry may succeed.
+    """Return whether a retry may succeed after an error.
+
+    This holds for time-outs, broken connections, and the HTTP statuses 5xx and 429.
     """
     if isinstance(error, OSError) and error.errno in _PASSING_CODES:
         return True
@@ -88,12 +89,11 @@ def retried(
     where: str,
     patient: Callable[[], bool] = lambda: True,
 ) -> _Result:
-    """Return the result of ``action``; repeat it after errors that `may_pass`, at most
-    `ATTEMPTS` times in all.
+    """Return the result of ``action``; repeat it after errors that `may_pass`.
 
-    Pauses grow exponentially and are random, so that many workers do not repeat their
-    requests at the same time. If ``patient`` returns False after an error, there is no
-    further attempt. The last error is raised.
+    There are at most `ATTEMPTS` attempts. Pauses grow exponentially and are random, so
+    that many workers do not repeat their requests at the same time. If ``patient``
+    returns False after an error, there is no further attempt. The last error is raised.
     """
     deadline = time.monotonic() + PATIENCE_SECONDS
     for attempt in range(1, ATTEMPTS):
@@ -116,32 +116,32 @@ def retried(
 
 @contextlib.contextmanager
 def explained(verb: str, where: str, secrets: Collection[str] = ()) -> Iterator[None]:
-    """Context manager: raise file-system errors as UserError "cannot VERB WHERE";
-    FileNotFoundError is passed on.
+    """Context manager: raise file-system errors as UserError "cannot VERB WHERE".
 
-    Texts in ``secrets`` are left out of the message. If the original error contains
-    such a text, it is not chained either, because the log would print it.
+    FileNotFoundError is raised unchanged. Texts in ``secrets`` are left out of the
+    message. If the original error contains such a text, it is not chained either,
+    because the log would print it.
     """
     try:
         yield
     except FileNotFoundError:
         raise
     except (OSError, pa.ArrowException) as error:
-        code = error.errno if isinstance(error, OSError) else None
-        reason = os.strerror(code) if code else str(error).split("\n")[0]
-        shown = without(reason, secrets)
+        if isinstance(error, OSError) and error.errno:
+            reason = os.strerror(error.errno)
+            advice = _ADVICE.get(error.errno, "")
+        else:
+            reason = str(error).split("\n")[0]
+            advice = ""
         explanation = UserError(
-            f"cannot {verb} {where}: {shown}. {_ADVICE.get(code or 0, '')}".rstrip()
+            f"cannot {verb} {where}: {without(reason, secrets)}. {advice}".rstrip()
         )
-        raise explanation from (
-            error if without(str(error), secrets) == str(error) else None
-        )
+        has_secret = without(str(error), secrets) != str(error)
+        raise explanation from (None if has_secret else error)
 
 
 class RetriedFile:
-    """A file of an object store as `pyarrow.PythonFile` reads it: each read is one or
-    several requests.
-    """
+    """A file of an object store, for `pyarrow.PythonFile`; failed reads are retried."""
 
     def __init__(self, stream: Any, retry: Callable[[Callable[[], Any]], Any]) -> None:
         self._stream = stream
@@ -159,12 +159,12 @@ class RetriedFile:
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """Move to a position, and return it."""
-        base = {
+        bases = {
             os.SEEK_SET: 0,
             os.SEEK_CUR: self._position,
             os.SEEK_END: self._stream.size(),
-        }[whence]
-        self._position = base + offset
+        }
+        self._position = bases[whence] + offset
         return self._position
 
     def tell(self) -> int:
@@ -172,16 +172,14 @@ class RetriedFile:
         return self._position
 
     def read(self, num_bytes: int | None = None) -> bytes:
-        """Return the next bytes, at most ``num_bytes`` (None: all); raises UserError if
-        the store keeps failing.
+        """Return the next bytes, at most ``num_bytes`` (None: all).
+
+        Raises UserError if the store keeps failing.
         """
-        wanted = (
-            self._stream.size() - self._position
-            if num_bytes is None or num_bytes < 0
-            else num_bytes
-        )
-        content = bytes(
-            self._retry(lambda: self._stream.read_at(wanted, self._position))
-        )
+        if num_bytes is None or num_bytes < 0:
+            size = self._stream.size() - self._position
+        else:
+            size = num_bytes
+        content = self._retry(lambda: self._stream.read_at(size, self._position))
         self._position += len(content)
-        return content
+        return bytes(content)

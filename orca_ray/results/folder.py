@@ -1,8 +1,7 @@
-"""File operations of the results store, in a local directory or on another file system
-or object store.
+"""File operations of the results store, in local directories and object stores.
 
 Writes are atomic: a reader sees a complete file or none. Paths are relative to the
-    folder, with ``/`` between parts.
+folder, with ``/`` between parts.
 """
 
 import contextlib
@@ -36,31 +35,37 @@ Kind = Literal["missing", "file", "directory"]
 _Result = TypeVar("_Result")
 
 TEMPORARY = ".tmp-"
+"""Start of the names of files that are not complete yet."""
 MAX_FILE_BYTES = 2**30
 """Largest file that is read; the store's own files are far smaller."""
 MAX_JSON_BYTES = 2**20
 """Largest JSON file that is read, such as the store's marker."""
 _RETRY_SECONDS = 15
-"""How long Google's client retries; without a limit, it retries an endpoint that
-nothing answers for many minutes.
+"""Limit of the retries of Google's client, in seconds.
+
+Without a limit, the client retries an endpoint that does not answer for many minutes.
 """
 _FAILED_SECONDS = 60.0
-"""For how long operations are not repeated, after one failed in all its attempts: a
-command can then end soon.
+"""Seconds without retries after an operation failed in all its attempts.
+
+A command can then end soon.
 """
 _SETTLE_SECONDS = 2.0
-"""How long `Folder.write_new` waits for another writer, on a server without conditional
-writes.
+"""Seconds that `Folder.write_new` waits for other writers.
+
+Only servers without conditional writes need this.
 """
 _ONE_REQUEST_BYTES = 8 * 2**20
-"""Files up to this size are written to a bucket in one request; Arrow does so up to 10
-MiB.
+"""Files up to this size are written to a bucket in one request.
+
+Arrow needs one request for up to 10 MiB.
 """
 
 
 def open_folder(uri: str | Path) -> "Folder":
-    """Return the folder at a path or URI; `UserError` if `pyarrow.fs` cannot open it,
-    or if a file URI names a host.
+    """Return the folder at a path or URI.
+
+    Raises UserError if `pyarrow.fs` cannot open it, or if a file URI names a host.
     """
     if isinstance(uri, Path) or "://" not in uri:
         return LocalFolder(Path(uri))
@@ -68,43 +73,39 @@ def open_folder(uri: str | Path) -> "Folder":
     if parts.scheme != "file":
         return S3Folder(uri) if parts.scheme == "s3" else Folder(uri)
     if parts.netloc not in ("", "localhost"):
-        shown = public_uri(uri, options=False)
-        place = shown.removeprefix("file://")
-        where = (
-            f"{shown} names the host {place.partition('/')[0]!r}, and a file URI"
-            " reaches this machine only"
-        )
+        name = public_uri(uri, options=False)
+        path = name.removeprefix("file://")
+        host = path.partition("/")[0]
         raise UserError(
-            f"{where}: give a path ({place}), or file:/// with an absolute one"
+            f"{name} names the host {host!r}, and a file URI reaches this machine only:"
+            f" give a path ({path}), or file:/// with an absolute one"
         )
     return LocalFolder(Path(unquote(parts.path)))
 
 
 class Folder:
-    """The folder of a results store, on any file system or object store that
-    `pyarrow.fs` opens by URI.
+    """The folder of a results store, in any file system that `pyarrow.fs` opens by URI.
 
-    Methods raise `UserError` if the file system fails (space, permission, network).
-    Threads and processes may share it.
+    It may be an object store. Methods raise `UserError` if the file system fails
+    (space, permission, network). Threads and processes may share it.
     """
 
     _failed_at: ClassVar[dict[str, float]] = {}
-    """When an operation last failed in all its attempts, by the server and bucket or
-    the local path.
-    """
+    """When an operation last failed in all its attempts, by server or path."""
     _region: str | None = None
     """Region of the bucket, on S3."""
 
     def __init__(self, uri: str) -> None:
         parts = urlsplit(uri)
         self._secrets = secrets_in(uri)
-        if parts.scheme in ("gs", "gcs") and "retry_limit_seconds" not in parse_qs(
-            parts.query
-        ):
-            uri += f"{'&' if parts.query else '?'}retry_limit_seconds={_RETRY_SECONDS}"
+        is_google = parts.scheme in ("gs", "gcs")
+        if is_google and "retry_limit_seconds" not in parse_qs(parts.query):
+            separator = "&" if parts.query else "?"
+            uri += f"{separator}retry_limit_seconds={_RETRY_SECONDS}"
         self.uri = uri
-        """URI or absolute path, with which `open_folder` opens this folder again from
-        any working directory.
+        """URI or absolute path, with which `open_folder` opens this folder again.
+
+        It does not depend on the working directory.
         """
         self.name = public_uri(uri, options=False)
         """The URI without user name, password and query, for messages."""
@@ -114,9 +115,7 @@ class Folder:
         self._directories: set[str] = set()
 
     def kind(self) -> Kind:
-        """Return what exists at the path of this folder now: nothing, a file or a
-        directory.
-        """
+        """Return what exists at the path of this folder."""
         return self._try("reach", "", self._kind)
 
     def create(self) -> None:
@@ -124,8 +123,9 @@ class Folder:
         self._try("create", "", self._create)
 
     def names(self, directory: str = "", *, hidden: bool = False) -> list[str]:
-        """Return the sorted names in a directory; empty if it does not exist; with
-        ``hidden``, also names like ".x".
+        """Return the sorted names in a directory; empty if it does not exist.
+
+        ``hidden``: include names that start with ".".
         """
         names = (info.base_name for info in self._infos(directory))
         return sorted(name for name in names if hidden or not name.startswith("."))
@@ -138,11 +138,11 @@ class Folder:
         return self._try("read", path, lambda: self._read(path))
 
     def open(self, path: str) -> Any:
-        """Open a file for reading, and return a `pyarrow.NativeFile`; reads that fail
-        for a short time are repeated.
+        """Open a file for reading, and return a `pyarrow.NativeFile`.
 
-        Raises FileNotFoundError if the file does not exist. If it is deleted later,
-        reads of an object raise FileNotFoundError, while a local file stays readable.
+        Reads that fail for a short time are repeated. Raises FileNotFoundError if the
+        file does not exist. If it is deleted later, reads of an object raise
+        FileNotFoundError, while a local file stays readable.
         """
         stream = self._try("read", path, lambda: self._open(path))
 
@@ -152,14 +152,14 @@ class Folder:
         return pa.PythonFile(faults.RetriedFile(stream, retry), mode="r")
 
     def write(self, path: str, content: Any) -> None:
-        """Write a `pyarrow.Buffer` to a file atomically, and sync a local one to disk;
-        a failure changes nothing.
+        """Write a `pyarrow.Buffer` to a file atomically; a failure changes nothing.
+
+        A local file is synced to disk.
         """
         self._try("write", path, lambda: self._write(path, content))
 
     def write_new(self, path: str, content: Any) -> bool:
-        """Write a file unless there is one, and return whether ``content`` is what it
-        holds then.
+        """Write a file unless it exists; return whether it then holds ``content``.
 
         Of several processes that write the same file with different contents, exactly
         one gets True: by exclusive creation in a mounted file system, by a conditional
@@ -169,9 +169,7 @@ class Folder:
         return self._try("write", path, lambda: self._write_new(path, content))
 
     def upload(self, source: Path, path: str) -> None:
-        """Write the content of the local file ``source`` as `write` does, without
-        reading it into memory.
-        """
+        """Write the content of a local file, without reading it into memory."""
         if not source.stat().st_size:  # an empty file cannot be mapped
             self.write(path, pa.py_buffer(b""))
             return
@@ -193,31 +191,29 @@ class Folder:
     def sweep_temporary(
         self, directory: str, older_than_seconds: float, *, recursive: bool = False
     ) -> None:
-        """Delete old temporary files of killed writers in a directory and, with
-        ``recursive``, below it.
+        """Delete old temporary files of killed writers in a directory.
+
+        ``recursive``: also in all directories below it.
         """
         before = time.time() - older_than_seconds
         for info in self._infos(directory, recursive=recursive):
-            if (
-                info.base_name.startswith(TEMPORARY)
-                and info.mtime is not None
-                and info.mtime.timestamp() < before
-            ):
+            is_temporary = info.base_name.startswith(TEMPORARY)
+            has_time = info.mtime is not None
+            if is_temporary and has_time and info.mtime.timestamp() < before:
                 with contextlib.suppress(OSError):  # another process deleted it first
                     self._delete(info.path)
 
     def _try(self, verb: str, path: str, action: Callable[[], _Result]) -> _Result:
+        """Return the result of ``action``; retry it, and explain its errors."""
         where = f"{self.name}/{path}" if path else self.name
 
-        def patient() -> bool:
-            return (
-                time.monotonic() - self._failed_at.get(self._place, -math.inf)
-                > _FAILED_SECONDS
-            )
+        def is_patient() -> bool:
+            failed_at = self._failed_at.get(self._place, -math.inf)
+            return time.monotonic() - failed_at > _FAILED_SECONDS
 
         with explained(verb, where, self._secrets):
             try:
-                result = faults.retried(action, where, patient)
+                result = faults.retried(action, where, is_patient)
             except (OSError, pa.ArrowException) as error:
                 if faults.may_pass(error):
                     self._failed_at[self._place] = time.monotonic()
@@ -232,22 +228,23 @@ class Folder:
         selector = pafs.FileSelector(
             self._at(directory), allow_not_found=True, recursive=recursive
         )
+
+        def list_infos() -> list[Any]:
+            return list(self._files.get_file_info(selector))
+
         try:
-            return self._try(
-                "list", "", lambda: list(self._files.get_file_info(selector))
-            )
-        except (
-            FileNotFoundError
-        ):  # another process created the directory while Arrow found none
-            return self._try(
-                "list", "", lambda: list(self._files.get_file_info(selector))
-            )
+            return self._try("list", "", list_infos)
+        except FileNotFoundError:
+            # Another process created the directory while Arrow found none.
+            return self._try("list", "", list_infos)
 
     def _kind(self) -> Kind:
-        found = self._files.get_file_info(self._root).type
-        if found == pafs.FileType.NotFound:
+        kind = self._files.get_file_info(self._root).type
+        if kind == pafs.FileType.NotFound:
             return "missing"
-        return "directory" if found == pafs.FileType.Directory else "file"
+        if kind == pafs.FileType.Directory:
+            return "directory"
+        return "file"
 
     def _create(self) -> None:
         self._files.create_dir(self._root, recursive=True)
@@ -260,10 +257,10 @@ class Folder:
     def _if_present(self, path: str, action: Callable[[], _Result]) -> _Result:
         try:
             return action()
-        except (
-            OSError
-        ) as error:  # Arrow has many errors for a range of an object that is gone
-            if self._files.get_file_info(self._at(path)).type == pafs.FileType.NotFound:
+        except OSError as error:
+            # Arrow has many errors for a range of an object that is gone.
+            kind = self._files.get_file_info(self._at(path)).type
+            if kind == pafs.FileType.NotFound:
                 raise FileNotFoundError(path) from error
             raise
 
@@ -295,16 +292,15 @@ class Folder:
             raise
 
     def _write_new(self, path: str, content: Any) -> bool:
-        from orca_ray.results.conditional import (
-            create_object,
-        )  # its client is in the extra "sweep"
+        # The client of conditional writes is in the extra "sweep".
+        from orca_ray.results.conditional import create_object
 
-        failed = self._holds(path, None) and not create_object(
-            self.uri, path, content.to_pybytes(), self._region
-        )
-        if failed and (
-            self._holds(path, None) or self._holds(path, content)
-        ):  # no other writer's file came meanwhile
+        if not self._is_absent(path):
+            return self._holds(path, content)
+        is_exact = create_object(self.uri, path, content.to_pybytes(), self._region)
+        # Without a conditional write, the last writer wins, unless the file of another
+        # writer is there already.
+        if not is_exact and (self._is_absent(path) or self._holds(path, content)):
             self._write(path, content)
             time.sleep(_SETTLE_SECONDS)
         return self._holds(path, content)
@@ -316,31 +312,43 @@ class Folder:
         ):
             shutil.copyfileobj(stream, copy, 8 * 2**20)
 
-    def _holds(self, path: str, content: Any | None) -> bool:
+    def _holds(self, path: str, content: Any) -> bool:
+        """Return whether a file exists and has the ``content``."""
         try:
-            found = self._read(path)
+            return bool(self._read(path) == content)
         except FileNotFoundError:
-            return content is None
-        return content is not None and bool(found == content)
+            return False
+
+    def _is_absent(self, path: str) -> bool:
+        try:
+            self._read(path)
+        except FileNotFoundError:
+            return True
+        return False
 
     def _delete(self, path: str) -> None:
         self._files.delete_file(path)
 
 
 def check_size(name: str, num_bytes: int) -> None:
-    """Raise UserError if the file ``name`` is too large to be read; the limit of
-    ``.json`` files is lower.
+    """Raise UserError if a file is too large to be read.
+
+    The limit for ``.json`` files is lower.
     """
     limit = MAX_JSON_BYTES if name.endswith(".json") else MAX_FILE_BYTES
-    scale, unit = (2**20, "MiB") if limit < 2**30 else (2**30, "GiB")
-    if num_bytes > limit:
-        most = (
-            f"the {limit / scale:g} {unit} that such a file of a results store may have"
-        )
-        raise UserError(
-            f"{name} has {num_bytes / scale:.1f} {unit}, more than {most}. Move it out"
-            " of the directory."
-        )
+    if num_bytes <= limit:
+        return
+    if limit < 2**30:
+        unit = "MiB"
+        scale = 2**20
+    else:
+        unit = "GiB"
+        scale = 2**30
+    raise UserError(
+        f"{name} has {num_bytes / scale:.1f} {unit}, more than the {limit / scale:g}"
+        f" {unit} that such a file of a results store may have. Move it out of the"
+        " directory."
+    )
 
 
 class S3Folder(Folder):
@@ -376,8 +384,9 @@ class S3Folder(Folder):
 
 
 class LocalFolder(Folder):
-    """A folder in a mounted file system, local or shared; written files are synced to
-    disk to survive a power cut.
+    """A folder in a mounted file system, local or shared.
+
+    Written files are synced to disk to survive a power cut.
     """
 
     def __init__(self, path: Path) -> None:
@@ -392,21 +401,22 @@ class LocalFolder(Folder):
             return "directory"
         if self.path.exists():
             return "file"
-        if not next(above for above in self.path.parents if above.exists()).is_dir():
+        nearest_parent = next(path for path in self.path.parents if path.exists())
+        if not nearest_parent.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         return "missing"
 
     def _create(self) -> None:
         try:
             _make_directory(self.path)
-        except (
-            FileNotFoundError
-        ) as error:  # a file system that allows no new directories, e.g. an automount
+        except FileNotFoundError as error:
+            # A file system that allows no new directories, such as an automount.
             raise PermissionError(errno.EPERM, os.strerror(errno.EPERM)) from error
 
     def open(self, path: str) -> Any:
-        """Return a file, opened for reading, as a `pyarrow.NativeFile`; see
-        `Folder.open`.
+        """Return a file, opened for reading, as a `pyarrow.NativeFile`.
+
+        See `Folder.open`.
         """
         return self._try("read", path, lambda: self._open(path))
 
@@ -420,9 +430,8 @@ class LocalFolder(Folder):
                 check_size(f"{self.name}/{path}", os.fstat(stream.fileno()).st_size)
                 return pa.py_buffer(stream.read())
         except OSError as error:
-            if (
-                error.errno == errno.ESTALE
-            ):  # NFS: another machine deleted it after we opened it
+            # NFS: another machine deleted the file after this one opened it.
+            if error.errno == errno.ESTALE:
                 raise FileNotFoundError(path) from error
             raise
 
@@ -438,10 +447,7 @@ class LocalFolder(Folder):
             )
         _make_directory(target.parent)
         try:
-            with temporary.open("xb") as stream:
-                stream.write(content)
-                stream.flush()
-                os.fsync(stream.fileno())
+            _write_synced(temporary, content)
             os.replace(temporary, target)
         except BaseException:
             with contextlib.suppress(OSError):
@@ -450,15 +456,13 @@ class LocalFolder(Folder):
         _sync_directory(target.parent)
 
     def _write_new(self, path: str, content: Any) -> bool:
-        _make_directory((self.path / path).parent)
+        target = self.path / path
+        _make_directory(target.parent)
         try:
-            with (self.path / path).open("xb") as stream:
-                stream.write(content)
-                stream.flush()
-                os.fsync(stream.fileno())
+            _write_synced(target, content)
         except FileExistsError:
             return self._holds(path, content)
-        _sync_directory((self.path / path).parent)
+        _sync_directory(target.parent)
         return True
 
     def _delete(self, path: str) -> None:
@@ -466,17 +470,23 @@ class LocalFolder(Folder):
 
 
 class InStore:
-    """Base class of files of one kind that are kept in the folder of a results store."""
+    """Base class of files of one kind in the folder of a results store."""
 
     def __init__(self, store: str | Path) -> None:
-        """Use the store at the path or URI ``store``; nothing is opened before the
-        first use.
-        """
+        """Use the store at a path or URI, which is opened at the first use."""
         self._store = store
 
     @cached_property
     def _folder(self) -> Folder:
         return open_folder(self._store)
+
+
+def _write_synced(path: Path, content: Any) -> None:
+    """Create a file and sync it to disk; FileExistsError if it exists."""
+    with path.open("xb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 def _make_directory(path: Path) -> None:
@@ -492,8 +502,9 @@ def _make_directory(path: Path) -> None:
 
 
 def _sync_directory(path: Path) -> None:
-    """Sync a directory to disk, so that new file names in it survive a power cut, if
-    the file system supports it.
+    """Sync a directory to disk, so that new file names in it survive a power cut.
+
+    Nothing happens if the file system does not support this.
     """
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -105,8 +105,9 @@ class Lease:
                 self._rewrite(None)
 
     def publish(self, state: LiveState) -> None:
-        """Set the live state to be stored next; the lease fills in holder, sequence
-        number and time.
+        """Set the live state to be stored next.
+
+        The lease fills in holder, sequence number and time.
         """
         self._state = state
 

@@ -1,20 +1,18 @@
-"""Small files beside the tables of a store: live states of sweeps, requests to their
-drivers, and which files count.
+"""Small files beside the tables of a store: live states, requests, and fences.
 
 Each driver of a sweep has a file ``live/SWEEP.NUMBER.json``, where NUMBER is its lease
 number; the live state is the one with the highest number. Any process that sees the
-store may write a request; its path names the sweep. A retry may take days: its file is
-deleted only when the trial has run again. See docs/decisions/0016-live-state.md.
+store may write a request to a driver; the path of the request names the sweep. A retry
+may take days: its file is deleted only when the trial has run again. See
+docs/decisions/0016-live-state.md.
 
 Fencing: a file that a driver appended after it had lost the lease of its sweep does not
-    count. The name of each file
-that a driver appends ends with the sweep and its lease number. A driver that takes the
-lease stores, before it reads anything else, the list of the files of lower numbers:
-from then on, only these count. Of several lists, the one with the highest number
-decides. No clock is involved (docs/decisions/0028-fencing.md).
+count. The name of each file that a driver appends ends with the sweep and its lease
+number. A driver that takes the lease stores, before it reads anything else, the list of
+the files of lower numbers: from then on, only these count. Of several lists, the one
+with the highest number decides. No clock is involved (docs/decisions/0028-fencing.md).
 """
 
-import contextlib
 import hashlib
 import json
 import logging
@@ -34,32 +32,44 @@ from orca_ray.results.folder import Folder
 logger = logging.getLogger(__name__)
 
 DIRECTORY = "live"
+"""Directory of a store that holds live states and fences."""
 MAX_RUNNING = 2000
-"""Largest number of running and waiting trials that are listed, which keeps the file
-under `folder.MAX_JSON_BYTES`.
+"""Largest number of running and waiting trials that are listed.
+
+It keeps the file below `folder.MAX_JSON_BYTES`.
 """
 REQUESTS = "requests"
+"""Directory of a store that holds requests."""
 MAX_TAKEN = 50
-"""Largest number of requests that `take_requests` reads, because the same thread must
-soon renew the lease.
+"""Largest number of requests that `take_requests` reads at a time.
+
+The thread that reads them must soon renew the lease.
 """
 
-_LIVE_STATE = re.compile(r"(.+-[0-9a-f]{8})\.(\d+)\.(?:json|sealed)")
+_NUMBERED = re.compile(r"(.+-[0-9a-f]{8})\.(\d+)\.(?:json|sealed)")
+"""Matches the name of a live state or of a list of `Fences`."""
 _SEALED = re.compile(r"(.+)\.(\d+)\.sealed")
+"""Matches the name of a list of `Fences`."""
 _APPENDED = re.compile(
     r"\d{20}-[0-9a-f]{32}\.(.+-[0-9a-f]{8})\.(\d+)\.(?:.+\.)?parquet"
 )
-"""Matches the name of a file that a driver appended; files of compactions and of other
-writers have other names.
+"""Matches the name of a file that a driver appended.
+
+Files of compactions and of writers without a lease have other names.
 """
 
-STOP, PAUSE, RESUME, CANCEL, RETRY = KINDS = (
-    "stop",
-    "pause",
-    "resume",
-    "cancel",
-    "retry",
-)
+STOP = "stop"
+"""Kind of the request to end as after Ctrl-C."""
+PAUSE = "pause"
+"""Kind of the request to start no more trials."""
+RESUME = "resume"
+"""Kind of the request to start trials again."""
+CANCEL = "cancel"
+"""Kind of the request to end a trial."""
+RETRY = "retry"
+"""Kind of the request to run a failed trial, or all failed trials, again."""
+KINDS = (STOP, PAUSE, RESUME, CANCEL, RETRY)
+"""All kinds of requests."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,21 +81,18 @@ class Holder:
     host: str
     pid: int
     created: float
-    """Creation time of the process, in seconds after the boot of its machine; process
-    ids are reused.
+    """Creation time of the process, in seconds after the boot of its machine.
+
+    Process ids are reused.
     """
     machine: str
-    """Identifies the boot of the machine and the process namespace, in which ``pid``
-    has a meaning.
-    """
+    """Identifies the boot of the machine and the process namespace of ``pid``."""
     started_at: str
     """Time in ISO format, UTC."""
 
     def __str__(self) -> str:
-        return (
-            f"process {self.pid} on {self.host}, since"
-            f" {self.started_at[:19].replace('T', ' ')} UTC"
-        )
+        start = self.started_at[:19].replace("T", " ")
+        return f"process {self.pid} on {self.host}, since {start} UTC"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,8 +121,9 @@ class RunningTrial:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """Numbers of planned trials and of ended trials of one (task, method), trials of
-    earlier runs included.
+    """Numbers of planned and of ended trials of one (task, method).
+
+    Trials of earlier runs count too.
     """
 
     task: str
@@ -132,9 +140,7 @@ class LiveState:
     holder: Holder | None = None
     """The driver that runs the sweep; None after the driver has ended."""
     sequence: int = 0
-    """Grows with every rewrite: a reader who sees it change knows that the driver
-    lives, without comparing clocks.
-    """
+    """Grows with every rewrite, by which readers see that the driver lives."""
     renewed_at: str = ""
     executor: str = ""
     rows: tuple[Row, ...] = ()
@@ -152,43 +158,36 @@ class LiveState:
     def encode(self) -> Any:
         """Return the state as a buffer of JSON text, with a checksum."""
         values = asdict(self)
-        return pa.py_buffer(
-            json.dumps(
-                values | {_CHECKSUM: checksum(json.dumps(values).encode())}, indent=1
-            ).encode()
-        )
+        values[_CHECKSUM] = checksum(json.dumps(values).encode())
+        return pa.py_buffer(json.dumps(values, indent=1).encode())
 
 
 _ADAPTER = TypeAdapter(LiveState)
 _CHECKSUM = "sha256"
+"""Name of the checksum in the JSON object of a live state."""
 
 
 def checksum(content: bytes) -> str:
-    """Return the SHA-256 of a file's content in hexadecimal, by which a reader sees
-    that the file is intact.
-    """
+    """Return the SHA-256 of a file's content in hexadecimal."""
     return hashlib.sha256(content).hexdigest()
 
 
 def decode(content: Any) -> LiveState | None:
-    """Return the state in the ``content`` of a file, a `pyarrow.Buffer`; None if the
-    content is damaged.
-    """
+    """Return the state in the content of a file; None if the content is damaged."""
     try:
         state = _ADAPTER.validate_json(content.to_pybytes())
     except ValueError:
         return None
     values = json.loads(content.to_pybytes())
-    return (
-        state
-        if values.pop(_CHECKSUM, None) == checksum(json.dumps(values).encode())
-        else None
-    )
+    stored_checksum = values.pop(_CHECKSUM, None)
+    is_intact = stored_checksum == checksum(json.dumps(values).encode())
+    return state if is_intact else None
 
 
 def file_name(sweep: str) -> str:
-    """Return a unique file name for a sweep: its id without "/" and special characters,
-    and a hash of the id.
+    """Return a unique file name for a sweep.
+
+    It consists of the id without "/" and special characters, and a hash of the id.
     """
     readable = re.sub(r"[^A-Za-z0-9_.-]+", "_", sweep)[:80].lstrip(".")
     return f"{readable}-{hashlib.sha256(sweep.encode()).hexdigest()[:8]}"
@@ -200,43 +199,51 @@ def path_of(sweep: str, number: int) -> str:
 
 
 def highest_numbers(names: Iterable[str]) -> dict[str, int]:
-    """Return the highest lease number of each sweep by its `file_name`, from the
-    ``names`` of files in `DIRECTORY`.
+    """Return the highest lease number of each sweep, by the sweep's `file_name`.
 
-    Lists of `Fences` count too: a number whose live state a user has deleted is not
-    given again.
+    ``names`` are those of the files in `DIRECTORY`. Lists of `Fences` count too: a
+    number whose live state a user has deleted is not given again.
     """
-    found: dict[str, int] = {}
+    return _highest(_NUMBERED, names)
+
+
+def _highest(pattern: re.Pattern[str], names: Iterable[str]) -> dict[str, int]:
+    """Return the highest number (group 2) by sweep (group 1) of names that match."""
+    highest: dict[str, int] = {}
     for name in names:
-        if match := _LIVE_STATE.fullmatch(name):
-            found[match[1]] = max(int(match[2]), found.get(match[1], 0))
-    return found
+        if match := pattern.fullmatch(name):
+            sweep = match[1]
+            highest[sweep] = max(int(match[2]), highest.get(sweep, 0))
+    return highest
 
 
 def read(folder: Folder, sweep: str) -> LiveState | None:
-    """Return the live state of a sweep; None if the file is damaged or missing (e.g.
-    the sweep never ran).
-    """
+    """Return the live state of a sweep; None if its file is damaged or missing."""
     return next(read_all(folder, sweep), None)
 
 
 def read_all(folder: Folder, sweep: str = "") -> Iterator[LiveState]:
-    """Yield the live states of all sweeps of a store ("") or of one, without those that
-    are missing or damaged.
+    """Yield the live states of one sweep, or of all sweeps of a store ("").
+
+    Missing and damaged files are left out.
     """
     for name, number in sorted(highest_numbers(folder.names(DIRECTORY)).items()):
         path = f"{DIRECTORY}/{name}.{number}.json"
         if sweep and name != file_name(sweep):
             continue
-        with contextlib.suppress(FileNotFoundError):
-            if state := decode(folder.read(path)):
-                yield state
-            else:
-                logger.warning(
-                    "%s/%s is damaged: the state of its sweep is not known",
-                    folder.name,
-                    path,
-                )
+        try:
+            content = folder.read(path)
+        except FileNotFoundError:
+            continue
+        state = decode(content)
+        if state is None:
+            logger.warning(
+                "%s/%s is damaged: the state of its sweep is not known",
+                folder.name,
+                path,
+            )
+        else:
+            yield state
 
 
 def suffix(sweep: str, number: int) -> str:
@@ -245,8 +252,14 @@ def suffix(sweep: str, number: int) -> str:
 
 
 def _owner(path: str) -> tuple[str, int] | None:
+    """Return sweep and lease number of the driver that appended a file.
+
+    The sweep is given by its `file_name`. Returns None for a file of another writer.
+    """
     match = _APPENDED.fullmatch(path.rpartition("/")[2])
-    return (match[1], int(match[2])) if match else None
+    if match is None:
+        return None
+    return match[1], int(match[2])
 
 
 def _sealed_path(name: str, number: int) -> str:
@@ -261,65 +274,60 @@ class Fences:
         self._sealed: dict[tuple[str, int], frozenset[str]] = {}
 
     def seal(self, sweep: str, number: int, directories: Iterable[str]) -> None:
-        """Store which files in ``directories``, listed in this order, count of drivers
-        with numbers below ``number``.
+        """Store which files of drivers with numbers below ``number`` count.
 
-        What the list before decided stays: a file that has arrived since then does not
-            count.
+        The files are listed now, in the given order of ``directories``. What the list
+        of an earlier driver decided stays: a file that has arrived since then does not
+        count.
         """
-        own = file_name(sweep)
-        paths = list[str]()
+        name_of_sweep = file_name(sweep)
+        paths = []
         for directory in directories:
             for name in self._folder.names(directory):
-                if (owner := _owner(name)) and owner[0] == own and owner[1] < number:
+                owner = _owner(name)
+                if owner and owner[0] == name_of_sweep and owner[1] < number:
                     paths.append(f"{directory}/{name}")
         lost, _ = self.judge(paths)
         content = "\n".join(path for path in paths if path not in lost).encode()
         self._folder.write(
-            _sealed_path(own, number),
+            _sealed_path(name_of_sweep, number),
             pa.py_buffer(checksum(content).encode() + b"\n" + content),
         )
 
     def judge(self, paths: Iterable[str]) -> tuple[set[str], set[str]]:
-        """Return which of the files ``paths``, listed before this call, do not count,
-        and which are undecided.
+        """Return which files do not count, and which are undecided.
 
-        A file is undecided as long as the driver with the highest number has not stored
-        its list. That list may differ from the one before, by which readers go until
-        then: a compaction must neither merge nor delete the file.
+        ``paths`` were listed before this call. A file is undecided as long as the
+        driver with the highest number has not stored its list. That list may differ
+        from the one before, by which readers go until then: a compaction must neither
+        merge nor delete the file.
         """
-        owners = {path: owner for path in paths if (owner := _owner(path))}
         lost = set[str]()
         undecided = set[str]()
-        present = self._folder.names(DIRECTORY) if owners else []
-        sealed = dict(
-            sorted(
-                (match[1], int(match[2]))
-                for name in present
-                if (match := _SEALED.fullmatch(name))
-            )
-        )
-        highest = highest_numbers(present)
+        owners = {path: owner for path in paths if (owner := _owner(path))}
+        if not owners:
+            return lost, undecided
+        names = self._folder.names(DIRECTORY)
+        last_sealed = _highest(_SEALED, names)
+        highest = highest_numbers(names)
         for path, (sweep, number) in owners.items():
-            last = sealed.get(sweep, 0)
-            if number < last and path not in self._counted(sweep, last):
+            sealed = last_sealed.get(sweep, 0)
+            if number < sealed and path not in self._counted(sweep, sealed):
                 lost.add(path)
-            if max(number, last) < highest.get(sweep, 0):
+            if max(number, sealed) < highest.get(sweep, 0):
                 undecided.add(path)
         return lost, undecided
 
     def _counted(self, sweep: str, number: int) -> frozenset[str]:
+        """Return the paths in the list of the driver with a lease number."""
         if (sweep, number) not in self._sealed:  # such a file never changes
             path = _sealed_path(sweep, number)
-            given, _, content = bytes(self._folder.read(path)).partition(b"\n")
-            if given != checksum(content).encode():
-                where = (
-                    f"{self._folder.name}/{path}, the list of files of earlier drivers"
-                    " that count,"
-                )
+            digest, _, content = bytes(self._folder.read(path)).partition(b"\n")
+            if digest != checksum(content).encode():
                 raise UserError(
-                    f"{where} is damaged. Restore it from a copy, or delete it: then"
-                    " all of them count."
+                    f"{self._folder.name}/{path}, the list of files of earlier drivers"
+                    " that count, is damaged. Restore it from a copy, or delete it:"
+                    " then all of them count."
                 )
             self._sealed[sweep, number] = frozenset(content.decode().splitlines())
         return self._sealed[sweep, number]
@@ -346,43 +354,46 @@ _REQUEST = TypeAdapter(Request)
 
 def write_request(folder: Folder, sweep: str, request: Request) -> None:
     """Add a request for the driver of ``sweep``."""
-    path = f"{REQUESTS}/{file_name(sweep)}/{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.json"
+    name = f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.json"
+    content = json.dumps({"kind": request.kind, "trial": request.trial})
     folder.write(
-        path,
-        pa.py_buffer(
-            json.dumps({"kind": request.kind, "trial": request.trial}).encode()
-        ),
+        f"{REQUESTS}/{file_name(sweep)}/{name}", pa.py_buffer(content.encode())
     )
 
 
 def take_requests(
     folder: Folder, sweep: str, known: Collection[str] = ()
 ) -> list[Request]:
-    """Return the requests for a sweep, oldest first, and delete their files, except
-    those of retries.
+    """Return the requests for a sweep, oldest first, and delete their files.
 
-    Requests with a path in ``known`` are left out. Damaged files and unknown kinds are
-    deleted and left out.
+    Files of retries are not deleted. Requests with a path in ``known`` are left out.
+    Damaged files and unknown kinds are deleted and left out.
     """
-    found: list[Request] = []
-    for name in folder.names(directory := f"{REQUESTS}/{file_name(sweep)}"):
+    directory = f"{REQUESTS}/{file_name(sweep)}"
+    requests: list[Request] = []
+    for name in folder.names(directory):
         path = f"{directory}/{name}"
-        if path in known or len(found) == MAX_TAKEN:
+        if path in known or len(requests) == MAX_TAKEN:
             continue
-        try:
-            found.append(
-                replace(
-                    _REQUEST.validate_json(folder.read(path).to_pybytes()), path=path
-                )
-            )
-        except (
-            FileNotFoundError,
-            UserError,
-        ):  # UserError: not a file, or one that is too large
-            continue
-        except ValueError:
-            found.append(Request("", path=path))
-    for request in found:
+        request = _read_request(folder, path)
+        if request is not None:
+            requests.append(request)
+    for request in requests:
         if request.kind != RETRY:
             folder.delete(request.path)
-    return [request for request in found if request.kind in KINDS]
+    return [request for request in requests if request.kind in KINDS]
+
+
+def _read_request(folder: Folder, path: str) -> Request | None:
+    """Return the request in a file; None if it cannot be read.
+
+    The kind of a damaged request is "".
+    """
+    try:
+        content = folder.read(path).to_pybytes()
+    except (FileNotFoundError, UserError):  # UserError: no file, or a too large one
+        return None
+    try:
+        return replace(_REQUEST.validate_json(content), path=path)
+    except ValueError:
+        return Request("", path=path)

@@ -1,6 +1,4 @@
-"""Logs of trials: what a worker logs, what the driver keeps of it, and the rows of the
-table of logs.
-"""
+"""Logs of trials: from the worker's log to the rows of the table of logs."""
 
 import io
 import logging
@@ -12,16 +10,16 @@ from datetime import datetime
 from orca_ray.results.record import StoredRow, stored
 
 MAX_BYTES = 64 * 2**10
-"""Largest size of the text that is stored for one run of a trial; the end of a longer
-log is kept.
-"""
+"""Largest size of the stored log of one attempt; of a longer log, the end is kept."""
 
 
 @stored
 @dataclass(frozen=True)
 class LogRow(StoredRow):
-    """A part of the log of a trial, which is the texts of its rows in the order of
-    ``attempt`` and ``written_at``.
+    """A part of the log of a trial.
+
+    The whole log is the texts of its rows in the order of ``attempt`` and
+    ``written_at``.
     """
 
     sweep: str
@@ -32,25 +30,25 @@ class LogRow(StoredRow):
 
 
 def last_bytes(text: str, limit: int = MAX_BYTES) -> str:
-    """Return ``text`` or, if it exceeds ``limit`` bytes, its last lines below the line
-    "[N bytes left out]".
+    """Return ``text`` or, if it exceeds ``limit`` bytes, its last lines.
+
+    A line "[N bytes left out]" then stands above them.
     """
     content = text.encode("utf-8", "replace")
     if len(content) <= limit:
         return text
-    kept = content[-limit:]
-    kept = kept[kept.find(b"\n") + 1 :]
-    return (
-        f"[{len(content) - len(kept)} bytes left"
-        f" out]\n{kept.decode('utf-8', 'replace')}"
-    )
+    end = content[-limit:]
+    whole_lines = end[end.find(b"\n") + 1 :]
+    num_left_out = len(content) - len(whole_lines)
+    text_of_lines = whole_lines.decode("utf-8", "replace")
+    return f"[{num_left_out} bytes left out]\n{text_of_lines}"
 
 
 class LogStream:
-    """Log of one attempt at a trial, in the driver: `take` returns its beginning while
-    the attempt runs, then its end.
+    """Log of one attempt at a trial, in the driver.
 
-    Each has at most half of `MAX_BYTES`. Of text not taken yet, only the last half of
+    `take` returns its beginning while the attempt runs, and its end afterwards. Each
+    has at most half of `MAX_BYTES`. Of text not taken yet, only the last half of
     `MAX_BYTES` is kept.
     """
 
@@ -63,8 +61,10 @@ class LogStream:
         self._waiting = last_bytes(self._waiting + text, MAX_BYTES // 2)
 
     def take(self, *, ended: bool = False) -> str:
-        """Return the text not taken yet; "" if it is too long to be stored before the
-        attempt has ``ended``.
+        """Return the text not taken yet.
+
+        Returns "" if the text is too long to be stored before the attempt has
+        ``ended``.
         """
         if not ended and self._taken + len(self._waiting) > MAX_BYTES // 2:
             return ""
@@ -75,9 +75,7 @@ class LogStream:
 
 
 class TrialLog(logging.StreamHandler[io.StringIO]):
-    """Log handler that collects messages of the loggers of orca-ray, from level INFO
-    on, with tracebacks.
-    """
+    """Log handler that collects messages of the loggers of orca-ray, from INFO on."""
 
     def __init__(self) -> None:
         super().__init__(io.StringIO())
@@ -87,22 +85,19 @@ class TrialLog(logging.StreamHandler[io.StringIO]):
         )
 
     def take(self) -> str:
-        """Return the text of the messages since the last call, shortened by
-        `last_bytes`.
-        """
-        taken = self.stream
+        """Return the text of the messages since the last call; see `last_bytes`."""
+        stream = self.stream
         self.setStream(io.StringIO())
-        return last_bytes(taken.getvalue())
+        return last_bytes(stream.getvalue())
 
     @contextmanager
     def collecting(self) -> Iterator[None]:
-        """Context manager: collect what is logged in its block, by any thread of this
-        process.
-        """
+        """Context manager that collects what any thread of the process logs in it."""
         logger = logging.getLogger("orca_ray")
         level = logger.level
         logger.addHandler(self)
-        logger.setLevel(min(level or logging.INFO, logging.INFO))
+        is_unset = level == logging.NOTSET
+        logger.setLevel(logging.INFO if is_unset else min(level, logging.INFO))
         try:
             yield
         finally:

@@ -1,6 +1,4 @@
-"""The marker file of a results store: says that a folder is a store, and the version of
-the tables' columns.
-"""
+"""The marker file of a results store, with the version of the tables' columns."""
 
 import json
 import logging
@@ -15,12 +13,16 @@ from orca_ray.version import __version__
 logger = logging.getLogger(__name__)
 
 MARKER = "orca-ray-results.json"
+"""Name of the marker file."""
 SCHEMA_VERSION = 7
-"""Version of the tables' columns. Stores of versions 3 to 6 can be read; the first
-write changes their marker to this version, so that an older orca-ray refuses the whole
-store instead of failing on single files.
+"""Version of the tables' columns.
+
+Stores of versions 3 to 6 can be read; the first write changes their marker to this
+version, so that an older orca-ray refuses the whole store instead of failing on single
+files.
 """
 _FORMAT = "orca-ray results"
+"""Value of the marker's field ``format``."""
 
 
 class Marker:
@@ -30,8 +32,9 @@ class Marker:
     """
 
     def __init__(self, folder: Folder, *, create: bool) -> None:
-        """Check the marker; with ``create``, write one if the folder does not exist or
-        is empty.
+        """Check the marker.
+
+        ``create``: write a marker if the folder does not exist or is empty.
         """
         self._folder = folder
         if folder.kind() == "file":
@@ -45,17 +48,17 @@ class Marker:
         self._check()
 
     def claim(self) -> None:
-        """Write `SCHEMA_VERSION` to the marker of an older store, before the first file
-        of this version is written.
+        """Raise the marker of an older store to `SCHEMA_VERSION`.
+
+        This comes before the first file of this version is written.
         """
         if self._version == SCHEMA_VERSION:
             return
-        content = (
-            self._check()
-        )  # again: another process may have changed it, even to a newer version
+        # Another process may have changed the marker, even to a newer version.
+        content = self._check()
         if self._version < SCHEMA_VERSION:
             self._write(
-                {**content, "schema_version": SCHEMA_VERSION, "raised_by": __version__}
+                content | {"schema_version": SCHEMA_VERSION, "raised_by": __version__}
             )
             self._version = SCHEMA_VERSION
             logger.info(
@@ -68,52 +71,52 @@ class Marker:
         if MARKER in names:  # another process created the store meanwhile
             return
         if names:
-            advice = "Give another directory with --results, or an empty one."
             raise UserError(
                 f"{folder.name} is not a results store: it has files but no {MARKER}."
-                f" {advice}"
+                " Give another directory with --results, or an empty one."
             )
         if not create:
-            advice = (
-                "run `orca-sweep benchmark NAME` first, or give another directory with"
-                " --results."
+            raise UserError(
+                f"no results at {folder.name}: run `orca-sweep benchmark NAME` first,"
+                " or give another directory with --results."
             )
-            raise UserError(f"no results at {folder.name}: {advice}")
         folder.create()
-        self._write(
-            {
-                "format": _FORMAT,
-                "schema_version": SCHEMA_VERSION,
-                "created_by": __version__,
-            }
-        )
+        marker = {
+            "format": _FORMAT,
+            "schema_version": SCHEMA_VERSION,
+            "created_by": __version__,
+        }
+        self._write(marker)
 
     def _check(self) -> dict[str, Any]:
-        """Return the content and store its version; raise UserError if it is damaged,
-        or newer than this orca-ray.
+        """Return the content and store its version.
+
+        Raises UserError if the marker is damaged, or newer than this orca-ray.
         """
-        content = self._read() or {}
+        content = self._read()
+        if content is None:
+            content = {}
         version = content.get("schema_version")
         if content.get("format") != _FORMAT or not isinstance(version, int):
-            right = json.dumps({"format": _FORMAT, "schema_version": SCHEMA_VERSION})
-            advice = f"Restore the file with {right} if it is one."
+            intact = json.dumps({"format": _FORMAT, "schema_version": SCHEMA_VERSION})
             raise UserError(
                 f"{self._folder.name}/{MARKER} is damaged, so this may not be a results"
-                f" store. {advice}"
+                f" store. Restore the file with {intact} if it is one."
             )
         if version > SCHEMA_VERSION:
-            found = f"schema {version}, this one reads up to {SCHEMA_VERSION}"
-            found += f"; created by {content.get('created_by', 'unknown')}"
+            creator = content.get("created_by", "unknown")
             raise UserError(
-                f"{self._folder.name} was written by a newer orca-ray ({found}), as"
-                f" {MARKER} says: upgrade orca-ray."
+                f"{self._folder.name} was written by a newer orca-ray (schema"
+                f" {version}, this one reads up to {SCHEMA_VERSION}; created by"
+                f" {creator}), as {MARKER} says: upgrade orca-ray."
             )
         self._version = version
         return content
 
     def _read(self) -> dict[str, Any] | None:
-        """Return the object in the file: None if there is no file, an empty one if its
-        content is not an object.
+        """Return the object in the file; None if there is no file.
+
+        The object is empty if the content is not a JSON object.
         """
         try:
             content = self._folder.read(MARKER).to_pybytes()
@@ -126,6 +129,5 @@ class Marker:
         return value if isinstance(value, dict) else {}
 
     def _write(self, content: dict[str, Any]) -> None:
-        self._folder.write(
-            MARKER, pa.py_buffer(json.dumps(content, indent=1).encode() + b"\n")
-        )
+        text = json.dumps(content, indent=1) + "\n"
+        self._folder.write(MARKER, pa.py_buffer(text.encode()))

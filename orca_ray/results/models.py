@@ -1,8 +1,8 @@
-"""Models of trials, in the folder of their results store: ``models/<key of the
-trial>/`` is a model folder.
+"""Models of trials, in the folder of their results store.
 
-``config.json`` is written last and deleted first, so a directory without it is no
-model. On a local store, the directory of a model can be used as it is.
+``models/<key of the trial>/`` is a model folder. ``config.json`` is written last and
+deleted first, so a directory without it is no model. On a local store, the directory of
+a model can be used as it is.
 """
 
 import contextlib
@@ -15,18 +15,18 @@ from orca_ray.errors import UserError
 from orca_ray.results.folder import InStore, LocalFolder
 
 DIRECTORY = "models"
+"""Directory of a store that holds the models."""
 _CONFIG = "config.json"
+"""File without which a directory is no model."""
 _FLOOR_BYTES = 2 * 2**30
-"""Free space that models leave on the disk of a local store; the records of the sweep
-need it.
-"""
+"""Free bytes that models leave on the disk of a local store, for records."""
 
 
 class StoredModels(InStore):
-    """The models of a results store; any machine that reaches the store reads, writes
-    and deletes them.
+    """The models of a results store.
 
-    Every method raises UserError if the file system of the store fails.
+    Any machine that reaches the store reads, writes and deletes them. Every method
+    raises UserError if the file system of the store fails.
     """
 
     def has(self, key: str) -> bool:
@@ -34,44 +34,35 @@ class StoredModels(InStore):
         return _CONFIG in self.names(key)
 
     def place(self, key: str) -> str:
-        """Return the path or URI of the model of the trial ``key``, without
-        credentials.
-        """
+        """Return the path or URI of a model, without credentials."""
         return f"{self._folder.name}/{DIRECTORY}/{key}"
 
     def add(self, key: str, directory: Path) -> None:
-        """Store the files in a local directory as the model of the trial ``key``, in
-        place of an earlier one.
+        """Store the files in a local directory as the model of the trial ``key``.
 
-        Raises UserError if less than 2 GiB would then be free on the disk of a local
-        store.
+        An earlier model is replaced. Raises UserError if less than 2 GiB would then be
+        free on the disk of a local store.
         """
         files = sorted(path for path in directory.iterdir() if path.is_file())
         if isinstance(self._folder, LocalFolder):
             num_bytes = sum(path.stat().st_size for path in files)
             free = shutil.disk_usage(self._folder.path).free
             if free - num_bytes < _FLOOR_BYTES:
-                needed = (
-                    f"a model of {num_bytes / 2**30:.1f} GiB and"
-                    f" {_FLOOR_BYTES / 2**30:.0f} GiB for records"
-                )
-                found = (
-                    f"{self._folder.name} has {free / 2**30:.1f} GiB free, too little"
-                    f" for {needed}"
-                )
                 raise UserError(
-                    f"{found}: free some, or use --keep-models best or none"
+                    f"{self._folder.name} has {free / 2**30:.1f} GiB free, too little"
+                    f" for a model of {num_bytes / 2**30:.1f} GiB and"
+                    f" {_FLOOR_BYTES / 2**30:.0f} GiB for records: free some, or use"
+                    " --keep-models best or none"
                 )
         self.remove(key)
         for path in sorted(files, key=lambda path: path.name == _CONFIG):
             self._folder.upload(path, f"{DIRECTORY}/{key}/{path.name}")
 
     def fetch(self, key: str, directory: Path) -> None:
-        """Copy the model of the trial ``key`` to a local directory, in place of a model
-        that is there.
+        """Copy the model of the trial ``key`` to a local directory.
 
-        Other files in the directory stay; the caller decides whether a directory may be
-        used.
+        A model that is there is replaced. Other files in the directory stay; the caller
+        decides whether a directory may be used.
         """
         names = self._folder.names(f"{DIRECTORY}/{key}")
         directory.mkdir(parents=True, exist_ok=True)
@@ -80,9 +71,7 @@ class StoredModels(InStore):
             self._folder.download(f"{DIRECTORY}/{key}/{name}", directory / name)
 
     def read(self, key: str, name: str) -> bytes | None:
-        """Return the content of the file ``name`` of a model; None if the model has no
-        such file.
-        """
+        """Return the content of a file of a model; None if there is no such file."""
         try:
             return bytes(self._folder.read(f"{DIRECTORY}/{key}/{name}"))
         except FileNotFoundError:
@@ -97,8 +86,7 @@ class StoredModels(InStore):
         return self._folder.names(f"{DIRECTORY}/{key}")
 
     def remove(self, key: str, *, keep: str = "") -> None:
-        """Delete the model of the trial ``key``, if there is one, even if it was
-        written only in part.
+        """Delete the model of the trial ``key``, even if it was written only in part.
 
         ``keep``: name of a file that stays.
         """

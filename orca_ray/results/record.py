@@ -1,5 +1,7 @@
-"""Rows of the results store: `Record` of an ended trial, `CurvePoint` of an epoch,
-`SuggestionRow` of a search.
+"""Rows of the results store.
+
+A `Record` stands for an ended trial, a `CurvePoint` for an epoch, a `SuggestionRow` for
+an entry of a search's journal.
 """
 
 import math
@@ -15,10 +17,10 @@ from orca_ray.options import Protocol
 
 
 class Status(StrEnum):
-    """Status of an ended trial: ``completed``, ``stopped_early`` (by early stopping),
-    or how it failed.
+    """Status of an ended trial.
 
-    ``failed_user``: bad data or configuration; ``failed_oom``: out of memory;
+    ``completed``; ``stopped_early``: by early stopping; the others say how the trial
+    failed. ``failed_user``: bad data or configuration; ``failed_oom``: out of memory;
     ``failed_nan``: a value that is not finite; ``failed_code``: another exception, with
     its traceback in ``error``; ``lost``: its worker or node is gone; ``timed_out``: it
     took longer than its limit, or stopped reporting; ``cancelled``: a user ended it.
@@ -45,26 +47,27 @@ class Status(StrEnum):
 
 
 def lower(score: float | None, other: float | None) -> float | None:
-    """Return the lower (better) of two scores: if one is None or NaN, the other score;
-    if both are, None.
-    """
-    return min(
-        (each for each in (score, other) if each is not None and each == each),
-        default=None,
-    )
+    """Return the lower (better) of two scores; None and NaN count as no score."""
+    scores = [
+        value for value in (score, other) if value is not None and not math.isnan(value)
+    ]
+    return min(scores, default=None)
 
 
 PHASES = ("search", "confirm")
+"""Phases of a sweep that a trial may belong to."""
 PROTOCOLS = tuple(protocol.value for protocol in Protocol)
+"""Names of the protocols."""
 
-_COLUMN_TYPES = {
+_COLUMN_TYPES: dict[type, Any] = {
     str: pa.string(),
     Status: pa.string(),
     int: pa.int64(),
     float: pa.float64(),
     bool: pa.bool_(),
+    datetime: pa.timestamp("us", tz="UTC"),
 }
-_COLUMN_TYPES[datetime] = pa.timestamp("us", tz="UTC")
+"""Arrow type of a column, by the type of the field."""
 
 
 class StoredRow:
@@ -74,43 +77,41 @@ class StoredRow:
     """Arrow schema of the Parquet files: one column per field, in order."""
 
     def to_row(self) -> dict[str, Any]:
-        """Return the fields by column name; lone surrogates, which Parquet cannot
-        encode, are replaced in texts.
+        """Return the fields by column name.
+
+        Lone surrogates, which Parquet cannot encode, are replaced in texts.
         """
         texts = {
-            name: value for name, value in vars(self).items() if isinstance(value, str)
+            name: value.encode("utf-8", "replace").decode()
+            for name, value in vars(self).items()
+            if isinstance(value, str)
         }
-        return vars(self) | {
-            name: text.encode("utf-8", "replace").decode()
-            for name, text in texts.items()
-        }
+        return vars(self) | texts
 
 
 _Row = TypeVar("_Row", bound=type[Any])
 
 
 def stored(kind: _Row) -> _Row:
-    """Class decorator that sets ``SCHEMA``: one column per field of a dataclass,
-    nullable if the field may be None.
+    """Class decorator that sets ``SCHEMA``: one column per field of a dataclass.
+
+    A column is nullable if the field may be None.
     """
-    types = {each.name: get_args(each.type) or (each.type,) for each in fields(kind)}
-    columns = (
-        (name, _COLUMN_TYPES[of[0]], type(None) in of) for name, of in types.items()
-    )
-    kind.SCHEMA = pa.schema(
-        [
-            pa.field(name, column, nullable=nullable)
-            for name, column, nullable in columns
-        ]
-    )
+    columns = []
+    for field in fields(kind):
+        alternatives = get_args(field.type)  # of "float | None", e.g.
+        is_nullable = type(None) in alternatives
+        value_type: Any = alternatives[0] if alternatives else field.type
+        column_type = _COLUMN_TYPES[value_type]
+        columns.append(pa.field(field.name, column_type, nullable=is_nullable))
+    kind.SCHEMA = pa.schema(columns)
     return kind
 
 
 @stored
 @dataclass(frozen=True, kw_only=True)
 class Record(StoredRow):
-    """A trial that has ended: its definition, its status, its scores, and where and how
-    long it ran.
+    """A trial that has ended: definition, status, scores, and its run.
 
     Scores are the task's metric over a whole split; lower is better. Durations are in
     seconds, memory in MiB. Time stamps need a time zone; the store keeps them in UTC
@@ -200,40 +201,45 @@ class Record(StoredRow):
     """
 
     def __post_init__(self) -> None:
-        for name, allowed in (("phase", PHASES), ("protocol", PROTOCOLS)):
-            if getattr(self, name) not in allowed:
-                raise ValueError(
-                    f"a record's {name} is one of {', '.join(allowed)}, got"
-                    f" {getattr(self, name)!r}"
-                )
-        for name in ("started_at", "finished_at"):
-            if getattr(self, name).tzinfo is None:
-                raise ValueError(
-                    f"a record's {name} needs a time zone, got {getattr(self, name)!r}"
-                )
-        for name in ("validation_score", "test_score"):
-            value = getattr(self, name)
-            if (
-                value is not None
-                and not math.isfinite(value)
-                and not self.status.failed
-            ):
-                raise ValueError(
-                    f"a record that is {self.status} needs a finite {name}, got"
-                    f" {value!r}"
-                )
+        self._check_word("phase", PHASES)
+        self._check_word("protocol", PROTOCOLS)
+        self._check_time("started_at")
+        self._check_time("finished_at")
+        self._check_score("validation_score")
+        self._check_score("test_score")
+
+    def _check_word(self, name: str, allowed: tuple[str, ...]) -> None:
+        value = getattr(self, name)
+        if value not in allowed:
+            raise ValueError(
+                f"a record's {name} is one of {', '.join(allowed)}, got {value!r}"
+            )
+
+    def _check_time(self, name: str) -> None:
+        value = getattr(self, name)
+        if value.tzinfo is None:
+            raise ValueError(f"a record's {name} needs a time zone, got {value!r}")
+
+    def _check_score(self, name: str) -> None:
+        value = getattr(self, name)
+        is_needed = value is not None and not self.status.failed
+        if is_needed and not math.isfinite(value):
+            raise ValueError(
+                f"a record that is {self.status} needs a finite {name}, got {value!r}"
+            )
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> "Record":
-        """Return the record in a row of the table of records; the inverse of `to_row`."""
+        """Return the record in a row of the table; the inverse of `to_row`."""
         times = {
             name: row[name].astimezone(UTC) for name in ("started_at", "finished_at")
         }
         return cls(**{**row, **times, "status": Status(row["status"])})
 
     def reproducible(self) -> dict[str, Any]:
-        """Return the fields by column name without `RUN_COLUMNS`: equal for two
-        deterministic runs of a trial.
+        """Return the fields by column name without `RUN_COLUMNS`.
+
+        They are equal for two deterministic runs of a trial.
         """
         return {
             name: value
@@ -245,11 +251,11 @@ class Record(StoredRow):
 @stored
 @dataclass(frozen=True)
 class CurvePoint(StoredRow):
-    """One epoch of one trial, with the training loss and the distance that aligning
-    minimises (both may be NaN).
+    """One epoch of one trial.
 
-    In the stage ``probe``, ``epoch`` is the number of align epochs before the probe,
-    ``loss`` the error of the probe.
+    The training loss and the distance that aligning minimises may be NaN. In the stage
+    ``probe``, ``epoch`` is the number of align epochs before the probe, ``loss`` the
+    error of the probe.
     """
 
     sweep: str
@@ -262,20 +268,20 @@ class CurvePoint(StoredRow):
     learning_rate: float | None
     seconds: float
     attempt: int | None = None
-    """Number of the attempt at the trial, as in `Record.attempts`: only epochs of the
-    last one count; None: 0.
+    """Number of the attempt, as in `Record.attempts`; None: 0.
+
+    Only epochs of a trial's last attempt count.
     """
 
 
 @stored
 @dataclass(frozen=True)
 class SuggestionRow(StoredRow):
-    """Entry of the journal of a search: suggested hyper-parameters, and which results
-    were known then.
+    """Entry of the journal of a search: suggested hyper-parameters.
 
-    It is stored within seconds of the start of the suggestion's trial, at the latest
-    with the trial's record. A search that continues runs an unfinished trial again with
-    the same values.
+    It also says which results were known to the search. It is stored within seconds of
+    the start of the suggestion's trial, at the latest with the trial's record. A search
+    that continues runs an unfinished trial again with the same values.
     """
 
     sweep: str
@@ -284,13 +290,15 @@ class SuggestionRow(StoredRow):
     number: int
     """Number in the search of this task and method, from 0."""
     trial_key: str
-    """Key of the trial with these values, which also depends on body, data and the
-    other hyper-parameters.
+    """Key of the trial with these values.
+
+    It also depends on body, data and the other hyper-parameters.
     """
     values: str
     """JSON object with the values of the searched hyper-parameters."""
     known: str | None
-    """Numbers of the suggestions whose results were known, as a JSON list of ranges
-    [first, last].
+    """Numbers of the suggestions whose results were known.
+
+    A JSON list of ranges [first, last].
     """
     suggested_at: datetime

@@ -1,5 +1,4 @@
-"""Reads the current records of a store by column and predicate, one row group at a
-time.
+"""Reader of the current records of a store: by column, one row group at a time.
 
 A leaderboard needs few columns of many rows, and many columns of few rows. A scan
 therefore first finds out which row of each trial counts, from a hash of 128 bits of the
@@ -7,6 +6,7 @@ trial's key, and then reads the columns that are asked for. During the scan, a r
 takes about 25 bytes of memory.
 """
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -17,45 +17,47 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from orca_ray.errors import shorten
+from orca_ray.results.parquet import MemoryPart, Part, ReplacedError
 from orca_ray.results.record import Record
 from orca_ray.results.tables import (
     RECORDS,
     SUCCESSES,
-    MemoryPart,
-    Part,
-    ReplacedError,
+    InvalidRows,
     invalid_rows,
     none_of,
 )
 
 _KEY = ["sweep", "trial_key"]
+"""Columns that identify a trial."""
 _NARROW = [*_KEY, "status", "phase", "protocol", "test_score", "finished_at"]
+"""Columns that are read of every record."""
 _SUCCEEDED = 2**60
-"""Added to the time of a trial that did not fail, in microseconds; times of the years 1
-to 9999 are below 2**58.
+"""Added to the time of a trial that did not fail, in microseconds.
+
+Times of the years 1 to 9999 are below 2**58.
 """
 MAX_WARNINGS = 20
-"""Number of trials with contradictory scores that warnings name; further ones are only
-counted.
+"""Number of trials with contradictory scores that warnings name.
+
+Further trials are only counted.
 """
 
 
 class StoreSnapshot:
-    """View of the current records of a store: one row per (sweep, trial key), as in
-    `ResultsStore.records`.
+    """View of the current records of a store: one row per (sweep, trial key).
 
-    Rows with invalid values are left out. A position is the number of a row in the
-    store.
+    The rows are those of `ResultsStore.records`. Rows with invalid values are left out.
+    A position is the number of a row in the store.
     """
 
     def __init__(self, parts: Sequence[Part], warnings: Sequence[str] = ()) -> None:
         self.warnings = list(warnings)
-        """Sentences about what is left out because it is damaged, invalid or
-        contradictory.
-        """
+        """Sentences about records that are left out, or that contradict each other."""
         self._parts = list(parts)
+        # Position of the first row of each part, and then the number of rows.
         self._starts = np.cumsum([0, *(sum(part.group_rows) for part in self._parts)])
         total = int(self._starts[-1])
+        # Whether each row counts.
         self._counts = np.zeros(total, dtype=bool)
         hashes = np.zeros((2, total), np.uint64)
         ranks = np.zeros(total, np.int64)
@@ -71,72 +73,55 @@ class StoreSnapshot:
 
     @classmethod
     def of_frame(cls, records: pd.DataFrame) -> "StoreSnapshot":
-        """Return a snapshot of the records in a data frame that `ResultsStore.records`
-        returned.
-        """
-        return cls(
-            [
-                MemoryPart(
-                    pa.Table.from_pandas(records, Record.SCHEMA, preserve_index=False)
-                )
-            ]
-        )
+        """Return a snapshot of the records in a frame of `ResultsStore.records`."""
+        table = pa.Table.from_pandas(records, Record.SCHEMA, preserve_index=False)
+        return cls([MemoryPart(table)])
 
     def batches(
         self, columns: Sequence[str], wanted: Mapping[str, Collection[str]]
     ) -> Iterator[tuple[NDArray[np.int64], Any]]:
-        """Yield the current rows with ``wanted`` values in batches: row positions, and
-        an Arrow table of ``columns``.
+        """Yield the current rows with ``wanted`` values in batches.
 
-        ``wanted`` has the allowed values by column name. Text columns may be
-        dictionary-encoded.
+        A batch has the row positions, and an Arrow table of ``columns``. ``wanted`` has
+        the allowed values by column name. Text columns may be dictionary-encoded.
         """
         for start, part, group in self._groups(wanted):
-            if not self._counts[start : start + part.group_rows[group]].any():
+            is_current = self._counts[start : start + part.group_rows[group]]
+            if not is_current.any():
                 continue
-            table = part.read(
-                [group], list(dict.fromkeys([*columns, *wanted])), expand=False
-            )
-            keep = self._counts[start : start + len(table)] & matches(table, wanted)
+            columns_to_read = list(dict.fromkeys([*columns, *wanted]))
+            table = part.read([group], columns_to_read, expand=False)
+            keep = is_current & matches(table, wanted)
             if keep.any():
-                yield (
-                    start + np.flatnonzero(keep),
-                    table.select(columns).filter(pa.array(keep)),
-                )
+                positions = start + np.flatnonzero(keep)
+                yield positions, table.select(columns).filter(pa.array(keep))
 
     def take(self, positions: NDArray[np.int64], columns: Sequence[str]) -> Any:
-        """Return an Arrow table of ``columns`` for the rows at ``positions``, which
-        must be ascending.
-        """
-        found = []
+        """Return an Arrow table of ``columns`` for rows at ascending ``positions``."""
+        schema = pa.schema([Record.SCHEMA.field(name) for name in columns])
+        tables = [schema.empty_table()]
         for start, part, group in self._groups({}):
-            first, last = np.searchsorted(
-                positions, [start, start + part.group_rows[group]]
-            )
+            end = start + part.group_rows[group]
+            first, last = np.searchsorted(positions, [start, end])
             if first < last:
-                table = part.read([group], columns, expand=False).take(
-                    pa.array(positions[first:last] - start)
-                )
-                found.append(
-                    table.cast(
-                        pa.schema([Record.SCHEMA.field(name) for name in columns])
-                    )
-                )
-        empty = pa.schema([Record.SCHEMA.field(name) for name in columns]).empty_table()
-        return pa.concat_tables([empty, *found])
+                rows = pa.array(positions[first:last] - start)
+                table = part.read([group], columns, expand=False)
+                tables.append(table.take(rows).cast(schema))
+        return pa.concat_tables(tables)
 
     def values(self, column: str) -> list[str]:
-        """Return the distinct values of a text column in the current records, sorted."""
-        found: set[str] = set()
+        """Return the sorted distinct values of a text column in the current records."""
+        values: set[str] = set()
         for _, table in self.batches([column], {}):
-            found.update(pc.unique(table[column].cast(pa.string())).to_pylist())
-        return sorted(found)
+            values.update(pc.unique(table[column].cast(pa.string())).to_pylist())
+        return sorted(values)
 
     def _groups(
         self, wanted: Mapping[str, Collection[str]]
     ) -> Iterator[tuple[int, Part, int]]:
-        """Yield position of the first row, part and index of each row group that may
-        hold wanted rows.
+        """Yield position of the first row, part and index of each row group.
+
+        Groups that cannot hold wanted rows are left out.
         """
         for part, start in zip(self._parts, self._starts[:-1], strict=True):
             starts = start + np.cumsum([0, *part.group_rows])
@@ -152,37 +137,38 @@ class StoreSnapshot:
     ) -> None:
         """Fill hashes and ranks of the rows of a part, and find its valid rows."""
         start = int(self._starts[index])
-        wrong: dict[tuple[str, str], tuple[int, str]] = {}
+        examples: dict[str, InvalidRows] = {}
+        num_invalid = Counter[str]()
         for group, num_rows in enumerate(part.group_rows):
             rows = slice(start, start + num_rows)
             table = part.read([group], _NARROW, expand=False)
             valid = np.ones(num_rows, dtype=bool)
-            for name, _, value, allowed, mask in invalid_rows(table, RECORDS):
-                bad = mask.to_numpy().astype(bool)
-                number, example = wrong.get((name, allowed), (0, value))
-                wrong[name, allowed] = (number + int((bad & valid).sum()), example)
-                valid &= ~bad
+            for invalid in invalid_rows(table, RECORDS):
+                is_wrong = invalid.is_wrong.to_numpy().astype(bool)
+                examples.setdefault(invalid.column, invalid)
+                num_invalid[invalid.column] += int((is_wrong & valid).sum())
+                valid &= ~is_wrong
             succeeded = ~none_of(table["status"], SUCCESSES).to_numpy()
             finished = table["finished_at"].cast(pa.int64()).to_numpy()
             ranks[rows] = finished + succeeded * np.int64(_SUCCEEDED)
-            hashes[:, rows] = hashed(table["sweep"]) * _MULTIPLIER ^ hashed(
-                table["trial_key"]
-            )
+            sweep_hashes = hashed(table["sweep"])
+            hashes[:, rows] = sweep_hashes * _MULTIPLIER ^ hashed(table["trial_key"])
             self._counts[rows] = valid
             start += num_rows
-        for (name, allowed), (number, value) in wrong.items():
+        for column, invalid in examples.items():
             self.warnings.append(
-                invalid_rows_text(number, part.where, name, value, allowed)
+                invalid_rows_text(num_invalid[column], part.where, invalid)
             )
 
     def _drop_superseded(
         self, hashes: NDArray[np.uint64], ranks: NDArray[np.int64]
     ) -> None:
-        """Clear the rows of trials that have a row that counts instead, and name trials
-        with different scores.
+        """Clear the rows that other rows of the same trial supersede.
+
+        Warn of trials with different scores.
         """
-        first = np.sort(hashes[0])
-        repeated = np.unique(first[1:][first[1:] == first[:-1]])
+        first_halves = np.sort(hashes[0])
+        repeated = np.unique(first_halves[1:][first_halves[1:] == first_halves[:-1]])
         if not len(repeated):
             return
         rows = np.flatnonzero(pd.Series(hashes[0]).isin(repeated))
@@ -197,48 +183,39 @@ class StoreSnapshot:
         key = ["first", "second"]
         self._counts[frame.index[frame.duplicated(key, keep="last")]] = False
         succeeded = frame[frame["succeeded"]]
-        again = np.sort(
-            succeeded.index[succeeded.duplicated(key, keep=False)].to_numpy()
-        )
-        spread = (
-            self.take(again, [*_KEY, "test_score"])
-            .to_pandas()
-            .groupby(_KEY)["test_score"]
-            .agg(["min", "max"])
-        )
+        is_repeated = succeeded.duplicated(key, keep=False)
+        self._warn_of_contradictions(np.sort(succeeded.index[is_repeated].to_numpy()))
+
+    def _warn_of_contradictions(self, positions: NDArray[np.int64]) -> None:
+        """Warn of trials that have different scores in the rows at ``positions``."""
+        scores = self.take(positions, [*_KEY, "test_score"]).to_pandas()
+        spread = scores.groupby(_KEY)["test_score"].agg(["min", "max"])
         contradictory = spread[spread["min"] < spread["max"]]
-        for sweep, key, low, high in (
-            contradictory.head(MAX_WARNINGS).reset_index().itertuples(index=False)
-        ):
-            contradiction = (
-                f"trial {key} of {sweep} has records with different test scores, {low}"
-                f" to {high}"
-            )
+        named = contradictory.head(MAX_WARNINGS).reset_index()
+        for sweep, trial_key, low, high in named.itertuples(index=False):
             self.warnings.append(
-                f"{contradiction}: the one that was attempted last counts"
+                f"trial {trial_key} of {sweep} has records with different test scores,"
+                f" {low} to {high}: the one that was attempted last counts"
             )
-        if len(contradictory) > MAX_WARNINGS:
-            more = len(contradictory) - MAX_WARNINGS
+        num_unnamed = len(contradictory) - len(named)
+        if num_unnamed:
             self.warnings.append(
-                f"{more} more trial(s) have records with different test scores"
+                f"{num_unnamed} more trial(s) have records with different test scores"
             )
 
 
-def invalid_rows_text(
-    number: int, where: str, name: str, value: str, allowed: str
-) -> str:
-    """Return a warning that ``number`` records of the file ``where`` are left out
-    because of an invalid value.
-    """
+def invalid_rows_text(number: int, where: str, invalid: InvalidRows) -> str:
+    """Return a warning that ``number`` records of the file ``where`` are left out."""
     return (
-        f"{number} record(s) of {where} left out: {name} {shorten(repr(value), 80)};"
-        f" allowed are {allowed}"
+        f"{number} record(s) of {where} left out: {invalid.column}"
+        f" {shorten(repr(invalid.value), 80)}; allowed are {invalid.allowed}"
     )
 
 
 def matches(table: Any, wanted: Mapping[str, Collection[str]]) -> NDArray[np.bool_]:
-    """Return a mask [N] of the rows of an Arrow table whose values in all columns of
-    ``wanted`` are allowed by it.
+    """Return a mask [N] of the rows whose values in all columns are ``wanted``.
+
+    ``wanted`` has the allowed values by column name.
     """
     keep = np.ones(len(table), dtype=bool)
     for name, values in wanted.items():
@@ -247,60 +224,67 @@ def matches(table: Any, wanted: Mapping[str, Collection[str]]) -> NDArray[np.boo
 
 
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+"""2**64 divided by the golden ratio, an odd number: Fibonacci hashing (Knuth)."""
 _SEEDS = np.array([[0x243F6A8885A308D3], [0x13198A2E03707344]], dtype=np.uint64)
+"""Initial values of the two halves of a hash: the first digits of pi."""
 
 
 def hashed(column: Any) -> NDArray[np.uint64]:
-    """Return a 128-bit hash of each of the N texts in a column, as an array [2, N] of
-    64-bit halves.
+    """Return a 128-bit hash of each of the N texts in a column.
 
-    The array is [2, 1] if the column is dictionary-encoded and its dictionary has only
-    one text.
+    The hashes are an array [2, N] of 64-bit halves. The array is [2, 1] if the column
+    is dictionary-encoded and its dictionary has only one text.
     """
     array = column.combine_chunks()
     if isinstance(array, pa.ChunkedArray):
         array = pa.concat_arrays(array.chunks)
-    if pa.types.is_dictionary(array.type):
-        found = _hashed(array.dictionary)
-        return found if found.shape[1] == 1 else found[:, array.indices.to_numpy()]
-    return _hashed(array)
+    if not pa.types.is_dictionary(array.type):
+        return _hashed(array)
+    hashes = _hashed(array.dictionary)
+    if hashes.shape[1] == 1:
+        return hashes
+    return hashes[:, array.indices.to_numpy()]
 
 
 def _hashed(array: Any) -> NDArray[np.uint64]:
+    """Return the hashes [2, N] of the texts in an Arrow array."""
     offsets = np.frombuffer(
         array.buffers()[1], np.int32, len(array) + 1, 4 * array.offset
     ).astype(np.int64)
     data = np.frombuffer(array.buffers()[2] or b"", np.uint8)
     lengths = np.diff(offsets)
-    result = _SEEDS ^ lengths.astype(np.uint64)
-    for length in np.unique(
-        lengths[lengths > 0]
-    ).tolist():  # keys of trials have one length
-        rows = (
-            slice(None)
-            if (lengths == length).all()
-            else np.flatnonzero(lengths == length)
-        )
+    hashes = _SEEDS ^ lengths.astype(np.uint64)
+    # Texts of one length are hashed together. Keys of trials have one length.
+    for length in np.unique(lengths[lengths > 0]).tolist():
+        has_length = lengths == length
+        rows = slice(None) if has_length.all() else np.flatnonzero(has_length)
         starts = offsets[:-1][rows]
-        dense = length >= 8 and starts[-1] - starts[0] == length * (len(starts) - 1)
-        for place in range(
-            0, length, 8
-        ):  # words of 8 bytes, of which the last two may overlap
-            place = max(0, min(place, length - 8))
-            width = min(8, length)
-            if dense:  # a view without a copy
-                word = np.ndarray(
-                    len(starts), np.uint64, data, int(starts[0]) + place, (length,)
-                )
-            else:
-                words = np.zeros((len(starts), 8), np.uint8)
-                words[:, :width] = data[
-                    starts[:, None] + np.arange(place, place + width)
-                ]
-                word = words.view(np.uint64)[:, 0]
-            mixed = result[:, rows]  # for all rows, this is a view
+        for word in _words(data, starts, length):
+            mixed = hashes[:, rows]  # for all rows, this is a view
             mixed ^= word
             mixed *= _MULTIPLIER
             mixed ^= mixed >> np.uint64(32)
-            result[:, rows] = mixed
-    return result
+            hashes[:, rows] = mixed
+    return hashes
+
+
+def _words(
+    data: NDArray[np.uint8], starts: NDArray[np.int64], length: int
+) -> Iterator[NDArray[np.uint64]]:
+    """Yield the words of 8 bytes of texts of one length, as arrays [N].
+
+    ``starts`` [N] are the positions of the texts in ``data``. The last two words may
+    overlap. Of a text of less than 8 bytes, the only word is filled up with zeros.
+    """
+    width = min(8, length)
+    is_dense = length >= 8 and starts[-1] - starts[0] == length * (len(starts) - 1)
+    for offset in range(0, length, 8):
+        place = max(0, min(offset, length - 8))
+        if is_dense:  # a view without a copy
+            first = int(starts[0]) + place
+            yield np.ndarray(len(starts), np.uint64, data, first, (length,))
+        else:
+            padded = np.zeros((len(starts), 8), np.uint8)
+            columns = np.arange(place, place + width)
+            padded[:, :width] = data[starts[:, None] + columns]
+            yield padded.view(np.uint64)[:, 0]

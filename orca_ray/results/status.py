@@ -49,8 +49,9 @@ class SweepStatus:
 
     sweep: str
     state: str
-    """``running``, ``paused``, ``stopping``, ``finished``, ``stopped`` before the end,
-    or ``dead`` (driver killed).
+    """``running``, ``paused``, ``stopping``, ``finished``, ``stopped`` or ``dead``.
+
+    ``stopped``: before the end; ``dead``: the driver was killed.
     """
     holder: Holder | None
     """The driver that runs the sweep, or that was killed; else None."""

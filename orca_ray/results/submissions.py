@@ -187,8 +187,7 @@ def imported_scores(uri: str) -> tuple[list[SubmittedScore], list[str]]:
 def merged(
     files: Iterable[tuple[str, Sequence[SubmittedScore]]],
 ) -> tuple[list[SubmittedScore], list[str]]:
-    """Return the scores of several files, and a sentence for each file with scores
-    that are left out.
+    """Return the scores of several files, and sentences about scores that are left out.
 
     ``files`` are pairs of name and scores. Of all scores of one method, task, metric,
     protocol and source, only those in one file, the first, are returned.

@@ -15,10 +15,11 @@ import pytest
 from orca_ray.errors import UserError
 from orca_ray.leaderboard import Board, build
 from orca_ray.results import scan, store, tables
+from orca_ray.results.parquet import encode
 from orca_ray.results.record import Status
 from orca_ray.results.status import find_trial, sweep_status
 from orca_ray.results.store import ResultsStore
-from orca_ray.results.tables import RECORDS, encode, from_rows
+from orca_ray.results.tables import RECORDS, from_rows
 from tests.results.factories import files_of, make_point, make_record
 
 

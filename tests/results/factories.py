@@ -9,9 +9,10 @@ from typing import Any
 
 import pyarrow as pa
 
+from orca_ray.results.parquet import ParquetPart
 from orca_ray.results.record import CurvePoint, Record, Status, SuggestionRow
 from orca_ray.results.store import ResultsStore
-from orca_ray.results.tables import ParquetPart, Table, check_invalid
+from orca_ray.results.tables import Table, check_invalid
 
 START = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 

@@ -17,18 +17,18 @@ import pytest
 
 from orca_ray.errors import UserError
 from orca_ray.paths import public_uri, secrets_in
-from orca_ray.results import faults, tables
+from orca_ray.results import faults, parquet
 from orca_ray.results.artefacts import MAX_BYTES, ArtefactRow
 from orca_ray.results.faults import explained, may_pass, retried
 from orca_ray.results.folder import LocalFolder, open_folder
 from orca_ray.results.marker import MARKER
+from orca_ray.results.parquet import encode
 from orca_ray.results.store import ResultsStore, check_writable
 from orca_ray.results.tables import (
     ARTEFACTS,
     JOURNAL,
     RECORDS,
     Table,
-    encode,
     from_rows,
 )
 from orca_ray.sweep.executors import make_executor
@@ -161,7 +161,7 @@ def test_what_would_expand_far_is_not_read(
     one = from_rows([make_record(error=text).to_row()], RECORDS)
     path = _plant(store, one.take(pa.array(np.zeros(rows, np.int64))))
     assert path.stat().st_size < 500_000
-    monkeypatch.setattr(tables, "MAX_TABLE_BYTES", 10_000_000)
+    monkeypatch.setattr(parquet, "MAX_TABLE_BYTES", 10_000_000)
     with pytest.raises(
         UserError, match=f"{path} holds {rows} rows, which take .* GiB of memory"
     ):

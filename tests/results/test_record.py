@@ -32,15 +32,10 @@ from orca_ray.results.artefacts import (
     within_limits,
 )
 from orca_ray.results.marker import MARKER, SCHEMA_VERSION
+from orca_ray.results.parquet import MAX_TABLE_BYTES, encode
 from orca_ray.results.record import Record, Status
 from orca_ray.results.store import ResultsStore
-from orca_ray.results.tables import (
-    ARTEFACTS,
-    MAX_TABLE_BYTES,
-    RECORDS,
-    encode,
-    from_rows,
-)
+from orca_ray.results.tables import ARTEFACTS, RECORDS, from_rows
 from tests.results.factories import decode, files_of, make_point, make_record
 
 INDIA = timezone(timedelta(hours=5, minutes=30))

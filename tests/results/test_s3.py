@@ -15,9 +15,9 @@ import pytest
 from orca_ray.errors import UserError
 from orca_ray.results import faults
 from orca_ray.results.folder import S3Folder
+from orca_ray.results.parquet import ParquetPart
 from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
-from orca_ray.results.tables import ParquetPart
 from tests.results.factories import make_point, make_record
 
 moto = pytest.importorskip(

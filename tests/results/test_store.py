@@ -20,9 +20,10 @@ from benchmarks.crashes import after_crashes
 from benchmarks.fuzz_store import REPORTED, SAME, Fuzzer, make_store
 from orca_ray.errors import UserError
 from orca_ray.results.marker import MARKER
+from orca_ray.results.parquet import footer_digest
 from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
-from orca_ray.results.tables import RECORDS, footer_digest
+from orca_ray.results.tables import RECORDS
 from tests.results.factories import files_of, make_point, make_record, make_suggestion
 
 
