@@ -2,11 +2,9 @@
 
 import importlib
 import sys
-import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from shutil import copytree
 
 import pytest
 
@@ -23,9 +21,9 @@ from orca_ray.tasks.metrics import all_metrics
 from orca_ray.tasks.registry import all_tasks
 from orca_ray.training.artefacts.base import all_artefacts
 
-PLUG_INS = EXAMPLE, FOLLOWERS, PDEBENCH, TRACKERS = tuple(
+PLUG_INS = EXAMPLE, PDEBENCH, TRACKERS = tuple(
     Path(__file__).parents[1] / "examples" / name
-    for name in ("plugin", "followers", "pdebench", "trackers")
+    for name in ("plugin", "pdebench", "trackers")
 )
 _CACHES = (
     discovery._entry_points,
@@ -71,19 +69,6 @@ def write_package(
     (info / "entry_points.txt").write_text("\n".join(lines) + "\n")
     for module, text in modules.items():
         (site / f"{module}.py").write_text(text)
-
-
-@contextmanager
-def installed_example(example: Path, site: Path) -> Iterator[None]:
-    """Let a package of `examples`, copied into the directory ``site``, be installed for
-    this process.
-    """
-    declared = tomllib.loads((example / "pyproject.toml").read_text())["project"]
-    write_package(site, declared["name"], declared["entry-points"])
-    module = declared["name"].replace("-", "_")
-    copytree(example / module, site / module)
-    with installed(site):
-        yield
 
 
 @contextmanager

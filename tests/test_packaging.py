@@ -24,18 +24,13 @@ import yaml
 import orca_ray
 from orca_ray.discovery import GROUPS
 from orca_ray.results.store import ResultsStore
-from orca_ray.sweep.plan.loading import load_spec
-from orca_ray.sweep.plan.requirements import resolve
-from orca_ray.sweep.plan.searches import plan_searches
 from orca_ray.testing.suite import make_home, save_tokenizer
 from tests.docs.pages import ROOT
 from tests.plug_in_packages import (
     EXAMPLE,
-    FOLLOWERS,
     PDEBENCH,
     PLUG_INS,
     TRACKERS,
-    installed,
 )
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -240,14 +235,6 @@ def beside(site: Path, **variables: str) -> Mapping[str, str]:
     ("package", "chosen", "fewest"),
     [
         pytest.param(EXAMPLE, "", 81, marks=pytest.mark.exhaustive, id="plugin"),
-        pytest.param(
-            FOLLOWERS,
-            "TestMethods",
-            40,
-            marks=pytest.mark.exhaustive,
-            id="followers, conformance",
-        ),
-        pytest.param(FOLLOWERS, "not TestMethods", 36, id="followers, other tests"),
         pytest.param(PDEBENCH, "", 56, marks=pytest.mark.exhaustive, id="PDEBench"),
         pytest.param(TRACKERS, "", 5, marks=pytest.mark.exhaustive, id="trackers"),
     ],
@@ -281,18 +268,6 @@ def test_a_package_passes_its_tests_and_the_conformance_suites(
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
     assert int(re.findall(r"(\d+) passed", done.stdout)[0]) >= fewest
     assert "skipped" not in done.stdout
-
-
-@pytest.mark.slow
-def test_the_trials_of_the_followers_are_those_of_the_stored_board(site: Path) -> None:
-    records = ResultsStore(str(ROOT / "docs" / "stores" / "pocket")).records()
-    fingerprints = dict(zip(records["task"], records["data_fingerprint"], strict=True))
-    with installed(site):
-        spec = load_spec(FOLLOWERS / "sweeps" / "pocket.yaml")
-        plans = resolve(plan_searches(spec, fingerprints, gpus=False), pytest.fail)
-        keys = {plan.trial({}, spec.file.seed, "search").key for plan in plans}
-    assert len(keys) == 4 * 8
-    assert keys <= set(records.loc[records["sweep"] == spec.sweep_id, "trial_key"])
 
 
 def save_gpt_neo(directory: Path) -> str:

@@ -22,6 +22,11 @@ _LINKS = {
 }
 NO_BODY = "none"
 """Name of the body in trials of methods that use none."""
+FROZEN_BODY = 0.7
+"""Duration of an epoch with a frozen body, relative to an epoch that trains the body.
+
+Measured on the pocket tasks; for `Recipe.other_epochs`.
+"""
 
 
 def align_then_refine(

@@ -9,6 +9,7 @@ import ot
 import pytest
 import torch
 from scipy.linalg import sqrtm
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from orca_ray.alignment import distance as contract
@@ -96,6 +97,28 @@ def test_otdd_notes_that_it_works_in_blocks(
             ),
         ):
             get_distance(name).fit(source(100))(*cloud(100))
+
+
+def test_wasserstein_is_what_an_assignment_costs() -> None:
+    """With as many points on both sides an optimal plan is a permutation (Birkhoff)."""
+    src = source(20)
+    x, y = cloud(20, shift=0.5)
+    cost = 0.5 * torch.cdist(x, src.x).square().numpy()
+    rows, columns = linear_sum_assignment(cost)
+    value, gradient = value_and_gradient(get_distance("wasserstein").fit(src), x, y)
+    assert value == pytest.approx(cost[rows, columns].mean(), rel=1e-9)
+    torch.testing.assert_close(
+        gradient, (x - src.x[columns]) / 20, rtol=1e-6, atol=1e-9
+    )
+
+
+def test_a_plan_cannot_be_found_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contract, "MEMORY_BYTES", 100_000)
+    distance = get_distance("wasserstein").fit(source(120))
+    with pytest.raises(
+        UserError, match=r"\(40 x 120 samples\) takes 0\.3 MB, more than the 0\.1 MB"
+    ):
+        distance(*cloud(40, shift=0.5))
 
 
 def test_notes_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:

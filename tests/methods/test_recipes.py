@@ -33,7 +33,17 @@ from orca_ray.testing import MethodSuite
 from orca_ray.testing.trials import QUICK, TASK, changed, copy_of, make_task, run, start
 from tests.sampling import Sampled
 
-STAGES = {"gradient_boosting", "lora", "minirocket", "orca", "orca_guarded"}
+STAGES = {
+    "gradient_boosting",
+    "joint",
+    "lora",
+    "minirocket",
+    "mona",
+    "orca",
+    "orca_guarded",
+    "pare",
+    "recraft",
+}
 """Methods that together have all stages, whose states all have to survive an
 interruption.
 """
@@ -68,6 +78,7 @@ TRAINED = {
         ("cnn", "fno", "nft", "no_body", "orca", "orca_guarded", "scratch", "unet"),
         r".*",
     ),
+    **dict.fromkeys(("joint", "mona", "pare", "recraft", "recraft_code"), r".*"),
 }
 """Names of the parameters that refining trains."""
 
@@ -92,9 +103,9 @@ def test_the_methods_of_the_first_release() -> None:
         *of_series,
     }
     assert random == {*baselines, "cnn", "random_features", "scratch"}
-    assert (
-        set(expand([FIELD])) == set(TRAINED) - baselines
-    )  # records of the group exist
+    variants = {"recraft_code"}
+    # Records of the group exist.
+    assert set(expand([FIELD])) == set(TRAINED) - baselines - variants
 
 
 @pytest.mark.slow
@@ -131,6 +142,50 @@ def test_exactly_the_right_parameters_train(
     if sizes:  # else the trees are counted
         assert trainer.result().num_parameters == sum(sizes.values())
         assert trainer.result().num_trainable == sum(sizes[name] for name in expected)
+
+
+ALL = {"embedder", "body", "head"}
+OUTSIDE = {"embedder", "head"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("method", "options", "expected"),
+    [
+        ("orca", {}, {"align": {"embedder"}, "refine": ALL}),
+        ("joint", {"joint.epochs": 2}, {"joint": OUTSIDE, "refine": ALL}),
+        (
+            "mona",
+            {"mona.epochs": 1},
+            {"warmup": OUTSIDE, "bilevel": OUTSIDE, "refine": ALL},
+        ),
+        (
+            "recraft",
+            {},
+            {
+                "align": {"embedder"},
+                "source_head": set(),
+                "distortion": {"embedder"},
+                "refine": ALL,
+            },
+        ),
+    ],
+)
+def test_what_each_stage_trains(
+    bert: str, method: str, options: dict[str, Scalar], expected: dict[str, set[str]]
+) -> None:
+    values = {**QUICK, "refine.epochs": 1, **options}
+    trainer = start(bert, method, hyperparameters=values)
+    trained: dict[str, set[str]] = {}
+    while not trainer.done:
+        stage = trainer.stage
+        before = copy_of(trainer.model)
+        trainer.step()
+        moved = {name.split(".")[0] for name in changed(before, copy_of(trainer.model))}
+        trained[stage] = trained.get(stage, set()) | moved
+    assert trained == expected
+    assert trainer.result().epochs == 1
+    assert trainer.result().align_seconds > 0
 
 
 def test_only_scratch_and_random_features_start_from_a_random_body(bert: str) -> None:
@@ -268,6 +323,12 @@ def test_mistakes(name: str, value: Scalar, message: str) -> None:
 
 
 REFUSED: dict[str, Scalar] = {
+    "recraft.form": "papers",
+    "recraft.threshold": -0.1,
+    "mona.source_weight": -1.0,
+    "joint.weight": -1.0,
+    "pare.begin": 1.5,
+    "pare.weight": -1.0,
     "align.distance": "ottd",
     "align.source": "vocabularies",
     "align.epochs": -1,

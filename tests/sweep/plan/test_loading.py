@@ -14,7 +14,9 @@ import pytest
 
 from orca_ray.errors import UserError
 from orca_ray.methods.registry import expand, resolve
+from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.plan.loading import load_spec, parse_spec, shipped_sweeps
+from orca_ray.sweep.plan.requirements import resolve as resolve_plans
 from orca_ray.sweep.plan.searches import SearchPlan, plan_searches
 from orca_ray.sweep.plan.spec import Overrides, published_settings, reference_row
 from orca_ray.sweep.plan.trial_spec import TrialSpec
@@ -553,6 +555,10 @@ def test_the_papers_recipe_is_one_run_with_its_seed() -> None:
     # The reference ties the embedder's start to aligning, and so do the methods that
     # follow it.
     assert {name for name, start in starts.items() if start == "paper"} == {
+        "joint",
+        "mona",
+        "pare",
+        "recraft",
         "orca",
         "orca_fpt",
         "orca_guarded",
@@ -563,3 +569,16 @@ def test_the_papers_recipe_is_one_run_with_its_seed() -> None:
     assert held_out["embedder.initialisation"] == "body"
     assert "head.dense" not in held_out
     assert load_spec("nasbench360", overrides=Overrides(trials=1)).confirm_seeds == (1,)
+
+
+@pytest.mark.slow
+def test_the_trials_of_the_followers_are_those_of_the_stored_board() -> None:
+    store = ResultsStore(str(Path(__file__).parents[3] / "docs" / "stores" / "pocket"))
+    records = store.records()
+    fingerprints = dict(zip(records["task"], records["data_fingerprint"], strict=True))
+    methods = ["joint", "mona", "pare", "recraft"]
+    spec = load_spec("pocket", overrides=Overrides(methods=methods))
+    plans = resolve_plans(plan_searches(spec, fingerprints, gpus=False), pytest.fail)
+    keys = {plan.trial({}, spec.file.seed, "search").key for plan in plans}
+    assert len(keys) == 4 * 8
+    assert keys <= set(records.loc[records["sweep"] == spec.sweep_id, "trial_key"])

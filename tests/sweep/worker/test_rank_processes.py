@@ -35,7 +35,6 @@ from orca_ray.testing.suite import save_bert
 from orca_ray.testing.trials import CLASSES, QUICK, start
 from orca_ray.testing.trials import make_task as tiny_task
 from orca_ray.training.ranks import ALONE, RankLostError, Ranks
-from tests.plug_in_packages import FOLLOWERS, installed_example
 from tests.session import folder
 from tests.sweep.rank_toys import build
 from tests.sweep.real import tiny_spec
@@ -125,15 +124,6 @@ def test_ranks_end_when_their_worker_is_killed() -> None:
     assert alive == []
 
 
-@pytest.fixture
-def followers(tmp_path: Path) -> Iterator[None]:
-    """Install the plug-in `examples/followers`, whose methods have several stages, for
-    this process and its ranks.
-    """
-    with installed_example(FOLLOWERS, tmp_path / "site"):
-        yield
-
-
 def tiny(
     ranks: Ranks, *, body: str, method: str, target: Target, changes: dict[str, Scalar]
 ) -> TrialTrainer:
@@ -190,7 +180,6 @@ def numbers(progress: EpochProgress) -> list[float]:
         ),
     ],
 )
-@pytest.mark.usefixtures("followers")
 def test_ranks_reach_the_scores_of_one_process(
     tmp_path: Path,
     own_home: Path,

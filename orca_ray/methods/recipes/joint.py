@@ -1,5 +1,4 @@
-"""Joint alignment, after L2G: train the embedder by the task's loss and a distance from
-the source, then fine-tune.
+"""Joint alignment, after L2G: the task's loss and a distance together, then fine-tune.
 
 Let e be the embedder, f the frozen pretrained body, h the head, and d the distance of
 the step's features, i.e. its mean tokens, from the source features. The first stage
@@ -18,9 +17,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from orca_ray.methods.recipe import Recipe, new_parameters
+from orca_ray.methods.recipe import FROZEN_BODY, Recipe, new_parameters
 from orca_ray.options import Amount, Config, Fraction, Number, Positive
-from orca_ray_followers import FROZEN_BODY
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,30 +30,29 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class JointConfig(Config):
-    """Options of the first stage of `joint`; all other options of this stage are
-    ``refine.*``.
-    """
+    """Options of the first stage of `joint`; its other options are ``refine.*``."""
 
     epochs: Number = 10
     warmup: Fraction = 0.6
-    """Share of the epochs, counted from the first, whose loss is the task's alone;
-    never the last epoch.
+    """Share of the epochs, counted from the first, whose loss is the task's alone.
+
+    The last epoch is never one of them.
     """
     weight: Amount = 1.0
     """Weight w of the distance in the loss."""
     learning_rate: Positive = 1e-3
-    """Learning rate of the first stage, whose optimiser is ``refine.optimizer``, or
-    Adam if that is SGD.
+    """Learning rate of the first stage.
+
+    The optimiser is ``refine.optimizer``, or Adam if that is SGD.
     """
     batch_size: Number = 64
-    """Number of samples of an optimiser step; the distance is computed from these
-    samples.
-    """
+    """Number of samples of an optimiser step, from which the distance is computed."""
 
 
 class DistanceTerm:
-    """A `StepTerm`: the weighted distance of a step's features from the source
-    features, 0 during ``joint.warmup``.
+    """The weighted distance of a step's features from the source; a `StepTerm`.
+
+    It is 0 during ``joint.warmup``.
     """
 
     def __init__(self, trial: "Trial", config: JointConfig) -> None:
@@ -63,8 +60,9 @@ class DistanceTerm:
         self._config = config
 
     def backward(self, indices: "np.ndarray", epoch: int) -> "Tensor":
-        """Add the gradients for the training samples ``indices`` [n] to ``.grad``, and
-        return the detached loss.
+        """Add the gradients for the training samples ``indices`` [n] to ``.grad``.
+
+        Returns the detached loss.
         """
         import torch
 
@@ -72,16 +70,13 @@ class DistanceTerm:
             return torch.zeros((), device=self._trial.device)
         loss = self._config.weight * self._aligning.distance_of(indices)
         torch.autograd.backward(loss)
-        # the distance is measured in evaluation mode
+        # Measuring the distance has set evaluation mode.
         self._trial.model.embedder.train()
         return loss.detach()
 
+    # Made on first use, because a finished stage needs no source features.
     @cached_property
-    def _aligning(
-        self,
-    ) -> (
-        "AlignLoop"
-    ):  # made on first use, because a finished stage needs no source features
+    def _aligning(self) -> "AlignLoop":
         from orca_ray.methods.stages.align_stage import make_align_loop
 
         return make_align_loop(self._trial, self._trial.hyperparameters.align)

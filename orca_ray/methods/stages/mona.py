@@ -1,6 +1,4 @@
-"""The bilevel stage of `mona`: trains the embedder so that source features stay good
-after a virtual body step.
-"""
+"""The stages of `mona`, among them the bilevel stage, which trains the embedder."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -12,15 +10,15 @@ from torch import Tensor
 from torch.nn import Parameter, functional
 
 from orca_ray.methods.recipe import new_parameters
+from orca_ray.methods.recipes.mona import MonaConfig
+from orca_ray.methods.stages.epoch_stage import EpochStage, in_parts
 from orca_ray.methods.stages.refine_stage import RefineStage
+from orca_ray.methods.stages.source_tokens import SourceTokens, source_tokens
 from orca_ray.methods.stages.trial import Stage, Trial
 from orca_ray.models.crossmodal import pooled
 from orca_ray.training.evaluate import SplitInputs
 from orca_ray.training.gradient_accumulation import GradientAccumulator
 from orca_ray.training.optimisation import requires_grad
-from orca_ray_followers.epoch_stage import EpochStage, in_parts
-from orca_ray_followers.mona import MonaConfig
-from orca_ray_followers.source_tokens import SourceTokens, source_tokens
 
 _STEP = 0.01
 """Length ε ‖g‖ of the perturbations of the body in the finite difference, as in DARTS.
@@ -28,6 +26,7 @@ _STEP = 0.01
 _TINY = 1e-12
 """Smallest norm ‖g‖ to divide by."""
 _TEMPERATURE = 2.0
+"""Factor t of squared distances in the uniformity exp(−t ‖u − v‖²) of the source."""
 
 
 def mona_stages(trial: Trial) -> list[Stage]:
@@ -35,32 +34,26 @@ def mona_stages(trial: Trial) -> list[Stage]:
     options = trial.hyperparameters.of(MonaConfig)
     refining = trial.hyperparameters.refine
     stages: list[Stage] = []
-    if options.warmup_epochs:
+    if options.warmup_epochs > 0:
         config = replace(
             refining,
             epochs=options.warmup_epochs,
             warmup_epochs=0.0,
             schedule="constant",
         )
-        stages = [
-            RefineStage(
-                trial,
-                name="warmup",
-                parameters=new_parameters,
-                config=config,
-                final=False,
-            )
-        ]
-    return [
-        *stages,
-        *([BilevelStage(trial, options)] if options.epochs else []),
-        RefineStage(trial),
-    ]
+        warmup = RefineStage(
+            trial, name="warmup", parameters=new_parameters, config=config, final=False
+        )
+        stages.append(warmup)
+    if options.epochs > 0:
+        stages.append(BilevelStage(trial, options))
+    return [*stages, RefineStage(trial)]
 
 
 class BilevelStage(EpochStage):
-    """Stage that trains embedder and head by the task's loss plus a source loss after a
-    virtual step of the body.
+    """Stage that trains embedder and head by the task's loss and a source loss.
+
+    The source loss is that of the body after a virtual step of fine-tuning.
     """
 
     name = "bilevel"
@@ -83,19 +76,17 @@ class BilevelStage(EpochStage):
         ]
 
     def batches(self, random: np.random.Generator) -> Sequence[np.ndarray]:
-        """Return the indices of all training samples in random order, split into
-        optimiser steps.
-        """
+        """Return the indices of all training samples, shuffled, by optimiser step."""
         order = random.permutation(len(self._trial.data.train))
         return np.split(order, range(self._step_size, len(order), self._step_size))
 
     def backward(self, indices: np.ndarray) -> Tensor:
-        """Set the gradients of the objective in `bilevel_gradients` for samples
-        ``indices``; return its value.
+        """Set the gradients of the objective for the samples ``indices``.
+
+        Returns the objective of `bilevel_gradients`.
         """
-        passes = self._accumulator.gradients(
-            [indices] * 3
-        )  # one for each setting of the body
+        # One pass for each of the three values of the body's parameters.
+        passes = self._accumulator.gradients([indices] * 3)
         config = self._config
         return bilevel_gradients(
             self.parameters(),
@@ -125,8 +116,9 @@ class BilevelStage(EpochStage):
             )
 
     def _source_gradients(self) -> Tensor:
-        """Set the body's gradients of the loss of random source samples, and return the
-        loss.
+        """Set the body's gradients of the loss of random source samples.
+
+        Returns the detached loss.
         """
         anchors, positives = positive_pairs(self._source.y, self._config.source_batch)
         limit = self._accumulator.limit
@@ -149,8 +141,9 @@ def bilevel_gradients(
     weight: float,
     rate: float,
 ) -> Tensor:
-    """Set ``.grad`` of ``outer`` for the objective L(e, θ) + λ S(θ − α ∇_θ L(e, θ)),
-    and return its value; see `mona`.
+    """Set ``.grad`` of ``outer`` for the objective L(e, θ) + λ S(θ − α ∇_θ L(e, θ)).
+
+    Returns the value of the objective; the recipe `mona` has the equations.
 
     Args:
         outer, inner: parameters e and θ; θ is unchanged afterwards, and has no
@@ -165,22 +158,20 @@ def bilevel_gradients(
     try:
         with requires_grad(inner, True):
             task_loss = task()
-            task_gradients = _taken(outer)
-            _move(inner, before, _taken(inner), -rate)
+            task_gradients = _take_gradients(outer)
+            _move(inner, before, _take_gradients(inner), -rate)
             with requires_grad(outer, False):
                 source_loss = source()
-        directions = _taken(inner)
-        scale = _STEP / max(
-            float(torch.stack([direction.norm() for direction in directions]).norm()),
-            _TINY,
-        )
+        directions = _take_gradients(inner)
+        norm = torch.stack([direction.norm() for direction in directions]).norm()
+        scale = _STEP / max(float(norm), _TINY)
         with requires_grad(inner, False):
             _move(inner, before, directions, scale)
             task()
-            ahead = _taken(outer)
+            ahead = _take_gradients(outer)
             _move(inner, before, directions, -scale)
             task()
-            behind = _taken(outer)
+            behind = _take_gradients(outer)
     finally:
         _move(inner, before, before, 0.0)
     for parameter, gradient, plus, minus in zip(
@@ -191,11 +182,11 @@ def bilevel_gradients(
 
 
 def alignment_and_uniformity(anchors_nF: Tensor, positives_nF: Tensor) -> Tensor:
-    """Return E ‖u − u⁺‖² over positive pairs, plus log E exp(−2 ‖u − v‖²) over all
-    pairs of the 2n samples.
+    """Return the loss of alignment and uniformity of features [n, F] and [n, F].
 
-    u, u⁺ and v are features of samples, divided by their norm (Wang and Isola 2020,
-    arXiv:2005.10242, α = t = 2).
+    It is E ‖u − u⁺‖² over positive pairs, plus log E exp(−2 ‖u − v‖²) over all pairs
+    of the 2n samples. u, u⁺ and v are features of samples, divided by their norm (Wang
+    and Isola 2020, arXiv:2005.10242, α = t = 2).
     """
     u_nF = functional.normalize(anchors_nF)
     positive_nF = functional.normalize(positives_nF)
@@ -210,35 +201,37 @@ def alignment_and_uniformity(anchors_nF: Tensor, positives_nF: Tensor) -> Tensor
 
 
 def positive_pairs(y: Tensor, num_pairs: int) -> tuple[Tensor, Tensor]:
-    """Draw pairs of samples of equal class, given all classes ``y`` [N]; return two
-    vectors of indices, [num_pairs].
+    """Draw pairs of samples of equal class, given all classes ``y`` [N].
 
-    A sample that is alone in its class is paired with itself. Random numbers come from
-    torch's global CPU generator.
+    Returns the indices [num_pairs] of the first and of the second samples. A sample
+    that is alone in its class is paired with itself. Random numbers come from torch's
+    global CPU generator.
     """
     order = y.argsort(stable=True)
     counts_K = torch.bincount(y)
     starts_K = counts_K.cumsum(0) - counts_K
     places = torch.randint(len(y), (num_pairs,)).to(y.device)  # in ``order``
     classes = y[order[places]]
-    others = (counts_K[classes] - 1).clamp_min(1)
-    shifts = 1 + (torch.rand(num_pairs).to(y.device) * others).long().clamp_max(
-        others - 1
-    )
-    partners = (
-        starts_K[classes] + (places - starts_K[classes] + shifts) % counts_K[classes]
-    )
+    starts = starts_K[classes]
+    counts = counts_K[classes]
+    num_partners = (counts - 1).clamp_min(1)
+    draws = (torch.rand(num_pairs).to(y.device) * num_partners).long()
+    # Rounding may give the number of partners itself.
+    shifts = 1 + draws.clamp_max(num_partners - 1)
+    partners = starts + (places - starts + shifts) % counts
     return order[places], order[partners]
 
 
-def _taken(parameters: Sequence[Parameter]) -> list[Tensor]:
-    """Return the gradients of ``parameters``, 0 where there is none, and set them to
-    None.
-    """
-    taken = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+def _take_gradients(parameters: Sequence[Parameter]) -> list[Tensor]:
+    """Return the gradients of ``parameters``, 0 where there is none, and clear them."""
+    gradients = []
     for parameter in parameters:
+        if parameter.grad is None:
+            gradients.append(torch.zeros_like(parameter))
+        else:
+            gradients.append(parameter.grad)
         parameter.grad = None
-    return taken
+    return gradients
 
 
 @torch.no_grad()

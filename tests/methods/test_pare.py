@@ -1,6 +1,4 @@
-"""PaRe: the choice of tokens and its gradient, the gate, and the loss of mixes, by
-hand-computed values.
-"""
+"""PaRe by hand-computed values: the choice of tokens, the gate, the loss of mixes."""
 
 from dataclasses import replace
 from typing import TypeVar
@@ -8,11 +6,11 @@ from typing import TypeVar
 import numpy as np
 import pytest
 import torch
-from orca_ray_followers.pare_stages import MixTerm, replace_lowest
 from torch import Tensor, nn
 from torch.nn import functional
 
 from orca_ray.data.rows import Target
+from orca_ray.methods.stages.pare import MixTerm, replace_lowest
 from orca_ray.methods.stages.refine_stage import RefineStage
 from orca_ray.methods.trial_trainer import TrialTrainer
 from orca_ray.testing.trials import QUICK, make_task, start
@@ -38,9 +36,7 @@ def batch(trainer: TrialTrainer) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(train.x[:4]), torch.from_numpy(np.asarray(train.y[:4]))
 
 
-def test_the_lowest_target_tokens_are_replaced_by_the_highest_source_tokens_in_order() -> (
-    None
-):
+def test_the_lowest_target_tokens_become_the_highest_source_tokens_in_order() -> None:
     target = tokens(1, 2, 3, 4)
     source = tokens(10, 20, 30, 40)
     target_keys = torch.tensor([[0.9, 0.2, 0.8, 0.1]])
@@ -53,9 +49,7 @@ def test_the_lowest_target_tokens_are_replaced_by_the_highest_source_tokens_in_o
 
 
 def test_gradients_of_a_choice() -> None:
-    """As if the masks were factors: of all target tokens, and of the source tokens in
-    the mix.
-    """
+    """As if the masks were factors of the target tokens and the chosen source tokens."""
     target = tokens(1, 2, 3).requires_grad_()
     source = tokens(10, 20, 30)
     target_keys = torch.tensor([[0.9, 0.2, 0.5]], requires_grad=True)
@@ -91,11 +85,11 @@ def test_the_number_of_source_tokens_falls_and_is_at_least_1(bert: str) -> None:
             ),
             MixTerm,
         )
-        found = []
+        replaced = []
         for epoch in range(4):  # 8 tokens
             term.start(epoch, 4)
-            found.append(term.num_replaced)
-        assert found == numbers
+            replaced.append(term.num_replaced)
+        assert replaced == numbers
 
 
 def test_the_gate_learns_only_while_tokens_are_drawn(bert: str) -> None:
@@ -118,7 +112,7 @@ def test_the_gate_learns_only_while_tokens_are_drawn(bert: str) -> None:
 
 
 def test_the_more_open_the_gate_the_more_often_a_token_is_drawn(bert: str) -> None:
-    """With one of two tokens drawn, the odds are exp(g) of one to exp(g) of the other."""
+    """If one of two tokens is drawn, the odds are exp(g) to exp(g) of the other."""
     term = term_of(
         start(bert, "pare", hyperparameters={**QUICK, "pare.drawn": 0.5}), MixTerm
     )
@@ -179,8 +173,9 @@ def test_the_loss_of_a_batch(
         )
         of_source = functional.cross_entropy(logits, term._source.y.expand(4))
         # Half of 8 or 4 tokens.
+        expected_weight = weight if weight > 0 else usual
         assert float(term(x, y)) == pytest.approx(
-            (weight or usual) * float(of_target + of_source) / 2, rel=1e-5
+            expected_weight * float(of_target + of_source) / 2, rel=1e-5
         )
 
 

@@ -1,5 +1,4 @@
-"""RECRAFT: align features without labels, reduce the distortion between features and
-labels, then fine-tune (2026).
+"""RECRAFT: align without labels, reduce the feature-label distortion, then fine-tune.
 
 Let e be the target's embedder, f the pretrained body, and h a linear head that predicts
 source classes. Stages:
@@ -36,6 +35,11 @@ from orca_ray.options import Amount, Config, Count, Number, Positive, one_of
 _PAPER = (
     "Tran et al., Rethinking Cross-Modal Fine-Tuning, AISTATS 2026, arXiv:2601.18231"
 )
+PENALISED_EPOCH = 3.0
+"""Duration of an epoch with the gradient penalty, which has second derivatives.
+
+It is relative to an epoch of ``nft`` on as many samples.
+"""
 
 
 @dataclass(frozen=True)
@@ -81,12 +85,15 @@ class RecraftConfig(Config):
 
 
 def _epochs_before(values: Mapping[str, Scalar], num_train: int) -> float:
-    if not (epochs := float(values["recraft.distortion_epochs"])):
+    """Return the epochs of ``nft`` that take as long as the second and third stage."""
+    distortion_epochs = float(values["recraft.distortion_epochs"])
+    if distortion_epochs == 0:
         return 0.0
-    penalised = min(
+    penalised_epochs = min(
         float(values["recraft.penalty_epochs"]), float(values["recraft.source_epochs"])
     )
-    return epochs + 3.0 * penalised * float(values["align.source_samples"]) / num_train
+    source_share = float(values["align.source_samples"]) / num_train
+    return distortion_epochs + PENALISED_EPOCH * penalised_epochs * source_share
 
 
 _RECRAFT = Recipe(
@@ -98,7 +105,7 @@ _RECRAFT = Recipe(
     reference=_PAPER,
     aligns=True,
     options=(RecraftConfig,),
-    stages=deferred("orca_ray_followers.recraft_stages:recraft_stages"),
+    stages=deferred("orca_ray.methods.stages.recraft:recraft_stages"),
     stage_names=("align", "source_head", "distortion", "refine"),
     other_epochs=_epochs_before,
     defaults={"align.distance": "wasserstein"},

@@ -1,8 +1,7 @@
-"""After MoNA: learn an embedder with which fine-tuning keeps the source's knowledge,
-then fine-tune (Ma et al., 2024).
+"""After MoNA: learn an embedder with which fine-tuning keeps the source's knowledge.
 
 Let e be the target's embedder and head, θ the pretrained body, L(e, θ) the task's loss.
-Stages:
+The stages, after Ma et al. (2024):
 
 1. Warm-up: train e by L; θ is frozen.
 2. Bilevel: θ'(e) = θ − α ∇_θ L(e, θ) is the body after one virtual step of fine-tuning.
@@ -31,9 +30,8 @@ There is no public code, and only summaries of the paper were available: hence "
 
 from dataclasses import dataclass
 
-from orca_ray.methods.recipe import Recipe, deferred
+from orca_ray.methods.recipe import FROZEN_BODY, Recipe, deferred
 from orca_ray.options import Amount, Config, Count, Number, Positive
-from orca_ray_followers import FROZEN_BODY
 
 
 @dataclass(frozen=True)
@@ -44,8 +42,7 @@ class MonaConfig(Config):
     """
 
     warmup_epochs: Count = 1
-    """Epochs of training embedder and head by the task's loss before the bilevel stage.
-    """
+    """Epochs of training embedder and head by the task's loss, before stage 2."""
     epochs: Count = 2
     """Epochs of the bilevel stage. The paper: 5 to 10."""
     source_weight: Amount = 0.5
@@ -70,7 +67,7 @@ RECIPE = Recipe(
     ),
     aligns=True,  # for the options of the source
     options=(MonaConfig,),
-    stages=deferred("orca_ray_followers.mona_stages:mona_stages"),
+    stages=deferred("orca_ray.methods.stages.mona:mona_stages"),
     stage_names=("warmup", "bilevel", "refine"),
     other_epochs=lambda values, num_train: (
         FROZEN_BODY * float(values["mona.warmup_epochs"])

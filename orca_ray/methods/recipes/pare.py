@@ -1,5 +1,4 @@
-"""PaRe: train on target samples, and on mixes of them in which source tokens replace
-some target tokens (2024).
+"""PaRe: train on target samples, and on mixes of their tokens with source tokens.
 
 Let e be the target's embedder, f the pretrained body, h the target's head, h_s a linear
 head for source classes on the mean feature, and g(z) = sigmoid(w·z + b) the gate of a
@@ -66,7 +65,7 @@ RECIPE = Recipe(
     aligns=True,  # for the options of the source
     stage_names=("refine",),
     options=(PareConfig,),
-    stages=deferred("orca_ray_followers.pare_stages:pare_stages"),
+    stages=deferred("orca_ray.methods.stages.pare:pare_stages"),
     relative_cost=2.2,
     defaults={"align.epochs": 0},
 )

@@ -1,7 +1,6 @@
-"""The stages of `recraft`: a source head on the frozen body, then the embedder by
-feature-label distortion.
-"""
+"""The stages of `recraft`, among them the source head and the distortion."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -16,9 +15,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from orca_ray.alignment.labels import NUM_CLASSES, ClassIndex, pseudo_labels
 from orca_ray.errors import UserError
 from orca_ray.methods.recipe import align_then_refine
+from orca_ray.methods.recipes.recraft import RecraftConfig
+from orca_ray.methods.stages.epoch_stage import EpochStage, in_parts
+from orca_ray.methods.stages.source_tokens import SourceTokens, source_tokens
 from orca_ray.methods.stages.trial import Stage, Trial
 from orca_ray.models.body import seeded
 from orca_ray.models.crossmodal import pooled
+from orca_ray.training.config import AlignConfig
 from orca_ray.training.numerics import derive_seed
 from orca_ray.training.sample_cost import (
     budget_bytes,
@@ -26,9 +29,6 @@ from orca_ray.training.sample_cost import (
     max_micro_batch,
     measure_cost,
 )
-from orca_ray_followers.epoch_stage import EpochStage, in_parts
-from orca_ray_followers.recraft import RecraftConfig
-from orca_ray_followers.source_tokens import SourceTokens, source_tokens
 
 _FEATURE_BATCH = 32
 """Number of source samples in a forward pass without gradients."""
@@ -37,15 +37,7 @@ _FEATURE_BATCH = 32
 def recraft_stages(trial: Trial) -> list[Stage]:
     """Return the stages of `recraft`."""
     config = trial.hyperparameters.of(RecraftConfig)
-    options = trial.hyperparameters.align
-    target = trial.task.target
-    num_per_class = options.samples_per_class // (
-        target.size if target.kind == "classes" else NUM_CLASSES
-    )
-    options = replace(
-        options, distance="wasserstein", samples_per_class=max(1, num_per_class)
-    )
-    *aligning, refining = align_then_refine(trial, options)
+    *aligning, refining = align_then_refine(trial, _align_options(trial))
     if config.distortion_epochs == 0:  # nothing would use the source head
         return [*aligning, refining]
     head = SourceHead(trial)
@@ -57,8 +49,20 @@ def recraft_stages(trial: Trial) -> list[Stage]:
     ]
 
 
+def _align_options(trial: Trial) -> AlignConfig:
+    """Return the options of aligning by the Wasserstein distance, whatever the labels.
+
+    ``align.samples_per_class`` counts the samples of an epoch in all classes.
+    """
+    options = trial.hyperparameters.align
+    target = trial.task.target
+    num_classes = target.size if target.kind == "classes" else NUM_CLASSES
+    num_per_class = max(1, options.samples_per_class // num_classes)
+    return replace(options, distance="wasserstein", samples_per_class=num_per_class)
+
+
 class SourceHead:
-    """Holder of a linear classifier of source classes on the body's pooled features.
+    """Linear classifier of source classes on the body's pooled features.
 
     It is not part of the model.
     """
@@ -80,8 +84,9 @@ class SourceHead:
 
     @cached_property
     def linear(self) -> nn.Linear:
-        """The linear layer from features to source classes; the trial's seed determines
-        the initial weights.
+        """The linear layer from features to source classes.
+
+        The trial's seed determines the initial weights.
         """
         with seeded(derive_seed(self._trial.seed, "source_head")):
             linear = nn.Linear(
@@ -97,6 +102,8 @@ class SourceHead:
 
 
 class _HeadStage(EpochStage):
+    """Stage that uses the source head, whose weights are part of the stage's state."""
+
     def __init__(
         self,
         trial: Trial,
@@ -111,8 +118,9 @@ class _HeadStage(EpochStage):
         self._as_code = config.form == "code"
 
     def state_dict(self) -> Mapping[str, Any]:
-        """Return the state for `load_state_dict`, which includes the source head even
-        before the first step.
+        """Return the state for `load_state_dict`.
+
+        It includes the source head even before the first step.
         """
         return {"head": self._head.linear.state_dict(), "stage": super().state_dict()}
 
@@ -137,8 +145,9 @@ class _HeadStage(EpochStage):
 
 
 class SourceHeadStage(_HeadStage):
-    """Stage that trains the source head by cross-entropy, with a gradient penalty in
-    the last epochs.
+    """Stage that trains the source head by cross-entropy.
+
+    The last epochs add a gradient penalty.
     """
 
     name = "source_head"
@@ -157,45 +166,42 @@ class SourceHeadStage(_HeadStage):
         return list(self._head.linear.parameters())
 
     def batches(self, random: np.random.Generator) -> Sequence[np.ndarray]:
-        """Return the indices of all source samples in random order, split into
-        optimiser steps.
-        """
+        """Return the indices of all source samples, shuffled, by optimiser step."""
         size = self._config.source_batch_size
         order = random.permutation(len(self._head.source))
         return np.split(order, range(size, len(order), size))
 
     def backward(self, indices: np.ndarray) -> Tensor:
-        """Set the gradients of the mean loss of the source samples ``indices``, and
-        return this loss.
+        """Set the gradients of the mean loss of the source samples ``indices`` [n].
+
+        Returns the detached loss.
         """
         rows = torch.from_numpy(indices).to(self._trial.device)
-        penalised = self._epochs - self._epoch <= self._penalty_epochs
-        losses = []
-        for part in torch.split(rows, self._limit if penalised else len(rows)):
-            losses_n = (
-                self._penalised(part, len(rows))
-                if penalised
-                else self._losses(self._features[part], part)
-            )
-            loss = losses_n.sum() / len(rows)
-            loss.backward()  # type: ignore[no-untyped-call]
-            losses.append(loss.detach())
+        if self._epochs - self._epoch > self._penalty_epochs:
+            return _backward(self._losses(self._features[rows], rows), len(rows))
+        losses = [
+            _backward(self._penalised_losses(part, len(rows)), len(rows))
+            for part in torch.split(rows, self._limit)
+        ]
         return torch.stack(losses).sum()
 
     @cached_property
     def _features(self) -> Tensor:
-        """Mean features [N, F] of all source samples, computed once because the body is
-        frozen.
+        """Mean features [N, F] of all source samples, computed once.
+
+        The body is frozen.
         """
-        rows = torch.arange(len(self._head.source), device=self._trial.device)
+        source = self._head.source
+        rows = torch.arange(len(source), device=self._trial.device)
         parts = torch.split(rows, _FEATURE_BATCH)
         with torch.no_grad(), self._precision.autocast():
-            return torch.cat(
-                [self._head.features(self._head.source.tokens(part)) for part in parts]
-            )
+            features = [self._head.features(source.tokens(part)) for part in parts]
+        return torch.cat(features)
 
     @cached_property
     def _limit(self) -> int:
+        """Number of source samples whose losses with a penalty fit in memory."""
+
         def loss(num: int) -> Tensor:
             rows = torch.arange(num, device=self._trial.device)
             return self._losses(self._through_body(rows)[1], rows).mean()
@@ -203,15 +209,18 @@ class SourceHeadStage(_HeadStage):
         return self._max_samples(loss, len(self._head.source), graphs=3)
 
     def _losses(self, features_nF: Tensor, rows: Tensor) -> Tensor:
+        """Return the cross-entropy [n] of each of the source samples ``rows`` [n]."""
         logits = self._head.linear(features_nF)
-        logits = logits.softmax(dim=1) if self._softmax_twice else logits
+        if self._softmax_twice:
+            logits = logits.softmax(dim=1)
         return functional.cross_entropy(
             logits, self._head.source.y[rows], reduction="none"
         )
 
-    def _penalised(self, rows: Tensor, step_size: int) -> Tensor:
-        """Return the loss [n] of each of the source samples ``rows``, of an optimiser
-        step of ``step_size`` samples.
+    def _penalised_losses(self, rows: Tensor, step_size: int) -> Tensor:
+        """Return the penalised loss [n] of each of the source samples ``rows`` [n].
+
+        The optimiser step has ``step_size`` samples.
         """
         tokens_nTD, features_nF = self._through_body(rows)
         losses_n = self._losses(features_nF, rows)
@@ -226,8 +235,9 @@ class SourceHeadStage(_HeadStage):
         return losses_n + self._config.penalty * penalties_n
 
     def _through_body(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the tokens [n, T, D] of source samples, as a leaf, and their features
-        [n, F]; differentiable twice.
+        """Return the tokens [n, T, D] of source samples, and their features [n, F].
+
+        The tokens are a leaf, and the features are differentiable twice.
         """
         tokens_nTD = self._head.source.tokens(rows).requires_grad_()
         # Of torch's attention kernels, only this one has second derivatives.
@@ -236,9 +246,9 @@ class SourceHeadStage(_HeadStage):
 
 
 class DistortionStage(_HeadStage):
-    """Stage that trains the embedder to lower the entropy of the source head's mean
-    prediction for each target class.
+    """Stage that trains the embedder to reduce the feature-label distortion.
 
+    It lowers the entropy of the source head's mean prediction for each target class.
     Targets other than classes are clustered to pseudo-classes, as in the align stage.
     """
 
@@ -254,40 +264,43 @@ class DistortionStage(_HeadStage):
         )
 
     def parameters(self) -> Sequence[Parameter]:
-        """Return the parameters of the embedder and, if ``recraft.form`` is ``code``,
-        of the source head.
+        """Return the parameters of the embedder.
+
+        If ``recraft.form`` is ``code``, those of the source head follow.
         """
-        embedder = list(self._trial.model.embedder.parameters())
-        return (
-            [*embedder, *self._head.linear.parameters()] if self._as_code else embedder
-        )
+        parameters = list(self._trial.model.embedder.parameters())
+        if self._as_code:
+            parameters.extend(self._head.linear.parameters())
+        return parameters
 
     def batches(self, random: np.random.Generator) -> Sequence[np.ndarray]:
-        """Return batches of sample indices, each of one class, in random order; a class
-        is split into equal batches.
+        """Return batches of sample indices, each of one class, in random order.
+
+        A class is split into batches of equal size.
         """
         size = self._config.distortion_batch_size
-        shuffled = map(random.permutation, self._classes)
-        split = [
-            part
-            for members in shuffled
-            for part in np.array_split(members, -(-len(members) // size))
-        ]
-        return [split[number] for number in random.permutation(len(split))]
+        batches: list[np.ndarray] = []
+        for members in self._classes:
+            num_batches = math.ceil(len(members) / size)
+            batches.extend(np.array_split(random.permutation(members), num_batches))
+        return [batches[number] for number in random.permutation(len(batches))]
 
     def backward(self, indices: np.ndarray) -> Tensor:
-        """Set gradients of the entropy of the batch's mean prediction, weighted by
-        batch size; return the entropy.
+        """Set the gradients of the entropy of the batch's mean prediction.
+
+        Returns the detached entropy, whose gradients are weighted by the batch's size.
         """
         self._head.linear.requires_grad_(self._as_code)
-        loss = self._entropy(indices, self._limit)
+        entropy = self._entropy(indices, self._limit)
         # Each batch counts by its size, so an epoch weighs the classes by their shares
         # P(y).
-        (loss * (len(indices) / self._config.distortion_batch_size)).backward()  # type: ignore[no-untyped-call]
-        return loss.detach()
+        share = len(indices) / self._config.distortion_batch_size
+        (entropy * share).backward()  # type: ignore[no-untyped-call]
+        return entropy.detach()
 
     @cached_property
     def _classes(self) -> list[np.ndarray]:
+        """Indices of the training samples of each class or pseudo-class."""
         trial = self._trial
         y = self._trial.data.train.y
         if trial.task.target.kind != "classes":
@@ -296,6 +309,7 @@ class DistortionStage(_HeadStage):
 
     @cached_property
     def _limit(self) -> int:
+        """Number of training samples whose predictions fit in memory."""
         num_samples = len(self._trial.data.train)
         return self._max_samples(
             lambda num: self._entropy(np.arange(num), num), num_samples
@@ -304,14 +318,12 @@ class DistortionStage(_HeadStage):
     def _entropy(self, indices: np.ndarray, limit: int) -> Tensor:
         # Indexing by an array copies, so that the memory map itself is never written
         # to.
-        x = torch.from_numpy(
-            np.asarray(self._trial.data.train.x[indices], dtype=np.float32)
-        )
-        return entropy_of_mean(
-            in_parts(self._predictions, x.to(self._trial.device), limit)
-        )
+        rows = np.asarray(self._trial.data.train.x[indices], dtype=np.float32)
+        x = torch.from_numpy(rows).to(self._trial.device)
+        return entropy_of_mean(in_parts(self._predictions, x, limit))
 
     def _predictions(self, x: Tensor) -> Tensor:
+        """Return the source head's probabilities [B, K] of inputs [B, ...]."""
         tokens_BTD = self._trial.model.embed(x)
         with self._precision.autocast():
             features_BF = self._head.features(tokens_BTD)
@@ -319,14 +331,20 @@ class DistortionStage(_HeadStage):
         return predictions
 
 
+def _backward(losses_n: Tensor, step_size: int) -> Tensor:
+    """Add the gradients of a part of the mean loss of a step, and return the part."""
+    loss = losses_n.sum() / step_size
+    loss.backward()  # type: ignore[no-untyped-call]
+    return loss.detach()
+
+
 def gradient_penalty(
     gradients_nTD: Tensor, threshold: float, *, by_channel: bool = False
 ) -> Tensor:
-    """Return max(0, ‖g‖ − threshold)² [n] of each sample's gradient g, where ‖g‖ is the
-    norm of all T·D numbers.
+    """Return max(0, ‖g‖ − threshold)² [n] of each sample's gradient g.
 
-    If ``by_channel``, return Σ_d max(0, ‖g_d‖ − threshold)², where g_d [T] is the
-    gradient in channel d of all tokens.
+    ‖g‖ is the norm of all T·D numbers. If ``by_channel``, return Σ_d max(0, ‖g_d‖ −
+    threshold)², where g_d [T] is the gradient in channel d of all tokens.
     """
     norms = torch.linalg.vector_norm(gradients_nTD, dim=1 if by_channel else (1, 2))
     penalties: Tensor = (norms - threshold).clamp_min(0).square()
@@ -334,8 +352,9 @@ def gradient_penalty(
 
 
 def entropy_of_mean(probabilities_nK: Tensor) -> Tensor:
-    """Return the entropy in nats of the mean [K] of ``probabilities_nK`` over the n
-    samples; 0 log 0 counts as 0.
+    """Return the entropy in nats of the mean [K] of ``probabilities_nK``.
+
+    The mean is over the n samples; 0 log 0 counts as 0.
     """
     mean_K = probabilities_nK.mean(dim=0)
     return -(mean_K * mean_K.clamp_min(torch.finfo(mean_K.dtype).tiny).log()).sum()

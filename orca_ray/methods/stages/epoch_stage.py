@@ -1,5 +1,6 @@
-"""Base class of the stages of `recraft` and `mona`, which train few parameters by
-losses of their own.
+"""Base class of the stages of `recraft` and `mona`.
+
+The stages train few parameters by losses of their own.
 """
 
 from abc import ABC, abstractmethod
@@ -29,13 +30,12 @@ from orca_ray.training.optimisation import ParameterGroup, make_optimizer, requi
 
 
 class EpochStage(ABC):
-    """Base of stages that train some parameters; a subclass defines the batches of an
-    epoch and a batch's gradient.
+    """Base class of stages that train some of the model's parameters.
 
-    The model is in evaluation mode: without dropout, a gradient is a function of the
-        weights. The learning rate is
-    constant. Random numbers of an epoch depend on the trial's seed, the stage's name
-    and the epoch.
+    A subclass defines the batches of an epoch, and the gradient of a batch. The model
+    is in evaluation mode: without dropout, a gradient is a function of the weights. The
+    learning rate is constant. Random numbers of an epoch depend on the trial's seed,
+    the stage's name and the epoch.
     """
 
     name: str
@@ -55,9 +55,7 @@ class EpochStage(ABC):
 
     @abstractmethod
     def parameters(self) -> Sequence[Parameter]:
-        """Return the parameters to train; all others are frozen during a step of the
-        stage.
-        """
+        """Return the parameters to train; a step of the stage freezes all others."""
 
     @abstractmethod
     def batches(self, random: np.random.Generator) -> Sequence[np.ndarray]:
@@ -65,8 +63,9 @@ class EpochStage(ABC):
 
     @abstractmethod
     def backward(self, indices: np.ndarray) -> Tensor:
-        """Set ``.grad`` (None before) by the mean loss of the samples ``indices`` [n];
-        return the detached loss.
+        """Set ``.grad`` by the mean loss of the samples ``indices`` [n].
+
+        ``.grad`` is None before. Returns the detached loss.
         """
 
     @property
@@ -75,8 +74,9 @@ class EpochStage(ABC):
         return self._epoch >= self._epochs
 
     def step(self) -> EpochProgress:
-        """Run one epoch and return its report; raises NotFiniteError if a loss is NaN
-        or infinite.
+        """Run one epoch and return its report.
+
+        Raises NotFiniteError if a loss is NaN or infinite.
         """
         started = perf_counter()
         trial = self._trial
@@ -107,21 +107,17 @@ class EpochStage(ABC):
         )
 
     def add_to(self, outcome: Outcome) -> Outcome:
-        """Return a copy of ``outcome`` with the last epoch's seconds added to those of
-        aligning.
-        """
+        """Return a copy of ``outcome`` with the epoch's seconds added to aligning."""
         return replace(outcome, align_seconds=outcome.align_seconds + self._seconds)
 
     def state_dict(self) -> Mapping[str, Any] | None:
         """Return the state for `load_state_dict`; None before the first step."""
-        return (
-            {"epoch": self._epoch, "optimizer": self._optimizer.state_dict()}
-            if self._epoch
-            else None
-        )
+        if self._epoch == 0:
+            return None
+        return {"epoch": self._epoch, "optimizer": self._optimizer.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the ``state`` of an earlier stage, to continue where that stage was."""
+        """Restore the ``state`` of an earlier stage, to continue where it ended."""
         self._epoch = state["epoch"]
         self._optimizer.load_state_dict(state["optimizer"])
 
@@ -147,7 +143,8 @@ class EpochStage(ABC):
     def _update(self, indices: np.ndarray) -> Tensor:
         note_progress()
         loss = self.backward(indices)
-        if (clip := self._trial.hyperparameters.refine.clip) > 0:
+        clip = self._trial.hyperparameters.refine.clip
+        if clip > 0:
             torch.nn.utils.clip_grad_norm_(self.parameters(), clip)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
@@ -155,8 +152,9 @@ class EpochStage(ABC):
 
 
 def in_parts(function: Callable[[Tensor], Tensor], rows: Tensor, limit: int) -> Tensor:
-    """Return ``function(rows)``; more than ``limit`` rows are split into parts, which
-    the backward pass recomputes.
+    """Return ``function(rows)``, computed in parts of at most ``limit`` rows.
+
+    If there are several parts, the backward pass recomputes them.
     """
     if len(rows) <= limit:
         return function(rows)

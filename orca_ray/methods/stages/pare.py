@@ -1,5 +1,4 @@
-"""The stage of `pare`: refining with a loss of mixes of target and source tokens beside
-the task's loss.
+"""The stage of `pare`: refining, also by a loss of mixes of target and source tokens.
 
 Tensor suffixes as in :mod:`orca_ray.models.body`; k counts the source tokens in a mix.
 """
@@ -11,29 +10,32 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from orca_ray.data.rows import Target
+from orca_ray.methods.recipes.pare import PareConfig
 from orca_ray.methods.stages.refine_stage import RefineStage
+from orca_ray.methods.stages.source_tokens import source_tokens
 from orca_ray.methods.stages.trial import Trial
 from orca_ray.models.body import seeded
 from orca_ray.models.crossmodal import PooledHead
 from orca_ray.training.numerics import choose_precision, derive_seed
-from orca_ray_followers.pare import PareConfig
-from orca_ray_followers.source_tokens import source_tokens
 
 TEMPERATURE = 0.9
+"""Width of the relaxed choice of tokens, sigmoid((key − κ) / 0.9)."""
+DENSE_WEIGHT = 0.3
+"""Weight of the loss of mixes for dense targets, in the published code."""
+SEQUENCE_WEIGHT = 0.1
+"""Weight of the loss of mixes for sequence bodies, in the published code."""
+IMAGE_WEIGHT = 1.0
+"""Weight of the loss of mixes for image bodies, in the published code."""
 
 
 def pare_stages(trial: Trial) -> list[RefineStage]:
     """Return the stage of `pare`."""
-    return [
-        RefineStage(
-            trial, batch_term=MixTerm(trial, trial.hyperparameters.of(PareConfig))
-        )
-    ]
+    term = MixTerm(trial, trial.hyperparameters.of(PareConfig))
+    return [RefineStage(trial, batch_term=term)]
 
 
 class MixTerm:
-    """A `BatchTerm`: the weighted loss of mixes of target and source tokens, as in
-    `pare`.
+    """The weighted loss of mixes of target and source tokens; a `BatchTerm`.
 
     The constructor adds the gate of tokens and the head for source classes to the
     trial's model.
@@ -57,31 +59,27 @@ class MixTerm:
             )
         model.add_module("gate", self._gate)
         model.add_module("source_head", self._source_head)
-        usual = (
-            0.3
-            if trial.task.target.kind == "dense"
-            else 0.1
-            if model.body.modality == "sequence"
-            else 1.0
-        )
-        self._weight = config.weight or usual
+        self._weight = config.weight
+        if config.weight == 0:
+            self._weight = published_weight(trial)
         self._num_tokens = math.prod(model.embedder.layout)
         self.start(0, trial.hyperparameters.refine.epochs)
 
     def start(self, epoch: int, epochs: int) -> None:
-        """For ``epoch`` (from 0) of ``epochs``, set how many tokens to replace, and
-        whether to draw them at random.
+        """Set, for ``epoch`` (from 0) of ``epochs``, how tokens are replaced.
+
+        The epoch decides how many tokens are replaced, and whether they are drawn at
+        random.
         """
-        share = (
-            self._config.begin
-            + (self._config.end - self._config.begin) * epoch / epochs
-        )
+        config = self._config
+        share = config.begin + (config.end - config.begin) * epoch / epochs
         self.num_replaced = max(1, int(share * self._num_tokens))
-        self.drawn = epoch < self._config.drawn * epochs
+        self.drawn = epoch < config.drawn * epochs
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return the weighted mean loss of inputs [B, ...], with targets [B, ...],
-        mixed with random source samples.
+        """Return the weighted mean loss of inputs mixed with random source samples.
+
+        The inputs ``x`` are [B, ...], and their targets ``y`` are [B, ...].
         """
         rows = torch.randint(len(self._source), (len(x),), device=x.device)
         mixed_BTD = self.mix(self._model.embed(x), self._source.tokens(rows))
@@ -97,27 +95,37 @@ class MixTerm:
         )
 
     def mix(self, target_BTD: Tensor, source_BTD: Tensor) -> Tensor:
-        """Return the target tokens, `num_replaced` of them replaced by source tokens;
-        prefix tokens stay.
+        """Return the target tokens, `num_replaced` of them replaced by source tokens.
+
+        Prefix tokens, which both arguments [B, P + T, D] have, stay the target's.
         """
-        prefix_BPD, target_BTD = target_BTD.tensor_split(
-            [self._model.body.num_prefix_tokens], dim=1
+        num_prefix = self._model.body.num_prefix_tokens
+        prefix_BPD, target_BTD = target_BTD.tensor_split([num_prefix], dim=1)
+        source_BTD = source_BTD[:, num_prefix:]
+        mixed_BTD = replace_lowest(
+            target_BTD,
+            source_BTD,
+            self._keys(target_BTD),
+            self._keys(source_BTD),
+            self.num_replaced,
         )
-        source_BTD = source_BTD[:, prefix_BPD.shape[1] :]
-        keys = self._keys(target_BTD), self._keys(source_BTD)
-        return torch.cat(
-            (
-                prefix_BPD,
-                replace_lowest(target_BTD, source_BTD, *keys, self.num_replaced),
-            ),
-            dim=1,
-        )
+        return torch.cat((prefix_BPD, mixed_BTD), dim=1)
 
     def _keys(self, tokens_BTD: Tensor) -> Tensor:
+        """Return the keys [B, T] of tokens: gates, plus noise if tokens are drawn."""
         gates_BT = torch.sigmoid(self._gate(tokens_BTD)[..., 0])
         if not self.drawn:
             return gates_BT.detach()
         return gates_BT - torch.empty_like(gates_BT).exponential_().log()
+
+
+def published_weight(trial: Trial) -> float:
+    """Return the weight of the loss of mixes in the published code, for the trial."""
+    if trial.task.target.kind == "dense":
+        return DENSE_WEIGHT
+    if trial.model.body.modality == "sequence":
+        return SEQUENCE_WEIGHT
+    return IMAGE_WEIGHT
 
 
 def replace_lowest(
@@ -127,10 +135,10 @@ def replace_lowest(
     source_keys_BT: Tensor,
     k: int,
 ) -> Tensor:
-    """Return the target tokens [B, T, D], after source tokens replace the ``k`` target
-    tokens with the lowest keys.
+    """Return the target tokens [B, T, D], of which source tokens replace ``k``.
 
-    The ``k`` source tokens with the highest keys are taken, in their original order.
+    The ``k`` target tokens with the lowest keys are replaced by the ``k`` source tokens
+    with the highest keys, which keep their order.
     """
     replaced_Bk, replaced_BT = _highest(-target_keys_BT, k)
     chosen_Bk, chosen_BT = _highest(source_keys_BT, k)
@@ -145,8 +153,9 @@ def replace_lowest(
 
 
 def _highest(keys_BT: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Return the indices [B, k] of the highest keys, ascending, and a mask of 0 and 1
-    with the relaxed gradient.
+    """Return the indices [B, k], ascending, of the highest keys, and their mask [B, T].
+
+    The mask is 0 or 1, and has the gradient of the relaxed choice.
     """
     highest_Bk, indices_Bk = keys_BT.topk(k)
     mask_BT = torch.zeros_like(keys_BT).scatter(1, indices_Bk, 1.0)

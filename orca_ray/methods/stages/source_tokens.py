@@ -1,6 +1,4 @@
-"""Labelled samples of an alignment source that are not yet embedded, for stages that
-embed some of them at a time.
-"""
+"""Labelled samples of an alignment source, for stages that embed some at a time."""
 
 import copy
 from dataclasses import dataclass, replace
@@ -19,9 +17,7 @@ from orca_ray.models.body import Stem
 
 @dataclass(frozen=True)
 class SourceTokens:
-    """Record of labelled source samples that are not yet embedded; the method `tokens`
-    embeds some of them.
-    """
+    """Labelled source samples, not yet embedded; `tokens` embeds some of them."""
 
     inputs: Tensor
     """[N, ...]: inputs of the stem."""
@@ -34,9 +30,7 @@ class SourceTokens:
         return len(self.y)
 
     def to(self, device: torch.device) -> "SourceTokens":
-        """Return the same samples and stem on ``device``; this instance does not
-        change.
-        """
+        """Return the same samples and stem on ``device``, as a new object if they move."""
         if self.y.device == device:
             return self
         stem = copy.deepcopy(self.stem).to(device)
@@ -45,24 +39,23 @@ class SourceTokens:
         )
 
     def tokens(self, indices: Tensor) -> Tensor:
-        """Return the embedded tokens [b, T, D] of the samples ``indices`` [b], without
-        gradient.
-        """
+        """Return the tokens [b, T, D] of samples ``indices`` [b], without gradient."""
         with torch.no_grad():
             return self.stem.embed_raw(self.inputs[indices])
 
 
 def source_tokens(trial: Trial) -> SourceTokens:
-    """Return the samples of ``align.source`` on the trial's device; UserError as in
-    `source_features`.
+    """Return the samples of ``align.source`` on the trial's device.
+
+    Raises UserError as `source_features` does.
     """
-    return _tokens(cache.home(), chosen_source(trial.source), trial.source).to(
-        trial.device
-    )
+    source = chosen_source(trial.source)
+    return _load(cache.home(), source, trial.source).to(trial.device)
 
 
 @lru_cache(2)
-def _tokens(home: Path, source: Source, choice: SourceChoice) -> SourceTokens:
+def _load(home: Path, source: Source, choice: SourceChoice) -> SourceTokens:
+    """Return the samples of a source; ``home`` is part of the cache's key."""
     inputs, labels, stem = sampled(source, choice, raw=True)
     classes, ids = labels.unique(return_inverse=True)  # type: ignore[no-untyped-call]
     return SourceTokens(inputs, ids, len(classes), stem)
