@@ -1,3 +1,1 @@
-"""Networks: pretrained bodies by name, embedders and heads around them, and networks
-without pretraining.
-"""
+"""Networks: pretrained bodies, their embedders and heads, and untrained networks."""

@@ -1,5 +1,4 @@
-"""Residual convolutional networks without pretraining, as a `CrossModalModel`: stem
-convolution, trunk and head.
+"""Residual convolutional networks without pretraining, as a `CrossModalModel`.
 
 Wide residual networks (Zagoruyko and Komodakis, 2016, arXiv:1605.07146) for images, and
 their 1-D counterpart for series; of the same blocks, U-Nets (Ronneberger et al., 2015,
@@ -22,7 +21,9 @@ from orca_ray.models.crossmodal import CrossModalModel, build_head
 from orca_ray.models.embedder import Embedder
 
 NUM_STAGES = 3
+"""Number of stages of residual and of plain networks."""
 _GROUP_WIDTH = 16
+"""Number of channels that group norm normalises together."""
 _SHIFTS = ((1, 1), (0, 1), (2, 1), (1, 0), (1, 2))
 """Top left corners of views in a grid of tokens that is padded by one token: (1, 1) is
 the grid itself.
@@ -31,16 +32,18 @@ the grid itself.
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """Record of a convolutional network's shape; kernel and dilation hold for all
-    convolutions but 1 x 1 shortcuts.
+    """Shape of a convolutional network.
+
+    Kernel and dilation hold for all convolutions but 1 x 1 shortcuts.
     """
 
     kernel: int
     """Side of the kernels, an odd number."""
     dilation: int
+    """Distance between neighbouring points that a kernel sees."""
     blocks: int
-    """Number of residual blocks, of two convolutions each, in each of the `NUM_STAGES`
-    stages.
+    """Number of residual blocks, of two convolutions each, in each of the
+    `NUM_STAGES` stages.
     """
     width: int
     """Number of channels in the first stage."""
@@ -49,7 +52,7 @@ class Architecture:
     padding: str = "zeros"
     """Padding of the convolutions: ``zeros`` or ``circular``, for periodic inputs."""
     activation: str = "relu"
-    """Name in `torch.nn.functional`."""
+    """Name in `torch.nn.functional` of a residual block's activation."""
     standardised: bool = False
     """Whether the weights of each output channel have mean 0 and a learned norm (Qiao
     et al., 2019, "Weight standardization", arXiv:1903.10520), with which group norm
@@ -95,11 +98,8 @@ class ConvolutionalEmbedder(Embedder):
             # CPUs take 0.6 to 0.8 of the time with the channels last in memory, as in
             # all tokens. Inputs of one channel stay as they are: converted, they are
             # slower.
-            x = (
-                x
-                if x.shape[1] == 1
-                else x.contiguous(memory_format=torch.channels_last)
-            )
+            if x.shape[1] > 1:
+                x = x.contiguous(memory_format=torch.channels_last)
             x = self.projection(x).contiguous(memory_format=torch.channels_last)
         else:
             x = self.projection(x)
@@ -107,9 +107,47 @@ class ConvolutionalEmbedder(Embedder):
         return tokens
 
 
-class ConvolutionalBody(Body):
-    """Body of a convolutional network: stages of residual blocks, [B, T, D] -> [B, S,
-    F].
+class _StagesBody(Body):
+    """Base of bodies that are stages of convolutions, [B, T, D] -> [B, S, F]."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        blocks: list[nn.Module],
+        norm: nn.Module,
+        width: int,
+        feature_layout: Layout,
+    ) -> None:
+        """Join ``blocks``, which map tokens of ``layout`` to features of ``width``."""
+        super().__init__()
+        self.modality = "sequence" if len(layout) == 1 else "image"
+        self.feature_width = width
+        self.blocks = nn.Sequential(*blocks)
+        self.norm = norm
+        self._layout = layout
+        self._feature_layout = feature_layout
+
+    def forward(
+        self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None
+    ) -> Tensor:
+        """Return the features [B, S, F] of tokens.
+
+        ``grid`` is not used: the constructor got the layout.
+        """
+        num = tokens_BTD.shape[0]
+        x = self.blocks(tokens_BTD.transpose(1, 2).reshape(num, -1, *self._layout))
+        return F.relu(self.norm(x)).flatten(2).transpose(1, 2)
+
+    def feature_layout(self, layout: Layout) -> Layout:
+        """Return the layout of the features.
+
+        ``layout`` is not used: the constructor got it.
+        """
+        return self._feature_layout
+
+
+class ResidualBody(_StagesBody):
+    """Body of a residual network: stages of residual blocks, [B, T, D] -> [B, S, F].
 
     With ``shrink``, each stage after the first has half the resolution and twice the
     channels of the one before it.
@@ -118,125 +156,122 @@ class ConvolutionalBody(Body):
     def __init__(
         self, layout: Layout, architecture: Architecture, *, shrink: bool
     ) -> None:
-        super().__init__()
-        self.modality = "sequence" if len(layout) == 1 else "image"
-        self._layout = layout
         width = architecture.width
-        blocks = []
+        feature_layout = layout
+        blocks: list[nn.Module] = []
         for number in range(NUM_STAGES * architecture.blocks):
-            stride = 2 if shrink and number and number % architecture.blocks == 0 else 1
-            blocks.append(_Block(width, width * stride, layout, architecture, stride))
-            layout = _strided(layout, stride)
+            starts_later_stage = number > 0 and number % architecture.blocks == 0
+            stride = 2 if shrink and starts_later_stage else 1
+            blocks.append(
+                _Block(width, width * stride, feature_layout, architecture, stride)
+            )
+            feature_layout = _strided(feature_layout, stride)
             width = width * stride
-        self.blocks = nn.Sequential(*blocks)
-        self.norm: nn.Module = _norm(width, layout)
-        self.feature_width = width
-        self._feature_layout = layout
-
-    def forward(
-        self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None
-    ) -> Tensor:
-        """Return the features [B, S, F] of tokens; ``grid`` is not used: the
-        constructor got the layout.
-        """
-        x = self.blocks(
-            tokens_BTD.transpose(1, 2).reshape(tokens_BTD.shape[0], -1, *self._layout)
-        )
-        return F.relu(self.norm(x)).flatten(2).transpose(1, 2)
-
-    def feature_layout(self, layout: Layout) -> Layout:
-        """Return the layout of the features; ``layout`` is not used: the constructor
-        got it.
-        """
-        return self._feature_layout
+        norm = _norm(width, feature_layout)
+        super().__init__(layout, blocks, norm, width, feature_layout)
 
 
-class PlainBody(ConvolutionalBody):
-    """Body of plain convolutions (Simonyan and Zisserman, 2015, arXiv:1409.1556), [B,
-    T, D] -> [B, S, F].
+class PlainBody(_StagesBody):
+    """Body of plain convolutions on images, [B, T, D] -> [B, S, F].
 
-    A stage has two convolutions for each block; the embedder is the first of all. Norm
-    and ReLU follow each convolution, dropout the second of a block, and a max pool each
-    stage, of sides with at least two positions; each stage has twice the channels of
-    the last.
+    After Simonyan and Zisserman, 2015, arXiv:1409.1556. A stage has two
+    convolutions for each block; the embedder is the first of all. Norm and ReLU
+    follow each convolution, dropout the second of a block, and a max pool each
+    stage, of sides with at least two positions; each stage has twice the channels
+    of the last.
     """
 
     views: Tensor
 
-    def __init__(
-        self, layout: Layout, architecture: Architecture, *, shrink: bool = True
-    ) -> None:
-        """Make a body for tokens of ``layout`` [H, W]; it always shrinks."""
-        assert shrink, "features of plain stages have not the resolution of fields"
-        Body.__init__(self)
-        self.modality = "image"
-        self._layout = layout
+    def __init__(self, layout: Layout, architecture: Architecture) -> None:
+        """Make a body for tokens of ``layout`` [H, W]."""
         width = architecture.width
-        self.num_views = architecture.views
+        feature_layout = layout
         layers: list[nn.Module] = [_norm(width, layout), nn.ReLU()]
         for stage in range(NUM_STAGES):
-            for number in range(0 if stage else 1, 2 * architecture.blocks):
-                out = 2 * width if stage and number == 0 else width
-                layers += [
-                    _convolution(width, out, layout, architecture),
-                    _norm(out, layout),
-                    nn.ReLU(),
-                ]
-                if architecture.dropout and number % 2:
-                    layers.append(nn.Dropout(architecture.dropout))
-                width = out
-            if max(layout) >= 2:
-                pool = tuple(min(2, side) for side in layout)
+            layers += _plain_stage(stage, width, feature_layout, architecture)
+            if stage > 0:
+                width *= 2
+            if max(feature_layout) >= 2:
+                pool = tuple(min(2, side) for side in feature_layout)
                 layers.append(nn.MaxPool2d(pool))
-                layout = tuple(
-                    side // each for side, each in zip(layout, pool, strict=True)
+                feature_layout = tuple(
+                    side // pooled
+                    for side, pooled in zip(feature_layout, pool, strict=True)
                 )
-        self.blocks = nn.Sequential(*layers)
-        self.norm = nn.Identity()
-        self.feature_width = width
-        self._feature_layout = layout
-        rows, columns = self._layout
-        tokens = F.pad(
-            torch.arange(float(rows * columns)).reshape(1, rows, columns),
-            (1, 1, 1, 1),
-            mode="replicate",
-        )
-        views = [
-            tokens[0, top : top + rows, left : left + columns]
-            for top, left in _SHIFTS[: architecture.views]
-        ]
+        super().__init__(layout, layers, nn.Identity(), width, feature_layout)
+        self.num_views = architecture.views
         self.register_buffer(
-            "views", torch.stack(views).long().flatten(1), persistent=False
+            "views", _shifted_tokens(layout, architecture.views), persistent=False
         )
 
     def forward(
         self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None
     ) -> Tensor:
-        """Return the features [B, S, F] of tokens; unless training, those of all views,
-        [B, views * S, F].
+        """Return the features [B, S, F] of tokens.
 
-        Max pools make them depend on where an image lies (Zhang, 2019,
-        arXiv:1904.11486). The head takes their mean.
+        Unless training, return those of all views, [B, views * S, F], because max pools
+        make features depend on where an image lies (Zhang, 2019, arXiv:1904.11486). The
+        head takes their mean. ``grid`` is not used: the constructor got the layout.
         """
         if self.training or self.one_view or self.num_views == 1:
             return super().forward(tokens_BTD)
-        of_view = super().forward
-        return torch.cat(
-            [of_view(tokens_BTD[:, tokens_T]) for tokens_T in self.views], dim=1
-        )
+        view_features = super().forward
+        features = [view_features(tokens_BTD[:, view_T]) for view_T in self.views]
+        return torch.cat(features, dim=1)
+
+
+def _plain_stage(
+    stage: int, width: int, layout: Layout, architecture: Architecture
+) -> list[nn.Module]:
+    """Return the layers of a stage of `PlainBody`, without its pool.
+
+    ``width`` is the number of input channels, which all stages but the first
+    double. The first convolution of the first stage is the embedder.
+    """
+    layers: list[nn.Module] = []
+    first = 1 if stage == 0 else 0
+    for number in range(first, 2 * architecture.blocks):
+        starts_later_stage = stage > 0 and number == 0
+        out = 2 * width if starts_later_stage else width
+        layers += [
+            _convolution(width, out, layout, architecture),
+            _norm(out, layout),
+            nn.ReLU(),
+        ]
+        if architecture.dropout and number % 2:
+            layers.append(nn.Dropout(architecture.dropout))
+        width = out
+    return layers
+
+
+def _shifted_tokens(layout: Layout, num_views: int) -> Tensor:
+    """Return the indices [views, T] of the tokens in shifted copies of an image."""
+    rows, columns = layout
+    tokens = F.pad(
+        torch.arange(float(rows * columns)).reshape(1, rows, columns),
+        (1, 1, 1, 1),
+        mode="replicate",
+    )
+    views = [
+        tokens[0, top : top + rows, left : left + columns]
+        for top, left in _SHIFTS[:num_views]
+    ]
+    return torch.stack(views).long().flatten(1)
 
 
 class UNetBody(Body):
-    """Body of a U-Net, [B, T, D] -> [B, T, D]: each level has half the resolution and
-    twice the channels of the last.
+    """Body of a U-Net, [B, T, D] -> [B, T, D].
 
-    On the way back, a level's output is repeated to the resolution of the level above,
-    and joined with its features.
+    Each level has half the resolution and twice the channels of the last. On the way
+    back, a level's output is repeated to the resolution of the level above, and joined
+    with the features of that level.
     """
 
     def __init__(self, layout: Layout, architecture: Architecture, levels: int) -> None:
-        """Make a body for tokens of ``layout``, with at most ``levels`` levels below
-        it; sides are at least 2.
+        """Make a body for tokens of ``layout``, whose sides are at least 2.
+
+        It has at most ``levels`` levels below the layout.
         """
         super().__init__()
         self.modality = "sequence" if len(layout) == 1 else "image"
@@ -249,38 +284,38 @@ class UNetBody(Body):
             widths.append(2 * widths[-1])
         first = _Block(widths[0], widths[0], layout, architecture, 1)
         levels_below = list(zip(widths, widths[1:], layouts, strict=False))
-        self.down = nn.ModuleList(
-            [first, *(_Block(*each, architecture, 2) for each in levels_below)]
-        )
-        self.up = nn.ModuleList(
-            [
-                _Block(low + high, low, size, architecture, 1)
-                for low, high, size in levels_below
-            ]
-        )
+        self.down = nn.ModuleList([first])
+        for high, low, size in levels_below:
+            self.down.append(_Block(high, low, size, architecture, 2))
+        self.up = nn.ModuleList()
+        for high, low, size in levels_below:
+            self.up.append(_Block(high + low, high, size, architecture, 1))
         self.norm = _norm(widths[0], layout)
         self._activation = getattr(F, architecture.activation)
 
     def forward(
         self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None
     ) -> Tensor:
-        """Return the features [B, T, D] of the points; ``grid`` is not used: the
-        constructor got the layout.
+        """Return the features [B, T, D] of the points.
+
+        ``grid`` is not used: the constructor got the layout.
         """
         x = tokens_BTD.transpose(1, 2).reshape(tokens_BTD.shape[0], -1, *self._layout)
-        kept = []
+        levels = []
         for block in self.down:
             x = block(x)
-            kept.append(x)
-        for block, above in zip(reversed(self.up), kept[-2::-1], strict=True):
-            x = block(torch.cat([above, F.interpolate(x, size=above.shape[2:])], dim=1))
+            levels.append(x)
+        for block, above in zip(reversed(self.up), levels[-2::-1], strict=True):
+            repeated = F.interpolate(x, size=above.shape[2:])
+            x = block(torch.cat([above, repeated], dim=1))
         features: Tensor = self._activation(self.norm(x)).flatten(2).transpose(1, 2)
         return features
 
 
 class _Block(nn.Module):
-    """Pre-activation residual block: norm, activation, convolution, norm, activation,
-    dropout, convolution.
+    """Pre-activation residual block: twice norm, activation and convolution.
+
+    Dropout precedes the second convolution.
     """
 
     def __init__(
@@ -300,18 +335,16 @@ class _Block(nn.Module):
         self.dropout = nn.Dropout(architecture.dropout)
         self._activation = getattr(F, architecture.activation)
         pointwise = nn.Conv1d if len(size) == 1 else nn.Conv2d
-        self.shortcut = (
-            None
-            if width == out
-            else pointwise(width, out, 1, stride=stride, bias=False)
-        )
+        self.shortcut = None
+        if width != out:
+            self.shortcut = pointwise(width, out, 1, stride=stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         active = self._activation(self.norms[0](x))
-        kept = x if self.shortcut is None else self.shortcut(active)
+        shortcut = x if self.shortcut is None else self.shortcut(active)
         inner = self._activation(self.norms[1](self.convolutions[0](active)))
-        changed: Tensor = self.convolutions[1](self.dropout(inner))
-        return kept + changed
+        residual: Tensor = self.convolutions[1](self.dropout(inner))
+        return shortcut + residual
 
 
 def build_convolutional(
@@ -336,8 +369,13 @@ def build_convolutional(
         embedder = ConvolutionalEmbedder(
             input_shape, architecture, table=table, stride=stride
         )
-        kind = PlainBody if architecture.plain else ConvolutionalBody
-        body = kind(embedder.layout, architecture, shrink=target.kind != "dense")
+        shrink = target.kind != "dense"
+        body: _StagesBody
+        if architecture.plain:
+            assert shrink, "features of plain stages have not the resolution of fields"
+            body = PlainBody(embedder.layout, architecture)
+        else:
+            body = ResidualBody(embedder.layout, architecture, shrink=shrink)
         layout = body.feature_layout(embedder.layout)
         patch = None if table else stride
         head = build_head(body.feature_width, layout, target, input_shape[1:], patch)
@@ -349,42 +387,40 @@ def _strided(size: Layout, stride: int) -> Layout:
 
 
 def _norm(width: int, size: Layout) -> nn.GroupNorm:
-    """Return a group norm; inputs of a single position have one group, as 16 channels
-    have too poor statistics.
+    """Return a group norm for inputs of ``width`` channels and ``size``.
+
+    Inputs of a single position have one group, as 16 channels have too poor statistics.
     """
-    whole = width % _GROUP_WIDTH or math.prod(size) == 1
-    return nn.GroupNorm(1 if whole else width // _GROUP_WIDTH, width)
+    has_one_group = width % _GROUP_WIDTH != 0 or math.prod(size) == 1
+    return nn.GroupNorm(1 if has_one_group else width // _GROUP_WIDTH, width)
 
 
 def _convolution(
     width: int, out: int, size: Layout, architecture: Architecture, stride: int = 1
 ) -> nn.Module:
-    """Return a convolution of inputs of ``size``, padded with zeros, without weights
-    that would only see padding.
+    """Return a padded convolution of inputs of ``size``.
+
+    It has no weights that would only see padding.
     """
     dilation = architecture.dilation
-    half = [min(architecture.kernel // 2, (side - 1) // dilation) for side in size]
-    kernel = tuple(2 * each + 1 for each in half)
-    padding = tuple(dilation * each for each in half)
+    reaches = [min(architecture.kernel // 2, (side - 1) // dilation) for side in size]
     kind: Callable[..., nn.Conv1d | nn.Conv2d] = (
         nn.Conv1d if len(size) == 1 else nn.Conv2d
     )
-    made = kind(
+    convolution = kind(
         width,
         out,
-        kernel,
-        stride,
-        padding,
-        dilation,
+        kernel_size=tuple(2 * reach + 1 for reach in reaches),
+        stride=stride,
+        padding=tuple(dilation * reach for reach in reaches),
+        dilation=dilation,
         bias=False,
         padding_mode=architecture.padding,
     )
-    nn.init.kaiming_normal_(made.weight, nonlinearity="relu")
-    return (
-        _Standardised(made)
-        if architecture.standardised and made.weight[0].numel() > 1
-        else made
-    )
+    nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
+    if architecture.standardised and convolution.weight[0].numel() > 1:
+        return _Standardised(convolution)
+    return convolution
 
 
 class _Standardised(nn.Module):
@@ -398,16 +434,12 @@ class _Standardised(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        flat = self.convolution.weight.flatten(1)
-        made = self.norm * F.normalize(flat - flat.mean(dim=1, keepdim=True), dim=1)
-        own = self.convolution
-        convolve = F.conv1d if isinstance(self.convolution, nn.Conv1d) else F.conv2d
+        layer = self.convolution
+        flat = layer.weight.flatten(1)
+        centred = flat - flat.mean(dim=1, keepdim=True)
+        weight = (self.norm * F.normalize(centred, dim=1)).reshape(layer.weight.shape)
+        convolve = F.conv1d if isinstance(layer, nn.Conv1d) else F.conv2d
         convolved: Tensor = convolve(
-            x,
-            made.reshape(own.weight.shape),
-            None,
-            own.stride,
-            own.padding,
-            own.dilation,
+            x, weight, None, layer.stride, layer.padding, layer.dilation
         )
         return convolved

@@ -1,8 +1,7 @@
-"""The whole model: a task's embedder, a pretrained body, and a head, which predicts
-from the body's features.
+"""The whole model: a task's embedder, a body, and a head.
 
-Tensor suffixes as in :mod:`orca_ray.models.body`; P counts points of an output patch, O
-output channels.
+The head predicts from the body's features. Tensor suffixes as in
+:mod:`orca_ray.models.body`; P counts points of an output patch, O output channels.
 """
 
 import math
@@ -26,20 +25,24 @@ from orca_ray.models.embedder import EMBEDDERS, Embedder, fold_shape
 from orca_ray.models.modality import DenseHeadName, EmbedderConfig
 from orca_ray.models.weights import BodyArchitecture, LoadedBody, load_body
 
+NUM_COLOURS = 3
+"""Channels of the image that `DecodedHead` predicts."""
+
 
 def pooled(features_BSF: Tensor, pooling: Pooling) -> Tensor:
-    """Return one feature per input, [B, F]: the mean of its S features or, if
-    ``pooling`` is ``last``, the last one.
+    """Return one feature per input, [B, F].
+
+    It is the mean of the input's S features or, if ``pooling`` is ``last``, the
+    last one.
     """
     return features_BSF.mean(dim=1) if pooling == "mean" else features_BSF[:, -1]
 
 
 class PooledHead(nn.Module):
-    """Head for classes, labels and scalars: the mean over the S features, then a linear
-    layer, as in ORCA's code.
+    """Head for classes, labels and scalars: a linear layer on the pooled features.
 
-    For causal bodies it uses the last feature, the only one that depends on all tokens
-    (`Body.pooling`).
+    Pooling is the mean over the S features, as in ORCA's code. For causal bodies it
+    is the last feature, the only one that depends on all tokens (`Body.pooling`).
     """
 
     def __init__(
@@ -57,12 +60,11 @@ class PooledHead(nn.Module):
 
 
 class DenseHead(nn.Module):
-    """Head for fields: each feature predicts one patch of the field, and the patches
-    tile a canvas.
+    """Head for fields: features predict patches, which tile a canvas.
 
     The canvas has as many axes as the layout of the features. A 2-D field on a 1-D
-    canvas is flattened row by row. A 1-D field on a 2-D canvas is folded into a nearly
-    square image, as `fold_shape` does for inputs.
+    canvas is flattened row by row. A 1-D field on a 2-D canvas is folded into a
+    nearly square image, as `fold_shape` does for inputs.
     """
 
     def __init__(
@@ -75,15 +77,16 @@ class DenseHead(nn.Module):
         *,
         pooled: bool = False,
     ) -> None:
-        """Predict fields of ``shape``, whose last axes, of sizes ``space``, are
-        spatial, from features of ``layout``.
+        """Predict fields of ``shape`` from features of ``layout``.
 
-        ``patch``: side of the embedder's patches, if input and field have the same
-        size; predictions beyond the canvas are cut off. None: the smallest patches that
-        cover the canvas; the predictions are interpolated to its size. ``pooled``: a
-        patch consists of averages over the feature's components, as in ORCA's code, and
-        is not learned. If there are several channels, each is an average over
-        consecutive components; ORCA's tasks for text bodies have one channel.
+        The last axes of the fields, of sizes ``space``, are spatial. ``patch``:
+        side of the embedder's patches, if input and field have the same size;
+        predictions beyond the canvas are cut off. None: the smallest patches
+        that cover the canvas; the predictions are interpolated to its size.
+        ``pooled``: a patch consists of averages over the feature's components,
+        as in ORCA's code, and is not learned. If there are several channels,
+        each is an average over consecutive components; ORCA's tasks for text
+        bodies have one channel.
         """
         super().__init__()
         self.layout = layout
@@ -91,18 +94,23 @@ class DenseHead(nn.Module):
         self._num_points = math.prod(space)
         self.num_channels = math.prod(shape) // self._num_points
         same_dimensions = len(layout) == len(space)
-        folded = (
-            (self._num_points,) if len(layout) == 1 else fold_shape(self._num_points)
-        )
-        self.canvas = space if same_dimensions else folded
-        self._crops = patch is not None and same_dimensions
-        fitting = tuple(
-            math.ceil(side / count)
-            for side, count in zip(self.canvas, layout, strict=True)
-        )
-        self.patch = (
-            (patch,) * len(layout) if patch is not None and same_dimensions else fitting
-        )
+        self.canvas: tuple[int, ...]
+        if same_dimensions:
+            self.canvas = space
+        elif len(layout) == 1:
+            self.canvas = (self._num_points,)
+        else:
+            self.canvas = fold_shape(self._num_points)
+        self.patch: tuple[int, ...]
+        if patch is not None and same_dimensions:
+            self._crops = True
+            self.patch = (patch,) * len(layout)
+        else:
+            self._crops = False
+            self.patch = tuple(
+                math.ceil(side / count)
+                for side, count in zip(self.canvas, layout, strict=True)
+            )
         num_outputs = self.num_channels * math.prod(self.patch)
         self.output = (
             nn.AdaptiveAvgPool1d(num_outputs)
@@ -125,13 +133,14 @@ class DenseHead(nn.Module):
 
 
 class DecodedHead(DenseHead):
-    """Head for fields of image bodies in ORCA's code: Hugging Face's decoder of masked
-    images, then averages.
+    """Head for fields of image bodies in ORCA's code.
 
-    A linear layer maps each feature to its part of an RGB image of the embedder's size.
-    Averages over the colours give the O channels, and averages over pixels the size of
-    the field. The layer starts as the decoder does without pretrained weights, which
-    the checkpoints of ORCA's bodies lack. A 1-D field is folded as by `DenseHead`.
+    It is Hugging Face's decoder of masked images, followed by averages. A linear
+    layer maps each feature to its part of an RGB image of the embedder's size.
+    Averages over the colours give the O channels, and averages over pixels the size
+    of the field. The layer starts as the decoder does without pretrained weights,
+    which the checkpoints of ORCA's bodies lack. A 1-D field is folded as by
+    `DenseHead`.
     """
 
     def __init__(
@@ -142,23 +151,22 @@ class DecodedHead(DenseHead):
         space: Layout,
         image_size: int,
     ) -> None:
-        """Predict fields of ``shape``, whose last axes, of sizes ``space``, are
-        spatial.
+        """Predict fields of ``shape``.
+
+        Its last axes, of sizes ``space``, are spatial.
         """
         super().__init__(feature_width, layout, shape, space, patch=None, pooled=True)
         self.patch = tuple(math.ceil(image_size / side) for side in layout)
-        self.output = nn.Linear(
-            feature_width, 3 * math.prod(self.patch)
-        )  # three colours
+        self.output = nn.Linear(feature_width, NUM_COLOURS * math.prod(self.patch))
         nn.init.normal_(self.output.weight, std=0.02)
         nn.init.zeros_(self.output.bias)
 
     def forward(self, features_BSF: Tensor) -> Tensor:
         """Return the predicted fields [B, *shape] for features [B, S, F]."""
         image = _lay_out(self.output(features_BSF), self.layout, self.patch)
-        channels = F.adaptive_avg_pool1d(
-            image.flatten(2).transpose(1, 2), self.num_channels
-        ).transpose(1, 2)
+        colours_last = image.flatten(2).transpose(1, 2)
+        channels_last = F.adaptive_avg_pool1d(colours_last, self.num_channels)
+        channels = channels_last.transpose(1, 2)
         height, width = self.canvas
         field = F.adaptive_avg_pool2d(
             channels.reshape(image.shape[0], -1, *image.shape[2:]), (height, width)
@@ -168,9 +176,8 @@ class DecodedHead(DenseHead):
 
 def _lay_out(patches_BSP: Tensor, layout: Layout, patch: tuple[int, ...]) -> Tensor:
     """Tile patches: [B, S, O * P] -> [B, O, *(layout * patch)]."""
-    blocks = patches_BSP.reshape(
-        -1, *layout, patches_BSP.shape[2] // math.prod(patch), *patch
-    )
+    num_channels = patches_BSP.shape[2] // math.prod(patch)
+    blocks = patches_BSP.reshape(-1, *layout, num_channels, *patch)
     if len(layout) == 1:
         return blocks.transpose(1, 2).flatten(2)
     return blocks.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)
@@ -186,27 +193,35 @@ def build_head(
     dense: DenseHeadName = "learned",
     pooling: Pooling = "mean",
 ) -> nn.Module:
-    """Build the head of ``target``, given the features' layout and the input's spatial
-    size.
+    """Build the head of ``target``.
 
-    ``patch`` and ``image_size`` are the embedder's, ``dense`` is `HeadConfig.dense`,
-    ``pooling`` is `Body.pooling`. A dense target with two axes is a field (height,
-    width) for a 2-D input, and (channels, length) for a 1-D input.
+    ``layout`` is that of the features, ``input_size`` the input's spatial size.
+    ``patch`` and ``image_size`` are the embedder's, ``dense`` is
+    `HeadConfig.dense`, ``pooling`` is `Body.pooling`. A dense target with two axes
+    is a field (height, width) for a 2-D input, and (channels, length) for a 1-D
+    input.
     """
     if target.kind != "dense":
         return PooledHead(feature_width, target, pooling)
-    plane = len(target.shape) >= 3 or (len(target.shape) == 2 and len(input_size) == 2)
-    space = target.shape[-2:] if plane else target.shape[-1:]
-    averages = dense == "pooled"
-    if averages and image_size is not None:
+    if len(target.shape) == 2:
+        is_plane = len(input_size) == 2
+    else:
+        is_plane = len(target.shape) >= 3
+    space = target.shape[-2:] if is_plane else target.shape[-1:]
+    is_pooled = dense == "pooled"
+    if is_pooled and image_size is not None:
         return DecodedHead(feature_width, layout, target.shape, space, image_size)
-    patch = patch if space == tuple(input_size) else None
-    return DenseHead(feature_width, layout, target.shape, space, patch, pooled=averages)
+    if space != tuple(input_size):
+        patch = None
+    return DenseHead(
+        feature_width, layout, target.shape, space, patch, pooled=is_pooled
+    )
 
 
 class CrossModalModel(nn.Module):
-    """Module of the whole model: maps raw inputs [B, C, L] or [B, C, H, W] to
-    predictions [B, *target.output_shape].
+    """Whole model, which maps raw inputs to predictions [B, *target.output_shape].
+
+    Inputs are [B, C, L] or [B, C, H, W].
     """
 
     input_mean: Tensor | None
@@ -221,11 +236,11 @@ class CrossModalModel(nn.Module):
     ) -> None:
         """Assemble the parts.
 
-        ``statistics``: mean and deviation that standardise inputs, each [C, 1] or [C,
-        1, 1].
+        ``statistics``: mean and deviation that standardise inputs, each [C, 1]
+        or [C, 1, 1].
         """
         super().__init__()
-        mean, deviation = statistics or (None, None)
+        mean, deviation = (None, None) if statistics is None else statistics
         # Not saved with the weights: whoever builds a model computes the statistics
         # from its data.
         self.register_buffer("input_mean", mean, persistent=False)
@@ -233,15 +248,15 @@ class CrossModalModel(nn.Module):
         self.embedder = embedder
         self.body = body
         self.head = head
-        self._grid = (
-            (embedder.layout[0], embedder.layout[1])
-            if len(embedder.layout) == 2
-            else None
-        )
+        self._grid: tuple[int, int] | None = None
+        if len(embedder.layout) == 2:
+            rows, columns = embedder.layout
+            self._grid = (rows, columns)
 
     def embed(self, x: Tensor) -> Tensor:
-        """Standardise raw inputs, if the model has statistics, and embed them as tokens
-        [B, T, D].
+        """Return the tokens [B, T, D] of raw inputs.
+
+        The inputs are standardised first, if the model has statistics.
         """
         if self.input_mean is not None and self.input_deviation is not None:
             x = (x - self.input_mean) / self.input_deviation
@@ -249,17 +264,18 @@ class CrossModalModel(nn.Module):
         return tokens
 
     def features(self, x: Tensor) -> Tensor:
-        """Return the mean over the tokens of each input, [B, D], which the align stage
-        uses as the input's features.
+        """Return the mean over the tokens of each input, [B, D].
+
+        The align stage uses it as the input's features.
         """
         return self.embed(x).mean(dim=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return predictions [B, *target.output_shape] for raw inputs: logits for
-        classes and labels, else values.
+        """Return predictions [B, *target.output_shape] for raw inputs.
 
-        Under autocast, only the body computes in lower precision. Embedder and head
-        keep float32: they are cheap, and the inputs and predictions of a regression
+        They are logits for classes and labels, else values. Under autocast,
+        only the body computes in lower precision. Embedder and head keep
+        float32: they are cheap, and the inputs and predictions of a regression
         need more precision than bfloat16 has.
         """
         with torch.autocast(x.device.type, enabled=False):
@@ -270,13 +286,12 @@ class CrossModalModel(nn.Module):
         return predictions
 
     def encode(self, tokens_BTD: Tensor) -> Tensor:
-        """Return the body's features [B, S, F] of embedded tokens, in float32; those of
-        prefix tokens are left out.
+        """Return the body's features [B, S, F] of embedded tokens, in float32.
+
+        Features of prefix tokens are left out.
         """
-        features: Tensor = self.body(tokens_BTD, self._grid)[
-            :, self.body.num_prefix_tokens :
-        ].float()
-        return features
+        features: Tensor = self.body(tokens_BTD, self._grid)
+        return features[:, self.body.num_prefix_tokens :].float()
 
 
 def build_model(

@@ -1,4 +1,4 @@
-"""Embedders: they map a task's raw input to tokens.
+"""Embedders, which map a task's raw input to tokens.
 
 Tensor suffixes as in :mod:`orca_ray.models.body`; L is the length of a 1-D input.
 """
@@ -17,24 +17,29 @@ from orca_ray.models.modality import EmbedderConfig, patch_side
 
 
 class Embedder(nn.Module):
-    """Base of modules that map standardised input [B, C, L] or [B, C, H, W] to tokens
-    [B, T, D].
+    """Base of modules that map standardised inputs to tokens [B, T, D].
+
+    Inputs are [B, C, L] or [B, C, H, W].
     """
 
     layout: Layout
-    "Layout of the tokens, not counting prefix tokens"
+    """Layout of the tokens, not counting prefix tokens."""
     patch: int | None = None
-    "Side of the patches that the padded input is cut into; None: the input is resized instead of padded"
+    """Side of the patches that the padded input is cut into; None: the input is
+    resized instead of padded.
+    """
     image_size: int | None = None
-    "Side in pixels that the input is resized to; None: the input is padded instead of resized"
+    """Side in pixels that the input is resized to; None: the input is padded
+    instead of resized.
+    """
 
 
 class PatchEmbedder(Embedder):
     """Base of embedders for a pretrained body; a token is a patch of the input.
 
     The embedder has its own trainable copies of the body's position embeddings and
-    norm; with the initialisation ``random``, the norm is new. ``dropout`` has an effect
-    with the initialisation ``body`` only, as in ORCA's code.
+    norm; with the initialisation ``random``, the norm is new. ``dropout`` has an
+    effect with the initialisation ``body`` only, as in ORCA's code.
     """
 
     def __init__(
@@ -42,14 +47,14 @@ class PatchEmbedder(Embedder):
     ) -> None:
         super().__init__()
         self.layout = layout
-        places = stem.positions(layout)
+        positions = stem.positions(layout)
         self.positions = (
-            None if places is None else nn.Parameter(places.detach().clone())
+            None if positions is None else nn.Parameter(positions.detach().clone())
         )
         self.norm = copy.deepcopy(stem.norm).requires_grad_(True)
         if config.initialisation == "random":
             for name, parameter in self.norm.named_parameters():
-                nn.init.constant_(parameter, float(name == "weight"))
+                nn.init.constant_(parameter, 1.0 if name == "weight" else 0.0)
         self.dropout = nn.Dropout(dropout if config.initialisation == "body" else 0.0)
 
 
@@ -84,32 +89,30 @@ class SequenceEmbedder(PatchEmbedder):
         self.projection = convolution(input_shape[0], stem.width, patch, stride=patch)
         _WORD_KERNELS[config.initialisation](self.projection, stem, seed)
         self._positions_first = config.initialisation == "body"
-        self._padding: list[
-            int
-        ] = []  # in the order of F.pad: last axis first, [before, after] for each
+        # In the order of F.pad: last axis first, [before, after] for each axis.
+        self._padding: list[int] = []
         for side, count in zip(size[::-1], self.layout[::-1], strict=True):
             self._padding += [0, count * patch - side]
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the tokens [B, T, D] of inputs [B, C, L] or [B, C, H, W]."""
-        tokens = _project(
-            self.projection, F.pad(x, self._padding) if any(self._padding) else x
-        )
-        places = 0 if self.positions is None else self.positions
-        tokens = (
-            self.norm(tokens + places)
-            if self._positions_first
-            else self.norm(tokens) + places
-        )
+        if any(self._padding):
+            x = F.pad(x, self._padding)
+        patches = _project(self.projection, x)
+        positions = 0 if self.positions is None else self.positions
+        if self._positions_first:
+            tokens = self.norm(patches + positions)
+        else:
+            tokens = self.norm(patches) + positions
         embedded: Tensor = self.dropout(tokens)
         return embedded
 
 
 class ImageEmbedder(PatchEmbedder):
-    """Embedder for 2-D bodies: it resizes inputs, embeds and normalises patches, adds
-    positions, prepends the prefix.
+    """Embedder for 2-D bodies: each patch of the resized input becomes a token.
 
-    A 1-D input is first folded row by row into a nearly square image, whose last row is
+    It embeds and normalises patches, adds positions and prepends the prefix. A 1-D
+    input is first folded row by row into a nearly square image, whose last row is
     padded with zeros. Positions and prefix are copies of the body's, whatever the
     initialisation; image bodies of ORCA's code have neither.
     """
@@ -135,13 +138,13 @@ class ImageEmbedder(PatchEmbedder):
         self._fold = fold_shape(input_shape[1]) if len(input_shape) == 2 else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the tokens [B, P + gh * gw, D] of inputs [B, C, L] or [B, C, H, W]: P
-        prefix tokens, then patches.
+        """Return the tokens [B, P + gh * gw, D]: P prefix tokens, then patches.
+
+        Inputs are [B, C, L] or [B, C, H, W].
         """
         if self._fold is not None:
-            x = F.pad(x, (0, math.prod(self._fold) - x.shape[2])).reshape(
-                *x.shape[:2], *self._fold
-            )
+            padded = F.pad(x, (0, math.prod(self._fold) - x.shape[2]))
+            x = padded.reshape(*x.shape[:2], *self._fold)
         size = (self.image_size, self.image_size)
         if x.shape[2:] != size:
             x = F.interpolate(x, size=size, mode="bilinear", antialias=True)
@@ -149,18 +152,16 @@ class ImageEmbedder(PatchEmbedder):
         if self.positions is not None:
             tokens = tokens + self.positions
         if self.prefix is not None:
-            tokens = torch.cat(
-                (self.prefix.expand(x.shape[0], -1, -1).to(tokens.dtype), tokens), dim=1
-            )
+            prefix = self.prefix.expand(x.shape[0], -1, -1).to(tokens.dtype)
+            tokens = torch.cat((prefix, tokens), dim=1)
         embedded: Tensor = self.dropout(tokens)
         return embedded
 
 
 class PointEmbedder(Embedder):
-    """Embedder for networks that take inputs as they are: a token is the channels'
-    values at one point.
+    """Embedder without parameters: a token is the channels' values at a point.
 
-    It has no parameters.
+    It serves networks that take inputs as they are.
     """
 
     def __init__(self, input_shape: tuple[int, ...]) -> None:
@@ -182,11 +183,10 @@ dropout and seed.
 
 
 def _project(projection: nn.Conv1d | nn.Conv2d, x: Tensor) -> Tensor:
-    """Return the tokens [B, T, D] that ``projection``, whose stride is its kernel size,
-    makes of the patches of ``x``.
+    """Return the tokens [B, T, D] that ``projection`` makes of patches of ``x``.
 
-    The sides of ``x`` are multiples of the patch side. One matrix product avoids the
-    copy that a convolution needs.
+    The stride of ``projection`` is its kernel size, and the sides of ``x`` are
+    multiples of it. One matrix product avoids the copy that a convolution needs.
     """
     patch = projection.kernel_size
     num, channels, *size = x.shape
@@ -201,8 +201,9 @@ def _project(projection: nn.Conv1d | nn.Conv2d, x: Tensor) -> Tensor:
 
 
 def fold_shape(length: int) -> tuple[int, int]:
-    """Return the rows and columns of the nearly square image that a series of
-    ``length`` points is folded into.
+    """Return rows and columns of the image that ``length`` points are folded into.
+
+    The image is nearly square.
     """
     rows = math.isqrt(length)
     return rows, math.ceil(length / rows)
@@ -210,25 +211,25 @@ def fold_shape(length: int) -> tuple[int, int]:
 
 @torch.no_grad()
 def _copy_words(projection: nn.Conv1d | nn.Conv2d, stem: TextStem, seed: int) -> None:
-    """Initialise the kernel with differences of random word embeddings, and the bias
-    with the mean word embedding.
+    """Initialise the projection with statistics of the word embeddings.
 
-    For a patch of n values, each kernel column is s (e_i - e_j) / sqrt(2 n), with
-    embeddings e of random words i, j. For white inputs of unit variance, tokens then
-    have the mean of the body's word embeddings and s² times their covariance. For fully
-    correlated inputs, they have the same mean and on average the same RMS. The scale s
-    <= 1, `TextStem.token_rms` divided by the RMS of the word embeddings, keeps tokens
-    from dominating position embeddings.
+    The kernel gets differences of random word embeddings, the bias the mean word
+    embedding. For a patch of n values, each kernel column is s (e_i - e_j) / sqrt(2
+    n), with embeddings e of random words i, j. For white inputs of unit variance,
+    tokens then have the mean of the body's word embeddings and s² times their
+    covariance. For fully correlated inputs, they have the same mean and on average
+    the same RMS. The scale s <= 1, `TextStem.token_rms` divided by the RMS of the
+    word embeddings, keeps tokens from dominating position embeddings.
     """
     weight = projection.weight
     num_inputs = weight[0].numel()
     words = stem.word_embeddings
-    pairs = torch.randint(
-        len(words), (2, num_inputs), generator=torch.Generator().manual_seed(seed)
-    )
+    generator = torch.Generator().manual_seed(seed)
+    pairs = torch.randint(len(words), (2, num_inputs), generator=generator)
     scale = stem.token_rms() / float(words.square().mean().sqrt())
-    columns = (words[pairs[0]] - words[pairs[1]]) * (scale / math.sqrt(2 * num_inputs))
-    _set(projection, columns.T.reshape(weight.shape), words.mean(dim=0))
+    differences = words[pairs[0]] - words[pairs[1]]
+    columns = differences * (scale / math.sqrt(2 * num_inputs))
+    _set_weights(projection, columns.T.reshape(weight.shape), words.mean(dim=0))
 
 
 @torch.no_grad()
@@ -246,61 +247,63 @@ def _copy_kernel(projection: nn.Conv1d | nn.Conv2d, stem: ImageStem, seed: int) 
     colours = stem.kernel.shape[1]
     edges = torch.arange(channels + 1) * (colours / channels)
     upper = torch.minimum(edges[1:, None], torch.arange(1, colours + 1))
-    shares = (upper - torch.maximum(edges[:-1, None], torch.arange(colours))).clamp_min(
-        0
-    )
+    lower = torch.maximum(edges[:-1, None], torch.arange(colours))
+    shares = (upper - lower).clamp_min(0)
     shares *= max(1.0, math.sqrt(channels / colours))
-    _set(
-        projection,
-        torch.einsum("ck,dkij->dcij", shares.to(stem.kernel.dtype), stem.kernel),
-        stem.bias,
-    )
+    kernel = torch.einsum("ck,dkij->dcij", shares.to(stem.kernel.dtype), stem.kernel)
+    _set_weights(projection, kernel, stem.bias)
 
 
 def _repeat_kernel(
     projection: nn.Conv1d | nn.Conv2d, stem: ImageStem, seed: int
 ) -> None:
-    """Copy the pretrained patch kernel: input channel c gets the kernel of colour c
-    modulo 3, as in ORCA's code.
+    """Copy the pretrained patch kernel, repeated over channels, as in ORCA's code.
+
+    Input channel c gets the kernel of colour c modulo 3.
     """
     channels = torch.arange(projection.weight.shape[1])
-    _set(projection, stem.kernel[:, channels % stem.kernel.shape[1]], stem.bias)
+    kernel = stem.kernel[:, channels % stem.kernel.shape[1]]
+    _set_weights(projection, kernel, stem.bias)
 
 
 def _xavier(projection: nn.Conv1d | nn.Conv2d, stem: Stem, seed: int) -> None:
-    """Draw the kernel from Xavier's uniform distribution with gain sqrt(2), as in
-    ORCA's code. Set the bias to 0.
+    """Draw the kernel from Xavier's uniform distribution, as in ORCA's code.
+
+    The gain is sqrt(2); the bias becomes 0.
     """
     generator = torch.Generator().manual_seed(seed)
     weight = nn.init.xavier_uniform_(
         torch.empty_like(projection.weight), math.sqrt(2), generator
     )
-    _set(projection, weight, torch.zeros(len(weight)))
+    _set_weights(projection, weight, torch.zeros(len(weight)))
 
 
 def _truncated_normal(projection: nn.Conv1d | nn.Conv2d, stem: Stem, seed: int) -> None:
-    """Draw the kernel from a normal distribution of deviation 0.02, as in ORCA's code.
+    """Draw the kernel from a normal distribution, as in ORCA's code.
 
-    Set the bias to 0.
+    The deviation is 0.02; the bias becomes 0.
     """
     generator = torch.Generator().manual_seed(seed)
     weight = nn.init.trunc_normal_(
         torch.empty_like(projection.weight), std=0.02, generator=generator
     )
-    _set(projection, weight, torch.zeros(len(weight)))
+    _set_weights(projection, weight, torch.zeros(len(weight)))
 
 
 @torch.no_grad()
-def _set(projection: nn.Conv1d | nn.Conv2d, weight: Tensor, bias: Tensor) -> None:
+def _set_weights(
+    projection: nn.Conv1d | nn.Conv2d, weight: Tensor, bias: Tensor
+) -> None:
     assert projection.bias is not None
     projection.weight.copy_(weight)
     projection.bias.copy_(bias)
 
 
 _WORD_KERNELS = {"body": _copy_words, "paper": _xavier, "random": _xavier}
+"""Functions that initialise a `SequenceEmbedder`'s projection, by initialisation."""
 _PATCH_KERNELS = {
     "body": _copy_kernel,
     "paper": _repeat_kernel,
     "random": _truncated_normal,
 }
-"""Functions that initialise the projection, by `EmbedderConfig.initialisation`."""
+"""Functions that initialise an `ImageEmbedder`'s projection, by initialisation."""

@@ -1,17 +1,15 @@
-"""Features of inputs without parameters, for methods that fit a linear model, trees or
-neighbours.
+"""Features of inputs without parameters, for linear models, trees and neighbours.
 
-========== ========================================================================================================
-``values`` all values, for tables and fields ``series`` values (averaged to at most
-`_MOST` of all channels) and quantiles over dyadic intervals of the series, of
-           its differences and of its spectrum, after Quant (Dempster et al., 2024,
-           arXiv:2308.00928)
-``image``  averages, histograms of oriented gradients (Dalal and Triggs, CVPR 2005),
-colours and local binary patterns
-           (Ojala et al., 2002)
+========== =================================================================
+``values`` all values, for tables and fields
+``series`` values (averaged to at most `_MOST` of all channels) and quantiles
+           over dyadic intervals of the series, of its differences and of its
+           spectrum, after Quant (Dempster et al., 2024, arXiv:2308.00928)
+``image``  averages, histograms of oriented gradients (Dalal and Triggs,
+           CVPR 2005), colours and local binary patterns (Ojala et al., 2002)
 ``audio``  mean, deviation and quantiles over time of each mel band and of its
-differences
-========== ========================================================================================================
+           differences
+========== =================================================================
 """
 
 import math
@@ -32,16 +30,23 @@ _MOST = 2048
 each of its three forms.
 """
 _DEPTHS = 6
+"""Number of depths of the dyadic intervals of a series, after Quant."""
+_MOST_QUANTILES = 32
+"""Largest number of quantiles of a whole series."""
 _SIDE = 16
+"""Largest number of averaged pixels along a side of an image."""
 _CELLS = 8
+"""Largest number of cells along a side, each with its histogram of gradients."""
 _ORIENTATIONS = 9
+"""Number of orientations in a histogram, as in Dalal and Triggs."""
 _RADII = (1, 2, 4)
+"""Distances, in pixels, of the eight points of a local binary pattern."""
 
 
 class FeatureEmbedder(Embedder):
-    """Embedder that maps an input to one token, its features: [B, C, ...] -> [B, 1, F].
+    """Embedder without parameters that maps an input to one token, its features.
 
-    It has no parameters.
+    The token is [B, 1, F] for inputs [B, C, ...].
     """
 
     def __init__(self, kind: str, input_shape: tuple[int, ...]) -> None:
@@ -76,10 +81,10 @@ class FeatureBody(Body):
 
 
 class LimitedBody(Body):
-    """Body that clips the features of another one to a range around those of the
-    training samples; see `set_limits`.
+    """Body that clips the features of another one to a range.
 
-    A linear model of features that are far from all training samples, as heavy tails
+    The range is around the features of the training samples; see `set_limits`. A
+    linear model of features that are far from all training samples, as heavy tails
     have them, predicts any number.
     """
 
@@ -87,8 +92,9 @@ class LimitedBody(Body):
     high: Tensor
 
     def __init__(self, body: Body, limit: float) -> None:
-        """Wrap ``body``, whose features are clipped to ``limit`` deviations, and not at
-        all before `set_limits`.
+        """Wrap ``body``, whose features are clipped to ``limit`` deviations.
+
+        Before `set_limits`, nothing is clipped.
         """
         super().__init__()
         self.body = body
@@ -103,8 +109,10 @@ class LimitedBody(Body):
     def set_limits(
         self, mean_F: Tensor, deviation_F: Tensor, columns: slice | Tensor = slice(None)
     ) -> None:
-        """Set the range of the features ``columns`` from means and deviations of the
-        training samples' features.
+        """Set the range of the features ``columns``.
+
+        The range follows from means and deviations [F] of the training samples'
+        features.
         """
         self.low[columns] = (mean_F - self._limit * deviation_F).to(self.low)
         self.high[columns] = (mean_F + self._limit * deviation_F).to(self.high)
@@ -126,38 +134,49 @@ def limited(body: Body, limit: float) -> Body:
 
 
 class FittedBody(Body):
-    """Base of bodies that consist of fitted buffers, which are loaded with any size,
-    and then checked.
+    """Base of bodies that consist of fitted buffers.
+
+    The buffers are loaded with any size, and then checked.
     """
 
     modality = "sequence"
     resized: tuple[str, ...]
+    """Names of the buffers that are loaded with any size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_load_state_dict_pre_hook(_resize_buffers)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_post_hook(_check_buffers)  # type: ignore[no-untyped-call]
 
     @property
     def num_values(self) -> int:
         """Number of fitted values."""
         return sum(getattr(self, name).numel() for name in self.resized)
 
-    def _load_from_state_dict(
-        self, state_dict: dict[str, Any], prefix: str, *rest: Any
-    ) -> None:
-        for name in self.resized:
-            if (stored := state_dict.get(f"{prefix}{name}")) is not None:
-                setattr(
-                    self,
-                    name,
-                    torch.empty_like(stored, device=getattr(self, name).device),
-                )
-        super()._load_from_state_dict(state_dict, prefix, *rest)
-        self.check()
-
     def check(self) -> None:
         """Raise UserError if the buffers are damaged or do not fit each other."""
 
 
+def _resize_buffers(
+    body: FittedBody, state: Mapping[str, Tensor], prefix: str, *_: Any
+) -> None:
+    """Give the buffers of ``body`` the sizes that they have in a state to be loaded."""
+    for name in body.resized:
+        stored = state.get(f"{prefix}{name}")
+        if stored is not None:
+            device = getattr(body, name).device
+            setattr(body, name, torch.empty_like(stored, device=device))
+
+
+def _check_buffers(body: FittedBody, _: Any) -> None:
+    body.check()
+
+
 class StoredBody(FittedBody):
-    """Base of bodies that compare features with those of stored training samples: [B,
-    1, F] -> [B, 1, K].
+    """Base of bodies that compare features with stored ones.
+
+    It maps [B, 1, F] to [B, 1, K]. The stored features are those of training
+    samples.
     """
 
     resized = ("keys", "values")
@@ -182,33 +201,32 @@ class StoredBody(FittedBody):
         self.register_buffer("keys", torch.zeros(0, width, dtype=torch.float16))
 
     def check(self) -> None:
-        """Raise UserError unless each sample has features and targets of the model's
-        sizes.
-        """
-        if (
-            self.keys.shape != (len(self.values), len(self.mean))
-            or self.values.shape[1] != self.feature_width
-        ):
+        """Raise UserError unless features and targets have the sizes of the model."""
+        keys_fit = self.keys.shape == (len(self.values), len(self.mean))
+        if not keys_fit or self.values.shape[1] != self.feature_width:
             raise UserError(
                 f"the samples of this model are damaged: {self.keys.shape} and"
                 f" {self.values.shape}"
             )
 
     def standardised(self, features_NF: Tensor) -> Tensor:
-        """Return features [N, F] in units of their deviations, within the range of
-        float16.
+        """Return features [N, F] in units of their deviations.
+
+        They are clipped to the range of float16.
         """
         return ((features_NF - self.mean) * self.scale).clamp(-1e3, 1e3)
 
 
 class NearestBody(StoredBody):
-    """Body that averages the targets of the nearest training samples; 0 until it is
-    fitted.
+    """Body that averages the targets of the nearest training samples.
+
+    Until it is fitted, the output is 0.
     """
 
     def nearest(self, features_NF: Tensor, most: int) -> Tensor:
-        """Return the indices [N, most] of the training samples nearest to features [N,
-        F], nearest first.
+        """Return the indices [N, most] of the nearest training samples.
+
+        They are nearest to features [N, F]; the nearest sample comes first.
         """
         keys = self.keys.float()
         distances = (
@@ -219,17 +237,18 @@ class NearestBody(StoredBody):
     def forward(
         self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None
     ) -> Tensor:
-        """Return the weighted sums [B, 1, K] of the targets of neighbours; ``grid`` is
-        not used.
+        """Return the weighted sums [B, 1, K] of the targets of neighbours.
+
+        ``grid`` is not used.
         """
         rows = self.nearest(tokens_BTD.flatten(1), len(self.weights))
         return self.weights[: rows.shape[1]] @ self.values[rows][:, None]
 
 
 class KernelBody(StoredBody):
-    """Body that sums Gaussian kernels around landmarks, some of the training samples; 0
-    until it is fitted.
+    """Body that sums Gaussian kernels around landmarks.
 
+    Landmarks are some of the training samples. Until it is fitted, the output is 0.
     ``weights`` [K] are constant terms, which remain far from all landmarks. The
     kernel's width is a part of ``scale``.
     """
@@ -237,13 +256,14 @@ class KernelBody(StoredBody):
     def __init__(self, width: int, num_outputs: int) -> None:
         """Make a body without landmarks, for ``width`` features."""
         super().__init__(width, num_outputs, num_outputs)
-        # terms of opposite signs are large
+        # Float64, because terms of opposite signs are large.
         self.weights = self.weights.double()
         self.values = self.values.double()
 
     def kernels(self, standardised_NF: Tensor) -> Tensor:
-        """Return exp(-|x - landmark|²) in float64 [N, number of landmarks] for
-        standardised features x [N, F].
+        """Return exp(-|x - landmark|²) in float64 [N, number of landmarks].
+
+        ``standardised_NF`` [N, F] are standardised features x.
         """
         x = standardised_NF.double()
         keys = self.keys.double()
@@ -258,18 +278,16 @@ class KernelBody(StoredBody):
         self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None
     ) -> Tensor:
         """Return the sums [B, 1, K]; ``grid`` is not used."""
-        sums = (
-            self.kernels(self.standardised(tokens_BTD.flatten(1))) @ self.values
-            + self.weights
-        )
+        kernels = self.kernels(self.standardised(tokens_BTD.flatten(1)))
+        sums = kernels @ self.values + self.weights
         return sums[:, None].to(tokens_BTD)
 
 
 class ProbabilityHead(nn.Module):
-    """Head without parameters that turns mean targets [B, 1, K] into logits; of numbers
-    and fields, it keeps them.
+    """Head without parameters that turns mean targets [B, 1, K] into logits.
 
-    Probabilities are kept at least ``floor`` away from 0 and 1.
+    Numbers and fields stay as they are. Probabilities are kept at least ``floor``
+    away from 0 and 1.
     """
 
     def __init__(self, target: Target, floor: float = 1e-6) -> None:
@@ -283,94 +301,96 @@ class ProbabilityHead(nn.Module):
         means = features_BSF.flatten(1)
         if self._kind in ("classes", "labels"):
             p = means.clamp(self._floor, 1 - self._floor)
-            means = p.log() - (1 - p).log() if self._kind == "labels" else p.log()
+            means = p.log()
+            if self._kind == "labels":
+                means = means - (1 - p).log()
         return means.reshape(-1, *self._shape)
 
 
-def _of_series(x_BCL: Tensor) -> Tensor:
-    """Return the features ``series``; quantiles of at least one and at most 32 of each
-    interval.
+def _series_features(x_BCL: Tensor) -> Tensor:
+    """Return the features ``series``.
+
+    An interval has at least one quantile and at most `_MOST_QUANTILES`.
     """
-    channels = x_BCL.shape[1]
-    spectrum = (
-        torch.view_as_real(torch.fft.rfft(x_BCL)).square().sum(dim=3).sqrt().log1p()
-    )
-    each = max(1, min(32, _MOST // (_DEPTHS * channels)))
+    num_channels = x_BCL.shape[1]
+    complex_spectrum = torch.view_as_real(torch.fft.rfft(x_BCL))
+    spectrum = complex_spectrum.square().sum(dim=3).sqrt().log1p()
+    most_quantiles = min(_MOST_QUANTILES, _MOST // (_DEPTHS * num_channels))
     quantiles = [
-        _quantiles(form, _DEPTHS, each) for form in (x_BCL, x_BCL.diff(dim=2), spectrum)
+        _interval_quantiles(form, _DEPTHS, max(1, most_quantiles))
+        for form in (x_BCL, x_BCL.diff(dim=2), spectrum)
     ]
-    return torch.cat(
-        [_averaged(x_BCL, max(1, _MOST // channels)).flatten(1), *quantiles], dim=1
-    )
+    values = _averaged(x_BCL, max(1, _MOST // num_channels)).flatten(1)
+    return torch.cat([values, *quantiles], dim=1)
 
 
-def _of_audio(x_BCHW: Tensor) -> Tensor:
+def _audio_features(x_BCHW: Tensor) -> Tensor:
     x_BML = x_BCHW.flatten(1, 2)
-    forms = [x_BML, x_BML.diff(dim=2)] if x_BML.shape[2] > 1 else [x_BML]
-    statistics = [
-        each
-        for form in forms
-        for each in (form.mean(dim=2), form.std(dim=2, correction=0))
-    ]
-    return torch.cat([*statistics, *(_quantiles(form, 3, 8) for form in forms)], dim=1)
+    forms = [x_BML]
+    if x_BML.shape[2] > 1:
+        forms.append(x_BML.diff(dim=2))
+    statistics = []
+    for form in forms:
+        statistics += [form.mean(dim=2), form.std(dim=2, correction=0)]
+    quantiles = [_interval_quantiles(form, depths=3, most=8) for form in forms]
+    return torch.cat([*statistics, *quantiles], dim=1)
 
 
-def _quantiles(x_BCL: Tensor, depths: int, each: int) -> Tensor:
-    """Return ``each`` quantiles at depth 0, half as many in each half at depth 1, and
-    so on; the median if only one.
+def _interval_quantiles(x_BCL: Tensor, depths: int, most: int) -> Tensor:
+    """Return quantiles of the whole series, of its halves, of its quarters and so on.
+
+    There are ``most`` quantiles at depth 0, half as many in each half at depth 1, and
+    so on; a single quantile is the median.
     """
     length = x_BCL.shape[2]
-    found = []
+    quantiles = []
     for depth in range(min(depths, int(math.log2(length)) + 1)):
-        parts = 2**depth
-        number = max(1, each >> depth)
-        size = math.ceil(length / 2**depth)
-        starts = [
-            round(part * (length - size) / max(1, parts - 1)) for part in range(parts)
-        ]
-        places = (
-            [size // 2]
-            if number == 1
-            else [round(k * (size - 1) / (number - 1)) for k in range(number)]
-        )
-        windows = x_BCL[:, :, torch.tensor(starts)[:, None] + torch.arange(size)]
-        found.append(windows.sort(dim=3).values[..., sorted(set(places))].flatten(1))
-    return torch.cat(found, dim=1)
+        num_intervals = 2**depth
+        size = math.ceil(length / num_intervals)
+        num_gaps = max(1, num_intervals - 1)
+        starts = [round(k * (length - size) / num_gaps) for k in range(num_intervals)]
+        positions = torch.tensor(starts)[:, None] + torch.arange(size)
+        intervals = x_BCL[:, :, positions]
+        ranks = _quantile_ranks(size, max(1, most >> depth))
+        quantiles.append(intervals.sort(dim=3).values[..., ranks].flatten(1))
+    return torch.cat(quantiles, dim=1)
 
 
-def _of_image(x_BCHW: Tensor) -> Tensor:
+def _quantile_ranks(size: int, number: int) -> list[int]:
+    """Return the distinct ranks, from 0, of ``number`` quantiles of ``size`` values."""
+    if number == 1:
+        return [size // 2]
+    return sorted({round(k * (size - 1) / (number - 1)) for k in range(number)})
+
+
+def _image_features(x_BCHW: Tensor) -> Tensor:
     grey = x_BCHW.mean(dim=1, keepdim=True)
     parts = [_averaged(x_BCHW, _SIDE), *_gradients(grey), *_colours(x_BCHW)]
-    parts += [
-        _patterns(grey, radius) for radius in _RADII if 2 * radius < min(grey.shape[2:])
-    ]
+    for radius in _RADII:
+        if 2 * radius < min(grey.shape[2:]):
+            parts.append(_patterns(grey, radius))
     return torch.cat([part.flatten(1) for part in parts], dim=1)
 
 
 def _gradients(grey_B1HW: Tensor) -> list[Tensor]:
-    """Return histograms of oriented gradients of cells, relative to those around them,
-    and of the whole image.
+    """Return histograms of oriented gradients of cells and of the whole image.
 
-    A gradient counts for each orientation by its length times the 16th power of the
-    cosine of the angle between them.
+    Those of a cell are relative to the cells around it. A gradient counts for each
+    orientation by its length times the 16th power of the cosine of the angle between
+    them.
     """
     padded = F.pad(grey_B1HW, (1, 1, 1, 1), mode="replicate")
     across = padded[:, :, 1:-1, 2:] - padded[:, :, 1:-1, :-2]
     down = padded[:, :, 2:, 1:-1] - padded[:, :, :-2, 1:-1]
-    angles = torch.arange(_ORIENTATIONS, device=grey_B1HW.device) * (
-        math.pi / _ORIENTATIONS
-    )
-    along = across * angles.cos().view(1, -1, 1, 1) + down * angles.sin().view(
-        1, -1, 1, 1
-    )
+    numbers = torch.arange(_ORIENTATIONS, device=grey_B1HW.device)
+    angles = (numbers * (math.pi / _ORIENTATIONS)).view(1, -1, 1, 1)
+    along = across * angles.cos() + down * angles.sin()
     length = (across.square() + down.square() + 1e-12).sqrt()
     votes = length * (along / length).square() ** 8
     cells = _averaged(votes, _CELLS)
-    around = F.avg_pool2d(
-        F.pad(cells.sum(dim=1, keepdim=True), (1, 1, 1, 1), mode="replicate"),
-        3,
-        stride=1,
-    )
+    cell_totals = cells.sum(dim=1, keepdim=True)
+    padded_totals = F.pad(cell_totals, (1, 1, 1, 1), mode="replicate")
+    around = F.avg_pool2d(padded_totals, 3, stride=1)
     whole = votes.mean(dim=(2, 3))
     total = whole.sum(dim=1, keepdim=True)
     return [
@@ -381,57 +401,66 @@ def _gradients(grey_B1HW: Tensor) -> list[Tensor]:
 
 
 def _colours(x_BCHW: Tensor) -> list[Tensor]:
-    """Return means and deviations of 4 x 4 cells, and nine quantiles of the whole
-    image, of each channel.
+    """Return statistics of each channel.
+
+    They are means and deviations of 4 x 4 cells, and nine quantiles of the whole
+    image.
     """
     means = _averaged(x_BCHW, 4)
     variances = _averaged(x_BCHW.square(), 4) - means.square()
     return [
         means,
         (variances.relu() + 1e-6).sqrt(),
-        _quantiles(x_BCHW.flatten(2), 1, 9),
+        _interval_quantiles(x_BCHW.flatten(2), depths=1, most=9),
     ]
 
 
 def _patterns(grey_B1HW: Tensor, radius: int) -> Tensor:
-    """Return the frequencies [B, 10] of rotation-invariant uniform binary patterns of
-    eight points at ``radius``.
+    """Return the frequencies [B, 10] of local binary patterns.
+
+    The patterns are rotation-invariant and uniform, of eight points at ``radius``.
     """
     height, width = grey_B1HW.shape[2:]
     inner = grey_B1HW[:, :, radius : height - radius, radius : width - radius]
     steps = [(-1, -1), (-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1)]
-    places = [(radius * (1 + down), radius * (1 + across)) for down, across in steps]
-    points = [
-        grey_B1HW[:, :, top : top + inner.shape[2], left : left + inner.shape[3]]
-        for top, left in places
+    inner_height, inner_width = inner.shape[2:]
+    bits = []
+    for down, across in steps:
+        top = radius * (1 + down)
+        left = radius * (1 + across)
+        point = grey_B1HW[:, :, top : top + inner_height, left : left + inner_width]
+        bits.append((point > inner).float())
+    bits_B8HW = torch.cat(bits, dim=1)
+    num_changes = (bits_B8HW - bits_B8HW.roll(1, dims=1)).abs().sum(dim=1)
+    patterns = torch.where(num_changes <= 2, bits_B8HW.sum(dim=1), 9.0)
+    frequencies = [
+        (patterns == number).float().mean(dim=(1, 2)) for number in range(10)
     ]
-    bits = torch.cat([(point > inner).float() for point in points], dim=1)
-    uniform = (bits - bits.roll(1, dims=1)).abs().sum(dim=1) <= 2
-    counts = torch.where(uniform, bits.sum(dim=1), 9.0)
-    return torch.stack(
-        [(counts == number).float().mean(dim=(1, 2)) for number in range(10)], dim=1
-    )
+    return torch.stack(frequencies, dim=1)
 
 
 def _averaged(x: Tensor, most: int) -> Tensor:
-    """Return ``x`` [B, C, L] or [B, C, H, W] averaged over equal cells, at most
-    ``most`` along an axis.
+    """Return ``x`` averaged over equal cells, at most ``most`` along an axis.
+
+    ``x`` is [B, C, L] or [B, C, H, W]; its ends are repeated to fill the last cells.
     """
     strides = [math.ceil(side / most) for side in x.shape[2:]]
-    padding = [
-        end
-        for side, step in zip(x.shape[:1:-1], strides[::-1], strict=True)
-        for end in (0, -side % step)
-    ]
-    padded = F.pad(x, padding, mode="replicate") if any(padding) else x
+    # In the order of F.pad: last axis first, [before, after] for each axis.
+    padding: list[int] = []
+    for side, stride in zip(x.shape[:1:-1], strides[::-1], strict=True):
+        padding += [0, -side % stride]
+    if any(padding):
+        x = F.pad(x, padding, mode="replicate")
+    if max(strides) == 1:
+        return x
     pool: Callable[..., Tensor] = F.avg_pool1d if x.ndim == 3 else F.avg_pool2d
-    return pool(padded, strides) if max(strides) > 1 else padded
+    return pool(x, strides)
 
 
 FEATURES: Mapping[str, Callable[[Tensor], Tensor]] = {
     "values": lambda x: x.flatten(1),
-    "series": _of_series,
-    "image": _of_image,
-    "audio": _of_audio,
+    "series": _series_features,
+    "image": _image_features,
+    "audio": _audio_features,
 }
 """Functions from inputs [B, C, L] or [B, C, H, W] to features [B, F], by kind."""

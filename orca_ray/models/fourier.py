@@ -1,10 +1,12 @@
-"""Fourier neural operators for fields in one and two dimensions, for the method
-``fno``; models of fields.
+"""Fourier neural operators for fields in one and two dimensions; models of fields.
+
+Own code, because the package neuraloperator requires wandb, matplotlib and tensorly,
+and multiplies complex numbers, which ONNX lacks.
 
 After Li et al., Fourier Neural Operator for Parametric Partial Differential Equations,
-ICLR 2021, arXiv:2010.08895: a layer is v -> gelu(W v + F^-1(R F v)), where R mixes the
-channels of each of the lowest frequencies, and F is the discrete Fourier transform.
-Tensor suffixes as in :mod:`orca_ray.models.body`.
+ICLR 2021, arXiv:2010.08895, for the method ``fno``: a layer is v -> gelu(W v + F^-1(R F
+v)), where R mixes the channels of each of the lowest frequencies, and F is the discrete
+Fourier transform. Tensor suffixes as in :mod:`orca_ray.models.body`.
 """
 
 import math
@@ -20,70 +22,76 @@ from orca_ray.models.crossmodal import CrossModalModel, build_head
 from orca_ray.models.embedder import Embedder
 
 _PROJECTED = 4
-"""Width of the hidden layer of the projection, relative to that of the layers."""
+"""Width of the hidden layer of the projection, relative to that of the Fourier layers.
+"""
 
 
 class SpectralConvolution(nn.Module):
-    """Module that multiplies the lowest frequencies of a field [B, width, H, W] by
-    complex matrices, in float32.
+    """Module that multiplies the lowest frequencies of a field by complex matrices.
 
-    Along W, frequencies 0 to ``modes`` - 1 are kept, along H ``-modes`` to ``modes`` -
-    1, or all if there are fewer; all others become 0. A 1-D field has H = 1.
+    The field is [B, width, H, W]; the products are computed in float32. Along W,
+    frequencies 0 to ``modes`` - 1 are kept, along H ``-modes`` to ``modes`` - 1, or
+    all if there are fewer; all others become 0. A 1-D field has H = 1.
     """
 
     def __init__(self, width: int, size: tuple[int, int], modes: int) -> None:
         super().__init__()
         self._size = size
         height, length = size
-        self._rows = (
-            list(range(height))
-            if 2 * modes >= height
-            else [*range(modes), *range(height - modes, height)]
-        )
+        if 2 * modes >= height:
+            self._rows = list(range(height))
+        else:
+            self._rows = [*range(modes), *range(height - modes, height)]
         self._columns = min(modes, length // 2 + 1)
-        weight = torch.randn(
+        real_and_imaginary = torch.randn(
             width, width, len(self._rows), self._columns, 2
-        ) / math.sqrt(2 * width)
-        self.weight = nn.Parameter(weight)  # real and imaginary parts
+        )
+        self.weight = nn.Parameter(real_and_imaginary / math.sqrt(2 * width))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the convolved field, of the same shape."""
         with torch.autocast(x.device.type, enabled=False):
             spectrum = torch.fft.rfft2(x.float())
             if torch.compiler.is_exporting():
-                kept = self._mixed_for_onnx(spectrum)
+                mixed = self._mix_as_pairs(spectrum)
             else:
-                kept = torch.zeros_like(spectrum)
-                low = spectrum[:, :, self._rows, : self._columns]
-                mixed = torch.einsum(
-                    "bihw,iohw->bohw", low, torch.view_as_complex(self.weight)
-                )
-                kept[:, :, self._rows, : self._columns] = mixed
-            convolved: Tensor = torch.fft.irfft2(kept, s=self._size)
+                mixed = self._mix(spectrum)
+            convolved: Tensor = torch.fft.irfft2(mixed, s=self._size)
             return convolved
 
-    def _mixed_for_onnx(self, spectrum: Tensor) -> Tensor:
-        """Return the mixed spectrum without complex products, which ONNX lacks;
-        training takes up to 1.6 times as long.
+    def _mix(self, spectrum: Tensor) -> Tensor:
+        """Return the spectrum with the channels of its lowest frequencies mixed."""
+        mixed = torch.zeros_like(spectrum)
+        low = spectrum[:, :, self._rows, : self._columns]
+        mixed[:, :, self._rows, : self._columns] = torch.einsum(
+            "bihw,iohw->bohw", low, torch.view_as_complex(self.weight)
+        )
+        return mixed
+
+    def _mix_as_pairs(self, spectrum: Tensor) -> Tensor:
+        """Return the result of `_mix` without complex products, which ONNX lacks.
 
         A complex number is a pair p of real ones, and multiplies as a matrix [p, q].
+        Training would take up to 1.6 times as long with this method.
         """
         pairs = torch.view_as_real(spectrum)
         real, imaginary = self.weight.unbind(-1)
         matrices = torch.stack(
             [self.weight, torch.stack([-imaginary, real], dim=-1)], dim=-2
         )
-        kept = torch.zeros_like(pairs)
+        mixed = torch.zeros_like(pairs)
         low = pairs[:, :, self._rows, : self._columns]
-        kept[:, :, self._rows, : self._columns] = torch.einsum(
+        mixed[:, :, self._rows, : self._columns] = torch.einsum(
             "bihwp,iohwpq->bohwq", low, matrices
         )
-        return torch.view_as_complex(kept)
+        return torch.view_as_complex(mixed)
 
 
 class FourierEmbedder(Embedder):
-    """Embedder (lifting): a linear layer maps the channels and coordinates (in [0, 1])
-    of each point to a token.
+    """Embedder that lifts each point of a field to a token.
+
+    A token is a linear function of the point's channels and coordinates, which are
+    in [0, 1].
     """
 
     coordinates: Tensor
@@ -110,8 +118,9 @@ class FourierEmbedder(Embedder):
 
 
 class FourierBody(Body):
-    """Body of a neural operator: the Fourier layers and the hidden layer of the
-    projection, [B, T, D] -> [B, T, F].
+    """Body of a neural operator, [B, T, D] -> [B, T, F].
+
+    It consists of the Fourier layers and the hidden layer of the projection.
     """
 
     def __init__(
@@ -133,18 +142,18 @@ class FourierBody(Body):
     def forward(
         self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None
     ) -> Tensor:
-        """Return the features [B, T, F] of the points; ``grid`` is not used: the
-        constructor got the layout.
+        """Return the features [B, T, F] of the points.
+
+        ``grid`` is not used: the constructor got the layout.
         """
         x = tokens_BTD.transpose(1, 2).reshape(tokens_BTD.shape[0], -1, *self._size)
-        for number, (spectral, pointwise) in enumerate(
-            zip(self.spectral, self.pointwise, strict=True), 1
-        ):
+        layers = zip(self.spectral, self.pointwise, strict=True)
+        for number, (spectral, pointwise) in enumerate(layers, 1):
             x = spectral(x) + pointwise(x)
-            x = F.gelu(x) if number < len(self.spectral) else x
-        features: Tensor = self.dropout(
-            F.gelu(self.projection(x.flatten(2).transpose(1, 2)))
-        )
+            if number < len(self.spectral):
+                x = F.gelu(x)
+        points_BTD = x.flatten(2).transpose(1, 2)
+        features: Tensor = self.dropout(F.gelu(self.projection(points_BTD)))
         return features
 
 
@@ -157,13 +166,12 @@ def build_field_model(
     seed: int,
     statistics: tuple[Tensor, Tensor] | None = None,
 ) -> CrossModalModel:
-    """Build a network from inputs of shape (C, L) or (C, H, W), with their coordinates,
-    to a dense target.
+    """Build a network from fields, with their coordinates, to a dense target.
 
-    ``make`` returns the body for tokens of a layout and of ``width``, e.g. a
-    `FourierBody`; it has a feature for each point. ``seed`` determines the initial
-    parameters. ``statistics``: mean and deviation of each input channel; None: inputs
-    are already standardised.
+    Inputs have the shape (C, L) or (C, H, W). ``make`` returns the body for tokens
+    of a layout and of ``width``, e.g. a `FourierBody`; it has a feature for each
+    point. ``seed`` determines the initial parameters. ``statistics``: mean and
+    deviation of each input channel; None: inputs are already standardised.
     """
     with seeded(seed):
         embedder = FourierEmbedder(input_shape, width)

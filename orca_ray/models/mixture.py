@@ -1,6 +1,4 @@
-"""`Mixture`: several networks for the same inputs and outputs, whose predictions are
-averaged.
-"""
+"""`Mixture`: average of the predictions of several networks."""
 
 from collections.abc import Iterable, Sequence
 from functools import reduce
@@ -13,14 +11,15 @@ from torch.nn import functional as F
 from orca_ray.models.crossmodal import CrossModalModel
 
 Average = Literal["softmax", "sigmoid", "values"]
-"""What is averaged: the probabilities of classes, those of labels or masks, or the
-outputs themselves.
+"""Quantity that is averaged: probabilities of classes, probabilities of labels or
+masks, or the outputs themselves.
 """
 
 
 class Mixture(nn.Module):
-    """Weighted average of the predictions of networks; probabilities are averaged, and
-    returned as logits.
+    """Weighted average of the predictions of networks.
+
+    Probabilities are averaged and returned as logits.
     """
 
     weights: Tensor
@@ -32,11 +31,10 @@ class Mixture(nn.Module):
         average: Average,
         temperature: float = 1.0,
     ) -> None:
-        """Average the outputs [B, ...] of ``networks`` with ``weights``, which are
-        scaled to the sum 1.
+        """Average the outputs [B, ...] of ``networks``.
 
-        ``temperature`` divides the logits of the average, which changes no decision but
-        the probabilities.
+        ``weights`` are scaled to the sum 1. ``temperature`` divides the logits
+        of the average, which changes probabilities but no decision.
         """
         super().__init__()
         self.networks = list(networks)
@@ -54,30 +52,31 @@ class Mixture(nn.Module):
         return self.combined(network(inputs) for network in self.networks)
 
     def combined(self, outputs: Iterable[Tensor]) -> Tensor:
-        """Return the average of the outputs [B, ...] of all members; two of them are in
-        memory at a time.
+        """Return the average of the outputs [B, ...] of all members.
 
-        Logits of mean probabilities are computed from logarithms, so that certain
-        predictions do not become ties.
+        At most two of the outputs are in memory at a time. Logits of mean
+        probabilities are computed from logarithms, so that certain predictions
+        do not become ties.
         """
         if self._average == "values":
-            parts = (
-                each * weight
-                for each, weight in zip(outputs, self.weights, strict=True)
+            weighted_outputs = (
+                output * weight
+                for output, weight in zip(outputs, self.weights, strict=True)
             )
-            total: Tensor = reduce(torch.add, parts)
+            total: Tensor = reduce(torch.add, weighted_outputs)
             return total
         if self._average == "softmax":
-            logs = (each.log_softmax(dim=1) for each in outputs)
-        else:  # of a label and of its absence
-            logs = (
-                torch.stack([F.logsigmoid(each), F.logsigmoid(-each)])
-                for each in outputs
+            log_probabilities = (output.log_softmax(dim=1) for output in outputs)
+        else:  # probabilities of a label and of its absence
+            log_probabilities = (
+                torch.stack([F.logsigmoid(output), F.logsigmoid(-output)])
+                for output in outputs
             )
         weighted = (
-            each + weight.log() for each, weight in zip(logs, self.weights, strict=True)
+            logs + weight.log()
+            for logs, weight in zip(log_probabilities, self.weights, strict=True)
         )
         mixed: Tensor = reduce(torch.logaddexp, weighted)
-        return (
-            mixed if self._average == "softmax" else mixed[0] - mixed[1]
-        ) / self._temperature
+        if self._average == "softmax":
+            return mixed / self._temperature
+        return (mixed[0] - mixed[1]) / self._temperature

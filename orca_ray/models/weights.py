@@ -1,5 +1,6 @@
-"""Load bodies by name (packaged, Hugging Face directory or hub name, timm), with
-pretrained or random weights.
+"""Load bodies by name, with pretrained or random weights.
+
+A name is that of a packaged body, a Hugging Face directory or hub name, or one of timm.
 """
 
 import copy
@@ -31,6 +32,7 @@ from orca_ray.models.names import PACKAGED, parse_body_name
 logger = logging.getLogger(__name__)
 
 TIMM = "timm:"
+"""Prefix of the names of timm's bodies."""
 _UNUSED = (
     # Where the body was, and labels of its own classifier, would only reveal where the
     # model was trained.
@@ -45,19 +47,22 @@ _UNUSED = (
     "out_features",
     "out_indices",
 )
+"""Values of a configuration that a `BodyArchitecture` leaves out."""
 
 
 @dataclass(frozen=True)
 class BodyArchitecture:
-    """Record that describes a body without its weights, as JSON values; `load_body`
-    builds the body.
+    """Description of a body without its weights, as JSON values.
+
+    `load_body` builds the body.
     """
 
     name: str
     """Name of the described body, with the suffix ``:layers=N`` if it has one."""
     values: Mapping[str, Any]
-    """All values of the Hugging Face configuration after layers were removed, but those
-    that name where the model was trained or that no body uses; empty for a timm model.
+    """All values of the Hugging Face configuration after layers were removed, but
+    those that name where the model was trained or that no body uses; empty for a
+    timm model.
     """
     attention: str | None = None
     """Attention implementation that the configuration asks for; None: the library's
@@ -66,37 +71,48 @@ class BodyArchitecture:
 
 
 def describe_body(name: str) -> BodyArchitecture:
-    """Return the architecture of a body, whose configuration must be on this machine or
-    at the hub.
+    """Return the architecture of a body.
 
-    Raises UserError for an invalid name, and for a configuration that is unreadable or
-    belongs to no family.
+    Its configuration must be on this machine or at the hub. Raises UserError for an
+    invalid name, and for a configuration that is unreadable or belongs to no
+    family.
     """
     base, layers = parse_body_name(name)
     if base.startswith(TIMM):
         return BodyArchitecture(name, {})
     config = hugging_face.read_config(base)
     keep_layers(family_of(config), config, base, layers)
-    values = json.loads(config.to_json_string(use_diff=False))
-    values = {key: value for key, value in values.items() if key not in _UNUSED}
-    return BodyArchitecture(name, values, hugging_face.attention_of(config))
+    from orca_ray.models.transformers_private import attention_of
+
+    all_values = json.loads(config.to_json_string(use_diff=False))
+    values = {key: value for key, value in all_values.items() if key not in _UNUSED}
+    return BodyArchitecture(name, values, attention_of(config))
 
 
-_CACHED = {True: 2, False: 1}
-"Largest number of bodies cached per process: 2 pretrained ones (text and image), 1 random one (cheap to rebuild)"
+_MOST_CACHED = {True: 2, False: 1}
+"""Largest number of bodies cached in a process, by whether they are pretrained.
+
+Two pretrained ones are of text and of images; a random one is cheap to rebuild.
+"""
 _MOST_CACHED_BYTES = 4 * 2**30
-"Bodies above this size are loaded again instead: a body of 7 billion parameters takes 28 GB, and its copy as much"
+"""Bodies above this size are loaded again instead.
+
+A body of 7 billion parameters takes 28 GB, and its copy as much.
+"""
 _pristine: dict[bool, OrderedDict[tuple[str, int], "LoadedBody"]] = {
     True: OrderedDict(),
     False: OrderedDict(),
 }
+"""Cached bodies by whether they are pretrained, then by name and seed."""
 _guard = threading.Lock()
+"""Held while a body is loaded or taken from the cache."""
 
 
 @dataclass(frozen=True)
 class LoadedBody:
-    """Record of a body, which the caller may change, and its stem, which all callers
-    share and must not change.
+    """Body, which the caller may change, and its stem.
+
+    All callers share the stem and must not change it.
     """
 
     body: Body
@@ -124,22 +140,23 @@ def load_body(
         return _build(name)
     key = (name, 0 if pretrained else seed)
     with _guard:
-        kept = _pristine[pretrained]
-        loaded = kept.pop(key, None) or _load(name, pretrained, seed)
-        if (
-            sum(parameter.nbytes for parameter in loaded.body.parameters())
-            > _MOST_CACHED_BYTES
-        ):
+        cached = _pristine[pretrained]
+        loaded = cached.pop(key, None)
+        if loaded is None:
+            loaded = _load(name, pretrained, seed)
+        num_bytes = sum(parameter.nbytes for parameter in loaded.body.parameters())
+        if num_bytes > _MOST_CACHED_BYTES:
             return loaded
-        kept[key] = loaded
-        while len(kept) > _CACHED[pretrained]:
-            kept.popitem(last=False)
+        cached[key] = loaded
+        while len(cached) > _MOST_CACHED[pretrained]:
+            cached.popitem(last=False)
     return LoadedBody(copy.deepcopy(loaded.body), loaded.stem)
 
 
 def body_modality(name: str) -> ModalityName:
-    """Return a body's modality, "sequence" or "image", without loading its weights;
-    UserError for an unknown body.
+    """Return a body's modality, without loading its weights.
+
+    Raises UserError for an unknown body.
     """
     base, _ = parse_body_name(name)
     if base in PACKAGED:
@@ -151,12 +168,11 @@ def body_modality(name: str) -> ModalityName:
 
 
 def check_body(name: str, *, pretrained: bool = True) -> None:
-    """Raise UserError for a body that `load_body` would refuse, as far as this is known
-    without loading its weights.
+    """Raise UserError for a body that `load_body` is known to refuse.
 
     It checks the name, the configuration, the declared size and, if ``pretrained``,
-    that the weights on this machine can be read; for timm and packaged bodies, the name
-    alone. It takes under a second and runs no code of the body.
+    that the weights on this machine can be read; for timm and packaged bodies, the
+    name alone. It takes under a second and runs no code of the body.
     """
     base, layers = parse_body_name(name)
     if base.startswith(TIMM):
@@ -173,21 +189,18 @@ def check_body(name: str, *, pretrained: bool = True) -> None:
 
 def _load(name: str, pretrained: bool, seed: int) -> LoadedBody:
     base, layers = parse_body_name(name)
-    make = _timm_model if base.startswith(TIMM) else _transformers_model
+    make_model = _timm_model if base.startswith(TIMM) else _transformers_model
     with hugging_face.quiet_transformers(), seeded(seed):
-        family, model = make(base, layers, pretrained)
+        family, model = make_model(base, layers, pretrained)
         body, stem = family.cut(model)
-    if (
-        isinstance(stem, ImageStem)
-        and family.library == "transformers"
-        and base not in PACKAGED
-    ):
+    has_preprocessor = family.library == "transformers" and base not in PACKAGED
+    if has_preprocessor and isinstance(stem, ImageStem):
         _set_statistics(stem, base, pretrained)
     return LoadedBody(body.eval(), stem.eval())
 
 
 def _build(architecture: BodyArchitecture) -> LoadedBody:
-    from transformers.initialization import no_init_weights
+    from orca_ray.models.transformers_private import skip_initialisation
 
     base, layers = parse_body_name(architecture.name)
     # Random initialisation would take ten times as long as all else (vit-s14: 7 s of
@@ -195,7 +208,7 @@ def _build(architecture: BodyArchitecture) -> LoadedBody:
     with (
         hugging_face.quiet_transformers(),
         seeded(0),
-        no_init_weights(),
+        skip_initialisation(),
         torch.no_grad(),
     ):
         if base.startswith(TIMM):
@@ -203,9 +216,9 @@ def _build(architecture: BodyArchitecture) -> LoadedBody:
         else:
             family, model = _described_model(base, architecture)
         for parameter in model.parameters():
-            parameter.fill_(
-                1.0
-            )  # an embedder's initial kernel divides by norms of the stem, which must not be 0
+            # An embedder's initial kernel divides by norms of the stem, which must not
+            # be 0.
+            parameter.fill_(1.0)
         body, stem = family.cut(model)
     return LoadedBody(body.eval(), stem.eval())
 
@@ -224,7 +237,9 @@ def _described_model(base: str, architecture: BodyArchitecture) -> tuple[Family,
         )
     except UserError:
         raise
-    except Exception as error:  # transformers passes on any exception of a configuration that does not fit its class
+    # transformers passes on any exception of a configuration that does not fit its
+    # class.
+    except Exception as error:
         raise UserError(
             f"cannot build body {base!r} from its stored configuration: {cause(error)}"
         ) from error
@@ -232,24 +247,21 @@ def _described_model(base: str, architecture: BodyArchitecture) -> tuple[Family,
 
 
 def _set_statistics(stem: ImageStem, base: str, pretrained: bool) -> None:
-    """Set the colour statistics of the body's own preprocessor; without one, keep the
-    family's statistics, and warn.
+    """Set the colour statistics of the body's own preprocessor.
+
+    Without a preprocessor, the family's statistics stay, with a warning.
     """
-    found = image_statistics(base, download=pretrained)
-    if found is not None:
-        stem.image_mean, stem.image_std = found
+    statistics = image_statistics(base, download=pretrained)
+    if statistics is not None:
+        stem.image_mean, stem.image_std = statistics
         return
-    mean, std = (
-        statistics.flatten().tolist()
-        for statistics in (stem.image_mean, stem.image_std)
-    )
     logger.warning(
         "body %r has no image_mean and image_std in a preprocessor_config.json: images"
         " of alignment sources are normalised by those that are usual for its class,"
         " mean %s and standard deviation %s",
         base,
-        mean,
-        std,
+        stem.image_mean.flatten().tolist(),
+        stem.image_std.flatten().tolist(),
     )
 
 
@@ -278,11 +290,10 @@ def _transformers_model(
     from transformers import AutoModel
 
     config = hugging_face.read_config(base)
-    family = (
-        family_of(config)
-        if base in PACKAGED
-        else hugging_face.check_config(base, config)
-    )
+    if base in PACKAGED:
+        family = family_of(config)
+    else:
+        family = hugging_face.check_config(base, config)
     keep_layers(family, config, base, layers)
     if pretrained:
         return family, hugging_face.read_weights(base, config)
@@ -296,7 +307,8 @@ def _check_timm(base: str) -> None:
 
     name = base.removeprefix(TIMM)
     if not timm.is_model(name):
-        close = nearest(name.split(".")[0], timm.list_models())
+        architecture = name.split(".")[0]
+        close = nearest(architecture, timm.list_models())
         question = f" Did you mean 'timm:{close}'?" if close else ""
         raise UserError(
             f"unknown timm body {name!r}.{question} `timm.list_models()` lists them"
@@ -320,16 +332,15 @@ these.
 
 
 class AtMost(TorchFunctionMode):
-    """Context manager in which torch makes new tensors of at most ``num_values`` values
-    in total from shapes.
+    """Context in which torch makes at most ``num_values`` new values in total.
 
-    Raises UserError for the tensor that exceeds the limit, and for shapes that no
-    tensor can have.
+    New tensors are those made from shapes. Raises UserError for the tensor that
+    exceeds the limit, and for shapes that no tensor can have.
     """
 
     def __init__(self, num_values: int) -> None:
         super().__init__()
-        self._left = num_values
+        self._num_left = num_values
 
     def __torch_function__(
         self,
@@ -338,18 +349,20 @@ class AtMost(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Call ``func``, after counting what it makes; its shape is computed on a
-        device without memory.
+        """Call ``func``, after counting the values that it makes.
+
+        The shape of the result is computed on a device without memory.
         """
         options = dict(kwargs or {})
         if func in _FACTORIES:
             try:
-                self._left -= func(*args, **{**options, "device": "meta"}).numel()
+                result = func(*args, **{**options, "device": "meta"})
+                self._num_left -= result.numel()
             except (RuntimeError, TypeError, OverflowError) as error:
                 raise UserError(
                     f"config.json describes a network that cannot be: {error}"
                 ) from error
-            if self._left < 0:
+            if self._num_left < 0:
                 raise UserError(
                     "config.json describes a network that is larger than the weights of"
                     " the folder"

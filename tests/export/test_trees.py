@@ -276,9 +276,9 @@ def test_an_exported_model_agrees(
 def test_the_difference_is_that_from_the_compiled_walk(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right = TreeBody._walked
+    right = TreeBody._walk
     monkeypatch.setattr(
-        TreeBody, "_walked", lambda self, rows: (right(self, rows) - 1).clamp(min=0)
+        TreeBody, "_walk", lambda self, rows: (right(self, rows) - 1).clamp(min=0)
     )
     with pytest.raises(UserError, match="differs from the model"):
         export_model(_made(make, "number"), "torch", tmp_path / "network")

@@ -1,5 +1,6 @@
-"""Fixtures of the models' tests; tiny random models of the classes users name stand in
-for the hub.
+"""Fixtures of the models' tests.
+
+Tiny random models, of the classes that users name, stand in for the hub.
 """
 
 import shutil
@@ -67,8 +68,9 @@ VOCABULARY = 300
 
 
 def save_tiny(kind: str, directory: Path, width: int = 24) -> None:
-    """Write a tiny model with every parameter random (norms and biases, too); some
-    classes have their own width.
+    """Write a tiny model with every parameter random, norms and biases included.
+
+    Some classes have their own width.
     """
     from transformers import AutoConfig, AutoModel
 
@@ -104,8 +106,9 @@ def sampled(names: Iterable[str], *default: str) -> list[Any]:
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyDirectory:
-    """Directory of a tiny random model by its Hugging Face model type; made once a
-    session.
+    """Directory of a tiny random model by its Hugging Face type.
+
+    Each model is made once a session.
     """
     root = tmp_path_factory.mktemp("tiny")
 
@@ -126,7 +129,10 @@ def copied(tiny: TinyDirectory, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def untouched_random_state() -> Iterator[None]:
-    """Loading, building and running models must leave torch's global generator alone."""
+    """Check that a test leaves torch's global generator alone.
+
+    Loading, building and running models must not use it.
+    """
     torch.manual_seed(1234)
     before = torch.get_rng_state()
     yield
@@ -138,11 +144,11 @@ def untouched_random_state() -> Iterator[None]:
 @pytest.fixture
 def no_pristine_bodies() -> Iterator[None]:
     """Start from an empty per-process cache of bodies, and leave one."""
-    for kept in weights._pristine.values():
-        kept.clear()
+    for bodies in weights._pristine.values():
+        bodies.clear()
     yield
-    for kept in weights._pristine.values():
-        kept.clear()
+    for bodies in weights._pristine.values():
+        bodies.clear()
 
 
 @pytest.fixture

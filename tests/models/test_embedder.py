@@ -1,5 +1,6 @@
-"""Embedded tokens have the body's own statistics; the initialisations ``paper`` and
-``random`` are the reference's.
+"""Embedded tokens have the body's own statistics.
+
+The initialisations ``paper`` and ``random`` are the reference's.
 """
 
 import math
@@ -45,18 +46,19 @@ def image_embedder(
 
 
 def series(kind: str, shape: tuple[int, ...], random_tensor: RandomTensor) -> Tensor:
-    """Standardised inputs: white noise, or smooth waves that are equal in all channels."""
+    """Return standardised inputs.
+
+    They are white noise, or smooth waves that are equal in all channels.
+    """
     if kind == "white":
         return random_tensor(64, *shape)
     time = torch.linspace(0, 6.3, shape[-1])
     frequency = random_tensor(64, 1).abs() * 2
     phase = random_tensor(64, 1) * 3
     waves = torch.sin(time * (1 + frequency) + phase)
-    return (
-        ((waves - waves.mean()) / waves.std())
-        .view(64, 1, *[1] * (len(shape) - 2), -1)
-        .expand(-1, *shape)
-    )
+    standardised = (waves - waves.mean()) / waves.std()
+    other_axes = [1] * (len(shape) - 2)
+    return standardised.view(64, 1, *other_axes, -1).expand(-1, *shape)
 
 
 @pytest.mark.slow
@@ -77,15 +79,13 @@ def test_sequence_tokens_look_like_words(
     embedder = sequence_embedder(shape, stem)
     x = series(kind, shape, random_tensor)
     words = embedder.projection(F.pad(x, embedder._padding))
-    assert (
-        0.75 < rms(words) / stem.token_rms() < 1.33
-    )  # before positions are added: neither drowns the other
+    # Words and the positions that are added to them have similar sizes.
+    assert 0.75 < rms(words) / stem.token_rms() < 1.33
     tokens = embedder(x)
-    own = stem.embed_raw((torch.arange(64 * 64) * 7 + 1000).view(64, 64))
-    assert 0.8 < rms(tokens) / rms(own) < 1.25
-    assert (
-        0.6 < rms(tokens.mean(dim=1)) / rms(own.mean(dim=1)) < 1.6
-    )  # what alignment compares
+    body_tokens = stem.embed_raw((torch.arange(64 * 64) * 7 + 1000).view(64, 64))
+    assert 0.8 < rms(tokens) / rms(body_tokens) < 1.25
+    # Alignment compares means.
+    assert 0.6 < rms(tokens.mean(dim=1)) / rms(body_tokens.mean(dim=1)) < 1.6
 
 
 @torch.no_grad()
@@ -94,19 +94,17 @@ def test_image_tokens_look_like_patches_of_photographs() -> None:
 
     stem = image_stem()
     images = natural_noise(16, 56)
-    own = stem.embed_images(images.expand(-1, 3, -1, -1))
+    body_tokens = stem.embed_images(images.expand(-1, 3, -1, -1))
     for channels in (1, 2, 3):
         tokens = image_embedder((channels, 56, 56), stem)(
             images.expand(-1, channels, -1, -1)
         )
-        assert tokens.shape == own.shape
-        assert 0.5 < rms(tokens) / rms(own) < 2
-    photographs = (
-        torch.stack(
-            [torch.tensor(image) for image in load_sample_images().images]
-        ).permute(0, 3, 1, 2)
-        / 255
+        assert tokens.shape == body_tokens.shape
+        assert 0.5 < rms(tokens) / rms(body_tokens) < 2
+    images_NHWC = torch.stack(
+        [torch.tensor(image) for image in load_sample_images().images]
     )
+    photographs = images_NHWC.permute(0, 3, 1, 2) / 255
     pixels = F.interpolate(
         (photographs - stem.image_mean) / stem.image_std,
         size=112,
@@ -136,7 +134,10 @@ def test_a_grey_image_is_embedded_as_by_the_body(
 @pytest.mark.parametrize("channels", [4, 57])
 @torch.no_grad()
 def test_independent_channels_keep_the_rms_of_three(channels: int) -> None:
-    """That of C equal channels then grows as sqrt(C / 3): no kernel does right by both."""
+    """The RMS of C equal channels then grows as sqrt(C / 3).
+
+    No kernel does right by both.
+    """
     stem = image_stem()
     images = natural_noise(4 * channels, 112).view(4, channels, 112, 112)
 
@@ -153,31 +154,32 @@ def test_independent_channels_keep_the_rms_of_three(channels: int) -> None:
 
 @torch.no_grad()
 def test_random_kernels_have_the_references_distributions(tiny: TinyDirectory) -> None:
-    """Xavier uniform of gain sqrt(2) for series, also in ``paper``; normal of deviation
-    0.02 for images.
+    """Series: Xavier uniform of gain sqrt(2), also in ``paper``.
+
+    Images: normal of deviation 0.02.
     """
     for start in PAPER_OR_RANDOM:
         stem = text_stem(str(tiny("roberta")))
-        kernel = sequence_embedder(
+        embedder = sequence_embedder(
             (50, 80), stem, sequence_length=8, initialisation=start
-        ).projection.weight
+        )
+        kernel = embedder.projection.weight
         bound = math.sqrt(2 * 6 / (50 * 10 + 24 * 10))
         assert kernel.abs().max() < bound
         assert rms(kernel) == pytest.approx(bound / math.sqrt(3), rel=0.02)
-    made, again, other = (
-        image_embedder(
-            (50, 64, 64), image_stem(str(tiny("swin"))), seed, initialisation="random"
-        )
-        for seed in (0, 0, 1)
-    )
-    assert rms(made.projection.weight) == pytest.approx(0.02, rel=0.02)
-    assert not cast(Tensor, made.projection.bias).any()
-    assert all(
-        bool((value == (name == "weight")).all())
-        for name, value in made.norm.named_parameters()
-    )
-    assert torch.equal(made.projection.weight, again.projection.weight)
-    assert not torch.equal(made.projection.weight, other.projection.weight)
+
+    def random_image_embedder(seed: int) -> ImageEmbedder:
+        stem = image_stem(str(tiny("swin")))
+        return image_embedder((50, 64, 64), stem, seed, initialisation="random")
+
+    first = random_image_embedder(seed=0)
+    weight = first.projection.weight
+    assert rms(weight) == pytest.approx(0.02, rel=0.02)
+    assert not cast(Tensor, first.projection.bias).any()
+    for name, value in first.norm.named_parameters():
+        assert bool((value == (name == "weight")).all())
+    assert torch.equal(weight, random_image_embedder(seed=0).projection.weight)
+    assert not torch.equal(weight, random_image_embedder(seed=1).projection.weight)
 
 
 @pytest.mark.parametrize(
@@ -204,25 +206,25 @@ def test_patches_are_the_smallest_that_fit(
 ) -> None:
     config: dict[str, Any] = {"sequence_length": most, "patching": patching}
     embedder = sequence_embedder((2, *size), text_stem(str(tiny("bert"))), **config)
+    num_tokens = math.prod(layout)
     estimated = MODALITIES["sequence"].num_tokens((2, *size), EmbedderConfig(**config))
-    assert (
-        estimated == math.prod(layout)
-        if patching == "divide"
-        else estimated >= math.prod(layout)
-    )
-    patch = -(-size[-1] // layout[-1])
+    if patching == "divide":
+        assert estimated == num_tokens
+    else:
+        assert estimated >= num_tokens
+    patch = math.ceil(size[-1] / layout[-1])
     assert (embedder.patch, embedder.layout) == (patch, layout)
     assert any(embedder._padding) == any(side % patch for side in size)
-    assert embedder(torch.zeros(3, 2, *size)).shape[1] == math.prod(layout)
+    assert embedder(torch.zeros(3, 2, *size)).shape[1] == num_tokens
 
 
 @torch.no_grad()
 def test_image_size_is_rounded_to_whole_patches(tiny: TinyDirectory) -> None:
     stem = image_stem(str(tiny("vit")))  # patches of 8
-    for asked, got in ((1, 8), (11, 8), (13, 16), (64, 64)):
-        embedder = image_embedder((1, 5, 9), stem, image_size=asked)
-        assert embedder.image_size == got
-        assert embedder(torch.zeros(2, 1, 5, 9)).shape[1] == 1 + (got // 8) ** 2
+    for requested, rounded in ((1, 8), (11, 8), (13, 16), (64, 64)):
+        embedder = image_embedder((1, 5, 9), stem, image_size=requested)
+        assert embedder.image_size == rounded
+        assert embedder(torch.zeros(2, 1, 5, 9)).shape[1] == 1 + (rounded // 8) ** 2
 
 
 def test_fold_holds_the_series_and_is_nearly_square() -> None:
@@ -251,8 +253,7 @@ def test_projecting_is_convolving(
     torch.testing.assert_close(tokens, expected)
     weights = random_tensor(*tokens.shape)
     parameters = (x, *projection.parameters())
-    found = torch.autograd.grad((tokens * weights).sum(), parameters)
-    for gradient, other in zip(
-        found, torch.autograd.grad((expected * weights).sum(), parameters), strict=True
-    ):
+    gradients = torch.autograd.grad((tokens * weights).sum(), parameters)
+    expected_gradients = torch.autograd.grad((expected * weights).sum(), parameters)
+    for gradient, other in zip(gradients, expected_gradients, strict=True):
         torch.testing.assert_close(gradient, other, rtol=1e-4, atol=1e-5)

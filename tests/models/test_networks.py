@@ -1,5 +1,7 @@
-"""Dense heads put each patch where its token lies; spectral convolutions and MiniRocket
-by their definition.
+"""Networks without pretraining, and heads, by their definitions.
+
+Dense heads put each patch where its token lies; spectral convolutions differentiate;
+MiniRocket's features are those of its paper.
 """
 
 import itertools
@@ -26,8 +28,9 @@ FEATURES = 5
 def copied(
     layout: tuple[int, ...], shape: tuple[int, ...], patch: int | None
 ) -> Tensor:
-    """Return the field of a head whose tokens copy their index into each number (times
-    channel + 1).
+    """Return the field of a head whose tokens copy their index into each number.
+
+    In channel c, numbers are the index times c + 1.
     """
     head = build_head(
         FEATURES, layout, Target("dense", shape=shape), shape[-len(layout) :], patch
@@ -40,8 +43,9 @@ def copied(
     size = math.prod(head.patch)
     for channel in range(head.num_channels):
         output.weight[channel * size : (channel + 1) * size, 0] = channel + 1
-    features = torch.zeros(1, count := math.prod(layout), FEATURES)
-    features[0, :, 0] = torch.arange(count)
+    num_tokens = math.prod(layout)
+    features = torch.zeros(1, num_tokens, FEATURES)
+    features[0, :, 0] = torch.arange(num_tokens)
     field: Tensor = head(features)[0]
     return field
 
@@ -100,52 +104,52 @@ def test_a_series_on_an_image_body_is_folded_like_the_input() -> None:
         Target("classes", 6),
         Target("labels", 4),
         Target("scalar"),
-        *(
-            Target("dense", shape=shape)
-            for shape in ((37,), (2, 37), (9, 4), (3, 9, 4), (1,), (64, 64))
-        ),
+        Target("dense", shape=(37,)),
+        Target("dense", shape=(2, 37)),
+        Target("dense", shape=(9, 4)),
+        Target("dense", shape=(3, 9, 4)),
+        Target("dense", shape=(1,)),
+        Target("dense", shape=(64, 64)),
     ],
     ids=lambda target: f"{target.kind}{target.output_shape}",
 )
 def test_any_layout_gives_exactly_the_targets_shape(target: Target) -> None:
-    dense: tuple[DenseHeadName, ...] = get_args(DenseHeadName)
+    dense_heads: tuple[DenseHeadName, ...] = get_args(DenseHeadName)
     cases = itertools.product(
-        [(5,), (1,), (2, 3), (1, 1)], [(37,), (9, 4)], [None, 37], dense
+        [(5,), (1,), (2, 3), (1, 1)], [(37,), (9, 4)], [None, 37], dense_heads
     )
-    for layout, input_size, patch, kind in cases:
+    for case in cases:
+        layout, input_size, patch, dense = case
         image_size = None if patch or len(layout) == 1 else 12
-        head = build_head(FEATURES, layout, target, input_size, patch, image_size, kind)
-        predictions = head(
-            torch.ones(2, math.prod(layout), FEATURES, requires_grad=True)
+        head = build_head(
+            FEATURES, layout, target, input_size, patch, image_size, dense
         )
-        assert predictions.shape == (2, *target.output_shape), (
-            layout,
-            input_size,
-            patch,
-            kind,
-        )
+        features = torch.ones(2, math.prod(layout), FEATURES, requires_grad=True)
+        predictions = head(features)
+        assert predictions.shape == (2, *target.output_shape), case
         predictions.square().sum().backward()
         assert all(parameter.grad is not None for parameter in head.parameters())
 
 
 @torch.no_grad()
 def test_a_pooled_series_consists_of_averages_of_each_feature() -> None:
-    """Tokens of 4 components, patches of 2: the averages of the first and of the last
-    two components.
+    """Tokens of 4 components, patches of 2.
+
+    A patch is the averages of the first and of the last two components.
     """
     head = build_head(
         4, (3,), Target("dense", shape=(5,)), (5,), patch=2, dense="pooled"
     )
     assert not list(head.parameters())
-    assert head(
-        torch.tensor([[[1.0, 3, 5, 7], [0, 2, 0, 4], [8, 8, 1, 1]]])
-    ).tolist() == [[2, 6, 1, 2, 8]]
+    features = torch.tensor([[[1.0, 3, 5, 7], [0, 2, 0, 4], [8, 8, 1, 1]]])
+    assert head(features).tolist() == [[2, 6, 1, 2, 8]]
 
 
 @torch.no_grad()
 def test_a_pooled_image_averages_colours_and_pixels_of_the_decoder() -> None:
-    """One feature decodes to a 2 x 2 image of 3 colours; two channels are averages of
-    colours 1, 2 and of 2, 3.
+    """One feature decodes to a 2 x 2 image of 3 colours.
+
+    Two channels are averages of colours 1, 2 and of 2, 3.
     """
     head = build_head(
         1,
@@ -191,28 +195,31 @@ def test_the_layout_of_inputs_in_memory_changes_nothing(
         table=table,
         seed=0,
     )
-    seen: list[Tensor] = []
-    model.body.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    body_inputs: list[Tensor] = []
+    model.body.register_forward_pre_hook(
+        lambda module, inputs: body_inputs.append(inputs[0])
+    )
     x = torch.randn(*reversed(shape), 4).permute(*range(len(shape), -1, -1))
     assert not x.is_contiguous()
     torch.testing.assert_close(model(x), model(x.contiguous()))
-    assert all(tokens.is_contiguous() for tokens in seen) or len(shape) < 3, (
-        "the channels of images are last"
-    )
+    if len(shape) == 3:
+        assert all(tokens.is_contiguous() for tokens in body_inputs), (
+            "the channels of images are last"
+        )
 
 
 def spectral(
     size: tuple[int, int], modes: int, weight: torch.Tensor
 ) -> SpectralConvolution:
-    """Return a convolution of one channel whose factors of frequencies are ``weight``
-    [rows, columns] complex.
+    """Return a convolution of one channel with the factors ``weight``.
+
+    They are complex numbers, one for each frequency, [rows, columns].
     """
-    made = SpectralConvolution(1, size, modes)
+    convolution = SpectralConvolution(1, size, modes)
+    factors = weight.expand(convolution.weight.shape[:-1]).contiguous()
     with torch.no_grad():
-        made.weight.copy_(
-            torch.view_as_real(weight.expand(made.weight.shape[:-1]).contiguous())
-        )
-    return made
+        convolution.weight.copy_(torch.view_as_real(factors))
+    return convolution
 
 
 def test_the_derivative_of_a_wave() -> None:
@@ -228,20 +235,17 @@ def test_the_derivative_of_a_wave() -> None:
 @pytest.mark.parametrize("size", [(1, 15), (6, 8), (7, 5)])
 def test_all_frequencies_kept_is_the_identity(size: tuple[int, int]) -> None:
     x = torch.randn(2, 1, *size)
-    assert torch.allclose(
-        spectral(size, 99, torch.ones(1, 1, dtype=torch.complex64))(x), x, atol=1e-5
-    )
+    convolution = spectral(size, 99, torch.ones(1, 1, dtype=torch.complex64))
+    assert torch.allclose(convolution(x), x, atol=1e-5)
 
 
 def test_only_low_frequencies_pass() -> None:
-    first, second = torch.meshgrid(
-        torch.arange(16) * math.pi / 8, torch.arange(16) * math.pi / 8, indexing="ij"
-    )
+    angles = torch.arange(16) * math.pi / 8
+    first, second = torch.meshgrid(angles, angles, indexing="ij")
     low = torch.cos(-2 * first + second)
     high = torch.cos(3 * first) + torch.cos(2 * second)
-    passed = spectral((16, 16), 2, torch.ones(1, 1, dtype=torch.complex64))(
-        (low + high)[None, None]
-    )
+    convolution = spectral((16, 16), 2, torch.ones(1, 1, dtype=torch.complex64))
+    passed = convolution((low + high)[None, None])
     assert torch.allclose(passed[0, 0], low, atol=1e-5)
 
 
@@ -272,10 +276,9 @@ def test_the_features_of_a_circular_unet_move_with_periodic_fields(
 ) -> None:
     body = unet((16,), padding)
     x = torch.randn(2, 16, 16, generator=torch.Generator().manual_seed(0))
-    assert (
-        torch.allclose(body(x.roll(4, dims=1)), body(x).roll(4, dims=1), atol=1e-5)
-        == moves
-    )
+    features_of_moved = body(x.roll(4, dims=1))
+    moved_features = body(x).roll(4, dims=1)
+    assert torch.allclose(features_of_moved, moved_features, atol=1e-5) == moves
 
 
 @pytest.mark.parametrize("shape", [(2, 16), (1, 8, 8)])
@@ -303,11 +306,11 @@ def test_standardised_weights_have_no_mean_and_learn_their_norm(
 
 
 def test_it_computes_in_float32_under_autocast() -> None:
-    made = SpectralConvolution(4, (8, 8), 3)
+    convolution = SpectralConvolution(4, (8, 8), 3)
     x = torch.randn(1, 4, 8, 8)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(made(x), made(x.float()))
-        assert made(x.bfloat16()).dtype == torch.float32
+        assert torch.equal(convolution(x), convolution(x.float()))
+        assert convolution(x.bfloat16()).dtype == torch.float32
 
 
 def test_dilations_of_short_and_long_series() -> None:
@@ -331,35 +334,36 @@ def test_features_are_the_shares_of_the_definition(
     x = random.normal(size=(4, length, channels))
     biases = random.normal(size=84 * 3)
     body.biases.copy_(torch.from_numpy(biases))
-    found = body(torch.from_numpy(x).float())[:, 0].numpy()
+
+    def compute_features() -> np.ndarray:
+        features: np.ndarray = body(torch.from_numpy(x).float())[:, 0].numpy()
+        return features
+
+    features = compute_features()
     with monkeypatch.context() as patched:
         patched.setattr(torch.compiler, "is_exporting", lambda: True)
-        assert np.array_equal(body(torch.from_numpy(x).float())[:, 0].numpy(), found)
+        assert np.array_equal(compute_features(), features)
     sizes = list[int]()
-    body.register_forward_hook(lambda module, given, _: sizes.append(len(given[0])))
+    body.register_forward_hook(lambda module, inputs, _: sizes.append(len(inputs[0])))
     monkeypatch.setattr(minirocket, "_MOST_OUTPUTS", 84 * length * 3)
-    assert np.array_equal(body(torch.from_numpy(x).float())[:, 0].numpy(), found)
+    assert np.array_equal(compute_features(), features)
     assert sizes == [3, 1, 4], "long series are taken a few at a time"
     column = 0
-    for number, (dilation, each) in enumerate(dilations.items()):
-        padded = np.pad(x, ((0, 0), (4 * dilation, 4 * dilation), (0, 0)))
+    for number, (dilation, num_features) in enumerate(dilations.items()):
+        margin = 4 * dilation
+        padded = np.pad(x, ((0, 0), (margin, margin), (0, 0)))
         for kernel, places in enumerate(combinations(range(9), 3)):
             used = np.flatnonzero(body.weights[number, kernel].any(dim=1).numpy())
             outputs = np.zeros((4, length))
             for tap in range(9):
-                window = padded[:, tap * dilation : tap * dilation + length, used].sum(
-                    axis=2
-                )
+                start = tap * dilation
+                window = padded[:, start : start + length, used].sum(axis=2)
                 outputs += (2 if tap in places else -1) * window
-            valid = (
-                outputs
-                if (number + kernel) % 2 == 0
-                else outputs[:, 4 * dilation : length - 4 * dilation]
-            )
-            for _ in range(each):
-                assert found[:, column] == pytest.approx(
-                    (valid > biases[column]).mean(axis=1), abs=1e-6
-                )
+            if (number + kernel) % 2:
+                outputs = outputs[:, margin : length - margin]
+            for _ in range(num_features):
+                share = (outputs > biases[column]).mean(axis=1)
+                assert features[:, column] == pytest.approx(share, abs=1e-6)
                 column += 1
 
 
@@ -376,16 +380,16 @@ def test_biases_are_quantiles_of_a_training_series() -> None:
 
 
 def test_channels_are_subsets_of_one_to_nine_that_the_seed_decides() -> None:
-    used = MiniRocketBody(40, 20, {1: 1, 2: 1, 3: 1}, seed=0).weights.any(dim=3)
+    def used_channels(seed: int) -> Tensor:
+        body = MiniRocketBody(40, 20, {1: 1, 2: 1, 3: 1}, seed=seed)
+        return body.weights.any(dim=3)
+
+    used = used_channels(seed=0)
     sizes = used.sum(dim=2)
     assert (int(sizes.min()), int(sizes.max())) == (1, 9)
     assert used.any(dim=(0, 1)).all()
-    assert torch.equal(
-        used, MiniRocketBody(40, 20, {1: 1, 2: 1, 3: 1}, seed=0).weights.any(dim=3)
-    )
-    assert not torch.equal(
-        used, MiniRocketBody(40, 20, {1: 1, 2: 1, 3: 1}, seed=1).weights.any(dim=3)
-    )
+    assert torch.equal(used, used_channels(seed=0))
+    assert not torch.equal(used, used_channels(seed=1))
     assert MiniRocketBody(40, 1, {1: 1}, seed=0).weights.any(dim=3).all()
 
 
@@ -398,7 +402,8 @@ def test_an_exporter_gets_a_fraction_of_the_operations_of_minirocket(
         monkeypatch.setattr(
             torch.compiler, "is_exporting", lambda exporting=exporting: exporting
         )
-        with torch.autograd.profiler.profile() as seen:
+        with torch.autograd.profiler.profile() as profile:
             body(torch.zeros(1, 100, 1))
-        counts.append(len(seen.function_events))
-    assert counts[1] < counts[0] / 3, counts
+        counts.append(len(profile.function_events))
+    usual, exported = counts
+    assert exported < usual / 3

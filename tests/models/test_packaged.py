@@ -1,5 +1,7 @@
-"""Bodies of packages and of timm: conversion, verification, repair; timm's ViTs and
-Swin behind the same protocol.
+"""Bodies of packages and of timm.
+
+Packages: conversion, verification, repair. timm's ViTs and Swin have the same
+interface.
 """
 
 import copy
@@ -30,22 +32,23 @@ from tests.models.conftest import RandomTensor
 
 pytestmark = pytest.mark.usefixtures("untouched_random_state")
 
-MINILM, VIT_S14, MPNET = (
-    PACKAGED[name] for name in ("minilm-l6", "vit-s14", "mpnet-base")
-)
+MINILM = PACKAGED["minilm-l6"]
+VIT_S14 = PACKAGED["vit-s14"]
+MPNET = PACKAGED["mpnet-base"]
 
 
 @pytest.fixture
 def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache directory of the test's own that shares fetched packages with the user's."""
+    """A cache directory of the test's own, with the user's fetched packages."""
     home = make_home(tmp_path / "home", ["packages"])
     monkeypatch.setenv(cache.HOME_VARIABLE, str(home))
     return home
 
 
 def backbone_output(path: Path, pixels: Any) -> torch.Tensor:
-    """The backbone's last hidden state, computed node by node from the published graph
-    by onnx's own evaluator.
+    """Return the backbone's last hidden state.
+
+    onnx's own evaluator computes it node by node from the published graph.
     """
     import onnx
     from onnx.reference import ReferenceEvaluator
@@ -53,8 +56,8 @@ def backbone_output(path: Path, pixels: Any) -> torch.Tensor:
     model = onnx.load(str(path))
     nodes = list(model.graph.node)
     last = max(
-        i
-        for i, node in enumerate(nodes)
+        number
+        for number, node in enumerate(nodes)
         if any("/backbone/layernorm" in name for name in node.output)
     )
     output = onnx.helper.make_tensor_value_info(
@@ -96,9 +99,8 @@ def test_vit_s14_is_the_backbone_in_the_onnx_file(
     loaded = load_body(str(directory))
     assert isinstance(loaded.stem, ImageStem)
     assert expected.shape == (1, 1 + 4 * 3, 384)
-    torch.testing.assert_close(
-        loaded.body(loaded.stem.embed_images(pixels)), expected, atol=1e-4, rtol=1e-4
-    )
+    features = loaded.body(loaded.stem.embed_images(pixels))
+    torch.testing.assert_close(features, expected, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.slow
@@ -154,9 +156,8 @@ def test_the_configurations_kept_here_are_the_packages_own() -> None:
         )
     )
     assert dict(MINILM.config) == {key: theirs[key] for key in MINILM.config}
-    assert (
-        len({package.sha256 for package in MPNET.packages}) == len(MPNET.members) == 5
-    )
+    hashes = {package.sha256 for package in MPNET.packages}
+    assert len(hashes) == len(MPNET.members) == 5
 
 
 LARGE = [
@@ -174,10 +175,8 @@ def test_what_the_list_says_is_so(name: str) -> None:
     assert not report["missing_keys"]
     info = next(info for info in list_bodies() if info.name == name)
     assert info.parameters == sum(parameter.numel() for parameter in model.parameters())
-    assert (info.layers, info.width) == (
-        model.config.num_hidden_layers,
-        model.config.hidden_size,
-    )
+    assert info.layers == model.config.num_hidden_layers
+    assert info.width == model.config.hidden_size
 
 
 @pytest.mark.exhaustive
@@ -279,12 +278,10 @@ def test_swin_body_is_the_model_and_takes_any_grid(random_tensor: RandomTensor) 
 def test_layers_keeps_the_first_ones() -> None:
     whole = tiny_vit().state_dict()
     body, _ = cut_timm(tiny_vit(), 2)
-    kept = body.state_dict()
-    assert {name.split(".")[1] for name in kept if name.startswith("blocks.")} == {
-        "0",
-        "1",
-    }
-    assert all(torch.equal(value, whole[name]) for name, value in kept.items())
+    state = body.state_dict()
+    blocks = {name.split(".")[1] for name in state if name.startswith("blocks.")}
+    assert blocks == {"0", "1"}
+    assert all(torch.equal(value, whole[name]) for name, value in state.items())
     with pytest.raises(UserError, match="3 layers"):
         cut_timm(tiny_vit(), 4)
 
@@ -293,13 +290,9 @@ def test_a_named_model_without_pretraining_needs_no_hub() -> None:
     loaded = load_body("timm:vit_tiny_patch16_224:layers=1", pretrained=False)
     assert isinstance(loaded.stem, ImageStem)
     assert loaded.stem.places is not None
-    assert (loaded.body.modality, loaded.stem.width, *loaded.stem.places.shape) == (
-        "image",
-        192,
-        14,
-        14,
-        192,
-    )
+    assert loaded.body.modality == "image"
+    assert loaded.stem.width == 192
+    assert loaded.stem.places.shape == (14, 14, 192)
     with pytest.raises(UserError, match="vit_small_patch16_224"):
         load_body("timm:vit_smal_patch16_224")
     with pytest.raises(UserError, match="ResNet"):
@@ -307,11 +300,11 @@ def test_a_named_model_without_pretraining_needs_no_hub() -> None:
 
 
 def test_layers_come_off_the_deepest_stage() -> None:
-    kept: list[list[int]] = []
+    depths_set: list[list[int]] = []
     family = replace(
         family_of(tiny_swin(), "timm"),
         depths=list,
-        set_depths=lambda _, depths: kept.append(depths),
+        set_depths=lambda _, depths: depths_set.append(depths),
     )
     for depths, layers in (
         ([2, 2, 18, 2], 12),
@@ -320,7 +313,7 @@ def test_layers_come_off_the_deepest_stage() -> None:
         ([2, 2, 6, 2], None),
     ):
         keep_layers(family, depths, "swin", layers)
-    assert kept == [[2, 2, 6, 2], [1, 1, 1, 1], [2, 2, 6, 2]]
+    assert depths_set == [[2, 2, 6, 2], [1, 1, 1, 1], [2, 2, 6, 2]]
     for layers in (3, 13):
         with pytest.raises(
             UserError,

@@ -1,7 +1,9 @@
-"""Whole models: shapes, determinism, gradients, dropout, sizes; and what the reference
-computes with equal weights.
+"""Whole models, and what the reference computes with equal weights.
+
+Of whole models: shapes, determinism, gradients, dropout and sizes.
 """
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -38,48 +40,52 @@ Arrays = dict[str, npt.NDArray[np.float32]]
 
 @pytest.fixture(scope="module")
 def ours(tmp_path_factory: pytest.TempPathFactory) -> Arrays:
-    """Our arrays by the names that the reference's have: modality, initialisation,
-    kind.
+    """Our arrays by the names that the reference's have.
+
+    A name consists of modality, initialisation and kind.
     """
     folder = tmp_path_factory.mktemp("bodies")
     reference_outputs.write_bodies(folder)
+    arrays: Arrays = {}
     with torch.no_grad():
-        return {
-            name: array
-            for modality in TARGETS
-            for start in STARTS
-            for target in TARGETS[modality]
-            for name, array in _outputs(folder, modality, start, target).items()
-        }
+        for modality, targets in TARGETS.items():
+            for start, target in itertools.product(STARTS, targets):
+                arrays |= _outputs(folder, modality, start, target)
+    return arrays
+
+
+def _target(modality: str, kind: str) -> Target:
+    """Return the target that the reference's outputs of ``kind`` have.
+
+    ``dense`` is a field of one channel, ``dense4`` one of the input's channels.
+    """
+    channels, *space = SHAPES[modality]
+    if kind == "classes":
+        return Target("classes", 5)
+    if kind == "dense":
+        return Target("dense", shape=tuple(space))
+    return Target("dense", shape=(channels, *space))
 
 
 def _outputs(folder: Path, modality: str, start: Initialisation, target: str) -> Arrays:
-    channels, *space = SHAPES[modality]
-    shape = tuple(space) if target == "dense" else (channels, *space)
     model = build_model(
         body=str(folder / BODIES[modality]),
         pretrained=True,
         input_shape=SHAPES[modality],
         seed=0,
-        target=(
-            Target("classes", 5)
-            if target == "classes"
-            else Target("dense", shape=shape)
-        ),
+        target=_target(modality, target),
         config=EmbedderConfig(
             MOST_TOKENS, image_size=224, patching="divide", initialisation=start
         ),
         dense_head="pooled",
         dropout=0.1,
     ).eval()
-    embedder = model.get_submodule("embedder")
-    head = model.get_submodule("head")
     if modality == "sequence" or start == "random":
-        set_layer(embedder.get_submodule("projection"), 0.7)
-    if target == "classes" or modality == "image":
-        set_layer(
-            head.get_submodule("output"), *((0.8,) if target == "classes" else DECODER)
-        )
+        set_layer(model.get_submodule("embedder.projection"), 0.7)
+    if target == "classes":
+        set_layer(model.get_submodule("head.output"), 0.8)
+    elif modality == "image":
+        set_layer(model.get_submodule("head.output"), *DECODER)
     x = inputs(modality)
     tokens = model.embed(x)
     arrays = {target: model(x)}
@@ -92,8 +98,9 @@ def _outputs(folder: Path, modality: str, start: Initialisation, target: str) ->
 
 @pytest.mark.slow
 def test_outputs_equal_stored_ones(ours: Arrays) -> None:
-    """The numbers come from ``benchmarks/reference_outputs.py`` and commit 19b8c1c of
-    the reference.
+    """The stored numbers are outputs of the reference, at commit 19b8c1c.
+
+    ``benchmarks/reference_outputs.py`` has computed them.
     """
     stored = json.loads(
         Path(__file__).with_name("reference_outputs.json").read_text(encoding="utf-8")
@@ -133,10 +140,10 @@ def test_equal_seeds_give_equal_models(
     first = build(name, pretrained=pretrained, seed=5).state_dict()
     build(str(tiny("bert")), seed=9)
     weights._pristine[pretrained].clear()
-    again = build(name, pretrained=pretrained, seed=5).state_dict()
+    second = build(name, pretrained=pretrained, seed=5).state_dict()
     other = build(name, pretrained=pretrained, seed=6).state_dict()
-    assert first.keys() == again.keys()
-    assert all(torch.equal(value, again[key]) for key, value in first.items())
+    assert first.keys() == second.keys()
+    assert all(torch.equal(value, second[key]) for key, value in first.items())
     assert not torch.equal(first["head.output.weight"], other["head.output.weight"])
     matrices = [
         key
@@ -161,10 +168,9 @@ def test_dropout_reaches_embedder_and_body(
     x = random_tensor(2, 1, 30)
     model = build(str(tiny(kind)), dropout=probability).train()
     with torch.random.fork_rng(devices=[]):
-        embedded, predicted = (
-            torch.equal(part(x), part(x)) for part in (model.embed, model)
-        )
-    assert embedded == predicted == (probability == 0.0)
+        embeds_equally = torch.equal(model.embed(x), model.embed(x))
+        predicts_equally = torch.equal(model(x), model(x))
+    assert embeds_equally == predicts_equally == (probability == 0.0)
     assert torch.equal(model.eval()(x), model(x))
 
 
@@ -202,14 +208,20 @@ def residual(
     target: Target = CLASSES,
     *,
     seed: int = 0,
+    table: bool = False,
+    stride: int = 1,
     **values: Any,
 ) -> CrossModalModel:
-    others = {"table": values.pop("table", False), "stride": values.pop("stride", 1)}
     architecture = Architecture(
         **{"kernel": 3, "dilation": 1, "blocks": 1, "width": 16, **values}
     )
     return build_convolutional(
-        architecture, input_shape=input_shape, target=target, seed=seed, **others
+        architecture,
+        input_shape=input_shape,
+        target=target,
+        table=table,
+        stride=stride,
+        seed=seed,
     )
 
 
@@ -218,8 +230,10 @@ def size_of(model: CrossModalModel) -> int:
 
 
 def test_parameters_of_a_field_whose_layers_keep_width_and_resolution() -> None:
-    """Stem 1·16·3; three blocks of two norms 2·16 and two convolutions 16·16·3; norm
-    2·16; head 16 + 1.
+    """Stem, three blocks, norm and head.
+
+    The stem has 1·16·3 parameters, a block two norms 2·16 and two convolutions
+    16·16·3, the norm 2·16, and the head 16 + 1.
     """
     model = residual((1, 20), Target("dense", shape=(20,)))
     assert size_of(model) == 48 + 3 * (2 * 32 + 2 * 768) + 32 + 17
@@ -227,42 +241,46 @@ def test_parameters_of_a_field_whose_layers_keep_width_and_resolution() -> None:
 
 
 def test_parameters_of_a_classifier_whose_layers_shrink_and_widen() -> None:
-    """The blocks map 16 to 16, 16 to 32 and 32 to 64 channels; the last two have
-    shortcuts.
+    """The blocks map 16 to 16, 16 to 32 and 32 to 64 channels.
+
+    The last two have shortcuts.
     """
-    blocks = [
-        3 * a * b + 3 * b * b + 2 * a + 2 * b + (a * b if a != b else 0)
-        for a, b in ((16, 16), (16, 32), (32, 64))
-    ]
+
+    def block(width: int, out: int) -> int:
+        convolutions = 3 * width * out + 3 * out * out
+        norms = 2 * width + 2 * out
+        shortcut = 0 if width == out else width * out
+        return convolutions + norms + shortcut
+
     model = residual((1, 30))
-    assert size_of(model) == 48 + sum(blocks) + 2 * 64 + 6 * (64 + 1)
+    blocks = block(16, 16) + block(16, 32) + block(32, 64)
+    assert size_of(model) == 48 + blocks + 2 * 64 + 6 * (64 + 1)
     assert model.body.feature_layout(model.embedder.layout) == (8,)  # 30, 15, 8
     assert residual((3, 21, 50), stride=4).embedder.layout == (6, 13)
 
 
 def test_weights_that_would_only_see_padding_are_left_out() -> None:
-    """In four positions, a kernel with dilation 3 reaches at most one of its steps to
-    either side, if at all.
+    """In four positions, a kernel with dilation 3 reaches one step to either side.
+
+    With dilation 4, it reaches none.
     """
-    target = Target("dense", shape=(4,))
-    assert size_of(residual((1, 4), target, kernel=15, dilation=3)) == size_of(
-        residual((1, 4), target, kernel=3, dilation=3)
-    )
-    assert size_of(residual((1, 4), target, kernel=3, dilation=4)) == size_of(
-        residual((1, 4), target, kernel=1)
-    )
+
+    def size(kernel: int, dilation: int = 1) -> int:
+        target = Target("dense", shape=(4,))
+        return size_of(residual((1, 4), target, kernel=kernel, dilation=dilation))
+
+    assert size(kernel=15, dilation=3) == size(kernel=3, dilation=3)
+    assert size(kernel=3, dilation=4) == size(kernel=1)
 
 
 @torch.no_grad()
 def test_a_table_has_no_neighbourhoods(random_tensor: RandomTensor) -> None:
     x = random_tensor(3, 2, 30)
     predicted = residual((2, 30), table=True)(x)
-    torch.testing.assert_close(
-        residual((2, 30), table=True, kernel=15, dilation=3)(x), predicted
-    )
-    torch.testing.assert_close(
-        residual((60, 1), table=True)(x.reshape(3, 60, 1)), predicted
-    )
+    with_larger_kernel = residual((2, 30), table=True, kernel=15, dilation=3)
+    torch.testing.assert_close(with_larger_kernel(x), predicted)
+    of_channels = residual((60, 1), table=True)
+    torch.testing.assert_close(of_channels(x.reshape(3, 60, 1)), predicted)
     assert not torch.allclose(residual((2, 30))(x), predicted)
 
 

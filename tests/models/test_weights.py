@@ -1,9 +1,8 @@
-"""Names, copies, seeds and errors of bodies; bodies that are built of their description
-alone.
-"""
+"""Names, copies, seeds and errors of bodies; bodies built of descriptions."""
 
 import copy
 import fnmatch
+import itertools
 import json
 import shutil
 import socket
@@ -41,10 +40,8 @@ pytestmark = pytest.mark.usefixtures("untouched_random_state", "no_pristine_bodi
 
 def test_parse_body_name() -> None:
     for base in ("minilm-l6", "timm:vit_tiny_patch16_224", "microsoft/swin-tiny"):
-        assert [parse_body_name(name) for name in (base, f"{base}:layers=4")] == [
-            (base, None),
-            (base, 4),
-        ]
+        assert parse_body_name(base) == (base, None)
+        assert parse_body_name(f"{base}:layers=4") == (base, 4)
 
 
 @pytest.mark.parametrize(
@@ -124,31 +121,23 @@ def test_a_hub_that_never_answers_is_left_soon(
 
 def test_what_pretraining_saw() -> None:
     assert {body.corpus for body in list_bodies()} | {"any"} == {*CORPORA, ""}
-    patterns = [
-        pattern
-        for corpus in CORPORA.values()
-        for column in corpus.values()
-        for pattern in column
-    ]
-    assert [
-        pattern for pattern in patterns if not fnmatch.filter(all_tasks(), pattern)
-    ] == []
+    columns = (column for corpus in CORPORA.values() for column in corpus.values())
+    for pattern in itertools.chain.from_iterable(columns):
+        assert fnmatch.filter(all_tasks(), pattern), pattern
     vit = "timm:vit_small_patch16_224"
-    no = [
+    for body, task in (
         ("minilm-l6", "cabinet/burgers"),
         ("rxnfp:layers=4", "nasbench360/ecg"),
         (vit, "pocket/mnist"),
-    ]
-    unknown = [
+    ):
+        assert saw(body, task) == "no"
+    for body, task in (
         ("vit-s14", "pocket/mnist"),
         (vit, "cabinet/faces"),
         ("rxnfp", "own/a-01"),
         ("a:b:c", "cabinet/burgers"),
-    ]
-    assert ({saw(*each) for each in no}, {saw(*each) for each in unknown}) == (
-        {"no"},
-        {"unknown"},
-    )
+    ):
+        assert saw(body, task) == "unknown"
 
 
 @torch.no_grad()
@@ -193,11 +182,8 @@ def test_each_modality_names_listed_bodies_of_its_own() -> None:
         assert get_modality(name) is modality
         for bodies, available in ((PACKAGED_BODIES, "packaged"), (PAPER_BODIES, "hub")):
             info = listed[bodies[modality.name]]
-            assert (info.available, info.modality, modality.name) == (
-                available,
-                name,
-                name,
-            )
+            assert info.available == available
+            assert info.modality == modality.name == name
         EmbedderConfig(**modality.paper_embedder(256))  # type: ignore[arg-type]
     with pytest.raises(
         UserError,
@@ -210,37 +196,24 @@ def test_each_modality_names_listed_bodies_of_its_own() -> None:
 
 
 def test_the_modality_of_a_body_is_read_off_its_name() -> None:
-    names = (
-        ("vit-s14:layers=2", "sequence"),
-        ("roberta-base", "image"),
-        ("./my-body", "image"),
-    )
-    assert [modality_of(name, otherwise).name for name, otherwise in names] == [  # type: ignore[arg-type]
-        "image",
-        "sequence",
-        "image",
-    ]
+    assert modality_of("vit-s14:layers=2", otherwise="sequence").name == "image"
+    assert modality_of("roberta-base", otherwise="image").name == "sequence"
+    assert modality_of("./my-body", otherwise="image").name == "image"
 
 
 def test_tokens_of_inputs_and_sizes_of_sources() -> None:
     image = MODALITIES["image"]
     sequence = MODALITIES["sequence"]
-    assert (
-        image.num_tokens((1, 28, 28), EmbedderConfig(image_size=56), patch_size=14)
-        == 16
-    )
+    small_image = EmbedderConfig(image_size=56)
+    assert image.num_tokens((1, 28, 28), small_image, patch_size=14) == 16
     assert image.num_tokens(None, EmbedderConfig(image_size=224)) == 196
-    assert (
-        sequence.num_tokens((1, 5), EmbedderConfig(sequence_length=8)) == 5
-    )  # others: tests of embedders
+    # Other lengths: tests of embedders.
+    assert sequence.num_tokens((1, 5), EmbedderConfig(sequence_length=8)) == 5
     for patching in ("pad", "divide"):
-        assert (
-            sequence.num_tokens(
-                None, EmbedderConfig(sequence_length=64, patching=patching)
-            )
-            == 64
-        )
-    assert (image.source_size(56, 8), sequence.source_size(56, 8)) == ((56, 0), (0, 8))
+        config = EmbedderConfig(sequence_length=64, patching=patching)
+        assert sequence.num_tokens(None, config) == 64
+    assert image.source_size(56, 8) == (56, 0)
+    assert sequence.source_size(56, 8) == (0, 8)
 
 
 TIMM = ("timm:vit_tiny_patch16_224", "timm:swin_tiny_patch4_window7_224:layers=4")
@@ -250,39 +223,36 @@ def features(body: Body, width: int) -> Tensor:
     grid = (4, 4) if body.modality == "image" else None
     if grid is not None:
         body.fit_grid(grid)
-    tokens = torch.randn(
-        2,
-        16 + body.num_prefix_tokens,
-        width,
-        generator=torch.Generator().manual_seed(0),
-    )
+    num_tokens = 16 + body.num_prefix_tokens
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randn(2, num_tokens, width, generator=generator)
     with torch.no_grad():
-        found: Tensor = body(tokens, grid)
-    return found
+        body_features: Tensor = body(tokens, grid)
+    return body_features
 
 
-def same(described: BodyArchitecture, name: str, *, pretrained: bool) -> None:
-    """Check that ``described``, after JSON, builds the body ``name``; both get the
-    weights of the latter.
+def shapes(body: Body) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    state = body.state_dict()
+    return {name: (value.shape, value.dtype) for name, value in state.items()}
+
+
+def check_described(
+    architecture: BodyArchitecture, name: str, *, pretrained: bool
+) -> None:
+    """Check that ``architecture``, after JSON, builds the body ``name``.
+
+    Both bodies get the weights of the latter.
     """
-    values = json.loads(json.dumps(described.values))
-    built = load_body(BodyArchitecture(described.name, values, described.attention))
+    values = json.loads(json.dumps(architecture.values))
+    from_json = BodyArchitecture(architecture.name, values, architecture.attention)
+    built = load_body(from_json)
     expected = load_body(name, pretrained=pretrained)
-    state = expected.body.state_dict()
-    shapes = {key: (value.shape, value.dtype) for key, value in state.items()}
-    assert {
-        key: (value.shape, value.dtype)
-        for key, value in built.body.state_dict().items()
-    } == shapes
-    built.body.load_state_dict(copy.deepcopy(state))
-    assert (built.body.feature_width, built.stem.width) == (
-        expected.body.feature_width,
-        expected.stem.width,
-    )
-    assert torch.equal(
-        features(built.body, built.stem.width),
-        features(expected.body, built.stem.width),
-    )
+    assert shapes(built.body) == shapes(expected.body)
+    built.body.load_state_dict(copy.deepcopy(expected.body.state_dict()))
+    assert built.body.feature_width == expected.body.feature_width
+    width = built.stem.width
+    assert width == expected.stem.width
+    assert torch.equal(features(built.body, width), features(expected.body, width))
 
 
 @pytest.mark.parametrize(
@@ -292,36 +262,37 @@ def test_every_family_is_built_without_its_directory(
     kind: str, tiny: TinyDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory = shutil.copytree(tiny(kind), tmp_path / "body")
-    name = (
-        f"{directory}:layers=1" if kind in ("bert", "dinov2") else str(directory)
-    )  # those removed stay removed
-    described = describe_body(name)
+    name = str(directory)
+    if kind in ("bert", "dinov2"):  # layers that were removed stay removed
+        name += ":layers=1"
+    architecture = describe_body(name)
     load_body(name)
     shutil.rmtree(directory)
 
-    def refused(*given: object, **named: object) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
         raise AssertionError("the hub or the cache was asked")
 
-    monkeypatch.setattr(hugging_face, "read_config", refused)
-    monkeypatch.setattr(hugging_face, "local_file", refused)
-    same(described, name, pretrained=True)  # from the bodies that this process keeps
+    monkeypatch.setattr(hugging_face, "read_config", refuse)
+    monkeypatch.setattr(hugging_face, "local_file", refuse)
+    # The expected body is cached in this process.
+    check_described(architecture, name, pretrained=True)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sampled(TIMM, TIMM[0]))
 def test_timm_bodies(name: str) -> None:
-    same(describe_body(name), name, pretrained=False)
+    check_described(describe_body(name), name, pretrained=False)
 
 
 def test_a_description_has_no_place_no_labels_and_no_code_of_the_hub() -> None:
-    described = describe_body("minilm-l6:layers=1")
-    assert described.values["hidden_size"] == 384
-    assert not {"_name_or_path", "id2label", "architectures"} & described.values.keys()
+    architecture = describe_body("minilm-l6:layers=1")
+    values = architecture.values
+    assert values["hidden_size"] == 384
+    assert not {"_name_or_path", "id2label", "architectures"} & values.keys()
+    with_hub_code = BodyArchitecture(
+        architecture.name, values, "kernels-community/flash"
+    )
     with pytest.raises(
         UserError, match="cannot build body 'minilm-l6' from its stored configuration"
     ):
-        load_body(
-            BodyArchitecture(
-                described.name, described.values, "kernels-community/flash"
-            )
-        )
+        load_body(with_hub_code)

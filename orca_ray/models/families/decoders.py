@@ -1,5 +1,6 @@
-"""Decoders of language models as bodies: GPT-2, GPT-NeoX (Pythia), Llama, Mistral and
-Qwen.
+"""Decoders of language models as bodies.
+
+They are GPT-2, GPT-NeoX (Pythia), Llama, Mistral and Qwen.
 """
 
 import math
@@ -14,12 +15,10 @@ from orca_ray.models.family import Family
 
 
 class DecoderBody(EncoderBody):
-    """Body of a decoder, without its token embedding and added positions, [B, T, D] ->
-    [B, T, F].
+    """Body of a decoder, without its embedding, [B, T, D] -> [B, T, F].
 
     Its attention stays causal: feature t depends on the tokens up to t. So the last
-        feature, the only one that depends
-    on all tokens, represents the input.
+    feature, the only one that depends on all tokens, represents the input.
     """
 
     pooling: Pooling = "last"
@@ -29,33 +28,33 @@ class DecoderBody(EncoderBody):
 
 
 class DecoderStem(TextStem):
-    """Stem of a decoder, plus a norm that gives the embedder's tokens the mean length
-    ‖t‖ of the body's tokens t.
+    """Stem of a decoder, plus a norm for the embedder's tokens.
 
-    This norm is a LayerNorm with gain g = mean ‖t‖ / sqrt(D) over the body's tokens t
-    (arXiv:2512.08374): words plus, if the body adds them, positions. Its bias is 0, and
-    its outputs have the norm g sqrt(D).
+    The norm gives them the mean length ‖t‖ of the body's tokens t. It is a
+    LayerNorm with gain g = mean ‖t‖ / sqrt(D) over the body's tokens t
+    (arXiv:2512.08374): words plus, if the body adds them, positions. Its bias is 0,
+    and its outputs have the norm g sqrt(D).
     """
 
     def __init__(self, word_embeddings: Tensor, places: Tensor | None) -> None:
-        """``word_embeddings`` [V, D]; ``places`` [P, D]: position embeddings; None:
-        positions are rotary.
+        """Embed words by ``word_embeddings`` [V, D].
+
+        ``places`` [P, D]: position embeddings; None: positions are rotary.
         """
-        norms = word_embeddings.norm(dim=1)
+        num_words, width = word_embeddings.shape
+        tokens = word_embeddings
         if places is not None:
-            norms = (
-                word_embeddings + places[torch.arange(len(norms)) % len(places)]
-            ).norm(dim=1)
-        width = word_embeddings.shape[1]
-        norm = nn.LayerNorm(
-            width, eps=1e-12
-        )  # smaller than the variance of any body's tokens
-        nn.init.constant_(norm.weight, float(norms.mean()) / math.sqrt(width))
+            tokens = word_embeddings + places[torch.arange(num_words) % len(places)]
+        mean_length = float(tokens.norm(dim=1).mean())
+        # eps is smaller than the variance of any body's tokens.
+        norm = nn.LayerNorm(width, eps=1e-12)
+        nn.init.constant_(norm.weight, mean_length / math.sqrt(width))
         super().__init__(word_embeddings, places, norm)
 
     def embed_raw(self, inputs: Tensor) -> Tensor:
-        """Return the embeddings [B, T, D] of token ids [B, T] as in the pretrained
-        decoder, without the added norm.
+        """Return the embeddings [B, T, D] of token ids [B, T].
+
+        They are those of the pretrained decoder, without the added norm.
         """
         tokens = F.embedding(inputs, self.word_embeddings)
         places = self.positions((inputs.shape[1],))
@@ -63,7 +62,10 @@ class DecoderStem(TextStem):
 
 
 class _NoPositions(nn.Module):
-    """Replaces a table of positions, which the embedder has already added."""
+    """Module that replaces a table of positions by zero.
+
+    The embedder has already added positions.
+    """
 
     def forward(self, positions: Tensor) -> Tensor:
         return torch.zeros((), device=positions.device)  # is added to each token
@@ -76,10 +78,8 @@ def _cut(model: Any) -> tuple[Body, Stem]:
     if hasattr(model, "wpe"):
         places = model.wpe.weight.detach()
         model.wpe = _NoPositions()
-    for dropout in (
-        "drop",
-        "emb_dropout",
-    ):  # of embedded tokens, which the embedder has
+    # The embedder has its own dropout of embedded tokens.
+    for dropout in ("drop", "emb_dropout"):
         if hasattr(model, dropout):
             setattr(model, dropout, nn.Identity())
     model.config.use_cache = False

@@ -1,5 +1,6 @@
-"""Vision transformers of the Hugging Face library (ViT, DeiT, DINOv2 with or without
-registers; Swin) and of timm.
+"""Vision transformers of the Hugging Face library and of timm.
+
+Those of the former are ViT, DeiT, DINOv2 with or without registers, and Swin.
 """
 
 import math
@@ -21,8 +22,10 @@ from orca_ray.models.body import (
     prefix_and_places,
 )
 from orca_ray.models.family import Family
+from orca_ray.models.transformers_private import shrink_swin_window
 
-_HALF = ((0.5,) * 3, (0.5,) * 3)
+_HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+"""Mean and standard deviation of each colour by which ViT and BEiT were pretrained."""
 
 
 class SwinBody(Body):
@@ -42,8 +45,9 @@ class SwinBody(Body):
     def forward(
         self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None
     ) -> Tensor:
-        """Return the features [B, S, F] after the final norm; the tokens' ``grid`` (gh,
-        gw) is required.
+        """Return the features [B, S, F] after the final norm.
+
+        The tokens' ``grid`` (gh, gw) is required.
         """
         assert grid is not None, "Swin needs the grid of its tokens"
         # Without always_partition, the model would reduce its window size, permanently,
@@ -55,50 +59,34 @@ class SwinBody(Body):
         return features
 
     def feature_layout(self, layout: Layout) -> Layout:
-        """Return the grid of the features: each patch merging halves the sides, odd
-        ones rounded up.
+        """Return the grid of the features.
+
+        Each patch merging halves the sides, odd ones rounded up.
         """
         return tuple(
             math.ceil(side / 2 ** (len(self.encoder.layers) - 1)) for side in layout
         )
 
     def fit_grid(self, grid: tuple[int, int]) -> None:
-        """Shrink windows that are larger than the grid of their stage; keep the
-        position biases that are still used.
+        """Shrink windows that are larger than the grid of their stage.
 
-        A window that covers the whole grid is not shifted, as in Liu et al. (2021),
-        Hugging Face and timm.
+        Position biases that are still used stay. A window that covers the whole
+        grid is not shifted, as in Liu et al. (2021), Hugging Face and timm.
         """
         for stage in self.encoder.layers:
             for block in stage.blocks:
                 if min(grid) <= block.window_size:
                     block.shift_size = 0
-                    _shrink_window(block, min(grid))
+                    shrink_swin_window(block, min(grid))
             if stage.downsample is not None:
                 grid = ((grid[0] + 1) // 2, (grid[1] + 1) // 2)
 
 
-def _shrink_window(block: Any, window: int) -> None:
-    """Reduce a block's window to ``window`` tokens a side, and its position biases to
-    offsets inside such a window.
-    """
-    bias = block.attention.relative_position_bias
-    old = int(bias.window_size[0])
-    if window == old:
-        return
-    table = bias.relative_position_bias_table.detach()
-    square = table.view(2 * old - 1, 2 * old - 1, -1)
-    kept = square[old - window : old + window - 1, old - window : old + window - 1]
-    smaller = type(bias)(table.shape[1], (window, window))
-    smaller.relative_position_bias_table = nn.Parameter(
-        kept.reshape(-1, table.shape[1]).clone()
-    )
-    block.attention.relative_position_bias = smaller.to(table.device)
-    block.window_size = window
-
-
 class _PatchDtype(nn.Module):
-    """Holds an empty ``projection.weight``, because ViTModel.forward reads its dtype."""
+    """Module with an empty ``projection.weight``.
+
+    ViTModel.forward reads the dtype of that weight.
+    """
 
     def __init__(self, projection: nn.Conv2d) -> None:
         super().__init__()
@@ -109,8 +97,9 @@ class _PatchDtype(nn.Module):
 
 
 def _stem(model: Any) -> ImageStem:
-    """Return the stem of a Hugging Face image encoder and remove its pooler; raises
-    UserError for other models.
+    """Return the stem of a Hugging Face image encoder, and remove its pooler.
+
+    Raises UserError for other models.
     """
     embeddings = getattr(model, "embeddings", None)
     patches = getattr(embeddings, "patch_embeddings", None)
@@ -122,30 +111,29 @@ def _stem(model: Any) -> ImageStem:
         )
     if hasattr(model, "pooler"):
         model.pooler = None
-    names = ("cls_token", "distillation_token", "register_tokens")
-    grid = tuple(
-        side // projection.kernel_size[0]
-        for side in getattr(patches, "image_size", (0, 0))
-    )
-    tokens = [getattr(embeddings, name, None) for name in names]
-    prefix, places = prefix_and_places(
-        tokens, getattr(embeddings, "position_embeddings", None), grid, projection
-    )
-    statistics = (
-        _HALF if model.config.model_type in ("vit", "beit") else IMAGENET_STATISTICS
-    )
-    norm = getattr(embeddings, "norm", None) or nn.Identity()
-    antialias = hasattr(
-        embeddings, "register_tokens"
-    )  # of these models, only Dinov2WithRegisters anti-aliases
+    image_size = getattr(patches, "image_size", (0, 0))
+    grid = tuple(side // projection.kernel_size[0] for side in image_size)
+    token_names = ("cls_token", "distillation_token", "register_tokens")
+    tokens = [getattr(embeddings, name, None) for name in token_names]
+    table = getattr(embeddings, "position_embeddings", None)
+    prefix, places = prefix_and_places(tokens, table, grid, projection)
+    is_half = model.config.model_type in ("vit", "beit")
+    statistics = _HALF if is_half else IMAGENET_STATISTICS
+    norm = getattr(embeddings, "norm", None)
+    if norm is None:
+        norm = nn.Identity()
+    # Of these models, only Dinov2WithRegisters anti-aliases.
+    antialias = hasattr(embeddings, "register_tokens")
     return ImageStem(projection, norm, prefix, places, statistics, antialias)
 
 
 def _cut_vit(model: Any) -> tuple[Body, Stem]:
     stem = _stem(model)
-    given = GivenEmbeddings()
-    given.patch_embeddings = _PatchDtype(model.embeddings.patch_embeddings.projection)
-    model.embeddings = given
+    embeddings = GivenEmbeddings()
+    embeddings.patch_embeddings = _PatchDtype(
+        model.embeddings.patch_embeddings.projection
+    )
+    model.embeddings = embeddings
     return EncoderBody(model, "image", len(stem.prefix)), stem
 
 
@@ -164,8 +152,9 @@ def _has_patches(config: Any) -> bool:
 
 
 class TimmViTBody(Body):
-    """Body of timm's VisionTransformer: all that follows the position embeddings, [B,
-    T, D] -> [B, T, D].
+    """Body of timm's VisionTransformer, [B, T, D] -> [B, T, D].
+
+    It is all that follows the position embeddings.
     """
 
     modality = "image"
@@ -187,8 +176,9 @@ class TimmViTBody(Body):
 
 
 class TimmSwinBody(Body):
-    """Body of timm's SwinTransformer: all that follows the patch embedding, [B, gh *
-    gw, D] -> [B, S, F].
+    """Body of timm's SwinTransformer, [B, gh * gw, D] -> [B, S, F].
+
+    It is all that follows the patch embedding.
     """
 
     modality = "image"
@@ -203,52 +193,61 @@ class TimmSwinBody(Body):
     def forward(
         self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None
     ) -> Tensor:
-        """Return the features [B, S, F] after the final norm, row by row; the tokens'
-        ``grid`` (gh, gw) is required.
+        """Return the features [B, S, F] after the final norm, row by row.
+
+        The tokens' ``grid`` (gh, gw) is required.
         """
         assert grid is not None, "Swin needs the grid of its tokens"
-        features: Tensor = self.norm(
-            self.layers(tokens_BTD.reshape(tokens_BTD.shape[0], *grid, -1))
-        )
+        tokens_BHWD = tokens_BTD.reshape(tokens_BTD.shape[0], *grid, -1)
+        features: Tensor = self.norm(self.layers(tokens_BHWD))
         return features.flatten(1, 2)
 
     def feature_layout(self, layout: Layout) -> Layout:
-        """Return the grid of the features: each patch merging halves the sides, odd
-        ones rounded up.
+        """Return the grid of the features.
+
+        Each patch merging halves the sides, odd ones rounded up.
         """
         return tuple(math.ceil(side / 2 ** (len(self.layers) - 1)) for side in layout)
 
     def fit_grid(self, grid: tuple[int, int]) -> None:
-        """Set the grid of each stage. timm shrinks windows that exceed the grid and
-        interpolates their biases.
+        """Set the grid of each stage.
+
+        timm shrinks windows that exceed the grid and interpolates their biases.
         """
-        for index, (stage, window) in enumerate(
-            zip(self.layers, self._windows, strict=True)
-        ):
-            scale = 2 ** max(index - 1, 0)
-            stage.set_input_size(
-                tuple(math.ceil(side / scale) for side in grid), window
-            )
+        stages = zip(self.layers, self._windows, strict=True)
+        for number, (stage, window) in enumerate(stages):
+            scale = 2 ** max(number - 1, 0)
+            stage_grid = tuple(math.ceil(side / scale) for side in grid)
+            stage.set_input_size(stage_grid, window)
 
 
-def _cut_timm(model: Any, body: Callable[[Any, ImageStem], Body]) -> tuple[Body, Stem]:
+def _cut_timm(
+    model: Any, body_class: Callable[[Any, ImageStem], Body]
+) -> tuple[Body, Stem]:
     patches = model.patch_embed
     tokens = [getattr(model, name, None) for name in ("cls_token", "reg_token")]
-    prefix, places = prefix_and_places(
-        tokens, getattr(model, "pos_embed", None), patches.grid_size, patches.proj
-    )
-    statistics = (
-        tuple(model.pretrained_cfg["mean"]),
-        tuple(model.pretrained_cfg["std"]),
-    )
+    table = getattr(model, "pos_embed", None)
+    prefix, places = prefix_and_places(tokens, table, patches.grid_size, patches.proj)
+    preprocessing = model.pretrained_cfg
+    statistics = (tuple(preprocessing["mean"]), tuple(preprocessing["std"]))
     norm = patches.norm if isinstance(patches.norm, nn.Module) else nn.Identity()
     stem = ImageStem(patches.proj, norm, prefix, places, statistics, antialias=True)
-    return body(model, stem), stem
+    return body_class(model, stem), stem
 
 
-def _set_swin_depths(model: Any, depths: list[int]) -> None:
+def _is_timm(model: Any, class_name: str) -> bool:
+    """Return whether ``model`` is of a class "module:name" of ``timm.models``."""
+    return isinstance(model, resolve_name(f"timm.models.{class_name}"))
+
+
+def _set_timm_swin_depths(model: Any, depths: list[int]) -> None:
     for stage, depth in zip(model.layers, depths, strict=True):
         stage.blocks = stage.blocks[:depth]
+
+
+def _set_timm_vit_depths(model: Any, depths: list[int]) -> None:
+    (num_layers,) = depths
+    model.blocks = model.blocks[:num_layers]
 
 
 FAMILIES = (
@@ -270,24 +269,18 @@ FAMILIES = (
         name="Swin of timm",
         modality="image",
         library="timm",
-        resembles=lambda model: isinstance(
-            model, resolve_name("timm.models.swin_transformer:SwinTransformer")
-        ),
+        resembles=lambda model: _is_timm(model, "swin_transformer:SwinTransformer"),
         depths=lambda model: [len(stage.blocks) for stage in model.layers],
-        set_depths=_set_swin_depths,
+        set_depths=_set_timm_swin_depths,
         cut=lambda model: _cut_timm(model, TimmSwinBody),
     ),
     Family(
         name="plain ViTs of timm",
         modality="image",
         library="timm",
-        resembles=lambda model: isinstance(
-            model, resolve_name("timm.models.vision_transformer:VisionTransformer")
-        ),
+        resembles=lambda model: _is_timm(model, "vision_transformer:VisionTransformer"),
         depths=lambda model: [len(model.blocks)],
-        set_depths=lambda model, depths: setattr(
-            model, "blocks", model.blocks[: depths[0]]
-        ),
+        set_depths=_set_timm_vit_depths,
         cut=lambda model: _cut_timm(model, TimmViTBody),
     ),
 )
