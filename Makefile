@@ -10,7 +10,8 @@
 #                 checkout of the reference implementation
 #
 # Variables: PYTHON=/path/to/python (default: the first Python >= 3.11.4 on the path), WORKERS=4 (parallel test
-# processes; default: one per core, at most 8; 0: none), RESULTS=DIR (where make demo stores its results).
+# processes; default: one per core, at most 8; 0: none), RESULTS=DIR (where make demo stores its results),
+# CONSTRAINTS=FILE (pip's constraints; python -m benchmarks.lower_bounds prints those of the oldest versions).
 SHELL := bash
 ifeq ($(OS),Windows_NT)
 $(error orca-ray runs on Linux and macOS. On Windows, install WSL (wsl --install), clone and run make in its shell)
@@ -35,7 +36,8 @@ NEEDED_WITH_CUDA_MIB := 7000
 RESULTS ?= results
 WORKERS ?= auto
 # Without compiling, which Python does at the first import of the modules that are used, pip takes half the time.
-INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --no-input --no-compile --progress-bar off -e
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --no-input --no-compile --progress-bar off \
+	$(if $(CONSTRAINTS),--constraint $(CONSTRAINTS)) -e
 # Where PYTHONDONTWRITEBYTECODE is set, as in many containers, Python outside of make would compile at each import. Some
 # packages hold files for other versions of Python, which cannot be compiled.
 COMPILE := $(if $(PYTHONDONTWRITEBYTECODE),$(BIN)/python -m compileall -q -j 0 orca_ray $(VENV)/lib > $(VENV)/compile.log 2>&1 || true;)
