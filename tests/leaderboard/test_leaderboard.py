@@ -183,7 +183,7 @@ def test_several_bodies_on_one_task_get_a_column_each() -> None:
 
 
 class TestWhichBoard:
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def records(self) -> pd.DataFrame:
         return frame(
             *seeds("digits", "orca", 0.1, 0.1, sweep="pocket/full"),
