@@ -25,7 +25,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import product
@@ -398,29 +398,21 @@ def main() -> None:
         f"{'':42}{'MB':>8}{'ms':>9}{'ref. ms':>10}{'ratio':>7}{'value':>10}{'1 - cos':>10}"
     )
     results: dict[str, list[dict[str, Any]]] = {"calls": [], "epochs": []}
-    widths = options.features or (
-        [768] if options.cases in ("quick", "goals") else [768, 128]
-    )
+    widths = options.features
+    if not widths:
+        widths = [768] if options.cases in ("quick", "goals") else [768, 128]
     for case in cases(options.cases, widths):
         balance = "" if case.imbalance == 0 else ", imbalanced"
-        results["calls"].append(
-            compare(case, reference, options.repeats, options.device)
-        )
+        row = compare(case, reference, options.repeats, options.device)
+        results["calls"].append(row)
         label = f"{case.n} x {case.num_features}, rms {case.rms:g}{balance}"
-        print(line(label, results["calls"][-1]), flush=True)
-    for num_features in (
-        widths if options.cases in ("usual", "grid") and options.repeats else ()
-    ):
-        results["epochs"].append(
-            epoch(num_features, reference, options.repeats, options.device)
-        )
-        print(
-            line(
-                f"epoch, {EPOCH_CLASSES} x {EPOCH_SAMPLES} x {num_features}",
-                results["epochs"][-1],
-            ),
-            flush=True,
-        )
+        print(line(label, row), flush=True)
+    if options.cases in ("usual", "grid") and options.repeats:
+        for num_features in widths:
+            row = epoch(num_features, reference, options.repeats, options.device)
+            results["epochs"].append(row)
+            label = f"epoch, {EPOCH_CLASSES} x {EPOCH_SAMPLES} x {num_features}"
+            print(line(label, row), flush=True)
     if options.json is not None:
         options.json.write_text(
             json.dumps(
@@ -429,15 +421,20 @@ def main() -> None:
             )
         )
     rows = results["calls"] + results["epochs"]
+    print(summary(rows))
+    if not all(row["agrees"] for row in rows):
+        sys.exit(1)
+
+
+def summary(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return how many rows were compared, disagree, and miss a goal."""
     missed = sum(any(verdict != "WRONG" for verdict in verdicts(row)) for row in rows)
     compared = sum("value_error" in row for row in rows)
     wrong = sum(not row["agrees"] for row in rows)
-    print(
+    return (
         f"{len(rows)} rows, {compared} compared with the reference, {wrong} wrong;"
         f" {missed} miss a goal"
     )
-    if not all(row["agrees"] for row in rows):
-        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -110,11 +110,11 @@ def published(bench: Bench, args: argparse.Namespace) -> tuple[list[Row], list[s
 
 
 def _published_rows(theirs: list[Trial], first: Trial, later: list[Trial]) -> list[Row]:
-    align = median(seconds for trial in theirs for seconds in trial.align)
-    validated = median(seconds for trial in theirs for seconds in trial.validated)
+    align = _median_of_epochs(trial.align for trial in theirs)
+    validated = _median_of_epochs(trial.validated for trial in theirs)
     rest = median(trial.rest for trial in theirs)
     ours = [first, *later]
-    our_align = median(seconds for trial in ours for seconds in trial.align[1:])
+    our_align = _median_of_epochs(trial.align[1:] for trial in ours)
     our_first_align = median(trial.align[0] for trial in later)
     published_align = PUBLISHED.align_epochs * align
     published_refine = PUBLISHED.refine_epochs * validated
@@ -131,14 +131,14 @@ def _published_rows(theirs: list[Trial], first: Trial, later: list[Trial]) -> li
         ),
         Row(
             "refine epoch, training",
-            median(seconds for trial in theirs for seconds in trial.refine),
-            median(seconds for trial in ours for seconds in trial.refine),
+            _median_of_epochs(trial.refine for trial in theirs),
+            _median_of_epochs(trial.refine for trial in ours),
             1.3,
         ),
         Row(
             "refine epoch, validated",
             validated,
-            median(s for trial in ours for s in trial.validated),
+            _median_of_epochs(trial.validated for trial in ours),
         ),
         Row(
             f"refine stage, {PUBLISHED.refine_epochs} epochs *",
@@ -153,10 +153,15 @@ def _published_rows(theirs: list[Trial], first: Trial, later: list[Trial]) -> li
         ),
         Row(
             "peak memory, MiB",
-            median(t.peak_mib for t in theirs),
-            median(t.peak_mib for t in ours),
+            median(trial.peak_mib for trial in theirs),
+            median(trial.peak_mib for trial in ours),
         ),
     ]
+
+
+def _median_of_epochs(trials: Iterable[Sequence[float]]) -> float:
+    """Return the median duration in seconds over all epochs of all trials."""
+    return median(seconds for epochs in trials for seconds in epochs)
 
 
 def scores(bench: Bench, args: argparse.Namespace) -> tuple[list[Row], list[str]]:

@@ -99,11 +99,11 @@ def _caption(task: Task, y: Array) -> str:
         case "classes":
             return f"class {int(y)}"
         case "labels":
-            found = np.flatnonzero(y > 0)
-            return "labels " + (
-                ", ".join(map(str, found[:6])) + (" …" if len(found) > 6 else "")
-                or "none"
-            )
+            labels = np.flatnonzero(y > 0)
+            if not len(labels):
+                return "labels none"
+            ending = " …" if len(labels) > 6 else ""
+            return f"labels {', '.join(map(str, labels[:6]))}{ending}"
         case "scalar":
             return f"target {float(y):.4g}"
     return "input and target"

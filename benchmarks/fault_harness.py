@@ -139,10 +139,7 @@ def _disturb(run: Run, fault: Fault, result: Result) -> None:
         return
     result.num_records = run.num_records()
     began = time.monotonic()
-    allowed = (
-        WHOLE_SECONDS if 0 in fault.codes and fault.lasts < math.inf else END_SECONDS
-    )
-    allowed = WHOLE_SECONDS if tuple(fault.codes) == (0,) else allowed
+    allowed = _seconds_allowed(fault)
     code = wait(run.command, min(fault.lasts, allowed))
     fault.relieve()
     if code is None and fault.lasts < allowed:
@@ -161,17 +158,30 @@ def _disturb(run: Run, fault: Fault, result: Result) -> None:
         )
         run.command.kill()
         code = run.command.wait()
-    elif code not in fault.codes:
-        result.problems.append(
-            f"exit code {code} instead of {' or '.join(map(str, fault.codes))}:"
-            f" {run.tail()}"
-        )
-    elif code and (
-        lacking := [text for text in fault.messages if text not in run.log.read_text()]
-    ):
-        result.problems.append(f"the message lacks {lacking}: {run.tail()}")
+    else:
+        result.problems += _problems_of_end(run, fault, code)
     result.codes.append(code)
     result.problems += fault.problems()
+
+
+def _seconds_allowed(fault: Fault) -> float:
+    """Return the seconds after the fault within which the command must end."""
+    passes_by = 0 in fault.codes and fault.lasts < math.inf
+    if passes_by or tuple(fault.codes) == (0,):
+        return WHOLE_SECONDS
+    return END_SECONDS
+
+
+def _problems_of_end(run: Run, fault: Fault, code: int) -> Iterator[str]:
+    """Yield what is wrong with the exit code and the message of the command."""
+    if code not in fault.codes:
+        allowed_codes = " or ".join(map(str, fault.codes))
+        yield f"exit code {code} instead of {allowed_codes}: {run.tail()}"
+    elif code != 0:
+        log = run.log.read_text()
+        missing_texts = [text for text in fault.messages if text not in log]
+        if missing_texts:
+            yield f"the message lacks {missing_texts}: {run.tail()}"
 
 
 def _finish(run: Run, result: Result) -> None:

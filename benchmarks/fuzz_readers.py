@@ -309,7 +309,9 @@ def fuzz(
                 if (kind, seed) in done:
                     continue
                 tally = Tally(kind, seed)
-                share = mutations // len(kinds) + (place < mutations % len(kinds))
+                share = mutations // len(kinds)
+                if place < mutations % len(kinds):
+                    share += 1
                 for outcome in run(kind, seed, range(share), Path(folder)):
                     tally.add(outcome)
                 tallies.append(tally)

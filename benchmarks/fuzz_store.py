@@ -44,13 +44,18 @@ from orca_ray.results.submissions import Known, import_scores, imported_scores
 
 SWEEP = "pocket/quick"
 START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-SAME, REPORTED, SILENT, UNEXPECTED, KILLED = OUTCOMES = (
-    "same",
-    "reported",
-    "silent",
-    "unexpected",
-    "killed",
-)
+SAME = "same"
+"""Outcome of a flip that changed nothing that a reader returns."""
+REPORTED = "reported"
+"""Outcome of a flip that a reader reported as an error or with a warning."""
+SILENT = "silent"
+"""Outcome of a flip that changed what a reader returns without a word."""
+UNEXPECTED = "unexpected"
+"""Outcome of a flip at which a reader raised an error that is not the user's."""
+KILLED = "killed"
+"""Outcome of a flip that ended the process of a reader."""
+OUTCOMES = (SAME, REPORTED, SILENT, UNEXPECTED, KILLED)
+"""All outcomes, the best first."""
 MOST_BYTES = 10**9
 SCORES = "method,task,metric,protocol,score,seed,source\n" + "".join(
     f"theirs,pocket/digits,error,held-out,0.{number},{number},a paper\n"

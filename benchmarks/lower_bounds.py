@@ -24,7 +24,10 @@ def lower_bounds(project: Path = PROJECT) -> Iterator[tuple[str, str]]:
     """Yield name and oldest version of each requirement that has a lower bound."""
     table = tomllib.loads(project.read_text())["project"]
     extras = table["optional-dependencies"].values()
-    requirements = [*table["dependencies"], *(name for extra in extras for name in extra)]
+    requirements = [
+        *table["dependencies"],
+        *(name for extra in extras for name in extra),
+    ]
     for requirement in dict.fromkeys(requirements):
         match = REQUIREMENT.match(requirement)
         if match is not None:

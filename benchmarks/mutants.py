@@ -4,10 +4,11 @@ package).
 A mutant is the package with one small fault, e.g. ``<`` for ``<=``. The tests kill it
 if one of them fails. ::
 
-    python benchmarks/mutants.py sample --json sample.json python benchmarks/mutants.py
-    cover --json cover.json -- tests -n 2 python benchmarks/mutants.py run --sample
-    sample.json --cover cover.json --json before.jsonl python benchmarks/mutants.py
-    table before.jsonl after.jsonl
+    python benchmarks/mutants.py sample --json sample.json
+    python benchmarks/mutants.py cover --json cover.json -- tests -n 2
+    python benchmarks/mutants.py run --sample sample.json --cover cover.json \
+        --json before.jsonl
+    python benchmarks/mutants.py table before.jsonl after.jsonl
 
 Of the tests that execute the changed line, a limited number runs, so the share is a
 lower bound. ``run`` works on a copy of ``--tree`` and continues an earlier run. A

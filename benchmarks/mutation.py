@@ -123,12 +123,11 @@ class Source:
                 ):
                     inner = f"{name}.{child.name}".lstrip(".")
                     body_called = called or not isinstance(child, ast.ClassDef)
-                for line in range(child.lineno, (child.end_lineno or child.lineno) + 1):
-                    self.functions[line], self.statements[line], self.called[line] = (
-                        inner,
-                        child,
-                        called,
-                    )
+                last_line = child.end_lineno or child.lineno
+                for line in range(child.lineno, last_line + 1):
+                    self.functions[line] = inner
+                    self.statements[line] = child
+                    self.called[line] = called
             self._mark(child, inner, called=body_called)
 
     def find(self, before: tuple[str, ...]) -> Iterator[int]:
@@ -175,60 +174,64 @@ class Source:
                     )
 
     def _changes(self, node: ast.AST) -> Iterator[Change]:
+        if isinstance(node, ast.expr | ast.keyword | ast.comprehension):
+            yield from self._changes_of_expression(node)
+        else:
+            yield from self._changes_of_statement(node)
+
+    def _changes_of_expression(self, node: ast.AST) -> Iterator[Change]:
         match node:
+            case ast.IfExp(test=test) | ast.comprehension(ifs=[test, *_]):
+                yield from self._negated(test)
             case ast.Compare(left=left, ops=[operator], comparators=[right]):
                 yield (
                     "comparison",
                     *self._between(left, right, COMPARISONS[type(operator)]),
                 )
-            case (
-                ast.BinOp(left=left, op=operator, right=right)
-                | ast.AugAssign(target=left, op=operator, value=right)
-            ):
-                if (
-                    type(operator) in ARITHMETIC
-                    and not joins(left)
-                    and not joins(right)
-                ):
-                    yield (
-                        "arithmetic",
-                        *self._between(left, right, ARITHMETIC[type(operator)]),
-                    )
+            case ast.BinOp(left=left, op=operator, right=right):
+                yield from self._calculated(left, operator, right)
             case ast.BoolOp(op=operator, values=[left, right, *_]):
                 yield "boolean", *self._between(left, right, BOOLEAN[type(operator)])
             case ast.UnaryOp(op=ast.Not(), operand=operand):
                 yield "not", *span(node), self._text(operand)
-            case (
-                ast.If(test=test)
-                | ast.While(test=test)
-                | ast.IfExp(test=test)
-                | ast.comprehension(ifs=[test, *_])
-            ):
-                if not isinstance(test, ast.Constant | ast.UnaryOp):
-                    yield "condition", *span(test), f"not ({self._text(test)})"
             case ast.Constant(value=int() | float() as value, lineno=line) if (
                 not isinstance(value, bool)
             ):
                 if abs(value) <= 1000 and not NO_CONSTANTS.search(self.lines[line]):
                     yield "constant", *span(node), repr(value + 1)
-            case ast.Return(value=ast.expr() as returned):
-                if (
-                    not isinstance(returned, ast.Constant) or returned.value
-                ):  # None for False is seldom a fault
-                    yield "return", *span(returned), "None"
-            case ast.Expr(value=ast.Call()):
-                yield "call", *span(node), "pass"
             case ast.keyword(
                 arg=str() as name, value=ast.Constant(value=bool() as flag) as constant
             ):
                 if not NO_KEYWORDS.search(name):
                     yield "keyword", *span(constant), str(not flag)
-            case ast.Break() | ast.Continue():
-                yield (
-                    "loop",
-                    *span(node),
-                    "continue" if isinstance(node, ast.Break) else "break",
-                )
+
+    def _changes_of_statement(self, node: ast.AST) -> Iterator[Change]:
+        match node:
+            case ast.If(test=test) | ast.While(test=test):
+                yield from self._negated(test)
+            case ast.AugAssign(target=left, op=operator, value=right):
+                yield from self._calculated(left, operator, right)
+            case ast.Return(value=ast.expr() as returned):
+                # None for False is seldom a fault.
+                if not isinstance(returned, ast.Constant) or returned.value:
+                    yield "return", *span(returned), "None"
+            case ast.Expr(value=ast.Call()):
+                yield "call", *span(node), "pass"
+            case ast.Break():
+                yield "loop", *span(node), "continue"
+            case ast.Continue():
+                yield "loop", *span(node), "break"
+
+    def _negated(self, test: ast.expr) -> Iterator[Change]:
+        if not isinstance(test, ast.Constant | ast.UnaryOp):
+            yield "condition", *span(test), f"not ({self._text(test)})"
+
+    def _calculated(
+        self, left: ast.expr, operator: ast.operator, right: ast.expr
+    ) -> Iterator[Change]:
+        if type(operator) in ARITHMETIC and not joins(left) and not joins(right):
+            change = ARITHMETIC[type(operator)]
+            yield "arithmetic", *self._between(left, right, change)
 
     def _text(self, node: ast.expr) -> str:
         return ast.get_source_segment(self.text, node) or ""

@@ -409,22 +409,15 @@ def _member(content: bytes, drawer: Drawer) -> tuple[bytes, str]:
         inner, what = change(inner, drawer)
         members[place] = (name, inner, packing)
     elif draw < 0.78:
-        members[place], what = (
-            (name, members[other][1], packing),
-            f"is {members[other][0]}",
-        )
+        members[place] = (name, members[other][1], packing)
+        what = f"is {members[other][0]}"
     elif draw < 0.86:
         members.append((name, members[other][1], packing))
         what = "is there twice"
     elif draw < 0.93:
-        members[place], what = (
-            (
-                _TEXTS[int(drawer.integers(len(_TEXTS)))].replace("\0", "0") + ".npy",
-                inner,
-                packing,
-            ),
-            "renamed",
-        )
+        text = _TEXTS[int(drawer.integers(len(_TEXTS)))].replace("\0", "0")
+        members[place] = (f"{text}.npy", inner, packing)
+        what = "renamed"
     else:
         del members[place]
         what = "removed"

@@ -228,26 +228,33 @@ def write_recordings(
 
 
 def _recording(label: str, length: int, random: np.random.Generator) -> Array:
-    """Return a trace [length]: N regular, A irregular without P waves, O wide and slow,
-    ~ mostly noise.
+    """Return a trace [length] of a class.
+
+    N is regular, A irregular without P waves, O wide and slow, ~ mostly noise.
     """
     time = np.arange(length)
     trace = np.zeros(length)
     beat = random.uniform(0, 200)
     while beat < length + 100:
-        width = random.normal(7.0, 1.0) + 5.0 * (label == "O")
+        width = random.normal(7.0, 1.0)
+        if label == "O":
+            width += 5.0
         trace += np.exp(-0.5 * ((time - beat) / max(width, 3.0)) ** 2)
         trace += 0.25 * np.exp(-0.5 * ((time - beat - 75) / 22) ** 2)
-        trace += 0.15 * (label != "A") * np.exp(-0.5 * ((time - beat + 45) / 10) ** 2)
-        beat += (
-            random.uniform(130, 330)
-            if label == "A"
-            else random.normal(230, 6) + 40 * (label == "O")
-        )
-    trace += (
-        0.06 * (label == "A") * np.sin(2 * np.pi * time / 45 + random.uniform(0, 6))
-    )
-    return trace + random.normal(scale=0.6 if label == "~" else 0.12, size=length)
+        if label != "A":
+            trace += 0.15 * np.exp(-0.5 * ((time - beat + 45) / 10) ** 2)
+        if label == "A":
+            beat += random.uniform(130, 330)
+        elif label == "O":
+            beat += random.normal(230, 6) + 40
+        else:
+            beat += random.normal(230, 6)
+    # Drawn for each label, so that noise does not depend on it.
+    phase = random.uniform(0, 6)
+    if label == "A":
+        trace += 0.06 * np.sin(2 * np.pi * time / 45 + phase)
+    noise = 0.6 if label == "~" else 0.12
+    return trace + random.normal(scale=noise, size=length)
 
 
 def read_windows(path: Path) -> dict[str, Array]:

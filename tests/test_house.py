@@ -119,7 +119,9 @@ def swap(rows, columns):
 
 def test_the_rules_find_what_they_are_for() -> None:
     tree = ast.parse(PACKED)
-    nested = "if a:\n        " * 0 + "    return [" + "x if x else " * 16 + "x for x in y]"
+    nested = (
+        "if a:\n        " * 0 + "    return [" + "x if x else " * 16 + "x for x in y]"
+    )
     many = ast.parse(f"def decide(y):\n{nested}")
     assert [problem.split(":")[0] for problem in packed_assignments(tree)] == ["2", "8"]
     assert len(list(tuples_of_constants(tree))) == 1

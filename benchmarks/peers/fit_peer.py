@@ -97,11 +97,9 @@ def _dates_as_numbers(frame: pd.DataFrame) -> pd.DataFrame:
     for name in map(str, frame.select_dtypes(exclude="number")):
         if frame[name].astype(str).str.match(r"\d{4}[-/]\d\d[-/]\d\d").all():
             days = pd.to_datetime(made.pop(name)).dt
-            made[f"{name} year"], made[f"{name} month"], made[f"{name} day"] = (
-                days.year,
-                days.month,
-                days.dayofyear,
-            )
+            made[f"{name} year"] = days.year
+            made[f"{name} month"] = days.month
+            made[f"{name} day"] = days.dayofyear
     return made
 
 
