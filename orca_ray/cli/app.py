@@ -1,10 +1,9 @@
 """The commands of ``orca-sweep``, and one message and exit code for every error.
 
 Exit codes: 0 done; 1 some trials failed, scores differ (``reproduce``) or files are out
-    of date (``leaderboard
---check``); 2 bad input; 70 an internal error; 75 the cluster is lost; 130 interrupted.
-Nothing heavy is imported: ``orca-sweep --help`` needs neither torch, ray, transformers
-nor pandas.
+of date (``leaderboard --check``); 2 bad input; 70 an internal error; 75 the cluster is
+lost; 130 interrupted. Nothing heavy is imported: ``orca-sweep --help`` needs neither
+torch, ray, transformers nor pandas.
 """
 
 import errno
@@ -44,6 +43,7 @@ from orca_ray.version import __version__
 logger = logging.getLogger(__name__)
 
 _PACKAGE = Path(__file__).resolve().parents[1]
+"""Folder of the package; errors about files in it are defects, not the user's."""
 
 app = typer.Typer(
     name="orca-sweep",
@@ -119,14 +119,14 @@ _command: Any = typer.main.get_command(app)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Run one command line and return its exit code; no exception leaves this function."""
+    """Run one command line and return its exit code; no exception is raised."""
     try:
         log.start(hidden=__name__)
-        given = sys.argv[1:] if arguments is None else list(arguments)
-        remember(given)
+        words = sys.argv[1:] if arguments is None else list(arguments)
+        remember(words)
         # Not command.main(), which would turn Ctrl-C and a closed pipe into exit codes
         # without a message.
-        with _command.make_context("orca-sweep", given) as context:
+        with _command.make_context("orca-sweep", words) as context:
             _command.invoke(context)
         # a full disk is reported here, not when the interpreter exits
         sys.stdout.flush()
@@ -137,22 +137,18 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader (head, less) has gone, which is no error
         return 0
     except Exception as error:
-        return _failed(error)
+        return _fail_by(error)
     return 0
 
 
-def _failed(error: Exception) -> int:
+def _fail_by(error: Exception) -> int:
+    """Print the message for an error that ended the command; return the exit code."""
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):
-        message = _usage(error)
-        return fail(message, USER_ERROR) if message else USER_ERROR
+        usage = _usage_message(error)
+        return fail(usage, USER_ERROR) if usage else USER_ERROR
     if type(error).__name__ == "Abort":
         return fail("interrupted", INTERRUPTED)
-    message = str(error) if isinstance(error, UserError) else _refused(error)
-    if missing := missing_package(error, "sweep"):
-        message = (
-            f"this command {missing}\n(leaderboard, tasks, bodies and doctor work"
-            " without it)"
-        )
+    message = _user_message(error)
     if message:
         logger.debug("bad input", exc_info=error)
         return fail(message, USER_ERROR)
@@ -162,16 +158,17 @@ def _failed(error: Exception) -> int:
             f"{error}: the sweep has ended; the same command continues it", CLUSTER_LOST
         )
     logger.error("unexpected error", exc_info=error)
-    path = log.path()
-    trace = (
-        f"the traceback is in {path}"
-        if path
-        else "".join(traceback.format_exception(error))
-    )
-    if limit := _limit(error):
-        given = f"{limit} ({type(error).__name__}: {error})"
+    log_path = log.path()
+    if log_path:
+        trace = f"the traceback is in {log_path}"
+    else:
+        trace = "".join(traceback.format_exception(error))
+    limit = _limit_message(error)
+    if limit:
         return fail(
-            f"{given}\nIf the input is not the cause, report this: {trace}", USER_ERROR
+            f"{limit} ({type(error).__name__}: {error})\nIf the input is not the cause,"
+            f" report this: {trace}",
+            USER_ERROR,
         )
     return fail(
         f"unexpected {type(error).__name__}: {error}\nThis is a defect of orca-ray;"
@@ -180,44 +177,52 @@ def _failed(error: Exception) -> int:
     )
 
 
-def _usage(error: Any) -> str:
-    """Return the message for a usage error of the parser; it suggests the nearest name
-    for a misspelt option.
+def _user_message(error: Exception) -> str:
+    """Return the message for an error that the user can correct; "" for others."""
+    missing = missing_package(error, "sweep")
+    if missing:
+        return (
+            f"this command {missing}\n(leaderboard, tasks, bodies and doctor work"
+            " without it)"
+        )
+    if isinstance(error, UserError):
+        return str(error)
+    return _system_message(error) if isinstance(error, OSError) else ""
+
+
+def _usage_message(error: Any) -> str:
+    """Return the message for a usage error of the parser.
+
+    It suggests the nearest name for a misspelt option.
     """
     message = str(error.format_message()).strip().replace("Value error, ", "")
     if not message:  # no arguments at all: the parser has printed the help
         return ""
     context = getattr(error, "ctx", None)
-    given = getattr(error, "option_name", None)
-    if given and context is not None and message.startswith("No such option"):
-        close = nearest(
-            given,
-            [name for each in context.command.params for name in each.opts]
-            + ["--help"],
-        )
-        message = f"No such option: {given}." + (
-            f" Did you mean {close!r}?" if close else ""
-        )
+    option = getattr(error, "option_name", None)
+    if option and context is not None and message.startswith("No such option"):
+        names = [name for known in context.command.params for name in known.opts]
+        suggestion = nearest(option, [*names, "--help"])
+        message = f"No such option: {option}."
+        if suggestion:
+            message += f" Did you mean {suggestion!r}?"
     return f"{message}\nTry: {getattr(context, 'command_path', 'orca-sweep')} --help"
 
 
-def _refused(error: Exception) -> str:
-    """Return the message for a path or disk that the operating system refuses; "" for
-    any other error.
+def _system_message(error: OSError) -> str:
+    """Return the message for a path or disk that the operating system refuses.
+
+    Returns "" for an error that is not the user's.
     """
-    if not isinstance(error, OSError):
-        return ""
-    named = (
-        os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
-    )
+    path = ""
+    if isinstance(error.filename, str | bytes):
+        path = os.fsdecode(error.filename)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return (
-            f"no space left on the disk{f' of {named}' if named else ''}: free some,"
-            " then run the command again"
-        )
-    if named and _PACKAGE not in Path(named).parents:
-        return f"cannot use {named}: {error.strerror}"
-    if error.errno == errno.ENOENT and not named:  # raised by os.getcwd
+        disk = f"the disk of {path}" if path else "the disk"
+        return f"no space left on {disk}: free some, then run the command again"
+    if path and _PACKAGE not in Path(path).parents:
+        return f"cannot use {path}: {error.strerror}"
+    if error.errno == errno.ENOENT and not path:  # raised by os.getcwd
         return (
             "the working directory no longer exists: change to another one, then run"
             " the command again"
@@ -225,9 +230,10 @@ def _refused(error: Exception) -> str:
     return ""
 
 
-def _limit(error: Exception) -> str:
-    """Return the message for a limit of memory, recursion, numbers or text that input
-    exceeds; "" for other errors.
+def _limit_message(error: Exception) -> str:
+    """Return the message for a limit that the input exceeds; "" for other errors.
+
+    The limits are those of memory, recursion, numbers and text.
     """
     text = str(error)
     # torch reports a failed allocation on CPUs as RuntimeError
@@ -244,6 +250,6 @@ def _limit(error: Exception) -> str:
         return "the input holds a number that is too large"
     if isinstance(error, UnicodeError):
         return "the input holds text that is not valid UTF-8"
-    return (
-        "a path in the input holds a null character" if "embedded null" in text else ""
-    )
+    if "embedded null" in text:
+        return "a path in the input holds a null character"
+    return ""

@@ -21,7 +21,15 @@ from orca_ray.cli.options import (
     takes,
     typed,
 )
-from orca_ray.cli.output import duration, emit_json, note, plain, reason, say, show
+from orca_ray.cli.output import (
+    duration,
+    emit_json,
+    note,
+    to_json_types,
+    reason,
+    say,
+    show,
+)
 from orca_ray.errors import UserError
 from orca_ray.options import Protocol
 from orca_ray.paths import check_unread, public_uri
@@ -139,7 +147,7 @@ def _run(spec: "SweepSpec", source: str, options: RunCommandOptions) -> None:
     if options.json:
         emit_json(
             {
-                **plain(summary),
+                **to_json_types(summary),
                 "up_to_date": summary.up_to_date,
                 "results": public_uri(uri),
             }
@@ -269,7 +277,7 @@ def show_plan(
     if options.json:
         emit_json(
             {
-                **plain(planned),
+                **to_json_types(planned),
                 "num_trials": planned.num_trials,
                 "num_finished": planned.num_finished,
             }

@@ -11,7 +11,7 @@ import sys
 CLUSTER_LOST = 75
 """Exit code if the cluster of a running sweep is lost.
 
-`orca_ray.cli.output`, whose import takes time, has it, too.
+It is that of `orca_ray.cli.output`, whose import takes time.
 """
 
 
@@ -37,11 +37,9 @@ def entry() -> None:
     # the interpreter has not loaded it yet: at the top, Ctrl-C could interrupt it
     import signal
 
-    for number in (
-        signal.SIGINT,
-        signal.SIGTERM,
-    ):  # another one ends the process without a traceback
-        signal.signal(number, signal.SIG_DFL)
+    # a second signal ends the process without a traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -53,25 +51,20 @@ def entry() -> None:
 
 
 def _prepare() -> None:
-    """Make the environment of the process one that every command can rely on, and
-    SIGTERM the same as Ctrl-C.
-    """
+    """Give every command the same environment, and SIGTERM the effect of Ctrl-C."""
     import signal
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Closed streams; opening in this order fills the free descriptors 0, 1 and 2.
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if (
-            getattr(sys, name) is None
-        ):  # closed; opening in this order fills the free descriptors 0, 1 and 2
+        if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 # open until the process ends
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(
-                errors="backslashreplace"
-            )  # a terminal that lacks a character gets its code
-    if (
-        len(os.environ.get("COLUMNS", "")) > 4
-    ):  # tables as wide as that would not fit the memory
+            # a terminal that lacks a character gets its code
+            stream.reconfigure(errors="backslashreplace")
+    # tables of a width with five digits would not fit the memory
+    if len(os.environ.get("COLUMNS", "")) > 4:
         del os.environ["COLUMNS"]
     # Arrow's default keeps what is freed: a board of a million records takes 420 MB
     # with it, 330 with the system's.

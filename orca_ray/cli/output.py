@@ -1,6 +1,4 @@
-"""Functions that print messages, tables and JSON, the exit codes, the progress of work
-on data, and the log file.
-"""
+"""Printing of messages, tables, JSON and progress; exit codes; the log file."""
 
 import dataclasses
 import io
@@ -30,11 +28,21 @@ from orca_ray.errors import printable, shorten
 if TYPE_CHECKING:
     from orca_ray.results.record import Record
 
-TRIALS_FAILED = OUT_OF_DATE = 1
+TRIALS_FAILED = 1
+"""Exit code if trials failed, or a reproduced score differs."""
+OUT_OF_DATE = 1
+"""Exit code of ``leaderboard --check`` if a file is out of date."""
 USER_ERROR = 2
+"""Exit code for bad input."""
 INTERNAL_ERROR = 70
+"""Exit code for a defect of orca-ray."""
 CLUSTER_LOST = 75
+"""Exit code if the cluster of a running sweep is lost."""
 INTERRUPTED = 130
+"""Exit code after Ctrl-C or SIGTERM."""
+
+_PIPE_WIDTH = 200
+"""Width in characters of output to a file or pipe, so that lines are seldom broken."""
 
 
 def say(message: str = "") -> None:
@@ -43,77 +51,81 @@ def say(message: str = "") -> None:
 
 
 def note(message: str) -> None:
-    """Print a message of one or more lines to stderr, so that stdout holds only tables
-    or JSON.
+    """Print a message of one or more lines to stderr.
+
+    Stdout then holds only tables or JSON.
     """
     print(printable(message, keep="\n"), file=sys.stderr)
 
 
 def fail(message: str, code: int) -> int:
-    """Print an error message to stderr, with very long lines cut, and return the exit
-    code ``code``.
+    """Print an error message to stderr, and return the exit code ``code``.
+
+    Very long lines are cut.
     """
-    message = shorten(
-        "\n".join(shorten(line, 2000) for line in message.split("\n")), 20_000
-    )
-    note(
-        message
-        if message.lower().startswith(("error", "interrupted", "usage"))
-        else f"error: {message}"
-    )
+    lines = [shorten(line, 2000) for line in message.split("\n")]
+    text = shorten("\n".join(lines), 20_000)
+    if not text.lower().startswith(("error", "interrupted", "usage")):
+        text = f"error: {text}"
+    note(text)
     return code
 
 
 def reason(record: "Record") -> str:
-    """Return the last line of the error in ``record``, which says why the trial failed."""
+    """Return the last line of a record's error, which says why the trial failed."""
     lines = (record.error or "").strip().splitlines()
     return lines[-1] if lines else "no message"
 
 
 def emit_json(value: Any) -> None:
-    """Print ``value`` as JSON to stdout, converted by `plain`, with unprintable
-    characters escaped.
+    """Print ``value`` as JSON to stdout, converted by `to_json_types`.
+
+    Unprintable characters are escaped.
     """
-    text = json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False)
-    print(
-        "".join(
-            char if char == "\n" or char.isprintable() else json.dumps(char)[1:-1]
-            for char in text
-        )
+    text = json.dumps(
+        to_json_types(value), indent=2, ensure_ascii=False, allow_nan=False
     )
+    print("".join(map(_json_character, text)))
 
 
-def plain(value: Any) -> Any:
-    """Return ``value`` as JSON types: dataclasses become dicts, sets lists, NaN and inf
-    None, other objects text.
+def _json_character(char: str) -> str:
+    """Return a character of a JSON text, escaped if it is not printable."""
+    if char == "\n" or char.isprintable():
+        return char
+    return json.dumps(char)[1:-1]
+
+
+def to_json_types(value: Any) -> Any:
+    """Return ``value`` as JSON types.
+
+    Dataclasses become dicts, sets lists, NaN and inf None, other objects text.
     """
-    return json.loads(
-        json.dumps(value, default=_plainer), parse_constant=lambda _: None
-    )
+    text = json.dumps(value, default=_to_json_type)
+    return json.loads(text, parse_constant=lambda _: None)
 
 
-def _plainer(value: Any) -> Any:
+def _to_json_type(value: Any) -> Any:
+    """Return an object that JSON lacks in the form of a dict, a list or text."""
     if dataclasses.is_dataclass(value):
-        return {
-            field.name: getattr(value, field.name)
-            for field in dataclasses.fields(value)
-        }
-    if isinstance(value, Mapping | set | frozenset):
-        return dict(value) if isinstance(value, Mapping) else list(value)
+        names = [field.name for field in dataclasses.fields(value)]
+        return {name: getattr(value, name) for name in names}
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, set | frozenset):
+        return list(value)
     if isinstance(value, Enum):
         return value.value
     return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
 def console(min_width: int = 0) -> Console:
-    """Return a Rich console for the current stdout, at least ``min_width`` characters
-    wide.
-    """
-    # A file or pipe has no width: 200 characters, so that lines are seldom broken.
-    wide = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 200
-    found = Console(width=wide, soft_wrap=False, highlight=False)
-    found.width = max(found.width, min_width)
-    return found
+    """Return a Rich console for the current stdout, of at least ``min_width``."""
+    has_width = sys.stdout.isatty() or "COLUMNS" in os.environ
+    screen = Console(
+        width=None if has_width else _PIPE_WIDTH, soft_wrap=False, highlight=False
+    )
+    screen.width = max(screen.width, min_width)
+    return screen
 
 
 def table(
@@ -122,18 +134,22 @@ def table(
     right: Iterable[str] = (),
     wrap: Iterable[str] = (),
 ) -> RenderableType:
-    """Return a plain Rich table; columns named in ``right`` are right-aligned, those in
-    ``wrap`` may wrap at spaces.
+    """Return a plain Rich table.
+
+    Columns named in ``right`` are right-aligned; those in ``wrap`` may wrap at spaces.
     """
-    numbers = set(right)
-    soft = set(wrap)
+    right_columns = set(right)
+    wrapped_columns = set(wrap)
     result = Table(
         box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0)
     )
     for column in columns:
-        side: Literal["left", "right"] = "right" if column in numbers else "left"
+        side: Literal["left", "right"] = "right" if column in right_columns else "left"
         result.add_column(
-            column, justify=side, overflow="fold", no_wrap=column not in soft
+            column,
+            justify=side,
+            overflow="fold",
+            no_wrap=column not in wrapped_columns,
         )
     for row in rows:
         result.add_row(*(Text(_cell(cell)) for cell in row))
@@ -155,62 +171,65 @@ def show(
     Cells are never shortened; a narrow terminal wraps the lines.
     """
     cells = [[_cell(cell) for cell in row] for row in rows]
-    soft = set(wrap)
+    wrapped_columns = set(wrap)
     width = 2 * (len(columns) - 1)
-    for name, *column in zip(columns, *cells, strict=True):
-        parts = [
-            part
-            for text in (name, *column)
-            for part in (text.split() if name in soft else [text])
-        ]
+    for name, *texts in zip(columns, *cells, strict=True):
+        parts = [name, *texts]
+        if name in wrapped_columns:
+            parts = " ".join(parts).split()
         width += max(map(cell_len, parts), default=0)
-    console(width).print(table(columns, cells, right, soft), crop=False)
+    console(width).print(table(columns, cells, right, wrapped_columns), crop=False)
 
 
 def duration(seconds: float) -> str:
     """Format a duration: ``8.4 s``, ``3 min 05 s``, ``2 h 07 min``."""
     if seconds < 59.95:  # what would be written as 60.0 s is a minute
         return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
+    minutes, whole_seconds = divmod(round(seconds), 60)
     if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
+        return f"{minutes} min {whole_seconds:02d} s"
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def size(num_bytes: float) -> str:
     """Format a number of bytes, e.g. ``1.5 GiB``."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if num_bytes < 1024:
-            return (
-                f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
-            )
-        num_bytes /= 1024
-    return f"{num_bytes:.1f} TiB"
+    if num_bytes < 1024:
+        return f"{num_bytes:.0f} B"
+    amount = num_bytes / 1024
+    for unit in ("KiB", "MiB", "GiB"):
+        if amount < 1024:
+            return f"{amount:.1f} {unit}"
+        amount /= 1024
+    return f"{amount:.1f} TiB"
 
 
 def score(value: float | None) -> str:
     """Format a score with four decimals; ``–`` if it is None or not finite."""
-    return "–" if value is None or not math.isfinite(value) else f"{value:.4f}"
+    if value is None or not math.isfinite(value):
+        return "–"
+    return f"{value:.4f}"
 
 
 _LOGGERS = ("orca_ray.data.cache", "orca_ray.data.raw", "orca_ray.tasks")
 """Loggers whose INFO messages are shown as progress."""
 _SECONDS_BETWEEN_LINES = 10.0
+"""Seconds between two lines with progress of the same work."""
 _COUNT = re.compile(
     r"(?P<what>\S.*?)(?<! after) (?P<done>\d+) of (?P<total>\d+)\b(?P<rest>.*)"
 )
-"""Matches progress lines such as ``protein.zip: 410 of 1100 MB, 38.0 MB/s``, but not
-"... goes on after 40 of 90".
+"""Matches progress lines such as ``protein.zip: 410 of 1100 MB, 38.0 MB/s``.
+
+"... goes on after 40 of 90" does not match.
 """
 
 
 class DataProgress(logging.Handler):
-    """Log handler that prints progress: lines that it is called with and, in its block,
-    INFO messages on work on data.
+    """Log handler that prints the progress of work on data.
 
-    A line with progress ("410 of 1100") updates a bar on a terminal; elsewhere, at most
-    one line with progress of the same work is printed every ten seconds. All is printed
-    to stderr; with ``quiet``, nothing.
+    It prints lines that it is called with and, in its block, INFO messages on work on
+    data. A line with progress ("410 of 1100") updates a bar on a terminal; elsewhere,
+    at most one line with progress of the same work is printed every ten seconds. All is
+    printed to stderr; with ``quiet``, nothing.
     """
 
     def __init__(self, *, quiet: bool) -> None:
@@ -245,54 +264,64 @@ class DataProgress(logging.Handler):
             self._bars.stop()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print a log record of level INFO; ignore other levels: another handler prints
-        warnings and errors.
+        """Print a log record of level INFO.
+
+        Another handler prints warnings and errors.
         """
         if record.levelno == logging.INFO:
             self(record.getMessage())
 
     def __call__(self, line: str) -> None:
-        """Print ``line`` or, if it reports progress on a terminal, update its progress
-        bar.
-        """
+        """Print ``line`` or, if it reports progress on a terminal, update its bar."""
         if self._quiet:
             return
-        counted = _COUNT.fullmatch(line)
-        if counted is None:
+        count = _COUNT.fullmatch(line)
+        if count is None:
             self._finish(line.partition(": ")[0])
             note(line)
         elif self._bars is not None:
-            what = counted["what"].rstrip(":")
-            done = int(counted["done"])
-            total = int(counted["total"])
-            if what not in self._tasks:
-                self._tasks[what] = self._bars.add_task(what, rest="")
-            rest = f"{counted['done']} of {counted['total']}{counted['rest']}"
-            self._bars.update(self._tasks[what], completed=done, total=total, rest=rest)
-            if done >= total:
-                self._finish(what)
-        elif (
-            time.monotonic()
-            - self._printed.setdefault(counted["what"], time.monotonic())
-            >= _SECONDS_BETWEEN_LINES
-        ):
-            self._printed[counted["what"]] = time.monotonic()
+            self._update_bar(self._bars, count)
+        else:
+            self._note_seldom(line, count["what"])
+
+    def _update_bar(self, bars: Progress, count: re.Match[str]) -> None:
+        """Draw the bar of the work that a line with progress is about."""
+        what = count["what"].rstrip(":")
+        done = int(count["done"])
+        total = int(count["total"])
+        if what not in self._tasks:
+            self._tasks[what] = bars.add_task(what, rest="")
+        details = f"{count['done']} of {count['total']}{count['rest']}"
+        bars.update(self._tasks[what], completed=done, total=total, rest=details)
+        if done >= total:
+            self._finish(what)
+
+    def _note_seldom(self, line: str, what: str) -> None:
+        """Print a line with progress, unless one was printed shortly before.
+
+        The first line of a work is not printed.
+        """
+        now = time.monotonic()
+        last_time = self._printed.setdefault(what, now)
+        if now - last_time >= _SECONDS_BETWEEN_LINES:
+            self._printed[what] = now
             note(line)
 
     def _finish(self, what: str) -> None:
+        """Remove the bar of a work that has ended."""
         if self._bars is not None and what in self._tasks:
             self._bars.remove_task(self._tasks.pop(what))
 
 
 MAX_BYTES = 2**20
+"""Size at which the log file is replaced by a new one."""
 
 
 class _LogFile(RotatingFileHandler):
-    """Log file whose directory is created by the first message, so that ``--help``
-    writes nothing.
+    """Log file whose directory is created by the first message.
 
-    If the file cannot be written, the command continues; warnings and errors still
-    appear on stderr.
+    ``--help`` thus writes nothing. If the file cannot be written, the command
+    continues; warnings and errors still appear on stderr.
     """
 
     def _open(self) -> io.TextIOWrapper:
@@ -304,8 +333,9 @@ class _LogFile(RotatingFileHandler):
 
 
 class _Console(logging.Handler):
-    """Prints messages to the current ``sys.stderr``, which a live table replaces: they
-    then appear above the table.
+    """Log handler that prints messages to the current ``sys.stderr``.
+
+    A live table replaces ``sys.stderr``: messages then appear above the table.
     """
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -316,13 +346,15 @@ class _Console(logging.Handler):
 
 
 def start(hidden: str) -> None:
-    """Log to ``logs/orca-sweep.log`` in the cache directory; print warnings, except
-    those of logger ``hidden``.
+    """Log to ``logs/orca-sweep.log`` in the cache directory, and print warnings.
+
+    Warnings of the logger ``hidden`` are not printed, because `fail` prints them.
     """
     package = logging.getLogger("orca_ray")
-    for handler in [h for h in package.handlers if isinstance(h, _LogFile | _Console)]:
-        package.removeHandler(handler)
-        handler.close()
+    for handler in list(package.handlers):
+        if isinstance(handler, _LogFile | _Console):
+            package.removeHandler(handler)
+            handler.close()
     file = _LogFile(
         home() / "logs" / "orca-sweep.log",
         maxBytes=MAX_BYTES,
@@ -332,19 +364,18 @@ def start(hidden: str) -> None:
     file.setFormatter(
         logging.Formatter("%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s")
     )
-    package.setLevel(logging.DEBUG)
     screen = _Console(logging.WARNING)
     screen.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
-    screen.addFilter(
-        lambda record: record.name != hidden
-    )  # `fail` prints the messages of this logger
+    screen.addFilter(lambda record: record.name != hidden)
+    package.setLevel(logging.DEBUG)
     package.addHandler(file)
     package.addHandler(screen)
 
 
 def path() -> str | None:
-    """Return the path of the log file; None if there is no log file, e.g. because it
-    could not be written.
+    """Return the path of the log file; None if there is none.
+
+    There is none, for example, if it could not be written.
     """
     for handler in logging.getLogger("orca_ray").handlers:
         if isinstance(handler, _LogFile) and os.path.exists(handler.baseFilename):

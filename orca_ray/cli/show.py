@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Argument
 
 from orca_ray.cli.options import BenchmarkArgument, JsonOption, SplitsOption
-from orca_ray.cli.output import emit_json, note, plain, say, size
+from orca_ray.cli.output import emit_json, note, to_json_types, say, size
 from orca_ray.cli.output import show as show_table
 from orca_ray.options import Protocol
 
@@ -144,7 +144,7 @@ def _facts(task: "Task", data: "PreparedData | None") -> dict[str, Any]:
     ]
     return {
         **{
-            key: plain(getattr(task, "domain" if key == "modality" else key))
+            key: to_json_types(getattr(task, "domain" if key == "modality" else key))
             for key in (*keys, *_ORIGIN)
         },
         "files": (
