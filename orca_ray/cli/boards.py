@@ -31,11 +31,13 @@ if TYPE_CHECKING:
     from orca_ray.sweep.plan.spec import SweepSpec
 
 
+_PAGE_TITLE = re.compile(b": (leaderboard|adapted model)</title>")
+"""End of the title of a page that orca-ray wrote."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class BoardOptions:
-    """Options that select a leaderboard of a results store, and the tasks, methods and
-    published scores on it.
-    """
+    """Options that select a board of a results store, and its tasks and methods."""
 
     sweep: Annotated[
         str | None,
@@ -82,19 +84,16 @@ class BoardOptions:
 
 
 def check_page(path: Path, option: str) -> None:
-    """Raise UserError if a page at ``path`` would replace other content; ``option`` is
-    the option for another path.
+    """Raise UserError if a page at ``path`` would replace other content.
+
+    ``option`` is the option for another path.
     """
     check_output(path, "the page")
-    head = (
-        path.open("rb").read(1000)
-        if path.is_file()
-        else b"<!doctype html>: leaderboard</title>"
-    )
-    if not (
-        head.startswith(b"<!doctype html>")
-        and re.search(b": (leaderboard|adapted model)</title>", head)
-    ):
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        head = file.read(1000)
+    if not head.startswith(b"<!doctype html>") or not _PAGE_TITLE.search(head):
         raise UserError(
             f"{path}, where the page is written, has other content: move it, or give"
             f" {option}"
@@ -102,55 +101,60 @@ def check_page(path: Path, option: str) -> None:
 
 
 def load_board(name: str, options: BoardOptions) -> "BoardReport":
-    """Return the leaderboard of the benchmark ``name`` or, if ``name`` is a sweep with
-    a grid, its factors' effects.
+    """Return the leaderboard of a benchmark, or the effects of a sweep with a grid.
 
-    Without stored records, the board shows only published and imported scores;
-    UserError if there are none, or if ``options`` choose a sweep or budget.
+    ``name`` is that of the benchmark or the sweep. Without stored records, the board
+    shows only published and imported scores. Raises UserError if there are none, or if
+    ``options`` choose a sweep or budget.
     """
-    from orca_ray.leaderboard import build
     from orca_ray.leaderboard.assembly import published_only
-    from orca_ray.tasks.registry import known_tasks
 
     uri = results_uri(options.results)
     store = existing_store(uri)
     scan = None if store is None else store.scan()
-    stored = scan is not None and name in scan.values("benchmark")
-    if scan is not None and not stored and (spec := _sweep_with_grid(name, options)):
-        return _effects(scan, spec, options)
-    if (
-        not stored
-        and not options.sweep
-        and not options.budget
-        and (empty := published_only(name, store, scan))
-    ):
-        note(f"no results of {name} at {public_uri(uri)!r}")
-        return _report(empty, options, store, None)
+    is_stored = scan is not None and name in scan.values("benchmark")
+    if scan is not None and not is_stored:
+        spec = _sweep_with_grid(name, options)
+        if spec is not None:
+            return _effects(scan, spec, options)
+    if not is_stored and not options.sweep and not options.budget:
+        board = published_only(name, store, scan)
+        if board is not None:
+            note(f"no results of {name} at {public_uri(uri)!r}")
+            return _report(board, options, store, None)
     if scan is None:
         command = "run" if is_path(name) else "benchmark"
         raise no_results(
             uri, f"run `orca-sweep {command} {name}` first, or give --results URI"
         )
-    sweep = (
-        f"{name}/{options.budget}"
-        if options.sweep is None and options.budget
-        else options.sweep
-    )
-    protocol = options.protocol and options.protocol.value
+    return _report(_stored_board(name, scan, options), options, store, scan)
+
+
+def _stored_board(name: str, scan: "StoreSnapshot", options: BoardOptions) -> "Board":
+    """Return the board of the benchmark ``name``, with all tasks declared for it."""
+    from orca_ray.leaderboard import build
+    from orca_ray.tasks.registry import known_tasks
+
+    sweep = options.sweep
+    if sweep is None and options.budget:
+        sweep = f"{name}/{options.budget}"
     declared = [task.name for task in known_tasks().values() if task.benchmark == name]
     try:
-        board = build(
+        return build(
             scan,
             benchmark=name,
             sweep=sweep,
-            protocol=protocol,
+            protocol=_protocol_name(options),
             known_tasks=declared or None,
         )
     except UserError:
         for warning in scan.warnings:  # what is left out may be all that there is
             note(f"warning: {warning}")
         raise
-    return _report(board, options, store, scan)
+
+
+def _protocol_name(options: BoardOptions) -> str | None:
+    return None if options.protocol is None else options.protocol.value
 
 
 def _report(
@@ -159,54 +163,56 @@ def _report(
     store: "ResultsStore | None",
     scan: "StoreSnapshot | None",
 ) -> "BoardReport":
+    """Return the report of a board with the tasks and methods that ``options`` name."""
     from orca_ray.leaderboard.assembly import board_report
 
     tasks = split_names("--tasks", options.tasks)
     methods = split_names("--methods", options.methods)
-    tasks = (
-        tasks if options.seen is None else _unseen(board, options.seen, tasks, methods)
-    )
+    if options.seen is not None:
+        tasks = _unseen(board, options.seen, tasks, methods)
     # No path of this machine, so that a page of an equal store has equal bytes.
     where = "" if results_uri(options.results) == "results" else " --results DIR"
-    reproduce = f"orca-sweep reproduce KEY{where}"
-    current = known_versions().current
     report = board_report(
         board,
         store,
         scan,
         tasks=tasks,
         methods=methods,
-        current=current,
+        current=known_versions().current,
         read_about=_about,
     )
-    return replace(report, read_facts=_facts, reproduce=reproduce)
+    return replace(
+        report, read_facts=_facts, reproduce=f"orca-sweep reproduce KEY{where}"
+    )
 
 
 def _unseen(
     board: "Board", seen: Seen, tasks: list[str] | None, methods: list[str] | None
 ) -> list[str]:
-    """Return the chosen tasks whose data the pretraining of no chosen method saw more
-    than ``seen`` says.
+    """Return the chosen tasks that no pretraining saw more than ``seen`` says.
+
+    The pretraining is that of the chosen methods.
     """
     from orca_ray.leaderboard import subset
 
-    shown = subset(board, tasks, methods)[0]
+    chosen_board = subset(board, tasks, methods)[0]
     order = get_args(Seen)
-    found = [
-        (task, _facts(cell)["seen"])
-        for (task, _), cell in shown.cells.items()
-        if cell.score.n
-    ]
-    more = {task for task, saw in found if order.index(saw) > order.index(seen)}
-    if kept := [task for task in shown.tasks if task not in more]:
-        return kept
-    why = (
-        "on each, the pretraining of a method may have seen the data: choose other"
-        " methods by --methods"
-    )
-    raise UserError(
-        f"--seen {seen} leaves no task; {why if more else 'nothing ran here'}"
-    )
+    too_seen = set()
+    for (task, _), cell in chosen_board.cells.items():
+        if not cell.score.n:
+            continue
+        if order.index(_facts(cell)["seen"]) > order.index(seen):
+            too_seen.add(task)
+    remaining = [task for task in chosen_board.tasks if task not in too_seen]
+    if remaining:
+        return remaining
+    reason = "nothing ran here"
+    if too_seen:
+        reason = (
+            "on each, the pretraining of a method may have seen the data: choose other"
+            " methods by --methods"
+        )
+    raise UserError(f"--seen {seen} leaves no task; {reason}")
 
 
 def _facts(cell: "BoardCell") -> dict[str, str]:
@@ -217,51 +223,49 @@ def _facts(cell: "BoardCell") -> dict[str, str]:
     recipe = all_methods().get(cell.method.partition(" (")[0])
     body = cell.provenance.body
     links = recipe.links if recipe else {}
-    if body == "" or (recipe and not recipe.pretrained):
-        return {"body": body, "seen": "no" if body else "", **links}
+    if body == "":
+        return {"body": body, "seen": "", **links}
+    if recipe and not recipe.pretrained:
+        return {"body": body, "seen": "no", **links}
+    facts = {"body": body}
     info = listed_body(body)
-    weights = (
-        {"body_licence": info.licence, "body_sha256": getattr(info, "sha256", "")}
-        if info
-        else {}
-    )
-    return {"body": body, **weights, "seen": saw(body, cell.task), **links}
+    if info:
+        facts["body_licence"] = info.licence
+        facts["body_sha256"] = getattr(info, "sha256", "")
+    return {**facts, "seen": saw(body, cell.task), **links}
 
 
 def _effects(
     scan: "StoreSnapshot", spec: "SweepSpec", options: BoardOptions
 ) -> "BoardReport":
+    """Return the report of the effects of a sweep's grid."""
     from orca_ray.leaderboard import EffectGrid
     from orca_ray.leaderboard.assembly import effects_report
     from orca_ray.sweep.plan.grid import grid_cells
 
-    for option, given in (
-        ("--tasks", options.tasks),
-        ("--methods", options.methods),
-        ("--seen", options.seen),
-    ):
-        if given:
+    for name in ("tasks", "methods", "seen"):
+        if getattr(options, name):
             raise UserError(
-                f"{option} is for the leaderboard of a benchmark; the effects of a grid"
+                f"--{name} is for the leaderboard of a benchmark; the effects of a grid"
                 " have no subset"
             )
     cells = {
         (task, method): grid_cells(spec, task, method) for task, method in spec.pairs
     }
-    sweep = options.sweep or spec.sweep_id
-    protocol = options.protocol and options.protocol.value
-    grid = EffectGrid(cells, spec.confirm_seeds)
     return effects_report(
-        scan, grid, benchmark=spec.file.benchmark, sweep=sweep, protocol=protocol
+        scan,
+        EffectGrid(cells, spec.confirm_seeds),
+        benchmark=spec.file.benchmark,
+        sweep=options.sweep or spec.sweep_id,
+        protocol=_protocol_name(options),
     )
 
 
 def _sweep_with_grid(name: str, options: BoardOptions) -> "SweepSpec | None":
-    """Return the shipped sweep or the sweep file ``name`` if it has a grid; None if it
-    has none, or is a benchmark.
+    """Return the shipped sweep or the sweep file ``name`` if it has a grid.
 
-    The budget is the option's, else that in the name of the sweep
-    (``aligning/quick-deterministic``), else the default.
+    Returns None if it has none, or is a benchmark. The budget is the option's, else
+    that in the name of the sweep (``aligning/quick-deterministic``), else the default.
     """
     from orca_ray.sweep.plan.loading import load_spec, shipped_sweeps
 
@@ -275,80 +279,74 @@ def _sweep_with_grid(name: str, options: BoardOptions) -> "SweepSpec | None":
                 f" {file.name}/BUDGET"
             )
         return None
-    named = (
-        each
-        for each in file.budgets
-        if f"{options.sweep}-".startswith(f"{file.name}/{each}-")
-    )
-    return load_spec(name, budget=options.budget or max(named, key=len, default=None))
+    budget = options.budget
+    if not budget:
+        named_budgets = [
+            budget_name
+            for budget_name in file.budgets
+            if f"{options.sweep}-".startswith(f"{file.name}/{budget_name}-")
+        ]
+        budget = max(named_budgets, key=len, default=None)
+    return load_spec(name, budget=budget)
 
 
 def _about(board: "Board") -> Mapping[str, Mapping[str, str]]:
-    """Return the texts of each task and method that are declared here, as
-    `BoardReport.read_about` does.
-    """
+    """Return the texts of each task and method declared here: `read_about`."""
     from orca_ray.methods.registry import all_methods
     from orca_ray.tasks.metrics import get_metric
     from orca_ray.tasks.registry import known_tasks
 
-    declared = {
-        name: task for name, task in known_tasks().items() if name in board.tasks
-    }
-    metrics = {name: get_metric(task.metric) for name, task in declared.items()}
-    tasks = {
-        name: (
-            {
-                "title": task.title,
-                "metric": metrics[name].title,
-                "definition": metrics[name].definition,
-            }
-            | {
-                "kind": task.domain,
-                "modality": task.modality,
-                "size": _size(task.num_samples),
-            }
-        )
-        for name, task in declared.items()
-    }
-    return {
-        **tasks,
-        **{
-            name: {"title": recipe.title, **recipe.links}
-            for name, recipe in all_methods().items()
-        },
-    }
+    texts: dict[str, Mapping[str, str]] = {}
+    for name, task in known_tasks().items():
+        if name not in board.tasks:
+            continue
+        metric = get_metric(task.metric)
+        texts[name] = {
+            "title": task.title,
+            "metric": metric.title,
+            "definition": metric.definition,
+            "kind": task.domain,
+            "modality": task.modality,
+            "size": _size(task.num_samples),
+        }
+    for name, recipe in all_methods().items():
+        texts[name] = {"title": recipe.title, **recipe.links}
+    return texts
 
 
 def known_versions() -> "Known":
-    """Return what a row of scores may name here; data are known by their fingerprint if
-    the task pins it.
+    """Return what a row of scores may name here.
+
+    Data are known by their fingerprint if the task pins it.
     """
     from orca_ray.results.submissions import Known
     from orca_ray.tasks.metrics import all_metrics
     from orca_ray.tasks.registry import known_tasks
 
-    tasks = known_tasks().values()
     metrics = all_metrics()
-    names = {
-        task.name: tuple(dict.fromkeys([task.metric, task.paper_metric or task.metric]))
-        for task in tasks
-    }
-    current = {
-        (task.name, metric, protocol.value): (
-            metrics[metric].version,
-            task.expected(protocol) or "",
-        )
-        for task, protocol in product(tasks, Protocol)
-        for metric in names[task.name]
-    }
-    return Known(
-        names, {name: metric.largest for name, metric in metrics.items()}, current
-    )
+    metric_names: dict[str, tuple[str, ...]] = {}
+    current: dict[tuple[str, str, str], tuple[int, str]] = {}
+    for task in known_tasks().values():
+        paper_metric = task.paper_metric or task.metric
+        names = tuple(dict.fromkeys([task.metric, paper_metric]))
+        metric_names[task.name] = names
+        for metric, protocol in product(names, Protocol):
+            current[task.name, metric, protocol.value] = (
+                metrics[metric].version,
+                task.expected(protocol) or "",
+            )
+    largest = {name: metric.largest for name, metric in metrics.items()}
+    return Known(metric_names, largest, current)
 
 
 def _size(num_samples: tuple[int, int, int] | None) -> str:
-    """Return the decade of the declared number of training samples, such as "101 to
-    1000"; "1 to 100" for fewer.
+    """Return the decade of the declared number of training samples.
+
+    It is such as "101 to 1000", "1 to 100" for fewer, and "" for an unknown number.
     """
-    most = 10 ** max(2, len(str(num_samples[0] - 1))) if num_samples else 0
-    return f"{most // 10 + 1 if most > 100 else 1} to {most}" if most else ""
+    if not num_samples:
+        return ""
+    num_digits = max(2, len(str(num_samples[0] - 1)))
+    most = 10**num_digits
+    least = most // 10 + 1 if most > 100 else 1
+    return f"{least} to {most}"

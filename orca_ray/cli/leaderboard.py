@@ -1,12 +1,11 @@
-"""``orca-sweep leaderboard``, ``leaderboard-diff`` and ``site``: print, write, open and
-compare boards.
-"""
+"""``orca-sweep leaderboard``, ``leaderboard-diff`` and ``site``: boards of a store."""
 
 import re
 import shlex
 import sys
 import time
 import webbrowser
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from enum import Enum
@@ -35,9 +34,7 @@ if TYPE_CHECKING:
     from orca_ray.leaderboard import BoardReport
 
 REFRESH_SECONDS = 10
-"""Seconds after which ``--watch`` writes a page again, and the page loads itself again
-in the browser.
-"""
+"""Seconds after which ``--watch`` writes a page, and the browser loads it, again."""
 
 
 def site(
@@ -77,19 +74,18 @@ def file_names(benchmarks: Sequence[str]) -> list[str]:
     names: list[str] = []
     for benchmark in benchmarks:
         stem = re.sub(r"[^a-z0-9-]+", "_", benchmark.lower())[:60] or "_"
-        taken = {"index.html", *names}
-        number = next(
-            n for n in range(len(taken) + 1) if f"{stem}{n or ''}.html" not in taken
-        )
-        names.append(f"{stem}{number or ''}.html")
+        name = f"{stem}.html"
+        number = 0
+        while name in {"index.html", *names}:
+            number += 1
+            name = f"{stem}{number}.html"
+        names.append(name)
     return names
 
 
 @dataclass(frozen=True, kw_only=True)
 class LeaderboardOptions(BoardOptions):
-    """Options of `leaderboard`: which board, as in `BoardOptions`, and where and how it
-    is shown.
-    """
+    """Options of `leaderboard`: which board, and where and how it is shown."""
 
     format: Annotated[
         str | None,
@@ -150,7 +146,7 @@ def leaderboard(
         return
     board = load_board(name, options)
     if options.out is not None:
-        content = _file(board, form)
+        content = _file_content(board, form)
         with disk_errors(options.out.absolute().parent):
             write_bytes(options.out, content, durable=True)
         note(f"written: {options.out}")
@@ -159,11 +155,10 @@ def leaderboard(
 
 
 def show_page(name: str, options: LeaderboardOptions, form: str) -> None:
-    """Write a page, and open it in the browser; with --watch, write it again while it
-    changes, until Ctrl-C.
-    """
-    from orca_ray.leaderboard import render
+    """Write a page, and open it in the browser.
 
+    With --watch, write it again while it changes, until Ctrl-C.
+    """
     if form != "html":
         raise UserError(
             f"--open and --watch show the page: give --format html, not {form}"
@@ -172,18 +167,8 @@ def show_page(name: str, options: LeaderboardOptions, form: str) -> None:
     check_unread(path, "--out", [results_uri(options.results)])
     if options.out is None:
         check_page(path, "--out FILE")
-
-    def page(watched: bool) -> str:
-        return str(
-            render(
-                replace(
-                    load_board(name, options), refresh_seconds=REFRESH_SECONDS * watched
-                ),
-                form,
-            )
-        )
-
-    write_text(path, text := page(options.watch))
+    text = _page(name, options, form, refresh=options.watch)
+    write_text(path, text)
     say(f"page: {path}")
     if options.open and not webbrowser.open(path.resolve().as_uri()):
         note(f"no browser found: open {path.resolve().as_uri()}")
@@ -196,52 +181,64 @@ def show_page(name: str, options: LeaderboardOptions, form: str) -> None:
     try:
         while True:
             time.sleep(REFRESH_SECONDS)
-            if (new := page(True)) != text:
-                write_text(path, text := new)
+            new_text = _page(name, options, form, refresh=True)
+            if new_text != text:
+                text = new_text
+                write_text(path, text)
     except KeyboardInterrupt:
-        write_text(path, page(False))
+        write_text(path, _page(name, options, form, refresh=False))
+
+
+def _page(name: str, options: BoardOptions, form: str, *, refresh: bool) -> str:
+    """Return the page of a board; ``refresh``: the browser loads it again."""
+    from orca_ray.leaderboard import render
+
+    report = load_board(name, options)
+    if refresh:
+        report = replace(report, refresh_seconds=REFRESH_SECONDS)
+    return str(render(report, form))
 
 
 def _format(options: LeaderboardOptions) -> str:
     """Return the format that the options name, directly or by the name of the file."""
     from orca_ray.leaderboard import all_formats
 
-    if options.format is not None or options.json:
-        return lookup(
-            "format", "json" if options.json else str(options.format), all_formats()
-        ).name
+    if options.json:
+        return lookup("format", "json", all_formats()).name
+    if options.format is not None:
+        return lookup("format", options.format, all_formats()).name
     if options.open or options.watch:
         return "html"
     if options.out is None:
         return "table"
-    known = {each.suffix: each.name for each in all_formats().values()}
-    if options.out.suffix not in known:
+    by_suffix = {form.suffix: form.name for form in all_formats().values()}
+    if options.out.suffix not in by_suffix:
         raise UserError(
             f"--out {options.out}: give --format, or a name that ends in"
-            f" {', '.join(sorted(known))}"
+            f" {', '.join(sorted(by_suffix))}"
         )
-    return known[options.out.suffix]
+    return by_suffix[options.out.suffix]
 
 
-def _file(report: "BoardReport", form: str) -> bytes:
+def _file_content(report: "BoardReport", form: str) -> bytes:
     """Return the content of a file with a board: text ends with a line break."""
     from orca_ray.leaderboard import render
 
     content = render(report, form)
-    return (
-        content
-        if isinstance(content, bytes)
-        else f"{content}\n".encode("utf-8", "backslashreplace")
-    )
+    if isinstance(content, bytes):
+        return content
+    return f"{content}\n".encode("utf-8", "backslashreplace")
 
 
 def _print(report: "BoardReport", form: str) -> None:
-    """Print a board: in colour and with escaped control sequences to a terminal, else
-    the bytes that --out writes.
+    """Print a board.
+
+    A terminal gets colours and escaped control sequences, a file or pipe the bytes that
+    --out writes.
     """
     if not sys.stdout.isatty():
         sys.stdout.flush()
-        sys.stdout.buffer.write(_file(report, form))
+        sys.stdout.buffer.write(_file_content(report, form))
     elif form == "table" and report.effects is None:
         from orca_ray.leaderboard.formats.table import renderables
 
@@ -259,55 +256,54 @@ def _print(report: "BoardReport", form: str) -> None:
 
 def _stem(name: str) -> str:
     """Return the name of a board's files without their ending."""
-    return (
-        Path(name).stem if name.endswith((".yaml", ".yml")) else name.replace("/", "-")
-    )
+    if name.endswith((".yaml", ".yml")):
+        return Path(name).stem
+    return name.replace("/", "-")
 
 
 def _check(name: str, options: LeaderboardOptions, directory: Path) -> None:
-    """Compare the board with its files in a directory, and exit with `OUT_OF_DATE` if
-    one differs.
+    """Compare the board with its files in a directory.
+
+    Exit with `OUT_OF_DATE` if one of the files differs.
     """
     from orca_ray.leaderboard import all_formats
 
     check_special(directory, "--check")
     stem = _stem(name)
     formats = {
-        directory / f"{stem}{each.suffix}": each for each in all_formats().values()
+        directory / f"{stem}{form.suffix}": form for form in all_formats().values()
     }
-    found = {path: each for path, each in formats.items() if path.is_file()}
-    if not found:
+    existing = {path: form for path, form in formats.items() if path.is_file()}
+    if not existing:
         command = _command(name, options, directory / f"{stem}.md")
         raise UserError(
             f"--check {directory}: no board of {name} there; write one: {command}"
         )
     board = load_board(name, options)
-    stale = [
+    stale_paths = [
         path
-        for path, each in found.items()
-        if not each.same(path.read_bytes(), _file(board, each.name))
+        for path, form in existing.items()
+        if not form.same(path.read_bytes(), _file_content(board, form.name))
     ]
-    for path in stale:
+    for path in stale_paths:
         say(f"out of date: {path}\n  {_command(name, options, path)}")
-    if stale:
+    if stale_paths:
         raise Exit(OUT_OF_DATE)
-    say(f"up to date: {', '.join(map(str, found))}")
+    say(f"up to date: {', '.join(map(str, existing))}")
 
 
 def _command(name: str, options: BoardOptions, path: Path) -> str:
     """Return the command that writes a board with the same options to a file."""
     words = ["orca-sweep", "leaderboard", name]
-    for each in fields(BoardOptions):
-        value = getattr(options, each.name)
-        if value:
-            text = (
-                ",".join(value)
-                if isinstance(value, list)
-                else value.value
-                if isinstance(value, Enum)
-                else value
-            )
-            words += [f"--{each.name}", text]
+    for field in fields(BoardOptions):
+        value = getattr(options, field.name)
+        if not value:
+            continue
+        if isinstance(value, list):
+            value = ",".join(value)
+        elif isinstance(value, Enum):
+            value = value.value
+        words += [f"--{field.name}", value]
     return shlex.join([*words, "--out", str(path)])
 
 
@@ -340,68 +336,72 @@ def leaderboard_diff(
     from orca_ray.leaderboard.difference import RULE, Kind, compare_boards
     from orca_ray.leaderboard.text import number
 
-    sides = _sides(
-        (before, after), benchmark, BoardOptions(sweep=sweep, protocol=protocol)
-    )
-    changes = compare_boards(*sides)
-    counts = {kind.value: sum(each.kind is kind for each in changes) for kind in Kind}
+    options = BoardOptions(sweep=sweep, protocol=protocol)
+    changes = compare_boards(*_read_boards(before, after, benchmark, options))
+    counts = Counter(change.kind.value for change in changes)
     if json:
-        emit_json({"rule": RULE, "counts": counts, "changes": changes})
+        all_counts = {kind.value: counts[kind.value] for kind in Kind}
+        emit_json({"rule": RULE, "counts": all_counts, "changes": changes})
         return
-    rows = [
-        (
-            each.task,
-            each.method,
-            number(each.before),
-            number(each.after),
-            number(each.difference),
-            number(each.error),
-            each.seeds,
-            f"{each.kind.value}: {each.reason}" if each.reason else each.kind.value,
+    rows = []
+    for change in changes:
+        if change.kind is Kind.EQUAL:
+            continue
+        kind = change.kind.value
+        numbers = (change.before, change.after, change.difference, change.error)
+        rows.append(
+            (
+                change.task,
+                change.method,
+                *map(number, numbers),
+                change.seeds,
+                f"{kind}: {change.reason}" if change.reason else kind,
+            )
         )
-        for each in changes
-        if each.kind is not Kind.EQUAL
-    ]
     if rows:
-        numbers = ("before", "after", "difference", "standard error", "equal seeds")
-        show(("task", "method", *numbers, "change"), rows, right=numbers)
+        headers = ("before", "after", "difference", "standard error", "equal seeds")
+        show(("task", "method", *headers, "change"), rows, right=headers)
         say()
-    say(
-        ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
-        or "no scores in either board"
-    )
+    texts = [
+        f"{counts[kind.value]} {kind.value}" for kind in Kind if counts[kind.value]
+    ]
+    say(", ".join(texts) or "no scores in either board")
     say(RULE)
 
 
-def _sides(
-    given: tuple[str, str], benchmark: str | None, options: BoardOptions
-) -> "list[pd.DataFrame]":
-    """Return the scores of two boards; if only one is a store and no benchmark is
-    named, the other board names it.
+def _read_boards(
+    before: str, after: str, benchmark: str | None, options: BoardOptions
+) -> "tuple[pd.DataFrame, pd.DataFrame]":
+    """Return the scores of two boards, which are files or stores.
+
+    If no benchmark is named, a file names it for a store.
     """
     from orca_ray.leaderboard.format import SUFFIXES, read_scores
 
-    files = [
-        read_scores(Path(each)) if Path(each).suffix in SUFFIXES else None
-        for each in given
+    sides = (before, after)
+    files = {
+        side: read_scores(Path(side)) for side in sides if Path(side).suffix in SUFFIXES
+    }
+    for scores in files.values():
+        if not benchmark and len(scores):
+            benchmark = str(scores["benchmark"].iloc[0])
+    boards = [
+        files[side] if side in files else _read_store(side, benchmark, options)
+        for side in sides
     ]
-    for file in files:
-        if file is not None and len(file):
-            benchmark = benchmark or str(file["benchmark"].iloc[0])
-    found = [
-        _stored(uri, benchmark, options) if file is None else file
-        for uri, file in zip(given, files, strict=True)
-    ]
-    names = [set(side["benchmark"]) for side in found]
-    if names[0] and names[1] and names[0] != names[1]:
-        one, other = (", ".join(sorted(each)) for each in names)
+    names = [", ".join(sorted(set(board["benchmark"]))) for board in boards]
+    if all(names) and names[0] != names[1]:
         raise UserError(
-            f"boards of different benchmarks: {printable(one)} and {printable(other)}"
+            f"boards of different benchmarks: {printable(names[0])} and"
+            f" {printable(names[1])}"
         )
-    return found
+    return boards[0], boards[1]
 
 
-def _stored(uri: str, benchmark: str | None, options: BoardOptions) -> "pd.DataFrame":
+def _read_store(
+    uri: str, benchmark: str | None, options: BoardOptions
+) -> "pd.DataFrame":
+    """Return the scores of a board of a store; its benchmark if it has only one."""
     from orca_ray.leaderboard import build
     from orca_ray.leaderboard.format import score_frame
 

@@ -1,6 +1,4 @@
-"""Shows the progress of a sweep: a live table if the output is a terminal, else one
-line per finished trial.
-"""
+"""Progress of a sweep: a live table on a terminal, else a line per finished trial."""
 
 import logging
 import math
@@ -9,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -23,20 +21,22 @@ from orca_ray.sweep.run import events
 
 if TYPE_CHECKING:
     from orca_ray.leaderboard import BoardReport
+    from orca_ray.results.record import Record
 
 logger = logging.getLogger(__name__)
 
+_TRIAL_EVENTS = (events.TrialStarted, events.TrialProgress, events.TrialFinished)
+"""Events that end the display of a passing message."""
+
 _OTHER_LINES = 7
-"""Terminal lines reserved for other things than table rows: heading, rule, totals and
-message, if they are wrapped.
-"""
+"""Terminal lines reserved for heading, rule, totals and message, which may wrap."""
 
 STORED_SECONDS = 2.5
+"""Seconds until the record of an ended trial is in the store."""
 SECONDS_BETWEEN_BOARDS = 15.0
-_SHARE_OF_BOARDS = 20
-"""Seconds until the record of an ended trial is in the store, and between two boards in
-a log; between two boards, at least so many times what the last one took.
-"""
+"""Seconds between two boards in a log."""
+_BOARD_PERIODS = 20
+"""Least time between two boards, in multiples of what the last board took to build."""
 
 
 @dataclass
@@ -51,18 +51,25 @@ class RowState:
     best: float | None = None
     """Lowest validation score so far; None before the first."""
     running: dict[str, str] = field(default_factory=dict)
-    """Stage and epoch of each running trial, by trial key; the trial with the latest
-    report is last.
-    """
+    """Stage and epoch of each running trial, by key; the latest report is last."""
 
     @property
     def stage(self) -> str:
-        """Stage and epoch of the running trial that reported last; ``waiting`` or
-        ``done`` if no trial runs.
+        """Stage and epoch of the running trial that reported last.
+
+        ``waiting`` or ``done`` if no trial runs.
         """
         if self.running:
             return next(reversed(self.running.values()))
         return "waiting" if self.done < self.planned else "done"
+
+
+class Totals(NamedTuple):
+    """Numbers of trials of a sweep."""
+
+    ended: int
+    planned: int
+    running: int
 
 
 class SweepState:
@@ -76,21 +83,19 @@ class SweepState:
         self.rows: dict[tuple[str, str], RowState] = {}
         self.title = "starting Ray, preparing data and models"
         self.last_message = ""
-        self._passing = False
+        self._is_passing = False
+        """Whether the last message goes when a trial reports."""
         self.seconds_left: float | None = None
-        """Remaining time that the driver estimates; None before a trial has completed.
-        """
+        """Remaining time that the driver estimates; None: no trial has completed."""
         self.clock = clock
         self.started = clock()
 
     def apply(self, event: events.Event) -> None:
         """Update the state by one event."""
         with self.lock:
-            if self._passing and isinstance(
-                event, events.TrialStarted | events.TrialProgress | events.TrialFinished
-            ):
+            if self._is_passing and isinstance(event, _TRIAL_EVENTS):
                 self.last_message = ""
-                self._passing = False
+                self._is_passing = False
             match event:
                 case events.SweepStarted():
                     self.title = f"{event.sweep} · {event.where}"
@@ -103,49 +108,52 @@ class SweepState:
                     for row in event.rows:
                         self._row(row.task, row.method).done = row.done
                 case events.TrialStarted():
-                    self._row(event.task, event.method).running[event.trial_key] = (
-                        event.phase
-                    )
+                    running = self._row(event.task, event.method).running
+                    running[event.trial_key] = event.phase
                 case events.TrialProgress():
-                    state = self._row(event.task, event.method)
-                    state.running.pop(
-                        event.trial_key, None
-                    )  # to insert it again at the end
-                    progress = event.progress
-                    state.running[event.trial_key] = (
-                        f"{progress.stage} {progress.epoch}/{progress.epochs}"
-                    )
-                    state.best = lower(state.best, progress.validation_score)
+                    self._note_progress(event)
                 case events.TrialWaits():
                     self._row(event.task, event.method).running.pop(
                         event.trial_key, None
                     )
-                case events.TrialFinished(record, remaining):
-                    state = self._row(record.task, record.method)
-                    state.running.pop(record.trial_key, None)
-                    state.planned = max(
-                        state.planned, state.done + 1 + remaining
-                    )  # a race plans as it goes
-                    state.done = (
-                        state.planned - remaining
-                    )  # suggestions that repeat this trial have ended, too
-                    state.failed += record.status.failed
-                    state.best = lower(state.best, record.validation_score)
+                case events.TrialFinished():
+                    self._note_end(event.record, event.remaining)
                 case events.TimeLeft():
                     self.seconds_left = event.seconds
                 case events.SweepFinished() if not event.summary.interrupted:
                     self.seconds_left = 0.0
                 case events.Message():
                     self.last_message = printable(event.text)
-                    self._passing = event.passing
+                    self._is_passing = event.passing
 
-    def totals(self) -> tuple[int, int, int]:
+    def _note_progress(self, event: events.TrialProgress) -> None:
+        row = self._row(event.task, event.method)
+        progress = event.progress
+        row.running.pop(event.trial_key, None)  # to insert it again at the end
+        row.running[event.trial_key] = (
+            f"{progress.stage} {progress.epoch}/{progress.epochs}"
+        )
+        row.best = lower(row.best, progress.validation_score)
+
+    def _note_end(self, record: "Record", remaining: int) -> None:
+        """Count an ended trial; ``remaining`` trials of its row are still to run."""
+        row = self._row(record.task, record.method)
+        row.running.pop(record.trial_key, None)
+        # a race plans as it goes
+        row.planned = max(row.planned, row.done + 1 + remaining)
+        # suggestions that repeat this trial have ended, too
+        row.done = row.planned - remaining
+        if record.status.failed:
+            row.failed += 1
+        row.best = lower(row.best, record.validation_score)
+
+    def totals(self) -> Totals:
         """Return the numbers of ended, planned and running trials of the sweep."""
         rows = self.rows.values()
-        return (
-            sum(row.done for row in rows),
-            sum(row.planned for row in rows),
-            sum(len(row.running) for row in rows),
+        return Totals(
+            ended=sum(row.done for row in rows),
+            planned=sum(row.planned for row in rows),
+            running=sum(len(row.running) for row in rows),
         )
 
     def _row(self, task: str, method: str) -> RowState:
@@ -157,111 +165,117 @@ class SweepState:
 def render(
     state: SweepState, height: int | None = None, *, count: bool = True
 ) -> RenderableType:
-    """Return rows of (task, method), totals and the last message, in ``height`` lines;
-    ``count`` rows not shown.
+    """Return rows of (task, method), totals and the last message, in ``height`` lines.
+
+    ``count`` says whether the number of rows that do not fit is shown.
     """
     with state.lock:
-        shown = _fitting(
-            list(state.rows.values()), None if height is None else height - _OTHER_LINES
-        )
-        rows = []
-        for row in shown:
-            done = f"{row.done}/{row.planned}" + (
-                f" ({row.failed} failed)" if row.failed else ""
-            )
-            task = row.task.partition("/")[2] or row.task
-            rows.append(
-                (
-                    task,
-                    row.method,
-                    done,
-                    len(row.running) or "",
-                    score(row.best),
-                    row.stage,
-                )
-            )
-        hidden = len(state.rows) - len(shown)
-        ended, planned, running = state.totals()
-        left = "?" if state.seconds_left is None else duration(state.seconds_left)
-        footer = (
-            f"{state.title} · {ended}/{planned} trials, {running} running · "
-            f"{duration(state.clock() - state.started)}, left {left}"
-            + (f" · {hidden} rows not shown" if hidden and count else "")
-        )
+        max_rows = None if height is None else height - _OTHER_LINES
+        rows = _fitting(list(state.rows.values()), max_rows)
+        cells = [_cells(row) for row in rows]
+        footer = _footer(state)
+        num_hidden = len(state.rows) - len(rows)
+        if num_hidden and count:
+            footer += f" · {num_hidden} rows not shown"
         message = state.last_message
     headers = ("task", "method", "done", "run", "best val.", "stage")  # fits 80 columns
-    body = table(headers, rows, right=("done", "run", "best val."))
-    return Group(body, Text(footer), *([Text(message, style="dim")] if message else []))
+    parts = [table(headers, cells, right=("done", "run", "best val.")), Text(footer)]
+    if message:
+        parts.append(Text(message, style="dim"))
+    return Group(*parts)
 
 
-def _fitting(rows: list[RowState], room: int | None) -> list[RowState]:
-    """Return at most ``room`` rows: those with running trials, then those with waiting
-    ones, in their usual order.
-    """
-    if room is None or len(rows) <= room:
-        return rows
-    urgent = sorted(
-        range(len(rows)),
-        key=lambda index: (
-            not rows[index].running,
-            rows[index].done >= rows[index].planned,
-        ),
+def _cells(row: RowState) -> tuple[object, ...]:
+    """Return the cells of a row of the table."""
+    task = row.task.partition("/")[2] or row.task
+    done = f"{row.done}/{row.planned}"
+    if row.failed:
+        done += f" ({row.failed} failed)"
+    num_running = len(row.running) or ""
+    return task, row.method, done, num_running, score(row.best), row.stage
+
+
+def _footer(state: SweepState) -> str:
+    """Return the line with title, totals and times."""
+    totals = state.totals()
+    left = "?" if state.seconds_left is None else duration(state.seconds_left)
+    return (
+        f"{state.title} · {totals.ended}/{totals.planned} trials, {totals.running}"
+        f" running · {duration(state.clock() - state.started)}, left {left}"
     )
-    return [rows[index] for index in sorted(urgent[: max(1, room)])]
+
+
+def _fitting(rows: list[RowState], max_rows: int | None) -> list[RowState]:
+    """Return at most ``max_rows`` rows, in their usual order.
+
+    Rows with running trials come first, then those with waiting ones.
+    """
+    if max_rows is None or len(rows) <= max_rows:
+        return rows
+
+    def urgency(index: int) -> tuple[bool, bool]:
+        row = rows[index]
+        return not row.running, row.done >= row.planned
+
+    most_urgent = sorted(range(len(rows)), key=urgency)[: max(1, max_rows)]
+    return [rows[index] for index in sorted(most_urgent)]
 
 
 def trial_line(event: events.TrialFinished, state: SweepState) -> str:
-    """Return one line about a finished trial, with the number of ended trials in
-    ``state``.
-    """
+    """Return one line about a finished trial, with the number of ended trials."""
     record = event.record
-    done, planned, _ = state.totals()
+    totals = state.totals()
     facts = [f"validation {score(record.validation_score)}"]
     if record.test_score is not None:
         facts.append(f"test {score(record.test_score)}")
     facts.append(duration(record.wall_seconds))
-    if (speed := record.samples_per_second) is not None:
-        facts.append(
-            f"{speed:.4g} samples/s" if speed < 1000 else f"{speed:.0f} samples/s"
-        )
+    speed = record.samples_per_second
+    if speed is not None:
+        number = f"{speed:.4g}" if speed < 1000 else f"{speed:.0f}"
+        facts.append(f"{number} samples/s")
     if record.align_reused:
         facts.append("alignment reused")
-    ending = "".join(f": {line}" for line in (record.error or "").splitlines()[:1])
-    notes = f" ({record.notes})" if record.notes else ""
-    return printable(
-        f"[{done}/{planned}] {record.task} {record.method} {record.phase} seed"
-        f" {record.seed}: {record.status.value}, {', '.join(facts)}{notes}{ending}"
+    line = (
+        f"[{totals.ended}/{totals.planned}] {record.task} {record.method}"
+        f" {record.phase} seed {record.seed}: {record.status.value}, {', '.join(facts)}"
     )
+    if record.notes:
+        line += f" ({record.notes})"
+    error_lines = (record.error or "").splitlines()
+    if error_lines:
+        line += f": {error_lines[0]}"
+    return printable(line)
 
 
 class SweepProgress:
-    """Listener that prints progress, unless ``quiet``, below ``read_board()``; its
-    block ends the live table.
+    """Listener that prints progress, unless ``quiet``.
+
+    With ``read_board``, boards are shown above the progress. The listener's block ends
+    the live table.
     """
 
     def __init__(
         self, *, quiet: bool, read_board: "Callable[[], BoardReport] | None" = None
     ) -> None:
         self.state = SweepState()
-        self._quiet = quiet
-        self._read_board = read_board
-        self._due = math.inf
-        self._between = STORED_SECONDS
         self.board: BoardReport | None = None
         """The last board that was read; None: none yet."""
+        self._quiet = quiet
+        self._read_board = read_board
+        self._next_board_time = math.inf
+        self._board_seconds = STORED_SECONDS
+        """Seconds to wait after a trial before the board is built again."""
         self._live: Live | None = None
 
     def __enter__(self) -> Self:
         screen = console()
-        if (
-            not self._quiet
-            and screen.is_terminal
-            and not screen.is_dumb_terminal
-            and sys.stdout.isatty()
-        ):
+        can_draw = (
+            screen.is_terminal and not screen.is_dumb_terminal and sys.stdout.isatty()
+        )
+        if can_draw and not self._quiet:
             self._live = Live(
                 console=screen,
-                get_renderable=lambda: self._drawn(screen),
+                get_renderable=lambda: self._picture(screen),
                 refresh_per_second=2,
             )
             self._live.start()
@@ -274,65 +288,72 @@ class SweepProgress:
             self._live.stop()
 
     def __call__(self, event: events.Event) -> None:
-        """Update the state by one event; print a line about it, unless the live table
-        shows it.
-        """
+        """Update the state by one event, and print what the live table lacks."""
         self.state.apply(event)
         if self._quiet:
             return
-        drawn = self._read_board is not None and self._new_board(
+        has_new_board = self._read_board is not None and self._update_board(
             event, self._read_board
         )
-        if self._live is not None:
-            if isinstance(event, events.TrialFinished) and event.record.status.failed:
-                self._live.console.print(trial_line(event, self.state), markup=False)
-        elif isinstance(event, events.SweepStarted):
-            done, planned, _ = self.state.totals()
-            say(
-                f"{event.sweep}: {planned} trials, {done} already done; running on"
-                f" {event.where}"
-            )
-        elif isinstance(event, events.TrialFinished):
-            say(trial_line(event, self.state))
-        elif isinstance(event, events.Message):
-            note(event.text)
-            self.state.last_message = ""  # a board below it does not say it again
-        if drawn and self._live is None:
-            console().print(self._drawn(console()))
+        if self._live is None:
+            self._print_line(event)
+            if has_new_board:
+                console().print(self._picture(console()))
+        elif isinstance(event, events.TrialFinished) and event.record.status.failed:
+            self._live.console.print(trial_line(event, self.state), markup=False)
 
-    def _new_board(
+    def _print_line(self, event: events.Event) -> None:
+        """Print a line about an event that a reader of the log needs."""
+        match event:
+            case events.SweepStarted():
+                totals = self.state.totals()
+                say(
+                    f"{event.sweep}: {totals.planned} trials, {totals.ended} already"
+                    f" done; running on {event.where}"
+                )
+            case events.TrialFinished():
+                say(trial_line(event, self.state))
+            case events.Message():
+                note(event.text)
+                self.state.last_message = ""  # a board below it does not say it again
+
+    def _update_board(
         self, event: events.Event, read_board: "Callable[[], BoardReport]"
     ) -> bool:
-        """Build the board again if a trial has ended and it is time; return whether
-        there is a new one.
+        """Build the board again if a trial has ended and enough time has passed.
+
+        Return whether there is a new board.
         """
         now = time.monotonic()
-        if isinstance(event, events.TrialFinished) and math.isinf(self._due):
-            self._due = now + (
-                SECONDS_BETWEEN_BOARDS
-                if self.board and not self._live
-                else self._between
-            )
-        if now < self._due and not isinstance(event, events.SweepFinished):
+        if isinstance(event, events.TrialFinished) and math.isinf(
+            self._next_board_time
+        ):
+            in_log = self.board is not None and self._live is None
+            wait = SECONDS_BETWEEN_BOARDS if in_log else self._board_seconds
+            self._next_board_time = now + wait
+        if now < self._next_board_time and not isinstance(event, events.SweepFinished):
             return False
-        self._due = math.inf
+        self._next_board_time = math.inf
         try:
             self.board = read_board()
-        except Exception:  # no record is stored yet, or the store cannot be read now: the sweep goes on
+        # no record is stored yet, or the store cannot be read now: the sweep goes on
+        except Exception:
             logger.debug("no board", exc_info=True)
-        self._between = max(STORED_SECONDS, _SHARE_OF_BOARDS * (time.monotonic() - now))
+        seconds = time.monotonic() - now
+        self._board_seconds = max(STORED_SECONDS, _BOARD_PERIODS * seconds)
         return self.board is not None
 
-    def _drawn(self, screen: Console) -> RenderableType:
+    def _picture(self, screen: Console) -> RenderableType:
+        """Return the progress, below the board if there is one, for a screen."""
         if self.board is None:
             return render(self.state, screen.height)
-        lines = _OTHER_LINES + max(1, self.state.totals()[2])
-        most = (
-            max(1, screen.height - lines - _OTHER_LINES) if self._live else sys.maxsize
-        )
+        num_lines = _OTHER_LINES + max(1, self.state.totals().running)
+        max_rows = sys.maxsize
+        if self._live is not None:
+            max_rows = max(1, screen.height - num_lines - _OTHER_LINES)
         return Group(
             "",
-            *brief(self.board, screen.width, most),
+            *brief(self.board, screen.width, max_rows),
             "",
-            render(self.state, lines, count=False),
+            render(self.state, num_lines, count=False),
         )

@@ -1,5 +1,6 @@
-"""``orca-sweep status``, ``logs``, ``stop``, ``pause``, ``retry``, ``cancel``: watch
-and steer a sweep, without Ray.
+"""Commands that watch and steer a sweep, without Ray.
+
+They are ``orca-sweep status``, ``logs``, ``stop``, ``pause``, ``retry`` and ``cancel``.
 """
 
 import sys
@@ -13,7 +14,9 @@ from orca_ray.cli.output import console, duration, emit_json, note, say, score, 
 from orca_ray.errors import UserError
 
 if TYPE_CHECKING:
-    from orca_ray.results.live import Holder, LiveState
+    from collections.abc import Iterable, Mapping
+
+    from orca_ray.results.live import Holder, LiveState, RunningTrial
     from orca_ray.results.status import SweepStatus
     from orca_ray.results.store import ResultsStore
 
@@ -38,6 +41,7 @@ _STATES = {
     "stopped": "no driver runs; the same command continues",
     "dead": "no driver runs: the last one was killed; the same command continues",
 }
+"""Text for each state of a sweep without a driver."""
 
 
 def status(
@@ -59,14 +63,14 @@ def status(
     store = required_store(results_uri(results))
     name = find_sweep(store, sweep)
     while True:
-        found = sweep_status(store, name, note)
+        sweep_state = sweep_status(store, name, note)
         if json:
-            emit_json(found)
+            emit_json(sweep_state)
         else:
             if watch and sys.stdout.isatty():
                 console().clear()
-            _print(found)
-        if not (watch and found.has_driver):
+            _print(sweep_state)
+        if not watch or not sweep_state.has_driver:
             return
         time.sleep(WATCH_SECONDS)
 
@@ -87,113 +91,128 @@ def logs(
 
     store = required_store(results_uri(results))
     name, key = find_trial(store, trial, sweep)
-    shown = 0
+    num_printed = 0
     while True:
-        # Read before the log, so that nothing is missed. A trial that has ended may
-        # wait in its driver to be stored.
-        state = _live(store, name) if follow else None
-        runs = state and (
-            any(each.key == key for each in state.running)
-            or key not in store.load(name)
-        )
+        # Read before the log, so that nothing is missed.
+        may_grow = follow and _may_run(store, name, key)
         text = "".join(store.logs(sweep=name, trial_key=key)["text"])
-        if text[shown:]:
-            say(text[shown:].rstrip("\n"))
-        shown = len(text)
-        if not runs:
+        new_text = text[num_printed:]
+        if new_text:
+            say(new_text.rstrip("\n"))
+        num_printed = len(text)
+        if not may_grow:
             break
         time.sleep(WATCH_SECONDS)
-    if not shown:
+    if not num_printed:
         say(
             f"trial {key} of {name} has no log yet, or ran with a version of orca-ray"
             " that stored none"
         )
 
 
-def _live(store: "ResultsStore", sweep: str) -> "LiveState | None":
+def _may_run(store: "ResultsStore", sweep: str, key: str) -> bool:
+    """Return whether a trial runs, or waits in its driver to be stored."""
+    state = _read_live(store, sweep)
+    if state is None:
+        return False
+    return any(trial.key == key for trial in state.running) or key not in store.load(
+        sweep
+    )
+
+
+def _read_live(store: "ResultsStore", sweep: str) -> "LiveState | None":
+    """Return what the driver of a sweep last wrote; None if no driver runs."""
     from orca_ray.results import live
     from orca_ray.results.lease import driver_lives
 
     state = live.read(store.folder, sweep)
-    return (
-        state if state is not None and driver_lives(store.folder, state, note) else None
-    )
+    if state is None or not driver_lives(store.folder, state, note):
+        return None
+    return state
 
 
-def _print(found: "SweepStatus") -> None:
+def _print(sweep_state: "SweepStatus") -> None:
+    """Print the tables and facts of `status`."""
     rows = []
-    for row in found.rows:
-        failed = ", ".join(
-            f"{number} {status}" for status, number in row.failures.items()
-        )
+    for row in sweep_state.rows:
         planned = "?" if row.planned is None else row.planned
-        counts = (f"{row.done}/{planned}", row.running or "", row.waiting or "")
         rows.append(
-            (row.task.partition("/")[2], row.method, *counts, score(row.best), failed)
+            (
+                row.task.partition("/")[2],
+                row.method,
+                f"{row.done}/{planned}",
+                row.running or "",
+                row.waiting or "",
+                score(row.best),
+                ", ".join(_counts(row.failures)),
+            )
         )
     columns = ("task", "method", "done", "run", "wait", "best val.", "failed")
     show(columns, rows, right=("done", "run", "wait", "best val."))
-    if found.running or found.waiting:
+    trials = (*sweep_state.running, *sweep_state.waiting)
+    if trials:
         say()
-        trials = []
-        for trial in (*found.running, *found.waiting):
-            epochs = (
-                f"{trial.stage} {trial.epoch}/{trial.epochs}"
-                if trial.stage
-                else "starting"
-            )
-            stage = "waiting" if trial.waiting else epochs
-            which = (
+        _print_trials(trials)
+    say(f"\n{sweep_state.sweep}: {', '.join(_facts(sweep_state))}")
+    if sweep_state.nodes:
+        nodes = [
+            f"{node} ({number})" for node, number in sorted(sweep_state.nodes.items())
+        ]
+        say(f"nodes: {', '.join(nodes)}")
+    if sweep_state.quarantined:
+        say(f"nodes that get no trials: {', '.join(sweep_state.quarantined)}")
+    if sweep_state.has_driver:
+        say(f"{sweep_state.state}: {sweep_state.holder}")
+    else:
+        say(_STATES[sweep_state.state])
+
+
+def _counts(failures: "Mapping[str, int]") -> list[str]:
+    return [f"{number} {status}" for status, number in failures.items()]
+
+
+def _print_trials(trials: "Iterable[RunningTrial]") -> None:
+    """Print the table of running and waiting trials."""
+    rows = []
+    for trial in trials:
+        if trial.waiting:
+            stage = "waiting"
+        elif trial.stage:
+            stage = f"{trial.stage} {trial.epoch}/{trial.epochs}"
+        else:
+            stage = "starting"
+        rows.append(
+            (
                 trial.key,
                 trial.task.partition("/")[2],
                 trial.method,
                 f"{trial.phase} {trial.seed}",
+                stage,
+                score(trial.score),
+                score(trial.best),
+                trial.started_at[:19].replace("T", " "),
+                trial.node,
             )
-            since = trial.started_at[:19].replace("T", " ")
-            trials.append(
-                (
-                    *which,
-                    stage,
-                    score(trial.score),
-                    score(trial.best),
-                    since,
-                    trial.node,
-                )
-            )
-        about = (
-            "trial",
-            "task",
-            "method",
-            "seed",
-            "stage",
-            "val.",
-            "best",
-            "since (UTC)",
-            "node",
         )
-        show(about, trials, right=("val.", "best"))
+    identity = ("trial", "task", "method", "seed")
+    columns = (*identity, "stage", "val.", "best", "since (UTC)", "node")
+    show(columns, rows, right=("val.", "best"))
+
+
+def _facts(sweep_state: "SweepStatus") -> list[str]:
+    """Return the numbers of a sweep's trials, its rate and its remaining time."""
+    planned = "?" if sweep_state.planned is None else sweep_state.planned
     facts = [
-        f"{found.done}/{'?' if found.planned is None else found.planned} trials",
-        f"{found.num_running} running",
+        f"{sweep_state.done}/{planned} trials",
+        f"{sweep_state.num_running} running",
     ]
-    if found.waiting:
-        facts.append(f"{len(found.waiting)} waiting")
-    if found.trials_per_minute is not None:
-        facts.append(f"{found.trials_per_minute:.3g} a minute")
-    if found.seconds_left is not None:
-        facts.append(f"{duration(found.seconds_left)} left")
-    facts += [f"{number} {status}" for status, number in found.failures.items()]
-    say(f"\n{found.sweep}: {', '.join(facts)}")
-    if found.nodes:
-        say(
-            "nodes: "
-            + ", ".join(
-                f"{node} ({number})" for node, number in sorted(found.nodes.items())
-            )
-        )
-    if found.quarantined:
-        say(f"nodes that get no trials: {', '.join(found.quarantined)}")
-    say(f"{found.state}: {found.holder}" if found.has_driver else _STATES[found.state])
+    if sweep_state.waiting:
+        facts.append(f"{len(sweep_state.waiting)} waiting")
+    if sweep_state.trials_per_minute is not None:
+        facts.append(f"{sweep_state.trials_per_minute:.3g} a minute")
+    if sweep_state.seconds_left is not None:
+        facts.append(f"{duration(sweep_state.seconds_left)} left")
+    return facts + _counts(sweep_state.failures)
 
 
 def stop(sweep: SweepArgument, results: ResultsOption = None) -> None:
@@ -212,12 +231,10 @@ def pause(
 
     ``--off`` ends the pause.
     """
-    _ask(
-        sweep,
-        "resume" if off else "pause",
-        results,
-        "to start trials again" if off else "to start no more trials",
-    )
+    if off:
+        _ask(sweep, "resume", results, "to start trials again")
+    else:
+        _ask(sweep, "pause", results, "to start no more trials")
 
 
 def cancel(
@@ -230,7 +247,8 @@ def cancel(
 
     store = required_store(results_uri(results))
     name, key = only_trial(running_keys(store), trial, sweep)
-    say(f"asked {_request(store, name, 'cancel', key)} to cancel trial {key} of {name}")
+    driver = _write_request(store, name, "cancel", key)
+    say(f"asked {driver} to cancel trial {key} of {name}")
 
 
 def retry(
@@ -253,38 +271,42 @@ def retry(
 
     store = required_store(results_uri(results))
     name = find_sweep(store, sweep)
-    wanted = {
+    filters = {
         "sweep": [name],
         "status": [status.value for status in Status if status.failed],
     }
-    failed = {(record.sweep, record.trial_key) for record in store.select(wanted)}
+    failed = {(record.sweep, record.trial_key) for record in store.select(filters)}
     if not failed:
         raise UserError(f"{name} has no failed trials in this store")
     key = "" if trial is None else only_trial(failed, trial, name)[1]
     live.write_request(store.folder, name, live.Request("retry", key))
     number = 1 if key else len(failed)
-    found = sweep_status(store, name, note)
-    when = (
-        f"asked {found.holder}"
-        if found.has_driver
-        else "no driver runs: with the next run of the same command"
-    )
-    say(f"{name}: {number} failed trial{'s' * (number != 1)} will run again ({when})")
+    trials = "failed trial" if number == 1 else "failed trials"
+    sweep_state = sweep_status(store, name, note)
+    if sweep_state.has_driver:
+        when = f"asked {sweep_state.holder}"
+    else:
+        when = "no driver runs: with the next run of the same command"
+    say(f"{name}: {number} {trials} will run again ({when})")
 
 
 def _ask(sweep: str, kind: str, results: str | None, what: str) -> None:
+    """Send a request of a kind to the driver of a sweep; ``what`` says it in words."""
     from orca_ray.results.status import find_sweep
 
     store = required_store(results_uri(results))
     name = find_sweep(store, sweep)
-    say(f"{name}: asked {_request(store, name, kind)} {what}; it does within seconds")
+    driver = _write_request(store, name, kind)
+    say(f"{name}: asked {driver} {what}; it does within seconds")
 
 
-def _request(store: "ResultsStore", sweep: str, kind: str, key: str = "") -> "Holder":
+def _write_request(
+    store: "ResultsStore", sweep: str, kind: str, key: str = ""
+) -> "Holder":
     """Write a request to the driver that runs a sweep, and return the driver."""
     from orca_ray.results import live
 
-    state = _live(store, sweep)
+    state = _read_live(store, sweep)
     if state is None or state.holder is None:
         raise UserError(
             f"no driver runs {sweep} in this store, so there is nothing to stop, pause"
