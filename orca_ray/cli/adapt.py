@@ -164,28 +164,25 @@ class AdaptOptions:
     json: JsonOption = False
 
     def data_options(self) -> "Options":
-        """Return the given options about the data; raises UserError for an invalid one."""
+        """Return the options about the data; raises UserError for an invalid one."""
         from orca_ray.own_data import Options, make_options
 
-        given = {name: getattr(self, name, None) for name in Options.model_fields}
-        given |= {
-            "target": split_names("--target", self.target),
-            "inputs": split_names("--inputs", self.inputs),
+        values = {name: getattr(self, name, None) for name in Options.model_fields}
+        values["target"] = split_names("--target", self.target)
+        values["inputs"] = split_names("--inputs", self.inputs)
+        values["columns"] = dict(map(_pair, self.columns or ())) or None
+        values["mask"] = self.mask or None
+        given_values = {
+            name: value for name, value in values.items() if value is not None
         }
-        given |= {
-            "columns": dict(map(_pair, self.columns or ())) or None,
-            "mask": self.mask or None,
-        }
-        return make_options(
-            "orca-sweep adapt",
-            {name: value for name, value in given.items() if value is not None},
-        )
+        return make_options("orca-sweep adapt", given_values)
 
 
-def _pair(given: str) -> tuple[str, str]:
-    name, separator, how = given.rpartition("=")
+def _pair(text: str) -> tuple[str, str]:
+    """Return the name and the reading of a column in ``NAME=HOW``."""
+    name, separator, how = text.rpartition("=")
     if not separator or not name:
-        raise UserError(f"--columns {given!r}: give NAME=HOW, e.g. year=category")
+        raise UserError(f"--columns {text!r}: give NAME=HOW, e.g. year=category")
     return name, how
 
 

