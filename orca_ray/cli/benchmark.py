@@ -25,10 +25,10 @@ from orca_ray.cli.output import (
     duration,
     emit_json,
     note,
-    to_json_types,
     reason,
     say,
     show,
+    to_json_types,
 )
 from orca_ray.errors import UserError
 from orca_ray.options import Protocol

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Argument
 
 from orca_ray.cli.options import BenchmarkArgument, JsonOption, SplitsOption
-from orca_ray.cli.output import emit_json, note, to_json_types, say, size
+from orca_ray.cli.output import emit_json, note, say, size, to_json_types
 from orca_ray.cli.output import show as show_table
 from orca_ray.options import Protocol
 
