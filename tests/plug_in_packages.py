@@ -21,10 +21,10 @@ from orca_ray.tasks.metrics import all_metrics
 from orca_ray.tasks.registry import all_tasks
 from orca_ray.training.artefacts.base import all_artefacts
 
-PLUG_INS = EXAMPLE, PDEBENCH, TRACKERS = tuple(
-    Path(__file__).parents[1] / "examples" / name
-    for name in ("plugin", "pdebench", "trackers")
-)
+_EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLE = _EXAMPLES / "plugin"
+PDEBENCH = _EXAMPLES / "pdebench"
+PLUG_INS = (EXAMPLE, PDEBENCH)
 _CACHES = (
     discovery._entry_points,
     option_names,

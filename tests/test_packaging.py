@@ -30,7 +30,6 @@ from tests.plug_in_packages import (
     EXAMPLE,
     PDEBENCH,
     PLUG_INS,
-    TRACKERS,
 )
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -236,7 +235,6 @@ def beside(site: Path, **variables: str) -> Mapping[str, str]:
     [
         pytest.param(EXAMPLE, "", 81, marks=pytest.mark.exhaustive, id="plugin"),
         pytest.param(PDEBENCH, "", 56, marks=pytest.mark.exhaustive, id="PDEBench"),
-        pytest.param(TRACKERS, "", 5, marks=pytest.mark.exhaustive, id="trackers"),
     ],
 )
 def test_a_package_passes_its_tests_and_the_conformance_suites(

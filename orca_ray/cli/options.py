@@ -388,8 +388,8 @@ class RunCommandOptions(SweepOptions):
         Option(
             metavar="NAME[:TARGET]",
             help=(
-                "Also show trials in tensorboard[:DIR], or in a plug-in's tracker; may"
-                " be repeated."
+                "Also show trials in tensorboard[:DIR], mlflow[:URI], wandb[:PROJECT] or"
+                " a plug-in's tracker; may be repeated."
             ),
         ),
     ] = None

@@ -7,7 +7,6 @@ import logging
 import struct
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,22 +28,7 @@ from orca_ray.sweep.trackers.base import (
     open_tracker,
 )
 from tests.sweep.fakes import new_controller, play, take
-
-Shown = dict[str, "ShownRun"]
-
-
-@dataclass
-class ShownRun:
-    """What a tracker shows of a run, read back from its files."""
-
-    tags: dict[str, str] = field(default_factory=dict)
-    settings: dict[str, str] = field(default_factory=dict)
-    curves: dict[str, dict[int, float]] = field(default_factory=dict)
-    final: dict[str, float] = field(default_factory=dict)
-    status: str = ""
-
-    def point(self, name: str, step: int, value: float) -> None:
-        self.curves.setdefault(name, {})[step] = value
+from tests.sweep.trackers.shown import Shown, ShownRun
 
 
 def sweep(store: Path, option: str, most: int | None = None) -> list[Record]:

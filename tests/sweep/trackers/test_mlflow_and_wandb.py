@@ -1,6 +1,4 @@
-"""Both trackers, by their own libraries and without a network: an interrupted trial is
-shown as one run.
-"""
+"""MLflow and Weights & Biases, by their own libraries and without a network."""
 
 import json
 import os
@@ -9,14 +7,12 @@ import struct
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
 import pytest
-from orca_ray_trackers.mlflow import MLflowTracker
 
 from orca_ray.errors import UserError
 from orca_ray.methods.options import Scalar
@@ -24,8 +20,9 @@ from orca_ray.methods.reports import EpochProgress
 from orca_ray.results.record import Record, Status
 from orca_ray.sweep.run import events
 from orca_ray.sweep.trackers.base import Tracking, open_tracker
+from orca_ray.sweep.trackers.mlflow import MLflowTracker
+from tests.sweep.trackers.shown import Shown, ShownRun
 
-Shown = dict[str, "ShownRun"]
 SETTINGS: dict[str, Scalar] = {
     "refine.learning_rate": 1e-3,
     "refine.optimizer": "adamw",
@@ -70,24 +67,8 @@ RECORD = Record(
 )
 
 
-@dataclass
-class ShownRun:
-    """What a tracker shows of a run, read back from its files."""
-
-    tags: dict[str, str] = field(default_factory=dict)
-    settings: dict[str, str] = field(default_factory=dict)
-    curves: dict[str, dict[int, float]] = field(default_factory=dict)
-    final: dict[str, float] = field(default_factory=dict)
-    status: str = ""
-
-    def point(self, name: str, step: int, value: float) -> None:
-        self.curves.setdefault(name, {})[step] = value
-
-
 def show(option: str, epochs: int, *, ends: bool) -> None:
-    """Send the events of an attempt at the trial of `RECORD`, which ends after its last
-    epoch or is interrupted.
-    """
+    """Send the events of an attempt at the trial of `RECORD`, which may not end."""
     about = RECORD.trial_key, RECORD.task, RECORD.method
     with Tracking([option]) as listener:
         listener(events.SweepStarted(RECORD.sweep, "here", ()))
@@ -139,14 +120,12 @@ def of_wandb(place: Path) -> Shown:
     ):
         run = shown.setdefault(path.stem.removeprefix("run-"), ShownRun())
         for data in leveldb_entries(path.read_bytes()):
-            _wandb_entry(run, Entry.FromString(data))
+            add_wandb_entry(run, Entry.FromString(data))
     return shown
 
 
 def leveldb_entries(data: bytes) -> Iterator[bytes]:
-    """Yield the entries of a log in LevelDB's format, whose first block starts with a
-    header of 7 bytes.
-    """
+    """Yield the entries of a log in LevelDB's format, after its header of 7 bytes."""
     at = 7
     parts = b""
     while at < len(data):
@@ -161,15 +140,8 @@ def leveldb_entries(data: bytes) -> Iterator[bytes]:
             parts = b""
 
 
-def _wandb_entry(run: ShownRun, entry: Any) -> None:
-    values = {
-        "/".join([*item.nested_key]) or item.key: json.loads(item.value_json)
-        for item in entry.history.item
-    }
-    for stage in {name.partition("/")[0] for name in values if name.endswith("/epoch")}:
-        for name, value in values.items():
-            if name.startswith(f"{stage}/") and not name.endswith("/epoch"):
-                run.point(name, int(values[f"{stage}/epoch"]), value)
+def add_wandb_entry(run: ShownRun, entry: Any) -> None:
+    add_wandb_history(run, entry)
     if entry.HasField("run"):
         assert (entry.run.project, entry.run.run_group) == ("mine", "fake/full")
         run.tags = dict(tag.split(": ") for tag in entry.run.tags)
@@ -185,6 +157,18 @@ def _wandb_entry(run: ShownRun, entry: Any) -> None:
             run.final[item.key] = value
 
 
+def add_wandb_history(run: ShownRun, entry: Any) -> None:
+    """Add the points of an epoch; their step is the value ``STAGE/epoch``."""
+    values = {
+        "/".join([*item.nested_key]) or item.key: json.loads(item.value_json)
+        for item in entry.history.item
+    }
+    for name, value in values.items():
+        stage, _, quantity = name.partition("/")
+        if quantity and quantity != "epoch":
+            run.point(name, int(values[f"{stage}/epoch"]), value)
+
+
 CASES: dict[str, tuple[str, Callable[[Path], Shown]]] = {
     "mlflow in a directory": ("mlflow:{place}", of_mlflow),
     "mlflow in a database": ("mlflow:sqlite:///{place}", of_mlflow),
@@ -195,7 +179,7 @@ CASES: dict[str, tuple[str, Callable[[Path], Shown]]] = {
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """No tracker may connect to a server, or read what this machine's user has set up."""
+    """No tracker may reach a server, or read what this machine's user has set up."""
     for name in [*os.environ]:
         if name.startswith(("WANDB_", "MLFLOW_")):
             monkeypatch.delenv(name)
@@ -208,32 +192,32 @@ def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None
             monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.getsockname()[1]}")
         yield
         if "wandb" in sys.modules:
-            sys.modules[
-                "wandb"
-            ].teardown()  # its process has the environment of the test that started it
+            # Its process has the environment of the test that started it.
+            sys.modules["wandb"].teardown()
         proxy.setblocking(False)
         with pytest.raises(BlockingIOError):  # nobody has connected
             proxy.accept()
-    assert [
-        each for each in threading.enumerate() if each.name.startswith("track-")
-    ] == []
+    names = [thread.name for thread in threading.enumerate()]
+    assert [name for name in names if name.startswith("track-")] == []
 
 
 def test_runs_that_are_open_at_the_end_are_killed_in_mlflow(tmp_path: Path) -> None:
     tracker = MLflowTracker(f"sqlite:///{tmp_path}/mlflow.db")
     tracker._client = Mock()
-    tracker._open = {"key": "identity"}
+    tracker._run_ids = {"key": "identity"}
     tracker.close()
     tracker._client.set_terminated.assert_called_once_with("identity", "KILLED")
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_an_interrupted_trial_is_shown_as_one_run(name: str, tmp_path: Path) -> None:
-    (target, read), place = CASES[name], tmp_path / "shown"
-    if name != "mlflow in a database":
-        place.mkdir()
-    elif pytest.importorskip("sqlalchemy"):
+    target, read = CASES[name]
+    place = tmp_path / "shown"
+    if name == "mlflow in a database":
+        pytest.importorskip("sqlalchemy")
         place = place.with_suffix(".db")
+    else:
+        place.mkdir()
     option = target.format(place=place)
     show(option, 2, ends=False)
     [run] = read(place).values()
@@ -247,21 +231,16 @@ def test_an_interrupted_trial_is_shown_as_one_run(name: str, tmp_path: Path) -> 
         "phase": "confirm",
         "seed": "1",
     }
-    assert {name: run.settings[name] for name in SETTINGS} == {
-        name: str(value) for name, value in SETTINGS.items()
-    }
+    for setting, value in SETTINGS.items():
+        assert run.settings[setting] == str(value)
     assert run.curves["refine/validation_score"] == pytest.approx(
         {epoch: 1 / epoch for epoch in (1, 2, 3, 4)}
     )
     assert run.curves["refine/loss"] == pytest.approx(
         {epoch: 2 / epoch for epoch in (1, 2, 3, 4)}
     )
-    assert {
-        "validation_score": 0.25,
-        "test_score": 0.5,
-        "epochs": 4,
-        "attempts": 2,
-    }.items() <= run.final.items()
+    expected = {"validation_score": 0.25, "test_score": 0.5, "epochs": 4, "attempts": 2}
+    assert expected.items() <= run.final.items()
 
 
 def test_wandb_without_a_key_is_a_user_error(monkeypatch: pytest.MonkeyPatch) -> None:
