@@ -67,7 +67,6 @@ def _clock(store: Any, order: Path) -> None:
         "results.lease",
         "results.live",
         "sweep.run.recorder",
-        "sweep.run.messages",
         "sweep.run.controller",
         "sweep.search.search",
     ):

@@ -52,7 +52,7 @@ class FakeSweep:
     ) -> events.Summary:
         self.spec = spec
         self.store = ResultsStore(results, create=True)
-        self.options = options
+        self.options = {**options, "executor": options["executor"].name}
         rows = (Row(task="pocket/digits", method="nft", planned=2, done=0),)
         listener(events.SweepStarted(spec.sweep_id, "this process", rows))
         for seed in (1, 2):
