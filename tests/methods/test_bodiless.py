@@ -22,7 +22,7 @@ from orca_ray.export import export_model
 from orca_ray.methods.options import Scalar
 from orca_ray.methods.recipe import NO_BODY
 from orca_ray.methods.registry import check_unfit, get_method, relevant, resolve
-from orca_ray.methods.stages.fitted import ridge
+from orca_ray.methods.stages.ridge_regression import ridge
 from orca_ray.methods.trial_trainer import TrialTrainer
 from orca_ray.models import crossmodal
 from orca_ray.models.trees import BoostedBody
@@ -298,7 +298,7 @@ def test_the_penalty_of_minirocket_is_the_best_one_on_validation(
     task = make_task(Target("scalar"), (1, 30))
     scores = []
     for penalties in ((1e-3, 1.0, 1e3), (1e-3,), (1.0,), (1e3,)):
-        monkeypatch.setattr("orca_ray.methods.stages.fitted.PENALTIES", penalties)
+        monkeypatch.setattr("orca_ray.methods.stages.ridge.PENALTIES", penalties)
         trial = start(
             NO_BODY,
             "minirocket",

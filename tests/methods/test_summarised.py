@@ -24,9 +24,11 @@ from orca_ray.data.rows import Array, Target
 from orca_ray.export import export_model
 from orca_ray.methods.options import Scalar
 from orca_ray.methods.recipe import NO_BODY
-from orca_ray.methods.stages import fitted as fitted_stage
-from orca_ray.methods.stages import summarised
-from orca_ray.methods.stages.fitted import PENALTIES, best_left_out, regressed
+from orca_ray.methods.stages import kernel_ridge, linear
+from orca_ray.methods.stages import ridge as ridge_stage
+from orca_ray.methods.stages.ridge import PENALTIES
+from orca_ray.methods.stages.ridge_regression import best_left_out
+from orca_ray.methods.stages.training_features import regression_targets
 from orca_ray.methods.trial_trainer import TrialTrainer
 from orca_ray.models.features import FEATURES, KernelBody, NearestBody
 from orca_ray.models.minirocket import HydraBody
@@ -177,7 +179,7 @@ def test_left_out_predictions_are_those_of_regressions_on_all_others(
 def test_the_logistic_regression_is_that_of_scikit_learn(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(summarised, "_STRENGTHS", (0.1,))
+    monkeypatch.setattr(linear, "_STRENGTHS", (0.1,))
     x, y = datasets.load_wine(return_X_y=True)
     scaled = StandardScaler().fit_transform(x)
     for places in (range(178), range(0, 178, 20)):  # and fewer samples than features
@@ -268,14 +270,14 @@ def test_nothing_is_chosen_on_validation_data(method: str) -> None:
 def test_with_all_samples_a_fifth_of_them_chooses_the_penalty(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(fitted_stage, "MOST_EXACT", 0)
+    monkeypatch.setattr(ridge_stage, "MOST_EXACT", 0)
     asked: list[int] = []
 
     def score(predictions: Array, *rest: Any) -> float:
         asked.append(len(predictions))
         return 0.5
 
-    monkeypatch.setattr(fitted_stage, "score", score)
+    monkeypatch.setattr(ridge_stage, "score", score)
     data = make_data(TASK)
     values: dict[str, Scalar] = {"minirocket.features": 840, "data.fold": -1}
     trial = start(NO_BODY, "minirocket", data=data, hyperparameters=values)
@@ -287,8 +289,8 @@ def test_with_all_samples_a_fifth_of_them_chooses_the_penalty(
 @pytest.fixture
 def one_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave one width and one penalty to choose from."""
-    monkeypatch.setattr(summarised, "_WIDTHS", (1.0,))
-    monkeypatch.setattr(summarised, "FINE", (0.1,))
+    monkeypatch.setattr(kernel_ridge, "_WIDTHS", (1.0,))
+    monkeypatch.setattr(kernel_ridge, "FINE_PENALTIES", (0.1,))
 
 
 @pytest.mark.usefixtures("one_kernel")
@@ -296,8 +298,8 @@ def one_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_kernel_ridge_is_that_of_scikit_learn(
     landmarks: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(summarised, "MOST_LANDMARKS", landmarks)
-    monkeypatch.setattr(summarised, "MOST_FITTED", 180)  # of 189 training samples
+    monkeypatch.setattr(kernel_ridge, "MOST_LANDMARKS", landmarks)
+    monkeypatch.setattr(kernel_ridge, "MOST_FITTED", 180)  # of 189 training samples
     trial = fitted("kernel_ridge", DIABETES)
     model = trial.model
     data = trial.trial.data
@@ -315,7 +317,7 @@ def test_kernel_ridge_is_that_of_scikit_learn(
             model.embed(torch.from_numpy(data.train.x[:]))[:, 0]
         ).numpy()
         chosen = cdist(keys, rows).argmin(axis=1)
-        y = regressed(trial.trial).numpy()[chosen]
+        y = regression_targets(trial.trial).numpy()[chosen]
         centred = KernelCenterer().fit(own := rbf_kernel(keys, gamma=1))
         ridge = KernelRidge(alpha=0.1, kernel="precomputed").fit(
             centred.transform(own.copy()), y - y.mean()

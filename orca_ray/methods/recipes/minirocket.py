@@ -131,7 +131,7 @@ def _network(
 
 
 def _stages(trial: "Trial") -> "list[Stage]":
-    from orca_ray.methods.stages.fitted import RidgeStage
+    from orca_ray.methods.stages.ridge import RidgeStage
 
     validates = trial.hyperparameters.of(MiniRocketConfig).penalty == "validation"
     return [RidgeStage(trial, leave_one_out=trial.method == "hydra" or not validates)]

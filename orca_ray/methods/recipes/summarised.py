@@ -148,7 +148,7 @@ def _boosting_operations(task: "Task", values: Mapping[str, Scalar]) -> float | 
 def _recipe(
     name: str, title: str, reference: str, stage: str, features: str = "", **parts: Any
 ) -> Recipe:
-    stage = f"orca_ray.methods.stages.summarised:{stage}"
+    stage = f"orca_ray.methods.stages.{stage}"
     usual: dict[str, Any] = {
         "sections": ("data",),
         "operations": partial(_operations, method=name),
@@ -175,7 +175,7 @@ RECIPES = (
         "logistic or ridge regression of features",
         "Hoerl and Kennard, Ridge Regression, 1970, and Cox, The Regression Analysis of"
         " Binary Sequences, 1958",
-        "LinearStage",
+        "linear:LinearStage",
         trainable=head_parameters,
         options=(LinearConfig,),
     ),
@@ -184,13 +184,13 @@ RECIPES = (
         "nearest neighbours by features",
         "Cover and Hart, Nearest Neighbor Pattern Classification, IEEE Transactions on"
         " Information Theory 1967",
-        "NearestStage",
+        "nearest:NearestStage",
     ),
     _recipe(
         "forest",
         "a random forest of features",
         "Breiman, Random Forests, Machine Learning 2001",
-        "ForestStage",
+        "forest:ForestStage",
         problem=partial(_problem, fields=False),
         options=(ForestConfig,),
     ),
@@ -199,7 +199,7 @@ RECIPES = (
         "ridge regression of Gaussian kernels around training samples",
         "Williams and Seeger, Using the Nyström Method to Speed Up Kernel Machines,"
         " NeurIPS 2000",
-        "KernelStage",
+        "kernel_ridge:KernelStage",
         problem=partial(_problem, fields=False),
     ),
     _recipe(
@@ -207,7 +207,7 @@ RECIPES = (
         "gradient-boosted trees",
         "Ke et al., LightGBM: A Highly Efficient Gradient Boosting Decision Tree,"
         " NeurIPS 2017, github.com/microsoft/LightGBM",
-        "BoostingStage",
+        "boosting:BoostingStage",
         "values",
         sections=("data", "refine.epochs"),
         options=(BoostingConfig,),

@@ -1,0 +1,106 @@
+"""``nearest``: the mean target of the nearest training samples.
+
+scikit-learn's neighbours are not used: the model must be a network that is saved,
+exported and run on any device.
+"""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from orca_ray.methods.stages.fitted import FittedStage
+from orca_ray.methods.stages.ridge_regression import standardise
+from orca_ray.methods.stages.training_features import (
+    regression_targets,
+    training_features,
+    training_rows,
+)
+from orca_ray.methods.stages.trial import NetworkRequest
+from orca_ray.models.body import Body
+from orca_ray.models.features import NearestBody, ProbabilityHead
+from orca_ray.process import note_progress
+from orca_ray.training.numerics import derive_seed
+
+NEIGHBOURS = (1, 2, 3, 5, 7, 10, 15, 20, 30, 50)
+"""Numbers of neighbours that are tried; of equally good ones, the largest is chosen."""
+MOST_KEYS = 50_000
+"""Largest number of training samples among which neighbours are found."""
+_QUERIES = 2000
+"""Largest number of training samples that compare numbers of neighbours."""
+_BLOCK = 256
+"""Number of samples whose neighbours are found at a time."""
+
+
+class NearestStage(FittedStage):
+    """Stage that stores the training samples, and chooses the number of neighbours.
+
+    It has one epoch. The number is chosen by leave-one-out.
+    """
+
+    @staticmethod
+    def network(request: NetworkRequest, width: int) -> tuple[Body, nn.Module]:
+        """Return body and head for ``width`` features, without samples."""
+        target = request.task.target
+        body = NearestBody(width, target.num_outputs, NEIGHBOURS[-1])
+        return body, ProbabilityHead(target, 0.1 / target.num_outputs)
+
+    @torch.no_grad()
+    def fit(self, epoch: int) -> None:
+        """Store features and targets, then choose the number with the best score.
+
+        ``epoch`` is not used.
+        """
+        trial = self._trial
+        body = trial.model.body
+        assert isinstance(body, NearestBody)
+        rows = training_rows(trial, MOST_KEYS)
+        features = training_features(trial, rows, encoded=False)
+        y = regression_targets(trial)[rows].float().to(trial.device)
+        mean, deviation = standardise(features.clone())
+        body.mean = mean.float()
+        body.scale = 1 / deviation.float()
+        body.keys = body.standardised(features).half()
+        if trial.task.target.kind in ("classes", "labels"):
+            body.values = (y + 1) / 2
+        else:
+            body.values = y
+        number = self._best_number(body, features, rows)
+        if number is not None:
+            body.weights.zero_()[:number] = 1 / number
+
+    def _best_number(
+        self, body: NearestBody, features: Tensor, rows: np.ndarray
+    ) -> int | None:
+        """Return the number of neighbours that predicts left-out samples best.
+
+        None: no number is smaller than that of the training samples ``rows``, or no
+        score is finite.
+        """
+        trial = self._trial
+        random = np.random.default_rng(derive_seed(trial.seed, "queries"))
+        queries = random.permutation(len(rows))[:_QUERIES]
+        # Without the nearest, which is the sample itself or its equal.
+        blocks = torch.split(torch.from_numpy(queries), _BLOCK)
+        neighbours = torch.cat(
+            [
+                body.nearest(features[block], NEIGHBOURS[-1] + 1)[:, 1:]
+                for block in blocks
+            ]
+        )
+        targets = np.asarray(trial.data.train.y)[rows[queries]]
+        decode = trial.objective.decoder(trial.device)
+        least = math.inf
+        best = None
+        for number in NEIGHBOURS:
+            note_progress()
+            means = torch.stack(
+                [body.values[near].mean(dim=0) for near in neighbours[:, :number]]
+            )
+            outputs = decode(trial.model.head(means[:, None])).cpu().numpy()
+            value = trial.objective.score(outputs, targets)
+            if value <= least and number < len(rows):
+                least = value
+                best = number
+        return best
