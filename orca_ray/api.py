@@ -23,10 +23,10 @@ from orca_ray.data.cache import scratch_directory
 from orca_ray.data.prepared import PreparedData, num_folds
 from orca_ray.errors import UserError
 from orca_ray.leaderboard.page.adaptation import make_evidence
-from orca_ray.methods import model_folder
+from orca_ray.methods import model_config
 from orca_ray.methods.model_card import make_card
+from orca_ray.methods.model_config import ModelConfig
 from orca_ray.methods.model_folder import (
-    ModelConfig,
     check_other,
     read_config,
     read_preprocessing,
@@ -513,7 +513,7 @@ class AdaptationSweep:
             out_of_fold=choice.score.value,
             num_samples=len(choice.judged.y),
             num_folds=choice.judged.num_folds,
-            model=(single if alone else f"ensemble: {model_folder.composed(config)}")
+            model=(single if alone else f"ensemble: {model_config.composed(config)}")
             + after,
             holdout=None if outer is None else outer.value,
             num_holdout=len(self._data().test),

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from orca_ray.data import cache
 from orca_ray.data.rows import Array
 from orca_ray.errors import UserError, csv_cell, lookup, shorten
-from orca_ray.methods.model_folder import composed
+from orca_ray.methods.model_config import composed
 from orca_ray.methods.model_inputs import ModelInputs
 from orca_ray.methods.snapshot import averaging
 from orca_ray.models.mixture import Mixture

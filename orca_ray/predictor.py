@@ -14,9 +14,9 @@ from torch import Tensor
 
 from orca_ray.data.rows import Array
 from orca_ray.errors import UserError
-from orca_ray.methods import model_folder
+from orca_ray.methods import model_config, model_folder
 from orca_ray.methods.model_card import make_card, reported
-from orca_ray.methods.model_folder import ModelConfig, TaskSummary
+from orca_ray.methods.model_config import ModelConfig, TaskSummary
 from orca_ray.methods.model_inputs import BATCH_SIZE, ModelInputs, read_data
 from orca_ray.methods.registry import get_method, resolve
 from orca_ray.methods.snapshot import Snapshot, read_weights, rebuild, weight_names
@@ -102,7 +102,7 @@ class Predictor:
         target = self.preprocessing.target.target
         if shape != self.task.input_shape or target != self.task.target:
             raise UserError(
-                f"{model_folder.PREPROCESSING} and {model_folder.CONFIG} belong to"
+                f"{model_config.PREPROCESSING} and {model_folder.CONFIG} belong to"
                 " different models"
             )
 
@@ -133,7 +133,7 @@ class Predictor:
         else:
             folder = Path(path).expanduser()
         config = model_folder.read_config(folder)
-        card = folder / model_folder.CARD
+        card = folder / model_config.CARD
         return cls(
             Snapshot(config, read_weights(folder)),
             model_folder.read_preprocessing(folder, config),
@@ -375,7 +375,7 @@ class Predictor:
     def _origin(self) -> str:
         """The members of an ensemble, or method and body of the one network."""
         return (
-            model_folder.composed(self.config)
+            model_config.composed(self.config)
             or f"{self.config.method} on {self.config.body.name}"
         )
 
@@ -429,9 +429,9 @@ def _from_hub(name: str) -> Path:
     repository = name.removeprefix(HUB)
     files = [
         model_folder.CONFIG,
-        model_folder.WEIGHTS,
-        model_folder.PREPROCESSING,
-        model_folder.CARD,
+        model_config.WEIGHTS,
+        model_config.PREPROCESSING,
+        model_config.CARD,
     ]
     try:
         check_hub(repository, model_folder.CONFIG)

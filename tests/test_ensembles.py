@@ -21,7 +21,7 @@ from orca_ray.data.prepared import PreparedData, Split
 from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
 from orca_ray.export import export_model
-from orca_ray.methods import model_folder
+from orca_ray.methods import model_config
 from orca_ray.methods.snapshot import Snapshot
 from orca_ray.models.mixture import Mixture
 from orca_ray.predictor import Predictor, load
@@ -338,9 +338,9 @@ def test_a_deeply_nested_description_is_refused() -> None:
         "format": 1,
         "report": {"a": json.loads("[" * 900 + "]" * 900)},
     }
-    text = json.dumps({**values, "sha256": model_folder.signature(values)}).encode()
+    text = json.dumps({**values, "sha256": model_config.signature(values)}).encode()
     with pytest.raises(UserError, match="has too many levels"):
-        model_folder.parse_config(text, "config.json")
+        model_config.parse_config(text, "config.json")
 
 
 def test_members_may_hold_no_more_than_their_weights(
@@ -349,10 +349,10 @@ def test_members_may_hold_no_more_than_their_weights(
     """Buffers that are no weights count for all members together: 200 of them could
     fill the memory.
     """
-    monkeypatch.setattr("orca_ray.methods.snapshot._ROOM_OF_BUILDING", 10**6)
+    monkeypatch.setattr("orca_ray.methods.snapshot._VALUES_OF_BUILDING", 10**6)
     snapshot = ensemble(made("classes")).snapshot()
     monkeypatch.setattr(
-        "orca_ray.methods.snapshot._rebuilt", lambda config, weights: _Large()
+        "orca_ray.methods.snapshot._rebuild_network", lambda config, weights: _Large()
     )
     with pytest.raises(UserError, match="an ensemble that is larger than the weights"):
         Predictor(snapshot, device="cpu")

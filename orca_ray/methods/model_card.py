@@ -1,5 +1,6 @@
-"""The model card: ``README.md`` of a model folder, whose words are in
-``model_card.txt``.
+"""The model card: ``README.md`` of a model folder.
+
+Its words are in ``model_card.txt``.
 """
 
 import hashlib
@@ -11,8 +12,15 @@ from statistics import mean, stdev
 from string import Template
 from typing import Any
 
+from orca_ray.data.rows import Target
 from orca_ray.errors import printable
-from orca_ray.methods.model_folder import CARD, ModelConfig, composed, config_text
+from orca_ray.methods.model_config import (
+    CARD,
+    BodySummary,
+    ModelConfig,
+    composed,
+    config_text,
+)
 from orca_ray.tasks.metrics import all_metrics
 
 _TARGETS = {
@@ -20,7 +28,7 @@ _TARGETS = {
     "labels": "any of {size} labels",
     "scalar": "one number",
 }
-
+"""Description of each kind of target, except fields."""
 
 Board = Mapping[str, Sequence[float]]
 """Test scores (lower is better) of each method on the model's task, one or more per
@@ -39,102 +47,126 @@ def make_card(
     """
     task = config.task
     members = config.members or (config,)
-    bodies = list({each.body.name: each.body for each in members}.values())
-    method = composed(config) or config.method
-    target = _TARGETS.get(task.target.kind, "a field of shape {shape}")
-    target = target.format(size=task.target.size, shape=task.target.shape)
+    bodies = list({member.body.name: member.body for member in members}.values())
+    method_names = {member.method for member in members}
+    command = f"\n\nMade by:\n\n```\n{config.command}\n```"
+    score_lines = reported(config.report) or _scores(config, board)
+    file = resources.files(__package__) / "model_card.txt"
+    return Template(file.read_text(encoding="utf-8")).substitute(
+        title=task.title or task.name,
+        by=config.method if len(method_names) == 1 else "an ensemble",
+        about=_about(config),
+        made=command if config.command else "",
+        facts=_facts(config, bodies, label_names),
+        metric=_metric(config),
+        scores="".join(f"{line}\n" for line in score_lines),
+        absent=_absent_weights(members),
+        calibration=_calibration(config),
+        data_licence=_data_licence(config),
+        body_licence="; ".join(map(_body_licence, bodies)),
+    )
+
+
+def _about(config: ModelConfig) -> str:
+    name = config.task.name
+    if not config.members:
+        return (
+            f"A network that `orca-ray` adapted to the task {name} by the method"
+            f" `{config.method}`."
+        )
+    return (
+        f"The average of {len(config.members)} networks that `orca-ray` adapted to the"
+        f" task {name}: {composed(config)}."
+    )
+
+
+def _facts(
+    config: ModelConfig, bodies: Sequence[BodySummary], label_names: Sequence[str]
+) -> str:
+    """Return the rows of a table of facts; facts without a value are left out."""
+    task = config.task
+    input_shape = ", ".join(map(str, task.input_shape))
+    versions = [f"{name} {version}" for name, version in config.versions.items()]
     facts = {
         "task": f"{task.name}: {task.title}",
-        "inputs": (
-            f"{task.modality}, float32 of shape (N,"
-            f" {', '.join(map(str, task.input_shape))})"
-        ),
-        "target": target + (f": {', '.join(label_names)}" if label_names else ""),
-        "method": method,
+        "inputs": f"{task.modality}, float32 of shape (N, {input_shape})",
+        "target": _target(task.target, label_names),
+        "method": composed(config) or config.method,
         "body": ", ".join(body.name for body in bodies),
         "training loss": task.loss,
         "data fingerprint": task.data_fingerprint,
         "protocol": task.protocol,
         "trial": f"{config.trial} of {config.sweep}" if config.trial else "",
-        "trained with": ", ".join(
-            f"{name} {found}" for name, found in config.versions.items()
-        ),
+        "trained with": ", ".join(versions),
     }
-    metric = all_metrics().get(task.metric)
-    cited = f" {task.citation}" if task.citation else ""
-    template = (resources.files(__package__) / "model_card.txt").read_text(
-        encoding="utf-8"
+    rows = [
+        f"| {name} | {value.replace('|', ' ')} |"
+        for name, value in facts.items()
+        if value
+    ]
+    return "\n".join(rows)
+
+
+def _target(target: Target, label_names: Sequence[str]) -> str:
+    template = _TARGETS.get(target.kind, "a field of shape {shape}")
+    text = template.format(size=target.size, shape=target.shape)
+    return f"{text}: {', '.join(label_names)}" if label_names else text
+
+
+def _metric(config: ModelConfig) -> str:
+    metric = all_metrics().get(config.task.metric)
+    if metric is None:  # of a plug-in that is not installed
+        return config.task.metric
+    return f"{metric.title}: {metric.definition}"
+
+
+def _absent_weights(members: Sequence[ModelConfig]) -> str:
+    names = [member.body.name for member in members if member.body.weights_sha256]
+    if not names:
+        return ""
+    distinct_names = ", ".join(dict.fromkeys(names))
+    return f" The weights of the body {distinct_names} are not in this folder."
+
+
+def _calibration(config: ModelConfig) -> str:
+    if config.temperature == 1:
+        return "Probabilities are those of the network and were not calibrated."
+    return (
+        "Probabilities were calibrated on out-of-fold predictions: logits are divided"
+        f" by {config.temperature:.3g}."
     )
-    absent = ", ".join(
-        {each.body.name: None for each in members if each.body.weights_sha256}
-    )
-    one = (
-        f"A network that `orca-ray` adapted to the task {task.name} by the method"
-        f" `{config.method}`."
-    )
-    several = (
-        f"The average of {len(members)} networks that `orca-ray` adapted to the task"
-        f" {task.name}: {method}."
-    )
-    return Template(template).substitute(
-        title=task.title or task.name,
-        by=(
-            config.method
-            if len({each.method for each in members}) == 1
-            else "an ensemble"
-        ),
-        about=several if config.members else one,
-        made=f"\n\nMade by:\n\n```\n{config.command}\n```" if config.command else "",
-        facts="\n".join(
-            f"| {name} | {value.replace('|', ' ')} |"
-            for name, value in facts.items()
-            if value
-        ),
-        metric=f"{metric.title}: {metric.definition}" if metric else task.metric,
-        scores="".join(
-            f"{line}\n" for line in reported(config.report) or _scores(config, board)
-        ),
-        absent=(
-            f" The weights of the body {absent} are not in this folder."
-            if absent
-            else ""
-        ),
-        calibration=(
-            "Probabilities are those of the network and were not calibrated."
-            if config.temperature == 1
-            else (
-                "Probabilities were calibrated on out-of-fold predictions: logits are"
-                f" divided by {config.temperature:.3g}."
-            )
-        ),
-        data_licence=(
-            f"{task.licence or 'unknown: that of whoever made them'}.{cited}"
-            f" {task.reference}".rstrip()
-        ),
-        body_licence="; ".join(
-            body.licence
-            or ("no pretrained weights" if body.name == "none" else "unknown")
-            for body in bodies
-        ),
-    )
+
+
+def _data_licence(config: ModelConfig) -> str:
+    task = config.task
+    licence = task.licence or "unknown: that of whoever made them"
+    citation = f" {task.citation}" if task.citation else ""
+    return f"{licence}.{citation} {task.reference}".rstrip()
+
+
+def _body_licence(body: BodySummary) -> str:
+    if body.licence:
+        return body.licence
+    return "no pretrained weights" if body.name == "none" else "unknown"
 
 
 def write_card(
     config: ModelConfig, board: Board, label_names: Sequence[str] = ()
 ) -> tuple[str, str]:
-    """Return the texts of ``README.md`` and of ``config.json``, which has the hash of
-    ``README.md``; writes no file.
+    """Return the texts of ``README.md`` and of ``config.json``; write no file.
+
+    ``config.json`` has the hash of ``README.md``.
     """
     card = make_card(config, board, label_names)
-    found = hashlib.sha256(card.encode()).hexdigest()
-    return card, config_text(replace(config, files={**config.files, CARD: found}))
+    card_hash = hashlib.sha256(card.encode()).hexdigest()
+    files = {**config.files, CARD: card_hash}
+    return card, config_text(replace(config, files=files))
 
 
 def reported(report: Mapping[str, Any]) -> list[str]:
-    """Return verdict and scores of a model's report, an empty line, and tables; []
-    without a report, or a damaged one.
+    """Return the lines of a model's report, in Markdown; [] if it is empty or damaged.
 
-    The lines are Markdown.
+    The lines are the verdict, the scores, an empty line, and tables.
     """
     if not report:
         return []
@@ -153,24 +185,20 @@ def reported(report: Mapping[str, Any]) -> list[str]:
                 f"| {name} | {interval(row)} | {row['num_folds']} |"
                 f" {row['seconds']:.3g} |"
             )
-        warned = [f"- {warning}" for warning in report["warnings"]]
-        lines += ["", "Warnings about the data:", "", *warned] if warned else []
-    except (
-        KeyError,
-        TypeError,
-        ValueError,
-        AttributeError,
-    ):  # somebody else may have written the report
-        return []
+        warnings = [f"- {warning}" for warning in report["warnings"]]
+        if warnings:
+            lines += ["", "Warnings about the data:", "", *warnings]
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return []  # somebody else may have written the report
     return list(map(printable, lines))
 
 
 def _scores(config: ModelConfig, board: Board | None) -> list[str]:
-    own = [("validation", config.validation_score), ("test", config.test_score)]
+    scores = {"validation": config.validation_score, "test": config.test_score}
     lines = [
-        f"- this model on {split} data: {value:.4g}"
-        for split, value in own
-        if value is not None
+        f"- this model on {split} data: {score:.4g}"
+        for split, score in scores.items()
+        if score is not None
     ]
     if board:
         lines += [
@@ -179,14 +207,16 @@ def _scores(config: ModelConfig, board: Board | None) -> list[str]:
             "|---|---|",
         ]
         lines += [
-            f"| {method} | {_interval(scores)} |" for method, scores in board.items()
+            f"| {method} | {_interval(confirmed)} |"
+            for method, confirmed in board.items()
         ]
     return lines
 
 
 def _interval(scores: Sequence[float]) -> str:
-    """Return the mean and, with several seeds, its 95 % t interval, e.g. "0.105 [0.09,
-    0.12], 3 seeds".
+    """Return the mean and, with several seeds, its 95 % t interval.
+
+    An example is "0.105 [0.09, 0.12], 3 seeds".
     """
     count = len(scores)
     centre = mean(scores)

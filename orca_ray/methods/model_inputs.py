@@ -14,7 +14,7 @@ import numpy as np
 
 from orca_ray.data.rows import Array, stacked
 from orca_ray.errors import UserError
-from orca_ray.methods.model_folder import TaskSummary
+from orca_ray.methods.model_config import TaskSummary
 from orca_ray.own_data import UserData, read
 from orca_ray.own_data.infer_task import Preprocessing
 

@@ -1,6 +1,4 @@
-"""Snapshots of a trial's network for a model folder, and rebuilding the network from
-such a folder.
-"""
+"""Snapshots of a trial's network for a model folder, and networks rebuilt from one."""
 
 import contextlib
 from collections.abc import Iterable, Mapping
@@ -14,8 +12,8 @@ from torch import Tensor
 from orca_ray.alignment.tensor_cache import digest
 from orca_ray.data.rows import Array, Target
 from orca_ray.errors import UserError, shorten
-from orca_ray.methods import model_folder
-from orca_ray.methods.model_folder import (
+from orca_ray.methods.model_config import (
+    WEIGHTS,
     BodySummary,
     ModelConfig,
     StoredArray,
@@ -32,14 +30,16 @@ from orca_ray.models.weights import AtMost, BodyArchitecture, describe_body
 from orca_ray.tasks.losses import get_loss
 
 _LIBRARIES = ("torch", "transformers", "timm", "peft", "lightgbm")
-
+"""Libraries whose versions a model folder names."""
 _ROOM = 4
-_ROOM_OF_BUILDING = 2 * 10**8
-_LARGEST_BODY = 2**31
-"""Values that building a network may take: times those of its weights; for tensors that
-are dropped, of which the word embedding of the body is the largest (xlm-roberta:
-1.9e8); for a named body.
+"""Number of values that building a network may take for each value of its weights."""
+_VALUES_OF_BUILDING = 2 * 10**8
+"""Number of values that building may take for tensors that are dropped.
+
+The word embedding of the body is the largest of them (xlm-roberta: 1.9e8).
 """
+_LARGEST_BODY = 2**31
+"""Number of values that building may take for a body that the folder only names."""
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,10 @@ def weight_names(recipe: Recipe, model: CrossModalModel) -> list[str]:
 def take_snapshot(
     trial: Trial, names: Iterable[str], outcome: Outcome, protocol: str
 ) -> Snapshot:
-    """Return copies of the weights ``names`` of a trial's model, and a description with
-    the scores of ``outcome``.
+    """Return copies of the weights ``names`` of a trial's model, with a description.
 
-    Raises UserError if the configuration of the body can no longer be read.
+    The description has the scores of ``outcome``. Raises UserError if the configuration
+    of the body can no longer be read.
     """
     model = trial.model
     data = trial.data
@@ -94,62 +94,44 @@ def take_snapshot(
         validation_score=outcome.validation_score,
         test_score=outcome.test_score,
     )
-    return Snapshot(
-        config,
-        {
-            name: state[name].detach().to("cpu", copy=True).contiguous()
-            for name in names
-        },
-    )
+    weights = {
+        name: state[name].detach().to("cpu", copy=True).contiguous() for name in names
+    }
+    return Snapshot(config, weights)
 
 
 def rebuild(
     config: ModelConfig, weights: Mapping[str, Tensor]
 ) -> CrossModalModel | Mixture:
-    """Return the network of a model folder, in evaluation mode on the CPU: a `Mixture`
-    if it has several members.
+    """Return the network of a model folder, in evaluation mode on the CPU.
 
-    No model hub, packaged body or cache is read, unless the folder lacks weights of the
-    body (`Recipe.names_body`).
+    It is a `Mixture` if the model has several members. No model hub, packaged body or
+    cache is read, unless the folder lacks weights of the body (`Recipe.names_body`).
 
     Raises UserError if the method is not installed, if the network cannot be built, if
     ``weights`` are not exactly those of `weight_names`, or if the body on this machine
     is not the one that the model was trained with.
     """
-    return (
-        _rebuilt_ensemble(config, weights)
-        if config.members
-        else _rebuilt(config, weights)
-    )
+    if config.members:
+        return _rebuild_ensemble(config, weights)
+    return _rebuild_network(config, weights)
 
 
-def _rebuilt_ensemble(config: ModelConfig, weights: Mapping[str, Tensor]) -> Mixture:
-    parts: dict[str, dict[str, Tensor]] = {
-        f"{number}": {} for number in range(len(config.members))
-    }
-    for name, value in weights.items():
-        number, _, own = name.partition(".")
-        if number not in parts:
-            raise UserError(
-                f"the weights {shorten(name)} belong to no member that config.json"
-                " describes"
-            )
-        parts[number][own] = value
-    named = any(member.body.weights_sha256 is not None for member in config.members)
+def _rebuild_ensemble(config: ModelConfig, weights: Mapping[str, Tensor]) -> Mixture:
+    is_named = any(member.body.weights_sha256 is not None for member in config.members)
+    spare_values = _LARGEST_BODY if is_named else _VALUES_OF_BUILDING
     networks = list[CrossModalModel]()
-    room = _LARGEST_BODY if named else _ROOM_OF_BUILDING
-    for (number, part), member in zip(parts.items(), config.members, strict=True):
+    member_weights = _by_member(weights, len(config.members))
+    for number, member in enumerate(config.members):
         try:
-            network = _rebuilt(member, part)
+            network = _rebuild_network(member, member_weights[number])
         except UserError as error:
             raise UserError(
                 f"member {number}, by {shorten(member.method)}: {error}"
             ) from error
-        held = sum(
-            value.numel() for value in (*network.parameters(), *network.buffers())
-        )
-        room -= held - sum(value.numel() for value in part.values())
-        if room < 0:
+        spare_values -= _num_values([*network.parameters(), *network.buffers()])
+        spare_values += _num_values(member_weights[number].values())
+        if spare_values < 0:
             raise UserError(
                 "config.json describes an ensemble that is larger than the weights of"
                 " the folder"
@@ -159,35 +141,75 @@ def _rebuilt_ensemble(config: ModelConfig, weights: Mapping[str, Tensor]) -> Mix
     return Mixture(networks, config.member_weights, average, config.temperature).eval()
 
 
-def _rebuilt(config: ModelConfig, weights: Mapping[str, Tensor]) -> CrossModalModel:
+def _by_member(
+    weights: Mapping[str, Tensor], num_members: int
+) -> list[dict[str, Tensor]]:
+    """Return the weights of each member, which are called ``NUMBER.NAME``, by NAME."""
+    parts: dict[str, dict[str, Tensor]] = {str(k): {} for k in range(num_members)}
+    for full_name, value in weights.items():
+        number, _, name = full_name.partition(".")
+        if number not in parts:
+            raise UserError(
+                f"the weights {shorten(full_name)} belong to no member that config.json"
+                " describes"
+            )
+        parts[number][name] = value
+    return list(parts.values())
+
+
+def _num_values(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() for tensor in tensors)
+
+
+def _rebuild_network(
+    config: ModelConfig, weights: Mapping[str, Tensor]
+) -> CrossModalModel:
     recipe = get_method(config.method)
+    model = _build_network(recipe, config, _num_values(weights.values()))
+    if config.body.weights_sha256 is not None:
+        _check_body(recipe, config, model)
+    load_weights(model, weights, weight_names(recipe, model))
+    model = model.eval().requires_grad_(False)
+    _check_output_shape(config, model)
+    return model
+
+
+def _build_network(
+    recipe: Recipe, config: ModelConfig, num_stored: int
+) -> CrossModalModel:
+    """Return the untrained network that ``config`` describes.
+
+    Raises UserError if it takes many times more memory than the ``num_stored`` values
+    of the folder's weights.
+    """
     statistics = None
     if config.input_mean is not None and config.input_deviation is not None:
-        mean, deviation = (
-            torch.from_numpy(each.array())
-            for each in (config.input_mean, config.input_deviation)
-        )
+        mean = torch.from_numpy(config.input_mean.array())
+        deviation = torch.from_numpy(config.input_deviation.array())
         statistics = mean, deviation
-    options = resolve(config.method, config.hyperparameters)
-    task = config.task.declaration()
-    whole = config.body.weights_sha256 is None
-    body = BodyArchitecture(config.body.name, config.body.values, config.body.attention)
+    summary = config.body
+    most_values = _ROOM * num_stored
+    has_all_weights = summary.weights_sha256 is None
+    body: str | BodyArchitecture
+    if has_all_weights:
+        body = BodyArchitecture(summary.name, summary.values, summary.attention)
+        most_values += _VALUES_OF_BUILDING
+    else:
+        body = summary.name
+        most_values += _LARGEST_BODY
     request = network_request(
-        task,
-        options,
-        body if whole else config.body.name,
+        config.task.declaration(),
+        resolve(config.method, config.hyperparameters),
+        body,
         pretrained=recipe.pretrained,
         seed=config.seed,
         statistics=statistics,
     )
-    stored = sum(value.numel() for value in weights.values())
     try:
-        with AtMost(
-            _ROOM * stored + (_LARGEST_BODY if not whole else _ROOM_OF_BUILDING)
-        ):
-            model = recipe.network(request)
+        with AtMost(most_values):
+            return recipe.network(request)
     except UserError as error:
-        if whole:
+        if has_all_weights:
             raise
         raise UserError(
             f"this model holds no weights of its body, as {config.method} leaves them:"
@@ -195,61 +217,61 @@ def _rebuilt(config: ModelConfig, weights: Mapping[str, Tensor]) -> CrossModalMo
         ) from error
     except MemoryError:
         raise
-    except (
-        Exception
-    ) as error:  # constructors raise many types for sizes that do not fit together
+    # Constructors raise many types for sizes that do not fit together.
+    except Exception as error:
         raise UserError(
             f"config.json describes a network that cannot be built: {shorten(error)}"
         ) from error
-    if not whole:
-        body_hash = _hash(_frozen(recipe, model))
-        if not recipe.names_body or body_hash != config.body.weights_sha256:
-            raise UserError(
-                f"the body {config.body.name!r} on this machine is not the one that the"
-                f" model was trained with (sha256 of its weights: {body_hash}, expected"
-                f" {config.body.weights_sha256}): get the same release of it"
-            )
-    load_weights(model, weights, weight_names(recipe, model))
-    model = model.eval().requires_grad_(False)
+
+
+def _check_body(recipe: Recipe, config: ModelConfig, model: CrossModalModel) -> None:
+    """Raise UserError unless the body's frozen weights are those of the training."""
+    body_hash = _hash(_frozen(recipe, model))
+    if not recipe.names_body or body_hash != config.body.weights_sha256:
+        raise UserError(
+            f"the body {config.body.name!r} on this machine is not the one that the"
+            f" model was trained with (sha256 of its weights: {body_hash}, expected"
+            f" {config.body.weights_sha256}): get the same release of it"
+        )
+
+
+def _check_output_shape(config: ModelConfig, model: CrossModalModel) -> None:
+    """Raise UserError unless the model maps the task's inputs to its outputs."""
     try:
-        found = tuple(model(torch.zeros(1, *config.task.input_shape)).shape[1:])
+        outputs = model(torch.zeros(1, *config.task.input_shape))
     except MemoryError:
         raise
-    except (
-        Exception
-    ) as error:  # a forward pass raises many types for values that do not fit together
+    # A forward pass raises many types for values that do not fit together.
+    except Exception as error:
         raise UserError(
             f"config.json describes a network that cannot predict: {shorten(error)}"
         ) from error
-    if found != config.task.target.output_shape:
+    output_shape = tuple(outputs.shape[1:])
+    expected = config.task.target.output_shape
+    if output_shape != expected:
         raise UserError(
-            f"config.json describes outputs of shape {config.task.target.output_shape},"
-            f" not {found}"
+            f"config.json describes outputs of shape {expected}, not {output_shape}"
         )
-    return model
 
 
 def averaging(target: Target, loss: str) -> Average:
-    """Return what is averaged in an ensemble of models with this target and training
-    loss.
-    """
+    """Return what an ensemble of models with this target and training loss averages."""
     if target.kind == "classes":
         return "softmax"
-    return (
-        "sigmoid"
-        if target.kind == "labels" or not get_loss(loss).regression
-        else "values"
-    )
+    if target.kind == "labels" or not get_loss(loss).regression:
+        return "sigmoid"
+    return "values"
 
 
 def read_weights(directory: Path) -> dict[str, Tensor]:
-    """Return the weights of a verified model folder; raises UserError if they cannot be
-    read.
+    """Return the weights of a verified model folder.
+
+    Raises UserError if they cannot be read.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    path = directory / model_folder.WEIGHTS
+    path = directory / WEIGHTS
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
@@ -262,48 +284,19 @@ def read_weights(directory: Path) -> dict[str, Tensor]:
 def load_weights(
     model: CrossModalModel, weights: Mapping[str, Tensor], names: Iterable[str]
 ) -> None:
-    """Load ``weights``: UserError unless they are finite, and exactly those of
-    ``names`` in the shapes of ``model``.
+    """Load ``weights`` into ``model``.
+
+    Raises UserError unless they are finite, and exactly those of ``names`` in the types
+    and shapes of ``model``.
     """
-    state = model.state_dict()
-    expected = set(names)
-    # Weights whose size follows from training, such as trees.
-    resized = {
-        f"{name}.{own}"
-        for name, part in model.named_modules()
-        for own in getattr(part, "resized", ())
-    }
-    wrong = [f"{name} is missing" for name in sorted(expected - weights.keys())]
-    wrong += [
-        f"{name} is not part of the network"
-        for name in sorted(weights.keys() - expected)
-    ]
-    for name in sorted(expected & weights.keys()):
-        found = weights[name]
-        wanted = state[name]
-        fits = (
-            found.ndim == wanted.ndim
-            if name in resized
-            else found.shape == wanted.shape
-        )
-        if not fits or found.dtype != wanted.dtype:
-            shapes = (
-                f"{found.dtype} {tuple(found.shape)}, expected {wanted.dtype}"
-                f" {tuple(wanted.shape)}"
-            )
-            wrong.append(f"{name} is {shapes}")
-    if wrong:
+    differences = _differences(model, weights, set(names))
+    if differences:
         raise UserError(
-            f"the weights do not fit the network that config.json describes: {wrong[0]}"
-            f" ({len(wrong)} differences); use the libraries of its 'versions', or copy"
-            " the folder again"
+            "the weights do not fit the network that config.json describes:"
+            f" {differences[0]} ({len(differences)} differences); use the libraries of"
+            " its 'versions', or copy the folder again"
         )
-    infinite = [
-        name
-        for name, value in weights.items()
-        if (value.is_floating_point() or value.is_complex())
-        and not bool(torch.isfinite(value).all())
-    ]
+    infinite = [name for name, value in weights.items() if not _is_finite(value)]
     if infinite:
         raise UserError(
             f"the weights {infinite[0]} are not finite ({len(infinite)} such): train"
@@ -312,10 +305,50 @@ def load_weights(
     model.load_state_dict(dict(weights), strict=False)
 
 
+def _differences(
+    model: CrossModalModel, weights: Mapping[str, Tensor], expected_names: set[str]
+) -> list[str]:
+    """Return a text for each weight that is missing, foreign or of another shape."""
+    state = model.state_dict()
+    resized = _resized_names(model)
+    missing = sorted(expected_names - weights.keys())
+    foreign = sorted(weights.keys() - expected_names)
+    differences = [f"{name} is missing" for name in missing]
+    differences += [f"{name} is not part of the network" for name in foreign]
+    for name in sorted(expected_names & weights.keys()):
+        actual = weights[name]
+        expected = state[name]
+        if name in resized:
+            fits = actual.ndim == expected.ndim
+        else:
+            fits = actual.shape == expected.shape
+        if not fits or actual.dtype != expected.dtype:
+            differences.append(
+                f"{name} is {actual.dtype} {tuple(actual.shape)}, expected"
+                f" {expected.dtype} {tuple(expected.shape)}"
+            )
+    return differences
+
+
+def _resized_names(model: CrossModalModel) -> set[str]:
+    """Return the names of weights whose size follows from training, such as trees."""
+    return {
+        f"{module_name}.{name}"
+        for module_name, module in model.named_modules()
+        for name in getattr(module, "resized", ())
+    }
+
+
+def _is_finite(value: Tensor) -> bool:
+    if not value.is_floating_point() and not value.is_complex():
+        return True
+    return bool(torch.isfinite(value).all())
+
+
 def _stored(array: Tensor | Array | None) -> StoredArray | None:
-    if array is None:
-        return None
-    return StoredArray.of(array.cpu() if isinstance(array, Tensor) else array)
+    if isinstance(array, Tensor):
+        array = array.cpu()
+    return None if array is None else StoredArray.of(array)
 
 
 def _describe(trial: Trial) -> BodySummary:
@@ -323,16 +356,15 @@ def _describe(trial: Trial) -> BodySummary:
     body = trial.body
     if not recipe.uses_body or body == NO_BODY:
         return BodySummary(name=NO_BODY)
-    described = describe_body(body)
+    architecture = describe_body(body)
     listed = listed_body(body)
+    frozen_hash = _hash(_frozen(recipe, trial.model)) if recipe.names_body else None
     return BodySummary(
         name=body,
-        values=described.values,
-        attention=described.attention,
+        values=architecture.values,
+        attention=architecture.attention,
         licence=listed.licence if listed else "",
-        weights_sha256=(
-            _hash(_frozen(recipe, trial.model)) if recipe.names_body else None
-        ),
+        weights_sha256=frozen_hash,
     )
 
 
@@ -350,10 +382,8 @@ def _frozen(recipe: Recipe, model: CrossModalModel) -> dict[str, Tensor]:
 
 
 def _hash(weights: Mapping[str, Tensor]) -> str:
-    """Return the SHA-256 of names, shapes and values.
-
-    Names are those without peft's wrappers.
-    """
-    return digest(
-        {name.replace(".base_layer", ""): value for name, value in weights.items()}
-    )
+    """Return the SHA-256 of names (without peft's wrappers), shapes and values."""
+    unwrapped = {
+        name.replace(".base_layer", ""): value for name, value in weights.items()
+    }
+    return digest(unwrapped)

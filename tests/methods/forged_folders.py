@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from orca_ray.errors import UserError
-from orca_ray.methods import model_folder
+from orca_ray.methods import model_config, model_folder
 from orca_ray.methods.registry import get_method
 from orca_ray.predictor import Predictor
 from orca_ray.testing.suite import Suite, save_bert
@@ -88,11 +88,11 @@ def write(
     config = copy.deepcopy(config)
     if preprocessing is not None:
         content = json.dumps(preprocessing).encode()
-        (folder / model_folder.PREPROCESSING).write_bytes(content)
-        config["files"][model_folder.PREPROCESSING] = hashlib.sha256(
+        (folder / model_config.PREPROCESSING).write_bytes(content)
+        config["files"][model_config.PREPROCESSING] = hashlib.sha256(
             content
         ).hexdigest()
-    signed = {**config, "sha256": model_folder.signature(config)}
+    signed = {**config, "sha256": model_config.signature(config)}
     (folder / model_folder.CONFIG).write_text(json.dumps(signed))
 
 
@@ -160,7 +160,7 @@ def main(folder: str, inputs: str, number: str) -> int:
         copied = Path(shutil.copytree(folder, Path(scratch) / "model"))
         config = json.loads((copied / model_folder.CONFIG).read_text())
         del config["sha256"]
-        path = copied / model_folder.PREPROCESSING
+        path = copied / model_config.PREPROCESSING
         preprocessing = json.loads(path.read_text()) if path.exists() else None
         Predictor.load(copied, device="cpu").predict(x)
         used = (

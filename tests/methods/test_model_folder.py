@@ -15,16 +15,10 @@ from safetensors.torch import load_file, save_file
 
 from orca_ray.data import cache
 from orca_ray.errors import UserError
-from orca_ray.methods import model_folder
+from orca_ray.methods import model_config
 from orca_ray.methods.model_card import make_card, write_card
-from orca_ray.methods.model_folder import (
-    BodySummary,
-    ModelConfig,
-    config_text,
-    read_config,
-    read_preprocessing,
-    write_folder,
-)
+from orca_ray.methods.model_config import BodySummary, ModelConfig, config_text
+from orca_ray.methods.model_folder import read_config, read_preprocessing, write_folder
 from orca_ray.methods.registry import all_methods
 from orca_ray.methods.snapshot import Snapshot, read_weights, rebuild
 from orca_ray.models import weights as loader
@@ -64,7 +58,7 @@ def edit(
     change(values)
     if sign:
         del values["sha256"]
-        values["sha256"] = model_folder.signature(values)
+        values["sha256"] = model_config.signature(values)
     path.write_text(json.dumps(values))
 
 
@@ -236,8 +230,8 @@ def with_body(snapshot: Snapshot, values: dict[str, object]) -> ModelConfig:
     config = json.loads(config_text(snapshot.config))
     config["body"]["values"].update(values)
     del config["sha256"]
-    text = json.dumps({**config, "sha256": model_folder.signature(config)}).encode()
-    return model_folder.parse_config(text, "config.json")
+    text = json.dumps({**config, "sha256": model_config.signature(config)}).encode()
+    return model_config.parse_config(text, "config.json")
 
 
 def test_lora_holds_no_weights_of_its_body_and_checks_it(

@@ -20,13 +20,8 @@ from orca_ray.data.rows import Array
 from orca_ray.data.tensor_file import save_tensors
 from orca_ray.errors import UserError
 from orca_ray.methods.model_card import make_card, write_card
-from orca_ray.methods.model_folder import (
-    CARD,
-    CONFIG,
-    PREPROCESSING,
-    parse_config,
-    write_folder,
-)
+from orca_ray.methods.model_config import CARD, PREPROCESSING, parse_config
+from orca_ray.methods.model_folder import CONFIG, write_folder
 from orca_ray.methods.trial_trainer import TrialTrainer
 from orca_ray.options import KeepModels
 from orca_ray.results.models import StoredModels
