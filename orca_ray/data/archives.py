@@ -1,6 +1,6 @@
-"""Archives and compressed files from untrusted sources: gzip streams, unpacking, and
-limits on decompressed sizes.
+"""Archives and compressed files from untrusted sources.
 
+The module reads gzip streams, unpacks archives, and limits decompressed sizes.
 ``tarfile`` and ``zipfile`` read the members of archives, which are first written to a
 scratch directory inside the target. This module refuses more than tarfile's data filter
 does: all links, names that are unsafe on any operating system, and contents larger than
@@ -34,11 +34,14 @@ _ANY_RATIO_BYTES = 256 * 2**20
 SCRATCH = ".unpack-"
 """Prefix of the names of the scratch directories that `unpack` uses."""
 _OURS = (PINS, LOCKS, ".tmp-", SCRATCH)
-"""Prefixes of the files that orca-ray itself writes to a raw directory; no member may
-have such a name.
+"""Prefixes of the files that orca-ray itself writes to a raw directory.
+
+No member may have such a name.
 """
 _GZIP = b"\x1f\x8b"
+"""First bytes of a gzip file."""
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")
+"""First bytes of a zip file; the second are those of an empty one."""
 _HEADERS = frozenset(
     {
         tarfile.GNUTYPE_LONGNAME,
@@ -48,39 +51,45 @@ _HEADERS = frozenset(
         tarfile.SOLARIS_XHDTYPE,
     }
 )
-"""Types of the tar headers that describe the next member; tarfile reads them into
-memory.
+"""Types of the tar headers that describe the next member.
+
+tarfile reads them into memory.
 """
 _MAX_HEADER_BYTES = 2**20
+"""Largest size of such a header."""
 _KINDS = {
     tarfile.SYMTYPE: "symbolic link",
     tarfile.LNKTYPE: "hard link",
     tarfile.FIFOTYPE: "pipe",
+    tarfile.CHRTYPE: "device",
+    tarfile.BLKTYPE: "device",
 }
-_KINDS |= dict.fromkeys((tarfile.CHRTYPE, tarfile.BLKTYPE), "device")
+"""Names of the kinds of tar members that are refused."""
 _COPY_BYTES = 2**20
+"""Size of the blocks that are read at once."""
 _Report = Callable[[int, int | None], None]
 _Member = tuple[str, int, IO[bytes] | None]
 """Name, size and content of a member; the content of a directory is None."""
 
 
 class DamagedFile(UserError):
-    """Raised for a compressed file that cannot be read to its end, and for an archive
-    without an expected path.
+    """Raised for a compressed file that cannot be read to its end.
+
+    It is also raised for an archive without an expected path.
     """
 
 
 def open_gzip(path: Path) -> IO[bytes]:
-    """Return the decompressed content of a ``.gz`` file as a stream; the caller closes
-    it.
+    """Return the decompressed content of a ``.gz`` file as a stream.
 
-    The file is first decompressed to its end once. Raises UserError if the file is not
-    gzip, ends early, has a wrong checksum, or decompresses to more than 200 times its
-    size and more than 256 MiB.
+    The caller closes it. The file is first decompressed to its end once. Raises
+    UserError if the file is not gzip, ends early, has a wrong checksum, or decompresses
+    to more than 200 times its size and more than 256 MiB.
     """
-    left = max_bytes(cache.check_special(path))
+    allowed = max_bytes(cache.check_special(path))
     with cache.open_file(path) as packed:
-        if (magic := packed.read(2)) != _GZIP:
+        magic = packed.read(2)
+        if magic != _GZIP:
             raise UserError(
                 f"{path}: expected a gzip file, found one that begins with {magic!r};"
                 " fetch the file again"
@@ -88,22 +97,24 @@ def open_gzip(path: Path) -> IO[bytes]:
         packed.seek(0)
         with archive_errors(path, "gzip file"), gzip.GzipFile(fileobj=packed) as stream:
             while block := stream.read(_COPY_BYTES):
-                left -= len(block)
-                if left < 0:
+                allowed -= len(block)
+                if allowed < 0:
                     raise swollen(path)
     return cast(IO[bytes], gzip.open(path))
 
 
 def max_bytes(size: int) -> int:
-    """Return how many bytes ``size`` compressed bytes may unpack to: 200 times as many,
-    or 256 MiB if that is more.
+    """Return how many bytes ``size`` compressed bytes may unpack to.
+
+    They are 200 times as many, or 256 MiB if that is more.
     """
     return max(_ANY_RATIO_BYTES, _MAX_RATIO * size)
 
 
 def check_growth(path: Path, declared: int, stored: int, where: str = "") -> None:
-    """Raise UserError if ``declared`` unpacked bytes exceed ``max_bytes(stored)``; the
-    message contains ``where``.
+    """Raise UserError if ``declared`` unpacked bytes exceed ``max_bytes(stored)``.
+
+    The message contains ``where``.
     """
     if declared > max_bytes(stored):
         raise swollen(
@@ -114,16 +125,15 @@ def check_growth(path: Path, declared: int, stored: int, where: str = "") -> Non
 
 
 def drain(stream: IO[bytes]) -> None:
-    """Read the rest of a stream and discard it, so that the checksum at its end is
-    verified.
-    """
+    """Read the rest of a stream and discard it: the checksum at its end is verified."""
     while stream.read(_COPY_BYTES):
         pass
 
 
 def swollen(path: Path, where: str = "") -> UserError:
-    """Return the error for a file that decompresses to more bytes than allowed; the
-    message contains ``where``.
+    """Return the error for a file that decompresses to more bytes than allowed.
+
+    The message contains ``where``.
     """
     return UserError(
         f"{path}: unfolds to more than {_MAX_RATIO} times its size{where}; it may be an"
@@ -133,11 +143,10 @@ def swollen(path: Path, where: str = "") -> UserError:
 
 @contextlib.contextmanager
 def archive_errors(path: Path, expected: str) -> Iterator[None]:
-    """Convert an exception in the block into `DamagedFile`, except UserError,
-    MemoryError and errors of the disk.
+    """Convert an exception in the block into `DamagedFile`.
 
-    The message says that ``path`` should be a whole file of the kind ``expected``, such
-    as "gzip file".
+    UserError, MemoryError and errors of the disk pass unchanged. The message says that
+    ``path`` should be a whole file of the kind ``expected``, such as "gzip file".
     """
     try:
         yield
@@ -152,9 +161,7 @@ def archive_errors(path: Path, expected: str) -> Iterator[None]:
 
 
 def damaged(where: Path | str, expected: str, error: Exception) -> DamagedFile:
-    """Return the error for a damaged file; ``error`` is the exception that the reader
-    raised.
-    """
+    """Return the error for a damaged file; ``error`` is what its reader raised."""
     found = (
         f"found it damaged or another file ({type(error).__name__}:"
         f" {shorten(str(error))})"
@@ -165,13 +172,13 @@ def damaged(where: Path | str, expected: str, error: Exception) -> DamagedFile:
 def unpack(
     archive: Path, into: Path, progress: _Report | None = None, required: str = ""
 ) -> None:
-    """Unpack a ``.tar``, ``.tar.gz`` or ``.zip`` archive into the directory ``into``;
-    no existing file is replaced.
+    """Unpack a ``.tar``, ``.tar.gz`` or ``.zip`` archive into the directory ``into``.
 
-    ``progress`` is called with the number of bytes unpacked so far, and None. The
-    format is detected from the content. Members are moved to ``into`` after the whole
-    archive was read. ``required`` is a path below ``into`` that must exist in the end;
-    "": none. It is moved last, in one step: if it is absent, the move can be repeated.
+    No existing file is replaced. ``progress`` is called with the number of bytes
+    unpacked so far, and None. The format is detected from the content. Members are
+    moved to ``into`` after the whole archive was read. ``required`` is a path below
+    ``into`` that must exist in the end; "": none. It is moved last, in one step: if it
+    is absent, the move can be repeated.
 
     Raises UserError for a member that has ``..`` or an absolute path, is a link, device
     or pipe, is encrypted, has a name that orca-ray gives to its own files, or already
@@ -179,34 +186,15 @@ def unpack(
     times the archive; for a damaged archive, and for an archive without the required
     path.
     """
-    most = max_bytes(cache.check_special(archive))
     with cache.scratch_directory(into, SCRATCH) as scratch, cache.disk_errors(into):
-        unpacked = 0
-        written = 0
-        free = shutil.disk_usage(scratch).free
         with archive_errors(archive, "archive (.tar, .tar.gz, .zip)"):
-            for name, num_bytes, content in _members(archive):
-                unpacked += max(0, num_bytes)
-                if num_bytes < 0 or unpacked > most:
-                    raise swollen(archive, f" at {quoted(name)} ({num_bytes} bytes)")
-                if unpacked > free:
-                    needed = (
-                        f"{unpacked} bytes are unpacked by then, {free} are free."
-                        f" {cache.make_room(scratch)}"
-                    )
-                    raise UserError(
-                        f"{archive}: no space left at {quoted(name)}: {needed}"
-                    )
-                for block in _write(
-                    archive, _target(archive, name, scratch), num_bytes, content
-                ):
-                    written += block
-                    if progress:
-                        progress(written, None)
-        if (
-            required
-            and not os.path.lexists(scratch / required)
-            and not (into / required).exists()
+            written = 0
+            for num_bytes in _unpack_members(archive, scratch):
+                written += num_bytes
+                if progress:
+                    progress(written, None)
+        if required and not (
+            os.path.lexists(scratch / required) or (into / required).exists()
         ):
             raise DamagedFile(
                 f"{archive} holds no {required}, which is expected in it: it is another"
@@ -216,54 +204,76 @@ def unpack(
         # would take very long.
         os.sync()
         moves = list(_moves(scratch, into))
-        for (
-            path,
-            target,
-        ) in (
-            moves
-        ):  # an equal file may be there, so that an interrupted move can be repeated
-            if target.exists() and path.is_dir() != target.is_dir():
-                raise UserError(
-                    f"{archive}: {target} is in the way: one is a file, the other a"
-                    " directory. Move it"
-                )
-            if os.path.lexists(target) and not (
-                target.is_file() and filecmp.cmp(path, target, shallow=False)
-            ):
-                reason = f"{target} is there with another content, and is not replaced"
-                raise UserError(
-                    f"{archive}: {reason}. If the archive's is right, remove it; else"
-                    " unpack elsewhere"
-                )
-        for path, target in sorted(
-            moves, key=lambda move: (into / required).is_relative_to(move[1])
-        ):
+        for path, target in moves:
+            _check_move(archive, path, target)
+        # The required path last.
+        moves.sort(key=lambda move: (into / required).is_relative_to(move[1]))
+        for path, target in moves:
             os.replace(path, target)
 
 
-def read_whole(path: Path) -> None:
-    """Read a gzip, zip (``.npz``) or ``.tar`` file to its end to check that it is
-    intact; ignore all other files.
+def _unpack_members(archive: Path, scratch: Path) -> Iterator[int]:
+    """Write all members below ``scratch``; yield the size of each block."""
+    allowed = max_bytes(cache.check_special(archive))
+    free = shutil.disk_usage(scratch).free
+    unpacked = 0
+    for name, num_bytes, content in _members(archive):
+        unpacked += max(0, num_bytes)
+        if num_bytes < 0 or unpacked > allowed:
+            raise swollen(archive, f" at {quoted(name)} ({num_bytes} bytes)")
+        if unpacked > free:
+            raise UserError(
+                f"{archive}: no space left at {quoted(name)}: {unpacked} bytes are"
+                f" unpacked by then, {free} are free. {cache.make_room(scratch)}"
+            )
+        target = _target(archive, name, scratch)
+        yield from _write(archive, target, num_bytes, content)
 
-    Raises UserError for a damaged file, and for one that decompresses to more than 200
-    times its size.
+
+def _check_move(archive: Path, path: Path, target: Path) -> None:
+    """Raise UserError if another file than ``path`` is at ``target``.
+
+    An equal file may be there, so that an interrupted move can be repeated.
+    """
+    if target.exists() and path.is_dir() != target.is_dir():
+        raise UserError(
+            f"{archive}: {target} is in the way: one is a file, the other a"
+            " directory. Move it"
+        )
+    if not os.path.lexists(target):
+        return
+    if not target.is_file() or not filecmp.cmp(path, target, shallow=False):
+        raise UserError(
+            f"{archive}: {target} is there with another content, and is not replaced."
+            " If the archive's is right, remove it; else unpack elsewhere"
+        )
+
+
+def read_whole(path: Path) -> None:
+    """Read a gzip, zip (``.npz``) or ``.tar`` file to its end to check it.
+
+    Other files are ignored. Raises UserError for a damaged file, and for one that
+    decompresses to more than 200 times its size.
     """
     with cache.open_file(path) as stream:
         magic = stream.read(4)
     if magic[:2] == _GZIP:
         open_gzip(path).close()
-    elif magic in _ZIP or path.suffix == ".tar":
-        unpacked = 0
-        size = cache.check_special(path)
-        with archive_errors(path, "archive (.tar, .zip, .npz)"):
-            for _, num_bytes, member in _members(path):
-                unpacked += num_bytes
-                check_growth(path, unpacked, size)
-                if member is not None:
-                    drain(member)
+        return
+    if magic not in _ZIP and path.suffix != ".tar":
+        return
+    unpacked = 0
+    size = cache.check_special(path)
+    with archive_errors(path, "archive (.tar, .zip, .npz)"):
+        for _, num_bytes, member in _members(path):
+            unpacked += num_bytes
+            check_growth(path, unpacked, size)
+            if member is not None:
+                drain(member)
 
 
 def _members(archive: Path) -> Iterator[_Member]:
+    """Yield the members of an archive, whose format is detected from its content."""
     with cache.open_file(archive) as stream:
         magic = stream.read(4)
         stream.seek(0)
@@ -302,26 +312,24 @@ def _tar_members(archive: Path, stream: IO[bytes]) -> Iterator[_Member]:
     with tarfile.open(fileobj=stream, mode="r|", tarinfo=_TarInfo) as tar:
         while (member := tar.next()) is not None:
             cast(Any, tar).members.clear()  # tarfile would store them all
-            if member.issparse() or not (member.isdir() or member.isreg()):
-                found = _KINDS.get(member.type, f"member of type {member.type!r}")
-                raise _special(
-                    archive, member.name, "sparse file" if member.issparse() else found
-                )
-            yield (
-                (member.name, 0, None)
-                if member.isdir()
-                else (member.name, member.size, tar.extractfile(member))
-            )
+            if member.issparse():
+                raise _special(archive, member.name, "sparse file")
+            if member.isdir():
+                yield member.name, 0, None
+            elif member.isreg():
+                yield member.name, member.size, tar.extractfile(member)
+            else:
+                kind = _KINDS.get(member.type, f"member of type {member.type!r}")
+                raise _special(archive, member.name, kind)
 
 
 def _zip_members(archive: Path, content: zipfile.ZipFile) -> Iterator[_Member]:
     for member in content.infolist():
         kind = stat.S_IFMT(member.external_attr >> 16)
+        if kind == stat.S_IFLNK:
+            raise _special(archive, member.filename, "symbolic link")
         if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-            found = (
-                "symbolic link" if kind == stat.S_IFLNK else "device, pipe or socket"
-            )
-            raise _special(archive, member.filename, found)
+            raise _special(archive, member.filename, "device, pipe or socket")
         if member.flag_bits & 1:
             raise UserError(
                 f"{archive}, {quoted(member.filename)}: expected a readable file, found"
@@ -334,24 +342,27 @@ def _zip_members(archive: Path, content: zipfile.ZipFile) -> Iterator[_Member]:
             yield member.filename, member.file_size, stream
 
 
-def _special(archive: Path, name: str, found: str) -> UserError:
+def _special(archive: Path, name: str, kind: str) -> UserError:
+    """Return the error for a member that is neither a file nor a directory."""
     return UserError(
-        f"{archive}, {quoted(name)}: expected files and directories, found a {found};"
+        f"{archive}, {quoted(name)}: expected files and directories, found a {kind};"
         " refused"
     )
 
 
 def _target(archive: Path, name: str, scratch: Path) -> Path:
-    """Return where to write the member ``name``; raises UserError for a name that is
-    unsafe on any operating system.
+    """Return where to write the member ``name``.
+
+    Raises UserError for a name that is unsafe on any operating system.
     """
     path = PurePosixPath(name)
     windows = PureWindowsPath(name)
-    outside = path.is_absolute() or ".." in path.parts or windows.drive or windows.root
-    if not name or outside or "\\" in name or "\0" in name:
-        found = "found one that is absolute, has '..' or '\\', or is empty; refused"
+    is_outside = path.is_absolute() or ".." in path.parts
+    is_outside_on_windows = windows.drive or windows.root or "\\" in name
+    if not name or "\0" in name or is_outside or is_outside_on_windows:
         raise UserError(
-            f"{archive}, {quoted(name)}: expected a path below the directory, {found}"
+            f"{archive}, {quoted(name)}: expected a path below the directory, found one"
+            " that is absolute, has '..' or '\\', or is empty; refused"
         )
     if path.parts and path.parts[0].lower().startswith(_OURS):
         raise UserError(
@@ -364,11 +375,10 @@ def _target(archive: Path, name: str, scratch: Path) -> Path:
 def _write(
     archive: Path, target: Path, size: int, content: IO[bytes] | None
 ) -> Iterator[int]:
-    """Write a member, and yield the size of each block so that the caller can report
-    progress.
-    """
+    """Write a member, and yield the size of each block."""
+    directory = target.parent if content else target
     try:
-        (target.parent if content else target).mkdir(parents=True, exist_ok=True)
+        directory.mkdir(parents=True, exist_ok=True)
         stream = target.open("wb") if content else None
     except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
         raise UserError(
@@ -395,8 +405,9 @@ def _write(
 
 
 def _moves(source: Path, into: Path) -> Iterator[tuple[Path, Path]]:
-    """Yield (old path, new path) of each rename that merges the directory ``source``
-    into the directory ``into``.
+    """Yield (old path, new path) of each rename that merges ``source`` into ``into``.
+
+    Both are directories.
     """
     for path in sorted(source.iterdir()):
         target = into / path.name

@@ -1,5 +1,7 @@
-"""Download of one file over HTTP; after a broken connection or in a later process, it
-continues where it stopped.
+"""Download of one file over HTTP, which continues after a broken connection.
+
+A later process continues it too. Own code stands here because ``requests``, ``urllib3``
+and pooch start a broken download anew, and Hugging Face's client serves its hub only.
 """
 
 import contextlib
@@ -12,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
 from orca_ray.data import cache
@@ -25,11 +27,16 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 ReportDownloaded = Callable[[int, int | None], None]
-"""Called with the number of bytes received so far, and the length of the file (None if
-unknown); may raise Stopped.
+"""Called with the number of bytes received so far, and the length of the file.
+
+The length is None if unknown. The function may raise Stopped.
 """
 _TEMPORARY = frozenset({408, 425, 429})
+"""Status codes below 500 after which a retry may succeed."""
 _LONGEST_RETRY_AFTER = 300.0
+"""Longest wait in seconds that a server may ask for."""
+_MOST_DOUBLINGS = 30
+"""Largest number of doublings of a waiting time, so that it stays finite."""
 
 
 @dataclass(frozen=True)
@@ -37,18 +44,16 @@ class Patience:
     """Settings of a download: number of tries, waiting times and time-outs."""
 
     tries: int = 6
-    """The download fails after this many consecutive tries in which no new byte
-    arrived.
-    """
+    """Number of consecutive tries without a new byte after which the download fails."""
     tries_to_reach: int = 2
-    """Used instead of ``tries`` while no byte has arrived and the server or proxy
-    cannot be reached or does not answer.
+    """Used instead of ``tries`` while no byte has arrived and no server answers.
+
+    The server or proxy then cannot be reached or does not answer.
     """
     first_wait: float = 1.0
-    """Seconds before the second try; doubled for each further try up to
-    ``longest_wait``, then varied by ±25 %.
-    """
+    """Seconds before the second try; doubled for each further try, varied by ±25 %."""
     longest_wait: float = 60.0
+    """Largest number of seconds before a try, before it is varied."""
     connect_seconds: float = 10.0
     """Time-out for the connection, including TLS and the tunnel through a proxy."""
     silence_seconds: float = 15.0
@@ -70,7 +75,9 @@ class Failed(Exception):
         reached: bool = True,
         wait: float = 0.0,
     ) -> None:
-        """``permanent``: retrying is useless; ``reached``: a server answered; ``wait``:
+        """Store the reason.
+
+        ``permanent``: retrying is useless; ``reached``: a server answered; ``wait``:
         seconds before a retry.
         """
         super().__init__(reason)
@@ -80,24 +87,23 @@ class Failed(Exception):
 
 
 def check_answer(url: str, patience: Patience) -> None:
-    """Raise Failed if no server answers at ``url``; call this before a library that
-    would retry for many minutes.
+    """Raise Failed if no server answers at ``url``.
+
+    Call this before a library that would retry for many minutes.
     """
     import requests
 
     host = urlsplit(url).hostname
+    timeout = (patience.connect_seconds, patience.silence_seconds)
     for attempt in range(patience.tries_to_reach):
         try:
-            requests.head(
-                url, timeout=(patience.connect_seconds, patience.silence_seconds)
-            ).close()
+            requests.head(url, timeout=timeout).close()
             return
         except requests.Timeout:
             reason = f"no answer came from {host} before the time-out"
         except requests.RequestException as error:
-            if (
-                type(error) is not requests.ConnectionError
-            ):  # e.g. about certificates, which the client may know
+            # e.g. about certificates, which the client may know
+            if type(error) is not requests.ConnectionError:
                 return
             reason = f"{host} cannot be reached"
         if attempt + 1 < patience.tries_to_reach:
@@ -114,15 +120,14 @@ def download(
     stop: threading.Event,
     report: ReportDownloaded,
 ) -> None:
-    """Download a file to ``part``, a path that ends in ``.part``; the bytes of an
-    earlier call are continued.
+    """Download a file to ``part``, a path that ends in ``.part``.
 
-    ``<part>.json`` stores the URL, the length and the server's validator, a header that
-    identifies a version of the file (a strong ETag, else Last-Modified). A download
-    continues only if URL and validator are the same as before. With ``hash_known``, the
-    caller verifies the result by a known hash: a download without a validator or from
-    another URL is then continued, too. Otherwise, a server that does not send the
-    length is refused.
+    The bytes of an earlier call are continued. ``<part>.json`` stores the URL, the
+    length and the server's validator, a header that identifies a version of the file (a
+    strong ETag, else Last-Modified). A download continues only if URL and validator are
+    the same as before. With ``hash_known``, the caller verifies the result by a known
+    hash: a download without a validator or from another URL is then continued, too.
+    Otherwise, a server that does not send the length is refused.
 
     Raises Failed if the server has no such file or all tries failed (the bytes received
     are kept for a later call), Stopped if ``stop`` was set, UserError if ``part`` is a
@@ -130,7 +135,8 @@ def download(
     """
     from requests import Session
 
-    start = furthest = _received(part, url, hash_known)[0]
+    start = _received(part, url, hash_known).size
+    furthest = start
     failures = 0
     with Session() as session:
         session.headers.update(
@@ -141,26 +147,25 @@ def download(
                 return _try_once(session, url, part, hash_known, patience, report)
             except Failed as error:
                 failure = error
-            size = _received(part, url, hash_known)[0]
+            size = _received(part, url, hash_known).size
             failures = 1 if size > furthest else failures + 1
             furthest = max(furthest, size)
             if failure.permanent:
                 raise failure
-            if failures >= (
-                patience.tries
-                if failure.reached or furthest > start
-                else patience.tries_to_reach
-            ):
+            is_reached = failure.reached or furthest > start
+            if failures >= (patience.tries if is_reached else patience.tries_to_reach):
                 raise Failed(f"{failure} ({failures} tries)")
-            # The bound on the exponent keeps the power finite.
-            doubled = min(
-                patience.first_wait * 2.0 ** min(failures - 1, 30),
-                patience.longest_wait,
-            )
-            seconds = max(doubled * random.uniform(0.75, 1.25), failure.wait)
+            seconds = max(_waiting_seconds(patience, failures), failure.wait)
             logger.debug("%s: %s; trying again in %.1f s", url, failure, seconds)
             if stop.wait(seconds):
                 raise Stopped
+
+
+def _waiting_seconds(patience: Patience, failures: int) -> float:
+    """Return the seconds to wait after so many failures, varied at random."""
+    doublings = min(failures - 1, _MOST_DOUBLINGS)
+    seconds = min(patience.first_wait * 2.0**doublings, patience.longest_wait)
+    return seconds * random.uniform(0.75, 1.25)
 
 
 def discard(part: Path) -> None:
@@ -173,29 +178,40 @@ def _description(part: Path) -> Path:
     return part.with_name(f"{part.name}.json")
 
 
-def _received(part: Path, url: str, hash_known: bool) -> tuple[int, int | None, str]:
-    """Return size, announced length (None: unknown) and validator of what can be
-    continued; the size is 0 if nothing.
+class _Received(NamedTuple):
+    """The bytes of a download that can be continued."""
 
-    The validator is "" if the bytes are of another URL.
-    """
+    size: int
+    """Number of bytes; 0: nothing can be continued."""
+    total: int | None
+    """Announced length of the file; None: unknown."""
+    validator: str
+    """Validator of the file; "": the bytes are of another URL."""
+
+
+def _received(part: Path, url: str, hash_known: bool) -> _Received:
+    """Return what can be continued of an earlier download to ``part``."""
     if part.is_symlink():
         raise UserError(
             f"{part} is a symbolic link, and no file is written through it: remove it"
         )
-    found: dict[str, Any] = {}
+    nothing = _Received(0, None, "")
+    description: dict[str, Any] = {}
     with contextlib.suppress(UserError, OSError):
-        found = cache.read_json(_description(part))
+        description = cache.read_json(_description(part))
     kinds = {"url": str, "validator": str, "bytes": int | None}
-    if part.exists() and all(
-        isinstance(found.get(key, ...), kind) for key, kind in kinds.items()
-    ):
-        size = cache.check_special(part)
-        total = found["bytes"]
-        validator = found["validator"] if found["url"] == url else ""
-        if (validator or hash_known) and (total is None or size <= total):
-            return size, total, validator
-    return 0, None, ""
+    is_described = all(
+        isinstance(description.get(key, ...), kind) for key, kind in kinds.items()
+    )
+    if not is_described or not part.exists():
+        return nothing
+    size = cache.check_special(part)
+    total = description["bytes"]
+    validator = description["validator"] if description["url"] == url else ""
+    is_verifiable = bool(validator) or hash_known
+    if not is_verifiable or (total is not None and size > total):
+        return nothing
+    return _Received(size, total, validator)
 
 
 def _try_once(
@@ -206,25 +222,26 @@ def _try_once(
     patience: Patience,
     report: ReportDownloaded,
 ) -> None:
+    """Download the missing bytes of a file; Failed if it is not whole afterwards."""
     import requests
     import urllib3
 
-    size, total, validator = _received(part, url, hash_known)
+    received = _received(part, url, hash_known)
+    size = received.size
+    total = received.total
     if size and size == total:
         return
-    headers = {"Range": f"bytes={size}-"} if size else {}
-    if size and validator:
-        headers["If-Range"] = validator
-    answered = False
-    timeout = patience.connect_seconds, patience.silence_seconds
+    headers = _range_headers(received)
+    is_answered = False
+    timeout = (patience.connect_seconds, patience.silence_seconds)
     try:
         with session.get(
             url, headers=headers, stream=True, timeout=timeout
         ) as response:
-            answered = True
+            is_answered = True
             _check_status(response, part)
             if response.status_code == 206:
-                _check_continued(response, part, size, total, validator)
+                _check_continued(response, part, received)
             else:  # the file changed, or the server ignores ranges
                 size = 0
                 total = _start_anew(response, url, part, hash_known)
@@ -238,35 +255,42 @@ def _try_once(
                     size += len(block)
                     report(size, total)
     except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-        raise _explained(
-            error, url, answered, f"{size} of {total or 'an unknown number of'} bytes"
-        ) from error
-    if total is not None and size != total:
-        if size > total:
-            discard(part)
-        raise Failed(f"{size} bytes came, {total} were announced")
+        progress = f"{size} of {total or 'an unknown number of'} bytes"
+        raise _explained(error, url, is_answered, progress) from error
+    if total is None or size == total:
+        return
+    if size > total:
+        discard(part)
+    raise Failed(f"{size} bytes came, {total} were announced")
+
+
+def _range_headers(received: _Received) -> dict[str, str]:
+    """Return the headers that ask for the bytes after those received."""
+    headers = {}
+    if received.size:
+        headers["Range"] = f"bytes={received.size}-"
+        if received.validator:
+            headers["If-Range"] = received.validator
+    return headers
 
 
 def _check_status(response: "Response", part: Path) -> None:
+    """Raise Failed unless the answer has the file or a part of it."""
     status = response.status_code
     if status == 416:
         discard(part)
         raise Failed("the file on the server is shorter than the part that came before")
     if status not in (200, 206):
-        temporary = status >= 500 or status in _TEMPORARY
+        is_temporary = status >= 500 or status in _TEMPORARY
         retry_after = response.headers.get("Retry-After", "")
-        wait = (
-            min(float(retry_after), _LONGEST_RETRY_AFTER)
-            if temporary and retry_after.isdecimal()
-            else 0.0
-        )
+        wait = 0.0
+        if is_temporary and retry_after.isdecimal():
+            wait = min(float(retry_after), _LONGEST_RETRY_AFTER)
         reason = f"the server answered {status} {response.reason or ''}".rstrip()
-        raise Failed(reason, permanent=not temporary, wait=wait)
-    page = (
-        response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-        == "text/html"
-    )
-    if page and not part.stem.endswith((".html", ".htm")):
+        raise Failed(reason, permanent=not is_temporary, wait=wait)
+    content_type = response.headers.get("Content-Type", "").partition(";")[0]
+    is_page = content_type.strip().lower() == "text/html"
+    if is_page and not part.stem.endswith((".html", ".htm")):
         raise Failed(
             "a web page came instead of the file: the address needs a log-in or is"
             " gone",
@@ -274,24 +298,21 @@ def _check_status(response: "Response", part: Path) -> None:
         )
 
 
-def _check_continued(
-    response: "Response", part: Path, size: int, total: int | None, validator: str
-) -> None:
-    """Raise Failed unless the response starts at the next missing byte of the same
-    version of the file.
+def _check_continued(response: "Response", part: Path, received: _Received) -> None:
+    """Raise Failed unless the response continues what was received.
+
+    It must start at the next missing byte of the same version of the file.
     """
-    found = re.fullmatch(
-        r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", "").strip()
-    )
-    same_place = size and found is not None and int(found[1]) == size
-    same_length = found is not None and (
-        found[2] == "*" or total in (None, int(found[2]))
-    )
-    if not (
-        same_place
-        and same_length
-        and (not validator or _validator(response.headers) in ("", validator))
-    ):
+    content_range = response.headers.get("Content-Range", "").strip()
+    match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", content_range)
+    is_next = False
+    is_length = False
+    if match:
+        is_next = received.size > 0 and int(match[1]) == received.size
+        is_length = match[2] == "*" or received.total in (None, int(match[2]))
+    validator = _validator(response.headers)
+    is_version = not received.validator or validator in ("", received.validator)
+    if not (is_next and is_length and is_version):
         discard(part)
         raise Failed("the file on the server changed since its first part was fetched")
 
@@ -299,18 +320,19 @@ def _check_continued(
 def _start_anew(
     response: "Response", url: str, part: Path, hash_known: bool
 ) -> int | None:
-    """Empty ``part``, describe the file that the server sends, and return the length of
-    this file; None if unknown.
+    """Empty ``part``, and describe the file that the server sends.
+
+    Return the length of this file; None if unknown.
     """
     length = response.headers.get("Content-Length", "")
     total = int(length) if length.isdecimal() else None
-    chunked = response.headers.get("Transfer-Encoding", "").strip().lower() == "chunked"
-    if total is None and not hash_known and not chunked:
-        reason = (
+    encoding = response.headers.get("Transfer-Encoding", "").strip().lower()
+    if total is None and not hash_known and encoding != "chunked":
+        raise Failed(
             "the server does not say how long the file is: a broken connection would go"
-            " unnoticed"
+            " unnoticed",
+            permanent=True,
         )
-        raise Failed(reason, permanent=True)
     # Emptied before the description changes: a process killed in between leaves no
     # bytes of a wrong version.
     cache.create_file(part).close()
@@ -323,7 +345,8 @@ def _start_anew(
     return total
 
 
-def _explained(error: Exception, url: str, answered: bool, received: str) -> Failed:
+def _explained(error: Exception, url: str, is_answered: bool, progress: str) -> Failed:
+    """Return why a download broke off; ``progress`` says how many bytes came."""
     import requests
     import urllib3
 
@@ -335,24 +358,24 @@ def _explained(error: Exception, url: str, answered: bool, received: str) -> Fai
         return Failed(
             f"the proxy to {host} cannot be reached or refuses", reached=False
         )
-    if isinstance(
-        error, requests.exceptions.TooManyRedirects | ValueError
-    ):  # ValueError: not a URL
+    # ValueError: not a URL
+    if isinstance(error, requests.exceptions.TooManyRedirects | ValueError):
         return Failed(str(error), permanent=True)
     if isinstance(error, requests.Timeout | urllib3.exceptions.TimeoutError):
-        what = "nothing more came" if answered else "no answer came"
-        return Failed(f"{what} from {host} before the time-out", reached=answered)
+        what = "nothing more came" if is_answered else "no answer came"
+        return Failed(f"{what} from {host} before the time-out", reached=is_answered)
     reason = getattr(error.args[0], "reason", None) if error.args else None
     if isinstance(reason, urllib3.exceptions.NewConnectionError):
         return Failed(f"{host} cannot be reached", reached=False)
-    return Failed(f"the connection broke off after {received}")
+    return Failed(f"the connection broke off after {progress}")
 
 
 def _validator(headers: Mapping[str, str]) -> str:
-    """Return the header that identifies a version of a file (a strong ETag, else
-    Last-Modified); "" if none.
+    """Return the header that identifies a version of a file; "" if there is none.
+
+    It is a strong ETag, else Last-Modified.
     """
     etag = headers.get("ETag", "")
-    return (
-        etag if etag and not etag.startswith("W/") else headers.get("Last-Modified", "")
-    )
+    if etag and not etag.startswith("W/"):
+        return etag
+    return headers.get("Last-Modified", "")

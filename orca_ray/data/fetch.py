@@ -26,8 +26,10 @@ from orca_ray.errors import UserError
 logger = logging.getLogger(__name__)
 
 _WORKERS = 4
+"""Number of files that are downloaded at the same time."""
 _PATIENCE = Patience()
 _PROGRESS_SECONDS = 5.0
+"""Seconds between two reports on one file."""
 GRACE_SECONDS = 2.0
 """Seconds that worker threads get to clean up after an interruption."""
 _REPORTED_BYTES = 200 * 10**6
@@ -42,8 +44,7 @@ def fetch(
     workers: int = _WORKERS,
     patience: Patience = _PATIENCE,
 ) -> None:
-    """Download the files that are missing in ``directory``, verify all by their hashes,
-    and unpack archives.
+    """Download the files that are missing in ``directory``, verify and unpack all.
 
     Several processes may call this at the same time; each file is downloaded by one of
     them. The URLs of a file are tried in order. A failed file does not stop the
@@ -56,29 +57,35 @@ def fetch(
     """
     wanted = list({file.path: file for file in files}.values())
     absent = missing(wanted, directory)
-    if manual := [
-        path
-        for file in absent
-        if not file.urls and not (path := directory / file.path).is_file()
-    ]:
-        places = "".join(f"\n  {path}" for path in manual)
-        raise UserError(
-            f"no address is known for {len(manual)} of the files; get them from the"
-            f" data set's own page and put them here:{places}\nor name the directory"
-            " that has them: 'orca-sweep data prepare TASK --raw DIR'"
-        )
+    _check_urls(absent, directory)
     cache.make_directory(directory)
-    needed = 0
-    for file in absent:
-        target = directory / file.path
-        held = sum(
-            path.stat().st_size for path in (target, _part(target)) if path.is_file()
-        )
-        needed += max(0, file.disk_bytes - held)
+    needed = sum(_needed_bytes(file, directory) for file in absent)
     if needed:  # a download of unknown size checks the space itself
         cache.check_space(directory, needed)
     raw = _RawDirectory(directory, progress, patience)
     raw.each(wanted, raw.obtain, workers)
+
+
+def _check_urls(absent: Sequence[RawFile], directory: Path) -> None:
+    """Raise UserError if there are files that only the user can supply."""
+    paths = [directory / file.path for file in absent if not file.urls]
+    manual = [path for path in paths if not path.is_file()]
+    if not manual:
+        return
+    places = "".join(f"\n  {path}" for path in manual)
+    raise UserError(
+        f"no address is known for {len(manual)} of the files; get them from the"
+        f" data set's own page and put them here:{places}\nor name the directory"
+        " that has them: 'orca-sweep data prepare TASK --raw DIR'"
+    )
+
+
+def _needed_bytes(file: RawFile, directory: Path) -> int:
+    """Return about how many more bytes an absent file will take on the disk."""
+    target = directory / file.path
+    held = [path for path in (target, _part(target)) if path.is_file()]
+    held_bytes = sum(path.stat().st_size for path in held)
+    return max(0, file.disk_bytes - held_bytes)
 
 
 class _RawDirectory:
@@ -134,8 +141,9 @@ class _RawDirectory:
                 self._progress(line)
 
     def _byte_progress(self, name: str) -> Callable[[int, int | None], None]:
-        """Return a function of (bytes done, total) that reports every five seconds; it
-        raises Stopped after Ctrl-C.
+        """Return a function of (bytes done, total) that reports every five seconds.
+
+        It raises Stopped after Ctrl-C.
         """
         start = last = time.monotonic()
         first: int | None = None
@@ -144,77 +152,72 @@ class _RawDirectory:
             nonlocal first, last
             if self._stop.is_set():
                 raise Stopped
-            first = done if first is None else first
+            if first is None:
+                first = done
             now = time.monotonic()
             if now - last < _PROGRESS_SECONDS:
                 return
             last = now
-            unit, unit_name = (
-                (10**6, "MB") if (total or done) >= 10**7 else (10**3, "kB")
-            )
-            whole = f" of {total // unit}" if total else ""
-            self._report(
-                f"{name}: {done // unit}{whole} {unit_name},"
-                f" {_readable((done - first) / (now - start))}/s"
-            )
+            rate = _readable((done - first) / (now - start))
+            self._report(f"{name}: {_amount(done, total)}, {rate}/s")
 
         return report
 
     def obtain(self, file: RawFile) -> None:
-        """Download a file if it is missing, verify and unpack it, and record its hash
-        if none was known.
+        """Download a file if it is missing, verify and unpack it.
+
+        The hash of its content is recorded if none was known.
         """
         target = self._directory / file.path
         content = None
         if not target.is_file():
             if not file.urls or file.present(self._directory):
                 return
-            with cache.lock(
-                self._directory / LOCKS / file.path.replace("/", "+"), file.path
-            ):
+            lock = self._directory / LOCKS / file.path.replace("/", "+")
+            with cache.lock(lock, file.path):
                 if not target.is_file():  # else another process has downloaded it
                     content = self._download(file, target)
         content = content or self.check(file)
-        known = self.is_known(file)
+        is_known = self.is_known(file)
         try:
             if file.unpacked and not file.present(self._directory):
                 self._unpack(file, target)
-            elif not known:
+            elif not is_known:
                 archives.read_whole(target)
         except DamagedFile as error:
             raise UserError(f"{error}. Remove {target} first") from error
-        if not known:
+        if not is_known:
             self.pin(file, content)
 
     def is_known(self, file: RawFile) -> bool:
-        """Return whether the file has a published SHA-256 or a hash recorded in the
-        lock file.
-        """
+        """Return whether the file has a published SHA-256 or a pin."""
         return bool(file.sha256) or file.path in self._pins.read()
 
     def check(self, file: RawFile) -> Pin:
-        """Return hash and size of an existing file; raises UserError if they are not
-        the published or recorded ones.
+        """Return hash and size of an existing file.
+
+        Raises UserError if they are not the published or recorded ones.
         """
         path = self._directory / file.path
         if path.stat().st_size >= _REPORTED_BYTES:
             self._report(f"checking the hash of {file.path}")
         content = hash_file(path, with_md5=bool(file.md5))
-        if wrong := self._mismatch(file, content):
-            also = (
-                f" and what was unpacked from it ({self._directory / file.unpacked})"
-                if file.unpacked
-                else ""
-            )
-            raise UserError(
-                f"{path} is not the file that is expected: {wrong}. Remove it{also} and"
-                " fetch it again."
-            )
-        return content
+        difference = self._mismatch(file, content)
+        if not difference:
+            return content
+        unpacked = ""
+        if file.unpacked:
+            place = self._directory / file.unpacked
+            unpacked = f" and what was unpacked from it ({place})"
+        raise UserError(
+            f"{path} is not the file that is expected: {difference}. Remove it"
+            f"{unpacked} and fetch it again."
+        )
 
     def pin(self, file: RawFile, content: Pin) -> None:
-        """Record the hash of a file without a published SHA-256; call this only after
-        the file was read to its end.
+        """Record the hash of a file without a published SHA-256.
+
+        Call this only after the file was read to its end.
         """
         try:
             self._pins.add(file.path, content)
@@ -224,31 +227,32 @@ class _RawDirectory:
             logger.warning("%s cannot be pinned: %s", file.path, error)
 
     def _mismatch(self, file: RawFile, content: Pin) -> str:
-        """Return how hash and size in ``content`` differ from the published or recorded
-        ones; "" if they do not.
+        """Return how hash and size differ from the published or recorded ones.
+
+        "": they do not differ.
         """
-        found = f"({content.num_bytes} bytes), expected is"
+        size = f"({content.num_bytes} bytes)"
         for name, expected, actual in (
             ("sha256", file.sha256, content.sha256),
             ("md5", file.md5, content.md5),
         ):
             if expected and expected.lower() != actual:
                 return (
-                    f"{name} is {actual} {found} {expected.lower()}, the published one"
+                    f"{name} is {actual} {size}, expected is {expected.lower()}, the"
+                    " published one"
                 )
         # A published SHA-256 has priority over the recorded hash: it may have been
         # corrected since.
-        pin = None if file.sha256 else self._pins.read().get(file.path)
-        if pin and pin[:2] != content[:2]:
-            seen = (
-                f"{pin.sha256} ({pin.num_bytes} bytes), as it was first seen and pinned"
-                f" in {PINS}"
-            )
-            remedy = (
-                f"if the new one is right, remove the entry {file.path!r} from there"
-            )
-            return f"sha256 is {content.sha256} {found} {seen}; {remedy}"
-        return ""
+        if file.sha256:
+            return ""
+        pin = self._pins.read().get(file.path)
+        if pin is None or pin[:2] == content[:2]:
+            return ""
+        return (
+            f"sha256 is {content.sha256} {size}, expected is {pin.sha256}"
+            f" ({pin.num_bytes} bytes), as it was first seen and pinned in {PINS}; if"
+            f" the new one is right, remove the entry {file.path!r} from there"
+        )
 
     def _download(self, file: RawFile, target: Path) -> Pin:
         cache.make_directory(target.parent)
@@ -274,25 +278,24 @@ class _RawDirectory:
         hash_known = bool(file.md5) or self.is_known(file)
         with cache.disk_errors(target.parent):
             while True:
-                continued = part.exists()
-                report = self._byte_progress(file.path)
+                is_continued = part.exists()
                 download(
                     url,
                     part,
                     hash_known=hash_known,
                     patience=self._patience,
                     stop=self._stop,
-                    report=report,
+                    report=self._byte_progress(file.path),
                 )
                 content = hash_file(part, with_md5=bool(file.md5))
-                wrong = self._mismatch(file, content)
-                if not wrong:
+                difference = self._mismatch(file, content)
+                if not difference:
                     break
                 discard(part)
-                # else the bytes that were there before may be wrong: try once more from
-                # the start
-                if not continued:
-                    raise Failed(wrong)
+                if not is_continued:
+                    raise Failed(difference)
+                # The bytes that were there before may be wrong: once more from the
+                # start.
             cache.replace_file(part, target)
             discard(part)
         self._report(
@@ -302,24 +305,19 @@ class _RawDirectory:
         return content._replace(url=url)
 
     def _unpack(self, file: RawFile, archive: Path) -> None:
+        """Unpack an archive beside itself, unless another process has done so."""
         into = archive.parent
         required = (self._directory / file.unpacked).relative_to(into)
         # One archive at a time: two may unpack to the same directory.
-        with cache.lock(
-            self._directory / LOCKS / "unpack", f"archives in {self._directory}"
-        ):
-            for left in into.glob(
-                f"{archives.SCRATCH}*"
-            ):  # left by a process that was killed
-                shutil.rmtree(left, ignore_errors=True)
+        lock = self._directory / LOCKS / "unpack"
+        with cache.lock(lock, f"archives in {self._directory}"):
+            # scratch directories of processes that were killed
+            for abandoned in into.glob(f"{archives.SCRATCH}*"):
+                shutil.rmtree(abandoned, ignore_errors=True)
             if not file.present(self._directory):
                 self._report(f"unpacking {file.path}")
-                archives.unpack(
-                    archive,
-                    into,
-                    self._byte_progress(f"{file.path}: unpacked"),
-                    str(required),
-                )
+                report = self._byte_progress(f"{file.path}: unpacked")
+                archives.unpack(archive, into, report, str(required))
 
 
 def _part(target: Path) -> Path:
@@ -327,7 +325,18 @@ def _part(target: Path) -> Path:
 
 
 def _readable(num_bytes: float) -> str:
+    """Return a number of bytes with its unit."""
     for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
         if num_bytes >= unit:
             return f"{num_bytes / unit:.1f} {name}"
     return f"{num_bytes:.0f} bytes"
+
+
+def _amount(done: int, total: int | None) -> str:
+    """Return how many bytes are done, of how many if known, such as "3 of 20 MB"."""
+    size = total or done
+    unit = 10**6 if size >= 10**7 else 10**3
+    name = "MB" if size >= 10**7 else "kB"
+    if not total:
+        return f"{done // unit} {name}"
+    return f"{done // unit} of {total // unit} {name}"

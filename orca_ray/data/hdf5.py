@@ -404,7 +404,7 @@ def read_mat(path: Path, name: str) -> LazyRows:
 
 
 class Variable(NamedTuple):
-    """Description of one array of a MATLAB file, and where its numbers are in the file."""
+    """Description of one array of a MATLAB file, with the place of its numbers."""
 
     name: str
     kind: str

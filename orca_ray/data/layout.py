@@ -1,5 +1,6 @@
-"""Format of a prepared-data directory: array names, fingerprint and ``meta.json``;
-writing and replacing it.
+"""Format of a prepared-data directory: array names, fingerprint and ``meta.json``.
+
+The functions write and replace such directories.
 """
 
 import contextlib
@@ -40,14 +41,13 @@ META = "meta.json"
 
 
 class Damaged(Exception):
-    """Raised if ``meta.json`` is missing or invalid, or if the files of the directory
-    do not match it.
-    """
+    """Raised if ``meta.json`` is missing or invalid, or does not match the files."""
 
 
 def fingerprint(arrays: Arrays) -> str:
-    """Return the first 16 hex digits of a SHA-256 over the names, types, shapes and
-    bytes of the arrays.
+    """Return the first 16 hex digits of a SHA-256 over the arrays.
+
+    It covers their names, types, shapes and bytes.
     """
     digest = hashlib.sha256()
     for name, array in sorted(stored(arrays).items()):
@@ -62,8 +62,9 @@ def fingerprint(arrays: Arrays) -> str:
 
 
 def stored(arrays: Arrays) -> dict[str, Array]:
-    """Return the arrays to write to files, by name; composite rows give an array per
-    part, e.g. ``train_x.pairs``.
+    """Return the arrays to write to files, by name.
+
+    Composite rows give an array per part, e.g. ``train_x.pairs``.
     """
     written: dict[str, Array] = {}
     for key, array in arrays.items():
@@ -76,33 +77,14 @@ def stored(arrays: Arrays) -> dict[str, Array]:
 
 
 def read_meta(directory: Path) -> dict[str, Any]:
-    """Return the content of ``meta.json``; raises `Damaged` if it is missing or
-    invalid.
+    """Return the content of ``meta.json``.
+
+    Raises `Damaged` if it is missing or invalid.
     """
     path = directory / META
     try:
         meta = cache.read_json(path)
-        entries = meta["arrays"].values()
-        texts = [
-            meta["fingerprint"],
-            meta.get("name", ""),
-            meta.get("identity", ""),
-            *meta.get("kinds", {}).values(),
-        ]
-        texts += meta.get("documents", {}).values()
-        texts += [entry[field] for entry in entries for field in ("dtype", "sha256")]
-        sizes = [
-            size for entry in entries for size in (entry["bytes"], *entry["shape"])
-        ]
-        inside = not any(
-            "/" in key for key in (*meta["arrays"], *meta.get("documents", {}))
-        )
-        if (
-            not inside
-            or {*map(type, texts)} != {str}
-            or not {*map(type, sizes)} <= {int}
-        ):
-            raise TypeError("unexpected types")
+        _check_meta(meta)
     except (UserError, OSError, KeyError, TypeError, AttributeError) as error:
         raise Damaged(
             f"{path} is unreadable ({type(error).__name__}: {error})"
@@ -110,9 +92,26 @@ def read_meta(directory: Path) -> dict[str, Any]:
     return meta
 
 
+def _check_meta(meta: dict[str, Any]) -> None:
+    """Raise TypeError, KeyError or AttributeError if a field is missing or wrong."""
+    documents = meta.get("documents", {})
+    texts = [meta["fingerprint"], meta.get("name", ""), meta.get("identity", "")]
+    texts += [*meta.get("kinds", {}).values(), *documents.values()]
+    sizes = []
+    for entry in meta["arrays"].values():
+        texts += [entry["dtype"], entry["sha256"]]
+        sizes += [entry["bytes"], *entry["shape"]]
+    has_paths = any("/" in key for key in (*meta["arrays"], *documents))
+    has_texts = all(type(text) is str for text in texts)
+    has_sizes = all(type(size) is int for size in sizes)
+    if has_paths or not has_texts or not has_sizes:
+        raise TypeError("unexpected types")
+
+
 def described(meta: Mapping[str, Any]) -> set[str]:
-    """Return the names of all files of the prepared data that ``meta`` describes,
-    ``meta.json`` included.
+    """Return the names of all files of the prepared data that ``meta`` describes.
+
+    They include ``meta.json``.
     """
     return {META, *(f"{key}.npy" for key in meta["arrays"]), *meta.get("documents", {})}
 
@@ -121,14 +120,13 @@ def described(meta: Mapping[str, Any]) -> set[str]:
 def unfinished(
     name: str, directory: Path, raw: Path, protocol: str, identity: str
 ) -> Iterator[Workspace]:
-    """Yield the workspace that an interrupted build with the same ``identity`` left, or
-    else an empty workspace.
+    """Yield the workspace that an interrupted build left, else a new one.
 
-    The workspace is kept for the next build if, after a finished batch, the block is
-    interrupted (Ctrl-C, SystemExit), runs out of main memory or disk space, or has an
-    input/output error. In all other cases, it is removed, because the next build would
-    probably fail with the same error. Raises UserError if the workspace's path is a
-    link or a file.
+    The interrupted build must have the same ``identity``. The workspace is kept for the
+    next build if, after a finished batch, the block is interrupted (Ctrl-C,
+    SystemExit), runs out of main memory or disk space, or has an input/output error. In
+    all other cases, it is removed, because the next build would probably fail with the
+    same error. Raises UserError if the workspace's path is a link or a file.
     """
     path = directory.parent / f".partial-{directory.name}"
     if path.is_symlink() or (path.exists() and not path.is_dir()):
@@ -154,8 +152,9 @@ def unfinished(
 
 
 def _at_fault(error: BaseException) -> bool:
-    """Return False for errors that may not recur (Ctrl-C, full disk, out of memory,
-    system errors), else True.
+    """Return whether an error would recur in the next build.
+
+    It may not for Ctrl-C, a full disk, too little memory and errors of the system.
     """
     if isinstance(error, UserError):
         cause = error.__cause__
@@ -170,86 +169,94 @@ def finish(
     identity: str,
     documents: Mapping[str, str] | None = None,
 ) -> str:
-    """Complete the build in ``directory``: write missing arrays and ``meta.json``, and
-    return the fingerprint.
+    """Complete the build in ``directory``, and return the fingerprint.
 
-    ``documents`` are other files to write, as text by name. Raises UserError for
-    missing, empty or unexpected arrays, and if the disk is full.
+    Missing arrays and ``meta.json`` are written. ``documents`` are other files to
+    write, as text by name. Raises UserError for missing, empty or unexpected arrays,
+    and if the disk is full.
 
     The progress file of the build is kept, so that the build can continue if it is
     interrupted before `move`.
     """
     _check_names(name, arrays)
-    written = stored(arrays)
-    inside = {
-        key
-        for key, array in written.items()
-        if _is_file(array, directory / f"{key}.npy")
-    }
-    cache.check_space(
-        directory,
-        1.1 * sum(array.nbytes for key, array in written.items() if key not in inside),
-    )
-    entries: dict[str, dict[str, Any]] = {}
-    for key, array in sorted(written.items()):
-        path = directory / f"{key}.npy"
-        if isinstance(array, np.memmap) and key in inside:
-            array.flush()
-        else:  # by way of a second file, because the array may be a memory map of the file that it replaces
-            fresh = path.with_name(f".{path.name}")
-            fresh.unlink(missing_ok=True)
-            np.save(fresh, np.asarray(array, order="C"), allow_pickle=False)
-            os.replace(fresh, path)
-        entries[key] = {"dtype": array.dtype.str, "shape": list(array.shape)}
-        entries[key] |= {
-            "bytes": path.stat().st_size,
-            "sha256": cache.sha256_file(path),
-        }
+    entries = _write_arrays(directory, stored(arrays))
     kinds = {
         key: str(getattr(array, "kind", ""))
         for key, array in arrays.items()
         if not isinstance(array, np.ndarray)
     }
     assert set(kinds.values()) <= set(KINDS), kinds
+    hashes = {}
     for document, text in (documents or {}).items():
         cache.write_text(directory / document, text)
-    hashes = {
-        document: cache.sha256_file(directory / document)
-        for document in documents or {}
-    }
-    found = fingerprint(arrays)
-    meta = {
+        hashes[document] = cache.sha256_file(directory / document)
+    meta: dict[str, Any] = {
         "name": name,
-        "fingerprint": found,
+        "fingerprint": fingerprint(arrays),
         "identity": identity,
         "kinds": kinds,
         "arrays": entries,
     }
-    meta |= {"documents": hashes} if hashes else {}
+    if hashes:
+        meta["documents"] = hashes
     cache.write_text(directory / META, json.dumps(meta, indent=2))
-    return found
+    return str(meta["fingerprint"])
+
+
+def _write_arrays(
+    directory: Path, arrays: Mapping[str, Array]
+) -> dict[str, dict[str, Any]]:
+    """Write arrays that are no memory maps of their files; return descriptions."""
+    mapped = {
+        key
+        for key, array in arrays.items()
+        if _is_file(array, directory / f"{key}.npy")
+    }
+    new_bytes = sum(array.nbytes for key, array in arrays.items() if key not in mapped)
+    cache.check_space(directory, 1.1 * new_bytes)
+    entries = {}
+    for key, array in sorted(arrays.items()):
+        path = directory / f"{key}.npy"
+        if isinstance(array, np.memmap) and key in mapped:
+            array.flush()
+        else:
+            _save(array, path)
+        entries[key] = {
+            "dtype": array.dtype.str,
+            "shape": list(array.shape),
+            "bytes": path.stat().st_size,
+            "sha256": cache.sha256_file(path),
+        }
+    return entries
+
+
+def _save(array: Array, path: Path) -> None:
+    """Write an array by way of a second file: it may be a memory map of ``path``."""
+    fresh = path.with_name(f".{path.name}")
+    fresh.unlink(missing_ok=True)
+    np.save(fresh, np.asarray(array, order="C"), allow_pickle=False)
+    os.replace(fresh, path)
 
 
 def _is_file(array: Array, path: Path) -> bool:
-    """Return whether the array is a memory map of the whole file ``path``, as
-    `Workspace.array` returns it.
+    """Return whether the array is a memory map of the whole file ``path``.
+
+    `Workspace.array` returns such arrays.
     """
     if not isinstance(array, np.memmap) or array.filename is None or not path.exists():
         return False
-    if (
-        Path(array.filename).resolve() != path.resolve()
-    ):  # numpy stores the resolved path
+    # NumPy stores the resolved path.
+    if Path(array.filename).resolve() != path.resolve():
         return False
     whole = np.lib.format.open_memmap(path, mode="r")
-    return array.flags.c_contiguous and (array.shape, array.dtype) == (
-        whole.shape,
-        whole.dtype,
-    )
+    is_whole = (array.shape, array.dtype) == (whole.shape, whole.dtype)
+    return is_whole and array.flags.c_contiguous
 
 
 def move(source: Path, directory: Path) -> None:
-    """Sync the files of the finished build ``source`` to disk, then rename it to
-    ``directory``, which it replaces.
+    """Sync the files of the finished build ``source`` to disk, then rename it.
+
+    It replaces ``directory``.
     """
     files = described(read_meta(source))
     for name in files:
@@ -268,36 +275,38 @@ def move(source: Path, directory: Path) -> None:
 
 
 def _check_names(name: str, arrays: Arrays) -> None:
+    """Raise UserError for missing, empty, unequally long or unexpected arrays."""
     for split in SPLITS:
-        optional = (
-            split == "test" and "folds" in arrays
-        )  # samples that are judged by folds need no test split
-        if not all(
-            f"{split}_{axis}" in arrays and (optional or len(arrays[f"{split}_{axis}"]))
-            for axis in "xy"
-        ):
-            hint = (
-                " Carve it from the training data; test data is never used for"
-                " selection." * (split == "validation")
-            )
+        # samples that are judged by folds need no test split
+        may_be_empty = split == "test" and "folds" in arrays
+        if not _has_split(arrays, split, may_be_empty=may_be_empty):
+            hint = ""
+            if split == "validation":
+                hint = (
+                    " Carve it from the training data; test data is never used for"
+                    " selection."
+                )
             raise UserError(
                 f"task {name!r} has no {split} split ({split}_x and {split}_y).{hint}"
             )
-        if (
-            len(
-                {
-                    len(arrays[key])
-                    for key in (f"{split}_x", f"{split}_y", f"{split}_group")
-                    if key in arrays
-                }
-            )
-            > 1
-        ):
+        keys = (f"{split}_x", f"{split}_y", f"{split}_group")
+        if len({len(arrays[key]) for key in keys if key in arrays}) > 1:
             raise UserError(
                 f"task {name!r}: the arrays of {split} have different lengths"
             )
-    if extra := sorted(set(arrays) - set(ALLOWED)):
+    extra = sorted(set(arrays) - set(ALLOWED))
+    if extra:
         raise UserError(
             f"task {name!r}: unexpected arrays {', '.join(extra)}; allowed:"
             f" {', '.join(ALLOWED)}"
         )
+
+
+def _has_split(arrays: Arrays, split: SplitName, *, may_be_empty: bool) -> bool:
+    """Return whether inputs and targets of a split are there and hold samples."""
+    for key in (f"{split}_x", f"{split}_y"):
+        if key not in arrays:
+            return False
+        if not len(arrays[key]) and not may_be_empty:
+            return False
+    return True

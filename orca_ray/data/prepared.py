@@ -456,7 +456,7 @@ def _selected(split: Split, rows: Array) -> Split:
 
 
 def _in_memory(rows: LazyRows, *sources: Rows) -> Rows:
-    """Return ``rows`` as an array if they are small and their ``sources`` are arrays."""
+    """Return ``rows`` as an array if they are small and the ``sources`` are arrays."""
     arrays = all(isinstance(source, np.ndarray) for source in sources)
     return rows[:] if arrays and num_bytes(rows) <= COPIED_BYTES else rows
 

@@ -1,5 +1,6 @@
-"""Raw files of a task: declaration, recorded hashes ("pins"), and access for a
-``build`` that can be interrupted.
+"""Raw files of a task: declaration, recorded hashes ("pins"), and access for builds.
+
+A build of a task's arrays can be interrupted and continued.
 """
 
 import contextlib
@@ -7,11 +8,12 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -27,48 +29,51 @@ logger = logging.getLogger(__name__)
 LOCKS = ".locks"
 """Subdirectory of a raw directory that holds lock files."""
 PINS = "orca-data.lock.json"
-"""Lock file of a raw directory: for each file without a published hash, the hash at its
-first reading (its "pin").
+"""Lock file of a raw directory.
+
+It holds the "pin" of each file without a published hash: its hash at the first reading.
 """
 _PINS_VERSION = 1
+"""Version of the format of the lock file."""
 PROGRESS = "progress.json"
 """JSON file that records how many items of each stage of a build are done."""
 MARK = "orca_ray_generated"
-"""HDF5 root attribute of a generated file: JSON with task, samples, seed, version,
-equation and numerics.
+"""HDF5 root attribute of a generated file.
+
+It is JSON with task, samples, seed, version, equation and numerics.
 """
 
 PDEBENCH_FILES: Mapping[str, str] = tables("orca_ray.data", "pdebench.toml")["files"]
-"""File name in PDEBench of each task, e.g. "advection" for the task
-``pdebench/advection``.
-"""
+"""File name in PDEBench of each task, by the second part of the task's name."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RawFile:
-    """One raw file that a task reads, or an archive that is unpacked after it was
-    downloaded.
+    """One raw file that a task reads.
+
+    It may be an archive, which is unpacked after it was downloaded.
     """
 
     path: str
     """Path relative to the raw directory, with forward slashes."""
     urls: tuple[str, ...] = ()
-    """URLs of the same file, tried in order; empty if only the user can supply the
-    file.
-    """
+    """URLs of the same file, tried in order; empty: only the user can supply it."""
     sha256: str = ""
-    """Published SHA-256; "": there is none, so the hash of the first download is
-    recorded in the lock file.
+    """Published SHA-256.
+
+    "": there is none, so the hash of the first download is recorded in the lock file.
     """
     md5: str = ""
     """Published MD5, for a file without a published SHA-256; "": none."""
     num_bytes: int = 0
-    """Approximate size, for cost estimates and the check of free disk space; 0:
-    unknown.
+    """Approximate size; 0: unknown.
+
+    It is for cost estimates and the check of free disk space.
     """
     unpacked: str = ""
-    """For an archive: a path relative to the raw directory that exists once it is
-    unpacked; "": not an archive.
+    """For an archive: a path below the raw directory that exists once it is unpacked.
+
+    "": the file is not an archive.
     """
     made_by: str = ""
     """For a file without a URL: the shell command that creates it; "": none."""
@@ -82,16 +87,18 @@ class RawFile:
 
     @property
     def disk_bytes(self) -> int:
-        """Approximate size on the disk; an archive is estimated to unpack to its own
-        size (tar) or twice as much.
+        """Approximate size on the disk, with what is unpacked from an archive.
+
+        An archive is estimated to unpack to its own size (tar) or twice as much.
         """
-        return self.num_bytes * (
-            1 if not self.unpacked else 2 if self.path.endswith(".tar") else 3
-        )
+        if not self.unpacked:
+            return self.num_bytes
+        return self.num_bytes * (2 if self.path.endswith(".tar") else 3)
 
     def present(self, directory: Path) -> bool:
-        """Return whether the file, or the unpacked content of an archive, is in the raw
-        directory ``directory``.
+        """Return whether the file is in the raw directory ``directory``.
+
+        For an archive, this is its unpacked content.
         """
         return (directory / (self.unpacked or self.path)).exists()
 
@@ -102,40 +109,44 @@ def missing(files: Sequence[RawFile], directory: Path) -> list[RawFile]:
 
 
 def check_missing(task: str, files: tuple[RawFile, ...], directory: Path) -> None:
-    """Raise UserError if required raw files are missing or not unpacked; the message
-    says how to get them.
+    """Raise UserError if required raw files are missing or not unpacked.
+
+    The message says how to get them.
     """
-    lacking = missing(files, directory)
-    if not lacking:
-        return
-    packed = [
-        file for file in lacking if file.unpacked and (directory / file.path).is_file()
-    ]
-    absent = [file for file in lacking if file not in packed]
+    packed = []
+    absent = []
+    for file in missing(files, directory):
+        if file.unpacked and (directory / file.path).is_file():
+            packed.append(file)
+        else:
+            absent.append(file)
     reasons = []
-    for found, how in (
-        (absent, f"not in {directory}"),
-        (packed, f"in {directory} but not unpacked"),
-    ):
-        named = ", ".join(
-            file.path for file in found[:5]
-        ) + f" and {len(found) - 5} more" * (len(found) > 5)
-        reasons += [
-            f"{len(found)} of {len(files)} raw files are {how}: {named}"
-        ] * bool(found)
+    if absent:
+        reasons.append(_shortage(absent, files, f"not in {directory}"))
+    if packed:
+        reasons.append(_shortage(packed, files, f"in {directory} but not unpacked"))
+    if not reasons:
+        return
     by_hand = any(not (file.urls or file.made_by) for file in absent)
     made_by = next((file.made_by for file in absent if file.made_by), "")
-    raise UserError(
-        f"{task}: {'; '.join(reasons)};"
-        f" {how_to_get(task, directory, made_by=made_by, by_hand=by_hand)}"
-    )
+    advice = how_to_get(task, directory, made_by=made_by, by_hand=by_hand)
+    raise UserError(f"{task}: {'; '.join(reasons)}; {advice}")
+
+
+def _shortage(lacking: Sequence[RawFile], files: Sequence[RawFile], where: str) -> str:
+    """Return how many of the files are lacking, and the names of the first five."""
+    names = ", ".join(file.path for file in lacking[:5])
+    if len(lacking) > 5:
+        names += f" and {len(lacking) - 5} more"
+    return f"{len(lacking)} of {len(files)} raw files are {where}: {names}"
 
 
 def how_to_get(
     task: str, directory: Path, *, made_by: str = "", by_hand: bool = False
 ) -> str:
-    """Return advice on missing raw files: run ``made_by`` ("": ``data fetch``), or if
-    ``by_hand``, download them.
+    """Return advice on missing raw files.
+
+    It is to run ``made_by`` ("": ``data fetch``) or, if ``by_hand``, to download them.
     """
     command = made_by or f"orca-sweep data fetch {task}"
     if directory != cache.home() / "raw" / task.split("/")[0]:
@@ -149,7 +160,7 @@ def how_to_get(
 
 
 class Pin(NamedTuple):
-    """Hash and size of one file: as found on the disk, or as recorded in the lock file."""
+    """Hash and size of one file, as it is or as recorded in the lock file."""
 
     sha256: str
     num_bytes: int
@@ -160,20 +171,18 @@ class Pin(NamedTuple):
 
 
 def hash_file(path: Path, *, with_md5: bool = False) -> Pin:
-    """Return SHA-256 and size of a regular file; ``with_md5`` adds the MD5, for which
-    the file is read again.
+    """Return SHA-256 and size of a regular file.
+
+    ``with_md5`` adds the MD5, for which the file is read again.
     """
+    md5 = ""
     with cache.open_file(path) as stream, cache.read_errors(path):
         sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
         num_bytes = stream.tell()
-        stream.seek(0)
-        md5 = (
-            hashlib.file_digest(
-                stream, lambda: hashlib.md5(usedforsecurity=False)
-            ).hexdigest()
-            if with_md5
-            else ""
-        )
+        if with_md5:
+            stream.seek(0)
+            digest = hashlib.md5(usedforsecurity=False)
+            md5 = hashlib.file_digest(stream, lambda: digest).hexdigest()
     return Pin(sha256, num_bytes, "", md5)
 
 
@@ -201,83 +210,79 @@ class Pins:
                 raise ValueError(
                     f"version {quoted(content['version'])}, expected {_PINS_VERSION}"
                 )
-            pins: dict[str, Pin] = {}
-            for path, entry in content["files"].items():
-                sha256 = entry["sha256"]
-                num_bytes = entry["bytes"]
-                url = entry.get("url", "")
-                hexadecimal = (
-                    isinstance(sha256, str)
-                    and len(sha256) == 64
-                    and set(sha256) <= set("0123456789abcdef")
-                )
-                if (
-                    not hexadecimal
-                    or type(num_bytes) is not int
-                    or num_bytes < 0
-                    or not isinstance(url, str)
-                ):
-                    raise ValueError(f"not an entry: {quoted(entry)}")
-                pins[str(path)] = Pin(sha256, num_bytes, url)
-            return pins
+            return {
+                str(path): _pin_of_entry(entry)
+                for path, entry in content["files"].items()
+            }
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            remedy = (
-                f"or remove it: then the files of {self.path.parent} are trusted, and"
-                " pinned, as they are now"
-            )
-            found = f"no lock file of orca-sweep ({type(error).__name__}: {error})"
+            problem = f"no lock file of orca-sweep ({type(error).__name__}: {error})"
             raise UserError(
-                f"{self.path} is {found}. Restore it from a copy, {remedy}."
+                f"{self.path} is {problem}. Restore it from a copy, or remove it: then"
+                f" the files of {self.path.parent} are trusted, and pinned, as they are"
+                " now."
             ) from error
 
     def add(self, path: str, pin: Pin) -> Pin:
-        """Return the recorded pin of ``path``; if there is none, record and return
-        ``pin``. UserError as for `read`.
+        """Return the recorded pin of ``path``; if there is none, record ``pin``.
+
+        Raises UserError as `read` does.
         """
         with cache.lock(self.path):
             pins = dict(self.read())
             if path not in pins:
                 pins[path] = pin
-                entries = {
-                    name: {
-                        "sha256": each.sha256,
-                        "bytes": each.num_bytes,
-                        "url": each.url,
-                    }
-                    for name, each in sorted(pins.items())
-                }
-                with cache.disk_errors(self.path.parent):
-                    text = json.dumps(
-                        {"version": _PINS_VERSION, "files": entries}, indent=2
-                    )
-                    cache.write_text(self.path, text + "\n", durable=True)
+                self._write(pins)
             return pins[path]
+
+    def _write(self, pins: Mapping[str, Pin]) -> None:
+        entries = {
+            path: {"sha256": pin.sha256, "bytes": pin.num_bytes, "url": pin.url}
+            for path, pin in sorted(pins.items())
+        }
+        content = {"version": _PINS_VERSION, "files": entries}
+        with cache.disk_errors(self.path.parent):
+            text = json.dumps(content, indent=2)
+            cache.write_text(self.path, text + "\n", durable=True)
+
+
+def _pin_of_entry(entry: Any) -> Pin:
+    """Return the pin in an entry of the lock file; ValueError if it is no entry."""
+    sha256 = entry["sha256"]
+    num_bytes = entry["bytes"]
+    url = entry.get("url", "")
+    is_hash = isinstance(sha256, str) and re.fullmatch("[0-9a-f]{64}", sha256)
+    is_size = type(num_bytes) is int and num_bytes >= 0
+    if not is_hash or not is_size or not isinstance(url, str):
+        raise ValueError(f"not an entry: {quoted(entry)}")
+    return Pin(sha256, num_bytes, url)
 
 
 @dataclass
 class Workspace:
-    """Files and progress of one build of a task's arrays, by which an interrupted build
-    can be continued.
+    """Files and progress of one build of a task's arrays.
 
-    The build creates large arrays with `array` and fills them in loops over `batches`.
-    After an interruption, `array` returns the same arrays to the next build, and
-    `batches` skips the finished items.
+    By them an interrupted build can be continued. The build creates large arrays with
+    `array` and fills them in loops over `batches`. After an interruption, `array`
+    returns the same arrays to the next build, and `batches` skips the finished items.
     """
 
     task: str
     raw: Path
     """Directory of the raw files."""
     directory: Path
-    """Directory of the arrays; it is renamed to the prepared-data directory when the
-    build is complete.
+    """Directory of the arrays.
+
+    It is renamed to the prepared-data directory when the build is complete.
     """
     protocol: str = "held-out"
     """Protocol that selects the splits; see `prepared.under_protocol`."""
     identity: str = ""
-    """Text that describes what the build depends on (see `prepared.prepare`); if it
-    changed, a build starts anew.
+    """Text that describes what the build depends on (see `prepared.prepare`).
+
+    If it changed, a build starts anew.
     """
     _done: dict[str, int] = field(default_factory=dict)
+    """Number of finished items of each stage."""
 
     def __post_init__(self) -> None:
         with contextlib.suppress(UserError, OSError, ValueError, KeyError, TypeError):
@@ -286,76 +291,70 @@ class Workspace:
                 self._done = dict(content["done"])
 
     def file(self, path: str) -> Path:
-        """Return the path of a raw file or directory; UserError if it is missing or
-        special (pipe, device, /proc).
+        """Return the path of a raw file or directory.
+
+        Raises UserError if it is missing or special (pipe, device, /proc).
         """
-        found = self.optional(path)
-        if found is None:
+        file = self.optional(path)
+        if file is None:
             raise UserError(
                 f"{self.task}: raw file {path} is not in {self.raw};"
                 f" {how_to_get(self.task, self.raw)}"
             )
-        return found
+        return file
 
     def optional(self, path: str) -> Path | None:
-        """Return the path of a raw file or directory, None if it is missing; UserError
-        if it is a pipe or device.
+        """Return the path of a raw file or directory, None if it is missing.
+
+        Raises UserError if it is a pipe or device.
         """
-        found = self.raw / path
-        if found.exists():
-            cache.check_special(found, directories=True)
-            return found
-        return None
+        file = self.raw / path
+        if not file.exists():
+            return None
+        cache.check_special(file, directories=True)
+        return file
 
     def array(
         self, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike = np.float32
     ) -> Array:
-        """Return the array ``name``, such as ``train_x``, as a writable memory map; a
-        new array holds zeros.
+        """Return the array ``name``, such as ``train_x``, as a writable memory map.
+
+        A new array holds zeros.
         """
         path = self.directory / f"{name}.npy"
         wanted = np.dtype(dtype)
         with cache.disk_errors(self.directory):
             if os.path.lexists(path):
-                found: Array | None = None
-                with contextlib.suppress(
-                    ValueError
-                ):  # a process was killed before it wrote the header
-                    found = (
-                        None
-                        if path.is_symlink()
-                        else np.lib.format.open_memmap(path, mode="r+")
-                    )
-                if found is not None and found.shape == shape and found.dtype == wanted:
+                array = _existing_array(path)
+                if array is not None and (array.shape, array.dtype) == (shape, wanted):
                     _reserve(path)  # in case the interrupted process had not done so
-                    return found
+                    return array
                 self._done = {}
                 self._write_progress()
                 path.unlink()
-            cache.check_space(
-                self.directory, float(np.prod(shape, dtype=np.int64)) * wanted.itemsize
-            )
+            num_bytes = float(np.prod(shape, dtype=np.int64)) * wanted.itemsize
+            cache.check_space(self.directory, num_bytes)
             try:
-                made = np.lib.format.open_memmap(
+                array = np.lib.format.open_memmap(
                     path, mode="w+", dtype=wanted, shape=shape
                 )
                 _reserve(path)
             except BaseException:
                 path.unlink(missing_ok=True)
                 raise
-            return made
+            return array
 
     def batches(
         self, stage: str, num_items: int, size: int, *arrays: Array
     ) -> Iterator[slice]:
-        """Yield slices of at most ``size`` from 0 to ``num_items``, without items that
-        an interrupted build finished.
+        """Yield slices of at most ``size`` from 0 to ``num_items``.
 
-        After each slice, ``arrays`` are synced to disk and the progress is recorded
-        under ``stage``, a unique name of this loop. An interruption loses the work of
-        at most one slice.
+        Items that an interrupted build finished are left out. After each slice,
+        ``arrays`` are synced to disk and the progress is recorded under ``stage``, a
+        unique name of this loop. An interruption loses the work of at most one slice.
         """
-        if first := self._done.get(stage, 0):
+        first = self._done.get(stage, 0)
+        if first:
             logger.info(
                 "%s: %s goes on after %d of %d", self.task, stage, first, num_items
             )
@@ -382,9 +381,20 @@ class Workspace:
         )
 
 
+def _existing_array(path: Path) -> Array | None:
+    """Return the array in a file, writable; None if the file is a link or not whole."""
+    if path.is_symlink():
+        return None
+    try:
+        return np.lib.format.open_memmap(path, mode="r+")
+    except ValueError:  # a process was killed before it wrote the header
+        return None
+
+
 def _reserve(path: Path) -> None:
-    """Reserve disk space for a whole sparse file: writing to a memory map on a full
-    disk would kill the process.
+    """Reserve disk space for a whole sparse file.
+
+    Writing to a memory map on a full disk would kill the process.
     """
     if not hasattr(os, "posix_fallocate"):
         return
@@ -394,6 +404,5 @@ def _reserve(path: Path) -> None:
         except OSError as error:
             if error.errno in cache.DISK_FULL:
                 raise
-            logger.debug(
-                "space for %s is not reserved: %s", path, error
-            )  # the file system does not support it
+            # the file system does not support it
+            logger.debug("space for %s is not reserved: %s", path, error)

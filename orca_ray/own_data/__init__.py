@@ -1,5 +1,4 @@
-"""Reading of a user's data: samples (`UserData`), options (`Options`), kinds of files
-(`Format`), function `read`.
+"""Reading of a user's data: samples (`UserData`), options, formats, and `read`.
 
 Reading is safe: no code from a file runs, no pickle is loaded, and sizes are limited.
 """
@@ -37,8 +36,9 @@ TARGET_NAMES = (
     "output",
     "outputs",
 )
-"""Usual names of targets, in lower case, by which the column or array of targets is
-found if no option names it.
+"""Usual names of targets, in lower case.
+
+They name the column or array of targets if no option does.
 """
 
 
@@ -58,9 +58,7 @@ ColumnHow = Literal[
     "decimal-point",
     "decimal-comma",
 ]
-"""How a column of a table is read: its kind, or the form of its dates or of its numbers
-in text.
-"""
+"""How a column of a table is read: its kind, or the form of its dates or numbers."""
 
 
 class Options(BaseModel):
@@ -128,9 +126,7 @@ class Options(BaseModel):
     reference: str = ""
 
     def over(self, other: Self) -> Self:
-        """Return a copy of these options in which options that are not set are taken
-        from ``other``.
-        """
+        """Return a copy with the options that are not set taken from ``other``."""
         return other.model_copy(
             update={name: getattr(self, name) for name in self.model_fields_set}
         )
@@ -142,8 +138,9 @@ def as_typed(column: str, how: ColumnHow) -> str:
 
 
 def make_options(where: str, given: dict[str, Any]) -> Options:
-    """Return the options ``given`` by name; UserError, which begins with ``where``, for
-    a wrong name or value.
+    """Return the options ``given`` by name.
+
+    Raises UserError, which begins with ``where``, for a wrong name or value.
     """
     try:
         return Options(**given)
@@ -160,22 +157,24 @@ def make_options(where: str, given: dict[str, Any]) -> Options:
 
 
 def read_options(path: Path) -> Options:
-    """Return the options in a ``task.yaml``; UserError if it is missing, no safe YAML,
-    or has a wrong name or value.
+    """Return the options in a ``task.yaml``.
+
+    Raises UserError if the file is missing, no safe YAML, or has a wrong name or value.
     """
-    content = PositionedYaml(
-        cache.read_bytes(path, MAX_BYTES).decode(errors="replace"), str(path)
-    ).data
-    if not isinstance(content or {}, dict):
+    text = cache.read_bytes(path, MAX_BYTES).decode(errors="replace")
+    content = PositionedYaml(text, str(path)).data or {}
+    if not isinstance(content, dict):
         raise UserError(
             f"{path}: expected 'option: value' on each line, found a"
             f" {type(content).__name__}"
         )
-    return make_options(str(path), content or {})
+    return make_options(str(path), content)
 
 
 _MOST_ROWS = 1024
-_MOST_LISTED = 10_000  # files of a folder that are looked at to find its format
+"""Largest number of samples of a batch."""
+_MOST_LISTED = 10_000
+"""Number of files of a folder that decide its format."""
 
 Kind = Literal["table", "array", "images", "audio"]
 KINDS = (
@@ -189,8 +188,9 @@ Warn = Callable[[str], None]
 
 @dataclass(frozen=True)
 class LazySamples:
-    """N samples, maybe of unequal shapes, that are read one by one: only those that a
-    caller keeps take memory.
+    """N samples, maybe of unequal shapes, that are read one by one.
+
+    Only those that a caller keeps take memory.
     """
 
     num_samples: int
@@ -263,13 +263,14 @@ class UserData:
     def __post_init__(self) -> None:
         if hasattr(self.x, "columns"):
             object.__setattr__(self, "kind_hint", "table")
-        for what, part in (
-            ("targets", self.y),
-            ("groups", self.groups),
-            ("times", self.times),
-            ("splits", self.splits),
-            ("names", self.names or None),
-        ):
+        parts = {
+            "targets": self.y,
+            "groups": self.groups,
+            "times": self.times,
+            "splits": self.splits,
+            "names": self.names or None,
+        }
+        for what, part in parts.items():
             if part is not None and len(part) != len(self.x):
                 raise UserError(
                     f"{self.source}: {len(self.x)} samples but {len(part)} {what}; give"
@@ -280,31 +281,24 @@ class UserData:
         return len(self.x)
 
     def select(self, part: RowIndex) -> Self:
-        """Return a copy with only the selected samples: in memory, but `LazySamples`
-        stay unread.
-        """
+        """Return a copy with the selected samples, in memory unless `LazySamples`."""
         rows = np.arange(len(self))[part]
-
-        def taken(values: Array | None) -> Array | None:
-            return None if values is None else np.asarray(values[part])
-
         return replace(
             self,
-            x=_taken(self.x, part),
-            y=taken(self.y),
-            groups=taken(self.groups),
-            times=taken(self.times),
-            splits=taken(self.splits),
+            x=_selected(self.x, part),
+            y=_selected_values(self.y, part),
+            groups=_selected_values(self.groups, part),
+            times=_selected_values(self.times, part),
+            splits=_selected_values(self.splits, part),
             names=[self.names[row] for row in rows] if self.names else (),
             keys={},
         )
 
     def batches(self, size: int | None = None) -> Iterator[Self]:
-        """Yield copies with ``size`` successive samples each, as by `select`; None: as
-        many as `batch_size` returns.
+        """Yield copies with ``size`` successive samples each, as by `select`.
 
-        Memory of a memory-mapped file is released after each batch, so that files may
-        be larger than the memory.
+        None: as many as `batch_size` returns. Memory of a memory-mapped file is
+        released after each batch, so that files may be larger than the memory.
         """
         size = size or self.batch_size()
         for start in range(0, len(self), size):
@@ -314,29 +308,34 @@ class UserData:
                 mapped.madvise(mmap.MADV_DONTNEED)
 
     def batch_size(self, most_bytes: int = 2**26) -> int:
-        """Return how many float32 samples as large as the first fit into
-        ``most_bytes``: 1 to 1024 (table: 1024).
+        """Return how many float32 samples of the first one's size fit ``most_bytes``.
+
+        The number is 1 to 1024; for a table, it is 1024.
         """
         if hasattr(self.x, "columns") or not len(self):
             return _MOST_ROWS
-        first = np.asarray(next(iter(_taken(self.x, slice(0, 1)))))
-        return max(1, min(_MOST_ROWS, most_bytes // max(1, 4 * first.size)))
+        first = np.asarray(next(iter(_selected(self.x, slice(0, 1)))))
+        sample_bytes = max(1, 4 * first.size)
+        return max(1, min(_MOST_ROWS, most_bytes // sample_bytes))
 
     def place(self, row: int) -> str:
         """Return the source and the name or number of a sample, for messages."""
-        return (
-            f"{self.source}, {self.names[row]}"
-            if self.names
-            else f"{self.source}, row {row + 1}"
-        )
+        name = self.names[row] if self.names else f"row {row + 1}"
+        return f"{self.source}, {name}"
 
 
-def _taken(x: Inputs, part: RowIndex) -> Any:
+def _selected(x: Inputs, part: RowIndex) -> Any:
+    """Return the selected samples of the inputs."""
     if isinstance(x, list):
         return [x[row] for row in np.arange(len(x))[part]]
     if isinstance(x, LazySamples):
         return x.select(part)
     return x.iloc[part] if hasattr(x, "iloc") else x[part]
+
+
+def _selected_values(values: Array | None, part: RowIndex) -> Array | None:
+    """Return the selected values of an array [N, ...], if there is one."""
+    return None if values is None else np.asarray(values[part])
 
 
 @dataclass(frozen=True)
@@ -409,13 +408,13 @@ def all_formats() -> Mapping[str, Format]:
 def read(
     path: Path | str, options: Options | None = None, *, labelled: bool = True
 ) -> UserData:
-    """Return the samples in a file or folder; large arrays are memory-mapped, and files
-    of a folder read when selected.
+    """Return the samples in a file or folder.
 
-    ``path`` is the data, a folder that contains ``task.yaml``, or a YAML file whose
-    ``data`` is the path. Options that are not in ``options`` are those in the YAML
-    file. ``labelled``: whether a target is required. If not, neither targets nor
-    groups, times and splits are read.
+    Large arrays are memory-mapped, and files of a folder read when selected. ``path``
+    is the data, a folder that contains ``task.yaml``, or a YAML file whose ``data`` is
+    the path. Options that are not in ``options`` are those in the YAML file.
+    ``labelled``: whether a target is required. If not, neither targets nor groups,
+    times and splits are read.
 
     Raises UserError for a missing path, an unknown type, a file of other content than
     its suffix says, a missing or ambiguous column or key, parts of unequal lengths,
@@ -423,48 +422,61 @@ def read(
     """
     path = Path(path).expanduser()
     options = options or Options()
-    file = path if path.suffix.lower() in (".yaml", ".yml") else path / TASK_FILE
-    if file.is_file():
-        found = read_options(file)
-        if file == path and not found.data:
+    is_task_file = path.suffix.lower() in (".yaml", ".yml")
+    task_file = path if is_task_file else path / TASK_FILE
+    if task_file.is_file():
+        stored = read_options(task_file)
+        if task_file == path and not stored.data:
             raise UserError(
                 f"{path}: expected the line 'data: PATH', relative to this file"
             )
-        path = file.parent / found.data if found.data else path
-        options = options.over(found)
+        if stored.data:
+            path = task_file.parent / stored.data
+        options = options.over(stored)
     cache.check_special(path, directories=True)
-    return replace(_format(path).read(path, options, labelled), options=options)
+    form = _folder_format(path) if path.is_dir() else _file_format(path)
+    return replace(form.read(path, options, labelled), options=options)
 
 
-def _format(path: Path) -> Format:
-    if not path.is_dir():
-        suffix = path.suffix.lower()
-        for form in sorted(
-            all_formats().values(), key=lambda form: form.folder
-        ):  # one image is a folder of one
-            if suffix in form.suffixes and not form.markers:
-                return form
-        raise UserError(f"{path}: unknown type of file {quoted(suffix)}; {_allowed()}")
+def _file_format(path: Path) -> Format:
+    """Return the format of a file, by its suffix."""
+    suffix = path.suffix.lower()
+    # formats of files first; one image is a folder of one
+    for form in sorted(all_formats().values(), key=lambda form: form.folder):
+        if suffix in form.suffixes and not form.markers:
+            return form
+    raise UserError(f"{path}: unknown type of file {quoted(suffix)}; {_allowed()}")
+
+
+def _folder_format(path: Path) -> Format:
+    """Return the format of a folder, by a marker file or the most frequent suffix."""
     folders = [form for form in all_formats().values() if form.folder]
     for form in folders:
         if any(any(path.glob(marker)) for marker in form.markers):
             return form
+    suffixes = _count_suffixes(path)
+    num_files = {
+        form.name: sum(suffixes[suffix] for suffix in form.suffixes) for form in folders
+    }
+    best = max(folders, key=lambda form: num_files[form.name])
+    if num_files[best.name]:
+        return best
+    listed = ", ".join(suffix or "(none)" for suffix, _ in suffixes.most_common(5))
+    content = "no files"
+    if listed:
+        content = f"files of type {listed}, none of which is known"
+    raise UserError(f"{path}: the folder has {content}; {_allowed()}")
+
+
+def _count_suffixes(folder: Path) -> Counter[str]:
+    """Return how many of the first files have each suffix, without hidden files."""
     counts: Counter[str] = Counter()
-    for number, file in enumerate(path.rglob("*")):
-        counts[file.suffix.lower()] += not file.name.startswith(".") and file.is_file()
+    for number, file in enumerate(folder.rglob("*")):
+        if not file.name.startswith(".") and file.is_file():
+            counts[file.suffix.lower()] += 1
         if number == _MOST_LISTED:
             break
-    found = {
-        form.name: sum(counts[suffix] for suffix in form.suffixes) for form in folders
-    }
-    best = max(folders, key=lambda form: found[form.name])
-    if not found[best.name]:
-        seen = ", ".join(
-            suffix or "(none)" for suffix, count in counts.most_common(5) if count
-        )
-        held = f"files of type {seen}, none of which is known" if seen else "no files"
-        raise UserError(f"{path}: the folder has {held}; {_allowed()}")
-    return best
+    return counts
 
 
 def _allowed() -> str:

@@ -1,5 +1,6 @@
-"""Numbers in text with a unit or separators of thousands, such as $1,234.00, 1 234,50 €
-and 12.3%.
+"""Numbers in text with a unit or separators of thousands.
+
+Examples are $1,234.00, 1 234,50 € and 12.3%.
 """
 
 import re
@@ -11,12 +12,14 @@ import pandas as pd
 
 AmountForm = Literal["decimal-point", "decimal-comma"]
 _UNIT = (
-    r"[%‰]|(?:US|C|A)?\$|[€£¥₹₽₩₺₪₫₴₦₱฿¢]|USD|EUR|GBP|CHF|JPY|CNY|INR|AUD|CAD|NZD|SEK|NOK|DKK|PLN|CZK|BRL|MXN|ZAR"
+    r"[%‰]|(?:US|C|A)?\$|[€£¥₹₽₩₺₪₫₴₦₱฿¢]"
+    r"|USD|EUR|GBP|CHF|JPY|CNY|INR|AUD|CAD|NZD|SEK|NOK|DKK|PLN|CZK|BRL|MXN|ZAR"
     r"|Fr\.|kr\.?|zł"
 )
 _AMOUNT = re.compile(
-    rf"(?P<sign>[-+−(]?)\s*(?P<before>{_UNIT})?\s*(?P<minus>[-+−]?)\s*(?P<digits>[\d.,'’\s]*\d)"
-    rf"(?P<power>[eE][-+]?\d{{1,3}})?\s*(?P<after>{_UNIT})?\s*\)?"
+    rf"(?P<sign>[-+−(]?)\s*(?P<before>{_UNIT})?\s*(?P<minus>[-+−]?)\s*"
+    r"(?P<digits>[\d.,'’\s]*\d)(?P<power>[eE][-+]?\d{1,3})?\s*"
+    rf"(?P<after>{_UNIT})?\s*\)?"
 )
 _DIGITS = {
     "decimal-point": re.compile(r"([1-9]\d{0,2}(?:[,'’\s]\d{3})+|\d*)(?:\.(\d+))?"),
@@ -24,71 +27,80 @@ _DIGITS = {
 }
 
 
+_MOST_CHARACTERS = 40
+"""Number of characters from which text is no amount."""
+
+
 def _amount(text: str, form: str) -> float:
-    """Return the number in ``text``; NaN if there is none, or something else beside it."""
-    found = _AMOUNT.fullmatch(text.strip()) if len(text) < 40 else None
-    parts = _DIGITS[form].fullmatch(found["digits"]) if found else None
-    if not found or not parts:
+    """Return the number in ``text``; NaN if there is none, or other text beside it."""
+    match = _match_amount(text)
+    if match is None:
         return float("nan")
-    whole = re.sub(r"\D", "", parts[1])
-    number = float(f"{whole or '0'}.{parts[2] or '0'}{found['power'] or ''}")
-    return -number if {found["sign"], found["minus"]} & {"-", "−", "("} else number
+    digits = _DIGITS[form].fullmatch(match["digits"])
+    if digits is None:
+        return float("nan")
+    whole = re.sub(r"\D", "", digits[1]) or "0"
+    decimals = digits[2] or "0"
+    power = match["power"] or ""
+    number = float(f"{whole}.{decimals}{power}")
+    is_negative = match["sign"] in ("-", "−", "(") or match["minus"] in ("-", "−")
+    return -number if is_negative else number
+
+
+def _match_amount(text: str) -> "re.Match[str] | None":
+    """Return the sign, unit and digits of ``text``; None if it is no amount."""
+    if len(text) >= _MOST_CHARACTERS:
+        return None
+    return _AMOUNT.fullmatch(text.strip())
 
 
 def parse_amounts(values: "pd.Series[Any]", form: str) -> npt.NDArray[np.float64]:
-    """Return a column of numbers and text as float64, text in ``form``; other values
-    are NaN.
+    """Return a column of numbers and text as float64.
+
+    Text is read in ``form``; values that are neither numbers nor amounts are NaN.
     """
     numbers = pd.to_numeric(values, errors="coerce").to_numpy(
         dtype=np.float64, na_value=np.nan
     )
-    known = {
-        value: _amount(value, form)
-        for value in values.unique()
-        if isinstance(value, str)
+    amounts = {
+        text: _amount(text, form) for text in values.unique() if isinstance(text, str)
     }
-    return np.array(
-        [
-            known.get(value, number)
-            for value, number in zip(values.tolist(), numbers, strict=True)
-        ]
-    )
+    pairs = zip(values.tolist(), numbers, strict=True)
+    return np.array([amounts.get(value, number) for value, number in pairs])
 
 
 def amount_form(known: "pd.Series[Any]") -> tuple[AmountForm | None, str]:
-    """Return the form in which most text of ``known`` is a number, and an example if
-    both forms fit equally well.
+    """Return the form in which most text of ``known`` is a number, and an example.
 
-    None if no text is a number, or if the numbers have different units, which the
-    second value then lists.
+    The example is a text that both forms read, but as different numbers; "" if one form
+    fits more text. The form is None if no text is a number, or if the numbers have
+    different units, which the second value then lists.
     """
     texts = [value for value in known.unique() if isinstance(value, str)]
-    found = [
-        match
-        for text in texts
-        if len(text) < 40 and (match := _AMOUNT.fullmatch(text.strip()))
-    ]
-    if (
-        len(
-            units := {
-                unit
-                for match in found
-                for unit in (match["before"], match["after"])
-                if unit
-            }
-        )
-        > 1
-    ):
+    units = _units(texts)
+    if len(units) > 1:
         return None, ", ".join(sorted(units))
-    point, comma = ([_amount(text, form) for text in texts] for form in _DIGITS)
-    fits = int(np.isfinite(point).sum()), int(np.isfinite(comma).sum())
-    if not max(fits, default=0):
+    points = [_amount(text, "decimal-point") for text in texts]
+    commas = [_amount(text, "decimal-comma") for text in texts]
+    num_points = int(np.isfinite(points).sum())
+    num_commas = int(np.isfinite(commas).sum())
+    if num_points == num_commas == 0:
         return None, ""
-    if fits[0] != fits[1]:
-        return ("decimal-point" if fits[0] > fits[1] else "decimal-comma"), ""
-    doubtful = [
-        text
-        for text, one, other in zip(texts, point, comma, strict=True)
-        if one != other and np.isfinite(one)
-    ]
-    return "decimal-point", next(iter(doubtful), "")
+    if num_points > num_commas:
+        return "decimal-point", ""
+    if num_commas > num_points:
+        return "decimal-comma", ""
+    for text, point, comma in zip(texts, points, commas, strict=True):
+        if point != comma and np.isfinite(point):
+            return "decimal-point", text
+    return "decimal-point", ""
+
+
+def _units(texts: list[str]) -> set[str]:
+    """Return the units before and after the numbers in ``texts``."""
+    units = set()
+    for text in texts:
+        match = _match_amount(text)
+        if match:
+            units |= {match["before"], match["after"]}
+    return units - {None, ""}

@@ -1,7 +1,7 @@
-"""Files of named arrays (NumPy, HDF5, MATLAB, PyTorch), and the choice of inputs and
-targets among the arrays.
+"""Files of named arrays (NumPy, HDF5, MATLAB, PyTorch).
 
-Large arrays are read as rows are selected.
+Inputs and targets are chosen among the arrays; large arrays are read as rows are
+selected.
 """
 
 import math
@@ -48,46 +48,50 @@ _SPLITS = {
     "validation": "validation",
     "test": "test",
 }
+_SPLIT_NAMES = "|".join(_SPLITS)
 _PART = re.compile(
-    rf"(?:(?P<before>{'|'.join(_SPLITS)})_)?(?P<name>.*?)(?:_(?P<after>{'|'.join(_SPLITS)}))?\Z",
+    rf"(?:(?P<before>{_SPLIT_NAMES})_)?(?P<name>.*?)(?:_(?P<after>{_SPLIT_NAMES}))?\Z",
     re.I | re.S,
 )
+"""Names of arrays by split, such as x_train and test_labels."""
 _NUMBERS = "biuf"
+"""Kinds of NumPy's types that inputs may have."""
 _TARGETS = "biufUS"
+"""Kinds of NumPy's types that targets may have."""
 _SAMPLE_BYTES = 256.0
-"""Memory that a sample takes beside its values: its hash, label, place in the splits.
-"""
+"""Memory that a sample takes beside its values: hash, label, place in the splits."""
 
 Shapes = Mapping[str, tuple[int, ...]]
 Read = Callable[[str], Inputs]
 
 
 def _read_npy(path: Path, options: Options, labelled: bool) -> UserData:
-    files = (
-        {path.stem: path, "target": _target_file(path, options)}
-        if labelled
-        else {path.stem: path}
-    )
+    files = {path.stem: path}
+    if labelled:
+        files["target"] = _target_file(path, options)
     arrays = {name: read_npy(file) for name, file in files.items()}
-    shapes = {name: array.shape for name, array in arrays.items()}
     keys = Options(inputs=(path.stem,), target=("target",))
-    return _choose(str(path), shapes, arrays.__getitem__, keys, labelled)
+    return _choose(str(path), _shapes(arrays), arrays.__getitem__, keys, labelled)
+
+
+def _shapes(arrays: Mapping[str, Array]) -> Shapes:
+    return {name: array.shape for name, array in arrays.items()}
 
 
 def _target_file(path: Path, options: Options) -> Path:
-    """Return the file beside ``path`` that ``options`` name, or that has a usual name
-    of targets.
+    """Return the file beside ``path`` that holds the targets.
+
+    ``options`` name it, or it has a usual name of targets.
     """
     if options.target:
         file = path.parent / options.target[0] if len(options.target) == 1 else path
         if not file.is_file():
             raise UserError(f"{path}: the target's file {file} does not exist")
         return file
-    for beside in (
-        path.with_name(f"{_renamed(path.stem, name)}.npy") for name in TARGET_NAMES
-    ):
-        if beside.is_file() and beside != path:
-            return beside
+    for name in TARGET_NAMES:
+        file = path.with_name(f"{_renamed(path.stem, name)}.npy")
+        if file.is_file() and file != path:
+            return file
     raise UserError(
         f"{path}: no targets: put them in y.npy beside it, or name their file with"
         " --target"
@@ -110,52 +114,37 @@ def _read_hdf5(path: Path, options: Options, labelled: bool) -> UserData:
     types: dict[str, np.dtype[Any]] = {}
 
     with open_hdf5(path, ()) as file:
-        for name, found in datasets(path, file):
-            if found.shape:
-                shapes[name], types[name] = tuple(found.shape), found.dtype
+        for name, dataset in datasets(path, file):
+            if dataset.shape:
+                shapes[name] = tuple(dataset.shape)
+                types[name] = dataset.dtype
 
     def read(name: str, part: RowIndex) -> Array:
+        # h5py requires ascending indices, each once
         rows, place = np.unique(np.arange(shapes[name][0])[part], return_inverse=True)
         if not len(rows):
             return np.empty((0, *shapes[name][1:]), types[name])
-        dense = (
-            len(rows) == rows[-1] - rows[0] + 1
-        )  # h5py requires ascending indices, each once
+        is_range = len(rows) == rows[-1] - rows[0] + 1
+        selection = slice(rows[0], rows[-1] + 1) if is_range else rows
         with open_hdf5(path, (name,)) as file:
-            return np.asarray(
-                file[name][slice(rows[0], rows[-1] + 1) if dense else rows]
-            )[place]
+            return np.asarray(file[name][selection])[place]
 
-    def rows(name: str) -> Any:
+    def open_rows(name: str) -> Any:
         if h5py.check_string_dtype(types[name]) is not None:
             return read_texts(path, name)
-        if not types[name].hasobject:  # neither inputs nor targets
+        is_array = not types[name].hasobject
+        if is_array:  # others are neither inputs nor targets
             with open_hdf5(path, (name,)) as file:
                 check_chunks(path, name, file[name])
         return LazyRows(shapes[name], types[name], partial(read, name))
 
-    return _choose(str(path), shapes, rows, options, labelled)
+    return _choose(str(path), shapes, open_rows, options, labelled)
 
 
 def _read_mat(path: Path, options: Options, labelled: bool) -> UserData:
     cache.check_special(path)
-    if h5py.is_hdf5(path):
-        with open_hdf5(path, ()) as file:
-            items = {
-                name: item for name, item in datasets(path, file) if "/" not in name
-            }
-            given = {
-                name: tuple(item.shape[::-1])
-                for name, item in items.items()
-                if item.dtype.kind in "biuf"
-            }
-    else:
-        given = {
-            name: found.shape
-            for name, found in mat5_variables(path).items()
-            if found.is_numeric
-        }
-    shapes = {name: _column(shape) for name, shape in given.items()}
+    stored_shapes = _mat_shapes(path)
+    shapes = {name: _vector_shape(shape) for name, shape in stored_shapes.items()}
 
     def read(name: str) -> Array:
         array = read_mat(path, name)
@@ -167,11 +156,30 @@ def _read_mat(path: Path, options: Options, labelled: bool) -> UserData:
     return _choose(str(path), shapes, read, options, labelled)
 
 
-def _column(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the shape without axes of length 1 that MATLAB adds to vectors: [1, N] and
-    [N, 1] are N values.
+def _mat_shapes(path: Path) -> Shapes:
+    """Return the shapes of the numeric variables of a MATLAB file of any version."""
+    if not h5py.is_hdf5(path):
+        variables = mat5_variables(path)
+        return {
+            name: variable.shape
+            for name, variable in variables.items()
+            if variable.is_numeric
+        }
+    with open_hdf5(path, ()) as file:
+        return {
+            name: tuple(dataset.shape[::-1])
+            for name, dataset in datasets(path, file)
+            if "/" not in name and dataset.dtype.kind in _NUMBERS
+        }
+
+
+def _vector_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape without axes of length 1 that MATLAB adds to vectors.
+
+    [1, N] and [N, 1] are N values.
     """
-    return (max(shape),) if len(shape) == 2 and min(shape) == 1 else shape
+    is_vector = len(shape) == 2 and min(shape) == 1
+    return (max(shape),) if is_vector else shape
 
 
 def _read_pt(path: Path, options: Options, labelled: bool) -> UserData:
@@ -180,9 +188,7 @@ def _read_pt(path: Path, options: Options, labelled: bool) -> UserData:
     _check_calls(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (
-        Exception
-    ) as error:  # PyTorch raises a dozen types, none documented, for a damaged file
+    except Exception as error:  # a dozen types, none documented, for a damaged file
         reason = shorten(str(error).split("\n")[0])
         raise UserError(
             f"{path}: expected tensors saved by torch.save, found something else:"
@@ -197,100 +203,112 @@ def _read_pt(path: Path, options: Options, labelled: bool) -> UserData:
             f"{path}: expected a dict of tensors or a pair (x, y), found a"
             f" {type(content).__name__}"
         )
-    arrays: dict[str, Array] = {}
-    for name, value in content.items():
-        if not torch.is_tensor(value):
-            continue
-        if (
-            value.is_nested
-            or value.is_meta
-            or value.layout is not torch.strided
-            or value.is_quantized
-        ):
-            found = (
-                "found"
-                f" {'a nested one' if value.is_nested else value.device if value.is_meta else value.layout}"
-            )
-            raise UserError(
-                f"{path}, {name}: expected a dense tensor, {found}; call to_dense()"
-                " before saving"
-            )
-        num_bytes = value.numel() * value.element_size()
-        check_growth(
-            path, num_bytes, value.untyped_storage().nbytes(), f", {name}"
-        )  # expand() takes no storage
-        plain = value.detach().resolve_conj().resolve_neg()
-        if plain.dtype == torch.bfloat16:
-            cache.check_memory(
-                4.0 * plain.numel(), f"{path}, {name}", "save it as float16 or float32"
-            )
-            plain = plain.float()
-        try:
-            arrays[str(name)] = plain.numpy()
-        except (TypeError, RuntimeError) as error:
-            raise UserError(
-                f"{path}, {name}: expected numbers that NumPy has, found {plain.dtype}"
-            ) from error
-    shapes = {name: array.shape for name, array in arrays.items()}
-    return _choose(str(path), shapes, arrays.__getitem__, options, labelled)
+    arrays = {
+        str(name): _tensor_array(path, name, value)
+        for name, value in content.items()
+        if torch.is_tensor(value)
+    }
+    return _choose(str(path), _shapes(arrays), arrays.__getitem__, options, labelled)
+
+
+def _tensor_array(path: Path, name: object, tensor: Any) -> Array:
+    """Return a dense tensor as an array; UserError if it is of another kind."""
+    import torch
+
+    unusual = _unusual_kind(tensor)
+    if unusual:
+        raise UserError(
+            f"{path}, {name}: expected a dense tensor, found {unusual}; call to_dense()"
+            " before saving"
+        )
+    # expand() takes no storage
+    num_bytes = tensor.numel() * tensor.element_size()
+    check_growth(path, num_bytes, tensor.untyped_storage().nbytes(), f", {name}")
+    dense = tensor.detach().resolve_conj().resolve_neg()
+    if dense.dtype == torch.bfloat16:
+        cache.check_memory(
+            4.0 * dense.numel(), f"{path}, {name}", "save it as float16 or float32"
+        )
+        dense = dense.float()
+    try:
+        return cast(Array, dense.numpy())
+    except (TypeError, RuntimeError) as error:
+        raise UserError(
+            f"{path}, {name}: expected numbers that NumPy has, found {dense.dtype}"
+        ) from error
+
+
+def _unusual_kind(tensor: Any) -> str:
+    """Return what a tensor is that is not dense; "": it is dense."""
+    import torch
+
+    if tensor.is_nested:
+        return "a nested one"
+    if tensor.is_meta:
+        return str(tensor.device)
+    if tensor.layout is not torch.strided or tensor.is_quantized:
+        return str(tensor.layout)
+    return ""
+
+
+_GROWING_CALLS = re.compile("bytearray|_rebuild_device_tensor")
+"""Calls that take as much memory as their arguments say."""
 
 
 def _check_calls(path: Path) -> None:
-    """Raise UserError for a pickle that calls what PyTorch allows, but takes memory
-    without storing anything.
+    """Raise UserError for a pickle with calls that take memory but store nothing.
+
+    PyTorch allows such calls.
     """
-    expected = "file of tensors saved by torch.save"
     with (
         cache.open_file(path) as file,
-        archive_errors(path, expected),
+        archive_errors(path, "file of tensors saved by torch.save"),
         zipfile.ZipFile(file) as archive,
     ):
-        for member in (
-            name for name in archive.namelist() if name.endswith("data.pkl")
-        ):
+        for member in archive.namelist():
+            if not member.endswith("data.pkl"):
+                continue
             check_growth(path, archive.getinfo(member).file_size, path.stat().st_size)
-            for operation, found, _ in pickletools.genops(archive.read(member)):
-                if "GLOBAL" in operation.name and re.search(
-                    "bytearray|_rebuild_device_tensor", str(found)
-                ):
-                    raise UserError(f"{path}: expected tensors, found {shorten(found)}")
+            for operation, called, _ in pickletools.genops(archive.read(member)):
+                if "GLOBAL" in operation.name and _GROWING_CALLS.search(str(called)):
+                    raise UserError(
+                        f"{path}: expected tensors, found {shorten(called)}"
+                    )
 
 
 def _choose(
     source: str, shapes: Shapes, read: Read, options: Options, labelled: bool
 ) -> UserData:
-    """Return the samples of a file with named arrays; ``read`` returns the array of a
-    name.
+    """Return the samples of a file with named arrays.
 
-    Without options, inputs and targets are found by their usual names (`INPUT_NAMES`,
-    `TARGET_NAMES`), or the inputs are the only array besides the targets. Arrays named
-    x_train, x_test and so on become samples with declared splits. Unless ``labelled``,
-    the inputs alone are read; there may be no other array.
+    ``read`` returns the array of a name. Without options, inputs and targets are found
+    by their usual names (`INPUT_NAMES`, `TARGET_NAMES`), or the inputs are the only
+    array besides the targets. Arrays named x_train, x_test and so on become samples
+    with declared splits. Unless ``labelled``, the inputs alone are read; there may be
+    no other array.
     """
     parts = _parts(shapes, labelled)
     if parts:
         return _joined(source, shapes, parts, read, options, labelled)
     x_name = _key(source, shapes, options.inputs, INPUT_NAMES, "inputs")
-    named = {
-        "target": options.target,
-        "group": (options.group,),
-        "time": (options.time,),
-        "split": (options.split,),
+    targets = _usable(options.target, shapes, labelled)
+    y_name = _key(source, shapes, targets, TARGET_NAMES, "target")
+    extra_options = {
+        "group": options.group,
+        "time": options.time,
+        "split": options.split,
     }
-    given = {
-        what: [name for name in names if name and (labelled or name in shapes)]
-        for what, names in named.items()
+    extra = {
+        what: _key(source, shapes, _usable((name,), shapes, labelled), (), what)
+        for what, name in extra_options.items()
     }
-    y_name = _key(source, shapes, given.pop("target"), TARGET_NAMES, "target")
-    extra = [_key(source, shapes, names, (), what) for what, names in given.items()]
-    left = [
-        name for name in shapes if shapes[name] and name not in (x_name, y_name, *extra)
+    unused = [
+        name
+        for name in shapes
+        if shapes[name] and name not in (x_name, y_name, *extra.values())
     ]
-    if x_name is None and len(left) > 1:
-        num = shapes[y_name][:1] if y_name else None
-        left = [name for name in left if num in (None, shapes[name][:1])]
-    if x_name is None and len(left) == 1:
-        x_name = left.pop()
+    if x_name is None:
+        x_name, unused = _only_input(unused, shapes, y_name)
     if x_name is None:
         raise UserError(
             f"{source}: which array are the inputs? It has {_listed(shapes)}; name one"
@@ -304,8 +322,12 @@ def _choose(
             " with --target"
         )
     groups, times, splits = (
-        None if name is None else _flat(source, name, read(name)) for name in extra
+        None if name is None else _flat(source, name, read(name))
+        for name in extra.values()
     )
+    notes: tuple[str, ...] = ()
+    if unused:
+        notes = (f"not used: {', '.join(map(printable, unused))}",)
     return UserData(
         x=_numeric(source, x_name, read(x_name)),
         y=_target(source, y_name, read(y_name)),
@@ -314,14 +336,32 @@ def _choose(
         groups=groups,
         times=times,
         splits=splits,
-        notes=(f"not used: {', '.join(map(printable, left))}",) if left else (),
+        notes=notes,
     )
 
 
-def _numeric(source: str, name: str, x: Inputs) -> Inputs:
-    """Return the inputs ``x``; raises UserError if they are no numbers, or a single
-    number.
+def _usable(names: Sequence[str], shapes: Shapes, labelled: bool) -> list[str]:
+    """Return the given names, unless ``labelled`` only those that the file has."""
+    return [name for name in names if name and (labelled or name in shapes)]
+
+
+def _only_input(
+    candidates: list[str], shapes: Shapes, y_name: str | None
+) -> tuple[str | None, list[str]]:
+    """Return the only candidate for the inputs, if there is one, and other candidates.
+
+    Of several, those count that have as many samples as the target.
     """
+    if len(candidates) > 1 and y_name is not None:
+        num_samples = shapes[y_name][:1]
+        candidates = [name for name in candidates if shapes[name][:1] == num_samples]
+    if len(candidates) == 1:
+        return candidates[0], []
+    return None, candidates
+
+
+def _numeric(source: str, name: str, x: Inputs) -> Inputs:
+    """Return the inputs ``x``; UserError if they are no numbers, or a single number."""
     kind = getattr(x, "dtype", np.dtype("f4")).kind
     shape = getattr(x, "shape", (1,))
     if kind not in _NUMBERS or not shape:
@@ -341,8 +381,9 @@ def _numeric(source: str, name: str, x: Inputs) -> Inputs:
 
 
 def _target(source: str, name: str, y: Inputs) -> Array:
-    """Return the targets as an array, in memory unless memory-mapped; bytes become
-    text.
+    """Return the targets as an array, in memory unless memory-mapped.
+
+    Bytes become text, and a single column [N, 1] becomes [N].
     """
     shape = getattr(y, "shape", (1,))
     dtype = getattr(y, "dtype", np.dtype("f8"))
@@ -352,19 +393,19 @@ def _target(source: str, name: str, y: Inputs) -> Array:
         "give a smaller target",
     )
     if dtype.kind not in _TARGETS or not shape or 0 in shape:
-        what = f"{dtype} of shape {list(shape)}"
         raise UserError(
             f"{source}, {printable(name)}: expected targets as numbers or text, found"
-            f" {what}"
+            f" {dtype} of shape {list(shape)}"
         )
     array = y if isinstance(y, np.ndarray) else np.asarray(cast(Array, y)[:])
-    array = (
-        np.char.decode(array, "utf-8", "replace") if array.dtype.kind == "S" else array
-    )
-    return array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
+    if array.dtype.kind == "S":
+        array = np.char.decode(array, "utf-8", "replace")
+    is_column = array.ndim == 2 and array.shape[1] == 1
+    return array[:, 0] if is_column else array
 
 
 def _flat(source: str, name: str, values: Inputs) -> Array:
+    """Return one value a sample, [N]; UserError for another shape."""
     array = _target(source, name, values)
     if array.ndim != 1:
         raise UserError(
@@ -375,53 +416,57 @@ def _flat(source: str, name: str, values: Inputs) -> Array:
 
 
 def _key(
-    source: str, shapes: Shapes, given: Sequence[str], usual: Sequence[str], what: str
+    source: str, shapes: Shapes, names: Sequence[str], usual: Sequence[str], what: str
 ) -> str | None:
-    if len(given) > 1:
+    """Return the array that is named, else the first with a usual name, else None.
+
+    Raises UserError for several ``names`` and for one that the file lacks; ``what``
+    says in the message what the array is for.
+    """
+    if len(names) > 1:
         raise UserError(
-            f"{source}: expected one array for {what}, got {', '.join(given)}"
+            f"{source}: expected one array for {what}, got {', '.join(names)}"
         )
-    if given:
-        if given[0] not in shapes:
+    if names:
+        if names[0] not in shapes:
             raise UserError(
-                f"{source}: {unknown_name(f'{what} array', given[0], shapes)}"
+                f"{source}: {unknown_name(f'{what} array', names[0], shapes)}"
             )
-        return given[0]
-    return next(
-        (name for want in usual for name in shapes if name.lower() == want), None
-    )
+        return names[0]
+    for usual_name in usual:
+        for name in shapes:
+            if name.lower() == usual_name:
+                return name
+    return None
 
 
 def _listed(shapes: Shapes) -> str:
-    return (
-        ", ".join(
-            f"{printable(name)} {list(shape)}"
-            for name, shape in list(shapes.items())[:20]
-        )
-        or "none"
+    """Return the first 20 arrays with their shapes, for messages."""
+    first = list(shapes.items())[:20]
+    return ", ".join(f"{printable(name)} {list(shape)}" for name, shape in first) or (
+        "none"
     )
 
 
 def _parts(shapes: Shapes, labelled: bool) -> dict[str, dict[str, str]]:
-    """Return the names of inputs ("x") and targets ("y") by split, if arrays are named
-    x_train, y_train and so on.
+    """Return the names of inputs ("x") and targets ("y") by split.
+
+    The arrays are named x_train, y_train and so on; if train, test or an array of a
+    split is missing, the result is empty.
     """
-    needed = {"x", "y"} if labelled else {"x"}
-    found: dict[str, dict[str, str]] = {}
+    parts: dict[str, dict[str, str]] = {}
     for name in shapes:
         match = _PART.match(name)
         assert match is not None
-        part = _SPLITS.get((match["before"] or match["after"] or "").lower())
+        split = _SPLITS.get((match["before"] or match["after"] or "").lower())
         base = match["name"].lower()
-        axis = "x" if base in INPUT_NAMES else "y" if base in TARGET_NAMES else ""
-        if part and axis:
-            found.setdefault(part, {})[axis] = name
-    return (
-        found
-        if {"train", "test"} <= found.keys()
-        and all(needed <= each.keys() for each in found.values())
-        else {}
-    )
+        if split and base in INPUT_NAMES:
+            parts.setdefault(split, {})["x"] = name
+        elif split and base in TARGET_NAMES:
+            parts.setdefault(split, {})["y"] = name
+    needed = {"x", "y"} if labelled else {"x"}
+    has_all = all(needed <= names.keys() for names in parts.values())
+    return parts if has_all and {"train", "test"} <= parts.keys() else {}
 
 
 def _joined(
@@ -432,46 +477,43 @@ def _joined(
     options: Options,
     labelled: bool,
 ) -> UserData:
+    """Return the samples of arrays by split (see `_parts`), with declared splits."""
     if options.inputs or (options.target and labelled):
         raise UserError(
             f"{source}: has arrays by split ({_listed(shapes)}); leave out --target and"
             " --inputs"
         )
-    names = list(parts)
+    splits = list(parts)
     xs = [
-        cast(Array, _numeric(source, parts[part]["x"], read(parts[part]["x"])))
-        for part in names
+        cast(Array, _numeric(source, names["x"], read(names["x"])))
+        for names in parts.values()
     ]
-    ys = (
-        [_target(source, parts[part]["y"], read(parts[part]["y"])) for part in names]
-        if labelled
-        else xs
-    )
-    for part, x, y in zip(names, xs, ys, strict=True):
+    ys = xs
+    if labelled:
+        ys = [_target(source, names["y"], read(names["y"])) for names in parts.values()]
+    for split, x, y in zip(splits, xs, ys, strict=True):
         if len(x) != len(y):
             raise UserError(
-                f"{source}: {parts[part]['x']} has {len(x)} samples and"
-                f" {parts[part]['y']} {len(y)}"
+                f"{source}: {parts[split]['x']} has {len(x)} samples and"
+                f" {parts[split]['y']} {len(y)}"
             )
         if x.shape[1:] != xs[0].shape[1:] or y.shape[1:] != ys[0].shape[1:]:
             raise UserError(
-                f"{source}: the arrays of {names[0]} and {part} have different shapes:"
-                f" {_listed(shapes)}"
+                f"{source}: the arrays of {splits[0]} and {split} have different"
+                f" shapes: {_listed(shapes)}"
             )
-    x = xs[0]
-    for each in xs[1:]:
-        x = cast(
-            Array,
-            joined_rows(x, each.astype(x.dtype) if each.dtype != x.dtype else each),
-        )
+    joined = xs[0]
+    for x in xs[1:]:
+        if x.dtype != joined.dtype:
+            x = x.astype(joined.dtype)
+        joined = cast(Array, joined_rows(joined, x))
     if not labelled:
-        return UserData(x=x, source=source)
-    splits = np.repeat(names, [len(each) for each in ys])
+        return UserData(x=joined, source=source)
     return UserData(
-        x=x,
+        x=joined,
         y=np.concatenate(ys),
         source=source,
-        splits=splits,
+        splits=np.repeat(splits, [len(y) for y in ys]),
         target_names=(parts["train"]["y"],),
     )
 

@@ -1,6 +1,4 @@
-"""Fit the encoders of arrays and recordings: find axes and sizes, and measure mean and
-deviation.
-"""
+"""Fit the encoders of arrays and recordings: axes, sizes, mean and deviation."""
 
 import hashlib
 from collections import Counter
@@ -22,16 +20,22 @@ Shape = tuple[int, ...]
 MOST_SIDE = 224
 """Side in pixels beyond which images are reduced; bodies see 56 by default."""
 MOST_STEPS = 8192
+"""Largest default length of series of unequal length, in steps."""
 MOST_SECONDS = 10.0
-"""Default limits: steps of series of unequal length, and seconds of recordings."""
+"""Largest default length of recordings, in seconds."""
 LEAST_RATE = 4000.0
-"""Sampling rate in Hz below which a recording stays a series and is not made a
-spectrogram.
+"""Sampling rate in Hz below which a recording stays a series.
+
+From this rate on, it becomes a spectrogram.
 """
 NUM_MELS = 64
-# most samples, and most bytes, that mean and deviation are measured on
+"""Number of mel bands of a spectrogram."""
 _MEASURED = 512
+"""Largest number of samples that mean and deviation are measured on."""
 _MEASURED_BYTES = 2**25
+"""Bytes of the samples that mean and deviation are measured on; at least 8 samples."""
+_MEASURED_RECORDINGS = 128
+"""Largest number of recordings that mean and deviation are measured on."""
 
 
 @dataclass
@@ -49,20 +53,14 @@ class Survey:
 
 
 def survey(data: UserData) -> Survey:
-    """Read all samples once; return hashes and, except for tables, shapes and number of
-    samples with missing values.
+    """Read all samples once; return their hashes, shapes and missing values.
 
-    Raises UserError for a sample that is no array of numbers.
+    For a table, there are hashes only. Raises UserError for a sample that is no array
+    of numbers.
     """
     if hasattr(data.x, "columns"):
-        frame = cast(pd.DataFrame, data.x)
-        plain = frame.apply(
-            lambda column: column.astype(str) if column.dtype.kind == "O" else column
-        )
-        return Survey(
-            pd.util.hash_pandas_object(plain, index=False).to_numpy().astype("S20")
-        )
-    found = Survey(np.empty(len(data), dtype="S16"))
+        return _survey_table(cast(pd.DataFrame, data.x))
+    summary = Survey(np.empty(len(data), dtype="S16"))
     samples = (
         sample for part in data.batches() for sample in cast(list[Array], part.x)
     )
@@ -74,188 +72,230 @@ def survey(data: UserData) -> Survey:
             )
         digest = hashlib.blake2b(array.tobytes(), digest_size=8, person=b"orca")
         digest.update(f"{array.dtype.str} {array.shape}".encode())
-        found.hashes[row] = digest.hexdigest().encode()
-        found.shapes[array.shape] += 1
-        found.first.setdefault(array.shape, row)
-        found.num_missing += array.dtype.kind == "f" and not bool(
-            np.isfinite(array).all()
-        )
-    return found
+        summary.hashes[row] = digest.hexdigest().encode()
+        summary.shapes[array.shape] += 1
+        summary.first.setdefault(array.shape, row)
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            summary.num_missing += 1
+    return summary
+
+
+def _survey_table(frame: pd.DataFrame) -> Survey:
+    """Return the hashes of a table's rows."""
+    hashable = frame.apply(
+        lambda column: column.astype(str) if column.dtype.kind == "O" else column
+    )
+    hashes = pd.util.hash_pandas_object(hashable, index=False)
+    return Survey(hashes.to_numpy().astype("S20"))
 
 
 def fit_array(
     data: UserData,
     train: Indices,
-    found: Survey,
+    summary: Survey,
     options: Options,
     notes: Notes,
     *,
     dense: bool,
 ) -> ArrayInputs:
-    """Return the encoder of arrays; it standardises by mean and deviation of up to 512
-    samples of ``train``.
+    """Return the encoder of arrays.
+
+    It standardises by mean and deviation of up to 512 samples of ``train``. ``dense``:
+    the targets are fields.
 
     Raises UserError for ``options.axes`` that do not fit, samples of unequal numbers of
     axes or channels, too many axes, and inputs that are all equal or missing.
     """
-    if len({len(shape) for shape in found.shapes}) > 1:
-        one, other = sorted(found.first, key=len)[:: len(found.first) - 1]
-        shapes = f"{list(one)} and {list(other)} ({data.place(found.first[other])})"
-        raise UserError(
-            f"{data.source}: samples have different numbers of axes, such as {shapes};"
-            " give them the same"
-        )
-    shape = next(iter(found.shapes))
-    axes = _axes(data, found, options, notes, dense=dense)
-    size = _size(data, axes, found, options, notes)
-    given = shape if len(found.shapes) == 1 and size is None else None
-    spatial = size if size is not None else _spatial(shape, axes)
-    channels = (
-        {shape[axes.index("C")] for shape in found.shapes} if "C" in axes else {1}
-    )
-    if len(channels) > 1:
-        least = min(channels)
-        most = max(channels)
-        raise UserError(
-            f"{data.source}: samples have {least} to {most} channels; give all the same"
-            f" (axes {axes})"
-        )
-    if 0 in (*channels, *spatial):
+    _check_equal_axes(data, summary)
+    shape = next(iter(summary.shapes))
+    axes = _axes(data, summary, options, notes, dense=dense)
+    size = _size(data, axes, summary, options, notes)
+    spatial = _spatial(shape, axes) if size is None else size
+    num_channels = _num_channels(data.source, axes, summary)
+    if 0 in (num_channels, *spatial):
         raise UserError(
             f"{data.source}: expected samples with values, found shape {list(shape)}"
         )
-    mask = options.mask and given is None and len(spatial) == 1
-    width = spatial[0] if axes == "F" else next(iter(channels))
-    plain = ArrayInputs(
+    keeps_shape = len(summary.shapes) == 1 and size is None
+    is_vector = axes == "F"
+    width = spatial[0] if is_vector else num_channels
+    unmeasured = ArrayInputs(
         axes=axes,
-        given=given,
-        shape=(channels.pop(), *spatial),
-        per_feature=axes == "F",
+        given=shape if keeps_shape else None,
+        shape=(num_channels, *spatial),
+        per_feature=is_vector,
         mean=(0.0,) * width,
         std=(1.0,) * width,
         largest=0.0,
     )
-    return _measured(data, train, plain, notes, mask=mask)
+    has_mask = options.mask and not keeps_shape and len(spatial) == 1
+    return _measured(data, train, unmeasured, notes, mask=has_mask)
+
+
+def _check_equal_axes(data: UserData, summary: Survey) -> None:
+    """Raise UserError for samples of unequal numbers of axes."""
+    if len({len(shape) for shape in summary.shapes}) == 1:
+        return
+    by_axes = sorted(summary.first, key=len)
+    fewest = by_axes[0]
+    most = by_axes[-1]
+    shapes = f"{list(fewest)} and {list(most)} ({data.place(summary.first[most])})"
+    raise UserError(
+        f"{data.source}: samples have different numbers of axes, such as {shapes};"
+        " give them the same"
+    )
+
+
+def _num_channels(source: str, axes: str, summary: Survey) -> int:
+    """Return the number of channels of all samples; UserError if it is not one."""
+    if "C" not in axes:
+        return 1
+    numbers = {shape[axes.index("C")] for shape in summary.shapes}
+    if len(numbers) > 1:
+        raise UserError(
+            f"{source}: samples have {min(numbers)} to {max(numbers)} channels; give"
+            f" all the same (axes {axes})"
+        )
+    return numbers.pop()
 
 
 def _measured(
-    data: UserData, train: Indices, plain: ArrayInputs, notes: Notes, *, mask: bool
+    data: UserData, train: Indices, unmeasured: ArrayInputs, notes: Notes, *, mask: bool
 ) -> ArrayInputs:
-    """Return the encoder ``plain`` with the statistics of at most 512 training samples,
-    evenly spaced.
+    """Return the encoder with the statistics of some training samples.
+
+    There are at most 512 samples, evenly spaced. ``mask``: a channel marks the steps
+    that are not padded.
     """
-    features = plain.per_feature
-    width = len(plain.mean)
-    row_bytes = 4 * int(np.prod(plain.shape))
-    number = min(len(train), max(8, min(_MEASURED, _MEASURED_BYTES // row_bytes)))
-    chosen = train[np.linspace(0, len(train) - 1, number).astype(np.int64)]
-    size = data.batch_size()
-    parts = (
-        data.select(chosen[start : start + size]) for start in range(0, number, size)
-    )
-    raw = np.concatenate([plain.raw(part, lambda _: None) for part in parts])
-    axes = (0, 1) if features else (0, *range(2, raw.ndim))
-    known = np.where(
-        np.isnan(raw).all(axis=axes, keepdims=True), 0.0, raw
-    )  # an empty channel counts as constant
+    raw = _measured_samples(data, train, unmeasured)
+    is_vector = unmeasured.per_feature
+    axes = (0, 1) if is_vector else (0, *range(2, raw.ndim))
+    is_empty = np.isnan(raw).all(axis=axes, keepdims=True)
+    known = np.where(is_empty, 0.0, raw)  # an empty channel counts as constant
     mean, std = splits.statistics(known, axes)
     constant = np.flatnonzero(
         np.nanmax(known, axis=axes) == np.nanmin(known, axis=axes)
     )
+    width = len(unmeasured.mean)
     if len(constant) == width:
         raise UserError(
             f"{data.source}: all inputs of train are equal or missing; there is nothing"
             " to learn from"
         )
     if len(constant):
-        what = "features" if features else "channels"
-        listed = ", ".join(str(each + 1) for each in constant[:10].tolist())
+        what = "features" if is_vector else "channels"
+        listed = ", ".join(str(place + 1) for place in constant[:10].tolist())
         notes.warn(
             f"{len(constant)} of {width} {what} are constant or empty in train:"
             f" {listed}; they become 0"
         )
-    found = {"mean": tuple(mean.ravel().tolist()), "std": tuple(std.ravel().tolist())}
-    largest = float(np.nanmax(np.abs(raw), initial=0.0))
-    shape = (plain.shape[0] + mask, *plain.shape[1:])
-    return plain.model_copy(
-        update={**found, "largest": largest, "mask": mask, "shape": shape}
+    num_channels, *spatial = unmeasured.shape
+    if mask:
+        num_channels += 1
+    return unmeasured.model_copy(
+        update={
+            "mean": tuple(mean.ravel().tolist()),
+            "std": tuple(std.ravel().tolist()),
+            "largest": float(np.nanmax(np.abs(raw), initial=0.0)),
+            "mask": mask,
+            "shape": (num_channels, *spatial),
+        }
     )
+
+
+def _measured_samples(data: UserData, train: Indices, unmeasured: ArrayInputs) -> Array:
+    """Return the training samples that the statistics are measured on, not scaled."""
+    row_bytes = 4 * int(np.prod(unmeasured.shape))
+    most = max(8, min(_MEASURED, _MEASURED_BYTES // row_bytes))
+    rows = _evenly_spaced(train, most)
+    size = data.batch_size()
+    parts = [
+        data.select(rows[start : start + size]) for start in range(0, len(rows), size)
+    ]
+    return np.concatenate([unmeasured.raw(part, lambda _: None) for part in parts])
+
+
+def _evenly_spaced(rows: Indices, most: int) -> Indices:
+    """Return at most ``most`` of the rows."""
+    places = np.linspace(0, len(rows) - 1, min(most, len(rows)))
+    return rows[places.astype(np.int64)]
+
+
+_ALLOWED_AXES = {1: ("L", "F"), 2: ("CL", "LC", "HW"), 3: ("CHW", "HWC")}
+"""Axes that samples may have, by their number."""
 
 
 def _axes(
-    data: UserData, found: Survey, options: Options, notes: Notes, *, dense: bool
+    data: UserData, summary: Survey, options: Options, notes: Notes, *, dense: bool
 ) -> str:
     """Return the axes of one sample, as given or inferred from the shapes."""
-    shape = max(found.shapes, key=lambda each: (found.shapes[each], each))
-    allowed = {1: ("L", "F"), 2: ("CL", "LC", "HW"), 3: ("CHW", "HWC")}.get(
-        len(shape), ()
-    )
-    if not allowed:
-        advice = (
-            "one number a sample: give features as [N, F]"
-            if not shape
-            else "join axes, such as time and channels"
-        )
-        samples = f"samples of {len(shape)} axes {list(shape)}"
+    shape = max(summary.shapes, key=lambda shape: (summary.shapes[shape], shape))
+    allowed = _ALLOWED_AXES.get(len(shape))
+    if allowed is None:
+        advice = "join axes, such as time and channels"
+        if not shape:
+            advice = "one number a sample: give features as [N, F]"
         raise UserError(
-            f"{data.source}: {samples} cannot be used; {advice}. Data may be {KINDS}"
+            f"{data.source}: samples of {len(shape)} axes {list(shape)} cannot be used;"
+            f" {advice}. Data may be {KINDS}"
         )
     if options.axes:
         axes = options.axes.removeprefix("N")
-        if sorted(axes) not in [sorted(each) for each in allowed]:
-            listed = ", ".join(f"N{each}" for each in allowed)
+        if sorted(axes) not in [sorted(letters) for letters in allowed]:
+            listed = ", ".join(f"N{letters}" for letters in allowed)
             raise UserError(
                 f"axes {options.axes} do not fit samples of shape {list(shape)};"
                 f" allowed: {listed}"
             )
         return axes
-    axes, why = _guessed(data, shape, found, dense=dense)
-    others = " or ".join(f"N{each}" for each in allowed if each != axes)
-    notes.find("axes", f"N{axes}", f"{why}; else {others}", "axes")
+    axes, why = _guessed(data, shape, summary, dense=dense)
+    alternatives = " or ".join(f"N{letters}" for letters in allowed if letters != axes)
+    notes.find("axes", f"N{axes}", f"{why}; else {alternatives}", "axes")
     return axes
 
 
 def _guessed(
-    data: UserData, shape: Shape, found: Survey, *, dense: bool
+    data: UserData, shape: Shape, summary: Survey, *, dense: bool
 ) -> tuple[str, str]:
+    """Return the likeliest axes of samples of this shape, and why."""
     if len(shape) == 1:
-        if len(found.shapes) > 1:
+        if len(summary.shapes) > 1:
             return "L", "lengths differ, so each sample is a series"
-        return (
-            ("F", "columns have different scales")
-            if _scales_differ(data)
-            else ("L", "all columns have one scale")
-        )
+        if _scales_differ(data):
+            return "F", "columns have different scales"
+        return "L", "all columns have one scale"
     if len(shape) == 3:
         if shape[2] < min(shape[:2]):
             return "HWC", f"the last axis, of {shape[2]}, is the shortest"
         return "CHW", f"the first axis, of {shape[0]}, is not longer than the last"
     if data.kind_hint == "images":
         return "HW", "images without colour"
-    lengths = [{each[axis] for each in found.shapes} for axis in (0, 1)]
-    if len(lengths[0]) != len(lengths[1]) and 1 in map(len, lengths):
-        return (
-            "CL" if len(lengths[0]) == 1 else "LC"
-        ), "the other axis has different lengths"
-    if data.y is not None and dense and data.y.shape[1:] == shape and min(shape) > 3:
+    return _guessed_of_matrix(data, shape, summary, dense=dense)
+
+
+def _guessed_of_matrix(
+    data: UserData, shape: Shape, summary: Survey, *, dense: bool
+) -> tuple[str, str]:
+    """Return the likeliest axes of samples with two axes, and why."""
+    first_lengths = {first for first, _ in summary.shapes}
+    second_lengths = {second for _, second in summary.shapes}
+    if len(first_lengths) == 1 < len(second_lengths):
+        return "CL", "the other axis has different lengths"
+    if len(second_lengths) == 1 < len(first_lengths):
+        return "LC", "the other axis has different lengths"
+    has_fields = data.y is not None and dense and data.y.shape[1:] == shape
+    if has_fields and min(shape) > 3:
         return "HW", "the targets are fields of the same shape"
     if shape[0] == shape[1]:
         return "HW", f"both axes have length {shape[0]}"
-    axes = "CL" if shape[0] < shape[1] else "LC"
-    return (
-        axes,
-        f"the longer axis, of {max(shape)}, is taken as steps, the other as channels",
-    )
+    why = f"the longer axis, of {max(shape)}, is taken as steps, the other as channels"
+    return ("CL" if shape[0] < shape[1] else "LC"), why
 
 
 def _scales_differ(data: UserData) -> bool:
-    """Return whether columns of [N, F] differ so much that they are features, and not
-    steps of one series.
-    """
-    sample = data.select(
-        np.unique(np.linspace(0, len(data) - 1, min(len(data), 1000)).astype(np.int64))
-    ).x
-    values = np.asarray(sample, dtype=np.float64)
+    """Return whether columns of [N, F] differ too much for steps of one series."""
+    rows = np.linspace(0, len(data) - 1, min(len(data), 1000)).astype(np.int64)
+    values = np.asarray(data.select(np.unique(rows)).x, dtype=np.float64)
     values = np.where(np.isfinite(values), values, np.nan)
     if np.isnan(values).all(axis=0).any():
         return True
@@ -266,22 +306,23 @@ def _scales_differ(data: UserData) -> bool:
 
 
 def _spatial(shape: Shape, axes: str) -> Shape:
+    """Return a sample's shape without its channels."""
     return tuple(size for size, axis in zip(shape, axes, strict=True) if axis != "C")
 
 
 def _size(
-    data: UserData, axes: str, found: Survey, options: Options, notes: Notes
+    data: UserData, axes: str, summary: Survey, options: Options, notes: Notes
 ) -> Shape | None:
-    """Return the spatial size to pad or resize samples to; None if samples keep their
-    own size.
-    """
-    sizes = np.array([_spatial(shape, axes) for shape in found.shapes])
+    """Return the spatial size to pad or resize samples to; None: their own size."""
+    sizes = np.array([_spatial(shape, axes) for shape in summary.shapes])
     least = sizes.min(axis=0)
     most = sizes.max(axis=0)
-    unequal = bool((least != most).any())
-    if sizes.shape[1] == 1:
-        if not (unequal or options.size):
-            return None
+    is_unequal = bool((least != most).any())
+    is_series = sizes.shape[1] == 1
+    is_large = not is_series and data.kind_hint == "images" and most.max() > MOST_SIDE
+    if not (is_unequal or is_large or options.size):
+        return None
+    if is_series:
         length = options.size or min(int(most[0]), MOST_STEPS)
         why = (
             f"lengths are {least[0]} to {most[0]}; shorter series are padded with the"
@@ -289,12 +330,8 @@ def _size(
         )
         notes.find("length", length, why, "size, mask")
         return (length,)
-    large = data.kind_hint == "images" and most.max() > MOST_SIDE
-    if not (unequal or large or options.size):
-        return None
-    usual = float(
-        np.average(np.sqrt(sizes.prod(axis=1)), weights=list(found.shapes.values()))
-    )
+    numbers = list(summary.shapes.values())
+    usual = float(np.average(np.sqrt(sizes.prod(axis=1)), weights=numbers))
     side = options.size or int(min(MOST_SIDE, max(16, round(usual))))
     why = f"images are {least[0]}×{least[1]} to {most[0]}×{most[1]}; all are resized"
     notes.find("image size", f"{side}×{side}", why, "size")
@@ -302,13 +339,14 @@ def _size(
 
 
 def fit_audio(
-    data: UserData, train: Indices, found: Survey, options: Options, notes: Notes
+    data: UserData, train: Indices, summary: Survey, options: Options, notes: Notes
 ) -> AudioInputs:
-    """Return the encoder of recordings; it standardises by the spectrograms of up to
-    128 recordings of ``train``.
+    """Return the encoder of recordings.
+
+    It standardises by the spectrograms of up to 128 recordings of ``train``.
     """
     assert data.rate is not None
-    lengths = np.array([shape[0] for shape in found.shapes]) / data.rate
+    lengths = np.array([shape[0] for shape in summary.shapes]) / data.rate
     seconds = options.seconds or min(float(lengths.max()), MOST_SECONDS)
     why = (
         f"recordings are {lengths.min():.2f} to {lengths.max():.2f} s; shorter ones get"
@@ -321,15 +359,13 @@ def fit_audio(
         f"log-mel spectrograms of {NUM_MELS} bands, 100 frames a second",
         "recordings",
     )
-    plain = AudioInputs(
+    unmeasured = AudioInputs(
         rate=data.rate,
         num_samples=max(1, round(seconds * data.rate)),
         num_mels=NUM_MELS,
     )
-    chosen = data.select(
-        train[np.linspace(0, len(train) - 1, min(128, len(train))).astype(np.int64)]
-    )
-    mean, std = splits.statistics(plain.encode(chosen, lambda _: None))
-    return plain.model_copy(
+    measured = data.select(_evenly_spaced(train, _MEASURED_RECORDINGS))
+    mean, std = splits.statistics(unmeasured.encode(measured, lambda _: None))
+    return unmeasured.model_copy(
         update={"mean": float(mean.item()), "std": float(std.item())}
     )

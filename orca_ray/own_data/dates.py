@@ -22,17 +22,14 @@ DATE_PARTS: tuple[DatePart, ...] = ("day", "month", "weekday", "hour", "year_day
 DateForm = Literal["", "day-first", "month-first"]
 """Order of day and month in text; "": ISO 8601, or time stamps."""
 MOST_BAD_SHARE = 0.2
-"""Share of the values of a column up to which values that cannot be read count as
-missing.
-"""
+"""Largest share of values of a column that cannot be read and count as missing."""
 
 _DATE = re.compile(
-    r"(?P<first>\d{1,2}|[a-z]{3,9})(?P<mark>\.?"
-    r" |[/.-])(?P<second>\d{1,2}|[a-z]{3,9})(?:[.,]{0,2} |[/.-])"
+    r"(?P<first>\d{1,2}|[a-z]{3,9})(?P<mark>\.? |[/.-])"
+    r"(?P<second>\d{1,2}|[a-z]{3,9})(?:[.,]{0,2} |[/.-])"
     r"(?P<year>\d{4}|\d\d)"
-    r"(?:["
-    r" T,]+(?P<hour>\d{1,2}):(?P<minute>\d\d)(?::(?P<seconds>\d\d)(?:\.\d+)?)?(?P<half>"
-    r" ?[ap]m)?)?",
+    r"(?:[ T,]+(?P<hour>\d{1,2}):(?P<minute>\d\d)"
+    r"(?::(?P<seconds>\d\d)(?:\.\d+)?)?(?P<half> ?[ap]m)?)?",
     re.I,
 )
 _MONTHS = (
@@ -54,11 +51,15 @@ _OTHER: dict[str, ColumnHow] = {
     "month-first": "day-first",
     "decimal-point": "decimal-comma",
 }
+"""The other form that text of a form may have."""
+_MOST_CHARACTERS = 40
+"""Number of characters from which text is no date."""
 
 
 def parse_dates(values: "pd.Series[Any]", form: DateForm = "") -> "pd.Series[Any]":
-    """Return a column of time stamps or text as time stamps in UTC; NaT for missing
-    values and other text.
+    """Return a column of time stamps or text as time stamps in UTC.
+
+    Missing values and text that is no date become NaT.
     """
     if values.dtype.kind == "M":
         return pd.to_datetime(values, errors="coerce", utc=True)
@@ -70,68 +71,94 @@ def parse_dates(values: "pd.Series[Any]", form: DateForm = "") -> "pd.Series[Any
 
 
 def _iso(text: str, form: DateForm) -> str:
-    """Return a date with its day before or after its month in ISO 8601; other text is
-    returned as it is.
+    """Return a date with its day before or after its month in ISO 8601.
+
+    Text that is no such date is returned unchanged.
     """
-    found = _DATE.fullmatch(text.strip()) if len(text) < 40 else None
-    if found is None:
+    match = _DATE.fullmatch(text.strip()) if len(text) < _MOST_CHARACTERS else None
+    if match is None:
         return text
-    day = found["first"]
-    month = found["second"]
-    if month.isdigit() and (day.isalpha() or form == "month-first"):
-        day, month = month, day
+    day = match["first"]
+    month = match["second"]
+    is_month_first = day.isalpha() or form == "month-first"
+    if month.isdigit() and is_month_first:
+        month = match["first"]
+        day = match["second"]
     if month.isalpha():
-        month = (
-            str(1 + _MONTHS.index(month[:3].lower()))
-            if month[:3].lower() in _MONTHS
-            else month
-        )
-    elif (
-        " " in found["mark"] and "." not in found["mark"]
-    ):  # 12 10 24 may be any number
+        month = _month_number(month)
+    elif match["mark"] == " ":  # 12 10 24 may be any number
         return text
-    year = int(found["year"])
-    if len(found["year"]) == 2:
-        year += 1900 if year > 68 else 2000
-    hour = int(found["hour"] or 0)
-    if half := (found["half"] or "").strip().lower():
-        hour = hour % 12 + (12 if half == "pm" else 0)
-    clock = f"{hour:02}:{found['minute'] or '00'}:{found['seconds'] or '00'}"
-    return f"{year:04}-{month:0>2}-{day:0>2}T{clock}"
+    return f"{_full_year(match['year']):04}-{month:0>2}-{day:0>2}T{_clock(match)}"
+
+
+def _month_number(name: str) -> str:
+    """Return the number of the month with this English name, else the name itself."""
+    short = name[:3].lower()
+    return str(1 + _MONTHS.index(short)) if short in _MONTHS else name
+
+
+def _full_year(digits: str) -> int:
+    """Return the year of four digits or of two, which are 1969 to 2068."""
+    year = int(digits)
+    if len(digits) > 2:
+        return year
+    return year + 1900 if year > 68 else year + 2000
+
+
+def _clock(match: re.Match[str]) -> str:
+    """Return the time of day in a match of `_DATE`, such as 14:30:00."""
+    hour = int(match["hour"] or 0)
+    half = (match["half"] or "").strip().lower()
+    if half:
+        hour = hour % 12  # 12 am is midnight, 12 pm is noon
+    if half == "pm":
+        hour += 12
+    minute = match["minute"] or "00"
+    seconds = match["seconds"] or "00"
+    return f"{hour:02}:{minute}:{seconds}"
 
 
 def date_form(known: "pd.Series[Any]") -> tuple[DateForm | None, str]:
-    """Return the form in which most values ``known`` are dates, None if in no form; and
-    an example if two forms fit.
+    """Return the form in which most values ``known`` are dates, and an example.
+
+    The form is None if the values are no dates. The example is a text that two forms
+    read, but as different dates; "" if one form fits more values.
     """
     if known.dtype.kind == "M":
         return "", ""
-    numbers = known.astype(object).value_counts()
-    different = pd.Series(numbers.index, dtype=object)
-    iso, day_first, month_first = (
-        parse_dates(different, form) for form in ("", "day-first", "month-first")
-    )
-    read = [
-        int(numbers[dates.notna().to_numpy()].sum())
-        for dates in (iso, day_first, month_first)
-    ]
-    if max(read) < (1 - MOST_BAD_SHARE) * len(known):
+    counts = known.astype(object).value_counts()
+    texts = pd.Series(counts.index, dtype=object)
+    day_first = parse_dates(texts, "day-first")
+    month_first = parse_dates(texts, "month-first")
+    num_iso = _num_dates(parse_dates(texts), counts)
+    num_day_first = _num_dates(day_first, counts)
+    num_month_first = _num_dates(month_first, counts)
+    most = max(num_iso, num_day_first, num_month_first)
+    if most < (1 - MOST_BAD_SHARE) * len(known):
         return None, ""
-    if read[0] == max(read):
+    if num_iso == most:
         return "", ""
-    differ = different[
-        (day_first != month_first) & day_first.notna() & month_first.notna()
-    ]
-    if read[1] != read[2] or differ.empty:
-        return ("day-first" if read[1] >= read[2] else "month-first"), ""
-    return ("day-first" if "." in differ.iloc[0] else "month-first"), str(
-        differ.iloc[0]
-    )
+    if num_day_first > num_month_first:
+        return "day-first", ""
+    if num_month_first > num_day_first:
+        return "month-first", ""
+    both_read = day_first.notna() & month_first.notna()
+    doubtful = texts[(day_first != month_first) & both_read]
+    if doubtful.empty:
+        return "day-first", ""
+    example = doubtful.iloc[0]
+    return ("day-first" if "." in example else "month-first"), str(example)
+
+
+def _num_dates(dates: "pd.Series[Any]", counts: "pd.Series[int]") -> int:
+    """Return how many values are dates; ``counts`` of each value are in their order."""
+    return int(counts[dates.notna().to_numpy()].sum())
 
 
 def unsure(form: str, example: str, name: str) -> str:
-    """Return the warning that text such as ``example`` is read in ``form``, and how the
-    other form is declared.
+    """Return the warning that text such as ``example`` is read in ``form``.
+
+    The warning says how the other form is declared.
     """
     other = _OTHER[form]
     return (
@@ -140,34 +167,41 @@ def unsure(form: str, example: str, name: str) -> str:
     )
 
 
+_EXAMPLES: dict[DateForm, str] = {
+    "day-first": "31.5.2024",
+    "month-first": "5/31/2024",
+}
+"""A date in each form other than ISO 8601, for messages."""
+
+
 def as_dates(
     values: "pd.Series[Any]", form: DateForm, data: UserData, warn: Warn
 ) -> "pd.Series[Any]":
-    """Return a column as time stamps; other values become NaT, and the first of them is
-    reported to ``warn``.
+    """Return a column as time stamps; values that are no dates become NaT.
 
-    Raises UserError, which names the first other value, if more than a fifth of the
-    values are no dates.
+    ``warn`` is called with the first such value. Raises UserError, which names it, if
+    more than a fifth of the values are no dates.
     """
     dates = parse_dates(values, form)
-    if len(bad := np.flatnonzero((dates.isna() & values.notna()).to_numpy())):
-        row = int(bad[0])
-        like = {"day-first": "31.5.2024", "month-first": "5/31/2024"}.get(
-            form, "2024-05-31"
-        )
-        found = (
-            f"column {quoted(values.name)}: expected a date such as {like}, found"
-            f" {quoted(values.iloc[row])}"
-        )
-        if len(bad) > MOST_BAD_SHARE * len(values):
-            raise UserError(f"{data.place(row)}, {found}")
-        warn(f"{data.place(row)}, {found}; it counts as missing")
+    bad_rows = np.flatnonzero((dates.isna() & values.notna()).to_numpy())
+    if not len(bad_rows):
+        return dates
+    row = int(bad_rows[0])
+    example = _EXAMPLES.get(form, "2024-05-31")
+    problem = (
+        f"column {quoted(values.name)}: expected a date such as {example}, found"
+        f" {quoted(values.iloc[row])}"
+    )
+    if len(bad_rows) > MOST_BAD_SHARE * len(values):
+        raise UserError(f"{data.place(row)}, {problem}")
+    warn(f"{data.place(row)}, {problem}; it counts as missing")
     return dates
 
 
 def date_part(dates: "pd.Series[Any]", part: DatePart) -> Array:
-    """Return days since 1970, month, weekday, hour or day of the year of time stamps,
-    float64, NaN if missing.
+    """Return one number of each time stamp, float64, NaN if missing.
+
+    The number is that of days since 1970, the month, weekday, hour or day of the year.
     """
     if part == "day":
         days = dates.dt.tz_localize(None).to_numpy().astype("datetime64[D]")
@@ -181,33 +215,39 @@ def date_part(dates: "pd.Series[Any]", part: DatePart) -> Array:
 
 
 def as_times(data: UserData, options: Options, warn: Warn) -> Array:
-    """Return the data's times [N] as float64, numbers unchanged, dates in microseconds
-    since 1970.
+    """Return the data's times [N] as float64: numbers, or microseconds since 1970.
 
     The order of day and month is that of ``options.columns``, or found by `date_form`;
-    ``warn`` gets a doubtful one. Raises UserError for other values.
+    ``warn`` is called if it is doubtful. Raises UserError for values that are neither
+    numbers nor dates.
     """
     assert data.times is not None
     if data.times.dtype.kind in "biuf":
-        values = data.times.astype(np.float64)
-        missing = np.isnan(values)
+        times = data.times.astype(np.float64)
+        missing = np.isnan(times)
     else:
-        times = pd.Series(data.times)
-        given = options.columns.get(options.time)
-        form, example = (
-            (given, "")
-            if given in ("day-first", "month-first")
-            else date_form(times.dropna())
-        )
-        if example:
-            warn(f"times: {unsure(str(form), example, options.time)}")
-        dates = parse_dates(times, form or "")
+        dates = _parsed_times(pd.Series(data.times), options, warn)
+        times = dates.to_numpy(dtype="datetime64[us]").astype(np.float64)
         missing = dates.isna().to_numpy()
-        values = dates.to_numpy(dtype="datetime64[us]").astype(np.float64)
     if missing.any():
         row = int(np.flatnonzero(missing)[0])
-        found = (
+        problem = (
             f"expected a number or a date as time, found {quoted(str(data.times[row]))}"
         )
-        raise UserError(f"{data.place(row)}: {found}; correct it, or leave out the row")
-    return np.asarray(values)
+        raise UserError(
+            f"{data.place(row)}: {problem}; correct it, or leave out the row"
+        )
+    return np.asarray(times)
+
+
+def _parsed_times(
+    values: "pd.Series[Any]", options: Options, warn: Warn
+) -> "pd.Series[Any]":
+    """Return times of text as time stamps, in the declared or the likeliest form."""
+    declared = options.columns.get(options.time)
+    if declared in ("day-first", "month-first"):
+        return parse_dates(values, declared)
+    form, example = date_form(values.dropna())
+    if form and example:
+        warn(f"times: {unsure(form, example, options.time)}")
+    return parse_dates(values, form or "")

@@ -1,12 +1,13 @@
-"""Folders with one file a sample: images, recordings or arrays; one sub-folder a class,
-or a table of labels.
+"""Folders with one file a sample: images, recordings or arrays.
+
+The classes are sub-folders, or stand in a table of labels.
 """
 
 import os
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,7 +19,7 @@ from orca_ray.data.npy import read_npy
 from orca_ray.data.readers import read_recording, read_rows
 from orca_ray.data.rows import Array
 from orca_ray.errors import UserError, printable, quoted, shorten
-from orca_ray.own_data import Format, Kind, LazySamples, Options, UserData
+from orca_ray.own_data import Format, LazySamples, Options, UserData
 
 IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 IMAGE_SUFFIXES = (
@@ -36,14 +37,22 @@ IMAGE_SUFFIXES = (
 GREY = ("1", "L", "I", "I;16", "I;16B", "F", "LA", "La")
 """Pillow's modes of images without colour."""
 _MOST_PIXELS = 2**26
-# memory of a pixel while decoded; what is checked (it takes 0.2 ms)
+"""Largest number of pixels of an image."""
 _PIXEL_BYTES = 16
+"""Memory that a pixel takes while its image is decoded."""
 _CHECKED_BYTES = 2**26
+"""Memory of a decoded image above which free memory is checked (takes 0.2 ms)."""
+
+
+_TRANSPARENT = ("RGBA", "LA", "PA", "La", "RGBa")
+"""Pillow's modes of images with transparency."""
 
 
 def opened(stream: BinaryIO, where: str) -> Any:
-    """Return a Pillow image, pixels not yet read; UserError for a format not in
-    `IMAGE_FORMATS` and too many pixels.
+    """Return a Pillow image whose pixels are not read yet.
+
+    Raises UserError for a format that is not in `IMAGE_FORMATS`, and for too many
+    pixels.
     """
     try:
         image = Image.open(stream, formats=IMAGE_FORMATS)
@@ -52,51 +61,99 @@ def opened(stream: BinaryIO, where: str) -> Any:
         raise UserError(
             f"{expected}, found something else: {shorten(error)}"
         ) from error
-    if image.width * image.height > _MOST_PIXELS:
+    num_pixels = image.width * image.height
+    if num_pixels > _MOST_PIXELS:
         found = f"found {image.width} × {image.height}; reduce it"
         raise UserError(f"{where}: expected at most {_MOST_PIXELS:,} pixels, {found}")
-    if (num_bytes := _PIXEL_BYTES * image.width * image.height) > _CHECKED_BYTES:
+    num_bytes = _PIXEL_BYTES * num_pixels
+    if num_bytes > _CHECKED_BYTES:
         cache.check_memory(num_bytes, f"{where}: its pixels", "reduce it")
     return image
 
 
 def decode(stream: BinaryIO, where: str, colour: str) -> Array:
-    """Return the pixels, [H, W] if ``colour`` is "grey", else [H, W, 3].
+    """Return the pixels of an image, [H, W] if ``colour`` is "grey", else [H, W, 3].
 
-    They are uint8, but float32 for images of 16 or 32 bits without colour, whose whole
-    numbers are divided by 256. Transparent pixels are laid on white. Raises UserError
-    for a damaged file.
+    The pixels are uint8, but float32 for images of 16 or 32 bits without colour, whose
+    whole numbers are divided by 256. Transparent pixels are laid on white. Raises
+    UserError for a damaged file.
     """
     image = opened(stream, where)
     try:
         if image.mode[0] in "IF":  # Pillow would cut values above 255
-            pixels = np.asarray(image, dtype=np.float32) / (
-                1 if image.mode == "F" else 256
-            )
-            return (
-                pixels if colour == "grey" else np.repeat(pixels[..., None], 3, axis=2)
-            )
-        if (
-            image.mode in ("RGBA", "LA", "PA", "La", "RGBa")
-            or "transparency" in image.info
-        ):
+            return _deep_pixels(image, colour)
+        if image.mode in _TRANSPARENT or "transparency" in image.info:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
         return np.array(image.convert("L" if colour == "grey" else "RGB"))
-    except Exception as error:  # as above
+    except Exception as error:  # Pillow raises many types for damaged pixels too
         raise UserError(f"{where}: the image is damaged: {shorten(error)}") from error
 
 
-_SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
-_SPLITS |= dict.fromkeys(("val", "valid", "validation"), "validation")
+def _deep_pixels(image: Any, colour: str) -> Array:
+    """Return the pixels of an image of 16 or 32 bits as `decode` does, float32."""
+    pixels: Array = np.asarray(image, dtype=np.float32)
+    if image.mode != "F":
+        pixels = pixels / 256
+    if colour == "grey":
+        return pixels
+    return np.repeat(pixels[..., None], 3, axis=2)
+
+
+_SPLITS = {
+    "train": "train",
+    "training": "train",
+    "test": "test",
+    "testing": "test",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+}
+"""Split by the name of a folder."""
+_HIDDEN = (".", "__MACOSX")
+"""How the names of hidden files and folders begin."""
+_LABEL_TABLES = ("labels.csv", "metadata.csv")
+"""Names of the table of labels; the first that exists is read."""
 _FILE_COLUMNS = ("file_name", "file", "filename", "path", "image")
+"""Usual names of the column of files in a table of labels."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The files of a folder, one a sample, and what the folder declares."""
+
+    folder: Path
+    paths: list[Path]
+    y: Array | None = None
+    """Label of each file [N]; None: no labels."""
+    splits: Array | None = None
+    """Split of each file [N]; None: the folder declares no splits."""
+    notes: list[str] = field(default_factory=list)
+    """One sentence for each kind of files that are left out."""
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the files, relative to the folder."""
+        if self.folder.is_file():
+            return [_utf8(self.folder.name)]
+        return [_utf8(path.relative_to(self.folder).as_posix()) for path in self.paths]
+
+    def user_data(self, **properties: Any) -> UserData:
+        """Return the samples with further ``properties`` of `UserData`, such as x."""
+        return UserData(
+            source=str(self.folder),
+            target_names=("sub-folder",),
+            names=self.names,
+            y=self.y,
+            splits=self.splits,
+            **properties,
+        )
 
 
 def list_folder(
-    folder: Path, kind: Kind, suffixes: Sequence[str], options: Options, labelled: bool
-) -> tuple[list[Path], list[str], partial[UserData]]:
-    """Return the files with ``suffixes``, notes on files left out, and a partial
-    `UserData` without inputs and notes.
+    folder: Path, suffixes: Sequence[str], options: Options, labelled: bool
+) -> Listing:
+    """Return the files with ``suffixes`` in a folder, with their labels and splits.
 
     A file's class is the name of the sub-folder that it is in; folders ``train`` and
     ``test`` that contain such sub-folders are splits. Files that are not in sub-folders
@@ -106,151 +163,185 @@ def list_folder(
     UserError if there are no files or, if ``labelled``, no labels, if the column of
     labels is unknown, or if the table has no row for a file.
     """
-    data = partial(
-        UserData, source=str(folder), kind_hint=kind, target_names=("sub-folder",)
-    )
     if folder.is_file():
-        return [folder], [], partial(data, names=[_utf8(folder.name)])
-    every = sorted(file for file in folder.rglob("*") if file.is_file())
-    hidden = (".", "__MACOSX")
-    every = [
-        file
-        for file in every
-        if not any(p.startswith(hidden) for p in file.relative_to(folder).parts)
-    ]
-    paths = [file for file in every if file.suffix.lower() in suffixes]
+        return Listing(folder, [folder])
+    visible = _visible_files(folder)
+    paths = [file for file in visible if file.suffix.lower() in suffixes]
     if not paths:
         raise UserError(
             f"{folder}: expected files of type {', '.join(suffixes)} that are not"
             " hidden, found none"
         )
-    table = next(
-        (
-            folder / name
-            for name in ("labels.csv", "metadata.csv")
-            if (folder / name).is_file()
-        ),
-        None,
-    )
-    chosen = {*paths, table}
-    skipped = [
-        file.name for file in every if file not in chosen and file.suffix != ".yaml"
-    ]
-    notes = (
-        [
-            f"{len(skipped)} files of other types are left out, such as"
-            f" {printable(skipped[0])}"
-        ]
-        if skipped
-        else []
-    )
-    parts = [file.relative_to(folder).parts for file in paths]
-    splits = None
-    heads = {part[0].lower() for part in parts if len(part) > 1}
-    if heads and heads <= _SPLITS.keys() and len({_SPLITS[head] for head in heads}) > 1:
-        splits = np.array([_SPLITS.get(part[0].lower(), "") for part in parts])
-        parts = [part[1:] for part in parts]
-    in_folders = [len(part) > 1 for part in parts]
-    y: Array | None = None
-    if not labelled:  # each file is a sample, wherever it is
-        splits = None
-    elif any(in_folders):
-        kept = [row for row, inside in enumerate(in_folders) if inside]
-        if len(kept) < len(parts):
-            notes.append(
-                f"{len(parts) - len(kept)} files outside of the classes' sub-folders"
-                " are left out"
-            )
-        paths = [paths[row] for row in kept]
-        parts = [parts[row] for row in kept]
-        splits = None if splits is None else splits[kept]
-        y = np.array([_utf8(part[0]) for part in parts])
-        empty = [
-            _utf8(each.name)
-            for each in sorted(folder.iterdir())
-            if each.is_dir() and splits is None
-        ]
-        if lacking := sorted(
-            set(empty)
-            - set(y.tolist())
-            - {name for name in empty if name.startswith(".")}
-        ):
-            notes.append(
-                f"sub-folders without files: {', '.join(map(printable, lacking))}"
-            )
-    elif table is not None:
+    table = _label_table(folder)
+    listing = Listing(folder, paths, notes=_skipped_files(visible, {*paths, table}))
+    if not labelled:
+        return listing
+    in_splits = _with_splits(listing)
+    if any(in_splits.classes):
+        return _with_classes(in_splits)
+    if table is not None:
         y = _labels(table, [file.name for file in paths], options)
-    else:
-        raise UserError(
-            f"{folder}: no labels: put the files of each class in a sub-folder, or add"
-            " labels.csv"
+        return replace(in_splits.listing, y=y)
+    raise UserError(
+        f"{folder}: no labels: put the files of each class in a sub-folder, or add"
+        " labels.csv"
+    )
+
+
+def _visible_files(folder: Path) -> list[Path]:
+    """Return the files in a folder and its sub-folders, sorted, without hidden ones."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    return [
+        file
+        for file in files
+        if not any(part.startswith(_HIDDEN) for part in file.relative_to(folder).parts)
+    ]
+
+
+def _label_table(folder: Path) -> Path | None:
+    for name in _LABEL_TABLES:
+        if (folder / name).is_file():
+            return folder / name
+    return None
+
+
+def _skipped_files(files: list[Path], used: set[Path | None]) -> list[str]:
+    """Return a note on files of other types, if there are any."""
+    skipped = [
+        file.name for file in files if file not in used and file.suffix != ".yaml"
+    ]
+    if not skipped:
+        return []
+    example = printable(skipped[0])
+    return [f"{len(skipped)} files of other types are left out, such as {example}"]
+
+
+@dataclass(frozen=True)
+class _SplitListing:
+    """A listing with its splits, and the class of each file; "": in no sub-folder."""
+
+    listing: Listing
+    classes: list[str]
+
+
+def _with_splits(listing: Listing) -> _SplitListing:
+    """Return the listing with the splits that its sub-folders declare, if they do."""
+    parts = [path.relative_to(listing.folder).parts for path in listing.paths]
+    heads = {part[0].lower() for part in parts if len(part) > 1}
+    if heads <= _SPLITS.keys() and len({_SPLITS[head] for head in heads}) > 1:
+        splits = np.array([_SPLITS.get(part[0].lower(), "") for part in parts])
+        listing = replace(listing, splits=splits)
+        parts = [part[1:] for part in parts]
+    classes = [_utf8(part[0]) if len(part) > 1 else "" for part in parts]
+    return _SplitListing(listing, classes)
+
+
+def _with_classes(in_splits: _SplitListing) -> Listing:
+    """Return the listing of the files that are in the sub-folder of a class."""
+    listing = in_splits.listing
+    rows = [row for row, name in enumerate(in_splits.classes) if name]
+    y = np.array([in_splits.classes[row] for row in rows])
+    notes = list(listing.notes)
+    num_outside = len(listing.paths) - len(rows)
+    if num_outside:
+        notes.append(
+            f"{num_outside} files outside of the classes' sub-folders are left out"
         )
-    names = [_utf8(file.relative_to(folder).as_posix()) for file in paths]
-    return paths, notes, partial(data, y=y, splits=splits, names=names)
+    if listing.splits is None:
+        notes += _empty_folders(listing.folder, set(y.tolist()))
+    return replace(
+        listing,
+        paths=[listing.paths[row] for row in rows],
+        y=y,
+        splits=None if listing.splits is None else listing.splits[rows],
+        notes=notes,
+    )
+
+
+def _empty_folders(folder: Path, classes: set[str]) -> list[str]:
+    """Return a note on sub-folders that hold none of the files, if there are any."""
+    sub_folders = {_utf8(path.name) for path in folder.iterdir() if path.is_dir()}
+    empty = sorted(name for name in sub_folders - classes if not name.startswith("."))
+    if not empty:
+        return []
+    return [f"sub-folders without files: {', '.join(map(printable, empty))}"]
 
 
 def _utf8(name: str) -> str:
-    """Return the name of a file or folder with bytes that are no UTF-8 as escapes,
-    since nothing stores such bytes.
+    """Return the name of a file or folder with escapes for bytes that are not UTF-8.
+
+    Nothing stores such bytes.
     """
     return os.fsencode(name).decode(errors="backslashreplace")
 
 
 def _labels(table: Path, names: list[str], options: Options) -> Array:
+    """Return the label of each file in a table of labels [N]: numbers if all are.
+
+    Raises UserError if the column of labels is not clear, or if a file has no row.
+    """
     header, rows = read_rows(table)
     header = [name.strip() for name in header] or [""]
     key = next((name for name in _FILE_COLUMNS if name in header), header[0])
-    others = [name for name in header if name != key]
-    wanted = (
-        options.target[0] if options.target else others[0] if len(others) == 1 else ""
-    )
-    if wanted not in others:
+    candidates = [name for name in header if name != key]
+    target = _target_column(candidates, options)
+    if target not in candidates:
         raise UserError(
             f"{table}: which column is the target? Name it with --target; columns:"
-            f" {', '.join(others)}"
+            f" {', '.join(candidates)}"
         )
-    if twice := [name for name in (key, wanted) if header.count(name) > 1]:
-        raise UserError(
-            f"{table}: several columns are named {quoted(twice[0])}; give each its own"
-            " name"
-        )
-    found = {
-        Path(row[header.index(key)]).name: row[header.index(wanted)] for row in rows
-    }
-    if missing := [name for name in names if name not in found]:
-        raise UserError(
-            f"{table}, column {key}: no row for the file {quoted(missing[0])}; add one,"
-            " or remove the file"
-        )
-    labels = np.array([found[name] for name in names])
+    for name in (key, target):
+        if header.count(name) > 1:
+            raise UserError(
+                f"{table}: several columns are named {quoted(name)}; give each its own"
+                " name"
+            )
+    file_place = header.index(key)
+    label_place = header.index(target)
+    label_of = {Path(row[file_place]).name: row[label_place] for row in rows}
+    for name in names:
+        if name not in label_of:
+            raise UserError(
+                f"{table}, column {key}: no row for the file {quoted(name)}; add one,"
+                " or remove the file"
+            )
+    labels = np.array([label_of[name] for name in names])
     try:
         return labels.astype(np.float64)
     except ValueError:
         return labels
 
 
+def _target_column(candidates: list[str], options: Options) -> str:
+    """Return the column that ``options`` name, else the only one; "": not clear."""
+    if options.target:
+        return options.target[0]
+    if len(candidates) == 1:
+        return candidates[0]
+    return ""
+
+
 def _read_image_folder(path: Path, options: Options, labelled: bool) -> UserData:
-    paths, notes, data = list_folder(path, "images", IMAGE_SUFFIXES, options, labelled)
+    listing = list_folder(path, IMAGE_SUFFIXES, options, labelled)
+    paths = listing.paths
     modes = Counter(_mode(file) for file in _spaced(paths, 1000))
-    colour = options.colour or (
-        "grey" if all(mode in GREY for mode in modes) else "rgb"
-    )
-    listed = ", ".join(f"{mode} ({count})" for mode, count in modes.most_common())
-    notes += (
-        [f"images of several modes, {listed}, are all converted to {colour}"]
-        if len(modes) > 1
-        else []
-    )
-    return data(
+    is_grey = all(mode in GREY for mode in modes)
+    colour = options.colour or ("grey" if is_grey else "rgb")
+    notes = listing.notes
+    if len(modes) > 1:
+        listed = ", ".join(f"{mode} ({count})" for mode, count in modes.most_common())
+        notes.append(
+            f"images of several modes, {listed}, are all converted to {colour}"
+        )
+    return listing.user_data(
         x=LazySamples(len(paths), lambda row: _decoded(paths[row], colour)),
+        kind_hint="images",
         notes=tuple(notes),
     )
 
 
 def _spaced(paths: list[Path], most: int) -> list[Path]:
-    """Return at most ``most`` files, evenly spaced, that show the colours or the
-    sampling rate.
-    """
+    """Return at most ``most`` files, evenly spaced; they stand for all in a check."""
     rows = {int(row) for row in np.linspace(0, len(paths) - 1, min(len(paths), most))}
     return [paths[row] for row in sorted(rows)]
 
@@ -267,20 +358,26 @@ def _decoded(path: Path, colour: str) -> Array:
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 _MOST_SAMPLES = 2**27
-_MOST_RATIO = 1000  # of sampling rates
+"""Largest number of samples of a recording, all channels together."""
+_MOST_RATIO = 1000
+"""Largest ratio of sampling rates by which a recording is converted."""
 
 
 def _read_audio_folder(path: Path, options: Options, labelled: bool) -> UserData:
-    paths, notes, data = list_folder(path, "audio", AUDIO_SUFFIXES, options, labelled)
+    listing = list_folder(path, AUDIO_SUFFIXES, options, labelled)
+    paths = listing.paths
     rates = Counter(_recording(file)[1] for file in _spaced(paths, 100))
     rate = options.rate or float(rates.most_common(1)[0][0])
-    listed = ", ".join(f"{each} Hz ({count})" for each, count in rates.most_common())
-    notes += [
-        f"recordings of several sampling rates, {listed}, are all converted to"
-        f" {rate:g} Hz"
-    ] * (len(rates) > 1)
-    return data(
+    notes = listing.notes
+    if len(rates) > 1:
+        listed = ", ".join(f"{hertz} Hz ({n})" for hertz, n in rates.most_common())
+        notes.append(
+            f"recordings of several sampling rates, {listed}, are all converted to"
+            f" {rate:g} Hz"
+        )
+    return listing.user_data(
         x=LazySamples(len(paths), lambda row: _waveform(paths[row], rate)),
+        kind_hint="audio",
         rate=rate,
         notes=tuple(notes),
     )
@@ -312,32 +409,39 @@ def _recording(path: Path) -> tuple[Array, int]:
 
 
 def _waveform(path: Path, rate: float) -> Array:
-    """Return a recording as one channel [n] float32 at ``rate`` Hz; UserError if its
-    own rate is far from that.
-    """
-    samples, found = _recording(path)
-    mono = samples.mean(axis=1)
-    if found != rate:
-        from scipy.signal import resample_poly
+    """Return a recording as one channel [n] float32 at ``rate`` Hz.
 
-        most = min(_MOST_RATIO, _MOST_SAMPLES / len(mono))
-        if not 1 / _MOST_RATIO <= rate / found <= most:
-            expected = (
-                f"{path}: expected a recording that can be converted to {rate:g} Hz"
-            )
-            raise UserError(
-                f"{expected}, found {len(mono):,} samples at {found} Hz; correct its"
-                " rate, or leave it out"
-            )
-        ratio = Fraction(rate / found).limit_denominator(1000)
-        mono = resample_poly(mono, ratio.numerator, ratio.denominator)
+    Raises UserError if the recording's sampling rate is too far from ``rate``.
+    """
+    samples, stored_rate = _recording(path)
+    mono = samples.mean(axis=1)
+    if stored_rate != rate:
+        mono = _resampled(path, mono, stored_rate, rate)
     return np.asarray(mono, dtype=np.float32)
 
 
+def _resampled(path: Path, mono: Array, stored_rate: int, rate: float) -> Array:
+    """Return the samples [n] of a recording, converted to ``rate`` Hz."""
+    from scipy.signal import resample_poly
+
+    most = min(_MOST_RATIO, _MOST_SAMPLES / len(mono))
+    if not 1 / _MOST_RATIO <= rate / stored_rate <= most:
+        expected = f"{path}: expected a recording that can be converted to {rate:g} Hz"
+        raise UserError(
+            f"{expected}, found {len(mono):,} samples at {stored_rate} Hz; correct its"
+            " rate, or leave it out"
+        )
+    ratio = Fraction(rate / stored_rate).limit_denominator(1000)
+    return np.asarray(resample_poly(mono, ratio.numerator, ratio.denominator))
+
+
 def _read_array_folder(path: Path, options: Options, labelled: bool) -> UserData:
-    paths, notes, data = list_folder(path, "array", (".npy",), options, labelled)
+    listing = list_folder(path, (".npy",), options, labelled)
+    paths = listing.paths
     x = LazySamples(len(paths), lambda row: read_npy(paths[row], kind="biuf"))
-    return data(x=x, rate=options.rate, notes=tuple(notes))
+    return listing.user_data(
+        x=x, kind_hint="array", rate=options.rate, notes=tuple(listing.notes)
+    )
 
 
 FORMATS = (

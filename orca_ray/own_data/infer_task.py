@@ -1,5 +1,6 @@
-"""Infer a task from own data: its preprocessing, splits, loss, metric and body, each
-with its reason.
+"""Infer a task from own data, each property with its reason.
+
+The properties are preprocessing, splits, loss, metric and body.
 """
 
 import hashlib
@@ -42,8 +43,9 @@ Encoder = TableInputs | ArrayInputs | AudioInputs
 
 
 class Preprocessing(BaseModel):
-    """Record of how a user's data are read, checked and encoded; fitted on train,
-    stored as JSON with each model.
+    """Record of how a user's data are read, checked and encoded.
+
+    It is fitted on train, and stored as JSON with each model.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -57,8 +59,9 @@ class Preprocessing(BaseModel):
     target: TargetCoding
 
     def read(self, path: Path | str, *, labelled: bool = False) -> UserData:
-        """Read a file or folder as the training data were read; without ``labelled``,
-        targets may be missing.
+        """Read a file or folder as the training data were read.
+
+        Without ``labelled``, targets may be missing.
         """
         return read(path, self.reading, labelled=labelled)
 
@@ -80,8 +83,9 @@ class Preprocessing(BaseModel):
     def from_json(
         cls, content: Mapping[str, Any], where: str = "preprocessing.json"
     ) -> Self:
-        """Return the preprocessing in a JSON object; raises UserError, which begins
-        with ``where``, if invalid.
+        """Return the preprocessing in a JSON object.
+
+        Raises UserError, which begins with ``where``, if the object is invalid.
         """
         try:
             return cls.model_validate(content)
@@ -94,14 +98,17 @@ class Preprocessing(BaseModel):
 
 
 PREPARATION = 2
-GROUPED = 3
-"""Version of the encoding, and that for data with groups; increased when equal data and
-options give other arrays, so that their task is renamed.
+"""Version of the encoding of data without groups.
+
+It is increased when equal data and options give other arrays, so that the task of these
+data gets another name.
 """
-_LAYERS = 4  # of the default body: as on the pocket tasks
-_IMBALANCE = (
-    4.0  # ratio of the largest to the smallest class from which classes are weighted
-)
+GROUPED = 3
+"""Version of the encoding of data with groups."""
+_LAYERS = 4
+"""Number of layers of the default body: that of the pocket tasks."""
+_IMBALANCE = 4.0
+"""Ratio of the largest to the smallest class from which classes are weighted."""
 _READING = (
     "target",
     "inputs",
@@ -113,16 +120,14 @@ _READING = (
     "colour",
     "rate",
 )
-_MOST_CHECKED = (
-    5_000_000  # values of an array whose columns are compared with the target
-)
+"""Options that are needed to read more files in the same way."""
+_MOST_CHECKED = 5_000_000
+"""Largest number of values of an array whose columns are compared with the target."""
 
 
 @dataclass(frozen=True)
 class Inferred:
-    """Record of a task that was inferred from a user's data, and whose arrays are not
-    prepared yet.
-    """
+    """Record of a task inferred from own data, whose arrays are not prepared yet."""
 
     task: Task
     """The declaration; `orca_ray.own_data.registration.register` prepares its arrays.
@@ -144,6 +149,23 @@ class Inferred:
     warnings: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class _DividedData:
+    """A user's data with a coded target, divided into splits."""
+
+    data: UserData
+    target: FittedTarget
+    splits: own_splits.Splits
+    options: Options
+    notes: Notes
+
+    @property
+    def y(self) -> Array:
+        """Targets of all samples as given, but numbers with units as numbers."""
+        assert self.data.y is not None
+        return self.data.y
+
+
 def infer(
     data: UserData,
     options: Options | None = None,
@@ -152,13 +174,13 @@ def infer(
     gpus: bool = False,
     warn: Warn = logger.warning,
 ) -> Inferred:
-    """Infer the task of data with targets. All samples are read once, batch by batch;
-    statistics come from train.
+    """Infer the task of data with targets; statistics come from train.
 
-    ``options`` override those that the data were read with. ``warn`` is called with
-    each warning. Without ``test``, no test split is held out and no folds are drawn,
-    and a class with a single sample is kept, in train; see `splits.draw`. ``gpus``:
-    whether trials run on GPUs, so that `Inferred.body` is whole unless a body is given.
+    All samples are read once, batch by batch. ``options`` override those that the data
+    were read with. ``warn`` is called with each warning. Without ``test``, no test
+    split is held out and no folds are drawn, and a class with a single sample is kept,
+    in train; see `splits.draw`. ``gpus``: whether trials run on GPUs, so that
+    `Inferred.body` is whole unless a body is given.
 
     Raises UserError for data that nothing can be learnt from: no target, one class, too
     few samples or groups, different labels with the same text, no usable column,
@@ -168,82 +190,44 @@ def infer(
     notes = Notes()
     for note in data.notes:
         notes.warn(note)
-    if not len(data):
-        raise UserError(f"{data.source}: no samples")
-    if data.y is None:
-        raise UserError(
-            f"{data.source}: no target; name a column, key or file with --target"
-        )
-    fitted = fit_target(
-        data, data.y, options, notes, least=own_splits.LEAST_PER_CLASS if test else 1
-    )
-    if fitted.coding.form:
-        data = replace(data, y=fitted.coding.encode(data.y))
-    parts = own_splits.draw(
-        data, fitted.rows, fitted.classes, options, notes, test=test
-    )
-    complete = True
-    if fitted.classes is not None:
-        fitted, parts = without_absent(fitted, parts, notes)
-        complete = not warn_absent(fitted, parts, notes)
-    found = survey(data)
-    coding = fitted.coding
-    train = parts["train"]
-    hashes = found.hashes
-    if data.kind_hint == "table":
-        table = fit_table(data, train, options, notes)
-        encoder: Encoder = table
-        frame = cast(pd.DataFrame, data.x)
-        if len(table.names) < len(frame.columns):  # an id would hide equal rows
-            hashes = survey(replace(data, x=frame[list(table.names)])).hashes
-    elif (
-        data.kind_hint == "audio" and data.rate is not None and data.rate >= LEAST_RATE
-    ):
-        encoder = fit_audio(data, train, found, options, notes)
-    else:
-        encoder = fit_array(
-            data, train, found, options, notes, dense=coding.kind == "dense"
-        )
+    divided = _divide(data, options, notes, test=test)
+    target = divided.target
+    splits = divided.splits
+    lacks_class = target.classes is not None and warn_absent(target, splits, notes)
+    summary = survey(divided.data)
+    encoder = _fit_encoder(divided, summary)
+    coding = target.coding
     if coding.kind == "dense" and isinstance(encoder, ArrayInputs):
         coding = _with_field_axes(coding, encoder)
+    hashes = _input_hashes(divided.data, encoder, summary)
     folds = None
     if test:
-        rows = np.concatenate([parts["train"], parts["validation"]])
+        rows = np.concatenate([splits["train"], splits["validation"]])
         folds = own_splits.draw_folds(
-            data, rows, fitted.classes, hashes, options, notes
+            divided.data, rows, target.classes, hashes, options, notes
         )
-        complete = complete and not own_splits.lacks_class(folds, rows, fitted.classes)
-    if found.num_missing:
+        if own_splits.lacks_class(folds, rows, target.classes):
+            lacks_class = True
+    if summary.num_missing:
         notes.warn(
-            f"{found.num_missing} samples have missing or infinite values, which become"
-            " the mean"
+            f"{summary.num_missing} samples have missing or infinite values, which"
+            " become the mean"
         )
-    _warn_of_leaks(data, hashes, parts, fitted, encoder, options, notes)
+    _warn_of_leaks(divided, encoder, hashes)
     preprocessing = Preprocessing(
-        reading=_reading(data, found, options), encoder=encoder, target=coding
+        reading=_reading(divided.data, summary, options),
+        encoder=encoder,
+        target=coding,
     )
-    loss, metric = _measures(data, fitted, parts, options, notes, complete=complete)
-    task = _task(
-        data, preprocessing, found, options, loss=loss, metric=metric, parts=parts
-    )
-    body = task.body
-    whole = PACKAGED_BODIES[task.modality]
-    why = f"four layers: trials run on a CPU; --body {whole} takes all"
-    if gpus and not options.body:
-        body = whole
-        why = "whole body: trials run on a GPU"
-    notes.find(
-        "body",
-        body,
-        "given" if options.body else f"shape {task.input_shape}; {why}",
-        "body",
-    )
+    measures = _choose_measures(divided, lacks_class=lacks_class)
+    task = _task(divided, preprocessing, summary, measures)
+    body = _choose_body(task, options, notes, gpus=gpus)
     for warning in notes.warnings:
         warn(f"{task.name}: {warning}")
     return Inferred(
         task,
         preprocessing,
-        parts,
+        splits,
         folds,
         body,
         tuple(notes.findings),
@@ -251,16 +235,79 @@ def infer(
     )
 
 
+def _divide(
+    data: UserData, options: Options, notes: Notes, *, test: bool
+) -> _DividedData:
+    """Code the target of the data, and divide the samples into splits.
+
+    Classes that train lacks are left out.
+    """
+    if not len(data):
+        raise UserError(f"{data.source}: no samples")
+    if data.y is None:
+        raise UserError(
+            f"{data.source}: no target; name a column, key or file with --target"
+        )
+    least = own_splits.LEAST_PER_CLASS if test else 1
+    target = fit_target(data, data.y, options, notes, least=least)
+    if target.coding.form:
+        data = replace(data, y=target.coding.encode(data.y))
+    splits = own_splits.draw(
+        data, target.rows, target.classes, options, notes, test=test
+    )
+    if target.classes is not None:
+        target, splits = without_absent(target, splits, notes)
+    return _DividedData(data, target, splits, options, notes)
+
+
+def _fit_encoder(divided: _DividedData, summary: Survey) -> Encoder:
+    """Return the encoder of the inputs, fitted on train."""
+    data = divided.data
+    options = divided.options
+    notes = divided.notes
+    train = divided.splits["train"]
+    if data.kind_hint == "table":
+        return fit_table(data, train, options, notes)
+    is_audio = data.kind_hint == "audio" and data.rate is not None
+    if is_audio and cast(float, data.rate) >= LEAST_RATE:
+        return fit_audio(data, train, summary, options, notes)
+    is_dense = divided.target.coding.kind == "dense"
+    return fit_array(data, train, summary, options, notes, dense=is_dense)
+
+
+def _input_hashes(data: UserData, encoder: Encoder, summary: Survey) -> Array:
+    """Return a hash of each sample's inputs [N], without columns that are left out."""
+    if not isinstance(encoder, TableInputs):
+        return summary.hashes
+    frame = cast(pd.DataFrame, data.x)
+    if len(encoder.names) == len(frame.columns):
+        return summary.hashes
+    # A column that is left out, such as an id, would hide equal rows.
+    return survey(replace(data, x=frame[list(encoder.names)])).hashes
+
+
+def _choose_body(task: Task, options: Options, notes: Notes, *, gpus: bool) -> str:
+    """Return the body of an adaptation's trials; adds it to the findings."""
+    if options.body:
+        notes.find("body", task.body, "given", "body")
+        return task.body
+    whole = PACKAGED_BODIES[task.modality]
+    if gpus:
+        body = whole
+        why = "whole body: trials run on a GPU"
+    else:
+        body = task.body
+        why = f"four layers: trials run on a CPU; --body {whole} takes all"
+    notes.find("body", body, f"shape {task.input_shape}; {why}", "body")
+    return body
+
+
 def _with_field_axes(coding: TargetCoding, encoder: ArrayInputs) -> TargetCoding:
-    """Return the coding of a field with its channels first, if they are last as given."""
+    """Return the coding of a field with channels first, if the data have them last."""
     spatial = encoder.shape[1:]
     shape = coding.shape
-    last = (
-        len(shape) == len(spatial) + 1
-        and shape[:-1] == spatial
-        and shape[1:] != spatial
-    )
-    if not last:
+    is_last = shape[:-1] == spatial and shape[1:] != spatial
+    if not is_last:
         return coding
     axes = (len(shape) - 1, *range(len(shape) - 1))
     return coding.model_copy(
@@ -268,8 +315,8 @@ def _with_field_axes(coding: TargetCoding, encoder: ArrayInputs) -> TargetCoding
     )
 
 
-def _reading(data: UserData, found: Survey, options: Options) -> Options:
-    """Return the options with which more files of this kind are read in the same way."""
+def _reading(data: UserData, summary: Survey, options: Options) -> Options:
+    """Return the options with which more files of this kind are read alike."""
     values = {
         name: getattr(options, name)
         for name in _READING
@@ -278,171 +325,187 @@ def _reading(data: UserData, found: Survey, options: Options) -> Options:
     if data.kind_hint == "table":
         values.setdefault("target", data.target_names)
     if data.kind_hint == "images":
-        values.setdefault(
-            "colour",
-            "grey" if all(len(shape) == 2 for shape in found.shapes) else "rgb",
-        )
+        is_grey = all(len(shape) == 2 for shape in summary.shapes)
+        values.setdefault("colour", "grey" if is_grey else "rgb")
     if data.rate is not None:
         values.setdefault("rate", data.rate)
     return Options(**values)
 
 
-def _warn_of_leaks(
-    data: UserData,
-    hashes: Array,
-    parts: own_splits.Splits,
-    fitted: FittedTarget,
-    encoder: Encoder,
-    options: Options,
-    notes: Notes,
-) -> None:
-    frame: pd.DataFrame | None = None
+def _warn_of_leaks(divided: _DividedData, encoder: Encoder, hashes: Array) -> None:
+    """Warn of inputs that give the target away, and of what is in several splits.
+
+    ``hashes`` [N] are those of the inputs.
+    """
+    data = divided.data
+    splits = divided.splits
+    warnings = leaks.duplicates(data, hashes, splits)
+    frame = _compared_columns(data, divided.options)
+    if frame is not None:
+        warnings += _target_leaks(divided, frame)
+    is_drawn_table = data.kind_hint == "table" and data.splits is None
+    if frame is not None and is_drawn_table:
+        if data.groups is None:
+            warnings += leaks.group_columns(frame, splits, map(str, frame.columns))
+        if data.times is None:
+            warnings += _date_leaks(encoder)
+    if data.groups is not None:
+        warnings += leaks.crossing(data.groups, splits)
+    for warning in warnings:
+        divided.notes.warn(warning)
+
+
+def _compared_columns(data: UserData, options: Options) -> pd.DataFrame | None:
+    """Return the columns that are compared with the target; None: the inputs have none.
+
+    Columns of an array are its features.
+    """
     if hasattr(data.x, "columns"):
         table = cast(pd.DataFrame, data.x)
-        frame = table.drop(
-            columns=[
-                name
-                for name in table.columns
-                if options.columns.get(str(name)) == "drop"
-            ]
-        )
-    elif (
-        isinstance(data.x, np.ndarray)
-        and data.x.ndim == 2
-        and data.x.size <= _MOST_CHECKED
-    ):
-        frame = pd.DataFrame(
-            data.x, columns=[f"feature {place + 1}" for place in range(data.x.shape[1])]
-        )
-    warnings = leaks.duplicates(data, hashes, parts)
-    if frame is not None and fitted.coding.kind in ("classes", "scalar"):
-        y = (
-            fitted.classes
-            if fitted.classes is not None
-            else fitted.coding.encode(cast(np.ndarray, data.y))
-        )
-        kinds = {
-            "classes": fitted.classes is not None,
-            "table": data.kind_hint == "table",
-        }
-        warnings += leaks.target_columns(
-            frame.iloc[fitted.rows], y[fitted.rows], **kinds
-        )
-    if frame is not None and data.kind_hint == "table" and data.splits is None:
-        if data.groups is None:
-            warnings += leaks.group_columns(frame, parts, map(str, frame.columns))
-        dates = [
-            column.name
-            for column in getattr(encoder, "columns", ())
-            if column.kind == "date"
+        dropped = [
+            name for name in table.columns if options.columns.get(str(name)) == "drop"
         ]
-        if dates and data.times is None:
-            later = (
-                f"to predict later ones, use --time {shlex.quote(printable(dates[0]))}"
-            )
-            warnings.append(
-                f"column {quoted(dates[0])} holds dates and the split is not by time:"
-                f" {later}"
-            )
-    if data.groups is not None:
-        warnings += leaks.crossing(data.groups, parts)
-    for warning in warnings:
-        notes.warn(warning)
+        return table.drop(columns=dropped)
+    if not isinstance(data.x, np.ndarray) or data.x.ndim != 2:
+        return None
+    if data.x.size > _MOST_CHECKED:
+        return None
+    names = [f"feature {place + 1}" for place in range(data.x.shape[1])]
+    return pd.DataFrame(data.x, columns=names)
 
 
-def _measures(
-    data: UserData,
-    fitted: FittedTarget,
-    parts: own_splits.Splits,
-    options: Options,
-    notes: Notes,
-    *,
-    complete: bool,
-) -> tuple[str, str]:
-    """Return the names of loss and metric; raises UserError for unknown ones in
-    ``options``.
+def _target_leaks(divided: _DividedData, frame: pd.DataFrame) -> list[str]:
+    """Return warnings about columns that give classes or one number away."""
+    target = divided.target
+    if target.coding.kind not in ("classes", "scalar"):
+        return []
+    y = target.classes
+    if y is None:
+        y = target.coding.encode(divided.y)
+    return leaks.target_columns(
+        frame.iloc[target.rows],
+        y[target.rows],
+        classes=target.classes is not None,
+        table=divided.data.kind_hint == "table",
+    )
+
+
+def _date_leaks(encoder: Encoder) -> list[str]:
+    """Return a warning that a column of dates does not decide the split, if any."""
+    if not isinstance(encoder, TableInputs):
+        return []
+    for column in encoder.columns:
+        if column.kind == "date":
+            option = f"--time {shlex.quote(printable(column.name))}"
+            return [
+                f"column {quoted(column.name)} holds dates and the split is not by"
+                f" time: to predict later ones, use {option}"
+            ]
+    return []
+
+
+@dataclass(frozen=True)
+class _Measures:
+    """Names of a loss and a metric, and why these are chosen."""
+
+    loss: str
+    metric: str
+    why: str
+
+
+def _choose_measures(divided: _DividedData, *, lacks_class: bool) -> _Measures:
+    """Return loss and metric, as given or inferred; adds them to the findings.
+
+    ``lacks_class``: whether a split or a fold lacks a class. Raises UserError for
+    unknown names in the options.
     """
-    kind = fitted.coding.kind
-    why = "usual for the kind of target"
-    loss, metric = {
-        "labels": ("bce", "one_minus_auroc"),
-        "scalar": ("mse", "rmse"),
-    }.get(kind, ("", ""))
-    if kind == "classes":
-        assert fitted.classes is not None
-        counts = np.bincount(
-            fitted.classes[parts["train"]], minlength=len(fitted.coding.label_names)
-        )
-        loss = "cross_entropy"
-        metric = "error"
-        why = "classes have similar sizes"
-        if counts.max() >= _IMBALANCE * counts.min():
-            why = f"classes of {counts.min()} to {counts.max()} samples"
-            metric = (
-                "one_minus_auroc"
-                if len(counts) == 2 and complete
-                else "one_minus_macro_f1"
-            )
-            if (
-                (options.metric or metric) == "one_minus_macro_f1"
-            ):  # other metrics want the probabilities that occur
-                loss = "weighted_cross_entropy"
-    if kind == "dense" and data.kind_hint == "table":
-        loss = "mse"
-        metric = "rmse"
-        why = "several numbers"
-    elif kind == "dense":
-        assert data.y is not None
-        used = np.concatenate(list(parts.values()))
-        zero = any(
-            not np.any(data.y[used[part]], axis=tuple(range(1, data.y.ndim))).all()
-            for part in row_slices(used)
-        )
-        loss, metric = ("rmse", "rmse") if zero else ("relative_l2", "relative_l2")
-        why = (
-            "some fields are zero"
-            if zero
-            else "error relative to the size of each field"
-        )
+    options = divided.options
+    default = _default_measures(divided, lacks_class=lacks_class)
+    loss = options.loss or default.loss
+    metric = options.metric or default.metric
     if options.loss:
         from orca_ray.tasks.losses import get_loss
 
         get_loss(options.loss)
-    get_metric(options.metric or metric)
-    notes.find("loss", options.loss or loss, "given" if options.loss else why, "loss")
-    notes.find(
-        "metric", options.metric or metric, "given" if options.metric else why, "metric"
+    get_metric(metric)
+    notes = divided.notes
+    notes.find("loss", loss, "given" if options.loss else default.why, "loss")
+    notes.find("metric", metric, "given" if options.metric else default.why, "metric")
+    return _Measures(loss, metric, default.why)
+
+
+def _default_measures(divided: _DividedData, *, lacks_class: bool) -> _Measures:
+    """Return the usual loss and metric of the target's kind."""
+    kind = divided.target.coding.kind
+    if kind == "classes":
+        return _class_measures(divided, lacks_class=lacks_class)
+    if kind == "labels":
+        return _Measures("bce", "one_minus_auroc", "usual for the kind of target")
+    if kind == "scalar":
+        return _Measures("mse", "rmse", "usual for the kind of target")
+    if divided.data.kind_hint == "table":
+        return _Measures("mse", "rmse", "several numbers")
+    if _has_zero_field(divided):
+        return _Measures("rmse", "rmse", "some fields are zero")
+    why = "error relative to the size of each field"
+    return _Measures("relative_l2", "relative_l2", why)
+
+
+def _class_measures(divided: _DividedData, *, lacks_class: bool) -> _Measures:
+    """Return loss and metric of classes, by how unequal their sizes are."""
+    target = divided.target
+    assert target.classes is not None
+    counts = np.bincount(
+        target.classes[divided.splits["train"]],
+        minlength=len(target.coding.label_names),
     )
-    return options.loss or loss, options.metric or metric
+    if counts.max() < _IMBALANCE * counts.min():
+        return _Measures("cross_entropy", "error", "classes have similar sizes")
+    why = f"classes of {counts.min()} to {counts.max()} samples"
+    metric = "one_minus_macro_f1"
+    if len(counts) == 2 and not lacks_class:
+        metric = "one_minus_auroc"
+    loss = "cross_entropy"  # most metrics want the probabilities that occur
+    if (divided.options.metric or metric) == "one_minus_macro_f1":
+        loss = "weighted_cross_entropy"
+    return _Measures(loss, metric, why)
+
+
+def _has_zero_field(divided: _DividedData) -> bool:
+    """Return whether a target field of a sample is zero everywhere."""
+    y = divided.y
+    rows = np.concatenate(list(divided.splits.values()))
+    axes = tuple(range(1, y.ndim))
+    return any(not np.any(y[rows[part]], axis=axes).all() for part in row_slices(rows))
 
 
 def _task(
-    data: UserData,
+    divided: _DividedData,
     preprocessing: Preprocessing,
-    found: Survey,
-    options: Options,
-    *,
-    loss: str,
-    metric: str,
-    parts: own_splits.Splits,
+    summary: Survey,
+    measures: _Measures,
 ) -> Task:
+    """Return the declaration of the task."""
+    data = divided.data
+    options = divided.options
+    splits = divided.splits
     shape = preprocessing.encoder.shape
-    kind: ModalityName = "image" if len(shape) == 3 else "sequence"
+    modality: ModalityName = "image" if len(shape) == 3 else "sequence"
     stem = options.name or Path(data.source).stem
     slug = re.sub(r"[^a-z0-9]+", "_", stem.lower()).strip("_")[:40] or "data"
     return Task(
-        name=f"{BENCHMARK}/{slug}-{_digest(data, found, options)}",
+        name=f"{BENCHMARK}/{slug}-{_digest(data, summary, options)}",
         title=options.title or printable(stem),
         domain=_domain(data, preprocessing),
         input_shape=shape,
         target=preprocessing.target.target,
-        loss=loss,
-        metric=metric,
-        body=options.body or f"{PACKAGED_BODIES[kind]}:layers={_LAYERS}",
+        loss=measures.loss,
+        metric=measures.metric,
+        body=options.body or f"{PACKAGED_BODIES[modality]}:layers={_LAYERS}",
         num_samples=(
-            len(parts["train"]),
-            len(parts["validation"]),
-            len(parts.get("test", ())),
+            len(splits["train"]),
+            len(splits["validation"]),
+            len(splits.get("test", ())),
         ),
         licence=options.licence,
         citation=options.citation or "own data",
@@ -453,38 +516,40 @@ def _task(
 
 
 def _domain(data: UserData, preprocessing: Preprocessing) -> str:
-    if isinstance(preprocessing.encoder, AudioInputs):
+    """Return the domain of the task, such as "tabular"."""
+    encoder = preprocessing.encoder
+    if isinstance(encoder, AudioInputs):
         return "audio"
     if preprocessing.target.kind == "dense" and data.kind_hint == "array":
         return "field"
-    if data.kind_hint == "table" or getattr(
-        preprocessing.encoder, "per_feature", False
-    ):
+    is_features = isinstance(encoder, ArrayInputs) and encoder.per_feature
+    if data.kind_hint == "table" or is_features:
         return "tabular"
-    return "image" if len(preprocessing.encoder.shape) == 3 else "time series"
+    return "image" if len(encoder.shape) == 3 else "time series"
 
 
-def _digest(data: UserData, found: Survey, options: Options) -> str:
-    """Return 6 hexadecimal digits of a hash of content and options, but not of names
-    and texts for people.
+def _digest(data: UserData, summary: Survey, options: Options) -> str:
+    """Return 6 hexadecimal digits of a hash of content and options.
+
+    Names and texts for people do not change the hash.
     """
-    given = options.model_dump(
+    hashed_options = options.model_dump(
         mode="json",
         exclude={"data", "name", "title", "licence", "citation", "reference"},
     )
     version = PREPARATION if data.groups is None else GROUPED
-    digest = hashlib.sha256(
-        json.dumps([version, given, data.kind_hint, data.rate], sort_keys=True).encode()
-    )
+    header = [version, hashed_options, data.kind_hint, data.rate]
     columns = list(map(str, getattr(data.x, "columns", ())))
-    digest.update(
-        json.dumps([columns, [list(shape) for shape in sorted(found.shapes)]]).encode()
-    )
-    digest.update(np.ascontiguousarray(found.hashes).tobytes())
-    for part in (data.y, data.groups, data.times, data.splits):
-        if part is None or part.dtype.kind in "OM":
-            digest.update(repr(None if part is None else part.tolist()).encode())
+    shapes = [list(shape) for shape in sorted(summary.shapes)]
+    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    digest.update(json.dumps([columns, shapes]).encode())
+    digest.update(np.ascontiguousarray(summary.hashes).tobytes())
+    for array in (data.y, data.groups, data.times, data.splits):
+        if array is None:
+            digest.update(b"None")
+        elif array.dtype.kind in "OM":
+            digest.update(repr(array.tolist()).encode())
         else:
-            for rows in row_slices(part):
-                digest.update(np.ascontiguousarray(part[rows]).tobytes())
+            for rows in row_slices(array):
+                digest.update(np.ascontiguousarray(array[rows]).tobytes())
     return digest.hexdigest()[:6]

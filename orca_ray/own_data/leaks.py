@@ -16,167 +16,200 @@ from orca_ray.errors import printable, quoted
 from orca_ray.own_data import UserData, as_typed
 
 _GROUP_LIKE = re.compile(
-    r"(^|_)(id|ids|patient|subject|person|user|customer|session|site|hospital|group|family|batch|speaker|record)(_|$)"
+    r"(^|_)"
+    r"(id|ids|patient|subject|person|user|customer|session|site|hospital|group|family"
+    r"|batch|speaker|record)"
+    r"(_|$)"
     r"|(patient|subject|user|customer|session|group|speaker|record)_?(id|no|number|nr)$",
     re.I,
 )
+"""Names of columns that probably name groups."""
 _CORRELATION = 0.99999
+"""Correlation with the target from which a column is a rescaled copy of it."""
 _LEAST_LEVELS = 5
-"""Least number of different values of a column, and of a target, whose equal order is
-no chance.
+"""Least number of different values of a column and of the target.
+
+With fewer, the equal order of column and target may be chance.
 """
-_MOST_ROWS = 20_000  # rows that are compared with the target
+_MOST_ROWS = 20_000
+"""Largest number of rows that are compared with the target."""
 
 
 def target_columns(
     frame: pd.DataFrame, y: Array, *, classes: bool, table: bool
 ) -> list[str]:
-    """Return warnings about columns that tell the target: one-to-one maps and, of
-    numbers, columns in its order.
+    """Return warnings about columns that give the target away.
 
-    ``y`` [N] are class numbers if ``classes``, else numbers. A column of numbers tells
-    classes if each class has an interval of its own. ``table``: columns can be left out
-    by an option.
+    Such a column is a one-to-one map of the target or, if it holds numbers, has the
+    target's order.
+
+    ``y`` [N] are class numbers if ``classes``, else numbers. A column of numbers gives
+    classes away if each class has an interval of its own. ``table``: columns can be
+    left out by an option.
     """
-    found = []
+    warnings = []
     step = -(-len(y) // _MOST_ROWS)
     frame = frame.iloc[::step]
     y = y[::step]
     for name in frame.columns:
-        what = ""
-        if classes and _maps(frame[name], y):
-            what = "is a one-to-one map of the target"
-        elif (numbers := _numbers(frame[name])) is not None:
-            what = _tells(numbers, y, classes=classes)
-        if what:
-            how = f" ({as_typed(str(name), 'drop')})" if table else ""
-            advice = f"leave it out{how} unless it is known before the target is"
-            found.append(f"column {quoted(str(name))} {what}: {advice}")
-    return found
+        relation = _relation(frame[name], y, classes=classes)
+        if not relation:
+            continue
+        option = f" ({as_typed(str(name), 'drop')})" if table else ""
+        advice = f"leave it out{option} unless it is known before the target is"
+        warnings.append(f"column {quoted(str(name))} {relation}: {advice}")
+    return warnings
+
+
+def _relation(column: "pd.Series[Any]", y: Array, *, classes: bool) -> str:
+    """Return how a column gives the target away; "": it does not."""
+    if classes and _maps(column, y):
+        return "is a one-to-one map of the target"
+    numbers = _numbers(column)
+    if numbers is None:
+        return ""
+    known = np.isfinite(numbers) & np.isfinite(y)
+    if not classes:
+        return _number_relation(numbers[known], y[known])
+    if _separates(numbers[known], y[known]):
+        return "separates the classes without an error"
+    return ""
 
 
 def _maps(column: "pd.Series[Any]", y: Array) -> bool:
+    """Return whether each value of a column has a class [N] of its own."""
     codes, values = pd.factorize(column)
-    number = len(np.unique(y))
-    if len(values) != number or number < 2:
+    num_classes = len(np.unique(y))
+    if len(values) != num_classes or num_classes < 2:
         return False
-    return len(np.unique(np.stack([codes, y]), axis=1).T) == number
+    return _num_pairs(codes, y) == num_classes
+
+
+def _num_pairs(first: Array, second: Array) -> int:
+    """Return the number of different pairs of values at the same place."""
+    pairs = np.unique(np.stack([first, second]), axis=1)
+    return len(pairs.T)
 
 
 def _numbers(column: "pd.Series[Any]") -> Array | None:
-    """Return a column as float64, NaN for text and missing values; None for dates, and
-    if most values are NaN.
+    """Return a column as float64, NaN for text and missing values.
+
+    None for dates, and if most values are NaN.
     """
     if column.dtype.kind == "M":
         return None
     numbers = pd.to_numeric(column, errors="coerce").to_numpy(
         dtype=np.float64, na_value=np.nan
     )
-    return numbers if np.isfinite(numbers).sum() >= max(3, len(numbers) // 2) else None
+    least = max(3, len(numbers) // 2)
+    return numbers if np.isfinite(numbers).sum() >= least else None
 
 
-def _tells(numbers: Array, y: Array, *, classes: bool) -> str:
-    """Return how the order of ``numbers`` [N] tells the target ``y`` [N]; "": it does
-    not.
-    """
-    known = np.isfinite(numbers) & np.isfinite(y)
-    numbers = numbers[known]
-    y = y[known]
+def _separates(numbers: Array, y: Array) -> bool:
+    """Return whether the values of each class [N] have an interval of their own."""
+    num_classes = len(np.unique(y))
+    if num_classes < 2:
+        return False
+    # A class that is left and entered again, or two classes with one value, give more
+    # than one border a class.
     order = np.lexsort((y, numbers))
-    levels = len(np.unique(numbers))
-    targets = len(np.unique(y))
-    if classes:
-        # A class that is left and entered again, or two classes with one value, give
-        # more than one border a class.
-        borders = int((np.diff(y[order]) != 0).sum())
-        shared = len(np.unique(np.stack([numbers, y]), axis=1).T) > levels
-        apart = targets > 1 and borders == targets - 1 and not shared
-        return "separates the classes without an error" if apart else ""
-    if levels < _LEAST_LEVELS or targets < _LEAST_LEVELS:
+    num_borders = int((np.diff(y[order]) != 0).sum())
+    is_shared = _num_pairs(numbers, y) > len(np.unique(numbers))
+    return num_borders == num_classes - 1 and not is_shared
+
+
+def _number_relation(numbers: Array, y: Array) -> str:
+    """Return how ``numbers`` [N] give a target of numbers [N] away; "": they do not."""
+    if min(len(np.unique(numbers)), len(np.unique(y))) < _LEAST_LEVELS:
         return ""
     if abs(np.corrcoef(numbers, y)[0, 1]) > _CORRELATION:
         return "is a one-to-one map of the target"
+    rising = np.lexsort((y, numbers))
     falling = np.lexsort((-y, numbers))
-    same = (np.diff(y[order]) >= 0).all() or (np.diff(y[falling]) <= 0).all()
-    return (
-        "has the order of the target, as a rounded or rescaled copy has" if same else ""
-    )
+    if (np.diff(y[rising]) >= 0).all() or (np.diff(y[falling]) <= 0).all():
+        return "has the order of the target, as a rounded or rescaled copy has"
+    return ""
 
 
 def duplicates(
     data: UserData, hashes: Array, splits: Mapping[SplitName, Indices]
 ) -> list[str]:
-    """Return one warning if samples with equal inputs (equal ``hashes`` [N]) are in
-    different splits, else none.
+    """Return one warning if samples with equal inputs are in different splits.
+
+    Samples with equal ``hashes`` [N] have equal inputs. Without such samples, the list
+    is empty.
     """
-    first: dict[Any, tuple[SplitName, int]] = {}
-    crossing: list[tuple[int, int, SplitName]] = []
+    first_samples: dict[Any, tuple[SplitName, int]] = {}
+    copies: list[tuple[int, int, SplitName]] = []
     for split, rows in splits.items():
         for row, value in zip(rows.tolist(), hashes[rows].tolist(), strict=True):
-            known, other = first.setdefault(value, (split, row))
-            if known != split:
-                crossing.append((other, row, split))
-    if not crossing:
+            first_split, first_row = first_samples.setdefault(value, (split, row))
+            if first_split != split:
+                copies.append((first_row, row, split))
+    if not copies:
         return []
-    one, other, split = crossing[0]
-    shown = [
-        data.names[row] if data.names else f"row {row + 1}" for row in (one, other)
-    ]
-    text = (
-        f"{len(crossing)} samples of validation and test have the inputs of a sample of"
-        " another split"
-    )
+    original, copy, split = copies[0]
     return [
-        f"{text}, such as {shown[0]} and {shown[1]} ({split}): scores will be too good;"
-        " remove the copies"
+        f"{len(copies)} samples of validation and test have the inputs of a sample of"
+        f" another split, such as {_shown(data, original)} and"
+        f" {_shown(data, copy)} ({split}): scores will be too good; remove the copies"
     ]
+
+
+def _shown(data: UserData, row: int) -> str:
+    return data.names[row] if data.names else f"row {row + 1}"
 
 
 def group_columns(
     frame: pd.DataFrame, splits: Mapping[SplitName, Indices], candidates: Iterable[str]
 ) -> list[str]:
-    """Return warnings about ``candidates`` whose names suggest groups, and with a value
-    that is in several splits.
+    """Return warnings about columns whose names suggest groups that are divided.
 
-    A column counts if it has at least two different values, and at least two rows per
-    value on average.
+    A column of ``candidates`` counts if a value is in several splits, if it has at
+    least two different values, and at least two rows per value on average.
     """
-    found = []
+    warnings = []
     for name in candidates:
         values = frame[name]
-        if (
-            not _GROUP_LIKE.search(name)
-            or not 1 < (number := values.nunique()) <= len(values) / 2
-        ):
+        if not _GROUP_LIKE.search(name):
             continue
-        kinds = [set(values.iloc[rows].dropna().tolist()) for rows in splits.values()]
-        if crossing := set[Any]().union(
-            *(one & other for one, other in combinations(kinds, 2))
-        ):
+        num_values = values.nunique()
+        if not 1 < num_values <= len(values) / 2:
+            continue
+        divided = _in_several(
+            set(values.iloc[rows].dropna().tolist()) for rows in splits.values()
+        )
+        if divided:
             text = (
-                f"{len(crossing)} of the {number} values of {quoted(name)} are in"
+                f"{len(divided)} of the {num_values} values of {quoted(name)} are in"
                 " several splits"
             )
-            found.append(
+            warnings.append(
                 f"{text}: if it names groups, such as patients, use --group"
                 f" {shlex.quote(printable(name))}"
             )
-    return found
+    return warnings
+
+
+def _in_several(parts: Iterable[set[Any]]) -> set[Any]:
+    """Return the values that are in at least two of the sets."""
+    common: set[Any] = set()
+    for first, second in combinations(parts, 2):
+        common |= first & second
+    return common
 
 
 def crossing(groups: Array, splits: Mapping[SplitName, Indices]) -> list[str]:
-    """Return one warning if a group in ``groups`` [N] has samples in several splits,
-    else none.
+    """Return one warning if a group has samples in several splits, else none.
+
+    ``groups`` [N] are the groups of all samples.
     """
-    kinds = [
+    divided = _in_several(
         {str(group) for group in groups[rows].tolist()} for rows in splits.values()
-    ]
-    found = set[str]().union(*(one & other for one, other in combinations(kinds, 2)))
-    return (
-        [
-            f"{len(found)} values of the groups are in several splits, such as"
-            f" {min(found)!r}"
-        ]
-        if found
-        else []
     )
+    if not divided:
+        return []
+    return [
+        f"{len(divided)} values of the groups are in several splits, such as"
+        f" {min(divided)!r}"
+    ]

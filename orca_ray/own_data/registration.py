@@ -1,5 +1,6 @@
-"""Registration of own tasks: arrays of a user's data become prepared data in the cache,
-with their declaration.
+"""Registration of own tasks: arrays of a user's data become prepared data in the cache.
+
+The task's declaration is stored with them.
 """
 
 import json
@@ -33,10 +34,10 @@ logger = logging.getLogger(__name__)
 
 
 def register(inferred: Inferred, data: UserData) -> Task:
-    """Prepare the arrays of an inferred task batch by batch, unless they are cached;
-    return it with `Inferred.body`.
+    """Prepare the arrays of an inferred task batch by batch, unless they are cached.
 
-    Raises the UserErrors of `Preprocessing.inputs` and `Task.prepare`.
+    Return the task with `Inferred.body`. Raises the UserErrors of
+    `Preprocessing.inputs` and `Task.prepare`.
     """
     task = inferred.task
     documents = {
@@ -44,37 +45,30 @@ def register(inferred: Inferred, data: UserData) -> Task:
         PREPROCESSING: json.dumps(inferred.preprocessing.to_json(), indent=1),
     }
     directory = own_directory(task.name)
-    if (
-        not all((directory / name).is_file() for name in documents)
-        or task.prepared() is None
-    ):
-        replace(
+    has_documents = all((directory / name).is_file() for name in documents)
+    if not has_documents or task.prepared() is None:
+        with_build = replace(
             task, build=lambda workspace: _build(workspace, inferred, data)
-        ).prepare(documents=documents)
+        )
+        with_build.prepare(documents=documents)
     return replace(get_own_task(task.name), body=inferred.body)
 
 
 def in_memory(inferred: Inferred, data: UserData) -> PreparedData:
-    """Return the arrays of an inferred task in memory; nothing is written, and the task
-    is not registered.
+    """Return the arrays of an inferred task in memory.
 
-    The data have no directory, and no test split if none was inferred. Raises the
-    UserErrors of `Preprocessing.inputs`.
+    Nothing is written, and the task is not registered. The data have no directory, and
+    no test split if none was inferred. Raises the UserErrors of `Preprocessing.inputs`.
     """
     assert data.y is not None
     preprocessing = inferred.preprocessing
     arrays = dict[str, Array]()
     for name, indices in inferred.splits.items():
-        part = data.select(indices)
-        arrays[f"{name}_x"] = preprocessing.inputs(
-            part, logger.debug
-        )  # emitted when the task was inferred
+        # warnings were emitted when the task was inferred
+        x = preprocessing.inputs(data.select(indices), logger.debug)
+        arrays[f"{name}_x"] = x
         arrays[f"{name}_y"] = preprocessing.target.encode(data.y[indices])
-    arrays |= _statistics(
-        arrays["train_y"],
-        preprocessing.target.kind,
-        by_column=data.kind_hint == "table",
-    )
+    arrays |= _statistics(inferred, data, arrays["train_y"])
     return PreparedData(
         name=inferred.task.name,
         fingerprint=fingerprint(arrays),
@@ -89,38 +83,32 @@ def in_memory(inferred: Inferred, data: UserData) -> PreparedData:
 
 
 def _build(workspace: Workspace, inferred: Inferred, data: UserData) -> Arrays:
+    """Return the arrays of an inferred task; large ones are files of the workspace."""
     assert data.y is not None
-    preprocessing = inferred.preprocessing
     y = data.y
-    arrays = dict[str, Array]()
-    coding = preprocessing.target
+    coding = inferred.preprocessing.target
+    encoder = inferred.preprocessing.encoder
     size = data.batch_size()
+    arrays = dict[str, Array]()
 
-    def inputs(indices: Array) -> Array:
-        return preprocessing.inputs(
-            data.select(indices), logger.debug
-        )  # emitted when the task was inferred
+    def inputs(rows: Array) -> Array:
+        # warnings were emitted when the task was inferred
+        return inferred.preprocessing.inputs(data.select(rows), logger.debug)
 
-    for split, indices in inferred.splits.items():
-        arrays[f"{split}_x"] = filled(
-            workspace, f"{split}_x", indices, inputs, preprocessing.encoder.shape, size
-        )
+    def targets(rows: Array) -> Array:
+        return coding.encode(y[rows])
+
+    for split, rows in inferred.splits.items():
+        name = f"{split}_x"
+        arrays[name] = filled(workspace, name, rows, inputs, encoder.shape, size)
+        name = f"{split}_y"
         if coding.kind == "dense":
-            made = filled(
-                workspace,
-                f"{split}_y",
-                indices,
-                lambda rows: coding.encode(y[rows]),
-                coding.shape,
-                size,
-            )
+            arrays[name] = filled(workspace, name, rows, targets, coding.shape, size)
         else:
-            made = coding.encode(y[indices])
-        arrays[f"{split}_y"] = made
+            arrays[name] = targets(rows)
     if "test" not in inferred.splits:
-        arrays |= {
-            f"test_{axis}": np.asarray(arrays[f"train_{axis}"][:0]) for axis in "xy"
-        }
+        arrays["test_x"] = np.asarray(arrays["train_x"][:0])
+        arrays["test_y"] = np.asarray(arrays["train_y"][:0])
     if inferred.folds is not None:
         arrays["folds"] = inferred.folds
     if data.groups is not None:
@@ -128,23 +116,23 @@ def _build(workspace: Workspace, inferred: Inferred, data: UserData) -> Arrays:
             [inferred.splits[split] for split in SPLITS if split in inferred.splits]
         )
         arrays["units"] = group_numbers(data, rows)[1]
-    return {
-        **arrays,
-        **_statistics(
-            arrays["train_y"], coding.kind, by_column=data.kind_hint == "table"
-        ),
-    }
+    return arrays | _statistics(inferred, data, arrays["train_y"])
 
 
-def _statistics(train_y: Array, kind: str, *, by_column: bool) -> dict[str, Array]:
-    """Return mean and deviation of targets that are numbers or fields; ``by_column``:
-    of each column by itself.
+def _statistics(inferred: Inferred, data: UserData, train_y: Array) -> dict[str, Array]:
+    """Return mean and deviation of targets that are numbers or fields.
+
+    They are those of all values or, for a table, of each column.
     """
-    if kind not in ("scalar", "dense"):
+    if inferred.preprocessing.target.kind not in ("scalar", "dense"):
         return {}
     sample = train_y[:: max(1, len(train_y) // 4096)]
-    mean, std = splits.statistics(sample, (0,) if by_column else None)
-    shape = train_y.shape[1:] if by_column else ()
+    if data.kind_hint == "table":
+        mean, std = splits.statistics(sample, (0,))
+        shape = train_y.shape[1:]
+    else:
+        mean, std = splits.statistics(sample)
+        shape = ()
     return {"y_mean": mean.reshape(shape), "y_std": std.reshape(shape)}
 
 
@@ -158,8 +146,9 @@ def from_arrays(
     gpus: bool = False,
     **options: Any,
 ) -> Task:
-    """Return a task of a user's arrays, prepared in the cache, as `Task.from_arrays`
-    does; ``gpus``: see `infer`.
+    """Return a task of a user's arrays, prepared in the cache.
+
+    The arguments are those of `Task.from_arrays`; ``gpus``: see `infer`.
     """
     if hasattr(x, "columns"):
         x = x.set_axis([str(column) for column in x.columns], axis=1)
@@ -176,8 +165,9 @@ def from_dataset(
     times: Any = None,
     **options: Any,
 ) -> Task:
-    """Return a task of a ``torch`` data set, as `Task.from_dataset` does; only the
-    targets are all read into memory.
+    """Return a task of a ``torch`` data set, as `Task.from_dataset` does.
+
+    Only the targets are all read into memory.
     """
     x = LazySamples(len(dataset), lambda row: np.asarray(dataset[row][0]))
     y = np.stack([np.asarray(dataset[row][1]) for row in range(len(dataset))])
@@ -190,29 +180,33 @@ def _registered(
     name: str,
     groups: Any,
     times: Any,
-    given: dict[str, Any],
+    given_options: dict[str, Any],
     gpus: bool = False,
 ) -> Task:
-    options = make_options("own data", {"name": name, **given})
-    column = y if isinstance(y, str) else ""
-    named = {
-        "y": column,
-        "groups": options.group,
-        "times": options.time,
-        "splits": options.split,
-    }
+    """Infer and register the task of ``x`` and ``y``.
+
+    In a data frame, ``y`` and options may name columns of ``x``, which are taken out of
+    the inputs.
+    """
+    options = make_options("own data", {"name": name, **given_options})
     parts = {"y": y, "groups": groups, "times": times, "splits": None}
     if hasattr(x, "columns"):
-        columns = {axis: column for axis, column in named.items() if column}
-        if missing := [
-            column for column in columns.values() if column not in x.columns
-        ]:
-            raise unknown_name("column", missing[0], map(str, x.columns))
-        parts |= {axis: x[column].rename(column) for axis, column in columns.items()}
+        columns = {
+            "y": y if isinstance(y, str) else "",
+            "groups": options.group,
+            "times": options.time,
+            "splits": options.split,
+        }
+        columns = {part: column for part, column in columns.items() if column}
+        for part, column in columns.items():
+            if column not in x.columns:
+                raise unknown_name("column", column, map(str, x.columns))
+            parts[part] = x[column].rename(column)
         x = x.drop(columns=list(columns.values()))
     label = getattr(parts["y"], "name", None)
     arrays = {
-        axis: None if part is None else np.asarray(part) for axis, part in parts.items()
+        part: None if values is None else np.asarray(values)
+        for part, values in parts.items()
     }
     data = UserData(
         x=x,

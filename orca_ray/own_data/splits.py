@@ -1,7 +1,9 @@
 """Splits and folds of own data, the same on every machine."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -16,13 +18,18 @@ from orca_ray.own_data.dates import as_times
 Splits = Mapping[SplitName, Indices]
 
 LEAST_SAMPLES = 10
+"""Least number of samples with a target."""
 FEW_SAMPLES = 100
+"""Number of samples below which a warning says that scores are rough."""
 LEAST_PER_CLASS = 3
 """Least number of samples of a class: one in each split."""
 LEAST_HOLDOUT = 200
 """Number of samples from which a random test split is held out by default."""
-# random orders of groups, of which the first with every class in every split is taken
 _TRIES = 50
+"""Number of random orders of the groups that are tried.
+
+The first order that puts every class into every split is taken.
+"""
 _NAMES: Mapping[str, SplitName] = {
     "train": "train",
     "training": "train",
@@ -35,6 +42,13 @@ _NAMES: Mapping[str, SplitName] = {
 }
 
 
+class _Shares(NamedTuple):
+    """Shares of the samples that become validation and test."""
+
+    validation: float
+    test: float
+
+
 def draw(
     data: UserData,
     rows: Indices,
@@ -44,14 +58,14 @@ def draw(
     *,
     test: bool = True,
 ) -> Splits:
-    """Divide the samples ``rows``; return the sorted indices of train, validation and,
-    if held out, test.
+    """Divide the samples ``rows`` into train, validation and, if held out, test.
 
-    The data's declared splits decide, else their times, else their groups; without all
-    three, splits are random. ``classes`` [N] are class numbers; random splits get an
-    equal share of each class. None: no classes. Test is held out as ``options.holdout``
-    says; by default, if the data have times or declare a test split, or have at least
-    `LEAST_HOLDOUT` samples. Without ``test``, it is not.
+    The result has the sorted indices of each split. The data's declared splits decide,
+    else their times, else their groups; without all three, splits are random.
+    ``classes`` [N] are class numbers; random splits get an equal share of each class.
+    None: no classes. Test is held out as ``options.holdout`` says; by default, if the
+    data have times or declare a test split, or have at least `LEAST_HOLDOUT` samples.
+    Without ``test``, it is not.
 
     Raises UserError for too few samples, groups or times, unknown names of declared
     splits, and an empty split.
@@ -63,54 +77,71 @@ def draw(
         )
     if len(rows) < FEW_SAMPLES:
         notes.warn(f"{len(rows)} samples are few: scores will be rough")
-    held_out, why = (
-        _holdout(data, rows, options) if test else (False, "no test split is wanted")
-    )
-    shares = (options.fractions[0], options.fractions[1] if held_out else 0.0)
-    drawer = np.random.RandomState(options.seed)
-    labels = np.zeros(len(data), dtype=np.int64) if classes is None else classes
-    if data.splits is not None:
-        parts = _declared(data, rows, labels, shares, drawer, notes)
-        notes.find("split", "as declared", "the data declare their splits")
-    elif data.times is not None:
-        parts = _by_time(data, rows, shares, options, notes)
-        latest = "test" if held_out else "validation"
-        notes.find(
-            "split",
-            "by time",
-            f"{options.time or 'times'} is given: {latest} is latest",
-            "time",
-        )
-    elif data.groups is not None:
-        parts = _by_group(data, rows, labels, shares, options.seed)
-        notes.find(
-            "split",
-            "by group",
-            f"no value of {options.group or 'groups'} is in two splits",
-            "group",
-        )
+    if test:
+        is_held_out, why = _holdout(data, rows, options)
     else:
-        train, tested = (
-            _share(rows, labels, shares[1], drawer) if held_out else (rows, rows[:0])
-        )
-        train, validation = _share(train, labels, shares[0] / (1 - shares[1]), drawer)
-        parts = {"train": train, "validation": validation, "test": tested}
-        how = "random" if classes is None else "random, with equal shares of each class"
-        notes.find("split", how, f"seed {options.seed}", "group, time, split, seed")
-    if not held_out:
+        is_held_out = False
+        why = "no test split is wanted"
+    parts = _divide(data, rows, classes, options, notes, is_held_out=is_held_out)
+    if not is_held_out:
         del parts["test"]
-    if empty := [name for name, part in parts.items() if not len(part)]:
+    empty = [name for name, part in parts.items() if not len(part)]
+    if empty:
         raise UserError(
             f"{data.source}: no sample is left for {' and '.join(empty)}; give more"
             " samples or groups"
         )
-    held = (
-        f"{len(parts['test'])} samples are the outer test"
-        if held_out
-        else "none: folds alone give the score"
-    )
-    notes.find("holdout", held, why, "no-holdout" if held_out else "holdout")
+    if is_held_out:
+        outer_test = f"{len(parts['test'])} samples are the outer test"
+        notes.find("holdout", outer_test, why, "no-holdout")
+    else:
+        notes.find("holdout", "none: folds alone give the score", why, "holdout")
     return {name: np.sort(part) for name, part in parts.items()}
+
+
+def _divide(
+    data: UserData,
+    rows: Indices,
+    classes: Array | None,
+    options: Options,
+    notes: Notes,
+    *,
+    is_held_out: bool,
+) -> dict[SplitName, Indices]:
+    """Return the three splits, test being empty unless it is held out."""
+    validation, test = options.fractions
+    shares = _Shares(validation, test if is_held_out else 0.0)
+    drawer = np.random.RandomState(options.seed)
+    labels = np.zeros(len(data), dtype=np.int64) if classes is None else classes
+    if data.splits is not None:
+        notes.find("split", "as declared", "the data declare their splits")
+        return _declared(data, rows, labels, shares, drawer, notes)
+    if data.times is not None:
+        parts = _by_time(data, rows, shares, options, notes)
+        latest = "test" if is_held_out else "validation"
+        why = f"{options.time or 'times'} is given: {latest} is latest"
+        notes.find("split", "by time", why, "time")
+        return parts
+    if data.groups is not None:
+        why = f"no value of {options.group or 'groups'} is in two splits"
+        notes.find("split", "by group", why, "group")
+        return _by_group(data, rows, labels, shares, options.seed)
+    how = "random" if classes is None else "random, with equal shares of each class"
+    notes.find("split", how, f"seed {options.seed}", "group, time, split, seed")
+    return _at_random(rows, labels, shares, drawer)
+
+
+def _at_random(
+    rows: Indices, labels: Array, shares: _Shares, drawer: np.random.RandomState
+) -> dict[SplitName, Indices]:
+    """Draw the splits, each with an equal share of each class."""
+    train = rows
+    test = rows[:0]
+    if shares.test:
+        train, test = _share(train, labels, shares.test, drawer)
+    fraction = shares.validation / (1 - shares.test)
+    train, validation = _share(train, labels, fraction, drawer)
+    return {"train": train, "validation": validation, "test": test}
 
 
 def _holdout(data: UserData, rows: Indices, options: Options) -> tuple[bool, str]:
@@ -121,84 +152,108 @@ def _holdout(data: UserData, rows: Indices, options: Options) -> tuple[bool, str
         return True, "the data declare a test split"
     if data.splits is None and data.times is not None:
         return True, "the latest samples show how later ones are predicted"
-    enough = len(rows) >= LEAST_HOLDOUT
-    return (
-        enough,
-        (
-            f"{len(rows)} samples are"
-            f" {'enough' if enough else f'fewer than {LEAST_HOLDOUT}'}"
-        ),
-    )
+    if len(rows) >= LEAST_HOLDOUT:
+        return True, f"{len(rows)} samples are enough"
+    return False, f"{len(rows)} samples are fewer than {LEAST_HOLDOUT}"
 
 
 def _share(
     rows: Indices, labels: Array, fraction: float, drawer: np.random.RandomState
 ) -> tuple[Indices, Indices]:
-    """Draw a share ``fraction`` of each class in ``rows``; return the other rows, then
-    the share.
+    """Draw a share ``fraction`` of each class in ``rows``; return other rows and share.
 
     At least one row of each class is drawn, but none of a class with a single row.
     """
     shuffled = drawer.permutation(rows)
-    taken = []
+    drawn = []
     for label in np.unique(labels[rows]):
         members = shuffled[labels[shuffled] == label]
         count = max(1, round(fraction * len(members))) if len(members) > 1 else 0
-        taken.append(members[:count])
-    share = np.concatenate(taken)
+        drawn.append(members[:count])
+    share = np.concatenate(drawn)
     return shuffled[~np.isin(shuffled, share)], share
 
 
+_TRAIN = 0
+"""Number of the split train in `_deal_groups`."""
+_VALIDATION = 1
+"""Number of the split validation in `_deal_groups`."""
+_TEST = 2
+"""Number of the split test in `_deal_groups`."""
+
+
 def _by_group(
-    data: UserData, rows: Indices, labels: Array, shares: tuple[float, float], seed: int
+    data: UserData, rows: Indices, labels: Array, shares: _Shares, seed: int
 ) -> dict[SplitName, Indices]:
+    """Draw splits that divide no group, if possible with every class in each split."""
     values, numbers = group_numbers(data, rows)
-    taken = [2, 1] if shares[1] else [1]  # numbers of the splits beside train
-    if len(values) <= len(taken):
+    held_out = [_TEST, _VALIDATION] if shares.test else [_VALIDATION]
+    if len(values) <= len(held_out):
         listed = shorten(", ".join(values))
-        needed = (
-            f"a split by group needs {len(taken) + 1} groups or more, found"
-            f" {len(values)}: {listed}"
+        raise UserError(
+            f"{data.source}: a split by group needs {len(held_out) + 1} groups or more,"
+            f" found {len(values)}: {listed}"
         )
-        raise UserError(f"{data.source}: {needed}")
     sizes = np.bincount(numbers)
-    best: dict[SplitName, Indices] = {}
+    best: Array | None = None
     fewest = np.inf
     for attempt in range(_TRIES):
         order = np.random.RandomState(seed + attempt).permutation(len(values))
-        filled = np.cumsum(sizes[order]) - sizes[order] / 2
-        test, validation = (fraction * len(rows) for fraction in shares[::-1])
-        part = np.full(len(values), 0)
-        part[order[filled <= test]] = 2
-        part[order[(filled > test) & (filled <= test + validation)]] = 1
-        # A first group that is larger than the share leaves test or validation without
-        # one.
-        first = order[: len(taken)]
-        part[first] = np.where(np.isin(taken, part), part[first], taken)
-        found: dict[SplitName, Indices] = {
-            "train": rows[part[numbers] == 0],
-            "validation": rows[part[numbers] == 1],
-            "test": rows[part[numbers] == 2],
-        }
-        every = len(np.unique(labels[rows]))
-        wanted = [
-            each for number, each in enumerate(found.values()) if number in (0, *taken)
-        ]
-        absent = sum(
-            every - len(np.unique(labels[each])) if len(each) else every + 1
-            for each in wanted
-        )
+        split_of_row = _deal_groups(sizes, order, shares, held_out)[numbers]
+        absent = _num_absent(labels[rows], split_of_row, [_TRAIN, *held_out])
         if absent < fewest:
-            best = found
+            best = split_of_row
             fewest = absent
         if not absent:
             break
-    return best
+    return {
+        "train": rows[best == _TRAIN],
+        "validation": rows[best == _VALIDATION],
+        "test": rows[best == _TEST],
+    }
+
+
+def _deal_groups(
+    sizes: Array, order: Array, shares: _Shares, held_out: list[int]
+) -> Array:
+    """Return the number of the split of each group [G].
+
+    ``sizes`` [G] are numbers of samples. Groups are dealt in ``order`` [G]: first to
+    test, then to validation, then to train.
+    """
+    num_test = shares.test * sizes.sum()
+    num_validation = shares.validation * sizes.sum()
+    filled = np.cumsum(sizes[order]) - sizes[order] / 2
+    is_test = filled <= num_test
+    is_validation = ~is_test & (filled <= num_test + num_validation)
+    splits = np.full(len(sizes), _TRAIN)
+    splits[order[is_test]] = _TEST
+    splits[order[is_validation]] = _VALIDATION
+    # A first group that is larger than the share leaves test or validation without one.
+    first = order[: len(held_out)]
+    splits[first] = np.where(np.isin(held_out, splits), splits[first], held_out)
+    return splits
+
+
+def _num_absent(labels: Array, split_of_row: Array, splits: list[int]) -> int:
+    """Return how many classes are absent from a split, summed over the splits.
+
+    ``labels`` [N] are class numbers. A split without samples counts one more.
+    """
+    num_classes = len(np.unique(labels))
+    absent = 0
+    for split in splits:
+        part = labels[split_of_row == split]
+        absent += num_classes - len(np.unique(part))
+        if not len(part):
+            absent += 1
+    return absent
 
 
 def group_numbers(data: UserData, rows: Indices) -> tuple[Array, Array]:
-    """Return the groups of ``rows`` as text, and the number of each row's group; None
-    and NaN are one group each.
+    """Return the groups of ``rows`` as text, and the number of each row's group.
+
+    None and NaN are one group each.
     """
     assert data.groups is not None
     return np.unique(
@@ -207,25 +262,16 @@ def group_numbers(data: UserData, rows: Indices) -> tuple[Array, Array]:
 
 
 def _by_time(
-    data: UserData,
-    rows: Indices,
-    shares: tuple[float, float],
-    options: Options,
-    notes: Notes,
+    data: UserData, rows: Indices, shares: _Shares, options: Options, notes: Notes
 ) -> dict[SplitName, Indices]:
-    assert data.times is not None
+    """Divide the samples in the order of their times; test is the latest."""
     times = as_times(data, options, notes.warn)[rows]
     if (np.diff(times) < 0).any():
         notes.warn("rows are not in the order of their times: they are sorted")
     order = rows[np.argsort(times, kind="stable")]
     ordered = np.sort(times, kind="stable")
-    places = [int(share * len(rows)) for share in (1 - sum(shares), 1 - shares[1])]
-    # Samples of one time stay together: each border is moved to the first sample of its
-    # time.
-    first, second = (
-        int(np.searchsorted(ordered, ordered[k])) if k < len(rows) else k
-        for k in places
-    )
+    first = _time_border(ordered, 1 - (shares.validation + shares.test))
+    second = _time_border(ordered, 1 - shares.test)
     if not 0 < first < second:
         found = f"{len(np.unique(ordered))} different times in {len(rows)} samples"
         raise UserError(
@@ -238,19 +284,30 @@ def _by_time(
     }
 
 
+def _time_border(ordered: Array, share: float) -> int:
+    """Return the place in sorted times [N] before which about a share of them lies.
+
+    Samples of one time stay together: the border is the first sample of its time.
+    """
+    place = int(share * len(ordered))
+    if place == len(ordered):
+        return place
+    return int(np.searchsorted(ordered, ordered[place]))
+
+
 def _declared_names(data: UserData, rows: Indices) -> Array:
-    """Return the declared split of each of ``rows``; raises UserError, which names the
-    row, for an unknown one.
+    """Return the declared split of each of ``rows``.
+
+    Raises UserError, which names the row, for an unknown split.
     """
     assert data.splits is not None
     names = [str(value).strip().lower() for value in data.splits[rows].tolist()]
-    if unknown := [place for place, name in enumerate(names) if name not in _NAMES]:
-        row = int(rows[unknown[0]])
-        found = quoted(str(data.splits[row]))
-        raise UserError(
-            f"{data.place(row)}: expected a split train, validation or test, found"
-            f" {found}"
-        )
+    for row, name in zip(rows.tolist(), names, strict=True):
+        if name not in _NAMES:
+            raise UserError(
+                f"{data.place(row)}: expected a split train, validation or test, found"
+                f" {quoted(str(data.splits[row]))}"
+            )
     return np.array([_NAMES[name] for name in names])
 
 
@@ -258,25 +315,27 @@ def _declared(
     data: UserData,
     rows: Indices,
     labels: Array,
-    shares: tuple[float, float],
+    shares: _Shares,
     drawer: np.random.RandomState,
     notes: Notes,
 ) -> dict[SplitName, Indices]:
+    """Return the declared splits; one that is lacking is drawn from train."""
     names = _declared_names(data, rows)
-    if not shares[1]:
+    if not shares.test:
         names[names == "test"] = "train"
     parts: dict[SplitName, Indices] = {
         name: rows[names == name] for name in ("train", "validation", "test")
     }
-    lacking: list[tuple[SplitName, float]] = [
-        ("test", shares[1]),
-        ("validation", shares[0]),
-    ]
-    for name, fraction in lacking:
-        if fraction and not len(parts[name]) and len(parts["train"]):
-            parts["train"], parts[name] = _share(
-                parts["train"], labels, fraction, drawer
-            )
+    fractions: dict[SplitName, float] = {
+        "test": shares.test,
+        "validation": shares.validation,
+    }
+    for name, fraction in fractions.items():
+        is_lacking = fraction > 0 and not len(parts[name])
+        if is_lacking and len(parts["train"]):
+            train, share = _share(parts["train"], labels, fraction, drawer)
+            parts["train"] = train
+            parts[name] = share
             notes.warn(
                 f"the data declare no {name} split: a random share {fraction:g} of"
                 " train is held out"
@@ -285,21 +344,23 @@ def _declared(
 
 
 MOST_FOLDS = 5
+"""Largest number of folds."""
 MOST_REPEATED = 300
+"""Largest number of samples whose folds are drawn twice."""
 MOST_FOLDED = 20_000
-"""Most folds; most samples whose folds are drawn twice; most samples that are judged by
-folds.
-"""
-# `StratifiedGroupKFold` takes 0.3 ms a group; for labels, see `_strata`
+"""Largest number of samples that are judged by folds."""
 _MOST_GROUPS = 2000
+"""Largest number of groups for `StratifiedGroupKFold`, which takes 0.3 ms a group."""
 _MOST_LABELS = 1000
+"""Largest number of labels by whose rarest folds are balanced."""
 
 
 def plan_folds(
     num_samples: int, smallest: int, num_units: int, *, ordered: bool = False
 ) -> tuple[int, int]:
-    """Return how many repeats R of how many folds K judge own data; (1, 1): the one
-    prepared split.
+    """Return how many repeats R of how many folds K judge own data.
+
+    (1, 1): the prepared split alone.
 
     - More than `MOST_FOLDED` samples: one split; its validation part of 15 % is large
       enough.
@@ -313,9 +374,24 @@ def plan_folds(
     folds = min(MOST_FOLDS, max(2, smallest), num_units)
     if num_samples > MOST_FOLDED or folds < 2:
         return 1, 1
-    return (
-        2 if num_samples <= MOST_REPEATED and not ordered and folds < num_units else 1
-    ), folds
+    draws_differ = not ordered and folds < num_units
+    repeats = 2 if num_samples <= MOST_REPEATED and draws_differ else 1
+    return repeats, folds
+
+
+@dataclass(frozen=True)
+class _Units:
+    """Units of samples that folds do not divide."""
+
+    what: str
+    """"times", "groups" or "different inputs"."""
+    numbers: Array
+    """Number of each sample's unit [N], from 0."""
+
+    @property
+    def count(self) -> int:
+        """Number of units."""
+        return int(self.numbers.max()) + 1
 
 
 def draw_folds(
@@ -326,148 +402,165 @@ def draw_folds(
     options: Options,
     notes: Notes,
 ) -> Array | None:
-    """Return the fold, 1 to K, of each of the samples ``rows`` [N], R times: int8 [R,
-    N]; `plan_folds` chooses R and K.
+    """Return the fold, 1 to K, of each of the samples ``rows`` [N]: int8 [R, N].
 
-    ``rows`` are the samples of train and validation, in any order. Folds are blocks in
-    time if the data have times. Otherwise each fold gets an equal share of each class,
-    or of small and large targets; samples of one group stay together or, without
-    groups, samples with equal inputs (equal ``hashes``, of all samples).
+    Folds are drawn R times; `plan_folds` chooses R and K. ``rows`` are the samples of
+    train and validation, in any order. Folds are blocks in time if the data have times.
+    Otherwise each fold gets an equal share of each class, or of small and large
+    targets; samples of one group stay together or, without groups, samples with equal
+    inputs (equal ``hashes``, of all samples).
 
     None: the prepared split alone is used, because `plan_folds` says so or the data
-        declare a validation split.
+    declare a validation split.
     """
     if data.splits is not None and "validation" in _declared_names(data, rows):
         notes.find("folds", "one split", "the data declare a validation split", "split")
         return None
     times = None if data.times is None else as_times(data, options, notes.warn)[rows]
-    if times is not None:
-        what = "times"
-        units = np.unique(times, return_inverse=True)[1]
-    elif data.groups is not None:
-        what = "groups"
-        units = group_numbers(data, rows)[1]
-    else:
-        what = "different inputs"
-        units = np.unique(hashes[rows], return_inverse=True)[1]
+    units = _units(data, rows, times, hashes)
     strata = _strata(data, rows, classes)
-    number = int(units.max()) + 1
     smallest = len(rows)
     if classes is not None and times is None:
-        pairs = np.unique(np.stack([strata, units]), axis=1)
-        smallest = int(np.unique(pairs[0], return_counts=True)[1].min())
-    repeats, count = plan_folds(len(rows), smallest, number, ordered=times is not None)
+        smallest = _smallest_class(strata, units.numbers)
+    repeats, count = plan_folds(
+        len(rows), smallest, units.count, ordered=times is not None
+    )
     if count == 1:
-        why = (
-            f"{len(rows)} samples are many"
-            if len(rows) > MOST_FOLDED
-            else f"there is only one of the {what}"
-        )
+        why = f"there is only one of the {units.what}"
+        if len(rows) > MOST_FOLDED:
+            why = f"{len(rows)} samples are many"
         notes.find("folds", "one split", why)
         return None
     if times is not None:
         folds = _blocks(times, count)[None]
     else:
-        folds = np.stack(
-            [
-                _deal(units, strata, count, options.seed + repeat)
-                for repeat in range(repeats)
-            ]
-        )
-    if folds.max() < MOST_FOLDS:
-        few = (
-            f"{smallest} {what} of a class" if smallest < number else f"{number} {what}"
-        )
-        notes.warn(
-            f"scores come from {folds.max()} folds instead of {MOST_FOLDS}: train and"
-            f" validation have {few}"
-        )
+        seeds = range(options.seed, options.seed + repeats)
+        folds = np.stack([_deal(units.numbers, strata, count, seed) for seed in seeds])
+    _note_folds(folds, units, smallest, options, notes)
     if lacks_class(folds, rows, classes):
         notes.warn("not every fold has samples of every class")
-    how = {"times": "blocks in time", "groups": "no group is divided"}.get(
-        what, f"seed {options.seed}"
-    )
-    found = f"{folds.max()} folds" + (f", drawn {repeats} times" if repeats > 1 else "")
-    notes.find("folds", found, f"{len(rows)} samples; {how}", "group, time, seed")
     return folds.astype(np.int8)
 
 
+def _units(data: UserData, rows: Indices, times: Array | None, hashes: Array) -> _Units:
+    """Return the units of ``rows``: of one time, of one group, or with equal inputs."""
+    if times is not None:
+        return _Units("times", np.unique(times, return_inverse=True)[1])
+    if data.groups is not None:
+        return _Units("groups", group_numbers(data, rows)[1])
+    return _Units("different inputs", np.unique(hashes[rows], return_inverse=True)[1])
+
+
+def _smallest_class(classes: Array, units: Array) -> int:
+    """Return the smallest number of units [N] that contain one of the classes [N]."""
+    pairs = np.unique(np.stack([classes, units]), axis=1)
+    return int(np.unique(pairs[0], return_counts=True)[1].min())
+
+
+def _note_folds(
+    folds: Array, units: _Units, smallest: int, options: Options, notes: Notes
+) -> None:
+    """Add to ``notes`` how many folds [R, N] there are, and a warning if they are few.
+
+    ``smallest``: number of units of the smallest class.
+    """
+    repeats, num_samples = folds.shape
+    count = folds.max()
+    if count < MOST_FOLDS:
+        few = f"{units.count} {units.what}"
+        if smallest < units.count:
+            few = f"{smallest} {units.what} of a class"
+        notes.warn(
+            f"scores come from {count} folds instead of {MOST_FOLDS}: train and"
+            f" validation have {few}"
+        )
+    drawing = {"times": "blocks in time", "groups": "no group is divided"}
+    how = drawing.get(units.what, f"seed {options.seed}")
+    description = f"{count} folds"
+    if repeats > 1:
+        description += f", drawn {repeats} times"
+    why = f"{num_samples} samples; {how}"
+    notes.find("folds", description, why, "group, time, seed")
+
+
 def lacks_class(folds: Array | None, rows: Indices, classes: Array | None) -> bool:
-    """Return whether a fold of ``folds`` [R, N] of ``rows`` [N] has no sample of one of
-    their ``classes``.
+    """Return whether a fold of ``folds`` [R, N] has no sample of one of the classes.
+
+    ``rows`` [N] are the samples of the folds, and ``classes`` those of all samples.
     """
     if folds is None or classes is None:
         return False
     labels = classes[rows]
+    num_classes = len(np.unique(labels))
     return any(
-        len(np.unique(labels[each == k])) < len(np.unique(labels))
-        for each in folds
-        for k in np.unique(each)
+        len(np.unique(labels[draw == fold])) < num_classes
+        for draw in folds
+        for fold in np.unique(draw)
     )
 
 
 def _strata(data: UserData, rows: Indices, classes: Array | None) -> Array:
-    """Return the numbers [N] by which folds are balanced: classes, rarest labels, or
-    tenths of the sorted targets.
+    """Return the numbers [N] by which folds are balanced.
+
+    They are the classes, the rarest label of each sample, or tenths of the sorted
+    targets.
     """
     if classes is not None:
         return np.asarray(classes[rows])
-    strata = np.zeros(len(rows), np.int64)
-    if data.y is None or data.y.ndim > 2 or data.y.shape[1:] > (_MOST_LABELS,):
-        return strata
-    if data.y.ndim == 1:
-        places = np.argsort(
-            np.argsort(pd.to_numeric(pd.Series(data.y[rows])).to_numpy(), kind="stable")
-        )
-        return np.asarray(
-            places * min(10, max(1, len(rows) // MOST_FOLDS)) // len(rows)
-        )
-    positive = np.asarray(data.y[rows]) > 0
+    y = data.y
+    if y is None or y.ndim > 2 or y.shape[1:] > (_MOST_LABELS,):
+        return np.zeros(len(rows), np.int64)
+    if y.ndim == 1:
+        numbers = pd.to_numeric(pd.Series(y[rows])).to_numpy()
+        ranks = np.argsort(np.argsort(numbers, kind="stable"))
+        num_strata = min(10, max(1, len(rows) // MOST_FOLDS))
+        return np.asarray(ranks * num_strata // len(rows))
+    positive = np.asarray(y[rows]) > 0
     rarest_first = positive[:, np.argsort(positive.sum(axis=0), kind="stable")]
     strata = np.where(rarest_first.any(axis=1), 1 + rarest_first.argmax(axis=1), 0)
     return np.where(np.bincount(strata)[strata] < MOST_FOLDS, 0, strata)
 
 
 def _blocks(times: Array, count: int) -> Array:
-    """Return the block of each time [N]: about ``count`` blocks of equal size, 1 the
-    latest; equal times share one.
+    """Return the block of each time [N]: about ``count`` blocks of equal size.
+
+    Block 1 is the latest; equal times are in one block.
     """
     ordered = np.sort(times)
-    middle = (
-        np.searchsorted(ordered, times, "left")
-        + np.searchsorted(ordered, times, "right")
-    ) / 2
-    return np.asarray(
-        1 + np.unique(-(middle * count // len(times)), return_inverse=True)[1]
-    )
+    first = np.searchsorted(ordered, times, "left")
+    end = np.searchsorted(ordered, times, "right")
+    place = (first + end) / 2
+    block_from_end = -(place * count // len(times))
+    return np.asarray(1 + np.unique(block_from_end, return_inverse=True)[1])
 
 
 def _deal(units: Array, strata: Array, count: int, seed: int) -> Array:
-    """Return the fold, from 1, of each sample [N]: the samples of a unit are in one
-    fold, each stratum in all.
+    """Return the fold, from 1, of each sample [N]; each stratum is in all folds.
+
+    The samples of a unit are in one fold.
     """
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-    _, first, units = np.unique(units, return_index=True, return_inverse=True)
-    # numbered by their first samples
-    units = np.argsort(np.argsort(first))[units]
+    _, first, numbers = np.unique(units, return_index=True, return_inverse=True)
+    # units are numbered by their first samples
+    numbers = np.argsort(np.argsort(first))[numbers]
     first = np.sort(first)
-    grouped = len(first) < len(units) and len(first) <= _MOST_GROUPS
-    if grouped:
-        parts = StratifiedGroupKFold(count, shuffle=True, random_state=seed).split(
-            strata, strata, units
-        )
-    else:
-        parts = StratifiedKFold(count, shuffle=True, random_state=seed).split(
-            first, strata[first]
-        )
-    folds = np.zeros(len(units) if grouped else len(first), np.int64)
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", UserWarning
-        )  # a class has fewer samples than there are folds
-        for k, (_, part) in enumerate(parts):
-            folds[part] = k
-    return np.asarray(
-        1 + np.unique(folds if grouped else folds[units], return_inverse=True)[1]
-    )
+        # a class has fewer samples than there are folds
+        warnings.simplefilter("ignore", UserWarning)
+        if len(first) < len(numbers) and len(first) <= _MOST_GROUPS:
+            grouped = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
+            folds = _numbered(grouped.split(strata, strata, numbers), len(numbers))
+        else:
+            stratified = StratifiedKFold(count, shuffle=True, random_state=seed)
+            unit_folds = _numbered(stratified.split(first, strata[first]), len(first))
+            folds = unit_folds[numbers]
+    return np.asarray(1 + np.unique(folds, return_inverse=True)[1])
+
+
+def _numbered(parts: Iterable[tuple[Array, Array]], length: int) -> Array:
+    """Return the number of the fold of each item; ``parts`` are those of sklearn."""
+    folds = np.zeros(length, np.int64)
+    for number, (_, part) in enumerate(parts):
+        folds[part] = number
+    return folds

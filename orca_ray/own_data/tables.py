@@ -4,6 +4,7 @@ Letters: N rows, W slots, L columns.
 """
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -31,9 +32,7 @@ from orca_ray.own_data.targets import label_text
 
 Floats = npt.NDArray[np.float64]
 STRONG_SHIFT = 20.0
-"""Number of standard deviations from the training mean beyond which new values are
-probably in other units.
-"""
+"""Number of standard deviations from the training mean that suggest other units."""
 
 
 class Column(BaseModel):
@@ -83,122 +82,133 @@ class TableInputs(BaseModel):
     def encode(self, data: UserData, warn: Warn) -> Array:
         """Return the encoded rows, float32 [N, W, L].
 
-        Raises UserError for a column that is missing, or has text where numbers were;
-        reports categories that were not in training and values of another scale to
-        ``warn``.
+        Calls ``warn`` for categories that were not in training, and for values of
+        another scale. Raises UserError for a column that is missing, or has text where
+        numbers were.
         """
+        frame = self._frame(data)
+        x_NWL = np.zeros((len(frame), *self.shape), dtype=np.float32)
+        dates: dict[str, pd.Series[Any]] = {}
+        for place, column in enumerate(self.columns):
+            x_NW = x_NWL[:, :, place]
+            values = frame[column.name]
+            if column.kind == "category":
+                _encode_categories(x_NW, column, texts(values), data, warn)
+                continue
+            if column.part is None:
+                numbers = as_floats(values, data, warn, column.form)
+            else:
+                if column.name not in dates:
+                    form = cast(DateForm, column.form)
+                    dates[column.name] = as_dates(values, form, data, warn)
+                numbers = date_part(dates[column.name], column.part)
+            _encode_numbers(x_NW, column, numbers, data, warn)
+        return x_NWL
+
+    def _frame(self, data: UserData) -> pd.DataFrame:
+        """Return the rows as a table with the columns of training."""
         if isinstance(data.x, pd.DataFrame):
-            frame = data.x
-        elif (
+            _check_columns(self.names, data.x, data.source)
+            return data.x
+        if (
             isinstance(data.x, np.ndarray)
             and data.x.ndim == 2
             and data.x.shape[1] == len(self.names)
         ):
-            frame = pd.DataFrame(data.x, columns=list(self.names))
-        else:
-            expected = f"expected a table with columns {shorten(', '.join(self.names))}"
-            raise UserError(f"{data.source}: {expected}, found something else")
-        found = list(map(str, frame.columns))
-        if missing := [name for name in self.names if name not in found]:
-            close = nearest(missing[0], found)
-            question = f"; is it {close!r}?" if close else ""
-            listed = shorten(", ".join(map(printable, found)))
-            raise UserError(
-                f"{data.source}: column {quoted(missing[0])} is missing{question}"
-                f" Columns: {listed}"
-            )
-        x_NWL = np.zeros((len(frame), *self.shape), dtype=np.float32)
-        dates: dict[str, pd.Series[Any]] = {}
-        for place, column in enumerate(self.columns):
-            values = frame[column.name]
-            if column.kind == "category":
-                self._slots(x_NWL[:, :, place], column, texts(values), data, warn)
-                continue
-            if column.part:
-                if column.name not in dates:
-                    dates[column.name] = as_dates(
-                        values, cast(DateForm, column.form), data, warn
-                    )
-                numbers = date_part(dates[column.name], column.part)
-            else:
-                numbers = as_floats(values, data, warn, column.form)
-            if column.missing:
-                x_NWL[:, 1, place] = np.isnan(numbers)
-            scaled = (
-                np.where(np.isnan(numbers), column.fill, numbers) - column.mean
-            ) / column.std
-            if (
-                len(scaled)
-                and np.median(np.abs(scaled)) > STRONG_SHIFT
-                and column.kind == "number"
-            ):
-                scale = (
-                    f"values around {np.nanmedian(numbers):.3g}, in training"
-                    f" {column.mean:.3g} ± {column.std:.3g}"
-                )
-                warn(
-                    f"{data.source}, column {quoted(column.name)}: {scale}; are they in"
-                    " other units?"
-                )
-            x_NWL[:, 0, place] = np.clip(scaled, -1e6, 1e6)
-        return x_NWL
+            return pd.DataFrame(data.x, columns=list(self.names))
+        expected = f"expected a table with columns {shorten(', '.join(self.names))}"
+        raise UserError(f"{data.source}: {expected}, found something else")
 
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the table's columns that are read, each once."""
         return tuple(dict.fromkeys(column.name for column in self.columns))
 
-    @staticmethod
-    def _slots(
-        x_NW: Array,
-        column: Column,
-        values: list[str | None],
-        data: UserData,
-        warn: Warn,
-    ) -> None:
-        slot = {name: k for k, name in enumerate(column.categories)}
-        rows = [row for row, value in enumerate(values) if value in slot]
-        x_NW[
-            rows,
-            [slot[value] for value in values if value is not None and value in slot],
-        ] = 1
-        if unknown := {
-            value for value in values if value is not None and value not in slot
-        }:
-            listed = shorten(", ".join(map(printable, sorted(unknown)[:5])))
-            warn(
-                f"{data.source}, column {quoted(column.name)}: categories without a"
-                f" slot count as missing: {listed}"
-            )
+
+def _check_columns(names: tuple[str, ...], frame: pd.DataFrame, source: str) -> None:
+    """Raise UserError if a table lacks one of the columns ``names``."""
+    columns = list(map(str, frame.columns))
+    missing = [name for name in names if name not in columns]
+    if not missing:
+        return
+    similar = nearest(missing[0], columns)
+    question = f"; is it {similar!r}?" if similar else ""
+    listed = shorten(", ".join(map(printable, columns)))
+    raise UserError(
+        f"{source}: column {quoted(missing[0])} is missing{question} Columns: {listed}"
+    )
+
+
+def _encode_categories(
+    x_NW: Array, column: Column, values: list[str | None], data: UserData, warn: Warn
+) -> None:
+    """Set the slot of each value to 1; values without a slot leave their row 0."""
+    slot_of: dict[str | None, int] = {
+        name: slot for slot, name in enumerate(column.categories)
+    }
+    unknown = set()
+    for row, value in enumerate(values):
+        if value in slot_of:
+            x_NW[row, slot_of[value]] = 1
+        elif value is not None:
+            unknown.add(value)
+    if unknown:
+        listed = shorten(", ".join(map(printable, sorted(unknown)[:5])))
+        warn(
+            f"{data.source}, column {quoted(column.name)}: categories without a slot"
+            f" count as missing: {listed}"
+        )
+
+
+def _encode_numbers(
+    x_NW: Array, column: Column, numbers: Array, data: UserData, warn: Warn
+) -> None:
+    """Write standardised numbers into slot 0, and their missing mark into slot 1."""
+    missing = np.isnan(numbers)
+    if column.missing:
+        x_NW[:, 1] = missing
+    scaled = (np.where(missing, column.fill, numbers) - column.mean) / column.std
+    x_NW[:, 0] = np.clip(scaled, -1e6, 1e6)
+    if column.kind != "number" or not len(scaled):
+        return
+    if np.median(np.abs(scaled)) > STRONG_SHIFT:
+        scale = (
+            f"values around {np.nanmedian(numbers):.3g}, in training"
+            f" {column.mean:.3g} ± {column.std:.3g}"
+        )
+        warn(
+            f"{data.source}, column {quoted(column.name)}: {scale}; are they in other"
+            " units?"
+        )
 
 
 def as_floats(
     values: "pd.Series[Any]", data: UserData, warn: Warn, form: str = ""
 ) -> Floats:
-    """Return a column as float64; missing and infinite values become NaN, and so does
-    text, which ``warn`` reports.
+    """Return a column as float64; missing and infinite values, and text, become NaN.
 
-    Raises UserError, which names the first text, if more than a fifth of the values are
-    text.
+    ``warn`` is called with the first text. Raises UserError, which names it, if more
+    than a fifth of the values are text.
     """
-    numbers, bad = parsed(values, form)
-    if len(bad):
-        row = int(bad[0])
-        found = (
-            f"column {quoted(values.name)}: expected a number, found"
-            f" {quoted(values.iloc[row])}"
-        )
-        if len(bad) > MOST_BAD_SHARE * len(values):
-            raise UserError(f"{data.place(row)}, {found}; correct it or leave it empty")
-        warn(f"{data.place(row)}, {found}; text counts as missing")
+    numbers, text_rows = parsed(values, form)
+    if not len(text_rows):
+        return numbers
+    row = int(text_rows[0])
+    problem = (
+        f"column {quoted(values.name)}: expected a number, found"
+        f" {quoted(values.iloc[row])}"
+    )
+    if len(text_rows) > MOST_BAD_SHARE * len(values):
+        raise UserError(f"{data.place(row)}, {problem}; correct it or leave it empty")
+    warn(f"{data.place(row)}, {problem}; text counts as missing")
     return numbers
 
 
 def parsed(values: "pd.Series[Any]", form: str = "") -> tuple[Floats, Array]:
-    """Return a column as float64, and the indices of rows with text. Missing and too
-    large numbers and text are NaN.
+    """Return a column as float64, and the indices of rows with text.
 
-    ``form`` is that of `Column`: of the decimal mark in text with units.
+    Missing and too large numbers and text are NaN. ``form`` is that of `Column`: the
+    decimal mark of numbers in text with units.
     """
     if form and values.dtype.kind not in "biuf":
         numbers = parse_amounts(values, form)
@@ -206,23 +216,25 @@ def parsed(values: "pd.Series[Any]", form: str = "") -> tuple[Floats, Array]:
         numbers = pd.to_numeric(values, errors="coerce").to_numpy(
             dtype=np.float64, na_value=np.nan
         )
-    bad = np.flatnonzero(np.isnan(numbers) & values.notna().to_numpy())
-    return np.where(np.abs(numbers) <= np.finfo(np.float32).max, numbers, np.nan), bad
+    text_rows = np.flatnonzero(np.isnan(numbers) & values.notna().to_numpy())
+    fits_float32 = np.abs(numbers) <= np.finfo(np.float32).max
+    return np.where(fits_float32, numbers, np.nan), text_rows
 
 
 def texts(values: "pd.Series[Any]") -> list[str | None]:
     """Return a column as text, None for missing values; 1.0 becomes "1"."""
-    missing = values.isna().tolist()
-    labels = [
-        None if gone else label_text(value)
-        for value, gone in zip(values.tolist(), missing, strict=True)
-    ]
-    return [label and label.strip() for label in labels]
+    labels = []
+    pairs = zip(values.tolist(), values.isna().tolist(), strict=True)
+    for value, is_missing in pairs:
+        label = None if is_missing else label_text(value)
+        if label is not None:
+            label = label.strip()
+        labels.append(label)
+    return labels
 
 
 MOST_CATEGORIES = 64
-"""Largest number of categories of a column that get a slot; the most frequent ones do.
-"""
+"""Largest number of categories of a column with a slot: the most frequent ones."""
 _COUNTED = {"number": "of numbers", "category": "of categories", "date": "of dates"}
 _FORMS: dict[str, tuple[ColumnHow, DateForm | AmountForm]] = {
     "day-first": ("date", "day-first"),
@@ -232,8 +244,10 @@ _FORMS: dict[str, tuple[ColumnHow, DateForm | AmountForm]] = {
 }
 _NUMBERING = re.compile(
     r"(?i:^(|index|idx|unnamed.*|__index_level_\d+__)$)"
-    r"|(?i:(^|[\W_])(row_?(id|no|number)?|id|ids|uid|uuid|guid|key|no|nr|number)$)|[a-z](Id|ID|No|Nr)$"
+    r"|(?i:(^|[\W_])(row_?(id|no|number)?|id|ids|uid|uuid|guid|key|no|nr|number)$)"
+    r"|[a-z](Id|ID|No|Nr)$"
 )
+"""Names of columns that probably number the rows."""
 
 
 @dataclass(frozen=True)
@@ -256,56 +270,68 @@ def fit_table(
     """
     frame: pd.DataFrame = data.x  # type: ignore[assignment]
     names = list(map(str, frame.columns))
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise UserError(
-            f"{data.source}: several columns are named {quoted(twice[0])}; give each"
-            " its own name"
-        )
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(
+                f"{data.source}: several columns are named {quoted(name)}; give each"
+                " its own name"
+            )
     columns: list[Column] = []
     forms: list[str] = []
     for name in names:
-        if options.columns.get(name) == "drop":
+        values = frame[name]
+        reading = _usable_reading(name, values, options.columns.get(name), notes)
+        if reading is None:
             continue
-        read = _read(name, frame[name], options.columns.get(name))
-        if read.kind == "drop":
-            kept: ColumnHow = (
-                "number" if frame[name].dtype.kind in "biuf" else "category"
-            )
-            notes.warn(
-                f"column {quoted(name)} is left out: {read.why}; to keep it:"
-                f" {as_typed(name, kept)}"
-            )
-            continue
-        if read.why:
-            notes.warn(f"column {quoted(name)}: {read.why}")
-        made = _columns(data, frame[name], train, read, notes)
-        if not made:
-            notes.warn(
-                f"column {quoted(name)} is left out: it has one value, or none, in"
-                " train"
-            )
-        columns += made
-        forms += [f"{printable(name)} {read.form}"] if read.form else []
+        columns += _columns(data, values, train, reading, notes)
+        if reading.form:
+            forms.append(f"{printable(name)} {reading.form}")
     if not columns:
         listed = "; ".join(notes.warnings)
         raise UserError(f"{data.source}: no column is left to predict from: {listed}")
-    if filled := [printable(column.name) for column in columns if column.missing]:
+    _note_columns(columns, forms, notes)
+    # categories first, as in `openml._encoding.encode`
+    order = sorted(columns, key=lambda column: column.kind != "category")
+    return TableInputs(columns=tuple(order))
+
+
+def _usable_reading(
+    name: str, values: "pd.Series[Any]", how: ColumnHow | None, notes: Notes
+) -> _Reading | None:
+    """Return how a column is read, None if it is left out; adds a warning to ``notes``.
+
+    ``how`` is the user's option for the column.
+    """
+    if how == "drop":
+        return None
+    reading = _read(name, values, how)
+    if reading.kind == "drop":
+        is_number = values.dtype.kind in "biuf"
+        keep = as_typed(name, "number" if is_number else "category")
+        notes.warn(
+            f"column {quoted(name)} is left out: {reading.why}; to keep it: {keep}"
+        )
+        return None
+    if reading.why:
+        notes.warn(f"column {quoted(name)}: {reading.why}")
+    return reading
+
+
+def _note_columns(columns: list[Column], forms: list[str], notes: Notes) -> None:
+    """Add to ``notes`` how many columns there are, and how their values are read."""
+    filled = [printable(column.name) for column in columns if column.missing]
+    if filled:
         listed = shorten(", ".join(filled), 300)
         notes.warn(
             "missing numbers become the median of train, and a mark beside it says so:"
             f" {listed}"
         )
-    order = sorted(
-        columns, key=lambda column: column.kind != "category"
-    )  # as `openml._encoding.encode`
-    counts = {
-        kind: len({column.name for column in columns if column.kind == kind})
-        for kind in _COUNTED
-    }
-    found = ", ".join(
-        f"{count} {_COUNTED[kind]}" for kind, count in counts.items() if count
-    )
-    notes.find("columns", found, "by their types and values", "columns")
+    counts = []
+    for kind, meaning in _COUNTED.items():
+        count = len({column.name for column in columns if column.kind == kind})
+        if count:
+            counts.append(f"{count} {meaning}")
+    notes.find("columns", ", ".join(counts), "by their types and values", "columns")
     if forms:
         notes.find(
             "numbers and dates in text",
@@ -313,152 +339,241 @@ def fit_table(
             "by their values",
             "columns",
         )
-    return TableInputs(columns=tuple(order))
 
 
-def _read(name: str, values: "pd.Series[Any]", given: ColumnHow | None) -> _Reading:
-    """Return how a column is read: as ``given``, if it is, else by its values."""
+def _read(name: str, values: "pd.Series[Any]", how: ColumnHow | None) -> _Reading:
+    """Return how a column is read: as the option ``how`` says, else by its values."""
+    if how in _FORMS:
+        kind, form = _FORMS[how]
+        return _Reading(kind, form)
+    if how in ("category", "drop"):
+        return _Reading(how)
     known = values.dropna()
-    plain = values.dtype.kind in "biuf"
-    if declared := _FORMS.get(given or ""):
-        return _Reading(*declared)
-    if given in ("category", "drop") or (given is not None and plain):
-        return _Reading(given)
+    if values.dtype.kind in "biuf":
+        return _Reading(how) if how else _read_numbers(name, values, known)
     if values.dtype.kind == "M":
         return _Reading("date")
-    if plain or known.empty:
-        whole = (
-            plain
-            and values.dtype.kind != "b"
-            and len(known) == len(values)
-            and bool((known % 1 == 0).all())
-        )
-        if not whole or not known.is_unique:
-            return _Reading("number")
-        if _NUMBERING.search(name):
-            return _Reading("drop", why="it numbers the rows")
-        ordered = known.max() - known.min() == len(known) - 1
-        counted = (
-            "its values number the rows; if they say nothing else:"
-            f" {as_typed(name, 'drop')}"
-        )
-        return _Reading("number", why=counted if ordered else "")
+    if known.empty:
+        return _Reading("number")
     if isinstance(known.iloc[0], list | dict | bytes | np.ndarray):
         return _Reading("drop", why="its values are neither numbers nor text")
-    return _read_text(name, values, known, given)
+    return _read_text(name, values, known, how)
+
+
+def _read_numbers(
+    name: str, values: "pd.Series[Any]", known: "pd.Series[Any]"
+) -> _Reading:
+    """Return how a column of numbers is read: row numbers are left out."""
+    is_whole = (
+        values.dtype.kind != "b"
+        and len(known) == len(values)
+        and bool((known % 1 == 0).all())
+    )
+    if not is_whole or not known.is_unique:
+        return _Reading("number")
+    if _NUMBERING.search(name):
+        return _Reading("drop", why="it numbers the rows")
+    if known.max() - known.min() != len(known) - 1:
+        return _Reading("number")
+    advice = as_typed(name, "drop")
+    return _Reading(
+        "number",
+        why=f"its values number the rows; if they say nothing else: {advice}",
+    )
 
 
 def _read_text(
+    name: str, values: "pd.Series[Any]", known: "pd.Series[Any]", how: ColumnHow | None
+) -> _Reading:
+    """Return how a column of text is read: as numbers, dates or categories, or not."""
+    if how == "date":
+        return _date_reading(name, known) or _Reading("date")
+    numbers = _numbers_in_text(values, known)
+    is_mostly_numbers = len(numbers.text_rows) <= MOST_BAD_SHARE * len(known)
+    if how == "number" or is_mostly_numbers:
+        return _number_reading(name, values, known, numbers)
+    return _date_reading(name, known) or _category_reading(known, numbers)
+
+
+def _date_reading(name: str, known: "pd.Series[Any]") -> _Reading | None:
+    """Return how a column of dates in text is read; None: its values are no dates."""
+    form, example = date_form(known)
+    if form is None:
+        return None
+    return _Reading("date", form, unsure(form, example, name) if example else "")
+
+
+@dataclass(frozen=True)
+class _NumbersInText:
+    """The numbers that text of a column contains."""
+
+    text_rows: Array
+    """Indices of the rows whose text is no number."""
+    form: AmountForm | Literal[""] = ""
+    """How numbers with units are read."""
+    example: str = ""
+    """A number that can be read in two forms; "": none."""
+    units: str = ""
+    """Units of the numbers, if there are several, so that they are not read."""
+
+
+def _numbers_in_text(
+    values: "pd.Series[Any]", known: "pd.Series[Any]"
+) -> _NumbersInText:
+    """Return the numbers in a column, read with units if this reads more of them."""
+    text_rows = parsed(values)[1]
+    if not len(text_rows):
+        return _NumbersInText(text_rows)
+    form, example = amount_form(known)
+    if form is None:
+        return _NumbersInText(text_rows, units=example)
+    other_rows = parsed(values, form)[1]
+    if len(other_rows) < len(text_rows):
+        return _NumbersInText(other_rows, form, example)
+    return _NumbersInText(text_rows)
+
+
+def _number_reading(
     name: str,
     values: "pd.Series[Any]",
     known: "pd.Series[Any]",
-    given: ColumnHow | None,
+    numbers: _NumbersInText,
 ) -> _Reading:
-    _, bad = parsed(values)
-    form, example = amount_form(known) if len(bad) and given != "date" else (None, "")
-    units = "" if form else example
-    if form and len(fewer := parsed(values, form)[1]) < len(bad):
-        bad = fewer
-    else:
-        form = None
-    if given == "number" or (given is None and len(bad) <= MOST_BAD_SHARE * len(known)):
-        why = unsure(form, example, name) if form and example else ""
-        if len(bad):
-            cell = f"{quoted(values.iloc[int(bad[0])])} in row {int(bad[0]) + 1}"
-            why = (
-                f"{len(bad)} of {len(known)} values are text, such as {cell}; they"
-                " count as missing"
-            )
-        return _Reading("number", form or "", why)
-    order, example = date_form(known)
-    if order is not None or given == "date":
-        return _Reading(
-            "date",
-            order or "",
-            unsure(order, example, name) if order and example else "",
+    """Return the reading of a column as numbers, with a warning about other text."""
+    why = ""
+    if len(numbers.text_rows):
+        row = int(numbers.text_rows[0])
+        cell = f"{quoted(values.iloc[row])} in row {row + 1}"
+        why = (
+            f"{len(numbers.text_rows)} of {len(known)} values are text, such as {cell};"
+            " they count as missing"
         )
-    number = known.nunique()
-    if number > 20 and number > 0.5 * len(known):
-        if units:
-            return _Reading(
-                "drop", why=f"its numbers have several units ({units}); give all in one"
-            )
-        what = (
-            f"{number} of its {len(known)} values are different, as of names or free"
-            " text, which is no input"
+    elif numbers.form and numbers.example:
+        why = unsure(numbers.form, numbers.example, name)
+    return _Reading("number", numbers.form, why)
+
+
+def _category_reading(known: "pd.Series[Any]", numbers: _NumbersInText) -> _Reading:
+    """Return the reading of a column as categories; it is left out if it is no input.
+
+    Text that differs in most rows is no input.
+    """
+    num_values = known.nunique()
+    if num_values > 20 and num_values > 0.5 * len(known):
+        why = (
+            f"{num_values} of its {len(known)} values are different, as of names or"
+            " free text, which is no input: give numbers or categories derived from it"
         )
-        return _Reading(
-            "drop", why=f"{what}: give numbers or categories derived from it"
-        )
-    mixed = (
-        f"numbers and text are mixed ({len(bad)} of {len(known)} are text): each value"
-        " counts as a category"
+        if numbers.units:
+            why = f"its numbers have several units ({numbers.units}); give all in one"
+        return _Reading("drop", why=why)
+    num_texts = len(numbers.text_rows)
+    if num_texts == len(known):
+        return _Reading("category")
+    return _Reading(
+        "category",
+        why=f"numbers and text are mixed ({num_texts} of {len(known)} are text): each"
+        " value counts as a category",
     )
-    return _Reading("category", why=mixed if len(bad) < len(known) else "")
 
 
 def _columns(
     data: UserData,
     values: "pd.Series[Any]",
     train: Indices,
-    read: _Reading,
+    reading: _Reading,
     notes: Notes,
 ) -> list[Column]:
-    """Return the columns of the encoding that one column of the table becomes; none if
-    it is constant in ``train``.
+    """Return the columns of the encoding that one column of the table becomes.
+
+    There are none, and a warning, if the column is constant in ``train``.
     """
-    name = str(values.name)
-    given = values.iloc[train]
-    if read.kind == "category":
-        counts: dict[str, int] = {}
-        for text in texts(given):
-            if text is not None:
-                counts[text] = counts.get(text, 0) + 1
-        kept = sorted(counts, key=lambda text: (-counts[text], text))[:MOST_CATEGORIES]
-        missing = any(text is None for text in texts(given))
-        return (
-            [Column(name=name, kind="category", categories=tuple(sorted(kept)))]
-            if len(kept) + missing > 1
-            else []
-        )
-    if read.kind == "date":
-        dates = as_dates(values, cast(DateForm, read.form), data, notes.warn).iloc[
-            train
-        ]
-        parts = (
-            DATE_PARTS if dates.dt.year.nunique() > 1 else DATE_PARTS[:-1]
-        )  # in one year, it says what days say
-        plain = [
-            Column(name=name, kind="date", part=part, form=read.form) for part in parts
-        ]
-        made = [
-            _measured(column, date_part(dates, part))
-            for column, part in zip(plain, parts, strict=True)
-        ]
-        return [column for column in made if column is not None]
-    numbers, bad = parsed(given, read.form)
-    if extreme := int(np.isnan(numbers).sum() - given.isna().sum() - len(bad)):
+    if reading.kind == "category":
+        columns = _category_columns(values.iloc[train])
+    elif reading.kind == "date":
+        form = cast(DateForm, reading.form)
+        dates = as_dates(values, form, data, notes.warn)
+        columns = _date_columns(values, dates.iloc[train], form)
+    else:
+        columns = _number_columns(values.iloc[train], reading, notes)
+    if not columns:
         notes.warn(
-            f"column {quoted(name)}: {extreme} infinite or too large values count as"
-            " missing"
+            f"column {quoted(values.name)} is left out: it has one value, or none, in"
+            " train"
         )
-    measured = _measured(Column(name=name, kind="number", form=read.form), numbers)
-    return [] if measured is None else [measured]
+    return columns
+
+
+def _category_columns(values: "pd.Series[Any]") -> list[Column]:
+    """Return the column of a category whose most frequent values get slots."""
+    counts = Counter(texts(values))
+    is_missing = None in counts
+    names = sorted(text for text in counts if text is not None)
+    # of equally frequent values, the first by name: `sorted` keeps their order
+    frequent = sorted(names, key=lambda text: -counts[text])[:MOST_CATEGORIES]
+    if len(frequent) + is_missing < 2:
+        return []
+    categories = tuple(sorted(frequent))
+    return [Column(name=str(values.name), kind="category", categories=categories)]
+
+
+def _date_columns(
+    values: "pd.Series[Any]", dates: "pd.Series[Any]", form: DateForm
+) -> list[Column]:
+    """Return the columns of the parts of a date that are not constant in ``dates``."""
+    # in a single year, the day of the year says what the day says
+    parts = DATE_PARTS if dates.dt.year.nunique() > 1 else DATE_PARTS[:-1]
+    columns = []
+    for part in parts:
+        column = Column(name=str(values.name), kind="date", part=part, form=form)
+        measured = _measured(column, date_part(dates, part))
+        if measured is not None:
+            columns.append(measured)
+    return columns
+
+
+def _number_columns(
+    values: "pd.Series[Any]", reading: _Reading, notes: Notes
+) -> list[Column]:
+    """Return the column of a number, with a warning about values that are infinite."""
+    name = str(values.name)
+    numbers, text_rows = parsed(values, reading.form)
+    num_missing = values.isna().sum() + len(text_rows)
+    num_infinite = int(np.isnan(numbers).sum() - num_missing)
+    if num_infinite:
+        notes.warn(
+            f"column {quoted(name)}: {num_infinite} infinite or too large values count"
+            " as missing"
+        )
+    column = _measured(Column(name=name, kind="number", form=reading.form), numbers)
+    return [] if column is None else [column]
 
 
 def _measured(column: Column, numbers: Floats) -> Column | None:
-    """Return a column of numbers with its statistics; None if ``numbers`` are all
-    equal, or all missing.
+    """Return a column of numbers with its statistics.
 
-    Missing numbers are marked; of a date, the first part marks them for all parts.
+    None if ``numbers`` are all equal, or all missing. Missing numbers are marked; of a
+    date, the first part marks them for all parts.
     """
     known = numbers[~np.isnan(numbers)]
-    missing = len(known) < len(numbers) and column.part in (None, DATE_PARTS[0])
-    if not len(known) or (known.min() == known.max() and not missing):
+    marks_missing = column.part in (None, DATE_PARTS[0])
+    missing = marks_missing and len(known) < len(numbers)
+    if not len(known):
+        return None
+    if known.min() == known.max() and not missing:
         return None
     fill = float(np.median(known))
     complete = np.where(np.isnan(numbers), fill, numbers)
-    mean, std = (float(f"{value:.7g}") for value in (complete.mean(), complete.std()))
     return column.model_copy(
-        update={"fill": fill, "mean": mean, "std": std or 1.0, "missing": missing}
+        update={
+            "fill": fill,
+            "mean": _rounded(complete.mean()),
+            "std": _rounded(complete.std()) or 1.0,
+            "missing": missing,
+        }
     )
+
+
+def _rounded(value: float) -> float:
+    """Return a statistic with seven digits."""
+    return float(f"{value:.7g}")

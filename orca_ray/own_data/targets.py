@@ -1,9 +1,11 @@
-"""Targets of own tasks: their kind, and the coding of classes, labels, numbers and
-fields.
+"""Targets of own tasks: their kind, and their coding.
+
+Targets are classes, labels, numbers or fields.
 """
 
 import math
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
 
@@ -55,30 +57,21 @@ class TargetCoding(BaseModel):
         return Target(self.kind, size=len(self.label_names) or 1, shape=self.shape)
 
     def encode(self, y: Array) -> Array:
-        """Return int64 [N] for classes, else float32 [N, ...]; missing classes are −1
-        and missing numbers NaN.
+        """Return int64 [N] for classes, else float32 [N, ...].
 
-        Raises UserError for a class that the training data do not have, text where a
-        number is needed, or other shapes.
+        Missing classes are −1 and missing numbers NaN. Raises UserError for a class
+        that the training data do not have, text where a number is needed, or other
+        shapes.
         """
         if self.kind == "classes":
-            number = {name.strip(): k for k, name in enumerate(self.label_names)}
-            number |= {name: k for k, name in enumerate(self.label_names)}
-            texts = self.texts(y)
-            codes = [
-                -1 if text is None else number.get(text, number.get(text.strip()))
-                for text in texts
-            ]
-            if None in codes:
-                unknown = str(texts[codes.index(None)])
-                raise unknown_name(
-                    "class", unknown, self.label_names, "The model knows only these."
-                )
-            return np.array(codes, dtype=np.int64)
+            return self._class_numbers(y)
         values = as_numbers(y, self.form)
-        expected = {"labels": (len(self.label_names),), "scalar": ()}.get(
-            self.kind, self.given_shape
-        )
+        if self.kind == "labels":
+            expected: tuple[int, ...] = (len(self.label_names),)
+        elif self.kind == "scalar":
+            expected = ()
+        else:
+            expected = self.given_shape
         if values.shape[1:] != expected:
             raise UserError(
                 f"expected targets of shape {list(expected)}, found"
@@ -88,9 +81,32 @@ class TargetCoding(BaseModel):
             values = values.transpose(0, *(axis + 1 for axis in self.axes))
         return np.ascontiguousarray(values, dtype=np.float32)
 
+    def _class_numbers(self, y: Array) -> Array:
+        """Return the number of each sample's class, int64 [N], −1 if missing.
+
+        Spaces around a name are ignored, unless another name differs only by them.
+        """
+        number_of = {
+            name.strip(): number for number, name in enumerate(self.label_names)
+        }
+        number_of |= {name: number for number, name in enumerate(self.label_names)}
+        numbers = []
+        for text in self.texts(y):
+            if text is None:
+                numbers.append(-1)
+                continue
+            number = number_of.get(text, number_of.get(text.strip()))
+            if number is None:
+                raise unknown_name(
+                    "class", text, self.label_names, "The model knows only these."
+                )
+            numbers.append(number)
+        return np.array(numbers, dtype=np.int64)
+
     def texts(self, y: Array) -> list[str | None]:
-        """Return the name of each sample's class, None if missing; UserError for
-        targets of another shape.
+        """Return the name of each sample's class, None if missing.
+
+        Raises UserError for targets of another shape.
         """
         values = np.asarray(y)
         if not self.one_hot:
@@ -108,9 +124,7 @@ class TargetCoding(BaseModel):
         return [self.one_hot[k] for k in values.argmax(axis=1)]
 
     def decode(self, fields: Array) -> Array:
-        """Return predicted fields [N, *shape] with the axes in the order in which
-        targets were given.
-        """
+        """Return predicted fields [N, *shape] with axes in the targets' given order."""
         if not self.axes:
             return fields
         return fields.transpose(
@@ -128,40 +142,39 @@ class TargetCoding(BaseModel):
 
 
 def as_numbers(y: Array, form: str = "") -> Array:
-    """Return targets as float64, None as NaN; UserError, with the row, for the first
-    other value that is no number.
+    """Return targets as float64, None as NaN.
 
-    With a ``form``, as in `TargetCoding`, other values are NaN.
+    With a ``form``, as in `TargetCoding`, values that are no numbers are NaN; without
+    one, UserError is raised, with the row of the first such value.
     """
     values = np.asarray(y)
     if values.dtype.kind in "biuf":
         return values.astype(np.float64)
     if form:
         return parse_amounts(pd.Series(values, dtype=object), form)
-    try:
-        return np.array(
-            [math.nan if each is None else float(each) for each in values.tolist()]
-        )
-    except (TypeError, ValueError):
-        row = next(
-            row for row, each in enumerate(values.tolist()) if not _is_number(each)
-        )
-        raise UserError(
-            f"expected targets as numbers, found {quoted(values.tolist()[row])} in row"
-            f" {row + 1}"
-        ) from None
+    numbers = []
+    for row, value in enumerate(values.tolist()):
+        try:
+            numbers.append(math.nan if value is None else float(value))
+        except (TypeError, ValueError):
+            raise UserError(
+                f"expected targets as numbers, found {quoted(value)} in row {row + 1}"
+            ) from None
+    return np.array(numbers)
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(text: str) -> bool:
     try:
-        return value is None or isinstance(float(value), float)
-    except (TypeError, ValueError):
+        float(text)
+    except ValueError:
         return False
+    return True
 
 
 def label_texts(y: Array) -> list[str | None]:
-    """Return labels as text, None if missing; whole numbers have no decimals, so that 1
-    and 1.0 both become "1".
+    """Return labels as text, None if missing.
+
+    Whole numbers have no decimals, so that 1 and 1.0 both become "1".
     """
     return [label_text(value) for value in np.asarray(y).tolist()]
 
@@ -181,33 +194,33 @@ def check_collisions(y: Array, source: str) -> list[str]:
 
     Raises UserError for different labels with the same text, such as 1 and "1".
     """
-    kinds: dict[str, Any] = {}
+    first_values: dict[str, Any] = {}
     for row, value in enumerate(np.asarray(y).tolist()):
-        if (text := label_text(value)) is None:
+        text = label_text(value)
+        if text is None:
             continue
-        known = kinds.setdefault(text, value)
-        if isinstance(known, str) != isinstance(value, str):
-            found = f"labels {known!r} and {value!r} (row {row + 1}) are written alike"
+        first = first_values.setdefault(text, value)
+        if isinstance(first, str) != isinstance(value, str):
             raise UserError(
-                f"{source}: {found}; make them equal if they are one class, else"
-                " rename one"
+                f"{source}: labels {first!r} and {value!r} (row {row + 1}) are written"
+                " alike; make them equal if they are one class, else rename one"
             )
-    folded: dict[str, list[str]] = {}
-    for text in kinds:
-        folded.setdefault("".join(text.casefold().split()), []).append(text)
-    alike = [names for names in folded.values() if len(names) > 1]
+    names_by_letters: dict[str, list[str]] = {}
+    for text in first_values:
+        letters = "".join(text.casefold().split())
+        names_by_letters.setdefault(letters, []).append(text)
     return [
         f"labels {shorten(' and '.join(map(repr, names)))} differ only in case or"
         " spaces, and are different classes"
-        for names in alike
+        for names in names_by_letters.values()
+        if len(names) > 1
     ]
 
 
 MOST_CLASSES = 20
+"""Largest number of different whole numbers that are classes."""
 MOST_CLASS_SHARE = 0.1
-"""Whole numbers are classes if at most 20 are different, and at most as many as a tenth
-of the samples (or 2).
-"""
+"""Largest number of different whole numbers that are classes, over that of samples."""
 
 
 @dataclass(frozen=True)
@@ -231,83 +244,78 @@ def fit_target(
     *,
     least: int = LEAST_PER_CLASS,
 ) -> FittedTarget:
-    """Return the coding of the targets ``y``. Samples without a target or of too rare
-    classes are left out.
+    """Return the coding of the targets ``y``.
 
-    A class is too rare if it has fewer than ``least`` samples.
+    Samples without a target are left out, and so are those of a class with fewer than
+    ``least`` samples.
 
     Raises UserError for a single class, a constant number, different labels with the
     same text (1 and "1"), and targets that do not fit ``options.kind``.
     """
     form = _amount_form(y, options)
     numbers = as_numbers(y, form) if form else y
-    kind, why = (options.kind, "given") if options.kind else _kind(data, numbers)
-    columns = (
-        tuple(data.target_names)
-        if y.ndim == 2 and len(data.target_names) == y.shape[1]
-        else ()
-    )
+    if options.kind:
+        kind = options.kind
+        why = "given"
+    else:
+        kind, why = _kind(data, numbers)
+    columns: tuple[str, ...] = ()
+    if y.ndim == 2 and len(data.target_names) == y.shape[1]:
+        columns = tuple(data.target_names)
     if kind == "classes":
         fitted = _classes(data, y, columns, notes, least)
-        found = f"{len(fitted.coding.label_names)} classes"
+        description = f"{len(fitted.coding.label_names)} classes"
     elif kind == "labels":
         fitted = _labels(data, y, columns)
-        found = f"{y.shape[1:]} labels"
+        description = f"{y.shape[1:]} labels"
     else:
         fitted = _numbers(data, numbers, kind, notes)
         fitted = replace(fitted, coding=fitted.coding.model_copy(update={"form": form}))
-        found = (
-            f"one number {form}".rstrip()
-            if kind == "scalar"
-            else f"a field {list(y.shape[1:])}"
-        )
-    if missing := len(y) - len(fitted.rows):
+        description = f"a field {list(y.shape[1:])}"
+        if kind == "scalar":
+            description = f"one number {form}".rstrip()
+    num_missing = len(y) - len(fitted.rows)
+    if num_missing:
         first = int(np.setdiff1d(np.arange(len(y)), fitted.rows)[0])
         notes.warn(
-            f"{missing} samples are left out, as they have no usable target; the first"
-            f" is {data.place(first)}"
+            f"{num_missing} samples are left out, as they have no usable target; the"
+            f" first is {data.place(first)}"
         )
-    named = f"{', '.join(data.target_names)}: " if data.target_names else ""
-    notes.find("target", named + found, why, "target, kind")
+    if data.target_names:
+        description = f"{', '.join(data.target_names)}: {description}"
+    notes.find("target", description, why, "target, kind")
     return fitted
 
 
 def _amount_form(y: Array, options: Options) -> AmountForm | Literal[""]:
-    """Return the form in which targets of text are numbers, all of them; "" if they are
-    none, or few different ones.
+    """Return the form in which all targets of text are numbers with a unit.
+
+    "": they are no such numbers, or only few different ones.
     """
-    values = y.tolist() if y.ndim == 1 and y.dtype.kind in "OU" else []
-    known = pd.Series(
-        [value for value in values if isinstance(value, str)], dtype=object
-    )
+    if y.ndim != 1 or y.dtype.kind not in "OU":
+        return ""
+    texts = [value for value in y.tolist() if isinstance(value, str)]
+    known = pd.Series(texts, dtype=object)
     if options.kind != "scalar" and known.nunique() <= MOST_CLASSES:
         return ""
-    form = (
-        amount_form(known)[0]
-        if pd.to_numeric(known, errors="coerce").isna().any()
-        else None
-    )
-    return form if form and np.isfinite(parse_amounts(known, form)).all() else ""
+    if not pd.to_numeric(known, errors="coerce").isna().any():
+        return ""
+    form, _ = amount_form(known)
+    if form is None or not np.isfinite(parse_amounts(known, form)).all():
+        return ""
+    return form
 
 
 def _kind(data: UserData, y: Array) -> tuple[TargetKind, str]:
+    """Return the kind of target that the values suggest, and why."""
     if y.ndim > 2:
         return "dense", f"{y.ndim - 1} axes a sample"
     if y.ndim == 2:
-        sample = y[:: max(1, len(y) // 10_000)]
-        shape = getattr(data.x, "shape", ())
-        if not np.isin(sample, (0, 1)).all() or (
-            len(shape) > 1 and y.shape[1:] == shape[-1:]
-        ):
-            return "dense", f"{y.shape[1]} numbers a sample"
-        if (sample.sum(axis=1) == 1).all():
-            return "classes", "one 1 in each row"
-        return "labels", "columns of 0 and 1"
+        return _kind_of_columns(data, y)
     if y.dtype.kind in "OUSb":
-        text = [each for each in y.tolist() if each is not None]
-        return "classes", (
-            "truth values" if text and isinstance(text[0], bool) else "text"
-        )
+        texts = [value for value in y.tolist() if value is not None]
+        has_truth_values = bool(texts) and isinstance(texts[0], bool)
+        return "classes", "truth values" if has_truth_values else "text"
     if y.dtype.kind == "M":
         raise UserError(
             f"{data.source}: the target holds dates; give a number, such as days, or a"
@@ -315,16 +323,31 @@ def _kind(data: UserData, y: Array) -> tuple[TargetKind, str]:
         )
     known = y[np.isfinite(y)]
     number = len(np.unique(known))
-    if (known % 1 == 0).all() and number <= min(
-        MOST_CLASSES, max(2, int(MOST_CLASS_SHARE * len(known)))
-    ):
+    most = min(MOST_CLASSES, max(2, int(MOST_CLASS_SHARE * len(known))))
+    if number <= most and (known % 1 == 0).all():
         return "classes", f"{number} different whole numbers"
     return "scalar", f"{number} different numbers"
+
+
+def _kind_of_columns(data: UserData, y: Array) -> tuple[TargetKind, str]:
+    """Return the kind of target that values [N, K] suggest, and why."""
+    sample = y[:: max(1, len(y) // 10_000)]
+    shape = getattr(data.x, "shape", ())
+    is_series = len(shape) > 1 and y.shape[1:] == shape[-1:]
+    if is_series or not np.isin(sample, (0, 1)).all():
+        return "dense", f"{y.shape[1]} numbers a sample"
+    if (sample.sum(axis=1) == 1).all():
+        return "classes", "one 1 in each row"
+    return "labels", "columns of 0 and 1"
 
 
 def _classes(
     data: UserData, y: Array, columns: tuple[str, ...], notes: Notes, least: int
 ) -> FittedTarget:
+    """Return the coding of classes of at least ``least`` samples; others are left out.
+
+    ``columns``: names of the columns of classes that are given as [N, K].
+    """
     one_hot: tuple[str, ...] = ()
     if y.ndim == 2:
         one_hot = columns or tuple(map(str, range(y.shape[1])))
@@ -339,47 +362,19 @@ def _classes(
     coding = TargetCoding(kind="classes", one_hot=one_hot)
     texts = coding.texts(y)
     counts = Counter(text for text in texts if text is not None)
-    if len(counts) > LEAST_PER_CLASS and max(counts.values()) == 1:
-        found = (
-            f"each of the {len(counts)} targets is different, as an id or free text is"
-        )
-        raise UserError(
-            f"{data.source}: {found}; name a column of classes or numbers with --target"
-        )
     rare = {text for text, count in counts.items() if count < least}
-    names = [text for text in counts if text not in rare]
-    if all(map(_is_number, names)):
-        names.sort(key=float)
-    else:
-        names.sort(key=lambda name: (name.strip(), name))
-    listed = (
-        shorten(
-            ", ".join(
-                f"{printable(text)} ({count})" for text, count in counts.most_common(10)
-            )
-        )
-        or "none"
-    )
-    if len(counts) == 1:
-        raise UserError(
-            f"{data.source}: every target is {next(iter(counts))!r}; two classes or"
-            " more are needed"
-        )
-    if len(names) < 2:
-        raise UserError(
-            f"{data.source}: two classes of {least} samples or more are needed, found"
-            f" {listed}"
-        )
+    names = _sorted_names(text for text in counts if text not in rare)
+    _check_classes(data.source, counts, names, least)
     if rare:
         listed = shorten(", ".join(sorted(map(printable, rare))))
         notes.warn(
             f"classes with fewer than {least} samples cannot be in every split, and are"
             f" left out: {listed}"
         )
-    number = {name: k for k, name in enumerate(names)}
-    classes = np.array(
-        [-1 if text is None else number.get(text, -1) for text in texts], dtype=np.int64
-    )
+    number_of: dict[str | None, int] = {
+        name: number for number, name in enumerate(names)
+    }
+    classes = np.array([number_of.get(text, -1) for text in texts], dtype=np.int64)
     return FittedTarget(
         coding.model_copy(update={"label_names": tuple(names)}),
         np.flatnonzero(classes >= 0),
@@ -387,7 +382,44 @@ def _classes(
     )
 
 
+def _sorted_names(names: Iterable[str]) -> list[str]:
+    """Return the names of classes in the order of numbers, if all are, else of text."""
+    names = list(names)
+    if all(map(_is_number, names)):
+        return sorted(names, key=float)
+    return sorted(names, key=lambda name: (name.strip(), name))
+
+
+def _check_classes(
+    source: str, counts: Counter[str], names: list[str], least: int
+) -> None:
+    """Raise UserError for targets that are no classes, and for a single class.
+
+    ``counts`` are numbers of samples, ``names`` those with ``least`` samples or more.
+    """
+    if len(counts) > LEAST_PER_CLASS and max(counts.values()) == 1:
+        raise UserError(
+            f"{source}: each of the {len(counts)} targets is different, as an id or"
+            " free text is; name a column of classes or numbers with --target"
+        )
+    if len(counts) == 1:
+        raise UserError(
+            f"{source}: every target is {next(iter(counts))!r}; two classes or more are"
+            " needed"
+        )
+    if len(names) < 2:
+        frequent = [
+            f"{printable(text)} ({count})" for text, count in counts.most_common(10)
+        ]
+        listed = shorten(", ".join(frequent)) or "none"
+        raise UserError(
+            f"{source}: two classes of {least} samples or more are needed, found"
+            f" {listed}"
+        )
+
+
 def _labels(data: UserData, y: Array, columns: tuple[str, ...]) -> FittedTarget:
+    """Return the coding of several labels [N, K] of 0 and 1."""
     if y.ndim != 2 or not np.isin(y[np.isfinite(y).all(axis=1)], (0, 1)).all():
         raise UserError(
             f"{data.source}: labels need targets [N, K] of 0 and 1, found {y.dtype}"
@@ -401,6 +433,7 @@ def _labels(data: UserData, y: Array, columns: tuple[str, ...]) -> FittedTarget:
 
 
 def _numbers(data: UserData, y: Array, kind: TargetKind, notes: Notes) -> FittedTarget:
+    """Return the coding of one number a sample, or of fields."""
     if (kind == "scalar") != (y.ndim == 1):
         raise UserError(
             f"{data.source}: a target of kind {kind} does not have shape"
@@ -410,89 +443,92 @@ def _numbers(data: UserData, y: Array, kind: TargetKind, notes: Notes) -> Fitted
         values = y if y.dtype.kind in "biuf" else as_numbers(y)
     except UserError as error:
         raise UserError(f"{data.source}: {error}") from error
-    finite = np.concatenate(
-        [
-            np.isfinite(values[part]).reshape(len(values[part]), -1).all(axis=1)
-            for part in row_slices(values)
-        ]
-    )
-    rows = np.flatnonzero(finite)
-    if len(rows) and kind == "scalar" and values[rows].min() == values[rows].max():
+    rows = np.flatnonzero(_is_finite(values))
+    if kind == "scalar" and len(rows):
+        _check_numbers(data.source, values[rows], notes)
+    return FittedTarget(TargetCoding(kind=kind, shape=y.shape[1:]), rows)
+
+
+def _is_finite(values: Array) -> Array:
+    """Return whether all values of each sample are finite, [N]."""
+    parts = []
+    for part in row_slices(values):
+        finite = np.isfinite(values[part])
+        parts.append(finite.reshape(len(finite), -1).all(axis=1))
+    return np.concatenate(parts)
+
+
+def _check_numbers(source: str, values: Array, notes: Notes) -> None:
+    """Raise UserError for a constant target; warn if ``values`` number the samples."""
+    if values.min() == values.max():
         raise UserError(
-            f"{data.source}: every target is {values[rows[0]]}; there is nothing to"
-            " learn"
+            f"{source}: every target is {values[0]}; there is nothing to learn"
         )
-    known = np.sort(values[rows]) if kind == "scalar" else values[:0]
-    if (
-        len(known)
-        and known[-1] - known[0] == len(known) - 1
-        and (np.diff(known) == 1).all()
-    ):
+    if (np.diff(np.sort(values)) == 1).all():
         notes.warn(
             "the targets number the samples, as an id does; name another column with"
             " --target if they are one"
         )
-    return FittedTarget(TargetCoding(kind=kind, shape=y.shape[1:]), rows)
 
 
 def without_absent(
     fitted: FittedTarget, parts: own_splits.Splits, notes: Notes
 ) -> tuple[FittedTarget, own_splits.Splits]:
-    """Return target and splits without classes that train lacks: validation and test
-    lose the samples of these classes.
+    """Return target and splits without classes that train lacks.
 
-    Raises UserError if train has a single class, or if no sample is left in a split.
+    Validation and test lose the samples of these classes. Raises UserError if train has
+    a single class, or if no sample is left in a split.
     """
     names = fitted.coding.label_names
     classes = fitted.classes
     assert classes is not None
     present = np.unique(classes[parts["train"]])
-    if len(present) < len(names):
-        lacking = [name for k, name in enumerate(names) if k not in present]
-        if len(present) < 2:
-            raise UserError(
-                f"train has only the class {names[present[0]]!r}; split in another way"
-                " (--group, --time, --split)"
-            )
-        listed = shorten(", ".join(map(printable, lacking)))
-        notes.warn(
-            f"train has no sample of class {listed}: such samples are left out of"
-            " validation and test"
+    if len(present) == len(names):
+        return fitted, parts
+    if len(present) < 2:
+        raise UserError(
+            f"train has only the class {names[present[0]]!r}; split in another way"
+            " (--group, --time, --split)"
         )
-        parts = {
-            split: rows[np.isin(classes[rows], present)]
-            for split, rows in parts.items()
-        }
-        coding = fitted.coding.model_copy(
-            update={"label_names": tuple(names[k] for k in present)}
+    notes.warn(
+        f"train has no sample of class {_absent_names(names, present)}: such samples"
+        " are left out of validation and test"
+    )
+    remaining = {
+        split: rows[np.isin(classes[rows], present)] for split, rows in parts.items()
+    }
+    empty = [split for split, rows in remaining.items() if not len(rows)]
+    if empty:
+        raise UserError(
+            f"{' and '.join(empty)} have only classes that train lacks; split in"
+            " another way"
         )
-        renumbered = np.where(
-            np.isin(classes, present), np.searchsorted(present, classes), -1
-        )
-        fitted = replace(fitted, coding=coding, classes=renumbered)
-        if empty := [split for split, rows in parts.items() if not len(rows)]:
-            raise UserError(
-                f"{' and '.join(empty)} have only classes that train lacks; split in"
-                " another way"
-            )
-    return fitted, parts
+    coding = fitted.coding.model_copy(
+        update={"label_names": tuple(names[number] for number in present)}
+    )
+    renumbered = np.where(
+        np.isin(classes, present), np.searchsorted(present, classes), -1
+    )
+    return replace(fitted, coding=coding, classes=renumbered), remaining
+
+
+def _absent_names(names: tuple[str, ...], present: Array) -> str:
+    """Return the names of the classes whose numbers are not in ``present``."""
+    absent = [name for number, name in enumerate(names) if number not in present]
+    return shorten(", ".join(map(printable, absent)))
 
 
 def warn_absent(fitted: FittedTarget, parts: own_splits.Splits, notes: Notes) -> bool:
-    """Add a warning to ``notes`` for each split that lacks a class; return whether
-    there is such a split.
-    """
+    """Warn of each split that lacks a class; return whether there is such a split."""
     assert fitted.classes is not None
-    absent = False
+    names = fitted.coding.label_names
+    is_absent = False
     for split, rows in parts.items():
-        present = set(np.unique(fitted.classes[rows]).tolist())
-        if lacking := [
-            name for k, name in enumerate(fitted.coding.label_names) if k not in present
-        ]:
-            listed = shorten(", ".join(map(printable, lacking)))
+        present = np.unique(fitted.classes[rows])
+        if len(present) < len(names):
+            is_absent = True
             notes.warn(
-                f"{split} has no sample of class {listed}: its score says nothing about"
-                " that"
+                f"{split} has no sample of class {_absent_names(names, present)}: its"
+                " score says nothing about that"
             )
-            absent = True
-    return absent
+    return is_absent

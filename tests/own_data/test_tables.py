@@ -17,6 +17,7 @@ from orca_ray.cli.app import app
 from orca_ray.data.rows import Array
 from orca_ray.errors import UserError
 from orca_ray.own_data import Options, UserData, read
+from orca_ray.own_data.dates import parse_dates
 from orca_ray.own_data.infer_task import Inferred, Preprocessing, infer
 from orca_ray.own_data.tables import TableInputs
 from tests.own_data.test_infer_task import SERIES, TABLE, Y
@@ -142,6 +143,24 @@ def test_dates_in_text(pattern: str, expected: str) -> None:
     np.testing.assert_allclose(made["col day"], (DAYS - pd.Timestamp(0)).days, atol=0.1)
     np.testing.assert_allclose(made["col year_day"], DAYS.day_of_year, atol=0.1)
     assert not [each for each in result.warnings if "'col' is" in each]
+
+
+@pytest.mark.parametrize(
+    ("clock", "hour"),
+    [
+        ("12:30 am", 0),
+        ("1:30 AM", 1),
+        ("11:30 am", 11),
+        ("12:30 pm", 12),
+        ("1:30 PM", 13),
+        ("11:30pm", 23),
+        ("12:30", 12),
+        ("0:30", 0),
+    ],
+)
+def test_hours_of_half_days(clock: str, hour: int) -> None:
+    (date,) = parse_dates(pd.Series([f"5/31/2024 {clock}"]), "month-first")
+    assert date == pd.Timestamp(2024, 5, 31, hour, 30, tz="UTC")
 
 
 def test_a_doubtful_order_is_said_and_can_be_overridden() -> None:
