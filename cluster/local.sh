@@ -6,7 +6,7 @@
 # Then, in another terminal:
 #
 #   export RAY_AUTH_MODE=token
-#   ray job submit --address http://127.0.0.1:8265 --working-dir . -- orca-sweep benchmark pocket --trials 1
+#   orca-sweep submit --address http://127.0.0.1:8265 -- benchmark pocket --trials 1
 #
 # With --isolated (as root, on Linux) nodes share nothing, as machines on a network do: each has its own network and host
 # name, and its own /tmp, /dev/shm and ~/.cache; it cannot write anywhere else. This checkout and the Python environment

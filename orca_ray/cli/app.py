@@ -26,6 +26,7 @@ from orca_ray.cli import (
     predict,
     results,
     show,
+    submit,
     watch,
 )
 from orca_ray.cli import output as log
@@ -94,6 +95,7 @@ for function in (
     watch.pause,
     watch.retry,
     watch.cancel,
+    submit.submit,
     results.reproduce,
     predict.predict,
     predict.export,

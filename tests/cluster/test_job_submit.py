@@ -1,6 +1,4 @@
-"""``ray job submit`` to the two nodes of ``cluster/local.sh``, with token
-authentication and a space in a path.
-"""
+"""Jobs on the two nodes of ``cluster/local.sh``, with tokens and a space in a path."""
 
 import os
 import re
@@ -16,7 +14,7 @@ import pytest
 from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
 
-from .processes import ROOT, Cluster, local_cluster, own_python, wait_until
+from .processes import ROOT, SWEEP, Cluster, local_cluster, own_python, wait_until
 
 pytestmark = [
     pytest.mark.ray,
@@ -34,10 +32,15 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield started
 
 
-def call(cluster: Cluster, *command: str) -> str:
+def call(cluster: Cluster, *command: str, cwd: Path | None = None) -> str:
     """Run a command that must succeed, and return what it prints, errors first."""
     done = subprocess.run(
-        command, env=cluster.environment, capture_output=True, text=True, timeout=280
+        command,
+        env=cluster.environment,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        cwd=cwd,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stderr + done.stdout
@@ -85,6 +88,33 @@ def test_the_command_of_the_readme(cluster: Cluster, tmp_path: Path) -> None:
     [record] = ResultsStore(results).load("pocket/full-trials1").values()
     assert (record.status, record.executor) == (Status.COMPLETED, "ray")
     assert record.test_score is not None
+
+
+def test_orca_sweep_submit_packs_runs_and_follows(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    folder = tmp_path / "a folder"
+    folder.mkdir()
+    (folder / "sweep.yaml").write_text(SWEEP.format(name="sent", seeds=[*range(1, 7)]))
+    results = tmp_path / "results"
+    submit = [sys.executable, "-m", "orca_ray.cli.main", "submit"]
+    options = ["--address", cluster.dashboard, "--env", f"ORCA_RAY_RESULTS={results}"]
+    output = call(cluster, *submit, *options, "--", "run", "sweep.yaml", cwd=folder)
+    assert "ran 6 trials" in output
+    assert output.splitlines()[-1].endswith("has succeeded")
+    records = ResultsStore(results).load("sent/full").values()
+    assert [record.status for record in records] == [Status.COMPLETED] * 6
+    # A mistake in the job is a mistake of the command.
+    mistake = subprocess.run(
+        [*submit, *options, "--", "run", "none.yaml"],
+        env=cluster.environment,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert mistake.returncode == 2, mistake.stderr
+    assert "none.yaml" in mistake.stdout
 
 
 def test_a_job_whose_cluster_ends_is_no_success(tmp_path: Path) -> None:

@@ -7,6 +7,16 @@ public one serves.
 from typing import Any, Literal
 
 
+def max_package_bytes() -> int:
+    """Return the size in bytes from which Ray refuses the files of a job.
+
+    Ray itself says so only after it has packed them.
+    """
+    from ray._private.runtime_env.packaging import GCS_STORAGE_MAX_SIZE
+
+    return int(GCS_STORAGE_MAX_SIZE)
+
+
 def memory_option(num_bytes: int) -> dict[str, Any]:
     """Return the keyword argument of `ray.init` that sets the memory of the node that
     `ray.init` starts, in bytes.

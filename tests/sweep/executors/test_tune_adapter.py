@@ -186,6 +186,10 @@ def test_causes_of_what_ray_reports(
     )
 
 
+def test_submit_refuses_files_that_ray_would_refuse_after_packing_them() -> None:
+    assert ray_private.max_package_bytes() == 512 * 2**20
+
+
 def test_trials_in_a_container_reserve_no_more_memory_than_it_has() -> None:
     (name,) = ray_private.memory_option(2**30)
     assert f'kwargs.pop("{name}", None)' in inspect.getsource(
