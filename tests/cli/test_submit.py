@@ -182,7 +182,7 @@ def test_a_cluster_that_no_longer_answers_is_lost(
     monkeypatch.setattr(jobs, "LOST_SECONDS", -1.0)
     cluster.logs = [ConnectionError("refused")]
     with pytest.raises(ClusterLostError, match="no longer answers"):
-        jobs.JobLog(cluster, "raysubmit_1", print).follow()  # type: ignore[arg-type]
+        jobs.JobLog(cluster, "raysubmit_1", print).follow()
     cluster.logs = [ConnectionError("refused")]
     assert command("submit", "--", "benchmark", "pocket").code == 75
 

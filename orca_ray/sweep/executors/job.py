@@ -55,7 +55,7 @@ def list_files(directory: Path, excluded: Sequence[str] = ()) -> list[Path]:
     listed = _git_files(directory)
     if listed is None:
         listed = _walk(directory)
-    files = []
+    files: list[Path] = []
     for path in listed:
         if len(files) == MAX_FILES:
             raise UserError(
@@ -109,8 +109,9 @@ def connect(address: str | None) -> "JobSubmissionClient":
     """
     from ray.job_submission import JobSubmissionClient
 
-    # Ray logs each upload and connection.
-    logging.getLogger("ray").setLevel(logging.WARNING)
+    # Ray's loggers have levels of their own, and log each upload and connection.
+    for handler in logging.getLogger("ray").handlers:
+        handler.setLevel(logging.WARNING)
     try:
         return JobSubmissionClient(address)
     except Exception as error:  # of requests, or Ray's own, by cause and version
