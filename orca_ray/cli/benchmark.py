@@ -1,4 +1,4 @@
-"""``orca-sweep benchmark``, ``run`` and ``plan``: start, continue or preview a sweep."""
+"""``orca-sweep benchmark``, ``run`` and ``plan``: run or preview a sweep."""
 
 import os
 import shlex
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from orca_ray.sweep.plan.cost import TaskCost
     from orca_ray.sweep.plan.spec import SweepSpec
     from orca_ray.sweep.run.events import Event, Summary
-    from orca_ray.sweep.run.preview import Plan
+    from orca_ray.sweep.run.preview import Plan, PlanRow
 
 MAX_NOTES = 5
 """Largest number of distinct notes of trials that the summary of a sweep lists."""
@@ -175,41 +175,9 @@ def _run(spec: "SweepSpec", source: str, options: RunCommandOptions) -> None:
 def _print_summary(
     summary: "Summary", spec: "SweepSpec", source: str, uri: str
 ) -> None:
-    """Print how a sweep ended, notes of its trials, its best models, and the command
-    that prints its leaderboard.
-    """
-    from orca_ray.sweep.plan.spec import Overrides
-
-    if spec.file.grid:
-        name = source
-        default = replace(
-            spec, budget_name=spec.file.default_budget, overrides=Overrides()
-        ).sweep_id
-    else:  # `leaderboard` shows the sweep with the most scores, which is seldom a variant
-        name = spec.file.benchmark
-        default = f"{spec.file.benchmark}/{spec.budget_name}"
-    which = "" if spec.sweep_id == default else f" --sweep {shlex.quote(spec.sweep_id)}"
-    which += (
-        ""
-        if spec.protocol == Protocol.HELD_OUT.value
-        else f" --protocol {spec.protocol}"
-    )
-    where = "" if uri == "results" else f" --results {shlex.quote(public_uri(uri))}"
-    if summary.up_to_date:
-        say(f"{summary.sweep}: up to date, {summary.finished_before} trials done")
-    else:
-        counts = ", ".join(
-            f"{count} {status.value}"
-            for status, count in summary.statuses.items()
-            if count
-        )
-        ending = (
-            "interrupted; the same command continues" if summary.interrupted else "done"
-        )
-        say(
-            f"{summary.sweep}: {ending}; ran {summary.ran} trials in"
-            f" {duration(summary.seconds)}: {counts or 'none'}"
-        )
+    """Print how a sweep ended, its notes and models, and the command for its board."""
+    results = "" if uri == "results" else f" --results {shlex.quote(public_uri(uri))}"
+    say(f"{summary.sweep}: {_ending(summary)}")
     if summary.reused:
         say(
             f"alignment: {summary.reused} of {summary.aligned} trials reused the result"
@@ -224,19 +192,57 @@ def _print_summary(
     for key, task in list(summary.missing_models.items())[:MAX_NOTES]:
         say(
             f"no model of {task}, trial {key}, which ended before models were kept:"
-            f" orca-sweep reproduce {key} --keep-model DIR{where}"
+            f" orca-sweep reproduce {key} --keep-model DIR{results}"
         )
     if len(summary.missing_models) > MAX_NOTES:
         say(
             f"and {len(summary.missing_models) - MAX_NOTES} more models; --json"
             " prints all"
         )
-    say(f"leaderboard: orca-sweep leaderboard {shlex.quote(name)}{which}{where}")
+    say(f"leaderboard: {_board_command(spec, source)}{results}")
+
+
+def _ending(summary: "Summary") -> str:
+    """Return how a sweep ended, with the number of trials by status."""
+    if summary.up_to_date:
+        return f"up to date, {summary.finished_before} trials done"
+    counts = [
+        f"{count} {status.value}" for status, count in summary.statuses.items() if count
+    ]
+    ending = "done"
+    if summary.interrupted:
+        ending = "interrupted; the same command continues"
+    return (
+        f"{ending}; ran {summary.ran} trials in {duration(summary.seconds)}:"
+        f" {', '.join(counts) or 'none'}"
+    )
+
+
+def _board_command(spec: "SweepSpec", source: str) -> str:
+    """Return the command that prints the board of a sweep, without the store."""
+    from orca_ray.sweep.plan.spec import Overrides
+
+    if spec.file.grid:
+        name = source
+        default_sweep = replace(
+            spec, budget_name=spec.file.default_budget, overrides=Overrides()
+        ).sweep_id
+    else:
+        # `leaderboard` shows the sweep with the most scores, which is seldom a variant
+        name = spec.file.benchmark
+        default_sweep = f"{spec.file.benchmark}/{spec.budget_name}"
+    command = f"orca-sweep leaderboard {shlex.quote(name)}"
+    if spec.sweep_id != default_sweep:
+        command += f" --sweep {shlex.quote(spec.sweep_id)}"
+    if spec.protocol != Protocol.HELD_OUT.value:
+        command += f" --protocol {spec.protocol}"
+    return command
 
 
 def _print_failures(summary: "Summary") -> None:
-    """Print to stderr each failed trial, and each (task, method) without a test score,
-    with the reason.
+    """Print failed trials, and pairs without a test score, to stderr.
+
+    The pairs are (task, method); failed trials are printed with the reason.
     """
     for record in summary.failed:
         note(
@@ -265,8 +271,9 @@ def plan(
 def show_plan(
     spec: "SweepSpec", uri: str, options: SweepOptions, *, quiet: bool = False
 ) -> None:
-    """Print the plan (``quiet``: only trials that fit on no node), and exit with code 2
-    if a trial fits on no node.
+    """Print the plan, and exit with code 2 if a trial fits on no node.
+
+    With ``quiet``, only trials that fit on no node are printed.
     """
     from orca_ray.sweep.executors import nodes_of
     from orca_ray.sweep.run.preview import build_plan
@@ -291,121 +298,118 @@ def show_plan(
 
 
 def _print_plan(planned: "Plan") -> None:
-    resources = []
-    for row in planned.rows:
-        amounts = ((row.cpus, "CPU"), (row.gpus, "GPU"), (row.memory_gib, "GiB"))
-        resources.append(
-            ", ".join(f"{amount:g} {unit}" for amount, unit in amounts if amount)
-        )
-    alike = (
-        len(set(resources)) == 1
-    )  # usual: one line below the table then replaces a column, to fit 80 columns
+    """Print the trials, nodes, costs and missing data of a plan."""
+    resources = [_resources(row) for row in planned.rows]
+    # Usually all trials need the same. Then one line below the table replaces a column,
+    # to fit 80 columns.
+    is_uniform = len(set(resources)) == 1
     rows = []
-    for row, each in zip(planned.rows, resources, strict=True):
-        trials = f"{row.search_trials}+{row.confirm_trials}"
+    for row, row_resources in zip(planned.rows, resources, strict=True):
         cells = (
             row.task.partition("/")[2],
             row.method,
             row.body,
-            trials,
+            f"{row.search_trials}+{row.confirm_trials}",
             row.finished,
             row.epochs,
         )
-        rows.append(cells if alike else (*cells, each))
+        rows.append(cells if is_uniform else (*cells, row_resources))
     numbers = ("trials", "done", "epochs")
-    show(
-        ("task", "method", "body", *numbers, *(() if alike else ("each",))),
-        rows,
-        right=numbers,
-    )
-    search = sum(row.search_trials for row in planned.rows)
+    columns = ("task", "method", "body", *numbers)
+    show(columns if is_uniform else (*columns, "each"), rows, right=numbers)
+    num_search = sum(row.search_trials for row in planned.rows)
     say(
         f"\n{planned.sweep}, protocol {planned.protocol}: {planned.num_trials} trials,"
-        f" {planned.num_finished} done ({search} search + {planned.num_trials - search}"
-        " confirm)"
+        f" {planned.num_finished} done ({num_search} search +"
+        f" {planned.num_trials - num_search} confirm)"
     )
     if planned.deterministic:
         say("deterministic: one thread per trial, whatever its CPUs")
-    if alike:
+    if is_uniform:
         say(f"each trial: {resources[0]}")
-    nodes = (
-        f"{n.name} ({n.cpus:g} CPUs, {n.gpus:g} GPUs, {n.memory_gib:.1f} GiB)"
-        for n in planned.nodes
-    )
+    nodes = [
+        f"{node.name} ({node.cpus:g} CPUs, {node.gpus:g} GPUs, {node.memory_gib:.1f}"
+        " GiB)"
+        for node in planned.nodes
+    ]
     say(f"nodes: {', '.join(nodes)}")
     _print_costs(planned)
+    _print_missing(planned)
+
+
+def _resources(row: "PlanRow") -> str:
+    """Return what a trial needs, e.g. ``2 CPU, 0.5 GPU``."""
+    amounts = {"CPU": row.cpus, "GPU": row.gpus, "GiB": row.memory_gib}
+    return ", ".join(f"{amount:g} {unit}" for unit, amount in amounts.items() if amount)
+
+
+def _print_missing(planned: "Plan") -> None:
+    """Print the commands that fetch and prepare what the plan lacks."""
     for state in ("missing", "fetched"):
-        if wanted := [cost for cost in planned.costs if cost.state == state]:
-            say(f"{state}: data of {len(wanted)} of {len(planned.costs)} tasks")
-            say("\n".join(f"  {command}" for command in _commands(wanted)))
+        costs = [cost for cost in planned.costs if cost.state == state]
+        if costs:
+            say(f"{state}: data of {len(costs)} of {len(planned.costs)} tasks")
+            say("\n".join(f"  {command}" for command in _commands(costs)))
     for absent in planned.absent:
         say(f"missing: {absent.what}\n  {absent.command}")
 
 
 def _print_costs(planned: "Plan") -> None:
-    devices = [("GPU", planned.gpu, [cost.gpu_hours for cost in planned.costs])]
+    """Print the hours and bytes that each task costs, and the totals."""
+    hours = {"GPU": [cost.gpu_hours for cost in planned.costs]}
+    devices = {"GPU": planned.gpu}
     if planned.cpu:
-        devices.append(("CPU", planned.cpu, [cost.cpu_hours for cost in planned.costs]))
+        hours["CPU"] = [cost.cpu_hours for cost in planned.costs]
+        devices["CPU"] = planned.cpu
     rows = []
-    for cost, *each in zip(
-        planned.costs, *(hours for _, _, hours in devices), strict=True
-    ):
-        times = [_rounded(value, 0.01) for value in each]
-        sizes = (_gigabytes(cost.raw_bytes or None), _gigabytes(cost.prepared_bytes))
+    for cost, *task_hours in zip(planned.costs, *hours.values(), strict=True):
         rows.append(
             (
                 cost.task.partition("/")[2],
                 cost.trials,
                 cost.epochs,
-                *times,
-                *sizes,
+                *(_rounded(value, 0.01) for value in task_hours),
+                _gigabytes(cost.raw_bytes or None),
+                _gigabytes(cost.prepared_bytes),
                 cost.state,
             )
         )
-    numbers = (
-        "trials",
-        "epochs",
-        *(f"{kind} h" for kind, _, _ in devices),
-        "raw GB",
-        "prepared GB",
-    )
+    hour_columns = [f"{kind} h" for kind in hours]
+    numbers = ("trials", "epochs", *hour_columns, "raw GB", "prepared GB")
     say("\nestimated cost if no trial stops early:")
     show(("task", *numbers, "data"), rows, right=numbers)
     say()
-    for kind, device, hours in devices:
-        known = [each for each in hours if each is not None]
-        if device and known:
-            say(f"total {_rounded(sum(known), 0.01)} {kind} h: {device}")
-    if unknown := sum(cost.gpu_hours is None for cost in planned.costs):
+    for kind, device in devices.items():
+        known_hours = [value for value in hours[kind] if value is not None]
+        if device and known_hours:
+            say(f"total {_rounded(sum(known_hours), 0.01)} {kind} h: {device}")
+    num_unknown = hours["GPU"].count(None)
+    if num_unknown:
         say(
-            f"hours unknown for {unknown} of {len(planned.costs)} tasks: data not"
+            f"hours unknown for {num_unknown} of {len(planned.costs)} tasks: data not"
             " prepared, or body not listed"
         )
-    if needed := sum(cost.disk_bytes for cost in planned.costs):
-        say(f"disk needed: about {_gigabytes(needed)} GB")
+    disk_bytes = sum(cost.disk_bytes for cost in planned.costs)
+    if disk_bytes:
+        say(f"disk needed: about {_gigabytes(disk_bytes)} GB")
 
 
 def _commands(costs: "list[TaskCost]") -> list[str]:
-    """Return the commands that fetch or prepare data; those that differ only in the
-    task become one command.
+    """Return the commands that fetch or prepare data.
+
+    Commands that differ only in the task become one command.
     """
     from orca_ray.tasks.registry import get_benchmark
 
     tasks: dict[str, list[str]] = {}
     for cost in costs:
-        tasks.setdefault((cost.command or "").replace(cost.task, "{}"), []).append(
-            cost.task
-        )
+        pattern = (cost.command or "").replace(cost.task, "{}")
+        tasks.setdefault(pattern, []).append(cost.task)
     commands = []
-    for command, names in tasks.items():
+    for pattern, names in tasks.items():
         benchmark = names[0].partition("/")[0]
-        commands.append(
-            command.format(
-                benchmark
-                if len(names) == len(get_benchmark(benchmark))
-                else " ".join(names)
-            )
-        )
+        is_complete = len(names) == len(get_benchmark(benchmark))
+        commands.append(pattern.format(benchmark if is_complete else " ".join(names)))
     return commands
 
 
@@ -414,15 +418,12 @@ def _gigabytes(num_bytes: int | None) -> str:
 
 
 def _rounded(value: float | None, least: float) -> str:
-    """Format with two digits, as a whole number from 10 on, as "<0.01" below ``least``
-    = 0.01, and None as "?".
+    """Format a number with two digits, or as a whole number from 10 on.
+
+    A number below ``least`` = 0.01 becomes "<0.01", and None "?".
     """
     if value is None:
         return "?"
-    return (
-        f"<{least:g}"
-        if value < least
-        else f"{value:.0f}"
-        if value >= 10
-        else f"{value:.2g}"
-    )
+    if value < least:
+        return f"<{least:g}"
+    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"

@@ -1,6 +1,4 @@
-"""Options that several commands share, options of a sweep, and functions that check and
-convert values of options.
-"""
+"""Options that several commands share, and functions that check values of options."""
 
 import inspect
 import os
@@ -69,29 +67,28 @@ def remember(arguments: Sequence[str]) -> None:
 
 
 def typed() -> str:
-    """Return the running command line as text for a shell, with credentials replaced by
-    ``***``.
+    """Return the running command line as text for a shell.
+
+    Credentials are replaced by ``***``.
     """
-    return shlex.join(
-        ["orca-sweep", *(without(each, secrets_in(each)) for each in _arguments.get())]
-    )
+    words = [without(word, secrets_in(word)) for word in _arguments.get()]
+    return shlex.join(["orca-sweep", *words])
 
 
 def takes(
     kind: type[Options],
 ) -> Callable[[Callable[[str, Options], None]], Callable[..., None]]:
-    """Return a decorator that makes the fields of the keyword-only dataclass ``kind``
-    the options of a command.
+    """Return a decorator that makes the fields of a dataclass the options of a command.
 
-    The decorated function takes the command's argument and an instance of ``kind``;
-    Typer sees one parameter per field.
+    The fields of ``kind`` are keyword-only. The decorated function takes the command's
+    argument and an instance of ``kind``; Typer sees one parameter per field.
     """
 
     def decorate(command: Callable[[str, Options], None]) -> Callable[..., None]:
         argument = next(iter(inspect.signature(command).parameters.values()))
 
-        def call(**given: Any) -> None:
-            command(given.pop(argument.name), kind(**given))
+        def call(**values: Any) -> None:
+            command(values.pop(argument.name), kind(**values))
 
         options = inspect.signature(kind).parameters.values()
         call.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
@@ -105,28 +102,28 @@ def takes(
 
 
 def directory_option(name: str, help: str) -> Any:
-    """Return a Typer option whose value is a directory; an empty value, e.g. an unset
-    shell variable, is an error.
+    """Return a Typer option whose value is a directory.
+
+    An empty value, e.g. an unset shell variable, is an error.
     """
     return Option(name, metavar="DIR", parser=_directory, help=help)
 
 
-def _directory(given: str) -> Path:
-    if not given:
+def _directory(text: str) -> Path:
+    if not text:
         raise BadParameter("it names no directory; give one, or leave the option out")
     try:
-        check_special(Path(given), "the directory")
+        check_special(Path(text), "the directory")
     except UserError as error:  # Typer drops the message of any other ValueError
         raise BadParameter(str(error)) from error
-    return Path(given)
+    return Path(text)
 
 
 def split_names(option: str, values: Sequence[str] | None) -> list[str] | None:
-    """Return the names given with an option, e.g. for ``-t a,b -t c``: a, b and c; None
-    if ``values`` is None.
+    """Return the names given with an option, e.g. a, b and c for ``-t a,b -t c``.
 
-    Raises UserError if the option is given without a name, e.g. by an unset shell
-    variable, which must not mean "all".
+    Returns None if ``values`` is None. Raises UserError if the option is given without
+    a name, e.g. by an unset shell variable, which must not mean "all".
     """
     if not values:
         return None
@@ -139,15 +136,15 @@ def split_names(option: str, values: Sequence[str] | None) -> list[str] | None:
     return names
 
 
-def results_uri(given: str | None, *, announce: bool = False) -> str:
-    """Return the path or URI of the results store: ``given``, or else ``results`` in
-    the working directory.
+def results_uri(option: str | None, *, announce: bool = False) -> str:
+    """Return the path or URI of the results store: ``option``, or the default.
 
-    Ray deletes the working directory of a submitted job. The default in a job is
-    therefore ``results`` in the cache directory, and is printed with ``announce``.
+    The default is ``results`` in the working directory. Ray deletes the working
+    directory of a submitted job. The default in a job is therefore ``results`` in the
+    cache directory, and is printed with ``announce``.
     """
-    if given:
-        return given
+    if option:
+        return option
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
         return "results"
     uri = str(home() / "results")
@@ -160,24 +157,26 @@ def results_uri(given: str | None, *, announce: bool = False) -> str:
 
 
 def existing_store(uri: str) -> "ResultsStore | None":
-    """Return the store at ``uri``; None if nothing or an empty directory is there;
-    UserError for anything else.
+    """Return the store at ``uri``.
+
+    Returns None if nothing or an empty directory is there; raises UserError for
+    anything else.
     """
     from orca_ray.results.folder import open_folder
     from orca_ray.results.store import ResultsStore
 
     folder = open_folder(uri)
-    empty = folder.kind() == "missing" or (
-        folder.kind() == "directory" and not folder.names()
-    )
-    return None if empty else ResultsStore(uri)
+    kind = folder.kind()
+    if kind == "missing" or (kind == "directory" and not folder.names()):
+        return None
+    return ResultsStore(uri)
 
 
 def required_store(
     uri: str,
     advice: str = "run `orca-sweep benchmark NAME` first, or give --results URI",
 ) -> "ResultsStore":
-    """Return the store at ``uri``; raises a UserError with ``advice`` if there is none."""
+    """Return the store at ``uri``; UserError with ``advice`` if there is none."""
     store = existing_store(uri)
     if store is None:
         raise no_results(uri, advice)
@@ -190,8 +189,9 @@ def no_results(uri: str, advice: str) -> UserError:
 
 
 def is_path(source: str) -> bool:
-    """Return whether ``source`` is a path (it has "/" or ends with .yaml or .yml), not
-    the name of a benchmark.
+    """Return whether ``source`` is a path, not the name of a benchmark.
+
+    A path has "/" or ends with .yaml or .yml.
     """
     return "/" in source or source.endswith((".yaml", ".yml"))
 
@@ -208,26 +208,32 @@ ExecutorOption = Annotated[
 ]
 
 
-def _address(given: str | None) -> str | None:
-    host, _, port = (given or "auto").rpartition(":")
-    if given not in (None, "auto", "local") and not (
-        host and port.isdecimal() and 0 < int(port[:6]) < 65536
-    ):
+def _address(text: str | None) -> str | None:
+    """Return the address of a cluster; BadParameter if it has no host or port."""
+    if text in (None, "auto", "local"):
+        return text
+    host, _, port = text.rpartition(":")
+    is_port = port.isdecimal() and 0 < int(port[:6]) < 65536
+    if not host or not is_port:
         raise BadParameter(
-            f"{given!r} is not the address of a Ray cluster; give HOST:PORT, or auto"
+            f"{text!r} is not the address of a Ray cluster; give HOST:PORT, or auto"
         )
-    return given
+    return text
 
 
-def _gpus(given: str | None) -> str | None:
+def _gpus(text: str | None) -> str | None:
+    """Return the GPUs of a trial; BadParameter if they are no part of one GPU."""
+    if text in (None, "auto"):
+        return text
     try:
-        if given in (None, "auto") or 0 < float(given or 0) <= 1:
-            return given
+        is_part = 0 < float(text or 0) <= 1
     except ValueError:
-        pass
-    raise BadParameter(
-        f"{given!r} is neither auto nor a part of one GPU; give e.g. 0.25 or 1"
-    )
+        is_part = False
+    if not is_part:
+        raise BadParameter(
+            f"{text!r} is neither auto nor a part of one GPU; give e.g. 0.25 or 1"
+        )
+    return text
 
 
 AddressOption = Annotated[
@@ -257,9 +263,7 @@ StagingOption = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class SweepOptions:
-    """Options that `plan`, `benchmark` and `run` share: what the sweep covers, and
-    where it runs.
-    """
+    """Options of `plan`, `benchmark` and `run`: what the sweep covers, and where."""
 
     budget: Annotated[
         str | None, Option(help="Budget of the sweep file, e.g. quick or full.")
@@ -305,8 +309,9 @@ class SweepOptions:
     json: JsonOption = False
 
     def spec(self, source: str) -> "SweepSpec":
-        """Return the sweep of the benchmark or sweep file ``source``; given options
-        replace values of the file.
+        """Return the sweep of the benchmark or sweep file ``source``.
+
+        Given options replace values of the file.
         """
         from orca_ray.sweep.plan.loading import load_spec
         from orca_ray.sweep.plan.spec import Overrides
@@ -328,9 +333,7 @@ class SweepOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class RunCommandOptions(SweepOptions):
-    """Options of `benchmark` and `run`: what the sweep covers, as in `SweepOptions`,
-    and how it runs.
-    """
+    """Options of `benchmark` and `run`: those of `SweepOptions`, and how it runs."""
 
     retry_failed: Annotated[
         bool, Option("--retry-failed", help="Run failed trials again.")
@@ -388,8 +391,8 @@ class RunCommandOptions(SweepOptions):
         Option(
             metavar="NAME[:TARGET]",
             help=(
-                "Also show trials in tensorboard[:DIR], mlflow[:URI], wandb[:PROJECT] or"
-                " a plug-in's tracker; may be repeated."
+                "Also show trials in tensorboard[:DIR], mlflow[:URI], wandb[:PROJECT]"
+                " or a plug-in's tracker; may be repeated."
             ),
         ),
     ] = None
@@ -410,8 +413,10 @@ class RunCommandOptions(SweepOptions):
         from orca_ray.sweep.messages.settings import TimeLimits
         from orca_ray.sweep.run.executor import ExecutorOptions
 
-        trial = None if self.trial_minutes is None else 60 * self.trial_minutes
-        time = TimeLimits(trial, 60 * self.hang_minutes)
-        if self.gpus_per_trial in (None, "auto"):
-            return ExecutorOptions(time, "auto" if self.gpus_per_trial else None)
-        return ExecutorOptions(time, float(self.gpus_per_trial or 1))
+        seconds = None if self.trial_minutes is None else 60 * self.trial_minutes
+        limits = TimeLimits(seconds, 60 * self.hang_minutes)
+        if self.gpus_per_trial is None:
+            return ExecutorOptions(limits, None)
+        if self.gpus_per_trial == "auto":
+            return ExecutorOptions(limits, "auto")
+        return ExecutorOptions(limits, float(self.gpus_per_trial))

@@ -1,6 +1,4 @@
-"""``orca-sweep data list`` and ``show``: list the data of tasks; show one task's data
-as numbers.
-"""
+"""``orca-sweep data list`` and ``show``: the data of tasks, as numbers."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,12 +15,11 @@ if TYPE_CHECKING:
     from orca_ray.tasks.task import Task
 
 MAX_BYTES = 64 * 2**20
-"""Largest number of bytes of an array that are read to compute its minimum, maximum,
-mean and std.
-"""
+"""Largest number of bytes of an array that are read for its minimum and the like."""
 MAX_CLASSES = 30
 """Largest number of classes for which the number of samples of each is printed."""
 _ORIGIN = ("licence", "terms", "citation", "reference")
+"""Attributes of a task that say where its data come from."""
 
 
 def list_(benchmark: BenchmarkArgument = None, json: JsonOption = False) -> None:
@@ -31,60 +28,61 @@ def list_(benchmark: BenchmarkArgument = None, json: JsonOption = False) -> None
     """
     from orca_ray.tasks.registry import all_tasks, get_benchmark
 
-    rows = [
-        _listed(task)
-        for task in (
-            all_tasks().values() if benchmark is None else get_benchmark(benchmark)
-        )
-    ]
+    chosen = all_tasks().values() if benchmark is None else get_benchmark(benchmark)
+    rows = [_data_state(task) for task in chosen]
     if json:
         emit_json(rows)
         return
-    cells = []
-    for row in rows:
-        some = f"{row['fetched']} of {row['files']}"
-        fetched = (
-            {0: "no", row["files"]: "yes"}.get(row["fetched"], some)
-            if row["files"]
-            else "–"
-        )
-        extent = "?" if row["bytes"] is None else size(row["bytes"])
-        prepared = "yes" if row["prepared"] else "damaged" if row["damaged"] else "no"
-        cells.append(
-            (row["name"], row["files"], extent, fetched, prepared, row["licence"])
-        )
     columns = ("task", "files", "size", "fetched", "prepared", "licence")
+    cells = [_data_cells(row) for row in rows]
     show_table(columns, cells, right=("files", "size"), wrap=("licence",))
 
 
-def _listed(task: "Task") -> dict[str, Any]:
+def _data_cells(row: dict[str, Any]) -> tuple[object, ...]:
+    """Return the cells of the table of `list_` for the result of `_data_state`."""
+    if not row["files"]:
+        fetched = "–"
+    elif row["fetched"] == 0:
+        fetched = "no"
+    elif row["fetched"] == row["files"]:
+        fetched = "yes"
+    else:
+        fetched = f"{row['fetched']} of {row['files']}"
+    extent = "?" if row["bytes"] is None else size(row["bytes"])
+    prepared = "no"
+    if row["prepared"]:
+        prepared = "yes"
+    elif row["damaged"]:
+        prepared = "damaged"
+    return row["name"], row["files"], extent, fetched, prepared, row["licence"]
+
+
+def _data_state(task: "Task") -> dict[str, Any]:
+    """Return the number and size of a task's raw files, and whether they are here."""
     from orca_ray.data.packages import is_cached
 
-    present = [file.present(task.raw_directory) for file in task.files] + [
-        is_cached(each) for each in task.packages
-    ]
-    sizes = [file.num_bytes for file in task.files] + [
-        round(1e6 * each.size_mb) for each in task.packages
-    ]
+    present = [file.present(task.raw_directory) for file in task.files]
+    present += [is_cached(package) for package in task.packages]
+    sizes = [file.num_bytes for file in task.files]
+    sizes += [round(1e6 * package.size_mb) for package in task.packages]
     data = task.prepared()
+    prepared = None
+    if data is not None:
+        prepared = {"fingerprint": data.fingerprint, "path": str(data.directory)}
     return {
         "name": task.name,
         "files": len(present),
         "bytes": sum(sizes) if all(sizes) else None,
         "fetched": sum(present),
-        "prepared": (
-            None
-            if data is None
-            else {"fingerprint": data.fingerprint, "path": str(data.directory)}
-        ),
-        "damaged": data is None and _damaged(task),
+        "prepared": prepared,
+        "damaged": data is None and _is_damaged(task),
         "licence": task.licence,
         "terms": task.terms,
         "raw_directory": str(task.raw_directory),
     }
 
 
-def _damaged(task: "Task", protocol: str = Protocol.HELD_OUT.value) -> bool:
+def _is_damaged(task: "Task", protocol: str = Protocol.HELD_OUT.value) -> bool:
     """Return whether there are prepared data of a task that cannot be read."""
     from orca_ray.data.prepared import opened
 
@@ -108,14 +106,12 @@ def show(
         return
     _print(facts)
     if data is None:
-        state = (
-            "prepared data are damaged"
-            if _damaged(chosen, protocol.value)
-            else "not prepared"
-        )
-        option = (
-            "" if protocol is Protocol.HELD_OUT else f" --protocol {protocol.value}"
-        )
+        state = "not prepared"
+        if _is_damaged(chosen, protocol.value):
+            state = "prepared data are damaged"
+        option = ""
+        if protocol is not Protocol.HELD_OUT:
+            option = f" --protocol {protocol.value}"
         note(
             f"{state}: after 'orca-sweep data prepare {task}{option}', this command"
             " also shows counts and ranges"
@@ -123,7 +119,8 @@ def show(
 
 
 def _facts(task: "Task", data: "PreparedData | None") -> dict[str, Any]:
-    keys = (
+    """Return what `show` prints of a task, as JSON types."""
+    names = (
         "name",
         "title",
         "modality",
@@ -133,29 +130,24 @@ def _facts(task: "Task", data: "PreparedData | None") -> dict[str, Any]:
         "metric",
         "body",
         "augmentation",
+        *_ORIGIN,
     )
-    files = [
+    facts = {name: to_json_types(getattr(task, name)) for name in names}
+    facts["modality"] = task.domain
+    files: list[dict[str, Any]] = [
         {
-            "path": f.path,
-            "bytes": f.num_bytes or None,
-            "present": f.present(task.raw_directory),
+            "path": file.path,
+            "bytes": file.num_bytes or None,
+            "present": file.present(task.raw_directory),
         }
-        for f in task.files
+        for file in task.files
     ]
-    return {
-        **{
-            key: to_json_types(getattr(task, "domain" if key == "modality" else key))
-            for key in (*keys, *_ORIGIN)
-        },
-        "files": (
-            files
-            + [
-                {"package": p.requirement, "bytes": round(1e6 * p.size_mb)}
-                for p in task.packages
-            ]
-        ),
-        "prepared": None if data is None else _prepared(task, data),
-    }
+    for package in task.packages:
+        num_bytes = round(1e6 * package.size_mb)
+        files.append({"package": package.requirement, "bytes": num_bytes})
+    facts["files"] = files
+    facts["prepared"] = None if data is None else _prepared(task, data)
+    return facts
 
 
 def _prepared(task: "Task", data: "PreparedData") -> dict[str, Any]:
@@ -184,74 +176,72 @@ def _prepared(task: "Task", data: "PreparedData") -> dict[str, Any]:
 
 
 def _range(rows: "Rows") -> dict[str, Any]:
-    """Return the shape of rows, and minimum, maximum, mean and std; of a large array,
-    of evenly spaced rows only.
+    """Return the shape of rows, and minimum, maximum, mean and std.
+
+    Of a large array, only evenly spaced rows are read.
     """
     import numpy as np
 
-    each = max(1, int(np.prod(rows.shape[1:], dtype=np.int64)) * rows.dtype.itemsize)
-    num = min(len(rows), max(1, MAX_BYTES // each))
-    values = rows[np.linspace(0, len(rows) - 1, num).astype(np.int64)].astype(
-        np.float64
-    )
-    measured = {
+    num_values = int(np.prod(rows.shape[1:], dtype=np.int64))
+    row_bytes = max(1, num_values * rows.dtype.itemsize)
+    num_rows = min(len(rows), max(1, MAX_BYTES // row_bytes))
+    numbers = np.linspace(0, len(rows) - 1, num_rows).astype(np.int64)
+    values = rows[numbers].astype(np.float64)
+    statistics = {
         name: float(f"{getattr(values, name)():.6g}")
         for name in ("min", "max", "mean", "std")
     }
-    return {"shape": list(rows.shape), "of_samples": num, **measured}
+    return {"shape": list(rows.shape), "of_samples": num_rows, **statistics}
 
 
 def _print(facts: dict[str, Any]) -> None:
-    target = facts["target"]
-    extent = (
-        "×".join(map(str, target["shape"]))
-        if target["kind"] == "dense"
-        else target["size"] or "?"
-    )
+    """Print the result of `_facts`, a line for each fact."""
+    names = ("loss", "metric", "body", "augmentation", *_ORIGIN)
     lines = {
         "task": f"{facts['name']}: {facts['title']}",
         "modality": facts["modality"],
         "input": "×".join(map(str, facts["input_shape"] or "?")),
-        "target": (
-            "one number" if target["kind"] == "scalar" else f"{target['kind']} {extent}"
-        ),
-        **{
-            key: facts[key]
-            for key in ("loss", "metric", "body", "augmentation", *_ORIGIN)
-        },
+        "target": _target_text(facts["target"]),
+        **{name: facts[name] for name in names},
     }
     width = max(map(len, lines))
     for key, value in lines.items():
         if value:
             say(f"{key:{width}}  {value}")
     for file in facts["files"]:
-        state = (
-            ""
-            if file.get("present") is None
-            else ", fetched"
-            if file["present"]
-            else ", not fetched"
-        )
-        extent = size(file["bytes"]) if file["bytes"] else "size unknown"
-        say(f"{'raw':{width}}  {file.get('path') or file['package']} ({extent}{state})")
+        details = size(file["bytes"]) if file["bytes"] else "size unknown"
+        if file.get("present") is not None:
+            details += ", fetched" if file["present"] else ", not fetched"
+        say(f"{'raw':{width}}  {file.get('path') or file['package']} ({details})")
     if facts["prepared"] is not None:
         _print_prepared(facts["prepared"], width)
 
 
+def _target_text(target: dict[str, Any]) -> str:
+    """Return the kind and extent of a target, e.g. ``classes 10``."""
+    if target["kind"] == "scalar":
+        return "one number"
+    if target["kind"] == "dense":
+        return f"dense {'×'.join(map(str, target['shape']))}"
+    return f"{target['kind']} {target['size'] or '?'}"
+
+
 def _print_prepared(prepared: dict[str, Any], width: int) -> None:
+    """Print the shapes, ranges and classes of prepared data."""
     say(
         f"{'prepared':{width}}  {prepared['fingerprint']}, {size(prepared['bytes'])} in"
         f" {prepared['path']}\n"
     )
-    numbers = ("samples", "min", "max", "mean", "std", "measured on")
+    statistics = ("min", "max", "mean", "std")
+    numbers = ("samples", *statistics, "measured on")
     rows = []
     for name, split in prepared["splits"].items():
         for array in sorted({"x", "y"} & set(split)):
-            found = split[array]
-            measured = (f"{found[key]:.4g}" for key in ("min", "max", "mean", "std"))
-            shape = "×".join(map(str, found["shape"][1:])) or "1"
+            measured = split[array]
+            shape = "×".join(map(str, measured["shape"][1:])) or "1"
+            values = [f"{measured[statistic]:.4g}" for statistic in statistics]
             rows.append(
-                (name, array, shape, split["samples"], *measured, found["of_samples"])
+                (name, array, shape, split["samples"], *values, measured["of_samples"])
             )
     show_table(("split", "array", "shape", *numbers), rows, right=numbers)
     counts = {
@@ -259,20 +249,24 @@ def _print_prepared(prepared: dict[str, Any], width: int) -> None:
         for name, split in prepared["splits"].items()
         if "counts" in split
     }
-    if not counts:
+    if counts:
+        say()
+        _print_counts(counts)
+
+
+def _print_counts(counts: dict[str, list[int]]) -> None:
+    """Print the number of samples of each class by split, or the extremes if many."""
+    num_classes = len(next(iter(counts.values())))
+    if num_classes <= MAX_CLASSES:
+        by_class = zip(*counts.values(), strict=True)
+        rows = [(number, *row) for number, row in enumerate(by_class)]
+        show_table(("class", *counts), rows, right=tuple(counts))
         return
-    say()
-    num = len(next(iter(counts.values())))
-    if num <= MAX_CLASSES:
-        show_table(
-            ("class", *counts),
-            [(i, *(c[i] for c in counts.values())) for i in range(num)],
-            right=tuple(counts),
+    columns = ("classes", "fewest", "median", "most")
+    extremes = []
+    for name, split_counts in counts.items():
+        median = sorted(split_counts)[num_classes // 2]
+        extremes.append(
+            (name, num_classes, min(split_counts), median, max(split_counts))
         )
-    else:
-        columns = ("classes", "fewest", "median", "most")
-        extremes = [
-            (split, num, min(each), sorted(each)[num // 2], max(each))
-            for split, each in counts.items()
-        ]
-        show_table(("split", *columns), extremes, right=columns)
+    show_table(("split", *columns), extremes, right=columns)

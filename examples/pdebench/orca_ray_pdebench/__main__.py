@@ -1,6 +1,4 @@
-"""``python -m orca_ray_pdebench TASK --samples N``: the command that generates the data
-file of a task.
-"""
+"""``python -m orca_ray_pdebench TASK --samples N``: generate a task's data file."""
 
 import contextlib
 import os
@@ -26,9 +24,55 @@ from orca_ray_pdebench import run
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command with ``arguments`` (None: those of this process), and return its
-    exit code.
+    """Run the command, and return its exit code.
+
+    ``arguments`` None stands for those of this process.
     """
+    options = _parser().parse_args(arguments)
+    begin = time.monotonic()
+    try:
+        # raises for a misspelt task, before anything is created
+        target = run.target(options.task, options.out)
+        if options.out is not None:
+            check_directory(options.out, "--out")
+        with (
+            _new_directories_removed(target.parent),
+            DataProgress(quiet=options.quiet) as progress,
+        ):
+
+            def report(num_solved: int, num_samples: int) -> None:
+                progress(f"{options.task}: {num_solved} of {num_samples} samples")
+
+            path, is_new = run.generate(
+                options.task,
+                options.samples,
+                seed=options.seed,
+                directory=options.out,
+                workers=options.workers,
+                overwrite=options.overwrite,
+                progress=report,
+            )
+    except KeyboardInterrupt:
+        message = "interrupted: no file was written"
+        num_stored = run.solved(options.task, options.out)
+        if num_stored:
+            message += (
+                f": {num_stored} samples are stored, and the same command continues"
+                " from there"
+            )
+        return fail(message, INTERRUPTED)
+    except UserError as error:
+        return fail(str(error), USER_ERROR)
+    if not options.quiet:
+        took = duration(time.monotonic() - begin) if is_new else "already there"
+        say(
+            f"{options.task}: {options.samples} samples, {size(path.stat().st_size)},"
+            f" {path} ({took})"
+        )
+    return 0
+
+
+def _parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="python -m orca_ray_pdebench",
         description=(
@@ -49,65 +93,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="N",
         help="number of samples",
     )
-    text = "sample i of a seed is the same in every file, whatever its --samples"
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help=text)
-    text = "directory of the file; default: where pdebench_generated/TASK reads it"
-    parser.add_argument("--out", type=Path, metavar="DIR", help=text)
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        metavar="S",
+        help="sample i of a seed is the same in every file, whatever its --samples",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="directory of the file; default: where pdebench_generated/TASK reads it",
+    )
     parser.add_argument(
         "--workers", "-w", type=int, default=1, metavar="W", help="number of processes"
     )
-    text = "replace a file that was generated with other options"
-    parser.add_argument("--overwrite", action="store_true", help=text)
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace a file that was generated with other options",
+    )
     parser.add_argument("--quiet", "-q", action="store_true", help="print only errors")
-    given = parser.parse_args(arguments)
-    begin = time.monotonic()
-    try:
-        target = run.target(
-            given.task, given.out
-        )  # raises for a misspelt task, before anything is created
-        if given.out is not None:
-            check_directory(given.out, "--out")
-        with (
-            _new_directories_removed(target.parent),
-            DataProgress(quiet=given.quiet) as progress,
-        ):
-            path, made = run.generate(
-                given.task,
-                given.samples,
-                seed=given.seed,
-                directory=given.out,
-                workers=given.workers,
-                overwrite=given.overwrite,
-                progress=lambda done, total: progress(
-                    f"{given.task}: {done} of {total} samples"
-                ),
-            )
-    except KeyboardInterrupt:
-        solved = run.solved(given.task, given.out)
-        continues = (
-            f": {solved} samples are stored, and the same command continues from there"
-            if solved
-            else ""
-        )
-        return fail(f"interrupted: no file was written{continues}", INTERRUPTED)
-    except UserError as error:
-        return fail(str(error), USER_ERROR)
-    if not given.quiet:
-        done = duration(time.monotonic() - begin) if made else "already there"
-        say(
-            f"{given.task}: {given.samples} samples, {size(path.stat().st_size)},"
-            f" {path} ({done})"
-        )
-    return 0
+    return parser
 
 
 @contextlib.contextmanager
 def _new_directories_removed(path: Path) -> Iterator[None]:
-    """Context manager: if its block raises, remove ``path`` and its parents, as far as
-    the block created them.
+    """Context manager: if its block raises, remove the directories that it created.
 
-    A directory that holds files other than ``*.lock`` is kept; the lock files are
-    deleted.
+    The directories are ``path`` and its parents. A directory that holds files other
+    than ``*.lock`` is kept; the lock files are deleted.
     """
     created = [
         directory

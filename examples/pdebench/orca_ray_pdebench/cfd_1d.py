@@ -1,9 +1,9 @@
-"""Compressible Navier-Stokes equations of an ideal gas in 1D, periodic, for density
-rho, velocity v, pressure p:
+"""Compressible Navier-Stokes equations of an ideal gas in 1D, periodic.
 
-rho_t + (rho v)_x = 0, (rho v)_t + (rho v^2 + p)_x = mu v_xx, E_t + (v (E + p))_x = mu
-(v v_x)_x; E is the total energy, mu = 4/3 eta + zeta, eta = zeta = 0.1. mu is constant,
-as in PDEBench's paper; its generator multiplies mu by rho.
+For density rho, velocity v and pressure p: rho_t + (rho v)_x = 0, (rho v)_t + (rho v^2
++ p)_x = mu v_xx, E_t + (v (E + p))_x = mu (v v_x)_x; E is the total energy, mu = 4/3
+eta + zeta, eta = zeta = 0.1. mu is constant, as in PDEBench's paper; its generator
+multiplies mu by rho.
 """
 
 import math
@@ -18,20 +18,29 @@ from orca_ray_pdebench.periodic import sample_waves, to_unit_range
 from orca_ray_pdebench.simulation import Fields, Grid, described
 from orca_ray_pdebench.tridiagonal import Tridiagonal
 
-ETA = ZETA = 0.1
+ETA = 0.1
+"""Shear viscosity."""
+ZETA = 0.1
+"""Bulk viscosity."""
 GRID = Grid(low=-1.0, high=1.0, num_cells=1024, end=1.0, num_frames=101)
 COURANT = 0.8
+"""Courant number of a half step without viscosity."""
 DENSITY_RANGE = (1.0, 10.0)
+"""Range of the constant and of the factor of an initial density."""
 PRESSURE_RANGE = (10.0, 100.0)
+"""Range of the constant and of the factor of an initial pressure."""
 _GAMMA = 1 - math.sqrt(0.5)
+"""Coefficient of Alexander's Runge-Kutta method with two stages."""
 
 
 class Periodic:
-    """Like `Tridiagonal`, but ``off`` also couples the first and the last unknown
-    (Sherman-Morrison formula).
+    """Like `Tridiagonal`, but ``off`` also couples the first and the last unknown.
+
+    The systems are solved by the Sherman-Morrison formula.
     """
 
     def __init__(self, diagonal: Array, off: Array) -> None:
+        """Factor the matrices; the arguments are those of `Tridiagonal`."""
         corner = -diagonal[:, :1]
         modified = diagonal.copy()
         modified[:, :1] -= corner
@@ -54,36 +63,31 @@ class Periodic:
 
 
 def viscous_step(conserved: Array, dt: Array, mu: float, cell: float) -> Array:
-    """Return the conserved fields [3, B, N] after a time step ``dt`` [B, 1] of the
-    viscous terms, periodic.
+    """Return the conserved fields [3, B, N] after a time step of viscous terms.
 
-    An L-stable, diagonally implicit, conservative Runge-Kutta method of second order
-    (Alexander 1977).
+    The time steps are ``dt`` [B, 1]; the cells are periodic. The method is an L-stable,
+    diagonally implicit, conservative Runge-Kutta method of second order (Alexander
+    1977).
     """
     density, momentum = conserved[:2]
     rate = mu / cell**2
-
-    def curvature(values: Array) -> Array:
-        return np.diff(
-            np.concatenate([values[:, -1:], values, values[:, :1]], axis=-1), 2
-        )
-
     off = -_GAMMA * rate * dt
     system = Periodic(density - 2 * off, off)
     first = system.solve(momentum)
-    early = (1 - _GAMMA) * rate * dt * curvature(first)
-    second = system.solve(momentum + early)
+    first_change = (1 - _GAMMA) * rate * dt * _curvature(first)
+    second = system.solve(momentum + first_change)
     result = conserved.copy()
-    result[1] += early - off * curvature(second)
+    result[1] += first_change - off * _curvature(second)
     # Work of the stress at a face: mean velocity times velocity difference, i.e. half
     # the difference of squares.
-    result[2] += (
-        0.5
-        * rate
-        * dt
-        * curvature((1 - _GAMMA) * first * first + _GAMMA * second * second)
-    )
+    squares = (1 - _GAMMA) * first * first + _GAMMA * second * second
+    result[2] += 0.5 * rate * dt * _curvature(squares)
     return result
+
+
+def _curvature(values: Array) -> Array:
+    """Return the second differences of periodic values [B, N]."""
+    return np.diff(np.concatenate([values[:, -1:], values, values[:, :1]], axis=-1), 2)
 
 
 def evolve(
@@ -94,41 +98,39 @@ def evolve(
     num_frames: int,
     boundary: Boundary = "periodic",
 ) -> Array:
-    """Solve the equations from ``initial`` [3, B, N] (density, velocity, pressure) on
-    cells of length ``cell``.
+    """Solve the equations on cells of length ``cell``.
 
-    Returns frames [3, B, num_frames, N] at time intervals of ``interval``, ``initial``
-    first. ``mu`` must be 0 with the boundary "outflow". A time step is a viscous step
-    between two half steps without viscosity (Strang).
+    ``initial`` [3, B, N] is (density, velocity, pressure). Returns frames [3, B,
+    num_frames, N] at time intervals of ``interval``, ``initial`` first. ``mu`` must be
+    0 with the boundary "outflow". A time step is a viscous step between two half steps
+    without viscosity (Strang).
     """
     gas = Gas()
     frames = np.empty((3, initial.shape[1], num_frames, initial.shape[2]))
     frames[:, :, 0] = initial
     conserved = gas.conserved(initial)
     for frame in range(1, num_frames):
-        left = np.full((initial.shape[1], 1), interval)
-        while len(rows := np.flatnonzero(left)):
+        time_left = np.full((initial.shape[1], 1), interval)
+        while time_left.any():
+            rows = np.flatnonzero(time_left)
             fields = conserved[:, rows]
-            limit = (
-                2 * COURANT * cell / gas.speed(fields, 0).max(axis=-1, keepdims=True)
-            )
-            count = np.ceil(left[rows] / limit)
-            dt = left[rows] / count
+            fastest = gas.speed(fields, 0).max(axis=-1, keepdims=True)
+            num_steps = np.ceil(time_left[rows] / (2 * COURANT * cell / fastest))
+            dt = time_left[rows] / num_steps
             fields = sweep(fields, 0.5 * dt / cell, gas, boundary)
             if mu:
                 fields = viscous_step(fields, dt, mu, cell)
             conserved[:, rows] = sweep(fields, 0.5 * dt / cell, gas, boundary)
-            left[rows] = np.where(count > 1, left[rows] - dt, 0.0)
+            time_left[rows] = np.where(num_steps > 1, time_left[rows] - dt, 0.0)
         frames[:, :, frame] = gas.primitive(conserved)
     return frames
 
 
 def sample_initial(rng: np.random.Generator, x: Array) -> Array:
-    """Sample random initial density, velocity and pressure [3, X] at ``x`` [X]: sums of
-    sine waves (`sample_waves`).
+    """Sample random initial density, velocity and pressure [3, X] at ``x`` [X].
 
-    Density and pressure are scaled to [0, 1], multiplied by a log-uniform factor, and
-    added to a log-uniform constant.
+    The fields are sums of sine waves (`sample_waves`). Density and pressure are scaled
+    to [0, 1], multiplied by a log-uniform factor, and added to a log-uniform constant.
     """
 
     def waves() -> Array:
@@ -146,10 +148,10 @@ def sample_initial(rng: np.random.Generator, x: Array) -> Array:
 
 def _solve(rngs: Sequence[np.random.Generator]) -> Fields:
     initial = np.stack([sample_initial(rng, GRID.x) for rng in rngs], axis=1)
-    frames = evolve(
-        initial, 4 / 3 * ETA + ZETA, GRID.cell, GRID.interval, GRID.num_frames
-    ).astype(np.float32)
-    return dict(zip(("density", "Vx", "pressure"), frames, strict=True))
+    mu = 4 / 3 * ETA + ZETA
+    frames = evolve(initial, mu, GRID.cell, GRID.interval, GRID.num_frames)
+    names = ("density", "Vx", "pressure")
+    return dict(zip(names, frames.astype(np.float32), strict=True))
 
 
 SIMULATION = described(

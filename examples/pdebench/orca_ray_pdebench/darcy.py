@@ -1,8 +1,7 @@
-"""Darcy flow in two dimensions: -div(a grad u) = 0.1 on the unit square, u = 0 on its
-edge.
+"""Darcy flow in two dimensions: -div(a grad u) = 0.1 on the unit square.
 
-The permeability a is 1 where five random bumps sum to more than a threshold, else 0.1.
-PDEBench's flow converges to u.
+u is 0 on the edge. The permeability a is 1 where five random bumps sum to more than a
+threshold, else 0.1. PDEBench's flow converges to u.
 """
 
 import math
@@ -16,17 +15,24 @@ from orca_ray.simulation.darcy import solve_steady
 from orca_ray_pdebench.simulation import Fields, TensorLayout, described
 
 SOURCE = 0.1
+"""Right-hand side of the equation."""
 HIGH_PERMEABILITY = 1.0
+"""Permeability where the bumps sum to more than the threshold."""
 LOW_PERMEABILITY = 0.1
+"""Permeability elsewhere."""
 NUM_CELLS = 128
+"""Number of cells along an axis."""
 _BUMPS = 5
+"""Number of random bumps."""
 _WIDEST = 0.5
+"""Largest width of a bump."""
 
 
 @cache
 def threshold() -> float:
-    """Return the sum of bumps of `sample_permeability`, averaged over the square and
-    over all possible samples.
+    """Return the sum of bumps, averaged over the square and over all samples.
+
+    The samples are those of `sample_permeability`.
     """
     # The mean of a bump of one width is the square of an integral with a closed form;
     # widths are averaged numerically.
@@ -39,16 +45,17 @@ def threshold() -> float:
 
 
 def sample_permeability(rng: np.random.Generator, x: Array) -> Array:
-    """Sample a permeability [X, X] on the grid ``x`` times ``x``: high where random
-    bumps sum to over `threshold`.
+    """Sample a permeability [X, X] on the grid ``x`` times ``x``.
+
+    It is high where random bumps sum to over `threshold`.
     """
     bumps = np.zeros((len(x), len(x)))
     for _ in range(_BUMPS):
         centre_x, centre_y = rng.uniform(0, 1, size=2)
         width = _WIDEST * rng.uniform(1e-6, 1)
-        bumps += np.exp(-((x[:, None] - centre_x) ** 2) / width) * np.exp(
-            -((x[None, :] - centre_y) ** 2) / width
-        )
+        along_x = np.exp(-((x[:, None] - centre_x) ** 2) / width)
+        along_y = np.exp(-((x[None, :] - centre_y) ** 2) / width)
+        bumps += along_x * along_y
     return np.where(bumps > threshold(), HIGH_PERMEABILITY, LOW_PERMEABILITY)
 
 

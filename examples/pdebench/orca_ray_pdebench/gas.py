@@ -1,7 +1,7 @@
-"""An ideal gas for the finite volume method of `orca_ray.simulation.hyperbolic`, and
-its viscous stress in 2D.
+"""An ideal gas for the finite volume method, and its viscous stress in 2D.
 
-The last field of a gas is its total energy (conserved) or pressure (primitive).
+The method is `orca_ray.simulation.hyperbolic`. The last field of a gas is its total
+energy (conserved) or pressure (primitive).
 """
 
 import math
@@ -13,10 +13,13 @@ from orca_ray.simulation import Array
 from orca_ray.simulation.hyperbolic import FLOOR
 
 GAMMA = 5.0 / 3.0
+"""Adiabatic exponent of the gas."""
 _SAFETY = 0.9
-_LONGEST = 300.0
-"""Maximum product of time step and `Stress.stiffness`; longer steps are stable, but
-damp long waves too little.
+"""Share of the largest stable explicit step that a stage may take."""
+_MAX_STIFF_STEP = 300.0
+"""Maximum product of time step and `Stress.stiffness`.
+
+Longer steps are stable, but damp long waves too little.
 """
 
 
@@ -27,8 +30,9 @@ class Gas:
     """Indices of the primitive fields that must stay positive."""
 
     def primitive(self, conserved: Array) -> Array:
-        """Return the primitive fields (density, velocities..., pressure) that
-        correspond to conserved fields.
+        """Return the primitive fields of conserved fields.
+
+        They are density, velocities and pressure.
         """
         state = np.empty_like(conserved)
         state[0] = conserved[0]
@@ -38,8 +42,9 @@ class Gas:
         return state
 
     def conserved(self, state: Array) -> Array:
-        """Return the conserved fields (density, momenta..., total energy) of the
-        primitive fields ``state``.
+        """Return the conserved fields of the primitive fields ``state``.
+
+        They are density, momenta and total energy.
         """
         result = np.empty_like(state)
         result[0] = state[0]
@@ -54,8 +59,9 @@ class Gas:
         return total
 
     def drift(self, state: Array, slopes: Array) -> Array:
-        """Return dw/dt of the primitive fields w = ``state`` if dw/dx = ``slopes``,
-        with x along the first velocity.
+        """Return dw/dt of the primitive fields w = ``state`` if dw/dx = ``slopes``.
+
+        x is along the first velocity.
         """
         result: Array = -state[1] * slopes
         result[0] -= state[0] * slopes[1]
@@ -64,17 +70,17 @@ class Gas:
         return result
 
     def speed(self, conserved: Array, direction: int) -> Array:
-        """Return the speed of the fastest wave along axis ``direction`` in each cell."""
+        """Return the speed of the fastest wave along an axis in each cell."""
         state = self.primitive(conserved)
         speed: Array = np.abs(state[1 + direction]) + self._sound(state)
         return speed
 
     def flux(self, left: Array, right: Array) -> Array:
-        """Return the flux between primitive fields by the HLLC Riemann solver (Toro,
-        chapter 10); Davis' wave speeds.
+        """Return the flux between primitive fields by the HLLC Riemann solver.
 
-        Only the side from which the contact wave moves away is computed; in supersonic
-        flow, the outer wave speed of this side becomes 0.
+        The solver is that of Toro, chapter 10, with Davis' wave speeds. Only the side
+        from which the contact wave moves away is computed; in supersonic flow, the
+        outer wave speed of this side becomes 0.
         """
         sound_left = self._sound(left)
         sound_right = self._sound(right)
@@ -96,26 +102,28 @@ class Gas:
     def _one_sided(
         self, state: Array, contact: Array, outer: Array, mass: Array, clipped: Array
     ) -> Array:
-        """Return F(U) + clipped * (U* - U): U is ``state``, F its flux, U* the state
-        between outer and contact wave.
+        """Return F(U) + clipped * (U* - U) for the primitive fields U = ``state``.
+
+        F is the flux, and U* the state between outer and contact wave.
         """
         density = state[0]
         velocity = state[1]
         pressure = state[-1]
         energy = self.energy(state)
-        starred = mass / (outer - contact)  # density of U*
+        star_density = mass / (outer - contact)
+        momentum = density * velocity
         result = np.empty_like(state)
-        stream = density * velocity
-        result[0] = stream + clipped * (starred - density)
+        result[0] = momentum + clipped * (star_density - density)
         result[1] = (
-            stream * velocity + pressure + clipped * (starred * contact - stream)
+            momentum * velocity
+            + pressure
+            + clipped * (star_density * contact - momentum)
         )
-        for other in range(2, len(state) - 1):
-            result[other] = result[0] * state[other]
-        gained = (contact - velocity) * (contact + pressure / mass)
-        result[-1] = velocity * (energy + pressure) + clipped * (
-            starred * (energy / density + gained) - energy
-        )
+        for transverse in range(2, len(state) - 1):
+            result[transverse] = result[0] * state[transverse]
+        gain = (contact - velocity) * (contact + pressure / mass)
+        star_energy = star_density * (energy / density + gain)
+        result[-1] = velocity * (energy + pressure) + clipped * (star_energy - energy)
         return result
 
     def _sound(self, state: Array) -> Array:
@@ -125,8 +133,9 @@ class Gas:
 
 @dataclass(frozen=True)
 class Stress:
-    """Viscous stress eta (grad v + grad v^T - 2/3 div v) + zeta div v in 2D, on
-    periodic cells with sides ``cell``.
+    """Viscous stress eta (grad v + grad v^T - 2/3 div v) + zeta div v in 2D.
+
+    Cells are periodic, with sides ``cell``.
     """
 
     eta: float
@@ -134,19 +143,21 @@ class Stress:
     cell: float
 
     def rates(self, density: Array, changing: Array) -> Array:
-        """Return d/dt of ``changing`` [3, X, Y] = (two momenta, energy) by the stress
-        alone; ``density`` is [X, Y].
+        """Return d/dt of ``changing`` by the stress alone.
+
+        ``changing`` is (two momenta, energy) [3, X, Y]; ``density`` is [X, Y].
         """
         velocity = np.pad(changing[:2] / density, ((0, 0), (1, 1), (1, 1)), "wrap")
         result = self._through_faces(velocity)
-        turned = self._through_faces(velocity[::-1].swapaxes(1, 2)).swapaxes(1, 2)
-        for field, other in enumerate((1, 0, 2)):
-            result[field] += turned[other]
+        swapped = velocity[::-1].swapaxes(1, 2)
+        across = self._through_faces(swapped).swapaxes(1, 2)
+        result[0] += across[1]
+        result[1] += across[0]
+        result[2] += across[2]
         return result
 
     def _through_faces(self, velocity: Array) -> Array:
-        """Return the part of `rates` [3, X, Y] due to the faces between neighbouring
-        cells along the first axis.
+        """Return the part of `rates` [3, X, Y] due to faces across the first axis.
 
         ``velocity`` [2, X + 2, Y + 2] is (along, across the first axis), padded with
         its periodic neighbours.
@@ -164,7 +175,7 @@ class Stress:
         return (flux[:, 1:] - flux[:, :-1]) / self.cell
 
     def stiffness(self, density: Array) -> float:
-        """Return an upper bound of the eigenvalue magnitudes of `rates`, in 1 / time."""
+        """Return an upper bound of the eigenvalues of `rates`, in 1 / time."""
         return (
             4
             * (2 * self.eta + self.eta / 3 + self.zeta)
@@ -172,46 +183,46 @@ class Stress:
         )
 
     def step(self, density: Array, changing: Array, dt: float) -> Array:
-        """Return ``changing`` after a time ``dt`` of any length; second order,
-        conserves momentum and energy.
+        """Return ``changing`` after a time ``dt`` of any length.
+
+        The method is of second order, and conserves momentum and energy.
         """
-        count = math.ceil(dt * self.stiffness(density) / _LONGEST)
+        count = math.ceil(dt * self.stiffness(density) / _MAX_STIFF_STEP)
         for _ in range(count):
             changing = self._legendre_step(density, changing, dt / count)
         return changing
 
     def _legendre_step(self, density: Array, changing: Array, dt: float) -> Array:
-        """Return ``changing`` after one step of the second-order Runge-Kutta-Legendre
-        method.
+        """Return ``changing`` after one Runge-Kutta-Legendre step of second order.
 
         With s stages, it may be (s^2 + s - 2) / 4 times as long as an explicit Euler
         step (Meyer et al. 2014).
         """
         explicit = 2 * _SAFETY / self.stiffness(density)
-        stages = (
-            max(3, math.ceil((math.sqrt(9 + 16 * dt / explicit) - 1) / 2)) | 1
-        )  # an odd number damps better
+        stages = max(3, math.ceil((math.sqrt(9 + 16 * dt / explicit) - 1) / 2))
+        stages |= 1  # an odd number damps better
         width = 4 / (stages * stages + stages - 2)
         start = dt * self.rates(density, changing)
         before = changing.copy()
-        now = changing + _weight(1) * width * start
-        scaled = np.empty_like(now)
-        for j in range(2, stages + 1):
-            mu = (2 * j - 1) / j * _weight(j) / _weight(j - 1)
-            nu = -(j - 1) / j * _weight(j) / _weight(j - 2)
-            slope = self.rates(density, now)
+        current = changing + _weight(1) * width * start
+        scaled = np.empty_like(current)
+        for stage in range(2, stages + 1):
+            mu = (2 * stage - 1) / stage * _weight(stage) / _weight(stage - 1)
+            nu = -(stage - 1) / stage * _weight(stage) / _weight(stage - 2)
+            slope = self.rates(density, current)
             slope *= mu * width * dt
             before *= nu
             before += slope
-            for factor, array in (
-                (mu, now),
-                (1 - mu - nu, changing),
-                (mu * width * (_weight(j - 1) - 1), start),
-            ):
-                before += np.multiply(array, factor, out=scaled)
-            before, now = now, before
-        return now
+            before += np.multiply(current, mu, out=scaled)
+            before += np.multiply(changing, 1 - mu - nu, out=scaled)
+            start_factor = mu * width * (_weight(stage - 1) - 1)
+            before += np.multiply(start, start_factor, out=scaled)
+            before, current = current, before
+        return current
 
 
-def _weight(j: int) -> float:
-    return (j * j + j - 2) / (2 * j * (j + 1)) if j > 2 else 1 / 3
+def _weight(stage: int) -> float:
+    """Return the coefficient b of a stage of the Runge-Kutta-Legendre method."""
+    if stage <= 2:
+        return 1 / 3
+    return (stage * stage + stage - 2) / (2 * stage * (stage + 1))

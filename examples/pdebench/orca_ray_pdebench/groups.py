@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class GroupLayout(TensorLayout):
-    """Layout with one HDF5 group per sample, e.g. "0001", with ``data``, ``grid/*`` and
-    the attribute ``config``.
+    """Layout with one HDF5 group per sample, e.g. "0001".
+
+    A group has ``data``, ``grid/*`` and the attribute ``config``.
     """
 
     compression: str | None
@@ -30,9 +31,7 @@ class GroupLayout(TensorLayout):
         start: int,
         fields: Mapping[str, npt.NDArray[np.float32]],
     ) -> None:
-        """Write the ``fields`` of successive samples; the first sample has the number
-        ``start``.
-        """
+        """Write the ``fields`` of successive samples, numbered from ``start``."""
         for number, values in enumerate(fields["data"], start):
             group = file.create_group(f"{number:04d}")
             group.create_dataset(
@@ -44,10 +43,8 @@ class GroupLayout(TensorLayout):
                     data=points.astype(np.float32),
                     compression=self.compression,
                 )
-            lines = [
-                f"  {name}: {value}"
-                for name, value in {**self.attributes, "seed": number}.items()
-            ]
+            parameters = {**self.attributes, "seed": number}
+            lines = [f"  {name}: {value}" for name, value in parameters.items()]
             group.attrs["config"] = "\n".join(["sim:", *lines, ""])
 
 
@@ -58,8 +55,9 @@ def grouped(
     parameters: Mapping[str, float],
     compression: str | None,
 ) -> GroupLayout:
-    """Return a layout of samples with ``channels`` values at each point of ``grid``
-    along ``axes``, e.g. "xy".
+    """Return a layout of samples with ``channels`` values at each point.
+
+    The points are those of ``grid`` along ``axes``, e.g. "xy".
     """
     return GroupLayout(
         datasets={"data": (grid.num_frames, *[grid.num_cells] * len(axes), channels)},

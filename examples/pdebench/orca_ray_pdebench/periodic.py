@@ -1,9 +1,9 @@
-"""Three equations for u(x, t), periodic on [0, 1): advection, solved exactly, and two
-that are solved in Fourier space.
+"""Three equations for u(x, t), periodic on [0, 1).
 
-Advection is u_t + 0.4 u_x = 0. Burgers' equation is u_t + (u^2 / 2)_x = (nu / pi) u_xx:
-PDEBench divides nu by pi, so that nu = 1 means the coefficient 0.318. Diffusion with
-growth is u_t = nu u_xx + rho u (1 - u).
+Advection, solved exactly, is u_t + 0.4 u_x = 0. The other two are solved in Fourier
+space. Burgers' equation is u_t + (u^2 / 2)_x = (nu / pi) u_xx: PDEBench divides nu by
+pi, so that nu = 1 means the coefficient 0.318. Diffusion with growth is u_t = nu u_xx +
+rho u (1 - u).
 """
 
 from collections.abc import Callable, Sequence
@@ -15,8 +15,11 @@ from orca_ray.simulation.stiff import evolve_spectral
 from orca_ray_pdebench.simulation import Fields, Grid, described
 
 _CHOSEN = 2
+"""Number of waves that are drawn with replacement."""
 _RECTIFIED = 0.1
+"""Share of the initial fields that are rectified."""
 _WINDOW_WIDTH = 0.01
+"""Width of the smooth transitions of a window."""
 
 
 def sample_waves(
@@ -27,54 +30,53 @@ def sample_waves(
     low: float = 0.0,
     period: float = 1.0,
 ) -> Callable[[Array], Array]:
-    """Sample an initial field as PDEBench describes it; return it as a function of
-    positions, arrays of any shape.
+    """Sample an initial field as PDEBench describes it, a function of positions.
 
-    The field is sum_i amplitude_i sin(2 pi number_i (x - low) / period + phase_i) over
-    ``num_modes`` waves. Two of the waves are drawn with replacement: wave i = 1, 2, ...
-    gets wave number i if drawn once, and 2 i if drawn twice. The other waves get wave
-    number 0, i.e. add a constant, as in PDEBench's generator, but not in its paper's
-    formula. The sign of the field is random, and a tenth of the fields is rectified.
-    With probability ``windowed``, the field is multiplied by a window that is 1 in the
-    middle of the domain and 0 elsewhere, with smooth (tanh) transitions. The domain
-    begins at ``low`` and is one ``period`` long. (PDEBench's windows are all 0.45
-    wide.)
+    The positions are arrays of any shape. The field is sum_i amplitude_i sin(2 pi
+    number_i (x - low) / period + phase_i) over ``num_modes`` waves. Two of the waves
+    are drawn with replacement: wave i = 1, 2, ... gets wave number i if drawn once, and
+    2 i if drawn twice. The other waves get wave number 0, i.e. add a constant, as in
+    PDEBench's generator, but not in its paper's formula. The sign of the field is
+    random, and a tenth of the fields is rectified. With probability ``windowed``, the
+    field is multiplied by a window that is 1 in the middle of the domain and 0
+    elsewhere, with smooth (tanh) transitions. The domain begins at ``low`` and is one
+    ``period`` long. (PDEBench's windows are all 0.45 wide.)
     """
     counts = np.bincount(rng.integers(0, num_modes, size=_CHOSEN), minlength=num_modes)
     numbers = counts * np.arange(1.0, num_modes + 1.0)
     amplitudes = rng.uniform(0.0, 1.0, size=num_modes)
     phases = rng.uniform(0.0, 2 * np.pi, size=num_modes)
-    rectified = rng.uniform() < _RECTIFIED
+    is_rectified = rng.uniform() < _RECTIFIED
     sign = float(rng.choice((-1.0, 1.0)))
-    window = (
-        (rng.uniform(0.1, 0.45), rng.uniform(0.55, 0.9))
-        if rng.uniform() < windowed
-        else None
-    )
+    window = None
+    if rng.uniform() < windowed:
+        window = (rng.uniform(0.1, 0.45), rng.uniform(0.55, 0.9))
 
     def field(x: Array) -> Array:
         position = np.mod(x - low, period)
         total = np.zeros_like(position)
         for amplitude, number, phase in zip(amplitudes, numbers, phases, strict=True):
             if number:
-                total += amplitude * np.sin(
-                    2 * np.pi * number / period * position + phase
-                )
+                angle = 2 * np.pi * number / period * position + phase
+                total += amplitude * np.sin(angle)
             else:
                 total += amplitude * np.sin(phase)
-        total = sign * (np.abs(total) if rectified else total)
+        if is_rectified:
+            total = np.abs(total)
+        total = sign * total
         if window is None:
             return total
         left, right = ((position - (edge - low)) / _WINDOW_WIDTH for edge in window)
-        cut: Array = total * 0.5 * (np.tanh(left) - np.tanh(right))
-        return cut
+        windowed_total: Array = total * 0.5 * (np.tanh(left) - np.tanh(right))
+        return windowed_total
 
     return field
 
 
 def to_unit_range(field: Array) -> Array:
-    """Return a field [X], shifted and scaled so that its values range from 0 to 1; a
-    constant field becomes 0.
+    """Return a field [X], shifted and scaled to values from 0 to 1.
+
+    A constant field becomes 0.
     """
     shifted: Array = field - field.min()
     return shifted / (shifted.max() or 1.0)
@@ -82,23 +84,25 @@ def to_unit_range(field: Array) -> Array:
 
 ADVECTION = Grid(low=0.0, high=1.0, num_cells=1024, end=2.0, num_frames=201)
 ADVECTION_BETA = 0.4
+"""Velocity of advection."""
 BURGERS = ADVECTION
 BURGERS_NU = 1.0
+"""nu of Burgers' equation."""
 BURGERS_STEPS = 10
-"""Grid of Burgers' equation, nu, and time steps per frame."""
+"""Time steps between two frames of Burgers' equation."""
 GROWTH = Grid(low=0.0, high=1.0, num_cells=1024, end=1.0, num_frames=101)
 GROWTH_NU = 0.5
+"""nu of diffusion with growth."""
 GROWTH_RHO = 1.0
+"""rho of diffusion with growth."""
 GROWTH_STEPS = 5
+"""Time steps between two frames of diffusion with growth."""
 
 
 def _solve_advection(rngs: Sequence[np.random.Generator]) -> Fields:
     origins = ADVECTION.x[None, :] - ADVECTION_BETA * ADVECTION.times[:, None]
-    return {
-        "tensor": np.stack(
-            [sample_waves(rng)(origins).astype(np.float32) for rng in rngs]
-        )
-    }
+    frames = [sample_waves(rng)(origins).astype(np.float32) for rng in rngs]
+    return {"tensor": np.stack(frames)}
 
 
 def _solve_burgers(rngs: Sequence[np.random.Generator]) -> Fields:

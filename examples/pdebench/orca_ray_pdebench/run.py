@@ -1,5 +1,6 @@
-"""Generation of a data file: solve batches of samples, in worker processes if
-requested, and store them.
+"""Generation of a data file: solve batches of samples, and store them.
+
+Worker processes solve them if requested.
 """
 
 import contextlib
@@ -31,23 +32,26 @@ from orca_ray_pdebench.simulation import Fields, Simulation, get_simulation
 
 logger = logging.getLogger(__name__)
 DIRECTORY = "pdebench_generated"
-"""Directory of generated files below the cache's ``raw``; also the name of the
-benchmark that reads them.
+"""Directory of generated files below the cache's ``raw``.
+
+It is also the name of the benchmark that reads them.
 """
 ReportSolved = Callable[[int, int], None]
-"""Function that is called with the number of solved samples and the number of all
-samples.
-"""
+"""Function that is called with the numbers of solved samples and of all samples."""
 SETTINGS = "settings.json"
-"""Name of the JSON file in `BatchStore.directory` with the settings that the stored
-batches were solved with.
+"""JSON file in `BatchStore.directory` with the settings of the stored batches."""
+_TOUCHED_VALUES = 31 << 17
+"""Number of values of an array that is freed before a batch is solved.
+
+Freeing it makes glibc reuse blocks of up to this size, which is three times faster.
 """
 
 
 @dataclass(frozen=True)
 class BatchStore:
-    """Stores the solved batches of the output file ``path`` in a hidden directory,
-    until the file is complete.
+    """Store of the solved batches of the output file ``path``, until it is complete.
+
+    The batches are in a hidden directory.
     """
 
     path: Path
@@ -59,17 +63,18 @@ class BatchStore:
 
     @contextlib.contextmanager
     def opened(self, settings: Mapping[str, Any]) -> Iterator[None]:
-        """Create the directory if needed; after the block, remove it, unless the block
-        failed and batches are stored.
+        """Create the directory if needed, and remove it after the block.
 
-        Stored batches that were solved with other ``settings`` are removed first. The
-        caller must hold the file's lock.
+        It stays if the block failed and batches are stored. Stored batches that were
+        solved with other ``settings`` are removed first. The caller must hold the
+        file's lock.
         """
-        found = None
+        stored_settings = None
         with contextlib.suppress(OSError, UserError):
-            found = cache.read_json(self.directory / SETTINGS)
-        if found != settings:
-            if samples := self.num_samples():
+            stored_settings = cache.read_json(self.directory / SETTINGS)
+        if stored_settings != settings:
+            samples = self.num_samples()
+            if samples:
                 logger.warning(
                     "%s: %d samples that were solved with other settings are removed",
                     self.path,
@@ -98,15 +103,16 @@ class BatchStore:
         return sum(int(stop) - int(start) for start, stop in bounds)
 
     def save(self, start: int, stop: int, fields: Fields) -> None:
-        """Store the ``fields`` of samples ``start`` to ``stop`` (exclusive) atomically."""
+        """Store the fields of samples ``start`` to ``stop`` (exclusive) atomically."""
         temporary = self.file(start, stop).with_suffix(".tmp")
         with temporary.open("wb") as stream:
             np.savez(stream, **fields)  # type: ignore[arg-type]  # numpy 2.0 takes any other keyword for an array
         cache.replace_file(temporary, self.file(start, stop))
 
     def load(self, start: int, stop: int) -> Fields:
-        """Return the stored fields of a batch; a damaged batch is removed, and
-        UserError is raised.
+        """Return the stored fields of a batch.
+
+        A damaged batch is removed, and UserError is raised.
         """
         file = self.file(start, stop)
         try:
@@ -114,15 +120,15 @@ class BatchStore:
                 return {name: arrays[name] for name in arrays.files}
         except (ValueError, EOFError, zipfile.BadZipFile) as error:
             file.unlink(missing_ok=True)
-            message = (
+            raise UserError(
                 f"{file} was damaged ({error}) and has been removed: run the command"
                 " again to solve it anew"
-            )
-            raise UserError(message) from error
+            ) from error
 
     def file(self, start: int, stop: int) -> Path:
-        """Return the path of the batch of samples ``start`` to ``stop`` (exclusive); it
-        exists once they are solved.
+        """Return the path of the batch of samples ``start`` to ``stop`` (exclusive).
+
+        The file exists once the samples are solved.
         """
         return self.directory / f"{start}-{stop}.npz"
 
@@ -132,15 +138,17 @@ class BatchStore:
 
 
 def target(name: str, directory: Path | None = None) -> Path:
-    """Return the path of the data file of task ``name`` in ``directory``; None: in the
-    cache, where tasks read it.
+    """Return the path of the data file of task ``name`` in ``directory``.
+
+    None stands for the cache, where tasks read the file.
     """
     return (directory or cache.home() / "raw" / DIRECTORY) / get_simulation(name).file
 
 
 def solved(name: str, directory: Path | None = None) -> int:
-    """Return how many samples of the file ``target(name, directory)`` are stored from
-    an interrupted generation.
+    """Return how many samples of a file are stored from an interrupted generation.
+
+    The file is ``target(name, directory)``.
     """
     return BatchStore(target(name, directory)).num_samples()
 
@@ -155,9 +163,9 @@ def generate(
     overwrite: bool = False,
     progress: ReportSolved | None = None,
 ) -> tuple[Path, bool]:
-    """Generate the data file of task ``name``; return its path, and False if the same
-    file existed already, else True.
+    """Generate the data file of task ``name``.
 
+    Return the path of the file, and False if the same file existed already, else True.
     After an interruption, the next call with the same name, seed and directory
     continues with the stored batches.
 
@@ -173,72 +181,86 @@ def generate(
     Raises UserError for an unknown name, a number out of range, another file at the
     path, a full disk, a dead worker.
     """
-    import h5py
-
-    chosen = get_simulation(name)
-    for option, value, least in (
-        ("samples", samples, 1),
-        ("seed", seed, 0),
-        ("workers", workers, 1),
-    ):
-        if value < least:
-            raise UserError(f"{option} must be {least} or more, got {value}")
+    simulation = get_simulation(name)
+    _check_number("samples", samples, 1)
+    _check_number("seed", seed, 0)
+    _check_number("workers", workers, 1)
     path = target(name, directory)
-    settings: dict[str, Any] = {"task": name, "seed": seed, "version": __version__}
-    settings |= {"equation": chosen.equation, "numerics": chosen.numerics}
+    settings: dict[str, Any] = {
+        "task": name,
+        "seed": seed,
+        "version": __version__,
+        "equation": simulation.equation,
+        "numerics": simulation.numerics,
+    }
     marker = {**settings, "samples": samples}
     store = BatchStore(path)
     if _exists(path, marker, overwrite=overwrite) and not store.directory.exists():
         return path, False
     with cache.lock(path.parent / LOCKS / path.name, str(path)):
-        if _exists(
-            path, marker, overwrite=overwrite
-        ):  # another process has generated it meanwhile
+        # another process may have generated it meanwhile
+        if _exists(path, marker, overwrite=overwrite):
             store.remove()  # left by a process that was killed before it removed them
             return path, False
         with _disk_errors(path.parent), store.opened(settings):
             # The stored batches and the file exist at the same time.
-            num_bytes = chosen.layout.num_bytes
+            num_bytes = simulation.layout.num_bytes
+            num_stored = min(store.num_samples(), samples)
             cache.check_space(
-                path.parent,
-                2 * num_bytes(samples) - num_bytes(min(store.num_samples(), samples)),
+                path.parent, 2 * num_bytes(samples) - num_bytes(num_stored)
             )
-            _solve_all(chosen, samples, seed, workers, store, progress)
-            temporary = (
-                store.directory / f"{path.name}.tmp"
-            )  # removed by the store if the block fails
-            with h5py.File(temporary, "w") as file:
-                chosen.layout.create(file, samples)
-                file.attrs[MARK] = json.dumps(marker, sort_keys=True)
-                for bounds in chosen.batches(samples):
-                    chosen.layout.write(file, bounds[0], store.load(*bounds))
-            cache.replace_file(temporary, path)
+            _solve_all(simulation, samples, seed, workers, store, progress)
+            _write_file(simulation, samples, marker, store)
     logger.info("%s: %d samples of seed %d in %s", name, samples, seed, path)
     return path, True
 
 
+def _check_number(option: str, value: int, least: int) -> None:
+    if value < least:
+        raise UserError(f"{option} must be {least} or more, got {value}")
+
+
+def _write_file(
+    simulation: Simulation, samples: int, marker: Mapping[str, Any], store: BatchStore
+) -> None:
+    """Write the stored batches to the output file, which appears when complete."""
+    import h5py
+
+    # the store removes this file if the generation fails
+    temporary = store.directory / f"{store.path.name}.tmp"
+    with h5py.File(temporary, "w") as file:
+        simulation.layout.create(file, samples)
+        file.attrs[MARK] = json.dumps(marker, sort_keys=True)
+        for start, stop in simulation.batches(samples):
+            simulation.layout.write(file, start, store.load(start, stop))
+    cache.replace_file(temporary, store.path)
+
+
 def _exists(path: Path, marker: dict[str, Any], *, overwrite: bool) -> bool:
+    """Return whether the file with this ``marker`` exists; UserError for another file.
+
+    A file generated with other options may be there if ``overwrite`` is true.
+    """
     import h5py
 
     if not path.exists():
         return False
-    found = None
+    file_marker = None
     with (
         contextlib.suppress(OSError, KeyError, ValueError, TypeError),
         h5py.File(path) as file,
     ):
-        found = cache.parse_json(file.attrs[MARK], str(path))
-    if found == marker:
+        file_marker = cache.parse_json(file.attrs[MARK], str(path))
+    if file_marker == marker:
         return True
-    if found is None:
+    if file_marker is None:
         raise UserError(
             f"{path} exists and was not generated: it is left alone; choose another"
             " --out"
         )
     if not overwrite:
-        options = ", ".join(
-            f"{key} {found.get(key)}" for key in ("task", "samples", "seed", "version")
-        )
+        keys = ("task", "samples", "seed", "version")
+        options = ", ".join(f"{key} {file_marker.get(key)}" for key in keys)
         raise UserError(
             f"{path} exists and was generated with other options ({options}); add"
             " --overwrite, or choose another --out"
@@ -248,8 +270,9 @@ def _exists(path: Path, marker: dict[str, Any], *, overwrite: bool) -> bool:
 
 @contextlib.contextmanager
 def _disk_errors(directory: Path) -> Iterator[None]:
-    """Convert the errors of a full or read-only disk, also those of h5py, into a
-    :class:`UserError`.
+    """Convert the errors of a full or read-only disk, also those of h5py.
+
+    They become a `UserError`.
     """
     try:
         with cache.disk_errors(directory):
@@ -263,45 +286,46 @@ def _disk_errors(directory: Path) -> Iterator[None]:
 
 
 def _solve_all(
-    chosen: Simulation,
+    simulation: Simulation,
     samples: int,
     seed: int,
     workers: int,
     store: BatchStore,
     progress: ReportSolved | None,
 ) -> None:
-    """Solve and store the batches that are not stored, in order; an error terminates
-    the workers at once.
+    """Solve and store the batches that are not stored, in order.
+
+    An error terminates the workers at once.
     """
     missing = [
-        bounds for bounds in chosen.batches(samples) if not store.file(*bounds).exists()
+        (start, stop)
+        for start, stop in simulation.batches(samples)
+        if not store.file(start, stop).exists()
     ]
-    done = samples - sum(stop - start for start, stop in missing)
-    if done:
-        logger.info("%s: continues after %d of %d samples", chosen.name, done, samples)
+    num_solved = samples - sum(stop - start for start, stop in missing)
+    name = simulation.name
+    if num_solved:
+        logger.info("%s: continues after %d of %d samples", name, num_solved, samples)
     with contextlib.ExitStack() as stack:
+        results: Iterator[None]
         if workers == 1 or len(missing) < 2:
-            results: Iterator[None] = starmap(
-                partial(_solve, store, chosen.name, seed), missing
-            )
+            results = starmap(partial(_solve, store, name, seed), missing)
         else:
             pool = stack.enter_context(_pool(min(workers, len(missing))))
-            results = map(
-                Future.result,
-                [
-                    _submit(pool, store, chosen.name, seed, *bounds)
-                    for bounds in missing
-                ],
-            )
+            futures = [
+                _submit(pool, store, name, seed, start, stop) for start, stop in missing
+            ]
+            results = map(Future.result, futures)
         for (start, stop), _ in zip(missing, results, strict=True):
-            done += stop - start
+            num_solved += stop - start
             if progress is not None:
-                progress(done, samples)
+                progress(num_solved, samples)
 
 
 def _submit(pool: ProcessPoolExecutor, *batch: Any) -> Future[None]:
-    """Submit a batch with SIGINT blocked, so that a worker started by it ignores
-    Ctrl-C, which the parent handles.
+    """Submit a batch with SIGINT blocked.
+
+    A worker that is started by it ignores Ctrl-C, which the parent handles.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -311,12 +335,12 @@ def _submit(pool: ProcessPoolExecutor, *batch: Any) -> Future[None]:
 
 
 def _solve(store: BatchStore, name: str, seed: int, start: int, stop: int) -> None:
-    """Solve and store a batch; a worker terminated while it returns results would leave
-    the parent waiting forever.
+    """Solve and store a batch.
+
+    The fields are not returned: a worker terminated while it returns results would
+    leave the parent waiting forever.
     """
-    np.empty(
-        31 << 17
-    )  # freeing it makes glibc reuse blocks of up to this size, which is three times faster
+    np.empty(_TOUCHED_VALUES)
     fields = get_simulation(name).solve(generators(seed, start, stop))
     for key, values in fields.items():
         if not np.isfinite(values).all():
@@ -329,8 +353,9 @@ def _solve(store: BatchStore, name: str, seed: int, start: int, stop: int) -> No
 
 @contextlib.contextmanager
 def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Yield a pool of single-threaded worker processes, which are terminated at the end
-    of the block.
+    """Yield a pool of single-threaded worker processes.
+
+    They are terminated at the end of the block.
     """
     before = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(

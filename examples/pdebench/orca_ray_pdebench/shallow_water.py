@@ -1,5 +1,6 @@
-"""Shallow water in 2D, at rest at first, and deeper within a circle; only the depth is
-written.
+"""Shallow water in 2D, at rest at first, and deeper within a circle.
+
+Only the depth is written.
 """
 
 import math
@@ -13,14 +14,18 @@ from orca_ray_pdebench.groups import grouped
 from orca_ray_pdebench.simulation import Fields, Grid, described
 
 INNER_DEPTH = 2.0
+"""Initial depth within the circle."""
 OUTER_DEPTH = 1.0
+"""Initial depth outside of the circle."""
 RADII = (0.3, 0.7)
+"""Range of the radius of the circle."""
 GRID = Grid(low=-2.5, high=2.5, num_cells=128, end=1.0, num_frames=101)
 
 
 def cylinder(radius: float, x: Array) -> Array:
-    """Return initial depth and momenta [3, X, X]: water at rest, deeper within
-    ``radius`` of the origin.
+    """Return initial depth and momenta [3, X, X] of water at rest.
+
+    The water is deeper within ``radius`` of the origin.
     """
     deep = x[:, None] ** 2 + x[None, :] ** 2 <= radius**2
     depth = np.where(deep, INNER_DEPTH, OUTER_DEPTH)

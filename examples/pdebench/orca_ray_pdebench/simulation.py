@@ -1,5 +1,6 @@
-"""The class `Simulation` (each module here declares a ``SIMULATION``), and the layout
-of PDEBench's HDF5 files.
+"""The class `Simulation`, and the layout of PDEBench's HDF5 files.
+
+Each module of this package declares a ``SIMULATION``.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,8 +26,9 @@ Fields = dict[str, npt.NDArray[np.float32]]
 
 @dataclass(frozen=True, kw_only=True)
 class TensorLayout:
-    """Layout with one HDF5 dataset per quantity, samples along its first axis, and one
-    dataset per coordinate.
+    """Layout with one HDF5 dataset per quantity and one per coordinate.
+
+    Samples lie along the first axis of a quantity.
     """
 
     datasets: Mapping[str, tuple[int, ...]]
@@ -36,17 +38,12 @@ class TensorLayout:
     """Parameters of the equation, stored as attributes of the HDF5 root."""
 
     def num_bytes(self, samples: int) -> int:
-        """Return the approximate size of a file of ``samples`` samples, without
-        compression.
-        """
-        return samples * sum(
-            4 * int(np.prod(shape)) for shape in self.datasets.values()
-        )
+        """Return the approximate size of a file of ``samples``, without compression."""
+        num_values = sum(int(np.prod(shape)) for shape in self.datasets.values())
+        return samples * 4 * num_values
 
     def create(self, file: "h5py.File", samples: int) -> None:
-        """Create the datasets for ``samples`` samples, and write coordinates and
-        attributes.
-        """
+        """Create the datasets for ``samples``, and write coordinates and attributes."""
         for name, shape in self.datasets.items():
             file.create_dataset(name, shape=(samples, *shape), dtype=np.float32)
         for name, values in self.coordinates.items():
@@ -59,9 +56,7 @@ class TensorLayout:
         start: int,
         fields: Mapping[str, npt.NDArray[np.float32]],
     ) -> None:
-        """Write the ``fields`` of successive samples; the first sample has the number
-        ``start``.
-        """
+        """Write the ``fields`` of successive samples, numbered from ``start``."""
         for name, values in fields.items():
             file[name][start : start + len(values)] = values
 
@@ -89,9 +84,7 @@ class Simulation:
         return PDEBENCH_FILES[self.name.split("/")[1]]
 
     def batches(self, samples: int) -> list[tuple[int, int]]:
-        """Return the first sample of each batch of ``samples`` samples, and the one
-        after the last.
-        """
+        """Return the first sample of each batch, and the one after the last."""
         return [
             (start, min(start + self.batch, samples))
             for start in range(0, samples, self.batch)
@@ -103,15 +96,12 @@ def described(
     layout: TensorLayout,
     solve: Callable[[Sequence[np.random.Generator]], Fields],
 ) -> Simulation:
-    """Return the simulation of the PDEBench task ``name``; ``simulations.toml`` has its
-    texts and batch.
+    """Return the simulation of the PDEBench task ``name``.
+
+    ``simulations.toml`` has its texts and batch.
     """
-    return Simulation(
-        f"pdebench/{name}",
-        layout,
-        solve,
-        **tables(orca_ray_pdebench.__name__, "simulations.toml")[name],
-    )
+    texts = tables(orca_ray_pdebench.__name__, "simulations.toml")[name]
+    return Simulation(f"pdebench/{name}", layout, solve, **texts)
 
 
 @cache
@@ -127,8 +117,9 @@ def get_simulation(name: str) -> Simulation:
 
 @dataclass(frozen=True)
 class Grid:
-    """Equal cells from ``low`` to ``high`` along each axis, and equally spaced times
-    from 0 to ``end``.
+    """Equal cells along each axis, and equally spaced times from 0 to ``end``.
+
+    The cells lie between ``low`` and ``high``.
     """
 
     low: float
@@ -166,13 +157,11 @@ class Grid:
         frames.
         """
         step = self.end * self.num_frames / (self.num_frames - 1) / self.num_frames
-        times = np.arange(self.num_frames + 1, dtype=np.float64) * step
-        coordinates = {f"{axis}-coordinate": self.x for axis in axes} | {
-            "t-coordinate": times
-        }
-        datasets = dict.fromkeys(
-            names, (self.num_frames, *[self.num_cells] * len(axes))
-        )
+        coordinates = {f"{axis}-coordinate": self.x for axis in axes}
+        coordinates["t-coordinate"] = np.arange(self.num_frames + 1, dtype=float) * step
+        shape = (self.num_frames, *[self.num_cells] * len(axes))
         return TensorLayout(
-            datasets=datasets, coordinates=coordinates, attributes=attributes
+            datasets=dict.fromkeys(names, shape),
+            coordinates=coordinates,
+            attributes=attributes,
         )

@@ -6,13 +6,16 @@ from orca_ray.simulation import Array
 
 
 class Tridiagonal:
-    """B tridiagonal, symmetric, positive definite systems of N unknowns, factored
-    together by LAPACK's pttrf.
+    """B tridiagonal, symmetric, positive definite systems of N unknowns.
+
+    They are factored together by LAPACK's pttrf.
     """
 
     def __init__(self, diagonal: Array, off: Array) -> None:
-        """Factor the matrices with diagonals ``diagonal`` [B, N]; ``off`` [B, 1] is the
-        value next to the diagonal.
+        """Factor the matrices.
+
+        Diagonals are ``diagonal`` [B, N]; ``off`` [B, 1] is the value next to the
+        diagonal. Raises ArithmeticError if a matrix is not positive definite.
         """
         from scipy.linalg import lapack
 
