@@ -1,5 +1,6 @@
-"""Leaderboards, computed from the records in a results store; imports neither torch nor
-ray.
+"""Leaderboards, computed from the records in a results store.
+
+Neither torch nor ray is imported.
 """
 
 from orca_ray.leaderboard.board import (

@@ -1,8 +1,7 @@
-"""Builds reports, which formats write, from a store: of a board, or of the effects of
-the factors of a sweep's grid.
+"""Builds reports from a store: of a board, or of the effects of a grid's factors.
 
-Texts about declared tasks and methods, and the cells of a grid, are not in a store;
-they are arguments.
+Formats write reports. Texts about declared tasks and methods, and the cells of a grid,
+are not in a store; they are arguments.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -28,8 +27,9 @@ from orca_ray.results.tables import RECORDS, invalid_rows, to_frame
 def published_only(
     benchmark: str, store: ResultsStore | None, scan: StoreSnapshot | None
 ) -> Board | None:
-    """Return an empty board for a benchmark that has published, submitted or imported
-    scores; None if it has none.
+    """Return an empty board for a benchmark that has scores of others; None if not.
+
+    These are published, submitted and imported scores.
     """
     board = empty_board(benchmark, scan.warnings if scan else ())
     imported = () if store is None else imported_scores(store.uri)[0]
@@ -93,8 +93,9 @@ def effects_report(
     sweep: str,
     protocol: str | None,
 ) -> BoardReport:
-    """Return a report with the effects of a grid's factors and an empty board; raises
-    the errors of `build_effects`.
+    """Return a report with the effects of a grid's factors and an empty board.
+
+    Raises the errors of `build_effects`.
     """
     found = scan.take(_positions(scan, {"benchmark": [benchmark]}), COLUMNS)
     records = to_frame(found)
@@ -150,8 +151,7 @@ _SEARCHES = [
 
 
 def read_searches(scan: StoreSnapshot, board: Board) -> pd.DataFrame | None:
-    """Return the search trials of a board's sweep, tasks and methods, in the order of
-    their starts.
+    """Return the search trials of a board, in the order of their starts.
 
     Trials on another version of their task's data or metric than the board's scores
     have are left out. Columns are ``task``, ``method`` (as on the board), ``number``

@@ -1,5 +1,6 @@
-"""The leaderboard of one benchmark, sweep and protocol: score table, cells with their
-provenance and cost, notes.
+"""The leaderboard of one benchmark, sweep and protocol.
+
+It consists of the score table, cells with their provenance and cost, and notes.
 """
 
 import math
@@ -18,10 +19,10 @@ SCORE_TABLE = {"task": "str", "method": "str", "seed": "int64", "score": "float6
 
 
 class Score(NamedTuple):
-    """Test score of one method on one task: mean and standard deviation (divided by n -
-    1) over n seeds.
+    """Test score of one method on one task: mean and standard deviation over n seeds.
 
-    The mean is NaN without a seed, the deviation with fewer than two.
+    The deviation divides by n - 1. The mean is NaN without a seed, the deviation with
+    fewer than two.
     """
 
     mean: float
@@ -30,8 +31,9 @@ class Score(NamedTuple):
 
 
 class Other(NamedTuple):
-    """A (sweep, protocol) pair that has records, and its number of completed confirm
-    trials, ``confirmed``.
+    """A (sweep, protocol) pair that has records.
+
+    ``confirmed`` is the number of completed confirm trials.
     """
 
     sweep: str
@@ -65,9 +67,7 @@ class Provenance:
     statuses: Mapping[Status, int]
     """Number of trials by status; every status is a key."""
     attempts: int
-    """Number of starts of all trials; it exceeds the number of trials if some were
-    started again.
-    """
+    """Number of starts of all trials; a trial may be started several times."""
     device_hours: Mapping[str, float]
     """Wall hours of all trials by device, such as ``cpu`` or the name of a GPU.
 
@@ -103,18 +103,18 @@ class Provenance:
 
 @dataclass(frozen=True)
 class TrialCost:
-    """Costs of a cell's scored trials: means over the seeds, but the maximum of the
-    peak memory; NaN if unknown.
-    """
+    """Costs of a cell's scored trials: means over the seeds; NaN if unknown."""
 
     wall_seconds: float = math.nan
     device_seconds: float = math.nan
-    """Seconds of aligning, refining and evaluating, times the trial's number (or share)
-    of GPUs; on a CPU, times 1.
+    """Seconds of aligning, refining and evaluating, times the number of GPUs.
+
+    The number of a trial may be a share of a GPU; it is 1 on a CPU.
     """
     peak_memory_mib: float = math.nan
-    """Largest peak memory of the scored trials, in MiB; trials whose peak is unknown
-    are left out.
+    """Largest peak memory of the scored trials, in MiB.
+
+    Trials whose peak is unknown are left out.
     """
     num_trainable: float = math.nan
     """Number of trained parameters."""
@@ -123,8 +123,9 @@ class TrialCost:
 
 @dataclass(frozen=True)
 class BoardCell:
-    """Results of one method on one task; exists if the store has a trial of this pair,
-    even if every trial failed.
+    """Results of one method on one task.
+
+    It exists if the store has a trial of this pair, even if every trial failed.
     """
 
     task: str
@@ -138,11 +139,11 @@ class BoardCell:
 
 @dataclass(frozen=True)
 class Board:
-    """The leaderboard of one benchmark, sweep and protocol. Scores are test scores;
-    lower is better.
+    """The leaderboard of one benchmark, sweep and protocol.
 
-    It lists every task and every method that has a record. The name of a method is
-    "method (body)" if the method ran with several bodies on one task.
+    Scores are test scores; lower is better. It lists every task and every method that
+    has a record. The name of a method is "method (body)" if the method ran with several
+    bodies on one task.
     """
 
     benchmark: str
@@ -152,27 +153,21 @@ class Board:
     infos: Mapping[str, TaskInfo]
     """The tasks by name, sorted."""
     methods: tuple[str, ...]
-    """Names of the methods, lowest mean rank first, then methods without a rank, by
-    name.
-    """
+    """Names of the methods, lowest mean rank first; those without a rank come last."""
     scores: pd.DataFrame
-    """The score table: one row per task, method and seed, sorted by them, with the
-    columns of `SCORE_TABLE`.
+    """The score table: one row per task, method and seed, sorted by them.
 
-    It is the input of every statistic. A missing score is an absent row.
+    Its columns are those of `SCORE_TABLE`. It is the input of every statistic. A
+    missing score is an absent row.
     """
     cells: Mapping[tuple[str, str], BoardCell]
     """Cells by (task, method); there is none where no trial ran."""
     others: tuple[Other, ...] = ()
     """Other sweeps and protocols of the same benchmark that have records."""
     notes: tuple[str, ...] = ()
-    """Sentences that say how many confirm trials are left out of the scores by the
-    rules of a board, and why.
-    """
+    """Sentences about confirm trials that the rules of a board leave out of the scores."""
     warnings: tuple[str, ...] = ()
-    """Sentences that name damaged files and invalid or contradictory records, which are
-    left out.
-    """
+    """Sentences about damaged files and about invalid or contradictory records."""
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -190,16 +185,15 @@ class Board:
         return tuple(sorted(map(int, self.scores["seed"].unique())))
 
     def score(self, task: str, method: str) -> Score:
-        """Return the score of a method on a task; without a score, n is 0, and mean and
-        std are NaN.
+        """Return the score of a method on a task.
+
+        Without a score, n is 0, and mean and std are NaN.
         """
         cell = self.cells.get((task, method))
         return cell.score if cell else Score(math.nan, math.nan, 0)
 
     def best(self, task: str) -> list[str]:
-        """Return the methods with the lowest mean score on a task: one, several on a
-        tie, or none without scores.
-        """
+        """Return the methods with the lowest mean score on a task, several on a tie."""
         means = {
             method: self.score(task, method).mean
             for method in self.methods
@@ -209,17 +203,16 @@ class Board:
         return [method for method, mean in means.items() if mean == lowest]
 
     def labels(self, records: pd.DataFrame) -> "pd.Series[str]":
-        """Return the name on the board of each record's method: "method", or "method
-        (body)".
+        """Return the name on the board of each record's method.
+
+        The name is "method" or "method (body)".
         """
         methods = records["method"].astype("str")
         bodies = records["body"].astype("str")
         return methods.where(methods.isin(self.methods), methods + " (" + bodies + ")")
 
     def count(self, method: str, status: Status) -> int:
-        """Return the number of trials of a method, on all tasks of the board, that
-        ended with ``status``.
-        """
+        """Return the number of trials of a method, on all tasks, that ended with ``status``."""
         return sum(
             cell.provenance.statuses[status]
             for key, cell in self.cells.items()
@@ -228,9 +221,7 @@ class Board:
 
 
 def score_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return ``rows`` as a score table: the columns of `SCORE_TABLE`, sorted by task,
-    method and seed.
-    """
+    """Return ``rows`` as a score table: sorted, with the columns of `SCORE_TABLE`."""
     table = rows[list(SCORE_TABLE)].astype(SCORE_TABLE)
     return table.sort_values(["task", "method", "seed"], kind="stable").reset_index(
         drop=True
@@ -238,9 +229,7 @@ def score_table(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def empty_board(benchmark: str, warnings: Sequence[str] = ()) -> Board:
-    """Return a board without sweep, tasks, methods and scores, for a benchmark without
-    trials.
-    """
+    """Return a board of a benchmark without trials: no sweep, task, method or score."""
     scores = pd.DataFrame(
         {name: pd.Series(dtype=kind) for name, kind in SCORE_TABLE.items()}
     )

@@ -1,14 +1,15 @@
-"""Compares two boards of one benchmark: which scores moved, by how much, and whether
-beyond noise.
-"""
+"""Compares two boards of one benchmark: which scores moved beyond noise."""
 
 import math
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy import special
+
+from orca_ray.leaderboard.statistics.table import Floats
 
 RULE = (
     "A score moved beyond noise if Student's test at the 5 % level says so: the paired"
@@ -16,6 +17,7 @@ RULE = (
     " of two means. About one in twenty of the scores that did not change moves beyond"
     " noise by chance. With one seed, noise is unknown. Scores are lower-is-better."
 )
+"""Text that explains to a user when a score moved."""
 _VERSION = ("protocol", "metric", "metric_version", "data_fingerprint")
 """Columns that must agree before two scores are compared."""
 
@@ -35,8 +37,9 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class Change:
-    """The score of a method on a task in two boards: ``before`` and ``after`` are means
-    over seeds, NaN if absent.
+    """The score of a method on a task in two boards.
+
+    ``before`` and ``after`` are means over seeds, NaN if absent.
     """
 
     task: str
@@ -49,89 +52,132 @@ class Change:
     error: float = math.nan
     """Standard error of the difference; NaN if it cannot be estimated."""
     seeds: int = 0
-    """Number of seeds in both boards that were compared; 0 if means over all seeds of
-    each board are compared.
+    """Number of seeds in both boards that were compared.
+
+    It is 0 if the means over all seeds of each board are compared.
     """
     reason: str = ""
     """Why the scores are not comparable; empty unless `kind` is ``INCOMPARABLE``."""
 
 
 def compare_boards(before: pd.DataFrame, after: pd.DataFrame) -> list[Change]:
-    """Return the change of each (task, method) that has a score in at least one board,
-    sorted by task and method.
+    """Return the change of each (task, method), sorted by task and method.
 
-    The boards are tables of scores with the columns of
-    `orca_ray.leaderboard.format.SCHEMA`. `RULE` says which changes are beyond noise.
+    A change needs a score in at least one board. The boards are tables of scores with
+    the columns of `orca_ray.leaderboard.format.SCHEMA`. `RULE` says which changes are
+    beyond noise.
     """
-    sides = [
-        {
-            (str(t), str(m)): rows
-            for (t, m), rows in board[board["score"].notna()].groupby(
-                ["task", "method"]
-            )
-        }
-        for board in (before, after)
-    ]
+    rows_before = _scored_rows(before)
+    rows_after = _scored_rows(after)
     return [
-        _change(*cell, *(side.get(cell) for side in sides))
-        for cell in sorted({*sides[0], *sides[1]})
+        _change(*cell, rows_before.get(cell), rows_after.get(cell))
+        for cell in sorted({*rows_before, *rows_after})
     ]
+
+
+def _scored_rows(board: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
+    """Return the rows with a score by task and method."""
+    scored = board[board["score"].notna()]
+    return {
+        (str(task), str(method)): rows
+        for (task, method), rows in scored.groupby(["task", "method"])
+    }
 
 
 def _change(
     task: str, method: str, before: pd.DataFrame | None, after: pd.DataFrame | None
 ) -> Change:
-    old, new = (
-        math.nan if rows is None else float(rows["score"].mean())
-        for rows in (before, after)
-    )
+    """Return the change between the rows of one (task, method) in two boards."""
     if before is None or after is None:
+        kind = Kind.APPEARED if before is None else Kind.DISAPPEARED
+        return Change(task, method, kind, _mean(before), _mean(after))
+    reason = _changed_version(before.iloc[0], after.iloc[0])
+    if reason:
         return Change(
             task,
             method,
-            Kind.APPEARED if before is None else Kind.DISAPPEARED,
-            old,
-            new,
+            Kind.INCOMPARABLE,
+            _mean(before),
+            _mean(after),
+            reason=reason,
         )
-    one = before.iloc[0]
-    other = after.iloc[0]
-    changed = [name for name in _VERSION if one[name] != other[name]]
-    if reason := "; ".join(
-        f"{name.replace('_', ' ')} {one[name]} → {other[name]}" for name in changed
-    ):
-        return Change(task, method, Kind.INCOMPARABLE, old, new, reason=reason)
-    shared, ours, theirs = np.intersect1d(
-        before["seed"], after["seed"], return_indices=True
-    )
-    scores = [rows["score"].to_numpy("float64") for rows in (before, after)]
-    if len(shared) > 1 or (len(shared) == 1 and min(map(len, scores)) == 1):
-        pairs = np.stack([scores[0][ours], scores[1][theirs]])
-        (old, new), seeds, freedom = (
-            pairs.mean(axis=1).tolist(),
-            len(shared),
-            len(shared) - 1,
-        )
-        squares = float(np.square(pairs[1] - pairs[0] - (new - old)).sum())
-        share = 1 / seeds
-    else:
-        # The scores of one method on one task vary as much in both boards, so that both
-        # give one variance.
-        seeds = 0
-        freedom = sum(map(len, scores)) - 2
-        share = sum(1 / len(each) for each in scores)
-        squares = sum(float(np.square(each - each.mean()).sum()) for each in scores)
-    difference = new - old
-    error = math.sqrt(squares / freedom * share) if freedom else math.nan
+    test = _test_seeds(before, after)
+    difference = test.mean_after - test.mean_before
     return Change(
         task,
         method,
-        _kind(difference, error, freedom),
-        old,
-        new,
+        _kind(difference, test.error, test.freedom),
+        test.mean_before,
+        test.mean_after,
         difference,
-        error,
-        seeds,
+        test.error,
+        test.num_shared_seeds,
     )
+
+
+def _mean(rows: pd.DataFrame | None) -> float:
+    return math.nan if rows is None else float(rows["score"].mean())
+
+
+def _changed_version(before: "pd.Series[Any]", after: "pd.Series[Any]") -> str:
+    """Return which columns of `_VERSION` differ between two rows, in words."""
+    return "; ".join(
+        f"{name.replace('_', ' ')} {before[name]} → {after[name]}"
+        for name in _VERSION
+        if before[name] != after[name]
+    )
+
+
+class _SeedTest(NamedTuple):
+    """What Student's test compares: two means over seeds and their difference's error."""
+
+    mean_before: float
+    mean_after: float
+    error: float
+    """Standard error of the difference; NaN if it cannot be estimated."""
+    freedom: int
+    """Degrees of freedom of the error."""
+    num_shared_seeds: int
+    """Number of seeds of a paired test; 0: the test is of two independent means."""
+
+
+def _test_seeds(before: pd.DataFrame, after: pd.DataFrame) -> _SeedTest:
+    """Return the paired test of the shared seeds, else the test of two means."""
+    scores_before = before["score"].to_numpy("float64")
+    scores_after = after["score"].to_numpy("float64")
+    shared_seeds, places_before, places_after = np.intersect1d(
+        before["seed"], after["seed"], return_indices=True
+    )
+    num_shared = len(shared_seeds)
+    fewest_seeds = min(len(scores_before), len(scores_after))
+    if num_shared > 1 or (num_shared == 1 and fewest_seeds == 1):
+        return _paired_test(scores_before[places_before], scores_after[places_after])
+    return _unpaired_test(before, after)
+
+
+def _paired_test(before: Floats, after: Floats) -> _SeedTest:
+    """Return the test of the scores of the same seeds in both boards."""
+    num_seeds = len(before)
+    mean_before, mean_after = np.stack([before, after]).mean(axis=1).tolist()
+    deviations = after - before - (mean_after - mean_before)
+    squares = float(np.square(deviations).sum())
+    freedom = num_seeds - 1
+    error = math.sqrt(squares / freedom * (1 / num_seeds)) if freedom else math.nan
+    return _SeedTest(mean_before, mean_after, error, freedom, num_seeds)
+
+
+def _unpaired_test(before: pd.DataFrame, after: pd.DataFrame) -> _SeedTest:
+    """Return the test of the means over all seeds of each board.
+
+    The scores of one method on one task vary as much in both boards, so that both give
+    one variance.
+    """
+    sides = [rows["score"].to_numpy("float64") for rows in (before, after)]
+    freedom = sum(map(len, sides)) - 2
+    share = sum(1 / len(scores) for scores in sides)
+    squares = sum(float(np.square(scores - scores.mean()).sum()) for scores in sides)
+    error = math.sqrt(squares / freedom * share) if freedom else math.nan
+    return _SeedTest(_mean(before), _mean(after), error, freedom, 0)
 
 
 def _kind(difference: float, error: float, freedom: int) -> Kind:

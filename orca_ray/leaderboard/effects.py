@@ -1,5 +1,6 @@
-"""Effects of the factors of a grid: ratios of test scores, paired by task, seed and the
-levels of all other factors.
+"""Effects of the factors of a grid: paired ratios of test scores.
+
+Two scores of a pair have the same task, seed and levels of all other factors.
 """
 
 import json
@@ -25,9 +26,7 @@ from orca_ray.leaderboard.statistics.table import ScoreTable, mean_over_seeds
 from orca_ray.results.record import Status
 
 METHOD = "method"
-"""Name of the factor that a sweep with several methods has in addition to the factors
-of its grid.
-"""
+"""Name of a factor that is not in the grid: that of a sweep with several methods."""
 _SOURCE = "align.source"
 """A hyper-parameter that may be empty in a grid.
 
@@ -56,8 +55,9 @@ COLUMNS = [
 
 @dataclass(frozen=True)
 class EffectGrid:
-    """Planned cells and seeds of a sweep with a grid; a cell has one level of each
-    factor.
+    """Planned cells and seeds of a sweep with a grid.
+
+    A cell has one level of each factor.
     """
 
     cells: Mapping[tuple[str, str], Sequence[tuple[Levels, Mapping[str, object]]]]
@@ -68,8 +68,9 @@ class EffectGrid:
     seeds: Sequence[int]
 
     def planned(self) -> Iterator[tuple[str, str, Levels, Mapping[str, object]]]:
-        """Yield task, method, levels (with `METHOD` if there are several methods) and
-        hyper-parameters of each cell.
+        """Yield task, method, levels and hyper-parameters of each cell.
+
+        The levels include `METHOD` if there are several methods.
         """
         several = len({method for _, method in self.cells}) > 1
         for (task, method), cells in self.cells.items():
@@ -93,8 +94,9 @@ class EffectGrid:
 
     @property
     def names(self) -> list[str]:
-        """Hyper-parameters in which cells of a (task, method) differ; they decide to
-        which cells a record belongs.
+        """Hyper-parameters in which cells of a (task, method) differ.
+
+        They decide to which cells a record belongs.
         """
         pairs = (
             (values, cells[0][1])
@@ -113,8 +115,9 @@ class EffectGrid:
 
 @dataclass(frozen=True)
 class Effects:
-    """Effects of a sweep's factors, as ratios of test scores (see `Comparison`); below
-    1 is an improvement.
+    """Effects of a sweep's factors, as ratios of test scores; below 1 is better.
+
+    See `Comparison`.
     """
 
     benchmark: str
@@ -128,18 +131,17 @@ class Effects:
     scores: Mapping[tuple[str, int], Score]
     """Score by task and index in ``cells``; n is 0 where there is none."""
     comparisons: Sequence[Comparison]
-    """Each level of a factor against the factor's baseline: over all cells, over the
-    cells with one level of another factor, and over the cells with one level of each
-    other factor. For each two factors, each combination of levels other than the
-    baselines against both baselines.
+    """Comparisons of each level of a factor with the factor's baseline.
+
+    They are over all cells, over the cells with one level of another factor, and over
+    the cells with one level of each other factor. For each two factors, each
+    combination of levels other than the baselines is compared with both baselines.
     """
     statuses: Mapping[Status, int]
     notes: Sequence[str]
 
     def find(self, levels: Levels, reference: Levels) -> Comparison | None:
-        """Return the comparison of ``levels`` with ``reference``; None if `comparisons`
-        does not have it.
-        """
+        """Return the comparison of ``levels`` with ``reference``, if there is one."""
         return next(
             (
                 c
@@ -158,12 +160,12 @@ def build_effects(
     sweep: str,
     protocol: str | None = None,
 ) -> Effects:
-    """Compute the effects of a grid's factors from the `COLUMNS` of a store's records,
-    in any order.
+    """Compute the effects of a grid's factors from records.
 
-    With ``protocol`` None, the sweep's only protocol is taken. Raises UserError if
-    there is no record of the benchmark, the sweep or the protocol, or if ``protocol``
-    is None and the sweep has several.
+    ``records`` are the `COLUMNS` of a store's records, in any order. With ``protocol``
+    None, the sweep's only protocol is taken. Raises UserError if there is no record of
+    the benchmark, the sweep or the protocol, or if ``protocol`` is None and the sweep
+    has several.
     """
     rows = select(
         select(records, "benchmark", benchmark, "run the sweep first."),
@@ -223,9 +225,7 @@ class _Table:
     """
 
     def __init__(self, rows: pd.DataFrame, grid: EffectGrid) -> None:
-        """Put the scores of the confirm records among ``rows`` into the cells that they
-        belong to.
-        """
+        """Put the scores of the confirm records among ``rows`` into their cells."""
         tasks = list(dict.fromkeys(task for task, _ in grid.cells))
         names = grid.names
         cells: list[Levels] = []
@@ -243,8 +243,9 @@ class _Table:
             sources.setdefault((task, method), set()).add(values.get(_SOURCE))
         self.cells = cells
         self.trials_TC = np.full((len(tasks), len(cells)), -1)
-        """Equal numbers mark cells that share their trials; -1 marks a cell that is not
-        planned for the task.
+        """Number [T, C] of a set of trials; cells with equal numbers share their trials.
+
+        -1 marks a cell that is not planned for the task.
         """
         for number, entries in enumerate(places.values()):
             self.trials_TC[tuple(zip(*entries, strict=True))] = number
@@ -278,14 +279,13 @@ class _Table:
         self.logs = LogScores.of(
             ScoreTable(tuple(tasks), tuple(map(str, range(len(cells)))), scores_TCS)
         )
-        """Logarithms of the scores [T, C, S], whose methods are the indices of
-        ``cells``; NaN for no score.
+        """Logarithms of the scores [T, C, S]; NaN for no score.
+
+        The names of the table's methods are the indices of ``cells``.
         """
 
     def summary(self) -> dict[tuple[str, int], Score]:
-        """Return mean, standard deviation and number of the scores of each task and
-        cell.
-        """
+        """Return the score of each task and cell."""
         summary = {}
         for (t, task), c in product(enumerate(self.metrics), range(len(self.cells))):
             scores = pd.Series(self.logs.table.scores_TMS[t, c]).dropna()
@@ -295,8 +295,9 @@ class _Table:
         return summary
 
     def compare(self, levels: Levels, reference: Levels) -> Comparison:
-        """Compare the cells that have ``levels`` with the cells that have ``reference``
-        and are equal otherwise.
+        """Compare the cells that have ``levels`` with those that have ``reference``.
+
+        The cells of a pair are equal in all other factors.
         """
         pairs = [
             (index, self.cells.index(other))

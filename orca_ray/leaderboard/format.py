@@ -1,7 +1,7 @@
-"""A report, which is a board with everything that is written beside the board, and the
-formats that write reports.
+"""Reports, and the formats that write them.
 
-Each module of `formats` declares a `Format` as ``FORMAT``, or several as ``FORMATS``.
+A report is a board with everything that is written beside the board. Each module of
+`formats` declares a `Format` as ``FORMAT``, or several as ``FORMATS``.
 """
 
 import json
@@ -41,10 +41,12 @@ _DIGITS = 10
 The last digits depend on the processor, and a board's bytes must not.
 """
 FACTS = ("body", "body_licence", "body_sha256", "seen", "paper", "code")
-"""Names of facts about a cell that are not in its records: the body, licence and
-SHA-256 of the weights that its trials started from (both empty for random ones),
-whether the pretraining of these weights saw the task's data (``no``, ``unknown`` or
-``known``), and URLs of the method's paper and of its authors' code.
+"""Names of facts about a cell that are not in its records.
+
+``body``, ``body_licence`` and ``body_sha256`` describe the weights that the trials
+started from (the last two are empty for random weights). ``seen`` says whether the
+pretraining of these weights saw the task's data: ``no``, ``unknown`` or ``known``.
+``paper`` and ``code`` are URLs of the method's paper and of its authors' code.
 """
 MAX_SEARCH_TRIALS = 20_000
 """Largest number of search trials of a board that `BoardReport.searches` holds."""
@@ -60,17 +62,11 @@ class BoardReport:
     board: Board
     published: Published | None = None
     effects: Effects | None = None
-    """Effects of the factors of a sweep's grid; formats write them instead of the
-    board.
-    """
+    """Effects of the factors of a grid, which formats write instead of the board."""
     read_curves: Callable[[], pd.DataFrame] | None = None
-    """Reads the learning curves of the board's sweep, as `ResultsStore.curves` returns
-    them.
-    """
+    """Reads the learning curves of the board's sweep; see `ResultsStore.curves`."""
     read_records: Callable[[], pd.DataFrame] | None = None
-    """Reads the records of the board's sweep, as `ResultsStore.records` returns them,
-    for the page.
-    """
+    """Reads the records of the board's sweep, for the page; see `ResultsStore.records`."""
     read_searches: Callable[[], pd.DataFrame | None] | None = None
     """Reads the search trials of the board's sweep, as `read_searches` returns them."""
     read_artefacts: Callable[[], Mapping[str, Sequence[Mapping[str, Any]]]] | None = (
@@ -78,8 +74,10 @@ class BoardReport:
     )
     """Reads pictures of trials by trial key, as plain JSON, for the page."""
     read_about: Callable[[], Mapping[str, Mapping[str, str]]] | None = None
-    """Returns title, metric, definition, kind, modality and size of each task; title,
-    paper and code of each method.
+    """Returns texts about each task and method by name, for the page.
+
+    A task has title, metric, definition, kind, modality and size; a method has title,
+    paper and code.
     """
     read_facts: Callable[[BoardCell], Mapping[str, str]] = lambda cell: {}
     """Returns what is known of the `FACTS` of a cell."""
@@ -88,8 +86,9 @@ class BoardReport:
     refresh_seconds: int = 0
     """Number of seconds after which the page reloads itself; 0: never."""
     left_out: tuple[str, ...] = ()
-    """Tasks and methods that have records and were left out on request; every statistic
-    is computed without them.
+    """Tasks and methods that have records and were left out on request.
+
+    Every statistic is computed without them.
     """
 
     @cached_property
@@ -104,9 +103,7 @@ class BoardReport:
 
     @cached_property
     def answers(self) -> list[QuestionAnswer]:
-        """Answers to the questions whether aligning, pretraining, searching and other
-        steps helped.
-        """
+        """Answers to the questions of `answers`, such as whether aligning helped."""
         return answers(self.scores, self.searches)
 
     @cached_property
@@ -116,8 +113,9 @@ class BoardReport:
 
     @cached_property
     def ranking(self) -> ScoreTable:
-        """The scores of the methods that are ranked: those with scores on at least half
-        of the tasks.
+        """The scores of the ranked methods.
+
+        A ranked method has scores on at least half of the tasks.
         """
         on_M = (self.scores.num_seeds_TM > 0).sum(axis=0)
         kept = np.flatnonzero(2 * on_M >= len(self.scores.tasks))
@@ -125,8 +123,9 @@ class BoardReport:
         return ScoreTable(self.scores.tasks, methods, self.scores.scores_TMS[:, kept])
 
     def statistic(self, name: str) -> pd.DataFrame:
-        """Return the frame of the statistic ``name`` (one of `on_boards`): a row for
-        each method, NaN if undefined.
+        """Return the frame of a statistic of `on_boards`: a row for each method.
+
+        The values of a method without a rank are NaN.
         """
         return self._statistics[name]
 
@@ -146,23 +145,17 @@ class BoardReport:
 
     @cached_property
     def methods(self) -> tuple[str, ...]:
-        """Names of the methods, lowest mean rank first, then methods without a score on
-        every common task.
-        """
+        """Names of the methods, lowest mean rank first; those without a rank come last."""
         return tuple(map(str, self.statistic("mean_rank").index))
 
     @cached_property
     def verdicts(self) -> pd.DataFrame:
-        """The statistic ``verdict``: one row for each ordered pair of methods that have
-        scores.
-        """
+        """The statistic ``verdict``: a row for each ordered pair of methods with scores."""
         return _rounded(get_statistic("verdict").compute(self.scores))
 
     @cached_property
     def tied(self) -> set[tuple[str, str]]:
-        """Pairs of a task and a method that is not the best, and that
-        `LogScores.tied_TM` does not separate from it.
-        """
+        """Pairs of a task and a method that `LogScores.tied_TM` ties with the best."""
         tied_TM = (
             LogScores.of(self.scores).tied_TM if self.scores.tasks else np.zeros((0, 0))
         )
@@ -182,8 +175,9 @@ class BoardReport:
         }
 
     def statistics(self, *shapes: Shape) -> dict[str, pd.DataFrame]:
-        """Return the frames of all statistics that need only scores and have one of
-        ``shapes``, by name.
+        """Return the frames of the statistics that have one of ``shapes``, by name.
+
+        Only statistics that need nothing but scores are computed.
         """
         return {
             name: _rounded(
@@ -210,8 +204,9 @@ class BoardReport:
         )
 
     def validation_curves(self, task: str) -> dict[str, list[float]]:
-        """Return by method the validation score of each refine epoch, mean over seeds;
-        only methods with a curve.
+        """Return the validation score of each refine epoch by method, mean over seeds.
+
+        Methods without a learning curve are left out.
         """
         found = {}
         for method in self.methods:
@@ -255,11 +250,10 @@ def _rounded(frame: pd.DataFrame) -> pd.DataFrame:
 def subset(
     board: Board, tasks: Sequence[str] | None, methods: Sequence[str] | None
 ) -> tuple[Board, tuple[str, ...]]:
-    """Return the board with some tasks and methods (None: all), and the names of the
-    tasks and methods left out.
+    """Return the board with some tasks and methods (None: all), and what is left out.
 
-    A task may be given without the name of its benchmark. Raises UserError for a name
-    that the board does not have.
+    The latter are the names of tasks and methods. A task may be given without the name
+    of its benchmark. Raises UserError for a name that the board does not have.
     """
     kept = tuple(_chosen("task", tasks, board.tasks, f"{board.benchmark}/"))
     columns = tuple(_chosen("method", methods, board.methods))
@@ -285,9 +279,7 @@ def subset(
 def _chosen(
     kind: str, wanted: Sequence[str] | None, known: Sequence[str], prefix: str = ""
 ) -> Iterator[str]:
-    """Yield the names in ``known`` that are ``wanted`` (None: all), in the order of
-    ``known``.
-    """
+    """Yield the requested names (None: all), in the order of ``available``."""
     full = {each if each in known else f"{prefix}{each}" for each in wanted or known}
     if unknown := sorted(full - set(known)):
         raise unknown_name(kind, unknown[0], known, "These have records in this sweep.")
@@ -321,8 +313,9 @@ _MAX_BYTES = 1 << 30
 
 
 def score_rows(board: Board) -> list[dict[str, Any]]:
-    """Return the scores of a board as rows with the columns of `SCHEMA`, sorted by
-    task, method and seed.
+    """Return the scores of a board as rows with the columns of `SCHEMA`.
+
+    Rows are sorted by task, method and seed.
     """
     common = {
         "benchmark": board.benchmark,
@@ -358,9 +351,7 @@ def score_rows(board: Board) -> list[dict[str, Any]]:
 
 
 def score_frame(board: Board) -> pd.DataFrame:
-    """Return `score_rows` as a data frame with the columns and types that `read_scores`
-    returns.
-    """
+    """Return `score_rows` as a data frame with the types that `read_scores` returns."""
     return _frame(pa.Table.from_pylist(score_rows(board), schema=SCHEMA))
 
 
@@ -369,11 +360,11 @@ def _frame(table: Any) -> pd.DataFrame:
 
 
 def read_scores(path: Path) -> pd.DataFrame:
-    """Return a board's own scores, not the published ones, from a JSON or Parquet
-    export: columns of `SCHEMA`.
+    """Return the scores of a board from a JSON or Parquet export.
 
-    Raises UserError if the file is not an exported board, and OSError if there is no
-    file or it cannot be read.
+    Columns are those of `SCHEMA`. Published scores are left out. Raises UserError if
+    the file is not an exported board, and OSError if there is no file or it cannot be
+    read.
     """
     with open_regular(path) as stream:
         content = stream.read(_MAX_BYTES + 1)
@@ -424,8 +415,7 @@ def _from_json(content: bytes) -> Any:
 
 @dataclass(frozen=True)
 class Format:
-    """A format of leaderboards, and of the effects of a grid's factors unless
-    ``effects`` is None.
+    """A format of leaderboards, and of effects of a grid unless ``effects`` is None.
 
     Equal boards give equal text or bytes. Text has no line break at the end. Formats
     for people mark the best score of each task, explain the numbers, and escape
@@ -438,23 +428,22 @@ class Format:
     render: Callable[[BoardReport], str | bytes]
     effects: Callable[[Effects], str] | None = None
     same: Callable[[bytes, bytes], bool] = eq
-    """Takes the contents of two files in this format, and returns whether they hold the
-    same board.
-    """
+    """Returns whether the contents of two files in this format hold the same board."""
 
 
 @cache
 def all_formats() -> Mapping[str, Format]:
-    """Return all formats by name, sorted by name; raises ValueError if two modules
-    declare the same name.
+    """Return all formats by name, sorted by name.
+
+    Raises ValueError if two modules declare the same name.
     """
     return declared(Format, "FORMAT", modules(formats))
 
 
 def render(report: BoardReport | Board, format: str = "table") -> str | bytes:
-    """Return a report in the format named ``format``: its effects if it has effects,
-    else its leaderboard.
+    """Return a report in the format named ``format``.
 
+    A report with effects is written as its effects, another one as its leaderboard.
     Raises `UserError` if the format is unknown, or if it cannot write effects and the
     report has effects.
     """

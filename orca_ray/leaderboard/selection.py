@@ -51,8 +51,7 @@ def build(
     protocol: str | None = None,
     known_tasks: Collection[str] | None = None,
 ) -> Board:
-    """Build the leaderboard of a benchmark from a store, or from records as
-    `ResultsStore.records` returns them.
+    """Build the leaderboard of a benchmark from a store or its records.
 
     A leaderboard holds one sweep (such as ``pocket/quick``) and one protocol
     (``held-out`` or ``paper``). If one is None, the matching pair is chosen that has
@@ -145,8 +144,9 @@ _KEYS = (
     "metric",
     "metric_version",
 )
-"""Columns whose values are equal within a group of `_tally`; ``metric_version`` is 1 in
-records without it.
+"""Columns whose values are equal within a group of `_tally`.
+
+``metric_version`` is 1 in records without it.
 """
 _TYPES = {
     name: RECORDS.schema.field(name).type
@@ -157,13 +157,12 @@ _SUMS = {"count": "sum", "microseconds": "sum", "attempts": "sum", "finished_at"
 
 
 def _tally(scan: StoreSnapshot, benchmark: str) -> pd.DataFrame:
-    """Return the current records of a benchmark in groups: a frame with counts and
-    sums, one row per group.
+    """Return counts and sums of the current records of a benchmark, by group.
 
-    Columns are `_KEYS`, ``seed`` (of confirm trials; -1 for search trials), ``count``
-    (number of records), ``microseconds`` (sum of wall times, each times the trial's
-    number or share of GPUs where this is known and not 0), ``attempts`` (sum) and
-    ``finished_at`` (last).
+    The frame has one row per group. Columns are `_KEYS`, ``seed`` (of confirm trials;
+    -1 for search trials), ``count`` (number of records), ``microseconds`` (sum of wall
+    times, each times the trial's number or share of GPUs where this is known and not
+    0), ``attempts`` (sum) and ``finished_at`` (last).
     """
     columns = [*_KEYS, "seed", "wall_seconds", "gpus", "attempts", "finished_at"]
     groups = [
@@ -208,8 +207,9 @@ def _grouped(table: Any) -> Any:
 def _scored(
     confirmed: pd.DataFrame, groups: pd.DataFrame, state: pd.DataFrame
 ) -> tuple[pd.DataFrame, list[str]]:
-    """Return `confirmed_scores`, one for each task, method of the board and seed, with
-    the columns of a score table.
+    """Return `confirmed_scores` with the columns of a score table, and notes.
+
+    There is one score for each task, method of the board and seed.
     """
     labels = groups.drop_duplicates(["method", "task", "body"])[
         ["method", "task", "body", "label"]
@@ -237,8 +237,9 @@ def _scored(
 def _confirmed(
     scan: StoreSnapshot, wanted: Mapping[str, Collection[str]]
 ) -> tuple[pd.DataFrame, list[str]]:
-    """Return ``position`` and the columns `_SCORED` of valid ``wanted`` records, and a
-    warning about invalid ones.
+    """Return the valid ``wanted`` records, and a warning about invalid ones.
+
+    The columns are ``position`` and `_SCORED`.
     """
     schema = pa.schema([RECORDS.schema.field(name) for name in _SCORED])
     tables = [schema.empty_table()]
@@ -264,8 +265,10 @@ def _confirmed(
 
 
 def select(records: pd.DataFrame, column: str, wanted: str, hint: str) -> pd.DataFrame:
-    """Return the records with ``wanted`` in ``column``; UserError if none, with
-    ``hint`` if ``records`` is empty.
+    """Return the records with ``wanted`` in ``column``.
+
+    Raises UserError if there is none; ``hint`` is for the case that there are no
+    records at all.
     """
     names = sorted(records[column].unique())
     if not names:
@@ -281,9 +284,7 @@ def select(records: pd.DataFrame, column: str, wanted: str, hint: str) -> pd.Dat
 
 
 def _available(groups: pd.DataFrame) -> list[Other]:
-    """Return every (sweep, protocol) of the tally in the order in which `build` prefers
-    them.
-    """
+    """Return every (sweep, protocol) of the tally, in `build`'s order of preference."""
     key = ["sweep", "protocol"]
     completed = groups[
         (groups["phase"] == "confirm") & (groups["status"] == _COMPLETED)
@@ -324,8 +325,9 @@ def _choose(
 
 
 def _labels(rows: pd.DataFrame) -> "pd.Series[str]":
-    """Return a label for each row: the method, or "method (body)" if the method has
-    several bodies on a task.
+    """Return a label for each row: the method, or "method (body)".
+
+    The body is named if the method has several bodies on a task.
     """
     num_bodies = (
         rows.groupby(["method", "task"])["body"].nunique().groupby("method").max()
@@ -335,8 +337,9 @@ def _labels(rows: pd.DataFrame) -> "pd.Series[str]":
 
 
 def _state(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return each task's data and metric (`STATE`) in its last trial that did not fail,
-    else in its last trial.
+    """Return each task's data and metric (`STATE`) in its last trial that succeeded.
+
+    If every trial of a task failed, its last trial counts.
     """
     succeeded = ~rows["status"].isin(_FAILED)
     ordered = rows.assign(succeeded=succeeded).sort_values(
@@ -350,8 +353,9 @@ def _state(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def grid_scores(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """Return `confirmed_scores` of ``rows``, which are records of all phases and
-    statuses with a column ``label``.
+    """Return `confirmed_scores` of records of all phases and statuses.
+
+    ``rows`` have a column ``label``.
     """
     rows = rows.assign(metric_version=rows["metric_version"].fillna(1).astype("int64"))
     return confirmed_scores(
@@ -363,13 +367,12 @@ def grid_scores(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
 def confirmed_scores(
     confirmed: pd.DataFrame, state: pd.DataFrame
 ) -> tuple[pd.DataFrame, list[str]]:
-    """Return the confirm records that scores are averaged over, and sentences about
-    records that are left out.
+    """Return the confirm records that scores are averaged over, and notes.
 
-    For each task and method (column ``label``), these are the records of one
-    configuration: the one with the most seeds, on a tie the most recent one. Records
-    whose data fingerprint, metric or metric version differs from that of the task in
-    ``state`` do not count.
+    Notes are sentences about records that are left out. For each task and method
+    (column ``label``), these are the records of one configuration: the one with the
+    most seeds, on a tie the most recent one. Records whose data fingerprint, metric or
+    metric version differs from that of the task in ``state`` do not count.
     """
     notes = []
     scored = confirmed[confirmed["test_score"].notna()]
@@ -437,8 +440,9 @@ _WIDE = [
 def _cells(
     scan: StoreSnapshot, groups: pd.DataFrame, scored: pd.DataFrame
 ) -> dict[tuple[str, str], BoardCell]:
-    """Return the cell of each task and label of the tally; ``scored`` are the records
-    that scores average over.
+    """Return the cell of each task and label of the tally.
+
+    ``scored`` are the records that scores average over.
     """
     scored = scored.sort_values("position")
     records = scan.take(scored["position"].to_numpy("int64"), _WIDE).to_pylist()
@@ -473,9 +477,7 @@ def _cells(
 def _cell(
     task: str, method: str, rows: list[dict[str, Any]], trials: dict[str, Any]
 ) -> BoardCell:
-    """Return a cell from its scored records (``rows``) and the fields of `Provenance`
-    about all its trials.
-    """
+    """Return a cell from its scored records and the counts of all its trials."""
     if not rows:
         return BoardCell(
             task, method, Score(math.nan, math.nan, 0), {}, Provenance(**trials)

@@ -23,23 +23,20 @@ MISSING = "–"
 TIED = "≈"
 """Mark of methods that are not separable from the best one."""
 WIDTH = 100
-"""Number of characters at which the sentences around a table are wrapped, and tables
-are split.
-"""
+"""Width in characters of wrapped sentences, and of tables before they are split."""
 
 
 def number(value: float) -> str:
-    """Return a number as text, such as 0.1234, or 1.234e-05 if it is very small or
-    large; a dash for NaN.
-    """
+    """Return a number as text, such as 0.1234 or 1.234e-05; a dash for NaN."""
     if math.isnan(value):
         return MISSING
     return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e3 else f"{value:.3e}"
 
 
 def score_text(score: Score, num_seeds: int, between: str) -> str:
-    """Return a score such as "0.1234 ± 0.0021 (n=2)": " ± " is ``between``; n is left
-    out if it is ``num_seeds``.
+    """Return a score such as "0.1234 ± 0.0021 (n=2)".
+
+    ``between`` stands in place of " ± "; n is left out if it is ``num_seeds``.
     """
     if not score.n:
         return MISSING
@@ -52,8 +49,9 @@ def score_text(score: Score, num_seeds: int, between: str) -> str:
 
 
 def score_grid(report: BoardReport, mark: str, between: str) -> list[list[str]]:
-    """Return the rows of the score table as text; ``mark`` formats best scores,
-    ``between`` separates mean and std.
+    """Return the rows of the score table as text.
+
+    ``mark`` formats best scores, ``between`` separates mean and std.
     """
     board = report.board
     grid = [["task", *report.methods]]
@@ -83,8 +81,9 @@ def score_grid(report: BoardReport, mark: str, between: str) -> list[list[str]]:
 
 
 def column_parts(sizes: Sequence[int], width: int) -> Iterator[slice]:
-    """Yield slices of the columns after the first that fit into ``width`` beside it,
-    two spaces apart.
+    """Yield slices of the columns after the first that fit beside it into ``width``.
+
+    Columns are two spaces apart.
     """
     start = 1
     while start < len(sizes):
@@ -116,12 +115,12 @@ column of `cost_grid`.
 
 
 def cost_grid(report: BoardReport) -> tuple[str, list[list[str]]] | None:
-    """Return the title and the rows of a table of costs, with a column per kind of
-    cost; None if no cost is known.
+    """Return the title and the rows of a table of costs; None if no cost is known.
 
-    A column is computed on the tasks on which every method has the cost. If these are
-    fewer than for the first kind of cost that is known, the column's title says how
-    many they are. Methods without any cost are left out.
+    The table has a column per kind of cost. A column is computed on the tasks on which
+    every method has the cost. If these are fewer than for the first kind of cost that
+    is known, the column's title says how many they are. Methods without any cost are
+    left out.
     """
     columns = [["method", *report.methods]]
     most = 0
@@ -180,9 +179,7 @@ def titles(report: BoardReport) -> tuple[str, str]:
 
 
 def footer(report: BoardReport) -> list[str]:
-    """Return the sentences below a leaderboard: what its statistics cover, what is
-    missing, how trials ended, notes.
-    """
+    """Return the sentences below a leaderboard."""
     board = report.board
     return [*(_own_lines(report) if board.tasks else ()), *board.warnings]
 
@@ -266,9 +263,7 @@ def _own_lines(report: BoardReport) -> Iterator[str]:
 
 
 def _verdict(report: BoardReport) -> Iterator[str]:
-    """Yield whether the first two methods by mean rank are separable, how many pairs
-    are, and what helped.
-    """
+    """Yield the sentences about pairs of methods and the answers to questions."""
     ranked = [
         str(name) for name in report.statistic("mean_rank")["value"].dropna().index
     ]
@@ -311,8 +306,9 @@ def _verdict(report: BoardReport) -> Iterator[str]:
 def published_grids(
     report: BoardReport, mark: str
 ) -> list[tuple[str, list[list[str]]]]:
-    """Return heading and rows of each table of published results; ``mark`` formats the
-    best scores.
+    """Return heading and rows of each table of published results.
+
+    ``mark`` formats the best scores.
     """
     published = report.published
     benchmark = report.board.benchmark
@@ -325,9 +321,7 @@ def published_grids(
 
 
 def published_footer(report: BoardReport) -> list[str]:
-    """Return the sentences below the published tables: why rows are not compared, and
-    notes.
-    """
+    """Return the sentences below the published tables."""
     published = report.published
     if published is None or not published.rows:
         return []
@@ -339,8 +333,9 @@ def published_footer(report: BoardReport) -> list[str]:
 
 
 def metrics_text(metrics: Mapping[str, str], benchmark: str) -> str:
-    """Return a line that names the metric of each task; tasks with the same metric are
-    grouped.
+    """Return a line that names the metric of each task.
+
+    Tasks with the same metric are grouped.
     """
     tasks: dict[str, list[str]] = {}
     for task, metric in metrics.items():
@@ -353,8 +348,9 @@ def metrics_text(metrics: Mapping[str, str], benchmark: str) -> str:
 
 
 def wrapped(text: str, width: int = WIDTH) -> list[str]:
-    """Return a text's lines of at most ``width``, the first not indented; unprintable
-    characters are escaped.
+    """Return a text's lines of at most ``width``, the first not indented.
+
+    Unprintable characters are escaped.
     """
     return textwrap.wrap(
         printable(text),
@@ -473,8 +469,9 @@ def effects_sections(
 
 
 def _crossed(effects: Effects, one: str, two: str) -> list[list[str]]:
-    """Return the table of two factors: rows are levels of ``one``, columns of ``two``;
-    both baselines have ratio 1.
+    """Return the table of two factors: ratios to the cell of both baselines.
+
+    Rows are levels of the first factor, columns are levels of the second.
     """
     base = {one: effects.factors[one][0], two: effects.factors[two][0]}
     rows = [[f"{one} \\ {two}", *effects.factors[two]]]
@@ -494,9 +491,7 @@ def effects_title(effects: Effects) -> str:
 
 
 def effects_footer(effects: Effects) -> list[str]:
-    """Return the sentences that explain the effects (``effects.txt``), and the numbers
-    of scores and trials.
-    """
+    """Return the sentences below the tables of effects, from ``effects.txt``."""
     found = sum(score.n for score in effects.scores.values())
     few = "interval of the noise over seeds, which holds for these few tasks only"
     values = {

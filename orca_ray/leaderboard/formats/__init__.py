@@ -1,3 +1,1 @@
-"""Formats of leaderboards: each module declares one as ``FORMAT``, or several as
-``FORMATS``.
-"""
+"""Formats of leaderboards, which modules declare as ``FORMAT`` or ``FORMATS``."""

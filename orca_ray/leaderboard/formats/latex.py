@@ -51,8 +51,9 @@ with margins of 2.5 cm.
 
 
 def escaped(text: str) -> str:
-    """Return text that LaTeX prints as it is; a character without an equivalent becomes
-    its code, such as U+4E2D.
+    """Return text that LaTeX prints as it is.
+
+    A character without an equivalent becomes its code, such as U+4E2D.
     """
     return re.sub("-(?=-)", "-{}", "".join(map(_character, printable(text)))).replace(
         "{-{}-}", "{--}"
@@ -71,8 +72,7 @@ def _character(char: str) -> str:
 
 
 def _tables(grid: Sequence[Sequence[str]], rule: int = 0) -> Iterator[str]:
-    """Yield the lines of one or more tables that show a grid, each no larger than a
-    page.
+    """Yield the lines of tables that show a grid, each no larger than a page.
 
     After the first ``rule`` rows of the grid comes a second rule; 0: none.
     """
@@ -94,8 +94,9 @@ def _tables(grid: Sequence[Sequence[str]], rule: int = 0) -> Iterator[str]:
 
 
 def _tabular(grid: Sequence[Sequence[str]], rule: int) -> Iterator[str]:
-    """Yield the lines of a table: a column aligned left, then numbers; ``rule`` rows
-    precede a second rule.
+    """Yield the lines of a table: a column of names, then columns of numbers.
+
+    ``rule`` rows precede a second rule.
     """
     yield r"\begin{tabular}{l" + "r" * (len(grid[0]) - 1) + "}"
     yield r"\toprule"

@@ -10,8 +10,9 @@ from orca_ray.leaderboard.format import BoardReport, Format
 
 _SPECIAL = re.compile(r"[\\`*<>|&~$]|\](?=[(:\[])|(?<!\w)_|_(?!\w)")
 _BEST = "\0{}\0"
-"""Marks the best score of a task until the text around it is escaped; no record holds
-this character unescaped.
+"""Marks the best score of a task until the text around it is escaped.
+
+No record holds this character unescaped.
 """
 
 
@@ -21,8 +22,9 @@ def escaped(words: str) -> str:
 
 
 def markdown_table(grid: Sequence[Sequence[str]], names: int) -> list[str]:
-    """Return the lines of a Markdown table: ``names`` columns aligned left, then
-    columns of numbers.
+    """Return the lines of a Markdown table.
+
+    ``names`` columns are aligned left; columns of numbers follow.
     """
     lines = ["| " + " | ".join(row) + " |" for row in grid]
     return [

@@ -1,5 +1,6 @@
-"""Parquet and CSV: one row for each score of the board, by seed, and for each published
-score, in full precision.
+"""Parquet and CSV: one row for each score of the board, in full precision.
+
+There is a row for each seed, and for each published score.
 """
 
 import csv
@@ -87,8 +88,9 @@ def _csv(report: BoardReport) -> str:
 
 
 def _same(one: bytes, other: bytes) -> bool:
-    """Compare the rows: the bytes of a Parquet file depend on the version of pyarrow
-    that wrote it.
+    """Compare the rows of two Parquet files.
+
+    The bytes of a file depend on the version of pyarrow that wrote it.
     """
     try:
         tables = [pq.read_table(pa.BufferReader(each)) for each in (one, other)]

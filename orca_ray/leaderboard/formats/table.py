@@ -1,6 +1,4 @@
-"""Plain tables for a terminal, with a sparkline of the validation curve below each
-score.
-"""
+"""Plain tables for a terminal, with sparklines of validation curves."""
 
 import io
 import math
@@ -27,8 +25,7 @@ TextRows = Sequence[Sequence[str]]
 def renderables(
     report: BoardReport, width: int = text.WIDTH, *, curves: bool = True
 ) -> Iterator[RenderableType]:
-    """Yield a leaderboard as Rich text and tables that are at most ``width`` characters
-    wide.
+    """Yield a leaderboard as Rich text and tables.
 
     A wider table is split by methods; a table of one method may still be wider.
     ``curves`` adds sparklines, which need a terminal with Unicode.
@@ -67,8 +64,9 @@ def renderables(
 
 
 def brief(report: BoardReport, width: int, most: int) -> Iterator[RenderableType]:
-    """Yield mean ranks and the scores of the last ``most`` tasks, for a board that is
-    drawn again and again.
+    """Yield mean ranks and the scores of the last ``most`` tasks.
+
+    It is for a board that is drawn again and again.
     """
     ranks = report.statistic("mean_rank")["value"].dropna().items()
     places = ", ".join(
@@ -91,9 +89,7 @@ def _section(heading: str, grid: TextRows, width: int) -> Iterator[RenderableTyp
 
 
 def _add_curves(report: BoardReport, grid: list[list[str]]) -> bool:
-    """Add a line with a sparkline to the cells that have a learning curve; return
-    whether there is any.
-    """
+    """Add a sparkline to the cells that have a learning curve; return if there is any."""
     found = False
     for row, task in zip(grid[1:], report.board.tasks, strict=False):
         curves = report.validation_curves(task)
@@ -108,11 +104,11 @@ def _add_curves(report: BoardReport, grid: list[list[str]]) -> bool:
 
 
 def sparkline(values: Sequence[float], low: float, high: float) -> str:
-    """Return a text with one character per value, from ``▁`` for ``low`` to ``█`` for
-    ``high``; NaN is a space.
+    """Return a text with one character per value, from ``▁`` to ``█``.
 
-    If there are more than `MAX_CURVE` values, `MAX_CURVE` evenly spaced ones are drawn,
-    from the first to the last.
+    ``▁`` stands for ``low``, ``█`` for ``high``, a space for NaN. If there are more
+    than `MAX_CURVE` values, `MAX_CURVE` evenly spaced ones are drawn, from the first to
+    the last.
     """
     if len(values) > MAX_CURVE:
         values = [

@@ -1,7 +1,7 @@
-"""The page of a board: one HTML file that holds its data, style and program, and opens
-without a network.
+"""The page of a board: one HTML file with data, style and program.
 
-``page.js`` and ``page.css`` are built from ``page-src`` by ``make page``.
+It opens without a network. ``page.js`` and ``page.css`` are built from ``page-src`` by
+``make page``.
 """
 
 import base64
@@ -29,13 +29,12 @@ _ESCAPES = {ord(each): f"\\u{ord(each):04x}" for each in "<>&\u2028\u2029"}
 
 
 def render(data: Mapping[str, Any], *, refresh_seconds: int = 0) -> str:
-    """Return the HTML page of a board's `page_data`; it reloads itself after
-    ``refresh_seconds``, unless that is 0.
+    """Return the HTML page of a board's `page_data`.
 
-    The page may execute only its own script, and load nothing from elsewhere
-    (Content-Security-Policy). Data are embedded as JSON without the characters ``<``,
-    ``>`` and ``&``, so that no text of a record can end the HTML element that holds
-    them or begin another.
+    It reloads itself after ``refresh_seconds``, unless that is 0. The page may execute
+    only its own script, and load nothing from elsewhere (Content-Security-Policy). Data
+    are embedded as JSON without the characters ``<``, ``>`` and ``&``, so that no text
+    of a record can end the HTML element that holds them or begin another.
     """
     script, style = (
         (_FOLDER / name).read_text(encoding="utf-8") for name in ("page.js", "page.css")
@@ -70,8 +69,9 @@ def render(data: Mapping[str, Any], *, refresh_seconds: int = 0) -> str:
 
 
 def render_index(boards: Mapping[str, Board]) -> str:
-    """Return an HTML page, without JavaScript, of links to boards; ``boards`` maps file
-    names of pages to boards.
+    """Return an HTML page, without JavaScript, of links to boards.
+
+    ``boards`` maps file names of pages to boards.
     """
     rows = []
     for name, board in boards.items():
@@ -113,12 +113,12 @@ def render_index(boards: Mapping[str, Board]) -> str:
 def chosen_pictures(
     board: Board, store: ResultsStore
 ) -> dict[str, list[Mapping[str, Any]]]:
-    """Return the artefacts that a page shows, by trial key: those of each cell's first
-    seed, as plain JSON.
+    """Return the artefacts that a page shows, by trial key, as plain JSON.
 
-    All together have at most `MAX_PICTURE_CHARACTERS`: the first artefact of each cell
-    is taken, then the second of each cell, and so on. An artefact that does not fit or
-    has an invalid payload is left out.
+    They are those of each cell's first seed. All together have at most
+    `MAX_PICTURE_CHARACTERS`: the first artefact of each cell is taken, then the second
+    of each cell, and so on. An artefact that does not fit or has an invalid payload is
+    left out.
     """
     keys = [
         next(iter(cell.trial_keys.values()))

@@ -1,6 +1,4 @@
-"""The content of a page as plain JSON: scores, records, curves, costs, published rows
-and artefacts of a board.
-"""
+"""The content of a page as plain JSON."""
 
 import itertools
 import json
@@ -24,16 +22,19 @@ from orca_ray.leaderboard.text import effects_sections
 from orca_ray.results.record import CurvePoint, Record, Status
 
 MAX_RECORDS = 1500
-"""Number of records up to which a page holds all; if there are more, it holds the
-scored and the failed records.
+"""Number of records up to which a page holds all.
+
+If there are more, it holds the scored and the failed records.
 """
 MAX_COMPARED = 40
-"""Number of methods up to which the page compares all pairs; page-src has the same
-number.
+"""Number of methods up to which the page compares all pairs.
+
+page-src has the same number.
 """
 MAX_EPOCHS = 100
-"""Number of points up to which a learning curve is kept whole; of a longer one, every
-n-th point and the last.
+"""Number of points up to which a learning curve is kept whole.
+
+Of a longer one, every n-th point and the last are kept.
 """
 _FAILED = [status.value for status in Status if status.failed]
 _COLUMNS = (
@@ -69,16 +70,18 @@ _COLUMNS = (
     "align_chosen",
     "align_reused",
 )
-"""Columns of records that a page shows, beside key, task, method, scores and
-hyper-parameters.
+"""Columns of records that a page shows.
+
+Key, task, method, scores and hyper-parameters are shown, too.
 """
 _DIGITS = {"seconds": 4, "distance": 7, "memory": 5}
 """Significant digits of columns by a word in their name; all others are exact."""
 
 
 def page_data(report: BoardReport) -> dict[str, Any]:
-    """Return the content of a report's page as plain JSON; equal reports give equal
-    content in equal order.
+    """Return the content of a report's page as plain JSON.
+
+    Equal reports give equal content in equal order.
     """
     board = report.board
     records = (
@@ -142,8 +145,9 @@ def page_data(report: BoardReport) -> dict[str, Any]:
 
 
 def _scores(board: Board, keys: Sequence[str]) -> list[list[Any]]:
-    """Return task, method, seed, score and place of the record of each row of the score
-    table; -1 for no record.
+    """Return task, method, seed, score and record of each row of the score table.
+
+    The record is the place of a record among ``keys``; -1 for none.
     """
     tasks = list(board.tasks)
     methods = sorted(board.methods)
@@ -160,8 +164,7 @@ def _scores(board: Board, keys: Sequence[str]) -> list[list[Any]]:
 
 
 def _statistics(report: BoardReport) -> list[dict[str, Any]]:
-    """Return the description of each statistic, and the board's values of statistics
-    with one value per method.
+    """Return the description of each statistic, and its values for each method.
 
     If there are more than `MAX_COMPARED` methods, only the statistics that a board
     prints are computed.
@@ -192,8 +195,9 @@ def _statistics(report: BoardReport) -> list[dict[str, Any]]:
 
 
 def _compared(report: BoardReport, searches: pd.DataFrame) -> dict[str, Any]:
-    """Return questions, the result of `gains`, and the verdicts' advice on pairs of up
-    to `MAX_COMPARED` methods.
+    """Return questions, gains of searches, and advice on pairs of methods.
+
+    There is advice only if there are at most `MAX_COMPARED` methods.
     """
     board = report.board
     methods = report.scores.methods
@@ -237,8 +241,9 @@ def _compared(report: BoardReport, searches: pd.DataFrame) -> dict[str, Any]:
 
 
 def _noise(report: BoardReport) -> dict[str, Any]:
-    """Return what `LogScores` has of the noise over seeds, for each task and method of
-    the board.
+    """Return what `LogScores` has of the noise over seeds.
+
+    There is a variance for each task and method of the board.
     """
     board = report.board
     logs = LogScores.of(report.scores)
@@ -293,8 +298,9 @@ def _records(board: Board, rows: pd.DataFrame) -> dict[str, list[Any]]:
 
 
 def _search_trials(report: BoardReport) -> pd.DataFrame:
-    """Return the search trials with the columns that statistics take as ``searches``;
-    none if there are too many.
+    """Return the search trials with the columns that statistics take as ``searches``.
+
+    The frame is empty if there are too many trials.
     """
     rows = (
         pd.DataFrame(columns=COLUMNS["searches"])
@@ -351,9 +357,7 @@ def _effects(effects: Effects) -> dict[str, Any]:
 
 
 def _plain(value: Any, digits: int | None = None) -> Any:
-    """Return a value of a data frame as a JSON value: None if it is missing or not
-    finite.
-    """
+    """Return a value of a data frame as a JSON value: None if missing or not finite."""
     if value is None or value is pd.NA or value is pd.NaT:
         return None
     if isinstance(value, datetime):
@@ -368,9 +372,7 @@ def _plain(value: Any, digits: int | None = None) -> Any:
 
 
 def _hyperparameters(texts: Iterable[str]) -> dict[str, Any]:
-    """Return the common hyper-parameters of all records, the distinct sets of further
-    ones, and each record's set.
-    """
+    """Return the hyper-parameters of all records, the common ones apart."""
     distinct = list(dict.fromkeys(texts := list(texts)))
     values = [json.loads(text, parse_constant=str) for text in distinct]
     names = sorted({name for each in values for name in each})

@@ -1,6 +1,4 @@
-"""Published results of the benchmarks, and the rule by which they stand beside own
-scores.
-"""
+"""Published results, and the rule by which they stand beside own scores."""
 
 from orca_ray.leaderboard.published.comparison import published_for
 from orca_ray.leaderboard.published.tables import (

@@ -1,6 +1,4 @@
-"""Published results for a board: rows beside its own scores, and rows that are not
-comparable.
-"""
+"""Published results for a board: comparable rows, and those that are not."""
 
 import math
 from collections import Counter
@@ -25,10 +23,10 @@ def published_for(
     tasks: Collection[str] | None = None,
     current: Versions | None = None,
 ) -> tables.Published | None:
-    """Compare a board with the published, submitted and ``imported`` rows of its
-    benchmark; None if there are none.
+    """Compare a board with scores of others; None if there are none.
 
-    With ``tasks``, rows of other tasks are left out. Submitted and imported scores of
+    These are the published, submitted and ``imported`` rows of its benchmark. With
+    ``tasks``, rows of other tasks are left out. Submitted and imported scores of
     another version of their task's data or metric have no rank: another one than that
     of the board's own scores or, without own ones, ``current``. Data are compared for
     tasks that pin them, i.e. have a fingerprint in ``current``: others may differ by
@@ -65,8 +63,7 @@ def published_for(
 
 
 def reason_apart(row: tables.PublishedRow, metric: str | None, protocol: str) -> str:
-    """Return why a published row is not comparable with the store's scores on its task;
-    "" if it is comparable.
+    """Return why a published row is not comparable with the store's scores; "" if it is.
 
     ``metric`` is the metric of the store's scores on the row's task, None without
     scores; ``protocol`` is the protocol of the store's scores.
@@ -99,11 +96,11 @@ def compare(
     metrics: Mapping[str, str] | None = None,
     protocol: str = "",
 ) -> tables.Published:
-    """Return tables of published rows, and a table of the store's scores with the
-    published rows comparable to them.
+    """Return tables of published rows, and a table with the store's scores.
 
-    ``own`` are the store's scores (see `own_row`), ``metrics`` the metric of own scores
-    by task, and ``protocol`` the protocol of own scores.
+    The latter has the published rows that are comparable to the store's scores. ``own``
+    are the store's scores (see `own_row`), ``metrics`` the metric of own scores by
+    task, and ``protocol`` the protocol of own scores.
     """
     ranked = [
         row for row in rows if row.setting != tables.CLAIM and row.flag != "repeat"
@@ -142,8 +139,9 @@ def compare(
 def _groups(
     rows: Iterable[tables.PublishedRow],
 ) -> dict[str, list[tables.PublishedRow]]:
-    """Return the rows of each table by its title; a table has one setting, and one
-    quantity for each task.
+    """Return the rows of each table by its title.
+
+    A table has one setting, and one quantity for each task.
     """
     groups: dict[str, list[tables.PublishedRow]] = {}
     quantities: dict[tuple[str, str], list[str]] = {}
@@ -166,9 +164,7 @@ def _groups(
 def own_row(
     task: str, method: str, metric: str, protocol: str, mean: float, std: float, n: int
 ) -> tables.PublishedRow:
-    """Return the mean score of a method in the store as a row of kind `OWN`; a NaN
-    ``std`` becomes None.
-    """
+    """Return the mean score of a method in the store as a row of kind `OWN`."""
     return tables.PublishedRow(
         task=task,
         method=method,
@@ -187,8 +183,7 @@ def own_row(
 def _table(
     title: str, rows: Sequence[tables.PublishedRow], numbers: Mapping[str, int]
 ) -> tables.PublishedTable:
-    """Return a table; of several rows for a cell, one without a flag wins, then the
-    first.
+    """Return a table; of several rows for a cell, the first without a flag counts.
 
     ``numbers`` are the numbers of the sources of other people's rows, which keep
     methods of equal name apart.

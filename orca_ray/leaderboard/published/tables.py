@@ -1,6 +1,4 @@
-"""Published scores: rows of the packaged tables and of submitted files, and tables with
-ranks made of these rows.
-"""
+"""Published scores: rows of packaged and submitted files, and ranked tables."""
 
 import csv
 import functools
@@ -20,10 +18,11 @@ PRIMARY = "primary"
 SUBMITTED = "submitted"
 IMPORTED = "imported"
 KINDS = (PRIMARY, "digitised", "secondary", SUBMITTED, IMPORTED)
-"""Where a score was read. ``primary``: in a table, notebook or page of its authors;
-``digitised``: off the bars of their figure; ``secondary``: in somebody else's
-transcription; ``submitted``: in a file that came by pull request; ``imported``: in a
-file given to `orca-sweep results import`.
+"""Where a score was read.
+
+``primary``: in a table, notebook or page of its authors; ``digitised``: off the bars of
+their figure; ``secondary``: in somebody else's transcription; ``submitted``: in a file
+that came by pull request; ``imported``: in a file given to `orca-sweep results import`.
 """
 
 OWN = "own"
@@ -33,8 +32,9 @@ _WORDS = tables("orca_ray.leaderboard.published", "words.toml")
 PROTOCOLS: Mapping[str, str] = _WORDS["protocols"]
 FLAGS: Mapping[str, str] = _WORDS["flags"]
 CLAIM = "claim"
-"""The ``setting`` of a statement about a whole benchmark: its ``task`` is the
-benchmark, and it has no score.
+"""The ``setting`` of a statement about a whole benchmark.
+
+The ``task`` of such a row is the benchmark, and it has no score.
 """
 
 _FOLDER = Path(__file__).parent
@@ -56,9 +56,7 @@ class PublishedRow:
     Its hyper-parameters and body are not those of a recipe of the same name.
     """
     metric: str
-    """Name of the metric of orca-ray that is equal to the published one; "": none is
-    known to be equal.
-    """
+    """Name of the metric of orca-ray that is equal to the published one; "": none."""
     quantity: str
     """Quantity that was measured, normalised to lower is better.
 
@@ -73,16 +71,19 @@ class PublishedRow:
     """The score with the digits of its source."""
     published_std: str = ""
     published_metric: str
-    """Name and unit of the metric in the source; if it ends with "(%)", ``score`` is a
-    fraction.
+    """Name and unit of the metric in the source.
+
+    If it ends with "(%)", ``score`` is a fraction.
     """
     direction: str = "lower"
     """``lower`` or ``higher``: which published values are better."""
     protocol: str
     """A key of `PROTOCOLS`."""
     setting: str = ""
-    """Experimental setting; rows with the same task, quantity and setting are
-    comparable and are ranked together.
+    """Experimental setting.
+
+    Rows with the same task, quantity and setting are comparable, and are ranked
+    together.
     """
     kind: str
     """One of `KINDS`."""
@@ -93,8 +94,9 @@ class PublishedRow:
     note: str = ""
     metric_version: int = 1
     data_fingerprint: str = ""
-    """Fingerprint of the data that submitted and imported scores were made on; "": it
-    is not stated.
+    """Fingerprint of the data that the score was made on; "": not stated.
+
+    Only submitted and imported scores have one.
     """
 
     @property
@@ -105,17 +107,16 @@ class PublishedRow:
 
 @functools.cache
 def sources() -> dict[str, str]:
-    """Return the text of each source by its key: publication, table or figure, and
-    where it was seen.
+    """Return the text of each source by its key.
+
+    The text names the publication, the table or figure, and where it was seen.
     """
     return {row["source"]: row["text"] for row in _read("sources.csv")}
 
 
 @functools.cache
 def all_published() -> tuple[PublishedRow, ...]:
-    """Return the published rows of all benchmarks, in the order of the tables that they
-    come from.
-    """
+    """Return the published rows of all benchmarks, in the order of their tables."""
     found = []
     for row in _read("results.csv"):
         numbers = {
@@ -137,8 +138,9 @@ def _read(name: str) -> list[dict[str, str]]:
 
 
 FOLDER = Path(__file__).with_name("submitted")
-"""Folder of the CSV files that came by pull request; `orca-sweep results check` and the
-tests check every file.
+"""Folder of the CSV files that came by pull request.
+
+`orca-sweep results check` and the tests check every file.
 """
 
 
@@ -157,11 +159,10 @@ def shipped_scores() -> tuple[SubmittedScore, ...]:
 def rows_of_others(
     benchmark: str, imported: Iterable[SubmittedScore], current: Versions
 ) -> list[PublishedRow]:
-    """Return the shipped and the ``imported`` scores of a benchmark as rows, each the
-    mean over a method's seeds.
+    """Return the shipped and ``imported`` scores of a benchmark as rows.
 
-    Rows of another version of their task's data or metric than the ``current`` one get
-    a flag.
+    A row is the mean over a method's seeds. Rows of another version of their task's
+    data or metric than the ``current`` one get a flag.
     """
     groups: dict[tuple[object, ...], list[SubmittedScore]] = {}
     for kind, scores in ((SUBMITTED, shipped_scores()), (IMPORTED, imported)):
@@ -212,9 +213,7 @@ def _row_submitted(
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table: a task, what was measured on it, and the unit in which
-    values are shown.
-    """
+    """A column of a table: a task, a quantity, and the unit of the shown values."""
 
     task: str
     quantity: str
@@ -222,8 +221,10 @@ class Column:
     """Metric and unit as published, such as "0-1 error (%)"."""
 
     def text(self, row: PublishedRow) -> str:
-        """Return a score in this column's unit: the published text if in this unit,
-        else four significant digits.
+        """Return a score in this column's unit.
+
+        If the score was published in this unit, the text is the published one; else it
+        has four significant digits.
         """
         if row.published and row.published_metric == self.unit:
             return row.published
@@ -233,8 +234,9 @@ class Column:
 
 @dataclass(frozen=True)
 class PublishedTable:
-    """Table of comparable published rows: one line per method, one cell per `Column`;
-    ranks and wins compare means.
+    """Table of comparable published rows: one line per method, one cell per `Column`.
+
+    Ranks and wins compare means.
     """
 
     title: str
@@ -242,9 +244,10 @@ class PublishedTable:
     cells: Mapping[tuple[str, Column], PublishedRow]
     """Row by method and column; a missing cell is absent."""
     summary: pd.DataFrame
-    """``mean_rank`` and ``wins`` of each method, best first. Both are NaN for a method
-    without a ranked score in some column, and if fewer than two methods have all. Equal
-    scores get the average of their ranks, and share a win.
+    """``mean_rank`` and ``wins`` of each method, best first.
+
+    Both are NaN for a method without a ranked score in some column, and if fewer than
+    two methods have all. Equal scores get the average of their ranks, and share a win.
     """
 
     @property
@@ -258,9 +261,7 @@ class PublishedTable:
         return [kind for kind in (OWN, *KINDS) if kind in found]
 
     def statistics(self, method: str) -> dict[str, float | None]:
-        """Return ``mean_rank`` and ``wins`` of a method; None where they are undefined
-        (NaN in `summary`).
-        """
+        """Return ``mean_rank`` and ``wins`` of a method; None where they are undefined."""
         found = self.summary.to_dict("index")[method]
         return {
             str(name): None if math.isnan(value) else value
@@ -268,8 +269,9 @@ class PublishedTable:
         }
 
     def best(self, column: Column) -> list[str]:
-        """Return the methods with the lowest score in a column, among scores without a
-        flag; [] if fewer than two.
+        """Return the methods with the lowest score in a column.
+
+        Scores with a flag do not count. Returns [] if there are fewer than two scores.
         """
         scores = {
             name: row.score
@@ -286,9 +288,7 @@ class PublishedTable:
         )
 
     def heading(self, benchmark: str) -> str:
-        """Return the title, and the metric and unit in which the scores of each task
-        are shown.
-        """
+        """Return the title, and the metric and unit of each task's scores."""
         tasks: dict[str, list[str]] = {}
         for column in self.columns:
             tasks.setdefault(column.unit, []).append(
@@ -299,8 +299,9 @@ class PublishedTable:
         )
 
     def grid(self, benchmark: str, mark: str) -> list[list[str]]:
-        """Return column titles and rows of text; ``mark`` formats a column's best
-        score, "?" follows flagged scores.
+        """Return column titles and rows of text.
+
+        ``mark`` formats a column's best score; "?" follows flagged scores.
         """
         names = [column.task.removeprefix(f"{benchmark}/") for column in self.columns]
         lines = [["method", *names, "mean rank", "wins"]]
@@ -326,9 +327,7 @@ class PublishedTable:
         return lines
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the table as plain JSON: each method with its cells by task; NaN
-        becomes None.
-        """
+        """Return the table as plain JSON: each method with its cells by task."""
         methods = []
         for method in self.methods:
             cells = {
@@ -353,14 +352,13 @@ class PublishedTable:
 
 @dataclass(frozen=True)
 class Published:
-    """Published results of a benchmark: tables of all rows, and a table of rows
-    comparable with the store's scores.
-    """
+    """Published results of a benchmark, in tables."""
 
     benchmark: str
     beside: PublishedTable | None
-    """Own scores with the published scores of the same task, metric and protocol; None
-    if there are none.
+    """Own scores with the comparable published scores; None if there are none.
+
+    Comparable scores have the same task, metric and protocol.
     """
     tables: tuple[PublishedTable, ...]
     """Tables of all rows that are neither claims nor repetitions, without own scores.
@@ -369,9 +367,7 @@ class Published:
     """Number of rows that are not in ``beside``, by reason; empty without own scores.
     """
     rows: tuple[PublishedRow, ...]
-    """All rows, including repetitions of other rows and claims about the whole
-    benchmark.
-    """
+    """All rows, including repetitions and claims about the whole benchmark."""
     notes: tuple[str, ...]
     """Sentences about misprinted and doubtful scores, protocols, claims and sources."""
 

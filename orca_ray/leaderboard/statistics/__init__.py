@@ -1,7 +1,6 @@
-"""Statistics of a leaderboard, pure functions of plain tables; modules declare them as
-``STATISTIC`` or ``STATISTICS``.
+"""Statistics of a leaderboard: pure functions of plain tables.
 
-Rules that all of them keep:
+Modules declare them as ``STATISTIC`` or ``STATISTICS``. Rules that all of them keep:
 
 - Scores are lower for better methods. Tasks have different units, so that only ranks,
   wins and ratios of scores are averaged over tasks; ratios are averaged geometrically.

@@ -1,8 +1,11 @@
-"""95 % intervals in closed form, Student's and Clopper and Pearson's, and variances
-over seeds that methods share.
+"""95 % intervals in closed form, and variances over seeds that methods share.
+
+Own code from `scipy.special`: `scipy.stats` takes 2 s to import, longer than a board
+takes, and its interval of Clopper and Pearson refuses shared (fractional) wins.
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from scipy import special
@@ -14,84 +17,97 @@ LEVEL = 0.05
 MIN_TASKS = 5
 """Least number of tasks from whose spread an interval is computed."""
 LEAST_SHARE = 0.01
-"""A variance over seeds counts as at least this share of the mean variance on its task:
-few scores may be equal.
+"""Least share of a task's mean variance that a variance over seeds counts as.
+
+The few scores of a method may be equal by chance.
 """
 
 
-def student(values_TX: Floats) -> tuple[Floats, Floats, Floats]:
-    """Return means over tasks, and the ends of Student's intervals, [X] each; NaN ends
-    below `MIN_TASKS` tasks.
+class MeanIntervals(NamedTuple):
+    """Means [X] with the ends [X] of their intervals."""
+
+    means: Floats
+    low: Floats
+    high: Floats
+
+
+def student(values_TX: Floats) -> MeanIntervals:
+    """Return the means over tasks with Student's intervals.
+
+    The ends are NaN below `MIN_TASKS` tasks.
     """
-    num = len(values_TX)
-    means = values_TX.mean(axis=0) if num else np.full(values_TX.shape[1], np.nan)
-    if num < MIN_TASKS:
-        return means, np.full_like(means, np.nan), np.full_like(means, np.nan)
-    half = (
-        special.stdtrit(num - 1, 1 - LEVEL / 2)
-        * values_TX.std(axis=0, ddof=1)
-        / math.sqrt(num)
-    )
-    return means, means - half, means + half
+    num_tasks, num_values = values_TX.shape
+    undefined = np.full(num_values, np.nan)
+    if num_tasks == 0:
+        return MeanIntervals(undefined, undefined, undefined)
+    means = values_TX.mean(axis=0)
+    if num_tasks < MIN_TASKS:
+        return MeanIntervals(means, undefined, undefined)
+    quantile = special.stdtrit(num_tasks - 1, 1 - LEVEL / 2)
+    half = quantile * values_TX.std(axis=0, ddof=1) / math.sqrt(num_tasks)
+    return MeanIntervals(means, means - half, means + half)
 
 
 def binomial(wins: Floats, num: int) -> tuple[Floats, Floats]:
-    """Return the ends of Clopper and Pearson's intervals of the shares of tasks won;
-    NaN for no task.
+    """Return the ends of Clopper and Pearson's intervals of the shares of tasks won.
 
-    ``wins`` of ``num`` tasks may be fractions, for shared wins. The intervals cover
-    with at least 95 %, also at 0 wins. Clopper and Pearson 1934, "The use of confidence
-    or fiducial limits", Biometrika 26.
+    They are NaN if there is no task. ``wins`` of ``num`` tasks may be fractions, for
+    shared wins. The intervals cover with at least 95 %, also at 0 wins. Clopper and
+    Pearson 1934, "The use of confidence or fiducial limits", Biometrika 26.
     """
     if not num:
         return np.full_like(wins, np.nan), np.full_like(wins, np.nan)
     wins = np.clip(wins, 0, num)
-    low, high = (
-        np.where(
-            ours > 0,
-            special.betaincinv(np.maximum(ours, 1e-9), num - ours + 1, LEVEL / 2),
-            0.0,
-        )
-        for ours in (wins, num - wins)
-    )
-    return low, 1 - high
+    return _lower_end(wins, num), 1 - _lower_end(num - wins, num)
+
+
+def _lower_end(wins: Floats, num: int) -> Floats:
+    """Return the lower ends of Clopper and Pearson's intervals."""
+    # The first parameter of the beta distribution must be positive.
+    ends = special.betaincinv(np.maximum(wins, 1e-9), num - wins + 1, LEVEL / 2)
+    return np.where(wins > 0, ends, 0.0)
 
 
 def moderated(squares_TM: Floats, freedom_TM: Floats) -> tuple[Floats, float]:
-    """Return the variances [T, M] over seeds, and how many degrees of freedom the mean
-    variance of a task adds to each.
+    """Return moderated variances [T, M] over seeds, and their prior degrees of freedom.
 
-    A method's own variance has few degrees of freedom, and methods have unequal
-    variances. So the own variance, with its degrees of freedom, is averaged with the
-    task's mean variance, which counts the more, the more alike variances of one task
-    are. Smyth 2004, "Linear models and empirical Bayes methods", Statistical
-    Applications in Genetics and Molecular Biology 3; the mean takes the place of his
-    location, which is too low if there are few methods.
+    The latter are what the mean variance of a task adds to each variance. A method's
+    own variance has few degrees of freedom, and methods have unequal variances. So the
+    own variance, with its degrees of freedom, is averaged with the task's mean
+    variance, which counts the more, the more alike variances of one task are. Smyth
+    2004, "Linear models and empirical Bayes methods", Statistical Applications in
+    Genetics and Molecular Biology 3; the mean takes the place of his location, which is
+    too low if there are few methods.
 
     ``squares_TM`` are squared deviations summed over seeds; on a task without
     ``freedom_TM``, variances are NaN.
     """
     freedom_T = freedom_TM.sum(axis=1, keepdims=True)
-    pooled_T = squares_TM.sum(axis=1, keepdims=True) / np.where(
-        freedom_T > 0, freedom_T, np.nan
-    )
+    divisor_T = np.where(freedom_T > 0, freedom_T, np.nan)
+    pooled_T = squares_TM.sum(axis=1, keepdims=True) / divisor_T
+    prior = _prior_freedom(squares_TM, freedom_TM, pooled_T)
+    return (prior * pooled_T + squares_TM) / (prior + freedom_TM), prior
+
+
+def _prior_freedom(squares_TM: Floats, freedom_TM: Floats, pooled_T: Floats) -> float:
+    """Return how many degrees of freedom a task's mean variance ``pooled_T`` counts.
+
+    Logarithms of variances spread by chance; what they spread beyond that says how
+    unequal the variances of one task are. The less, the more the mean variance counts.
+    """
     known_TM = (freedom_TM > 0) & (pooled_T > 0)
     half_TM = np.where(known_TM, freedom_TM, 2.0) / 2
-    own_TM = np.where(
-        known_TM, np.maximum(squares_TM / (2 * half_TM), LEAST_SHARE * pooled_T), 1.0
-    )
-    logs_TM = np.where(
-        known_TM, np.log(own_TM) - special.digamma(half_TM) + np.log(half_TM), 0.0
-    )
+    floored_TM = np.maximum(squares_TM / (2 * half_TM), LEAST_SHARE * pooled_T)
+    own_TM = np.where(known_TM, floored_TM, 1.0)
+    unbiased_TM = np.log(own_TM) - special.digamma(half_TM) + np.log(half_TM)
+    logs_TM = np.where(known_TM, unbiased_TM, 0.0)
     num_T = np.maximum(known_TM.sum(axis=1, keepdims=True), 1)
     squared_TM = (logs_TM - logs_TM.sum(axis=1, keepdims=True) / num_T) ** 2
     by_chance_TM = (1 - 1 / num_T) * special.polygamma(1, half_TM)
-    excess = float((squared_TM - by_chance_TM)[known_TM].sum()) / max(
-        int((num_T - 1).sum()), 1
-    )
+    num_compared = max(int((num_T - 1).sum()), 1)
+    excess = float((squared_TM - by_chance_TM)[known_TM].sum()) / num_compared
     grid = np.geomspace(1e4, 0.2, 2000)
-    prior = float(np.interp(excess, special.polygamma(1, grid / 2), grid))
-    return (prior * pooled_T + squares_TM) / (prior + freedom_TM), prior
+    return float(np.interp(excess, special.polygamma(1, grid / 2), grid))
 
 
 def combined(
@@ -100,18 +116,16 @@ def combined(
     prior: float = 0.0,
     most: Floats | float = math.inf,
 ) -> tuple[Floats, Floats]:
-    """Return the sums of variances over the last axis, and their degrees of freedom:
-    ``prior`` more, ``most`` at most.
+    """Return the sums of variances over the last axis, and their degrees of freedom.
 
-    The degrees of freedom are those of Satterthwaite 1946, "An approximate distribution
-    of estimates of variance components", Biometrics Bulletin 2. If all variances are 0,
-    they are the least of the parts.
+    ``prior`` is added to these; ``most`` limits them. The degrees of freedom are those
+    of Satterthwaite 1946, "An approximate distribution of estimates of variance
+    components", Biometrics Bulletin 2. If all variances are 0, they are the least of
+    the parts.
     """
     total = variances.sum(axis=-1)
     parts = (variances**2 / np.maximum(freedom, 1e-9)).sum(axis=-1)
-    of_total = np.where(
-        parts > 0,
-        total**2 / np.where(parts > 0, parts, 1.0),
-        freedom.min(axis=-1, initial=np.inf),
-    )
-    return total, np.minimum(of_total + prior, most)
+    satterthwaite = total**2 / np.where(parts > 0, parts, 1.0)
+    least = freedom.min(axis=-1, initial=np.inf)
+    total_freedom = np.where(parts > 0, satterthwaite, least)
+    return total, np.minimum(total_freedom + prior, most)

@@ -1,6 +1,4 @@
-"""Statistics of ranks: mean rank, share of tasks won, counts of wins, and Bradley-Terry
-strengths.
-"""
+"""Statistics of ranks: mean rank, wins, win rates, and Bradley-Terry strengths."""
 
 import numpy as np
 import pandas as pd
@@ -10,12 +8,11 @@ from orca_ray.leaderboard.statistics.table import Floats, ScoreTable, Statistic
 
 
 def beaten(means: Floats) -> Floats:
-    """Return [..., M, M]: at (i, j), 1 if method i has a lower mean than j, 0.5 if they
-    are equal, else 0.
-    """
-    ours = means[..., :, None]
-    theirs = means[..., None, :]
-    return np.where(ours < theirs, 1.0, np.where(ours > theirs, 0.0, 0.5))
+    """Return [..., M, M]: 1 where method i has a lower mean than j, 0.5 where equal."""
+    rows = means[..., :, None]
+    columns = means[..., None, :]
+    drawn_or_lost = np.where(rows > columns, 0.0, 0.5)
+    return np.where(rows < columns, 1.0, drawn_or_lost)
 
 
 def win_rate(table: ScoreTable) -> pd.DataFrame:
@@ -26,16 +23,17 @@ def win_rate(table: ScoreTable) -> pd.DataFrame:
     and Pearson.
     """
     common = table.common
-    num = len(table.methods)
+    num_tasks = len(common.tasks)
     wins_MM = beaten(common.means_TM).sum(axis=0)
-    low, high = binomial(wins_MM, len(common.tasks))
-    value = wins_MM / len(common.tasks) if common.tasks else np.full((num, num), np.nan)
-    return table.by_pair(value=value, low=low, high=high, num_tasks=len(common.tasks))
+    low, high = binomial(wins_MM, num_tasks)
+    value = wins_MM / num_tasks if num_tasks else np.full_like(wins_MM, np.nan)
+    return table.by_pair(value=value, low=low, high=high, num_tasks=num_tasks)
 
 
 def ranks(means: Floats) -> Floats:
-    """Return the ranks [..., M] of ``means`` [..., M], 1 for the lowest; equal means
-    get the average of their ranks.
+    """Return the ranks [..., M] of ``means`` [..., M], 1 for the lowest.
+
+    Equal means get the average of their ranks.
     """
     places: Floats = 0.5 + (1 - beaten(means)).sum(axis=-1)
     return places
@@ -49,9 +47,13 @@ def mean_rank(table: ScoreTable) -> pd.DataFrame:
     ends where no rank is possible.
     """
     common = table.common
-    value, *ends = student(ranks(common.means_TM))
-    low, high = np.clip(ends, 1, len(table.methods))
-    return table.by_method(value=value, low=low, high=high, num_tasks=len(common.tasks))
+    intervals = student(ranks(common.means_TM))
+    return table.by_method(
+        value=intervals.means,
+        low=np.clip(intervals.low, 1, len(table.methods)),
+        high=np.clip(intervals.high, 1, len(table.methods)),
+        num_tasks=len(common.tasks),
+    )
 
 
 def wins(table: ScoreTable) -> pd.DataFrame:
@@ -67,19 +69,28 @@ def wins(table: ScoreTable) -> pd.DataFrame:
         score.
     """
     common = table.common
-    num = len(common.tasks)
-    best_TM = common.means_TM == common.means_TM.min(
-        axis=1, keepdims=True, initial=np.inf
-    )
+    num_tasks = len(common.tasks)
+    lowest_T = common.means_TM.min(axis=1, keepdims=True, initial=np.inf)
+    best_TM = common.means_TM == lowest_T
     shares_TM = best_TM / np.maximum(best_TM.sum(axis=1, keepdims=True), 1)
-    value = shares_TM.sum(axis=0) if num else np.full(len(table.methods), np.nan)
-    low, high = (num * each for each in binomial(value, num))
+    value = shares_TM.sum(axis=0)
+    if num_tasks == 0:
+        value = np.full(len(table.methods), np.nan)
+    low, high = binomial(value, num_tasks)
     ties = ((shares_TM > 0) & (shares_TM < 1)).sum(axis=0)
-    return table.by_method(value=value, low=low, high=high, num_tasks=num, ties=ties)
+    return table.by_method(
+        value=value,
+        low=num_tasks * low,
+        high=num_tasks * high,
+        num_tasks=num_tasks,
+        ties=ties,
+    )
 
 
 TOLERANCE = 1e-13
+"""Largest change of a logarithm of a strength at which the iteration ends."""
 MAX_SWEEPS = 10_000
+"""Largest number of iterations."""
 
 
 def bradley_terry(table: ScoreTable) -> pd.DataFrame:
@@ -97,46 +108,47 @@ def bradley_terry(table: ScoreTable) -> pd.DataFrame:
     played_TM = has_score_TM & (has_score_TM.sum(axis=1, keepdims=True) > 1)
     both_TMM = played_TM[:, :, None] & played_TM[:, None, :]
     wins_TMM = np.where(both_TMM, beaten(table.means_TM), 0.0)[played_TM.any(axis=1)]
-    num = len(wins_TMM)
     wins_MM = wins_TMM.sum(axis=0)
-    value, left_out_TM = np.split(
-        strengths(np.concatenate([wins_MM[None], wins_MM - wins_TMM])), [1]
+    all_strengths = strengths(np.concatenate([wins_MM[None], wins_MM - wins_TMM]))
+    value_M = all_strengths[0]
+    left_out_TM = all_strengths[1:]
+    num_tasks = len(wins_TMM)
+    pseudo_values_TM = num_tasks * value_M - (num_tasks - 1) * left_out_TM
+    jackknife = student(pseudo_values_TM)
+    half_M = (jackknife.high - jackknife.low) / 2
+    is_alone_M = ~played_TM.any(axis=0)
+    return table.by_method(
+        value=np.where(is_alone_M, np.nan, value_M),
+        low=np.where(is_alone_M, np.nan, value_M - half_M),
+        high=np.where(is_alone_M, np.nan, value_M + half_M),
+        num_tasks=played_TM.sum(axis=0),
     )
-    _, low, high = student(
-        num * value - (num - 1) * left_out_TM
-    )  # of the jackknife's pseudo-values
-    half = (high - low) / 2
-    alone = ~played_TM.any(axis=0)
-    columns = {"value": value[0], "low": value[0] - half, "high": value[0] + half}
-    defined = {
-        name: np.where(alone, np.nan, values) for name, values in columns.items()
-    }
-    return table.by_method(**defined, num_tasks=played_TM.sum(axis=0))
 
 
 def strengths(wins_RMM: Floats) -> Floats:
-    """Return strengths [R, M] in Elo points: maximum likelihood for the wins of methods
-    (rows) over others (columns).
+    """Return strengths [R, M] in Elo points, by maximum likelihood.
 
-    One drawn game of each two methods is added. The iteration is that of Newman 2023,
-    "Efficient Computation of Rankings from Pairwise Comparisons", JMLR 24, which
-    converges faster than the minorisation of Hunter 2004.
+    ``wins_RMM`` are wins of methods (rows) over others (columns). One drawn game of
+    each two methods is added. The iteration is that of Newman 2023, "Efficient
+    Computation of Rankings from Pairwise Comparisons", JMLR 24, which converges faster
+    than the minorisation of Hunter 2004.
     """
-    num = wins_RMM.shape[-1]
-    wins = wins_RMM.transpose(1, 2, 0) + 0.5
-    wins[np.arange(num), np.arange(num)] = 0
-    strength = np.ones((num, wins.shape[-1]))
-    for _ in range(MAX_SWEEPS if num > 1 else 0):
-        before = strength.copy()
-        for i in range(num):
-            total = strength[i] + strength
-            strength[i] = (wins[i] * strength / total).sum(axis=0) / (
-                wins[:, i] / total
-            ).sum(axis=0)
-        strength /= np.exp(np.log(strength).mean(axis=0))
-        if np.abs(np.log(strength / before)).max() < TOLERANCE:
+    num_methods = wins_RMM.shape[-1]
+    wins_MMR = wins_RMM.transpose(1, 2, 0) + 0.5
+    wins_MMR[np.arange(num_methods), np.arange(num_methods)] = 0
+    strength_MR = np.ones((num_methods, wins_MMR.shape[-1]))
+    num_sweeps = MAX_SWEEPS if num_methods > 1 else 0
+    for _ in range(num_sweeps):
+        before_MR = strength_MR.copy()
+        for i in range(num_methods):
+            total_MR = strength_MR[i] + strength_MR
+            won_R = (wins_MMR[i] * strength_MR / total_MR).sum(axis=0)
+            lost_R = (wins_MMR[:, i] / total_MR).sum(axis=0)
+            strength_MR[i] = won_R / lost_R
+        strength_MR /= np.exp(np.log(strength_MR).mean(axis=0))
+        if np.abs(np.log(strength_MR / before_MR)).max() < TOLERANCE:
             break
-    return 1000 + 400 * np.log10(strength.T)
+    return 1000 + 400 * np.log10(strength_MR.T)
 
 
 STATISTICS = (

@@ -1,9 +1,7 @@
-"""Statistics of scores, costs and searches, such as relative scores, profiles, the
-Pareto front and importance.
-"""
+"""Statistics of scores, costs and searches, such as profiles and importance."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -19,8 +17,9 @@ from orca_ray.leaderboard.statistics.table import Floats, ScoreTable, Statistic
 Over = Literal["sum", "mean", "max"]
 """How a method's costs on single tasks are combined."""
 SAME_COST = 0.05
-"""Two costs count as equal if the lower one is less than this share below the other;
-times vary as much by chance.
+"""Share by which a cost must be below another one to count as lower.
+
+Times vary as much by chance.
 """
 
 
@@ -37,14 +36,12 @@ def score(table: ScoreTable) -> pd.DataFrame:
     num = num_TM[t, m]
     means = table.means_TM[t, m]
     squares = np.nansum((table.scores_TMS[t, m] - means[:, None]) ** 2, axis=1)
-    std = np.sqrt(
-        np.divide(squares, num - 1, out=np.full(len(num), np.nan), where=num > 1)
-    )
+    undefined = np.full(len(num), np.nan)
+    variances = np.divide(squares, num - 1, out=undefined, where=num > 1)
+    std = np.sqrt(variances)
     half = -special.stdtrit(num - 1.0, 0.025) * std / np.sqrt(num)
-    tasks, methods = (
-        [names[each] for each in at]
-        for names, at in ((table.tasks, t), (table.methods, m))
-    )
+    tasks = [table.tasks[index] for index in t]
+    methods = [table.methods[index] for index in m]
     index = pd.MultiIndex.from_arrays([tasks, methods], names=["task", "method"])
     columns = {
         "value": means,
@@ -71,24 +68,27 @@ def improvement(table: ScoreTable, *, baseline: str | None = None) -> pd.DataFra
         UserError: there is no method ``baseline``.
     """
     common = table.common
-    num = len(common.tasks)
-    if not num:
+    num_tasks = len(common.tasks)
+    if not num_tasks:
         return table.by_method(
             value=np.nan, low=np.nan, high=np.nan, num_tasks=0, baseline=baseline
         )
-    mean_ranks = dict(
-        zip(table.methods, ranks(common.means_TM).mean(axis=0), strict=True)
-    )
-    baseline = baseline or max(mean_ranks, key=mean_ranks.__getitem__)
+    ranks_M = ranks(common.means_TM).mean(axis=0)
+    mean_ranks = dict(zip(table.methods, ranks_M, strict=True))
+    if not baseline:
+        baseline = max(mean_ranks, key=mean_ranks.__getitem__)
     lookup("method", baseline, mean_ranks)
     logs = LogScores.of(common)
     ratios = [
-        logs.paired(method, baseline).ratio(over_tasks=num >= MIN_TASKS)
+        logs.paired(method, baseline).ratio(over_tasks=num_tasks >= MIN_TASKS)
         for method in table.methods
     ]
-    value, low, high, _ = zip(*ratios, strict=True)
     return table.by_method(
-        value=value, low=low, high=high, num_tasks=num, baseline=baseline
+        value=[ratio.value for ratio in ratios],
+        low=[ratio.low for ratio in ratios],
+        high=[ratio.high for ratio in ratios],
+        num_tasks=num_tasks,
+        baseline=baseline,
     )
 
 
@@ -113,12 +113,14 @@ def performance_profile(
     # The allowance keeps a ratio of exactly τ inside, whatever the rounding of
     # logarithms.
     inside_TMX = ratios_TM[:, :, None] <= np.log(factors) + 1e-12
-    num = len(common.tasks)
-    share_MX = (
-        inside_TMX.sum(axis=0) / num if num else np.full(inside_TMX.shape[1:], np.nan)
-    )
+    num_tasks = len(common.tasks)
+    if num_tasks:
+        share_MX = inside_TMX.sum(axis=0) / num_tasks
+    else:
+        share_MX = np.full(inside_TMX.shape[1:], np.nan)
     index = pd.MultiIndex.from_product([table.methods, factors], names=["method", "x"])
-    return pd.DataFrame({"value": share_MX.ravel(), "num_tasks": num}, index=index)
+    columns = {"value": share_MX.ravel(), "num_tasks": num_tasks}
+    return pd.DataFrame(columns, index=index)
 
 
 def cost(costs: pd.DataFrame, *, over_tasks: Over = "sum") -> pd.DataFrame:
@@ -128,15 +130,14 @@ def cost(costs: pd.DataFrame, *, over_tasks: Over = "sum") -> pd.DataFrame:
     ``over_tasks`` may also be ``mean`` or ``max``, for costs that do not add up, such
     as memory. There is no interval.
     """
-    wide = (
-        costs.pivot(index="task", columns="method", values="cost")
-        .astype("float64")
-        .dropna()
-    )
-    value = wide.agg(over_tasks) if len(wide) else wide.sum() * np.nan
-    return pd.DataFrame(
-        {"value": value, "low": np.nan, "high": np.nan, "num_tasks": len(wide)}
-    ).rename_axis("method")
+    wide = costs.pivot(index="task", columns="method", values="cost")
+    common = wide.astype("float64").dropna()
+    if len(common):
+        value = common.agg(over_tasks)
+    else:
+        value = pd.Series(np.nan, index=common.columns)
+    columns = {"value": value, "low": np.nan, "high": np.nan, "num_tasks": len(common)}
+    return pd.DataFrame(columns).rename_axis("method")
 
 
 def pareto(
@@ -174,22 +175,23 @@ def pareto(
 
 
 def pareto_front(scores_M: Floats, costs_M: Floats) -> NDArray[np.bool_]:
-    """Return a mask [M], False if another point has a lower score or cost while neither
-    of the two is higher.
+    """Return a mask [M] of the points that no other point dominates.
 
+    A point dominates another one if its score or cost is lower while neither is higher.
     A cost counts as lower if it is lower by a share of more than `SAME_COST`.
     """
-    cheaper = costs_M[:, None] < (1 - SAME_COST) * costs_M
-    not_higher = (scores_M[:, None] <= scores_M) & ~cheaper.T
-    lower = (scores_M[:, None] < scores_M) | cheaper
-    return np.array(
-        [not column.any() for column in (not_higher & lower).T], dtype=np.bool_
-    )
+    # At (i, j): whether point i is cheaper than point j, and so on.
+    cheaper_MM = costs_M[:, None] < (1 - SAME_COST) * costs_M
+    not_higher_MM = (scores_M[:, None] <= scores_M) & ~cheaper_MM.T
+    lower_MM = (scores_M[:, None] < scores_M) | cheaper_MM
+    is_dominated_M = (not_higher_MM & lower_MM).any(axis=0)
+    return np.asarray(~is_dominated_M, dtype=np.bool_)
 
 
 NUM_BINS = 4
+"""Number of groups into which the values of a numeric hyper-parameter are put."""
 MIN_TRIALS = 8
-"""Tasks with fewer trials than this are left out."""
+"""Least number of trials of a task that count; tasks with fewer are left out."""
 
 
 def importance(searches: pd.DataFrame) -> pd.DataFrame:
@@ -205,67 +207,82 @@ def importance(searches: pd.DataFrame) -> pd.DataFrame:
     hyper-parameter count, and tasks with at least eight such trials. A search does not
     sample evenly: importance holds for the region that the search looked at.
     """
-    rows = []
     ordered = searches.dropna(subset="score").sort_values(
         ["method", "task", "number"], kind="stable"
     )
+    rows = []
     for method, trials in ordered.groupby("method"):
-        for name in sorted(
-            {name for values in trials["hyperparameters"] for name in values}
-        ):
-            having = trials[[name in values for values in trials["hyperparameters"]]]
-            tests = [
-                _on_task(group, name)
-                for _, group in having.groupby("task")
-                if len(group) >= MIN_TRIALS
-            ]
-            if known := [test for test in tests if np.isfinite(test[0])]:
-                shares, statistics, freedoms, nums = zip(*known, strict=True)
-                p = float(special.chdtrc(sum(freedoms), sum(statistics)))
-                rows.append(
-                    (
-                        str(method),
-                        name,
-                        float(np.mean(shares)),
-                        p,
-                        sum(nums),
-                        len(known),
-                    )
-                )
-    frame = pd.DataFrame(
-        rows,
-        columns=["method", "hyperparameter", "value", "p", "num_trials", "num_tasks"],
-    )
+        names = {name for values in trials["hyperparameters"] for name in values}
+        for name in sorted(names):
+            tests = _tests_by_task(trials, name)
+            if not tests:
+                continue
+            statistic = sum(test.statistic for test in tests)
+            freedom = sum(test.freedom for test in tests)
+            rows.append(
+                {
+                    "method": str(method),
+                    "hyperparameter": name,
+                    "value": float(np.mean([test.share for test in tests])),
+                    "p": float(special.chdtrc(freedom, statistic)),
+                    "num_trials": sum(test.num_trials for test in tests),
+                    "num_tasks": len(tests),
+                }
+            )
+    columns = ["method", "hyperparameter", "value", "p", "num_trials", "num_tasks"]
+    frame = pd.DataFrame(rows, columns=columns)
     return frame.astype({"value": "float64"}).set_index(["method", "hyperparameter"])
 
 
-def _on_task(trials: pd.DataFrame, name: str) -> tuple[float, float, int, int]:
-    values = pd.Series([values[name] for values in trials["hyperparameters"]])
-    return kruskal_wallis(trials["score"].to_numpy(np.float64), groups(values))
+class RankTest(NamedTuple):
+    """Test of Kruskal and Wallis: whether scores differ between groups of trials."""
+
+    share: float
+    """Epsilon squared: the share of variance between groups."""
+    statistic: float
+    """The statistic H, corrected for ties."""
+    freedom: int
+    """Degrees of freedom of the statistic."""
+    num_trials: int
+
+
+def _tests_by_task(trials: pd.DataFrame, name: str) -> list[RankTest]:
+    """Return the defined tests of one hyper-parameter, for tasks with enough trials."""
+    has_name = [name in values for values in trials["hyperparameters"]]
+    tests = []
+    for _, trials_of_task in trials[has_name].groupby("task"):
+        if len(trials_of_task) < MIN_TRIALS:
+            continue
+        values = pd.Series(
+            [values[name] for values in trials_of_task["hyperparameters"]]
+        )
+        scores = trials_of_task["score"].to_numpy(np.float64)
+        test = kruskal_wallis(scores, groups(values))
+        if np.isfinite(test.share):
+            tests.append(test)
+    return tests
 
 
 def groups(values: pd.Series) -> NDArray[np.int64]:
-    """Return a group number for each value: its quartile if over `NUM_BINS` numbers
-    differ, else one per value.
+    """Return a group number for each value.
+
+    If more than `NUM_BINS` numbers differ, a group is a quartile, else a value.
     """
-    numbers = all(
+    are_numbers = all(
         isinstance(value, int | float) and not isinstance(value, bool)
         for value in values
     )
-    if numbers and values.nunique() > NUM_BINS:
+    if are_numbers and values.nunique() > NUM_BINS:
         places = values.astype("float64").rank(method="min").to_numpy() - 1
         return (places * NUM_BINS // len(values)).astype(np.int64)
     return pd.factorize(values.map(repr))[0]
 
 
-def kruskal_wallis(
-    scores: Floats, groups: NDArray[np.int64]
-) -> tuple[float, float, int, int]:
-    """Return epsilon squared, the statistic H, its degrees of freedom and the number of
-    scores.
+def kruskal_wallis(scores: Floats, groups: NDArray[np.int64]) -> RankTest:
+    """Return the test of Kruskal and Wallis, and its effect size epsilon squared.
 
-    H is corrected for ties. Epsilon squared and H are NaN if there is one group, all
-    scores are equal, or each score is its own group.
+    Share and statistic are NaN if there is one group, all scores are equal, or each
+    score is its own group.
     """
     num = len(scores)
     ranks = pd.Series(scores).rank().to_numpy()
@@ -276,9 +293,10 @@ def kruskal_wallis(
     freedom = int((counts > 0).sum()) - 1
     whole = float((centred**2).sum())
     if not freedom or not whole or num <= freedom + 1:
-        return float("nan"), float("nan"), freedom, num
+        return RankTest(float("nan"), float("nan"), freedom, num)
     statistic = (num - 1) * between / whole
-    return (statistic - freedom) / (num - freedom - 1), statistic, freedom, num
+    share = (statistic - freedom) / (num - freedom - 1)
+    return RankTest(share, statistic, freedom, num)
 
 
 STATISTICS = (

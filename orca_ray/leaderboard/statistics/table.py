@@ -16,6 +16,7 @@ from orca_ray.discovery import declared, modules, with_plug_ins
 from orca_ray.errors import lookup
 
 Floats = NDArray[np.float64]
+"""An array of floating-point numbers."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,17 +31,18 @@ class ScoreTable:
     methods: tuple[str, ...]
     """Names of the methods, sorted."""
     scores_TMS: Floats
-    """Scores [T, M, S]: the n scores of a (task, method) come first, in the order of
-    their seeds; the rest is NaN.
+    """Scores [T, M, S]; NaN after the last seed.
+
+    The n scores of a (task, method) come first, in the order of their seeds.
     """
 
     @classmethod
     def of(cls, scores: "pd.DataFrame | ScoreTable") -> "ScoreTable":
-        """Return the arrays of a score table: a frame with the columns ``task``,
-        ``method``, ``seed`` and ``score``.
+        """Return the arrays of a score table, which is a frame.
 
-        Missing scores are absent rows. Raises ValueError if a score is not finite or a
-        (task, method, seed) occurs twice.
+        Columns are ``task``, ``method``, ``seed`` and ``score``. Missing scores are
+        absent rows. Raises ValueError if a score is not finite or a (task, method,
+        seed) occurs twice.
         """
         if isinstance(scores, ScoreTable):
             return scores
@@ -53,13 +55,11 @@ class ScoreTable:
                 "a score table has one score for each task, method and seed"
             )
         rows = scores.sort_values("seed", kind="stable")
-        (t, tasks), (m, methods) = (
-            pd.factorize(rows[name], sort=True) for name in ("task", "method")
-        )
+        t, tasks = pd.factorize(rows["task"], sort=True)
+        m, methods = pd.factorize(rows["method"], sort=True)
         places = rows.groupby(["task", "method"]).cumcount().to_numpy()
-        scores_TMS = np.full(
-            (len(tasks), len(methods), places.max(initial=-1) + 1), np.nan
-        )
+        num_seeds = places.max(initial=-1) + 1
+        scores_TMS = np.full((len(tasks), len(methods), num_seeds), np.nan)
         scores_TMS[t, m, places] = rows["score"].to_numpy("float64")
         return cls(tuple(map(str, tasks)), tuple(map(str, methods)), scores_TMS)
 
@@ -71,53 +71,47 @@ class ScoreTable:
 
     @cached_property
     def means_TM(self) -> Floats:
-        """Mean score over the seeds of each task and method [T, M]; NaN without a
-        score.
-        """
+        """Mean score over seeds of each task and method [T, M]; NaN without a score."""
         return mean_over_seeds(self.scores_TMS)
 
     @cached_property
     def common(self) -> "ScoreTable":
         """The part of the table with the tasks on which every method has a score."""
         complete_T = (self.num_seeds_TM > 0).all(axis=1) & bool(self.methods)
+        if complete_T.all():
+            return self
         tasks = tuple(self.tasks[t] for t in np.flatnonzero(complete_T))
-        return (
-            self
-            if complete_T.all()
-            else ScoreTable(tasks, self.methods, self.scores_TMS[complete_T])
-        )
+        return ScoreTable(tasks, self.methods, self.scores_TMS[complete_T])
 
     def by_method(
         self, **columns: Sequence[object] | Floats | float | str | None
     ) -> pd.DataFrame:
-        """Return a frame of ``columns``, arrays [M] or constants, with one row per
-        method.
-        """
+        """Return a frame of ``columns``, arrays [M] or constants: a row per method."""
         return pd.DataFrame(columns, index=pd.Index(self.methods, name="method"))
 
     def by_pair(
         self, **columns: Floats | NDArray[np.bool_] | NDArray[np.int64] | int
     ) -> pd.DataFrame:
-        """Return a frame of ``columns``, arrays [M, M] or constants, with a row per
-        ordered pair of methods.
+        """Return a frame of ``columns``, arrays [M, M] or constants.
+
+        It has a row for each ordered pair of methods.
         """
         index = pd.MultiIndex.from_product(
             [self.methods, self.methods], names=["method", "other"]
         )
         different = ~np.eye(len(self.methods), dtype=bool).ravel()
         flat = {
-            name: each.ravel() if isinstance(each, np.ndarray) else each
-            for name, each in columns.items()
+            name: values.ravel() if isinstance(values, np.ndarray) else values
+            for name, values in columns.items()
         }
         return pd.DataFrame(flat, index=index)[different]
 
 
 def mean_over_seeds(scores: Floats) -> Floats:
-    """Return the mean of the scores along the last axis, without NaN; NaN where there
-    is no score.
+    """Return the mean of the scores along the last axis; NaN where there is no score.
 
-    Scores are added in the order of the axis, so that a program in another language can
-    compute the same bits.
+    NaN scores are left out. Scores are added in the order of the axis, so that a
+    program in another language can compute the same bits.
     """
     present = np.isfinite(scores)
     total = np.zeros(scores.shape[:-1])
@@ -131,7 +125,9 @@ def mean_over_seeds(scores: Floats) -> Floats:
 
 
 Shape = Literal["cell", "method", "pair", "curve", "hyperparameter"]
+"""What a row of the frame of a statistic stands for; see `INDEX`."""
 Input = Literal["scores", "costs", "searches"]
+"""Name of a table that a statistic takes; see `COLUMNS`."""
 
 COLUMNS: Mapping[Input, tuple[str, ...]] = {
     "scores": ("task", "method", "seed", "score"),
@@ -176,8 +172,9 @@ class Statistic:
     """Whether lower or higher values are better; None if neither."""
     inputs: tuple[Input, ...] = ("scores",)
     on_boards: bool = False
-    """Whether the statistic is a row below the scores of a leaderboard; only for
-    statistics of the shape ``method`` of scores.
+    """Whether the statistic is a row below the scores of a leaderboard.
+
+    Only statistics of the shape ``method`` of scores may be one.
     """
 
     def __post_init__(self) -> None:
@@ -189,49 +186,43 @@ class Statistic:
 
     @property
     def definition(self) -> str:
-        """The docstring of the function without its sections on arguments, columns and
-        errors: text for readers.
-        """
-        return re.split(
-            r"\n\n(?:Args|Returns|Raises):\n", inspect.getdoc(self.function) or ""
-        )[0]
+        """The docstring of the function without its sections: text for readers."""
+        docstring = inspect.getdoc(self.function) or ""
+        return re.split(r"\n\n(?:Args|Returns|Raises):\n", docstring)[0]
 
     def compute(
         self, *tables: pd.DataFrame | ScoreTable, **options: Any
     ) -> pd.DataFrame:
-        """Return ``function(*tables, **options)``; there is a table for each of
-        ``inputs``, with columns `COLUMNS`.
+        """Return ``function(*tables, **options)``.
+
+        There is a table for each of ``inputs``, with the columns `COLUMNS`.
         """
-        pairs = zip(self.inputs, tables, strict=True)
-        given = [
-            ScoreTable.of(table) if name == "scores" else table for name, table in pairs
+        arguments = [
+            ScoreTable.of(table) if name == "scores" else table
+            for name, table in zip(self.inputs, tables, strict=True)
         ]
-        return self.function(*given, **options)
+        return self.function(*arguments, **options)
 
 
 @cache
 def all_statistics() -> Mapping[str, Statistic]:
-    """Return all statistics by name, those of plug-ins last; ValueError if two modules
-    of orca-ray share a name.
+    """Return all statistics by name, those of plug-ins last.
+
+    Raises ValueError if two modules of orca-ray share a name.
     """
-    return with_plug_ins(
-        "statistic",
-        Statistic,
-        declared(
-            Statistic, "STATISTIC", modules(sys.modules[__name__.rpartition(".")[0]])
-        ),
-    )
+    package = sys.modules[__name__.rpartition(".")[0]]
+    own_statistics = declared(Statistic, "STATISTIC", modules(package))
+    return with_plug_ins("statistic", Statistic, own_statistics)
 
 
 def get_statistic(name: str) -> Statistic:
-    """Return a statistic by name; raises UserError with the nearest name for an unknown
-    name.
+    """Return a statistic by name.
+
+    Raises UserError with the nearest name for an unknown name.
     """
     return lookup("statistic", name, all_statistics())
 
 
 def on_boards() -> list[str]:
-    """Return the names of the statistics that are rows below the scores of a
-    leaderboard.
-    """
-    return [name for name, each in all_statistics().items() if each.on_boards]
+    """Return the names of the statistics that are rows below a leaderboard."""
+    return [name for name, statistic in all_statistics().items() if statistic.on_boards]

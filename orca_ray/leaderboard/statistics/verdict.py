@@ -1,5 +1,4 @@
-"""Whether two methods are separable, by Student's test, with Holm's correction for many
-pairs.
+"""Whether two methods are separable, by Student's test with Holm's correction.
 
 A verdict also says about how many more tasks or seeds would separate two methods.
 """
@@ -8,6 +7,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from itertools import combinations
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -43,11 +43,10 @@ def verdict(table: ScoreTable, *, level: float = LEVEL) -> pd.DataFrame:
     of pairs, and the noise over seeds a little.
     """
     logs = LogScores.of(table)
-    pairs = list(combinations(range(len(table.methods)), 2))
+    num_methods = len(table.methods)
+    pairs = list(combinations(range(num_methods), 2))
     tests = [_Test(logs, table.methods[i], table.methods[j]) for i, j in pairs]
     p = np.array([test.p for test in tests])
-    adjusted = holm(p)
-    num = len(table.methods)
     names = (
         "value",
         "low",
@@ -59,119 +58,158 @@ def verdict(table: ScoreTable, *, level: float = LEVEL) -> pd.DataFrame:
         "more_seeds",
         "num_tasks",
     )
-    columns = {name: np.full((num, num), np.nan) for name in names}
-    for (i, j), test, corrected in zip(pairs, tests, adjusted, strict=True):
-        tests_left = np.isfinite(p).sum() - (p < test.p).sum()
-        more = test.more(
-            level / max(int(tests_left), 1), separable=bool(corrected <= level)
-        )
-        value, low, high, _ = test.ratio
-        shared = (test.p, corrected, corrected <= level, *more, test.num_tasks)
-        for place, ratio in (
-            ((i, j), (value, low, high)),
-            ((j, i), (1 / value, 1 / high, 1 / low)),
-        ):
-            for name, number in zip(names, (*ratio, *shared), strict=True):
-                columns[name][place] = number
+    columns = {name: np.full((num_methods, num_methods), np.nan) for name in names}
+    for (i, j), test, adjusted_p in zip(pairs, tests, holm(p), strict=True):
+        is_separable = bool(adjusted_p <= level)
+        # Holm tests the smallest p first, at the level divided by the tests left.
+        num_tests_left = int(np.isfinite(p).sum() - (p < test.p).sum())
+        more = test.more(level / max(num_tests_left, 1), separable=is_separable)
+        ratio = test.ratio
+        columns["value"][i, j] = ratio.value
+        columns["low"][i, j] = ratio.low
+        columns["high"][i, j] = ratio.high
+        columns["value"][j, i] = 1 / ratio.value
+        columns["low"][j, i] = 1 / ratio.high
+        columns["high"][j, i] = 1 / ratio.low
+        for cell in ((i, j), (j, i)):
+            columns["p"][cell] = test.p
+            columns["adjusted_p"][cell] = adjusted_p
+            columns["separable"][cell] = is_separable
+            columns["more_tasks"][cell] = more.tasks
+            columns["more_seeds"][cell] = more.seeds
+            columns["num_tasks"][cell] = test.num_tasks
     return table.by_pair(**columns).astype({"separable": bool, "num_tasks": "int64"})
 
 
 def describe(method: str, other: str, row: Mapping[str, float]) -> str:
-    """Return a verdict in words; ``row`` is the pair's row in the frame that `verdict`
-    returns.
+    """Return a verdict in words.
+
+    ``row`` is the pair's row in the frame that `verdict` returns.
     """
-    basis = (
-        f"ratio {row['value']:.2f} [{row['low']:.2f}, {row['high']:.2f}], adjusted p ="
-        f" {row['adjusted_p']:.2g}"
-    )
-    where = f"{int(row['num_tasks'])} task{'s' if row['num_tasks'] != 1 else ''}"
+    num_tasks = int(row["num_tasks"])
+    where = f"{num_tasks} task" if num_tasks == 1 else f"{num_tasks} tasks"
     if math.isnan(row["p"]):
         return (
             f"{method} and {other} cannot be compared: too few tasks and seeds with"
             f" scores of both ({where})."
         )
+    basis = (
+        f"ratio {row['value']:.2f} [{row['low']:.2f}, {row['high']:.2f}], adjusted p ="
+        f" {row['adjusted_p']:.2g}"
+    )
     if row["separable"]:
-        return (
-            f"{method} is {'better' if row['value'] < 1 else 'worse'} than {other} on"
-            f" {where} ({basis})."
-        )
+        relation = "better" if row["value"] < 1 else "worse"
+        return f"{method} is {relation} than {other} on {where} ({basis})."
     needs = [
-        f"about {int(row[name])} more {what}{'s' if row[name] != 1 else ''}"
-        for name, what in (("more_tasks", "task"), ("more_seeds", "seed"))
+        f"about {_more_text(row[name], noun)}"
+        for name, noun in (("more_tasks", "task"), ("more_seeds", "seed"))
         if math.isfinite(row[name])
     ]
-    needed = " or ".join(needs) or f"only more than {MAX_MORE} more tasks, if anything,"
+    if needs:
+        needed_text = " or ".join(needs)
+    else:
+        needed_text = f"only more than {MAX_MORE} more tasks, if anything,"
     return (
-        f"{method} and {other} are not separable on {where} ({basis}); {needed} would"
-        " separate them."
+        f"{method} and {other} are not separable on {where} ({basis}); {needed_text}"
+        " would separate them."
     )
+
+
+def _more_text(number: float, noun: str) -> str:
+    ending = "" if number == 1 else "s"
+    return f"{int(number)} more {noun}{ending}"
+
+
+class _More(NamedTuple):
+    """Additional numbers that would each separate a pair of methods."""
+
+    tasks: float
+    seeds: float
+    """Number of seeds per task and method."""
 
 
 class _Test:
     """Student's test of the log ratios of two methods."""
 
     def __init__(self, scores: LogScores, method: str, other: str) -> None:
-        found = scores.paired(method, other)
+        ratios = scores.paired(method, other)
         table = scores.table
-        self.num_tasks = num = len(found.tasks)
-        self.over_tasks = num >= MIN_TASKS
-        self.ratio = found.ratio(over_tasks=self.over_tasks)
+        num_tasks = len(ratios.tasks)
+        self.num_tasks = num_tasks
+        self.over_tasks = num_tasks >= MIN_TASKS
+        self.ratio = ratios.ratio(over_tasks=self.over_tasks)
         self.p = self.ratio.p
-        self.mean = float(found.logs.mean()) if num else math.nan
-        self.deviation = float(found.logs.std(ddof=1)) if num > 1 else math.nan
-        self.noise = float((found.errors**2).mean()) if num else math.nan
-        self.freedom = float(combined(found.errors**2, found.freedom)[1])
-        both = [table.methods.index(name) for name in (method, other)]
-        at = np.isin(table.tasks, found.tasks)
-        self.num_seeds = (
-            float(table.num_seeds_TM[at][:, both].mean()) if num else math.nan
-        )
+        self.mean = math.nan
+        self.deviation = math.nan
+        """Standard deviation of the log ratios over tasks."""
+        self.noise = math.nan
+        """Mean variance of the log ratios over seeds."""
+        self.num_seeds = math.nan
+        """Mean number of seeds of a task and method."""
+        _, freedom = combined(ratios.errors**2, ratios.freedom)
+        self.freedom = float(freedom)
+        if num_tasks:
+            pair = [table.methods.index(name) for name in (method, other)]
+            has_ratio_T = np.isin(table.tasks, ratios.tasks)
+            self.mean = float(ratios.logs.mean())
+            self.noise = float((ratios.errors**2).mean())
+            self.num_seeds = float(table.num_seeds_TM[has_ratio_T][:, pair].mean())
+        if num_tasks > 1:
+            self.deviation = float(ratios.logs.std(ddof=1))
 
-    def more(self, level: float, *, separable: bool) -> tuple[float, float]:
+    def more(self, level: float, *, separable: bool) -> _More:
         """Return how many more tasks, or seeds per cell, a test at this level needs."""
         if separable:
-            return 0.0, 0.0
+            return _More(0.0, 0.0)
         if math.isnan(self.p):
-            return math.nan, math.nan
+            return _More(math.nan, math.nan)
         size = abs(self.mean)
-        num = self.num_tasks
         if size < 1e-12:
-            return math.inf, math.inf
-        between = max(self.deviation**2 - self.noise, 0.0) if self.over_tasks else 0.0
+            return _More(math.inf, math.inf)
+        num_tasks = self.num_tasks
+        variance_of_tasks = 0.0
+        if self.over_tasks:
+            variance_of_tasks = max(self.deviation**2 - self.noise, 0.0)
 
-        def enough_tasks(more: int) -> bool:
-            tasks = max(num + more, MIN_TASKS)
-            return tasks == num + more and size * math.sqrt(
-                tasks
-            ) >= self.deviation * needed(tasks - 1, level)
+        def are_enough_tasks(more: int) -> bool:
+            total = num_tasks + more
+            if total < MIN_TASKS:
+                return False
+            required = self.deviation * needed(total - 1, level)
+            return size * math.sqrt(total) >= required
 
-        def enough_seeds(more: int) -> bool:
-            freedom = num - 1 if self.over_tasks else self.freedom + 2 * num * more
-            variance = between + self.noise * self.num_seeds / (self.num_seeds + more)
-            return size * math.sqrt(num) >= math.sqrt(variance) * needed(freedom, level)
+        def are_enough_seeds(more: int) -> bool:
+            if self.over_tasks:
+                freedom: float = num_tasks - 1
+            else:
+                freedom = self.freedom + 2 * num_tasks * more
+            noise = self.noise * self.num_seeds / (self.num_seeds + more)
+            deviation = math.sqrt(variance_of_tasks + noise)
+            return size * math.sqrt(num_tasks) >= deviation * needed(freedom, level)
 
-        ways = ((self.deviation, enough_tasks), (self.noise, enough_seeds))
-        tasks, seeds = (
-            math.nan if math.isnan(known) else _fewest(enough) for known, enough in ways
+        return _More(
+            math.nan if math.isnan(self.deviation) else _fewest(are_enough_tasks),
+            math.nan if math.isnan(self.noise) else _fewest(are_enough_seeds),
         )
-        return tasks, seeds
 
 
 def needed(freedom: float, level: float) -> float:
-    """Return the mean, in standard errors, that Student's test at ``level`` finds with
-    the probability `POWER`.
+    """Return the mean that Student's test finds with the probability `POWER`.
+
+    The mean is in standard errors; the test has the level ``level``.
     """
     return float(
         special.nctdtrinc(freedom, 1 - POWER, special.stdtrit(freedom, 1 - level / 2))
     )
 
 
-def _fewest(enough: Callable[[int], bool]) -> float:
-    """Return the smallest number from 1 to `MAX_MORE` that is ``enough``, infinity if
-    none is.
+def _fewest(is_enough: Callable[[int], bool]) -> float:
+    """Return the smallest number from 1 on that is enough.
+
+    It is infinity if `MAX_MORE` is not enough.
     """
-    found = bisect_left(range(1, MAX_MORE + 1), True, key=enough) + 1
-    return float(found) if found <= MAX_MORE else math.inf
+    number = bisect_left(range(1, MAX_MORE + 1), True, key=is_enough) + 1
+    return float(number) if number <= MAX_MORE else math.inf
 
 
 STATISTIC = Statistic("verdict", "verdict", verdict, shape="pair", better="lower")
