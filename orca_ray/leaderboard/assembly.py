@@ -20,7 +20,7 @@ from orca_ray.leaderboard.published import published_for
 from orca_ray.leaderboard.selection import STATE
 from orca_ray.results.scan import StoreSnapshot, invalid_rows_text
 from orca_ray.results.store import ResultsStore
-from orca_ray.results.submissions import Versions, imported_scores
+from orca_ray.results.submissions import SubmittedScore, Versions, imported_scores
 from orca_ray.results.tables import RECORDS, invalid_rows, to_frame
 
 
@@ -32,8 +32,11 @@ def published_only(
     These are published, submitted and imported scores.
     """
     board = empty_board(benchmark, scan.warnings if scan else ())
-    imported = () if store is None else imported_scores(store.uri)[0]
-    return None if published_for(board, imported=imported) is None else board
+    imported: Sequence[SubmittedScore] = ()
+    if store is not None:
+        imported, _ = imported_scores(store.uri)
+    has_scores = published_for(board, imported=imported) is not None
+    return board if has_scores else None
 
 
 def board_report(
@@ -54,35 +57,43 @@ def board_report(
     `BoardReport.read_about`; ``current`` is for `published_for`. Raises UserError for a
     task or method that the board does not have; an empty board accepts all tasks.
     """
-    imported, warnings = ([], []) if store is None else imported_scores(store.uri)
     if methods and not board.tasks:
         raise UserError(
             f"--methods {','.join(methods)}: nothing of {board.benchmark} ran here;"
             " leave the option out"
         )
-    shown, left_out = subset(board, tasks, methods) if board.tasks else (board, ())
-    named = (
-        None
-        if tasks is None
-        else {*tasks, *(f"{board.benchmark}/{task}" for task in tasks)}
+    shown = board
+    left_out: tuple[str, ...] = ()
+    if board.tasks:
+        shown, left_out = subset(board, tasks, methods)
+    report = BoardReport(shown, read_about=lambda: read_about(shown), left_out=left_out)
+    imported: Sequence[SubmittedScore] = ()
+    if store is not None:
+        imported, warnings = imported_scores(store.uri)
+        shown_with_warnings = replace(shown, warnings=(*shown.warnings, *warnings))
+        report = replace(report, board=shown_with_warnings)
+        keys = [
+            key for cell in shown.cells.values() for key in cell.trial_keys.values()
+        ]
+        if keys:
+            report = replace(
+                report,
+                read_curves=lambda: store.curves(board.sweep, keys),
+                read_artefacts=lambda: chosen_pictures(shown, store),
+            )
+    if scan is not None:
+        report = replace(
+            report,
+            read_records=lambda: _records(scan, shown),
+            read_searches=lambda: read_searches(scan, shown),
+        )
+    task_names = None
+    if tasks is not None:
+        task_names = {*tasks, *(f"{board.benchmark}/{task}" for task in tasks)}
+    published = published_for(
+        shown, imported=imported, tasks=task_names, current=current
     )
-    keys = [key for cell in shown.cells.values() for key in cell.trial_keys.values()]
-    return BoardReport(
-        replace(shown, warnings=(*shown.warnings, *warnings)),
-        published=published_for(shown, imported=imported, tasks=named, current=current),
-        read_curves=(
-            None
-            if store is None or not keys
-            else lambda: store.curves(board.sweep, keys)
-        ),
-        read_records=None if scan is None else lambda: _records(scan, shown),
-        read_searches=None if scan is None else lambda: read_searches(scan, shown),
-        read_artefacts=(
-            None if store is None or not keys else lambda: chosen_pictures(shown, store)
-        ),
-        read_about=lambda: read_about(shown),
-        left_out=left_out,
-    )
+    return replace(report, published=published)
 
 
 def effects_report(
@@ -97,10 +108,10 @@ def effects_report(
 
     Raises the errors of `build_effects`.
     """
-    found = scan.take(_positions(scan, {"benchmark": [benchmark]}), COLUMNS)
-    records = to_frame(found)
+    table = scan.take(_positions(scan, {"benchmark": [benchmark]}), COLUMNS)
+    records = to_frame(table)
     warnings = list(scan.warnings)
-    for invalid in invalid_rows(found.select(["hyperparameters"]), RECORDS):
+    for invalid in invalid_rows(table.select(["hyperparameters"]), RECORDS):
         is_wrong = invalid.is_wrong.to_numpy()
         records = records[~is_wrong]
         number = int(is_wrong.sum())
@@ -115,6 +126,7 @@ def effects_report(
 
 
 def _records(scan: StoreSnapshot, board: Board) -> pd.DataFrame:
+    """Return the records of a board's tasks and methods."""
     wanted = {
         "benchmark": [board.benchmark],
         "sweep": [board.sweep],
@@ -128,14 +140,9 @@ def _records(scan: StoreSnapshot, board: Board) -> pd.DataFrame:
 def _positions(
     scan: StoreSnapshot, wanted: Mapping[str, Collection[str]]
 ) -> NDArray[np.int64]:
-    return np.sort(
-        np.concatenate(
-            [
-                np.empty(0, np.int64),
-                *(at for at, _ in scan.batches(["benchmark"], wanted)),
-            ]
-        )
-    )
+    """Return the ascending positions of the records with ``wanted`` values."""
+    batches = [positions for positions, _ in scan.batches(["benchmark"], wanted)]
+    return np.sort(np.concatenate([np.empty(0, np.int64), *batches]))
 
 
 _SEARCHES = [
@@ -148,6 +155,7 @@ _SEARCHES = [
     "hyperparameters",
     *STATE,
 ]
+"""Columns of records that `read_searches` uses."""
 
 
 def read_searches(scan: StoreSnapshot, board: Board) -> pd.DataFrame | None:
@@ -163,26 +171,28 @@ def read_searches(scan: StoreSnapshot, board: Board) -> pd.DataFrame | None:
         "sweep": [board.sweep],
         "protocol": [board.protocol],
         "phase": ["search"],
+        "task": board.tasks,
     }
-    found = [np.empty(0, np.int64)]
-    num = 0
-    for positions, _ in scan.batches(["task"], {**wanted, "task": board.tasks}):
-        num += len(positions)
-        if num > MAX_SEARCH_TRIALS:
+    batches = [np.empty(0, np.int64)]
+    num_trials = 0
+    for positions, _ in scan.batches(["task"], wanted):
+        num_trials += len(positions)
+        if num_trials > MAX_SEARCH_TRIALS:
             return None
-        found.append(positions)
-    trials: pd.DataFrame = scan.take(np.concatenate(found), _SEARCHES).to_pandas()
-    infos = pd.DataFrame(
-        map(asdict, board.infos.values()), columns=["name", *STATE]
-    ).rename(columns={"name": "task"})
+        batches.append(positions)
+    trials: pd.DataFrame = scan.take(np.concatenate(batches), _SEARCHES).to_pandas()
+    metric_version = trials["metric_version"].fillna(1).astype("int64")
+    trials = trials.assign(metric_version=metric_version).merge(_states(board))
     trials = trials.assign(
-        metric_version=trials["metric_version"].fillna(1).astype("int64")
-    ).merge(infos)
-    rows = trials.assign(
         method=board.labels(trials), score=trials["validation_score"].astype("float64")
     )
-    rows = rows[rows["method"].isin(board.methods)].sort_values(
-        ["started_at", "trial_key"], kind="stable"
-    )
-    rows = rows.assign(number=rows.groupby(["task", "method"]).cumcount())
-    return rows[["task", "method", "number", "score", "hyperparameters"]]
+    trials = trials[trials["method"].isin(board.methods)]
+    trials = trials.sort_values(["started_at", "trial_key"], kind="stable")
+    trials = trials.assign(number=trials.groupby(["task", "method"]).cumcount())
+    return trials[["task", "method", "number", "score", "hyperparameters"]]
+
+
+def _states(board: Board) -> pd.DataFrame:
+    """Return the columns `STATE` of each task of a board."""
+    infos = pd.DataFrame(map(asdict, board.infos.values()), columns=["name", *STATE])
+    return infos.rename(columns={"name": "task"})

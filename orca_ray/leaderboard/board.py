@@ -30,6 +30,10 @@ class Score(NamedTuple):
     n: int
 
 
+NO_SCORE = Score(math.nan, math.nan, 0)
+"""The score of a method without any seed."""
+
+
 class Other(NamedTuple):
     """A (sweep, protocol) pair that has records.
 
@@ -165,7 +169,7 @@ class Board:
     others: tuple[Other, ...] = ()
     """Other sweeps and protocols of the same benchmark that have records."""
     notes: tuple[str, ...] = ()
-    """Sentences about confirm trials that the rules of a board leave out of the scores."""
+    """Sentences about confirm trials that the rules of a board leave out."""
     warnings: tuple[str, ...] = ()
     """Sentences about damaged files and about invalid or contradictory records."""
 
@@ -190,15 +194,12 @@ class Board:
         Without a score, n is 0, and mean and std are NaN.
         """
         cell = self.cells.get((task, method))
-        return cell.score if cell else Score(math.nan, math.nan, 0)
+        return NO_SCORE if cell is None else cell.score
 
     def best(self, task: str) -> list[str]:
         """Return the methods with the lowest mean score on a task, several on a tie."""
-        means = {
-            method: self.score(task, method).mean
-            for method in self.methods
-            if self.score(task, method).n
-        }
+        scores = {method: self.score(task, method) for method in self.methods}
+        means = {method: score.mean for method, score in scores.items() if score.n}
         lowest = min(means.values(), default=None)
         return [method for method, mean in means.items() if mean == lowest]
 
@@ -212,20 +213,19 @@ class Board:
         return methods.where(methods.isin(self.methods), methods + " (" + bodies + ")")
 
     def count(self, method: str, status: Status) -> int:
-        """Return the number of trials of a method, on all tasks, that ended with ``status``."""
+        """Return the number of trials of a method that ended with ``status``."""
         return sum(
             cell.provenance.statuses[status]
-            for key, cell in self.cells.items()
-            if key[1] == method
+            for cell in self.cells.values()
+            if cell.method == method
         )
 
 
 def score_table(rows: pd.DataFrame) -> pd.DataFrame:
     """Return ``rows`` as a score table: sorted, with the columns of `SCORE_TABLE`."""
     table = rows[list(SCORE_TABLE)].astype(SCORE_TABLE)
-    return table.sort_values(["task", "method", "seed"], kind="stable").reset_index(
-        drop=True
-    )
+    table = table.sort_values(["task", "method", "seed"], kind="stable")
+    return table.reset_index(drop=True)
 
 
 def empty_board(benchmark: str, warnings: Sequence[str] = ()) -> Board:

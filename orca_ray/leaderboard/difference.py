@@ -129,7 +129,7 @@ def _changed_version(before: "pd.Series[Any]", after: "pd.Series[Any]") -> str:
 
 
 class _SeedTest(NamedTuple):
-    """What Student's test compares: two means over seeds and their difference's error."""
+    """Two means over seeds, and the standard error of their difference."""
 
     mean_before: float
     mean_after: float

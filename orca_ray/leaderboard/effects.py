@@ -10,6 +10,7 @@ from itertools import combinations, product
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from orca_ray.errors import UserError
 from orca_ray.leaderboard.board import Score
@@ -22,7 +23,11 @@ from orca_ray.leaderboard.statistics.paired import (
     LogScores,
     compare,
 )
-from orca_ray.leaderboard.statistics.table import ScoreTable, mean_over_seeds
+from orca_ray.leaderboard.statistics.table import (
+    Floats,
+    ScoreTable,
+    mean_over_seeds,
+)
 from orca_ray.results.record import Status
 
 METHOD = "method"
@@ -72,24 +77,21 @@ class EffectGrid:
 
         The levels include `METHOD` if there are several methods.
         """
-        several = len({method for _, method in self.cells}) > 1
+        has_several_methods = len({method for _, method in self.cells}) > 1
         for (task, method), cells in self.cells.items():
-            for levels, values in cells:
-                yield (
-                    task,
-                    method,
-                    {METHOD: method, **levels} if several else levels,
-                    values,
-                )
+            for grid_levels, values in cells:
+                levels = dict(grid_levels)
+                if has_several_methods:
+                    levels = {METHOD: method, **grid_levels}
+                yield task, method, levels, values
 
     @property
     def factors(self) -> dict[str, list[str]]:
         """Names of the levels of each factor, the baseline first."""
         factors: dict[str, dict[str, None]] = {}
-        for factor, level in (
-            item for _, _, levels, _ in self.planned() for item in levels.items()
-        ):
-            factors.setdefault(factor, {})[level] = None
+        for _, _, levels, _ in self.planned():
+            for factor, level in levels.items():
+                factors.setdefault(factor, {})[level] = None
         return {factor: list(levels) for factor, levels in factors.items()}
 
     @property
@@ -98,19 +100,16 @@ class EffectGrid:
 
         They decide to which cells a record belongs.
         """
-        pairs = (
-            (values, cells[0][1])
-            for cells in self.cells.values()
-            for _, values in cells
-        )
-        return sorted(
-            {
-                name
-                for values, first in pairs
-                for name in values
-                if values[name] != first.get(name)
-            }
-        )
+        names = set()
+        for cells in self.cells.values():
+            _, first_values = cells[0]
+            for _, values in cells:
+                names.update(
+                    name
+                    for name, value in values.items()
+                    if value != first_values.get(name)
+                )
+        return sorted(names)
 
 
 @dataclass(frozen=True)
@@ -142,14 +141,10 @@ class Effects:
 
     def find(self, levels: Levels, reference: Levels) -> Comparison | None:
         """Return the comparison of ``levels`` with ``reference``, if there is one."""
-        return next(
-            (
-                c
-                for c in self.comparisons
-                if (c.levels, c.reference) == (levels, reference)
-            ),
-            None,
-        )
+        for comparison in self.comparisons:
+            if comparison.levels == levels and comparison.reference == reference:
+                return comparison
+        return None
 
 
 def build_effects(
@@ -167,26 +162,27 @@ def build_effects(
     the benchmark, the sweep or the protocol, or if ``protocol`` is None and the sweep
     has several.
     """
-    rows = select(
-        select(records, "benchmark", benchmark, "run the sweep first."),
-        "sweep",
-        sweep,
-        "",
-    )
-    protocols = sorted(rows["protocol"].unique())
-    if protocol is None and len(protocols) > 1:
-        raise UserError(
-            f"{sweep} has records of several protocols: give --protocol"
-            f" {' or '.join(protocols)}"
-        )
-    rows = select(rows, "protocol", protocol or protocols[0], "")
+    rows = select(records, "benchmark", benchmark, "run the sweep first.")
+    rows = select(rows, "sweep", sweep, "")
+    if not protocol:
+        protocols = sorted(rows["protocol"].unique())
+        if len(protocols) > 1:
+            raise UserError(
+                f"{sweep} has records of several protocols: give --protocol"
+                f" {' or '.join(protocols)}"
+            )
+        protocol = protocols[0]
+    rows = select(rows, "protocol", protocol, "")
     table = _Table(rows, grid)
-    comparisons = [table.compare(*each) for each in _questions(grid.factors)]
+    comparisons = [
+        table.compare(levels, reference)
+        for levels, reference in _questions(grid.factors)
+    ]
     counts = rows["status"].value_counts()
     return Effects(
         benchmark=benchmark,
         sweep=sweep,
-        protocol=protocol or protocols[0],
+        protocol=protocol,
         factors=grid.factors,
         metrics=table.metrics,
         seeds=table.seeds,
@@ -199,23 +195,34 @@ def build_effects(
 
 
 def _questions(factors: Mapping[str, Sequence[str]]) -> Iterator[tuple[Levels, Levels]]:
-    """Yield the levels and the reference of each comparison in `Effects.comparisons`."""
-    for factor, (baseline, *levels) in factors.items():
-        others = {name: names for name, names in factors.items() if name != factor}
-        subsets = [
-            (),
-            *combinations(others, 1),
-            *([tuple(others)] if len(others) > 1 else []),
-        ]
-        for level, subset in product(levels, subsets):
-            for values in product(*(others[name] for name in subset)):
-                given = dict(zip(subset, values, strict=True))
-                yield {factor: level, **given}, {factor: baseline, **given}
-    for (one, (base, *levels)), (two, (other_base, *other_levels)) in combinations(
-        factors.items(), 2
-    ):
-        for level, other in product(levels, other_levels):
-            yield {one: level, two: other}, {one: base, two: other_base}
+    """Yield the levels and the reference of each comparison in `Effects`."""
+    for factor in factors:
+        yield from _main_questions(factors, factor)
+    for first, second in combinations(factors, 2):
+        first_baseline, *first_levels = factors[first]
+        second_baseline, *second_levels = factors[second]
+        reference = {first: first_baseline, second: second_baseline}
+        for first_level, second_level in product(first_levels, second_levels):
+            yield {first: first_level, second: second_level}, reference
+
+
+def _main_questions(
+    factors: Mapping[str, Sequence[str]], factor: str
+) -> Iterator[tuple[Levels, Levels]]:
+    """Yield the comparisons of a factor's levels with its baseline.
+
+    Each level is compared over all cells, then within each level of one other factor,
+    then within each combination of levels of all other factors.
+    """
+    baseline, *levels = factors[factor]
+    other_factors = [name for name in factors if name != factor]
+    fixed_factors = [(), *((name,) for name in other_factors)]
+    if len(other_factors) > 1:
+        fixed_factors.append(tuple(other_factors))
+    for level, names in product(levels, fixed_factors):
+        for fixed_levels in product(*(factors[name] for name in names)):
+            fixed = dict(zip(names, fixed_levels, strict=True))
+            yield {factor: level, **fixed}, {factor: baseline, **fixed}
 
 
 class _Table:
@@ -226,58 +233,46 @@ class _Table:
 
     def __init__(self, rows: pd.DataFrame, grid: EffectGrid) -> None:
         """Put the scores of the confirm records among ``rows`` into their cells."""
-        tasks = list(dict.fromkeys(task for task, _ in grid.cells))
-        names = grid.names
-        cells: list[Levels] = []
-        places: dict[str, list[tuple[int, int]]] = {}  # task and cell, by label
-        sources: dict[tuple[str, str], set[object]] = {}
+        labels = _Labels(grid)
+        self.cells = labels.cells
+        self.trials_TC = np.full((len(labels.tasks), len(labels.cells)), -1)
+        """Number of the set of trials of each cell.
 
-        def label(task: str, method: str, values: Mapping[str, object]) -> str:
-            return repr((task, method, *(values.get(name) for name in names)))
-
-        for task, method, levels, values in grid.planned():
-            cells += [] if levels in cells else [levels]
-            places.setdefault(label(task, method, values), []).append(
-                (tasks.index(task), cells.index(levels))
-            )
-            sources.setdefault((task, method), set()).add(values.get(_SOURCE))
-        self.cells = cells
-        self.trials_TC = np.full((len(tasks), len(cells)), -1)
-        """Number [T, C] of a set of trials; cells with equal numbers share their trials.
-
-        -1 marks a cell that is not planned for the task.
+        Cells with equal numbers share their trials; -1: not planned for the task.
         """
-        for number, entries in enumerate(places.values()):
-            self.trials_TC[tuple(zip(*entries, strict=True))] = number
-
-        def stored(task: str, method: str, text: str) -> str:
-            values = json.loads(text)
-            known = sources.get((task, method), set())
-            unnamed = "" in known and values.get(_SOURCE) not in known
-            return label(task, method, {**values, _SOURCE: ""} if unnamed else values)
-
+        for number, places in enumerate(labels.places.values()):
+            for place in places:
+                self.trials_TC[place] = number
         rows = rows.assign(
-            label=list(
-                map(stored, rows["task"], rows["method"], rows["hyperparameters"])
+            label=[
+                labels.of_record(task, method, text)
+                for task, method, text in zip(
+                    rows["task"], rows["method"], rows["hyperparameters"], strict=True
+                )
+            ]
+        )
+        is_planned = rows["label"].isin(labels.places)
+        ordered = rows[is_planned].sort_values(
+            ["finished_at", "trial_key"], kind="stable"
+        )
+        scored, self.notes = grid_scores(ordered)
+        num_outside = int((~is_planned).sum())
+        if num_outside:
+            self.notes.append(
+                f"{num_outside} trial(s) that are not in the grid left out"
             )
-        )
-        inside = rows["label"].isin(places)
-        scored, self.notes = grid_scores(
-            rows[inside].sort_values(["finished_at", "trial_key"], kind="stable")
-        )
-        if outside := int((~inside).sum()):
-            self.notes.append(f"{outside} trial(s) that are not in the grid left out")
         self.seeds = sorted({*grid.seeds, *map(int, scored["seed"])})
         scores_TCS = np.full((*self.trials_TC.shape, len(self.seeds)), np.nan)
-        for name, seed, score in zip(
+        for label, seed, score in zip(
             scored["label"], scored["seed"], scored["test_score"], strict=True
         ):
-            for place in places[name]:
-                scores_TCS[(*place, self.seeds.index(seed))] = score
-        found = dict(zip(scored["task"], scored["metric"], strict=True))
-        self.metrics = {task: found.get(task, "") for task in tasks}
+            for t, c in labels.places[label]:
+                scores_TCS[t, c, self.seeds.index(seed)] = score
+        metrics = dict(zip(scored["task"], scored["metric"], strict=True))
+        self.metrics = {task: metrics.get(task, "") for task in labels.tasks}
+        cell_names = tuple(map(str, range(len(self.cells))))
         self.logs = LogScores.of(
-            ScoreTable(tuple(tasks), tuple(map(str, range(len(cells)))), scores_TCS)
+            ScoreTable(tuple(labels.tasks), cell_names, scores_TCS)
         )
         """Logarithms of the scores [T, C, S]; NaN for no score.
 
@@ -287,11 +282,12 @@ class _Table:
     def summary(self) -> dict[tuple[str, int], Score]:
         """Return the score of each task and cell."""
         summary = {}
-        for (t, task), c in product(enumerate(self.metrics), range(len(self.cells))):
-            scores = pd.Series(self.logs.table.scores_TMS[t, c]).dropna()
-            summary[task, c] = Score(
-                float(scores.mean()), float(scores.std()), len(scores)
-            )
+        for t, task in enumerate(self.metrics):
+            for c in range(len(self.cells)):
+                scores = pd.Series(self.logs.table.scores_TMS[t, c]).dropna()
+                summary[task, c] = Score(
+                    float(scores.mean()), float(scores.std()), len(scores)
+                )
         return summary
 
     def compare(self, levels: Levels, reference: Levels) -> Comparison:
@@ -299,55 +295,88 @@ class _Table:
 
         The cells of a pair are equal in all other factors.
         """
-        pairs = [
-            (index, self.cells.index(other))
-            for index, cell in enumerate(self.cells)
-            if levels.items() <= cell.items()
-            and (other := {**cell, **reference}) in self.cells
-        ]
-        above, below = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
-        trials_TP = self.trials_TC[:, above]
-        bases_TP = self.trials_TC[:, below]
-        planned_TP = (trials_TP != bases_TP) & (trials_TP >= 0) & (bases_TP >= 0)
-        above_TPS, below_TPS = (
-            self.logs.table.scores_TMS[:, columns] for columns in (above, below)
-        )
+        above_P, below_P = self._pairs(levels, reference)
+        above_TP = self.trials_TC[:, above_P]
+        below_TP = self.trials_TC[:, below_P]
+        planned_TP = (above_TP != below_TP) & (above_TP >= 0) & (below_TP >= 0)
+        above_TPS = self.logs.table.scores_TMS[:, above_P]
+        below_TPS = self.logs.table.scores_TMS[:, below_P]
         paired_TPS = planned_TP[:, :, None] & np.isfinite(above_TPS + below_TPS)
-        logs_TP, bases_TP = (
-            np.log(
-                np.maximum(
-                    mean_over_seeds(np.where(paired_TPS, scores, np.nan)),
-                    self.logs.floors_T,
-                )
-            )
-            for scores in (above_TPS, below_TPS)
-        )
         num_TP = paired_TPS.sum(axis=-1)
         used = np.flatnonzero(num_TP.any(axis=1))
         num_T = (num_TP > 0).sum(axis=1)[used]
-        logs_T = np.nansum(logs_TP - bases_TP, axis=1)[used] / num_T
+        log_ratios_TP = self._log_means(above_TPS, paired_TPS) - self._log_means(
+            below_TPS, paired_TPS
+        )
+        logs_T = np.nansum(log_ratios_TP, axis=1)[used] / num_T
         # A mean of n log scores has the variance of one, divided by n; a pair has two
         # such means.
-        both = np.concatenate([above, below])
-        weights_TP = np.divide(
-            1.0, num_TP, out=np.zeros(num_TP.shape), where=num_TP > 0
-        )
+        both = np.concatenate([above_P, below_P])
+        no_weights_TP = np.zeros(num_TP.shape)
+        weights_TP = np.divide(1.0, num_TP, out=no_weights_TP, where=num_TP > 0)
         variances_T, freedom_T = self.logs.over_seeds(
             self.logs.variances_TM[:, both] * np.tile(weights_TP, 2),
             self.logs.freedom_TM[:, both],
         )
-        tasks = [self.logs.table.tasks[t] for t in used]
-        planned = int(planned_TP.sum()) * len(self.seeds)
         ratios = LogRatios(
-            tasks, logs_T, np.sqrt(variances_T[used]) / num_T, freedom_T[used]
+            [self.logs.table.tasks[t] for t in used],
+            logs_T,
+            np.sqrt(variances_T[used]) / num_T,
+            freedom_T[used],
         )
-        over_tasks = len(self.metrics) >= MIN_TASKS
-        found = int(paired_TPS.sum())
         return compare(
             levels,
             reference,
             ratios,
-            planned=planned,
-            pairs=found,
-            over_tasks=over_tasks,
+            planned=int(planned_TP.sum()) * len(self.seeds),
+            pairs=int(paired_TPS.sum()),
+            over_tasks=len(self.metrics) >= MIN_TASKS,
         )
+
+    def _pairs(self, levels: Levels, reference: Levels) -> NDArray[np.int64]:
+        """Return the indices [2, P] of cells with ``levels`` and their references."""
+        pairs = []
+        for index, cell in enumerate(self.cells):
+            counterpart = {**cell, **reference}
+            if levels.items() <= cell.items() and counterpart in self.cells:
+                pairs.append((index, self.cells.index(counterpart)))
+        return np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+
+    def _log_means(self, scores_TPS: Floats, is_used_TPS: NDArray[np.bool_]) -> Floats:
+        """Return logarithms [T, P] of means over seeds, raised to the floors."""
+        means_TP = mean_over_seeds(np.where(is_used_TPS, scores_TPS, np.nan))
+        logs_TP: Floats = np.log(np.maximum(means_TP, self.logs.floors_T))
+        return logs_TP
+
+
+class _Labels:
+    """Labels of the trials of a grid: task, method, and the values that differ.
+
+    Cells with the same label share their trials.
+    """
+
+    def __init__(self, grid: EffectGrid) -> None:
+        self.tasks = list(dict.fromkeys(task for task, _ in grid.cells))
+        self.cells: list[Levels] = []
+        self.places: dict[str, list[tuple[int, int]]] = {}
+        """Indices of task and cell of the planned cells, by label."""
+        self._names = grid.names
+        self._sources: dict[tuple[str, str], set[object]] = {}
+        """Planned values of `_SOURCE` by task and method."""
+        for task, method, levels, values in grid.planned():
+            if levels not in self.cells:
+                self.cells.append(levels)
+            place = (self.tasks.index(task), self.cells.index(levels))
+            self.places.setdefault(self._label(task, method, values), []).append(place)
+            self._sources.setdefault((task, method), set()).add(values.get(_SOURCE))
+
+    def of_record(self, task: str, method: str, hyperparameters: str) -> str:
+        """Return the label of a record; ``hyperparameters`` is JSON text."""
+        values = json.loads(hyperparameters)
+        sources = self._sources.get((task, method), set())
+        if "" in sources and values.get(_SOURCE) not in sources:
+            values = {**values, _SOURCE: ""}
+        return self._label(task, method, values)
+
+    def _label(self, task: str, method: str, values: Mapping[str, object]) -> str:
+        return repr((task, method, *(values.get(name) for name in self._names)))

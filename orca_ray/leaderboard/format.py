@@ -5,7 +5,7 @@ A report is a board with everything that is written beside the board. Each modul
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from operator import eq
@@ -66,7 +66,7 @@ class BoardReport:
     read_curves: Callable[[], pd.DataFrame] | None = None
     """Reads the learning curves of the board's sweep; see `ResultsStore.curves`."""
     read_records: Callable[[], pd.DataFrame] | None = None
-    """Reads the records of the board's sweep, for the page; see `ResultsStore.records`."""
+    """Reads the records of the board's sweep; see `ResultsStore.records`."""
     read_searches: Callable[[], pd.DataFrame | None] | None = None
     """Reads the search trials of the board's sweep, as `read_searches` returns them."""
     read_artefacts: Callable[[], Mapping[str, Sequence[Mapping[str, Any]]]] | None = (
@@ -98,7 +98,7 @@ class BoardReport:
 
     @cached_property
     def searches(self) -> pd.DataFrame | None:
-        """The search trials; None without ``read_searches``, or if there are too many."""
+        """The search trials; None without ``read_searches`` or with too many trials."""
         return self.read_searches() if self.read_searches else None
 
     @cached_property
@@ -117,10 +117,11 @@ class BoardReport:
 
         A ranked method has scores on at least half of the tasks.
         """
-        on_M = (self.scores.num_seeds_TM > 0).sum(axis=0)
-        kept = np.flatnonzero(2 * on_M >= len(self.scores.tasks))
-        methods = tuple(self.scores.methods[m] for m in kept)
-        return ScoreTable(self.scores.tasks, methods, self.scores.scores_TMS[:, kept])
+        scores = self.scores
+        num_tasks_M = (scores.num_seeds_TM > 0).sum(axis=0)
+        ranked = np.flatnonzero(2 * num_tasks_M >= len(scores.tasks))
+        methods = tuple(scores.methods[m] for m in ranked)
+        return ScoreTable(scores.tasks, methods, scores.scores_TMS[:, ranked])
 
     def statistic(self, name: str) -> pd.DataFrame:
         """Return the frame of a statistic of `on_boards`: a row for each method.
@@ -131,47 +132,43 @@ class BoardReport:
 
     @cached_property
     def _statistics(self) -> dict[str, pd.DataFrame]:
-        found = {
+        """The statistics of `on_boards`; rows are sorted by mean rank."""
+        frames = {
             name: _rounded(get_statistic(name).compute(self.ranking))
             for name in on_boards()
         }
-        order = (
-            found["mean_rank"]["value"]
-            .reindex(list(self.board.methods))
-            .sort_values(kind="stable")
-            .index
-        )
-        return {name: values.reindex(order) for name, values in found.items()}
+        mean_ranks = frames["mean_rank"]["value"].reindex(list(self.board.methods))
+        order = mean_ranks.sort_values(kind="stable").index
+        return {name: frame.reindex(order) for name, frame in frames.items()}
 
     @cached_property
     def methods(self) -> tuple[str, ...]:
-        """Names of the methods, lowest mean rank first; those without a rank come last."""
+        """Names of the methods, lowest mean rank first; those without a rank last."""
         return tuple(map(str, self.statistic("mean_rank").index))
 
     @cached_property
     def verdicts(self) -> pd.DataFrame:
-        """The statistic ``verdict``: a row for each ordered pair of methods with scores."""
+        """The statistic ``verdict``: a row for each ordered pair of methods."""
         return _rounded(get_statistic("verdict").compute(self.scores))
 
     @cached_property
     def tied(self) -> set[tuple[str, str]]:
         """Pairs of a task and a method that `LogScores.tied_TM` ties with the best."""
-        tied_TM = (
-            LogScores.of(self.scores).tied_TM if self.scores.tasks else np.zeros((0, 0))
-        )
-        return {
-            (self.scores.tasks[t], self.scores.methods[m])
-            for t, m in np.argwhere(tied_TM)
-        }
+        tasks = self.scores.tasks
+        methods = self.scores.methods
+        if not tasks:
+            return set()
+        tied_TM = LogScores.of(self.scores).tied_TM
+        return {(tasks[t], methods[m]) for t, m in np.argwhere(tied_TM)}
 
     @cached_property
     def tied_first(self) -> set[str]:
         """The methods that the verdicts do not separate from the first by mean rank."""
-        ranked = self.statistic("mean_rank")["value"].dropna().index
+        ranked = list(self.statistic("mean_rank")["value"].dropna().index)
         return {
-            str(name)
-            for name in ranked[1:]
-            if self.verdicts.loc[(ranked[0], name), "adjusted_p"] > LEVEL
+            str(method)
+            for method in ranked[1:]
+            if self.verdicts.loc[(ranked[0], method), "adjusted_p"] > LEVEL
         }
 
     def statistics(self, *shapes: Shape) -> dict[str, pd.DataFrame]:
@@ -179,15 +176,13 @@ class BoardReport:
 
         Only statistics that need nothing but scores are computed.
         """
-        return {
-            name: _rounded(
-                each.compute(
-                    self.scores if each.shape in ("cell", "pair") else self.ranking
-                )
-            )
-            for name, each in all_statistics().items()
-            if each.inputs == ("scores",) and each.shape in shapes
-        }
+        frames = {}
+        for name, statistic in all_statistics().items():
+            if statistic.inputs == ("scores",) and statistic.shape in shapes:
+                is_of_all_methods = statistic.shape in ("cell", "pair")
+                table = self.scores if is_of_all_methods else self.ranking
+                frames[name] = _rounded(statistic.compute(table))
+        return frames
 
     @property
     def common_tasks(self) -> tuple[str, ...]:
@@ -197,38 +192,34 @@ class BoardReport:
     @property
     def published_scores(self) -> list[PublishedRow]:
         """The published rows that have a score."""
-        return (
-            [row for row in self.published.rows if row.score is not None]
-            if self.published
-            else []
-        )
+        if self.published is None:
+            return []
+        return [row for row in self.published.rows if row.score is not None]
 
     def validation_curves(self, task: str) -> dict[str, list[float]]:
         """Return the validation score of each refine epoch by method, mean over seeds.
 
         Methods without a learning curve are left out.
         """
-        found = {}
+        mean_curves = {}
         for method in self.methods:
             cell = self.board.cells.get((task, method))
-            keys = cell.trial_keys.values() if cell else ()
-            if curves := [
-                self._validation[key] for key in keys if key in self._validation
-            ]:
-                found[method] = [
-                    float(value)
-                    for value in pd.concat(curves, axis=1).sort_index().mean(axis=1)
-                ]
-        return found
+            if cell is None:
+                continue
+            keys = cell.trial_keys.values()
+            curves = [self._validation[key] for key in keys if key in self._validation]
+            if curves:
+                means = pd.concat(curves, axis=1).sort_index().mean(axis=1)
+                mean_curves[method] = [float(value) for value in means]
+        return mean_curves
 
     @cached_property
     def _validation(self) -> dict[str, pd.Series]:
         """Validation score by refine epoch of each trial that has a curve."""
         if self.curves is None:
             return {}
-        rows = self.curves[
-            (self.curves["stage"] == "refine") & self.curves["validation_score"].notna()
-        ]
+        is_refined = self.curves["stage"] == "refine"
+        rows = self.curves[is_refined & self.curves["validation_score"].notna()]
         return {
             str(key): group.set_index("epoch")["validation_score"]
             for key, group in rows.groupby("trial_key")
@@ -236,15 +227,12 @@ class BoardReport:
 
 
 def _rounded(frame: pd.DataFrame) -> pd.DataFrame:
-    floats = {
-        str(name): column for name, column in frame.select_dtypes("float").items()
+    """Return a frame with all floating-point numbers rounded to `_DIGITS` digits."""
+    columns = {
+        str(name): [float(f"{value:.{_DIGITS}g}") for value in column]
+        for name, column in frame.select_dtypes("float").items()
     }
-    return frame.assign(
-        **{
-            name: [float(f"{v:.{_DIGITS}g}") for v in column]
-            for name, column in floats.items()
-        }
-    )
+    return frame.assign(**columns)
 
 
 def subset(
@@ -255,38 +243,53 @@ def subset(
     The latter are the names of tasks and methods. A task may be given without the name
     of its benchmark. Raises UserError for a name that the board does not have.
     """
-    kept = tuple(_chosen("task", tasks, board.tasks, f"{board.benchmark}/"))
-    columns = tuple(_chosen("method", methods, board.methods))
-    scores = board.scores[
-        board.scores["task"].isin(kept) & board.scores["method"].isin(columns)
-    ]
-    chosen = replace(
+    shown_tasks = _chosen("task", tasks, board.tasks, f"{board.benchmark}/")
+    shown_methods = _chosen("method", methods, board.methods)
+    has_shown_task = board.scores["task"].isin(shown_tasks)
+    has_shown_method = board.scores["method"].isin(shown_methods)
+    scores = board.scores[has_shown_task & has_shown_method]
+    shown_board = replace(
         board,
-        infos={task: board.infos[task] for task in kept},
-        methods=columns,
+        infos={task: board.infos[task] for task in shown_tasks},
+        methods=shown_methods,
         scores=scores.reset_index(drop=True),
         cells={
-            (t, m): cell
-            for (t, m), cell in board.cells.items()
-            if t in kept and m in columns
+            key: cell
+            for key, cell in board.cells.items()
+            if cell.task in shown_tasks and cell.method in shown_methods
         },
     )
-    return chosen, tuple(
-        each for each in (*board.tasks, *board.methods) if each not in {*kept, *columns}
-    )
+    shown_names = {*shown_tasks, *shown_methods}
+    left_out = [
+        name for name in (*board.tasks, *board.methods) if name not in shown_names
+    ]
+    return shown_board, tuple(left_out)
 
 
 def _chosen(
-    kind: str, wanted: Sequence[str] | None, known: Sequence[str], prefix: str = ""
-) -> Iterator[str]:
-    """Yield the requested names (None: all), in the order of ``available``."""
-    full = {each if each in known else f"{prefix}{each}" for each in wanted or known}
-    if unknown := sorted(full - set(known)):
-        raise unknown_name(kind, unknown[0], known, "These have records in this sweep.")
-    return (each for each in known if each in full)
+    kind: str,
+    requested: Sequence[str] | None,
+    available: Sequence[str],
+    prefix: str = "",
+) -> tuple[str, ...]:
+    """Return the requested names (None: all), in the order of ``available``.
+
+    ``prefix`` may be left out of a requested name.
+    """
+    if not requested:
+        return tuple(available)
+    full_names = {
+        name if name in available else f"{prefix}{name}" for name in requested
+    }
+    unknown = sorted(full_names - set(available))
+    if unknown:
+        hint = "These have records in this sweep."
+        raise unknown_name(kind, unknown[0], available, hint)
+    return tuple(name for name in available if name in full_names)
 
 
 KIND = "orca-ray board"
+"""Mark of exported boards."""
 VERSION = 1
 """Version of the columns of exported scores, and of the JSON document."""
 _NAMES = (
@@ -309,7 +312,9 @@ SCHEMA = pa.schema([(name, _TYPES.get(name, pa.string())) for name in _NAMES])
 A (task, method) without a score has one row, without ``seed`` and ``score``.
 """
 SUFFIXES = (".json", ".parquet")
+"""Endings of the names of files that `read_scores` reads."""
 _MAX_BYTES = 1 << 30
+"""Largest size of a file that `read_scores` reads."""
 
 
 def score_rows(board: Board) -> list[dict[str, Any]]:
@@ -317,36 +322,30 @@ def score_rows(board: Board) -> list[dict[str, Any]]:
 
     Rows are sorted by task, method and seed.
     """
-    common = {
-        "benchmark": board.benchmark,
-        "sweep": board.sweep,
-        "protocol": board.protocol,
-    }
-    scores: dict[tuple[str, str], list[tuple[int | None, float | None]]] = {}
+    scores: dict[tuple[str, str], list[tuple[int, float]]] = {}
     for task, method, seed, score in board.scores.itertuples(index=False):
-        scores.setdefault((str(task), str(method)), []).append(
-            (int(seed), float(score))
-        )
-    rows = []
+        scores.setdefault((task, method), []).append((int(seed), float(score)))
+    rows: list[dict[str, Any]] = []
     for task, info in board.infos.items():
-        of_task = {
-            name: getattr(info, name)
-            for name in ("metric", "metric_version", "data_fingerprint")
-        }
         for method in sorted(board.methods):
+            common = {
+                "benchmark": board.benchmark,
+                "sweep": board.sweep,
+                "protocol": board.protocol,
+                "metric": info.metric,
+                "metric_version": info.metric_version,
+                "data_fingerprint": info.data_fingerprint,
+                "task": task,
+                "method": method,
+            }
+            if (task, method) not in scores:
+                rows.append({**common, "seed": None, "score": None, "trial_key": None})
+                continue
             cell = board.cells.get((task, method))
-            for seed, score in scores.get((task, method), [(None, None)]):
-                key = (
-                    None if cell is None or seed is None else cell.trial_keys.get(seed)
-                )
-                row = {
-                    "task": task,
-                    "method": method,
-                    "seed": seed,
-                    "score": score,
-                    "trial_key": key,
-                }
-                rows.append({**common, **of_task, **row})
+            trial_keys = cell.trial_keys if cell else {}
+            for seed, score in scores[task, method]:
+                key = trial_keys.get(seed)
+                rows.append({**common, "seed": seed, "score": score, "trial_key": key})
     return rows
 
 
@@ -373,11 +372,10 @@ def read_scores(path: Path) -> pd.DataFrame:
             f"{path} has more than {_MAX_BYTES >> 30} GiB: that is no board"
         )
     try:
-        table = (
-            _from_json(content)
-            if path.suffix == ".json"
-            else pq.read_table(pa.BufferReader(content))
-        )
+        if path.suffix == ".json":
+            table = _from_json(content)
+        else:
+            table = pq.read_table(pa.BufferReader(content))
         if "kind" in table.column_names:  # a Parquet file also holds published scores
             table = table.filter(pc.equal(table["kind"], "own"))
         table = table.select(SCHEMA.names).cast(SCHEMA)
@@ -390,12 +388,11 @@ def read_scores(path: Path) -> pd.DataFrame:
         RecursionError,
         pa.ArrowException,
     ) as error:
-        why = printable(
-            str(error).splitlines()[0] if str(error) else type(error).__name__
-        )
+        message = str(error)
+        reason = message.splitlines()[0] if message else type(error).__name__
         raise UserError(
-            f"{path} is no board of scores ({why}): write one with `orca-sweep"
-            f" leaderboard NAME -o FILE{path.suffix}`"
+            f"{path} is no board of scores ({printable(reason)}): write one with"
+            f" `orca-sweep leaderboard NAME -o FILE{path.suffix}`"
         ) from error
     return _frame(table)
 
@@ -447,16 +444,15 @@ def render(report: BoardReport | Board, format: str = "table") -> str | bytes:
     Raises `UserError` if the format is unknown, or if it cannot write effects and the
     report has effects.
     """
-    found = lookup("format", format, all_formats())
-    report = BoardReport(report) if isinstance(report, Board) else report
+    writer = lookup("format", format, all_formats())
+    if isinstance(report, Board):
+        report = BoardReport(report)
     if report.effects is None:
-        return found.render(report)
-    if found.effects is None:
-        allowed = ", ".join(
-            name for name, each in all_formats().items() if each.effects
-        )
+        return writer.render(report)
+    if writer.effects is None:
+        allowed = [name for name, other in all_formats().items() if other.effects]
         raise UserError(
             f"the effects of a grid cannot be written as {format}: give one of"
-            f" {allowed}"
+            f" {', '.join(allowed)}"
         )
-    return found.effects(report.effects)
+    return writer.effects(report.effects)

@@ -1,9 +1,11 @@
 """Selects the records that a leaderboard counts, and builds the board from them."""
 
 import math
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from operator import itemgetter
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pandas as pd
@@ -12,6 +14,7 @@ import pyarrow.compute as pc
 
 from orca_ray.errors import UserError, nearest, printable, shorten
 from orca_ray.leaderboard.board import (
+    NO_SCORE,
     Board,
     BoardCell,
     Other,
@@ -28,7 +31,9 @@ from orca_ray.results.store import ResultsStore
 from orca_ray.results.tables import RECORDS, invalid_rows
 
 _COMPLETED = Status.COMPLETED.value
+"""Status of a trial whose score counts."""
 _FAILED = [status.value for status in Status if status.failed]
+"""Statuses of trials without a usable score."""
 STATE = ["data_fingerprint", "metric", "metric_version"]
 """Columns whose values must agree before scores are averaged."""
 _SCORED = [
@@ -41,6 +46,7 @@ _SCORED = [
     "finished_at",
     *STATE,
 ]
+"""Columns of confirm records that decide which of them count."""
 
 
 def build(
@@ -71,34 +77,20 @@ def build(
         UserError: there is no record of the benchmark, the sweep or the protocol, or
             the store cannot be read.
     """
-    scan = records.scan() if isinstance(records, ResultsStore) else records
-    scan = StoreSnapshot.of_frame(scan) if isinstance(scan, pd.DataFrame) else scan
-    groups = _tally(scan, benchmark)
-    unknown = (
-        groups[:0] if known_tasks is None else groups[~groups["task"].isin(known_tasks)]
-    )
-    groups = groups.drop(unknown.index)
-    warnings = list(scan.warnings) + [
-        f"{count} record(s) of the task {shorten(repr(task))}, which {benchmark} does"
-        " not have, left out"
-        for task, count in unknown.groupby("task")["count"].sum().items()
-    ]
+    scan = _snapshot(records)
+    all_groups = _tally(scan, benchmark)
+    is_unknown = pd.Series(False, index=all_groups.index)
+    if known_tasks is not None:
+        is_unknown = ~all_groups["task"].isin(known_tasks)
+    groups = all_groups[~is_unknown]
     if groups.empty:
-        known = pd.DataFrame({"benchmark": scan.values("benchmark")})
-        select(known, "benchmark", benchmark, "run `orca-sweep benchmark NAME` first.")
-        tasks = shorten(", ".join(sorted(map(repr, set(unknown["task"])))), 300)
-        advice = (
-            "Install the plug-in, or the version of orca-ray, that has these tasks."
-        )
-        raise UserError(
-            f"all records of {benchmark!r} are of tasks that it does not have here:"
-            f" {tasks}. {advice}"
-        )
+        _refuse(scan, benchmark, set(all_groups["task"]))
     available = _available(groups)
     chosen = _choose(groups, available, sweep, protocol)
-    groups = groups[
-        (groups["sweep"] == chosen.sweep) & (groups["protocol"] == chosen.protocol)
-    ]
+    is_chosen = (groups["sweep"] == chosen.sweep) & (
+        groups["protocol"] == chosen.protocol
+    )
+    groups = groups[is_chosen]
     groups = groups.assign(label=_labels(groups))
     state = _state(groups)
     wanted = {
@@ -106,10 +98,10 @@ def build(
         "sweep": [chosen.sweep],
         "protocol": [chosen.protocol],
         "phase": ["confirm"],
+        "status": [_COMPLETED],
+        "task": list(state.index),
     }
-    confirmed, invalid = _confirmed(
-        scan, {**wanted, "status": [_COMPLETED], "task": list(state.index)}
-    )
+    confirmed, invalid_warnings = _confirmed(scan, wanted)
     scored, notes = _scored(confirmed, groups, state)
     methods = sorted(groups["label"].unique())
     scores = score_table(scored)
@@ -127,7 +119,43 @@ def build(
         cells=_cells(scan, groups, scored),
         others=tuple(other for other in available if other != chosen),
         notes=tuple(notes),
-        warnings=(*warnings, *invalid),
+        warnings=(
+            *scan.warnings,
+            *_unknown_task_warnings(all_groups[is_unknown], benchmark),
+            *invalid_warnings,
+        ),
+    )
+
+
+def _snapshot(records: ResultsStore | StoreSnapshot | pd.DataFrame) -> StoreSnapshot:
+    if isinstance(records, ResultsStore):
+        return records.scan()
+    if isinstance(records, pd.DataFrame):
+        return StoreSnapshot.of_frame(records)
+    return records
+
+
+def _unknown_task_warnings(groups: pd.DataFrame, benchmark: str) -> list[str]:
+    """Return a warning for each task of ``groups``, which the benchmark lacks."""
+    counts = groups.groupby("task")["count"].sum()
+    return [
+        f"{count} record(s) of the task {shorten(repr(task))}, which {benchmark} does"
+        " not have, left out"
+        for task, count in counts.items()
+    ]
+
+
+def _refuse(
+    scan: StoreSnapshot, benchmark: str, unknown_tasks: Collection[str]
+) -> NoReturn:
+    """Raise UserError: a benchmark has no record, or only some of unknown tasks."""
+    names = pd.DataFrame({"benchmark": scan.values("benchmark")})
+    select(names, "benchmark", benchmark, "run `orca-sweep benchmark NAME` first.")
+    tasks = shorten(", ".join(sorted(map(repr, unknown_tasks))), 300)
+    raise UserError(
+        f"all records of {benchmark!r} are of tasks that it does not have here:"
+        f" {tasks}. Install the plug-in, or the version of orca-ray, that has these"
+        " tasks."
     )
 
 
@@ -153,7 +181,9 @@ _TYPES = {
     for name in ("metric_version", "seed", "attempts", "finished_at")
 }
 _TYPES |= {"count": pa.int64(), "microseconds": pa.int64()}
+"""Arrow types of the columns of `_tally` that are no text."""
 _SUMS = {"count": "sum", "microseconds": "sum", "attempts": "sum", "finished_at": "max"}
+"""How the other columns of `_tally` are combined within a group."""
 
 
 def _tally(scan: StoreSnapshot, benchmark: str) -> pd.DataFrame:
@@ -165,24 +195,23 @@ def _tally(scan: StoreSnapshot, benchmark: str) -> pd.DataFrame:
     0), ``attempts`` (sum) and ``finished_at`` (last).
     """
     columns = [*_KEYS, "seed", "wall_seconds", "gpus", "attempts", "finished_at"]
-    groups = [
-        _groups(table) for _, table in scan.batches(columns, {"benchmark": [benchmark]})
-    ]
+    batches = scan.batches(columns, {"benchmark": [benchmark]})
+    groups = [_groups(table) for _, table in batches]
     if not groups:
         return pd.DataFrame(columns=[*_KEYS, "seed", *_SUMS])
     return _grouped(pa.concat_tables(groups)).to_pandas()  # type: ignore[no-any-return]
 
 
 def _groups(table: Any) -> Any:
+    """Return the groups of one batch of records, with the columns of `_tally`."""
     gpus = np.nan_to_num(table["gpus"].to_numpy(), nan=1.0)
-    seconds = np.nan_to_num(table["wall_seconds"].to_numpy()) * np.where(
-        gpus > 0, gpus, 1.0
-    )
-    confirm = pc.equal(table["phase"].cast(pa.string()), "confirm")
+    share = np.where(gpus > 0, gpus, 1.0)
+    seconds = np.nan_to_num(table["wall_seconds"].to_numpy()) * share
+    is_confirm = pc.equal(table["phase"].cast(pa.string()), "confirm")
     columns = {
         **{name: table[name] for name in _KEYS},
         "metric_version": table["metric_version"].fill_null(1),
-        "seed": pc.if_else(confirm, table["seed"], -1),
+        "seed": pc.if_else(is_confirm, table["seed"], -1),
         "count": np.ones(len(table), np.int64),
         # Whole microseconds have the same sum in any order of the files.
         "microseconds": np.rint(np.clip(seconds, 0, 1e9) * 1e6).astype(np.int64),
@@ -191,17 +220,16 @@ def _groups(table: Any) -> Any:
     }
     # Text that is dictionary-encoded is grouped five times faster than when it is
     # expanded.
-    found = _grouped(pa.table(columns).unify_dictionaries())
-    return found.cast(
-        pa.schema([(name, _TYPES.get(name, pa.string())) for name in columns])
-    )
+    groups = _grouped(pa.table(columns).unify_dictionaries())
+    types = [(name, _TYPES.get(name, pa.string())) for name in columns]
+    return groups.cast(pa.schema(types))
 
 
 def _grouped(table: Any) -> Any:
-    found = table.group_by([*_KEYS, "seed"], use_threads=False).aggregate(
-        list(_SUMS.items())
-    )
-    return found.rename_columns([*_KEYS, "seed", *_SUMS])
+    """Return a table with one row per group, combined as `_SUMS` says."""
+    groups = table.group_by([*_KEYS, "seed"], use_threads=False)
+    combined = groups.aggregate(list(_SUMS.items()))
+    return combined.rename_columns([*_KEYS, "seed", *_SUMS])
 
 
 def _scored(
@@ -211,27 +239,23 @@ def _scored(
 
     There is one score for each task, method of the board and seed.
     """
-    labels = groups.drop_duplicates(["method", "task", "body"])[
-        ["method", "task", "body", "label"]
-    ]
-    scored, notes = confirmed_scores(
-        confirmed.merge(labels, on=["method", "task", "body"], how="left"), state
+    key = ["method", "task", "body"]
+    labels = groups.drop_duplicates(key)[[*key, "label"]]
+    labelled = confirmed.merge(labels, on=key, how="left")
+    scored, notes = confirmed_scores(labelled, state)
+    is_repeated = (
+        scored.sort_values("finished_at", kind="stable")
+        .duplicated(["task", "label", "seed"], keep="last")
+        .sort_index()
     )
-    repeated = scored.sort_values("finished_at", kind="stable").duplicated(
-        ["task", "label", "seed"], keep="last"
-    )
-    if repeated.any():
-        scored = scored[~repeated.sort_index()]
+    if is_repeated.any():
+        scored = scored[~is_repeated]
         notes.append(
-            f"{int(repeated.sum())} confirm trial(s) of a seed that has a later one"
+            f"{int(is_repeated.sum())} confirm trial(s) of a seed that has a later one"
             " left out"
         )
-    return (
-        scored.assign(
-            method=scored["label"], score=scored["test_score"].astype("float64")
-        ),
-        notes,
-    )
+    scores = scored["test_score"].astype("float64")
+    return scored.assign(method=scored["label"], score=scores), notes
 
 
 def _confirmed(
@@ -244,24 +268,26 @@ def _confirmed(
     schema = pa.schema([RECORDS.schema.field(name) for name in _SCORED])
     tables = [schema.empty_table()]
     positions = [np.empty(0, np.int64)]
-    left_out = 0
+    num_invalid = 0
     example = ""
-    for at, table in scan.batches(_SCORED, wanted):
-        valid = np.ones(len(at), dtype=bool)
+    for batch_positions, table in scan.batches(_SCORED, wanted):
+        valid = np.ones(len(batch_positions), dtype=bool)
         for invalid in invalid_rows(table.select(["hyperparameters"]), RECORDS):
             valid = ~invalid.is_wrong.to_numpy()
-            example = example or invalid.value
-        left_out += int((~valid).sum())
+            if not example:
+                example = invalid.value
+        num_invalid += int((~valid).sum())
         tables.append(table.filter(pa.array(valid)).cast(schema))
-        positions.append(at[valid])
-    warning = (
-        f"{left_out} record(s) left out: hyperparameters {shorten(repr(example), 80)}"
-        " are no JSON object"
-    )
-    confirmed = (
-        pa.concat_tables(tables).to_pandas().assign(position=np.concatenate(positions))
-    )
-    return confirmed, [warning] if left_out else []
+        positions.append(batch_positions[valid])
+    confirmed: pd.DataFrame = pa.concat_tables(tables).to_pandas()
+    confirmed = confirmed.assign(position=np.concatenate(positions))
+    warnings = []
+    if num_invalid:
+        warnings.append(
+            f"{num_invalid} record(s) left out: hyperparameters"
+            f" {shorten(repr(example), 80)} are no JSON object"
+        )
+    return confirmed, warnings
 
 
 def select(records: pd.DataFrame, column: str, wanted: str, hint: str) -> pd.DataFrame:
@@ -286,24 +312,20 @@ def select(records: pd.DataFrame, column: str, wanted: str, hint: str) -> pd.Dat
 def _available(groups: pd.DataFrame) -> list[Other]:
     """Return every (sweep, protocol) of the tally, in `build`'s order of preference."""
     key = ["sweep", "protocol"]
-    completed = groups[
-        (groups["phase"] == "confirm") & (groups["status"] == _COMPLETED)
-    ]
-    table = groups.groupby(key).agg(latest=("finished_at", "max"))
-    table["confirmed"] = completed.groupby(key)["count"].sum()
+    is_confirmed = (groups["phase"] == "confirm") & (groups["status"] == _COMPLETED)
+    completed = groups[is_confirmed]
     # A grid has many confirm trials of one task, method and seed; a leaderboard shows
     # only one of them.
-    table["scores"] = (
-        completed.drop_duplicates([*key, "task", "method", "body", "seed"])
-        .groupby(key)
-        .size()
-    )
+    shown = completed.drop_duplicates([*key, "task", "method", "body", "seed"])
+    table = groups.groupby(key).agg(latest=("finished_at", "max"))
+    table["confirmed"] = completed.groupby(key)["count"].sum()
+    table["scores"] = shown.groupby(key).size()
     table = table.fillna({"confirmed": 0, "scores": 0}).reset_index()
     table = table.sort_values(["scores", "latest"], ascending=False, kind="stable")
     rows = table[[*key, "confirmed"]].itertuples(index=False)
     return [
-        Other(str(sweep), str(protocol), int(number))
-        for sweep, protocol, number in rows
+        Other(str(sweep), str(protocol), int(confirmed))
+        for sweep, protocol, confirmed in rows
     ]
 
 
@@ -313,14 +335,18 @@ def _choose(
     sweep: str | None,
     protocol: str | None,
 ) -> Other:
+    """Return the preferred pair that matches ``sweep`` and ``protocol``.
+
+    Raises UserError if there is none.
+    """
     if sweep is not None:
         groups = select(groups, "sweep", sweep, "")
     if protocol is not None:
         select(groups, "protocol", protocol, "")
     return next(
-        each
-        for each in available
-        if sweep in (None, each.sweep) and protocol in (None, each.protocol)
+        pair
+        for pair in available
+        if sweep in (None, pair.sweep) and protocol in (None, pair.protocol)
     )
 
 
@@ -329,11 +355,11 @@ def _labels(rows: pd.DataFrame) -> "pd.Series[str]":
 
     The body is named if the method has several bodies on a task.
     """
-    num_bodies = (
-        rows.groupby(["method", "task"])["body"].nunique().groupby("method").max()
-    )
-    several = rows["method"].map(num_bodies) > 1
-    return rows["method"].where(~several, rows["method"] + " (" + rows["body"] + ")")
+    bodies_on_tasks = rows.groupby(["method", "task"])["body"].nunique()
+    num_bodies = bodies_on_tasks.groupby("method").max()
+    has_several = rows["method"].map(num_bodies) > 1
+    with_body = rows["method"] + " (" + rows["body"] + ")"
+    return rows["method"].where(~has_several, with_body)
 
 
 def _state(rows: pd.DataFrame) -> pd.DataFrame:
@@ -341,15 +367,10 @@ def _state(rows: pd.DataFrame) -> pd.DataFrame:
 
     If every trial of a task failed, its last trial counts.
     """
-    succeeded = ~rows["status"].isin(_FAILED)
-    ordered = rows.assign(succeeded=succeeded).sort_values(
-        ["succeeded", "finished_at"], kind="stable"
-    )
-    return (
-        ordered.drop_duplicates("task", keep="last")
-        .set_index("task")[STATE]
-        .sort_index()
-    )
+    rows = rows.assign(succeeded=~rows["status"].isin(_FAILED))
+    ordered = rows.sort_values(["succeeded", "finished_at"], kind="stable")
+    last = ordered.drop_duplicates("task", keep="last")
+    return last.set_index("task")[STATE].sort_index()
 
 
 def grid_scores(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
@@ -358,10 +379,8 @@ def grid_scores(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     ``rows`` have a column ``label``.
     """
     rows = rows.assign(metric_version=rows["metric_version"].fillna(1).astype("int64"))
-    return confirmed_scores(
-        rows[(rows["phase"] == "confirm") & (rows["status"] == _COMPLETED)],
-        _state(rows),
-    )
+    is_confirmed = (rows["phase"] == "confirm") & (rows["status"] == _COMPLETED)
+    return confirmed_scores(rows[is_confirmed], _state(rows))
 
 
 def confirmed_scores(
@@ -376,32 +395,35 @@ def confirmed_scores(
     """
     notes = []
     scored = confirmed[confirmed["test_score"].notna()]
-    if missing := len(confirmed) - len(scored):
+    num_missing = len(confirmed) - len(scored)
+    if num_missing:
         notes.append(
-            f"{missing} completed confirm trial(s) without a test score left out"
+            f"{num_missing} completed confirm trial(s) without a test score left out"
         )
 
-    scored = scored.assign(
-        metric_version=scored["metric_version"].fillna(1).astype("int64")
-    )
+    metric_version = scored["metric_version"].fillna(1).astype("int64")
+    scored = scored.assign(metric_version=metric_version)
     current = scored.merge(state.reset_index(), on=["task", *STATE])
-    if old := len(scored) - len(current):
+    num_old = len(scored) - len(current)
+    if num_old:
         notes.append(
-            f"{old} confirm trial(s) on an earlier version of their task's data or"
+            f"{num_old} confirm trial(s) on an earlier version of their task's data or"
             " metric left out"
         )
 
     key = ["task", "label", "hyperparameters"]
-    table = current.groupby(key, sort=True).agg(
+    configurations = current.groupby(key, sort=True).agg(
         num_seeds=("seed", "nunique"), latest=("finished_at", "max")
     )
-    table = table.reset_index().sort_values(["num_seeds", "latest"], kind="stable")
-    chosen = current.merge(
-        table.drop_duplicates(["task", "label"], keep="last")[key], on=key
+    ordered = configurations.reset_index().sort_values(
+        ["num_seeds", "latest"], kind="stable"
     )
-    if other := len(current) - len(chosen):
+    preferred = ordered.drop_duplicates(["task", "label"], keep="last")
+    chosen = current.merge(preferred[key], on=key)
+    num_other = len(current) - len(chosen)
+    if num_other:
         notes.append(
-            f"{other} confirm trial(s) of other configurations, with fewer seeds or"
+            f"{num_other} confirm trial(s) of other configurations, with fewer seeds or"
             " older, left out"
         )
     return chosen, notes
@@ -446,102 +468,137 @@ def _cells(
     """
     scored = scored.sort_values("position")
     records = scan.take(scored["position"].to_numpy("int64"), _WIDE).to_pylist()
-    rows: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    records_of_cells: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for task, method, record in zip(
         scored["task"].tolist(), scored["method"].tolist(), records, strict=True
     ):
-        rows.setdefault((task, method), []).append(record)
+        records_of_cells.setdefault((task, method), []).append(record)
+    counts_of_cells = _trial_counts(groups)
+    return {
+        key: _cell(*key, records_of_cells.get(key, []), counts_of_cells[key])
+        for key in sorted(counts_of_cells)
+    }
 
-    key = ["task", "label", "status", "device"]
-    table = (
-        groups.groupby(key)[["count", "attempts", "microseconds"]].sum().reset_index()
+
+@dataclass
+class _TrialCounts:
+    """Counts of all trials of a cell; see the fields of `Provenance`."""
+
+    statuses: dict[Status, int] = field(
+        default_factory=lambda: dict.fromkeys(Status, 0)
     )
-    trials: dict[tuple[str, str], dict[str, Any]] = {}
-    for task, label, status, device, count, attempts, microseconds in table.itertuples(
-        index=False
-    ):
-        new = {"statuses": dict.fromkeys(Status, 0), "attempts": 0, "device_hours": {}}
-        cell = trials.setdefault((task, label), new)
-        cell["statuses"][Status(status)] += count
-        cell["attempts"] += attempts
-        cell["device_hours"][device] = (
-            cell["device_hours"].get(device, 0) + microseconds
+    attempts: int = 0
+    microseconds: Counter[str] = field(default_factory=Counter)
+    """Wall time of all trials by device."""
+
+    def provenance(self, **fields: Any) -> Provenance:
+        """Return a provenance with these counts and the other ``fields``."""
+        hours = {device: total / 3.6e9 for device, total in self.microseconds.items()}
+        return Provenance(
+            statuses=self.statuses, attempts=self.attempts, device_hours=hours, **fields
         )
-    for cell in trials.values():
-        cell["device_hours"] = {
-            device: total / 3.6e9 for device, total in cell["device_hours"].items()
-        }
-    return {key: _cell(*key, rows.get(key, []), trials[key]) for key in sorted(trials)}
+
+
+def _trial_counts(groups: pd.DataFrame) -> dict[tuple[str, str], _TrialCounts]:
+    """Return the counts of all trials by task and label of the tally."""
+    key = ["task", "label", "status", "device"]
+    sums = groups.groupby(key)[["count", "attempts", "microseconds"]].sum()
+    counts: dict[tuple[str, str], _TrialCounts] = {}
+    for (
+        task,
+        label,
+        status,
+        device,
+        count,
+        attempts,
+        microseconds,
+    ) in sums.reset_index().itertuples(index=False):
+        cell = counts.setdefault((task, label), _TrialCounts())
+        cell.statuses[Status(status)] += count
+        cell.attempts += attempts
+        cell.microseconds[device] += microseconds
+    return counts
 
 
 def _cell(
-    task: str, method: str, rows: list[dict[str, Any]], trials: dict[str, Any]
+    task: str, method: str, rows: list[dict[str, Any]], counts: _TrialCounts
 ) -> BoardCell:
     """Return a cell from its scored records and the counts of all its trials."""
     if not rows:
-        return BoardCell(
-            task, method, Score(math.nan, math.nan, 0), {}, Provenance(**trials)
-        )
+        return BoardCell(task, method, NO_SCORE, {}, counts.provenance())
     rows = sorted(rows, key=itemgetter("seed"))
-    scores = [row["test_score"] for row in rows]
-    shared = {
-        name: rows[0][name]
-        for name in ("body", "hyperparameters", "data_fingerprint", "metric")
-    }
-    distinct: dict[str, Any] = {
-        f"{name}s": tuple(sorted({row[name] for row in rows} - {None}))
-        for name in ("version", "torch_version", "device", "processor", "precision")
-    }
-    provenance = Provenance(
-        **trials,
-        **shared,
-        **distinct,
+    notes = [
+        note
+        for row in rows
+        if row["notes"]
+        for note in row["notes"].split("; ")
+        if note
+    ]
+    provenance = counts.provenance(
+        body=rows[0]["body"],
+        hyperparameters=rows[0]["hyperparameters"],
+        data_fingerprint=rows[0]["data_fingerprint"],
+        metric=rows[0]["metric"],
         metric_version=rows[0]["metric_version"] or 1,
+        versions=_distinct(rows, "version"),
+        torch_versions=_distinct(rows, "torch_version"),
+        devices=_distinct(rows, "device"),
+        processors=_distinct(rows, "processor"),
+        precisions=_distinct(rows, "precision"),
         deterministic=all(row["deterministic"] for row in rows),
         started_at=min(row["started_at"] for row in rows),
         finished_at=max(row["finished_at"] for row in rows),
-        notes=tuple(
-            dict.fromkeys(
-                note
-                for row in rows
-                for note in (row["notes"] or "").split("; ")
-                if note
-            )
-        ),
-    )
-    deviation = (
-        float(np.std(scores, ddof=1)) if np.ptp(scores) else 0.0
-    )  # of equal scores, some 1e-17 otherwise
-    score = Score(
-        float(np.mean(scores)), deviation if len(rows) > 1 else math.nan, len(rows)
+        notes=tuple(dict.fromkeys(notes)),
     )
     return BoardCell(
         task,
         method,
-        score,
+        _score([row["test_score"] for row in rows]),
         {int(row["seed"]): row["trial_key"] for row in rows},
         provenance,
         _cost(rows),
     )
 
 
+def _distinct(rows: list[dict[str, Any]], name: str) -> tuple[str, ...]:
+    """Return the sorted distinct values of a column, without None."""
+    return tuple(sorted({row[name] for row in rows} - {None}))
+
+
+def _score(scores: list[float]) -> Score:
+    """Return mean and deviation of the scores of several seeds."""
+    if len(scores) == 1:
+        deviation = math.nan
+    elif np.ptp(scores) == 0:
+        deviation = 0.0  # the formula gives some 1e-17 for equal scores
+    else:
+        deviation = float(np.std(scores, ddof=1))
+    return Score(float(np.mean(scores)), deviation, len(scores))
+
+
 def _cost(rows: list[dict[str, Any]]) -> TrialCost:
+    """Return the costs of the scored trials of a cell."""
+
     def mean(name: str) -> float:
         values = [row[name] for row in rows]
         return math.nan if None in values else math.fsum(values) / len(values)
 
-    stages = ("align_seconds", "refine_seconds", "evaluate_seconds")
     memory = [
         row["peak_memory_mib"] for row in rows if row["peak_memory_mib"] is not None
     ]
     return TrialCost(
-        **{
-            name: mean(name)
-            for name in ("wall_seconds", "num_trainable", "num_parameters")
-        },
-        device_seconds=math.fsum(
-            sum(row[name] for name in stages) * (row["gpus"] or 1.0) for row in rows
-        )
-        / len(rows),
+        wall_seconds=mean("wall_seconds"),
+        device_seconds=math.fsum(map(_device_seconds, rows)) / len(rows),
         peak_memory_mib=max(memory, default=math.nan),
+        num_trainable=mean("num_trainable"),
+        num_parameters=mean("num_parameters"),
     )
+
+
+def _device_seconds(row: dict[str, Any]) -> float:
+    """Return the seconds of the stages, times the number of GPUs (1 on a CPU)."""
+    seconds = sum(
+        row[name] for name in ("align_seconds", "refine_seconds", "evaluate_seconds")
+    )
+    num_gpus = row["gpus"] or 1.0
+    return float(seconds * num_gpus)

@@ -1,25 +1,26 @@
-"""Boards and effects as plain text."""
+"""Boards as plain text, from which formats for people are made."""
 
 import math
 import textwrap
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import combinations
-from pathlib import Path
-from string import Template
+from typing import NamedTuple
 
 import pandas as pd
 
 from orca_ray.errors import printable
 from orca_ray.leaderboard.board import Score
-from orca_ray.leaderboard.effects import Effects
 from orca_ray.leaderboard.format import MAX_SEARCH_TRIALS, BoardReport
 from orca_ray.leaderboard.statistics import get_statistic, on_boards
 from orca_ray.leaderboard.statistics.intervals import MIN_TASKS
-from orca_ray.leaderboard.statistics.paired import Ratio
+from orca_ray.leaderboard.statistics.scores import Over
 from orca_ray.leaderboard.statistics.verdict import describe
 from orca_ray.results.record import Status
 
 MISSING = "–"
+"""Text in place of a number that there is not."""
+Grid = list[list[str]]
+"""Rows of the cells of a table, as text; the first row has the titles of columns."""
 TIED = "≈"
 """Mark of methods that are not separable from the best one."""
 WIDTH = 100
@@ -30,7 +31,14 @@ def number(value: float) -> str:
     """Return a number as text, such as 0.1234 or 1.234e-05; a dash for NaN."""
     if math.isnan(value):
         return MISSING
-    return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e3 else f"{value:.3e}"
+    if value == 0 or 1e-3 <= abs(value) < 1e3:
+        return f"{value:.4f}"
+    return f"{value:.3e}"
+
+
+def count_text(count: int, noun: str) -> str:
+    """Return a count with its noun, such as "1 task" or "2 tasks"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def score_text(score: Score, num_seeds: int, between: str) -> str:
@@ -40,44 +48,48 @@ def score_text(score: Score, num_seeds: int, between: str) -> str:
     """
     if not score.n:
         return MISSING
-    text = (
-        number(score.mean)
-        if score.n == 1
-        else f"{number(score.mean)}{between}{number(score.std)}"
-    )
-    return text if score.n == num_seeds else f"{text} (n={score.n})"
+    text = number(score.mean)
+    if score.n > 1:
+        text += f"{between}{number(score.std)}"
+    if score.n != num_seeds:
+        text += f" (n={score.n})"
+    return text
 
 
-def score_grid(report: BoardReport, mark: str, between: str) -> list[list[str]]:
-    """Return the rows of the score table as text.
+def score_grid(report: BoardReport, mark: str, between: str) -> Grid:
+    """Return the score table, with rows of statistics below the scores.
 
     ``mark`` formats best scores, ``between`` separates mean and std.
     """
+    rows = [["task", *report.methods]]
+    rows += [_score_row(report, task, mark, between) for task in report.board.tasks]
+    rows += [_statistic_row(report, name) for name in on_boards()]
+    return rows
+
+
+def _score_row(report: BoardReport, task: str, mark: str, between: str) -> list[str]:
     board = report.board
-    grid = [["task", *report.methods]]
-    for task in board.tasks:
-        best = board.best(task)
-        cells = {
-            m: score_text(board.score(task, m), len(board.seeds), between)
-            for m in report.methods
-        }
-        tied = {method for of, method in report.tied if of == task} - {*best}
-        scores = (
-            mark.format(s) if m in best else f"{s} {TIED}" if m in tied else s
-            for m, s in cells.items()
-        )
-        grid.append([task.removeprefix(f"{board.benchmark}/"), *scores])
-    for name in on_boards():
-        rows = report.statistic(name)[["value", "low", "high"]].itertuples()
-        tied = report.tied_first if name == "mean_rank" else set()
-        cells = {str(method): _with_interval(*row) for method, *row in rows}
-        grid.append(
-            [
-                get_statistic(name).title,
-                *(f"{s} {TIED}" if m in tied else s for m, s in cells.items()),
-            ]
-        )
-    return grid
+    best = board.best(task)
+    row = [task.removeprefix(f"{board.benchmark}/")]
+    for method in report.methods:
+        text = score_text(board.score(task, method), len(board.seeds), between)
+        if method in best:
+            text = mark.format(text)
+        elif (task, method) in report.tied:
+            text = f"{text} {TIED}"
+        row.append(text)
+    return row
+
+
+def _statistic_row(report: BoardReport, name: str) -> list[str]:
+    values = report.statistic(name)[["value", "low", "high"]]
+    row = [get_statistic(name).title]
+    for method, value, low, high in values.itertuples():
+        text = _with_interval(value, low, high)
+        if name == "mean_rank" and method in report.tied_first:
+            text = f"{text} {TIED}"
+        row.append(text)
+    return row
 
 
 def column_parts(sizes: Sequence[int], width: int) -> Iterator[slice]:
@@ -88,72 +100,99 @@ def column_parts(sizes: Sequence[int], width: int) -> Iterator[slice]:
     start = 1
     while start < len(sizes):
         end = start + 1
-        used = sizes[0] + 2 + sizes[start]
-        while end < len(sizes) and used + 2 + sizes[end] <= width:
-            used += 2 + sizes[end]
+        used_width = sizes[0] + 2 + sizes[start]
+        while end < len(sizes) and used_width + 2 + sizes[end] <= width:
+            used_width += 2 + sizes[end]
             end += 1
         yield slice(start, end)
         start = end
 
 
 def _with_interval(value: float, low: float, high: float) -> str:
+    """Return a statistic such as "1.25 [1, 1.5]"; the interval may be NaN."""
     if math.isnan(value):
         return MISSING
-    text, *ends = (f"{each:.2f}".removesuffix(".00") for each in (value, low, high))
-    return text if math.isnan(low) else f"{text} [{', '.join(ends)}]"
+    if math.isnan(low):
+        return _short(value)
+    return f"{_short(value)} [{_short(low)}, {_short(high)}]"
+
+
+def _short(value: float) -> str:
+    return f"{value:.2f}".removesuffix(".00")
+
+
+class _CostColumn(NamedTuple):
+    """A column of `cost_grid`."""
+
+    title: str
+    field: str
+    """Field of `TrialCost`."""
+    over_tasks: Over
+    """How the costs on single tasks are combined."""
+    num_decimals: int
 
 
 _COSTS = (
-    ("device s", "device_seconds", "sum", 1),
-    ("wall s", "wall_seconds", "sum", 1),
-    ("peak MiB", "peak_memory_mib", "max", 0),
-    ("trained parameters", "num_trainable", "mean", 0),
+    _CostColumn("device s", "device_seconds", "sum", 1),
+    _CostColumn("wall s", "wall_seconds", "sum", 1),
+    _CostColumn("peak MiB", "peak_memory_mib", "max", 0),
+    _CostColumn("trained parameters", "num_trainable", "mean", 0),
 )
-"""Title, field of `TrialCost`, how tasks are combined, and number of decimals of each
-column of `cost_grid`.
-"""
+"""The columns of `cost_grid`."""
 
 
-def cost_grid(report: BoardReport) -> tuple[str, list[list[str]]] | None:
-    """Return the title and the rows of a table of costs; None if no cost is known.
+class Section(NamedTuple):
+    """A table with its title."""
 
-    The table has a column per kind of cost. A column is computed on the tasks on which
-    every method has the cost. If these are fewer than for the first kind of cost that
-    is known, the column's title says how many they are. Methods without any cost are
-    left out.
+    title: str
+    grid: Grid
+
+
+def cost_grid(report: BoardReport) -> Section | None:
+    """Return a table of costs, with a column per kind; None if no cost is known.
+
+    A column is computed on the tasks on which every method has the cost. If these are
+    fewer than for the first kind of cost that is known, the column's title says how
+    many they are. Methods without any cost are left out.
     """
     columns = [["method", *report.methods]]
-    most = 0
-    for title, name, over_tasks, digits in _COSTS:
-        found = [
-            (*key, getattr(cell.cost, name)) for key, cell in report.board.cells.items()
-        ]
-        known = pd.DataFrame(found, columns=["task", "method", "cost"]).dropna()
-        costs = (
-            get_statistic("cost")
-            .compute(known, over_tasks=over_tasks)
-            .reindex(list(report.methods))
-        )
-        values: list[float] = costs["value"].tolist()
-        num = 0 if costs["value"].isna().all() else int(costs["num_tasks"].max())
-        most = most or num
-        cells = [
-            MISSING if math.isnan(value) else f"{value:,.{digits}f}" for value in values
-        ]
-        columns.append(
-            [title if num in (0, most) else f"{title} ({num} of {most} tasks)", *cells]
-        )
-    if not most:
+    num_tasks = 0
+    for column in _COSTS:
+        costs = _costs(report, column)
+        num_tasks_of_column = 0
+        if costs["value"].notna().any():
+            num_tasks_of_column = int(costs["num_tasks"].max())
+        if num_tasks == 0:
+            num_tasks = num_tasks_of_column
+        title = column.title
+        if num_tasks_of_column not in (0, num_tasks):
+            title += f" ({num_tasks_of_column} of {num_tasks} tasks)"
+        texts = [_cost_text(value, column.num_decimals) for value in costs["value"]]
+        columns.append([title, *texts])
+    if num_tasks == 0:
         return None
-    grid = [
-        list(row) for row in zip(*columns, strict=True) if set(row[1:]) != {MISSING}
-    ]
-    where = f"{most} task{'s' if most != 1 else ''}"
-    about = (
-        "mean over seeds; seconds are summed over tasks, memory is the largest,"
-        " parameters are averaged"
+    rows = [list(row) for row in zip(*columns, strict=True)]
+    return Section(
+        f"cost of one scored trial on each of {count_text(num_tasks, 'task')} (mean"
+        " over seeds; seconds are summed over tasks, memory is the largest, parameters"
+        " are averaged)",
+        [row for row in rows if set(row[1:]) != {MISSING}],
     )
-    return f"cost of one scored trial on each of {where} ({about})", grid
+
+
+def _costs(report: BoardReport, column: _CostColumn) -> pd.DataFrame:
+    """Return the statistic ``cost`` for each method of the board, NaN if unknown."""
+    costs = [
+        (task, method, getattr(cell.cost, column.field))
+        for (task, method), cell in report.board.cells.items()
+    ]
+    known = pd.DataFrame(costs, columns=["task", "method", "cost"]).dropna()
+    statistic = get_statistic("cost").compute(known, over_tasks=column.over_tasks)
+    return statistic.reindex(list(report.methods))
+
+
+def _cost_text(value: float, num_decimals: int) -> str:
+    return MISSING if math.isnan(value) else f"{value:,.{num_decimals}f}"
 
 
 def titles(report: BoardReport) -> tuple[str, str]:
@@ -165,51 +204,58 @@ def titles(report: BoardReport) -> tuple[str, str]:
             f"nothing ran here yet: `orca-sweep benchmark {board.benchmark}` does",
         )
     seeds = ", ".join(map(str, board.seeds))
-    scored = (
-        f"mean ± std over seeds {seeds}" if len(board.seeds) > 1 else f"seed {seeds}"
-    )
+    if len(board.seeds) > 1:
+        averaged = f"mean ± std over seeds {seeds}"
+    elif seeds:
+        averaged = f"seed {seeds}"
+    else:
+        averaged = "no confirm trial finished"
     title = f"{board.benchmark}: sweep {board.sweep}, protocol {board.protocol}"
-    return (
-        title,
-        (
-            "test scores, lower is better;"
-            f" {scored if seeds else 'no confirm trial finished'}"
-        ),
-    )
+    return title, f"test scores, lower is better; {averaged}"
 
 
 def footer(report: BoardReport) -> list[str]:
     """Return the sentences below a leaderboard."""
     board = report.board
-    return [*(_own_lines(report) if board.tasks else ()), *board.warnings]
+    lines = list(board.warnings)
+    if board.tasks:
+        lines = [
+            *_coverage_lines(report),
+            *_comparison_lines(report),
+            *_tie_lines(report),
+            *_missing_score_lines(report),
+            *_status_lines(report),
+            *board.notes,
+            *_other_sweep_lines(report),
+            *board.warnings,
+        ]
+    return lines
 
 
-def _own_lines(report: BoardReport) -> Iterator[str]:
+def _coverage_lines(report: BoardReport) -> Iterator[str]:
+    """Yield what the statistics of a board cover."""
     board = report.board
-    few = [
-        method
-        for method in report.scores.methods
-        if method not in report.ranking.methods
-    ]
-    but = f" but {', '.join(few)}, on less than half of the tasks" if few else ""
+    scored_methods = report.scores.methods
+    unranked = [name for name in scored_methods if name not in report.ranking.methods]
+    if unranked:
+        exception = f" but {', '.join(unranked)}, on less than half of the tasks"
+    elif set(scored_methods) < set(board.methods):
+        exception = " that has any"
+    else:
+        exception = ""
     yield (
         f"mean rank and wins use the {len(report.common_tasks)} of {len(board.tasks)}"
-        " tasks with scores of every method"
-        + (
-            but
-            or (
-                " that has any"
-                if set(report.scores.methods) < set(board.methods)
-                else ""
-            )
-        )
+        f" tasks with scores of every method{exception}"
     )
     if report.common_tasks:
         yield (
             "in brackets: 95% interval over tasks, Student's of mean ranks, Clopper and"
             " Pearson's of wins"
         )
-    yield from _verdict(report)
+
+
+def _tie_lines(report: BoardReport) -> Iterator[str]:
+    """Yield what the mark of ties means, and what was left out on request."""
     if report.tied_first or report.tied:
         yield (
             f"{TIED} not separable from the best of the task (by noise over seeds) or"
@@ -217,84 +263,92 @@ def _own_lines(report: BoardReport) -> Iterator[str]:
         )
     if report.left_out:
         yield f"left out on request, and out of all ranks: {', '.join(report.left_out)}"
-    alike: dict[tuple[bool, ...], list[str]] = {}
+
+
+def _missing_score_lines(report: BoardReport) -> Iterator[str]:
+    """Yield which methods lack scores; methods that lack the same share a sentence."""
+    board = report.board
+    methods_by_scored: dict[tuple[bool, ...], list[str]] = {}
     for method in report.methods:
-        alike.setdefault(
-            tuple(bool(board.score(task, method).n) for task in board.tasks), []
-        ).append(method)
-    for scored, methods in alike.items():
-        on_few = (
-            0 < 2 * sum(scored) < len(scored)
-        )  # then the tasks with scores are the shorter list
-        tasks = [
-            task for task, has in zip(board.tasks, scored, strict=True) if has == on_few
+        is_scored = tuple(bool(board.score(task, method).n) for task in board.tasks)
+        methods_by_scored.setdefault(is_scored, []).append(method)
+    short_names = [task.removeprefix(f"{board.benchmark}/") for task in board.tasks]
+    for is_scored, methods in methods_by_scored.items():
+        scored = [task for task, has in zip(short_names, is_scored, strict=True) if has]
+        missing = [
+            task for task, has in zip(short_names, is_scored, strict=True) if not has
         ]
-        if named := [task.removeprefix(f"{board.benchmark}/") for task in tasks]:
-            start = (
-                f"scores of {', '.join(methods)} only on"
-                if on_few
-                else f"no score of {', '.join(methods)}:"
-            )
-            yield f"{start} {', '.join(named)}"
-    totals = {
-        status.value: sum(board.count(m, status) for m in board.methods)
+        if 0 < len(scored) < len(missing):
+            yield f"scores of {', '.join(methods)} only on {', '.join(scored)}"
+        elif missing:
+            yield f"no score of {', '.join(methods)}: {', '.join(missing)}"
+
+
+def _status_lines(report: BoardReport) -> Iterator[str]:
+    """Yield how many trials ended with each status, and the failures by method."""
+    board = report.board
+    counts = {
+        status: sum(board.count(method, status) for method in board.methods)
         for status in Status
     }
-    yield (
-        "trials by status:"
-        f" {', '.join(f'{status} {count}' for status, count in totals.items() if count)}"
-    )
+    yield f"trials by status: {statuses_text(counts)}"
     for method in report.methods:
-        failed = {
-            status.value: board.count(method, status)
-            for status in Status
-            if status.failed
-        }
-        if counts := ", ".join(
-            f"{status} {count}" for status, count in failed.items() if count
-        ):
-            yield f"failed trials of {method}: {counts}"
-    yield from board.notes
-    for o in board.others:
+        failures = statuses_text(
+            {status: board.count(method, status) for status in Status if status.failed}
+        )
+        if failures:
+            yield f"failed trials of {method}: {failures}"
+
+
+def statuses_text(counts: Mapping[Status, int]) -> str:
+    """Return the counts of trials that are not 0, such as "completed 3, lost 1"."""
+    return ", ".join(
+        f"{status.value} {count}" for status, count in counts.items() if count
+    )
+
+
+def _other_sweep_lines(report: BoardReport) -> Iterator[str]:
+    for other in report.board.others:
         yield (
-            f"also in the store: sweep {o.sweep}, protocol {o.protocol}, {o.confirmed}"
-            " completed confirm trial(s)"
+            f"also in the store: sweep {other.sweep}, protocol {other.protocol},"
+            f" {other.confirmed} completed confirm trial(s)"
         )
 
 
-def _verdict(report: BoardReport) -> Iterator[str]:
+def _comparison_lines(report: BoardReport) -> Iterator[str]:
     """Yield the sentences about pairs of methods and the answers to questions."""
-    ranked = [
-        str(name) for name in report.statistic("mean_rank")["value"].dropna().index
-    ]
+    ranked = list(report.statistic("mean_rank")["value"].dropna().index)
     if len(ranked) > 1:
-        row = {
-            str(name): values.loc[(ranked[0], ranked[1])]
-            for name, values in report.verdicts.items()
-        }
-        yield (
-            "first and second by mean rank:"
-            f" {describe(ranked[0], ranked[1], row).removesuffix('.')}"
-        )
+        first, second = map(str, ranked[:2])
+        verdict = report.verdicts.loc[(first, second)]
+        row = {str(name): value for name, value in verdict.items()}
+        sentence = describe(first, second, row).removesuffix(".")
+        yield f"first and second by mean rank: {sentence}"
     tested = report.verdicts[report.verdicts["p"].notna()]
     if len(tested):
-        few = "" if len(report.common_tasks) >= MIN_TASKS else ", for these tasks only"
+        num_separable = int(tested["separable"].sum()) // 2
+        limit = ""
+        if len(report.common_tasks) < MIN_TASKS:
+            limit = ", for these tasks only"
         yield (
-            f"separable pairs of methods: {int(tested['separable'].sum()) // 2} of"
-            f" {len(tested) // 2} (paired test of log ratios, 5% level over all pairs"
-            f" by Holm{few})"
+            f"separable pairs of methods: {num_separable} of {len(tested) // 2} (paired"
+            f" test of log ratios, 5% level over all pairs by Holm{limit})"
         )
-    tests = sum(not math.isnan(answer.adjusted_p) for answer in report.answers)
-    if tests > 1:
+    yield from _answer_lines(report)
+
+
+def _answer_lines(report: BoardReport) -> Iterator[str]:
+    num_tests = sum(not math.isnan(answer.adjusted_p) for answer in report.answers)
+    if num_tests > 1:
         yield (
-            f"{tests} questions are answered at the 5% level over all of them (Holm);"
-            " intervals are not adjusted"
+            f"{num_tests} questions are answered at the 5% level over all of them"
+            " (Holm); intervals are not adjusted"
         )
-    searching = [answer for answer in report.answers if answer.name == "searching"]
+    num_of_question = Counter[str]()
     for answer in report.answers:
-        if (
-            answer not in searching[1:]
-        ):  # those of single methods are in the formats for programs
+        num_of_question[answer.name] += 1
+        # Answers about searching with single methods are in the formats for programs.
+        if answer.name != "searching" or num_of_question["searching"] == 1:
             yield answer.sentence.removesuffix(".")
     if report.read_searches and report.searches is None:
         yield (
@@ -303,21 +357,19 @@ def _verdict(report: BoardReport) -> Iterator[str]:
         )
 
 
-def published_grids(
-    report: BoardReport, mark: str
-) -> list[tuple[str, list[list[str]]]]:
-    """Return heading and rows of each table of published results.
-
-    ``mark`` formats the best scores.
-    """
+def published_grids(report: BoardReport, mark: str) -> list[Section]:
+    """Return the tables of published results; ``mark`` formats the best scores."""
     published = report.published
+    if published is None:
+        return []
     benchmark = report.board.benchmark
-    tables = (
-        []
-        if published is None
-        else [*([published.beside] if published.beside else []), *published.tables]
-    )
-    return [(table.heading(benchmark), table.grid(benchmark, mark)) for table in tables]
+    tables = list(published.tables)
+    if published.beside:
+        tables.insert(0, published.beside)
+    return [
+        Section(table.heading(benchmark), table.grid(benchmark, mark))
+        for table in tables
+    ]
 
 
 def published_footer(report: BoardReport) -> list[str]:
@@ -359,158 +411,3 @@ def wrapped(text: str, width: int = WIDTH) -> list[str]:
         break_long_words=False,
         break_on_hyphens=False,
     )
-
-
-def _ratio(value: float) -> str:
-    return (
-        MISSING
-        if math.isnan(value)
-        else f"{value:.2f}"
-        if 0.1 <= value < 100
-        else f"{value:.2g}"
-    )
-
-
-def _interval(ratio: Ratio) -> str:
-    text = _ratio(ratio.value)
-    return (
-        text
-        if math.isnan(ratio.low)
-        else f"{text} [{_ratio(ratio.low)}, {_ratio(ratio.high)}]"
-    )
-
-
-def _on_task(ratio: Ratio | None, *, beyond: bool) -> str:
-    """Format the ratio on one task: bold if better beyond noise, italic if worse."""
-    if ratio is None:
-        return MISSING
-    mark = "" if not beyond else "**" if ratio.value < 1 else "*"
-    return f"{mark}{_ratio(ratio.value)}{mark}"
-
-
-def effects_sections(
-    effects: Effects, *, full: bool
-) -> Iterator[tuple[str, list[list[str]], int]]:
-    """Yield for each table of effects: title, rows of text (column titles first),
-    number of leading columns of names.
-
-    ``full`` adds ratios on single tasks, and effects over the cells with one level of
-    each of several other factors.
-    """
-    tasks = {
-        task: task.removeprefix(f"{effects.benchmark}/") for task in effects.metrics
-    }
-    for factor, (baseline, *_) in effects.factors.items():
-        rows = [
-            [
-                "level",
-                "given",
-                "ratio [95%]",
-                "better",
-                "worse",
-                "pairs",
-                *(tasks.values() if full else ()),
-            ]
-        ]
-        for each in effects.comparisons:
-            if list(each.changed) == [factor] and (full or len(each.given) < 2):
-                clear = each.beyond_noise
-                counts = [
-                    str(each.better),
-                    str(each.worse),
-                    f"{each.pairs}/{each.planned}",
-                ]
-                given = (
-                    ", ".join(f"{other} {level}" for other, level in each.given.items())
-                    or "all"
-                )
-                on_tasks = (
-                    [
-                        _on_task(each.tasks.get(task), beyond=task in clear)
-                        for task in tasks
-                    ]
-                    if full
-                    else []
-                )
-                rows.append(
-                    [
-                        each.levels[factor],
-                        given,
-                        _interval(each.ratio),
-                        *counts,
-                        *on_tasks,
-                    ]
-                )
-        if len(rows) > 1:
-            yield f"Effect of {factor}, relative to {baseline}", rows, 2
-    for one, two in combinations(effects.factors, 2):
-        title = (
-            f"{one} and {two}, relative to {effects.factors[one][0]},"
-            f" {effects.factors[two][0]}"
-        )
-        yield title, _crossed(effects, one, two), 1
-    names = list(effects.factors)
-    rows = [[*names, *tasks.values()]]
-    for index, cell in enumerate(effects.cells):
-        scores = (effects.scores[task, index] for task in tasks)
-        texts = [
-            score_text(score, len(effects.seeds), " ± " if full else "±")
-            for score in scores
-        ]
-        rows.append([*(cell.get(name, MISSING) for name in names), *texts])
-    yield (
-        (
-            "Test scores, mean ± standard deviation over seeds"
-            f" {', '.join(map(str, effects.seeds))}"
-        ),
-        rows,
-        len(names),
-    )
-
-
-def _crossed(effects: Effects, one: str, two: str) -> list[list[str]]:
-    """Return the table of two factors: ratios to the cell of both baselines.
-
-    Rows are levels of the first factor, columns are levels of the second.
-    """
-    base = {one: effects.factors[one][0], two: effects.factors[two][0]}
-    rows = [[f"{one} \\ {two}", *effects.factors[two]]]
-    for level in effects.factors[one]:
-        found = [
-            effects.find({one: level, two: other}, base)
-            for other in effects.factors[two]
-        ]
-        texts = [MISSING if each is None else _interval(each.ratio) for each in found]
-        rows.append([level, *(["1", *texts[1:]] if level == base[one] else texts)])
-    return rows
-
-
-def effects_title(effects: Effects) -> str:
-    """Return the title of the tables of effects: benchmark, sweep and protocol."""
-    return f"{effects.benchmark}: sweep {effects.sweep}, protocol {effects.protocol}"
-
-
-def effects_footer(effects: Effects) -> list[str]:
-    """Return the sentences below the tables of effects, from ``effects.txt``."""
-    found = sum(score.n for score in effects.scores.values())
-    few = "interval of the noise over seeds, which holds for these few tasks only"
-    values = {
-        "interval": (
-            few
-            if len(effects.metrics) < MIN_TASKS
-            else "interval over tasks (Student's)"
-        ),
-        "intervals": len(effects.comparisons),
-        "metrics": metrics_text(effects.metrics, effects.benchmark),
-        "found": found,
-        "missing": len(effects.scores) * len(effects.seeds) - found,
-        "trials": ", ".join(
-            f"{status.value} {count}"
-            for status, count in effects.statuses.items()
-            if count
-        ),
-    }
-    lines = (
-        Path(__file__).with_name("effects.txt").read_text(encoding="utf-8").splitlines()
-    )
-    return [*(Template(line).substitute(values) for line in lines), *effects.notes]

@@ -17,9 +17,8 @@ def _render_effects(effects: Effects) -> str:
     infos = {
         task: TaskInfo(task, metric, 1, "") for task, metric in effects.metrics.items()
     }
-    empty = empty_board(effects.benchmark)
     board = replace(
-        empty,
+        empty_board(effects.benchmark),
         sweep=effects.sweep,
         protocol=effects.protocol,
         infos=infos,

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from orca_ray.leaderboard.board import BoardCell
+from orca_ray.leaderboard.board import BoardCell, TaskInfo
 from orca_ray.leaderboard.effects import Effects
 from orca_ray.leaderboard.format import KIND, VERSION, BoardReport, Format, score_rows
 from orca_ray.leaderboard.statistics import get_statistic, on_boards
@@ -16,127 +16,133 @@ from orca_ray.results.record import Status
 
 def _render(report: BoardReport) -> str:
     board = report.board
-    tasks = []
-    methods = []
-    for task, info in board.infos.items():
-        scores = {
-            method: board.score(task, method)._asdict() for method in report.methods
-        }
-        tied = [method for method in report.methods if (task, method) in report.tied]
-        tasks.append(
-            {**asdict(info), "best": board.best(task), "tied": tied, "scores": scores}
-        )
-    for method in report.methods:
-        values = {
-            name: report.statistic(name).loc[method].to_dict() for name in on_boards()
-        }
-        statuses = {status.value: board.count(method, status) for status in Status}
-        methods.append(
-            {
-                "name": method,
-                **values,
-                "tied_with_first": method in report.tied_first,
-                "statuses": statuses,
-            }
-        )
+    statistics = report.statistics("method", "pair")
+    cells = [
+        _cell(cell) | dict(report.read_facts(cell)) for cell in board.cells.values()
+    ]
     document = {
         "kind": KIND,
         "version": VERSION,
-        **{
-            key: getattr(board, key)
-            for key in ("benchmark", "sweep", "protocol", "seeds")
-        },
-        "tasks": tasks,
-        "methods": methods,
+        "benchmark": board.benchmark,
+        "sweep": board.sweep,
+        "protocol": board.protocol,
+        "seeds": board.seeds,
+        "tasks": [_task(report, info) for info in board.infos.values()],
+        "methods": [_method(report, method) for method in report.methods],
         "statistics": {
-            name: _statistic(name, values)
-            for name, values in report.statistics("method", "pair").items()
+            name: _statistic(name, values) for name, values in statistics.items()
         },
-        "answers": [_answer(each) for each in report.answers],
+        "answers": [_answer(answer) for answer in report.answers],
         "common_tasks": report.common_tasks,
         "left_out": report.left_out,
-        **{key: getattr(board, key) for key in ("notes", "warnings")},
+        "notes": board.notes,
+        "warnings": board.warnings,
         "others": [other._asdict() for other in board.others],
-        "cells": [
-            _cell(cell) | dict(report.read_facts(cell)) for cell in board.cells.values()
-        ],
+        "cells": cells,
         "scores": score_rows(board),
-        "published": report.published and report.published.to_dict(),
+        "published": report.published.to_dict() if report.published else None,
     }
     return _dump(document)
 
 
+def _task(report: BoardReport, info: TaskInfo) -> dict[str, Any]:
+    board = report.board
+    tied = [method for method in report.methods if (info.name, method) in report.tied]
+    scores = {
+        method: board.score(info.name, method)._asdict() for method in report.methods
+    }
+    return {
+        **asdict(info),
+        "best": board.best(info.name),
+        "tied": tied,
+        "scores": scores,
+    }
+
+
+def _method(report: BoardReport, method: str) -> dict[str, Any]:
+    statistics = {
+        name: report.statistic(name).loc[method].to_dict() for name in on_boards()
+    }
+    statuses = {status.value: report.board.count(method, status) for status in Status}
+    return {
+        "name": method,
+        **statistics,
+        "tied_with_first": method in report.tied_first,
+        "statuses": statuses,
+    }
+
+
 def _statistic(name: str, values: pd.DataFrame) -> dict[str, Any]:
-    entry = get_statistic(name)
-    about = {key: getattr(entry, key) for key in ("title", "shape", "better")}
-    return {**about, "values": values.reset_index().to_dict("records")}
+    statistic = get_statistic(name)
+    return {
+        "title": statistic.title,
+        "shape": statistic.shape,
+        "better": statistic.better,
+        "values": values.reset_index().to_dict("records"),
+    }
 
 
 def _answer(answer: QuestionAnswer) -> dict[str, Any]:
-    named = {
-        key: getattr(answer, key)
-        for key in ("name", "question", "subject", "answer", "sentence")
+    ratio = answer.comparison.ratio._asdict()
+    return {
+        "name": answer.name,
+        "question": answer.question,
+        "subject": answer.subject,
+        "answer": answer.answer,
+        "sentence": answer.sentence,
+        "ratio": {name: float(f"{value:.10g}") for name, value in ratio.items()},
     }
-    ratio = {
-        key: float(f"{value:.10g}")
-        for key, value in answer.comparison.ratio._asdict().items()
-    }
-    return {**named, "ratio": ratio}
 
 
 def _cell(cell: BoardCell) -> dict[str, Any]:
     provenance = asdict(cell.provenance)
-    times = {
-        name: provenance[name] and provenance[name].isoformat()
-        for name in ("started_at", "finished_at")
-    }
-    statuses = {
+    for name in ("started_at", "finished_at"):
+        if provenance[name] is not None:
+            provenance[name] = provenance[name].isoformat()
+    provenance["statuses"] = {
         status.value: count for status, count in cell.provenance.statuses.items()
     }
-    named = {
+    return {
         "task": cell.task,
         "method": cell.method,
         "trial_keys": dict(cell.trial_keys),
-    }
-    return {
-        **named,
         "cost": asdict(cell.cost),
-        "provenance": {**provenance, **times, "statuses": statuses},
+        "provenance": provenance,
     }
 
 
-def _json_effects(effects: Effects) -> str:
-    def compared(each: Comparison) -> dict[str, object]:
-        tasks = {task: ratio._asdict() for task, ratio in each.tasks.items()}
-        numbers = {
-            "better": each.better,
-            "worse": each.worse,
-            "pairs": each.pairs,
-            "planned": each.planned,
-        }
-        sides = {"levels": each.levels, "reference": each.reference}
-        return {**sides, "ratio": each.ratio._asdict(), **numbers, "tasks": tasks}
-
-    cells = [
-        {
-            "levels": cell,
-            "scores": {
-                task: effects.scores[task, index]._asdict() for task in effects.metrics
-            },
-        }
-        for index, cell in enumerate(effects.cells)
-    ]
+def _render_effects(effects: Effects) -> str:
     document = {
-        **{
-            key: getattr(effects, key)
-            for key in ("benchmark", "sweep", "protocol", "seeds", "factors", "metrics")
-        },
-        "effects": [compared(each) for each in effects.comparisons],
-        "cells": cells,
+        "benchmark": effects.benchmark,
+        "sweep": effects.sweep,
+        "protocol": effects.protocol,
+        "seeds": effects.seeds,
+        "factors": effects.factors,
+        "metrics": effects.metrics,
+        "effects": [_comparison(comparison) for comparison in effects.comparisons],
+        "cells": [_effects_cell(effects, index) for index in range(len(effects.cells))],
         "statuses": {status.value: count for status, count in effects.statuses.items()},
         "notes": effects.notes,
     }
     return _dump(document)
+
+
+def _comparison(comparison: Comparison) -> dict[str, object]:
+    return {
+        "levels": comparison.levels,
+        "reference": comparison.reference,
+        "ratio": comparison.ratio._asdict(),
+        "better": comparison.better,
+        "worse": comparison.worse,
+        "pairs": comparison.pairs,
+        "planned": comparison.planned,
+        "tasks": {task: ratio._asdict() for task, ratio in comparison.tasks.items()},
+    }
+
+
+def _effects_cell(effects: Effects, index: int) -> dict[str, object]:
+    scores = {task: effects.scores[task, index]._asdict() for task in effects.metrics}
+    return {"levels": effects.cells[index], "scores": scores}
 
 
 def _dump(document: object) -> str:
@@ -145,4 +151,4 @@ def _dump(document: object) -> str:
     return json.dumps(finite, indent=2, ensure_ascii=False, allow_nan=False)
 
 
-FORMAT = Format("json", ".json", _render, _json_effects)
+FORMAT = Format("json", ".json", _render, _render_effects)

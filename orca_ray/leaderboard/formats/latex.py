@@ -1,4 +1,4 @@
-"""LaTeX tables with booktabs, to be read by ``\\input`` in a document that loads the package booktabs."""
+"""LaTeX tables with the package booktabs, for ``\\input`` in a document."""
 
 import re
 import unicodedata
@@ -10,9 +10,9 @@ from orca_ray.leaderboard.format import BoardReport, Format
 from orca_ray.leaderboard.statistics import on_boards
 
 _SPECIAL = {
-    **{each: f"\\{each}" for each in "&%$#_{}"},
-    # options of a line break, at the start of a row
-    **{each: f"{{{each}}}" for each in "[]*"},
+    **{char: f"\\{char}" for char in "&%$#_{}"},
+    # At the start of a row, these would be options of the line break before it.
+    **{char: f"{{{char}}}" for char in "[]*"},
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
@@ -42,11 +42,15 @@ _ACCENTS = {
     "\u030c": "v",
     "\u0327": "c",
 }
+"""LaTeX commands of combining accents."""
 _BEST = "\0{}\0"
+"""Marks the best score of a task until the text around it is escaped."""
 _WIDTH = 90
+"""Number of characters of a table's row that fit a page; see `_HEIGHT`."""
 _HEIGHT = 45
-"""Number of characters and of rows of a table that fits a page of A4 or Letter at 10 pt
-with margins of 2.5 cm.
+"""Number of rows of a table that fit a page.
+
+The page is A4 or Letter at 10 pt with margins of 2.5 cm.
 """
 
 
@@ -55,9 +59,10 @@ def escaped(text: str) -> str:
 
     A character without an equivalent becomes its code, such as U+4E2D.
     """
-    return re.sub("-(?=-)", "-{}", "".join(map(_character, printable(text)))).replace(
-        "{-{}-}", "{--}"
-    )
+    latex = "".join(map(_character, printable(text)))
+    # LaTeX would print "--" as one dash; the dash of `_SPECIAL` is meant.
+    without_dashes = re.sub("-(?=-)", "-{}", latex)
+    return without_dashes.replace("{-{}-}", "{--}")
 
 
 def _character(char: str) -> str:
@@ -76,7 +81,7 @@ def _tables(grid: Sequence[Sequence[str]], rule: int = 0) -> Iterator[str]:
 
     After the first ``rule`` rows of the grid comes a second rule; 0: none.
     """
-    head, *rows = grid
+    titles, *rows = grid
     sizes = [
         max(len(cell.strip("\0")) for cell in column)
         for column in zip(*grid, strict=True)
@@ -89,8 +94,9 @@ def _tables(grid: Sequence[Sequence[str]], rule: int = 0) -> Iterator[str]:
     for number, (columns, start) in enumerate(parts):
         if number:
             yield r"\par\medskip"
-        shown = [head, *rows[start : start + _HEIGHT]]
-        yield from _tabular([[row[0], *row[columns]] for row in shown], rule - start)
+        rows_of_part = [titles, *rows[start : start + _HEIGHT]]
+        part = [[row[0], *row[columns]] for row in rows_of_part]
+        yield from _tabular(part, rule - start)
 
 
 def _tabular(grid: Sequence[Sequence[str]], rule: int) -> Iterator[str]:
@@ -101,25 +107,22 @@ def _tabular(grid: Sequence[Sequence[str]], rule: int) -> Iterator[str]:
     yield r"\begin{tabular}{l" + "r" * (len(grid[0]) - 1) + "}"
     yield r"\toprule"
     for index, row in enumerate(grid, start=1):
-        yield (
-            " & ".join(
-                (
-                    f"\\textbf{{{escaped(cell[1:-1])}}}"
-                    if cell[:1] == "\0"
-                    else escaped(cell)
-                )
-                for cell in row
-            )
-            + r" \\"
-        )
+        yield " & ".join(map(_cell, row)) + r" \\"
         if index in (1, rule):
             yield r"\midrule"
     yield r"\bottomrule"
     yield r"\end{tabular}"
 
 
+def _cell(text: str) -> str:
+    if text.startswith("\0"):
+        return f"\\textbf{{{escaped(text[1:-1])}}}"
+    return escaped(text)
+
+
 def _notes(lines: Sequence[str]) -> Iterator[str]:
-    yield from (rf"\par {escaped(line)}." for line in lines)
+    for line in lines:
+        yield rf"\par {escaped(line)}."
 
 
 def _render(report: BoardReport) -> str:

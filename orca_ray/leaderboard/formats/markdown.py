@@ -6,9 +6,15 @@ from collections.abc import Sequence
 from orca_ray.errors import printable
 from orca_ray.leaderboard import text
 from orca_ray.leaderboard.effects import Effects
+from orca_ray.leaderboard.effects_text import (
+    effects_footer,
+    effects_sections,
+    effects_title,
+)
 from orca_ray.leaderboard.format import BoardReport, Format
 
 _SPECIAL = re.compile(r"[\\`*<>|&~$]|\](?=[(:\[])|(?<!\w)_|_(?!\w)")
+"""Matches characters that Markdown does not show as they are."""
 _BEST = "\0{}\0"
 """Marks the best score of a task until the text around it is escaped.
 
@@ -17,7 +23,7 @@ No record holds this character unescaped.
 
 
 def escaped(words: str) -> str:
-    """Return text that Markdown shows as it is; unprintable characters become escapes."""
+    """Return text that Markdown shows as it is; unprintable characters are escaped."""
     return _SPECIAL.sub(r"\\\g<0>", printable(words))
 
 
@@ -26,22 +32,20 @@ def markdown_table(grid: Sequence[Sequence[str]], names: int) -> list[str]:
 
     ``names`` columns are aligned left; columns of numbers follow.
     """
-    lines = ["| " + " | ".join(row) + " |" for row in grid]
-    return [
-        lines[0],
-        "|" + "---|" * names + "--:|" * (len(grid[0]) - names),
-        *lines[1:],
-    ]
+    titles, *rows = ["| " + " | ".join(row) + " |" for row in grid]
+    num_numbers = len(grid[0]) - names
+    alignment = "|" + "---|" * names + "--:|" * num_numbers
+    return [titles, alignment, *rows]
 
 
 def _cells(grid: Sequence[Sequence[str]]) -> list[list[str]]:
-    return [
-        [
-            f"**{escaped(cell[1:-1])}**" if cell[:1] == "\0" else escaped(cell)
-            for cell in row
-        ]
-        for row in grid
-    ]
+    return [[_cell(text) for text in row] for row in grid]
+
+
+def _cell(text: str) -> str:
+    if text.startswith("\0"):
+        return f"**{escaped(text[1:-1])}**"
+    return escaped(text)
 
 
 def _render(report: BoardReport) -> str:
@@ -50,29 +54,35 @@ def _render(report: BoardReport) -> str:
     lines = [escaped(f"{title}; {subtitle}"), ""]
     if board.tasks:
         grid = text.score_grid(report, _BEST, " ± ")
+        grid[0].insert(1, "metric")
+        num_tasks = len(board.metrics)
         for row, metric in zip(
-            grid, ["metric", *board.metrics.values(), *[""] * len(grid)], strict=False
+            grid[1 : 1 + num_tasks], board.metrics.values(), strict=True
         ):
             row.insert(1, metric)
+        for row in grid[1 + num_tasks :]:
+            row.insert(1, "")
         lines += [*markdown_table(_cells(grid), 2), ""]
     lines += [f"- {escaped(line)}" for line in text.footer(report)]
-    for heading, grid in [
-        *filter(None, [text.cost_grid(report)]),
-        *text.published_grids(report, _BEST),
-    ]:
-        lines += ["", f"**{escaped(heading)}**", "", *markdown_table(_cells(grid), 1)]
-    if notes := text.published_footer(report):
-        lines += ["", *(f"- {escaped(line)}" for line in notes)]
+    sections = text.published_grids(report, _BEST)
+    costs = text.cost_grid(report)
+    if costs is not None:
+        sections.insert(0, costs)
+    for title, grid in sections:
+        lines += ["", f"**{escaped(title)}**", "", *markdown_table(_cells(grid), 1)]
+    notes = text.published_footer(report)
+    if notes:
+        lines += ["", *(f"- {escaped(note)}" for note in notes)]
     return "\n".join(lines).rstrip()
 
 
 def _markdown_effects(effects: Effects) -> str:
-    foot = [f"- {escaped(note)}" for note in text.effects_footer(effects)]
+    foot = [f"- {escaped(note)}" for note in effects_footer(effects)]
     foot.append(
         "- Ratios on single tasks: **bold** is better beyond noise, *italic* worse."
     )
-    lines = [escaped(text.effects_title(effects)), "", *foot]
-    for title, rows, names in text.effects_sections(effects, full=True):
+    lines = [escaped(effects_title(effects)), "", *foot]
+    for title, rows, names in effects_sections(effects, full=True):
         cells = [[printable(cell).replace("|", "\\|") for cell in row] for row in rows]
         lines += ["", f"## {printable(title)}", "", *markdown_table(cells, names)]
     return "\n".join(lines)

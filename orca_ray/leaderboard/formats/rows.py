@@ -32,13 +32,12 @@ _PUBLISHED = (
     "source",
     "note",
 )
+"""Columns that rows of the published scores have in addition to `SCHEMA`."""
 _TYPES = {"std": pa.float64(), "n": pa.int64()}
-_SCHEMA = pa.schema(
-    [
-        *SCHEMA,
-        *((name, _TYPES.get(name, pa.string())) for name in (*_PUBLISHED, *FACTS)),
-    ]
-)
+"""Types of additional columns that hold no text."""
+_ADDITIONAL = [(name, _TYPES.get(name, pa.string())) for name in (*_PUBLISHED, *FACTS)]
+_SCHEMA = pa.schema([*SCHEMA, *_ADDITIONAL])
+"""Columns of the files."""
 
 
 def _rows(report: BoardReport) -> list[dict[str, object]]:
@@ -47,30 +46,27 @@ def _rows(report: BoardReport) -> list[dict[str, object]]:
         {**row, "kind": "own", **facts.get((row["task"], row["method"]), {})}
         for row in score_rows(report.board)
     ]
-    for each in report.published_scores:
-        names = (
-            "task",
-            "method",
-            "metric",
-            "metric_version",
-            "data_fingerprint",
-            "protocol",
-            "score",
-            *_PUBLISHED,
-        )
-        rows.append(
-            {
-                "benchmark": each.benchmark,
-                **{name: getattr(each, name) for name in names},
-            }
-        )
+    names = (
+        "benchmark",
+        "task",
+        "method",
+        "metric",
+        "metric_version",
+        "data_fingerprint",
+        "protocol",
+        "score",
+        *_PUBLISHED,
+    )
+    rows += [
+        {name: getattr(published, name) for name in names}
+        for published in report.published_scores
+    ]
     return rows
 
 
 def _parquet(report: BoardReport) -> bytes:
-    table = pa.Table.from_pylist(
-        _rows(report), schema=_SCHEMA.with_metadata({KIND: str(VERSION)})
-    )
+    schema = _SCHEMA.with_metadata({KIND: str(VERSION)})
+    table = pa.Table.from_pylist(_rows(report), schema=schema)
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
     return bytes(sink.getvalue())
@@ -87,16 +83,17 @@ def _csv(report: BoardReport) -> str:
     return stream.getvalue().rstrip("\n")
 
 
-def _same(one: bytes, other: bytes) -> bool:
+def _same(content: bytes, other: bytes) -> bool:
     """Compare the rows of two Parquet files.
 
     The bytes of a file depend on the version of pyarrow that wrote it.
     """
     try:
-        tables = [pq.read_table(pa.BufferReader(each)) for each in (one, other)]
+        table = pq.read_table(pa.BufferReader(content))
+        other_table = pq.read_table(pa.BufferReader(other))
     except pa.ArrowException:
         return False
-    return bool(tables[0].equals(tables[1]))
+    return bool(table.equals(other_table))
 
 
 FORMATS = (

@@ -13,10 +13,17 @@ from rich.text import Text
 from orca_ray.errors import printable
 from orca_ray.leaderboard import text
 from orca_ray.leaderboard.effects import Effects
+from orca_ray.leaderboard.effects_text import (
+    effects_footer,
+    effects_sections,
+    effects_title,
+)
 from orca_ray.leaderboard.format import BoardReport, Format
 
 BEST = "*"
+"""Follows the best score of a task."""
 BLOCKS = "▁▂▃▄▅▆▇█"
+"""Characters of a sparkline, from the lowest value to the highest."""
 MAX_CURVE = 12
 """Largest number of characters of a sparkline."""
 TextRows = Sequence[Sequence[str]]
@@ -32,35 +39,30 @@ def renderables(
     """
     board = report.board
     title, subtitle = text.titles(report)
-    yield Text(
-        "\n".join([printable(title), *text.wrapped(subtitle, width)]), style="bold"
-    )
-    below = []
+    yield _bold([printable(title), *text.wrapped(subtitle, width)])
+    lines = []
     if board.tasks:
-        grid = [
-            [printable(cell) for cell in row]
-            for row in text.score_grid(report, "{}" + BEST, "±")
-        ]
+        grid = _printable_cells(text.score_grid(report, "{}" + BEST, "±"))
+        has_curves = curves and _add_curves(report, grid)
         yield ""
-        drawn = curves and _add_curves(report, grid)
         yield from _tables(grid, width, 1 + len(board.tasks))
-        below = [
-            f"{BEST} best score of the task",
-            text.metrics_text(board.metrics, board.benchmark),
-        ]
-        below += (
-            ["curves: validation score by epoch, mean over seeds, one scale per task"]
-            if drawn
-            else []
-        )
-    if lines := [*below, *text.footer(report)]:
+        lines.append(f"{BEST} best score of the task")
+        lines.append(text.metrics_text(board.metrics, board.benchmark))
+        if has_curves:
+            lines.append(
+                "curves: validation score by epoch, mean over seeds, one scale per task"
+            )
+    lines += text.footer(report)
+    if lines:
         yield _sentences(lines, width)
-    if costs := text.cost_grid(report):
-        yield from _section(*costs, width)
-    for heading, rows in text.published_grids(report, "{}" + BEST):
-        yield from _section(heading, rows, width)
-    if lines := text.published_footer(report):
-        yield _sentences(lines, width)
+    costs = text.cost_grid(report)
+    if costs is not None:
+        yield from _section(costs, width)
+    for section in text.published_grids(report, "{}" + BEST):
+        yield from _section(section, width)
+    published_lines = text.published_footer(report)
+    if published_lines:
+        yield _sentences(published_lines, width)
 
 
 def brief(report: BoardReport, width: int, most: int) -> Iterator[RenderableType]:
@@ -68,39 +70,45 @@ def brief(report: BoardReport, width: int, most: int) -> Iterator[RenderableType
 
     It is for a board that is drawn again and again.
     """
-    ranks = report.statistic("mean_rank")["value"].dropna().items()
-    places = ", ".join(
-        f"{printable(str(method))} {value:.2f}" for method, value in ranks
-    )
+    ranks = report.statistic("mean_rank")["value"].dropna()
     tasks = f"{len(report.common_tasks)} of {len(report.board.tasks)} tasks"
-    yield Text(
-        f"mean rank on {tasks} so far: {places}\n"
-        if places
-        else f"no ranks yet: {tasks} have all scores\n"
-    )
-    grid = text.score_grid(report, "{}" + BEST, "±")[: 1 + len(report.board.tasks)]
-    grid[1:] = grid[1:][-most:]
-    yield from _tables([[printable(cell) for cell in row] for row in grid], width)
+    if len(ranks):
+        places = ", ".join(
+            f"{printable(str(method))} {rank:.2f}" for method, rank in ranks.items()
+        )
+        yield Text(f"mean rank on {tasks} so far: {places}\n")
+    else:
+        yield Text(f"no ranks yet: {tasks} have all scores\n")
+    titles, *rows = text.score_grid(report, "{}" + BEST, "±")
+    task_rows = rows[: len(report.board.tasks)]
+    yield from _tables(_printable_cells([titles, *task_rows[-most:]]), width)
 
 
-def _section(heading: str, grid: TextRows, width: int) -> Iterator[RenderableType]:
-    yield Text("\n".join(["", *text.wrapped(heading, width), ""]), style="bold")
-    yield from _tables([[printable(cell) for cell in row] for row in grid], width)
+def _printable_cells(grid: TextRows) -> list[list[str]]:
+    return [[printable(cell) for cell in row] for row in grid]
+
+
+def _bold(lines: Sequence[str]) -> Text:
+    return Text("\n".join(lines), style="bold")
+
+
+def _section(section: text.Section, width: int) -> Iterator[RenderableType]:
+    yield _bold(["", *text.wrapped(section.title, width), ""])
+    yield from _tables(_printable_cells(section.grid), width)
 
 
 def _add_curves(report: BoardReport, grid: list[list[str]]) -> bool:
-    """Add a sparkline to the cells that have a learning curve; return if there is any."""
-    found = False
+    """Add sparklines to the cells with a learning curve; return if there is one."""
+    has_curves = False
     for row, task in zip(grid[1:], report.board.tasks, strict=False):
         curves = report.validation_curves(task)
         values = [value for curve in curves.values() for value in curve]
         for column, method in enumerate(report.methods, start=1):
             if method in curves:
-                found = True
-                row[column] += "\n" + sparkline(
-                    curves[method], min(values), max(values)
-                )
-    return found
+                has_curves = True
+                line = sparkline(curves[method], min(values), max(values))
+                row[column] += f"\n{line}"
+    return has_curves
 
 
 def sparkline(values: Sequence[float], low: float, high: float) -> str:
@@ -111,22 +119,25 @@ def sparkline(values: Sequence[float], low: float, high: float) -> str:
     the last.
     """
     if len(values) > MAX_CURVE:
-        values = [
-            values[round(i * (len(values) - 1) / (MAX_CURVE - 1))]
-            for i in range(MAX_CURVE)
-        ]
+        last = len(values) - 1
+        places = [round(i * last / (MAX_CURVE - 1)) for i in range(MAX_CURVE)]
+        values = [values[place] for place in places]
     step = (high - low) / len(BLOCKS) if high > low else math.inf
-    levels = (
-        None if math.isnan(value) else min(int((value - low) / step), len(BLOCKS) - 1)
-        for value in values
-    )
-    return "".join(" " if level is None else BLOCKS[level] for level in levels)
+    characters = []
+    for value in values:
+        if math.isnan(value):
+            characters.append(" ")
+        else:
+            level = min(int((value - low) / step), len(BLOCKS) - 1)
+            characters.append(BLOCKS[level])
+    return "".join(characters)
 
 
-def _sentences(texts: Sequence[str], width: int) -> RenderableType:
-    return Text(
-        "\n".join(["", *(line for note in texts for line in text.wrapped(note, width))])
-    )
+def _sentences(sentences: Sequence[str], width: int) -> RenderableType:
+    lines = [""]
+    for sentence in sentences:
+        lines += text.wrapped(sentence, width)
+    return Text("\n".join(lines))
 
 
 def _tables(grid: TextRows, width: int, rule: int = 0) -> Iterator[RenderableType]:
@@ -134,29 +145,33 @@ def _tables(grid: TextRows, width: int, rule: int = 0) -> Iterator[RenderableTyp
 
     ``rule`` rows precede a rule.
     """
-    sizes = [
-        max(cell_len(line) for cell in column for line in cell.split("\n"))
-        for column in zip(*grid, strict=True)
-    ]
+    sizes = [max(map(_cell_width, column)) for column in zip(*grid, strict=True)]
     for part in text.column_parts(sizes, width):
         yield _table([[row[0], *row[part]] for row in grid], rule)
 
 
+def _cell_width(cell: str) -> int:
+    return max(cell_len(line) for line in cell.split("\n"))
+
+
 def _table(grid: TextRows, rule: int) -> RenderableType:
-    result = Table(
+    titles, *rows = grid
+    table = Table(
         box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0)
     )
-    for cell in grid[0]:
-        result.add_column(_cell(cell), no_wrap=True)
-    for index, row in enumerate(grid[1:], start=1):
-        result.add_row(*map(_cell, row), end_section=index == rule - 1)
-    return result
+    for title in titles:
+        table.add_column(_cell(title), no_wrap=True)
+    for index, row in enumerate(rows, start=1):
+        is_before_rule = index == rule - 1
+        table.add_row(*map(_cell, row), end_section=is_before_rule)
+    return table
 
 
-def _cell(text: str) -> RenderableType:
-    score, *curve = text.split("\n")
-    best = Text(score, style="bold green" if score.endswith(BEST) else "")
-    return Text("\n").join([best, *(Text(line, style="cyan") for line in curve)])
+def _cell(cell: str) -> RenderableType:
+    score, *curve_lines = cell.split("\n")
+    lines = [Text(score, style="bold green" if score.endswith(BEST) else "")]
+    lines += [Text(line, style="cyan") for line in curve_lines]
+    return Text("\n").join(lines)
 
 
 def _render(report: BoardReport) -> str:
@@ -174,32 +189,24 @@ def _render(report: BoardReport) -> str:
 
 
 def _table_effects(effects: Effects) -> str:
-    lines = [printable(text.effects_title(effects))]
-    for title, rows, _ in text.effects_sections(effects, full=False):
-        lines += ["", printable(title), "", *_plain_table(rows)]
-    return "\n".join(
-        [
-            *lines,
-            "",
-            *(
-                line
-                for note in text.effects_footer(effects)
-                for line in text.wrapped(note)
-            ),
-        ]
-    )
+    lines = [printable(effects_title(effects))]
+    for section in effects_sections(effects, full=False):
+        lines += ["", printable(section.title), "", *_plain_table(section.grid)]
+    lines.append("")
+    for note in effects_footer(effects):
+        lines += text.wrapped(note)
+    return "\n".join(lines)
 
 
-def _plain_table(grid: Sequence[Sequence[str]]) -> list[str]:
-    cells = [[printable(cell) for cell in row] for row in grid]
+def _plain_table(grid: TextRows) -> list[str]:
+    cells = _printable_cells(grid)
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    rows = [
-        "  ".join(
-            cell.ljust(width) for cell, width in zip(row, widths, strict=True)
-        ).rstrip()
-        for row in cells
-    ]
-    return [rows[0], "-" * max(map(len, rows)), *rows[1:]]
+    lines = []
+    for row in cells:
+        padded = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        lines.append("  ".join(padded).rstrip())
+    titles, *rows = lines
+    return [titles, "-" * max(map(len, lines)), *rows]
 
 
 FORMAT = Format("table", ".txt", _render, _table_effects)

@@ -13,12 +13,12 @@ import pandas as pd
 
 from orca_ray.leaderboard.board import Board, BoardCell
 from orca_ray.leaderboard.effects import Effects
+from orca_ray.leaderboard.effects_text import effects_sections
 from orca_ray.leaderboard.format import BoardReport
 from orca_ray.leaderboard.published import OWN, Published, PublishedTable
 from orca_ray.leaderboard.statistics import all_statistics, get_statistic, on_boards
 from orca_ray.leaderboard.statistics.paired import LogScores, Ratio, answers, gains
 from orca_ray.leaderboard.statistics.table import COLUMNS
-from orca_ray.leaderboard.text import effects_sections
 from orca_ray.results.record import CurvePoint, Record, Status
 
 MAX_RECORDS = 1500

@@ -20,8 +20,7 @@ from orca_ray.leaderboard.statistics.table import ScoreTable, Statistic
 POWER = 0.8
 """Probability with which the additional tasks or seeds would separate two methods."""
 MAX_MORE = 1000
-"""Largest number of additional tasks or seeds that is given; a larger one is infinity.
-"""
+"""Largest number of additional tasks or seeds that is given, else infinity."""
 
 
 def verdict(table: ScoreTable, *, level: float = LEVEL) -> pd.DataFrame:
