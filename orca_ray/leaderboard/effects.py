@@ -100,7 +100,7 @@ class EffectGrid:
 
         They decide to which cells a record belongs.
         """
-        names = set()
+        names: set[str] = set()
         for cells in self.cells.values():
             _, first_values = cells[0]
             for _, values in cells:

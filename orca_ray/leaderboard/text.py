@@ -320,8 +320,10 @@ def _comparison_lines(report: BoardReport) -> Iterator[str]:
     ranked = list(report.statistic("mean_rank")["value"].dropna().index)
     if len(ranked) > 1:
         first, second = map(str, ranked[:2])
-        verdict = report.verdicts.loc[(first, second)]
-        row = {str(name): value for name, value in verdict.items()}
+        row = {
+            str(name): column.loc[(first, second)]
+            for name, column in report.verdicts.items()
+        }
         sentence = describe(first, second, row).removesuffix(".")
         yield f"first and second by mean rank: {sentence}"
     tested = report.verdicts[report.verdicts["p"].notna()]

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from scipy.stats import rankdata
 
+from orca_ray.leaderboard.board import Score
 from orca_ray.leaderboard.published import (
     KINDS,
     Published,
@@ -187,7 +188,11 @@ def test_a_row_stands_beside_own_scores_only_with_equal_task_metric_and_protocol
 
 def test_own_scores_beside_are_shown_in_the_published_unit() -> None:
     rows = tables.published_rows("nasbench360")
-    own = [own_row("nasbench360/cifar100", "orca", "error", "paper", 0.0612, 0.001, 3)]
+    own = [
+        own_row(
+            "nasbench360/cifar100", "orca", "error", "paper", Score(0.0612, 0.001, 3)
+        )
+    ]
     found: Any = compare(
         rows,
         "nasbench360",

@@ -27,6 +27,7 @@ BLOCKS = "▁▂▃▄▅▆▇█"
 MAX_CURVE = 12
 """Largest number of characters of a sparkline."""
 TextRows = Sequence[Sequence[str]]
+"""Rows of the cells of a table, as text; the first row has the titles of columns."""
 
 
 def renderables(

@@ -5,12 +5,10 @@ It opens without a network. ``page.js`` and ``page.css`` are built from ``page-s
 """
 
 import base64
-import contextlib
 import hashlib
 import html
 import json
-from collections.abc import Mapping
-from itertools import product
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -25,7 +23,9 @@ __all__ = ["chosen_pictures", "page_data", "render", "render_index"]
 MAX_PICTURE_CHARACTERS = 1_000_000
 """Largest number of characters of all artefacts of a page together, as JSON."""
 _FOLDER = Path(__file__).parent
-_ESCAPES = {ord(each): f"\\u{ord(each):04x}" for each in "<>&\u2028\u2029"}
+"""Folder of the files that pages are made of."""
+_ESCAPES = {ord(char): f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"}
+"""Escapes in JSON of characters that could end the HTML element around it."""
 
 
 def render(data: Mapping[str, Any], *, refresh_seconds: int = 0) -> str:
@@ -36,35 +36,52 @@ def render(data: Mapping[str, Any], *, refresh_seconds: int = 0) -> str:
     are embedded as JSON without the characters ``<``, ``>`` and ``&``, so that no text
     of a record can end the HTML element that holds them or begin another.
     """
-    script, style = (
-        (_FOLDER / name).read_text(encoding="utf-8") for name in ("page.js", "page.css")
-    )
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    policy = (
-        f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline';"
-        " img-src data:; base-uri 'none'; form-action 'none'"
-    )
-    links = [
-        f'<a href="{html.escape(url)}">{html.escape(each["name"])}: {kind}</a>'
-        for each, kind in product(data["methods"], ("paper", "code"))
-        if (url := each.get(kind, "")).startswith("https://")
-    ]
-    text = json.dumps(
-        data, ensure_ascii=False, allow_nan=False, separators=(",", ":")
-    ).translate(_ESCAPES)
-    return Template((_FOLDER / "template.html").read_text(encoding="utf-8")).substitute(
-        refresh=f' data-refresh="{refresh_seconds:d}"' if refresh_seconds else "",
-        policy=policy,
+    script = _read("page.js")
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    refresh = ""
+    if refresh_seconds:
+        refresh = f' data-refresh="{refresh_seconds:d}"'
+    return Template(_read("template.html")).substitute(
+        refresh=refresh,
+        policy=_policy(script),
         title=html.escape(f"{data['benchmark']}: leaderboard"),
-        style=style,
-        data=text,
+        style=_read("page.css"),
+        data=text.translate(_ESCAPES),
         script=script,
-        links=(
-            '<section class="wide note" aria-label="Papers and code of the'
-            f' methods">{", ".join(links)}</section>'
-            if links
-            else ""
-        ),
+        links=_links(data["methods"]),
+    )
+
+
+def _read(name: str) -> str:
+    return (_FOLDER / name).read_text(encoding="utf-8")
+
+
+def _policy(script: str = "") -> str:
+    """Return a Content-Security-Policy that allows ``script`` only ("": none)."""
+    allowed_script = ""
+    if script:
+        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        allowed_script = f" script-src 'sha256-{digest}';"
+    return (
+        f"default-src 'none';{allowed_script} style-src 'unsafe-inline'; img-src data:;"
+        " base-uri 'none'; form-action 'none'"
+    )
+
+
+def _links(methods: Sequence[Mapping[str, str]]) -> str:
+    """Return the section of links to papers and code of methods; "" without links."""
+    links = []
+    for method in methods:
+        for kind in ("paper", "code"):
+            url = method.get(kind, "")
+            if url.startswith("https://"):
+                text = f"{html.escape(method['name'])}: {kind}"
+                links.append(f'<a href="{html.escape(url)}">{text}</a>')
+    if not links:
+        return ""
+    return (
+        '<section class="wide note" aria-label="Papers and code of the methods">'
+        f"{', '.join(links)}</section>"
     )
 
 
@@ -73,41 +90,35 @@ def render_index(boards: Mapping[str, Board]) -> str:
 
     ``boards`` maps file names of pages to boards.
     """
-    rows = []
-    for name, board in boards.items():
-        best = {
-            method: sum(method in board.best(task) for task in board.tasks)
-            for method in board.methods
-        }
-        most = max(best.values(), default=0)
-        leaders = ", ".join(method for method in best if best[method] == most)
-        won = (
-            f"{leaders}: best on {most} of {len(board.tasks)} tasks"
-            if most
-            else "no score yet"
-        )
-        cells = [
-            board.sweep,
-            board.protocol,
-            str(len(board.tasks)),
-            str(len(board.methods)),
-            won,
-        ]
-        link = (
-            '<th scope="row"><a'
-            f' href="{html.escape(name)}">{html.escape(board.benchmark)}</a></th>'
-        )
-        rows.append(
-            f"<tr>{link}{''.join(f'<td>{html.escape(cell)}</td>' for cell in cells)}</tr>"
-        )
-    return Template((_FOLDER / "index.html").read_text(encoding="utf-8")).substitute(
-        policy=(
-            "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri"
-            " 'none'; form-action 'none'"
-        ),
-        style=(_FOLDER / "page.css").read_text(encoding="utf-8"),
-        rows="\n".join(rows),
+    rows = [_index_row(name, board) for name, board in boards.items()]
+    return Template(_read("index.html")).substitute(
+        policy=_policy(), style=_read("page.css"), rows="\n".join(rows)
     )
+
+
+def _index_row(name: str, board: Board) -> str:
+    """Return the row of a board, whose page is the file ``name``."""
+    num_best = {
+        method: sum(method in board.best(task) for task in board.tasks)
+        for method in board.methods
+    }
+    most = max(num_best.values(), default=0)
+    if most:
+        leaders = ", ".join(method for method, num in num_best.items() if num == most)
+        summary = f"{leaders}: best on {most} of {len(board.tasks)} tasks"
+    else:
+        summary = "no score yet"
+    texts = [
+        board.sweep,
+        board.protocol,
+        str(len(board.tasks)),
+        str(len(board.methods)),
+        summary,
+    ]
+    cells = "".join(f"<td>{html.escape(text)}</td>" for text in texts)
+    url = html.escape(name)
+    title = html.escape(board.benchmark)
+    return f'<tr><th scope="row"><a href="{url}">{title}</a></th>{cells}</tr>'
 
 
 def chosen_pictures(
@@ -120,23 +131,41 @@ def chosen_pictures(
     of each cell, and so on. An artefact that does not fit or has an invalid payload is
     left out.
     """
-    keys = [
+    first_keys = [
         next(iter(cell.trial_keys.values()))
         for cell in board.cells.values()
         if cell.trial_keys
     ]
-    artefacts = store.artefacts(board.sweep, keys).groupby("trial_key", sort=True)
+    artefacts = store.artefacts(board.sweep, first_keys).groupby("trial_key", sort=True)
     payloads = {str(key): group["payload"].tolist() for key, group in artefacts}
-    keys = [key for key in keys if key in payloads]
-    room = MAX_PICTURE_CHARACTERS
-    found: dict[str, list[Mapping[str, Any]]] = {}
-    for place in range(max((len(payloads[key]) for key in keys), default=0)):
+    pictures: dict[str, list[Mapping[str, Any]]] = {}
+    num_left = MAX_PICTURE_CHARACTERS
+    for key, payload in _one_of_each(payloads, first_keys):
+        if len(payload) > num_left:
+            continue
+        picture = _picture(payload)
+        if picture is not None:
+            pictures.setdefault(key, []).append(picture)
+            num_left -= len(payload)
+    return pictures
+
+
+def _one_of_each(
+    payloads: Mapping[str, list[str]], keys: Sequence[str]
+) -> Iterator[tuple[str, str]]:
+    """Yield the first payload of each key, then the second of each key, and so on."""
+    most = max(map(len, payloads.values()), default=0)
+    for place in range(most):
         for key in keys:
-            for payload in payloads[key][place : place + 1]:
-                if len(payload) <= room:
-                    with contextlib.suppress(ValueError):
-                        picture = parse_payload(payload)
-                        json.dumps(picture, allow_nan=False)  # a page holds no NaN
-                        found.setdefault(key, []).append(picture)
-                        room -= len(payload)
-    return found
+            if place < len(payloads.get(key, [])):
+                yield key, payloads[key][place]
+
+
+def _picture(payload: str) -> Mapping[str, Any] | None:
+    """Return the picture in a payload; None if the payload is invalid."""
+    try:
+        picture = parse_payload(payload)
+        json.dumps(picture, allow_nan=False)  # a page holds no NaN
+    except ValueError:
+        return None
+    return picture

@@ -3,21 +3,20 @@
 import itertools
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
-from operator import itemgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
-from orca_ray.leaderboard.board import Board, BoardCell
+from orca_ray.leaderboard.board import Board, BoardCell, TaskInfo
 from orca_ray.leaderboard.effects import Effects
 from orca_ray.leaderboard.effects_text import effects_sections
 from orca_ray.leaderboard.format import BoardReport
 from orca_ray.leaderboard.published import OWN, Published, PublishedTable
 from orca_ray.leaderboard.statistics import all_statistics, get_statistic, on_boards
-from orca_ray.leaderboard.statistics.paired import LogScores, Ratio, answers, gains
+from orca_ray.leaderboard.statistics.paired import LogScores, answers, gains
 from orca_ray.leaderboard.statistics.table import COLUMNS
 from orca_ray.results.record import CurvePoint, Record, Status
 
@@ -37,6 +36,7 @@ MAX_EPOCHS = 100
 Of a longer one, every n-th point and the last are kept.
 """
 _FAILED = [status.value for status in Status if status.failed]
+"""Statuses of trials without a usable score."""
 _COLUMNS = (
     "phase",
     "body",
@@ -84,63 +84,69 @@ def page_data(report: BoardReport) -> dict[str, Any]:
     Equal reports give equal content in equal order.
     """
     board = report.board
-    records = (
-        report.read_records()
-        if report.read_records
-        else Record.SCHEMA.empty_table().to_pandas()
-    )
-    curves = (
-        CurvePoint.SCHEMA.empty_table().to_pandas()
-        if report.curves is None
-        else report.curves
-    )
+    if report.read_records:
+        records = report.read_records()
+    else:
+        records = Record.SCHEMA.empty_table().to_pandas()
+    shown = _chosen_records(board, records)
+    keys = shown.records["trial_key"].tolist()
     artefacts = report.read_artefacts() if report.read_artefacts else {}
     about = report.read_about() if report.read_about else {}
-    methods = sorted(board.methods)
-    rows, note = _chosen_records(board, records)
-    tasks = {task: index for index, task in enumerate(board.tasks)}
     searches = _search_trials(report)
-    finished = [
-        time for cell in board.cells.values() if (time := cell.provenance.finished_at)
-    ]
-    scored = {key for cell in board.cells.values() for key in cell.trial_keys.values()}
-    described = []
-    for task, info in board.infos.items():
-        texts = {f"{name}_text": text for name, text in about.get(task, {}).items()}
-        described.append(
-            {**asdict(info), "label": task.removeprefix(f"{board.benchmark}/"), **texts}
-        )
     return {
-        **{name: getattr(board, name) for name in ("benchmark", "sweep", "protocol")},
-        "updated": _plain(max(finished, default=None)),
-        "tasks": described,
+        "benchmark": board.benchmark,
+        "sweep": board.sweep,
+        "protocol": board.protocol,
+        "updated": _plain(_last_finish(board)),
+        "tasks": [_task(board, info, about) for info in board.infos.values()],
         "methods": [
             {"name": method, **about.get(method.partition(" (")[0], {})}
-            for method in methods
+            for method in sorted(board.methods)
         ],
         "seeds": list(board.seeds),
-        "scores": _scores(board, rows["trial_key"].tolist()),
+        "scores": _scores(board, keys),
         "statistics": _statistics(report),
         "noise": _noise(report),
-        **_compared(report, searches),
-        "cells": [
-            [tasks[task], methods.index(method), *_cell(cell)]
-            for (task, method), cell in board.cells.items()
-        ],
+        "questions": _questions(report, searches),
+        "pairs": _pairs(report),
+        "gains": _gains(board, searches),
+        "cells": _cells(board),
         "importance": _importance(searches),
-        "effects": report.effects and _effects(report.effects),
-        "records": _records(board, rows),
-        "records_note": note,
-        "hyperparameters": _hyperparameters(rows["hyperparameters"]),
-        "curves": _curves(curves[curves["trial_key"].isin(scored)]),
-        "artefacts": {
-            key: list(artefacts[key]) for key in rows["trial_key"] if key in artefacts
-        },
-        "published": report.published and _published(report.published, board.benchmark),
+        "effects": _effects(report.effects) if report.effects else None,
+        "records": _records(board, shown.records),
+        "records_note": shown.note,
+        "hyperparameters": _hyperparameters(shown.records["hyperparameters"].tolist()),
+        "curves": _curves(board, report.curves),
+        "artefacts": {key: list(artefacts[key]) for key in keys if key in artefacts},
+        "published": (
+            _published(report.published, board.benchmark) if report.published else None
+        ),
         "notes": list(board.notes),
         "warnings": list(board.warnings),
         "others": [other._asdict() for other in board.others],
         "reproduce": report.reproduce,
+    }
+
+
+def _last_finish(board: Board) -> datetime | None:
+    """Return the end of the last scored trial."""
+    times = [cell.provenance.finished_at for cell in board.cells.values()]
+    return max((time for time in times if time is not None), default=None)
+
+
+def _scored_keys(board: Board) -> set[str]:
+    """Return the keys of the trials that scores are averaged over."""
+    return {key for cell in board.cells.values() for key in cell.trial_keys.values()}
+
+
+def _task(
+    board: Board, info: TaskInfo, about: Mapping[str, Mapping[str, str]]
+) -> dict[str, Any]:
+    texts = about.get(info.name, {})
+    return {
+        **asdict(info),
+        "label": info.name.removeprefix(f"{board.benchmark}/"),
+        **{f"{name}_text": text for name, text in texts.items()},
     }
 
 
@@ -155,12 +161,13 @@ def _scores(board: Board, keys: Sequence[str]) -> list[list[Any]]:
     columns = (
         board.scores[name].tolist() for name in ("task", "method", "seed", "score")
     )
-    found: list[list[Any]] = []
+    rows: list[list[Any]] = []
     for task, method, seed, score in zip(*columns, strict=True):
         cell = board.cells.get((task, method))
-        place = places.get(cell.trial_keys.get(seed, ""), -1) if cell else -1
-        found.append([tasks.index(task), methods.index(method), seed, score, place])
-    return found
+        key = cell.trial_keys.get(seed, "") if cell else ""
+        place = places.get(key, -1)
+        rows.append([tasks.index(task), methods.index(method), seed, score, place])
+    return rows
 
 
 def _statistics(report: BoardReport) -> list[dict[str, Any]]:
@@ -169,75 +176,65 @@ def _statistics(report: BoardReport) -> list[dict[str, Any]]:
     If there are more than `MAX_COMPARED` methods, only the statistics that a board
     prints are computed.
     """
-    few = len(report.scores.methods) <= MAX_COMPARED
-    values = (
-        report.statistics("method")
-        if few
-        else {name: report.statistic(name) for name in on_boards()}
-    )
-    found = []
-    for name, each in all_statistics().items():
-        about = {
-            key: getattr(each, key) for key in ("name", "title", "definition", "better")
+    if len(report.scores.methods) <= MAX_COMPARED:
+        frames = report.statistics("method")
+    else:
+        frames = {name: report.statistic(name) for name in on_boards()}
+    descriptions = []
+    for name, statistic in all_statistics().items():
+        description: dict[str, Any] = {
+            "name": name,
+            "title": statistic.title,
+            "definition": statistic.definition,
+            "better": statistic.better,
         }
-        if name in values:
-            rows = (
-                values[name]
-                .dropna(subset="value")[["value", "low", "high"]]
-                .to_dict("index")
-            )
-            about["values"] = {
-                method: {key: _plain(v) for key, v in row.items()}
-                for method, row in rows.items()
+        if name in frames:
+            defined = frames[name].dropna(subset="value")
+            rows = defined[["value", "low", "high"]].to_dict("index")
+            description["values"] = {
+                method: _plain_values(row) for method, row in rows.items()
             }
-        found.append(about)
-    return found
+        descriptions.append(description)
+    return descriptions
 
 
-def _compared(report: BoardReport, searches: pd.DataFrame) -> dict[str, Any]:
-    """Return questions, gains of searches, and advice on pairs of methods.
+def _questions(report: BoardReport, searches: pd.DataFrame) -> list[dict[str, str]]:
+    """Return the questions of `answers`, each with the two sides that are compared."""
+    return [
+        {
+            "name": answer.name,
+            "question": answer.question,
+            "agent": answer.agent,
+            "subject": answer.subject,
+            "note": answer.note,
+            "method": " ".join(answer.comparison.levels.values()),
+            "reference": " ".join(answer.comparison.reference.values()),
+        }
+        for answer in answers(report.scores, searches)
+    ]
 
-    There is advice only if there are at most `MAX_COMPARED` methods.
+
+def _pairs(report: BoardReport) -> list[dict[str, Any]]:
+    """Return how many more tasks or seeds would separate each pair of methods.
+
+    The list is empty if there are more than `MAX_COMPARED` methods.
     """
-    board = report.board
     methods = report.scores.methods
-    pairs = (
-        list(itertools.combinations(methods, 2)) if len(methods) <= MAX_COMPARED else []
-    )
-    verdicts = (
-        report.verdicts[["more_tasks", "more_seeds"]].to_dict("index") if pairs else {}
-    )
-    asked = []
-    for each in answers(report.scores, searches):
-        texts = {
-            name: getattr(each, name)
-            for name in ("name", "question", "agent", "subject", "note")
-        }
-        sides = {
-            "method": each.comparison.levels,
-            "reference": each.comparison.reference,
-        }
-        asked.append(
-            {
-                **texts,
-                **{name: " ".join(levels.values()) for name, levels in sides.items()},
-            }
-        )
-    return {
-        "questions": asked,
-        "pairs": [
-            {str(name): _plain(value) for name, value in verdicts[pair].items()}
-            for pair in pairs
-        ],
-        "gains": [
-            [
-                board.tasks.index(task),
-                sorted(board.methods).index(method),
-                _plain(log, 10),
-            ]
-            for task, method, log in gains(searches).itertuples(index=False, name=None)
-        ],
-    }
+    pairs = list(itertools.combinations(methods, 2))
+    if not pairs or len(methods) > MAX_COMPARED:
+        return []
+    verdicts = report.verdicts[["more_tasks", "more_seeds"]].to_dict("index")
+    return [_plain_values(verdicts[pair]) for pair in pairs]
+
+
+def _gains(board: Board, searches: pd.DataFrame) -> list[list[Any]]:
+    """Return task, method and log ratio of each row of `gains`."""
+    methods = sorted(board.methods)
+    rows = gains(searches).itertuples(index=False, name=None)
+    return [
+        [board.tasks.index(task), methods.index(method), _plain(log, 10)]
+        for task, method, log in rows
+    ]
 
 
 def _noise(report: BoardReport) -> dict[str, Any]:
@@ -245,39 +242,40 @@ def _noise(report: BoardReport) -> dict[str, Any]:
 
     There is a variance for each task and method of the board.
     """
-    board = report.board
+    tasks = list(report.board.tasks)
     logs = LogScores.of(report.scores)
-    frame = pd.DataFrame(logs.variances_TM, logs.table.tasks, logs.table.methods)
-    rows = frame.reindex(
-        index=list(board.tasks), columns=sorted(board.methods)
-    ).to_numpy()
-    most = pd.Series(logs.freedom_TM.sum(axis=1), logs.table.tasks).reindex(
-        list(board.tasks), fill_value=0.0
-    )
+    variances = pd.DataFrame(logs.variances_TM, logs.table.tasks, logs.table.methods)
+    rows = variances.reindex(index=tasks, columns=sorted(report.board.methods))
+    most = pd.Series(logs.freedom_TM.sum(axis=1), logs.table.tasks)
     return {
         "prior": logs.prior,
-        "most": most.tolist(),
-        "variances": [[_plain(v) for v in row] for row in rows],
+        "most": most.reindex(tasks, fill_value=0.0).tolist(),
+        "variances": [[_plain(value) for value in row] for row in rows.to_numpy()],
     }
 
 
-def _chosen_records(board: Board, records: pd.DataFrame) -> tuple[pd.DataFrame, str]:
-    rows = records
-    num = len(records)
-    note = f"All {num} trials of the sweep."
-    if num > MAX_RECORDS:
-        scored = {
-            key for cell in board.cells.values() for key in cell.trial_keys.values()
-        }
-        rows = rows[rows["trial_key"].isin(scored) | rows["status"].isin(_FAILED)]
+class _ShownRecords(NamedTuple):
+    """The records that a page holds."""
+
+    records: pd.DataFrame
+    note: str
+    """A sentence that says which records these are."""
+
+
+def _chosen_records(board: Board, records: pd.DataFrame) -> _ShownRecords:
+    num_records = len(records)
+    if num_records <= MAX_RECORDS:
+        note = f"All {num_records} trials of the sweep."
+    else:
+        is_scored = records["trial_key"].isin(_scored_keys(board))
+        records = records[is_scored | records["status"].isin(_FAILED)]
         note = (
-            f"{len(rows)} of {num} trials of the sweep: those with a score on the"
-            " board, and those that failed."
+            f"{len(records)} of {num_records} trials of the sweep: those with a score"
+            " on the board, and those that failed."
         )
-    rows = rows.sort_values(
-        ["task", "method", "phase", "seed", "trial_key"], kind="stable"
-    )
-    return rows.reset_index(drop=True), note
+    order = ["task", "method", "phase", "seed", "trial_key"]
+    records = records.sort_values(order, kind="stable")
+    return _ShownRecords(records.reset_index(drop=True), note)
 
 
 def _records(board: Board, rows: pd.DataFrame) -> dict[str, list[Any]]:
@@ -290,11 +288,16 @@ def _records(board: Board, rows: pd.DataFrame) -> dict[str, list[Any]]:
     }
     for name in _COLUMNS:
         if name in rows:
-            digits = next(
-                (digits for word, digits in _DIGITS.items() if word in name), None
-            )
-            columns[name] = [_plain(value, digits) for value in rows[name]]
+            columns[name] = [_plain(value, _digits(name)) for value in rows[name]]
     return columns
+
+
+def _digits(column: str) -> int | None:
+    """Return the number of significant digits of a column; None: it is exact."""
+    for word, digits in _DIGITS.items():
+        if word in column:
+            return digits
+    return None
 
 
 def _search_trials(report: BoardReport) -> pd.DataFrame:
@@ -302,56 +305,48 @@ def _search_trials(report: BoardReport) -> pd.DataFrame:
 
     The frame is empty if there are too many trials.
     """
-    rows = (
-        pd.DataFrame(columns=COLUMNS["searches"])
-        if report.searches is None
-        else report.searches
-    )
-    parsed = rows["hyperparameters"].map(
-        lambda text: json.loads(text, parse_constant=str)
-    )
+    rows = report.searches
+    if rows is None:
+        rows = pd.DataFrame(columns=COLUMNS["searches"])
+    values = [json.loads(text, parse_constant=str) for text in rows["hyperparameters"]]
     rows = rows.assign(
-        hyperparameters=parsed.astype(object), score=rows["score"].astype("float64")
+        hyperparameters=pd.Series(values, index=rows.index, dtype=object),
+        score=rows["score"].astype("float64"),
     )
-    return rows.sort_values(["task", "method", "number"], kind="stable").reset_index(
-        drop=True
-    )
+    rows = rows.sort_values(["task", "method", "number"], kind="stable")
+    return rows.reset_index(drop=True)
 
 
 def _importance(searches: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the statistic ``importance``; the most important first, by method."""
     scored = searches[searches["score"].notna()]
-    found = (
-        get_statistic("importance").compute(scored).reset_index()
-        if len(scored)
-        else pd.DataFrame()
-    )
-    rows = [
-        {str(name): _plain(value) for name, value in row.items()}
-        for row in found.to_dict("records")
-    ]
+    if scored.empty:
+        return []
+    frame = get_statistic("importance").compute(scored).reset_index()
+    rows = [_plain_values(row) for row in frame.to_dict("records")]
     return sorted(
         rows, key=lambda row: (row["method"], -row["value"], row["hyperparameter"])
     )
 
 
 def _effects(effects: Effects) -> dict[str, Any]:
-    def ratio(found: Ratio) -> dict[str, float | None]:
-        return {name: _plain(value) for name, value in found._asdict().items()}
-
+    """Return the main effect of each factor, and all tables as text."""
     main: dict[str, Any] = {}
-    for each in effects.comparisons:
-        if not each.given and len(each.changed) == 1:
-            ((factor, level),) = each.changed.items()
-            found = main.setdefault(
-                factor, {"baseline": effects.factors[factor][0], "comparisons": []}
-            )
-            tasks = {task: ratio(on_task) for task, on_task in each.tasks.items()}
-            found["comparisons"].append(
-                {"level": level, "ratio": ratio(each.ratio), "tasks": tasks}
-            )
+    for comparison in effects.comparisons:
+        if comparison.given or len(comparison.changed) != 1:
+            continue
+        ((factor, level),) = comparison.changed.items()
+        baseline = effects.factors[factor][0]
+        entry = main.setdefault(factor, {"baseline": baseline, "comparisons": []})
+        tasks = {
+            task: _plain_values(ratio._asdict())
+            for task, ratio in comparison.tasks.items()
+        }
+        ratio = _plain_values(comparison.ratio._asdict())
+        entry["comparisons"].append({"level": level, "ratio": ratio, "tasks": tasks})
     tables = [
-        {"title": name, "rows": rows}
-        for name, rows, _ in effects_sections(effects, full=True)
+        {"title": section.title, "rows": section.grid}
+        for section in effects_sections(effects, full=True)
     ]
     return {"main": main, "tables": tables}
 
@@ -364,87 +359,130 @@ def _plain(value: Any, digits: int | None = None) -> Any:
         return value.strftime("%Y-%m-%dT%H:%M:%SZ")
     if hasattr(value, "item"):
         value = value.item()
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            return None
-        return value if digits is None else float(f"{value:.{digits}g}")
-    return value
+    if not isinstance(value, float):
+        return value
+    if not math.isfinite(value):
+        return None
+    if digits is None:
+        return value
+    return float(f"{value:.{digits}g}")
 
 
-def _hyperparameters(texts: Iterable[str]) -> dict[str, Any]:
-    """Return the hyper-parameters of all records, the common ones apart."""
-    distinct = list(dict.fromkeys(texts := list(texts)))
-    values = [json.loads(text, parse_constant=str) for text in distinct]
-    names = sorted({name for each in values for name in each})
-    same = [
-        name
-        for name in names
-        if all(name in each and each[name] == values[0][name] for each in values)
-    ]
-    common = {name: values[0][name] for name in same}
-    places = {text: index for index, text in enumerate(distinct)}
-    return {
-        "common": common,
-        "sets": [
-            {name: each[name] for name in names if name in each and name not in common}
-            for each in values
-        ],
-        "of": [places[text] for text in texts],
+def _plain_values(row: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return the values of a row as JSON values, by name."""
+    return {str(name): _plain(value) for name, value in row.items()}
+
+
+def _hyperparameters(texts: Sequence[str]) -> dict[str, Any]:
+    """Return the hyper-parameters of all records, the common ones apart.
+
+    ``sets`` are the distinct sets of the other ones, ``of`` the set of each record.
+    """
+    distinct_texts = list(dict.fromkeys(texts))
+    places = {text: index for index, text in enumerate(distinct_texts)}
+    all_values = [json.loads(text, parse_constant=str) for text in distinct_texts]
+    names = sorted({name for values in all_values for name in values})
+    common = {
+        name: all_values[0][name] for name in names if _is_common(name, all_values)
     }
-
-
-def _curves(rows: pd.DataFrame) -> dict[str, dict[str, dict[str, list[Any]]]]:
-    found: dict[str, dict[str, dict[str, list[Any]]]] = {}
-    names = ("epoch", "loss", "distance", "validation")
-    ordered = rows.sort_values(["trial_key", "stage", "epoch"], kind="stable")
-    columns = [
-        ordered[name].tolist()
-        for name in ("epoch", "loss", "distance", "validation_score")
+    sets = [
+        {name: values[name] for name in sorted(values) if name not in common}
+        for values in all_values
     ]
-    trials = zip(ordered["trial_key"].tolist(), ordered["stage"].tolist(), strict=True)
-    points = zip(trials, zip(*columns, strict=True), strict=True)
-    for (key, stage), group in itertools.groupby(points, key=itemgetter(0)):
-        own = [point for _, point in group]
-        step = -(-len(own) // MAX_EPOCHS)
-        kept = [
-            own[place] for place in sorted({*range(0, len(own), step), len(own) - 1})
+    return {"common": common, "sets": sets, "of": [places[text] for text in texts]}
+
+
+def _is_common(name: str, all_values: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether a hyper-parameter has the same value everywhere."""
+    first = all_values[0]
+    return all(
+        name in first and name in values and values[name] == first[name]
+        for values in all_values
+    )
+
+
+Curves = dict[str, dict[str, dict[str, list[Any]]]]
+"""Learning curves: values of each epoch by trial key, stage and name of the column."""
+
+
+def _curves(board: Board, rows: pd.DataFrame | None) -> Curves:
+    """Return the learning curves of the scored trials."""
+    if rows is None:
+        rows = CurvePoint.SCHEMA.empty_table().to_pandas()
+    rows = rows[rows["trial_key"].isin(_scored_keys(board))]
+    rows = rows.rename(columns={"validation_score": "validation"})
+    ordered = rows.sort_values(["trial_key", "stage", "epoch"], kind="stable")
+    columns = {
+        name: ordered[name].tolist()
+        for name in ("epoch", "loss", "distance", "validation")
+    }
+    places_of_curves = ordered.groupby(["trial_key", "stage"]).indices
+    curves: Curves = {}
+    for (key, stage), places in sorted(places_of_curves.items()):
+        curve = _thinned_curve(columns, places.tolist())
+        curves.setdefault(str(key), {})[str(stage)] = curve
+    return curves
+
+
+def _thinned_curve(
+    columns: Mapping[str, list[Any]], places: list[int]
+) -> dict[str, list[Any]]:
+    """Return about `MAX_EPOCHS` points of a curve; columns without values are left out.
+
+    ``places`` are the places of the points in ``columns``.
+    """
+    step = math.ceil(len(places) / MAX_EPOCHS)
+    kept_places = sorted({*places[::step], places[-1]})
+    curve = {}
+    for name, column in columns.items():
+        values = [_plain(column[place], 6) for place in kept_places]
+        if any(value is not None for value in values):
+            curve[name] = values
+    return curve
+
+
+def _cells(board: Board) -> list[list[Any]]:
+    """Return task, method, costs and counts of trials of each cell."""
+    tasks = list(board.tasks)
+    methods = sorted(board.methods)
+    return [
+        [
+            tasks.index(cell.task),
+            methods.index(cell.method),
+            _known_costs(cell),
+            _trial_counts(cell),
         ]
-        series = {
-            name: [_plain(value, 6) for value in values]
-            for name, values in zip(names, zip(*kept, strict=True), strict=True)
-        }
-        present = {
-            name: values
-            for name, values in series.items()
-            if any(value is not None for value in values)
-        }
-        found.setdefault(str(key), {})[str(stage)] = present
-    return found
+        for cell in board.cells.values()
+    ]
 
 
-def _cell(cell: BoardCell) -> tuple[dict[str, float], dict[str, Any]]:
+def _known_costs(cell: BoardCell) -> dict[str, float]:
+    costs = asdict(cell.cost)
+    return {name: value for name, value in costs.items() if not math.isnan(value)}
+
+
+def _trial_counts(cell: BoardCell) -> dict[str, Any]:
     provenance = cell.provenance
+    statuses = {
+        status.value: count for status, count in provenance.statuses.items() if count
+    }
+    hours = {
+        device: float(f"{total:.4g}")
+        for device, total in provenance.device_hours.items()
+    }
     return {
-        name: value
-        for name, value in asdict(cell.cost).items()
-        if not math.isnan(value)
-    }, {
-        "statuses": {
-            status.value: count
-            for status, count in provenance.statuses.items()
-            if count
-        },
+        "statuses": statuses,
         "attempts": provenance.attempts,
-        "device_hours": {
-            device: float(f"{hours:.4g}")
-            for device, hours in provenance.device_hours.items()
-        },
+        "device_hours": hours,
     }
 
 
 def _published(published: Published, benchmark: str) -> dict[str, Any]:
+    beside = None
+    if published.beside:
+        beside = _published_table(published.beside, benchmark)
     return {
-        "beside": published.beside and _published_table(published.beside, benchmark),
+        "beside": beside,
         "tables": [_published_table(table, benchmark) for table in published.tables],
         "reasons": dict(published.reasons),
         "notes": list(published.notes),
@@ -453,25 +491,30 @@ def _published(published: Published, benchmark: str) -> dict[str, Any]:
 
 
 def _published_table(table: PublishedTable, benchmark: str) -> dict[str, Any]:
-    shown = ("text", "score", "std", "kind", "flag", "source", "note", "direction")
-    methods = []
-    for each in table.to_dict()["methods"]:
-        published = {
-            task: cell for task, cell in each["cells"].items() if cell["kind"] != OWN
-        }
-        cells = {
-            task: {name: cell[name] for name in shown}
-            for task, cell in published.items()
-        }
-        methods.append(
-            {"name": each["name"], "rank": each["mean_rank"], "cells": cells}
-        )
     columns = [
-        asdict(column)
-        | {
+        {
+            **asdict(column),
             "label": column.task.removeprefix(f"{benchmark}/"),
             "best": table.best(column),
         }
         for column in table.columns
     ]
+    methods = [
+        {
+            "name": method["name"],
+            "rank": method["mean_rank"],
+            "cells": _published_cells(method["cells"]),
+        }
+        for method in table.to_dict()["methods"]
+    ]
     return {"title": table.title, "columns": columns, "methods": methods}
+
+
+def _published_cells(cells: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what a page shows of published scores, by task; own ones are left out."""
+    names = ("text", "score", "std", "kind", "flag", "source", "note", "direction")
+    return {
+        task: {name: cell[name] for name in names}
+        for task, cell in cells.items()
+        if cell["kind"] != OWN
+    }

@@ -6,12 +6,13 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 import pandas as pd
 
-from orca_ray.leaderboard.board import Board
+from orca_ray.leaderboard.board import Board, Score
 from orca_ray.leaderboard.published import tables
 from orca_ray.leaderboard.statistics import ScoreTable, get_statistic
 from orca_ray.results.submissions import SubmittedScore, Versions
 
 _OTHERS = (tables.SUBMITTED, tables.IMPORTED)
+"""Kinds of rows that come from other people, not from a publication."""
 _MAX_NAMES = 6
 """Number of methods that a note on a protocol names."""
 
@@ -45,25 +46,24 @@ def published_for(
         rows = [row for row in rows if row.task in tasks]
     if not rows:
         return None
-    metrics: dict[str, str] = {}
-    own = []
+    own_rows = []
     for task, info in board.infos.items():
-        # Rows are matched with the first version of a metric's definition; a later one
-        # is another metric.
-        metric = info.metric + (
-            "" if info.metric_version == 1 else f" (version {info.metric_version})"
-        )
+        metric = tables.versioned(info.metric, info.metric_version)
         for method in board.methods:
-            if (score := board.score(task, method)).n:
-                metrics[task] = metric
-                own.append(own_row(task, method, metric, board.protocol, *score))
+            score = board.score(task, method)
+            if score.n:
+                own_rows.append(own_row(task, method, metric, board.protocol, score))
     return compare(
-        rows, board.benchmark, own=own, metrics=metrics, protocol=board.protocol
+        rows,
+        board.benchmark,
+        own=own_rows,
+        metrics={row.task: row.metric for row in own_rows},
+        protocol=board.protocol,
     )
 
 
 def reason_apart(row: tables.PublishedRow, metric: str | None, protocol: str) -> str:
-    """Return why a published row is not comparable with the store's scores; "" if it is.
+    """Return why a published row is not comparable with the store's scores, or "".
 
     ``metric`` is the metric of the store's scores on the row's task, None without
     scores; ``protocol`` is the protocol of the store's scores.
@@ -74,12 +74,10 @@ def reason_apart(row: tables.PublishedRow, metric: str | None, protocol: str) ->
         return tables.FLAGS[row.flag]
     if metric is None:
         return "no own score on the task"
+    if not row.metric:
+        return f"its {row.quantity} may not be {metric}"
     if row.metric != metric:
-        return (
-            f"its metric is {row.metric}, not {metric}"
-            if row.metric
-            else f"its {row.quantity} may not be {metric}"
-        )
+        return f"its metric is {row.metric}, not {metric}"
     if row.protocol != protocol:
         return (
             f"{tables.PROTOCOLS[row.protocol]}; own scores:"
@@ -102,35 +100,39 @@ def compare(
     are the store's scores (see `own_row`), ``metrics`` the metric of own scores by
     task, and ``protocol`` the protocol of own scores.
     """
+    claims = [row for row in rows if row.setting == tables.CLAIM]
     ranked = [
         row for row in rows if row.setting != tables.CLAIM and row.flag != "repeat"
     ]
-    claims = [row for row in rows if row.setting == tables.CLAIM]
-    others = dict.fromkeys(row.source for row in rows if row.kind in _OTHERS)
-    numbers = {source: number for number, source in enumerate(others, start=1)}
-    reasons = (
-        [reason_apart(row, (metrics or {}).get(row.task), protocol) for row in rows]
-        if own
-        else []
-    )
-    beside = [row for row, reason in zip(rows, reasons, strict=False) if not reason]
-    tasks = {row.task for row in beside}
-    fair = [*(row for row in own if row.task in tasks), *beside]
-    notes = [
-        *(f"[{number}] {source}" for source, number in numbers.items()),
-        *_notes(ranked, claims),
-    ]
+    sources_of_others = dict.fromkeys(row.source for row in rows if row.kind in _OTHERS)
+    numbers = {
+        source: number for number, source in enumerate(sources_of_others, start=1)
+    }
+    reasons = Counter[str]()
+    comparable = []
+    if own:
+        metric_of = metrics or {}
+        for row in rows:
+            reason = reason_apart(row, metric_of.get(row.task), protocol)
+            if reason:
+                reasons[reason] += 1
+            else:
+                comparable.append(row)
+    beside = None
+    if comparable:
+        tasks = {row.task for row in comparable}
+        own_rows = [row for row in own if row.task in tasks]
+        title = "own and published scores, same metric and protocol"
+        beside = _table(title, [*own_rows, *comparable], numbers)
+    notes = [f"[{number}] {source}" for source, number in numbers.items()]
+    notes += _notes(ranked, claims)
     return tables.Published(
         benchmark=benchmark,
-        beside=(
-            _table("own and published scores, same metric and protocol", fair, numbers)
-            if beside
-            else None
-        ),
+        beside=beside,
         tables=tuple(
             _table(title, group, numbers) for title, group in _groups(ranked).items()
         ),
-        reasons=dict(Counter(filter(None, reasons)).most_common()),
+        reasons=dict(reasons.most_common()),
         rows=tuple(rows),
         notes=tuple(dict.fromkeys(notes)),
     )
@@ -146,33 +148,36 @@ def _groups(
     groups: dict[str, list[tables.PublishedRow]] = {}
     quantities: dict[tuple[str, str], list[str]] = {}
     for row in rows:
-        known = quantities.setdefault((row.setting, row.task), [])
-        known += [] if row.quantity in known else [row.quantity]
-        title = (
-            "published"
-            if row.setting == row.benchmark
-            else f"published in another setting ({row.setting})"
-        )
+        quantities_of_task = quantities.setdefault((row.setting, row.task), [])
+        if row.quantity not in quantities_of_task:
+            quantities_of_task.append(row.quantity)
         if row.kind in _OTHERS:
             title = f"scores of others: {row.setting}"
-        groups.setdefault(
-            title + ", another metric" * known.index(row.quantity), []
-        ).append(row)
+        elif row.setting == row.benchmark:
+            title = "published"
+        else:
+            title = f"published in another setting ({row.setting})"
+        num_earlier_quantities = quantities_of_task.index(row.quantity)
+        title += ", another metric" * num_earlier_quantities
+        groups.setdefault(title, []).append(row)
     return groups
 
 
 def own_row(
-    task: str, method: str, metric: str, protocol: str, mean: float, std: float, n: int
+    task: str, method: str, metric: str, protocol: str, score: Score
 ) -> tables.PublishedRow:
-    """Return the mean score of a method in the store as a row of kind `OWN`."""
+    """Return the mean score of a method in the store as a row of kind `OWN`.
+
+    A deviation that is NaN becomes None.
+    """
     return tables.PublishedRow(
         task=task,
         method=method,
         metric=metric,
         quantity=metric,
-        score=mean,
-        std=None if math.isnan(std) else std,
-        n=n,
+        score=score.mean,
+        std=None if math.isnan(score.std) else score.std,
+        n=score.n,
         published_metric=metric,
         protocol=protocol,
         kind=tables.OWN,
@@ -188,19 +193,29 @@ def _table(
     ``numbers`` are the numbers of the sources of other people's rows, which keep
     methods of equal name apart.
     """
-    ordered = sorted(rows, key=lambda row: bool(row.flag))
-    units = {row.task: row for row in reversed(ordered) if row.kind != tables.OWN}
+    unflagged_first = sorted(rows, key=lambda row: bool(row.flag))
+    row_of_task: dict[str, tables.PublishedRow] = {}
+    for row in unflagged_first:
+        if row.kind != tables.OWN:
+            row_of_task.setdefault(row.task, row)
     columns = {
-        task: tables.Column(task, units[task].quantity, units[task].published_metric)
-        for task in dict.fromkeys(row.task for row in rows if row.task in units)
+        task: tables.Column(
+            task, row_of_task[task].quantity, row_of_task[task].published_metric
+        )
+        for task in dict.fromkeys(row.task for row in rows)
+        if task in row_of_task
     }
     cells: dict[tuple[str, tables.Column], tables.PublishedRow] = {}
-    for row in ordered:
-        name = f"{row.method}, this store" if row.kind == tables.OWN else row.method
-        name += f" [{numbers[row.source]}]" if row.kind in _OTHERS else ""
+    for row in unflagged_first:
+        name = row.method
+        if row.kind == tables.OWN:
+            name += ", this store"
+        if row.kind in _OTHERS:
+            name += f" [{numbers[row.source]}]"
         cells.setdefault((name, columns[row.task]), row)
+    all_columns = tuple(columns.values())
     return tables.PublishedTable(
-        title, tuple(columns.values()), cells, _summary(cells, tuple(columns.values()))
+        title, all_columns, cells, _summary(cells, all_columns)
     )
 
 
@@ -208,61 +223,63 @@ def _summary(
     cells: Mapping[tuple[str, tables.Column], tables.PublishedRow],
     columns: Sequence[tables.Column],
 ) -> pd.DataFrame:
+    """Return mean rank and wins of the methods that have a score in every column.
+
+    Scores with a flag do not count. Other methods have NaN; so have all if fewer than
+    two methods have every score.
+    """
     methods = list(dict.fromkeys(name for name, _ in cells))
-    scores = {
-        name: {
-            c.task: cells[name, c].score
-            for c in columns
-            if (name, c) in cells and not cells[name, c].flag
-        }
-        for name in methods
-    }
-    means = pd.DataFrame(
-        scores, index=[c.task for c in columns], columns=methods, dtype="float64"
+    unflagged = {key: row.score for key, row in cells.items() if not row.flag}
+    scores = pd.DataFrame(
+        {
+            name: [unflagged.get((name, column)) for column in columns]
+            for name in methods
+        },
+        index=[column.task for column in columns],
+        columns=methods,
+        dtype="float64",
     )
-    complete = means.loc[:, means.notna().all()]
+    complete = scores.loc[:, scores.notna().all()]
     if complete.shape[1] < 2:
         complete = complete.iloc[:, :0]
-    table = (
-        complete.rename_axis("task")
-        .reset_index()
-        .melt("task", var_name="method", value_name="score")
-    )
-    ranked = ScoreTable.of(table.assign(seed=0))
-    found = pd.DataFrame(
+    by_task = complete.rename_axis("task").reset_index()
+    rows = by_task.melt("task", var_name="method", value_name="score")
+    table = ScoreTable.of(rows.assign(seed=0))
+    summary = pd.DataFrame(
         {
-            name: get_statistic(name).compute(ranked)["value"]
+            name: get_statistic(name).compute(table)["value"]
             for name in ("mean_rank", "wins")
         }
     )
-    return found.reindex(methods).sort_values("mean_rank", kind="stable")
+    return summary.reindex(methods).sort_values("mean_rank", kind="stable")
 
 
 def _notes(
-    ranked: Sequence[tables.PublishedRow], claims: Iterable[tables.PublishedRow]
+    ranked: Sequence[tables.PublishedRow], claims: Sequence[tables.PublishedRow]
 ) -> Iterator[str]:
+    """Yield sentences about flagged rows, protocols, claims and sources."""
     for row in ranked:
         if row.flag:
-            flag = tables.FLAGS[row.flag]
             score = row.published or f"{row.score:.4g}"
             yield (
-                f"{row.method} on {row.task}, {score} in {row.source}, is {flag}:"
-                f" {row.note}"
+                f"{row.method} on {row.task}, {score} in {row.source}, is"
+                f" {tables.FLAGS[row.flag]}: {row.note}"
             )
-    protocols: dict[str, set[str]] = {}
+    methods_by_protocol: dict[str, set[str]] = {}
     for row in ranked:
-        protocols.setdefault(row.protocol, set()).add(row.method)
-    for protocol, methods in protocols.items():
-        named = sorted(methods)[:_MAX_NAMES]
-        more = len(methods) - _MAX_NAMES
-        listed = ", ".join(named) + (f" and {more} more" if more > 0 else "")
-        yield f"protocol of {listed}: {tables.PROTOCOLS[protocol]}"
+        methods_by_protocol.setdefault(row.protocol, set()).add(row.method)
+    for protocol, methods in methods_by_protocol.items():
+        names = ", ".join(sorted(methods)[:_MAX_NAMES])
+        if len(methods) > _MAX_NAMES:
+            names += f" and {len(methods) - _MAX_NAMES} more"
+        yield f"protocol of {names}: {tables.PROTOCOLS[protocol]}"
     for row in claims:
         kind = "" if row.kind == tables.PRIMARY else f"{row.kind}, "
         yield (
             f"stated of {row.method}: {row.published_metric} {row.published}"
             f" ({row.note}; {kind}{row.source})"
         )
-    for key in dict.fromkeys(row.source for row in (*ranked, *claims)):
-        if key in tables.sources():
-            yield f"source {key}: {tables.sources()[key]}"
+    texts = tables.sources()
+    for source in dict.fromkeys(row.source for row in (*ranked, *claims)):
+        if source in texts:
+            yield f"source {source}: {texts[source]}"

@@ -15,8 +15,11 @@ from orca_ray.discovery import tables
 from orca_ray.results.submissions import SubmittedScore, Versions, merged, parse_scores
 
 PRIMARY = "primary"
+"""The ``kind`` of a row whose score was read where its authors published it."""
 SUBMITTED = "submitted"
+"""The ``kind`` of a row of a file that came by pull request."""
 IMPORTED = "imported"
+"""The ``kind`` of a row of a file given to `orca-sweep results import`."""
 KINDS = (PRIMARY, "digitised", "secondary", SUBMITTED, IMPORTED)
 """Where a score was read.
 
@@ -30,7 +33,9 @@ OWN = "own"
 
 _WORDS = tables("orca_ray.leaderboard.published", "words.toml")
 PROTOCOLS: Mapping[str, str] = _WORDS["protocols"]
+"""Description of each protocol of published scores."""
 FLAGS: Mapping[str, str] = _WORDS["flags"]
+"""Description of each flag that a published score may have."""
 CLAIM = "claim"
 """The ``setting`` of a statement about a whole benchmark.
 
@@ -38,7 +43,9 @@ The ``task`` of such a row is the benchmark, and it has no score.
 """
 
 _FOLDER = Path(__file__).parent
+"""Folder of the packaged tables."""
 _NUMBERS = {"score": float, "std": float, "n": int}
+"""Columns of the packaged tables that hold numbers, with their types."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,14 +124,14 @@ def sources() -> dict[str, str]:
 @functools.cache
 def all_published() -> tuple[PublishedRow, ...]:
     """Return the published rows of all benchmarks, in the order of their tables."""
-    found = []
+    rows = []
     for row in _read("results.csv"):
         numbers = {
-            name: kind(row[name]) if row[name] else None
-            for name, kind in _NUMBERS.items()
+            name: number_type(row[name]) if row[name] else None
+            for name, number_type in _NUMBERS.items()
         }
-        found.append(PublishedRow(**{**row, **numbers}))  # type: ignore[arg-type]
-    return tuple(found)
+        rows.append(PublishedRow(**{**row, **numbers}))  # type: ignore[arg-type]
+    return tuple(rows)
 
 
 def published_rows(benchmark: str) -> list[PublishedRow]:
@@ -147,13 +154,20 @@ FOLDER = Path(__file__).with_name("submitted")
 @functools.cache
 def shipped_scores() -> tuple[SubmittedScore, ...]:
     """Return the scores in the files of `FOLDER`."""
-    files = sorted(FOLDER.glob("*.csv"))
-    return tuple(
-        merged(
-            (file.name, parse_scores(file.read_bytes(), file.name, None))
-            for file in files
-        )[0]
-    )
+    files = [
+        (path.name, parse_scores(path.read_bytes(), path.name, None))
+        for path in sorted(FOLDER.glob("*.csv"))
+    ]
+    scores, _ = merged(files)
+    return tuple(scores)
+
+
+def versioned(metric: str, version: int) -> str:
+    """Return the name of a version of a metric's definition.
+
+    Published rows are compared with the first version; a later one is another metric.
+    """
+    return metric if version == 1 else f"{metric} (version {version})"
 
 
 def rows_of_others(
@@ -164,33 +178,35 @@ def rows_of_others(
     A row is the mean over a method's seeds. Rows of another version of their task's
     data or metric than the ``current`` one get a flag.
     """
-    groups: dict[tuple[object, ...], list[SubmittedScore]] = {}
+    rows = []
     for kind, scores in ((SUBMITTED, shipped_scores()), (IMPORTED, imported)):
-        for each in scores:
-            if each.task.partition("/")[0] == benchmark:
-                key = (
-                    kind,
-                    each.group,
-                    each.metric_version,
-                    each.version_change(current),
-                )
-                groups.setdefault(key, []).append(each)
-    return [
-        _row_submitted(str(kind), scores, current)
-        for (kind, *_), scores in groups.items()
-    ]
+        groups: dict[tuple[object, ...], list[SubmittedScore]] = {}
+        for score in scores:
+            if score.task.partition("/")[0] == benchmark:
+                change = score.version_change(current)
+                key = (score.group, score.metric_version, change)
+                groups.setdefault(key, []).append(score)
+        rows += [_mean_row(kind, group, current) for group in groups.values()]
+    return rows
 
 
-def _row_submitted(
+def _mean_row(
     kind: str, scores: list[SubmittedScore], current: Versions
 ) -> PublishedRow:
+    """Return the mean over the seeds of one method as a row.
+
+    ``scores`` are those of all seeds or, if the file has a mean, that mean.
+    """
     first = scores[0]
-    values = [each.score for each in scores]
-    mean = len(values) == 1 and first.seed is None
+    values = [score.score for score in scores]
+    is_mean = len(values) == 1 and first.seed is None
+    metric = versioned(first.metric, first.metric_version)
     change = first.version_change(current)
-    metric = first.metric + (
-        "" if first.metric_version == 1 else f" (version {first.metric_version})"
-    )
+    flag = ""
+    note = ""
+    if change:
+        flag = "version"
+        note = f"{change}; replace the file by new scores"
     return PublishedRow(
         task=first.task,
         method=first.method,
@@ -198,14 +214,14 @@ def _row_submitted(
         quantity=metric,
         score=float(np.mean(values)),
         std=float(np.std(values, ddof=1)) if len(values) > 1 else first.std,
-        n=None if mean else len(values),
+        n=None if is_mean else len(values),
         published_metric=first.metric,
         protocol=first.protocol,
         setting=f"{kind}, protocol {first.protocol}",
         kind=kind,
         source=first.source,
-        flag="version" * bool(change),
-        note=f"{change}; replace the file by new scores" if change else "",
+        flag=flag,
+        note=note,
         metric_version=first.metric_version,
         data_fingerprint=first.data_fingerprint,
     )
@@ -228,8 +244,10 @@ class Column:
         """
         if row.published and row.published_metric == self.unit:
             return row.published
-        scale = 100.0 if self.unit.endswith("(%)") else 1.0
-        return f"{(row.score or 0.0) * scale:.4g}"
+        score = 0.0 if row.score is None else row.score
+        if self.unit.endswith("(%)"):
+            score *= 100.0
+        return f"{score:.4g}"
 
 
 @dataclass(frozen=True)
@@ -256,16 +274,16 @@ class PublishedTable:
         return list(self.summary.index)
 
     def kinds(self, method: str) -> list[str]:
-        """Return where the scores of a method come from: entries of `KINDS`, or `OWN`."""
-        found = {row.kind for (name, _), row in self.cells.items() if name == method}
-        return [kind for kind in (OWN, *KINDS) if kind in found]
+        """Return the kinds of a method's scores: entries of `KINDS`, or `OWN`."""
+        kinds = {row.kind for (name, _), row in self.cells.items() if name == method}
+        return [kind for kind in (OWN, *KINDS) if kind in kinds]
 
     def statistics(self, method: str) -> dict[str, float | None]:
-        """Return ``mean_rank`` and ``wins`` of a method; None where they are undefined."""
-        found = self.summary.to_dict("index")[method]
+        """Return ``mean_rank`` and ``wins`` of a method; None where undefined."""
+        values = self.summary.to_dict("index")[method]
         return {
             str(name): None if math.isnan(value) else value
-            for name, value in found.items()
+            for name, value in values.items()
         }
 
     def best(self, column: Column) -> list[str]:
@@ -275,79 +293,84 @@ class PublishedTable:
         """
         scores = {
             name: row.score
-            for (name, each), row in self.cells.items()
-            if each == column and not row.flag
+            for (name, row_column), row in self.cells.items()
+            if row_column == column and not row.flag
         }
+        if len(scores) < 2:
+            return []
         lowest = min(
             (score for score in scores.values() if score is not None), default=None
         )
-        return (
-            [name for name, score in scores.items() if score == lowest]
-            if len(scores) > 1
-            else []
-        )
+        return [name for name, score in scores.items() if score == lowest]
 
     def heading(self, benchmark: str) -> str:
         """Return the title, and the metric and unit of each task's scores."""
-        tasks: dict[str, list[str]] = {}
+        tasks_by_unit: dict[str, list[str]] = {}
         for column in self.columns:
-            tasks.setdefault(column.unit, []).append(
-                column.task.removeprefix(f"{benchmark}/")
-            )
-        return f"{self.title}: " + "; ".join(
-            f"{unit} ({', '.join(names)})" for unit, names in tasks.items()
+            task = column.task.removeprefix(f"{benchmark}/")
+            tasks_by_unit.setdefault(column.unit, []).append(task)
+        units = "; ".join(
+            f"{unit} ({', '.join(tasks)})" for unit, tasks in tasks_by_unit.items()
         )
+        return f"{self.title}: {units}"
 
     def grid(self, benchmark: str, mark: str) -> list[list[str]]:
         """Return column titles and rows of text.
 
         ``mark`` formats a column's best score; "?" follows flagged scores.
         """
-        names = [column.task.removeprefix(f"{benchmark}/") for column in self.columns]
-        lines = [["method", *names, "mean rank", "wins"]]
+        tasks = [column.task.removeprefix(f"{benchmark}/") for column in self.columns]
+        rows = [["method", *tasks, "mean rank", "wins"]]
         for method in self.methods:
-            kinds = [kind for kind in self.kinds(method) if kind not in (OWN, PRIMARY)]
-            line = [f"{method} ({', '.join(kinds)})" if kinds else method]
-            for column in self.columns:
-                row = self.cells.get((method, column))
-                text = (
-                    "–" if row is None else column.text(row) + ("?" if row.flag else "")
-                )
-                line.append(mark.format(text) if method in self.best(column) else text)
-            numbers = self.statistics(method).values()
-            lines.append(
-                [
-                    *line,
-                    *(
-                        "–" if v is None else f"{v:.2f}".removesuffix(".00")
-                        for v in numbers
-                    ),
-                ]
-            )
-        return lines
+            scores = [self._score_text(method, column, mark) for column in self.columns]
+            statistics = map(_statistic_text, self.statistics(method).values())
+            rows.append([self._method_text(method), *scores, *statistics])
+        return rows
+
+    def _method_text(self, method: str) -> str:
+        """Return the name of a method, with the kinds of scores that are not usual."""
+        kinds = [kind for kind in self.kinds(method) if kind not in (OWN, PRIMARY)]
+        if not kinds:
+            return method
+        return f"{method} ({', '.join(kinds)})"
+
+    def _score_text(self, method: str, column: Column, mark: str) -> str:
+        row = self.cells.get((method, column))
+        if row is None:
+            return "–"
+        text = column.text(row)
+        if row.flag:
+            text += "?"
+        if method in self.best(column):
+            text = mark.format(text)
+        return text
 
     def to_dict(self) -> dict[str, Any]:
         """Return the table as plain JSON: each method with its cells by task."""
-        methods = []
-        for method in self.methods:
-            cells = {
-                column.task: {"text": column.text(row), **asdict(row)}
-                for column in self.columns
-                if (row := self.cells.get((method, column)))
-            }
-            methods.append(
-                {
-                    "name": method,
-                    "kinds": self.kinds(method),
-                    **self.statistics(method),
-                    "cells": cells,
-                }
-            )
         return {
             "title": self.title,
             "columns": [asdict(column) for column in self.columns],
-            "methods": methods,
+            "methods": [self._method_to_dict(method) for method in self.methods],
         }
+
+    def _method_to_dict(self, method: str) -> dict[str, Any]:
+        cells = {}
+        for column in self.columns:
+            row = self.cells.get((method, column))
+            if row is not None:
+                cells[column.task] = {"text": column.text(row), **asdict(row)}
+        return {
+            "name": method,
+            "kinds": self.kinds(method),
+            **self.statistics(method),
+            "cells": cells,
+        }
+
+
+def _statistic_text(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.2f}".removesuffix(".00")
 
 
 @dataclass(frozen=True)
@@ -380,7 +403,7 @@ class Published:
         """Return everything as plain JSON."""
         return {
             "benchmark": self.benchmark,
-            "beside": self.beside and self.beside.to_dict(),
+            "beside": None if self.beside is None else self.beside.to_dict(),
             "tables": [table.to_dict() for table in self.tables],
             "reasons": dict(self.reasons),
             "rows": [asdict(row) for row in self.rows],
