@@ -60,11 +60,20 @@ def make_card(
         facts=_facts(config, bodies, label_names),
         metric=_metric(config),
         scores="".join(f"{line}\n" for line in score_lines),
+        extras=_extras(members),
         absent=_absent_weights(members),
         calibration=_calibration(config),
         data_licence=_data_licence(config),
         body_licence="; ".join(map(_body_licence, bodies)),
     )
+
+
+def _extras(members: Sequence[ModelConfig]) -> str:
+    """Return the extras of orca-ray, separated by commas, that the model needs."""
+    has_4bit_weights = any(
+        member.hyperparameters.get("lora.weights") == "nf4" for member in members
+    )
+    return "predict,nf4" if has_4bit_weights else "predict"
 
 
 def _about(config: ModelConfig) -> str:

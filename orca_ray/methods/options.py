@@ -54,6 +54,12 @@ class LoraConfig(Config):
     the paper's experiments. Where one layer projects to queries, keys and values
     together, it is adapted as a whole.
     """
+    weights: Annotated[str, partial(one_of, ("float32", "nf4"))] = "float32"
+    """How the frozen weights of the adapted layers are stored.
+
+    ``nf4`` is 4-bit NormalFloat, with a scale for each 64 values (QLoRA); it needs the
+    extra ``nf4``.
+    """
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from orca_ray.methods.options import (
     ForestConfig,
     Hyperparameters,
     LinearConfig,
+    LoraConfig,
     Scalar,
 )
 from orca_ray.methods.recipe import Recipe
@@ -103,6 +104,7 @@ _YOUNGER = {
     "data.fold": DataConfig.fold,
     "forest.splits": ForestConfig.splits,
     "linear.limit": LinearConfig.limit,
+    "lora.weights": LoraConfig.weights,
     "minirocket.penalty": MiniRocketConfig.penalty,
     "refine.keep": RefineConfig.keep,
     "refine.label_smoothing": RefineConfig.label_smoothing,

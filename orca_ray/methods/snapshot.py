@@ -29,7 +29,7 @@ from orca_ray.models.names import listed_body
 from orca_ray.models.weights import AtMost, BodyArchitecture, describe_body
 from orca_ray.tasks.losses import get_loss
 
-_LIBRARIES = ("torch", "transformers", "timm", "peft", "lightgbm")
+_LIBRARIES = ("torch", "transformers", "timm", "peft", "bitsandbytes", "lightgbm")
 """Libraries whose versions a model folder names."""
 _ROOM = 4
 """Number of values that building a network may take for each value of its weights."""

@@ -33,6 +33,7 @@ from orca_ray.methods.snapshot import (
     take_snapshot,
     weight_names,
 )
+from orca_ray.methods.stages.four_bit import num_values
 from orca_ray.methods.stages.trial import (
     ArtefactCollector,
     Stage,
@@ -183,7 +184,7 @@ class TrialTrainer:
         self.stage = self._stages[0].name
         """Name of the stage that the next `step` runs, or ``done``."""
         self._outcome = Outcome(
-            num_parameters=sum(parameter.numel() for parameter in model.parameters()),
+            num_parameters=sum(map(num_values, model.parameters())),
             num_trainable=sum(
                 parameter.numel() for parameter in set(recipe.trainable(model))
             ),

@@ -10,6 +10,11 @@ The library ``peft`` does this. Biases and norms of the body stay as pretrained.
 ``lora.targets`` names the layers by their role, as each library has names of its own; a
 body in whose layers a role has no linear layer is refused
 (`orca_ray.methods.stages.networks`).
+
+With ``lora.weights: nf4`` the frozen W of the adapted layers takes 4 bits a value
+instead of 32, so that bodies of some billion parameters fit one GPU (QLoRA: Dettmers et
+al., NeurIPS 2023, arXiv:2305.14314); x, A and B keep their precision. The library
+``bitsandbytes`` does this, on CUDA devices and CPUs.
 """
 
 from itertools import chain

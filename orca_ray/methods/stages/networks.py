@@ -13,6 +13,7 @@ from transformers.pytorch_utils import Conv1D
 
 from orca_ray.errors import UserError
 from orca_ray.methods.options import TARGETS, LoraConfig
+from orca_ray.methods.stages.four_bit import quantise
 from orca_ray.methods.stages.trial import NetworkRequest
 from orca_ray.models.body import Body, repeated_layers, seeded
 from orca_ray.models.crossmodal import CrossModalModel
@@ -88,8 +89,9 @@ def insert_adapters(body: Body, options: LoraConfig) -> None:
     """Replace linear layers of ``body`` in place by those of `peft`; torch's global
     generator draws LoRA's A matrices.
 
-    Raises UserError if the library is not installed, or if a layer to adapt is missing
-    (see `linear_layers`).
+    The body must be on the CPU. Raises UserError if the library is not installed, if a
+    layer to adapt is missing (see `linear_layers`), or if a layer cannot be stored in 4
+    bits (see `quantise`).
     """
     try:
         with _without_hub_kernels():
@@ -98,7 +100,11 @@ def insert_adapters(body: Body, options: LoraConfig) -> None:
         raise UserError(
             f"LoRA needs the package {error.name!r}: pip install 'orca-ray[predict]'"
         ) from error
+    # The names alone: layers that are replaced must not stay in memory.
     chosen = list(linear_layers(body, options.targets))
+    if options.weights == "nf4":
+        with _without_hub_kernels():
+            quantise(body, chosen)
     config = peft.LoraConfig(
         r=options.rank,
         lora_alpha=options.alpha,
