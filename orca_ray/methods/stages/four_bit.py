@@ -51,7 +51,7 @@ def quantise(body: nn.Module, names: Iterable[str]) -> None:
     setattr(body, "is_loaded_in_4bit", True)  # noqa: B010
 
 
-def _quantised(name: str, layer: Any) -> nn.Module:
+def _quantised(name: str, layer: Any) -> Any:
     """Return a layer with the weights of ``layer`` in 4 bits, and its bias."""
     from bitsandbytes.nn import Linear4bit, Params4bit
 
