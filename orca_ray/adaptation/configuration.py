@@ -1,0 +1,220 @@
+"""One configuration of a method on own data, with the records of its folds."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from orca_ray.methods.recipe import NO_BODY, Recipe
+from orca_ray.methods.registry import get_method
+from orca_ray.results.record import Record
+from orca_ray.sweep.plan.schema import Scalar
+from orca_ray.sweep.plan.searches import canonical_json, num_epochs
+
+FOLD = "data.fold"
+"""Hyper-parameter with the number of the fold that a trial is validated on."""
+START = "refine.start"
+"""Hyper-parameter with the key of the trial whose model a training starts from."""
+EPOCHS = "refine.epochs"
+WARMUP_EPOCHS = "refine.warmup_epochs"
+ALL = -1
+"""Number in the place of a fold: a training on all samples."""
+ALL_BUT_TEST = -2
+"""Number in the place of a fold: a training on all samples but the outer test."""
+SCHEDULE = {EPOCHS, WARMUP_EPOCHS}
+"""Hyper-parameters that say only how long a training takes."""
+COST_OF_PROBE = 0.1
+"""Cost of an epoch, relative to ``nft``, up to which the features of a body are
+computed once and more epochs cost next to nothing.
+"""
+LATE_SHARE = 0.8
+"""Share of the epochs after which a best epoch says that more epochs would help."""
+LATE_SHARE_IF_LAST_IS_KEPT = 0.5
+"""The same if the model of the last epoch is kept: a cosine schedule has used four
+fifths of its rates by then.
+"""
+LATE_EPOCHS = 2
+"""Number of last epochs whose best epoch always says that more epochs would help."""
+
+
+@dataclass(eq=False)
+class Configuration:
+    """One configuration of a method, with the records of its folds."""
+
+    method: str
+    values: Mapping[str, Scalar]
+    """Hyper-parameters that differ from those of ``first``, without the fold."""
+    first: Mapping[str, Scalar] = field(default_factory=dict)
+    """Hyper-parameters of the first configuration of the method. Empty: it is not
+    known, and ``values`` are all hyper-parameters.
+    """
+    is_suggested: bool = False
+    """Whether Optuna's sampler has suggested the values."""
+    records: dict[int, Record] = field(default_factory=dict)
+    """Records of the trials that have ended, by fold, `ALL` or `ALL_BUT_TEST`."""
+    running: set[int] = field(default_factory=set)
+    """Folds of the trials that run."""
+    has_models: bool = True
+    """Whether the models of all records are stored, and not only their outputs."""
+
+    @property
+    def hyperparameters(self) -> dict[str, Scalar]:
+        """All hyper-parameters, without the fold."""
+        return {**self.first, **self.values}
+
+    @property
+    def identity(self) -> tuple[str, str]:
+        """Method, and all hyper-parameters as canonical JSON."""
+        return self.method, canonical_json(self.hyperparameters)
+
+    @property
+    def recipe(self) -> Recipe:
+        """The method's recipe."""
+        return get_method(self.method)
+
+    @property
+    def name(self) -> str:
+        """Method and body, for users."""
+        body = next(iter(self.records.values())).body
+        if body in ("", NO_BODY):
+            return self.method
+        return f"{self.method} on {body}"
+
+    @property
+    def is_pretrained(self) -> bool:
+        """Whether the method adapts a pretrained body."""
+        return self.recipe.pretrained and self.recipe.uses_body
+
+    @property
+    def is_probe(self) -> bool:
+        """Whether the features of a body are computed once, so that epochs cost next to
+        nothing.
+        """
+        recipe = self.recipe
+        costs_little = recipe.relative_cost <= COST_OF_PROBE
+        return recipe.uses_body and not recipe.fitted and costs_little
+
+    @property
+    def has_started(self) -> bool:
+        """Whether a trial runs or has ended."""
+        return bool(self.records or self.running)
+
+    @property
+    def has_succeeded(self) -> bool:
+        """Whether a trial has ended without a failure."""
+        return any(not record.status.failed for record in self.records.values())
+
+    @property
+    def is_variant(self) -> bool:
+        """Whether more than the schedule differs from the first configuration."""
+        return bool(self.values.keys() - SCHEDULE)
+
+    @property
+    def trial_keys(self) -> set[str]:
+        """Keys of the trials that have ended."""
+        return {record.trial_key for record in self.records.values()}
+
+    @property
+    def scores(self) -> dict[int, float]:
+        """Finite validation scores by fold, of trials that did not fail.
+
+        A training on the samples of all folds has no score.
+        """
+        scores = dict[int, float]()
+        for fold, record in self.records.items():
+            score = record.validation_score
+            if fold < 0 or record.status.failed or score is None:
+                continue
+            if math.isfinite(score):
+                scores[fold] = score
+        return scores
+
+    @property
+    def mean_seconds(self) -> float:
+        """Mean duration of the trials that have ended."""
+        return float(np.mean([record.wall_seconds for record in self.records.values()]))
+
+    @property
+    def epochs(self) -> int:
+        """Number of refine epochs of a trial."""
+        return num_epochs(self.hyperparameters)
+
+    @property
+    def usual_epochs(self) -> int:
+        """Number of refine epochs of the first configuration of the method."""
+        return num_epochs(self.first)
+
+    @property
+    def first_record(self) -> Record | None:
+        """Record of the lowest fold that has a score; None: no fold has one."""
+        scores = self.scores
+        return self.records[min(scores)] if scores else None
+
+    @property
+    def still_improves(self) -> bool:
+        """Whether the best epoch of the first fold is so late that more epochs would
+        help.
+        """
+        record = self.first_record
+        if record is None:
+            return False
+        share = LATE_SHARE
+        if self.first.get("refine.keep") == "last":
+            share = LATE_SHARE_IF_LAST_IS_KEPT
+        last_early_epoch = min(share * self.epochs, self.epochs - LATE_EPOCHS)
+        return (record.best_epoch or 0) > max(last_early_epoch, 1)
+
+    def lacks(self, fold: int) -> bool:
+        """Return whether no trial of a fold has started."""
+        return fold not in self.records and fold not in self.running
+
+    def extends(self, other: "Configuration") -> bool:
+        """Return whether this configuration is that of ``other`` with more epochs."""
+        return (
+            self.method == other.method
+            and self.epochs > other.epochs
+            and self.values == other.values_of_schedule(self.epochs)
+        )
+
+    def values_of_schedule(self, epochs: int) -> dict[str, Scalar]:
+        """Return the values of this configuration with a schedule of ``epochs``.
+
+        If the schedule is shorter than that of the first configuration, the warm-up is
+        shorter by the same factor.
+        """
+        values = {**self.hyperparameters, EPOCHS: epochs}
+        usual_warmup = float(self.first.get(WARMUP_EPOCHS, 0))
+        if usual_warmup > 0:
+            values[WARMUP_EPOCHS] = usual_warmup * min(1.0, epochs / self.usual_epochs)
+        return changed_values(values, self.first)
+
+    def makes_redundant(self, other: "Configuration") -> bool:
+        """Return whether each trial of ``other`` made the same network as the trial of
+        the same fold here, which aligned for a shorter time.
+
+        ``orca_guarded`` makes the networks of ``nft`` where its guard keeps the
+        embedder that is not aligned.
+        """
+        if not other.records or not other.records.keys() <= self.records.keys():
+            return False
+        return all(
+            _is_same_with_more_alignment(record, self.records[fold])
+            for fold, record in other.records.items()
+        )
+
+
+def _is_same_with_more_alignment(record: Record, cheaper: Record) -> bool:
+    return (
+        record.training_loss is not None
+        and record.training_loss == cheaper.training_loss
+        and record.validation_score == cheaper.validation_score
+        and record.align_seconds > cheaper.align_seconds
+    )
+
+
+def changed_values(
+    values: Mapping[str, Scalar], first: Mapping[str, Scalar]
+) -> dict[str, Scalar]:
+    """Return the values that differ from those of ``first``."""
+    return {name: value for name, value in values.items() if first.get(name) != value}

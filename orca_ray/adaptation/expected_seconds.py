@@ -1,0 +1,123 @@
+"""Expected durations of trials, from the measured durations of ended trials."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from statistics import mean
+
+from orca_ray.adaptation.configuration import Configuration
+from orca_ray.methods.registry import get_method
+from orca_ray.results.record import Record
+from orca_ray.sweep.plan.searches import SearchPlan, num_epochs
+
+MOST_EXTRA = 1.0
+"""Largest number of seconds that a trial is expected to take beside its stages, after a
+single trial.
+"""
+UNKNOWN = 5.0
+"""Expected seconds of a trial of a method without an estimate."""
+MOST_RATIO = 4.0
+"""Largest factor by which trials of some methods change the expectation of those of
+others.
+"""
+OVERLOOKED = 1.0
+"""Seconds that are added to measured and to estimated durations before they are
+compared, as a small trial takes what no estimate knows of.
+"""
+
+
+def busy_seconds(record: Record) -> float:
+    """Return the seconds of the stages of a trial."""
+    return record.align_seconds + record.refine_seconds + record.evaluate_seconds
+
+
+class ExpectedSeconds:
+    """Expected durations of trials, given the trials that have ended so far."""
+
+    def __init__(
+        self,
+        configurations: Sequence[Configuration],
+        plans: Mapping[str, SearchPlan],
+        estimates: Mapping[str, float],
+    ) -> None:
+        """Store what is known.
+
+        Args:
+            configurations: all configurations, with the records of ended trials.
+            plans: plan of each method, by name.
+            estimates: seconds of a trial of the first configuration of each method,
+                from a model of costs, by name.
+        """
+        self._plans = plans
+        self._estimates = estimates
+        self._ended = [
+            (configuration, record)
+            for configuration in configurations
+            for fold, record in configuration.records.items()
+            if fold >= 0
+        ]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no trial has ended yet."""
+        return not self._ended
+
+    def of(self, configuration: Configuration) -> float:
+        """Return the expected duration of a trial; 0 if no trial has ended yet."""
+        if not self._ended:
+            return 0.0
+        if configuration.records:
+            longest = max(map(busy_seconds, configuration.records.values()))
+            return self._extra + longest
+        method = configuration.method
+        if method in self._rates:
+            return self._extra + configuration.epochs * max(self._rates[method])
+        share = configuration.epochs / num_epochs(self._plans[method].first)
+        estimate = self.estimate(method) * share + OVERLOOKED
+        return self._extra + estimate * self._ratio_of_similar_methods(method)
+
+    def estimate(self, method: str) -> float:
+        """Return the estimated duration of the first configuration of a method."""
+        return self._estimates.get(method, UNKNOWN)
+
+    @cached_property
+    def _extra(self) -> float:
+        """Seconds that every trial takes beside its stages.
+
+        The first trial of a process also imports libraries and reads the data.
+        """
+        extra = min(record.wall_seconds - busy_seconds(record) for _, record in self._ended)
+        return min(extra, MOST_EXTRA) if len(self._ended) == 1 else extra
+
+    @cached_property
+    def _rates(self) -> dict[str, list[float]]:
+        """Seconds of an epoch of each ended trial, by method."""
+        rates = defaultdict[str, list[float]](list)
+        for configuration, record in self._ended:
+            rate = busy_seconds(record) / configuration.epochs
+            rates[configuration.method].append(rate)
+        return dict(rates)
+
+    def _ratio_of_similar_methods(self, method: str) -> float:
+        """Return the ratio of measured and estimated durations of the methods whose
+        estimates are wrong by about as much.
+        """
+        ratios = [
+            self._ratio(measured)
+            for measured in self._rates
+            if _kind_of(measured) == _kind_of(method)
+        ]
+        if not ratios:
+            return 1.0
+        return min(max(mean(ratios), 1 / MOST_RATIO), MOST_RATIO)
+
+    def _ratio(self, method: str) -> float:
+        usual_epochs = num_epochs(self._plans[method].first)
+        measured = mean(self._rates[method]) * usual_epochs + OVERLOOKED
+        return measured / (self.estimate(method) + OVERLOOKED)
+
+
+def _kind_of(method: str) -> tuple[bool, bool]:
+    """Return whether a method is fitted in closed form, and whether it uses a body."""
+    recipe = get_method(method)
+    return recipe.fitted, recipe.uses_body

@@ -1,0 +1,98 @@
+"""What the controller of a sweep needs of a search."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from orca_ray.results.record import Record, SuggestionRow
+from orca_ray.sweep.plan.searches import SearchPlan, TrialSpec
+
+
+class PlanProgress(NamedTuple):
+    """How far the trials of one plan are."""
+
+    plan: SearchPlan
+    num_finished: int
+    """Number of trials that have ended."""
+    num_running: int
+    """Number of trials that an executor has, or that wait for their next attempt."""
+    num_remaining: int
+    """Number of trials that have not ended, as far as it is known."""
+
+
+class TrialSource(ABC):
+    """Decides which trial of one or several plans runs next, given the records of the
+    trials that have ended.
+
+    One thread calls it: that of the controller. The controller calls `take` when there
+    is room for a trial of `next_plan`, and `finish` when the trial has ended. Between
+    these calls, an answer may change with the time alone.
+    """
+
+    is_open_ended: bool = False
+    """Whether trials are planned while others run.
+
+    Then the number of planned trials says nothing, no trial is taken before there is
+    room for it, and no failed trial runs again.
+    """
+
+    def __init__(self) -> None:
+        self.records: dict[str, Record] = {}
+        """Records of ended trials, by trial key."""
+        self.adopted: list[Record] = []
+        """Unchanged records that were taken over from variants of the sweep."""
+
+    @abstractmethod
+    def progress(self) -> Sequence[PlanProgress]:
+        """Return the progress of each plan."""
+
+    @property
+    @abstractmethod
+    def unended(self) -> set[str]:
+        """Keys of the trials that run or wait for their start; further trials may
+        follow.
+        """
+
+    @property
+    @abstractmethod
+    def done(self) -> bool:
+        """Whether all trials have ended."""
+
+    @abstractmethod
+    def failures(self) -> Iterator[tuple[SearchPlan, str]]:
+        """Yield each plan that has no score and will not get one, with the reason."""
+
+    @abstractmethod
+    def next_plan(self) -> SearchPlan | None:
+        """Return the plan of the trial that `take` would return; None if there is none.
+
+        `take` may still return None for a plan whose next trial depends on others that
+        run.
+        """
+
+    @abstractmethod
+    def take(self) -> TrialSpec | None:
+        """Return the next trial that can start now and mark it as running; None if no
+        trial can.
+
+        The trial's suggestion must be stored before the trial starts: see
+        :meth:`new_suggestions`.
+        """
+
+    @abstractmethod
+    def finish(self, record: Record, scores: Sequence[float]) -> None:
+        """Store the record of a running trial that has ended, and its validation score
+        per epoch.
+        """
+
+    def new_suggestions(self) -> list[SuggestionRow]:
+        """Return the suggestions made since the last call, to be added to the sweep's
+        journal.
+        """
+        return []
+
+    def stops(self, trial: TrialSpec, scores: Sequence[float]) -> bool:
+        """Return whether a running trial must stop early now; ``scores`` are its
+        validation scores, one per epoch.
+        """
+        return False
