@@ -31,7 +31,7 @@ from orca_ray.methods.recipe import NO_BODY
 from orca_ray.methods.registry import get_method
 from orca_ray.methods.reports import EpochProgress
 from orca_ray.methods.trial_trainer import TrialTrainer
-from orca_ray.notebook import cell_output
+from orca_ray.adaptation.notebook import cell_output
 from orca_ray.own_data import UserData, make_options
 from orca_ray.own_data.infer_task import Inferred, infer
 from orca_ray.own_data.registration import in_memory

@@ -182,7 +182,7 @@ class Predictor:
     def report(self) -> dict[str, Any]:
         """Return the report of `orca_ray.adapt` about this model.
 
-        It has the fields of `orca_ray.selection.Report`, and is empty if the model was
+        It has the fields of `orca_ray.adaptation.report.Report`, and is empty if the model was
         not made by an adaptation to own data.
         """
         return copy.deepcopy(dict(self.config.report))

@@ -10,7 +10,8 @@ from orca_ray.methods.recipe import NO_BODY, Recipe
 from orca_ray.methods.registry import get_method
 from orca_ray.results.record import Record
 from orca_ray.sweep.plan.schema import Scalar
-from orca_ray.sweep.plan.searches import canonical_json, num_epochs
+from orca_ray.sweep.plan.searches import num_epochs
+from orca_ray.sweep.plan.trial_spec import canonical_json
 
 FOLD = "data.fold"
 """Hyper-parameter with the number of the fold that a trial is validated on."""

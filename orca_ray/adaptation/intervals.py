@@ -17,15 +17,22 @@ from orca_ray.models.mixture import Average
 from orca_ray.tasks.metrics import get_metric
 
 RESAMPLES = 400
+"""Number of bootstrap resamples of the samples."""
 LEVEL = 0.9
-"""Number of bootstrap resamples of the samples, and the level of all intervals."""
-_MOST_VALUES = 10**6
-_LEAST_DRAWN = 100
-_LEAST_UNITS = 20
+"""Level of all intervals that users see."""
+MOST_VALUES = 10**6
 """Largest number of predicted values of a resample, unless it has as few samples or
-groups as the other numbers.
+groups as the two numbers below.
 """
-_LEAST = 1e-7
+LEAST_SAMPLES = 100
+"""Least number of samples of a resample, if there are as many."""
+LEAST_GROUPS = 20
+"""Least number of groups of a resample, if there are as many."""
+LEAST_PROBABILITY = 1e-7
+"""Probabilities are clipped to at least this number, so that logits are finite."""
+
+Measure = Callable[..., float]
+"""Function from predictions, and rows of them, to a score."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,11 @@ class Interval:
     low: float
     high: float
 
+    @classmethod
+    def around(cls, value: float, low: float, high: float) -> "Interval":
+        """Return the interval, extended to hold its value."""
+        return cls(value, min(float(low), value), max(float(high), value))
+
     def widened(self, factor: float) -> "Interval":
         """Return the interval with both arms ``factor`` times as long; no end becomes
         negative by it.
@@ -44,19 +56,18 @@ class Interval:
         return Interval(self.value, low, self.value + factor * (self.high - self.value))
 
     def pooled(self, unbiased: "Interval") -> "Interval":
-        """Return the mean of both, weighted by inverse variance.
+        """Return the mean of this interval and an ``unbiased`` one, weighted by inverse
+        variance.
 
-        What both differ by beyond their noise is a bias of this one, and counts as
+        What both differ by beyond their noise is a bias of this interval, and counts as
         noise of it (as the variance between studies does in a meta-analysis:
         DerSimonian and Laird, 1986).
         """
         both = (self, unbiased)
-        squares = np.square(
-            [(each.value - each.low, each.high - each.value) for each in both]
-        )
-        if not squares.any(
-            axis=1
-        ).all():  # all resamples of one are equal, and say nothing of its noise
+        arms = [(each.value - each.low, each.high - each.value) for each in both]
+        squares = np.square(arms)
+        if not squares.any(axis=1).all():
+            # All resamples of one are equal, and say nothing of its noise.
             return self if squares[0].any() else unbiased
         gap = norm.ppf(0.5 + LEVEL / 2) * (unbiased.value - self.value)
         squares[0] += max(0.0, gap**2 - squares.max(axis=1).sum())
@@ -64,14 +75,16 @@ class Interval:
         shares /= shares.sum()
         value = float(shares @ [each.value for each in both])
         below, above = np.sqrt(shares**2 @ squares)
-        return Interval(
-            value,
-            max(value - float(below), min(self.low, unbiased.low, 0.0)),
-            value + float(above),
-        )
+        low = max(value - float(below), min(self.low, unbiased.low, 0.0))
+        return Interval(value, low, value + float(above))
 
     def __str__(self) -> str:
         return f"{self.value:.4g} [{self.low:.4g}, {self.high:.4g}]"
+
+
+def identity(score: float) -> float:
+    """Return the score itself."""
+    return score
 
 
 @dataclass(frozen=True)
@@ -94,93 +107,140 @@ class Judged:
     def score(self, predictions: Array, rows: Array | slice = slice(None)) -> float:
         """Return the metric of predictions [N, ...] on the samples ``rows``."""
         chosen = predictions[rows]
-        return get_metric(self.metric).compute(
-            chosen if self.average == "values" else self._logits(chosen), self.y[rows]
+        outputs = chosen if self.average == "values" else self._logits(chosen)
+        return get_metric(self.metric).compute(outputs, self.y[rows])
+
+    def losses(self, predictions: Array) -> Array | None:
+        """Return the loss of each sample [N] of predictions [N, ...]; None if the
+        metric is no mean of losses.
+        """
+        losses = get_metric(self.metric).losses
+        return None if losses is None else losses(predictions, self.y)
+
+    def log_loss(
+        self,
+        chances: Array,
+        rows: Array | slice = slice(None),
+        temperature: float = 1.0,
+    ) -> float:
+        """Return the mean log loss of probabilities [N, ...] on ``rows``; 0 if the
+        predictions are no probabilities, or some targets are to be ignored.
+        """
+        has_ignored_targets = (self.y < 0).any()
+        if self.average == "values" or has_ignored_targets:
+            return 0.0
+        logits = self._logits(chances[rows]) / temperature
+        y = self.y[rows]
+        if self.average == "softmax":
+            log_chances = log_softmax(logits, axis=1)
+            return float(-log_chances[np.arange(len(logits)), y].mean())
+        return float(
+            np.mean(np.logaddexp(0, logits) - logits * y.reshape(logits.shape))
         )
 
     def interval(
         self,
         *predictions: Array,
-        of: Callable[..., float] = lambda score: score,
+        of: Callable[..., float] = identity,
         level: float = LEVEL,
-        measure: Callable[..., float] | None = None,
+        measure: Measure | None = None,
     ) -> Interval:
         """Return a function ``of`` of the scores of predictions, by ``measure``, with
         its bootstrap interval.
 
-        A single group says nothing of others: a comparison is unbounded then, and a
-            score is that of its samples.
+        A single group says nothing of other groups: a comparison is unbounded then, and
+        a score is that of its samples. ``measure`` is `score` if it is None.
         """
-        size = len(self.y)
-        measure = measure or self.score
-        losses = (
-            [self.losses(each) for each in predictions]
-            if measure == self.score
-            else [None]
-        )
-        if all(each is not None for each in losses):
-            predictions = tuple(each for each in losses if each is not None)
-            measure = self._mean
-        value = of(*map(measure, predictions))
-        if (
-            self.metric == "error" and len(predictions) == 1
-        ):  # no resample of samples without an error has one
-            count = self._independent(predictions[0])
-            low, high = beta.ppf(
-                [0.5 - level / 2, 0.5 + level / 2],
-                value * count + 0.5,
-                (1 - value) * count + 0.5,
-            )
-            return Interval(value, min(float(low), value), max(float(high), value))
-        members = None
-        if self.units is not None:
-            _, counts = np.unique(self.units, return_counts=True)
-            members = np.split(
-                np.argsort(self.units, kind="stable"), np.cumsum(counts)[:-1]
-            )
-            if len(members) == 1 and len(predictions) > 1:
+        arrays = predictions
+        if measure is None:
+            measure = self.score
+            losses = [self.losses(each) for each in predictions]
+            if all(each is not None for each in losses):
+                arrays = tuple(each for each in losses if each is not None)
+                measure = self._mean_of_losses
+        value = of(*map(measure, arrays))
+        is_comparison = len(predictions) > 1
+        if self.metric == "error" and not is_comparison:
+            return self._interval_of_error(value, arrays[0], level)
+        groups = self._groups()
+        if len(groups) == 1:
+            if is_comparison:
                 return Interval(value, -math.inf, math.inf)
-            members = members if len(members) > 1 else None
-        total = size if members is None else len(members)
-        # Of many samples, a part is drawn, whose scores spread more.
-        count = _MOST_VALUES * total // max(1, predictions[0][:1].size * size)
-        count = min(
-            total, max(_LEAST_DRAWN if members is None else _LEAST_UNITS, count)
+            groups = []
+
+        def measure_rows(rows: Array) -> float:
+            return of(*(measure(each, rows) for each in arrays))
+
+        num_values = arrays[0][:1].size * len(self.y)
+        interval = self._bootstrap(value, measure_rows, groups, num_values, level)
+        if not groups:
+            return interval
+        return interval.widened(_student_factor(len(groups), level))
+
+    def _interval_of_error(self, value: float, losses: Array, level: float) -> Interval:
+        """Return a share of errors with its interval by Jeffreys' prior.
+
+        A bootstrap would say that samples without an error have no interval.
+        """
+        count = self._num_independent(losses)
+        low, high = beta.ppf(
+            [0.5 - level / 2, 0.5 + level / 2],
+            value * count + 0.5,
+            (1 - value) * count + 0.5,
         )
+        return Interval.around(value, low, high)
+
+    def _groups(self) -> list[Array]:
+        """Return the rows of each group of samples; [] without groups."""
+        if self.units is None:
+            return []
+        _, counts = np.unique(self.units, return_counts=True)
+        rows = np.argsort(self.units, kind="stable")
+        return np.split(rows, np.cumsum(counts)[:-1])
+
+    def _bootstrap(
+        self,
+        value: float,
+        measure_rows: Callable[[Array], float],
+        groups: Sequence[Array],
+        num_values: int,
+        level: float,
+    ) -> Interval:
+        """Return ``value`` with the interval of its resamples.
+
+        Args:
+            value: measure of all samples.
+            measure_rows: function from rows to their measure.
+            groups: rows of each group, which are resampled as a whole; []: single
+                samples are resampled.
+            num_values: number of predicted values of all samples.
+            level: level of the interval.
+        """
+        total = len(groups) if groups else len(self.y)
+        least_drawn = LEAST_GROUPS if groups else LEAST_SAMPLES
+        # Of many samples, a part is drawn, whose scores spread more.
+        count = MOST_VALUES * total // max(1, num_values)
+        count = min(total, max(least_drawn, count))
         random = np.random.default_rng(0)
-        found = []
+        measures = list[float]()
         for _ in range(RESAMPLES):
             drawn = random.integers(total, size=count)
-            drawn = (
-                drawn
-                if members is None
-                else np.concatenate([members[unit] for unit in drawn])
-            )
+            if groups:
+                drawn = np.concatenate([groups[number] for number in drawn])
             with contextlib.suppress(UserError, ValueError):  # a class may be absent
-                found.append(of(*(measure(each, drawn) for each in predictions)))
-        low, high = np.percentile(
-            found or [value], [50 * (1 - level), 50 * (1 + level)]
-        )
+                measures.append(measure_rows(drawn))
+        percentiles = [50 * (1 - level), 50 * (1 + level)]
+        low, high = np.percentile(measures or [value], percentiles)
         if count < total:
-            low, high = (
-                value + math.sqrt(count / total) * (end - np.mean(found))
-                for end in (low, high)
-            )
-        made = Interval(value, min(float(low), value), max(float(high), value))
-        if members is None:
-            return made
-        # Resamples of few groups spread too little, and their own spread is hardly
-        # known (Student).
-        few = (
-            math.sqrt(total / (total - 1))
-            * t.ppf(0.5 + level / 2, total - 1)
-            / norm.ppf(0.5 + level / 2)
-        )
-        return made.widened(float(few))
+            shrinkage = math.sqrt(count / total)
+            center = np.mean(measures)
+            low = value + shrinkage * (low - center)
+            high = value + shrinkage * (high - center)
+        return Interval.around(value, low, high)
 
-    def _independent(self, losses: Array) -> float:
+    def _num_independent(self, losses: Array) -> float:
         """Return the number of independent samples whose mean loss would have the
-        standard error of this one.
+        standard error of the mean of ``losses`` [N].
 
         That is the number of samples divided by the design effect (Kish, 1965, "Survey
         sampling"). One more error that a group shares is added: without any error, the
@@ -191,41 +251,30 @@ class Judged:
             return size
         over = losses - losses.mean()
         sums = np.bincount(np.unique(self.units, return_inverse=True)[1], over)
-        between = float(sums @ sums) * len(sums) / max(1, len(sums) - 1)
-        return min(size, size * (float(over @ over) + 1) / (between + size / len(sums)))
+        num_groups = len(sums)
+        between = float(sums @ sums) * num_groups / max(1, num_groups - 1)
+        within = float(over @ over)
+        return min(size, size * (within + 1) / (between + size / num_groups))
 
-    def losses(self, predictions: Array) -> Array | None:
-        """Return the loss of each sample [N] of predictions [N, ...]; None if the
-        metric is no mean of losses.
-        """
-        losses = get_metric(self.metric).losses
-        return None if losses is None else losses(predictions, self.y)
-
-    def _mean(self, losses: Array, rows: Array | slice = slice(None)) -> float:
+    def _mean_of_losses(
+        self, losses: Array, rows: Array | slice = slice(None)
+    ) -> float:
         mean = float(losses[rows].mean())
         return math.sqrt(mean) if get_metric(self.metric).root else mean
 
-    def log_loss(
-        self,
-        chances: Array,
-        rows: Array | slice = slice(None),
-        temperature: float = 1.0,
-    ) -> float:
-        """Return the mean log loss of probabilities [N, ...] on ``rows``; 0 if the
-        predictions are no probabilities.
-        """
-        if self.average == "values" or (self.y < 0).any():  # targets that are ignored
-            return 0.0
-        logits = self._logits(chances[rows]) / temperature
-        y = self.y[rows]
-        if self.average == "softmax":
-            return float(-log_softmax(logits, axis=1)[np.arange(len(logits)), y].mean())
-        return float(
-            np.mean(np.logaddexp(0, logits) - logits * y.reshape(logits.shape))
-        )
-
     def _logits(self, predictions: Array) -> Array:
-        clipped = np.clip(predictions, _LEAST, 1 - _LEAST)
-        return np.asarray(
-            np.log(clipped) if self.average == "softmax" else logit(clipped)
-        )
+        clipped = np.clip(predictions, LEAST_PROBABILITY, 1 - LEAST_PROBABILITY)
+        logits = np.log(clipped) if self.average == "softmax" else logit(clipped)
+        return np.asarray(logits)
+
+
+def _student_factor(num_groups: int, level: float) -> float:
+    """Return the factor by which the interval of few groups is wider.
+
+    Resamples of few groups spread too little, and the spread of few groups is hardly
+    known (Student).
+    """
+    quantile = 0.5 + level / 2
+    correction = math.sqrt(num_groups / (num_groups - 1))
+    student = t.ppf(quantile, num_groups - 1) / norm.ppf(quantile)
+    return float(correction * student)

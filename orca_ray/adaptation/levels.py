@@ -4,45 +4,63 @@ import math
 from collections.abc import Mapping, Sequence
 from statistics import mean, median
 
-_ROUNDS = 20
+NUM_ROUNDS = 20
+"""Number of rounds in which levels and difficulties are fitted by turns."""
+NUM_STANDARD_ERRORS = 2
+"""Number of standard errors that are added to a level that is in doubt."""
+MEDIAN_TO_LEAST = 10
+"""Ratio of the median level to the level below which errors shrink no further."""
 
 
 def levels(scores: Sequence[Mapping[int, float]]) -> list[float]:
-    """Return the mean score of each of several configurations, freed of the difficulty
-    of the folds that it was given.
+    """Return the mean score of each configuration, without the difficulty of the folds
+    that the configuration was judged on.
 
     ``scores`` are scores by fold. Level and difficulty are the two main effects of the
     table of configurations and folds, and are fitted by least squares, weighted because
     the errors of a score are in proportion to its level (see `error_scales`): a fold is
     as difficult as the good configurations find it.
     """
-    level = [mean(each.values()) for each in scores]
-    folds = sorted({fold for each in scores for fold in each})
-    for _ in range(_ROUNDS if scores else 0):
+    level = [mean(scores_of_one.values()) for scores_of_one in scores]
+    if not scores:
+        return level
+    folds = sorted({fold for scores_of_one in scores for fold in scores_of_one})
+    for _ in range(NUM_ROUNDS):
         scales = error_scales(level)
         weights = [(min(scales) / scale) ** 2 for scale in scales]
-        hard = dict[int, float]()
-        for fold in folds:
-            known = [number for number, each in enumerate(scores) if fold in each]
-            over = sum(
-                weights[number] * (scores[number][fold] - level[number])
-                for number in known
-            )
-            hard[fold] = over / sum(weights[number] for number in known)
+        difficulty = {
+            fold: _difficulty_of(fold, scores, level, weights) for fold in folds
+        }
         level = [
-            mean(score - hard[fold] for fold, score in each.items()) for each in scores
+            mean(score - difficulty[fold] for fold, score in scores_of_one.items())
+            for scores_of_one in scores
         ]
     return level
 
 
-def error_scales(level: Sequence[float]) -> list[float]:
-    """Return what the errors of scores are in proportion to: their levels, but at least
-    a tenth of the median level.
+def _difficulty_of(
+    fold: int,
+    scores: Sequence[Mapping[int, float]],
+    level: Sequence[float],
+    weights: Sequence[float],
+) -> float:
+    """Return the weighted mean by which the scores of a fold exceed the levels."""
+    judged = [number for number, by_fold in enumerate(scores) if fold in by_fold]
+    excess = sum(
+        weights[number] * (scores[number][fold] - level[number]) for number in judged
+    )
+    return excess / sum(weights[number] for number in judged)
 
-    If most levels are 0, that least is the smallest other one.
+
+def error_scales(level: Sequence[float]) -> list[float]:
+    """Return numbers in proportion to the errors of scores: the levels, but at least a
+    tenth of the median level.
+
+    If most levels are 0, the least number is the smallest other level.
     """
-    least = abs(median(level)) / 10 if level else 0.0
-    least = least or min((abs(each) for each in level if each), default=1.0)
+    least = abs(median(level)) / MEDIAN_TO_LEAST if level else 0.0
+    if least == 0:
+        least = min((abs(each) for each in level if each), default=1.0)
     return [max(each, least) for each in level]
 
 
@@ -55,20 +73,26 @@ def doubtful_levels(scores: Sequence[Mapping[int, float]]) -> list[float]:
     """
     level = levels(scores)
     scales = error_scales(level)
-    over = [
-        {fold: (value - at) / scale for fold, value in own.items()}
-        for own, at, scale in zip(scores, level, scales, strict=True)
+    excess = [
+        {fold: (score - mean_score) / scale for fold, score in by_fold.items()}
+        for by_fold, mean_score, scale in zip(scores, level, scales, strict=True)
     ]
-    hard = {
-        fold: mean(own[fold] for own in over if fold in own)
-        for fold in set[int]().union(*over)
+    folds = set[int]().union(*excess)
+    difficulty = {
+        fold: mean(by_fold[fold] for by_fold in excess if fold in by_fold)
+        for fold in folds
     }
-    rests = [value - hard[fold] for own in over for fold, value in own.items()]
-    freedom = (
-        len(rests) - len(scores) - len(hard) + 1
-    )  # of the table of configurations and folds
-    noise = math.sqrt(sum(rest**2 for rest in rests) / max(1, freedom))
+    residuals = [
+        value - difficulty[fold]
+        for by_fold in excess
+        for fold, value in by_fold.items()
+    ]
+    # Of the table of configurations and folds:
+    num_degrees = len(residuals) - len(scores) - len(difficulty) + 1
+    squares = sum(residual**2 for residual in residuals)
+    noise = math.sqrt(squares / max(1, num_degrees))
     return [
-        at + 2 * noise * scale / math.sqrt(len(own))
-        for own, at, scale in zip(scores, level, scales, strict=True)
+        mean_score
+        + NUM_STANDARD_ERRORS * noise * scale / math.sqrt(len(by_fold))
+        for by_fold, mean_score, scale in zip(scores, level, scales, strict=True)
     ]

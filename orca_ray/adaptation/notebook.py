@@ -6,7 +6,7 @@ import sys
 import time
 from pkgutil import resolve_name
 
-from orca_ray.results.record import lower
+from orca_ray.results.record import Record, lower
 from orca_ray.sweep.run import events
 
 SECONDS = 0.5
@@ -17,9 +17,8 @@ class CellOutput:
     """An output of the notebook's running cell."""
 
     def __init__(self) -> None:
-        display = resolve_name(
-            "IPython.display:display"
-        )  # a notebook has IPython; an installation need not
+        # A notebook has IPython; an installation need not.
+        display = resolve_name("IPython.display:display")
         self._handle = display({"text/plain": ""}, raw=True, display_id=True)
         self._replaced = -SECONDS
 
@@ -44,44 +43,57 @@ def notebook_progress(minutes: float) -> events.Listener | None:
     """Return a listener that shows the progress of an adaptation of ``minutes``; None
     outside of notebooks.
     """
-    if (output := cell_output()) is None:
+    output = cell_output()
+    if output is None:
         return None
-    started = time.monotonic()
-    running = dict[str, str]()
-    ended = dict[str, int]()
-    best: dict[str, float | None] = {}
     output.show("adapt: reading and preparing data")
+    return NotebookProgress(output, minutes)
 
-    def listen(event: events.Event) -> None:
+
+class NotebookProgress:
+    """Listener that shows the progress of an adaptation in a cell."""
+
+    def __init__(self, output: CellOutput, minutes: float) -> None:
+        """Show the progress of an adaptation of ``minutes`` in ``output``."""
+        self._output = output
+        self._seconds = 60 * minutes
+        self._started = time.monotonic()
+        self._running = dict[str, str]()
+        """Method, stage and epoch of each trial that runs, by trial key."""
+        self._num_ended = dict[str, int]()
+        """Number of ended trials, by method."""
+        self._best: dict[str, float | None] = {}
+        """Lowest validation score, by method."""
+
+    def __call__(self, event: events.Event) -> None:
+        """Note an event, and show the progress."""
         match event:
             case events.SweepStarted():
-                ended.update({row.method: row.done for row in event.rows})
-            case events.TrialProgress(key, _, method, at):
-                running[key] = f"{method} {at.stage} {at.epoch}/{at.epochs}"
+                self._num_ended.update({row.method: row.done for row in event.rows})
+            case events.TrialProgress(key, _, method, point):
+                stage = f"{point.stage} {point.epoch}/{point.epochs}"
+                self._running[key] = f"{method} {stage}"
             case events.TrialFinished(record):
-                running.pop(record.trial_key, None)
-                ended[record.method] = ended.get(record.method, 0) + 1
-                best[record.method] = lower(
-                    best.get(record.method), record.validation_score
-                )
+                self._finish(record)
             case events.SweepFinished():
-                running.clear()
-        scores = {
-            name: (
-                ""
-                if (score := best.get(name)) is None
-                else f", best validation {score:.4g}"
-            )
-            for name in ended
-        }
-        lines = [
-            f"adapt: {time.monotonic() - started:.0f} s of {60 * minutes:.0f} s",
-            *running.values(),
-        ]
-        lines = [
-            ", ".join(lines),
-            *(f"{name}: {count} trials{scores[name]}" for name, count in ended.items()),
-        ]
-        output.show("\n".join(lines), last=isinstance(event, events.SweepFinished))
+                self._running.clear()
+        is_last = isinstance(event, events.SweepFinished)
+        self._output.show(self._text(), last=is_last)
 
-    return listen
+    def _finish(self, record: Record) -> None:
+        method = record.method
+        self._running.pop(record.trial_key, None)
+        self._num_ended[method] = self._num_ended.get(method, 0) + 1
+        self._best[method] = lower(self._best.get(method), record.validation_score)
+
+    def _text(self) -> str:
+        seconds = time.monotonic() - self._started
+        head = f"adapt: {seconds:.0f} s of {self._seconds:.0f} s"
+        lines = [", ".join([head, *self._running.values()])]
+        for method, count in self._num_ended.items():
+            line = f"{method}: {count} trials"
+            score = self._best.get(method)
+            if score is not None:
+                line += f", best validation {score:.4g}"
+            lines.append(line)
+        return "\n".join(lines)

@@ -18,8 +18,9 @@ from orca_ray.adaptation.policy import Proposal, choose, propose
 from orca_ray.adaptation.situation import Situation, TimeLimit
 from orca_ray.results.record import Record, Status
 from orca_ray.sweep.plan.schema import Scalar
-from orca_ray.sweep.plan.searches import SearchPlan, TrialSpec, canonical_json
-from orca_ray.sweep.search.search import History
+from orca_ray.sweep.plan.searches import SearchPlan
+from orca_ray.sweep.plan.trial_spec import TrialSpec, canonical_json
+from orca_ray.sweep.search.history import History
 from orca_ray.sweep.search.source import PlanProgress, TrialSource
 
 
@@ -56,8 +57,8 @@ class AdaptationSearch(TrialSource):
                 all samples, instead of a search; the deadline does not apply to them.
             clock: clock of ``deadline``.
         """
-        super().__init__()
-        self.plans = {plan.method: plan for plan in plans}
+        super().__init__(plans)
+        self._plan_of = {plan.method: plan for plan in plans}
         self.configurations: list[Configuration] = []
         self._folds = folds
         self._time = TimeLimit(deadline, clock)
@@ -75,7 +76,7 @@ class AdaptationSearch(TrialSource):
         """
         is_over = self.done
         rows = []
-        for plan in self.plans.values():
+        for plan in self.plans:
             num_running = sum(
                 configuration.method == plan.method
                 for configuration, _ in self._trials.values()
@@ -99,7 +100,7 @@ class AdaptationSearch(TrialSource):
         """Yield each method without a completed trial, if the search is over."""
         if not self.done:
             return
-        for plan in self.plans.values():
+        for plan in self.plans:
             statuses = [record.status for record in self._records_of(plan)]
             if statuses and Status.COMPLETED not in statuses:
                 yield plan, "every trial failed"
@@ -115,7 +116,7 @@ class AdaptationSearch(TrialSource):
     def next_plan(self) -> SearchPlan | None:
         """Return the plan of the trial that starts next; None if none can start now."""
         proposal = self.choose()
-        return None if proposal is None else self.plans[proposal.configuration.method]
+        return None if proposal is None else self._plan_of[proposal.configuration.method]
 
     def take(self) -> TrialSpec | None:
         """Return the trial that starts next and mark it as running; None if none can
@@ -147,7 +148,7 @@ class AdaptationSearch(TrialSource):
         """Begin a new situation, as a trial has started or ended."""
         self.situation = Situation(
             tuple(self.configurations),
-            self.plans,
+            self._plan_of,
             self._folds,
             self._time,
             self._estimates,
@@ -219,7 +220,7 @@ class AdaptationSearch(TrialSource):
 
     def _trial(self, configuration: Configuration, fold: int) -> TrialSpec:
         """Return the trial of a configuration on a fold."""
-        plan = self.plans[configuration.method]
+        plan = self._plan_of[configuration.method]
         values = dict(configuration.values)
         if fold:
             values[FOLD] = fold

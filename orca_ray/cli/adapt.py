@@ -35,10 +35,10 @@ from orca_ray.errors import UserError
 from orca_ray.paths import check_unread
 
 if TYPE_CHECKING:
-    from orca_ray.api import AdaptationSweep
+    from orca_ray.adaptation.report import Report
+    from orca_ray.adaptation.sweep import AdaptationSweep
     from orca_ray.own_data import Options
     from orca_ray.own_data.infer_task import Inferred
-    from orca_ray.selection import Report
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,7 +203,7 @@ def adapt(
     The same command continues an interrupted adaptation; with more minutes, its search
     goes on.
     """
-    from orca_ray.api import AdaptationSweep
+    from orca_ray.adaptation.sweep import AdaptationSweep
     from orca_ray.cli.boards import check_page
     from orca_ray.methods.model_folder import check_other
     from orca_ray.own_data import read
@@ -263,8 +263,8 @@ def _run(
     sweep: "AdaptationSweep", options: AdaptOptions, inferred: "Inferred", out: Path
 ) -> None:
     """Run the sweep, write model and page to ``out``, and print the report."""
+    from orca_ray.adaptation.page import adaptation_page
     from orca_ray.cli.sweep_progress import SweepProgress
-    from orca_ray.leaderboard.page.adaptation import adaptation_page
 
     is_silent = options.quiet or options.json
     warnings = [*inferred.warnings, *sweep.left_out()]
@@ -318,10 +318,10 @@ def _run(
 
 
 def _print_report(report: "Report", out: Path) -> None:
-    from orca_ray.leaderboard.page.adaptation import interval, score_lines
+    from orca_ray.methods.model_card import interval_text, score_lines
 
     rows = [
-        (row["method"], interval(row), row["num_folds"], duration(row["seconds"]))
+        (row["method"], interval_text(row), row["num_folds"], duration(row["seconds"]))
         for row in report.standings
     ]
     show(

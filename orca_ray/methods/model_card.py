@@ -172,6 +172,44 @@ def write_card(
     return card, config_text(replace(config, files=files))
 
 
+def interval_text(row: Mapping[str, Any]) -> str:
+    """Return a score of a report with its interval, e.g. "0.12 [0.1, 0.15]"."""
+    return f"{row['score']:.4g} [{row['low']:.4g}, {row['high']:.4g}]"
+
+
+def score_lines(report: Mapping[str, Any]) -> list[str]:
+    """Return sentences about the scores in a report, and about the size and the latency
+    of its model.
+    """
+    lines = [
+        f"Score {interval_text(report)}, with its 90 % interval, is expected on new"
+        " samples."
+    ]
+    num_folds = report["num_folds"]
+    if num_folds:
+        judged = "the validation split"
+        if num_folds > 1:
+            judged = f"each predicted by a model that has not seen it ({num_folds} folds)"
+        score = report.get("out_of_fold", report["score"])
+        lines.append(f"{score:.4g} on {report['num_samples']:,} samples, {judged}.")
+    if report["holdout"] is not None:
+        seen = "that were held out, and chose one of three models"
+        if num_folds:
+            seen = "that no choice has seen"
+        lines.append(
+            f"{report['holdout']:.4g} on {report['num_holdout']:,} samples {seen}."
+        )
+    for row in report["standings"]:
+        if row["method"] == report["baseline"]:
+            lines.append(f"Best baseline: {row['method']}, {interval_text(row)}.")
+    if report["size_mb"]:
+        lines.append(
+            f"{report['size_mb']:.3g} MB; {report['latency_ms']:.3g} ms for one sample,"
+            " where the model was made."
+        )
+    return lines
+
+
 def reported(report: Mapping[str, Any]) -> list[str]:
     """Return the lines of a model's report, in Markdown; [] if it is empty or damaged.
 
@@ -179,8 +217,6 @@ def reported(report: Mapping[str, Any]) -> list[str]:
     """
     if not report:
         return []
-    from orca_ray.leaderboard.page.adaptation import interval, score_lines
-
     try:
         lines = [f"- {line}" for line in (report["verdict"], *score_lines(report))]
         lines += [
@@ -191,7 +227,7 @@ def reported(report: Mapping[str, Any]) -> list[str]:
         for row in report["standings"]:
             name = row["method"].replace("|", " ")
             lines.append(
-                f"| {name} | {interval(row)} | {row['num_folds']} |"
+                f"| {name} | {interval_text(row)} | {row['num_folds']} |"
                 f" {row['seconds']:.3g} |"
             )
         warnings = [f"- {warning}" for warning in report["warnings"]]

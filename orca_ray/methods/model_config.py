@@ -214,7 +214,7 @@ class ModelConfig:
     temperature: float = 1.0
     """Number that divides the averaged logits."""
     report: Mapping[str, Any] = field(default_factory=dict)
-    """Fields of `orca_ray.selection.Report`; empty if no adaptation to own data made
+    """Fields of `orca_ray.adaptation.report.Report`; empty if no adaptation to own data made
     the model.
     """
 

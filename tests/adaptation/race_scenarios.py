@@ -16,12 +16,8 @@ from typing import Protocol
 from orca_ray.methods.registry import get_method
 from orca_ray.results.record import Record, Status
 from orca_ray.sweep.plan.loading import parse_spec
-from orca_ray.sweep.plan.searches import (
-    SearchPlan,
-    TrialSpec,
-    canonical_json,
-    plan_searches,
-)
+from orca_ray.sweep.plan.searches import SearchPlan, plan_searches
+from orca_ray.sweep.plan.trial_spec import TrialSpec, canonical_json
 from tests.results.factories import make_record
 
 TEXT = """

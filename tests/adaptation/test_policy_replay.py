@@ -15,7 +15,8 @@ import pytest
 from orca_ray.adaptation.folds import Folds
 from orca_ray.adaptation.search import AdaptationSearch
 from orca_ray.results.record import Record
-from orca_ray.sweep.plan.searches import SearchPlan, TrialSpec
+from orca_ray.sweep.plan.searches import SearchPlan
+from orca_ray.sweep.plan.trial_spec import TrialSpec
 from orca_ray.sweep.search import History
 from tests.adaptation.race_scenarios import Setting, simulate
 

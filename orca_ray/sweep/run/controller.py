@@ -29,7 +29,7 @@ from orca_ray.sweep.run.recorder import Recorder, make_record
 from orca_ray.sweep.run.retries import FailureLedger, FailuresOfTrial
 from orca_ray.sweep.run.searches import Durations, SweepSearches
 from orca_ray.sweep.run.trial_state import TrialState
-from orca_ray.sweep.search import Race, Search
+from orca_ray.sweep.search import MakeSources, TrialSource, make_searches
 from orca_ray.sweep.worker.staging import Stager
 
 
@@ -48,7 +48,7 @@ class SweepController:
         retry_failed: bool = False,
         listener: events.Listener | None = None,
         lease: Lease | None = None,
-        race: Race | None = None,
+        make_sources: MakeSources = make_searches,
     ) -> None:
         """Rebuild the state of the sweep from what ``store`` holds.
 
@@ -64,7 +64,7 @@ class SweepController:
             listener: called with every event.
             lease: lease of the sweep, through which requests arrive; None, e.g. in
                 tests: there are no requests.
-            race: see `SweepSearches`.
+            make_sources: see `SweepSearches`.
         """
         self._emit: events.Listener = listener or (lambda event: None)
         retried = {request.trial for request in lease.retried} if lease else set[str]()
@@ -72,10 +72,9 @@ class SweepController:
             searches,
             store,
             retry={*retried, *([""] if retry_failed else [])},
-            race=race,
+            make_sources=make_sources,
         )
         """The searches of the sweep."""
-        self._racing = race is not None
         self.sweep = self.searches.spec.sweep_id
         self.executor = executor
         self.stager: Stager | None = None
@@ -321,7 +320,8 @@ class SweepController:
         self.searches.finish(item.search, record, item.scores)
         if self.done:
             self._recorder.flush()
-        self._emit(events.TrialFinished(record, item.search.num_remaining))
+        num_remaining = item.search.progress_of(record.method).num_remaining
+        self._emit(events.TrialFinished(record, num_remaining))
         return record
 
     def retry(self, key: str = "") -> int:
@@ -331,8 +331,9 @@ class SweepController:
         self._recorder.flush()
         if number := self.searches.retry(key, list(self.trials)):
             rebuilt = {
-                (search.plan.task, search.plan.method): search
+                (plan.task, plan.method): search
                 for search in self.searches
+                for plan in search.plans
             }
             for item in self.trials.values():
                 item.search = rebuilt[item.trial.task, item.trial.method]
@@ -354,12 +355,12 @@ class SweepController:
         by resources of a trial.
         """
         found: Counter[Resources] = Counter()
-        for search in (
-            self.searches if not (self.control.paused or self.control.stopping) else ()
-        ):
-            found[self._usual_resources(search)] += int(
-                min(search.num_remaining, search.plan.most_at_once)
-            )
+        if self.control.paused or self.control.stopping:
+            return found
+        for search in self.searches:
+            for row in search.progress():
+                resources = self._usual_resources(row.plan)
+                found[resources] += int(min(row.num_remaining, row.plan.most_at_once))
         return found
 
     def summary(self, *, interrupted: bool = False) -> events.Summary:
@@ -397,9 +398,10 @@ class SweepController:
         """
         self.close()
         done = {
-            (search.plan.task, search.plan.method)
+            (plan.task, plan.method)
             for search in self.searches
             if search.done
+            for plan in search.plans
         }
         self._recorder.tidy(
             (record.trial_key for record in self.searches.records), done
@@ -422,50 +424,82 @@ class SweepController:
 
     def _next_trial(self) -> TrialSpec | None:
         admits = self._room()
-        spec = self.searches.spec
-        places = {
-            task: -place * (spec.file.order == "tasks")
-            for place, task in enumerate(spec.tasks)
-        }
         for item in self._waiting.values():
-            if self.failures.of(
-                item.trial.key
-            ).not_before <= self.failures.now() and self._starts(item, admits):
+            failures = self.failures.of(item.trial.key)
+            is_due = failures.not_before <= self.failures.now()
+            if is_due and self._starts(item, admits):
                 return item.trial
         blocked = {
-            id(item.search)
+            (item.trial.task, item.trial.method)
             for item in self._waiting.values()
             if not self.failures.of(item.trial.key).counts
         }
-        by_urgency = sorted(self.searches, key=self._durations.urgency, reverse=True)
-        for search in sorted(
-            by_urgency, key=lambda each: places.get(each.plan.task, 0), reverse=True
-        ):
-            staged = (
-                self.stager is None or search.plan.task in self.searches.tasks_staged
-            )
-            usual = self._usual_resources(search)
-            if search.done or not staged or id(search) in blocked or not admits(usual):
+        for search in self._by_priority():
+            plan = search.next_plan()
+            if plan is None or (plan.task, plan.method) in blocked:
                 continue
-            if (
-                self._racing
-                and 0 < self.placement.capacity(usual) <= self.in_flight[usual]
-            ):
-                continue  # a race decides as late as it can
-            if (trial := search.take()) is None:
+            if not self._has_room(search, plan, admits):
                 continue
-            if suggested := search.new_suggestions():
-                self._recorder.add(suggestions=suggested)
-            item = TrialState(
-                trial,
-                search,
-                datetime.now(UTC),
-                earlier_attempts=self.searches.attempts(trial.key),
-            )
-            self.trials[trial.key] = self._waiting[trial.key] = item
-            if self._starts(item, admits):
+            item = self._take_from(search)
+            if item is not None and self._starts(item, admits):
                 return item.trial
         return None
+
+    def _by_priority(self) -> list[TrialSource]:
+        """Return the searches whose data are staged: in the order of their tasks if the
+        sweep file says so, and the most urgent first.
+        """
+        tasks = self.searches.tasks_staged
+        ready = [
+            search
+            for search in self.searches
+            if self.stager is None or search.task in tasks
+        ]
+        ready.sort(key=self._durations.urgency, reverse=True)
+        spec = self.searches.spec
+        if spec.file.order == "tasks":
+            places = {task: place for place, task in enumerate(spec.tasks)}
+            ready.sort(key=lambda search: places[search.task])
+        return ready
+
+    def _has_room(
+        self,
+        search: TrialSource,
+        plan: SearchPlan,
+        admits: Callable[[Resources], bool],
+    ) -> bool:
+        """Return whether a trial of a plan may be taken now.
+
+        An open-ended search decides as late as it can: only when the trial starts at
+        once.
+        """
+        resources = self._usual_resources(plan)
+        if not admits(resources):
+            return False
+        if not search.is_open_ended:
+            return True
+        capacity = self.placement.capacity(resources)
+        return not 0 < capacity <= self.in_flight[resources]
+
+    def _take_from(self, search: TrialSource) -> TrialState | None:
+        """Take the next trial of a search, and let it wait for its start; None if no
+        trial can start.
+        """
+        trial = search.take()
+        if trial is None:
+            return None
+        suggestions = search.new_suggestions()
+        if suggestions:
+            self._recorder.add(suggestions=suggestions)
+        item = TrialState(
+            trial,
+            search,
+            datetime.now(UTC),
+            earlier_attempts=self.searches.attempts(trial.key),
+        )
+        self.trials[trial.key] = item
+        self._waiting[trial.key] = item
+        return item
 
     def _room(self) -> Callable[[Resources], bool]:
         """Return a function that says whether a trial with some resources may start; it
@@ -488,11 +522,11 @@ class SweepController:
             self.in_flight[item.trial.resources] -= 1
         return item
 
-    def _usual_resources(self, search: Search) -> Resources:
-        """Return the resources that the next trial of a search gets, unless its batch
+    def _usual_resources(self, plan: SearchPlan) -> Resources:
+        """Return the resources that the next trial of a plan gets, unless its batch
         size changes them.
         """
-        return self.placement.resources(search.plan.usual_trial, FailuresOfTrial())
+        return self.placement.resources(plan.usual_trial, FailuresOfTrial())
 
     def _starts(self, item: TrialState, admits: Callable[[Resources], bool]) -> bool:
         """Hand a waiting trial out, with the resources it gets now, if there is room;

@@ -18,14 +18,14 @@ from orca_ray.results.folder import open_folder
 from orca_ray.results.lease import Lease
 from orca_ray.results.store import ResultsStore, check_writable
 from orca_ray.sweep.messages.settings import WorkerSettings
-from orca_ray.sweep.plan.cost import seconds_here, trial_seconds
+from orca_ray.sweep.plan.cost import trial_seconds
 from orca_ray.sweep.plan.requirements import fingerprints, resolve, sources_of
 from orca_ray.sweep.plan.searches import SearchPlan, placement_problem, plan_searches
 from orca_ray.sweep.plan.spec import SweepSpec
 from orca_ray.sweep.run import events
 from orca_ray.sweep.run.controller import SweepController
 from orca_ray.sweep.run.executor import Executor, ExecutorOptions
-from orca_ray.sweep.search import Race
+from orca_ray.sweep.search import MakeSources, make_searches
 from orca_ray.sweep.worker.checkpoints import Checkpoints
 from orca_ray.sweep.worker.models import ModelKeeper
 from orca_ray.sweep.worker.staging import Stager
@@ -53,7 +53,7 @@ def run_sweep(
     keep_models: KeepModels = KeepModels.NONE,
     command: str = "",
     deadline: float = math.inf,
-    race: Race | None = None,
+    make_sources: MakeSources = make_searches,
 ) -> events.Summary:
     """Run the trials of a sweep that have no record yet, and return a summary; the same
     call continues a sweep.
@@ -77,8 +77,7 @@ def run_sweep(
             `models.ModelKeeper`).
         command: the command that runs the sweep, for the cards of models.
         deadline: time of `time.monotonic` at which the sweep ends as after Ctrl-C.
-        race: race that decides which trials of the methods run; None: the searches and
-            the grid of ``spec``.
+        make_sources: makes what decides which trials of the methods run.
 
     Raises:
         UserError: the store cannot be written, the cluster cannot be reached, a trial
@@ -111,8 +110,6 @@ def run_sweep(
             if isinstance(results, ResultsStore)
             else ResultsStore(results, create=True)
         )
-        if race is not None:
-            race.estimates = seconds_here(searches)
         keeper = ModelKeeper(store.uri, keep_models, command=command, emit=emit_message)
 
         def watch(event: events.Event) -> None:
@@ -128,7 +125,7 @@ def run_sweep(
             retry_failed=retry_failed,
             listener=watch,
             lease=stack.enter_context(Lease(store, spec.sweep_id)),
-            race=race,
+            make_sources=make_sources,
         )
         stack.enter_context(contextlib.closing(controller))
         settings = WorkerSettings(

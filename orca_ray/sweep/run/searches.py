@@ -15,7 +15,7 @@ from orca_ray.results.live import Row
 from orca_ray.results.record import CurvePoint, Record, Status
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.plan.searches import SearchPlan
-from orca_ray.sweep.search import FoldSearch, History, Race, Search
+from orca_ray.sweep.search import History, MakeSources, TrialSource, make_searches
 from orca_ray.sweep.worker.staging import Staged
 
 
@@ -30,7 +30,7 @@ class SweepSearches:
         store: ResultsStore,
         *,
         retry: Collection[str] = (),
-        race: Race | None = None,
+        make_sources: MakeSources = make_searches,
     ) -> None:
         """Rebuild the searches from what ``store`` holds.
 
@@ -41,7 +41,7 @@ class SweepSearches:
                 sweep are copied within it.
             retry: keys of failed trials that run again; "" for all. Lost trials always
                 run again.
-            race: race of all searches; None: each search decides for itself.
+            make_sources: makes the searches from the plans.
         """
         if not plans:
             raise UserError("nothing to run: the sweep has no task or no method")
@@ -49,8 +49,8 @@ class SweepSearches:
         self._store = store
         self._history = History.read(store, self.spec, retry=retry)
         self._rerun = dict(self._history.rerun)
-        self._race = race
-        self._searches = [self._search(plan) for plan in plans if plan.fingerprint]
+        self._make_sources = make_sources
+        self._searches = self._open([plan for plan in plans if plan.fingerprint])
         self._unopened = [plan for plan in plans if not plan.fingerprint]
         self.tasks_staged: set[str] = set()
         """Tasks whose data were staged in this run."""
@@ -60,10 +60,10 @@ class SweepSearches:
         is none.
         """
         self._adopt(self._searches)
-        self.finished_before = sum(search.num_finished for search in self._searches)
+        self.finished_before = _num_finished(self._searches)
         """Number of trials that ended in earlier runs."""
 
-    def __iter__(self) -> Iterator[Search]:
+    def __iter__(self) -> Iterator[TrialSource]:
         """Iterate over the searches whose data fingerprint is known."""
         return iter(self._searches)
 
@@ -72,15 +72,18 @@ class SweepSearches:
         """Names of tasks with trials that have not ended, without tasks that cannot be
         staged.
         """
-        tasks = {plan.task for plan in self._unopened} | {
-            s.plan.task for s in self._searches if not s.done
-        }
-        return tasks - self._errors.keys()
+        waiting = {plan.task for plan in self._unopened}
+        unended = {search.task for search in self._searches if not search.done}
+        return (waiting | unended) - self._errors.keys()
 
     @property
     def plans(self) -> list[SearchPlan]:
         """Plans of all searches."""
-        return [*(search.plan for search in self._searches), *self._unopened]
+        return [*self._opened_plans, *self._unopened]
+
+    @property
+    def _opened_plans(self) -> list[SearchPlan]:
+        return [plan for search in self._searches for plan in search.plans]
 
     @property
     def records(self) -> list[Record]:
@@ -109,18 +112,20 @@ class SweepSearches:
         """Return the numbers of planned and ended trials, one row per method of
         ``task``; None: of all tasks.
         """
-        plans = [
-            *((search.plan, search.num_finished) for search in self._searches),
-            *((p, 0) for p in self._unopened),
+        num_finished = [
+            (row.plan, row.num_finished)
+            for search in self._searches
+            for row in search.progress()
         ]
+        num_finished += [(plan, 0) for plan in self._unopened]
         return tuple(
             Row(
                 task=plan.task,
                 method=plan.method,
-                planned=max(plan.num_trials, done),
-                done=done,
+                planned=max(plan.num_trials, number),
+                done=number,
             )
-            for plan, done in plans
+            for plan, number in num_finished
             if task in (None, plan.task)
         )
 
@@ -128,20 +133,18 @@ class SweepSearches:
         """Yield a line "task method: reason" for each search that has no test score and
         will not get one.
         """
-        yield from (
-            f"{s.plan.task} {s.plan.method}: {s.failure}"
-            for s in self._searches
-            if s.failure
-        )
-        missing = [
-            *(search.plan for search in self._searches if not search.done),
-            *self._unopened,
+        for search in self._searches:
+            for plan, reason in search.failures():
+                yield f"{plan.task} {plan.method}: {reason}"
+        missing_plans = [
+            plan
+            for search in self._searches
+            if not search.done
+            for plan in search.plans
         ]
-        yield from (
-            f"{p.task} {p.method}: {self._errors[p.task]}"
-            for p in missing
-            if p.task in self._errors
-        )
+        for plan in [*missing_plans, *self._unopened]:
+            if plan.task in self._errors:
+                yield f"{plan.task} {plan.method}: {self._errors[plan.task]}"
 
     def staged(self, staged: Staged) -> None:
         """Begin the searches of a task whose data were staged, or store the reason why
@@ -157,12 +160,12 @@ class SweepSearches:
             if plan.task == staged.task
         ]
         self._unopened = [plan for plan in self._unopened if plan.task != staged.task]
-        opened = [self._search(plan) for plan in plans]
+        opened = self._open(plans)
         self._adopt(opened)
         self._searches += opened
-        self.finished_before += sum(search.num_finished for search in opened)
+        self.finished_before += _num_finished(opened)
 
-    def finish(self, search: Search, record: Record, scores: Sequence[float]) -> None:
+    def finish(self, search: TrialSource, record: Record, scores: Sequence[float]) -> None:
         """Give a search the record of a trial that has ended, and the trial's
         validation score per epoch.
         """
@@ -172,11 +175,13 @@ class SweepSearches:
 
     def retry(self, key: str, running: Collection[str]) -> int:
         """Run the failed trial ``key`` (empty: all failed trials) again, and return how
-        many will run again.
+        many will run again; none of an open-ended search does.
 
         Call it when all records are in the store, from which the searches are rebuilt.
         ``running`` are the keys of trials that run or wait.
         """
+        if self._is_open_ended:
+            return 0
         history = History.read(self._store, self.spec, retry={key, *self._rerun})
         failed = [
             record
@@ -186,25 +191,24 @@ class SweepSearches:
         again = {
             each.trial_key for each in failed if key in ("", each.trial_key)
         } - self._rerun.keys()
-        if again and self._race is None:
+        if again:
             self._history = history
             self._rerun = dict(history.rerun)
-            self._searches = [
-                Search(search.plan, history, running=running)
-                for search in self._searches
-            ]
-        return len(again) if self._race is None else 0
+            sources = self._make_sources(self._opened_plans, history, running=running)
+            self._searches = list(sources)
+        return len(again)
 
-    def _search(self, plan: SearchPlan) -> Search:
-        return (
-            Search(plan, self._history)
-            if self._race is None
-            else FoldSearch(plan, self._history, self._race)
-        )
+    def _open(self, plans: Sequence[SearchPlan]) -> list[TrialSource]:
+        """Return the searches of plans whose data fingerprint is known."""
+        return list(self._make_sources(plans, self._history))
+
+    @property
+    def _is_open_ended(self) -> bool:
+        return any(search.is_open_ended for search in self._searches)
 
     def _reused(self) -> str:
         records = self.records
-        if not records or self._race is not None:
+        if not records or self._is_open_ended:
             return ""
         search = sum(record.phase == "search" for record in records)
         planned = sum(plan.num_trials for plan in self.plans)
@@ -218,7 +222,7 @@ class SweepSearches:
         text = f"reuses {len(records)} of {planned} planned trials"
         return f"{text}: {search} search + {len(records) - search} confirm{origins}"
 
-    def _adopt(self, searches: Sequence[Search]) -> None:
+    def _adopt(self, searches: Sequence[TrialSource]) -> None:
         """Copy the trials that searches take over from variants of the sweep, which
         have other numbers of trials.
         """
@@ -270,6 +274,11 @@ def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return frame.astype(object).where(frame.notna(), None).to_dict("records")  # type: ignore[return-value]
 
 
+def _num_finished(searches: Iterable[TrialSource]) -> int:
+    """Return the number of trials of searches that have ended."""
+    return sum(row.num_finished for search in searches for row in search.progress())
+
+
 class Durations:
     """Estimator of the durations of trials from relative costs and from the measured
     times of completed trials.
@@ -293,7 +302,7 @@ class Durations:
                 self._estimates.get(name, 1.0) for name in self._seconds
             )
 
-    def urgency(self, search: Search) -> tuple[bool, float]:
+    def urgency(self, search: TrialSource) -> tuple[bool, float]:
         """Return a sort key of the search: the search with the largest key should start
         the next trial.
 
@@ -302,23 +311,29 @@ class Durations:
         have not started. With estimates up to four times too high or low, 60 searches
         on 64 GPUs take 1.02 times the lower bound instead of 1.14.
         """
-        unknown = (
-            search.plan.task,
-            search.plan.method,
-        ) not in self._seconds and not search.num_running
-        return unknown, (search.num_remaining - search.num_running) * self._of_trial(
-            search
+        rows = search.progress()
+        is_unknown = any(
+            (row.plan.task, row.plan.method) not in self._seconds
+            and not row.num_running
+            for row in rows
         )
+        seconds = sum(
+            (row.num_remaining - row.num_running) * self._of_trial(row.plan)
+            for row in rows
+        )
+        return is_unknown, seconds
 
-    def of_remaining(self, searches: Iterable[Search]) -> float | None:
+    def of_remaining(self, searches: Iterable[TrialSource]) -> float | None:
         """Return the expected seconds of the trials that have not ended, one after
         another; None until one has.
         """
         seconds = sum(
-            search.num_remaining * self._of_trial(search) for search in searches
+            row.num_remaining * self._of_trial(row.plan)
+            for search in searches
+            for row in search.progress()
         )
         return seconds if self._seconds else None
 
-    def _of_trial(self, search: Search) -> float:
-        name = (search.plan.task, search.plan.method)
+    def _of_trial(self, plan: SearchPlan) -> float:
+        name = (plan.task, plan.method)
         return self._seconds.get(name, self._estimates.get(name, 1.0) * self._ratio)

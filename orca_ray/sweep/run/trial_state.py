@@ -12,7 +12,7 @@ from orca_ray.methods.reports import EpochProgress
 from orca_ray.results.live import RunningTrial
 from orca_ray.results.logs import LogStream
 from orca_ray.sweep.plan.trial_spec import TrialSpec
-from orca_ray.sweep.search import Search
+from orca_ray.sweep.search import TrialSource
 
 
 @dataclass
@@ -24,7 +24,7 @@ class TrialState:
     """
 
     trial: TrialSpec
-    search: Search
+    search: TrialSource
     started_at: datetime
     curve: list[EpochProgress] = field(default_factory=list)
     attempts: int = 1

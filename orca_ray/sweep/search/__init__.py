@@ -14,12 +14,13 @@ from orca_ray.sweep.search.sampler import (
     SuggestionSampler,
     TrialAnswer,
 )
-from orca_ray.sweep.search.search import Search
-from orca_ray.sweep.search.source import PlanProgress, TrialSource
+from orca_ray.sweep.search.search import Search, make_searches
+from orca_ray.sweep.search.source import MakeSources, PlanProgress, TrialSource
 
 __all__ = [
     "NUM_STARTUP",
     "History",
+    "MakeSources",
     "PlanProgress",
     "Search",
     "Study",
@@ -27,4 +28,5 @@ __all__ = [
     "SuggestionSampler",
     "TrialAnswer",
     "TrialSource",
+    "make_searches",
 ]

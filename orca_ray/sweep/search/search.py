@@ -15,6 +15,7 @@ from orca_ray.sweep.plan.searches import SearchPlan
 from orca_ray.sweep.plan.trial_spec import TrialSpec, canonical_json, stable_seed
 from orca_ray.sweep.search.history import History
 from orca_ray.sweep.search.sampler import Suggestion, SuggestionSampler, TrialAnswer
+from orca_ray.sweep.search.source import PlanProgress, TrialSource
 
 
 def restored(
@@ -69,7 +70,7 @@ def _key(plan: SearchPlan, values: Mapping[str, Scalar]) -> str:
         return ""
 
 
-class Search:
+class Search(TrialSource):
     """Search of one (task, method): decides which trial runs next, given the records of
     the trials that have ended.
 
@@ -94,11 +95,8 @@ class Search:
             running: keys of the trials that run now, if the state is rebuilt while they
                 run.
         """
+        super().__init__([plan])
         self.plan = plan
-        self.records: dict[str, Record] = {}
-        """Records of this search's ended trials, by trial key."""
-        self.adopted: list[Record] = []
-        """Unchanged records that were taken over from variants of the sweep."""
         self._suggestions: list[SuggestionRow] = []
         file = plan.spec.file
         self.sampler = SuggestionSampler(
@@ -165,6 +163,24 @@ class Search:
     def done(self) -> bool:
         """Whether all search and confirm trials have ended."""
         return self._confirm is not None and self._num_confirmed == len(self._confirm)
+
+    def progress(self) -> list[PlanProgress]:
+        """Return the progress of the one plan."""
+        row = PlanProgress(
+            self.plan, self.num_finished, self.num_running, self.num_remaining
+        )
+        return [row]
+
+    def failures(self) -> Iterator[tuple[SearchPlan, str]]:
+        """Yield the plan and the reason why it has no test score and will not get one,
+        if that is so.
+        """
+        if self.failure is not None:
+            yield self.plan, self.failure
+
+    def next_plan(self) -> SearchPlan | None:
+        """Return the plan; None if all trials have ended."""
+        return None if self.done else self.plan
 
     @property
     def failure(self) -> str | None:
@@ -324,3 +340,13 @@ class Search:
         self._confirm = [trial.key for trial in trials]
         for position, trial in enumerate(trials):
             self._plan_trial(position, trial)
+
+
+def make_searches(
+    plans: Sequence[SearchPlan],
+    history: History,
+    *,
+    running: Collection[str] = (),
+) -> list[Search]:
+    """Return one search for each plan; see `MakeSources`."""
+    return [Search(plan, history, running=running) for plan in plans]

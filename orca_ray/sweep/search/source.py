@@ -1,11 +1,13 @@
 """What the controller of a sweep needs of a search."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Iterator, Sequence
+from typing import NamedTuple, Protocol
 
 from orca_ray.results.record import Record, SuggestionRow
-from orca_ray.sweep.plan.searches import SearchPlan, TrialSpec
+from orca_ray.sweep.plan.searches import SearchPlan
+from orca_ray.sweep.plan.trial_spec import TrialSpec
+from orca_ray.sweep.search.history import History
 
 
 class PlanProgress(NamedTuple):
@@ -36,7 +38,11 @@ class TrialSource(ABC):
     room for it, and no failed trial runs again.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, plans: Sequence[SearchPlan]) -> None:
+        """Store the plans, which are of one task, and one of each method."""
+        self.plans = list(plans)
+        self.task = plans[0].task
+        """Name of the task."""
         self.records: dict[str, Record] = {}
         """Records of ended trials, by trial key."""
         self.adopted: list[Record] = []
@@ -45,6 +51,10 @@ class TrialSource(ABC):
     @abstractmethod
     def progress(self) -> Sequence[PlanProgress]:
         """Return the progress of each plan."""
+
+    def progress_of(self, method: str) -> PlanProgress:
+        """Return the progress of the plan of a method."""
+        return next(row for row in self.progress() if row.plan.method == method)
 
     @property
     @abstractmethod
@@ -96,3 +106,20 @@ class TrialSource(ABC):
         validation scores, one per epoch.
         """
         return False
+
+
+class MakeSources(Protocol):
+    """Function that makes the sources of the trials of a sweep."""
+
+    def __call__(
+        self,
+        plans: Sequence[SearchPlan],
+        history: History,
+        *,
+        running: Collection[str] = (),
+    ) -> Sequence[TrialSource]:
+        """Return the sources of the trials of ``plans``, rebuilt from ``history``.
+
+        ``running`` are the keys of the trials that run now, if the sources are rebuilt
+        while they run.
+        """

@@ -27,7 +27,7 @@ from orca_ray.options import KeepModels
 from orca_ray.results.models import StoredModels
 from orca_ray.results.record import Record, Status
 from orca_ray.sweep.plan.trial_spec import TrialSpec
-from orca_ray.sweep.search import Search
+from orca_ray.sweep.search import TrialSource
 from orca_ray.tasks.registry import get_task, is_own
 
 logger = logging.getLogger(__name__)
@@ -115,7 +115,7 @@ class ModelKeeper:
         self.missing: dict[str, str] = {}
         """Task of each trial whose model should be in the store and is not, by key."""
 
-    def tidy(self, searches: Iterable[Search], *, ended: bool = False) -> None:
+    def tidy(self, searches: Iterable[TrialSource], *, ended: bool = False) -> None:
         """Delete models not to be kept, and complete the cards of the rest, of tasks
         whose trials have all ended.
 
@@ -124,9 +124,9 @@ class ModelKeeper:
         """
         if self._keep is KeepModels.NONE:
             return
-        by_task: dict[str, list[Search]] = defaultdict(list)
+        by_task: dict[str, list[TrialSource]] = defaultdict(list)
         for search in searches:
-            by_task[search.plan.task].append(search)
+            by_task[search.task].append(search)
         for task, own in by_task.items():
             done = all(search.done for search in own)
             if task not in self._done and (done or ended):

@@ -1,0 +1,240 @@
+"""The choice of the model of own data, by the stored outputs of trials.
+
+Out-of-fold predictions decide. The outer test decides only between a network that
+trained on (see `Judge.leader`), the best of all other configurations, and the mean of
+both.
+"""
+
+import math
+import operator
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+
+import numpy as np
+
+from orca_ray.adaptation.candidates import (
+    find_candidates,
+    leaves_out_test,
+    rank_candidates,
+    starts_from_another,
+)
+from orca_ray.adaptation.choice import Choice, calibrate, is_better, mean_choice
+from orca_ray.adaptation.configuration import Configuration
+from orca_ray.adaptation.ensemble import select_ensemble
+from orca_ray.adaptation.folds import LEAST_TEST_SAMPLES
+from orca_ray.adaptation.intervals import Interval
+from orca_ray.adaptation.outputs import TrialOutputs
+from orca_ray.adaptation.ties import find_leaders, has_few_samples, usual_methods
+from orca_ray.data.prepared import PreparedData
+from orca_ray.errors import UserError
+from orca_ray.results.models import StoredModels
+from orca_ray.results.record import Record
+from orca_ray.tasks.task import Task
+
+LEVEL_OF_WORSE = 0.5
+"""Level of the interval of a difference of errors, whose lower end is above zero in
+three of four resamples.
+"""
+
+
+class Judge:
+    """Judge of the configurations of one task by their out-of-fold outputs."""
+
+    def __init__(
+        self,
+        task: Task,
+        data: PreparedData,
+        records: Sequence[Record],
+        models: StoredModels,
+    ) -> None:
+        """Collect the configurations of the completed trials whose outputs are stored;
+        UserError if none has a model.
+        """
+        self.outputs = TrialOutputs(task, data, models)
+        self._candidates = find_candidates(records, models)
+        if not self._candidates.has_model:
+            raise UserError(
+                f"no trial of {task.name} has ended with a model: run the same command"
+                " again, which continues it, and give more time with --minutes"
+            )
+        self.final = self._candidates.final
+        """Records of trainings on all samples, or on all but the outer test; see
+        `Candidates.final`.
+        """
+        half_error = 0.5 / self.outputs.num_held if task.metric == "error" else 0.0
+        configurations = list(self._candidates.configurations.values())
+        self.ranked = rank_candidates(configurations, half_error=half_error)
+        """The configurations, the best first."""
+        self.network = next(
+            (each for each in self.ranked if self.outer_record(each)), None
+        )
+        """The configuration that trained on all samples but the outer test; None: none
+        did.
+        """
+        self._eligible = self._find_eligible()
+        self._leaders = find_leaders(self._eligible, self.outputs)
+
+    def _find_eligible(self) -> list[Configuration]:
+        """Return the configurations that did not train on, whose models are stored, the
+        best first, without those that others make redundant.
+        """
+        stored = [each for each in self.ranked if each.has_models]
+        return [
+            each
+            for each in stored
+            if each is not self.network
+            and not any(other.makes_redundant(each) for other in stored)
+        ]
+
+    def outer_record(self, configuration: Configuration) -> Record | None:
+        """Return the record of the training on all samples but the outer test, which
+        judges it; None: there is none.
+        """
+        record = self._candidates.final_of(configuration)
+        if record is None or not leaves_out_test(record):
+            return None
+        return record
+
+    def trained(self, configuration: Configuration) -> Record | None:
+        """Return the record of the last training of a network that trained on; None: it
+        did not.
+        """
+        before_test = self.outer_record(configuration)
+        if before_test is None:
+            last = self._candidates.final_of(configuration)
+            return last if last is not None and starts_from_another(last) else None
+        identity = self._candidates.identities[before_test.trial_key]
+        last = self.final.get(identity)
+        if last is None:
+            return before_test
+        before = self.outputs.of(before_test, "test")
+        judged = self.outputs.on_test(before)
+        # It has seen the test samples: with a worse score on them, it went astray.
+        went_astray = judged.score(self.outputs.of(last, "test")) > judged.score(before)
+        return before_test if went_astray else last
+
+    @cached_property
+    def leader(self) -> Configuration:
+        """The configuration that trained on all samples but the outer test, as the
+        search gave it the time, unless the best of all others is measurably better on
+        that test; else that one, whose models are stored.
+        """
+        if self.network is None:
+            return self._leaders[0]
+        if not self._leaders:
+            return self.network
+        best = self._leaders[0]
+        best_outputs = self.outputs.mean_for_test(self.single(best).parts)
+        network_outputs = self.single(self.network).predictions
+        judged = self.outputs.on_test()
+        is_measurably_better = is_better(judged, best_outputs, network_outputs)
+        return best if is_measurably_better else self.network
+
+    def single(self, configuration: Configuration) -> Choice:
+        """Return the choice of one configuration."""
+        parts = [(configuration, 1.0)]
+        record = self.outer_record(configuration)
+        if record is None:
+            judged = self.outputs.out_of_fold(configuration)
+            return calibrate(judged, parts, judged.predictions[0])
+        predictions = self.outputs.of(record, "test")
+        judged = self.outputs.on_test(predictions)
+        score = judged.interval(predictions)
+        return Choice(parts, score, judged, predictions, outer=True)
+
+    def ensemble(self) -> Choice | None:
+        """Return an ensemble that beats the leader in nine of ten resamples; else None.
+
+        If a network trained on with all samples but the outer test, that test judges,
+        as the network's fold says too little: the ensemble is the mean of that network
+        and of the best of all others, if its log loss is lower than that of the leader,
+        unless its error is higher in three of four resamples.
+
+        Of few samples, the mean of what is as good as the leader takes the place of
+        None, and nothing that of a usual method. An ensemble of no more errors also
+        beats the leader if the log loss is lower in nine of ten.
+        """
+        others = self._ensemble_of_others() if self._leaders else None
+        if self.network is None or not self._leaders:
+            return others
+        beside = others if others is not None else self.single(self._leaders[0])
+        network = self.single(self.network)
+        network_leads = self.network is self.leader
+        beside_outputs = self.outputs.mean_for_test(beside.parts)
+        if network_leads:
+            best_outputs = network.predictions
+            temperature = 1.0
+        else:
+            best_outputs = beside_outputs
+            temperature = beside.temperature
+        judged = self.outputs.on_test()
+        mixed = np.mean([network.predictions, beside_outputs], axis=0)
+        excess = judged.interval(
+            mixed, best_outputs, of=operator.sub, level=LEVEL_OF_WORSE
+        )
+        best_log_loss = judged.log_loss(best_outputs, temperature=temperature)
+        if excess.low > 0 or judged.log_loss(mixed) >= best_log_loss:
+            return None if network_leads else others
+        halves = [(configuration, weight / 2) for configuration, weight in beside.parts]
+        parts = [(self.network, 0.5), *halves]
+        return Choice(parts, judged.interval(mixed), judged, mixed, outer=True)
+
+    def _ensemble_of_others(self) -> Choice | None:
+        """Return the ensemble of configurations that did not train on; None if their
+        leader is as good.
+        """
+        leader = self._leaders[0]
+        few_samples = has_few_samples(self.outputs)
+        if few_samples and leader.method in usual_methods(self.outputs):
+            return None
+        others = [each for each in self._eligible if each is not leader]
+        selected = select_ensemble(leader, others, self.outputs)
+        if selected is not None or len(self._leaders) < 2:
+            return selected
+        judged = self.outputs.out_of_fold(*self._leaders)
+        return mean_choice(judged, self._leaders)
+
+    def held_out(self, choice: Choice) -> Interval | None:
+        """Return the score of a chosen model's folds on the outer test split; None if
+        there is none.
+        """
+        if not self.outputs.num_test:
+            return None
+        if choice.outer:
+            return choice.score
+        mixed = self.outputs.mean_for_test(choice.parts)
+        return self.outputs.on_test(mixed).interval(mixed)
+
+    def expected(self, choice: Choice, outer: Interval | None) -> Interval:
+        """Return the score that a chosen model is expected to have on new samples;
+        ``outer`` is that of `held_out`.
+
+        The interval of the samples out of fold is widened, because folds share training
+        samples (Nadeau and Bengio, 2003, "Inference for the generalization error"), and
+        pooled with that of the outer test split. The error of a network that trained on
+        with more samples may be as much lower as it has more of them.
+        """
+        num_known = self.outputs.num_known
+        num_samples = num_known + self.outputs.num_test
+        if choice.outer:
+            last = self.trained(choice.first)
+            if last == self.outer_record(choice.first):
+                return choice.score
+            return replace(choice.score, low=choice.score.low * num_known / num_samples)
+        num_parts = num_known / self.outputs.num_held
+        if self.outputs.division_size:
+            num_parts = self.outputs.division_size
+        num_folds = min(choice.judged.num_folds, num_parts)
+        score = choice.score.widened(math.sqrt(1 + num_folds / (num_parts - 1)))
+        if outer is not None and self.outputs.num_test >= LEAST_TEST_SAMPLES:
+            score = score.pooled(outer)
+        if any(self._trained_on(configuration) for configuration, _ in choice.parts):
+            share = (1 - 1 / num_parts) * num_known / num_samples
+            score = replace(score, low=share * score.low)
+        return score
+
+    def _trained_on(self, configuration: Configuration) -> bool:
+        """Return whether the model of a configuration trained on."""
+        record = self._candidates.final_of(configuration)
+        return record is not None and starts_from_another(record)

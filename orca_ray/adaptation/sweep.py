@@ -1,0 +1,419 @@
+"""Adaptation of a body to one task within a given time, as a sweep over methods.
+
+All methods are searched over the folds of the data on the executor
+(`orca_ray.adaptation.search`); while a cluster starts, those that fit in seconds are
+searched in this process. The model is the best configuration, or an ensemble
+(`orca_ray.adaptation.judge`).
+"""
+
+import contextlib
+import math
+import time
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from importlib import import_module
+from pathlib import Path
+
+from orca_ray.adaptation.candidates import Identity
+from orca_ray.adaptation.choice import Choice
+from orca_ray.adaptation.folds import Folds
+from orca_ray.adaptation.judge import Judge
+from orca_ray.adaptation.model import AssembledModel, Measurement, assemble, measure
+from orca_ray.adaptation.refits import Refits
+from orca_ray.adaptation.report import Report, make_report
+from orca_ray.adaptation.search import AdaptationSearch
+from orca_ray.data.cache import scratch_directory
+from orca_ray.data.prepared import PreparedData
+from orca_ray.errors import UserError
+from orca_ray.methods.model_card import make_card
+from orca_ray.methods.model_folder import check_other
+from orca_ray.methods.recipe import NO_BODY
+from orca_ray.methods.registry import get_method
+from orca_ray.options import KeepModels
+from orca_ray.process import this_node
+from orca_ray.results.models import StoredModels
+from orca_ray.results.store import ResultsStore
+from orca_ray.sweep.executors import joined_address, make_executor
+from orca_ray.sweep.executors.ray import num_workers
+from orca_ray.sweep.plan.cost import seconds_here
+from orca_ray.sweep.plan.loading import load_spec, shipped_sweeps
+from orca_ray.sweep.plan.searches import SearchPlan
+from orca_ray.sweep.plan.spec import Overrides, SweepSpec
+from orca_ray.sweep.run.driver import run_sweep
+from orca_ray.sweep.run.events import Listener, Summary
+from orca_ray.sweep.run.executor import Executor
+from orca_ray.sweep.search import History
+from orca_ray.sweep.worker.models import OUTPUTS
+from orca_ray.tasks.task import Task
+
+SWEEP = shipped_sweeps()["pocket"].parent / "base" / "adapt.yaml"
+"""Sweep file with the settings of all adaptations."""
+BASELINES = {
+    "tabular": ("linear", "nearest", "kernel_ridge", "forest", "gradient_boosting"),
+    "time series": ("linear", "nearest", "minirocket", "minirocket_hydra", "cnn"),
+    "field": ("linear", "unet", "fno"),
+    "image": ("linear", "nearest", "forest", "cnn"),
+    "audio": ("linear", "minirocket", "cnn"),
+}
+"""Methods without pretraining that `adapt` compares, by domain."""
+USUAL_BASELINES = ("linear", "cnn")
+"""Methods without pretraining that `adapt` compares in other domains."""
+TRANSFORMERS = ("linear_probe", "nft", "orca_guarded", "orca", "scratch")
+"""Methods with a transformer that `adapt` compares in all domains."""
+FIRST_SHARE = 0.15
+"""Largest share of the time in which the methods that fit in seconds run alone, while
+Ray starts.
+"""
+FIRST_SECONDS = 60.0
+"""Largest number of seconds in which they do so."""
+ENDING_SECONDS = 4.0
+"""Seconds for selecting and writing the model."""
+ENDING_SHARE = 0.2
+"""Largest share of the time for selecting and writing the model."""
+LEAST_SECONDS_OF_RAY = 45.0
+"""Least time for which a Ray cluster is started."""
+LEAST_OF_ONE_CPU = 600.0
+"""The same on a machine with one CPU, where trials run one by one in any case, and the
+start takes seven seconds from them.
+"""
+SLOW_IMPORTS = ("scipy.optimize", "sklearn.ensemble", "lightgbm")
+"""Packages that are imported before the first trial, which would seem to take seconds
+otherwise.
+"""
+NUM_KEPT = 5
+"""Number of configurations, best first, whose models stay in the store, so that a
+longer run can choose them.
+"""
+
+
+def usual_methods(task: Task) -> dict[str, str | None]:
+    """Return, for each method compared by default, why it cannot adapt to ``task`` on
+    this machine; None if it can.
+    """
+    is_field = task.target.kind == "dense" and task.domain != "tabular"
+    domain = "field" if is_field else task.domain
+    names = (*BASELINES.get(domain, USUAL_BASELINES), *TRANSFORMERS)
+    return {name: get_method(name).problem(task) for name in names}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptationSweep:
+    """Adaptation to one task, as a sweep over methods.
+
+    Another `run` continues the sweep, e.g. with more minutes.
+    """
+
+    task: Task
+    minutes: float = 20.0
+    """Minutes for everything, from the start of `run` to the end of `save`."""
+    methods: Sequence[str] = ()
+    """Names of methods; empty: those of `usual_methods` that can adapt to the task on
+    this machine.
+    """
+    body: str = ""
+    """Name of the body; "": the default body of the task."""
+    results: str = "results"
+    """Path or URI of the results store."""
+    executor: str = "ray"
+    address: str | None = None
+    """Ray cluster to join; None: the cluster that RAY_ADDRESS names, or a new one on
+    this machine.
+    """
+    staging: str | None = None
+    """Path or URI of a folder through which nodes get the prepared data, which no node
+    can make itself. None: the folder ``staged`` of the results store, if trials run on
+    an existing cluster and the store is a URI; else no folder, and nodes must share the
+    cache directory.
+    """
+    single: bool = False
+    """Whether the model must be one network, and no ensemble."""
+    max_size: float = math.inf
+    """Largest size of the model in megabytes."""
+    max_latency: float = math.inf
+    """Largest duration of a prediction for one sample in milliseconds, on this machine.
+    """
+    command: str = ""
+    """Command line that runs the sweep, for the model card."""
+    warnings: Sequence[str] = ()
+    """Warnings about the data, for the model card."""
+    listener: Listener | None = field(default=None, repr=False)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds for everything."""
+        return 60 * self.minutes
+
+    def chosen_methods(self) -> list[str]:
+        """Return the names of the methods that are compared."""
+        if self.methods:
+            return list(self.methods)
+        problems = usual_methods(self.task)
+        return [name for name, problem in problems.items() if not problem]
+
+    def spec(self, methods: Sequence[str] = ()) -> SweepSpec:
+        """Return the sweep over ``methods`` (default: all), named like the task;
+        UserError for an unknown name.
+        """
+        names = list(methods) if methods else self.chosen_methods()
+        body = self.body if self.body else self.task.body
+        spec = load_spec(SWEEP, overrides=Overrides([self.task.name], names, body))
+        file = spec.file.model_copy(update={"name": self.task.short_name})
+        return replace(spec, file=file)
+
+    def left_out(self) -> list[str]:
+        """Return a sentence for each method of `usual_methods` that cannot adapt here;
+        [] if ``methods`` is set.
+        """
+        if self.methods:
+            return []
+        return [
+            f"{name} is not compared: {problem}"
+            for name, problem in usual_methods(self.task).items()
+            if problem
+        ]
+
+    def run(self) -> Summary:
+        """Run the search until the time is over, or until Ctrl-C; return the summary of
+        the last part.
+        """
+        started = time.monotonic()
+        ending_seconds = min(ENDING_SECONDS, ENDING_SHARE * self.seconds)
+        deadline = started + self.seconds - ending_seconds
+        if self.shared:
+            # Before nodes write into its folder: a new store must be empty.
+            ResultsStore(self.results, create=True)
+        engine = make_executor(self.executor)
+        methods = self.chosen_methods()
+        quick_methods = [name for name in methods if get_method(name).fitted]
+        has_slow_methods = len(quick_methods) < len(methods)
+        runs_here = self._is_too_small_for_ray()
+        with engine:
+            if has_slow_methods and not runs_here:
+                engine.open_early(self.address)
+            if quick_methods:
+                _import_slow_packages()
+            if runs_here or not has_slow_methods:
+                return self._search(methods, deadline, "inline")
+            if quick_methods:
+                seconds = min(FIRST_SHARE * self.seconds, FIRST_SECONDS)
+                summary = self._search(
+                    quick_methods, deadline, "inline", until=started + seconds
+                )
+                if summary.interrupted:
+                    return summary
+            return self._search(methods, deadline, engine)
+
+    def _is_too_small_for_ray(self) -> bool:
+        """Return whether time or machine are too small for a new Ray cluster."""
+        if joined_address(self.address) is not None:
+            return False
+        node = this_node()
+        has_parallel_trials = node.cpus >= 2 or node.gpus
+        least_seconds = LEAST_SECONDS_OF_RAY if has_parallel_trials else LEAST_OF_ONE_CPU
+        return self.seconds < least_seconds or num_workers(node) < 1
+
+    @property
+    def shared(self) -> str | None:
+        """Path or URI of the folder through which nodes get the prepared data; None: no
+        folder (see `staging`).
+        """
+        joins_cluster = (
+            self.executor == "ray" and joined_address(self.address) is not None
+        )
+        if self.staging or not joins_cluster or "://" not in self.results:
+            return self.staging
+        place, mark, query = self.results.partition("?")
+        return f"{place.rstrip('/')}/staged{mark}{query}"
+
+    def judge(self) -> Judge:
+        """Return the judge of the ended trials with this body or none.
+
+        UserError if none has ended with a model.
+        """
+        store = ResultsStore(self.results, create=True)
+        body = self.body if self.body else self.task.body
+        records = [
+            record
+            for record in store.load(self.spec().sweep_id).values()
+            if record.body in ("", NO_BODY, body)
+        ]
+        return Judge(self.task, self._data(), records, StoredModels(self.results))
+
+    def save(self, out: str | Path) -> Report:
+        """Write the model to the folder ``out``, and return its report.
+
+        Models in the results store are deleted, except those of the best
+        configurations.
+
+        Raises UserError if no trial ended with a model, no model is within the limits,
+        or ``out`` has other files.
+        """
+        folder = Path(out).expanduser()
+        check_other(folder)
+        judge = self.judge()
+        refits = self._refits(judge)
+        measurements = list[Measurement]()
+        with scratch_directory() as scratch:
+            for number, choice in enumerate(self._choices(judge)):
+                model = self._assemble(choice, refits, scratch / f"{number}")
+                model.write(scratch / "model")
+                measurement = measure(scratch / "model", self._data().train.x[:1])
+                measurements.append(measurement)
+                if self._is_within_limits(measurement):
+                    report = self._report(judge, choice, model, measurement)
+                    config = replace(model.config, report=report.to_json())
+                    card = make_card(config, label_names=model.label_names)
+                    replace(model, config=config).write(folder, card)
+                    self._delete_other_models(judge, choice)
+                    return report
+        raise self._limit_error(min(measurements))
+
+    def _is_within_limits(self, measurement: Measurement) -> bool:
+        is_small = measurement.size_mb <= self.max_size
+        return is_small and measurement.latency_ms <= self.max_latency
+
+    def _limit_error(self, smallest: Measurement) -> UserError:
+        return UserError(
+            f"no model of {self.task.name} has at most {self.max_size:g} MB and"
+            f" {self.max_latency:g} ms: the smallest has {smallest.size_mb:.3g} MB and"
+            f" {smallest.latency_ms:.3g} ms; raise --max-size or --max-latency, or give"
+            " cheaper methods with --methods"
+        )
+
+    def _search(
+        self,
+        methods: Sequence[str],
+        deadline: float,
+        executor: str | Executor,
+        *,
+        until: float = math.inf,
+        final: Collection[Identity] = (),
+    ) -> Summary:
+        """Run trials of ``methods``; no trial starts that is expected to end after
+        ``until`` or after ``deadline``.
+
+        ``final``: configurations that train on all samples, instead of a search.
+        """
+        folds = Folds.of_data(self.task, self._data())
+
+        def make_sources(
+            plans: Sequence[SearchPlan],
+            history: History,
+            *,
+            running: Collection[str] = (),
+        ) -> list[AdaptationSearch]:
+            if not plans:
+                return []
+            estimates = {
+                method: seconds for (_, method), seconds in seconds_here(plans).items()
+            }
+            search = AdaptationSearch(
+                plans,
+                history,
+                folds,
+                deadline=min(until, deadline),
+                estimates=estimates,
+                final=final,
+            )
+            return [search]
+
+        return run_sweep(
+            self.spec(methods),
+            self.results,
+            executor=make_executor(executor) if isinstance(executor, str) else executor,
+            listener=self.listener,
+            address=None if executor == "inline" else self.address,
+            keep_models=KeepModels.ALL,
+            command=self.command,
+            staging=self.shared,
+            deadline=deadline,
+            make_sources=make_sources,
+        )
+
+    def _data(self) -> PreparedData:
+        data = self.task.prepared()
+        if data is None:
+            raise UserError(
+                f"{self.task.name}: its prepared data are missing or damaged: run the"
+                " same command again"
+            )
+        return data
+
+    def _choices(self, judge: Judge) -> Iterator[Choice]:
+        """Yield what may become the model, the best first; later ones count if the
+        first exceed a limit.
+        """
+        if not self.single:
+            ensemble = judge.ensemble()
+            if ensemble is not None:
+                yield ensemble
+        yield judge.single(judge.leader)
+        for configuration in judge.ranked:
+            if configuration.has_models and configuration is not judge.leader:
+                yield judge.single(configuration)
+
+    def _refits(self, judge: Judge) -> Refits:
+        def run_final(identity: Identity) -> Judge:
+            method, _ = identity
+            self._search([method], math.inf, "inline", final={identity})
+            return self.judge()
+
+        return Refits(
+            judge,
+            run_final,
+            self.seconds,
+            is_single=self.single,
+            has_limits=not math.isinf(self.max_size + self.max_latency),
+        )
+
+    def _assemble(
+        self, choice: Choice, refits: Refits, scratch: Path
+    ) -> AssembledModel:
+        """Return a chosen model, whose parts are copied to ``scratch``."""
+        parts = [
+            (refits.records_of(configuration), weight)
+            for configuration, weight in choice.parts
+        ]
+        models = StoredModels(self.results)
+        model = assemble(parts, choice.temperature, models, scratch)
+        config = replace(
+            model.config, command=self.command, sweep=self.spec().sweep_id
+        )
+        return replace(model, config=config)
+
+    def _report(
+        self,
+        judge: Judge,
+        choice: Choice,
+        model: AssembledModel,
+        measurement: Measurement,
+    ) -> Report:
+        report = make_report(
+            judge,
+            choice,
+            model.config,
+            label_names=model.label_names,
+            warnings=self.warnings,
+        )
+        return replace(
+            report, size_mb=measurement.size_mb, latency_ms=measurement.latency_ms
+        )
+
+    def _delete_other_models(self, judge: Judge, choice: Choice) -> None:
+        """Delete the models of configurations that are neither chosen nor among the
+        best; their outputs stay.
+        """
+        models = StoredModels(self.results)
+        chosen = [configuration for configuration, _ in choice.parts]
+        kept_keys = set[str]()
+        for configuration in [*chosen, *judge.ranked[:NUM_KEPT]]:
+            kept_keys |= configuration.trial_keys
+        for configuration in judge.ranked:
+            for key in configuration.trial_keys - kept_keys:
+                models.remove(key, keep=OUTPUTS)
+
+
+def _import_slow_packages() -> None:
+    for name in SLOW_IMPORTS:
+        with contextlib.suppress(ModuleNotFoundError):
+            import_module(name)
