@@ -1,5 +1,4 @@
-"""What may become the model of own data: configurations with weights, and their score.
-"""
+"""What may become the model of own data: configurations with weights, and their score."""
 
 import math
 import operator

@@ -86,7 +86,9 @@ class ExpectedSeconds:
 
         The first trial of a process also imports libraries and reads the data.
         """
-        extra = min(record.wall_seconds - busy_seconds(record) for _, record in self._ended)
+        extra = min(
+            record.wall_seconds - busy_seconds(record) for _, record in self._ended
+        )
         return min(extra, MOST_EXTRA) if len(self._ended) == 1 else extra
 
     @cached_property

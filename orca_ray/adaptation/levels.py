@@ -92,7 +92,6 @@ def doubtful_levels(scores: Sequence[Mapping[int, float]]) -> list[float]:
     squares = sum(residual**2 for residual in residuals)
     noise = math.sqrt(squares / max(1, num_degrees))
     return [
-        mean_score
-        + NUM_STANDARD_ERRORS * noise * scale / math.sqrt(len(by_fold))
+        mean_score + NUM_STANDARD_ERRORS * noise * scale / math.sqrt(len(by_fold))
         for by_fold, mean_score, scale in zip(scores, level, scales, strict=True)
     ]

@@ -81,9 +81,7 @@ def assemble(
     preprocessing = read_preprocessing(folder, read_config(folder))
     first = members[0]
     if len(members) == 1 and temperature == 1:
-        own_weights = {
-            name.partition(".")[2]: value for name, value in weights.items()
-        }
+        own_weights = {name.partition(".")[2]: value for name, value in weights.items()}
         return AssembledModel(first, own_weights, preprocessing)
     mixed = replace(
         first,

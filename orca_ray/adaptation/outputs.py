@@ -74,7 +74,9 @@ class TrialOutputs:
 
         Predictions of repeated divisions are averaged.
         """
-        folds = sorted(set.intersection(*(set(each.records) for each in configurations)))
+        folds = sorted(
+            set.intersection(*(set(each.records) for each in configurations))
+        )
         targets = joined_rows(self.data.train.y, self.data.validation.y)
         rows_of_folds = [self._rows(fold) for fold in folds]
         rows = np.unique(np.concatenate(rows_of_folds))

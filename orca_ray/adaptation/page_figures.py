@@ -192,7 +192,7 @@ def _table(
     table = (
         '<table class="matrix">'
         f"<thead><tr><th></th>{head}</tr></thead>"
-        f'<tbody>{"".join(rows)}</tbody></table>'
+        f"<tbody>{''.join(rows)}</tbody></table>"
     )
     return figure(title, f'<div class="scroll">{table}</div>')
 

@@ -102,7 +102,9 @@ class Options:
         best first; of equal ones, the one with the longest schedule.
         """
         alive = [each for each in self.ranked if self._is_contender(each)]
-        return [each for each in alive if not any(other.extends(each) for other in alive)]
+        return [
+            each for each in alive if not any(other.extends(each) for other in alive)
+        ]
 
     def _is_contender(self, configuration: Configuration) -> bool:
         if not configuration.is_variant and self.has_cheap_folds(configuration):
@@ -289,7 +291,9 @@ def extend_schedules(
         if factor >= LEAST_LONGER and _pays_with_more_epochs(
             configuration, leader, factor, situation
         ):
-            values = configuration.values_of_schedule(int(factor * configuration.epochs))
+            values = configuration.values_of_schedule(
+                int(factor * configuration.epochs)
+            )
             yield Configuration(
                 configuration.method,
                 values,
@@ -321,7 +325,8 @@ def _share_of_longer_schedule(
     """
     folds = situation.folds
     is_shortened = (
-        configuration is not leader and configuration.epochs < configuration.usual_epochs
+        configuration is not leader
+        and configuration.epochs < configuration.usual_epochs
     )
     folds_follow = folds.has_outer_test and folds.division_size >= FEW_FOLDS
     return 1 / FEW_FOLDS if folds_follow and not is_shortened else SHARE_OF_LONGER

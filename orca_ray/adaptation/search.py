@@ -116,7 +116,9 @@ class AdaptationSearch(TrialSource):
     def next_plan(self) -> SearchPlan | None:
         """Return the plan of the trial that starts next; None if none can start now."""
         proposal = self.choose()
-        return None if proposal is None else self._plan_of[proposal.configuration.method]
+        return (
+            None if proposal is None else self._plan_of[proposal.configuration.method]
+        )
 
     def take(self) -> TrialSpec | None:
         """Return the trial that starts next and mark it as running; None if none can

@@ -209,7 +209,9 @@ class AdaptationSweep:
             return False
         node = this_node()
         has_parallel_trials = node.cpus >= 2 or node.gpus
-        least_seconds = LEAST_SECONDS_OF_RAY if has_parallel_trials else LEAST_OF_ONE_CPU
+        least_seconds = (
+            LEAST_SECONDS_OF_RAY if has_parallel_trials else LEAST_OF_ONE_CPU
+        )
         return self.seconds < least_seconds or num_workers(node) < 1
 
     @property
@@ -376,9 +378,7 @@ class AdaptationSweep:
         ]
         models = StoredModels(self.results)
         model = assemble(parts, choice.temperature, models, scratch)
-        config = replace(
-            model.config, command=self.command, sweep=self.spec().sweep_id
-        )
+        config = replace(model.config, command=self.command, sweep=self.spec().sweep_id)
         return replace(model, config=config)
 
     def _report(

@@ -189,7 +189,9 @@ def score_lines(report: Mapping[str, Any]) -> list[str]:
     if num_folds:
         judged = "the validation split"
         if num_folds > 1:
-            judged = f"each predicted by a model that has not seen it ({num_folds} folds)"
+            judged = (
+                f"each predicted by a model that has not seen it ({num_folds} folds)"
+            )
         score = report.get("out_of_fold", report["score"])
         lines.append(f"{score:.4g} on {report['num_samples']:,} samples, {judged}.")
     if report["holdout"] is not None:

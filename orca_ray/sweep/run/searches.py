@@ -165,7 +165,9 @@ class SweepSearches:
         self._searches += opened
         self.finished_before += _num_finished(opened)
 
-    def finish(self, search: TrialSource, record: Record, scores: Sequence[float]) -> None:
+    def finish(
+        self, search: TrialSource, record: Record, scores: Sequence[float]
+    ) -> None:
         """Give a search the record of a trial that has ended, and the trial's
         validation score per epoch.
         """
