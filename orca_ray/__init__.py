@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 from orca_ray.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from orca_ray.adaptation.adapt import adapt as adapt
+    from orca_ray.api import adapt as adapt
     from orca_ray.estimators import CrossModalClassifier as CrossModalClassifier
     from orca_ray.estimators import CrossModalRegressor as CrossModalRegressor
     from orca_ray.predictor import Predictor as Predictor
     from orca_ray.predictor import load as load
 
 _LAZY = {
-    "adapt": "orca_ray.adaptation.adapt:adapt",
+    "adapt": "orca_ray.api:adapt",
     "Predictor": "orca_ray.predictor:Predictor",
     "load": "orca_ray.predictor:load",
     "CrossModalClassifier": "orca_ray.estimators:CrossModalClassifier",

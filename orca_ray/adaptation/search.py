@@ -66,6 +66,8 @@ class AdaptationSearch(TrialSource):
         self._final = set(final)
         self._trials: dict[str, tuple[Configuration, int]] = {}
         """Configuration and fold of each trial that runs, by trial key."""
+        self._proposals: list[Proposal] | None = None
+        """Trials that may start in this situation; None: not computed yet."""
         for plan in plans:
             self._join(plan, history)
         self._note_event()
@@ -155,7 +157,7 @@ class AdaptationSearch(TrialSource):
             self._time,
             self._estimates,
         )
-        self._proposals: list[Proposal] | None = None
+        self._proposals = None
 
     def _join(self, plan: SearchPlan, history: History) -> None:
         """Add the configurations of one method, with the records of earlier runs."""

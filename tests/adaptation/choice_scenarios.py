@@ -142,7 +142,9 @@ class StoredTrials:
         draw = self._draw
         number = len(self.records)
         key = f"{method}-{number}"
-        rows = self._rows(max(fold, 0)) if fold >= 0 or not self.num_folds else []
+        rows: Array = np.zeros(0, int)
+        if fold >= 0 or not self.num_folds:
+            rows = self._rows(max(fold, 0))
         directory = self._folder / "new" / key
         directory.mkdir(parents=True)
         parts = {"validation": outputs[rows], "test": outputs[self.num_known :]}
@@ -158,7 +160,7 @@ class StoredTrials:
         self.models.add(key, directory)
         uses_body = method in ("nft", "orca", "linear_probe")
         all_values = {**values, "data.fold": fold} if fold else values
-        score = self._score(outputs, np.asarray(rows, int)) if len(rows) else 0.1
+        score = self._score(outputs, rows) if len(rows) else 0.1
         seconds = draw.uniform(0.1, 20.0)
         started = START + timedelta(seconds=10 * number)
         self.records.append(
@@ -179,7 +181,7 @@ class StoredTrials:
         return key
 
     def _train_on(self) -> None:
-        """Let the first network with a fold train on, with or without the outer test."""
+        """Let the first network train on, with or without the outer test."""
         draw = self._draw
         networks = [
             record for record in self.records if record.method in ("cnn", "nft")

@@ -440,9 +440,9 @@ class SweepController:
                 continue
             if not self._has_room(search, plan, admits):
                 continue
-            item = self._take_from(search)
-            if item is not None and self._starts(item, admits):
-                return item.trial
+            taken = self._take_from(search)
+            if taken is not None and self._starts(taken, admits):
+                return taken.trial
         return None
 
     def _by_priority(self) -> list[TrialSource]:

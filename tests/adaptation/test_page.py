@@ -11,13 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from orca_ray.leaderboard.page.adaptation import (
-    MOST_CLASSES,
-    adaptation_page,
-    make_evidence,
-    score_lines,
-)
-from orca_ray.selection import Report
+from orca_ray.adaptation.page import adaptation_page
+from orca_ray.adaptation.page_figures import MOST_CLASSES, make_evidence
+from orca_ray.adaptation.report import Report
+from orca_ray.methods.model_card import score_lines
 
 EVIL = "</style><script>alert(1)</script>&\x1b"
 RANDOM = np.random.default_rng(0)

@@ -9,8 +9,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from orca_ray import CrossModalClassifier, adapt, notebook
-from orca_ray.api import AdaptationSweep
+from orca_ray import CrossModalClassifier, adapt
+from orca_ray.adaptation import notebook
+from orca_ray.adaptation.sweep import AdaptationSweep
 from orca_ray.errors import UserError
 from orca_ray.methods.reports import EpochProgress
 from orca_ray.results.live import Row

@@ -3,7 +3,7 @@ policy was rewritten.
 
 ``stored_races.json`` holds the decisions of each scenario, by seed. They were made by
 the class ``Race`` of commit 21c5458a. A change of the policy changes the file: run
-``python -m tests.adaptation.test_policy_replay`` to store the decisions of today.
+``python -m tests.adaptation.test_stored_races`` to store the decisions of today.
 """
 
 import json

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from orca_ray.sweep.search.levels import doubtful_levels, error_scales, levels
+from orca_ray.adaptation.levels import doubtful_levels, error_scales, levels
 
 
 @pytest.mark.parametrize(

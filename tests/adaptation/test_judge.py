@@ -12,15 +12,16 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from orca_ray.adaptation.intervals import Interval, Judged
+from orca_ray.adaptation.judge import Judge
+from orca_ray.adaptation.report import make_standings, make_verdict
 from orca_ray.data.prepared import PreparedData, Split, SplitName
 from orca_ray.data.rows import Array, Target
 from orca_ray.errors import UserError
-from orca_ray.intervals import Interval, Judged
 from orca_ray.methods.model_folder import CONFIG
 from orca_ray.models.mixture import Average
 from orca_ray.results.models import StoredModels
 from orca_ray.results.record import Record
-from orca_ray.selection import Judge
 from orca_ray.sweep.worker.models import OUTPUTS
 from orca_ray.testing.trials import make_task
 from tests.results.factories import make_record
@@ -124,7 +125,7 @@ def test_out_of_fold_predictions_are_those_of_the_fold_of_each_sample(toy: Toy) 
     toy.add("nft", lambda rows: np.stack([rows, -rows], axis=1) / 100)
     judge = toy.judge()
     [candidate] = judge.ranked
-    judged = judge.judged(candidate)
+    judged = judge.outputs.out_of_fold(candidate)
     logits = np.stack([np.arange(N), -np.arange(N)], axis=1) / 100
     expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     np.testing.assert_allclose(judged.predictions[0], expected, rtol=1e-5)
@@ -140,7 +141,7 @@ def test_repeated_divisions_are_averaged_as_probabilities(tmp_path: Path) -> Non
     toy.add("nft", lambda rows: 0 * sure[rows], folds=[6, 7, 8, 9, 10])
     judge = toy.judge()
     chance = 1 / (1 + np.exp(-8.0))
-    judged = judge.judged(judge.leader)
+    judged = judge.outputs.out_of_fold(judge.leader)
     np.testing.assert_allclose(
         judged.predictions[0][:, 0], (chance + 0.5) / 2, rtol=1e-6
     )
@@ -197,7 +198,7 @@ def test_a_method_of_many_errors_does_not_make_the_lead_of_another_doubtful(
 def test_the_best_of_another_method_may_have_few_folds(
     toy: Toy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("orca_ray.selection.LEAST_COMMON", 24)
+    monkeypatch.setattr("orca_ray.adaptation.ensemble.LEAST_COMMON", 24)
 
     def weakly_wrong_at(remainder: int) -> Predict:
         strength = np.where(np.arange(N + N_TEST) // 2 % 4 == remainder, -0.2, 2.0)
@@ -213,13 +214,13 @@ def test_the_best_of_another_method_may_have_few_folds(
         2,
         2,
     ), "two folds are common to both"
-    assert judge.judged(judge.leader).num_folds == 5
+    assert judge.outputs.out_of_fold(judge.leader).num_folds == 5
 
 
 def test_networks_that_another_method_made_as_well_are_no_rival(
     toy: Toy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("orca_ray.selection.LEAST_COMMON", 10)
+    monkeypatch.setattr("orca_ray.adaptation.ensemble.LEAST_COMMON", 10)
 
     def weakly_wrong_at(*remainders: int) -> Predict:
         strength = np.where(
@@ -235,7 +236,7 @@ def test_networks_that_another_method_made_as_well_are_no_rival(
     ]
     toy.add("forest", weakly_wrong_at(2, 3, 4, 5))
     judge = toy.judge()
-    assert [each["method"] for each in judge.standings()] == [
+    assert [each["method"] for each in make_standings(judge)] == [
         "nft",
         "orca_guarded",
         "forest",
@@ -400,17 +401,13 @@ def test_the_verdict_compares_with_the_best_baseline(
     toy.add("nft", toy.right(share, 1))
     toy.add("cnn", toy.right(0.78, 2), seconds=0.25)
     toy.add("fno", toy.right(0.5, 3))
-    base, verdict = toy.judge().verdict()
+    base, verdict = make_verdict(toy.judge())
     assert base == "cnn"
     assert said in verdict
     assert "cnn, which takes 0.25 s" in verdict
     toy.data = replace(toy.data, units=np.zeros(N + N_TEST, int))
-    assert (
-        toy.judge()
-        .verdict()[1]
-        .endswith(
-            "than cnn, which takes 0.25 s (all compared samples are of one group)"
-        )
+    assert make_verdict(toy.judge()).sentence.endswith(
+        "than cnn, which takes 0.25 s (all compared samples are of one group)"
     )
 
 
@@ -448,8 +445,8 @@ def test_models_that_were_deleted_count_as_baselines_and_are_not_chosen(
             toy.models.remove(record.trial_key, keep=OUTPUTS)
     judge = toy.judge()
     assert judge.leader.method == "nft"
-    assert [row["method"] for row in judge.standings()] == ["cnn", "nft"]
-    assert judge.verdict()[0] == "cnn"
+    assert [row["method"] for row in make_standings(judge)] == ["cnn", "nft"]
+    assert make_verdict(judge)[0] == "cnn"
 
 
 def test_without_a_model_there_is_nothing_to_judge(toy: Toy) -> None:
@@ -461,7 +458,7 @@ def test_without_a_model_there_is_nothing_to_judge(toy: Toy) -> None:
 
 @pytest.mark.slow
 def test_the_interval_holds_the_true_score(tmp_path: Path) -> None:
-    """Of 60 toys with a true error of 0.25, the 90 % interval holds it in 80 to 98 %."""
+    """The 90 % interval holds a true error of 0.25 in 80 to 98 % of 60 toys."""
     held = 0
     for seed in range(60):
         toy = Toy(tmp_path / f"{seed}")
@@ -590,7 +587,7 @@ def test_a_network_that_trained_on_may_be_the_only_candidate(toy: Toy) -> None:
     judge = toy.judge()
     assert judge.ensemble() is None
     assert judge.single(judge.leader).outer
-    assert judge.verdict()[0] == "cnn"
+    assert make_verdict(judge)[0] == "cnn"
 
 
 def test_of_few_samples_the_usual_method_or_the_mean_stands_for_what_is_not_worse(

@@ -1,0 +1,272 @@
+"""An adaptation within a time, without Ray: folds, the model of all parts, limits of
+the model, and continuing.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from types import SimpleNamespace
+from unittest import mock
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from orca_ray.adaptation.adapt import adapt, as_task
+from orca_ray.adaptation.sweep import AdaptationSweep
+from orca_ray.cli.app import run
+from orca_ray.errors import UserError
+from orca_ray.methods.registry import get_method
+from orca_ray.predictor import Predictor
+from orca_ray.process import NodeResources
+from orca_ray.results.record import Record
+from orca_ray.results.store import ResultsStore
+from orca_ray.sweep.run.events import Summary
+from orca_ray.tasks.task import Task
+from tests.results.factories import make_record
+
+NUM_ROWS = 240
+NUM_FOLDS = 5
+
+
+def table(seed: int = 0, size: int = NUM_ROWS) -> tuple[pd.DataFrame, np.ndarray]:
+    """Return rows of which two columns say the class, three times out of four."""
+    random = np.random.default_rng(seed)
+    x = random.normal(size=(size, 4))
+    noise = random.normal(scale=0.7, size=size)
+    labels = np.where(x[:, 0] + x[:, 1] + noise > 0, "yes", "no")
+    return pd.DataFrame(x, columns=list("abcd")), labels
+
+
+def adaptation(task: Task, folder: Path, **options: object) -> AdaptationSweep:
+    """Return an adaptation with more time than its few configurations need."""
+    given = {
+        "methods": ["gradient_boosting"],
+        "minutes": 10,
+        "executor": "inline",
+        **options,
+    }
+    return AdaptationSweep(task=task, results=str(folder / "results"), **given)  # type: ignore[arg-type]
+
+
+def limit_variants(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Let each method have few suggested configurations, so that a search ends before
+    its time.
+    """
+    monkeypatch.setattr("orca_ray.adaptation.policy.EARLY_VARIANTS", number)
+    monkeypatch.setattr("orca_ray.adaptation.policy.MOST_VARIANTS", number)
+
+
+@dataclass(frozen=True)
+class Ran:
+    """An adaptation that has run."""
+
+    task: Task
+    folder: Path
+    summary: Summary
+
+
+@pytest.fixture(scope="module")
+def ran(module_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    folder = tmp_path_factory.mktemp("adapted")
+    task = as_task(table(), {"name": "toy"})
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        limit_variants(monkeypatch, 1)
+        summary = adaptation(task, folder).run()
+    return Ran(task, folder, summary)
+
+
+def test_the_report_says_what_new_rows_confirm(ran: Ran, tmp_path: Path) -> None:
+    assert not ran.summary.interrupted
+    assert ran.summary.ran >= NUM_FOLDS
+    report = adaptation(ran.task, ran.folder).save(tmp_path / "model")
+    assert (report.metric, report.num_holdout) == ("error", 36)
+    assert report.num_folds == NUM_FOLDS
+    assert report.num_samples == NUM_ROWS - 36
+    assert report.low <= report.score <= report.high
+    assert report.holdout is not None
+    model = Predictor.load(tmp_path / "model")
+    x, y = table(seed=1, size=2000)
+    assert model.evaluate(x, y)["error"] == pytest.approx(report.score, abs=0.08)
+    np.testing.assert_allclose(model.predict_proba(x[:50]).sum(axis=1), 1, rtol=1e-5)
+    assert model.config.report["score"] == report.score
+    assert min(report.size_mb, report.latency_ms) > 0.01
+    assert [row["method"] for row in report.standings] == ["gradient_boosting"]
+    seconds, scores = zip(*report.curve, strict=True)
+    assert sorted(seconds) == list(seconds)
+    assert sorted(scores, reverse=True) == list(scores)
+
+
+def test_the_search_leaves_time_for_the_model(
+    ran: Ran, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = mock.Mock(**{"return_value.interrupted": False})
+    monkeypatch.setattr(AdaptationSweep, "_search", search)
+    clock = SimpleNamespace(monotonic=lambda: 1000.0)
+    monkeypatch.setattr("orca_ray.adaptation.sweep.time", clock)
+    adaptation(ran.task, ran.folder, minutes=1).run()
+    adaptation(ran.task, ran.folder, minutes=0.1).run()
+    long_deadline, short_deadline = [call.args[1] for call in search.call_args_list]
+    assert 1050 < long_deadline < 1060
+    assert 1004 < short_deadline < 1006
+
+
+@pytest.mark.parametrize(
+    ("cpus", "minutes", "memory", "inline"),
+    [
+        (1, 2, 8.0, [True]),
+        (2, 2, 8.0, [True, False]),
+        (1, 20, 8.0, [True, False]),
+        (2, 20, 1.0, [True]),
+    ],
+)
+def test_one_cpu_needs_no_cluster_for_some_minutes(
+    ran: Ran,
+    monkeypatch: pytest.MonkeyPatch,
+    cpus: int,
+    minutes: float,
+    memory: float,
+    inline: list[bool],
+) -> None:
+    """Else the fitted methods run alone while Ray starts."""
+    search = mock.Mock(**{"return_value.interrupted": False})
+    monkeypatch.setattr(AdaptationSweep, "_search", search)
+    monkeypatch.setattr(
+        "orca_ray.sweep.executors.ray.RayExecutor.open_early", mock.Mock()
+    )
+    node = NodeResources("n", cpus, 0, memory)
+    monkeypatch.setattr(
+        "orca_ray.adaptation.sweep.this_node", mock.Mock(return_value=node)
+    )
+    adaptation(
+        ran.task,
+        ran.folder,
+        methods=["linear", "cnn"],
+        minutes=minutes,
+        executor="ray",
+    ).run()
+    assert [call.args[2] == "inline" for call in search.call_args_list] == inline
+
+
+CUT_BODY = "minilm-l6:layers=4"
+WHOLE_BODY = "minilm-l6"
+
+
+@pytest.mark.usefixtures("module_home")
+@pytest.mark.parametrize(
+    ("address", "gpus", "inferred_body"),
+    [("", 0, CUT_BODY), ("", 1, WHOLE_BODY), ("head:6379", 1, WHOLE_BODY)],
+)
+def test_trials_on_gpus_get_a_whole_body(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    address: str,
+    gpus: int,
+    inferred_body: str,
+) -> None:
+    bodies = list[str]()
+    monkeypatch.setattr(
+        AdaptationSweep,
+        "run",
+        lambda sweep: bodies.append(sweep.spec().body(sweep.task.name, "nft")),
+    )
+    node = NodeResources("n", 8.0, gpus, 64.0)
+    cluster = mock.MagicMock(
+        **{"return_value.__enter__.return_value.open.return_value": [node]}
+    )
+    monkeypatch.setattr("orca_ray.sweep.executors.this_node", lambda: node)
+    monkeypatch.setattr("orca_ray.sweep.executors.make_executor", cluster)
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    csv = tmp_path / "t.csv"
+    frame, labels = table()
+    frame.assign(label=labels).to_csv(csv, index=False)
+    results = str(tmp_path / "results")
+    task = as_task(table(), {"name": "toy"})
+    for data, body in ((csv, ""), (table(), ""), (table(), CUT_BODY), (task, "")):
+        with pytest.raises(UserError, match="no trial"):
+            adapt(data, results=results, body=body)
+    assert run(["adapt", str(csv), "--quiet", "--results", results]) == 2
+    assert cluster.called == bool(address)
+    assert bodies == [
+        inferred_body,
+        inferred_body,
+        CUT_BODY,
+        CUT_BODY,
+        inferred_body,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("body", "judged_bodies"),
+    [(WHOLE_BODY, [WHOLE_BODY, "none"]), ("", ["none", CUT_BODY])],
+)
+def test_trials_of_another_body_are_not_judged(
+    ran: Ran, monkeypatch: pytest.MonkeyPatch, body: str, judged_bodies: list[str]
+) -> None:
+    records: dict[str, Record] = {
+        name: make_record(body=name) for name in (WHOLE_BODY, "none", CUT_BODY)
+    }
+    monkeypatch.setattr(ResultsStore, "load", lambda store, sweep: records)
+    judge = mock.Mock()
+    monkeypatch.setattr("orca_ray.adaptation.sweep.Judge", judge)
+    adaptation(ran.task, ran.folder, body=body).judge()
+    assert [record.body for record in judge.call_args.args[2]] == judged_bodies
+
+
+def test_a_single_model_is_of_all_samples(ran: Ran, tmp_path: Path) -> None:
+    adaptation(ran.task, ran.folder, single=True).save(tmp_path / "model")
+    values = Predictor.load(tmp_path / "model").config.hyperparameters
+    leader = adaptation(ran.task, ran.folder).judge().leader
+    epochs = median(record.best_epoch or 0 for record in leader.records.values())
+    assert values["data.fold"] == -1
+    assert values["refine.epochs"] == round(epochs)
+    assert values.get("boosting.copies") is None
+
+
+def test_a_model_of_all_samples_has_copies_of_trees(
+    ran: Ran, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orca_ray.adaptation.refits.LEAST_OVERRUN", 1000.0)
+    adaptation(ran.task, ran.folder).save(tmp_path / "model")
+    config = Predictor.load(tmp_path / "model").config
+    members = config.members if config.members else [config]
+    copies = {member.hyperparameters["boosting.copies"] for member in members}
+    assert copies == {5}
+    assert {member.test_score for member in members} == {None}, (
+        "they have seen the test samples"
+    )
+
+
+@pytest.mark.parametrize("single", [False, True])
+def test_a_model_that_cannot_be_fitted_again_is_of_the_folds(
+    ran: Ran, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, single: bool
+) -> None:
+    monkeypatch.setattr(
+        "orca_ray.adaptation.refits.get_method",
+        lambda name: replace(get_method(name), refits=False),
+    )
+    adaptation(ran.task, ran.folder, single=single).save(tmp_path / "model")
+    assert (len(Predictor.load(tmp_path / "model").members) == 1) == single
+
+
+def test_a_limit_that_no_model_keeps_is_refused_with_what_there_is(
+    ran: Ran, tmp_path: Path
+) -> None:
+    sentence = (
+        r"no model of own/toy-\w+ has at most 1e-06 MB .* the smallest has .* raise"
+    )
+    with pytest.raises(UserError, match=sentence):
+        adaptation(ran.task, ran.folder, max_size=1e-6).save(tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def test_more_minutes_continue_and_nothing_runs_twice(
+    ran: Ran, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit_variants(monkeypatch, 2)
+    more = adaptation(ran.task, ran.folder, minutes=20)
+    before = set(ResultsStore(more.results).load(more.spec().sweep_id))
+    summary = more.run()
+    after = set(ResultsStore(more.results).load(more.spec().sweep_id))
+    assert before < after
+    assert summary.ran == len(after - before)
