@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import pytest
@@ -14,14 +15,14 @@ from orca_ray.sweep.executors.inline import InlineExecutor
 from orca_ray.sweep.executors.ray import _gpu_request
 from orca_ray.sweep.messages.causes import Cause
 from orca_ray.sweep.messages.report import TrialReport, Worker
-from orca_ray.sweep.plan.searches import placement_problem, plan_searches
+from orca_ray.sweep.plan.searches import SearchPlan, placement_problem, plan_searches
 from orca_ray.sweep.plan.spec import Overrides
 from orca_ray.sweep.plan.trial_spec import Resources, TrialSpec
 from orca_ray.sweep.run.driver import wait_for_room
 from orca_ray.sweep.run.events import Event, Message
 from orca_ray.sweep.run.placement import GpuRequest, Placement
 from orca_ray.sweep.run.retries import FailuresOfTrial
-from orca_ray.sweep.search import Race
+from orca_ray.sweep.search import History, MakeSources, Search, make_searches
 from tests.sweep.fakes import (
     TEXT,
     fake_outcome,
@@ -181,18 +182,30 @@ def test_a_search_without_room_suggests_nothing(store: ResultsStore) -> None:
     )
 
 
-def test_a_race_decides_when_there_is_room_and_not_before(store: ResultsStore) -> None:
-    controller = new_controller(store, race=Race([1, 2, 3], deadline=math.inf))
+class OpenEndedSearch(Search):
+    """A search that must not decide before there is room."""
+
+    is_open_ended = True
+
+
+def make_open_ended(
+    plans: Sequence[SearchPlan], history: History, *, running: Collection[str] = ()
+) -> list[OpenEndedSearch]:
+    return [OpenEndedSearch(plan, history, running=running) for plan in plans]
+
+
+@pytest.mark.parametrize(
+    ("make_sources", "num_started"), [(make_open_ended, 2), (make_searches, 3)]
+)
+def test_an_open_ended_search_decides_when_there_is_room_and_not_before(
+    store: ResultsStore, make_sources: MakeSources, num_started: int
+) -> None:
+    controller = new_controller(store, make_sources=make_sources)
     requests = dict.fromkeys(METHODS, GpuRequest(0.0))
-    controller.placement = Placement(
-        lambda: [NodeResources("n", 2, 0, 8.0, "n")], requests
-    )
-    assert (
-        len(
-            [trial for _ in range(20) if (trial := controller.next_trial()) is not None]
-        )
-        == 2
-    )
+    node = NodeResources("n", 2, 0, 8.0, "n")
+    controller.placement = Placement(lambda: [node], requests)
+    trials = [controller.next_trial() for _ in range(20)]
+    assert len([trial for trial in trials if trial is not None]) == num_started
 
 
 def test_the_share_follows_the_measured_peak(trial: TrialSpec) -> None:
