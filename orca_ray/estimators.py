@@ -23,6 +23,7 @@ from sklearn.utils import (
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import assert_all_finite, check_is_fitted, validate_data
 
+from orca_ray.adaptation.notebook import cell_output
 from orca_ray.data.prepared import PreparedData
 from orca_ray.data.rows import Array
 from orca_ray.errors import DataWarning, UserError
@@ -31,7 +32,6 @@ from orca_ray.methods.recipe import NO_BODY
 from orca_ray.methods.registry import get_method
 from orca_ray.methods.reports import EpochProgress
 from orca_ray.methods.trial_trainer import TrialTrainer
-from orca_ray.adaptation.notebook import cell_output
 from orca_ray.own_data import UserData, make_options
 from orca_ray.own_data.infer_task import Inferred, infer
 from orca_ray.own_data.registration import in_memory

@@ -2,7 +2,6 @@
 fitted again.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from statistics import median
