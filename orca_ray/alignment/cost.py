@@ -1,8 +1,7 @@
-"""Matrices of transport costs between two sets of points, computed in blocks of rows to
-limit the memory.
+"""Matrices of transport costs between two sets of points, in blocks of rows.
 
-Suffixes of names give shapes: n rows, m columns, r rows of a block, D features, L and K
-    classes of rows and columns.
+Blocks limit the memory. Suffixes of names give shapes: n rows, m columns, r rows of a
+block, D features, L and K classes of rows and columns.
 """
 
 import copy
@@ -27,12 +26,12 @@ CACHE_BYTES = 2**20
 def row_blocks(
     num_rows: int, row_bytes: int, device: torch.device, *, what: str
 ) -> list[slice]:
-    """Return consecutive slices of ``num_rows`` rows, each row of ``row_bytes`` bytes,
-    that are processed one by one.
+    """Return consecutive slices of ``num_rows`` rows that are processed one by one.
 
-    A slice has at least one row and takes at most `distance.MEMORY_BYTES` / 8, on a CPU
-    also at most `CACHE_BYTES`. Raises UserError, which names the matrix by ``what``, if
-    a row alone takes more than `MEMORY_BYTES`.
+    Each row takes ``row_bytes`` bytes. A slice has at least one row and takes at
+    most `distance.MEMORY_BYTES` / 8, on a CPU also at most `CACHE_BYTES`. Raises
+    UserError, which names the matrix by ``what``, if a row alone takes more than
+    `MEMORY_BYTES`.
     """
     limit = distance.MEMORY_BYTES
     if row_bytes > limit:
@@ -41,7 +40,9 @@ def row_blocks(
             f" {limit / 1e6:.1f} MB that a call may use; take fewer source samples"
             " (align.source_samples) or fewer target samples (align.samples_per_class)"
         )
-    block_bytes = min(CACHE_BYTES, limit // 8) if device.type == "cpu" else limit // 8
+    block_bytes = limit // 8
+    if device.type == "cpu":
+        block_bytes = min(CACHE_BYTES, block_bytes)
     size = max(1, min(num_rows, block_bytes // row_bytes))
     return [
         slice(start, min(start + size, num_rows)) for start in range(0, num_rows, size)
@@ -49,8 +50,9 @@ def row_blocks(
 
 
 def recomputed(function: Callable[..., Tensor], *args: Any) -> Tensor:
-    """Return ``function(*args)``; to save memory, the backward pass repeats this call,
-    which must not be random.
+    """Return ``function(*args)``, and save memory for the backward pass.
+
+    The backward pass repeats this call, which must not be random.
     """
     return cast(
         Tensor,
@@ -65,18 +67,19 @@ def half_squared_distances(
 
     ``squares_m``: ‖y_j‖²; None: it is computed.
     """
-    squares_m = (y_mD * y_mD).sum(1) if squares_m is None else squares_m
+    if squares_m is None:
+        squares_m = (y_mD * y_mD).sum(1)
     half_squares_nm = 0.5 * ((x_nD * x_nD).sum(1)[:, None] + squares_m)
     return torch.addmm(half_squares_nm, x_nD, y_mD.T, alpha=-1.0).clamp_min(0)
 
 
 class CostMatrix:
-    """Cost matrix C_ij = ½‖x_i − z_j‖² + ½ W[label_i, label_j], [n, m], between points
-    x_i (rows) and z_j (columns).
+    """Cost matrix C_ij = ½‖x_i − z_j‖² + ½ W[label_i, label_j], [n, m].
 
-    Without ``z_mD``, z is x and the diagonal is exactly 0. ``w_LK`` contains the
-    distances W between classes, and ``labels`` the class ids of rows and columns;
-    without them W is 0. ``what`` names the two sides in messages.
+    Rows are points x_i, columns points z_j. Without ``z_mD``, z is x and the
+    diagonal is exactly 0. ``w_LK`` contains the distances W between classes, and
+    ``labels`` the class ids of rows and columns; without them W is 0. ``what``
+    names the two sides in messages.
     """
 
     def __init__(
@@ -87,7 +90,7 @@ class CostMatrix:
         labels: tuple[Tensor, Tensor] | None = None,
         what: str = "points",
     ) -> None:
-        self._alone = z_mD is None
+        self._is_square = z_mD is None
         self.x_nD = x_nD
         self.z_mD = x_nD if z_mD is None else z_mD
         self._squares_m = (self.z_mD * self.z_mD).sum(1)
@@ -98,25 +101,29 @@ class CostMatrix:
         self.shape = (len(x_nD), len(self.z_mD))
 
     def store(self, limit: int | None = None) -> "CostMatrix":
-        """Keep C in memory unless it exceeds `distance.MEMORY_BYTES` / 4 or ``limit``
-        bytes; return this object.
+        """Keep C in memory unless it is too large; return this object.
+
+        It is too large if it exceeds `distance.MEMORY_BYTES` / 4 or ``limit``
+        bytes.
         """
-        limit = min(limit or distance.MEMORY_BYTES, distance.MEMORY_BYTES // 4)
-        if self.x_nD.element_size() * self.shape[0] * self.shape[1] <= limit:
+        most_bytes = distance.MEMORY_BYTES // 4
+        if limit is not None:
+            most_bytes = min(limit, most_bytes)
+        if self.x_nD.element_size() * self.shape[0] * self.shape[1] <= most_bytes:
             self._stored_nm = self.rows(slice(0, None))
         return self
 
     def columns(self, columns: slice) -> "CostMatrix":
-        """Return the costs in a slice of the columns as a `CostMatrix` that shares a
-        stored C; W must be 0.
+        """Return the costs in a slice of the columns, which share a stored C.
+
+        W must be 0.
         """
         part = copy.copy(self)
         part.z_mD = self.z_mD[columns]
         part._squares_m = self._squares_m[columns]
         part.shape = (self.shape[0], len(part.z_mD))
-        part._stored_nm = (
-            None if self._stored_nm is None else self._stored_nm[:, columns]
-        )
+        if self._stored_nm is not None:
+            part._stored_nm = self._stored_nm[:, columns]
         return part
 
     @property
@@ -130,26 +137,28 @@ class CostMatrix:
         )
 
     def __iter__(self) -> Iterator[tuple[slice, Tensor]]:
-        """Yield each block's slice of rows and costs [r, m]; do not modify these costs,
-        as they may be stored.
+        """Yield each block's slice of rows and costs [r, m].
+
+        Do not modify these costs, as they may be stored.
         """
         for rows in self.blocks:
-            yield (
-                rows,
-                self.rows(rows) if self._stored_nm is None else self._stored_nm[rows],
-            )
+            if self._stored_nm is None:
+                yield rows, self.rows(rows)
+            else:
+                yield rows, self._stored_nm[rows]
 
     def rows(self, rows: slice) -> Tensor:
-        """Return the costs [r, m] of the slice ``rows``, differentiable in the points
-        and the class distances W.
+        """Return the costs [r, m] of the slice ``rows``.
+
+        They are differentiable in the points and the class distances W.
         """
         cost_rm = half_squared_distances(self.x_nD[rows], self.z_mD, self._squares_m)
         if self._w_LK is not None:
             assert self._labels is not None
-            cost_rm = (
-                cost_rm + (0.5 * self._w_LK)[self._labels[0][rows]][:, self._labels[1]]
-            )
-        if self._alone:
+            row_labels, column_labels = self._labels
+            half_w_LK = 0.5 * self._w_LK
+            cost_rm = cost_rm + half_w_LK[row_labels[rows]][:, column_labels]
+        if self._is_square:
             cost_rm.diagonal(rows.start).zero_()
         return cost_rm
 
@@ -162,8 +171,9 @@ its polar factor.
 
 @dataclass(frozen=True)
 class Gaussians:
-    """Record of K Gaussians N(m_c, A_c^T A_c), one for each cloud c of n_c points, with
-    factors A_c [r_c, D].
+    """K Gaussians N(m_c, A_c^T A_c), one for each cloud c of n_c points.
+
+    The factors A_c are [r_c, D].
     """
 
     means_KD: Tensor
@@ -171,31 +181,31 @@ class Gaussians:
 
     @classmethod
     def of(cls, clouds: Sequence[Tensor]) -> "Gaussians":
-        """Fit one Gaussian to each cloud [n_c, D], differentiably; covariances are
-        means over n_c, not n_c − 1.
+        """Fit one Gaussian to each cloud [n_c, D], differentiably.
+
+        Covariances are means over n_c, not n_c − 1.
         """
         means_KD = torch.stack([points.mean(0) for points in clouds])
-        return cls(
-            means_KD,
-            tuple(
-                (p - m) / math.sqrt(len(p))
-                for p, m in zip(clouds, means_KD, strict=True)
-            ),
+        factors = tuple(
+            (points - mean) / math.sqrt(len(points))
+            for points, mean in zip(clouds, means_KD, strict=True)
         )
+        return cls(means_KD, factors)
 
     @classmethod
     def from_terms(cls, terms: Mapping[str, Tensor], like: Tensor) -> "Gaussians":
-        """Restore the Gaussians from `terms`, in the precision and on the device of
-        ``like``.
+        """Restore the Gaussians from `terms`.
+
+        They get the precision and the device of ``like``.
         """
-        return cls(
-            terms["means"].to(like),
-            terms["factors"].to(like).split_with_sizes(terms["factor_rows"].tolist()),
-        )
+        rows = terms["factor_rows"].tolist()
+        factors = terms["factors"].to(like).split_with_sizes(rows)
+        return cls(terms["means"].to(like), factors)
 
     def terms(self) -> dict[str, Tensor]:
-        """Return the Gaussians as tensors for `from_terms`, not differentiable, with
-        factors of at most D rows.
+        """Return the Gaussians as tensors for `from_terms`.
+
+        They are not differentiable, and have factors of at most D rows.
         """
         factors = [_compressed(factor) for factor in self.factors]
         rows = torch.tensor([len(factor) for factor in factors])
@@ -206,38 +216,37 @@ class Gaussians:
         }
 
     def distances(self, other: "Gaussians") -> Tensor:
-        """Return the squared 2-Wasserstein distances [K, L] of these K Gaussians from
-        each of the L in ``other``.
+        """Return the squared 2-Wasserstein distances [K, L] from other Gaussians.
+
+        K are these Gaussians, L those in ``other``.
         """
         center_D = self.means_KD.detach().mean(0)
         gaps_KL = 2.0 * half_squared_distances(
             self.means_KD - center_D, other.means_KD - center_D
         )
-        traces_K, traces_L = (
-            torch.stack([f.square().sum() for f in side.factors])
-            for side in (self, other)
-        )
-        padded = (
-            len(self.factors)
-            * max(map(len, self.factors))
-            * sum(map(len, other.factors))
-        )
-        small = (
-            _COPIES * self.means_KD.element_size() * padded
-            <= distance.MEMORY_BYTES // 8
-        )
-        overlaps = _nuclear_norms if small else _overlaps
+        traces_K = self._traces()
+        traces_L = other._traces()
+        largest_factor = max(map(len, self.factors))
+        num_padded = len(self.factors) * largest_factor * sum(map(len, other.factors))
+        needed_bytes = _COPIES * self.means_KD.element_size() * num_padded
+        fits = needed_bytes <= distance.MEMORY_BYTES // 8
+        nuclear_norms = _nuclear_norms if fits else _nuclear_norms_in_blocks
         overlap_KL = torch.stack(
-            [overlaps(factor, *self.factors) for factor in other.factors], dim=1
+            [nuclear_norms(factor, *self.factors) for factor in other.factors], dim=1
         )
         return gaps_KL + (traces_K[:, None] + traces_L - 2.0 * overlap_KL).clamp_min(0)
 
-    def own_distances(self) -> Tensor:
-        """Return the `distances` [K, K] of these Gaussians from each other, exactly
-        symmetric, with diagonal 0.
+    def pairwise_distances(self) -> Tensor:
+        """Return the `distances` [K, K] of these Gaussians from each other.
+
+        They are exactly symmetric, with diagonal 0.
         """
         w_KK = self.distances(self)
         return (0.5 * (w_KK + w_KK.T)).fill_diagonal_(0.0)
+
+    def _traces(self) -> Tensor:
+        """Return the traces [K] of the covariances."""
+        return torch.stack([factor.square().sum() for factor in self.factors])
 
 
 def _compressed(factor: Tensor) -> Tensor:
@@ -249,16 +258,17 @@ def _compressed(factor: Tensor) -> Tensor:
     if num_rows <= num_features:
         return factor
     r_rD = factor[:0]
-    for start in range(0, num_rows, 4 * num_features):
-        r_rD = torch.linalg.qr(
-            torch.cat([r_rD, factor[start : start + 4 * num_features]]), mode="r"
-        ).R
+    block_rows = 4 * num_features
+    for start in range(0, num_rows, block_rows):
+        stacked = torch.cat([r_rD, factor[start : start + block_rows]])
+        r_rD = torch.linalg.qr(stacked, mode="r").R
     return r_rD
 
 
-def _overlaps(other_rD: Tensor, *factors: Tensor) -> Tensor:
-    """Return `_nuclear_norms`, in blocks that the backward pass computes again, to save
-    memory.
+def _nuclear_norms_in_blocks(other_rD: Tensor, *factors: Tensor) -> Tensor:
+    """Return `_nuclear_norms`, computed in blocks to save memory.
+
+    The backward pass computes the blocks again.
     """
     largest = max(len(factor) for factor in factors)
     row_bytes = _COPIES * other_rD.element_size() * largest * len(other_rD)
@@ -270,29 +280,27 @@ def _overlaps(other_rD: Tensor, *factors: Tensor) -> Tensor:
 
 
 def _nuclear_norms(other_rD: Tensor, *factors: Tensor) -> Tensor:
-    """Return the nuclear norm ‖A_c B^T‖_* for each A_c of ``factors`` and B =
-    ``other_rD``.
+    """Return the nuclear norm ‖A_c B^T‖_* for each A_c of ``factors``.
+
+    B is ``other_rD``.
     """
-    products = (torch.cat(factors) @ other_rD.T).split_with_sizes(
-        [len(factor) for factor in factors]
-    )
-    return cast(
-        Tensor,
-        _NuclearNorm.apply(pad_sequence(list(products), batch_first=True)),  # type: ignore[no-untyped-call]
-    )
+    rows = [len(factor) for factor in factors]
+    products = (torch.cat(factors) @ other_rD.T).split_with_sizes(rows)
+    padded = pad_sequence(list(products), batch_first=True)
+    return cast(Tensor, _NuclearNorm.apply(padded))  # type: ignore[no-untyped-call]
 
 
 class _NuclearNorm(torch.autograd.Function):
     """Nuclear norm (sum of the singular values) of each matrix of [K, p, q].
 
-    The gradient is U V^T over the nonzero singular values, the subgradient of minimum
-    norm.
+    The gradient is U V^T over the nonzero singular values, the subgradient of
+    minimum norm.
     """
 
     @staticmethod
     def forward(ctx: FunctionCtx, m_Kpq: Tensor) -> Tensor:
-        wide = m_Kpq.shape[1] < m_Kpq.shape[2]
-        tall = m_Kpq.mT if wide else m_Kpq
+        is_wide = m_Kpq.shape[1] < m_Kpq.shape[2]
+        tall = m_Kpq.mT if is_wide else m_Kpq
         squares, v = torch.linalg.eigh(tall.mT @ tall)
         sigma = squares.clamp_min(0).sqrt()
         # Eigenvalues of M^T M are accurate to 1e-16 of the largest one, so their square
@@ -300,7 +308,7 @@ class _NuclearNorm(torch.autograd.Function):
         nonzero = sigma > 1e-7 * sigma[:, -1:]
         inverse = torch.where(nonzero, 1.0 / sigma, 0.0)
         polar = (tall @ v) * inverse[:, None, :] @ v.mT
-        ctx.save_for_backward(polar.mT if wide else polar)
+        ctx.save_for_backward(polar.mT if is_wide else polar)
         return cast(Tensor, (sigma * nonzero).sum(1))
 
     @staticmethod

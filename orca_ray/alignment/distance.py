@@ -1,7 +1,7 @@
 """Source features, and the base class of the distances that alignment minimises.
 
 Suffixes of tensor names give shapes: N source points, n target points, D features, K
-    source classes, L target classes.
+source classes, L target classes.
 """
 
 import logging
@@ -24,12 +24,15 @@ MEMORY_BYTES = 2**30
 
 @dataclass(frozen=True, eq=False)
 class SourceFeatures:
-    """Features and labels of the source, to which the target is aligned; UserError if
-    invalid; compared by identity.
+    """Features and labels of the source, to which the target is aligned.
+
+    Two records are equal only if they are the same object. Raises UserError if
+    features or labels are invalid.
     """
 
     x: Tensor
-    """[N, D] float features; a sample's feature is the mean over its embedded tokens.
+    """[N, D] float features; a sample's feature is the mean over its embedded
+    tokens.
     """
     y: Tensor
     """[N] class ids: any integers, not necessarily consecutive."""
@@ -47,29 +50,28 @@ class SourceFeatures:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Record of how the iterative solvers in one call of a distance ended."""
+    """How the iterative solvers in one call of a distance ended."""
 
     converged: bool = True
     """Whether every solver reached its tolerance; True for distances in closed form."""
     iterations: int = 0
     """Largest number of iterations of any solver."""
     error: float = 0.0
-    """Largest L1 error of the marginals of any transport plan; the maximum possible is
-    2.
+    """Largest L1 error of the marginals of any transport plan; the maximum possible
+    is 2.
     """
     notes: tuple[str, ...] = ()
-    """One sentence per fallback, e.g. that a class was left out; stored in the trial's
-    record.
+    """One sentence per fallback, e.g. that a class was left out; stored in the
+    trial's record.
     """
 
 
 class Distance(ABC):
-    """Base class: a differentiable distance between labelled target features and fitted
-    source features.
+    """Base class: a differentiable distance of target features from the source.
 
-    ``distance = get_distance("otdd").fit(source)`` does the work that depends on the
-    source alone; ``distance(features, labels)`` then returns the distance of target
-    features, once per align epoch.
+    Both sides have labels. ``distance = get_distance("otdd").fit(source)`` does the
+    work that depends on the source alone; ``distance(features, labels)`` then
+    returns the distance of target features, once per align epoch.
 
     Every subclass guarantees the following, which a parametrised test checks:
 
@@ -101,16 +103,17 @@ class Distance(ABC):
 
     name: str
     version: int = 1
-    """Number to increase when source terms, values or gradients change: it invalidates
-    what is cached on disk.
+    """Number to increase when source terms, values or gradients change: it
+    invalidates what is cached on disk.
     """
     uses_labels: bool = False
+    """Whether the distance depends on the labels."""
     debiased: bool = True
     symmetric: bool = True
     exact_gradient: bool = True
     degree: int | None = None
-    """Multiplying all features by s > 0 multiplies the value by s ** degree; None if
-    that holds for no degree.
+    """Multiplying all features by s > 0 multiplies the value by s ** degree; None
+    if that holds for no degree.
     """
     learning_rate: float = 0.1
     """Initial learning rate of the align stage if ``align.learning_rate`` is 0: the
@@ -123,8 +126,8 @@ class Distance(ABC):
         self._source: SourceFeatures | None = None
         self._single_class = False
         self.terms: dict[str, Tensor] = {}
-        """Expensive results of the last `fit`, by name; another `fit` to the same
-        source is fast if it gets them.
+        """Expensive results of the last `fit`, by name; another `fit` to the
+        same source is fast if it gets them.
         """
         self.diagnosis = Diagnosis()
         self._logged: set[str] = set()
@@ -132,11 +135,11 @@ class Distance(ABC):
     def fit(
         self, source: SourceFeatures, terms: Mapping[str, Tensor] | None = None
     ) -> Self:
-        """Fit this distance to ``source``: compute everything that depends on the
-        source alone; return this object.
+        """Fit this distance to ``source``; return this object.
 
-        ``terms``: the attribute `terms` after an earlier fit to the same source, to
-        skip the expensive computations.
+        It computes everything that depends on the source alone. ``terms``: the
+        attribute `terms` after an earlier fit to the same source, to skip the
+        expensive computations.
         """
         self._source = source
         self._logged.clear()
@@ -151,8 +154,9 @@ class Distance(ABC):
     def __call__(
         self, features: Tensor, labels: Tensor, shares: Tensor | None = None
     ) -> Tensor:
-        """Return the scalar distance of the target from the source; raises UserError
-        for invalid features or labels.
+        """Return the scalar distance of the target from the source.
+
+        Raises UserError for invalid features or labels.
 
         Args:
             features: target features [n, D], any floating type; the gradient flows into
@@ -183,6 +187,7 @@ class Distance(ABC):
             x_nD = features.to(self.dtype(features))
             if x_nD.requires_grad and x_nD.dtype != features.dtype:
                 largest = torch.finfo(features.dtype).max
+                # Gradients beyond the range of ``features`` would become infinite.
                 x_nD.register_hook(lambda grad: grad.clamp(-largest, largest))  # type: ignore[no-untyped-call]
             value = self._distance(x_nD.to(device), y_n, shares_L)
         if self.uses_labels and self._single_class:
@@ -194,22 +199,26 @@ class Distance(ABC):
             self.diagnosis = replace(
                 self.diagnosis, notes=(note, *self.diagnosis.notes)
             )
-        for note in self.diagnosis.notes:
-            if note not in self._logged:
-                self._logged.add(note)
-                logger.info("distance %s: %s", self.name, note)
+        self._log_new_notes()
         return value.to(
             device=features.device,
             dtype=torch.promote_types(features.dtype, torch.float32),
         )
 
+    def _log_new_notes(self) -> None:
+        for note in self.diagnosis.notes:
+            if note not in self._logged:
+                self._logged.add(note)
+                logger.info("distance %s: %s", self.name, note)
+
     def dtype(self, x: Tensor) -> torch.dtype:
-        """Return the floating-point type in which a call with features ``x`` computes."""
+        """Return the floating-point type of computations with features ``x``."""
         return torch.promote_types(self.precision, x.dtype)
 
     def _source_terms(self, x_ND: Tensor, y_N: Tensor) -> Mapping[str, Tensor]:
-        """Return the expensive results that depend on the source alone, to be cached on
-        disk; class ids are 0 … K-1.
+        """Return the expensive source-only terms, which are cached on disk.
+
+        Class ids are 0 … K-1.
         """
         return {}
 
@@ -234,25 +243,20 @@ def _check_features(what: str, x: Tensor) -> None:
             f"{what}: expected a float matrix [samples, features], got {x.dtype} of"
             f" shape {tuple(x.shape)}"
         )
-    if not bool(
-        torch.isfinite(torch.stack(torch.aminmax(x.detach()))).all()
-    ):  # allocates no mask
-        bad = int((~torch.isfinite(x)).sum())
+    # The extremes allocate no mask, and NaN is among them.
+    extremes = torch.stack(torch.aminmax(x.detach()))
+    if not bool(torch.isfinite(extremes).all()):
+        num_bad = int((~torch.isfinite(x)).sum())
         raise UserError(
-            f"{what} of shape {tuple(x.shape)}: {bad} of {x.numel()} values are NaN or"
-            " infinite; check the arrays that they were computed from, and lower"
+            f"{what} of shape {tuple(x.shape)}: {num_bad} of {x.numel()} values are NaN"
+            " or infinite; check the arrays that they were computed from, and lower"
             " align.learning_rate if they grew while aligning"
         )
 
 
 def _check_labels(what: str, y: Tensor, x: Tensor) -> None:
-    if (
-        y.ndim != 1
-        or len(y) != len(x)
-        or y.is_floating_point()
-        or y.is_complex()
-        or y.dtype == torch.bool
-    ):
+    is_integer = not (y.is_floating_point() or y.is_complex() or y.dtype == torch.bool)
+    if not is_integer or y.ndim != 1 or len(y) != len(x):
         raise UserError(
             f"{what}: expected {len(x)} integer class ids, got {y.dtype} of shape"
             f" {tuple(y.shape)}"

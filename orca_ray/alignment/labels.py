@@ -1,5 +1,6 @@
-"""Labels of samples: pseudo-labels by clustering for tasks without classes, and random
-samples of each class.
+"""Labels of samples: pseudo-labels for tasks without classes; samples of classes.
+
+Pseudo-labels come from clustering the targets.
 """
 
 import math
@@ -13,11 +14,15 @@ from orca_ray.errors import UserError
 NUM_CLASSES = 10
 """Largest number of pseudo-classes."""
 _MINI_BATCH_ABOVE = 10_000
+"""Above this number of samples, k-means sees them in small batches."""
 MOST_NUMBERS = 2**27
 """Wide targets with more than this many numbers in all samples together are sketched to
 save memory (`is_sketched`).
 """
 SKETCH_WIDTH = 4096
+"""Number of columns of a sketch."""
+_SKETCHED_NUMBERS = 2**23
+"""Numbers of targets that are sketched at a time."""
 
 
 def pseudo_labels(y: Rows, seed: int = 0) -> np.ndarray[Any, Any]:
@@ -35,54 +40,54 @@ def pseudo_labels(y: Rows, seed: int = 0) -> np.ndarray[Any, Any]:
         )
     if len(y.shape) == 1 and np.issubdtype(y.dtype, np.integer):
         return np.asarray(y).astype(np.int64)
-    y_ND = (
-        sketched(y, seed)
-        if is_sketched(y)
-        else np.asarray(y).reshape(len(y), -1).astype(np.float64)
-    )
+    if is_sketched(y):
+        y_ND = sketched(y, seed)
+    else:
+        y_ND = np.asarray(y).reshape(len(y), -1).astype(np.float64)
     if not np.isfinite(y_ND).all():
         raise UserError(
             f"targets of shape {y_ND.shape}: NaN or infinite values, no pseudo-labels"
             " can be made of them"
         )
     y_ND = y_ND - y_ND.mean(axis=0)
-    y_ND /= y_ND.std() or 1.0  # the tolerances of k-means depend on the scale
-    kind = MiniBatchKMeans if len(y_ND) > _MINI_BATCH_ABOVE else KMeans
-    num_distinct = len(
-        {hash((row + 0.0).tobytes()) for row in y_ND}
-    )  # -0.0 is 0.0; np.unique would copy all rows
+    deviation = y_ND.std()
+    if deviation > 0:  # the tolerances of k-means depend on the scale
+        y_ND /= deviation
+    # Adding 0.0 turns -0.0 into 0.0; np.unique would copy all rows.
+    num_distinct = len({hash((row + 0.0).tobytes()) for row in y_ND})
     num_classes = min(num_distinct, NUM_CLASSES)
-    labels: np.ndarray[Any, Any] = kind(
-        num_classes, n_init=3, random_state=seed
-    ).fit_predict(y_ND)
+    algorithm = MiniBatchKMeans if len(y_ND) > _MINI_BATCH_ABOVE else KMeans
+    clustering = algorithm(num_classes, n_init=3, random_state=seed)
+    labels: np.ndarray[Any, Any] = clustering.fit_predict(y_ND)
     return labels.astype(np.int64)
 
 
 def is_sketched(y: Rows) -> bool:
-    """Return whether targets are `sketched`: each has over `SKETCH_WIDTH` numbers, and
-    all have over `MOST_NUMBERS`.
+    """Return whether targets are `sketched`, because they are wide and many.
+
+    Each has over `SKETCH_WIDTH` numbers, and all have over `MOST_NUMBERS`.
     """
     num_columns = math.prod(y.shape[1:])
     return num_columns > SKETCH_WIDTH and len(y) * num_columns > MOST_NUMBERS
 
 
 def sketched(y: Rows, seed: int) -> np.ndarray[Any, Any]:
-    """Return a count sketch [N, 4096] of targets [N, ...]: randomly signed sums of
-    random columns (arXiv:0902.2206).
+    """Return a count sketch [N, 4096] of targets [N, ...].
+
+    It consists of randomly signed sums of random columns (arXiv:0902.2206).
     """
     num_columns = math.prod(y.shape[1:])
     random = np.random.default_rng(seed)
     order = random.permutation(num_columns)
     signs = random.choice(np.array([-1.0, 1.0]), num_columns)
     starts = np.linspace(0, num_columns, SKETCH_WIDTH, endpoint=False).astype(np.int64)
-    rows = max(1, 2**23 // num_columns)
-    blocks = (
-        y[start : start + rows].reshape(-1, num_columns)
-        for start in range(0, len(y), rows)
-    )
-    return np.concatenate(
-        [np.add.reduceat(block[:, order] * signs, starts, axis=1) for block in blocks]
-    )
+    num_rows = max(1, _SKETCHED_NUMBERS // num_columns)
+    sketches = []
+    for start in range(0, len(y), num_rows):
+        block = y[start : start + num_rows].reshape(-1, num_columns)
+        signed = block[:, order] * signs
+        sketches.append(np.add.reduceat(signed, starts, axis=1))
+    return np.concatenate(sketches)
 
 
 class ClassIndex:
@@ -102,26 +107,23 @@ class ClassIndex:
         """Indices of the samples of each class, in order of class id."""
 
     def shares_of(self, indices: np.ndarray) -> np.ndarray:
-        """Return the relative sizes [L], with sum 1, of those L classes that occur in
-        ``indices``, by class id.
+        """Return the relative sizes [L] of the classes that ``indices`` have.
 
-        The size of a class is the number of all its samples, not only of those in
-        ``indices``.
+        They have the sum 1 and are in order of class id. The size of a class is
+        the number of all its samples, not only of those in ``indices``.
         """
         counts = self._counts[np.unique(self._class_of[indices])]
         shares: np.ndarray = counts / counts.sum()
         return shares
 
     def sample(self, num_per_class: int, generator: np.random.Generator) -> np.ndarray:
-        """Draw ``num_per_class`` distinct samples of each class, or all if it has
-        fewer; return sorted indices.
+        """Draw ``num_per_class`` distinct samples of each class.
+
+        Returns sorted indices. All samples of a smaller class are taken.
         """
-        chosen = [
-            (
-                members
-                if num_per_class >= len(members)
-                else generator.choice(members, num_per_class, replace=False)
-            )
-            for members in self.members
-        ]
+        chosen = []
+        for members in self.members:
+            if num_per_class < len(members):
+                members = generator.choice(members, num_per_class, replace=False)
+            chosen.append(members)
         return np.sort(np.concatenate(chosen))

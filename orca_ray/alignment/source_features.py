@@ -1,5 +1,4 @@
-"""Results computed from an alignment source and cached: features, and distances that
-are fitted to features.
+"""Cached features of alignment sources, and distances fitted to them.
 
 Features are those of labelled samples, embedded by the stem (pretrained embedding) of a
 body.
@@ -10,6 +9,7 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,9 +34,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class SourceChoice:
-    """Record of which samples of a source are used, and of the body whose stem embeds
-    them.
-    """
+    """Which samples of a source are used, and the body whose stem embeds them."""
 
     name: str
     """Name of the source; empty: the body's `default_source`."""
@@ -45,8 +43,8 @@ class SourceChoice:
     image_size: int
     """Pixels per side, rounded to whole patches; ignored for sequence bodies."""
     num_tokens: int
-    """Number of tokens T of a text, as many as `Embedder.layout` has; ignored for image
-    bodies.
+    """Number of tokens T of a text, as many as `Embedder.layout` has; ignored for
+    image bodies.
     """
     num_samples: int
     pretrained: bool = True
@@ -56,25 +54,27 @@ class SourceChoice:
 
 
 def source_features(choice: SourceChoice) -> SourceFeatures:
-    """Return the features and labels of the chosen samples (all samples if the source
-    has fewer), on the CPU.
+    """Return the features and labels of the chosen samples, on the CPU.
 
-    A sample's feature is the mean over its tokens, embedded by the body's stem: x [N,
-    D] float32, y [N] int64. Results are cached in the process and on disk, safely for
-    concurrent processes. Raises UserError if the source is unknown, is for another
-    modality than the body's, or cannot be fetched.
+    If the source has fewer samples, these are all of them. A sample's feature is
+    the mean over its tokens, embedded by the body's stem: x [N, D] float32, y [N]
+    int64. Results are cached in the process and on disk, safely for concurrent
+    processes. Raises UserError if the source is unknown, is for another modality
+    than the body's, or cannot be fetched.
     """
     return _features(cache.home(), chosen_source(choice), choice)
 
 
 @lru_cache(8)
 def _features(home: Path, source: Source, choice: SourceChoice) -> SourceFeatures:
-    return SourceFeatures(*sampled(source, choice, raw=False)[:2], source.name)
+    samples = sampled(source, choice, raw=False)
+    return SourceFeatures(samples.x, samples.y, source.name)
 
 
 def chosen_source(choice: SourceChoice) -> Source:
-    """Return the source; UserError if it is unknown, or is for another modality than
-    the body's.
+    """Return the source of a choice.
+
+    Raises UserError if it is unknown, or is for another modality than the body's.
     """
     modality = body_modality(choice.body)
     source = get_source(choice.name or default_source(modality))
@@ -82,11 +82,18 @@ def chosen_source(choice: SourceChoice) -> Source:
     return source
 
 
-def sampled(
-    source: Source, choice: SourceChoice, *, raw: bool
-) -> tuple[Tensor, Tensor, Stem]:
-    """Return samples x, their labels y and the stem; x are features or, if ``raw``,
-    inputs of the stem.
+class SourceSamples(NamedTuple):
+    """Samples of a source, and the stem of the body that they are for."""
+
+    x: Tensor
+    """Features [N, D], or inputs of the stem [N, ...]."""
+    y: Tensor
+    """Class ids [N], int64."""
+    stem: Stem
+
+
+def sampled(source: Source, choice: SourceChoice, *, raw: bool) -> SourceSamples:
+    """Return samples: features or, if ``raw``, inputs of the stem.
 
     x and y are read from the disk, or computed and written there.
     """
@@ -94,29 +101,18 @@ def sampled(
     size = get_modality(source.modality).source_size(
         choice.image_size, choice.num_tokens
     )
-    request = SampleRequest(
-        stem,
-        parse_body_name(choice.body)[0],
-        *size,
-        choice.num_samples,
-        choice.seed,
-        raw,
-    )
-    readable = re.sub(
-        r"[^A-Za-z0-9.-]+",
-        "_",
-        f"{source.name}-{Path(request.body).name}-{request.num_samples}",
-    )
-    path = (
-        cache.subdirectory("source") / f"{readable}-{_digest(source, request)}.tensors"
-    )
+    base, _ = parse_body_name(choice.body)
+    request = SampleRequest(stem, base, *size, choice.num_samples, choice.seed, raw)
+    label = f"{source.name}-{Path(base).name}-{request.num_samples}"
+    readable = re.sub(r"[^A-Za-z0-9.-]+", "_", label)
+    file_name = f"{readable}-{_digest(source, request)}.tensors"
+    path = cache.subdirectory("source") / file_name
 
     def sample() -> dict[str, Tensor]:
         logger.info("sampling the source %s for %s", source.name, request.body)
         threads = torch.get_num_threads()
-        torch.set_num_threads(
-            1
-        )  # the last digits of cached features must not depend on the number of threads
+        # The last digits of cached features must not depend on the number of threads.
+        torch.set_num_threads(1)
         try:
             with torch.no_grad():
                 x, y = source.sample(request)
@@ -125,12 +121,13 @@ def sampled(
         return {"x": x if raw else x.float(), "y": y.long()}
 
     stored = cached_tensors(path, sample)
-    return stored["x"], stored["y"], stem
+    return SourceSamples(stored["x"], stored["y"], stem)
 
 
 def _digest(source: Source, request: SampleRequest) -> str:
-    """Return a hash of everything that the features depend on, including the stem's
-    weights and the source's file.
+    """Return a hash of everything that the features depend on.
+
+    It includes the stem's weights and the source's file.
     """
     sizes = (
         request.image_size,
@@ -139,19 +136,20 @@ def _digest(source: Source, request: SampleRequest) -> str:
         request.seed,
         request.raw,
     )
-    file = (source.file.path, cache.sha256_file(source.path())) if source.file else None
+    file = None
+    if source.file is not None:
+        file = (source.file.path, cache.sha256_file(source.path()))
     return digest(request.stem.state_dict(), source.name, sizes, file)[:16]
 
 
 def fitted_distance(
     name: str, source: SourceFeatures, device: torch.device | str = "cpu"
 ) -> Distance:
-    """Return the distance called ``name``, fitted to ``source`` and ready for calls on
-    ``device``.
+    """Return the distance called ``name``, fitted to ``source``.
 
-    The process caches the two distances used last; `Distance.terms` are cached on disk,
-    safely for concurrent processes. Raises UserError for an unknown name or a source
-    that cannot be fitted.
+    It is ready for calls on ``device``. The process caches the two distances used
+    last; `Distance.terms` are cached on disk, safely for concurrent processes.
+    Raises UserError for an unknown name or a source that cannot be fitted.
     """
     device = torch.device(device)
     return _fitted(cache.home(), environment(device), name, source, device)
@@ -167,7 +165,8 @@ def _fitted(
 ) -> Distance:
     distance = get_distance(name)
     source = source.to(device)
-    if type(distance)._source_terms is Distance._source_terms:
+    has_source_terms = type(distance)._source_terms is not Distance._source_terms
+    if not has_source_terms:
         return distance.fit(source)
     features = {"x": source.x, "y": source.y.long()}
     identity = digest(

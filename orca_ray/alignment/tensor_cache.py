@@ -1,8 +1,8 @@
-"""Files of tensors with a checksum, for checkpoints and caches; the environment that
-results' last digits depend on.
+"""Files of tensors with a checksum, and the environment of results.
 
-A file is an 8-byte signature, the CRC-32 of the rest (little endian), and the output of
-``torch.save``; it is written atomically, and verified when read.
+The files serve checkpoints and caches. A file is an 8-byte signature, the CRC-32 of the
+rest (little endian), and the output of ``torch.save``; it is written atomically, and
+verified when read. The last digits of results depend on the environment.
 """
 
 import hashlib
@@ -30,17 +30,21 @@ from orca_ray.version import __version__
 
 logger = logging.getLogger(__name__)
 _MAGIC = b"ORCARAY1"
+"""Signature at the beginning of a file."""
 _HEADER = len(_MAGIC) + 4
+"""Number of bytes before the output of ``torch.save``: signature and checksum."""
 _LIBRARIES = ("torch", "numpy", "scikit-learn", "pot")
+"""Libraries whose versions affect the last digits of results."""
 _PROCESSOR = ("vendor_id", "cpu family", "model", "CPU implementer", "CPU part")
+"""Fields of /proc/cpuinfo that identify a processor, on x86 and on Arm."""
 
 
 def save(path: str | Path, state: Mapping[str, Any]) -> None:
-    """Write ``state`` (tensors, numbers, strings and plain containers) to ``path``
-    atomically.
+    """Write ``state`` to ``path`` atomically.
 
-    If the disk is full or not writable, raises OSError and keeps the previous file. The
-    state is serialised in memory first, because ``torch.save`` to a full disk raises a
+    ``state`` has tensors, numbers, strings and plain containers. If the disk is
+    full or not writable, raises OSError and keeps the previous file. The state is
+    serialised in memory first, because ``torch.save`` to a full disk raises a
     RuntimeError that does not name the cause.
     """
     path = Path(path)
@@ -62,8 +66,9 @@ def save(path: str | Path, state: Mapping[str, Any]) -> None:
 
 
 def load(path: str | Path) -> dict[str, Any] | None:
-    """Return the saved state, tensors on the CPU; None if the file is missing or (with
-    a warning) cannot be read.
+    """Return the saved state, tensors on the CPU.
+
+    None if the file is missing or (with a warning) cannot be read.
     """
     path = Path(path)
     try:
@@ -73,9 +78,9 @@ def load(path: str | Path) -> dict[str, Any] | None:
     except OSError as error:
         logger.warning("%s cannot be read (%s); starting again", path, error)
         return None
-    stored = int.from_bytes(content[len(_MAGIC) : _HEADER], "little")
+    checksum = int.from_bytes(content[len(_MAGIC) : _HEADER], "little")
     payload = memoryview(content)[_HEADER:]
-    if content[: len(_MAGIC)] != _MAGIC or zlib.crc32(payload) != stored:
+    if content[: len(_MAGIC)] != _MAGIC or zlib.crc32(payload) != checksum:
         logger.warning(
             "%s is damaged or no file of tensors (%d bytes); starting again",
             path,
@@ -99,53 +104,52 @@ def load(path: str | Path) -> dict[str, Any] | None:
 def cached_tensors(
     path: Path, compute: Callable[[], Mapping[str, Tensor]]
 ) -> dict[str, Tensor]:
-    """Return the tensors of a file, by name; if it is missing or damaged, compute the
-    tensors and write the file.
+    """Return the tensors of a file, by name.
 
-    Concurrent processes compute the tensors once. If the file cannot be written, a
-    warning is logged.
+    If the file is missing or damaged, compute the tensors and write it. Concurrent
+    processes compute the tensors once. If the file cannot be written, a warning is
+    logged.
     """
     with cache.lock(path):
         tensors = load(path)
         if tensors is not None:
+            # Marks the file as used: pruning removes the least recently used ones.
             with suppress(OSError):
-                os.utime(
-                    path
-                )  # marks it as used: pruning removes the least recently used files
+                os.utime(path)
             return tensors
         tensors = dict(compute())
+        contiguous = {
+            name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()
+        }
         try:
-            save(
-                path,
-                {
-                    name: tensor.detach().cpu().contiguous()
-                    for name, tensor in tensors.items()
-                },
-            )
+            save(path, contiguous)
         except OSError as error:
             logger.warning("%s is not cached: %s", path, error)
         return tensors
 
 
 def digest(tensors: Mapping[str, Any], *settings: object) -> str:
-    """Return the SHA-256, in hex, of ``settings`` and of name, type, shape and values
-    of tensors or arrays.
+    """Return the SHA-256, in hex, of ``settings`` and of tensors or arrays.
+
+    Of a tensor, name, type, shape and values are hashed.
     """
-    found = hashlib.sha256(repr(settings).encode())
+    sha256 = hashlib.sha256(repr(settings).encode())
     for name, values in sorted(tensors.items()):
         tensor = torch.as_tensor(values).detach().cpu().contiguous()
-        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return found.hexdigest()
+        sha256.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        sha256.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return sha256.hexdigest()
 
 
 def environment(device: torch.device) -> tuple[str, ...]:
-    """Return texts that say what affects the last digits of results: versions,
-    hardware, threads, determinism.
+    """Return texts that say what affects the last digits of results.
+
+    These are versions, hardware, threads and determinism.
     """
     if device.type == "cuda":
         hardware = torch.cuda.get_device_name(device)
-    else:  # libraries choose their kernels, which sum in different orders, by these
+    else:
+        # By these, libraries choose their kernels, which sum in different orders.
         units = "bfloat16" if has_bfloat16_units(device) else "no bfloat16"
         hardware = (
             f"{device.type} {processor()} {torch.backends.cpu.get_cpu_capability()}"
@@ -164,13 +168,14 @@ def environment(device: torch.device) -> tuple[str, ...]:
 
 @once
 def processor() -> str:
-    """Return the CPU's maker and model, e.g. "GenuineIntel, 6, 143"; libraries choose
-    their kernels by these.
+    """Return the CPU's maker and model, e.g. "GenuineIntel, 6, 143".
+
+    Libraries choose their kernels by these.
     """
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
         text = ""
     values = dict(re.findall(r"^(.+?)[ \t]*:[ \t]*(.*?)[ \t]*$", text, re.MULTILINE))
-    known = ", ".join(values[name] for name in _PROCESSOR if name in values)
-    return known or platform.processor() or platform.machine()
+    identity = ", ".join(values[name] for name in _PROCESSOR if name in values)
+    return identity or platform.processor() or platform.machine()

@@ -1,13 +1,13 @@
-"""Functions for text sources: tokenise sentences with the tokenizer of a body, and
-embed passages as features.
+"""Functions for text sources: tokenise sentences, and embed passages.
 
-A passage is T consecutive tokens of a document, as many as the task's own samples have.
+A body's tokenizer is used. A passage is T consecutive tokens of a document, as many as
+the task's own samples have.
 """
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,20 +18,25 @@ from orca_ray.models.body import TextStem
 from orca_ray.models.names import PACKAGED
 from orca_ray.models.packaged import read_packaged
 
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
 _BATCH_TOKENS = 1 << 14
+"""Number of tokens that a stem embeds at a time."""
 
 
 class Passage(NamedTuple):
-    """Record of consecutive tokens of one document, and of their place in it."""
+    """Consecutive tokens of one document, and their place in it."""
 
     document: int
     """Index of the document."""
     sentences: range
-    """Indices of the sentences in the document; the passage may contain only the first
-    tokens of the last one.
+    """Indices of the sentences in the document; the passage may contain only the
+    first tokens of the last one.
     """
     ids: list[int]
-    """T token ids, without special tokens, because a task's samples have none either.
+    """T token ids, without special tokens, because a task's samples have none
+    either.
     """
 
 
@@ -71,6 +76,7 @@ def _passages(
     documents: Sequence[Sequence[str]],
     starts: Iterable[tuple[int, int]],
 ) -> Iterator[Passage]:
+    """Yield a passage for each start in a document of enough tokens."""
     encode = functools.cache(tokenizer(request.body))
     for document, start in starts:
         sentences = documents[document]
@@ -90,35 +96,41 @@ def _passages(
             yield Passage(document, range(first, end), ids[: request.num_tokens])
 
 
+def _packaged_tokenizer(body: str) -> "Tokenizer":
+    from tokenizers import Tokenizer
+
+    text = read_packaged(PACKAGED[body], "tokenizer.json").decode()
+    tokenizer: Tokenizer = Tokenizer.from_str(text)
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
+
+
 def tokenizer(body: str) -> Callable[[str], list[int]]:
-    """Return the function that maps a sentence to token ids, without special tokens;
-    UserError if ``body`` has none.
+    """Return the function that maps a sentence to token ids.
+
+    The ids have no special tokens. Raises UserError if ``body`` has no tokenizer.
     """
     # With the space, byte-level tokenizers encode the first word as they do inside a
     # text. Others ignore it.
     try:
         if body in PACKAGED:
-            from tokenizers import Tokenizer
-
-            packaged = Tokenizer.from_str(
-                read_packaged(PACKAGED[body], "tokenizer.json").decode()
-            )
-            packaged.no_padding()
-            packaged.no_truncation()
+            packaged = _packaged_tokenizer(body)
             return lambda sentence: list(
                 packaged.encode(f" {sentence}", add_special_tokens=False).ids
             )
         from transformers import AutoTokenizer
 
         loaded = AutoTokenizer.from_pretrained(body, trust_remote_code=False)
-    except (
-        Exception
-    ) as error:  # the Hugging Face libraries raise many undocumented types
+    # The Hugging Face libraries raise many undocumented types.
+    except Exception as error:
         raise UserError(
             f"cannot load the tokenizer of body {body!r}, which alignment needs"
             f" ({error}): save it next to the weights of a local body with"
             " save_pretrained, or use a method that does not align"
         ) from error
-    return lambda sentence: list(
-        loaded(f" {sentence}", add_special_tokens=False)["input_ids"]
-    )
+
+    def encode(sentence: str) -> list[int]:
+        return list(loaded(f" {sentence}", add_special_tokens=False)["input_ids"])
+
+    return encode

@@ -1,16 +1,16 @@
-"""Entropic optimal transport between uniform measures on n and m points, solved by POT,
-differentiable in the costs.
+"""Entropic optimal transport between uniform measures on n and m points.
 
-The problem is  OT = min_P <P, C> + eps KL(P | a b^T)  over plans P [n, m] with
-marginals a_i = 1/n and b_j = 1/m. At the optimum the gradient dOT/dC is P (envelope
-theorem; Feydy et al. 2019, arXiv:1810.08278), so the iterations themselves need no
-autograd. The dual potentials are f [n] and g [m]; "scaled" costs and potentials are
-divided by eps.
+It is solved by POT and differentiable in the costs. The problem is OT = min_P <P, C> +
+eps KL(P | a b^T) over plans P [n, m] with marginals a_i = 1/n and b_j = 1/m. At the
+optimum the gradient dOT/dC is P (envelope theorem; Feydy et al. 2019,
+arXiv:1810.08278), so the iterations themselves need no autograd. The dual potentials
+are f [n] and g [m]; "scaled" costs and potentials are divided by eps.
 """
 
 import math
 import warnings
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import ot
 import torch
@@ -29,8 +29,11 @@ TOLERANCE = 1e-7
 this.
 """
 _POT_ITERATIONS = 200
+"""Largest number of POT's Sinkhorn iterations."""
 _OWN_ITERATIONS = 500
+"""Largest number of iterations of the solvers in this module."""
 _NEWTON_STEPS = 60
+"""Largest number of steps of Newton's method."""
 _LARGEST_NEWTON = 2048
 """Newton's method is used only if the smaller side has at most this many points,
 because it is slow for more.
@@ -44,8 +47,9 @@ _COPIES = 6
 
 @dataclass
 class SolverReport:
-    """Collector of how the transport problems in one call of a distance ended, for the
-    call's `Diagnosis`.
+    """Report of how the transport problems in one call of a distance ended.
+
+    It is summarised as the call's `Diagnosis`.
     """
 
     iterations: int = 0
@@ -53,8 +57,10 @@ class SolverReport:
     notes: list[str] = field(default_factory=list)
 
     def add(self, what: str, iterations: int, error: float) -> None:
-        """Record iterations and L1 error of one problem; above `TOLERANCE`, add a note
-        that names it by ``what``.
+        """Record iterations and L1 error of one problem.
+
+        If the error is above `TOLERANCE`, add a note that names the problem by
+        ``what``.
         """
         self.iterations = max(self.iterations, iterations)
         self.error = max(self.error, math.inf if math.isnan(error) else error)
@@ -66,8 +72,9 @@ class SolverReport:
             )
 
     def add_recomputed(self, cost: CostMatrix) -> None:
-        """Add a note that ``cost`` does not fit in memory, so that its transport
-        problem is solved in blocks.
+        """Add a note that ``cost`` does not fit in memory.
+
+        Its transport problem is then solved in blocks.
         """
         n, m = cost.shape
         self.notes.append(
@@ -86,16 +93,29 @@ class SolverReport:
         )
 
 
+class _Potentials(NamedTuple):
+    """Scaled potentials at which a solver has stopped."""
+
+    f_n: Tensor
+    g_m: Tensor
+    error: float
+    """L1 error of the marginals of the plan."""
+    iterations: int
+
+
 def epsilon_for(mean_cost: float, x_ND: Tensor) -> float:
-    """Return eps: `RELATIVE_EPSILON` times ``mean_cost``, or times the mean of ‖x‖² if
-    all points x are equal.
+    """Return eps: `RELATIVE_EPSILON` times ``mean_cost``.
+
+    If all points x are equal, it is `RELATIVE_EPSILON` times the mean of ‖x‖².
     """
     mean_square = float((x_ND * x_ND).sum(1).mean())
     # Centring equal points leaves rounding errors of 1e-16 of their norm; costs are
     # squares.
-    return RELATIVE_EPSILON * (
-        mean_cost if mean_cost > 1e-24 * mean_square else mean_square or 1.0
-    )
+    if mean_cost > 1e-24 * mean_square:
+        return RELATIVE_EPSILON * mean_cost
+    if mean_square > 0:
+        return RELATIVE_EPSILON * mean_square
+    return RELATIVE_EPSILON
 
 
 def transport(
@@ -104,68 +124,65 @@ def transport(
     report: SolverReport,
     start_m: Tensor | None = None,
 ) -> Tensor:
-    """Return OT between target (rows) and source (columns), a scalar differentiable in
-    the costs; extend ``report``.
+    """Return OT between target (rows) and source (columns).
 
-    POT's Sinkhorn iterations run up to 200 times, starting from g = ``start_m``. If
-    they do not converge, Newton's method continues: with few points, or classes far
-    apart, Sinkhorn would need more than 10 000 iterations. If the matrices exceed
-    `distance.MEMORY_BYTES`, up to 500 iterations that recompute the costs in blocks
-    replace both solvers.
+    The scalar is differentiable in the costs. ``report`` gets the result of the
+    solvers. POT's Sinkhorn iterations run up to 200 times, starting from g =
+    ``start_m``. If they do not converge, Newton's method continues: with few
+    points, or classes far apart, Sinkhorn would need more than 10 000 iterations.
+    If the matrices exceed `distance.MEMORY_BYTES`, up to 500 iterations that
+    recompute the costs in blocks replace both solvers.
     """
     n, m = cost.shape
     with torch.no_grad():
         g_m = cost.x_nD.new_zeros(m) if start_m is None else start_m / epsilon
         if _COPIES * 8 * n * m > distance.MEMORY_BYTES:
             report.add_recomputed(cost)
-            f_n, g_m, error, iterations = _sinkhorn_in_blocks(cost, epsilon, g_m)
+            potentials = _sinkhorn_in_blocks(cost, epsilon, g_m)
         else:
-            scaled_nm = torch.cat([cost_rm / epsilon for _, cost_rm in cost])
-            f_n, g_m, iterations = _sinkhorn(scaled_nm, g_m)
-            error = float(
-                ((f_n[:, None] + g_m - scaled_nm).exp_().sum(0) / n - 1.0).abs().mean()
-            )
-            if not error <= TOLERANCE and min(n, m) <= _LARGEST_NEWTON:
-                f_n, g_m, error, steps = _newton(scaled_nm, f_n, g_m)
-                iterations += steps
-        report.add(cost.what, iterations, error)
-        value = epsilon * (f_n.mean() + g_m.mean())
-    return _with_gradient(value, cost, epsilon, f_n, g_m)
+            potentials = _sinkhorn_and_newton(cost, epsilon, g_m)
+        report.add(cost.what, potentials.iterations, potentials.error)
+        value = epsilon * (potentials.f_n.mean() + potentials.g_m.mean())
+    return _with_gradient(value, cost, epsilon, potentials.f_n, potentials.g_m)
+
+
+def _sinkhorn_and_newton(cost: CostMatrix, epsilon: float, g_m: Tensor) -> _Potentials:
+    """Run Sinkhorn from ``g_m``, then Newton's method if that has not converged."""
+    scaled_nm = torch.cat([cost_rm / epsilon for _, cost_rm in cost])
+    potentials = _sinkhorn(scaled_nm, g_m)
+    if potentials.error <= TOLERANCE or min(scaled_nm.shape) > _LARGEST_NEWTON:
+        return potentials
+    improved = _newton(scaled_nm, potentials.f_n, potentials.g_m)
+    return improved._replace(iterations=potentials.iterations + improved.iterations)
 
 
 def self_transport(
     cost: CostMatrix, epsilon: float, report: SolverReport
 ) -> tuple[Tensor, Tensor]:
-    """Return OT of points to themselves, a scalar differentiable in the costs, and the
-    potential f [n], equal to g.
+    """Return OT of points to themselves, and the potential f [n], equal to g.
 
-    With K = exp(-C / eps) and u = exp(f / eps), iterates u ← (u / mean_j K_ij u_j)^½
-    (Feydy et al. 2019), tens of times; POT's alternating updates need up to thousands.
-    If K exceeds `distance.MEMORY_BYTES` / 2, it is recomputed in each iteration. The
-    solver's result is added to ``report``.
+    OT is a scalar differentiable in the costs. With K = exp(-C / eps) and u = exp(f
+    / eps), iterates u ← (u / mean_j K_ij u_j)^½ (Feydy et al. 2019), tens of times;
+    POT's alternating updates need up to thousands. If K exceeds
+    `distance.MEMORY_BYTES` / 2, it is recomputed in each iteration. The solver's
+    result is added to ``report``.
     """
     n = cost.shape[0]
     blocks = cost.blocks
+
+    def kernel(rows: slice) -> Tensor:
+        return cost.rows(rows).mul_(-1.0 / epsilon).exp_()
+
     with torch.no_grad():
-
-        def kernel(rows: slice) -> Tensor:
-            return cost.rows(rows).mul_(-1.0 / epsilon).exp_()
-
-        stored = (
-            [kernel(rows) for rows in blocks]
-            if 16 * n * n <= distance.MEMORY_BYTES
-            else None
-        )
-        if stored is None:
+        stored: list[Tensor] | None = None
+        if 16 * n * n <= distance.MEMORY_BYTES:
+            stored = [kernel(rows) for rows in blocks]
+        else:
             report.add_recomputed(cost)
         u_n = cost.x_nD.new_ones(n)
         for iteration in range(1, _OWN_ITERATIONS + 1):
-            sums_n = (
-                torch.cat(
-                    [kernel_rn @ u_n for kernel_rn in stored or map(kernel, blocks)]
-                )
-                / n
-            )
+            kernels = map(kernel, blocks) if stored is None else stored
+            sums_n = torch.cat([kernel_rn @ u_n for kernel_rn in kernels]) / n
             error = float((u_n * sums_n - 1.0).abs().mean())
             if error <= TOLERANCE or iteration == _OWN_ITERATIONS:
                 break
@@ -179,8 +196,9 @@ def self_transport(
 def _with_gradient(
     value: Tensor, cost: CostMatrix, epsilon: float, f_n: Tensor, g_m: Tensor
 ) -> Tensor:
-    """Return ``value`` with the plan P, given by the scaled potentials, as its gradient
-    with respect to C.
+    """Return ``value`` with the plan P as its gradient with respect to C.
+
+    ``f_n`` and ``g_m`` are the scaled potentials that give P.
     """
 
     def linear_part(rows: slice) -> Tensor:
@@ -188,78 +206,94 @@ def _with_gradient(
         plan_rm = (f_n[rows, None] + g_m - cost_rm.detach() / epsilon).exp_()
         return (plan_rm * cost_rm).sum() / math.prod(cost.shape)
 
-    small = (
-        _COPIES * cost.x_nD.element_size() * math.prod(cost.shape)
-        <= distance.MEMORY_BYTES // 8
-    )
-    for rows in cost.blocks if torch.is_grad_enabled() else ():
-        part = linear_part(rows) if small else recomputed(linear_part, rows)
+    if not torch.is_grad_enabled():
+        return value
+    needed_bytes = _COPIES * cost.x_nD.element_size() * math.prod(cost.shape)
+    fits = needed_bytes <= distance.MEMORY_BYTES // 8
+    for rows in cost.blocks:
+        part = linear_part(rows) if fits else recomputed(linear_part, rows)
         value = value + (part - part.detach())
     return value
 
 
-def _sinkhorn(scaled_nm: Tensor, g_m: Tensor) -> tuple[Tensor, Tensor, int]:
+def _sinkhorn(scaled_nm: Tensor, g_m: Tensor) -> _Potentials:
     """Run POT's Sinkhorn iterations from the potential ``g_m``.
 
-    Returns both scaled potentials and the number of iterations. The row marginals of
-    the plan are exact.
+    The row marginals of the plan are exact.
     """
     n, m = scaled_nm.shape
     weights = scaled_nm.new_full((n,), 1.0 / n), scaled_nm.new_full((m,), 1.0 / m)
-    start = (
-        (scaled_nm - g_m).amin(1),
-        g_m,
-    )  # a C-transform: each row of the first kernel contains a 1
+    # A C-transform of g: each row of the first kernel contains a 1.
+    f_n = (scaled_nm - g_m).amin(1)
     options = {
         "numItermax": _POT_ITERATIONS,
         "stopThr": TOLERANCE / math.sqrt(m),
         "log": True,
-        "warmstart": start,
+        "warmstart": (f_n, g_m),
     }
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # `Report` notes what they warn about
+        warnings.simplefilter("ignore")  # `SolverReport` notes what they warn about
         _, log = ot.bregman.sinkhorn_stabilized(*weights, scaled_nm, 1.0, **options)
-        if bool(torch.isfinite(log["logu"].sum() + log["logv"].sum())):
-            return (
-                log["logu"] + math.log(n),
-                log["logv"] + math.log(m),
-                log["n_iter"] + 1,
-            )
-        _, log = ot.bregman.sinkhorn_log(
-            *weights, scaled_nm, 1.0, **options
-        )  # slower, and never loses its precision
-    return log["log_u"] + math.log(n), log["log_v"] + math.log(m), log["niter"] + 1
+        f_n = log["logu"] + math.log(n)
+        g_m = log["logv"] + math.log(m)
+        iterations = log["n_iter"] + 1
+        if not bool(torch.isfinite(log["logu"].sum() + log["logv"].sum())):
+            # Slower, and never loses its precision.
+            _, log = ot.bregman.sinkhorn_log(*weights, scaled_nm, 1.0, **options)
+            f_n = log["log_u"] + math.log(n)
+            g_m = log["log_v"] + math.log(m)
+            iterations = log["niter"] + 1
+    column_masses_m = (f_n[:, None] + g_m - scaled_nm).exp_().sum(0) / n
+    error = float((column_masses_m - 1.0).abs().mean())
+    return _Potentials(f_n, g_m, error, iterations)
 
 
-def _sinkhorn_in_blocks(
-    cost: CostMatrix, epsilon: float, g_m: Tensor
-) -> tuple[Tensor, Tensor, float, int]:
-    """Return scaled potentials, L1 error and iterations of log-domain Sinkhorn; row
-    marginals are exact.
+def _sinkhorn_in_blocks(cost: CostMatrix, epsilon: float, g_m: Tensor) -> _Potentials:
+    """Run log-domain Sinkhorn iterations from the potential ``g_m``, block by block.
+
+    The row marginals of the plan are exact.
     """
     n, m = cost.shape
     f_n = cost.x_nD.new_empty(n)
     next_m = g_m
     for iteration in range(1, _OWN_ITERATIONS + 1):  # noqa: B007 (returned)
-        g_m, sums_m = next_m, torch.full_like(g_m, -torch.inf)
+        g_m = next_m
+        sums_m = torch.full_like(g_m, -torch.inf)
         for rows, cost_rm in cost:
             scaled_rm = cost_rm / epsilon
             f_n[rows] = math.log(m) - torch.logsumexp(g_m - scaled_rm, 1)
-            sums_m = torch.logaddexp(
-                sums_m, torch.logsumexp(f_n[rows, None] - scaled_rm, 0)
-            )
+            column_sums_m = torch.logsumexp(f_n[rows, None] - scaled_rm, 0)
+            sums_m = torch.logaddexp(sums_m, column_sums_m)
         next_m = math.log(n) - sums_m
         error = float(torch.expm1(g_m - next_m).abs().mean())
         if error <= TOLERANCE:
             break
-    return f_n, g_m, error, iteration
+    return _Potentials(f_n, g_m, error, iteration)
 
 
-def _newton(
-    scaled_nm: Tensor, f_n: Tensor, g_m: Tensor
-) -> tuple[Tensor, Tensor, float, int]:
-    """Improve scaled potentials by Newton's method; return them, the L1 error of the
-    marginals, and the steps.
+class _NewtonPoint(NamedTuple):
+    """Scaled potential f [n], and what Newton's method needs at it."""
+
+    f_n: Tensor
+    g_m: Tensor
+    """Optimal g for f; the column marginals of the plan are then exact."""
+    plan_nm: Tensor
+    """Plan P."""
+    gap_n: Tensor
+    """a − P 1, the mass that the rows of P lack."""
+
+    @classmethod
+    def at(cls, scaled_nm: Tensor, f_n: Tensor) -> "_NewtonPoint":
+        """Return the point at the potential ``f_n`` for scaled costs."""
+        n, m = scaled_nm.shape
+        exponents_nm = f_n[:, None] - scaled_nm
+        g_m = math.log(n) - torch.logsumexp(exponents_nm, 0)
+        plan_nm = exponents_nm.add_(g_m).exp_().div_(n * m)
+        return cls(f_n, g_m, plan_nm, 1.0 / n - plan_nm.sum(1))
+
+
+def _newton(scaled_nm: Tensor, f_n: Tensor, g_m: Tensor) -> _Potentials:
+    """Improve scaled potentials by Newton's method.
 
     With g eliminated, the dual objective is concave in f, with gradient a − P 1 and
     Hessian −(diag(P 1) − P diag(1/b) P^T) / eps (Cuturi & Peyré 2018). Steps are damped
@@ -267,38 +301,37 @@ def _newton(
     """
     n, m = scaled_nm.shape
     if n > m:
-        g_m, f_n, error, steps = _newton(scaled_nm.T, g_m, f_n)
-        return f_n, g_m, error, steps
-
-    def at(f_n: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the optimal g for ``f_n``, the plan P, and a − P 1, the mass that its
-        rows lack.
-        """
-        exponents_nm = f_n[:, None] - scaled_nm
-        g_m = math.log(n) - torch.logsumexp(exponents_nm, 0)
-        plan_nm = exponents_nm.add_(g_m).exp_().div_(n * m)
-        return g_m, plan_nm, 1.0 / n - plan_nm.sum(1)
-
-    (g_m, plan_nm, gap_n), damping, step = at(f_n), 1e-12, 0
-    while float(gap_n.abs().sum()) > TOLERANCE and step < _NEWTON_STEPS:
+        swapped = _newton(scaled_nm.T, g_m, f_n)
+        return swapped._replace(f_n=swapped.g_m, g_m=swapped.f_n)
+    point = _NewtonPoint.at(scaled_nm, f_n)
+    damping = 1e-12
+    step = 0
+    while float(point.gap_n.abs().sum()) > TOLERANCE and step < _NEWTON_STEPS:
         step += 1
-        diagonal_n = (1.0 / n - gap_n) * (1.0 + damping) + 1e-300
-        # f is determined up to a constant only; the last term makes the matrix
-        # nonsingular.
-        factor_nn, failed = torch.linalg.cholesky_ex(
-            torch.diag(diagonal_n) - m * (plan_nm @ plan_nm.T) + 1.0 / n**2
-        )
-        if not bool(failed):
-            move_n = torch.cholesky_solve(gap_n[:, None], factor_nn)[:, 0]
-            moved_n = f_n + move_n * min(1.0, _LARGEST_MOVE / float(move_n.abs().max()))
-            tried_m, tried_nm, left_n = at(moved_n)
-            gained = float((moved_n - f_n).mean() + (tried_m - g_m).mean())
-            if gained > 0 or left_n.abs().sum() < 0.5 * gap_n.abs().sum():
-                f_n = moved_n
-                g_m = tried_m
-                plan_nm = tried_nm
-                gap_n = left_n
-                damping = damping / 10.0
-                continue
-        damping *= 30.0
-    return f_n, g_m, float(gap_n.abs().sum()), step
+        better_point = _newton_step(scaled_nm, point, damping)
+        if better_point is None:
+            damping *= 30.0
+        else:
+            point = better_point
+            damping /= 10.0
+    return _Potentials(point.f_n, point.g_m, float(point.gap_n.abs().sum()), step)
+
+
+def _newton_step(
+    scaled_nm: Tensor, point: _NewtonPoint, damping: float
+) -> _NewtonPoint | None:
+    """Return the point after a damped step; None if the step does not improve it."""
+    n, m = scaled_nm.shape
+    diagonal_n = (1.0 / n - point.gap_n) * (1.0 + damping) + 1e-300
+    # f is determined up to a constant only; the last term makes the matrix nonsingular.
+    hessian_nn = torch.diag(diagonal_n) - m * (point.plan_nm @ point.plan_nm.T)
+    factor_nn, failed = torch.linalg.cholesky_ex(hessian_nn + 1.0 / n**2)
+    if bool(failed):
+        return None
+    move_n = torch.cholesky_solve(point.gap_n[:, None], factor_nn)[:, 0]
+    length = min(1.0, _LARGEST_MOVE / float(move_n.abs().max()))
+    moved = _NewtonPoint.at(scaled_nm, point.f_n + move_n * length)
+    gain = float((moved.f_n - point.f_n).mean() + (moved.g_m - point.g_m).mean())
+    if gain > 0 or moved.gap_n.abs().sum() < 0.5 * point.gap_n.abs().sum():
+        return moved
+    return None

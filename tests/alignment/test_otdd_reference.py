@@ -1,7 +1,9 @@
-"""The ladder-exact OTDD against the same formulas written down plainly, and against
-values the reference gave.
+"""The distance of the ORCA reference, against its formulas and its values.
+
+The formulas are written down plainly here.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -24,11 +26,9 @@ Metric = Callable[[Tensor, Tensor], Tensor]
 
 def cloud(n: int, d: int = 5, seed: int = 0, scale: float = 1.0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
-    spread = torch.linspace(0.3, 1.0, d, dtype=torch.float64)
-    return scale * (
-        torch.randn(n, d, generator=generator, dtype=torch.float64) * spread
-        + 0.2 * seed
-    )
+    deviation = torch.linspace(0.3, 1.0, d, dtype=torch.float64)
+    noise = torch.randn(n, d, generator=generator, dtype=torch.float64)
+    return scale * (noise * deviation + 0.2 * seed)
 
 
 def source(
@@ -44,11 +44,13 @@ def source(
 def call(
     distance: Distance, x: Tensor, y: Tensor | None = None, shares: Tensor | None = None
 ) -> tuple[float, Tensor]:
+    """Return value and gradient; by default, all points are of one class."""
     x = x.clone().requires_grad_()
-    value = distance(
-        x, torch.zeros(len(x), dtype=torch.long) if y is None else y, shares
-    )
-    return value.item(), torch.autograd.grad(value, x)[0]
+    if y is None:
+        y = torch.zeros(len(x), dtype=torch.long)
+    value = distance(x, y, shares)
+    (gradient,) = torch.autograd.grad(value, x)
+    return value.item(), gradient
 
 
 # The formulas, one matrix at a time, with autograd where the reference has it.
@@ -68,28 +70,24 @@ def soft_minimum(cost: Tensor, potential: Tensor, e: float) -> Tensor:
 
 
 def potentials(
-    rows: Tensor,
-    columns: Tensor,
-    temperatures: Sequence[float],
-    start: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Of the costs of one side's points to the other's, [n, m] and [m, n]; gradients
-    flow through the last step.
+    rows: Tensor, columns: Tensor, temperatures: Sequence[float]
+) -> tuple[Tensor, Tensor]:
+    """Return the potentials f [n] and g [m]; gradients flow through the last step.
 
-    The last one returned is the first one before that step.
+    ``rows`` [n, m] and ``columns`` [m, n] are the costs of the points of one side to
+    those of the other side.
     """
+    n, m = rows.shape
+    e = temperatures[0]
     with torch.no_grad():
-        e = temperatures[0]
-        n, m = rows.shape
-        start = rows.new_zeros(n) if start is None else start
         f = soft_minimum(rows, rows.new_zeros(m), e)
-        g = soft_minimum(columns, start, e)
+        g = soft_minimum(columns, rows.new_zeros(n), e)
         for e in temperatures:
-            f, g = (
-                (f + soft_minimum(rows, g, e)) / 2,
-                (g + soft_minimum(columns, f, e)) / 2,
-            )
-    return soft_minimum(rows, g, e), soft_minimum(columns, f, e), f
+            soft_f = soft_minimum(rows, g, e)
+            soft_g = soft_minimum(columns, f, e)
+            f = (f + soft_f) / 2
+            g = (g + soft_g) / 2
+    return soft_minimum(rows, g, e), soft_minimum(columns, f, e)
 
 
 def plain_ladder(x: Tensor, y: Tensor) -> list[float]:
@@ -106,37 +104,38 @@ def plain_ladder(x: Tensor, y: Tensor) -> list[float]:
 def divergence(
     metric: Metric, x: Tensor, y: Tensor, temperatures: list[float]
 ) -> Tensor:
-    f, g, _ = potentials(metric(x, y.detach()), metric(y, x.detach()), temperatures)
-    own_x = metric(x, x.detach())
-    own_y = metric(y, y.detach())
-    f_own = potentials(own_x, own_x, temperatures)[0]
-    g_own = potentials(own_y, own_y, temperatures)[0]
-    total: Tensor = (f - f_own).mean() + (g - g_own).mean()
+    f, g = potentials(metric(x, y.detach()), metric(y, x.detach()), temperatures)
+    within_x = metric(x, x.detach())
+    within_y = metric(y, y.detach())
+    f_within, _ = potentials(within_x, within_x, temperatures)
+    g_within, _ = potentials(within_y, within_y, temperatures)
+    total: Tensor = (f - f_within).mean() + (g - g_within).mean()
     return total
 
 
-def plainly(src: SourceFeatures, target: Tensor) -> Tensor:
+def class_distances(classes: Sequence[Tensor]) -> Tensor:
+    """Return the distances W between classes, from their points."""
+    w = torch.zeros(len(classes), len(classes), dtype=torch.float64)
+    for (i, x), (j, y) in itertools.combinations(enumerate(classes), 2):
+        distance = divergence(squares, x, y, plain_ladder(x, y)).detach()
+        w[i, j] = distance
+        w[j, i] = distance
+    return w
+
+
+def plain_distance(src: SourceFeatures, target: Tensor) -> Tensor:
+    """Return the distance of the points of one target class from the source."""
     names = torch.tensor(sorted(set(src.y.tolist())))
-    sides = [src.x[src.y == c] for c in names] + [target]
-    w = torch.zeros(len(sides), len(sides), dtype=torch.float64)
-    for i in range(len(sides)):
-        for j in range(i):
-            distance = divergence(
-                squares, sides[j], sides[i], plain_ladder(sides[j], sides[i])
-            ).detach()
-            w = w.index_put((torch.tensor([i, j]), torch.tensor([j, i])), distance)
-    y = torch.searchsorted(names, src.y)
+    w = class_distances([*(src.x[src.y == c] for c in names), target])
 
     def labelled(points: Tensor, ids: Tensor) -> Tensor:
         return torch.cat([points, ids[:, None].to(points)], 1)
 
     def metric(a: Tensor, b: Tensor) -> Tensor:
-        return (
-            squares(a[:, :-1], b[:, :-1]) / 2
-            + w[a[:, -1].long()][:, b[:, -1].long()] / 2
-        )
+        half_w = w[a[:, -1].long()][:, b[:, -1].long()] / 2
+        return squares(a[:, :-1], b[:, :-1]) / 2 + half_w
 
-    x = labelled(src.x, y)
+    x = labelled(src.x, torch.searchsorted(names, src.y))
     z = labelled(target, torch.full((len(target),), len(names)))
     return divergence(metric, x, z, plain_ladder(x, z))
 
@@ -144,20 +143,20 @@ def plainly(src: SourceFeatures, target: Tensor) -> Tensor:
 def assert_plain_formulas(
     src: SourceFeatures, x: Tensor, dtype: torch.dtype = torch.float64
 ) -> Distance:
-    """Return a distance that was fitted to a source in a precision, after comparing its
-    value and gradient.
+    """Compare value and gradient with the plain formulas; return the distance.
+
+    The distance is fitted to a source in a precision.
     """
     distance = get_distance(NAME).fit(SourceFeatures(src.x.to(dtype), src.y, "test"))
     value, gradient = call(distance, x.to(dtype))
     x.requires_grad_()
-    expected = plainly(src, x)
+    expected = plain_distance(src, x)
     (expected_gradient,) = torch.autograd.grad(expected, x)
+    is_double = dtype == torch.float64
     # Source-only costs are interpolated between phases of the ladder.
-    assert value == pytest.approx(
-        expected.item(), rel=2e-5 if dtype == torch.float64 else 1e-4
-    )
+    assert value == pytest.approx(expected.item(), rel=2e-5 if is_double else 1e-4)
     gap = (gradient.double() - expected_gradient).norm() / expected_gradient.norm()
-    assert gap < (1e-6 if dtype == torch.float64 else 1e-3)
+    assert gap < (1e-6 if is_double else 1e-3)
     return distance
 
 
@@ -172,12 +171,8 @@ def test_equals_the_plain_formulas(scale: float, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize(
     ("sizes", "n", "d", "note"),
     [
-        (
-            (6,),
-            4,
-            12,
-            "6 source samples are of one class",
-        ),  # one source class, and fewer points than features
+        # One source class, and fewer points than features.
+        ((6,), 4, 12, "6 source samples are of one class"),
         (
             (17, 9, 14),
             257,
@@ -206,19 +201,21 @@ def test_equals_what_the_reference_gave() -> None:
 
 def test_classes_are_weighed_and_single_samples_left_out() -> None:
     distance = get_distance(NAME).fit(source())
-    parts = [cloud(6, seed=5), cloud(1, seed=6), cloud(9, seed=7)]
-    x = torch.cat(parts)
+    first_class = cloud(6, seed=5)
+    last_class = cloud(9, seed=7)
+    x = torch.cat([first_class, cloud(1, seed=6), last_class])
     y = torch.tensor([2] * 6 + [-4] + [40] * 9)
     order = torch.randperm(16, generator=torch.Generator().manual_seed(1))
     shares = torch.tensor([0.2, 0.5, 0.3])  # of classes -4, 2 and 40
     value, gradient = call(distance, x[order], y[order], shares)
     assert distance.diagnosis.notes == ("1 target classes of one sample left out",)
-    first = call(distance, parts[0])
-    last = call(distance, parts[2])
-    assert value == pytest.approx(0.5 * first[0] + 0.3 * last[0])
-    expected = torch.cat([0.5 * first[1], torch.zeros(1, 5), 0.3 * last[1]])[order]
-    torch.testing.assert_close(gradient, expected, rtol=1e-6, atol=1e-9)
-    value, gradient = call(distance, cloud(3), torch.arange(3))  # nothing is left
+    first_value, first_gradient = call(distance, first_class)
+    last_value, last_gradient = call(distance, last_class)
+    assert value == pytest.approx(0.5 * first_value + 0.3 * last_value)
+    expected = torch.cat([0.5 * first_gradient, torch.zeros(1, 5), 0.3 * last_gradient])
+    torch.testing.assert_close(gradient, expected[order], rtol=1e-6, atol=1e-9)
+    # All classes are left out.
+    value, gradient = call(distance, cloud(3), torch.arange(3))
     assert value == 0.0
     assert not gradient.any()
 
@@ -227,18 +224,16 @@ def test_source_classes_that_are_too_small_or_too_large_are_left_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     src = source(sizes=(17, 1, 14))
-    kept = src.y != 8
+    is_usable = src.y != 8
     distance = get_distance(NAME).fit(src)
     value, gradient = call(distance, cloud(9, seed=4))
     assert distance.diagnosis.notes[0].startswith(
         "1 of 3 source classes left out, with 1 samples"
     )
-    without = call(
-        get_distance(NAME).fit(SourceFeatures(src.x[kept], src.y[kept], "test")),
-        cloud(9, seed=4),
-    )
-    assert value == without[0]
-    torch.testing.assert_close(gradient, without[1])
+    usable = SourceFeatures(src.x[is_usable], src.y[is_usable], "test")
+    expected, expected_gradient = call(get_distance(NAME).fit(usable), cloud(9, seed=4))
+    assert value == expected
+    torch.testing.assert_close(gradient, expected_gradient)
     with pytest.raises(UserError, match=r"shape \(4, 5\).*class of 2 to 50000"):
         get_distance(NAME).fit(SourceFeatures(cloud(4), torch.arange(4), "test"))
     monkeypatch.setattr(otdd_reference, "MAX_CLASS", 15)
@@ -250,8 +245,9 @@ def test_source_classes_that_are_too_small_or_too_large_are_left_out(
 
 
 def test_what_single_precision_cannot_hold_is_infinite_or_refused() -> None:
-    """An embedder that runs away, or a source of such features; neither may end in a
-    solver's own error.
+    """An embedder that runs away, or a source of such features.
+
+    Neither may end in a solver's own error.
     """
     src = source()
     single = SourceFeatures(src.x.float(), src.y, "test")
@@ -269,7 +265,7 @@ def test_what_single_precision_cannot_hold_is_infinite_or_refused() -> None:
 def test_lost_sums_of_costs_that_are_not_stored(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Some rows' and no columns' are lost, and the other way round."""
+    """Sums of some rows and of no columns are lost, and the other way round."""
     monkeypatch.setattr(contract, "MEMORY_BYTES", 100)
     monkeypatch.setattr(cost_module, "CACHE_BYTES", 80)
     y = cloud(7)
@@ -284,9 +280,8 @@ def test_lost_sums_of_costs_that_are_not_stored(
         )
         torch.testing.assert_close(soft_g_n, soft_minimum(c, f_N, 0.1))
         torch.testing.assert_close(soft_f_N, soft_minimum(c.T, g_n, 0.1))
-    labelled = CostMatrix(
-        y, y, torch.ones(2, 2), (torch.arange(7) % 2, torch.arange(7) % 2)
-    )
+    labels = torch.arange(7) % 2
+    labelled = CostMatrix(y, y, torch.ones(2, 2), (labels, labels))
     soft_f_N, _ = otdd_reference.soft_minima(
         labelled, y[:, 0], y[:, 0], 0.1, symmetric=True
     )
@@ -299,23 +294,9 @@ def test_values_of_a_cloud_with_itself_are_interpolated() -> None:
     x = 0.3 * cloud(40, 6)
     table = otdd_reference.self_values(CostMatrix(x), 0.05)
     c = half_squares(x, x)
-    for squared in (
-        0.15,
-        0.3,
-        5.0,
-        3.0,
-        3.5,
-        50.0,
-        60.0,
-        80.0,
-        100.0,
-        130.0,
-        190.0,
-        1e3,
-        3e3,
-        9e3,
-    ):
-        expected = float(potentials(c, c, otdd_reference.ladder(squared))[0].mean())
-        assert otdd_reference.self_value(table, squared) == pytest.approx(
-            expected, rel=1e-5
-        )
+    few_steps = (0.15, 0.3, 5.0, 3.0, 3.5)
+    many_steps = (50.0, 60.0, 80.0, 100.0, 130.0, 190.0, 1e3, 3e3, 9e3)
+    for squared in (*few_steps, *many_steps):
+        f, _ = potentials(c, c, otdd_reference.ladder(squared))
+        value = otdd_reference.self_value(table, squared)
+        assert value == pytest.approx(float(f.mean()), rel=1e-5)

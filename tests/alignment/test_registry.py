@@ -21,16 +21,16 @@ pytestmark = pytest.mark.usefixtures("empty_home")
 
 @pytest.fixture
 def fits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Grows by one whenever otdd's source terms are computed."""
-    counted: list[int] = []
-    plain = OTDD._source_terms
+    """List that grows by one whenever otdd's source terms are computed."""
+    num_points: list[int] = []
+    source_terms = OTDD._source_terms
 
-    def counting(self: OTDD, x_ND: Tensor, y_N: Tensor) -> Mapping[str, Tensor]:
-        counted.append(len(x_ND))
-        return plain(self, x_ND, y_N)
+    def count(self: OTDD, x_ND: Tensor, y_N: Tensor) -> Mapping[str, Tensor]:
+        num_points.append(len(x_ND))
+        return source_terms(self, x_ND, y_N)
 
-    monkeypatch.setattr(OTDD, "_source_terms", counting)
-    return counted
+    monkeypatch.setattr(OTDD, "_source_terms", count)
+    return num_points
 
 
 def files(home: Path) -> list[Path]:
@@ -45,25 +45,22 @@ def test_a_second_process_reads_what_the_first_stored(
     x, y = cloud(17, shift=0.5)
     first = fitted_distance(name, src)
     assert fitted_distance(name, src) is first
-    assert [path.parent for path in files(empty_home)] == [
-        empty_home / "source" / "terms"
-    ]
+    (file,) = files(empty_home)
+    assert file.parent == empty_home / "source" / "terms"
     source_features._fitted.cache_clear()
-    found = [
-        value_and_gradient(each, x, y)
-        for each in (first, fitted_distance(name, src), get_distance(name).fit(src))
-    ]
-    assert found[0][0] == found[1][0] == found[2][0]
-    assert torch.equal(found[0][1], found[1][1])
-    assert torch.equal(found[0][1], found[2][1])
+    value, gradient = value_and_gradient(first, x, y)
+    for distance in (fitted_distance(name, src), get_distance(name).fit(src)):
+        other_value, other_gradient = value_and_gradient(distance, x, y)
+        assert other_value == value
+        assert torch.equal(other_gradient, gradient)
 
 
 def test_stored_by_all_that_the_terms_depend_on(
     fits: list[int], empty_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     src = source()
-    for given in (src, SourceFeatures(src.x.clone(), src.y.clone(), "another name")):
-        fitted_distance("otdd", given)
+    fitted_distance("otdd", src)
+    fitted_distance("otdd", SourceFeatures(src.x.clone(), src.y.clone(), "another"))
     assert fits == [24]
     fitted_distance("otdd", SourceFeatures(src.x + 1e-9, src.y, "test"))
     fitted_distance("otdd", SourceFeatures(src.x, src.y.roll(1), "test"))
@@ -103,10 +100,10 @@ def test_damaged_file_is_computed_again(
 def test_a_full_disk_costs_time_only(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def full(*_: object, **__: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(tensor_cache, "save", full)
+    monkeypatch.setattr(tensor_cache, "save", fail)
     src = source()
     x, y = cloud(17)
     with caplog.at_level(logging.WARNING):

@@ -1,6 +1,7 @@
 """Source features: what they are made of, their cache, and the errors a user sees."""
 
 import io
+import itertools
 import pickle
 import tarfile
 from collections.abc import Iterator
@@ -38,15 +39,13 @@ WIDTH = 12
 
 
 def text_stem(seed: int = 0) -> TextStem:
-    """A stem whose words lie in five separate groups (word i in group i % 5)."""
+    """Return a stem whose words lie in five groups (word i in group i % 5)."""
     generator = torch.Generator().manual_seed(seed)
     centres = 4 * torch.randn(5, WIDTH, generator=generator)
-    words = centres[torch.arange(WORDS) % 5] + 0.1 * torch.randn(
-        WORDS, WIDTH, generator=generator
-    )
-    return TextStem(
-        words, torch.randn(32, WIDTH, generator=generator), nn.LayerNorm(WIDTH)
-    )
+    noise = 0.1 * torch.randn(WORDS, WIDTH, generator=generator)
+    words = centres[torch.arange(WORDS) % 5] + noise
+    places = torch.randn(32, WIDTH, generator=generator)
+    return TextStem(words, places, nn.LayerNorm(WIDTH))
 
 
 def image_stem() -> ImageStem:
@@ -65,7 +64,7 @@ def image_stem() -> ImageStem:
 
 @dataclass
 class Loads:
-    """Stands in for `load_body`, and counts its calls."""
+    """Substitute for `load_body` that counts its calls."""
 
     text: TextStem = field(default_factory=text_stem)
     image: ImageStem = field(default_factory=image_stem)
@@ -94,18 +93,17 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> Loads:
 
 @pytest.fixture
 def colours(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[int, int, int]]:
-    """One flat colour a photograph, and sizes that differ; returns the colours."""
-    files = [file for each in photographs.CLASSES.values() for file in each]
+    """One flat colour a photograph, of sizes that differ; returns the colours."""
+    files = list(itertools.chain.from_iterable(photographs.CLASSES.values()))
     colours = {
         file: (8 * index, 0, 255 - 8 * index) for index, file in enumerate(files)
     }
 
     def read_member(package: Package, member: str) -> bytes:
         file = member.rpartition("/")[2]
+        size = (20 + files.index(file), 30)
         buffer = io.BytesIO()
-        Image.new("RGB", (20 + files.index(file), 30), colours[file]).save(
-            buffer, "png"
-        )
+        Image.new("RGB", size, colours[file]).save(buffer, "png")
         return buffer.getvalue()
 
     monkeypatch.setattr(packages, "read_member", read_member)
@@ -119,8 +117,9 @@ def numbers(sentence: str) -> list[int]:
 
 @pytest.fixture
 def articles(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three topics of two articles each, of two sentences with 8 words; words of topic
-    t are t modulo 5.
+    """Three topics of two articles, each of two sentences with 8 words.
+
+    Words of topic t are t modulo 5.
     """
     monkeypatch.setattr(text_features, "tokenizer", lambda body: numbers)
     monkeypatch.setattr(
@@ -128,13 +127,15 @@ def articles(monkeypatch: pytest.MonkeyPatch) -> None:
         "TOPICS",
         {"a": ("A", "Abacus"), "b": ("Bee", "Bird"), "c": ("Cat", "Cow")},
     )
-    firsts = [
-        [(20 + 40 * i + i // 2) // 5 * 5 + i // 2, 300 + i // 2] for i in range(6)
-    ]
-    texts = [
-        [" ".join(str(first + 5 * word) for word in range(8)) for first in article]
-        for article in firsts
-    ]
+
+    def sentence(first_word: int) -> str:
+        return " ".join(str(first_word + 5 * number) for number in range(8))
+
+    texts = []
+    for article in range(6):
+        topic = article // 2
+        first_word = (20 + 40 * article + topic) // 5 * 5 + topic
+        texts.append([sentence(first_word), sentence(300 + topic)])
     monkeypatch.setattr(prose, "_articles", lambda: texts)
 
 
@@ -165,20 +166,17 @@ def test_a_passage_has_the_number_of_tokens_asked_for(
     request = SampleRequest(
         stem, "minilm-l6", image_size=0, num_tokens=5, num_samples=3, seed=0
     )
-    features, passages = text_features.embed_passages(
-        request, documents, [(0, 0), (1, 0), (0, 2), (0, 1), (0, 0)]
-    )
-    assert [(each.sentences, each.ids) for each in passages] == [
+    # The document of two tokens is skipped; too few tokens follow the last sentence of
+    # the other one.
+    starts = [(0, 0), (1, 0), (0, 2), (0, 1), (0, 0)]
+    features, passages = text_features.embed_passages(request, documents, starts)
+    assert [(passage.sentences, passage.ids) for passage in passages] == [
         (range(2), [30, 31, 32, 40, 41]),
-        (
-            range(1, 3),
-            [40, 41, 42, 43, 50],
-        ),  # too few follow the last sentence; the document of two is skipped
+        (range(1, 3), [40, 41, 42, 43, 50]),
         (range(1, 3), [40, 41, 42, 43, 50]),
     ]
-    torch.testing.assert_close(
-        features[0], stem.embed_raw(torch.tensor([[30, 31, 32, 40, 41]])).mean(1)[0]
-    )
+    expected = stem.embed_raw(torch.tensor([[30, 31, 32, 40, 41]])).mean(1)[0]
+    torch.testing.assert_close(features[0], expected)
     with pytest.raises(
         UserError, match="no document of the alignment source has 10 tokens"
     ):
@@ -222,17 +220,15 @@ def test_photographs_are_normalised_crops_labelled_by_class(
         for file in (files * 6)[:6]:  # each photograph in turn
             colour = torch.tensor(colours[file]).view(3, 1, 1) / 255
             pixels = (colour - stem.image_mean) / stem.image_std
-            expected.append(
-                stem.embed_images(pixels.expand(1, 3, 8, 8)).mean(1)
-            )  # 9 rounds to two patches of 4
+            # 9 rounds to two patches of 4.
+            expected.append(stem.embed_images(pixels.expand(1, 3, 8, 8)).mean(1))
         torch.testing.assert_close(features.x[features.y == label], torch.cat(expected))
     choice = SourceChoice("photographs", "vit-s14", 9, 0, 54)
-    inputs, y, _ = sampled(chosen_source(choice), choice, raw=True)
-    means = stem.embed_raw(inputs[:5]).mean(1)
-    torch.testing.assert_close(
-        means, features.x[:5], atol=0.01, rtol=0.01
-    )  # pixels have 8 bits
-    assert torch.equal(features.y, y)
+    raw_samples = sampled(chosen_source(choice), choice, raw=True)
+    means = stem.embed_raw(raw_samples.x[:5]).mean(1)
+    # Raw pixels have 8 bits.
+    torch.testing.assert_close(means, features.x[:5], atol=0.01, rtol=0.01)
+    assert torch.equal(features.y, raw_samples.y)
 
 
 def test_crops_differ_and_stay_inside() -> None:
@@ -244,10 +240,8 @@ def test_crops_differ_and_stay_inside() -> None:
         assert 9 <= crop.shape[1] <= 30
         assert crop.min() >= 0
         assert crop.max() <= 1
-    assert {float((crop[0, 0, -1] - crop[0, 0, 0]).sign()) for crop in crops} == {
-        -1.0,
-        1.0,
-    }  # some are mirrored
+    slopes = {float((crop[0, 0, -1] - crop[0, 0, 0]).sign()) for crop in crops}
+    assert slopes == {-1.0, 1.0}  # some are mirrored
     assert len({round(float(crop.mean()), 4) for crop in crops}) > 15
 
 
@@ -261,30 +255,24 @@ def test_kept_in_process_and_on_disk(
     assert prose_features(num_tokens=7).x.ne(first.x).any()
     assert len(prose_features(num_samples=7).y) == 7
     assert len(list((home / "source").glob("*.tensors"))) == 4
-    assert {path.suffix for path in (home / "source").iterdir()} == {
-        ".tensors",
-        ".lock",
-    }
+    suffixes = {path.suffix for path in (home / "source").iterdir()}
+    assert suffixes == {".tensors", ".lock"}
     shallow = features_of(
         "", "minilm-l6:layers=4", image_size=14, num_tokens=6, num_samples=12
     )
     assert torch.equal(shallow.x, first.x)  # layers share features
-    usual = loads.text
+    usual_stem = loads.text
     loads.text = text_stem(seed=1)
     source_module._features.cache_clear()
-    assert (
-        prose_features().x.ne(first.x).any()
-    )  # features of other weights are other ones
-    loads.text = usual
-    sampled = {
-        **registry.all_sources(),
-        "prose": replace(prose.SOURCE, sample=lambda *_: pytest.fail("sampled again")),
-    }
-    monkeypatch.setattr(registry, "all_sources", lambda: sampled)
+    assert prose_features().x.ne(first.x).any()  # other weights, other features
+    loads.text = usual_stem
+    failing = replace(prose.SOURCE, sample=lambda *_: pytest.fail("sampled again"))
+    sources = {**registry.all_sources(), "prose": failing}
+    monkeypatch.setattr(registry, "all_sources", lambda: sources)
     source_module._features.cache_clear()
-    again = prose_features()
-    assert torch.equal(again.x, first.x)
-    assert torch.equal(again.y, first.y)
+    stored = prose_features()
+    assert torch.equal(stored.x, first.x)
+    assert torch.equal(stored.y, first.y)
 
 
 CONLL = Path(__file__).with_name("conll2003.txt").read_text()
@@ -429,18 +417,14 @@ def test_the_papers_source_is_the_default_where_it_is(
 ) -> None:
     assert source_names("image") == ["cifar10", "photographs"]
     assert source_names() == ["cifar10", "conll2003", "photographs", "prose"]
-    assert [default_source("sequence"), default_source("image")] == [
-        "prose",
-        "photographs",
-    ]
-    told: list[str] = []
-    assert fetch_source("", "sequence", told.append) == "prose"
-    assert told == ["source conll2003 cannot be fetched: prose stands in for it"]
+    assert default_source("sequence") == "prose"
+    assert default_source("image") == "photographs"
+    messages: list[str] = []
+    assert fetch_source("", "sequence", messages.append) == "prose"
+    assert messages == ["source conll2003 cannot be fetched: prose stands in for it"]
     raw(home, "conll2003/train.txt").write_text(CONLL)
-    assert [default_source("sequence"), default_source("image")] == [
-        "conll2003",
-        "photographs",
-    ]
+    assert default_source("sequence") == "conll2003"
+    assert default_source("image") == "photographs"
     assert fetch_source("", "sequence") == "conll2003"
     assert fetch_source("prose", "sequence") == "prose"
     assert offline == ["prose", "conll2003", "prose"]

@@ -1,3 +1,1 @@
-"""Distances: each module defines ``DISTANCE``, a subclass of `Distance` whose ``name``
-is that of the module.
-"""
+"""Distances: each module defines the ``DISTANCE`` of its name."""

@@ -8,12 +8,12 @@ from orca_ray.alignment.distance import Distance
 
 
 class L2(Distance):
-    """Distance ‖mean(source) − mean(target)‖²; labels are ignored. A call costs O(n D)
-    for n points of D features.
+    """Distance ‖mean(source) − mean(target)‖²; labels are ignored.
 
-    The ORCA reference (arXiv:2302.05738) minimises the mean squared distance over all
-    pairs of points instead. That is this distance plus both variances, so minimising
-    the reference's distance also contracts the target to a point.
+    A call costs O(n D) for n points of D features. The ORCA reference
+    (arXiv:2302.05738) minimises the mean squared distance over all pairs of points
+    instead. That is this distance plus both variances, so minimising the
+    reference's distance also contracts the target to a point.
     """
 
     name = "l2"

@@ -1,5 +1,6 @@
-"""Optimal transport dataset distance: transport between labelled points, with costs
-that include class distances.
+"""Optimal transport dataset distance: transport between labelled points.
+
+The costs include class distances.
 """
 
 import logging
@@ -22,23 +23,23 @@ logger = logging.getLogger(__name__)
 
 
 class OTDD(Distance):
-    """Debiased entropic OTDD (arXiv:2002.02923; debiasing arXiv:1810.08278), with all
-    target classes in one problem.
+    """Debiased entropic OTDD, with all target classes in one problem.
 
         value = OT(target, source) − ½ OT(source, source) − ½ OT(target, target)
 
-    OT is the entropic transport cost (`transport`) with uniform weights. Points are
-    (feature, class) pairs. The cost between two points is C = ½‖x − y‖² + ½ W[class of
-    x, class of y], where W is the squared 2-Wasserstein distance between the Gaussians
-    fitted to the two classes' points (`Gaussians`). eps is 0.05 times the mean cost
-    within the source. The solvers stop at an L1 error of 1e-7 of the plan's marginals,
-    and the gradient, through both terms of C, is that of the solution. A call costs
+    After arXiv:2002.02923; debiasing after arXiv:1810.08278. OT is the entropic
+    transport cost (`transport`) with uniform weights. Points are (feature, class)
+    pairs. The cost between two points is C = ½‖x − y‖² + ½ W[class of x, class of
+    y], where W is the squared 2-Wasserstein distance between the Gaussians fitted
+    to the two classes' points (`Gaussians`). eps is 0.05 times the mean cost within
+    the source. The solvers stop at an L1 error of 1e-7 of the plan's marginals, and
+    the gradient, through both terms of C, is that of the solution. A call costs
     O((N + n) n D), and O((N + n) n) per iteration.
 
-    The ORCA reference solves one problem per target class and treats W as constant, so
-    labels do not affect its gradient. Here labels affect the gradient, because W
-    depends on the target features. Computing W takes about as long as the transport if
-    classes have 128 points.
+    The ORCA reference solves one problem per target class and treats W as constant,
+    so labels do not affect its gradient. Here labels affect the gradient, because W
+    depends on the target features. Computing W takes about as long as the transport
+    if classes have 128 points.
     """
 
     name = "otdd"
@@ -50,20 +51,22 @@ class OTDD(Distance):
         x_ND = x_ND - x_ND.mean(0)
         report = SolverReport()
         label_terms = Gaussians.of(_classes(x_ND, y_N)).terms()
-        w_KK = Gaussians.from_terms(label_terms, x_ND).own_distances()
+        w_KK = Gaussians.from_terms(label_terms, x_ND).pairwise_distances()
         shares_K = torch.bincount(y_N) / x_ND.new_tensor(len(y_N))
         mean_cost = float(x_ND.var(0, correction=0).sum())
         mean_cost += 0.5 * float(shares_K @ w_KK @ shares_K)
         epsilon = epsilon_for(mean_cost, x_ND)
         cost = CostMatrix(x_ND, None, w_KK, (y_N, y_N), "the source and itself")
-        own, potential_N = self_transport(cost, epsilon, report)
+        value, potential_N = self_transport(cost, epsilon, report)
         for note in report.notes:
             logger.warning("%s: %s", self.name, note)
-        scalars = {
+        return {
             "epsilon": x_ND.new_tensor(epsilon),
             "error": x_ND.new_tensor(report.error),
+            "own": value,
+            "potential": potential_N,
+            **label_terms,
         }
-        return {**scalars, "own": own, "potential": potential_N, **label_terms}
 
     def _prepare(self, x_ND: Tensor, y_N: Tensor, terms: Mapping[str, Tensor]) -> None:
         self._center_D = x_ND.mean(0)
@@ -71,42 +74,41 @@ class OTDD(Distance):
         self._y_N = y_N
         self._epsilon = float(terms["epsilon"])
         self._source_error = float(terms["error"])
-        self._own = terms["own"].to(x_ND)
+        self._source_value = terms["own"].to(x_ND)
         self._potential_N = terms["potential"].to(x_ND)
         self._gaussians = Gaussians.from_terms(terms, x_ND)
 
     def _distance(self, x_nD: Tensor, y_n: Tensor, shares_L: Tensor) -> Tensor:
         report = SolverReport()
         x_nD = x_nD - self._center_D
-        parts = _classes(x_nD, y_n)
-        if singles := sum(len(part) == 1 for part in parts):
+        classes = _classes(x_nD, y_n)
+        num_singles = sum(len(points) == 1 for points in classes)
+        if num_singles:
             report.notes.append(
-                f"{singles} of {len(parts)} target classes have one sample: they count"
-                " as points, without spread"
+                f"{num_singles} of {len(classes)} target classes have one sample: they"
+                " count as points, without spread"
             )
-        gaussians = Gaussians.of(parts)
+        gaussians = Gaussians.of(classes)
         w_LK = self._gaussians.distances(gaussians).T
-        w_LL = gaussians.own_distances()
+        w_LL = gaussians.pairwise_distances()
         cost = CostMatrix(x_nD, self._x_ND, w_LK, (y_n, self._y_N), "target and source")
         across = transport(cost, self._epsilon, report, self._potential_N)
-        cost = CostMatrix(
-            x_nD - x_nD.detach().mean(0),
-            None,
-            w_LL,
-            (y_n, y_n),
-            "the target and itself",
+        centred_nD = x_nD - x_nD.detach().mean(0)
+        target_cost = CostMatrix(
+            centred_nD, None, w_LL, (y_n, y_n), "the target and itself"
         )
-        own, _ = self_transport(cost, self._epsilon, report)
+        target_value, _ = self_transport(target_cost, self._epsilon, report)
         if not self._source_error <= TOLERANCE:
             report.notes.append(
                 "the source's own terms did not converge: the distance is off by a"
                 " constant or more"
             )
         self.diagnosis = report.diagnosis()
-        return across - 0.5 * (self._own + own)
+        return across - 0.5 * (self._source_value + target_value)
 
 
 def _classes(x_nD: Tensor, y_n: Tensor) -> list[Tensor]:
+    """Return the points of each class."""
     return [x_nD[y_n == c] for c in range(int(y_n.max()) + 1)]
 
 

@@ -1,15 +1,14 @@
-"""The dataset distance with value and gradient as in the ORCA reference implementation
-(arXiv:2302.05738).
+"""The dataset distance with value and gradient as in the ORCA reference.
 
-Shapes: N source points i of K classes (columns), n points j of one target class (rows),
-    D features. Equal weights.
+The reference implementation is that of arXiv:2302.05738. Shapes: N source points i of K
+classes (columns), n points j of one target class (rows), D features. Equal weights.
 
 Sinkhorn iterations follow a fixed, decreasing list of temperatures (a "ladder") and end
 before they converge. From potentials f [N] and g [n] and costs C [n, N], a step at
 temperature e computes the soft minima
 
-    f~_i = −e log mean_j exp((g_j − C_ji) / e),    g~_j = −e log mean_i exp((f_i − C_ji)
-    / e).
+    f~_i = −e log mean_j exp((g_j − C_ji) / e),
+    g~_j = −e log mean_i exp((f_i − C_ji) / e).
 
 Both potentials are replaced by their soft minima in one step at the first temperature;
 then averaged with the minima, f ← (f + f~) / 2, in one "half step" at each temperature;
@@ -19,6 +18,7 @@ then replaced again in one step at the last temperature.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -29,8 +29,9 @@ from orca_ray.alignment.distance import Diagnosis, Distance
 from orca_ray.errors import UserError
 
 MIN_CLASS = 2
+"""Source classes with fewer points are left out."""
 MAX_CLASS = 50_000
-"""Source classes with fewer or more points than these limits are left out."""
+"""Source classes with more points are left out."""
 _OUT_OF_RANGE = 0.1
 """d² must be below this times the square root of the largest float, so that squares of
 d² do not overflow.
@@ -48,22 +49,28 @@ EPSILON = 0.1
 ORCA reference.
 """
 _LOG2_E = math.log2(math.e)
+"""Factor on exponents of e that makes them exponents of 2."""
 _FLOOR = -90.0
 """Exponents of 2 are clamped to at least this, because arithmetic with denormal float32
 numbers is slow.
 """
 _LEAST = 2.0**-50
-_MOST = 2.0**100
-"""`_robust_minima` recomputes sums outside this range; clamped terms add less than 1e-8
-of `_LEAST`.
+"""Smaller sums are recomputed by `_robust_minima`.
+
+Clamped terms add less than 1e-8 of this.
 """
+_MOST = 2.0**100
+"""`_robust_minima` recomputes larger sums."""
 _REMEMBERED = 5
+"""Number of steps of a ladder that affect its result; see `self_values`."""
 _PHASES = (0.017, 0.146, 0.371, 0.629, 0.854, 0.983)
+"""Chebyshev nodes in [0, 1], by which `self_value` interpolates."""
 
 
 def ladder(squared_diameter: float) -> list[float]:
-    """Return a ladder: d² = ``squared_diameter``, then d², d²/4, d²/16 and so on above
-    EPSILON, then EPSILON.
+    """Return the ladder of d² = ``squared_diameter``.
+
+    It is d², then d², d²/4, d²/16 and so on above EPSILON, then EPSILON.
     """
     if squared_diameter <= 0:
         return [EPSILON, EPSILON]
@@ -78,39 +85,36 @@ def ladder(squared_diameter: float) -> list[float]:
 def self_values(
     cost: CostMatrix, squared_diameter: float, factor: float = 1.0
 ) -> Tensor:
-    """Return a float64 table [5, 6] of the mean of f after `solve` with a symmetric
-    ``cost`` [N, N], for `self_value`.
+    """Return a table [5, 6] of the mean of f after `solve`, for `self_value`.
 
-    This mean depends on the target only through the ladder, i.e. through the squared
-    diagonal d² of the bounding box of these N points and the target. Rows are numbers
-    of steps, 1 to 5 (powers of 4 between EPSILON and d²; more steps make no difference,
-    because each half step halves the effect of earlier ones). Columns are phases, the
-    positions in (0, 1] of d² between two powers. ``squared_diameter`` is d² of the N
-    points alone, the smallest possible d². The temperatures of the ladder are
-    multiplied by ``factor``.
+    ``cost`` [N, N] is symmetric; the table is float64. The mean depends on the
+    target only through the ladder, i.e. through the squared diagonal d² of the
+    bounding box of these N points and the target. Rows are numbers of steps, 1 to 5
+    (powers of 4 between EPSILON and d²; more steps make no difference, because each
+    half step halves the effect of earlier ones). Columns are phases, the positions
+    in (0, 1] of d² between two powers. ``squared_diameter`` is d² of the N points
+    alone, the smallest possible d². The temperatures of the ladder are multiplied
+    by ``factor``.
     """
-    first = _steps_and_phase(squared_diameter)[0]
+    fewest_steps, _ = _steps_and_phase(squared_diameter)
 
     def mean_f(height: float) -> float:
-        return (
-            solve(
-                cost,
-                [factor * e for e in ladder(EPSILON * 4.0**height)],
-                symmetric=True,
-            ).value
-            / 2.0
-        )
+        temperatures = [factor * e for e in ladder(EPSILON * 4.0**height)]
+        return solve(cost, temperatures, symmetric=True).value / 2.0
 
     rows = [
         [mean_f(steps - 1 + phase) for phase in _PHASES]
-        for steps in range(first, _REMEMBERED + 1)
+        for steps in range(fewest_steps, _REMEMBERED + 1)
     ]
-    return torch.tensor([rows[0]] * (first - 1) + rows, dtype=torch.float64)
+    # Rows of fewer steps are never read.
+    unused = [rows[0]] * (fewest_steps - 1)
+    return torch.tensor(unused + rows, dtype=torch.float64)
 
 
 def self_value(values_SP: Tensor, squared_diameter: float) -> float:
-    """Return the mean of f for d² = ``squared_diameter``, interpolated in a table of
-    `self_values` (error 1e-6).
+    """Return the mean of f for d² = ``squared_diameter``.
+
+    It is interpolated in a table of `self_values` (error 1e-6).
     """
     steps, phase = _steps_and_phase(squared_diameter)
     coefficients = np.linalg.solve(np.vander(_PHASES), values_SP[steps - 1].numpy())
@@ -118,6 +122,7 @@ def self_value(values_SP: Tensor, squared_diameter: float) -> float:
 
 
 def _steps_and_phase(squared_diameter: float) -> tuple[int, float]:
+    """Return row and column (a phase) of d² in a table of `self_values`."""
     height = math.log(max(squared_diameter / EPSILON, 1.0)) / math.log(4.0)
     steps = max(1, math.ceil(height))
     return min(steps, _REMEMBERED), height - (steps - 1)
@@ -125,7 +130,7 @@ def _steps_and_phase(squared_diameter: float) -> tuple[int, float]:
 
 @dataclass(frozen=True)
 class Solution:
-    """Record of the potentials f and g after the last step of a ladder."""
+    """The potentials f and g after the last step of a ladder."""
 
     f_N: Tensor
     g_n: Tensor
@@ -139,18 +144,17 @@ class Solution:
         return float(self.f_N.mean() + self.g_n.mean())
 
     def barycentres(self, x_ND: Tensor) -> tuple[Tensor, Tensor]:
-        """Return P X [n, D] for the transport plan P [n, N] and X = ``x_ND``, and the
-        mean [N] of the rows of P.
+        """Return P X [n, D] for X = ``x_ND``, and the mean [N] of P's rows.
 
-        P_ji is the softmax over i of (f_i − C_ji) / e, with f before the last step:
-        gradients pass that step alone.
+        P [n, N] is the transport plan: P_ji is the softmax over i of (f_i −
+        C_ji) / e, with f before the last step, because gradients pass that step
+        alone.
         """
         product_nD = x_ND.new_empty(len(self.g_n), x_ND.shape[1])
         mass_N = torch.zeros_like(self.f_N)
         for rows, cost_rN in self._cost:
-            plan_rN, _ = _exponentials(
-                (self._last_f_N - cost_rN).mul_(1.0 / self._e), 1
-            )
+            exponents_rN = (self._last_f_N - cost_rN).mul_(1.0 / self._e)
+            plan_rN, _ = _exponentials(exponents_rN, 1)
             plan_rN *= plan_rN.sum(1, keepdim=True).reciprocal_()
             mass_N += plan_rN.sum(0)
             torch.mm(plan_rN, x_ND, out=product_nD[rows])
@@ -163,21 +167,22 @@ def solve(
     start_N: Tensor | None = None,
     symmetric: bool = False,
 ) -> Solution:
-    """Run one Sinkhorn step after another, from f = ``start_N`` (default 0) and g = 0;
-    return the last potentials.
+    """Run one Sinkhorn step after another; return the last potentials.
 
-    ``temperatures`` is a ladder. ``symmetric``: rows and columns are the same points,
-    and g = f. To add a cost h_i of source point i to C_ji, start with f = −h instead:
-    the result has the same g, and an f that is lower by h.
+    They start from f = ``start_N`` (default 0) and g = 0. ``temperatures`` is a
+    ladder. ``symmetric``: rows and columns are the same points, and g = f. To add a
+    cost h_i of source point i to C_ji, start with f = −h instead: the result has
+    the same g, and an f that is lower by h.
     """
     f_N = cost.x_nD.new_zeros(cost.shape[1]) if start_N is None else start_N
     g_n = f_N if symmetric else f_N.new_zeros(cost.shape[0])
     steps = [temperatures[0], *temperatures, temperatures[-1]]
     last_f_N = f_N
-    for k, e in enumerate(steps):
+    for number, e in enumerate(steps):
         soft_f_N, soft_g_n = soft_minima(cost, f_N, g_n, e, symmetric)
         last_f_N = f_N
-        share = 1.0 if k in (0, len(steps) - 1) else 0.5
+        is_whole_step = number in (0, len(steps) - 1)
+        share = 1.0 if is_whole_step else 0.5
         f_N = torch.lerp(f_N, soft_f_N, share)
         g_n = f_N if symmetric else torch.lerp(g_n, soft_g_n, share)
     return Solution(f_N, g_n, cost, last_f_N, steps[-1])
@@ -186,12 +191,12 @@ def solve(
 def soft_minima(
     cost: CostMatrix, f_N: Tensor, g_n: Tensor, e: float, symmetric: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Return the soft minima f~ [N] and g~ [n] (see the module); ``symmetric``: g~ is
-    f~.
+    """Return the soft minima f~ [N] and g~ [n] (see the module).
 
-    Both use one matrix T_ji = exp((f_i + g_j − C_ji) / e): f~_i = f_i − e log mean_j
-    T_ji, g~_j likewise. That halves the number of exponentials. If a sum of T is too
-    large or small to be accurate, `_robust_minima` recomputes all.
+    ``symmetric``: g~ is f~. Both use one matrix T_ji = exp((f_i + g_j − C_ji) / e):
+    f~_i = f_i − e log mean_j T_ji, g~_j likewise. That halves the number of
+    exponentials. If a sum of T is too large or small to be accurate,
+    `_robust_minima` recomputes all.
     """
     n, num_source = cost.shape
     scale = _LOG2_E / e
@@ -201,24 +206,25 @@ def soft_minima(
     sums_N = torch.zeros_like(f_N)
     for rows, cost_rN in cost:
         t_rN = torch.add(scaled_f_N, cost_rN, alpha=-scale).add_(scaled_g_n1[rows])
-        t_rN.clamp_min_(
-            _FLOOR
-        ).exp2_()  # without the clamp, most values underflow, which is ten times slower
+        # Without the clamp, most values underflow, which is ten times slower.
+        t_rN.clamp_min_(_FLOOR).exp2_()
         sums_n[rows] = t_rN.sum(1)
         if not symmetric:
             sums_N += t_rN.sum(0)
-    sums_N = sums_n if symmetric else sums_N
-    found = torch.stack([*torch.aminmax(sums_n), *torch.aminmax(sums_N)]).tolist()
-    if not all(_LEAST < each < _MOST for each in found):
+    if symmetric:
+        sums_N = sums_n
+    extremes = torch.stack([*torch.aminmax(sums_n), *torch.aminmax(sums_N)]).tolist()
+    if not all(_LEAST < extreme < _MOST for extreme in extremes):
         return _robust_minima(cost, f_N, g_n, e)
-    return f_N - e * (sums_N.log() - math.log(n)), g_n - e * (
-        sums_n.log() - math.log(num_source)
-    )
+    soft_f_N = f_N - e * (sums_N.log() - math.log(n))
+    soft_g_n = g_n - e * (sums_n.log() - math.log(num_source))
+    return soft_f_N, soft_g_n
 
 
 def _robust_minima(
     cost: CostMatrix, f_N: Tensor, g_n: Tensor, e: float
 ) -> tuple[Tensor, Tensor]:
+    """Return the result of `soft_minima`, from the logarithms of the sums."""
     logs_n = torch.empty_like(g_n)
     logs_N = torch.full_like(f_N, -torch.inf)
     for rows, cost_rN in cost:
@@ -228,29 +234,34 @@ def _robust_minima(
             (g_n[rows, None] - cost_rN).mul_(1.0 / e), 0
         )
         logs_N = torch.logaddexp(logs_N, exponents_rN.sum(0).log() + peaks_1N[0])
-    return -e * (logs_N - math.log(len(g_n))), -e * (logs_n - math.log(len(f_N)))
+    soft_f_N = -e * (logs_N - math.log(len(g_n)))
+    soft_g_n = -e * (logs_n - math.log(len(f_N)))
+    return soft_f_N, soft_g_n
 
 
 def _exponentials(exponents: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """Return exp(x − max x), which overwrites x = ``exponents``, and max x, with maxima
-    along ``dim``.
+    """Return exp(x − max x) and max x, with maxima along ``dim``.
+
+    The exponentials overwrite x = ``exponents``.
     """
     peaks = exponents.amax(dim, keepdim=True)
     return exponents.sub_(peaks).mul_(_LOG2_E).clamp_min_(_FLOOR).exp2_(), peaks
 
 
 class _Source:
-    """Source points of the `_usable_classes`, centred and sorted by class, with the
-    bounding box of each class.
+    """Source points of the `_usable_classes`, centred and sorted by class.
+
+    It has the bounding box of each class.
     """
 
     def __init__(self, x_ND: Tensor, y_N: Tensor) -> None:
-        x_ND, y_N, self.notes = _usable_classes(x_ND, y_N)
-        order_N = torch.argsort(y_N, stable=True)
-        self.center_D = x_ND.mean(0)
-        self.x_ND = (x_ND - self.center_D)[order_N]
-        self.y_N = y_N[order_N]
-        ends = torch.bincount(y_N).cumsum(0).tolist()
+        usable = _usable_classes(x_ND, y_N)
+        self.notes = usable.notes
+        order_N = torch.argsort(usable.y_N, stable=True)
+        self.center_D = usable.x_ND.mean(0)
+        self.x_ND = (usable.x_ND - self.center_D)[order_N]
+        self.y_N = usable.y_N[order_N]
+        ends = torch.bincount(usable.y_N).cumsum(0).tolist()
         self.classes = [
             slice(start, end) for start, end in zip([0, *ends], ends, strict=False)
         ]
@@ -258,51 +269,62 @@ class _Source:
         self.high_KD = torch.stack([self.x_ND[c].amax(0) for c in self.classes])
 
     def diameters(self, x_nD: Tensor) -> tuple[float, list[float]]:
-        """Return d² of the box of ``x_nD`` and all classes (class id as coordinate),
-        and of ``x_nD`` and each class.
+        """Return d² of a joint box, and d² of boxes of single classes.
+
+        The joint box holds ``x_nD`` and all classes, with the class id as a
+        coordinate; the others ``x_nD`` and one class.
         """
         low_KD = torch.minimum(self.low_KD, x_nD.amin(0))
         high_KD = torch.maximum(self.high_KD, x_nD.amax(0))
-        joint = (
-            float((high_KD.amax(0) - low_KD.amin(0)).square().sum())
-            + len(self.classes) ** 2
-        )
+        sides_D = high_KD.amax(0) - low_KD.amin(0)
+        joint = float(sides_D.square().sum()) + len(self.classes) ** 2
         return joint, (high_KD - low_KD).square().sum(1).tolist()
 
     def label_distances(
         self, self_KSP: Tensor, x_nD: Tensor, cost: CostMatrix
     ) -> Tensor:
-        """Return the distances W [K], float64, of the source classes from one more
-        class with the points ``x_nD``.
+        """Return the distances W [K], float64, of source classes from a class.
 
-        ``self_KSP`` are the `self_values` of the classes; ``cost`` is C between
-        ``x_nD`` and all source points. The cost in W is ‖x − y‖² = 2 C; so C is used
-        with half the temperatures, which gives half the potentials.
+        That class has the points ``x_nD``. ``self_KSP`` are the `self_values`
+        of the source classes; ``cost`` is C between ``x_nD`` and all source
+        points. The cost in W is ‖x − y‖² = 2 C; so C is used with half the
+        temperatures, which gives half the potentials.
         """
         w_K = []
-        own_cost = CostMatrix(x_nD).store(_STEP_BYTES)
-        for c, self_SP, squared in zip(
-            self.classes, self_KSP, self.diameters(x_nD)[1], strict=True
+        target_cost = CostMatrix(x_nD).store(_STEP_BYTES)
+        _, squared_diameters = self.diameters(x_nD)
+        for columns, self_SP, squared in zip(
+            self.classes, self_KSP, squared_diameters, strict=True
         ):
             temperatures = [0.5 * e for e in ladder(squared)]
-            own = (
-                self_value(self_SP, squared)
-                + solve(own_cost, temperatures, symmetric=True).value / 2.0
-            )
-            w_K.append(2.0 * (solve(cost.columns(c), temperatures).value - own))
+            target_solution = solve(target_cost, temperatures, symmetric=True)
+            debiasing = self_value(self_SP, squared) + target_solution.value / 2.0
+            across = solve(cost.columns(columns), temperatures).value
+            w_K.append(2.0 * (across - debiasing))
         return torch.tensor(w_K, dtype=torch.float64)
 
 
-class ReferenceOTDD(Distance):
-    """Distance ``otdd-exact`` of the ORCA reference, to reproduce its published results
-    (protocol ``paper``).
+class _ClassDistance(NamedTuple):
+    """Distance S of one target class from the source, and how it was computed."""
 
-    value = Σ_c share_c S(target class c, source), where share_c is the relative size of
-    class c. S is a Sinkhorn divergence with cost ½‖x − y‖² + ½ W[class of x, class of
-    y], and W a Sinkhorn divergence between the points of two classes with cost ‖x −
-    y‖². The iterations for S and for W run through a list of decreasing temperatures,
-    the `ladder`, from the squared diagonal of the points' bounding box to eps = 0.1,
-    and stop there. Consequences:
+    value: float
+    error: float
+    """L1 error of the marginals."""
+    num_steps: int
+    gradient_nD: Tensor
+
+
+class ReferenceOTDD(Distance):
+    """Distance ``otdd-exact`` of the ORCA reference.
+
+    It serves to reproduce published results (protocol ``paper``).
+
+    value = Σ_c share_c S(target class c, source), where share_c is the relative
+    size of class c. S is a Sinkhorn divergence with cost ½‖x − y‖² + ½ W[class of
+    x, class of y], and W a Sinkhorn divergence between the points of two classes
+    with cost ‖x − y‖². The iterations for S and for W run through a list of
+    decreasing temperatures, the `ladder`, from the squared diagonal of the points'
+    bounding box to eps = 0.1, and stop there. Consequences:
 
     - The iterations do not converge if squared distances are much larger than eps,
       which is absolute: the plan's marginals are wrong by `diagnosis.error`, and the
@@ -322,8 +344,8 @@ class ReferenceOTDD(Distance):
       subset of it, and crashes if n % 256 == 1. Here, all points are used.
 
     For each target class of n points, a call takes two matrix products of n N D
-    multiplications and about 30 passes over the n N costs, if the source has N points
-    of D features.
+    multiplications and about 30 passes over the n N costs, if the source has N
+    points of D features.
     """
 
     name = "otdd_reference"
@@ -343,120 +365,124 @@ class ReferenceOTDD(Distance):
                 f" {x_ND.dtype}, whose range their squared distances exceed; scale them"
                 " down or choose another distance"
             )
-        points = [source.x_ND[c] for c in source.classes]
-        boxes = (source.high_KD - source.low_KD).square().sum(1)
-        selves = [
-            self_values(CostMatrix(x).store(), float(d), 0.5)
-            for x, d in zip(points, boxes, strict=True)
-        ]
-        self_KSP = torch.stack(selves)
-        w_KK = torch.stack(
+        points = [source.x_ND[rows] for rows in source.classes]
+        squared_diameters = (source.high_KD - source.low_KD).square().sum(1)
+        self_KSP = torch.stack(
             [
-                source.label_distances(self_KSP, x, CostMatrix(x, source.x_ND).store())
-                for x in points
+                self_values(CostMatrix(x_nD).store(), float(squared_diameter), 0.5)
+                for x_nD, squared_diameter in zip(
+                    points, squared_diameters, strict=True
+                )
             ]
         )
+        rows_of_w = []
+        for x_nD in points:
+            cost = CostMatrix(x_nD, source.x_ND).store()
+            rows_of_w.append(source.label_distances(self_KSP, x_nD, cost))
+        w_KK = torch.stack(rows_of_w)
         w_KK = (0.5 * (w_KK + w_KK.T)).fill_diagonal_(0.0).to(source.x_ND)
-        cost = CostMatrix(source.x_ND, None, w_KK, (source.y_N, source.y_N)).store()
-        return {"self_KSP": self_KSP, "self_SP": self_values(cost, squared)}
+        labels = (source.y_N, source.y_N)
+        source_cost = CostMatrix(source.x_ND, None, w_KK, labels).store()
+        return {"self_KSP": self_KSP, "self_SP": self_values(source_cost, squared)}
 
     def _prepare(self, x_ND: Tensor, y_N: Tensor, terms: Mapping[str, Tensor]) -> None:
-        self._points = _Source(x_ND, y_N)
+        self._usable_source = _Source(x_ND, y_N)
         self._self_KSP = terms["self_KSP"].cpu()
         self._self_SP = terms["self_SP"].cpu()
 
     def _distance(self, x_nD: Tensor, y_n: Tensor, shares_L: Tensor) -> Tensor:
         total = 0.0
         gradient_nD = torch.zeros_like(x_nD)
-        centred_nD = x_nD.detach().to(self._points.x_ND.dtype) - self._points.center_D
+        source = self._usable_source
+        centred_nD = x_nD.detach().to(source.x_ND.dtype) - source.center_D
         sizes = torch.bincount(y_n).tolist()
         error = 0.0
-        iterations = 0
+        num_steps = 0
         for c, (share, size) in enumerate(zip(shares_L.tolist(), sizes, strict=True)):
-            if size > 1:
-                value, class_error, steps, part_nD = self._one_class(
-                    centred_nD[y_n == c], x_nD.requires_grad
-                )
-                total = total + share * value
-                error = max(error, class_error)
-                iterations = max(iterations, steps)
-                gradient_nD[y_n == c] = share * part_nD.to(x_nD.dtype)
-        notes = list(self._points.notes)
-        singles = sizes.count(1)
-        if singles == len(sizes):
+            if size == 1:
+                continue
+            of_class = self._class_distance(centred_nD[y_n == c], x_nD.requires_grad)
+            total = total + share * of_class.value
+            error = max(error, of_class.error)
+            num_steps = max(num_steps, of_class.num_steps)
+            gradient_nD[y_n == c] = share * of_class.gradient_nD.to(x_nD.dtype)
+        notes = (*source.notes, *self._class_size_notes(sizes))
+        self.diagnosis = Diagnosis(error <= _CONVERGED, num_steps, error, notes)
+        # The gradient of ``linear`` with respect to x_nD is gradient_nD.
+        linear = (x_nD * gradient_nD).sum()
+        return total + (linear - linear.detach())
+
+    def _class_size_notes(self, sizes: list[int]) -> list[str]:
+        """Return notes on target classes of one sample, or of very many."""
+        notes = []
+        num_singles = sizes.count(1)
+        if num_singles == len(sizes):
             notes.append(
                 "all target classes have one sample, so nothing is aligned: raise"
                 " align.samples_per_class"
             )
-        elif singles:
-            notes.append(f"{singles} target classes of one sample left out")
-        if max(sizes) > len(self._points.x_ND):
+        elif num_singles:
+            notes.append(f"{num_singles} target classes of one sample left out")
+        if max(sizes) > len(self._usable_source.x_ND):
             notes.append(
                 f"a target class has {max(sizes)} samples, more than the source: all"
                 " were used"
             )
-        self.diagnosis = Diagnosis(error <= _CONVERGED, iterations, error, tuple(notes))
-        linear = (
-            x_nD * gradient_nD
-        ).sum()  # its gradient with respect to x_nD is gradient_nD
-        return total + (linear - linear.detach())
+        return notes
 
-    def _one_class(
-        self, x_nD: Tensor, wants_gradient: bool
-    ) -> tuple[float, float, int, Tensor]:
-        """Return S of one target class, the L1 error of the marginals, the number of
-        steps, and the gradient [n, D].
+    def _class_distance(self, x_nD: Tensor, wants_gradient: bool) -> _ClassDistance:
+        """Return the distance of one target class from the source.
 
         The points ``x_nD`` are relative to the source's mean. If they are too far from
         that mean, S is infinite and the gradient zero.
         """
-        source = self._points
+        source = self._usable_source
         gradient_nD = torch.zeros_like(x_nD)
         squared, _ = source.diameters(x_nD)
         if not _in_range(squared, x_nD.dtype):
-            return math.inf, 2.0, 0, gradient_nD
+            return _ClassDistance(math.inf, 2.0, 0, gradient_nD)
         cost = CostMatrix(x_nD, source.x_ND).store(_STEP_BYTES)
         temperatures = ladder(squared)
-        half_w_N = (
-            0.5
-            * source.label_distances(self._self_KSP, x_nD, cost).to(x_nD)[source.y_N]
-        )
+        w_K = source.label_distances(self._self_KSP, x_nD, cost).to(x_nD)
+        half_w_N = 0.5 * w_K[source.y_N]
         # ½ W, a cost of each source point, is added by the start of f: see `solve`.
         across = solve(cost, temperatures, start_N=-half_w_N)
-        own = solve(CostMatrix(x_nD).store(_STEP_BYTES), temperatures, symmetric=True)
+        target_cost = CostMatrix(x_nD).store(_STEP_BYTES)
+        within_target = solve(target_cost, temperatures, symmetric=True)
         value = (
             across.value
             + float(half_w_N.mean())
             - self_value(self._self_SP, squared)
-            - own.value / 2.0
+            - within_target.value / 2.0
         )
         source_nD, mass_N = across.barycentres(
             source.x_ND if wants_gradient else source.x_ND[:, :0]
         )
         if wants_gradient:
-            gradient_nD = (own.barycentres(x_nD)[0] - source_nD) / len(x_nD)
-        return (
-            value,
-            float((len(mass_N) * mass_N - 1.0).abs().mean()),
-            len(temperatures) + 2,
-            gradient_nD,
-        )
+            target_nD, _ = within_target.barycentres(x_nD)
+            gradient_nD = (target_nD - source_nD) / len(x_nD)
+        error = float((len(mass_N) * mass_N - 1.0).abs().mean())
+        return _ClassDistance(value, error, len(temperatures) + 2, gradient_nD)
 
 
 def _in_range(squared_diameter: float, dtype: torch.dtype) -> bool:
     return squared_diameter < _OUT_OF_RANGE * math.sqrt(torch.finfo(dtype).max)
 
 
-def _usable_classes(
-    x_ND: Tensor, y_N: Tensor
-) -> tuple[Tensor, Tensor, tuple[str, ...]]:
-    """Return points and labels without the classes that are too small or too large, and
-    a note on how many.
-    """
+class _UsableClasses(NamedTuple):
+    """Source points and labels without classes that are too small or too large."""
+
+    x_ND: Tensor
+    y_N: Tensor
+    notes: tuple[str, ...]
+    """A note on how many classes are left out."""
+
+
+def _usable_classes(x_ND: Tensor, y_N: Tensor) -> _UsableClasses:
     sizes_K = torch.bincount(y_N)
     usable_K = (sizes_K >= MIN_CLASS) & (sizes_K <= MAX_CLASS)
     if bool(usable_K.all()):
-        return x_ND, y_N, ()
+        return _UsableClasses(x_ND, y_N, ())
     if not bool(usable_K.any()):
         raise UserError(
             f"source features of shape {tuple(x_ND.shape)}: otdd_reference needs a"
@@ -470,7 +496,8 @@ def _usable_classes(
         f" {int((~usable_N).sum())} samples: fewer than {MIN_CLASS} or more than"
         f" {MAX_CLASS} each"
     )
-    return x_ND[usable_N], torch.unique(y_N[usable_N], return_inverse=True)[1], (note,)
+    _, renumbered_N = torch.unique(y_N[usable_N], return_inverse=True)
+    return _UsableClasses(x_ND[usable_N], renumbered_N, (note,))
 
 
 DISTANCE = ReferenceOTDD

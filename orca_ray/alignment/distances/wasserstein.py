@@ -39,12 +39,13 @@ class Wasserstein(Distance):
 
     def _distance(self, x_nD: Tensor, y_n: Tensor, shares_L: Tensor) -> Tensor:
         needed_bytes = _COPIES * 8 * len(x_nD) * len(self._x_ND)
-        if needed_bytes > distance.MEMORY_BYTES:
+        limit = distance.MEMORY_BYTES
+        if needed_bytes > limit:
             raise UserError(
                 f"the transport between target and source ({len(x_nD)} x"
                 f" {len(self._x_ND)} samples) takes {needed_bytes / 1e6:.1f} MB, more"
-                f" than the {distance.MEMORY_BYTES / 1e6:.1f} MB that a call may use; take"
-                " fewer source samples (align.source_samples) or fewer target samples"
+                f" than the {limit / 1e6:.1f} MB that a call may use; take fewer source"
+                " samples (align.source_samples) or fewer target samples"
                 " (align.samples_per_class), or align with otdd, l2 or mmd"
             )
         cost_nN = half_squared_distances(x_nD - self._center_D, self._x_ND)

@@ -1,3 +1,4 @@
-"""Alignment sources: each module defines a ``SOURCE``, and imports torch and other
-large libraries in functions.
+"""Alignment sources: each module defines a ``SOURCE``.
+
+The modules import torch and other large libraries in functions.
 """

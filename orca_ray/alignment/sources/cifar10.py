@@ -13,29 +13,29 @@ from orca_ray.errors import UserError
 
 
 def sample(request: SampleRequest) -> Samples:
-    """Return features [N, D] (or raw pixels) and labels [N] of random CIFAR-10 training
-    images (`embed_images`).
+    """Return features [N, D] (or raw pixels) and labels [N] of random images.
+
+    They are training images of CIFAR-10; see `embed_images`.
     """
     import torch
 
     pixels_NCHW, labels = read_cifar10(SOURCE.path(), request.num_samples)
-    order = np.random.RandomState(request.seed).permutation(len(labels))[
-        : request.num_samples
-    ]
+    order = np.random.RandomState(request.seed).permutation(len(labels))
+    chosen = order[: request.num_samples]
     images = (
-        torch.from_numpy(pixels_NCHW[i].astype(np.float32) / 255.0) for i in order
+        torch.from_numpy(pixels_NCHW[index].astype(np.float32) / 255.0)
+        for index in chosen
     )
-    return embed_images(request, images), torch.from_numpy(labels[order])
+    return embed_images(request, images), torch.from_numpy(labels[chosen])
 
 
 def read_cifar10(
     path: Path, num_samples: int
 ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Read training batches until there are N >= ``num_samples`` samples: pixels [N, 3,
-    32, 32] uint8, labels [N].
+    """Read batches of N >= ``num_samples`` samples: pixels and labels.
 
-    Raises UserError if ``path`` is not the CIFAR-10 archive, or its pickles contain
-    anything but arrays and containers.
+    Pixels are [N, 3, 32, 32] uint8, labels [N]. Raises UserError if ``path`` is not
+    the CIFAR-10 archive, or its pickles contain anything but arrays and containers.
     """
     pixels: list[np.ndarray[Any, Any]] = []
     labels: list[int] = []

@@ -1,6 +1,7 @@
 """Source ``conll2003`` for sequence bodies, used in the ORCA paper: CoNLL-2003."""
 
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +22,9 @@ Sentence = tuple[str, Counter[str]]
 
 
 def sample(request: SampleRequest) -> Samples:
-    """Return features [N, D] and labels [N] of passages that begin at random sentences;
-    see `embed_passages`.
+    """Return features [N, D] and labels [N] of passages.
+
+    They begin at random sentences; see `embed_passages`.
     """
     import torch
 
@@ -37,16 +39,20 @@ def sample(request: SampleRequest) -> Samples:
     order = np.random.RandomState(request.seed).permutation(len(starts))
     texts = [[text for text, _ in sentences] for sentences in documents]
     features, passages = embed_passages(request, texts, (starts[i] for i in order))
-    counts = (
-        sum(
-            (documents[each.document][i][1] for i in each.sentences),
-            start=Counter[str](),
-        )
-        for each in passages
-    )
-    return features, torch.tensor(
-        [ENTITIES.index(each.most_common(1)[0][0]) if each else 0 for each in counts]
-    )
+    labels = [
+        _label(documents[passage.document][sentence] for sentence in passage.sentences)
+        for passage in passages
+    ]
+    return features, torch.tensor(labels)
+
+
+def _label(sentences: Iterable[Sentence]) -> int:
+    """Return the index in `ENTITIES` of the most frequent type of named entity."""
+    counts = sum((types for _, types in sentences), start=Counter[str]())
+    if not counts:
+        return ENTITIES.index("none")
+    ((most_frequent, _),) = counts.most_common(1)
+    return ENTITIES.index(most_frequent)
 
 
 def read_conll(path: Path) -> list[list[Sentence]]:
@@ -58,7 +64,7 @@ def read_conll(path: Path) -> list[list[Sentence]]:
     """
     documents: list[list[Sentence]] = [[]]
     words: list[str] = []
-    kinds: list[str] = []
+    types = Counter[str]()
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:
@@ -66,21 +72,20 @@ def read_conll(path: Path) -> list[list[Sentence]]:
     for number, line in enumerate([*lines, ""], start=1):
         fields = line.split()
         if fields and fields[0] != "-DOCSTART-":
-            kind = fields[-1].rpartition("-")[2]
-            if len(fields) < 2 or kind not in ("O", *ENTITIES[1:]):
+            entity_type = fields[-1].rpartition("-")[2]
+            if len(fields) < 2 or entity_type not in ("O", *ENTITIES[1:]):
                 raise UserError(
                     f"{path}:{number}: expected 'word … tag' with a tag of CoNLL-2003,"
                     f" got {line!r}"
                 )
             words.append(fields[0])
-            kinds.append(kind)
+            if entity_type != "O":
+                types[entity_type] += 1
             continue
         if words:
-            documents[-1].append(
-                (" ".join(words), Counter(kind for kind in kinds if kind != "O"))
-            )
+            documents[-1].append((" ".join(words), types))
             words = []
-            kinds = []
+            types = Counter[str]()
         if fields:
             documents.append([])
     if not any(documents):

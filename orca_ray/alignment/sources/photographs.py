@@ -1,5 +1,6 @@
-"""Source ``photographs`` for image bodies: random crops of 30 photographs, labelled by
-what they show.
+"""Source ``photographs`` for image bodies: random crops of 30 photographs.
+
+A crop's label says what the photograph shows.
 """
 
 from collections import Counter
@@ -23,19 +24,21 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _LISTED = tables("orca_ray.alignment.sources", "photographs.toml")
-SCIKIT_IMAGE, FOOLBOX = (
-    Package(**_LISTED[name]) for name in ("scikit_image", "foolbox")
-)
+"""Tables of ``photographs.toml``: both packages, and the photographs of each class."""
+SCIKIT_IMAGE = Package(**_LISTED["scikit_image"])
+"""Package with photographs in ``skimage/data``."""
+FOOLBOX = Package(**_LISTED["foolbox"])
+"""Package with photographs of ImageNet in ``foolbox/data``."""
 CLASSES: Mapping[str, tuple[str, ...]] = _LISTED["classes"]
 """Photographs of each class; the label of a crop is the index of its class."""
 
 
 def sample(request: SampleRequest) -> Samples:
-    """Return features [N, D] and labels [N] of random crops, equally many of each class
-    and of each photo of a class.
+    """Return features [N, D] and labels [N] of random crops.
 
-    A crop is a square with 0.3 to 1 times the photograph's shorter side; half of the
-    crops are mirrored.
+    There are equally many of each class and of each photograph of a class. A crop
+    is a square with 0.3 to 1 times the photograph's shorter side; half of the crops
+    are mirrored.
     """
     import torch
 
@@ -47,8 +50,9 @@ def sample(request: SampleRequest) -> Samples:
 def _crops(
     labels: np.ndarray[Any, Any], random: np.random.RandomState
 ) -> Iterator["Tensor"]:
-    """Yield a crop for each class index in ``labels``; crops of a class take its
-    photographs in turn.
+    """Yield a crop for each class index in ``labels``.
+
+    Crops of a class take its photographs in turn.
     """
     photographs = [[_read(file) for file in files] for files in CLASSES.values()]
     drawn: Counter[int] = Counter()
@@ -59,12 +63,11 @@ def _crops(
 
 
 def _read(file: str) -> "Tensor":
-    package, folder = (
-        (FOOLBOX, "foolbox")
-        if file.startswith("imagenet_")
-        else (SCIKIT_IMAGE, "skimage")
-    )
-    return read_photograph(packages.read_member(package, f"{folder}/data/{file}"))
+    if file.startswith("imagenet_"):
+        content = packages.read_member(FOOLBOX, f"foolbox/data/{file}")
+    else:
+        content = packages.read_member(SCIKIT_IMAGE, f"skimage/data/{file}")
+    return read_photograph(content)
 
 
 def _crop(image_CHW: "Tensor", random: np.random.RandomState) -> "Tensor":
