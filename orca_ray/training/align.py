@@ -1,9 +1,8 @@
-"""The align stage: train the embedder alone until its features resemble the source
-features; and its probe.
+"""The align stage: train the embedder alone until features resemble the source's.
 
-Shapes: N training samples, n samples of one epoch or probe, D features (the token width
-    of the body), F features of a
-probe, C numbers of one target.
+Also the probe of an embedder. Shapes: N training samples, n samples of one epoch or
+probe, D features (the token width of the body), F features of a probe, C numbers of one
+target.
 """
 
 import logging
@@ -36,9 +35,10 @@ from orca_ray.training.evaluate import head_inputs
 from orca_ray.training.numerics import NotFiniteError, Precision, derive_seed
 
 CHUNK_BYTES = {"cpu": 6 * 2**20, "cuda": 256 * 2**20}
-"""Maximum bytes of the tokens of one forward pass of the embedder, by device type. On a
-CPU, the system allocates and zeroes much larger tensors anew every time, which takes
-longer than the arithmetic.
+"""Maximum bytes of the tokens of one forward pass of the embedder, by device type.
+
+On a CPU, the system allocates and zeroes much larger tensors anew every time, which
+takes longer than the arithmetic.
 """
 _STORED = ("epoch", "plateaued", "distance_before", "distance_after")
 """Names of the `AlignLoop` attributes that `state_dict` stores unchanged."""
@@ -46,15 +46,15 @@ _log = logging.getLogger(__name__)
 
 
 class AlignLoop:
-    """Loop that trains ``model.embedder`` to minimise a distance; one `step` is one
-    epoch and one optimiser step.
+    """Loop that trains ``model.embedder`` to minimise a distance.
 
-    Each epoch draws a random subset of the training set. The distance compares the
-    subset's ``model.features`` and classes (k-means clusters of the targets if the task
-    has no classes) with the source features. The embedder is in evaluation mode, as for
-    the source features. A subset too large for one forward pass is split into chunks,
-    whose activations the backward pass recomputes. On a plateau of the distance, the
-    schedule skips to its next learning rate, or the stage ends.
+    One `step` is one epoch and one optimiser step. Each epoch draws a random subset
+    of the training set. The distance compares the subset's ``model.features`` and
+    classes (k-means clusters of the targets if the task has no classes) with the
+    source features. The embedder is in evaluation mode, as for the source features.
+    A subset too large for one forward pass is split into chunks, whose activations
+    the backward pass recomputes. On a plateau of the distance, the schedule skips
+    to its next learning rate, or the stage ends.
     """
 
     def __init__(
@@ -69,8 +69,9 @@ class AlignLoop:
         seed: int,
         device: torch.device,
     ) -> None:
-        """Plan to minimise ``distance``, already fitted, for training inputs ``x`` [N,
-        ...], targets ``y`` [N, ...].
+        """Plan to minimise ``distance``, which is already fitted.
+
+        ``x`` [N, ...] are the training inputs, ``y`` [N, ...] the targets.
         """
         self._model = model
         self._x = x
@@ -78,7 +79,9 @@ class AlignLoop:
         self._config = config
         self._seed = seed
         self._device = device
-        self._learning_rate = config.learning_rate or distance.learning_rate
+        self._learning_rate = config.learning_rate
+        if config.learning_rate == 0:
+            self._learning_rate = distance.learning_rate
         self._parameters = list(model.embedder.parameters())
         groups = [optimisation.ParameterGroup(self._parameters)]
         if config.steps == "relative":
@@ -94,51 +97,55 @@ class AlignLoop:
         self._plateau = optimisation.Plateau(config.patience, config.tolerance)
         self.notes: tuple[str, ...] = ()
         """Sentences about the fallbacks taken so far, one for each."""
-        if target.kind != "classes" and is_sketched(y):
+        self._labels = self._class_ids(y, target)
+        self._index = ClassIndex(self._labels)
+        self._chunk_size: int | None = None
+        self._history: list[AlignEpoch] | None = []  # None: the loop was resumed
+        # Argument of the schedule; larger than `epoch` after a plateau.
+        self._position = 0
+        self.epoch = 0
+        self.plateaued = False
+        """Whether plateaus of the distance made the stage end before
+        ``config.epochs`` epochs.
+        """
+        self.distance_before: float | None = None
+        """Distance of a fixed sample before the first epoch; None until measured."""
+        self.distance_after: float | None = None
+        """Distance of the same sample after the last epoch; None until measured."""
+
+    def _class_ids(self, y: Rows, target: Target) -> np.ndarray:
+        """Return the class ids [N] of the targets, or clusters of other targets."""
+        if target.kind == "classes":
+            return np.asarray(y).astype(np.int64)
+        if is_sketched(y):
             self._note(
                 f"pseudo-classes come from a sketch of the targets {tuple(y.shape)},"
                 " too large to cluster"
             )
-        labels = (
-            y
-            if target.kind == "classes"
-            else pseudo_labels(y, seed=derive_seed(seed, "labels") % 2**32)
-        )
-        self._labels = np.asarray(labels).astype(np.int64)
-        self._index = ClassIndex(self._labels)
-        self._chunk_size: int | None = None
-        self._history: list[AlignEpoch] | None = []  # None: the loop was resumed
-        self._position = (
-            0  # argument of the schedule; larger than `epoch` after a plateau
-        )
-        self.epoch = 0
-        self.plateaued = False
-        """Whether plateaus of the distance made the stage end before ``config.epochs``
-        epochs.
-        """
-        self.distance_before: float | None = None
-        self.distance_after: float | None = None
-        """Distance of one fixed sample before the first and after the last epoch; None
-        until it is measured.
-        """
+        return pseudo_labels(y, seed=derive_seed(self._seed, "labels") % 2**32)
 
     @property
     def done(self) -> bool:
-        """Whether all epochs have run, or the distance has reached a plateau at the
-        last learning rate.
+        """Whether the stage has ended.
+
+        All epochs have run, or the distance has reached a plateau at the last
+        learning rate.
         """
         return self._position >= self._config.epochs
 
     @property
     def progress(self) -> float:
-        """Share of the schedule, 0 to 1, that has passed or that a plateau of the
-        distance has skipped.
+        """Share of the schedule, 0 to 1, that has passed.
+
+        A plateau of the distance skips a part of the schedule.
         """
         return min(1.0, self._position / self._config.epochs)
 
     def step(self) -> AlignEpoch:
-        """Run one epoch and return its report; NotFiniteError if the features or the
-        distance are NaN or infinite.
+        """Run one epoch and return its report.
+
+        Raises NotFiniteError if the features or the distance are NaN or
+        infinite.
         """
         assert not self.done, "all align epochs have run"
         started = perf_counter()
@@ -161,16 +168,15 @@ class AlignLoop:
         return epoch
 
     def distance_of(self, indices: np.ndarray) -> Tensor:
-        """Return the scalar distance, differentiable, of the training samples
-        ``indices`` [n] from the source.
+        """Return the scalar distance of training samples from the source.
 
-        The embedder is in evaluation mode. Raises NotFiniteError if a feature or the
-        distance is NaN or infinite.
+        It is differentiable; ``indices`` [n] are those of the samples. The
+        embedder is in evaluation mode. Raises NotFiniteError if a feature or
+        the distance is NaN or infinite.
         """
         labels = torch.from_numpy(self._labels[indices]).to(self._device)
-        shares = (
-            torch.from_numpy(self._index.shares_of(indices)).float().to(self._device)
-        )
+        class_shares = torch.from_numpy(self._index.shares_of(indices))
+        shares = class_shares.float().to(self._device)
         features = self._features(indices)
         if not bool(torch.isfinite(features).all()):
             raise NotFiniteError(
@@ -188,29 +194,29 @@ class AlignLoop:
         return distance
 
     def alignment(self) -> Alignment | None:
-        """Return the result of the stage; None until `done`, and always None if the
-        loop was resumed.
+        """Return the result of the stage; None until `done`.
 
-        The first epochs of a resumed loop may have run on other hardware, so its result
-        must not be cached. On a CPU, the tensors are no copies: they share the
-        embedder's memory.
+        It is always None if the loop was resumed: the first epochs may have run
+        on other hardware, so the result must not be cached. On a CPU, the
+        tensors are no copies: they share the embedder's memory.
         """
         if not self.done or not self._history:
             return None
         assert self.distance_before is not None
         assert self.distance_after is not None
-        distances = self.distance_before, self.distance_after
         return Alignment(
-            self._embedder_state(),
-            tuple(self._history),
-            *distances,
-            self.plateaued,
-            self.notes,
+            embedder=self._embedder_state(),
+            epochs=tuple(self._history),
+            distance_before=self.distance_before,
+            distance_after=self.distance_after,
+            plateaued=self.plateaued,
+            notes=self.notes,
         )
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state for an exact resume."""
-        return {name: getattr(self, name) for name in _STORED} | {
+        return {
+            **{name: getattr(self, name) for name in _STORED},
             "place": self._position,
             "plateau": self._plateau.values,
             "labels": torch.from_numpy(self._labels),
@@ -220,9 +226,7 @@ class AlignLoop:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the ``state`` of an earlier loop, to continue exactly where that loop
-        was.
-        """
+        """Restore the ``state`` of an earlier loop, to continue exactly there."""
         self._model.embedder.load_state_dict(state["embedder"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._labels = state["labels"].numpy()
@@ -259,8 +263,9 @@ class AlignLoop:
         return float(distance.detach())
 
     def _advance(self, distance: float) -> None:
-        """Advance the schedule by one epoch or, after a plateau of the distance, to the
-        next learning rate.
+        """Advance the schedule by one epoch.
+
+        After a plateau of the distance, advance it to the next learning rate.
         """
         rate = self._schedule(self._position)
         self._position += 1
@@ -283,17 +288,18 @@ class AlignLoop:
     def _features(self, indices: np.ndarray) -> Tensor:
         self._model.embedder.eval()
         if self._chunk_size is None:
-            with torch.no_grad():
-                num_bytes = self._model.embed(self._read(indices[:1])).nbytes
-            self._chunk_size = max(
-                1, CHUNK_BYTES.get(self._device.type, CHUNK_BYTES["cuda"]) // num_bytes
-            )
+            self._chunk_size = self._choose_chunk_size(indices[:1])
         if len(indices) <= self._chunk_size:
             return self._chunk_features(indices)
-        chunks = np.split(
-            indices, range(self._chunk_size, len(indices), self._chunk_size)
-        )
+        starts = range(self._chunk_size, len(indices), self._chunk_size)
+        chunks = np.split(indices, starts)
         return torch.cat([recomputed(self._chunk_features, chunk) for chunk in chunks])
+
+    def _choose_chunk_size(self, one_index: np.ndarray) -> int:
+        with torch.no_grad():
+            sample_bytes = self._model.embed(self._read(one_index)).nbytes
+        most_bytes = CHUNK_BYTES.get(self._device.type, CHUNK_BYTES["cuda"])
+        return max(1, most_bytes // sample_bytes)
 
     def _chunk_features(self, indices: np.ndarray) -> Tensor:
         note_progress()
@@ -302,9 +308,8 @@ class AlignLoop:
     def _read(self, indices: np.ndarray) -> Tensor:
         # Indexing by an array copies, so that the memory map itself is never written
         # to.
-        return torch.from_numpy(np.asarray(self._x[indices], dtype=np.float32)).to(
-            self._device
-        )
+        x = np.asarray(self._x[indices], dtype=np.float32)
+        return torch.from_numpy(x).to(self._device)
 
 
 NUM_SAMPLES = 512
@@ -316,12 +321,15 @@ Features have a mean square of at most 1 / F.
 """
 
 
-class Probe:
-    """Probe that scores the present embedder of ``model`` by ridge regression on at
-    most `NUM_SAMPLES` random samples.
+_BLOCK_ROWS = 32
+"""Number of targets that are encoded at a time."""
 
-    A call costs one forward pass of these samples, and the regression, which takes 0.1
-    s for 512 samples.
+
+class Probe:
+    """Probe that scores the present embedder of ``model`` by ridge regression.
+
+    It uses at most `NUM_SAMPLES` random samples. A call costs one forward pass of
+    these samples, and the regression, which takes 0.1 s for 512 samples.
     """
 
     def __init__(
@@ -333,45 +341,28 @@ class Probe:
         seed: int,
         device: torch.device,
     ) -> None:
-        """Draw the samples, the same for all calls, and read their targets; at most one
-        row of each group is drawn.
+        """Draw the samples, the same for all calls, and read their targets.
+
+        At most one row of each group is drawn.
         """
         self._model = model
         self._precision = Precision("float32", device)
-        groups = [
-            np.arange(len(split)) if split.group is None else split.group
-            for split in splits
-        ]
-        rows = [np.unique(group, return_index=True)[1] for group in groups]
-        pool = np.stack(
-            [
-                np.repeat(np.arange(len(rows)), [len(each) for each in rows]),
-                np.concatenate(rows),
-            ],
-            axis=1,
-        )
-        drawn = np.random.default_rng(derive_seed(seed, "probe")).permutation(pool)[
-            :NUM_SAMPLES
-        ]
-        chosen = [
-            (split, np.sort(drawn[drawn[:, 0] == number, 1]))
-            for number, split in enumerate(splits)
-        ]
+        chosen_indices = _draw_samples(splits, seed)
+        chosen = list(zip(splits, chosen_indices, strict=True))
         self._x = np.concatenate([split.x[indices] for split, indices in chosen])
         self._targets_nC = encoded_targets(
             [(split.y, indices) for split, indices in chosen], target
         )
 
     def __call__(self) -> Tensor:
-        """Return the error of each sample, [n], see `ridge_errors`; NotFiniteError if a
-        feature is NaN or infinite.
+        """Return the error of each sample, [n]; see `ridge_errors`.
+
+        Raises NotFiniteError if a feature is NaN or infinite.
         """
         batches = head_inputs(self._model, self._x, self._precision)
-        features_nF = (
-            torch.cat([pooled(each, self._model.body.pooling) for each in batches])
-            .cpu()
-            .double()
-        )
+        pooling = self._model.body.pooling
+        pooled_batches = [pooled(features_BSF, pooling) for features_BSF in batches]
+        features_nF = torch.cat(pooled_batches).cpu().double()
         if not bool(torch.isfinite(features_nF).all()):
             raise NotFiniteError(
                 f"the body's features {tuple(features_nF.shape)} of a probe are not"
@@ -380,56 +371,67 @@ class Probe:
         return ridge_errors(features_nF, self._targets_nC)
 
 
-def encoded_targets(parts: Sequence[tuple[Rows, Array]], target: Target) -> Tensor:
-    """Return targets as numbers [n, C] float64; ``parts`` are the targets ``y`` and the
-    chosen indices of each split.
+def _draw_samples(splits: Sequence[Split], seed: int) -> list[np.ndarray]:
+    """Draw at most `NUM_SAMPLES` rows of all splits together.
 
-    Classes are one-hot. Fields of more than 4096 numbers are reduced by a random
-    sketch, which keeps distances.
+    Returns the sorted row indices of each split. At most one row of a group is drawn.
+    """
+    candidates = []
+    for number, split in enumerate(splits):
+        group = np.arange(len(split)) if split.group is None else split.group
+        _, rows = np.unique(group, return_index=True)
+        candidates.append(np.stack([np.full(len(rows), number), rows], axis=1))
+    generator = np.random.default_rng(derive_seed(seed, "probe"))
+    drawn = generator.permutation(np.concatenate(candidates))[:NUM_SAMPLES]
+    return [np.sort(drawn[drawn[:, 0] == number, 1]) for number in range(len(splits))]
+
+
+def encoded_targets(parts: Sequence[tuple[Rows, Array]], target: Target) -> Tensor:
+    """Return targets as numbers [n, C] float64.
+
+    ``parts`` are the targets ``y`` and the chosen indices of each split. Classes
+    are one-hot. Fields of more than 4096 numbers are reduced by a random sketch,
+    which keeps distances.
     """
     if target.kind == "classes":
         labels = np.concatenate([y[indices] for y, indices in parts])
-        return functional.one_hot(
-            torch.from_numpy(np.unique(labels, return_inverse=True)[1])
-        ).double()
-    # In blocks, because all fields together may exceed the memory.
-    blocks = (
-        y[part]
-        for y, indices in parts
-        for part in np.array_split(indices, 1 + len(indices) // 32)
-    )
-    wide = target.num_outputs > SKETCH_WIDTH
-    flat = [
-        sketched(block, seed=0) if wide else block.reshape(len(block), -1)
-        for block in blocks
-        if len(block)
-    ]
-    return torch.from_numpy(np.concatenate(flat)).double()
+        _, class_numbers = np.unique(labels, return_inverse=True)
+        return functional.one_hot(torch.from_numpy(class_numbers)).double()
+    is_wide = target.num_outputs > SKETCH_WIDTH
+    encoded = []
+    for y, indices in parts:
+        # In blocks, because all fields together may exceed the memory.
+        for rows in np.array_split(indices, 1 + len(indices) // _BLOCK_ROWS):
+            if len(rows) == 0:
+                continue
+            block = y[rows]
+            if is_wide:
+                encoded.append(sketched(block, seed=0))
+            else:
+                encoded.append(block.reshape(len(block), -1))
+    return torch.from_numpy(np.concatenate(encoded)).double()
 
 
 def ridge_errors(features_nF: Tensor, targets_nC: Tensor) -> Tensor:
-    """Return the relative squared error [n] of predicting each sample by a ridge
-    regression on all other samples.
+    """Return the relative squared error [n] of predicting each sample.
 
-    Features are standardised. All left-out predictions follow from one decomposition;
-    the penalty of `PENALTIES` with the lowest mean error is used. Errors are divided by
-    the targets' variance: predicting the mean target has error 1.
+    A ridge regression on all other samples predicts it. Features are standardised.
+    All left-out predictions follow from one decomposition; the penalty of
+    `PENALTIES` with the lowest mean error is used. Errors are divided by the
+    targets' variance: predicting the mean target has error 1.
     """
     from sklearn.linear_model import RidgeCV
 
     deviation_F = features_nF.std(dim=0, correction=0)
-    scaled_nF = (
-        features_nF
-        / torch.where(deviation_F > 0, deviation_F, 1.0)
-        / features_nF.shape[1] ** 0.5
-    )
+    divisor_F = torch.where(deviation_F > 0, deviation_F, 1.0)
+    scaled_nF = features_nF / divisor_F / features_nF.shape[1] ** 0.5
     ridge = RidgeCV(PENALTIES, store_cv_results=True).fit(
         scaled_nF.numpy(), targets_nC.numpy()
     )
-    errors_nP = torch.from_numpy(
-        ridge.cv_results_.reshape(*targets_nC.shape, len(PENALTIES)).sum(axis=1)
-    )
+    errors_nCP = ridge.cv_results_.reshape(*targets_nC.shape, len(PENALTIES))
+    errors_nP = torch.from_numpy(errors_nCP.sum(axis=1))
+    best_penalty = errors_nP.mean(dim=0).argmin()
     variance = (targets_nC - targets_nC.mean(dim=0)).square().sum(dim=1).mean()
-    return errors_nP[:, errors_nP.mean(dim=0).argmin()] / (
-        variance if variance > 0 else 1.0
-    )
+    if variance > 0:
+        return errors_nP[:, best_penalty] / variance
+    return errors_nP[:, best_penalty]

@@ -1,8 +1,7 @@
-"""The cache of finished align stages, which a trial replays instead of computing them
-again.
+"""The cache of finished align stages, which a trial replays.
 
-The name of a cached alignment is a hash of everything that determines the result
-(`alignment_key`), so a file is never out of date.
+Replaying a stage saves computing it again. The name of a cached alignment is a hash of
+everything that determines the result (`alignment_key`), so a file is never out of date.
 """
 
 import contextlib
@@ -28,16 +27,17 @@ from orca_ray.data.rows import num_bytes
 _log = logging.getLogger(__name__)
 
 
-_FORMAT = (
-    5  # increase it when the align loop computes other embedders from equal options
-)
+_FORMAT = 5
+"""Increase it when the align loop computes other embedders from equal options."""
 _SUFFIX = ".aligned"
+"""Suffix of the files of the cache."""
 _SAMPLED_BYTES = 16 * 2**20
+"""Largest number of bytes of an array of training data that are hashed."""
 
 
 @dataclass(frozen=True)
 class AlignEpoch:
-    """Record of one align epoch."""
+    """One align epoch."""
 
     epoch: int
     """Number of the epoch, from 1."""
@@ -49,19 +49,19 @@ class AlignEpoch:
 
 @dataclass(frozen=True)
 class ProbePoint:
-    """Record of one probe of the embedder during the align stage."""
+    """One probe of the embedder during the align stage."""
 
     epoch: int
     """Number of align epochs that had run; 0: the embedder before aligning."""
     error: float
-    """Mean of `align.ridge_errors`; lower is better, and predicting the mean target has
-    error 1.
+    """Mean of `align.ridge_errors`; lower is better, and predicting the mean target
+    has error 1.
     """
 
 
 @dataclass(frozen=True)
 class Alignment:
-    """Record of the result of a whole align stage."""
+    """The result of a whole align stage."""
 
     embedder: Mapping[str, Tensor]
     """State dict of the aligned embedder, on the CPU."""
@@ -71,7 +71,8 @@ class Alignment:
     plateaued: bool
     notes: tuple[str, ...]
     probes: tuple[ProbePoint, ...] = ()
-    """Results of the guard's probes of the embedder, in order; empty without a guard.
+    """Results of the guard's probes of the embedder, in order; empty without a
+    guard.
     """
     chosen: int | None = None
     """Align epoch that the guard chose, after which ``embedder`` was saved; None
@@ -81,48 +82,46 @@ class Alignment:
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> "Alignment":
         """Return the alignment that `asdict` converted to ``state``."""
-        epochs = tuple(AlignEpoch(**epoch) for epoch in state["epochs"])
-        probes = tuple(ProbePoint(**point) for point in state["probes"])
-        return cls(
-            **{
-                **state,
-                "epochs": epochs,
-                "probes": probes,
-                "notes": tuple(state["notes"]),
-            }
-        )
+        values = {
+            **state,
+            "epochs": tuple(AlignEpoch(**epoch) for epoch in state["epochs"]),
+            "probes": tuple(ProbePoint(**point) for point in state["probes"]),
+            "notes": tuple(state["notes"]),
+        }
+        return cls(**values)
 
 
 class AlignReplay:
-    """Substitute for an `AlignLoop`: reports a stored alignment's epochs and probes;
-    the first `step` loads weights.
+    """Substitute for an `AlignLoop` that replays a stored alignment.
+
+    It reports the epochs and probes of the alignment; the first `step` loads the
+    weights.
     """
 
     def __init__(
         self, embedder: nn.Module, alignment: Alignment, position: int = 0
     ) -> None:
-        """Start after ``position`` reports; unless this is 0, ``embedder`` must already
-        have the aligned weights.
+        """Start after ``position`` reports.
+
+        Unless this is 0, ``embedder`` must already have the aligned weights.
         """
         self._embedder = embedder
         self._alignment = alignment
         self._position = position
         reports: list[AlignEpoch | ProbePoint] = [*alignment.epochs, *alignment.probes]
-        self._reports = sorted(
-            reports, key=lambda report: report.epoch
-        )  # a probe follows the epoch of its number
+        # A probe follows the epoch of its number.
+        self._reports = sorted(reports, key=lambda report: report.epoch)
         self.notes = alignment.notes
         self.distance_before = alignment.distance_before
         self._publish()
 
     def _publish(self) -> None:
         self.done = self._position >= len(self._reports)
-        """Whether all reports were replayed; until then, attributes have the values of
-        a loop that still runs.
+        """Whether all reports were replayed; until then, attributes have the
+        values of a loop that still runs.
         """
-        self.epoch = max(
-            (report.epoch for report in self._reports[: self._position]), default=0
-        )
+        replayed = self._reports[: self._position]
+        self.epoch = max((report.epoch for report in replayed), default=0)
         """Number of epochs that have been replayed."""
         self.plateaued = self.done and self._alignment.plateaued
         self.distance_after = self._alignment.distance_after if self.done else None
@@ -130,8 +129,9 @@ class AlignReplay:
         """`Alignment.chosen`; None until `done`."""
 
     def step(self) -> AlignEpoch | ProbePoint:
-        """Return the next stored report; the ``seconds`` of an epoch are those of the
-        replay.
+        """Return the next stored report.
+
+        The ``seconds`` of an epoch are those of the replay.
         """
         started = time.perf_counter()
         if self._position == 0:
@@ -140,33 +140,34 @@ class AlignReplay:
         stored = self._reports[self._position]
         self._position += 1
         self._publish()
-        return (
-            replace(stored, seconds=time.perf_counter() - started)
-            if isinstance(stored, AlignEpoch)
-            else stored
-        )
+        if isinstance(stored, ProbePoint):
+            return stored
+        return replace(stored, seconds=time.perf_counter() - started)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the whole alignment, which the cache may lose meanwhile, and the
-        position.
-        """
+        """Return the whole alignment, which the cache may lose, and the position."""
         return {"replay": asdict(self._alignment), "position": self._position}
 
 
 class AlignedCache:
-    """Size-limited directory of alignments, safe for concurrent processes; damaged
-    files are logged and ignored.
+    """Size-limited directory of alignments, safe for concurrent processes.
+
+    Damaged files are logged and ignored.
     """
 
     def __init__(self, directory: Path | None = None) -> None:
-        """Use ``directory``, created on first use; default: ``aligned`` in the cache
-        directory.
+        """Use ``directory``, which is created on first use.
+
+        The default is ``aligned`` in the cache directory.
         """
-        self._directory = directory or cache.home() / "aligned"
+        if directory is None:
+            directory = cache.home() / "aligned"
+        self._directory = directory
 
     def load(self, key: str, embedder: nn.Module) -> Alignment | None:
-        """Return the alignment stored under ``key``; None if there is none or it does
-        not fit ``embedder``.
+        """Return the alignment stored under ``key``.
+
+        None if there is none or it does not fit ``embedder``.
         """
         path = self._directory / f"{key}{_SUFFIX}"
         state = load(path)
@@ -174,9 +175,9 @@ class AlignedCache:
             return None
         try:
             alignment = Alignment.from_state(state["alignment"])
-            fits = state["format"] == _FORMAT and _shapes(
-                alignment.embedder
-            ) == _shapes(embedder.state_dict())
+            shapes = _shapes(alignment.embedder)
+            has_shapes = shapes == _shapes(embedder.state_dict())
+            fits = state["format"] == _FORMAT and has_shapes
         except (KeyError, TypeError, AttributeError) as error:
             _log.debug("%s: %s", path, error)
             fits = False
@@ -185,15 +186,15 @@ class AlignedCache:
                 "%s is not the alignment that its name says; aligning again", path
             )
             return None
+        # Marks the file as used; another process may have removed it by now.
         with contextlib.suppress(OSError):
-            os.utime(
-                path
-            )  # marks it as used; another process may have removed it by now
+            os.utime(path)
         return alignment
 
     def store(self, key: str, alignment: Alignment) -> None:
-        """Store an alignment under ``key`` and prune the cache to its limits; a failed
-        write is only logged.
+        """Store an alignment under ``key``, and prune the cache to its limits.
+
+        A failed write is only logged.
         """
         path = self._directory / f"{key}{_SUFFIX}"
         try:
@@ -212,15 +213,15 @@ def alignment_key(
     device: torch.device,
     settings: Mapping[str, Any],
 ) -> str:
-    """Return a hash of 32 hex digits; alignments that may differ, even in one bit, have
-    different keys.
+    """Return a hash of 32 hex digits of everything that determines an alignment.
 
-    The hash covers the arguments and the software and hardware (`environment`).
-    ``model`` is the module whose initial weights determine the alignment: the embedder,
-    or the whole model if a guard probes its features. ``settings`` contains everything
-    else that determines the alignment, including a fingerprint of the task's data. Of
-    each array of ``train`` (inputs, targets), at most 16 MiB of evenly spaced rows are
-    hashed.
+    Alignments that may differ, even in one bit, have different keys. The hash
+    covers the arguments and the software and hardware (`environment`). ``model`` is
+    the module whose initial weights determine the alignment: the embedder, or the
+    whole model if a guard probes its features. ``settings`` contains everything
+    else that determines the alignment, including a fingerprint of the task's data.
+    Of each array of ``train`` (inputs, targets), at most 16 MiB of evenly spaced
+    rows are hashed.
     """
     hashed = {"format": _FORMAT, "circumstances": environment(device), **settings}
     tensors: dict[str, Any] = {
@@ -229,9 +230,8 @@ def alignment_key(
         **model.state_dict(),
     }
     for name, array in (("train x", train.x), ("train y", train.y)):
-        num_rows = min(
-            len(array), max(1, _SAMPLED_BYTES * len(array) // max(1, num_bytes(array)))
-        )
+        most_rows = _SAMPLED_BYTES * len(array) // max(1, num_bytes(array))
+        num_rows = min(len(array), max(1, most_rows))
         rows = np.linspace(0, len(array) - 1, num_rows).astype(np.int64)
         tensors[f"{name} of {len(array)}"] = np.ascontiguousarray(array[rows])
     return digest(tensors, json.dumps(hashed, sort_keys=True))[:32]

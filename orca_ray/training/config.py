@@ -1,8 +1,7 @@
-"""Options of training data and of the align and refine stages. A value out of range
-raises a UserError.
+"""Options of training data and of the align and refine stages.
 
-`Config` and the annotations also serve the options of single methods
-(`Recipe.options`).
+A value out of range raises a UserError. `Config` and the annotations also serve the
+options of single methods (`Recipe.options`).
 """
 
 import math
@@ -44,6 +43,7 @@ __all__ = [
 ]
 
 PRECISIONS = ("auto", "fast", "float32", "tf32", "bfloat16")
+"""Values of ``refine.precision``; see `choose_precision`."""
 OPTIMIZERS = {"adamw": "AdamW", "adam": "Adam", "sgd": "SGD"}
 """Name of the class in `torch.optim`, by option value."""
 Schedule = Callable[[int], float]
@@ -59,11 +59,23 @@ DECAYS: dict[str, Callable[[float], float]] = {
 
 Each maps the progress of the decay, from 0 to 1, to a factor on the learning rate.
 """
+
+
+def _make_step(epochs: int) -> Schedule:
+    return lambda epoch: 1.0 if 3 * epoch < 2 * epochs else 0.1
+
+
+def _make_reference_step(epochs: int) -> Schedule:
+    def factor(epoch: int) -> float:
+        num_decreases = sum(epoch > last for last in (20, 40, 60))
+        return float(0.2**num_decreases)
+
+    return factor
+
+
 ALIGN_SCHEDULES: dict[str, Callable[[int], Schedule]] = {
-    "step": lambda epochs: lambda epoch: 1.0 if 3 * epoch < 2 * epochs else 0.1,
-    "reference_step": lambda epochs: (
-        lambda epoch: float(0.2 ** sum(epoch > last for last in (20, 40, 60)))
-    ),
+    "step": _make_step,
+    "reference_step": _make_reference_step,
 }
 """Makers of the align stage's schedules by name; each is called with the number of
 epochs.
@@ -76,10 +88,10 @@ class DataConfig(Config):
     """Options of the data that a trial trains on."""
 
     fraction: Share = 1.0
-    """Share of the training samples that all stages use, drawn with the trial's seed
-    (see `orca_ray.data.prepared.with_train_fraction`). Validation and test stay whole.
-    Prepared data keep the normalisation and ``y_mean``, ``y_std`` that were computed
-    from the whole training split.
+    """Share of the training samples that all stages use, drawn with the trial's
+    seed (see `orca_ray.data.prepared.with_train_fraction`). Validation and test
+    stay whole. Prepared data keep the normalisation and ``y_mean``, ``y_std`` that
+    were computed from the whole training split.
     """
     chooses: Annotated[str, partial(one_of, ("metric", "log_loss"))] = "metric"
     """What of the validation data chooses the epoch: the task's metric, or for classes

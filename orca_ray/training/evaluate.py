@@ -1,5 +1,6 @@
-"""Inputs of a split in batches on the device, predictions and their score, and training
-loss and metric of a task.
+"""Batches of a split's inputs, predictions and their score, and a task's objective.
+
+The objective is the training loss and the metric.
 """
 
 import logging
@@ -10,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -42,11 +44,11 @@ _PREFETCH = 3
 
 @dataclass(frozen=True)
 class SplitInputs:
-    """Record of the inputs of one split and the network that processes them."""
+    """Inputs of one split, and the network that processes them."""
 
     inputs: Rows | Tensor
-    """[N, ...]: inputs of the whole model or, if ``network`` is its head, the cached
-    inputs of the head.
+    """[N, ...]: inputs of the whole model or, if ``network`` is its head, the
+    cached inputs of the head.
     """
     network: nn.Module
     precision: Precision
@@ -57,10 +59,13 @@ class SplitInputs:
         return Samples([self.inputs], self.precision.device)
 
     def slices(self, batch_size: int, rows: slice | None = None) -> list[RowIndex]:
-        """Return consecutive slices of at most ``batch_size`` samples that cover
-        ``rows``, or the whole split.
+        """Return consecutive slices of at most ``batch_size`` samples.
+
+        They cover ``rows``, or the whole split.
         """
-        first, last, _ = (rows or slice(None)).indices(len(self.inputs))
+        if rows is None:
+            rows = slice(None)
+        first, last, _ = rows.indices(len(self.inputs))
         return [
             slice(start, min(start + batch_size, last))
             for start in range(first, last, batch_size)
@@ -70,7 +75,7 @@ class SplitInputs:
 def forward(
     network: Callable[[Tensor], Tensor], inputs: Tensor, precision: Precision
 ) -> Tensor:
-    """Return the float32 outputs of ``network`` for a batch, computed in ``precision``."""
+    """Return the float32 outputs of ``network``, computed in ``precision``."""
     with precision.autocast():
         output: Tensor = network(inputs)
     return output.float()
@@ -90,28 +95,28 @@ def make_feed(
     head's inputs are computed once and kept, unless they exceed `CACHE_BYTES` or are
     ``stochastic`` (dropout, augmentation). Else the network is the model.
     """
-    head = {id(parameter) for parameter in model.head.parameters()}
-    if stochastic or any(id(parameter) not in head for parameter in trained):
+    in_head = {id(parameter) for parameter in model.head.parameters()}
+    if stochastic or any(id(parameter) not in in_head for parameter in trained):
         return SplitInputs(x, model, precision)
     sample = next(head_inputs(model, x[:1], precision))
     if sample.numel() * sample.element_size() * len(x) > CACHE_BYTES:
         return SplitInputs(x, model, precision)
     features = torch.cat(list(head_inputs(model, x, precision)))
-    return SplitInputs(
-        features, model.head, replace(precision, name="float32")
-    )  # as heads compute in the model
+    # In the model, too, heads compute in float32.
+    return SplitInputs(features, model.head, replace(precision, name="float32"))
 
 
 def head_inputs(
     model: CrossModalModel, x: Rows, precision: Precision
 ) -> Iterator[Tensor]:
-    """Yield the head's inputs [b, ...] for batches of the model's inputs ``x`` [N,
-    ...], in evaluation mode.
+    """Yield the head's inputs [b, ...] for batches of the model's inputs.
+
+    The model's inputs are ``x`` [N, ...]; the model is in evaluation mode.
     """
-    seen: list[Tensor] = []
+    received: list[Tensor] = []
     feed = SplitInputs(x, model, precision)
     handle = model.head.register_forward_pre_hook(
-        lambda _, inputs: seen.append(inputs[0])
+        lambda _, inputs: received.append(inputs[0])
     )
     was_training = model.training
     model.eval()
@@ -119,15 +124,17 @@ def head_inputs(
         with torch.no_grad(), precision.active():
             for (inputs,) in feed.samples.batches(feed.slices(BATCH_SIZE)):
                 forward(model, inputs, precision)
-                yield seen.pop()
+                yield received.pop()
     finally:
         model.train(was_training)
         handle.remove()
 
 
 class Samples:
-    """Reader of batches of arrays, which are on the device or, if ``streamed``, read by
-    a thread during computation.
+    """Reader of batches of arrays.
+
+    The arrays are on the device or, if ``streamed``, read by a thread during
+    computation.
     """
 
     def __init__(
@@ -137,31 +144,23 @@ class Samples:
         *,
         streamed: bool | None = None,
     ) -> None:
-        """Read ``arrays`` [N, ...]; by default streamed if they exceed
-        `RESIDENT_FRACTION` of a GPU's free memory.
+        """Read ``arrays`` [N, ...].
+
+        By default, they are streamed if they exceed `RESIDENT_FRACTION` of a
+        GPU's free memory.
         """
         if streamed is None:
-            needed = sum(
-                array.nbytes if isinstance(array, Tensor) else num_bytes(array)
-                for array in arrays
-            )
-            streamed = (
-                device.type == "cuda"
-                and needed > RESIDENT_FRACTION * _free_bytes(device)
-            )
+            streamed = _exceeds_device(arrays, device)
         self.streamed = streamed
         self._device = device
-        self._rows = [
-            _load(array, torch.device("cpu") if streamed else device)
-            for array in arrays
-        ]
+        resident_device = torch.device("cpu") if streamed else device
+        self._rows = [_load(array, resident_device) for array in arrays]
 
     def batches(self, selections: Sequence[RowIndex]) -> Iterator[tuple[Tensor, ...]]:
-        """Yield, for each selection, a batch: the selected rows of every array, on the
-        device, to be read only.
+        """Yield, for each selection, the selected rows of every array.
 
-        The thread that reads streamed batches ends when the iteration ends or is
-        closed.
+        They are on the device, to be read only. The thread that reads streamed
+        batches ends when the iteration ends or is closed.
         """
         if not self.streamed:
             yield from map(self._read, selections)
@@ -177,18 +176,30 @@ class Samples:
     def _read(self, selection: RowIndex) -> tuple[Tensor, ...]:
         note_progress()
         rows = tuple(_select(array, selection) for array in self._rows)
-        pinned = self.streamed and self._device.type == "cuda"
-        return tuple(row.pin_memory() for row in rows) if pinned else rows
+        if self.streamed and self._device.type == "cuda":
+            return tuple(row.pin_memory() for row in rows)
+        return rows
+
+
+def _exceeds_device(arrays: Sequence[Rows | Tensor], device: torch.device) -> bool:
+    """Return whether arrays take too much of a GPU's memory to stay there."""
+    if device.type != "cuda":
+        return False
+    needed_bytes = sum(
+        array.nbytes if isinstance(array, Tensor) else num_bytes(array)
+        for array in arrays
+    )
+    return needed_bytes > RESIDENT_FRACTION * _free_bytes(device)
 
 
 def _load(rows: Rows | Tensor, device: torch.device) -> Rows | Tensor:
-    """Return ``rows`` as one tensor on ``device``; on a CPU, `Rows` that are not an
-    array are returned unchanged.
+    """Return ``rows`` as one tensor on ``device``.
+
+    On a CPU, `Rows` that are not an array are returned unchanged.
     """
     if isinstance(rows, np.ndarray):
-        with (
-            warnings.catch_warnings()
-        ):  # training never writes to a read-only memory map
+        # Training never writes to a read-only memory map.
+        with warnings.catch_warnings():
             warnings.filterwarnings(
                 "ignore", message="The given NumPy array is not writable"
             )
@@ -214,9 +225,8 @@ def _free_bytes(device: torch.device) -> float:
 
 def to_tensor(rows: Rows, device: torch.device) -> Tensor:
     """Return ``rows`` as one tensor on ``device``, copied block by block."""
-    tensor = torch.empty(
-        rows.shape, dtype=torch.from_numpy(np.empty(0, rows.dtype)).dtype, device=device
-    )
+    dtype = torch.from_numpy(np.empty(0, rows.dtype)).dtype
+    tensor = torch.empty(rows.shape, dtype=dtype, device=device)
     for block in row_slices(rows):
         tensor[block] = torch.from_numpy(rows[block])
     return tensor
@@ -226,8 +236,8 @@ def to_tensor(rows: Rows, device: torch.device) -> Tensor:
 class Objective:
     """Loss and metric of a task, and how to decode model outputs.
 
-    In scalar and dense tasks, loss and metric compare decoded outputs ``output * y_std
-    + y_mean`` with the targets.
+    In scalar and dense tasks, loss and metric compare decoded outputs ``output *
+    y_std + y_mean`` with the targets.
     """
 
     target: Target
@@ -243,14 +253,12 @@ class Objective:
     """Standard deviation of the training targets, of the same shape as ``y_mean``."""
 
     def decoder(self, device: torch.device) -> Callable[[Tensor], Tensor]:
-        """Return the function that maps outputs [B, *output_shape] on ``device`` to
-        predictions of the same shape.
+        """Return the function that maps outputs on ``device`` to predictions.
+
+        Both are [B, *output_shape].
         """
-        if (
-            self.y_mean is None
-            or self.y_std is None
-            or self.target.kind in ("classes", "labels")
-        ):
+        has_logits = self.target.kind in ("classes", "labels")
+        if has_logits or self.y_mean is None or self.y_std is None:
             return lambda output: output
         mean = torch.tensor(np.asarray(self.y_mean), dtype=torch.float32, device=device)
         std = torch.tensor(np.asarray(self.y_std), dtype=torch.float32, device=device)
@@ -259,12 +267,12 @@ class Objective:
     def training_loss(
         self, train_y: Rows, device: torch.device, label_smoothing: float = 0.0
     ) -> Callable[[Tensor, Tensor], Tensor]:
-        """Return a function that maps outputs [B, *output_shape] and targets [B, ...]
-        on ``device`` to their mean loss.
+        """Return a function that maps outputs and targets to their mean loss.
 
-        Some losses compute class weights from the training targets ``train_y`` [N,
-        ...]; UserError if that fails. ``label_smoothing``: share of the loss of a class
-        target that all classes have equally.
+        Outputs are [B, *output_shape], targets [B, ...], both on ``device``.
+        Some losses compute class weights from the training targets ``train_y``
+        [N, ...]; UserError if that fails. ``label_smoothing``: share of the
+        loss of a class target that all classes have equally.
         """
         decode = self.decoder(device)
         loss = get_loss(self.loss).make(train_y, self.target, device)
@@ -272,18 +280,13 @@ class Objective:
             return lambda outputs, targets: loss(decode(outputs), targets)
 
         def smoothed(logits_BK: Tensor, y_B: Tensor) -> Tensor:
-            return torch.lerp(
-                loss(logits_BK, y_B),
-                -functional.log_softmax(logits_BK, dim=1).mean(),
-                label_smoothing,
-            )
+            uniform_loss = -functional.log_softmax(logits_BK, dim=1).mean()
+            return torch.lerp(loss(logits_BK, y_B), uniform_loss, label_smoothing)
 
         return smoothed
 
     def score(self, predictions: np.ndarray, targets: np.ndarray) -> float:
-        """Return the metric (lower is better) of the ``predictions`` and ``targets`` of
-        a whole split.
-        """
+        """Return the metric (lower is better) of a whole split."""
         return float(get_metric(self.metric).compute(predictions, targets))
 
 
@@ -293,33 +296,38 @@ def predict(
     batch_size: int = BATCH_SIZE,
     ranks: Ranks = ALONE,
 ) -> tuple[np.ndarray, int]:
-    """Return decoded float32 predictions [N, *output_shape] for the inputs of ``feed``,
-    and the batch size used.
+    """Return decoded predictions [N, *output_shape], and the batch size used.
 
-    The batch size used is ``batch_size``, halved until a batch fits in memory. Each of
-    several ranks predicts a part of the samples, and all ranks get the predictions of
-    all. Raises NotFiniteError if a prediction is NaN or infinite.
+    The predictions, float32, are for the inputs of ``feed``. The batch size used is
+    ``batch_size``, halved until a batch fits in memory. Each of several ranks
+    predicts a part of the samples, and all ranks get the predictions of all. Raises
+    NotFiniteError if a prediction is NaN or infinite.
     """
     count = len(feed.inputs)
-    own = ranks.share(count)
-    while (predicted := _predict_if_it_fits(feed, objective, batch_size, own)) is None:
+    rows = ranks.share(count)
+    predicted = _predict_if_it_fits(feed, objective, batch_size, rows)
+    while predicted is None:
         _log.warning(
             "%d samples did not fit the device's memory in evaluation: halved",
             batch_size,
         )
         batch_size //= 2
+        predicted = _predict_if_it_fits(feed, objective, batch_size, rows)
     predictions = ranks.joined(predicted, count)
     if not np.isfinite(predictions).all():
-        bad = int((~np.isfinite(predictions)).sum())
-        raise NotFiniteError(f"{bad} of {predictions.size} predictions are not finite")
+        num_bad = int((~np.isfinite(predictions)).sum())
+        raise NotFiniteError(
+            f"{num_bad} of {predictions.size} predictions are not finite"
+        )
     return predictions, batch_size
 
 
 def _predict_if_it_fits(
     feed: SplitInputs, objective: Objective, batch_size: int, rows: slice
 ) -> np.ndarray | None:
-    """Return predictions for ``rows``, or None if memory runs out: returning releases
-    the exception's tensors.
+    """Return predictions for ``rows``, or None if memory runs out.
+
+    Returning releases the tensors that the exception holds.
     """
     try:
         decode = objective.decoder(feed.precision.device)
@@ -329,34 +337,41 @@ def _predict_if_it_fits(
                 decode(forward(feed.network, inputs, feed.precision))
                 for (inputs,) in samples
             ]
-            return (
-                torch.cat(parts).cpu().numpy()
-                if parts
-                else np.empty((0, *objective.target.output_shape), "f4")
-            )
+            if not parts:
+                return np.empty((0, *objective.target.output_shape), "f4")
+            return torch.cat(parts).cpu().numpy()
     except Exception as error:
         if batch_size == 1 or not is_out_of_memory(error):
             raise
     return None
 
 
-def of_samples(
+class SampleResults(NamedTuple):
+    """Predictions and targets with an entry for each sample of a split."""
+
+    predictions: np.ndarray
+    y: np.ndarray
+    first_rows: np.ndarray
+    """Index of the first row of each sample."""
+
+
+def join_sample_rows(
     predictions: np.ndarray, y: np.ndarray, group: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return three arrays with an entry for each sample of a split: predictions,
-    targets, indices of first rows.
+) -> SampleResults:
+    """Join the rows of a split that belong to one sample.
 
     Rows with equal ids in ``group`` [N] are one sample, with the mean of their
     predictions and the first row's target. Without ``group``, each row is a sample.
     """
     y = np.asarray(y)
     if group is None:
-        return predictions, y, np.arange(len(y))
-    _, firsts, members = np.unique(group, return_index=True, return_inverse=True)
-    sums = np.zeros((len(firsts), *predictions.shape[1:]))
+        return SampleResults(predictions, y, np.arange(len(y)))
+    _, first_rows, members = np.unique(group, return_index=True, return_inverse=True)
+    sums = np.zeros((len(first_rows), *predictions.shape[1:]))
     np.add.at(sums, members, predictions)
-    counts = np.bincount(members).reshape(-1, *[1] * (predictions.ndim - 1))
-    return sums / counts, y[firsts], firsts
+    other_axes = [1] * (predictions.ndim - 1)
+    counts = np.bincount(members).reshape(-1, *other_axes)
+    return SampleResults(sums / counts, y[first_rows], first_rows)
 
 
 def log_loss(
@@ -365,12 +380,13 @@ def log_loss(
     objective: Objective,
     group: np.ndarray | None = None,
 ) -> float:
-    """Return the mean log loss of a whole split, whose targets are classes or labels;
-    see `score`.
+    """Return the mean log loss of a whole split; see `score`.
+
+    Its targets are classes or labels.
     """
-    predictions, y, _ = of_samples(predictions, y, group)
-    logits = torch.from_numpy(np.asarray(predictions, np.float64))
-    targets = torch.from_numpy(np.array(y))
+    samples = join_sample_rows(predictions, y, group)
+    logits = torch.from_numpy(np.asarray(samples.predictions, np.float64))
+    targets = torch.from_numpy(np.array(samples.y))
     if objective.target.kind == "classes":
         return float(functional.cross_entropy(logits, targets.long()))
     return float(functional.binary_cross_entropy_with_logits(logits, targets.double()))
@@ -382,13 +398,13 @@ def score(
     objective: Objective,
     group: np.ndarray | None = None,
 ) -> float:
-    """Return the metric of a whole split, after rows of equal ``group`` are joined by
-    `of_samples`; lower is better.
+    """Return the metric of a whole split; lower is better.
 
-    Raises NotFiniteError if the metric is NaN or infinite.
+    Rows of equal ``group`` are joined by `join_sample_rows` before. Raises
+    NotFiniteError if the metric is NaN or infinite.
     """
-    predictions, y, _ = of_samples(predictions, y, group)
-    value = objective.score(predictions, y)
+    samples = join_sample_rows(predictions, y, group)
+    value = objective.score(samples.predictions, samples.y)
     if not np.isfinite(value):
         raise NotFiniteError(f"the score ({objective.metric}) is {value}")
     return value

@@ -1,8 +1,10 @@
-"""Gradients of optimiser steps, accumulated over micro-batches that fit in memory;
-optionally by `torch.compile`.
+"""Gradients of optimiser steps, accumulated over micro-batches that fit in memory.
+
+Optionally, the network is compiled by `torch.compile`.
 """
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -26,11 +28,10 @@ _log = logging.getLogger(__name__)
 
 
 class BatchTerm(Protocol):
-    """Interface of a loss of each micro-batch that is added to the task's loss, e.g.
-    the loss of mixed samples.
+    """Interface of a loss of each micro-batch, added to the task's loss.
 
-    Random numbers come from torch's global generators, which the refine stage seeds for
-    each epoch.
+    An example is the loss of mixed samples. Random numbers come from torch's global
+    generators, which the refine stage seeds for each epoch.
     """
 
     def start(self, epoch: int, epochs: int) -> None:
@@ -41,13 +42,15 @@ class BatchTerm(Protocol):
 
 
 class StepTerm(Protocol):
-    """Interface of a loss of all samples of an optimiser step that is added to the
-    task's loss, e.g. a distance.
+    """Interface of a loss of all samples of a step, added to the task's loss.
+
+    An example is a distance.
     """
 
     def backward(self, indices: np.ndarray, epoch: int) -> Tensor:
-        """Add the gradients for the training samples ``indices`` [n] to ``.grad``, and
-        return the detached loss.
+        """Add the gradients for training samples to ``.grad``.
+
+        ``indices`` [n] are those of the samples. Returns the detached loss.
         """
 
 
@@ -63,11 +66,11 @@ Compilation takes about a minute.
 
 
 class GradientAccumulator:
-    """Accumulator of the gradient of each optimiser step's mean loss over
-    micro-batches, without device syncs.
+    """Accumulator of the gradient of each optimiser step's mean loss.
 
-    Each of several ranks computes the gradient of its share of the samples, and all
-    ranks get the sum.
+    It sums over micro-batches, without synchronising with the device. Each of
+    several ranks computes the gradient of its share of the samples, and all ranks
+    get the sum.
     """
 
     def __init__(
@@ -83,8 +86,9 @@ class GradientAccumulator:
         term: BatchTerm | None = None,
         ranks: Ranks = ALONE,
     ) -> None:
-        """Measure the cost of a sample and choose the micro-batch size; ``parameters``
-        are trained.
+        """Measure the cost of a sample and choose the micro-batch size.
+
+        ``parameters`` are those that are trained.
         """
         self._term = term
         self._ranks = ranks
@@ -104,19 +108,17 @@ class GradientAccumulator:
         self.cost = self._measure_cost()
         """Measured cost of one training sample without gradient checkpointing."""
         self.limit = self._choose_limit()
+        """Maximum number of samples of a micro-batch; halved when memory runs out."""
         if sample_cost.memory_limits().halvings:
             self.limit = sample_cost.halved(self.micro_batch)
-        """Maximum number of samples of a micro-batch; halved when memory runs out."""
 
     @property
     def micro_batch(self) -> int:
         """Number of samples of the largest micro-batch of a full optimiser step."""
-        step = range(
-            min(self._config.batch_size * self._config.accumulation, self._num_samples)
-        )
-        return sample_cost.even_micro_batch(
-            max(1, len(step[self._ranks.share(len(step))])), self.limit
-        )
+        step_size = self._config.batch_size * self._config.accumulation
+        step = range(min(step_size, self._num_samples))
+        rank_samples = step[self._ranks.share(len(step))]
+        return sample_cost.even_micro_batch(max(1, len(rank_samples)), self.limit)
 
     def gradients(
         self,
@@ -125,97 +127,103 @@ class GradientAccumulator:
         *,
         seed: int = 0,
     ) -> Iterator[Tensor]:
-        """Yield each step's detached mean loss, with its gradient in ``.grad``; a step
-        is an array of sample indices.
+        """Yield each step's detached mean loss, with its gradient in ``.grad``.
 
-        The caller sets ``.grad`` to None before the next step. If memory runs out,
-        micro-batches are halved and the step is repeated. ``seed``, equal for all steps
-        of an epoch, seeds torch on all ranks but the first.
+        A step is an array of sample indices. The caller sets ``.grad`` to None
+        before the next step. If memory runs out, micro-batches are halved and
+        the step is repeated. ``seed``, equal for all steps of an epoch, seeds
+        torch on all ranks but the first.
         """
-        done = 0
-        while done < len(steps):
+        num_done = 0
+        while num_done < len(steps):
             for parameter in self._parameters:
                 parameter.grad = None
             try:
-                for loss in self._accumulate(steps[done:], augment, seed):
+                for loss in self._accumulate(steps[num_done:], augment, seed):
                     yield loss
-                    done += 1
+                    num_done += 1
             except Exception as error:
                 if not is_out_of_memory(error) or not self._halve():
                     raise
 
     def compile(self, epochs: int) -> None:
-        """Compile the network if that pays (`wants_compile`) for ``epochs`` epochs;
-        decided once per micro-batch size.
+        """Compile the network if that pays for ``epochs`` epochs.
 
-        Smaller micro-batches (the last of an epoch) run uncompiled, because torch would
+        See `wants_compile`. This is decided once per micro-batch size. Smaller
+        micro-batches (the last of an epoch) run uncompiled, because torch would
         compile again for every size.
         """
         if self._compile_decided:
             return
         self._compile_decided = True
-        if (
-            self._config.compile == "on"
-            and torch.are_deterministic_algorithms_enabled()
-        ):
+        is_deterministic = torch.are_deterministic_algorithms_enabled()
+        if is_deterministic and self._config.compile == "on":
             self._note("not compiled because the trial is deterministic")
-        count = epochs * -(-self._num_samples // (self.micro_batch * self._ranks.size))
-        if not wants_compile(self._config.compile, self._device, count):
-            return
+        samples_at_once = self.micro_batch * self._ranks.size
+        num_batches = epochs * math.ceil(self._num_samples / samples_at_once)
+        if wants_compile(self._config.compile, self._device, num_batches):
+            self._compile()
+
+    def _compile(self) -> None:
         # torch limits the variants of a function and would count those of earlier
-        # trials
+        # trials.
         torch.compiler.reset()
         try:
             self._compiled = torch.compile(self._feed.network, dynamic=False)
             with self._measuring():
-                torch.autograd.grad(
-                    self._first_loss(self.micro_batch),
-                    self._parameters,
-                    allow_unused=True,
-                )
+                loss = self._first_loss(self.micro_batch)
+                torch.autograd.grad(loss, self._parameters, allow_unused=True)
         # E.g. no compiler, an unknown operation, an old driver, too little memory:
         # torch documents none of the types.
         except Exception as error:
-            reason = str(error).strip().partition("\n")[0] or type(error).__name__
+            first_line, _, _ = str(error).strip().partition("\n")
+            name = type(error).__name__
             _log.warning(
-                "torch.compile failed, training continues without it: %s", reason
+                "torch.compile failed, training continues without it: %s",
+                first_line or name,
             )
             self._compiled = None
             torch.compiler.reset()
-            self._note(f"not compiled ({type(error).__name__})")
+            self._note(f"not compiled ({name})")
 
     def _accumulate(
         self, steps: Sequence[np.ndarray], augment: Augment | None, seed: int
     ) -> Iterator[Tensor]:
-        split = [self._micro_batches(step) for step in steps]
+        micro_batches_of_steps = [self._micro_batches(step) for step in steps]
         rows = self._samples.batches(
-            [indices for micro_batches in split for indices, _ in micro_batches]
+            [
+                indices
+                for micro_batches in micro_batches_of_steps
+                for indices, _ in micro_batches
+            ]
         )
-        for step, micro_batches in zip(steps, split, strict=True):
+        for step, micro_batches in zip(steps, micro_batches_of_steps, strict=True):
             self._ranks.seed(seed, int(step[0]))
             losses = []
             for indices, share in micro_batches:
                 x, y = next(rows)
-                loss = (
-                    self._loss_of(x if augment is None else augment(x, indices), y)
-                    * share
-                )
+                if augment is not None:
+                    x = augment(x, indices)
+                loss = self._loss_of(x, y) * share
                 loss.backward()  # type: ignore[no-untyped-call]
                 losses.append(loss.detach())
             yield self._ranks.sum_gradients(self._parameters, torch.stack(losses).sum())
 
     def _micro_batches(self, step: np.ndarray) -> list[tuple[np.ndarray, float]]:
-        """Return the sample indices of this rank's micro-batches of a step, each with
-        its share in the step's mean.
+        """Return this rank's micro-batches of a step.
+
+        A micro-batch consists of sample indices, and of its share in the step's
+        mean.
         """
-        own = step[self._ranks.share(len(step))]
-        if (
-            len(own) == 0
-        ):  # fewer samples than ranks: one that counts nothing gives gradients of the same parameters
+        rank_indices = step[self._ranks.share(len(step))]
+        if len(rank_indices) == 0:
+            # There are fewer samples than ranks: a sample that does not count gives
+            # gradients of the same parameters as on other ranks.
             return [(step[:1], 0.0)]
+        num_parts = math.ceil(len(rank_indices) / self.limit)
         return [
             (indices, len(indices) / len(step))
-            for indices in np.array_split(own, -(-len(own) // self.limit))
+            for indices in np.array_split(rank_indices, num_parts)
         ]
 
     def _halve(self) -> bool:
@@ -271,8 +279,9 @@ class GradientAccumulator:
 
     @contextmanager
     def _measuring(self) -> Iterator[None]:
-        """Run the block in training mode with a fixed seed; afterwards restore the mode
-        and the random generators.
+        """Run the block in training mode with a fixed seed.
+
+        Afterwards, restore the mode and the random generators.
         """
         was_training = self._model.training
         self._model.train()
@@ -286,7 +295,8 @@ class GradientAccumulator:
             self._model.train(was_training)
 
     def _first_loss(self, num_samples: int) -> Tensor:
-        return self._loss_of(*next(self._samples.batches([slice(0, num_samples)])))
+        x, y = next(self._samples.batches([slice(0, num_samples)]))
+        return self._loss_of(x, y)
 
     def _loss_of(self, x: Tensor, y: Tensor) -> Tensor:
         network: Callable[[Tensor], Tensor] = self._feed.network
@@ -297,8 +307,9 @@ class GradientAccumulator:
 
 
 def wants_compile(mode: str, device: torch.device, count: int) -> bool:
-    """Return whether to compile for ``count`` micro-batches if ``refine.compile`` is
-    ``mode``; not if deterministic.
+    """Return whether to compile for ``count`` micro-batches.
+
+    ``mode`` is ``refine.compile``. Deterministic trials are not compiled.
     """
     if mode == "off" or torch.are_deterministic_algorithms_enabled():
         return False

@@ -1,5 +1,6 @@
-"""Numerics of a trial: precision, random seeds, torch's process-wide settings, and
-errors of values and memory.
+"""Numerics of a trial: precision, random seeds, torch's settings, and errors.
+
+Settings hold for the whole process; errors are those of values and memory.
 """
 
 import ctypes
@@ -7,7 +8,7 @@ import errno
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -19,13 +20,15 @@ from orca_ray.errors import UserError
 from orca_ray.torch_private import has_bfloat16_units
 
 MIN_CPU_WIDTH = 512
-"""Minimum feature width for which ``auto`` chooses bfloat16 on a CPU. Narrower bodies
-gain less (a training step of 384 features is 1.3 to 1.9 times faster): in float32,
-their scores are equal on all CPUs, up to rounding.
+"""Minimum feature width for which ``auto`` chooses bfloat16 on a CPU.
+
+Narrower bodies gain less (a training step of 384 features is 1.3 to 1.9 times faster):
+in float32, their scores are equal on all CPUs, up to rounding.
 """
-# of malloc.h
 _M_TRIM_THRESHOLD = -1
+"""Parameter of mallopt, from malloc.h: freed bytes above it return to the system."""
 _M_MMAP_THRESHOLD = -3
+"""Parameter of mallopt, from malloc.h: larger tensors get memory of their own."""
 _ALLOCATOR_MESSAGES = (
     "DefaultCPUAllocator",
     "out of memory",
@@ -61,7 +64,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @dataclass(frozen=True)
 class Precision:
-    """Record of the precision of training and evaluation on one device."""
+    """Precision of training and evaluation on one device."""
 
     name: str
     """``float32``, ``tf32`` or ``bfloat16``; stored in the trial's record."""
@@ -70,8 +73,9 @@ class Precision:
     """Reason why this is not the requested precision; None if it is."""
 
     def autocast(self) -> torch.autocast:
-        """Return the autocast context for a forward pass; bfloat16 has float32's range
-        and needs no loss scaling.
+        """Return the autocast context for a forward pass.
+
+        bfloat16 has float32's range and needs no loss scaling.
         """
         return torch.autocast(
             self.device.type, dtype=torch.bfloat16, enabled=self.name == "bfloat16"
@@ -79,70 +83,74 @@ class Precision:
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """On CUDA, allow TF32 for float32 products in the block unless ``name`` is
-        ``float32``; then restore the flags.
+        """Allow TF32 for float32 products on CUDA in the block.
 
-        With bfloat16, other products may use TF32. On CPUs, does nothing: torch's flag
-        would let some CPUs round to bfloat16.
+        Afterwards, the flags are restored. TF32 is not allowed if ``name`` is
+        ``float32``. With bfloat16, other products may use TF32. On CPUs, does
+        nothing: torch's flag would let some CPUs round to bfloat16.
         """
         if self.device.type != "cuda":
             yield
             return
-        before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-        torch.set_float32_matmul_precision(
-            "highest" if self.name == "float32" else "high"
-        )
-        torch.backends.cudnn.allow_tf32 = self.name != "float32"
+        products_before = torch.get_float32_matmul_precision()
+        convolutions_before = torch.backends.cudnn.allow_tf32
+        allows_tf32 = self.name != "float32"
+        torch.set_float32_matmul_precision("high" if allows_tf32 else "highest")
+        torch.backends.cudnn.allow_tf32 = allows_tf32
         try:
             yield
         finally:
-            torch.set_float32_matmul_precision(before[0])
-            torch.backends.cudnn.allow_tf32 = before[1]
+            torch.set_float32_matmul_precision(products_before)
+            torch.backends.cudnn.allow_tf32 = convolutions_before
 
 
 def choose_precision(
     option: str, device: torch.device, feature_width: int
 ) -> Precision:
-    """Return the precision for ``option`` (one of `config.PRECISIONS`) and a body of
-    ``feature_width`` on ``device``.
+    """Return the precision for an option, a device and a body.
 
-    ``auto`` is bfloat16 if the device has units for it and, on a CPU (1.8 to 2.6 times
-    faster), the body is at least `MIN_CPU_WIDTH` wide. Otherwise, and in deterministic
-    trials, it is float32. So scores may differ between kinds of devices by rounding.
-    ``fast`` is the same without the limit of width; loaded models then predict with
-    ``auto``. If the device lacks a precision requested by name, the result is float32
-    with a note.
+    ``option`` is one of `config.PRECISIONS`, ``feature_width`` that of the body.
+    ``auto`` is bfloat16 if the device has units for it and, on a CPU (1.8 to 2.6
+    times faster), the body is at least `MIN_CPU_WIDTH` wide. Otherwise, and in
+    deterministic trials, it is float32. So scores may differ between kinds of
+    devices by rounding. ``fast`` is the same without the limit of width; loaded
+    models then predict with ``auto``. If the device lacks a precision requested by
+    name, the result is float32 with a note.
     """
     if option in ("auto", "fast"):
-        wide = (
-            option == "fast" or device.type == "cuda" or feature_width >= MIN_CPU_WIDTH
-        )
-        fast = (
-            wide
+        has_limit = option == "auto" and device.type != "cuda"
+        is_wide_enough = not has_limit or feature_width >= MIN_CPU_WIDTH
+        if (
+            is_wide_enough
             and has_bfloat16_units(device)
             and not torch.are_deterministic_algorithms_enabled()
-        )
-        return Precision("bfloat16" if fast else "float32", device)
-    ampere = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8
-    slow = (
-        option == "bfloat16" and device.type != "cpu" and not has_bfloat16_units(device)
-    )
-    if slow or (option == "tf32" and not ampere):
-        return Precision(
-            "float32",
-            device,
-            f"refined in float32 because this {device.type} device has no {option}",
-        )
-    return Precision(option, device)
+        ):
+            return Precision("bfloat16", device)
+        return Precision("float32", device)
+    if _has_precision(option, device):
+        return Precision(option, device)
+    note = f"refined in float32 because this {device.type} device has no {option}"
+    return Precision("float32", device, note)
+
+
+def _has_precision(name: str, device: torch.device) -> bool:
+    """Return whether a device computes in a precision; CPUs emulate bfloat16."""
+    if name == "tf32":
+        is_cuda = device.type == "cuda"
+        return is_cuda and torch.cuda.get_device_capability(device)[0] >= 8
+    if name == "bfloat16":
+        return device.type == "cpu" or has_bfloat16_units(device)
+    return True
 
 
 def find_device(name: str) -> torch.device:
     """Return the device ``name``; ``auto``: a GPU if there is one, else the CPU.
 
-    UserError if it is missing.
+    Raises UserError if it is missing.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+        return torch.device(name)
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
@@ -154,14 +162,13 @@ def find_device(name: str) -> torch.device:
 
 
 def derive_seed(seed: int, *path: int | str) -> int:
-    """Return a 63-bit seed, a hash of ``seed`` and ``path`` (e.g. "order", 3); equal on
-    all machines and versions.
+    """Return a 63-bit seed, a hash of ``seed`` and ``path`` (e.g. "order", 3).
+
+    It is equal on all machines and versions.
     """
     text = "/".join(str(part) for part in (seed, *path))
-    return (
-        int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
-        >> 1
-    )
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
 
 
 def make_generator(seed: int, *path: int | str) -> torch.Generator:
@@ -184,11 +191,11 @@ def keep_freed_memory() -> None:
 
 @contextmanager
 def torch_settings(threads: int, *, deterministic: bool) -> Iterator[None]:
-    """In the block, use ``threads`` threads, full float32 precision and, if requested,
-    deterministic algorithms.
+    """Use settings of torch in the block: threads, precision, determinism.
 
-    ``threads`` also limits BLAS and OpenMP. With ``deterministic``, irreproducible
-    operations raise RuntimeError.
+    It uses ``threads`` threads, full float32 precision and, if requested,
+    deterministic algorithms. ``threads`` also limits BLAS and OpenMP. With
+    ``deterministic``, irreproducible operations raise RuntimeError.
     """
     threads_before = torch.get_num_threads()
     deterministic_before = torch.are_deterministic_algorithms_enabled()
@@ -198,17 +205,18 @@ def torch_settings(threads: int, *, deterministic: bool) -> Iterator[None]:
     # later deterministic trial.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(threads)
-    torch.set_float32_matmul_precision(
-        "highest"
-    )  # `Precision.active` allows TF32 where it was chosen
+    # `Precision.active` allows TF32 where it was chosen.
+    torch.set_float32_matmul_precision("highest")
     torch.use_deterministic_algorithms(deterministic or deterministic_before)
     cudnn: Any = torch.backends.cudnn
     # By default, cuDNN chooses kernels by timing them, and convolutions may use TF32.
-    exact = cudnn.flags(
-        enabled=cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=False
-    )
+    flags: AbstractContextManager[None] = nullcontext()
+    if deterministic:
+        flags = cudnn.flags(
+            enabled=cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=False
+        )
     try:
-        with threadpool_limits(threads), exact if deterministic else nullcontext():
+        with threadpool_limits(threads), flags:
             yield
     finally:
         torch.set_num_threads(threads_before)

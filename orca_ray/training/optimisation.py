@@ -1,5 +1,4 @@
-"""Optimisers, schedules, the parameters that a stage trains, their groups, and plateau
-detection.
+"""Optimisers, schedules, trained parameters and their groups, and plateau detection.
 
 A schedule is a pure function of the optimiser step, so that a resumed trial only needs
 the number of the step.
@@ -18,9 +17,12 @@ from orca_ray.errors import UserError
 from orca_ray.models.crossmodal import CrossModalModel
 from orca_ray.training.config import DECAYS, OPTIMIZERS, Schedule
 
+_BETAS = (0.9, 0.98)
+"""Betas of Adam and AdamW, those of all published ORCA configurations."""
+
 
 class ParameterGroup(NamedTuple):
-    """Named tuple of parameters that share a learning rate."""
+    """Parameters that share a learning rate."""
 
     parameters: Sequence[Parameter]
     scale: float = 1.0
@@ -34,38 +36,39 @@ def make_optimizer(
     weight_decay: float,
     momentum: float = 0.9,
 ) -> optim.Optimizer:
-    """Return the optimiser ``name``, one of `OPTIMIZERS`; only ``sgd`` uses
-    ``momentum``.
+    """Return the optimiser ``name``, one of `OPTIMIZERS`.
+
+    Only ``sgd`` uses ``momentum``.
     """
-    kind = getattr(optim, OPTIMIZERS[name])
-    described: list[dict[str, object]] = [
+    optimizer_class = getattr(optim, OPTIMIZERS[name])
+    param_groups: list[dict[str, object]] = [
         {
-            "params": list(params),
-            "scale": scale,
-            "lr": learning_rate * scale,
+            "params": list(group.parameters),
+            "scale": group.scale,
+            "lr": learning_rate * group.scale,
             "weight_decay": weight_decay,
         }
-        for params, scale in groups
-        if params
+        for group in groups
+        if group.parameters
     ]
-    # The betas of all published ORCA configurations.
-    options: dict[str, object] = (
-        {"momentum": momentum} if name == "sgd" else {"betas": (0.9, 0.98)}
-    )
-    optimizer: optim.Optimizer = kind(described, fused=True, **options)
+    options: dict[str, object] = {"betas": _BETAS}
+    if name == "sgd":
+        options = {"momentum": momentum}
+    optimizer: optim.Optimizer = optimizer_class(param_groups, fused=True, **options)
     return optimizer
 
 
 def set_learning_rate(optimizer: optim.Optimizer, learning_rate: float) -> None:
-    """Set the learning rate of each group to ``learning_rate`` times the group's scale."""
+    """Set the learning rate of each group: ``learning_rate`` times its scale."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate * group["scale"]
 
 
 @contextmanager
 def requires_grad(parameters: Iterable[Parameter], value: bool) -> Iterator[None]:
-    """In the block, set ``requires_grad`` of ``parameters`` to ``value``; then restore
-    the former values.
+    """Set ``requires_grad`` of ``parameters`` in the block, then restore it.
+
+    ``value`` is the value in the block.
     """
     former = [(parameter, parameter.requires_grad) for parameter in parameters]
     try:
@@ -73,16 +76,17 @@ def requires_grad(parameters: Iterable[Parameter], value: bool) -> Iterator[None
             parameter.requires_grad_(value)
         yield
     finally:
-        for parameter, flag in former:
-            parameter.requires_grad_(flag)
+        for parameter, value_before in former:
+            parameter.requires_grad_(value_before)
 
 
 class Trained:
     """Holder of the parameters of a model that are trained; all others are frozen."""
 
     def __init__(self, model: CrossModalModel, parameters: Iterable[Parameter]) -> None:
-        """Freeze all parameters of ``model`` but ``parameters``; raises UserError if
-        the model has none of these.
+        """Freeze all parameters of ``model`` but ``parameters``.
+
+        Raises UserError if the model has none of these.
         """
         chosen = {id(parameter) for parameter in parameters}
         self._model = model
@@ -98,8 +102,9 @@ class Trained:
         self.parameters = list(self._named.values())
 
     def groups(self, body_scale: float) -> list[ParameterGroup]:
-        """Return two groups: the parameters outside the body, and those inside, with
-        the scale ``body_scale``.
+        """Return two groups: the parameters outside the body, and those inside.
+
+        The latter have the scale ``body_scale``.
         """
         body = set(self._model.body.parameters())  # tensors are hashed by identity
         inside = [parameter for parameter in self.parameters if parameter in body]
@@ -107,18 +112,21 @@ class Trained:
         return [ParameterGroup(outside), ParameterGroup(inside, body_scale)]
 
     def weights(self) -> dict[str, Tensor]:
-        """Return the present trained parameters and saved buffers by name; the tensors
-        share the model's memory.
+        """Return the present trained parameters and saved buffers by name.
+
+        The tensors share the model's memory.
         """
-        saved = self._model.state_dict()
-        buffers = {
-            name: value for name, value in self._model.named_buffers() if name in saved
-        }
-        return {name: value.detach() for name, value in self._named.items()} | buffers
+        weights = {name: value.detach() for name, value in self._named.items()}
+        saved_names = self._model.state_dict().keys()
+        for name, buffer in self._model.named_buffers():
+            if name in saved_names:
+                weights[name] = buffer
+        return weights
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
-        """Set trained parameters and saved buffers to ``weights``, a result of the
-        method `weights`.
+        """Set trained parameters and saved buffers to ``weights``.
+
+        ``weights`` is a result of the method `weights`.
         """
         with torch.no_grad():
             for name, value in self.weights().items():
@@ -126,12 +134,12 @@ class Trained:
 
 
 def make_schedule(name: str, *, warmup_steps: int, total_steps: int) -> Schedule:
-    """Return a schedule: linear warm-up for ``warmup_steps``, then the decay ``name``
-    (`DECAYS`) to ``total_steps``.
+    """Return a schedule: linear warm-up, then a decay.
 
-    The factor of warm-up step t is ``(t + 1) / warmup_steps``; in the ORCA reference it
-    is ``t / warmup_steps``, so that the first step has no effect. After ``total_steps``
-    the factor is constant.
+    Warm-up takes ``warmup_steps``; the decay ``name`` (`DECAYS`) ends after
+    ``total_steps``. The factor of warm-up step t is ``(t + 1) / warmup_steps``; in
+    the ORCA reference it is ``t / warmup_steps``, so that the first step has no
+    effect. After ``total_steps`` the factor is constant.
     """
     decay = DECAYS[name]
     span = max(1, total_steps - warmup_steps)
@@ -145,20 +153,20 @@ def make_schedule(name: str, *, warmup_steps: int, total_steps: int) -> Schedule
 
 
 def relative_steps(embedder: nn.Module) -> list[ParameterGroup]:
-    """Return one group per parameter, scaled so that an Adam step changes tokens by a
-    fixed share of their RMS.
+    """Return one group per parameter, with scales for relative steps.
 
-    An Adam step changes every weight by about the learning rate lr. In a layer whose
-    weights have RMS w and fan-in n, a token has RMS w sqrt(n), but the step changes it
-    by n lr if the inputs are correlated (e.g. neighbouring pixels), which destroys a
-    pretrained kernel. Hence the scale of the layer's weights is w / sqrt(n), and that
-    of its bias w sqrt(n). The scale of any other parameter is its own RMS.
+    An Adam step then changes tokens by a fixed share of their RMS. An Adam step
+    changes every weight by about the learning rate lr. In a layer whose weights
+    have RMS w and fan-in n, a token has RMS w sqrt(n), but the step changes it by n
+    lr if the inputs are correlated (e.g. neighbouring pixels), which destroys a
+    pretrained kernel. Hence the scale of the layer's weights is w / sqrt(n), and
+    that of its bias w sqrt(n). The scale of any other parameter is its own RMS.
     """
     parameters = dict(embedder.named_parameters())
     fan_in = {
-        name: p[0].numel()
-        for name, p in parameters.items()
-        if p.dim() > 1 and name.endswith("weight")
+        name: parameter[0].numel()
+        for name, parameter in parameters.items()
+        if parameter.dim() > 1 and name.endswith("weight")
     }
     rms = {
         name: float(parameter.detach().square().mean().sqrt())
@@ -172,7 +180,9 @@ def relative_steps(embedder: nn.Module) -> list[ParameterGroup]:
             scale /= math.sqrt(fan_in[name])
         elif name.endswith("bias") and sibling in fan_in:
             scale = rms[sibling] * math.sqrt(fan_in[sibling])
-        groups.append(ParameterGroup([parameter], scale or 1.0))
+        if scale == 0:  # e.g. a bias before training
+            scale = 1.0
+        groups.append(ParameterGroup([parameter], scale))
     return groups
 
 
@@ -188,13 +198,14 @@ class Plateau:
         self._patience = patience
         self._tolerance = tolerance
         self.values: list[float] = []
-        """The last 2 * ``patience`` values at most, which are the whole state; an empty
-        list starts a new curve.
+        """The last 2 * ``patience`` values at most, which are the whole state;
+        an empty list starts a new curve.
         """
 
     def add(self, value: float, start: float) -> bool:
-        """Append ``value`` and return True if the curve, whose first value was
-        ``start``, has reached a plateau.
+        """Append ``value``, and return whether the curve has reached a plateau.
+
+        ``start`` is the first value of the curve.
         """
         if self._patience == 0:
             return False

@@ -1,7 +1,9 @@
-"""Ranks: processes that train one model together, each on its own device, with a part
-of every optimiser step.
+"""Ranks: processes that train one model together, each on its own device.
+
+Each rank takes a part of every optimiser step.
 """
 
+import math
 import os
 import socket
 from collections.abc import Iterable, Iterator
@@ -30,12 +32,12 @@ class RankLostError(ConnectionError):
 
 @dataclass(frozen=True)
 class Ranks:
-    """Record of this process's place among the ranks, the processes that train one
-    model; by default, the only one.
+    """This process's place among the ranks; by default, it is the only one.
 
-    All ranks have equal weights, configuration and data, and take the same steps.
-    Methods that communicate wait until all ranks have called them, and raise
-    RankLostError if another rank has ended.
+    Ranks are the processes that train one model. All ranks have equal weights,
+    configuration and data, and take the same steps. Methods that communicate wait
+    until all ranks have called them, and raise RankLostError if another rank has
+    ended.
     """
 
     rank: int = 0
@@ -43,18 +45,17 @@ class Ranks:
     size: int = 1
 
     def connect(self, file: Path) -> None:
-        """Wait for the other ranks, which call this with the same ``file``, a path that
-        must not exist before.
+        """Wait for the other ranks, which call this with the same ``file``.
+
+        The path must not exist before.
         """
         loopback = next(
             name for _, name in socket.if_nameindex() if name.startswith("lo")
         )
-        os.environ.setdefault(
-            "GLOO_SOCKET_IFNAME", loopback
-        )  # all ranks are on one node
-        os.environ.setdefault(
-            "TORCH_NCCL_ASYNC_ERROR_HANDLING", "0"
-        )  # else NCCL ends the process when a rank is gone
+        # All ranks are on one node.
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)
+        # Otherwise, NCCL ends the process when a rank is gone.
+        os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         with _lost_ranks():
             dist.init_process_group(
@@ -62,28 +63,28 @@ class Ranks:
             )
 
     def share(self, count: int) -> slice:
-        """Return the slice of ``count`` items that this rank processes; lengths differ
-        by at most 1 among ranks.
+        """Return the slice of ``count`` items that this rank processes.
+
+        Lengths differ by at most 1 among ranks.
         """
-        return slice(
-            -(-count * self.rank // self.size), -(-count * (self.rank + 1) // self.size)
-        )
+        start = math.ceil(count * self.rank / self.size)
+        end = math.ceil(count * (self.rank + 1) / self.size)
+        return slice(start, end)
 
     def seed(self, *path: int) -> None:
-        """Seed torch's global generators by ``path`` and the rank; the first rank does
-        nothing.
+        """Seed torch's global generators by ``path`` and the rank.
 
-        So ranks differ in dropout, and the state of the first rank's generators is
-        enough to resume all ranks.
+        The first rank does nothing. So ranks differ in dropout, and the state
+        of the first rank's generators is enough to resume all ranks.
         """
         if self.rank:
             torch.manual_seed(derive_seed(self.rank, *path))
 
     def sum_gradients(self, parameters: Iterable[Parameter], loss: Tensor) -> Tensor:
-        """Replace each ``.grad`` by its sum over all ranks, and return the sum of the
-        scalar ``loss`` over all ranks.
+        """Replace each ``.grad`` by its sum over ranks; return the sum of losses.
 
-        All ranks must have gradients of the same parameters.
+        ``loss`` is the scalar loss of this rank. All ranks must have gradients of the
+        same parameters.
         """
         if self.size == 1:
             return loss
@@ -97,24 +98,26 @@ class Ranks:
         )
         with _lost_ranks():
             dist.all_reduce(flat)
-        sums = flat.tensor_split(
-            np.cumsum([gradient.numel() for gradient in gradients]).tolist()
-        )
-        for gradient, part in zip(gradients, sums[:-1], strict=True):
-            gradient.copy_(part.view_as(gradient))
-        return sums[-1][0].clone()
+        ends = np.cumsum([gradient.numel() for gradient in gradients]).tolist()
+        *gradient_sums, loss_sum = flat.tensor_split(ends)
+        for gradient, gradient_sum in zip(gradients, gradient_sums, strict=True):
+            gradient.copy_(gradient_sum.view_as(gradient))
+        return loss_sum[0].clone()
 
     def equalise(self, tensors: Iterable[Tensor]) -> None:
         """Overwrite ``tensors`` by the values that they have on the first rank."""
-        if self.size > 1:
-            with _lost_ranks(), torch.no_grad():
-                for tensor in tensors:
-                    dist.broadcast(value := tensor.contiguous(), 0)
-                    tensor.copy_(value)
+        if self.size == 1:
+            return
+        with _lost_ranks(), torch.no_grad():
+            for tensor in tensors:
+                value = tensor.contiguous()
+                dist.broadcast(value, 0)
+                tensor.copy_(value)
 
     def joined(self, part: np.ndarray, count: int) -> np.ndarray:
-        """Return the rows of all ranks as one array [count, ...]; ``part`` contains the
-        rows of this rank's `share`.
+        """Return the rows of all ranks as one array [count, ...].
+
+        ``part`` contains the rows of this rank's `share`.
         """
         if self.size == 1:
             return part
@@ -130,16 +133,19 @@ ALONE = Ranks()
 
 
 def abort() -> None:
-    """Make communication of this process with other ranks fail, also where another
-    thread waits for it.
+    """Make communication of this process with other ranks fail.
+
+    It also fails where another thread waits for it.
     """
-    if (group := dist.group.WORLD) is not None:
+    group = dist.group.WORLD
+    if group is not None:
         group.abort()
 
 
 def disconnect() -> None:
-    """Undo :meth:`Ranks.connect`, whether the other ranks have ended or not; do nothing
-    if not connected.
+    """Undo :meth:`Ranks.connect`, whether the other ranks have ended or not.
+
+    Does nothing if not connected.
     """
     if dist.is_initialized():
         abort()
@@ -148,9 +154,7 @@ def disconnect() -> None:
 
 @contextmanager
 def _lost_ranks() -> Iterator[None]:
-    """Context manager that raises RankLostError for the RuntimeErrors of
-    `torch.distributed`.
-    """
+    """Raise RankLostError for the RuntimeErrors of `torch.distributed`."""
     try:
         yield
     except RuntimeError as error:

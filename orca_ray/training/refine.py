@@ -1,10 +1,11 @@
-"""The refine stage: fine-tune the method's trainable parameters; keep the weights of
-the best validation score.
+"""The refine stage: fine-tune the method's trainable parameters.
+
+It keeps the weights of the best validation score.
 """
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from time import perf_counter
 from typing import Any
@@ -18,7 +19,7 @@ from orca_ray.data.prepared import Split
 from orca_ray.models.body import has_stochastic_depth, seeded
 from orca_ray.models.crossmodal import CrossModalModel
 from orca_ray.tasks.augmentations import Augmentation
-from orca_ray.training.config import RefineConfig
+from orca_ray.training.config import RefineConfig, Schedule
 from orca_ray.training.evaluate import (
     BATCH_SIZE,
     Objective,
@@ -50,14 +51,22 @@ from orca_ray.training.ranks import ALONE, Ranks
 from orca_ray.training.sample_cost import Throughput, throughput
 
 CHECK_EVERY = {"cpu": 1, "cuda": 64}
-"""Number of optimiser steps between checks of the loss for NaN, by device type: a check
-waits for the device.
+"""Number of optimiser steps between checks of the loss for NaN, by device type.
+
+A check waits for the device.
+"""
+
+
+_ROWS_OF_MEAN_WEIGHT = 20
+"""Number of rows of validation that stand for a sample of mean weight.
+
+Other weights are rounded up to whole rows.
 """
 
 
 @dataclass(frozen=True)
 class RefineEpoch:
-    """Record of one refine epoch."""
+    """One refine epoch."""
 
     epoch: int
     """Number of the epoch, from 1."""
@@ -65,11 +74,13 @@ class RefineEpoch:
     """Mean training loss over the epoch's samples."""
     validation_score: float
     learning_rate: float
-    """Learning rate of the last optimiser step, without ``body_learning_rate_scale``.
+    """Learning rate of the last optimiser step, without
+    ``body_learning_rate_scale``.
     """
     seconds: float
     """Duration of training and validation."""
     validation_seconds: float
+    """Duration of validation alone."""
 
 
 @dataclass(frozen=True)
@@ -83,28 +94,42 @@ class _PartialEpoch:
     seconds: float
     """Duration of these steps."""
     generators: tuple[Tensor, ...] = ()
-    """State of torch's global generators of the CPU and, if used, the GPU; empty while
-    the epoch runs.
+    """State of torch's global generators of the CPU and, if used, the GPU; empty
+    while the epoch runs.
     """
 
     def to_state(self, device: torch.device) -> dict[str, Any]:
-        """Return plain containers for a checkpoint, with the present state of the
-        generators.
+        """Return plain containers for a checkpoint.
+
+        They have the present state of the generators.
         """
-        cuda = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
+        generators = [torch.get_rng_state()]
+        if device.type == "cuda":
+            generators.append(torch.cuda.get_rng_state(device))
         return {
-            **vars(replace(self, loss=self.loss.cpu().clone())),
-            "generators": [torch.get_rng_state(), *cuda],
+            "steps": self.steps,
+            "loss": self.loss.cpu().clone(),
+            "seconds": self.seconds,
+            "generators": generators,
         }
+
+    def restore_generators(self, device: torch.device) -> None:
+        """Set torch's generators to the stored states, if there are any."""
+        if not self.generators:
+            return
+        cpu, *cuda = self.generators
+        torch.set_rng_state(cpu)
+        for state in cuda:
+            torch.cuda.set_rng_state(state, device)
 
 
 class RefineLoop:
-    """Loop that trains ``parameters`` of the model on the training split; one `step` is
-    one epoch and one validation.
+    """Loop that trains ``parameters`` of the model on the training split.
 
-    All other parameters are frozen; inputs have one view. `restore_best` loads the
-    weights of the best epoch, or of the last (see `RefineConfig.keep`). Several ranks
-    call `step` and `predict` at the same time, with the same results.
+    One `step` is one epoch and one validation. All other parameters are frozen;
+    inputs have one view. `restore_best` loads the weights of the best epoch, or of
+    the last (see `RefineConfig.keep`). Several ranks call `step` and `predict` at
+    the same time, with the same results.
     """
 
     def __init__(
@@ -125,12 +150,12 @@ class RefineLoop:
         ranks: Ranks = ALONE,
         by_log_loss: bool = False,
     ) -> None:
-        """Freeze all parameters but ``parameters``, as `Trained` does, and build the
-        optimiser.
+        """Freeze all parameters but ``parameters``, and build the optimiser.
 
-        ``by_log_loss``: the log loss of validation chooses the best epoch, instead of
-        the metric. ``on_step`` is called after each optimiser step, except an epoch's
-        last; it may store the `state_dict`.
+        `Trained` freezes them. ``by_log_loss``: the log loss of validation
+        chooses the best epoch, instead of the metric. ``on_step`` is called
+        after each optimiser step, except an epoch's last; it may store the
+        `state_dict`.
         """
         self._trained = Trained(model, parameters)
         self._model = model
@@ -148,28 +173,20 @@ class RefineLoop:
         self._on_step = on_step
         self._ranks = ranks
         self._partial: _PartialEpoch | None = None
-        self._fitting: int | None = (
-            None  # batch size that evaluation was reduced to, as memory ran out
-        )
+        # Batch size that evaluation was reduced to, as memory ran out.
+        self._reduced_batch: int | None = None
         self._loss = objective.training_loss(train.y, device, config.label_smoothing)
         self.precision = choose_precision(
             config.precision, device, int(getattr(model.body, "feature_width", 0))
         )
-        groups = self._trained.groups(config.body_learning_rate_scale)
         self._optimizer = make_optimizer(
             config.optimizer,
-            groups,
+            self._trained.groups(config.body_learning_rate_scale),
             config.learning_rate,
             config.weight_decay,
             config.momentum,
         )
-        self._schedule = make_schedule(
-            config.schedule,
-            warmup_steps=round(config.warmup_epochs * self.steps_per_epoch),
-            total_steps=round(
-                (config.decay_epochs or config.epochs) * self.steps_per_epoch
-            ),
-        )
+        self._schedule = self._make_schedule()
         self.epoch = 0
         self.best_epoch: int | None = None
         self.best_score: float | None = None
@@ -179,6 +196,17 @@ class RefineLoop:
         self._samples_seen = 0
         self._training_seconds = 0.0
 
+    def _make_schedule(self) -> Schedule:
+        config = self._config
+        decay_epochs = config.decay_epochs
+        if decay_epochs == 0:
+            decay_epochs = config.epochs
+        return make_schedule(
+            config.schedule,
+            warmup_steps=round(config.warmup_epochs * self.steps_per_epoch),
+            total_steps=round(decay_epochs * self.steps_per_epoch),
+        )
+
     @property
     def done(self) -> bool:
         """Whether all epochs have run."""
@@ -186,20 +214,22 @@ class RefineLoop:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Number of optimiser steps in one epoch; the last step may have fewer samples."""
-        batches = -(-len(self._train.y) // self._config.batch_size)
+        """Number of optimiser steps in one epoch.
+
+        The last step may have fewer samples.
+        """
+        num_batches = math.ceil(len(self._train.y) / self._config.batch_size)
         if self._config.last_step == "drop":
-            return max(1, batches // self._config.accumulation)
-        return -(-batches // self._config.accumulation)
+            return max(1, num_batches // self._config.accumulation)
+        return math.ceil(num_batches / self._config.accumulation)
 
     @property
     def notes(self) -> list[str]:
         """Sentences about the fallbacks taken so far, one for each."""
-        return (
-            ([self.precision.note] if self.precision.note else [])
-            + self._accumulator.notes
-            + self._notes
-        )
+        notes = [*self._accumulator.notes, *self._notes]
+        if self.precision.note:
+            notes.insert(0, self.precision.note)
+        return notes
 
     @property
     def micro_batch(self) -> int:
@@ -207,14 +237,15 @@ class RefineLoop:
         return self._accumulator.micro_batch
 
     def throughput(self) -> Throughput:
-        """Return the samples and tokens per second of training, over all epochs so far."""
+        """Return the samples and tokens per second of training, over all epochs."""
         return throughput(
             self._accumulator.cost, self._samples_seen, self._training_seconds
         )
 
     def step(self) -> RefineEpoch:
-        """Run one epoch, validate, and return a report; NotFiniteError if a loss,
-        prediction or score is not finite.
+        """Run one epoch, validate, and return a report.
+
+        Raises NotFiniteError if a loss, prediction or score is not finite.
         """
         assert not self.done, "all refine epochs have run"
         started = perf_counter()
@@ -228,99 +259,107 @@ class RefineLoop:
             self.precision.active(),
         ):
             loss, learning_rate = self._train_epoch()
-        self._ranks.equalise(
-            self._trained.weights().values()
-        )  # buffers differ, and a step term may on CUDA
+        # Buffers differ between ranks, and on CUDA a step term may.
+        self._ranks.equalise(self._trained.weights().values())
         trained = perf_counter()
         self._training_seconds += trained - prepared + earlier
-        predictions, y = self._validated()
-        value = score(predictions, y, self._objective, self._validation.group)
+        validation_score = self._validate()
+        ended = perf_counter()
+        return RefineEpoch(
+            epoch=self.epoch,
+            loss=loss,
+            validation_score=validation_score,
+            learning_rate=learning_rate,
+            seconds=ended - started + earlier,
+            validation_seconds=ended - trained,
+        )
+
+    def _validate(self) -> float:
+        """End the epoch: score the model, and keep its weights if they are the best."""
+        predictions, y = self._predict_validation()
+        group = self._validation.group
+        value = score(predictions, y, self._objective, group)
         self.epoch += 1
         decisive = value
         if self._by_log_loss:
-            decisive = log_loss(predictions, y, self._objective, self._validation.group)
-        best = decisive < self._least
-        if best:
+            decisive = log_loss(predictions, y, self._objective, group)
+        is_best = decisive < self._least
+        if is_best:
             self.best_epoch = self.epoch
             self._least = decisive
-        if best or self._config.keep == "last":
+        if is_best or self._config.keep == "last":
             self.best_score = value
             self._best = {
                 name: weight.to("cpu", copy=True)
                 for name, weight in self._trained.weights().items()
             }
-        ended = perf_counter()
-        return RefineEpoch(
-            self.epoch,
-            loss,
-            value,
-            learning_rate,
-            ended - started + earlier,
-            ended - trained,
-        )
+        return value
 
-    def _validated(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return predictions for the validation split and its targets, rows repeated by
-        their weights.
+    def _predict_validation(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return predictions for the validation split, and its targets.
+
+        Rows are repeated by their weights.
         """
         validation = self._validation
         predictions = self._predict(
             self._validation_feed, len(validation), self._evaluation_batch
         )
         y = validation.y
-        if (weight := validation.weight) is None:
+        weight = validation.weight
+        if weight is None:
             return predictions, y
-        # The mean weight is 20 rows; other weights are rounded up to rows.
-        rows = np.repeat(
-            np.arange(len(y)), np.ceil(20 * weight / weight.mean()).astype(np.int64)
-        )
+        counts = np.ceil(_ROWS_OF_MEAN_WEIGHT * weight / weight.mean())
+        rows = np.repeat(np.arange(len(y)), counts.astype(np.int64))
         return predictions[rows], y[rows]
 
     def predict(self, split: Split) -> np.ndarray:
-        """Return the predictions [N, *output_shape] for a whole split with the model's
-        present weights.
+        """Return the predictions [N, *output_shape] for a whole split.
+
+        They are made with the model's present weights.
         """
         batch_size = self._evaluation_batch
-        if (
-            self._train_feed.network is not self._model
-        ):  # `limit` was measured for the head alone
+        trains_head_alone = self._train_feed.network is not self._model
+        if trains_head_alone:  # the limit was measured for the head
             batch_size = min(batch_size, BATCH_SIZE)
-        return self._predict(
-            SplitInputs(split.x, self._model, self.precision), len(split), batch_size
-        )
+        feed = SplitInputs(split.x, self._model, self.precision)
+        return self._predict(feed, len(split), batch_size)
 
     def _predict(
         self, feed: SplitInputs, num_samples: int, batch_size: int
     ) -> np.ndarray:
         self._model.eval()
-        wanted = min(batch_size, num_samples, self._fitting or batch_size)
-        predictions, fitting = predict(feed, self._objective, wanted, self._ranks)
-        if fitting < wanted:
-            self._fitting = fitting
+        tried = min(batch_size, num_samples)
+        if self._reduced_batch is not None:
+            tried = min(tried, self._reduced_batch)
+        predictions, fitting = predict(feed, self._objective, tried, self._ranks)
+        if fitting < tried:
+            self._reduced_batch = fitting
             self._notes.append(
-                f"{wanted} samples did not fit the device's memory in evaluation,"
+                f"{tried} samples did not fit the device's memory in evaluation,"
                 f" {fitting} do"
             )
         return predictions
 
     def restore_best(self) -> None:
-        """Load the weights that the loop kept (see `RefineConfig.keep`) into the model,
-        which then takes all views.
+        """Load the weights that the loop kept (see `RefineConfig.keep`).
+
+        The model then takes all views of an input.
         """
         self._trained.load(self._best)
         if self._model.body.num_views > 1:
             self._model.body.one_view = False
-            self.best_score = score(
-                *self._validated(), self._objective, self._validation.group
-            )
+            predictions, y = self._predict_validation()
+            group = self._validation.group
+            self.best_score = score(predictions, y, self._objective, group)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state for an exact resume. The next `step` changes its tensors, so
-        store or copy them before.
+        """Return the state for an exact resume.
 
-        The state has neither frozen parameters nor, between epochs, random generators:
-        every epoch derives its seeds from the trial's. Within an epoch (see
-        ``on_step``), it also has the position and the states of the generators.
+        The next `step` changes its tensors, so store or copy them before. The
+        state has neither frozen parameters nor, between epochs, random
+        generators: every epoch derives its seeds from the trial's. Within an
+        epoch (see ``on_step``), it also has the position and the states of the
+        generators.
         """
         return {
             "epoch": self.epoch,
@@ -336,9 +375,7 @@ class RefineLoop:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the ``state`` of an earlier loop, to continue exactly where that loop
-        was.
-        """
+        """Restore the ``state`` of an earlier loop, to continue exactly there."""
         self._trained.load(state["weights"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._best = dict(state["best"])
@@ -349,16 +386,16 @@ class RefineLoop:
         self.best_epoch = state["best_epoch"]
         self.best_score = state["best_score"]
         self._model.body.one_view = not self.done
-        self._partial = (
-            _PartialEpoch(**state["partial"]) if state.get("partial") else None
-        )
+        self._partial = None
+        if state.get("partial"):
+            self._partial = _PartialEpoch(**state["partial"])
 
     # Created on first use, because a finished trial that is restored needs no cached
     # features.
     @cached_property
     def _train_feed(self) -> SplitInputs:
-        whole = self._augmentation is not None or self._batch_term is not None
-        return self._make_feed(self._train, stochastic=whole)
+        needs_inputs = self._augmentation is not None or self._batch_term is not None
+        return self._make_feed(self._train, stochastic=needs_inputs)
 
     @cached_property
     def _validation_feed(self) -> SplitInputs:
@@ -400,27 +437,27 @@ class RefineLoop:
         )
 
     def _train_epoch(self) -> tuple[float, float]:
-        """Run the optimiser steps of one epoch that are left; return their mean loss
-        and the last learning rate.
+        """Run the remaining optimiser steps of one epoch.
+
+        Returns the mean loss of the epoch and the last learning rate.
         """
         self._model.train()
         steps = self._step_indices()
         started = perf_counter()
-        partial = self._partial or _PartialEpoch(
-            0, torch.zeros((), dtype=torch.float64), 0.0
-        )  # unless resumed
-        if partial.generators:
-            torch.set_rng_state(partial.generators[0])
-        for state in partial.generators[1:]:
-            torch.cuda.set_rng_state(state, self._device)
-        total = partial.loss.to(self._device, copy=True)
-        seed = derive_seed(self._seed, "ranks", self.epoch)
+        resumed = self._partial
+        if resumed is None:
+            no_loss = torch.zeros((), dtype=torch.float64)
+            resumed = _PartialEpoch(steps=0, loss=no_loss, seconds=0.0)
+        resumed.restore_generators(self._device)
+        total = resumed.loss.to(self._device, copy=True)
+        remaining_steps = steps[resumed.steps :]
         losses = self._accumulator.gradients(
-            steps[partial.steps :], self._augment(), seed=seed
+            remaining_steps,
+            self._augment(),
+            seed=derive_seed(self._seed, "ranks", self.epoch),
         )
-        for number, (indices, loss) in enumerate(
-            zip(steps[partial.steps :], losses, strict=True), partial.steps
-        ):
+        steps_and_losses = zip(remaining_steps, losses, strict=True)
+        for number, (indices, loss) in enumerate(steps_and_losses, resumed.steps):
             if self._step_term is not None:
                 loss = loss + self._step_term.backward(indices, self.epoch)
             if number % CHECK_EVERY.get(self._device.type, 64) == 0:
@@ -431,15 +468,14 @@ class RefineLoop:
             self._update(learning_rate)
             total += loss * len(indices)
             if self._on_step is not None and number + 1 < len(steps):
-                self._partial = _PartialEpoch(
-                    number + 1, total, partial.seconds + perf_counter() - started
-                )
+                seconds = resumed.seconds + perf_counter() - started
+                self._partial = _PartialEpoch(number + 1, total, seconds)
                 self._on_step()
         self._partial = None
         self._check(total)
-        seen = sum(map(len, steps))
-        self._samples_seen += seen
-        return float(total) / seen, learning_rate
+        num_samples = sum(map(len, steps))
+        self._samples_seen += num_samples
+        return float(total) / num_samples, learning_rate
 
     def _update(self, learning_rate: float) -> None:
         set_learning_rate(self._optimizer, learning_rate)
@@ -449,37 +485,30 @@ class RefineLoop:
         self._optimizer.zero_grad(set_to_none=True)
 
     def _augment(self) -> Augment | None:
-        """Return this epoch's augmentation; its random numbers are drawn here, for all
-        training samples at once.
+        """Return this epoch's augmentation.
+
+        Its random numbers are drawn here, for all training samples at once.
         """
         augmentation = self._augmentation
         device = self._device
         if augmentation is None:
             return None
-        drawn = augmentation.draw(
-            len(self._train.y), make_generator(self._seed, "augment", self.epoch)
-        ).to(device)
-        return lambda x, indices: augmentation.apply(
-            x, drawn[torch.from_numpy(indices).to(device, non_blocking=True)]
-        )
+        generator = make_generator(self._seed, "augment", self.epoch)
+        drawn = augmentation.draw(len(self._train.y), generator).to(device)
+
+        def augment(x: Tensor, indices: np.ndarray) -> Tensor:
+            rows = torch.from_numpy(indices).to(device, non_blocking=True)
+            return augmentation.apply(x, drawn[rows])
+
+        return augment
 
     def _step_indices(self) -> list[np.ndarray]:
+        """Return the indices of the samples of each optimiser step of this epoch."""
         generator = make_generator(self._seed, "order", self.epoch)
-        number = len(self._train.y)
-        order = torch.randperm(number, generator=generator)
-        if (
-            weight := self._train.weight
-        ) is not None:  # systematic sampling: w N / Σw times, rounded at random
-            ends = torch.from_numpy(weight)[order].cumsum(0)
-            places = torch.arange(number) + torch.rand(
-                1, generator=generator, dtype=torch.float64
-            )
-            drawn = order[
-                torch.searchsorted(ends, ends[-1] * places / number).clamp(
-                    max=number - 1
-                )
-            ]
-            order = drawn[torch.randperm(number, generator=generator)]
+        order = torch.randperm(len(self._train.y), generator=generator)
+        if self._train.weight is not None:
+            weight = torch.from_numpy(self._train.weight)
+            order = _draw_by_weight(order, weight, generator)
         size = self._config.batch_size * self._config.accumulation
         return [
             order.numpy()[step * size : (step + 1) * size]
@@ -487,7 +516,24 @@ class RefineLoop:
         ]
 
     def _check(self, loss: Tensor) -> None:
-        if not np.isfinite(value := float(loss)):  # synchronises with the device
+        value = float(loss)  # synchronises with the device
+        if not math.isfinite(value):
             raise NotFiniteError(
                 f"the training loss is {value} in epoch {self.epoch + 1}"
             )
+
+
+def _draw_by_weight(
+    order: Tensor, weight: Tensor, generator: torch.Generator
+) -> Tensor:
+    """Return as many samples as ``order`` has, each in proportion to its weight.
+
+    By systematic sampling, sample i occurs w_i N / Σw times, rounded at random.
+    """
+    num = len(order)
+    ends = weight[order].cumsum(0)
+    offset = torch.rand(1, generator=generator, dtype=torch.float64)
+    places = torch.arange(num) + offset
+    positions = torch.searchsorted(ends, ends[-1] * places / num)
+    drawn = order[positions.clamp(max=num - 1)]
+    return drawn[torch.randperm(num, generator=generator)]

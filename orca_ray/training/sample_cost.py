@@ -1,7 +1,6 @@
-"""Memory and time of training: a trial's memory limits, the cost of a sample, fitting
-micro-batches, throughput.
-"""
+"""Memory and time of training: limits, cost of a sample, micro-batches, throughput."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,8 +12,10 @@ import torch
 from torch import Tensor, nn
 
 CONTEXT_MIB = 600.0
-"""Memory of a process's CUDA context and kernels, which torch does not count; assumed,
-not measured, because the free memory of a GPU also depends on the other trials there.
+"""Memory of a process's CUDA context and kernels, which torch does not count.
+
+It is assumed, not measured, because the free memory of a GPU also depends on the other
+trials there.
 """
 CPU_MIB = 1024
 """Default memory for the activations of a micro-batch on a CPU, in MiB."""
@@ -23,9 +24,10 @@ CUDA_FRACTION = 1 / 8
 total (not free) memory.
 """
 CPU_TENSOR_BYTES = 16 * 2**20
-"""Maximum size of one activation tensor on a CPU. Above 32 MiB, glibc would allocate
-and zero memory for every tensor anew. For a 2-layer, 768-wide body this gives the
-fastest micro-batches: 16 samples (float32), 32 (bfloat16).
+"""Maximum size of one activation tensor on a CPU.
+
+Above 32 MiB, glibc would allocate and zero memory for every tensor anew. For a 2-layer,
+768-wide body this gives the fastest micro-batches: 16 samples (float32), 32 (bfloat16).
 """
 MAX_SAMPLES = 1024
 """Maximum micro-batch size; reached only by tiny networks, such as a head on cached
@@ -39,17 +41,18 @@ one layer's gradients.
 
 @dataclass(frozen=True)
 class MemoryLimits:
-    """Record of the memory limits of one trial; they hold for the whole process, as
-    torch's own limit does.
+    """The memory limits of one trial.
+
+    They hold for the whole process, as torch's own limit does.
     """
 
     share: float = 1.0
-    """Part of the GPU's memory, in (0, 1]; budgets for activations and data derive from
-    it.
+    """Part of the GPU's memory, in (0, 1]; budgets for activations and data derive
+    from it.
     """
     halvings: int = 0
-    """How often the micro-batch size is halved before training, because memory ran out
-    in an earlier attempt.
+    """How often the micro-batch size is halved before training, because memory ran
+    out in an earlier attempt.
     """
 
 
@@ -62,8 +65,9 @@ def memory_limits() -> MemoryLimits:
 
 
 def limit_memory(limits: MemoryLimits, device: torch.device) -> None:
-    """Set the limits of this process; on CUDA, allocating above `allocatable_bytes`
-    then raises OutOfMemoryError.
+    """Set the limits of this process.
+
+    On CUDA, allocating above `allocatable_bytes` then raises OutOfMemoryError.
     """
     global _limits
     _limits = limits
@@ -73,11 +77,10 @@ def limit_memory(limits: MemoryLimits, device: torch.device) -> None:
 
 
 def allocatable_bytes(total: int) -> float:
-    """Return how many of a card's ``total`` bytes torch may allocate: the trial's
-    share, less its CUDA context.
+    """Return how many of a card's ``total`` bytes torch may allocate.
 
-    So the trials that share a card fit on it together, with their contexts. A trial
-    with a whole card has no limit.
+    It is the trial's share, less its CUDA context. So the trials that share a card
+    fit on it together, with their contexts. A trial with a whole card has no limit.
     """
     if _limits.share >= 1:
         return float(total)
@@ -86,22 +89,22 @@ def allocatable_bytes(total: int) -> float:
 
 @dataclass(frozen=True)
 class SampleCost:
-    """Record of the cost of one training sample."""
+    """The cost of one training sample."""
 
     saved_bytes: int
+    """Bytes of all tensors that the forward pass saves for the backward pass."""
     largest_bytes: int
-    """Bytes of all tensors that the forward pass saves for the backward pass, and of
-    the largest of them.
-    """
+    """Bytes of the largest of these tensors."""
     num_tokens: int | None
-    """Number of tokens at the input of the body, including prefix tokens; None if the
-    body does not run.
+    """Number of tokens at the input of the body, including prefix tokens; None if
+    the body does not run.
     """
 
 
 def budget_bytes(memory_mib: int, device: torch.device) -> int:
-    """Return the bytes for the activations of a micro-batch: ``memory_mib`` MiB; 0:
-    `CPU_MIB` or `CUDA_FRACTION`.
+    """Return the bytes for the activations of a micro-batch.
+
+    It is ``memory_mib`` MiB; 0: `CPU_MIB` or `CUDA_FRACTION`.
     """
     if memory_mib:
         return memory_mib * 2**20
@@ -114,73 +117,73 @@ def budget_bytes(memory_mib: int, device: torch.device) -> int:
 def max_micro_batch(
     cost: SampleCost, budget: int, device: torch.device, extra_bytes: int = 0
 ) -> int:
-    """Return the maximum number of samples (at least 1) of a micro-batch whose
-    activations fit in ``budget`` bytes.
+    """Return the maximum number of samples of a micro-batch, at least 1.
 
-    ``extra_bytes`` per sample are needed temporarily in the backward pass, to recompute
-    a checkpointed layer.
+    Its activations fit in ``budget`` bytes. ``extra_bytes`` per sample are needed
+    temporarily in the backward pass, to recompute a checkpointed layer.
     """
-    limit = budget // max(1, int(_BACKWARD_FACTOR * (cost.saved_bytes + extra_bytes)))
+    sample_bytes = int(_BACKWARD_FACTOR * (cost.saved_bytes + extra_bytes))
+    limit = budget // max(1, sample_bytes)
     if device.type == "cpu":
         limit = min(limit, CPU_TENSOR_BYTES // max(1, cost.largest_bytes))
     return int(min(max(1, limit), MAX_SAMPLES))
 
 
 def halved(num_samples: int) -> int:
-    """Return the micro-batch size ``num_samples``, halved `MemoryLimits.halvings`
-    times, at least 1.
-    """
+    """Return a micro-batch size, halved `MemoryLimits.halvings` times, at least 1."""
     return max(1, num_samples >> memory_limits().halvings)
 
 
 def even_micro_batch(num_samples: int, limit: int) -> int:
-    """Split samples evenly into the fewest parts of at most ``limit``; return the
-    largest size: 3 for 5, limit 4.
+    """Return the size of the largest part if samples are split evenly.
+
+    There are as few parts of at most ``limit`` samples as possible: 3 for 5
+    samples, limit 4.
     """
-    count = -(-num_samples // limit)
-    return -(-num_samples // count)
+    num_parts = math.ceil(num_samples / limit)
+    return math.ceil(num_samples / num_parts)
 
 
 def measure_cost(
     loss: Callable[[int], Tensor], body: nn.Module, *, num_samples: int
 ) -> SampleCost:
-    """Measure the cost of one sample by running ``loss(n)``, the mean loss of the first
-    n samples, for n = 1 and 2.
+    """Measure the cost of one sample by running ``loss`` for one and two samples.
 
-    The memory of a sample is the growth from n = 1 to 2, without weights; if
-    ``num_samples`` is 1, all memory at n = 1.
+    ``loss(n)`` is the mean loss of the first n samples. The memory of a sample is
+    the growth from n = 1 to 2, without weights; if ``num_samples`` is 1, all memory
+    at n = 1.
     """
     shapes: list[torch.Size] = []  # [b, T, D]
     handle = body.register_forward_pre_hook(
         lambda _, inputs: shapes.append(inputs[0].shape)
     )
     try:
-        with _saved_tensors() as one:
+        with _saved_tensors() as bytes_of_one:
             loss(1)
     finally:
         handle.remove()
-    growth = list(one.values())
+    growth = list(bytes_of_one.values())
     if num_samples > 1:
-        with _saved_tensors() as two:
-            graph = loss(
-                2
-            )  # keeps the tensors alive: an address identifies a tensor only as long as it exists
-        growth = [max(0, sum(two.values()) - sum(one.values()))]
-        if len(two) == len(one):
-            growth = [
-                large - small
-                for large, small in zip(two.values(), one.values(), strict=True)
-            ]
+        with _saved_tensors() as bytes_of_two:
+            # Keeps the tensors alive: an address identifies a tensor only as long as
+            # it exists.
+            graph = loss(2)
+        sizes_of_two = list(bytes_of_two.values())
+        if len(sizes_of_two) == len(growth):
+            sizes = zip(sizes_of_two, growth, strict=True)
+            growth = [large - small for large, small in sizes]
+        else:
+            growth = [max(0, sum(sizes_of_two) - sum(growth))]
         del graph
-    return SampleCost(
-        sum(growth), max(growth, default=0), num_tokens=shapes[0][1] if shapes else None
-    )
+    num_tokens = shapes[0][1] if shapes else None
+    return SampleCost(sum(growth), max(growth, default=0), num_tokens)
 
 
 @contextmanager
 def _saved_tensors() -> Iterator[dict[int, int]]:
-    """Yield a dict that the block fills: the bytes of each storage that autograd saves,
-    by address, in order.
+    """Yield a dict with the bytes of each storage that autograd saves in the block.
+
+    Its keys are addresses, in order.
     """
     sizes: dict[int, int] = {}
 
@@ -197,8 +200,9 @@ def _saved_tensors() -> Iterator[dict[int, int]]:
 
 @dataclass(frozen=True)
 class Throughput:
-    """Record of the rates of training in the refine stage; the time of validation and
-    of compilation is excluded.
+    """Rates of training in the refine stage.
+
+    The time of validation and of compilation is excluded.
     """
 
     samples_per_second: float
@@ -209,17 +213,22 @@ class Throughput:
 
 
 def throughput(cost: SampleCost, samples: int, seconds: float) -> Throughput:
-    """Return the rates of training on ``samples`` samples of ``cost`` each in
-    ``seconds``.
+    """Return the rates of training on ``samples`` samples in ``seconds``.
+
+    ``cost`` is that of each sample.
     """
     rate = samples / max(seconds, 1e-9)
-    return Throughput(rate, None if cost.num_tokens is None else rate * cost.num_tokens)
+    token_rate = None
+    if cost.num_tokens is not None:
+        token_rate = rate * cost.num_tokens
+    return Throughput(rate, token_rate)
 
 
 @cache
 def cpu_peak(threads: int, bfloat16: bool) -> float:
-    """Return the best rate of a CPU, in operations per second, of products of three
-    shapes; too low if it is busy.
+    """Return the best rate of a CPU, in operations per second.
+
+    It is that of products of three shapes; too low if the CPU is busy.
     """
     dtype = torch.bfloat16 if bfloat16 else torch.float32
     return max(
@@ -229,10 +238,10 @@ def cpu_peak(threads: int, bfloat16: bool) -> float:
 
 
 def product_rate(left: torch.Tensor, columns: int, seconds: float = 0.0) -> float:
-    """Return the highest measured operations per second of products of ``left`` [n, k]
-    and a matrix [k, ``columns``].
+    """Return the highest measured operations per second of matrix products.
 
-    At least four products run, and more until ``seconds`` have passed.
+    The products are of ``left`` [n, k] and a matrix [k, ``columns``]. At least four
+    products run, and more until ``seconds`` have passed.
     """
     right = left.new_ones(left.shape[1], columns)
     rates = [0.0]
@@ -247,8 +256,10 @@ def product_rate(left: torch.Tensor, columns: int, seconds: float = 0.0) -> floa
 
 
 def memory_mib(device: torch.device) -> float:
-    """Return MiB of memory: on CUDA, the peak allocated since the last reset; else, the
-    process's present RAM use.
+    """Return MiB of memory that this process uses.
+
+    On CUDA, it is the peak allocated since the last reset; else, the present RAM
+    use.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20

@@ -29,7 +29,7 @@ from orca_ray.training.artefacts.base import (
     shrunk,
 )
 from orca_ray.training.artefacts.kinds import gaps, principal_plane
-from orca_ray.training.evaluate import of_samples
+from orca_ray.training.evaluate import join_sample_rows
 
 
 def evaluated(
@@ -312,7 +312,7 @@ def test_arrays_are_shrunk_and_indices_spread_evenly() -> None:
 
 
 def test_parts_of_one_sample_are_averaged() -> None:
-    predictions, y, rows = of_samples(
+    predictions, y, rows = join_sample_rows(
         np.array([[1.0], [3.0], [5.0]]), np.array([7, 7, 8]), np.array([4, 4, 2])
     )
     assert (predictions.tolist(), y.tolist(), rows.tolist()) == (

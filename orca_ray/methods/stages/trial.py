@@ -31,7 +31,7 @@ from orca_ray.training.artefacts.base import (
     failure,
 )
 from orca_ray.training.checkpoint import AlignedCache
-from orca_ray.training.evaluate import Objective, of_samples
+from orca_ray.training.evaluate import Objective, join_sample_rows
 from orca_ray.training.ranks import ALONE, Ranks
 
 NUM_POINTS = 200
@@ -98,7 +98,9 @@ class ArtefactCollector:
         with self._noting_failures():
             self._add(
                 Evaluated(
-                    self._task, *of_samples(predictions, test.y, test.group), test.x
+                    self._task,
+                    *join_sample_rows(predictions, test.y, test.group),
+                    test.x,
                 )
             )
 

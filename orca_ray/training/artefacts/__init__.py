@@ -1,3 +1,4 @@
-"""Artefacts, small pictures of what a trained model does: their base in `base`, and our
-kinds in `kinds`.
+"""Artefacts, small pictures of what a trained model does.
+
+Their base is in `base`, our kinds in `kinds`.
 """

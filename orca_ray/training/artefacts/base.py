@@ -1,8 +1,8 @@
-"""Base of the kinds of artefacts, which are small pictures of what a trained model
-does, kept in the results store.
+"""Base of the kinds of artefacts.
 
+Artefacts are small pictures of what a trained model does, kept in the results store.
 Shape letters: N test samples, n samples of a picture, D features, H rows and W columns
-    of pixels.
+of pixels.
 """
 
 import functools
@@ -18,11 +18,15 @@ from orca_ray.discovery import declared, modules, with_plug_ins
 from orca_ray.results.artefacts import Artefact, Picture
 from orca_ray.tasks.task import Task
 
+_MOST_CHARACTERS = 200
+"""Largest number of characters of an error in a note."""
+
 
 @dataclass(frozen=True)
 class Evidence:
-    """Base of records from which artefacts are computed; `ArtefactKind.needs` names a
-    subclass.
+    """Base of records from which artefacts are computed.
+
+    `ArtefactKind.needs` names a subclass.
     """
 
     task: Task
@@ -31,8 +35,9 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Evaluated(Evidence):
-    """Record of results on the test split; predictions for several parts of a sample
-    are averaged.
+    """Results on the test split.
+
+    Predictions for several parts of a sample are averaged.
     """
 
     predictions: Array
@@ -40,8 +45,8 @@ class Evaluated(Evidence):
     y: Array
     """[N, ...] targets."""
     rows: Array
-    """[N]: the row of ``inputs`` that belongs to each sample; the first row if a sample
-    has several.
+    """[N]: the row of ``inputs`` that belongs to each sample; the first row if a
+    sample has several.
     """
     inputs: Rows
 
@@ -52,31 +57,31 @@ class Evaluated(Evidence):
 
 @dataclass(frozen=True)
 class Aligned(Evidence):
-    """Record of features of source samples, and of training samples before and after
-    aligning.
-    """
+    """Features of source samples, and of training samples before and after aligning."""
 
     source: Array
     """[m, D] features of source samples."""
     source_classes: Array
     """[m] class ids of the source samples."""
     before: Array
+    """[n, D] features of training samples before aligning."""
     after: Array
-    """[n, D] each: features of the same training samples."""
+    """[n, D] features of the same training samples after aligning."""
     classes: Array | None
     """[n] class ids of the training samples; None if the task has no classes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ArtefactKind:
-    """Definition of a kind of artefact, declared as ``ARTEFACT`` by a module in
-    `orca_ray.training.artefacts`.
+    """Definition of a kind of artefact.
+
+    A module in `orca_ray.training.artefacts` declares it as ``ARTEFACT``.
     """
 
     name: str
     needs: type[Evidence]
-    """Class of the argument of ``compute``, `Evaluated` or `Aligned`; called as soon as
-    the argument exists.
+    """Class of the argument of ``compute``, `Evaluated` or `Aligned`; called as
+    soon as the argument exists.
     """
     applies: Callable[[Task], bool]
     """Returns whether a task, by its target, loss and domain, has artefacts of this
@@ -91,8 +96,9 @@ class ArtefactKind:
 
 @functools.cache
 def all_artefacts() -> Mapping[str, ArtefactKind]:
-    """Return all kinds of artefacts by name, those of plug-ins last; ValueError if two
-    of orca-ray share a name.
+    """Return all kinds of artefacts by name, those of plug-ins last.
+
+    Raises ValueError if two of orca-ray share a name.
     """
     from orca_ray.training import artefacts
 
@@ -102,42 +108,44 @@ def all_artefacts() -> Mapping[str, ArtefactKind]:
 
 
 def compute_artefacts(evidence: Evidence) -> tuple[list[Artefact], list[str]]:
-    """Return the artefacts of all kinds that can be computed from ``evidence``, and a
-    sentence for each failure.
+    """Return the artefacts of all kinds that ``evidence`` allows.
+
+    The second result is a sentence for each failure.
     """
-    found: list[Artefact] = []
+    artefacts: list[Artefact] = []
     notes: list[str] = []
     for kind in all_artefacts().values():
         if not isinstance(evidence, kind.needs) or not kind.applies(evidence.task):
             continue
         try:
-            found += [
+            artefacts += [
                 Artefact(kind.name, name, picture.to_json())
                 for name, picture in kind.compute(evidence)
             ]
         except Exception as error:  # a picture must not cost a trial that runs well
             notes.append(failure(kind.name, error))
-    return found, notes
+    return artefacts, notes
 
 
 def failure(name: str, error: Exception) -> str:
-    """Return a note, for the trial's record, that ``error`` prevented the artefact
-    ``name``.
+    """Return a note that ``error`` prevented the artefact ``name``.
+
+    The note is for the trial's record.
     """
-    reason = f"{type(error).__name__}: {error}".split("\n")[0].replace("; ", ", ")[:200]
+    first_line = f"{type(error).__name__}: {error}".split("\n")[0]
+    reason = first_line.replace("; ", ", ")[:_MOST_CHARACTERS]
     return f"no artefact {name}: {reason}"
 
 
 def evenly(num_samples: int, most: int) -> Array:
-    """Return at most ``most`` evenly spaced indices of ``num_samples`` samples, [n]
-    int64.
-    """
+    """Return at most ``most`` evenly spaced indices of samples, [n] int64."""
     return np.linspace(0, num_samples - 1, min(num_samples, most)).astype(np.int64)
 
 
 def shrunk(values: Array, most: int) -> Array:
-    """Return ``values`` with the first two axes (or the only axis) shortened to at most
-    ``most``: means of blocks.
+    """Return ``values`` with axes shortened to at most ``most``: means of blocks.
+
+    The first two axes (or the only axis) are shortened.
     """
     axes = range(min(values.ndim, 2))
     side = math.ceil(max(values.shape[axis] for axis in axes) / most)
@@ -145,5 +153,6 @@ def shrunk(values: Array, most: int) -> Array:
     counts = np.ones(values.shape)
     for axis in axes:
         starts = np.arange(0, values.shape[axis], side)
-        sums, counts = (np.add.reduceat(each, starts, axis) for each in (sums, counts))
+        sums = np.add.reduceat(sums, starts, axis)
+        counts = np.add.reduceat(counts, starts, axis)
     return sums / counts

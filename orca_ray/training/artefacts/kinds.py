@@ -1,9 +1,10 @@
-"""The kinds of artefacts: fields, features before and after aligning, samples, and
-scores.
+"""The kinds of artefacts: fields, features, samples, and scores.
+
+Features are shown before and after aligning.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -34,81 +35,97 @@ from orca_ray.training.artefacts.base import (
 )
 
 MAX_FIELD_SIDE = 96
+"""Largest side of an image of a field; three such images fit into one artefact."""
 MAX_LINE = 256
-"""Largest side of an image of a field, and largest length of a line; three such images
-fit into one artefact.
-"""
+"""Largest number of points of a line."""
 MAX_INPUT_SIDE = 128
+"""Largest side of a grey image of an input."""
 MAX_COLOUR_SIDE = 96
+"""Largest side of a colour image of an input."""
 MAX_LINES = 4
+"""Series of at most this many channels are shown as lines, others as an image."""
 MAX_CLASSES = 100
+"""Tasks of more classes have no confusion matrix."""
 MAX_POINTS = 500
+"""Largest number of points of a scatter plot."""
 _SHOWN_LABELS = 5
+"""Largest number of true and of predicted labels in a caption."""
+_NO_VARIANCE = 1e-9
+"""A principal component below this part of the features' norm has no variance."""
 
 
 def _compute_field(evaluated: Evaluated) -> Iterator[tuple[str, Picture]]:
     axes = tuple(range(1, evaluated.y.ndim))
-    errors_N = ((evaluated.predictions - evaluated.y) ** 2).mean(
-        axis=axes, dtype=np.float64
-    )
+    squares = (evaluated.predictions - evaluated.y) ** 2
+    errors_N = squares.mean(axis=axes, dtype=np.float64)
     yield "first", _field(evaluated, 0, "Test sample 0")
-    if worst := int(errors_N.argmax()):
-        yield (
-            "worst",
-            _field(
-                evaluated, worst, f"Test sample {worst}, which has the largest error"
-            ),
-        )
+    worst = int(errors_N.argmax())
+    if worst > 0:
+        title = f"Test sample {worst}, which has the largest error"
+        yield "worst", _field(evaluated, worst, title)
 
 
 def _field(evaluated: Evaluated, sample: int, title: str) -> Picture:
+    """Return the true and the predicted field of a sample, and their difference."""
     true = np.asarray(evaluated.y[sample], np.float64)
     predicted = np.asarray(evaluated.predictions[sample], np.float64)
-    caption = f"Root mean squared error {np.sqrt(((predicted - true) ** 2).mean()):.4g}"
-    flat = len(evaluated.task.input_shape or ()) == 2
-    channels = (
-        len(true.reshape(-1, true.shape[-1]))
-        if flat
-        else (len(true) if true.ndim > 2 else 1)
+    input_shape = evaluated.task.input_shape
+    is_series = input_shape is not None and len(input_shape) == 2
+    num_channels = 1
+    if is_series:
+        num_channels = len(true.reshape(-1, true.shape[-1]))
+    elif true.ndim > 2:
+        num_channels = len(true)
+    error = np.sqrt(((predicted - true) ** 2).mean())
+    caption = f"Root mean squared error {error:.4g}"
+    if num_channels > 1:
+        caption += f"; the first of {num_channels} channels is shown."
+    else:
+        caption += "."
+    if is_series:
+        true_line = true.reshape(num_channels, -1)[0]
+        predicted_line = predicted.reshape(num_channels, -1)[0]
+        return _field_lines(true_line, predicted_line, title, caption)
+    return _field_images(_first_plane(true), _first_plane(predicted), title, caption)
+
+
+def _field_lines(true: Array, predicted: Array, title: str, caption: str) -> Lines:
+    lines = {"true": true, "predicted": predicted, "error": predicted - true}
+    series = tuple(
+        Series(name, Quantised.encode(shrunk(values, MAX_LINE)))
+        for name, values in lines.items()
     )
-    caption += f"; the first of {channels} channels is shown." if channels > 1 else "."
-    if flat:
-        true, predicted = (
-            values.reshape(channels, -1)[0] for values in (true, predicted)
-        )
-        parts = (("true", true), ("predicted", predicted), ("error", predicted - true))
-        series = tuple(
-            Series(name, Quantised.encode(shrunk(values, MAX_LINE)))
-            for name, values in parts
-        )
-        return Lines(title=title, caption=caption, x="position", series=series)
-    true, predicted = (
-        shrunk(np.atleast_2d(values[0] if values.ndim > 2 else values), MAX_FIELD_SIDE)
-        for values in (true, predicted)
-    )
-    ends = min(true.min(), predicted.min()), max(true.max(), predicted.max())
-    most = float(np.abs(predicted - true).max())
+    return Lines(title=title, caption=caption, x="position", series=series)
+
+
+def _first_plane(field: Array) -> Array:
+    """Return the first channel of a field as a plane, shrunk for an image."""
+    plane = field[0] if field.ndim > 2 else field
+    return shrunk(np.atleast_2d(plane), MAX_FIELD_SIDE)
+
+
+def _field_images(true: Array, predicted: Array, title: str, caption: str) -> Images:
+    low = min(true.min(), predicted.min())
+    high = max(true.max(), predicted.max())
+    difference = predicted - true
+    most = float(np.abs(difference).max())
+    encoded_difference = Quantised.encode(difference, -most, most)
     return Images(
         title=title,
         caption=caption,
         panels=(
-            Image("true", Quantised.encode(true, *ends)),
-            Image("predicted", Quantised.encode(predicted, *ends)),
-            Image(
-                "predicted − true",
-                Quantised.encode(predicted - true, -most, most),
-                "diverging",
-            ),
+            Image("true", Quantised.encode(true, low, high)),
+            Image("predicted", Quantised.encode(predicted, low, high)),
+            Image("predicted − true", encoded_difference, "diverging"),
         ),
     )
 
 
 def principal_plane(x_ND: Array) -> tuple[Array, Array]:
-    """Return the mean [D] and the first two principal components [2, D] of features; a
-    component without variance is 0.
+    """Return the mean [D] and two principal components [2, D] of features.
 
-    The largest entry of each component is positive. The Gram matrix takes a tenth of
-    the time of an SVD.
+    A component without variance is 0. The largest entry of each component is
+    positive. The Gram matrix takes a tenth of the time of an SVD.
     """
     mean_D = x_ND.mean(axis=0)
     centred_ND = x_ND - mean_D
@@ -117,79 +134,59 @@ def principal_plane(x_ND: Array) -> tuple[Array, Array]:
     for number, column in enumerate(np.argsort(-values, kind="stable")[:2]):
         direction_D = vectors_NN[:, column] @ centred_ND
         length = float(np.linalg.norm(direction_D))
-        if length > 1e-9 * float(np.linalg.norm(centred_ND)):
-            components_2D[number] = (
-                direction_D
-                / length
-                * np.sign(direction_D[np.abs(direction_D).argmax()])
-            )
+        if length > _NO_VARIANCE * float(np.linalg.norm(centred_ND)):
+            largest_entry = direction_D[np.abs(direction_D).argmax()]
+            components_2D[number] = direction_D / length * np.sign(largest_entry)
     return mean_D, components_2D
 
 
 def gaps(source_MD: Array, target_ND: Array) -> tuple[float, float]:
-    """Return the centroid gap and the distribution gap, which together are the squared
-    Fréchet distance of features.
+    """Return the centroid gap and the distribution gap.
 
-    The first is the squared distance of the means. The second is that of the centred
-    features: the squared Bures distance of their covariances, which is too large for
-    few samples. Both are relative to the variance of the source; NaN if that is 0.
-    After Liu et al., arXiv:2604.00279, whose samples are paired.
+    Together, they are the squared Fréchet distance of features. The first is the
+    squared distance of the means. The second is that of the centred features: the
+    squared Bures distance of their covariances, which is too large for few samples.
+    Both are relative to the variance of the source; NaN if that is 0. After Liu et
+    al., arXiv:2604.00279, whose samples are paired.
     """
-    means = source_MD.mean(axis=0), target_ND.mean(axis=0)
-    source_MD, target_ND = (
-        (x - m) / len(x) ** 0.5
-        for x, m in zip((source_MD, target_ND), means, strict=True)
-    )
-    variances = float((source_MD**2).sum()), float((target_ND**2).sum())
-    if not variances[0]:
+    source_mean_D = source_MD.mean(axis=0)
+    target_mean_D = target_ND.mean(axis=0)
+    centred_source_MD = (source_MD - source_mean_D) / len(source_MD) ** 0.5
+    centred_target_ND = (target_ND - target_mean_D) / len(target_ND) ** 0.5
+    source_variance = float((centred_source_MD**2).sum())
+    target_variance = float((centred_target_ND**2).sum())
+    if source_variance == 0:
         return math.nan, math.nan
-    spread = sum(variances) - 2 * float(np.linalg.norm(source_MD @ target_ND.T, "nuc"))
+    centroid_gap = float(((source_mean_D - target_mean_D) ** 2).sum())
+    overlap = float(np.linalg.norm(centred_source_MD @ centred_target_ND.T, "nuc"))
+    distribution_gap = source_variance + target_variance - 2 * overlap
     return (
-        float(((means[0] - means[1]) ** 2).sum()) / variances[0],
-        max(spread, 0.0) / variances[0],
+        centroid_gap / source_variance,
+        max(distribution_gap, 0.0) / source_variance,
     )
 
 
 def _compute_features(aligned: Aligned) -> Iterator[tuple[str, Points | Bars]]:
-    """Yield source and target features in the principal plane before aligning, so that
-    both plots share their axes.
-    """
-    source, before, after = (
-        np.asarray(part, np.float64)
-        for part in (aligned.source, aligned.before, aligned.after)
-    )
-    mean_D, components_2D = principal_plane(np.concatenate([source, before]))
-    flat = [(part - mean_D) @ components_2D.T for part in (source, before, after)]
-    low = np.concatenate(flat).min(axis=0)
-    high = np.concatenate(flat).max(axis=0)
-
-    def group(title: str, points: Array, classes: Array | None) -> Group:
-        x, y = (
-            Quantised.encode(points[:, axis], float(low[axis]), float(high[axis]))
-            for axis in (0, 1)
-        )
-        return Group(title, x, y, None if classes is None else tuple(map(int, classes)))
-
-    shared = group("source", flat[0], aligned.source_classes)
+    """Yield features before and after aligning, and their gaps to the source."""
+    source = np.asarray(aligned.source, np.float64)
+    before = np.asarray(aligned.before, np.float64)
+    after = np.asarray(aligned.after, np.float64)
     centroid, distribution = zip(gaps(source, before), gaps(source, after), strict=True)
-    means, spreads = (
-        f"{before:.3g} before and {after:.3g} after"
-        for before, after in (centroid, distribution)
+    gap_caption = (
+        f"Centroid gap {_before_and_after(centroid)}, distribution gap"
+        f" {_before_and_after(distribution)}."
     )
     yield (
         "aligning",
         Points(
             title="Features before and after aligning",
             caption=(
-                "Principal components of the source's and the training samples' features"
-                f" before aligning. Centroid gap {means}, distribution gap {spreads}."
+                "Principal components of the source's and the training samples'"
+                f" features before aligning. {gap_caption}"
             ),
             x="first component",
             y="second component",
-            panels=(
-                Plot("before", (shared, group("target", flat[1], aligned.classes))),
-                Plot("after", (shared, group("target", flat[2], aligned.classes))),
-            ),
+            panels=_feature_plots(aligned, source, before, after),
         ),
     )
     yield (
@@ -209,19 +206,56 @@ def _compute_features(aligned: Aligned) -> Iterator[tuple[str, Points | Bars]]:
     )
 
 
+def _before_and_after(gap: tuple[float, float]) -> str:
+    before, after = gap
+    return f"{before:.3g} before and {after:.3g} after"
+
+
+def _feature_plots(
+    aligned: Aligned, source: Array, before: Array, after: Array
+) -> tuple[Plot, Plot]:
+    """Return source and target features in the principal plane before aligning.
+
+    So both plots share their axes.
+    """
+    mean_D, components_2D = principal_plane(np.concatenate([source, before]))
+    projected = [(part - mean_D) @ components_2D.T for part in (source, before, after)]
+    low = np.concatenate(projected).min(axis=0)
+    high = np.concatenate(projected).max(axis=0)
+
+    def group(title: str, points: Array, classes: Array | None) -> Group:
+        x, y = (
+            Quantised.encode(points[:, axis], float(low[axis]), float(high[axis]))
+            for axis in (0, 1)
+        )
+        class_ids = None if classes is None else tuple(map(int, classes))
+        return Group(title, x, y, class_ids)
+
+    source_2D, before_2D, after_2D = projected
+    source_group = group("source", source_2D, aligned.source_classes)
+    before_group = group("target", before_2D, aligned.classes)
+    after_group = group("target", after_2D, aligned.classes)
+    return (
+        Plot("before", (source_group, before_group)),
+        Plot("after", (source_group, after_group)),
+    )
+
+
 def _compute_sample(evaluated: Evaluated) -> Iterator[tuple[str, Picture]]:
     if evaluated.task.target.kind == "labels":
-        yield "first", _sample(evaluated, 0, "Test sample 0", _labels(evaluated, 0))
+        caption = _describe_labels(evaluated, 0)
+        yield "first", _sample(evaluated, 0, "Test sample 0", caption)
         return
-    right = evaluated.predictions.argmax(axis=1) == evaluated.y
-    for name, chosen in (("correct", right), ("wrong", ~right)):
+    is_correct = evaluated.predictions.argmax(axis=1) == evaluated.y
+    for name, chosen in (("correct", is_correct), ("wrong", ~is_correct)):
         if chosen.any():
             sample = int(chosen.argmax())
             title = f"Test sample {sample}, predicted {name}ly"
-            yield name, _sample(evaluated, sample, title, _class(evaluated, sample))
+            caption = _describe_class(evaluated, sample)
+            yield name, _sample(evaluated, sample, title, caption)
 
 
-def _class(evaluated: Evaluated, sample: int) -> str:
+def _describe_class(evaluated: Evaluated, sample: int) -> str:
     logits = np.asarray(evaluated.predictions[sample], dtype=np.float64)
     shares = np.exp(logits - logits.max())
     best = int(logits.argmax())
@@ -232,23 +266,20 @@ def _class(evaluated: Evaluated, sample: int) -> str:
     )
 
 
-def _labels(evaluated: Evaluated, sample: int) -> str:
+def _describe_labels(evaluated: Evaluated, sample: int) -> str:
     logits = np.asarray(evaluated.predictions[sample], dtype=np.float64)
     best = np.argsort(-logits, kind="stable")[:_SHOWN_LABELS]
-    true = (
-        ", ".join(map(str, np.flatnonzero(evaluated.y[sample] > 0)[:_SHOWN_LABELS]))
-        or "none"
-    )
-    predicted = ", ".join(
-        f"{label} ({(1 + np.tanh(logits[label] / 2)) / 2:.2f})" for label in best
-    )
+    probabilities = (1 + np.tanh(logits / 2)) / 2
+    predicted = ", ".join(f"{label} ({probabilities[label]:.2f})" for label in best)
+    true_labels = np.flatnonzero(evaluated.y[sample] > 0)[:_SHOWN_LABELS]
+    true = ", ".join(map(str, true_labels)) if len(true_labels) else "none"
     return f"True labels: {true}. Highest probabilities: {predicted}."
 
 
 def _sample(evaluated: Evaluated, sample: int, title: str, caption: str) -> Picture:
     x = np.asarray(evaluated.input(sample), dtype=np.float64)
-    one_hot = len(x) > 1 and bool(np.isin(x, (0.0, 1.0)).all())
-    if x.ndim == 2 and len(x) <= MAX_LINES and not one_hot:
+    is_one_hot = len(x) > 1 and bool(np.isin(x, (0.0, 1.0)).all())
+    if x.ndim == 2 and len(x) <= MAX_LINES and not is_one_hot:
         lines = (Quantised.encode(shrunk(line, MAX_LINE)) for line in x)
         series = tuple(
             Series(f"channel {number}", line) for number, line in enumerate(lines)
@@ -260,25 +291,24 @@ def _sample(evaluated: Evaluated, sample: int, title: str, caption: str) -> Pict
 
 
 def _input(x: Array, domain: str) -> Image:
-    """Return x [C, L] as an image with C rows, and of x [C, H, W] the colours or the
+    """Return an input as an image.
+
+    Of x [C, L], the image has C rows; of x [C, H, W], it shows the colours or the
     first channel.
     """
     if x.ndim == 2:
-        return Image(
-            "channels and positions", Quantised.encode(shrunk(x, MAX_INPUT_SIDE))
-        )
-    if len(x) == 3 and "image" in domain:
-        return Image(
-            "input",
-            Quantised.encode(shrunk(x.transpose(1, 2, 0), MAX_COLOUR_SIDE)),
-            "colour",
-        )
-    rows = x[0, ::-1] if domain == "audio" else x[0]  # low frequencies at the bottom
-    return Image(
-        "input",
-        Quantised.encode(shrunk(rows, MAX_INPUT_SIDE)),
-        "grey" if "image" in domain else "sequential",
-    )
+        pixels = Quantised.encode(shrunk(x, MAX_INPUT_SIDE))
+        return Image("channels and positions", pixels)
+    is_image = "image" in domain
+    if len(x) == 3 and is_image:
+        x_HWC = x.transpose(1, 2, 0)
+        pixels = Quantised.encode(shrunk(x_HWC, MAX_COLOUR_SIDE))
+        return Image("input", pixels, "colour")
+    rows = x[0]
+    if domain == "audio":  # low frequencies at the bottom
+        rows = rows[::-1]
+    pixels = Quantised.encode(shrunk(rows, MAX_INPUT_SIDE))
+    return Image("input", pixels, "grey" if is_image else "sequential")
 
 
 def _compute_label_scores(evaluated: Evaluated) -> Iterator[tuple[str, Bars]]:
@@ -287,14 +317,14 @@ def _compute_label_scores(evaluated: Evaluated) -> Iterator[tuple[str, Bars]]:
     def scores(positive_N: Array, logits_N: Array) -> tuple[float | None, float | None]:
         if not 0 < positive_N.sum() < len(positive_N):
             return None, None
-        return rounded(average_precision_score(positive_N, logits_N)), rounded(
-            area_under_roc(logits_N, positive_N)
-        )
+        precision = average_precision_score(positive_N, logits_N)
+        area = area_under_roc(logits_N, positive_N)
+        return rounded(precision), rounded(area)
 
     positive = evaluated.y > 0
-    precision, area = zip(
-        *map(scores, positive.T, evaluated.predictions.T), strict=True
-    )
+    scores_of_labels = map(scores, positive.T, evaluated.predictions.T)
+    precisions, areas = zip(*scores_of_labels, strict=True)
+    shares = tuple(map(rounded, positive.mean(axis=0)))
     yield (
         "test",
         Bars(
@@ -302,12 +332,9 @@ def _compute_label_scores(evaluated: Evaluated) -> Iterator[tuple[str, Bars]]:
             caption="Labels without both positive and negative samples have no score.",
             x="label",
             series=(
-                BarSeries("average precision", precision),
-                BarSeries("area under the ROC curve", area),
-                BarSeries(
-                    "share of positive samples",
-                    tuple(map(rounded, positive.mean(axis=0))),
-                ),
+                BarSeries("average precision", precisions),
+                BarSeries("area under the ROC curve", areas),
+                BarSeries("share of positive samples", shares),
             ),
         ),
     )
@@ -317,12 +344,12 @@ def _compute_confusion_matrix(evaluated: Evaluated) -> Iterator[tuple[str, Matri
     size = evaluated.task.target.size
     counts = np.zeros((size, size), dtype=np.int64)
     np.add.at(counts, (evaluated.y, evaluated.predictions.argmax(axis=1)), 1)
-    right = int(np.trace(counts))
+    num_correct = int(np.trace(counts))
     yield (
         "test",
         Matrix(
             title="Confusion matrix of the test split",
-            caption=f"{right} of {len(evaluated.y)} samples are right.",
+            caption=f"{num_correct} of {len(evaluated.y)} samples are right.",
             rows="true class",
             columns="predicted class",
             counts=tuple(map(tuple, counts.tolist())),
@@ -334,13 +361,10 @@ def _compute_scatter(evaluated: Evaluated) -> Iterator[tuple[str, Points]]:
     chosen = evenly(len(evaluated.y), MAX_POINTS)
     true = evaluated.y[chosen]
     predicted = evaluated.predictions[chosen]
-    ends = (
-        float(min(true.min(), predicted.min())),
-        float(max(true.max(), predicted.max())),
-    )
-    group = Group(
-        "test", Quantised.encode(true, *ends), Quantised.encode(predicted, *ends)
-    )
+    low = float(min(true.min(), predicted.min()))
+    high = float(max(true.max(), predicted.max()))
+    x = Quantised.encode(true, low, high)
+    y = Quantised.encode(predicted, low, high)
     yield (
         "test",
         Points(
@@ -348,7 +372,7 @@ def _compute_scatter(evaluated: Evaluated) -> Iterator[tuple[str, Points]]:
             caption=f"{len(chosen)} of {len(evaluated.y)} samples.",
             x="true",
             y="predicted",
-            panels=(Plot("test", (group,)),),
+            panels=(Plot("test", (Group("test", x, y),)),),
             diagonal=True,
         ),
     )
@@ -358,28 +382,9 @@ def _has_confusion_matrix(task: Task) -> bool:
     return task.target.kind == "classes" and task.target.size <= MAX_CLASSES
 
 
-_OF_PREDICTIONS: Sequence[
-    tuple[
-        str,
-        Callable[[Task], bool],
-        Callable[[Evaluated], Iterator[tuple[str, Picture]]],
-    ]
-] = (
-    ("confusion_matrix", _has_confusion_matrix, _compute_confusion_matrix),
-    ("field", lambda task: task.target.kind == "dense", _compute_field),
-    ("label_scores", lambda task: task.target.kind == "labels", _compute_label_scores),
-    (
-        "sample",
-        lambda task: (
-            task.target.kind in ("classes", "labels") and task.domain != "tabular"
-        ),
-        _compute_sample,
-    ),
-    ("scatter", lambda task: task.target.kind == "scalar", _compute_scatter),
-)
-"""Name of each kind that shows predictions, the tasks that have it, and the function
-that computes its pictures.
-"""
+def _has_sample(task: Task) -> bool:
+    return task.target.kind in ("classes", "labels") and task.domain != "tabular"
+
 
 ARTEFACTS = (
     ArtefactKind(
@@ -388,8 +393,34 @@ ARTEFACTS = (
         applies=lambda task: True,
         compute=_compute_features,
     ),
-    *(
-        ArtefactKind(name=name, needs=Evaluated, applies=applies, compute=compute)
-        for name, applies, compute in _OF_PREDICTIONS
+    ArtefactKind(
+        name="confusion_matrix",
+        needs=Evaluated,
+        applies=_has_confusion_matrix,
+        compute=_compute_confusion_matrix,
+    ),
+    ArtefactKind(
+        name="field",
+        needs=Evaluated,
+        applies=lambda task: task.target.kind == "dense",
+        compute=_compute_field,
+    ),
+    ArtefactKind(
+        name="label_scores",
+        needs=Evaluated,
+        applies=lambda task: task.target.kind == "labels",
+        compute=_compute_label_scores,
+    ),
+    ArtefactKind(
+        name="sample",
+        needs=Evaluated,
+        applies=_has_sample,
+        compute=_compute_sample,
+    ),
+    ArtefactKind(
+        name="scatter",
+        needs=Evaluated,
+        applies=lambda task: task.target.kind == "scalar",
+        compute=_compute_scatter,
     ),
 )
