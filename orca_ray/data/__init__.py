@@ -1,3 +1,4 @@
-"""Data of tasks: raw files fetched, verified and read safely; splits; prepared arrays,
-mapped and fingerprinted.
+"""Data of tasks: raw files, safe readers, splits and prepared arrays.
+
+Raw files are fetched and verified; prepared arrays are memory-mapped and fingerprinted.
 """

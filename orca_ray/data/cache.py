@@ -1,6 +1,4 @@
-"""The cache directory, and file operations that are safe when several processes run
-them at the same time.
-"""
+"""The cache directory, and file operations that are safe in several processes."""
 
 import contextlib
 import errno
@@ -26,7 +24,7 @@ from orca_ray.process import free_memory, process_identity, process_lives
 logger = logging.getLogger(__name__)
 
 HOME_VARIABLE = "ORCA_RAY_HOME"
-
+"""Environment variable that names the cache directory."""
 _SCRATCH_PREFIX = f"orca-ray-{platform.node()}-"
 """Start of the names of directories in the system's directory for temporary files.
 
@@ -34,41 +32,42 @@ The machine's name is part of it, because containers may share that directory, a
 has process ids of its own.
 """
 _ABANDONED_SECONDS = 3600.0
+"""Age from which a temporary file is that of a process that was killed."""
 MOST_TEXT_BYTES = 2**28
-"""Limit of a text file or recording that is read at once; FSD50K's list of chunks has
-some 75 MB.
+"""Limit of a text file or recording that is read at once.
+
+FSD50K's list of chunks has some 75 MB.
 """
 _MOST_JSON_BYTES = 2**22
+"""Limit of a JSON file."""
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Numbers of the errors of a full disk."""
 _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
+"""Numbers of the errors of a path that may not be written to."""
 
 
 def home() -> Path:
-    """Return the cache directory: ``$ORCA_RAY_HOME``, else ``~/.cache/orca-ray``;
-    UserError if there is no ``~``.
+    """Return the cache directory: ``$ORCA_RAY_HOME``, else ``~/.cache/orca-ray``.
+
+    Raises UserError if there is no ``~``.
     """
     configured = os.environ.get(HOME_VARIABLE, "").strip()
     try:
-        return (
-            Path(configured).expanduser().absolute()
-            if configured
-            else Path.home() / ".cache" / "orca-ray"
-        )
+        if configured:
+            return Path(configured).expanduser().absolute()
+        return Path.home() / ".cache" / "orca-ray"
     except RuntimeError as error:
-        given = (
-            f"{HOME_VARIABLE} is {configured!r}"
-            if configured
-            else f"{HOME_VARIABLE} is not set"
-        )
+        setting = repr(configured) if configured else "not set"
         raise UserError(
-            f"{given}, and there is no such home directory: set it to a directory's"
-            " path"
+            f"{HOME_VARIABLE} is {setting}, and there is no such home directory: set it"
+            " to a directory's path"
         ) from error
 
 
 def subdirectory(name: str) -> Path:
-    """Return the directory ``name`` (such as packages or prepared) inside the cache
-    directory; create it if needed.
+    """Return the directory ``name`` inside the cache directory; create it if needed.
+
+    Such directories are packages and prepared.
     """
     path = home() / name
     make_directory(path)
@@ -76,22 +75,21 @@ def subdirectory(name: str) -> Path:
 
 
 def make_directory(path: Path) -> None:
-    """Create a directory and its parents if they do not exist; UserError if the disk is
-    full or not writable.
+    """Create a directory and its parents if they do not exist.
+
+    Raises UserError if the disk is full or not writable.
     """
     with disk_errors(path):
         try:
             path.mkdir(parents=True, exist_ok=True)
-        except (
-            FileNotFoundError
-        ) as error:  # a file system without new directories (/proc, an automount)
+        except FileNotFoundError as error:
+            # a file system without new directories (/proc, an automount)
             raise PermissionError(errno.EPERM, os.strerror(errno.EPERM)) from error
 
 
 @contextlib.contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Convert errors that are raised when writing below the directory ``path`` into a
-    :class:`UserError`.
+    """Convert errors of writing below the directory ``path`` into `UserError`.
 
     The errors are a full disk, no write permission, and a file where a directory is
     needed. If the error names a file outside ``path``, the message says that this file
@@ -106,19 +104,10 @@ def disk_errors(path: Path) -> Iterator[None]:
             ) from error
         if error.errno not in (*_NOT_WRITABLE, errno.ENOTDIR, errno.EEXIST):
             raise
-        if isinstance(error.filename, str):
-            file = Path(error.filename)
-            pairs = (
-                (file.absolute(), path.absolute()),
-                (file.resolve(), path.resolve()),
-            )
-            if not any(
-                one.is_relative_to(other) or other.is_relative_to(one)
-                for one, other in pairs
-            ):
-                raise UserError(
-                    f"cannot open {error.filename}: {error.strerror}"
-                ) from error
+        if isinstance(error.filename, str) and not _is_related(error.filename, path):
+            raise UserError(
+                f"cannot open {error.filename}: {error.strerror}"
+            ) from error
         if error.errno in _NOT_WRITABLE:
             raise UserError(
                 f"cannot write to {path} ({error.strerror}): {_another(path)} that is"
@@ -130,11 +119,22 @@ def disk_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
+def _is_related(filename: str, path: Path) -> bool:
+    """Return whether a file is below or above ``path``, links followed or not."""
+    file = Path(filename)
+    return _is_above(file.absolute(), path.absolute()) or _is_above(
+        file.resolve(), path.resolve()
+    )
+
+
+def _is_above(first: Path, second: Path) -> bool:
+    """Return whether one of the paths is the other or contains it."""
+    return first.is_relative_to(second) or second.is_relative_to(first)
+
+
 @contextlib.contextmanager
 def read_errors(path: Path) -> Iterator[None]:
-    """Convert an ``OSError`` that is raised while the file ``path`` is read into a
-    :class:`UserError`.
-    """
+    """Convert an ``OSError`` of reading the file ``path`` into a `UserError`."""
     try:
         yield
     except FileNotFoundError as error:
@@ -144,26 +144,30 @@ def read_errors(path: Path) -> Iterator[None]:
 
 
 def check_special(path: Path, *, directories: bool = False) -> int:
-    """Return the size in bytes of a regular file or, if ``directories``, of a
-    directory; UserError for other paths.
+    """Return the size in bytes of a file or, if ``directories``, of a directory.
+
+    The file must be regular. Raises UserError for other paths.
     """
     with read_errors(path):
         return regular_size(path, directories=directories)
 
 
 def open_file(path: Path) -> BufferedReader:
-    """Open a regular file for reading; UserError if it is missing, not regular (such as
-    a pipe) or not readable.
+    """Open a regular file for reading.
+
+    Raises UserError if it is missing, not regular (such as a pipe) or not readable.
     """
     with read_errors(path):
         return open_regular(path)
 
 
 def read_bytes(path: Path, most_bytes: int = MOST_TEXT_BYTES) -> bytes:
-    """Return the content of a regular file; UserError if `open_file` refuses it or it
-    exceeds ``most_bytes``.
+    """Return the content of a regular file.
+
+    Raises UserError if `open_file` refuses it or it exceeds ``most_bytes``.
     """
-    if (size := check_special(path)) > most_bytes:
+    size = check_special(path)
+    if size > most_bytes:
         raise UserError(
             f"{path}: expected at most {most_bytes:,} bytes, found {size:,}; fetch it"
             " again, or split it"
@@ -173,15 +177,17 @@ def read_bytes(path: Path, most_bytes: int = MOST_TEXT_BYTES) -> bytes:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the JSON object in a file; UserError if it cannot be read, is no JSON
-    object or exceeds 4 MiB.
+    """Return the JSON object in a file.
+
+    Raises UserError if it cannot be read, is no JSON object or exceeds 4 MiB.
     """
     return parse_json(read_bytes(path, _MOST_JSON_BYTES), str(path))
 
 
 def parse_json(text: object, where: str) -> dict[str, Any]:
-    """Return the JSON object in ``text`` (str or bytes); UserError, beginning with
-    ``where``, for anything else.
+    """Return the JSON object in ``text`` (str or bytes).
+
+    Raises UserError, beginning with ``where``, for anything else.
     """
     try:
         value = json.loads(cast(str | bytes, text))
@@ -197,8 +203,9 @@ def parse_json(text: object, where: str) -> dict[str, Any]:
 
 
 def create_file(path: Path) -> BinaryIO:
-    """Create a file and open it for writing; a file or symbolic link that is at
-    ``path`` is removed first.
+    """Create a file and open it for writing.
+
+    A file or symbolic link that is at ``path`` is removed first.
     """
     path.unlink(missing_ok=True)
     return cast(BinaryIO, path.open("xb"))
@@ -210,11 +217,10 @@ def write_text(path: Path, text: str, *, durable: bool = False) -> None:
 
 
 def write_bytes(path: Path, content: bytes, *, durable: bool = False) -> None:
-    """Write ``<name>.tmp``, sync it to disk if ``durable``, and rename it to ``path``:
-    no reader sees half a file.
+    """Write ``<name>.tmp``, sync it to disk if ``durable``, and rename it to ``path``.
 
-    Raises :class:`UserError` if ``path`` is a pipe, device or socket, which a file
-    would replace.
+    No reader sees half a file. Raises `UserError` if ``path`` is a pipe, device or
+    socket, which a file would replace.
     """
     paths.check_special(path, "the file")
     temporary = path.with_name(f"{path.name}.tmp")
@@ -231,23 +237,21 @@ def write_bytes(path: Path, content: bytes, *, durable: bool = False) -> None:
 
 
 def _another(path: Path) -> str:
-    return (
-        f"set {HOME_VARIABLE} to a directory"
-        if path.absolute().is_relative_to(home())
-        else "name another directory"
-    )
+    """Return the advice to use another directory, for the end of a sentence."""
+    if path.absolute().is_relative_to(home()):
+        return f"set {HOME_VARIABLE} to a directory"
+    return "name another directory"
 
 
 def make_room(path: Path) -> str:
-    """Return the sentence of an error message that says what to do when the disk of
-    ``path`` is full.
-    """
+    """Return the sentence that says what to do when the disk of ``path`` is full."""
     return f"Free some space, or {_another(path)} that has it."
 
 
 def check_space(path: Path, num_bytes: float) -> None:
-    """Raise :class:`UserError` if the disk of the existing directory ``path`` has less
-    than ``num_bytes`` free.
+    """Raise `UserError` if the disk of a directory has less than ``num_bytes`` free.
+
+    The directory ``path`` must exist.
     """
     free = shutil.disk_usage(path).free
     if free < num_bytes:
@@ -260,50 +264,38 @@ def check_space(path: Path, num_bytes: float) -> None:
 
 
 def check_memory(num_bytes: float, what: str, advice: str) -> None:
-    """Raise :class:`UserError`, with the texts ``what`` and ``advice``, if
-    ``num_bytes`` of memory are not free.
+    """Raise `UserError` if ``num_bytes`` of memory are not free.
 
-    Free is what the machine has available, within the limit of the container
-    (`orca_ray.process.free_memory`).
+    The message has the texts ``what`` and ``advice``. Free is what the machine has
+    available, within the limit of the container (`orca_ray.process.free_memory`).
     """
-    if num_bytes > (free := free_memory()):
-        needed = f"{what}: {num_bytes / 2**30:,.1f} GiB"
+    free = free_memory()
+    if num_bytes > free:
         raise UserError(
-            f"{needed}, and {free / 2**30:,.1f} GiB of memory are free; {advice}"
+            f"{what}: {num_bytes / 2**30:,.1f} GiB, and {free / 2**30:,.1f} GiB of"
+            f" memory are free; {advice}"
         )
 
 
 def _size(num_bytes: float) -> str:
-    return (
-        f"{num_bytes / 1e6:.0f} MB" if num_bytes >= 1e7 else f"{num_bytes / 1e3:.0f} kB"
-    )
+    """Return a number of bytes with its unit."""
+    if num_bytes >= 1e7:
+        return f"{num_bytes / 1e6:.0f} MB"
+    return f"{num_bytes / 1e3:.0f} kB"
 
 
 @contextlib.contextmanager
 def lock(path: Path, what: str = "") -> Iterator[None]:
-    """Hold the inter-process lock ``<path>.lock``; before a wait, log that another
-    process works on ``what``.
+    """Hold the inter-process lock ``<path>.lock``.
+
+    Before a wait, a log entry says that another process works on ``what``.
     """
     from filelock import FileLock, Timeout
 
     lock_file = path.with_name(path.name + ".lock")
     make_directory(path.parent)
     with disk_errors(path.parent):
-        # FileLock would wait forever for a file that cannot be created, as in /proc
-        try:
-            os.close(
-                os.open(
-                    lock_file,
-                    os.O_CREAT | os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW,
-                    0o644,
-                )
-            )
-        except OSError as error:
-            if error.errno in (*DISK_FULL, *_NOT_WRITABLE):
-                raise
-            raise PermissionError(
-                errno.EPERM, f"{lock_file.name}: {error.strerror}"
-            ) from error
+        _create_lock_file(lock_file)
         file_lock = FileLock(lock_file)
         try:
             file_lock.acquire(timeout=1)
@@ -314,6 +306,20 @@ def lock(path: Path, what: str = "") -> Iterator[None]:
         yield
     finally:
         file_lock.release()
+
+
+def _create_lock_file(path: Path) -> None:
+    """Create a lock file unless it exists; OSError if this is impossible.
+
+    FileLock would wait forever for a file that cannot be created, as in /proc.
+    """
+    flags = os.O_CREAT | os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW
+    try:
+        os.close(os.open(path, flags, 0o644))
+    except OSError as error:
+        if error.errno in (*DISK_FULL, *_NOT_WRITABLE):
+            raise
+        raise PermissionError(errno.EPERM, f"{path.name}: {error.strerror}") from error
 
 
 @contextlib.contextmanager
@@ -358,8 +364,9 @@ def remove_abandoned() -> None:
 
 @contextlib.contextmanager
 def atomic_directory(target: Path) -> Iterator[Path]:
-    """Yield an empty directory, which replaces ``target`` if the block succeeds; the
-    caller must hold a `lock`.
+    """Yield an empty directory, which replaces ``target`` if the block succeeds.
+
+    The caller must hold a `lock`.
     """
     with scratch_directory(target.parent) as scratch, disk_errors(target.parent):
         filled = scratch / target.name
@@ -372,10 +379,10 @@ def atomic_directory(target: Path) -> Iterator[Path]:
 
 
 def replace_directory(source: Path, target: Path, scratch: Path) -> None:
-    """Rename ``source`` to ``target``; an existing ``target`` is first moved into
-    ``scratch``.
+    """Rename ``source`` to ``target``.
 
-    All three paths must be on one disk.
+    An existing ``target`` is first moved into ``scratch``. All three paths must be on
+    one disk.
     """
     if target.exists():
         os.replace(target, scratch / "replaced")
@@ -383,11 +390,10 @@ def replace_directory(source: Path, target: Path, scratch: Path) -> None:
 
 
 def replace_file(source: Path, target: Path) -> None:
-    """Sync ``source`` to disk and rename it to ``target``: a power cut leaves the old
-    file or the whole new one.
+    """Sync ``source`` to disk and rename it to ``target``.
 
-    Raises :class:`UserError` if ``target`` is a pipe, device or socket, which a file
-    would replace.
+    A power cut leaves the old file or the whole new one. Raises `UserError` if
+    ``target`` is a pipe, device or socket, which a file would replace.
     """
     paths.check_special(target, "the file")
     flush(source)
@@ -397,37 +403,39 @@ def replace_file(source: Path, target: Path) -> None:
 def prune(
     directory: Path, suffix: str, most_files: int = 256, most_bytes: int = 2 * 10**9
 ) -> None:
-    """Remove the oldest files ending in ``suffix`` until at most ``most_files``, of
-    ``most_bytes`` in total, remain.
+    """Remove the oldest files ending in ``suffix``, and abandoned temporary files.
 
-    Age is the modification time. The newest file is kept even if it exceeds
-    ``most_bytes``. Also removes files and directories with ``.tmp`` in the name that
-    are over an hour old: their writers were killed. Raises OSError if a file operation
-    fails.
+    At most ``most_files``, of ``most_bytes`` in total, remain. Age is the modification
+    time. The newest file is kept even if it exceeds ``most_bytes``. Files and
+    directories with ``.tmp`` in the name that are over an hour old are removed, too:
+    their writers were killed. Raises OSError if a file operation fails.
     """
-    stated = []
+    statuses: dict[Path, os.stat_result] = {}
     for path in directory.iterdir():
-        with contextlib.suppress(
-            FileNotFoundError
-        ):  # another process prunes at the same time
-            stated.append((path.stat(), path))
-    files = sorted(
+        # another process may prune at the same time
+        with contextlib.suppress(FileNotFoundError):
+            statuses[path] = path.stat()
+    oldest_first = sorted(
         (status.st_mtime, status.st_size, path)
-        for status, path in stated
+        for path, status in statuses.items()
         if path.name.endswith(suffix)
     )
-    size = sum(file[1] for file in files)
-    while len(files) > most_files or (size > most_bytes and len(files) > 1):
-        _, freed, path = files.pop(0)
-        size -= freed
+    total_bytes = sum(size for _, size, _ in oldest_first)
+    num_files = len(oldest_first)
+    for _, size, path in oldest_first:
+        is_too_large = total_bytes > most_bytes and num_files > 1
+        if num_files <= most_files and not is_too_large:
+            break
         path.unlink(missing_ok=True)
-    for status, path in stated:
-        if ".tmp" in path.name and time.time() - status.st_mtime > _ABANDONED_SECONDS:
-            (
+        total_bytes -= size
+        num_files -= 1
+    now = time.time()
+    for path, status in statuses.items():
+        if ".tmp" in path.name and now - status.st_mtime > _ABANDONED_SECONDS:
+            if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
-                if path.is_dir()
-                else path.unlink(missing_ok=True)
-            )
+            else:
+                path.unlink(missing_ok=True)
 
 
 def flush(path: Path) -> None:

@@ -1,19 +1,10 @@
-"""Readers of HDF5 files from untrusted sources, and of MATLAB files, which are HDF5
-from version 7.3 on.
-
-MATLAB versions 5 to 7 write the format "level 5". SciPy's ``loadmat`` is not used for
-level 5, because it fails our tests with damaged files: one wrong byte in an
-uncompressed file ends the process with a segmentation fault (SciPy 1.17). It also loads
-whole arrays into memory. Format: "MAT-File Format", The MathWorks, chapter 1.
-"""
+"""Reader of HDF5 files from untrusted sources; errors of the library become UserErrors."""
 
 import contextlib
-import functools
 import logging
 import math
 import os
 import resource
-import struct
 import subprocess
 import sys
 import tempfile
@@ -21,83 +12,39 @@ import traceback
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from orca_ray.data import cache
 from orca_ray.data.archives import (
-    archive_errors,
     check_growth,
     damaged,
     max_bytes,
     swollen,
 )
-from orca_ray.data.npy import from_stream, mapped
-from orca_ray.data.rows import Array, LazyRows, RowIndex
+from orca_ray.data.rows import Array
 from orca_ray.errors import UserError, shorten
 
 logger = logging.getLogger(__name__)
 
-_HEADER_BYTES = 128
-_MATRIX = 14
-_COMPRESSED = 15
-_STORED = {
-    1: "i1",
-    2: "u1",
-    3: "i2",
-    4: "u2",
-    5: "i4",
-    6: "u4",
-    7: "f4",
-    9: "f8",
-    12: "i8",
-    13: "u8",
-}
-"""NumPy type of each number type in the file format (the type in which numbers are
-stored).
-"""
-_CLASSES = {
-    6: "f8",
-    7: "f4",
-    8: "i1",
-    9: "u1",
-    10: "i2",
-    11: "u2",
-    12: "i4",
-    13: "u4",
-    14: "i8",
-    15: "u8",
-}
-"""NumPy type of each array class in the file format (the type that MATLAB shows).
-
-Stored types may be shorter.
-"""
-_OTHER_CLASSES = {1: "cell", 2: "struct", 3: "object", 4: "char", 5: "sparse"}
-_COMPLEX = 0x08
-_FLAGS = 6
-_SIZES = 5
-_NAME = 1
-"""Types of the elements at the start of a variable, in the order of the file: flags,
-shape, name.
-"""
-_MAX_ELEMENT_BYTES = 4096
-_MAX_DESCRIPTION_BYTES = 3 * _MAX_ELEMENT_BYTES
-_MAX_AXES = 64
 _MAX_DEPTH = 64
+"""Largest depth of groups in groups."""
 _MAX_NAME_BYTES = 4096
+"""Largest length of the name of a data set of texts."""
 _TEXTS_SECONDS = 5
+"""CPU time that texts may take, beside a second for each MiB of their file."""
 _TEXTS_BYTES = 2**29
-"""CPU time and memory that texts may take, beside what their file's size allows."""
+"""Memory that texts may take, beside what the size of their file allows."""
 
 
 @contextlib.contextmanager
 def open_hdf5(path: Path, required: Sequence[str] | None = None) -> Iterator[Any]:
-    """Yield an ``h5py.File`` opened for reading; errors of h5py inside the block become
-    a `UserError`.
+    """Yield an ``h5py.File`` opened for reading.
 
-    ``required`` keys (``"tensor"``, ``"0001/data"``) must exist; only they may be read.
-    None: all is looked at, which takes 0.1 ms for each data set.
+    Errors of h5py inside the block become a `UserError`. ``required`` keys
+    (``"tensor"``, ``"0001/data"``) must exist; only they may be read. None: all is
+    looked at, which takes 0.1 ms for each data set.
 
     Raises UserError for a file that is not HDF5 or ends early, a missing key, any soft
     or external link, any data set with data in another file or that declares more than
@@ -106,9 +53,8 @@ def open_hdf5(path: Path, required: Sequence[str] | None = None) -> Iterator[Any
     """
     import h5py
 
-    cache.open_file(
-        path
-    ).close()  # h5py would report a file without read permission as not HDF5
+    # h5py would report a file without read permission as not HDF5
+    cache.open_file(path).close()
     try:
         if not h5py.is_hdf5(path):
             raise UserError(
@@ -124,161 +70,187 @@ def open_hdf5(path: Path, required: Sequence[str] | None = None) -> Iterator[Any
         raise
     except Exception as error:
         # h5py has no exception class for damaged files.
-        *_, (last, _) = traceback.walk_tb(error.__traceback__)
-        if not str(last.f_globals.get("__name__", "")).startswith("h5py"):
+        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+        if not str(frame.f_globals.get("__name__", "")).startswith("h5py"):
             raise
         raise damaged(path, "a whole HDF5 file", error) from error
 
 
 def datasets(path: Path, file: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield name and ``h5py.Dataset`` of each data set at ``key`` or below, once;
-    raises the errors of `open_hdf5`.
+    """Yield name and ``h5py.Dataset`` of each data set at ``key`` or below, once.
+
+    Raises the errors of `open_hdf5`.
     """
     import h5py
 
-    found = file
+    item = file
     names = key.strip("/").split("/") if key else []
     for depth, name in enumerate(names):
-        if not isinstance(found, h5py.Group) or not found.id.links.exists(
-            os.fsencode(name)
-        ):
-            inside = f" in {'/'.join(names[:depth])}" * bool(depth)
-            held = (
-                shorten(", ".join(map(str, list(found)[:20])))
-                if isinstance(found, h5py.Group)
-                else "an array"
-            )
-            raise UserError(
-                f"{path}: expected key {key!r}, found no {name!r}{inside} but"
-                f" {held or 'nothing'}"
-            )
-        found = _member(path, found, name, "/".join(names[: depth + 1]))
-    if not isinstance(found, h5py.Dataset | h5py.Group):
-        raise UserError(f"{path}, {key}: expected data, found {type(found).__name__}")
-    yield from _below(path, found, names, set())
+        if not _has_member(item, name):
+            raise _missing_key(path, key, names[:depth], name, item)
+        item = _member(path, item, name, "/".join(names[: depth + 1]))
+    if not isinstance(item, h5py.Dataset | h5py.Group):
+        raise UserError(f"{path}, {key}: expected data, found {type(item).__name__}")
+    yield from _below(path, item, names, set())
+
+
+def _has_member(item: Any, name: str) -> bool:
+    import h5py
+
+    return isinstance(item, h5py.Group) and item.id.links.exists(os.fsencode(name))
+
+
+def _missing_key(
+    path: Path, key: str, parents: list[str], name: str, item: Any
+) -> UserError:
+    """Return the error that ``item``, at ``parents``, has no member ``name``."""
+    import h5py
+
+    content = "an array"
+    if isinstance(item, h5py.Group):
+        content = shorten(", ".join(map(str, list(item)[:20]))) or "nothing"
+    place = f" in {'/'.join(parents)}" if parents else ""
+    return UserError(
+        f"{path}: expected key {key!r}, found no {name!r}{place} but {content}"
+    )
 
 
 def _below(
-    path: Path, found: Any, names: list[str], seen: set[int]
+    path: Path, item: Any, names: list[str], visited: set[int]
 ) -> Iterator[tuple[str, Any]]:
+    """Yield the data sets at ``item`` and below that were not visited before.
+
+    ``visited`` are addresses in the file; those of the yielded data sets are added.
+    """
     import h5py
 
     where = "/".join(names)
-    address = h5py.h5o.get_info(found.id).addr
-    if address in seen or not isinstance(found, h5py.Dataset | h5py.Group):
+    address = h5py.h5o.get_info(item.id).addr
+    if address in visited or not isinstance(item, h5py.Dataset | h5py.Group):
         return
-    seen.add(address)
-    if isinstance(found, h5py.Dataset):
-        if not found.dtype.hasobject:  # `read_texts` checks those
-            _check_growth(path, where, found)
-        yield where, found
+    visited.add(address)
+    if isinstance(item, h5py.Dataset):
+        if not item.dtype.hasobject:  # `read_texts` checks those
+            _check_growth(path, where, item)
+        yield where, item
         return
-    if (
-        len(names) > _MAX_DEPTH
-    ):  # h5py's own visitors take minutes for 3,000 groups in each other
+    # h5py's own visitors take minutes for 3,000 groups in each other
+    if len(names) > _MAX_DEPTH:
         raise UserError(
             f"{path}: expected groups in at most {_MAX_DEPTH} others, found"
             f" {shorten(where)}"
         )
-    for name in found:
-        yield from _below(
-            path,
-            _member(path, found, name, f"{where}/{name}".lstrip("/")),
-            [*names, name],
-            seen,
-        )
+    for name in item:
+        member = _member(path, item, name, f"{where}/{name}".lstrip("/"))
+        yield from _below(path, member, [*names, name], visited)
 
 
 def _member(path: Path, group: Any, name: str, where: str) -> Any:
-    """Return a member of a group; a link is not followed, as what it points to may be a
-    pipe.
+    """Return a member of a group; UserError for a link.
+
+    A link is not followed, because it may point to a pipe.
     """
     import h5py
 
-    if (kind := group.id.links.get_info(os.fsencode(name)).type) != h5py.h5l.TYPE_HARD:
+    kind = group.id.links.get_info(os.fsencode(name)).type
+    if kind != h5py.h5l.TYPE_HARD:
         kinds = {h5py.h5l.TYPE_SOFT: "SoftLink", h5py.h5l.TYPE_EXTERNAL: "ExternalLink"}
-        found = f"found a link ({kinds.get(kind, kind)})"
         raise UserError(
-            f"{path}, {shorten(where)}: expected data in the file itself, {found}"
+            f"{path}, {shorten(where)}: expected data in the file itself, found a link"
+            f" ({kinds.get(kind, kind)})"
         )
     return group[name]
 
 
-def _check_growth(path: Path, name: str, found: Any) -> None:
-    if found.external or found.is_virtual:
+def _check_growth(path: Path, name: str, dataset: Any) -> None:
+    """Raise UserError if a data set declares more than its stored bytes allow."""
+    if dataset.external or dataset.is_virtual:
         raise UserError(
             f"{path}, {shorten(name)}: expected data in the file itself, found data"
             " kept in another file"
         )
-    if found.shape:
-        chunk = math.prod(found.chunks or ()) * found.dtype.itemsize
-        stored = min(found.id.get_storage_size(), path.stat().st_size)
-        check_growth(path, max(found.nbytes, chunk), stored, f", {name}")
+    if dataset.shape:
+        chunk_bytes = math.prod(dataset.chunks or ()) * dataset.dtype.itemsize
+        stored = min(dataset.id.get_storage_size(), path.stat().st_size)
+        check_growth(path, max(dataset.nbytes, chunk_bytes), stored, f", {name}")
 
 
-def check_chunks(path: Path, name: str, found: Any) -> None:
-    """Raise UserError unless each chunk of an ``h5py.Dataset`` has its size: the
-    library (2.0) trusts it, and crashes.
+def check_chunks(path: Path, name: str, dataset: Any) -> None:
+    """Raise UserError unless each chunk of an ``h5py.Dataset`` has its size.
 
-    Chunks with filters are all read and decompressed. Filters but gzip, shuffle and
-    Fletcher's checksum are refused.
+    The HDF5 library (2.0) trusts it, and crashes. Chunks with filters are all read and
+    decompressed. Filters but gzip, shuffle and Fletcher's checksum are refused.
     """
-    from h5py import h5z
-
-    if not found.chunks:
+    if not dataset.chunks:
         return
-    properties = found.id.get_create_plist()
     where = f"{path}, {shorten(name)}"
-    stored = list[Any]()
-    filters = [
-        properties.get_filter(number)[::3]
-        for number in range(properties.get_nfilters())
-    ]
-    for number, text in filters:
-        if number not in (
-            h5z.FILTER_DEFLATE,
-            h5z.FILTER_SHUFFLE,
-            h5z.FILTER_FLETCHER32,
-        ):
-            raise UserError(
-                f"{where}: expected no filter or gzip, found"
-                f" {text.decode(errors='replace')!r}; store it again"
-            )
-    size = math.prod(found.chunks) * found.id.get_type().get_size()
-    found.id.chunk_iter(stored.append)
-    if sum(chunk.size for chunk in stored) > path.stat().st_size:
+    filters = _filters(dataset, where)
+    size = math.prod(dataset.chunks) * dataset.id.get_type().get_size()
+    chunks = list[Any]()
+    dataset.id.chunk_iter(chunks.append)
+    if sum(chunk.size for chunk in chunks) > path.stat().st_size:
         raise UserError(
             f"{where}: expected chunks that do not overlap; fetch the file again"
         )
-    for chunk in stored:
+    for chunk in chunks:
         if chunk.size == size and not filters:
             continue
-        mask, content = (
-            found.id.read_direct_chunk(chunk.chunk_offset) if chunk.size else (0, b"")
-        )
-        for place, (number, _) in reversed(list(enumerate(filters))):
-            if number == h5z.FILTER_FLETCHER32 and not mask >> place & 1:
-                content = content[:-4]
-            elif number == h5z.FILTER_DEFLATE and not mask >> place & 1:
-                try:
-                    content = zlib.decompressobj().decompress(content, size + 8)
-                except zlib.error:
-                    content = b""
-        if len(content) != size:
+        num_bytes = 0
+        if chunk.size:
+            mask, content = dataset.id.read_direct_chunk(chunk.chunk_offset)
+            num_bytes = _unfiltered_size(content, filters, mask, size)
+        if num_bytes != size:
             raise UserError(
-                f"{where}: expected chunks of {size} bytes, found {len(content)}; fetch"
+                f"{where}: expected chunks of {size} bytes, found {num_bytes}; fetch"
                 " the file again"
             )
 
 
+def _filters(dataset: Any, where: str) -> list[int]:
+    """Return the numbers of the filters of a data set, in the order of their use."""
+    from h5py import h5z
+
+    allowed = (h5z.FILTER_DEFLATE, h5z.FILTER_SHUFFLE, h5z.FILTER_FLETCHER32)
+    properties = dataset.id.get_create_plist()
+    filters = []
+    for place in range(properties.get_nfilters()):
+        number, _, _, text = properties.get_filter(place)
+        if number not in allowed:
+            raise UserError(
+                f"{where}: expected no filter or gzip, found"
+                f" {text.decode(errors='replace')!r}; store it again"
+            )
+        filters.append(number)
+    return filters
+
+
+def _unfiltered_size(content: bytes, filters: list[int], mask: int, most: int) -> int:
+    """Return the size of a chunk's ``content`` without its filters; 0 if damaged.
+
+    Bit k of ``mask`` says that filter k was not used. At most 8 bytes more than
+    ``most`` are decompressed.
+    """
+    from h5py import h5z
+
+    for place, number in reversed(list(enumerate(filters))):
+        if mask >> place & 1:
+            continue
+        if number == h5z.FILTER_FLETCHER32:
+            content = content[:-4]
+        elif number == h5z.FILTER_DEFLATE:
+            try:
+                content = zlib.decompressobj().decompress(content, most + 8)
+            except zlib.error:
+                content = b""
+    return len(content)
+
+
 def read_texts(path: Path, name: str) -> Array:
-    """Return a data set of texts as an array of NumPy's text type, in the data set's
-    shape.
+    """Return a data set of texts as an array of NumPy's text type, in its shape.
 
     Another process reads them, with limits: what the library (2.0) finds in damaged
-        texts, or in the value of texts
-    that were not written, makes it take gigabytes of memory, read forever, or end the
-    process.
+    texts, or in the value of texts that were not written, makes it take gigabytes of
+    memory, read forever, or end the process.
 
     Raises UserError for damaged texts, and for texts that unfold to more than 200 times
     the size of the file.
@@ -289,7 +261,7 @@ def read_texts(path: Path, name: str) -> Array:
             f" {shorten(name)}"
         )
     size = path.stat().st_size
-    limits = _TEXTS_SECONDS + size // 2**20, _TEXTS_BYTES, max_bytes(size)
+    seconds = _TEXTS_SECONDS + size // 2**20
     command = [
         sys.executable,
         "-P",
@@ -297,30 +269,35 @@ def read_texts(path: Path, name: str) -> Array:
         f"import {__name__} as reader; reader._write_texts()",
         str(path),
         name,
+        str(seconds),
+        str(_TEXTS_BYTES),
+        str(max_bytes(size)),
     ]
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
         "OPENBLAS_NUM_THREADS": "1",
+        "HDF5_PLUGIN_PRELOAD": "::",  # no filter is loaded from a file
     }
-    environment["HDF5_PLUGIN_PRELOAD"] = "::"  # no filter is loaded from a file
     with (
         tempfile.TemporaryFile() as stream,
         contextlib.suppress(subprocess.TimeoutExpired),
     ):
-        done = subprocess.run(
-            [*command, *map(str, limits)],
+        process = subprocess.run(
+            command,
             stdout=stream,
             stderr=subprocess.PIPE,
             env=environment,
-            timeout=60 + 10 * limits[0],
+            timeout=60 + 10 * seconds,
         )
         stream.seek(0)
-        if done.returncode == 0:
+        if process.returncode == 0:
             return np.asarray(np.load(stream, allow_pickle=False))
-        if done.returncode == 2:
+        if process.returncode == 2:
             raise UserError(stream.read().decode(errors="surrogateescape"))
-        logger.debug("reading %s ended with %s: %s", path, done.returncode, done.stderr)
+        logger.debug(
+            "reading %s ended with %s: %s", path, process.returncode, process.stderr
+        )
     raise UserError(
         f"{path}, {shorten(name)}: expected texts, found damaged or too long ones;"
         " fetch the file again"
@@ -328,8 +305,9 @@ def read_texts(path: Path, name: str) -> Array:
 
 
 def _write_texts() -> None:
-    """Write an array of texts, or the reason to refuse them, to the standard output;
-    see `read_texts`.
+    """Write an array of texts to the standard output, or the reason to refuse them.
+
+    The process that `read_texts` starts runs this function.
     """
     path = Path(sys.argv[1])
     name = sys.argv[2]
@@ -352,227 +330,3 @@ def _write_texts() -> None:
     except UserError as error:
         sys.stdout.buffer.write(str(error).encode(errors="surrogateescape"))
         sys.exit(2)
-
-
-def read_mat(path: Path, name: str) -> LazyRows:
-    """Return the numeric array ``name`` of a MATLAB file, with the axes in MATLAB's
-    order.
-
-    A slice ``array[a:b]`` along the first axis loads an array [b − a, ...]. Each slice
-    may read the whole variable: use large slices. A compressed variable of over 64 MiB
-    is decompressed to a temporary file in the cache directory.
-
-    Raises UserError for a damaged file, for a file of another kind, and if ``name`` is
-    missing or not numeric.
-    """
-    import h5py
-
-    cache.check_special(path)
-    if not h5py.is_hdf5(path):
-        variables = mat5_variables(path)
-        if name not in variables:
-            raise UserError(
-                f"{path}: expected an array {name!r}, found"
-                f" {shorten(', '.join(variables)) or 'none'}"
-            )
-        variable = variables[name]
-        if not variable.is_numeric:
-            raise UserError(
-                f"{path}, {name}: expected a numeric array, found MATLAB's"
-                f" {variable.kind!r}"
-            )
-        load = functools.cache(lambda: read_mat5(path, variable))
-        dtype = np.dtype(variable.kind)
-        return LazyRows(variable.shape, dtype, lambda rows: load()[rows].astype(dtype))
-
-    def read(rows: RowIndex) -> Array:
-        with open_hdf5(path, (name,)) as file:
-            return np.asarray(file[name][..., rows]).T
-
-    with open_hdf5(path, (name,)) as file:
-        found = file[name]
-        if (
-            not isinstance(found, h5py.Dataset)
-            or found.dtype.kind not in "biuf"
-            or not found.shape
-        ):
-            raise UserError(
-                f"{path}, {name}: expected a numeric array, found {found!r}"
-            )
-        check_chunks(path, name, found)
-        return LazyRows(tuple(found.shape[::-1]), found.dtype, read)
-
-
-class Variable(NamedTuple):
-    """Description of one array of a MATLAB file, with the place of its numbers."""
-
-    name: str
-    kind: str
-    """NumPy type that MATLAB shows, e.g. "f8"; for an array that is not real numbers, a
-    word such as "cell".
-    """
-    shape: tuple[int, ...]
-    stored: np.dtype[Any]
-    """Type in which the numbers are stored."""
-    packed: tuple[int, int] | None
-    """Position and length of the compressed bytes; None if the variable is not
-    compressed.
-    """
-    start: int
-    """Position of the first number: in the decompressed bytes of a compressed variable,
-    else in the file.
-    """
-
-    @property
-    def is_numeric(self) -> bool:
-        """Whether the variable is a dense array of real numbers; `read_mat5` reads no
-        other variable.
-        """
-        return self.kind in _CLASSES.values()
-
-
-def mat5_variables(path: Path) -> dict[str, Variable]:
-    """Return all variables of a MATLAB 5 to 7 file by name; only headers are read.
-
-    UserError for a damaged file.
-    """
-    with archive_errors(path, "MATLAB file"), cache.open_file(path) as file:
-        found = {}
-        size = path.stat().st_size
-        header = file.read(_HEADER_BYTES)
-        endian = {b"IM": "<", b"MI": ">"}.get(header[126:128], "")
-        if not endian or header[124:126] != struct.pack(f"{endian}H", 0x0100):
-            raise ValueError("no header of level 5")
-        position = _HEADER_BYTES
-        while position < size:
-            file.seek(position)
-            kind, length = struct.unpack(f"{endian}II", file.read(8))
-            start = position + 8
-            position = start + length
-            if kind not in (_MATRIX, _COMPRESSED) or position > size:
-                raise ValueError(
-                    f"an element of type {kind} and {length} bytes at byte {start - 8}"
-                    f" of {size}"
-                )
-            if kind == _MATRIX:
-                variable = _variable(
-                    _Header(file.read(min(length, _MAX_DESCRIPTION_BYTES)), endian),
-                    None,
-                    start,
-                )
-            else:
-                reader = _Header(
-                    _inflated(file, start, length).read(_MAX_DESCRIPTION_BYTES), endian
-                )
-                variable = (
-                    _variable(reader, (start, length), 0)
-                    if reader.tag()[0] == _MATRIX
-                    else None
-                )
-            if variable is not None:
-                found[variable.name] = variable
-        return found
-
-
-def read_mat5(path: Path, variable: Variable) -> Array:
-    """Return the array of a numeric variable in its stored type, read-only; a large
-    array is memory-mapped.
-
-    Raises UserError if the file is damaged, the array exceeds 200 times its compressed
-    bytes, or the disk is full.
-    """
-    with archive_errors(path, "MATLAB file"), cache.open_file(path) as file:
-        if variable.packed is None:
-            return mapped(file, variable.stored, variable.shape, "F", variable.start)
-        num_bytes = math.prod(variable.shape) * variable.stored.itemsize
-        check_growth(path, num_bytes, variable.packed[1], f", {variable.name}")
-        logger.info("unpacking %s of %s", variable.name, path)
-        stream = _inflated(file, *variable.packed)
-        stream.read(variable.start)
-        return from_stream(stream, variable.stored, variable.shape, "F")
-
-
-def _inflated(file: IO[bytes], start: int, size: int) -> Any:
-    """Return a stream that decompresses ``size`` bytes of a file, in zlib format, from
-    position ``start`` on.
-    """
-    import pyarrow as pa
-
-    return pa.CompressedInputStream(
-        pa.PythonFile(file, mode="r").get_stream(start, size), "gzip"
-    )
-
-
-class _Header:
-    """Reads the elements at the start of a variable, one after the other.
-
-    ``endian`` is "<" or ">".
-    """
-
-    def __init__(self, content: bytes, endian: str) -> None:
-        self._content = content
-        self.endian = endian
-        self.position = 0
-
-    def tag(self) -> tuple[int, int]:
-        """Return type and length of the next element.
-
-        An element of up to four bytes is stored inside its tag.
-        """
-        kind, size = struct.unpack_from(
-            f"{self.endian}II", self._content, self.position
-        )
-        self.position += 8
-        if kind >> 16:
-            kind, size = kind & 0xFFFF, kind >> 16
-            if size > 4:
-                raise ValueError(f"a short element of {size} bytes")
-            self.position -= 4
-        return kind, size
-
-    def element(self, expected: int) -> bytes:
-        """Return the content of the next element; raises ValueError if its type is not
-        ``expected``.
-        """
-        kind, size = self.tag()
-        if kind != expected or size > _MAX_ELEMENT_BYTES:
-            raise ValueError(
-                f"an element of type {kind} and {size} bytes where type {expected}"
-                " is due"
-            )
-        (content,) = struct.unpack_from(f"{size}s", self._content, self.position)
-        self.position += size + -(self.position + size) % 8
-        return bytes(content)
-
-
-def _variable(
-    reader: _Header, packed: tuple[int, int] | None, start: int
-) -> Variable | None:
-    """Read the header of a variable; return None for an unknown class (opaque objects,
-    functions).
-    """
-    flags = int(np.frombuffer(reader.element(_FLAGS), f"{reader.endian}u4")[0])
-    number = flags & 0xFF
-    if number not in _CLASSES and number not in _OTHER_CLASSES:
-        return None
-    shape = tuple(np.frombuffer(reader.element(_SIZES), f"{reader.endian}i4").tolist())
-    name = reader.element(_NAME).decode("latin1")
-    if number in _OTHER_CLASSES or flags >> 8 & _COMPLEX:
-        kind = "complex" if flags >> 8 & _COMPLEX else _OTHER_CLASSES[number]
-        return Variable(name, kind, shape, np.dtype("V1"), packed, 0)
-    code, length = reader.tag()
-    if code not in _STORED:
-        raise ValueError(f"numbers of type {code}")
-    stored = np.dtype(f"{reader.endian}{_STORED[code]}")
-    if (
-        min(shape, default=-1) < 0
-        or len(shape) > _MAX_AXES
-        or length != math.prod(shape) * stored.itemsize
-    ):
-        raise ValueError(
-            f"{length} bytes of {stored} for an array {name[:80]!r} of shape"
-            f" {list(shape)[:8]}"
-        )
-    return Variable(
-        name, _CLASSES[number], shape, stored, packed, start + reader.position
-    )

@@ -5,6 +5,7 @@ members of an archive into memory, and unpickles objects. This module uses NumPy
 public header readers and ``numpy.memmap``.
 """
 
+import contextlib
 import io
 import math
 import tempfile
@@ -12,7 +13,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, Literal, NamedTuple
+from typing import IO, Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
 
@@ -24,10 +25,12 @@ from orca_ray.errors import UserError, shorten
 Order = Literal["C", "F"]
 
 IN_MEMORY = 64 * 2**20
-"""Largest size in bytes of an array that `from_stream` returns in memory; a larger one
-is mapped from a temporary file.
+"""Largest size in bytes of an array that `from_stream` returns in memory.
+
+A larger one is mapped from a temporary file.
 """
 _COPY_BYTES = 4 * 2**20
+"""Size of the blocks that are copied at once."""
 _MAX_HEADER_BYTES = 2**14
 """NumPy reads headers of up to 10,000 characters."""
 
@@ -37,12 +40,18 @@ _KINDS = {
     "u": "unsigned integers",
     "f": "floating point",
     "c": "complex numbers",
+    "S": "bytes",
+    "U": "text",
+    "O": "objects",
 }
-_KINDS |= {"S": "bytes", "U": "text", "O": "objects"}
+"""Names of the kinds of NumPy's types that are read."""
 _NOT_OBJECTS = "".join(_KINDS).replace("O", "")
+"""Letters of the kinds that need no pickle."""
 
 
 class _Header(NamedTuple):
+    """Description of an array at the start of a file."""
+
     shape: tuple[int, ...]
     order: Order
     dtype: np.dtype[Any]
@@ -63,24 +72,13 @@ def read_npy(
     """
     with cache.open_file(path) as stream:
         header = _read_header(stream, str(path))
-        array: Array
         if header.dtype.kind != "O":
-            _check_unfit(
-                str(path), header, path.stat().st_size - stream.tell(), kind, pickled
-            )
-            array = mapped(
-                stream, header.dtype, header.shape, header.order, stream.tell()
-            )
+            start = stream.tell()
+            num_bytes = path.stat().st_size - start
+            _check_unfit(str(path), header, num_bytes, kind, pickled)
+            array = mapped(stream, header.dtype, header.shape, header.order, start)
         elif pickled:
-            array = safe_pickle.load(stream, str(path))
-            found = (
-                list(array.shape)
-                if isinstance(array, np.ndarray)
-                else type(array).__name__
-            )
-            if found != list(header.shape):
-                expected = f"an array of objects of shape {list(header.shape)}"
-                raise UserError(f"{path}: expected {expected}, found {found}")
+            array = _read_objects(path, stream, header.shape)
         else:
             raise UserError(
                 f"{path}: expected an array of numbers, found pickled objects, which"
@@ -93,40 +91,61 @@ def read_npy(
     return array
 
 
-class Npz(Mapping[str, Array]):
-    """Mapping from names to the arrays of a ``.npz`` archive, read-only; the keys are
-    ``names`` (None: all arrays).
+def _read_objects(path: Path, stream: BinaryIO, shape: tuple[int, ...]) -> Array:
+    """Return an array of objects of this shape from the rest of a stream."""
+    array: Array = safe_pickle.load(stream, str(path))
+    found: object = type(array).__name__
+    if isinstance(array, np.ndarray):
+        found = list(array.shape)
+    if found != list(shape):
+        raise UserError(
+            f"{path}: expected an array of objects of shape {list(shape)}, found"
+            f" {found}"
+        )
+    return array
 
-    Each ``npz[name]`` reads the array again and verifies its checksum: store the
-    result. An array of over 64 MiB is memory-mapped from a temporary file in the cache
-    directory. The constructor raises UserError if the file is no archive or lacks a
-    name; ``npz[name]``, if the array is damaged, pickled, or exceeds 200 times its
-    stored bytes.
+
+class Npz(Mapping[str, Array]):
+    """Mapping from names to the arrays of a ``.npz`` archive, read-only.
+
+    The keys are ``names`` (None: all arrays). Each ``npz[name]`` reads the array again
+    and verifies its checksum: store the result. An array of over 64 MiB is
+    memory-mapped from a temporary file in the cache directory. The constructor raises
+    UserError if the file is no archive or lacks a name; ``npz[name]``, if the array is
+    damaged, pickled, or exceeds 200 times its stored bytes.
     """
 
     def __init__(self, path: Path, names: Sequence[str] | None = None) -> None:
-        with (
-            cache.open_file(path) as file,
-            archive_errors(path, "archive (.npz)"),
-            zipfile.ZipFile(file) as archive,
-        ):
-            found = [
+        self._path = path
+        with self._archive() as archive:
+            stored_names = [
                 name.removesuffix(".npy")
                 for name in archive.namelist()
                 if name.endswith(".npy")
             ]
-        if twice := [name for name, count in Counter(found).items() if count > 1]:
-            raise UserError(
-                f"{path}: expected arrays of different names, found two named"
-                f" {twice[0]!r}"
-            )
-        self._path = path
-        self._names = tuple(found if names is None else names)
-        if missing := [name for name in self._names if name not in found]:
-            raise UserError(
-                f"{path}: expected an array {missing[0]!r}, found"
-                f" {', '.join(found)[:300] or 'none'}"
-            )
+        for name, count in Counter(stored_names).items():
+            if count > 1:
+                raise UserError(
+                    f"{path}: expected arrays of different names, found two named"
+                    f" {name!r}"
+                )
+        self._names = tuple(stored_names if names is None else names)
+        for name in self._names:
+            if name not in stored_names:
+                raise UserError(
+                    f"{path}: expected an array {name!r}, found"
+                    f" {', '.join(stored_names)[:300] or 'none'}"
+                )
+
+    @contextlib.contextmanager
+    def _archive(self) -> Iterator[zipfile.ZipFile]:
+        """Yield the archive, open for reading; its errors become UserErrors."""
+        with (
+            cache.open_file(self._path) as file,
+            archive_errors(self._path, "archive (.npz)"),
+            zipfile.ZipFile(file) as archive,
+        ):
+            yield archive
 
     def __len__(self) -> int:
         return len(self._names)
@@ -135,45 +154,35 @@ class Npz(Mapping[str, Array]):
         return iter(self._names)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Return the shapes of all arrays without reading the arrays; raises UserError
-        for a damaged header.
+        """Return the shapes of all arrays without reading the arrays.
+
+        Raises UserError for a damaged header.
         """
-        path = self._path
-        found = {}
-        with (
-            cache.open_file(path) as file,
-            archive_errors(path, "archive (.npz)"),
-            zipfile.ZipFile(file) as archive,
-        ):
+        shapes = {}
+        with self._archive() as archive:
             for name in self._names:
                 with archive.open(f"{name}.npy") as stream:
-                    found[name] = _read_header(stream, f"{path}, {name}").shape
-        return found
+                    header = _read_header(stream, f"{self._path}, {name}")
+                    shapes[name] = header.shape
+        return shapes
 
     def __getitem__(self, name: str) -> Array:
         if name not in self._names:
             raise KeyError(name)
         path = self._path
-        where = f"{self._path}, {name}"
-        with (
-            cache.open_file(path) as file,
-            archive_errors(path, "archive (.npz)"),
-            zipfile.ZipFile(file) as archive,
-        ):
+        with self._archive() as archive:
             member = archive.getinfo(f"{name}.npy")
-            check_growth(
-                path,
-                member.file_size,
-                min(member.compress_size, path.stat().st_size),
-                f", {name}",
-            )
+            stored = min(member.compress_size, path.stat().st_size)
+            check_growth(path, member.file_size, stored, f", {name}")
             with archive.open(member) as stream:
+                where = f"{path}, {name}"
                 header = _read_header(stream, where)
                 _check_unfit(where, header, member.file_size - stream.tell())
                 return from_stream(stream, header.dtype, header.shape, header.order)
 
 
 def _read_header(stream: IO[bytes], where: str) -> _Header:
+    """Return the header of a ``.npy`` file; the stream stands after it."""
     start = io.BytesIO(stream.read(_MAX_HEADER_BYTES))
     readers = {
         (1, 0): np.lib.format.read_array_header_1_0,
@@ -183,38 +192,38 @@ def _read_header(stream: IO[bytes], where: str) -> _Header:
         shape, fortran, dtype = readers[np.lib.format.read_magic(start)](start)
         if not dtype.itemsize:
             raise ValueError(f"shape {shape} of {dtype}")
-        possible = np.broadcast_to(
-            np.empty((), dtype), shape
-        ).shape  # numpy refuses too many axes and negative sizes
+        # NumPy refuses too many axes and negative sizes.
+        shape = np.broadcast_to(np.empty((), dtype), shape).shape
     # The header is Python text, and a damaged one fails in the tokenizer, the parser or
-    # numpy in a dozen ways; the parser raises MemoryError for deep nesting.
+    # NumPy in a dozen ways; the parser raises MemoryError for deep nesting.
     except Exception as error:
         raise damaged(where, "the header of a .npy file", error) from error
     stream.seek(start.tell())
-    return _Header(possible, "F" if fortran else "C", dtype)
+    return _Header(shape, "F" if fortran else "C", dtype)
 
 
 def _check_unfit(
     where: str, header: _Header, num_bytes: int, kind: str = "", pickled: bool = False
 ) -> None:
-    """Raise UserError unless the array's kind is allowed and its size is ``num_bytes``;
-    arguments as of `read_npy`.
+    """Raise UserError unless the array's kind is allowed and it has ``num_bytes``.
+
+    The arguments are those of `read_npy`.
     """
     allowed = kind or _NOT_OBJECTS
     dtype = header.dtype
     if dtype.kind not in allowed or dtype.kind not in _KINDS:
-        wanted = (
-            ", ".join(_KINDS[letter] for letter in allowed)
-            + ", pickled objects" * pickled
-        )
+        names = [_KINDS[letter] for letter in allowed]
+        if pickled:
+            names.append("pickled objects")
         raise UserError(
-            f"{where}: expected an array of {wanted}, found {shorten(dtype)}"
+            f"{where}: expected an array of {', '.join(names)}, found {shorten(dtype)}"
         )
-    if (expected := math.prod(header.shape) * dtype.itemsize) != num_bytes:
-        declared = f"expected {expected} bytes for shape {list(header.shape)} {dtype}"
+    expected = math.prod(header.shape) * dtype.itemsize
+    if expected != num_bytes:
+        declared = f"{expected} bytes for shape {list(header.shape)} {dtype}"
         raise UserError(
-            f"{where}: {declared}, found {num_bytes}; the file is truncated or damaged,"
-            " fetch it again"
+            f"{where}: expected {declared}, found {num_bytes}; the file is truncated or"
+            " damaged, fetch it again"
         )
 
 
@@ -229,12 +238,14 @@ def from_stream(
     """
     num_bytes = math.prod(shape) * dtype.itemsize
     directory = cache.home()
-    large = num_bytes > IN_MEMORY
+    is_large = num_bytes > IN_MEMORY
     with cache.disk_errors(directory):
-        if large:
+        if is_large:
             directory.mkdir(parents=True, exist_ok=True)
             cache.check_space(directory, num_bytes)
-        with tempfile.TemporaryFile(dir=directory) if large else io.BytesIO() as file:
+        with (
+            tempfile.TemporaryFile(dir=directory) if is_large else io.BytesIO()
+        ) as file:
             while block := stream.read(min(num_bytes - file.tell(), _COPY_BYTES)):
                 file.write(block)
             if file.tell() < num_bytes:
@@ -253,8 +264,9 @@ def mapped(
     order: Order,
     start: int = 0,
 ) -> Array:
-    """Return the array at byte ``start`` of a file, memory-mapped and read-only; the
-    file may be closed afterwards.
+    """Return the array at byte ``start`` of a file, memory-mapped and read-only.
+
+    The file may be closed afterwards.
     """
     if not math.prod(shape) * dtype.itemsize:  # numpy.memmap rejects an empty array
         return np.empty(shape, dtype)

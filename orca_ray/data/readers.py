@@ -1,8 +1,7 @@
-"""Safe readers of text and WAV files, and checks of arrays; error messages name the
-file and the field.
+"""Safe readers of text and WAV files, and checks of arrays.
 
-No reader executes code from a file. pandas is not used for tables, because it silently
-fills short rows.
+Error messages name the file and the field. No reader executes code from a file. pandas
+is not used for tables, because it silently fills short rows.
 """
 
 import codecs
@@ -22,69 +21,72 @@ from orca_ray.data.rows import Array, row_slices
 from orca_ray.errors import UserError, shorten
 
 _SLICE_BYTES = 32 * 2**20
+"""Size of the slices in which large arrays are read."""
 
 
 def check_not_finite(path: Path, field: str, array: Array) -> None:
-    """Raise UserError if an array holds a NaN or infinity; the message has ``path``,
-    ``field`` ("": none) and index.
+    """Raise UserError if an array holds a NaN or infinity.
 
-    Data are prepared as float32; a number beyond the range of float32 counts as
-    infinite. Large arrays are read slice by slice; integers and booleans always pass.
+    The message has ``path``, ``field`` ("": none) and index. Data are prepared as
+    float32; a number beyond the range of float32 counts as infinite. Large arrays are
+    read slice by slice; integers and booleans always pass.
     """
     if array.dtype.kind not in "fc":
         return
+    single = "c8" if array.dtype.kind == "c" else "f4"
     rows = array[None] if array.ndim == 0 else array
     for part in row_slices(rows, _SLICE_BYTES):
         values = rows[part]
         with np.errstate(over="ignore", invalid="ignore"):
-            finite = np.isfinite(
-                values.astype("c8" if array.dtype.kind == "c" else "f4", copy=False)
-            )
+            finite = np.isfinite(values.astype(single, copy=False))
         if not finite.all():
-            index = [int(each) for each in np.argwhere(~finite)[0]]
-            found = values[tuple(index)]
-            index[0] += part.start
-            expected = (
-                "expected finite numbers"
-                + f" up to {np.finfo('f4').max} (float32)" * bool(np.isfinite(found))
-            )
+            first, *inner = np.argwhere(~finite)[0].tolist()
+            value = values[(first, *inner)]
+            expected = "expected finite numbers"
+            if np.isfinite(value):
+                expected += f" up to {np.finfo('f4').max} (float32)"
+            index = [part.start + first, *inner]
             raise UserError(
-                f"{_place(path, field)}: {expected}, found {found} at index {index}"
+                f"{_place(path, field)}: {expected}, found {value} at index {index}"
             )
 
 
 def check_shape(
     path: Path, field: str, array: Any, expected: tuple[int | None, ...]
 ) -> None:
-    """Raise UserError unless ``array.shape`` is ``expected``; None in ``expected``
-    allows any size of that axis.
+    """Raise UserError unless ``array.shape`` is ``expected``.
+
+    None in ``expected`` allows any size of that axis.
     """
     shape = tuple(array.shape)
-    if len(shape) == len(expected) and all(
-        want in (None, size) for size, want in zip(shape, expected, strict=True)
-    ):
-        return
-    wanted = ", ".join("any" if size is None else str(size) for size in expected)
+    if len(shape) == len(expected):
+        sizes = zip(shape, expected, strict=True)
+        if all(allowed in (None, size) for size, allowed in sizes):
+            return
+    listed = ", ".join("any" if size is None else str(size) for size in expected)
     raise UserError(
-        f"{_place(path, field)}: expected shape [{wanted}], found {list(shape)}"
+        f"{_place(path, field)}: expected shape [{listed}], found {list(shape)}"
     )
 
 
 def check_labels(path: Path, field: str, y: Array, low: int, high: int) -> None:
-    """Raise UserError unless all values of ``y`` are whole numbers from ``low`` to
-    ``high`` (inclusive).
+    """Raise UserError unless all values of ``y`` are whole numbers in a range.
+
+    The range is ``low`` to ``high``, inclusive.
     """
     if y.dtype.kind not in "biuf":
         raise UserError(
             f"{_place(path, field)}: expected whole numbers, found {y.dtype.name}"
         )
-    good = (y >= low) & (y <= high)
+    is_label = (y >= low) & (y <= high)
     if y.dtype.kind == "f":
-        good &= y == np.floor(y)
-    if not good.all():
-        index = int(np.flatnonzero(~good)[0])
-        expected = f"{_place(path, field)}: expected labels from {low} to {high}"
-        raise UserError(f"{expected}, found {y.reshape(-1)[index]} at {index}")
+        is_label &= np.equal(y, np.floor(y))
+    if not is_label.all():
+        index = int(np.flatnonzero(~is_label)[0])
+        raise UserError(
+            f"{_place(path, field)}: expected labels from {low} to {high}, found"
+            f" {y.reshape(-1)[index]} at {index}"
+        )
 
 
 def _place(path: Path, field: str) -> str:
@@ -92,44 +94,45 @@ def _place(path: Path, field: str) -> str:
 
 
 def read_lines(path: Path) -> list[str]:
-    """Return the non-empty lines of a UTF-8 text file, stripped; raises UserError if
-    there are none.
+    """Return the non-empty lines of a UTF-8 text file, stripped.
+
+    Raises UserError if there are none.
     """
-    lines = [line.strip() for line in decoded(path, cache.read_bytes(path)).split("\n")]
-    if not any(lines):
+    text = decoded(path, cache.read_bytes(path))
+    lines = [line.strip() for line in text.split("\n") if line.strip()]
+    if not lines:
         raise UserError(f"{path}: expected one entry a line, found an empty file")
-    return [line for line in lines if line]
+    return lines
 
 
 def read_csv(path: Path, columns: Sequence[str]) -> dict[str, list[str]]:
-    """Return ``columns`` of a comma-separated table with a header line: a list of texts
-    by column name.
+    """Return ``columns`` of a comma-separated table with a header line.
 
-    Raises UserError as `read_rows` does, unless each column is once in the header, and
-    if there is no row.
+    The result has a list of texts by column name. Raises UserError as `read_rows` does,
+    unless each column is once in the header, and if there is no row.
     """
     header, rows = read_rows(path)
-    if bad := [name for name in columns if header.count(name) != 1]:
-        found = shorten(", ".join(header)) or "an empty file"
-        count = header.count(bad[0])
-        raise UserError(
-            f"{path}: expected column {bad[0]!r} once in the header, found {count}:"
-            f" {found}"
-        )
+    for name in columns:
+        count = header.count(name)
+        if count != 1:
+            listed = shorten(", ".join(header)) or "an empty file"
+            raise UserError(
+                f"{path}: expected column {name!r} once in the header, found {count}:"
+                f" {listed}"
+            )
     if not rows:
         raise UserError(f"{path}: expected rows below the header, found none")
-    return {name: [row[header.index(name)] for row in rows] for name in columns}
+    places = {name: header.index(name) for name in columns}
+    return {name: [row[place] for row in rows] for name, place in places.items()}
 
 
 def read_rows(path: Path) -> tuple[list[str], list[list[str]]]:
-    """Return the header and the rows, as lists of texts, of a comma-separated table;
-    both may be empty.
+    """Return the header and the rows, as lists of texts, of a comma-separated table.
 
-    Raises UserError if a row has not as many fields as the header.
+    Both may be empty. Raises UserError if a row has not as many fields as the header.
     """
-    reader = csv.reader(
-        io.StringIO(decoded(path, cache.read_bytes(path)), newline=""), strict=True
-    )
+    text = decoded(path, cache.read_bytes(path))
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     rows = []
     try:
         header = next(reader, [])
@@ -149,27 +152,26 @@ def read_rows(path: Path) -> tuple[list[str], list[list[str]]]:
 
 
 def encoding_of(start: bytes) -> str:
-    """Return the encoding of a text that begins with ``start``: UTF-16 if its mark is
-    there, else UTF-8.
+    """Return the encoding of a text that begins with ``start``.
+
+    It is UTF-16 if its mark is there, else UTF-8.
     """
-    return (
-        "utf-16"
-        if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-        else "utf-8-sig"
-    )
+    has_mark = start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return "utf-16" if has_mark else "utf-8-sig"
 
 
 def decoded(path: Path, content: bytes) -> str:
-    """Return the text in the ``content`` of a file; UserError, with the line, for other
-    bytes and for zero bytes.
+    """Return the text in the ``content`` of a file.
+
+    Raises UserError, with the line, for bytes that are no text and for zero bytes.
     """
     try:
         text = content.decode(encoding_of(content))
     except UnicodeDecodeError as error:
         line = 1 + content.count(b"\n", 0, error.start)
-        found = f"found byte {content[error.start]:#04x} in line {line}"
         raise UserError(
-            f"{path}: expected text in UTF-8, {found}; save it as UTF-8"
+            f"{path}: expected text in UTF-8, found byte {content[error.start]:#04x} in"
+            f" line {line}; save it as UTF-8"
         ) from error
     if "\0" in text:
         raise UserError(
@@ -180,11 +182,10 @@ def decoded(path: Path, content: bytes) -> str:
 
 
 def read_wav(path: Path, sample_rate: int) -> npt.NDArray[np.float32]:
-    """Return the samples [n] of a mono recording as float32; PCM samples are scaled to
-    [-1, 1).
+    """Return the samples [n] of a mono recording as float32.
 
-    Raises UserError as `read_recording` does, for another rate than ``sample_rate``
-    (hertz), and for several channels.
+    PCM samples are scaled to [-1, 1). Raises UserError as `read_recording` does, for
+    another rate than ``sample_rate`` (hertz), and for several channels.
     """
     samples, rate = read_recording(path)
     if rate != sample_rate:
@@ -200,11 +201,11 @@ def read_wav(path: Path, sample_rate: int) -> npt.NDArray[np.float32]:
 
 
 def read_recording(path: Path) -> tuple[npt.NDArray[np.float32], int]:
-    """Return the samples [n, channels] of a WAV file as float32, PCM scaled to [-1, 1),
-    and its rate in hertz.
+    """Return the samples [n, channels] of a WAV file, and its rate in hertz.
 
-    PCM of 8 to 64 bits and floating point are supported. Raises UserError for other
-    encodings, no samples, NaN or infinity, and a file that ends early.
+    Samples are float32, PCM scaled to [-1, 1). PCM of 8 to 64 bits and floating point
+    are supported. Raises UserError for other encodings, no samples, NaN or infinity,
+    and a file that ends early.
     """
     from scipy.io import wavfile
 
@@ -217,9 +218,8 @@ def read_recording(path: Path) -> tuple[npt.NDArray[np.float32], int]:
         )
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", wavfile.WavFileWarning
-            )  # about chunks of other programs
+            # about chunks of other programs
+            warnings.simplefilter("ignore", wavfile.WavFileWarning)
             rate, samples = wavfile.read(io.BytesIO(content))
     except Exception as error:  # SciPy has no exception class for damaged files
         raise damaged(path, "a wav file of PCM or floating point", error) from error
@@ -228,10 +228,18 @@ def read_recording(path: Path) -> tuple[npt.NDArray[np.float32], int]:
             f"{path}: expected samples and a rate, found {len(samples)} and {rate}"
         )
     check_not_finite(path, "samples", samples)
+    return _scaled(samples).reshape(len(samples), -1), rate
+
+
+def _scaled(samples: Array) -> npt.NDArray[np.float32]:
+    """Return samples as float32, PCM in [-1, 1).
+
+    PCM is divided by a power of two, which is exact.
+    """
     values = samples.astype(np.float32)
-    if (
-        samples.dtype.kind != "f"
-    ):  # exact, as it divides by a power of two; samples of 8 bits are unsigned
-        half = np.float32(2 ** (8 * samples.dtype.itemsize - 1))
-        values = (values - half * (samples.dtype.kind == "u")) / half
-    return values.reshape(len(samples), -1), rate
+    if samples.dtype.kind == "f":
+        return values
+    half = np.float32(2 ** (8 * samples.dtype.itemsize - 1))
+    if samples.dtype.kind == "u":  # samples of 8 bits
+        values = values - half
+    return values / half

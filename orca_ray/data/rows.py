@@ -1,5 +1,4 @@
-"""Rows, the samples of a split; and what declarations of tasks say about them: targets,
-modalities, default bodies.
+"""Rows, the samples of a split; and targets, modalities and default bodies of tasks.
 
 Rows are an array, maybe memory-mapped, or composite. Composite rows are computed when
 they are read, from arrays in files ``<name>.<part>.npy`` (their parts); ``meta.json``
@@ -30,8 +29,9 @@ PAPER_BODIES: Mapping[ModalityName, str] = {
 }
 """Body of each modality in the ORCA paper, downloaded from the Hugging Face hub."""
 IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-"""Mean and standard deviation of ImageNet's pixels for red, green and blue, with pixel
-values scaled to [0, 1].
+"""Mean and standard deviation of ImageNet's pixels for red, green and blue.
+
+Pixel values are scaled to [0, 1].
 """
 
 
@@ -61,7 +61,8 @@ class Target:
             raise ValueError(
                 "a dense target needs its shape, e.g. Target('dense', shape=(16, 16))"
             )
-        if self.size < (0 if self.kind == "classes" else 1):
+        least = 0 if self.kind == "classes" else 1
+        if self.size < least:
             raise ValueError(
                 f"a target of {self.kind} needs size >= 1, got {self.size}"
             )
@@ -83,8 +84,9 @@ class Target:
 
 
 class Rows(Protocol):
-    """Interface of N rows of equal shape and type, which are read by a slice or by an
-    array of indices.
+    """Interface of N rows of equal shape and type.
+
+    They are read by a slice or by an array of indices.
     """
 
     @property
@@ -102,14 +104,13 @@ class Rows(Protocol):
 
 
 class PairwiseRows:
-    """Composite rows: feature maps [N, 2 F + P, S, S] of pairs of positions in a
-    sequence, e.g. for contact maps.
+    """Composite rows: feature maps [N, 2 F + P, S, S] of pairs of positions.
 
-    They are computed from the parts ``positions`` [N, F, S] (features of single
-    positions) and ``pairs`` [N, P, S, S]. At map element (i, j), channels 0 to F − 1
-    are the features of position i, channels F to 2 F − 1 those of position j, and the
-    last P are ``pairs``. For 57 channels of 512 × 512, the parts take a nineteenth of
-    the maps' space.
+    The positions are those of a sequence, e.g. for contact maps. The maps are computed
+    from the parts ``positions`` [N, F, S] (features of single positions) and ``pairs``
+    [N, P, S, S]. At map element (i, j), channels 0 to F − 1 are the features of
+    position i, channels F to 2 F − 1 those of position j, and the last P are ``pairs``.
+    For 57 channels of 512 × 512, the parts take a nineteenth of the maps' space.
 
     Two parts are optional. ``columns`` [N, F, S] are the features of position j, if
     rows and columns of a map are different positions. ``extents`` [N, 2, 2] are (start,
@@ -120,8 +121,9 @@ class PairwiseRows:
     kind = "pairwise"
 
     def __init__(self, parts: Mapping[str, Array]) -> None:
-        """Store the parts, arrays by name; raises ValueError if their shapes do not fit
-        together.
+        """Store the parts, arrays by name.
+
+        Raises ValueError if their shapes do not fit together.
         """
         self.parts = {
             name: parts[name]
@@ -149,26 +151,26 @@ class PairwiseRows:
         return len(self.parts["positions"])
 
     def __getitem__(self, part: RowIndex) -> Array:
-        read = {name: array[part] for name, array in self.parts.items()}
-        along_rows = read["positions"]
+        selected = {name: array[part] for name, array in self.parts.items()}
+        along_rows = selected["positions"]
+        along_columns = selected.get("columns", along_rows)
         features = self._features
-        along_columns = read.get("columns", along_rows)
         rows = np.zeros((len(along_rows), *self.shape[1:]), self.dtype)
         everything = np.broadcast_to((0, self.shape[-1]), (len(rows), 2, 2))
-        for index, ((top, bottom), (left, right)) in enumerate(
-            read.get("extents", everything).tolist()
-        ):
+        extents = selected.get("extents", everything).tolist()
+        for index, ((top, bottom), (left, right)) in enumerate(extents):
             inside = rows[index, :, top:bottom, left:right]
             inside[:features] = along_rows[index, :, top:bottom, None]
             inside[features : 2 * features] = along_columns[index, :, None, left:right]
-        rows[:, 2 * features :] = read["pairs"]
+        rows[:, 2 * features :] = selected["pairs"]
         return rows
 
 
 @dataclass(frozen=True)
 class LazyRows:
-    """Rows that are read when they are selected: the function ``read`` reads them from
-    a file or from other rows.
+    """Rows that are read when they are selected.
+
+    The function ``read`` reads them from a file or from other rows.
     """
 
     shape: tuple[int, ...]
@@ -184,8 +186,9 @@ class LazyRows:
     def __array__(
         self, dtype: npt.DTypeLike | None = None, copy: bool | None = None
     ) -> Array:
-        """Return all rows as an array in memory, for ``np.asarray``; raises ValueError
-        if ``copy`` is False.
+        """Return all rows as an array in memory, for ``np.asarray``.
+
+        Raises ValueError if ``copy`` is False.
         """
         if copy is False:
             raise ValueError(
@@ -196,29 +199,32 @@ class LazyRows:
 
 
 def joined_rows(first: Rows, second: Rows) -> LazyRows:
-    """Return the rows of ``first``, then of ``second``, read when selected; ValueError
-    if shape or type differs.
+    """Return the rows of ``first``, then of ``second``, read when selected.
+
+    Raises ValueError if shape or type differs.
     """
-    if first.shape[1:] != second.shape[1:] or first.dtype != second.dtype:
-        one, other = ((rows.shape[1:], rows.dtype) for rows in (first, second))
-        raise ValueError(f"rows of {one} and {other} do not join")
+    first_kind = (first.shape[1:], first.dtype)
+    second_kind = (second.shape[1:], second.dtype)
+    if first_kind != second_kind:
+        raise ValueError(f"rows of {first_kind} and {second_kind} do not join")
     num_first = len(first)
     total = len(first) + len(second)
 
     def read(part: RowIndex) -> Array:
         indices = np.arange(total)[part]
-        ahead = indices < num_first
+        is_first = indices < num_first
         rows = np.empty((len(indices), *first.shape[1:]), first.dtype)
-        rows[ahead] = first[indices[ahead]]
-        rows[~ahead] = second[indices[~ahead] - num_first]
+        rows[is_first] = first[indices[is_first]]
+        rows[~is_first] = second[indices[~is_first] - num_first]
         return rows
 
     return LazyRows((total, *first.shape[1:]), first.dtype, read)
 
 
 def selected_rows(rows: Rows, indices: npt.NDArray[np.int64]) -> LazyRows:
-    """Return the rows at ``indices`` [N] of ``rows``; they are copied only when they
-    are selected from the result.
+    """Return the rows at ``indices`` [N] of ``rows``.
+
+    They are copied only when they are selected from the result.
     """
     return LazyRows(
         (len(indices), *rows.shape[1:]), rows.dtype, lambda part: rows[indices[part]]
@@ -226,8 +232,9 @@ def selected_rows(rows: Rows, indices: npt.NDArray[np.int64]) -> LazyRows:
 
 
 KINDS: Mapping[str, type[PairwiseRows]] = {PairwiseRows.kind: PairwiseRows}
-"""Classes of composite rows by the ``kind`` in ``meta.json``; each is constructed from
-its parts by name.
+"""Classes of composite rows by the ``kind`` in ``meta.json``.
+
+Each is constructed from its parts by name.
 """
 
 
@@ -241,16 +248,17 @@ def row_slices(rows: Rows, most_bytes: int = 64 * 2**20) -> list[slice]:
 
     A slice has at most ``most_bytes``, or is a single row.
     """
-    size = max(1, most_bytes // max(1, num_bytes(rows) // max(1, len(rows))))
-    return [
-        slice(start, min(start + size, len(rows)))
-        for start in range(0, len(rows), size)
-    ]
+    row_bytes = num_bytes(rows) // max(1, len(rows))
+    size = max(1, most_bytes // max(1, row_bytes))
+    starts = range(0, len(rows), size)
+    return [slice(start, min(start + size, len(rows))) for start in starts]
 
 
 def stacked(samples: Iterable[Any]) -> Array | list[Array]:
-    """Return samples of equal shape as one array [N, ...], and samples of different
-    shapes as a list of arrays.
+    """Return samples of equal shape as one array [N, ...].
+
+    Samples of different shapes become a list of arrays.
     """
-    arrays = [np.asarray(each) for each in samples]
-    return np.stack(arrays) if len({each.shape for each in arrays}) == 1 else arrays
+    arrays = [np.asarray(sample) for sample in samples]
+    shapes = {array.shape for array in arrays}
+    return np.stack(arrays) if len(shapes) == 1 else arrays

@@ -1,6 +1,6 @@
-"""Reader of pickles from untrusted sources. It builds NumPy arrays and plain
-containers, and imports or calls nothing.
+"""Reader of pickles from untrusted sources.
 
+It builds NumPy arrays and plain containers, and imports or calls nothing.
 ``pickletools.genops`` parses the opcodes, and a small stack machine executes those that
 build data. The dozen classes and functions that a pickle may name ("globals") are
 replaced by safe ones (`orca_ray.data.pickled`). ``pickle.Unpickler`` is not used,
@@ -36,20 +36,29 @@ _MAX_DEPTH = 64
 _MAX_GROWTH = 4
 """Maximum number of bytes that conversions and copies create per byte of the pickle."""
 _REFUSED = {
-    **dict.fromkeys(("PERSID", "BINPERSID"), "a persistent id"),
-    **dict.fromkeys(("EXT1", "EXT2", "EXT4"), "a registered extension"),
-    **dict.fromkeys(("NEXT_BUFFER", "READONLY_BUFFER"), "a buffer outside the file"),
-    **dict.fromkeys(("NEWOBJ", "NEWOBJ_EX"), "an object that is built by its class"),
-    **dict.fromkeys(("EMPTY_SET", "ADDITEMS", "FROZENSET"), "a set"),
+    "PERSID": "a persistent id",
+    "BINPERSID": "a persistent id",
+    "EXT1": "a registered extension",
+    "EXT2": "a registered extension",
+    "EXT4": "a registered extension",
+    "NEXT_BUFFER": "a buffer outside the file",
+    "READONLY_BUFFER": "a buffer outside the file",
+    "NEWOBJ": "an object that is built by its class",
+    "NEWOBJ_EX": "an object that is built by its class",
+    "EMPTY_SET": "a set",
+    "ADDITEMS": "a set",
+    "FROZENSET": "a set",
 }
+"""What an opcode that is refused makes, by the opcode's name."""
 
 
 def load(source: Path | BinaryIO, what: str, *, encoding: str = "latin1") -> Any:
-    """Return the content of a pickle: plain containers, text, numbers and NumPy arrays
-    (read-only unless of objects).
+    """Return the content of a pickle.
 
-    Arrays may hold booleans, numbers, text of fixed length, or plain objects. Pickles
-    of Python 2 and 3, NumPy 1 and 2, and all protocols are supported.
+    It consists of plain containers, text, numbers and NumPy arrays, which are read-only
+    unless they hold objects. Arrays may hold booleans, numbers, text of fixed length,
+    or plain objects. Pickles of Python 2 and 3, NumPy 1 and 2, and all protocols are
+    supported.
 
     Args:
         source: a file or a stream, which must end where the pickle ends.
@@ -62,14 +71,14 @@ def load(source: Path | BinaryIO, what: str, *, encoding: str = "latin1") -> Any
     allowed.
     """
     if isinstance(source, Path):
+        where = str(source)
+        if what not in where:
+            where = f"{source} ({what})"
         with cache.open_file(source) as stream:
-            return load(
-                stream,
-                str(source) if what in str(source) else f"{source} ({what})",
-                encoding=encoding,
-            )
+            return load(stream, where, encoding=encoding)
     try:
-        value = _Settling().settle(_Machine(_Source(source), encoding).run())
+        unsettled = _Machine(_Source(source), encoding).run()
+        value = _Settling().settle(unsettled)
         if source.read(1):
             raise NotPlain(
                 "there are more bytes after its end; the file is damaged, fetch it"
@@ -87,8 +96,9 @@ def load(source: Path | BinaryIO, what: str, *, encoding: str = "latin1") -> Any
 
 
 class _Source:
-    """Wraps a stream for genops: `read` returns exactly ``size`` bytes or raises
-    EOFError, and bytes are counted.
+    """Wraps a stream for genops, and counts its bytes.
+
+    `read` returns exactly ``size`` bytes or raises EOFError.
     """
 
     def __init__(self, stream: BinaryIO) -> None:
@@ -99,21 +109,20 @@ class _Source:
             self._size = stream.seek(0, 2) - start
             stream.seek(start)
         self.num_bytes = 0
-        self.text = self._opcode = b""
+        self.text = b""
+        """The last line that held a text of Python 2."""
+        self._opcode = b""
 
     def read(self, size: int) -> bytes:
-        fits = (
-            0 <= size <= self._size - self.num_bytes
-        )  # checked before the read allocates memory
-        found = self._stream.read(size) if fits else b""
-        self.num_bytes += len(found)
-        if len(found) != size:
-            raise EOFError(
-                f"{size} bytes expected after byte {self.num_bytes - len(found)}, fewer"
-                " found"
-            )
-        self._opcode = found
-        return found
+        # checked before the read allocates memory
+        fits = 0 <= size <= self._size - self.num_bytes
+        content = self._stream.read(size) if fits else b""
+        self.num_bytes += len(content)
+        if len(content) != size:
+            start = self.num_bytes - len(content)
+            raise EOFError(f"{size} bytes expected after byte {start}, fewer found")
+        self._opcode = content
+        return content
 
     def readline(self) -> bytes:
         line = self._stream.readline()
@@ -124,20 +133,22 @@ class _Source:
             )
         if self._opcode != pickle.STRING:
             return line
-        self.text = (
-            line  # genops would decode it as ASCII: `parse_text` does it instead
-        )
+        # genops would decode it as ASCII: `parse_text` does it instead
+        self.text = line
         return b"''\n"
 
 
 class _Machine:
+    """Stack machine that executes the opcodes of a pickle that build data."""
+
     def __init__(self, source: _Source, encoding: str) -> None:
         self.source = source
         self._bytes = encoding == "bytes"
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
-        self._created = self._frame_end = 0
+        self._created = 0
+        self._frame_end = 0
         self._globals = StandIns(self._charge)
 
     def run(self) -> Any:
@@ -153,8 +164,9 @@ class _Machine:
         return self.stack.pop()
 
     def _charge(self, size: int) -> None:
-        """Add up the bytes that copies create: a few bytes of a pickle can request the
-        same copy a million times.
+        """Add up the bytes that copies create.
+
+        A few bytes of a pickle can request the same copy a million times.
         """
         self._created += size
         if self._created > _MAX_GROWTH * self.source.num_bytes + 4096:
@@ -166,12 +178,19 @@ class _Machine:
     def push(self, value: Any) -> None:
         self.stack.append(value)
 
+    def get(self, index: int) -> None:
+        """Push the value that is stored under a number."""
+        self.push(self.memo[index])
+
+    def put(self, index: int) -> None:
+        """Store the value on top of the stack under a number."""
+        self.memo[index] = self.stack[-1]
+
     def pop(self) -> Any:
-        return (
-            self.marks.pop()
-            if self.marks and self.marks[-1] == len(self.stack)
-            else self.stack.pop()
-        )
+        """Remove the topmost mark or value, and return it."""
+        if self.marks and self.marks[-1] == len(self.stack):
+            return self.marks.pop()
+        return self.stack.pop()
 
     def pop_items(self) -> list[Any]:
         """Remove the topmost mark and return the values above it."""
@@ -181,17 +200,17 @@ class _Machine:
         return items
 
     def add(self, kind: Callable[..., Any], items: list[Any]) -> None:
-        """Add items to the container on top of the stack, of type ``kind``; for a dict,
-        keys and values alternate.
+        """Add items to the container on top of the stack, which is of type ``kind``.
+
+        For a dict, keys and values alternate.
         """
-        if type(self.stack[-1]) is not kind:
-            raise NotPlain(
-                f"it adds items to a {type(self.stack[-1]).__name__}; {ALLOWED}"
-            )
+        container = self.stack[-1]
+        if type(container) is not kind:
+            raise NotPlain(f"it adds items to a {type(container).__name__}; {ALLOWED}")
         if kind is list:
-            self.stack[-1].extend(items)
+            container.extend(items)
         else:
-            self.stack[-1].update(zip(cheap_keys(items[::2]), items[1::2], strict=True))
+            container.update(zip(cheap_keys(items[::2]), items[1::2], strict=True))
 
     def push_dict(self, items: list[Any]) -> None:
         self.push({})
@@ -217,6 +236,23 @@ class _Machine:
     def find(self, name: str) -> Global:
         return self._globals[name.replace(" ", ".", 1)]
 
+    def pop_two(self) -> tuple[Any, Any]:
+        """Remove the two topmost values, and return them in the order of the stack."""
+        second = self.pop()
+        first = self.pop()
+        return first, second
+
+    def pop_three(self) -> tuple[Any, Any, Any]:
+        """Remove the three topmost values; return them in the order of the stack."""
+        third = self.pop()
+        first, second = self.pop_two()
+        return first, second, third
+
+    def call_popped(self) -> None:
+        """Call the function that was pushed before its arguments."""
+        function, *arguments = self.pop_items()
+        self.call(arguments, function)
+
     def call(self, arguments: Any, function: object) -> None:
         if not isinstance(function, Global):
             raise NotPlain(f"it calls a {type(function).__name__}; {ALLOWED}")
@@ -240,23 +276,23 @@ _OPCODES: Mapping[str, Callable[[_Machine, Any], object]] = {
     "NEWTRUE": lambda m, _: m.push(True),
     "NEWFALSE": lambda m, _: m.push(False),
     "STRING": _Machine.parse_text,
-    **dict.fromkeys(("BINSTRING", "SHORT_BINSTRING"), _Machine.push_text),
-    **dict.fromkeys(
-        ("GET", "BINGET", "LONG_BINGET"), lambda m, index: m.push(m.memo[index])
-    ),
-    **dict.fromkeys(
-        ("PUT", "BINPUT", "LONG_BINPUT"),
-        lambda m, index: m.memo.update({index: m.stack[-1]}),
-    ),
-    "MEMOIZE": lambda m, _: m.memo.update({len(m.memo): m.stack[-1]}),
+    "BINSTRING": _Machine.push_text,
+    "SHORT_BINSTRING": _Machine.push_text,
+    "GET": _Machine.get,
+    "BINGET": _Machine.get,
+    "LONG_BINGET": _Machine.get,
+    "PUT": _Machine.put,
+    "BINPUT": _Machine.put,
+    "LONG_BINPUT": _Machine.put,
+    "MEMOIZE": lambda m, _: m.put(len(m.memo)),
     "MARK": lambda m, _: m.marks.append(len(m.stack)),
     "POP": lambda m, _: m.pop(),
     "POP_MARK": lambda m, _: m.pop_items(),
     "DUP": lambda m, _: m.push(m.stack[-1]),
     "EMPTY_TUPLE": lambda m, _: m.push(()),
     "TUPLE1": lambda m, _: m.push((m.pop(),)),
-    "TUPLE2": lambda m, _: m.push((m.pop(), m.pop())[::-1]),
-    "TUPLE3": lambda m, _: m.push((m.pop(), m.pop(), m.pop())[::-1]),
+    "TUPLE2": lambda m, _: m.push(m.pop_two()),
+    "TUPLE3": lambda m, _: m.push(m.pop_three()),
     "TUPLE": lambda m, _: m.push(tuple(m.pop_items())),
     "EMPTY_LIST": lambda m, _: m.push([]),
     "LIST": lambda m, _: m.push(m.pop_items()),
@@ -264,32 +300,34 @@ _OPCODES: Mapping[str, Callable[[_Machine, Any], object]] = {
     "APPENDS": lambda m, _: m.add(list, m.pop_items()),
     "EMPTY_DICT": lambda m, _: m.push({}),
     "DICT": lambda m, _: m.push_dict(m.pop_items()),
-    "SETITEM": lambda m, _: m.add(dict, [m.pop(), m.pop()][::-1]),
+    "SETITEM": lambda m, _: m.add(dict, list(m.pop_two())),
     "SETITEMS": lambda m, _: m.add(dict, m.pop_items()),
     "GLOBAL": lambda m, name: m.push(m.find(name)),
-    "STACK_GLOBAL": lambda m, _: m.push(m.find(" ".join((m.pop(), m.pop())[::-1]))),
+    "STACK_GLOBAL": lambda m, _: m.push(m.find(" ".join(m.pop_two()))),
     "REDUCE": lambda m, _: m.call(m.pop(), m.pop()),
     "INST": lambda m, name: m.call(m.pop_items(), m.find(name)),
-    "OBJ": lambda m, _: (lambda function, *arguments: m.call(arguments, function))(
-        *m.pop_items()
-    ),
+    "OBJ": lambda m, _: m.call_popped(),
     "BUILD": lambda m, _: m.build(m.pop()),
 }
 """What each opcode does; an opcode that is not listed pushes its argument."""
 
 
 class _Settling:
-    """Last pass over the loaded value: replaces each `PickledArray` by its NumPy array;
-    shared objects stay shared.
+    """Last pass over the loaded value: replaces each `PickledArray` by its NumPy array.
+
+    Shared objects stay shared.
     """
 
     def __init__(self) -> None:
         self._done: dict[int, tuple[Any, Any]] = {}
+        """Each settled value and its replacement, by the id of the value."""
         self._open: set[int] = set()
+        """Ids of the containers around the current value."""
 
     def settle(self, value: Any) -> Any:
-        """Return ``value`` with all arrays replaced, lists and dicts in place; raises
-        NotPlain for other objects.
+        """Return ``value`` with all arrays replaced, lists and dicts in place.
+
+        Raises NotPlain for other objects.
         """
         if type(value) in LEAVES or isinstance(value, np.generic):
             return value
@@ -307,18 +345,20 @@ class _Settling:
         elif type(value) is list:
             value[:] = self._settle_all(value)
         elif type(value) is dict:
-            value.update(
-                zip(list(value), self._settle_all(value.values()), strict=True)
-            )
+            values = self._settle_all(value.values())
+            value.update(zip(list(value), values, strict=True))
         elif type(value) is tuple:
             settled = tuple(self._settle_all(value))
         else:
-            found = getattr(value, "name", type(value).__name__)
-            raise NotPlain(f"it holds {found} itself, which is refused; {ALLOWED}")
+            name = getattr(value, "name", type(value).__name__)
+            raise NotPlain(f"it holds {name} itself, which is refused; {ALLOWED}")
         self._open.remove(id(value))
         # The value is stored, too, so that its id is not reused.
         self._done[id(value)] = (value, settled)
         return settled
 
     def _settle_all(self, values: Iterable[Any]) -> list[Any]:
-        return [each if type(each) in LEAVES else self.settle(each) for each in values]
+        # a leaf needs no call, of which a large list would take many
+        return [
+            value if type(value) in LEAVES else self.settle(value) for value in values
+        ]

@@ -1,9 +1,9 @@
-"""Random splits and normalisation with the same results on every machine and with every
-library version.
+"""Random splits and normalisation with the same results on every machine.
 
-Splits use ``numpy.random.RandomState``, whose random numbers never change between NumPy
-versions (NEP 19). Statistics are computed in float64 and rounded to six digits, because
-the order of a summation depends on the processor.
+They do not depend on the versions of libraries either. Splits use
+``numpy.random.RandomState``, whose random numbers never change between NumPy versions
+(NEP 19). Statistics are computed in float64 and rounded to six digits, because the
+order of a summation depends on the processor.
 """
 
 import math
@@ -19,8 +19,9 @@ Indices = npt.NDArray[np.int64]
 
 
 def split(num_samples: int, sizes: Sequence[int], seed: int) -> list[Indices]:
-    """Return random, unsorted, disjoint index arrays of ``sizes``; UserError if
-    ``sum(sizes)`` > ``num_samples``.
+    """Return random, unsorted, disjoint index arrays of ``sizes``.
+
+    Raises UserError if ``sum(sizes)`` > ``num_samples``.
     """
     bounds = _bounds(num_samples, sizes)
     order = np.random.RandomState(seed).permutation(num_samples).astype(np.int64)
@@ -28,11 +29,10 @@ def split(num_samples: int, sizes: Sequence[int], seed: int) -> list[Indices]:
 
 
 def stratified_split(labels: Array, sizes: Sequence[int], seed: int) -> list[Indices]:
-    """Randomly draw disjoint index arrays of the given ``sizes``, each with the class
-    proportions of ``labels`` [N].
+    """Randomly draw disjoint index arrays of the given ``sizes``.
 
-    Raises :class:`UserError` if a size is smaller than the number of classes, or if
-    ``sizes`` sum to more than N.
+    Each has the class proportions of ``labels`` [N]. Raises :class:`UserError` if a
+    size is smaller than the number of classes, or if ``sizes`` sum to more than N.
     """
     labels = np.asarray(labels)
     classes = np.unique(labels)
@@ -58,42 +58,39 @@ def stratified_split(labels: Array, sizes: Sequence[int], seed: int) -> list[Ind
 
 
 def stratified_share(labels: Array, fraction: float, seed: int) -> Indices:
-    """Randomly draw a share ``fraction`` (in (0, 1]) of each class in ``labels`` [N],
-    at least one sample of each.
+    """Randomly draw a share ``fraction`` (in (0, 1]) of each class; sorted indices.
 
-    Return sorted indices. With the same ``seed``, the samples of a smaller fraction are
-    among those of a larger one.
+    At least one sample of each class in ``labels`` [N] is drawn. With the same
+    ``seed``, the samples of a smaller fraction are among those of a larger one.
     """
     (order,) = split(len(labels), [len(labels)], seed)
     by_class = order[np.argsort(labels[order], kind="stable")]
     counts = np.unique(labels, return_counts=True)[1]
     classes = np.split(by_class, np.cumsum(counts)[:-1])
-    return np.sort(
-        np.concatenate(
-            [members[: max(1, round(fraction * len(members)))] for members in classes]
-        )
-    )
+    shares = [members[: max(1, round(fraction * len(members)))] for members in classes]
+    return np.sort(np.concatenate(shares))
 
 
 def _bounds(num_samples: int, sizes: Sequence[int]) -> list[tuple[int, int]]:
+    """Return start and end of consecutive parts of these sizes.
+
+    Raises UserError if there are too few samples.
+    """
     if min(sizes) < 0 or sum(sizes) > num_samples:
         needed = sum(size for size in sizes if size > 0)
         raise UserError(
             f"splits of {list(sizes)} samples need {needed}, only {num_samples} are"
             " there: add samples"
         )
-    return [
-        (int(end) - size, int(end))
-        for size, end in zip(sizes, np.cumsum(sizes), strict=True)
-    ]
+    ends = np.cumsum(sizes).tolist()
+    return [(end - size, end) for size, end in zip(sizes, ends, strict=True)]
 
 
 def statistics(x: Array, axes: tuple[int, ...] | None = None) -> tuple[Array, Array]:
-    """Return mean and standard deviation over ``axes`` (None: all), float32; ``axes``
-    are kept with length 1.
+    """Return mean and standard deviation over ``axes`` (None: all), float32.
 
-    Both are rounded to the sixth significant digit of the deviation; a zero deviation
-    becomes one. NaN is ignored.
+    ``axes`` are kept with length 1. Both are rounded to the sixth significant digit of
+    the deviation; a zero deviation becomes one. NaN is ignored.
     """
     wide = x.astype(np.float64)
     mean = np.nanmean(wide, axis=axes, keepdims=True)
@@ -110,12 +107,13 @@ def standardise(x: Array, mean: Array, std: Array) -> Array:
 
 
 def _rounded(values: Array, scale: Array) -> Array:
-    """Round each value to the place of its ``scale``'s sixth digit: a mean that is only
-    rounding error becomes 0.
+    """Round each value to the place of the sixth digit of its ``scale``.
+
+    A mean that is only rounding error becomes 0.
     """
-    decimals = [5 - math.floor(math.log10(each)) for each in np.ravel(scale)]
-    flat = [
-        round(float(value), places)
-        for value, places in zip(np.ravel(values), decimals, strict=True)
-    ]
-    return np.array(flat, dtype=np.float64).astype(np.float32).reshape(values.shape)
+    rounded = []
+    for value, unit in zip(np.ravel(values), np.ravel(scale), strict=True):
+        decimals = 5 - math.floor(math.log10(unit))
+        rounded.append(round(float(value), decimals))
+    flat = np.array(rounded, dtype=np.float64).astype(np.float32)
+    return flat.reshape(values.shape)

@@ -21,11 +21,10 @@ from orca_ray.data.archives import archive_errors, check_growth
 from orca_ray.data.hdf5 import (
     check_chunks,
     datasets,
-    mat5_variables,
     open_hdf5,
-    read_mat,
     read_texts,
 )
+from orca_ray.data.matlab import mat5_variables, read_mat
 from orca_ray.data.npy import Npz, read_npy
 from orca_ray.data.rows import Array, LazyRows, RowIndex, joined_rows
 from orca_ray.errors import UserError, printable, shorten, unknown_name

@@ -25,7 +25,9 @@ from orca_ray.own_data import Finding, Notes, Options, UserData, Warn, leaks, re
 from orca_ray.own_data import splits as own_splits
 from orca_ray.own_data.array_fit import LEAST_RATE, Survey, fit_array, fit_audio, survey
 from orca_ray.own_data.array_inputs import ArrayInputs, AudioInputs
-from orca_ray.own_data.tables import TableInputs, fit_table
+from orca_ray.own_data.folds import draw_folds, lacks_class
+from orca_ray.own_data.table_fit import fit_table
+from orca_ray.own_data.tables import TableInputs
 from orca_ray.own_data.targets import (
     FittedTarget,
     TargetCoding,
@@ -193,7 +195,7 @@ def infer(
     divided = _divide(data, options, notes, test=test)
     target = divided.target
     splits = divided.splits
-    lacks_class = target.classes is not None and warn_absent(target, splits, notes)
+    is_class_absent = target.classes is not None and warn_absent(target, splits, notes)
     summary = survey(divided.data)
     encoder = _fit_encoder(divided, summary)
     coding = target.coding
@@ -203,11 +205,9 @@ def infer(
     folds = None
     if test:
         rows = np.concatenate([splits["train"], splits["validation"]])
-        folds = own_splits.draw_folds(
-            divided.data, rows, target.classes, hashes, options, notes
-        )
-        if own_splits.lacks_class(folds, rows, target.classes):
-            lacks_class = True
+        folds = draw_folds(divided.data, rows, target.classes, hashes, options, notes)
+        if lacks_class(folds, rows, target.classes):
+            is_class_absent = True
     if summary.num_missing:
         notes.warn(
             f"{summary.num_missing} samples have missing or infinite values, which"
@@ -219,7 +219,7 @@ def infer(
         encoder=encoder,
         target=coding,
     )
-    measures = _choose_measures(divided, lacks_class=lacks_class)
+    measures = _choose_measures(divided, is_class_absent=is_class_absent)
     task = _task(divided, preprocessing, summary, measures)
     body = _choose_body(task, options, notes, gpus=gpus)
     for warning in notes.warnings:
@@ -363,7 +363,9 @@ def _compared_columns(data: UserData, options: Options) -> pd.DataFrame | None:
     if hasattr(data.x, "columns"):
         table = cast(pd.DataFrame, data.x)
         dropped = [
-            name for name in table.columns if options.columns.get(str(name)) == "drop"
+            name
+            for name in table.columns
+            if options.columns.get(str(name)) == "drop" or _holds_lists(table[name])
         ]
         return table.drop(columns=dropped)
     if not isinstance(data.x, np.ndarray) or data.x.ndim != 2:
@@ -372,6 +374,12 @@ def _compared_columns(data: UserData, options: Options) -> pd.DataFrame | None:
         return None
     names = [f"feature {place + 1}" for place in range(data.x.shape[1])]
     return pd.DataFrame(data.x, columns=names)
+
+
+def _holds_lists(column: "pd.Series[Any]") -> bool:
+    """Return whether a column holds lists or the like, which have no hash."""
+    known = column.dropna()
+    return len(known) > 0 and isinstance(known.iloc[0], list | dict | np.ndarray)
 
 
 def _target_leaks(divided: _DividedData, frame: pd.DataFrame) -> list[str]:
@@ -413,14 +421,14 @@ class _Measures:
     why: str
 
 
-def _choose_measures(divided: _DividedData, *, lacks_class: bool) -> _Measures:
+def _choose_measures(divided: _DividedData, *, is_class_absent: bool) -> _Measures:
     """Return loss and metric, as given or inferred; adds them to the findings.
 
-    ``lacks_class``: whether a split or a fold lacks a class. Raises UserError for
+    ``is_class_absent``: whether a split or a fold lacks a class. Raises UserError for
     unknown names in the options.
     """
     options = divided.options
-    default = _default_measures(divided, lacks_class=lacks_class)
+    default = _default_measures(divided, is_class_absent=is_class_absent)
     loss = options.loss or default.loss
     metric = options.metric or default.metric
     if options.loss:
@@ -434,11 +442,11 @@ def _choose_measures(divided: _DividedData, *, lacks_class: bool) -> _Measures:
     return _Measures(loss, metric, default.why)
 
 
-def _default_measures(divided: _DividedData, *, lacks_class: bool) -> _Measures:
+def _default_measures(divided: _DividedData, *, is_class_absent: bool) -> _Measures:
     """Return the usual loss and metric of the target's kind."""
     kind = divided.target.coding.kind
     if kind == "classes":
-        return _class_measures(divided, lacks_class=lacks_class)
+        return _class_measures(divided, is_class_absent=is_class_absent)
     if kind == "labels":
         return _Measures("bce", "one_minus_auroc", "usual for the kind of target")
     if kind == "scalar":
@@ -451,7 +459,7 @@ def _default_measures(divided: _DividedData, *, lacks_class: bool) -> _Measures:
     return _Measures("relative_l2", "relative_l2", why)
 
 
-def _class_measures(divided: _DividedData, *, lacks_class: bool) -> _Measures:
+def _class_measures(divided: _DividedData, *, is_class_absent: bool) -> _Measures:
     """Return loss and metric of classes, by how unequal their sizes are."""
     target = divided.target
     assert target.classes is not None
@@ -463,7 +471,7 @@ def _class_measures(divided: _DividedData, *, lacks_class: bool) -> _Measures:
         return _Measures("cross_entropy", "error", "classes have similar sizes")
     why = f"classes of {counts.min()} to {counts.max()} samples"
     metric = "one_minus_macro_f1"
-    if len(counts) == 2 and not lacks_class:
+    if len(counts) == 2 and not is_class_absent:
         metric = "one_minus_auroc"
     loss = "cross_entropy"  # most metrics want the probabilities that occur
     if (divided.options.metric or metric) == "one_minus_macro_f1":

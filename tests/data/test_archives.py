@@ -26,7 +26,8 @@ from orca_ray.data import archives, cache, prepared, readers, safe_pickle
 from orca_ray.data.archives import open_gzip, read_whole, unpack
 from orca_ray.data.download import Patience
 from orca_ray.data.fetch import fetch
-from orca_ray.data.hdf5 import open_hdf5, read_mat
+from orca_ray.data.hdf5 import open_hdf5
+from orca_ray.data.matlab import read_mat
 from orca_ray.data.npy import Npz, read_npy
 from orca_ray.data.raw import PINS, Pin, Pins, RawFile, Workspace, hash_file
 from orca_ray.errors import UserError

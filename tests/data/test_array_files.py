@@ -18,14 +18,8 @@ import pytest
 from scipy.io import savemat
 
 from orca_ray.data import npy
-from orca_ray.data.hdf5 import (
-    check_chunks,
-    mat5_variables,
-    open_hdf5,
-    read_mat,
-    read_mat5,
-    read_texts,
-)
+from orca_ray.data.hdf5 import check_chunks, open_hdf5, read_texts
+from orca_ray.data.matlab import mat5_variables, read_mat, read_mat5
 from orca_ray.data.npy import Npz, read_npy
 from orca_ray.errors import UserError
 

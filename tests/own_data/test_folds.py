@@ -8,8 +8,8 @@ import pytest
 
 from orca_ray.data.rows import Array
 from orca_ray.own_data import Options, UserData
+from orca_ray.own_data.folds import plan_folds
 from orca_ray.own_data.infer_task import Inferred, infer
-from orca_ray.own_data.splits import plan_folds
 from tests.own_data.test_infer_task import found
 
 RNG = np.random.default_rng(0)

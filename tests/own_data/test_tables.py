@@ -19,7 +19,7 @@ from orca_ray.errors import UserError
 from orca_ray.own_data import Options, UserData, read
 from orca_ray.own_data.dates import parse_dates
 from orca_ray.own_data.infer_task import Inferred, Preprocessing, infer
-from orca_ray.own_data.tables import TableInputs
+from orca_ray.own_data.tables import Column, TableInputs
 from tests.own_data.test_infer_task import SERIES, TABLE, Y
 
 N = 60
@@ -37,6 +37,12 @@ def inferred(
         options,
         warn=lambda _: None,
     )
+
+
+def table_columns(result: Inferred) -> tuple[Column, ...]:
+    encoder = result.preprocessing.encoder
+    assert isinstance(encoder, TableInputs)
+    return encoder.columns
 
 
 def encoded(result: Inferred, table: pd.DataFrame) -> dict[str, Array]:
@@ -143,6 +149,12 @@ def test_dates_in_text(pattern: str, expected: str) -> None:
     np.testing.assert_allclose(made["col day"], (DAYS - pd.Timestamp(0)).days, atol=0.1)
     np.testing.assert_allclose(made["col year_day"], DAYS.day_of_year, atol=0.1)
     assert not [each for each in result.warnings if "'col' is" in each]
+
+
+def test_columns_of_lists_are_left_out() -> None:
+    result = inferred([[1.0, 2.0]] * N)
+    assert [column.name for column in table_columns(result)] == ["noise"]
+    assert "neither numbers nor text" in " ".join(result.warnings)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from orca_ray.data.hdf5 import read_mat
+from orca_ray.data.matlab import read_mat
 from orca_ray.data.prepared import PAPER
 from orca_ray.data.readers import check_not_finite
 from orca_ray.errors import UserError
