@@ -1,13 +1,18 @@
-"""``orca-sweep data list`` and ``show``: the data of tasks, as numbers."""
+"""``orca-sweep data list`` and ``show``: the data of tasks, as numbers and pictures."""
 
+import io
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from typer import Argument
+from typer import Argument, Option
 
 from orca_ray.cli.options import BenchmarkArgument, JsonOption, SplitsOption
 from orca_ray.cli.output import emit_json, note, say, size, to_json_types
 from orca_ray.cli.output import show as show_table
+from orca_ray.data.cache import disk_errors, write_bytes
+from orca_ray.errors import UserError
 from orca_ray.options import Protocol
+from orca_ray.paths import check_output
 
 if TYPE_CHECKING:
     from orca_ray.data.prepared import PreparedData
@@ -92,15 +97,30 @@ def _is_damaged(task: "Task", protocol: str = Protocol.HELD_OUT.value) -> bool:
 
 def show(
     task: Annotated[str, Argument(metavar="TASK", help="Task, e.g. pocket/digits.")],
+    picture: Annotated[
+        Path | None,
+        Option(metavar="FILE.png", help="Draw some training samples to this file."),
+    ] = None,
     protocol: SplitsOption = Protocol.HELD_OUT,
     json: JsonOption = False,
 ) -> None:
-    """Show a task's data: shapes, classes, ranges, sizes, licence."""
+    """Show a task's data: shapes, classes, ranges, sizes, licence, and a picture."""
     from orca_ray.tasks.registry import get_task
 
     chosen = get_task(task).under(protocol.value)
+    if picture is not None:
+        _check_picture(picture, chosen)
     data = chosen.prepared(protocol.value)
-    facts = _facts(chosen if data is None else chosen.resolved(data), data)
+    if data is not None:
+        chosen = chosen.resolved(data)
+    facts = _facts(chosen, data)
+    if picture is not None:
+        if data is None:
+            raise UserError(
+                f"--picture {picture}: {task} is not prepared, so there is nothing to"
+                f" draw; type 'orca-sweep data prepare {task}{_option(protocol)}'"
+            )
+        _draw(chosen, data, picture)
     if json:
         emit_json(facts)
         return
@@ -109,13 +129,39 @@ def show(
         state = "not prepared"
         if _is_damaged(chosen, protocol.value):
             state = "prepared data are damaged"
-        option = ""
-        if protocol is not Protocol.HELD_OUT:
-            option = f" --protocol {protocol.value}"
         note(
-            f"{state}: after 'orca-sweep data prepare {task}{option}', this command"
-            " also shows counts and ranges"
+            f"{state}: after 'orca-sweep data prepare {task}{_option(protocol)}', this"
+            " command also shows counts and ranges"
         )
+
+
+def _option(protocol: Protocol) -> str:
+    """Return the option that selects the protocol; "" for the default."""
+    return "" if protocol is Protocol.HELD_OUT else f" --protocol {protocol.value}"
+
+
+def _check_picture(path: Path, task: "Task") -> None:
+    """Raise UserError if ``path`` cannot become the picture of a task."""
+    check_output(path, "--picture", reads=[task.raw_directory])
+    if path.suffix.lower() != ".png":
+        raise UserError(
+            f"--picture {path}: pictures are PNG files, so the name must end in .png"
+        )
+
+
+def _draw(task: "Task", data: "PreparedData", path: Path) -> None:
+    """Write the picture of a task; UserError without Pillow, or if the disk is full."""
+    try:
+        from orca_ray.cli.picture import draw
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"--picture needs the package {error.name!r}: pip install"
+            " 'orca-ray[predict]'"
+        ) from error
+    content = io.BytesIO()
+    draw(task, data).save(content, format="PNG")
+    with disk_errors(path.absolute().parent):
+        write_bytes(path, content.getvalue())
 
 
 def _facts(task: "Task", data: "PreparedData | None") -> dict[str, Any]:

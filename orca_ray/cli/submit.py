@@ -205,7 +205,9 @@ def _end(name: str, details: "JobDetails") -> None:
     if details.status == JobStatus.STOPPED:
         note(f"job {name} was stopped; the same command continues the sweep")
         raise Exit(INTERRUPTED)
-    note(f"error: job {name} has failed: {details.message or 'no message'}")
+    # Ray repeats the end of the log after the reason.
+    reason = (details.message or "").partition(", last available logs")[0]
+    note(f"error: job {name} has failed: {reason}")
     code = details.driver_exit_code
     is_of_command = code is not None and 0 < code < 256
     raise Exit(code if is_of_command else 1)

@@ -11,6 +11,7 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from orca_ray.cli.output import DataProgress
 from orca_ray.data.raw import RawFile, Workspace
@@ -247,6 +248,20 @@ def test_show_prints_shapes_classes_and_ranges(command: Command) -> None:
         train["x"]["max"],
         train["x"]["mean"],
     ) == ([4, 1, 2], 0, 7, 3.5)
+
+
+@pytest.mark.usefixtures("prepared")
+def test_show_draws_samples_where_it_is_asked_to(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command.done("data", "show", "toy/first")
+    assert list(Path().glob("*.png")) == []
+    command.done("data", "show", "toy/first", "--picture", "mine.png", "--json")
+    assert Image.open("mine.png").format == "PNG"
+    monkeypatch.setitem(sys.modules, "orca_ray.cli.picture", None)
+    ending = command("data", "show", "toy/first", "--picture", "mine.png")
+    assert ending.code == 2
+    assert "pip install 'orca-ray[predict]'" in ending.err
 
 
 def test_splits_of_a_protocol(command: Command, server: Server, mine: Path) -> None:
