@@ -3,15 +3,17 @@
 import os
 import shlex
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Exit
 
 from orca_ray.cli import output
-from orca_ray.cli.boards import check_page, load_board
-from orca_ray.cli.leaderboard import LeaderboardOptions, show_page
+from orca_ray.cli.boards import BoardOptions, check_page, load_board
+from orca_ray.cli.leaderboard import show_path
 from orca_ray.cli.options import (
     RunCommandOptions,
     SweepOptions,
@@ -35,6 +37,7 @@ from orca_ray.options import Protocol
 from orca_ray.paths import check_unread, public_uri
 
 if TYPE_CHECKING:
+    from orca_ray.leaderboard import BoardReport
     from orca_ray.sweep.plan.cost import TaskCost
     from orca_ray.sweep.plan.spec import SweepSpec
     from orca_ray.sweep.run.events import Event, Summary
@@ -71,50 +74,77 @@ def run(
 
 
 def _run(spec: "SweepSpec", source: str, options: RunCommandOptions) -> None:
-    """Run the sweep, or print its plan with ``--dry-run``; exit with a code for an
-    interruption or failed trials.
+    """Run the sweep, or print its plan with ``--dry-run``.
+
+    Exits with a code for an interruption or failed trials.
     """
     uri = results_uri(options.results, announce=not options.quiet)
     if options.dry_run:
         show_plan(spec, uri, options, quiet=options.quiet)
         return
+    existing_store(uri)  # raises before data are fetched if another thing is there
+    if options.board is not None:  # before anything runs
+        _check_board(spec, options.board, uri)
+    read_board = partial(
+        load_board,
+        spec.file.benchmark,
+        BoardOptions(
+            sweep=spec.sweep_id, protocol=Protocol(spec.protocol), results=uri
+        ),
+    )
+    summary = _follow_sweep(spec, uri, options, read_board)
+    if options.json:
+        emit_json(
+            {
+                **to_json_types(summary),
+                "up_to_date": summary.up_to_date,
+                "results": public_uri(uri),
+            }
+        )
+    elif not options.quiet:
+        _print_summary(summary, spec, source, uri)
+    _print_failures(summary)
+    if options.board is not None and not summary.interrupted:
+        _write_board(read_board(), options.board, quiet=options.quiet or options.json)
+    if summary.interrupted:
+        raise Exit(output.INTERRUPTED)
+    if summary.failed or summary.unfinished:
+        raise Exit(output.TRIALS_FAILED)
+
+
+def _check_board(spec: "SweepSpec", path: Path, uri: str) -> None:
+    """Raise UserError if ``--board`` cannot be written to ``path``, or shows nothing."""
+    if spec.file.grid:
+        raise UserError(
+            "--board is for sweeps without a grid: 'orca-sweep leaderboard FILE'"
+            " prints its effects"
+        )
+    check_unread(path, "--board", [uri])
+    check_page(path, "another file with --board")
+
+
+def _follow_sweep(
+    spec: "SweepSpec",
+    uri: str,
+    options: RunCommandOptions,
+    read_board: "Callable[[], BoardReport]",
+) -> "Summary":
+    """Run the sweep while its progress is shown and its trials are tracked.
+
+    With ``--board``, boards are shown during the sweep, and its answers at the end.
+    """
     from orca_ray.cli.sweep_progress import SweepProgress
     from orca_ray.sweep.executors import make_executor
     from orca_ray.sweep.run.driver import run_sweep
     from orca_ray.sweep.trackers.base import Tracking
 
-    existing_store(
-        uri
-    )  # raises if something else is at this path, before data are fetched
     quiet = options.quiet or options.json
-    display = sys.platform == "darwin" or bool(
-        {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys()
-    )
-    protocol = Protocol(spec.protocol)
-    opened = display and not quiet
-    shown = LeaderboardOptions(
-        sweep=spec.sweep_id,
-        protocol=protocol,
-        results=uri,
-        out=options.board,
-        open=opened,
-    )
-    read_board = (
-        None
-        if options.board is None or quiet
-        else partial(load_board, spec.file.benchmark, shown)
-    )
-    if options.board is not None:  # before anything runs
-        if spec.file.grid:
-            raise UserError(
-                "--board is for sweeps without a grid: 'orca-sweep leaderboard FILE'"
-                " prints its effects"
-            )
-        check_unread(options.board, "--board", [uri])
-        check_page(options.board, "another file with --board")
+    shows_boards = options.board is not None and not quiet
     with (
         Tracking(options.track or ()) as tracking,
-        SweepProgress(quiet=quiet, read_board=read_board) as progress,
+        SweepProgress(
+            quiet=quiet, read_board=read_board if shows_boards else None
+        ) as progress,
     ):
 
         def listener(event: "Event") -> None:
@@ -135,41 +165,24 @@ def _run(spec: "SweepSpec", source: str, options: RunCommandOptions) -> None:
             command=typed(),
         )
     if progress.board is not None and not summary.interrupted:
-        say(
-            "\n".join(
-                [
-                    "",
-                    *(f"- {answer.sentence}" for answer in progress.board.answers[:3]),
-                    "",
-                ]
-            )
-        )
-    if options.json:
-        emit_json(
-            {
-                **to_json_types(summary),
-                "up_to_date": summary.up_to_date,
-                "results": public_uri(uri),
-            }
-        )
-    elif not options.quiet:
-        _print_summary(summary, spec, source, uri)
-    _print_failures(summary)
-    if options.board is not None and not summary.interrupted:
-        if quiet:
-            from orca_ray.data.cache import write_text
-            from orca_ray.leaderboard import render
+        answers = [f"- {answer.sentence}" for answer in progress.board.answers[:3]]
+        say("\n".join(["", *answers, ""]))
+    return summary
 
-            write_text(
-                options.board,
-                str(render(load_board(spec.file.benchmark, shown), "html")),
-            )
-        else:
-            show_page(spec.file.benchmark, shown, "html")
-    if summary.interrupted:
-        raise Exit(output.INTERRUPTED)
-    if summary.failed or summary.unfinished:
-        raise Exit(output.TRIALS_FAILED)
+
+def _write_board(report: "BoardReport", path: Path, *, quiet: bool) -> None:
+    """Write the page of a board and, unless ``quiet``, print its path and open it."""
+    from orca_ray.data.cache import write_text
+    from orca_ray.leaderboard import render
+
+    write_text(path, str(render(report, "html")))
+    if not quiet:
+        show_path(path, opens=_has_display())
+
+
+def _has_display() -> bool:
+    variables = {"DISPLAY", "WAYLAND_DISPLAY"}
+    return sys.platform == "darwin" or not variables.isdisjoint(os.environ)
 
 
 def _print_summary(

@@ -169,9 +169,7 @@ def show_page(name: str, options: LeaderboardOptions, form: str) -> None:
         check_page(path, "--out FILE")
     text = _page(name, options, form, refresh=options.watch)
     write_text(path, text)
-    say(f"page: {path}")
-    if options.open and not webbrowser.open(path.resolve().as_uri()):
-        note(f"no browser found: open {path.resolve().as_uri()}")
+    show_path(path, opens=options.open)
     if not options.watch:
         return
     note(
@@ -187,6 +185,14 @@ def show_page(name: str, options: LeaderboardOptions, form: str) -> None:
                 write_text(path, text)
     except KeyboardInterrupt:
         write_text(path, _page(name, options, form, refresh=False))
+
+
+def show_path(path: Path, *, opens: bool) -> None:
+    """Print the path of a page that was written; if it ``opens``, open it."""
+    say(f"page: {path}")
+    address = path.resolve().as_uri()
+    if opens and not webbrowser.open(address):
+        note(f"no browser found: open {address}")
 
 
 def _page(name: str, options: BoardOptions, form: str, *, refresh: bool) -> str:
