@@ -4,6 +4,7 @@ exit codes.
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -434,8 +435,8 @@ def test_results_of_a_submitted_job_and_of_the_environment(
 def prepared_data(monkeypatch: pytest.MonkeyPatch) -> None:
     """Plan as if the data of every task were prepared."""
     monkeypatch.setattr(
-        "orca_ray.sweep.run.preview.fingerprints",
-        lambda spec, **_: dict.fromkeys(spec.tasks, "f" * 16),
+        "orca_ray.sweep.run.preview.with_fingerprints",
+        lambda searches: [replace(search, fingerprint="f" * 16) for search in searches],
     )
 
 

@@ -17,7 +17,7 @@ from orca_ray.errors import UserError
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.executors.inline import InlineExecutor
 from orca_ray.sweep.plan.loading import parse_spec
-from orca_ray.sweep.plan.requirements import fingerprints, resolve
+from orca_ray.sweep.plan.requirements import resolve, with_fingerprints
 from orca_ray.sweep.plan.searches import plan_searches
 from orca_ray.sweep.run.driver import run_sweep, staging_requests
 from orca_ray.sweep.worker.staging import stage
@@ -62,7 +62,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, home: Path) -> Path:
     directory = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ORCA_RAY_HOME", str(home))
-        searches = resolve(plan_searches(spec, fingerprints(spec), gpus=False), print)
+        searches = resolve(with_fingerprints(plan_searches(spec, gpus=False)), print)
         for request in staging_requests(searches, spec.tasks):
             stage(request, str(directory))
     return directory

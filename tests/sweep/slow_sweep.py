@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -93,8 +94,10 @@ def main(uri: str, seconds: float, name: str = "fake") -> int:
         (driver, "resolve", lambda searches, say: searches),
         (
             driver,
-            "fingerprints",
-            lambda spec: dict.fromkeys(spec.tasks, "0123456789abcdef"),
+            "with_fingerprints",
+            lambda searches: [
+                replace(search, fingerprint="0123456789abcdef") for search in searches
+            ],
         ),
         (staging, "stage", lambda request, shared, progress: request.fingerprint),
         (trial_runner, "staged_data", lambda request, shared: None),

@@ -15,7 +15,7 @@ from orca_ray.results.lease import Lease
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.executors.inline import InlineExecutor
 from orca_ray.sweep.messages.settings import WorkerSettings
-from orca_ray.sweep.plan.requirements import fingerprints, resolve
+from orca_ray.sweep.plan.requirements import resolve, with_fingerprints
 from orca_ray.sweep.plan.searches import plan_searches
 from orca_ray.sweep.run.controller import SweepController
 from orca_ray.sweep.run.driver import run_sweep
@@ -64,7 +64,7 @@ def test_a_trial_enters_few_files_beside_those_of_its_work(tmp_path: Path) -> No
     store = ResultsStore(uri)
     settings = WorkerSettings(uri)
     spec = tiny_spec(tmp_path, text.replace("trials: 3", "trials: 2"))
-    searches = resolve(plan_searches(spec, fingerprints(spec), gpus=False), str)
+    searches = resolve(with_fingerprints(plan_searches(spec, gpus=False)), print)
     with Lease(store, spec.sweep_id) as lease:
         controller = SweepController(
             searches[:1], store, executor="inline", lease=lease

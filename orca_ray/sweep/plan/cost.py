@@ -1,6 +1,4 @@
-"""The cost model of sweeps: estimates of device hours and disk space for plans, and of
-the relative cost of trials.
-"""
+"""The cost model of sweeps: device hours, disk space, relative costs of trials."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -12,43 +10,47 @@ from orca_ray.data.packages import is_cached
 from orca_ray.data.prepared import HELD_OUT, PAPER
 from orca_ray.data.raw import missing
 from orca_ray.data.rows import PAPER_BODIES
-from orca_ray.methods.registry import get_method
-from orca_ray.models.modality import EmbedderConfig, modality_of
+from orca_ray.models.modality import EmbedderConfig
 from orca_ray.models.names import listed_body, parse_body_name
 from orca_ray.sweep.plan.searches import SearchPlan, num_epochs
-from orca_ray.tasks.registry import get_task
 from orca_ray.tasks.task import Task
 from orca_ray.training.numerics import choose_precision
 from orca_ray.training.sample_cost import cpu_peak, product_rate
 
 ASSUMED_UTILISATION = 1 / 3
-"""Assumed ratio of operations per second in a transformer's training step to those in
-plain matrix products. RoBERTa-base reached 0.21 in bfloat16 on a busy CPU core.
+"""Assumed speed of a transformer's training step relative to plain matrix products.
+
+Both in operations per second. RoBERTa-base reached 0.21 in bfloat16 on a busy CPU core.
 """
 ASSUMED_DEVICE = "an A100 (none is here to be measured)"
+"""Device of the estimates where no GPU can be measured."""
 ASSUMED_RATE = 312e12 / 4
-"""Device and operations per second where no GPU can be measured: a quarter of an A100's
-bfloat16 peak (data sheet).
+"""Operations per second of `ASSUMED_DEVICE`: a quarter of the bfloat16 peak (data sheet).
 """
 GPU_STEP_SECONDS = 0.02
-"""Assumed minimum time of an optimiser step on a GPU: launching its thousands of
-kernels takes this long.
+"""Assumed minimum time of an optimiser step on a GPU.
+
+Launching its thousands of kernels takes this long.
 """
 SWIN_SLOWNESS = 2.0
 """Time per operation of Swin relative to a plain transformer; Swin also copies windows.
+
 Measured on a CPU core: 1.3. For GPUs, whose memory is slower relative to their
 arithmetic, 2 is assumed.
 """
 _PSEUDO_CLASSES = 10
+"""Number of pseudo-classes of a target without classes, as in the paper."""
 _USUAL_WIDTH = 768
+"""Feature width that is assumed for a body that is not listed."""
 _SWIN_FORWARD = {
     "swin-tiny": 9.0e9,
     "swin_tiny": 9.0e9,
     "swin-base": 30.8e9,
     "swin_base": 30.8e9,
 }
-"""Operations of a forward pass on 224 x 224 pixels: twice the multiply-adds in table 1
-of arXiv:2103.14030.
+"""Operations of a forward pass on 224 x 224 pixels, by part of the body's name.
+
+Twice the multiply-adds in table 1 of arXiv:2103.14030.
 """
 
 
@@ -72,43 +74,50 @@ class TaskCost:
     epochs: int
     """Total refine epochs of all trials, if none is stopped early."""
     gpu_hours: float | None
-    """Hours on one GPU; None if the size of a body or the number of samples is unknown.
+    """Hours on one GPU.
+
+    None if the size of a body or the number of samples is unknown.
     """
     cpu_hours: float | None
-    """Hours on this machine's CPU cores; None if a node has a GPU, or for the reasons
-    of ``gpu_hours``.
+    """Hours on this machine's CPU cores.
+
+    None if a node has a GPU, or for the reasons of ``gpu_hours``.
     """
     raw_bytes: int
     """Approximate size of the raw files; files of unknown size count as 0."""
     prepared_bytes: int | None
-    """Size of the prepared arrays that trials read; None if it is unknown because the
-    data are not prepared.
+    """Size of the prepared arrays that trials read; None if it is unknown.
+
+    It is unknown if the data are not prepared.
     """
     state: str
     """State of the data: ``missing``, ``fetched`` (raw files only) or ``prepared``."""
     command: str | None
-    """Shell command that fetches missing data, or prepares fetched data; None for
-    prepared data.
+    """Shell command that fetches missing data, or prepares fetched data.
+
+    None for prepared data.
     """
 
     @property
     def disk_bytes(self) -> int:
         """Bytes that fetching and preparing will still write; unknown sizes count as 0."""
+        if self.state == "prepared":
+            return 0
         to_fetch = self.raw_bytes if self.state == "missing" else 0
-        return 0 if self.state == "prepared" else to_fetch + (self.prepared_bytes or 0)
+        return to_fetch + (self.prepared_bytes or 0)
 
 
 def gpu_rate() -> Rate:
-    """Measure and return the training speed of this machine's GPU; without one, return
-    that of `ASSUMED_DEVICE`.
+    """Measure and return the training speed of this machine's GPU.
+
+    Without a GPU, return the speed of `ASSUMED_DEVICE`.
     """
     if not torch.cuda.is_available():
         return Rate(ASSUMED_DEVICE, ASSUMED_RATE, GPU_STEP_SECONDS)
     precision = choose_precision("auto", torch.device("cuda"), _USUAL_WIDTH)
     dtype = torch.bfloat16 if precision.name == "bfloat16" else torch.float32
-    rate = product_rate(
-        torch.ones(16384, 768, dtype=dtype, device="cuda"), 3072, seconds=0.5
-    )
+    features = torch.ones(16384, 768, dtype=dtype, device="cuda")
+    rate = product_rate(features, 3072, seconds=0.5)
     return Rate(
         torch.cuda.get_device_name(), ASSUMED_UTILISATION * rate, GPU_STEP_SECONDS
     )
@@ -125,77 +134,80 @@ def cpu_rate() -> Rate:
 def task_costs(
     searches: Sequence[SearchPlan], gpu: Rate, cpu: Rate | None = None
 ) -> list[TaskCost]:
-    """Return the cost of each task in ``searches`` on the device ``gpu`` and, unless
-    ``cpu`` is None, on ``cpu``.
+    """Return the cost of each task in ``searches``.
+
+    ``gpu`` and ``cpu`` are the devices for GPU and CPU hours; None: no CPU hours.
     """
     by_task: dict[str, list[SearchPlan]] = {}
     for search in searches:
         by_task.setdefault(search.task, []).append(search)
-    return [
-        _task_cost(get_task(name), plans, gpu, cpu) for name, plans in by_task.items()
-    ]
+    return [_task_cost(plans, gpu, cpu) for plans in by_task.values()]
 
 
 def trial_seconds(searches: Sequence[SearchPlan]) -> dict[tuple[str, str], float]:
-    """Return the relative cost of one trial by (task, method): its estimated seconds on
-    `ASSUMED_DEVICE`.
+    """Return the relative cost of one trial by (task, method).
 
-    Only ratios matter, because the real device differs. A body of unknown size is
-    replaced by the paper's body of the same modality. A task is left out if its data
-    are not prepared and it does not declare its number of samples.
+    It is the estimated time in seconds on `ASSUMED_DEVICE`; only ratios matter, because
+    the real device differs. A body of unknown size is replaced by the paper's body of
+    the same modality. A task is left out if its data are not prepared and it does not
+    declare its number of samples.
     """
     seconds = {}
     for search in searches:
-        declared = get_task(search.task)
-        data = declared.prepared(search.spec.protocol)
-        task = declared if data is None else declared.resolved(data)
+        task = search.declaration
+        data = search.data
+        if data is not None:
+            task = task.resolved(data)
         if forward_flops(search.body, 1) is None:
-            search = replace(
-                search, body=PAPER_BODIES[modality_of(search.body, task.modality).name]
-            )
-        rate = Rate(
-            "", ASSUMED_RATE, GPU_STEP_SECONDS if search.resources.gpus else 0.0
-        )
-        if (total := search_seconds(task, search, rate)) is not None:
+            search = replace(search, body=PAPER_BODIES[search.modality.name])
+        step_seconds = GPU_STEP_SECONDS if search.resources.gpus else 0.0
+        rate = Rate("", ASSUMED_RATE, step_seconds)
+        total = search_seconds(task, search, rate)
+        if total is not None:
             seconds[search.task, search.method] = total / search.num_trials
     return seconds
 
 
 def seconds_here(searches: Sequence[SearchPlan]) -> dict[tuple[str, str], float]:
-    """Return the estimated seconds of one trial by (task, method), on a CPU like this
-    or on `ASSUMED_DEVICE`.
+    """Return the estimated seconds of one trial by (task, method).
+
+    They are for a CPU like this one or, if trials get GPUs, for `ASSUMED_DEVICE`.
     """
     resources = searches[0].resources
     if resources.gpus:
         return trial_seconds(searches)
-    slower = (
+    slowdown = (
         ASSUMED_RATE
         * torch.get_num_threads()
         / (cpu_rate().flops * max(1.0, resources.cpus))
     )
-    return {name: slower * each for name, each in trial_seconds(searches).items()}
+    return {
+        pair: slowdown * seconds for pair, seconds in trial_seconds(searches).items()
+    }
 
 
-def _task_cost(
-    task: Task, plans: Sequence[SearchPlan], gpu: Rate, cpu: Rate | None
-) -> TaskCost:
-    protocol = plans[0].spec.protocol
-    data = task.prepared(protocol)
-    if data is not None:
+def _task_cost(plans: Sequence[SearchPlan], gpu: Rate, cpu: Rate | None) -> TaskCost:
+    """Return the cost of a task; ``plans`` are its searches."""
+    task = plans[0].declaration
+    data = plans[0].data
+    if data is None:
+        state, command = _state(task, plans[0].spec.protocol)
+    else:
+        state, command = "prepared", None
         task = task.resolved(data)
-    state, command = ("prepared", None) if data is not None else _state(task, protocol)
+    epochs = [
+        plan.num_trials * num_epochs(plan.first)
+        for search in plans
+        for plan in _by_cell(search)
+    ]
+    package_bytes = sum(package.size_mb * 1e6 for package in task.packages)
     return TaskCost(
         task=task.name,
         trials=sum(plan.num_trials for plan in plans),
-        epochs=sum(
-            each.num_trials * num_epochs(each.first)
-            for plan in plans
-            for each in _by_cell(plan)
-        ),
+        epochs=sum(epochs),
         gpu_hours=_hours(task, plans, gpu),
         cpu_hours=None if cpu is None else _hours(task, plans, cpu),
-        raw_bytes=sum(file.disk_bytes for file in task.files)
-        + round(sum(p.size_mb * 1e6 for p in task.packages)),
+        raw_bytes=sum(file.disk_bytes for file in task.files) + round(package_bytes),
         prepared_bytes=_prepared_bytes(task),
         state=state,
         command=command,
@@ -203,18 +215,19 @@ def _task_cost(
 
 
 def _state(task: Task, protocol: str) -> tuple[str, str]:
-    """Return ``missing`` or ``fetched`` for a task that is not prepared, and the
-    command for the next step.
+    """Return the state of a task that is not prepared, and the next command.
+
+    The state is ``missing`` or ``fetched``.
     """
     absent = missing(task.files, task.raw_directory)
     if any(not (file.urls or file.made_by) for file in absent):
         return "missing", f"orca-sweep data prepare {task.name} --raw DIR"
-    if absent or not all(is_cached(package) for package in task.packages):
+    if absent or not all(map(is_cached, task.packages)):
         made_by = next((file.made_by for file in absent if file.made_by), None)
         return "missing", made_by or f"orca-sweep data fetch {task.name}"
-    option = (
-        f" --protocol {protocol}" if task.paper_splits and protocol != HELD_OUT else ""
-    )
+    option = ""
+    if task.paper_splits and protocol != HELD_OUT:
+        option = f" --protocol {protocol}"
     return "fetched", f"orca-sweep data prepare {task.name}{option}"
 
 
@@ -232,18 +245,22 @@ def _hours(task: Task, plans: Sequence[SearchPlan], rate: Rate) -> float | None:
 
 
 def _sum(values: Iterable[float | None]) -> float | None:
-    known = list(values)
-    return None if None in known else sum(each for each in known if each is not None)
+    """Return the sum of ``values``; None if one of them is None."""
+    numbers = []
+    for value in values:
+        if value is None:
+            return None
+        numbers.append(value)
+    return sum(numbers)
 
 
 def _by_cell(plan: SearchPlan) -> list[SearchPlan]:
     """Return a plan for each cell of a grid; without a grid, ``plan`` alone."""
-    return [replace(plan, first=each, cells=()) for each in plan.configurations]
+    return [replace(plan, first=values, cells=()) for values in plan.configurations]
 
 
 def search_seconds(task: Task, plan: SearchPlan, rate: Rate) -> float | None:
-    """Return the estimated seconds of all trials of ``plan``, one after another, on a
-    device with speed ``rate``.
+    """Return the estimated seconds of all trials of ``plan``, one after another.
 
     None if the size of the network or the number of samples is unknown. Training costs
     three forward passes per sample, validation one. An align epoch costs as much as
@@ -253,67 +270,67 @@ def search_seconds(task: Task, plan: SearchPlan, rate: Rate) -> float | None:
     together cost `Recipe.other_epochs` such epochs.
     """
     if plan.cells:
-        return _sum(search_seconds(task, each, rate) for each in _by_cell(plan))
+        return _sum(search_seconds(task, cell, rate) for cell in _by_cell(plan))
     operations = _operations(task, plan)
     if operations is None or task.num_samples is None:
         return None
-    forward = operations / rate.flops
+    forward_seconds = operations / rate.flops
     train, validation, test = task.num_samples
-    if (
-        plan.spec.protocol == PAPER
-    ):  # trials train on train and validation, and select epochs on test
+    if plan.spec.protocol == PAPER:
+        # Trials train on train and validation, and select epochs on test.
         train = train + validation
         validation = test
     train = math.ceil(train * float(plan.first["data.fraction"]))
-    batch, accumulation = (
-        int(plan.first.get(f"refine.{name}", train))
-        for name in ("batch_size", "accumulation")
-    )
-    steps = math.ceil(
-        train / (batch * accumulation)
-    )  # without these options, there are no optimiser steps
-    epoch = max(3 * train * forward, steps * rate.step_seconds) + validation * forward
-    recipe = get_method(plan.method)
-    num = recipe.relative_cost * num_epochs(plan.first) + recipe.other_epochs(
-        plan.first, train
-    )
-    per_trial = num * epoch + align_flops(task, plan, train) / rate.flops
-    return plan.num_trials * per_trial + len(plan.confirm_seeds) * test * forward
+    # Without these options, there are no optimiser steps.
+    batch = int(plan.first.get("refine.batch_size", train))
+    accumulation = int(plan.first.get("refine.accumulation", train))
+    steps = math.ceil(train / (batch * accumulation))
+    training_seconds = max(3 * train * forward_seconds, steps * rate.step_seconds)
+    epoch_seconds = training_seconds + validation * forward_seconds
+    recipe = plan.recipe
+    refine_epochs = recipe.relative_cost * num_epochs(plan.first)
+    epochs = refine_epochs + recipe.other_epochs(plan.first, train)
+    align_seconds = align_flops(task, plan, train) / rate.flops
+    test_seconds = len(plan.confirm_seeds) * test * forward_seconds
+    return plan.num_trials * (epochs * epoch_seconds + align_seconds) + test_seconds
 
 
 def _operations(task: Task, plan: SearchPlan) -> float | None:
-    """Return the operations of a plain transformer that take as long as a forward pass
-    on one sample.
+    """Return the operations of a forward pass on one sample.
+
+    They are those of a plain transformer that takes as long.
     """
-    if own := get_method(plan.method).operations:
-        return own(task, plan.first)
+    own_operations = plan.recipe.operations
+    if own_operations is not None:
+        return own_operations(task, plan.first)
     operations = forward_flops(plan.body, tokens(task, plan))
-    return (
-        operations
-        if operations is None
-        else operations * (SWIN_SLOWNESS if _swin_forward(plan.body) else 1.0)
-    )
+    if operations is not None and _swin_forward(plan.body) is not None:
+        return SWIN_SLOWNESS * operations
+    return operations
 
 
 def align_flops(task: Task, plan: SearchPlan, train: int) -> float:
-    """Return the operations that one trial spends on distances in its align epochs,
-    given ``train`` training samples.
+    """Return the operations that one trial spends on distances in its align epochs.
 
-    For n target samples, N source samples and features of width W, an epoch takes 24
-    passes over the n x N cost matrix and 4 n N W operations of matrix products.
+    ``train`` is the number of training samples. For n target samples, N source samples
+    and features of width W, an epoch takes 24 passes over the n x N cost matrix and
+    4 n N W operations of matrix products.
     """
-    if "align" not in get_method(plan.method).stage_names:
+    if "align" not in plan.recipe.stage_names:
         return 0.0
     classes = task.target.size if task.target.kind == "classes" else _PSEUDO_CLASSES
-    sampled = min(train, int(plan.first["align.samples_per_class"]) * classes)
-    width = _USUAL_WIDTH if (info := listed_body(plan.body)) is None else info.width
-    per_epoch = (24 + 4 * width) * sampled * int(plan.first["align.source_samples"])
-    return float(int(plan.first["align.epochs"]) * per_epoch)
+    samples = min(train, int(plan.first["align.samples_per_class"]) * classes)
+    info = plan.body_info
+    width = _USUAL_WIDTH if info is None else info.width
+    source_samples = int(plan.first["align.source_samples"])
+    operations_per_epoch = (24 + 4 * width) * samples * source_samples
+    return float(int(plan.first["align.epochs"]) * operations_per_epoch)
 
 
 def tokens(task: Task, plan: SearchPlan) -> float:
-    """Return the number of tokens that the embedder makes of one sample, i.e. the
-    sequence length in the body.
+    """Return the number of tokens that the embedder makes of one sample.
+
+    It is the sequence length in the body.
     """
     prefix = "embedder."
     fields = {
@@ -322,34 +339,32 @@ def tokens(task: Task, plan: SearchPlan) -> float:
         if name.startswith(prefix)
     }
     config = EmbedderConfig(**fields)  # type: ignore[arg-type]  # a resolved configuration has the right types
-    patch_size = (
-        {}
-        if (info := listed_body(plan.body)) is None
-        else {"patch_size": info.patch_size}
-    )
-    return modality_of(plan.body, task.modality).num_tokens(
-        task.input_shape, config, **patch_size
-    )
+    info = plan.body_info
+    options = {} if info is None else {"patch_size": info.patch_size}
+    return plan.modality.num_tokens(task.input_shape, config, **options)
 
 
 def forward_flops(body: str, num_tokens: float) -> float | None:
-    """Return the operations of a forward pass on one sample of ``num_tokens`` tokens;
-    None for a body of unknown size.
+    """Return the operations of a forward pass on one sample of ``num_tokens`` tokens.
 
-    A transformer layer of width W takes 24 T W² + 4 T² W operations for T tokens, two
-    per multiply-add (Kaplan et al., 2020, arXiv:2001.08361, including attention). Swin
-    takes `_SWIN_FORWARD`, scaled by the number of pixels.
+    None for a body of unknown size. A transformer layer of width W takes
+    24 T W² + 4 T² W operations for T tokens, two per multiply-add (Kaplan et al., 2020,
+    arXiv:2001.08361, including attention). Swin takes `_SWIN_FORWARD`, scaled by the
+    number of pixels.
     """
-    if swin := _swin_forward(body):
-        return swin * num_tokens / (224 / 16) ** 2
+    swin_operations = _swin_forward(body)
+    if swin_operations is not None:
+        return swin_operations * num_tokens / (224 / 16) ** 2
     info = listed_body(body)
     if info is None:
         return None
-    depth = parse_body_name(body)[1] or info.layers
+    _, layers = parse_body_name(body)
+    depth = layers or info.layers
     return depth * (24 * num_tokens * info.width**2 + 4 * num_tokens**2 * info.width)
 
 
 def _swin_forward(body: str) -> float | None:
-    return next(
-        (operations for name, operations in _SWIN_FORWARD.items() if name in body), None
-    )
+    for name, operations in _SWIN_FORWARD.items():
+        if name in body:
+            return operations
+    return None

@@ -11,7 +11,6 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 from orca_ray.errors import UserError
-from orca_ray.methods.registry import get_method
 from orca_ray.options import KeepModels
 from orca_ray.process import NodeResources
 from orca_ray.results.folder import open_folder
@@ -19,7 +18,7 @@ from orca_ray.results.lease import Lease
 from orca_ray.results.store import ResultsStore, check_writable
 from orca_ray.sweep.messages.settings import WorkerSettings
 from orca_ray.sweep.plan.cost import trial_seconds
-from orca_ray.sweep.plan.requirements import fingerprints, resolve, sources_of
+from orca_ray.sweep.plan.requirements import resolve, sources_of, with_fingerprints
 from orca_ray.sweep.plan.searches import SearchPlan, placement_problem, plan_searches
 from orca_ray.sweep.plan.spec import SweepSpec
 from orca_ray.sweep.run import events
@@ -103,7 +102,7 @@ def run_sweep(
             needs_gpus=options.needs_gpus,
         )
         searches = resolve(
-            plan_searches(spec, fingerprints(spec), gpus=gpus), emit_message
+            with_fingerprints(plan_searches(spec, gpus=gpus)), emit_message
         )
         store = (
             results
@@ -188,7 +187,7 @@ def staging_requests(
     ):
         own = [search for search in searches if search.task == task]
         bodies = dict.fromkeys(
-            search.body for search in own if get_method(search.method).pretrained
+            search.body for search in own if search.recipe.pretrained
         )
         requests.append(
             StagingRequest(
@@ -220,12 +219,11 @@ def wait_for_room(
     run without GPUs if no node has one. Raises UserError if some trial fits on no node,
     after ``seconds`` seconds if the executor's cluster grows.
     """
-    fingerprints = dict.fromkeys(spec.tasks, "")
     waited = 0.0
     announced = False
     while True:
         gpus = needs_gpus or any(node.gpus for node in nodes)
-        plans = plan_searches(spec, fingerprints, gpus=gpus)
+        plans = plan_searches(spec, gpus=gpus)
         found = ((plan, placement_problem(plan.resources, nodes)) for plan in plans)
         problems = [
             f"{plan.task} with {plan.method}: {problem}"
@@ -244,10 +242,7 @@ def wait_for_room(
                 )
             )
             engine.announce(
-                Counter(
-                    plan.resources
-                    for plan in plan_searches(spec, fingerprints, gpus=True)
-                )
+                Counter(plan.resources for plan in plan_searches(spec, gpus=True))
             )
             announced = True
         sleep(POLL_SECONDS)

@@ -10,7 +10,7 @@ from orca_ray.sweep.plan.requirements import (
     Absent,
     absent,
     check_bodies,
-    fingerprints,
+    with_fingerprints,
     with_sources,
 )
 from orca_ray.sweep.plan.searches import num_epochs, placement_problem, plan_searches
@@ -20,9 +20,7 @@ from orca_ray.sweep.search import History, Search
 
 @dataclass(frozen=True)
 class PlanRow:
-    """Row of a plan, for one (task, method): number of trials, number of finished
-    trials, resources of each trial.
-    """
+    """Row of a plan, for one (task, method): its trials and their resources."""
 
     task: str
     method: str
@@ -51,8 +49,9 @@ class Plan:
     gpu: str
     """Device for which ``costs`` estimates GPU hours."""
     cpu: str
-    """Device for which ``costs`` estimates CPU hours; "" if a node has a GPU (no CPU
-    hours then).
+    """Device for which ``costs`` estimates CPU hours.
+
+    "" if a node has a GPU: there are no CPU hours then.
     """
     costs: tuple[TaskCost, ...]
     """Estimated cost of each task; trials that have already finished are included."""
@@ -61,9 +60,7 @@ class Plan:
 
     @property
     def num_trials(self) -> int:
-        """Number of planned trials, search and confirm, including those that have
-        finished.
-        """
+        """Number of planned trials, search and confirm, finished or not."""
         return sum(row.search_trials + row.confirm_trials for row in self.rows)
 
     @property
@@ -73,20 +70,20 @@ class Plan:
 
     @property
     def problems(self) -> list[str]:
-        """Sentences, one for each reason why trials fit on no node, e.g. "pocket/digits
-        orca and 3 more: REASON".
+        """Sentences, one for each reason why trials fit on no node.
+
+        An example is "pocket/digits orca and 3 more: REASON".
         """
-        reasons: dict[str, list[str]] = {}
+        pairs_by_reason: dict[str, list[str]] = {}
         for row in self.rows:
             if row.problem:
-                reasons.setdefault(row.problem, []).append(f"{row.task} {row.method}")
-        more = {
-            reason: f" and {len(names) - 1} more" if len(names) > 1 else ""
-            for reason, names in reasons.items()
-        }
-        return [
-            f"{names[0]}{more[reason]}: {reason}" for reason, names in reasons.items()
-        ]
+                pairs = pairs_by_reason.setdefault(row.problem, [])
+                pairs.append(f"{row.task} {row.method}")
+        sentences = []
+        for reason, pairs in pairs_by_reason.items():
+            more = f" and {len(pairs) - 1} more" if len(pairs) > 1 else ""
+            sentences.append(f"{pairs[0]}{more}: {reason}")
+        return sentences
 
 
 def build_plan(
@@ -102,28 +99,28 @@ def build_plan(
     """
     nodes = [this_node()] if nodes is None else nodes
     has_gpu = any(node.gpus > 0 for node in nodes)
-    searches = plan_searches(spec, fingerprints(spec), gpus=has_gpu)
+    searches = with_fingerprints(plan_searches(spec, gpus=has_gpu))
     if not searches:
         raise UserError("nothing to plan: the sweep has no task or no method")
     check_bodies(searches, local=True)
     searches = with_sources(searches)
     history = History.read(store, spec) if store else History()
-    rows = [
-        PlanRow(
-            plan.task,
-            plan.method,
-            plan.body,
-            plan.num_search,
-            plan.num_confirm,
-            Search(plan, history).num_finished,
-            max(map(num_epochs, plan.configurations)),
-            plan.resources.cpus,
-            plan.resources.gpus,
-            plan.resources.memory_gib,
-            placement_problem(plan.resources, nodes),
+    rows = []
+    for search in searches:
+        row = PlanRow(
+            task=search.task,
+            method=search.method,
+            body=search.body,
+            search_trials=search.num_search,
+            confirm_trials=search.num_confirm,
+            finished=Search(search, history).num_finished,
+            epochs=max(map(num_epochs, search.configurations)),
+            cpus=search.resources.cpus,
+            gpus=search.resources.gpus,
+            memory_gib=search.resources.memory_gib,
+            problem=placement_problem(search.resources, nodes),
         )
-        for plan in searches
-    ]
+        rows.append(row)
     gpu = gpu_rate()
     cpu = None if has_gpu else cpu_rate()
     return Plan(

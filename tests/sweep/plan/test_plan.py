@@ -26,8 +26,8 @@ from orca_ray.sweep.plan.loading import load_spec, parse_spec
 from orca_ray.sweep.plan.requirements import (
     Absent,
     absent,
-    fingerprints,
     resolve,
+    with_fingerprints,
     with_sources,
 )
 from orca_ray.sweep.plan.searches import SearchPlan, plan_searches
@@ -292,7 +292,7 @@ def planned(task: str, method: str = "nft", **overrides: object) -> list[SearchP
     benchmark, _, name = task.partition("/")
     asked = Overrides(tasks=[name], methods=[method], **overrides)  # type: ignore[arg-type]
     spec = load_spec(benchmark, overrides=asked)
-    return plan_searches(spec, fingerprints(spec), gpus=True)
+    return with_fingerprints(plan_searches(spec, gpus=True))
 
 
 def cost_of(searches: list[SearchPlan], gpu: Rate = RATE) -> TaskCost:

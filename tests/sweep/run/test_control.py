@@ -389,7 +389,9 @@ def test_rows_are_written_when_the_driver_fails(
         "resolve": lambda given, _: given,
         "trial_seconds": lambda _: {},
     }
-    patches["fingerprints"] = lambda spec: dict.fromkeys(spec.tasks, "0" * 16)
+    patches["with_fingerprints"] = lambda searches: [
+        replace(search, fingerprint="0" * 16) for search in searches
+    ]
     for name, value in patches.items():
         monkeypatch.setattr(driver, name, value)
     with pytest.raises(UserError, match="the cluster is gone"):
