@@ -66,7 +66,7 @@ def main() -> None:
         toy.step()
         if toy.epoch == 6:
             pids = [process.pid for process in multiprocessing.active_children()]
-            print(*pids, flush=True)
+            print(*pids, flush=True)  # noqa: T201
         time.sleep(0.05)
 
 
