@@ -3,7 +3,8 @@
     python -m benchmarks.lower_bounds > oldest.txt
     make venv CONSTRAINTS=oldest.txt
 
-Needs only Python. A requirement without a lower bound is left out.
+Needs only Python. The tools of developers, and a requirement without a lower bound,
+are left out.
 """
 
 # ruff: noqa: T201 - prints the constraints
@@ -19,15 +20,17 @@ PROJECT = Path(__file__).resolve().parents[1] / "pyproject.toml"
 REQUIREMENT = re.compile(r"(?P<name>[\w.-]+)(\[[\w, -]+\])?>=(?P<version>[\w.]+)")
 """A requirement with a lower bound: name, extras, version."""
 
+DEVELOPERS = ("dev", "docs", "bench")
+"""Extras that no user installs."""
+
 
 def lower_bounds(project: Path = PROJECT) -> Iterator[tuple[str, str]]:
     """Yield name and oldest version of each requirement that has a lower bound."""
     table = tomllib.loads(project.read_text())["project"]
-    extras = table["optional-dependencies"].values()
-    requirements = [
-        *table["dependencies"],
-        *(name for extra in extras for name in extra),
-    ]
+    requirements = list(table["dependencies"])
+    for extra, names in table["optional-dependencies"].items():
+        if extra not in DEVELOPERS:
+            requirements += names
     for requirement in dict.fromkeys(requirements):
         match = REQUIREMENT.match(requirement)
         if match is not None:
