@@ -72,14 +72,19 @@ def tuples_of_constants(tree: ast.Module) -> Iterator[str]:
                 yield f"{statement.lineno}: each constant stands on a line of its own"
 
 
-def values_times_conditions(tree: ast.Module) -> Iterator[str]:
-    """Yield products of a value and a condition: an ``if`` says it plainly."""
+def literals_times_conditions(tree: ast.Module) -> Iterator[str]:
+    """Yield products of a literal and a condition: an ``if`` says it plainly.
+
+    The product of an array and a comparison is a mask, which is plain.
+    """
     for node in ast.walk(tree):
         if not isinstance(node, ast.BinOp) or not isinstance(node.op, ast.Mult):
             continue
-        for side in (node.left, node.right):
-            is_negation = isinstance(side, ast.UnaryOp) and isinstance(side.op, ast.Not)
-            if is_negation or isinstance(side, ast.Compare | ast.BoolOp):
+        for literal, condition in ((node.left, node.right), (node.right, node.left)):
+            is_literal = isinstance(literal, ast.Constant | ast.JoinedStr)
+            if is_literal and isinstance(condition, ast.Compare):
+                yield f"{node.lineno}: an if instead of {ast.unparse(node)}"
+            if isinstance(condition, ast.UnaryOp) and isinstance(condition.op, ast.Not):
                 yield f"{node.lineno}: an if instead of {ast.unparse(node)}"
 
 
@@ -87,7 +92,7 @@ RULES = (
     long_functions,
     packed_assignments,
     tuples_of_constants,
-    values_times_conditions,
+    literals_times_conditions,
 )
 
 
@@ -125,6 +130,6 @@ def test_the_rules_find_what_they_are_for() -> None:
     many = ast.parse(f"def decide(y):\n{nested}")
     assert [problem.split(":")[0] for problem in packed_assignments(tree)] == ["2", "8"]
     assert len(list(tuples_of_constants(tree))) == 1
-    assert len(list(values_times_conditions(tree))) == 1
+    assert len(list(literals_times_conditions(tree))) == 1
     assert len(list(long_functions(many))) == 1
     assert not list(long_functions(tree))

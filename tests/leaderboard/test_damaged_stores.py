@@ -239,7 +239,8 @@ def test_reading_by_row_group_equals_reading_whole(
     assert len(files_of(whole)) == 3
     found = build(ResultsStore(whole.uri), benchmark="pocket")
     assert found.scores.equals(expected.scores)
-    assert found.cells == expected.cells
+    # Cells hold NaN, which equals nothing; repr distinguishes any two other floats.
+    assert repr(found.cells) == repr(expected.cells)
     assert set(found.warnings) == set(expected.warnings)
     assert whole.curves(trial_key=["1a", "2b"]).equals(curves)
     assert len(curves)

@@ -296,7 +296,8 @@ ARROW = "data-00000-of-00001.arrow"
         ),
         (
             lambda at: pt(at, torch.nested.nested_tensor([torch.zeros(3)])),
-            "x: expected a dense tensor, found a nested",
+            # torch 2.15 refuses to load it
+            "expected (a dense tensor, found a nested|tensors saved by torch.save)",
         ),
         (lambda at: pt(at, pytest.raises), "expected tensors"),
         (lambda at: pt(at, bytearray(9)), "expected tensors, found .*bytearray"),
