@@ -1,5 +1,6 @@
-"""The Python interface: estimators keep scikit-learn's contract and learn; the methods
-that an adaptation compares.
+"""The estimators keep scikit-learn's contract and learn.
+
+Also the methods that an adaptation compares.
 """
 
 import importlib.util
@@ -66,18 +67,15 @@ def fitted(quick: dict[str, Any]) -> CrossModalClassifier:
 
 
 def test_a_table_with_categories(fitted: CrossModalClassifier) -> None:
-    assert (fitted.classes_.tolist(), fitted.feature_names_in_.tolist()) == (
-        ["ash", "elm", "oak"],
-        ["height", "soil"],
-    )
+    assert fitted.classes_.tolist() == ["ash", "elm", "oak"]
+    assert fitted.feature_names_in_.tolist() == ["height", "soil"]
     assert fitted.n_features_in_ == 2
     assert fitted.score(FRAME, NAMES) > 0.9
     probabilities = fitted.predict_proba(FRAME)
     assert probabilities.shape == (60, 3)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
-    assert (
-        fitted.predict(FRAME) == fitted.classes_[probabilities.argmax(axis=1)]
-    ).all()
+    most_probable = fitted.classes_[probabilities.argmax(axis=1)]
+    assert (fitted.predict(FRAME) == most_probable).all()
 
 
 def test_dates_missing_values_rare_classes_and_fitting_again(
@@ -144,9 +142,9 @@ def test_fits_of_one_seed_are_equal_and_leave_nothing_in_the_cache(
         CrossModalClassifier(**quick | {"random_state": seed}).fit(SERIES, Y)
         for seed in (1, 1, 2)
     ]
-    one, same, other = (model.predict_proba(SERIES) for model in models)
-    np.testing.assert_array_equal(one, same)
-    assert not np.array_equal(one, other)
+    first, same_seed, other_seed = (model.predict_proba(SERIES) for model in models)
+    np.testing.assert_array_equal(first, same_seed)
+    assert not np.array_equal(first, other_seed)
     assert not empty_home.exists()
     assert capsys.readouterr().out == ""
 
@@ -158,13 +156,15 @@ def test_a_method_that_aligns_caches_only_the_source(
     model = CrossModalClassifier(
         **quick | {"method": "orca_guarded"}, hyperparameters={"align.epochs": 2}
     )
+
+    def cached_files() -> list[str]:
+        return sorted(path.name for path in empty_home.rglob("*") if path.is_file())
+
     assert model.fit(SERIES, Y).adapted_.config.method == "orca_guarded"
-    files = sorted(path.name for path in empty_home.rglob("*") if path.is_file())
+    files = cached_files()
     assert not {"aligned", "prepared"} & {path.name for path in empty_home.iterdir()}
     model.fit(SERIES + 1, Y)
-    assert (
-        sorted(path.name for path in empty_home.rglob("*") if path.is_file()) == files
-    )
+    assert cached_files() == files
 
 
 def test_weights_decide_between_contradicting_samples(quick: dict[str, Any]) -> None:
@@ -173,19 +173,13 @@ def test_weights_decide_between_contradicting_samples(quick: dict[str, Any]) -> 
     y = np.arange(120) % 2
     for favoured in (0, 1):
         weight = np.where(y == favoured, 8, 2)
-        assert (
-            np.mean(
-                CrossModalClassifier(**longer).fit(x, y, weight).predict(x) == favoured
-            )
-            > 0.75
-        )
-        predicted = (
-            CrossModalRegressor(**longer)
-            .fit(x, y, sample_weight=pd.Series(weight))
-            .predict(x)
-        )
-        assert predicted.mean() == pytest.approx(0.2 + 0.6 * favoured, abs=0.15)
-    assert set(weight) == {2, 8}, "not changed"
+        classifier = CrossModalClassifier(**longer).fit(x, y, weight)
+        assert np.mean(classifier.predict(x) == favoured) > 0.75
+        regressor = CrossModalRegressor(**longer)
+        regressor.fit(x, y, sample_weight=pd.Series(weight))
+        mean = regressor.predict(x).mean()
+        assert mean == pytest.approx(0.2 + 0.6 * favoured, abs=0.15)
+        assert set(weight) == {2, 8}, "not changed"
 
 
 def test_classes_of_unequal_sizes_and_their_weights_do_not_count_twice(
@@ -193,13 +187,10 @@ def test_classes_of_unequal_sizes_and_their_weights_do_not_count_twice(
 ) -> None:
     x = np.random.default_rng(0).normal(size=(360, 4))
     y = np.maximum(np.arange(360) % 12 - 9, 0)
-    for weight in (
-        np.where(y, 10.0, 1.0),
-        np.random.default_rng(0).uniform(0.5, 1.5, 360),
-    ):
-        model = CrossModalClassifier(
-            **quick, hyperparameters={"data.fraction": 0.9}
-        ).fit(x, y, weight)
+    random_weight = np.random.default_rng(0).uniform(0.5, 1.5, 360)
+    model = CrossModalClassifier(**quick, hyperparameters={"data.fraction": 0.9})
+    for weight in (np.where(y, 10.0, 1.0), random_weight):
+        model.fit(x, y, weight)
         assert model.adapted_.task.loss == "cross_entropy"
         assert model.predict_proba(x).mean(axis=0) == pytest.approx(1 / 3, abs=0.12)
 
@@ -210,13 +201,12 @@ def test_samples_of_weight_0_are_absent_and_equal_weights_change_nothing(
     for method, x in (("nft", FRAME), ("nearest", UNEQUAL)):
         model = CrossModalClassifier(**quick | {"method": method})
         for weight in (np.where(Y < 2, 4, 0), [0.5] * 60):
-            kept = np.flatnonzero(weight)
-            found = model.fit(x, NAMES, weight).predict_proba(x)
-            assert set(model.classes_) == set(NAMES[kept])
-            part = FRAME.iloc[kept] if x is FRAME else [UNEQUAL[row] for row in kept]
-            np.testing.assert_array_equal(
-                found, model.fit(part, NAMES[kept]).predict_proba(x)
-            )
+            rows = np.flatnonzero(weight)
+            weighted = model.fit(x, NAMES, weight).predict_proba(x)
+            assert set(model.classes_) == set(NAMES[rows])
+            part = FRAME.iloc[rows] if x is FRAME else [UNEQUAL[row] for row in rows]
+            unweighted = model.fit(part, NAMES[rows]).predict_proba(x)
+            np.testing.assert_array_equal(weighted, unweighted)
 
 
 @pytest.mark.parametrize(
@@ -244,9 +234,8 @@ def test_weights_that_cannot_be_used(weight: Any, expected: str) -> None:
 
 def test_pipeline_cross_validation_and_grid(quick: dict[str, Any]) -> None:
     pipeline = make_pipeline(StandardScaler(), CrossModalClassifier(**quick))
-    assert cross_val_score(CrossModalClassifier(**quick), UNEQUAL, Y, cv=2).shape == (
-        2,
-    )
+    scores = cross_val_score(CrossModalClassifier(**quick), UNEQUAL, Y, cv=2)
+    assert scores.shape == (2,)
     grid = {
         "crossmodalclassifier__epochs": np.array([1, 2]),
         "crossmodalclassifier__learning_rate": [3e-3],
@@ -269,33 +258,33 @@ def test_what_is_unusual_is_a_warning(
                 CrossModalClassifier(**quick).fit(TABLE, Y)
     with pytest.warns(DataWarning, match="^CrossModalClassifier: 60 samples are few"):
         CrossModalClassifier(**quick).fit(TABLE, Y)
-    assert [
+    assert not [
         record for record in caplog.records if record.levelno >= logging.WARNING
-    ] == []
+    ]
 
 
 def test_progress_is_logged(
     quick: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level(logging.INFO, "orca_ray.estimators"):
-        CrossModalClassifier(**quick, verbose=True).fit(TABLE, Y)
-        told = [
+    def messages() -> list[str]:
+        return [
             record.getMessage()
             for record in caplog.records
             if record.name == "orca_ray.estimators"
         ]
-        assert [text.split(":")[0] for text in told] == [
+
+    with caplog.at_level(logging.INFO, "orca_ray.estimators"):
+        CrossModalClassifier(**quick, verbose=True).fit(TABLE, Y)
+        assert [text.split(":")[0] for text in messages()] == [
             f"refine, epoch {epoch} of 3" for epoch in (1, 2, 3)
         ]
         caplog.clear()
         CrossModalClassifier(**quick).fit(TABLE, Y)
-    assert not [
-        record for record in caplog.records if record.name == "orca_ray.estimators"
-    ]
+    assert not messages()
 
 
 @pytest.mark.parametrize(
-    ("given", "x", "y", "expected"),
+    ("parameters", "x", "y", "expected"),
     [
         ({"method": "orka"}, TABLE, Y, "orca"),
         (
@@ -320,10 +309,10 @@ def test_progress_is_logged(
     ],
 )
 def test_errors_of_fit(
-    quick: dict[str, Any], given: dict[str, Any], x: Any, y: Any, expected: str
+    quick: dict[str, Any], parameters: dict[str, Any], x: Any, y: Any, expected: str
 ) -> None:
     with pytest.raises(UserError, match=expected):
-        CrossModalClassifier(**quick | given).fit(x, y)
+        CrossModalClassifier(**quick | parameters).fit(x, y)
 
 
 def test_errors_of_predict(quick: dict[str, Any], fitted: CrossModalClassifier) -> None:

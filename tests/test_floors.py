@@ -1,5 +1,4 @@
-"""The floors of the house: which room may import which, and which rooms must stay
-light.
+"""The floors of the house: which room may import which, and which stay light.
 
 The tables of ``floors.toml`` are the design's. Imports inside functions and under
 ``TYPE_CHECKING`` count, because an arrow that points upwards is wrong wherever it
@@ -32,79 +31,78 @@ SIDEWAYS = {
 }
 HEAVY = frozenset(TABLES["heavy"])
 FORBIDDEN = {
-    room: {
-        package for name in names for package in (HEAVY if name == "heavy" else [name])
-    }
+    room: {*names} | HEAVY if "heavy" in names else {*names}
     for room, names in TABLES["forbidden"].items()
 }
+"""Packages that each room must not import."""
 
 
 def imports(
     source: str, module: str, *, is_package: bool = False
 ) -> Iterator[tuple[int, str]]:
-    """Yield line and dotted name of everything a module imports, by statement or by
-    `importlib.import_module`.
+    """Yield line and dotted name of everything that a module imports.
+
+    It imports by a statement or by `importlib.import_module`.
     """
     base = module.split(".") if is_package else module.split(".")[:-1]
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            yield from ((node.lineno, alias.name) for alias in node.names)
+            for alias in node.names:
+                yield node.lineno, alias.name
         elif isinstance(node, ast.ImportFrom):
-            parents = base[: len(base) - node.level + 1] if node.level else []
-            origin = ".".join([*parents, *([node.module] if node.module else [])])
+            parts = base[: len(base) - node.level + 1] if node.level else []
+            if node.module:
+                parts = [*parts, node.module]
             # `from orca_ray import sweep` names a room only in what it imports.
-            yield from ((node.lineno, f"{origin}.{alias.name}") for alias in node.names)
-        elif isinstance(node, ast.Call) and _name(node.func) in (
-            "import_module",
-            "__import__",
-        ):
-            argument = node.args[0] if node.args else None
-            if isinstance(argument, ast.JoinedStr):
-                argument = argument.values[0]
-            if isinstance(argument, ast.Constant) and isinstance(argument.value, str):
-                yield node.lineno, argument.value
+            for alias in node.names:
+                yield node.lineno, f"{'.'.join(parts)}.{alias.name}"
+        elif isinstance(node, ast.Call):
+            name = _imported_by_call(node)
+            if name:
+                yield node.lineno, name
 
 
-def _name(function: ast.expr) -> str:
-    return (
-        function.attr
-        if isinstance(function, ast.Attribute)
-        else getattr(function, "id", "")
-    )
+def _imported_by_call(call: ast.Call) -> str:
+    """Return the module that a call of an import function names; "" for others."""
+    name = getattr(call.func, "attr", getattr(call.func, "id", ""))
+    if name not in ("import_module", "__import__") or not call.args:
+        return ""
+    argument = call.args[0]
+    if isinstance(argument, ast.JoinedStr):
+        argument = argument.values[0]
+    if isinstance(argument, ast.Constant) and isinstance(argument.value, str):
+        return argument.value
+    return ""
 
 
 def room(name: str) -> str:
-    """Return the part of a dotted name below ``orca_ray``: a room, a top-level module,
-    or nothing.
+    """Return the part of a dotted name below ``orca_ray``.
+
+    It is a room, a top-level module, or nothing.
     """
     return [*name.split("."), ""][1]
 
 
 def complaint(importer: str, imported: str) -> str | None:
     """Say what is wrong with one arrow, or None."""
-    here = room(importer)
+    start = room(importer)
     package = imported.split(".")[0]
     if package != "orca_ray":
-        return (
-            f"{here or 'orca_ray'} never imports {package}"
-            if package in FORBIDDEN.get(here, ())
-            else None
-        )
-    there = room(imported)
-    floors = FLOORS | INTERFACE
-    if (
-        there not in floors
-        or there == here
-        or (here, there) in SIDEWAYS
-        or (not here and there in INTERFACE)
-    ):
+        if package in FORBIDDEN.get(start, ()):
+            return f"{start or 'orca_ray'} never imports {package}"
         return None
-    if here not in floors:
-        return f"a module at the top of the package imports no room, and {there} is one"
-    if floors[there] < floors[here]:
+    end = room(imported)
+    floors = FLOORS | INTERFACE
+    if end not in floors or end == start or (start, end) in SIDEWAYS:
+        return None
+    if not start and end in INTERFACE:
+        return None
+    if start not in floors:
+        return f"a module at the top of the package imports no room, and {end} is one"
+    if floors[end] < floors[start]:
         return None
     return (
-        f"{here} is on floor {floors[here]}, {there} on floor {floors[there]}: arrows"
+        f"{start} is on floor {floors[start]}, {end} on floor {floors[end]}: arrows"
         " go down"
     )
 
@@ -153,9 +151,9 @@ def arrows() -> Iterator[tuple[str, str, str]]:
 
 def test_every_arrow_goes_down() -> None:
     wrong = [
-        f"{place}: {told}"
-        for here, there, place in arrows()
-        if (told := complaint(here, there))
+        f"{place}: {sentence}"
+        for importer, imported, place in arrows()
+        if (sentence := complaint(importer, imported))
     ]
     assert not wrong, "\n".join(wrong)
 
@@ -176,15 +174,16 @@ def test_every_room_inside_a_package_has_a_floor() -> None:
 
 
 def test_no_circle_of_imports() -> None:
-    """Imports inside functions and for types count, too; a package is the module of its
-    `__init__`.
+    """Imports inside functions and for types count, too.
+
+    A package is the module of its `__init__`.
     """
-    known = {module for _, module in modules()}
-    graph: dict[str, set[str]] = {module: set() for module in known}
-    for here, there, _ in arrows():
-        target = there if there in known else there.rpartition(".")[0]
-        if target in known and target != here:
-            graph[here].add(target)
+    names = {module for _, module in modules()}
+    graph: dict[str, set[str]] = {module: set() for module in names}
+    for importer, imported, _ in arrows():
+        target = imported if imported in names else imported.rpartition(".")[0]
+        if target in names and target != importer:
+            graph[importer].add(target)
     assert not _circle(graph), " <- ".join(_circle(graph))
 
 
@@ -206,24 +205,25 @@ def test_every_room_has_a_floor_and_every_floor_its_room() -> None:
 
 LIGHT = [
     pytest.param(
-        each["code"],
-        [*HEAVY, *each.get("more", ())],
+        case["code"],
+        [*HEAVY, *case.get("more", ())],
         id=name,
-        marks=pytest.mark.slow if "slow" in each else (),
+        marks=pytest.mark.slow if "slow" in case else (),
     )
-    for name, each in TABLES["light"].items()
+    for name, case in TABLES["light"].items()
 ]
+"""Programs that must not import heavy packages."""
 
 
 @pytest.mark.parametrize(("code", "packages"), LIGHT)
 def test_stores_boards_registries_and_planning_stay_light(
     code: str, packages: list[str]
 ) -> None:
-    code = (
+    program = (
         f"import sys\n{code}\nheavy = {set(packages)!r} & set(sys.modules)\nassert not"
         " heavy, heavy"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120
+    completed = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120
     )
-    assert done.returncode == 0, done.stderr
+    assert completed.returncode == 0, completed.stderr

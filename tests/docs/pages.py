@@ -24,45 +24,45 @@ def name_of(page: Path) -> str:
 
 def code_lines(text: str) -> list[str]:
     """Return the lines of code blocks, fenced ones first, without comments."""
-    lines = [line for block in FENCE.findall(text) for line in block.splitlines()[1:-1]]
-    lines += [
-        line[4:] for line in FENCE.sub("", text).splitlines() if line.startswith("    ")
-    ]
-    return [
-        found for line in lines if (found := re.sub(r"(^|\s)#.*", "", line).strip())
-    ]
+    lines = []
+    for block in FENCE.findall(text):
+        lines += block.splitlines()[1:-1]
+    for line in FENCE.sub("", text).splitlines():
+        if line.startswith("    "):
+            lines.append(line[4:])
+    without_comments = [re.sub(r"(^|\s)#.*", "", line).strip() for line in lines]
+    return [line for line in without_comments if line]
 
 
 def command_lines(snippets: Iterable[str]) -> Iterator[list[str]]:
-    """Yield the arguments of each ``orca-sweep`` command line; ``a|b`` stands for
-    either.
+    """Yield the arguments of each ``orca-sweep`` command line.
+
+    ``a|b`` stands for either: both are yielded.
     """
     programs = ("orca-sweep", "cluster/slurm.sbatch")
     for snippet in snippets:
-        words = (
-            shlex.split(snippet)
-            if any(program in snippet for program in programs)
-            else []
-        )
+        if not any(program in snippet for program in programs):
+            continue
+        words = shlex.split(snippet)
         starts = [index for index, word in enumerate(words) if word in programs]
-        if (
-            starts
-            and starts[0] < len(words) - 1
-            and not {"COMMAND", "--help"} & {*words}
-        ):
-            options = [word.split("|") for word in words[starts[0] + 1 :]]
-            yield from (list(choice) for choice in itertools.product(*options))
+        if not starts or {"COMMAND", "--help"} & {*words}:
+            continue
+        arguments = words[starts[0] + 1 :]
+        if arguments:
+            choices = itertools.product(*(word.split("|") for word in arguments))
+            yield from map(list, choices)
 
 
 def parse(arguments: list[str]) -> Any:
-    """Parse a command line as ``orca-sweep`` does, without running it; raise the
-    parser's error.
+    """Parse a command line as ``orca-sweep`` does, without running it.
+
+    Raises the parser's error.
     """
     command: Any = typer.main.get_command(app)
     context = command.make_context("orca-sweep", list(arguments))
     while hasattr(command, "commands"):
-        name, command, rest = command.resolve_command(
+        name, command, arguments_left = command.resolve_command(
             context, [*context._protected_args, *context.args]
         )
-        context = command.make_context(name, rest, parent=context)
+        context = command.make_context(name, arguments_left, parent=context)
     return context

@@ -1,11 +1,10 @@
-"""The documentation: links resolve, paths exist, parsers accept the command lines
-shown, blocks run, the site builds.
+"""The documentation: links, paths, command lines, blocks and the site.
 
-A page is a session: its blocks run in order, in a directory of their own with a results
-    store, `results`. A command of
-``orca-sweep`` that no table of ``blocks.toml`` names runs as it stands and must
-succeed. The site builds without a network and without a warning, and its pages load
-nothing from elsewhere.
+Links resolve, paths exist, parsers accept the command lines shown. A page is a session:
+its blocks run in order, in a directory of their own with a results store, `results`. A
+command of ``orca-sweep`` that no table of ``blocks.toml`` names runs as it stands and
+must succeed. The site builds without a network and without a warning, and its pages
+load nothing from elsewhere.
 """
 
 import re
@@ -76,32 +75,27 @@ def links(page: Path, text: str) -> list[str]:
 def paths(text: str) -> list[str]:
     """Return the paths in code spans that do not exist."""
     wrong = []
-    for path in (
-        path
-        for snippet in code_spans(text)
-        if PATH.match(snippet)
-        for path in PATH.findall(snippet)
-    ):
-        choice = re.search(r"\{(.*)\}", path)
-        found = (
-            [path.replace(choice[0], one) for one in choice[1].split(",")]
-            if choice
-            else [path]
-        )
-        wrong += [one for one in found if not list(ROOT.glob(one.rstrip("/")))]
+    for snippet in code_spans(text):
+        if not PATH.match(snippet):
+            continue
+        for pattern in PATH.findall(snippet):
+            choice = re.search(r"\{(.*)\}", pattern)
+            names = [pattern]
+            if choice:
+                names = [
+                    pattern.replace(choice[0], word) for word in choice[1].split(",")
+                ]
+            wrong += [name for name in names if not list(ROOT.glob(name.rstrip("/")))]
     return wrong
 
 
 def names(text: str) -> list[str]:
-    """Return the dotted names in the text that are no module or object of orca-ray, nor
-    a group of entry points.
+    """Return the dotted names in the text that do not exist.
+
+    They are neither modules or objects of orca-ray nor groups of entry points.
     """
     wrong = []
-    for name in {
-        name
-        for name in NAME.findall(FENCE.sub("", text))
-        if name not in GROUPS.values()
-    }:
+    for name in {*NAME.findall(FENCE.sub("", text))} - {*GROUPS.values()}:
         try:
             resolve_name(name)
         except (ImportError, AttributeError):
@@ -121,25 +115,20 @@ def commands(text: str) -> list[str]:
         try:
             context = parse(arguments)
         except Exception as error:
-            if arguments not in spans or not str(error).startswith(
-                "Missing parameter: "
-            ):
+            is_incomplete = str(error).startswith("Missing parameter: ")
+            if arguments not in spans or not is_incomplete:
                 wrong.append(f"orca-sweep {shlex.join(arguments)}: {error}")
             continue
         name = context.params.get("name", "")
-        if context.info_name in ("benchmark", "leaderboard") and not name.endswith(
-            ".yaml"
-        ):
-            wrong += [f"no benchmark {name}"] * (
-                not (ROOT / "sweeps" / f"{name}.yaml").exists()
-            )
-    targets = (
-        re.match(r"(?:\w+=\S+ )*make ([\w-]+)", snippet)
-        for snippet in [*code_lines(text), *code_spans(text)]
-    )
-    return wrong + [
-        target[0] for target in targets if target and target[1] not in TARGETS
-    ]
+        takes_benchmark = context.info_name in ("benchmark", "leaderboard")
+        if takes_benchmark and not name.endswith(".yaml"):
+            if not (ROOT / "sweeps" / f"{name}.yaml").exists():
+                wrong.append(f"no benchmark {name}")
+    for snippet in [*code_lines(text), *code_spans(text)]:
+        target = re.match(r"(?:\w+=\S+ )*make ([\w-]+)", snippet)
+        if target and target[1] not in TARGETS:
+            wrong.append(target[0])
+    return wrong
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
@@ -155,30 +144,26 @@ def test_what_a_page_names_exists(page: Path) -> None:
 
 
 def all_options(command: Any) -> set[str]:
-    children = getattr(command, "commands", {}).values()
-    own = {
-        name
-        for parameter in command.params
-        for name in (*parameter.opts, *parameter.secondary_opts)
-    }
-    return own.union({"--help"}, *(all_options(child) for child in children))
+    """Return the options of a command and of its subcommands."""
+    options = {"--help"}
+    for parameter in command.params:
+        options.update(parameter.opts, parameter.secondary_opts)
+    for child in getattr(command, "commands", {}).values():
+        options |= all_options(child)
+    return options
 
 
 def test_the_help_of_each_command_stands_once_and_is_current() -> None:
-    stale = [
-        page.name
-        for page in command_pages.PAGES
-        if command_pages.regenerated(page) != page.read_text()
-    ]
+    stale = []
+    documented = []
+    for page in command_pages.PAGES:
+        text = page.read_text()
+        documented += command_pages.MARK.findall(text)
+        if command_pages.regenerated(page) != text:
+            stale.append(page.name)
     assert stale == [], "run `make boards`"
-    shown = [
-        name
-        for page in command_pages.PAGES
-        for name in command_pages.MARK.findall(page.read_text())
-    ]
-    assert sorted(shown) == sorted(
-        ["all", *(name for name, _ in command_pages.commands())]
-    )
+    commands = [name for name, _ in command_pages.commands()]
+    assert sorted(documented) == sorted(["all", *commands])
     codes = (
         0,
         output.TRIALS_FAILED,
@@ -187,14 +172,13 @@ def test_the_help_of_each_command_stands_once_and_is_current() -> None:
         output.CLUSTER_LOST,
         output.INTERRUPTED,
     )
-    assert re.findall(r"^\| (\d+) \|", TEXTS["docs/usage.md"], re.MULTILINE) == [
-        str(code) for code in codes
-    ]
+    documented_codes = re.findall(r"^\| (\d+) \|", TEXTS["docs/usage.md"], re.MULTILINE)
+    assert documented_codes == [str(code) for code in codes]
 
 
 def test_the_readme_is_short_and_its_output_is_that_of_the_walk_through() -> None:
     text = TEXTS["README.md"]
-    shown = (ROOT / "docs" / "own-data.md").read_text().splitlines()
+    walk_through = (ROOT / "docs" / "own-data.md").read_text().splitlines()
     assert len(text.split()) <= 900
     assert len(text.splitlines()) <= 120
     answer, *tables = TEXTS["docs/findings.md"].split("<!-- findings: ")
@@ -203,64 +187,58 @@ def test_the_readme_is_short_and_its_output_is_that_of_the_walk_through() -> Non
         + TEXTS["docs/choosing.md"].partition("\n## ")[0]
         + text.partition("<!-- board: ")[0]
     )
-    told, found = (
-        set(re.findall(r"\b\d\.\d\d \[.*?\]", part))
-        for part in (claims, "".join(tables))
-    )
-    assert told <= found, "numbers of the finding are those of the tables"
-    printed = {
-        line
-        for language, block in BLOCK.findall(text)
-        if language == "text"
-        for line in block.splitlines()
-    }
-    assert printed <= {*shown, "…"}
+    interval = re.compile(r"\b\d\.\d\d \[.*?\]")
+    claimed = set(interval.findall(claims))
+    computed = set(interval.findall("".join(tables)))
+    assert claimed <= computed, "numbers of the finding are those of the tables"
+    for language, block in BLOCK.findall(text):
+        if language == "text":
+            assert set(block.splitlines()) <= {*walk_through, "…"}
 
 
 def test_pages_install_from_a_clone_since_nothing_is_published_on_an_index() -> None:
-    found = {
+    pages = {
         name for name, text in TEXTS.items() if re.search(r"install '?orca-ray", text)
     }
-    assert found <= {"docs/usage.md", "docs/decisions/0001-extras.md", "CHANGELOG.md"}
+    assert pages <= {"docs/usage.md", "docs/decisions/0001-extras.md", "CHANGELOG.md"}
 
 
 @pytest.mark.parametrize(
     "name", ["README.md", "docs/usage.md", "docs/benchmarks.md", "docs/cluster.md"]
 )
 def test_options_exist(name: str) -> None:
-    spans = (
-        snippet.split()
-        for snippet in code_spans((ROOT / name).read_text())
-        if snippet.startswith("--")
-    )
-    found = {word for words in spans for word in words if word.startswith("--")}
-    assert found <= all_options(typer.main.get_command(app))
+    options = set()
+    for snippet in code_spans((ROOT / name).read_text()):
+        if snippet.startswith("--"):
+            options |= {word for word in snippet.split() if word.startswith("--")}
+    assert options <= all_options(typer.main.get_command(app))
 
 
 TABLES = tomllib.loads(Path(__file__).with_name("blocks.toml").read_text())
 
 
 def entry(arguments: Sequence[str], table: Mapping[str, str]) -> str:
-    """Return the value of the entry of ``table`` whose first word starts a command line
-    that holds its other words.
+    """Return the value of the entry of ``table`` that fits a command line.
+
+    The first word of the entry starts the command line, which holds all other words.
     """
     for words, value in table.items():
-        first, *others = words.split()
-        if arguments[:1] == [first] and set(others) <= set(arguments):
+        first, *required = words.split()
+        if arguments[:1] == [first] and set(required) <= set(arguments):
             return value
     return ""
 
 
 def altered(arguments: Sequence[str]) -> list[str]:
     """Return the command line that runs in place of ``arguments``."""
-    kept = [TABLES["replaced"].get(word, word) for word in arguments]
+    words = [TABLES["replaced"].get(word, word) for word in arguments]
     for option in TABLES["dropped"]:
         name, *value = shlex.split(option)
-        if name in kept:
-            place = kept.index(name)
-            del kept[place : place + 1 + len(value)]
-    added = TABLES["appended"].get(kept[0], [])
-    return kept if set(added) <= set(kept) else [*kept, *added]
+        if name in words:
+            place = words.index(name)
+            del words[place : place + 1 + len(value)]
+    appended = TABLES["appended"].get(words[0], [])
+    return words if set(appended) <= set(words) else [*words, *appended]
 
 
 TEXTS = {
@@ -277,8 +255,9 @@ WITH_BLOCKS = [
 
 @pytest.fixture
 def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give a page's session a directory with the stores and sweep files of the
-    repository, and its own cache.
+    """Give a page's session a directory and a cache of its own.
+
+    The directory has the stores and sweep files of the repository.
     """
     for name in ("docs/stores", "sweeps"):
         shutil.copytree(ROOT / name, tmp_path / name)
@@ -294,11 +273,14 @@ def check(command: Command, arguments: list[str]) -> None:
     """Run a command line of ``orca-sweep`` as the tables say, and check how it ends."""
     if entry(arguments, TABLES["parsed_only"]):
         return
-    instead = altered(arguments)
-    refused = entry(arguments, TABLES["refused"])
-    ended = command(*instead)
-    as_said = ended.code == 2 and refused in ended.err if refused else ended.code == 0
-    assert as_said, f"orca-sweep {shlex.join(instead)}: {ended.err}"
+    words = altered(arguments)
+    refusal = entry(arguments, TABLES["refused"])
+    ending = command(*words)
+    if refusal:
+        is_expected = ending.code == 2 and refusal in ending.err
+    else:
+        is_expected = ending.code == 0
+    assert is_expected, f"orca-sweep {shlex.join(words)}: {ending.err}"
 
 
 @pytest.mark.slow
@@ -307,42 +289,47 @@ def test_the_blocks_of_a_page_run_in_order(
     name: str, session: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     blocks = BLOCK.findall(TEXTS[name])
-    command = Command(capsys)
     for language, content in blocks:
-        if language == "yaml" and (sweep := yaml.safe_load(content).get("name")):
-            (session / f"{sweep}.yaml").write_text(content)
-    names: dict[str, object] = {"__name__": "page"}
-    for language, content in [
-        *blocks,
-        ("sh", "\n".join(code_lines(FENCE.sub("", TEXTS[name])))),
-    ]:
+        if language == "yaml":
+            sweep = yaml.safe_load(content).get("name")
+            if sweep:
+                (session / f"{sweep}.yaml").write_text(content)
+    command = Command(capsys)
+    indented = "\n".join(code_lines(FENCE.sub("", TEXTS[name])))
+    variables: dict[str, object] = {"__name__": "page"}
+    for language, content in [*blocks, ("sh", indented)]:
         if language == "python":
-            exec(compile(content, name, "exec"), names)
+            exec(compile(content, name, "exec"), variables)
         elif language == "csv":
             (session / "block.csv").write_text(content)
             check(command, ["results", "check", "block.csv"])
         elif language == "sh":
-            for line in code_lines(f"```\n{content}```"):
-                if line.startswith("mkdir "):
-                    Path(line.split()[-1]).mkdir()
-                for arguments in command_lines([line]):
-                    check(command, arguments)
+            run_shell_block(content, command)
+
+
+def run_shell_block(content: str, command: Command) -> None:
+    """Run the lines of a block of shell commands that make directories or sweep."""
+    for line in code_lines(f"```\n{content}```"):
+        if line.startswith("mkdir "):
+            Path(line.split()[-1]).mkdir()
+        for arguments in command_lines([line]):
+            check(command, arguments)
 
 
 def test_every_block_is_of_a_known_kind() -> None:
-    for language, content in (
-        block for text in TEXTS.values() for block in BLOCK.findall(text)
-    ):
-        language = language.split(" ")[0]
-        assert language in TABLES["languages"], (
-            f"say in blocks.toml how a block of {language} is tested"
-        )
-        for line in code_lines(f"```\n{content}```") if language == "sh" else ():
-            program = line.split()[0]
-            assert program in {
-                "orca-sweep",
-                *TABLES["programs"],
-            }, f"say in blocks.toml how {line} is tested"
+    programs = {"orca-sweep", *TABLES["programs"]}
+    for text in TEXTS.values():
+        for info, content in BLOCK.findall(text):
+            language = info.split(" ")[0]
+            assert language in TABLES["languages"], (
+                f"say in blocks.toml how a block of {language} is tested"
+            )
+            if language != "sh":
+                continue
+            for line in code_lines(f"```\n{content}```"):
+                assert line.split()[0] in programs, (
+                    f"say in blocks.toml how {line} is tested"
+                )
 
 
 NO_NETWORK = """
@@ -360,7 +347,7 @@ OPTIONS = next(
 
 
 class Elements(HTMLParser):
-    """The addresses that a page loads: those of all its elements but links to follow."""
+    """The addresses that a page loads: those of all elements but links to follow."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -389,43 +376,28 @@ def test_the_site(tmp_path: Path) -> None:
         *OPTIONS[:-1],
         f"{tmp_path}/html",
     ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    build = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert build.returncode == 0, build.stderr
     site = tmp_path / "html"
+
+    def text_of(page: str) -> str:
+        return (site / page).read_text()
+
     for page in site.rglob("*.html"):
-        assert not [
-            each
-            for each in Elements(page.read_text()).loaded
-            if re.match(r"(https?:)?//", each)
-        ], page.name
+        for address in Elements(page.read_text()).loaded:
+            assert not re.match(r"(https?:)?//", address), page.name
     for style in site.rglob("*.css"):
-        assert not re.search(r"url\(['\"]?(https?:)?//|@import", style.read_text()), (
-            style.name
-        )
-    text = (site / "reference" / "registries.html").read_text()
-    for name in (
-        *all_methods(),
-        *(task.short_name for task in all_tasks().values()),
-        "minilm-l6",
-        "otdd",
-        "nrmse",
-    ):
-        assert f">{name}<" in text, name
-    assert (
-        'href="files/orca_ray/cli/app.py.html"'
-        in (site / "way-of-a-trial.html").read_text()
-    )
-    assert (
-        'class="highlight"'
-        in (site / "files" / "orca_ray" / "cli" / "app.py.html").read_text()
-    )
-    assert "--trial-minutes" in (site / "commands" / "benchmark.html").read_text()
-    assert {path.stem for path in (site / "boards").iterdir()} == {
-        "pocket",
-        "pocket-quick",
-        "aligning",
-    }
-    assert (
-        'id="orca_ray.tasks.task.Task.prepare"'
-        in (site / "reference" / "python.html").read_text()
-    )
+        external = re.search(r"url\(['\"]?(https?:)?//|@import", style.read_text())
+        assert not external, style.name
+    registries = text_of("reference/registries.html")
+    tasks = [task.short_name for task in all_tasks().values()]
+    for name in (*all_methods(), *tasks, "minilm-l6", "otdd", "nrmse"):
+        assert f">{name}<" in registries, name
+    source = "files/orca_ray/cli/app.py.html"
+    assert f'href="{source}"' in text_of("way-of-a-trial.html")
+    assert 'class="highlight"' in text_of(source)
+    assert "--trial-minutes" in text_of("commands/benchmark.html")
+    boards = {path.stem for path in (site / "boards").iterdir()}
+    assert boards == {"pocket", "pocket-quick", "aligning"}
+    anchor = 'id="orca_ray.tasks.task.Task.prepare"'
+    assert anchor in text_of("reference/python.html")

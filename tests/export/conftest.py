@@ -1,4 +1,4 @@
-"""Models of the tests of this directory: untrained, as training does not matter here."""
+"""Untrained models, as training does not matter to the tests of this directory."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +26,7 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
         "image": save_vit(tmp_path_factory.mktemp("v")),
     }
 
-    def made(task: Task, method: str = "nft") -> Predictor:
+    def make_model(task: Task, method: str = "nft") -> Predictor:
         adaptation = start(
             bodies[task.modality],
             method,
@@ -37,7 +37,7 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
         )
         return Predictor(adaptation.snapshot(), device="cpu")
 
-    return made
+    return make_model
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
-"""Predictions as tables, and by exported networks: columns, names, units, large inputs,
-and what is refused.
+"""Predictions as tables and of exported networks.
+
+Columns, names, units, large inputs, and what is refused.
 """
 
 import json
@@ -31,15 +32,17 @@ X = np.asarray(make_data(make_task(CLASSES)).test.x)
 
 
 def test_classes_have_probabilities(series: Predictor, tmp_path: Path) -> None:
-    told: list[int] = []
-    write_predictions(series, series.inputs(X), tmp_path / "out.parquet", told.append)
-    found = pq.read_table(tmp_path / "out.parquet")
-    assert found.column_names == ["id", "prediction", "p_0", "p_1", "p_2"]
-    assert found["id"].to_pylist() == list(range(45))
-    assert found["prediction"].to_pylist() == series.predict(X).tolist()
-    assert np.array_equal(found["p_1"].to_numpy(), series.predict_proba(X)[:, 1])
-    assert json.loads(found.schema.metadata[b"orca_ray"])["task"] == "tiny/classes"
-    assert told == [45]
+    reported_rows: list[int] = []
+    write_predictions(
+        series, series.inputs(X), tmp_path / "out.parquet", reported_rows.append
+    )
+    table = pq.read_table(tmp_path / "out.parquet")
+    assert table.column_names == ["id", "prediction", "p_0", "p_1", "p_2"]
+    assert table["id"].to_pylist() == list(range(45))
+    assert table["prediction"].to_pylist() == series.predict(X).tolist()
+    assert np.array_equal(table["p_1"].to_numpy(), series.predict_proba(X)[:, 1])
+    assert json.loads(table.schema.metadata[b"orca_ray"])["task"] == "tiny/classes"
+    assert reported_rows == [45]
 
 
 def test_samples_with_names_keep_them(series: Predictor, tmp_path: Path) -> None:
@@ -57,22 +60,22 @@ def test_several_labels(make: Make, tmp_path: Path) -> None:
     model = make(LABELS)
     x = np.asarray(make_data(LABELS).test.x)
     write_predictions(model, model.inputs(x), tmp_path / "out.parquet")
-    found = pq.read_table(tmp_path / "out.parquet")
-    assert found.column_names == ["id", "prediction", "p_0", "p_1", "p_2"]
-    chosen = [
+    table = pq.read_table(tmp_path / "out.parquet")
+    assert table.column_names == ["id", "prediction", "p_0", "p_1", "p_2"]
+    expected = [
         "; ".join(str(k) for k in np.flatnonzero(row)) for row in model.predict(x)
     ]
-    assert found["prediction"].to_pylist() == chosen
+    assert table["prediction"].to_pylist() == expected
 
 
 def test_fields_are_nested_lists(make: Make, tmp_path: Path) -> None:
     model = make(FIELD)
     x = np.asarray(make_data(FIELD).test.x)
     write_predictions(model, model.inputs(x), tmp_path / "out.parquet")
-    found = pq.read_table(tmp_path / "out.parquet")
-    assert found.column_names == ["id", "prediction"]
+    table = pq.read_table(tmp_path / "out.parquet")
+    assert table.column_names == ["id", "prediction"]
     assert np.array_equal(
-        np.array(found["prediction"].to_pylist(), dtype=np.float32), model.predict(x)
+        np.array(table["prediction"].to_pylist(), dtype=np.float32), model.predict(x)
     )
     with pytest.raises(
         UserError, match=r"do not fit into .*out\.csv: name a file \.npz or \.parquet"
@@ -96,12 +99,12 @@ def test_an_archive_has_arrays_that_numpy_reads_in_one_call(
     write_predictions(
         model, model.inputs(UserData(x=x, names=names)), tmp_path / "out.npz"
     )
-    with np.load(tmp_path / "out.npz") as found:
-        np.testing.assert_array_equal(found["prediction"], model.predict(x))
-        assert found["id"].tolist() == names
-        assert ("probability" in found) == model.decides
+    with np.load(tmp_path / "out.npz") as arrays:
+        np.testing.assert_array_equal(arrays["prediction"], model.predict(x))
+        assert arrays["id"].tolist() == names
+        assert ("probability" in arrays) == model.decides
         if model.decides:
-            np.testing.assert_array_equal(found["probability"], model.predict_proba(x))
+            np.testing.assert_array_equal(arrays["probability"], model.predict_proba(x))
 
 
 def test_an_archive_that_does_not_fit_into_memory_is_refused(
@@ -129,20 +132,16 @@ def test_keys_of_a_table_are_carried_under_their_own_names(
     }
     data = UserData(x=X[:2], keys=keys)
     write_predictions(series, series.inputs(data), tmp_path / "out.parquet")
-    found = pq.read_table(tmp_path / "out.parquet")
-    assert found.column_names == ["id", "row", "p_1", "prediction", "p_0", "p_2"]
-    assert (found["id"].to_pylist(), found["row"].to_pylist()) == (
+    table = pq.read_table(tmp_path / "out.parquet")
+    assert table.column_names == ["id", "row", "p_1", "prediction", "p_0", "p_2"]
+    assert (table["id"].to_pylist(), table["row"].to_pylist()) == (
         ["=a", "b"],
         [2**60 + 1, 7],
     )
-    assert np.array_equal(found["p_1"].to_numpy(), series.predict_proba(X[:2])[:, 1])
+    assert np.array_equal(table["p_1"].to_numpy(), series.predict_proba(X[:2])[:, 1])
     write_predictions(series, series.inputs(data), tmp_path / "out.csv")
-    assert (
-        (tmp_path / "out.csv")
-        .read_text()
-        .splitlines()[1]
-        .startswith('"\'=a",1152921504606846977,')
-    )
+    lines = (tmp_path / "out.csv").read_text().splitlines()
+    assert lines[1].startswith('"\'=a",1152921504606846977,')
 
 
 def test_a_bad_row_leaves_no_file(series: Predictor, tmp_path: Path) -> None:
@@ -163,9 +162,9 @@ def test_the_command(
     np.save(x, X)
     (tmp_path / "dir.parquet").mkdir()
     assert run(["predict", folder, str(x), "-o", str(out)]) == 0
-    said = capsys.readouterr().out
-    assert "45 predictions of tiny/classes in" in said
-    assert str(out) in said
+    printed = capsys.readouterr().out
+    assert "45 predictions of tiny/classes in" in printed
+    assert str(out) in printed
     assert pq.read_table(out)["prediction"].to_pylist() == series.predict(X).tolist()
     for output, message in (
         ("out.xlsx", "must end with .parquet or .npz or .csv"),
@@ -214,32 +213,31 @@ def test_inputs_larger_than_the_limit_of_memory(make: Make, tmp_path: Path) -> N
         "-o",
         str(tmp_path / "out.parquet"),
     ]
-    done = subprocess.run(
+    completed = subprocess.run(
         command, check=True, capture_output=True, text=True, timeout=280
     )
     assert pq.ParquetFile(tmp_path / "out.parquet").metadata.num_rows == rows
-    peak = int(done.stdout.split()[-1]) / 1e6
+    peak = int(completed.stdout.split()[-1]) / 1e6
     assert peak < 1.5, f"{peak} GB"
 
 
 def test_an_exported_network_takes_raw_inputs_and_returns_units_of_the_target(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept: list[torch.nn.Module] = []
+    networks: list[torch.nn.Module] = []
 
     def keep(
         network: torch.nn.Module, model: Predictor, path: Path
     ) -> tuple[None, str]:
-        kept.append(network)
+        networks.append(network)
         return None, "not run"
 
-    monkeypatch.setattr(
-        "orca_ray.export.FORMATS", {"kept": keep}
-    )  # tracing a network takes seconds
+    # tracing a network takes seconds
+    monkeypatch.setattr("orca_ray.export.FORMATS", {"kept": keep})
     model = make(NUMBER)
+    exported = export_model(model, "kept", tmp_path / "a")
+    assert exported == Exported(tmp_path / "a", None, "not run")
     x = np.asarray(make_data(NUMBER).test.x)
-    assert export_model(model, "kept", tmp_path / "a") == Exported(
-        tmp_path / "a", None, "not run"
-    )
     with torch.no_grad():
-        assert np.allclose(kept[0](torch.from_numpy(x)), model.outputs(x), rtol=1e-5)
+        outputs = networks[0](torch.from_numpy(x))
+    assert np.allclose(outputs, model.outputs(x), rtol=1e-5)

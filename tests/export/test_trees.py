@@ -1,14 +1,13 @@
-"""Exported networks and trees: equal outputs for any batch size; the trees' sums are
-those of LightGBM.
+"""Exported networks and trees have the outputs of the model for any batch size.
 
-Predictions of trees are compared at thresholds and for missing values, too.
+The sums of trees are those of LightGBM, also at thresholds and for missing values.
 """
 
 import copy
 import itertools
 import json
 from collections.abc import Callable
-from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,41 +32,58 @@ lightgbm = pytest.importorskip("lightgbm")
 SAMPLES = 400
 FEATURES = 6
 ALL = pytest.mark.exhaustive
-TARGETS: dict[str, tuple[Target, str, Callable[[np.ndarray], list[np.ndarray]]]] = {
-    "two classes": (Target("classes", 2), "binary", lambda z: [z > 0]),
-    "three classes": (
-        Target("classes", 3),
-        "multiclass",
-        lambda z: [np.digitize(z, [-0.5, 0.5])],
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A kind of target, and how LightGBM is trained on it."""
+
+    target: Target
+    objective: str
+    columns: Callable[[np.ndarray], list[np.ndarray]]
+    """Targets of each booster, from a number for each sample."""
+
+
+PROBLEMS = {
+    "two classes": Problem(Target("classes", 2), "binary", lambda z: [z > 0]),
+    "three classes": Problem(
+        Target("classes", 3), "multiclass", lambda z: [np.digitize(z, [-0.5, 0.5])]
     ),
-    "labels": (Target("labels", 2), "binary", lambda z: [z > 0, np.abs(z) > 1]),
-    "number": (Target("scalar"), "regression", lambda z: [z]),
+    "labels": Problem(Target("labels", 2), "binary", lambda z: [z > 0, np.abs(z) > 1]),
+    "number": Problem(Target("scalar"), "regression", lambda z: [z]),
 }
 
 
-def trained(kind: str, *, missing: bool) -> tuple[BoostedBody, list[Any], np.ndarray]:
-    """Return trees of a kind of target, LightGBM's boosters, and the table that they
-    were trained on.
-    """
-    target, objective, columns = TARGETS[kind]
+@dataclass(frozen=True)
+class Trained:
+    """Trees, and the boosters and table that they were made of."""
+
+    trees: BoostedBody
+    boosters: list[Any]
+    table: np.ndarray
+
+
+def trained(kind: str, *, missing: bool) -> Trained:
+    """Train LightGBM on a kind of target, and make trees of its boosters."""
+    problem = PROBLEMS[kind]
     random = np.random.default_rng(0)
-    x = random.normal(size=(SAMPLES, FEATURES)).astype(np.float32)
-    z = x[:, 0] + x[:, 1] * x[:, 2]
-    x[:, 3] = x[:, 3].round()  # splits between few values
+    table = random.normal(size=(SAMPLES, FEATURES)).astype(np.float32)
+    z = table[:, 0] + table[:, 1] * table[:, 2]
+    table[:, 3] = table[:, 3].round()  # splits between few values
     if missing:
-        x[random.random(x.shape) < 0.2] = np.nan
+        table[random.random(table.shape) < 0.2] = np.nan
     settings = {
-        "objective": objective,
-        "num_class": 3 if objective == "multiclass" else 1,
+        "objective": problem.objective,
+        "num_class": 3 if problem.objective == "multiclass" else 1,
         "verbosity": -1,
     }
-    made = [
-        lightgbm.train(settings, lightgbm.Dataset(x, column), 7)
-        for column in columns(z)
+    boosters = [
+        lightgbm.train(settings, lightgbm.Dataset(table, column), 7)
+        for column in problem.columns(z)
     ]
-    trees = BoostedBody(target, FEATURES)
-    trees.add_trees(of_boosters(made))
-    return trees, made, x
+    trees = BoostedBody(problem.target, FEATURES)
+    trees.add_trees(of_boosters(boosters))
+    return Trained(trees, boosters, table)
 
 
 def tokens(x: np.ndarray) -> torch.Tensor:
@@ -78,11 +94,12 @@ EXPORTING = pytest.mark.parametrize("exporting", [False, True])
 
 
 @pytest.mark.parametrize("missing", [False, True])
-@pytest.mark.parametrize("kind", TARGETS)
+@pytest.mark.parametrize("kind", PROBLEMS)
 def test_sums_equal_those_of_lightgbm(
     kind: str, missing: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trees, boosters, x = trained(kind, missing=missing)
+    fit = trained(kind, missing=missing)
+    trees = fit.trees
     # At each threshold and beside it, where a rounded comparison would go the other
     # way; and values that training never saw: missing ones, zeros of both signs,
     # infinities.
@@ -91,18 +108,19 @@ def test_sums_equal_those_of_lightgbm(
     beside = [np.nextafter(edges, np.float32(sign * np.inf)) for sign in (-1, 1)]
     strange = np.array([np.nan, 0.0, -0.0, np.inf, -np.inf], np.float32)
     values = np.concatenate([edges, *beside, strange])
-    others = np.random.default_rng(1).choice(values, (2000, FEATURES))
-    rows = tokens(np.concatenate([x, others]))
+    difficult = np.random.default_rng(1).choice(values, (2000, FEATURES))
+    rows = tokens(np.concatenate([fit.table, difficult]))
     raw = [
-        booster.predict(rows[:, :, 0].numpy(), raw_score=True) for booster in boosters
+        booster.predict(rows[:, :, 0].numpy(), raw_score=True)
+        for booster in fit.boosters
     ]
     np.testing.assert_array_equal(trees.sums(rows), np.column_stack(raw))
-    found = trees(rows)
-    assert found.shape == (len(rows), 1, trees.feature_width)
-    assert torch.equal(found[:, 0, -trees.num_trained :], trees.sums(rows).float())
-    assert len(found.unique()) > 50
+    outputs = trees(rows)
+    assert outputs.shape == (len(rows), 1, trees.feature_width)
+    assert torch.equal(outputs[:, 0, -trees.num_trained :], trees.sums(rows).float())
+    assert len(outputs.unique()) > 50
     monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
-    assert torch.equal(trees(rows), found)
+    assert torch.equal(trees(rows), outputs)
 
 
 @EXPORTING
@@ -110,30 +128,28 @@ def test_a_tree_of_one_leaf_has_no_splits_and_no_trees_predict_zero(
     exporting: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trees = BoostedBody(Target("scalar"), 2)
-    same = lightgbm.Dataset(np.zeros((30, 2)), np.full(30, 2.5))
-    trees.add_trees(
-        of_boosters(
-            [lightgbm.train({"objective": "regression", "verbosity": -1}, same, 1)]
-        )
-    )
+    constant = lightgbm.Dataset(np.zeros((30, 2)), np.full(30, 2.5))
+    settings = {"objective": "regression", "verbosity": -1}
+    trees.add_trees(of_boosters([lightgbm.train(settings, constant, 1)]))
     monkeypatch.setattr(torch.compiler, "is_exporting", lambda: exporting)
     assert trees(torch.zeros(4, 2, 1)).flatten().tolist() == [2.5] * 4
+    rows = torch.ones(4, 1, 2)
     for empty in (BoostedBody(Target("classes", 3), 2), ForestBody(2, 3)):
-        assert torch.equal(
-            empty(torch.ones(4, 2, 1)[:, :, 0][:, None]), torch.zeros(4, 1, 3)
-        )
+        assert torch.equal(empty(rows), torch.zeros(4, 1, 3))
 
 
 def test_outputs_with_fewer_trees_get_trees_of_zero() -> None:
     x = np.arange(40.0)[:, None]
     settings = {"objective": "binary", "min_data_in_leaf": 5, "verbosity": -1}
-    made = [
+    boosters = [
         lightgbm.train(settings, lightgbm.Dataset(x, x[:, 0] > 20), rounds)
         for rounds in (3, 1)
     ]
     trees = BoostedBody(Target("labels", 2), 1)
-    trees.add_trees(of_boosters(made))
-    expected = np.column_stack([booster.predict(x, raw_score=True) for booster in made])
+    trees.add_trees(of_boosters(boosters))
+    expected = np.column_stack(
+        [booster.predict(x, raw_score=True) for booster in boosters]
+    )
     np.testing.assert_array_equal(trees.sums(tokens(x)), expected)
 
 
@@ -214,74 +230,69 @@ def test_trees_that_do_not_take_turns_or_are_too_deep_are_refused(
 ) -> None:
     with pytest.raises(UserError, match="1 cannot take turns for 3 outputs"):
         BoostedBody(Target("labels", 3), 2).add_trees([TREE])
-    own = np.arange(25)[:, None]
-    chain = (own + np.where((own % 2 == 0) & (own < 24), [0, 1, 2, 0], 0)) * [
-        0,
-        1,
-        1,
-        0,
-    ]  # every second one is a leaf
-    for levels in (12, 11):
-        monkeypatch.setattr(trees_module, "_MOST_LEVELS", levels)
-        with (
-            pytest.raises(UserError, match="more than 11 levels")
-            if levels < 12
-            else nullcontext()
-        ):
-            ForestBody(1, 1).add_trees([Tree(chain, np.zeros(25), np.zeros((25, 1)))])
+    # 12 levels: a node with an even number has the next two nodes as children, and a
+    # node with an odd number is a leaf, whose children are the node itself.
+    numbers = np.arange(25)
+    is_split = (numbers % 2 == 0) & (numbers < 24)
+    nodes = np.zeros((25, 4), int)
+    nodes[:, 1] = np.where(is_split, numbers + 1, numbers)
+    nodes[:, 2] = np.where(is_split, numbers + 2, numbers)
+    chain = Tree(nodes, np.zeros(25), np.zeros((25, 1)))
+    monkeypatch.setattr(trees_module, "_MOST_LEVELS", 12)
+    ForestBody(1, 1).add_trees([chain])
+    monkeypatch.setattr(trees_module, "_MOST_LEVELS", 11)
+    with pytest.raises(UserError, match="more than 11 levels"):
+        ForestBody(1, 1).add_trees([chain])
     shared = np.array([[0, 1, 2, 0], [0, 2, 3, 0], [0, 2, 2, 0], [0, 3, 3, 0]])
     with pytest.raises(UserError, match="a node has two parents"):
         ForestBody(1, 1).add_trees([Tree(shared, np.zeros(4), np.zeros((4, 1)))])
 
 
-def _made(make: Make, kind: str) -> Predictor:
-    trees, *_ = trained(kind, missing=True)
-    model: Predictor = make(
-        make_task(TARGETS[kind][0], (1, FEATURES)), "gradient_boosting"
-    )
+def trained_model(make: Make, kind: str) -> Predictor:
+    trees = trained(kind, missing=True).trees
+    task = make_task(PROBLEMS[kind].target, (1, FEATURES))
+    model: Predictor = make(task, "gradient_boosting")
     model.network.get_submodule("body").load_state_dict(trees.state_dict())
     return model
 
 
-def _needs(to: str) -> None:
+def require_libraries(to: str) -> None:
+    """Skip the test if the libraries of an export format are missing."""
     if to == "onnx":
         pytest.importorskip("onnxscript")
         pytest.importorskip("onnxruntime")
+
+
+SAMPLED_TREES = [("labels", "torch"), ("three classes", "onnx")]
+"""Kinds of targets and formats that are tested always."""
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "to"),
     [
-        pytest.param(
-            kind,
-            to,
-            marks=(
-                []
-                if (kind, to) in {("labels", "torch"), ("three classes", "onnx")}
-                else ALL
-            ),
-        )
-        for kind in TARGETS
-        for to in FORMATS
+        pytest.param(*case, marks=[] if case in SAMPLED_TREES else ALL)
+        for case in itertools.product(PROBLEMS, FORMATS)
     ],
 )
 def test_an_exported_model_agrees(
     make: Make, to: str, kind: str, tmp_path: Path
 ) -> None:
-    _exported_agrees(_made(make, kind), to, tmp_path, most=1e-6)
+    check_export(trained_model(make, kind), to, tmp_path, most=1e-6)
 
 
 @pytest.mark.slow
 def test_the_difference_is_that_from_the_compiled_walk(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right = TreeBody._walk
-    monkeypatch.setattr(
-        TreeBody, "_walk", lambda self, rows: (right(self, rows) - 1).clamp(min=0)
-    )
+    walk = TreeBody._walk
+
+    def walk_to_other_leaves(self: TreeBody, rows: torch.Tensor) -> torch.Tensor:
+        return (walk(self, rows) - 1).clamp(min=0)
+
+    monkeypatch.setattr(TreeBody, "_walk", walk_to_other_leaves)
     with pytest.raises(UserError, match="differs from the model"):
-        export_model(_made(make, "number"), "torch", tmp_path / "network")
+        export_model(trained_model(make, "number"), "torch", tmp_path / "network")
 
 
 TASKS = {
@@ -290,12 +301,14 @@ TASKS = {
     "field": make_task(Target("dense", shape=(8, 8)), (2, 8, 8)),
     "image": make_task(CLASSES, (1, 40, 40)),  # reduced with anti-aliasing
 }
+"""Task of each kind of data."""
 SAMPLED = [
     ("torch", "series", "cnn"),
     ("onnx", "image", "nft"),
     ("torch", "number", "lora"),
     ("torch", "field", "fno"),
 ]
+"""Formats, tasks and methods that are tested always."""
 COMMON = [
     ("series", "minirocket"),
     ("series", "hydra"),
@@ -303,12 +316,13 @@ COMMON = [
     ("field", "unet"),
     *itertools.product(TASKS, ["nft", "cnn", "lora", "no_body"]),
 ]
+"""Tasks and methods that are tested in both formats."""
 FITTED = {"forest", "gradient_boosting", "kernel_ridge", "nearest"}
+"""Methods that are nothing until they are fitted; they have their own tests."""
 OTHERS = sorted({*all_methods()} - {method for _, method in COMMON} - FITTED)
-"""Methods without a test of both formats; those that are nothing until they are fitted
-have their own.
-"""
+"""Methods without a test of both formats."""
 EVERY = [(to, *case) for to in FORMATS for case in COMMON]
+"""All formats, tasks and methods."""
 
 
 @pytest.mark.slow
@@ -326,7 +340,7 @@ EVERY = [(to, *case) for to in FORMATS for case in COMMON]
 def test_an_exported_network_agrees(
     make: Make, to: str, kind: str, method: str, tmp_path: Path
 ) -> None:
-    _exported_agrees(make(TASKS[kind], method), to, tmp_path)
+    check_export(make(TASKS[kind], method), to, tmp_path)
 
 
 @pytest.mark.slow
@@ -335,18 +349,14 @@ def test_an_exported_network_agrees(
 def test_the_network_of_any_method_can_be_exported(
     make: Make, method: str, tmp_path: Path
 ) -> None:
-    kind = next(
-        kind
-        for kind, task in TASKS.items()
-        if all_methods()[method].problem(task) is None
-    )
-    _exported_agrees(make(TASKS[kind], method), "torch", tmp_path)
+    recipe = all_methods()[method]
+    task = next(task for task in TASKS.values() if recipe.problem(task) is None)
+    check_export(make(task, method), "torch", tmp_path)
 
 
-def _exported_agrees(
-    model: Predictor, to: str, tmp_path: Path, most: float = 1e-5
-) -> None:
-    _needs(to)
+def check_export(model: Predictor, to: str, tmp_path: Path, most: float = 1e-5) -> None:
+    """Export a model; its outputs must differ by less than ``most``."""
+    require_libraries(to)
     exported = export_model(model, to, tmp_path / "network")
     assert exported.difference is not None
     assert exported.difference < most
@@ -365,15 +375,15 @@ def test_a_torch_program_has_names_and_predicts_alone(
     assert (about["input_shape"], about["outputs"]) == ([1, 30], "values")
     x = np.random.default_rng(0).normal(size=(7, 1, 30)).astype(np.float32)
     with torch.no_grad():
-        found = program(torch.from_numpy(x)).numpy()
-    assert np.allclose(found, model.predict(x), rtol=1e-5)
+        outputs = program(torch.from_numpy(x)).numpy()
+    assert np.allclose(outputs, model.predict(x), rtol=1e-5)
 
 
 @pytest.mark.slow
 def test_an_onnx_file_has_names_and_predicts_alone(
     series: Predictor, tmp_path: Path
 ) -> None:
-    _needs("onnx")
+    require_libraries("onnx")
     import onnxruntime
 
     export_model(series, "onnx", tmp_path / "network.onnx")

@@ -21,20 +21,19 @@ MIXED = TableInputs(
 def model(
     body: str, target: Target, encoder: Encoder | None, shape: tuple[int, ...] = (2, 16)
 ) -> Predictor:
+    """Train a model of arrays of ``shape``, or of the data that ``encoder`` takes."""
     task = make_task(target, shape if encoder is None else encoder.shape)
     hyperparameters = {**QUICK, "align.epochs": 1, "refine.epochs": 1}
     adaptation = start(
         body, "nft", task=task, data=make_data(task), hyperparameters=hyperparameters
     )
     run(adaptation)
-    made = None
-    if encoder is not None:
-        names = ("a", "b", "c") if target.kind in ("classes", "labels") else ()
-        coding = TargetCoding(kind=target.kind, label_names=names, shape=target.shape)
-        made = Preprocessing(
-            reading=Options(), encoder=encoder, target=coding
-        ).to_json()
-    return Predictor(adaptation.snapshot(), made, device="cpu")
+    if encoder is None:
+        return Predictor(adaptation.snapshot(), device="cpu")
+    names = ("a", "b", "c") if target.kind in ("classes", "labels") else ()
+    coding = TargetCoding(kind=target.kind, label_names=names, shape=target.shape)
+    preprocessing = Preprocessing(reading=Options(), encoder=encoder, target=coding)
+    return Predictor(adaptation.snapshot(), preprocessing.to_json(), device="cpu")
 
 
 def table_model(bert: str) -> Predictor:

@@ -1,6 +1,4 @@
-"""The application without a socket: what it takes, what it answers, and what it
-refuses.
-"""
+"""The application without a socket: what it takes, answers and refuses."""
 
 import ast
 import asyncio
@@ -44,8 +42,9 @@ SERIES = ArrayInputs(
     axes="LC", given=None, shape=(3, 16), mask=True, mean=(0, 0), std=(1, 1), largest=3
 )
 TOLERANCE = 1e-5
-"""Largest difference of probabilities and standardised outputs: sums in batches of
-other sizes round differently.
+"""Largest difference of probabilities and standardised outputs.
+
+Sums in batches of other sizes round differently.
 """
 ROWS: list[dict[str, Any]] = [
     {"age of cask": 3.5, "1": "oak", "bottled": "2020-05-31"},
@@ -113,17 +112,18 @@ def post(client: TestClient, body: bytes, media: str = JSON) -> httpx.Response:
 def arrow_answer(body: bytes) -> dict[str, Any]:
     """Return an Arrow answer in the form of a JSON answer."""
     table = pa.ipc.open_stream(body).read_all()
-    found: dict[str, Any] = {
+    answer: dict[str, Any] = {
         key.decode(): json.loads(value) for key, value in table.schema.metadata.items()
     }
     for name in table.schema.names:
         column = table.column(name).combine_chunks()
-        column = column.chunk(0) if isinstance(column, pa.ChunkedArray) else column
-        tensors = isinstance(column, pa.FixedShapeTensorArray)
-        found[name] = (
-            column.to_numpy_ndarray() if tensors else np.asarray(column.to_pylist())
-        )
-    return found
+        if isinstance(column, pa.ChunkedArray):
+            column = column.chunk(0)
+        if isinstance(column, pa.FixedShapeTensorArray):
+            answer[name] = column.to_numpy_ndarray()
+        else:
+            answer[name] = np.asarray(column.to_pylist())
+    return answer
 
 
 @pytest.mark.parametrize("name", ["mixed", *SAMPLES])
@@ -131,60 +131,52 @@ def test_predictions_are_those_of_the_model(
     clients: dict[str, TestClient], models: dict[str, Predictor], name: str
 ) -> None:
     model = models[name]
+    client = clients[name]
     table = TABLE
     x: Any = pd.DataFrame(ROWS)
     request: dict[str, Any] = {"rows": ROWS}
     if name in SAMPLES:
         samples = SAMPLES[name]
-        lists = [each.tolist() for each in samples]
-        tensors = (
-            None
-            if isinstance(samples, list)
-            else pa.FixedShapeTensorArray.from_numpy_ndarray(samples)
-        )
         x = UserData(x=samples, rate=8000.0)
+        lists = [sample.tolist() for sample in samples]
         request = {"samples": lists, "rate": 8000}
-        table = pa.table(
-            {"x": lists if tensors is None else tensors}
-        ).replace_schema_metadata({"rate": "8000"})
-    for answer in (
-        clients[name].post(PREDICT, json=request),
-        post(clients[name], stream(table), ARROW),
+        column = lists
+        if not isinstance(samples, list):
+            column = pa.FixedShapeTensorArray.from_numpy_ndarray(samples)
+        table = pa.table({"x": column}).replace_schema_metadata({"rate": "8000"})
+    for response in (
+        client.post(PREDICT, json=request),
+        post(client, stream(table), ARROW),
     ):
-        assert answer.status_code == 200, answer.text
-        as_json = answer.headers["content-type"] == JSON
-        found = answer.json() if as_json else arrow_answer(answer.content)
+        assert response.status_code == 200, response.text
+        is_json = response.headers["content-type"] == JSON
+        answer = response.json() if is_json else arrow_answer(response.content)
+        predictions = np.asarray(answer["predictions"])
         expected = model.predict(x)
         if expected.dtype.kind == "f":
-            assert np.allclose(
-                np.asarray(found["predictions"]), expected, atol=TOLERANCE * 10
-            )
+            assert np.allclose(predictions, expected, atol=TOLERANCE * 10)
         else:
-            assert np.array_equal(np.asarray(found["predictions"]), expected)
-        assert found["labels"] == list(model.label_names)
-        assert ("probabilities" in found) == model.decides
+            assert np.array_equal(predictions, expected)
+        assert answer["labels"] == list(model.label_names)
+        assert ("probabilities" in answer) == model.decides
         if model.decides:
-            assert np.allclose(
-                np.asarray(found["probabilities"]),
-                model.predict_proba(x),
-                atol=TOLERANCE,
-            )
+            probabilities = np.asarray(answer["probabilities"])
+            assert np.allclose(probabilities, model.predict_proba(x), atol=TOLERANCE)
 
 
 def test_dates_of_arrow_and_warnings(clients: dict[str, TestClient]) -> None:
-    found = []
     days = pa.array([18413, None], pa.int32()).cast(pa.date32())
-    for moment in (
-        days,
-        days.cast(pa.string()),
-        days.cast(pa.timestamp("s")).cast(pa.timestamp("us", "Europe/Berlin")),
-    ):
+    times = days.cast(pa.timestamp("s")).cast(pa.timestamp("us", "Europe/Berlin"))
+    answers = []
+    for bottled in (days, days.cast(pa.string()), times):
         table = pa.table(
-            {"age of cask": [1e6, None], "1": ["clay", None], "bottled": moment}
+            {"age of cask": [1e6, None], "1": ["clay", None], "bottled": bottled}
         )
-        found.append(arrow_answer(post(clients["mixed"], stream(table), ARROW).content))
-        assert np.array_equal(found[-1]["probabilities"], found[0]["probabilities"])
-    units, unknown = found[0]["warnings"]
+        response = post(clients["mixed"], stream(table), ARROW)
+        answers.append(arrow_answer(response.content))
+    for answer in answers:
+        assert np.array_equal(answer["probabilities"], answers[0]["probabilities"])
+    units, unknown = answers[0]["warnings"]
     assert "column 'age of cask': values around 1e+06, in training 3 ± 2" in units
     assert "categories without a slot count as missing: clay" in unknown
 
@@ -329,17 +321,19 @@ def test_a_wrong_request_is_explained(
     clients: dict[str, TestClient], name: str, body: str | bytes, message: str
 ) -> None:
     """Bodies that are text are JSON, others Arrow."""
-    sent = (body.encode(), JSON) if isinstance(body, str) else (body, ARROW)
-    answer = post(clients[name], *sent)
-    assert (answer.status_code, list(answer.json())) == (422, ["error"]), answer.text
-    assert message.lower() in answer.json()["error"].lower()
+    if isinstance(body, str):
+        response = post(clients[name], body.encode(), JSON)
+    else:
+        response = post(clients[name], body, ARROW)
+    assert response.status_code == 422, response.text
+    assert list(response.json()) == ["error"]
+    assert message.lower() in response.json()["error"].lower()
 
 
 def test_a_dictionary_must_not_expand_far(models: dict[str, Predictor]) -> None:
     formats = Formats(models["mixed"], 20_000)
-    with pytest.raises(
-        UserError, match="'age of cask' is missing"
-    ):  # column '1' is read
+    # column '1' is read
+    with pytest.raises(UserError, match="'age of cask' is missing"):
         formats.read(ARROW, stream(coded(10_000, "x" * 1000)))
     with pytest.raises(UserError, match="a text of 1000 characters is too long"):
         formats.read(ARROW, stream(coded(20_000, "x" * 1000)))
@@ -390,35 +384,34 @@ def test_limits_of_requests_at_once(
     monkeypatch.setattr(application, "HELD_BODIES", 1.5)
     app = Application(models["mixed"], Limits(body_bytes=1000, seconds=1), None)
 
-    async def slow(size: int, rest: float, *, later: float = 0.0) -> Any:
+    async def slow(size: int, pause: float, *, later: float = 0.0) -> Any:
         async def body() -> Any:
             yield b"[" * size
-            await asyncio.sleep(rest)
+            await asyncio.sleep(pause)
 
         await asyncio.sleep(later)
         async with httpx.AsyncClient(
             transport=httpx.ASGITransport(app), base_url="http://[::1]:1"
         ) as client:
-            answer = await client.post(
+            response = await client.post(
                 PREDICT, content=body(), headers={"Content-Type": JSON}
             )
-            return (
-                answer.status_code,
-                answer.headers.get("retry-after"),
-                answer.json()["error"],
-            )
+        return (
+            response.status_code,
+            response.headers.get("retry-after"),
+            response.json()["error"],
+        )
 
     async def together(*requests: Any) -> list[Any]:
         return await asyncio.gather(*requests)
 
     load = "500 requests a second, or than 2 requests or 1.5 large bodies at once"
     busy = (429, "1", f"there are more than {load}; send fewer")
-    for sizes in (
-        (10, 10, 10),
-        (900, 900),
-    ):  # nothing of the first ones is held any more
-        *taken, last = asyncio.run(together(*(slow(size, 0.2) for size in sizes)))
-        assert ([status for status, *_ in taken], last) == ([422] * len(taken), busy)
+    # nothing of the first three is held any more when the next two come
+    for sizes in ((10, 10, 10), (900, 900)):
+        *accepted, last = asyncio.run(together(*(slow(size, 0.2) for size in sizes)))
+        assert [status for status, *_ in accepted] == [422] * len(accepted)
+        assert last == busy
     monkeypatch.setattr(application, "SLOW_SECONDS", 0.1)
     most = (
         "the request took longer than 1 s, or than the 0.1 s that a body has while"
@@ -426,17 +419,14 @@ def test_limits_of_requests_at_once(
     )
     too_late = (408, None, f"{most}; send fewer samples, or send them faster")
     assert asyncio.run(slow(10, 3)) == too_late
-    for limit, sizes in (
-        (2, (10, 10, 10)),
-        (3, (900, 500, 700)),
-    ):  # the oldest incomplete body makes room
+    # the oldest incomplete body makes room
+    for limit, sizes in ((2, (10, 10, 10)), (3, (900, 500, 700))):
         monkeypatch.setattr(application, "IN_PROGRESS", limit)
-        found = asyncio.run(
-            together(
-                slow(sizes[0], 0.5), slow(sizes[1], 0.5), slow(sizes[2], 0, later=0.3)
-            )
+        oldest, second, last = sizes
+        answers = asyncio.run(
+            together(slow(oldest, 0.5), slow(second, 0.5), slow(last, 0, later=0.3))
         )
-        assert [status for status, *_ in found] == [408, 422, 422], sizes
+        assert [status for status, *_ in answers] == [408, 422, 422], sizes
 
 
 def test_without_a_token_only_names_of_this_machine_are_answered(
@@ -489,28 +479,26 @@ def test_rate(models: dict[str, Predictor], monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_token(models: dict[str, Predictor]) -> None:
     client = client_of(models["mixed"], token=TOKEN)
-    for given in (b"", TOKEN.encode(), f"Bearer {TOKEN}x".encode(), b"Bearer \xe9"):
-        for method, path in (
-            ("POST", PREDICT),
-            ("GET", "/metrics"),
-            ("GET", "/openapi.json"),
-            ("GET", "/"),
-        ):
-            answer = client.request(method, path, headers={b"Authorization": given})
-            assert (answer.status_code, answer.headers["www-authenticate"]) == (
-                401,
-                "Bearer",
-            ), path
-    assert (
-        client.get("/healthz").status_code == client.get("/readyz").status_code == 200
+    guarded = (
+        ("POST", PREDICT),
+        ("GET", "/metrics"),
+        ("GET", "/openapi.json"),
+        ("GET", "/"),
     )
+    for value in (b"", TOKEN.encode(), f"Bearer {TOKEN}x".encode(), b"Bearer \xe9"):
+        for method, path in guarded:
+            response = client.request(method, path, headers={b"Authorization": value})
+            assert response.status_code == 401, path
+            assert response.headers["www-authenticate"] == "Bearer"
+    assert client.get("/healthz").status_code == 200
+    assert client.get("/readyz").status_code == 200
     right = {"Authorization": f"Bearer {TOKEN}"}
     assert client.post(PREDICT, json={"rows": ROWS}, headers=right).status_code == 200
-    found = client.get("/openapi.json", headers=right).json()
-    assert found["components"]["securitySchemes"] == {
+    description = client.get("/openapi.json", headers=right).json()
+    assert description["components"]["securitySchemes"] == {
         "token": {"type": "http", "scheme": "bearer"}
     }
-    assert found["paths"][PREDICT]["post"]["security"] == [{"token": []}]
+    assert description["paths"][PREDICT]["post"]["security"] == [{"token": []}]
 
 
 def test_metrics_and_paths(models: dict[str, Predictor]) -> None:
@@ -535,21 +523,20 @@ def test_metrics_and_paths(models: dict[str, Predictor]) -> None:
 
 
 def test_the_description_follows_the_model(models: dict[str, Predictor]) -> None:
-    def of(model: Any) -> tuple[Any, Any]:
-        found = Formats(model, 10_000).description(token=False)
-        assert set(found["paths"][PREDICT]["post"]["requestBody"]["content"]) == {
-            JSON,
-            ARROW,
-        }
-        schemas = found["components"]["schemas"]
+    def describe(model: Any) -> tuple[Any, Any]:
+        description = Formats(model, 10_000).description(token=False)
+        body = description["paths"][PREDICT]["post"]["requestBody"]
+        assert set(body["content"]) == {JSON, ARROW}
+        schemas = description["components"]["schemas"]
         return schemas, schemas["Request"]["properties"]
 
     def lengths(schema: Any) -> list[int]:
         """Return the greatest lengths of nested arrays, outer first."""
-        own = [schema["maxItems"]] if "maxItems" in schema else []
-        return own + (lengths(schema["items"]) if "items" in schema else [])
+        outer = [schema["maxItems"]] if "maxItems" in schema else []
+        inner = lengths(schema["items"]) if "items" in schema else []
+        return outer + inner
 
-    schemas, properties = of(models["mixed"])
+    schemas, properties = describe(models["mixed"])
     assert properties["rows"]["maxItems"] == 10_000
     assert (
         list(schemas["Row"]["properties"])
@@ -567,20 +554,23 @@ def test_the_description_follows_the_model(models: dict[str, Predictor]) -> None
         "labels",
         "warnings",
     }
-    rate = of(models["recordings"])[1]["rate"]
+    rate = describe(models["recordings"])[1]["rate"]
     assert (rate["minimum"], rate["maximum"]) == (8000, 8000)
-    schemas, properties = of(models["fields"])
+    schemas, properties = describe(models["fields"])
     assert lengths(properties["samples"]) == [10_000, 2, 8, 8]
-    coding = TargetCoding(
-        kind="dense", shape=(3, 8, 8), axes=(2, 0, 1)
-    )  # the user gave fields with channels last
-    task = SimpleNamespace(
-        name="large", input_shape=(2, 1024, 1024), target=models["fields"].task.target
+    # the user gave fields with channels last
+    coding = TargetCoding(kind="dense", shape=(3, 8, 8), axes=(2, 0, 1))
+    large = SimpleNamespace(
+        task=SimpleNamespace(
+            name="large",
+            input_shape=(2, 1024, 1024),
+            target=models["fields"].task.target,
+        ),
+        preprocessing=Preprocessing(reading=Options(), encoder=SERIES, target=coding),
+        label_names=(),
+        decides=False,
     )
-    own = Preprocessing(reading=Options(), encoder=SERIES, target=coding)
-    schemas, properties = of(
-        SimpleNamespace(task=task, preprocessing=own, label_names=(), decides=False)
-    )
+    schemas, properties = describe(large)
     assert lengths(schemas["Predictions"]["properties"]["predictions"]) == [8, 8, 3]
     assert properties["samples"]["maxItems"] == 2
 
@@ -619,11 +609,11 @@ def test_requests_that_arrive_together_are_one_batch_and_get_their_own_answers()
 ):
     model = FakeModel()
     served = ServedModel(model, 30)  # type: ignore[arg-type]
-    found = [
+    futures = [
         served.outputs(np.full((1 + number % 2, 2), number, np.float32))
         for number in range(40)
     ]
-    for number, future in enumerate(found):
+    for number, future in enumerate(futures):
         outputs, batch = future.result(30)
         assert outputs.tolist() == [2.0 * number] * (1 + number % 2)
         assert batch == (48 if number < MOST_REQUESTS else 12)

@@ -1,5 +1,6 @@
-"""``orca-sweep serve`` as a process without Ray: predictions, hostile clients, one
-port, and its end.
+"""``orca-sweep serve`` as a process without Ray.
+
+Predictions, hostile clients, one port, and the end of the process.
 """
 
 import asyncio
@@ -73,27 +74,28 @@ class Server:
         )  # type: ignore[call-overload]
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
-        found = re.search(r"http://127.0.0.1:(\d+)/v1/predict", line)
-        assert found, (line, self.process.communicate()[1])
-        self.port = int(found[1])
+        match = re.search(r"http://127.0.0.1:(\d+)/v1/predict", line)
+        assert match, (line, self.process.communicate()[1])
+        self.port = int(match[1])
         authorized = {"Authorization": f"Bearer {TOKEN}"}
         self.client = httpx.Client(
             base_url=f"http://127.0.0.1:{self.port}", headers=authorized, timeout=60
         )
 
     def raw(self, *parts: bytes, wait: float = 0) -> bytes:
-        """Send parts of a request, with pauses between them; return what comes until
-        the server ends the connection.
+        """Send parts of a request, with pauses between them.
+
+        Return what comes until the server ends the connection.
         """
-        found = b""
+        received = b""
         # the server may end the connection before it has read all
         with self.connect() as peer, contextlib.suppress(ConnectionError):
             for part in parts:
                 peer.sendall(part)
                 time.sleep(wait)
             while part := peer.recv(4096):
-                found += part
-        return found
+                received += part
+        return received
 
     def connect(self) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.port), timeout=30)
@@ -101,9 +103,9 @@ class Server:
 
 @pytest.fixture(scope="module")
 def model(module_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Predictor:
-    made = table_model(save_bert(tmp_path_factory.mktemp("bert")))
-    made.save(module_home / "model")
-    return made
+    predictor = table_model(save_bert(tmp_path_factory.mktemp("bert")))
+    predictor.save(module_home / "model")
+    return predictor
 
 
 @pytest.fixture(scope="module")
@@ -123,14 +125,14 @@ def test_it_predicts_and_listens_on_one_port_only_here(
     server: Server, model: Predictor
 ) -> None:
     assert server.client.get("/readyz").json() == {"status": "ready"}
-    found = server.client.post(PREDICT, json={"rows": ROWS}).json()
-    assert found["predictions"] == model.predict(pd.DataFrame(ROWS)).tolist()
+    answer = server.client.post(PREDICT, json={"rows": ROWS}).json()
+    assert answer["predictions"] == model.predict(pd.DataFrame(ROWS)).tolist()
     process = psutil.Process(server.process.pid)
     assert not process.children()
     listening = [
-        each.laddr
-        for each in process.net_connections("inet")
-        if each.status == psutil.CONN_LISTEN
+        connection.laddr
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
     ]
     assert listening == [("127.0.0.1", server.port)]
 
@@ -174,8 +176,11 @@ def test_slow_senders(server: Server) -> None:
     assert json.loads(body.rpartition(b"\r\n")[2])["error"].startswith(
         "the request took longer than 2 s, or"
     )
-    assert server.raw(HEAD) == server.raw() == b""
-    assert 5 < time.monotonic() - begin < 20
+    assert server.raw(HEAD) == b""
+    assert server.raw() == b""
+    # Each of the three connections had its 2 s; one that does not end is an error of
+    # the socket, which waits for 30 s.
+    assert time.monotonic() - begin > 5
 
 
 def test_the_oldest_idle_connection_ends_for_one_too_many(
