@@ -121,9 +121,11 @@ def commands(text: str) -> list[str]:
             continue
         name = context.params.get("name", "")
         takes_benchmark = context.info_name in ("benchmark", "leaderboard")
-        if takes_benchmark and not name.endswith(".yaml"):
-            if not (ROOT / "sweeps" / f"{name}.yaml").exists():
-                wrong.append(f"no benchmark {name}")
+        is_benchmark = (
+            name.endswith(".yaml") or (ROOT / "sweeps" / f"{name}.yaml").exists()
+        )
+        if takes_benchmark and not is_benchmark:
+            wrong.append(f"no benchmark {name}")
     for snippet in [*code_lines(text), *code_spans(text)]:
         target = re.match(r"(?:\w+=\S+ )*make ([\w-]+)", snippet)
         if target and target[1] not in TARGETS:
