@@ -1,6 +1,4 @@
-"""What the tests of the command line share: a cache of their own, a sweep file, and one
-way to run a command.
-"""
+"""A cache, a sweep file and a way to run a command, for the tests of commands."""
 
 import json
 import tomllib
@@ -43,13 +41,13 @@ class Command:
         return Ending(code, captured.out, captured.err)
 
     def done(self, *arguments: str) -> Ending:
-        """Return how a command ends that must succeed."""
+        """Return how a command ends; it must succeed."""
         ending = self(*arguments)
         assert ending.code == 0, ending
         return ending
 
     def refused(self, *arguments: str) -> str:
-        """Return what a command prints to stderr that ends as one with bad input."""
+        """Return what a command prints to stderr; it must end with bad input."""
         ending = self(*arguments)
         assert (ending.code, "Traceback" in ending.err) == (2, False), ending
         return ending.err
@@ -79,8 +77,9 @@ def command(capsys: pytest.CaptureFixture[str]) -> Command:
 
 @pytest.fixture
 def end_by(command: Command, monkeypatch: pytest.MonkeyPatch) -> EndBy:
-    """Return a function that runs a command in which an error is raised, by itself or
-    by a function.
+    """Return a function that runs a command in which an error is raised.
+
+    The error is raised by itself or by a function.
     """
 
     def ending(cause: BaseException | Callable[..., Any]) -> Ending:

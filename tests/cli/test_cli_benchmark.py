@@ -1,6 +1,4 @@
-"""``benchmark``, ``run`` and ``plan``: what reaches the sweep, what is printed, and the
-exit codes.
-"""
+"""``benchmark``, ``run`` and ``plan``: what reaches the sweep and what is printed."""
 
 import re
 from collections.abc import Callable
@@ -33,8 +31,9 @@ from tests.results.factories import make_record
 
 
 class FakeSweep:
-    """Stands in for ``run_sweep``: stores its arguments, reports two trials, returns a
-    summary.
+    """Stand-in for ``run_sweep``.
+
+    It stores its arguments, reports two trials, and returns a summary.
     """
 
     def __init__(self) -> None:
@@ -146,44 +145,14 @@ def test_options_reach_the_sweep(
     command: Command, fake: FakeSweep, sweep_file: str, tmp_path: Path
 ) -> None:
     place = tmp_path / "my results"
-    ending = command.done(
-        "run",
-        sweep_file,
-        "--tasks",
-        "digits,wdbc",
-        "--tasks",
-        "pocket/mnist",
-        "--methods",
-        "orca,nft",
-        "--trials",
-        "3",
-        "--seeds",
-        "2",
-        "--protocol",
-        "paper",
-        "--body",
-        "minilm-l6:layers=2",
-        "--executor",
-        "inline",
-        "--address",
-        "10.0.0.1:6379",
-        "--results",
-        str(place),
-        "--retry-failed",
-        "--deterministic",
-        "--gpus-per-trial",
-        "0.25",
-        "--trial-minutes",
-        "1.5",
-        "--hang-minutes",
-        "20",
-        "--wait",
-        "5",
-        "--staging",
-        "s3://ann:secret@bucket/staged",
-        "--keep-models",
-        "best",
+    options = (
+        "--tasks digits,wdbc --tasks pocket/mnist --methods orca,nft --trials 3"
+        " --seeds 2 --protocol paper --body minilm-l6:layers=2 --executor inline"
+        " --address 10.0.0.1:6379 --retry-failed --deterministic --gpus-per-trial 0.25"
+        " --trial-minutes 1.5 --hang-minutes 20 --wait 5"
+        " --staging s3://ann:secret@bucket/staged --keep-models best"
     )
+    ending = command.done("run", sweep_file, *options.split(), "--results", str(place))
     assert fake.spec.tasks == ("pocket/digits", "pocket/wdbc", "pocket/mnist")
     assert fake.spec.methods == ("orca", "nft")
     assert fake.spec.search_trials("pocket/digits", "orca") == 3
@@ -205,17 +174,16 @@ def test_options_reach_the_sweep(
         "options": ExecutorOptions(TimeLimits(90.0, 1200.0), 0.25),
     }
     assert Path(fake.store.uri) == place
-    which = "--sweep mine/full-trials3-deterministic --protocol paper"
-    shown = f"leaderboard: orca-sweep leaderboard pocket {which} --results '{place}'"
-    assert ending.out.splitlines()[-1] == shown
+    assert ending.out.splitlines()[-1] == (
+        "leaderboard: orca-sweep leaderboard pocket --sweep"
+        f" mine/full-trials3-deterministic --protocol paper --results '{place}'"
+    )
 
 
 def scored_sweep(
     spec: SweepSpec, results: str, *, listener: events.Listener, **options: Any
 ) -> events.Summary:
-    """Stand in for ``run_sweep``: store a score of each method on three tasks, one
-    after another.
-    """
+    """Stand in for ``run_sweep``: store scores on three tasks, one after another."""
     store = ResultsStore(results, create=True)
     pairs = spec.pairs[: 3 * len(spec.methods)]
     listener(
@@ -260,8 +228,8 @@ def test_a_board_is_drawn_meanwhile_and_its_page_written(
     drawn = ending.out[places[2] :].partition("- Did")[0]
     assert max(map(len, drawn.splitlines())) <= 60
     assert {"orca_guarded", "scratch", "cnn", "osuleaf"} <= set(drawn.split())
-    found = re.findall(r"^- Did (.*) help\?", ending.out, re.MULTILINE)
-    assert found == ["guarded aligning", "pretraining", "the transformer"]
+    questions = re.findall(r"^- Did (.*) help\?", ending.out, re.MULTILINE)
+    assert questions == ["guarded aligning", "pretraining", "the transformer"]
     assert Path("page.html").read_text().startswith("<!doctype html>")
     Path("other.html").write_text("mine")
     assert "other.html" in command.refused("benchmark", "demo", "--board", "other.html")
@@ -353,14 +321,12 @@ def test_endings(
         quiet = command("run", sweep_file, "--quiet")
         assert (quiet.code, quiet.out) == (1, "")
         assert expected in quiet.err
-        found = command("run", sweep_file, "--json").json
-        assert (found["ran"], found["statuses"], found["up_to_date"]) == (
-            2,
-            {"completed": 2},
-            False,
-        )
-        assert found["failed"][0]["trial_key"] == "kx"
-        assert found["failed"][0]["started_at"].startswith("2026-01-02T03:04:05")
+        document = command("run", sweep_file, "--json").json
+        assert document["ran"] == 2
+        assert document["statuses"] == {"completed": 2}
+        assert document["up_to_date"] is False
+        assert document["failed"][0]["trial_key"] == "kx"
+        assert document["failed"][0]["started_at"].startswith("2026-01-02T03:04:05")
 
 
 def test_notes_of_trials_are_printed_at_the_end(
@@ -374,13 +340,10 @@ def test_notes_of_trials_are_printed_at_the_end(
         "note: a class was left out (7 trials)",
         "note: solved in chunks (1 trial)",
     ]
-    ended = command("run", sweep_file, "--json").json
-    assert (
-        ended["notes"],
-        ended["aligned"],
-        ended["reused"],
-        ended["deterministic"],
-    ) == (notes, 9, 4, False)
+    document = command("run", sweep_file, "--json").json
+    assert document["notes"] == notes
+    assert (document["aligned"], document["reused"]) == (9, 4)
+    assert document["deterministic"] is False
     assert command("run", sweep_file, "--quiet").out == ""
     fake.ending = {"notes": {f"kind {number}": 1 for number in range(9)}, "ran": 0}
     lines = command("run", sweep_file).out.splitlines()

@@ -1,5 +1,6 @@
-"""``tasks``, ``bodies``, ``methods``, ``data``, ``doctor`` against the registries;
-plug-ins that cannot be used.
+"""``tasks``, ``bodies``, ``methods``, ``data`` and ``doctor``.
+
+They are compared with the registries; also plug-ins that cannot be used.
 """
 
 import re
@@ -96,9 +97,8 @@ def test_no_name_is_broken_on_a_narrow_terminal(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "40")
     for catalogue in ("tasks", "bodies", "methods"):
-        assert {each["name"] for each in command(catalogue, "--json").json} <= set(
-            command(catalogue).out.split()
-        )
+        names = {entry["name"] for entry in command(catalogue, "--json").json}
+        assert names <= set(command(catalogue).out.split())
 
 
 def test_doctor_reports_and_passes(
@@ -174,9 +174,9 @@ def test_doctor_finds_places_that_cannot_be_used(
     (tmp_path / "file").write_text("")
     for place in ("file", "file/below"):
         ending = command("doctor", "--json", "--results", str(tmp_path / place))
-        [found] = [finding for finding in ending.json if finding["topic"] == "results"]
-        assert (ending.code, found["state"]) == (2, "problem")
-        assert "file" in found["advice"]
+        [store] = [finding for finding in ending.json if finding["topic"] == "results"]
+        assert (ending.code, store["state"]) == (2, "problem")
+        assert "file" in store["advice"]
     monkeypatch.setenv("ORCA_RAY_HOME", str(tmp_path / "file"))
     ending = command("doctor")
     assert ending.code == 2
@@ -193,12 +193,12 @@ def test_doctor_does_not_wait_for_a_service_that_does_not_answer(
             "doctor", "--json", "--address", f"127.0.0.1:{server.getsockname()[1]}"
         )
     assert ending.code == 2
-    [found] = [
+    [cluster] = [
         finding
         for finding in ending.json
         if (finding["topic"], finding["item"]) == ("cluster", "address")
     ]
-    assert found["advice"] == "cannot connect: another service than Ray answers there"
+    assert cluster["advice"] == "cannot connect: another service than Ray answers there"
 
 
 WHERE = (
@@ -242,9 +242,10 @@ def test_commands_that_do_not_name_a_plug_in_that_cannot_be_used_work_and_warn(
 def test_doctor_notes_a_plug_in_that_cannot_be_used_and_passes(
     command: Command,
 ) -> None:
-    found = command.done("doctor", "--json").json
     findings = {
-        finding["item"]: finding for finding in found if finding["topic"] == "plug-ins"
+        finding["item"]: finding
+        for finding in command.done("doctor", "--json").json
+        if finding["topic"] == "plug-ins"
     }
     assert set(findings) == {
         "method broken",

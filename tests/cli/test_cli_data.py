@@ -33,15 +33,16 @@ def _table() -> bytes:
 
 
 def _build(workspace: Workspace) -> Arrays:
+    """Read the table of a toy task; in the paper protocol, values are larger by 1."""
     try:
         x = np.load(workspace.file("x.npy"))
     except ValueError as error:
         raise UserError(f"{workspace.raw / 'x.npy'} is no array: {error}") from error
     parts = {"train": x[:4], "validation": x[4:6], "test": x[6:]}
-    paper = workspace.protocol == "paper"
+    shift = np.float32(1 if workspace.protocol == "paper" else 0)
     arrays: dict[str, Any] = {}
     for split, rows in parts.items():
-        arrays[f"{split}_x"] = rows + np.float32(paper)
+        arrays[f"{split}_x"] = rows + shift
         arrays[f"{split}_y"] = np.arange(len(rows), dtype=np.int64) % 2
     for part in workspace.batches("reading", 4, 1):
         assert part
@@ -199,24 +200,23 @@ def prepared(command: Command, server: Server) -> None:
 def test_list_shows_what_is_there(command: Command) -> None:
     rows = {row["name"]: row for row in command("data", "list", "--json").json}
     assert list(rows) == ["other/first", "toy/both", "toy/first", "toy/manual"]
-    assert (
-        rows["toy/first"]["fetched"],
-        rows["toy/first"]["bytes"],
-        rows["toy/first"]["terms"],
-    ) == (1, 200, TERMS)
-    assert rows["toy/first"]["prepared"]["fingerprint"]
-    assert (rows["other/first"]["fetched"], rows["toy/both"]["prepared"]) == (0, None)
+    first = rows["toy/first"]
+    assert (first["fetched"], first["bytes"], first["terms"]) == (1, 200, TERMS)
+    assert first["prepared"]["fingerprint"]
+    assert rows["other/first"]["fetched"] == 0
+    assert rows["toy/both"]["prepared"] is None
+
+    def line_of_first(table: str) -> str:
+        return next(line for line in table.splitlines() if "toy/first" in line)
+
     table = command("data", "list", "toy").out
     assert "other/first" not in table
-    line = next(line.split() for line in table.splitlines() if "toy/first" in line)
-    assert line == ["toy/first", "1", "200", "B", "yes", "yes", "CC-BY-NC-4.0"]
-    (Path(rows["toy/first"]["prepared"]["path"]) / "meta.json").write_text("{")
-    assert "damaged" in next(
-        line for line in command("data", "list").out.splitlines() if "toy/first" in line
-    )
-    assert (
-        "prepared data are damaged: after" in command("data", "show", "toy/first").err
-    )
+    expected = ["toy/first", "1", "200", "B", "yes", "yes", "CC-BY-NC-4.0"]
+    assert line_of_first(table).split() == expected
+    (Path(first["prepared"]["path"]) / "meta.json").write_text("{")
+    assert "damaged" in line_of_first(command("data", "list").out)
+    error = command("data", "show", "toy/first").err
+    assert "prepared data are damaged: after" in error
 
 
 def test_show_without_prepared_data_shows_what_is_declared(
@@ -242,12 +242,9 @@ def test_show_prints_shapes_classes_and_ranges(command: Command) -> None:
     facts = command("data", "show", "toy/first", "--json").json
     train = facts["prepared"]["splits"]["train"]
     assert (train["samples"], train["counts"]) == (4, [2, 2])
-    assert (
-        train["x"]["shape"],
-        train["x"]["min"],
-        train["x"]["max"],
-        train["x"]["mean"],
-    ) == ([4, 1, 2], 0, 7, 3.5)
+    x = train["x"]
+    assert x["shape"] == [4, 1, 2]
+    assert (x["min"], x["max"], x["mean"]) == (0, 7, 3.5)
 
 
 @pytest.mark.usefixtures("prepared")
@@ -333,9 +330,8 @@ def test_own_tasks_are_shown_and_listed_apart(
     command: Command, own_cache: Path
 ) -> None:
     labels = np.arange(30) % 2
-    task = registration.from_arrays(
-        np.linspace(0, 1, 180).reshape(30, 2, 3) + labels[:, None, None], labels
-    )
+    x = np.linspace(0, 1, 180).reshape(30, 2, 3) + labels[:, None, None]
+    task = registration.from_arrays(x, labels)
     assert f"{task.name}: " in command("data", "prepare", task.name).out
     assert task.name in command("data", "list", "own").out
     assert task.name not in command("data", "list").out + command("tasks").out
@@ -352,10 +348,9 @@ def test_own_tasks_are_shown_and_listed_apart(
 def test_a_large_array_is_measured_on_some_of_its_samples(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "orca_ray.cli.show.MAX_BYTES", 16
-    )  # two samples of two float32 numbers
-    x = command("data", "show", "toy/first", "--json").json["prepared"]["splits"][
-        "train"
-    ]["x"]
-    assert (x["shape"], x["of_samples"], x["min"], x["max"]) == ([4, 1, 2], 2, 0, 7)
+    # two samples of two float32 numbers
+    monkeypatch.setattr("orca_ray.cli.show.MAX_BYTES", 16)
+    facts = command("data", "show", "toy/first", "--json").json
+    x = facts["prepared"]["splits"]["train"]["x"]
+    assert x["shape"] == [4, 1, 2]
+    assert (x["of_samples"], x["min"], x["max"]) == (2, 0, 7)

@@ -1,5 +1,6 @@
-"""Bad input ends with one message and exit code 2, starts nothing and leaves nothing;
-tracebacks go to the log.
+"""Bad input ends with one message and exit code 2, and leaves nothing.
+
+No work starts, and tracebacks go to the log.
 """
 
 import errno

@@ -1,5 +1,6 @@
-"""``leaderboard``, ``leaderboard-diff``, ``site`` and ``results``, with published and
-imported scores on boards.
+"""``leaderboard``, ``leaderboard-diff``, ``site`` and ``results``.
+
+Also published and imported scores on boards.
 """
 
 import csv
@@ -41,24 +42,26 @@ SUFFIXES = {
 
 def fill(path: Path, *, shift: float = 0.0, nft_shift: float = 0.0) -> str:
     """Create a store with two seeds of two methods on two tasks, and a failed trial."""
-    records = [
-        make_record(
-            f"{task}-{method}-{seed}",
-            task=f"pocket/{task}",
-            method=method,
-            seed=seed,
-            test_score=score
-            + seed / 100
-            + shift
-            + (nft_shift if method == "nft" else 0),
-        )
-        for (task, method), score in SCORES.items()
-        for seed in (1, 2)
-    ]
+    records = []
+    points = []
+    for (task, method), mean in SCORES.items():
+        shifted_mean = mean + shift
+        if method == "nft":
+            shifted_mean += nft_shift
+        for seed in (1, 2):
+            key = f"{task}-{method}-{seed}"
+            record = make_record(
+                key,
+                task=f"pocket/{task}",
+                method=method,
+                seed=seed,
+                test_score=shifted_mean + seed / 100,
+            )
+            records.append(record)
+            points += [make_point(key, epoch) for epoch in (1, 2)]
     failed = make_record(
         "failed", method="fpt", test_score=None, status=Status.FAILED_OOM
     )
-    points = [make_point(each.trial_key, epoch) for each in records for epoch in (1, 2)]
     ResultsStore(path, create=True).append([*records, failed], points)
     return str(path)
 
@@ -76,16 +79,19 @@ def board(command: Command, store: str, *options: str) -> str:
 def test_a_file_has_the_format_of_its_name(
     format: str, command: Command, store: str
 ) -> None:
-    named = Path(f"a{SUFFIXES[format]}")
-    given = Path("b.out")
-    board(command, store, "-o", str(named))
-    assert board(command, store, "--format", format, "--out", str(given)) == ""
-    assert named.read_bytes() == given.read_bytes()
+    named_file = Path(f"a{SUFFIXES[format]}")
+    other_file = Path("b.out")
+    board(command, store, "-o", str(named_file))
+    assert board(command, store, "--format", format, "--out", str(other_file)) == ""
+    assert named_file.read_bytes() == other_file.read_bytes()
     assert sorted(path.name for path in Path().iterdir()) == sorted(
-        [named.name, given.name]
+        [named_file.name, other_file.name]
     )
     if format != "parquet":
-        assert board(command, store, "--format", format).encode() == named.read_bytes()
+        assert (
+            board(command, store, "--format", format).encode()
+            == named_file.read_bytes()
+        )
     expected = {
         "table": "0.1150±0.0071*",
         "markdown": "|",
@@ -93,7 +99,7 @@ def test_a_file_has_the_format_of_its_name(
         "csv": "digits",
         "json": "0.115",
     }
-    assert expected.get(format, "").encode() in named.read_bytes()
+    assert expected.get(format, "").encode() in named_file.read_bytes()
 
 
 def test_a_pipe_gets_the_bytes_of_a_file(
@@ -118,32 +124,34 @@ def test_a_board_says_what_methods_started_from(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     records = [
-        make_record(each, method=each, body="vit-s14") for each in ("orca", "scratch")
+        make_record("orca", method="orca", body="vit-s14"),
+        make_record("scratch", method="scratch", body="vit-s14"),
+        make_record("cnn", method="cnn", body="none", task="pocket/mnist"),
+        make_record("x", method="fpt", status=Status.LOST),
     ]
-    records.append(make_record("cnn", method="cnn", body="none", task="pocket/mnist"))
-    ResultsStore("store", create=True).append(
-        [*records, make_record("x", method="fpt", status=Status.LOST)]
-    )
+    ResultsStore("store", create=True).append(records)
     rows = csv.DictReader(board(command, "store", "--format", "csv").splitlines())
-    found = {
+    facts = {
         row["method"]: (row["body_sha256"], row["seen"], row["paper"][:18])
         for row in rows
         if row["score"]
     }
     digest = PACKAGED["vit-s14"].sha256
     paper = "https://arxiv.org/"
-    assert found == {
+    assert facts == {
         "orca": (digest, "unknown", paper),
         "scratch": ("", "no", paper),
         "cnn": ("", "no", paper),
     }
-    assert json.loads(board(command, "store", "--json", "--seen", "no"))[
-        "left_out"
-    ] == ["pocket/digits"]
+
+    def left_out(seen: str) -> list[str]:
+        document = json.loads(board(command, "store", "--json", "--seen", seen))
+        tasks: list[str] = document["left_out"]
+        return tasks
+
+    assert left_out("no") == ["pocket/digits"]
     monkeypatch.setattr("orca_ray.models.names.saw", lambda body, task: "known")
-    assert json.loads(board(command, "store", "--json", "--seen", "unknown"))[
-        "left_out"
-    ] == ["pocket/digits"]
+    assert left_out("unknown") == ["pocket/digits"]
 
 
 def test_check_finds_boards_that_are_out_of_date(
@@ -165,12 +173,10 @@ def test_check_finds_boards_that_are_out_of_date(
     assert command(*regenerate.split()[1:]).code == 0
     board(command, store, *options, "--check", ".")
     other = fill(tmp_path / "other", shift=1e-9)
-    assert (
-        command(
-            "leaderboard", "pocket", "--results", other, *options, "--check", "."
-        ).code
-        == 1
+    ending = command(
+        "leaderboard", "pocket", "--results", other, *options, "--check", "."
     )
+    assert ending.code == 1
 
 
 @pytest.mark.parametrize("before", ["store", "before.json", "before.parquet"])
@@ -182,12 +188,12 @@ def test_the_difference_of_stores_and_files(
     if before != "store":
         board(command, store, "-o", before)
     before = store if before == "store" else before
-    found = command("leaderboard-diff", before, other, "--json").json
-    assert found["counts"]["worse"] == found["counts"]["equal"] == 2
+    document = command("leaderboard-diff", before, other, "--json").json
+    assert document["counts"]["worse"] == document["counts"]["equal"] == 2
     digits = next(
-        each
-        for each in found["changes"]
-        if (each["task"], each["method"]) == ("pocket/digits", "nft")
+        change
+        for change in document["changes"]
+        if (change["task"], change["method"]) == ("pocket/digits", "nft")
     )
     assert (digits["difference"], digits["seeds"]) == (pytest.approx(0.05), 2)
     text = command("leaderboard-diff", before, other).out
@@ -229,13 +235,11 @@ def test_colours_are_for_terminals_that_want_them(
     assert "\x1b[1;32m" in coloured
     assert "\x1b[36m" in coloured
     monkeypatch.setenv("NO_COLOR", "1")
-    plain = board(command, store)
-    assert "32m" not in plain
-    assert "36m" not in plain
-    assert all(
-        len(line) <= 60
-        for line in plain.replace("\x1b[1m", "").replace("\x1b[0m", "").splitlines()
-    )
+    colourless = board(command, store)
+    assert "32m" not in colourless
+    assert "36m" not in colourless
+    text = colourless.replace("\x1b[1m", "").replace("\x1b[0m", "")
+    assert max(map(len, text.splitlines())) <= 60
 
 
 def test_a_page_holds_the_pictures_of_its_trials(
@@ -268,12 +272,14 @@ def test_a_page_holds_the_pictures_of_its_trials(
 
 
 def embedded(path: Path) -> dict[str, Any]:
-    found = re.findall(
+    """Return the data that a page holds."""
+    match = re.search(
         r'<script type="application/json" id="data">(.*?)</script>',
         path.read_text(),
         re.DOTALL,
     )
-    content: dict[str, Any] = json.loads(found[0])
+    assert match is not None
+    content: dict[str, Any] = json.loads(match[1])
     return content
 
 
@@ -328,17 +334,19 @@ def test_a_watched_page_follows_the_store_until_it_is_interrupted(
             make_record("b", method="nft", test_score=0.5),
         ]
     )
-    seen: list[tuple[int, bool]] = []
+    pages: list[tuple[int, bool]] = []
 
     def wait(_: float) -> None:
-        seen.append((len(embedded(page)["scores"]), "data-refresh" in page.read_text()))
-        if len(seen) == 2:
+        pages.append(
+            (len(embedded(page)["scores"]), "data-refresh" in page.read_text())
+        )
+        if len(pages) == 2:
             raise KeyboardInterrupt
         store.append([make_record("c", seed=1, test_score=0.3, minutes=3)])
 
     monkeypatch.setattr("time.sleep", wait)
     board(command, "two", "--watch", "-o", str(page))
-    assert seen == [(2, True), (3, True)]
+    assert pages == [(2, True), (3, True)]
     assert "data-refresh" not in page.read_text()
 
 
@@ -408,20 +416,19 @@ def test_export_and_import_of_another_store(command: Command) -> None:
         ).code
         == 0
     )
-    assert (
-        Path("mine.csv").read_text()
-        == "method,task,metric,protocol,score,seed,source,std,metric_version,data_fingerprint\norca,pocket/digits,error,held-out,0.1,0,my"
-        f" page,,1,{pinned}\norca,pocket/digits,error,held-out,0.3333333333333333,1,my"
-        f" page,,1,{pinned}\n"
-    )
-    assert (
-        command("results", "export", "pocket", "--source", "my page").out
-        == Path("mine.csv").read_text()
-    )
-    assert (
-        "2 score(s) of 1 method(s) on 1 task(s)"
-        in command("results", "check", "mine.csv").out
-    )
+    text = Path("mine.csv").read_text()
+    row = "orca,pocket/digits,error,held-out"
+    assert text.splitlines() == [
+        "method,task,metric,protocol,score,seed,source,std,metric_version,"
+        "data_fingerprint",
+        f"{row},0.1,0,my page,,1,{pinned}",
+        f"{row},0.3333333333333333,1,my page,,1,{pinned}",
+    ]
+    assert text.endswith("\n")
+    printed = command("results", "export", "pocket", "--source", "my page").out
+    assert printed == text
+    report = command("results", "check", "mine.csv").out
+    assert "2 score(s) of 1 method(s) on 1 task(s)" in report
     assert command("results", "import", "mine.csv", "--results", "elsewhere").code == 0
     document = command("leaderboard", "pocket", "--results", "elsewhere", "--json").json
     assert document["published"]["rows"][0]["score"] == pytest.approx((0.1 + 1 / 3) / 2)

@@ -1,5 +1,6 @@
-"""The console script: frozen options, imports, streams, Ctrl-C; and what the base
-install is enough for.
+"""The console script: frozen options, imports, streams, Ctrl-C.
+
+Also what the base install is enough for.
 """
 
 import fcntl
@@ -36,30 +37,26 @@ Update it together with the command line.
 
 
 def _lines(command: Any, path: str) -> Iterator[str]:
-    shown = []
+    """Yield the lines of `FROZEN` for a command and its subcommands."""
+    arguments = []
+    options = []
     for parameter in command.params:
-        names = "/".join([*parameter.opts, *parameter.secondary_opts])
         if parameter.param_type_name == "argument":
-            name = parameter.metavar or parameter.name.upper()
-            shown.append(name)
-        else:
-            default = parameter.default
-            value = (
-                "required" if parameter.required else getattr(default, "value", default)
-            )
-            shown.append(f"{names}={value}")
-    arguments = [each for each in shown if "=" not in each]
-    options = sorted(each for each in shown if "=" in each)
-    yield " ".join([path, *arguments, *options])
+            arguments.append(parameter.metavar or parameter.name.upper())
+            continue
+        names = "/".join([*parameter.opts, *parameter.secondary_opts])
+        value = getattr(parameter.default, "value", parameter.default)
+        if parameter.required:
+            value = "required"
+        options.append(f"{names}={value}")
+    yield " ".join([path, *arguments, *sorted(options)])
     for name, child in sorted(getattr(command, "commands", {}).items()):
         yield from _lines(child, f"{path} {name}")
 
 
 def test_every_command_has_the_frozen_options_and_defaults() -> None:
-    assert (
-        list(_lines(typer.main.get_command(app), "orca-sweep"))
-        == FROZEN.read_text().splitlines()
-    )
+    lines = list(_lines(typer.main.get_command(app), "orca-sweep"))
+    assert lines == FROZEN.read_text().splitlines()
 
 
 HEAVY = (
@@ -90,19 +87,19 @@ def test_help_and_version_import_nothing_heavy_and_write_nothing(
     code = f"""
 import sys
 from orca_ray.cli.app import run
-for arguments in (["--help"], ["benchmark", "--help"], ["data", "fetch", "--help"], ["--version"]):
-    assert run(arguments) == 0
+for line in ("--help", "benchmark --help", "data fetch --help", "--version"):
+    assert run(line.split()) == 0
 assert "typer" in sys.modules
 print("LOADED", sorted(set({HEAVY!r}) & set(sys.modules)))
 """
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
         text=True,
         timeout=60,
         check=True,
     )
-    assert done.stdout.splitlines()[-1] == "LOADED []"
+    assert completed.stdout.splitlines()[-1] == "LOADED []"
     assert not own_cache.exists()
 
 
@@ -116,20 +113,22 @@ def test_streams_that_are_closed_or_full() -> None:
         "set -o pipefail; orca nosuch 2>&1 | true": 2,
     }
     for command, code in commands.items():
-        done = shell(command)
-        assert done.returncode == code, command
-        assert not done.stderr or done.stderr.startswith("error: no space left")
-        assert len(done.stderr.splitlines()) <= 1, done.stderr
+        completed = shell(command)
+        assert completed.returncode == code, command
+        assert not completed.stderr or completed.stderr.startswith(
+            "error: no space left"
+        )
+        assert len(completed.stderr.splitlines()) <= 1, completed.stderr
 
 
 def test_no_arguments_an_absurd_width_and_few_characters() -> None:
-    done = shell("orca", COLUMNS="99999999999")
-    assert done.returncode == 2
-    assert "leaderboard" in done.stdout + done.stderr
-    assert "error" not in done.stderr
-    done = shell("orca tasks pocket", PYTHONIOENCODING="ascii")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert r"1\xd7427" in done.stdout
+    completed = shell("orca", COLUMNS="99999999999")
+    assert completed.returncode == 2
+    assert "leaderboard" in completed.stdout + completed.stderr
+    assert "error" not in completed.stderr
+    completed = shell("orca tasks pocket", PYTHONIOENCODING="ascii")
+    assert (completed.returncode, completed.stderr) == (0, "")
+    assert r"1\xd7427" in completed.stdout
 
 
 @pytest.mark.parametrize(
@@ -144,7 +143,8 @@ def test_no_arguments_an_absurd_width_and_few_characters() -> None:
 def test_an_installation_that_cannot_work_is_refused_in_one_line(
     tmp_path: Path, variable: str, expected: str
 ) -> None:
-    (folder := tmp_path / "a clone").mkdir()
+    folder = tmp_path / "a clone"
+    folder.mkdir()
     for name in ("Makefile", "pyproject.toml"):
         (folder / name).write_bytes((ROOT / name).read_bytes())
     values = "sys.version, sys.version_info = '3.9.2 (x)', (3, 9, 2)"
@@ -154,15 +154,15 @@ def test_an_installation_that_cannot_work_is_refused_in_one_line(
     (folder / "old").chmod(0o755)
     with (folder / "Makefile").open() as other:
         fcntl.flock(other, fcntl.LOCK_EX)
-        done = subprocess.run(
+        completed = subprocess.run(
             ["make", "demo", variable],
             cwd=folder,
             capture_output=True,
             text=True,
             timeout=60,
         )
-    assert done.returncode == 2
-    assert expected in done.stderr.splitlines()[0]
+    assert completed.returncode == 2
+    assert expected in completed.stderr.splitlines()[0]
 
 
 @pytest.mark.parametrize("variable", ["", "1"])
@@ -189,8 +189,14 @@ def test_windows_is_refused_before_anything_is_imported(
 
 def test_ctrl_c_during_the_imports_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "typer.py").write_text("raise KeyboardInterrupt")
-    done = shell("orca tasks", PYTHONPATH=os.pathsep.join([str(tmp_path), *sys.path]))
-    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+    completed = shell(
+        "orca tasks", PYTHONPATH=os.pathsep.join([str(tmp_path), *sys.path])
+    )
+    assert (completed.returncode, completed.stdout, completed.stderr) == (
+        130,
+        "",
+        "interrupted\n",
+    )
 
 
 HIDE = f"""
@@ -203,26 +209,27 @@ sys.meta_path.insert(0, Hide())
 from orca_ray.cli.app import run
 endings = []
 for arguments in json.loads(sys.argv[1]):
-    out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
+    out = io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True)
+    err = io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True)
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = run(arguments)
-    endings.append((code, out.buffer.getvalue().decode(), err.buffer.getvalue().decode()))
+    texts = [stream.buffer.getvalue().decode() for stream in (out, err)]
+    endings.append((code, *texts))
 print(json.dumps(endings))
 """
 
 
 def without_the_extra(*commands: str) -> list[Ending]:
     """Run commands, one after another, in one process without the heavy packages."""
-    arguments = [
-        sys.executable,
-        "-c",
-        HIDE,
-        json.dumps([command.split() for command in commands]),
-    ]
-    done = subprocess.run(
-        arguments, capture_output=True, text=True, timeout=60, check=True
+    arguments = json.dumps([command.split() for command in commands])
+    completed = subprocess.run(
+        [sys.executable, "-c", HIDE, arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
     )
-    return [Ending(*ending) for ending in json.loads(done.stdout)]
+    return [Ending(*ending) for ending in json.loads(completed.stdout)]
 
 
 @pytest.mark.slow
@@ -281,17 +288,16 @@ def test_boards_effects_catalogue_and_status_need_the_base_alone() -> None:
 
 
 def test_every_package_of_the_extras_is_known_by_its_module() -> None:
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
-        "optional-dependencies"
-    ]
-    modules = metadata.packages_distributions()
-    for name in {
-        Requirement(each).name.lower()
-        for each in [*extras["predict"], *extras["sweep"]]
-    } - {"orca-ray"}:
-        assert {
-            top for top, owners in modules.items() if name in map(str.lower, owners)
-        } & HEAVY_PACKAGES, name
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    lines = [*extras["predict"], *extras["sweep"]]
+    packages = {Requirement(line).name.lower() for line in lines} - {"orca-ray"}
+    modules: dict[str, set[str]] = {}
+    for module, distributions in metadata.packages_distributions().items():
+        for distribution in distributions:
+            modules.setdefault(distribution.lower(), set()).add(module)
+    for package in packages:
+        assert modules.get(package, set()) & HEAVY_PACKAGES, package
 
 
 @pytest.mark.parametrize(

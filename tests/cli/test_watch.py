@@ -1,5 +1,6 @@
-"""A running sweep: ``status``, ``logs``, ``stop``, ``pause``, ``retry``, ``cancel``;
-and the live table.
+"""A running sweep: commands that watch and steer it, and the live table.
+
+The commands are ``status``, ``logs``, ``stop``, ``pause``, ``retry``, ``cancel``.
 """
 
 import io
@@ -27,8 +28,9 @@ SWEEP = "fake/full"
 
 
 class Sweep:
-    """Processes that run a slow sweep of 24 trials in one store, and commands that ask
-    for its state.
+    """Processes that run a slow sweep of 24 trials in one store.
+
+    Commands ask for its state.
     """
 
     def __init__(self, store: Path, command: Command) -> None:
@@ -46,26 +48,25 @@ class Sweep:
         assert (ending.code, ending.err) == (0, "")
         return ending.out
 
-    def until(self, true: Callable[[Any], bool]) -> Any:
-        """Return the state of the sweep as soon as it has a property."""
+    def until(self, condition: Callable[[Any], bool]) -> Any:
+        """Return the state of the sweep as soon as it fulfils a condition."""
         deadline = time.monotonic() + 100
         while time.monotonic() < deadline:
             ending = self._command(
                 "status", "fake", "--json", "--results", str(self.store)
             )
-            if ending.code == 0 and true(found := ending.json):
-                return found
-            assert ending.code in (
-                0,
-                2,
-            ), ending.err  # 2: no store, or no such sweep, yet
+            # 2: no store, or no such sweep, yet
+            assert ending.code in (0, 2), ending.err
+            if ending.code == 0:
+                state = ending.json
+                if condition(state):
+                    return state
             time.sleep(0.05)
         raise AssertionError(ending.out + ending.err)
 
     def running_key(self) -> str:
-        return str(
-            self.until(lambda found: bool(found["running"]))["running"][0]["key"]
-        )
+        state = self.until(lambda state: bool(state["running"]))
+        return str(state["running"][0]["key"])
 
 
 @pytest.fixture
@@ -81,43 +82,38 @@ def sweep(tmp_path: Path, command: Command) -> Iterator[Sweep]:
 def test_a_sweep_is_watched_paused_stopped_killed_and_continued(sweep: Sweep) -> None:
     (sweep.store.parent / "mended").touch()
     first = sweep.start(0.2)
-    found = sweep.until(
-        lambda found: found["running"] and found["running"][0]["epoch"] >= 2
+    state = sweep.until(
+        lambda state: state["running"] and state["running"][0]["epoch"] >= 2
     )
-    assert (found["state"], found["holder"]["pid"], found["planned"]) == (
-        "running",
-        first.pid,
-        24,
-    )
-    assert found["nodes"] == {"here": 1}
-    assert found["running"][0]["best"] is not None
+    assert state["state"] == "running"
+    assert state["holder"]["pid"] == first.pid
+    assert state["planned"] == 24
+    assert state["nodes"] == {"here": 1}
+    assert state["running"][0]["best"] is not None
     assert f"running: process {first.pid} on " in sweep.ask("status", SWEEP)
     second = sweep.start(0.2)
-    assert (
-        f"another driver runs fake/full in this store (process {first.pid} on "
-        in second.communicate(timeout=60)[1]
-    )
+    _, error = second.communicate(timeout=60)
+    message = f"another driver runs fake/full in this store (process {first.pid} on "
+    assert message in error
     assert second.returncode == 2
     sweep.ask("pause", "fake")
-    sweep.until(lambda found: found["state"] == "paused" and not found["running"])
+    sweep.until(lambda state: state["state"] == "paused" and not state["running"])
     sweep.ask("pause", "fake", "--off")
     log = sweep.ask("logs", sweep.running_key()[:12], "--follow")
     assert log.count("\n") == 6
     assert "epoch 6 of seed" in log
     assert "asked process" in sweep.ask("stop", "fake")
     assert first.wait(timeout=60) == 130
-    assert 0 < sweep.until(lambda found: found["state"] == "stopped")["done"] < 24
+    assert 0 < sweep.until(lambda state: state["state"] == "stopped")["done"] < 24
     third = sweep.start(0.2)
-    sweep.until(lambda found: found["state"] == "running" and found["running"])
+    sweep.until(lambda state: state["state"] == "running" and state["running"])
     third.kill()
     third.wait()
-    assert (
-        sweep.until(lambda found: found["state"] == "dead")["holder"]["pid"]
-        == third.pid
-    )
+    dead = sweep.until(lambda state: state["state"] == "dead")
+    assert dead["holder"]["pid"] == third.pid
     assert "no driver runs: the last one was killed" in sweep.ask("status", "fake")
     assert sweep.start(0.0).wait(timeout=60) == 0
-    assert sweep.until(lambda found: found["state"] == "finished")["done"] == 24
+    assert sweep.until(lambda state: state["state"] == "finished")["done"] == 24
     assert "finished; no driver runs" in sweep.ask("status", SWEEP)
 
 
@@ -130,7 +126,7 @@ def test_a_trial_is_cancelled_and_failed_ones_are_retried(
     cancelled = command("cancel", key[:10], "--results", str(sweep.store))
     if cancelled.code == 0:  # else the trial ended first
         sweep.until(
-            lambda found: all(trial["key"] != key for trial in found["running"])
+            lambda state: all(trial["key"] != key for trial in state["running"])
         )
     process.wait(timeout=120)
     records = ResultsStore(sweep.store).load(SWEEP)
@@ -144,15 +140,14 @@ def test_a_trial_is_cancelled_and_failed_ones_are_retried(
     log = sweep.ask("logs", failed[0].trial_key)
     assert "Traceback (most recent call last):" in log
     assert "UserError: the data are spoilt" in log
-    number = sum(record.status.failed for record in records.values())
-    assert f"{number} failed trials will run again (no driver runs" in sweep.ask(
-        "retry", SWEEP
-    )
-    found = sweep.until(lambda found: found["state"] == "finished")
-    assert found["failures"]["failed_user"] == len(failed)
+    num_failed = sum(record.status.failed for record in records.values())
+    message = f"{num_failed} failed trials will run again (no driver runs"
+    assert message in sweep.ask("retry", SWEEP)
+    state = sweep.until(lambda state: state["state"] == "finished")
+    assert state["failures"]["failed_user"] == len(failed)
     (sweep.store.parent / "mended").touch()
     assert sweep.start(0.0).wait(timeout=60) == 0
-    assert not sweep.until(lambda found: found["state"] == "finished")["failures"]
+    assert not sweep.until(lambda state: state["state"] == "finished")["failures"]
 
 
 @pytest.mark.parametrize("options", [[], ["--watch"]])
@@ -207,9 +202,9 @@ def test_a_low_terminal_shows_what_runs_and_the_totals() -> None:
     tasks = ("burgers16", "japanese_vowels", "digits", "wdbc", "osuleaf", "mnist")
     methods = ("orca", "nft", "scratch", "fpt", "linear_probe")
     rows = tuple(
-        Row(task=f"pocket/{t}", method=m, planned=7, done=3)
-        for t in tasks
-        for m in methods
+        Row(task=f"pocket/{task}", method=method, planned=7, done=3)
+        for task in tasks
+        for method in methods
     )
     state.apply(events.SweepStarted("pocket/full", "one node", rows))
     state.apply(events.TrialStarted("a", "pocket/mnist", "linear_probe", "search"))
@@ -233,14 +228,8 @@ def test_counts_best_scores_and_the_table_follow_the_events() -> None:
     for key in ("a", "b"):
         state.apply(events.TrialStarted(key, "pocket/digits", "orca", "search"))
     state.apply(progress("a", "digits", "orca", REFINE))
-    state.apply(
-        progress(
-            "b",
-            "digits",
-            "orca",
-            EpochProgress(stage="align", epoch=1, epochs=9, distance=3.0),
-        )
-    )
+    align = EpochProgress(stage="align", epoch=1, epochs=9, distance=3.0)
+    state.apply(progress("b", "digits", "orca", align))
     assert (state.totals(), row.best, row.stage) == ((3, 6, 2), 0.31, "align 1/9")
     finish(state, "b", 2, validation_score=0.2, wall_seconds=10.0)
     assert (row.best, row.stage, row.done, row.planned) == (0.2, "refine 2/5", 2, 4)
@@ -259,13 +248,8 @@ def test_counts_best_scores_and_the_table_follow_the_events() -> None:
     finish(
         state, "a", 0, status=Status.FAILED_NAN, validation_score=None, test_score=None
     )
-    assert (row.best, row.failed, row.done, row.planned, row.stage) == (
-        0.2,
-        1,
-        4,
-        4,
-        "done",
-    )
+    assert (row.best, row.failed) == (0.2, 1)
+    assert (row.done, row.planned, row.stage) == (4, 4, "done")
     assert any("4/4 (1 failed)" in line for line in lines_of(state))
     assert state.rows["pocket/wdbc", "nft"].stage == "done"
 
