@@ -1,10 +1,8 @@
-"""Settings for every test, what a whole session shares, and the order of tests on
-parallel workers.
+"""Settings and fixtures for every test, and the order of tests on workers.
 
 For tests that need a Ray cluster: `ray_cluster` gives that of the session; only tests
-    of faults and of the shape of a
-cluster start another one. For tests that train: `module_home` or `own_home`;
-`empty_home` has not even packages.
+of faults and of the shape of a cluster start another one. For tests that train:
+`module_home` or `own_home`; `empty_home` has not even packages.
 """
 
 import gc
@@ -37,20 +35,18 @@ MAX_WORKERS = 8
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Return the number of workers for ``-n auto``: one for each CPU that this process
-    may use.
-    """
-    cpus = (
-        len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count() or 1
-    )
+    """Return the number of workers for ``-n auto``: one for each allowed CPU."""
+    if hasattr(os, "sched_getaffinity"):
+        cpus = len(os.sched_getaffinity(0))
+    else:
+        cpus = os.cpu_count() or 1
     return min(cpus, MAX_WORKERS)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Begin the session in pytest's own process; its workers find it in their
-    environment.
+    """Begin the session in pytest's own process.
+
+    Its workers find the session in their environment.
     """
     if not hasattr(config, "workerinput"):
         session.begin()
@@ -64,24 +60,21 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(trylast=True)  # after tests are deselected by their marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run modules with Ray tests first, then those with most long tests: one that
-    starts last leaves a worker idle.
+    """Run modules with Ray tests first, then those with most long tests.
 
-    With ``--dist loadfile`` the tests of a module run on one worker, so that its
-    fixtures are built once.
+    A long module that starts last would leave a worker idle. With ``--dist loadfile``
+    the tests of a module run on one worker, so that its fixtures are built once.
     """
     marks: dict[str, Counter[str]] = {}
     for item in items:
-        marks.setdefault(module_of(item), Counter()).update(
-            {mark.name for mark in item.iter_markers()}
-        )
-    order = sorted(
-        marks,
-        key=lambda name: tuple(
-            -marks[name][mark] for mark in ("ray", "exhaustive", "slow")
-        ),
-    )
-    places = {name: place for place, name in enumerate(order)}
+        names = {mark.name for mark in item.iter_markers()}
+        marks.setdefault(module_of(item), Counter()).update(names)
+
+    def priority(module: str) -> tuple[int, ...]:
+        return tuple(-marks[module][mark] for mark in ("ray", "exhaustive", "slow"))
+
+    order = sorted(marks, key=priority)
+    places = {module: place for place, module in enumerate(order)}
     items.sort(key=lambda item: places[module_of(item)])
 
 
@@ -90,8 +83,9 @@ def module_of(item: pytest.Item) -> str:
 
 
 def pytest_collection_finish() -> None:
-    """Exclude imported modules from garbage collection, and collect rarely: tests that
-    train take 13 % less time.
+    """Exclude imported modules from garbage collection, and collect rarely.
+
+    Tests that train take 13 % less time.
     """
     gc.collect()
     gc.freeze()
@@ -108,8 +102,9 @@ def one_thread() -> None:
 
 @pytest.fixture(scope="module")
 def module_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Give the tests of a module a cache directory of their own; see `session.new_home`
-    for what is in it.
+    """Give the tests of a module a cache directory of their own.
+
+    `session.new_home` says what is in it.
     """
     with pytest.MonkeyPatch.context() as patch:
         home = session.new_home(tmp_path_factory.mktemp("home"))
@@ -121,8 +116,9 @@ def module_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def own_home(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> Path:
-    """Give a test a cache directory of its own, as `module_home`, but without
-    alignments of other tests.
+    """Give a test a cache directory of its own.
+
+    It is as `module_home`, but without alignments of other tests.
     """
     home = session.new_home(tmp_path_factory.mktemp("home"))
     monkeypatch.setenv("ORCA_RAY_HOME", str(home))
@@ -131,8 +127,9 @@ def own_home(
 
 @pytest.fixture
 def empty_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give a test an empty cache directory, ``home`` in its temporary one; return its
-    path.
+    """Give a test an empty cache directory; return its path.
+
+    It is ``home`` in the test's temporary directory.
     """
     monkeypatch.setenv("ORCA_RAY_HOME", str(tmp_path / "home"))
     return tmp_path / "home"
@@ -140,16 +137,15 @@ def empty_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def ray_cluster() -> Iterator[session.RayCluster]:
-    """Give a test the Ray cluster of the session, to join by
-    ``address=ray_cluster.address`` or, in another process, by ``env={**os.environ,
-    **ray_cluster.environment}``.
+    """Give a test the Ray cluster of the session.
 
-    It has token authentication, `session.NUM_CPUS` logical CPUs, no GPUs and no
-    dashboard, so it takes no submitted jobs. Each driver has an anonymous namespace of
-    its own. Several tests may use it at the same time, so a test asks for few CPUs
-    (``resources: {cpus: 2}`` lets two of its trials run at a time), looks for workers
-    not among its own children, kills none, and passes variables by
-    `WorkerSettings.environment`.
+    Join it by ``address=ray_cluster.address`` or, in another process, by
+    ``env={**os.environ, **ray_cluster.environment}``. It has token authentication,
+    `session.NUM_CPUS` logical CPUs, no GPUs and no dashboard, so it takes no submitted
+    jobs. Each driver has an anonymous namespace of its own. Several tests may use it at
+    the same time, so a test asks for few CPUs (``resources: {cpus: 2}`` lets two of its
+    trials run at a time), looks for workers not among its own children, kills none, and
+    passes variables by `WorkerSettings.environment`.
     """
     yield session.ray_cluster()
     ray = sys.modules.get("ray")

@@ -53,19 +53,20 @@ def forget() -> None:
 def write_package(
     site: Path, name: str, entries: Mapping[str, Mapping[str, str]], **modules: str
 ) -> None:
-    """Write an installed package, version 1.0: entry points (value by name by group),
-    and modules by name.
+    """Write an installed package, version 1.0.
+
+    ``entries`` are the values of entry points by name by group; ``modules`` are the
+    texts of modules by name.
     """
     info = site / f"{name.replace('-', '_')}-1.0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text(
         f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n"
     )
-    lines = (
-        line
-        for group, found in entries.items()
-        for line in (f"[{group}]", *(f"{k} = {v}" for k, v in found.items()))
-    )
+    lines = []
+    for group, values in entries.items():
+        lines.append(f"[{group}]")
+        lines += [f"{entry} = {value}" for entry, value in values.items()]
     (info / "entry_points.txt").write_text("\n".join(lines) + "\n")
     for module, text in modules.items():
         (site / f"{module}.py").write_text(text)
@@ -73,15 +74,14 @@ def write_package(
 
 @contextmanager
 def installed(site: Path) -> Iterator[None]:
-    """Let the packages in a directory be installed for this process."""
+    """Context manager: this process finds the packages in a directory."""
     before = set(sys.modules)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(site))
         forget()
         yield
     for name in set(sys.modules) - before:
-        if Path(getattr(sys.modules[name], "__file__", None) or "/").is_relative_to(
-            site
-        ):
+        file = getattr(sys.modules[name], "__file__", None)
+        if file and Path(file).is_relative_to(site):
             del sys.modules[name]
     forget()

@@ -1,5 +1,6 @@
-"""Samples of the conformance suites: usual runs have every test and every name, but not
-each with each.
+"""Samples of the conformance suites.
+
+Usual runs have every test and every name, but not each with each.
 """
 
 from collections.abc import Collection
@@ -10,10 +11,10 @@ import pytest
 
 
 class Sampled:
-    """Marks cases of a suite as exhaustive, but for one of ``every``; other tests of
-    the suite keep other ones.
+    """Marks cases of a suite as exhaustive, but for one of ``every``.
 
-    Put it before the suite in the list of bases.
+    Other tests of the suite keep other cases. Put this class before the suite in the
+    list of bases.
     """
 
     every: ClassVar[int] = 3
@@ -21,9 +22,7 @@ class Sampled:
     def marks(
         self, test: str, case: tuple[str, ...], number: int
     ) -> Collection[pytest.MarkDecorator]:
-        """Return no mark for the cases that are kept."""
-        return (
-            ()
-            if (crc32(test.encode()) + number) % self.every == 0
-            else (pytest.mark.exhaustive,)
-        )
+        """Return the marks of a case: none for the cases that usual runs have."""
+        if (crc32(test.encode()) + number) % self.every == 0:
+            return ()
+        return (pytest.mark.exhaustive,)

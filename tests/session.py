@@ -1,9 +1,8 @@
-"""What all processes of a test session share: a folder, a cache with prepared data, and
-one Ray cluster.
+"""What all processes of a test session share: a folder, a cache, a Ray cluster.
 
-Pytest's own process makes the folder and names it in an environment variable, which the
-processes of pytest-xdist inherit. ``python -m tests.session`` is the process that holds
-the cluster.
+The cache has prepared data. Pytest's own process makes the folder and names it in an
+environment variable, which the processes of pytest-xdist inherit. ``python -m
+tests.session`` is the process that holds the cluster.
 """
 
 import os
@@ -22,17 +21,20 @@ import pytest
 from filelock import FileLock
 
 FOLDER_VARIABLE = "ORCA_TEST_FOLDER"
+"""Environment variable with the path of the session's folder."""
 OWNER_VARIABLE = "ORCA_TEST_OWNER"
+"""Environment variable with the id of pytest's own process."""
 ROOT = Path(__file__).resolve().parents[1]
 NUM_CPUS = 4
-"""Logical CPUs of the cluster: enough that the sweeps of two test processes do not wait
-for each other.
-"""
+"""Logical CPUs of the cluster; the sweeps of two test processes need not wait."""
 START_SECONDS = 120.0
+"""Seconds for the cluster to start."""
 END_SECONDS = 30.0
+"""Seconds for the cluster to end."""
 PRELOADED = (
     "orca_ray.sweep.executors.trainable,orca_ray.methods.trial_trainer,transformers"
 )
+"""Modules that the first workers of the cluster import when it starts."""
 RAY_SETTINGS = {
     "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -41,17 +43,15 @@ RAY_SETTINGS = {
 
 
 def begin() -> None:
-    """Make the folder of the session, and set the environment in which its tests start
-    and join Ray clusters.
+    """Make the folder of the session, and set the environment of its tests.
+
+    In this environment, tests start and join Ray clusters.
     """
-    os.environ[FOLDER_VARIABLE] = tempfile.mkdtemp(
-        prefix="ot-"
-    )  # short: it will contain Unix sockets
+    # a short name: the folder will contain Unix sockets
+    os.environ[FOLDER_VARIABLE] = tempfile.mkdtemp(prefix="ot-")
     os.environ[OWNER_VARIABLE] = str(os.getpid())
-    for name, value in {
-        **RAY_SETTINGS,
-        "RAY_AUTH_TOKEN": secrets.token_hex(16),
-    }.items():
+    token = secrets.token_hex(16)
+    for name, value in {**RAY_SETTINGS, "RAY_AUTH_TOKEN": token}.items():
         os.environ.setdefault(name, value)
 
 
@@ -61,13 +61,13 @@ def end() -> None:
     if pid.exists():
         try:
             process = psutil.Process(int(pid.read_text()))
-            if (
-                "tests.session" in process.cmdline()
-            ):  # and not another one that has got its id
+            # and not another process that has got its id
+            if "tests.session" in process.cmdline():
                 family = [process, *process.children(recursive=True)]
                 process.terminate()
-                for left in psutil.wait_procs(family, timeout=END_SECONDS)[1]:
-                    left.kill()
+                _, survivors = psutil.wait_procs(family, timeout=END_SECONDS)
+                for survivor in survivors:
+                    survivor.kill()
         except psutil.NoSuchProcess:
             pass  # it has ended by itself
     shutil.rmtree(folder(), ignore_errors=True)
@@ -78,12 +78,11 @@ def folder() -> Path:
 
 
 def new_home(directory: Path) -> Path:
-    """Make a cache directory whose prepared pocket tasks and source features are those
-    of the session; return it.
+    """Make a cache directory with the session's prepared pocket tasks; return it.
 
-    They are made once, by the first test of any process that needs them. All else is
-    the directory's own: alignments, checkpoints, own tasks. A test that changes
-    prepared data takes an empty directory instead.
+    Prepared pocket tasks and source features are made once, by the first test of any
+    process that needs them. All else is the directory's own: alignments, checkpoints,
+    own tasks. A test that changes prepared data takes an empty directory instead.
     """
     from orca_ray.testing.suite import SHARED, make_home  # imports torch
 
@@ -120,44 +119,54 @@ def ray_cluster() -> RayCluster:
     address = folder() / "address"
     with FileLock(folder() / "cluster.lock"):
         if not address.exists():
-            own = {
-                "PYTHONPATH": str(ROOT),
-                "RAY_TMPDIR": str(folder()),
-                "RAY_preload_python_modules": PRELOADED,
-            }
-            with (folder() / "cluster.log").open("wb") as log:
-                subprocess.run(
-                    [sys.executable, "-m", "tests.session"],
-                    cwd=ROOT,
-                    env={**os.environ, **own},
-                    check=True,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    start_new_session=True,
-                )
-            deadline = time.monotonic() + START_SECONDS
-            while not address.exists():
-                said = (folder() / "cluster.log").read_text()
-                assert psutil.pid_exists(int((folder() / "pid").read_text())), (
-                    f"the Ray cluster of the session did not start: {said}"
-                )
-                assert time.monotonic() < deadline, (
-                    f"the Ray cluster of the session takes too long: {said}"
-                )
-                time.sleep(0.1)
+            start_cluster()
+            wait_for(address)
     return RayCluster(address.read_text())
 
 
-def hold_cluster() -> None:
-    """Start a cluster, write down its address, and end it on SIGTERM or when pytest's
-    own process is gone.
+def start_cluster() -> None:
+    """Start the process that holds the cluster."""
+    variables = {
+        "PYTHONPATH": str(ROOT),
+        "RAY_TMPDIR": str(folder()),
+        "RAY_preload_python_modules": PRELOADED,
+    }
+    with (folder() / "cluster.log").open("wb") as log:
+        subprocess.run(
+            [sys.executable, "-m", "tests.session"],
+            cwd=ROOT,
+            env={**os.environ, **variables},
+            check=True,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
 
-    It is a child of no test process, for some tests kill workers among their children.
-    Its first workers start with the cluster, and import what a trial needs (five
-    seconds) while tests do other things.
+
+def wait_for(address: Path) -> None:
+    """Wait until the cluster has written its ``address``."""
+    deadline = time.monotonic() + START_SECONDS
+    while not address.exists():
+        log = (folder() / "cluster.log").read_text()
+        assert psutil.pid_exists(int((folder() / "pid").read_text())), (
+            f"the Ray cluster of the session did not start: {log}"
+        )
+        assert time.monotonic() < deadline, (
+            f"the Ray cluster of the session takes too long: {log}"
+        )
+        time.sleep(0.1)
+
+
+def hold_cluster() -> None:
+    """Start a cluster, write down its address, and end it on SIGTERM.
+
+    It also ends when pytest's own process is gone. It is a child of no test process,
+    for some tests kill workers among their children. Its first workers start with the
+    cluster, and import what a trial needs (five seconds) while tests do other things.
     """
-    if child := os.fork():
+    child = os.fork()
+    if child:
         (folder() / "pid").write_text(str(child))
         return
     from ray.cluster_utils import Cluster
@@ -178,9 +187,8 @@ def hold_cluster() -> None:
             time.sleep(1)
     finally:
         cluster.shutdown()
-        shutil.rmtree(
-            folder(), ignore_errors=True
-        )  # pytest does so, unless it was killed
+        # pytest does so, unless it was killed
+        shutil.rmtree(folder(), ignore_errors=True)
 
 
 if __name__ == "__main__":

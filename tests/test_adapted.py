@@ -1,5 +1,6 @@
-"""Trained models: what they predict, and that a folder predicts the same in another
-process, place and cache.
+"""Trained models: what they predict, and that a folder predicts the same.
+
+The folder is read in another process, place and cache.
 """
 
 import json
@@ -7,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +60,9 @@ def trained(body: str, method: str, task: Task) -> tuple[Predictor, float]:
         body, method, task=task, data=make_data(task), hyperparameters=SHORT
     )
     run(adaptation)
-    found = adaptation.result().test_score
-    assert found is not None
-    return Predictor(adaptation.snapshot(), device="cpu"), found
+    score = adaptation.result().test_score
+    assert score is not None
+    return Predictor(adaptation.snapshot(), device="cpu"), score
 
 
 @pytest.fixture(scope="module")
@@ -98,31 +100,22 @@ Bodies = dict[str, str]
 def check_loaded(
     bodies: Bodies, folder: Path, pairs: Iterable[tuple[str, str]]
 ) -> None:
-    """Train models, save and move them, remove the bodies that they hold, and predict
-    in a new process.
+    """Train models, move their folders, and predict in a new process.
+
+    The bodies that the folders hold are removed before. ``pairs`` are kinds of data and
+    methods.
     """
-    kept = {}
-    made = folder / "made"
     moved = folder / "moved"
+    moved.mkdir()
+    models = {}
     for kind, method in pairs:
-        task = KINDS[kind]
-        removed = folder / f"body-{kind}-{method}"
-        {"sequence": save_bert, "image": save_vit}[kind](removed)
-        model, score = trained(
-            bodies[kind] if method in LORA else str(removed), method, task
-        )
-        moved.mkdir(exist_ok=True)
-        place = model.save(made / f"{kind}-{method}").rename(moved / f"{kind}-{method}")
-        np.save(place / "x.npy", np.asarray(make_data(task).test.x))
-        kept[place] = (model, score)
-        shutil.rmtree(removed)
+        place = moved / f"{kind}-{method}"
+        models[place] = train_and_move(bodies, kind, method, place)
     environment = {
         "PATH": "",
         "HOME": str(moved),
         "HF_HUB_OFFLINE": "1",
         "OMP_NUM_THREADS": "1",
-    }
-    environment |= {
         "PYTHONPATH": str(Path(orca_ray.__file__).parents[1]),
         "ORCA_RAY_HOME": str(folder / "empty"),
     }
@@ -134,25 +127,41 @@ def check_loaded(
         timeout=280,
     )
     assert not (folder / "empty").exists(), "loading a model used the cache"
-    for place, (model, score) in kept.items():
+    for place, (model, score) in models.items():
         data = make_data(KINDS[place.name.partition("-")[0]]).test
-        assert np.array_equal(np.load(place / "found.npy"), model.outputs(data.x)), (
-            place.name
-        )
-        assert np.array_equal(np.load(place / "embedded.npy"), model.embed(data.x)), (
-            place.name
-        )
+        outputs = np.load(place / "found.npy")
+        features = np.load(place / "embedded.npy")
+        assert np.array_equal(outputs, model.outputs(data.x)), place.name
+        assert np.array_equal(features, model.embed(data.x)), place.name
         assert model.evaluate(data.x, data.y) == pytest.approx(
             {model.task.metric: score}, rel=1e-6
         )
-        names = {file.name for file in place.iterdir()} - {
-            "x.npy",
-            "found.npy",
-            "embedded.npy",
-        }
+        arrays = {"x.npy", "found.npy", "embedded.npy"}
+        names = {file.name for file in place.iterdir()} - arrays
         assert names == {"model.safetensors", "config.json", "README.md"}
         body = json.loads((place / "config.json").read_text())["body"]
         assert (body["weights_sha256"] is not None) == (model.config.method in LORA)
+
+
+def train_and_move(
+    bodies: Bodies, kind: str, method: str, place: Path
+) -> tuple[Predictor, float]:
+    """Train a model, save it with inputs, and move it to ``place``.
+
+    Return the model and the test score of its trial. The body is removed, unless the
+    folder does not hold it, as with LoRA.
+    """
+    task = KINDS[kind]
+    body = bodies[kind]
+    if method not in LORA:
+        save_body = {"sequence": save_bert, "image": save_vit}[kind]
+        body = save_body(place.parent.parent / f"body-{place.name}")
+    model, score = trained(body, method, task)
+    model.save(place.with_name(f"{place.name}-unmoved")).rename(place)
+    np.save(place / "x.npy", np.asarray(make_data(task).test.x))
+    if method not in LORA:
+        shutil.rmtree(body)
+    return model, score
 
 
 @pytest.mark.slow
@@ -173,15 +182,15 @@ def test_loaded_models_of_every_method_predict_the_same_bits(
 
 def test_classes(series: Predictor) -> None:
     x = make_data(SERIES).test.x
-    found = series.predict(x)
+    predictions = series.predict(x)
     probabilities = series.predict_proba(x)
-    assert found.shape == (45,)
+    assert predictions.shape == (45,)
     assert probabilities.shape == (45, 3)
     assert np.allclose(probabilities.sum(axis=1), 1, atol=1e-6)
-    assert np.array_equal(probabilities.argmax(axis=1), found)
+    assert np.array_equal(probabilities.argmax(axis=1), predictions)
     assert series.embed(x).shape == (45, 16)
-    assert np.array_equal(series.predict(torch.from_numpy(np.asarray(x))), found)
-    assert np.array_equal(series.predict(list(np.asarray(x))), found)
+    assert np.array_equal(series.predict(torch.from_numpy(np.asarray(x))), predictions)
+    assert np.array_equal(series.predict(list(np.asarray(x))), predictions)
 
 
 def test_batches_do_not_depend_on_how_samples_are_read(
@@ -190,20 +199,15 @@ def test_batches_do_not_depend_on_how_samples_are_read(
     x = np.tile(np.asarray(make_data(SERIES).test.x), (200, 1, 1))
     np.save(tmp_path / "x.npy", x)
     expected = series.outputs(x)
-    parts = list(
-        series.stream(series.inputs(np.load(tmp_path / "x.npy", mmap_mode="r")))
-    )
-    assert [len(part) for part in parts] == [
-        *[1024] * 8,
-        768,
-        40,
-    ], "a part of the samples is in memory"
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    parts = list(series.stream(series.inputs(mapped)))
+    sizes = [len(part) for part in parts]
+    assert sizes == [*[1024] * 8, 768, 40], "a part of the samples is in memory"
     assert np.array_equal(np.concatenate(parts), expected)
     for size in (1, 64, 100):
         monkeypatch.setattr(UserData, "batch_size", lambda data, size=size: size)
-        assert all(
-            len(chunk) % 64 == 0 for chunk in list(series.inputs(x[:225]).chunks())[:-1]
-        )
+        *chunks, _ = series.inputs(x[:225]).chunks()
+        assert all(len(chunk) % 64 == 0 for chunk in chunks)
         assert np.array_equal(series.outputs(x[:225]), expected[:225])
 
 
@@ -257,12 +261,12 @@ def test_the_package_loads_a_folder_and_saves_the_same_files(
     series: Predictor, tmp_path: Path
 ) -> None:
     folder = series.save(tmp_path / "model")
-    again = orca_ray.load(folder, device="cpu")
-    assert isinstance(again, orca_ray.Predictor)
+    loaded = orca_ray.load(folder, device="cpu")
+    assert isinstance(loaded, orca_ray.Predictor)
     assert orca_ray.Predictor is Predictor
     x = make_data(SERIES).test.x
-    assert np.array_equal(again.outputs(x), series.outputs(x))
-    second = again.save(tmp_path / "again")
+    assert np.array_equal(loaded.outputs(x), series.outputs(x))
+    second = loaded.save(tmp_path / "again")
     for file in folder.iterdir():
         assert file.read_bytes() == (second / file.name).read_bytes(), file.name
     assert "load" in dir(orca_ray)
@@ -291,23 +295,28 @@ def test_a_model_in_the_cache_of_the_hub(
         load("hub:ann/beers")
 
 
+@dataclass(frozen=True)
+class OwnModel:
+    """A CSV file of a user, and a model of it."""
+
+    file: Path
+    folder: Path
+    """Folder of the saved model."""
+    model: Predictor
+    """The model before it was saved."""
+
+
 @pytest.fixture(scope="module")
-def own(
-    bodies: dict[str, str], tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, Path, Predictor]:
-    """Return a CSV file of a user, the folder of a model of it, and the model before it
-    was saved.
-    """
+def own(bodies: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> OwnModel:
     directory = tmp_path_factory.mktemp("own")
     random = np.random.default_rng(0)
     kind = random.choice(["red", "white"], 120)
-    rows = {
-        "acid": random.normal(size=120) + 2 * (kind == "red"),
-        "cask": random.choice(["oak", "steel"], 120),
-    }
-    pd.DataFrame({**rows, "kind": kind}).to_csv(directory / "wine.csv", index=False)
-    model = trained_on_own(directory / "wine.csv", "kind", bodies["sequence"])
-    return directory / "wine.csv", model.save(directory / "model"), model
+    acid = random.normal(size=120) + np.where(kind == "red", 2, 0)
+    cask = random.choice(["oak", "steel"], 120)
+    file = directory / "wine.csv"
+    pd.DataFrame({"acid": acid, "cask": cask, "kind": kind}).to_csv(file, index=False)
+    model = trained_on_own(file, "kind", bodies["sequence"])
+    return OwnModel(file, model.save(directory / "model"), model)
 
 
 def trained_on_own(file: Path, target: str, body: str) -> Predictor:
@@ -336,10 +345,10 @@ def test_fields_come_back_with_their_axes_as_they_were_given(
     x = np.random.default_rng(0).normal(size=(60, 8, 8)).astype(np.float32)
     np.savez(tmp_path / "fields.npz", x=x, y=np.stack([x, 2 * x, 1 - x], axis=-1))
     model = trained_on_own(tmp_path / "fields.npz", "y", bodies["image"])
-    found = model.predict(tmp_path / "fields.npz")
-    assert found.shape == (60, 8, 8, 3)
+    predictions = model.predict(tmp_path / "fields.npz")
+    assert predictions.shape == (60, 8, 8, 3)
     assert np.array_equal(
-        found, np.moveaxis(model.outputs(tmp_path / "fields.npz"), 1, -1)
+        predictions, np.moveaxis(model.outputs(tmp_path / "fields.npz"), 1, -1)
     )
     with pytest.raises(
         UserError, match="predicts numbers, which have no probabilities"
@@ -347,53 +356,46 @@ def test_fields_come_back_with_their_axes_as_they_were_given(
         model.predict_proba(tmp_path / "fields.npz")
 
 
-def test_a_model_of_own_data_takes_what_it_was_made_of(
-    own: tuple[Path, Path, Predictor],
-) -> None:
-    file, folder, model = own
-    again = load(folder, device="cpu")
-    found = again.predict(file)
-    assert set(found) <= {"red", "white"}
-    assert again.label_names == ("red", "white")
-    assert np.array_equal(found, model.predict(str(file)))
+def test_a_model_of_own_data_takes_what_it_was_made_of(own: OwnModel) -> None:
+    file = own.file
+    loaded = load(own.folder, device="cpu")
+    predictions = loaded.predict(file)
+    assert set(predictions) <= {"red", "white"}
+    assert loaded.label_names == ("red", "white")
+    assert np.array_equal(predictions, own.model.predict(str(file)))
     table = pd.read_csv(file)
-    assert np.array_equal(again.predict(table), found)
-    assert np.array_equal(again.predict(table.drop(columns="kind")), found)
-    assert again.evaluate(file) == again.evaluate(table, table["kind"])
+    assert np.array_equal(loaded.predict(table), predictions)
+    assert np.array_equal(loaded.predict(table.drop(columns="kind")), predictions)
+    assert loaded.evaluate(file) == loaded.evaluate(table, table["kind"])
     for part in ("nft on", "on validation"):
-        assert part in again._repr_html_()
-    assert "red, white" in (folder / "README.md").read_text()
+        assert part in loaded._repr_html_()
+    assert "red, white" in (own.folder / "README.md").read_text()
     files = {"model.safetensors", "config.json", "preprocessing.json", "README.md"}
-    assert {path.name for path in folder.iterdir()} == files
-    assert column_names(model) == ["p_red", "p_white"]
-    new = file.with_name("new.csv")
-    out = file.with_name("out.parquet")
-    table.drop(columns="kind").assign(
-        acid=range(120), bottle=range(5, 125), vat=7
-    ).to_csv(new, index=False)
-    write_predictions(model, model.inputs(new), out)
-    assert list(pd.read_parquet(out).columns) == [
-        "id",
-        "bottle",
-        "prediction",
-        "p_red",
-        "p_white",
-    ]
-    assert pd.read_parquet(out)["bottle"].tolist() == list(range(5, 125))
+    assert {path.name for path in own.folder.iterdir()} == files
+    assert column_names(own.model) == ["p_red", "p_white"]
+
+
+def test_predictions_of_own_data_carry_the_columns_that_tell_rows_apart(
+    own: OwnModel, tmp_path: Path
+) -> None:
+    table = pd.read_csv(own.file).drop(columns="kind")
+    numbered = table.assign(acid=range(120), bottle=range(5, 125), vat=7)
+    numbered.to_csv(tmp_path / "new.csv", index=False)
+    out = tmp_path / "out.parquet"
+    write_predictions(own.model, own.model.inputs(tmp_path / "new.csv"), out)
+    written = pd.read_parquet(out)
+    assert list(written.columns) == ["id", "bottle", "prediction", "p_red", "p_white"]
+    assert written["bottle"].tolist() == list(range(5, 125))
 
 
 @pytest.mark.slow
-def test_a_forged_folder_of_own_data_is_refused_or_predicts(
-    own: tuple[Path, Path, Predictor],
-) -> None:
-    file, folder, _ = own
-    check_forgeries(folder, file, 60)
+def test_a_forged_folder_of_own_data_is_refused_or_predicts(own: OwnModel) -> None:
+    check_forgeries(own.folder, own.file, 60)
 
 
-def test_own_data_that_do_not_fit_are_named(own: tuple[Path, Path, Predictor]) -> None:
-    file, _, model = own
-    table = pd.read_csv(file)
+def test_own_data_that_do_not_fit_are_named(own: OwnModel) -> None:
+    table = pd.read_csv(own.file)
     with pytest.raises(UserError, match="acid"):
-        model.predict(table.drop(columns="acid"))
+        own.model.predict(table.drop(columns="acid"))
     with pytest.raises(UserError, match="blue"):
-        model.evaluate(table, table["kind"].replace("red", "blue"))
+        own.model.evaluate(table, table["kind"].replace("red", "blue"))

@@ -1,6 +1,4 @@
-"""What other packages add by entry points, and what happens if a plug-in cannot be
-used.
-"""
+"""Objects that other packages add by entry points, and plug-ins that cannot be used."""
 
 import subprocess
 import sys
@@ -27,12 +25,9 @@ BOTH, MIXED = (FIRST, SECOND), [FIRST, "second"]
 """
 
 
-def example(
-    kind: str, name: str, module: str, attribute: str
-) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
-    """Return an entry point to a module of the example package, and the module."""
-    text = (EXAMPLE / "orca_ray_example" / f"{module}.py").read_text()
-    return {GROUPS[kind]: {name: f"{module}:{attribute}"}}, {module: text}
+def example_module(module: str) -> dict[str, str]:
+    """Return the text of a module of the example package by its name."""
+    return {module: (EXAMPLE / "orca_ray_example" / f"{module}.py").read_text()}
 
 
 def methods(**entries: str) -> Mapping[str, Mapping[str, str]]:
@@ -44,17 +39,17 @@ def methods(**entries: str) -> Mapping[str, Mapping[str, str]]:
 
 
 def test_an_object_or_a_tuple_of_them(tmp_path: Path) -> None:
-    own = list(all_methods())
+    shipped = list(all_methods())
     write_package(tmp_path, "others", methods(both="BOTH"), recipes_of_others=RECIPE)
     with installed(tmp_path):
-        assert list(all_methods()) == [*own, "first", "second"]
+        assert list(all_methods()) == [*shipped, "first", "second"]
         assert get_method("second").title == "t"
         assert expand(["field"])[-2:] == ["first", "second"]
         assert (origin("method", "first"), origin("method", "orca")) == (
             "others 1.0",
             "",
         )
-    assert list(all_methods()) == own
+    assert list(all_methods()) == shipped
 
 
 @pytest.mark.parametrize(
@@ -106,28 +101,27 @@ def test_a_module_that_fails(text: str, tmp_path: Path) -> None:
         failing=text,
     )
     with installed(tmp_path):
-        for known, look_up in (
+        for usable, look_up in (
             ("pocket/digits", get_task),
             ("error", get_metric),
             ("wins", get_statistic),
             ("prose", get_source),
             ("l2", get_distance),
         ):
-            look_up(known)
+            look_up(usable)
             with pytest.raises(
                 UserError,
                 match=r"'broken = failing:X' in orca_ray\.\w+ of the package bad 1\.0",
             ):
                 look_up("broken")
         assert all_families()
+        sizes = {"image_size": 1, "patch_size": 1, "depths": 1}
+        unknown = type("Unknown", (), sizes)()
         with pytest.raises(
             UserError,
             match=r"as a body: supported are .* Left out: the entry point 'broken",
         ):
-            family_of(
-                type("Unknown", (), {"image_size": 1, "patch_size": 1, "depths": 1})(),
-                "timm",
-            )
+            family_of(unknown, "timm")
 
 
 def test_a_name_that_two_packages_declare_is_nobodys(tmp_path: Path) -> None:
@@ -149,14 +143,12 @@ def test_a_name_that_two_packages_declare_is_nobodys(tmp_path: Path) -> None:
 
 
 def test_a_method_cannot_take_the_options_of_others(tmp_path: Path) -> None:
-    text = (
-        RECIPE
-        + "from dataclasses import dataclass, replace\nclass RefineConfig: pass\nclass"
-        " LoraConfig: pass\n"
-    )
-    text += (
-        'A, B = (replace(FIRST, name=n, options=[o]) for n, o in (("a", RefineConfig),'
-        ' ("b", LoraConfig)))\n'
+    text = RECIPE + (
+        "from dataclasses import replace\n"
+        "class RefineConfig: pass\n"
+        "class LoraConfig: pass\n"
+        'A = replace(FIRST, name="a", options=[RefineConfig])\n'
+        'B = replace(FIRST, name="b", options=[LoraConfig])\n'
     )
     write_package(tmp_path, "bad", methods(a="A", b="B"), recipes_of_others=text)
     with installed(tmp_path):
@@ -188,13 +180,19 @@ def test_a_method_cannot_take_the_options_of_others(tmp_path: Path) -> None:
 def test_no_task_is_added_to_a_benchmark_of_others(
     name: str, reason: str, tmp_path: Path
 ) -> None:
-    entries, modules = example("task", "tones", "tones", "TASK")
+    entries = {"tones": "tones:TASK", "other": "more:X"}
     more = (
-        "from dataclasses import replace\nfrom tones import TASK\nX = replace(TASK,"
-        f" name={name!r})\n"
+        "from dataclasses import replace\n"
+        "from tones import TASK\n"
+        f"X = replace(TASK, name={name!r})\n"
     )
-    entries["orca_ray.tasks"]["other"] = "more:X"
-    write_package(tmp_path, "example", entries, more=more, **modules)
+    write_package(
+        tmp_path,
+        "example",
+        {"orca_ray.tasks": entries},
+        more=more,
+        **example_module("tones"),
+    )
     with installed(tmp_path):
         assert [task.name for task in get_benchmark("example")] == ["example/tones"]
         assert name not in all_tasks()
@@ -219,9 +217,13 @@ def test_a_family_cannot_take_a_model_type_of_others(tmp_path: Path) -> None:
 
 
 def test_a_distance_is_imported_when_it_is_used(tmp_path: Path) -> None:
-    entries, modules = example("distance", "coral", "coral", "DISTANCE")
-    entries["orca_ray.distances"] |= {"other": "coral:DISTANCE", "l2": "coral:DISTANCE"}
-    write_package(tmp_path, "example", entries, **modules)
+    entries = dict.fromkeys(("coral", "other", "l2"), "coral:DISTANCE")
+    write_package(
+        tmp_path,
+        "example",
+        {"orca_ray.distances": entries},
+        **example_module("coral"),
+    )
     with installed(tmp_path):
         assert "coral" in distance_names()
         assert get_distance("coral").name == "coral"

@@ -119,12 +119,11 @@ def commands(text: str) -> list[str]:
             if arguments not in spans or not is_incomplete:
                 wrong.append(f"orca-sweep {shlex.join(arguments)}: {error}")
             continue
-        name = context.params.get("name", "")
-        takes_benchmark = context.info_name in ("benchmark", "leaderboard")
-        is_benchmark = (
-            name.endswith(".yaml") or (ROOT / "sweeps" / f"{name}.yaml").exists()
-        )
-        if takes_benchmark and not is_benchmark:
+        if context.info_name not in ("benchmark", "leaderboard"):
+            continue
+        name = context.params["name"]
+        sweep = ROOT / "sweeps" / f"{name}.yaml"
+        if not name.endswith(".yaml") and not sweep.exists():
             wrong.append(f"no benchmark {name}")
     for snippet in [*code_lines(text), *code_spans(text)]:
         target = re.match(r"(?:\w+=\S+ )*make ([\w-]+)", snippet)
