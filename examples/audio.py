@@ -24,17 +24,14 @@ def main(folder: Path) -> None:
         " samples"
     )
 
-    recordings = sorted((folder / "new" / "tones").glob("*.wav"))[
-        ::3
-    ]  # files of any sampling rate
-    probabilities = [model.predict_proba(recording)[0] for recording in recordings]
-    print(
-        pd.DataFrame(
-            probabilities,
-            columns=model.label_names,
-            index=[each.stem for each in recordings],
-        ).round(3)
+    # files of any sampling rate
+    recordings = sorted((folder / "new" / "tones").glob("*.wav"))[::3]
+    probabilities = pd.DataFrame(
+        [model.predict_proba(recording)[0] for recording in recordings],
+        columns=model.label_names,
+        index=[recording.stem for recording in recordings],
     )
+    print(probabilities.round(3))
     model.save(folder / "tones-model")
 
 

@@ -1,9 +1,8 @@
-"""Series in one long CSV file, as an ECG is often exported: ``python
-examples/ecg_csv.py my-data``.
+"""Series in one long CSV file: ``python examples/ecg_csv.py my-data``.
 
-A row is one time step of one recording; columns are record, time, the leads, and the
-label. In place of an ECG, whose data are not free, the file holds the sensor recordings
-that ``make_data.py`` has written to ``my-data``.
+An ECG is often exported like this. A row is one time step of one recording; columns are
+record, time, the leads, and the label. In place of an ECG, whose data are not free, the
+file holds the sensor recordings that ``make_data.py`` has written to ``my-data``.
 """
 
 import sys
@@ -18,8 +17,9 @@ RATE = 10.0  # Hz
 
 
 def write_long_csv(archive: Path, file: Path) -> None:
-    """Write series [records, leads, steps] as a long table; a file of your own replaces
-    this.
+    """Write series [records, leads, steps] as a long table.
+
+    A file of your own replaces this.
     """
     with np.load(archive) as arrays:
         x = arrays["x"]
@@ -42,16 +42,15 @@ def main(folder: Path) -> None:
     recordings = [
         rows for _, rows in pd.read_csv(file).sort_values("time").groupby("record")
     ]
-    x = [
-        rows.filter(like="lead").to_numpy().T for rows in recordings
-    ]  # each [leads, steps]; steps may differ
+    # arrays [leads, steps], whose steps may differ
+    x = [rows.filter(like="lead").to_numpy().T for rows in recordings]
     y = [rows["label"].iloc[0] for rows in recordings]
-    new = slice(None, None, 16)  # recordings that are kept for after training
-    kept = [row for row in range(len(x)) if row % 16]
+    new = slice(None, None, 16)  # recordings to predict after training
+    training_rows = [row for row in range(len(x)) if row % 16]
     # With several recordings of a patient, groups=[...] with one patient a recording
     # keeps each in one split.
     model = orca_ray.adapt(
-        ([x[row] for row in kept], [y[row] for row in kept]),
+        ([x[row] for row in training_rows], [y[row] for row in training_rows]),
         name="recordings",
         axes="NCL",
         methods=["minirocket", "linear_probe"],

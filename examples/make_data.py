@@ -1,5 +1,6 @@
-"""Write small data sets of five kinds to try ``orca-sweep adapt`` with: ``python
-examples/make_data.py my-data``.
+"""Write small data sets of five kinds: ``python examples/make_data.py my-data``.
+
+``orca-sweep adapt`` can be tried with them.
 
 - ``wine.csv``: a table of 142 wines with 13 measurements and the cultivar (UCI, in
   scikit-learn);
@@ -33,45 +34,40 @@ from orca_ray.data import packages
 from orca_ray.tasks.pocket import PACKAGES, read_series
 
 RATE = 8000
+"""Sampling rate of the tones in Hz."""
 CULTIVARS = np.array(["barolo", "grignolino", "barbera"])
-ACTIVITIES = {"Standing": 0, "Running": 1, "Walking": 2, "Badminton": 3}
+"""Names of scikit-learn's classes of wine."""
 
 
 def wine(folder: Path) -> None:
     table = load_wine(as_frame=True).frame
     table["cultivar"] = CULTIVARS[table.pop("target")]
-    new = table.index % 5 == 0
-    table[~new].to_csv(folder / "wine.csv", index=False)
-    table[new].drop(columns="cultivar").assign(
-        bottle=[f"W{row:03}" for row in table.index[new]]
-    ).to_csv(folder / "new" / "wine.csv", index=False)
+    is_new = table.index % 5 == 0
+    table[~is_new].to_csv(folder / "wine.csv", index=False)
+    new = table[is_new].drop(columns="cultivar")
+    new["bottle"] = [f"W{row:03}" for row in new.index]
+    new.to_csv(folder / "new" / "wine.csv", index=False)
 
 
 def basic_motions(folder: Path) -> None:
-    read = [
-        read_series("BasicMotions", split, length=100) for split in ("TRAIN", "TEST")
-    ]
-    x = np.concatenate([series for series, _ in read]).astype(np.float32)
-    y = np.concatenate([labels for _, labels in read])
-    new = np.arange(len(x)) % 5 == 0
-    np.savez(folder / "basic_motions.npz", x=x[~new], y=np.array(y, dtype=str)[~new])
-    np.savez(folder / "new" / "basic_motions.npz", x=x[new])
+    x_train, y_train = read_series("BasicMotions", "TRAIN", length=100)
+    x_test, y_test = read_series("BasicMotions", "TEST", length=100)
+    x = np.concatenate([x_train, x_test]).astype(np.float32)
+    y = np.concatenate([y_train, y_test]).astype(str)
+    is_new = np.arange(len(x)) % 5 == 0
+    np.savez(folder / "basic_motions.npz", x=x[~is_new], y=y[~is_new])
+    np.savez(folder / "new" / "basic_motions.npz", x=x[is_new])
 
 
 def digits(folder: Path) -> None:
     images, labels = load_digits(return_X_y=True)
-    for number, (image, label) in enumerate(
-        zip(images[:650], labels[:650], strict=True)
-    ):
-        place = (
-            folder / "digits" / str(label)
-            if number < 600
-            else folder / "new" / "digits"
-        )
+    for number in range(650):
+        place = folder / "new" / "digits"
+        if number < 600:
+            place = folder / "digits" / str(labels[number])
         place.mkdir(parents=True, exist_ok=True)
-        Image.fromarray((image.reshape(8, 8) * 255 / 16).astype(np.uint8)).save(
-            place / f"{number:04}.png"
-        )
+        pixels = (images[number].reshape(8, 8) * 255 / 16).astype(np.uint8)
+        Image.fromarray(pixels).save(place / f"{number:04}.png")
 
 
 def darcy(folder: Path) -> None:
@@ -90,21 +86,18 @@ def tones(folder: Path) -> None:
     random = np.random.default_rng(0)
     time = np.arange(RATE) / RATE
     for number in range(132):
-        form = ("sine", "square", "sawtooth")[number % 3]
         phase = random.uniform(200, 800) * time + random.uniform()
-        wave = {
+        waves = {
             "sine": np.sin(2 * np.pi * phase),
             "square": np.sign(np.sin(2 * np.pi * phase)),
             "sawtooth": 2 * (phase % 1) - 1,
         }
-        noisy = 0.5 * wave[form] + random.normal(0, 0.1, RATE)
+        form = ("sine", "square", "sawtooth")[number % 3]
+        noisy = 0.5 * waves[form] + random.normal(0, 0.1, RATE)
+        samples = (np.clip(noisy, -1, 1) * 32767).astype(np.int16)
         place = folder / "tones" / form if number < 120 else folder / "new" / "tones"
         place.mkdir(parents=True, exist_ok=True)
-        wavfile.write(
-            place / f"{number:03}.wav",
-            RATE,
-            (np.clip(noisy, -1, 1) * 32767).astype(np.int16),
-        )
+        wavfile.write(place / f"{number:03}.wav", RATE, samples)
 
 
 def main(folder: Path) -> None:

@@ -1,7 +1,7 @@
-"""A surrogate of a PDE, from permeability to pressure: ``python examples/pde_field.py
-my-data``.
+"""A surrogate of a PDE: ``python examples/pde_field.py my-data``.
 
-It needs ``my-data/darcy.h5``, which ``make_data.py`` writes.
+It maps permeability to pressure. It needs ``my-data/darcy.h5``, which ``make_data.py``
+writes.
 """
 
 import sys
@@ -13,7 +13,8 @@ import numpy as np
 import orca_ray
 from orca_ray.tasks.task import Task
 
-NUM_NEW = 30  # fields that are kept for after training
+NUM_NEW = 30
+"""Number of fields to predict after training."""
 
 
 def main(folder: Path) -> None:

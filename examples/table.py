@@ -1,7 +1,7 @@
-"""A table in scikit-learn: a pipeline, a grid of its parameters, and the model:
-``python examples/table.py my-data``.
+"""A table in scikit-learn: ``python examples/table.py my-data``.
 
-The table is scikit-learn's wine; the model folder is written to ``my-data``.
+A pipeline, a grid of its parameters, and the model. The table is scikit-learn's wine;
+the model folder is written to ``my-data``.
 """
 
 import sys
@@ -27,15 +27,11 @@ def main(folder: Path) -> None:
             ("model", CrossModalClassifier(method="nft", epochs=5, random_state=0)),
         ]
     ).set_output(transform="pandas")  # the model then knows the columns by name
-    search = GridSearchCV(pipeline, {"model__learning_rate": [1e-4, 1e-3]}, cv=2).fit(
-        x_train, y_train
-    )
+    grid = {"model__learning_rate": [1e-4, 1e-3]}
+    search = GridSearchCV(pipeline, grid, cv=2).fit(x_train, y_train)
 
-    print(
-        pd.DataFrame(search.cv_results_)[
-            ["param_model__learning_rate", "mean_test_score"]
-        ]
-    )
+    results = pd.DataFrame(search.cv_results_)
+    print(results[["param_model__learning_rate", "mean_test_score"]])
     print(f"accuracy on test: {search.score(x_test, y_test):.3f}")
     model = search.best_estimator_["model"]
     print(f"columns: {', '.join(model.feature_names_in_)}")

@@ -1,7 +1,7 @@
-"""Wheel and source distribution: what they hold, and that they work installed; the
-plug-ins in `examples`.
+"""Wheel and source distribution: what they hold, and that they work installed.
 
-The plug-ins: their own tests, a sweep with all it brings, and the documentation.
+Also the plug-ins in `examples`: their own tests, a sweep with all that they bring, and
+the documentation.
 """
 
 import email
@@ -14,6 +14,7 @@ import tarfile
 import tomllib
 import zipfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from shutil import copytree
 from typing import Literal
@@ -36,21 +37,22 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
 def build(kind: Literal["wheel", "sdist"], source: Path, out: Path) -> Path:
-    """Build the wheel or the source distribution of a checkout without a network, and
-    return its path.
+    """Build the wheel or the source distribution of a checkout; return its path.
+
+    No network is used.
     """
     code = (
         f"import sys; from hatchling.build import build_{kind};"
         f" print(build_{kind}(sys.argv[1]))"
     )
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", code, str(out)],
         cwd=source,
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0, done.stderr
-    return out / done.stdout.split()[-1]
+    assert completed.returncode == 0, completed.stderr
+    return out / completed.stdout.split()[-1]
 
 
 @pytest.fixture(scope="module")
@@ -60,12 +62,11 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def files(directory: Path) -> set[str]:
     """Return the paths of the files under a directory, without compiled ones."""
-    found = (
-        path
+    return {
+        str(path.relative_to(directory))
         for path in directory.rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
-    )
-    return {str(path.relative_to(directory)) for path in found}
+    }
 
 
 @pytest.mark.slow
@@ -85,22 +86,17 @@ def test_the_wheel_holds_the_package_and_the_sweeps_and_nothing_else(
         "licenses/LICENSE",
     }
     package = {f"orca_ray/{name}" for name in files(ROOT / "orca_ray")}
-    assert (
-        set(contents)
-        == package
-        | {f"orca_ray/sweeps/{name}" for name in files(ROOT / "sweeps")}
-        | information
-    )
-    assert {
+    sweeps = {f"orca_ray/sweeps/{name}" for name in files(ROOT / "sweeps")}
+    assert set(contents) == package | sweeps | information
+    for name in (
         "orca_ray/py.typed",
         "orca_ray/sweeps/pocket.yaml",
         "orca_ray/leaderboard/page/page.js",
-    } <= set(contents)
+    ):
+        assert name in contents
     metadata = email.message_from_bytes(contents["METADATA"])
-    assert (metadata["Version"], metadata["License-Expression"]) == (
-        PROJECT["version"],
-        "MIT",
-    )
+    assert metadata["Version"] == PROJECT["version"]
+    assert metadata["License-Expression"] == "MIT"
     assert metadata["Description-Content-Type"] == "text/markdown"
     assert "# orca-ray" in str(metadata.get_payload())
     assert b"orca-sweep = orca_ray.cli.main:entry" in contents["entry_points.txt"]
@@ -115,7 +111,7 @@ def test_the_source_distribution_gives_the_same_wheel(
     with tarfile.open(archive) as tar:
         tar.extractall(tmp_path, filter="data")
     source = tmp_path / archive.name.removesuffix(".tar.gz")
-    kept = {
+    names = {
         ".gitignore",
         "PKG-INFO",
         "pyproject.toml",
@@ -124,12 +120,10 @@ def test_the_source_distribution_gives_the_same_wheel(
         "CHANGELOG.md",
         "CITATION.cff",
     }
-    assert {path.name for path in source.iterdir()} == {"orca_ray", "sweeps", *kept}
-    with (
-        zipfile.ZipFile(wheel) as one,
-        zipfile.ZipFile(build("wheel", source, tmp_path)) as other,
-    ):
-        assert one.namelist() == other.namelist()
+    assert {path.name for path in source.iterdir()} == {"orca_ray", "sweeps", *names}
+    rebuilt = build("wheel", source, tmp_path)
+    with zipfile.ZipFile(wheel) as first, zipfile.ZipFile(rebuilt) as second:
+        assert first.namelist() == second.namelist()
 
 
 @pytest.mark.slow
@@ -159,11 +153,11 @@ def test_an_installed_wheel_works_outside_of_the_checkout(
 
     def sweep(*arguments: str) -> str:
         command = [str(target / "bin" / "orca-sweep"), *arguments]
-        done = subprocess.run(
+        completed = subprocess.run(
             command, cwd=tmp_path, env=environment, capture_output=True, text=True
         )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        assert completed.returncode == 0, completed.stderr
+        return completed.stdout
 
     assert sweep("--version") == f"orca-ray {PROJECT['version']}\n"
     assert "digits" in sweep("benchmark", "pocket", "--dry-run")
@@ -198,7 +192,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a directory that the plug-ins are installed into, without a network."""
     source = tmp_path_factory.mktemp("source")
     site = tmp_path_factory.mktemp("site")
-    sources = [str(copytree(each, source / each.name)) for each in PLUG_INS]
+    sources = [str(copytree(package, source / package.name)) for package in PLUG_INS]
     options = [
         "--no-index",
         "--no-deps",
@@ -255,7 +249,7 @@ def test_a_package_passes_its_tests_and_the_conformance_suites(
         chosen,
         str(tests),
     ]
-    done = subprocess.run(
+    completed = subprocess.run(
         command,
         cwd=tmp_path,
         env=beside(site),
@@ -263,9 +257,11 @@ def test_a_package_passes_its_tests_and_the_conformance_suites(
         text=True,
         timeout=280,
     )
-    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
-    assert int(re.findall(r"(\d+) passed", done.stdout)[0]) >= fewest
-    assert "skipped" not in done.stdout
+    assert completed.returncode == 0, (
+        completed.stdout[-5000:] + completed.stderr[-2000:]
+    )
+    assert int(re.findall(r"(\d+) passed", completed.stdout)[0]) >= fewest
+    assert "skipped" not in completed.stdout
 
 
 def save_gpt_neo(directory: Path) -> str:
@@ -286,32 +282,50 @@ def save_gpt_neo(directory: Path) -> str:
     return str(directory)
 
 
-@pytest.mark.slow
-@pytest.mark.exhaustive
-def test_all_that_it_brings_becomes_a_leaderboard(site: Path, tmp_path: Path) -> None:
-    home = make_home(tmp_path / "home")
-    results = tmp_path / "results"
-    tracked = tmp_path / "trials.jsonl"
-    sweep = tmp_path / "example.yaml"
-    body = save_gpt_neo(tmp_path / "gpt-neo")
-    sweep.write_text(f'{SWEEP}bodies: {{sequence: "{body}"}}\n')
-    raw = home / "raw" / "example"
-    raw.mkdir(parents=True)
-    environment = beside(site, ORCA_RAY_HOME=str(home))
+@dataclass(frozen=True)
+class ExampleSweep:
+    """A directory in which commands find the plug-ins, and a sweep that used them."""
 
-    def orca_sweep(*arguments: str) -> str:
+    directory: Path
+    environment: Mapping[str, str]
+
+    @property
+    def results(self) -> str:
+        return str(self.directory / "results")
+
+    @property
+    def tracked(self) -> Path:
+        return self.directory / "trials.jsonl"
+
+    def run(self, *arguments: str) -> str:
+        """Run ``orca-sweep``, and return what it prints."""
         command = [sys.executable, "-m", "orca_ray.cli.main", *arguments]
-        done = subprocess.run(
+        completed = subprocess.run(
             command,
-            cwd=tmp_path,
-            env=environment,
+            cwd=self.directory,
+            env=self.environment,
             capture_output=True,
             text=True,
             timeout=280,
         )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+        assert completed.returncode == 0, completed.stdout + completed.stderr
+        return completed.stdout
 
+    def board(self, *options: str) -> str:
+        return self.run("leaderboard", "example", "--results", self.results, *options)
+
+
+@pytest.fixture(scope="module")
+def example_sweep(site: Path, tmp_path_factory: pytest.TempPathFactory) -> ExampleSweep:
+    """Run a sweep with all that the example package brings."""
+    directory = tmp_path_factory.mktemp("example")
+    home = make_home(directory / "home")
+    sweep = ExampleSweep(directory, beside(site, ORCA_RAY_HOME=str(home)))
+    body = save_gpt_neo(directory / "gpt-neo")
+    file = directory / "example.yaml"
+    file.write_text(f'{SWEEP}bodies: {{sequence: "{body}"}}\n')
+    raw = home / "raw" / "example"
+    raw.mkdir(parents=True)
     write = (
         "import sys, test_conformance as t; from pathlib import Path;"
         " t.write_tones(Path(sys.argv[1]))"
@@ -319,34 +333,39 @@ def test_all_that_it_brings_becomes_a_leaderboard(site: Path, tmp_path: Path) ->
     subprocess.run(
         [sys.executable, "-c", write, str(raw)],
         cwd=EXAMPLE / "tests",
-        env=environment,
+        env=sweep.environment,
         check=True,
     )
-    track = ["--track", f"json_lines:{tracked}"]
-    orca_sweep(
-        "run", str(sweep), "--executor", "inline", "--results", str(results), *track
-    )
-    board = orca_sweep("leaderboard", "example", "--results", str(results))
+    options = ["--executor", "inline", "--track", f"json_lines:{sweep.tracked}"]
+    sweep.run("run", str(file), "--results", sweep.results, *options)
+    return sweep
+
+
+@pytest.mark.slow
+@pytest.mark.exhaustive
+def test_all_that_it_brings_becomes_a_leaderboard(example_sweep: ExampleSweep) -> None:
+    board = example_sweep.board()
     assert re.search(r"^tones .*\d\.\d{4}\*", board, re.MULTILINE)
     assert re.search(r"^worst rank +\d", board, re.MULTILINE)
-    document = json.loads(
-        orca_sweep(
-            "leaderboard", "example", "--results", str(results), "--format", "json"
-        )
-    )
-    ranked = {
+    document = json.loads(example_sweep.board("--format", "json"))
+    num_tasks = {
         method["name"]: method["worst_rank"]["num_tasks"]
         for method in document["methods"]
     }
-    assert ranked == {"l2sp": 1, "orca": 1}
+    assert num_tasks == {"l2sp": 1, "orca": 1}
     assert "worst_rank" in document["statistics"]
-    orca_sweep("leaderboard", "example", "--results", str(results), "-o", "page.html")
-    assert '"name":"worst_rank"' in (tmp_path / "page.html").read_text()
+    example_sweep.board("-o", "page.html")
+    page = (example_sweep.directory / "page.html").read_text()
+    assert '"name":"worst_rank"' in page
 
-    records = ResultsStore(str(results)).records()
-    aligned = records[
-        (records["method"] == "orca") & (records["phase"] == "confirm")
-    ].iloc[0]
+
+@pytest.mark.slow
+@pytest.mark.exhaustive
+def test_all_that_it_brings_stands_in_the_records(example_sweep: ExampleSweep) -> None:
+    store = ResultsStore(example_sweep.results)
+    records = store.records()
+    is_aligned = (records["method"] == "orca") & (records["phase"] == "confirm")
+    aligned = records[is_aligned].iloc[0]
     assert aligned["notes"].startswith(
         "from the package orca-ray-example 0.1.0: task example/tones, metric worst_cl"
     )
@@ -355,27 +374,23 @@ def test_all_that_it_brings_becomes_a_leaderboard(site: Path, tmp_path: Path) ->
     )
     assert aligned["align_epochs"] == 2
     assert records["metric"].unique().tolist() == ["worst_class_error"]
-    assert (
-        json.loads(records[records["method"] == "l2sp"].iloc[0]["hyperparameters"])[
-            "l2sp.strength"
-        ]
-        > 0
-    )
-    kinds = (
-        ResultsStore(str(results))
-        .artefacts("example/full", [aligned["trial_key"]])["kind"]
-        .tolist()
-    )
-    assert "confidence" in kinds
-    lines = [json.loads(line) for line in tracked.read_text().splitlines()]
+    penalised = records[records["method"] == "l2sp"].iloc[0]
+    assert json.loads(penalised["hyperparameters"])["l2sp.strength"] > 0
+    artefacts = store.artefacts("example/full", [aligned["trial_key"]])
+    assert "confidence" in artefacts["kind"].tolist()
+    lines = [
+        json.loads(line) for line in example_sweep.tracked.read_text().splitlines()
+    ]
     assert {line["trial"] for line in lines} == set(records["trial_key"])
     assert sum("test_score" in line for line in lines) == 2
 
-    found = {
-        (each["topic"], each["item"])
-        for each in json.loads(orca_sweep("doctor", "--json"))
-    }
-    assert ("plug-ins", "body family gpt_neo") in found
+
+@pytest.mark.slow
+@pytest.mark.exhaustive
+def test_doctor_lists_what_it_brings(example_sweep: ExampleSweep) -> None:
+    findings = json.loads(example_sweep.run("doctor", "--json"))
+    items = {(finding["topic"], finding["item"]) for finding in findings}
+    assert ("plug-ins", "body family gpt_neo") in items
 
 
 def blocks(language: str) -> list[str]:
@@ -385,14 +400,15 @@ def blocks(language: str) -> list[str]:
 
 
 def test_the_page_shows_the_files_of_the_package() -> None:
-    shown = set(blocks("python"))
+    python_blocks = set(blocks("python"))
     files = {
         path.name: path.read_text()
         for path in (EXAMPLE / "orca_ray_example").glob("[!_]*.py")
     }
-    assert sorted(name for name, text in files.items() if text not in shown) == []
+    missing = [name for name, text in files.items() if text not in python_blocks]
+    assert sorted(missing) == []
     tests = (EXAMPLE / "tests" / "test_conformance.py").read_text()
-    for block in shown - set(files.values()):
+    for block in python_blocks - set(files.values()):
         assert block.strip() in tests, block
 
 
@@ -407,7 +423,8 @@ def test_the_page_shows_every_entry_point() -> None:
 
 
 def test_records_carry_the_commit_or_the_digits_of_the_code(tmp_path: Path) -> None:
-    (package := tmp_path / "checkout" / "orca_ray").mkdir(parents=True)
+    package = tmp_path / "checkout" / "orca_ray"
+    package.mkdir(parents=True)
     (package / "__init__.py").touch()
     (package / "version.py").write_bytes(
         (ROOT / "orca_ray" / "version.py").read_bytes()
@@ -434,14 +451,18 @@ def test_records_carry_the_commit_or_the_digits_of_the_code(tmp_path: Path) -> N
         )
 
     number = re.escape(PROJECT["version"])
-    assert re.fullmatch(rf"{number}\+w[0-9a-f]{{12}}", wheel := version())
+    wheel_version = version()
+    assert re.fullmatch(rf"{number}\+w[0-9a-f]{{12}}", wheel_version)
     git("init")
     git("add", ".")
     git("commit", "-m", "All")
     (package.parent / "notes").write_text("not of the package")
-    assert re.fullmatch(rf"{number}\+g[0-9a-f]{{12}}", commit := version())
+    commit_version = version()
+    assert re.fullmatch(rf"{number}\+g[0-9a-f]{{12}}", commit_version)
     (package / "new.toml").write_text("")
-    assert re.fullmatch(
-        re.escape(commit) + r"\.dirty\.[0-9a-f]{12}", changed := version()
+    changed_version = version()
+    digits = re.fullmatch(
+        re.escape(commit_version) + r"\.dirty\.([0-9a-f]{12})", changed_version
     )
-    assert changed[-12:] != wheel[-12:]
+    assert digits is not None
+    assert digits[1] != wheel_version[-12:]

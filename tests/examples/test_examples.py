@@ -1,7 +1,7 @@
-"""Each example runs as its first line says; the walk-throughs of docs/own-data.md run
-with a small budget.
+"""Each example runs as its first line says, and so do the walk-throughs.
 
-Their models are loaded, also elsewhere, predict, and are exported.
+The walk-throughs are those of docs/own-data.md, with a small budget. Their models are
+loaded, also elsewhere, predict, and are exported.
 """
 
 import json
@@ -53,8 +53,12 @@ def show(cell):
     exec(compile(ast.Module(body, []), "cell", "exec"), names)
     if not isinstance(last, ast.Expr):
         exec(compile(ast.Module([last], []), "cell", "exec"), names)
-    elif (shown := eval(compile(ast.Expression(last.value), "cell", "eval"), names)) is not None:
-        print(shown._repr_html_() if isinstance(shown, names["orca_ray"].Predictor) else shown)
+        return
+    value = eval(compile(ast.Expression(last.value), "cell", "eval"), names)
+    if isinstance(value, names["orca_ray"].Predictor):
+        print(value._repr_html_())
+    elif value is not None:
+        print(value)
 
 """
 """Runs a cell as Jupyter does: the value of its last expression is shown."""
@@ -62,26 +66,28 @@ def show(cell):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a directory in which ``my-data`` holds the data sets that
-    ``examples/make_data.py`` writes.
+    """Return a directory in which ``my-data`` holds data sets.
+
+    ``examples/make_data.py`` writes them.
     """
     folder = tmp_path_factory.mktemp("own")
-    done = subprocess.run(
-        [sys.executable, EXAMPLES / "make_data.py", folder / "my-data"], check=False
+    script = EXAMPLES / "make_data.py"
+    completed = subprocess.run(
+        [sys.executable, script, folder / "my-data"], check=False
     )
-    assert done.returncode == 0
+    assert completed.returncode == 0
     return folder
 
 
 def run_in(command: list[str], directory: Path) -> str:
-    """Run a command in a directory with a cache of its own, and return what it prints."""
+    """Run a command in a directory with a new cache, and return what it prints."""
     home = str(make_home(directory / "home"))
     environment = {
         **os.environ,
         "ORCA_RAY_HOME": home,
         "PYTHONPATH": str(EXAMPLES.parent),
     }
-    done = subprocess.run(
+    completed = subprocess.run(
         command,
         cwd=directory,
         env=environment,
@@ -89,8 +95,8 @@ def run_in(command: list[str], directory: Path) -> str:
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    assert completed.returncode == 0, completed.stderr
+    return completed.stdout
 
 
 def test_all_are_tested() -> None:
@@ -110,16 +116,12 @@ def test_a_script(name: str, data: Path, tmp_path: Path) -> None:
     (tmp_path / "my-data").mkdir()
     for file in (data / "my-data").iterdir():
         (tmp_path / "my-data" / file.name).symlink_to(file)
-    assert (
-        f"``python examples/{name} my-data``"
-        in (EXAMPLES / name).read_text().partition("\n")[0]
-    )
+    first_line = (EXAMPLES / name).read_text().partition("\n")[0]
+    assert f"``python examples/{name} my-data``" in first_line
     printed = run_in([sys.executable, str(EXAMPLES / name), "my-data"], tmp_path)
     assert re.search(expected, printed), printed
-    assert (
-        orca_ray.load(tmp_path / "my-data" / model, device="cpu").label_names
-        or name == "pde_field.py"
-    )
+    loaded = orca_ray.load(tmp_path / "my-data" / model, device="cpu")
+    assert bool(loaded.label_names) == (name != "pde_field.py")
 
 
 @pytest.mark.slow
@@ -157,33 +159,34 @@ KINDS = {
     "darcy.h5": (30, "fno"),
     "tones": (12, "linear_probe"),
 }
-"""Data sets, the number of their new samples, and the method that adapts to them here:
-often the one that wins.
+"""Number of new samples of each data set, and the method that adapts to it here.
+
+The method is often the one that wins.
 """
 SMALL = ["--executor", "inline", "--minutes", "1"]
+"""Options of a small budget."""
 
 
 def typed(walk: list[str], command: str) -> list[str]:
-    """Return the words after ``orca-sweep`` of the line of a walk-through that calls a
-    command.
+    """Return the words after ``orca-sweep`` in a line of a walk-through.
+
+    The line is the one that calls ``command``.
     """
     (line,) = [line for line in walk if line.startswith(f"orca-sweep {command} ")]
     return shlex.split(line, comments=True)[1:]
 
 
 def test_the_page_has_a_walk_through_for_each_data_set() -> None:
-    assert [typed(walk, "adapt")[1].removeprefix("my-data/") for walk in WALKS] == list(
-        KINDS
-    )
+    sources = [typed(walk, "adapt")[1] for walk in WALKS]
+    assert [source.removeprefix("my-data/") for source in sources] == list(KINDS)
     for walk in WALKS:
         assert len(walk) <= 10
-        model = typed(walk, "adapt")[typed(walk, "adapt").index("--out") + 1]
-        assert [
-            typed(walk, command)[1] for command in ("predict", "export", "serve")
-        ] == [model] * 3
-        (request,) = [
-            shlex.split(line)[-1] for line in walk if line.startswith("python -c ")
-        ]
+        adapt = typed(walk, "adapt")
+        model = adapt[adapt.index("--out") + 1]
+        for command in ("predict", "export", "serve"):
+            assert typed(walk, command)[1] == model
+        [line] = [line for line in walk if line.startswith("python -c ")]
+        request = shlex.split(line)[-1]
         assert shlex.split(walk[-1])[-1] == f"@{request}"
 
 
@@ -207,72 +210,63 @@ def test_a_data_set_becomes_a_model_that_predicts_elsewhere(
     monkeypatch.chdir(data)
     words = typed(walk, "adapt")
     out = words[words.index("--out") + 1]
-    given = words[: words.index("--minutes")]
-    samples, method = KINDS[Path(words[1]).name]
-    assert run([*given, "--methods", method, *SMALL, "--json"]) == 0, (
-        capfd.readouterr().err
-    )
-    answer = json.loads(capfd.readouterr().out)
+    adapt = words[: words.index("--minutes")]
+    num_samples, method = KINDS[Path(words[1]).name]
+    code = run([*adapt, "--methods", method, *SMALL, "--json"])
+    printed = capfd.readouterr()
+    assert code == 0, printed.err
+    answer = json.loads(printed.out)
     assert answer["model"] == out
     assert 0 <= answer["low"] <= answer["score"] <= answer["high"]
     assert Path(answer["page"]).read_text().startswith("<!doctype html>")
     predict = typed(walk, "predict")
     source = predict[2]
     predictions = predict[-1]
-    assert source == words[1].replace("my-data/", "my-data/new/"), (
-        "no model was trained on them"
-    )
+    new_data = words[1].replace("my-data/", "my-data/new/")
+    assert source == new_data, "no model was trained on them"
     assert run([*predict, "--quiet"]) == 0
-    assert len(stored(predictions)) == samples
+    assert len(stored(predictions)) == num_samples
     if source.endswith("wine.csv"):
         assert list(pd.read_parquet(predictions)["bottle"][:2]) == ["W000", "W005"]
     assert run(typed(walk, "export")) == 0
     assert "largest difference from the model" in capfd.readouterr().out
     assert answered(walk, load(out, device="cpu")) > 0
     (data / out).rename(tmp_path / "moved")
-    code = f"""
+    program = f"""
 import sys
 sys.modules |= dict.fromkeys(["ray", "optuna", "arff"])  # of the extra sweep
 import numpy as np, orca_ray
 np.save("found.npy", np.asarray(orca_ray.load("moved").predict({str(data / source)!r})))
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code],
+    completed = subprocess.run(
+        [sys.executable, "-c", program],
         cwd=tmp_path,
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    found = np.load(tmp_path / "found.npy")
-    kept = stored(predictions)
-    assert (
-        np.allclose(found, kept, rtol=1e-4, atol=1e-5)
-        if found.dtype.kind == "f"
-        else (found == kept).all()
-    )
+    assert completed.returncode == 0, completed.stderr
+    elsewhere = np.load(tmp_path / "found.npy")
+    if elsewhere.dtype.kind == "f":
+        assert np.allclose(elsewhere, stored(predictions), rtol=1e-4, atol=1e-5)
+    else:
+        assert (elsewhere == stored(predictions)).all()
 
 
 def stored(path: str) -> Array:
     """Return the predictions in a file that `orca-sweep predict` wrote."""
-    return np.asarray(
-        np.load(path)["prediction"]
-        if path.endswith(".npz")
-        else pd.read_parquet(path)["prediction"]
-    )
+    if path.endswith(".npz"):
+        return np.asarray(np.load(path)["prediction"])
+    return np.asarray(pd.read_parquet(path)["prediction"])
 
 
 def answered(walk: list[str], model: Predictor) -> int:
-    """Return the number of predictions for the request that a walk-through sends to the
-    server.
-    """
+    """Return the number of predictions for the request of a walk-through."""
     (line,) = [line for line in walk if line.startswith("python -c ")]
-    subprocess.run(
-        line.replace("python", shlex.quote(sys.executable), 1), shell=True, check=True
-    )
-    inputs, warnings = Formats(model, 10).read(
-        JSON, Path(shlex.split(line)[-1]).read_bytes()
-    )
+    command = line.replace("python", shlex.quote(sys.executable), 1)
+    subprocess.run(command, shell=True, check=True)
+    request = Path(shlex.split(line)[-1]).read_bytes()
+    inputs, warnings = Formats(model, 10).read(JSON, request)
     assert warnings == []
     return len(model.decide(model.outputs_of(inputs)))
 
@@ -281,17 +275,6 @@ def test_a_folder_of_something_else_is_refused_before_training(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    assert (
-        run(
-            [
-                "adapt",
-                str(tmp_path / "missing.csv"),
-                "--target",
-                "y",
-                "--out",
-                str(tmp_path),
-            ]
-        )
-        == 2
-    )
+    data = str(tmp_path / "missing.csv")
+    assert run(["adapt", data, "--target", "y", "--out", str(tmp_path)]) == 2
     assert "has files and is no model folder" in capfd.readouterr().err

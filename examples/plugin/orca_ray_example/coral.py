@@ -1,6 +1,4 @@
-"""CORAL, with means: squared distances between means and between covariances of source
-and target.
-"""
+"""CORAL, with means: distances between the moments of source and target."""
 
 from collections.abc import Mapping
 
@@ -10,11 +8,10 @@ from orca_ray.alignment.distance import Distance
 
 
 class CORAL(Distance):
-    """‖m − m'‖² + ‖C − C'‖² with the means m and (biased) covariances C of all points;
-    labels are ignored.
+    """‖m − m'‖² + ‖C − C'‖² with the means m and (biased) covariances C of all points.
 
-    The second term is that of Sun and Saenko, Deep CORAL, 2016, arXiv:1607.01719. A
-    call costs O(n D²).
+    Labels are ignored. The second term is that of Sun and Saenko, Deep CORAL, 2016,
+    arXiv:1607.01719. A call costs O(n D²).
     """
 
     name = "coral"
@@ -24,9 +21,9 @@ class CORAL(Distance):
 
     def _distance(self, x_nD: Tensor, y_n: Tensor, shares_L: Tensor) -> Tensor:
         mean_D, covariance_DD = _moments(x_nD)
-        return (mean_D - self._mean_D).square().sum() + (
-            covariance_DD - self._covariance_DD
-        ).square().sum()
+        means = (mean_D - self._mean_D).square().sum()
+        covariances = (covariance_DD - self._covariance_DD).square().sum()
+        return means + covariances
 
 
 def _moments(x_nD: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from orca_ray.models.family import Family
 
 
 class NoPositions(nn.Module):
-    """Stands in for the table of positions, which the embedder adds."""
+    """Module in place of the table of positions, which the embedder adds."""
 
     def forward(self, positions: Tensor) -> Tensor:
         """Return a zero that is added to each token."""
@@ -31,11 +31,11 @@ def cut(model: Any) -> tuple[Body, Stem]:
 
 def set_depths(config: Any, depths: list[int]) -> None:
     """Keep the first layers, and the kinds of attention of these."""
-    (config.num_layers,) = depths
-    config.attention_types = [
-        [[kind], 1] for kind in config.attention_layers[: depths[0]]
-    ]
-    config.attention_layers = config.attention_layers[: depths[0]]
+    (num_layers,) = depths
+    kinds = config.attention_layers[:num_layers]
+    config.num_layers = num_layers
+    config.attention_layers = kinds
+    config.attention_types = [[[kind], 1] for kind in kinds]
 
 
 FAMILY = Family(

@@ -15,7 +15,7 @@ from orca_ray.sweep.trackers.base import (
 
 
 class JsonLines(Tracker):
-    """Appends to one file."""
+    """Tracker that appends to one file."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("a")

@@ -1,5 +1,4 @@
-"""L2-SP: refine everything, with a penalty on the distance of the body's parameters
-from the pretrained ones.
+"""L2-SP: refine everything, near the pretrained body.
 
 loss = task loss + strength / 2 * sum of (w - w_pretrained)^2 over the parameters w of
 the body; Li, Grandvalet and Davoine, Explicit Inductive Bias for Transfer Learning with

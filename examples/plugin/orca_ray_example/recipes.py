@@ -1,6 +1,4 @@
-"""Source ``recipes`` for sequence bodies: sentences from a kitchen, labelled by the
-dish.
-"""
+"""Source ``recipes`` for sequence bodies: sentences labelled by the dish."""
 
 from orca_ray.alignment.source import SampleRequest, Samples, Source, balanced_order
 
@@ -32,11 +30,12 @@ def sample(request: SampleRequest) -> Samples:
     documents = [sentences * 10 for sentences in DISHES]
     starts = [
         (dish, start)
-        for dish in range(len(DISHES))
-        for start in range(len(documents[dish]))
+        for dish, document in enumerate(documents)
+        for start in range(len(document))
     ]
     order = balanced_order([dish for dish, _ in starts], request.seed)
-    features, passages = embed_passages(request, documents, (starts[i] for i in order))
+    ordered_starts = (starts[number] for number in order)
+    features, passages = embed_passages(request, documents, ordered_starts)
     return features, torch.tensor([passage.document for passage in passages])
 
 

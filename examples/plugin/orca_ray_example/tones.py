@@ -10,8 +10,9 @@ from orca_ray.tasks.task import SPLIT_SEED, Arrays, RawFile, Target, Task, Works
 
 
 def build(workspace: Workspace) -> Arrays:
-    """Read waves [N, 1, 32] and pitches [N], and split them 60 : 20 : 20; raises
-    UserError for a damaged file.
+    """Read waves [N, 1, 32] and pitches [N], and split them 60 : 20 : 20.
+
+    Raises UserError for a damaged file.
     """
     x_path = workspace.file("tones_x.npy")
     y_path = workspace.file("tones_y.npy")

@@ -7,7 +7,7 @@ from orca_ray.tasks.metrics import Metric
 
 
 def worst_class_error(logits_NK: Array, y_N: Array) -> float:
-    """Return the largest share of wrong samples over the classes that occur in ``y_N``."""
+    """Return the largest share of wrong samples over the classes in ``y_N``."""
     wrong_N = logits_NK.argmax(axis=1) != y_N
     return max(float(wrong_N[y_N == label].mean()) for label in np.unique(y_N))
 
