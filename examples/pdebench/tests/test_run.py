@@ -1,4 +1,4 @@
-"""Generation of files: atomic, reproducible, never replacing other files; the command."""
+"""Generation of files: atomic and reproducible; other files are kept; the command."""
 
 import contextlib
 import errno
@@ -32,8 +32,9 @@ pytestmark = pytest.mark.usefixtures("empty_home")
 
 @pytest.fixture
 def empty_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give a test an empty cache directory, and a working directory; return the path of
-    the cache.
+    """Give a test an empty cache directory, and a working directory.
+
+    Return the path of the cache.
     """
     monkeypatch.setenv("ORCA_RAY_HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
@@ -52,8 +53,8 @@ def _entries(directory: Path) -> list[str]:
 
 def _tensor(path: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
     with h5py.File(path) as file:
-        found: np.ndarray[tuple[int, ...], np.dtype[np.float32]] = file["tensor"][:]
-    return found
+        values: np.ndarray[tuple[int, ...], np.dtype[np.float32]] = file["tensor"][:]
+    return values
 
 
 @pytest.mark.usefixtures("small")
@@ -61,10 +62,10 @@ def test_a_file_is_marked_as_generated_and_lies_where_its_task_reads_it(
     empty_home: Path,
 ) -> None:
     reports: list[tuple[int, int]] = []
-    path, made = run.generate(
+    path, is_new = run.generate(
         TASK, 5, seed=3, progress=lambda done, total: reports.append((done, total))
     )
-    assert made
+    assert is_new
     assert path == empty_home / "raw" / "pdebench_generated" / FILE
     assert reports == [(2, 5), (4, 5), (5, 5)]
     with h5py.File(path) as file:
@@ -111,16 +112,14 @@ def test_what_an_interruption_or_a_kill_leaves_is_not_solved_again(
     _interrupted(out)
     assert not (out / FILE).exists()
     assert run.solved(TASK, out) == 4
-    for name in (
-        "4-6.tmp",
-        f"{FILE}.tmp",
-    ):  # what a kill leaves while a batch or the file is written
+    # what a kill leaves while a batch or the file is written
+    for name in ("4-6.tmp", f"{FILE}.tmp"):
         (BatchStore(out / FILE).directory / name).write_bytes(b"half")
     reports: list[int] = []
-    path, made = run.generate(
+    path, is_new = run.generate(
         TASK, 6, directory=out, progress=lambda done, _: reports.append(done)
     )
-    assert made
+    assert is_new
     assert solved == [(0, 2), (2, 4), (4, 6)]
     assert reports == [6]
     np.testing.assert_array_equal(_tensor(path), _tensor(whole))
@@ -224,8 +223,8 @@ def test_a_file_that_another_process_made_meanwhile_is_kept(
             yield
 
     monkeypatch.setattr(cache, "lock", slow)
-    path, made = run.generate(TASK, 2, directory=tmp_path)
-    assert not made
+    path, is_new = run.generate(TASK, 2, directory=tmp_path)
+    assert not is_new
     assert len(_tensor(path)) == 2
 
 
