@@ -1,5 +1,7 @@
-"""Adaptation to own data: one search over methods, folds and schedules within a given
-time, the choice of a model, and its report.
+"""Adaptation to own data within a given time.
+
+The room holds one search over methods, folds and schedules, the choice of a model, and
+its report.
 
 `sweep.AdaptationSweep` runs everything. `search.AdaptationSearch` is the search as the
 controller of a sweep sees it; `policy` decides which trial starts next, and

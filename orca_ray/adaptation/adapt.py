@@ -31,8 +31,9 @@ def adapt(
     listener: Listener | None = None,
     **options: Any,
 ) -> Predictor:
-    """Adapt a pretrained body to data, and return the best model; the same call
-    continues after an interruption.
+    """Adapt a pretrained body to data, and return the best model.
+
+    The same call continues after an interruption.
 
     Args:
         task: the data: a task, a path, arrays ``(x, y)``, or samples that

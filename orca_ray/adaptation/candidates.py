@@ -1,5 +1,6 @@
-"""The configurations of own data that a model is chosen from, and the models that
-trained on.
+"""The configurations that a model of own data is chosen from.
+
+Models that trained on belong to the configuration that they started from.
 """
 
 import json
@@ -48,8 +49,9 @@ class Candidates:
         return any(each.has_models for each in self.configurations.values())
 
     def final_of(self, configuration: Configuration) -> Record | None:
-        """Return the record of the training that started from a configuration; None:
-        there is none.
+        """Return the record of the training that started from a configuration.
+
+        None if there is no such training.
         """
         return self.final.get(configuration.identity)
 
@@ -112,8 +114,10 @@ def _read_trial(record: Record) -> _Trial:
 
 
 def _add_trained_on(trial: _Trial, candidates: Candidates) -> None:
-    """Add a model that trained on, unless the mean of the models of its folds stands
-    for the configuration.
+    """Add a model that trained on to the configuration that it started from.
+
+    With enough folds, the mean of the folds' models stands for the configuration, and a
+    training on all samples is left out.
     """
     origin = candidates.identities.get(trial.start or "")
     if origin is None:
@@ -127,8 +131,7 @@ def _add_trained_on(trial: _Trial, candidates: Candidates) -> None:
 def rank_candidates(
     configurations: Sequence[Configuration], *, half_error: float
 ) -> list[Configuration]:
-    """Return configurations by the levels that their scores leave possible, the best
-    first.
+    """Return configurations, the best first, by levels that allow for doubt.
 
     ``half_error`` is added to each score: no error in one fold is not beyond doubt.
     """

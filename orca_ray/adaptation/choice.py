@@ -1,4 +1,4 @@
-"""What may become the model of own data: configurations with weights, and their score."""
+"""What may become the model of own data: configurations with weights."""
 
 import math
 import operator
@@ -24,9 +24,7 @@ LEAST_GAIN_OF_TEMPERATURE = 0.01
 
 @dataclass(frozen=True)
 class Choice:
-    """Model that was chosen: configurations with their weights, and what is known of
-    it.
-    """
+    """Model that was chosen: configurations with their weights, and their score."""
 
     parts: Parts
     score: Interval
@@ -47,8 +45,10 @@ class Choice:
 
 
 def calibrate(judged: Judged, parts: Parts, mixed: Array) -> Choice:
-    """Return the choice of ``parts``, whose predictions are ``mixed``, with the
-    temperature that lowers the out-of-fold log loss, if it lowers it measurably.
+    """Return the choice of ``parts``, with a temperature if that helps.
+
+    ``mixed`` are the predictions of ``parts``. The temperature minimises the out-of-
+    fold log loss, and is 1 unless it lowers that loss measurably.
     """
     choice = Choice(parts, judged.interval(mixed), judged, mixed)
     if judged.average == "values":
@@ -64,17 +64,14 @@ def calibrate(judged: Judged, parts: Parts, mixed: Array) -> Choice:
 
 
 def mean_choice(judged: Judged, configurations: list[Configuration]) -> Choice:
-    """Return the mean of ``configurations``, whose predictions are those of
-    ``judged``.
-    """
+    """Return the mean of ``configurations``, whose predictions ``judged`` has."""
     share = 1 / len(configurations)
     parts = [(configuration, share) for configuration in configurations]
     return calibrate(judged, parts, np.mean(judged.predictions, axis=0))
 
 
 def is_better(judged: Judged, predictions: Array, others: Array) -> bool:
-    """Return whether predictions are better than ``others`` in nine of ten resamples of
-    the samples.
+    """Return whether predictions are better than ``others`` in nine of ten resamples.
 
     Predictions of no more errors are also better if their log loss is lower.
     """

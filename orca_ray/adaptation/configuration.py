@@ -89,8 +89,9 @@ class Configuration:
 
     @property
     def is_probe(self) -> bool:
-        """Whether the features of a body are computed once, so that epochs cost next to
-        nothing.
+        """Whether only a head is trained, on features that are computed once.
+
+        Then epochs cost next to nothing.
         """
         recipe = self.recipe
         costs_little = recipe.relative_cost <= COST_OF_PROBE
@@ -154,8 +155,9 @@ class Configuration:
 
     @property
     def still_improves(self) -> bool:
-        """Whether the best epoch of the first fold is so late that more epochs would
-        help.
+        """Whether the best epoch of the first fold is among the last ones.
+
+        Then more epochs would help.
         """
         record = self.first_record
         if record is None:
@@ -191,8 +193,10 @@ class Configuration:
         return changed_values(values, self.first)
 
     def makes_redundant(self, other: "Configuration") -> bool:
-        """Return whether each trial of ``other`` made the same network as the trial of
-        the same fold here, which aligned for a shorter time.
+        """Return whether ``other`` has the same networks, after more alignment.
+
+        That is so if each trial of ``other`` made the same network as the trial of the
+        same fold here, which aligned for a shorter time.
 
         ``orca_guarded`` makes the networks of ``nft`` where its guard keeps the
         embedder that is not aligned.

@@ -38,8 +38,7 @@ class _Step(NamedTuple):
 def select_ensemble(
     leader: Configuration, others: Sequence[Configuration], outputs: TrialOutputs
 ) -> Choice | None:
-    """Return the ensemble of a greedy selection, if it is measurably better than the
-    leader; else None.
+    """Return the ensemble of a greedy selection; None if the leader is as good.
 
     The selection adds, with replacement, the configuration that improves the
     out-of-fold score the most. ``others`` are ranked, the best first.
@@ -66,9 +65,11 @@ def select_ensemble(
 def _folds_to_select_on(
     leader: Configuration, others: Sequence[Configuration], outputs: TrialOutputs
 ) -> set[int]:
-    """Return the folds that an ensemble is selected on: those of the leader in the
-    first division, or the ones that the best of another method has too, if they hold
-    enough samples.
+    """Return the folds that an ensemble is selected on.
+
+    These are the folds of the leader in the first division. If the best configuration
+    of another method lacks some of them, and the common folds hold enough samples, the
+    common folds are used.
     """
     folds = set(leader.records)
     if outputs.data.folds is not None:
@@ -84,9 +85,7 @@ def _folds_to_select_on(
 
 
 def _add_greedily(judged: Judged) -> list[int]:
-    """Return the numbers of the candidates of the best ensemble, with repetitions, in
-    the order in which they were added.
-    """
+    """Return the numbers of the candidates of the best ensemble, with repetitions."""
     total: Array = np.zeros_like(judged.predictions[0])
     chosen = list[int]()
     steps = list[_Step]()

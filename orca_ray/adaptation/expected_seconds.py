@@ -20,6 +20,8 @@ MOST_RATIO = 4.0
 """Largest factor by which trials of some methods change the expectation of those of
 others.
 """
+LEAST_SECONDS = 1e-3
+"""Least duration of a trial in ratios."""
 OVERLOOKED = 1.0
 """Seconds that are added to measured and to estimated durations before they are
 compared, as a small trial takes what no estimate knows of.
@@ -101,8 +103,9 @@ class ExpectedSeconds:
         return dict(rates)
 
     def _ratio_of_similar_methods(self, method: str) -> float:
-        """Return the ratio of measured and estimated durations of the methods whose
-        estimates are wrong by about as much.
+        """Return the ratio of measured to estimated durations of similar methods.
+
+        Estimates of similar methods are wrong by about the same factor.
         """
         ratios = [
             self._ratio(measured)
@@ -120,6 +123,6 @@ class ExpectedSeconds:
 
 
 def _kind_of(method: str) -> tuple[bool, bool]:
-    """Return whether a method is fitted in closed form, and whether it uses a body."""
+    """Return whether a method is fitted without gradients, and uses a body."""
     recipe = get_method(method)
     return recipe.fitted, recipe.uses_body

@@ -1,6 +1,4 @@
-"""The first trial of each method: its number of epochs, and whether it waits for the
-leader.
-"""
+"""The first trial of each method: its number of epochs, and when it starts."""
 
 from dataclasses import dataclass
 
@@ -10,7 +8,7 @@ from orca_ray.adaptation.configuration import (
     START,
     Configuration,
 )
-from orca_ray.adaptation.expected_seconds import busy_seconds
+from orca_ray.adaptation.expected_seconds import LEAST_SECONDS, busy_seconds
 from orca_ray.adaptation.situation import Situation
 
 SHARE_OF_FIRST = 0.08
@@ -29,8 +27,6 @@ would tell too little, so that the leader goes on first.
 """
 LEAST_EPOCHS = 2
 """Least number of epochs of a first trial that is shortened."""
-LEAST_SECONDS = 1e-3
-"""Least duration of a trial in ratios."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +40,7 @@ class FirstTrials:
 
 
 def shorten_first_trial(usual: Configuration, situation: Situation) -> Configuration:
-    """Return the first configuration of a method, with fewer epochs if it would take
-    much of the time.
-    """
+    """Return a method's first configuration, with fewer epochs if it takes long."""
     recipe = usual.recipe
     share_of_time = SHARE_OF_FIRST
     if situation.folds.has_outer_test and not recipe.uses_body:

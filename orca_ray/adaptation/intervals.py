@@ -1,6 +1,4 @@
-"""Scores of predictions for samples that the predicting model has not seen, with their
-intervals.
-"""
+"""Scores of predictions for samples that no training has seen, with intervals."""
 
 import contextlib
 import math
@@ -49,15 +47,15 @@ class Interval:
         return cls(value, min(float(low), value), max(float(high), value))
 
     def widened(self, factor: float) -> "Interval":
-        """Return the interval with both arms ``factor`` times as long; no end becomes
-        negative by it.
+        """Return the interval with both arms ``factor`` times as long.
+
+        No end becomes negative by it.
         """
         low = max(self.value - factor * (self.value - self.low), min(self.low, 0.0))
         return Interval(self.value, low, self.value + factor * (self.high - self.value))
 
     def pooled(self, unbiased: "Interval") -> "Interval":
-        """Return the mean of this interval and an ``unbiased`` one, weighted by inverse
-        variance.
+        """Return the mean with an ``unbiased`` interval, weighted by inverse variance.
 
         What both differ by beyond their noise is a bias of this interval, and counts as
         noise of it (as the variance between studies does in a meta-analysis:
@@ -89,9 +87,7 @@ def identity(score: float) -> float:
 
 @dataclass(frozen=True)
 class Judged:
-    """Out-of-fold predictions of several candidates for the same samples, and the
-    targets of these samples.
-    """
+    """Out-of-fold predictions of several candidates for the same samples."""
 
     metric: str
     average: Average
@@ -111,8 +107,9 @@ class Judged:
         return get_metric(self.metric).compute(outputs, self.y[rows])
 
     def losses(self, predictions: Array) -> Array | None:
-        """Return the loss of each sample [N] of predictions [N, ...]; None if the
-        metric is no mean of losses.
+        """Return the loss of each sample [N] of predictions [N, ...].
+
+        None if the metric is no mean of losses.
         """
         losses = get_metric(self.metric).losses
         return None if losses is None else losses(predictions, self.y)
@@ -123,8 +120,9 @@ class Judged:
         rows: Array | slice = slice(None),
         temperature: float = 1.0,
     ) -> float:
-        """Return the mean log loss of probabilities [N, ...] on ``rows``; 0 if the
-        predictions are no probabilities, or some targets are to be ignored.
+        """Return the mean log loss of probabilities [N, ...] on ``rows``.
+
+        0 if the predictions are no probabilities, or if some targets are to be ignored.
         """
         has_ignored_targets = (self.y < 0).any()
         if self.average == "values" or has_ignored_targets:
@@ -145,8 +143,7 @@ class Judged:
         level: float = LEVEL,
         measure: Measure | None = None,
     ) -> Interval:
-        """Return a function ``of`` of the scores of predictions, by ``measure``, with
-        its bootstrap interval.
+        """Return a function ``of`` of the scores of predictions, with its interval.
 
         A single group says nothing of other groups: a comparison is unbounded then, and
         a score is that of its samples. ``measure`` is `score` if it is None.
@@ -239,8 +236,10 @@ class Judged:
         return Interval.around(value, low, high)
 
     def _num_independent(self, losses: Array) -> float:
-        """Return the number of independent samples whose mean loss would have the
-        standard error of the mean of ``losses`` [N].
+        """Return the number of independent samples that leave as large an error.
+
+        The mean loss of so many independent samples would have the standard error of
+        the mean of ``losses`` [N].
 
         That is the number of samples divided by the design effect (Kish, 1965, "Survey
         sampling"). One more error that a group shares is added: without any error, the

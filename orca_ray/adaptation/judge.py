@@ -48,8 +48,9 @@ class Judge:
         records: Sequence[Record],
         models: StoredModels,
     ) -> None:
-        """Collect the configurations of the completed trials whose outputs are stored;
-        UserError if none has a model.
+        """Collect the configurations of completed trials whose outputs are stored.
+
+        Raises UserError if no configuration has a model.
         """
         self.outputs = TrialOutputs(task, data, models)
         self._candidates = find_candidates(records, models)
@@ -76,8 +77,9 @@ class Judge:
         self._leaders = find_leaders(self._eligible, self.outputs)
 
     def _find_eligible(self) -> list[Configuration]:
-        """Return the configurations that did not train on, whose models are stored, the
-        best first, without those that others make redundant.
+        """Return the configurations with models that did not train on, the best first.
+
+        Configurations that others make redundant are left out.
         """
         stored = [each for each in self.ranked if each.has_models]
         return [
@@ -88,8 +90,9 @@ class Judge:
         ]
 
     def outer_record(self, configuration: Configuration) -> Record | None:
-        """Return the record of the training on all samples but the outer test, which
-        judges it; None: there is none.
+        """Return the record of the training on all samples but the outer test.
+
+        The outer test judges that training. None: there was no such training.
         """
         record = self._candidates.final_of(configuration)
         if record is None or not leaves_out_test(record):
@@ -97,8 +100,9 @@ class Judge:
         return record
 
     def trained(self, configuration: Configuration) -> Record | None:
-        """Return the record of the last training of a network that trained on; None: it
-        did not.
+        """Return the record of the last training of a network that trained on.
+
+        None if it did not train on.
         """
         before_test = self.outer_record(configuration)
         if before_test is None:
@@ -116,9 +120,12 @@ class Judge:
 
     @cached_property
     def leader(self) -> Configuration:
-        """The configuration that trained on all samples but the outer test, as the
-        search gave it the time, unless the best of all others is measurably better on
-        that test; else that one, whose models are stored.
+        """The configuration that leads.
+
+        It is the configuration that trained on all samples but the outer test, as the
+        search gave it the time, unless the best of all other configurations is
+        measurably better on that test. Without such a training, it is the best
+        configuration whose models are stored.
         """
         if self.network is None:
             return self._leaders[0]
@@ -181,8 +188,9 @@ class Judge:
         return Choice(parts, judged.interval(mixed), judged, mixed, outer=True)
 
     def _ensemble_of_others(self) -> Choice | None:
-        """Return the ensemble of configurations that did not train on; None if their
-        leader is as good.
+        """Return the ensemble of configurations that did not train on.
+
+        None if their leader is as good.
         """
         leader = self._leaders[0]
         few_samples = has_few_samples(self.outputs)
@@ -196,8 +204,9 @@ class Judge:
         return mean_choice(judged, self._leaders)
 
     def held_out(self, choice: Choice) -> Interval | None:
-        """Return the score of a chosen model's folds on the outer test split; None if
-        there is none.
+        """Return the score of a chosen model's folds on the outer test.
+
+        None if there is no outer test.
         """
         if not self.outputs.num_test:
             return None
@@ -207,8 +216,9 @@ class Judge:
         return self.outputs.on_test(mixed).interval(mixed)
 
     def expected(self, choice: Choice, outer: Interval | None) -> Interval:
-        """Return the score that a chosen model is expected to have on new samples;
-        ``outer`` is that of `held_out`.
+        """Return the score that a chosen model is expected to have on new samples.
+
+        ``outer`` is the result of `held_out`.
 
         The interval of the samples out of fold is widened, because folds share training
         samples (Nadeau and Bengio, 2003, "Inference for the generalization error"), and

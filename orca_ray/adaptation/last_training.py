@@ -1,5 +1,6 @@
-"""Training on: the model of one fold goes on with more samples, in the time that is
-left.
+"""Training on: the model of one fold goes on with more samples.
+
+It uses the time that is left.
 
 It pays where few folds of a network fit into the time: the mean of the models of three
 folds would be better. With an outer test of classes or labels, the model first trains
@@ -91,8 +92,9 @@ def seconds_kept(last: LastTraining | None, *, is_own_method: bool) -> float:
 def find_last_training(
     situation: Situation, *, is_idle: bool = False
 ) -> LastTraining | None:
-    """Return the training on that should use the time that is left; None: no model
-    trains on, or the time is too short.
+    """Return the training on that should use the time that is left.
+
+    None if no model trains on, or if the time is too short.
 
     With an outer test, the training on all samples but the outer test leaves time for
     one on all samples, which goes on from there. If ``is_idle``, no other trial can
@@ -164,8 +166,9 @@ def _has_trained_but_test(configuration: Configuration) -> bool:
 
 
 def _leaders(situation: Situation) -> Sequence[Configuration]:
-    """Return the leader, and the networks without a body that may take the leader's
-    place, the best first.
+    """Return the leader, and the networks that may take the leader's place.
+
+    The best one is first.
 
     Networks may do so if there is an outer test, the leader is a probe of features, and
     the time may bring them there: a network has yet to learn its features, and the
@@ -192,9 +195,7 @@ def _leaders(situation: Situation) -> Sequence[Configuration]:
 def _may_catch_up(
     configuration: Configuration, leader: Configuration, situation: Situation
 ) -> bool:
-    """Return whether all the time that is left may make a configuration as good as the
-    leader.
-    """
+    """Return whether all the time that is left may bring a network to the lead."""
     factor = situation.time.seconds_left / situation.seconds(configuration)
     slack = slack_of_longer_schedule(factor)
     return not situation.is_behind(configuration, leader, slack)
@@ -218,8 +219,10 @@ def may_train_on(
 
 
 def _can_train_on(configuration: Configuration) -> bool:
-    """Return whether a configuration is a network that does not align, and has fewer
-    folds than make a good mean of models.
+    """Return whether a configuration is a network with few folds.
+
+    A method that aligns does not train on. With `FEW_FOLDS` folds, the mean of their
+    models is better.
     """
     recipe = configuration.recipe
     is_network = not recipe.fitted and RATE in configuration.first
@@ -281,8 +284,9 @@ def _has_late_best_epoch(configuration: Configuration, record: Record) -> bool:
 def _seconds_of_folds(
     configuration: Configuration, num_wanted: int, situation: Situation
 ) -> float:
-    """Return the expected seconds until ``num_wanted`` folds have ended, at least those
-    of one fold.
+    """Return the expected seconds until ``num_wanted`` folds have ended.
+
+    They are at least those of one fold.
     """
     num_missing = max(1, num_wanted - len(configuration.scores))
     return SAFETY * situation.seconds(configuration) * num_missing
@@ -291,8 +295,9 @@ def _seconds_of_folds(
 def is_converged(
     configuration: Configuration, record: Record, num_classes: int
 ) -> bool:
-    """Return whether the training loss is within `SLACK_OF_LOSS` of the least loss that
-    smoothed classes allow.
+    """Return whether the training loss can hardly fall any further.
+
+    It is within `SLACK_OF_LOSS` of the least loss that smoothed classes allow.
 
     True where the loss does not say: of a probe of features, without classes, in
     records of earlier versions.
@@ -324,8 +329,9 @@ def may_start_only_training_on(situation: Situation) -> bool:
 
 
 def has_first_trial_soon(situation: Situation) -> bool:
-    """Return whether a first trial runs, or one is due that takes a small share of the
-    time that is left.
+    """Return whether a first trial runs, or a short one is due.
+
+    A short one takes a small share of the time that is left.
 
     A first trial of a body that is due counts only if its features are computed once.
     """

@@ -13,8 +13,7 @@ MEDIAN_TO_LEAST = 10
 
 
 def levels(scores: Sequence[Mapping[int, float]]) -> list[float]:
-    """Return the mean score of each configuration, without the difficulty of the folds
-    that the configuration was judged on.
+    """Return the mean score of each configuration, without the difficulty of folds.
 
     ``scores`` are scores by fold. Level and difficulty are the two main effects of the
     table of configurations and folds, and are fitted by least squares, weighted because
@@ -53,8 +52,9 @@ def _difficulty_of(
 
 
 def error_scales(level: Sequence[float]) -> list[float]:
-    """Return numbers in proportion to the errors of scores: the levels, but at least a
-    tenth of the median level.
+    """Return numbers in proportion to the errors of scores.
+
+    They are the levels, but at least a tenth of the median level.
 
     If most levels are 0, the least number is the smallest other level.
     """
@@ -65,8 +65,7 @@ def error_scales(level: Sequence[float]) -> list[float]:
 
 
 def doubtful_levels(scores: Sequence[Mapping[int, float]]) -> list[float]:
-    """Return the `levels` of configurations plus two of the standard errors that their
-    folds leave.
+    """Return the `levels` plus two of the standard errors that the folds leave.
 
     Errors are in proportion to the level. Their relative size is pooled over all
     configurations, as one has few folds.

@@ -22,7 +22,7 @@ from orca_ray.results.models import StoredModels
 from orca_ray.results.record import Record
 
 NUM_PREDICTIONS = 6
-"""Number of predictions that are timed; the first one, which is slow, does not count."""
+"""Number of predictions that are timed; the first one is slow and does not count."""
 
 
 @dataclass(frozen=True)
@@ -94,9 +94,7 @@ def assemble(
 
 
 def _without_seen_scores(config: ModelConfig) -> ModelConfig:
-    """Return the configuration of a part, without scores on samples that the part has
-    seen in training.
-    """
+    """Return a part's configuration, without scores on samples of its training."""
     fold = int(config.hyperparameters.get(FOLD, 0))
     return replace(
         config,
@@ -117,8 +115,9 @@ class Measurement:
 
 
 def measure(folder: Path, sample: Array) -> Measurement:
-    """Return size and latency of the model in ``folder``; ``sample`` is one sample
-    [1, ...].
+    """Return size and latency of the model in ``folder``.
+
+    ``sample`` is one sample [1, ...].
     """
     model = Predictor.load(folder)
     milliseconds = list[float]()

@@ -1,5 +1,6 @@
-"""Progress in a notebook: one output below the running cell, whose text is replaced as
-the work goes on.
+"""Progress in a notebook: one output below the running cell.
+
+The text of the output is replaced as the work goes on.
 """
 
 import sys
@@ -23,8 +24,9 @@ class CellOutput:
         self._replaced = -SECONDS
 
     def show(self, text: str, *, last: bool = False) -> None:
-        """Replace the text, unless that was done just now; the ``last`` text is always
-        shown.
+        """Replace the text, unless it was replaced just now.
+
+        The ``last`` text is always shown.
         """
         if last or time.monotonic() - self._replaced >= SECONDS:
             self._replaced = time.monotonic()
@@ -32,16 +34,18 @@ class CellOutput:
 
 
 def cell_output() -> CellOutput | None:
-    """Return a new output of the running cell; None if this process is not the kernel
-    of a notebook.
+    """Return a new output of the running cell.
+
+    None if this process is not the kernel of a notebook.
     """
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return CellOutput() if hasattr(shell, "kernel") else None
 
 
 def notebook_progress(minutes: float) -> events.Listener | None:
-    """Return a listener that shows the progress of an adaptation of ``minutes``; None
-    outside of notebooks.
+    """Return a listener that shows the progress of an adaptation of ``minutes``.
+
+    None outside of notebooks.
     """
     output = cell_output()
     if output is None:

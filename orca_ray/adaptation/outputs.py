@@ -54,8 +54,9 @@ class TrialOutputs:
 
     @property
     def first_division(self) -> set[int]:
-        """Folds of the first division, which cover all samples once; {0} without
-        folds.
+        """Folds of the first division, which cover all samples once.
+
+        {0} without folds.
         """
         if self.data.folds is None:
             return {0}
@@ -69,8 +70,10 @@ class TrialOutputs:
         return len(self.data.folds[0]) / self.division_size
 
     def out_of_fold(self, *configurations: Configuration) -> Judged:
-        """Return the out-of-fold predictions of ``configurations``, which have a common
-        fold, for the samples of all common folds.
+        """Return the out-of-fold predictions of ``configurations``.
+
+        They are for the samples of all folds that the configurations have in common;
+        there must be one.
 
         Predictions of repeated divisions are averaged.
         """
@@ -107,8 +110,9 @@ class TrialOutputs:
         places: Sequence[Array],
         num_rows: int,
     ) -> Array:
-        """Return the mean predictions [num_rows, ...] of the folds' models; ``places``
-        are the places of each fold's rows.
+        """Return the mean predictions [num_rows, ...] of the folds' models.
+
+        ``places`` are the places of each fold's rows.
         """
         parts = [self.of(configuration.records[fold], "validation") for fold in folds]
         total = np.zeros((num_rows, *parts[0].shape[1:]))
@@ -135,8 +139,9 @@ class TrialOutputs:
         return np.asarray(sum(weighted))
 
     def of(self, record: Record, split: str) -> Array:
-        """Return the outputs of a trial's model for ``validation`` or ``test``, as
-        probabilities or numbers.
+        """Return the outputs of a trial's model, as probabilities or numbers.
+
+        ``split`` is ``validation`` or ``test``.
 
         Raises UserError if the stored outputs are damaged.
         """

@@ -1,5 +1,6 @@
-"""The page of an adaptation: an HTML file beside a model, without a program, that opens
-without a network.
+"""The page of an adaptation: an HTML file beside a model.
+
+It has no program, and opens without a network.
 
 A ``report`` has the fields of `orca_ray.adaptation.report.Report` as JSON values.
 """
@@ -39,8 +40,7 @@ def adaptation_page(
     name: str,
     folder: str,
 ) -> str:
-    """Return the page of an adaptation to the data ``name``, whose model is in
-    ``folder``.
+    """Return the page of an adaptation, as HTML.
 
     Args:
         report: the report of the model.
@@ -163,7 +163,7 @@ def _method_row(row: Mapping[str, Any], axis: _Axis, dashes: str) -> str:
 
 
 def _curve(curve: Points) -> str:
-    """Return a chart of the best score so far, as steps; "" for fewer than two points."""
+    """Return a chart of the best score so far, as steps; "" for a single point."""
     steps = [
         point
         for (_, score_before), after in itertools.pairwise(curve)

@@ -48,8 +48,9 @@ def figure(title: str, body: str) -> str:
 
 
 def chart(title: str, **marks: Points) -> str:
-    """Return a chart of points (x, y), by how they are drawn: as ``dots``, ``line`` or
-    ``dashed`` line.
+    """Return a chart of points (x, y), by how they are drawn.
+
+    They are drawn as ``dots``, ``line`` or ``dashed`` line.
     """
     points = np.concatenate([*marks.values()])
     left, bottom = np.min(points, axis=0)
@@ -79,8 +80,9 @@ def chart(title: str, **marks: Points) -> str:
 def make_evidence(
     predictions: Array, targets: Array, label_names: Sequence[str] = ()
 ) -> str:
-    """Return a figure of out-of-fold predictions beside the targets, as HTML; "" if no
-    target is known.
+    """Return a figure of out-of-fold predictions beside the targets, as HTML.
+
+    "" if no target is known.
 
     Args:
         predictions: probabilities [N, K] of classes or labels, numbers [N], or fields
@@ -207,8 +209,9 @@ def _table_row(name: str, counts: Sequence[int], tints: Sequence[float]) -> str:
 
 
 def _plane(field: Array) -> Array:
-    """Return the first channel of a field, [H, W] or [1, L], with at most `MOST_PIXELS`
-    values a side.
+    """Return the first channel of a field, [H, W] or [1, L].
+
+    It has at most `MOST_PIXELS` values a side.
     """
     if field.ndim > 2:
         field = field.reshape(-1, *field.shape[-2:])[0]
@@ -218,8 +221,9 @@ def _plane(field: Array) -> Array:
 
 
 def _image(values: Array, low: float, high: float, colours: Array) -> str:
-    """Return a picture [H, W] as an HTML element; ``low`` and ``high`` get the first
-    and last of ``colours``.
+    """Return a picture [H, W] as an HTML element.
+
+    ``low`` and ``high`` get the first and last of ``colours``.
     """
     from PIL import Image
 

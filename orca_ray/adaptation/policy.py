@@ -11,32 +11,18 @@ exceeds the time that is left. A training on (`last_training`) uses the last of 
 time.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from orca_ray.adaptation.configuration import ALL, Configuration, changed_values
+from orca_ray.adaptation.configuration import Configuration
 from orca_ray.adaptation.expected_seconds import busy_seconds
-from orca_ray.adaptation.first_trials import (
-    LEAST_SECONDS,
-    FirstTrials,
-    sort_first_trials,
-)
-from orca_ray.adaptation.last_training import (
-    FEW_FOLDS,
-    SAFETY,
-    find_last_training,
-    seconds_kept,
-)
+from orca_ray.adaptation.first_trials import FirstTrials, sort_first_trials
+from orca_ray.adaptation.last_training import SAFETY, find_last_training, seconds_kept
+from orca_ray.adaptation.longer_schedules import extend_schedules
 from orca_ray.adaptation.situation import Situation
-from orca_ray.adaptation.standings import (
-    MOST_LONGER,
-    SLACK,
-    SLACK_OF_VARIANT,
-    slack_of_longer_schedule,
-)
-from orca_ray.sweep.search.sampler import suggest
+from orca_ray.adaptation.standings import SLACK, SLACK_OF_VARIANT
+from orca_ray.adaptation.variants import suggest_variants
 
 MOST_VARIANTS = 40
 """Largest number of suggested configurations of a method."""
@@ -44,14 +30,6 @@ EARLY_VARIANTS = 3
 """The same for fitted methods before trials that take longer."""
 FIRST_VARIANTS = 2
 """The same before second divisions of the folds."""
-MOST_REPEATED = 10
-"""Largest number of suggestions until one differs from all configurations."""
-LEAST_LONGER = 1.5
-"""Least factor of the epochs of a longer schedule."""
-SHARE_OF_LONGER = 0.65
-"""Share of the time that is left which a longer schedule may take, if three folds of it
-need not follow.
-"""
 SHARE_OF_CHEAP_FOLDS = 0.05
 """Largest share of the time that is left for the missing folds of a configuration that
 is cheap.
@@ -98,8 +76,10 @@ class Options:
 
     @cached_property
     def contenders(self) -> list[Configuration]:
-        """Configurations that are not measurably behind, or whose folds are cheap, the
-        best first; of equal ones, the one with the longest schedule.
+        """Configurations that are not measurably behind, or whose folds are cheap.
+
+        The best one is first. Of equal ones, only the one with the longest schedule
+        counts.
         """
         alive = [each for each in self.ranked if self._is_contender(each)]
         return [
@@ -114,7 +94,7 @@ class Options:
 
     @cached_property
     def fitted_contenders(self) -> list[Configuration]:
-        """The contenders of methods that are fitted in closed form."""
+        """The contenders of methods that are fitted without gradients."""
         return [each for each in self.contenders if each.recipe.fitted]
 
     @cached_property
@@ -134,8 +114,10 @@ class Options:
         return list(extend_schedules(self.ranked, self.situation))
 
     def has_cheap_folds(self, configuration: Configuration) -> bool:
-        """Return whether a configuration lacks folds of the first division, and they
-        take little of the time that is left.
+        """Return whether the folds that a configuration lacks are cheap.
+
+        Folds of the first division count. They are cheap if they take little of the
+        time that is left.
         """
         situation = self.situation
         num_missing = situation.folds.division_size - len(configuration.scores)
@@ -170,8 +152,9 @@ def extend_cheap_schedules(options: Options) -> Iterator[Proposal]:
 
 
 def search_cheap_methods(options: Options) -> Iterator[Proposal]:
-    """A fitted method has all folds, and those of a further configuration fit into the
-    time of the early search.
+    """A fitted method has all folds, and those of another configuration are cheap.
+
+    They fit into the time of the early search.
     """
     situation = options.situation
     num_folds = situation.folds.division_size
@@ -182,7 +165,8 @@ def search_cheap_methods(options: Options) -> Iterator[Proposal]:
         and situation.seconds(configuration) * num_folds
         < options.seconds_of_early_search
     ]
-    yield from suggest_variants(bases, situation, EARLY_VARIANTS)
+    for variant in suggest_variants(bases, situation, EARLY_VARIANTS):
+        yield Proposal(variant, situation.folds.first)
 
 
 def extend_improving_schedules(options: Options) -> Iterator[Proposal]:
@@ -192,8 +176,10 @@ def extend_improving_schedules(options: Options) -> Iterator[Proposal]:
 
 
 def complete_divisions(options: Options) -> Iterator[Proposal]:
-    """Division by division: contenders lack folds; then first trials that waited; then
-    contenders have few variants.
+    """A division of the data is not complete, or contenders have few variants.
+
+    Division by division, the folds that contenders lack come first, then the first
+    trials that waited, then variants.
     """
     situation = options.situation
     divisions = situation.folds.divisions
@@ -203,7 +189,8 @@ def complete_divisions(options: Options) -> Iterator[Proposal]:
             yield Proposal(configuration, situation.folds.first)
         is_last = division is divisions[-1]
         most_variants = MOST_VARIANTS if is_last else FIRST_VARIANTS
-        yield from suggest_variants(options.contenders, situation, most_variants)
+        for variant in suggest_variants(options.contenders, situation, most_variants):
+            yield Proposal(variant, situation.folds.first)
 
 
 def complete_all_folds(options: Options) -> Iterator[Proposal]:
@@ -235,8 +222,10 @@ def propose(situation: Situation) -> list[Proposal]:
 
 
 def choose(situation: Situation, proposals: Sequence[Proposal]) -> Proposal | None:
-    """Return the most urgent of ``proposals`` that fits into the time that is left
-    beside the training on, else the training on; None if no trial can start now.
+    """Return the trial that starts next; None if none can start now.
+
+    It is the most urgent of ``proposals`` that fits into the time that is left beside
+    the training on, else the training on.
     """
     time_left = situation.time.seconds_left
     last = find_last_training(situation)
@@ -261,153 +250,3 @@ def _missing_folds(options: Options, folds: Sequence[int]) -> Iterator[Proposal]
         for fold in folds:
             if configuration.lacks(fold):
                 yield Proposal(configuration, fold)
-
-
-def extend_schedules(
-    ranked: Sequence[Configuration], situation: Situation
-) -> Iterator[Configuration]:
-    """Yield configurations with more epochs, of those in ``ranked``, the best first,
-    that still improved in their last epochs.
-
-    Configurations other than the leader leave time for as many of the few folds of the
-    leader, whose models are averaged, as fit.
-    """
-    if not ranked:
-        return
-    leader = ranked[0]
-    seconds_of_folds = _seconds_of_few_folds(leader, situation)
-    last = find_last_training(situation)
-    seconds_left = situation.time.seconds_left
-    for configuration in ranked:
-        is_own_method = configuration.method == leader.method
-        spare_seconds = seconds_left - seconds_kept(last, is_own_method=is_own_method)
-        time_left = seconds_left
-        if configuration is not leader:
-            time_left -= seconds_of_folds
-        share = _share_of_longer_schedule(configuration, leader, situation)
-        most_seconds = min(share * time_left, spare_seconds)
-        seconds = SAFETY * max(situation.seconds(configuration), LEAST_SECONDS)
-        factor = min(MOST_LONGER, most_seconds / seconds)
-        if factor >= LEAST_LONGER and _pays_with_more_epochs(
-            configuration, leader, factor, situation
-        ):
-            values = configuration.values_of_schedule(
-                int(factor * configuration.epochs)
-            )
-            yield Configuration(
-                configuration.method,
-                values,
-                configuration.first,
-                configuration.is_suggested,
-            )
-
-
-def _seconds_of_few_folds(leader: Configuration, situation: Situation) -> float:
-    """Return the seconds of the folds that the leader lacks of `FEW_FOLDS`, of those
-    that fit; 0 if the leader is of a fitted method.
-    """
-    if leader.recipe.fitted:
-        return 0.0
-    seconds_of_fold = SAFETY * max(situation.seconds(leader), LEAST_SECONDS)
-    num_wanted = min(FEW_FOLDS, situation.folds.division_size)
-    num_missing = max(0, num_wanted - len(leader.scores))
-    num_fitting = max(0, situation.time.seconds_left) // seconds_of_fold
-    return seconds_of_fold * min(num_missing, num_fitting)
-
-
-def _share_of_longer_schedule(
-    configuration: Configuration, leader: Configuration, situation: Situation
-) -> float:
-    """Return the share of the time that is left which a longer schedule may take.
-
-    With an outer test, folds follow it if its model does not train on. A first trial
-    that was shortened may lead when it is as long as usual.
-    """
-    folds = situation.folds
-    is_shortened = (
-        configuration is not leader
-        and configuration.epochs < configuration.usual_epochs
-    )
-    folds_follow = folds.has_outer_test and folds.division_size >= FEW_FOLDS
-    return 1 / FEW_FOLDS if folds_follow and not is_shortened else SHARE_OF_LONGER
-
-
-def _pays_with_more_epochs(
-    configuration: Configuration,
-    leader: Configuration,
-    factor: float,
-    situation: Situation,
-) -> bool:
-    """Return whether a configuration still improved, has an error that can vanish, no
-    longer schedule yet, and may reach the leader with ``factor`` times the epochs.
-
-    More epochs do not change the features of a probe.
-    """
-    has_error = any(configuration.scores.values())
-    if not has_error or not configuration.still_improves:
-        return False
-    if situation.has_longer_schedule(configuration):
-        return False
-    was_extended = any(configuration.extends(each) for each in situation.configurations)
-    slack = slack_of_longer_schedule(factor)
-    if configuration.is_probe and was_extended:
-        slack = SLACK
-    return not situation.is_behind(configuration, leader, slack)
-
-
-def suggest_variants(
-    bases: Sequence[Configuration], situation: Situation, most_variants: int
-) -> Iterator[Proposal]:
-    """Yield configurations that Optuna suggests, on the first fold.
-
-    Args:
-        bases: configurations to vary, the best first; of each method, the first counts.
-        situation: the state of the search.
-        most_variants: largest number of suggested configurations of a method.
-
-    Methods with few suggestions and a good score come first.
-    """
-    best_by_method = dict[str, Configuration]()
-    for configuration in bases:
-        best_by_method.setdefault(configuration.method, configuration)
-    searched = [
-        each for each in situation.configurations if each.records.keys() != {ALL}
-    ]
-    num_suggested = Counter(each.method for each in searched if each.is_suggested)
-    places = {method: place for place, method in enumerate(best_by_method, start=1)}
-    order = sorted(
-        places, key=lambda method: (num_suggested[method] + 1) * places[method]
-    )
-    for method in order:
-        has_space = bool(situation.plans[method].space)
-        if not has_space or num_suggested[method] >= most_variants:
-            continue
-        tried = [each for each in searched if each.method == method]
-        variant = _suggest_variant(best_by_method[method], tried, situation)
-        if variant is not None:
-            yield Proposal(variant, situation.folds.first)
-
-
-def _suggest_variant(
-    base: Configuration, tried: Sequence[Configuration], situation: Situation
-) -> Configuration | None:
-    """Return ``base`` with values that Optuna suggests and that were not ``tried``;
-    None if every suggestion was.
-
-    A space of few choices suggests the same values again; they then count twice.
-    """
-    plan = situation.plans[base.method]
-    known = [(each.values, _first_score(each)) for each in tried]
-    for _ in range(MOST_REPEATED):
-        suggested = suggest(plan.first, plan.space, known)
-        values = changed_values({**base.hyperparameters, **suggested}, plan.first)
-        equal = next((each for each in tried if each.values == values), None)
-        if equal is None:
-            return Configuration(base.method, values, base.first, is_suggested=True)
-        known.append((values, _first_score(equal)))
-    return None
-
-
-def _first_score(configuration: Configuration) -> float | None:
-    """Return the score of the fold that ended first; None: no fold has a score."""
-    return next(iter(configuration.scores.values()), None)

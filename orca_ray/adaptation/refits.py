@@ -1,5 +1,6 @@
-"""Trainings on all samples, at the end of an adaptation, of configurations that can be
-fitted again.
+"""Trainings on all samples, at the end of an adaptation.
+
+Configurations of some methods can be fitted again within seconds.
 """
 
 from collections.abc import Callable
@@ -34,8 +35,9 @@ GROWTH = 1.5
 
 @dataclass
 class Refits:
-    """The models that stand for configurations: one of all samples, or those of the
-    folds.
+    """The models that stand for configurations.
+
+    For each configuration, that is one model of all samples, or those of the folds.
     """
 
     judge: Judge
@@ -53,8 +55,9 @@ class Refits:
     """Expected duration of the trainings that have run."""
 
     def records_of(self, configuration: Configuration) -> list[Record]:
-        """Return the records of the models that stand for a configuration: the one of
-        all samples, or those of the folds.
+        """Return the records of the models that stand for a configuration.
+
+        That is the model of all samples, or those of the folds.
 
         If the model must be one network, only that of the fold with the median score.
         """
@@ -70,8 +73,9 @@ class Refits:
         return [records[len(records) // 2]] if self.is_single else records
 
     def _refit(self, configuration: Configuration) -> Record | None:
-        """Return the record of a configuration's training on all samples, which runs
-        first if the time is enough; None: the time is not enough.
+        """Return the record of a configuration's training on all samples.
+
+        The training runs first if the time is enough; None: it is not enough.
 
         The training has the median of the numbers of epochs that the folds chose, and
         several copies of boosted trees.
@@ -100,8 +104,9 @@ class Refits:
     def _num_copies(
         self, values: dict[str, Scalar], epochs: int, most_copies: float
     ) -> int:
-        """Return the number of copies of boosted trees of ``epochs`` rounds; 1 for
-        other methods, or if the model is limited.
+        """Return the number of copies of boosted trees of ``epochs`` rounds.
+
+        1 for other methods, or if the model is limited.
         """
         if self.is_single or self.has_limits or ROUNDS not in values:
             return 1

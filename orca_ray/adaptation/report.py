@@ -1,5 +1,6 @@
-"""What users read about the chosen model of own data: the report, the standings of the
-methods, and the verdict.
+"""What users read about the chosen model of own data.
+
+That is the report, with the standings of the methods and the verdict.
 """
 
 import json
@@ -174,8 +175,9 @@ def make_verdict(judge: Judge) -> Verdict:
 
 
 def _compare(judge: Judge, transformer: Configuration, baseline: Configuration) -> str:
-    """Return a sentence that compares a transformer with the best baseline on their
-    common folds.
+    """Return a sentence that compares a transformer with the best baseline.
+
+    Their common folds are compared.
     """
     name = transformer.name
     cost = f"{baseline.name}, which takes {baseline.mean_seconds:.2g} s"
@@ -202,8 +204,9 @@ def _compare(judge: Judge, transformer: Configuration, baseline: Configuration) 
 
 
 def make_curve(judge: Judge) -> list[tuple[float, float]]:
-    """Return seconds since the first trial began, and the lowest mean validation score
-    so far, as it fell.
+    """Return the lowest mean validation score so far, each time that it fell.
+
+    The times are seconds since the first trial began.
     """
     ended = [
         (record, number)

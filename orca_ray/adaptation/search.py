@@ -1,5 +1,6 @@
-"""The search on own data, as the controller of a sweep sees it: one search with the
-plans of all methods.
+"""The search on own data, as the controller of a sweep sees it.
+
+It is one search with the plans of all methods.
 """
 
 import json
@@ -44,8 +45,9 @@ class AdaptationSearch(TrialSource):
         final: Collection[tuple[str, str]] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Add the configurations of all methods: the first one of each, and those of
-        earlier runs.
+        """Add the configurations of all methods.
+
+        These are the first configuration of each method, and those of earlier runs.
 
         Args:
             plans: plans of one task, one for each method.
@@ -73,8 +75,9 @@ class AdaptationSearch(TrialSource):
         self._note_event()
 
     def progress(self) -> list[PlanProgress]:
-        """Return the progress of each method: one more trial remains than run, unless
-        the search is over.
+        """Return the progress of each method.
+
+        One more trial remains than run, unless the search is over.
         """
         is_over = self.done
         rows = []
@@ -123,8 +126,9 @@ class AdaptationSearch(TrialSource):
         )
 
     def take(self) -> TrialSpec | None:
-        """Return the trial that starts next and mark it as running; None if none can
-        start now.
+        """Return the trial that starts next, and mark it as running.
+
+        None if no trial can start now.
         """
         proposal = self.choose()
         if proposal is None:
@@ -190,8 +194,9 @@ class AdaptationSearch(TrialSource):
         record: Record,
         configurations: dict[str, Configuration],
     ) -> None:
-        """Add a record of an earlier run to its configuration, if a trial of this
-        search has the same key.
+        """Add a record of an earlier run to its configuration.
+
+        A record is left out if no trial of this search has its key.
         """
         values = dict(json.loads(record.hyperparameters))
         fold = int(values.pop(FOLD, 0))
@@ -205,8 +210,9 @@ class AdaptationSearch(TrialSource):
             self.records[record.trial_key] = record
 
     def _drop_unstarted(self, method: str) -> None:
-        """Remove the configurations of a method of which no trial has started: another
-        takes the place of the first one.
+        """Remove the configurations of a method of which no trial has started.
+
+        Another configuration has taken the place of the first one.
         """
         self.configurations = [
             configuration

@@ -78,8 +78,9 @@ class Situation:
         return self._expected.of(configuration)
 
     def seconds_or_estimate(self, configuration: Configuration) -> float:
-        """Return the expected duration of a trial; if no trial has ended yet, the
-        estimate for the first configuration of its method.
+        """Return the expected duration of a trial, before any trial has ended too.
+
+        Then it is the estimate for the first configuration of the method.
         """
         if self._expected.is_empty:
             return self._expected.estimate(configuration.method)
@@ -97,7 +98,5 @@ class Situation:
         )
 
     def has_longer_schedule(self, configuration: Configuration) -> bool:
-        """Return whether a configuration of this search has the same values with more
-        epochs.
-        """
+        """Return whether a configuration was tried with more epochs."""
         return any(other.extends(configuration) for other in self.configurations)

@@ -1,5 +1,6 @@
-"""Ranks of configurations that were judged on different folds, and which of them are
-measurably worse than the leader.
+"""Ranks of configurations that were judged on different folds.
+
+A test says which of them are measurably worse than the leader.
 """
 
 import math
@@ -38,8 +39,10 @@ class Standing(NamedTuple):
 
 
 def rank(configurations: Sequence[Configuration]) -> list[Standing]:
-    """Return the levels of configurations whose trials on folds all have a score, the
-    best first, without configurations that others make redundant.
+    """Return the levels of configurations, the best first.
+
+    A configuration is left out if a trial on a fold has no score, or if others make it
+    redundant.
     """
     scored = [each for each in configurations if _has_only_scores(each)]
     remaining = [
@@ -65,8 +68,9 @@ def is_behind(
     num_held: float,
     slack: float = SLACK,
 ) -> bool:
-    """Return whether a configuration is measurably worse than the leader on their
-    common folds.
+    """Return whether a configuration is measurably worse than the leader.
+
+    Only their common folds count.
 
     Args:
         configuration: the configuration to judge.

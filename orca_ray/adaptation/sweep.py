@@ -87,8 +87,9 @@ longer run can choose them.
 
 
 def usual_methods(task: Task) -> dict[str, str | None]:
-    """Return, for each method compared by default, why it cannot adapt to ``task`` on
-    this machine; None if it can.
+    """Return why each usual method cannot adapt to ``task`` on this machine.
+
+    None for a method that can.
     """
     is_field = task.target.kind == "dense" and task.domain != "tabular"
     domain = "field" if is_field else task.domain
@@ -151,8 +152,9 @@ class AdaptationSweep:
         return [name for name, problem in problems.items() if not problem]
 
     def spec(self, methods: Sequence[str] = ()) -> SweepSpec:
-        """Return the sweep over ``methods`` (default: all), named like the task;
-        UserError for an unknown name.
+        """Return the sweep over ``methods`` (default: all), named like the task.
+
+        Raises UserError for an unknown name.
         """
         names = list(methods) if methods else self.chosen_methods()
         body = self.body if self.body else self.task.body
@@ -161,7 +163,8 @@ class AdaptationSweep:
         return replace(spec, file=file)
 
     def left_out(self) -> list[str]:
-        """Return a sentence for each method of `usual_methods` that cannot adapt here;
+        """Return a sentence for each usual method that cannot adapt here.
+
         [] if ``methods`` is set.
         """
         if self.methods:
@@ -173,8 +176,9 @@ class AdaptationSweep:
         ]
 
     def run(self) -> Summary:
-        """Run the search until the time is over, or until Ctrl-C; return the summary of
-        the last part.
+        """Run the search until the time is over, or until Ctrl-C.
+
+        Returns the summary of the last part.
         """
         started = time.monotonic()
         ending_seconds = min(ENDING_SECONDS, ENDING_SHARE * self.seconds)
@@ -216,8 +220,9 @@ class AdaptationSweep:
 
     @property
     def shared(self) -> str | None:
-        """Path or URI of the folder through which nodes get the prepared data; None: no
-        folder (see `staging`).
+        """Path or URI of the folder through which nodes get the prepared data.
+
+        None: no folder (see `staging`).
         """
         joins_cluster = (
             self.executor == "ray" and joined_address(self.address) is not None
@@ -291,8 +296,9 @@ class AdaptationSweep:
         until: float = math.inf,
         final: Collection[Identity] = (),
     ) -> Summary:
-        """Run trials of ``methods``; no trial starts that is expected to end after
-        ``until`` or after ``deadline``.
+        """Run trials of ``methods``.
+
+        No trial starts that is expected to end after ``until`` or after ``deadline``.
 
         ``final``: configurations that train on all samples, instead of a search.
         """
@@ -342,8 +348,9 @@ class AdaptationSweep:
         return data
 
     def _choices(self, judge: Judge) -> Iterator[Choice]:
-        """Yield what may become the model, the best first; later ones count if the
-        first exceed a limit.
+        """Yield what may become the model, the best first.
+
+        Later ones count if the first exceed a limit.
         """
         if not self.single:
             ensemble = judge.ensemble()
@@ -400,8 +407,9 @@ class AdaptationSweep:
         )
 
     def _delete_other_models(self, judge: Judge, choice: Choice) -> None:
-        """Delete the models of configurations that are neither chosen nor among the
-        best; their outputs stay.
+        """Delete the models that are neither chosen nor of the best configurations.
+
+        The outputs of these models stay.
         """
         models = StoredModels(self.results)
         chosen = [configuration for configuration, _ in choice.parts]

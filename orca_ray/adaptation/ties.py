@@ -1,5 +1,6 @@
-"""The configurations that lead on few samples, where one standard error hides which is
-the best.
+"""The configurations that lead on few samples.
+
+There, one standard error hides which configuration is the best.
 """
 
 import math
@@ -38,8 +39,10 @@ def usual_methods(outputs: TrialOutputs) -> Sequence[str]:
 def find_leaders(
     ranked: Sequence[Configuration], outputs: TrialOutputs
 ) -> list[Configuration]:
-    """Return the best of ``ranked`` configurations and, of few samples, those within
-    one standard error of it.
+    """Return the best configuration and, of few samples, those that tie with it.
+
+    ``ranked`` are configurations, the best first. Two configurations tie within one
+    standard error.
 
     Of few samples, the best one needs all folds, or two if its method is usual for the
     kind of data. A usual method that is as good on the folds of both stands for all.
@@ -77,8 +80,9 @@ def _is_as_good(
 def _tied_with(
     best: Configuration, rivals: Sequence[Configuration], outputs: TrialOutputs
 ) -> list[Configuration]:
-    """Return the configurations within one standard error of the best one, without
-    those that make the same predictions.
+    """Return the configurations within one standard error of the best one.
+
+    Those that make the same predictions are left out.
     """
     folds = outputs.first_division & best.records.keys()
     if not folds:
@@ -96,8 +100,10 @@ def _tied_with(
 def excess_losses(
     best: Configuration, others: Sequence[Configuration], outputs: TrialOutputs
 ) -> list[Array]:
-    """Return how much larger the losses [N] of each of ``others`` are than those of the
-    best; [] without common folds or losses.
+    """Return how much larger the losses [N] of each of ``others`` are.
+
+    They are compared with those of the best configuration. [] without common folds or
+    losses.
     """
     folds = [set(configuration.records) for configuration in (best, *others)]
     if not set.intersection(*folds):

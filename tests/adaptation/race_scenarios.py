@@ -1,5 +1,6 @@
-"""Simulated races: seeded scenarios of methods, folds, durations and scores, and the
-decisions that a race makes in them.
+"""Simulated searches on own data: seeded scenarios, and the decisions in them.
+
+A scenario has methods, folds, durations and scores.
 
 `simulate` runs a scenario in virtual time. Everything that a trial returns depends only
 on the seed of the scenario and on the hyper-parameters of the trial.
@@ -327,8 +328,10 @@ def run_race(
 
 
 def simulate(seed: int, make: MakeSource) -> list[str]:
-    """Return the decisions of the races of one scenario: of fitted methods alone, of
-    all methods, of a continuation, and of final trials, as the seed says.
+    """Return the decisions of one scenario.
+
+    It has a search of all methods and, as the seed says, one of fitted methods before,
+    a continuation, and a final trial.
     """
     scenario = Scenario(seed)
     draw = random.Random(f"{seed} course")

@@ -1,5 +1,6 @@
-"""An adaptation within a time, without Ray: folds, the model of all parts, limits of
-the model, and continuing.
+"""An adaptation within a time, without Ray.
+
+Tested are folds, the model of all parts, limits of the model, and continuing.
 """
 
 from dataclasses import dataclass, replace
@@ -51,9 +52,7 @@ def adaptation(task: Task, folder: Path, **options: object) -> AdaptationSweep:
 
 
 def limit_variants(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    """Let each method have few suggested configurations, so that a search ends before
-    its time.
-    """
+    """Let each method have few variants, so that a search ends before its time."""
     for name in ("EARLY_VARIANTS", "FIRST_VARIANTS", "MOST_VARIANTS"):
         monkeypatch.setattr(f"orca_ray.adaptation.policy.{name}", number)
 

@@ -1,5 +1,6 @@
-"""Selection of the model of own data by out-of-fold predictions: what leads, what is
-averaged, and what is said.
+"""Choice of the model of own data by out-of-fold predictions.
+
+Tested are what leads, what is averaged, and what is reported.
 """
 
 import json
@@ -63,8 +64,9 @@ class Toy:
         folds: list[int] | None = None,
         seconds: float = 1.0,
     ) -> None:
-        """Add trials of a method whose model predicts ``predict`` (rows); rows from N
-        are test.
+        """Add trials of a method whose model predicts ``predict`` (rows).
+
+        Rows from N on are the outer test.
         """
         for fold in folds or range(1, 5 * len(self.folds) + 1):
             rows = np.flatnonzero(self.folds[(fold - 1) // 5] == (fold - 1) % 5 + 1)
@@ -471,8 +473,9 @@ def test_the_interval_holds_the_true_score(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_expected_score_allows_for_a_choice_among_equals(tmp_path: Path) -> None:
-    """Of 25 winners among 8 methods with a true error of 0.25, the expected score holds
-    it in 21 or more.
+    """The expected score holds the true error of most winners among equals.
+
+    Each of 25 winners is one of 8 methods with a true error of 0.25.
 
     The score out of fold, which is the best of 8, lies below in all but a few.
     """

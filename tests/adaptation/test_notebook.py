@@ -1,6 +1,4 @@
-"""Progress in a notebook: one output below the cell, whose text is replaced; nothing
-elsewhere.
-"""
+"""Progress in a notebook: one output below the cell, and nothing elsewhere."""
 
 import sys
 from pathlib import Path
@@ -38,8 +36,9 @@ pytestmark = pytest.mark.usefixtures("module_home")
 
 @pytest.fixture
 def cells(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """Stand in for the kernel of a notebook; return the texts that each output has
-    shown.
+    """Stand in for the kernel of a notebook.
+
+    Returns the texts that each output has shown.
     """
     shown: list[list[str]] = []
 

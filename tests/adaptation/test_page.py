@@ -1,5 +1,6 @@
-"""The page of an adaptation: what it says and shows, for each kind of target, and that
-no text becomes markup.
+"""The page of an adaptation: what it shows, for each kind of target.
+
+No text becomes markup.
 """
 
 import base64

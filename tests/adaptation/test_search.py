@@ -1,6 +1,4 @@
-"""A search on own data in virtual time: what starts next, what is dropped, what fits
-into the time.
-"""
+"""A search on own data in virtual time: what starts next, and what is dropped."""
 
 import json
 import math
@@ -104,9 +102,7 @@ class Track:
         return trial
 
     def score_of(self, trial: TrialSpec) -> float:
-        """Return the level of the method, plus the difficulty of the fold, plus noise
-        that depends on both.
-        """
+        """Return the level of the method plus the difficulty of the fold plus noise."""
         if self.is_without_error:
             return 0.0
         fold = fold_of(trial)
@@ -136,8 +132,9 @@ class Track:
         self.search.finish(record, [])
 
     def next(self, seconds_left: float | None = None) -> tuple[str, int] | None:
-        """Start the next trial, when ``seconds_left`` are left; return its method and
-        fold.
+        """Start the next trial, and return its method and fold.
+
+        ``seconds_left``: seconds until the deadline at its start.
         """
         if seconds_left is not None:
             self.now = self.seconds - seconds_left

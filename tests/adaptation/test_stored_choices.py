@@ -1,5 +1,4 @@
-"""Choices from synthetic outputs, compared with choices that were stored before the
-judge was rewritten.
+"""Choices from synthetic outputs, compared with stored ones.
 
 ``stored_choices.json`` holds the description of each choice, by seed. They were made by
 the class ``Judge`` of commit 21c5458a. If a change of the policy is meant, store the

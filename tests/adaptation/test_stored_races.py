@@ -1,5 +1,4 @@
-"""Decisions of simulated searches, compared with decisions that were stored before the
-policy was rewritten.
+"""Decisions of simulated searches, compared with stored ones.
 
 ``stored_races.json`` holds the decisions of each scenario, by seed. They were made by
 the class ``Race`` of commit 21c5458a. A change of the policy changes the file: run

@@ -23,8 +23,9 @@ class PlanProgress(NamedTuple):
 
 
 class TrialSource(ABC):
-    """Decides which trial of one or several plans runs next, given the records of the
-    trials that have ended.
+    """Decides which trial of one or several plans runs next.
+
+    It knows the records of the trials that have ended.
 
     One thread calls it: that of the controller. The controller calls `take` when there
     is room for a trial of `next_plan`, and `finish` when the trial has ended. Between
@@ -59,8 +60,9 @@ class TrialSource(ABC):
     @property
     @abstractmethod
     def unended(self) -> set[str]:
-        """Keys of the trials that run or wait for their start; further trials may
-        follow.
+        """Keys of the trials that run or wait for their start.
+
+        Further trials may follow.
         """
 
     @property
@@ -82,8 +84,9 @@ class TrialSource(ABC):
 
     @abstractmethod
     def take(self) -> TrialSpec | None:
-        """Return the next trial that can start now and mark it as running; None if no
-        trial can.
+        """Return the next trial that can start now, and mark it as running.
+
+        None if no trial can start now.
 
         The trial's suggestion must be stored before the trial starts: see
         :meth:`new_suggestions`.
@@ -91,19 +94,19 @@ class TrialSource(ABC):
 
     @abstractmethod
     def finish(self, record: Record, scores: Sequence[float]) -> None:
-        """Store the record of a running trial that has ended, and its validation score
-        per epoch.
+        """Store the record of a running trial that has ended.
+
+        ``scores`` are its validation scores, one per epoch.
         """
 
     def new_suggestions(self) -> list[SuggestionRow]:
-        """Return the suggestions made since the last call, to be added to the sweep's
-        journal.
-        """
+        """Return the suggestions made since the last call, for the sweep's journal."""
         return []
 
     def stops(self, trial: TrialSpec, scores: Sequence[float]) -> bool:
-        """Return whether a running trial must stop early now; ``scores`` are its
-        validation scores, one per epoch.
+        """Return whether a running trial must stop early now.
+
+        ``scores`` are its validation scores, one per epoch.
         """
         return False
 
