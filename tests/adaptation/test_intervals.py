@@ -21,6 +21,8 @@ NUM_DRAWS = 200
 def test_losses_of_samples_have_the_metric_as_their_mean(metric: str) -> None:
     random = np.random.default_rng(0)
     average: Average
+    y: Array
+    predictions: Array
     if metric == "error":
         average = "softmax"
         y = random.integers(3, size=40)
