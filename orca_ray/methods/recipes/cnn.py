@@ -1,5 +1,6 @@
-"""``cnn``: a tuned convolutional network without pretraining, after DASH
-(arXiv:2204.07554) and DASHA (2411.02796).
+"""``cnn``: a tuned convolutional network without pretraining.
+
+It follows DASH (arXiv:2204.07554) and DASHA (arXiv:2411.02796).
 
 The choices of DASH's search, e.g. kernel size and dilation, are ordinary
 hyper-parameters of the sweep here, and hold for the whole network (`docs/methods.md`).
@@ -16,7 +17,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 from orca_ray.methods.options import Scalar
 from orca_ray.methods.recipe import Recipe
@@ -31,8 +32,9 @@ if TYPE_CHECKING:
 TABLES = ("tabular", "drug response")
 """Values of `Task.domain` whose features have no order."""
 MAX_POSITIONS = 128**2
-"""Largest number of positions after the stem, whose stride is chosen accordingly; no
-limit if the target is dense.
+"""Largest number of positions after the stem, whose stride follows from it.
+
+There is no limit if the target is dense.
 """
 
 
@@ -48,6 +50,7 @@ class CnnConfig(Config):
     Weights that would only see padding are left out.
     """
     dilation: Number = 1
+    """Distance between the positions that a kernel sees."""
     blocks: Number = 2
     """Residual blocks, of two convolutions each, in each of three stages; 2 makes
     WRN-16.
@@ -87,71 +90,76 @@ def _is_table(task: "Task", config: CnnConfig) -> bool:
     return task.domain in TABLES or math.prod(task.input_shape[1:]) == 1
 
 
-def _first_stage(task: "Task", config: CnnConfig) -> tuple[int, int, bool]:
-    """Return the stride of the first convolution, the width of the first stage, and
-    whether stages are plain.
-    """
+class _FirstStage(NamedTuple):
+    stride: int
+    """Stride of the first convolution."""
+    width: int
+    """Channels of the first stage."""
+    is_plain: bool
+    """Whether all stages are plain; see `CnnConfig.stages`."""
+
+
+def _first_stage(task: "Task", config: CnnConfig) -> _FirstStage:
     assert task.input_shape is not None, "a resolved task knows its shapes"
     if _is_table(task, config) or task.target.kind == "dense":
-        return 1, config.width, False
+        return _FirstStage(1, config.width, is_plain=False)
     size = task.input_shape[1:]
-    large = len(size) == 2 and (config.views > 1 or min(size) >= 16)
-    plain = (
-        config.stages == "plain" and large and task.target.kind in ("classes", "labels")
-    )
-    return patch_side(size, MAX_POSITIONS), config.width * (1 + plain), plain
+    stride = patch_side(size, MAX_POSITIONS)
+    is_image = len(size) == 2
+    is_large = config.views > 1 or min(size) >= 16
+    has_classes = task.target.kind in ("classes", "labels")
+    if config.stages == "plain" and is_image and is_large and has_classes:
+        return _FirstStage(stride, 2 * config.width, is_plain=True)
+    return _FirstStage(stride, config.width, is_plain=False)
 
 
 def _network(request: "NetworkRequest") -> "CrossModalModel":
     from orca_ray.models.convolution import Architecture, build_convolutional
 
     config = request.hyperparameters.of(CnnConfig)
-    stride, width, plain = _first_stage(request.task, config)
-    options = {
-        name: getattr(config, name)
-        for name in ("kernel", "dilation", "blocks", "views")
-    }
-    given = request.given("input_shape", "target", "seed", "statistics")
-    standardised = config.weights == "standardised"
-    dropout = request.hyperparameters.refine.dropout
+    first_stage = _first_stage(request.task, config)
     architecture = Architecture(
-        **options, width=width, dropout=dropout, standardised=standardised, plain=plain
+        kernel=config.kernel,
+        dilation=config.dilation,
+        blocks=config.blocks,
+        views=config.views,
+        width=first_stage.width,
+        dropout=request.hyperparameters.refine.dropout,
+        standardised=config.weights == "standardised",
+        plain=first_stage.is_plain,
     )
     return build_convolutional(
-        architecture, **given, table=_is_table(request.task, config), stride=stride
+        architecture,
+        **request.given("input_shape", "target", "seed", "statistics"),
+        table=_is_table(request.task, config),
+        stride=first_stage.stride,
     )
 
 
 def _operations(task: "Task", values: Mapping[str, Scalar]) -> float | None:
-    """Return the operations of the blocks' convolutions; stem, shortcuts and head add a
-    tenth at most.
+    """Return the operations of the blocks' convolutions.
+
+    Stem, shortcuts and head add a tenth at most.
     """
     from orca_ray.methods.registry import from_flat
 
     if task.input_shape is None:
         return None
     config = from_flat(values).of(CnnConfig)
-    stride, width, _ = _first_stage(task, config)
-    size = (
-        [1]
-        if _is_table(task, config)
-        else [math.ceil(side / stride) for side in task.input_shape[1:]]
-    )
+    first_stage = _first_stage(task, config)
+    size = [1]
+    if not _is_table(task, config):
+        size = [math.ceil(side / first_stage.stride) for side in task.input_shape[1:]]
     total = 0.0
     for stage in range(3):
-        reduced = 1 if task.target.kind == "dense" else 2**stage
-        sides = [math.ceil(side / reduced) for side in size]
-        weights = [
-            2 * min(config.kernel // 2, (side - 1) // config.dilation) + 1
-            for side in sides
+        reduction = 1 if task.target.kind == "dense" else 2**stage
+        sides = [math.ceil(side / reduction) for side in size]
+        radii = [
+            min(config.kernel // 2, (side - 1) // config.dilation) for side in sides
         ]
-        total += (
-            4
-            * config.blocks
-            * (width * reduced) ** 2
-            * math.prod(sides)
-            * math.prod(weights)
-        )
+        kernel_size = math.prod(2 * radius + 1 for radius in radii)
+        channels = first_stage.width * reduction
+        total += 4 * config.blocks * channels**2 * math.prod(sides) * kernel_size
     return total
 
 

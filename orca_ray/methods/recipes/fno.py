@@ -1,9 +1,8 @@
-"""``fno`` and ``unet``: a Fourier neural operator and a U-Net without pretraining, the
-usual baselines for fields.
+"""``fno`` and ``unet``, the usual baselines for fields, without pretraining.
 
-The networks are in `orca_ray.models.fourier` and `orca_ray.models.convolution`, and the
-refine stage trains them; `docs/methods.md` says why the operator is our own, and which
-epochs fit a time.
+They are a Fourier neural operator and a U-Net. The networks are in
+`orca_ray.models.fourier` and `orca_ray.models.convolution`, and the refine stage trains
+them; `docs/methods.md` says why the operator is our own, and which epochs fit a time.
 """
 
 import math
@@ -22,8 +21,9 @@ if TYPE_CHECKING:
     from orca_ray.tasks.task import Task
 
 _SLOWNESS = 10.0
-"""Time per operation of Fourier transforms and complex products, relative to real ones,
-as measured on a CPU core.
+"""Time per operation of Fourier transforms and complex products, relative to real ones.
+
+It was measured on a CPU core.
 """
 
 
@@ -36,12 +36,17 @@ class FnoConfig(Config):
     the resolution has fewer.
     """
     width: Number = 32
+    """Number of channels."""
     layers: Number = 4
+    """Number of Fourier layers."""
 
 
 @dataclass(frozen=True)
 class UnetConfig(Config):
-    """Options of the U-Net; the defaults have two million parameters in two dimensions."""
+    """Options of the U-Net.
+
+    The defaults have two million parameters in two dimensions.
+    """
 
     width: Number = 32
     """Channels of the first level; each level below has twice as many."""
@@ -90,37 +95,44 @@ def _unet(request: "NetworkRequest") -> "CrossModalModel":
 
 
 def _operations(task: "Task", values: Mapping[str, Scalar]) -> float | None:
-    """Return the operations of the layers: Fourier transforms, and products of
-    frequencies and of points.
+    """Return the operations of the layers.
+
+    A layer has Fourier transforms, and products of frequencies and of points.
     """
     if task.input_shape is None:
         return None
-    modes, width, layers = (
-        int(values[f"fno.{name}"]) for name in ("modes", "width", "layers")
-    )
-    *first, last = task.input_shape[1:]
+    modes = int(values["fno.modes"])
+    width = int(values["fno.width"])
+    layers = int(values["fno.layers"])
+    *first_sides, last_side = task.input_shape[1:]
     points = math.prod(task.input_shape[1:])
-    kept = min(modes, last // 2 + 1) * math.prod(min(2 * modes, side) for side in first)
+    frequencies = min(modes, last_side // 2 + 1) * math.prod(
+        min(2 * modes, side) for side in first_sides
+    )
     transforms = 2 * 2.5 * points * math.log2(max(2, points)) * width
-    spectral = _SLOWNESS * (8 * kept * width**2 + transforms)
+    spectral = _SLOWNESS * (8 * frequencies * width**2 + transforms)
     return layers * (spectral + 2 * points * width**2) + 2 * points * 4 * width**2
 
 
 def _operations_of_unet(task: "Task", values: Mapping[str, Scalar]) -> float | None:
-    """Return the operations of the blocks; a level in two dimensions has about as many
-    as any other.
+    """Return the operations of the blocks.
+
+    In two dimensions, all levels have about equally many.
     """
     if task.input_shape is None:
         return None
     points = math.prod(task.input_shape[1:])
-    axes = len(task.input_shape) - 1
-    first = 5 * 2 * points * 3**axes * int(values["unet.width"]) ** 2
-    return float(
-        sum(
-            first * (4 / 2**axes) ** level
-            for level in range(int(values["unet.levels"]) + 1)
-        )
-    )
+    num_axes = len(task.input_shape) - 1
+    num_levels = int(values["unet.levels"]) + 1
+    first_level = 5 * 2 * points * 3**num_axes * int(values["unet.width"]) ** 2
+    levels = (first_level * (4 / 2**num_axes) ** level for level in range(num_levels))
+    return float(sum(levels))
+
+
+def _problem(task: "Task") -> str | None:
+    if task.target.kind == "dense":
+        return None
+    return f"it predicts fields, a dense target, not {task.target.kind}"
 
 
 _recipe = partial(
@@ -129,11 +141,7 @@ _recipe = partial(
     uses_body=False,
     sections=("data", "refine"),
     variant=True,
-    problem=lambda task: (
-        None
-        if task.target.kind == "dense"
-        else f"it predicts fields, a dense target, not {task.target.kind}"
-    ),
+    problem=_problem,
 )
 RECIPES = (
     _recipe(

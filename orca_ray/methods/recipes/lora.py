@@ -1,7 +1,7 @@
-"""LoRA: train low-rank updates of a frozen body's weights, beside embedder and head;
-with and without aligning first.
+"""``lora`` and ``orca_lora``: low-rank updates of a frozen body's weights.
 
-A linear layer W [out, in] of the body becomes
+They are trained beside embedder and head, without and with aligning first. A linear
+layer W [out, in] of the body becomes
 
     W x + (alpha / rank) B A dropout(x),    A [rank, in], B [out, rank],
 
@@ -17,10 +17,23 @@ al., NeurIPS 2023, arXiv:2305.14314); x, A and B keep their precision. The libra
 ``bitsandbytes`` does this, on CUDA devices and CPUs.
 """
 
-from itertools import chain
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from orca_ray.methods.options import LoraConfig
 from orca_ray.methods.recipe import Recipe, deferred, new_parameters
+
+if TYPE_CHECKING:
+    from torch.nn import Parameter
+
+    from orca_ray.models.crossmodal import CrossModalModel
+
+
+def _trainable(model: "CrossModalModel") -> "Iterator[Parameter]":
+    yield from new_parameters(model)
+    for name, parameter in model.body.named_parameters():
+        if "lora_" in name:
+            yield parameter
 
 
 def _recipe(name: str, title: str, *, aligns: bool) -> Recipe:
@@ -30,10 +43,7 @@ def _recipe(name: str, title: str, *, aligns: bool) -> Recipe:
         aligns=aligns,
         options=(LoraConfig,),
         network=deferred("orca_ray.methods.stages.networks:lora_network"),
-        trainable=lambda model: chain(
-            new_parameters(model),
-            (value for name, value in model.body.named_parameters() if "lora_" in name),
-        ),
+        trainable=_trainable,
         names_body=True,
         relative_cost=0.8,
         reference=(

@@ -1,5 +1,4 @@
-"""``minirocket`` and ``hydra``: random convolutional features and a linear model, the
-usual baselines for series.
+"""``minirocket`` and ``hydra``: random convolutions and a linear model, for series.
 
 The features are those of MiniRocket and Hydra (see `orca_ray.models.minirocket`). The
 head is a ridge regression from these features to the target (1 and -1 for classes),
@@ -26,11 +25,11 @@ if TYPE_CHECKING:
     from orca_ray.tasks.task import Task
 
 _LENGTH = 9
+"""Number of positions of a kernel."""
 _KERNELS = 84
+"""Number of kernels of MiniRocket."""
 MAX_SAMPLES = 100_000
-"""Largest number of training samples: the features of all of them, 40 kB each, are in
-memory.
-"""
+"""Largest number of training samples, whose features, 40 kB each, are in memory."""
 
 
 @dataclass(frozen=True)
@@ -124,17 +123,19 @@ def _network(
     from orca_ray.models.features import limited
     from orca_ray.models.minirocket import build_series_model
 
-    made = limited(body(request), request.hyperparameters.of(LinearConfig).limit)
+    limit = request.hyperparameters.of(LinearConfig).limit
     return build_series_model(
-        made, **request.given("input_shape", "target", "statistics")
+        limited(body(request), limit),
+        **request.given("input_shape", "target", "statistics"),
     )
 
 
 def _stages(trial: "Trial") -> "list[Stage]":
     from orca_ray.methods.stages.ridge import RidgeStage
 
-    validates = trial.hyperparameters.of(MiniRocketConfig).penalty == "validation"
-    return [RidgeStage(trial, leave_one_out=trial.method == "hydra" or not validates)]
+    penalty = trial.hyperparameters.of(MiniRocketConfig).penalty
+    leave_one_out = trial.method == "hydra" or penalty == "leave_one_out"
+    return [RidgeStage(trial, leave_one_out=leave_one_out)]
 
 
 def _operations(task: "Task", values: Mapping[str, Scalar]) -> float | None:
@@ -147,28 +148,26 @@ def _operations(task: "Task", values: Mapping[str, Scalar]) -> float | None:
         features // _KERNELS,
         max(1, length // (_LENGTH - 1)),
     )
-    return float(
-        length * (2 * dilations * _KERNELS * _LENGTH * channels + 2 * features)
-    )
+    convolutions = 2 * dilations * _KERNELS * _LENGTH * channels
+    return float(length * (convolutions + 2 * features))
 
 
 def _operations_of_hydra(task: "Task", values: Mapping[str, Scalar]) -> float | None:
     if task.input_shape is None:
         return None
     channels, length = task.input_shape
-    kernels = (
-        2
-        * math.log2(length)
-        * int(values["hydra.kernels"])
-        * int(values["hydra.groups"])
-    )
-    return length * kernels * (_LENGTH * channels + 4)
+    kernels = int(values["hydra.kernels"])
+    groups = int(values["hydra.groups"])
+    convolutions = 2 * math.log2(length) * kernels * groups
+    return length * convolutions * (_LENGTH * channels + 4)
 
 
 def _operations_of_both(task: "Task", values: Mapping[str, Scalar]) -> float | None:
-    one = _operations(task, values)
-    other = _operations_of_hydra(task, values)
-    return None if one is None or other is None else one + other
+    of_minirocket = _operations(task, values)
+    of_hydra = _operations_of_hydra(task, values)
+    if of_minirocket is None or of_hydra is None:
+        return None
+    return of_minirocket + of_hydra
 
 
 _recipe = partial(

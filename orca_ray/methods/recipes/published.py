@@ -1,23 +1,28 @@
-"""Recipes of ORCA (align the embedder, then fine-tune everything) and of the methods
-that it is compared with.
+"""Recipes of ORCA, and of the methods that it is compared with.
 
-``published.toml`` declares them. Two are controls, which show what the pretrained body
-contributes.
+ORCA aligns the embedder, then fine-tunes everything. ``published.toml`` declares the
+recipes. Two are controls, which show what the pretrained body contributes.
 """
 
+from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 from orca_ray.discovery import tables
 from orca_ray.methods.recipe import Recipe, align_then_refine, deferred
 
 guarded = partial(align_then_refine, guarded=True)
+"""The stages of `orca_guarded`."""
 _FUNCTIONS = ("network", "stages", "trainable")
+"""Fields of a `Recipe` that are functions, declared by their names."""
+
+
+def _recipe(name: str, fields: Mapping[str, Any]) -> Recipe:
+    functions = {key: deferred(fields[key]) for key in _FUNCTIONS if key in fields}
+    return Recipe(name=name, **{**fields, **functions})
+
+
 RECIPES = tuple(
-    Recipe(
-        name=name,
-        **(
-            fields | {key: deferred(fields[key]) for key in _FUNCTIONS if key in fields}
-        ),
-    )
+    _recipe(name, fields)
     for name, fields in tables(__package__, "published.toml").items()
 )

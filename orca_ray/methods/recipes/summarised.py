@@ -1,10 +1,11 @@
-"""``linear``, ``nearest``, ``forest`` and ``kernel_ridge``, for any kind of data, and
-``gradient_boosting``.
+"""Baselines without a network: ``linear``, ``nearest``, ``forest``, ``kernel_ridge``
+and ``gradient_boosting``.
 
-The first four use the features of `orca_ray.models.features`: the values of tables and
-fields, and summaries of series, images and recordings. ``linear`` is a logistic
-regression for classes and labels, else a ridge regression. ``nearest`` averages the
-targets of the nearest training samples. ``forest`` is a random forest of scikit-learn.
+The first four, for any kind of data, use the features of `orca_ray.models.features`:
+the values of tables and fields, and summaries of series, images and recordings.
+``linear`` is a logistic regression for classes and labels, else a ridge regression.
+``nearest`` averages the targets of the nearest training samples. ``forest`` is a random
+forest of scikit-learn.
 ``kernel_ridge`` is a ridge regression of Gaussian kernels. Penalties, the width of the
 kernels and the number of neighbours are chosen within the training samples.
 
@@ -33,17 +34,17 @@ if TYPE_CHECKING:
     from orca_ray.tasks.task import Task
 
 _MOST_VALUES = 2**16
+"""Largest number of values of an input, and of an output."""
 _MOST_WEIGHTS = 2**26
-"""Largest number of values of an input, and of an output, and of the weights between
-them.
-"""
+"""Largest number of weights between an input and an output."""
 MAX_FEATURES = 4096
 """Largest number of values of an input for ``gradient_boosting``."""
 
 
 def _features(task: "Task") -> str:
-    """Return the kind of features for the inputs of ``task``, a name in
-    `orca_ray.models.features.FEATURES`.
+    """Return the kind of features for the inputs of ``task``.
+
+    It is a name in `orca_ray.models.features.FEATURES`.
     """
     assert task.input_shape is not None, "a resolved task knows its shapes"
     _, *size = task.input_shape
@@ -62,9 +63,11 @@ def _problem(task: "Task", *, fields: bool = True) -> str | None:
         )
     if task.input_shape is None:
         return None
-    values = math.prod(task.input_shape) if _features(task) == "values" else 1
-    for what, number in (("an input", values), ("an output", task.target.num_outputs)):
-        if number > _MOST_VALUES or values * task.target.num_outputs > _MOST_WEIGHTS:
+    num_inputs = math.prod(task.input_shape) if _features(task) == "values" else 1
+    num_outputs = task.target.num_outputs
+    numbers = {"an input": num_inputs, "an output": num_outputs}
+    for what, number in numbers.items():
+        if number > _MOST_VALUES or num_inputs * num_outputs > _MOST_WEIGHTS:
             return (
                 f"{what} has {number} values; at most {_MOST_VALUES}, and"
                 f" {_MOST_WEIGHTS} for their product"
@@ -75,17 +78,15 @@ def _problem(task: "Task", *, fields: bool = True) -> str | None:
 def _boosting_problem(task: "Task") -> str | None:
     if importlib.util.find_spec("lightgbm") is None:
         return "it needs the package lightgbm: pip install 'orca-ray[trees]'"
-    found = _problem(task, fields=False)
-    if (
-        found
-        or task.input_shape is None
-        or (number := math.prod(task.input_shape)) <= MAX_FEATURES
-    ):
-        return found
-    shape = f"{number} values (shape {task.input_shape})"
+    problem = _problem(task, fields=False)
+    if problem or task.input_shape is None:
+        return problem
+    num_values = math.prod(task.input_shape)
+    if num_values <= MAX_FEATURES:
+        return None
     return (
-        f"an input has {shape}, and trees take each value as a feature of a table: at"
-        f" most {MAX_FEATURES}"
+        f"an input has {num_values} values (shape {task.input_shape}), and trees take"
+        f" each value as a feature of a table: at most {MAX_FEATURES}"
     )
 
 
@@ -103,46 +104,39 @@ def _network(request: "NetworkRequest", stage: str, features: str) -> "CrossModa
 def _operations(
     task: "Task", values: Mapping[str, Scalar], method: str = ""
 ) -> float | None:
-    """Return about the operations of features and outputs; some passes over the samples
-    fit them.
-    """
+    """Return about the operations of features, outputs and fitting, for one sample."""
     if task.input_shape is None:
         return None
     size = math.prod(task.input_shape)
     count = sum(task.num_samples or (1000,))
-    passes = (
-        30 if method == "linear" and task.target.kind in ("classes", "labels") else 1
-    )
-    # distances to all samples; a comparison of a tree takes as long as some hundred
-    # operations
-    own = {
-        "kernel_ridge": (
-            2 * size * min(count, 1000)
-            + 4 * min(count, 1000) ** 2 * min(1.0, 10_000 / count)
-        ),
-        "nearest": 0.5 * size * min(count, 50_000),
-        "forest": (
-            30_000
-            * math.sqrt(min(size, 1000))
-            * min(1.0, 10_000 / count)
-            * math.log2(count)
-        ),
-    }
-    return float(100 * size + 2 * size * task.target.num_outputs * passes) + own.get(
-        method, 0.0
-    )
+    is_logistic = method == "linear" and task.target.kind in ("classes", "labels")
+    passes = 30 if is_logistic else 1
+    common = float(100 * size + 2 * size * task.target.num_outputs * passes)
+    if method == "kernel_ridge":
+        landmarks = min(count, 1000)
+        fitted_share = min(1.0, 10_000 / count)
+        kernels = 2 * size * landmarks
+        return common + (kernels + 4 * landmarks**2 * fitted_share)
+    if method == "nearest":
+        return common + 0.5 * size * min(count, 50_000)
+    if method == "forest":
+        # A comparison of a tree takes as long as some hundred operations.
+        tried_features = math.sqrt(min(size, 1000))
+        bag_share = min(1.0, 10_000 / count)
+        return common + 30_000 * tried_features * bag_share * math.log2(count)
+    return common
 
 
 def _boosting_operations(task: "Task", values: Mapping[str, Scalar]) -> float | None:
-    """Return the additions to histograms, of each feature at each level of the trees of
-    an epoch.
+    """Return the additions to histograms of an epoch's trees, for one sample.
+
+    There is one for each feature at each level of a tree.
     """
     if task.input_shape is None:
         return None
-    trees = int(values["boosting.rounds"]) * task.target.num_outputs
-    return float(
-        trees * math.prod(task.input_shape) * math.log2(int(values["boosting.leaves"]))
-    )
+    num_trees = int(values["boosting.rounds"]) * task.target.num_outputs
+    num_levels = math.log2(int(values["boosting.leaves"]))
+    return float(num_trees * math.prod(task.input_shape) * num_levels)
 
 
 def _recipe(
