@@ -1,5 +1,6 @@
-"""Converts data given to a trained model into batches of inputs; errors name the row or
-file at fault.
+"""Converts data given to a trained model into batches of inputs.
+
+Errors name the row or file at fault.
 """
 
 import logging
@@ -23,6 +24,7 @@ logger = logging.getLogger(__name__)
 BATCH_SIZE = 64
 """Number of inputs in a forward pass, the same as in the evaluation of a trial."""
 _MOST_BYTES = 64 * 2**20
+"""Largest size of the samples that are read at a time."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +39,9 @@ class ModelInputs:
     def of(
         cls, x: Any, task: TaskSummary, preprocessing: Preprocessing | None
     ) -> "ModelInputs":
-        """Return the samples in ``x``: an array, tensor, table, list of arrays,
-        `UserData`, or a path to read.
+        """Return the samples in ``x``.
 
+        ``x`` is an array, tensor, table, list of arrays, `UserData`, or a path to read.
         Raises UserError if ``x`` is none of these, cannot be read, or has no samples,
         and without ``preprocessing``, if its shape or type is not that of the task.
         """
@@ -54,12 +56,12 @@ class ModelInputs:
         return len(self.data)
 
     def chunks(self, warn: Callable[[str], None] = logger.warning) -> Iterator[Array]:
-        """Yield float32 inputs [n, *input_shape] in order; n is a multiple of
-        `BATCH_SIZE`, except in the last array.
+        """Yield float32 inputs [n, *input_shape] in order.
 
-        At most about 64 MiB of samples are read at a time. ``warn`` is called with a
-        message for suspicious samples that can still be predicted. Raises UserError,
-        with the row or file, for values that the model cannot take.
+        n is a multiple of `BATCH_SIZE`, except in the last array. At most about 64 MiB
+        of samples are read at a time. ``warn`` is called with a message for suspicious
+        samples that can still be predicted. Raises UserError, with the row or file, for
+        values that the model cannot take.
         """
         row_bytes = 4 * math.prod(self.task.input_shape)
         size = max(1, min(self.data.batch_size(), _MOST_BYTES // row_bytes))
@@ -68,32 +70,30 @@ class ModelInputs:
         first = 0
         for part in self.data.batches(size):
             waiting.append(self._inputs(part, first, warn))
-            num_waiting = num_waiting + len(part)
-            first = first + len(part)
+            num_waiting += len(part)
+            first += len(part)
             if num_waiting >= BATCH_SIZE:
                 joined = waiting[0] if len(waiting) == 1 else np.concatenate(waiting)
                 num_whole = num_waiting // BATCH_SIZE * BATCH_SIZE
                 yield joined[:num_whole]
                 waiting = [joined[num_whole:]]
-                num_waiting = num_waiting - num_whole
+                num_waiting -= num_whole
         if num_waiting:
             yield np.concatenate(waiting)
 
     def _inputs(self, part: UserData, first: int, warn: Callable[[str], None]) -> Array:
+        """Return the inputs of ``part``, whose first sample has the index ``first``."""
         if self.preprocessing is not None:
-            return np.ascontiguousarray(
-                self.preprocessing.inputs(part, warn), dtype=np.float32
-            )
+            inputs = self.preprocessing.inputs(part, warn)
+            return np.ascontiguousarray(inputs, dtype=np.float32)
         with np.errstate(over="ignore", invalid="ignore"):
             inputs = np.ascontiguousarray(np.asarray(part.x), dtype=np.float32)
         finite = np.isfinite(inputs).reshape(len(inputs), -1).all(axis=1)
         if not finite.all():
             row = int(np.flatnonzero(~finite)[0])
-            place = (
-                part.place(row)
-                if part.names
-                else f"{part.source}, row {first + row + 1}"
-            )
+            place = f"{part.source}, row {first + row + 1}"
+            if part.names:
+                place = part.place(row)
             raise UserError(
                 f"{place} has values that are not finite (NaN or infinite): fill them"
                 " in or leave it out"
@@ -104,14 +104,13 @@ class ModelInputs:
 def read_data(
     path: Path | str, preprocessing: Preprocessing | None, *, labelled: bool
 ) -> UserData:
-    """Return the samples in a file or folder in the training data's format;
+    """Return the samples in a file or folder, in the training data's format.
+
     ``labelled``: targets are required.
     """
-    return (
-        read(path, labelled=labelled)
-        if preprocessing is None
-        else preprocessing.read(path, labelled=labelled)
-    )
+    if preprocessing is None:
+        return read(path, labelled=labelled)
+    return preprocessing.read(path, labelled=labelled)
 
 
 def _user_data(x: Any, preprocessing: Preprocessing | None) -> UserData:
@@ -125,9 +124,8 @@ def _user_data(x: Any, preprocessing: Preprocessing | None) -> UserData:
         x = x.detach().cpu().numpy()
     if isinstance(x, list | tuple):
         x = stacked(x)
-    if isinstance(x, list) or (
-        hasattr(x, "shape") and hasattr(x, "__getitem__") and len(x.shape)
-    ):
+    is_array = hasattr(x, "shape") and hasattr(x, "__getitem__") and len(x.shape) > 0
+    if isinstance(x, list) or is_array:
         return UserData(x=x, source="the inputs")
     raise UserError(
         f"cannot predict from a {type(x).__name__}: give an array of samples, a pandas"
@@ -137,28 +135,32 @@ def _user_data(x: Any, preprocessing: Preprocessing | None) -> UserData:
 
 def _check_shape(data: UserData, task: TaskSummary) -> None:
     expected = task.input_shape
-    wanted = f"the model takes numbers of shape (N, {', '.join(map(str, expected))})"
+    sizes = ", ".join(map(str, expected))
+    needed = f"the model takes numbers of shape (N, {sizes})"
     if not hasattr(data.x, "shape"):
-        raise UserError(f"{data.source}: the samples have unequal shapes; {wanted}")
-    found = tuple(data.x.shape)
-    if found[1:] != expected:
-        raise UserError(
-            f"{data.source} has shape {found}; {wanted}{_advice(found, expected)}"
-        )
-    values = np.dtype(getattr(data.x, "dtype", np.float32))
-    if values.kind not in "biuf":
-        raise UserError(f"{data.source} has values of type {values}; {wanted}")
+        raise UserError(f"{data.source}: the samples have unequal shapes; {needed}")
+    shape = tuple(data.x.shape)
+    if shape[1:] != expected:
+        advice = _advice(shape, expected)
+        raise UserError(f"{data.source} has shape {shape}; {needed}{advice}")
+    dtype = np.dtype(getattr(data.x, "dtype", np.float32))
+    if dtype.kind not in "biuf":
+        raise UserError(f"{data.source} has values of type {dtype}; {needed}")
 
 
-def _advice(found: tuple[int, ...], expected: tuple[int, ...]) -> str:
-    if found == expected:
+def _advice(shape: tuple[int, ...], expected: tuple[int, ...]) -> str:
+    """Return how an array of ``shape`` becomes samples of shape ``expected``.
+
+    "": no way is known.
+    """
+    if shape == expected:
         return ": for one sample, give x[None]"
-    for order in permutations(range(1, len(found))):
-        if tuple(found[axis] for axis in order) == expected:
+    for order in permutations(range(1, len(shape))):
+        if tuple(shape[axis] for axis in order) == expected:
             return (
                 ": its axes seem to be in another order, try np.transpose(x,"
                 f" {(0, *order)})"
             )
-    if (len(found), *found[1:]) == (len(expected), *expected[1:]) and expected[0] == 1:
+    if len(shape) == len(expected) and expected == (1, *shape[1:]):
         return ": its axis of channels seems to be missing, try x[:, None]"
     return ""

@@ -1,5 +1,4 @@
-"""Hyper-parameters of a trial, grouped in sections, and the sections that belong to one
-method.
+"""Hyper-parameters of a trial, in sections, of which some belong to one method.
 
 Nothing here imports torch, so that a sweep can be planned without it. Some methods, and
 all plug-ins, declare their options beside their recipe instead.
@@ -85,12 +84,13 @@ class ForestConfig(Config):
 
 @dataclass(frozen=True)
 class BoostingConfig(Config):
-    """Options of the trees; the defaults are LightGBM's, except ``rounds``,
-    ``patience`` and ``columns``.
+    """Options of the trees.
+
+    The defaults are LightGBM's, except ``rounds``, ``patience`` and ``columns``.
     """
 
     rounds: Number = 25
-    """Boosting rounds of an epoch."""
+    """Number of boosting rounds of an epoch."""
     patience: Count = 4
     """Epochs without a better validation score after which the trial ends; 0: it runs
     all of ``refine.epochs``.
@@ -117,8 +117,9 @@ class BoostingConfig(Config):
 
 @dataclass(frozen=True)
 class Hyperparameters:
-    """Record of all hyper-parameters of a trial, by section; `registry.from_flat` makes
-    it.
+    """Record of all hyper-parameters of a trial, by section.
+
+    `registry.from_flat` makes it.
     """
 
     of_methods: Mapping[str, Any]
@@ -130,16 +131,18 @@ class Hyperparameters:
     refine: RefineConfig
 
     def of(self, config: type[_Config]) -> _Config:
-        """Return the section of the class ``config``, which the `Recipe.options` of
-        some method must contain.
+        """Return the section of the class ``config``.
+
+        The `Recipe.options` of some method must contain the class.
         """
-        found = self.of_methods[section_name(config)]
-        assert isinstance(found, config)
-        return found
+        section = self.of_methods[section_name(config)]
+        assert isinstance(section, config)
+        return section
 
     def to_flat(self) -> dict[str, Scalar]:
         """Return the values of all hyper-parameters by dotted name."""
-        sections = {**{name: getattr(self, name) for name in SHARED}, **self.of_methods}
+        shared = {name: getattr(self, name) for name in SHARED}
+        sections = {**shared, **self.of_methods}
         return {
             f"{name}.{option.name}": getattr(section, option.name)
             for name, section in sections.items()

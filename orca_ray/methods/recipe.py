@@ -20,6 +20,7 @@ _LINKS = {
     "paper": r"arxiv\.org/abs/\d{4}\.\d{4,5}",
     "code": r"github\.com/[\w-]+/[\w-]+",
 }
+"""Patterns of the addresses in `Recipe.reference`."""
 NO_BODY = "none"
 """Name of the body in trials of methods that use none."""
 FROZEN_BODY = 0.7
@@ -40,12 +41,13 @@ def align_then_refine(
     """
     from orca_ray.methods.stages.align_stage import AlignStage
     from orca_ray.methods.stages.refine_stage import RefineStage
+    from orca_ray.methods.stages.trial import Stage
 
-    aligns = trial.aligns and trial.hyperparameters.align.epochs > 0
-    return [
-        *([AlignStage(trial, options, guarded=guarded)] if aligns else []),
-        RefineStage(trial),
-    ]
+    stages = list[Stage]()
+    if trial.aligns and trial.hyperparameters.align.epochs > 0:
+        stages.append(AlignStage(trial, options, guarded=guarded))
+    stages.append(RefineStage(trial))
+    return stages
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,15 +149,16 @@ class Recipe:
 
     @property
     def links(self) -> dict[str, str]:
-        """URLs of the ``paper`` and its ``code``, as far as ``reference`` names them."""
+        """URLs of the ``paper`` and its ``code``, if ``reference`` names them."""
         text = self.reference.replace("arXiv:", "arxiv.org/abs/")
-        found = {kind: re.search(pattern, text) for kind, pattern in _LINKS.items()}
-        return {kind: f"https://{match[0]}" for kind, match in found.items() if match}
+        matches = {kind: re.search(pattern, text) for kind, pattern in _LINKS.items()}
+        return {kind: f"https://{match[0]}" for kind, match in matches.items() if match}
 
 
 def deferred(function: str) -> Callable[[Any], Any]:
-    """Return the function that MODULE:NAME names; its module, which may import torch,
-    is imported by the first call.
+    """Return the function that MODULE:NAME names.
+
+    The first call imports its module, which may import torch.
     """
     return lambda argument: resolve_name(function)(argument)
 
@@ -166,8 +169,9 @@ def head_parameters(model: "CrossModalModel") -> "Iterator[Parameter]":
 
 
 def new_parameters(model: "CrossModalModel") -> "Iterator[Parameter]":
-    """Yield the parameters of the embedder, position embeddings included, and of the
-    head: all outside the body.
+    """Yield all parameters outside the body: those of embedder and head.
+
+    Position embeddings are parameters of the embedder.
     """
     yield from model.embedder.parameters()
     yield from head_parameters(model)

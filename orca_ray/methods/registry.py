@@ -1,8 +1,10 @@
-"""Registry of methods: recipes by name, of `orca_ray.methods.recipes` and of plug-ins,
-and hyper-parameters by name.
+"""Registries of methods and of hyper-parameters, by name.
+
+Methods are the recipes of `orca_ray.methods.recipes` and of plug-ins.
 """
 
 import sys
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import fields
 from functools import cache
@@ -35,12 +37,18 @@ def expand(names: Iterable[str]) -> list[str]:
 
     UserError for an unknown name.
     """
-    field = [recipe.name for recipe in all_methods().values() if not recipe.variant]
-    expanded = [each for name in names for each in (field if name == FIELD else [name])]
-    for name in expanded:
-        if name not in all_methods():
+    expanded = dict[str, None]()
+    for name in names:
+        if name == FIELD:
+            recipes_of_field = [
+                recipe for recipe in all_methods().values() if not recipe.variant
+            ]
+            expanded |= {recipe.name: None for recipe in recipes_of_field}
+        elif name in all_methods():
+            expanded[name] = None
+        else:
             raise unknown_name("method", name, method_choices())
-    return list(dict.fromkeys(expanded))
+    return list(expanded)
 
 
 def method_choices() -> list[str]:
@@ -49,35 +57,30 @@ def method_choices() -> list[str]:
 
 
 def get_method(name: str) -> Recipe:
-    """Return the recipe of the method called ``name``; raises UserError for an unknown
-    name.
-    """
+    """Return the recipe of the method called ``name``; UserError for an unknown one."""
     return lookup("method", name, all_methods())
 
 
 @cache
 def all_methods() -> Mapping[str, Recipe]:
-    """Return all recipes by name, those of plug-ins last; ValueError if two recipes of
-    orca-ray share a name.
+    """Return all recipes by name, those of plug-ins last.
+
+    Raises ValueError if two recipes of orca-ray share a name.
     """
-    return with_plug_ins(
-        "method", Recipe, declared(Recipe, "RECIPE", modules(recipes)), _objection
-    )
+    own_recipes = declared(Recipe, "RECIPE", modules(recipes))
+    return with_plug_ins("method", Recipe, own_recipes, _objection)
 
 
-def _objection(new: Recipe, found: Mapping[str, Recipe]) -> str:
-    """Return why the options of a method cannot be added to those of the methods
-    ``found``; "" if they can.
+def _objection(new: Recipe, present: Mapping[str, Recipe]) -> str:
+    """Return why the options of the recipe ``new`` cannot be added.
+
+    "": no method of ``present`` has other options of the same name.
     """
-    known = {
-        section_name(each): each for recipe in found.values() for each in recipe.options
-    }
+    sections = _sections(present.values())
     for config in new.options:
         section = section_name(config)
-        if (
-            section in {*Recipe.sections, "align"}
-            or known.get(section, config) is not config
-        ):
+        is_shared = section in {*Recipe.sections, "align"}
+        if is_shared or sections.get(section, config) is not config:
             return (
                 f"declares the options {section}.*, which exist: give {config.__name__}"
                 " another name"
@@ -114,63 +117,56 @@ _YOUNGER = {
 """Defaults of the options that were added after the first records."""
 
 
-def _own() -> dict[str, type[Any]]:
+def _sections(methods: Iterable[Recipe]) -> dict[str, type[Any]]:
+    """Return the options of single ``methods``, by name of their section."""
     return {
-        section_name(config): config
-        for recipe in all_methods().values()
-        for config in recipe.options
+        section_name(config): config for recipe in methods for config in recipe.options
     }
 
 
 @cache
 def names() -> Mapping[str, type[int] | type[float] | type[str]]:
     """Return the type (int, float or str) of every hyper-parameter by dotted name."""
+    sections = {**SHARED, **_sections(all_methods().values())}
     return {
         f"{section}.{option.name}": type(getattr(config(), option.name))
-        for section, config in {**SHARED, **_own()}.items()
+        for section, config in sections.items()
         for option in fields(config)
     }
 
 
 def from_flat(values: Mapping[str, Scalar]) -> Hyperparameters:
-    """Return hyper-parameters with ``values`` by dotted name and, for all others, the
-    defaults of their sections.
+    """Return hyper-parameters with ``values`` by dotted name.
 
-    Raises UserError for an unknown name, a value of the wrong type, or a value out of
-    range.
+    All others have the defaults of their sections. Raises UserError for an unknown
+    name, a value of the wrong type, or a value out of range.
     """
-    known = names()
-    own = _own()
-    sections: dict[str, dict[str, Scalar]] = {
-        section: {} for section in {**SHARED, **own}
-    }
+    types = names()
+    options = defaultdict[str, dict[str, Scalar]](dict)
     for name, value in values.items():
-        if name not in known:
-            raise unknown_name("hyper-parameter", name, known)
+        if name not in types:
+            raise unknown_name("hyper-parameter", name, types)
         section, option = name.split(".")
-        sections[section][option] = _checked(name, value, known[name])
+        options[section][option] = _checked(name, value, types[name])
+    of_methods = _sections(all_methods().values())
     try:
-        shared = {
-            section: config(**sections[section]) for section, config in SHARED.items()
-        }
         return Hyperparameters(
-            **shared,
+            **{name: config(**options[name]) for name, config in SHARED.items()},
             of_methods={
-                section: config(**sections[section]) for section, config in own.items()
+                name: config(**options[name]) for name, config in of_methods.items()
             },
         )
+    except UserError:
+        raise
     except ValueError as error:  # out of range
-        raise (
-            error if isinstance(error, UserError) else UserError(str(error))
-        ) from error
+        raise UserError(str(error)) from error
 
 
 def resolve(method: str, values: Mapping[str, Scalar]) -> Hyperparameters:
-    """Return the hyper-parameters with ``values`` by dotted name and, for all others,
-    the defaults of ``method``.
+    """Return the hyper-parameters with ``values`` by dotted name.
 
-    Raises UserError for an unknown method or name, a value of the wrong type, or a
-    value out of range.
+    All others have the defaults of ``method``. Raises UserError for an unknown method
+    or name, a value of the wrong type, or a value out of range.
     """
     return from_flat({**get_method(method).defaults, **values})
 
@@ -178,45 +174,39 @@ def resolve(method: str, values: Mapping[str, Scalar]) -> Hyperparameters:
 def relevant(
     options: Hyperparameters, method: str, searched: Collection[str] = ()
 ) -> dict[str, Scalar]:
-    """Return the values of those hyper-parameters that ``method`` uses (see
-    `Recipe.sections`), by dotted name.
+    """Return the values of the hyper-parameters that ``method`` uses, by dotted name.
 
-    An option that did not exist in older results stores is left out if its value is the
-    method's default and its name is not in ``searched``. So a trial has the same key as
-    in an older store.
+    `Recipe.sections` says which these are. An option that did not exist in older
+    results stores is left out if its value is the method's default and its name is not
+    in ``searched``. So a trial has the same key as in an older store.
     """
     recipe = get_method(method)
-    used = {
-        *recipe.sections,
-        *(["align"] if recipe.aligns else []),
-        *map(section_name, recipe.options),
-    }
+    used = {*recipe.sections, *map(section_name, recipe.options)}
+    if recipe.aligns:
+        used.add("align")
     omitted = {
         name: recipe.defaults.get(name, value)
         for name, value in _YOUNGER.items()
         if name not in searched
     }
-    return {
-        name: value
-        for name, value in options.to_flat().items()
-        if (name in used or name.split(".")[0] in used)
-        and (name not in omitted or value != omitted[name])
-    }
+    values = dict[str, Scalar]()
+    for name, value in options.to_flat().items():
+        section, _, _ = name.partition(".")
+        is_omitted = name in omitted and value == omitted[name]
+        if (name in used or section in used) and not is_omitted:
+            values[name] = value
+    return values
 
 
 def _checked(
     name: str, value: Scalar, expected: type[int] | type[float] | type[str]
 ) -> Scalar:
-    # In Python, bool is an int, but "epochs: true" is a mistake; an int is a valid
-    # float.
-    if not isinstance(value, bool):
-        if isinstance(value, expected):
-            return value
-        if (
-            expected is float
-            and isinstance(value, int)
-            and abs(value) <= sys.float_info.max
-        ):
-            return float(value)
+    # In Python, bool is an int, but "epochs: true" is a mistake.
+    is_bool = isinstance(value, bool)
+    if isinstance(value, expected) and not is_bool:
+        return value
+    is_valid_int = isinstance(value, int) and abs(value) <= sys.float_info.max
+    if expected is float and is_valid_int and not is_bool:
+        return float(value)
     kind = {int: "a whole number", float: "a number", str: "a name"}[expected]
     raise UserError(f"hyper-parameter {name} must be {kind}, got {value!r}")

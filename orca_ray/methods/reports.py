@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class EpochProgress:
-    """Record of progress after one `TrialTrainer.step`; fields that do not apply to the
-    stage are None.
+    """Record of progress after one `TrialTrainer.step`.
+
+    Fields that do not apply to the stage are None.
     """
 
     stage: str
@@ -49,7 +50,7 @@ class Outcome:
     epochs: int = 0
     """Number of refine epochs that have run."""
     training_loss: float | None = None
-    """Mean training loss of the last of them; None of methods without gradients."""
+    """Mean training loss of the last refine epoch; None without gradients."""
     distance_before: float | None = None
     distance_after: float | None = None
     align_epochs: int = 0
@@ -74,22 +75,21 @@ class Outcome:
     micro_batch: int | None = None
     """Maximum number of samples per forward pass of training in the refine stage."""
     samples_per_second: float | None = None
+    """Samples per second of training in the refine stage."""
     tokens_per_second: float | None = None
-    """Samples, and tokens at the input of the body, per second of training in the
-    refine stage.
-    """
+    """Tokens at the input of the body per second of training in the refine stage."""
     model_flop_utilisation: float | None = None
     """None; earlier versions reported it, and their records and checkpoints have it."""
     num_parameters: int = 0
+    """Number of parameters of the model."""
     num_trainable: int = 0
-    """Number of all parameters of the model, and of those that the refine stage trains.
-    """
+    """Number of parameters that the refine stage trains."""
     align_seconds: float = 0.0
+    """Seconds in the stages before refining."""
     refine_seconds: float = 0.0
+    """Seconds in refine training."""
     evaluate_seconds: float = 0.0
-    """Seconds in the stages before refining, in refine training, and in evaluation (all
-    validations and the test).
-    """
+    """Seconds in evaluation: all validations and the test."""
     peak_memory_mib: float | None = None
     """On CUDA, the maximum memory allocated; on a CPU, the largest resident size of the
     process after any epoch.
@@ -97,10 +97,10 @@ class Outcome:
 
 
 def joined(notes: str | None, more: Iterable[str]) -> str | None:
-    """Return ``notes`` (sentences joined by "; ") with the sentences of ``more`` that
-    it lacks; None if empty.
+    """Return ``notes`` (sentences joined by "; ") with the new ones of ``more``.
+
+    None if there are none.
     """
     present = notes.split("; ") if notes else []
-    return (
-        "; ".join([*present, *(note for note in more if note not in present)]) or None
-    )
+    new = [note for note in more if note not in present]
+    return "; ".join([*present, *new]) or None

@@ -1,8 +1,7 @@
-"""`TrialTrainer` runs one trial: adapts a body to a task by a method, epoch by epoch,
-with exact resume.
+"""`TrialTrainer` runs one trial, epoch by epoch, with exact resume.
 
-It does not catch UserError, NotFiniteError and out-of-memory errors; the caller sets
-the trial's status.
+A trial adapts a body to a task by a method. The trainer does not catch UserError,
+NotFiniteError and out-of-memory errors; the caller sets the trial's status.
 """
 
 import gc
@@ -22,7 +21,7 @@ from orca_ray.data.prepared import (
     with_fold,
     with_train_fraction,
 )
-from orca_ray.data.rows import Array
+from orca_ray.data.rows import Array, Rows
 from orca_ray.errors import UserError
 from orca_ray.methods.options import Scalar
 from orca_ray.methods.registry import check_unfit, get_method, resolve
@@ -46,22 +45,23 @@ from orca_ray.tasks.augmentations import get_augmentation, get_shift
 from orca_ray.tasks.scaling import input_statistics, with_target_statistics
 from orca_ray.tasks.task import Task
 from orca_ray.training.checkpoint import AlignedCache
+from orca_ray.training.config import DataConfig
 from orca_ray.training.evaluate import BATCH_SIZE, Objective, SplitInputs, predict
 from orca_ray.training.numerics import choose_precision, derive_seed, torch_settings
 from orca_ray.training.ranks import ALONE, Ranks
 from orca_ray.training.sample_cost import memory_mib
 
 _FORMAT = 6
+"""Version of the content of checkpoints; those of another version are not restored."""
 _log = logging.getLogger(__name__)
 
 
 class TrialTrainer:
-    """Trainer of one trial: runs a method's stages and, if ``test``, the test; a `step`
-    is one epoch or one probe.
+    """Trainer of one trial: runs a method's stages and, if ``test``, the test.
 
-    On a CPU, equal arguments give bit-equal outcomes, whatever ran in the process
-    before. Every call restores torch's global random generators, number of threads and
-    determinism flag afterwards.
+    A `step` is one epoch or one probe. On a CPU, equal arguments give bit-equal
+    outcomes, whatever ran in the process before. Every call restores torch's global
+    random generators, number of threads and determinism flag afterwards.
     """
 
     def __init__(
@@ -113,19 +113,14 @@ class TrialTrainer:
         check_unfit(method, task)
         recipe = get_method(method)
         self._hyperparameters = resolve(method, hyperparameters)
-        data = with_fold(data, self._hyperparameters.data.fold)
+        data = _chosen_data(task, data, self._hyperparameters.data, seed)
+        statistics = None
+        if standardise:
+            statistics = input_statistics(data.train.x, task.input_scale)
+            data = with_target_statistics(task, data)
         # Own data may have no test split; in the place of a fold, -1 means that
         # training has the test samples, too.
         test = test and len(data.test) > 0 and self._hyperparameters.data.fold != -1
-        if (fraction := self._hyperparameters.data.fraction) != 1:
-            drawn = derive_seed(seed, "fraction") % 2**32
-            data = with_train_fraction(
-                data, fraction, drawn, classes=task.target.kind == "classes"
-            )
-        statistics = (
-            input_statistics(data.train.x, task.input_scale) if standardise else None
-        )
-        data = with_target_statistics(task, data) if standardise else data
         self._device = torch.device(device)
         self._threads = threads
         self._deterministic = deterministic
@@ -143,9 +138,10 @@ class TrialTrainer:
                 statistics=statistics,
             )
             model = recipe.network(request).to(self._device)
-            self._weight_names = weight_names(
-                recipe, model
-            )  # stages may add modules for training
+            # Stages may add modules for training.
+            self._weight_names = weight_names(recipe, model)
+            shift = self._hyperparameters.refine.shift
+            augmentation = get_shift(task, shift) or get_augmentation(task.augmentation)
             self._trial: Trial | None = Trial(
                 method=method,
                 aligns=recipe.aligns,
@@ -160,8 +156,7 @@ class TrialTrainer:
                 objective=Objective(
                     task.target, task.loss, task.metric, data.y_mean, data.y_std
                 ),
-                augmentation=get_shift(task, self._hyperparameters.refine.shift)
-                or get_augmentation(task.augmentation),
+                augmentation=augmentation,
                 model=model,
                 cache=AlignedCache(aligned) if reuse_aligned else None,
                 test=test,
@@ -169,9 +164,8 @@ class TrialTrainer:
                 on_step=on_step,
                 ranks=ranks,
             )
-            self._stages: list[Stage] = list(
-                recipe.stages(self._trial)
-            )  # the current one and those after it
+            self._stages: list[Stage] = list(recipe.stages(self._trial))
+            """The current stage and those after it."""
         self._identity = {
             "task": task.name,
             "data": data.fingerprint,
@@ -185,9 +179,7 @@ class TrialTrainer:
         """Name of the stage that the next `step` runs, or ``done``."""
         self._outcome = Outcome(
             num_parameters=sum(map(num_values, model.parameters())),
-            num_trainable=sum(
-                parameter.numel() for parameter in set(recipe.trainable(model))
-            ),
+            num_trainable=sum(map(num_values, set(recipe.trainable(model)))),
         )
 
     @property
@@ -197,29 +189,27 @@ class TrialTrainer:
 
     @property
     def parallel(self) -> bool:
-        """Whether the next `step` must be called by all ranks; if not, only the first
-        rank calls it.
+        """Whether the next `step` must be called by all ranks.
+
+        If not, only the first rank calls it.
         """
         return not self.done and self._stages[0].parallel
 
     @property
     def trial(self) -> Trial:
-        """Task, data, options and model, which the stages share; not available after
-        `close`.
-        """
+        """Task, data, options and model, which the stages share, until `close`."""
         assert self._trial is not None, "this trainer is closed"
         return self._trial
 
     @property
     def model(self) -> CrossModalModel:
-        """The model with its present weights; once `done`, with the weights of the kept
-        epoch.
-        """
+        """The model with its present weights; once `done`, those of the kept epoch."""
         return self.trial.model
 
     def step(self) -> EpochProgress:
-        """Run one epoch or probe, and return its report; once `done`, only return a
-        report with stage "done".
+        """Run one epoch or probe, and return its report.
+
+        Once `done`, only return a report with stage "done".
         """
         if self.done:
             epochs = self._hyperparameters.refine.epochs
@@ -244,20 +234,23 @@ class TrialTrainer:
         return report
 
     def result(self) -> Outcome:
-        """Return the outcome so far; once `done`, it is final and, if ``test``,
-        includes the test score.
+        """Return the outcome so far.
+
+        Once `done`, it is final and, if ``test``, includes the test score.
         """
         return self._outcome
 
     def artefacts(self) -> tuple[Artefact, ...]:
-        """Return the artefacts (small pictures of what the model does) computed so far;
-        none unless ``test``.
+        """Return the artefacts so far, small pictures of what the model does.
+
+        There are none unless ``test``.
         """
         return tuple(self._artefacts.found)
 
     def outputs(self, split: SplitName) -> Array:
-        """Return the predictions [N, *output_shape] of the present model for a split,
-        as metrics take them.
+        """Return the present model's predictions [N, *output_shape] for a split.
+
+        They are in the target's units, as metrics take them.
         """
         trial = self.trial
         model = self.model
@@ -268,26 +261,30 @@ class TrialTrainer:
         )
         with self._computing():
             model.eval()
-            return predict(
-                SplitInputs(trial.data.splits[split].x, model, precision),
-                trial.objective,
-                BATCH_SIZE,
-            )[0]
+            inputs = SplitInputs(trial.data.splits[split].x, model, precision)
+            predictions, _ = predict(inputs, trial.objective, BATCH_SIZE)
+        return predictions
 
     def snapshot(self, protocol: str = HELD_OUT) -> Snapshot:
-        """Return the present model as a model folder holds it; once `done`, with the
-        weights of the kept epoch.
+        """Return the present model as a model folder holds it.
 
-        ``protocol`` is only recorded. Raises UserError if the configuration of the body
-        can no longer be read.
+        Once `done`, it has the weights of the kept epoch. ``protocol`` is only
+        recorded. Raises UserError if the configuration of the body can no longer be
+        read.
         """
         return take_snapshot(self.trial, self._weight_names, self._outcome, protocol)
 
     def save(self, path: str | Path) -> None:
-        """Write a checkpoint to ``path`` atomically; possible between any two steps,
-        and in ``on_step``.
+        """Write a checkpoint to ``path`` atomically.
+
+        It can be called between any two steps, and in ``on_step``.
         """
-        state = self.model.state_dict()
+        # Stages before refining may change the weights outside the body only.
+        weights = {
+            name: value
+            for name, value in self.model.state_dict().items()
+            if not name.startswith("body.")
+        }
         tensor_cache.save(
             path,
             {
@@ -296,25 +293,22 @@ class TrialTrainer:
                 "stages": len(self._stages),
                 "stage": self._stages[0].state_dict(),
                 "outcome": asdict(self._outcome),
-                # Stages before refining may change the weights outside the body only.
-                "weights": {
-                    name: value
-                    for name, value in state.items()
-                    if not name.startswith("body.")
-                },
+                "weights": weights,
                 "artefacts": self._artefacts.state_dict(),
             },
         )
 
     def start(self, weights: Mapping[str, torch.Tensor]) -> None:
-        """Load the weights of another trial's model, by name; UserError unless they are
-        those of this network.
+        """Load the weights of another trial's model, by name.
+
+        Raises UserError unless they are those of this network.
         """
         load_weights(self.model, weights, self._weight_names)
 
     def restore(self, path: str | Path) -> bool:
-        """Restore a checkpoint and return True; False if it is missing, damaged, or of
-        another trial or version.
+        """Restore a checkpoint, and return whether that was possible.
+
+        It is not if the checkpoint is missing, damaged, or of another trial or version.
         """
         state = tensor_cache.load(path)
         if state is None:
@@ -336,19 +330,18 @@ class TrialTrainer:
         return True
 
     def close(self) -> None:
-        """Free the memory of model, optimiser and caches, including CUDA memory;
+        """Free the memory of model, optimiser and caches, including CUDA memory.
+
         `result` remains available.
         """
         self._stages = []
         self._trial = None
+        uses_cuda = self._device.type == "cuda"
         # Only the garbage collector frees checkpointed layers and compiled networks; it
         # takes 0.2 s.
-        if (
-            self._device.type == "cuda"
-            or self._hyperparameters.refine.gradient_checkpointing == "on"
-        ):
+        if uses_cuda or self._hyperparameters.refine.gradient_checkpointing == "on":
             gc.collect()
-        if self._device.type == "cuda":
+        if uses_cuda:
             torch.cuda.empty_cache()
 
     def _name_stage(self) -> None:
@@ -358,17 +351,36 @@ class TrialTrainer:
         return torch_settings(self._threads, deterministic=self._deterministic)
 
 
+def _chosen_data(
+    task: Task, data: PreparedData, options: DataConfig, seed: int
+) -> PreparedData:
+    """Return the data with the fold, and the share of training samples, of a trial."""
+    data = with_fold(data, options.fold)
+    if options.fraction == 1:
+        return data
+    return with_train_fraction(
+        data,
+        options.fraction,
+        derive_seed(seed, "fraction") % 2**32,
+        classes=task.target.kind == "classes",
+    )
+
+
 def _check_data(task: Task, data: PreparedData) -> None:
+    """Raise UserError unless the data have the types and shapes of the task."""
     assert task.input_shape is not None, "a resolved task knows its shapes"
     target_shape = () if task.target.kind == "classes" else task.target.output_shape
     for name, split in (("training", data.train), ("validation", data.validation)):
-        for what, rows, shape in (
-            ("inputs", split.x, task.input_shape),
-            ("targets", split.y, target_shape),
-        ):
-            if rows.dtype.kind not in "biuf" or rows.shape != (len(split.x), *shape):
-                raise UserError(
-                    f"{task.name}: the {name} {what} have shape {rows.shape} and type"
-                    f" {rows.dtype}; the task needs {len(split.x)} rows of numbers of"
-                    f" shape {shape}: prepare its data again"
-                )
+        count = len(split.x)
+        _check_rows(task, f"{name} inputs", split.x, (count, *task.input_shape))
+        _check_rows(task, f"{name} targets", split.y, (count, *target_shape))
+
+
+def _check_rows(task: Task, name: str, rows: Rows, expected: tuple[int, ...]) -> None:
+    if rows.dtype.kind not in "biuf" or rows.shape != expected:
+        count, *shape = expected
+        raise UserError(
+            f"{task.name}: the {name} have shape {rows.shape} and type {rows.dtype};"
+            f" the task needs {count} rows of numbers of shape {tuple(shape)}: prepare"
+            " its data again"
+        )

@@ -71,9 +71,9 @@ def test_the_choice(errors: tuple[Tensor, ...], chosen: int) -> None:
     guard = AlignGuard(embedder, lambda: next(script))
     for number in range(len(errors)):
         nn.init.constant_(embedder.weight, 10 * number)
-        assert guard.due(POINTS[number])
+        assert guard.is_due(POINTS[number])
         guard.step(POINTS[number], 10 * number)
-        assert not guard.due(POINTS[number])
+        assert not guard.is_due(POINTS[number])
     assert guard.done
     assert guard.chosen == chosen
     assert [point.epoch for point in guard.points] == [0, 10, 20]
@@ -87,8 +87,8 @@ def test_the_choice(errors: tuple[Tensor, ...], chosen: int) -> None:
 def test_a_plateau_skips_points() -> None:
     guard = AlignGuard(nn.Linear(1, 1), lambda: FLAT)
     guard.step(0.0, 0)
-    assert not guard.due(0.2)
-    assert guard.due(1.0)
+    assert not guard.is_due(0.2)
+    assert guard.is_due(1.0)
     guard.step(1.0, 7)
     assert guard.done
     assert [point.epoch for point in guard.points] == [0, 7]

@@ -1,5 +1,6 @@
-"""The align stage of one trial: trains the embedder, guarded if the method says so, or
-replays a cached alignment.
+"""The align stage of one trial: trains the embedder, or replays a cached alignment.
+
+A method may guard the training; see `AlignGuard`.
 """
 
 import math
@@ -40,8 +41,7 @@ errors of the paired difference.
 
 
 class AlignGuard:
-    """Guard of aligning: measures the embedder's error at `POINTS` by a `Probe`, and
-    keeps the chosen point's weights.
+    """Guard of aligning: probes the embedder at `POINTS`, and keeps the best weights.
 
     The first choice is the embedder before aligning. The embedder at a later point
     replaces the present choice if its mean error over the samples of the probe is lower
@@ -50,28 +50,32 @@ class AlignGuard:
     """
 
     def __init__(self, embedder: nn.Module, probe: Callable[[], Tensor]) -> None:
-        """Guard ``embedder``; ``probe()`` returns the embedder's errors [n], each time
-        on the same samples.
+        """Guard ``embedder``; ``probe()`` returns its errors [n] on some samples.
+
+        The samples are the same in each call.
         """
         self._embedder = embedder
         self._probe = probe
         self._passed = 0
+        """Number of `POINTS` that have been probed."""
         self._errors_n: Tensor | None = None
+        """Errors of the chosen embedder."""
         self._weights: dict[str, Tensor] = {}
+        """Weights of the chosen embedder."""
         self.chosen = 0
         """Number of align epochs of the chosen embedder; 0: the embedder before
         aligning.
         """
         self.points: tuple[ProbePoint, ...] = ()
+        """Results of all probes so far."""
 
     @property
     def done(self) -> bool:
         """Whether the embedder has been probed at all `POINTS`."""
         return self._passed == len(POINTS)
 
-    def due(self, progress: float) -> bool:
-        """Return whether the schedule, with the share ``progress`` done, has reached
-        one of `POINTS` not yet probed.
+    def is_due(self, progress: float) -> bool:
+        """Return whether the next of `POINTS` is reached at the share ``progress``.
 
         If a plateau of the distance skips a part of the schedule, one probe may count
         for several `POINTS`.
@@ -79,8 +83,9 @@ class AlignGuard:
         return bisect_right(POINTS, progress) > self._passed
 
     def step(self, progress: float, epoch: int) -> ProbePoint:
-        """Probe the embedder after ``epoch`` epochs, choose it if clearly better, and
-        return the probe's result.
+        """Probe the embedder after ``epoch`` epochs, and choose it if clearly better.
+
+        Return the probe's result.
         """
         errors_n = self._probe()
         if self._errors_n is None or _is_lower(errors_n, self._errors_n):
@@ -101,19 +106,16 @@ class AlignGuard:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state for an exact resume."""
-        points = [(point.epoch, point.error) for point in self.points]
-        state = {
+        return {
             "passed": self._passed,
             "chosen": self.chosen,
             "errors": self._errors_n,
-            "points": points,
+            "points": [(point.epoch, point.error) for point in self.points],
+            "weights": self._weights,
         }
-        return state | {"weights": self._weights}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the ``state`` of an earlier guard, to continue exactly where that
-        guard was.
-        """
+        """Restore the ``state`` of an interrupted guard, to continue from it."""
         self._passed = state["passed"]
         self.chosen = state["chosen"]
         self._errors_n = state["errors"]
@@ -148,19 +150,19 @@ class AlignStage:
         self._config = config or trial.hyperparameters.align
         self._key: str | None = None
         self._stage: AlignLoop | AlignReplay | None = None
-        self._guard: AlignGuard | None = None  # of an `AlignLoop`
-        self._seconds = 0.0  # of the last step
+        self._guard: AlignGuard | None = None
+        """Guard of an `AlignLoop`; None: there is no guard, or a replay."""
+        self._seconds = 0.0
+        """Duration of the last step."""
         if trial.test:
             trial.artefacts.before_aligning(trial.model, trial.device)
 
     @property
     def done(self) -> bool:
         """Whether the stage has ended."""
-        return (
-            self._stage is not None
-            and self._stage.done
-            and (self._guard is None or self._guard.done)
-        )
+        if self._stage is None or not self._stage.done:
+            return False
+        return self._guard is None or self._guard.done
 
     def step(self) -> EpochProgress:
         """Run one epoch or probe, or replay it from the cache, and return its report.
@@ -169,15 +171,11 @@ class AlignStage:
         a new alignment in the cache.
         """
         started = perf_counter()  # includes source features and pseudo-labels
-        self._stage = stage = self._stage or self._open()
-        report: AlignEpoch | ProbePoint
-        if (
-            isinstance(stage, AlignLoop)
-            and self._guard is not None
-            and self._guard.due(stage.progress)
-        ):
-            report = self._guard.step(stage.progress, stage.epoch)
-        else:
+        if self._stage is None:
+            self._stage = self._open()
+        stage = self._stage
+        report: AlignEpoch | ProbePoint | None = self._probe_if_due(stage)
+        if report is None:
             report = stage.step()
         if self.done and isinstance(stage, AlignLoop):
             self._store(stage)
@@ -199,13 +197,26 @@ class AlignStage:
             progress, distance=report.distance, learning_rate=report.learning_rate
         )
 
+    def _probe_if_due(self, stage: AlignLoop | AlignReplay) -> ProbePoint | None:
+        guard = self._guard
+        if guard is None or not isinstance(stage, AlignLoop):
+            return None
+        if not guard.is_due(stage.progress):
+            return None
+        return guard.step(stage.progress, stage.epoch)
+
     def add_to(self, outcome: Outcome) -> Outcome:
-        """Return a copy of ``outcome`` with the results of this stage so far, and the
-        last step's seconds added.
+        """Return a copy of ``outcome`` with the results of this stage so far.
+
+        The last step's seconds are added.
         """
         stage = self._stage
         assert stage is not None
-        chosen = self._guard.chosen if self._guard is not None and self.done else None
+        chosen = None
+        if isinstance(stage, AlignReplay):
+            chosen = stage.chosen
+        elif self._guard is not None and self.done:
+            chosen = self._guard.chosen
         return replace(
             outcome,
             distance_before=stage.distance_before,
@@ -213,7 +224,7 @@ class AlignStage:
             align_epochs=stage.epoch,
             align_plateaued=stage.plateaued,
             align_reused=isinstance(stage, AlignReplay),
-            align_chosen=stage.chosen if isinstance(stage, AlignReplay) else chosen,
+            align_chosen=chosen,
             notes=joined(outcome.notes, stage.notes),
             align_seconds=outcome.align_seconds + self._seconds,
         )
@@ -222,13 +233,13 @@ class AlignStage:
         """Return the state for `load_state_dict`; None before the first step."""
         if self._stage is None:
             return None
-        return self._stage.state_dict() | {
-            "guard": None if self._guard is None else self._guard.state_dict()
-        }
+        guard_state = None if self._guard is None else self._guard.state_dict()
+        return self._stage.state_dict() | {"guard": guard_state}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the ``state`` of an earlier stage, to continue there; restore the
-        embedder's weights before.
+        """Restore the ``state`` of an interrupted stage, to continue from it.
+
+        The embedder's weights must be restored before.
         """
         if "replay" in state:
             alignment = Alignment.from_state(state["replay"])
@@ -256,26 +267,24 @@ class AlignStage:
 
     def _open(self) -> AlignLoop | AlignReplay:
         source = self._trial.source_features()
-        if self._trial.cache is not None:
+        cache = self._trial.cache
+        embedder = self._trial.model.embedder
+        if cache is not None:
             self._key = self._make_key(source)
-            if alignment := self._trial.cache.load(
-                self._key, self._trial.model.embedder
-            ):
-                return AlignReplay(self._trial.model.embedder, alignment)
+            alignment = cache.load(self._key, embedder)
+            if alignment:
+                return AlignReplay(embedder, alignment)
         return self._make_loop()
 
     def _make_loop(self) -> AlignLoop:
         trial = self._trial
         if self._guarded:
-            train = trial.data.splits["train"]
+            splits = [trial.data.splits["train"]]
             validation = trial.data.splits["validation"]
             # Under protocol ``paper``, the validation split is the test split, and
             # train contains all other samples.
-            splits = (
-                [train]
-                if validation is trial.data.splits.get("test")
-                else [train, validation]
-            )
+            if validation is not trial.data.splits.get("test"):
+                splits.append(validation)
             probe = Probe(
                 trial.model,
                 splits,
@@ -301,10 +310,9 @@ class AlignStage:
             learning_rate=self._config.learning_rate or distance.learning_rate,
         )
         model = trial.model
+        buffers = [model.input_mean, model.input_deviation]
         statistics = [
-            buffer
-            for buffer in (model.input_mean, model.input_deviation)
-            if buffer is not None
+            buffer.flatten().tolist() for buffer in buffers if buffer is not None
         ]
         settings = {
             "data": [trial.data.fingerprint, trial.hyperparameters.data.fraction],
@@ -312,7 +320,7 @@ class AlignStage:
             "guarded": self._guarded,
             "body": parse_body_name(trial.body)[0],
             "pretrained": trial.pretrained,
-            "statistics": [buffer.flatten().tolist() for buffer in statistics],
+            "statistics": statistics,
             "embedder": asdict(trial.hyperparameters.embedder),
             "align": asdict(config),
             "distance": distance.version,
@@ -325,12 +333,19 @@ class AlignStage:
 
 
 def make_align_loop(trial: Trial, config: AlignConfig) -> AlignLoop:
-    """Return a loop that aligns the embedder to the trial's source features by the
-    distance of ``config``.
+    """Return a loop that aligns the embedder to the trial's source features.
+
+    ``config`` names the distance that it minimises.
     """
     train = trial.data.train
     distance = fitted_distance(config.distance, trial.source_features(), trial.device)
-    rows = (train.x, train.y, trial.task.target)
     return AlignLoop(
-        trial.model, *rows, config, distance, seed=trial.seed, device=trial.device
+        trial.model,
+        train.x,
+        train.y,
+        trial.task.target,
+        config,
+        distance,
+        seed=trial.seed,
+        device=trial.device,
     )

@@ -1,5 +1,7 @@
-"""Changes of the body by methods: the attention layer of `no_body`, and the adapters of
-`lora`, made by ``peft``.
+"""Changes of the body by methods.
+
+They are the attention layer of `no_body`, and the adapters of `lora`, which ``peft``
+makes.
 """
 
 import contextlib
@@ -20,34 +22,39 @@ from orca_ray.models.crossmodal import CrossModalModel
 from orca_ray.models.weights import LoadedBody
 
 _FUSED = {"qkv", "Wqkv", "c_attn", "query_key_value"}
+"""Names of layers that project to queries, keys and values together."""
+_QUERY = {"q", "query", "q_proj", "q_lin", *_FUSED}
+"""Names of layers that project to queries."""
+_VALUE = {"v", "value", "v_proj", "v_lin", *_FUSED}
+"""Names of layers that project to values."""
 _ROLES: Mapping[str, Callable[[str], bool]] = {
     "attention": lambda name: "att" in name,
     "mlp": lambda name: "att" not in name,
-    "query": lambda name: (
-        name.rpartition(".")[2] in {"q", "query", "q_proj", "q_lin", *_FUSED}
-    ),
-    "value": lambda name: (
-        name.rpartition(".")[2] in {"v", "value", "v_proj", "v_lin", *_FUSED}
-    ),
+    "query": lambda name: name.rpartition(".")[2] in _QUERY,
+    "value": lambda name: name.rpartition(".")[2] in _VALUE,
 }
-"""Whether a linear layer has a role, given its name inside a transformer layer, e.g.
-``attention.self.query``.
+"""Functions that return whether a linear layer has a role.
+
+They get its name inside a transformer layer, e.g. ``attention.self.query``.
 """
 
 HEAD_WIDTH = 64
-"""Width of an attention head of `AttentionBody` if the token width is a multiple of it;
-if not, there is one head.
+"""Width of an attention head of `AttentionBody` if it divides the width of tokens.
+
+If it does not, there is one head.
 """
 
 
 class AttentionBody(Body):
-    """Body of one multi-head self-attention layer with a residual connection and a
-    norm, [B, T, D] -> [B, T, D].
+    """Body of one self-attention layer, [B, T, D] -> [B, T, D].
+
+    The layer has several heads, a residual connection and a norm.
     """
 
     def __init__(self, replaced: LoadedBody, dropout: float) -> None:
-        """Initialise at random; modality, token width and number of prefix tokens are
-        those of ``replaced``.
+        """Initialise at random, in the place of the body ``replaced``.
+
+        Modality, token width and number of prefix tokens are those of ``replaced``.
         """
         super().__init__()
         width = replaced.stem.width
@@ -86,12 +93,11 @@ def lora_network(request: NetworkRequest) -> CrossModalModel:
 
 
 def insert_adapters(body: Body, options: LoraConfig) -> None:
-    """Replace linear layers of ``body`` in place by those of `peft`; torch's global
-    generator draws LoRA's A matrices.
+    """Replace linear layers of ``body`` in place by those of `peft`.
 
-    The body must be on the CPU. Raises UserError if the library is not installed, if a
-    layer to adapt is missing (see `linear_layers`), or if a layer cannot be stored in 4
-    bits (see `quantise`).
+    torch's global generator draws LoRA's A matrices. The body must be on the CPU.
+    Raises UserError if the library is not installed, if a layer to adapt is missing
+    (see `linear_layers`), or if a layer cannot be stored in 4 bits (see `quantise`).
     """
     try:
         with _without_hub_kernels():
@@ -122,26 +128,24 @@ def _without_hub_kernels() -> Iterator[None]:
     If it is installed, bitsandbytes, which peft imports, downloads compiled code from
     the hub and runs it.
     """
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(
-        logging.ERROR
-    )  # it warns that the package is missing
-    found = sys.modules.get("kernels")
+    # It warns that the package is missing.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    imported = sys.modules.get("kernels")
     sys.modules["kernels"] = None  # type: ignore[assignment]
     try:
         yield
     finally:
-        if found is None:
+        if imported is None:
             del sys.modules["kernels"]
         else:
-            sys.modules["kernels"] = found
+            sys.modules["kernels"] = imported
 
 
 def linear_layers(body: Body, targets: str) -> dict[str, nn.Module]:
-    """Return by name the linear layers of ``body`` that LoRA adapts if ``lora.targets``
-    is ``targets``.
+    """Return the linear layers of ``body`` that LoRA adapts, by name.
 
-    Raises UserError if the body has no transformer layers, or if one has no linear
-    layer of a kind in ``targets``.
+    ``targets`` is the value of ``lora.targets``. Raises UserError if the body has no
+    transformer layers, or if one has no linear layer of a kind in ``targets``.
     """
     names = {module: name for name, module in body.named_modules()}
     layers = repeated_layers(body)
@@ -158,17 +162,17 @@ def linear_layers(body: Body, targets: str) -> dict[str, nn.Module]:
             if isinstance(part, nn.Linear | Conv1D)
         }
         for role in TARGETS[targets]:
-            found = {
+            of_role = {
                 f"{names[layer]}.{name}": part
                 for name, part in linear.items()
                 if _ROLES[role](name)
             }
-            if not found:
+            if not of_role:
+                present = ", ".join(linear) or "no linear layer at all"
                 raise UserError(
                     f"lora.targets {targets!r}: the body has no linear layer for {role}"
-                    f" in {names[layer]}, which has"
-                    f" {', '.join(linear) or 'no linear layer at all'}: choose another"
-                    f" of {', '.join(TARGETS)}"
+                    f" in {names[layer]}, which has {present}: choose another of"
+                    f" {', '.join(TARGETS)}"
                 )
-            chosen |= found
+            chosen |= of_role
     return chosen

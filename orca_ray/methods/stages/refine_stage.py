@@ -1,6 +1,4 @@
-"""The refine stage of one trial: training, selection of the best epoch by validation,
-and the test.
-"""
+"""The refine stage of one trial: training, choice of the best epoch, and the test."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, replace
@@ -19,8 +17,9 @@ from orca_ray.training.refine import RefineEpoch, RefineLoop
 
 
 class RefineStage:
-    """Stage that trains by gradients; if ``final``, it ends with the best weights and,
-    if `Trial.test`, a test.
+    """Stage that trains by gradients.
+
+    If ``final``, it ends with the best weights and, if `Trial.test`, with a test.
     """
 
     parallel = True
@@ -55,7 +54,7 @@ class RefineStage:
         self._config = config or trial.hyperparameters.refine
         self._terms = batch_term, step_term
         self._loop: RefineLoop | None = None
-        self._seconds = 0.0  # of the test
+        self._test_seconds = 0.0
         self._test_score: float | None = None
         self._epoch: RefineEpoch | None = None
 
@@ -65,11 +64,16 @@ class RefineStage:
         return self._loop is not None and self._loop.done
 
     def step(self) -> EpochProgress:
-        """Run one epoch; the last of a final stage also loads the best weights and, if
-        the trial tests, tests them.
+        """Run one epoch, and return its report.
+
+        The last epoch of a final stage also loads the best weights and, if the trial
+        tests, tests them.
         """
-        self._loop = loop = self._loop or self._make()
-        self._epoch = epoch = loop.step()
+        if self._loop is None:
+            self._loop = self._make()
+        loop = self._loop
+        epoch = loop.step()
+        self._epoch = epoch
         if loop.done and self._final:
             self._finish(loop)
         return EpochProgress(
@@ -83,8 +87,9 @@ class RefineStage:
         )
 
     def add_to(self, outcome: Outcome) -> Outcome:
-        """Return a copy of ``outcome`` plus the last epoch's seconds and, if ``final``,
-        best epoch and test score.
+        """Return a copy of ``outcome`` with the last epoch's seconds added.
+
+        A final stage also adds the best epoch and any test score.
         """
         loop = self._loop
         epoch = self._epoch
@@ -97,6 +102,8 @@ class RefineStage:
                 align_seconds=outcome.align_seconds + epoch.seconds,
                 notes=notes,
             )
+        training_seconds = epoch.seconds - epoch.validation_seconds
+        evaluation_seconds = epoch.validation_seconds + self._test_seconds
         return replace(
             outcome,
             **asdict(loop.throughput()),
@@ -105,12 +112,8 @@ class RefineStage:
             best_epoch=loop.best_epoch,
             epochs=epoch.epoch,
             training_loss=epoch.loss,
-            refine_seconds=outcome.refine_seconds
-            + epoch.seconds
-            - epoch.validation_seconds,
-            evaluate_seconds=outcome.evaluate_seconds
-            + epoch.validation_seconds
-            + self._seconds,
+            refine_seconds=outcome.refine_seconds + training_seconds,
+            evaluate_seconds=outcome.evaluate_seconds + evaluation_seconds,
             precision=loop.precision.name,
             micro_batch=loop.micro_batch,
             test_score=self._test_score,
@@ -121,7 +124,7 @@ class RefineStage:
         return self._loop.state_dict() if self._loop else None
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the ``state`` of an earlier stage, to continue where that stage was."""
+        """Restore the ``state`` of an interrupted stage, to continue from it."""
         self._loop = self._make()
         self._loop.load_state_dict(dict(state))
 
@@ -133,7 +136,7 @@ class RefineStage:
         test = self._trial.data.test
         predictions = loop.predict(test)
         self._test_score = score(predictions, test.y, self._trial.objective, test.group)
-        self._seconds = perf_counter() - started
+        self._test_seconds = perf_counter() - started
         self._trial.artefacts.after_test(predictions)
 
     def _make(self) -> RefineLoop:

@@ -30,7 +30,9 @@ class SourceTokens:
         return len(self.y)
 
     def to(self, device: torch.device) -> "SourceTokens":
-        """Return the same samples and stem on ``device``, as a new object if they move."""
+        """Return the same samples and stem on ``device``, as a new object if they
+        move.
+        """
         if self.y.device == device:
             return self
         stem = copy.deepcopy(self.stem).to(device)

@@ -35,10 +35,9 @@ from orca_ray.training.evaluate import Objective, join_sample_rows
 from orca_ray.training.ranks import ALONE, Ranks
 
 NUM_POINTS = 200
-"""Largest number of source samples, and of training samples, whose features are shown
-in a picture.
-"""
+"""Largest number of samples of source, and of training, in a picture of features."""
 _BATCH_SIZE = 32
+"""Number of samples whose features are computed at a time."""
 
 
 class ArtefactCollector:
@@ -51,13 +50,16 @@ class ArtefactCollector:
         self._task = task
         self._data = data
         self._before: np.ndarray | None = None
+        """Features before aligning; None: they were not computed."""
         self.found: list[Artefact] = []
+        """The artefacts so far."""
         self.notes: list[str] = []
         """One sentence for each kind of artefact that failed."""
 
     def before_aligning(self, model: CrossModalModel, device: torch.device) -> None:
-        """Compute and keep the features of some training samples; call it with the
-        embedder's initial weights.
+        """Compute and keep the features of some training samples.
+
+        The embedder must have its initial weights.
         """
         with self._noting_failures():
             self._before = self._features(model, device)
@@ -65,44 +67,34 @@ class ArtefactCollector:
     def after_aligning(
         self, model: CrossModalModel, device: torch.device, source: SourceFeatures
     ) -> None:
-        """Compute the artefacts that show what aligning changed; none unless
-        `before_aligning` was called.
+        """Compute the artefacts that show what aligning changed.
+
+        There are none unless `before_aligning` was called.
         """
         if self._before is None:
             return
         with self._noting_failures():
-            chosen = evenly(len(source.x), NUM_POINTS)
+            rows = evenly(len(source.x), NUM_POINTS)
             train = self._data.train
-            classes = (
-                train.y[evenly(len(train), NUM_POINTS)]
-                if self._task.target.kind == "classes"
-                else None
+            classes = None
+            if self._task.target.kind == "classes":
+                classes = train.y[evenly(len(train), NUM_POINTS)]
+            aligned = Aligned(
+                self._task,
+                source.x.cpu().numpy()[rows],
+                source.y.cpu().numpy()[rows],
+                self._before,
+                self._features(model, device),
+                classes,
             )
-            x, y = (tensor.cpu().numpy()[chosen] for tensor in (source.x, source.y))
-            self._add(
-                Aligned(
-                    self._task,
-                    x,
-                    y,
-                    self._before,
-                    self._features(model, device),
-                    classes,
-                )
-            )
+            self._add(aligned)
 
     def after_test(self, predictions: np.ndarray) -> None:
-        """Compute the artefacts of the predictions [N, *output_shape] for the test
-        split.
-        """
+        """Compute the artefacts of the predictions [N, *output_shape] for test."""
         test = self._data.test
         with self._noting_failures():
-            self._add(
-                Evaluated(
-                    self._task,
-                    *join_sample_rows(predictions, test.y, test.group),
-                    test.x,
-                )
-            )
+            samples = join_sample_rows(predictions, test.y, test.group)
+            self._add(Evaluated(self._task, *samples, test.x))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state for an exact resume."""
@@ -129,32 +121,31 @@ class ArtefactCollector:
             self.notes.append(failure("of this trial", error))
 
     def _features(self, model: CrossModalModel, device: torch.device) -> np.ndarray:
-        """Return the features [n, D] of evenly spaced training samples, with the
-        embedder in evaluation mode.
+        """Return the features [n, D] of evenly spaced training samples.
+
+        The embedder computes them in evaluation mode.
         """
         x = self._data.train.x
-        training = model.embedder.training
-        chosen = evenly(len(x), NUM_POINTS)
+        rows = evenly(len(x), NUM_POINTS)
+        was_training = model.embedder.training
         model.embedder.eval()
+        features = []
         try:
             with torch.no_grad():
-                parts = [
-                    model.features(
-                        torch.from_numpy(np.asarray(x[rows], np.float32)).to(device)
-                    )
-                    for rows in np.split(
-                        chosen, range(_BATCH_SIZE, len(chosen), _BATCH_SIZE)
-                    )
-                ]
-                return torch.cat(parts).cpu().numpy()
+                for start in range(0, len(rows), _BATCH_SIZE):
+                    batch = x[rows[start : start + _BATCH_SIZE]]
+                    inputs = torch.from_numpy(np.asarray(batch, np.float32))
+                    features.append(model.features(inputs.to(device)))
+                return torch.cat(features).cpu().numpy()
         finally:
-            model.embedder.train(training)
+            model.embedder.train(was_training)
 
 
 @dataclass(frozen=True)
 class NetworkRequest:
-    """Record of the input of `Recipe.network`, which must use nothing else and keep the
-    global random state.
+    """Record of the input of `Recipe.network`.
+
+    The function must use nothing else, and keep the global random state.
     """
 
     task: Task
@@ -163,13 +154,15 @@ class NetworkRequest:
     """Arguments of `build_model`."""
 
     def given(self, *names: str) -> dict[str, Any]:
-        """Return a dict of those `arguments` whose names are in ``names``; KeyError if
-        one is missing.
+        """Return those `arguments` whose names are in ``names``.
+
+        Raises KeyError if one is missing.
         """
         return {name: self.arguments[name] for name in names}
 
     def build(self, **changes: Any) -> CrossModalModel:
-        """Return a model of new embedder, body and new head, by `build_model`;
+        """Return a model of new embedder, body and new head, made by `build_model`.
+
         ``changes`` replace `arguments`.
         """
         return build_model(**{**self.arguments, **changes})
@@ -184,8 +177,9 @@ def network_request(
     seed: int,
     statistics: tuple[Tensor, Tensor] | None,
 ) -> NetworkRequest:
-    """Return the request for the model of a trial; ``task`` must know its shapes
-    (`Task.resolved`).
+    """Return the request for the model of a trial.
+
+    ``task`` must know its shapes (`Task.resolved`).
     """
     return NetworkRequest(
         task,
@@ -207,8 +201,9 @@ def network_request(
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """Record of the task, data, options and model of one trial, which all its stages
-    use.
+    """Record of the task, data, options and model of one trial.
+
+    All stages of the trial use it.
     """
 
     method: str
@@ -241,50 +236,53 @@ class Trial:
 
     @cached_property
     def by_log_loss(self) -> bool:
-        """Whether the log loss of validation data chooses the epoch (see
-        `DataConfig.chooses`).
+        """Whether the log loss of validation data chooses the epoch.
+
+        See `DataConfig.chooses`. The score chooses if the target is not categorical, or
+        if some targets are ignored.
         """
-        wanted = (
-            self.hyperparameters.data.chooses == "log_loss"
-            and self.task.target.kind in ("classes", "labels")
-        )
-        return (
-            wanted and not (np.asarray(self.data.validation.y) < 0).any()
-        )  # no targets are ignored
+        if self.hyperparameters.data.chooses != "log_loss":
+            return False
+        if self.task.target.kind not in ("classes", "labels"):
+            return False
+        ignored = np.asarray(self.data.validation.y) < 0
+        return not ignored.any()
 
     def source_features(self) -> SourceFeatures:
-        """Return the features and labels of the alignment source ``align.source``,
-        which are cached.
-        """
+        """Return the cached features and labels of the source ``align.source``."""
         return source_features(self.source)
 
     @property
     def source(self) -> SourceChoice:
-        """The samples of ``align.source``; texts have as many tokens as the task's
-        samples.
+        """The samples of ``align.source``.
+
+        Texts have as many tokens as the task's samples.
         """
         options = self.hyperparameters
-        num_tokens = math.prod(self.model.embedder.layout)
-        seed = 0 if self.pretrained else self.seed  # a random stem depends on it
-        sizes = options.embedder.image_size, num_tokens, options.align.source_samples
         return SourceChoice(
-            options.align.source, self.body, *sizes, self.pretrained, seed
+            options.align.source,
+            self.body,
+            options.embedder.image_size,
+            math.prod(self.model.embedder.layout),
+            options.align.source_samples,
+            self.pretrained,
+            0 if self.pretrained else self.seed,  # a random stem depends on it
         )
 
 
 class Stage(Protocol):
-    """Interface of a stage, which trains parts of the model by epochs. Only a trial's
-    last stage may change the body.
+    """Interface of a stage, which trains parts of the model by epochs.
 
-    Stages are made together, before the first runs, so a constructor does no work that
-    depends on earlier stages.
+    Only a trial's last stage may change the body. Stages are made together, before the
+    first runs, so a constructor does no work that depends on earlier stages.
     """
 
     name: str
     """Name in `EpochProgress.stage`, distinct in a trial."""
     parallel: bool
-    """Whether all of `Trial.ranks` run the stage together; if not, the first rank alone
-    does.
+    """Whether all of `Trial.ranks` run the stage together.
+
+    If not, the first rank alone runs it.
     """
 
     @property
@@ -301,6 +299,7 @@ class Stage(Protocol):
         """Return the state for an exact resume; None before the first step."""
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the ``state`` of an earlier stage; the weights outside the body must
-        be restored already.
+        """Restore the ``state`` of an interrupted stage.
+
+        The weights outside the body must be restored already.
         """
