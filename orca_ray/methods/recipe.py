@@ -33,11 +33,10 @@ Measured on the pocket tasks; for `Recipe.other_epochs`.
 def align_then_refine(
     trial: "Trial", options: "AlignConfig | None" = None, *, guarded: bool = False
 ) -> "list[Stage]":
-    """Return an `AlignStage`, if the method aligns and ``align.epochs`` is not 0,
-    followed by a `RefineStage`.
+    """Return an `AlignStage`, if the method aligns, and a `RefineStage`.
 
-    ``options`` replace the trial's options ``align.*``. ``guarded``: whether an
-    `AlignGuard` chooses the embedder.
+    The method aligns if ``align.epochs`` is not 0. ``options`` replace the trial's
+    options ``align.*``. ``guarded``: whether an `AlignGuard` chooses the embedder.
     """
     from orca_ray.methods.stages.align_stage import AlignStage
     from orca_ray.methods.stages.refine_stage import RefineStage

@@ -35,7 +35,7 @@ FIELD = "field"
 def expand(names: Iterable[str]) -> list[str]:
     """Return ``names`` without duplicates; "field" becomes all methods but variants.
 
-    UserError for an unknown name.
+    Raises UserError for an unknown name.
     """
     expanded = dict[str, None]()
     for name in names:

@@ -369,8 +369,9 @@ def _describe(trial: Trial) -> BodySummary:
 
 
 def _frozen(recipe: Recipe, model: CrossModalModel) -> dict[str, Tensor]:
-    """Return the weights of the body that the method never trains, by name in the
-    network.
+    """Return the body's weights that the method never trains.
+
+    They have their names in the network.
     """
     trained = {id(parameter) for parameter in recipe.trainable(model)}
     parameters = dict(model.named_parameters())

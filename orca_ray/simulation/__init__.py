@@ -1,7 +1,7 @@
-"""Solvers of partial differential equations, and the fields of the benchmark
-``cabinet`` that they make.
+"""Solvers of partial differential equations.
 
-`examples/pdebench` makes files in PDEBench's layout with the same solvers.
+They make the fields of the benchmark ``cabinet``. `examples/pdebench` makes files in
+PDEBench's layout with the same solvers.
 """
 
 import numpy as np
@@ -11,16 +11,16 @@ Array = npt.NDArray[np.float64]
 
 
 def generators(seed: int, start: int, stop: int) -> list[np.random.Generator]:
-    """Return one independent random generator per sample from ``start`` to ``stop``
-    (exclusive).
+    """Return one random generator for each sample.
+
+    Samples are numbered from ``start`` to ``stop`` (exclusive). The generators are
+    independent.
     """
     return [np.random.default_rng([seed, index]) for index in range(start, stop)]
 
 
 def centres(low: float, high: float, num_cells: int) -> Array:
-    """Return the centres [num_cells] of ``num_cells`` equal cells of the interval from
-    ``low`` to ``high``.
-    """
+    """Return the centres [num_cells] of equal cells from ``low`` to ``high``."""
     return low + (high - low) / num_cells * (
         np.arange(num_cells, dtype=np.float64) + 0.5
     )

@@ -1,5 +1,6 @@
-"""Darcy flow in two dimensions: -div(a grad u) = f on the unit square, u = 0 on its
-edge.
+"""Darcy flow in two dimensions.
+
+The equation is -div(a grad u) = f on the unit square, with u = 0 on its edge.
 """
 
 import numpy as np
@@ -8,9 +9,9 @@ from orca_ray.simulation import Array
 
 
 def solve_steady(permeability: Array, source: Array | float) -> Array:
-    """Solve -div(a grad u) = source; return u [N, N] at the centres of the N x N cells
-    of the unit square.
+    """Solve -div(a grad u) = source.
 
+    Return u [N, N] at the centres of the N x N cells of the unit square.
     ``permeability`` [N, N] is a, which is positive; ``source`` is [N, N] or a number.
     The method is five-point finite volumes of second order.
     """

@@ -1,10 +1,9 @@
-"""Finite volume method for hyperbolic systems of equations (MUSCL-Hancock); shallow
-water.
+"""Finite volume method for hyperbolic systems of equations (MUSCL-Hancock).
 
-A "sweep" is a time step along one axis of the grid. Arrays are [F, ..., N] with F
-fields; the last axis is that of the sweep. Conserved fields are (density, momenta...,
-others), primitive fields (density, velocities..., others); the momentum and velocity
-along the sweep come first. For water, density is depth.
+Shallow water. A "sweep" is a time step along one axis of the grid. Arrays are [F, ...,
+N] with F fields; the last axis is that of the sweep. Conserved fields are (density,
+momenta..., others), primitive fields (density, velocities..., others); the momentum and
+velocity along the sweep come first. For water, density is depth.
 """
 
 import math
@@ -33,8 +32,9 @@ class System(Protocol):
         """Return the primitive fields that correspond to conserved fields."""
 
     def drift(self, state: Array, slopes: Array) -> Array:
-        """Return dw/dt of the primitive fields w = ``state`` if dw/dx = ``slopes``,
-        with x along the first velocity.
+        """Return dw/dt of the primitive fields w = ``state``.
+
+        dw/dx is ``slopes``, with x along the first velocity.
         """
 
     def flux(self, left: Array, right: Array) -> Array:
@@ -44,14 +44,13 @@ class System(Protocol):
 def sweep(
     conserved: Array, ratio: Array | float, system: System, boundary: Boundary
 ) -> Array:
-    """Return the conserved fields [F, ..., N] after one time step along the last axis;
-    stable if ratio * speed <= 1.
+    """Return the conserved fields [F, ..., N] after one time step along the last axis.
 
-    Second order in smooth regions, no new extrema elsewhere (van Leer's limited slopes,
-    half step in primitive fields; Toro, Riemann Solvers and Numerical Methods for Fluid
-    Dynamics, section 14.4). ``ratio`` is the time step divided by the cell size, a
-    number or an array that broadcasts with [..., N]. The boundary "outflow" is open at
-    both ends.
+    Stable if ratio * speed <= 1. Second order in smooth regions, no new extrema
+    elsewhere (van Leer's limited slopes, half step in primitive fields; Toro, Riemann
+    Solvers and Numerical Methods for Fluid Dynamics, section 14.4). ``ratio`` is the
+    time step divided by the cell size, a number or an array that broadcasts with [...,
+    N]. The boundary "outflow" is open at both ends.
     """
     widths = [*[(0, 0)] * (conserved.ndim - 1), (2, 2)]
     state = np.pad(
@@ -75,8 +74,9 @@ def sweep(
 def sweep_axis(
     conserved: Array, ratio: float, system: System, boundary: Boundary, direction: int
 ) -> Array:
-    """Return the conserved fields [F, ..., X, Y] after a `sweep` along x (``direction``
-    0) or y (``direction`` 1).
+    """Return the conserved fields [F, ..., X, Y] after a `sweep`.
+
+    The sweep is along x (``direction`` 0) or y (``direction`` 1).
     """
     order = np.arange(len(conserved))
     order[[1, 1 + direction]] = order[[1 + direction, 1]]
@@ -85,8 +85,9 @@ def sweep_axis(
 
 
 def _limited_slopes(state: Array) -> Array:
-    """Return van Leer's slopes of the inner cells: harmonic mean of the differences to
-    both sides, 0 at extrema.
+    """Return van Leer's slopes of the inner cells.
+
+    They are the harmonic means of the differences to both sides, and 0 at extrema.
     """
     differences = state[..., 1:] - state[..., :-1]
     behind = differences[..., :-1]
@@ -103,24 +104,24 @@ def _limited_slopes(state: Array) -> Array:
 
 
 class Water:
-    """Shallow water over a flat bed; primitive fields: depth, velocities; conserved:
-    depth, momenta.
+    """Shallow water over a flat bed.
+
+    Primitive fields: depth, velocities; conserved: depth, momenta.
     """
 
     positive: tuple[int, ...] = (0,)
     """Indices of the primitive fields that must stay positive."""
 
     def primitive(self, conserved: Array) -> Array:
-        """Return the primitive fields (depth, velocities) that correspond to conserved
-        fields.
-        """
+        """Return primitive fields (depth, velocities) of conserved fields."""
         state = conserved.copy()
         state[1:] /= conserved[0]
         return state
 
     def drift(self, state: Array, slopes: Array) -> Array:
-        """Return dw/dt of the primitive fields w = ``state`` if dw/dx = ``slopes``,
-        with x along the first velocity.
+        """Return dw/dt of the primitive fields w = ``state``.
+
+        dw/dx is ``slopes``, with x along the first velocity.
         """
         result: Array = -state[1] * slopes
         result[0] -= state[0] * slopes[1]
@@ -128,8 +129,9 @@ class Water:
         return result
 
     def flux(self, left: Array, right: Array) -> Array:
-        """Return the HLL flux between primitive fields; the transverse velocity is
-        taken upwind (Toro 2001, ch. 10).
+        """Return the HLL flux between primitive fields.
+
+        The transverse velocity is taken upwind (Toro 2001, ch. 10).
         """
         wave_left = np.sqrt(GRAVITY * left[0])
         wave_right = np.sqrt(GRAVITY * right[0])
@@ -163,9 +165,9 @@ class Water:
 def evolve_water(
     initial: Array, cell: float, interval: float, num_frames: int, top_speed: float
 ) -> Array:
-    """Solve h_t + div(h v) = 0, (h v)_t + div(h v v) + grad(h^2 / 2) = 0 for depth h
-    and velocity v in 2D.
+    """Solve the shallow-water equations in 2D for depth h and velocity v.
 
+    They are h_t + div(h v) = 0 and (h v)_t + div(h v v) + grad(h^2 / 2) = 0.
     ``initial`` [3, B, X, Y] holds the depth and two momenta, in cells with sides
     ``cell``. Returns depths [B, num_frames, X, Y] at time intervals of ``interval``,
     the initial one first. ``top_speed`` is an upper bound of the wave speeds: 2 sqrt(g

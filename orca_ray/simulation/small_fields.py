@@ -1,9 +1,9 @@
-"""Fields of the benchmark ``cabinet``: solutions of partial differential equations,
-computed when data are built.
+"""Fields of the benchmark ``cabinet``, computed when data are built.
 
-Resolutions, times and coefficients are such that a U-Net learns each map from 1,000
-samples: the fields change much, but without chaos. The solvers are those of
-`orca_ray.simulation`, which are tested there.
+They are solutions of partial differential equations. Resolutions, times and
+coefficients are such that a U-Net learns each map from 1,000 samples: the fields change
+much, but without chaos. The solvers are those of `orca_ray.simulation`, which are
+tested there.
 """
 
 from collections.abc import Callable, Sequence
@@ -34,11 +34,10 @@ Field = npt.NDArray[np.float32]
 
 
 def simulate(equation: str, samples: int) -> tuple[Field, Field]:
-    """Return inputs [N, channels, *points] and solutions [N, *points] of an equation of
-    `EQUATIONS`.
+    """Return inputs and solutions of an equation of `EQUATIONS`.
 
-    Values are rounded to `DIGITS`, so that almost all machines and libraries make the
-    same data.
+    They are [N, channels, *points] and [N, *points]. Values are rounded to `DIGITS`, so
+    that almost all machines and libraries make the same data.
     """
     bounds = [
         (start, min(start + _BATCH, samples)) for start in range(0, samples, _BATCH)
@@ -51,27 +50,28 @@ def simulate(equation: str, samples: int) -> tuple[Field, Field]:
 
 
 def laplacian_symbol(num_cells: int, cell: float) -> Array:
-    """Return the eigenvalues [N, N], by cosine mode, of the five-point Laplacian on N x
-    N cells; no-flux boundary.
+    """Return the eigenvalues [N, N] of the five-point Laplacian, by cosine mode.
+
+    The grid has N x N cells, and no flux through its boundary.
     """
     line = -((2 / cell * np.sin(np.pi * np.arange(num_cells) / (2 * num_cells))) ** 2)
     return line[:, None] + line[None, :]
 
 
 def reaction(fields: Array) -> Array:
-    """Return u - u^3 - k - v and u - v, [2, ...], for ``fields`` = (u, v) [2, ...]:
-    FitzHugh and Nagumo's reaction.
+    """Return u - u^3 - k - v and u - v, [2, ...], for ``fields`` = (u, v).
+
+    This is the reaction of FitzHugh and Nagumo; ``fields`` are [2, ...].
     """
     u, v = fields
     return np.stack([u - u * u * u - K - v, u - v])
 
 
 def _waves(rng: np.random.Generator, cutoff: float) -> Array:
-    """Return a random smooth field [SIDE, SIDE] of mean 0 and deviation 1 without flux
-    through the boundary.
+    """Return a random smooth field [SIDE, SIDE] of mean 0 and deviation 1.
 
-    The coefficient of a cosine with wave numbers k and l is normal, times exp(-(k^2 +
-    l^2) / (2 ``cutoff``^2)).
+    It has no flux through the boundary. The coefficient of a cosine with wave numbers k
+    and l is normal, times exp(-(k^2 + l^2) / (2 ``cutoff``^2)).
     """
     from scipy.fft import idctn
 
@@ -86,8 +86,9 @@ def _waves(rng: np.random.Generator, cutoff: float) -> Array:
 
 
 def _sines(rng: np.random.Generator, modes: int) -> Callable[[Array], Array]:
-    """Return a random function of period 1 and deviation 1: sines with wave numbers up
-    to ``modes``.
+    """Return a random function of period 1 and deviation 1.
+
+    It is a sum of sines with wave numbers up to ``modes``.
     """
     numbers = np.arange(1, modes + 1)
     amplitudes = rng.standard_normal(modes)
@@ -99,8 +100,9 @@ def _sines(rng: np.random.Generator, modes: int) -> Callable[[Array], Array]:
 
 
 def _advection(rngs: Sequence[np.random.Generator]) -> tuple[Array, Array]:
-    """Solve u_t + c(x) u_x = 0, periodic on [0, 1), to t = 0.25, along characteristics;
-    inputs are u and c.
+    """Solve u_t + c(x) u_x = 0 to t = 0.25, along characteristics.
+
+    The domain [0, 1) is periodic; inputs are u and c.
     """
     x = centres(0.0, 1.0, POINTS)
     steps = 20
@@ -123,8 +125,9 @@ def _advection(rngs: Sequence[np.random.Generator]) -> tuple[Array, Array]:
 
 
 def _burgers(rngs: Sequence[np.random.Generator]) -> tuple[Array, Array]:
-    """Solve u_t + (u^2 / 2)_x = 0.01 u_xx, periodic on [0, 1), to t = 0.5; the solver
-    has four times the points.
+    """Solve u_t + (u^2 / 2)_x = 0.01 u_xx to t = 0.5.
+
+    The domain [0, 1) is periodic; the solver has four times the points.
     """
     initial = np.stack([_sines(rng, 5)(centres(0.0, 1.0, 4 * POINTS)) for rng in rngs])
     frames = evolve_spectral(
@@ -139,8 +142,9 @@ def _burgers(rngs: Sequence[np.random.Generator]) -> tuple[Array, Array]:
 
 
 def _darcy(rngs: Sequence[np.random.Generator]) -> tuple[Array, Array]:
-    """Solve -div(a grad u) = f on the unit square, u = 0 on its edge; inputs are log a
-    and f, the solution is 10 u.
+    """Solve -div(a grad u) = f on the unit square, u = 0 on its edge.
+
+    Inputs are log a and f, the solution is 10 u.
     """
     logarithms = np.stack([_waves(rng, 4.0) for rng in rngs])
     sources = np.stack([1.0 + 0.9 * np.tanh(_waves(rng, 2.0)) for rng in rngs])
@@ -157,11 +161,10 @@ def _react(
     reaction: Callable[[Array], Array],
     end: float,
 ) -> Array:
-    """Solve u_t = D Lap u + R(u) on [-1, 1]^2 to t = ``end``, without flux; return u
-    [F, B, SIDE, SIDE] at the end.
+    """Solve u_t = D Lap u + R(u) on [-1, 1]^2 to t = ``end``, without flux.
 
-    ``initial`` are F fields of B samples; ``diffusion`` has one coefficient D for each
-    field.
+    Return u [F, B, SIDE, SIDE] at the end. ``initial`` are F fields of B samples;
+    ``diffusion`` has one coefficient D for each field.
     """
     from scipy.fft import dctn, idctn
 
@@ -186,11 +189,10 @@ def _react(
 
 
 def _fitzhugh_nagumo(rngs: Sequence[np.random.Generator]) -> tuple[Array, Array]:
-    """Solve the FitzHugh-Nagumo equations to t = 3; inputs are activator and inhibitor,
-    the solution the activator.
+    """Solve the FitzHugh-Nagumo equations to t = 3.
 
-    The inputs are as small as those of `_allen_cahn`, because a step diverges from
-    values of about 5.
+    Inputs are activator and inhibitor, the solution the activator. The inputs are as
+    small as those of `_allen_cahn`, because a step diverges from values of about 5.
     """
     initial = 0.5 * np.stack(
         [np.stack([_waves(rng, 5.0), _waves(rng, 5.0)]) for rng in rngs], axis=1
@@ -199,10 +201,10 @@ def _fitzhugh_nagumo(rngs: Sequence[np.random.Generator]) -> tuple[Array, Array]
 
 
 def _water(rngs: Sequence[np.random.Generator]) -> tuple[Array, Array]:
-    """Solve the shallow-water equations on [-2.5, 2.5]^2, open to all sides, to t =
-    0.6, from water at rest.
+    """Solve the shallow-water equations to t = 0.6, from water at rest.
 
-    Input and solution are the elevation over the mean depth, 1.25.
+    The domain is [-2.5, 2.5]^2, open to all sides. Input and solution are the elevation
+    over the mean depth, 1.25.
     """
     depth = np.stack(
         [1.0 + 0.5 / (1.0 + np.exp(-2.0 * _waves(rng, 3.0))) for rng in rngs]

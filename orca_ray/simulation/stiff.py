@@ -17,16 +17,17 @@ _CONTOUR_POINTS = 32
 
 
 class Etdrk4:
-    """Fourth-order method ETDRK4 for du/dt = L u + N(u) with a real diagonal matrix L
-    and a nonlinear function N.
+    """Fourth-order method ETDRK4 for du/dt = L u + N(u).
 
-    See Cox and Matthews 2002, eqs. 26-29. Coefficients are means over a circle around L
-    dt, which avoids cancellation.
+    L is a real diagonal matrix and N a nonlinear function. See Cox and Matthews 2002,
+    eqs. 26-29. Coefficients are means over a circle around L dt, which avoids
+    cancellation.
     """
 
     def __init__(self, linear: Array, dt: float) -> None:
-        """Compute the coefficients for time steps ``dt``; ``linear`` is the diagonal of
-        L and broadcasts with u.
+        """Compute the coefficients for time steps ``dt``.
+
+        ``linear`` is the diagonal of L and broadcasts with u.
         """
         z = linear * dt
         angles = (
@@ -46,8 +47,9 @@ class Etdrk4:
         )
 
     def step(self, modes: Modes, nonlinear: Callable[[Modes], Modes]) -> Modes:
-        """Return u after one time step; ``modes`` is u before the step, and
-        ``nonlinear`` is the function N.
+        """Return u after one time step.
+
+        ``modes`` is u before the step, and ``nonlinear`` is the function N.
         """
         slope = nonlinear(modes)
         halfway = self._half * modes
@@ -72,12 +74,12 @@ def evolve_spectral(
     num_frames: int,
     steps: int,
 ) -> Array:
-    """Solve u_t = L u + Q (u^2), periodic on [0, 1); return frames [B, num_frames, X],
-    ``initial`` first.
+    """Return solutions of u_t = L u + Q (u^2), periodic on [0, 1).
 
-    ``initial`` [B, X] is u at X equally spaced points; X is even. ``linear`` and
-    ``quadratic`` are the Fourier symbols of the operators L and Q. Frames are a time
-    ``interval`` apart, with ``steps`` time steps in between.
+    They are frames [B, num_frames, X], ``initial`` first. ``initial`` [B, X] is u at X
+    equally spaced points; X is even. ``linear`` and ``quadratic`` are the Fourier
+    symbols of the operators L and Q. Frames are a time ``interval`` apart, with
+    ``steps`` time steps in between.
     """
     num_points = initial.shape[-1]
     k = 2 * np.pi * np.arange(num_points // 2 + 1)

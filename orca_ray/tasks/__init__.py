@@ -1,3 +1,4 @@
-"""Tasks, one package per benchmark, their losses, metrics and augmentations, and the
-registry of tasks by name.
+"""Tasks, one package per benchmark, and their registry.
+
+Losses, metrics and augmentations of tasks are here, too.
 """

@@ -1,5 +1,6 @@
-"""Steps that `Task.build` functions share: hold out samples, fill inputs, name arrays
-by split, spectrograms.
+"""Steps that `Task.build` functions share.
+
+They hold out samples, fill inputs, name arrays by split, and compute spectrograms.
 """
 
 import functools
@@ -28,12 +29,12 @@ _BATCH_BYTES = 64 * 2**20
 def hold_out(
     path: Path, samples: Array | int, num_held_out: int, seed: int
 ) -> tuple[Indices, Indices]:
-    """Return random indices of the samples kept for training, and of ``num_held_out``
-    samples for validation.
+    """Return random indices of the training and the validation samples.
 
-    ``samples`` is the number N of training samples, or their labels [N]: both sets then
-    have the class proportions of the labels. ``path``, the file with the samples, is
-    named in errors. Raises UserError if there are too few samples.
+    ``num_held_out`` samples are for validation. ``samples`` is the number N of training
+    samples, or their labels [N]: both sets then have the class proportions of the
+    labels. ``path``, the file with the samples, is named in errors. Raises UserError if
+    there are too few samples.
     """
     count = samples if isinstance(samples, int) else len(samples)
     if count <= num_held_out:
@@ -63,11 +64,10 @@ def filled(
     shape: tuple[int, ...],
     most: int | None = None,
 ) -> Array:
-    """Return the array ``name`` [N, *shape] float32 of a workspace, filled by
-    ``rows(indices[b])`` for each batch b.
+    """Return the array ``name`` [N, *shape] float32 of a workspace.
 
-    A batch has at most 64 MiB, and at most ``most`` of the N indices (None: any
-    number).
+    ``rows(indices[b])`` fills it for each batch b. A batch has at most 64 MiB, and at
+    most ``most`` of the N indices (None: any number).
     """
     array = workspace.array(name, (len(indices), *shape))
     size = max(1, _BATCH_BYTES // (4 * int(np.prod(shape))))
@@ -77,15 +77,17 @@ def filled(
 
 
 def each(function: Callable[[int], Array]) -> Callable[[Indices], Array]:
-    """Return a function, such as `filled` takes as ``rows``, that stacks
-    ``function(index)`` of the given indices.
+    """Return a function that stacks ``function(index)`` of given indices.
+
+    `filled` takes such functions as ``rows``.
     """
     return lambda indices: np.stack([function(int(index)) for index in indices])
 
 
 def by_index(x: Array, y: Array, parts: Sequence[Indices]) -> list[Pair]:
-    """Return a pair, rows of ``x`` and of ``y``, for each index array in ``parts``:
-    train, validation and test.
+    """Return the rows of ``x`` and of ``y`` for each index array in ``parts``.
+
+    The parts are train, validation and test.
     """
     return [(x[part], y[part]) for part in parts]
 
@@ -93,12 +95,12 @@ def by_index(x: Array, y: Array, parts: Sequence[Indices]) -> list[Pair]:
 def classification(
     parts: Sequence[Pair], *, axes: tuple[int, ...] | None = None
 ) -> dict[str, Array]:
-    """Return the arrays of a classification task by name; ``parts`` are (x, y) of
-    train, validation and test.
+    """Return the arrays of a classification task by name.
 
-    ``x`` is standardised with mean and deviation of train over ``axes``. None: over all
-    axes; ``(0,)``: over samples, one mean and deviation for each feature. NaN in ``x``
-    marks padding and becomes 0, the mean.
+    ``parts`` are (x, y) of train, validation and test. ``x`` is standardised with mean
+    and deviation of train over ``axes``. None: over all axes; ``(0,)``: over samples,
+    one mean and deviation for each feature. NaN in ``x`` marks padding and becomes 0,
+    the mean.
     """
     return named([(x, y.astype(np.int64)) for x, y in standardised(parts, axes)])
 
@@ -106,11 +108,11 @@ def classification(
 def regression(
     parts: Sequence[Pair], *, target_axes: tuple[int, ...] = (0,)
 ) -> dict[str, Array]:
-    """Return the arrays of a dense or scalar task: ``x`` standardised over all axes,
-    ``y`` float32 and not scaled.
+    """Return the arrays of a dense or scalar task by name.
 
-    ``y_mean`` and ``y_std`` are mean and deviation of the training targets over
-    ``target_axes``, which include axis 0.
+    ``x`` is standardised over all axes; ``y`` is float32 and not scaled. ``y_mean`` and
+    ``y_std`` are mean and deviation of the training targets over ``target_axes``, which
+    include axis 0.
     """
     arrays = named([(x, y.astype(np.float32)) for x, y in standardised(parts, None)])
     mean, std = splits.statistics(arrays["train_y"], target_axes)
@@ -118,12 +120,11 @@ def regression(
 
 
 def pointwise(blocks: Iterable[Array]) -> Scale:
-    """Return mean and deviation over all samples at each point; the deviation is
-    unbiased, plus `EPSILON`.
+    """Return mean and deviation over all samples at each point.
 
-    Both have the shape of one sample. ``blocks`` [b, ...] are the samples, merged in
-    float64 (Chan, Golub and LeVeque, Algorithms for computing the sample variance,
-    1983).
+    The deviation is unbiased, plus `EPSILON`. Both have the shape of one sample.
+    ``blocks`` [b, ...] are the samples, merged in float64 (Chan, Golub and LeVeque,
+    Algorithms for computing the sample variance, 1983).
     """
     count = 0
     mean = np.zeros(())
@@ -145,8 +146,9 @@ def pointwise(blocks: Iterable[Array]) -> Scale:
 
 
 def named(parts: Sequence[Pair]) -> dict[str, Array]:
-    """Return the arrays by name, ``train_x`` to ``test_y``; ``parts`` are (x, y) of
-    train, validation and test.
+    """Return the arrays by name, ``train_x`` to ``test_y``.
+
+    ``parts`` are (x, y) of train, validation and test.
     """
     pairs = zip(prepared.SPLITS, parts, strict=True)
     return {
@@ -157,8 +159,9 @@ def named(parts: Sequence[Pair]) -> dict[str, Array]:
 
 
 def standardised(parts: Sequence[Pair], axes: tuple[int, ...] | None) -> list[Pair]:
-    """Return ``parts``, (x, y) of train, validation and test, with ``x`` scaled as in
-    `classification`.
+    """Return ``parts`` with ``x`` scaled as in `classification`.
+
+    They are (x, y) of train, validation and test.
     """
     mean, std = splits.statistics(parts[0][0], axes)
     return [
@@ -178,16 +181,15 @@ def log_mel(
     n_mels: int = 96,
     n_fft: int = 1920,
 ) -> npt.NDArray[np.float32]:
-    """Return the log-mel spectrogram [n_mels, 1 + n // hop] of one recording, in
-    decibels, as FSD50K's baseline does.
+    """Return the log-mel spectrogram [n_mels, 1 + n // hop] of a recording.
 
-    The baseline computes torchaudio's ``MelSpectrogram`` with its default options: a
-    centred Hann window (30 ms long), reflected edges, power 2, and triangular filters
-    of height 1 on the HTK mel scale (O'Shaughnessy 1987). Frames are 10 ms (``hop``)
-    apart; both times are rounded down to whole samples. Then it converts to decibels as
-    librosa's ``power_to_db``: values are clamped to at least the recording's maximum
-    minus 80. Equal in librosa: ``melspectrogram(..., htk=True, norm=None,
-    pad_mode="reflect")``.
+    It is in decibels, as FSD50K's baseline computes it. The baseline computes
+    torchaudio's ``MelSpectrogram`` with its default options: a centred Hann window (30
+    ms long), reflected edges, power 2, and triangular filters of height 1 on the HTK
+    mel scale (O'Shaughnessy 1987). Frames are 10 ms (``hop``) apart; both times are
+    rounded down to whole samples. Then it converts to decibels as librosa's
+    ``power_to_db``: values are clamped to at least the recording's maximum minus 80.
+    Equal in librosa: ``melspectrogram(..., htk=True, norm=None, pad_mode="reflect")``.
 
     Args:
         waveform: samples [n] in [−1, 1]; UserError is raised unless n > n_fft // 2.
@@ -220,8 +222,9 @@ def log_mel(
 
 @functools.lru_cache(maxsize=4)
 def _window(size: int, n_fft: int) -> Array:
-    """Return the periodic Hann window of ``size`` samples, padded with zeros on both
-    sides to [n_fft].
+    """Return the periodic Hann window of ``size`` samples, as [n_fft].
+
+    It is padded with zeros on both sides.
     """
     assert 0 < size <= n_fft
     hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(size) / size)
@@ -231,8 +234,9 @@ def _window(size: int, n_fft: int) -> Array:
 
 @functools.lru_cache(maxsize=4)
 def _mel_filters(sample_rate: int, n_mels: int, n_fft: int) -> Array:
-    """Return the triangular filters [n_fft // 2 + 1, n_mels]; a frequency f in Hz is
-    2595 log10(1 + f / 700) mel.
+    """Return the triangular filters [n_fft // 2 + 1, n_mels].
+
+    A frequency f in Hz is 2595 log10(1 + f / 700) mel.
     """
     highest = 2595 * np.log10(1 + sample_rate / 2 / 700)
     corners = 700 * (10 ** (np.linspace(0, highest, n_mels + 2) / 2595) - 1)

@@ -31,8 +31,9 @@ if (
 
 @dataclass(frozen=True)
 class Augmentation(ABC):
-    """A random change of inputs in two steps: draw parameters for a split, then apply
-    them to a batch on the device.
+    """A random change of inputs, in two steps.
+
+    Parameters are drawn for a split, then applied to a batch on the device.
     """
 
     name: str
@@ -42,21 +43,24 @@ class Augmentation(ABC):
 
     @abstractmethod
     def draw(self, num_samples: int, generator: "torch.Generator") -> "Tensor":
-        """Draw the parameters of all N samples of a split from ``generator`` alone;
-        return them [N, ...] on the CPU.
+        """Draw the parameters of all N samples of a split from ``generator`` alone.
+
+        Return them [N, ...] on the CPU.
         """
 
     @abstractmethod
     def apply(self, x: "Tensor", drawn: "Tensor") -> "Tensor":
-        """Return a copy of ``x`` [B, *input_shape] changed by parameters ``drawn`` [B,
-        ...], without a device sync.
+        """Return a copy of ``x`` [B, *input_shape] changed by ``drawn`` [B, ...].
+
+        ``drawn`` are parameters. The device is not synchronised.
         """
 
 
 @dataclass(frozen=True)
 class CropFlip(Augmentation):
-    """Pads an image, crops a random window of its original size, and flips it
-    horizontally with probability ½.
+    """Crops a random window of a padded image, and flips half of the windows.
+
+    The window has the size of the image; the flip is horizontal.
     """
 
     padding: tuple[float, ...]
@@ -67,8 +71,10 @@ class CropFlip(Augmentation):
     """Number of pixels padded on each side."""
 
     def draw(self, num_samples: int, generator: "torch.Generator") -> "Tensor":
-        """Return [N, 3]: top row and left column of each window, 0 to 2 * ``margin``,
-        and 1 if flipped, else 0.
+        """Return windows and flips [N, 3].
+
+        They are the top row and left column of each window, 0 to 2 * ``margin``, and 1
+        if flipped, else 0.
         """
         import torch
 
@@ -115,23 +121,27 @@ class CropFlip(Augmentation):
 
 @dataclass(frozen=True)
 class Shift(Augmentation):
-    """Moves an image by a random number of pixels along each side; the pixels of its
-    edges are repeated.
+    """Moves an image by a random number of pixels along each side.
+
+    The pixels of its edges are repeated.
     """
 
     share: float
     """Largest move, as a share of the side; at least one pixel."""
 
     def draw(self, num_samples: int, generator: "torch.Generator") -> "Tensor":
-        """Return [N, 2]: positions of the moves down and to the right, from 0 (the
-        largest up or left) to 1.
+        """Return the moves [N, 2] down and to the right, from 0 to 1.
+
+        0 is the largest move up or left.
         """
         import torch
 
         return torch.rand(num_samples, 2, generator=generator)
 
     def apply(self, x: "Tensor", drawn: "Tensor") -> "Tensor":
-        """Return the shifted images [B, C, H, W]; all whole moves are equally likely."""
+        """Return the shifted images [B, C, H, W]; all whole moves are equally
+        likely.
+        """
         import torch
 
         taken = []
@@ -152,10 +162,10 @@ class Shift(Augmentation):
 
 
 def get_shift(task: "Task", share: float) -> Shift | None:
-    """Return the augmentation `Shift`; None if ``share`` is 0, or inputs are no images,
-    or have no classes or labels.
+    """Return the augmentation `Shift`.
 
-    A number may be a position in the image.
+    None if ``share`` is 0, or inputs are no images, or have no classes or labels. A
+    number may be a position in the image.
     """
     images = (
         len(task.input_shape or ()) == 3
@@ -180,5 +190,7 @@ def all_augmentations() -> Mapping[str, Augmentation]:
 
 
 def get_augmentation(name: str) -> Augmentation | None:
-    """Return an augmentation by name, None for ""; raises UserError for an unknown one."""
+    """Return an augmentation by name, None for ""; raises UserError for an unknown
+    one.
+    """
     return lookup("augmentation", name, all_augmentations()) if name else None

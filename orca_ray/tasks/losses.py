@@ -1,6 +1,6 @@
-"""Training losses by name. Dense and scalar predictions are compared with targets in
-the units of the targets.
+"""Training losses by name.
 
+Dense and scalar predictions are compared with targets in the units of the targets.
 Every loss is a mean over the B samples of a batch, and the term of a sample does not
 depend on other samples. So the gradient of a batch is the same if it is accumulated
 over smaller batches that are weighted by their number of samples.
@@ -54,12 +54,12 @@ class TrainingLoss:
 def _weighted_cross_entropy(
     train_y: Rows, target: Target, device: torch.device
 ) -> Loss:
-    """Return the cross-entropy in which a sample of class c has the weight w_c = N / (K
-    n_c).
+    """Return the cross-entropy weighted by class.
 
-    N is the number of training samples, K of classes, and n_c of training samples of
-    class c. The loss is the weighted sum divided by B. ORCA's code uses torch's
-    weighted mean, which divides by the weights' sum in the batch instead.
+    A sample of class c has the weight w_c = N / (K n_c). N is the number of training
+    samples, K of classes, and n_c of training samples of class c. The loss is the
+    weighted sum divided by B. ORCA's code uses torch's weighted mean, which divides by
+    the weights' sum in the batch instead.
 
     Raises UserError if a class has no training sample.
     """
@@ -83,11 +83,11 @@ def _weighted_cross_entropy(
 
 
 def _softmax_focal(logits_BK: Tensor, y_B: Tensor) -> Tensor:
-    """Return the mean of −log(p + 1e-9), p the softmax probability of the true class:
-    focal loss, alpha 1, gamma 0.
+    """Return the focal loss with alpha 1 and gamma 0.
 
-    The constant 1e-9 bounds the loss of a sample by 20.7. Samples near this bound have
-    almost no gradient.
+    It is the mean of −log(p + 1e-9), where p is the softmax probability of the true
+    class. The constant 1e-9 bounds the loss of a sample by 20.7. Samples near this
+    bound have almost no gradient.
     """
     log_p_B = functional.log_softmax(logits_BK, dim=1).gather(1, y_B[:, None])
     return -torch.logaddexp(log_p_B, log_p_B.new_full((), math.log(FOCAL_FLOOR))).mean()
@@ -102,8 +102,9 @@ _bce_pos10 = partial(_bce_pos, 10.0)
 
 
 def _masked_bce(logits: Tensor, y: Tensor) -> Tensor:
-    """Return the mean binary cross-entropy over all pixels; an ignored pixel adds the
-    constant log 2, no gradient.
+    """Return the mean binary cross-entropy over all pixels.
+
+    An ignored pixel adds the constant log 2, no gradient.
     """
     check_other_shape(logits, y)
     return _bce(torch.where(y == IGNORED, 0.0, logits), y)
@@ -115,8 +116,9 @@ def _mse(predictions: Tensor, y: Tensor) -> Tensor:
 
 
 def _rmse(predictions: Tensor, y: Tensor) -> Tensor:
-    """Return the mean over samples of a sample's RMSE; a sample with error 0 has
-    gradient 0 and not NaN.
+    """Return the mean over samples of a sample's RMSE.
+
+    A sample with error 0 has gradient 0 and not NaN.
     """
     check_other_shape(predictions, y)
     difference_BD = (
@@ -127,8 +129,9 @@ def _rmse(predictions: Tensor, y: Tensor) -> Tensor:
 
 
 def _relative_l2(predictions: Tensor, y: Tensor) -> Tensor:
-    """Return the mean over samples of ‖ŷ − y‖₂ / ‖y‖₂, ŷ predicted; a sample with error
-    0 has gradient 0, not NaN.
+    """Return the mean over samples of ‖ŷ − y‖₂ / ‖y‖₂, ŷ predicted.
+
+    A sample with error 0 has gradient 0, not NaN.
     """
     check_other_shape(predictions, y)
     error_B: Tensor = torch.linalg.vector_norm((predictions - y).flatten(1), dim=1)

@@ -1,5 +1,6 @@
-"""Metrics of whole splits; lower is better. Predictions are logits, or values in the
-target's units for regressions.
+"""Metrics of whole splits; lower is better.
+
+Predictions are logits, or values in the target's units for regressions.
 
 Letters: N samples, K classes or labels; S positions on a side of a padded map of
     protein distances, P pairs of
@@ -76,12 +77,12 @@ class Metric:
     """
 
     def compute(self, predictions: Array, targets: Array) -> float:
-        """Return the metric of a whole split: ``predictions`` [N, *output_shape],
-        ``targets`` [N, ...]; lowest is best.
+        """Return the metric of a whole split; lower is better.
 
-        Raises ValueError if predictions are not finite, lengths differ or the split is
-        empty, and UserError if the metric is not defined for these targets (such as an
-        AUROC if all samples have one class).
+        ``predictions`` are [N, *output_shape], ``targets`` [N, ...]. Raises ValueError
+        if predictions are not finite, lengths differ or the split is empty, and Raises
+        UserError if the metric is not defined for these targets (such as an AUROC if
+        all samples have one class).
         """
         if len(predictions) != len(targets) or len(targets) == 0:
             raise ValueError(
@@ -132,8 +133,9 @@ def _one_minus_auroc(logits_NK: Array, y: Array) -> float:
 
 
 def _log_odds(logits_NK: Array) -> Array:
-    """Return log(p / (1 − p)) of softmax probabilities p [N, K]: it ranks samples as p
-    does, but does not saturate.
+    """Return log(p / (1 − p)) of softmax probabilities p [N, K].
+
+    It ranks samples as p does, but does not saturate.
     """
     others = [
         np.logaddexp.reduce(np.delete(logits_NK, k, axis=1), axis=1)
@@ -145,8 +147,9 @@ def _log_odds(logits_NK: Array) -> Array:
 def _mean_over_labels(
     score: Callable[[Array, Array], float], logits_NK: Array, y_NK: Array
 ) -> float:
-    """Return the mean of ``score`` over the labels that have both a positive and a
-    negative sample.
+    """Return the mean of ``score`` over the usable labels.
+
+    These have both a positive and a negative sample.
     """
     usable = [k for k in range(y_NK.shape[1]) if 0 < y_NK[:, k].sum() < len(y_NK)]
     if not usable:
@@ -209,8 +212,9 @@ def _flat(predictions: Array, y: Array) -> tuple[Array, Array]:
 
 
 def one_minus_mask_auroc(logits: Array, y: Array) -> float:
-    """Return 1 − AUROC of ``logits`` [N, ...] over all pixels; ``y`` [N, ...] holds 0,
-    1 and `IGNORED`.
+    """Return 1 − AUROC of ``logits`` [N, ...] over all pixels.
+
+    ``y`` [N, ...] holds 0, 1 and `IGNORED`.
     """
     check_other_shape(logits, y)
     return 1 - area_under_roc(
@@ -219,8 +223,9 @@ def one_minus_mask_auroc(logits: Array, y: Array) -> float:
 
 
 def one_minus_thresholded_auroc(logits: Array, y: Array) -> float:
-    """Return 1 − AUROC of the masks "logit > 0": half the sum of their false-negative
-    and false-positive rates.
+    """Return 1 − AUROC of the masks "logit > 0".
+
+    It is half the sum of their false-negative and false-positive rates.
     """
     check_other_shape(logits, y)
     positive = _both_outcomes(y)
@@ -229,8 +234,9 @@ def one_minus_thresholded_auroc(logits: Array, y: Array) -> float:
 
 
 def false_negative_rate(logits: Array, y: Array) -> float:
-    """Return the share of pixels inside the target masks (``y`` > 0) whose logit is not
-    above 0.
+    """Return the share of pixels inside target masks that are not marked.
+
+    Their ``y`` is above 0, and their logit is not above 0.
     """
     check_other_shape(logits, y)
     positive = y > 0
@@ -243,13 +249,13 @@ def false_negative_rate(logits: Array, y: Array) -> float:
 
 
 def long_range_contact_error(predictions: Array, y: Array) -> float:
-    """Return the mean over proteins of a protein's mean absolute error, in ångström, at
-    its long-range contacts.
+    """Return the mean over proteins of the error at long-range contacts.
 
-    Long-range contacts are pairs of residues i < j with j − i ≥ `SEPARATION` whose true
-    distance is at most `CONTACT`. The prediction for a pair is the mean of entries (i,
-    j) and (j, i) of the map. Proteins without such contacts are left out; raises
-    UserError if no protein has one.
+    The error of a protein is its mean absolute error in ångström. Long-range contacts
+    are pairs of residues i < j with j − i ≥ `SEPARATION` whose true distance is at most
+    `CONTACT`. The prediction for a pair is the mean of entries (i, j) and (j, i) of the
+    map. Proteins without such contacts are left out; raises UserError if no protein has
+    one.
     """
     predictions_NSS, y_NSS = _maps(predictions, y)
     protein, row, column = _contacts(y_NSS)
@@ -296,7 +302,8 @@ def _marked(logits: Array, y: Array) -> Array:
 
 
 def _maps(predictions: Array, y: Array) -> tuple[Array, Array]:
-    """Return predictions and targets, [N, S, S] or [N, 1, S, S] each, as [N, S, S];
+    """Return predictions and targets, [N, S, S] or [N, 1, S, S] each, as [N, S, S].
+
     ValueError for other shapes.
     """
     check_other_shape(predictions, y)
@@ -309,8 +316,9 @@ def _maps(predictions: Array, y: Array) -> tuple[Array, Array]:
 
 
 def _contacts(y_NSS: Array) -> tuple[Array, Array, Array]:
-    """Return the indices of protein, row and column, [P] each, of all long-range
-    contacts; row < column.
+    """Return the indices of protein, row and column of long-range contacts.
+
+    They are [P] each; row < column.
     """
     protein, row, column = np.nonzero(np.triu(y_NSS <= CONTACT, k=SEPARATION))
     if len(protein) == 0:
@@ -329,8 +337,9 @@ def _mean_of_proteins(errors_P: Array, protein_P: Array) -> float:
 
 
 def check_other_shape(predictions: "Array | Tensor", y: "Array | Tensor") -> None:
-    """Raise ValueError if ``predictions`` and ``y`` differ in shape: broadcasting would
-    give a wrong score or loss.
+    """Raise ValueError if ``predictions`` and ``y`` differ in shape.
+
+    Broadcasting would give a wrong score or loss.
     """
     if predictions.shape != y.shape:
         raise ValueError(
@@ -340,12 +349,12 @@ def check_other_shape(predictions: "Array | Tensor", y: "Array | Tensor") -> Non
 
 
 def area_under_roc(scores_N: Array, positive_N: Array) -> float:
-    """Return the exact area under the ROC curve; both positive and negative samples
-    must occur.
+    """Return the exact area under the ROC curve.
 
-    It is the share of (positive, negative) pairs in which the positive sample has the
-    higher score; ties count half (Mann and Whitney, 1947). It needs a quarter of
-    scikit-learn's time, and a third of its memory for 7 million pixels.
+    Both positive and negative samples must occur. It is the share of (positive,
+    negative) pairs in which the positive sample has the higher score; ties count half
+    (Mann and Whitney, 1947). It needs a quarter of scikit-learn's time, and a third of
+    its memory for 7 million pixels.
     """
     positive_N = positive_N.astype(bool)
     positives = np.sort(scores_N[positive_N])

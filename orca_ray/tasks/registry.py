@@ -1,7 +1,7 @@
-"""All tasks by name. Packages ``orca_ray/tasks/<benchmark>`` and their modules declare
-``TASK``, or several ``TASKS``.
+"""All tasks by name.
 
-Other packages add benchmarks by entry points (docs/plug-ins.md).
+Packages ``orca_ray/tasks/<benchmark>`` and their modules declare ``TASK``, or several
+``TASKS``. Other packages add benchmarks by entry points (docs/plug-ins.md).
 """
 
 import functools
@@ -34,15 +34,17 @@ _LEFT_OUT = ("build", "files", "packages", "fetcher")
 
 
 def is_own(name: str) -> bool:
-    """Return whether ``name`` has the form ``own/NAME-HASH`` of an own task's name; the
-    task need not exist.
+    """Return whether ``name`` has the form ``own/NAME-HASH`` of an own task's name.
+
+    The task need not exist.
     """
     return _NAME.fullmatch(name) is not None
 
 
 def own_directory(name: str) -> Path:
-    """Return the cache directory of an own task, existing or not; UserError if ``name``
-    is not like own/NAME-HASH.
+    """Return the cache directory of an own task, existing or not.
+
+    Raises UserError if ``name`` is not like own/NAME-HASH.
     """
     if not is_own(name):
         raise UserError(
@@ -64,8 +66,9 @@ def own_names() -> list[str]:
 
 
 def own_tasks() -> dict[str, Task]:
-    """Return the own tasks in the cache by name, sorted; tasks with an invalid
-    declaration are logged and left out.
+    """Return the own tasks in the cache by name, sorted.
+
+    Tasks with an invalid declaration are logged and left out.
     """
     found = {}
     for name in own_names():
@@ -77,8 +80,10 @@ def own_tasks() -> dict[str, Task]:
 
 
 def get_own_task(name: str) -> Task:
-    """Return the own task ``name``; UserError if it is not in the cache of this node,
-    or its declaration is invalid.
+    """Return the own task ``name``.
+
+    Raises UserError if it is not in the cache of this node, or its declaration is
+    invalid.
     """
     path = own_directory(name) / DECLARATION if is_own(name) else None
     if path is None or not path.is_file():
@@ -97,8 +102,9 @@ def get_own_task(name: str) -> Task:
 
 
 def task_to_json(task: Task) -> dict[str, Any]:
-    """Return the declaration of a task as a JSON object, without the fields that only
-    its `Task.build` needs.
+    """Return the declaration of a task as a JSON object.
+
+    Fields that only its `Task.build` needs are left out.
     """
     names = [field.name for field in fields(task) if field.name not in _LEFT_OUT]
     values = {
@@ -108,8 +114,9 @@ def task_to_json(task: Task) -> dict[str, Any]:
 
 
 def task_from_json(content: Mapping[str, Any], where: str = DECLARATION) -> Task:
-    """Return the task of a JSON object from `task_to_json`, with `gone` as ``build``;
-    UserError if it is invalid.
+    """Return the task of a JSON object from `task_to_json`, with `gone` as ``build``.
+
+    Raises UserError if it is invalid.
     """
     values = dict(content)
     try:
@@ -128,16 +135,16 @@ def task_from_json(content: Mapping[str, Any], where: str = DECLARATION) -> Task
 
 
 def gone(workspace: Workspace) -> Arrays:
-    """Raise UserError; this is the ``build`` of own tasks, which are prepared when
-    registered, never from raw files.
+    """Raise UserError.
+
+    This is the ``build`` of own tasks, which are prepared when registered, never from
+    raw files.
     """
     raise UserError(not_here(workspace.task))
 
 
 def not_here(name: str) -> str:
-    """Return the error message for an own task whose data are not in the cache of this
-    node.
-    """
+    """Return the error for an own task without data in the cache of this node."""
     advice = (
         "run the same 'orca-sweep adapt' again; on a cluster, name a folder that all"
         " nodes share with --staging"
@@ -149,12 +156,11 @@ def not_here(name: str) -> str:
 
 @functools.cache
 def all_tasks() -> Mapping[str, Task]:
-    """Return all tasks except own tasks by full name, sorted by name, those of plug-ins
-    last.
+    """Return all tasks except own tasks by full name, sorted by name.
 
-    A plug-in cannot add tasks to a benchmark of this package, so that boards are the
-    same in every installation, nor to ``own``. Raises ValueError if two tasks of this
-    package have the same name.
+    Those of plug-ins come last. A plug-in cannot add tasks to a benchmark of this
+    package, so that boards are the same in every installation, nor to ``own``. Raises
+    ValueError if two tasks of this package have the same name.
     """
     # Importing the modules is cheap, because heavy libraries are imported only inside
     # `Task.build`.
@@ -183,17 +189,18 @@ def all_tasks() -> Mapping[str, Task]:
 
 
 def known_tasks() -> Mapping[str, Task]:
-    """Return all tasks by name: those of `all_tasks`, then the own tasks in the cache
-    with a valid declaration.
+    """Return all tasks by name, and then the own tasks in the cache.
+
+    The first are those of `all_tasks`; own tasks need a valid declaration.
     """
     return {**all_tasks(), **own_tasks()}
 
 
 def get_task(name: str) -> Task:
-    """Return a task by its full name, e.g. ``pocket/digits``; raises UserError for an
-    unknown one.
+    """Return a task by its full name, e.g. ``pocket/digits``.
 
-    Tasks of a user's own data, ``own/NAME-HASH``, are read from the cache directory.
+    Raises UserError for an unknown one. Tasks of a user's own data, ``own/NAME-HASH``,
+    are read from the cache directory.
     """
     found = all_tasks()  # first: an error then also says which plug-ins were refused
     return (
@@ -209,11 +216,10 @@ def all_benchmarks() -> list[str]:
 
 
 def get_benchmark(name: str) -> list[Task]:
-    """Return the tasks of a benchmark, sorted by name; raises UserError for an unknown
-    benchmark.
+    """Return the tasks of a benchmark, sorted by name.
 
-    ``own`` is the benchmark of all own tasks in the cache directory; `all_benchmarks`
-    leaves it out.
+    Raises UserError for an unknown benchmark. ``own`` is the benchmark of all own tasks
+    in the cache directory; `all_benchmarks` leaves it out.
     """
     benchmarks = all_benchmarks()
     if name == BENCHMARK and (own := own_tasks()):

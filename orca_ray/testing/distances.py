@@ -1,7 +1,7 @@
-"""The conformance suite of distances: the contract in the docstring of `Distance`, on
-small clouds of points.
+"""The conformance suite of distances.
 
-Shape letters: n target points, D features.
+It tests the contract in the docstring of `Distance`, on small clouds of points. Shape
+letters: n target points, D features.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -25,8 +25,9 @@ them.
 
 
 class DistanceSuite(Suite):
-    """Test class of distances; set `names` to the registered names of the distances to
-    test.
+    """Test class of distances.
+
+    Set `names` to the registered names of the distances to test.
     """
 
     steps: ClassVar[Mapping[str, float]] = {}
@@ -49,19 +50,19 @@ class DistanceSuite(Suite):
     """
 
     def refusal(self, name: str, num_source: int, source_classes: int) -> str:
-        """Return a regular expression for a distance's error about a small source; ""
-        if it accepts the source.
+        """Return a regular expression for a distance's error about a small source.
 
-        The source has ``num_source`` samples of 4 features in ``source_classes``
-        classes.
+        "" if it accepts the source. The source has ``num_source`` samples of 4 features
+        in ``source_classes`` classes.
         """
         return ""
 
     def frozen(
         self, distance: Distance, x_nD: Tensor, source: SourceFeatures
     ) -> Distance:
-        """Return ``distance`` with what its gradient takes as constant, e.g.
-        bandwidths, fixed as for ``x_nD``.
+        """Return ``distance`` with what its gradient takes as constant.
+
+        Such values, e.g. bandwidths, are fixed as for ``x_nD``.
         """
         return distance
 
@@ -358,8 +359,9 @@ class DistanceSuite(Suite):
         assert small.diagnosis.converged or not distance.diagnosis.converged
 
     def test_labels_without_effect_are_noted(self, name: str, fit: Fit) -> None:
-        """A note says that the source has one class, or that target classes have one
-        sample.
+        """A note names a source of one class, and classes of one sample.
+
+        The classes are those of the target.
         """
         several = fit(name, source(24))
         one = fit(name, source(24, classes=1))
@@ -413,8 +415,9 @@ class DistanceSuite(Suite):
 def cloud(
     n: int, d: int = 4, classes: int = 3, seed: int = 0, shift: float = 0.0
 ) -> tuple[Tensor, Tensor]:
-    """Return random points [n, d], float64, around one centre per class, and their
-    labels [n], 0 to ``classes`` - 1.
+    """Return random points [n, d], float64, and their labels [n].
+
+    There is one centre per class; labels are 0 to ``classes`` - 1.
     """
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(n) % classes
@@ -436,8 +439,9 @@ def source(n: int = 24, seed: int = 1, **kwargs: int) -> SourceFeatures:
 def value_and_gradient(
     distance: Distance, x: Tensor, y: Tensor
 ) -> tuple[float, Tensor]:
-    """Return the distance of points ``x`` [n, D] with labels ``y`` from the source, and
-    its gradient [n, D]; finite.
+    """Return the distance of points from the source, and its gradient.
+
+    Points ``x`` [n, D] have labels ``y``; the gradient is [n, D]. Both must be finite.
     """
     assert distance._source is not None
     device = distance._source.x.device

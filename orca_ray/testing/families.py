@@ -1,5 +1,6 @@
-"""The conformance suite of body families: a body and the Hugging Face model compute
-equal features of tokens.
+"""The conformance suite of body families.
+
+A body and the Hugging Face model compute equal features of tokens.
 
 Suffixes of tensor names give shapes: B batch, S tokens, C channels, H and W sides, F
     features.
@@ -31,26 +32,25 @@ from orca_ray.testing.suite import Suite, made_once
 
 
 class FamilySuite(Suite, ABC):
-    """Test class of families of Hugging Face models, on small random models that `save`
-    makes.
+    """Test class of families of Hugging Face models.
 
-    `names` are any names of models, e.g. model types; several may belong to one family.
+    They are small random models that `save` makes. `names` are any names of models,
+    e.g. model types; several may belong to one family.
     """
 
     @abstractmethod
     def save(self, name: str, directory: Path) -> None:
-        """Save a random model of three layers or more in ``directory``, by
-        ``save_pretrained``.
+        """Save a random model by ``save_pretrained`` in ``directory``.
 
-        A text model with learned positions needs 64 positions or more.
+        It has three layers or more. A text model with learned positions needs 64
+        positions or more.
         """
 
     def expected(self, model: Any, inputs: Tensor) -> Tensor:
-        """Return the last hidden state [B, S, F] of the Hugging Face model for token
-        ids [B, S] or images [B, C, H, W].
+        """Return the last hidden state [B, S, F] of the Hugging Face model.
 
-        By default, positions are interpolated to the size of the images if the model
-        can do that.
+        Its input are token ids [B, S] or images [B, C, H, W]. By default, positions are
+        interpolated to the size of the images if the model can do that.
         """
         named = {}
         if (
@@ -177,10 +177,10 @@ class FamilySuite(Suite, ABC):
 
 
 def samples(loaded: LoadedBody) -> tuple[Tensor, Tensor]:
-    """Return two inputs of different size: token ids [2, S], or images [2, 3, H, W],
-    the first of the native size.
+    """Return two inputs of different size.
 
-    A body without learned positions has no native size; its first images have 16 x 16
+    They are token ids [2, S], or images [2, 3, H, W], the first of the native size. A
+    body without learned positions has no native size; its first images have 16 x 16
     patches.
     """
     if isinstance(loaded.stem, TextStem):
@@ -200,8 +200,9 @@ def samples(loaded: LoadedBody) -> tuple[Tensor, Tensor]:
 
 
 def features(loaded: LoadedBody, inputs: Tensor) -> Tensor:
-    """Return the body's features [B, S, F] of token ids or images from `samples`,
-    embedded by the body's stem.
+    """Return the body's features [B, S, F] of token ids or images.
+
+    They are from `samples`, embedded by the body's stem.
     """
     if isinstance(loaded.stem, TextStem):
         of_text: Tensor = loaded.body(loaded.stem.embed_raw(inputs))

@@ -1,5 +1,6 @@
-"""The conformance suites of scores: tests of metrics, of losses, and of statistics of
-leaderboards.
+"""The conformance suites of scores.
+
+They test metrics, losses, and statistics of leaderboards.
 """
 
 from collections.abc import Collection, Mapping
@@ -21,8 +22,9 @@ from orca_ray.testing.suite import Suite
 
 
 class MetricSuite(Suite):
-    """Test class of metrics; set `names` to their registered names, and `perfect` to
-    predictions that score 0.
+    """Test class of metrics.
+
+    Set `names` to their registered names, and `perfect` to predictions that score 0.
     """
 
     perfect: ClassVar[Mapping[str, tuple[Array, Array]]]
@@ -77,15 +79,18 @@ class MetricSuite(Suite):
 
 
 class LossSuite(Suite):
-    """Test class of losses; set `names` to the registered names of the losses to test."""
+    """Test class of losses; set `names` to the registered names of the losses to
+    test.
+    """
 
     target: ClassVar[Target] = Target("classes", size=4)
     train_y: ClassVar[Rows] = np.array([0, 0, 0, 0, 1, 1, 2, 3])
     """Training targets for which the losses are made; they must fit `target`."""
 
     def inputs(self, name: str) -> tuple[Tensor, Tensor]:
-        """Return float64 predictions and targets of five samples; targets of classes
-        are int64.
+        """Return float64 predictions and targets of five samples.
+
+        Targets of classes are int64.
         """
         generator = torch.Generator().manual_seed(0)
         shape = (5, *self.target.output_shape)
@@ -136,8 +141,9 @@ COLUMNS = ["task", "method", "seed", "score"]
 
 
 def table(cells: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
-    """Return a score table, e.g. of ``{"t": {"a": [0.1, 0.2]}}``: scores of method a on
-    task t, of seeds 0 and 1.
+    """Return a score table, e.g. of ``{"t": {"a": [0.1, 0.2]}}``.
+
+    These are scores of method a on task t, of seeds 0 and 1.
     """
     rows = [
         (task, method, seed, float(score))
@@ -196,8 +202,9 @@ TABLES = {
 
 
 def inputs(scores: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Return ``scores``, and random ``costs`` and ``searches`` with the same tasks and
-    methods, by these names.
+    """Return ``scores``, and random ``costs`` and ``searches``, by name.
+
+    All have the same tasks and methods.
     """
     random = np.random.default_rng(1)
     cells = scores[["task", "method"]].drop_duplicates()
@@ -219,8 +226,9 @@ def inputs(scores: pd.DataFrame) -> dict[str, pd.DataFrame]:
 def compute(
     name: str, scores: pd.DataFrame, *, shuffled: bool = False, **options: Any
 ) -> pd.DataFrame:
-    """Return a statistic of the tables that `inputs` makes of ``scores``; ``shuffled``
-    permutes their rows.
+    """Return a statistic of the tables that `inputs` makes of ``scores``.
+
+    ``shuffled`` permutes their rows.
     """
     statistic = get_statistic(name)
     tables = [inputs(scores)[each] for each in statistic.inputs]
@@ -236,8 +244,9 @@ def _computed(name: str, kind: str) -> pd.DataFrame:
 
 
 class StatisticSuite(Suite):
-    """Test class of statistics, for the contract of `Statistic`; set `names` to their
-    registered names.
+    """Test class of statistics, for the contract of `Statistic`.
+
+    Set `names` to their registered names.
     """
 
     def test_has_words(self, name: str) -> None:
@@ -300,8 +309,9 @@ class StatisticSuite(Suite):
         np.testing.assert_array_equal(found, expected)
 
     def test_units_do_not_matter(self, name: str) -> None:
-        """Scaling the scores of some tasks changes no statistic, except those of the
-        shape ``cell``.
+        """Scaling the scores of some tasks changes no statistic.
+
+        Statistics of the shape ``cell`` are excepted.
         """
         if get_statistic(name).shape == "cell":
             return

@@ -1,5 +1,6 @@
-"""The class `Suite`, base of the conformance suites, and random bodies of a few
-kilobytes.
+"""The class `Suite`, base of the conformance suites.
+
+Random bodies of a few kilobytes are here, too.
 """
 
 import string
@@ -23,8 +24,9 @@ _made: dict[Hashable, Path] = {}
 def made_once(
     key: Hashable, factory: pytest.TempPathFactory, make: Callable[[Path], object]
 ) -> Path:
-    """Return a temporary directory filled by ``make``; equal keys get the same
-    directory within a run of pytest.
+    """Return a temporary directory filled by ``make``.
+
+    Equal keys get the same directory within a run of pytest.
     """
     if key not in _made:
         directory = factory.mktemp("once")
@@ -34,8 +36,9 @@ def made_once(
 
 
 class Suite:
-    """Base class of the suites: test classes whose tests run for every name in `names`;
-    see `orca_ray.testing`.
+    """Base class of the suites: test classes whose tests run for every name in `names`.
+
+    See `orca_ray.testing`.
     """
 
     names: ClassVar[Iterable[str]]
@@ -44,8 +47,9 @@ class Suite:
     """
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
-        """Run each test that has an argument ``name`` once for each of `names`, which
-        must not be empty.
+        """Run each test with an argument ``name`` once for each of `names`.
+
+        `names` must not be empty.
         """
         if "name" in metafunc.fixturenames:
             names = sorted(self.names)
@@ -58,8 +62,9 @@ class Suite:
         arguments: str,
         cases: Iterable[tuple[str, ...]],
     ) -> None:
-        """Run a test once for each of ``cases``; a case has one value for each of the
-        comma-separated ``arguments``.
+        """Run a test once for each of ``cases``.
+
+        A case has one value for each of the comma-separated ``arguments``.
         """
         marked = (
             pytest.param(
@@ -74,8 +79,9 @@ class Suite:
     def marks(
         self, test: str, case: tuple[str, ...], number: int
     ) -> Collection[pytest.MarkDecorator]:
-        """Return pytest marks for case ``number`` of a test; override it to leave cases
-        out of the usual runs.
+        """Return pytest marks for case ``number`` of a test.
+
+        Override it to leave cases out of the usual runs.
         """
         return ()
 
@@ -90,8 +96,9 @@ class Suite:
 
 
 def make_home(directory: Path, shared: Iterable[str] = SHARED) -> Path:
-    """Make and return a cache directory, empty except for links to the folders
-    ``shared`` of the user's cache.
+    """Make and return a cache directory.
+
+    It is empty except for links to the folders ``shared`` of the user's cache.
     """
     directory.mkdir(parents=True, exist_ok=True)
     for name in shared:
@@ -112,8 +119,9 @@ _TINY = {
 
 
 def save_bert(directory: Path) -> str:
-    """Save a random BERT of two layers and width 16, with a tokenizer; return the
-    directory, the body's name.
+    """Save a random BERT of two layers and width 16, with a tokenizer.
+
+    Return the directory, the body's name.
     """
     from transformers import BertConfig, BertModel
 
@@ -126,8 +134,9 @@ def save_bert(directory: Path) -> str:
 
 
 def save_vit(directory: Path) -> str:
-    """Save a random ViT of two layers, width 16 and patches of 8 pixels; return the
-    directory, the body's name.
+    """Save a random ViT of two layers, width 16 and patches of 8 pixels.
+
+    Return the directory, the body's name.
     """
     from transformers import ViTConfig, ViTModel
 
@@ -142,8 +151,9 @@ def _save(directory: Path, model: Callable[[Any], Any], config: Any) -> str:
 
 
 def save_tokenizer(directory: Path) -> None:
-    """Write a tokenizer of 69 tokens, ``[UNK]`` and single characters; spaces are
-    dropped.
+    """Write a tokenizer of 69 tokens, ``[UNK]`` and single characters.
+
+    Spaces are dropped.
     """
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
     from transformers import PreTrainedTokenizerFast

@@ -1,5 +1,6 @@
-"""The conformance suites of tasks: their declarations, and their data from raw files to
-a leaderboard.
+"""The conformance suites of tasks.
+
+They test declarations, and data from raw files to a leaderboard.
 """
 
 import re
@@ -64,8 +65,9 @@ def garbage(name: str) -> Writer:
 
 
 def changed(name: str, change: Callable[[Array], Any]) -> Writer:
-    """Return a `Writer` that applies ``change`` to the array in the ``.npy`` file
-    ``name``; it may return objects.
+    """Return a `Writer` that changes the array in the ``.npy`` file ``name``.
+
+    ``change`` may return objects.
     """
     return lambda raw: np.save(
         raw / name, change(np.load(raw / name)), allow_pickle=True
@@ -124,12 +126,12 @@ class TaskSuite(Suite):
 
 
 class RawFilesSuite(Suite):
-    """Test class of the data of tasks, from raw files to a leaderboard; set `writers`
-    and `corruptions`, not `names`.
+    """Test class of the data of tasks, from raw files to a leaderboard.
 
-    The tests use small files of the exact format of the raw files, and corrupted ones.
-    For a task without raw files, the writer does nothing. The first run downloads the
-    alignment sources ``prose`` and ``photographs`` (45 MB) into the user's cache.
+    Set `writers` and `corruptions`, not `names`. The tests use small files of the exact
+    format of the raw files, and corrupted ones. For a task without raw files, the
+    writer does nothing. The first run downloads the alignment sources ``prose`` and
+    ``photographs`` (45 MB) into the user's cache.
     """
 
     writers: ClassVar[Mapping[str, Writer]]
@@ -150,8 +152,9 @@ class RawFilesSuite(Suite):
     """
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
-        """Run tests with an argument ``corruption`` for each corruption, other tests
-        with ``name`` for each writer.
+        """Run each test once for each corruption or each writer.
+
+        Tests with an argument ``corruption`` take corruptions, others a ``name``.
         """
         if "corruption" in metafunc.fixturenames:
             pairs = [
@@ -176,9 +179,7 @@ class RawFilesSuite(Suite):
 
     @pytest.fixture
     def raw(self, name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        """Return the directory with the small raw files that the writer of a task has
-        written.
-        """
+        """Return the directory of small raw files that a task's writer wrote."""
         return made_once((type(self), name), tmp_path_factory, self.writers[name])
 
     def test_raw_files_become_a_row_of_a_board(

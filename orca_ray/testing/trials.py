@@ -1,7 +1,7 @@
-"""Trials so small that each takes a fraction of a second, and the conformance suite of
-methods, which runs them.
+"""Trials so small that each takes a fraction of a second.
 
-A method with a `Recipe.problem` runs on the kinds of tasks that it can adapt to.
+The conformance suite of methods, which runs them, is here, too. A method with a
+`Recipe.problem` runs on the kinds of tasks that it can adapt to.
 """
 
 import math
@@ -49,8 +49,9 @@ class NoTest(dict[SplitName, Split]):
 
 
 def make_task(target: Target, input_shape: tuple[int, ...] = (2, 16)) -> Task:
-    """Return a task of 50 training, 40 validation and 45 test samples; `make_data`
-    draws them.
+    """Return a task of 50 training, 40 validation and 45 test samples.
+
+    `make_data` draws them.
     """
     loss, metric = {
         "classes": ("cross_entropy", "error"),
@@ -80,12 +81,11 @@ TASK = make_task(CLASSES)
 
 
 def make_data(task: Task, *, readable_test: bool = True) -> PreparedData:
-    """Return random data from which a model can learn: inputs are noise plus a sine
-    with one of three frequencies.
+    """Return random data from which a model can learn.
 
-    Classes and labels depend on the frequency, scalar targets also on the inputs, dense
-    targets on the inputs alone. Without ``readable_test``, reading the test split fails
-    an assertion.
+    Inputs are noise plus a sine with one of three frequencies. Classes and labels
+    depend on the frequency, scalar targets also on the inputs, dense targets on the
+    inputs alone. Without ``readable_test``, reading the test split fails an assertion.
     """
     assert task.num_samples is not None
     assert task.input_shape is not None
@@ -140,8 +140,9 @@ def start(
     aligned: Path | None = None,
     **options: Any,
 ) -> TrialTrainer:
-    """Return a `TrialTrainer` with ``options``; it stores and reuses aligned embedders
-    in ``aligned``, if not None.
+    """Return a `TrialTrainer` with ``options``.
+
+    It stores and reuses aligned embedders in ``aligned``, if not None.
     """
     return TrialTrainer(
         task,
@@ -166,17 +167,16 @@ def run(trainer: TrialTrainer) -> list[dict[str, Any]]:
 
 
 def reported(progress: EpochProgress) -> dict[str, Any]:
-    """Return the fields of a trial's progress by name, without the duration of the
-    step.
-    """
+    """Return the fields of a trial's progress by name, without its duration."""
     values = asdict(progress)
     del values["seconds"]
     return values
 
 
 def scores(outcome: Outcome) -> dict[str, Any]:
-    """Return the fields of an outcome by name, without times, memory and speed, as
-    these differ from run to run.
+    """Return the fields of an outcome that are equal in every run, by name.
+
+    Times, memory and speed differ.
     """
     return {
         name: value
@@ -191,9 +191,7 @@ def copy_of(module: nn.Module) -> dict[str, Tensor]:
 
 
 def changed(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> set[str]:
-    """Return the names of the weights with a value that differs between ``before`` and
-    ``after``.
-    """
+    """Return the names of weights that differ in ``before`` and ``after``."""
     assert before.keys() == after.keys()
     return {name for name in before if not torch.equal(before[name], after[name])}
 
@@ -219,13 +217,15 @@ def fitting_task(method: str) -> Task:
 
 
 class MethodSuite(Suite):
-    """Test class of methods, on random bodies of two layers; set `names` to the
-    registered names of the methods.
+    """Test class of methods, on random bodies of two layers.
+
+    Set `names` to the registered names of the methods.
     """
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
-        """Run a test once for each name; if it has an argument ``kind``, for each name
-        and each of `TASKS`.
+        """Run a test once for each name.
+
+        If it has an argument ``kind``, for each name and each of `TASKS`.
         """
         if "kind" in metafunc.fixturenames:
             self.parametrize(
@@ -240,9 +240,7 @@ class MethodSuite(Suite):
     def home(
         self, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Set the cache directory to a temporary one, which all tests of the suite
-        share.
-        """
+        """Set the cache directory to a temporary one of the whole suite."""
         monkeypatch.setenv(
             "ORCA_RAY_HOME", str(made_once("home", tmp_path_factory, make_home))
         )

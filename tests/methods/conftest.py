@@ -1,5 +1,6 @@
-"""Fixtures shared by the tests of methods: a cache directory per module, and two bodies
-per session.
+"""Fixtures shared by the tests of methods.
+
+They are a cache directory per module, and two bodies per session.
 """
 
 from pathlib import Path

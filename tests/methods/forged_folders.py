@@ -1,5 +1,6 @@
-"""Forged model folders: every field takes hostile values, the hashes are made anew, and
-loading must survive.
+"""Forged model folders: loading must survive them.
+
+Every field takes hostile values, and the hashes are made anew.
 """
 
 import copy
@@ -62,8 +63,9 @@ HOSTILE: tuple[Any, ...] = (
 def forgeries(
     config: dict[str, Any], preprocessing: dict[str, Any] | None
 ) -> Iterator[tuple[str, Any, Any]]:
-    """Yield a text that says which field is changed or removed, then config and
-    preprocessing with this change.
+    """Yield forgeries: a text that says what changed, and both contents.
+
+    A field is changed or removed; the contents are config and preprocessing.
     """
     for path in _paths(
         {
@@ -82,8 +84,9 @@ def forgeries(
 def write(
     folder: Path, config: dict[str, Any], preprocessing: dict[str, Any] | None
 ) -> None:
-    """Write ``config.json`` and ``preprocessing.json``, with the hashes that match
-    them, into a model folder.
+    """Write two files into a model folder, with the hashes that match them.
+
+    They are ``config.json`` and ``preprocessing.json``.
     """
     config = copy.deepcopy(config)
     if preprocessing is not None:
@@ -125,8 +128,9 @@ class _Late(BaseException):
 
 
 def _try(folder: Path, x: Any) -> str:
-    """Load a model folder and predict; return "refused" or "predicted", or what went
-    wrong.
+    """Load a model folder and predict.
+
+    Return "refused" or "predicted", or what went wrong.
     """
 
     def late(*_: object) -> NoReturn:
@@ -184,8 +188,9 @@ def main(folder: str, inputs: str, number: str) -> int:
 
 
 def check_forgeries(folder: Path, inputs: Path, number: int) -> None:
-    """Run `main` in a new process; fail if a forged folder neither raised `UserError`
-    nor predicted.
+    """Run `main` in a new process.
+
+    Fail if a forged folder neither raised `UserError` nor predicted.
     """
     program = f"import sys; from {__name__} import main; sys.exit(main(*sys.argv[1:]))"
     command = [sys.executable, "-c", program, str(folder), str(inputs), str(number)]
@@ -211,8 +216,9 @@ class ModelFolderSuite(Suite):
 
     @staticmethod
     def save(name: str, directory: Path) -> tuple[Path, Path]:
-        """Write an untrained model of the method ``name``, and inputs of it; return
-        both paths.
+        """Write an untrained model of the method ``name``, and inputs of it.
+
+        Return both paths.
         """
         task = fitting_task(name)
         body = save_bert(directory / "body") if get_method(name).uses_body else "none"
@@ -228,7 +234,8 @@ class ModelFolderSuite(Suite):
     def test_a_forged_folder_is_refused_or_predicts(
         self, name: str, tmp_path: Path
     ) -> None:
-        """A forged folder causes no exception but UserError, no crash, no hang and no
-        gigabytes of memory.
+        """A forged folder causes no exception but UserError.
+
+        It causes no crash, no hang, and takes no gigabytes of memory.
         """
         check_forgeries(*self.save(name, tmp_path), self.forgeries)

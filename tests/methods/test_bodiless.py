@@ -1,5 +1,6 @@
-"""`cnn`, `fno`, `minirocket` and `gradient_boosting`: they need no body, refuse what
-does not fit, and tell costs.
+"""Methods without a body: `cnn`, `fno`, `minirocket` and others.
+
+They need no body, refuse what does not fit, and estimate costs.
 """
 
 import importlib.util

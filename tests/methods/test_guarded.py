@@ -181,8 +181,9 @@ def test_another_trial_takes_choice_and_probes_over_also_when_interrupted(
 
 
 def test_who_shares_a_guarded_alignment(bert: str, tmp_path: Path) -> None:
-    """Not `orca`, whose embedder is the last one, nor a body with other layers, whose
-    features differ.
+    """Trials of `orca` and of bodies with other layers do not share it.
+
+    `orca` keeps the last embedder; other layers have other features.
     """
 
     def reuses(trial: TrialTrainer) -> bool:
@@ -209,8 +210,9 @@ def with_train(data: PreparedData, x: Rows, y: Any = None) -> PreparedData:
 def rows_read(
     body: str, fraction: float, seed: int = 0, method: str = "orca"
 ) -> set[int]:
-    """Return the training rows that a trial reads; all validation rows must be read as
-    well.
+    """Return the training rows that a trial reads.
+
+    All validation rows must be read as well.
     """
     data = make_data(TASK)
     train = Recording(data.train.x)
@@ -252,8 +254,9 @@ def test_a_trial_reads_a_nested_stratified_share_of_its_seed(bert: str) -> None:
 
 @pytest.mark.parametrize("task", [TASK, RAW_UNITS], ids=["classes", "scalar"])
 def test_no_statistic_comes_from_other_samples(bert: str, task: Any) -> None:
-    """What is not drawn may be anything, in inputs and targets, also in units that have
-    to be measured.
+    """Samples that are not drawn may have any values.
+
+    That holds for inputs and targets, also in units that have to be measured.
     """
     data = make_data(task)
     data = replace(with_train(data, data.train.x[:] * 40 + 7), y_mean=None, y_std=None)
@@ -277,7 +280,9 @@ def test_no_statistic_comes_from_other_samples(bert: str, task: Any) -> None:
 
 
 def test_units_do_not_reach_the_body(bert: str) -> None:
-    """In hundredths and far from zero, inputs become the tokens that they are in tens."""
+    """In hundredths and far from zero, inputs become the tokens that they are in
+    tens.
+    """
     task = make_task(Target("classes", size=3))
     data = make_data(task)
     tens = with_train(data, data.train.x[:] * 10 + 3)

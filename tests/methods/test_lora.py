@@ -1,5 +1,6 @@
-"""LoRA: which layers are adapted, what their updates compute, and that only they,
-embedder and head train.
+"""LoRA: which layers are adapted, and what their updates compute.
+
+Only they, embedder and head train.
 """
 
 import os

@@ -1,5 +1,6 @@
-"""Model folders: what they hold, and what is refused: missing and changed files, other
-versions, foreign weights.
+"""Model folders: what they hold, and what is refused.
+
+Missing and changed files, other versions, and foreign weights are.
 """
 
 import json
@@ -50,8 +51,9 @@ def folder(snapshot: Snapshot, tmp_path: Path) -> Path:
 def edit(
     folder: Path, change: Callable[[dict[str, Any]], object], *, sign: bool = False
 ) -> None:
-    """Change ``config.json``; ``sign``: as a program would that writes the hash of the
-    file anew.
+    """Change ``config.json``.
+
+    ``sign``: as a program would that writes the hash of the file anew.
     """
     path = folder / "config.json"
     values = json.loads(path.read_text())
@@ -220,8 +222,9 @@ def test_a_strangers_body(
 
 
 def test_a_shallow_body_with_many_words_is_rebuilt(snapshot: Snapshot) -> None:
-    """Its word embedding, which an embedder replaces, has far more values than the
-    weights of the folder.
+    """The word embedding, which an embedder replaces, may be large.
+
+    It has far more values than the weights of the folder.
     """
     assert rebuild(with_body(snapshot, {"vocab_size": 10**6}), snapshot.weights)
 

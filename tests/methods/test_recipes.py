@@ -1,5 +1,6 @@
-"""The methods: their conformance, which parameters each trains, and hyper-parameters by
-name.
+"""The methods: their conformance, and hyper-parameters by name.
+
+It is tested which parameters each method trains.
 """
 
 import json

@@ -1,5 +1,6 @@
-"""`linear`, `nearest`, `kernel_ridge` and so on: they learn from real data, and equal
-those of scikit-learn.
+"""`linear`, `nearest`, `kernel_ridge` and others learn from real data.
+
+They equal those of scikit-learn.
 """
 
 from collections.abc import Callable
@@ -42,8 +43,9 @@ DIABETES: Case = (datasets.load_diabetes, Target("scalar"), (1, 10), "tabular")
 
 
 def fitted(method: str, case: Case) -> TrialTrainer:
-    """Return a finished trial on a data set of scikit-learn; 30 % are test, a tenth of
-    the others validation.
+    """Return a finished trial on a data set of scikit-learn.
+
+    30 % are test, a tenth of the others validation.
     """
     kind, _, method = method.rpartition(" ")
     load, target, shape, domain = case

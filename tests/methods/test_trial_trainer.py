@@ -1,5 +1,6 @@
-"""Whole trials: progress, selection, shared alignments, what is refused, faithful
-stages, and artefacts.
+"""Whole trials: progress, selection, resuming and artefacts.
+
+Alignments are shared, stages are faithful, and bad input is refused.
 """
 
 import json
@@ -258,8 +259,10 @@ def test_who_shares_an_alignment_and_who_does_not(bert: str, tmp_path: Path) -> 
 def test_an_interrupted_alignment_is_resumed_and_not_shared_and_a_replay_needs_no_file(
     bert: str, steps: int, reused: bool, tmp_path: Path
 ) -> None:
-    """An interrupted one may have started on another kind of machine, whose numbers
-    differ in the last bit.
+    """An interrupted alignment is not shared.
+
+    It may have started on another kind of machine, whose numbers differ in the last
+    bit.
     """
     shared = tmp_path / "aligned"
     expected, whole = aligned(bert, shared)

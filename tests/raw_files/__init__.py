@@ -1,5 +1,6 @@
-"""Small files of the exact layout of every benchmark's raw files, and ways to corrupt
-them.
+"""Small raw files in the exact layout of every benchmark's.
+
+There are also ways to corrupt them.
 """
 
 import importlib
@@ -36,8 +37,9 @@ def _declared(table: str) -> dict[str, Any]:
 
 
 def broken(path: str, files: int) -> list[Corruption]:
-    """Return corruptions of one of the ``files`` raw files of a task: missing, cut in
-    half and overwritten.
+    """Return corruptions of one of the ``files`` raw files of a task.
+
+    The file is missing, cut in half, or overwritten.
     """
     name = re.escape(path.split("/")[-1])
     missing = rf"1 of {files} raw files are not in .*{name}"
@@ -63,8 +65,9 @@ def appended(name: str, line: str) -> Writer:
 
 
 def replaced(name: str, old: str, new: str) -> Writer:
-    """Return a `Writer` that replaces the first ``old`` in the file ``name`` by
-    ``new``; there must be one.
+    """Return a `Writer` that replaces ``old`` in the file ``name`` by ``new``.
+
+    It replaces the first one; there must be one.
     """
 
     def change(content: bytes) -> bytes:

@@ -1,9 +1,9 @@
-"""Raw files of the three large tasks of NAS-Bench-360, small, in their exact layout,
-and ways to corrupt them.
+"""Small raw files of the three large tasks of NAS-Bench-360.
 
-Proteins are strands side by side, so that residues far apart along the chain are close
-in space. Stamps are a sky with a star and sharp tracks. Clips are two tones in noise,
-tones that no other clip has.
+They have the exact layout; there are also ways to corrupt them. Proteins are strands
+side by side, so that residues far apart along the chain are close in space. Stamps are
+a sky with a star and sharp tracks. Clips are two tones in noise, tones that no other
+clip has.
 """
 
 import csv
@@ -65,8 +65,9 @@ def write_psicov(raw: Path) -> None:
 
 
 def sheet(length: int, random: np.random.RandomState) -> Array:
-    """Return distances [L, L] in Å between the residues of strands to and fro, 5 Å
-    apart, 0 on the diagonal.
+    """Return distances [L, L] in Å between the residues of strands.
+
+    The strands run to and fro, 5 Å apart; the diagonal is 0.
     """
     strand, place = np.divmod(np.arange(length), min(60, (length + 1) // 2))
     along = np.where(strand % 2 == 0, place, place.max() - place) * 3.3
@@ -106,8 +107,9 @@ def save_distances(
 
 
 def write_cosmic(raw: Path) -> None:
-    """Write ``cosmic``: twelve training and six test stamps, a third of them without
-    the plane of ignored pixels.
+    """Write ``cosmic``: twelve training and six test stamps.
+
+    A third of them lacks the plane of ignored pixels.
     """
     random = np.random.RandomState(0)
     for split, fields in STAMPS.items():
@@ -139,8 +141,9 @@ def write_field(folder: Path, random: np.random.RandomState) -> list[Path]:
 
 
 def make_stamp(sky: float, random: np.random.RandomState) -> Array:
-    """Return image, mask and ignore, float32 [3, 256, 256]: tracks 60 electrons above a
-    sky that has a bright star.
+    """Return image, mask and ignore, float32 [3, 256, 256].
+
+    Tracks are 60 electrons above a sky that has a bright star.
     """
     rows, columns = np.mgrid[:256, :256]
     stamp = np.zeros((3, 256, 256), np.float32)
@@ -158,8 +161,9 @@ def make_stamp(sky: float, random: np.random.RandomState) -> Array:
 
 
 def write_fsd50k(raw: Path) -> None:
-    """Write ``chunks`` and ``noise_22050``: 24 clips of two chunks for each of train,
-    validation and evaluation.
+    """Write ``chunks`` and ``noise_22050``.
+
+    They are 24 clips of two chunks for each of train, validation and evaluation.
     """
     random = np.random.RandomState(0)
     labels = [

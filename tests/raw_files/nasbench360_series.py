@@ -1,7 +1,7 @@
-"""Raw files of seven tasks of NAS-Bench-360, small, in their exact formats, and ways to
-corrupt them.
+"""Small raw files of seven tasks of NAS-Bench-360.
 
-All is seeded and drawn so that classes can be told apart.
+They have the exact formats; there are also ways to corrupt them. All is seeded and
+drawn so that classes can be told apart.
 """
 
 import gzip
@@ -33,10 +33,10 @@ _REFUSED = r"it asks for '(posix|nt|os)\.system', which is refused"
 
 
 def _images(part: str, side: int) -> tuple[Array, Array]:
-    """Return 300 training or 100 test images uint8 [N, 3, side, side], and their
-    classes [N].
+    """Return 300 training or 100 test images, and their classes [N].
 
-    Images are noisy; their rows are bright or dark as their class says.
+    Images are uint8 [N, 3, side, side]. Images are noisy; their rows are bright or dark
+    as their class says.
     """
     each = {"train": 3, "test": 1}[part]
     classes = np.random.RandomState(0).permutation(np.repeat(np.arange(100), each))
@@ -75,8 +75,9 @@ def save_spherical(raw: Path, content: Content) -> None:
 
 
 def ecg_content() -> Content:
-    """Return what the file holds: 80 records int16, as PhysioNet's, of 1200 to 1900
-    samples, and their letters.
+    """Return the content of the file: 80 records int16 and their letters.
+
+    The records, as PhysioNet's, have 1200 to 1900 samples.
     """
     r = np.random.RandomState(0)
     # Drawn so that all letters are in every split of both protocols.
@@ -96,7 +97,9 @@ def save_ecg(raw: Path, content: Content) -> None:
 
 
 def satellite_content() -> Content:
-    """Return what the two files hold: 144 and 48 series of 24 classes, numbered from 1."""
+    """Return what the two files hold: 144 and 48 series of 24 classes, numbered from
+    1.
+    """
     content = {}
     for part, each in (("train", 6), ("test", 2)):
         r = np.random.RandomState(len(part))
@@ -115,8 +118,9 @@ def save_satellite(raw: Path, content: Content) -> None:
 
 
 def deepsea_content() -> Content:
-    """Return what the file holds: 24, 9 and 12 sequences, every label both 0 and 1 in
-    every split.
+    """Return the content of the file: 24, 9 and 12 sequences.
+
+    Every label is both 0 and 1 in every split.
     """
     r = np.random.RandomState(0)
     content: Content = {}
@@ -134,8 +138,9 @@ def save_deepsea(raw: Path, content: Content) -> None:
 
 
 def darcy_content(count: int, seed: int = 0) -> Content:
-    """Return coefficients of 3 and 12, and solutions that fall with them and vanish at
-    the border, [N, 421, 421].
+    """Return coefficients of 3 and 12, and solutions, [N, 421, 421].
+
+    The solutions fall with the coefficients, and vanish at the border.
     """
     r = np.random.RandomState(seed)
     blocks = np.kron(r.randn(count, 11, 11), np.ones((1, 39, 39)))[:, 4:425, 4:425]
@@ -172,8 +177,9 @@ def save_matlab73(path: Path, content: Content) -> None:
 
 
 def write_ninapro(raw: Path) -> None:
-    """Write the six files below ``ninaPro``: 72 training, 36 validation and 36 test
-    windows of 18 gestures.
+    """Write the six files below ``ninaPro``.
+
+    They have 72 training, 36 validation and 36 test windows of 18 gestures.
     """
     r = np.random.RandomState(0)
     (raw / "ninaPro").mkdir(exist_ok=True)
@@ -188,8 +194,9 @@ def write_ninapro(raw: Path) -> None:
 
 
 def write_darcy_flow(raw: Path) -> None:
-    """Write the two files: 12 samples as MATLAB 5, and 3 as MATLAB 7.3, both at full
-    resolution.
+    """Write two files: 12 samples as MATLAB 5, and 3 as MATLAB 7.3.
+
+    Both are at full resolution.
     """
     save_matlab5(raw / _SMOOTH1, darcy_content(12))
     save_matlab73(raw / _SMOOTH2, darcy_content(3, 1))
@@ -198,8 +205,9 @@ def write_darcy_flow(raw: Path) -> None:
 def _saved(
     save: Callable[[Path, Content], None], content: Callable[[], Content]
 ) -> Callable[..., Writer]:
-    """Return a function of a change, and of the part of the content to change ("":
-    all), that returns a writer.
+    """Return a function that makes writers of changed content.
+
+    It takes a change, and the part of the content to change ("": all).
     """
 
     def writer(change: Change = dict, part: str = "") -> Writer:

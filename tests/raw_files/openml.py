@@ -1,9 +1,8 @@
-"""Small files of the 42 OpenML tables, in the format in which OpenML's server answers:
-description.json and data.arff.
+"""Small files of the 42 OpenML tables, as OpenML's server answers.
 
-Iris is as the server sends it; the others are drawn at random, ten of them with the
-mixture of columns that the real ones have, among them what is missing, quoted, ignored
-or never occurs.
+They are description.json and data.arff. Iris is as the server sends it; the others are
+drawn at random, ten of them with the mixture of columns that the real ones have, among
+them what is missing, quoted, ignored or never occurs.
 """
 
 import gzip
@@ -47,8 +46,9 @@ def write_table(raw: Path, dataset_id: int, table: SmallTable) -> None:
 
 
 def write_bytes(raw: Path, dataset_id: int, table: SmallTable, arff: bytes) -> None:
-    """Write a table, and a description as the server sends it: numbers are text, and
-    empty fields are left out.
+    """Write a table, and a description as the server sends it.
+
+    Numbers are text, and empty fields are left out.
     """
     directory = raw / str(dataset_id)
     directory.mkdir(parents=True, exist_ok=True)
@@ -113,8 +113,9 @@ def _quoted(text: str) -> str:
 
 
 def edit_table(dataset_id: int, edit: Callable[[str], str]) -> Writer:
-    """A corruption that a checksum does not show: the description names the MD5 of what
-    the table became.
+    """A corruption that a checksum does not show.
+
+    The description names the MD5 of what the table became.
     """
 
     def corrupt(raw: Path) -> None:
@@ -227,8 +228,9 @@ def synthetic(dataset_id: int) -> SmallTable:
 
 
 def mock(dataset_id: int, name: str) -> bytes:
-    """One of the server's answers about a data set, as scikit-learn keeps them for its
-    own tests; 61 is whole.
+    """An answer of the server about a data set; 61 is whole.
+
+    scikit-learn keeps such answers for its own tests.
     """
     spec = importlib.util.find_spec("sklearn")  # importing it takes seconds
     assert spec is not None

@@ -1,10 +1,10 @@
-"""Small files in the layouts of PDEBench: random fields, a few dozen samples, the true
-grids.
+"""Small files in the layouts of PDEBench.
 
-Single-file sets are stored contiguously and seed-group sets by chunks with lzf
-compression, as PDEBench's scripts write them. Where all frames of the true number would
-be large, only those that a reader should want are written, and their neighbours; the
-others are left at the fill value, which a reader that takes a wrong frame shows.
+They have random fields, a few dozen samples, and the true grids. Single-file sets are
+stored contiguously and seed-group sets by chunks with lzf compression, as PDEBench's
+scripts write them. Where all frames of the true number would be large, only those that
+a reader should want are written, and their neighbours; the others are left at the fill
+value, which a reader that takes a wrong frame shows.
 """
 
 import json
@@ -49,8 +49,9 @@ class Stacked:
 
 @dataclass(frozen=True)
 class Seeds:
-    """One group a seed with ``data`` [T, *grid, C] and ``grid``, as `gen_diff_sorp.py`
-    of PDEBench writes it.
+    """Write one group a seed with ``data`` [T, *grid, C] and ``grid``.
+
+    `gen_diff_sorp.py` of PDEBench writes such files.
     """
 
     file: str
@@ -108,8 +109,9 @@ class Steady:
 
 
 def field(num_samples: int, grid: tuple[int, ...], frame: int, number: int) -> Array:
-    """Return field ``number`` at a frame, random values from 1 to 2, float32 [N,
-    *grid].
+    """Return field ``number`` at a frame, float32 [N, *grid].
+
+    Its values are random, from 1 to 2.
     """
     drawn = np.random.RandomState(100 * number + frame).random_sample(
         (num_samples, *grid)
@@ -150,8 +152,9 @@ LAYOUTS: dict[str, Layout] = {
 def write(
     raw: Path, *, task: str, generated: bool = False, num_samples: int | None = None
 ) -> None:
-    """Write the file of a task (its short name) below ``raw``, as downloaded or as
-    generated.
+    """Write the file of a task (its short name) below ``raw``.
+
+    It is as downloaded or as generated.
     """
     layout = LAYOUTS[task]
     layout.write(raw, num_samples=num_samples)
@@ -173,7 +176,9 @@ def _without(name: str) -> Writer:
 
 
 def _changed(name: str, change: Callable[[Array], Any]) -> Writer:
-    """Return a corruption that puts another array, or none, in the place of a data set."""
+    """Return a corruption that puts another array, or none, in the place of a data
+    set.
+    """
     return _edited(lambda file: _put(file, name, change(file[name][...])))
 
 
@@ -191,8 +196,9 @@ def _marked(value: str) -> Writer:
 
 
 def _overwrite_chunk(path: Path, name: str) -> None:
-    """Put bytes where a chunk is that lzf cannot unpack: they refer to what is before
-    it. Unpacked, they are NaN.
+    """Put bytes where a chunk is that lzf cannot unpack.
+
+    They refer to what is before it. Unpacked, they are NaN.
     """
     with h5py.File(path, "r") as file:
         chunk = file[name].id.get_chunk_info(0)
@@ -202,8 +208,9 @@ def _overwrite_chunk(path: Path, name: str) -> None:
 
 
 def _boundless(file: h5py.File, fields: tuple[str, ...]) -> None:
-    """Name a thousand million samples, hardly any of which is stored: their indices
-    alone would fill the memory.
+    """Name a thousand million samples, hardly any of which is stored.
+
+    Their indices alone would fill the memory.
     """
     for name in fields:
         shape = (10**9, *file[name].shape[1:])
@@ -249,7 +256,9 @@ def _corruptions_of_generated(layout: Layout) -> list[Corruption]:
 
 
 def _of_file(file: str, corruptions: list[Corruption]) -> list[Corruption]:
-    """Return corruptions of a raw directory, given those of the path of the file in it."""
+    """Return corruptions of a raw directory, given those of the path of the file in
+    it.
+    """
     return [
         (label, lambda raw, corrupt=corrupt: corrupt(raw / file), pattern)  # type: ignore[misc]
         for label, corrupt, pattern in corruptions

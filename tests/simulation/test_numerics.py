@@ -1,5 +1,6 @@
-"""Numerics against exact solutions: shallow water, Darcy flow, and the stepper of stiff
-equations.
+"""Numerics against exact solutions.
+
+They are of shallow water, Darcy flow, and the stepper of stiff equations.
 """
 
 import math
@@ -18,8 +19,9 @@ def _depths(initial: Array, cell: float, end: float, frames: int = 2) -> Array:
 
 
 def _stoker(x: Array, t: float, deep: float, shallow: float) -> Array:
-    """Depth of a dam break onto a wet bed at rest, dam at 0 (Stoker, Water Waves, 1957,
-    section 10.8; g = 1).
+    """Return the depth of a dam break onto a wet bed at rest, dam at 0.
+
+    Stoker, Water Waves, 1957, section 10.8; g = 1.
     """
     from scipy.optimize import brentq
 

@@ -1,5 +1,6 @@
-"""The raw files of a module's task, what the task makes of them, and a number for what
-another implementation made.
+"""The raw files of a module's task, and what the task makes of them.
+
+A number stands for what another implementation made.
 """
 
 from pathlib import Path
@@ -34,12 +35,12 @@ def data(
 
 
 def digest(array: Any) -> float:
-    """Return the mean of an array with weights that differ from place to place: other
-    values or another order show.
+    """Return the mean of an array with weights that differ by place.
 
-    Digests in tests are of arrays that were equal, up to rounding, to those of the
-    reference's own loaders: of github.com/sjunhongshen/ORCA at 19b8c1c, run by the
-    tests of this project at commit a1f7156.
+    It shows other values or another order. Digests in tests are of arrays that were
+    equal, up to rounding, to those of the reference's own loaders: of
+    github.com/sjunhongshen/ORCA at 19b8c1c, run by the tests of this project at commit
+    a1f7156.
     """
     values = np.asarray(array[:], np.float64).ravel()
     return float((values * (1 + np.cos(np.arange(values.size)))).mean())

@@ -1,7 +1,7 @@
-"""Steps that builds of tasks share, and the scale of inputs and targets, which models
-take out of them.
+"""Steps that builds of tasks share, and scales.
 
-Of spectrograms librosa is the judge; what it said once is written down.
+Models take out the scale of inputs and targets. Of spectrograms librosa is the judge;
+what it said once is written down.
 """
 
 from dataclasses import replace
@@ -31,8 +31,9 @@ def statistics(x: Rows, scale: Scale) -> tuple[Tensor, Tensor]:
 
 
 def test_the_declaration_decides() -> None:
-    """A sample of few rows may look standardised, or not, by chance: declared scales do
-    not depend on it.
+    """Declared scales do not depend on a sample of few rows.
+
+    It may look standardised, or not, by chance.
     """
     x = np.random.default_rng(0).normal(size=(60, 2, 9)).astype(np.float32)
     padded = x * (np.arange(9) < 5)
@@ -61,8 +62,9 @@ def test_the_declaration_decides() -> None:
 
 @pytest.mark.parametrize("scale", [1e-3, 1e6])
 def test_a_badly_scaled_channel_among_standardised_ones_is_found(scale: float) -> None:
-    """The mean and deviation of all values are those of the other channels, if this one
-    is small.
+    """The statistics of all values would not show it.
+
+    If the channel is small, they are those of the other channels.
     """
     x = np.random.default_rng(0).normal(size=(400, 3, 9)).astype(np.float32)
     x[:, 1] *= scale
@@ -188,8 +190,9 @@ def test_numbers_of_librosa() -> None:
 
 
 def test_other_rates_and_sizes() -> None:
-    """A tone of 1000 Hz is loudest in its band, whatever the rate and the number of
-    bands.
+    """A tone of 1000 Hz is loudest in its band.
+
+    That holds for any rate and number of bands.
     """
     for sample_rate, n_mels, n_fft in (
         (22050, 96, 1920),

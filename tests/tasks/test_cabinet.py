@@ -1,5 +1,6 @@
-"""The benchmark cabinet: its tasks built afresh, its readers on small forged files, its
-fields, and its sweep.
+"""The benchmark cabinet: tasks built afresh, and its sweep.
+
+Its readers read small forged files; its fields are solved.
 """
 
 import gzip

@@ -381,7 +381,9 @@ def test_every_class_is_in_every_split_about_in_proportion(
 
 
 def test_more_categories_than_the_memory_holds_are_refused() -> None:
-    """40,000 rows of as many categories, beside 200 columns, would take two terabytes."""
+    """40,000 rows of as many categories, beside 200 columns, would take two
+    terabytes.
+    """
     many = pd.Categorical([f"c{i}" for i in range(40_000)])
     table = pd.DataFrame(
         {"many": many, **{f"n{number}": np.zeros(40_000) for number in range(200)}}

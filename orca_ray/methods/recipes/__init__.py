@@ -1,3 +1,4 @@
-"""The methods: each module declares a `Recipe` as ``RECIPE``, or several as
-``RECIPES``. None imports torch.
+"""The methods, of which none imports torch.
+
+Each module declares a `Recipe` as ``RECIPE``, or several as ``RECIPES``.
 """

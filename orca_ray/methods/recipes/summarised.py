@@ -1,13 +1,13 @@
-"""Baselines without a network: ``linear``, ``nearest``, ``forest``, ``kernel_ridge``
-and ``gradient_boosting``.
+"""Baselines without a network, for any kind of data or for tables.
 
-The first four, for any kind of data, use the features of `orca_ray.models.features`:
-the values of tables and fields, and summaries of series, images and recordings.
-``linear`` is a logistic regression for classes and labels, else a ridge regression.
-``nearest`` averages the targets of the nearest training samples. ``forest`` is a random
-forest of scikit-learn.
-``kernel_ridge`` is a ridge regression of Gaussian kernels. Penalties, the width of the
-kernels and the number of neighbours are chosen within the training samples.
+They are ``linear``, ``nearest``, ``forest``, ``kernel_ridge`` and
+``gradient_boosting``. The first four, for any kind of data, use the features of
+`orca_ray.models.features`: the values of tables and fields, and summaries of series,
+images and recordings. ``linear`` is a logistic regression for classes and labels, else
+a ridge regression. ``nearest`` averages the targets of the nearest training samples.
+``forest`` is a random forest of scikit-learn. ``kernel_ridge`` is a ridge regression of
+Gaussian kernels. Penalties, the width of the kernels and the number of neighbours are
+chosen within the training samples.
 
 ``gradient_boosting`` is the usual baseline for tables: trees of LightGBM, of the
 values. An epoch adds ``boosting.rounds`` rounds of one tree each, or of one tree for

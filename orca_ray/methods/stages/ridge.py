@@ -82,8 +82,9 @@ class RidgeStage(FittedStage):
             self._fit_by_comparison(head)
 
     def fit_by_leave_one_out(self, output: nn.Linear) -> None:
-        """Fit the layer ``output``, with the penalty and the scale of logits that
-        leave-one-out predictions choose.
+        """Fit the layer ``output`` to all training samples.
+
+        Leave-one-out predictions choose the penalty, and the scale of logits.
         """
         trial = self._trial
         columns = varying_columns(trial)

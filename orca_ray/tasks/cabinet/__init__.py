@@ -1,8 +1,8 @@
-"""Forty-one tasks whose data are part of Python packages or solutions of equations,
-with packaged bodies.
+"""Forty-one small tasks, with packaged bodies.
 
-The tasks are declared in ``tasks.toml``. Each names a reader of this module, which
-returns all samples of the data set.
+Their data are part of Python packages, or solutions of equations. The tasks are
+declared in ``tasks.toml``. Each names a reader of this module, which returns all
+samples of the data set.
 """
 
 import gzip
@@ -56,8 +56,9 @@ class Pool:
 def _build(
     task: Task, read: Callable[[], Pool], scaled: tuple[int, ...] | None
 ) -> Arrays:
-    """Return the arrays of ``task``; ``scaled`` are the axes over which inputs are
-    standardised (see `arrays`).
+    """Return the arrays of ``task``.
+
+    ``scaled`` are the axes over which inputs are standardised (see `arrays`).
     """
     pool = read()
     classes = task.target.kind == "classes"
@@ -89,8 +90,9 @@ def _build(
 
 
 def _split(task: Task, y: Array, part: Array | None) -> list[Indices]:
-    """Return the indices of train, validation and test: official ones, or drawn with
-    the class proportions of ``y``.
+    """Return the indices of train, validation and test.
+
+    They are the official ones, or drawn with the class proportions of ``y``.
     """
     sizes = task.num_samples or ()
     stratified = task.target.kind == "classes"
@@ -128,11 +130,10 @@ def _numpy(package: str, member: str) -> Any:
 
 
 def _series(package: str, member: str, length: int, *, numbers: bool = False) -> Pool:
-    """Read TRAIN and TEST of a UCR or UEA data set from ``.ts`` files, whose series
-    have at most ``length`` steps.
+    """Read TRAIN and TEST of a UCR or UEA data set from ``.ts`` files.
 
-    Training samples that are copies of test samples are left out, e.g. eight of
-    Tecator.
+    Their series have at most ``length`` steps. Training samples that are copies of test
+    samples are left out, e.g. eight of Tecator.
     """
     read = [
         parse_series(_content(package, member.format(part)).decode(), length)
@@ -151,11 +152,10 @@ def _series(package: str, member: str, length: int, *, numbers: bool = False) ->
 def _frame(
     package: str, member: str, *, header: bool = True, missing: tuple[str, ...] = ()
 ) -> "pd.DataFrame":
-    """Return a table without copies of rows, so that test does not contain training
-    samples, and without gaps.
+    """Return a table without copies of rows, and without gaps.
 
-    Columns of a file without a header are named c0, c1, and so on. ``missing`` are
-    texts that no input may be.
+    So test does not contain training samples. Columns of a file without a header are
+    named c0, c1, and so on. ``missing`` are texts that no input may be.
     """
     import pandas as pd
 
@@ -181,8 +181,9 @@ def _table(
     part: str = "",
     **options: Any,
 ) -> Pool:
-    """Read a table, whose columns of text are categories; ``part`` names a column of 0
-    and, for test, 1.
+    """Read a table, whose columns of text are categories.
+
+    ``part`` names a column of 0 and, for test, 1.
     """
     table = _frame(package, member, **options)
     official = 2 * table.pop(part).to_numpy() if part else None
@@ -204,11 +205,11 @@ def _values(
     points: bool = False,
     **options: Any,
 ) -> Pool:
-    """Read inputs of ``shape`` from the columns of a table, the last of which is the
-    target.
+    """Read inputs of ``shape`` and targets from a table.
 
-    ``labels`` is a file with one target a line after its first line, if the targets are
-    not in the table. ``points``: the values of all channels at one point are adjacent.
+    The last column is the target. ``labels`` is a file with one target a line after its
+    first line, if the targets are not in the table. ``points``: the values of all
+    channels at one point are adjacent.
     """
     table = _frame(package, member, **options)
     y = (
@@ -234,8 +235,9 @@ def _bundled(loader: str) -> Pool:
 
 
 def _trace(package: str, member: str) -> Pool:
-    """Read the classes of transients in a nuclear power plant (UCR Trace) from an
-    archive of arrays.
+    """Read UCR Trace, classes of transients in a nuclear power plant.
+
+    Its file is an archive of arrays.
     """
     found = _numpy(package, member)
     x, y = (
@@ -250,11 +252,10 @@ def _trace(package: str, member: str) -> Pool:
 
 
 def _watch(package: str, member: str, length: int) -> Pool:
-    """Cut recordings of six sensors of a watch into windows; test has other persons
-    than train.
+    """Cut recordings of six sensors of a watch into windows.
 
-    The file is a dict in an array of objects, read by the project's own reader of
-    pickles, which runs no code.
+    Test has other persons than train. The file is a dict in an array of objects, read
+    by the project's own reader of pickles, which runs no code.
     """
     stream = io.BytesIO(_content(package, member))
     np.lib.format.read_magic(stream)
@@ -274,16 +275,18 @@ def _watch(package: str, member: str, length: int) -> Pool:
 
 
 def _faces(package: str, member: str) -> Pool:
-    """Read the patches of photographs of which the first half are faces (scikit-image's
-    part of LFW).
+    """Read scikit-image's part of LFW.
+
+    It has patches of photographs, of which the first half are faces.
     """
     x = _numpy(package, member)
     return Pool(x[:, None], np.repeat(["face", "other"], len(x) // 2))
 
 
 def _textures(package: str, members: tuple[str, ...], side: int) -> Pool:
-    """Cut photographs into square patches, each of mean 0 and deviation 1; the right
-    side of a photograph is test.
+    """Cut photographs into square patches, each of mean 0 and deviation 1.
+
+    The right side of a photograph is test.
     """
     from PIL import Image
 
@@ -312,12 +315,12 @@ def _textures(package: str, members: tuple[str, ...], side: int) -> Pool:
 def _pines(
     package: str, member: str, labels: str, side: int, bands: int, block: int
 ) -> Pool:
-    """Cut patches of ``side`` pixels with means of ``bands`` adjacent bands from the
-    scene Indian Pines.
+    """Cut patches of ``side`` pixels from the scene Indian Pines.
 
-    A patch has the class of its central pixel; classes of fewer than 400 pixels are
-    left out. The scene is divided into blocks, whole blocks belong to train, validation
-    or test, and no patch crosses a block's edge.
+    Their channels are means of ``bands`` adjacent bands. A patch has the class of its
+    central pixel; classes of fewer than 400 pixels are left out. The scene is divided
+    into blocks, whole blocks belong to train, validation or test, and no patch crosses
+    a block's edge.
     """
     classes = _numpy(package, labels).astype(np.int64)
     scene = _numpy(package, member).astype(np.float64)
@@ -342,9 +345,7 @@ def _pines(
 
 
 def _field(equation: str, samples: int) -> Pool:
-    """Solve an equation of `orca_ray.simulation.small_fields` for ``samples`` random
-    inputs.
-    """
+    """Solve an equation of `small_fields` for ``samples`` random inputs."""
     from orca_ray.simulation.small_fields import simulate
 
     return Pool(*simulate(equation, samples))
@@ -375,8 +376,9 @@ def _task(
     scaled: tuple[int, ...] | None = None,
     **declared: Any,
 ) -> Task:
-    """Return a task from its declaration: ``classes`` or a ``field`` to predict, else a
-    number.
+    """Return a task from its declaration.
+
+    It predicts ``classes`` or a ``field``, else a number.
     """
     if classes:
         usual = {

@@ -1,5 +1,6 @@
-"""Functions that tasks of NAS-Bench-360 share: checks of raw files, splits, lists of
-files.
+"""Functions that tasks of NAS-Bench-360 share.
+
+They check raw files, split samples, and read lists of files.
 """
 
 import logging
@@ -23,8 +24,9 @@ logger = logging.getLogger(__name__)
 
 
 def entries(path: Path, content: Any, *keys: str) -> list[Any]:
-    """Return the values of ``keys`` in ``content``; UserError if ``content`` is no
-    dictionary or lacks a key.
+    """Return the values of ``keys`` in ``content``.
+
+    Raises UserError if ``content`` is no dictionary or lacks a key.
     """
     if not isinstance(content, dict):
         raise UserError(
@@ -47,8 +49,10 @@ def numbers(
     shape: tuple[int | None, ...],
     kinds: str = "biuf",
 ) -> Array:
-    """Return ``value``; UserError unless it is an array of ``shape`` (None: any length)
-    with a dtype of ``kinds``.
+    """Return ``value``.
+
+    Raises UserError unless it is an array of ``shape`` (None: any length) with a dtype
+    of ``kinds``.
     """
     if not isinstance(value, np.ndarray) or value.dtype.kind not in kinds:
         found = (
@@ -67,11 +71,10 @@ def numbers(
 def class_labels(
     path: Path, field: str, value: Any, count: int, num_classes: int, *, first: int = 0
 ) -> Array:
-    """Return labels [count] int64 numbered from 0; in ``value`` they are numbered from
-    ``first``.
+    """Return labels [count] int64 numbered from 0.
 
-    Raises UserError if the number of labels is not ``count``, or one is not whole or
-    out of range.
+    In ``value`` they are numbered from ``first``. Raises UserError if the number of
+    labels is not ``count``, or one is not whole or out of range.
     """
     y = (
         np.asarray(value)
@@ -90,12 +93,12 @@ def published_splits(
     test: tuple[Array, Array],
     scaled: Callable[[Array], Array],
 ) -> dict[str, Array]:
-    """Return the arrays of a published training set ``given`` and ``test`` set, each
-    (inputs [N, ...], labels [N]).
+    """Return the arrays of a published training and ``test`` set.
 
-    Validation gets as many training samples as ``test`` has. ``scaled`` maps a batch of
-    inputs in the file to prepared inputs. A warning is logged if the file ``path`` has
-    fewer training samples than published.
+    Each of ``given`` and ``test`` is (inputs [N, ...], labels [N]). Validation gets as
+    many training samples as ``test`` has. ``scaled`` maps a batch of inputs in the file
+    to prepared inputs. A warning is logged if the file ``path`` has fewer training
+    samples than published.
     """
     declared = tables("orca_ray.tasks.nasbench360", "tasks.toml")[
         workspace.task.split("/")[1]
@@ -123,8 +126,9 @@ def published_splits(
 
 
 def log_fewer(path: Path, found: int, published: int) -> None:
-    """Log a warning if a file holds fewer samples than the published file, because
-    scores are then not comparable.
+    """Log a warning if a file holds fewer samples than the published file.
+
+    Scores are then not comparable.
     """
     if found < published:
         logger.warning(
@@ -133,12 +137,12 @@ def log_fewer(path: Path, found: int, published: int) -> None:
 
 
 def located(raw: Path, listing: Path, names: Sequence[str]) -> list[str]:
-    """Return the paths on this machine of the files ``names``, read from the file
-    ``listing``, in the same order.
+    """Return the paths on this machine of the files ``names``, in their order.
 
-    Lists may hold paths of another machine. As many leading folders are dropped from
-    all names as it takes to find the first file in ``raw`` or in the folder of
-    ``listing``: ``/mnt/data/chunks/a.wav`` may become ``chunks/a.wav``.
+    The names are read from the file ``listing``. Lists may hold paths of another
+    machine. As many leading folders are dropped from all names as it takes to find the
+    first file in ``raw`` or in the folder of ``listing``: ``/mnt/data/chunks/a.wav``
+    may become ``chunks/a.wav``.
 
     Raises UserError, with list, row and name, if there are no names, a name contains
     ``..``, or a file is missing.

@@ -1,11 +1,10 @@
-"""CIFAR-100: photographs of 100 classes, as images of 32×32 pixels and projected onto a
-sphere.
+"""CIFAR-100: photographs of 100 classes.
 
-``cifar100`` is standardised by channel. As in ORCA's code, random crops pad images with
-black pixels, which are not 0 after standardisation, so the task has its own
-augmentation, ``crop_flip_cifar100``. In ``spherical``, images are projected onto the
-northern hemisphere, the sphere is rotated at random, and inputs are its maps of 60×60
-points.
+They are images of 32×32 pixels, and the same projected onto a sphere. ``cifar100`` is
+standardised by channel. As in ORCA's code, random crops pad images with black pixels,
+which are not 0 after standardisation, so the task has its own augmentation,
+``crop_flip_cifar100``. In ``spherical``, images are projected onto the northern
+hemisphere, the sphere is rotated at random, and inputs are its maps of 60×60 points.
 """
 
 import io
@@ -115,8 +114,9 @@ def _part(
 def _images(
     path: Path, part: str, content: Any, fields: tuple[str, str], shape: tuple[int, ...]
 ) -> tuple[Array, Array]:
-    """Return images uint8 [N, *shape] and classes [N] from ``content``; CIFAR-100's own
-    file has flat images.
+    """Return images uint8 [N, *shape] and classes [N] from ``content``.
+
+    CIFAR-100's own file has flat images.
     """
     images, labels = entries(path, content, *fields)
     stored = (3 * 32 * 32,) if shape == SHAPE else shape

@@ -1,8 +1,7 @@
-"""Cosmic: which pixels of a Hubble image were hit by a cosmic ray (deepCR's ACS/WFC
-data, galaxies, filter F435W).
+"""Cosmic: which pixels of a Hubble image were hit by a cosmic ray.
 
-A stamp is a file with a 256×256 cut-out of an exposure. Decisions where this task could
-differ from ORCA's code:
+The data are deepCR's ACS/WFC data, galaxies, filter F435W. A stamp is a file with a
+256×256 cut-out of an exposure. Decisions where this task could differ from ORCA's code:
 
 - The sky brightness times a random factor from -0.9 to 3 is added to training images.
   The factor is drawn once, not every epoch. ORCA's code does so in validation and test,
@@ -114,7 +113,7 @@ def _galaxies(tree: Path) -> list[str]:
 def _sample(path: Path) -> tuple[Array, Array]:
     """Return the centre of a stamp, [128, 128]: its image, float64, and its target.
 
-    UserError if it is invalid.
+    Raises UserError if it is invalid.
     """
     stamp = read_npy(path, ndim=3, kind="fiub")
     if stamp.shape not in ((2, STAMP, STAMP), (3, STAMP, STAMP)):
@@ -137,8 +136,9 @@ def _sample(path: Path) -> tuple[Array, Array]:
 
 
 def _skies(stamps: Sequence[str]) -> Mapping[str, float]:
-    """Return the sky brightness of each of ``stamps``; raises UserError if a folder of
-    stamps has no ``sky.npy``.
+    """Return the sky brightness of each of ``stamps``.
+
+    Raises UserError if a folder of stamps has no ``sky.npy``.
     """
     folders = sorted({Path(stamp).parent for stamp in stamps})
     if absent := [folder for folder in folders if not (folder / "sky.npy").is_file()]:

@@ -1,6 +1,6 @@
-"""Darcy flow: predicts the pressure from a piecewise constant permeability, at every
-fifth point of a 421×421 grid.
+"""Darcy flow: the pressure, predicted from the permeability.
 
+The permeability is piecewise constant; both are at every fifth point of a 421×421 grid.
 Input channel 0 is the permeability, standardised pointwise. Channels 1 and 2 are the
 coordinates of each point in the unit square, along the last axis and along the rows.
 Targets are in their own units, with pointwise ``y_mean`` and ``y_std``. As in ORCA's
@@ -54,16 +54,18 @@ def _build(workspace: Workspace) -> Arrays:
 
 
 def _with_grid(permeability: Array) -> Array:
-    """Return inputs [N, 3, 85, 85]: ``permeability`` [N, 85, 85] and both coordinates,
-    in [0, 1], of each point.
+    """Return inputs [N, 3, 85, 85] of a ``permeability`` [N, 85, 85].
+
+    They are the permeability and both coordinates, in [0, 1], of each point.
     """
     ticks = np.linspace(0, 1, SIDE, dtype=np.float32)
     return np.stack(np.broadcast_arrays(permeability, ticks, ticks[:, None]), axis=1)
 
 
 def _fields(workspace: Workspace, file: str, most: int) -> tuple[Array, Array]:
-    """Return the first ``most`` permeabilities (``coeff``) and pressures (``sol``) of a
-    file, [N, 85, 85] each.
+    """Return the first ``most`` permeabilities and pressures of a file.
+
+    They are its ``coeff`` and ``sol``, [N, 85, 85] each.
     """
     path = workspace.file(file)
     coefficients, solutions = (

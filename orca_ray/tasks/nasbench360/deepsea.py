@@ -40,8 +40,9 @@ def _build(workspace: Workspace) -> Arrays:
 def _split(
     workspace: Workspace, path: Path, content: Npz, split: str, name: str
 ) -> Pair:
-    """Return x [N, 4, 1000] and y [N, 36] of a split; its unpacked sequences are freed
-    before the next are read.
+    """Return x [N, 4, 1000] and y [N, 36] of a split.
+
+    Its unpacked sequences are freed before the next are read.
     """
     y = _zeros_and_ones(
         path,

@@ -1,7 +1,7 @@
-"""ECG: four classes of heart rhythm, predicted from 1000 samples (3.3 s) of a
-single-lead electrocardiogram.
+"""ECG: four classes of heart rhythm.
 
-Each record is standardised and cut into windows, which overlap more for rarer classes.
+They are predicted from 1000 samples (3.3 s) of a single-lead electrocardiogram. Each
+record is standardised and cut into windows, which overlap more for rarer classes.
 Records are split with scikit-learn's ``train_test_split`` and seed 0, as in ORCA's
 code: train, validation and test are 80, 10 and 10 %. The protocol ``paper`` first
 splits off 10 % for test, then validation. Windows keep the order of their records.
@@ -80,11 +80,10 @@ def _splits(num_records: int, protocol: str) -> dict[SplitName, Indices]:
 
 
 def _first_windows(lengths: list[int], labels: Array) -> Indices:
-    """Return [records + 1]: the index of the first window of each record in the split,
-    then the number of windows.
+    """Return the index [records + 1] of the first window of each record.
 
-    As in ORCA's code, a window that would end exactly at the end of its record is left
-    out.
+    The last entry is the number of windows. Windows are counted in the split. As in
+    ORCA's code, a window that would end exactly at the end of its record is left out.
     """
     strides = [STRIDES[label] for label in labels]
     counts = [
@@ -95,8 +94,9 @@ def _first_windows(lengths: list[int], labels: Array) -> Indices:
 
 
 def _windows(record: Array, stride: int) -> Array:
-    """Return windows [n, 1000] of a record that is standardised by its own statistics;
-    a constant record becomes 0.
+    """Return windows [n, 1000] of a record that is standardised by its own statistics.
+
+    A constant record becomes 0.
     """
     if len(record) <= LENGTH:
         return np.empty((0, LENGTH))

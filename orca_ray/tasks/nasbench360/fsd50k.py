@@ -1,5 +1,6 @@
-"""FSD50K: which of 200 kinds of sound occur in an audio clip. The clips are published
-as chunks of one second.
+"""FSD50K: which of 200 kinds of sound occur in an audio clip.
+
+The clips are published as chunks of one second.
 
 Decisions where this task could differ from ORCA's code:
 
@@ -49,8 +50,9 @@ _MOST_KEPT = 64  # spectrograms of backgrounds in memory; one of a minute has 2 
 
 @dataclass(frozen=True)
 class _Chunks:
-    """The N chunks of one CSV file: their paths, numbers of their clips [N] and labels
-    [N, 200] bool.
+    """The N chunks of one CSV file.
+
+    They have paths, numbers of their clips [N] and labels [N, 200] bool.
     """
 
     paths: list[str]
@@ -147,8 +149,9 @@ def _examples(
     clips: Array,
     backgrounds: Backgrounds,
 ) -> dict[str, Array]:
-    """Return the arrays x [n, 1, 96, 102] and y [n, 200] of a split: one training
-    example for each of ``clips`` [n].
+    """Return the arrays x [n, 1, 96, 102] and y [n, 200] of a split.
+
+    It has one training example for each of ``clips`` [n].
     """
     rows = _one_each(chunks)
 
@@ -187,11 +190,10 @@ def _whole_clips(workspace: Workspace, split: str, chunks: _Chunks) -> dict[str,
 
 
 def spectrogram(path: str) -> Array:
-    """Return the log-mel spectrogram of a file minus its mean, [96, frames]; it has at
-    least 101 frames.
+    """Return the log-mel spectrogram of a file minus its mean, [96, frames].
 
-    A recording shorter than a second is repeated to a length of one second. Raises
-    UserError for an invalid file.
+    It has at least 101 frames. A recording shorter than a second is repeated to a
+    length of one second. Raises UserError for an invalid file.
     """
     waveform = read_wav(Path(path), SAMPLE_RATE)
     if len(waveform) < SAMPLE_RATE:
@@ -210,8 +212,9 @@ def middle(spectrogram_MT: Array) -> Array:
 
 
 def framed(spectrogram_MT: Array) -> Array:
-    """Return the spectrogram as [1, 96, 102], with a frame of zeros appended as in
-    ORCA's code.
+    """Return the spectrogram as [1, 96, 102].
+
+    A frame of zeros is appended, as in ORCA's code.
     """
     return np.pad(spectrogram_MT, ((0, 0), (0, 1)))[None]
 
@@ -219,8 +222,9 @@ def framed(spectrogram_MT: Array) -> Array:
 def training_example(
     spectrogram_MT: Array, backgrounds: Backgrounds, random: np.random.RandomState
 ) -> Array:
-    """Return a window [96, 101] of a chunk, randomly masked and, with probability ¾,
-    mixed with a background.
+    """Return a window [96, 101] of a chunk, randomly masked.
+
+    With probability ¾, it is mixed with a background.
     """
     example = _cut(_masked(spectrogram_MT, random), random)
     if random.random_sample() >= MIX_PROBABILITY:
@@ -236,11 +240,10 @@ def _cut(spectrogram_MT: Array, random: np.random.RandomState) -> Array:
 
 
 def _masked(spectrogram_MT: Array, random: np.random.RandomState) -> Array:
-    """With probability ½, apply the masks of SpecAugment (Park et al., 2019,
-    arXiv:1904.08779).
+    """Apply the masks of SpecAugment with probability ½.
 
-    One or two random bands of mels, and as many of frames, are set to the minimum of
-    the spectrogram.
+    Park et al., 2019, arXiv:1904.08779. One or two random bands of mels, and as many of
+    frames, are set to the minimum of the spectrogram.
     """
     if random.random_sample() >= MASK_PROBABILITY:
         return spectrogram_MT

@@ -1,5 +1,6 @@
-"""NinaPro DB5: 18 hand gestures, classified from windows of 52 time steps of 16
-electrodes on the forearm.
+"""NinaPro DB5: 18 hand gestures.
+
+They are predicted from windows of 52 time steps of 16 electrodes on the forearm.
 """
 
 from pathlib import Path
@@ -44,8 +45,9 @@ def _build(workspace: Workspace) -> Arrays:
 
 
 def _windows(path: Path) -> Array:
-    """Read windows, stored as [N, steps, electrodes], and return them as [N, 1,
-    electrodes, steps] float32.
+    """Return the windows of a file as [N, 1, electrodes, steps] float32.
+
+    They are stored as [N, steps, electrodes].
     """
     x = numbers(
         path,

@@ -1,12 +1,11 @@
-"""PSICOV: distances between all residues of a protein, predicted from features of
-related sequences.
+"""PSICOV: distances between all residues of a protein.
 
-Proteins are in PDNet's format (Adhikari, 2020, doi:10.1038/s41598-020-70181-0):
-``features/ID.pkl`` has the features of residues and of pairs of residues;
-``distance/ID-cb.npy`` has the length L, the sequence and the distances between Cβ atoms
-in Å. Maps of all proteins are padded or cut to 512×512. A model is trained on proteins
-of DeepCov and scored on those of PSICOV. Decisions where this task could differ from
-ORCA's code:
+They are predicted from features of related sequences. Proteins are in PDNet's format
+(Adhikari, 2020, doi:10.1038/s41598-020-70181-0): ``features/ID.pkl`` has the features
+of residues and of pairs of residues; ``distance/ID-cb.npy`` has the length L, the
+sequence and the distances between Cβ atoms in Å. Maps of all proteins are padded or cut
+to 512×512. A model is trained on proteins of DeepCov and scored on those of PSICOV.
+Decisions where this task could differ from ORCA's code:
 
 - A protein of more than 502 residues is cut to a random window, drawn once and not
   every epoch. In training, windows of rows and of columns are drawn independently, as
@@ -47,8 +46,9 @@ _BATCH = 16  # proteins: about 70 MB
 
 
 def _features(path: Path) -> tuple[Array, Array]:
-    """Return the features of a protein's L residues, [27, L], and of their pairs, [3,
-    L, L]; UserError if invalid.
+    """Return the features of a protein's L residues, and of their pairs.
+
+    They are [27, L] and [3, L, L]. Raises UserError if they are invalid.
     """
     content = safe_pickle.load(path, "features of a protein")
     fields = ("seq", "ss", "pssm", "sa", "entropy", *PAIR_MAPS)
@@ -98,11 +98,10 @@ def _features(path: Path) -> tuple[Array, Array]:
 
 
 def _distances(path: Path, length: int) -> Array:
-    """Return the distances [L, L] in Å between ``length`` residues; UserError if the
-    file is invalid.
+    """Return the distances [L, L] in Å between ``length`` residues.
 
-    Distances below 1 Å become 1 Å. Each diagonal entry becomes the mean distance to the
-    previous and the next residue.
+    Raises UserError if the file is invalid. Distances below 1 Å become 1 Å. Each
+    diagonal entry becomes the mean distance to the previous and the next residue.
     """
     content = read_npy(path, pickled=True)
     if (
@@ -145,11 +144,10 @@ def _distances(path: Path, length: int) -> Array:
 
 
 def _window(length: int, share: float) -> tuple[slice, slice]:
-    """Return the range of positions in a square that hold residues, and the range of
-    these residues in the protein.
+    """Return the positions in a square that hold residues, and these residues.
 
-    ``share``: start of the window of a long protein, as a share in [0, 1) of the
-    possible starts.
+    Both are ranges; the second is of residues of the protein. ``share``: start of the
+    window of a long protein, as a share in [0, 1) of the possible starts.
     """
     start = int(share * (max(0, length + 2 * MARGIN - SIDE) + 1))
     first = max(0, MARGIN - start)
@@ -197,8 +195,9 @@ def _names(workspace: Workspace, folder: str) -> list[str]:
 
 
 def _squares(workspace: Workspace, split: str, folder: str, names: list[str]) -> Arrays:
-    """Return the arrays of one split, x [N, 57, SIDE, SIDE] and y [N, SIDE, SIDE], both
-    stored on disk.
+    """Return the arrays of one split, both stored on disk.
+
+    They are x [N, 57, SIDE, SIDE] and y [N, SIDE, SIDE].
 
     Channels of x: 27 features of the row's residue, 27 of the column's, 3 pair maps. In
         ORCA's code, row and column

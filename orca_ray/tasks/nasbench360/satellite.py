@@ -1,8 +1,7 @@
-"""Satellite: 24 classes of land cover, predicted from 46 observations of one pixel over
-a year.
+"""Satellite: 24 classes of land cover.
 
-Inputs are the values in the files, as in ORCA's code. NAS-Bench-360's own loaders
-standardise each series.
+They are predicted from 46 observations of one pixel over a year. Inputs are the values
+in the files, as in ORCA's code. NAS-Bench-360's own loaders standardise each series.
 """
 
 from pathlib import Path

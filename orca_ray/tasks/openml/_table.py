@@ -1,11 +1,11 @@
-"""Downloads and reads a data set of OpenML: ``<id>/description.json``, and the table,
-``<id>/data.arff``.
+"""Downloads and reads a data set of OpenML.
 
-The description is the server's unchanged answer to ``/api/v1/json/data/<id>``. It has
-the URL and the MD5 of the table. Both files are downloaded by `orca_ray.data.fetch`,
-which resumes, retries, and compares hashes with recorded ones. scikit-learn's client
-does not resume or record hashes, and OpenML's own client by default reads pickles from
-its cache.
+Its files are ``<id>/description.json`` and the table, ``<id>/data.arff``. The
+description is the server's unchanged answer to ``/api/v1/json/data/<id>``. It has the
+URL and the MD5 of the table. Both files are downloaded by `orca_ray.data.fetch`, which
+resumes, retries, and compares hashes with recorded ones. scikit-learn's client does not
+resume or record hashes, and OpenML's own client by default reads pickles from its
+cache.
 """
 
 import hashlib
@@ -36,8 +36,9 @@ _FORMATS = r"(?i)arff|sparse_arff"  # the same reader reads both
 
 
 def raw_files(dataset_id: int, server: str = SERVER) -> tuple[RawFile, RawFile]:
-    """Return the raw files of a data set: its description, and its table, whose URL is
-    given in the description.
+    """Return the raw files of a data set: its description and its table.
+
+    The description gives the URL of the table.
     """
     url = f"{server}/api/v1/json/data/{dataset_id}"
     description = RawFile(
@@ -57,10 +58,10 @@ def fetch(
     server: str = SERVER,
     patience: Patience = _PATIENCE,
 ) -> None:
-    """Download what is missing of a data set's description and table into ``raw``;
-    verify and record their hashes.
+    """Download what is missing of a data set's description and table into ``raw``.
 
-    Raises the UserErrors of `orca_ray.data.fetch.fetch` and of `read_description`.
+    Verify and record their hashes. Raises the UserErrors of `orca_ray.data.fetch.fetch`
+    and of `read_description`.
     """
     description, table = raw_files(dataset_id, server)
     fetch_files((description,), raw, progress, patience=patience)
@@ -76,9 +77,7 @@ def fetch(
 
 @dataclass(frozen=True)
 class Description:
-    """Fields of a data set's description that are needed to download and read its
-    table.
-    """
+    """Fields of a description that downloading and reading its table needs."""
 
     url: str
     file_id: str
@@ -92,11 +91,11 @@ class Description:
 
 
 def read_description(path: Path, dataset_id: int) -> Description:
-    """Return the description in the file ``path``, which must describe the data set
-    ``dataset_id``.
+    """Return the description in the file ``path``.
 
-    Raises UserError if the file is not JSON, is an error message of the server, belongs
-    to another data set, lacks a field, or describes a table that is not ARFF.
+    It must describe the data set ``dataset_id``. Raises UserError if the file is not
+    JSON, is an error message of the server, belongs to another data set, lacks a field,
+    or describes a table that is not ARFF.
     """
     fields = _fields(path)
     _text(path, fields, "format", _FORMATS)
@@ -149,8 +148,9 @@ def _text(path: Path, fields: Mapping[str, Any], name: str, allowed: str) -> str
 
 
 def _names(path: Path, fields: Mapping[str, Any], name: str) -> list[str]:
-    """Return the column names in the field ``name``: missing, one name, several
-    separated by commas, or a list.
+    """Return the column names in the field ``name`` of a description.
+
+    The field may be missing, one name, several separated by commas, or a list.
     """
     found = fields.get(name) or []
     given = [found] if isinstance(found, str) else found
@@ -176,12 +176,11 @@ _MISSING = (
 def read_table(
     workspace: Workspace, dataset_id: int
 ) -> "tuple[pd.DataFrame, pd.Series[Any]]":
-    """Return the features and the target of the data set ``dataset_id``, read from the
-    raw files.
+    """Return the features and the target of the data set ``dataset_id``.
 
-    Features are in the order of the file. A column of numbers is float64, with NaN for
-    missing values. A categorical column has all categories that the header declares, in
-    this order, also those that do not occur.
+    They are read from the raw files. Features are in the order of the file. A column of
+    numbers is float64, with NaN for missing values. A categorical column has all
+    categories that the header declares, in this order, also those that do not occur.
 
     Raises UserError if a file is missing, the description is invalid, or the table has
     another MD5 than its description says, is not ARFF, has no rows, lacks the target
@@ -226,8 +225,9 @@ def read_table(
 
 
 def _parsed(path: Path) -> tuple[list[Attribute], list[Row]]:
-    """Return the declared columns and the rows of an ARFF file; sparse rows are filled
-    with zeros.
+    """Return the declared columns and the rows of an ARFF file.
+
+    Sparse rows are filled with zeros.
     """
     import arff
 

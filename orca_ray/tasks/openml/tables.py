@@ -45,8 +45,9 @@ LEAST_ROWS = 3
 
 
 def build(dataset_id: int, workspace: Workspace) -> Arrays:
-    """Return the arrays of one table; raises the UserErrors of `read_table`,
-    `frequent`, `classes` and `encode`.
+    """Return the arrays of one table.
+
+    Raises the UserErrors of `read_table`, `frequent`, `classes` and `encode`.
     """
     name = workspace.task
     table, target = read_table(workspace, dataset_id)
@@ -71,8 +72,9 @@ def build(dataset_id: int, workspace: Workspace) -> Arrays:
 def _as_reference(
     dataset_id: int, x_NL1: npt.NDArray[np.float32], trained_on: Indices
 ) -> npt.NDArray[np.float32]:
-    """Return a table of numbers as ORCA's code changes it: some tables are standardised
-    again, one loses a column.
+    """Return a table of numbers as ORCA's code changes it.
+
+    Some tables are standardised again, one loses a column.
     """
     if "standardised_again" in TABLES[dataset_id]:
         x_NL1 = standardise_again(x_NL1, trained_on)
@@ -86,12 +88,12 @@ def _as_reference(
 
 
 def frequent(name: str, labels: Array, classes: Sequence[str]) -> npt.NDArray[np.bool_]:
-    """Return the mask [N] of rows whose class has at least `LEAST_ROWS` rows; log a
-    warning that names rarer classes.
+    """Return the mask [N] of rows whose class has at least `LEAST_ROWS` rows.
 
-    ``name`` is the task's name. ``labels`` [N] are numbered from 0, with −1 for missing
-    ones, whose rows are left out too. ``classes`` are the classes' names. Raises
-    UserError if fewer than two classes are left.
+    Log a warning that names rarer classes. ``name`` is the task's name. ``labels`` [N]
+    are numbered from 0, with −1 for missing ones, whose rows are left out too.
+    ``classes`` are the classes' names. Raises UserError if fewer than two classes are
+    left.
     """
     counts = np.bincount(labels[labels >= 0], minlength=len(classes))
     rare = [k for k in range(len(classes)) if 0 < counts[k] < LEAST_ROWS]
@@ -134,8 +136,9 @@ def split(labels: Array, seed: int) -> tuple[Indices, Indices, Indices]:
 
 
 def _shares(counts: Array) -> npt.NDArray[np.int64]:
-    """Return the rows of each class in a tenth of all, given the rows of each class;
-    largest remainders round up.
+    """Return the rows of each class in a tenth of all, given the rows of each class.
+
+    Largest remainders round up.
     """
     size = -(-int(counts.sum()) // 10)
     exact = counts * size / counts.sum()
@@ -155,8 +158,9 @@ _EPSILON = 1e-5  # added to deviations by `standardise_again`
 def classes(
     name: str, target: "pd.Series[Any]"
 ) -> tuple[npt.NDArray[np.int64], list[str]]:
-    """Return the class numbers [N], −1 if missing, and the names of the classes that
-    occur in ``target``.
+    """Return the class numbers [N], and the names of the classes.
+
+    The number is −1 if it is missing; classes are those that occur in ``target``.
 
     Classes that occur are numbered from 0: categories in the order in which the table
         declares them, whole numbers in
@@ -179,15 +183,15 @@ def classes(
 
 
 def encode(name: str, table: "pd.DataFrame", fit: Indices) -> npt.NDArray[np.float32]:
-    """Return the N rows of a table as sequences [N, L, W] of L columns, each encoded in
-    W slots.
+    """Return the N rows of a table as sequences [N, L, W] of L columns.
 
-    Columns of categories come first. They are one-hot: there is a slot for each
-    category that occurs in any row, sorted as text, with `MISSING` as a category.
-    Columns of numbers follow, in the first slot: missing values are set to 0, then all
-    are standardised by mean and deviation of the rows ``fit``. If no column has
-    categories, columns with missing values are left out instead. Raises UserError if no
-    column is left or the result does not fit the memory.
+    Each column is encoded in W slots. Columns of categories come first. They are
+    one-hot: there is a slot for each category that occurs in any row, sorted as text,
+    with `MISSING` as a category. Columns of numbers follow, in the first slot: missing
+    values are set to 0, then all are standardised by mean and deviation of the rows
+    ``fit``. If no column has categories, columns with missing values are left out
+    instead. Raises UserError if no column is left or the result does not fit the
+    memory.
     """
     nominal = table.select_dtypes("category")
     numeric = table.select_dtypes("number")
@@ -243,11 +247,10 @@ def encode(name: str, table: "pd.DataFrame", fit: Indices) -> npt.NDArray[np.flo
 def standardise_again(
     x_NLW: npt.NDArray[np.float32], fit: Indices
 ) -> npt.NDArray[np.float32]:
-    """Return the rows standardised again by statistics of the rows ``fit``, as ORCA's
-    code does for some tables.
+    """Return rows standardised again by statistics of the rows ``fit``.
 
-    The divisor is the unbiased deviation plus 1e-5. A column that is constant in
-    ``fit`` is only centred.
+    ORCA's code does this for some tables. The divisor is the unbiased deviation plus
+    1e-5. A column that is constant in ``fit`` is only centred.
     """
     again = np.empty_like(x_NLW)
     for index in np.ndindex(x_NLW.shape[1:]):
@@ -261,10 +264,10 @@ def standardise_again(
 def _standardised(
     values: Floats, fit: Indices, *, unbiased: int = 0, epsilon: float = 0.0
 ) -> Floats:
-    """Return ``values`` [N] standardised by mean and deviation of the rows ``fit``; if
-    constant there, only centred.
+    """Return ``values`` [N] standardised by mean and deviation of the rows ``fit``.
 
-    Sums are computed exactly (math.fsum), so that they do not depend on the processor.
+    If constant there, only centred. Sums are computed exactly (math.fsum), so that they
+    do not depend on the processor.
     """
     chosen = values[fit]
     mean = math.fsum(chosen) / len(chosen)

@@ -1,9 +1,9 @@
-"""Builds the prepared arrays of a PDEBench file: selects frames, splits samples and
-scales them, batch by batch.
+"""Builds the prepared arrays of a PDEBench file, batch by batch.
 
-As in the reference implementation of ORCA, test is the first or last tenth of the file.
-Validation is another tenth, drawn at random from the rest. PDEBench's HDF5 files have
-three layouts; a single frame of several samples is read at a time.
+It selects frames, splits samples and scales them. As in the reference implementation of
+ORCA, test is the first or last tenth of the file. Validation is another tenth, drawn at
+random from the rest. PDEBench's HDF5 files have three layouts; a single frame of
+several samples is read at a time.
 
 Letters: N samples of a file, b that are read, T frames, C channels. ``grid`` has one or
     two spatial axes.
@@ -44,12 +44,11 @@ when a file is opened.
 
 
 class Simulations(ABC):
-    """Abstract base class of the simulations in an open file; each layout of files has
-    a subclass.
+    """Abstract base class of the simulations in an open file.
 
-    The constructor raises UserError if the file lacks data sets of the layout or has
-    another grid. Except in `stored`, only the frames and the points that ``reading``
-    uses are counted.
+    Each layout of files has a subclass. The constructor raises UserError if the file
+    lacks data sets of the layout or has another grid. Except in `stored`, only the
+    frames and the points that ``reading`` uses are counted.
     """
 
     num_samples: int
@@ -67,8 +66,9 @@ class Simulations(ABC):
 
     @abstractmethod
     def stored(self, rows: slice, frame: int) -> Array:
-        """Return frame ``frame`` of the samples ``rows``, float32 [b, C, *grid];
-        UserError if damaged or not finite.
+        """Return frame ``frame`` of the samples ``rows``, float32 [b, C, *grid].
+
+        Raises UserError if damaged or not finite.
         """
 
     @property
@@ -78,8 +78,9 @@ class Simulations(ABC):
 
     @property
     def batch_size(self) -> int:
-        """Number of samples to read at once: a multiple of the file's chunk size, if a
-        chunk fits `BATCH_BYTES`.
+        """Number of samples to read at once.
+
+        It is a multiple of the file's chunk size, if a chunk fits `BATCH_BYTES`.
         """
         size = max(1, BATCH_BYTES // (4 * self.channels * int(np.prod(self.grid))))
         return (
@@ -87,8 +88,9 @@ class Simulations(ABC):
         )
 
     def read(self, rows: slice, frame: int) -> Array:
-        """Return frame ``frame``, counted among the frames used, of the samples
-        ``rows``: float32 [b, C, *space].
+        """Return frame ``frame`` of the samples ``rows``: float32 [b, C, *space].
+
+        It is counted among the frames used.
         """
         thin: tuple[Any, ...] = (
             ...,
@@ -97,8 +99,9 @@ class Simulations(ABC):
         return np.asarray(self.stored(rows, frame * self.reading.time_stride)[thin])
 
     def chosen(self, rows: Indices, frame: int) -> Iterator[Array]:
-        """Yield frame ``frame`` of the samples ``rows`` in batches, float32 [b, C,
-        *space], in the file's order.
+        """Yield frame ``frame`` of the samples ``rows`` in batches.
+
+        They are float32 [b, C, *space], in the file's order.
         """
         wanted = np.zeros(int(rows.max()) + 1, bool)
         wanted[rows] = True
@@ -127,8 +130,9 @@ class Simulations(ABC):
         return found
 
     def _values(self, name: str, dataset: Hdf5, part: Any, place: str) -> Array:
-        """Return ``dataset[part]`` float32; errors also name ``place``, because their
-        indices are those in ``part``.
+        """Return ``dataset[part]`` float32.
+
+        Errors also name ``place``, because their indices are those in ``part``.
         """
         with self._damage(name):
             values = np.asarray(dataset[part])
@@ -150,8 +154,9 @@ class Simulations(ABC):
 
 
 class Stacked(Simulations):
-    """Layout with one data set [N, T, *grid] for each of ``fields``, which become the
-    channels.
+    """Layout with one data set [N, T, *grid] for each field.
+
+    The ``fields`` become the channels.
     """
 
     def __init__(
@@ -176,8 +181,9 @@ class Stacked(Simulations):
 
 
 class Seeds(Simulations):
-    """Layout with one group for each simulation, named by its seed, with ``data`` [T,
-    *grid, C]; sorted by name.
+    """Layout with one group for each simulation, named by its seed.
+
+    The group has ``data`` [T, *grid, C]. Simulations are sorted by name.
     """
 
     def __init__(
@@ -210,8 +216,9 @@ class Seeds(Simulations):
 
 
 class Steady(Simulations):
-    """Layout with a coefficient ``nu`` [N, *grid], frame 0, and a steady state
-    ``tensor`` [N, 1, *grid], frame 1.
+    """Layout with a coefficient and a steady state.
+
+    They are ``nu`` [N, *grid], frame 0, and ``tensor`` [N, 1, *grid], frame 1.
     """
 
     num_stored_frames = 2
@@ -282,13 +289,12 @@ class Reading:
         )
 
     def frames(self, num_frames: int, protocol: str) -> dict[str, int]:
-        """Return the index of the target frame of each split; ``num_frames`` is the
-        number of frames used.
+        """Return the index of the target frame of each split.
 
-        The frame is the same for all splits, except that test may have another target
-        frame under ``paper``, as in ORCA's code. This is a defect of ORCA's code: of
-        101 frames, it trains on frame 29 or 100, depending on the problem, and tests on
-        frame 99.
+        ``num_frames`` is the number of frames used. The frame is the same for all
+        splits, except that test may have another target frame under ``paper``, as in
+        ORCA's code. This is a defect of ORCA's code: of 101 frames, it trains on frame
+        29 or 100, depending on the problem, and tests on frame 99.
         """
         frames: dict[str, int] = {
             split: min(self.t_train, num_frames) - 1 for split in SPLITS
@@ -301,8 +307,9 @@ class Reading:
 def by_inputs(
     samples: Simulations, rows: Indices, frames: Iterable[int]
 ) -> dict[int, Scale]:
-    """Return one (mean, deviation) for all frames: `pointwise` of the inputs (frame 0)
-    of the samples ``rows``.
+    """Return one (mean, deviation) for all frames.
+
+    They are `pointwise` of the inputs (frame 0) of the samples ``rows``.
     """
     return dict.fromkeys((0, *frames), pointwise(samples.chosen(rows, 0)))
 
@@ -310,8 +317,9 @@ def by_inputs(
 def by_frame(
     samples: Simulations, rows: Indices, frames: Iterable[int]
 ) -> dict[int, Scale]:
-    """Return (mean, deviation) for each frame: `pointwise` of it over the first hundred
-    of the samples ``rows``.
+    """Return (mean, deviation) for each frame.
+
+    They are `pointwise` of the frame over the first hundred of the samples ``rows``.
     """
     return {
         frame: pointwise(samples.chosen(rows[:100], frame)) for frame in {0, *frames}
@@ -319,8 +327,9 @@ def by_frame(
 
 
 def divide(num_samples: int, test_first: bool) -> dict[str, Indices]:
-    """Return sorted sample indices by split; test is the first (``test_first``) or last
-    tenth, rounded as by ORCA.
+    """Return sorted sample indices by split.
+
+    Test is the first (``test_first``) or last tenth, rounded as by ORCA.
     """
     boundary = num_samples // 10 if test_first else num_samples * 9 // 10
     rows = np.arange(num_samples)
@@ -341,8 +350,9 @@ def divide(num_samples: int, test_first: bool) -> dict[str, Indices]:
 
 
 def build(workspace: Workspace, samples: Simulations) -> Arrays:
-    """Read the samples in order and return the arrays of all splits; UserError for too
-    few or too many samples.
+    """Read the samples in order and return the arrays of all splits.
+
+    Raises UserError for too few or too many samples.
     """
     path = samples.path
     reading = samples.reading

@@ -1,11 +1,11 @@
-"""Nine problems of PDEBench; each gives two tasks, one for the published file and one
-for a generated file.
+"""Nine problems of PDEBench.
 
-Files made by the plug-in `examples/pdebench` have the root attribute `MARK`, a JSON
-object with the settings. Generated files belong to the benchmark
-``pdebench_generated``, other files to ``pdebench``: they share no leaderboard. The
-problems are declared in ``problems.toml``, and what the tasks of a benchmark have in
-common in ``benchmarks.toml``.
+Each gives two tasks, one for the published file and one for a generated file. Files
+made by the plug-in `examples/pdebench` have the root attribute `MARK`, a JSON object
+with the settings. Generated files belong to the benchmark ``pdebench_generated``, other
+files to ``pdebench``: they share no leaderboard. The problems are declared in
+``problems.toml``, and what the tasks of a benchmark have in common in
+``benchmarks.toml``.
 """
 
 from collections.abc import Mapping
@@ -43,8 +43,9 @@ _SCALINGS = {"": None, "by_frame": by_frame, "by_inputs": by_inputs}
 
 
 def _tasks(name: str) -> tuple[Task, Task]:
-    """Return the tasks of one table of ``problems.toml``: for the published file, and
-    for one in the same layout.
+    """Return the tasks of one table of ``problems.toml``.
+
+    One is for the published file, and one for a generated file in the same layout.
     """
     problem = _PROBLEMS[name]
     file = PDEBENCH_FILES[name]
@@ -98,8 +99,9 @@ def _reading_of(layout: Mapping[str, Any], scaling: str = "", **fields: Any) -> 
 
 
 def _check_origin(path: Path, file: Hdf5, task: str) -> None:
-    """Raise UserError if ``task`` is of the published files and the file is generated,
-    or the other way round.
+    """Raise UserError if ``task`` is of another kind of file than ``path``.
+
+    A file is published or generated.
     """
     benchmark, problem = task.split("/")
     if benchmark == DOWNLOADED:

@@ -1,7 +1,6 @@
-"""Eight small tasks whose data are part of Python packages, with packaged bodies;
-inputs are standardised.
+"""Eight small tasks whose data are part of Python packages, with packaged bodies.
 
-The tasks are declared in ``tasks.toml``.
+Inputs are standardised. The tasks are declared in ``tasks.toml``.
 """
 
 import gzip
@@ -30,8 +29,9 @@ PACKAGES = {
 
 
 def _stratified(x: Array, labels: Array, sizes: tuple[int, ...]) -> list[arrays.Pair]:
-    """Return (x, y) of disjoint random parts of the given ``sizes``, each with the
-    class proportions of ``labels``.
+    """Return (x, y) of disjoint random parts of the given ``sizes``.
+
+    Each has the class proportions of ``labels``.
     """
     return arrays.by_index(
         x, labels, splits.stratified_split(labels, sizes, SPLIT_SEED)
@@ -61,8 +61,9 @@ def _csv(
     skiprows: int = 0,
     axes: tuple[int, ...] | None = None,
 ) -> Arrays:
-    """Return the arrays of a table in a package, with inputs of ``shape``; the last
-    column is the label.
+    """Return the arrays of a table in a package, with inputs of ``shape``.
+
+    The last column is the label.
     """
     content = packages.read_member(PACKAGES[package], member)
     text = gzip.decompress(content) if member.endswith(".gz") else content
@@ -78,8 +79,9 @@ def _csv(
 def _archive(
     sizes: Sizes, *, name: str, length: int, axes: tuple[int, ...] | None = None
 ) -> Arrays:
-    """Return the arrays of a UCR or UEA data set, whose series have at most ``length``
-    steps.
+    """Return the arrays of a UCR or UEA data set.
+
+    Its series have at most ``length`` steps.
     """
     read = (read_series(name, split, length) for split in ("TRAIN", "TEST"))
     (x, y), test = ((x, np.array(labels).astype(np.int64) - 1) for x, labels in read)
@@ -87,8 +89,9 @@ def _archive(
 
 
 def read_series(name: str, split: str, length: int) -> tuple[Array, list[str]]:
-    """Return what `parse_series` returns for a UCR or UEA data set in aeon; ``split``
-    is TRAIN or TEST.
+    """Return what `parse_series` returns for a UCR or UEA data set in aeon.
+
+    ``split`` is TRAIN or TEST.
     """
     content = packages.read_member(
         PACKAGES["aeon"], f"aeon/datasets/data/{name}/{name}_{split}.ts"
@@ -97,12 +100,12 @@ def read_series(name: str, split: str, length: int) -> tuple[Array, list[str]]:
 
 
 def parse_series(text: str, length: int) -> tuple[Array, list[str]]:
-    """Return series [N, channels, length], padded with NaN, and N labels, of the text
-    of a ``.ts`` file.
+    """Return series [N, channels, length] and N labels of a ``.ts`` file.
 
-    Each line after ``@data`` is one series: ``:`` separates channels, ``,`` separates
-    values, and the last field is the label. The text has no checks, because the wheel's
-    hash is verified.
+    The text of the file is given; the series are padded with NaN. Each line after
+    ``@data`` is one series: ``:`` separates channels, ``,`` separates values, and the
+    last field is the label. The text has no checks, because the wheel's hash is
+    verified.
     """
     lines = re.split(r"(?im)^@data\s*$", text)[1].strip().splitlines()
     rows = [line.strip().split(":") for line in lines]

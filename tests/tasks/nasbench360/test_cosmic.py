@@ -121,8 +121,9 @@ def test_a_sky_that_is_missing_is_an_error_where_it_is_needed(
 
 
 def linked(raw: Path, directory: Path, lists: Callable[[str], Array | None]) -> Path:
-    """Return a directory with the stamps, and the lists of train and test that
-    ``lists`` returns.
+    """Return a directory with stamps, and with lists of train and test.
+
+    ``lists`` returns the lists.
     """
     (directory / "cosmic").mkdir()
     for split in ("train", "test"):

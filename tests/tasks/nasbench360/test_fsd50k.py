@@ -1,5 +1,6 @@
-"""FSD50K: chunks of clips, what training does to them once, and how rows belong to
-clips.
+"""FSD50K: chunks of clips, and how rows belong to clips.
+
+Training changes the chunks once.
 """
 
 import csv
@@ -65,9 +66,7 @@ def test_evaluation_holds_every_chunk_as_it_is_with_clip_and_labels(
 
 
 def test_arrays_are_those_of_the_reference(data: PreparedData) -> None:
-    """But for torchaudio's ``MelSpectrogram``, which was stood in for by torch's stft
-    and librosa's filters.
-    """
+    """torch's stft and librosa's filters stood in for torchaudio's ``MelSpectrogram``."""
     found = [
         digest(axis)
         for split in (data.train, data.validation, data.test)

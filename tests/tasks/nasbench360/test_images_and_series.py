@@ -1,5 +1,6 @@
-"""CIFAR-100, its sphere, Satellite, NinaPro, DeepSEA, ECG and Darcy flow: arrays are
-those of the files.
+"""Seven tasks of NAS-Bench-360: arrays are those of the files.
+
+They are CIFAR-100, its sphere, Satellite, NinaPro, DeepSEA, ECG and Darcy flow.
 """
 
 import io
@@ -33,8 +34,9 @@ def prepare(
     *,
     write: Callable[[Path], object] | None = None,
 ) -> PreparedData:
-    """Return what the task makes of the raw files that ``write``, by default the task's
-    own writer, writes.
+    """Return the arrays that the task makes of raw files.
+
+    ``write`` writes them; default: the task's own writer.
     """
     raw = directory / "raw"
     raw.mkdir(parents=True)

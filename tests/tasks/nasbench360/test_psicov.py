@@ -21,8 +21,9 @@ LONG = len(PROTEINS["deepcov"]) - 1
 def expected(
     raw: Path, folder: str, number: int, top: int, left: int
 ) -> tuple[Array, Array]:
-    """Return x [57, 512, 512] and y [512, 512] of a protein, from an image of all its
-    positions that is then cut.
+    """Return x [57, 512, 512] and y [512, 512] of a protein.
+
+    They are cut from an image of all its positions.
     """
     name = f"{number + 1}{folder[:3].upper()}A"
     features = pickle.loads(
@@ -48,8 +49,9 @@ def expected(
 
 
 def levelled(distances: Array) -> Array:
-    """Return distances of at least 1 Å whose diagonal is the mean of the neighbours
-    before and after, one by one.
+    """Return distances of at least 1 Å, computed one by one.
+
+    The diagonal is the mean of the neighbours before and after.
     """
     result = np.where(distances < 1, np.float32(1), distances)
     last = len(result) - 1
