@@ -1,5 +1,6 @@
-"""The align loop: what it changes, how it samples, and exact resume; the probe of an
-embedder and its targets.
+"""The align loop: what it changes, how it samples, and exact resume.
+
+Also the probe of an embedder and its targets.
 """
 
 from collections.abc import Iterable
@@ -39,17 +40,15 @@ from .training_toys import CLASSES, CPU, Recording, toy_model, toy_split
 def fitted() -> Distance:
     generator = torch.Generator().manual_seed(5)
     y = torch.arange(60) % 4
-    x = (
-        0.3 * torch.randn(60, 6, generator=generator)
-        + torch.nn.functional.one_hot(y, 6)
-        - 0.5
-    )
+    noise = 0.3 * torch.randn(60, 6, generator=generator)
+    x = noise + torch.nn.functional.one_hot(y, 6) - 0.5
     return get_distance("mmd").fit(SourceFeatures(x=x, y=y, name="toy"))
 
 
 class Scripted:
-    """A distance of its own making: ``value`` of the features, offset by a list of
-    numbers, one a call.
+    """Distance that is ``factor`` times the mean square of the features.
+
+    A list of numbers, one a call, is added to it.
     """
 
     learning_rate = 0.03
@@ -61,13 +60,14 @@ class Scripted:
         factor: float = 1e-3,
     ) -> None:
         self.diagnosis = Diagnosis()
-        self.seen: list[tuple[Tensor, Tensor]] = []
+        self.calls: list[tuple[Tensor, Tensor]] = []
+        """Labels and shares of each call."""
         self._offsets = iter(offsets)
         self._diagnoses = iter(diagnoses)
         self._factor = factor
 
     def __call__(self, features: Tensor, labels: Tensor, shares: Tensor) -> Tensor:
-        self.seen.append((labels, shares))
+        self.calls.append((labels, shares))
         self.diagnosis = next(self._diagnoses, Diagnosis())
         return self._factor * features.square().mean() + next(self._offsets, 0.0)
 
@@ -76,13 +76,20 @@ def scripted_loop(
     config: AlignConfig, distance: Scripted, y: np.ndarray | None = None
 ) -> AlignLoop:
     split = toy_split(90)
-    y, target = (
-        split.y if y is None else y,
-        CLASSES if y is None or y.ndim == 1 else Target("dense", shape=y.shape[1:]),
-    )
-    measure = cast(Distance, distance)
+    if y is None:
+        y = split.y
+    target = CLASSES
+    if y.ndim > 1:
+        target = Target("dense", shape=y.shape[1:])
     return AlignLoop(
-        toy_model(), split.x, y, target, config, measure, seed=0, device=CPU
+        toy_model(),
+        split.x,
+        y,
+        target,
+        config,
+        cast(Distance, distance),
+        seed=0,
+        device=CPU,
     )
 
 
@@ -100,48 +107,46 @@ def test_aligning_reduces_the_distance_and_changes_the_embedder_only() -> None:
     assert loop.distance_before is not None
     assert loop.distance_after is not None
     assert loop.distance_after < 0.8 * loop.distance_before
-    assert {name.split(".")[0] for name in changed(before, copy_of(model))} == {
-        "embedder"
-    }
+    changed_parts = {name.split(".")[0] for name in changed(before, copy_of(model))}
+    assert changed_parts == {"embedder"}
     # What required gradients before does so after, and no gradient is left.
     assert not any(parameter.requires_grad for parameter in model.embedder.parameters())
     assert all(parameter.requires_grad for parameter in model.body.parameters())
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_the_learning_rate_is_given_or_the_distances_own_and_falls_after_two_thirds() -> (
-    None
-):
-    for option, rate in ((0.0, 0.03), (0.5, 0.5)):
-        loop = scripted_loop(AlignConfig(epochs=6, learning_rate=option), Scripted())
-        assert [loop.step().learning_rate for _ in range(6)] == pytest.approx(
-            [rate] * 4 + [rate / 10] * 2
-        )
+@pytest.mark.parametrize(("option", "rate"), [(0.0, 0.03), (0.5, 0.5)])
+def test_the_learning_rate_is_an_option_or_the_distances_and_falls_after_two_thirds(
+    option: float, rate: float
+) -> None:
+    loop = scripted_loop(AlignConfig(epochs=6, learning_rate=option), Scripted())
+    rates = [loop.step().learning_rate for _ in range(6)]
+    assert rates == pytest.approx([rate] * 4 + [rate / 10] * 2)
 
 
 def test_dense_targets_get_pseudo_classes(monkeypatch: pytest.MonkeyPatch) -> None:
     split = toy_split(90)
-    y = (
-        np.outer(split.y, np.ones(16)).reshape(90, 4, 4).astype(np.float32)
-        + np.float32(0.01) * split.x[:][:, :1, :4]
-    )
+    class_fields = np.outer(split.y, np.ones(16)).reshape(90, 4, 4).astype(np.float32)
+    y = class_fields + np.float32(0.01) * split.x[:][:, :1, :4]
     distance = Scripted()
     loop = scripted_loop(AlignConfig(epochs=1), distance, y)
     loop.step()
-    seen = [labels for labels, _ in distance.seen]
-    assert all(labels.dtype == torch.int64 and labels.shape == (90,) for labels in seen)
+    for labels, _ in distance.calls:
+        assert labels.dtype == torch.int64
+        assert labels.shape == (90,)
+    pseudo_classes, _ = distance.calls[0]
     for value in range(3):
-        others = set(seen[0][torch.from_numpy(split.y != value)].tolist())
-        assert not others & set(seen[0][torch.from_numpy(split.y == value)].tolist())
+        is_value = torch.from_numpy(split.y == value)
+        inside = set(pseudo_classes[is_value].tolist())
+        outside = set(pseudo_classes[~is_value].tolist())
+        assert not inside & outside
     assert not loop.notes
     monkeypatch.setattr(labels_module, "MOST_NUMBERS", 1)
     monkeypatch.setattr(labels_module, "SKETCH_WIDTH", 4)
-    notes = scripted_loop(AlignConfig(), distance, y).notes
-    assert notes == (
-        (
-            "pseudo-classes come from a sketch of the targets (90, 4, 4), too large to"
-            " cluster"
-        ),
+    (note,) = scripted_loop(AlignConfig(), distance, y).notes
+    assert note == (
+        "pseudo-classes come from a sketch of the targets (90, 4, 4), too large to"
+        " cluster"
     )
 
 
@@ -173,14 +178,12 @@ def test_values_that_are_not_finite() -> None:
 def test_samples_are_distinct_and_per_class(
     labels: list[int], count: int, seed: int
 ) -> None:
-    drawn = (
-        ClassIndex(np.array(labels)).sample(count, np.random.default_rng(seed)).tolist()
-    )
+    generator = np.random.default_rng(seed)
+    drawn = ClassIndex(np.array(labels)).sample(count, generator).tolist()
     assert drawn == sorted(set(drawn))
-    taken = [labels[index] for index in drawn]
-    assert {label: taken.count(label) for label in labels} == {
-        label: min(count, labels.count(label)) for label in labels
-    }
+    drawn_labels = [labels[index] for index in drawn]
+    for label in set(labels):
+        assert drawn_labels.count(label) == min(count, labels.count(label))
 
 
 def test_samples_differ_by_seed_and_every_one_has_its_turn() -> None:
@@ -194,15 +197,14 @@ def test_samples_differ_by_seed_and_every_one_has_its_turn() -> None:
 
 
 def test_shares_are_those_of_the_training_set() -> None:
-    y = np.where(np.arange(90) < 60, 5, np.where(np.arange(90) < 87, 9, 2))
+    y = np.repeat([5, 9, 2], [60, 27, 3])
     distance = Scripted()
     scripted_loop(AlignConfig(epochs=1, samples_per_class=3), distance, y).step()
-    for labels, shares in distance.seen:
+    for labels, shares in distance.calls:
         assert torch.unique(labels).tolist() == [2, 5, 9]
         assert shares.tolist() == pytest.approx([3 / 90, 60 / 90, 27 / 90])
-    assert ClassIndex(y).shares_of(np.array([0, 61])).tolist() == pytest.approx(
-        [60 / 87, 27 / 87]
-    )
+    shares_of_two = ClassIndex(y).shares_of(np.array([0, 61]))
+    assert shares_of_two.tolist() == pytest.approx([60 / 87, 27 / 87])
 
 
 def test_chunks_change_neither_distance_nor_gradient_and_bound_what_is_read(
@@ -218,10 +220,8 @@ def test_chunks_change_neither_distance_nor_gradient_and_bound_what_is_read(
     split = toy_split(90)
     curves = []
     models = []
-    for limit, x in (
-        (10**6, split.x),
-        (7 * 96, Recording(split.x[:].astype(np.float64))),
-    ):
+    recording = Recording(split.x[:].astype(np.float64))
+    for limit, x in ((10**6, split.x), (7 * 96, recording)):
         sizes: list[int] = []
         monkeypatch.setitem(align.CHUNK_BYTES, "cpu", limit)
         model = toy_model()
@@ -235,8 +235,7 @@ def test_chunks_change_neither_distance_nor_gradient_and_bound_what_is_read(
         curves.append([loop.step().distance for _ in range(3)])
         models.append(copy_of(model))
         assert max(sizes) == min(60, limit // 96)
-    assert isinstance(x, Recording)
-    assert max(map(len, x.read)) == 7
+    assert max(map(len, recording.read)) == 7
     assert curves[0] == pytest.approx(curves[1], rel=1e-5)
     for name, value in models[0].items():
         torch.testing.assert_close(value, models[1][name], rtol=1e-4, atol=1e-6)
@@ -249,20 +248,10 @@ FALLING = [100.0 * 0.8**epoch for epoch in range(40)]
     ("distances", "epochs", "patience", "at_each_rate", "plateaued"),
     [
         (FALLING, 12, 2, [8, 4], False),
-        (
-            [5.0] * 40,
-            30,
-            2,
-            [4, 4],
-            True,
-        ),  # a plateau cuts each rate short, and the last one ends the stage
-        (
-            [5.0] * 4 + FALLING[:10] + [2.0] * 40,
-            60,
-            2,
-            [4, 14],
-            True,
-        ),  # falls again at the lower rate
+        # A plateau cuts each rate short, and the last one ends the stage.
+        ([5.0] * 40, 30, 2, [4, 4], True),
+        # The distance falls again at the lower rate.
+        ([5.0] * 4 + FALLING[:10] + [2.0] * 40, 60, 2, [4, 14], True),
         ([5.0] * 40, 9, 0, [6, 3], False),
     ],
 )
@@ -282,10 +271,11 @@ def test_plateaus(
         assert not loop.plateaued
         assert loop.distance_after is None
         rates.append(loop.step().learning_rate)
-        assert len(distance.seen) == len(rates) + loop.done, (
-            "a sample of everything is measured once"
-        )
-    assert rates == pytest.approx([0.03] * at_each_rate[0] + [0.003] * at_each_rate[1])
+        # Each epoch calls the distance; the end of the stage measures it once more.
+        num_calls = len(rates) + 1 if loop.done else len(rates)
+        assert len(distance.calls) == num_calls
+    at_high_rate, at_low_rate = at_each_rate
+    assert rates == pytest.approx([0.03] * at_high_rate + [0.003] * at_low_rate)
     assert (loop.epoch, loop.plateaued) == (sum(at_each_rate), plateaued)
     assert loop.distance_after is not None
 
@@ -312,20 +302,19 @@ def test_notes_are_reported_once(caplog: pytest.LogCaptureFixture) -> None:
 def test_a_step_moves_tokens_by_the_same_share_whatever_their_fan_in() -> None:
     for fan_in in (1, 14, 196):
         embedder = nn.Linear(fan_in, 32)
-        groups = relative_steps(embedder)
-        assert {id(p) for group in groups for p in group.parameters} == {
-            id(p) for p in embedder.parameters()
-        }
-        weights, bias = groups
-        token_rms = float(embedder.weight.square().mean().sqrt()) * fan_in**0.5
+        weights, bias = relative_steps(embedder)
+        (weight_parameter,) = weights.parameters
+        (bias_parameter,) = bias.parameters
+        assert weight_parameter is embedder.weight
+        assert bias_parameter is embedder.bias
+        token_rms = float(embedder.weight.detach().square().mean().sqrt()) * fan_in**0.5
         # Inputs that move together, and an Adam step of the same sign on every weight.
         assert weights.scale * fan_in == pytest.approx(token_rms, rel=1e-5)
         assert bias.scale == pytest.approx(token_rms, rel=1e-5)
     # Zeros, of which a share would be nothing, can still move.
-    assert [group.scale for group in relative_steps(nn.LayerNorm(8))] == [
-        pytest.approx(1.0),
-        1.0,
-    ]
+    ones, zeros = relative_steps(nn.LayerNorm(8))
+    assert ones.scale == pytest.approx(1.0)
+    assert zeros.scale == 1.0
 
 
 def test_errors_are_those_of_leaving_each_sample_out() -> None:
@@ -333,19 +322,25 @@ def test_errors_are_those_of_leaving_each_sample_out() -> None:
     features = random.normal(size=(40, 3)) * [1.0, 10.0, 0.1]
     targets = features[:, :2] + random.normal(size=(40, 2))
     scaled = features / features.std(axis=0) / 3**0.5
-    left_out = np.zeros((len(PENALTIES), 40))
-    for number, penalty in enumerate(PENALTIES):
-        for index in range(40):
-            others = np.delete(np.arange(40), index)
-            model = Ridge(penalty).fit(scaled[others], targets[others])
-            left_out[number, index] = np.square(
-                model.predict(scaled[[index]]) - targets[index]
-            ).sum()
+
+    def squared_error(penalty: float, index: int) -> float:
+        """Return the error of a sample that a regression on the others predicts."""
+        rows = np.delete(np.arange(40), index)
+        ridge = Ridge(penalty).fit(scaled[rows], targets[rows])
+        predicted = ridge.predict(scaled[[index]])
+        return float(np.square(predicted - targets[index]).sum())
+
+    errors_of_penalties = np.array(
+        [
+            [squared_error(penalty, index) for index in range(40)]
+            for penalty in PENALTIES
+        ]
+    )
+    best_penalty = errors_of_penalties.mean(axis=1).argmin()
     variance = np.square(targets - targets.mean(axis=0)).sum(axis=1).mean()
     errors = ridge_errors(torch.from_numpy(features), torch.from_numpy(targets))
-    np.testing.assert_allclose(
-        errors, left_out[left_out.mean(axis=1).argmin()] / variance, rtol=1e-6
-    )
+    expected = errors_of_penalties[best_penalty] / variance
+    np.testing.assert_allclose(errors, expected, rtol=1e-6)
 
 
 def test_neither_units_nor_constant_features_nor_constant_targets_matter() -> None:
@@ -366,26 +361,21 @@ def test_neither_units_nor_constant_features_nor_constant_targets_matter() -> No
 def test_targets_of_every_kind_as_numbers() -> None:
     indices = np.array([0, 2, 3])
     parts = [(np.array([4, 0, 9, 4]), indices), (np.array([0, 9]), np.array([0]))]
-    classes = encoded_targets(
-        parts, Target("classes", size=10)
-    )  # classes that do not occur have no column
+    # Classes that do not occur have no column.
+    classes = encoded_targets(parts, Target("classes", size=10))
     assert classes.tolist() == [[0, 1, 0], [0, 0, 1], [0, 1, 0], [1, 0, 0]]
-    assert encoded_targets([(np.arange(4.0), indices)], Target("scalar")).tolist() == [
-        [0],
-        [2],
-        [3],
-    ]
-    labels = encoded_targets(
-        [(np.eye(4, dtype=np.float32), indices)], Target("labels", size=4)
-    )
-    assert labels.tolist() == np.eye(4)[indices].tolist()
+    scalars = encoded_targets([(np.arange(4.0), indices)], Target("scalar"))
+    assert scalars.tolist() == [[0], [2], [3]]
+    one_hot = np.eye(4, dtype=np.float32)
+    labels = encoded_targets([(one_hot, indices)], Target("labels", size=4))
+    assert labels.tolist() == one_hot[indices].tolist()
     field = np.arange(24, dtype=np.float32).reshape(4, 2, 3)
     fields = encoded_targets([(field, indices)], Target("dense", shape=(2, 3)))
     assert fields.tolist() == field[indices].reshape(3, 6).tolist()
-    large = np.ones((4, 2, 100, 100), dtype=np.float32)  # is sketched
-    assert encoded_targets(
-        [(large, indices)], Target("dense", shape=(2, 100, 100))
-    ).shape == (3, 4096)
+    large = np.ones((4, 2, 100, 100), dtype=np.float32)
+    large_fields = Target("dense", shape=(2, 100, 100))
+    sketches = encoded_targets([(large, indices)], large_fields)
+    assert sketches.shape == (3, 4096)
 
 
 def test_a_probe_reads_a_fixed_random_sample_of_all_splits_in_evaluation_mode() -> None:
@@ -399,24 +389,18 @@ def test_a_probe_reads_a_fixed_random_sample_of_all_splits_in_evaluation_mode() 
     assert errors.mean() < 0.5  # the classes differ in their mean
     assert not torch.equal(Probe(model, splits, CLASSES, seed=1, device=CPU)(), errors)
     split = toy_split(40)
-    assert Probe(
-        model, [split, toy_split(30, seed=1)], CLASSES, seed=0, device=CPU
-    )().shape == (70,)
-    grouped = Split(
-        split.x, split.y, group=np.arange(40) // 4
-    )  # a group is probed once
+    small_splits = [split, toy_split(30, seed=1)]
+    assert Probe(model, small_splits, CLASSES, seed=0, device=CPU)().shape == (70,)
+    # A group is probed once.
+    grouped = Split(split.x, split.y, group=np.arange(40) // 4)
     assert Probe(model, [grouped], CLASSES, seed=0, device=CPU)().shape == (10,)
 
 
 def test_features_that_are_not_finite() -> None:
     split = toy_split(20)
-    broken = Split(
-        np.where(np.arange(20)[:, None, None] == 3, np.nan, split.x[:]).astype(
-            np.float32
-        ),
-        split.y,
-    )
-    with pytest.raises(
-        NotFiniteError, match=r"features \(20, 6\) of a probe are not finite"
-    ):
-        Probe(toy_model(), [broken], CLASSES, seed=0, device=CPU)()
+    x = split.x[:].copy()
+    x[3] = np.nan
+    probe = Probe(toy_model(), [Split(x, split.y)], CLASSES, seed=0, device=CPU)
+    message = r"features \(20, 6\) of a probe are not finite"
+    with pytest.raises(NotFiniteError, match=message):
+        probe()

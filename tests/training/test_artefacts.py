@@ -36,7 +36,9 @@ def evaluated(
     task: Task, predictions: Any, y: Any, x: Array | None = None
 ) -> Evaluated:
     y = np.asarray(y)
-    x = np.zeros((len(y), *(task.input_shape or ())), np.float32) if x is None else x
+    if x is None:
+        assert task.input_shape is not None
+        x = np.zeros((len(y), *task.input_shape), np.float32)
     return Evaluated(task, np.asarray(predictions, np.float32), y, np.arange(len(y)), x)
 
 
@@ -45,16 +47,18 @@ def classes(size: int) -> Task:
 
 
 def field(*shape: int) -> Task:
-    return make_task(
-        Target("dense", shape=shape),
-        input_shape=shape if len(shape) == 3 else (1, *shape),
-    )
+    input_shape = shape if len(shape) == 3 else (1, *shape)
+    return make_task(Target("dense", shape=shape), input_shape=input_shape)
 
 
-def found(evidence: Evidence) -> dict[tuple[str, str], dict[str, Any]]:
+def pictures_of(evidence: Evidence) -> dict[tuple[str, str], dict[str, Any]]:
+    """Return pictures by kind and name."""
     artefacts, notes = compute_artefacts(evidence)
     assert not notes
-    return {(each.kind, each.name): parse_payload(each.payload) for each in artefacts}
+    return {
+        (artefact.kind, artefact.name): parse_payload(artefact.payload)
+        for artefact in artefacts
+    }
 
 
 def decoded(values: dict[str, Any]) -> Array:
@@ -91,27 +95,24 @@ def test_the_kinds_of_a_task_follow_from_its_target_and_modality(
 
 def test_a_confusion_matrix_has_true_classes_in_rows_and_at_most_a_hundred() -> None:
     logits = np.eye(3)[[0, 1, 1, 2, 0]]
-    picture = found(evaluated(classes(3), logits, [0, 1, 2, 2, 1]))[
-        "confusion_matrix", "test"
-    ]
+    pictures = pictures_of(evaluated(classes(3), logits, [0, 1, 2, 2, 1]))
+    picture = pictures["confusion_matrix", "test"]
     assert picture["counts"] == [[1, 0, 0], [1, 1, 0], [0, 1, 1]]
     assert picture["caption"] == "3 of 5 samples are right."
-    many = found(evaluated(classes(101), np.zeros((2, 101)), [0, 1]))
-    assert set(many) == {("sample", "correct"), ("sample", "wrong")}
+    of_many_classes = pictures_of(evaluated(classes(101), np.zeros((2, 101)), [0, 1]))
+    assert set(of_many_classes) == {("sample", "correct"), ("sample", "wrong")}
 
 
 def test_samples_are_the_first_correct_and_the_first_wrong_one() -> None:
     x = np.arange(3 * 2 * 16, dtype=np.float32).reshape(3, 2, 16)
-    pictures = found(evaluated(classes(2), [[0, 2], [1, 0], [0, 1]], [0, 0, 1], x))
-    assert (
-        pictures["sample", "correct"]["caption"]
-        == "True class 0, predicted class 0 (probability 0.73)."
-    )
-    assert (
-        pictures["sample", "wrong"]["caption"]
-        == "True class 0, predicted class 1 (probability 0.88)."
-    )
-    for channel, line in enumerate(pictures["sample", "correct"]["series"]):
+    logits = [[0, 2], [1, 0], [0, 1]]
+    pictures = pictures_of(evaluated(classes(2), logits, [0, 0, 1], x))
+    correct = pictures["sample", "correct"]
+    wrong = pictures["sample", "wrong"]
+    true = "True class 0, predicted class"
+    assert correct["caption"] == f"{true} 0 (probability 0.73)."
+    assert wrong["caption"] == f"{true} 1 (probability 0.88)."
+    for channel, line in enumerate(correct["series"]):
         np.testing.assert_allclose(decoded(line["values"]), x[1, channel], atol=0.05)
 
 
@@ -123,9 +124,8 @@ def test_three_channels_are_colours_only_of_an_image() -> None:
     ):
         x = np.random.default_rng(0).random((1, channels, 8, 8), np.float32)
         task = replace(classes(2), domain=domain, input_shape=x.shape[1:])
-        [panel] = found(evaluated(task, [[0, 2]], [1], x))["sample", "correct"][
-            "panels"
-        ]
+        pictures = pictures_of(evaluated(task, [[0, 2]], [1], x))
+        (panel,) = pictures["sample", "correct"]["panels"]
         assert panel["scale"] == scale
         expected = x[0].transpose(1, 2, 0) if scale == "colour" else x[0, 0]
         np.testing.assert_allclose(decoded(panel["values"]), expected, atol=0.01)
@@ -134,49 +134,35 @@ def test_three_channels_are_colours_only_of_an_image() -> None:
 def test_fields_are_the_first_and_the_worst_sample_on_one_scale() -> None:
     y = np.random.default_rng(0).normal(size=(3, 4, 4)).astype(np.float32)
     predictions = y + np.array([0.1, 0.0, -2.0], np.float32)[:, None, None]
-    pictures = found(evaluated(field(4, 4), predictions, y))
+    pictures = pictures_of(evaluated(field(4, 4), predictions, y))
     assert [name for _, name in pictures] == ["first", "worst"]
-    assert (
-        pictures["field", "worst"]["title"]
-        == "Test sample 2, which has the largest error"
-    )
-    assert pictures["field", "worst"]["caption"] == "Root mean squared error 2."
-    true, predicted, error = pictures["field", "worst"]["panels"]
-    assert (true["values"]["low"], true["values"]["high"]) == (
-        predicted["values"]["low"],
-        predicted["values"]["high"],
-    )
-    for panel, expected in (
-        (true, y[2]),
-        (predicted, y[2] - 2),
-        (error, np.full((4, 4), -2)),
-    ):
-        np.testing.assert_allclose(decoded(panel["values"]), expected, atol=0.02)
+    worst = pictures["field", "worst"]
+    assert worst["title"] == "Test sample 2, which has the largest error"
+    assert worst["caption"] == "Root mean squared error 2."
+    true, predicted, error = worst["panels"]
+    for end in ("low", "high"):
+        assert true["values"][end] == predicted["values"][end]
+    np.testing.assert_allclose(decoded(true["values"]), y[2], atol=0.02)
+    np.testing.assert_allclose(decoded(predicted["values"]), y[2] - 2, atol=0.02)
+    np.testing.assert_allclose(decoded(error["values"]), np.full((4, 4), -2), atol=0.02)
     assert error["scale"] == "diverging"
 
 
-def test_fields_of_one_axis_are_lines_and_of_several_channels_the_first_is_shown() -> (
-    None
-):
+def test_fields_of_one_axis_are_lines() -> None:
     y = np.linspace(0, 1, 2 * 8).reshape(2, 8).astype(np.float32)
-    picture = found(evaluated(field(8), y + 0.5, y))["field", "first"]
-    assert [line["title"] for line in picture["series"]] == [
-        "true",
-        "predicted",
-        "error",
-    ]
-    np.testing.assert_allclose(
-        decoded(picture["series"][1]["values"]), y[0] + 0.5, atol=0.01
-    )
+    picture = pictures_of(evaluated(field(8), y + 0.5, y))["field", "first"]
+    lines = {line["title"]: decoded(line["values"]) for line in picture["series"]}
+    assert list(lines) == ["true", "predicted", "error"]
+    np.testing.assert_allclose(lines["predicted"], y[0] + 0.5, atol=0.01)
+
+
+def test_the_first_of_several_channels_of_a_field_is_shown() -> None:
     y = np.random.default_rng(0).normal(size=(1, 3, 4, 5)).astype(np.float32)
-    picture = found(evaluated(field(3, 4, 5), y, y))["field", "first"]
-    assert (
-        picture["caption"]
-        == "Root mean squared error 0; the first of 3 channels is shown."
-    )
-    np.testing.assert_allclose(
-        decoded(picture["panels"][0]["values"]), y[0, 0], atol=0.02
-    )
+    picture = pictures_of(evaluated(field(3, 4, 5), y, y))["field", "first"]
+    caption = "Root mean squared error 0; the first of 3 channels is shown."
+    assert picture["caption"] == caption
+    true = decoded(picture["panels"][0]["values"])
+    np.testing.assert_allclose(true, y[0, 0], atol=0.02)
 
 
 def test_scores_of_labels_equal_scikit_learns() -> None:
@@ -184,31 +170,26 @@ def test_scores_of_labels_equal_scikit_learns() -> None:
     y = (random.random((30, 3)) < 0.4).astype(np.float32)
     y[:, 2] = 0
     logits = random.normal(size=(30, 3)).astype(np.float32)
-    bars = found(evaluated(make_task(Target("labels", size=3)), logits, y))[
-        "label_scores", "test"
-    ]["series"]
+    task = make_task(Target("labels", size=3))
+    pictures = pictures_of(evaluated(task, logits, y))
+    bars = pictures["label_scores", "test"]["series"]
     precision, area, share = (series["values"] for series in bars)
     for values, score in ((precision, average_precision_score), (area, roc_auc_score)):
         expected = [score(y[:, label], logits[:, label]) for label in range(2)]
-        assert values == [
-            pytest.approx(expected[0], abs=1e-4),
-            pytest.approx(expected[1], abs=1e-4),
-            None,
-        ]
+        assert values[:2] == pytest.approx(expected, abs=1e-4)
+        assert values[2] is None
     assert share[2] == 0
 
 
 def test_a_scatter_has_at_most_500_samples() -> None:
     y = np.linspace(0, 9, 1000).astype(np.float32)
-    picture = found(evaluated(make_task(Target("scalar")), y + 1, y))["scatter", "test"]
-    (group,) = picture["panels"][0]["groups"]
+    pictures = pictures_of(evaluated(make_task(Target("scalar")), y + 1, y))
+    (group,) = pictures["scatter", "test"]["panels"][0]["groups"]
     assert len(decoded(group["x"])) == 500
     np.testing.assert_allclose(decoded(group["y"]) - decoded(group["x"]), 1, atol=0.05)
-    assert (
-        (group["x"]["low"], group["x"]["high"])
-        == (group["y"]["low"], group["y"]["high"])
-        == (0, 10)
-    )
+    for axis in ("x", "y"):
+        assert group[axis]["low"] == 0
+        assert group[axis]["high"] == 10
 
 
 def aligned(num: int = 30, classes: bool = True) -> Aligned:
@@ -227,30 +208,28 @@ def aligned(num: int = 30, classes: bool = True) -> Aligned:
 
 
 def test_features_share_the_axes_of_before_aligning() -> None:
-    picture = found(aligned())["features", "aligning"]
-    (source, before), (same, after) = (panel["groups"] for panel in picture["panels"])
-    assert source == same
+    picture = pictures_of(aligned())["features", "aligning"]
+    before_panel, after_panel = picture["panels"]
+    source, before = before_panel["groups"]
+    same_source, after = after_panel["groups"]
+    assert source == same_source
     assert source["classes"] == [index % 3 for index in range(30)]
-    np.testing.assert_array_equal(
-        decoded(after["x"]), decoded(source["x"])
-    )  # the target became the source
+    # The target became the source.
+    np.testing.assert_array_equal(decoded(after["x"]), decoded(source["x"]))
+    # The first component is the difference of the means.
     distance = decoded(before["x"]).mean() - decoded(source["x"]).mean()
-    assert abs(distance) == pytest.approx(
-        5 * np.sqrt(8), rel=0.1
-    )  # the first component is the difference
-    assert (
-        found(aligned(classes=False))["features", "aligning"]["panels"][0]["groups"][1][
-            "classes"
-        ]
-        is None
-    )
+    assert abs(distance) == pytest.approx(5 * np.sqrt(8), rel=0.1)
+    picture = pictures_of(aligned(classes=False))["features", "aligning"]
+    _, target = picture["panels"][0]["groups"]
+    assert target["classes"] is None
 
 
-def test_the_two_gaps_are_those_of_gaussians_and_vanish_with_the_target_at_the_source() -> (
-    None
-):
-    bars = found(aligned())["features", "gap"]["series"]
+def test_the_gaps_vanish_with_the_target_at_the_source() -> None:
+    bars = pictures_of(aligned())["features", "gap"]["series"]
     assert [series["values"][1] for series in bars] == pytest.approx([0, 0], abs=1e-3)
+
+
+def test_the_gaps_are_those_of_gaussians() -> None:
     source = np.random.default_rng(0).normal(size=(800, 3))
     centroid, distribution = gaps(source, source[::-1] * [1, 2, 3] + [0, 3, 0])
     assert centroid == pytest.approx(9 / 3, rel=0.1)
@@ -270,35 +249,30 @@ def test_principal_components_equal_those_of_a_singular_value_decomposition() ->
 @pytest.mark.slow
 def test_artefacts_of_every_kind_of_task_are_there_bounded_and_deterministic() -> None:
     random = np.random.default_rng(0)
-    # A task of each combination of kinds.
-    for name in {
+    task_of_kinds = {
         tuple(kinds(name)): name
         for name, task in all_tasks().items()
         if task.input_shape
-    }.values():
+    }
+    for name in task_of_kinds.values():
         task = get_task(name)
         assert task.input_shape is not None
         x = random.normal(size=(3, *task.input_shape)).astype(np.float32)
-        predictions = random.normal(size=(3, *task.target.output_shape)).astype(
-            np.float32
-        )
-        y = (
-            np.arange(3) % task.target.size
-            if task.target.kind == "classes"
-            else (predictions > 0.5).astype(np.float32)
-        )
-        once, again = (
-            compute_artefacts(evaluated(task, predictions, y, x)) for _ in range(2)
-        )
-        assert once == again, name
-        artefacts, notes = once
+        outputs = random.normal(size=(3, *task.target.output_shape))
+        predictions = outputs.astype(np.float32)
+        y: Array = (predictions > 0.5).astype(np.float32)
+        if task.target.kind == "classes":
+            y = np.arange(3) % task.target.size
+        evidence = evaluated(task, predictions, y, x)
+        artefacts, notes = compute_artefacts(evidence)
+        assert compute_artefacts(evidence) == (artefacts, notes), name
         assert not notes
         assert artefacts
-        assert all(len(artefact.payload) <= MAX_BYTES for artefact in artefacts)
-        assert sum(len(artefact.payload) for artefact in artefacts) <= MAX_TRIAL_BYTES
-        assert all(
-            json.loads(artefact.payload)["form"] in FORMS for artefact in artefacts
-        )
+        sizes = [len(artefact.payload) for artefact in artefacts]
+        assert max(sizes) <= MAX_BYTES
+        assert sum(sizes) <= MAX_TRIAL_BYTES
+        for artefact in artefacts:
+            assert json.loads(artefact.payload)["form"] in FORMS
 
 
 def test_arrays_are_shrunk_and_indices_spread_evenly() -> None:
@@ -308,15 +282,14 @@ def test_arrays_are_shrunk_and_indices_spread_evenly() -> None:
     )
     assert shrunk(np.zeros((100, 30, 3)), 50).shape == (50, 15, 3)
     assert shrunk(np.zeros((7, 7)), 7).shape == (7, 7)
-    assert (evenly(5, 3).tolist(), evenly(2, 3).tolist()) == ([0, 2, 4], [0, 1])
+    assert evenly(5, 3).tolist() == [0, 2, 4]
+    assert evenly(2, 3).tolist() == [0, 1]
 
 
 def test_parts_of_one_sample_are_averaged() -> None:
-    predictions, y, rows = join_sample_rows(
-        np.array([[1.0], [3.0], [5.0]]), np.array([7, 7, 8]), np.array([4, 4, 2])
-    )
-    assert (predictions.tolist(), y.tolist(), rows.tolist()) == (
-        [[5.0], [2.0]],
-        [8, 7],
-        [2, 0],
-    )
+    predictions = np.array([[1.0], [3.0], [5.0]])
+    y = np.array([7, 7, 8])
+    samples = join_sample_rows(predictions, y, group=np.array([4, 4, 2]))
+    assert samples.predictions.tolist() == [[5.0], [2.0]]
+    assert samples.y.tolist() == [8, 7]
+    assert samples.first_rows.tolist() == [2, 0]

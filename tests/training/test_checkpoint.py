@@ -1,5 +1,6 @@
-"""Checkpoints, whole or not there, and alignments that trials share: keys, storage,
-damaged files, replays.
+"""Checkpoints, whole or not there, and alignments that trials share.
+
+Of alignments: keys, storage, damaged files, replays.
 """
 
 import logging
@@ -63,11 +64,12 @@ def test_round_trip(path: Path, caplog: pytest.LogCaptureFixture) -> None:
 def test_every_damage_is_noticed(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     content = path.read_bytes()
     flips = range(0, len(content), 97)
-    damaged = [
+    flipped = [
         content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :] for at in flips
     ]
-    damaged += [content[:length] for length in (0, 3, 11, 12, 100, len(content) - 1)]
-    damaged += [content + b"x", b"not a checkpoint at all"]
+    lengths = (0, 3, 11, 12, 100, len(content) - 1)
+    truncated = [content[:length] for length in lengths]
+    damaged = [*flipped, *truncated, content + b"x", b"not a checkpoint at all"]
     with caplog.at_level(logging.WARNING):
         for number, wrong in enumerate(damaged):
             path.write_bytes(wrong)
@@ -111,11 +113,11 @@ def an_alignment() -> Alignment:
 
 
 def assert_loads(cache: AlignedCache, key: str = KEY) -> None:
-    found = cache.load(key, toy_model().embedder)
+    loaded = cache.load(key, toy_model().embedder)
     expected = an_alignment()
-    assert found is not None
-    assert same(dict(found.embedder), dict(expected.embedder))
-    assert replace(found, embedder={}) == replace(expected, embedder={})
+    assert loaded is not None
+    assert same(dict(loaded.embedder), dict(expected.embedder))
+    assert replace(loaded, embedder={}) == replace(expected, embedder={})
 
 
 def source(shift: float = 0.0) -> SourceFeatures:
@@ -131,22 +133,20 @@ def key(
     train: Split | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> str:
-    embedder = toy_model(seed=seed).embedder
     return alignment_key(
-        embedder,
-        features or source(),
-        train or toy_split(30),
+        toy_model(seed=seed).embedder,
+        source() if features is None else features,
+        toy_split(30) if train is None else train,
         CPU,
-        settings or {"seed": 0},
+        {"seed": 0} if settings is None else settings,
     )
 
 
 def test_keys_are_equal_for_equal_alignments_and_differ_with_everything_that_decides(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert key() == key(
-        features=SourceFeatures(source().x.clone(), source().y, "another name")
-    )
+    renamed = SourceFeatures(source().x.clone(), source().y, "another name")
+    assert key() == key(features=renamed)
     assert key(settings={"a": 1, "b": 2}) == key(settings={"b": 2, "a": 1})
     split = toy_split(30)
     x = split.x[:].copy()
@@ -176,16 +176,16 @@ def test_splits_of_one_data_set_have_different_keys_however_large(
     monkeypatch.setattr(checkpoint, "_SAMPLED_BYTES", 100)
     split = toy_split(3000)
     parts = [slice(0, 1000), slice(0, 2000), slice(0, 3000), slice(1000, 2000)]
-    assert len({key(train=Split(split.x[part], split.y[part])) for part in parts}) == 4
+    keys = {key(train=Split(split.x[part], split.y[part])) for part in parts}
+    assert len(keys) == len(parts)
 
 
 def test_alignments_in_the_default_directory(empty_home: Path) -> None:
     assert AlignedCache().load(KEY, toy_model().embedder) is None
     AlignedCache().store(KEY, an_alignment())
     assert_loads(AlignedCache())
-    assert [path.parent.name for path in empty_home.rglob("*") if path.is_file()] == [
-        "aligned"
-    ]
+    (file,) = (path for path in empty_home.rglob("*") if path.is_file())
+    assert file.parent.name == "aligned"
 
 
 @pytest.mark.parametrize("damage", ["truncated", "foreign", "of another embedder"])

@@ -1,5 +1,6 @@
-"""Gradient accumulation: equal gradients for all micro-batch sizes, memory limits,
-checkpointing, compilation.
+"""Gradient accumulation: equal gradients for all micro-batch sizes.
+
+Also memory limits, checkpointing and compilation.
 """
 
 from collections.abc import Callable, Iterator
@@ -68,9 +69,8 @@ def gradient(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         next(accumulator.gradients([np.arange(num_samples)[::-1].copy()]))
-    return torch.cat(
-        [p.grad.flatten() for p in model.parameters() if p.grad is not None]
-    )
+    gradients = (parameter.grad for parameter in model.parameters())
+    return torch.cat([part.flatten() for part in gradients if part is not None])
 
 
 def test_the_gradient_does_not_depend_on_the_micro_batch(bert: str) -> None:
@@ -106,19 +106,16 @@ def test_a_micro_batch_stays_within_the_memory_budget(
 ) -> None:
     model = real_model(bert)
     split = real_split(64)
-    accumulator = make_accumulator(model, split, batch_size=64)
-    assert accumulator.cost.num_tokens == 8
-    assert accumulator.cost.saved_bytes == pytest.approx(
-        saved_by_autograd(model, torch.from_numpy(split.x[:16])) / 16, rel=0.1
-    )
-    budget = 10 * accumulator.cost.saved_bytes
+    x = torch.from_numpy(split.x)
+    cost = make_accumulator(model, split, batch_size=64).cost
+    assert cost.num_tokens == 8
+    saved_bytes = saved_by_autograd(model, x[:16])
+    assert cost.saved_bytes == pytest.approx(saved_bytes / 16, rel=0.1)
+    budget = 10 * cost.saved_bytes
     monkeypatch.setattr(sample_cost, "budget_bytes", lambda memory_mib, device: budget)
     accumulator = make_accumulator(model, split, batch_size=64)
     assert 4 <= accumulator.micro_batch <= accumulator.limit < 10
-    assert (
-        saved_by_autograd(model, torch.from_numpy(split.x[: accumulator.limit]))
-        <= budget
-    )
+    assert saved_by_autograd(model, x[: accumulator.limit]) <= budget
 
 
 def test_limits_of_a_micro_batch() -> None:
@@ -131,13 +128,8 @@ def test_limits_of_a_micro_batch() -> None:
     )
     assert max_micro_batch(wide, 2**40, CPU) == 3
     assert max_micro_batch(wide, 2**40, CUDA) == 1024
-    assert [even_micro_batch(64, limit) for limit in (1, 21, 40, 64, 99)] == [
-        1,
-        16,
-        32,
-        64,
-        64,
-    ]
+    even_sizes = {limit: even_micro_batch(64, limit) for limit in (1, 21, 40, 64, 99)}
+    assert even_sizes == {1: 1, 21: 16, 40: 32, 64: 64, 99: 64}
 
 
 def test_checkpointing_keeps_gradients_and_saves_memory(
@@ -145,9 +137,9 @@ def test_checkpointing_keeps_gradients_and_saves_memory(
 ) -> None:
     split = real_split(12)
     model = real_model(bert, dropout=0.3)
-    plain = make_accumulator(model, split)
-    plain.limit = 12
-    expected = gradient(plain, model, 12)
+    without_checkpointing = make_accumulator(model, split)
+    without_checkpointing.limit = 12
+    expected = gradient(without_checkpointing, model, 12)
     x = torch.from_numpy(split.x)
     model.train()
     before = saved_by_autograd(model, x)
@@ -160,21 +152,19 @@ def test_checkpointing_keeps_gradients_and_saves_memory(
         toy_model(), toy_split(9), gradient_checkpointing="on"
     )
     assert "no repeated layers" in without_layers.notes[0]
-    wide = make_accumulator(model, real_split(64), batch_size=64).cost
-    monkeypatch.setattr(sample_cost, "CPU_TENSOR_BYTES", 5 * wide.largest_bytes)
-    assert (
-        make_accumulator(
-            model, real_split(64), batch_size=64, gradient_checkpointing="on"
-        ).limit
-        == 5
-    )
+    large = real_split(64)
+    cost = make_accumulator(model, large, batch_size=64).cost
+    monkeypatch.setattr(sample_cost, "CPU_TENSOR_BYTES", 5 * cost.largest_bytes)
+    limited = make_accumulator(model, large, batch_size=64, gradient_checkpointing="on")
+    assert limited.limit == 5
 
 
 def test_nan_ends_the_trial_before_it_can_be_the_best(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Also where only some losses are checked, as on devices that a check synchronises
-    with.
+    """Also where only some losses are checked.
+
+    So it is on devices that a check synchronises with.
     """
     train = toy_split(40)
     train.x[:][17] = torch.nan
@@ -194,32 +184,40 @@ def test_nan_ends_the_trial_before_it_can_be_the_best(
 def test_a_micro_batch_too_large_for_the_device_is_halved() -> None:
     error = torch.OutOfMemoryError("CUDA out of memory")
 
-    def curve(most: int) -> tuple[float, list[str], int, dict[str, Tensor]]:
-        model = toy_model()
-        loop = make_refine(model, RefineConfig(epochs=1, batch_size=32))
-        with limited_memory(model, most, error, training=True):
-            loss = loop.step().loss
-        return loss, loop.notes, loop.micro_batch, copy_of(model)
-
-    loss, notes, size, weights = curve(8)
-    expected, no_notes, whole, expected_weights = curve(64)
-    assert (size, whole, no_notes) == (8, 32, [])
-    assert notes == [
+    limited = toy_model()
+    limited_loop = make_refine(limited, RefineConfig(epochs=1, batch_size=32))
+    with limited_memory(limited, 8, error, training=True):
+        loss = limited_loop.step().loss
+    assert limited_loop.micro_batch == 8
+    assert limited_loop.notes == [
         f"a micro-batch of {size} samples did not fit the device's memory, halved"
         for size in (32, 16)
     ]
-    assert loss == pytest.approx(expected, rel=1e-5)
-    for name, value in weights.items():
-        torch.testing.assert_close(value, expected_weights[name], rtol=1e-3, atol=1e-5)
-    with pytest.raises(type(error), match=str(error)):
-        curve(0)
+
+    whole = toy_model()
+    whole_loop = make_refine(whole, RefineConfig(epochs=1, batch_size=32))
+    assert loss == pytest.approx(whole_loop.step().loss, rel=1e-5)
+    assert whole_loop.micro_batch == 32
+    assert whole_loop.notes == []
+    expected = copy_of(whole)
+    for name, value in copy_of(limited).items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-3, atol=1e-5)
+
+    model = toy_model()
+    loop = make_refine(model, RefineConfig(epochs=1, batch_size=32))
+    with (
+        limited_memory(model, 0, error, training=True),
+        pytest.raises(type(error), match=str(error)),
+    ):
+        loop.step()
 
 
 def test_other_errors_and_those_of_the_optimiser_are_not_retried(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """An optimiser that runs out of memory has half of its state: its step is neither
-    finished nor repeated.
+    """An optimiser that runs out of memory has half of its state.
+
+    Its step is neither finished nor repeated.
     """
     model = toy_model()
     loop = make_refine(model, RefineConfig(epochs=1, batch_size=32))
@@ -232,11 +230,11 @@ def test_other_errors_and_those_of_the_optimiser_are_not_retried(
         loop.step()
     tried: list[Tensor] = []
 
-    def fail(given: Tensor, **named: Any) -> Tensor:
-        tried.append(given)
+    def fail(tensor: Tensor, **options: Any) -> Tensor:
+        tried.append(tensor)
         if len(tried) == 2:
             raise torch.OutOfMemoryError("no memory")
-        return torch.full_like(given, 0.0, **named)
+        return torch.full_like(tensor, 0.0, **options)
 
     monkeypatch.setattr(torch, "zeros_like", fail)
     with pytest.raises(torch.OutOfMemoryError):
@@ -246,20 +244,18 @@ def test_other_errors_and_those_of_the_optimiser_are_not_retried(
 
 
 def test_training_continues_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*given: Any, **named: Any) -> Any:
+    def fail(*args: Any, **kwargs: Any) -> Any:
         raise RuntimeError("no C++ compiler")
 
     monkeypatch.setattr(torch, "compile", fail)
-    results = []
-    for mode in ("off", "on"):
-        loop = make_refine(
-            toy_model(dropout=0.2), RefineConfig(epochs=1, dropout=0.2, compile=mode)
-        )
-        results.append((loop.step().loss, loop.notes))
-    assert results == [
-        (results[0][0], []),
-        (results[0][0], ["not compiled (RuntimeError)"]),
-    ]
+    losses = []
+    for mode, notes in (("off", []), ("on", ["not compiled (RuntimeError)"])):
+        config = RefineConfig(epochs=1, dropout=0.2, compile=mode)
+        loop = make_refine(toy_model(dropout=0.2), config)
+        losses.append(loop.step().loss)
+        assert loop.notes == notes
+    without_compiling, with_failure = losses
+    assert without_compiling == with_failure
 
 
 def test_networks_are_compiled_for_each_micro_batch_and_used_for_its_size_alone(
@@ -268,7 +264,9 @@ def test_networks_are_compiled_for_each_micro_batch_and_used_for_its_size_alone(
     compiled: list[int] = []
     sizes: list[int] = []
 
-    def watched(network: nn.Module, **named: Any) -> Callable[[Tensor], Tensor]:
+    def compile_network(
+        network: nn.Module, **options: Any
+    ) -> Callable[[Tensor], Tensor]:
         compiled.append(loop.micro_batch)
 
         def run(x: Tensor) -> Tensor:
@@ -278,17 +276,13 @@ def test_networks_are_compiled_for_each_micro_batch_and_used_for_its_size_alone(
 
         return run
 
-    monkeypatch.setattr(torch, "compile", watched)
+    monkeypatch.setattr(torch, "compile", compile_network)
     model = toy_model()
-    loop = make_refine(
-        model, RefineConfig(epochs=3, batch_size=16, compile="on"), train=toy_split(40)
-    )
+    config = RefineConfig(epochs=3, batch_size=16, compile="on")
+    loop = make_refine(model, config, train=toy_split(40))
     loop.step()
-    assert sizes == [
-        16,
-        16,
-        16,
-    ]  # the trial run, and two of three steps: the last one has 8 samples
+    # The trial run, and two of three steps: the last one has 8 samples.
+    assert sizes == [16, 16, 16]
     with limited_memory(model, 8, training=True):
         loop.step()
         loop.step()
@@ -296,13 +290,10 @@ def test_networks_are_compiled_for_each_micro_batch_and_used_for_its_size_alone(
 
 
 def test_when_to_compile() -> None:
-    cases = [
-        ("auto", CPU, 10**6),
-        ("auto", CUDA, 10),
-        ("auto", CUDA, 10**6),
-        ("on", CPU, 1),
-    ]
-    assert [wants_compile(*case) for case in cases] == [False, False, True, True]
+    assert not wants_compile("auto", CPU, 10**6)
+    assert not wants_compile("auto", CUDA, 10)
+    assert wants_compile("auto", CUDA, 10**6)
+    assert wants_compile("on", CPU, 1)
     with torch_settings(1, deterministic=True):
         assert not wants_compile("on", CUDA, 10**6)
 
@@ -314,15 +305,13 @@ def _limits() -> Iterator[None]:
 
 
 def test_micro_batches_are_halved() -> None:
-    before = make_accumulator(toy_model(), toy_split(32), batch_size=32).micro_batch
+    whole = make_accumulator(toy_model(), toy_split(32), batch_size=32)
     assert halved(64) == 64
     limit_memory(MemoryLimits(halvings=2), CPU)
-    assert (halved(64), halved(3)) == (16, 1)
-    assert (
-        make_accumulator(toy_model(), toy_split(32), batch_size=32).micro_batch
-        == before // 4
-        == 8
-    )
+    assert halved(64) == 16
+    assert halved(3) == 1
+    limited = make_accumulator(toy_model(), toy_split(32), batch_size=32)
+    assert limited.micro_batch == whole.micro_batch // 4 == 8
 
 
 def test_budgets_derive_from_the_share(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -338,22 +327,18 @@ def test_budgets_derive_from_the_share(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = budget_bytes(0, CUDA)
     free = evaluate._free_bytes(CUDA)
     limit_memory(MemoryLimits(share=0.25), CUDA)
-    assert 4 * (shares.pop() * 2**34 + CONTEXT_MIB * 2**20) == 2**34, (
-        "four trials and their CUDA contexts fit"
-    )
+    context_bytes = CONTEXT_MIB * 2**20
+    trial_bytes = shares.pop() * 2**34 + context_bytes
+    assert 4 * trial_bytes == 2**34, "four trials and their CUDA contexts fit"
     assert memory_limits().share == 0.25
     assert budget_bytes(0, CUDA) == whole // 4
-    assert (free, evaluate._free_bytes(CUDA)) == (
-        2**33,
-        2**32 - CONTEXT_MIB * 2**20 - 2**30,
-    )
+    assert free == 2**33
+    assert evaluate._free_bytes(CUDA) == 2**32 - context_bytes - 2**30
     assert budget_bytes(100, CUDA) == 100 * 2**20, "what a sweep sets stays"
     limit_memory(MemoryLimits(share=0.01), CUDA)
+    assert shares == [0.0], "a context alone exceeds a hundredth of the card"
     limit_memory(MemoryLimits(), CUDA)
-    assert shares == [
-        0.0,
-        1.0,
-    ], "a context alone exceeds a hundredth of the card; a whole card has no limit"
+    assert shares == [0.0, 1.0], "a whole card has no limit"
 
 
 def test_reading_a_batch_is_progress() -> None:

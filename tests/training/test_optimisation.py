@@ -1,5 +1,6 @@
-"""Optimisers, schedules, flat curves, decoding, seeds, ranks; feeds of rows, precision
-by device, and throughput.
+"""Optimisers, schedules, plateaus, decoding, seeds and ranks.
+
+Also feeds of rows, precision by device, and throughput.
 """
 
 from collections.abc import Callable
@@ -66,11 +67,11 @@ def values(name: str, warmup: int, total: int, num: int) -> list[float]:
     ],
 )
 def test_schedules(name: str, warmup: int, total: int, expected: list[float]) -> None:
-    assert values(name, warmup, total, len(expected)) == pytest.approx(
-        expected, abs=1e-6
-    )
-    for edge in ((0, 1), (10, 10), (12, 10)):
-        assert all(0.0 <= value <= 1.0 for value in values(name, *edge, 20))
+    factors = values(name, warmup, total, len(expected))
+    assert factors == pytest.approx(expected, abs=1e-6)
+    for warmup, total in ((0, 1), (10, 10), (12, 10)):
+        factors = values(name, warmup, total, 20)
+        assert all(0.0 <= factor <= 1.0 for factor in factors)
 
 
 @pytest.mark.parametrize(
@@ -78,8 +79,9 @@ def test_schedules(name: str, warmup: int, total: int, expected: list[float]) ->
     [("adamw", 1.0 - 0.1 * 0.5), ("sgd", 1.0 - 0.1 * 0.5), ("adam", 0.9)],
 )
 def test_weight_decay(name: str, expected: float) -> None:
-    """With a zero gradient: decoupled for adamw, L2 for sgd; adam normalises the L2
-    gradient to a step of one rate.
+    """With a zero gradient, it is decoupled for adamw, and L2 for sgd.
+
+    adam normalises the L2 gradient to a step of one rate.
     """
     weight = Parameter(torch.tensor([1.0]))
     optimizer = make_optimizer(
@@ -109,74 +111,59 @@ def test_align_schedules() -> None:
     reference = ALIGN_SCHEDULES["reference_step"](100)
     assert [step(epoch) for epoch in (0, 39, 40, 59)] == [1.0, 1.0, 0.1, 0.1]
     # The reference's rate falls after the epochs 20, 40 and 60 (from 0), not at them.
-    assert [
-        reference(epoch) for epoch in (20, 21, 40, 41, 60, 61, 99)
-    ] == pytest.approx([1, 0.2, 0.2, 0.04, 0.04, 0.008, 0.008])
+    factors = [reference(epoch) for epoch in (20, 21, 40, 41, 60, 61, 99)]
+    assert factors == pytest.approx([1, 0.2, 0.2, 0.04, 0.04, 0.008, 0.008])
 
 
 SLOW = [0.999**epoch for epoch in range(40)]
 """Falls by 0.4 % in 4 epochs."""
 
 
+FALLING = [0.99**epoch for epoch in range(200)]
+RISING = [2.0 + epoch for epoch in range(20)]
+LEVEL_FROM_THE_11TH_ON = [max(1.0, 2.0 - 0.1 * epoch) for epoch in range(60)]
+FALLING_FROM_A_HUNDREDTH = [1.0, *(0.01 * 0.9**epoch for epoch in range(40))]
+FALLING_BELOW_ZERO = [-1.0 * epoch for epoch in range(1, 30)]
+
+
 @pytest.mark.parametrize(
-    (
-        "values",
-        "patience",
-        "tolerance",
-        "expected",
-    ),  # number of values after which the curve is first called flat
+    # `num_values`: number of values after which the curve is first called flat.
+    ("values", "patience", "tolerance", "num_values"),
     [
-        ([0.99**epoch for epoch in range(200)], 4, 0.005, None),
+        (FALLING, 4, 0.005, None),
         ([2.0] * 20, 5, 0.005, 10),  # as soon as it can be judged
-        ([2.0 + epoch for epoch in range(20)], 3, 0.005, 6),
-        (
-            [max(1.0, 2.0 - 0.1 * epoch) for epoch in range(60)],
-            4,
-            0.005,
-            18,
-        ),  # level from the 11th value on
+        (RISING, 3, 0.005, 6),
+        (LEVEL_FROM_THE_11TH_ON, 4, 0.005, 18),
         ([1e-6 * value for value in SLOW], 4, 0.005, 8),  # the tolerance is relative
         (SLOW, 4, 0.003, None),
-        (
-            [1.0, *(0.01 * 0.9**epoch for epoch in range(40))],
-            4,
-            0.01,
-            9,
-        ),  # and a share of the first value
+        # The tolerance is a share of the first value.
+        (FALLING_FROM_A_HUNDREDTH, 4, 0.01, 9),
         ([0.0] * 10, 4, 0.005, 8),
-        ([-1.0 * epoch for epoch in range(1, 30)], 4, 0.005, None),
+        (FALLING_BELOW_ZERO, 4, 0.005, None),
         ([1.0] * 100, 0, 0.005, None),
     ],
 )
 def test_when_a_curve_is_flat(
-    values: list[float], patience: int, tolerance: float, expected: int | None
+    values: list[float], patience: int, tolerance: float, num_values: int | None
 ) -> None:
     plateau = Plateau(patience, tolerance)
-    first = next(
-        (
-            number
-            for number, value in enumerate(values, 1)
-            if plateau.add(value, values[0])
-        ),
-        None,
-    )
-    assert first == expected
+    is_flat = [plateau.add(value, values[0]) for value in values]
+    if num_values is None:
+        assert not any(is_flat)
+    else:
+        assert is_flat.index(True) + 1 == num_values
 
 
 def test_dense_outputs_are_decoded_and_logits_are_not() -> None:
+    target = Target("dense", shape=(4, 4))
     for mean in (np.array(2.0), np.full((4, 4), 2.0)):
-        objective = Objective(
-            Target("dense", shape=(4, 4)), "mse", "rmse", mean, mean * 0 + 3.0
-        )
+        objective = Objective(target, "mse", "rmse", mean, mean * 0 + 3.0)
         decoded = objective.decoder(CPU)(torch.ones(5, 4, 4))
         assert decoded.dtype == torch.float32
         assert torch.equal(decoded, torch.full((5, 4, 4), 5.0))
+    classes = Target("classes", size=3)
     objective = Objective(
-        Target("classes", size=3),
-        "cross_entropy",
-        "error",
-        np.array(2.0),
-        np.array(3.0),
+        classes, "cross_entropy", "error", np.array(2.0), np.array(3.0)
     )
     output = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
     assert torch.equal(objective.decoder(CPU)(output), output)
@@ -190,9 +177,8 @@ def test_decoded_scores_are_in_the_targets_units() -> None:
     decoded = objective.decoder(CPU)(outputs).numpy()
     y = np.array([10.0, 14.0], dtype=np.float32)
     assert score(decoded, y, objective) == pytest.approx(np.sqrt(2.0))
-    assert float(
-        objective.training_loss(y, CPU)(outputs, torch.from_numpy(y))
-    ) == pytest.approx(2.0)
+    loss = objective.training_loss(y, CPU)
+    assert float(loss(outputs, torch.from_numpy(y))) == pytest.approx(2.0)
 
 
 def test_seeds_are_fixed_for_all_time() -> None:
@@ -219,10 +205,8 @@ def test_a_seed_holds_for_its_block_alone() -> None:
     assert torch.equal(torch.rand(2), expected)
     with seeded(8, CPU):
         assert torch.equal(torch.rand(4), first)
-    assert torch.equal(
-        torch.rand(3, generator=make_generator(1, "x")),
-        torch.rand(3, generator=make_generator(1, "x")),
-    )
+    first = torch.rand(3, generator=make_generator(1, "x"))
+    assert torch.equal(torch.rand(3, generator=make_generator(1, "x")), first)
 
 
 def test_shares_are_even_and_cover_everything_in_order() -> None:
@@ -262,9 +246,9 @@ def test_streamed_rows_are_the_resident_ones(tmp_path: Path) -> None:
     assert len(resident) == len(PARTS)
     for part, first, second in zip(PARTS, resident, streamed, strict=True):
         np.testing.assert_array_equal(first[0].numpy(), split.x[part])
-        for one, other in zip(first, second, strict=True):
-            assert torch.equal(one, other)
-            assert one.dtype == other.dtype
+        for resident_rows, streamed_rows in zip(first, second, strict=True):
+            assert torch.equal(resident_rows, streamed_rows)
+            assert resident_rows.dtype == streamed_rows.dtype
     assert not resident[1][0].numpy().flags.owndata  # a slice is no copy
 
 
@@ -287,9 +271,8 @@ def test_predictions_do_not_depend_on_the_batch(bert: str, precision: str) -> No
     expected = predictions_of(model, split.x, precision=chosen)
     tolerance = 1e-5 if precision == "float32" else 0.05
     for size in (1, 5, 500):
-        np.testing.assert_allclose(
-            predict(feed, OBJECTIVE, size)[0], expected, atol=tolerance
-        )
+        predictions, _ = predict(feed, OBJECTIVE, size)
+        np.testing.assert_allclose(predictions, expected, atol=tolerance)
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
@@ -305,28 +288,26 @@ def test_composite_rows_become_a_tensor_in_blocks(
         "orca_ray.training.evaluate.row_slices",
         lambda rows: row_slices(rows, 4 * first[0].nbytes),
     )
-    together = to_tensor(joined, torch.device(device))
-    assert together.device.type == device
-    np.testing.assert_array_equal(
-        together.cpu().numpy(), np.concatenate([first, second])
-    )
+    tensor = to_tensor(joined, torch.device(device))
+    assert tensor.device.type == device
+    np.testing.assert_array_equal(tensor.cpu().numpy(), np.concatenate([first, second]))
 
 
 def test_bfloat16_is_for_the_body_alone(bert: str) -> None:
     model = real_model(bert)
-    seen: dict[str, torch.dtype] = {}
+    output_types: dict[str, torch.dtype] = {}
 
     def watch(name: str) -> Callable[[nn.Module, tuple[Tensor], Tensor], None]:
-        return lambda module, inputs, output: seen.update({name: output.dtype})
+        return lambda module, inputs, output: output_types.update({name: output.dtype})
 
+    first_layer = repeated_layers(model.body)[0]
+    body_product = first_layer.get_submodule("intermediate.dense")
     model.embedder.register_forward_hook(watch("embedder"))
     model.head.output.register_forward_hook(watch("head"))  # type: ignore[union-attr]
-    repeated_layers(model.body)[0].get_submodule(
-        "intermediate.dense"
-    ).register_forward_hook(watch("body"))
+    body_product.register_forward_hook(watch("body"))
     with Precision("bfloat16", CPU).autocast():
         model(torch.from_numpy(real_split(2).x))
-    assert seen == {
+    assert output_types == {
         "embedder": torch.float32,
         "body": torch.bfloat16,
         "head": torch.float32,
@@ -336,24 +317,21 @@ def test_bfloat16_is_for_the_body_alone(bert: str) -> None:
 def test_precision_is_chosen_by_device_and_width(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for amx, width, expected in (
-        (True, 768, "bfloat16"),
-        (True, 384, "float32"),
-        (False, 768, "float32"),
+    for has_units, width, auto, fast in (
+        (True, 768, "bfloat16", "bfloat16"),
+        (True, 384, "float32", "bfloat16"),
+        (False, 768, "float32", "float32"),
     ):
         monkeypatch.setattr(
-            "orca_ray.training.numerics.has_bfloat16_units", lambda device, amx=amx: amx
+            "orca_ray.training.numerics.has_bfloat16_units",
+            lambda device, has_units=has_units: has_units,
         )
-        assert choose_precision("auto", CPU, width).name == expected
-        assert choose_precision("fast", CPU, width).name == (
-            "bfloat16" if amx else "float32"
-        )
+        assert choose_precision("auto", CPU, width).name == auto
+        assert choose_precision("fast", CPU, width).name == fast
     assert choose_precision("bfloat16", CPU, 16) == Precision("bfloat16", CPU)
     lacking = choose_precision("tf32", CPU, 16)
-    assert (lacking.name, lacking.note) == (
-        "float32",
-        "refined in float32 because this cpu device has no tf32",
-    )
+    assert lacking.name == "float32"
+    assert lacking.note == "refined in float32 because this cpu device has no tf32"
 
 
 def test_flags_of_precision_are_put_back() -> None:
@@ -376,9 +354,9 @@ def test_flags_of_precision_are_put_back() -> None:
 
 
 def test_rates() -> None:
-    rates = throughput(
-        SampleCost(saved_bytes=1, largest_bytes=1, num_tokens=64), 50, 2.0
-    )
-    assert (rates.samples_per_second, rates.tokens_per_second) == (25.0, 1600.0)
+    cost = SampleCost(saved_bytes=1, largest_bytes=1, num_tokens=64)
+    rates = throughput(cost, 50, 2.0)
+    assert rates.samples_per_second == 25.0
+    assert rates.tokens_per_second == 1600.0
     assert throughput(SampleCost(1, 1, None), 50, 2.0).tokens_per_second is None
     assert 1e9 < cpu_peak(1, bfloat16=False) < 1e14

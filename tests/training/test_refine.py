@@ -1,10 +1,11 @@
-"""The refine loop: accumulation, clipping, selection, freezing, caching, exact resume,
-and augmented inputs.
+"""The refine loop: what it trains and selects, and exact resume.
+
+Also accumulation, clipping, freezing, caching and augmented inputs.
 """
 
 import copy
+import math
 import resource
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -39,8 +40,9 @@ from .training_toys import (
 )
 
 
-def curve(epoch: RefineEpoch) -> tuple[int, float, float, float]:
-    return epoch.epoch, epoch.loss, epoch.validation_score, epoch.learning_rate
+def untimed(epoch: RefineEpoch) -> RefineEpoch:
+    """Return a report without its durations, which differ from run to run."""
+    return replace(epoch, seconds=0.0, validation_seconds=0.0)
 
 
 PLAIN: dict[str, Any] = {
@@ -54,8 +56,9 @@ PLAIN: dict[str, Any] = {
 
 @pytest.mark.parametrize("num_samples", [32, 75])
 def test_accumulation_is_the_large_batch(num_samples: int) -> None:
-    """8 passes of 4 take the same steps as one of 32, also where the last batch and the
-    last pass are short.
+    """8 passes of 4 take the same steps as one of 32.
+
+    That holds also where the last batch and the last pass are short.
     """
     weights = []
     for batch_size, accumulation in ((4, 8), (32, 1)):
@@ -69,7 +72,7 @@ def test_accumulation_is_the_large_batch(num_samples: int) -> None:
             **PLAIN,
         )
         loop = make_refine(model, config, train=toy_split(num_samples))
-        assert loop.steps_per_epoch == -(-num_samples // 32)
+        assert loop.steps_per_epoch == math.ceil(num_samples / 32)
         loop.step()
         weights.append(copy_of(model))
     for name, value in weights[0].items():
@@ -88,47 +91,48 @@ def test_clipping_bounds_one_optimiser_step_as_a_whole() -> None:
         **(PLAIN | {"clip": 1e-3}),
     )
     make_refine(model, config, train=toy_split(32)).step()
-    moved = torch.cat(
-        [(value - before[name]).flatten() for name, value in model.state_dict().items()]
-    )
-    assert float(moved.norm()) == pytest.approx(0.5 * 1e-3, rel=1e-3)
+    moves = [
+        (value - before[name]).flatten() for name, value in model.state_dict().items()
+    ]
+    assert float(torch.cat(moves).norm()) == pytest.approx(0.5 * 1e-3, rel=1e-3)
 
 
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
         ({"batch_size": 25, "warmup_epochs": 1}, [1.0, 7 / 9, 4 / 9, 1 / 9]),
+        # The decay ends after the last epoch.
         (
             {"batch_size": 75, "warmup_epochs": 0, "decay_epochs": 10},
             [1.0, 0.9, 0.8, 0.7],
-        ),  # ends after the last epoch
+        ),
     ],
 )
 def test_learning_rate_follows_the_schedule(
     options: dict[str, Any], expected: list[float]
 ) -> None:
-    loop = make_refine(
-        toy_model(), RefineConfig(epochs=4, learning_rate=1.0, clip=0.0, **options)
-    )
+    config = RefineConfig(epochs=4, learning_rate=1.0, clip=0.0, **options)
+    loop = make_refine(toy_model(), config)
     assert [loop.step().learning_rate for _ in range(4)] == pytest.approx(expected)
 
 
 def test_only_the_given_parameters_train() -> None:
-    models = [toy_model(), toy_model()]
-    before = copy_of(models[0])
-    make_refine(
-        models[0],
-        RefineConfig(epochs=1, learning_rate=0.1, body_learning_rate_scale=0.0),
-    ).step()
-    make_refine(
-        models[1], RefineConfig(epochs=1, learning_rate=0.1), head_only=True
-    ).step()
-    moved = [
-        {name.split(".")[0] for name in changed(before, copy_of(model))}
-        for model in models
-    ]
-    assert moved == [{"embedder", "head"}, {"head"}]
-    assert not any(parameter.requires_grad for parameter in models[1].body.parameters())
+    before = copy_of(toy_model())
+
+    def changed_parts(model: CrossModalModel) -> set[str]:
+        return {name.split(".")[0] for name in changed(before, copy_of(model))}
+
+    model = toy_model()
+    without_body = RefineConfig(
+        epochs=1, learning_rate=0.1, body_learning_rate_scale=0.0
+    )
+    make_refine(model, without_body).step()
+    assert changed_parts(model) == {"embedder", "head"}
+    model = toy_model()
+    config = RefineConfig(epochs=1, learning_rate=0.1)
+    make_refine(model, config, head_only=True).step()
+    assert changed_parts(model) == {"head"}
+    assert not any(parameter.requires_grad for parameter in model.body.parameters())
     with pytest.raises(UserError, match="no parameter"):
         RefineLoop(
             toy_model(),
@@ -186,41 +190,34 @@ def test_the_last_epoch_may_be_kept_whatever_validation_says() -> None:
     objective = ScriptedObjective(
         OBJECTIVE.target, "cross_entropy", "error", scores=[0.3, 0.1, 0.2]
     )
-    loop = make_refine(
-        model := toy_model(), RefineConfig(epochs=3, keep="last"), objective=objective
-    )
+    model = toy_model()
+    config = RefineConfig(epochs=3, keep="last")
+    loop = make_refine(model, config, objective=objective)
     while not loop.done:
         loop.step()
     last = copy_of(model)
     loop.restore_best()
     assert same(copy_of(model), last)
-    assert (loop.best_epoch, loop.best_score) == (
-        2,
-        0.2,
-    ), "the score is that of the weights"
+    assert loop.best_epoch == 2
+    assert loop.best_score == 0.2, "the score is that of the weights"
 
 
 def test_label_smoothing_is_that_of_torch() -> None:
     logits = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
     y = torch.arange(6) % 3
     loss = OBJECTIVE.training_loss(y.numpy(), torch.device("cpu"), 0.1)
-    torch.testing.assert_close(
-        loss(logits, y),
-        torch.nn.functional.cross_entropy(logits, y, label_smoothing=0.1),
-    )
+    expected = torch.nn.functional.cross_entropy(logits, y, label_smoothing=0.1)
+    torch.testing.assert_close(loss(logits, y), expected)
 
 
 def test_the_log_loss_of_classes_and_labels_by_hand() -> None:
     logits = np.array([[2.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
-    by_hand = np.mean(
-        [
-            np.log(np.exp(row).sum()) - row[k]
-            for row, k in zip(logits, (0, 1), strict=True)
-        ]
-    )
-    assert evaluate.log_loss(logits, np.array([0, 1]), OBJECTIVE) == pytest.approx(
-        by_hand
-    )
+    losses = [
+        np.log(np.exp(logits[row]).sum()) - logits[row, true_class]
+        for row, true_class in ((0, 0), (1, 1))
+    ]
+    loss = evaluate.log_loss(logits, np.array([0, 1]), OBJECTIVE)
+    assert loss == pytest.approx(np.mean(losses))
     labels = replace(OBJECTIVE, target=Target("labels", size=3), loss="bce")
     y = np.array([[1, 0, 1], [0, 1, 0]])
     by_hand = np.mean(np.log1p(np.exp(logits)) - logits * y)
@@ -240,6 +237,11 @@ class Killed(Exception):
     pass
 
 
+def run_to_the_end(loop: RefineLoop) -> None:
+    while not loop.done:
+        loop.step()
+
+
 @pytest.mark.parametrize(
     # An epoch has 10 steps, and `on_step` is called after each but the last.
     ("optimizer", "interrupted_after"),
@@ -248,46 +250,56 @@ class Killed(Exception):
 def test_resume_is_exact(
     optimizer: str, interrupted_after: int, tmp_path: Path
 ) -> None:
-    """Resumed from disk in a fresh model between any two steps: the same curve and
-    weights bit for bit, and dropout.
+    """A loop is resumed from disk in a fresh model between any two steps.
+
+    Curve and weights are the same bit for bit, and so is dropout.
     """
     config = RefineConfig(
         epochs=2, learning_rate=1e-2, optimizer=optimizer, dropout=0.3, batch_size=8
     )
     whole_model = toy_model(dropout=0.3)
     whole = make_refine(whole_model, config)
-    expected = [curve(whole.step()) for _ in range(2)]
-    assert expected[0][1] != expected[1][1]
+    expected = [untimed(whole.step()) for _ in range(2)]
+    assert expected[0].loss != expected[1].loss
     assert whole.steps_per_epoch == 10
-    done = 0
+    num_calls = 0
 
     def save() -> None:
-        nonlocal done
-        done += 1
-        if done == interrupted_after:
+        nonlocal num_calls
+        num_calls += 1
+        if num_calls == interrupted_after:
             tensor_cache.save(tmp_path / "state", first.state_dict())
             raise Killed
 
     first = make_refine(toy_model(dropout=0.3), config, on_step=save)
     tensor_cache.save(tmp_path / "state", first.state_dict())
-    with pytest.raises(Killed) if interrupted_after else nullcontext():
-        for _ in range(2 if interrupted_after else 0):
-            first.step()
+    if interrupted_after:
+        with pytest.raises(Killed):
+            run_to_the_end(first)
     torch.rand(7)  # the process does something else meanwhile
     model = toy_model(dropout=0.3, seed=99)
     resumed = make_refine(model, config)
     state = tensor_cache.load(tmp_path / "state")
     assert state is not None
     resumed.load_state_dict(state)
-    finished = max(0, interrupted_after - 1) // 9
-    assert resumed.epoch == finished
-    assert [curve(resumed.step()) for _ in range(2 - finished)] == expected[finished:]
+    num_finished = max(0, interrupted_after - 1) // 9
+    assert resumed.epoch == num_finished
+    remaining = [untimed(resumed.step()) for _ in range(2 - num_finished)]
+    assert remaining == expected[num_finished:]
     assert same(copy_of(model), copy_of(whole_model))
     assert resumed.state_dict()["partial"] is None
     whole.restore_best()
     resumed.restore_best()
     assert resumed.best_epoch == whole.best_epoch
     assert same(copy_of(model), copy_of(whole_model))
+
+
+def numbers(epochs: list[RefineEpoch]) -> list[list[float]]:
+    """Return epoch, loss, score and learning rate of each report."""
+    return [
+        [epoch.epoch, epoch.loss, epoch.validation_score, epoch.learning_rate]
+        for epoch in epochs
+    ]
 
 
 def body_calls(model: CrossModalModel) -> int:
@@ -300,22 +312,22 @@ def test_cached_features_give_the_uncached_result_where_nothing_is_random(
     config = RefineConfig(epochs=5, learning_rate=1e-2, batch_size=8)
     cached_model = toy_model()
     cached = make_refine(cached_model, config, head_only=True)
-    cached_curve = [curve(cached.step())]
+    cached_curve = [cached.step()]
     calls = body_calls(cached_model)
-    cached_curve += [curve(cached.step()) for _ in range(4)]
+    cached_curve += [cached.step() for _ in range(4)]
     assert body_calls(cached_model) == calls > 0  # the body ran in the first epoch only
 
     monkeypatch.setattr(evaluate, "CACHE_BYTES", 0)
     model = toy_model()
     uncached = make_refine(model, config, head_only=True)
-    uncached_curve = [curve(uncached.step()) for _ in range(5)]
+    uncached_curve = [uncached.step() for _ in range(5)]
     assert body_calls(model) > 5 * uncached.steps_per_epoch
-    np.testing.assert_allclose(cached_curve, uncached_curve, rtol=1e-6)
+    np.testing.assert_allclose(
+        numbers(cached_curve), numbers(uncached_curve), rtol=1e-6
+    )
 
-    for model, augmentation in (
-        (toy_model(dropout=0.5), None),
-        (toy_model(), SHIFT),
-    ):  # which rule the cache out
+    # Dropout and augmentation rule the cache out.
+    for model, augmentation in ((toy_model(dropout=0.5), None), (toy_model(), SHIFT)):
         loop = make_refine(model, config, head_only=True, augmentation=augmentation)
         assert body_calls(model) == 0
         loop.step()
@@ -347,11 +359,10 @@ def test_validation_in_groups_and_in_evaluation_mode() -> None:
     loop = make_refine(
         model, RefineConfig(epochs=1, dropout=0.9), validation=validation
     )
-    validated = loop.step().validation_score
+    validation_score = loop.step().validation_score
     predictions = predictions_of(model.eval(), whole.x)
-    assert validated == pytest.approx(
-        float((predictions.reshape(10, 3, -1).mean(1).argmax(1) != y[::3]).mean())
-    )
+    is_wrong = predictions.reshape(10, 3, -1).mean(1).argmax(1) != y[::3]
+    assert validation_score == pytest.approx(float(is_wrong.mean()))
     model.train()
     np.testing.assert_array_equal(loop.predict(validation), predictions)
 
@@ -361,11 +372,8 @@ def test_the_loss_of_an_epoch_is_the_mean_over_its_samples() -> None:
     model = toy_model()
     logits = torch.from_numpy(predictions_of(model.eval(), data.x))
     losses = torch.nn.functional.cross_entropy(logits, torch.from_numpy(data.y))
-    loop = make_refine(
-        model,
-        RefineConfig(epochs=1, learning_rate=1e-12, batch_size=7, dropout=0.0),
-        train=data,
-    )
+    config = RefineConfig(epochs=1, learning_rate=1e-12, batch_size=7, dropout=0.0)
+    loop = make_refine(model, config, train=data)
     assert loop.step().loss == pytest.approx(float(losses), rel=1e-4)
 
 
@@ -399,7 +407,8 @@ def test_evaluation_that_does_not_fit_goes_in_smaller_batches() -> None:
     with limited_memory(model, 30, training=False) as sizes:  # of 100 samples
         loop.step()
         loop.step()
-    assert sizes == [64, 32, *([16] * 6 + [4]) * 2]
+    one_validation = [16] * 6 + [4]
+    assert sizes == [64, 32, *one_validation, *one_validation]
     assert loop.notes == [
         "64 samples did not fit the device's memory in evaluation, 16 do"
     ]
@@ -457,12 +466,14 @@ SHIFT = Shift()
 
 
 def watch(model: CrossModalModel) -> dict[bool, list[Tensor]]:
-    """Collect the inputs that the embedder is given, by whether it is training."""
-    seen: dict[bool, list[Tensor]] = {True: [], False: []}
+    """Collect the inputs that the embedder gets, by whether it is training."""
+    embedder_inputs: dict[bool, list[Tensor]] = {True: [], False: []}
     model.embedder.register_forward_hook(
-        lambda module, inputs, _: seen[module.training].append(inputs[0].clone())
+        lambda module, inputs, _: embedder_inputs[module.training].append(
+            inputs[0].clone()
+        )
     )
-    return seen
+    return embedder_inputs
 
 
 def test_every_epoch_draws_anew_and_only_training_sees_it() -> None:
@@ -472,29 +483,28 @@ def test_every_epoch_draws_anew_and_only_training_sees_it() -> None:
     config = RefineConfig(epochs=2, batch_size=75)
     loop = make_refine(model, config, train, validation, augmentation=SHIFT)
     _ = loop.micro_batch  # measuring the cost shows the model some samples
-    seen = watch(model)
+    embedder_inputs = watch(model)
     loop.step()
     loop.step()
     loop.predict(validation)
-    assert torch.equal(
-        torch.cat(seen[False]), torch.from_numpy(np.concatenate([validation.x[:]] * 3))
-    )
-    # A shift leaves the differences within a sample, which tell who is who.
-    samples = [
-        torch.from_numpy(train.x[:]),
-        *torch.cat(seen[True]).view(2, *train.x.shape),
-    ]
-    plain, *shifted = (each[each.diff()[:, 0, 0].argsort(), 0] for each in samples)
-    shifts = [each - plain for each in shifted]
+    three_validations = torch.from_numpy(np.concatenate([validation.x[:]] * 3))
+    assert torch.equal(torch.cat(embedder_inputs[False]), three_validations)
+
+    def sort_samples(x: Tensor) -> Tensor:
+        """Order samples by a difference that a shift does not change."""
+        return x[x.diff()[:, 0, 0].argsort(), 0]
+
+    epochs = torch.cat(embedder_inputs[True]).view(2, *train.x.shape)
+    unshifted = sort_samples(torch.from_numpy(train.x[:]))
+    shifts = [sort_samples(epoch) - unshifted for epoch in epochs]
     for shift in shifts:
         torch.testing.assert_close(shift, shift[:, :1].expand(-1, 8), rtol=0, atol=1e-5)
         assert 0.7 < float(shift[:, 0].std()) < 1.3
-    assert abs(np.corrcoef(shifts[0][:, 0], shifts[1][:, 0])[0, 1]) < 0.3
+    first, second = shifts
+    assert abs(np.corrcoef(first[:, 0], second[:, 0])[0, 1]) < 0.3
 
 
-def test_what_a_sample_looks_like_does_not_depend_on_the_micro_batch_nor_on_memory() -> (
-    None
-):
+def test_what_a_sample_looks_like_depends_on_neither_micro_batch_nor_memory() -> None:
     """A step that is computed again in smaller micro-batches sees the same inputs."""
     inputs = []
     weights = []
@@ -505,21 +515,19 @@ def test_what_a_sample_looks_like_does_not_depend_on_the_micro_batch_nor_on_memo
         )
         loop._accumulator.limit = limit
         with limited_memory(model, most, training=True):
-            seen = watch(model)  # only micro-batches that fit reach this hook
+            # Only micro-batches that fit reach this hook.
+            embedder_inputs = watch(model)
             loop.step()
-        inputs.append(torch.cat(seen[True]))
+        inputs.append(torch.cat(embedder_inputs[True]))
         weights.append(copy_of(model))
     for number in (1, 2):
         assert torch.equal(inputs[0], inputs[number])
         for name, value in weights[0].items():
-            torch.testing.assert_close(
-                weights[number][name], value, rtol=1e-4, atol=1e-6
-            )
+            other = weights[number][name]
+            torch.testing.assert_close(other, value, rtol=1e-4, atol=1e-6)
 
 
-def test_augmented_inputs_follow_from_the_seed_and_leave_the_numbers_of_dropout() -> (
-    None
-):
+def test_augmented_inputs_follow_from_the_seed_and_leave_dropout_alone() -> None:
     def losses(seed: int, augmentation: Augmentation | None = SHIFT) -> list[float]:
         config = RefineConfig(epochs=2, dropout=0.2)
         loop = make_refine(

@@ -37,8 +37,9 @@ SHAPE = (1, 32)
 
 @contextmanager
 def files_of_at_most(num_bytes: int) -> Iterator[None]:
-    """Let the system refuse to write more to a file, as a full disk does, in the midst
-    of it.
+    """Let the system refuse to write more to a file, as a full disk does.
+
+    The write fails in the midst of the file.
     """
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
@@ -82,16 +83,15 @@ def toy_model(dropout: float = 0.0, seed: int = 0) -> CrossModalModel:
 
 
 def toy_split(num_samples: int, seed: int = 0) -> Split:
-    """Three classes that differ in their mean, with enough noise not to be solved at
-    once.
+    """Return samples of three classes that differ in their mean.
+
+    There is enough noise that they are not told apart at once.
     """
     random = np.random.RandomState(seed)
     y = np.arange(num_samples, dtype=np.int64) % 3
-    x = (
-        random.normal(size=(num_samples, 1, 8))
-        + 3.0 * np.sin(np.outer(y + 1, np.arange(8)))[:, None]
-    )
-    return Split(x=x.astype(np.float32), y=y)
+    noise = random.normal(size=(num_samples, 1, 8))
+    means = 3.0 * np.sin(np.outer(y + 1, np.arange(8)))[:, None]
+    return Split(x=(noise + means).astype(np.float32), y=y)
 
 
 class Recording:
@@ -113,7 +113,7 @@ class Recording:
 
 @dataclass(frozen=True)
 class ScriptedObjective(Objective):
-    """Scores come from a list, one a call."""
+    """Objective whose scores come from a list, one a call."""
 
     scores: list[float] = field(default_factory=list)
 
@@ -122,7 +122,7 @@ class ScriptedObjective(Objective):
 
 
 def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
-    """Whether two sets of weights are equal bit for bit."""
+    """Return whether two sets of weights are equal bit for bit."""
     return first.keys() == second.keys() and all(
         torch.equal(first[name], second[name]) for name in first
     )
@@ -163,11 +163,11 @@ def make_refine(
     by_log_loss: bool = False,
 ) -> RefineLoop:
     parameters = model.head.parameters() if head_only else model.parameters()
-    splits = train or toy_split(75), validation or toy_split(100, 1)
     return RefineLoop(
         model,
         parameters,
-        *splits,
+        toy_split(75) if train is None else train,
+        toy_split(100, 1) if validation is None else validation,
         objective,
         config,
         seed=seed,
@@ -199,8 +199,9 @@ def evaluate(
 def limited_memory(
     model: CrossModalModel, most: int, error: Exception | None = None, *, training: bool
 ) -> Iterator[list[int]]:
-    """Raise ``error`` for batches of more than ``most`` samples in training or
-    evaluation; yield their sizes.
+    """Raise ``error`` for batches of more than ``most`` samples; yield their sizes.
+
+    The limit holds in training or in evaluation.
     """
     sizes: list[int] = []
 
