@@ -222,7 +222,9 @@ def _sinkhorn(scaled_nm: Tensor, g_m: Tensor) -> _Potentials:
     The row marginals of the plan are exact.
     """
     n, m = scaled_nm.shape
-    weights = scaled_nm.new_full((n,), 1.0 / n), scaled_nm.new_full((m,), 1.0 / m)
+    row_weights = scaled_nm.new_full((n,), 1.0 / n)
+    column_weights = scaled_nm.new_full((m,), 1.0 / m)
+    problem = (row_weights, column_weights, scaled_nm, 1.0)
     # A C-transform of g: each row of the first kernel contains a 1.
     f_n = (scaled_nm - g_m).amin(1)
     options = {
@@ -233,13 +235,13 @@ def _sinkhorn(scaled_nm: Tensor, g_m: Tensor) -> _Potentials:
     }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # `SolverReport` notes what they warn about
-        _, log = ot.bregman.sinkhorn_stabilized(*weights, scaled_nm, 1.0, **options)
+        _, log = ot.bregman.sinkhorn_stabilized(*problem, **options)
         f_n = log["logu"] + math.log(n)
         g_m = log["logv"] + math.log(m)
         iterations = log["n_iter"] + 1
         if not bool(torch.isfinite(log["logu"].sum() + log["logv"].sum())):
             # Slower, and never loses its precision.
-            _, log = ot.bregman.sinkhorn_log(*weights, scaled_nm, 1.0, **options)
+            _, log = ot.bregman.sinkhorn_log(*problem, **options)
             f_n = log["log_u"] + math.log(n)
             g_m = log["log_v"] + math.log(m)
             iterations = log["niter"] + 1

@@ -375,7 +375,8 @@ class ImageStem(Stem):
         tokens = self.norm(patches.flatten(2).transpose(1, 2))
         places = self.positions((patches.shape[2], patches.shape[3]))
         tokens = tokens if places is None else tokens + places
-        return torch.cat((self.prefix.expand(tokens.shape[0], -1, -1), tokens), dim=1)
+        prefix = self.prefix.expand(tokens.shape[0], -1, -1)
+        return torch.cat((prefix, tokens), dim=1)
 
     def embed_raw(self, inputs: Tensor) -> Tensor:
         """Return the tokens [B, T, D] of RGB images [B, 3, H, W].
@@ -434,7 +435,8 @@ def natural_noise(num_images: int, size: int) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(num_images, 1, size, size, generator=generator)
     white = torch.fft.fft2(noise)
-    rows = torch.fft.fftfreq(size)[:, None]
-    frequency = (rows.square() + torch.fft.fftfreq(size)[None].square()).sqrt()
-    images: Tensor = torch.fft.ifft2(white / frequency.clamp_min(1 / size) ** 1.2).real
+    squares = torch.fft.fftfreq(size).square()
+    frequency = (squares[:, None] + squares[None]).sqrt()
+    amplitude_divisor = frequency.clamp_min(1 / size) ** 1.2
+    images: Tensor = torch.fft.ifft2(white / amplitude_divisor).real
     return (images - images.mean()) / images.std()

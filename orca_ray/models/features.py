@@ -41,6 +41,17 @@ _ORIENTATIONS = 9
 """Number of orientations in a histogram, as in Dalal and Triggs."""
 _RADII = (1, 2, 4)
 """Distances, in pixels, of the eight points of a local binary pattern."""
+_NEIGHBOURS = (
+    (-1, -1),
+    (-1, 0),
+    (-1, 1),
+    (0, 1),
+    (1, 1),
+    (1, 0),
+    (1, -1),
+    (0, -1),
+)
+"""Steps (down, across) to the eight points, in order around the centre."""
 
 
 class FeatureEmbedder(Embedder):
@@ -360,7 +371,9 @@ def _quantile_ranks(size: int, number: int) -> list[int]:
     """Return the distinct ranks, from 0, of ``number`` quantiles of ``size`` values."""
     if number == 1:
         return [size // 2]
-    return sorted({round(k * (size - 1) / (number - 1)) for k in range(number)})
+    last = size - 1
+    ranks = {round(k * last / (number - 1)) for k in range(number)}
+    return sorted(ranks)
 
 
 def _image_features(x_BCHW: Tensor) -> Tensor:
@@ -422,10 +435,9 @@ def _patterns(grey_B1HW: Tensor, radius: int) -> Tensor:
     """
     height, width = grey_B1HW.shape[2:]
     inner = grey_B1HW[:, :, radius : height - radius, radius : width - radius]
-    steps = [(-1, -1), (-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1)]
     inner_height, inner_width = inner.shape[2:]
     bits = []
-    for down, across in steps:
+    for down, across in _NEIGHBOURS:
         top = radius * (1 + down)
         left = radius * (1 + across)
         point = grey_B1HW[:, :, top : top + inner_height, left : left + inner_width]

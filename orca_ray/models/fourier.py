@@ -128,7 +128,9 @@ class FourierBody(Body):
     ) -> None:
         super().__init__()
         self.modality = "sequence" if len(layout) == 1 else "image"
-        self._size = (1, layout[0]) if len(layout) == 1 else (layout[0], layout[1])
+        # A 1-D field has one row.
+        height, length = (1, *layout) if len(layout) == 1 else layout
+        self._size = (height, length)
         self.spectral = nn.ModuleList(
             [SpectralConvolution(width, self._size, modes) for _ in range(num_layers)]
         )

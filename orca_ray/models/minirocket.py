@@ -210,7 +210,8 @@ class HydraBody(Body):
             is_largest = groups == groups.amax(dim=2, keepdim=True)
             is_smallest = groups == groups.amin(dim=2, keepdim=True)
             for counted in (is_largest * groups, is_smallest.float()):
-                features.append(counted.sum(dim=3).clamp(min=0).sqrt().flatten(1))
+                sums = counted.sum(dim=3).clamp(min=0)
+                features.append(sums.sqrt().flatten(1))
         return torch.cat(features, dim=1)[:, None]
 
 
@@ -239,7 +240,8 @@ def _shares_above(outputs: Tensor, biases: Tensor) -> Tensor:
     # All comparisons together are a quarter of the operations, for each of which an
     # exporter takes up to 50 ms.
     if torch.compiler.is_exporting():
-        return (outputs[:, :, None] > biases[:, :, None]).float().mean(dim=3)
+        is_above = outputs[:, :, None] > biases[:, :, None]
+        return is_above.float().mean(dim=3)
     # One bias at a time, because all comparisons together take too much memory. Written
     # as numbers into one array, they take a fifth of the time of comparisons that are
     # converted.

@@ -265,7 +265,8 @@ class BoostedBody(TreeBody):
         turns = values.reshape(num_rows, num_turns, self.num_trained)
         if start_BK is None:
             start_BK = values.new_zeros(num_rows, self.num_trained)
-        return torch.cat([start_BK[:, None], turns], dim=1).cumsum(dim=1)[:, -1]
+        addends = torch.cat([start_BK[:, None], turns], dim=1)
+        return addends.cumsum(dim=1)[:, -1]
 
     def forward(
         self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None
@@ -306,7 +307,11 @@ def of_boosters(boosters: Sequence[Any]) -> list[Tree]:
     A tree of 0 takes the place of one that is missing. The trees split by numbers, and
     have constant leaves. Splits are those of ``Tree::NumericalDecision`` in ``tree.h``.
     """
-    zero = Tree(np.zeros((1, 4), np.int64), np.zeros(1), np.zeros((1, 1)))
+    zero = Tree(
+        nodes=np.zeros((1, 4), np.int64),
+        thresholds=np.zeros(1),
+        values=np.zeros((1, 1)),
+    )
     trees_of_boosters = []
     for booster in boosters:
         trees_text = booster.model_to_string().partition("\nend of trees\n")[0]

@@ -383,7 +383,9 @@ def _draw_samples(splits: Sequence[Split], seed: int) -> list[np.ndarray]:
         candidates.append(np.stack([np.full(len(rows), number), rows], axis=1))
     generator = np.random.default_rng(derive_seed(seed, "probe"))
     drawn = generator.permutation(np.concatenate(candidates))[:NUM_SAMPLES]
-    return [np.sort(drawn[drawn[:, 0] == number, 1]) for number in range(len(splits))]
+    split_numbers = drawn[:, 0]
+    rows = drawn[:, 1]
+    return [np.sort(rows[split_numbers == number]) for number in range(len(splits))]
 
 
 def encoded_targets(parts: Sequence[tuple[Rows, Array]], target: Target) -> Tensor:
@@ -431,7 +433,8 @@ def ridge_errors(features_nF: Tensor, targets_nC: Tensor) -> Tensor:
     errors_nCP = ridge.cv_results_.reshape(*targets_nC.shape, len(PENALTIES))
     errors_nP = torch.from_numpy(errors_nCP.sum(axis=1))
     best_penalty = errors_nP.mean(dim=0).argmin()
-    variance = (targets_nC - targets_nC.mean(dim=0)).square().sum(dim=1).mean()
+    centred_nC = targets_nC - targets_nC.mean(dim=0)
+    variance = centred_nC.square().sum(dim=1).mean()
     if variance > 0:
         return errors_nP[:, best_penalty] / variance
     return errors_nP[:, best_penalty]

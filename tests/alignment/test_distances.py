@@ -171,13 +171,15 @@ def test_l2_is_the_debiased_mean_pairwise_distance() -> None:
 
     within = (mean_pairwise(x, x) + mean_pairwise(src.x, src.x)) / 2
     expected = mean_pairwise(x, src.x) - within
-    assert get_distance("l2").fit(src)(x, y).item() == pytest.approx(expected.item())
+    distance = get_distance("l2").fit(src)
+    assert distance(x, y).item() == pytest.approx(expected.item())
 
 
 def test_mmd_is_the_sum_of_five_gaussian_kernels() -> None:
     src = source()
     x, y = cloud(17, shift=0.5)
-    h = (torch.pdist(torch.cat([x, src.x])) ** 2).mean().item()
+    pairwise = torch.pdist(torch.cat([x, src.x]))
+    h = (pairwise**2).mean().item()
 
     def kernels(a: Tensor, b: Tensor) -> float:
         squares = ((a[:, None] - b[None]) ** 2).sum(-1)
@@ -251,9 +253,8 @@ def test_distances_of_gaussians_equal_matrix_roots() -> None:
     y = [cloud(n, d=5, seed=n)[0] for n in (12, 2)]
     a = Gaussians.from_terms(Gaussians.of(x).terms(), x[0])
     assert [len(factor) for factor in a.factors] == [5, 5, 3]
-    expected = torch.tensor(
-        [[bures(p.numpy(), q.numpy()) for q in y] for p in x], dtype=torch.float64
-    )
+    rows = [[bures(p.numpy(), q.numpy()) for q in y] for p in x]
+    expected = torch.tensor(rows, dtype=torch.float64)
     torch.testing.assert_close(
         a.distances(Gaussians.of(y)), expected, rtol=1e-5, atol=1e-5
     )
@@ -275,7 +276,8 @@ def test_transport_is_the_optimum_and_its_gradients_the_plan() -> None:
     expected = torch.autograd.grad((plan * cost).sum(), (x, y, w))
     report = SolverReport()
     value = transport(CostMatrix(x, y, w, (rows, columns)), 0.2, report)
-    assert value.item() == pytest.approx(entropic(cost.detach().numpy(), 0.2), rel=1e-8)
+    optimum = entropic(cost.detach().numpy(), 0.2)
+    assert value.item() == pytest.approx(optimum, rel=1e-8)
     gradients = torch.autograd.grad(value, (x, y, w))
     for ours, theirs in zip(gradients, expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
@@ -361,7 +363,12 @@ def test_classes_pass_through_and_equal_targets_share_a_class() -> None:
 
 @pytest.mark.parametrize(
     ("shape", "scale", "mini_batch"),
-    [((), 1e-9, 1000), ((5,), 1e9, 1000), ((4, 6), 1.0, 1000), ((), 1.0, 50)],
+    [
+        ((), 1e-9, 1000),
+        ((5,), 1e9, 1000),
+        ((4, 6), 1.0, 1000),
+        ((), 1.0, 50),
+    ],
 )
 def test_separated_targets_are_found_again(
     shape: tuple[int, ...],

@@ -35,8 +35,10 @@ def source(
     scale: float = 1.0, sizes: tuple[int, ...] = (17, 9, 14), d: int = 5
 ) -> SourceFeatures:
     """Classes called 3, 8, 13, …, their points mixed."""
-    x = torch.cat([cloud(size, d, seed + 1, scale) for seed, size in enumerate(sizes)])
-    y = torch.cat([torch.full((size,), 5 * c + 3) for c, size in enumerate(sizes)])
+    clouds = [cloud(size, d, seed, scale) for seed, size in enumerate(sizes, 1)]
+    names = [5 * number + 3 for number in range(len(sizes))]
+    x = torch.cat(clouds)
+    y = torch.tensor(names).repeat_interleave(torch.tensor(sizes))
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
     return SourceFeatures(x[order], y[order], "test")
 
@@ -65,8 +67,9 @@ def half_squares(y: Tensor, x: Tensor) -> Tensor:
 
 
 def soft_minimum(cost: Tensor, potential: Tensor, e: float) -> Tensor:
-    mean: Tensor = torch.logsumexp((potential - cost) / e, 1) - math.log(cost.shape[1])
-    return -e * mean
+    log_sum = torch.logsumexp((potential - cost) / e, 1)
+    log_mean: Tensor = log_sum - math.log(cost.shape[1])
+    return -e * log_mean
 
 
 def potentials(
@@ -104,7 +107,9 @@ def plain_ladder(x: Tensor, y: Tensor) -> list[float]:
 def divergence(
     metric: Metric, x: Tensor, y: Tensor, temperatures: list[float]
 ) -> Tensor:
-    f, g = potentials(metric(x, y.detach()), metric(y, x.detach()), temperatures)
+    rows = metric(x, y.detach())
+    columns = metric(y, x.detach())
+    f, g = potentials(rows, columns, temperatures)
     within_x = metric(x, x.detach())
     within_y = metric(y, y.detach())
     f_within, _ = potentials(within_x, within_x, temperatures)
@@ -132,8 +137,10 @@ def plain_distance(src: SourceFeatures, target: Tensor) -> Tensor:
         return torch.cat([points, ids[:, None].to(points)], 1)
 
     def metric(a: Tensor, b: Tensor) -> Tensor:
-        half_w = w[a[:, -1].long()][:, b[:, -1].long()] / 2
-        return squares(a[:, :-1], b[:, :-1]) / 2 + half_w
+        classes_of_a = a[:, -1].long()
+        classes_of_b = b[:, -1].long()
+        half_w = w[classes_of_a][:, classes_of_b] / 2
+        return half_squares(a[:, :-1], b[:, :-1]) + half_w
 
     x = labelled(src.x, torch.searchsorted(names, src.y))
     z = labelled(target, torch.full((len(target),), len(names)))

@@ -50,7 +50,9 @@ def copied(
     return field
 
 
-FOLDED = ([0] * 3 + [1] * 3) * 3 + ([2] * 3 + [3] * 3) * 3
+UPPER_ROW = [0, 0, 0, 1, 1, 1]
+LOWER_ROW = [2, 2, 2, 3, 3, 3]
+FOLDED = 3 * UPPER_ROW + 3 * LOWER_ROW
 """36 points on a 2 x 2 grid: rows of 6, so the first three points lie in token 0, the
 next three in token 1.
 """
@@ -90,7 +92,8 @@ def test_patches_that_do_not_divide_the_field_are_resized() -> None:
     assert field.shape == (3, 7)
     assert (field.diff(dim=1) >= -1e-6).all()
     assert (field.diff(dim=0) >= -1e-6).all()
-    torch.testing.assert_close(field[[0, 0, -1, -1], [0, -1, 0, -1]], torch.arange(4.0))
+    corners = field[[0, 0, -1, -1], [0, -1, 0, -1]]
+    torch.testing.assert_close(corners, torch.arange(4.0))
 
 
 @torch.no_grad()
@@ -115,9 +118,10 @@ def test_a_series_on_an_image_body_is_folded_like_the_input() -> None:
 )
 def test_any_layout_gives_exactly_the_targets_shape(target: Target) -> None:
     dense_heads: tuple[DenseHeadName, ...] = get_args(DenseHeadName)
-    cases = itertools.product(
-        [(5,), (1,), (2, 3), (1, 1)], [(37,), (9, 4)], [None, 37], dense_heads
-    )
+    layouts = [(5,), (1,), (2, 3), (1, 1)]
+    input_sizes = [(37,), (9, 4)]
+    patches = [None, 37]
+    cases = itertools.product(layouts, input_sizes, patches, dense_heads)
     for case in cases:
         layout, input_size, patch, dense = case
         image_size = None if patch or len(layout) == 1 else 12
@@ -224,12 +228,12 @@ def spectral(
 
 def test_the_derivative_of_a_wave() -> None:
     angles = torch.arange(32) * (2 * math.pi / 32)
-    derivative = spectral((1, 32), 5, 1j * torch.arange(5)[None].to(torch.complex64))
-    wave = (3 + torch.sin(2 * angles) - torch.cos(4 * angles)).reshape(1, 1, 1, 32)
+    frequencies = torch.arange(5)[None].to(torch.complex64)
+    differentiate = spectral((1, 32), 5, 1j * frequencies)
+    wave = 3 + torch.sin(2 * angles) - torch.cos(4 * angles)
+    derivative = differentiate(wave.reshape(1, 1, 1, 32)).flatten()
     expected = 2 * torch.cos(2 * angles) + 4 * torch.sin(4 * angles)
-    assert derivative(wave).flatten().tolist() == pytest.approx(
-        expected.tolist(), abs=1e-4
-    )
+    assert derivative.tolist() == pytest.approx(expected.tolist(), abs=1e-4)
 
 
 @pytest.mark.parametrize("size", [(1, 15), (6, 8), (7, 5)])
@@ -371,7 +375,8 @@ def test_biases_are_quantiles_of_a_training_series() -> None:
     body = MiniRocketBody(20, 1, {1: 3}, seed=0)
     series = torch.randn(20, 1, generator=torch.Generator().manual_seed(0))
     body.fit(lambda number: series.expand(number, -1, -1))
-    levels = np.arange(1, 84 * 3 + 1) * (np.sqrt(5) + 1) / 2 % 1
+    golden = (np.sqrt(5) + 1) / 2
+    levels = np.arange(1, 84 * 3 + 1) * golden % 1
     kernel = np.array([2, 2, 2, -1, -1, -1, -1, -1, -1])
     outputs = np.correlate(series[:, 0].numpy(), kernel, mode="same")
     assert body.biases[:3].numpy() == pytest.approx(

@@ -347,22 +347,24 @@ def test_neither_units_nor_constant_features_nor_constant_targets_matter() -> No
     random = np.random.default_rng(1)
     features = torch.from_numpy(random.normal(size=(30, 3)))
     targets = torch.from_numpy(random.normal(size=(30, 1)))
-    changed = features * torch.tensor([1.0, 1e3, 1e-3]) + torch.tensor([5.0, 0.0, -2.0])
-    torch.testing.assert_close(
-        ridge_errors(changed, targets), ridge_errors(features, targets)
-    )
-    constant = torch.cat([features, torch.full((30, 1), 7.0)], dim=1)
-    assert bool(torch.isfinite(ridge_errors(constant, targets)).all())
-    torch.testing.assert_close(
-        ridge_errors(features, torch.ones(30, 3).double()), torch.zeros(30).double()
-    )
+    errors = ridge_errors(features, targets)
+    scales = torch.tensor([1.0, 1e3, 1e-3])
+    offsets = torch.tensor([5.0, 0.0, -2.0])
+    in_other_units = features * scales + offsets
+    torch.testing.assert_close(ridge_errors(in_other_units, targets), errors)
+    with_constant = torch.cat([features, torch.full((30, 1), 7.0)], dim=1)
+    assert bool(torch.isfinite(ridge_errors(with_constant, targets)).all())
+    constant_targets = torch.ones(30, 3).double()
+    without_error = torch.zeros(30).double()
+    torch.testing.assert_close(ridge_errors(features, constant_targets), without_error)
 
 
 def test_targets_of_every_kind_as_numbers() -> None:
     indices = np.array([0, 2, 3])
-    parts = [(np.array([4, 0, 9, 4]), indices), (np.array([0, 9]), np.array([0]))]
+    first_split = (np.array([4, 0, 9, 4]), indices)
+    second_split = (np.array([0, 9]), np.array([0]))
     # Classes that do not occur have no column.
-    classes = encoded_targets(parts, Target("classes", size=10))
+    classes = encoded_targets([first_split, second_split], Target("classes", size=10))
     assert classes.tolist() == [[0, 1, 0], [0, 0, 1], [0, 1, 0], [1, 0, 0]]
     scalars = encoded_targets([(np.arange(4.0), indices)], Target("scalar"))
     assert scalars.tolist() == [[0], [2], [3]]

@@ -42,6 +42,10 @@ def evaluated(
     return Evaluated(task, np.asarray(predictions, np.float32), y, np.arange(len(y)), x)
 
 
+def normal_fields(*shape: int) -> Array:
+    return np.random.default_rng(0).normal(size=shape).astype(np.float32)
+
+
 def classes(size: int) -> Task:
     return make_task(Target("classes", size=size))
 
@@ -132,8 +136,9 @@ def test_three_channels_are_colours_only_of_an_image() -> None:
 
 
 def test_fields_are_the_first_and_the_worst_sample_on_one_scale() -> None:
-    y = np.random.default_rng(0).normal(size=(3, 4, 4)).astype(np.float32)
-    predictions = y + np.array([0.1, 0.0, -2.0], np.float32)[:, None, None]
+    y = normal_fields(3, 4, 4)
+    errors = np.array([0.1, 0.0, -2.0], np.float32)
+    predictions = y + errors[:, None, None]
     pictures = pictures_of(evaluated(field(4, 4), predictions, y))
     assert [name for _, name in pictures] == ["first", "worst"]
     worst = pictures["field", "worst"]
@@ -142,9 +147,8 @@ def test_fields_are_the_first_and_the_worst_sample_on_one_scale() -> None:
     true, predicted, error = worst["panels"]
     for end in ("low", "high"):
         assert true["values"][end] == predicted["values"][end]
-    np.testing.assert_allclose(decoded(true["values"]), y[2], atol=0.02)
-    np.testing.assert_allclose(decoded(predicted["values"]), y[2] - 2, atol=0.02)
-    np.testing.assert_allclose(decoded(error["values"]), np.full((4, 4), -2), atol=0.02)
+    for panel, expected in ((true, y[2]), (predicted, y[2] - 2), (error, -2)):
+        np.testing.assert_allclose(decoded(panel["values"]), expected, atol=0.02)
     assert error["scale"] == "diverging"
 
 
@@ -157,7 +161,7 @@ def test_fields_of_one_axis_are_lines() -> None:
 
 
 def test_the_first_of_several_channels_of_a_field_is_shown() -> None:
-    y = np.random.default_rng(0).normal(size=(1, 3, 4, 5)).astype(np.float32)
+    y = normal_fields(1, 3, 4, 5)
     picture = pictures_of(evaluated(field(3, 4, 5), y, y))["field", "first"]
     caption = "Root mean squared error 0; the first of 3 channels is shown."
     assert picture["caption"] == caption
@@ -184,9 +188,12 @@ def test_scores_of_labels_equal_scikit_learns() -> None:
 def test_a_scatter_has_at_most_500_samples() -> None:
     y = np.linspace(0, 9, 1000).astype(np.float32)
     pictures = pictures_of(evaluated(make_task(Target("scalar")), y + 1, y))
-    (group,) = pictures["scatter", "test"]["panels"][0]["groups"]
-    assert len(decoded(group["x"])) == 500
-    np.testing.assert_allclose(decoded(group["y"]) - decoded(group["x"]), 1, atol=0.05)
+    (panel,) = pictures["scatter", "test"]["panels"]
+    (group,) = panel["groups"]
+    true = decoded(group["x"])
+    predicted = decoded(group["y"])
+    assert len(true) == 500
+    np.testing.assert_allclose(predicted - true, 1, atol=0.05)
     for axis in ("x", "y"):
         assert group[axis]["low"] == 0
         assert group[axis]["high"] == 10
@@ -226,24 +233,35 @@ def test_features_share_the_axes_of_before_aligning() -> None:
 
 def test_the_gaps_vanish_with_the_target_at_the_source() -> None:
     bars = pictures_of(aligned())["features", "gap"]["series"]
-    assert [series["values"][1] for series in bars] == pytest.approx([0, 0], abs=1e-3)
+    for series in bars:
+        _, after = series["values"]
+        assert after == pytest.approx(0, abs=1e-3)
 
 
 def test_the_gaps_are_those_of_gaussians() -> None:
     source = np.random.default_rng(0).normal(size=(800, 3))
-    centroid, distribution = gaps(source, source[::-1] * [1, 2, 3] + [0, 3, 0])
-    assert centroid == pytest.approx(9 / 3, rel=0.1)
-    assert distribution == pytest.approx(((2 - 1) ** 2 + (3 - 1) ** 2) / 3, rel=0.1)
+    target = source[::-1] * [1, 2, 3] + [0, 3, 0]
+    centroid, distribution = gaps(source, target)
+    source_variance = 3
+    assert centroid == pytest.approx(3**2 / source_variance, rel=0.1)
+    difference_of_deviations = (2 - 1) ** 2 + (3 - 1) ** 2
+    expected = difference_of_deviations / source_variance
+    assert distribution == pytest.approx(expected, rel=0.1)
 
 
 def test_principal_components_equal_those_of_a_singular_value_decomposition() -> None:
-    x = np.random.default_rng(1).normal(size=(20, 6)) * np.array([9, 5, 1, 1, 1, 1])
+    random = np.random.default_rng(1)
+    x = random.normal(size=(20, 6)) * [9, 5, 1, 1, 1, 1]
     mean, components = principal_plane(x)
-    expected = np.linalg.svd(x - x.mean(axis=0))[2][:2]
-    np.testing.assert_allclose(np.abs(components), np.abs(expected), atol=1e-6)
+    _, _, all_components = np.linalg.svd(x - x.mean(axis=0))
+    expected = np.abs(all_components[:2])
+    np.testing.assert_allclose(np.abs(components), expected, atol=1e-6)
     np.testing.assert_allclose(mean, x.mean(axis=0))
-    assert all(row[np.abs(row).argmax()] > 0 for row in components)
-    np.testing.assert_array_equal(principal_plane(np.ones((3, 4)))[1], 0)
+    for component in components:
+        largest = np.abs(component).argmax()
+        assert component[largest] > 0
+    _, without_variance = principal_plane(np.ones((3, 4)))
+    np.testing.assert_array_equal(without_variance, 0)
 
 
 @pytest.mark.slow
@@ -276,10 +294,10 @@ def test_artefacts_of_every_kind_of_task_are_there_bounded_and_deterministic() -
 
 
 def test_arrays_are_shrunk_and_indices_spread_evenly() -> None:
-    np.testing.assert_array_equal(shrunk(np.arange(5.0), 3), [0.5, 2.5, 4])
-    np.testing.assert_array_equal(
-        shrunk(np.arange(16.0).reshape(4, 4), 2), [[2.5, 4.5], [10.5, 12.5]]
-    )
+    line = np.arange(5.0)
+    np.testing.assert_array_equal(shrunk(line, 3), [0.5, 2.5, 4])
+    plane = np.arange(16.0).reshape(4, 4)
+    np.testing.assert_array_equal(shrunk(plane, 2), [[2.5, 4.5], [10.5, 12.5]])
     assert shrunk(np.zeros((100, 30, 3)), 50).shape == (50, 15, 3)
     assert shrunk(np.zeros((7, 7)), 7).shape == (7, 7)
     assert evenly(5, 3).tolist() == [0, 2, 4]

@@ -3,6 +3,7 @@
 Also feeds of rows, precision by device, and throughput.
 """
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -109,7 +110,8 @@ def test_groups_scale_the_learning_rate() -> None:
 def test_align_schedules() -> None:
     step = ALIGN_SCHEDULES["step"](60)
     reference = ALIGN_SCHEDULES["reference_step"](100)
-    assert [step(epoch) for epoch in (0, 39, 40, 59)] == [1.0, 1.0, 0.1, 0.1]
+    factors = [step(epoch) for epoch in (0, 39, 40, 59)]
+    assert factors == [1.0, 1.0, 0.1, 0.1]
     # The reference's rate falls after the epochs 20, 40 and 60 (from 0), not at them.
     factors = [reference(epoch) for epoch in (20, 21, 40, 41, 60, 61, 99)]
     assert factors == pytest.approx([1, 0.2, 0.2, 0.04, 0.04, 0.008, 0.008])
@@ -211,10 +213,12 @@ def test_a_seed_holds_for_its_block_alone() -> None:
 
 def test_shares_are_even_and_cover_everything_in_order() -> None:
     for size, count in ((1, 7), (2, 64), (3, 64), (3, 7), (8, 7), (2, 0)):
-        shares = [range(count)[Ranks(rank, size).share(count)] for rank in range(size)]
-        assert [item for share in shares for item in share] == list(range(count))
-        assert max(map(len, shares)) - min(map(len, shares)) <= 1
-        assert len(shares[0]) == max(map(len, shares)), (
+        items = range(count)
+        shares = [items[Ranks(rank, size).share(count)] for rank in range(size)]
+        assert list(itertools.chain(*shares)) == list(items)
+        lengths = [len(share) for share in shares]
+        assert max(lengths) - min(lengths) <= 1
+        assert lengths[0] == max(lengths), (
             "the record's micro-batch is the first rank's"
         )
 
