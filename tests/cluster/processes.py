@@ -46,8 +46,9 @@ def checkout(folder: Path, name: str, seeds: int) -> Path:
 
 
 def own_python(environment: Path) -> Path:
-    """Make a virtual environment with Python and the command ``ray``; return its
-    directory of programs.
+    """Make a virtual environment with Python and the command ``ray``.
+
+    Return its directory of programs.
 
     It has the packages of this one, and the command names its Python as pip writes that
     for paths with spaces.
@@ -137,8 +138,9 @@ def wait_until(
     seconds: float,
     log: Path,
 ) -> None:
-    """Wait until ``condition`` holds; fail with the log if the script ends before that,
-    or too much time passes.
+    """Wait until ``condition`` holds.
+
+    Fail with the log if the script ends before that, or too much time passes.
     """
     deadline = time.monotonic() + seconds
     while not condition():
@@ -155,8 +157,9 @@ def gone(processes: list[psutil.Process], seconds: float = 20.0) -> bool:
 def interrupt(
     script: subprocess.Popen[bytes], number: signal.Signals, seconds: float = 90.0
 ) -> int:
-    """Send a signal to the script alone; return its exit code, and fail if one of its
-    processes stays.
+    """Send a signal to the script alone.
+
+    Return its exit code, and fail if one of its processes stays.
     """
     members = descendants(script.pid)
     script.send_signal(number)

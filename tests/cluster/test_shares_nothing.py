@@ -69,8 +69,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory, home: Path) -> Path:
 
 
 def fill(node: Path, whole: Path, *, damaged: bool) -> None:
-    """Give a node the data and wheels of the sweep; ``damaged``: with a wrong last byte
-    in arrays and wheels.
+    """Give a node the data and wheels of the sweep.
+
+    ``damaged``: with a wrong last byte in arrays and wheels.
     """
     cache_directory = node / "cache" / "orca-ray"
     shutil.copytree(whole, cache_directory)
@@ -118,8 +119,9 @@ def processes() -> list[tuple[psutil.Process, list[str]]]:
 
 @pytest.fixture
 def bucket() -> Iterator[int]:
-    """Serve S3 on all interfaces of this machine, the bridge of the nodes included;
-    return the port.
+    """Serve S3 on all interfaces of this machine, the bridge of the nodes included.
+
+    Return the port.
     """
     server = moto.ThreadedMotoServer(ip_address="0.0.0.0", port=0)
     server.start()

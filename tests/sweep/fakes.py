@@ -41,8 +41,9 @@ def new_controller(
     overrides: Overrides | None = None,
     **options: Any,
 ) -> SweepController:
-    """Return a controller of the fake sweep in ``text``; ``options`` are its other
-    arguments.
+    """Return a controller of the fake sweep in ``text``.
+
+    ``options`` are its other arguments.
     """
     searches = fake_searches(fake_spec(text, overrides))
     return SweepController(searches, store, executor="fake", lease=lease, **options)
@@ -118,8 +119,9 @@ def play(
     most: int | None = None,
     fail: frozenset[str] = frozenset(),
 ) -> list[TrialSpec]:
-    """Run trials one at a time until done, or until ``most`` have ended; tasks in
-    ``fail`` fail.
+    """Run trials one at a time until done, or until ``most`` have ended.
+
+    Tasks in ``fail`` fail.
     """
     ran: list[TrialSpec] = []
     while (most is None or len(ran) < most) and (

@@ -1,5 +1,6 @@
-"""A stand-in for a trainer that several ranks run; ``python -m tests.sweep.rank_toys``
-runs it for ever.
+"""A stand-in for a trainer that several ranks run.
+
+``python -m tests.sweep.rank_toys`` runs it for ever.
 """
 
 import multiprocessing
@@ -47,8 +48,9 @@ def build(
     building: Exception | None = None,
     stepping: Exception | None = None,
 ) -> Any:
-    """Return the trainer of a rank; in the last rank, ``building`` is raised here, and
-    ``stepping`` by each step.
+    """Return the trainer of a rank.
+
+    In the last rank, ``building`` is raised here, and ``stepping`` by each step.
     """
     if building is not None and ranks.rank == ranks.size - 1:
         raise building

@@ -16,16 +16,18 @@ logger = logging.getLogger(__name__)
 
 
 class InlineExecutor(Executor):
-    """Executor that runs trials one by one in the calling process, for tests, debugging
-    and machines without Ray.
+    """Executor that runs trials one by one in the calling process.
+
+    It serves tests, debugging and machines without Ray.
     """
 
     name = "inline"
     where = "this process"
 
     def open(self, address: str | None) -> list[NodeResources]:
-        """Return this machine as the only node; log a warning if ``address`` is given,
-        which is ignored.
+        """Return this machine as the only node.
+
+        Log a warning if ``address`` is given, which is ignored.
         """
         if address is not None:
             logger.warning(
@@ -40,8 +42,9 @@ class InlineExecutor(Executor):
         settings: WorkerSettings,
         options: ExecutorOptions,
     ) -> bool:
-        """Run all trials and return False; after Ctrl-C or a request to stop, save a
-        checkpoint and return True.
+        """Run all trials and return False.
+
+        After Ctrl-C or a request to stop, save a checkpoint and return True.
         """
         while (trial := self._next(controller)) is not None:
             runner = TrialRunner(trial, settings)
@@ -56,8 +59,9 @@ class InlineExecutor(Executor):
 
     @staticmethod
     def _next(controller: SweepController) -> TrialSpec | None:
-        """Return the next trial, after the end of a pause; None if there is none, or
-        after Ctrl-C during a pause.
+        """Return the next trial, after the end of a pause.
+
+        None if there is none, or after Ctrl-C during a pause.
         """
         with contextlib.suppress(KeyboardInterrupt):
             while (trial := controller.next_trial()) is None and controller.pausing:

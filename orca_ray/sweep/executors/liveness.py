@@ -1,6 +1,4 @@
-"""Whether workers and cluster are alive: heartbeats, time limits of trials, and checks
-of Ray's services.
-"""
+"""Heartbeats, time limits of trials, and checks of Ray's services."""
 
 import contextlib
 import socket
@@ -19,13 +17,15 @@ from orca_ray.sweep.messages.settings import TimeLimits
 
 
 class HeartbeatThread:
-    """Writer of heartbeats (node id and progress count) of a worker's current trial, in
-    a thread of its own.
+    """Thread that writes heartbeats of a worker's current trial.
+
+    A heartbeat is the id of the node and the progress count.
     """
 
     def __init__(self, seconds: float, node: str) -> None:
-        """Start the thread; it writes at most every ``seconds`` seconds, on the node
-        with the id ``node``.
+        """Start the thread.
+
+        It writes at most every ``seconds`` seconds, on the node with the id ``node``.
         """
         self._seconds = seconds
         self._node = node
@@ -55,7 +55,8 @@ class HeartbeatThread:
 
 
 def read_heartbeat(name: str) -> tuple[str, int]:
-    """Return the node id and the progress count in the heartbeat of the trial ``name``;
+    """Return the node id and the progress count in the heartbeat of the trial ``name``.
+
     ("", -1) if unreadable.
     """
     with contextlib.suppress(Exception):
@@ -91,15 +92,17 @@ class Deadlines:
         self._watches: dict[str, _Watch] = {}
 
     def watch(self, name: str) -> None:
-        """Watch the trial ``name``, which starts or is about to start, unless it is
-        watched already.
+        """Watch the trial ``name``, unless it is watched already.
+
+        The trial starts or is about to start.
         """
         now = self._clock()
         self._watches.setdefault(name, _Watch(now, now))
 
     def reported(self, name: str) -> None:
-        """Note a report of the trial ``name``: restart its heartbeat limit; the first
-        report starts its time limit.
+        """Note a report of the trial ``name``: restart its heartbeat limit.
+
+        The first report starts its time limit.
         """
         if (watch := self._watches.get(name)) is not None:
             watch.alive = self._clock()
@@ -110,9 +113,7 @@ class Deadlines:
         self._watches.pop(name, None)
 
     def exceeded(self) -> Mapping[str, str]:
-        """Return a sentence for each trial that has exceeded a limit, by name of the
-        trial.
-        """
+        """Return a sentence for each trial that has exceeded a limit, by its name."""
         now = self._clock()
         found = {}
         for name, watch in self._watches.items():
@@ -145,8 +146,9 @@ class Deadlines:
 
 CHECK_SECONDS = 2.0
 MISSES = 3
-"""Number of failed checks in a row after which a service counts as lost, so that a
-short pause of it is survived.
+"""Number of failed checks in a row after which a service counts as lost.
+
+A short pause of the service is survived.
 """
 
 
@@ -161,8 +163,9 @@ def _answers(address: tuple[str, int], seconds: float) -> bool:
 def lost_service(
     services: Mapping[str, tuple[str, int]], error: Exception
 ) -> Exception:
-    """Return ClusterLostError if one of ``services`` (host and port by name) does not
-    answer now, else ``error``.
+    """Return ClusterLostError if a service does not answer now, else ``error``.
+
+    ``services`` holds host and port by name.
     """
     if isinstance(error, ClusterLostError):
         return error
@@ -183,8 +186,9 @@ def _lost(name: str, address: tuple[str, int]) -> ClusterLostError:
 
 
 def services() -> dict[str, tuple[str, int]]:
-    """Return (host, port), by name, of the Ray services that this process needs; it
-    must be connected to a cluster.
+    """Return (host, port), by name, of the Ray services that this process needs.
+
+    It must be connected to a cluster.
     """
     import ray
 
@@ -201,8 +205,9 @@ def services() -> dict[str, tuple[str, int]]:
 
 
 class Background:
-    """Daemon thread that runs a function; the function's exception is raised in the
-    thread that waits for its end.
+    """Daemon thread that runs a function.
+
+    The function's exception is raised in the thread that waits for its end.
     """
 
     def __init__(self, work: Callable[[], None]) -> None:
@@ -216,8 +221,9 @@ class Background:
         services: Mapping[str, tuple[str, int]],
         seconds: float = CHECK_SECONDS,
     ) -> None:
-        """Run the function and wait for its end; an exception of the function is raised
-        here.
+        """Run the function and wait for its end.
+
+        An exception of the function is raised here.
 
         The first Ctrl-C calls ``interrupt``, which should make the function end; the
         second one raises KeyboardInterrupt. Every ``seconds`` seconds, host and port of
@@ -246,9 +252,7 @@ class Background:
         self._result.result()
 
     def ends(self, seconds: float) -> bool:
-        """Wait at most ``seconds`` seconds for the function's end, and return whether
-        it has ended.
-        """
+        """Wait at most ``seconds`` for the function's end; return whether it ended."""
         return bool(wait([self._result], seconds).done)
 
     def _run(self) -> None:

@@ -1,5 +1,6 @@
-"""Runs the trials of a sweep on a Ray cluster, as one run of Ray Tune whose actors are
-reused from trial to trial.
+"""Runs the trials of a sweep on a Ray cluster, as one run of Ray Tune.
+
+Actors are reused from trial to trial.
 
 Tune places trials on nodes. The controller decides which trial runs next, is run again
 or is stopped; the classes in `tune_adapter` pass its decisions to Tune. Tune's
@@ -67,8 +68,9 @@ _TUNE_ENVIRONMENT = {
 GIB_OF_WORKER = 0.75
 """Memory of a worker of Ray in GiB."""
 MEMORY_FOR_TRIALS = 0.7
-"""Fraction of a container's memory that trials may reserve; Ray's own default for a
-machine.
+"""Fraction of a container's memory that trials may reserve.
+
+Ray's own default for a machine.
 """
 MAX_ANNOUNCED = 1000
 """Largest number of trials of one size that an autoscaler is asked to make room for."""
@@ -79,9 +81,7 @@ ANSWER_SECONDS = 10.0
 
 
 class RayExecutor(Executor):
-    """Executor that runs trials on a Ray cluster, which it joins, or starts on this
-    machine.
-    """
+    """Executor that runs trials on a Ray cluster, joined or started here."""
 
     name = "ray"
 
@@ -95,8 +95,9 @@ class RayExecutor(Executor):
         self._cleanup = contextlib.ExitStack()
         self._announced: list[dict[str, float]] = []
         self._started: frozenset[psutil.Process] = frozenset()
-        """Processes of the cluster that was started here; there may be others, e.g. of
-        a tracker.
+        """Processes of the cluster that was started here.
+
+        There may be others, e.g. of a tracker.
         """
         self._abandoned = False
         """Whether a thread still waits for a cluster that is lost."""
@@ -105,14 +106,16 @@ class RayExecutor(Executor):
         self._keeps_logs = False
 
     def open_early(self, address: str | None) -> None:
-        """Begin to join or start the cluster in another thread; a start takes ten
-        seconds.
+        """Begin to join or start the cluster in another thread.
+
+        A start takes ten seconds.
         """
         self._early = self._thread.submit(self._open, address)
 
     def open(self, address: str | None) -> list[NodeResources]:
-        """Join the cluster at ``address`` or RAY_ADDRESS, or start one here; return its
-        nodes. May raise UserError.
+        """Join the cluster at ``address`` or RAY_ADDRESS, or start one here.
+
+        Return its nodes. May raise UserError.
         """
         return self._open(address) if self._early is None else self._early.result()
 
@@ -176,8 +179,9 @@ class RayExecutor(Executor):
         return [_resources(node) for node in ray.nodes() if node["Alive"]]
 
     def announce(self, demand: Mapping[Resources, int]) -> None:
-        """Request resources for ``demand`` from a joined cluster's autoscaler, in place
-        of the previous request.
+        """Request resources for ``demand`` from a joined cluster's autoscaler.
+
+        The request replaces the previous one.
         """
         from ray.autoscaler.sdk import request_resources
 
@@ -243,9 +247,7 @@ class RayExecutor(Executor):
         settings: WorkerSettings,
         progress: Callable[[str], None],
     ) -> Stager:
-        """Return a stager that stages ``requests`` on all nodes of the cluster
-        (`RayStager`).
-        """
+        """Return a `RayStager` that stages ``requests`` on all nodes of the cluster."""
         import ray
 
         from orca_ray.sweep.worker.ray_stager import RayStager
@@ -265,8 +267,9 @@ class RayExecutor(Executor):
         settings: WorkerSettings,
         options: ExecutorOptions,
     ) -> bool:
-        """Run Tune until the controller is done; return True if Ctrl-C ended it before
-        that.
+        """Run Tune until the controller is done.
+
+        Return True if Ctrl-C ended it before that.
 
         Tune runs in a thread, because its calls to a cluster that is lost do not
         return. Raises ClusterLostError.
@@ -293,8 +296,9 @@ class RayExecutor(Executor):
         return not controller.done
 
     def first_staged(self, stager: Stager) -> list[Staged]:
-        """Return the results of `Stager.first`; raises ClusterLostError, or
-        KeyboardInterrupt after Ctrl-C.
+        """Return the results of `Stager.first`.
+
+        Raises ClusterLostError, or KeyboardInterrupt after Ctrl-C.
         """
         found: list[Staged] = []
         self._watched(
@@ -306,8 +310,9 @@ class RayExecutor(Executor):
         return found
 
     def _watched(self, work: Callable[[], None], interrupt: Callable[[], None]) -> None:
-        """Run ``work`` in a thread, because calls to a cluster that is lost do not
-        return. Raises ClusterLostError.
+        """Run ``work`` in a thread, and watch the cluster.
+
+        Calls to a cluster that is lost do not return. Raises ClusterLostError.
 
         ``interrupt`` is called after Ctrl-C, and must make it end.
         """
@@ -341,8 +346,9 @@ class RayExecutor(Executor):
 
 
 def num_workers(node: NodeResources) -> int:
-    """Return how many workers of Ray fit on a node; the driver and Ray take as much
-    memory as one (`GIB_OF_WORKER`).
+    """Return how many workers of Ray fit on a node.
+
+    The driver and Ray take as much memory as one (`GIB_OF_WORKER`).
     """
     return min(int(node.cpus), int(node.memory_gib / GIB_OF_WORKER) - 1)
 
@@ -357,8 +363,9 @@ def _resources(node: Mapping[str, Any]) -> NodeResources:
 
 
 def _gpu_request(plan: SearchPlan, given: float | Literal["auto"] | None) -> GpuRequest:
-    """Return the GPUs of a search's trials: those ``given`` on the command line, else
-    those of the sweep file.
+    """Return the GPUs of a search's trials.
+
+    They are those ``given`` on the command line, else those of the sweep file.
     """
     request = plan.spec.resources(plan.task, plan.method)
     if isinstance(given, float):
@@ -369,8 +376,9 @@ def _gpu_request(plan: SearchPlan, given: float | Literal["auto"] | None) -> Gpu
 
 
 def check_answer(address: str) -> None:
-    """Raise OSError if ``address`` is HOST:PORT and no gRPC server answers in
-    `ANSWER_SECONDS`.
+    """Raise OSError if no gRPC server answers at ``address`` in `ANSWER_SECONDS`.
+
+    Only an address HOST:PORT is checked.
     """
     import grpc  # a dependency of ray[default]
 
@@ -391,8 +399,9 @@ def check_answer(address: str) -> None:
 
 
 def trial_bundle(config: dict[str, Any]) -> Any:
-    """Return the placement group with the resources of the trial in a Tune config, all
-    of them on one node.
+    """Return the placement group of the trial in a Tune config.
+
+    It has all resources of the trial on one node.
 
     The config's ``avoid`` lists the ids of nodes on which the group must not be placed.
     """

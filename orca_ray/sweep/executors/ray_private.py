@@ -1,5 +1,4 @@
-"""Private interfaces of Ray 2.60 that the executors use, each with the reason why no
-public one serves.
+"""Private interfaces of Ray 2.60, each with the reason why no public one serves.
 
 `tests/sweep/executors/test_tune_adapter.py` says what breaks when one of them changes.
 """
@@ -18,8 +17,9 @@ def max_package_bytes() -> int:
 
 
 def memory_option(num_bytes: int) -> dict[str, Any]:
-    """Return the keyword argument of `ray.init` that sets the memory of the node that
-    `ray.init` starts, in bytes.
+    """Return the argument of `ray.init` that sets the memory of the node it starts.
+
+    The memory is in bytes.
     """
     return {"_memory": num_bytes}
 
@@ -27,8 +27,9 @@ def memory_option(num_bytes: int) -> dict[str, Any]:
 def key_value_store(
     operation: Literal["get", "put", "del"], key: str, *value: bytes
 ) -> Any:
-    """Get, put or delete a value in the cluster's key-value store, which outlives
-    workers.
+    """Get, put or delete a value in the cluster's key-value store.
+
+    The store outlives workers.
 
     ``get`` returns the bytes under ``key``, None if there are none; ``put`` stores
     ``value``; ``del`` deletes it.
@@ -46,8 +47,9 @@ def actor_of(trial: Any) -> Any:
 
 
 def forget_results(trial: Any) -> None:
-    """Free the results of an ended trial; Tune would keep them until the end of the
-    run, and nothing reads them.
+    """Free the results of an ended trial.
+
+    Tune would keep them until the end of the run, and nothing reads them.
     """
     metadata = trial.run_metadata
     metadata.last_result = {"done": True}

@@ -1,6 +1,4 @@
-"""The trainable for Ray Tune: an actor that runs one trial after another in the same
-process.
-"""
+"""The trainable for Ray Tune: an actor that runs one trial after another."""
 
 import faulthandler
 import threading
@@ -28,8 +26,9 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]  # ray is untyped
     settings: ClassVar[WorkerSettings]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """End this process if :meth:`setup` hangs: the driver watches an actor only
-        from when it has started.
+        """End this process if :meth:`setup` hangs.
+
+        The driver watches an actor only from when it has started.
         """
         limit = min(self.settings.time.heartbeat, threading.TIMEOUT_MAX)
         faulthandler.dump_traceback_later(
@@ -54,16 +53,18 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]  # ray is untyped
         self._runner = TrialRunner(TrialSpec.from_json(config["trial"]), settings)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Free the previous trial and set up the trial in ``new_config``; return True:
-        the actor can be reused.
+        """Free the previous trial and set up the trial in ``new_config``.
+
+        Return True: the actor can be reused.
         """
         self._runner.close()
         self.setup(new_config)
         return True
 
     def step(self) -> dict[str, Any]:
-        """Run one step of the trial; return a dict with the report as JSON text (Tune
-        would flatten a nested dict).
+        """Run one step of the trial.
+
+        Return a dict with the report as JSON text (Tune would flatten a nested dict).
 
         Raises RuntimeError after a CUDA error, and StagingError if this node cannot
         stage the trial's data.
@@ -95,7 +96,8 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]  # ray is untyped
 
 
 def make_trainable(name: str, settings: WorkerSettings) -> type[TrialActor]:
-    """Return a subclass of `TrialActor` called ``name``; Tune registers trainables by
-    name, once per process.
+    """Return a subclass of `TrialActor` called ``name``.
+
+    Tune registers trainables by name, once per process.
     """
     return type(name, (TrialActor,), {"settings": settings})

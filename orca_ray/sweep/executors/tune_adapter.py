@@ -1,6 +1,4 @@
-"""A run of Ray Tune: its searcher, scheduler and callback pass the calls of Tune to the
-controller, which decides.
-"""
+"""A run of Ray Tune, whose calls are passed to the controller, which decides."""
 
 import contextlib
 import logging
@@ -34,9 +32,7 @@ logger = logging.getLogger(__name__)
 
 
 class TuneSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
-    """Searcher of Tune: gives Tune the trials that the controller chooses, and the
-    controller their reports.
-    """
+    """Searcher of Tune: passes on the controller's trials and Tune's reports."""
 
     def __init__(self, controller: SweepController, deadlines: Deadlines) -> None:
         super().__init__(metric="score", mode="min")
@@ -45,29 +41,34 @@ class TuneSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
         self.keys: dict[str, str] = {}
         """Key of each trial that Tune has, by Tune's trial id, the oldest first."""
         self.losses: dict[str, tuple[Exception | None, str]] = {}
-        """Ray's exception and its text for each trial whose worker disappeared, by
-        Tune's trial id.
+        """Ray's exception and its text for each trial whose worker disappeared.
+
+        By Tune's trial id.
         """
         self.expired: dict[str, str] = {}
-        """Reason for each trial whose worker was killed because of a time limit, by
-        Tune's trial id.
+        """Reason for each trial whose worker was killed because of a time limit.
+
+        By Tune's trial id.
         """
         self.error: Exception | None = None
-        """Exception in the driver itself, e.g. a full disk; it ends Tune's run and is
-        raised afterwards.
+        """Exception in the driver itself, e.g. a full disk.
+
+        It ends Tune's run and is raised afterwards.
         """
         self.interrupted = False
         """Whether the user wants to end the run."""
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return nothing to pickle: Tune saves its searcher to disk, but the controller
-        must not be copied.
+        """Return nothing to pickle.
+
+        Tune saves its searcher to disk, but the controller must not be copied.
         """
         return {}
 
     def suggest(self, trial_id: str) -> Any:
-        """Return the config of the next trial, None if none can start now, or FINISHED
-        if none will follow.
+        """Return the config of the next trial.
+
+        None if no trial can start now; FINISHED if none will follow.
         """
         if self.ending:
             return Searcher.FINISHED
@@ -86,8 +87,9 @@ class TuneSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
 
     @property
     def ending(self) -> bool:
-        """Whether Tune must end all trials: after an exception in the driver, an
-        interruption or a request.
+        """Whether Tune must end all trials.
+
+        It must after an exception in the driver, an interruption or a request.
         """
         return (
             self.error is not None
@@ -101,8 +103,9 @@ class TuneSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
             self.controller.tick()
 
     def report(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Pass the report in ``result`` to the controller; return True if the trial has
-        ended or must stop.
+        """Pass the report in ``result`` to the controller.
+
+        Return True if the trial has ended or must stop.
         """
         report = TrialReport.from_json(result["report"])
         node = result.get("node", "")
@@ -125,8 +128,9 @@ class TuneSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Pass the last report of a trial to the controller, or run the trial again if
-        its worker disappeared.
+        """Pass the last report of a trial to the controller.
+
+        If the worker disappeared, the controller decides whether the trial runs again.
 
         Tune passes all results of a trial to the scheduler, except the last one, which
         arrives here. A trial that the scheduler stopped has already been handled.
@@ -143,8 +147,9 @@ class TuneSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
             self.report(trial_id, result)
 
     def _lose(self, trial_id: str) -> None:
-        """Report why the worker of a trial is gone to the controller, which decides
-        whether the trial runs again.
+        """Report to the controller why the worker of a trial is gone.
+
+        The controller decides whether the trial runs again.
         """
         key = self.keys[trial_id]
         node, _ = read_heartbeat(trial_id)
@@ -166,8 +171,9 @@ class TuneSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
 
     @contextmanager
     def _own_errors(self) -> Iterator[None]:
-        """Context manager: store an exception of the driver, which Tune would blame on
-        the trial, in ``error``.
+        """Store an exception of the driver in ``error``.
+
+        Tune would blame it on the trial.
         """
         try:
             yield
@@ -182,17 +188,16 @@ class TuneSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
 
 
 class TuneScheduler(FIFOScheduler):  # type: ignore[misc]
-    """Scheduler of Tune: chooses the trial for a free actor, and stops trials that the
-    controller stops.
-    """
+    """Scheduler of Tune: chooses the trial for a free actor, and stops trials."""
 
     def __init__(self, searcher: TuneSearcher) -> None:
         super().__init__()
         self._searcher = searcher
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
-        """Return the oldest trial for which no actor is starting: it gets the next free
-        actor; None if there is none.
+        """Return the trial that gets the next free actor; None if there is none.
+
+        It is the oldest trial for which no actor is starting.
 
         Tune's own choice is the oldest trial of all. If an actor is starting for this
         trial, Tune ends the actor: where trials are shorter than the start of an actor,
@@ -230,8 +235,9 @@ class TuneScheduler(FIFOScheduler):  # type: ignore[misc]
         return pending[next(islice(alike, num_younger, None), oldest)]
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        """Store Ray's exception and Tune's text about a failed trial, from which
-        `failure_of` finds the cause.
+        """Store Ray's exception and Tune's text about a failed trial.
+
+        `failure_of` finds the cause in them.
         """
         error = None
         text = ""
@@ -255,8 +261,9 @@ class TuneScheduler(FIFOScheduler):  # type: ignore[misc]
 
 
 class TuneCallback(Callback, Stopper):  # type: ignore[misc]
-    """Callback and stopper of Tune: reports starts of trials to the controller, and
-    ends Tune's run if it must end.
+    """Callback and stopper of Tune.
+
+    It reports starts of trials to the controller, and ends Tune's run if it must end.
     """
 
     def __init__(
@@ -264,8 +271,9 @@ class TuneCallback(Callback, Stopper):  # type: ignore[misc]
         searcher: TuneSearcher,
         announce: Callable[[Mapping[Resources, int]], None],
     ) -> None:
-        """Store the arguments; ``announce`` informs an autoscaler how many trials could
-        run.
+        """Store the arguments.
+
+        ``announce`` informs an autoscaler how many trials could run.
         """
         self._searcher = searcher
         self._announce = announce
@@ -284,8 +292,9 @@ class TuneCallback(Callback, Stopper):  # type: ignore[misc]
             self._searcher.deadlines.watch(trial.trial_id)
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Write rows, apply requests, announce waiting trials, and kill the workers of
-        trials that exceed a time limit.
+        """Do periodic work, and kill the workers of trials that exceed a time limit.
+
+        The work: write rows, apply requests, and announce waiting trials.
 
         Tune calls it at least ten times a second, and reports the trials of killed
         workers as failed.
@@ -318,9 +327,7 @@ class TuneCallback(Callback, Stopper):  # type: ignore[misc]
         return False
 
     def stop_all(self) -> bool:
-        """Return whether Tune must end all trials: after an exception in the driver, an
-        interruption or a request.
-        """
+        """Return whether Tune must end all trials (`TuneSearcher.ending`)."""
         return self._searcher.ending
 
 
@@ -330,8 +337,9 @@ def run_tune(
     placement: Callable[[dict[str, Any]], tune.PlacementGroupFactory],
     announce: Callable[[Mapping[Resources, int]], None],
 ) -> None:
-    """Run Tune until the searcher has no more trials; ``placement`` returns the
-    resources of the trial in a config.
+    """Run Tune until the searcher has no more trials.
+
+    ``placement`` returns the resources of the trial in a config.
     """
     scheduler = TuneScheduler(searcher)
     hooks = TuneCallback(searcher, announce)
@@ -367,14 +375,17 @@ def run_tune(
 
 
 _MEMORY_MONITOR = ("running low on memory", "OutOfMemoryError", "NODE_OUT_OF_MEMORY")
-"""Parts of messages about a worker that Ray's memory monitor killed. Those about any
-dead worker mention the kernel's OOM killer, as one of several possible reasons.
+"""Parts of messages about a worker that Ray's memory monitor killed.
+
+Those about any dead worker mention the kernel's OOM killer, as one of several possible
+reasons.
 """
 
 
 def failure_of(error: Exception | None, text: str, node: str = "") -> Failure:
-    """Return the failure that ended a trial on ``node``, from Ray's exception (None:
-    unknown) and Tune's ``text``.
+    """Return the failure that ended a trial on ``node``.
+
+    It is told from Ray's exception (None: unknown) and Tune's ``text``.
     """
     text = text or str(error or "no message from Ray")
     return Failure(_cause(error, text), bounded(text.strip()), node)

@@ -34,18 +34,21 @@ class Rule:
     retries: int = 0
     """How often a trial runs again after failures with this cause."""
     pauses: bool = False
-    """Whether the next attempt starts after a pause of 1, 2, 4, ... seconds, at most
-    `MAX_PAUSE_SECONDS`.
+    """Whether the next attempt starts after a pause.
+
+    Pauses take 1, 2, 4, ... seconds, at most `MAX_PAUSE_SECONDS`.
     """
     counts: bool = True
     """Whether the failed attempt counts in the number of attempts of the trial."""
     shrinks: bool = False
-    """Whether the next attempt gets half the micro-batch and, without a GPU, more
-    memory after the second failure.
+    """Whether the next attempt gets half the micro-batch.
+
+    Without a GPU, it also gets more memory after the second failure.
     """
     blames_node: bool = False
-    """Whether the node may be the reason, so that the failure counts towards its
-    quarantine.
+    """Whether the node may be the reason.
+
+    The failure then counts towards the quarantine of the node.
     """
     elsewhere: bool = False
     """Whether another node is preferred for the next attempt."""
@@ -80,8 +83,9 @@ class Failure:
 
 
 class StagingError(RuntimeError):
-    """Error: a node cannot get data, body or source of a trial, or gets other versions
-    than the sweep was planned with.
+    """Error: a node cannot get data, body or source of a trial.
+
+    Or it gets other versions than the sweep was planned with.
 
     The node failed, not the trial: another node, or the same one later, may run the
         trial. The error is therefore
@@ -90,8 +94,9 @@ class StagingError(RuntimeError):
 
 
 def bounded(text: str) -> str:
-    """Return ``text`` in at most `MAX_ERROR_BYTES`; the middle is left out, since both
-    ends name the error.
+    """Return ``text`` in at most `MAX_ERROR_BYTES`.
+
+    The middle is left out, since both ends name the error.
     """
     encoded = text.encode("utf-8", "replace")
     if len(encoded) <= MAX_ERROR_BYTES:

@@ -33,21 +33,21 @@ class TrialReport:
     progress: tuple[EpochProgress, ...] = ()
     """Epochs that ended since the last report."""
     outcome: Outcome | None = None
-    """Result so far, which the driver records if it stops the trial now; None before
-    the model is built.
+    """Result so far, which the driver records if it stops the trial now.
+
+    None before the model is built.
     """
     worker: Worker = field(default_factory=Worker)
     status: Status | None = None
     """How the trial ended; None while it runs."""
     error: str | None = None
     artefacts: tuple[Artefact, ...] = ()
-    """Small pictures of what the model does; only in the last report of a confirm trial
-    that completed.
+    """Small pictures of what the model does.
+
+    Only in the last report of a confirm trial that completed.
     """
     log: str = ""
-    """What the worker has logged since the last report, with the traceback of a
-    failure.
-    """
+    """Log of the worker since the last report, with the traceback of a failure."""
 
     def to_json(self) -> str:
         """Return the report as JSON text."""
@@ -55,8 +55,9 @@ class TrialReport:
 
     @classmethod
     def from_json(cls, text: str) -> "TrialReport":
-        """Return the report in the JSON text; raises ValueError if the text is no
-        report.
+        """Return the report in the JSON text.
+
+        Raises ValueError if the text is no report.
         """
         return _report_adapter.validate_json(text)
 

@@ -30,18 +30,21 @@ class TimeLimits:
     """Time limits of a trial, in seconds."""
 
     trial: float | None = None
-    """Limit of one attempt at a trial, from its worker's first report on (see
-    `TrialRunner.step`); None: no limit.
+    """Limit of one attempt at a trial; None: no limit.
+
+    It counts from the worker's first report (see `TrialRunner.step`).
     """
     heartbeat: float = 1800.0
-    """Limit of the time without an epoch or any other progress, after which a trial
-    counts as hung.
+    """Limit of the time without an epoch or any other progress.
+
+    A trial that exceeds it counts as hung.
     """
 
 
 def passed_environment() -> dict[str, str]:
-    """Return the environment variables that workers get: those on hub, proxies and
-    package index, AWS_*, ORCA_RAY_*.
+    """Return the environment variables that workers get.
+
+    They are those of `_NAMES` and of `_PREFIXES`.
     """
     found = {
         name: value
@@ -55,17 +58,16 @@ def passed_environment() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """Settings of all workers of a sweep; `repr` leaves out the fields that may contain
-    credentials.
+    """Settings of all workers of a sweep.
+
+    `repr` leaves out the fields that may contain credentials.
 
     They are not written to files: Ray passes them inside the pickled class of the
         trainable, which stays in memory.
     """
 
     store: str = field(repr=False)
-    """Path or URI of the results store, in whose folder the trials have their
-    checkpoints.
-    """
+    """Path or URI of the results store, in whose folder checkpoints lie."""
     staging: str | None = field(default=None, repr=False)
     """URI of the folder through which nodes share staged data; None: no such folder."""
     checkpoint_seconds: float = 30.0
@@ -73,16 +75,15 @@ class WorkerSettings:
     keep_models: KeepModels = KeepModels.NONE
     """Unless it is ``none``, confirm trials store their models."""
     time: TimeLimits = field(default_factory=TimeLimits)
-    """Time limits of a trial, from which the interval of heartbeats and the limit of a
-    worker's start follow.
+    """Time limits of a trial.
+
+    The interval of heartbeats and the limit of a worker's start follow from them.
     """
     environment: Mapping[str, str] = field(
         default_factory=passed_environment, repr=False
     )
 
     def apply(self) -> None:
-        """Set the environment variables in `environment` that this process does not
-        have; keep those that it has.
-        """
+        """Set the variables in `environment`; keep those that this process has."""
         for name, value in self.environment.items():
             os.environ.setdefault(name, value)

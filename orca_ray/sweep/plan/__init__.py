@@ -1,3 +1,1 @@
-"""From a sweep file to planned trials: validation, trial keys, cost, and what is
-missing on this machine.
-"""
+"""From a sweep file to planned trials: validation, keys, cost, requirements."""

@@ -1,5 +1,4 @@
-"""Grids of sweep files: factors with their levels, and the cells, i.e. the combinations
-of levels.
+"""Grids of sweep files: factors with levels, and cells, which combine levels.
 
 A grid has one or more blocks. Within a block, each level of a factor is combined with
 each level of every other one.
@@ -34,8 +33,9 @@ class Level(NamedTuple):
 def grid_cells(
     spec: SweepSpec, task: str, method: str
 ) -> list[tuple[dict[str, str], dict[str, Scalar]]]:
-    """Return the cells (combinations of levels) of the sweep's grid for one (task,
-    method); empty without a grid.
+    """Return the cells of the sweep's grid for one (task, method).
+
+    A cell is a combination of levels. Empty without a grid.
 
     A cell is a pair: the name of the chosen level by factor, and all hyper-parameters
         by name, as in the records. An
@@ -64,9 +64,7 @@ def grid_cells(
 
 
 def cell_values(spec: SweepSpec, task: str, method: str) -> list[dict[str, Scalar]]:
-    """Return, for each cell of the grid, all hyper-parameters of its trials for one
-    (task, method).
-    """
+    """Return the hyper-parameters of each cell of the grid for one (task, method)."""
     return [
         spec.hyperparameters(task, method, _values(combination))
         for combination in _combinations(spec.file)
@@ -76,8 +74,9 @@ def cell_values(spec: SweepSpec, task: str, method: str) -> list[dict[str, Scala
 def check_cells(
     spec: SweepSpec, task: str, method: str, position: Callable[[Location], str]
 ) -> None:
-    """Raise UserError if the hyper-parameters of a cell of one (task, method) are
-    invalid; call `check_grid` first.
+    """Raise UserError if the hyper-parameters of a cell are invalid.
+
+    Call `check_grid` first.
 
     ``position`` returns the file and line of a location, for the message.
     """
@@ -98,8 +97,10 @@ def check_cells(
 
 
 def check_grid(spec: SweepSpec, position: Callable[[Location], str]) -> None:
-    """Raise UserError for an unknown factor, a hyper-parameter set by two factors, or
-    over `MAX_GRID_TRIALS` trials.
+    """Raise UserError if the grid of a sweep file is wrong.
+
+    An unknown factor is wrong, a hyper-parameter set by two factors, and over
+    `MAX_GRID_TRIALS` trials.
 
     ``position`` returns the file and line of a location, for the message.
     """
@@ -138,8 +139,9 @@ def check_grid(spec: SweepSpec, position: Callable[[Location], str]) -> None:
 def _check_factor(
     factor: str, levels: Sequence[Level], setters: Mapping[str, str]
 ) -> None:
-    """Raise UserError if a factor is wrong; ``setters`` has the earlier factors by the
-    hyper-parameters they set.
+    """Raise UserError if a factor is wrong.
+
+    ``setters`` has the earlier factors by the hyper-parameters they set.
     """
     if factor == "method":  # the leaderboard's own factor
         raise UserError(
@@ -183,8 +185,9 @@ def _values(combination: Mapping[str, Level]) -> dict[str, Scalar]:
 
 
 def _blocks(file: SweepFile) -> list[dict[str, list[Level]]]:
-    """Return, for each block of the grid, the levels of each factor; all levels within
-    a block are combined.
+    """Return, for each block of the grid, the levels of each factor.
+
+    All levels within a block are combined.
     """
     grid = file.grid or []
     located = (

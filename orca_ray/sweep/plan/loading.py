@@ -1,5 +1,6 @@
-"""Find, read and validate sweep files; errors name the file, the line, what is allowed
-and the nearest name.
+"""Find, read and validate sweep files.
+
+Errors name the file, the line, what is allowed and the nearest name.
 """
 
 import os
@@ -21,8 +22,9 @@ from orca_ray.sweep.plan.spec import Overrides, SweepSpec, resolve_spec
 from orca_ray.yaml_reader import MAX_BYTES, PositionedYaml
 
 MAX_MISTAKES = 5
-"""Largest number of mistakes reported for a sweep file; a file of another kind would
-otherwise fill the screen.
+"""Largest number of mistakes reported for a sweep file.
+
+A file of another kind would otherwise fill the screen.
 """
 MAX_BASES = 8
 """Longest chain of files that extend each other."""
@@ -42,8 +44,9 @@ _PLAIN = {
 }
 """Messages that replace pydantic's, by its error types."""
 _OF_SEARCH = ("space", "search_trials", "budgets", "default_budget")
-"""Keys that a file with a grid does not inherit, at any depth: they describe a search,
-and a grid has none.
+"""Keys that a file with a grid does not inherit, at any depth.
+
+They describe a search, and a grid has none.
 """
 
 
@@ -65,8 +68,9 @@ def shipped_sweeps() -> dict[str, Path]:
 def load_spec(
     source: str | Path, *, budget: str | None = None, overrides: Overrides | None = None
 ) -> SweepSpec:
-    """Read and validate the sweep file ``source``: the name of a shipped sweep, or the
-    path of a YAML file.
+    """Read and validate the sweep file ``source``.
+
+    It is the name of a shipped sweep, or the path of a YAML file.
 
     ``budget`` names a budget of the file (None: the default one); ``overrides`` replace
     values of the file. Raises UserError if the name is unknown, the file is missing or
@@ -96,8 +100,9 @@ def parse_spec(
     budget: str | None = None,
     overrides: Overrides | None = None,
 ) -> SweepSpec:
-    """Validate ``text``, the content of a sweep file called ``name`` in errors;
-    otherwise like :func:`load_spec`.
+    """Validate ``text``, the content of a sweep file called ``name`` in errors.
+
+    Otherwise like :func:`load_spec`.
     """
     document = _Document.parse(text, name)
     try:
@@ -149,20 +154,20 @@ def _read(path: Path) -> str:
 
 @dataclass(frozen=True)
 class _Document:
-    """A sweep file merged with the files that it extends; it knows the file and line of
-    each key.
+    """A sweep file merged with the files that it extends.
+
+    It knows the file and line of each key.
     """
 
     data: dict[str, Any]
     files: tuple[PositionedYaml, ...]
-    """The file itself, then the file that it extends, then the file that this one
-    extends, and so on.
-    """
+    """The file itself, then the file that it extends, and so on."""
 
     @classmethod
     def parse(cls, text: str, name: str, below: tuple[str, ...] = ()) -> "_Document":
-        """Parse the sweep file ``name`` with content ``text``, then recursively the
-        file that it extends (its base).
+        """Parse the sweep file ``name`` with content ``text``, and its bases.
+
+        A base is the file that a file extends.
 
         ``below`` holds the paths of the files that extend this one, directly or through
         others. Raises UserError if a file is not YAML, a base is missing, files extend
@@ -201,8 +206,9 @@ class _Document:
         return cls(_merge(inherited, file.data), (file, *above.files))
 
     def holds(self, location: Sequence[str | int]) -> bool:
-        """Return whether the merged file contains ``location``, a path of keys and list
-        indices.
+        """Return whether the merged file contains ``location``.
+
+        It is a path of keys and list indices.
         """
         found: Any = self.data
         try:
@@ -213,8 +219,10 @@ class _Document:
         return True
 
     def position(self, location: Sequence[str | int]) -> str:
-        """Return ``file:line`` of ``location`` (keys and list indices) or of its
-        longest leading part in a file.
+        """Return ``file:line`` of ``location``.
+
+        It is a path of keys and list indices; its longest leading part in a file
+        counts.
         """
         files = (
             self.files[:1] if location == ["name"] else self.files
@@ -225,8 +233,9 @@ class _Document:
 
 
 def _base_path(base: object, directory: Path) -> Path:
-    """Return the path of the sweep that ``extends: base`` names: shipped, or relative
-    to ``directory``.
+    """Return the path of the sweep that ``extends: base`` names.
+
+    The sweep is a shipped one, or relative to ``directory``.
     """
     shipped = shipped_sweeps()
     if not isinstance(base, str) or not base.isprintable() or not base:
@@ -251,8 +260,9 @@ def _without_search(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _merge(base: dict[str, Any], own: dict[str, Any], *parents: str) -> dict[str, Any]:
-    """Return ``base``, a mapping in an extended file, overridden by ``own``, the same
-    mapping in the extending file.
+    """Return ``base`` overridden by ``own``.
+
+    Both are the same mapping, in an extended file and in the extending file.
 
     Nested mappings are merged, but a range in a search ``space`` and a ``grid`` are
     replaced. The keys ``parents`` lead to the mapping.
@@ -270,8 +280,9 @@ def _merge(base: dict[str, Any], own: dict[str, Any], *parents: str) -> dict[str
 
 
 def _pertinent(error: ValidationError) -> list[Mapping[str, Any]]:
-    """Return pydantic's errors; those that a list of ``tasks`` is not "all" are left
-    out if there are other errors.
+    """Return pydantic's errors.
+
+    Those that a list of ``tasks`` is not "all" are left out if there are other errors.
     """
     return [
         item
@@ -316,8 +327,9 @@ def _explain(document: _Document, item: Mapping[str, Any]) -> str:
 
 
 def _check_values(spec: SweepSpec, document: _Document) -> None:
-    """Raise UserError if the first configuration of some (task, method) is invalid or
-    outside the search space.
+    """Raise UserError if a first configuration is invalid.
+
+    Or if it lies outside the search space of its (task, method).
 
     It must also be valid when any one hyper-parameter is set to an end of its range, or
     to one of its choices.
@@ -381,8 +393,9 @@ def _check_values(spec: SweepSpec, document: _Document) -> None:
 def _position(
     spec: SweepSpec, document: _Document, task: str, method: str, *keys: str
 ) -> str:
-    """Return ``file:line`` of the value below ``keys``, e.g. ``space`` and a name, that
-    one (task, method) uses.
+    """Return ``file:line`` of the value that one (task, method) uses below ``keys``.
+
+    An example of ``keys`` is ``space`` and a name.
     """
     budget = ["budgets", spec.budget_name]
     of_task = ["per_task", task]

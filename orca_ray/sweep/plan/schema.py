@@ -1,6 +1,4 @@
-"""The schema of sweep files: one Pydantic model for each kind of mapping in the YAML,
-search spaces among them.
-"""
+"""The schema of sweep files: a Pydantic model for each kind of mapping."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -58,8 +56,9 @@ Bounds = Annotated[tuple[float, float], AfterValidator(_ordered)]
 
 
 class Dimension(_Model):
-    """The values that a searched hyper-parameter may take; exactly one of the four
-    fields is set.
+    """The values that a searched hyper-parameter may take.
+
+    Exactly one of the four fields is set.
     """
 
     log_uniform: Annotated[Bounds, AfterValidator(_positive)] | None = None
@@ -100,25 +99,25 @@ class Dimension(_Model):
         )
 
     def bounds(self) -> tuple[float, float]:
-        """Return the lowest and the highest value of a range; AssertionError for a
-        ``choice``, which is no range.
+        """Return the lowest and the highest value of a range.
+
+        AssertionError for a ``choice``, which is no range.
         """
         bounds = self.log_uniform or self.uniform or self.integer
         assert bounds is not None, "a choice has no bounds"
         return bounds
 
     def contains(self, value: Scalar) -> bool:
-        """Return whether ``value`` is one of the choices, or a number in the range
-        (ends included).
-        """
+        """Return whether ``value`` is a choice, or in the range (ends included)."""
         if self.choice is not None:
             return value in self.choice
         low, high = self.bounds()
         return isinstance(value, (int, float)) and low <= value <= high
 
     def quantile(self, fraction: float) -> Scalar:
-        """Return the value below which ``fraction`` (at least 0, below 1) of the
-        dimension's random values lie.
+        """Return the quantile ``fraction`` of the dimension's random values.
+
+        ``fraction`` is at least 0 and below 1.
         """
         if self.choice is not None:
             return self.choice[int(fraction * len(self.choice))]
@@ -140,15 +139,17 @@ class Dimension(_Model):
 
 
 def tidy(value: Scalar) -> Scalar:
-    """Return a float rounded to four significant digits, e.g. 0.001234; return any
-    other value unchanged.
+    """Return a float rounded to four significant digits, e.g. 0.001234.
+
+    Return any other value unchanged.
     """
     return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
 def _known(kind: str, *registries: str) -> BeforeValidator:
-    """Return a validator that accepts the names that one of the functions
-    ``registries`` (module:name) returns.
+    """Return a validator that accepts the names in some registries.
+
+    Each of ``registries`` is a function, written module:name, that returns names.
 
     The last function returns all names. A function is called only if those before it do
     not return the name.
@@ -223,8 +224,10 @@ Levels = Annotated[
     | Annotated[dict[Text, Settings], _LevelCount, Tag("[levels]")],
     Discriminator(lambda value: "[levels]" if isinstance(value, dict) else "[values]"),
 ]
-"""Levels of a factor: the values of a hyper-parameter or, for a factor of another name,
-settings by level name.
+"""Levels of a factor.
+
+They are values of a hyper-parameter or, for a factor of another name, settings by level
+name.
 """
 GridBlock = Annotated[dict[Text, Levels], Field(min_length=1)]
 """One block of a grid: factors, all of whose levels are combined."""
@@ -247,8 +250,9 @@ def _whole_above_one(gpus: float) -> float:
 
 
 class ResourceRequest(_Model):
-    """Resources that one trial requests; ``gpus`` is ignored if no node of the cluster
-    has a GPU.
+    """Resources that one trial requests.
+
+    ``gpus`` is ignored if no node of the cluster has a GPU.
 
     With several GPUs, each one computes a part of every batch
     (docs/decisions/0019-several-gpus.md).
@@ -260,8 +264,9 @@ class ResourceRequest(_Model):
 
 
 class SuccessiveHalving(_Model):
-    """Early stopping by successive halving: at certain epochs (rungs), only the best
-    ``1 / eta`` trials continue.
+    """Early stopping by successive halving.
+
+    At certain epochs (rungs), only the best ``1 / eta`` trials continue.
 
     As in ASHA (Li et al., 2020, "A System for Massively Parallel Hyperparameter
     Tuning"), a trial never waits: it is compared with all trials of its search that
@@ -271,17 +276,20 @@ class SuccessiveHalving(_Model):
     """
 
     eta: Annotated[float, Field(ge=1.01)] = 2.0
-    """Reduction factor: a trial continues if it is among the best ceil(n / eta) of n
-    trials at a rung.
+    """Reduction factor.
+
+    A trial continues if it is among the best ceil(n / eta) of n trials at a rung.
     """
     min_epochs: Annotated[int, Field(ge=1)] = 2
-    """Epoch of the first rung; each further rung is at ``eta`` times the epoch of the
-    one before it.
+    """Epoch of the first rung.
+
+    Each further rung is at ``eta`` times the epoch of the one before it.
     """
 
     def rungs(self, epochs: int) -> list[int]:
-        """Return the epochs of all rungs before the last of ``epochs`` epochs,
-        ascending, e.g. [2, 4, 8] for 10.
+        """Return the epochs of all rungs before the last epoch, ascending.
+
+        An example is [2, 4, 8] for 10 ``epochs``.
         """
         rungs = []
         epoch = float(self.min_epochs)
@@ -293,8 +301,9 @@ class SuccessiveHalving(_Model):
     def stops(
         self, scores: Sequence[float], epochs: int, rivals: Iterable[Sequence[float]]
     ) -> bool:
-        """Return whether a trial must stop now; False if the current epoch is not a
-        rung.
+        """Return whether a trial must stop now.
+
+        False if the current epoch is not a rung.
 
         Args:
             scores: validation scores of the trial, one per epoch so far; lower is
@@ -312,8 +321,9 @@ class SuccessiveHalving(_Model):
 
 
 class Layer(_Model):
-    """Values that a sweep file sets for some of its trials; `SweepSpec.layers` gives
-    the precedence.
+    """Values that a sweep file sets for some of its trials.
+
+    `SweepSpec.layers` gives the precedence.
     """
 
     settings: Settings = {}
@@ -330,8 +340,9 @@ class TaskLayer(Layer):
 
 
 class Budget(_Model):
-    """How many trials and seeds a sweep runs; named e.g. ``quick`` (a first look) or
-    ``full`` (for a leaderboard).
+    """How many trials and seeds a sweep runs.
+
+    Named e.g. ``quick`` (a first look) or ``full`` (for a leaderboard).
     """
 
     search_trials: NumTrials = 0
@@ -342,8 +353,9 @@ class Budget(_Model):
     confirm_seeds: Annotated[
         list[Seed], Field(min_length=1), AfterValidator(_distinct)
     ] = [1, 2, 3]
-    """Seeds of confirm trials, which rerun the best configuration and score it on test;
-    none is `SweepFile.seed`.
+    """Seeds of confirm trials, which rerun the best configuration and score it on test.
+
+    None is `SweepFile.seed`.
     """
     methods: list[MethodChoice] | None = None
     settings: Settings = {}
@@ -354,45 +366,54 @@ class SweepFile(_Model):
     """The content of a sweep file; the fields are its top-level keys."""
 
     extends: str | None = None
-    """Sweep file that gives all values not set here: name of a shipped sweep, or path
-    relative to this file.
+    """Sweep file that gives all values not set here.
+
+    The name of a shipped sweep, or a path relative to this file.
     """
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     benchmark: Text
     protocol: Protocol = Protocol.HELD_OUT
     methods: Annotated[list[MethodChoice], Field(min_length=1)]
-    """Names of methods; ``field`` stands for all methods whose `Recipe.variant` is
-    False.
+    """Names of methods.
+
+    ``field`` stands for all methods whose `Recipe.variant` is False.
     """
     baselines: list[MethodChoice] = []
-    """Names of methods that run after ``methods``, each on those tasks alone that it
-    can adapt to.
+    """Names of methods that run after ``methods``.
+
+    Each runs on those tasks alone that it can adapt to.
     """
     tasks: Literal["all"] | Annotated[list[TaskName], Field(min_length=1)] = "all"
     bodies: dict[ModalityName, Text] = {}
-    """Body by modality of the task (``sequence`` or ``image``), instead of the task's
-    default.
+    """Body by modality of the task (``sequence`` or ``image``).
+
+    It replaces the task's default.
     """
     sources: Annotated[dict[ModalityName, SourceName], AfterValidator(_suitable)] = {}
-    """Alignment source by modality of the body, used where ``align.source`` is empty
-    instead of the default source.
+    """Alignment source by modality of the body, used where ``align.source`` is empty.
+
+    It replaces the default source.
     """
     resources: ResourceRequest = ResourceRequest()
     seed: Seed = 0
     """Seed of all search trials, and of the samplers that suggest hyper-parameters."""
     parallel: Annotated[int, Field(ge=1, le=MAX_PARALLEL)] | None = None
-    """Largest number of search trials of one (task, method) that run at the same time;
+    """Largest number of search trials of one (task, method) that run at the same time.
+
     None: as many as the cluster has room for. In a deterministic sweep, that many are
     suggested together (None: 1), and the next when all have ended.
     """
     order: Literal["longest", "tasks"] = "longest"
-    """Which trials start first: those of the longest search, so that no worker is idle
-    at the end; or ``tasks``: those of one task after another, in the order of
-    ``tasks``, so that a leaderboard soon has whole rows.
+    """Which trials start first.
+
+    By default those of the longest search, so that no worker is idle at the end. With
+    ``tasks``, those of one task after another, in the order of ``tasks``, so that a
+    leaderboard soon has whole rows.
     """
     deterministic: bool = False
-    """Whether a trial gives the same scores on every run, on CPUs bit for bit. It then
-    uses one thread, reproducible kernels and full precision, and is slower.
+    """Whether a trial gives the same scores on every run, on CPUs bit for bit.
+
+    It then uses one thread, reproducible kernels and full precision, and is slower.
     """
     early_stopping: SuccessiveHalving | None = SuccessiveHalving()
     settings: Settings = {}
@@ -401,15 +422,17 @@ class SweepFile(_Model):
     For a hyper-parameter in ``space`` it is the value of the first search trial.
     """
     published: bool = False
-    """Whether each task's published configuration (`orca_ray.sweep.plan.spec`)
-    overrides ``settings``. The values that the file sets for a method, a task or a
-    budget override it in turn.
+    """Whether each task's published configuration overrides ``settings``.
+
+    See `orca_ray.sweep.plan.spec`. The values that the file sets for a method, a task
+    or a budget override it in turn.
     """
     space: Space = {}
     grid: GridSpec | None = None
-    """Factors whose levels are all combined instead of a search: each (task, method)
-    runs all cells with all confirm seeds. The values of a cell override all other
-    settings. A list has several such blocks; equal cells run once.
+    """Factors whose levels are all combined instead of a search.
+
+    Each (task, method) runs all cells with all confirm seeds. The values of a cell
+    override all other settings. A list has several such blocks; equal cells run once.
     """
     per_task: dict[TaskName, TaskLayer] = {}
     per_method: dict[MethodName, Layer] = {}

@@ -1,5 +1,4 @@
-"""A sweep that can be planned: a validated sweep file, one of its budgets, and values
-from the command line.
+"""A sweep that can be planned: file, budget, and values of the command line.
 
 With ``published: true``, the first trial of a search is the tuned configuration that
 ORCA's authors published for the task, from the configuration files of
@@ -41,6 +40,7 @@ MAX_SEEDS = 9_999
 """Largest value of ``--seeds``, the number of confirm seeds."""
 _MAX_TOKENS = {"PDE-Burgers": 512}
 """Largest number of tokens, where the reference's code does not use the configured one.
+
 For Burgers' equation 128 tokens are configured for 256 points, i.e. patches of two; the
 code reads 1024 points, which makes 512 patches.
 """
@@ -49,8 +49,9 @@ _OPTIONS = tables("orca_ray.sweep.plan", "reference_options.toml")
 
 @dataclass(frozen=True)
 class Overrides:
-    """Values from the command line, which replace those of the sweep file; None leaves
-    the file's value.
+    """Values from the command line, which replace those of the sweep file.
+
+    None leaves the file's value.
     """
 
     tasks: Sequence[str] | None = None
@@ -58,8 +59,9 @@ class Overrides:
     body: str | None = None
     protocol: str | None = None
     trials: int | None = None
-    """Search trials per (task, method). 1: no search; the first configuration runs with
-    one seed (or ``seeds``).
+    """Search trials per (task, method). 1: no search.
+
+    The first configuration runs with one seed (or ``seeds``).
     """
     seeds: int | None = None
     """Number of confirm trials per (task, method), each with its own seed."""
@@ -69,8 +71,9 @@ class Overrides:
 
 @dataclass(frozen=True)
 class SweepSpec:
-    """A sweep file, the chosen budget, and the values from the command line, which win
-    over both.
+    """A sweep file, the chosen budget, and the values from the command line.
+
+    The values from the command line win over both.
     """
 
     file: SweepFile
@@ -82,22 +85,25 @@ class SweepSpec:
 
     @property
     def protocol(self) -> str:
-        """Split that selects epochs and hyper-parameters: ``held-out`` (validation) or
-        ``paper`` (test).
+        """Protocol: which split selects epochs and hyper-parameters.
+
+        ``held-out`` (validation) or ``paper`` (test).
         """
         return self.overrides.protocol or self.file.protocol.value
 
     @property
     def deterministic(self) -> bool:
-        """Whether a trial must give the same scores on every run (see
-        docs/decisions/0005-deterministic.md).
+        """Whether a trial must give the same scores on every run.
+
+        See docs/decisions/0005-deterministic.md.
         """
         return self.overrides.deterministic or self.file.deterministic
 
     @property
     def sweep_id(self) -> str:
-        """Name under which records are stored, e.g. ``pocket/quick`` (sweep file and
-        budget).
+        """Name under which records are stored: sweep file and budget.
+
+        An example is ``pocket/quick``.
 
         ``--trials`` and determinism add a suffix, as in
         ``pocket/quick-trials1-deterministic``, to separate records.
@@ -107,8 +113,9 @@ class SweepSpec:
         )
 
     def is_variant(self, sweep_id: str) -> bool:
-        """Return whether ``sweep_id`` is the id of this sweep with another number of
-        search trials (``--trials``).
+        """Return whether ``sweep_id`` names a variant of this sweep.
+
+        A variant has another number of search trials (``--trials``).
         """
         match = re.search(
             r"-trials\d+", sweep_id.removeprefix(f"{self.file.name}/{self.budget_name}")
@@ -124,8 +131,9 @@ class SweepSpec:
 
     @property
     def confirm_seeds(self) -> tuple[int, ...]:
-        """Seeds of the confirm trials, which rerun the best configuration of a search
-        and are scored on test.
+        """Seeds of the confirm trials.
+
+        They rerun the best configuration of a search and are scored on test.
         """
         seeds = self.budget.confirm_seeds
         if (
@@ -148,8 +156,9 @@ class SweepSpec:
 
     @property
     def pairs(self) -> list[tuple[str, str]]:
-        """The pairs (task, method) to run: all, except those of a baseline and a task
-        that it cannot adapt to.
+        """The pairs (task, method) to run.
+
+        All, except those of a baseline and a task that it cannot adapt to.
         """
         fitting = expand(self.file.baselines)
         return [
@@ -159,8 +168,9 @@ class SweepSpec:
         ]
 
     def layers(self, task: str, method: str) -> list[Layer]:
-        """Return the blocks of values that apply to one (task, method), from lowest to
-        highest precedence.
+        """Return the blocks of values that apply to one (task, method).
+
+        From lowest to highest precedence.
 
         These are: the file's top-level values, the task's published configuration (if
             the file uses it), then the
@@ -205,8 +215,9 @@ class SweepSpec:
         ][-1]
 
     def settings(self, task: str, method: str) -> dict[str, Scalar]:
-        """Return the hyper-parameters that `layers` set for one (task, method); later
-        layers override earlier ones.
+        """Return the hyper-parameters that `layers` set for one (task, method).
+
+        Later layers override earlier ones.
         """
         return {
             name: value
@@ -217,15 +228,17 @@ class SweepSpec:
     def hyperparameters(
         self, task: str, method: str, values: Mapping[str, Scalar] | None = None
     ) -> dict[str, Scalar]:
-        """Return all hyper-parameters of a trial of one (task, method): `settings`,
-        overridden by ``values``.
+        """Return all hyper-parameters of a trial of one (task, method).
+
+        They are `settings`, overridden by ``values``.
         """
         resolved = resolve(method, {**self.settings(task, method), **(values or {})})
         return relevant(resolved, method, self.space(task, method))
 
     def space(self, task: str, method: str) -> dict[str, Dimension]:
-        """Return the search space of one (task, method) by hyper-parameter; later
-        `layers` override earlier ones.
+        """Return the search space of one (task, method) by hyper-parameter.
+
+        Later `layers` override earlier ones.
         """
         return {
             name: value
@@ -270,8 +283,9 @@ class SweepSpec:
 def resolve_spec(
     file: SweepFile, budget: str | None, overrides: Overrides
 ) -> SweepSpec:
-    """Combine a sweep file with one of its budgets (None: the file's default) and with
-    ``overrides``.
+    """Combine a sweep file with one of its budgets and with ``overrides``.
+
+    Without a ``budget``, the file's default counts.
 
     Raises UserError for an unknown budget, task, method or protocol, a method that
     cannot adapt to one of the tasks, a number out of range, a body name with control
@@ -355,8 +369,9 @@ def resolve_spec(
 def published_settings(
     task: str, *, paper: tuple[str, str] | None = None
 ) -> dict[str, Scalar]:
-    """Return a task's published configuration as hyper-parameters; empty if the
-    reference has none for the task.
+    """Return a task's published configuration as hyper-parameters.
+
+    Empty if the reference has none for the task.
 
     Under the protocol ``paper``, pass the names of the method and of the body as
     ``paper``: the result then contains ``align.source``, the paper's source for the
@@ -386,8 +401,9 @@ def published_settings(
 
 
 def reference_row(task: str) -> Mapping[str, str] | None:
-    """Return the row of a task in ``reference_hyperparameters.csv`` as texts by column
-    name; None if it has none.
+    """Return the row of a task in ``reference_hyperparameters.csv``.
+
+    Texts by column name; None if the file has no row of the task.
     """
     return _rows().get(task.replace("pdebench_generated/", "pdebench/"))
 

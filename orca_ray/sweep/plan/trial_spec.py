@@ -18,8 +18,9 @@ from orca_ray.process import NodeResources
 from orca_ray.sweep.plan.schema import Scalar
 
 Phase = Literal["search", "confirm"]
-"""Search trials try configurations; confirm trials, scored on test, rerun the best one
-or the cells of a grid.
+"""Search trials try configurations.
+
+Confirm trials, scored on test, rerun the best one or the cells of a grid.
 """
 
 
@@ -68,33 +69,38 @@ class TrialSpec:
     data_fingerprint: str
     phase: Phase
     epochs: int
-    """Number of refine epochs, as in ``hyperparameters``; progress and early stopping
-    read it here.
+    """Number of refine epochs, as in ``hyperparameters``.
+
+    Progress and early stopping read it here.
     """
     resources: Resources = field(default_factory=Resources)
     halvings: int = 0
     """How often the micro-batch is halved, because memory ran out in earlier attempts.
     """
     replaced_source: str = ""
-    """The paper's alignment source if ``align.source`` replaces it, because it could
-    not be fetched; else "".
+    """The paper's alignment source if ``align.source`` replaces it, else "".
+
+    It is replaced if it could not be fetched.
     """
     deterministic: bool = False
-    """Whether the trial must give the same scores on every run; see
-    docs/decisions/0005-deterministic.md.
+    """Whether the trial must give the same scores on every run.
+
+    See docs/decisions/0005-deterministic.md.
     """
 
     @property
     def threads(self) -> int:
-        """Number of PyTorch's intra-op threads of all ranks together; fixed, as the
-        rounding of sums depends on it.
+        """Number of PyTorch's intra-op threads of all ranks together.
+
+        Fixed, as the rounding of sums depends on it.
         """
         return 1 if self.deterministic else max(1, int(self.resources.cpus))
 
     @cached_property
     def key(self) -> str:
-        """20 hexadecimal digits: a hash of everything that decides the scores, equal in
-        all processes and machines.
+        """Hash of everything that decides the scores: 20 hexadecimal digits.
+
+        It is equal in all processes and on all machines.
         """
         identity: dict[str, Any] = {
             "task": self.task,
@@ -125,15 +131,17 @@ _trial_adapter = TypeAdapter(TrialSpec)
 
 
 def canonical_json(value: object) -> str:
-    """Serialise ``value`` as JSON with sorted keys and no spaces, so that equal values
-    give equal text.
+    """Serialise ``value`` as JSON with sorted keys and no spaces.
+
+    Equal values give equal text.
     """
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def stable_seed(*parts: object) -> int:
-    """Return a 32-bit seed that depends only on ``parts`` (names and numbers), not on
-    the machine or process.
+    """Return a 32-bit seed that depends only on ``parts`` (names and numbers).
+
+    It does not depend on the machine or process.
     """
     return int.from_bytes(
         hashlib.sha256(canonical_json(parts).encode()).digest()[:4], "big"

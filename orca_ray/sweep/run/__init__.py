@@ -1,3 +1,1 @@
-"""Running planned trials: the driver, the controller that decides what runs next, and
-what it knows and records.
-"""
+"""Running planned trials: driver, controller, placement, retries, recorder."""

@@ -50,8 +50,9 @@ class Control:
         self.time_over = False
         """Whether the sweep ends because of its deadline."""
         self.retries = list(lease.retried) if lease else []
-        """Requests to run failed trials again that stay in the store, because some of
-        these trials have not ended.
+        """Requests to run failed trials again that stay in the store.
+
+        Some of their trials have not ended.
         """
         self._lease = lease
         self._emit = emit
@@ -69,8 +70,9 @@ class Control:
         }
 
     def tick(self) -> bool:
-        """Apply new requests, publish the live state and return True; if called again
-        within a second, return False.
+        """Apply new requests, publish the live state and return True.
+
+        If called again within a second, return False.
 
         Raises UserError if another driver has taken over the sweep.
         """
@@ -94,8 +96,9 @@ class Control:
         return True
 
     def forget_retries(self) -> None:
-        """Delete the requests in `retries` from the store; call it when their trials
-        have ended.
+        """Delete the requests in `retries` from the store.
+
+        Call it when their trials have ended.
         """
         if self._lease is not None:
             self._lease.carried_out(self.retries)

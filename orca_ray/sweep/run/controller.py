@@ -1,5 +1,6 @@
-"""Decides which trial runs next and which one stops early, and stores the records;
-executors run the trials.
+"""Decides which trial runs next and which one stops early, and stores the records.
+
+Executors run the trials.
 
 One thread calls the controller; docs/way-of-a-trial.md says which, and what the other
 threads of the driver do.
@@ -34,9 +35,7 @@ from orca_ray.sweep.worker.staging import Stager
 
 
 class SweepController:
-    """Controller of a sweep: chooses trials one at a time, and writes a record for each
-    trial that ends.
-    """
+    """Controller of a sweep: chooses trials one at a time, and records them."""
 
     def __init__(
         self,
@@ -84,9 +83,7 @@ class SweepController:
         """
         self._durations = Durations(trial_seconds or {})
         self.trials: dict[str, TrialState] = {}
-        """Trials that have not ended and have been suggested or planned to start, by
-        key.
-        """
+        """Trials that were suggested or planned to start and have not ended, by key."""
         self.in_flight = Counter[Resources]()  # trials that the executor has
         self._waiting: dict[
             str, TrialState
@@ -95,8 +92,9 @@ class SweepController:
         self.failures = FailureLedger()
         """Decides which failed trials run again, and on which nodes trials may run."""
         self.placement = Placement()
-        """Decides which resources a trial gets, and whether it may start now; executors
-        set their own.
+        """Decides which resources a trial gets, and whether it may start now.
+
+        Executors set their own.
         """
         self._num_ran = 0
         self._began = time.monotonic()
@@ -114,15 +112,17 @@ class SweepController:
 
     @property
     def done(self) -> bool:
-        """Whether all trials of the sweep have ended, except those of tasks that cannot
-        be staged.
+        """Whether all trials of the sweep have ended.
+
+        Trials of tasks that cannot be staged do not count.
         """
         return not self.trials and not self.searches.unfinished_tasks
 
     @property
     def pausing(self) -> bool:
-        """Whether trials will start later: a user paused the sweep, or trials wait for
-        room or another attempt.
+        """Whether trials will start later.
+
+        A user paused the sweep, or trials wait for room or another attempt.
         """
         return (
             bool(self.control.paused or self._waiting)
@@ -172,16 +172,18 @@ class SweepController:
                 self.control.forget_retries()
 
     def close(self) -> None:
-        """Write all waiting rows; call it at the end of the sweep, also after an
-        exception.
+        """Write all waiting rows.
+
+        Call it at the end of the sweep, also after an exception.
         """
         self._recorder.close(self.trials.values())
         if not self.searches.retrying:
             self.control.forget_retries()
 
     def started(self, key: str) -> None:
-        """Set the start time of a trial, which may have waited for resources, and emit
-        `TrialStarted`.
+        """Set the start time of a trial and emit `TrialStarted`.
+
+        The trial may have waited for resources.
         """
         item = self.trials[key]
         item.placed = True
@@ -208,8 +210,9 @@ class SweepController:
         log: str = "",
         node: str = "",
     ) -> bool:
-        """Add epochs to the curve of a running trial; return True if it must stop early
-        or a user has cancelled it.
+        """Add epochs to the curve of a running trial.
+
+        Return True if it must stop early or a user has cancelled it.
 
         Epochs reported before are skipped. ``log`` is what the worker logged since its
         last report, ``node`` the host name of the worker's machine.
@@ -234,16 +237,18 @@ class SweepController:
         return key in self.control.cancelled
 
     def observe(self, key: str, report: TrialReport, node: str = "") -> None:
-        """Note the memory that a trial reports and, unless it failed, that the node
-        with the id ``node`` works.
+        """Note the memory that a trial reports.
+
+        Unless it failed, note also that the node with the id ``node`` works.
         """
         self.placement.learn(self.trials[key].trial, report)
         if not (report.status and report.status.failed):
             self.failures.works(node, ended=report.done)
 
     def ended(self, key: str, report: TrialReport, node: str = "") -> Record | None:
-        """Store and return the record of a trial that ended on ``node``; None if the
-        trial failed and runs again.
+        """Store and return the record of a trial that ended on ``node``.
+
+        None if the trial failed and runs again.
         """
         self.observe(key, report, node)
         if report.status is not None and report.status in CAUSES:
@@ -257,8 +262,9 @@ class SweepController:
     def failed(
         self, key: str, failure: Failure, report: TrialReport | None = None
     ) -> Record | None:
-        """Queue the next attempt at a trial, and return None; after the last attempt,
-        store and return the record.
+        """Queue the next attempt at a trial, and return None.
+
+        After the last attempt, store and return the record.
 
         ``report`` is the last report of the worker, if the worker reported the failure.
         The next attempt resumes from the trial's last checkpoint.
@@ -297,8 +303,9 @@ class SweepController:
         return None
 
     def finish(self, key: str, report: TrialReport) -> Record:
-        """Store and return the record of the trial ``key``, which ended with
-        ``report``, and inform its search.
+        """Store and return the record of the trial ``key``, and inform its search.
+
+        The trial ended with ``report``.
 
         The record is durable within seconds (`Recorder`), and the trial's checkpoint is
         deleted only then.
@@ -325,8 +332,9 @@ class SweepController:
         return record
 
     def retry(self, key: str = "") -> int:
-        """Run the failed trial ``key`` (empty: all failed trials) again, and return how
-        many will run again.
+        """Run the failed trial ``key`` again, and return how many will run again.
+
+        An empty ``key`` stands for all failed trials.
         """
         self._recorder.flush()
         if number := self.searches.retry(key, list(self.trials)):
@@ -340,8 +348,9 @@ class SweepController:
         return number
 
     def seconds_left(self) -> float | None:
-        """Return the estimated seconds until the sweep is done; None until a trial has
-        completed in this run.
+        """Return the estimated seconds until the sweep is done.
+
+        None until a trial has completed in this run.
         """
         seconds = self._durations.of_remaining(self.searches)
         return (
@@ -351,8 +360,9 @@ class SweepController:
         )
 
     def demand(self) -> Counter[Resources]:
-        """Return how many trials could run at the same time if there were room for all,
-        by resources of a trial.
+        """Return how many trials could run at the same time if there were room for all.
+
+        By resources of a trial.
         """
         found: Counter[Resources] = Counter()
         if self.control.paused or self.control.stopping:
@@ -393,8 +403,9 @@ class SweepController:
         )
 
     def tidy(self) -> None:
-        """Write all rows, compact the store, and delete the checkpoints of trials that
-        have ended or will not go on.
+        """Write all rows, compact the store, and delete checkpoints.
+
+        They are those of trials that have ended or will not go on.
         """
         self.close()
         done = {
@@ -408,8 +419,9 @@ class SweepController:
         )
 
     def _live_state(self) -> LiveState:
-        """Return the state of the sweep that its store publishes; trials with a worker
-        come first.
+        """Return the state of the sweep that its store publishes.
+
+        Trials with a worker come first.
         """
         trials = sorted(self.trials.values(), key=lambda item: not item.placed)
         return LiveState(
@@ -446,8 +458,9 @@ class SweepController:
         return None
 
     def _by_priority(self) -> list[TrialSource]:
-        """Return the searches whose data are staged: in the order of their tasks if the
-        sweep file says so, and the most urgent first.
+        """Return the searches whose data are staged, the most urgent first.
+
+        If the sweep file says so, they are first of all in the order of their tasks.
         """
         tasks = self.searches.tasks_staged
         ready = [
@@ -482,8 +495,9 @@ class SweepController:
         return not 0 < capacity <= self.in_flight[resources]
 
     def _take_from(self, search: TrialSource) -> TrialState | None:
-        """Take the next trial of a search, and let it wait for its start; None if no
-        trial can start.
+        """Take the next trial of a search, and let it wait for its start.
+
+        None if no trial can start.
         """
         trial = search.take()
         if trial is None:
@@ -502,8 +516,9 @@ class SweepController:
         return item
 
     def _room(self) -> Callable[[Resources], bool]:
-        """Return a function that says whether a trial with some resources may start; it
-        is valid until one starts.
+        """Return a function that says whether a trial with some resources may start.
+
+        It is valid until one starts.
         """
         long_ago = self.failures.now() - PATIENCE_SECONDS
         late = takewhile(
@@ -523,14 +538,16 @@ class SweepController:
         return item
 
     def _usual_resources(self, plan: SearchPlan) -> Resources:
-        """Return the resources that the next trial of a plan gets, unless its batch
-        size changes them.
+        """Return the resources that the next trial of a plan gets.
+
+        A changed batch size changes them.
         """
         return self.placement.resources(plan.usual_trial, FailuresOfTrial())
 
     def _starts(self, item: TrialState, admits: Callable[[Resources], bool]) -> bool:
-        """Hand a waiting trial out, with the resources it gets now, if there is room;
-        return whether there was.
+        """Hand a waiting trial out, with the resources it gets now, if there is room.
+
+        Return whether there was.
         """
         failures = self.failures.of(item.trial.key)
         resources = self.placement.resources(item.trial, failures)
@@ -545,8 +562,9 @@ class SweepController:
         return True
 
     def _take_staged(self, *, idle: bool) -> bool:
-        """Open the searches of tasks that were staged since the last call; return
-        whether any were.
+        """Open the searches of tasks that were staged since the last call.
+
+        Return whether any were.
         """
         found = [] if self.stager is None else self.stager.poll(idle=idle)
         for staged in found:

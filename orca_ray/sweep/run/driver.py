@@ -1,6 +1,4 @@
-"""Run a whole sweep: plan it, stage its data on the nodes, run the trials, and store
-their records.
-"""
+"""Run a whole sweep: plan, stage data, run trials, and store their records."""
 
 import contextlib
 import logging
@@ -54,8 +52,9 @@ def run_sweep(
     deadline: float = math.inf,
     make_sources: MakeSources = make_searches,
 ) -> events.Summary:
-    """Run the trials of a sweep that have no record yet, and return a summary; the same
-    call continues a sweep.
+    """Run the trials of a sweep that have no record yet, and return a summary.
+
+    The same call continues a sweep.
 
     Args:
         spec: the sweep.
@@ -155,8 +154,9 @@ def run_sweep(
 def start(
     controller: SweepController, engine: Executor, stager: Stager, emit: events.Listener
 ) -> None:
-    """Wait until a task is staged or all have failed, give the stager to the
-    controller, and announce the sweep.
+    """Wait until a task is staged or all have failed, and announce the sweep.
+
+    The controller gets the stager.
 
     Raises UserError if no task can be staged and no trial has ended in an earlier run.
     """
@@ -178,8 +178,9 @@ def start(
 def staging_requests(
     searches: Sequence[SearchPlan], tasks: Collection[str]
 ) -> list[StagingRequest]:
-    """Return a request for each of ``tasks`` that has a search: for its data, and its
-    searches' bodies and sources.
+    """Return a staging request for each of ``tasks`` that has a search.
+
+    It is for the data of the task, and the bodies and sources of its searches.
     """
     requests = []
     for task in dict.fromkeys(
@@ -211,8 +212,9 @@ def wait_for_room(
     needs_gpus: bool = False,
     sleep: Callable[[float], None] = time.sleep,
 ) -> bool:
-    """Wait until every trial of a sweep fits on a node of the cluster; return whether
-    trials get GPUs.
+    """Wait until every trial of a sweep fits on a node of the cluster.
+
+    Return whether trials get GPUs.
 
     ``nodes`` are the present nodes. During the wait, an autoscaler is asked for room
     for one trial of each (task, method), with its GPUs. Unless ``needs_gpus``, trials

@@ -1,5 +1,6 @@
-"""Events that a running sweep sends to its listener, e.g. to the progress table of the
-command line.
+"""Events that a running sweep sends to its listener.
+
+The progress table of the command line is such a listener.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,8 +24,9 @@ class SweepStarted(NamedTuple):
 
 
 class TaskStaged(NamedTuple):
-    """Event: the data of a task are on a node, and its trials can start; ``rows``
-    include trials of earlier runs.
+    """Event: the data of a task are on a node, and its trials can start.
+
+    ``rows`` include trials of earlier runs.
     """
 
     rows: tuple[Row, ...]
@@ -67,16 +69,18 @@ class TrialFinished(NamedTuple):
 
 
 class TimeLeft(NamedTuple):
-    """Event: estimate of the seconds until the sweep is done; sent about once a second,
-    once a trial has completed.
+    """Event: estimate of the seconds until the sweep is done.
+
+    Sent about once a second, once a trial has completed.
     """
 
     seconds: float
 
 
 class Message(NamedTuple):
-    """Event: a line of text for the user, about a download or a trial that is run
-    again.
+    """Event: a line of text for the user.
+
+    E.g. about a download or a trial that is run again.
     """
 
     text: str
@@ -103,27 +107,28 @@ class Summary:
     """Whether the sweep was interrupted by its deadline, and not by a user."""
     seconds: float = 0.0
     unfinished: tuple[str, ...] = ()
-    """Lines "task method: reason" for each (task, method) without a test score: no
-    data, or its trials failed.
+    """Lines "task method: reason" for each (task, method) without a test score.
+
+    It has no data, or its trials failed.
     """
     deterministic: bool = False
     aligned: int = 0
     """Number of trials with an align stage."""
     reused: int = 0
-    """Number of trials, among ``aligned``, whose aligned embedder was computed by
-    another trial.
-    """
+    """Number of ``aligned`` trials that reused the alignment of another trial."""
     notes: Mapping[str, int] = field(default_factory=dict)
-    """Notes in the records, e.g. on a class that was left out, with the number of
-    trials, most frequent first.
+    """Notes in the records, with the number of trials, most frequent first.
+
+    An example is a note on a class that was left out.
     """
     quarantined: tuple[str, ...] = ()
     """Lines "node: reason" for each node that got no more trials."""
     models: Mapping[str, str] = field(default_factory=dict)
     """Path or URI of the best model of each task, if models are kept."""
     missing_models: Mapping[str, str] = field(default_factory=dict)
-    """Task of each trial whose model should have been kept and is not in the store, by
-    the trial's key.
+    """Task of each trial whose model should be in the store and is not.
+
+    By the trial's key.
     """
 
     @property

@@ -1,6 +1,4 @@
-"""The interface of executors, which run the trials of a sweep, and the executor that
-runs them in this process.
-"""
+"""The interface of executors, which run the trials of a sweep."""
 
 import logging
 from abc import ABC, abstractmethod
@@ -26,9 +24,10 @@ class ExecutorOptions:
     time: TimeLimits = field(default_factory=TimeLimits)
     """Time limits of a trial. The inline executor has none."""
     gpus_per_trial: float | Literal["auto"] | None = None
-    """Number of GPUs of each trial, for which trials wait. ``auto``: by the measured
-    memory of earlier trials; None: as the sweep file says; with ``auto`` and None,
-    trials use a CPU if no node has a GPU.
+    """Number of GPUs of each trial, for which trials wait.
+
+    ``auto``: by the measured memory of earlier trials; None: as the sweep file says;
+    with ``auto`` and None, trials use a CPU if no node has a GPU.
     """
 
     @property
@@ -38,8 +37,9 @@ class ExecutorOptions:
 
 
 class Executor(AbstractContextManager["Executor"], ABC):
-    """Base class of executors, which run the trials that a `SweepController` chooses,
-    and report progress to it.
+    """Base class of executors, which run the trials that a `SweepController` chooses.
+
+    They report progress to the controller.
 
     Use it as a context manager in one thread: call ``open`` once, then ``run`` once.
     Leaving the context ends all processes that the executor started, even after an
@@ -49,7 +49,8 @@ class Executor(AbstractContextManager["Executor"], ABC):
     name: str
     """Name of the executor in records and on the command line."""
     where: str = ""
-    """Where trials run, for users, e.g. "Ray cluster at 10.0.0.1:6379, 3 node(s), ...";
+    """Where trials run, for users, e.g. "Ray cluster at 10.0.0.1:6379, 3 node(s), ...".
+
     ``open`` sets it.
     """
     grows: bool = False
@@ -57,13 +58,15 @@ class Executor(AbstractContextManager["Executor"], ABC):
 
     @abstractmethod
     def open(self, address: str | None) -> list[NodeResources]:
-        """Join the cluster at ``address``, or start one if it is None; return its
-        nodes. UserError if that fails.
+        """Join the cluster at ``address``, or start one if it is None.
+
+        Return its nodes. UserError if that fails.
         """
 
     def open_early(self, address: str | None) -> None:
-        """Begin what ``open`` does in another thread, if it takes seconds; ``open``
-        then waits for it.
+        """Begin what ``open`` does in another thread, if it takes seconds.
+
+        ``open`` then waits for it.
         """
         return
 
@@ -72,8 +75,9 @@ class Executor(AbstractContextManager["Executor"], ABC):
         return [this_node()]
 
     def announce(self, demand: Mapping[Resources, int]) -> None:
-        """Tell the cluster's autoscaler, if there is one, how many trials with which
-        resources could run now.
+        """Inform the cluster's autoscaler, if there is one, how many trials could run.
+
+        ``demand`` has the number of trials by their resources.
         """
 
     def stager(
@@ -82,14 +86,16 @@ class Executor(AbstractContextManager["Executor"], ABC):
         settings: WorkerSettings,
         progress: Callable[[str], None],
     ) -> Stager:
-        """Return a stager that stages ``requests`` on the nodes and passes lines of
-        text about it to ``progress``.
+        """Return a stager that stages ``requests`` on the nodes.
+
+        It passes lines of text to ``progress``.
         """
         return InlineStager(requests, settings.staging, progress)
 
     def first_staged(self, stager: Stager) -> list[Staged]:
-        """Wait until a task is staged or all have failed; return the tasks staged or
-        failed so far (`Stager.first`).
+        """Wait until a task is staged or all have failed.
+
+        Return the tasks staged or failed so far (`Stager.first`).
         """
         return stager.first()
 
@@ -100,8 +106,9 @@ class Executor(AbstractContextManager["Executor"], ABC):
         settings: WorkerSettings,
         options: ExecutorOptions,
     ) -> bool:
-        """Run trials until all have ended; return True if Ctrl-C or a request to stop
-        ended the run before that.
+        """Run trials until all have ended.
+
+        Return True if Ctrl-C or a request to stop ended the run before that.
         """
 
     def close(self) -> None:

@@ -1,6 +1,4 @@
-"""Which resources a trial gets and whether it may start now, from the nodes that the
-cluster has at the moment.
-"""
+"""Which resources a trial gets, and whether it may start now."""
 
 import json
 import math
@@ -20,22 +18,25 @@ from orca_ray.training.sample_cost import CONTEXT_MIB
 SHARES = (0.125, 0.25, 0.5, 1.0)
 """Fractions of a GPU; each divides the next, so that trials fill a GPU without gaps."""
 MARGIN = 1.2
-"""GPU memory that a trial gets, relative to the measured peak: torch reserves more than
-it allocates.
+"""GPU memory that a trial gets, relative to the measured peak.
+
+torch reserves more than it allocates.
 """
 
 
 Workload = tuple[Scalar | None, ...]
-"""Properties of a trial that determine its peak GPU memory: task, method, body, batch
-size and precision.
+"""Properties of a trial that determine its peak GPU memory.
+
+They are task, method, body, batch size and precision.
 """
 
 
 def workload(
     trial: TrialSpec | Record, hyperparameters: Mapping[str, Scalar]
 ) -> Workload:
-    """Return the properties of a trial, or of a record's trial, that determine its peak
-    GPU memory.
+    """Return the properties of a trial that determine its peak GPU memory.
+
+    ``trial`` may be the record of a trial.
     """
     values = hyperparameters.get
     return (
@@ -50,29 +51,30 @@ def workload(
 REFRESH_SECONDS = 5.0
 """Seconds after which the nodes of the cluster are listed again."""
 PATIENCE_SECONDS = 300.0
-"""Seconds for which trials that need other resources may start before a trial that
-waits.
-"""
+"""Seconds for which a waiting trial lets trials with other resources start."""
 
 
 @dataclass(frozen=True)
 class GpuRequest:
-    """GPUs that each trial of one (task, method) requests and waits for, once a node of
-    the cluster has had a GPU.
+    """GPUs that each trial of one (task, method) requests.
+
+    Trials wait for them once a node of the cluster has had a GPU.
     """
 
     gpus: float
     measured: bool = False
     """Whether the measured peak memory of earlier trials replaces the request."""
     required: bool = False
-    """Whether trials request GPUs even if no node has had one, so that an autoscaler
-    adds a node.
+    """Whether trials request GPUs even if no node has had one.
+
+    An autoscaler then adds a node.
     """
 
 
 class Placement:
-    """Rules of placement on a cluster whose nodes come and go: trials start while they
-    fit; a few more wait in Ray.
+    """Rules of placement on a cluster whose nodes come and go.
+
+    Trials start while they fit; a few more wait in Ray.
 
     Without a cluster, every trial gets the resources that were planned, and may start
     at once.
@@ -130,9 +132,7 @@ class Placement:
             self._capacities.clear()
 
     def capacity(self, wanted: Resources) -> int:
-        """Return how many trials with the resources ``wanted`` fit on the nodes at a
-        time.
-        """
+        """Return how many trials with the resources ``wanted`` fit on the nodes."""
         self._refresh()
         key = (wanted, *self._quarantined)
         if key not in self._capacities:
@@ -140,8 +140,9 @@ class Placement:
         return self._capacities[key]
 
     def avoided(self, wanted: Resources, history: FailuresOfTrial) -> list[str]:
-        """Return the ids of nodes that a trial should avoid: those in quarantine, and
-        those where the trial failed.
+        """Return the ids of nodes that a trial should avoid.
+
+        They are those in quarantine, and those where the trial failed.
 
         If no other node has the resources ``wanted``, return only those in quarantine;
         [] if only these have them.
@@ -154,8 +155,7 @@ class Placement:
         return []
 
     def resources(self, trial: TrialSpec, history: FailuresOfTrial) -> Resources:
-        """Return the planned resources of a trial, with the GPUs that it gets on the
-        cluster.
+        """Return the resources of a trial: those planned, with the GPUs that it gets.
 
         These are the requested GPUs or, if requests are measured, the share of one GPU
         that holds the peak memory of earlier trials; 0 if no node has had a GPU and
@@ -226,8 +226,10 @@ class Placement:
         return max(share, self._least.get(kind, 0.0))
 
     def learn(self, trial: TrialSpec, report: TrialReport) -> None:
-        """Note from the report of a trial on at most one GPU: peak memory, the GPU's
-        memory, whether memory ran out.
+        """Note what the report of a trial says about GPU memory.
+
+        Peak, size of the GPU, and whether memory ran out; for trials on at most one
+        GPU.
         """
         if (
             not 0 < trial.resources.gpus <= 1
@@ -243,8 +245,9 @@ class Placement:
             self._learn_peak(kind, report.outcome.peak_memory_mib)
 
     def learn_record(self, record: Record) -> None:
-        """Note the peak GPU memory in the record of a trial that ran on at most one GPU
-        and did not fail.
+        """Note the peak GPU memory in the record of a trial.
+
+        Only trials on at most one GPU that did not fail count.
         """
         if (
             record.gpus
@@ -261,8 +264,9 @@ class Placement:
         self._peaks[kind] = max(peak_mib, self._peaks.get(kind, 0.0))
 
     def node_name(self, node: str) -> str:
-        """Return the host name of a node and the start of its id; without a cluster,
-        its id.
+        """Return the host name of a node and the start of its id.
+
+        Without a cluster, its id.
         """
         return (
             node

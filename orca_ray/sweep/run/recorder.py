@@ -1,5 +1,4 @@
-"""The state of the trials that have not ended, and the recorder that stores what trials
-report.
+"""The recorder, which stores what trials report, and the records that it stores.
 
 The controller owns one `TrialState` for each trial; searches and executors hold only
 keys of trials.
@@ -40,8 +39,9 @@ LOG_SECONDS = 10.0
 
 
 class Recorder:
-    """Writer of rows to the results store in batches, which deletes checkpoints of
-    trials whose records are durable.
+    """Writer of rows to the results store, in batches.
+
+    It deletes checkpoints of trials whose records are durable.
 
     Rows that are added later than `MAX_SECONDS` after the last write are written at
     once: thousands of short trials share a few files, and a sweep of long trials stores
@@ -56,8 +56,10 @@ class Recorder:
     def __init__(
         self, store: ResultsStore, sweep: str, before: Callable[[], None] | None = None
     ) -> None:
-        """Store the arguments; ``before`` is called before and after each write: if it
-        raises, the rows still wait.
+        """Store the arguments.
+
+        ``before`` is called before and after each write: if it raises, the rows still
+        wait.
         """
         self._store = store
         self._sweep = sweep
@@ -71,8 +73,9 @@ class Recorder:
         self._logged_at = time.monotonic()
 
     def add(self, **rows: Sequence[Any]) -> None:
-        """Add rows, by the names of the arguments of `ResultsStore.append`, e.g.
-        ``suggestions=[suggestion]``.
+        """Add rows, by the names of the arguments of `ResultsStore.append`.
+
+        An example is ``suggestions=[suggestion]``.
         """
         for name, values in rows.items():
             self._rows.setdefault(name, []).extend(values)
@@ -81,9 +84,7 @@ class Recorder:
         self.flush_due()
 
     def ended(self, item: TrialState, record: Record, report: TrialReport) -> None:
-        """Store a trial that has ended: record, curve, artefacts and the rest of its
-        log.
-        """
+        """Store a trial that has ended: record, curve, artefacts, rest of the log."""
         self._ended.append(record.trial_key)
         points = [
             {name: value for name, value in asdict(each).items() if name != "epochs"}
@@ -105,8 +106,9 @@ class Recorder:
         )
 
     def attempt_failed(self, item: TrialState) -> None:
-        """Store the rest of the log of a failed attempt; the next attempt has a log of
-        its own.
+        """Store the rest of the log of a failed attempt.
+
+        The next attempt has a log of its own.
         """
         self.add(logs=self._log_rows([item], ended=True))
         item.log = LogStream()
@@ -123,9 +125,7 @@ class Recorder:
             self._write()
 
     def flush(self) -> None:
-        """Write all rows now, and wait until the checkpoints of trials that have ended
-        are deleted.
-        """
+        """Write all rows now, and wait for the deletion of checkpoints."""
         self._write()
         if self._deletion is not None:  # the last one; they run one after another
             self._deletion.result()
@@ -136,8 +136,10 @@ class Recorder:
         self.flush()
 
     def tidy(self, keys: Iterable[str], done: Collection[tuple[str, str]]) -> None:
-        """Compact the store; delete the checkpoints of trials ``keys`` and of the
-        searches (task, method) ``done``.
+        """Compact the store.
+
+        Delete the checkpoints of trials ``keys`` and of the searches (task, method)
+        ``done``.
         """
         self._store.compact()
         journal = self._store.journal(self._sweep)
@@ -197,8 +199,9 @@ def make_record(
     started_at: datetime,
     **run: Any,
 ) -> Record:
-    """Build the record of a trial that has ended, from its last report and its learning
-    curve.
+    """Build the record of a trial that has ended.
+
+    It follows from the last report and the learning curve.
 
     The keyword arguments ``run`` are the fields ``executor`` and ``attempts``.
     Unreported results become None.
@@ -233,8 +236,7 @@ def make_record(
 
 
 def _outcome(report: TrialReport, curve: Sequence[EpochProgress]) -> dict[str, Any]:
-    """Return the record's fields about the result: scores, epochs, distances, durations
-    and so on.
+    """Return the record's fields about the result: scores, epochs, durations, ...
 
     For a completed trial, they are those of its last report. For other trials, best
     score, best epoch and number of epochs come from the curve: after a resumption, a

@@ -1,5 +1,6 @@
-"""Run the trial of a stored record again, and compare the results; nothing is written
-into the store.
+"""Run the trial of a stored record again, and compare the results.
+
+Nothing is written into the store.
 """
 
 import json
@@ -39,8 +40,9 @@ ENVIRONMENT = (
     "processor",
     "node",
 )
-"""Columns about software and hardware, which may explain a difference of results but do
-not count as one.
+"""Columns about software and hardware.
+
+They may explain a difference of results but do not count as one.
 """
 _REPLACED_SOURCE = re.compile(
     r"stands in for the paper's source: 'orca-sweep data fetch (\S+)'"
@@ -57,25 +59,23 @@ class Comparison:
     rule: str
     """The rule by which the scores agree or not, as a sentence."""
     differences: dict[str, tuple[Any, Any]]
-    """Results that differ, by column: the value in the record and the value in the
-    repetition.
-    """
+    """Results that differ, by column: value in the record, value in the repetition."""
     environment: dict[str, tuple[Any, Any]]
-    """Columns in `ENVIRONMENT` that differ: the value in the record and the value in
-    the repetition.
-    """
+    """Columns in `ENVIRONMENT` that differ: value in record and repetition."""
 
     @property
     def scores(self) -> tuple[float | None, float | None]:
-        """Scores of record and repetition: on test or, if test was not read, on
-        validation; None: no score.
+        """Scores of record and repetition; None: no score.
+
+        On test or, if test was not read, on validation.
         """
         return _score(self.record), _score(self.again)
 
 
 def find_record(store: ResultsStore, key: str, sweep: str | None = None) -> Record:
-    """Return the record of the trial whose key starts with ``key``; UserError unless
-    one trial of one sweep fits.
+    """Return the record of the trial whose key starts with ``key``.
+
+    UserError unless one trial of one sweep fits.
     """
     found = {
         (record.sweep, record.trial_key): record
@@ -87,8 +87,9 @@ def find_record(store: ResultsStore, key: str, sweep: str | None = None) -> Reco
 def reproduce(
     record: Record, store: ResultsStore, model: Path | None = None
 ) -> Comparison:
-    """Run the trial of ``record`` in this process and compare the results; the
-    alignment is computed, not reused.
+    """Run the trial of ``record`` in this process and compare the results.
+
+    The alignment is computed, not reused.
 
     Scores agree if they are equal bit for bit or, unless the trial is deterministic, if
     the new one is where the scores of its seeds in ``store`` say that 95 % of new seeds
@@ -188,8 +189,9 @@ def make_trial(record: Record) -> TrialSpec:
 
 
 def run_again(record: Record, trial: TrialSpec, model: Path | None = None) -> Record:
-    """Run a trial in this process for as many epochs as the trial of ``record`` ran,
-    and return the new record.
+    """Run a trial again in this process, and return the new record.
+
+    It runs for as many epochs as the trial of ``record``.
 
     If the trial completes and ``model`` is given, the trained model is written to that
     directory. Raises UserError if the trial fails because something is missing or wrong
@@ -244,8 +246,9 @@ def _score(record: Record) -> float | None:
 
 
 def _scores_of_seeds(record: Record, store: ResultsStore) -> list[float]:
-    """Return the scores of the trial of ``record`` and of the trials that differ from
-    it in the seed alone.
+    """Return the scores of all seeds of the trial of ``record``.
+
+    These trials differ in the seed alone.
     """
     same = (
         "sweep",

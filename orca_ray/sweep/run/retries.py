@@ -1,6 +1,4 @@
-"""Rules for failed trials by cause: number of retries, pauses between them, smaller
-batches, quarantine of nodes.
-"""
+"""Which failed trials run again and when, and which nodes are in quarantine."""
 
 import time
 from collections import Counter
@@ -10,12 +8,14 @@ from dataclasses import dataclass, field
 from orca_ray.sweep.messages.causes import RULES, Cause, Failure
 
 MAX_PAUSE_SECONDS = 8.0
-"""Longest pause before a trial whose worker disappeared starts again: Ray needs a
-moment to notice a dead node.
+"""Longest pause before a trial whose worker disappeared starts again.
+
+Ray needs a moment to notice a dead node.
 """
 SUSPICIOUS_TRIALS = 3
-"""A node is quarantined after failures of this many different trials in a row that may
-be its fault.
+"""Number of failed trials in a row after which a node is quarantined.
+
+Different trials whose failure may be the node's fault count.
 """
 
 
@@ -35,8 +35,9 @@ class FailuresOfTrial:
 
 
 class FailureLedger:
-    """Ledger of failed trials: decides by `RULES` which trials run again, and which
-    nodes get no more trials.
+    """Ledger of failed trials.
+
+    It decides by `RULES` which trials run again, and which nodes get no more trials.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -49,8 +50,9 @@ class FailureLedger:
         """Reason for the quarantine by node id."""
 
     def of(self, key: str) -> FailuresOfTrial:
-        """Return the failures of the trial ``key`` so far; an empty `FailuresOfTrial`
-        if there is none.
+        """Return the failures of the trial ``key`` so far.
+
+        An empty `FailuresOfTrial` if there is none.
         """
         return self._histories.get(key) or FailuresOfTrial()
 
@@ -83,8 +85,9 @@ class FailureLedger:
         return count <= rule.retries
 
     def works(self, node: str, *, ended: bool) -> None:
-        """Note that a trial on ``node`` has reported an epoch or, if ``ended``, has
-        ended without a failure.
+        """Note that a trial on ``node`` has reported an epoch.
+
+        If ``ended``, it has ended without a failure.
         """
         if node:
             self._works.add(node)
@@ -92,8 +95,9 @@ class FailureLedger:
                 self._suspicions.pop(node, None)
 
     def _suspect(self, node: str, key: str, reason: str) -> None:
-        """Count a failure of a trial against ``node``; if the trial failed elsewhere
-        too, count it against no node.
+        """Count a failure of a trial against ``node``.
+
+        If the trial failed elsewhere too, count it against no node.
         """
         elsewhere = [
             other
@@ -108,8 +112,9 @@ class FailureLedger:
             self._suspicions.setdefault(node, {})[key] = reason
 
     def new_quarantines(self) -> list[str]:
-        """Add to `quarantined` each node on which `SUSPICIOUS_TRIALS` trials in a row
-        failed that failed on no other.
+        """Add to `quarantined` each node on which many trials failed in a row.
+
+        They are `SUSPICIOUS_TRIALS` trials that failed on no other node.
 
         Another node outside quarantine must have reported an epoch of a trial. Returns
         the ids of the added nodes.

@@ -1,6 +1,4 @@
-"""The searches of a sweep: what earlier runs left to do, which wait for data, and which
-failed trials run again.
-"""
+"""The searches of a sweep: what is left to do, waits for data, or runs again."""
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -20,8 +18,10 @@ from orca_ray.sweep.worker.staging import Staged
 
 
 class SweepSearches:
-    """Searches of a sweep; iteration yields each search, done or not, once the
-    fingerprint of its data is known.
+    """Searches of a sweep.
+
+    Iteration yields each search, done or not, once the fingerprint of its data is
+    known.
     """
 
     def __init__(
@@ -56,8 +56,9 @@ class SweepSearches:
         """Tasks whose data were staged in this run."""
         self._errors: dict[str, str] = {}  # reason, by task that cannot be staged
         self.reused = self._reused()
-        """Sentence about the trials of earlier runs that do not run again; "" if there
-        is none.
+        """Sentence about the trials of earlier runs that do not run again.
+
+        "" if there is none.
         """
         self._adopt(self._searches)
         self.finished_before = _num_finished(self._searches)
@@ -69,8 +70,9 @@ class SweepSearches:
 
     @property
     def unfinished_tasks(self) -> set[str]:
-        """Names of tasks with trials that have not ended, without tasks that cannot be
-        staged.
+        """Names of tasks with trials that have not ended.
+
+        Tasks that cannot be staged are left out.
         """
         waiting = {plan.task for plan in self._unopened}
         unended = {search.task for search in self._searches if not search.done}
@@ -103,14 +105,16 @@ class SweepSearches:
         )
 
     def attempts(self, key: str) -> int:
-        """Return the highest number of an attempt at the trial ``key`` that is stored;
+        """Return the highest number of an attempt at the trial ``key`` that is stored.
+
         0 if there is none.
         """
         return self._history.attempts.get(key, 0)
 
     def rows(self, task: str | None = None) -> tuple[Row, ...]:
-        """Return the numbers of planned and ended trials, one row per method of
-        ``task``; None: of all tasks.
+        """Return the numbers of planned and ended trials, one row per method.
+
+        Of ``task``; None: of all tasks.
         """
         num_finished = [
             (row.plan, row.num_finished)
@@ -130,8 +134,9 @@ class SweepSearches:
         )
 
     def failures(self) -> Iterator[str]:
-        """Yield a line "task method: reason" for each search that has no test score and
-        will not get one.
+        """Yield a line "task method: reason" for each search without a test score.
+
+        Searches that may still get one are left out.
         """
         for search in self._searches:
             for plan, reason in search.failures():
@@ -147,8 +152,9 @@ class SweepSearches:
                 yield f"{plan.task} {plan.method}: {self._errors[plan.task]}"
 
     def staged(self, staged: Staged) -> None:
-        """Begin the searches of a task whose data were staged, or store the reason why
-        staging failed.
+        """Begin the searches of a task whose data were staged.
+
+        If staging failed, store the reason.
         """
         if staged.error:
             self._errors[staged.task] = staged.error
@@ -168,16 +174,16 @@ class SweepSearches:
     def finish(
         self, search: TrialSource, record: Record, scores: Sequence[float]
     ) -> None:
-        """Give a search the record of a trial that has ended, and the trial's
-        validation score per epoch.
-        """
+        """Give a search the record and the scores per epoch of an ended trial."""
         self._rerun.pop(record.trial_key, None)
         search.finish(record, scores)
         self._adopt([search])
 
     def retry(self, key: str, running: Collection[str]) -> int:
-        """Run the failed trial ``key`` (empty: all failed trials) again, and return how
-        many will run again; none of an open-ended search does.
+        """Run the failed trial ``key`` again, and return how many will run again.
+
+        An empty ``key`` stands for all failed trials. None of an open-ended search
+        does.
 
         Call it when all records are in the store, from which the searches are rebuilt.
         ``running`` are the keys of trials that run or wait.
@@ -225,8 +231,9 @@ class SweepSearches:
         return f"{text}: {search} search + {len(records) - search} confirm{origins}"
 
     def _adopt(self, searches: Sequence[TrialSource]) -> None:
-        """Copy the trials that searches take over from variants of the sweep, which
-        have other numbers of trials.
+        """Copy the trials that searches take over from variants of the sweep.
+
+        Variants have other numbers of trials.
         """
         copy_trials(
             self._store,
@@ -238,8 +245,9 @@ class SweepSearches:
 
 
 def copy_trials(store: ResultsStore, records: Sequence[Record], sweep: str) -> None:
-    """Add records of other sweeps to ``sweep``, with their learning curves and
-    artefacts, as last attempts.
+    """Add records of other sweeps to ``sweep``, as last attempts.
+
+    Their learning curves and artefacts are added, too.
     """
     if not records:
         return
@@ -282,13 +290,15 @@ def _num_finished(searches: Iterable[TrialSource]) -> int:
 
 
 class Durations:
-    """Estimator of the durations of trials from relative costs and from the measured
-    times of completed trials.
+    """Estimator of the durations of trials.
+
+    It uses relative costs and the measured times of completed trials.
     """
 
     def __init__(self, estimates: Mapping[tuple[str, str], float]) -> None:
-        """Store relative costs of one trial by (task, method); only ratios matter, and
-        a missing one counts as 1.
+        """Store relative costs of one trial by (task, method).
+
+        Only ratios matter, and a missing one counts as 1.
         """
         self._estimates = dict(estimates)
         self._seconds: dict[tuple[str, str], float] = {}
@@ -305,8 +315,7 @@ class Durations:
             )
 
     def urgency(self, search: TrialSource) -> tuple[bool, float]:
-        """Return a sort key of the search: the search with the largest key should start
-        the next trial.
+        """Return a sort key of the search; the largest should start the next trial.
 
         The first item is True if no trial of the search has completed or runs: its
         estimate may be wrong. The second is the expected seconds of its trials that
@@ -326,8 +335,9 @@ class Durations:
         return is_unknown, seconds
 
     def of_remaining(self, searches: Iterable[TrialSource]) -> float | None:
-        """Return the expected seconds of the trials that have not ended, one after
-        another; None until one has.
+        """Return the expected seconds of all trials that have not ended, in sequence.
+
+        None until a trial has ended.
         """
         seconds = sum(
             row.num_remaining * self._of_trial(row.plan)

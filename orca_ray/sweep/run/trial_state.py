@@ -30,8 +30,9 @@ class TrialState:
     attempts: int = 1
     """Number of attempts in this run of the sweep, the present one included."""
     earlier_attempts: int = 0
-    """Number of attempts that the store knows of, in earlier runs or before the trial
-    had to run again.
+    """Number of attempts that the store knows of.
+
+    They were made in earlier runs, or before the trial had to run again.
     """
     handed_out: float = 0.0
     """Time of `FailureLedger.now` at which an executor got the trial."""

@@ -1,5 +1,4 @@
-"""The search of one (task, method): hyper-parameters suggested by Optuna, then confirm
-trials of the best ones.
+"""The search of one (task, method): trials suggested by Optuna, then confirmed.
 
 Each suggestion is an entry of the journal in the results store, which a sweep that
 starts again reads (docs/decisions/0015-journal.md). Own data are searched over folds

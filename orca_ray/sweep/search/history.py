@@ -20,8 +20,9 @@ Pair = tuple[str, str]
 
 @dataclass(frozen=True)
 class History:
-    """Trials and suggestions of earlier runs of a sweep, and of variants of it with
-    another number of search trials.
+    """Trials and suggestions of earlier runs of a sweep and of its variants.
+
+    A variant has another number of search trials.
 
     If several of these sweeps have the same trial, the sweep's own record counts.
     """
@@ -33,12 +34,14 @@ class History:
     rerun: Mapping[str, Record] = field(default_factory=dict)
     """Record of each trial that has failed and runs again, by trial key."""
     attempts: Mapping[str, int] = field(default_factory=dict)
-    """Highest number of an attempt that is stored, by the key of each trial that has
-    epochs or runs again.
+    """Highest number of an attempt that is stored, by trial key.
+
+    Trials that have epochs or run again are in it.
     """
     suggestions: Mapping[Pair, Sequence[SuggestionRow]] = field(default_factory=dict)
-    """The journal: suggestions of the sweep itself, then of its variants, each by
-    ascending number.
+    """The journal: suggestions of the sweep, then of its variants.
+
+    Each by ascending number.
     """
 
     @classmethod

@@ -1,6 +1,4 @@
-"""The suggestions of a search, their answers (results of trials), and when the next
-suggestion may be made.
-"""
+"""The suggestions of a search, and their answers (results of trials)."""
 
 import math
 import warnings
@@ -18,15 +16,14 @@ from orca_ray.sweep.plan.trial_spec import canonical_json, stable_seed
 
 
 class Suggestion(NamedTuple):
-    """A suggestion: its number in the search, from 0, and the values of the searched
-    hyper-parameters.
-    """
+    """A suggestion: number in the search, from 0, and searched hyper-parameters."""
 
     number: int
     values: Mapping[str, Scalar]
     known: str | None = None
-    """Answers that were known when the suggestion was made, in the format of
-    `SuggestionRow.known`.
+    """Answers that were known when the suggestion was made.
+
+    In the format of `SuggestionRow.known`.
     """
 
 
@@ -41,8 +38,9 @@ class TrialAnswer(NamedTuple):
 
     @classmethod
     def from_record(cls, record: Record, scores: Sequence[float]) -> "TrialAnswer":
-        """Return the answer for a trial with this record and these validation scores,
-        one per epoch.
+        """Return the answer for a trial from its record and validation scores.
+
+        ``scores`` has one score per epoch.
         """
         value = None if record.status.failed else record.validation_score
         return cls(value, record.status is Status.STOPPED_EARLY, scores)
@@ -54,8 +52,7 @@ class TrialAnswer(NamedTuple):
 
 
 class Study:
-    """Optuna study that suggests values with TPE, from earlier suggestions and their
-    answers.
+    """Optuna study that suggests values with TPE from earlier answers.
 
     The Optuna study is in memory and is filled when `suggest` is called, so restoring a
     search that needs no further suggestion costs nothing. Equal suggestions and answers
@@ -132,8 +129,9 @@ class Study:
     def _frozen(
         self, suggestion: Suggestion, answer: TrialAnswer | None, state: TrialState
     ) -> FrozenTrial | None:
-        """Return a suggestion as an Optuna trial; None if the space has no such choice
-        any more.
+        """Return a suggestion as an Optuna trial.
+
+        None if the space has no such choice any more.
         """
         parameters = {}
         distributions = {}
@@ -167,8 +165,9 @@ def _state(answer: TrialAnswer | None) -> TrialState:
 def _represent(
     value: Scalar, dimension: Dimension
 ) -> tuple[Scalar, BaseDistribution | None]:
-    """Return a value as Optuna can hold it, and its distribution: the dimension's,
-    stretched if it has become narrower.
+    """Return a value as Optuna can hold it, and its distribution.
+
+    The distribution is the dimension's, stretched if it has become narrower.
 
     A value that was rounded out of the range is moved to its end. Without a
     distribution, Optuna cannot hold the value.
@@ -191,14 +190,16 @@ def _represent(
 
 
 NUM_STARTUP = 10
-"""Number of suggestions after which TPE uses their results to suggest the next ones;
+"""Number of suggestions after which TPE uses their results to suggest the next ones.
+
 Optuna's default.
 """
 
 
 class SuggestionSampler:
-    """Sampler that makes the suggestions of a search one at a time: first those of
-    `draw`, then those of TPE.
+    """Sampler that makes the suggestions of a search one at a time.
+
+    First those of `draw`, then those of TPE.
 
     Without generations, a suggestion uses all answers that are known when it is made.
     With generations, suggestions are made in groups: a group follows when all answers
@@ -247,20 +248,23 @@ class SuggestionSampler:
 
     @property
     def can_ask(self) -> bool:
-        """Whether :meth:`ask` may be called now: suggestions are left, and the next one
-        need not wait for answers.
+        """Whether :meth:`ask` may be called now.
+
+        Suggestions are left, and the next one need not wait for answers.
         """
         return self._next < self._num_trials and self.is_open(self._next)
 
     def is_open(self, number: int) -> bool:
-        """Return whether suggestion ``number`` may be made and its trial started:
-        earlier generations have answers.
+        """Return whether suggestion ``number`` may be made and its trial started.
+
+        Earlier generations must have answers.
         """
         return self._num_closed >= self._barrier(number)
 
     def draw(self, number: int) -> dict[str, Scalar]:
-        """Return the values of a suggestion of the start-up: the first configuration
-        for 0, else random values.
+        """Return the values of a suggestion of the start-up.
+
+        The first configuration for 0, else random values.
         """
         if number == 0:
             return {name: self._first[name] for name in self._space}
@@ -273,8 +277,9 @@ class SuggestionSampler:
         }
 
     def restore(self, suggestion: Suggestion) -> None:
-        """Add a suggestion of an earlier run; dimensions that it lacks get the value of
-        the first configuration.
+        """Add a suggestion of an earlier run.
+
+        Dimensions that it lacks get the value of the first configuration.
         """
         gained = {
             name: self._first[name]
@@ -287,8 +292,9 @@ class SuggestionSampler:
         self._advance()
 
     def ask(self) -> Suggestion:
-        """Make and return the suggestion with the lowest missing number; call it only
-        if `can_ask`.
+        """Make and return the suggestion with the lowest missing number.
+
+        Call it only if `can_ask`.
         """
         number = self._next
         barrier = self._barrier(self._next)
@@ -313,16 +319,18 @@ class SuggestionSampler:
         self._advance()
 
     def rivals(self, number: int) -> Sequence[int]:
-        """Return the numbers of the suggestions whose trials early stopping compares
-        with the trial of ``number``.
+        """Return the numbers of the suggestions that are rivals of ``number``.
+
+        Early stopping compares their trials.
         """
         return (
             range(self._barrier(number)) if self._generation else list(self.suggestions)
         )
 
     def winner(self) -> Suggestion | None:
-        """Return the suggestion whose trial completed with the best score (on a tie,
-        the first); None if none did.
+        """Return the suggestion whose trial completed with the best score.
+
+        On a tie, the first; None if no trial completed.
         """
         scored = [
             (answer.value, number)
@@ -340,8 +348,9 @@ class SuggestionSampler:
             self._num_closed += 1
 
     def _barrier(self, number: int) -> int:
-        """Return the first number of the generation of suggestion ``number``; 0 without
-        generations.
+        """Return the first number of the generation of suggestion ``number``.
+
+        0 without generations.
         """
         return number // self._generation * self._generation if self._generation else 0
 
@@ -357,8 +366,9 @@ def suggest(
     space: Mapping[str, Dimension],
     known: Sequence[tuple[Mapping[str, Scalar], float | None]],
 ) -> dict[str, Scalar]:
-    """Return values to try next, given the ``known`` values, each of which overrides
-    ``first``, and their scores.
+    """Return values to try next.
+
+    Each of the ``known`` values, which have scores, overrides ``first``.
 
     A score of None belongs to values that are tried now.
     """

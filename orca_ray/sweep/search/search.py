@@ -1,6 +1,4 @@
-"""Which trial of one (task, method) runs next, given what the results store has of
-earlier runs.
-"""
+"""Which trial of one (task, method) runs next."""
 
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -21,8 +19,7 @@ from orca_ray.sweep.search.source import PlanProgress, TrialSource
 def restored(
     plan: SearchPlan, history: History, sampler: SuggestionSampler
 ) -> list[Suggestion]:
-    """Return the suggestions of a search that earlier runs have made, by ascending
-    number.
+    """Return the suggestions that earlier runs of a search made, by number.
 
     A suggestion belongs to the search if its trial key is the same now as in the
     earlier run; another body, other data or other fixed hyper-parameters change the
@@ -71,8 +68,9 @@ def _key(plan: SearchPlan, values: Mapping[str, Scalar]) -> str:
 
 
 class Search(TrialSource):
-    """Search of one (task, method): decides which trial runs next, given the records of
-    the trials that have ended.
+    """Search of one (task, method): decides which trial runs next.
+
+    It knows the records of the trials that have ended.
 
     A trial that already has a record does not run again. Without search trials, the
     confirm trials run the first configuration or, if the sweep has a grid, all of its
@@ -113,8 +111,9 @@ class Search(TrialSource):
         self._keys: dict[int, str] = {}
         self._numbers: dict[str, list[int]] = {}
         self._waiting: list[tuple[int, TrialSpec]] = []
-        """Heap of trials that have not started, by number of the suggestion or position
-        among the confirm trials.
+        """Heap of trials that have not started.
+
+        By number of the suggestion, or position among the confirm trials.
         """
         self._running_before = frozenset(running)
         self._running: set[str] = set()
@@ -135,15 +134,17 @@ class Search(TrialSource):
 
     @property
     def num_finished(self) -> int:
-        """Number of trials that have ended; if a suggestion repeats an earlier one,
-        both count.
+        """Number of trials that have ended.
+
+        If a suggestion repeats an earlier one, both count.
         """
         return len(self.sampler.answers) + self._num_confirmed
 
     @property
     def num_remaining(self) -> int:
-        """Number of trials that have not ended; 0 if all search trials failed, because
-        no confirm trial follows.
+        """Number of trials that have not ended.
+
+        0 if all search trials failed, because no confirm trial follows.
         """
         return 0 if self.done else self.plan.num_trials - self.num_finished
 
@@ -154,8 +155,9 @@ class Search(TrialSource):
 
     @property
     def unended(self) -> set[str]:
-        """Keys of the trials that run or wait for their start; further trials may
-        follow.
+        """Keys of the trials that run or wait for their start.
+
+        Further trials may follow.
         """
         return {*self._running, *(trial.key for _, trial in self._waiting)}
 
@@ -172,9 +174,7 @@ class Search(TrialSource):
         return [row]
 
     def failures(self) -> Iterator[tuple[SearchPlan, str]]:
-        """Yield the plan and the reason why it has no test score and will not get one,
-        if that is so.
-        """
+        """Yield the plan and the reason why it gets no test score, if that is so."""
         if self.failure is not None:
             yield self.plan, self.failure
 
@@ -184,8 +184,9 @@ class Search(TrialSource):
 
     @property
     def failure(self) -> str | None:
-        """Why a search that is done has no test score; None if it has one or is not
-        done.
+        """Why a search that is done has no test score.
+
+        None if it has one or is not done.
         """
         if not self.done:
             return None
@@ -197,8 +198,9 @@ class Search(TrialSource):
         return None if any(completed) else "every confirm trial failed"
 
     def take(self) -> TrialSpec | None:
-        """Return the next trial that can start now and mark it as running; None if no
-        trial can.
+        """Return the next trial that can start now and mark it as running.
+
+        None if no trial can.
 
         The trial's suggestion must be stored before the trial starts: see
         :meth:`new_suggestions`.
@@ -216,16 +218,15 @@ class Search(TrialSource):
         return trial
 
     def new_suggestions(self) -> list[SuggestionRow]:
-        """Return the suggestions made since the last call, to be added to the sweep's
-        journal.
-        """
+        """Return the suggestions made since the last call, for the sweep's journal."""
         suggestions = self._suggestions
         self._suggestions = []
         return suggestions
 
     def stops(self, trial: TrialSpec, scores: Sequence[float]) -> bool:
-        """Return whether a running trial must stop early now; ``scores`` are its
-        validation scores, one per epoch.
+        """Return whether a running trial must stop early now.
+
+        ``scores`` are its validation scores, one per epoch.
         """
         self._scores[trial.key] = scores
         rule = self.plan.spec.file.early_stopping
@@ -236,9 +237,7 @@ class Search(TrialSource):
         )
 
     def finish(self, record: Record, scores: Sequence[float]) -> None:
-        """Store the record of a running trial that has ended, and its validation score
-        per epoch.
-        """
+        """Store the record of a trial that has ended, and its scores per epoch."""
         self._running.discard(record.trial_key)
         self._end(record, scores)
         self._confirm_if_searched()
@@ -257,8 +256,9 @@ class Search(TrialSource):
             self.sampler.tell(number, TrialAnswer.from_record(record, scores))
 
     def _rivals(self, trial: TrialSpec) -> Iterator[Sequence[float]]:
-        """Yield the validation scores per epoch of each trial that early stopping
-        compares with ``trial``.
+        """Yield the scores per epoch of each trial that is a rival of ``trial``.
+
+        Early stopping compares them.
         """
         for number in self.sampler.rivals(self._numbers[trial.key][0]):
             answer = self.sampler.answers.get(number)
@@ -302,8 +302,10 @@ class Search(TrialSource):
             self._plan_trial(number, trial)
 
     def _plan_trial(self, position: int, trial: TrialSpec) -> None:
-        """Let a trial wait for its start, unless it runs already, or end it if an
-        earlier run has its record.
+        """Let a trial wait for its start.
+
+        If it runs already, it counts as running; if an earlier run has its record, it
+        ends.
         """
         key = trial.key
         sweep = self.plan.spec.sweep_id
@@ -321,8 +323,9 @@ class Search(TrialSource):
             )
 
     def _confirm_if_searched(self) -> None:
-        """Create the confirm trials of the best suggestion when all search trials have
-        ended.
+        """Create the confirm trials when all search trials have ended.
+
+        They run the best suggestion.
         """
         if self._confirm is not None or not self.sampler.done:
             return

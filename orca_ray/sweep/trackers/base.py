@@ -1,5 +1,6 @@
-"""The interface of trackers, which show the trials of a sweep in an experiment tracker
-such as TensorBoard.
+"""The interface of trackers, which show trials in an experiment tracker.
+
+TensorBoard is such a tracker.
 """
 
 import json
@@ -62,8 +63,9 @@ class Run:
 
 
 class Tracker(ABC):
-    """Base class of trackers, which write runs to one place. `Tracking` calls all
-    methods in one thread.
+    """Base class of trackers, which write runs to one place.
+
+    `Tracking` calls all methods in one thread.
 
     Methods may wait for a network. ``start`` is called first for each run, and once
     although the trial may start again; ``finish`` is called at most once. After any
@@ -80,22 +82,16 @@ class Tracker(ABC):
 
     @abstractmethod
     def finish(self, key: str, record: Record) -> None:
-        """Add the final scores and the status to a run that has started, and end the
-        run.
-        """
+        """Add the final scores and the status to a started run, and end the run."""
 
     @abstractmethod
     def close(self) -> None:
-        """End the runs that have not finished, as interrupted, and write what is
-        buffered.
-        """
+        """End unfinished runs, as interrupted, and write what is buffered."""
 
 
 @dataclass(frozen=True)
 class TrackerKind:
-    """Registry entry of a kind of tracker: its name and target in ``--track
-    NAME[:TARGET]``, and how to open it.
-    """
+    """Registry entry of a kind of tracker, for ``--track NAME[:TARGET]``."""
 
     name: str
     target: str
@@ -104,8 +100,9 @@ class TrackerKind:
     """Module that the tracker needs; the extra of orca-ray called ``name`` installs it.
     """
     open: Callable[[str], Tracker]
-    """Return a tracker for a target, "" for the default one; raises UserError if the
-    target cannot be used.
+    """Return a tracker for a target, "" for the default one.
+
+    Raises UserError if the target cannot be used.
 
     ``open`` reads the environment and the working directory, which later methods must
     not: Ray may delete the working directory of a submitted job. It does not wait for a
@@ -114,8 +111,9 @@ class TrackerKind:
 
 
 def epoch_values(progress: EpochProgress) -> dict[str, float]:
-    """Return the numbers that an epoch reports, by names such as
-    ``refine/validation_score``; None is left out.
+    """Return the numbers that an epoch reports, without those that are None.
+
+    Names are such as ``refine/validation_score``.
     """
     found = ((name, getattr(progress, name)) for name in _EPOCH)
     return {
@@ -126,27 +124,28 @@ def epoch_values(progress: EpochProgress) -> dict[str, float]:
 
 
 def final_values(record: Record) -> dict[str, float]:
-    """Return the numbers of a record that trackers show, by field name; values that are
-    None are left out.
+    """Return the numbers of a record that trackers show, by field name.
+
+    Values that are None are left out.
     """
     found = ((name, getattr(record, name)) for name in _FINAL)
     return {name: float(value) for name, value in found if value is not None}
 
 
 MAX_WAITING = 100_000
-"""Events that may wait for a tracker (a few tens of MiB); a tracker that is so far
-behind is given up.
+"""Events that may wait for a tracker (a few tens of MiB).
+
+A tracker that is so far behind is given up.
 """
 CLOSE_SECONDS = 60.0
-"""Seconds that the end of a sweep waits for a tracker that makes no progress with the
-remaining events.
-"""
+"""Seconds that the end of a sweep waits for a tracker without progress."""
 
 
 @cache
 def all_trackers() -> Mapping[str, TrackerKind]:
-    """Return all kinds of trackers by name, plug-ins' last; ValueError if two modules
-    of orca-ray declare one name.
+    """Return all kinds of trackers by name, plug-ins' last.
+
+    ValueError if two modules of orca-ray declare one name.
     """
     return with_plug_ins(
         "tracker", TrackerKind, declared(TrackerKind, "TRACKER", modules(trackers))
@@ -154,8 +153,9 @@ def all_trackers() -> Mapping[str, TrackerKind]:
 
 
 def open_tracker(option: str) -> Tracker:
-    """Return the tracker that ``NAME[:TARGET]`` names; UserError for a wrong name or
-    target, or a missing package.
+    """Return the tracker that ``NAME[:TARGET]`` names.
+
+    UserError for a wrong name or target, or a missing package.
     """
     name, colon, target = option.partition(":")
     kind = lookup("tracker", name, all_trackers())
@@ -263,20 +263,23 @@ class _TrackerThread:
 
 
 def _without_password(text: str) -> str:
-    """Return ``text``, e.g. a message of a foreign library, without user names and
-    passwords in addresses.
+    """Return ``text`` without user names and passwords in addresses.
+
+    It may be a message of a foreign library.
     """
     return re.sub(r"//[^/@\s]*@", "//", text)
 
 
 class Tracking:
-    """Listener that passes events on to trackers; leaving its ``with`` block ends their
-    runs.
+    """Listener that passes events on to trackers.
+
+    Leaving its ``with`` block ends their runs.
     """
 
     def __init__(self, options: Iterable[str]) -> None:
-        """Open the trackers that ``options`` name; raises UserError as `open_tracker`
-        does.
+        """Open the trackers that ``options`` name.
+
+        Raises UserError as `open_tracker` does.
         """
         self._opened = [
             (option, open_tracker(option)) for option in dict.fromkeys(options)

@@ -1,5 +1,6 @@
-"""TensorBoard: event files in ``DIR/SWEEP/TASK/METHOD/KEY``, written by tensorboardX,
-which Ray Tune installs.
+"""TensorBoard: event files in ``DIR/SWEEP/TASK/METHOD/KEY``.
+
+tensorboardX writes them, which Ray Tune installs.
 """
 
 import time
@@ -26,8 +27,9 @@ class TensorBoardTracker(Tracker):
         self._open: dict[str, tuple[Run, Any]] = {}
 
     def start(self, run: Run) -> None:
-        """Open a writer; TensorBoard drops epochs of an interrupted attempt, since they
-        are logged again.
+        """Open a writer.
+
+        TensorBoard drops epochs of an interrupted attempt, since they are logged again.
         """
         from tensorboardX import SummaryWriter
 
@@ -49,8 +51,9 @@ class TensorBoardTracker(Tracker):
         self._open[run.key] = run, writer
 
     def log(self, key: str, progress: EpochProgress) -> None:
-        """Add the values of an epoch, with the epoch as step; write them now, so that a
-        running trial is seen.
+        """Add the values of an epoch, with the epoch as step.
+
+        Write them now, so that a running trial is seen.
         """
         writer = self._open[key][1]
         for name, value in epoch_values(progress).items():
@@ -58,9 +61,7 @@ class TensorBoardTracker(Tracker):
         writer.flush()
 
     def finish(self, key: str, record: Record) -> None:
-        """Add the final values, and a row to TensorBoard's table of hyperparameters,
-        and close the writer.
-        """
+        """Add the final values and a row of hyperparameters, and close the writer."""
         from tensorboardX.summary import hparams
 
         run, writer = self._open.pop(key)

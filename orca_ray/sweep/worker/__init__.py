@@ -1,3 +1,1 @@
-"""The work on a node: staging of data and bodies, the runner of a trial, its
-checkpoints and models.
-"""
+"""The work on a node: staging, the runner of a trial, checkpoints and models."""

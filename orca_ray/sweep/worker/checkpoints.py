@@ -1,5 +1,6 @@
-"""Checkpoints and outcomes of trials that have no record yet, in the folder of their
-results store.
+"""Checkpoints and outcomes of trials that have no record yet.
+
+They lie in the folder of the results store.
 
 Files: ``checkpoints/<key>.state`` and ``checkpoints/<key>.outcome``. The first line is
     JSON: the version of orca-ray,
@@ -28,12 +29,11 @@ logger = logging.getLogger(__name__)
 
 DIRECTORY = "checkpoints"
 SCHEMA = 1
-"""Number to increase when the files change in a way that an equal version of orca-ray
-could misread.
-"""
+"""Version of the files, to increase when an equal orca-ray could misread them."""
 FLOOR_BYTES = 2 * 2**30
-"""Free space that checkpoints leave on the disk of a local store; the records of the
-sweep need it.
+"""Free space that checkpoints leave on the disk of a local store.
+
+The records of the sweep need it.
 """
 _ABANDONED_SECONDS = 24 * 3600.0
 _MOST_HEADER_BYTES = 2**28
@@ -41,8 +41,9 @@ _KEY = re.compile(r"(?<![0-9a-f])[0-9a-f]{20}(?![0-9a-f])")
 
 
 class Checkpoints(InStore):
-    """The checkpoints of a results store; any machine that reaches the store reads,
-    writes and deletes them.
+    """The checkpoints of a results store.
+
+    Any machine that reaches the store reads, writes and deletes them.
 
     A file of another version of orca-ray, another `SCHEMA` or another trial counts as
     missing. Reading and deleting never raise: what fails is logged, and a trial without
@@ -52,7 +53,8 @@ class Checkpoints(InStore):
     def save(
         self, key: str, report: TrialReport, write: Callable[[Path], None]
     ) -> None:
-        """Store the state of a running trial, which ``write`` writes to a path;
+        """Store the state of a running trial, which ``write`` writes to a path.
+
         ``report`` has all epochs so far.
 
         Raises UserError or OSError if that fails, or if a local store has less than
@@ -63,16 +65,18 @@ class Checkpoints(InStore):
         self._write(f"{key}.state", key, report, write)
 
     def restore(self, key: str, read: Callable[[Path], bool]) -> TrialReport | None:
-        """Return the report of a trial's last checkpoint, whose state ``read`` loads
-        from a local file.
+        """Return the report of a trial's last checkpoint.
+
+        ``read`` loads the state from a local file.
 
         Return None if there is no checkpoint, or if ``read`` returns False.
         """
         return self._read(f"{key}.state", key, read)
 
     def save_outcome(self, key: str, report: TrialReport) -> None:
-        """Store the last report of a trial, with all its epochs; raises UserError or
-        OSError if that fails.
+        """Store the last report of a trial, with all its epochs.
+
+        Raises UserError or OSError if that fails.
         """
         self._write(f"{key}.outcome", key, report)
 
@@ -98,8 +102,10 @@ class Checkpoints(InStore):
 
     @staticmethod
     def _unneeded(directory: Path) -> Iterator[Path]:
-        """Yield states whose trial has an outcome, then states that no trial has
-        written for a day, oldest first.
+        """Yield states that no running trial needs, the most dispensable first.
+
+        First those whose trial has an outcome, then those that no trial has written for
+        a day, oldest first.
         """
         states = [path for path in directory.glob("*.state") if path.is_file()]
         aged = sorted((path.stat().st_mtime, path) for path in states)
@@ -108,8 +114,9 @@ class Checkpoints(InStore):
         yield from (path for changed, path in aged if changed < before)
 
     def remove(self, *keys: str) -> None:
-        """Delete all files of the trials ``keys``, also files of other versions and
-        partial files of killed writers.
+        """Delete all files of the trials ``keys``.
+
+        Also files of other versions and partial files of killed writers.
         """
         try:
             for name in self._folder.names(DIRECTORY, hidden=True):
@@ -121,7 +128,8 @@ class Checkpoints(InStore):
             )
 
     def left(self) -> str:
-        """Return a sentence on how to delete the states of trials that have not ended;
+        """Return a sentence on how to delete the states of trials that have not ended.
+
         "" if there are none.
         """
         with contextlib.suppress(

@@ -1,5 +1,6 @@
-"""Models of confirm trials: workers store them, the driver keeps the best of each task
-and writes their cards.
+"""Models of confirm trials.
+
+Workers store them; the driver keeps the best of each task and writes their cards.
 """
 
 import json
@@ -33,14 +34,16 @@ from orca_ray.tasks.registry import get_task, is_own
 logger = logging.getLogger(__name__)
 
 OUTPUTS = "outputs.safetensors"
-"""File beside the model of a trial on own data: the model's outputs by split, from
-which ensembles are selected.
+"""File beside the model of a trial on own data: the model's outputs by split.
+
+Ensembles are selected from them.
 """
 
 
 def write_model(trainer: TrialTrainer, directory: Path, trial: TrialSpec) -> None:
-    """Write the model of a trainer that is done; UserError if ``directory`` has other
-    files or cannot be written.
+    """Write the model of a trainer that is done.
+
+    UserError if ``directory`` has other files or cannot be written.
     """
     taken = trainer.snapshot(trial.protocol)
     config = replace(taken.config, trial=trial.key)
@@ -68,8 +71,9 @@ def _write_outputs(trainer: TrialTrainer, path: Path) -> None:
 
 
 def read_outputs(content: bytes) -> dict[str, Array]:
-    """Return the outputs [N, *output_shape] of a model by split, from the content of a
-    file `OUTPUTS`.
+    """Return the outputs [N, *output_shape] of a model by split.
+
+    ``content`` is that of a file `OUTPUTS`.
 
     Raises SafetensorError if ``content`` is damaged. Raises UserError for fields [N, C,
     H, W] that may be in the wrong order: before `save_tensors`, which also writes
@@ -88,8 +92,9 @@ def read_outputs(content: bytes) -> dict[str, Array]:
 
 
 class ModelKeeper:
-    """Keeper of stored models: when a task has ended, deletes all but those to keep,
-    and completes their cards.
+    """Keeper of stored models.
+
+    When a task has ended, it deletes all but those to keep, and completes their cards.
 
     The best model of a task is that of the method, body and hyper-parameters whose
     confirm trials have the lowest mean validation score, on a tie the one that trains
@@ -100,8 +105,9 @@ class ModelKeeper:
     def __init__(
         self, store: str, keep: KeepModels, *, command: str, emit: Callable[[str], None]
     ) -> None:
-        """Use the store at ``store``; ``command`` is written into cards, ``emit`` is
-        called with messages.
+        """Use the store at ``store``.
+
+        ``command`` is written into cards, ``emit`` is called with messages.
         """
         self._models = StoredModels(store)
         self._keep = keep
@@ -109,15 +115,14 @@ class ModelKeeper:
         self._emit = emit
         self._done: set[str] = set()
         self.best: dict[str, str] = {}
-        """Path or URI of the best model of each task that has ended, if it is in the
-        store.
-        """
+        """Path or URI of the best stored model of each task that has ended."""
         self.missing: dict[str, str] = {}
         """Task of each trial whose model should be in the store and is not, by key."""
 
     def tidy(self, searches: Iterable[TrialSource], *, ended: bool = False) -> None:
-        """Delete models not to be kept, and complete the cards of the rest, of tasks
-        whose trials have all ended.
+        """Delete models not to be kept, and complete the cards of the rest.
+
+        This concerns tasks whose trials have all ended.
 
         ``ended``: the sweep has ended. Tasks with trials that have not ended then keep
         all models, with complete cards.
@@ -174,8 +179,9 @@ class ModelKeeper:
             self._emit(f"{task}: models cannot be tidied: {error}")
 
     def complete(self, record: Record, confirmed: Sequence[Record]) -> None:
-        """Complete the card of the stored model of ``record``, with the test scores of
-        all trials in ``confirmed``.
+        """Complete the card of the stored model of ``record``.
+
+        It shows the test scores of all trials in ``confirmed``.
         """
         text = self._models.read(record.trial_key, CONFIG)
         if text is None:
@@ -194,8 +200,9 @@ class ModelKeeper:
 
 
 def best_of(confirmed: Sequence[Record]) -> Record | None:
-    """Return the record of the best model (defined in `ModelKeeper`); None if no trial
-    has a validation score.
+    """Return the record of the best model (defined in `ModelKeeper`).
+
+    None if no trial has a validation score.
     """
     scored: dict[tuple[str, str, str], list[tuple[float, str, Record]]] = defaultdict(
         list
@@ -219,8 +226,9 @@ def best_of(confirmed: Sequence[Record]) -> Record | None:
 
 
 def board_of(confirmed: Sequence[Record]) -> dict[str, list[float]]:
-    """Return the test scores of each method, sorted by their mean, lowest (best) first,
-    for a model card.
+    """Return the test scores of each method for a model card, best method first.
+
+    Methods are sorted by their mean score; lower is better.
     """
     scores: dict[str, list[float]] = defaultdict(list)
     for each in confirmed:

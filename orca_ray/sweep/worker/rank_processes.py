@@ -1,5 +1,6 @@
-"""Starts the processes that train a trial together with its worker, one for each GPU
-beyond the first.
+"""Starts the processes that train a trial together with its worker.
+
+There is one for each GPU beyond the first.
 """
 
 import multiprocessing
@@ -28,8 +29,9 @@ _WAIT_SECONDS = 10.0
 
 
 class RankProcesses:
-    """Processes of a trial's ranks after the first. They end with the process that
-    started them, however that ends.
+    """Processes of a trial's ranks after the first.
+
+    They end with the process that started them, however that ends.
 
     Each process builds a trainer and waits. When a parallel stage begins or is resumed,
     it loads the state of the first rank's trainer and runs the stage to its end;
@@ -63,8 +65,7 @@ class RankProcesses:
         threading.Thread(target=self._watch, name="ranks", daemon=True).start()
 
     def join(self, trainer: TrialTrainer) -> None:
-        """Make all ranks take part in the stage of the next step of ``trainer``, if
-        that stage is parallel.
+        """Make all ranks take part in the next step's stage, if it is parallel.
 
         Raises RankLostError, or RankFailedError if a rank could not build its trainer.
         """
@@ -84,14 +85,16 @@ class RankProcesses:
         self._stage = trainer.stage
 
     def check(self) -> None:
-        """Raise RankLostError if a rank has ended: sums of gradients since then may be
-        wrong.
+        """Raise RankLostError if a rank has ended.
+
+        Sums of gradients since then may be wrong.
         """
         if self._lost.is_set():
             raise RankLostError("another rank has ended")
 
     def cause(self, error: Exception) -> Exception:
-        """Return the error of another rank that caused ``error`` in the first rank;
+        """Return the error of another rank that caused ``error`` in the first rank.
+
         ``error`` if no other failed.
         """
         if isinstance(error, RankFailedError):
@@ -115,8 +118,9 @@ class RankProcesses:
         self._cleanup.close()
 
     def _watch(self) -> None:
-        """Wait until a process ends; if it should not have, free the first rank, which
-        may wait for any other rank.
+        """Wait until a process ends.
+
+        If it should not have, free the first rank, which may wait for any other rank.
         """
         sentinels = [process.sentinel for process in self._processes]
         ended = wait(sentinels)

@@ -1,5 +1,6 @@
-"""Stages the tasks of a sweep on the nodes of a Ray cluster, by one actor a node that
-reserves no CPU.
+"""Stages the tasks of a sweep on the nodes of a Ray cluster.
+
+One actor on each node, which reserves no CPU, does it.
 """
 
 import queue
@@ -18,8 +19,9 @@ from orca_ray.sweep.worker.staging import Staged, Stager, staged
 from orca_ray.sweep.worker.staging_items import StagingRequest
 
 AT_ONCE = 2
-"""Tasks that a node stages at once: while one waits for a server that does not answer,
-another goes on.
+"""Number of tasks that a node stages at once.
+
+While one waits for a server that does not answer, another goes on.
 """
 MOST_NODES = 3
 """Nodes on which the first staging of a task is tried before the task counts as failed.
@@ -34,8 +36,9 @@ NOTICE_SECONDS = 30.0
 
 
 class NodeStager:
-    """Actor that stages tasks on its node; `messages` can be called while `stage` runs
-    in other threads.
+    """Actor that stages tasks on its node.
+
+    `messages` can be called while `stage` runs in other threads.
     """
 
     def __init__(self, settings: WorkerSettings) -> None:
@@ -68,8 +71,9 @@ class _Node:
 
 
 class RayStager(Stager):
-    """Stager that gives each task to one node first, and to all other nodes when the
-    first one has staged the task.
+    """Stager that gives each task to one node first, then to all others.
+
+    The others get it when the first node has staged it.
 
     First nodes take turns, so nodes prepare different tasks at the same time, and copy
     what another node has published in the shared folder. A task that the first node
@@ -87,8 +91,9 @@ class RayStager(Stager):
         cluster: str = "",
         joined: bool = False,
     ) -> None:
-        """Start an actor on each node in ``node_ids`` (Ray's ids), the driver's node
-        first.
+        """Start an actor on each node in ``node_ids``, the driver's node first.
+
+        The ids are Ray's.
 
         ``cluster`` says what the cluster offers and where its logs are, for messages
         about workers that do not start. ``joined``: whether this process did not start
@@ -154,8 +159,9 @@ class RayStager(Stager):
     def _handle(
         self, name: str, request: StagingRequest, result: Staged
     ) -> list[Staged]:
-        """Return the first result of a task that is final, and hand the task on to
-        other nodes.
+        """Return the final result of a task, and hand the task on to other nodes.
+
+        Empty if the result is not final, or not the first.
         """
         others = [node for other, node in self._nodes.items() if other != name]
         if request.task in self._resolved:
@@ -182,8 +188,9 @@ class RayStager(Stager):
         return [result]
 
     def _lose(self, name: str, reason: str) -> list[Staged]:
-        """Give the tasks of a lost node to other nodes; return them as failed if no
-        node is left.
+        """Give the tasks of a lost node to other nodes.
+
+        Return them as failed if no node is left.
         """
         lost = self._nodes.pop(name)
         open_requests = [
@@ -226,8 +233,9 @@ class RayStager(Stager):
             self._check_start(time.monotonic() - node.asked_at)
 
     def _check_start(self, seconds: float) -> None:
-        """Report once that no worker starts; raise ClusterLostError after the time for
-        which a worker may hang.
+        """Report once that no worker starts.
+
+        Raise ClusterLostError after the time for which a worker may hang.
         """
         limit = f"{self._limit / 60:g} minutes"
         if seconds > self._limit:

@@ -52,8 +52,9 @@ PAPER_NOTE = (
 
 
 class TrialRunner:
-    """Runner of a trial: runs epochs one by one, saves checkpoints at intervals, and
-    reports each epoch and the end.
+    """Runner of a trial: runs epochs one by one, and reports each and the end.
+
+    It saves checkpoints at intervals.
     """
 
     def __init__(
@@ -80,8 +81,9 @@ class TrialRunner:
         )
 
     def step(self) -> TrialReport:
-        """Stage the trial's data in the first call, run one epoch in each later call;
-        return a report of the step.
+        """Stage the trial's data in the first call, run one epoch in each later call.
+
+        Return a report of the step.
 
         An exception ends the trial as failed. The first call may take many minutes on a
         node that has just joined.
@@ -96,16 +98,19 @@ class TrialRunner:
         return replace(report, log=self._log.take())
 
     def interrupt(self) -> None:
-        """Free the model; first save a checkpoint, unless the trial has ended or is in
-        the middle of an epoch.
+        """Free the model.
+
+        First save a checkpoint, unless the trial has ended or is in the middle of an
+        epoch.
         """
         if self._trainer is not None and self._last is None and self._between_epochs:
             self._save()
         self.close()
 
     def write_model(self, directory: Path) -> None:
-        """Write the model folder of a completed trial, before `close`; UserError if
-        ``directory`` cannot be written.
+        """Write the model folder of a completed trial, before `close`.
+
+        UserError if ``directory`` cannot be written.
         """
         assert self._trainer is not None
         write_model(self._trainer, directory, self.trial)
@@ -179,8 +184,9 @@ class TrialRunner:
         )
 
     def _save_in_time(self) -> None:
-        """Save a checkpoint if the last one is old enough; called between epochs, and
-        between steps of long epochs.
+        """Save a checkpoint if the last one is old enough.
+
+        Called between epochs, and between steps of long epochs.
         """
         if (
             self._trainer is not None
@@ -276,8 +282,9 @@ class TrialRunner:
 
     @contextmanager
     def _best_effort(self, what: str = "state") -> Iterator[None]:
-        """Context manager that logs errors of writing to the store instead of failing a
-        trial that runs well.
+        """Log errors of writing to the store.
+
+        They do not fail a trial that runs well.
         """
         try:
             yield
@@ -288,8 +295,9 @@ class TrialRunner:
 
 
 def _plug_ins(trial: TrialSpec) -> list[str]:
-    """Return a sentence for each plug-in that the trial uses, with its version, for the
-    notes of the record.
+    """Return a sentence for each plug-in that the trial uses, with its version.
+
+    The notes of the record have them.
     """
     task = get_task(trial.task).under(trial.protocol)
     used = {
@@ -323,8 +331,9 @@ def build_trainer(
     reuse_aligned: bool,
     on_step: Callable[[], None] | None = None,
 ) -> TrialTrainer:
-    """Return the trainer of a trial in one of its ``ranks``, with data and model; see
-    `TrialRunner`, `TrialTrainer`.
+    """Return the trainer of a trial in one of its ``ranks``, with data and model.
+
+    See `TrialRunner`, `TrialTrainer`.
     """
     limit_memory(
         MemoryLimits(min(trial.resources.gpus or 1.0, 1.0), trial.halvings),
@@ -361,15 +370,17 @@ def build_trainer(
 
 
 def device_for(trial: TrialSpec) -> str:
-    """Return the PyTorch device of a trial: ``cuda`` if it requests a GPU or a part of
-    one, else ``cpu``.
+    """Return the PyTorch device of a trial.
+
+    ``cuda`` if it requests a GPU or a part of one, else ``cpu``.
     """
     return "cuda" if trial.resources.gpus > 0 else "cpu"
 
 
 def this_worker(device: str) -> Worker:
-    """Return this machine's name, the names of its CPU and GPU (if ``device`` is
-    ``cuda``), and PyTorch's version.
+    """Return what is known of this machine as a worker.
+
+    Its name, CPU and GPU (if ``device`` is ``cuda``), and PyTorch's version.
     """
     name = "cpu"
     memory = None

@@ -1,5 +1,6 @@
-"""Staging on one node, and the interface of stagers, which stage tasks in the
-background.
+"""Staging on one node, and the interface of stagers.
+
+Stagers stage tasks in the background.
 
 `staging_items` says what a node stages.
 """
@@ -33,8 +34,7 @@ def stage(
     staging: str | None,
     progress: Callable[[str], None] = logger.info,
 ) -> str:
-    """Stage data, bodies and sources on this node, and return the fingerprint of the
-    data.
+    """Stage data, bodies and sources here, and return the data's fingerprint.
 
     Each item is staged once per node: one process works on it, under a lock, and other
         processes wait. An item that
@@ -66,8 +66,9 @@ def stage(
 
 
 def staged_data(request: StagingRequest, staging: str | None) -> PreparedData:
-    """Return a trial's prepared data, and `stage` them first unless this process has
-    done so. Raises StagingError.
+    """Return a trial's prepared data, staged by this process. Raises StagingError.
+
+    They are staged now unless this process has done so.
     """
     known = (cache.home(), request)
     for _ in range(
@@ -95,8 +96,9 @@ def staged_data(request: StagingRequest, staging: str | None) -> PreparedData:
 def _ensure(
     item: Item, shared: SharedFolder | None, progress: Callable[[str], None]
 ) -> None:
-    """Make an item present; raise UserError if its hash is wrong also after it was
-    fetched again.
+    """Make an item present.
+
+    Raise UserError if its hash is wrong also after it was fetched again.
     """
     made = False
     if not item.present():
@@ -117,9 +119,7 @@ def _ensure(
 
 
 class Staged(NamedTuple):
-    """Result of staging one task: the fingerprint of its data, or the error for which
-    it cannot be staged.
-    """
+    """Result of staging one task: the fingerprint of its data, or an error."""
 
     task: str
     fingerprint: str = ""
@@ -131,8 +131,9 @@ class Staged(NamedTuple):
 def staged(
     request: StagingRequest, staging: str | None, progress: Callable[[str], None]
 ) -> Staged:
-    """Stage a task on this node by `stage`; return its fingerprint, or the error, which
-    is not raised.
+    """Stage a task on this node by `stage`.
+
+    Return its fingerprint, or the error, which is not raised.
     """
     try:
         return Staged(request.task, stage(request, staging, progress))
@@ -158,8 +159,9 @@ class Stager(ABC):
         """Whether `first` must return now; another thread may set it."""
 
     def first(self) -> list[Staged]:
-        """Wait until a task is staged or all have failed; return these tasks, which the
-        next `poll` returns again.
+        """Wait until a task is staged or all have failed.
+
+        Return these tasks, which the next `poll` returns again.
         """
         while (
             self._unresolved
@@ -174,8 +176,9 @@ class Stager(ABC):
         return list(self._kept)
 
     def poll(self, *, idle: bool = False) -> list[Staged]:
-        """Return the tasks staged or failed since the last call; ``idle``: no trial of
-        the staged tasks can start.
+        """Return the tasks staged or failed since the last call.
+
+        ``idle``: no trial of the staged tasks can start.
         """
         found = [*self._kept, *self._poll(idle=idle)]
         self._kept = []
@@ -192,8 +195,9 @@ class Stager(ABC):
 
 
 class InlineStager(Stager):
-    """Stager that works in the calling process: it stages a task when no trial of
-    earlier tasks is left to start.
+    """Stager that works in the calling process.
+
+    It stages a task when no trial of earlier tasks is left to start.
     """
 
     def __init__(

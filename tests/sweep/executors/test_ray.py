@@ -50,8 +50,9 @@ Facts = dict[str, dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def inline(tmp_path_factory: pytest.TempPathFactory) -> Facts:
-    """Records of the tiny sweep in one process, by trial key; its alignments are its
-    own.
+    """Records of the tiny sweep in one process, by trial key.
+
+    Its alignments are its own.
     """
     store = ResultsStore(tmp_path_factory.mktemp("inline") / "results", create=True)
     with pytest.MonkeyPatch.context() as patch:
@@ -178,8 +179,9 @@ def test_ray_gives_the_same_records_although_a_worker_is_lost(
 
 @pytest.mark.slow
 def test_sigkill_then_ctrl_c_then_the_same_sweep_again(tmp_path: Path) -> None:
-    """Of 24 trials of 6 epochs, 4 fail; each is stored once, and none that has ended
-    runs again.
+    """Of 24 trials of 6 epochs, 4 fail.
+
+    Each is stored once, and none that has ended runs again.
 
     Outcome files bring back the records that were not written yet.
     ``tests/cluster/test_fault_runs.py`` does the same to drivers with a Ray cluster.
@@ -252,8 +254,9 @@ def path_with_a_space(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
 
 
 def fake_actors(monkeypatch: pytest.MonkeyPatch, marker: Path, fault: str) -> None:
-    """Replace workers' trials by arithmetic; ``fault`` is "setup" if the first one
-    hangs, "step" if each hangs.
+    """Replace workers' trials by arithmetic.
+
+    ``fault`` is "setup" if the first one hangs, "step" if each hangs.
     """
     import ray
 

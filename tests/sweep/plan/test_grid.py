@@ -79,8 +79,9 @@ def test_each_cell_runs_once_with_each_seed_and_is_never_stopped(
 
 
 def test_cells_that_a_method_does_not_tell_apart_run_once() -> None:
-    """Without an align stage three distances are one; two crosses of a list share a
-    cell.
+    """Without an align stage three distances are one.
+
+    Two crosses of a list share a cell.
     """
     (plan,) = fake_searches(parse_spec(edited("methods: [orca]", "methods: [nft]")))
     epochs = [

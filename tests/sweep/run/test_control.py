@@ -345,8 +345,9 @@ def test_logs_of_a_trial_are_stored_by_attempt_and_bounded(store: ResultsStore) 
 def test_a_checkpoint_stays_until_its_record_is_durable(
     store: ResultsStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They are deleted in a thread; before trials run again it is waited for, so that
-    these find none.
+    """They are deleted in a thread.
+
+    Before trials run again it is waited for, so that these find none.
     """
     remove = Checkpoints.remove
     deleting = threading.Event()

@@ -42,8 +42,9 @@ def run(
     youngest_first: bool = False,
     answer: Callable[[Suggestion], TrialAnswer] = answer,
 ) -> list[Suggestion]:
-    """Answer suggestions until all have one; as many are open at a time as there are
-    workers, if that is allowed.
+    """Answer suggestions until all have one.
+
+    As many are open at a time as there are workers, if that is allowed.
     """
     asked: list[Suggestion] = []
     out: list[Suggestion] = []

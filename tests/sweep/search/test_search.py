@@ -104,8 +104,9 @@ def test_a_restart_asks_optuna_for_nothing(
 def disturb(
     store: ResultsStore, text: str, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> list[str]:
-    """Run a sweep by random actions of workers, the user and the driver; return the
-    keys of the trials that ended.
+    """Run a sweep by random actions of workers, the user and the driver.
+
+    Return the keys of the trials that ended.
 
     When the driver dies, Optuna is upgraded.
     """

@@ -1,5 +1,6 @@
-"""Trackers: a sweep in TensorBoard, read by its own library; and a tracker that fails
-disturbs nothing.
+"""Trackers: a sweep in TensorBoard, read by its own library.
+
+And a tracker that fails disturbs nothing.
 """
 
 import json

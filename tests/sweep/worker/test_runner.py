@@ -1,5 +1,7 @@
-"""Trials of a worker; checkpoints and outcomes: versions, foreign files, deletion, and
-a disk that is nearly full.
+"""Trials of a worker.
+
+Checkpoints and outcomes: versions, foreign files, deletion, and a disk that is nearly
+full.
 """
 
 import dataclasses
@@ -161,8 +163,9 @@ def test_a_trial_that_is_killed_within_an_epoch_resumes_there(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Checkpoints are written by time, also between the steps of an epoch; the kill is
-    in the first refine epoch.
+    """Checkpoints are written by time, also between the steps of an epoch.
+
+    The kill is in the first refine epoch.
     """
     (trial, *expected), saves, steps = whole, list[int](), list[int]()
     save = Checkpoints.save

@@ -34,8 +34,9 @@ REQUEST = StagingRequest(
 
 
 def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Let another node stage the task and publish it; return the URI of the shared
-    folder.
+    """Let another node stage the task and publish it.
+
+    Return the URI of the shared folder.
     """
     uri = (tmp_path / "shared").as_uri()
     with monkeypatch.context() as patch:
@@ -275,8 +276,9 @@ def new_stager(
     answer: Callable[[str, str], str],
     limit: float = 1800.0,
 ) -> tuple[RayStager, FakeCluster, list[str]]:
-    """Return a stager of three nodes, its cluster, and its messages; ``answer`` returns
-    the error of (node, task).
+    """Return a stager of three nodes, its cluster, and its messages.
+
+    ``answer`` returns the error of (node, task).
     """
     cluster = FakeCluster(answer)
     messages = list[str]()
