@@ -68,7 +68,7 @@ class DrawnSample:
     @property
     def height(self) -> int:
         """Height of the highest panel, in pixels."""
-        return max(panel.shape[0] for panel in self.panels)
+        return max(int(panel.shape[0]) for panel in self.panels)
 
 
 def draw(task: Task, data: PreparedData) -> Image.Image:
