@@ -34,7 +34,6 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -155,13 +154,6 @@ def run_all(
     """
     if any(tool.name != "adapt" for tool in tools):
         peers_python(work / "env")
-    if (
-        any(data.kind == "fields" for data in sets)
-        and find_spec("orca_ray_pdebench") is None
-    ):
-        raise SystemExit(
-            "fields are made by a plug-in: pip install ./examples/pdebench"
-        )
     for data in sets:
         written = write(data, work / "sets")
         for tool in (each for each in tools if data.kind in each.kinds):

@@ -21,10 +21,7 @@ from orca_ray.tasks.metrics import all_metrics
 from orca_ray.tasks.registry import all_tasks
 from orca_ray.training.artefacts.base import all_artefacts
 
-_EXAMPLES = Path(__file__).parents[1] / "examples"
-EXAMPLE = _EXAMPLES / "plugin"
-PDEBENCH = _EXAMPLES / "pdebench"
-PLUG_INS = (EXAMPLE, PDEBENCH)
+EXAMPLE = Path(__file__).parents[1] / "examples" / "plugin"
 _CACHES = (
     discovery._entry_points,
     option_names,

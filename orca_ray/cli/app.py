@@ -22,6 +22,7 @@ from orca_ray.cli import (
     benchmark,
     catalogue,
     data,
+    generate,
     leaderboard,
     predict,
     results,
@@ -79,7 +80,8 @@ def options(
 
 
 data_app = typer.Typer(
-    no_args_is_help=True, help="Fetch, prepare, list and show the data of tasks."
+    no_args_is_help=True,
+    help="Fetch, prepare, list, show and generate the data of tasks.",
 )
 for function in (
     adapt.adapt,
@@ -106,7 +108,13 @@ for function in (
     catalogue.doctor,
 ):
     app.command(function.__name__.replace("_", "-"))(function)
-for function in (data.fetch, data.prepare, show.list_, show.show):
+for function in (
+    data.fetch,
+    data.prepare,
+    show.list_,
+    show.show,
+    generate.generate,
+):
     data_app.command(function.__name__.rstrip("_"))(function)
 app.add_typer(data_app, name="data")
 results_app = typer.Typer(

@@ -1,7 +1,7 @@
 """Solvers of partial differential equations.
 
-They make the fields of the benchmark ``cabinet``. `examples/pdebench` makes files in
-PDEBench's layout with the same solvers.
+They make the fields of the benchmark ``cabinet``. `orca_ray.simulation.pdebench` makes
+files in PDEBench's layout with the same solvers.
 """
 
 import numpy as np

@@ -243,7 +243,7 @@ def _corruptions(layout: Layout) -> list[Corruption]:
 def _corruptions_of_generated(layout: Layout) -> list[Corruption]:
     """Return what else can be wrong with a generated one, whose reader is the same."""
     marks: list[Corruption] = [
-        ("missing", Path.unlink, "python -m orca_ray_pdebench"),
+        ("missing", Path.unlink, "orca-sweep data generate"),
         (
             "downloaded",
             _edited(lambda file: file.attrs.pop(MARK)),

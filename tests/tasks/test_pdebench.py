@@ -242,9 +242,7 @@ def test_only_the_frames_wanted_are_read_a_batch_at_a_time_and_a_task_has_an_end
 def test_what_is_to_be_generated_is_told_instead_of_fetched() -> None:
     task = get_task("pdebench_generated/darcy")
     for action in (task.fetch, task.prepare):
-        with pytest.raises(
-            UserError, match="python -m orca_ray_pdebench pdebench/darcy"
-        ):
+        with pytest.raises(UserError, match="orca-sweep data generate pdebench/darcy"):
             action()
     task.raw_directory.mkdir(parents=True)
     files.write(task.raw_directory, task="darcy", generated=True)

@@ -1,8 +1,8 @@
 """Nine problems of PDEBench.
 
 Each gives two tasks, one for the published file and one for a generated file. Files
-made by the plug-in `examples/pdebench` have the root attribute `MARK`, a JSON object
-with the settings. Generated files belong to the benchmark ``pdebench_generated``, other
+made by ``orca-sweep data generate`` have the root attribute `MARK`, a JSON object with
+the settings. Generated files belong to the benchmark ``pdebench_generated``, other
 files to ``pdebench``: they share no leaderboard. The problems are declared in
 ``problems.toml``, and what the tasks of a benchmark have in common in
 ``benchmarks.toml``.
@@ -34,10 +34,8 @@ from orca_ray.tasks.task import Arrays, Target, Task, Workspace
 DOWNLOADED = "pdebench"
 GENERATED = "pdebench_generated"
 _DATAFILES = "https://darus.uni-stuttgart.de/api/access/datafile"
-_MAKE = "pip install ./examples/pdebench && python -m orca_ray_pdebench"
-"""Command that generates a file, given a task, in a clone; it installs the plug-in that
-does.
-"""
+_MAKE = "orca-sweep data generate"
+"""Command that generates a file, given a task."""
 _LAYOUTS = {"Seeds": Seeds, "Stacked": Stacked, "Steady": Steady}
 _SCALINGS = {"": None, "by_frame": by_frame, "by_inputs": by_inputs}
 
@@ -117,7 +115,7 @@ def _check_origin(path: Path, file: Hdf5, task: str) -> None:
         parse_json(settings, str(path))
     except UserError as error:
         raise UserError(
-            f"{path}: expected simulations made by the plug-in examples/pdebench, which"
+            f"{path}: expected simulations made by 'orca-sweep data generate', which"
             f" have their settings in the attribute {MARK!r} (a JSON object), found"
             f" {'none' if settings is None else quoted(settings)}; use the task"
             f" {DOWNLOADED}/{problem} for the published file"

@@ -412,7 +412,7 @@ def test_series_are_cut_into_patches_that_divide_them() -> None:
 
 
 def test_what_is_missing_comes_by_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    make = "pip install ./examples/pdebench && python -m orca_ray_pdebench"
+    make = "orca-sweep data generate"
     expected = {
         "nasbench360/satellite": (
             "orca-sweep data prepare nasbench360/satellite --raw DIR"

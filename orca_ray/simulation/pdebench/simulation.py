@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-import orca_ray_pdebench
 from orca_ray.data.raw import PDEBENCH_FILES
 from orca_ray.discovery import declared, modules, tables
 from orca_ray.errors import lookup
-from orca_ray.simulation import Array, centres
+from orca_ray.simulation import Array, centres, pdebench
 
 if TYPE_CHECKING:
     import h5py
@@ -100,14 +99,14 @@ def described(
 
     ``simulations.toml`` has its texts and batch.
     """
-    texts = tables(orca_ray_pdebench.__name__, "simulations.toml")[name]
+    texts = tables(pdebench.__name__, "simulations.toml")[name]
     return Simulation(f"pdebench/{name}", layout, solve, **texts)
 
 
 @cache
 def simulations() -> Mapping[str, Simulation]:
     """Return all simulations by name."""
-    return declared(Simulation, "SIMULATION", modules(orca_ray_pdebench))
+    return declared(Simulation, "SIMULATION", modules(pdebench))
 
 
 def get_simulation(name: str) -> Simulation:

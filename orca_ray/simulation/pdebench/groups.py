@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from orca_ray_pdebench.simulation import Grid, TensorLayout
+from orca_ray.simulation.pdebench.simulation import Grid, TensorLayout
 
 if TYPE_CHECKING:
     import h5py

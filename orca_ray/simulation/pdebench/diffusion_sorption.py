@@ -13,9 +13,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from orca_ray.simulation import Array
-from orca_ray_pdebench.groups import grouped
-from orca_ray_pdebench.simulation import Fields, Grid, described
-from orca_ray_pdebench.tridiagonal import Tridiagonal
+from orca_ray.simulation.pdebench.groups import grouped
+from orca_ray.simulation.pdebench.simulation import Fields, Grid, described
+from orca_ray.simulation.pdebench.tridiagonal import Tridiagonal
 
 D = 5e-4
 """Diffusion coefficient."""

@@ -11,10 +11,10 @@ from functools import partial
 import numpy as np
 
 from orca_ray.simulation import Array
+from orca_ray.simulation.pdebench.groups import grouped
+from orca_ray.simulation.pdebench.simulation import Fields, Grid, described
 from orca_ray.simulation.small_fields import DIFFUSION, K, laplacian_symbol, reaction
 from orca_ray.simulation.stiff import Etdrk4, Modes
-from orca_ray_pdebench.groups import grouped
-from orca_ray_pdebench.simulation import Fields, Grid, described
 
 GRID = Grid(low=-1.0, high=1.0, num_cells=128, end=5.0, num_frames=101)
 CELL = GRID.cell

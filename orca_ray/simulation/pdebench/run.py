@@ -27,8 +27,8 @@ from orca_ray.data.raw import LOCKS, MARK
 from orca_ray.errors import UserError
 from orca_ray.process import end_with_parent
 from orca_ray.simulation import generators
+from orca_ray.simulation.pdebench.simulation import Fields, Simulation, get_simulation
 from orca_ray.version import __version__
-from orca_ray_pdebench.simulation import Fields, Simulation, get_simulation
 
 logger = logging.getLogger(__name__)
 DIRECTORY = "pdebench_generated"

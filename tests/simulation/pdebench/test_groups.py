@@ -12,13 +12,13 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 import pytest
-from orca_ray_pdebench import diffusion_reaction_2d, shallow_water
-from orca_ray_pdebench.groups import GroupLayout
-from orca_ray_pdebench.simulation import get_simulation
 from scipy.integrate import simpson
 from test_samples import digest
 
 from orca_ray.simulation import generators
+from orca_ray.simulation.pdebench import diffusion_reaction_2d, shallow_water
+from orca_ray.simulation.pdebench.groups import GroupLayout
+from orca_ray.simulation.pdebench.simulation import get_simulation
 
 
 class File(NamedTuple):

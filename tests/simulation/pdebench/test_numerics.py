@@ -4,12 +4,12 @@ import math
 
 import numpy as np
 import pytest
-from orca_ray_pdebench import cfd_1d
-from orca_ray_pdebench.cfd_1d import Periodic
-from orca_ray_pdebench.gas import GAMMA, Stress
-from orca_ray_pdebench.tridiagonal import Tridiagonal
 
 from orca_ray.simulation import Array, centres
+from orca_ray.simulation.pdebench import cfd_1d
+from orca_ray.simulation.pdebench.cfd_1d import Periodic
+from orca_ray.simulation.pdebench.gas import GAMMA, Stress
+from orca_ray.simulation.pdebench.tridiagonal import Tridiagonal
 
 MU = 4 / 3 * 0.1 + 0.1
 """Viscosity of the equations in 1D."""

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from orca_ray.simulation import Array
+from orca_ray.simulation.pdebench.simulation import Fields, Grid, described
 from orca_ray.simulation.stiff import evolve_spectral
-from orca_ray_pdebench.simulation import Fields, Grid, described
 
 _CHOSEN = 2
 """Number of waves that are drawn with replacement."""

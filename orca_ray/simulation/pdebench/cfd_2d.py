@@ -14,8 +14,8 @@ import numpy as np
 
 from orca_ray.simulation import Array
 from orca_ray.simulation.hyperbolic import sweep_axis
-from orca_ray_pdebench.gas import GAMMA, Gas, Stress
-from orca_ray_pdebench.simulation import Fields, Grid, described
+from orca_ray.simulation.pdebench.gas import GAMMA, Gas, Stress
+from orca_ray.simulation.pdebench.simulation import Fields, Grid, described
 
 ETA = 0.1
 """Shear viscosity."""

@@ -11,11 +11,11 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 import pytest
-from orca_ray_pdebench import cfd_1d, cfd_2d
-from orca_ray_pdebench.simulation import get_simulation
 
 from orca_ray.errors import UserError
 from orca_ray.simulation import centres, generators
+from orca_ray.simulation.pdebench import cfd_1d, cfd_2d
+from orca_ray.simulation.pdebench.simulation import get_simulation
 
 SHAPES = {
     "cfd_1d": (

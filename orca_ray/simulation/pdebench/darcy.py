@@ -12,7 +12,7 @@ import numpy as np
 
 from orca_ray.simulation import Array, centres
 from orca_ray.simulation.darcy import solve_steady
-from orca_ray_pdebench.simulation import Fields, TensorLayout, described
+from orca_ray.simulation.pdebench.simulation import Fields, TensorLayout, described
 
 SOURCE = 0.1
 """Right-hand side of the equation."""

@@ -11,14 +11,14 @@ from typing import NamedTuple
 import h5py
 import numpy as np
 import pytest
-from orca_ray_pdebench import darcy, simulation
-from orca_ray_pdebench.periodic import sample_waves
-from orca_ray_pdebench.simulation import Fields, get_simulation
 from scipy.integrate import simpson
 from test_samples import digest
 
 from orca_ray.data.raw import PDEBENCH_FILES
 from orca_ray.simulation import Array, centres, generators
+from orca_ray.simulation.pdebench import darcy, simulation
+from orca_ray.simulation.pdebench.periodic import sample_waves
+from orca_ray.simulation.pdebench.simulation import Fields, get_simulation
 
 
 class File(NamedTuple):

@@ -13,10 +13,10 @@ import numpy as np
 
 from orca_ray.simulation import Array
 from orca_ray.simulation.hyperbolic import Boundary, sweep
-from orca_ray_pdebench.gas import Gas
-from orca_ray_pdebench.periodic import sample_waves, to_unit_range
-from orca_ray_pdebench.simulation import Fields, Grid, described
-from orca_ray_pdebench.tridiagonal import Tridiagonal
+from orca_ray.simulation.pdebench.gas import Gas
+from orca_ray.simulation.pdebench.periodic import sample_waves, to_unit_range
+from orca_ray.simulation.pdebench.simulation import Fields, Grid, described
+from orca_ray.simulation.pdebench.tridiagonal import Tridiagonal
 
 ETA = 0.1
 """Shear viscosity."""

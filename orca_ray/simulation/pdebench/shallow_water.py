@@ -10,8 +10,8 @@ import numpy as np
 
 from orca_ray.simulation import Array
 from orca_ray.simulation.hyperbolic import GRAVITY, evolve_water
-from orca_ray_pdebench.groups import grouped
-from orca_ray_pdebench.simulation import Fields, Grid, described
+from orca_ray.simulation.pdebench.groups import grouped
+from orca_ray.simulation.pdebench.simulation import Fields, Grid, described
 
 INNER_DEPTH = 2.0
 """Initial depth within the circle."""

@@ -14,15 +14,15 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from orca_ray_pdebench import run
-from orca_ray_pdebench.__main__ import main
-from orca_ray_pdebench.run import BatchStore
-from orca_ray_pdebench.simulation import Fields, get_simulation
 
 from orca_ray import __version__
+from orca_ray.cli.app import run as run_command
 from orca_ray.data import cache
 from orca_ray.data.raw import LOCKS, MARK
 from orca_ray.errors import UserError
+from orca_ray.simulation.pdebench import run
+from orca_ray.simulation.pdebench.run import BatchStore
+from orca_ray.simulation.pdebench.simulation import Fields, get_simulation
 
 TASK = "pdebench/advection"
 ADVECTION = get_simulation(TASK)
@@ -39,6 +39,11 @@ def empty_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("ORCA_RAY_HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
     return tmp_path / "home"
+
+
+def main(*arguments: str) -> int:
+    """Run ``orca-sweep data generate``, and return its exit code."""
+    return run_command(["data", "generate", *arguments])
 
 
 @pytest.fixture
@@ -329,12 +334,12 @@ def test_a_file_is_made_where_its_task_reads_it(
     empty_home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = empty_home / "raw" / "pdebench_generated" / FILE
-    assert main([TASK, "--samples", "2"]) == 0
+    assert main(TASK, "--samples", "2") == 0
     assert path.is_file()
     assert f"pdebench/advection: 2 samples, 1.6 MiB, {path}" in capsys.readouterr().out
-    assert main([TASK, "--samples", "2"]) == 0
+    assert main(TASK, "--samples", "2") == 0
     assert "already there" in capsys.readouterr().out
-    assert main([TASK, "-n", "1", "--seed", "9", "--out", "new", "-q"]) == 0
+    assert main(TASK, "-n", "1", "--seed", "9", "--out", "new", "-q") == 0
     assert capsys.readouterr() == ("", "")
     assert Path("new", FILE).is_file()
 
@@ -354,11 +359,11 @@ def test_an_interruption_prints_what_is_kept(
         original(store, name, seed, start, stop)
 
     monkeypatch.setattr(run, "_solve", interrupt)
-    assert main(arguments) == 130
+    assert main(*arguments) == 130
     assert capsys.readouterr().err.endswith("interrupted: no file was written\n")
     assert not Path("new").exists()
     allowed.pop(0)
-    assert main(arguments) == 130
+    assert main(*arguments) == 130
     kept = "16 samples are stored, and the same command continues from there"
     assert f"interrupted: no file was written: {kept}" in capsys.readouterr().err
 
@@ -369,6 +374,6 @@ def test_special_files_are_refused_before_they_are_opened(
 ) -> None:
     os.mkfifo("pipe")
     Path("link").symlink_to("pipe")
-    assert main([TASK, "-n", "1", "--out", place]) == 2
+    assert main(TASK, "-n", "1", "--out", place) == 2
     error = capsys.readouterr().err
     assert "is a named pipe" in error or "is inside /" in error
