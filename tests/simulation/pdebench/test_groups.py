@@ -13,12 +13,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from scipy.integrate import simpson
-from test_samples import digest
 
 from orca_ray.simulation import generators
 from orca_ray.simulation.pdebench import diffusion_reaction_2d, shallow_water
 from orca_ray.simulation.pdebench.groups import GroupLayout
 from orca_ray.simulation.pdebench.simulation import get_simulation
+from tests.simulation.pdebench.test_samples import digest
 
 
 class File(NamedTuple):

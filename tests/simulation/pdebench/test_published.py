@@ -12,13 +12,13 @@ import h5py
 import numpy as np
 import pytest
 from scipy.integrate import simpson
-from test_samples import digest
 
 from orca_ray.data.raw import PDEBENCH_FILES
 from orca_ray.simulation import Array, centres, generators
 from orca_ray.simulation.pdebench import darcy, simulation
 from orca_ray.simulation.pdebench.periodic import sample_waves
 from orca_ray.simulation.pdebench.simulation import Fields, get_simulation
+from tests.simulation.pdebench.test_samples import digest
 
 
 class File(NamedTuple):
