@@ -22,7 +22,8 @@ from scipy import special
 
 from orca_ray.leaderboard.difference import Kind, compare_boards
 from orca_ray.leaderboard.statistics import ScoreTable, get_statistic
-from orca_ray.leaderboard.statistics.paired import LogScores, answers, holm
+from orca_ray.leaderboard.statistics.paired import LogScores, holm
+from orca_ray.leaderboard.statistics.questions import answers
 from orca_ray.leaderboard.statistics.table import Floats
 
 SEEDS = 3

@@ -1,8 +1,7 @@
-"""Boards of the documentation are those of the stores that they name, which are part of
-the repository.
+"""Boards of the documentation are those of the stores that they name.
 
-A board is a table between two marks, of which the first holds the arguments of
-``orca-sweep leaderboard``:
+The stores are part of the repository. A board is a table between two marks, of which
+the first holds the arguments of ``orca-sweep leaderboard``:
 
     <!-- board: pocket --results docs/stores/pocket -->
     …
@@ -43,8 +42,9 @@ def pages() -> list[Path]:
 
 
 def regenerated(page: Path) -> dict[Path, str]:
-    """Return the files of a page, built again from the stores: the page itself, and the
-    pictures of findings.
+    """Return the files of a page, built again from the stores.
+
+    These are the page itself, and the pictures of findings.
     """
     files: dict[Path, str] = {}
 

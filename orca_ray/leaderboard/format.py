@@ -31,7 +31,8 @@ from orca_ray.leaderboard.statistics import (
     on_boards,
 )
 from orca_ray.leaderboard.statistics.intervals import LEVEL
-from orca_ray.leaderboard.statistics.paired import LogScores, QuestionAnswer, answers
+from orca_ray.leaderboard.statistics.paired import LogScores
+from orca_ray.leaderboard.statistics.questions import QuestionAnswer, answers
 from orca_ray.leaderboard.statistics.table import Shape
 from orca_ray.paths import open_regular
 

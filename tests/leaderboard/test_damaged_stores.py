@@ -1,6 +1,4 @@
-"""Boards of damaged stores: what is left out is named and counted, and the rest is
-right.
-"""
+"""Boards of damaged stores: what is left out is named and counted."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -35,8 +33,9 @@ def good(tmp_path: Path) -> ResultsStore:
 
 
 def plant(store: ResultsStore, *changes: dict[str, Any]) -> Path:
-    """Add a file of confirm records with seed 2, changed whatever `Record` would say to
-    it.
+    """Add a file of confirm records with seed 2 and ``changes``.
+
+    The changes may be such that `Record` would refuse them.
     """
     rows = [
         make_record(f"odd-{number}", seed=2, test_score=0.8).to_row() | each

@@ -77,9 +77,7 @@ NOT_ALIGNED = {"aligning": "none"}
 def compared(
     found: Effects, levels: Levels = ALIGNED, reference: Levels = NOT_ALIGNED
 ) -> Comparison:
-    """Return a comparison that must be there, by default that of aligned cells with
-    others.
-    """
+    """Return a comparison, by default that of aligned cells with others."""
     comparison = found.find(levels, reference)
     assert comparison is not None
     return comparison
@@ -206,8 +204,9 @@ class TestRatios:
 
 class TestIntervals:
     def test_tasks_beyond_noise(self) -> None:
-        """All deviations over seeds are 0.01 in logarithms, so that a mean of two has
-        half a variance of 1e-4.
+        """All deviations over seeds are 0.01 in logarithms.
+
+        A mean of two seeds then has half a variance of 1e-4.
         """
         scores = {"a": 0.7, "b": 1.0, "c": 1.5, "d": 0.97}
         runs = [

@@ -1,5 +1,4 @@
-"""Formats: equal bytes for equal stores, published rows, subsets, harmless text, and
-whole documents.
+"""Formats: equal bytes for equal stores, subsets, harmless text, whole documents.
 
 Documents of boards, of a grid and of a page, and all statistics of some tables, are
 compared with those in `golden`. After a wanted change, run ``python -m
@@ -37,14 +36,14 @@ from orca_ray.leaderboard.formats.table import brief, sparkline
 from orca_ray.leaderboard.published.comparison import compare
 from orca_ray.leaderboard.published.tables import published_rows
 from orca_ray.leaderboard.statistics import all_statistics
-from orca_ray.leaderboard.statistics.paired import answers
+from orca_ray.leaderboard.statistics.questions import answers
 from orca_ray.results.record import CurvePoint, Record, Status
 from orca_ray.results.scan import StoreSnapshot
 from orca_ray.results.store import ResultsStore
 from orca_ray.testing.scores import random_table, table
 from tests.leaderboard.page.conftest import curves, data, records
 from tests.leaderboard.test_effects import effects, grid, render_effects, square
-from tests.leaderboard.test_leaderboard import failed, frame, run, seeds
+from tests.leaderboard.test_leaderboard import Run, failed, frame, run, seeds
 from tests.leaderboard.test_published import ORCA
 from tests.results.factories import START, make_point, make_record
 
@@ -53,16 +52,14 @@ ODD = "a\x1b[2Jb\nc\x9bd"
 
 
 def content(report: BoardReport, format: str) -> bytes:
-    found = render(report, format)
-    return found if isinstance(found, bytes) else found.encode()
+    rendered = render(report, format)
+    return rendered if isinstance(rendered, bytes) else rendered.encode()
 
 
 def stored(
     path: Path, trials: Sequence[Record], points: Sequence[CurvePoint], num_files: int
 ) -> BoardReport:
-    """Return the report of a new store that holds the rows in their order, in several
-    files.
-    """
+    """Return the report of a new store that holds the rows in several files."""
     store = ResultsStore(path, create=True)
     for part in range(num_files):
         store.append(trials[part::num_files], points[part::num_files])
@@ -76,30 +73,29 @@ def stored(
 
 @pytest.mark.slow
 def test_the_order_of_files_and_rows_changes_no_byte(tmp_path: Path) -> None:
-    """The trials have several configurations, notes and devices, and finished at the
-    same time.
-    """
-    trials = [
+    """The trials have several configurations, notes and devices."""
+    first_trials = [
         replace(
-            each, finished_at=START, notes=f"note {each.seed}", device=f"d{each.seed}"
+            record,
+            finished_at=START,
+            notes=f"note {record.seed}",
+            device=f"d{record.seed}",
         )
-        for each in records()
+        for record in records()
     ]
-    trials += [
-        replace(each, trial_key=f"{each.trial_key}-b", hyperparameters='{"a":1}')
-        for each in trials
+    second_trials = [
+        replace(record, trial_key=f"{record.trial_key}-b", hyperparameters='{"a":1}')
+        for record in first_trials
     ]
+    trials = [*first_trials, *second_trials]
     points = curves(trials)
     random = np.random.default_rng(0)
-    first = stored(tmp_path / "0", trials, points, 1)
+    expected = stored(tmp_path / "0", trials, points, 1)
     for number, num_files in enumerate((1, 5), start=1):
-        others = [trials[i] for i in random.permutation(len(trials))]
-        other = stored(tmp_path / str(number), others, points[::-1], num_files)
-        assert [
-            name
-            for name in all_formats()
-            if content(first, name) != content(other, name)
-        ] == []
+        shuffled = [trials[i] for i in random.permutation(len(trials))]
+        report = stored(tmp_path / str(number), shuffled, points[::-1], num_files)
+        for name in all_formats():
+            assert content(report, name) == content(expected, name), name
 
 
 def test_the_published_row_of_an_empty_store_is_in_every_format() -> None:
@@ -108,29 +104,26 @@ def test_the_published_row_of_an_empty_store_is_in_every_format() -> None:
         published=compare(published_rows("nasbench360"), "nasbench360"),
     )
     table = pq.read_table(pa.BufferReader(content(report, "parquet"))).to_pandas()
-    own = table.loc[
-        (table["method"] == "ORCA") & (table["kind"] == "primary"), "score"
-    ].tolist()
-    percent = (100, 100, 1, 1, 1, 100, 1, 1, 100, 1)
-    assert sorted(own) == pytest.approx(
-        sorted(float(each) / p for each, p in zip(ORCA, percent, strict=True))
-    )
+    is_orca = (table["method"] == "ORCA") & (table["kind"] == "primary")
+    scores = sorted(table.loc[is_orca, "score"])
+    scales = (100, 100, 1, 1, 1, 100, 1, 1, 100, 1)
+    printed = [float(text) / scale for text, scale in zip(ORCA, scales, strict=True)]
+    assert scores == pytest.approx(sorted(printed))
     rows = csv.DictReader(io.StringIO(content(report, "csv").decode()))
-    assert sorted(
-        float(row["score"]) for row in rows if row["method"] == "ORCA"
-    ) == sorted(own)
+    csv_scores = [float(row["score"]) for row in rows if row["method"] == "ORCA"]
+    assert sorted(csv_scores) == scores
     for format in ("json", "html", "table", "markdown", "latex"):
         text = content(report, format).decode()
-        assert all(each in text for each in ORCA)
+        assert all(printed_score in text for printed_score in ORCA)
         assert format in ("json", "html") or "nothing ran here yet" in text
 
 
 def test_a_subset_has_its_own_ranks() -> None:
     scores = {"a": (0.1, 0.2, 0.3), "b": (0.3, 0.2, 0.1), "c": (0.2, 0.3, 0.1)}
     runs = [
-        run(t, name, s)
-        for t, row in scores.items()
-        for name, s in zip(("orca", "nft", "fpt"), row, strict=True)
+        run(task, method, score)
+        for task, row in scores.items()
+        for method, score in zip(("orca", "nft", "fpt"), row, strict=True)
     ]
     board = build(frame(*runs), benchmark="pocket")
     ranks = BoardReport(board).statistic("mean_rank")["value"]
@@ -153,36 +146,30 @@ def test_a_subset_has_its_own_ranks() -> None:
 
 
 def test_methods_on_less_than_half_of_the_tasks_are_compared_but_not_ranked() -> None:
-    scores = [
-        (f"t{t}", method, t / 10)
-        for t in range(1, 6)
-        for method in ("nft", "orca", "fno")[: 3 if t < 3 else 2]
-    ]
-    runs = [
-        run(task, method, 0.1 + score, seed=seed)
-        for task, method, score in scores
-        for seed in (1, 2)
-    ]
-    found = BoardReport(build(frame(*runs), benchmark="pocket"))
-    assert found.common_tasks == tuple(f"pocket/t{t}" for t in range(1, 6))
-    assert found.statistic("mean_rank")["value"].notna().to_dict() == {
+    runs = []
+    for t in range(1, 6):
+        methods = ["nft", "orca"]
+        if t < 3:
+            methods.append("fno")
+        for method in methods:
+            runs += [run(f"t{t}", method, 0.1 + t / 10, seed=seed) for seed in (1, 2)]
+    report = BoardReport(build(frame(*runs), benchmark="pocket"))
+    assert report.common_tasks == tuple(f"pocket/t{t}" for t in range(1, 6))
+    assert report.statistic("mean_rank")["value"].notna().to_dict() == {
         "nft": True,
         "orca": True,
         "fno": False,
     }
-    assert found.verdicts.loc[("nft", "fno"), "num_tasks"] == 2
-    assert (
-        "the 5 of 5 tasks with scores of every method but fno, on less than half"
-        in str(render(found, "markdown"))
-    )
-    few = BoardReport(
-        build(
-            frame(*(run(f"t{n}", each, 0.1) for n, each in enumerate("abc"))),
-            benchmark="pocket",
-        )
-    )
-    assert few.common_tasks == ()
-    assert "no ranks yet: 0 of 3 tasks" in str(next(brief(few, 80, 2)))
+    assert report.verdicts.loc[("nft", "fno"), "num_tasks"] == 2
+    sentence = "the 5 of 5 tasks with scores of every method but fno, on less than half"
+    assert sentence in str(render(report, "markdown"))
+
+
+def test_without_a_common_task_there_are_no_ranks() -> None:
+    runs = [run(f"t{number}", method, 0.1) for number, method in enumerate("abc")]
+    report = BoardReport(build(frame(*runs), benchmark="pocket"))
+    assert report.common_tasks == ()
+    assert "no ranks yet: 0 of 3 tasks" in str(next(brief(report, 80, 2)))
 
 
 def test_searching_is_not_judged_by_too_many_trials(
@@ -219,33 +206,24 @@ def test_exported_scores_are_read_back(format: str, tmp_path: Path) -> None:
         *seeds("mnist", "nft", 1 / 3),
     )
     board = build(frame(*runs), benchmark="pocket")
+    published = compare(published_rows("nasbench360"), "nasbench360")
     path = tmp_path / f"board.{format}"
-    path.write_bytes(
-        content(
-            BoardReport(
-                board, published=compare(published_rows("nasbench360"), "nasbench360")
-            ),
-            format,
-        )
-    )
-    found = read_scores(path)
-    pd.testing.assert_frame_equal(found, score_frame(board))
-    assert list(found.columns) == SCHEMA.names
-    scores = (
-        found.dropna(subset="score")
-        .groupby(["task", "method"])["score"]
-        .agg(list)
-        .to_dict()
-    )
+    path.write_bytes(content(BoardReport(board, published=published), format))
+    rows = read_scores(path)
+    pd.testing.assert_frame_equal(rows, score_frame(board))
+    assert list(rows.columns) == SCHEMA.names
+    scored = rows.dropna(subset="score")
+    scores = scored.groupby(["task", "method"])["score"].agg(list).to_dict()
     assert scores == {
         ("pocket/digits", "orca"): [0.1, 0.2],
         ("pocket/mnist", "nft"): [1 / 3],
     }
-    assert len(found) == 2 + 1 + 1 + 1
+    assert len(rows) == 2 + 1 + 1 + 1
 
 
-def test_a_file_that_is_no_board(tmp_path: Path) -> None:
-    for name, given, message in (
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
         ("a.json", b"{", "is no board of scores"),
         ("a.json", b"[" * 100_000, "is no board of scores"),
         ("a.json", b'{"kind": "other"}', "has no \"kind\": 'orca-ray board'"),
@@ -256,10 +234,8 @@ def test_a_file_that_is_no_board(tmp_path: Path) -> None:
         ),
         (
             "a.json",
-            (
-                b'{"kind": "orca-ray board", "version": 1, "scores": [{"task": "t",'
-                b' "seed": "x"}]}'
-            ),
+            b'{"kind": "orca-ray board", "version": 1, "scores": [{"task": "t",'
+            b' "seed": "x"}]}',
             "is no board",
         ),
         (
@@ -268,36 +244,51 @@ def test_a_file_that_is_no_board(tmp_path: Path) -> None:
             "is no board",
         ),
         ("a.parquet", b"PAR1", "is no board of scores"),
-    ):
-        (tmp_path / name).write_bytes(given)
-        with pytest.raises(UserError, match=re.escape(message)):
-            read_scores(tmp_path / name)
+    ],
+    ids=["cut", "nested", "kind", "version", "seed", "scores", "parquet"],
+)
+def test_a_file_that_is_no_board(
+    tmp_path: Path, name: str, text: bytes, message: str
+) -> None:
+    (tmp_path / name).write_bytes(text)
+    with pytest.raises(UserError, match=re.escape(message)):
+        read_scores(tmp_path / name)
 
 
-def test_text_is_escaped() -> None:
-    for text, shown in {
-        "relative_l2": "relative_l2",
-        "_a_": r"\_a\_",
-        "<script>": r"\<script\>",
-        "[a](javascript:b)": r"[a\](javascript:b)",
-        "a|`b`*c*": r"a\|\`b\`\*c\*",
-        "1 [0, 2]": "1 [0, 2]",
-        "a\nb": r"a\\nb",
-    }.items():
-        assert markdown.escaped(text) == shown
-    for text, shown in {
-        "a_b & 50% of $x #1 {}": r"a\_b \& 50\% of \$x \#1 \{\}",
-        r"\input{/etc/passwd}": r"\textbackslash{}input\{/etc/passwd\}",
-        "0.1 ± 0.2": r"0.1 $\pm$ 0.2",
-        "--": "-{}-",
-        "–": "{--}",
-        "[1] *": "{[}1{]} {*}",
-        "é中й": r"\'{e}U+4E2DU+0439",
-        "^~<>|": (
-            r"\textasciicircum{}\textasciitilde{}\textless{}\textgreater{}\textbar{}"
+@pytest.mark.parametrize(
+    ("text", "escaped"),
+    [
+        ("relative_l2", "relative_l2"),
+        ("_a_", r"\_a\_"),
+        ("<script>", r"\<script\>"),
+        ("[a](javascript:b)", r"[a\](javascript:b)"),
+        ("a|`b`*c*", r"a\|\`b\`\*c\*"),
+        ("1 [0, 2]", "1 [0, 2]"),
+        ("a\nb", r"a\\nb"),
+    ],
+)
+def test_text_is_escaped_in_markdown(text: str, escaped: str) -> None:
+    assert markdown.escaped(text) == escaped
+
+
+@pytest.mark.parametrize(
+    ("text", "escaped"),
+    [
+        ("a_b & 50% of $x #1 {}", r"a\_b \& 50\% of \$x \#1 \{\}"),
+        (r"\input{/etc/passwd}", r"\textbackslash{}input\{/etc/passwd\}"),
+        ("0.1 ± 0.2", r"0.1 $\pm$ 0.2"),
+        ("--", "-{}-"),
+        ("–", "{--}"),
+        ("[1] *", "{[}1{]} {*}"),
+        ("é中й", r"\'{e}U+4E2DU+0439"),
+        (
+            "^~<>|",
+            r"\textasciicircum{}\textasciitilde{}\textless{}\textgreater{}\textbar{}",
         ),
-    }.items():
-        assert latex.escaped(text) == shown
+    ],
+)
+def test_text_is_escaped_in_latex(text: str, escaped: str) -> None:
+    assert latex.escaped(text) == escaped
 
 
 def test_a_hostile_name_stays_text_in_tables() -> None:
@@ -305,21 +296,21 @@ def test_a_hostile_name_stays_text_in_tables() -> None:
     board = build(
         frame(*seeds(odd, odd, 0.1, 0.2), run("digits", "orca")), benchmark="pocket"
     )
-    text = str(render(board, "markdown"))
-    assert "<img" not in text.replace(r"\<img", "")
-    assert {len(re.findall(r"(?<!\\)\|", line)) for line in text.split("\n")[2:6]} == {
-        5
-    }
-    text = str(render(board, "latex"))
-    assert text.isascii()
-    for columns, body in re.findall(
-        r"\\begin\{tabular\}\{(\w+)\}\n(.*?)\\end\{tabular\}", text, re.DOTALL
-    ):
+    in_markdown = str(render(board, "markdown"))
+    assert "<img" not in in_markdown.replace(r"\<img", "")
+    for line in in_markdown.split("\n")[2:6]:
+        assert len(re.findall(r"(?<!\\)\|", line)) == 5
+    in_latex = str(render(board, "latex"))
+    assert in_latex.isascii()
+    tables = re.findall(
+        r"\\begin\{tabular\}\{(\w+)\}\n(.*?)\\end\{tabular\}", in_latex, re.DOTALL
+    )
+    for columns, body in tables:
         rows = [line for line in body.split("\n") if line.endswith(r"\\")]
         assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {len(columns) - 1}
-    bare = re.sub(r"\\[{}]", "", text)
-    assert bare.count("{") == bare.count("}")
-    assert text.count(r"\toprule") == text.count(r"\bottomrule") == 1
+    without_escapes = re.sub(r"\\[{}]", "", in_latex)
+    assert without_escapes.count("{") == without_escapes.count("}")
+    assert in_latex.count(r"\toprule") == in_latex.count(r"\bottomrule") == 1
 
 
 @pytest.mark.parametrize(
@@ -330,27 +321,28 @@ def test_a_hostile_name_stays_text_in_tables() -> None:
     ],
 )
 def test_a_table_fits_a_hundred_columns(methods: list[str], parts: int) -> None:
-    """Each part of a table that is too wide names its rows; LaTeX has parts of 45 rows,
-    too.
+    """Each part of a table that is too wide names its rows.
+
+    LaTeX has parts of 45 rows, too.
     """
-    tasks = {f"a_task_of_{i:05}": f"metric_number_{i % 5}" for i in range(50)}
-    runs = [
-        each
-        for t, metric in tasks.items()
-        for m in methods
-        for each in seeds(t, m, 0.1, 0.2, 0.3, metric=metric)
-    ]
+    metrics = {f"a_task_of_{i:05}": f"metric_number_{i % 5}" for i in range(50)}
+    runs = []
+    for task, metric in metrics.items():
+        for method in methods:
+            runs += seeds(task, method, 0.1, 0.2, 0.3, metric=metric)
     board = build(frame(*runs), benchmark="pocket")
-    lines = str(render(board)).split("\n")
-    rows = [
-        line for line in str(render(board, "latex")).split("\n") if line.endswith(r"\\")
-    ]
+
+    text = str(render(board))
+    lines = text.split("\n")
+    assert max(map(len, lines)) <= 100
+    assert sum(line.startswith("a_task_of_00003") for line in lines) == parts
+    for word in (*metrics.values(), *methods):
+        assert word in text
+
+    latex_lines = str(render(board, "latex")).split("\n")
+    rows = [line for line in latex_lines if line.endswith(r"\\")]
     assert len(rows) >= parts * 54  # 50 tasks, mean rank and wins; two heads
     assert max(row.count("&") for row in rows) <= 3
-    assert max(map(len, lines)) <= 100
-    assert all(metric in "\n".join(lines) for metric in tasks.values())
-    assert sum(line.startswith("a_task_of_00003") for line in lines) == parts
-    assert all(any(method in line for line in lines) for method in methods)
 
 
 @pytest.mark.parametrize("format", TEXT)
@@ -373,9 +365,8 @@ def test_names_cannot_send_control_sequences(format: str) -> None:
     )
     text = str(render(build(records, benchmark="pocket", sweep=ODD), format))
     assert all(line.isprintable() for line in text.split("\n"))
-    assert r"a\x1b[2Jb\nc\x9bd" in text.replace(
-        r"\\", "\\"
-    )  # Markdown shows two backslashes as one
+    # Markdown shows two backslashes as one.
+    assert r"a\x1b[2Jb\nc\x9bd" in text.replace(r"\\", "\\")
     with pytest.raises(UserError) as caught:
         build(records, benchmark="pocket", sweep="pocket/nothing")
     assert str(caught.value).isprintable()
@@ -385,10 +376,8 @@ def test_json_keeps_names_as_they_are_and_csv_has_no_formula() -> None:
     board = build(frame(run("digits", ODD)), benchmark="pocket")
     assert json.loads(str(render(board, "json")))["methods"][0]["name"] == ODD
     board = build(frame(run("digits", "=cmd()")), benchmark="pocket")
-    assert (
-        next(csv.DictReader(io.StringIO(str(render(board, "csv")))))["method"]
-        == "'=cmd()"
-    )
+    rows = csv.DictReader(io.StringIO(str(render(board, "csv"))))
+    assert next(rows)["method"] == "'=cmd()"
 
 
 FOLDER = Path(__file__).with_name("golden")
@@ -403,43 +392,44 @@ TABLES = {
         }
     ),
 }
+"""Score tables by name, of which all statistics are golden."""
 FORMATS = ("csv", "json", "latex", "markdown", "table")
 
 
+COST = {
+    "align_seconds": 0.0,
+    "evaluate_seconds": 0.0,
+    "peak_memory_mib": 1500.0,
+    "num_trainable": 7_000_000,
+}
+"""Fields of a record about its cost, but for its duration."""
+
+
+def duration(refine_seconds: float, wall_seconds: float) -> dict[str, float]:
+    return {"refine_seconds": refine_seconds, "wall_seconds": wall_seconds}
+
+
+def search(validation_score: float, **changes: Any) -> Run:
+    return run(
+        "digits",
+        "orca",
+        None,
+        phase="search",
+        validation_score=validation_score,
+        **changes,
+    )
+
+
 def report() -> BoardReport:
-    """Return a board with a tie, missing and tiny scores, failures, searches, curves,
-    costs and other sweeps.
+    """Return a board with special cases.
+
+    They are a tie, missing and tiny scores, failures, searches, curves, costs and other
+    sweeps.
     """
-    cost = {
-        "align_seconds": 0.0,
-        "evaluate_seconds": 0.0,
-        "peak_memory_mib": 1500.0,
-        "num_trainable": 7_000_000,
-    }
     records = frame(
-        *seeds(
-            "digits",
-            "orca",
-            0.125,
-            0.25,
-            0.375,
-            refine_seconds=10.5,
-            wall_seconds=20.0,
-            **cost,
-        ),
-        *seeds(
-            "digits",
-            "nft",
-            0.25,
-            0.25,
-            0.25,
-            refine_seconds=5.0,
-            wall_seconds=6.0,
-            **cost,
-        ),
-        *seeds(
-            "digits", "scratch", 0.5, 0.75, refine_seconds=2.0, wall_seconds=3.0, **cost
-        ),
+        *seeds("digits", "orca", 0.125, 0.25, 0.375, **COST, **duration(10.5, 20.0)),
+        *seeds("digits", "nft", 0.25, 0.25, 0.25, **COST, **duration(5.0, 6.0)),
+        *seeds("digits", "scratch", 0.5, 0.75, **COST, **duration(2.0, 3.0)),
         *seeds("darcy16", "orca", 1e-5, 3e-5, 2e-5, metric="relative_l2"),
         *seeds("darcy16", "nft", 0.01, 0.02, metric="relative_l2"),
         *seeds("darcy16", "scratch", 0.03, 0.05, metric="relative_l2"),
@@ -449,26 +439,10 @@ def report() -> BoardReport:
         failed("wdbc", "scratch", Status.FAILED_NAN),
         run("digits", "orca", 0.9, sweep="pocket/other"),
         run("digits", "nft", 0.9, protocol="paper", minutes=0),
-        *(
-            run(
-                "digits",
-                "orca",
-                None,
-                phase="search",
-                validation_score=0.5 - 0.1 * n,
-                minutes=n,
-            )
-            for n in range(3)
-        ),
-        run(
-            "digits",
-            "orca",
-            None,
-            phase="search",
-            validation_score=0.01,
-            minutes=0,
-            metric_version=2,
-        ),
+        search(0.5, minutes=0),
+        search(0.5 - 0.1, minutes=1),
+        search(0.5 - 0.1 * 2, minutes=2),
+        search(0.01, minutes=0, metric_version=2),
     )
     board = build(
         records, benchmark="pocket", sweep="pocket/quick", protocol="held-out"
@@ -489,69 +463,67 @@ def report() -> BoardReport:
 
 
 def documents() -> dict[str, str]:
-    """Return the content of the files by name; the words of statistics are left out of
-    the page.
+    """Return the content of the golden files by name.
+
+    The words of statistics are left out of the page.
     """
-    suffixes = {name: all_formats()[name].suffix for name in FORMATS}
-    found = {
-        f"board{suffix}": str(render(report(), name))
-        for name, suffix in suffixes.items()
-    }
     study = effects(
         *(square(task, 0.4, 0.2, 0.2, 0.1, noise=1.01) for task in "abcde"),
         of=grid(*"abcde"),
     )
-    found |= {
-        f"effects{suffixes[name]}": render_effects(study, name)
-        for name in FORMATS
-        if all_formats()[name].effects
-    }
-    page = data()
+    texts = {}
+    for name in FORMATS:
+        format = all_formats()[name]
+        texts[f"board{format.suffix}"] = str(render(report(), name))
+        if format.effects:
+            texts[f"effects{format.suffix}"] = render_effects(study, name)
     for benchmark in ("nasbench360", "pdebench"):
         published = BoardReport(
             empty_board(benchmark),
             published=compare(published_rows(benchmark), benchmark),
         )
-        found[f"published-{benchmark}.md"] = str(render(published, "markdown"))
-    found["page.json"] = json.dumps(
-        page
-        | {"statistics": [each | {"definition": ""} for each in page["statistics"]]}
-    )
-    found["statistics.json"] = json.dumps(vectors())
-    return {
-        name: json.dumps(json.loads(text)) if name.endswith("json") else text
-        for name, text in found.items()
-    }
+        texts[f"published-{benchmark}.md"] = str(render(published, "markdown"))
+    page = dict(data())
+    page["statistics"] = [
+        statistic | {"definition": ""} for statistic in page["statistics"]
+    ]
+    texts["page.json"] = json.dumps(page)
+    texts["statistics.json"] = json.dumps(vectors())
+    for name, text in texts.items():
+        if name.endswith("json"):
+            texts[name] = json.dumps(json.loads(text))  # without line breaks
+    return texts
 
 
 def vectors() -> dict[str, Any]:
-    """Return the columns of every statistic of some tables, and the ratios of the
-    answers to questions.
+    """Return the columns of every statistic of some tables.
+
+    Ratios of the answers to questions are included.
     """
-    found: dict[str, Any] = {}
-    for name, scores in TABLES.items():
-        renamed = scores.replace(
-            {"method": {"m00": "orca", "m01": "nft", "m02": "scratch"}}
-        )
-        for each in all_statistics().values():
-            if each.inputs == ("scores",):
-                options = (
-                    {"factors": [1, 1.05, 1.5, 2, 10]} if each.shape == "curve" else {}
-                )
-                found[f"{name}: {each.name}"] = (
-                    each.compute(renamed, **options).reset_index().to_dict("list")
-                )
+    columns: dict[str, Any] = {}
+    methods = {"m00": "orca", "m01": "nft", "m02": "scratch"}
+    for table_name, scores in TABLES.items():
+        renamed = scores.replace({"method": methods})
+        for statistic in all_statistics().values():
+            if statistic.inputs != ("scores",):
+                continue
+            options: dict[str, Any] = {}
+            if statistic.shape == "curve":
+                options["factors"] = [1, 1.05, 1.5, 2, 10]
+            frame = statistic.compute(renamed, **options).reset_index()
+            columns[f"{table_name}: {statistic.name}"] = frame.to_dict("list")
         for answer in answers(renamed):
-            found[f"{name}: {answer.sentence}"] = answer.comparison.tasks
-    return found
+            columns[f"{table_name}: {answer.sentence}"] = answer.comparison.tasks
+    return columns
 
 
 def rounded(text: str) -> str:
-    """Return a text with seven significant digits of each number: the last ones differ
-    between processors.
+    """Return a text with seven significant digits of each number.
+
+    The last digits differ between processors.
     """
     return re.sub(
-        r"\d+\.\d{7,}(e[-+]\d+)?", lambda found: f"{float(found[0]):.7g}", text
+        r"\d+\.\d{7,}(e[-+]\d+)?", lambda match: f"{float(match[0]):.7g}", text
     )
 
 
@@ -559,11 +531,10 @@ def test_documents_are_the_golden_ones() -> None:
     expected = {
         path.name: path.read_text(encoding="utf-8") for path in FOLDER.iterdir()
     }
-    found = documents()
-    assert found.keys() == expected.keys()
-    assert [
-        name for name in found if rounded(found[name]) != rounded(expected[name])
-    ] == []
+    texts = documents()
+    assert texts.keys() == expected.keys()
+    for name, text in texts.items():
+        assert rounded(text) == rounded(expected[name]), name
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
-"""Boards: which trials make a score, which sweep and protocol a board has, how trials
-are counted; differences.
+"""Boards: which trials make a score, which sweep and protocol a board has.
+
+Also how trials are counted, and how boards differ.
 """
 
 import math
@@ -24,8 +25,9 @@ Run = dict[str, Any]
 
 
 def frame(*runs: Run) -> pd.DataFrame:
-    """Return records as the store does, one a run, each with its own key and a minute
-    later than the last.
+    """Return records as the store does, one a run.
+
+    Each has its own key, and finished a minute later than the last.
     """
     records = [
         make_record(f"k{index}", **({"minutes": index} | run))
@@ -130,8 +132,10 @@ OLDER = "confirm trial(s) on an earlier version of their task's data or metric l
 def test_which_trials_make_a_score(
     runs: list[Run], mean: float, n: int, notes: list[str] | None
 ) -> None:
-    """Completed confirm trials of the current data, of the configuration with the most
-    seeds, then of the latest.
+    """Which records count: those of the configuration with the most seeds.
+
+    Among equals, the latest counts; records must be completed confirm trials of the
+    current data.
     """
     board = build(frame(*runs), benchmark="pocket")
     score = board.score("pocket/digits", "orca")
@@ -256,8 +260,9 @@ class TestWhichBoard:
 
 
 def test_methods_are_sorted_by_mean_rank_and_several_may_be_the_best() -> None:
-    """The mean ranks on a, b and c are 5.5 / 3, 5.5 / 3 and 7 / 3; d has one method
-    alone.
+    """The mean ranks on a, b and c are 5.5 / 3, 5.5 / 3 and 7 / 3.
+
+    Only one method has a score on d.
     """
     scores = {"a": (0.1, 0.2, 0.3), "b": (0.5, 0.5, 0.9), "c": (0.3, 0.2, 0.1)}
     names = ("orca", "nft", "scratch")

@@ -1,5 +1,6 @@
-"""Published rows: what their sources say, in our units; beside own scores only where
-that is fair.
+"""Published rows: what their sources say, in our units.
+
+They stand beside own scores only where that is fair.
 """
 
 import json
@@ -111,8 +112,9 @@ def test_every_row_is_valid_and_its_score_is_the_published_one_in_our_unit() -> 
 
 
 def test_ranks_of_the_complete_methods_agree_with_what_the_authors_state() -> None:
-    """The project page states for NAS-Bench-360 that ORCA is first on 7 of 10 tasks,
-    and among three on all.
+    """The project page states ranks of ORCA on NAS-Bench-360.
+
+    It is first on 7 of 10 tasks, and among three on all.
     """
     table = published("nasbench360").tables[0]
     complete = [method for method in table.methods if len(texts(table, method)) == 10]
@@ -255,9 +257,7 @@ def test_scores_of_others_are_means_over_seeds_marked_with_their_source() -> Non
 
 
 def test_scores_of_another_version_are_marked_and_have_no_rank() -> None:
-    """Own scores say which version is the board's; without own scores, what is declared
-    does.
-    """
+    """Own scores say which version is the board's, else what is declared does."""
     board = build(frame(run("digits", "orca", 0.2)), benchmark="pocket")
     current = {
         (f"pocket/{task}", "error", "held-out"): (1, "new")

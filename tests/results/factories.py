@@ -1,5 +1,6 @@
-"""Records for tests: a valid one, of which each test changes what it is about; and a
-clock.
+"""Records for tests: a valid one, of which each test changes what it is about.
+
+Also a clock that tests move.
 """
 
 from dataclasses import replace
@@ -101,8 +102,9 @@ def make_suggestion(number: int = 0, **changes: Any) -> SuggestionRow:
 
 
 def decode(content: Any, kind: Table) -> Any:
-    """Return the Arrow table in the Parquet file ``content``; raise UserError if it is
-    damaged or has invalid rows.
+    """Return the Arrow table in the Parquet file ``content``.
+
+    Raises UserError if it is damaged or has invalid rows.
     """
     part = ParquetPart(pa.BufferReader(content), kind, "memory")
     found = part.read(range(len(part.group_rows)))

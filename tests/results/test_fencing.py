@@ -1,5 +1,6 @@
-"""Two drivers of one sweep: exactly one gets each lease number, and what the other
-appends later does not count.
+"""Two drivers of one sweep: exactly one gets each lease number.
+
+What the other driver appends later does not count.
 """
 
 import time
@@ -81,9 +82,7 @@ def test_what_a_driver_appends_after_it_lost_the_lease_does_not_count(
 def test_a_compaction_waits_until_a_new_driver_has_listed_the_files(
     uri: str, monkeypatch: Any
 ) -> None:
-    """The old driver appends between the listing and the moment at which the list is
-    stored.
-    """
+    """The old driver appends between the listing and the writing of the list."""
     old = ResultsStore(uri)
     new = ResultsStore(uri)
     lease = Lease(old, SWEEP, **QUICK).__enter__()
@@ -150,8 +149,9 @@ def test_rows_that_arrive_during_the_listing_count_with_their_record(
 def test_a_list_that_is_stored_after_a_later_one_decides_nothing(
     uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The second driver stands still before it stores its list, while the first one
-    still writes.
+    """The second driver stands still before it stores its list.
+
+    The first one still writes meanwhile.
     """
     first = ResultsStore(uri)
     second = ResultsStore(uri)
@@ -212,8 +212,9 @@ def test_other_sweeps_and_writers_without_a_lease_are_not_fenced(uri: str) -> No
 
 
 def test_a_clock_that_is_behind_changes_no_order(uri: str, monkeypatch: Any) -> None:
-    """A failed attempt by a driver whose clock is ahead, then a shorter one that
-    completes an hour "earlier".
+    """A failed attempt by a driver whose clock is ahead, then one that completes.
+
+    The second attempt is shorter, and completes an hour "earlier".
     """
     failed = make_record(
         "a", status=Status.FAILED_CODE, test_score=None, minutes=90, attempts=3

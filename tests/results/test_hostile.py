@@ -1,5 +1,6 @@
-"""Damaged and hostile stores, and file systems that fail: messages that name file and
-row, but no credential.
+"""Damaged and hostile stores, and file systems that fail.
+
+Messages name file and row, but no credential.
 """
 
 import errno
@@ -155,9 +156,7 @@ def test_wrong_column_types_are_named(
 def test_what_would_expand_far_is_not_read(
     store: ResultsStore, monkeypatch: pytest.MonkeyPatch, rows: int, text: str
 ) -> None:
-    """Equal rows and long equal texts take a few KB in Parquet; their size in memory is
-    checked before they take it.
-    """
+    """Equal rows and long equal texts take a few KB in Parquet, and much memory."""
     one = from_rows([make_record(error=text).to_row()], RECORDS)
     path = _plant(store, one.take(pa.array(np.zeros(rows, np.int64))))
     assert path.stat().st_size < 500_000

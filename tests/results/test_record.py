@@ -1,5 +1,6 @@
-"""Records, artefacts and their columns; stores of older versions: read as they are,
-raised by the first write.
+"""Records, artefacts and their columns; stores of older versions.
+
+An older store is read as it is; the first write raises its version.
 """
 
 import base64

@@ -76,8 +76,9 @@ def test_append_load_compact(uri: str) -> None:
 
 
 class Busy:
-    """A stream of which every third read fails as that of a busy object store, or all
-    from one read on.
+    """A stream whose reads fail: every third, or all from one read on.
+
+    They fail as those of a busy object store do.
     """
 
     def __init__(self, stream: Any, reads: Iterator[int], lasting: bool) -> None:

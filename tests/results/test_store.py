@@ -1,5 +1,6 @@
-"""The store: what is appended is read, and which row counts; files that are merged,
-left by a crash, or changed.
+"""The store: what is appended is read, and which row counts.
+
+Also files that are merged, left by a crash, or changed.
 """
 
 import errno
@@ -286,9 +287,7 @@ class TestCompaction:
     def test_a_listing_that_misses_old_and_merged_files_is_repeated(
         self, store: ResultsStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A directory read while files come and go may show neither; that must not look
-        like an empty store.
-        """
+        """A listing while files come and go may show none; the store is not empty then."""
         for key in "ab":
             store.append([make_record(key)])
         names = store.folder.names

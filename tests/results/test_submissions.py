@@ -1,5 +1,6 @@
-"""What a store keeps beside its tables: CSV files of scores, checked by line, and
-models, complete or absent.
+"""What a store keeps beside its tables.
+
+CSV files of scores are checked by line; models are complete or absent.
 """
 
 import contextlib

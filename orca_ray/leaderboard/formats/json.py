@@ -10,7 +10,8 @@ from orca_ray.leaderboard.board import BoardCell, TaskInfo
 from orca_ray.leaderboard.effects import Effects
 from orca_ray.leaderboard.format import KIND, VERSION, BoardReport, Format, score_rows
 from orca_ray.leaderboard.statistics import get_statistic, on_boards
-from orca_ray.leaderboard.statistics.paired import Comparison, QuestionAnswer
+from orca_ray.leaderboard.statistics.paired import Comparison
+from orca_ray.leaderboard.statistics.questions import QuestionAnswer
 from orca_ray.results.record import Status
 
 

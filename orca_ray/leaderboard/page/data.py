@@ -16,7 +16,8 @@ from orca_ray.leaderboard.effects_text import effects_sections
 from orca_ray.leaderboard.format import BoardReport
 from orca_ray.leaderboard.published import OWN, Published, PublishedTable
 from orca_ray.leaderboard.statistics import all_statistics, get_statistic, on_boards
-from orca_ray.leaderboard.statistics.paired import LogScores, answers, gains
+from orca_ray.leaderboard.statistics.paired import LogScores
+from orca_ray.leaderboard.statistics.questions import answers, gains
 from orca_ray.leaderboard.statistics.table import COLUMNS
 from orca_ray.results.record import CurvePoint, Record, Status
 

@@ -16,11 +16,10 @@ def beaten(means: Floats) -> Floats:
 
 
 def win_rate(table: ScoreTable) -> pd.DataFrame:
-    """Share of tasks on which the method has a better score than the other; a tie
-    counts half.
+    """Share of tasks on which the method has a better score than the other.
 
-    It uses the tasks on which every method has a score. The interval is that of Clopper
-    and Pearson.
+    A tie counts half. It uses the tasks on which every method has a score. The interval
+    is that of Clopper and Pearson.
     """
     common = table.common
     num_tasks = len(common.tasks)
@@ -40,11 +39,10 @@ def ranks(means: Floats) -> Floats:
 
 
 def mean_rank(table: ScoreTable) -> pd.DataFrame:
-    """Rank of the method among all methods, averaged over tasks; equal scores get the
-    average of their ranks.
+    """Rank of the method among all methods, averaged over tasks.
 
-    It uses the tasks on which every method has a score. The interval is Student's; it
-    ends where no rank is possible.
+    Equal scores get the average of their ranks. It uses the tasks on which every method
+    has a score. The interval is Student's; it ends where no rank is possible.
     """
     common = table.common
     intervals = student(ranks(common.means_TM))
@@ -57,12 +55,11 @@ def mean_rank(table: ScoreTable) -> pd.DataFrame:
 
 
 def wins(table: ScoreTable) -> pd.DataFrame:
-    """Number of tasks on which the method has the best score; if k methods tie, each
-    gets 1/k.
+    """Number of tasks on which the method has the best score.
 
-    It uses the tasks on which every method has a score. The interval is that of Clopper
-    and Pearson, which covers the expected number of wins on as many tasks with at least
-    95 %.
+    If k methods tie, each gets 1/k. It uses the tasks on which every method has a
+    score. The interval is that of Clopper and Pearson, which covers the expected number
+    of wins on as many tasks with at least 95 %.
 
     Returns:
         One row per method; ``ties`` is the number of tasks on which it shares the best
@@ -94,15 +91,14 @@ MAX_SWEEPS = 10_000
 
 
 def bradley_terry(table: ScoreTable) -> pd.DataFrame:
-    """Strength of the method in the model of Bradley and Terry, in Elo points; the mean
-    of all methods is 1000.
+    """Strength of the method in the model of Bradley and Terry, in Elo points.
 
-    Two methods whose strengths differ by 400 points win against each other with odds of
-    10 to 1. Each task is one game of each two methods that have a score on it; a tie
-    counts half. One drawn game is added for each two methods, so that the strength of a
-    method that wins all games is finite. Missing scores are games that were not played.
-    The interval is Student's, with the standard error of the jackknife, which leaves
-    out each task in turn.
+    The mean of all methods is 1000. Two methods whose strengths differ by 400 points
+    win against each other with odds of 10 to 1. Each task is one game of each two
+    methods that have a score on it; a tie counts half. One drawn game is added for each
+    two methods, so that the strength of a method that wins all games is finite. Missing
+    scores are games that were not played. The interval is Student's, with the standard
+    error of the jackknife, which leaves out each task in turn.
     """
     has_score_TM = table.num_seeds_TM > 0
     played_TM = has_score_TM & (has_score_TM.sum(axis=1, keepdims=True) > 1)

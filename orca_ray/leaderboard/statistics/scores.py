@@ -24,12 +24,11 @@ Times vary as much by chance.
 
 
 def score(table: ScoreTable) -> pd.DataFrame:
-    """Test score of a method on a task: the mean over its seeds, in the unit of the
-    task's metric.
+    """Test score of a method on a task: the mean over its seeds.
 
-    ``std`` divides by n - 1, where n is ``num_seeds``. The 95 % interval of the mean is
-    Student's, because a few seeds are too few for a bootstrap. There is no interval for
-    one seed.
+    It is in the unit of the task's metric. ``std`` divides by n - 1, where n is
+    ``num_seeds``. The 95 % interval of the mean is Student's, because a few seeds are
+    too few for a bootstrap. There is no interval for one seed.
     """
     num_TM = table.num_seeds_TM
     t, m = np.nonzero(num_TM)
@@ -54,15 +53,14 @@ def score(table: ScoreTable) -> pd.DataFrame:
 
 
 def improvement(table: ScoreTable, *, baseline: str | None = None) -> pd.DataFrame:
-    """Score relative to that of a baseline method: the geometric mean over tasks of the
-    ratio; below 1 is better.
+    """Score relative to that of a baseline method; below 1 is better.
 
-    It uses the tasks on which every method has a score. The interval is Student's, of
-    the logarithms; for fewer than five tasks its error comes from the deviation over
-    seeds of log scores. Means are raised to at least half of the task's smallest
-    positive score. The baseline is by default the method with the highest mean rank: it
-    is chosen by these scores, so the ratios to it are too low by chance, and their
-    intervals do not allow for that.
+    It is the geometric mean of the ratios over tasks. It uses the tasks on which every
+    method has a score. The interval is Student's, of the logarithms; for fewer than
+    five tasks its error comes from the deviation over seeds of log scores. Means are
+    raised to at least half of the task's smallest positive score. The baseline is by
+    default the method with the highest mean rank: it is chosen by these scores, so the
+    ratios to it are too low by chance, and their intervals do not allow for that.
 
     Raises:
         UserError: there is no method ``baseline``.
@@ -99,13 +97,12 @@ FACTORS: Sequence[float] = tuple(1 + k / 20 for k in range(181))
 def performance_profile(
     table: ScoreTable, *, factors: Sequence[float] = FACTORS
 ) -> pd.DataFrame:
-    """Share of tasks on which the method's score is at most τ times the best score
-    (``x`` is τ).
+    """Share of tasks on which the method's score is at most τ times the best score.
 
-    At τ = 1 it is the share of tasks on which the method is the best. It uses the tasks
-    on which every method has a score. Means are raised to at least half of the task's
-    smallest positive score. Dolan and Moré 2002, "Benchmarking optimization software
-    with performance profiles", Mathematical Programming 91.
+    The column ``x`` is τ. At τ = 1 it is the share of tasks on which the method is the
+    best. It uses the tasks on which every method has a score. Means are raised to at
+    least half of the task's smallest positive score. Dolan and Moré 2002, "Benchmarking
+    optimization software with performance profiles", Mathematical Programming 91.
     """
     common = table.common
     logs_TM = LogScores.of(common).means_TM
@@ -124,11 +121,10 @@ def performance_profile(
 
 
 def cost(costs: pd.DataFrame, *, over_tasks: Over = "sum") -> pd.DataFrame:
-    """Sum of the method's costs over the tasks on which every method has a cost, in the
-    unit of the costs.
+    """Sum of the method's costs over the tasks on which every method has a cost.
 
-    ``over_tasks`` may also be ``mean`` or ``max``, for costs that do not add up, such
-    as memory. There is no interval.
+    It is in the unit of the costs. ``over_tasks`` may also be ``mean`` or ``max``, for
+    costs that do not add up, such as memory. There is no interval.
     """
     wide = costs.pivot(index="task", columns="method", values="cost")
     common = wide.astype("float64").dropna()
@@ -143,11 +139,10 @@ def cost(costs: pd.DataFrame, *, over_tasks: Over = "sum") -> pd.DataFrame:
 def pareto(
     scores: ScoreTable, costs: pd.DataFrame, *, over_tasks: Over = "sum"
 ) -> pd.DataFrame:
-    """1 if no other method has a better score at no higher cost, or a lower cost at no
-    worse score; otherwise 0.
+    """1 if no other method is better at no higher cost, or cheaper at no worse score.
 
-    Costs that differ by less than 5 % are called equal, because times vary as much from
-    run to run.
+    Otherwise, it is 0. Costs that differ by less than 5 % are called equal, because
+    times vary as much from run to run.
 
     ``score`` is the geometric mean over tasks of the score relative to the best score
     on the task. ``cost`` is the sum of costs, or what ``over_tasks`` says. Both use the
@@ -195,12 +190,12 @@ MIN_TRIALS = 8
 
 
 def importance(searches: pd.DataFrame) -> pd.DataFrame:
-    """Share of the variance of validation scores that the hyper-parameter explains
-    alone, averaged over tasks.
+    """Share of the variance of scores that the hyper-parameter explains alone.
 
-    Scores are replaced by their ranks. The share is the epsilon squared of Kruskal and
-    Wallis, corrected for the number of groups (Tomczak and Tomczak 2014, Trends in
-    Sport Sciences 21), which is 0 on average if the hyper-parameter does not matter;
+    The scores are validation scores; the share is averaged over tasks. Scores are
+    replaced by their ranks. The share is the epsilon squared of Kruskal and Wallis,
+    corrected for the number of groups (Tomczak and Tomczak 2014, Trends in Sport
+    Sciences 21), which is 0 on average if the hyper-parameter does not matter;
     interactions are not part of it. Numbers are put into four groups of equally many
     trials, other values into one group each. ``p`` is the probability of shares at
     least as large if the hyper-parameter does not matter. Only trials that have the

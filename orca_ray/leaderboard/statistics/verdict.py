@@ -24,14 +24,14 @@ MAX_MORE = 1000
 
 
 def verdict(table: ScoreTable, *, level: float = LEVEL) -> pd.DataFrame:
-    """Score of the method relative to the other (``value``, below 1 is better), and
-    whether the two are separable.
+    """Score of the method relative to the other, and whether the two are separable.
 
-    Test and interval are Student's, of the paired log ratios of tasks; for fewer than
-    five tasks, their error comes from the deviation over seeds, and the verdict holds
-    for these tasks only. ``separable`` holds if ``adjusted_p``, the p-value adjusted by
-    Holm for the number of pairs, is at most ``level``. The interval is not adjusted, so
-    it may exclude 1 for a pair that is not separable.
+    A ``value`` below 1 is better. Test and interval are Student's, of the paired log
+    ratios of tasks; for fewer than five tasks, their error comes from the deviation
+    over seeds, and the verdict holds for these tasks only. ``separable`` holds if
+    ``adjusted_p``, the p-value adjusted by Holm for the number of pairs, is at most
+    ``level``. The interval is not adjusted, so it may exclude 1 for a pair that is not
+    separable.
 
     ``more_tasks`` and ``more_seeds`` (per task and method) would each separate the pair
     with a probability of 80 % if the observed mean and deviations are the true ones.

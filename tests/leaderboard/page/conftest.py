@@ -1,5 +1,4 @@
-"""A board with several tasks, methods, seeds, curves and failures, its page's data, and
-a browser that shows pages.
+"""A board with curves and failures, its page's data, and a browser that shows pages.
 
 The browser is a headless Chromium; a test fails in which a page reports an error or
 requests anything.
@@ -35,8 +34,9 @@ FLAGS = [
 FLAGS += ["--disable-component-update", "--disable-sync"]
 LOCAL = ("file:", "data:")
 Open = Callable[..., Any]
-"""Opens a page: takes a hash, the page's data and options of the browser's context;
-returns playwright's Page.
+"""Opens a page, and returns playwright's Page.
+
+Arguments are a hash, the page's data and options of the browser's context.
 """
 
 
@@ -58,8 +58,9 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def open_page(browser: Any, tmp_path: Path) -> Iterator[Open]:
-    """Write a page to disk and open it; on leaving, check that no page logged anything
-    or asked for anything.
+    """Write a page to disk and open it.
+
+    After the test, check that no page logged or requested anything.
     """
     problems: list[str] = []
     contexts = []
@@ -111,9 +112,7 @@ SCRIPT = "</script><script>alert(2)</script>"
 
 
 def records() -> list[Record]:
-    """Return scored trials of all methods, one failed trial, and search trials of one
-    task.
-    """
+    """Return scored trials of all methods, a failed trial, and search trials of a task."""
     random = np.random.default_rng(0)
     cells = [
         (t, m, seed)
@@ -165,8 +164,9 @@ def records() -> list[Record]:
 
 
 def curves(rows: Sequence[Record]) -> list[CurvePoint]:
-    """Return five epochs of refining for each scored trial, and of aligning for those
-    of ``orca``.
+    """Return five epochs of each scored trial.
+
+    Trials of ``orca`` have five epochs of aligning, too.
     """
     points = []
     for each in rows:

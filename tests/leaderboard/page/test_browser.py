@@ -1,8 +1,8 @@
-"""The page in a headless browser; `open_page` fails a test in which the page logs or
-requests anything.
+"""The page in a headless browser.
 
-What the views of four pages say is compared with ``texts.json``. To renew the file,
-delete it: the next run writes it, and fails.
+`open_page` fails a test in which the page logs or requests anything. What the views of
+four pages say is compared with ``texts.json``. To renew the file, delete it: the next
+run writes it, and fails.
 """
 
 import csv
@@ -455,8 +455,10 @@ TEXTS, GO = (
 
 
 def odd() -> dict[str, Any]:
-    """Return a page with a tie, a guard, costs within five per cent, one seed, an
-    effect on few tasks, and a search.
+    """Return a page with special cases.
+
+    They are a tie, a guard, costs within five per cent, one seed, an effect on few
+    tasks, and a search.
     """
     scores = {
         "nft": [0.1] * 6,

@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 
 from orca_ray.leaderboard.statistics import ScoreTable, all_statistics
-from orca_ray.leaderboard.statistics.paired import LogScores, answers, gains
+from orca_ray.leaderboard.statistics.paired import LogScores
+from orca_ray.leaderboard.statistics.questions import answers, gains
 from orca_ray.leaderboard.statistics.scores import Over, pareto
 from tests.leaderboard.page.conftest import Open
 
@@ -28,8 +29,9 @@ METHODS = (
 
 
 def board(seed: int) -> pd.DataFrame:
-    """Return a score table with ties, zeros, missing cells and unequal numbers of
-    seeds, from fewer tasks to more.
+    """Return a score table with ties, zeros, missing cells and unequal numbers of seeds.
+
+    The number of tasks, of methods and of seeds depends on ``seed``.
     """
     choose = np.random.default_rng(seed)
     rows = []
@@ -62,8 +64,9 @@ def searches(seed: int) -> pd.DataFrame:
 
 
 def same(ours: Any, theirs: Any) -> bool:
-    """Return whether two nested values are equal up to 1e-9; ``theirs`` may have more
-    keys.
+    """Return whether two nested values are equal up to 1e-9.
+
+    ``theirs`` may have more keys.
     """
     if isinstance(ours, Mapping):
         return all(
@@ -105,8 +108,9 @@ def expected(table: ScoreTable) -> dict[str, Any]:
 
 
 def in_page(page: Any, table: ScoreTable, program: str, *more: Any) -> Any:
-    """Return the value of a JavaScript expression of ``table``, the page's score table,
-    and of ``more``.
+    """Return the value of a JavaScript expression of ``table`` and ``more``.
+
+    ``table`` is the page's score table.
     """
     scores_TMS = [
         [[s for s in cell if s == s] for cell in row]

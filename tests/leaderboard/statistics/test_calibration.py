@@ -1,4 +1,5 @@
-"""Statements of boards are as often wrong as docs/reading-a-board.md says;
+"""Statements of boards are as often wrong as docs/reading-a-board.md says.
+
 `benchmarks.calibration` simulates them.
 """
 
@@ -39,8 +40,6 @@ def test_other_boards_agree_within_four_standard_errors(name: str) -> None:
 def test_numbers_off_by_more_than_one_and_a_half_are_in_italics() -> None:
     assert FOUND.keys() == STATEMENTS.keys()
     for name, cells in FOUND.items():
-        off = [
-            abs(float(cell.strip("*")) - (95 if STATEMENTS[name][0] else 5)) > 1.5
-            for cell in cells
-        ]
-        assert [cell.startswith("*") for cell in cells] == off, name
+        expected = 95 if STATEMENTS[name][0] else 5
+        is_off = [abs(float(cell.strip("*")) - expected) > 1.5 for cell in cells]
+        assert [cell.startswith("*") for cell in cells] == is_off, name
