@@ -14,7 +14,7 @@ from orca_ray.errors import UserError
 from orca_ray.leaderboard import Board, build
 from orca_ray.results import scan, store, tables
 from orca_ray.results.parquet import encode
-from orca_ray.results.record import Status
+from orca_ray.results.record import Record, Status
 from orca_ray.results.status import find_trial, sweep_status
 from orca_ray.results.store import ResultsStore
 from orca_ray.results.tables import RECORDS, from_rows
@@ -38,8 +38,8 @@ def plant(store: ResultsStore, *changes: dict[str, Any]) -> Path:
     The changes may be such that `Record` would refuse them.
     """
     rows = [
-        make_record(f"odd-{number}", seed=2, test_score=0.8).to_row() | each
-        for number, each in enumerate(changes)
+        make_record(f"odd-{number}", seed=2, test_score=0.8).to_row() | changes_of_row
+        for number, changes_of_row in enumerate(changes)
     ]
     path = files_of(store)[0].parent / "9-x.parquet"
     path.write_bytes(encode(from_rows(rows, RECORDS)))
@@ -92,9 +92,9 @@ def test_a_damaged_file_is_left_out(
     """Files are read as a whole, or by row group."""
     monkeypatch.setattr(store, "SMALL_BYTES", 10**6 if whole else 0)
     damage(plant(good, *[{"trial_key": f"key {number}"} for number in range(100)]))
-    found = board(good)
-    assert is_good(found)
-    (warning,) = found.warnings
+    good_board = board(good)
+    assert is_good(good_board)
+    (warning,) = good_board.warnings
     assert message in warning
 
 
@@ -110,9 +110,9 @@ def test_an_invalid_value(
     good: ResultsStore, changes: dict[str, Any], message: str
 ) -> None:
     plant(good, changes, changes)
-    found = board(good)
-    assert found.scores["score"].tolist() == [0.1, 0.3]
-    (warning,) = found.warnings
+    shown_board = board(good)
+    assert shown_board.scores["score"].tolist() == [0.1, 0.3]
+    (warning,) = shown_board.warnings
     assert "2 record(s)" in warning
     assert message in warning
 
@@ -120,13 +120,13 @@ def test_an_invalid_value(
 def test_a_key_twice(good: ResultsStore) -> None:
     good.append([make_record("a", seed=0, test_score=0.1, minutes=9)])
     good.append([make_record("b", status=Status.LOST, test_score=None, minutes=9)])
-    found = board(good)
-    assert is_good(found)
-    assert found.warnings == ()
+    equal = board(good)
+    assert is_good(equal)
+    assert equal.warnings == ()
     good.append([make_record("a", seed=0, test_score=0.2, minutes=0.5)])
-    found = board(good)
-    assert is_good(found)
-    (warning,) = found.warnings
+    contradictory = board(good)
+    assert is_good(contradictory)
+    (warning,) = contradictory.warnings
     assert warning.startswith(
         "trial a of pocket/quick has records with different test scores, 0.1 to 0.2:"
         " the one that"
@@ -136,9 +136,9 @@ def test_a_key_twice(good: ResultsStore) -> None:
 def test_a_task_that_the_benchmark_does_not_have(good: ResultsStore) -> None:
     plant(good, {"task": "pocket/digit"}, {"task": "pocket/digit"})
     assert board(good).tasks == ("pocket/digit", "pocket/digits")
-    found = board(good, known_tasks=["pocket/digits", "pocket/wdbc"])
-    assert is_good(found)
-    assert found.warnings == (
+    of_known_tasks = board(good, known_tasks=["pocket/digits", "pocket/wdbc"])
+    assert is_good(of_known_tasks)
+    assert of_known_tasks.warnings == (
         "2 record(s) of the task 'pocket/digit', which pocket does not have, left out",
     )
 
@@ -162,13 +162,11 @@ def test_what_is_no_part_of_a_store_is_named_once(
     (Path(good.uri) / "notes.md").write_text("mine")
     for _ in range(2):
         assert is_good(board(good))
-    found = [
-        text.removeprefix(f"{good.uri}/").partition(
-            " is no part of this results store"
-        )[0]
-        for text in caplog.messages
+    places = [
+        message.removeprefix(f"{good.uri}/").partition(" is no part of")[0]
+        for message in caplog.messages
     ]
-    assert found == ["foreign", "more.parquet", "records/parts"]
+    assert places == ["foreign", "more.parquet", "records/parts"]
 
 
 def test_what_status_leaves_out_is_said(
@@ -195,51 +193,51 @@ def test_warnings_of_many_contradictory_trials_are_few(good: ResultsStore) -> No
     assert warnings[-1] == "5 more trial(s) have records with different test scores"
 
 
+def random_record(rng: np.random.Generator, sweep: str) -> Record:
+    """Return a record with random values, whose key other records may have, too."""
+    return make_record(
+        f"{rng.integers(200):x}",
+        task=rng.choice(["pocket/a", "pocket/b"]),
+        method=rng.choice(["x", "y"]),
+        phase=rng.choice(["search", "confirm"]),
+        body=rng.choice(["one", "two"]),
+        status=[Status.COMPLETED, Status.LOST][rng.integers(2)],
+        seed=int(rng.integers(2)),
+        metric_version=1,
+        minutes=float(rng.random()),
+        test_score=float(rng.random()),
+        sweep=sweep,
+    )
+
+
 def test_reading_by_row_group_equals_reading_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rng = np.random.default_rng(0)
-    whole = ResultsStore(tmp_path / "results", create=True)
-    for file in range(4):
-        picks = rng.integers(2, size=(150, 6)).tolist()
-        records = [
-            make_record(
-                f"{rng.integers(200):x}",
-                task=f"pocket/{'ab'[t]}",
-                method="xy"[m],
-                phase=["search", "confirm"][p],
-                body=["one", "two"][b],
-                status=[Status.COMPLETED, Status.LOST][s],
-                seed=seed,
-                metric_version=1,
-                minutes=float(rng.random()),
-                test_score=float(rng.random()),
-                sweep=f"s/{file % 2}",
-            )
-            for t, m, p, b, s, seed in picks
+    results = ResultsStore(tmp_path / "results", create=True)
+    for sweep in ("s/0", "s/1", "s/0", "s/1"):
+        records = [random_record(rng, sweep) for _ in range(150)]
+        points = [
+            make_point(record.trial_key, epoch)
+            for record in records
+            for epoch in (1, 2)
         ]
-        whole.append(
-            records,
-            [
-                make_point(record.trial_key, epoch)
-                for record in records
-                for epoch in (1, 2)
-            ],
-        )
-    expected = build(whole, benchmark="pocket")
-    curves = whole.curves(trial_key=["1a", "2b"])
+        results.append(records, points)
+    expected = build(results, benchmark="pocket")
+    expected_curves = results.curves(trial_key=["1a", "2b"])
+    assert len(expected_curves)
+
     monkeypatch.setattr(store, "SMALL_BYTES", 0)
-    compacted = tuple(
+    small_tables = tuple(
         replace(table, file_rows=200, group_rows=32)
         for table in (RECORDS, tables.CURVES)
     )
-    monkeypatch.setattr(store, "_TABLES", compacted)
-    assert whole.compact() > 0
-    assert len(files_of(whole)) == 3
-    found = build(ResultsStore(whole.uri), benchmark="pocket")
-    assert found.scores.equals(expected.scores)
+    monkeypatch.setattr(store, "_TABLES", small_tables)
+    assert results.compact() > 0
+    assert len(files_of(results)) == 3
+    by_row_group = build(ResultsStore(results.uri), benchmark="pocket")
+    assert by_row_group.scores.equals(expected.scores)
     # Cells hold NaN, which equals nothing; repr distinguishes any two other floats.
-    assert repr(found.cells) == repr(expected.cells)
-    assert set(found.warnings) == set(expected.warnings)
-    assert whole.curves(trial_key=["1a", "2b"]).equals(curves)
-    assert len(curves)
+    assert repr(by_row_group.cells) == repr(expected.cells)
+    assert set(by_row_group.warnings) == set(expected.warnings)
+    assert results.curves(trial_key=["1a", "2b"]).equals(expected_curves)

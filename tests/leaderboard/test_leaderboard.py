@@ -77,6 +77,16 @@ def test_mean_and_sample_deviation_over_seeds() -> None:
     assert board.metrics == {"pocket/digits": "error"}
 
 
+def two_configurations(num_seeds: int, num_later_seeds: int) -> list[Run]:
+    """Return runs with the score 0.1, and later ones of another configuration, 0.9."""
+    first = [orca(0.1, seed, hyperparameters="{}") for seed in range(num_seeds)]
+    later = [
+        orca(0.9, seed, hyperparameters='{"refine.epochs":9}')
+        for seed in range(num_later_seeds)
+    ]
+    return [*first, *later]
+
+
 OLDER = "confirm trial(s) on an earlier version of their task's data or metric left out"
 
 
@@ -85,9 +95,9 @@ OLDER = "confirm trial(s) on an earlier version of their task's data or metric l
     [
         ([orca(0.3), orca(0.0, 1, phase="search")], 0.3, 1, []),
         *(
-            [[orca(0.3), orca(0.1, 1, status=each)], 0.3, 1, []]
-            for each in Status
-            if each is not Status.COMPLETED
+            ([orca(0.3), orca(0.1, 1, status=status)], 0.3, 1, [])
+            for status in Status
+            if status is not Status.COMPLETED
         ),
         (
             [orca(0.1), orca(None, 1)],
@@ -112,21 +122,9 @@ OLDER = "confirm trial(s) on an earlier version of their task's data or metric l
             1,
             [],
         ),
-        *(
-            [
-                [
-                    *(orca(0.1, seed, hyperparameters="{}") for seed in range(3)),
-                    *(
-                        orca(0.9, seed, hyperparameters='{"refine.epochs":9}')
-                        for seed in range(more)
-                    ),
-                ],
-                mean,
-                n,
-                None,
-            ]
-            for more, mean, n in ((2, 0.1, 3), (3, 0.9, 3), (4, 0.9, 4))
-        ),
+        (two_configurations(3, 2), 0.1, 3, None),
+        (two_configurations(3, 3), 0.9, 3, None),
+        (two_configurations(3, 4), 0.9, 4, None),
     ],
 )
 def test_which_trials_make_a_score(
@@ -156,24 +154,21 @@ def test_a_method_and_a_task_without_a_score_are_there() -> None:
     board = build(frame(orca(), *failures), benchmark="pocket")
     assert board.tasks == ("pocket/digits", "pocket/wdbc")
     assert sorted(board.methods) == ["nft", "orca"]
-    assert (
-        board.score("pocket/digits", "nft").n
-        == board.score("pocket/wdbc", "orca").n
-        == 0
-    )
-    assert (board.best("pocket/digits"), board.best("pocket/wdbc")) == (["orca"], [])
-    assert [
-        board.count("nft", status)
-        for status in (Status.FAILED_OOM, Status.LOST, Status.COMPLETED)
-    ] == [1, 1, 0]
+    assert board.score("pocket/digits", "nft").n == 0
+    assert board.score("pocket/wdbc", "orca").n == 0
+    assert board.best("pocket/digits") == ["orca"]
+    assert board.best("pocket/wdbc") == []
+    assert board.count("nft", Status.FAILED_OOM) == 1
+    assert board.count("nft", Status.LOST) == 1
+    assert board.count("nft", Status.COMPLETED) == 0
     nothing = build(frame(orca(None, phase="search")), benchmark="pocket")
     assert nothing.seeds == ()
     assert nothing.count("orca", Status.COMPLETED) == 1
 
 
 def test_several_bodies_on_one_task_get_a_column_each() -> None:
-    one = frame(orca(body="vit-s14"), run("osuleaf", "orca", body="minilm-l6"))
-    assert build(one, benchmark="pocket").methods == ("orca",)
+    one_each = frame(orca(body="vit-s14"), run("osuleaf", "orca", body="minilm-l6"))
+    assert build(one_each, benchmark="pocket").methods == ("orca",)
     several = frame(
         orca(0.1, body="vit-s14"),
         orca(0.2, body="minilm-l6"),
@@ -202,29 +197,23 @@ class TestWhichBoard:
         full = ("pocket/full", "held-out")
         paper = ("pocket/full", "paper")
         quick = ("pocket/quick", "held-out")
-        for asked, got, mean in (
+        for options, chosen, mean in (
             ({}, paper, 0.2),
             ({"protocol": "held-out"}, full, 0.1),
             ({"sweep": "pocket/quick"}, quick, 0.3),
             ({"sweep": "pocket/full", "protocol": "held-out"}, full, 0.1),
         ):
-            board = build(records, benchmark="pocket", **asked)
-            assert (board.sweep, board.protocol) == got
+            board = build(records, benchmark="pocket", **options)
+            others = {(other.sweep, other.protocol) for other in board.others}
+            assert (board.sweep, board.protocol) == chosen
+            assert others == {full, paper, quick} - {chosen}
             assert board.score("pocket/digits", "orca").mean == pytest.approx(mean)
-            assert {(other.sweep, other.protocol) for other in board.others} == {
-                full,
-                paper,
-                quick,
-            } - {got}
             assert board.tasks == ("pocket/digits",)
 
     def test_the_most_recent_of_equals(self) -> None:
         records = frame(orca(sweep="z"), orca(sweep="a"))
-        assert (
-            build(records, benchmark="pocket").sweep
-            == build(records.iloc[::-1], benchmark="pocket").sweep
-            == "a"
-        )
+        assert build(records, benchmark="pocket").sweep == "a"
+        assert build(records.iloc[::-1], benchmark="pocket").sweep == "a"
 
     def test_many_configurations_of_one_seed_are_one_score(self) -> None:
         cells = [
@@ -234,13 +223,11 @@ class TestWhichBoard:
         board = build(
             frame(*seeds("digits", "orca", 0.3, 0.3), *cells), benchmark="pocket"
         )
-        assert (board.sweep, board.others) == (
-            "pocket/quick",
-            (Other("study/full", "held-out", 5),),
-        )
+        assert board.sweep == "pocket/quick"
+        assert board.others == (Other("study/full", "held-out", 5),)
 
     def test_names_that_are_not_there(self, records: pd.DataFrame) -> None:
-        for asked, message in (
+        for options, message in (
             (
                 {"benchmark": "poket"},
                 "no records of benchmark 'poket'. Did you mean 'pocket'",
@@ -256,7 +243,7 @@ class TestWhichBoard:
             ),
         ):
             with pytest.raises(UserError, match=re.escape(message)):
-                build(records, **asked)
+                build(records, **options)
 
 
 def test_methods_are_sorted_by_mean_rank_and_several_may_be_the_best() -> None:
@@ -267,8 +254,8 @@ def test_methods_are_sorted_by_mean_rank_and_several_may_be_the_best() -> None:
     scores = {"a": (0.1, 0.2, 0.3), "b": (0.5, 0.5, 0.9), "c": (0.3, 0.2, 0.1)}
     names = ("orca", "nft", "scratch")
     runs = [
-        run(t, name, score)
-        for t, row in scores.items()
+        run(task, name, score)
+        for task, row in scores.items()
         for name, score in zip(names, row, strict=True)
     ]
     board = build(frame(*runs, run("d", "orca", 0.0)), benchmark="pocket")
@@ -288,15 +275,10 @@ Seeds = list[float] | dict[int, float]
 
 def scores_of(**scores: Seeds) -> pd.DataFrame:
     """Return the scores of methods on the task digits, by seed."""
-    by_seed = {
-        name: each if isinstance(each, dict) else dict(enumerate(each))
-        for name, each in scores.items()
-    }
-    runs = [
-        run("digits", name, score, seed)
-        for name, each in by_seed.items()
-        for seed, score in each.items()
-    ]
+    runs = []
+    for name, values in scores.items():
+        by_seed = values if isinstance(values, dict) else dict(enumerate(values))
+        runs += [run("digits", name, score, seed) for seed, score in by_seed.items()]
     return score_frame(build(frame(*runs), benchmark="pocket"))
 
 
@@ -346,37 +328,41 @@ NAN = math.nan
 def test_a_change_is_compared_with_the_noise_over_seeds(
     before: Seeds, after: Seeds, kind: Kind, difference: float, error: float, seeds: int
 ) -> None:
-    (found,) = compare_boards(scores_of(orca=before), scores_of(orca=after))
-    assert (found.kind, found.seeds) == (kind, seeds)
-    assert (found.difference, found.error) == pytest.approx(
-        (difference, error), rel=1e-5, nan_ok=True
-    )
-    assert found.after - found.before == pytest.approx(difference)
+    (change,) = compare_boards(scores_of(orca=before), scores_of(orca=after))
+    assert change.kind == kind
+    assert change.seeds == seeds
+    assert change.difference == pytest.approx(difference, rel=1e-5)
+    assert change.error == pytest.approx(error, rel=1e-5, nan_ok=True)
+    assert change.after - change.before == pytest.approx(difference)
 
 
 def test_scores_that_appear_and_disappear() -> None:
-    one = score_frame(
-        build(
-            frame(*seeds("digits", "orca", 0.1), run("mnist", "nft", None)),
-            benchmark="pocket",
-        )
+    before = build(
+        frame(*seeds("digits", "orca", 0.1), run("mnist", "nft", None)),
+        benchmark="pocket",
     )
-    two = score_frame(build(frame(*seeds("mnist", "nft", 0.2)), benchmark="pocket"))
-    found = {(each.task, each.method): each for each in compare_boards(one, two)}
-    gone = found["pocket/digits", "orca"]
-    new = found["pocket/mnist", "nft"]
+    after = build(frame(*seeds("mnist", "nft", 0.2)), benchmark="pocket")
+    changes = compare_boards(score_frame(before), score_frame(after))
+    by_cell = {(change.task, change.method): change for change in changes}
+    gone = by_cell["pocket/digits", "orca"]
+    new = by_cell["pocket/mnist", "nft"]
     assert (gone.kind, gone.before) == (Kind.DISAPPEARED, 0.1)
     assert (new.kind, new.after) == (Kind.APPEARED, 0.2)
     assert np.isnan([gone.after, new.before, gone.difference]).all()
 
 
-def test_other_versions_are_not_compared() -> None:
-    one = scores_of(orca=[0.1, 0.2])
-    for column, value, reason in (
+@pytest.mark.parametrize(
+    ("column", "value", "reason"),
+    [
         ("metric_version", 2, "metric version 1 → 2"),
         ("metric", "f1", "metric error → f1"),
         ("data_fingerprint", "ff", "data fingerprint 0123456789abcdef → ff"),
         ("protocol", "paper", "protocol held-out → paper"),
-    ):
-        (found,) = compare_boards(one, one.assign(**{column: value}))
-        assert (found.kind, found.reason) == (Kind.INCOMPARABLE, reason)
+    ],
+)
+def test_other_versions_are_not_compared(
+    column: str, value: object, reason: str
+) -> None:
+    before = scores_of(orca=[0.1, 0.2])
+    (change,) = compare_boards(before, before.assign(**{column: value}))
+    assert (change.kind, change.reason) == (Kind.INCOMPARABLE, reason)
