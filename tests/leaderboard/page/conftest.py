@@ -24,15 +24,19 @@ from orca_ray.results.tables import CURVES, RECORDS, from_rows, to_frame
 from tests.results.factories import make_record
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+"""Names of programs that may run the tests."""
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
     "--disable-quic",
     "--no-first-run",
     "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
 ]
-FLAGS += ["--disable-component-update", "--disable-sync"]
+"""Arguments of the browser, which keep it offline."""
 LOCAL = ("file:", "data:")
+"""Starts of addresses that need no network."""
 Open = Callable[..., Any]
 """Opens a page, and returns playwright's Page.
 
@@ -40,20 +44,19 @@ Arguments are a hash, the page's data and options of the browser's context.
 """
 
 
-@pytest.fixture(
-    scope="package"
-)  # not of the session: playwright keeps an event loop running in this thread
+# Not of the session: playwright keeps an event loop running in this thread.
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Any]:
     playwright = pytest.importorskip(
         "playwright.sync_api", reason="playwright is not installed: pip install .[dev]"
     )
-    path = next((found for name in BROWSERS if (found := shutil.which(name))), None)
-    if path is None:
+    paths = [path for path in map(shutil.which, BROWSERS) if path]
+    if not paths:
         pytest.skip("no Chromium is installed, e.g. apt-get install chromium")
     with playwright.sync_playwright() as running:
-        started = running.chromium.launch(executable_path=path, args=FLAGS)
-        yield started
-        started.close()
+        chromium = running.chromium.launch(executable_path=paths[0], args=FLAGS)
+        yield chromium
+        chromium.close()
 
 
 @pytest.fixture
@@ -65,6 +68,10 @@ def open_page(browser: Any, tmp_path: Path) -> Iterator[Open]:
     problems: list[str] = []
     contexts = []
 
+    def note_request(request: Any) -> None:
+        if not request.url.startswith(LOCAL):
+            problems.append(request.url)
+
     def show(
         place: str = "",
         content: dict[str, Any] | None = None,
@@ -73,12 +80,10 @@ def open_page(browser: Any, tmp_path: Path) -> Iterator[Open]:
         **options: Any,
     ) -> Any:
         file = tmp_path / "board.html"
-        file.write_text(
-            render(content or data(), refresh_seconds=refresh), encoding="utf-8"
-        )
-        context = browser.new_context(
-            **{"viewport": {"width": 1200, "height": 900}, "offline": True, **options}
-        )
+        html = render(content or data(), refresh_seconds=refresh)
+        file.write_text(html, encoding="utf-8")
+        defaults = {"viewport": {"width": 1200, "height": 900}, "offline": True}
+        context = browser.new_context(**(defaults | options))
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(10_000)
@@ -87,12 +92,7 @@ def open_page(browser: Any, tmp_path: Path) -> Iterator[Open]:
             lambda message: problems.append(f"{message.type}: {message.text}"),
         )
         page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on(
-            "request",
-            lambda request: problems.extend(
-                [] if request.url.startswith(LOCAL) else [request.url]
-            ),
-        )
+        page.on("request", note_request)
         page.on("dialog", lambda dialog: problems.append(f"dialog: {dialog.message}"))
         page.goto(f"file://{file}#{place}")
         page.wait_for_selector("main[data-shown]")
@@ -105,62 +105,64 @@ def open_page(browser: Any, tmp_path: Path) -> Iterator[Open]:
 
 
 TASKS = ("burgers16", "darcy16", "digits", "mnist", "osuleaf", "wdbc")
+"""Names of the tasks of the board."""
 METHODS = {"orca": 0.1, "nft": 0.11, "scratch": 0.3}
+"""Methods of the board, with their mean score on the first task."""
 SEEDS = 3
+"""Number of seeds of each method and task."""
 HOSTILE = "<img src=x onerror=alert(1)>"
+"""Text that would run a program if it became markup."""
 SCRIPT = "</script><script>alert(2)</script>"
+"""Text that would end the page's data and run a program."""
+SETTINGS = '{{"refine.epochs":5,"refine.learning_rate":{}}}'
+"""Hyper-parameters of the trials as JSON, without the learning rate."""
 
 
 def records() -> list[Record]:
-    """Return scored trials of all methods, a failed trial, and search trials of a task."""
+    """Return scored trials, a failed trial, and search trials of a task."""
     random = np.random.default_rng(0)
-    cells = [
-        (t, m, seed)
-        for t in range(len(TASKS))
-        for m in range(len(METHODS))
-        for seed in range(SEEDS)
-    ]
-    names = list(METHODS)
-    levels = list(METHODS.values())
     rates = (3e-4, 1e-3, 3e-3)
-    settings = '{{"refine.epochs":5,"refine.learning_rate":{}}}'
-    scored = [
+    rows: list[Record] = []
+    for t, task in enumerate(TASKS):
+        for m, (method, level) in enumerate(METHODS.items()):
+            for seed in range(SEEDS):
+                rows.append(
+                    make_record(
+                        f"key-{task}-{method}-{seed}",
+                        task=f"pocket/{task}",
+                        method=method,
+                        seed=seed,
+                        test_score=level * (1 + t) * random.uniform(0.8, 1.25),
+                        hyperparameters=SETTINGS.format(rates[m]),
+                        wall_seconds=10.0 + m,
+                        peak_memory_mib=500.0 + 100 * m,
+                        num_trainable=1000 * (m + 1),
+                        metric="relative_l2" if t % 2 else "error",
+                        minutes=float(len(rows)),
+                    )
+                )
+    rows.append(
         make_record(
-            f"key-{TASKS[t]}-{names[m]}-{seed}",
-            task=f"pocket/{TASKS[t]}",
-            method=names[m],
-            seed=seed,
-            test_score=levels[m] * (1 + t) * random.uniform(0.8, 1.25),
-            hyperparameters=settings.format(rates[m]),
-            wall_seconds=10.0 + m,
-            peak_memory_mib=500.0 + 100 * m,
-            num_trainable=1000 * (m + 1),
-            metric="relative_l2" if t % 2 else "error",
-            minutes=float(number),
-        )
-        for number, (t, m, seed) in enumerate(cells)
-    ]
-    searches = [
-        make_record(
-            f"search-{index}",
-            phase="search",
+            "key-failed",
+            method="fpt",
             test_score=None,
-            validation_score=0.5 - 0.1 * index,
-            minutes=61.0 + index,
-            hyperparameters=settings.format(rate),
+            status=Status.FAILED_OOM,
+            error="CUDA out of memory: tried to allocate 2 GiB",
+            minutes=60,
         )
-        for index, rate in enumerate((1e-4, 3e-4, 1e-3))
-    ]
-    error = "CUDA out of memory: tried to allocate 2 GiB"
-    oom = make_record(
-        "key-failed",
-        method="fpt",
-        test_score=None,
-        status=Status.FAILED_OOM,
-        error=error,
-        minutes=60,
     )
-    return [*scored, oom, *searches]
+    for index, rate in enumerate((1e-4, 3e-4, 1e-3)):
+        rows.append(
+            make_record(
+                f"search-{index}",
+                phase="search",
+                test_score=None,
+                validation_score=0.5 - 0.1 * index,
+                minutes=61.0 + index,
+                hyperparameters=SETTINGS.format(rate),
+            )
+        )
+    return rows
 
 
 def curves(rows: Sequence[Record]) -> list[CurvePoint]:
@@ -169,16 +171,18 @@ def curves(rows: Sequence[Record]) -> list[CurvePoint]:
     Trials of ``orca`` have five epochs of aligning, too.
     """
     points = []
-    for each in rows:
-        place = (each.sweep, each.trial_key)
-        for epoch in range(1, 6) if each.test_score is not None else ():
-            score = (each.test_score or 0) * (1 + 2 / epoch)
+    for record in rows:
+        if record.test_score is None:
+            continue
+        key = (record.sweep, record.trial_key)
+        for epoch in range(1, 6):
+            score = record.test_score * (1 + 2 / epoch)
             points.append(
-                CurvePoint(*place, "refine", epoch, 1 / epoch, None, score, 1e-3, 1.0)
+                CurvePoint(*key, "refine", epoch, 1 / epoch, None, score, 1e-3, 1.0)
             )
-            if each.method == "orca":
+            if record.method == "orca":
                 points.append(
-                    CurvePoint(*place, "align", epoch, None, 3 / epoch, None, 1e-3, 1.0)
+                    CurvePoint(*key, "align", epoch, None, 3 / epoch, None, 1e-3, 1.0)
                 )
     return points
 
@@ -199,11 +203,11 @@ def data() -> dict[str, Any]:
 def page_of(rows: Sequence[Record], **options: Any) -> dict[str, Any]:
     frame, points = tables(rows)
     board = build(frame, benchmark="pocket")
-    options |= {
-        "read_searches": lambda: read_searches(StoreSnapshot.of_frame(frame), board)
-    }
-    return page_data(
-        BoardReport(
-            board, read_records=lambda: frame, read_curves=lambda: points, **options
-        )
+    report = BoardReport(
+        board,
+        read_records=lambda: frame,
+        read_curves=lambda: points,
+        read_searches=lambda: read_searches(StoreSnapshot.of_frame(frame), board),
+        **options,
     )
+    return page_data(report)
