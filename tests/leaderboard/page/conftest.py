@@ -14,9 +14,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from orca_ray.leaderboard import empty_board
 from orca_ray.leaderboard.assembly import read_searches
 from orca_ray.leaderboard.format import BoardReport
 from orca_ray.leaderboard.page import page_data, render
+from orca_ray.leaderboard.published.comparison import compare
+from orca_ray.leaderboard.published.tables import published_rows
 from orca_ray.leaderboard.selection import build
 from orca_ray.results.record import CurvePoint, Record, Status
 from orca_ray.results.scan import StoreSnapshot
@@ -211,3 +214,9 @@ def page_of(rows: Sequence[Record], **options: Any) -> dict[str, Any]:
         **options,
     )
     return page_data(report)
+
+
+def published() -> dict[str, Any]:
+    """Return a page of published scores, without own ones."""
+    results = compare(published_rows("pdebench"), "pdebench")
+    return page_data(BoardReport(empty_board("pdebench"), published=results))
