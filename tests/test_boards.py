@@ -37,8 +37,8 @@ MARK = re.compile(
 
 def pages() -> list[Path]:
     """Return the pages of the documentation that have a board."""
-    found = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
-    return [page for page in found if MARK.search(page.read_text())]
+    all_pages = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+    return [page for page in all_pages if MARK.search(page.read_text())]
 
 
 def regenerated(page: Path) -> dict[Path, str]:
@@ -48,37 +48,41 @@ def regenerated(page: Path) -> dict[Path, str]:
     """
     files: dict[Path, str] = {}
 
-    def made(match: re.Match[str]) -> str:
+    def regenerate(match: re.Match[str]) -> str:
         if match["kind"] == "board":
-            return f"{match[1]}\n{_board(match['arguments'])}\n{match[4]}"
-        pictures = page.with_suffix(".svg"), page.with_name(f"{page.stem}-totals.svg")
-        text, *drawn = findings(shlex.split(match["arguments"]))
-        files.update(zip(pictures, drawn, strict=True))
+            text = _board(match["arguments"])
+        else:
+            text, *pictures = findings(shlex.split(match["arguments"]))
+            paths = (
+                page.with_suffix(".svg"),
+                page.with_name(f"{page.stem}-totals.svg"),
+            )
+            files.update(zip(paths, pictures, strict=True))
         return f"{match[1]}\n{text}\n{match[4]}"
 
     with chdir(ROOT):
-        return {page: MARK.sub(made, page.read_text()), **files}
+        return {page: MARK.sub(regenerate, page.read_text()), **files}
 
 
 def _board(arguments: str) -> str:
-    words, *short = arguments.split(" | ")
+    """Return the board between two marks; arguments after " | " make a short one."""
+    command, *short_arguments = arguments.split(" | ")
+    name = "board.json" if short_arguments else "board.md"
     with TemporaryDirectory() as scratch, redirect_stderr(io.StringIO()) as errors:
-        board = Path(scratch) / ("board.json" if short else "board.md")
-        if run(["leaderboard", *shlex.split(words), "--out", str(board)]):
+        board = Path(scratch) / name
+        if run(["leaderboard", *shlex.split(command), "--out", str(board)]):
             raise ValueError(f"<!-- board: {arguments} -->: {errors.getvalue()}")
-        return (
-            short_board(json.loads(board.read_text()), *map(str.split, short))
-            if short
-            else board.read_text()
-        )
+        text = board.read_text()
+    if not short_arguments:
+        return text
+    return short_board(json.loads(text), *map(str.split, short_arguments))
 
 
 @pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
 def test_a_board_of_the_documentation_is_up_to_date(page: Path) -> None:
     text = page.read_text()
-    assert len(re.findall(r"^<!-- (?:board|findings): ", text, re.MULTILINE)) == len(
-        MARK.findall(text)
-    )
+    starts = re.findall(r"^<!-- (?:board|findings): ", text, re.MULTILINE)
+    assert len(starts) == len(MARK.findall(text)), "a board has no end"
     for path, content in regenerated(page).items():
         assert path.read_text() == content, (
             f"{path.relative_to(ROOT)} differs from its store: run `make boards`"
@@ -86,9 +90,9 @@ def test_a_board_of_the_documentation_is_up_to_date(page: Path) -> None:
 
 
 if __name__ == "__main__":
-    for path, new in [item for page in pages() for item in regenerated(page).items()]:
-        old = path.read_text() if path.exists() else ""
-        path.write_text(new)
-        sys.stdout.write(
-            f"{path.relative_to(ROOT)}: {'up to date' if new == old else 'written'}\n"
-        )
+    for page in pages():
+        for path, new_text in regenerated(page).items():
+            old_text = path.read_text() if path.exists() else ""
+            path.write_text(new_text)
+            state = "up to date" if new_text == old_text else "written"
+            sys.stdout.write(f"{path.relative_to(ROOT)}: {state}\n")

@@ -88,7 +88,7 @@ def make_point(key: str = "k0", epoch: int = 1, **changes: Any) -> CurvePoint:
 
 def make_suggestion(number: int = 0, **changes: Any) -> SuggestionRow:
     """Return an entry of the journal of a search."""
-    one = SuggestionRow(
+    suggestion = SuggestionRow(
         "pocket/quick",
         "pocket/digits",
         "orca",
@@ -98,7 +98,7 @@ def make_suggestion(number: int = 0, **changes: Any) -> SuggestionRow:
         "[[0,3]]",
         START,
     )
-    return replace(one, **changes)
+    return replace(suggestion, **changes)
 
 
 def decode(content: Any, kind: Table) -> Any:
@@ -107,9 +107,9 @@ def decode(content: Any, kind: Table) -> Any:
     Raises UserError if it is damaged or has invalid rows.
     """
     part = ParquetPart(pa.BufferReader(content), kind, "memory")
-    found = part.read(range(len(part.group_rows)))
-    check_invalid(found, kind, "memory")
-    return found
+    table = part.read(range(len(part.group_rows)))
+    check_invalid(table, kind, "memory")
+    return table
 
 
 def files_of(store: ResultsStore, table: str = "records") -> list[Path]:

@@ -30,11 +30,10 @@ def uri(tmp_path: Path) -> str:
 
 
 def keys(store: ResultsStore) -> list[str]:
-    found = sorted(store.load(SWEEP))
-    assert sorted(record.trial_key for record in store.select({})) == found, (
-        "boards see the same"
-    )
-    return found
+    """Return the sorted keys of the records; check that boards see the same."""
+    loaded = sorted(store.load(SWEEP))
+    assert sorted(record.trial_key for record in store.select({})) == loaded
+    return loaded
 
 
 def test_what_a_driver_appends_after_it_lost_the_lease_does_not_count(
@@ -71,12 +70,9 @@ def test_what_a_driver_appends_after_it_lost_the_lease_does_not_count(
         state.unlink()
     with Lease(ResultsStore(uri), SWEEP, **QUICK) as third:
         assert third.number == 3, "though a user has deleted the live states"
+        # The second is no driver any more, and has lost nothing.
         second.append([make_record("e")])
-        assert keys(ResultsStore(uri)) == [
-            "a",
-            "c",
-            "e",
-        ], "the second is no driver any more, and has lost nothing"
+        assert keys(ResultsStore(uri)) == ["a", "c", "e"]
 
 
 def test_a_compaction_waits_until_a_new_driver_has_listed_the_files(
@@ -130,13 +126,13 @@ def test_rows_that_arrive_during_the_listing_count_with_their_record(
     waiting = ["a"]
 
     def late(folder: LocalFolder, path: str = "", **options: bool) -> list[str]:
-        found = names(folder, path, **options)
+        names_before = names(folder, path, **options)
         if path == directory and waiting:
             key = waiting.pop()
             first.append(
                 [make_record(key)], [make_point(key)], suggestions=[make_suggestion(0)]
             )
-        return found
+        return names_before
 
     with monkeypatch.context() as patch:
         patch.setattr(LocalFolder, "names", late)
@@ -193,22 +189,21 @@ def test_a_driver_that_lost_the_lease_leaves_requests_to_the_next_one(uri: str) 
         assert folder.write_new(live.path_of(SWEEP, 2), LiveState(sweep=SWEEP).encode())
         live.write_request(folder, SWEEP, live.Request(live.STOP))
         lease._thread.join(10)
-    assert [request.kind for request in live.take_requests(folder, SWEEP)] == [
-        live.STOP
-    ]
+    (request,) = live.take_requests(folder, SWEEP)
+    assert request.kind == live.STOP
 
 
 def test_other_sweeps_and_writers_without_a_lease_are_not_fenced(uri: str) -> None:
-    one = ResultsStore(uri)
+    first = ResultsStore(uri)
     other = ResultsStore(uri)
-    with Lease(one, SWEEP, **QUICK), Lease(other, "pocket/full", **QUICK):
+    with Lease(first, SWEEP, **QUICK), Lease(other, "pocket/full", **QUICK):
         other.append([make_record("x", sweep="pocket/full")])
     with Lease(ResultsStore(uri), SWEEP, **QUICK):
         other.append([make_record("y", sweep="pocket/full")])
         ResultsStore(uri).append([make_record("z", sweep="pocket/full")])
     assert sorted(ResultsStore(uri).load("pocket/full")) == ["x", "y", "z"]
     unowned = ["odd.parquet", "records/" + "0" * 20 + "-" + "0" * 32 + ".parquet"]
-    assert Fences(one.folder).judge(unowned) == (set(), set())
+    assert Fences(first.folder).judge(unowned) == (set(), set())
 
 
 def test_a_clock_that_is_behind_changes_no_order(uri: str, monkeypatch: Any) -> None:
@@ -219,7 +214,7 @@ def test_a_clock_that_is_behind_changes_no_order(uri: str, monkeypatch: Any) -> 
     failed = make_record(
         "a", status=Status.FAILED_CODE, test_score=None, minutes=90, attempts=3
     )
-    again = make_record("a", minutes=30, attempts=4)
+    completed = make_record("a", minutes=30, attempts=4)
     store = ResultsStore(uri)
     store.append(
         [failed],
@@ -232,12 +227,12 @@ def test_a_clock_that_is_behind_changes_no_order(uri: str, monkeypatch: Any) -> 
     monkeypatch.setattr(time, "time_ns", lambda: now - 3600 * 10**9)
     values = '{"a":2.5}'
     behind.append(
-        [again],
+        [completed],
         [make_point("a", 1, attempt=4, loss=7.0)],
         suggestions=[make_suggestion(0, values=values)],
     )
     for _ in range(2):
-        assert behind.load(SWEEP) == {"a": again}
+        assert behind.load(SWEEP) == {"a": completed}
         assert behind.curves()[["epoch", "loss"]].to_numpy().tolist() == [[1, 7.0]]
         assert [row.values for row in behind.journal(SWEEP)] == [values]
         behind.compact()
@@ -251,7 +246,7 @@ def test_a_clock_that_is_behind_changes_no_order(uri: str, monkeypatch: Any) -> 
 
 
 def test_a_file_is_created_once(tmp_path: Path) -> None:
-    one = pa.py_buffer(b"one")
+    content = pa.py_buffer(b"one")
     other = pa.py_buffer(b"other")
     for folder in (
         LocalFolder(tmp_path / "local"),
@@ -259,15 +254,15 @@ def test_a_file_is_created_once(tmp_path: Path) -> None:
     ):
         folder.create()
         path = f"live/{type(folder).__name__}.json"
-        assert folder.write_new(path, one)
+        assert folder.write_new(path, content)
         assert not folder.write_new(path, other)
-        assert folder.write_new(path, one), "as after a lost reply"
-        assert folder.read(path).equals(one)
+        assert folder.write_new(path, content), "as after a lost reply"
+        assert folder.read(path).equals(content)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_no_two_drivers_write_under_one_number(uri: str, seed: int) -> None:
-    seen = drivers(uri, seed)
-    assert problems(uri, seen) == []
-    assert len(seen) >= 3
+    rows_by_number = drivers(uri, seed)
+    assert problems(uri, rows_by_number) == []
+    assert len(rows_by_number) >= 3

@@ -41,8 +41,11 @@ from tests.results.factories import decode, files_of, make_point, make_record
 
 INDIA = timezone(timedelta(hours=5, minutes=30))
 NOTHING: dict[str, Any] = {
-    each.name: None for each in dataclasses.fields(Record) if "None" in str(each.type)
+    field.name: None
+    for field in dataclasses.fields(Record)
+    if "None" in str(field.type)
 }
+"""None in every field that may be None."""
 EXTREMES = [
     make_record(
         error="",
@@ -71,27 +74,27 @@ EXTREMES = [
 
 
 def test_records_come_back_equal_from_parquet() -> None:
-    table = decode(
-        encode(from_rows((record.to_row() for record in EXTREMES), RECORDS)), RECORDS
-    )
-    found = [Record.from_row(row) for row in table.to_pylist()]
-    assert found == EXTREMES
-    assert {each.finished_at.tzinfo for each in found} == {UTC}
-    assert [status for status in Status if not status.failed] == [
-        Status.COMPLETED,
-        Status.STOPPED_EARLY,
-    ]
+    written = from_rows((record.to_row() for record in EXTREMES), RECORDS)
+    table = decode(encode(written), RECORDS)
+    records = [Record.from_row(row) for row in table.to_pylist()]
+    assert records == EXTREMES
+    assert {record.finished_at.tzinfo for record in records} == {UTC}
+
+
+def test_two_statuses_are_successes() -> None:
+    successes = [status for status in Status if not status.failed]
+    assert successes == [Status.COMPLETED, Status.STOPPED_EARLY]
 
 
 @given(text=st.text())
 def test_any_text_of_a_message_can_be_kept(text: str) -> None:
     record = make_record(error=f"\udcff{text}", notes=f"\udcff{text}")
     table = from_rows([record.to_row()], RECORDS)
-    kept = Record.from_row(table.to_pylist()[0])
-    assert kept.error is not None
-    assert kept.error.startswith("?")
-    assert len(kept.error) == len(text) + 1
-    assert kept.notes == kept.error
+    stored = Record.from_row(table.to_pylist()[0])
+    assert stored.error is not None
+    assert stored.error.startswith("?")
+    assert len(stored.error) == len(text) + 1
+    assert stored.notes == stored.error
 
 
 def test_deterministic_part_holds_all_but_time_and_place() -> None:
@@ -131,6 +134,7 @@ def test_impossible_records_are_refused(changes: dict[str, Any], message: str) -
 
 
 NEW = sorted(RECORDS.later)
+"""Columns that old files lack."""
 FACTS: dict[str, Any] = {
     "metric_version": 2,
     "processor": "a processor",
@@ -142,9 +146,8 @@ FACTS: dict[str, Any] = {
 
 def write_old(path: Path, *records: Record) -> None:
     """Write a file of records as an older version of the schema had them."""
-    table = from_rows((record.to_row() for record in records), RECORDS).drop_columns(
-        NEW
-    )
+    rows = from_rows((record.to_row() for record in records), RECORDS)
+    table = rows.drop_columns(NEW)
     assert table.num_columns == 46
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(encode(table))
@@ -168,25 +171,27 @@ def old(tmp_path: Path) -> Path:
 def test_an_old_store_is_left_as_it_is_until_new_rows_come_and_read_with_nulls(
     old: Path,
 ) -> None:
-    before = {file: file.read_bytes() for file in old.rglob("*") if file.is_file()}
+    before = content_of(old)
     store = ResultsStore(old)
     assert store.load("pocket/quick")["a"] == make_record("a")
     assert len(store.curves()) == 1
-    assert {
-        file: file.read_bytes() for file in old.rglob("*") if file.is_file()
-    } == before
+    assert content_of(old) == before
+
     store.append([make_record("c", minutes=3, **FACTS)])
     frame = ResultsStore(old).records().set_index("trial_key", drop=False)
     assert list(frame.columns) == Record.SCHEMA.names
     assert frame.loc["c", NEW].to_dict() == FACTS
     assert frame.loc[["a", "b"], NEW].isna().all(axis=None)
-    assert [str(frame[name].dtype) for name in ("metric_version", "align_reused")] == [
-        "Int64",
-        "boolean",
-    ]
+    assert str(frame["metric_version"].dtype) == "Int64"
+    assert str(frame["align_reused"].dtype) == "boolean"
+
     # A process of the older version that still runs may add a file of its own.
     write_old(old / "records" / f"{2:020d}-two.parquet", make_record("d", minutes=4))
     assert set(store.load("pocket/quick")) == {"a", "b", "c", "d"}
+
+
+def content_of(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.mark.parametrize("mixed", [True, False])
@@ -196,10 +201,8 @@ def test_compaction_keeps_old_rows_and_writes_the_new_columns(
     store = ResultsStore(old)
     if mixed:
         store.append([make_record("c", minutes=3, **FACTS)])
-    again = make_record("a")
-    write_old(
-        old / "records" / f"{2:020d}-two.parquet", again
-    )  # the same row twice counts once
+    # The same row twice counts once.
+    write_old(old / "records" / f"{2:020d}-two.parquet", make_record("a"))
     before = store.load("pocket/quick")
     assert store.compact() > 0
     (merged,) = files_of(store)
@@ -231,10 +234,8 @@ def row(
 
 def test_the_payload_in_the_documentation() -> None:
     values = Quantised.encode([[0.0, 1 / 3], [2 / 3, 1.0]])
-    payload = json.loads(
-        Images(title="Test sample 0", panels=(Image("true", values),)).to_json()
-    )
-    assert payload == {
+    picture = Images(title="Test sample 0", panels=(Image("true", values),))
+    assert json.loads(picture.to_json()) == {
         "form": "images",
         "title": "Test sample 0",
         "caption": "",
@@ -257,24 +258,27 @@ def test_the_payload_in_the_documentation() -> None:
 def test_quantised_values_are_right_to_half_a_step() -> None:
     values = np.random.default_rng(0).normal(size=(7, 5))
     step = (values.max() - values.min()) / 255
-    np.testing.assert_allclose(
-        Quantised.encode(values).decode(), values, atol=step / 2 + 1e-12
-    )
-    np.testing.assert_allclose(
-        Quantised.encode([-1.0, 0.5, 9.0], 0.0, 1.0).decode(), [0, 128 / 255, 1]
-    )
-    np.testing.assert_array_equal(Quantised.encode([3.0, 3.0]).decode(), [3.0, 3.0])
-    for nothing in ([], [1.0, np.nan], [np.inf]):
-        with pytest.raises(ValueError, match="finite"):
-            Quantised.encode(nothing)
+    decoded = Quantised.encode(values).decode()
+    np.testing.assert_allclose(decoded, values, atol=step / 2 + 1e-12)
+    clipped = Quantised.encode([-1.0, 0.5, 9.0], 0.0, 1.0).decode()
+    np.testing.assert_allclose(clipped, [0, 128 / 255, 1])
+    equal = Quantised.encode([3.0, 3.0]).decode()
+    np.testing.assert_array_equal(equal, [3.0, 3.0])
+
+
+@pytest.mark.parametrize("values", [[], [1.0, np.nan], [np.inf]])
+def test_what_is_not_finite_is_not_quantised(values: list[float]) -> None:
+    with pytest.raises(ValueError, match="finite"):
+        Quantised.encode(values)
+
+
+def test_numbers_of_payloads_are_rounded() -> None:
+    assert rounded(0.123456) == 0.1235
+    assert rounded(12345.6) == 12350.0
+    assert rounded(float("nan")) is None
 
 
 def test_limits() -> None:
-    assert [rounded(value) for value in (0.123456, 12345.6, float("nan"))] == [
-        0.1235,
-        12350.0,
-        None,
-    ]
     with pytest.raises(ValueError, match=f"more than {MAX_BYTES}"):
         Artefact("field", "first", "x" * (MAX_BYTES + 1))
     full = [Artefact("field", str(number), "x" * MAX_BYTES) for number in range(6)]
@@ -289,14 +293,11 @@ def test_a_foreign_payload_is_refused(payload: str) -> None:
 
 
 def test_artefacts_are_stored_with_their_record(store: ResultsStore) -> None:
-    store.append(
-        [make_record("a")],
-        (),
-        [row("a"), row("a", "confusion_matrix", "test", '{"form":"matrix"}')],
-    )
-    store.append([make_record("b")], (), [row("b")])
-    found = store.artefacts(trial_key="a")
-    assert [tuple(values) for values in found.to_numpy()] == [
+    matrix = row("a", "confusion_matrix", "test", '{"form":"matrix"}')
+    store.append([make_record("a")], artefacts=[row("a"), matrix])
+    store.append([make_record("b")], artefacts=[row("b")])
+    frame = store.artefacts(trial_key="a")
+    assert [tuple(values) for values in frame.to_numpy()] == [
         ("pocket/quick", "a", "confusion_matrix", "test", '{"form":"matrix"}'),
         ("pocket/quick", "a", "field", "first", "{}"),
     ]
@@ -308,15 +309,13 @@ def test_compaction_keeps_files_of_artefacts_small(
     store: ResultsStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A merged file never exceeds what a file of a store may take in memory."""
-    small = [
+    tables = [
         replace(table, file_rows=2) if table == ARTEFACTS else table
         for table in store_module._TABLES
     ]
-    monkeypatch.setattr(store_module, "_TABLES", small)
-    for number in range(5):
-        store.append(
-            [make_record(str(number))], (), [row(str(number), payload=f'"{number}"')]
-        )
+    monkeypatch.setattr(store_module, "_TABLES", tables)
+    for key in "01234":
+        store.append([make_record(key)], artefacts=[row(key, payload=f'"{key}"')])
     store.compact()
     assert len(list((Path(store.uri) / "artefacts").glob("*.parquet"))) == 3
     assert list(store.artefacts(trial_key=["3", "1"])["payload"]) == ['"1"', '"3"']

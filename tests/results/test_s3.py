@@ -24,9 +24,8 @@ moto = pytest.importorskip(
     "moto.server",
     reason="the S3 server is a development dependency: moto[s3], flask, flask-cors",
 )
-pytestmark = (
-    pytest.mark.slow
-)  # the server and the S3 client start, and break off connections
+# The server and the S3 client start, and break off connections.
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +48,8 @@ def server() -> Iterator[str]:
 
 @pytest.fixture
 def uri(server: str) -> str:
-    return f"s3://key:word@bucket/{uuid.uuid4().hex}/results?endpoint_override={server}&scheme=http&region=us-east-1"
+    options = f"endpoint_override={server}&scheme=http&region=us-east-1"
+    return f"s3://key:word@bucket/{uuid.uuid4().hex}/results?{options}"
 
 
 def test_append_load_compact(uri: str) -> None:
@@ -60,16 +60,15 @@ def test_append_load_compact(uri: str) -> None:
     lost = make_record("a", status=Status.LOST, test_score=None)
     records = {key: make_record(key, minutes=2) for key in "abc"}
     store.append([lost])
-    for record in records.values():
-        store.append(
-            [record], [make_point(record.trial_key, 1), make_point(record.trial_key, 2)]
-        )
-    again = ResultsStore(store.uri)
-    assert again.load("pocket/quick") == records
-    assert len(again.curves()) == 6
+    for key, record in records.items():
+        store.append([record], [make_point(key, 1), make_point(key, 2)])
+    reopened = ResultsStore(store.uri)
+    assert reopened.load("pocket/quick") == records
+    assert len(reopened.curves()) == 6
     assert len(store.folder.names("records")) == 4
-    assert again.compact() == 4 + 3
-    assert len(store.folder.names("records")) == len(store.folder.names("curves")) == 1
+    assert reopened.compact() == 4 + 3
+    assert len(store.folder.names("records")) == 1
+    assert len(store.folder.names("curves")) == 1
     assert store.load("pocket/quick") == records
     assert len(store.curves(trial_key="b")) == 2
     assert store.compact() == 0
@@ -87,7 +86,8 @@ class Busy:
         self._lasting = lasting
 
     def read_at(self, num_bytes: int, position: int) -> bytes:
-        if (number := next(self._reads)) % 3 == 1 or (self._lasting and number > 3):
+        number = next(self._reads)
+        if number % 3 == 1 or (self._lasting and number > 3):
             raise OSError("AWS Error SLOW_DOWN during GetObject: (HTTP status 503)")
         return bytes(self._stream.read_at(num_bytes, position))
 
@@ -115,52 +115,50 @@ def test_reads_of_a_busy_store_are_repeated(
     records = {key: make_record(key) for key in "abcdef"}
     for record in records.values():
         store.append([record], [make_point(record.trial_key, 1)])
-    opened = S3Folder._open
+    open_stream = S3Folder._open
     reads = itertools.count()
-    monkeypatch.setattr(
-        S3Folder,
-        "_open",
-        lambda folder, path: Busy(opened(folder, path), reads, lasting),
-    )
-    if not lasting:
+
+    def open_busy(folder: S3Folder, path: str) -> Busy:
+        return Busy(open_stream(folder, path), reads, lasting)
+
+    monkeypatch.setattr(S3Folder, "_open", open_busy)
+    if lasting:
+        message = r"cannot read s3://bucket/.*/results/.*503"
+        with pytest.raises(UserError, match=message) as caught:
+            ResultsStore(uri).load("pocket/quick")
+        assert "damaged" not in str(caught.value)
+    else:
         assert ResultsStore(uri).load("pocket/quick") == records
         assert len(ResultsStore(uri).curves()) == 6
         assert store.compact() == 12
         assert next(reads) > 20
-        return
-    with pytest.raises(
-        UserError, match=r"cannot read s3://bucket/.*/results/.*503"
-    ) as caught:
-        ResultsStore(uri).load("pocket/quick")
-    assert "damaged" not in str(caught.value)
 
 
 def test_files_that_a_compaction_deletes_while_they_are_read_are_listed_again(
     uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "orca_ray.results.store.SMALL_BYTES", 0
-    )  # files are read piece by piece
+    # Files are read piece by piece.
+    monkeypatch.setattr("orca_ray.results.store.SMALL_BYTES", 0)
     store = ResultsStore(uri, create=True)
     for key in "abc":
         store.append([make_record(key)], [make_point(key, 1)])
     read = ParquetPart.read
-    others = [True, True]
+    keys_to_come = ["d", "e"]
 
-    def late(part: ParquetPart, *args: Any, **options: Any) -> Any:
-        if others:
-            others.pop()
+    def read_after_a_compaction(part: ParquetPart, *args: Any, **options: Any) -> Any:
+        if keys_to_come:
+            key = keys_to_come.pop()
             with monkeypatch.context() as patch:
                 patch.setattr(ParquetPart, "read", read)
-                ResultsStore(uri).append([make_record(f"more{len(others)}")])
+                ResultsStore(uri).append([make_record(key)])
                 ResultsStore(uri).compact()
         return read(part, *args, **options)
 
-    monkeypatch.setattr(ParquetPart, "read", late)
-    assert sorted(store.load("pocket/quick")) == ["a", "b", "c", "more0", "more1"]
-    others.append(True)
+    monkeypatch.setattr(ParquetPart, "read", read_after_a_compaction)
+    assert sorted(store.load("pocket/quick")) == ["a", "b", "c", "d", "e"]
+    keys_to_come.append("f")
     assert sorted(store.scan().values("sweep")) == ["pocket/quick"]
-    assert not others
+    assert not keys_to_come
     assert not store.scan().warnings
 
 
@@ -171,10 +169,10 @@ def test_a_small_file_is_written_in_one_request(
     caplog.clear()
     with caplog.at_level(logging.INFO, "werkzeug"):
         folder.write("live/a.json", pa.py_buffer(b"{}"))
-    requests_of = [
+    requests = [
         record.getMessage() for record in caplog.records if record.name == "werkzeug"
     ]
-    assert len(requests_of) == 1, requests_of
+    assert len(requests) == 1, requests
     assert bytes(folder.read("live/a.json")) == b"{}"
 
 
@@ -184,19 +182,16 @@ def test_a_large_upload_that_breaks_off_is_never_read(
     folder: Any = ResultsStore(uri, create=True).folder
     content = pa.py_buffer(bytes(12 * 2**20))
     broken = mock.Mock(wraps=folder._files)
-    broken.move.side_effect = broken.delete_file.side_effect = OSError(
-        "connection broken"
-    )
+    broken.move.side_effect = OSError("connection broken")
+    broken.delete_file.side_effect = OSError("connection broken")
     with monkeypatch.context() as patch:  # a move is the last step of a write
         patch.setattr(folder, "_files", broken)
-        with pytest.raises(
-            UserError, match=r"cannot write s3://bucket/.*connection broken"
-        ):
+        message = r"cannot write s3://bucket/.*connection broken"
+        with pytest.raises(UserError, match=message):
             folder.write("records/large", content)
     assert folder.names("records") == []
-    assert any(
-        name.startswith(".tmp-") for name in folder.names("records", hidden=True)
-    )
+    names = folder.names("records", hidden=True)
+    assert any(name.startswith(".tmp-") for name in names)
     folder.sweep_temporary("records", -60)
     assert folder.names("records", hidden=True) == []
     folder.write("records/large", content)
@@ -230,43 +225,52 @@ def test_conditional_writes_reach_an_endpoint_without_tls(
     assert "no conditional writes" not in caplog.text
 
 
+ONE = pa.py_buffer(b"one")
+OTHER = pa.py_buffer(b"other")
+
+
 def test_a_file_is_created_once_by_a_conditional_write(
     uri: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = S3Folder(uri)
-    one = pa.py_buffer(b"one")
-    other = pa.py_buffer(b"other")
-    assert folder.write_new("live/a.json", one)
-    assert not folder.write_new("live/a.json", other)
-    assert folder.write_new("live/a.json", one), "as after a lost reply"
-    monkeypatch.setattr(
-        folder, "_holds", lambda path, content: content is None
-    )  # another driver's file came just now
-    folder.write_new("live/a.json", other)
-    assert folder.read("live/a.json") == one
-    assert not caplog.records or "conditional" not in caplog.text
-    put = obstore.put
-    monkeypatch.undo()
+    assert folder.write_new("live/a.json", ONE)
+    assert not folder.write_new("live/a.json", OTHER)
+    assert folder.write_new("live/a.json", ONE), "as after a lost reply"
+    # Another driver's file comes between the check and the write.
+    monkeypatch.setattr(folder, "_is_absent", lambda path: True)
+    assert not folder.write_new("live/a.json", OTHER)
+    assert folder.read("live/a.json") == ONE
+    assert "conditional" not in caplog.text
+
+
+def test_without_conditional_writes_what_stays_in_the_end_counts(
+    uri: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr("orca_ray.results.folder._SETTLE_SECONDS", 0.01)
-    monkeypatch.setattr(
-        obstore, "put", lambda store, path, content, mode: put(store, path, content)
-    )
+    put = obstore.put
+
+    def put_always(store: Any, path: str, content: bytes, mode: str) -> None:
+        put(store, path, content)
+
+    monkeypatch.setattr(obstore, "put", put_always)
+    folder = S3Folder(uri)
     for name in "bc":
-        assert folder.write_new(f"live/{name}.json", one), (
-            "without conditions, what stays in the end counts"
-        )
-    assert (
-        caplog.text.count("no conditional writes (the server ignores If-None-Match)")
-        == 1
-    )
+        assert folder.write_new(f"live/{name}.json", ONE)
+    warning = "no conditional writes (the server ignores If-None-Match)"
+    assert caplog.text.count(warning) == 1
     assert "word" not in caplog.text
 
-    def busy(store: Any, path: str, content: bytes, mode: str) -> None:
+
+def test_after_an_error_the_file_of_another_driver_is_not_replaced(
+    uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = obstore.put
+
+    def put_other_and_fail(store: Any, path: str, content: bytes, mode: str) -> None:
         put(store, path, b"other")
         raise obstore.exceptions.GenericError("503 Slow Down")
 
-    monkeypatch.setattr(obstore, "put", busy)
-    assert not folder.write_new("live/d.json", one), (
-        "after an error, the file of another driver is not replaced"
-    )
-    assert folder.read("live/d.json") == other
+    monkeypatch.setattr(obstore, "put", put_other_and_fail)
+    folder = S3Folder(uri)
+    assert not folder.write_new("live/d.json", ONE)
+    assert folder.read("live/d.json") == OTHER

@@ -35,18 +35,16 @@ class TestAppendAndRead:
         other = make_record("a", sweep="pocket/full")
         store.append([first, other], [make_point("a", 2), make_point("a", 1)])
         store.append([second])
-        again = ResultsStore(store.uri)
-        assert again.records(sweep="pocket/quick")["trial_key"].tolist() == [
-            "b",
-            "a",
-        ], "in the order of finishing"
-        assert again.load("pocket/quick") == {"a": first, "b": second}
-        assert again.load("pocket/full") == {"a": other}
-        assert len(again.records()) == 3
-        assert len(again.records(sweep="pocket/full")) == 1
-        assert again.records(benchmark="nasbench360").empty
-        assert again.curves(trial_key="a")["epoch"].tolist() == [1, 2]
-        assert again.curves(sweep="pocket/full").empty
+        reopened = ResultsStore(store.uri)
+        in_order_of_finishing = reopened.records(sweep="pocket/quick")
+        assert in_order_of_finishing["trial_key"].tolist() == ["b", "a"]
+        assert reopened.load("pocket/quick") == {"a": first, "b": second}
+        assert reopened.load("pocket/full") == {"a": other}
+        assert len(reopened.records()) == 3
+        assert len(reopened.records(sweep="pocket/full")) == 1
+        assert reopened.records(benchmark="nasbench360").empty
+        assert reopened.curves(trial_key="a")["epoch"].tolist() == [1, 2]
+        assert reopened.curves(sweep="pocket/full").empty
 
 
 class TestWhichRowCounts:
@@ -70,7 +68,8 @@ class TestWhichRowCounts:
     def test_of_equals_the_latest_finished_wins(
         self, store: ResultsStore, status: Status, order: int
     ) -> None:
-        old, new = (make_record("a", minutes=m, status=status) for m in (1, 2))
+        old = make_record("a", minutes=1, status=status)
+        new = make_record("a", minutes=2, status=status)
         store.append([old, new][::order])
         assert store.load("pocket/quick") == {"a": new}
 
@@ -104,7 +103,7 @@ class TestBadInput:
         ):
             with pytest.raises(UserError, match=message):
                 ResultsStore(place, create=create)
-        assert [each.read_text() for each in tmp_path.iterdir()] == ["mine"]
+        assert [file.read_text() for file in tmp_path.iterdir()] == ["mine"]
 
     def test_nothing_there(self, tmp_path: Path) -> None:
         with pytest.raises(
@@ -125,21 +124,11 @@ class TestBadInput:
 
     def test_a_newer_version(self, store: ResultsStore) -> None:
         path = Path(store.uri) / MARKER
-        path.write_text(
-            json.dumps(
-                json.loads(path.read_text())
-                | {
-                    "schema_version": 8,
-                    "created_by": "9.0",
-                }
-            )
-        )
-        with pytest.raises(
-            UserError,
-            match=(
-                r"newer orca-ray \(schema 8, this one reads up to 7; created by 9.0\)"
-            ),
-        ):
+        marker = json.loads(path.read_text())
+        marker |= {"schema_version": 8, "created_by": "9.0"}
+        path.write_text(json.dumps(marker))
+        message = r"newer orca-ray \(schema 8, this one reads up to 7; created by 9.0\)"
+        with pytest.raises(UserError, match=message):
             ResultsStore(store.uri)
 
     def test_a_truncated_file_is_named_wherever_it_is_cut(
@@ -198,16 +187,15 @@ def test_a_write_that_fails_leaves_nothing_behind(
 
 
 def test_suggestions_come_back_by_method_and_number(store: ResultsStore) -> None:
-    assert (store.journal("pocket/quick"), store.compact()) == ([], 0)
-    given = [
-        make_suggestion(number, known=known)
-        for number, known in ((2, None), (0, "[]"), (1, "[[0,0],[5,7]]"))
-    ]
-    store.append(suggestions=given)
-    store.append(
-        suggestions=[make_suggestion(sweep="other"), make_suggestion(method="nft")]
-    )
-    expected = [make_suggestion(method="nft"), given[1], given[2], given[0]]
+    assert store.journal("pocket/quick") == []
+    assert store.compact() == 0
+    first = make_suggestion(0, known="[]")
+    second = make_suggestion(1, known="[[0,0],[5,7]]")
+    third = make_suggestion(2, known=None)
+    of_nft = make_suggestion(method="nft")
+    store.append(suggestions=[third, first, second])
+    store.append(suggestions=[make_suggestion(sweep="other"), of_nft])
+    expected = [of_nft, first, second, third]
     for _ in range(2):
         assert ResultsStore(store.uri).journal("pocket/quick") == expected
         store.compact()
@@ -222,9 +210,8 @@ def test_of_two_equal_numbers_both_trials_are_kept_and_the_last_row_of_each(
     store.append(
         suggestions=[make_suggestion(values="{}"), make_suggestion(trial_key="z")]
     )
-    assert [
-        (each.trial_key, each.values) for each in store.journal("pocket/quick")
-    ] == [("k0", "{}"), ("z", '{"a":1.5}')]
+    rows = [(row.trial_key, row.values) for row in store.journal("pocket/quick")]
+    assert rows == [("k0", "{}"), ("z", '{"a":1.5}')]
 
 
 def test_compaction_of_recent_files_leaves_a_large_old_one(
@@ -236,17 +223,16 @@ def test_compaction_of_recent_files_leaves_a_large_old_one(
     [large] = files_of(store)
     for key in "abc":
         store.append([make_record(key)])
-    again = make_record(
-        "a", minutes=1, test_score=0.25
-    )  # of equal rows, the last appended counts, merged or not
-    store.append([again])
+    # Of rows of equal rank, the last appended counts, merged or not.
+    repeated = make_record("a", minutes=1, test_score=0.25)
+    store.append([repeated])
     assert store.num_written == 5
     assert store.compact_recent() == 4
     assert store.num_written == 0
     assert large in files_of(store)
     assert len(files_of(store)) == 2
     assert len(store.load("pocket/quick")) == 23
-    assert store.load("pocket/quick")["a"] == again
+    assert store.load("pocket/quick")["a"] == repeated
     for number in range(12):
         store.append([make_record(f"new-{number}")])
     assert store.compact_recent() > 10
@@ -287,7 +273,7 @@ class TestCompaction:
     def test_a_listing_that_misses_old_and_merged_files_is_repeated(
         self, store: ResultsStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A listing while files come and go may show none; the store is not empty then."""
+        """A listing while files come and go may show none of them."""
         for key in "ab":
             store.append([make_record(key)])
         names = store.folder.names
@@ -352,17 +338,18 @@ def test_compaction_survives_a_crash_at_every_point(
 def test_append_is_all_or_nothing_at_every_point(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen = []
-    rows = [make_record("d"), make_record("e")], [make_point("d")]
-    for after, _ in after_crashes(
-        tmp_path, monkeypatch, lambda store: store.append(*rows)
-    ):
-        added = set(after.load("pocket/quick")) - set("abc")
-        assert added in (set(), {"d", "e"})
-        assert not added or len(after.curves(trial_key="d")) == 1
-        seen.append(bool(added))
-    assert seen == sorted(seen)
-    assert (seen[0], seen[-1]) == (False, True)
+    def append(store: ResultsStore) -> None:
+        store.append([make_record("d"), make_record("e")], [make_point("d")])
+
+    is_added = []
+    for store_after, _ in after_crashes(tmp_path, monkeypatch, append):
+        new_keys = set(store_after.load("pocket/quick")) - set("abc")
+        assert new_keys in (set(), {"d", "e"})
+        if new_keys:
+            assert len(store_after.curves(trial_key="d")) == 1
+        is_added.append(bool(new_keys))
+    assert is_added == sorted(is_added)
+    assert (is_added[0], is_added[-1]) == (False, True)
 
 
 WRITER = """
@@ -371,24 +358,27 @@ from pathlib import Path
 from orca_ray.results.store import ResultsStore
 from tests.results.factories import make_point, make_record
 role, uri = sys.argv[1:]
-store, stop, appended = ResultsStore(uri, create=True), Path(uri).with_name("stop"), 0
+store = ResultsStore(uri, create=True)
+stop = Path(uri).with_name("stop")
+appended = 0
 while not stop.exists():
     time.sleep(0.05)  # else files come faster than a busy machine compacts them
     if role == "compact":
         store.compact()
     else:
-        store.append([make_record(f"{role}-{appended}")], [make_point(f"{role}-{appended}")])
+        key = f"{role}-{appended}"
+        store.append([make_record(key)], [make_point(key)])
         appended += 1
 print(appended, flush=True)
 """
+"""Program that appends to the store at a URI, or compacts it, until it is stopped."""
 
 
 @pytest.mark.slow
 def test_writers_compactor_and_reader_at_the_same_time(tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
-    uri = str(
-        tmp_path / "results"
-    )  # which of the processes creates it is not settled either
+    # Which of the processes creates the store is not settled either.
+    uri = str(tmp_path / "results")
     with ExitStack() as stack:
         processes = {
             role: stack.enter_context(
@@ -404,12 +394,12 @@ def test_writers_compactor_and_reader_at_the_same_time(tmp_path: Path) -> None:
         for process in processes.values():
             stack.callback(process.kill)
         store = ResultsStore(uri, create=True)
-        seen = set[str]()
+        keys = set[str]()
         compactions = set[str]()
-        while len(compactions) < 3 or len(seen) < 20:
-            now = set(store.load("pocket/quick"))
-            assert seen <= now, "a record that was there is gone"
-            seen = now
+        while len(compactions) < 3 or len(keys) < 20:
+            keys_now = set(store.load("pocket/quick"))
+            assert keys <= keys_now, "a record that was there is gone"
+            keys = keys_now
             compactions.add(str(store._last_compaction()))
             assert all(process.poll() is None for process in processes.values())
         (tmp_path / "stop").touch()
@@ -417,12 +407,13 @@ def test_writers_compactor_and_reader_at_the_same_time(tmp_path: Path) -> None:
             role: int(process.communicate(timeout=60)[0])
             for role, process in processes.items()
         }
-    wanted = {
+    expected = {
         f"{role}-{index}"
         for role in ("left", "right")
         for index in range(appended[role])
     }
-    assert set(store.load("pocket/quick")) == set(store.curves()["trial_key"]) == wanted
+    assert set(store.load("pocket/quick")) == expected
+    assert set(store.curves()["trial_key"]) == expected
 
 
 @pytest.mark.parametrize(
@@ -435,11 +426,11 @@ def test_writers_compactor_and_reader_at_the_same_time(tmp_path: Path) -> None:
 @pytest.mark.timeout(3600)
 def test_no_flipped_bit_is_silent(tmp_path: Path, flips: int) -> None:
     fuzzer = Fuzzer(Path(make_store(tmp_path / "results").uri))
-    found = [
+    checks = [
         fuzzer.check(flip) for flip in itertools.islice(fuzzer.flips(seed=flips), flips)
     ]
-    assert [each for each in found if each.outcome not in (SAME, REPORTED)] == []
-    assert sum(each.outcome == REPORTED for each in found) > flips / 2
+    assert [check for check in checks if check.outcome not in (SAME, REPORTED)] == []
+    assert sum(check.outcome == REPORTED for check in checks) > flips / 2
 
 
 def test_names_have_the_checksum_and_files_of_older_versions_are_read_without(
@@ -450,8 +441,7 @@ def test_names_have_the_checksum_and_files_of_older_versions_are_read_without(
     store.compact()
     store.append([make_record("c")])
     for path in (*files_of(store), *files_of(store, "curves")):
-        assert path.name.endswith(
-            f".f{footer_digest(pa.py_buffer(path.read_bytes()))}.parquet"
-        )
+        digest = footer_digest(pa.py_buffer(path.read_bytes()))
+        assert path.name.endswith(f".f{digest}.parquet")
         path.rename(path.with_name(f"{path.name.partition('.')[0]}.parquet"))
     assert set(ResultsStore(store.uri).load("pocket/quick")) == set("abc")

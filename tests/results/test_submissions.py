@@ -54,7 +54,10 @@ def problems(*lines: str) -> str:
 
 
 def test_columns_may_have_any_order_a_byte_order_mark_and_windows_line_ends() -> None:
-    text = "﻿std,seed,source,score,protocol,metric,task,method\r\n0.01,,paper,2e-1,paper,error,pocket/digits,a\r\n"
+    text = (
+        "\ufeffstd,seed,source,score,protocol,metric,task,method\r\n"
+        "0.01,,paper,2e-1,paper,error,pocket/digits,a\r\n"
+    )
     scores = parse_scores(text.encode(), "rows.csv", KNOWN) + parse(HEADER, GOOD)
     assert scores == [
         SubmittedScore(
@@ -73,29 +76,28 @@ def test_columns_may_have_any_order_a_byte_order_mark_and_windows_line_ends() ->
 
 
 def test_written_scores_are_read_back() -> None:
-    given = enumerate(['a"b', "a,b", ";", "=1+1", "'", "a  b"])
+    methods = ['a"b', "a,b", ";", "=1+1", "'", "a  b"]
     scores = [
         SubmittedScore(
             method,
             "pocket/digits",
             "error",
             "paper",
-            0.1 / (seed + 1),
-            10**17 + seed,
+            0.1 / (number + 1),
+            10**17 + number,
             "here",
         )
-        for seed, method in given
+        for number, method in enumerate(methods)
     ]
-    scores.append(
-        replace(
-            scores[0],
-            protocol="held-out",
-            score=5e-324,
-            seed=None,
-            std=1 / 3,
-            data_fingerprint="ab12",
-        )
+    mean = replace(
+        scores[0],
+        protocol="held-out",
+        score=5e-324,
+        seed=None,
+        std=1 / 3,
+        data_fingerprint="ab12",
     )
+    scores.append(mean)
     assert parse_scores(write_scores(scores).encode(), "rows.csv", KNOWN) == scores
 
 
@@ -139,9 +141,10 @@ MEAN = GOOD.replace("0.125,0,", "0.125,,")
 def test_a_bad_row_is_refused_with_its_line(
     change: tuple[str, str], message: str
 ) -> None:
-    found = problems(HEADER, GOOD, GOOD.replace(*change).replace("theirs", "other"))
-    assert found.startswith("rows.csv: 1 problem\n  line 3: ")
-    assert message in found
+    bad_row = GOOD.replace(*change).replace("theirs", "other")
+    text = problems(HEADER, GOOD, bad_row)
+    assert text.startswith("rows.csv: 1 problem\n  line 3: ")
+    assert message in text
 
 
 @pytest.mark.parametrize(
@@ -188,9 +191,10 @@ def test_a_bad_row_is_refused_with_its_line(
 def test_a_bad_file_is_refused_with_its_problems(
     lines: list[str], messages: list[str]
 ) -> None:
-    found = problems(*lines)
-    assert [message for message in messages if message not in found] == []
-    assert found.count("\n") <= submissions.MAX_PROBLEMS
+    text = problems(*lines)
+    for message in messages:
+        assert message in text
+    assert text.count("\n") <= submissions.MAX_PROBLEMS
 
 
 def test_a_large_file_is_refused_unread(
@@ -259,16 +263,14 @@ def test_scores_of_one_source_are_taken_from_one_file(
 ) -> None:
     """Otherwise a corrected file would be averaged with the file that it corrects."""
     new = rows.with_name("new.csv")
-    new.write_text(
-        f"{HEADER}\n{GOOD.replace('0.125,0', '0.25,1')}\n{GOOD.replace('theirs', 'other')}\n"
-    )
+    corrected = GOOD.replace("0.125,0", "0.25,1")
+    another = GOOD.replace("theirs", "other")
+    new.write_text(f"{HEADER}\n{corrected}\n{another}\n")
     import_scores(store.uri, rows, KNOWN)
-    with pytest.raises(
-        UserError,
-        match=(
-            r"new\.csv: 1 score\(s\) .* that imported/.*\.csv has\. Delete the old file"
-        ),
-    ):
+    message = (
+        r"new\.csv: 1 score\(s\) .* that imported/.*\.csv has\. Delete the old file"
+    )
+    with pytest.raises(UserError, match=message):
         import_scores(store.uri, new, KNOWN)
     assert imported_scores(store.uri) == (parse(HEADER, GOOD), [])
     (Path(store.uri) / submissions.DIRECTORY / "zzz.csv").write_bytes(new.read_bytes())
@@ -282,12 +284,10 @@ OTHER = "fedcba98765432100123"
 
 
 def folder(path: Path, **files: str) -> Path:
+    """Create a model folder; ``files`` are additional or other contents by name."""
     path.mkdir(parents=True)
-    for name, content in {
-        "config.json": "{}",
-        "model.safetensors": "w",
-        **files,
-    }.items():
+    contents = {"config.json": "{}", "model.safetensors": "w"} | files
+    for name, content in contents.items():
         (path / name).write_text(content)
     return path
 
@@ -299,7 +299,7 @@ def models(tmp_path: Path) -> StoredModels:
 
 
 def check(models: StoredModels, tmp_path: Path) -> None:
-    """What every store must do."""
+    """Check what models must do in every store."""
     assert not models.has(KEY)
     models.add(KEY, folder(tmp_path / "first", notes="old"))
     models.add(OTHER, folder(tmp_path / "other"))
@@ -328,8 +328,8 @@ def test_a_model_is_fetched_in_place_of_another_and_other_files_stay(
     models.add(KEY, folder(tmp_path / "first", **{"model.safetensors": "new"}))
     out = folder(tmp_path / "out", **{"predictions.parquet": "mine"})
     models.fetch(KEY, out)
-    found = {path.name: path.read_text() for path in out.iterdir()}
-    assert found == {
+    contents = {path.name: path.read_text() for path in out.iterdir()}
+    assert contents == {
         "config.json": "{}",
         "model.safetensors": "new",
         "predictions.parquet": "mine",
