@@ -361,7 +361,7 @@ def test_scores_that_appear_and_disappear() -> None:
     ],
 )
 def test_other_versions_are_not_compared(
-    column: str, value: object, reason: str
+    column: str, value: int | str, reason: str
 ) -> None:
     before = scores_of(orca=[0.1, 0.2])
     (change,) = compare_boards(before, before.assign(**{column: value}))
