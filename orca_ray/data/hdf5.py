@@ -1,4 +1,4 @@
-"""Reader of HDF5 files from untrusted sources; errors of the library become UserErrors."""
+"""Reader of HDF5 files from untrusted sources."""
 
 import contextlib
 import logging

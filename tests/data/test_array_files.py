@@ -28,24 +28,32 @@ Array = np.ndarray[Any, Any]
 
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_npy_is_mapped(order: Any, tmp_path: Path) -> None:
+    path = tmp_path / "x.npy"
     array = np.asarray(np.arange(12.0).reshape(3, 4), order=order)
-    np.save(tmp_path / "x.npy", array)
-    found = read_npy(tmp_path / "x.npy", ndim=2, kind="f")
-    assert isinstance(found, np.memmap)
-    assert not found.flags.writeable
-    np.testing.assert_array_equal(found, array)
-    for shape in ((0, 3), ()):
-        np.save(tmp_path / "x.npy", np.ones(shape))
-        np.testing.assert_array_equal(read_npy(tmp_path / "x.npy"), np.ones(shape))
+    np.save(path, array)
+    mapped = read_npy(path, ndim=2, kind="f")
+    assert isinstance(mapped, np.memmap)
+    assert not mapped.flags.writeable
+    np.testing.assert_array_equal(mapped, array)
+
+
+@pytest.mark.parametrize("shape", [(0, 3), ()])
+def test_npy_of_an_unusual_shape(shape: tuple[int, ...], tmp_path: Path) -> None:
+    path = tmp_path / "x.npy"
+    np.save(path, np.ones(shape))
+    np.testing.assert_array_equal(read_npy(path), np.ones(shape))
+
+
+def _save_objects(path: Path, content: Any) -> None:
+    np.save(path, content, allow_pickle=True)
 
 
 def test_npy_of_plain_objects(tmp_path: Path) -> None:
     path = tmp_path / "satellite_train.npy"
-    content: Any = {"data": np.ones((2, 3)), "label": np.array([1, 2])}
-    np.save(path, content, allow_pickle=True)
-    found = read_npy(path, pickled=True)
-    assert found.shape == ()
-    assert found[()]["label"].tolist() == [1, 2]
+    _save_objects(path, {"data": np.ones((2, 3)), "label": np.array([1, 2])})
+    array = read_npy(path, pickled=True)
+    assert array.shape == ()
+    assert array[()]["label"].tolist() == [1, 2]
     with pytest.raises(
         UserError,
         match=(
@@ -53,11 +61,9 @@ def test_npy_of_plain_objects(tmp_path: Path) -> None:
         ),
     ):
         read_npy(path)
-    np.save(
-        path, np.array([3, "ABC", np.ones((3, 3))], dtype=object), allow_pickle=True
-    )
+    _save_objects(path, np.array([3, "ABC", np.ones((3, 3))], dtype=object))
     assert read_npy(path, pickled=True)[1] == "ABC"
-    np.save(path, np.array([Path("x")], dtype=object), allow_pickle=True)
+    _save_objects(path, np.array([Path("x")], dtype=object))
     with pytest.raises(
         UserError, match=r"satellite_train\.npy: it asks for 'pathlib.*refused"
     ):
@@ -142,15 +148,14 @@ def test_npz_one_by_one(
         y_train=np.asfortranarray(x),
         other=np.array([{}], dtype=object),
     )
-    found = Npz(path, ["x_train", "y_train"])
-    assert list(found) == ["x_train", "y_train"]
-    for name in found:
-        array = found[name]
+    arrays = Npz(path, ["x_train", "y_train"])
+    assert list(arrays) == ["x_train", "y_train"]
+    for array in arrays.values():
         np.testing.assert_array_equal(array, x)
         assert not array.flags.writeable
         assert isinstance(array, np.memmap) == (in_memory == 0)
     with pytest.raises(KeyError):
-        found["other"]
+        arrays["other"]
     with pytest.raises(
         UserError, match=r"d\.npz: expected an array 'x', found x_train, y_train, other"
     ):
@@ -172,12 +177,16 @@ def test_npz_cut_or_changed(save: Any, tmp_path: Path, cache_home: Path) -> None
         path.write_bytes(content[:size])
         with pytest.raises(UserError, match=r"d\.npz.*fetch the file again"):
             Npz(path, ["x"])["x"]
-    middle = len(content) // 2
-    path.write_bytes(
-        content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
-    )
+    changed = bytearray(content)
+    changed[len(content) // 2] ^= 1
+    path.write_bytes(changed)
     with pytest.raises(UserError, match=r"d\.npz"):
         Npz(path, ["x"])["x"]
+    assert not cache_home.exists() or not list(cache_home.iterdir())
+
+
+def test_npz_with_bytes_after_an_array(tmp_path: Path) -> None:
+    path = tmp_path / "d.npz"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("x.npy", _npy_bytes(np.ones(3)) + b"more")
     with pytest.raises(
@@ -185,7 +194,9 @@ def test_npz_cut_or_changed(save: Any, tmp_path: Path, cache_home: Path) -> None
         match=r"d\.npz, x: expected 24 bytes for shape \[3\] float64, found 28",
     ):
         Npz(path, ["x"])["x"]
-    assert not cache_home.exists() or not list(cache_home.iterdir())
+
+
+def test_streams_that_end_early_or_declare_too_much() -> None:
     with pytest.raises(EOFError, match="48 bytes expected, 47 found"):
         npy.from_stream(io.BytesIO(bytes(47)), np.dtype("f8"), (3, 2), "C")
     with pytest.raises(UserError, match="no space"):
@@ -193,15 +204,18 @@ def test_npz_cut_or_changed(save: Any, tmp_path: Path, cache_home: Path) -> None
 
 
 def element(kind: int, content: bytes, endian: str, *, short: bool = False) -> bytes:
+    """Return an element of a MATLAB file; a short one has its content in its tag."""
     if short:
-        return struct.pack(f"{endian}I", len(content) << 16 | kind) + content.ljust(
-            4, b"\0"
-        )
-    return (
-        struct.pack(f"{endian}II", kind, len(content))
-        + content
-        + bytes(-len(content) % 8)
-    )
+        tag = struct.pack(f"{endian}I", len(content) << 16 | kind)
+        return tag + content.ljust(4, b"\0")
+    tag = struct.pack(f"{endian}II", kind, len(content))
+    padding = bytes(-len(content) % 8)
+    return tag + content + padding
+
+
+def compressed_element(content: bytes, endian: str = "<") -> bytes:
+    """Return a compressed element, which has no padding."""
+    return struct.pack(f"{endian}II", 15, len(content)) + content
 
 
 def matrix(
@@ -212,25 +226,24 @@ def matrix(
     shape: tuple[int, ...],
     endian: str = "<",
 ) -> bytes:
-    """A variable as MATLAB writes it: what fits into four bytes is short."""
-    return element(
-        14,
-        element(6, struct.pack(f"{endian}II", class_, 0), endian)
-        + element(5, struct.pack(f"{endian}{len(shape)}i", *shape), endian)
-        + element(1, name, endian, short=len(name) <= 4)
-        + element(stored, content, endian, short=len(content) <= 4),
-        endian,
-    )
+    """Return a variable as MATLAB writes it: what fits into four bytes is short."""
+    flags = struct.pack(f"{endian}II", class_, 0)
+    sizes = struct.pack(f"{endian}{len(shape)}i", *shape)
+    elements = [
+        element(6, flags, endian),
+        element(5, sizes, endian),
+        element(1, name, endian, short=len(name) <= 4),
+        element(stored, content, endian, short=len(content) <= 4),
+    ]
+    return element(14, b"".join(elements), endian)
 
 
 def file(*elements: bytes, endian: str = "<") -> bytes:
+    """Return a MATLAB file of level 5."""
+    text = b"MATLAB 5.0 MAT-file".ljust(124)
+    version = struct.pack(f"{endian}H", 0x0100)
     mark = {"<": b"IM", ">": b"MI"}[endian]
-    return (
-        b"MATLAB 5.0 MAT-file".ljust(124)
-        + struct.pack(f"{endian}H", 0x0100)
-        + mark
-        + b"".join(elements)
-    )
+    return b"".join([text, version, mark, *elements])
 
 
 def read(path: Path, name: str) -> Array:
@@ -251,41 +264,43 @@ def test_numbers_of_a_class_are_stored_in_the_shortest_type(
     )
     short = matrix(b"sol", 6, 2, b"\1\2\3", (1, 3), endian)
     elements = [long, short]
-    if compressed:  # without padding
+    if compressed:
         elements = [
-            struct.pack(f"{endian}II", 15, len(z)) + z
-            for z in map(zlib.compress, elements)
+            compressed_element(zlib.compress(content), endian) for content in elements
         ]
     path = tmp_path / "d.mat"
     path.write_bytes(file(*elements, endian=endian))
-    found = {
-        name: (each.kind, each.shape) for name, each in mat5_variables(path).items()
-    }
-    assert found == {"coefficient": ("f8", (3, 2)), "sol": ("f8", (1, 3))}
+    variables = mat5_variables(path)
+    assert list(variables) == ["coefficient", "sol"]
+    assert [variable.kind for variable in variables.values()] == ["f8", "f8"]
+    assert variables["coefficient"].shape == (3, 2)
+    assert variables["sol"].shape == (1, 3)
     assert read(path, "coefficient").tolist() == [[3, 12], [12, 3], [3, -300]]
     assert read(path, "sol").tolist() == [[1, 2, 3]]
 
 
-def test_what_is_no_full_array_is_named_and_passed_over(tmp_path: Path) -> None:
+def test_what_is_no_full_array_is_named(tmp_path: Path) -> None:
     content: dict[str, Any] = {
         "char": "abc",
         "cell": np.array([1, "a"], dtype=object),
         "struct": {"a": 1},
-    }
-    content |= {
         "complex": np.array([1 + 2j]),
         "u1": np.array([True, False]),
         "f8": np.arange(4.0),
     }
     savemat(tmp_path / "d.mat", content)
-    found = mat5_variables(tmp_path / "d.mat")
-    assert [(name, each.kind, each.is_numeric) for name, each in found.items()] == [
-        (name, name, name in ("u1", "f8")) for name in content
-    ]
-    opaque = element(
-        14, element(6, struct.pack("<II", 17, 0), "<") + element(1, b"MCOS", "<"), "<"
-    )
-    (tmp_path / "d.mat").write_bytes(file(opaque, matrix(b"a", 9, 2, b"\7", (1, 1))))
+    variables = mat5_variables(tmp_path / "d.mat")
+    assert list(variables) == list(content)
+    for name, variable in variables.items():
+        assert variable.kind == name
+        assert variable.is_numeric == (name in ("u1", "f8"))
+
+
+def test_variables_of_unknown_classes_are_passed_over(tmp_path: Path) -> None:
+    flags = element(6, struct.pack("<II", 17, 0), "<")
+    opaque = element(14, flags + element(1, b"MCOS", "<"), "<")
+    number = matrix(b"a", 9, 2, b"\7", (1, 1))
+    (tmp_path / "d.mat").write_bytes(file(opaque, number))
     assert list(mat5_variables(tmp_path / "d.mat")) == ["a"]
 
 
@@ -294,7 +309,7 @@ PACKED = zlib.compress(ONE)
 
 
 def packed(content: bytes) -> bytes:
-    return file(struct.pack("<II", 15, len(content)) + content)  # without padding
+    return file(compressed_element(content))
 
 
 @pytest.mark.parametrize(
@@ -366,12 +381,14 @@ def test_hdf5_is_read(path: Path) -> None:
 def test_hdf5_without_the_key(key: str, message: str, path: Path) -> None:
     with pytest.raises(UserError, match=message), open_hdf5(path, [key]):
         pass
-    if key == "tensor":
-        with (
-            pytest.raises(UserError, match=r"d\.h5: expected a whole HDF5"),
-            open_hdf5(path) as file,
-        ):
-            file[key]
+
+
+def test_a_key_that_the_caller_reads_and_hdf5_lacks(path: Path) -> None:
+    with (
+        pytest.raises(UserError, match=r"d\.h5: expected a whole HDF5"),
+        open_hdf5(path) as file,
+    ):
+        file["tensor"]
 
 
 def _external_link(file: Any, other: Path) -> None:
@@ -379,12 +396,12 @@ def _external_link(file: Any, other: Path) -> None:
 
 
 def _virtual_over_a_pipe(file: Any, other: Path) -> None:
-    os.mkfifo(other.with_name("pipe.h5"))
+    pipe = other.with_name("pipe.h5")
+    os.mkfifo(pipe)
     layout = h5py.VirtualLayout((3,), "f8", maxshape=(None,))
-    source = h5py.VirtualSource(
-        str(other.with_name("pipe.h5")), "tensor", (3,), maxshape=(None,)
-    )
-    layout[: h5py.h5s.UNLIMITED] = source[: h5py.h5s.UNLIMITED]
+    source = h5py.VirtualSource(str(pipe), "tensor", (3,), maxshape=(None,))
+    whole = slice(h5py.h5s.UNLIMITED)
+    layout[whole] = source[whole]
     file.create_virtual_dataset("tensor", layout)
 
 
@@ -468,11 +485,11 @@ def _write_mat(path: Path, version: str, **arrays: Array) -> None:
 def test_a_chunk_of_another_size(
     options: Any, chunk: bytes, mask: int, message: str, tmp_path: Path
 ) -> None:
-    """The library ends the process when it reads a chunk that is shorter than declared."""
+    """The library ends the process when it reads a chunk shorter than declared."""
+    shape = (40, 4)
     with h5py.File(tmp_path / "d.h5", "w") as file:
-        file.create_dataset(
-            "tensor", (40, 4), "f4", chunks=(40, 4), **options
-        ).id.write_direct_chunk((0, 0), chunk, mask)
+        dataset = file.create_dataset("tensor", shape, "f4", chunks=shape, **options)
+        dataset.id.write_direct_chunk((0, 0), chunk, mask)
     with (
         open_hdf5(tmp_path / "d.h5") as file,
         pytest.raises(UserError, match=rf"d\.h5, tensor: .*{re.escape(message)}"),
@@ -484,29 +501,30 @@ def test_a_chunk_of_another_size(
     "options", [{}, {"compression": "gzip", "shuffle": True, "fletcher32": True}]
 )
 def test_whole_chunks_pass(options: Any, tmp_path: Path) -> None:
-    noise = np.random.default_rng(0).integers(
-        256, size=(90, 40), dtype=np.uint8
-    )  # gzip would make it no smaller
+    # gzip would make noise no smaller
+    noise = np.random.default_rng(0).integers(256, size=(90, 40), dtype=np.uint8)
+    arrays: dict[str, Array] = {
+        "noise": noise,
+        "zeros": np.zeros((90, 40)),
+        "texts": np.array([b"a", b"bc"]),
+    }
+    path = tmp_path / "d.h5"
+    with h5py.File(path, "w") as file:
+        for name, array in arrays.items():
+            dataset = file.create_dataset(name, data=array, chunks=True, **options)
+            check_chunks(path, name, dataset)
+
+
+@pytest.mark.parametrize("compression", [None, "gzip"])
+def test_texts_are_read(compression: str | None, tmp_path: Path) -> None:
+    """The library neither shuffles texts nor checks their sum."""
     with h5py.File(tmp_path / "d.h5", "w") as file:
-        for name, values in {
-            "noise": noise,
-            "zeros": np.zeros((90, 40)),
-            "texts": np.array([b"a", b"bc"]),
-        }.items():
-            check_chunks(
-                tmp_path / "d.h5",
-                name,
-                file.create_dataset(name, data=values, chunks=True, **options),
-            )
-        packed = {
-            "compression": options.get("compression")
-        }  # the library neither shuffles texts nor checks their sum
         file.create_dataset(
             "words",
             data=["wälk", "run"],
             chunks=True,
             dtype=h5py.string_dtype(),
-            **packed,
+            compression=compression,
         )
     assert read_texts(tmp_path / "d.h5", "words").tolist() == ["wälk", "run"]
 
@@ -516,17 +534,24 @@ def test_mat_has_the_axes_of_matlab(version: str, tmp_path: Path) -> None:
     array = np.random.RandomState(0).rand(40, 3, 10)
     path = tmp_path / "d.mat"
     _write_mat(path, version, coeff=array, note=np.array(["text"]))
-    found = read_mat(path, "coeff")
-    assert (found.shape, found.dtype, len(found)) == ((40, 3, 10), np.dtype("f8"), 40)
-    np.testing.assert_array_equal(found[1:3], array[1:3])
-    np.testing.assert_array_equal(found[:], array)
+    rows = read_mat(path, "coeff")
+    assert len(rows) == 40
+    assert rows.shape == (40, 3, 10)
+    assert rows.dtype == np.dtype("f8")
+    np.testing.assert_array_equal(rows[1:3], array[1:3])
+    np.testing.assert_array_equal(rows[:], array)
     with pytest.raises(UserError, match=r"d\.mat: expected .*'sol'.* coeff"):
         read_mat(path, "sol")
     with pytest.raises(
         UserError, match=r"d\.mat, note: expected a numeric array, found"
     ):
         read_mat(path, "note")
-    _write_mat(path, version, coeff=array)
+
+
+@pytest.mark.parametrize("version", ["5", "7", "7.3"])
+def test_mat_cut_anywhere(version: str, tmp_path: Path) -> None:
+    path = tmp_path / "d.mat"
+    _write_mat(path, version, coeff=np.random.RandomState(0).rand(40, 3, 10))
     content = path.read_bytes()
     for size in (0, 100, 600, len(content) // 2, len(content) - 1):
         path.write_bytes(content[:size])

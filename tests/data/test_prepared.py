@@ -1,8 +1,6 @@
-import contextlib
 import errno
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -27,26 +25,21 @@ Array = npt.NDArray[Any]
 
 
 def builder(**changes: Array | None) -> mock.Mock:
-    """Return a build that counts its calls."""
+    """Return a build that counts its calls; None as a change leaves an array out."""
     arrays: dict[str, Array | None] = {}
     for number, split in enumerate(prepared.SPLITS):
         arrays[f"{split}_x"] = np.arange(24, dtype=np.float32).reshape(4, 2, 3) + number
         arrays[f"{split}_y"] = np.arange(4, dtype=np.int64)
-    return mock.Mock(
-        return_value={
-            name: array
-            for name, array in (arrays | changes).items()
-            if array is not None
-        }
-    )
+    arrays |= changes
+    built = {name: array for name, array in arrays.items() if array is not None}
+    return mock.Mock(return_value=built)
 
 
 def prepare(
     build: prepared.Build, version: int = 1, **options: Any
 ) -> prepared.PreparedData:
-    return prepared.prepare(
-        "pocket/toy", prepared.directory_of("pocket/toy", version), build, **options
-    )
+    directory = prepared.directory_of("pocket/toy", version)
+    return prepared.prepare("pocket/toy", directory, build, **options)
 
 
 def test_arrays_come_back_memory_mapped_and_read_only() -> None:
@@ -60,30 +53,50 @@ def test_arrays_come_back_memory_mapped_and_read_only() -> None:
         assert len(split) == 4
     assert data.y_mean is not None
     assert data.y_std is not None
-    assert (data.y_mean.tolist(), data.y_std.shape, float(data.y_std)) == ([1], (), 2)
+    assert data.y_mean.tolist() == [1]
+    assert data.y_std.shape == ()
+    assert data.y_std == 2
     assert data.fingerprint == prepared.fingerprint(build.return_value)
     prepared.verify(data)
 
 
-def test_data_is_built_once_per_version_fingerprint_and_task() -> None:
+def test_data_is_built_once_per_version_and_fingerprint() -> None:
     build = builder()
-    new = builder(train_y=np.array([3, 2, 1, 0]))
     first = prepare(build)
     assert prepare(build).fingerprint == first.fingerprint
     assert build.call_count == 1
     prepare(build, 2)
     assert build.call_count == 2
+    new = builder(train_y=np.array([3, 2, 1, 0]))
     data = prepare(new, expected=prepared.fingerprint(new.return_value))
-    assert (new.call_count, data.train.y[0]) == (1, 3)
-    assert prepared.opened("pocket/other", data.directory) is None
-    assert prepared.prepare("pocket/other", data.directory, build).train.y[0] == 0
+    assert new.call_count == 1
+    assert data.train.y[0] == 3
+
+
+def test_data_of_another_task_is_not_opened() -> None:
+    directory = prepare(builder(train_y=np.array([3, 2, 1, 0]))).directory
+    assert prepared.opened("pocket/other", directory) is None
+    other = prepared.prepare("pocket/other", directory, builder())
+    assert other.train.y[0] == 0
 
 
 def cut(name: str, end: int) -> Callable[[Path], object]:
     """Return a function that cuts a file of a directory."""
-    return lambda directory: (path := directory / name).write_bytes(
-        path.read_bytes()[:end]
-    )
+
+    def cut_file(directory: Path) -> None:
+        path = directory / name
+        path.write_bytes(path.read_bytes()[:end])
+
+    return cut_file
+
+
+def _remove_targets(directory: Path) -> None:
+    (directory / "train_y.npy").unlink()
+
+
+def _zero_inputs(directory: Path) -> None:
+    path = directory / "train_x.npy"
+    path.write_bytes(bytes(path.stat().st_size))
 
 
 @pytest.mark.parametrize(
@@ -91,10 +104,8 @@ def cut(name: str, end: int) -> Callable[[Path], object]:
     [
         cut("validation_x.npy", -8),
         cut("meta.json", 50),
-        lambda directory: (directory / "train_y.npy").unlink(),
-        lambda directory: (path := directory / "train_x.npy").write_bytes(
-            bytes(path.stat().st_size)
-        ),
+        _remove_targets,
+        _zero_inputs,
     ],
 )
 def test_damaged_files_are_prepared_again(
@@ -102,13 +113,11 @@ def test_damaged_files_are_prepared_again(
 ) -> None:
     build = builder()
     damage(prepare(build).directory)
-    again = prepare(build)
+    data = prepare(build)
     (warning,) = [record for record in caplog.records if record.levelname == "WARNING"]
     assert "damaged" in warning.message
-    np.testing.assert_array_equal(
-        again.validation.x, build.return_value["validation_x"]
-    )
-    prepared.verify(again)
+    np.testing.assert_array_equal(data.validation.x, build.return_value["validation_x"])
+    prepared.verify(data)
     prepare(build)
     assert build.call_count == 2
 
@@ -187,10 +196,8 @@ def test_another_fingerprint_than_declared_is_refused() -> None:
         UserError, match=r"has fingerprint \w{16}, expected 0123456789abcdef"
     ):
         prepare(build, expected="0123456789abcdef")
-    assert (
-        prepared.opened("pocket/toy", old.directory, expected=old.fingerprint)
-        is not None
-    )
+    still_there = prepared.opened("pocket/toy", old.directory, expected=old.fingerprint)
+    assert still_there is not None
     assert sorted(os.listdir(old.directory.parent)) == ["1", "1.lock"]
 
 
@@ -207,17 +214,20 @@ def test_data_of_other_raw_files_are_built_again_where_they_are_held(
     ):
         prepared.prepare("pocket/toy", directory, build, identity=identity, held=held)
         assert build.call_count == count
-    told = [record for record in caplog.records if "other raw files" in record.message]
     # Once more as DEBUG, where that is listened to: the first look is without the lock.
-    assert [record.levelname for record in told if record.levelname != "DEBUG"] == [
-        "WARNING"
-    ]
-    assert prepared.opened("pocket/toy", directory, identity="a") is None
-    assert prepared.opened("pocket/toy", directory, identity="b") is not None
-    meta = json.loads((directory / "meta.json").read_text())
-    del meta["identity"]  # as older ones
-    (directory / "meta.json").write_text(json.dumps(meta))
-    assert prepared.opened("pocket/toy", directory, identity="a") is not None
+    (warning,) = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert "other raw files" in warning.message
+
+
+def test_data_are_opened_by_their_identity_if_they_have_one() -> None:
+    data = prepare(builder(), identity="b")
+    assert prepared.opened("pocket/toy", data.directory, identity="a") is None
+    assert prepared.opened("pocket/toy", data.directory, identity="b") is not None
+    path = data.directory / "meta.json"
+    meta = json.loads(path.read_text())
+    del meta["identity"]  # as in older data
+    path.write_text(json.dumps(meta))
+    assert prepared.opened("pocket/toy", data.directory, identity="a") is not None
 
 
 def test_a_directory_of_other_files_is_not_replaced(tmp_path: Path) -> None:
@@ -229,24 +239,30 @@ def test_a_directory_of_other_files_is_not_replaced(tmp_path: Path) -> None:
     assert (tmp_path / "thesis").read_text() == "years of work"
 
 
-def test_the_fingerprint_depends_on_names_types_shapes_and_values_but_not_on_layout() -> (
-    None
-):
-    zeros = np.zeros((2, 3), dtype=np.float32)
-    values = np.arange(6, dtype=np.float32).reshape(2, 3)
-    others: list[Array] = [
-        zeros.reshape(3, 2),
-        zeros.view(np.int32),
-        values,
-        values * [[1, 1, 1], [1, 1, -1]],
+ZEROS = np.zeros((2, 3), dtype=np.float32)
+VALUES = np.arange(6, dtype=np.float32).reshape(2, 3)
+
+
+def test_the_fingerprint_depends_on_names_types_shapes_and_values() -> None:
+    variants: list[Arrays] = [
+        {"a": ZEROS},
+        {"b": ZEROS},
+        {"a": ZEROS.reshape(3, 2)},
+        {"a": ZEROS.view(np.int32)},
+        {"a": VALUES},
+        {"a": VALUES * [[1, 1, 1], [1, 1, -1]]},
     ]
-    variants = [{"a": zeros}, {"b": zeros}, *({"a": each} for each in others)]
-    assert len({prepared.fingerprint(each) for each in variants}) == 6
-    same: list[Array] = [values, np.asfortranarray(values), values.astype(">f4")]
-    assert len({prepared.fingerprint({"a": each}) for each in same}) == 1
-    assert prepared.fingerprint({"a": zeros, "b": values}) == prepared.fingerprint(
-        {"b": values, "a": zeros}
-    )
+    assert len(set(map(prepared.fingerprint, variants))) == 6
+
+
+def test_the_fingerprint_does_not_depend_on_layout_and_order() -> None:
+    variants: list[Arrays] = [
+        {"a": ZEROS, "b": VALUES},
+        {"b": VALUES, "a": ZEROS},
+        {"a": ZEROS, "b": np.asfortranarray(VALUES)},
+        {"a": ZEROS, "b": VALUES.astype(">f4")},
+    ]
+    assert len(set(map(prepared.fingerprint, variants))) == 1
 
 
 class Counting:
@@ -280,7 +296,8 @@ def _others() -> dict[str, Array]:
     }
 
 
-def _left() -> list[str]:
+def _directories() -> list[str]:
+    """Return the names of what is stored for the task, locks included."""
     return sorted(os.listdir(prepared.directory_of("pocket/toy", 1).parent))
 
 
@@ -294,17 +311,21 @@ def test_an_interrupted_build_goes_on_where_it_stopped() -> None:
     with pytest.raises(KeyboardInterrupt):
         prepare(first)
     data = prepare(second)
-    assert (first.filled, second.filled) == ([0, 1, 2, 3], [4, 5])
+    assert first.filled == [0, 1, 2, 3]
+    assert second.filled == [4, 5]
     np.testing.assert_array_equal(data.train.x, FILLED)
-    assert _left() == ["1", "1.lock"]
+    assert _directories() == ["1", "1.lock"]
     assert sorted(path.name for path in data.directory.iterdir()) == FILES
     assert data.fingerprint == prepared.fingerprint({"train_x": FILLED, **_others()})
     prepared.verify(data)
-    shutil.rmtree(data.directory)
+
+
+def test_an_interrupted_build_of_other_raw_files_starts_anew() -> None:
     with pytest.raises(KeyboardInterrupt):
         prepare(Counting(stop=4), identity="raw of yesterday")
-    prepare(again := Counting(), identity="raw of today")
-    assert again.filled == list(range(6))
+    second = Counting()
+    prepare(second, identity="raw of today")
+    assert second.filled == list(range(6))
 
 
 def _truncated(_: str) -> UserError:
@@ -314,7 +335,7 @@ def _truncated(_: str) -> UserError:
 
 
 @pytest.mark.parametrize(
-    ("error", "kept"),
+    ("error", "is_kept"),
     [
         (UserError, False),
         (ValueError, False),
@@ -325,16 +346,16 @@ def _truncated(_: str) -> UserError:
     ],
 )
 def test_finished_batches_outlive_only_what_the_input_is_not_at_fault_for(
-    error: Any, kept: bool
+    error: Any, is_kept: bool
 ) -> None:
     with pytest.raises(
         (UserError, MemoryError, OSError, ValueError), match=r"stopped|space"
     ):
         prepare(Counting(stop=4, error=error))
-    assert (_left() == ["1.lock"]) is not kept
+    assert (_directories() == ["1.lock"]) == (not is_kept)
     second = Counting()
     prepare(second)
-    assert second.filled == ([4, 5] if kept else [*range(6)])
+    assert second.filled == ([4, 5] if is_kept else [0, 1, 2, 3, 4, 5])
 
 
 @pytest.mark.parametrize(
@@ -366,50 +387,55 @@ def test_a_build_may_return_a_part_of_its_own_array(view: Any) -> None:
     data = prepare(build)
     prepared.verify(data)
     np.testing.assert_array_equal(data.train.x, view(FILLED))
-    assert data.fingerprint == prepared.fingerprint(
-        {**_others(), "train_x": data.train.x, "train_y": data.train.y}
-    )
+    arrays = {**_others(), "train_x": data.train.x, "train_y": data.train.y}
+    assert data.fingerprint == prepared.fingerprint(arrays)
 
 
-def test_space_is_taken_when_an_array_is_made(
+def test_space_is_taken_when_an_array_is_made(tmp_path: Path) -> None:
+    workspace = Workspace("big/toy", tmp_path, tmp_path)
+    assert workspace.array("x", (1000, 1000)).sum() == 0
+    status = (tmp_path / "x.npy").stat()
+    assert status.st_blocks * 512 >= status.st_size
+
+
+def _refuse_to_reserve(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    error = OSError(code, os.strerror(code))
+    monkeypatch.setattr(os, "posix_fallocate", mock.Mock(side_effect=error))
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_an_array_without_space_is_refused(
+    code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _refuse_to_reserve(monkeypatch, code)
+    workspace = Workspace("big/toy", tmp_path, tmp_path)
+    with pytest.raises(UserError, match="no space left"):
+        workspace.array("x", (2, 3))
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_file_system_that_reserves_no_space_will_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    _refuse_to_reserve(monkeypatch, errno.EOPNOTSUPP)
     workspace = Workspace("big/toy", tmp_path, tmp_path)
-    path = tmp_path / "x.npy"
-    assert workspace.array("x", (1000, 1000)).sum() == 0
-    assert path.stat().st_blocks * 512 >= path.stat().st_size
-    for code, refused in (
-        (errno.EOPNOTSUPP, False),
-        (errno.ENOSPC, True),
-        (errno.EDQUOT, True),
-    ):
-        monkeypatch.setattr(
-            os,
-            "posix_fallocate",
-            mock.Mock(side_effect=OSError(code, os.strerror(code))),
-        )
-        with (
-            pytest.raises(UserError, match="no space left")
-            if refused
-            else contextlib.nullcontext()
-        ):
-            assert workspace.array(f"{code}", (2, 3)).shape == (2, 3)
-    assert sorted(os.listdir(tmp_path)) == [f"{errno.EOPNOTSUPP}.npy", "x.npy"]
+    assert workspace.array("x", (2, 3)).shape == (2, 3)
+    assert os.listdir(tmp_path) == ["x.npy"]
 
 
-@pytest.mark.parametrize("num_bytes", [0, 5, 100, None])
+@pytest.mark.parametrize(
+    ("num_bytes", "shape"),
+    [(0, (2, 3)), (5, (2, 3)), (100, (2, 3)), (None, (2, 4))],
+)
 def test_an_array_that_was_only_begun_or_has_another_shape_is_made_anew(
-    num_bytes: int | None, tmp_path: Path
+    num_bytes: int | None, shape: tuple[int, ...], tmp_path: Path
 ) -> None:
     """A process may be killed before the header is whole."""
     path = tmp_path / "train_x.npy"
     workspace = Workspace("big/toy", tmp_path, tmp_path)
     workspace.array("train_x", (2, 3))[:] = 1
     path.write_bytes(path.read_bytes()[:num_bytes])
-    assert (
-        workspace.array("train_x", (2, 3) if num_bytes is not None else (2, 4)).sum()
-        == 0
-    )
+    assert workspace.array("train_x", shape).sum() == 0
 
 
 def test_a_missing_raw_file_is_named_with_what_to_do(tmp_path: Path) -> None:
@@ -421,50 +447,47 @@ def test_a_missing_raw_file_is_named_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message):
         workspace.file("a/b.npy")
     assert workspace.optional("a/b.npy") is None
-    small = mock.Mock(
-        side_effect=UserError("16 samples are too few")
-    )  # of the build, which does not know where it is
+
+
+def test_an_error_of_the_build_gets_task_and_raw_directory(tmp_path: Path) -> None:
+    build = mock.Mock(side_effect=UserError("16 samples are too few"))
     with pytest.raises(
         UserError, match=rf"big/toy \(raw files in {tmp_path}\): 16 samples are too few"
     ):
-        prepared.prepare("big/toy", tmp_path / "out", small, raw=tmp_path)
+        prepared.prepare("big/toy", tmp_path / "out", build, raw=tmp_path)
 
 
 def _pairwise(num: int, seed: int) -> tuple[PairwiseRows, Array]:
+    """Return composite rows, and the same rows as one array."""
     generator = np.random.default_rng(seed)
     positions = generator.normal(size=(num, 3, 5)).astype(np.float32)
     pairs = generator.normal(size=(num, 2, 5, 5)).astype(np.float32)
-    ones = np.ones((5, 5), np.float32)
-    tiled = [
-        np.concatenate([f[:, :, None] * ones, f[:, None, :] * ones]) for f in positions
-    ]
-    return PairwiseRows({"positions": positions, "pairs": pairs}), np.concatenate(
-        [tiled, pairs], axis=1
-    )
+    along_rows = np.broadcast_to(positions[:, :, :, None], (num, 3, 5, 5))
+    along_columns = np.broadcast_to(positions[:, :, None, :], (num, 3, 5, 5))
+    whole = np.concatenate([along_rows, along_columns, pairs], axis=1)
+    return PairwiseRows({"positions": positions, "pairs": pairs}), whole
 
 
 def test_composite_rows_are_stored_as_parts_and_come_back_whole() -> None:
-    rows, whole = _pairwise(6, 0)
-    others, others_whole = _pairwise(4, 1)
+    train_rows, train_whole = _pairwise(6, 0)
+    other_rows, other_whole = _pairwise(4, 1)
     arrays: Arrays = {
         **_others(),
-        "train_x": rows,
-        "validation_x": others,
-        "test_x": others,
+        "train_x": train_rows,
+        "validation_x": other_rows,
+        "test_x": other_rows,
     }
     data = prepare(lambda _: arrays)
     assert data.train.x.shape == (6, 8, 5, 5)
     for part in (slice(1, 4), np.array([5, 0, 2])):
-        np.testing.assert_array_equal(data.train.x[part], whole[part])
+        np.testing.assert_array_equal(data.train.x[part], train_whole[part])
     assert (data.directory / "train_x.pairs.npy").is_file()
     assert data.fingerprint == prepared.fingerprint(arrays)
     prepared.verify(data)
     joined = under_protocol(data, "paper").train.x
     assert isinstance(joined, LazyRows)
-    np.testing.assert_array_equal(
-        joined[np.array([9, 0, 6])],
-        np.stack([others_whole[3], whole[0], others_whole[0]]),
-    )
+    expected = np.stack([other_whole[3], train_whole[0], other_whole[0]])
+    np.testing.assert_array_equal(joined[np.array([9, 0, 6])], expected)
 
 
 def test_groups_are_kept_and_stay_apart_when_two_splits_are_joined() -> None:
@@ -475,11 +498,10 @@ def test_groups_are_kept_and_stay_apart_when_two_splits_are_joined() -> None:
     data = prepare(lambda _: {"train_x": FILLED, **_others(), **groups})
     assert data.test.group is None
     np.testing.assert_array_equal(data.validation.group, [1, 1, 0, 2])
-    np.testing.assert_array_equal(
-        under_protocol(data, "paper").train.group, [0, 0, 1, 2, 2, 2, 4, 4, 3, 5]
-    )
-    without = replace(data, splits={**data.splits, "validation": data.test})
-    assert under_protocol(without, "paper").train.group is None
+    joined = under_protocol(data, "paper").train
+    np.testing.assert_array_equal(joined.group, [0, 0, 1, 2, 2, 2, 4, 4, 3, 5])
+    ungrouped = replace(data, splits={**data.splits, "validation": data.test})
+    assert under_protocol(ungrouped, "paper").train.group is None
 
 
 TASKS = sorted(

@@ -16,19 +16,33 @@ RNG = np.random.default_rng(0)
 
 
 def inferred(
-    num_samples: int = 60, y: Any = None, options: Options | None = None, **given: Any
+    num_samples: int = 60,
+    y: Any = None,
+    options: Options | None = None,
+    x: Any = None,
+    **properties: Any,
 ) -> Inferred:
-    x = given.pop("x", None)
-    x = RNG.normal(size=(num_samples, 4)) if x is None else x
-    y = np.arange(num_samples) % 3 if y is None else y
-    return infer(UserData(x=x, y=np.asarray(y), source="my.npz", **given), options)
+    if x is None:
+        x = RNG.normal(size=(num_samples, 4))
+    if y is None:
+        y = np.arange(num_samples) % 3
+    data = UserData(x=x, y=np.asarray(y), source="my.npz", **properties)
+    return infer(data, options)
 
 
 def folds(result: Inferred) -> tuple[Array, Array]:
     """Return the folds [R, N] and the numbers of their samples [N]."""
     assert result.folds is not None
-    return result.folds, np.concatenate(
-        [result.splits["train"], result.splits["validation"]]
+    rows = [result.splits["train"], result.splits["validation"]]
+    return result.folds, np.concatenate(rows)
+
+
+def are_undivided(draws: Array, units: Array) -> bool:
+    """Return whether each unit [N] is in one fold of each draw [R, N]."""
+    return all(
+        len(np.unique(draw[units == unit])) == 1
+        for draw in draws
+        for unit in np.unique(units)
     )
 
 
@@ -71,49 +85,50 @@ def test_the_plan(
 def test_each_fold_has_its_share_of_each_class_label_and_size(
     y: Array, strata: Array | None
 ) -> None:
-    drawn, rows = folds(inferred(225, y))
-    assert drawn.shape == (2, 191)
-    assert drawn.dtype == np.int8
-    assert not np.array_equal(*drawn)
-    tenths = np.argsort(np.argsort(y[rows], axis=0), axis=0) * 10 // len(rows)
-    strata = tenths if strata is None else strata[rows]
-    for each in drawn:
-        assert np.unique(each).tolist() == [1, 2, 3, 4, 5]
-        for stratum in np.unique(strata):
-            counts = np.bincount(each[strata == stratum], minlength=6)[1:]
+    draws, rows = folds(inferred(225, y))
+    assert draws.shape == (2, 191)
+    assert draws.dtype == np.int8
+    assert not np.array_equal(*draws)
+    if strata is None:  # tenths of the sorted targets
+        ranks = np.argsort(np.argsort(y[rows], axis=0), axis=0)
+        strata_of_rows = ranks * 10 // len(rows)
+    else:
+        strata_of_rows = strata[rows]
+    for draw in draws:
+        assert np.unique(draw).tolist() == [1, 2, 3, 4, 5]
+        for stratum in np.unique(strata_of_rows):
+            counts = np.bincount(draw[strata_of_rows == stratum], minlength=6)[1:]
             assert np.ptp(counts) <= 2
-    np.testing.assert_array_equal(drawn, folds(inferred(225, y))[0])
-    assert not np.array_equal(drawn, folds(inferred(225, y, Options(seed=1)))[0])
+    repeated, _ = folds(inferred(225, y))
+    np.testing.assert_array_equal(draws, repeated)
+    of_another_seed, _ = folds(inferred(225, y, Options(seed=1)))
+    assert not np.array_equal(draws, of_another_seed)
 
 
-def test_groups_copies_and_times_are_not_divided() -> None:
+def test_groups_are_not_divided() -> None:
     groups = np.array([f"p{k // 5}" for k in range(60)])
-    drawn, rows = folds(inferred(groups=groups))
-    assert all(
-        len({*each[groups[rows] == name]}) <= 1
-        for each in drawn
-        for name in set(groups)
-    )
+    draws, rows = folds(inferred(groups=groups))
+    assert are_undivided(draws, groups[rows])
 
+
+def test_copies_are_not_divided() -> None:
     copied = np.tile(RNG.normal(size=(20, 4)), (3, 1))
     result = inferred(x=copied, y=np.arange(60) % 20 % 2)
-    drawn, rows = folds(result)
-    assert all(len({*each[rows % 20 == k]}) <= 1 for each in drawn for k in range(20))
+    draws, rows = folds(result)
+    assert are_undivided(draws, rows % 20)
     assert "have the inputs of a sample of another split" in " ".join(result.warnings)
 
+
+def test_folds_are_blocks_in_time_of_which_the_first_is_the_latest() -> None:
     times = RNG.permutation(np.repeat(np.arange(20), 3))
-    (drawn,), rows = folds(inferred(times=times))
-    ends = [
-        (times[rows][drawn == k].min(), times[rows][drawn == k].max())
-        for k in (1, 2, 3, 4, 5)
-    ]
-    assert all(
-        before < after for (_, before), (after, _) in pairwise(reversed(ends))
-    ), "the first fold is the latest"
+    (draw,), rows = folds(inferred(times=times))
+    blocks = [times[rows][draw == fold] for fold in (5, 4, 3, 2, 1)]
+    for earlier, later in pairwise(blocks):
+        assert earlier.max() < later.min()
 
 
 @pytest.mark.parametrize(
-    ("given", "number", "expected"),
+    ("properties", "number", "expected"),
     [
         (
             {"y": np.repeat([0, 1], [57, 3])},
@@ -144,10 +159,11 @@ def test_groups_copies_and_times_are_not_divided() -> None:
     ],
 )
 def test_few_samples_of_a_class_groups_or_times(
-    given: dict[str, Any], number: int, expected: str
+    properties: dict[str, Any], number: int, expected: str
 ) -> None:
-    result = inferred(options=Options(holdout=False), **given)
-    assert folds(result)[0].max() == number
+    result = inferred(options=Options(holdout=False), **properties)
+    draws, _ = folds(result)
+    assert draws.max() == number
     assert expected in " ".join(result.warnings)
 
 
@@ -158,42 +174,48 @@ def test_a_metric_that_needs_every_class_is_not_chosen_where_a_fold_lacks_one() 
     assert result.task.metric == "one_minus_macro_f1"
 
 
-def test_many_samples_and_a_declared_validation_split_have_no_folds() -> None:
-    assert (
-        inferred(
-            20_100, x=np.arange(20_100.0)[:, None], options=Options(holdout=False)
-        ).folds
-        is None
-    )
+def test_many_samples_have_no_folds() -> None:
+    x = np.arange(20_100.0)[:, None]
+    assert inferred(20_100, x=x, options=Options(holdout=False)).folds is None
+
+
+def test_a_declared_validation_split_has_no_folds() -> None:
     declared = np.array(["train", "validation", "test"] * 20)
     y = np.arange(60) // 3 % 2
     assert found(inferred(y=y, splits=declared), "folds") == "one split"
-    drawn, rows = folds(
-        inferred(y=y, splits=np.where(declared == "test", "test", "train"))
-    )
+    without_validation = np.where(declared == "test", "test", "train")
+    draws, rows = folds(inferred(y=y, splits=without_validation))
     assert set(rows) == set(np.flatnonzero(declared != "test"))
-    assert len(drawn[0]) == 40
+    assert draws.shape[1] == 40
 
 
-def test_the_outer_test_is_held_out_by_default_where_data_allow() -> None:
-    declared = np.array(["train", "test"] * 30)
-    for given, options, expected in (
+DECLARED = np.array(["train", "test"] * 30)
+WITHOUT = Options(holdout=False)
+
+
+@pytest.mark.parametrize(
+    ("properties", "options", "num_test"),
+    [
         ({"num_samples": 199}, None, 0),
         ({"num_samples": 200}, None, 30),
-        ({"num_samples": 200}, Options(holdout=False), 0),
+        ({"num_samples": 200}, WITHOUT, 0),
         ({}, Options(holdout=True), 9),
         ({"times": np.arange(60)}, None, 9),
-        ({"times": np.arange(60)}, Options(holdout=False), 0),
-        ({"groups": np.arange(60) % 20}, Options(holdout=False), 0),
-        ({"splits": declared}, None, 30),
-        ({"splits": declared}, Options(holdout=False), 0),
-        ({"splits": np.where(declared == "test", "validation", "train")}, None, 0),
-    ):
-        result = inferred(options=options, **given)
-        assert result.task.num_samples is not None
-        assert result.task.num_samples[2] == expected
-        assert ("test" in result.splits) == (expected > 0)
-        assert sum(result.task.num_samples) == given.get("num_samples", 60)
-        assert found(result, "holdout").startswith(
-            f"{expected} samples" if expected else "none"
-        )
+        ({"times": np.arange(60)}, WITHOUT, 0),
+        ({"groups": np.arange(60) % 20}, WITHOUT, 0),
+        ({"splits": DECLARED}, None, 30),
+        ({"splits": DECLARED}, WITHOUT, 0),
+        ({"splits": np.where(DECLARED == "test", "validation", "train")}, None, 0),
+    ],
+)
+def test_the_outer_test_is_held_out_by_default_where_data_allow(
+    properties: dict[str, Any], options: Options | None, num_test: int
+) -> None:
+    result = inferred(options=options, **properties)
+    num_samples = result.task.num_samples
+    assert num_samples is not None
+    assert num_samples[2] == num_test
+    assert sum(num_samples) == properties.get("num_samples", 60)
+    assert ("test" in result.splits) == (num_test > 0)
+    expected = f"{num_test} samples" if num_test else "none"
+    assert found(result, "holdout").startswith(expected)

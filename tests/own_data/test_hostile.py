@@ -1,5 +1,6 @@
-"""Hostile and unusual files of a user: read, or refused with what is wrong, within
-limits; a fuzzer of all readers.
+"""Hostile and unusual files of a user: read, or refused with what is wrong.
+
+Reading stays within limits. A fuzzer covers all readers.
 """
 
 import os
@@ -37,10 +38,10 @@ def _recordings(folder: Path, rate: int) -> Path:
     return folder
 
 
-def _images(folder: Path, *others: Array) -> Path:
+def _images(folder: Path, *odd_images: Array) -> Path:
     for k in range(12):
         image(folder / "ab"[k % 2] / f"{k}.png", np.full((8, 8, 3), 9 * k, np.uint8))
-    for k, pixels in enumerate(others):
+    for k, pixels in enumerate(odd_images):
         image(folder / "ab"[k % 2] / f"odd{k}.png", pixels)
     return folder
 
@@ -52,11 +53,13 @@ def _labelled(folder: Path, labels: bytes) -> Path:
 
 
 def _text(folder: Path, cell: str, encoding: str) -> Path:
-    rows = [
-        f"{cell if k == 33 else 'e'},2024-05-{k % 28 + 1:02},{k},{k % 2}\n"
-        for k in range(60)
-    ]
-    (folder / "t.csv").write_bytes(f"name,when,x,y\n{''.join(rows)}".encode(encoding))
+    """Write a table with ``cell`` in one of its rows."""
+    lines = ["name,when,x,y"]
+    for k in range(60):
+        name = cell if k == 33 else "e"
+        lines.append(f"{name},2024-05-{k % 28 + 1:02},{k},{k % 2}")
+    text = "\n".join([*lines, ""])
+    (folder / "t.csv").write_bytes(text.encode(encoding))
     return folder / "t.csv"
 
 
@@ -140,13 +143,9 @@ def test_large_images_are_not_in_memory_at_the_same_time(tmp_path: Path) -> None
 
 
 def test_times_in_nanoseconds_keep_microseconds(tmp_path: Path) -> None:
-    path = _table(
-        tmp_path,
-        when=pa.array(
-            np.arange(1000) + 10**18 + 123_456, pa.timestamp("ns", "Europe/Oslo")
-        ),
-    )
-    x: Any = read(path).x
+    nanoseconds = np.arange(1000) + 10**18 + 123_456
+    times = pa.array(nanoseconds, pa.timestamp("ns", "Europe/Oslo"))
+    x: Any = read(_table(tmp_path, when=times)).x
     assert x["when"][0].isoformat() == "2001-09-09T01:46:40.000123"
 
 
@@ -165,15 +164,14 @@ def test_dates_are_no_targets_among_numbers(tmp_path: Path) -> None:
         read(_text(tmp_path, "e", "utf-8"), Options(target=("when", "x")))
 
 
-@pytest.mark.parametrize("kind", ["f4", "i4", "u2"])
-def test_no_pixel_is_cut(kind: str, tmp_path: Path) -> None:
-    pixels = np.array(
-        [[0, 1, 300], [5, 70_000 % 2 ** (8 * np.dtype(kind).itemsize), 2]], kind
-    )
+@pytest.mark.parametrize(("kind", "divisor"), [("f4", 1), ("i4", 256), ("u2", 256)])
+def test_no_pixel_is_cut(kind: str, divisor: int, tmp_path: Path) -> None:
+    large = 70_000 % 2 ** (8 * np.dtype(kind).itemsize)
+    pixels = np.array([[0, 1, 300], [5, large, 2]], kind)
     Image.fromarray(pixels).save(tmp_path / "a.tif")
     x: Any = read(tmp_path / "a.tif", labelled=False).x
-    (found,) = x
-    np.testing.assert_array_equal(found * (1 if kind == "f4" else 256), pixels)
+    (read_pixels,) = x
+    np.testing.assert_array_equal(read_pixels * divisor, pixels)
 
 
 def test_names_that_are_not_utf_8_are_escaped(tmp_path: Path) -> None:
@@ -182,10 +180,8 @@ def test_names_that_are_not_utf_8_are_escaped(tmp_path: Path) -> None:
     data = read(tmp_path)
     assert set(np.asarray(data.y).tolist()) == {"b", r"caf\xe9"}
     assert r"caf\xe9/0.png" in data.names
-    assert (
-        read(_text(tmp_path / os.fsdecode(b"caf\xe9"), "e", "utf-8")).kind_hint
-        == "table"
-    )
+    table = _text(tmp_path / os.fsdecode(b"caf\xe9"), "e", "utf-8")
+    assert read(table).kind_hint == "table"
 
 
 X = np.ones((20, 3, 7), np.float32)
@@ -204,8 +200,10 @@ def hdf(folder: Path, **content: Any) -> Path:
 
 
 def texts(folder: Path, damage: str, **options: Any) -> Path:
-    """Write targets that all name one text, one of 2 GB, or whose heap has free space
-    of no size.
+    """Write a file with damaged targets of text.
+
+    They all name one text ("same"), one of 2 GB ("long"), or their heap has free space
+    of no size ("heap").
     """
     path = folder / "a.h5"
     with h5py.File(path, "w") as file:
@@ -352,7 +350,7 @@ def test_only_the_data_set_that_is_read_is_checked_again(
     checked: list[str] = []
     path = hdf(tmp_path, **{f"more/{number}": Y for number in range(50)})
     monkeypatch.setattr(
-        "orca_ray.data.hdf5._check_growth", lambda _, name, found: checked.append(name)
+        "orca_ray.data.hdf5._check_growth", lambda _, name, __: checked.append(name)
     )
     data = read(path)
     assert len(checked) == 55, (

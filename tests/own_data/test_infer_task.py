@@ -1,4 +1,4 @@
-"""What is inferred from own data, and what bad data give: a clear error or a warning."""
+"""What is inferred from own data; bad data give a clear error or a warning."""
 
 import json
 from typing import Any
@@ -16,12 +16,20 @@ Y = np.arange(60) % 3
 SERIES = RNG.normal(size=(60, 4, 50)) + Y[:, None, None]
 
 
-def inferred(x: Any, y: Any, options: Options | None = None, **given: Any) -> Inferred:
-    return infer(UserData(x=x, y=np.asarray(y), source="my.npz", **given), options)
+def inferred(
+    x: Any, y: Any, options: Options | None = None, **properties: Any
+) -> Inferred:
+    data = UserData(x=x, y=np.asarray(y), source="my.npz", **properties)
+    return infer(data, options)
 
 
 def found(result: Inferred, what: str) -> str:
-    return next(each.value for each in result.findings if each.what == what)
+    """Return the value of the finding about a property."""
+    return next(finding.value for finding in result.findings if finding.what == what)
+
+
+def all_warnings(result: Inferred) -> str:
+    return " | ".join(result.warnings)
 
 
 @pytest.mark.parametrize(
@@ -39,38 +47,37 @@ def test_axes(shape: tuple[int, ...], axes: str, input_shape: tuple[int, ...]) -
     result = inferred(RNG.normal(size=(60, *shape)), Y)
     assert found(result, "axes") == axes
     assert result.task.input_shape == input_shape
-    assert result.task.body == (
-        "minilm-l6:layers=4" if len(input_shape) == 2 else "vit-s14:layers=4"
-    )
+    body = "minilm-l6" if len(input_shape) == 2 else "vit-s14"
+    assert result.task.body == f"{body}:layers=4"
 
 
 @pytest.mark.parametrize(
     ("x", "whole"), [(SERIES, "minilm-l6"), (SERIES[:, None], "vit-s14")]
 )
 def test_the_default_body_is_whole_on_gpus(x: Any, whole: str) -> None:
-    cpu, gpu = (infer(UserData(x=x, y=Y), gpus=gpus) for gpus in (False, True))
-    assert (cpu.body, gpu.body, found(gpu, "body")) == (
-        f"{whole}:layers=4",
-        whole,
-        whole,
-    )
+    data = UserData(x=x, y=Y)
+    cpu = infer(data, gpus=False)
+    gpu = infer(data, gpus=True)
+    assert cpu.body == f"{whole}:layers=4"
+    assert gpu.body == whole
+    assert found(gpu, "body") == whole
     assert cpu.findings[-1].why.endswith(
         f"; four layers: trials run on a CPU; --body {whole} takes all"
     )
     assert gpu.findings[-1].why.endswith("; whole body: trials run on a GPU")
     assert cpu.task == gpu.task, "what is registered is the same on all machines"
-    assert (
-        infer(UserData(x=x, y=Y), Options(body="mpnet-base"), gpus=True).body
-        == "mpnet-base"
-    )
+    chosen = infer(data, Options(body="mpnet-base"), gpus=True)
+    assert chosen.body == "mpnet-base"
 
 
 def test_axes_can_be_overridden() -> None:
     assert inferred(SERIES, Y, Options(axes="NHW")).task.input_shape == (1, 4, 50)
-    columns = inferred(
-        RNG.normal(size=(60, 5)) * [1, 100, 1, 1, 1], Y
-    )  # of different scales: features
-    assert (found(columns, "axes"), columns.task.domain) == ("NF", "tabular")
+
+
+def test_columns_of_different_scales_are_features() -> None:
+    columns = inferred(RNG.normal(size=(60, 5)) * [1, 100, 1, 1, 1], Y)
+    assert found(columns, "axes") == "NF"
+    assert columns.task.domain == "tabular"
 
 
 @pytest.mark.parametrize(
@@ -96,24 +103,21 @@ def test_axes_can_be_overridden() -> None:
 )
 def test_targets(y: Any, kind: str, size: int, loss: str, metric: str) -> None:
     task = inferred(SERIES, y).task
-    assert (task.target.kind, task.target.size, task.loss, task.metric) == (
-        kind,
-        size,
-        loss,
-        metric,
-    )
+    assert (task.target.kind, task.target.size) == (kind, size)
+    assert (task.loss, task.metric) == (loss, metric)
 
 
-def test_the_kind_can_be_overridden() -> None:
-    assert inferred(SERIES, Y, Options(kind="scalar")).task.target.kind == "scalar"
-    assert (
-        inferred(SERIES, np.arange(60) // 6, Options(kind="classes")).task.target.size
-        == 10
-    )
-    assert (
-        inferred(SERIES, np.eye(3)[Y], Options(kind="labels")).task.target.kind
-        == "labels"
-    )
+@pytest.mark.parametrize(
+    ("y", "kind", "size"),
+    [
+        (Y, "scalar", 1),
+        (np.arange(60) // 6, "classes", 10),
+        (np.eye(3)[Y], "labels", 3),
+    ],
+)
+def test_the_kind_can_be_overridden(y: Any, kind: Any, size: int) -> None:
+    target = inferred(SERIES, y, Options(kind=kind)).task.target
+    assert (target.kind, target.size) == (kind, size)
 
 
 def test_channels_last_fields_are_put_first_and_back() -> None:
@@ -126,10 +130,11 @@ def test_channels_last_fields_are_put_first_and_back() -> None:
 
 NHWC = Options(axes="NHWC")
 TSET = np.array(["train"] * 40 + ["tset"] * 20)
+DECLARED = np.array(["train"] * 40 + ["test"] * 20)
 
 
 @pytest.mark.parametrize(
-    ("x", "y", "given", "expected"),
+    ("x", "y", "properties", "expected"),
     [
         (
             SERIES,
@@ -233,10 +238,10 @@ TSET = np.array(["train"] * 40 + ["tset"] * 20)
     ],
 )
 def test_data_that_nothing_can_be_learnt_from(
-    x: Any, y: Any, given: dict[str, Any], expected: str
+    x: Any, y: Any, properties: dict[str, Any], expected: str
 ) -> None:
     with pytest.raises(UserError, match=expected):
-        inferred(x, y, **given)
+        inferred(x, y, **properties)
 
 
 def test_numbers_with_extremes_at_the_beginning_are_not_constant() -> None:
@@ -244,30 +249,26 @@ def test_numbers_with_extremes_at_the_beginning_are_not_constant() -> None:
         assert found(inferred(SERIES, y), "target") == "one number"
 
 
-def test_without_test_all_samples_are_in_train_or_validation_and_single_ones_in_train() -> (
-    None
-):
+def test_without_test_all_samples_are_used_and_single_ones_are_in_train() -> None:
     names = np.array(["single", *["a", "b"] * 29, "a"])
     result = infer(UserData(x=SERIES, y=names), test=False)
     assert set(result.splits) == {"train", "validation"}
-    assert np.sort(np.concatenate(list(result.splits.values()))).tolist() == list(
-        range(60)
-    )
-    assert 0 in result.splits["train"]
-    assert result.task.num_samples == (
-        len(result.splits["train"]),
-        len(result.splits["validation"]),
-        0,
-    )
+    train = result.splits["train"]
+    validation = result.splits["validation"]
+    assert sorted([*train, *validation]) == list(range(60))
+    assert 0 in train
+    assert result.task.num_samples == (len(train), len(validation), 0)
     assert result.preprocessing.target.label_names == ("a", "b", "single")
 
 
 def test_warnings_where_training_can_go_on() -> None:
     y = np.array([["Cat", "cat", "dog"][k % 3] for k in range(60)], dtype=object)
-    y[:2], y[7] = "rare", None
+    y[:2] = "rare"
+    y[7] = None
     x = SERIES.copy()
-    x[:, 2], x[3, 0, 4] = 5, np.inf
-    warnings = " | ".join(inferred(x, y).warnings)
+    x[:, 2] = 5
+    x[3, 0, 4] = np.inf
+    warnings = all_warnings(inferred(x, y))
     for expected in (
         (
             "classes with fewer than 3 samples cannot be in every split, and are left"
@@ -287,28 +288,30 @@ def test_warnings_where_training_can_go_on() -> None:
 
 def test_every_class_is_in_every_split_and_parts_are_disjoint() -> None:
     y = np.repeat(np.arange(4), [3, 10, 40, 7])
-    result = inferred(SERIES, y)
-    rows = np.concatenate(list(result.splits.values()))
+    splits = inferred(SERIES, y).splits
+    rows = np.concatenate(list(splits.values()))
     assert sorted(rows.tolist()) == list(range(60))
-    for part in result.splits.values():
+    for part in splits.values():
         assert set(y[part]) == {0, 1, 2, 3}
-    for options, same in ((None, True), (Options(seed=1), False)):
-        other = inferred(SERIES, y, options).splits
-        assert (
-            all(
-                other[name].tolist() == part.tolist()
-                for name, part in result.splits.items()
-            )
-            == same
-        )
+
+
+def test_the_seed_decides_the_split() -> None:
+    y = np.repeat(np.arange(4), [3, 10, 40, 7])
+
+    def drawn(options: Options | None = None) -> dict[str, list[int]]:
+        splits = inferred(SERIES, y, options).splits
+        return {name: part.tolist() for name, part in splits.items()}
+
+    assert drawn() == drawn()
+    assert drawn() != drawn(Options(seed=1))
 
 
 def test_groups_stay_together() -> None:
     groups = np.array([f"p{k // 5}" for k in range(60)])
-    parts = inferred(SERIES, Y, groups=groups).splits
-    kinds = [set(groups[part]) for part in parts.values()]
-    assert sum(map(len, kinds)) == len(set(groups)) == 12
-    assert all(set(Y[part]) == {0, 1, 2} for part in parts.values())
+    parts = inferred(SERIES, Y, groups=groups).splits.values()
+    num_groups = [len(set(groups[part])) for part in parts]
+    assert sum(num_groups) == len(set(groups)) == 12
+    assert all(set(Y[part]) == {0, 1, 2} for part in parts)
 
 
 def test_the_latest_samples_are_test() -> None:
@@ -317,41 +320,43 @@ def test_the_latest_samples_are_test() -> None:
     assert times[parts["train"]].max() < times[parts["validation"]].min()
     assert times[parts["validation"]].max() < times[parts["test"]].min()
     dates = np.array([f"2024-01-{1 + k // 3:02}" for k in range(60)])
-    assert (
-        min(dates[inferred(SERIES, Y, times=dates).splits["test"]].tolist())
-        > "2024-01-16"
-    )
+    parts = inferred(SERIES, Y, times=dates).splits
+    assert min(dates[parts["test"]].tolist()) > "2024-01-16"
 
 
-def test_declared_splits_and_classes_that_train_lacks() -> None:
-    splits = np.array(["train"] * 40 + ["test"] * 20)
-    result = inferred(SERIES, Y, splits=splits)
-    assert "the data declare no validation split" in " ".join(result.warnings)
+def test_declared_splits_without_validation() -> None:
+    result = inferred(SERIES, Y, splits=DECLARED)
+    assert "the data declare no validation split" in all_warnings(result)
     assert set(result.splits["test"].tolist()) == set(range(40, 60))
+
+
+def test_classes_that_train_lacks_are_left_out() -> None:
     y = np.where(np.arange(60) >= 55, 9, Y)
-    result = inferred(SERIES, y, splits=splits)
-    assert "train has no sample of class 9: such samples are left out" in " ".join(
-        result.warnings
-    )
+    result = inferred(SERIES, y, splits=DECLARED)
+    expected = "train has no sample of class 9: such samples are left out"
+    assert expected in all_warnings(result)
     assert result.task.target.size == 3
     assert result.splits["test"].tolist() == list(range(40, 55))
+
+
+def test_classes_that_test_lacks_are_reported() -> None:
     y = np.where((np.arange(60) < 40) & (Y == 2), 9, Y)
-    assert "test has no sample of class 9" in " ".join(
-        inferred(SERIES, y, splits=splits).warnings
-    )
+    result = inferred(SERIES, y, splits=DECLARED)
+    assert "test has no sample of class 9" in all_warnings(result)
 
 
+NUMBERS = np.arange(60)
 TABLE = pd.DataFrame(
     {
-        "id": np.arange(60),
-        "age": np.where(np.arange(60) % 9 == 0, np.nan, RNG.normal(50, 10, 60)),
+        "id": NUMBERS,
+        "age": np.where(NUMBERS % 9 == 0, np.nan, RNG.normal(50, 10, 60)),
         "city": RNG.choice(["Bern", "Rom"], 60),
-        "name": [f"n{k}" for k in range(60)],
+        "name": [f"n{k}" for k in NUMBERS],
         "constant": 1.0,
-        "mixed": ["x" if k % 20 == 0 else str(k % 7) for k in range(60)],
-        "both": ["a" if k % 2 else str(k % 7) for k in range(60)],
+        "mixed": np.where(NUMBERS % 20 == 0, "x", (NUMBERS % 7).astype(str)),
+        "both": np.where(NUMBERS % 2 == 1, "a", (NUMBERS % 7).astype(str)),
         "when": pd.date_range("2024-01-01", periods=60),
-        "patient": np.arange(60) // 3,
+        "patient": NUMBERS // 3,
         "code": np.array(["u", "v", "w"])[Y],
     }
 )
@@ -359,7 +364,7 @@ TABLE = pd.DataFrame(
 
 def test_columns_and_their_warnings() -> None:
     result = inferred(TABLE, Y)
-    warnings = " | ".join(result.warnings)
+    warnings = all_warnings(result)
     for expected in (
         "column 'id' is left out: it numbers the rows",
         "column 'name' is left out: 60 of its 60 values are different",
@@ -379,57 +384,44 @@ def test_columns_and_their_warnings() -> None:
     ):
         assert expected in warnings, expected
     assert found(result, "columns") == "3 of numbers, 3 of categories, 1 of dates"
-    kept = Options(
+
+
+def test_options_keep_and_drop_columns() -> None:
+    options = Options(
         columns={"name": "category", "age": "drop", "code": "drop", "id": "number"}
     )
-    result = inferred(TABLE, Y, kept)
+    result = inferred(TABLE, Y, options)
     assert found(result, "columns") == "3 of numbers, 3 of categories, 1 of dates"
-    warnings = " | ".join(result.warnings)
-    assert "'code'" not in warnings
-    assert "'id'" not in warnings
+    assert "'code'" not in all_warnings(result)
+    assert "'id'" not in all_warnings(result)
 
 
 def test_equal_samples_in_several_splits() -> None:
-    x = SERIES.copy()
-    x[30:] = x[:30]
-    table = pd.DataFrame(
-        {"a": np.arange(60) % 20, "b": [f"v{k % 20}" for k in range(60)]}
-    )
-    for given in (x, table):
-        warnings = [
-            each
-            for each in inferred(given, Y).warnings
-            if "have the inputs of a sample of another split" in each
-        ]
-        assert "such as row" in warnings[0]
-    assert not [
-        each for each in inferred(SERIES, Y).warnings if "have the inputs" in each
-    ]
+    copied = SERIES.copy()
+    copied[30:] = copied[:30]
+    table = pd.DataFrame({"a": NUMBERS % 20, "b": [f"v{k % 20}" for k in NUMBERS]})
+    expected = "have the inputs of a sample of another split, such as row"
+    assert expected in all_warnings(inferred(copied, Y))
+    assert expected in all_warnings(inferred(table, Y))
+    assert "have the inputs" not in all_warnings(inferred(SERIES, Y))
 
 
 def test_the_name_follows_content_and_options() -> None:
-    name = inferred(SERIES, Y).task.name
-    assert (
-        name
-        == inferred(SERIES.copy(), Y.copy()).task.name
-        == inferred(SERIES, Y, Options(title="x")).task.name
-    )
-    other = SERIES.copy()
-    other[0, 0, 0] += 1
-    assert (
-        len({name, inferred(other, Y).task.name, inferred(SERIES, 1 - Y).task.name})
-        == 3
-    )
-    assert inferred(SERIES, Y, Options(seed=3)).task.name != name
-    assert inferred(SERIES, Y, Options(name="My data!")).task.name.startswith(
-        "own/my_data-"
-    )
+    def name_of(x: Any, y: Any, **options: Any) -> str:
+        return inferred(x, y, Options(**options)).task.name
+
+    name = name_of(SERIES, Y)
+    assert name == name_of(SERIES.copy(), Y.copy())
+    assert name == name_of(SERIES, Y, title="x")
+    changed = SERIES.copy()
+    changed[0, 0, 0] += 1
+    assert len({name, name_of(changed, Y), name_of(SERIES, 1 - Y)}) == 3
+    assert name_of(SERIES, Y, seed=3) != name
+    assert name_of(SERIES, Y, name="My data!").startswith("own/my_data-")
     table = pd.DataFrame({"a": np.arange(60.0) ** 2, "b": Y})
-    ordered = (
-        Options(columns={"a": "number", "b": "category"}),
-        Options(columns={"b": "category", "a": "number"}),
-    )
-    assert len({inferred(table, Y, options).task.name for options in ordered}) == 1
+    number_first = name_of(table, Y, columns={"a": "number", "b": "category"})
+    category_first = name_of(table, Y, columns={"b": "category", "a": "number"})
+    assert number_first == category_first
 
 
 @pytest.mark.filterwarnings("error")
@@ -449,25 +441,27 @@ def test_columns_of_every_type_of_pandas_survive_json() -> None:
             "huge": RNG.normal(size=60) * 1e38,
         }
     )
-    result = inferred(table, Y)
-    columns = result.preprocessing.encoder.columns  # type: ignore[union-attr]
-    kinds = {column.name: column.kind for column in columns}
-    assert {name for name, kind in kinds.items() if kind == "category"} == {
-        "category",
-        "string",
-    }
-    assert {name for name, kind in kinds.items() if kind == "date"} == {"zone", "far"}
-    assert set(kinds) == set(table.columns)
-    x = result.preprocessing.inputs(UserData(x=table))
-    again = Preprocessing.from_json(
-        json.loads(json.dumps(result.preprocessing.to_json()))
-    )
-    assert again == result.preprocessing
-    np.testing.assert_array_equal(again.inputs(UserData(x=table)), x)
+    preprocessing = inferred(table, Y).preprocessing
+    names = {"category": set[str](), "date": set[str](), "number": set[str]()}
+    for column in preprocessing.encoder.columns:  # type: ignore[union-attr]
+        names[column.kind].add(column.name)
+    assert names["category"] == {"category", "string"}
+    assert names["date"] == {"zone", "far"}
+    assert set().union(*names.values()) == set(table.columns)
+    x = preprocessing.inputs(UserData(x=table))
     assert np.isfinite(x).all()
     assert np.abs(x).max() < 20
+    stored = json.loads(json.dumps(preprocessing.to_json()))
+    loaded = Preprocessing.from_json(stored)
+    assert loaded == preprocessing
+    np.testing.assert_array_equal(loaded.inputs(UserData(x=table)), x)
+
+
+@pytest.mark.filterwarnings("error")
+def test_too_large_numbers_count_as_missing() -> None:
     large = SERIES.copy()
-    large[0, 0, 0], large[1, 0, 0] = 1e300, -1e38  # they count as missing
-    made = inferred(large, Y).preprocessing.inputs(UserData(x=large))
-    assert made[0, 0, 0] == 0
-    assert np.isfinite(made).all()
+    large[0, 0, 0] = 1e300
+    large[1, 0, 0] = -1e38
+    x = inferred(large, Y).preprocessing.inputs(UserData(x=large))
+    assert x[0, 0, 0] == 0
+    assert np.isfinite(x).all()

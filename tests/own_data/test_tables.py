@@ -1,5 +1,6 @@
-"""Columns of tables: dates and amounts in text, missing values, ids, leaks, and advice
-that can be typed.
+"""Columns of tables: dates and amounts in text, missing values, ids and leaks.
+
+Advice in messages can be typed.
 """
 
 import re
@@ -29,14 +30,19 @@ DAYS = pd.date_range("2023-01-01", periods=N, freq="11D")
 
 
 def inferred(
-    column: Any, y: Any = Y, options: Options | None = None, **others: Any
+    column: Any, y: Any = Y, options: Options | None = None, **more_columns: Any
 ) -> Inferred:
-    table = pd.DataFrame({"col": column, "noise": NOISE, **others})
-    return infer(
-        UserData(x=table, y=np.asarray(y), source="my.csv"),
-        options,
-        warn=lambda _: None,
-    )
+    table = pd.DataFrame({"col": column, "noise": NOISE, **more_columns})
+    data = UserData(x=table, y=np.asarray(y), source="my.csv")
+    return infer(data, options, warn=lambda _: None)
+
+
+def with_noise(column: Any) -> pd.DataFrame:
+    return pd.DataFrame({"col": column, "noise": NOISE})
+
+
+def all_warnings(result: Inferred) -> str:
+    return " ".join(result.warnings)
 
 
 def table_columns(result: Inferred) -> tuple[Column, ...]:
@@ -47,24 +53,20 @@ def table_columns(result: Inferred) -> tuple[Column, ...]:
 
 def encoded(result: Inferred, table: pd.DataFrame) -> dict[str, Array]:
     """Return slot 0 of each column in its own unit, by name and part."""
-    encoder = result.preprocessing.encoder
-    assert isinstance(encoder, TableInputs)
     x = result.preprocessing.inputs(UserData(x=table), lambda _: None)
-    return {
-        f"{column.name} {column.part or ''}".strip(): (
-            x[:, 0, place] * column.std + column.mean
-        )
-        for place, column in enumerate(encoder.columns)
-    }
+    values = {}
+    for place, column in enumerate(table_columns(result)):
+        name = f"{column.name} {column.part or ''}".strip()
+        values[name] = x[:, 0, place] * column.std + column.mean
+    return values
 
 
 def form(result: Inferred) -> str:
-    found = [
-        each.value
-        for each in result.findings
-        if each.what == "numbers and dates in text"
-    ]
-    return found[0] if found else ""
+    """Return the finding about numbers and dates in text; "": there is none."""
+    for finding in result.findings:
+        if finding.what == "numbers and dates in text":
+            return finding.value
+    return ""
 
 
 AMOUNTS = np.round(np.linspace(-12, 4321, N), 2)
@@ -95,16 +97,10 @@ def test_numbers_with_units_and_separators(write: Any, expected: str) -> None:
     assert form(result) == f"col {expected}"
     read_again = Preprocessing.from_json(result.preprocessing.to_json())
     assert read_again == result.preprocessing
-    np.testing.assert_allclose(
-        encoded(result, pd.DataFrame({"col": column, "noise": NOISE}))["col"],
-        AMOUNTS,
-        atol=0.01,
-    )
-    np.testing.assert_allclose(
-        encoded(result, pd.DataFrame({"col": AMOUNTS, "noise": NOISE}))["col"],
-        AMOUNTS,
-        atol=0.01,
-    )
+    from_text = encoded(result, with_noise(column))["col"]
+    np.testing.assert_allclose(from_text, AMOUNTS, atol=0.01)
+    from_numbers = encoded(result, with_noise(AMOUNTS))["col"]
+    np.testing.assert_allclose(from_numbers, AMOUNTS, atol=0.01)
 
 
 @pytest.mark.parametrize(
@@ -122,20 +118,19 @@ def test_numbers_with_units_and_separators(write: Any, expected: str) -> None:
 def test_other_text_is_neither_number_nor_date(column: list[str], kind: str) -> None:
     result = inferred(column)
     assert form(result) == ""
-    assert any("'col' is left out" in each for each in result.warnings) == (
-        kind == "drop"
-    )
+    is_dropped = "'col' is left out" in all_warnings(result)
+    assert is_dropped == (kind == "drop")
 
 
 @pytest.mark.parametrize(
     ("pattern", "expected"),
     [
-        ("%m/%d/%Y", "month-first"),
-        ("%d/%m/%y", "day-first"),
-        ("%d.%m.%Y %H:%M", "day-first"),
-        ("%m/%d/%Y %I:%M %p", "month-first"),
-        ("%d-%b-%Y", "day-first"),
-        ("%B %d, %Y", "day-first"),
+        ("%m/%d/%Y", "col month-first"),
+        ("%d/%m/%y", "col day-first"),
+        ("%d.%m.%Y %H:%M", "col day-first"),
+        ("%m/%d/%Y %I:%M %p", "col month-first"),
+        ("%d-%b-%Y", "col day-first"),
+        ("%B %d, %Y", "col day-first"),
         ("%Y/%m/%d", ""),
         ("%Y-%m-%dT%H:%M:%SZ", ""),
     ],
@@ -143,12 +138,19 @@ def test_other_text_is_neither_number_nor_date(column: list[str], kind: str) -> 
 def test_dates_in_text(pattern: str, expected: str) -> None:
     column = DAYS.strftime(pattern)
     result = inferred(column)
-    assert form(result) == f"col {expected}".strip() * bool(expected)
-    made = encoded(result, pd.DataFrame({"col": column, "noise": NOISE}))
-    assert set(made) == {"noise", "col day", "col month", "col weekday", "col year_day"}
-    np.testing.assert_allclose(made["col day"], (DAYS - pd.Timestamp(0)).days, atol=0.1)
-    np.testing.assert_allclose(made["col year_day"], DAYS.day_of_year, atol=0.1)
-    assert not [each for each in result.warnings if "'col' is" in each]
+    assert form(result) == expected
+    values = encoded(result, with_noise(column))
+    assert set(values) == {
+        "noise",
+        "col day",
+        "col month",
+        "col weekday",
+        "col year_day",
+    }
+    days = (DAYS - pd.Timestamp(0)).days
+    np.testing.assert_allclose(values["col day"], days, atol=0.1)
+    np.testing.assert_allclose(values["col year_day"], DAYS.day_of_year, atol=0.1)
+    assert "'col' is" not in all_warnings(result)
 
 
 def test_columns_of_lists_are_left_out() -> None:
@@ -175,8 +177,9 @@ def test_hours_of_half_days(clock: str, hour: int) -> None:
     assert date == pd.Timestamp(2024, 5, 31, hour, 30, tz="UTC")
 
 
-def test_a_doubtful_order_is_said_and_can_be_overridden() -> None:
-    cases: Any = (
+@pytest.mark.parametrize(
+    ("column", "likely", "other"),
+    [
         (
             [f"0{1 + k % 9}/0{1 + k % 7}/2023" for k in range(N)],
             "month-first",
@@ -192,85 +195,86 @@ def test_a_doubtful_order_is_said_and_can_be_overridden() -> None:
             "decimal-point",
             "decimal-comma",
         ),
-    )
-    for column, taken, other in cases:
-        result = inferred(column)
-        assert form(result) == f"col {taken}"
-        assert (
-            f"is read as {taken}; if it is {other}: --columns col={other}"
-            in " ".join(result.warnings)
-        )
-        given = inferred(column, options=Options(columns={"col": other}))
-        assert form(given) == f"col {other}"
-        assert "is read as" not in " ".join(given.warnings)
+    ],
+)
+def test_a_doubtful_order_is_said_and_can_be_overridden(
+    column: list[str], likely: str, other: Any
+) -> None:
+    result = inferred(column)
+    assert form(result) == f"col {likely}"
+    advice = f"is read as {likely}; if it is {other}: --columns col={other}"
+    assert advice in all_warnings(result)
+    overridden = inferred(column, options=Options(columns={"col": other}))
+    assert form(overridden) == f"col {other}"
+    assert "is read as" not in all_warnings(overridden)
 
 
 def test_times_in_text_are_read_by_their_values() -> None:
     times = DAYS.strftime("%d/%m/%Y").to_numpy(dtype=object)
-    parts = infer(UserData(x=SERIES, y=Y, times=times)).splits
-    assert parts["train"].tolist() == list(range(len(parts["train"])))
-    doubtful = np.array(
-        [f"0{1 + k // 12}/0{1 + k % 9}/2023" for k in range(N)], dtype=object
-    )
-    data = UserData(x=SERIES, y=Y, times=doubtful)
-    first, second = (
-        infer(data, Options(time="when", columns=c))  # type: ignore[arg-type]
-        for c in ({}, {"when": "day-first"})
-    )
-    assert "if it is day-first: --columns when=day-first" in " ".join(first.warnings)
-    assert first.splits["test"].tolist() != second.splits["test"].tolist()
-    assert "rows are not in the order of their times: they are sorted" in first.warnings
+    train = infer(UserData(x=SERIES, y=Y, times=times)).splits["train"]
+    assert train.tolist() == list(range(len(train)))
+
+
+def test_the_order_of_times_in_text_can_be_overridden() -> None:
+    texts = [f"0{1 + k // 12}/0{1 + k % 9}/2023" for k in range(N)]
+    data = UserData(x=SERIES, y=Y, times=np.array(texts, dtype=object))
+    likely = infer(data, Options(time="when"))
+    overridden = infer(data, Options(time="when", columns={"when": "day-first"}))
+    assert "if it is day-first: --columns when=day-first" in all_warnings(likely)
+    assert likely.splits["test"].tolist() != overridden.splits["test"].tolist()
+    expected = "rows are not in the order of their times: they are sorted"
+    assert expected in likely.warnings
 
 
 def test_some_bad_dates_count_as_missing_and_many_are_refused() -> None:
     column = [*DAYS.strftime("%m/%d/%Y")[:-1], "soon"]
     result = inferred(column)
-    assert (
-        "expected a date such as 5/31/2024, found 'soon'; it counts as missing"
-        in " ".join(result.warnings)
-    )
-    with pytest.raises(
-        UserError,
-        match="row 1, column 'col': expected a date such as 5/31/2024, found 'soon'",
-    ):
-        result.preprocessing.inputs(
-            UserData(x=pd.DataFrame({"col": ["soon"], "noise": [0.0]}))
-        )
+    problem = "expected a date such as 5/31/2024, found 'soon'"
+    assert f"{problem}; it counts as missing" in all_warnings(result)
+    table = pd.DataFrame({"col": ["soon"], "noise": [0.0]})
+    with pytest.raises(UserError, match=f"row 1, column 'col': {problem}"):
+        result.preprocessing.inputs(UserData(x=table))
 
 
 def test_a_price_is_a_target() -> None:
     prices = np.array([f"${value:,.2f}" for value in AMOUNTS], dtype=object)
     result = inferred(NOISE**2, prices)
     assert result.task.target.kind == "scalar"
-    np.testing.assert_allclose(
-        result.preprocessing.target.encode(prices), AMOUNTS, rtol=1e-6
-    )
+    y = result.preprocessing.target.encode(prices)
+    np.testing.assert_allclose(y, AMOUNTS, rtol=1e-6)
+
+
+def test_few_different_amounts_are_classes() -> None:
     shares = np.array(["5 %", "10 %"] * 30, dtype=object)
-    assert inferred(NOISE**2, shares).preprocessing.target.label_names == (
-        "10 %",
-        "5 %",
-    )
+    target = inferred(NOISE**2, shares).preprocessing.target
+    assert target.label_names == ("10 %", "5 %")
 
 
 def test_missing_numbers_are_marked() -> None:
-    gaps = np.where(np.arange(N) % 7 == 3, np.nan, RNG.normal(size=N))
-    same = np.where(np.arange(N) % 2, np.nan, 1.0)
-    dates = pd.Series(DAYS).where(np.arange(N) % 5 > 0)
-    extreme = np.where(np.arange(N) % 6 == 1, np.inf, RNG.normal(size=N))
+    numbers = np.arange(N)
+    is_extreme = numbers % 6 == 1
     table = pd.DataFrame(
-        {"gaps": gaps, "same": same, "dates": dates, "extreme": extreme, "full": NOISE}
+        {
+            "gaps": np.where(numbers % 7 == 3, np.nan, RNG.normal(size=N)),
+            "same": np.where(numbers % 2, np.nan, 1.0),
+            "dates": pd.Series(DAYS).where(numbers % 5 > 0),
+            "extreme": np.where(is_extreme, np.inf, RNG.normal(size=N)),
+            "full": NOISE,
+        }
     )
     result = infer(UserData(x=table, y=Y), warn=lambda _: None)
     x = result.preprocessing.inputs(UserData(x=table))
-    columns = result.preprocessing.encoder.columns  # type: ignore[union-attr]
+    columns = table_columns(result)
     for place, column in enumerate(columns):
-        marked = column.part in (None, "day") and column.name != "full"
-        absent = {"extreme": np.isinf(extreme)}.get(
-            column.name, table[column.name].isna()
-        )
-        np.testing.assert_array_equal(x[:, 1, place], absent if marked else np.zeros(N))
+        marks = x[:, 1, place]
+        if column.name == "extreme":
+            np.testing.assert_array_equal(marks, is_extreme)
+        elif column.part in (None, "day"):
+            np.testing.assert_array_equal(marks, table[column.name].isna())
+        else:
+            assert not marks.any()
     assert {"gaps", "same", "dates", "extreme"} <= {column.name for column in columns}
-    warnings = " ".join(result.warnings)
+    warnings = all_warnings(result)
     assert "and a mark beside it says so: gaps, same, dates, extreme" in warnings
     assert re.search(
         r"column 'extreme': \d+ infinite or too large values count as missing", warnings
@@ -280,12 +284,14 @@ def test_missing_numbers_are_marked() -> None:
 def test_labels_keep_their_spaces() -> None:
     labels = np.array(["bus ", "bus", "car"], dtype=object)[Y]
     result = inferred(NOISE**2, labels)
-    assert result.preprocessing.target.label_names == ("bus", "bus ", "car")
-    assert (
+    target = result.preprocessing.target
+    assert target.label_names == ("bus", "bus ", "car")
+    expected = (
         "labels 'bus ' and 'bus' differ only in case or spaces, and are different"
-        " classes" in result.warnings
+        " classes"
     )
-    assert result.preprocessing.target.encode(labels[:3]).tolist() == [1, 0, 2]
+    assert expected in result.warnings
+    assert target.encode(labels[:3]).tolist() == [1, 0, 2]
 
 
 @pytest.mark.parametrize(
@@ -303,14 +309,14 @@ def test_labels_keep_their_spaces() -> None:
     ],
 )
 def test_columns_that_tell_the_target(column: Array, y: Array, expected: str) -> None:
-    found = [
-        each
-        for each in inferred(column, y, noise=RNG.normal(size=N)).warnings
-        if "unless it is known" in each
-    ]
-    assert len(found) == bool(expected)
-    assert not found or f"column 'col' {expected}" in found[0]
-    assert not found or "leave it out (--columns col=drop)" in found[0]
+    result = inferred(column, y, noise=RNG.normal(size=N))
+    leaks = [text for text in result.warnings if "unless it is known" in text]
+    if not expected:
+        assert leaks == []
+        return
+    (leak,) = leaks
+    assert f"column 'col' {expected}" in leak
+    assert "leave it out (--columns col=drop)" in leak
 
 
 @pytest.mark.parametrize(
@@ -328,26 +334,24 @@ def test_columns_that_tell_the_target(column: Array, y: Array, expected: str) ->
     ],
 )
 def test_numbers_that_are_ids(name: str, values: Any, expected: str) -> None:
-    more: Any = {name: values}
-    result = inferred(NOISE**2, **more)
-    found = [each for each in result.warnings if f"column '{name}'" in each]
-    assert len(found) == bool(expected)
-    assert not found or expected in found[0]
-    encoder = result.preprocessing.encoder
-    assert isinstance(encoder, TableInputs)
-    assert (name in encoder.names) == ("left out" not in expected)
+    more_columns: Any = {name: values}
+    result = inferred(NOISE**2, **more_columns)
+    warnings = [text for text in result.warnings if f"column '{name}'" in text]
+    if expected:
+        assert len(warnings) == 1
+        assert expected in warnings[0]
+    else:
+        assert warnings == []
+    names = [column.name for column in table_columns(result)]
+    assert (name in names) == ("left out" not in expected)
 
 
 def test_a_feature_of_an_array_that_is_the_target() -> None:
-    warnings = " ".join(
-        infer(
-            UserData(x=np.stack([NOISE * 2, RNG.normal(size=N)], axis=1), y=NOISE)
-        ).warnings
-    )
-    assert (
+    x = np.stack([NOISE * 2, RNG.normal(size=N)], axis=1)
+    expected = (
         "'feature 1' is a one-to-one map of the target: leave it out unless it is known"
-        in warnings
     )
+    assert expected in all_warnings(infer(UserData(x=x, y=NOISE)))
 
 
 def test_targets_that_are_an_id() -> None:
@@ -359,74 +363,74 @@ def test_targets_that_are_an_id() -> None:
         ),
     ):
         inferred(NOISE, [f"n{k}" for k in range(N)])
-    assert "the targets number the samples" in " ".join(
-        inferred(NOISE**2, np.arange(N) + 5).warnings
-    )
+    result = inferred(NOISE**2, np.arange(N) + 5)
+    assert "the targets number the samples" in all_warnings(result)
 
 
 def test_an_id_does_not_hide_copies() -> None:
     copied = np.tile(NOISE[:20], 3)
     result = inferred(copied, noise=copied, id=np.arange(N))
-    assert "have the inputs of a sample of another split" in " ".join(result.warnings)
+    expected = "have the inputs of a sample of another split"
+    assert expected in all_warnings(result)
 
 
 def _parsed(words: list[str]) -> AdaptOptions:
+    """Return the options that the command ``adapt`` reads from these words."""
     command: Any = typer.main.get_command(app)
-    given = command.commands["adapt"].make_context("adapt", ["data.csv", *words]).params
-    return AdaptOptions(
-        **{
-            name: value
-            for name, value in given.items()
-            if name in AdaptOptions.__dataclass_fields__
-        }
-    )
+    context = command.commands["adapt"].make_context("adapt", ["data.csv", *words])
+    fields = {
+        name: value
+        for name, value in context.params.items()
+        if name in AdaptOptions.__dataclass_fields__
+    }
+    return AdaptOptions(**fields)
 
 
-def test_every_advice_can_be_typed(tmp_path: Path) -> None:
-    """Each option of a finding is one of the command; what a warning says after ``--``
-    is parsed by the command.
-    """
-    y = np.array([["Cat", "cat", "dog"][k % 3] for k in range(N)], dtype=object)
-    more: Any = {
+def _many_results() -> list[Inferred]:
+    """Return what is inferred of data that give as much advice as possible."""
+    labels = ["Cat", "cat", "dog"]
+    y = np.array([labels[k % 3] for k in range(N)], dtype=object)
+    more_columns: Any = {
         "a 'b'": [f"n{k}" for k in range(N)],
         "when": DAYS.strftime("%d/%m/%Y"),
         "t": np.arange(N),
     }
-    odd = TABLE.assign(**more)
-    tables = (TABLE, odd, TABLE.rename(columns={"patient": "patient id"}))
-    results = [infer(UserData(x=each, y=y), warn=lambda _: None) for each in tables]
-    others: Any = ({}, {"times": np.arange(N)}, {"groups": np.arange(N) // 5})
-    results += [infer(UserData(x=SERIES, y=y, **given)) for given in others]
-    results += [infer(UserData(x=[SERIES[k, :, : 30 + k % 9] for k in range(N)], y=y))]
-    names = {
-        name
-        for each in results
-        for found in each.findings
-        for name in found.option.split(", ")
-        if name
-    }
+    unequal = [SERIES[k, :, : 30 + k % 9] for k in range(N)]
+    all_data = [
+        UserData(x=TABLE, y=y),
+        UserData(x=TABLE.assign(**more_columns), y=y),
+        UserData(x=TABLE.rename(columns={"patient": "patient id"}), y=y),
+        UserData(x=SERIES, y=y),
+        UserData(x=SERIES, y=y, times=np.arange(N)),
+        UserData(x=SERIES, y=y, groups=np.arange(N) // 5),
+        UserData(x=unequal, y=y),
+    ]
+    return [infer(data, warn=lambda _: None) for data in all_data]
+
+
+def test_options_of_findings_are_those_of_the_command() -> None:
+    names = set()
+    for result in _many_results():
+        for finding in result.findings:
+            names |= set(finding.option.split(", "))
+    names -= {""}
     assert {"columns", "seed", "target", "axes", "size"} <= names
     for name in names:
-        _parsed(
-            [
-                f"--{name}",
-                *{"holdout": [], "no-holdout": [], "mask": []}.get(name, ["1"]),
-            ]
-        )
-    said = " ".join(" ".join(each.warnings) for each in results)
-    advice = re.findall(r"--[a-z]+ (?:'(?:[^']|'\"'\"')*'|[^ ;)]+)", said)
-    assert any("a '\"'\"'b" in each for each in advice)
+        is_flag = name in ("holdout", "no-holdout", "mask")
+        _parsed([f"--{name}"] if is_flag else [f"--{name}", "1"])
+
+
+def test_every_advice_can_be_typed(tmp_path: Path) -> None:
+    """What a warning says after ``--`` is parsed by the command."""
+    warnings = " ".join(all_warnings(result) for result in _many_results())
+    advice = re.findall(r"--[a-z]+ (?:'(?:[^']|'\"'\"')*'|[^ ;)]+)", warnings)
     for text in advice:
-        assert _parsed(shlex.split(text)).data_options().model_fields_set - {"target"}
-    (tmp_path / "t.csv").write_text(
-        "\n".join(["a 'b',v,y", *(f"n{k},{k % 7},{'ab'[k % 2]}" for k in range(N))])
-    )
-    given = _parsed(
-        shlex.split(next(each for each in advice if "a '\"" in each))
-    ).data_options()
-    assert infer(  # type: ignore[union-attr]
-        read(tmp_path / "t.csv", given), given
-    ).preprocessing.encoder.names == (
-        "a 'b'",
-        "v",
-    )
+        options = _parsed(shlex.split(text)).data_options()
+        assert options.model_fields_set - {"target"}
+    (with_quotes,) = {text for text in advice if "a '\"'\"'b" in text}
+    rows = [f"n{k},{k % 7},{'ab'[k % 2]}" for k in range(N)]
+    (tmp_path / "t.csv").write_text("\n".join(["a 'b',v,y", *rows]))
+    options = _parsed(shlex.split(with_quotes)).data_options()
+    encoder = infer(read(tmp_path / "t.csv", options), options).preprocessing.encoder
+    assert isinstance(encoder, TableInputs)
+    assert encoder.names == ("a 'b'", "v")

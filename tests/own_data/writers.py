@@ -24,25 +24,41 @@ def hdf5(path: Path, **arrays: Array) -> None:
 
 def _npy(path: Path, arrays: Arrays) -> None:
     np.save(path, arrays["x"])
-    targets = [array for name, array in arrays.items() if name in ("kind", "y")]
-    np.save(path.with_name("y.npy"), targets[0] if targets else np.zeros(3))
+    targets = arrays.get("kind", arrays.get("y", np.zeros(3)))
+    np.save(path.with_name("y.npy"), targets)
+
+
+def _npz(path: Path, arrays: Arrays) -> None:
+    np.savez(path, **arrays)  # type: ignore[arg-type]
+
+
+def _h5(path: Path, arrays: Arrays) -> None:
+    named = dict(arrays)
+    if "x" in named:
+        named["inputs"] = named.pop("x")
+    hdf5(path, **named)
+
+
+def _mat5(path: Path, arrays: Arrays) -> None:
+    scipy.io.savemat(path, dict(arrays), do_compression=True)
+
+
+def _mat73(path: Path, arrays: Arrays) -> None:
+    hdf5(path, **{name: np.atleast_2d(array.T) for name, array in arrays.items()})
+
+
+def _pt(path: Path, arrays: Arrays) -> None:
+    tensors = {name: torch.tensor(array) for name, array in arrays.items()}
+    torch.save(tensors, path)
 
 
 ARRAYS: Mapping[str, Callable[[Path, Arrays], object]] = {
     "x.npy": _npy,
-    "data.npz": lambda path, arrays: np.savez(path, **arrays),  # type: ignore[arg-type]
-    "data.h5": lambda path, arrays: hdf5(
-        path, **{{"x": "inputs"}.get(k, k): v for k, v in arrays.items()}
-    ),
-    "data.mat": lambda path, arrays: scipy.io.savemat(
-        path, dict(arrays), do_compression=True
-    ),
-    "v73.mat": lambda path, arrays: hdf5(
-        path, **{k: np.atleast_2d(v.T) for k, v in arrays.items()}
-    ),
-    "data.pt": lambda path, arrays: torch.save(
-        {k: torch.tensor(v) for k, v in arrays.items()}, path
-    ),
+    "data.npz": _npz,
+    "data.h5": _h5,
+    "data.mat": _mat5,
+    "v73.mat": _mat73,
+    "data.pt": _pt,
 }
 """Writers of arrays by the name of the file."""
 
@@ -55,14 +71,13 @@ def arrow_folder(
 
     folder.mkdir(parents=True)
     content = pa.Table.from_pandas(table, preserve_index=False)
-    with pa.ipc.new_stream(
-        str(folder / "data-00000-of-00001.arrow"), content.schema
-    ) as stream:
+    name = "data-00000-of-00001.arrow"
+    with pa.ipc.new_stream(str(folder / name), content.schema) as stream:
         stream.write_table(content)
-    (folder / "state.json").write_text(
-        json.dumps({"_data_files": [{"filename": "data-00000-of-00001.arrow"}]})
-    )
-    (folder / "dataset_info.json").write_text(json.dumps({"features": features or {}}))
+    state = {"_data_files": [{"filename": name}]}
+    info = {"features": features or {}}
+    (folder / "state.json").write_text(json.dumps(state))
+    (folder / "dataset_info.json").write_text(json.dumps(info))
     return folder
 
 
@@ -101,5 +116,7 @@ def image(path: Path, pixels: Array, mode: str | None = None) -> None:
     from PIL import Image
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    made = Image.fromarray(pixels)
-    (made if mode is None else made.convert(mode)).save(path)
+    picture = Image.fromarray(pixels)
+    if mode is not None:
+        picture = picture.convert(mode)
+    picture.save(path)
