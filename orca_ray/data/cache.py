@@ -429,13 +429,18 @@ def prune(
         path.unlink(missing_ok=True)
         total_bytes -= size
         num_files -= 1
-    now = time.time()
+    latest = time.time() - _ABANDONED_SECONDS
     for path, status in statuses.items():
-        if ".tmp" in path.name and now - status.st_mtime > _ABANDONED_SECONDS:
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
+        if ".tmp" in path.name and status.st_mtime < latest:
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, or a directory with its content."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def flush(path: Path) -> None:

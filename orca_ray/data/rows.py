@@ -37,8 +37,9 @@ Pixel values are scaled to [0, 1].
 
 @dataclass(frozen=True)
 class Target:
-    """The prediction target of a task. ``kind`` determines model output and target
-    array, with B samples:
+    """The prediction target of a task.
+
+    ``kind`` determines model output and target array, with B samples:
 
     ========= ==================== ======================= =========================
     kind      model output         target array            meaning

@@ -340,7 +340,7 @@ def _choose(
 
 
 def _usable(names: Sequence[str], shapes: Shapes, labelled: bool) -> list[str]:
-    """Return the given names, unless ``labelled`` only those that the file has."""
+    """Return the names in options, unless ``labelled`` only those that the file has."""
     return [name for name in names if name and (labelled or name in shapes)]
 
 
@@ -482,39 +482,58 @@ def _joined(
             f"{source}: has arrays by split ({_listed(shapes)}); leave out --target and"
             " --inputs"
         )
-    splits = list(parts)
-    xs = [
-        cast(Array, _numeric(source, names["x"], read(names["x"])))
-        for names in parts.values()
-    ]
-    ys = xs
+    xs = [_numeric(source, names["x"], read(names["x"])) for names in parts.values()]
+    ys = []
     if labelled:
         ys = [_target(source, names["y"], read(names["y"])) for names in parts.values()]
-    for split, x, y in zip(splits, xs, ys, strict=True):
+        _check_lengths(source, parts, xs, ys)
+    _check_equal_shapes(source, shapes, list(parts), xs)
+    x = cast(Array, xs[0])
+    for other in xs[1:]:
+        x = _with_rows(x, cast(Array, other))
+    if not labelled:
+        return UserData(x=x, source=source)
+    _check_equal_shapes(source, shapes, list(parts), ys)
+    return UserData(
+        x=x,
+        y=np.concatenate(ys),
+        source=source,
+        splits=np.repeat(list(parts), [len(y) for y in ys]),
+        target_names=(parts["train"]["y"],),
+    )
+
+
+def _check_lengths(
+    source: str,
+    parts: Mapping[str, Mapping[str, str]],
+    xs: Sequence[Inputs],
+    ys: Sequence[Array],
+) -> None:
+    """Raise UserError if inputs and targets of a split have different lengths."""
+    for names, x, y in zip(parts.values(), xs, ys, strict=True):
         if len(x) != len(y):
             raise UserError(
-                f"{source}: {parts[split]['x']} has {len(x)} samples and"
-                f" {parts[split]['y']} {len(y)}"
+                f"{source}: {names['x']} has {len(x)} samples and {names['y']} {len(y)}"
             )
-        if x.shape[1:] != xs[0].shape[1:] or y.shape[1:] != ys[0].shape[1:]:
+
+
+def _check_equal_shapes(
+    source: str, shapes: Shapes, splits: list[str], arrays: Sequence[Any]
+) -> None:
+    """Raise UserError if the samples of two splits have different shapes."""
+    for split, array in zip(splits, arrays, strict=True):
+        if array.shape[1:] != arrays[0].shape[1:]:
             raise UserError(
                 f"{source}: the arrays of {splits[0]} and {split} have different"
                 f" shapes: {_listed(shapes)}"
             )
-    joined = xs[0]
-    for x in xs[1:]:
-        if x.dtype != joined.dtype:
-            x = x.astype(joined.dtype)
-        joined = cast(Array, joined_rows(joined, x))
-    if not labelled:
-        return UserData(x=joined, source=source)
-    return UserData(
-        x=joined,
-        y=np.concatenate(ys),
-        source=source,
-        splits=np.repeat(splits, [len(y) for y in ys]),
-        target_names=(parts["train"]["y"],),
-    )
+
+
+def _with_rows(first: Array, second: Array) -> Array:
+    """Return the rows of both arrays, in the type of the first."""
+    if second.dtype != first.dtype:
+        second = second.astype(first.dtype)
+    return cast(Array, joined_rows(first, second))
 
 
 FORMATS = (

@@ -83,18 +83,9 @@ def from_arrow(
     _check_unusable(source, table)
     names = table.column_names
     target = _target(source, names, options, labelled)
-    extra = (options.group, options.time, options.split)
     if labelled:
-        for name in (*options.inputs, *filter(None, extra), *options.columns):
-            if name not in names:
-                raise unknown_name("column", name, names, f"({source})")
-    inputs = [
-        name
-        for name in options.inputs or names
-        if name in names
-        and name not in (*target, *extra)
-        and options.columns.get(name) != "drop"
-    ]
+        _check_named(source, names, options)
+    inputs = _input_names(names, target, options)
     data = _input_data(source, table, inputs, images, options)
     if not labelled:
         other_columns = table.select([name for name in names if name not in target])
@@ -103,12 +94,32 @@ def from_arrow(
     class_names = (label_names or {}).get(target[0]) if len(target) == 1 else None
     if class_names:
         y = _named(y, class_names)
-    groups, times, splits = (
-        _values(source, table, name) if name else None for name in extra
-    )
     return replace(
-        data, target_names=target, y=y, groups=groups, times=times, splits=splits
+        data,
+        target_names=target,
+        y=y,
+        groups=_values(source, table, options.group) if options.group else None,
+        times=_values(source, table, options.time) if options.time else None,
+        splits=_values(source, table, options.split) if options.split else None,
     )
+
+
+def _check_named(source: str, names: list[str], options: Options) -> None:
+    """Raise UserError if options name a column that the table lacks."""
+    special = [options.group, options.time, options.split]
+    for name in (*options.inputs, *filter(None, special), *options.columns):
+        if name not in names:
+            raise unknown_name("column", name, names, f"({source})")
+
+
+def _input_names(
+    names: list[str], target: tuple[str, ...], options: Options
+) -> list[str]:
+    """Return the columns of inputs: those that options name, else all without a use."""
+    used = {*target, options.group, options.time, options.split}
+    dropped = {name for name, how in options.columns.items() if how == "drop"}
+    candidates = options.inputs or names
+    return [name for name in candidates if name in names and name not in used | dropped]
 
 
 _KEY_TYPES = (

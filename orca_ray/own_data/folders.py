@@ -283,13 +283,7 @@ def _labels(table: Path, names: list[str], options: Options) -> Array:
     header, rows = read_rows(table)
     header = [name.strip() for name in header] or [""]
     key = next((name for name in _FILE_COLUMNS if name in header), header[0])
-    candidates = [name for name in header if name != key]
-    target = _target_column(candidates, options)
-    if target not in candidates:
-        raise UserError(
-            f"{table}: which column is the target? Name it with --target; columns:"
-            f" {', '.join(candidates)}"
-        )
+    target = _target_column(table, header, key, options)
     for name in (key, target):
         if header.count(name) > 1:
             raise UserError(
@@ -312,13 +306,20 @@ def _labels(table: Path, names: list[str], options: Options) -> Array:
         return labels
 
 
-def _target_column(candidates: list[str], options: Options) -> str:
-    """Return the column that ``options`` name, else the only one; "": not clear."""
-    if options.target:
+def _target_column(table: Path, header: list[str], key: str, options: Options) -> str:
+    """Return the column of labels that ``options`` name, else the only one beside key.
+
+    Raises UserError if there is no such column, or several.
+    """
+    candidates = [name for name in header if name != key]
+    if options.target and options.target[0] in candidates:
         return options.target[0]
-    if len(candidates) == 1:
+    if not options.target and len(candidates) == 1:
         return candidates[0]
-    return ""
+    raise UserError(
+        f"{table}: which column is the target? Name it with --target; columns:"
+        f" {', '.join(candidates)}"
+    )
 
 
 def _read_image_folder(path: Path, options: Options, labelled: bool) -> UserData:

@@ -68,12 +68,13 @@ class Preprocessing(BaseModel):
         return read(path, self.reading, labelled=labelled)
 
     def inputs(self, data: UserData, warn: Warn = logger.warning) -> Array:
-        """Return model inputs, float32 [N, *input_shape], of samples that fit into
-        memory (see `UserData.batches`).
+        """Return model inputs, float32 [N, *input_shape].
+
+        The samples must fit into memory (see `UserData.batches`). ``warn`` is called
+        for suspicious samples that can still be predicted.
 
         Raises UserError, with the column, row or file, for data of another kind, shape,
-        type or scale than those of training. ``warn`` is called for suspicious samples
-        that can still be predicted.
+        type or scale than those of training.
         """
         return self.encoder.encode(data, warn)
 

@@ -55,8 +55,9 @@ class Column(BaseModel):
 
 
 class TableInputs(BaseModel):
-    """Encoder of rows as [N, W, L]: L columns of W slots; a category is a 1 in its
-    slot, a number is in slot 0.
+    """Encoder of rows as [N, W, L]: L columns of W slots.
+
+    A category is a 1 in its slot, a number is in slot 0.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

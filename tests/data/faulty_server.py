@@ -14,18 +14,18 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 class Fault:
     """What is wrong with one answer; the default is nothing."""
 
-    status: int = 0  # answer this instead of the file
-    drop_after: int | None = (
-        None  # close the connection after so many bytes of the body
-    )
-    flip: int | None = None  # change the byte at this place of the file
-    hold_after: int | None = (
-        None  # send so many bytes of the body, then wait until told to go on, or closed
-    )
-    silent: bool = (
-        False  # send nothing, not even a status, until told to go on, or closed
-    )
-    headers: Mapping[str, str] = field(default_factory=dict)  # sent besides
+    status: int = 0
+    """Status to answer with instead of the file."""
+    drop_after: int | None = None
+    """Close the connection after so many bytes of the body."""
+    flip: int | None = None
+    """Change the byte at this place of the file."""
+    hold_after: int | None = None
+    """Send so many bytes of the body, then wait until told to go on, or closed."""
+    silent: bool = False
+    """Send nothing, not even a status, until told to go on, or closed."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Headers that are sent besides."""
 
 
 @dataclass
@@ -33,29 +33,35 @@ class Served:
     """One file of the server, and how it is served."""
 
     content: bytes
-    etag: str | None = None  # None: made from the content
+    etag: str | None = None
+    """None: made from the content."""
     last_modified: str = ""
-    ranges: bool = True  # whether Range is heeded
+    ranges: bool = True
+    """Whether Range is heeded."""
     heeds_if_range: bool = True
-    longest_range: int | None = None  # answer a Range with so many bytes at most
-    announced: bool = True  # whether Content-Length is sent
+    longest_range: int | None = None
+    """Answer a Range with so many bytes at most."""
+    announced: bool = True
+    """Whether Content-Length is sent."""
     content_type: str = "application/octet-stream"
 
     def tag(self) -> str:
-        return (
-            f'"{hashlib.sha256(self.content).hexdigest()[:16]}"'
-            if self.etag is None
-            else self.etag
-        )
+        """Return the ETag of the file."""
+        if self.etag is not None:
+            return self.etag
+        return f'"{hashlib.sha256(self.content).hexdigest()[:16]}"'
 
 
 @dataclass
 class Request:
+    """A request that the server got."""
+
     path: str
     range: str
     if_range: str
     agent: str
-    sent: int = 0  # bytes of the body that were sent so far
+    sent: int = 0
+    """Bytes of the body that were sent so far."""
 
 
 class Server:
@@ -69,6 +75,8 @@ class Server:
         self.go_on = threading.Event()
         self.held = threading.Event()
         """Set when an answer waits (`Fault.hold_after`)."""
+        self.gave_up = threading.Event()
+        """Set when an answer has waited for 30 seconds."""
 
     def add(self, path: str, content: bytes, *faults: Fault) -> str:
         """Serve a file, its first answers with faults, and return its address."""
@@ -115,26 +123,26 @@ class _Handler(BaseHTTPRequestHandler):
     def _send(self, path: str, served: Served, fault: Fault) -> None:
         content = served.content
         if fault.flip is not None:
-            content = (
-                content[: fault.flip]
-                + bytes([content[fault.flip] ^ 1])
-                + content[fault.flip + 1 :]
-            )
+            changed = bytearray(content)
+            changed[fault.flip] ^= 1
+            content = bytes(changed)
         start = self._start(served)
         if start and start >= len(content):
             self._refuse(416, fault, path)
             return
         request = self._note(path)
-        part = content[start:][: served.longest_range] if start else content
         headers = {
-            "Content-Range": (
-                f"bytes {start}-{start + len(part) - 1}/{len(content)}" if start else ""
-            ),
-            "Content-Length": str(len(part)) if served.announced else "",
             "ETag": served.tag(),
             "Last-Modified": served.last_modified,
             "Content-Type": served.content_type,
         }
+        part = content
+        if start:
+            part = content[start:][: served.longest_range]
+            end = start + len(part) - 1
+            headers["Content-Range"] = f"bytes {start}-{end}/{len(content)}"
+        if served.announced:
+            headers["Content-Length"] = str(len(part))
         self._head(206 if start else 200, {**headers, **fault.headers})
         self._body(part, fault, request)
         if not served.announced:
@@ -142,44 +150,42 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _start(self, served: Served) -> int:
         """Return where the answer begins; 0 for the whole file."""
-        wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
-        if wanted is None or not served.ranges:
+        match = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        if match is None or not served.ranges:
             return 0
         condition = self.headers.get("If-Range", "")
-        if (
-            condition
-            and served.heeds_if_range
-            and condition not in (served.tag(), served.last_modified)
-        ):
+        is_same_version = condition in ("", served.tag(), served.last_modified)
+        if served.heeds_if_range and not is_same_version:
             return 0
-        return int(wanted[1])
+        return int(match[1])
 
     def _body(self, content: bytes, fault: Fault, request: Request) -> None:
         whole = len(content)
-        stop = min(
-            each
-            for each in (whole, fault.drop_after, fault.hold_after)
-            if each is not None
-        )
+        stop = whole
+        for limit in (fault.drop_after, fault.hold_after):
+            if limit is not None:
+                stop = min(stop, limit)
         try:
             while request.sent < stop:
                 block = content[request.sent : min(request.sent + 8192, stop)]
-                request.sent += len(
-                    block
-                )  # before it goes: a client that has it all may look at the log
+                # before it goes: a client that has it all may look at the log
+                request.sent += len(block)
                 self.wfile.write(block)
             if fault.hold_after is not None:
                 self.state.held.set()
-                self.state.go_on.wait(30)
+                if not self.state.go_on.wait(30):
+                    self.state.gave_up.set()
         except OSError:  # the client has gone
             self.close_connection = True
         if request.sent < whole:
             self.close_connection = True
 
     def _note(self, path: str) -> Request:
-        find = self.headers.get
         request = Request(
-            path, find("Range", ""), find("If-Range", ""), find("User-Agent", "")
+            path,
+            range=self.headers.get("Range", ""),
+            if_range=self.headers.get("If-Range", ""),
+            agent=self.headers.get("User-Agent", ""),
         )
         self.state.log.append(request)
         return request

