@@ -162,11 +162,11 @@ def archive_errors(path: Path, expected: str) -> Iterator[None]:
 
 def damaged(where: Path | str, expected: str, error: Exception) -> DamagedFile:
     """Return the error for a damaged file; ``error`` is what its reader raised."""
-    found = (
+    problem = (
         f"found it damaged or another file ({type(error).__name__}:"
         f" {shorten(str(error))})"
     )
-    return DamagedFile(f"{where}: expected {expected}, {found}; fetch the file again")
+    return DamagedFile(f"{where}: expected {expected}, {problem}; fetch the file again")
 
 
 def unpack(

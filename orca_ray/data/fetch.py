@@ -55,15 +55,15 @@ def fetch(
     too small; and at the end, if a file could not be downloaded or does not match its
     hash, or an archive is damaged or lacks the expected path.
     """
-    wanted = list({file.path: file for file in files}.values())
-    absent = missing(wanted, directory)
+    unique_files = list({file.path: file for file in files}.values())
+    absent = missing(unique_files, directory)
     _check_urls(absent, directory)
     cache.make_directory(directory)
     needed = sum(_needed_bytes(file, directory) for file in absent)
     if needed:  # a download of unknown size checks the space itself
         cache.check_space(directory, needed)
     raw = _RawDirectory(directory, progress, patience)
-    raw.each(wanted, raw.obtain, workers)
+    raw.each(unique_files, raw.obtain, workers)
 
 
 def _check_urls(absent: Sequence[RawFile], directory: Path) -> None:
@@ -148,18 +148,18 @@ class _RawDirectory:
         start = last = time.monotonic()
         first: int | None = None
 
-        def report(done: int, total: int | None) -> None:
+        def report(num_bytes: int, total: int | None) -> None:
             nonlocal first, last
             if self._stop.is_set():
                 raise Stopped
             if first is None:
-                first = done
+                first = num_bytes
             now = time.monotonic()
             if now - last < _PROGRESS_SECONDS:
                 return
             last = now
-            rate = _readable((done - first) / (now - start))
-            self._report(f"{name}: {_amount(done, total)}, {rate}/s")
+            rate = _readable((num_bytes - first) / (now - start))
+            self._report(f"{name}: {_amount(num_bytes, total)}, {rate}/s")
 
         return report
 
@@ -332,11 +332,11 @@ def _readable(num_bytes: float) -> str:
     return f"{num_bytes:.0f} bytes"
 
 
-def _amount(done: int, total: int | None) -> str:
+def _amount(num_bytes: int, total: int | None) -> str:
     """Return how many bytes are done, of how many if known, such as "3 of 20 MB"."""
-    size = total or done
+    size = total or num_bytes
     unit = 10**6 if size >= 10**7 else 10**3
     name = "MB" if size >= 10**7 else "kB"
     if not total:
-        return f"{done // unit} {name}"
-    return f"{done // unit} of {total // unit} {name}"
+        return f"{num_bytes // unit} {name}"
+    return f"{num_bytes // unit} of {total // unit} {name}"

@@ -94,13 +94,13 @@ def read_npy(
 def _read_objects(path: Path, stream: BinaryIO, shape: tuple[int, ...]) -> Array:
     """Return an array of objects of this shape from the rest of a stream."""
     array: Array = safe_pickle.load(stream, str(path))
-    found: object = type(array).__name__
+    actual: object = type(array).__name__
     if isinstance(array, np.ndarray):
-        found = list(array.shape)
-    if found != list(shape):
+        actual = list(array.shape)
+    if actual != list(shape):
         raise UserError(
             f"{path}: expected an array of objects of shape {list(shape)}, found"
-            f" {found}"
+            f" {actual}"
         )
     return array
 

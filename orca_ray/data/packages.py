@@ -112,11 +112,11 @@ def wheel_names(package: Package, names: Iterable[str]) -> list[str]:
 
     Such a name is ``aeon-1.6.0-py3-none-any.whl``.
     """
-    wanted = [_canonical(package.name), package.version]
+    expected = [_canonical(package.name), package.version]
     files = []
     for file in names:
         name, *version = file.split("-")[:2]
-        if file.endswith(".whl") and [_canonical(name), *version] == wanted:
+        if file.endswith(".whl") and [_canonical(name), *version] == expected:
             files.append(file)
     return files
 

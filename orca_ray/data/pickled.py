@@ -66,9 +66,9 @@ class PickledType:
     def __init__(self, code: object, *_: object) -> None:
         text = _text(code)
         if not isinstance(text, str) or not text or not _TYPE_CODES.fullmatch(text):
-            found = reprlib.repr(text)
+            shown = reprlib.repr(text)
             raise NotPlain(
-                f"it has an array of type {found}; expected booleans, numbers, short"
+                f"it has an array of type {shown}; expected booleans, numbers, short"
                 " text or objects"
             )
         self.dtype: np.dtype[Any] = np.dtype("O" if text.startswith("O") else text)
@@ -274,12 +274,12 @@ def _from_bytes(
         content = content.encode("latin1")
     expected = _num_items(shape) * dtype.itemsize
     if not isinstance(content, bytes | bytearray) or len(content) != expected:
-        found: object = type(content).__name__
+        actual: object = type(content).__name__
         if isinstance(content, bytes | bytearray):
-            found = len(content)
+            actual = len(content)
         raise NotPlain(
             f"it has an array {dtype.name} of shape {shape}: expected {expected} bytes,"
-            f" found {found}"
+            f" found {actual}"
         )
     # items of zero bytes: their number is not limited by the size of the file
     if not dtype.itemsize:

@@ -229,11 +229,13 @@ def prepare(
             fingerprint than expected, the directory cannot be replaced, or the disk is
             full. At most an unfinished build is left behind.
     """
-    wanted = identity if held else None
+    wanted_identity = identity if held else None
     raw = raw or cache.home() / "raw"
 
     def existing(level: int) -> PreparedData | None:
-        return opened(name, directory, expected=expected, identity=wanted, level=level)
+        return opened(
+            name, directory, expected=expected, identity=wanted_identity, level=level
+        )
 
     data = existing(logging.DEBUG)
     if data is not None:

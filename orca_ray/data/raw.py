@@ -322,21 +322,21 @@ class Workspace:
         A new array holds zeros.
         """
         path = self.directory / f"{name}.npy"
-        wanted = np.dtype(dtype)
+        wanted_type = np.dtype(dtype)
         with cache.disk_errors(self.directory):
             if os.path.lexists(path):
-                array = _existing_array(path)
-                if array is not None and (array.shape, array.dtype) == (shape, wanted):
+                array = _existing_array(path, shape, wanted_type)
+                if array is not None:
                     _reserve(path)  # in case the interrupted process had not done so
                     return array
                 self._done = {}
                 self._write_progress()
                 path.unlink()
-            num_bytes = float(np.prod(shape, dtype=np.int64)) * wanted.itemsize
+            num_bytes = float(np.prod(shape, dtype=np.int64)) * wanted_type.itemsize
             cache.check_space(self.directory, num_bytes)
             try:
                 array = np.lib.format.open_memmap(
-                    path, mode="w+", dtype=wanted, shape=shape
+                    path, mode="w+", dtype=wanted_type, shape=shape
                 )
                 _reserve(path)
             except BaseException:
@@ -381,14 +381,20 @@ class Workspace:
         )
 
 
-def _existing_array(path: Path) -> Array | None:
-    """Return the array in a file, writable; None if the file is a link or not whole."""
+def _existing_array(
+    path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]
+) -> Array | None:
+    """Return the array in a file, writable; None if it is not this one.
+
+    The file may be a link, be cut, or hold an array of another shape or type.
+    """
     if path.is_symlink():
         return None
     try:
-        return np.lib.format.open_memmap(path, mode="r+")
+        array: Array = np.lib.format.open_memmap(path, mode="r+")
     except ValueError:  # a process was killed before it wrote the header
         return None
+    return array if (array.shape, array.dtype) == (shape, dtype) else None
 
 
 def _reserve(path: Path) -> None:

@@ -69,14 +69,14 @@ def parse_amounts(values: "pd.Series[Any]", form: str) -> npt.NDArray[np.float64
     return np.array([amounts.get(value, number) for value, number in pairs])
 
 
-def amount_form(known: "pd.Series[Any]") -> tuple[AmountForm | None, str]:
-    """Return the form in which most text of ``known`` is a number, and an example.
+def amount_form(valid: "pd.Series[Any]") -> tuple[AmountForm | None, str]:
+    """Return the form in which most text of ``valid`` is a number, and an example.
 
     The example is a text that both forms read, but as different numbers; "" if one form
     fits more text. The form is None if no text is a number, or if the numbers have
     different units, which the second value then lists.
     """
-    texts = [value for value in known.unique() if isinstance(value, str)]
+    texts = [value for value in valid.unique() if isinstance(value, str)]
     units = _units(texts)
     if len(units) > 1:
         return None, ", ".join(sorted(units))

@@ -369,8 +369,8 @@ def _numeric(source: str, name: str, x: Inputs) -> Inputs:
             f" found {kind!r} {shape}"
         )
     if not len(x) or 0 in shape:
-        found = f"found shape {list(shape)}" if len(x) else "found none"
-        raise UserError(f"{source}, {printable(name)}: expected samples, {found}")
+        problem = f"found shape {list(shape)}" if len(x) else "found none"
+        raise UserError(f"{source}, {printable(name)}: expected samples, {problem}")
     cache.check_memory(
         _SAMPLE_BYTES * len(x),
         f"{source}, {printable(name)}: its {len(x)} samples",

@@ -171,10 +171,10 @@ def _measured(
     is_vector = unmeasured.per_feature
     axes = (0, 1) if is_vector else (0, *range(2, raw.ndim))
     is_empty = np.isnan(raw).all(axis=axes, keepdims=True)
-    known = np.where(is_empty, 0.0, raw)  # an empty channel counts as constant
-    mean, std = splits.statistics(known, axes)
+    filled = np.where(is_empty, 0.0, raw)  # an empty channel counts as constant
+    mean, std = splits.statistics(filled, axes)
     constant = np.flatnonzero(
-        np.nanmax(known, axis=axes) == np.nanmin(known, axis=axes)
+        np.nanmax(filled, axis=axes) == np.nanmin(filled, axis=axes)
     )
     width = len(unmeasured.mean)
     if len(constant) == width:

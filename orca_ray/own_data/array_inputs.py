@@ -207,10 +207,10 @@ class AudioInputs(BaseModel):
         Raises UserError for another sampling rate or several channels.
         """
         if data.rate != self.rate:
-            found = "an unknown one" if data.rate is None else f"{data.rate:g} Hz"
+            shown_rate = "an unknown one" if data.rate is None else f"{data.rate:g} Hz"
             raise UserError(
                 f"{data.source}: expected the sampling rate {self.rate:g} Hz, found"
-                f" {found}; resample"
+                f" {shown_rate}; resample"
             )
         spectrograms = np.stack(
             [

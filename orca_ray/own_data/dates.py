@@ -118,15 +118,15 @@ def _clock(match: re.Match[str]) -> str:
     return f"{hour:02}:{minute}:{seconds}"
 
 
-def date_form(known: "pd.Series[Any]") -> tuple[DateForm | None, str]:
-    """Return the form in which most values ``known`` are dates, and an example.
+def date_form(valid: "pd.Series[Any]") -> tuple[DateForm | None, str]:
+    """Return the form in which most values ``valid`` are dates, and an example.
 
     The form is None if the values are no dates. The example is a text that two forms
     read, but as different dates; "" if one form fits more values.
     """
-    if known.dtype.kind == "M":
+    if valid.dtype.kind == "M":
         return "", ""
-    counts = known.astype(object).value_counts()
+    counts = valid.astype(object).value_counts()
     texts = pd.Series(counts.index, dtype=object)
     day_first = parse_dates(texts, "day-first")
     month_first = parse_dates(texts, "month-first")
@@ -134,7 +134,7 @@ def date_form(known: "pd.Series[Any]") -> tuple[DateForm | None, str]:
     num_day_first = _num_dates(day_first, counts)
     num_month_first = _num_dates(month_first, counts)
     most = max(num_iso, num_day_first, num_month_first)
-    if most < (1 - MOST_BAD_SHARE) * len(known):
+    if most < (1 - MOST_BAD_SHARE) * len(valid):
         return None, ""
     if num_iso == most:
         return "", ""

@@ -63,8 +63,8 @@ def opened(stream: BinaryIO, where: str) -> Any:
         ) from error
     num_pixels = image.width * image.height
     if num_pixels > _MOST_PIXELS:
-        found = f"found {image.width} × {image.height}; reduce it"
-        raise UserError(f"{where}: expected at most {_MOST_PIXELS:,} pixels, {found}")
+        size = f"found {image.width} × {image.height}; reduce it"
+        raise UserError(f"{where}: expected at most {_MOST_PIXELS:,} pixels, {size}")
     num_bytes = _PIXEL_BYTES * num_pixels
     if num_bytes > _CHECKED_BYTES:
         cache.check_memory(num_bytes, f"{where}: its pixels", "reduce it")

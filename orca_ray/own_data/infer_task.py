@@ -379,8 +379,8 @@ def _compared_columns(data: UserData, options: Options) -> pd.DataFrame | None:
 
 def _holds_lists(column: "pd.Series[Any]") -> bool:
     """Return whether a column holds lists or the like, which have no hash."""
-    known = column.dropna()
-    return len(known) > 0 and isinstance(known.iloc[0], list | dict | np.ndarray)
+    valid = column.dropna()
+    return len(valid) > 0 and isinstance(valid.iloc[0], list | dict | np.ndarray)
 
 
 def _target_leaks(divided: _DividedData, frame: pd.DataFrame) -> list[str]:

@@ -68,10 +68,10 @@ def _relation(column: "pd.Series[Any]", y: Array, *, classes: bool) -> str:
     numbers = _numbers(column)
     if numbers is None:
         return ""
-    known = np.isfinite(numbers) & np.isfinite(y)
+    is_valid = np.isfinite(numbers) & np.isfinite(y)
     if not classes:
-        return _number_relation(numbers[known], y[known])
-    if _separates(numbers[known], y[known]):
+        return _number_relation(numbers[is_valid], y[is_valid])
+    if _separates(numbers[is_valid], y[is_valid]):
         return "separates the classes without an error"
     return ""
 

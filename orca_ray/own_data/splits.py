@@ -270,9 +270,9 @@ def _by_time(
     first = _time_border(ordered, 1 - (shares.validation + shares.test))
     second = _time_border(ordered, 1 - shares.test)
     if not 0 < first < second:
-        found = f"{len(np.unique(ordered))} different times in {len(rows)} samples"
+        distinct = f"{len(np.unique(ordered))} different times in {len(rows)} samples"
         raise UserError(
-            f"{data.source}: a split by time needs different times, found {found}"
+            f"{data.source}: a split by time needs different times, found {distinct}"
         )
     return {
         "train": order[:first],

@@ -139,32 +139,32 @@ def _read(name: str, values: "pd.Series[Any]", how: ColumnHow | None) -> _Readin
         return _Reading(kind, form)
     if how in ("category", "drop"):
         return _Reading(how)
-    known = values.dropna()
+    valid = values.dropna()
     if values.dtype.kind in "biuf":
-        return _Reading(how) if how else _read_numbers(name, values, known)
+        return _Reading(how) if how else _read_numbers(name, values, valid)
     if values.dtype.kind == "M":
         return _Reading("date")
-    if known.empty:
+    if valid.empty:
         return _Reading("number")
-    if isinstance(known.iloc[0], list | dict | bytes | np.ndarray):
+    if isinstance(valid.iloc[0], list | dict | bytes | np.ndarray):
         return _Reading("drop", why="its values are neither numbers nor text")
-    return _read_text(name, values, known, how)
+    return _read_text(name, values, valid, how)
 
 
 def _read_numbers(
-    name: str, values: "pd.Series[Any]", known: "pd.Series[Any]"
+    name: str, values: "pd.Series[Any]", valid: "pd.Series[Any]"
 ) -> _Reading:
     """Return how a column of numbers is read: row numbers are left out."""
     is_whole = (
         values.dtype.kind != "b"
-        and len(known) == len(values)
-        and bool((known % 1 == 0).all())
+        and len(valid) == len(values)
+        and bool((valid % 1 == 0).all())
     )
-    if not is_whole or not known.is_unique:
+    if not is_whole or not valid.is_unique:
         return _Reading("number")
     if _NUMBERING.search(name):
         return _Reading("drop", why="it numbers the rows")
-    if known.max() - known.min() != len(known) - 1:
+    if valid.max() - valid.min() != len(valid) - 1:
         return _Reading("number")
     advice = as_typed(name, "drop")
     return _Reading(
@@ -174,21 +174,21 @@ def _read_numbers(
 
 
 def _read_text(
-    name: str, values: "pd.Series[Any]", known: "pd.Series[Any]", how: ColumnHow | None
+    name: str, values: "pd.Series[Any]", valid: "pd.Series[Any]", how: ColumnHow | None
 ) -> _Reading:
     """Return how a column of text is read: as numbers, dates or categories, or not."""
     if how == "date":
-        return _date_reading(name, known) or _Reading("date")
-    numbers = _numbers_in_text(values, known)
-    is_mostly_numbers = len(numbers.text_rows) <= MOST_BAD_SHARE * len(known)
+        return _date_reading(name, valid) or _Reading("date")
+    numbers = _numbers_in_text(values, valid)
+    is_mostly_numbers = len(numbers.text_rows) <= MOST_BAD_SHARE * len(valid)
     if how == "number" or is_mostly_numbers:
-        return _number_reading(name, values, known, numbers)
-    return _date_reading(name, known) or _category_reading(known, numbers)
+        return _number_reading(name, values, valid, numbers)
+    return _date_reading(name, valid) or _category_reading(valid, numbers)
 
 
-def _date_reading(name: str, known: "pd.Series[Any]") -> _Reading | None:
+def _date_reading(name: str, valid: "pd.Series[Any]") -> _Reading | None:
     """Return how a column of dates in text is read; None: its values are no dates."""
-    form, example = date_form(known)
+    form, example = date_form(valid)
     if form is None:
         return None
     return _Reading("date", form, unsure(form, example, name) if example else "")
@@ -209,13 +209,13 @@ class _NumbersInText:
 
 
 def _numbers_in_text(
-    values: "pd.Series[Any]", known: "pd.Series[Any]"
+    values: "pd.Series[Any]", valid: "pd.Series[Any]"
 ) -> _NumbersInText:
     """Return the numbers in a column, read with units if this reads more of them."""
     text_rows = parsed(values)[1]
     if not len(text_rows):
         return _NumbersInText(text_rows)
-    form, example = amount_form(known)
+    form, example = amount_form(valid)
     if form is None:
         return _NumbersInText(text_rows, units=example)
     other_rows = parsed(values, form)[1]
@@ -227,7 +227,7 @@ def _numbers_in_text(
 def _number_reading(
     name: str,
     values: "pd.Series[Any]",
-    known: "pd.Series[Any]",
+    valid: "pd.Series[Any]",
     numbers: _NumbersInText,
 ) -> _Reading:
     """Return the reading of a column as numbers, with a warning about other text."""
@@ -236,7 +236,7 @@ def _number_reading(
         row = int(numbers.text_rows[0])
         cell = f"{quoted(values.iloc[row])} in row {row + 1}"
         why = (
-            f"{len(numbers.text_rows)} of {len(known)} values are text, such as {cell};"
+            f"{len(numbers.text_rows)} of {len(valid)} values are text, such as {cell};"
             " they count as missing"
         )
     elif numbers.form and numbers.example:
@@ -244,26 +244,26 @@ def _number_reading(
     return _Reading("number", numbers.form, why)
 
 
-def _category_reading(known: "pd.Series[Any]", numbers: _NumbersInText) -> _Reading:
+def _category_reading(valid: "pd.Series[Any]", numbers: _NumbersInText) -> _Reading:
     """Return the reading of a column as categories; it is left out if it is no input.
 
     Text that differs in most rows is no input.
     """
-    num_values = known.nunique()
-    if num_values > 20 and num_values > 0.5 * len(known):
+    num_values = valid.nunique()
+    if num_values > 20 and num_values > 0.5 * len(valid):
         why = (
-            f"{num_values} of its {len(known)} values are different, as of names or"
+            f"{num_values} of its {len(valid)} values are different, as of names or"
             " free text, which is no input: give numbers or categories derived from it"
         )
         if numbers.units:
             why = f"its numbers have several units ({numbers.units}); give all in one"
         return _Reading("drop", why=why)
     num_texts = len(numbers.text_rows)
-    if num_texts == len(known):
+    if num_texts == len(valid):
         return _Reading("category")
     return _Reading(
         "category",
-        why=f"numbers and text are mixed ({num_texts} of {len(known)} are text): each"
+        why=f"numbers and text are mixed ({num_texts} of {len(valid)} are text): each"
         " value counts as a category",
     )
 
@@ -346,14 +346,14 @@ def _measured(column: Column, numbers: Floats) -> Column | None:
     None if ``numbers`` are all equal, or all missing. Missing numbers are marked; of a
     date, the first part marks them for all parts.
     """
-    known = numbers[~np.isnan(numbers)]
+    valid = numbers[~np.isnan(numbers)]
     marks_missing = column.part in (None, DATE_PARTS[0])
-    missing = marks_missing and len(known) < len(numbers)
-    if not len(known):
+    missing = marks_missing and len(valid) < len(numbers)
+    if not len(valid):
         return None
-    if known.min() == known.max() and not missing:
+    if valid.min() == valid.max() and not missing:
         return None
-    fill = float(np.median(known))
+    fill = float(np.median(valid))
     complete = np.where(np.isnan(numbers), fill, numbers)
     return column.model_copy(
         update={

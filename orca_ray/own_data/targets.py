@@ -295,13 +295,13 @@ def _amount_form(y: Array, options: Options) -> AmountForm | Literal[""]:
     if y.ndim != 1 or y.dtype.kind not in "OU":
         return ""
     texts = [value for value in y.tolist() if isinstance(value, str)]
-    known = pd.Series(texts, dtype=object)
-    if options.kind != "scalar" and known.nunique() <= MOST_CLASSES:
+    valid = pd.Series(texts, dtype=object)
+    if options.kind != "scalar" and valid.nunique() <= MOST_CLASSES:
         return ""
-    if not pd.to_numeric(known, errors="coerce").isna().any():
+    if not pd.to_numeric(valid, errors="coerce").isna().any():
         return ""
-    form, _ = amount_form(known)
-    if form is None or not np.isfinite(parse_amounts(known, form)).all():
+    form, _ = amount_form(valid)
+    if form is None or not np.isfinite(parse_amounts(valid, form)).all():
         return ""
     return form
 
@@ -321,10 +321,10 @@ def _kind(data: UserData, y: Array) -> tuple[TargetKind, str]:
             f"{data.source}: the target holds dates; give a number, such as days, or a"
             " class"
         )
-    known = y[np.isfinite(y)]
-    number = len(np.unique(known))
-    most = min(MOST_CLASSES, max(2, int(MOST_CLASS_SHARE * len(known))))
-    if number <= most and (known % 1 == 0).all():
+    valid = y[np.isfinite(y)]
+    number = len(np.unique(valid))
+    most = min(MOST_CLASSES, max(2, int(MOST_CLASS_SHARE * len(valid))))
+    if number <= most and (valid % 1 == 0).all():
         return "classes", f"{number} different whole numbers"
     return "scalar", f"{number} different numbers"
 
