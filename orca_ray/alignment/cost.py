@@ -28,10 +28,9 @@ def row_blocks(
 ) -> list[slice]:
     """Return consecutive slices of ``num_rows`` rows that are processed one by one.
 
-    Each row takes ``row_bytes`` bytes. A slice has at least one row and takes at
-    most `distance.MEMORY_BYTES` / 8, on a CPU also at most `CACHE_BYTES`. Raises
-    UserError, which names the matrix by ``what``, if a row alone takes more than
-    `MEMORY_BYTES`.
+    Each row takes ``row_bytes`` bytes. A slice has at least one row and takes at most
+    `distance.MEMORY_BYTES` / 8, on a CPU also at most `CACHE_BYTES`. Raises UserError,
+    which names the matrix by ``what``, if a row alone takes more than `MEMORY_BYTES`.
     """
     limit = distance.MEMORY_BYTES
     if row_bytes > limit:
@@ -76,10 +75,10 @@ def half_squared_distances(
 class CostMatrix:
     """Cost matrix C_ij = ½‖x_i − z_j‖² + ½ W[label_i, label_j], [n, m].
 
-    Rows are points x_i, columns points z_j. Without ``z_mD``, z is x and the
-    diagonal is exactly 0. ``w_LK`` contains the distances W between classes, and
-    ``labels`` the class ids of rows and columns; without them W is 0. ``what``
-    names the two sides in messages.
+    Rows are points x_i, columns points z_j. Without ``z_mD``, z is x and the diagonal
+    is exactly 0. ``w_LK`` contains the distances W between classes, and ``labels`` the
+    class ids of rows and columns; without them W is 0. ``what`` names the two sides in
+    messages.
     """
 
     def __init__(
@@ -103,8 +102,7 @@ class CostMatrix:
     def store(self, limit: int | None = None) -> "CostMatrix":
         """Keep C in memory unless it is too large; return this object.
 
-        It is too large if it exceeds `distance.MEMORY_BYTES` / 4 or ``limit``
-        bytes.
+        It is too large if it exceeds `distance.MEMORY_BYTES` / 4 or ``limit`` bytes.
         """
         most_bytes = distance.MEMORY_BYTES // 4
         if limit is not None:
@@ -293,8 +291,8 @@ def _nuclear_norms(other_rD: Tensor, *factors: Tensor) -> Tensor:
 class _NuclearNorm(torch.autograd.Function):
     """Nuclear norm (sum of the singular values) of each matrix of [K, p, q].
 
-    The gradient is U V^T over the nonzero singular values, the subgradient of
-    minimum norm.
+    The gradient is U V^T over the nonzero singular values, the subgradient of minimum
+    norm.
     """
 
     @staticmethod

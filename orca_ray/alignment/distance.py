@@ -26,13 +26,12 @@ MEMORY_BYTES = 2**30
 class SourceFeatures:
     """Features and labels of the source, to which the target is aligned.
 
-    Two records are equal only if they are the same object. Raises UserError if
-    features or labels are invalid.
+    Two records are equal only if they are the same object. Raises UserError if features
+    or labels are invalid.
     """
 
     x: Tensor
-    """[N, D] float features; a sample's feature is the mean over its embedded
-    tokens.
+    """[N, D] float features; a sample's feature is the mean over its embedded tokens.
     """
     y: Tensor
     """[N] class ids: any integers, not necessarily consecutive."""
@@ -57,12 +56,12 @@ class Diagnosis:
     iterations: int = 0
     """Largest number of iterations of any solver."""
     error: float = 0.0
-    """Largest L1 error of the marginals of any transport plan; the maximum possible
-    is 2.
+    """Largest L1 error of the marginals of any transport plan; the maximum possible is
+    2.
     """
     notes: tuple[str, ...] = ()
-    """One sentence per fallback, e.g. that a class was left out; stored in the
-    trial's record.
+    """One sentence per fallback, e.g. that a class was left out; stored in the trial's
+    record.
     """
 
 
@@ -70,8 +69,8 @@ class Distance(ABC):
     """Base class: a differentiable distance of target features from the source.
 
     Both sides have labels. ``distance = get_distance("otdd").fit(source)`` does the
-    work that depends on the source alone; ``distance(features, labels)`` then
-    returns the distance of target features, once per align epoch.
+    work that depends on the source alone; ``distance(features, labels)`` then returns
+    the distance of target features, once per align epoch.
 
     Every subclass guarantees the following, which a parametrised test checks:
 
@@ -103,8 +102,8 @@ class Distance(ABC):
 
     name: str
     version: int = 1
-    """Number to increase when source terms, values or gradients change: it
-    invalidates what is cached on disk.
+    """Number to increase when source terms, values or gradients change: it invalidates
+    what is cached on disk.
     """
     uses_labels: bool = False
     """Whether the distance depends on the labels."""
@@ -112,8 +111,8 @@ class Distance(ABC):
     symmetric: bool = True
     exact_gradient: bool = True
     degree: int | None = None
-    """Multiplying all features by s > 0 multiplies the value by s ** degree; None
-    if that holds for no degree.
+    """Multiplying all features by s > 0 multiplies the value by s ** degree; None if
+    that holds for no degree.
     """
     learning_rate: float = 0.1
     """Initial learning rate of the align stage if ``align.learning_rate`` is 0: the
@@ -126,8 +125,8 @@ class Distance(ABC):
         self._source: SourceFeatures | None = None
         self._single_class = False
         self.terms: dict[str, Tensor] = {}
-        """Expensive results of the last `fit`, by name; another `fit` to the
-        same source is fast if it gets them.
+        """Expensive results of the last `fit`, by name; another `fit` to the same
+        source is fast if it gets them.
         """
         self.diagnosis = Diagnosis()
         self._logged: set[str] = set()
@@ -138,8 +137,8 @@ class Distance(ABC):
         """Fit this distance to ``source``; return this object.
 
         It computes everything that depends on the source alone. ``terms``: the
-        attribute `terms` after an earlier fit to the same source, to skip the
-        expensive computations.
+        attribute `terms` after an earlier fit to the same source, to skip the expensive
+        computations.
         """
         self._source = source
         self._logged.clear()

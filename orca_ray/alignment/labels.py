@@ -109,8 +109,8 @@ class ClassIndex:
     def shares_of(self, indices: np.ndarray) -> np.ndarray:
         """Return the relative sizes [L] of the classes that ``indices`` have.
 
-        They have the sum 1 and are in order of class id. The size of a class is
-        the number of all its samples, not only of those in ``indices``.
+        They have the sum 1 and are in order of class id. The size of a class is the
+        number of all its samples, not only of those in ``indices``.
         """
         counts = self._counts[np.unique(self._class_of[indices])]
         shares: np.ndarray = counts / counts.sum()

@@ -75,13 +75,13 @@ class Source:
     name: str
     modality: ModalityName
     sample: Callable[[SampleRequest], Samples]
-    """Returns features (or raw inputs) and labels of samples; equal requests give
-    equal results.
+    """Returns features (or raw inputs) and labels of samples; equal requests give equal
+    results.
     """
     packages: tuple[Package, ...] = ()
     file: RawFile | None = None
-    """File in `directory` that the samples are read from; downloaded, or put there
-    by the user.
+    """File in `directory` that the samples are read from; downloaded, or put there by
+    the user.
     """
 
     @property
@@ -162,8 +162,8 @@ def embed_images(request: SampleRequest, images: "Iterable[Tensor]") -> "Tensor"
 
     It is the mean over the tokens that the stem makes of the normalised image.
     ``images`` [3, H, W] have values from 0 to 1. They are first resized to S x S
-    pixels, where S is the size in the request, rounded to whole patches. If the
-    request is ``raw``, return the resized images [N, 3, S, S] as uint8.
+    pixels, where S is the size in the request, rounded to whole patches. If the request
+    is ``raw``, return the resized images [N, 3, S, S] as uint8.
     """
     import torch
     from torch.nn.functional import interpolate

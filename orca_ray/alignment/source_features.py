@@ -43,8 +43,8 @@ class SourceChoice:
     image_size: int
     """Pixels per side, rounded to whole patches; ignored for sequence bodies."""
     num_tokens: int
-    """Number of tokens T of a text, as many as `Embedder.layout` has; ignored for
-    image bodies.
+    """Number of tokens T of a text, as many as `Embedder.layout` has; ignored for image
+    bodies.
     """
     num_samples: int
     pretrained: bool = True
@@ -56,11 +56,11 @@ class SourceChoice:
 def source_features(choice: SourceChoice) -> SourceFeatures:
     """Return the features and labels of the chosen samples, on the CPU.
 
-    If the source has fewer samples, these are all of them. A sample's feature is
-    the mean over its tokens, embedded by the body's stem: x [N, D] float32, y [N]
-    int64. Results are cached in the process and on disk, safely for concurrent
-    processes. Raises UserError if the source is unknown, is for another modality
-    than the body's, or cannot be fetched.
+    If the source has fewer samples, these are all of them. A sample's feature is the
+    mean over its tokens, embedded by the body's stem: x [N, D] float32, y [N] int64.
+    Results are cached in the process and on disk, safely for concurrent processes.
+    Raises UserError if the source is unknown, is for another modality than the body's,
+    or cannot be fetched.
     """
     return _features(cache.home(), chosen_source(choice), choice)
 
@@ -147,9 +147,9 @@ def fitted_distance(
 ) -> Distance:
     """Return the distance called ``name``, fitted to ``source``.
 
-    It is ready for calls on ``device``. The process caches the two distances used
-    last; `Distance.terms` are cached on disk, safely for concurrent processes.
-    Raises UserError for an unknown name or a source that cannot be fitted.
+    It is ready for calls on ``device``. The process caches the two distances used last;
+    `Distance.terms` are cached on disk, safely for concurrent processes. Raises
+    UserError for an unknown name or a source that cannot be fitted.
     """
     device = torch.device(device)
     return _fitted(cache.home(), environment(device), name, source, device)

@@ -42,10 +42,10 @@ _PROCESSOR = ("vendor_id", "cpu family", "model", "CPU implementer", "CPU part")
 def save(path: str | Path, state: Mapping[str, Any]) -> None:
     """Write ``state`` to ``path`` atomically.
 
-    ``state`` has tensors, numbers, strings and plain containers. If the disk is
-    full or not writable, raises OSError and keeps the previous file. The state is
-    serialised in memory first, because ``torch.save`` to a full disk raises a
-    RuntimeError that does not name the cause.
+    ``state`` has tensors, numbers, strings and plain containers. If the disk is full or
+    not writable, raises OSError and keeps the previous file. The state is serialised in
+    memory first, because ``torch.save`` to a full disk raises a RuntimeError that does
+    not name the cause.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -31,12 +31,11 @@ class Passage(NamedTuple):
     document: int
     """Index of the document."""
     sentences: range
-    """Indices of the sentences in the document; the passage may contain only the
-    first tokens of the last one.
+    """Indices of the sentences in the document; the passage may contain only the first
+    tokens of the last one.
     """
     ids: list[int]
-    """T token ids, without special tokens, because a task's samples have none
-    either.
+    """T token ids, without special tokens, because a task's samples have none either.
     """
 
 

@@ -128,10 +128,10 @@ def transport(
 
     The scalar is differentiable in the costs. ``report`` gets the result of the
     solvers. POT's Sinkhorn iterations run up to 200 times, starting from g =
-    ``start_m``. If they do not converge, Newton's method continues: with few
-    points, or classes far apart, Sinkhorn would need more than 10 000 iterations.
-    If the matrices exceed `distance.MEMORY_BYTES`, up to 500 iterations that
-    recompute the costs in blocks replace both solvers.
+    ``start_m``. If they do not converge, Newton's method continues: with few points, or
+    classes far apart, Sinkhorn would need more than 10 000 iterations. If the matrices
+    exceed `distance.MEMORY_BYTES`, up to 500 iterations that recompute the costs in
+    blocks replace both solvers.
     """
     n, m = cost.shape
     with torch.no_grad():
@@ -161,11 +161,10 @@ def self_transport(
 ) -> tuple[Tensor, Tensor]:
     """Return OT of points to themselves, and the potential f [n], equal to g.
 
-    OT is a scalar differentiable in the costs. With K = exp(-C / eps) and u = exp(f
-    / eps), iterates u ← (u / mean_j K_ij u_j)^½ (Feydy et al. 2019), tens of times;
-    POT's alternating updates need up to thousands. If K exceeds
-    `distance.MEMORY_BYTES` / 2, it is recomputed in each iteration. The solver's
-    result is added to ``report``.
+    OT is a scalar differentiable in the costs. With K = exp(-C / eps) and u = exp(f /
+    eps), iterates u ← (u / mean_j K_ij u_j)^½ (Feydy et al. 2019), tens of times; POT's
+    alternating updates need up to thousands. If K exceeds `distance.MEMORY_BYTES` / 2,
+    it is recomputed in each iteration. The solver's result is added to ``report``.
     """
     n = cost.shape[0]
     blocks = cost.blocks

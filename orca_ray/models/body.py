@@ -63,12 +63,12 @@ class Body(nn.Module, ABC):
     other one depends on all tokens.
     """
     num_views: int = 1
-    """Number of views of an input whose features are computed, unless `one_view` or
-    the network trains.
+    """Number of views of an input whose features are computed, unless `one_view` or the
+    network trains.
     """
     one_view: bool = False
-    """Whether features are those of the input alone all the same, as while a
-    network that trains is validated.
+    """Whether features are those of the input alone all the same, as while a network
+    that trains is validated.
     """
 
     @abstractmethod
@@ -98,8 +98,7 @@ class EncoderBody(Body):
     """Body of a Hugging Face encoder without embedding, [B, T, D] -> [B, T, F].
 
     `GivenEmbeddings` replaces the embedding module. There is no attention mask: all
-    inputs of a task have the same number of tokens, and padding is treated as
-    input.
+    inputs of a task have the same number of tokens, and padding is treated as input.
     """
 
     def __init__(
@@ -173,8 +172,7 @@ class Stem(nn.Module, ABC):
     def embed_raw(self, inputs: Tensor) -> Tensor:
         """Return the tokens [B, T, D] of raw inputs.
 
-        Inputs are token ids [B, T], or images [B, 3, H, W] with values from 0
-        to 255.
+        Inputs are token ids [B, T], or images [B, 3, H, W] with values from 0 to 255.
         """
 
 
@@ -214,8 +212,8 @@ def repeated_layers(module: nn.Module) -> list[nn.Module]:
 def checkpoint_layers(module: nn.Module) -> int:
     """Make the repeated layers recompute their activations in the backward pass.
 
-    Returns the number of layers. Gradients do not change: random states are stored,
-    so dropout masks are the same. Evaluation is not affected.
+    Returns the number of layers. Gradients do not change: random states are stored, so
+    dropout masks are the same. Evaluation is not affected.
     """
     layers = repeated_layers(module)
     for layer in layers:
@@ -243,8 +241,7 @@ class TextStem(Stem):
     ) -> None:
         """Embed words by ``word_embeddings`` [V, D].
 
-        ``places`` [P, D]: position plus segment embeddings; None: relative
-        positions.
+        ``places`` [P, D]: position plus segment embeddings; None: relative positions.
         """
         super().__init__()
         self.word_embeddings = nn.Parameter(word_embeddings, requires_grad=False)
@@ -257,8 +254,7 @@ class TextStem(Stem):
     def positions(self, layout: Layout) -> Tensor | None:
         """Return position plus segment embeddings [T, D].
 
-        They are interpolated if the body has fewer than T. None for relative
-        positions.
+        They are interpolated if the body has fewer than T. None for relative positions.
         """
         if self.places is None:
             return None
@@ -282,11 +278,11 @@ class TextStem(Stem):
     def token_rms(self) -> float:
         """Return the RMS of the word embeddings, at most that of the positions.
 
-        Signals need stronger positions than text: where a value occurs matters
-        as much as the value. A linear probe on frozen minilm-l6 (four layers,
-        digits as 64 tokens, one seed) has error 0.275 with the words' RMS and
-        0.228 with half that RMS. After fine-tuning (mfeat-fourier, three
-        seeds), seeds differ more than these two choices.
+        Signals need stronger positions than text: where a value occurs matters as much
+        as the value. A linear probe on frozen minilm-l6 (four layers, digits as 64
+        tokens, one seed) has error 0.275 with the words' RMS and 0.228 with half that
+        RMS. After fine-tuning (mfeat-fourier, three seeds), seeds differ more than
+        these two choices.
         """
         words = float(self.word_embeddings.square().mean().sqrt())
         if self.places is None:
@@ -301,8 +297,7 @@ class ImageStem(Stem):
     """
 
     image_mean: Tensor
-    """Mean of each colour in pretraining, [3, 1, 1], with pixel values scaled to 0
-    … 1.
+    """Mean of each colour in pretraining, [3, 1, 1], with pixel values scaled to 0 … 1.
     """
     image_std: Tensor
     """Standard deviation of each colour, [3, 1, 1]."""
@@ -319,11 +314,10 @@ class ImageStem(Stem):
         """Take over the patch convolution ``projection``.
 
         ``prefix`` [P, D]: prefix tokens (CLS, registers) plus their positions.
-        ``places`` [gh, gw, D]: position embeddings of the grid of patches;
-        None: relative positions. ``statistics``: mean and standard deviation of
-        each colour in pretraining. ``antialias``: whether the body's own code
-        filters when it shrinks ``places``. Raises UserError unless patches are
-        square and adjacent.
+        ``places`` [gh, gw, D]: position embeddings of the grid of patches; None:
+        relative positions. ``statistics``: mean and standard deviation of each colour
+        in pretraining. ``antialias``: whether the body's own code filters when it
+        shrinks ``places``. Raises UserError unless patches are square and adjacent.
         """
         super().__init__()
         kernel_height, kernel_width = (int(size) for size in projection.kernel_size)
@@ -389,8 +383,8 @@ class ImageStem(Stem):
     def token_rms(self) -> float:
         """Return the RMS of patch tokens for images of `natural_noise`.
 
-        Norm and positions are not applied. White noise is unsuitable: for
-        vit-s14 it gives 0.28, photographs give 0.14, and this noise gives 0.15.
+        Norm and positions are not applied. White noise is unsuitable: for vit-s14 it
+        gives 0.28, photographs give 0.14, and this noise gives 0.15.
         """
         noise = natural_noise(8, 8 * self.patch_size).expand(-1, 3, -1, -1)
         patches = F.conv2d(noise, self.kernel, self.bias, self.patch_size)
@@ -405,11 +399,11 @@ def prefix_and_places(
 ) -> tuple[Tensor, Tensor | None]:
     """Return prefix tokens [P, D] and the position embeddings of the grid.
 
-    The positions of prefix tokens are added to them. The position embeddings [gh,
-    gw, D] are None if ``table`` is. ``tokens``: parameters of prefix tokens (CLS,
-    registers), each [1, n, D] or None. ``table``: position embeddings [1, N, D] of
-    the first prefix tokens, if these have any, then of the ``grid``; None:
-    positions are relative.
+    The positions of prefix tokens are added to them. The position embeddings [gh, gw,
+    D] are None if ``table`` is. ``tokens``: parameters of prefix tokens (CLS,
+    registers), each [1, n, D] or None. ``table``: position embeddings [1, N, D] of the
+    first prefix tokens, if these have any, then of the ``grid``; None: positions are
+    relative.
     """
     width = projection.out_channels
     present_tokens = [token.detach()[0] for token in tokens if token is not None]
@@ -429,8 +423,8 @@ def natural_noise(num_images: int, size: int) -> Tensor:
     """Return random grey images [N, 1, size, size], N = ``num_images``.
 
     They have mean 0 and variance 1, and a fixed seed. Their amplitude falls with
-    frequency f as f^-1.2, as natural scenes do on average (Tolhurst, Tadmor and
-    Chao 1992).
+    frequency f as f^-1.2, as natural scenes do on average (Tolhurst, Tadmor and Chao
+    1992).
     """
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(num_images, 1, size, size, generator=generator)

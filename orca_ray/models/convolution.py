@@ -42,8 +42,8 @@ class Architecture:
     dilation: int
     """Distance between neighbouring points that a kernel sees."""
     blocks: int
-    """Number of residual blocks, of two convolutions each, in each of the
-    `NUM_STAGES` stages.
+    """Number of residual blocks, of two convolutions each, in each of the `NUM_STAGES`
+    stages.
     """
     width: int
     """Number of channels in the first stage."""
@@ -174,11 +174,10 @@ class ResidualBody(_StagesBody):
 class PlainBody(_StagesBody):
     """Body of plain convolutions on images, [B, T, D] -> [B, S, F].
 
-    After Simonyan and Zisserman, 2015, arXiv:1409.1556. A stage has two
-    convolutions for each block; the embedder is the first of all. Norm and ReLU
-    follow each convolution, dropout the second of a block, and a max pool each
-    stage, of sides with at least two positions; each stage has twice the channels
-    of the last.
+    After Simonyan and Zisserman, 2015, arXiv:1409.1556. A stage has two convolutions
+    for each block; the embedder is the first of all. Norm and ReLU follow each
+    convolution, dropout the second of a block, and a max pool each stage, of sides with
+    at least two positions; each stage has twice the channels of the last.
     """
 
     views: Tensor
@@ -226,8 +225,8 @@ def _plain_stage(
 ) -> list[nn.Module]:
     """Return the layers of a stage of `PlainBody`, without its pool.
 
-    ``width`` is the number of input channels, which all stages but the first
-    double. The first convolution of the first stage is the embedder.
+    ``width`` is the number of input channels, which all stages but the first double.
+    The first convolution of the first stage is the embedder.
     """
     layers: list[nn.Module] = []
     first = 1 if stage == 0 else 0

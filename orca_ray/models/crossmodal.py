@@ -32,8 +32,8 @@ NUM_COLOURS = 3
 def pooled(features_BSF: Tensor, pooling: Pooling) -> Tensor:
     """Return one feature per input, [B, F].
 
-    It is the mean of the input's S features or, if ``pooling`` is ``last``, the
-    last one.
+    It is the mean of the input's S features or, if ``pooling`` is ``last``, the last
+    one.
     """
     return features_BSF.mean(dim=1) if pooling == "mean" else features_BSF[:, -1]
 
@@ -41,8 +41,8 @@ def pooled(features_BSF: Tensor, pooling: Pooling) -> Tensor:
 class PooledHead(nn.Module):
     """Head for classes, labels and scalars: a linear layer on the pooled features.
 
-    Pooling is the mean over the S features, as in ORCA's code. For causal bodies it
-    is the last feature, the only one that depends on all tokens (`Body.pooling`).
+    Pooling is the mean over the S features, as in ORCA's code. For causal bodies it is
+    the last feature, the only one that depends on all tokens (`Body.pooling`).
     """
 
     def __init__(
@@ -63,8 +63,8 @@ class DenseHead(nn.Module):
     """Head for fields: features predict patches, which tile a canvas.
 
     The canvas has as many axes as the layout of the features. A 2-D field on a 1-D
-    canvas is flattened row by row. A 1-D field on a 2-D canvas is folded into a
-    nearly square image, as `fold_shape` does for inputs.
+    canvas is flattened row by row. A 1-D field on a 2-D canvas is folded into a nearly
+    square image, as `fold_shape` does for inputs.
     """
 
     def __init__(
@@ -79,14 +79,13 @@ class DenseHead(nn.Module):
     ) -> None:
         """Predict fields of ``shape`` from features of ``layout``.
 
-        The last axes of the fields, of sizes ``space``, are spatial. ``patch``:
-        side of the embedder's patches, if input and field have the same size;
-        predictions beyond the canvas are cut off. None: the smallest patches
-        that cover the canvas; the predictions are interpolated to its size.
-        ``pooled``: a patch consists of averages over the feature's components,
-        as in ORCA's code, and is not learned. If there are several channels,
-        each is an average over consecutive components; ORCA's tasks for text
-        bodies have one channel.
+        The last axes of the fields, of sizes ``space``, are spatial. ``patch``: side of
+        the embedder's patches, if input and field have the same size; predictions
+        beyond the canvas are cut off. None: the smallest patches that cover the canvas;
+        the predictions are interpolated to its size. ``pooled``: a patch consists of
+        averages over the feature's components, as in ORCA's code, and is not learned.
+        If there are several channels, each is an average over consecutive components;
+        ORCA's tasks for text bodies have one channel.
         """
         super().__init__()
         self.layout = layout
@@ -135,12 +134,11 @@ class DenseHead(nn.Module):
 class DecodedHead(DenseHead):
     """Head for fields of image bodies in ORCA's code.
 
-    It is Hugging Face's decoder of masked images, followed by averages. A linear
-    layer maps each feature to its part of an RGB image of the embedder's size.
-    Averages over the colours give the O channels, and averages over pixels the size
-    of the field. The layer starts as the decoder does without pretrained weights,
-    which the checkpoints of ORCA's bodies lack. A 1-D field is folded as by
-    `DenseHead`.
+    It is Hugging Face's decoder of masked images, followed by averages. A linear layer
+    maps each feature to its part of an RGB image of the embedder's size. Averages over
+    the colours give the O channels, and averages over pixels the size of the field. The
+    layer starts as the decoder does without pretrained weights, which the checkpoints
+    of ORCA's bodies lack. A 1-D field is folded as by `DenseHead`.
     """
 
     def __init__(
@@ -196,10 +194,9 @@ def build_head(
     """Build the head of ``target``.
 
     ``layout`` is that of the features, ``input_size`` the input's spatial size.
-    ``patch`` and ``image_size`` are the embedder's, ``dense`` is
-    `HeadConfig.dense`, ``pooling`` is `Body.pooling`. A dense target with two axes
-    is a field (height, width) for a 2-D input, and (channels, length) for a 1-D
-    input.
+    ``patch`` and ``image_size`` are the embedder's, ``dense`` is `HeadConfig.dense`,
+    ``pooling`` is `Body.pooling`. A dense target with two axes is a field (height,
+    width) for a 2-D input, and (channels, length) for a 1-D input.
     """
     if target.kind != "dense":
         return PooledHead(feature_width, target, pooling)
@@ -236,8 +233,8 @@ class CrossModalModel(nn.Module):
     ) -> None:
         """Assemble the parts.
 
-        ``statistics``: mean and deviation that standardise inputs, each [C, 1]
-        or [C, 1, 1].
+        ``statistics``: mean and deviation that standardise inputs, each [C, 1] or [C,
+        1, 1].
         """
         super().__init__()
         mean, deviation = (None, None) if statistics is None else statistics
@@ -273,10 +270,10 @@ class CrossModalModel(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return predictions [B, *target.output_shape] for raw inputs.
 
-        They are logits for classes and labels, else values. Under autocast,
-        only the body computes in lower precision. Embedder and head keep
-        float32: they are cheap, and the inputs and predictions of a regression
-        need more precision than bfloat16 has.
+        They are logits for classes and labels, else values. Under autocast, only the
+        body computes in lower precision. Embedder and head keep float32: they are
+        cheap, and the inputs and predictions of a regression need more precision than
+        bfloat16 has.
         """
         with torch.autocast(x.device.type, enabled=False):
             tokens_BTD = self.embed(x)

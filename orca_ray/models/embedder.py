@@ -25,12 +25,12 @@ class Embedder(nn.Module):
     layout: Layout
     """Layout of the tokens, not counting prefix tokens."""
     patch: int | None = None
-    """Side of the patches that the padded input is cut into; None: the input is
-    resized instead of padded.
+    """Side of the patches that the padded input is cut into; None: the input is resized
+    instead of padded.
     """
     image_size: int | None = None
-    """Side in pixels that the input is resized to; None: the input is padded
-    instead of resized.
+    """Side in pixels that the input is resized to; None: the input is padded instead of
+    resized.
     """
 
 
@@ -38,8 +38,8 @@ class PatchEmbedder(Embedder):
     """Base of embedders for a pretrained body; a token is a patch of the input.
 
     The embedder has its own trainable copies of the body's position embeddings and
-    norm; with the initialisation ``random``, the norm is new. ``dropout`` has an
-    effect with the initialisation ``body`` only, as in ORCA's code.
+    norm; with the initialisation ``random``, the norm is new. ``dropout`` has an effect
+    with the initialisation ``body`` only, as in ORCA's code.
     """
 
     def __init__(
@@ -214,12 +214,12 @@ def _copy_words(projection: nn.Conv1d | nn.Conv2d, stem: TextStem, seed: int) ->
     """Initialise the projection with statistics of the word embeddings.
 
     The kernel gets differences of random word embeddings, the bias the mean word
-    embedding. For a patch of n values, each kernel column is s (e_i - e_j) / sqrt(2
-    n), with embeddings e of random words i, j. For white inputs of unit variance,
-    tokens then have the mean of the body's word embeddings and s² times their
-    covariance. For fully correlated inputs, they have the same mean and on average
-    the same RMS. The scale s <= 1, `TextStem.token_rms` divided by the RMS of the
-    word embeddings, keeps tokens from dominating position embeddings.
+    embedding. For a patch of n values, each kernel column is s (e_i - e_j) / sqrt(2 n),
+    with embeddings e of random words i, j. For white inputs of unit variance, tokens
+    then have the mean of the body's word embeddings and s² times their covariance. For
+    fully correlated inputs, they have the same mean and on average the same RMS. The
+    scale s <= 1, `TextStem.token_rms` divided by the RMS of the word embeddings, keeps
+    tokens from dominating position embeddings.
     """
     weight = projection.weight
     num_inputs = weight[0].numel()

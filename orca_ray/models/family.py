@@ -34,26 +34,26 @@ def _set_depths(config: Any, depths: list[int]) -> None:
 class Family:
     """Definition of one family of bodies, such as Swin.
 
-    A *specification* describes a model: its configuration in the Hugging Face
-    library, the model itself in timm.
+    A *specification* describes a model: its configuration in the Hugging Face library,
+    the model itself in timm.
     """
 
     name: str
     modality: ModalityName
     library: Library = "transformers"
     model_types: Sequence[str] = ()
-    """Values of ``config.model_type`` that belong to this family; `resembles` is
-    not called for them.
+    """Values of ``config.model_type`` that belong to this family; `resembles` is not
+    called for them.
     """
     resembles: Callable[[Any], bool] = lambda specification: False
     """Returns whether a specification belongs to this family.
 
-    It is asked about model types that no family lists. Families of plug-ins come
-    last, so that most of them must list their model types.
+    It is asked about model types that no family lists. Families of plug-ins come last,
+    so that most of them must list their model types.
     """
     depths: Callable[[Any], list[int]] = lambda config: [config.num_hidden_layers]
-    """Returns the number of layers in each stage of a specification; a model
-    without stages counts as one stage.
+    """Returns the number of layers in each stage of a specification; a model without
+    stages counts as one stage.
     """
     set_depths: Callable[[Any, list[int]], None] = _set_depths
     """Reduces the layers of each stage of a specification, in place, to the given
@@ -122,10 +122,10 @@ def keep_layers(
 ) -> None:
     """Reduce a specification in place to ``layers`` layers; None keeps all.
 
-    Each removed layer is the last one of the stage that has most layers at that
-    moment. No stage disappears, so the features keep their width and resolution.
-    Raises UserError, which names the ``body``, if the specification has fewer
-    layers, or more stages, than ``layers``.
+    Each removed layer is the last one of the stage that has most layers at that moment.
+    No stage disappears, so the features keep their width and resolution. Raises
+    UserError, which names the ``body``, if the specification has fewer layers, or more
+    stages, than ``layers``.
     """
     if layers is None:
         return

@@ -94,9 +94,9 @@ class FeatureBody(Body):
 class LimitedBody(Body):
     """Body that clips the features of another one to a range.
 
-    The range is around the features of the training samples; see `set_limits`. A
-    linear model of features that are far from all training samples, as heavy tails
-    have them, predicts any number.
+    The range is around the features of the training samples; see `set_limits`. A linear
+    model of features that are far from all training samples, as heavy tails have them,
+    predicts any number.
     """
 
     low: Tensor
@@ -186,8 +186,7 @@ def _check_buffers(body: FittedBody, _: Any) -> None:
 class StoredBody(FittedBody):
     """Base of bodies that compare features with stored ones.
 
-    It maps [B, 1, F] to [B, 1, K]. The stored features are those of training
-    samples.
+    It maps [B, 1, F] to [B, 1, K]. The stored features are those of training samples.
     """
 
     resized = ("keys", "values")
@@ -297,8 +296,8 @@ class KernelBody(StoredBody):
 class ProbabilityHead(nn.Module):
     """Head without parameters that turns mean targets [B, 1, K] into logits.
 
-    Numbers and fields stay as they are. Probabilities are kept at least ``floor``
-    away from 0 and 1.
+    Numbers and fields stay as they are. Probabilities are kept at least ``floor`` away
+    from 0 and 1.
     """
 
     def __init__(self, target: Target, floor: float = 1e-6) -> None:
@@ -416,8 +415,7 @@ def _gradients(grey_B1HW: Tensor) -> list[Tensor]:
 def _colours(x_BCHW: Tensor) -> list[Tensor]:
     """Return statistics of each channel.
 
-    They are means and deviations of 4 x 4 cells, and nine quantiles of the whole
-    image.
+    They are means and deviations of 4 x 4 cells, and nine quantiles of the whole image.
     """
     means = _averaged(x_BCHW, 4)
     variances = _averaged(x_BCHW.square(), 4) - means.square()

@@ -30,8 +30,8 @@ class SpectralConvolution(nn.Module):
     """Module that multiplies the lowest frequencies of a field by complex matrices.
 
     The field is [B, width, H, W]; the products are computed in float32. Along W,
-    frequencies 0 to ``modes`` - 1 are kept, along H ``-modes`` to ``modes`` - 1, or
-    all if there are fewer; all others become 0. A 1-D field has H = 1.
+    frequencies 0 to ``modes`` - 1 are kept, along H ``-modes`` to ``modes`` - 1, or all
+    if there are fewer; all others become 0. A 1-D field has H = 1.
     """
 
     def __init__(self, width: int, size: tuple[int, int], modes: int) -> None:
@@ -90,8 +90,8 @@ class SpectralConvolution(nn.Module):
 class FourierEmbedder(Embedder):
     """Embedder that lifts each point of a field to a token.
 
-    A token is a linear function of the point's channels and coordinates, which are
-    in [0, 1].
+    A token is a linear function of the point's channels and coordinates, which are in
+    [0, 1].
     """
 
     coordinates: Tensor
@@ -170,10 +170,10 @@ def build_field_model(
 ) -> CrossModalModel:
     """Build a network from fields, with their coordinates, to a dense target.
 
-    Inputs have the shape (C, L) or (C, H, W). ``make`` returns the body for tokens
-    of a layout and of ``width``, e.g. a `FourierBody`; it has a feature for each
-    point. ``seed`` determines the initial parameters. ``statistics``: mean and
-    deviation of each input channel; None: inputs are already standardised.
+    Inputs have the shape (C, L) or (C, H, W). ``make`` returns the body for tokens of a
+    layout and of ``width``, e.g. a `FourierBody`; it has a feature for each point.
+    ``seed`` determines the initial parameters. ``statistics``: mean and deviation of
+    each input channel; None: inputs are already standardised.
     """
     with seeded(seed):
         embedder = FourierEmbedder(input_shape, width)

@@ -79,9 +79,9 @@ def local_file(base: str, name: str) -> Path | None:
 def check_hub(base: str, *names: str) -> None:
     """Raise download.Failed if the hub is needed and does not answer.
 
-    It is needed if no file of ``names`` is on this machine. With
-    ``HF_HUB_OFFLINE``, nothing is checked. The hub's own client waits for many
-    minutes if a server never answers.
+    It is needed if no file of ``names`` is on this machine. With ``HF_HUB_OFFLINE``,
+    nothing is checked. The hub's own client waits for many minutes if a server never
+    answers.
     """
     from huggingface_hub import constants
 
@@ -127,8 +127,8 @@ def weight_files(base: str) -> list[Path]:
 def check_weights(base: str) -> None:
     """Raise UserError if weights on this machine cannot be read.
 
-    Only names and shapes of tensors are read, no values. A hub name whose weights
-    are not yet downloaded is accepted.
+    Only names and shapes of tensors are read, no values. A hub name whose weights are
+    not yet downloaded is accepted.
     """
     paths = weight_files(base)
     if not paths and Path(base).is_dir():
@@ -270,9 +270,9 @@ def _check_pickle(base: str, path: Path) -> None:
 def read_config(base: str) -> Any:
     """Return the Hugging Face configuration of ``base``.
 
-    ``base`` is a packaged body, a local directory or a hub name. Raises UserError
-    if the configuration does not exist, cannot be read, or asks for Python code
-    from its repository.
+    ``base`` is a packaged body, a local directory or a hub name. Raises UserError if
+    the configuration does not exist, cannot be read, or asks for Python code from its
+    repository.
     """
     from transformers import AutoConfig, PreTrainedConfig
 
@@ -297,9 +297,9 @@ def read_config(base: str) -> Any:
 def make_config(base: str, values: dict[str, Any]) -> Any:
     """Return the Hugging Face configuration with ``values``.
 
-    The values may come from a stranger. Raises UserError if they ask for code from
-    the hub or for too many layers. transformers raises many types of exceptions if
-    it does not know ``model_type`` or refuses a value.
+    The values may come from a stranger. Raises UserError if they ask for code from the
+    hub or for too many layers. transformers raises many types of exceptions if it does
+    not know ``model_type`` or refuses a value.
     """
     from transformers import CONFIG_MAPPING
 
@@ -361,8 +361,8 @@ def check_size(base: str, config: Any) -> tuple[Family, int]:
     """Return the family of a configuration and its model's number of parameters.
 
     The model is built on torch's meta device, which allocates no memory. Raises
-    UserError if the configuration belongs to no family, or if the model is too
-    large or cannot be built.
+    UserError if the configuration belongs to no family, or if the model is too large or
+    cannot be built.
     """
     from transformers import AutoModel
 

@@ -161,11 +161,10 @@ class MiniRocketBody(Body):
 class HydraBody(Body):
     """Body that maps series [B, L, C] to features [B, 1, F] of Hydra.
 
-    Its random kernels are not trained. With each of the dilations 1, 2, 4, ...,
-    half of the groups see the series, and half its differences. For each kernel
-    there are two features: the square root of the sum of its outputs where they are
-    the largest of its group, and that of the number of positions where they are the
-    smallest.
+    Its random kernels are not trained. With each of the dilations 1, 2, 4, ..., half of
+    the groups see the series, and half its differences. For each kernel there are two
+    features: the square root of the sum of its outputs where they are the largest of
+    its group, and that of the number of positions where they are the smallest.
     """
 
     modality = "sequence"
@@ -176,8 +175,7 @@ class HydraBody(Body):
     ) -> None:
         """Draw the weights by ``seed``.
 
-        There are ``groups`` groups, an even number, of ``kernels`` kernels
-        each.
+        There are ``groups`` groups, an even number, of ``kernels`` kernels each.
         """
         super().__init__()
         self._kernels = kernels
@@ -288,9 +286,9 @@ def build_series_model(
 ) -> CrossModalModel:
     """Build a model of a body's features of series, with a linear head.
 
-    ``body`` maps series (C, L) with L >= `LENGTH` to features; the head is
-    initially 0. ``statistics``: mean and deviation of each input channel; None:
-    inputs are already standardised.
+    ``body`` maps series (C, L) with L >= `LENGTH` to features; the head is initially 0.
+    ``statistics``: mean and deviation of each input channel; None: inputs are already
+    standardised.
     """
     head = build_head(body.feature_width, (1,), target, input_shape[1:], None)
     for parameter in head.parameters():

@@ -33,8 +33,8 @@ class Mixture(nn.Module):
     ) -> None:
         """Average the outputs [B, ...] of ``networks``.
 
-        ``weights`` are scaled to the sum 1. ``temperature`` divides the logits
-        of the average, which changes probabilities but no decision.
+        ``weights`` are scaled to the sum 1. ``temperature`` divides the logits of the
+        average, which changes probabilities but no decision.
         """
         super().__init__()
         self.networks = list(networks)
@@ -54,9 +54,8 @@ class Mixture(nn.Module):
     def combined(self, outputs: Iterable[Tensor]) -> Tensor:
         """Return the average of the outputs [B, ...] of all members.
 
-        At most two of the outputs are in memory at a time. Logits of mean
-        probabilities are computed from logarithms, so that certain predictions
-        do not become ties.
+        At most two of the outputs are in memory at a time. Logits of mean probabilities
+        are computed from logarithms, so that certain predictions do not become ties.
         """
         if self._average == "values":
             weighted_outputs = (

@@ -31,8 +31,8 @@ class EmbedderConfig(Config):
     image_size: Annotated[
         int, partial(must, "1 to 4096", lambda value: 1 <= value <= 4096)
     ] = 56
-    """Side in pixels that inputs of a 2-D body are resized to, rounded to a
-    multiple of the body's patch side.
+    """Side in pixels that inputs of a 2-D body are resized to, rounded to a multiple of
+    the body's patch side.
     """
     patching: Annotated[Patching, partial(one_of, get_args(Patching))] = "pad"
     """How a series is cut. ``pad``: into the smallest patches that give at most
@@ -71,8 +71,8 @@ def patch_side(
     """Return the smallest patch side that gives at most ``most_tokens`` patches.
 
     ``size`` is the size of the input, which is padded to whole patches. With
-    ``divides``, the side must also divide the length of a series, so that no
-    padding is needed; images ignore this.
+    ``divides``, the side must also divide the length of a series, so that no padding is
+    needed; images ignore this.
     """
     points_per_token = math.prod(size) / most_tokens
     side = max(1, math.floor(math.pow(points_per_token, 1 / len(size))))
@@ -103,29 +103,28 @@ def _sequence_tokens(
 class Modality:
     """Kind of body, defined by its pretraining data (text or images).
 
-    It holds everything that depends on the kind. To add a modality, add an instance
-    to `_ALL`, and its embedder to `embedder.EMBEDDERS`.
+    It holds everything that depends on the kind. To add a modality, add an instance to
+    `_ALL`, and its embedder to `embedder.EMBEDDERS`.
     """
 
     name: ModalityName
     paper_source: str
-    """Name of the ORCA paper's alignment source: data whose features an embedder
-    learns to match. It is the default source.
+    """Name of the ORCA paper's alignment source: data whose features an embedder learns
+    to match. It is the default source.
     """
     stand_in: str
-    """Name of the alignment source that replaces ``paper_source`` where that cannot
-    be fetched; it comes in Python packages.
+    """Name of the alignment source that replaces ``paper_source`` where that cannot be
+    fetched; it comes in Python packages.
     """
     source_size: Callable[[int, int], tuple[int, int]]
-    """Maps (image size, number of tokens) to the arguments for an alignment source
-    of this modality; the quantity that its samples do not have becomes 0.
+    """Maps (image size, number of tokens) to the arguments for an alignment source of
+    this modality; the quantity that its samples do not have becomes 0.
     """
     num_tokens: Callable[..., float]
-    """Returns the number of tokens of one sample, without prefix tokens and
-    padding.
+    """Returns the number of tokens of one sample, without prefix tokens and padding.
 
-    It serves estimates of cost. Arguments: input shape, (C, L), (C, H, W) or None
-    if not yet known; `EmbedderConfig`; ``patch_size`` of a 2-D body.
+    It serves estimates of cost. Arguments: input shape, (C, L), (C, H, W) or None if
+    not yet known; `EmbedderConfig`; ``patch_size`` of a 2-D body.
     """
     paper_embedder: Callable[[int], Mapping[str, int | str]]
     """Returns the fields of `EmbedderConfig` that reproduce the paper, given its

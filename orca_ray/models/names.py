@@ -32,12 +32,12 @@ class BodyInfo:
     source: str
     available: Literal["packaged", "hub"] = "hub"
     patch_size: int = 16
-    """Side of a patch in pixels; for Swin, that of a token in its third stage,
-    which has most of its layers.
+    """Side of a patch in pixels; for Swin, that of a token in its third stage, which
+    has most of its layers.
     """
     corpus: str = ""
-    """Name in `CORPORA` of the data that the weights were pretrained on; "" if
-    nothing is stated of these data.
+    """Name in `CORPORA` of the data that the weights were pretrained on; "" if nothing
+    is stated of these data.
     """
 
 
@@ -50,12 +50,12 @@ class PackagedBody(BodyInfo):
     members: tuple[str, ...]
     """Path of the weights, or of a part of them, in each package."""
     sha256: str
-    """SHA-256 of the file with the weights: safetensors, or the ONNX file or
-    checkpoint that is converted to it.
+    """SHA-256 of the file with the weights: safetensors, or the ONNX file or checkpoint
+    that is converted to it.
     """
     config: Mapping[str, Any] = field(repr=False)
-    """Values of the Hugging Face configuration that are not its class's defaults;
-    no file is needed to build the model.
+    """Values of the Hugging Face configuration that are not its class's defaults; no
+    file is needed to build the model.
     """
 
 
@@ -146,8 +146,8 @@ def check_misspelt_body(name: str) -> None:
 def parse_body_name(name: str) -> tuple[str, int | None]:
     """Split ``"minilm-l6:layers=4"`` into ``("minilm-l6", 4)``.
 
-    Without a suffix, the second part is None. Raises UserError for any other
-    suffix, and for more layers than a packaged body has.
+    Without a suffix, the second part is None. Raises UserError for any other suffix,
+    and for more layers than a packaged body has.
     """
     base, separator, suffix = name.rpartition(":layers=")
     if not separator:

@@ -29,11 +29,11 @@ _PREFIX = "backbone."
 def read_dinov2(path: Path) -> dict[str, Tensor]:
     """Return the state dictionary of a Hugging Face Dinov2Model from an ONNX file.
 
-    The tensors have the published names and shapes. The ONNX exporter transposed
-    linear weights and dropped their names; each gets its name from the bias in the
-    ``Add`` that follows its ``MatMul``. The exporter also split the position
-    embeddings into those of CLS and of the grid. Raises UserError if the file is
-    unreadable or does not hold a DINOv2 backbone of 12 layers.
+    The tensors have the published names and shapes. The ONNX exporter transposed linear
+    weights and dropped their names; each gets its name from the bias in the ``Add``
+    that follows its ``MatMul``. The exporter also split the position embeddings into
+    those of CLS and of the grid. Raises UserError if the file is unreadable or does not
+    hold a DINOv2 backbone of 12 layers.
     """
     import onnx
     from onnx import numpy_helper
@@ -96,8 +96,8 @@ def _linear_weights(graph: Any, values: dict[str, Any]) -> dict[str, str]:
 def _positions(graph: Any, values: dict[str, Any]) -> tuple[str, str]:
     """Return the initialisers' names of both position tables.
 
-    The first is the table [1, 1, D] of CLS, the second that of the grid, [1, gh *
-    gw, D].
+    The first is the table [1, 1, D] of CLS, the second that of the grid, [1, gh * gw,
+    D].
     """
     tables = [
         (node.op_type, name)

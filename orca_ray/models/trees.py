@@ -38,8 +38,8 @@ class Tree(NamedTuple):
     """
 
     nodes: np.ndarray
-    """Feature, left child, right child, and whether missing values go right [N, 4];
-    a leaf is its own child.
+    """Feature, left child, right child, and whether missing values go right [N, 4]; a
+    leaf is its own child.
     """
     thresholds: np.ndarray
     """Values [N] above which a sample goes right, float64."""
@@ -58,8 +58,8 @@ class TreeBody(FittedBody):
     thresholds: Tensor
     values: Tensor
     sizes: Tensor
-    """Number of nodes of each tree; the other buffers have the nodes of all trees,
-    one tree after the other.
+    """Number of nodes of each tree; the other buffers have the nodes of all trees, one
+    tree after the other.
     """
 
     def __init__(self, num_features: int, num_outputs: int, values: Tensor) -> None:
@@ -225,8 +225,8 @@ class ForestBody(TreeBody):
 class BoostedBody(TreeBody):
     """Body that sums the leaves that samples reach: [B, 1, F] -> [B, 1, K].
 
-    The trees take turns for K outputs. With two classes, the trees have one output,
-    the log-odds of class 1; the logit of class 0 is 0.
+    The trees take turns for K outputs. With two classes, the trees have one output, the
+    log-odds of class 1; the logit of class 0 is 0.
     """
 
     def __init__(self, target: Target, num_features: int) -> None:
@@ -256,8 +256,8 @@ class BoostedBody(TreeBody):
     def sums(self, tokens_BTD: Tensor, start_BK: Tensor | None = None) -> Tensor:
         """Return the sums of the leaves' values, float64 [B, K].
 
-        The values are added one by one to ``start_BK`` (None: 0), as by
-        LightGBM. K counts the outputs that have trees.
+        The values are added one by one to ``start_BK`` (None: 0), as by LightGBM. K
+        counts the outputs that have trees.
         """
         values = self.leaves(tokens_BTD)
         num_rows = values.shape[0]

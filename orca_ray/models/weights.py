@@ -60,9 +60,8 @@ class BodyArchitecture:
     name: str
     """Name of the described body, with the suffix ``:layers=N`` if it has one."""
     values: Mapping[str, Any]
-    """All values of the Hugging Face configuration after layers were removed, but
-    those that name where the model was trained or that no body uses; empty for a
-    timm model.
+    """All values of the Hugging Face configuration after layers were removed, but those
+    that name where the model was trained or that no body uses; empty for a timm model.
     """
     attention: str | None = None
     """Attention implementation that the configuration asks for; None: the library's
@@ -74,8 +73,7 @@ def describe_body(name: str) -> BodyArchitecture:
     """Return the architecture of a body.
 
     Its configuration must be on this machine or at the hub. Raises UserError for an
-    invalid name, and for a configuration that is unreadable or belongs to no
-    family.
+    invalid name, and for a configuration that is unreadable or belongs to no family.
     """
     base, layers = parse_body_name(name)
     if base.startswith(TIMM):
@@ -171,8 +169,8 @@ def check_body(name: str, *, pretrained: bool = True) -> None:
     """Raise UserError for a body that `load_body` is known to refuse.
 
     It checks the name, the configuration, the declared size and, if ``pretrained``,
-    that the weights on this machine can be read; for timm and packaged bodies, the
-    name alone. It takes under a second and runs no code of the body.
+    that the weights on this machine can be read; for timm and packaged bodies, the name
+    alone. It takes under a second and runs no code of the body.
     """
     base, layers = parse_body_name(name)
     if base.startswith(TIMM):
@@ -334,8 +332,8 @@ these.
 class AtMost(TorchFunctionMode):
     """Context in which torch makes at most ``num_values`` new values in total.
 
-    New tensors are those made from shapes. Raises UserError for the tensor that
-    exceeds the limit, and for shapes that no tensor can have.
+    New tensors are those made from shapes. Raises UserError for the tensor that exceeds
+    the limit, and for shapes that no tensor can have.
     """
 
     def __init__(self, num_values: int) -> None:

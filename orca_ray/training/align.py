@@ -48,13 +48,13 @@ _log = logging.getLogger(__name__)
 class AlignLoop:
     """Loop that trains ``model.embedder`` to minimise a distance.
 
-    One `step` is one epoch and one optimiser step. Each epoch draws a random subset
-    of the training set. The distance compares the subset's ``model.features`` and
-    classes (k-means clusters of the targets if the task has no classes) with the
-    source features. The embedder is in evaluation mode, as for the source features.
-    A subset too large for one forward pass is split into chunks, whose activations
-    the backward pass recomputes. On a plateau of the distance, the schedule skips
-    to its next learning rate, or the stage ends.
+    One `step` is one epoch and one optimiser step. Each epoch draws a random subset of
+    the training set. The distance compares the subset's ``model.features`` and classes
+    (k-means clusters of the targets if the task has no classes) with the source
+    features. The embedder is in evaluation mode, as for the source features. A subset
+    too large for one forward pass is split into chunks, whose activations the backward
+    pass recomputes. On a plateau of the distance, the schedule skips to its next
+    learning rate, or the stage ends.
     """
 
     def __init__(
@@ -105,8 +105,8 @@ class AlignLoop:
         self._position = 0
         self.epoch = 0
         self.plateaued = False
-        """Whether plateaus of the distance made the stage end before
-        ``config.epochs`` epochs.
+        """Whether plateaus of the distance made the stage end before ``config.epochs``
+        epochs.
         """
         self.distance_before: float | None = None
         """Distance of a fixed sample before the first epoch; None until measured."""
@@ -128,8 +128,8 @@ class AlignLoop:
     def done(self) -> bool:
         """Whether the stage has ended.
 
-        All epochs have run, or the distance has reached a plateau at the last
-        learning rate.
+        All epochs have run, or the distance has reached a plateau at the last learning
+        rate.
         """
         return self._position >= self._config.epochs
 
@@ -144,8 +144,7 @@ class AlignLoop:
     def step(self) -> AlignEpoch:
         """Run one epoch and return its report.
 
-        Raises NotFiniteError if the features or the distance are NaN or
-        infinite.
+        Raises NotFiniteError if the features or the distance are NaN or infinite.
         """
         assert not self.done, "all align epochs have run"
         started = perf_counter()
@@ -170,9 +169,9 @@ class AlignLoop:
     def distance_of(self, indices: np.ndarray) -> Tensor:
         """Return the scalar distance of training samples from the source.
 
-        It is differentiable; ``indices`` [n] are those of the samples. The
-        embedder is in evaluation mode. Raises NotFiniteError if a feature or
-        the distance is NaN or infinite.
+        It is differentiable; ``indices`` [n] are those of the samples. The embedder is
+        in evaluation mode. Raises NotFiniteError if a feature or the distance is NaN or
+        infinite.
         """
         labels = torch.from_numpy(self._labels[indices]).to(self._device)
         class_shares = torch.from_numpy(self._index.shares_of(indices))
@@ -196,9 +195,9 @@ class AlignLoop:
     def alignment(self) -> Alignment | None:
         """Return the result of the stage; None until `done`.
 
-        It is always None if the loop was resumed: the first epochs may have run
-        on other hardware, so the result must not be cached. On a CPU, the
-        tensors are no copies: they share the embedder's memory.
+        It is always None if the loop was resumed: the first epochs may have run on
+        other hardware, so the result must not be cached. On a CPU, the tensors are no
+        copies: they share the embedder's memory.
         """
         if not self.done or not self._history:
             return None
@@ -328,8 +327,8 @@ _BLOCK_ROWS = 32
 class Probe:
     """Probe that scores the present embedder of ``model`` by ridge regression.
 
-    It uses at most `NUM_SAMPLES` random samples. A call costs one forward pass of
-    these samples, and the regression, which takes 0.1 s for 512 samples.
+    It uses at most `NUM_SAMPLES` random samples. A call costs one forward pass of these
+    samples, and the regression, which takes 0.1 s for 512 samples.
     """
 
     def __init__(
@@ -391,9 +390,9 @@ def _draw_samples(splits: Sequence[Split], seed: int) -> list[np.ndarray]:
 def encoded_targets(parts: Sequence[tuple[Rows, Array]], target: Target) -> Tensor:
     """Return targets as numbers [n, C] float64.
 
-    ``parts`` are the targets ``y`` and the chosen indices of each split. Classes
-    are one-hot. Fields of more than 4096 numbers are reduced by a random sketch,
-    which keeps distances.
+    ``parts`` are the targets ``y`` and the chosen indices of each split. Classes are
+    one-hot. Fields of more than 4096 numbers are reduced by a random sketch, which
+    keeps distances.
     """
     if target.kind == "classes":
         labels = np.concatenate([y[indices] for y, indices in parts])
@@ -417,10 +416,10 @@ def encoded_targets(parts: Sequence[tuple[Rows, Array]], target: Target) -> Tens
 def ridge_errors(features_nF: Tensor, targets_nC: Tensor) -> Tensor:
     """Return the relative squared error [n] of predicting each sample.
 
-    A ridge regression on all other samples predicts it. Features are standardised.
-    All left-out predictions follow from one decomposition; the penalty of
-    `PENALTIES` with the lowest mean error is used. Errors are divided by the
-    targets' variance: predicting the mean target has error 1.
+    A ridge regression on all other samples predicts it. Features are standardised. All
+    left-out predictions follow from one decomposition; the penalty of `PENALTIES` with
+    the lowest mean error is used. Errors are divided by the targets' variance:
+    predicting the mean target has error 1.
     """
     from sklearn.linear_model import RidgeCV
 

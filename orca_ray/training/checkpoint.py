@@ -54,8 +54,8 @@ class ProbePoint:
     epoch: int
     """Number of align epochs that had run; 0: the embedder before aligning."""
     error: float
-    """Mean of `align.ridge_errors`; lower is better, and predicting the mean target
-    has error 1.
+    """Mean of `align.ridge_errors`; lower is better, and predicting the mean target has
+    error 1.
     """
 
 
@@ -71,8 +71,7 @@ class Alignment:
     plateaued: bool
     notes: tuple[str, ...]
     probes: tuple[ProbePoint, ...] = ()
-    """Results of the guard's probes of the embedder, in order; empty without a
-    guard.
+    """Results of the guard's probes of the embedder, in order; empty without a guard.
     """
     chosen: int | None = None
     """Align epoch that the guard chose, after which ``embedder`` was saved; None
@@ -117,8 +116,8 @@ class AlignReplay:
 
     def _publish(self) -> None:
         self.done = self._position >= len(self._reports)
-        """Whether all reports were replayed; until then, attributes have the
-        values of a loop that still runs.
+        """Whether all reports were replayed; until then, attributes have the values of
+        a loop that still runs.
         """
         replayed = self._reports[: self._position]
         self.epoch = max((report.epoch for report in replayed), default=0)
@@ -215,13 +214,12 @@ def alignment_key(
 ) -> str:
     """Return a hash of 32 hex digits of everything that determines an alignment.
 
-    Alignments that may differ, even in one bit, have different keys. The hash
-    covers the arguments and the software and hardware (`environment`). ``model`` is
-    the module whose initial weights determine the alignment: the embedder, or the
-    whole model if a guard probes its features. ``settings`` contains everything
-    else that determines the alignment, including a fingerprint of the task's data.
-    Of each array of ``train`` (inputs, targets), at most 16 MiB of evenly spaced
-    rows are hashed.
+    Alignments that may differ, even in one bit, have different keys. The hash covers
+    the arguments and the software and hardware (`environment`). ``model`` is the module
+    whose initial weights determine the alignment: the embedder, or the whole model if a
+    guard probes its features. ``settings`` contains everything else that determines the
+    alignment, including a fingerprint of the task's data. Of each array of ``train``
+    (inputs, targets), at most 16 MiB of evenly spaced rows are hashed.
     """
     hashed = {"format": _FORMAT, "circumstances": environment(device), **settings}
     tensors: dict[str, Any] = {

@@ -88,10 +88,10 @@ class DataConfig(Config):
     """Options of the data that a trial trains on."""
 
     fraction: Share = 1.0
-    """Share of the training samples that all stages use, drawn with the trial's
-    seed (see `orca_ray.data.prepared.with_train_fraction`). Validation and test
-    stay whole. Prepared data keep the normalisation and ``y_mean``, ``y_std`` that
-    were computed from the whole training split.
+    """Share of the training samples that all stages use, drawn with the trial's seed
+    (see `orca_ray.data.prepared.with_train_fraction`). Validation and test stay whole.
+    Prepared data keep the normalisation and ``y_mean``, ``y_std`` that were computed
+    from the whole training split.
     """
     chooses: Annotated[str, partial(one_of, ("metric", "log_loss"))] = "metric"
     """What of the validation data chooses the epoch: the task's metric, or for classes

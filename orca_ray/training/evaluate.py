@@ -47,8 +47,8 @@ class SplitInputs:
     """Inputs of one split, and the network that processes them."""
 
     inputs: Rows | Tensor
-    """[N, ...]: inputs of the whole model or, if ``network`` is its head, the
-    cached inputs of the head.
+    """[N, ...]: inputs of the whole model or, if ``network`` is its head, the cached
+    inputs of the head.
     """
     network: nn.Module
     precision: Precision
@@ -146,8 +146,8 @@ class Samples:
     ) -> None:
         """Read ``arrays`` [N, ...].
 
-        By default, they are streamed if they exceed `RESIDENT_FRACTION` of a
-        GPU's free memory.
+        By default, they are streamed if they exceed `RESIDENT_FRACTION` of a GPU's free
+        memory.
         """
         if streamed is None:
             streamed = _exceeds_device(arrays, device)
@@ -159,8 +159,8 @@ class Samples:
     def batches(self, selections: Sequence[RowIndex]) -> Iterator[tuple[Tensor, ...]]:
         """Yield, for each selection, the selected rows of every array.
 
-        They are on the device, to be read only. The thread that reads streamed
-        batches ends when the iteration ends or is closed.
+        They are on the device, to be read only. The thread that reads streamed batches
+        ends when the iteration ends or is closed.
         """
         if not self.streamed:
             yield from map(self._read, selections)
@@ -236,8 +236,8 @@ def to_tensor(rows: Rows, device: torch.device) -> Tensor:
 class Objective:
     """Loss and metric of a task, and how to decode model outputs.
 
-    In scalar and dense tasks, loss and metric compare decoded outputs ``output *
-    y_std + y_mean`` with the targets.
+    In scalar and dense tasks, loss and metric compare decoded outputs ``output * y_std
+    + y_mean`` with the targets.
     """
 
     target: Target
@@ -269,10 +269,10 @@ class Objective:
     ) -> Callable[[Tensor, Tensor], Tensor]:
         """Return a function that maps outputs and targets to their mean loss.
 
-        Outputs are [B, *output_shape], targets [B, ...], both on ``device``.
-        Some losses compute class weights from the training targets ``train_y``
-        [N, ...]; UserError if that fails. ``label_smoothing``: share of the
-        loss of a class target that all classes have equally.
+        Outputs are [B, *output_shape], targets [B, ...], both on ``device``. Some
+        losses compute class weights from the training targets ``train_y`` [N, ...];
+        UserError if that fails. ``label_smoothing``: share of the loss of a class
+        target that all classes have equally.
         """
         decode = self.decoder(device)
         loss = get_loss(self.loss).make(train_y, self.target, device)
@@ -299,8 +299,8 @@ def predict(
     """Return decoded predictions [N, *output_shape], and the batch size used.
 
     The predictions, float32, are for the inputs of ``feed``. The batch size used is
-    ``batch_size``, halved until a batch fits in memory. Each of several ranks
-    predicts a part of the samples, and all ranks get the predictions of all. Raises
+    ``batch_size``, halved until a batch fits in memory. Each of several ranks predicts
+    a part of the samples, and all ranks get the predictions of all. Raises
     NotFiniteError if a prediction is NaN or infinite.
     """
     count = len(feed.inputs)

@@ -68,9 +68,8 @@ Compilation takes about a minute.
 class GradientAccumulator:
     """Accumulator of the gradient of each optimiser step's mean loss.
 
-    It sums over micro-batches, without synchronising with the device. Each of
-    several ranks computes the gradient of its share of the samples, and all ranks
-    get the sum.
+    It sums over micro-batches, without synchronising with the device. Each of several
+    ranks computes the gradient of its share of the samples, and all ranks get the sum.
     """
 
     def __init__(
@@ -129,10 +128,10 @@ class GradientAccumulator:
     ) -> Iterator[Tensor]:
         """Yield each step's detached mean loss, with its gradient in ``.grad``.
 
-        A step is an array of sample indices. The caller sets ``.grad`` to None
-        before the next step. If memory runs out, micro-batches are halved and
-        the step is repeated. ``seed``, equal for all steps of an epoch, seeds
-        torch on all ranks but the first.
+        A step is an array of sample indices. The caller sets ``.grad`` to None before
+        the next step. If memory runs out, micro-batches are halved and the step is
+        repeated. ``seed``, equal for all steps of an epoch, seeds torch on all ranks
+        but the first.
         """
         num_done = 0
         while num_done < len(steps):
@@ -150,8 +149,8 @@ class GradientAccumulator:
         """Compile the network if that pays for ``epochs`` epochs.
 
         See `wants_compile`. This is decided once per micro-batch size. Smaller
-        micro-batches (the last of an epoch) run uncompiled, because torch would
-        compile again for every size.
+        micro-batches (the last of an epoch) run uncompiled, because torch would compile
+        again for every size.
         """
         if self._compile_decided:
             return
@@ -212,8 +211,7 @@ class GradientAccumulator:
     def _micro_batches(self, step: np.ndarray) -> list[tuple[np.ndarray, float]]:
         """Return this rank's micro-batches of a step.
 
-        A micro-batch consists of sample indices, and of its share in the step's
-        mean.
+        A micro-batch consists of sample indices, and of its share in the step's mean.
         """
         rank_indices = step[self._ranks.share(len(step))]
         if len(rank_indices) == 0:

@@ -86,8 +86,8 @@ class Precision:
         """Allow TF32 for float32 products on CUDA in the block.
 
         Afterwards, the flags are restored. TF32 is not allowed if ``name`` is
-        ``float32``. With bfloat16, other products may use TF32. On CPUs, does
-        nothing: torch's flag would let some CPUs round to bfloat16.
+        ``float32``. With bfloat16, other products may use TF32. On CPUs, does nothing:
+        torch's flag would let some CPUs round to bfloat16.
         """
         if self.device.type != "cuda":
             yield
@@ -110,12 +110,12 @@ def choose_precision(
     """Return the precision for an option, a device and a body.
 
     ``option`` is one of `config.PRECISIONS`, ``feature_width`` that of the body.
-    ``auto`` is bfloat16 if the device has units for it and, on a CPU (1.8 to 2.6
-    times faster), the body is at least `MIN_CPU_WIDTH` wide. Otherwise, and in
-    deterministic trials, it is float32. So scores may differ between kinds of
-    devices by rounding. ``fast`` is the same without the limit of width; loaded
-    models then predict with ``auto``. If the device lacks a precision requested by
-    name, the result is float32 with a note.
+    ``auto`` is bfloat16 if the device has units for it and, on a CPU (1.8 to 2.6 times
+    faster), the body is at least `MIN_CPU_WIDTH` wide. Otherwise, and in deterministic
+    trials, it is float32. So scores may differ between kinds of devices by rounding.
+    ``fast`` is the same without the limit of width; loaded models then predict with
+    ``auto``. If the device lacks a precision requested by name, the result is float32
+    with a note.
     """
     if option in ("auto", "fast"):
         has_limit = option == "auto" and device.type != "cuda"
@@ -193,9 +193,9 @@ def keep_freed_memory() -> None:
 def torch_settings(threads: int, *, deterministic: bool) -> Iterator[None]:
     """Use settings of torch in the block: threads, precision, determinism.
 
-    It uses ``threads`` threads, full float32 precision and, if requested,
-    deterministic algorithms. ``threads`` also limits BLAS and OpenMP. With
-    ``deterministic``, irreproducible operations raise RuntimeError.
+    It uses ``threads`` threads, full float32 precision and, if requested, deterministic
+    algorithms. ``threads`` also limits BLAS and OpenMP. With ``deterministic``,
+    irreproducible operations raise RuntimeError.
     """
     threads_before = torch.get_num_threads()
     deterministic_before = torch.are_deterministic_algorithms_enabled()

@@ -137,9 +137,9 @@ def make_schedule(name: str, *, warmup_steps: int, total_steps: int) -> Schedule
     """Return a schedule: linear warm-up, then a decay.
 
     Warm-up takes ``warmup_steps``; the decay ``name`` (`DECAYS`) ends after
-    ``total_steps``. The factor of warm-up step t is ``(t + 1) / warmup_steps``; in
-    the ORCA reference it is ``t / warmup_steps``, so that the first step has no
-    effect. After ``total_steps`` the factor is constant.
+    ``total_steps``. The factor of warm-up step t is ``(t + 1) / warmup_steps``; in the
+    ORCA reference it is ``t / warmup_steps``, so that the first step has no effect.
+    After ``total_steps`` the factor is constant.
     """
     decay = DECAYS[name]
     span = max(1, total_steps - warmup_steps)
@@ -155,12 +155,12 @@ def make_schedule(name: str, *, warmup_steps: int, total_steps: int) -> Schedule
 def relative_steps(embedder: nn.Module) -> list[ParameterGroup]:
     """Return one group per parameter, with scales for relative steps.
 
-    An Adam step then changes tokens by a fixed share of their RMS. An Adam step
-    changes every weight by about the learning rate lr. In a layer whose weights
-    have RMS w and fan-in n, a token has RMS w sqrt(n), but the step changes it by n
-    lr if the inputs are correlated (e.g. neighbouring pixels), which destroys a
-    pretrained kernel. Hence the scale of the layer's weights is w / sqrt(n), and
-    that of its bias w sqrt(n). The scale of any other parameter is its own RMS.
+    An Adam step then changes tokens by a fixed share of their RMS. An Adam step changes
+    every weight by about the learning rate lr. In a layer whose weights have RMS w and
+    fan-in n, a token has RMS w sqrt(n), but the step changes it by n lr if the inputs
+    are correlated (e.g. neighbouring pixels), which destroys a pretrained kernel. Hence
+    the scale of the layer's weights is w / sqrt(n), and that of its bias w sqrt(n). The
+    scale of any other parameter is its own RMS.
     """
     parameters = dict(embedder.named_parameters())
     fan_in = {
@@ -198,8 +198,8 @@ class Plateau:
         self._patience = patience
         self._tolerance = tolerance
         self.values: list[float] = []
-        """The last 2 * ``patience`` values at most, which are the whole state;
-        an empty list starts a new curve.
+        """The last 2 * ``patience`` values at most, which are the whole state; an empty
+        list starts a new curve.
         """
 
     def add(self, value: float, start: float) -> bool:

@@ -35,9 +35,8 @@ class Ranks:
     """This process's place among the ranks; by default, it is the only one.
 
     Ranks are the processes that train one model. All ranks have equal weights,
-    configuration and data, and take the same steps. Methods that communicate wait
-    until all ranks have called them, and raise RankLostError if another rank has
-    ended.
+    configuration and data, and take the same steps. Methods that communicate wait until
+    all ranks have called them, and raise RankLostError if another rank has ended.
     """
 
     rank: int = 0
@@ -74,8 +73,8 @@ class Ranks:
     def seed(self, *path: int) -> None:
         """Seed torch's global generators by ``path`` and the rank.
 
-        The first rank does nothing. So ranks differ in dropout, and the state
-        of the first rank's generators is enough to resume all ranks.
+        The first rank does nothing. So ranks differ in dropout, and the state of the
+        first rank's generators is enough to resume all ranks.
         """
         if self.rank:
             torch.manual_seed(derive_seed(self.rank, *path))

@@ -74,8 +74,7 @@ class RefineEpoch:
     """Mean training loss over the epoch's samples."""
     validation_score: float
     learning_rate: float
-    """Learning rate of the last optimiser step, without
-    ``body_learning_rate_scale``.
+    """Learning rate of the last optimiser step, without ``body_learning_rate_scale``.
     """
     seconds: float
     """Duration of training and validation."""
@@ -94,8 +93,8 @@ class _PartialEpoch:
     seconds: float
     """Duration of these steps."""
     generators: tuple[Tensor, ...] = ()
-    """State of torch's global generators of the CPU and, if used, the GPU; empty
-    while the epoch runs.
+    """State of torch's global generators of the CPU and, if used, the GPU; empty while
+    the epoch runs.
     """
 
     def to_state(self, device: torch.device) -> dict[str, Any]:
@@ -126,10 +125,10 @@ class _PartialEpoch:
 class RefineLoop:
     """Loop that trains ``parameters`` of the model on the training split.
 
-    One `step` is one epoch and one validation. All other parameters are frozen;
-    inputs have one view. `restore_best` loads the weights of the best epoch, or of
-    the last (see `RefineConfig.keep`). Several ranks call `step` and `predict` at
-    the same time, with the same results.
+    One `step` is one epoch and one validation. All other parameters are frozen; inputs
+    have one view. `restore_best` loads the weights of the best epoch, or of the last
+    (see `RefineConfig.keep`). Several ranks call `step` and `predict` at the same time,
+    with the same results.
     """
 
     def __init__(
@@ -152,10 +151,9 @@ class RefineLoop:
     ) -> None:
         """Freeze all parameters but ``parameters``, and build the optimiser.
 
-        `Trained` freezes them. ``by_log_loss``: the log loss of validation
-        chooses the best epoch, instead of the metric. ``on_step`` is called
-        after each optimiser step, except an epoch's last; it may store the
-        `state_dict`.
+        `Trained` freezes them. ``by_log_loss``: the log loss of validation chooses the
+        best epoch, instead of the metric. ``on_step`` is called after each optimiser
+        step, except an epoch's last; it may store the `state_dict`.
         """
         self._trained = Trained(model, parameters)
         self._model = model
@@ -355,11 +353,10 @@ class RefineLoop:
     def state_dict(self) -> dict[str, Any]:
         """Return the state for an exact resume.
 
-        The next `step` changes its tensors, so store or copy them before. The
-        state has neither frozen parameters nor, between epochs, random
-        generators: every epoch derives its seeds from the trial's. Within an
-        epoch (see ``on_step``), it also has the position and the states of the
-        generators.
+        The next `step` changes its tensors, so store or copy them before. The state has
+        neither frozen parameters nor, between epochs, random generators: every epoch
+        derives its seeds from the trial's. Within an epoch (see ``on_step``), it also
+        has the position and the states of the generators.
         """
         return {
             "epoch": self.epoch,

@@ -47,12 +47,12 @@ class MemoryLimits:
     """
 
     share: float = 1.0
-    """Part of the GPU's memory, in (0, 1]; budgets for activations and data derive
-    from it.
+    """Part of the GPU's memory, in (0, 1]; budgets for activations and data derive from
+    it.
     """
     halvings: int = 0
-    """How often the micro-batch size is halved before training, because memory ran
-    out in an earlier attempt.
+    """How often the micro-batch size is halved before training, because memory ran out
+    in an earlier attempt.
     """
 
 
@@ -79,8 +79,8 @@ def limit_memory(limits: MemoryLimits, device: torch.device) -> None:
 def allocatable_bytes(total: int) -> float:
     """Return how many of a card's ``total`` bytes torch may allocate.
 
-    It is the trial's share, less its CUDA context. So the trials that share a card
-    fit on it together, with their contexts. A trial with a whole card has no limit.
+    It is the trial's share, less its CUDA context. So the trials that share a card fit
+    on it together, with their contexts. A trial with a whole card has no limit.
     """
     if _limits.share >= 1:
         return float(total)
@@ -96,8 +96,8 @@ class SampleCost:
     largest_bytes: int
     """Bytes of the largest of these tensors."""
     num_tokens: int | None
-    """Number of tokens at the input of the body, including prefix tokens; None if
-    the body does not run.
+    """Number of tokens at the input of the body, including prefix tokens; None if the
+    body does not run.
     """
 
 
@@ -137,8 +137,8 @@ def halved(num_samples: int) -> int:
 def even_micro_batch(num_samples: int, limit: int) -> int:
     """Return the size of the largest part if samples are split evenly.
 
-    There are as few parts of at most ``limit`` samples as possible: 3 for 5
-    samples, limit 4.
+    There are as few parts of at most ``limit`` samples as possible: 3 for 5 samples,
+    limit 4.
     """
     num_parts = math.ceil(num_samples / limit)
     return math.ceil(num_samples / num_parts)
@@ -149,9 +149,9 @@ def measure_cost(
 ) -> SampleCost:
     """Measure the cost of one sample by running ``loss`` for one and two samples.
 
-    ``loss(n)`` is the mean loss of the first n samples. The memory of a sample is
-    the growth from n = 1 to 2, without weights; if ``num_samples`` is 1, all memory
-    at n = 1.
+    ``loss(n)`` is the mean loss of the first n samples. The memory of a sample is the
+    growth from n = 1 to 2, without weights; if ``num_samples`` is 1, all memory at n =
+    1.
     """
     shapes: list[torch.Size] = []  # [b, T, D]
     handle = body.register_forward_pre_hook(
@@ -258,8 +258,7 @@ def product_rate(left: torch.Tensor, columns: int, seconds: float = 0.0) -> floa
 def memory_mib(device: torch.device) -> float:
     """Return MiB of memory that this process uses.
 
-    On CUDA, it is the peak allocated since the last reset; else, the present RAM
-    use.
+    On CUDA, it is the peak allocated since the last reset; else, the present RAM use.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20

@@ -232,8 +232,8 @@ def size_of(model: CrossModalModel) -> int:
 def test_parameters_of_a_field_whose_layers_keep_width_and_resolution() -> None:
     """Stem, three blocks, norm and head.
 
-    The stem has 1·16·3 parameters, a block two norms 2·16 and two convolutions
-    16·16·3, the norm 2·16, and the head 16 + 1.
+    The stem has 1·16·3 parameters, a block two norms 2·16 and two convolutions 16·16·3,
+    the norm 2·16, and the head 16 + 1.
     """
     model = residual((1, 20), Target("dense", shape=(20,)))
     assert size_of(model) == 48 + 3 * (2 * 32 + 2 * 768) + 32 + 17

@@ -12,8 +12,8 @@ class L2(Distance):
 
     A call costs O(n D) for n points of D features. The ORCA reference
     (arXiv:2302.05738) minimises the mean squared distance over all pairs of points
-    instead. That is this distance plus both variances, so minimising the
-    reference's distance also contracts the target to a point.
+    instead. That is this distance plus both variances, so minimising the reference's
+    distance also contracts the target to a point.
     """
 
     name = "l2"

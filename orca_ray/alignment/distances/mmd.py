@@ -18,15 +18,15 @@ Their widths are 1/4, 1/2, 1, 2 and 4 times the bandwidth, as in the ORCA refere
 class MMD(Distance):
     """Squared MMD: mean k(s, s') + mean k(t, t') − 2 mean k(s, t).
 
-    The means are over source points s and target points t. k(x, y) = sum over w in
-    {¼, ½, 1, 2, 4} of exp(−‖x − y‖² / (w h)). Labels are ignored. This is the
-    biased estimate (V-statistic) of Gretton et al. 2012 (JMLR 13:25, eq. 5): never
-    negative, zero on itself. Every call computes the bandwidth h as the mean of ‖x
-    − y‖² over all pairs of different points of source and target, as in the ORCA
-    reference (after DAN, arXiv:1502.02791), so that gradients do not vanish for
-    distant targets. The gradient treats h as constant. With N source points, n
-    target points and D features, a call costs O(N² + n (N + n) D), or O((N + n)² D)
-    if the squared distances within the source do not fit in memory.
+    The means are over source points s and target points t. k(x, y) = sum over w in {¼,
+    ½, 1, 2, 4} of exp(−‖x − y‖² / (w h)). Labels are ignored. This is the biased
+    estimate (V-statistic) of Gretton et al. 2012 (JMLR 13:25, eq. 5): never negative,
+    zero on itself. Every call computes the bandwidth h as the mean of ‖x − y‖² over all
+    pairs of different points of source and target, as in the ORCA reference (after DAN,
+    arXiv:1502.02791), so that gradients do not vanish for distant targets. The gradient
+    treats h as constant. With N source points, n target points and D features, a call
+    costs O(N² + n (N + n) D), or O((N + n)² D) if the squared distances within the
+    source do not fit in memory.
     """
 
     name = "mmd"

@@ -29,17 +29,17 @@ class OTDD(Distance):
 
     After arXiv:2002.02923; debiasing after arXiv:1810.08278. OT is the entropic
     transport cost (`transport`) with uniform weights. Points are (feature, class)
-    pairs. The cost between two points is C = ½‖x − y‖² + ½ W[class of x, class of
-    y], where W is the squared 2-Wasserstein distance between the Gaussians fitted
-    to the two classes' points (`Gaussians`). eps is 0.05 times the mean cost within
-    the source. The solvers stop at an L1 error of 1e-7 of the plan's marginals, and
-    the gradient, through both terms of C, is that of the solution. A call costs
-    O((N + n) n D), and O((N + n) n) per iteration.
+    pairs. The cost between two points is C = ½‖x − y‖² + ½ W[class of x, class of y],
+    where W is the squared 2-Wasserstein distance between the Gaussians fitted to the
+    two classes' points (`Gaussians`). eps is 0.05 times the mean cost within the
+    source. The solvers stop at an L1 error of 1e-7 of the plan's marginals, and the
+    gradient, through both terms of C, is that of the solution. A call costs O((N + n) n
+    D), and O((N + n) n) per iteration.
 
-    The ORCA reference solves one problem per target class and treats W as constant,
-    so labels do not affect its gradient. Here labels affect the gradient, because W
-    depends on the target features. Computing W takes about as long as the transport
-    if classes have 128 points.
+    The ORCA reference solves one problem per target class and treats W as constant, so
+    labels do not affect its gradient. Here labels affect the gradient, because W
+    depends on the target features. Computing W takes about as long as the transport if
+    classes have 128 points.
     """
 
     name = "otdd"

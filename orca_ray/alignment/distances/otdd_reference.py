@@ -87,14 +87,13 @@ def self_values(
 ) -> Tensor:
     """Return a table [5, 6] of the mean of f after `solve`, for `self_value`.
 
-    ``cost`` [N, N] is symmetric; the table is float64. The mean depends on the
-    target only through the ladder, i.e. through the squared diagonal d² of the
-    bounding box of these N points and the target. Rows are numbers of steps, 1 to 5
-    (powers of 4 between EPSILON and d²; more steps make no difference, because each
-    half step halves the effect of earlier ones). Columns are phases, the positions
-    in (0, 1] of d² between two powers. ``squared_diameter`` is d² of the N points
-    alone, the smallest possible d². The temperatures of the ladder are multiplied
-    by ``factor``.
+    ``cost`` [N, N] is symmetric; the table is float64. The mean depends on the target
+    only through the ladder, i.e. through the squared diagonal d² of the bounding box of
+    these N points and the target. Rows are numbers of steps, 1 to 5 (powers of 4
+    between EPSILON and d²; more steps make no difference, because each half step halves
+    the effect of earlier ones). Columns are phases, the positions in (0, 1] of d²
+    between two powers. ``squared_diameter`` is d² of the N points alone, the smallest
+    possible d². The temperatures of the ladder are multiplied by ``factor``.
     """
     fewest_steps, _ = _steps_and_phase(squared_diameter)
 
@@ -146,9 +145,8 @@ class Solution:
     def barycentres(self, x_ND: Tensor) -> tuple[Tensor, Tensor]:
         """Return P X [n, D] for X = ``x_ND``, and the mean [N] of P's rows.
 
-        P [n, N] is the transport plan: P_ji is the softmax over i of (f_i −
-        C_ji) / e, with f before the last step, because gradients pass that step
-        alone.
+        P [n, N] is the transport plan: P_ji is the softmax over i of (f_i − C_ji) / e,
+        with f before the last step, because gradients pass that step alone.
         """
         product_nD = x_ND.new_empty(len(self.g_n), x_ND.shape[1])
         mass_N = torch.zeros_like(self.f_N)
@@ -169,10 +167,10 @@ def solve(
 ) -> Solution:
     """Run one Sinkhorn step after another; return the last potentials.
 
-    They start from f = ``start_N`` (default 0) and g = 0. ``temperatures`` is a
-    ladder. ``symmetric``: rows and columns are the same points, and g = f. To add a
-    cost h_i of source point i to C_ji, start with f = −h instead: the result has
-    the same g, and an f that is lower by h.
+    They start from f = ``start_N`` (default 0) and g = 0. ``temperatures`` is a ladder.
+    ``symmetric``: rows and columns are the same points, and g = f. To add a cost h_i of
+    source point i to C_ji, start with f = −h instead: the result has the same g, and an
+    f that is lower by h.
     """
     f_N = cost.x_nD.new_zeros(cost.shape[1]) if start_N is None else start_N
     g_n = f_N if symmetric else f_N.new_zeros(cost.shape[0])
@@ -195,8 +193,8 @@ def soft_minima(
 
     ``symmetric``: g~ is f~. Both use one matrix T_ji = exp((f_i + g_j − C_ji) / e):
     f~_i = f_i − e log mean_j T_ji, g~_j likewise. That halves the number of
-    exponentials. If a sum of T is too large or small to be accurate,
-    `_robust_minima` recomputes all.
+    exponentials. If a sum of T is too large or small to be accurate, `_robust_minima`
+    recomputes all.
     """
     n, num_source = cost.shape
     scale = _LOG2_E / e
@@ -271,8 +269,8 @@ class _Source:
     def diameters(self, x_nD: Tensor) -> tuple[float, list[float]]:
         """Return d² of a joint box, and d² of boxes of single classes.
 
-        The joint box holds ``x_nD`` and all classes, with the class id as a
-        coordinate; the others ``x_nD`` and one class.
+        The joint box holds ``x_nD`` and all classes, with the class id as a coordinate;
+        the others ``x_nD`` and one class.
         """
         low_KD = torch.minimum(self.low_KD, x_nD.amin(0))
         high_KD = torch.maximum(self.high_KD, x_nD.amax(0))
@@ -285,10 +283,10 @@ class _Source:
     ) -> Tensor:
         """Return the distances W [K], float64, of source classes from a class.
 
-        That class has the points ``x_nD``. ``self_KSP`` are the `self_values`
-        of the source classes; ``cost`` is C between ``x_nD`` and all source
-        points. The cost in W is ‖x − y‖² = 2 C; so C is used with half the
-        temperatures, which gives half the potentials.
+        That class has the points ``x_nD``. ``self_KSP`` are the `self_values` of the
+        source classes; ``cost`` is C between ``x_nD`` and all source points. The cost
+        in W is ‖x − y‖² = 2 C; so C is used with half the temperatures, which gives
+        half the potentials.
         """
         w_K = []
         target_cost = CostMatrix(x_nD).store(_STEP_BYTES)
@@ -319,12 +317,12 @@ class ReferenceOTDD(Distance):
 
     It serves to reproduce published results (protocol ``paper``).
 
-    value = Σ_c share_c S(target class c, source), where share_c is the relative
-    size of class c. S is a Sinkhorn divergence with cost ½‖x − y‖² + ½ W[class of
-    x, class of y], and W a Sinkhorn divergence between the points of two classes
-    with cost ‖x − y‖². The iterations for S and for W run through a list of
-    decreasing temperatures, the `ladder`, from the squared diagonal of the points'
-    bounding box to eps = 0.1, and stop there. Consequences:
+    value = Σ_c share_c S(target class c, source), where share_c is the relative size of
+    class c. S is a Sinkhorn divergence with cost ½‖x − y‖² + ½ W[class of x, class of
+    y], and W a Sinkhorn divergence between the points of two classes with cost ‖x −
+    y‖². The iterations for S and for W run through a list of decreasing temperatures,
+    the `ladder`, from the squared diagonal of the points' bounding box to eps = 0.1,
+    and stop there. Consequences:
 
     - The iterations do not converge if squared distances are much larger than eps,
       which is absolute: the plan's marginals are wrong by `diagnosis.error`, and the
@@ -344,8 +342,8 @@ class ReferenceOTDD(Distance):
       subset of it, and crashes if n % 256 == 1. Here, all points are used.
 
     For each target class of n points, a call takes two matrix products of n N D
-    multiplications and about 30 passes over the n N costs, if the source has N
-    points of D features.
+    multiplications and about 30 passes over the n N costs, if the source has N points
+    of D features.
     """
 
     name = "otdd_reference"

@@ -34,8 +34,8 @@ def read_cifar10(
 ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Read batches of N >= ``num_samples`` samples: pixels and labels.
 
-    Pixels are [N, 3, 32, 32] uint8, labels [N]. Raises UserError if ``path`` is not
-    the CIFAR-10 archive, or its pickles contain anything but arrays and containers.
+    Pixels are [N, 3, 32, 32] uint8, labels [N]. Raises UserError if ``path`` is not the
+    CIFAR-10 archive, or its pickles contain anything but arrays and containers.
     """
     pixels: list[np.ndarray[Any, Any]] = []
     labels: list[int] = []

@@ -30,10 +30,10 @@ class DecoderBody(EncoderBody):
 class DecoderStem(TextStem):
     """Stem of a decoder, plus a norm for the embedder's tokens.
 
-    The norm gives them the mean length ‖t‖ of the body's tokens t. It is a
-    LayerNorm with gain g = mean ‖t‖ / sqrt(D) over the body's tokens t
-    (arXiv:2512.08374): words plus, if the body adds them, positions. Its bias is 0,
-    and its outputs have the norm g sqrt(D).
+    The norm gives them the mean length ‖t‖ of the body's tokens t. It is a LayerNorm
+    with gain g = mean ‖t‖ / sqrt(D) over the body's tokens t (arXiv:2512.08374): words
+    plus, if the body adds them, positions. Its bias is 0, and its outputs have the norm
+    g sqrt(D).
     """
 
     def __init__(self, word_embeddings: Tensor, places: Tensor | None) -> None:

@@ -70,8 +70,8 @@ class SwinBody(Body):
     def fit_grid(self, grid: tuple[int, int]) -> None:
         """Shrink windows that are larger than the grid of their stage.
 
-        Position biases that are still used stay. A window that covers the whole
-        grid is not shifted, as in Liu et al. (2021), Hugging Face and timm.
+        Position biases that are still used stay. A window that covers the whole grid is
+        not shifted, as in Liu et al. (2021), Hugging Face and timm.
         """
         for stage in self.encoder.layers:
             for block in stage.blocks:

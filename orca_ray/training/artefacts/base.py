@@ -45,8 +45,8 @@ class Evaluated(Evidence):
     y: Array
     """[N, ...] targets."""
     rows: Array
-    """[N]: the row of ``inputs`` that belongs to each sample; the first row if a
-    sample has several.
+    """[N]: the row of ``inputs`` that belongs to each sample; the first row if a sample
+    has several.
     """
     inputs: Rows
 
@@ -80,8 +80,8 @@ class ArtefactKind:
 
     name: str
     needs: type[Evidence]
-    """Class of the argument of ``compute``, `Evaluated` or `Aligned`; called as
-    soon as the argument exists.
+    """Class of the argument of ``compute``, `Evaluated` or `Aligned`; called as soon as
+    the argument exists.
     """
     applies: Callable[[Task], bool]
     """Returns whether a task, by its target, loss and domain, has artefacts of this

@@ -124,8 +124,8 @@ def _field_images(true: Array, predicted: Array, title: str, caption: str) -> Im
 def principal_plane(x_ND: Array) -> tuple[Array, Array]:
     """Return the mean [D] and two principal components [2, D] of features.
 
-    A component without variance is 0. The largest entry of each component is
-    positive. The Gram matrix takes a tenth of the time of an SVD.
+    A component without variance is 0. The largest entry of each component is positive.
+    The Gram matrix takes a tenth of the time of an SVD.
     """
     mean_D = x_ND.mean(axis=0)
     centred_ND = x_ND - mean_D
@@ -146,8 +146,8 @@ def gaps(source_MD: Array, target_ND: Array) -> tuple[float, float]:
     Together, they are the squared Fréchet distance of features. The first is the
     squared distance of the means. The second is that of the centred features: the
     squared Bures distance of their covariances, which is too large for few samples.
-    Both are relative to the variance of the source; NaN if that is 0. After Liu et
-    al., arXiv:2604.00279, whose samples are paired.
+    Both are relative to the variance of the source; NaN if that is 0. After Liu et al.,
+    arXiv:2604.00279, whose samples are paired.
     """
     source_mean_D = source_MD.mean(axis=0)
     target_mean_D = target_ND.mean(axis=0)
@@ -293,8 +293,8 @@ def _sample(evaluated: Evaluated, sample: int, title: str, caption: str) -> Pict
 def _input(x: Array, domain: str) -> Image:
     """Return an input as an image.
 
-    Of x [C, L], the image has C rows; of x [C, H, W], it shows the colours or the
-    first channel.
+    Of x [C, L], the image has C rows; of x [C, H, W], it shows the colours or the first
+    channel.
     """
     if x.ndim == 2:
         pixels = Quantised.encode(shrunk(x, MAX_INPUT_SIDE))
