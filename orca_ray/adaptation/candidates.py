@@ -137,13 +137,18 @@ def rank_candidates(
     """
     scores = [
         {
-            fold: half_error + (record.validation_score or 0.0)
+            fold: half_error + score_of(record)
             for fold, record in configuration.records.items()
         }
         for configuration in configurations
     ]
     order = np.argsort(doubtful_levels(scores), kind="stable")
     return [configurations[number] for number in order]
+
+
+def score_of(record: Record) -> float:
+    """Return the validation score of a completed trial."""
+    return 0.0 if record.validation_score is None else record.validation_score
 
 
 def starts_from_another(record: Record) -> bool:

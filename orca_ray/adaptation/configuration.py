@@ -166,7 +166,7 @@ class Configuration:
         if self.first.get("refine.keep") == "last":
             share = LATE_SHARE_IF_LAST_IS_KEPT
         last_early_epoch = min(share * self.epochs, self.epochs - LATE_EPOCHS)
-        return (record.best_epoch or 0) > max(last_early_epoch, 1)
+        return best_epoch_of(record) > max(last_early_epoch, 1)
 
     def lacks(self, fold: int) -> bool:
         """Return whether no trial of a fold has started."""
@@ -216,6 +216,11 @@ def _is_same_with_more_alignment(record: Record, cheaper: Record) -> bool:
         and record.validation_score == cheaper.validation_score
         and record.align_seconds > cheaper.align_seconds
     )
+
+
+def best_epoch_of(record: Record) -> int:
+    """Return the best epoch of a trial; 0 if no epoch was validated."""
+    return 0 if record.best_epoch is None else record.best_epoch
 
 
 def changed_values(

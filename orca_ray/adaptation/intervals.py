@@ -148,13 +148,11 @@ class Judged:
         A single group says nothing of other groups: a comparison is unbounded then, and
         a score is that of its samples. ``measure`` is `score` if it is None.
         """
-        arrays = predictions
+        arrays: Sequence[Array] = predictions
         if measure is None:
-            measure = self.score
-            losses = [self.losses(each) for each in predictions]
-            if all(each is not None for each in losses):
-                arrays = tuple(each for each in losses if each is not None)
-                measure = self._mean_of_losses
+            losses = self._losses_of_all(predictions)
+            arrays = losses if losses else predictions
+            measure = self._mean_of_losses if losses else self.score
         value = of(*map(measure, arrays))
         is_comparison = len(predictions) > 1
         if self.metric == "error" and not is_comparison:
@@ -173,6 +171,11 @@ class Judged:
         if not groups:
             return interval
         return interval.widened(_student_factor(len(groups), level))
+
+    def _losses_of_all(self, predictions: Sequence[Array]) -> list[Array]:
+        """Return the losses of each of ``predictions``; [] if the metric has none."""
+        losses = [self.losses(each) for each in predictions]
+        return [each for each in losses if each is not None]
 
     def _interval_of_error(self, value: float, losses: Array, level: float) -> Interval:
         """Return a share of errors with its interval by Jeffreys' prior.

@@ -18,6 +18,7 @@ from orca_ray.adaptation.configuration import (
     ALL_BUT_TEST,
     START,
     Configuration,
+    best_epoch_of,
 )
 from orca_ray.adaptation.first_trials import shorten_first_trial
 from orca_ray.adaptation.situation import Situation
@@ -278,7 +279,7 @@ def _pays_without_outer_test(
 
 def _has_late_best_epoch(configuration: Configuration, record: Record) -> bool:
     """Return whether the best epoch was in the second half of the epochs."""
-    return 2 * (record.best_epoch or 0) > configuration.epochs
+    return 2 * best_epoch_of(record) > configuration.epochs
 
 
 def _seconds_of_folds(

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from statistics import median
 
-from orca_ray.adaptation.candidates import Identity
-from orca_ray.adaptation.configuration import EPOCHS, Configuration
+from orca_ray.adaptation.candidates import Identity, score_of
+from orca_ray.adaptation.configuration import EPOCHS, Configuration, best_epoch_of
 from orca_ray.adaptation.judge import Judge
 from orca_ray.methods.registry import get_method
 from orca_ray.results.record import Record
@@ -66,10 +66,7 @@ class Refits:
             last = self._refit(configuration)
         if last is not None:
             return [last]
-        records = sorted(
-            configuration.records.values(),
-            key=lambda record: record.validation_score or 0.0,
-        )
+        records = sorted(configuration.records.values(), key=score_of)
         return [records[len(records) // 2]] if self.is_single else records
 
     def _refit(self, configuration: Configuration) -> Record | None:
@@ -85,8 +82,7 @@ class Refits:
         values: dict[str, Scalar] = configuration.hyperparameters
         if EPOCHS in values:
             records = configuration.records.values()
-            chosen = [record.best_epoch or record.epochs for record in records]
-            epochs = round(median(chosen))
+            epochs = round(median(_chosen_epochs(record) for record in records))
             values[EPOCHS] = epochs
             if configuration.recipe.fitted:  # else an epoch takes next to nothing
                 seconds *= epochs / median(record.epochs for record in records)
@@ -113,3 +109,9 @@ class Refits:
         num_outputs = self.judge.outputs.task.target.num_outputs
         num_trees = epochs * float(values[ROUNDS]) * num_outputs
         return int(min(MOST_COPIES, MOST_TREES / num_trees, most_copies))
+
+
+def _chosen_epochs(record: Record) -> int:
+    """Return the number of epochs that the validation data of a fold chose."""
+    best_epoch = best_epoch_of(record)
+    return best_epoch if best_epoch > 0 else record.epochs

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from statistics import mean
 from typing import Any, NamedTuple
 
+from orca_ray.adaptation.candidates import score_of
 from orca_ray.adaptation.choice import Choice
 from orca_ray.adaptation.configuration import Configuration
 from orca_ray.adaptation.judge import Judge
@@ -218,7 +219,7 @@ def make_curve(judge: Judge) -> list[tuple[float, float]]:
     scores = defaultdict[int, list[float]](list)
     points = list[tuple[float, float]]()
     for record, number in ended:
-        scores[number].append(record.validation_score or 0.0)
+        scores[number].append(score_of(record))
         level = min(map(mean, scores.values()))
         if not points or level < points[-1][1]:
             points.append(((record.finished_at - began).total_seconds(), level))

@@ -49,13 +49,7 @@ def find_leaders(
     """
     if not ranked or not has_few_samples(outputs):
         return list(ranked[:1])
-    usual = [
-        configuration
-        for method in usual_methods(outputs)
-        for configuration in ranked
-        if configuration.method == method
-        and len(configuration.records) >= LEAST_FOLDS_OF_USUAL
-    ]
+    usual = _usual_configurations(ranked, outputs)
     all_folds = outputs.first_division
     complete = [
         configuration
@@ -68,6 +62,23 @@ def find_leaders(
         if configuration is best or _is_as_good(configuration, best, outputs):
             return [configuration]
     return [best, *_tied_with(best, rivals, outputs)]
+
+
+def _usual_configurations(
+    ranked: Sequence[Configuration], outputs: TrialOutputs
+) -> list[Configuration]:
+    """Return the configurations of usual methods with enough folds to lead."""
+    complete = [
+        configuration
+        for configuration in ranked
+        if len(configuration.records) >= LEAST_FOLDS_OF_USUAL
+    ]
+    return [
+        configuration
+        for method in usual_methods(outputs)
+        for configuration in complete
+        if configuration.method == method
+    ]
 
 
 def _is_as_good(
