@@ -115,8 +115,8 @@ class Judge:
         before = self.outputs.of(before_test, "test")
         judged = self.outputs.on_test(before)
         # It has seen the test samples: with a worse score on them, it went astray.
-        went_astray = judged.score(self.outputs.of(last, "test")) > judged.score(before)
-        return before_test if went_astray else last
+        score = judged.score(self.outputs.of(last, "test"))
+        return last if score <= judged.score(before) else before_test
 
     @cached_property
     def leader(self) -> Configuration:
@@ -166,25 +166,36 @@ class Judge:
         if self.network is None or not self._leaders:
             return others
         beside = others if others is not None else self.single(self._leaders[0])
-        network = self.single(self.network)
-        network_leads = self.network is self.leader
+        mean = self._mean_with_network(self.network, beside)
+        if mean is not None:
+            return mean
+        return None if self.network is self.leader else others
+
+    def _mean_with_network(
+        self, network: Configuration, beside: Choice
+    ) -> Choice | None:
+        """Return the mean of the network that trained on and of ``beside``.
+
+        None if the mean is not better than the leader on the outer test.
+        """
+        network_outputs = self.single(network).predictions
         beside_outputs = self.outputs.mean_for_test(beside.parts)
-        if network_leads:
-            best_outputs = network.predictions
+        if network is self.leader:
+            best_outputs = network_outputs
             temperature = 1.0
         else:
             best_outputs = beside_outputs
             temperature = beside.temperature
         judged = self.outputs.on_test()
-        mixed = np.mean([network.predictions, beside_outputs], axis=0)
+        mixed = np.mean([network_outputs, beside_outputs], axis=0)
         excess = judged.interval(
             mixed, best_outputs, of=operator.sub, level=LEVEL_OF_WORSE
         )
         best_log_loss = judged.log_loss(best_outputs, temperature=temperature)
         if excess.low > 0 or judged.log_loss(mixed) >= best_log_loss:
-            return None if network_leads else others
+            return None
         halves = [(configuration, weight / 2) for configuration, weight in beside.parts]
-        parts = [(self.network, 0.5), *halves]
+        parts = [(network, 0.5), *halves]
         return Choice(parts, judged.interval(mixed), judged, mixed, outer=True)
 
     def _ensemble_of_others(self) -> Choice | None:

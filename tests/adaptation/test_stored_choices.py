@@ -39,11 +39,7 @@ def describe(
         return str(error)
     trained = [judge.trained(configuration) for configuration in judge.ranked]
     return {
-        "ranked": [
-            [*configuration.identity, sorted(configuration.records), has_models]
-            for configuration in judge.ranked
-            for has_models in [configuration.has_models]
-        ],
+        "ranked": [describe_candidate(each) for each in judge.ranked],
         "leader": judge.leader.identity,
         "single": describe_choice(judge, judge.single(judge.leader)),
         "ensemble": describe_choice(judge, judge.ensemble()),
@@ -55,6 +51,11 @@ def describe(
         "curve": make_curve(judge),
         "verdict": make_verdict(judge),
     }
+
+
+def describe_candidate(configuration: Configuration) -> list[Any]:
+    folds = sorted(configuration.records)
+    return [*configuration.identity, folds, configuration.has_models]
 
 
 def describe_choice(judge: Judge, choice: Choice | None) -> dict[str, Any] | None:
