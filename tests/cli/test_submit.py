@@ -31,6 +31,7 @@ class Cluster:
     logs: list[Sequence[str] | Exception] = field(default_factory=lambda: [["hello\n"]])
     status: JobStatus = JobStatus.SUCCEEDED
     driver_exit_code: int | None = 0
+    is_lost: bool = False
 
     def __call__(self, address: str | None) -> "Cluster":
         self.submitted["address"] = address
@@ -45,14 +46,17 @@ class Cluster:
         return "raysubmit_1"
 
     async def tail_job_logs(self, job: str) -> AsyncIterator[str]:
-        log = self.logs.pop(0)
+        # The last log stays, as that of a job that has ended.
+        log = self.logs.pop(0) if len(self.logs) > 1 else self.logs[0]
         if isinstance(log, Exception):
             raise log
         for text in log:
             yield text
 
     def get_job_info(self, job: str) -> Any:
-        status = self.status if not self.logs else JobStatus.RUNNING
+        if self.is_lost:
+            raise ConnectionError("refused")
+        status = self.status if len(self.logs) == 1 else JobStatus.RUNNING
         return SimpleNamespace(
             status=status, message="why", driver_exit_code=self.driver_exit_code
         )
@@ -170,6 +174,7 @@ def test_a_lost_connection_is_made_again_and_no_text_is_written_twice(
         ["one\ntw"],
         RuntimeError("closed"),
         ["one\n", "two\nth", "ree\n"],
+        RuntimeError("closed"),
         ["one\ntwo\nthree\n", "four\n"],
     ]
     ending = command.done("submit", "--", "benchmark", "pocket")
@@ -180,10 +185,9 @@ def test_a_cluster_that_no_longer_answers_is_lost(
     command: Command, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jobs, "LOST_SECONDS", -1.0)
-    cluster.logs = [ConnectionError("refused")]
+    cluster.is_lost = True
     with pytest.raises(ClusterLostError, match="no longer answers"):
         jobs.JobLog(cluster, "raysubmit_1", print).follow()
-    cluster.logs = [ConnectionError("refused")]
     assert command("submit", "--", "benchmark", "pocket").code == 75
 
 

@@ -27,7 +27,8 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     folder = tmp_path_factory.mktemp("local")
-    path = f"{own_python(folder / 'an environment')}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    python = own_python(folder / "an environment")
+    path = f"{python}:{Path(sys.executable).parent}:{os.environ['PATH']}"
     with local_cluster(folder, nodes=2, PATH=path) as started:
         yield started
 

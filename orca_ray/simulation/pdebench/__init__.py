@@ -1,3 +1,1 @@
-"""Simulations that generate the files of PDEBench's tasks from the published equations:
-a plug-in of orca-ray.
-"""
+"""Simulations that generate the files of PDEBench's tasks, by published equations."""

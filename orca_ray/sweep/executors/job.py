@@ -19,6 +19,8 @@ from orca_ray.results.marker import MARKER
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
 
+logger = logging.getLogger(__name__)
+
 ALWAYS_LEFT_OUT = (".git", ".venv", "__pycache__", ".mypy_cache", ".pytest_cache")
 """Names of folders that no job needs."""
 MAX_FILES = 100_000
@@ -171,10 +173,9 @@ class JobLog:
         """
         last_answer = time.monotonic()
         while True:
+            self._try_to_read()
             try:
-                asyncio.run(self._read())
                 details = self._client.get_job_info(self._job)
-                last_answer = time.monotonic()
             except Exception as error:  # of the connection, by cause and version
                 if time.monotonic() - last_answer > LOST_SECONDS:
                     raise ClusterLostError(
@@ -182,8 +183,17 @@ class JobLog:
                     ) from error
             else:
                 if details.status.is_terminal():
+                    self._try_to_read()  # what a lost connection has left out
                     return details
+                last_answer = time.monotonic()
             time.sleep(RETRY_SECONDS)
+
+    def _try_to_read(self) -> None:
+        """Write what is new in the log, until it ends or the connection is lost."""
+        try:
+            asyncio.run(self._read())
+        except Exception as error:  # of the connection, by cause and version
+            logger.debug("the log of %s ended", self._job, exc_info=error)
 
     async def _read(self) -> None:
         """Write what the log has after the part that is written already."""

@@ -185,4 +185,4 @@ def _normalise(pixels: Array) -> Array:
     return scaled.transpose(2, 0, 1)
 
 
-(TASK,) = declared_tasks(__name__)
+TASK = declared_tasks(__name__)[0]
