@@ -38,9 +38,8 @@ def grid_cells(
     A cell is a combination of levels. Empty without a grid.
 
     A cell is a pair: the name of the chosen level by factor, and all hyper-parameters
-        by name, as in the records. An
-    empty ``align.source`` is replaced by the source that the sweep file names in
-    ``sources`` for the modality of the body, if it names one.
+    by name, as in the records. An empty ``align.source`` is replaced by the source that
+    the sweep file names in ``sources`` for the modality of the body, if it names one.
 
     Cells with equal hyper-parameters share their trials. They occur in different blocks
     of the grid, or differ only in hyper-parameters that the method ignores: ``nft``
@@ -52,14 +51,10 @@ def grid_cells(
     for combination, values in zip(
         _combinations(spec.file), cell_values(spec, task, method), strict=True
     ):
-        named = (
-            {**values, "align.source": source}
-            if values.get("align.source") == ""
-            else values
-        )
-        cells.append(
-            ({factor: level.name for factor, level in combination.items()}, named)
-        )
+        if values.get("align.source") == "":
+            values["align.source"] = source
+        levels = {factor: level.name for factor, level in combination.items()}
+        cells.append((levels, values))
     return cells
 
 
@@ -84,12 +79,10 @@ def check_cells(
         try:
             spec.hyperparameters(task, method, _values(combination))
         except ValueError as error:
-            levels = [
-                each
-                for each in combination.values()
-                if any(name in str(error) for name in each.settings)
-            ]
-            location = levels[-1].location if levels else ["grid"]
+            location: Location = ["grid"]
+            for level in combination.values():
+                if any(name in str(error) for name in level.settings):
+                    location = level.location
             raise UserError(
                 f"{position(location)}: {_shown(location)}: {task} with {method}:"
                 f" {error}"
@@ -113,7 +106,7 @@ def check_grid(spec: SweepSpec, position: Callable[[Location], str]) -> None:
             f" remove levels or seeds, at most {MAX_GRID_TRIALS} trials of one (task,"
             " method) are allowed"
         )
-    known: dict[tuple[str, str], Mapping[str, Scalar]] = {}
+    settings_by_name: dict[tuple[str, str], Mapping[str, Scalar]] = {}
     for block in blocks:
         setters: dict[str, str] = {}
         for factor, levels in block.items():
@@ -122,9 +115,10 @@ def check_grid(spec: SweepSpec, position: Callable[[Location], str]) -> None:
                 _check_factor(factor, levels, setters)
                 for level in levels:
                     place = level.location
-                    if level.settings != known.setdefault(
+                    settings = settings_by_name.setdefault(
                         (factor, level.name), level.settings
-                    ):
+                    )
+                    if level.settings != settings:
                         raise UserError(
                             "another cross has other settings by this name: give one of"
                             " them another name"
@@ -157,13 +151,13 @@ def _check_factor(
         raise unknown_name("hyper-parameter", factor, names(), hint)
     if not is_list and factor in names():
         raise UserError("give a list of values, because it is a hyper-parameter")
-    for name in (
-        name for level in levels for name in level.settings if name in setters
-    ):
-        raise UserError(
-            f"{name} is also set by {printable(setters[name])!r}: make them one factor,"
-            " or give a list of crosses"
-        )
+    for level in levels:
+        for name in level.settings:
+            if name in setters:
+                raise UserError(
+                    f"{name} is also set by {printable(setters[name])!r}: make them one"
+                    " factor, or give a list of crosses"
+                )
 
 
 def _shown(location: Location) -> str:
@@ -190,23 +184,26 @@ def _blocks(file: SweepFile) -> list[dict[str, list[Level]]]:
     All levels within a block are combined.
     """
     grid = file.grid or []
-    located = (
-        [(["grid"], grid)]
-        if isinstance(grid, dict)
-        else [(["grid", n], block) for n, block in enumerate(grid)]
-    )
-    return [
-        {factor: _levels([*location, factor], given) for factor, given in block.items()}
-        for location, block in located
-    ]
+    if isinstance(grid, dict):
+        return [_block(["grid"], grid)]
+    return [_block(["grid", index], block) for index, block in enumerate(grid)]
 
 
-def _levels(location: Location, given: Levels) -> list[Level]:
-    if isinstance(given, dict):
+def _block(location: Location, block: Mapping[str, Levels]) -> dict[str, list[Level]]:
+    return {
+        factor: _levels([*location, factor], levels) for factor, levels in block.items()
+    }
+
+
+def _levels(location: Location, levels: Levels) -> list[Level]:
+    """Return the levels of a factor, which the sweep file has at ``location``."""
+    if isinstance(levels, dict):
         return [
-            Level(name, settings, [*location, name]) for name, settings in given.items()
+            Level(name, settings, [*location, name])
+            for name, settings in levels.items()
         ]
+    factor = str(location[-1])
     return [
-        Level(str(value), {str(location[-1]): value}, [*location, index])
-        for index, value in enumerate(given)
+        Level(str(value), {factor: value}, [*location, index])
+        for index, value in enumerate(levels)
     ]

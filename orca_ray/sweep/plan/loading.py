@@ -53,10 +53,8 @@ They describe a search, and a grid has none.
 def shipped_sweeps() -> dict[str, Path]:
     """Return the sweep files that come with orca-ray, by name, e.g. ``pocket``."""
     package = Path(__file__).resolve().parents[2]
-    folders = (
-        package / "sweeps",
-        package.parent / "sweeps",
-    )  # where a wheel installs them, where a checkout has them
+    # A wheel installs them inside the package; a checkout has them beside it.
+    folders = (package / "sweeps", package.parent / "sweeps")
     return {
         path.stem: path
         for folder in folders
@@ -79,11 +77,8 @@ def load_spec(
     """
     shipped = shipped_sweeps()
     path = shipped.get(str(source)) or Path(source)
-    if (
-        not os.path.isfile(path)
-        and path.suffix not in (".yaml", ".yml")
-        and "/" not in str(source)
-    ):
+    is_name = path.suffix not in (".yaml", ".yml") and "/" not in str(source)
+    if is_name and not os.path.isfile(path):
         raise unknown_name(
             "benchmark",
             str(source),
@@ -108,47 +103,47 @@ def parse_spec(
     try:
         file = schema.SweepFile.model_validate(document.data)
     except ValidationError as error:
-        found = {
-            (*_location(document, item), item["msg"]): item
-            for item in _pertinent(error)
-        }  # unions report twice
-        shown = [
-            _explain(document, item) for item in list(found.values())[:MAX_MISTAKES]
-        ]
-        more = (
-            [f"and {len(found) - MAX_MISTAKES} more"]
-            if len(found) > MAX_MISTAKES
-            else []
-        )
-        raise UserError("\n".join([*shown, *more])) from error
+        raise UserError("\n".join(_mistakes(document, error))) from error
     spec = resolve_spec(file, budget, overrides or Overrides())
     check_grid(spec, document.position)
     _check_values(spec, document)
     return spec
 
 
+def _mistakes(document: "_Document", error: ValidationError) -> list[str]:
+    """Return one line for each mistake in a sweep file, at most `MAX_MISTAKES`."""
+    # Unions report a mistake twice.
+    items = {
+        (*_location(document, item), item["msg"]): item for item in _pertinent(error)
+    }
+    lines = [_explain(document, item) for item in [*items.values()][:MAX_MISTAKES]]
+    if len(items) > MAX_MISTAKES:
+        lines.append(f"and {len(items) - MAX_MISTAKES} more")
+    return lines
+
+
 def _read(path: Path) -> str:
-    shown = printable(str(path))
+    name = printable(str(path))
     check_special(path, "the sweep file")
     if os.path.isdir(path):
-        raise UserError(f"{shown} is a directory: give the path of a YAML file")
+        raise UserError(f"{name} is a directory: give the path of a YAML file")
     try:
         with open_regular(path) as file:
             content = file.read(MAX_BYTES + 1)
         if len(content) > MAX_BYTES:
             raise UserError(
-                f"{shown} is larger than {MAX_BYTES // 2**20} MiB: it is not a sweep"
+                f"{name} is larger than {MAX_BYTES // 2**20} MiB: it is not a sweep"
                 " file"
             )
         return content.decode()
     except FileNotFoundError:
         names = ", ".join(sorted(shipped_sweeps()))
         raise UserError(
-            f"no sweep file {shown}: give the path of a YAML file, or one of {names}"
+            f"no sweep file {name}: give the path of a YAML file, or one of {names}"
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
-            f"cannot read {shown}: {printable(str(error))}: give a YAML file in UTF-8"
+            f"cannot read {name}: {printable(str(error))}: give a YAML file in UTF-8"
         ) from error
 
 
@@ -179,7 +174,8 @@ class _Document:
                 f"{file.name}:1: a sweep file is a mapping with at least name,"
                 " benchmark and methods"
             )
-        if (base := file.data.get("extends")) is None:
+        base = file.data.get("extends")
+        if base is None:
             return cls(file.data, (file,))
         chain = (*below, os.path.realpath(name))
         try:
@@ -200,9 +196,8 @@ class _Document:
             ) from error
         above = cls.parse(content, str(path), chain)
         data = _without_search(above.data) if file.data.get("grid") else above.data
-        inherited = {
-            key: value for key, value in data.items() if key != "name"
-        }  # it names the records
+        # The name is not inherited, because it names the records.
+        inherited = {key: value for key, value in data.items() if key != "name"}
         return cls(_merge(inherited, file.data), (file, *above.files))
 
     def holds(self, location: Sequence[str | int]) -> bool:
@@ -210,10 +205,10 @@ class _Document:
 
         It is a path of keys and list indices.
         """
-        found: Any = self.data
+        value: Any = self.data
         try:
             for part in location:
-                found = found[part]
+                value = value[part]
         except (LookupError, TypeError):
             return False
         return True
@@ -224,12 +219,14 @@ class _Document:
         It is a path of keys and list indices; its longest leading part in a file
         counts.
         """
-        files = (
-            self.files[:1] if location == ["name"] else self.files
-        )  # a name is not inherited
-        found = [(file.find(location), file.name) for file in files]
-        (_, line), name = max(found, key=lambda each: each[0][0])
-        return f"{name}:{line}"
+        is_inherited = location != ["name"]
+        files = self.files if is_inherited else self.files[:1]
+        places = []
+        for file in files:
+            depth, line = file.find(location)
+            places.append((depth, f"{file.name}:{line}"))
+        _, deepest_place = max(places, key=lambda place: place[0])
+        return deepest_place
 
 
 def _base_path(base: object, directory: Path) -> Path:
@@ -284,18 +281,20 @@ def _pertinent(error: ValidationError) -> list[Mapping[str, Any]]:
 
     Those that a list of ``tasks`` is not "all" are left out if there are other errors.
     """
-    return [
+    items: list[Mapping[str, Any]] = [*error.errors()]
+    others = [
         item
-        for item in error.errors()
-        if not (item["type"] == "literal_error" and item["loc"][0] == "tasks")
-    ] or list(error.errors())
+        for item in items
+        if item["type"] != "literal_error" or item["loc"][0] != "tasks"
+    ]
+    return others or items
 
 
 def _location(document: _Document, item: Mapping[str, Any]) -> list[str | int]:
     location: list[str | int] = []
-    for part in item[
-        "loc"
-    ]:  # pydantic adds branches of unions, such as "list[...]" and "[key]", which no file has
+    for part in item["loc"]:
+        # pydantic adds branches of unions, such as "list[...]" and "[key]", which no
+        # file has.
         if "[" not in str(part) or document.holds([*location, part]):
             location.append(part)
     return location
@@ -306,12 +305,7 @@ def _explain(document: _Document, item: Mapping[str, Any]) -> str:
     where = printable(shorten(".".join(str(part) for part in location)))
     message = _PLAIN.get(item["type"], str(item["msg"]).removeprefix("Value error, "))
     if item["type"] == "extra_forbidden":
-        above = [str(part) for part in reversed(location[:-1])]
-        allowed = sorted(
-            next(
-                (_NESTED[part] for part in above if part in _NESTED), schema.SweepFile
-            ).model_fields
-        )
+        allowed = sorted(_model_at(location).model_fields)
         close = nearest(str(location[-1]), allowed)
         question = f" Did you mean {close!r}?" if close else ""
         message = (
@@ -326,6 +320,14 @@ def _explain(document: _Document, item: Mapping[str, Any]) -> str:
     return f"{document.position(location)}: {where}: {message}"
 
 
+def _model_at(location: Sequence[str | int]) -> type[BaseModel]:
+    """Return the model of the mapping that holds ``location``."""
+    for part in reversed(location[:-1]):
+        if str(part) in _NESTED:
+            return _NESTED[str(part)]
+    return schema.SweepFile
+
+
 def _check_values(spec: SweepSpec, document: _Document) -> None:
     """Raise UserError if a first configuration is invalid.
 
@@ -337,29 +339,10 @@ def _check_values(spec: SweepSpec, document: _Document) -> None:
     checked: set[object] = set()
     for task, method in spec.pairs:
         check_misspelt_body(spec.body(task, method))
-        try:
-            first = resolve(method, spec.settings(task, method)).to_flat()
-        except ValueError as error:
-            named = next(
-                (name for name in spec.settings(task, method) if name in str(error)), ""
-            )
-            where = _position(spec, document, task, method, "settings", named)
-            raise UserError(
-                f"{where}: settings of {task} with {method}: {error}"
-            ) from error
+        first = _first_configuration(spec, document, task, method)
         check_cells(spec, task, method, document.position)
-        of_search = {
-            "search_trials": spec.search_trials(task, method),
-            "space": spec.space(task, method),
-        }
-        for key in (
-            key for key, value in of_search.items() if value and spec.file.grid
-        ):
-            where = _position(spec, document, task, method, key)
-            raise UserError(
-                f"{where}: {key}: all cells of a grid run, without a search: remove it,"
-                " or the grid"
-            )
+        if spec.file.grid:
+            _check_no_search(spec, document, task, method)
         for name, dimension in spec.space(task, method).items():
             where = _position(spec, document, task, method, "space", name)
             if not dimension.contains(first[name]):
@@ -368,26 +351,67 @@ def _check_values(spec: SweepSpec, document: _Document) -> None:
                     f" {first[name]!r}, outside its range {dimension.describe()}: widen"
                     " the range, or set a value inside it under settings"
                 )
-            near = tuple(
-                (key, first[key])
-                for key in first
-                if key.split(".")[0] == name.split(".")[0]
+            _check_ends(first, name, dimension, where, checked)
+
+
+def _first_configuration(
+    spec: SweepSpec, document: _Document, task: str, method: str
+) -> dict[str, schema.Scalar]:
+    """Return the hyper-parameters of the first trial; UserError if one is invalid."""
+    settings = spec.settings(task, method)
+    try:
+        return resolve(method, settings).to_flat()
+    except ValueError as error:
+        invalid = next((name for name in settings if name in str(error)), "")
+        where = _position(spec, document, task, method, "settings", invalid)
+        raise UserError(
+            f"{where}: settings of {task} with {method}: {error}"
+        ) from error
+
+
+def _check_no_search(
+    spec: SweepSpec, document: _Document, task: str, method: str
+) -> None:
+    """Raise UserError if a sweep with a grid has search trials or a search space."""
+    values = {
+        "search_trials": spec.search_trials(task, method),
+        "space": spec.space(task, method),
+    }
+    for key, value in values.items():
+        if value:
+            where = _position(spec, document, task, method, key)
+            raise UserError(
+                f"{where}: {key}: all cells of a grid run, without a search: remove it,"
+                " or the grid"
             )
-            for value in dimension.choice or dimension.bounds():
-                if (
-                    name,
-                    type(value),
-                    value,
-                    near,
-                ) in checked:  # options of other sections do not matter
-                    continue
-                checked.add((name, type(value), value, near))
-                try:
-                    from_flat({**first, name: value})
-                except ValueError as error:
-                    raise UserError(
-                        f"{where}: {name} may become {value!r}: {error}"
-                    ) from error
+
+
+def _check_ends(
+    first: Mapping[str, schema.Scalar],
+    name: str,
+    dimension: schema.Dimension,
+    where: str,
+    checked: set[object],
+) -> None:
+    """Raise UserError if a configuration is invalid at an end of a dimension.
+
+    All hyper-parameters but ``name`` keep their ``first`` values. ``checked`` has what
+    other searches have checked; options of other sections than that of ``name`` do not
+    matter.
+    """
+    section = name.split(".")[0]
+    same_section = tuple(
+        (key, value) for key, value in first.items() if key.split(".")[0] == section
+    )
+    for value in dimension.choice or dimension.bounds():
+        case = (name, type(value), value, same_section)
+        if case in checked:
+            continue
+        checked.add(case)
+        try:
+            from_flat({**first, name: value})
+        except ValueError as error:
+            raise UserError(f"{where}: {name} may become {value!r}: {error}") from error
 
 
 def _position(

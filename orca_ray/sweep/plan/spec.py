@@ -255,8 +255,9 @@ class SweepSpec:
         ][-1]
 
     def body(self, task: str, method: str) -> str:
-        """Return the name of the body (pretrained model) that one (task, method)
-        adapts; `NO_BODY` if it needs none.
+        """Return the name of the body (pretrained model) of one (task, method).
+
+        `NO_BODY` if the method needs none.
 
         ``--body`` comes first if given. Else the body is the first that is set of: the
         body for the task in the budget, for the method on the task, for the task, for
@@ -267,17 +268,11 @@ class SweepSpec:
         if self.overrides.body is not None:
             return self.overrides.body
         layers = [*self._own_layers(task, method), self.budget.tasks.get(task)]
-        chosen = [
-            layer.body
-            for layer in layers
-            if layer is not None and layer.body is not None
-        ]
-        declared = get_task(task)
-        return (
-            chosen[-1]
-            if chosen
-            else self.file.bodies.get(declared.modality, declared.body)
-        )
+        for layer in reversed(layers):
+            if layer is not None and layer.body is not None:
+                return layer.body
+        declaration = get_task(task)
+        return self.file.bodies.get(declaration.modality, declaration.body)
 
 
 def resolve_spec(
@@ -291,69 +286,21 @@ def resolve_spec(
     cannot adapt to one of the tasks, a number out of range, a body name with control
     characters, or a confirm seed that equals the seed of the search.
     """
-    chosen = file.default_budget if budget is None else budget
-    if chosen not in file.budgets:
-        raise unknown_name("budget", chosen, file.budgets)
-    members = [task.name for task in get_benchmark(file.benchmark)]
-    tasks = members if file.tasks == "all" else list(file.tasks)
-    if overrides.tasks:
-        tasks = [
-            name if "/" in name else f"{file.benchmark}/{name}"
-            for name in overrides.tasks
-        ]
-        for given, name in zip(overrides.tasks, tasks, strict=True):
-            if name not in known_tasks():
-                raise unknown_name("task", given, known_tasks())
-    for name in tasks:
-        if get_task(name).benchmark != file.benchmark:
-            raise UserError(
-                f"task {name!r} is not in benchmark {file.benchmark!r}: its tasks are"
-                f" {', '.join(members)}"
-            )
+    budget_name = file.default_budget if budget is None else budget
+    if budget_name not in file.budgets:
+        raise unknown_name("budget", budget_name, file.budgets)
+    tasks = _chosen_tasks(file, overrides)
     methods = expand(
         overrides.methods
-        or file.budgets[chosen].methods
+        or file.budgets[budget_name].methods
         or [*file.methods, *file.baselines]
     )
-    optional = expand(file.baselines)
-    for task, method in product(
-        tasks, [each for each in methods if each not in optional]
-    ):
-        check_unfit(method, get_task(task))
-    for method in sorted(set(optional) & set(methods)):
-        problems = [get_method(method).problem(get_task(task)) for task in members]
-        if all(problems):
-            logger.warning("%s is left out: %s", method, problems[0])
-    if all(
-        get_method(method).problem(get_task(task))
-        for task, method in product(tasks, methods)
-    ):
-        check_unfit(methods[0], get_task(tasks[0]))
-    if not (overrides.body or "").isprintable():
-        raise UserError(
-            "--body must not contain control characters or line breaks, got"
-            f" {overrides.body!r}"
-        )
-    if overrides.protocol is not None and overrides.protocol not in PROTOCOLS:
-        raise unknown_name("protocol", overrides.protocol, PROTOCOLS)
-    limits = (
-        ("--trials", overrides.trials, MAX_TRIALS),
-        ("--seeds", overrides.seeds, MAX_SEEDS),
-    )
-    for option, value, most in limits:
-        if value is not None and not 1 <= value <= most:
-            raise UserError(
-                f"{option} must be at least 1 and at most {most}, got {value}"
-            )
-    if file.grid and (overrides.trials or 1) > 1:
-        raise UserError(
-            f"--trials {overrides.trials}: a grid has no search; --trials 1 runs each"
-            " cell with one seed"
-        )
+    _check_pairs(file, tasks, methods)
+    _check_overrides(file, overrides)
     spec = SweepSpec(
         file,
-        chosen,
-        file.budgets[chosen],
+        budget_name,
+        file.budgets[budget_name],
         tuple(dict.fromkeys(tasks)),
         tuple(methods),
         overrides,
@@ -364,6 +311,71 @@ def resolve_spec(
             " give another seed"
         )
     return spec
+
+
+def _chosen_tasks(file: SweepFile, overrides: Overrides) -> list[str]:
+    """Return the names of the tasks to run; UserError if one is not known."""
+    members = [task.name for task in get_benchmark(file.benchmark)]
+    tasks = members if file.tasks == "all" else list(file.tasks)
+    if overrides.tasks:
+        tasks = []
+        for text in overrides.tasks:
+            name = text if "/" in text else f"{file.benchmark}/{text}"
+            if name not in known_tasks():
+                raise unknown_name("task", text, known_tasks())
+            tasks.append(name)
+    for name in tasks:
+        if get_task(name).benchmark != file.benchmark:
+            raise UserError(
+                f"task {name!r} is not in benchmark {file.benchmark!r}: its tasks are"
+                f" {', '.join(members)}"
+            )
+    return tasks
+
+
+def _check_pairs(file: SweepFile, tasks: Sequence[str], methods: Sequence[str]) -> None:
+    """Raise UserError if a method that is no baseline cannot adapt to a task.
+
+    A baseline that can adapt to no task of the benchmark is left out with a warning.
+    """
+    baselines = expand(file.baselines)
+    required = [method for method in methods if method not in baselines]
+    for task, method in product(tasks, required):
+        check_unfit(method, get_task(task))
+    members = get_benchmark(file.benchmark)
+    for method in sorted(set(baselines) & set(methods)):
+        problems = [get_method(method).problem(task) for task in members]
+        if all(problems):
+            logger.warning("%s is left out: %s", method, problems[0])
+    is_any_fit = any(
+        not get_method(method).problem(get_task(task))
+        for task, method in product(tasks, methods)
+    )
+    if not is_any_fit:
+        check_unfit(methods[0], get_task(tasks[0]))
+
+
+def _check_overrides(file: SweepFile, overrides: Overrides) -> None:
+    """Raise UserError if a value from the command line is not allowed."""
+    if overrides.body is not None and not overrides.body.isprintable():
+        raise UserError(
+            "--body must not contain control characters or line breaks, got"
+            f" {overrides.body!r}"
+        )
+    if overrides.protocol is not None and overrides.protocol not in PROTOCOLS:
+        raise unknown_name("protocol", overrides.protocol, PROTOCOLS)
+    _check_range("--trials", overrides.trials, MAX_TRIALS)
+    _check_range("--seeds", overrides.seeds, MAX_SEEDS)
+    if file.grid and overrides.trials is not None and overrides.trials > 1:
+        raise UserError(
+            f"--trials {overrides.trials}: a grid has no search; --trials 1 runs each"
+            " cell with one seed"
+        )
+
+
+def _check_range(option: str, value: int | None, most: int) -> None:
+    if value is not None and not 1 <= value <= most:
+        raise UserError(f"{option} must be at least 1 and at most {most}, got {value}")
 
 
 def published_settings(
@@ -390,12 +402,10 @@ def published_settings(
     settings = _settings(task, row)
     if paper is not None:
         method, body = paper
-        settings["align.source"] = modality_of(
-            body, get_task(task).modality
-        ).paper_source
-        settings["embedder.initialisation"] = (
-            "paper" if get_method(method).aligns else "random"
-        )
+        modality = modality_of(body, get_task(task).modality)
+        aligns = get_method(method).aligns
+        settings["align.source"] = modality.paper_source
+        settings["embedder.initialisation"] = "paper" if aligns else "random"
         settings["head.dense"] = "pooled"
     return settings
 
