@@ -148,7 +148,9 @@ def _check_factor(
             "A factor of another name is a mapping: {level name: {hyper-parameter:"
             " value}}."
         )
-        raise unknown_name("hyper-parameter", factor, names(), hint)
+        section = factor.partition(".")[0]
+        of_section = [name for name in names() if name.startswith(f"{section}.")]
+        raise unknown_name("hyper-parameter", factor, of_section or names(), hint)
     if not is_list and factor in names():
         raise UserError("give a list of values, because it is a hyper-parameter")
     for level in levels:

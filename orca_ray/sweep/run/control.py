@@ -12,6 +12,7 @@ from orca_ray.results.live import LiveState
 from orca_ray.sweep.run.events import Listener, Message, TimeLeft
 
 _TICK_SECONDS = 1.0
+"""Seconds between two times at which requests are applied and the state published."""
 _RATE_SECONDS = 600.0
 """Trials that ended within this time count for the rate."""
 
@@ -86,7 +87,8 @@ class Control:
         if self._lease is not None:
             self._lease.check()
             for request in self._lease.requests():
-                self.retries += [request] if request.kind == live.RETRY else []
+                if request.kind == live.RETRY:
+                    self.retries.append(request)
                 self._apply[request.kind](request.trial)
         state = self._state(now)
         if state.seconds_left is not None:
@@ -132,15 +134,15 @@ class Control:
 
     def _retry(self, trial: str) -> None:
         number = self._retry_trials(trial)
-        self._say(
-            f"{number} failed trial{'s' * (number != 1)} will run again by request"
-        )
+        trials = "trial" if number == 1 else "trials"
+        self._say(f"{number} failed {trials} will run again by request")
 
     def _state(self, now: float) -> LiveState:
         while self._ended and self._ended[0] < now - _RATE_SECONDS:
             self._ended.popleft()
-        window = now - self._ended[0] if len(self._ended) > 1 else 0.0
-        rate = 60 * (len(self._ended) - 1) / window if window else None
+        rate = None
+        if len(self._ended) > 1 and now > self._ended[0]:
+            rate = 60 * (len(self._ended) - 1) / (now - self._ended[0])
         return replace(
             self._live_state(),
             trials_per_minute=rate,

@@ -150,9 +150,9 @@ class SweepController:
             return None
         self._take_staged(idle=False)
         trial = self._next_trial()
-        while (
-            trial is None and not self.control.stopping and self._take_staged(idle=True)
-        ):
+        while trial is None and not self.control.stopping:
+            if not self._take_staged(idle=True):
+                return None
             self.tick()
             trial = self._next_trial()
         return trial
@@ -222,10 +222,7 @@ class SweepController:
         item.node = node or item.node
         item.log.add(log)
         for point in progress:
-            if any(
-                (seen.stage, seen.epoch) == (point.stage, point.epoch)
-                for seen in item.curve
-            ):
+            if item.has_reported(point):
                 continue
             item.curve.append(point)
             self._emit(
@@ -269,7 +266,7 @@ class SweepController:
         ``report`` is the last report of the worker, if the worker reported the failure.
         The next attempt resumes from the trial's last checkpoint.
         """
-        again = self.failures.retries(key, failure)
+        runs_again = self.failures.retries(key, failure)
         for node in self.failures.new_quarantines():
             reason = self.failures.quarantined[node]
             self._emit(
@@ -277,20 +274,18 @@ class SweepController:
                     f"no more trials on node {self.placement.node_name(node)}: {reason}"
                 )
             )
-        if not again:
-            return self.finish(
-                key,
-                report
-                or TrialReport(
-                    status=RULES[failure.cause].status, error=failure.reason
-                ),
-            )
-        item = self.trials[key] = self._waiting[key] = self._released(
-            key
-        )  # the last of the waiting ones
+        rule = RULES[failure.cause]
+        if not runs_again:
+            if report is None:
+                report = TrialReport(status=rule.status, error=failure.reason)
+            return self.finish(key, report)
+        item = self._released(key)
+        self.trials[key] = item
+        self._waiting[key] = item  # the last of the waiting ones
         item.placed = False
         self._recorder.attempt_failed(item)
-        item.attempts += RULES[failure.cause].counts
+        if rule.counts:
+            item.attempts += 1
         name = f"{item.trial.task} {item.trial.method}"
         reason = (failure.reason.strip().splitlines() or [""])[-1]
         self._emit(events.TrialWaits(key, item.trial.task, item.trial.method))
@@ -337,7 +332,8 @@ class SweepController:
         An empty ``key`` stands for all failed trials.
         """
         self._recorder.flush()
-        if number := self.searches.retry(key, list(self.trials)):
+        number = self.searches.retry(key, list(self.trials))
+        if number:
             rebuilt = {
                 (plan.task, plan.method): search
                 for search in self.searches
@@ -353,43 +349,35 @@ class SweepController:
         None until a trial has completed in this run.
         """
         seconds = self._durations.of_remaining(self.searches)
-        return (
-            None
-            if seconds is None
-            else seconds / max(1, sum(item.placed for item in self.trials.values()))
-        )
+        if seconds is None:
+            return None
+        num_placed = sum(item.placed for item in self.trials.values())
+        return seconds / max(1, num_placed)
 
     def demand(self) -> Counter[Resources]:
         """Return how many trials could run at the same time if there were room for all.
 
         By resources of a trial.
         """
-        found: Counter[Resources] = Counter()
+        demand: Counter[Resources] = Counter()
         if self.control.paused or self.control.stopping:
-            return found
+            return demand
         for search in self.searches:
             for row in search.progress():
                 resources = self._usual_resources(row.plan)
-                found[resources] += int(min(row.num_remaining, row.plan.most_at_once))
-        return found
+                demand[resources] += int(min(row.num_remaining, row.plan.most_at_once))
+        return demand
 
     def summary(self, *, interrupted: bool = False) -> events.Summary:
         """Return the summary of the sweep so far."""
         records = self.searches.records
-        notes = Counter(
-            note
-            for record in records
-            for note in dict.fromkeys((record.notes or "").split("; "))
-            if note
-        )
+        num_by_status = Counter(record.status for record in records)
         return events.Summary(
             sweep=self.sweep,
             planned=sum(plan.num_trials for plan in self.searches.plans),
             finished_before=self.searches.finished_before,
             ran=self._num_ran,
-            statuses={
-                status: sum(r.status is status for r in records) for status in Status
-            },
+            statuses={status: num_by_status[status] for status in Status},
             failed=tuple(record for record in records if record.status.failed),
             interrupted=interrupted or not self.done,
             seconds=time.monotonic() - self._began,
@@ -398,7 +386,7 @@ class SweepController:
             aligned=sum(bool(record.align_epochs) for record in records),
             reused=sum(bool(record.align_reused) for record in records),
             time_over=self.control.time_over,
-            notes=dict(notes.most_common()),
+            notes=_counted_notes(records),
             quarantined=self.quarantined,
         )
 
@@ -408,15 +396,14 @@ class SweepController:
         They are those of trials that have ended or will not go on.
         """
         self.close()
-        done = {
+        ended_pairs = {
             (plan.task, plan.method)
             for search in self.searches
             if search.done
             for plan in search.plans
         }
-        self._recorder.tidy(
-            (record.trial_key for record in self.searches.records), done
-        )
+        keys = [record.trial_key for record in self.searches.records]
+        self._recorder.tidy(keys, ended_pairs)
 
     def _live_state(self) -> LiveState:
         """Return the state of the sweep that its store publishes.
@@ -576,3 +563,12 @@ class SweepController:
             else:
                 self._emit(events.TaskStaged(self.searches.rows(staged.task)))
         return bool(found)
+
+
+def _counted_notes(records: Sequence[Record]) -> dict[str, int]:
+    """Return the number of records with each note, most frequent first."""
+    notes = Counter[str]()
+    for record in records:
+        distinct = dict.fromkeys((record.notes or "").split("; "))
+        notes.update(note for note in distinct if note)
+    return dict(notes.most_common())

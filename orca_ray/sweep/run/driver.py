@@ -92,22 +92,15 @@ def run_sweep(
         emit(events.Message(text, passing=True))
 
     with executor as engine, contextlib.ExitStack() as stack:
+        nodes = engine.open(address)
         gpus = wait_for_room(
-            engine,
-            spec,
-            engine.open(address),
-            wait_seconds,
-            emit,
-            needs_gpus=options.needs_gpus,
+            engine, spec, nodes, wait_seconds, emit, needs_gpus=options.needs_gpus
         )
-        searches = resolve(
-            with_fingerprints(plan_searches(spec, gpus=gpus)), emit_message
-        )
-        store = (
-            results
-            if isinstance(results, ResultsStore)
-            else ResultsStore(results, create=True)
-        )
+        plans = plan_searches(spec, gpus=gpus)
+        searches = resolve(with_fingerprints(plans), emit_message)
+        store = results
+        if not isinstance(store, ResultsStore):
+            store = ResultsStore(store, create=True)
         keeper = ModelKeeper(store.uri, keep_models, command=command, emit=emit_message)
 
         def watch(event: events.Event) -> None:
@@ -130,18 +123,18 @@ def run_sweep(
             store.uri, shared, checkpoint_seconds, keep_models, options.time
         )
         requests = staging_requests(searches, controller.searches.unfinished_tasks)
-        with contextlib.closing(
-            engine.stager(requests, settings, emit_message)
-        ) as stager:
+        stager = engine.stager(requests, settings, emit_message)
+        interrupted = False
+        with contextlib.closing(stager):
             start(controller, engine, stager, emit)
             controller.control.deadline = deadline
-            interrupted = not controller.done and engine.run(
-                controller, settings, options
-            )
+            if not controller.done:
+                interrupted = engine.run(controller, settings, options)
         controller.tidy()
         keeper.tidy(controller.searches, ended=True)
-        if interrupted and (left := Checkpoints(store.uri).left()):
-            emit_message(left)
+        advice = Checkpoints(store.uri).left() if interrupted else ""
+        if advice:
+            emit_message(advice)
     summary = replace(
         controller.summary(interrupted=interrupted),
         models=keeper.best,
@@ -163,12 +156,10 @@ def start(
     errors = [task.error for task in engine.first_staged(stager)]
     searches = controller.searches
     if errors and all(errors) and not searches.finished_before:
-        more = (
-            f" (and {len(errors) - 1} more tasks could not be staged)"
-            if len(errors) > 1
-            else ""
-        )
-        raise UserError(f"{errors[0]}{more}")
+        message = errors[0]
+        if len(errors) > 1:
+            message += f" (and {len(errors) - 1} more tasks could not be staged)"
+        raise UserError(message)
     controller.stager = stager
     emit(events.SweepStarted(controller.sweep, engine.where, searches.rows()))
     if searches.reused and not controller.done:
@@ -182,23 +173,22 @@ def staging_requests(
 
     It is for the data of the task, and the bodies and sources of its searches.
     """
+    by_task: dict[str, list[SearchPlan]] = {}
+    for search in searches:
+        if search.task in tasks:
+            by_task.setdefault(search.task, []).append(search)
     requests = []
-    for task in dict.fromkeys(
-        search.task for search in searches if search.task in tasks
-    ):
-        own = [search for search in searches if search.task == task]
-        bodies = dict.fromkeys(
-            search.body for search in own if search.recipe.pretrained
+    for task, plans in by_task.items():
+        pretrained = [plan.body for plan in plans if plan.recipe.pretrained]
+        sources = set[str]().union(*map(sources_of, plans))
+        request = StagingRequest(
+            task=task,
+            protocol=plans[0].spec.protocol,
+            fingerprint=plans[0].fingerprint,
+            bodies=tuple(dict.fromkeys(pretrained)),
+            sources=tuple(sorted(sources)),
         )
-        requests.append(
-            StagingRequest(
-                task=task,
-                protocol=own[0].spec.protocol,
-                fingerprint=own[0].fingerprint,
-                bodies=tuple(bodies),
-                sources=tuple(sorted(set().union(*map(sources_of, own)))),
-            )
-        )
+        requests.append(request)
     return requests
 
 
@@ -226,12 +216,11 @@ def wait_for_room(
     while True:
         gpus = needs_gpus or any(node.gpus for node in nodes)
         plans = plan_searches(spec, gpus=gpus)
-        found = ((plan, placement_problem(plan.resources, nodes)) for plan in plans)
-        problems = [
-            f"{plan.task} with {plan.method}: {problem}"
-            for plan, problem in found
-            if problem
-        ]
+        problems = []
+        for plan in plans:
+            problem = placement_problem(plan.resources, nodes)
+            if problem is not None:
+                problems.append(f"{plan.task} with {plan.method}: {problem}")
         if not problems:
             return gpus
         if not engine.grows or waited >= seconds:

@@ -103,8 +103,11 @@ class Placement:
         self._clock = clock
         self._quarantined = quarantined
         self._peaks: dict[Workload, float] = {}
+        """Highest measured peak of GPU memory in MiB."""
         self._least: dict[Workload, float] = {}
+        """Smallest share of a GPU that had not proved too small."""
         self._card_mib = 0.0
+        """Memory of the smallest GPU in MiB; 0 if it is unknown."""
         self._listed_at = -math.inf
         self._names: dict[str, str] = {}
         self._nodes: Sequence[NodeResources] = ()
@@ -113,23 +116,25 @@ class Placement:
 
     @property
     def nodes(self) -> list[NodeResources]:
-        """Nodes that get trials: those that are alive and not in quarantine, or all
-        nodes if none are left.
+        """Nodes that get trials: living ones that are not in quarantine.
+
+        If none are left, all living nodes.
         """
         self._refresh()
-        return [
-            node for node in self._nodes if node.id not in self._quarantined
-        ] or list(self._nodes)
+        nodes = [node for node in self._nodes if node.id not in self._quarantined]
+        return nodes or list(self._nodes)
 
     def _refresh(self) -> None:
-        if (
-            self._list_nodes is not None
-            and self._clock() - self._listed_at >= REFRESH_SECONDS
-        ):
-            self._nodes, self._listed_at = self._list_nodes(), self._clock()
-            self._has_gpus = self._has_gpus or any(node.gpus for node in self._nodes)
-            self._names.update({node.id: node.name for node in self._nodes})
-            self._capacities.clear()
+        """List the nodes of the cluster again, every `REFRESH_SECONDS`."""
+        if self._list_nodes is None:
+            return
+        if self._clock() - self._listed_at < REFRESH_SECONDS:
+            return
+        self._nodes = self._list_nodes()
+        self._listed_at = self._clock()
+        self._has_gpus = self._has_gpus or any(node.gpus for node in self._nodes)
+        self._names.update({node.id: node.name for node in self._nodes})
+        self._capacities.clear()
 
     def capacity(self, wanted: Resources) -> int:
         """Return how many trials with the resources ``wanted`` fit on the nodes."""
@@ -148,10 +153,12 @@ class Placement:
         [] if only these have them.
         """
         nodes = self.nodes
-        alive = {node.id for node in self._nodes}
-        for bad in ({*self._quarantined, *history.avoid}, {*self._quarantined}):
-            if any(node.id not in bad and wanted.slots_on(node) for node in nodes):
-                return sorted(bad & alive)
+        living_ids = {node.id for node in self._nodes}
+        quarantined = set(self._quarantined)
+        for avoided in (quarantined | history.avoid, quarantined):
+            others = [node for node in nodes if node.id not in avoided]
+            if any(map(wanted.slots_on, others)):
+                return sorted(avoided & living_ids)
         return []
 
     def resources(self, trial: TrialSpec, history: FailuresOfTrial) -> Resources:
@@ -173,18 +180,20 @@ class Placement:
                 request.measured and not trial.deterministic and request.gpus <= 1
             )
             gpus = self._share(trial, request.gpus, measured=measured)
-        wanted = replace(trial.resources, gpus=gpus)
+        resources = replace(trial.resources, gpus=gpus)
         if gpus or history.counts[Cause.MEMORY] < 2:
-            return wanted
-        # Without a request, Ray places by CPUs alone: half of the largest node's memory
-        # keeps others away.
+            return resources
+        return replace(resources, memory_gib=self._more_memory(resources.memory_gib))
+
+    def _more_memory(self, memory_gib: float) -> float:
+        """Return the host memory for a trial that ran out of ``memory_gib`` GiB.
+
+        Without a request (0 GiB), Ray places by CPUs alone: half of the largest node's
+        memory keeps other trials away.
+        """
         largest = max((node.memory_gib for node in self.nodes), default=0.0)
-        return replace(
-            wanted,
-            memory_gib=min(
-                2 * wanted.memory_gib or largest / 2, max(largest, wanted.memory_gib)
-            ),
-        )
+        enlarged = 2 * memory_gib if memory_gib else largest / 2
+        return min(enlarged, max(largest, memory_gib))
 
     def admits(
         self,
@@ -201,14 +210,13 @@ class Placement:
         if self._list_nodes is None:
             return True
         capacity = self.capacity(wanted)
-        if (
-            in_flight.get(wanted, 0) >= capacity + 1 + capacity // 8
-        ):  # Ray sees those that do not fit as waiting
+        # A few more than fit, which Ray sees as waiting.
+        if in_flight.get(wanted, 0) >= capacity + 1 + capacity // 8:
             return False
-        return not any(
-            other != wanted and any(map(other.slots_on, self.nodes))
-            for other in overdue
-        )
+        for resources in overdue:
+            if resources != wanted and any(map(resources.slots_on, self.nodes)):
+                return False
+        return True
 
     def _share(self, trial: TrialSpec, requested: float, *, measured: bool) -> float:
         """Return the share of a card for a trial.
@@ -222,7 +230,7 @@ class Placement:
         peak = self._peaks.get(kind)
         if measured and peak is not None and self._card_mib:
             needed = (MARGIN * peak + CONTEXT_MIB) / self._card_mib
-            share = next((each for each in SHARES if each >= needed), 1.0)
+            share = next((size for size in SHARES if size >= needed), 1.0)
         return max(share, self._least.get(kind, 0.0))
 
     def learn(self, trial: TrialSpec, report: TrialReport) -> None:
@@ -231,15 +239,15 @@ class Placement:
         Peak, size of the GPU, and whether memory ran out; for trials on at most one
         GPU.
         """
-        if (
-            not 0 < trial.resources.gpus <= 1
-        ):  # of several GPUs, each has a part of the batch
+        gpus = trial.resources.gpus
+        if not 0 < gpus <= 1:  # of several GPUs, each has a part of the batch
             return
         kind = workload(trial, trial.hyperparameters)
-        if memory := report.worker.device_memory_mib:
-            self._card_mib = min(self._card_mib or memory, memory)
+        card_mib = report.worker.device_memory_mib
+        if card_mib:
+            self._card_mib = min(self._card_mib or card_mib, card_mib)
         if report.status is Status.FAILED_OOM:
-            larger = next((each for each in SHARES if each > trial.resources.gpus), 1.0)
+            larger = next((size for size in SHARES if size > gpus), 1.0)
             self._least[kind] = max(larger, self._least.get(kind, 0.0))
         elif report.outcome is not None and report.outcome.peak_memory_mib:
             self._learn_peak(kind, report.outcome.peak_memory_mib)
@@ -249,16 +257,11 @@ class Placement:
 
         Only trials on at most one GPU that did not fail count.
         """
-        if (
-            record.gpus
-            and record.gpus <= 1
-            and record.peak_memory_mib
-            and not record.status.failed
-        ):
-            self._learn_peak(
-                workload(record, json.loads(record.hyperparameters)),
-                record.peak_memory_mib,
-            )
+        if not record.gpus or record.gpus > 1 or record.status.failed:
+            return
+        if record.peak_memory_mib:
+            kind = workload(record, json.loads(record.hyperparameters))
+            self._learn_peak(kind, record.peak_memory_mib)
 
     def _learn_peak(self, kind: Workload, peak_mib: float) -> None:
         self._peaks[kind] = max(peak_mib, self._peaks.get(kind, 0.0))
@@ -268,8 +271,6 @@ class Placement:
 
         Without a cluster, its id.
         """
-        return (
-            node
-            if self._list_nodes is None
-            else f"{self._names.get(node, 'unknown')} ({node[:8]})"
-        )
+        if self._list_nodes is None:
+            return node
+        return f"{self._names.get(node, 'unknown')} ({node[:8]})"

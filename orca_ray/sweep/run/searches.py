@@ -196,15 +196,14 @@ class SweepSearches:
             for record in history.rerun.values()
             if record.sweep == self.spec.sweep_id
         ]
-        again = {
-            each.trial_key for each in failed if key in ("", each.trial_key)
-        } - self._rerun.keys()
-        if again:
+        keys = {record.trial_key for record in failed if key in ("", record.trial_key)}
+        new_keys = keys - self._rerun.keys()
+        if new_keys:
             self._history = history
             self._rerun = dict(history.rerun)
             sources = self._make_sources(self._opened_plans, history, running=running)
             self._searches = list(sources)
-        return len(again)
+        return len(new_keys)
 
     def _open(self, plans: Sequence[SearchPlan]) -> list[TrialSource]:
         """Return the searches of plans whose data fingerprint is known."""
@@ -218,17 +217,18 @@ class SweepSearches:
         records = self.records
         if not records or self._is_open_ended:
             return ""
-        search = sum(record.phase == "search" for record in records)
-        planned = sum(plan.num_trials for plan in self.plans)
-        others = Counter(
-            record.sweep for each in self._searches for record in each.adopted
+        num_search = sum(record.phase == "search" for record in records)
+        num_planned = sum(plan.num_trials for plan in self.plans)
+        sentence = (
+            f"reuses {len(records)} of {num_planned} planned trials: {num_search}"
+            f" search + {len(records) - num_search} confirm"
         )
-        origins = "".join(
-            f", {number} of them from {sweep}"
-            for sweep, number in sorted(others.items())
+        origins = Counter(
+            record.sweep for search in self._searches for record in search.adopted
         )
-        text = f"reuses {len(records)} of {planned} planned trials"
-        return f"{text}: {search} search + {len(records) - search} confirm{origins}"
+        for sweep, number in sorted(origins.items()):
+            sentence += f", {number} of them from {sweep}"
+        return sentence
 
     def _adopt(self, searches: Sequence[TrialSource]) -> None:
         """Copy the trials that searches take over from variants of the sweep.
@@ -251,33 +251,38 @@ def copy_trials(store: ResultsStore, records: Sequence[Record], sweep: str) -> N
     """
     if not records:
         return
-    own = (
-        store.curves(sweep, [record.trial_key for record in records])
-        .groupby("trial_key")["attempt"]
-        .max()
-    )
-    earlier = {key: int(number) for key, number in own.fillna(0).items()}
+    earlier_attempts = _stored_attempts(store, sweep, records)
+    keys_by_origin: dict[str, list[str]] = {}
+    copies = []
+    for record in records:
+        keys_by_origin.setdefault(record.sweep, []).append(record.trial_key)
+        attempts = record.attempts + earlier_attempts.get(record.trial_key, 0)
+        copies.append(replace(record, sweep=sweep, attempts=attempts))
     curves: list[CurvePoint] = []
     artefacts: list[ArtefactRow] = []
-    for origin in dict.fromkeys(record.sweep for record in records):
-        keys = [record.trial_key for record in records if record.sweep == origin]
+    for origin, keys in keys_by_origin.items():
         for row in _rows(store.curves(origin, keys)):
-            if (before := earlier.get(row["trial_key"])) is not None:
-                row["attempt"] = before + (row["attempt"] or 1)
-            curves.append(CurvePoint(**row | {"sweep": sweep}))
-        artefacts += [
-            ArtefactRow(**row | {"sweep": sweep})
-            for row in _rows(store.artefacts(origin, keys))
-        ]
-    copies = [
-        replace(
-            record,
-            sweep=sweep,
-            attempts=record.attempts + earlier.get(record.trial_key, 0),
-        )
-        for record in records
-    ]
+            earlier = earlier_attempts.get(row["trial_key"])
+            if earlier is not None:
+                # Rows of older versions have no attempt: it was the first.
+                attempt = row["attempt"] or 1
+                row["attempt"] = earlier + attempt
+            curves.append(CurvePoint(**{**row, "sweep": sweep}))
+        for row in _rows(store.artefacts(origin, keys)):
+            artefacts.append(ArtefactRow(**{**row, "sweep": sweep}))
     store.append(copies, curves, artefacts)
+
+
+def _stored_attempts(
+    store: ResultsStore, sweep: str, records: Sequence[Record]
+) -> dict[str, int]:
+    """Return the highest stored attempt of the trials of ``records`` in ``sweep``.
+
+    By trial key; trials without a curve there are left out.
+    """
+    curves = store.curves(sweep, [record.trial_key for record in records])
+    last_attempts = curves.groupby("trial_key")["attempt"].max().fillna(0)
+    return {str(key): int(number) for key, number in last_attempts.items()}
 
 
 def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
@@ -306,13 +311,13 @@ class Durations:
 
     def learn(self, record: Record) -> None:
         """Use the duration of a trial that completed to improve the estimates."""
-        if record.status is Status.COMPLETED:
-            self._seconds[record.task, record.method] = record.wall_seconds
-            # Not the mean of ratios: a trial of no cost, which still takes a moment,
-            # would decide it.
-            self._ratio = sum(self._seconds.values()) / sum(
-                self._estimates.get(name, 1.0) for name in self._seconds
-            )
+        if record.status is not Status.COMPLETED:
+            return
+        self._seconds[record.task, record.method] = record.wall_seconds
+        estimates = [self._estimates.get(pair, 1.0) for pair in self._seconds]
+        # Not the mean of ratios: a trial of no cost, which still takes a moment, would
+        # decide it.
+        self._ratio = sum(self._seconds.values()) / sum(estimates)
 
     def urgency(self, search: TrialSource) -> tuple[bool, float]:
         """Return a sort key of the search; the largest should start the next trial.
@@ -347,5 +352,7 @@ class Durations:
         return seconds if self._seconds else None
 
     def _of_trial(self, plan: SearchPlan) -> float:
-        name = (plan.task, plan.method)
-        return self._seconds.get(name, self._estimates.get(name, 1.0) * self._ratio)
+        pair = (plan.task, plan.method)
+        if pair in self._seconds:
+            return self._seconds[pair]
+        return self._estimates.get(pair, 1.0) * self._ratio

@@ -47,6 +47,11 @@ class TrialState:
         """Number of the present attempt among all attempts at the trial, from 1."""
         return self.earlier_attempts + self.attempts
 
+    def has_reported(self, point: EpochProgress) -> bool:
+        """Return whether the curve has the epoch of ``point``."""
+        epoch = (point.stage, point.epoch)
+        return any((earlier.stage, earlier.epoch) == epoch for earlier in self.curve)
+
     @property
     def scores(self) -> list[float]:
         """Validation scores of the refine epochs, in order."""

@@ -1,7 +1,7 @@
 """What the results store has of earlier runs of a sweep."""
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -64,49 +64,67 @@ class History:
         attempts: dict[str, int] = {}
         suggestions = defaultdict[Pair, list[SuggestionRow]](list)
         for sweep in (spec.sweep_id, *sorted(variants)):
-            found = _comparable(store.load(sweep))
+            stored = _comparable(store.load(sweep))
             again = {
                 key: record
-                for key, record in found.items()
-                if record.status is Status.LOST
-                or (record.status.failed and ("" in retry or key in retry))
+                for key, record in stored.items()
+                if _runs_again(record, key, retry)
             }
-            rerun = {
+            new_reruns = {
                 key: record for key, record in again.items() if key not in records
-            } | rerun
-            records = {
-                key: record for key, record in found.items() if key not in again
-            } | records
+            }
+            rerun = new_reruns | rerun
+            kept = {key: row for key, row in stored.items() if key not in again}
+            records = kept | records
             curves = store.curves(sweep=sweep)
             scores = _scores(curves) | scores
-            last = curves.groupby("trial_key")["attempt"].max().fillna(0)
-            for key, number in (
-                *last.items(),
-                *((key, record.attempts) for key, record in again.items()),
-            ):
-                attempts[str(key)] = max(int(number), attempts.get(str(key), 0))
+            for key, number in _attempts(curves, again):
+                attempts[key] = max(number, attempts.get(key, 0))
             for suggestion in store.journal(sweep):
                 suggestions[suggestion.task, suggestion.method].append(suggestion)
         return cls(records, scores, rerun, attempts, suggestions)
 
 
+def _runs_again(record: Record, key: str, retry: Collection[str]) -> bool:
+    """Return whether the trial of a record runs again; see `History.read`."""
+    if record.status is Status.LOST:
+        return True
+    return record.status.failed and ("" in retry or key in retry)
+
+
+def _attempts(
+    curves: pd.DataFrame, again: Mapping[str, Record]
+) -> Iterator[tuple[str, int]]:
+    """Yield keys of trials with a number of attempts that the store knows of."""
+    last_attempts = curves.groupby("trial_key")["attempt"].max().fillna(0)
+    for key, number in last_attempts.items():
+        yield str(key), int(number)
+    for key, record in again.items():
+        yield key, record.attempts
+
+
 def _comparable(records: Mapping[str, Record]) -> dict[str, Record]:
+    """Return the records whose scores are of the metric that their task has now.
+
+    Records of a task that there is no more are returned, too.
+    """
+    pairs = {(record.task, record.protocol) for record in records.values()}
     current = {
-        each: _current_metric(*each)
-        for each in {(r.task, r.protocol) for r in records.values()}
+        (task, protocol): _current_metric(task, protocol) for task, protocol in pairs
     }
-    return {
-        key: record
-        for key, record in records.items()
-        if current[record.task, record.protocol]
-        in (None, (record.metric, record.metric_version or 1))
-    }
+    comparable = {}
+    for key, record in records.items():
+        metric = current[record.task, record.protocol]
+        if metric in (None, (record.metric, record.metric_version or 1)):
+            comparable[key] = record
+    return comparable
 
 
 def _current_metric(task: str, protocol: str) -> tuple[str, int] | None:
+    """Return name and version of a task's metric; None if there is no such task."""
     try:
         metric = get_metric(get_task(task).under(protocol).metric)
-    except UserError:  # there is no such task any more
+    except UserError:
         return None
     return metric.name, metric.version
 

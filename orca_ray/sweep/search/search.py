@@ -5,7 +5,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from heapq import heappop, heappush
-from itertools import count
 
 from orca_ray.results.record import Record, Status, SuggestionRow
 from orca_ray.sweep.plan.schema import Scalar
@@ -30,47 +29,46 @@ def restored(
     if not plan.num_search:
         return []
     numbered: dict[int, Suggestion] = {}
-    others: dict[str, Suggestion] = {}
-    seen: set[str] = set()
-    first = _key(plan, sampler.draw(0))
+    without_number: dict[str, Suggestion] = {}
+    numbered_keys: set[str] = set()
+    first_key = _key(plan, sampler.draw(0))
     for entry in history.suggestions.get((plan.task, plan.method), ()):
         key = entry.trial_key
         values = json.loads(entry.values)
-        if _key(plan, values) != key or (
-            key in seen and entry.sweep != plan.spec.sweep_id
-        ):
+        is_of_variant = entry.sweep != plan.spec.sweep_id
+        if _key(plan, values) != key or (is_of_variant and key in numbered_keys):
             continue
         suggestion = Suggestion(entry.number, values, entry.known)
-        if entry.number in numbered or (entry.number == 0 and key != first):
-            others.setdefault(key, suggestion)
+        is_old_first = entry.number == 0 and key != first_key
+        if entry.number in numbered or is_old_first:
+            without_number.setdefault(key, suggestion)
         else:
             numbered[entry.number] = suggestion
-            seen.add(key)
-    moved = (suggestion for key, suggestion in others.items() if key not in seen)
-    free = (number for number in count(1) if number not in numbered)
-    numbered |= {
-        number: suggestion._replace(number=number)
-        for suggestion, number in zip(moved, free, strict=False)
-    }
+            numbered_keys.add(key)
+    free_number = 1
+    for key, suggestion in without_number.items():
+        if key in numbered_keys:
+            continue
+        while free_number in numbered:
+            free_number += 1
+        numbered[free_number] = suggestion._replace(number=free_number)
     return [numbered[number] for number in sorted(numbered) if number < plan.num_search]
 
 
 def _key(plan: SearchPlan, values: Mapping[str, Scalar]) -> str:
-    """Return the key of the search trial with ``values``; "" if no trial can have them."""
+    """Return the key of the search trial with ``values``.
+
+    "" if no trial can have them, e.g. because a foreign file has a number of epochs
+    that is no number.
+    """
     try:
         return plan.trial(values, plan.spec.file.seed, "search").key
-    except (
-        TypeError,
-        ValueError,
-        OverflowError,
-    ):  # e.g. a number of epochs in a foreign file that is no number
+    except (TypeError, ValueError, OverflowError):
         return ""
 
 
 class Search(TrialSource):
     """Search of one (task, method): decides which trial runs next.
-
-    It knows the records of the trials that have ended.
 
     A trial that already has a record does not run again. Without search trials, the
     confirm trials run the first configuration or, if the sweep has a grid, all of its
@@ -96,20 +94,14 @@ class Search(TrialSource):
         super().__init__([plan])
         self.plan = plan
         self._suggestions: list[SuggestionRow] = []
-        file = plan.spec.file
-        self.sampler = SuggestionSampler(
-            plan.first,
-            plan.space,
-            plan.num_search,
-            generation=(file.parallel or 1) if plan.spec.deterministic else None,
-            # The seed does not depend on the method: all methods of a task draw the
-            # same suggestions.
-            seed=stable_seed(file.seed, plan.task),
-        )
+        self.sampler = _sampler(plan)
         self._history = history or History()
         self._scores: dict[str, Sequence[float]] = {}
+        """Validation score of each epoch, by trial key."""
         self._keys: dict[int, str] = {}
+        """Key of the trial of each suggestion, by number of the suggestion."""
         self._numbers: dict[str, list[int]] = {}
+        """Numbers of the suggestions of each trial, by its key."""
         self._waiting: list[tuple[int, TrialSpec]] = []
         """Heap of trials that have not started.
 
@@ -117,9 +109,9 @@ class Search(TrialSource):
         """
         self._running_before = frozenset(running)
         self._running: set[str] = set()
-        """Keys of the trials that an executor has, or that wait for their next attempt.
-        """
+        """Keys of the trials that an executor has, or that wait for another attempt."""
         self._confirm: list[str] | None = None
+        """Keys of the confirm trials; None while search trials have not ended."""
         self._num_confirmed = 0
         journal = self._history.suggestions.get((plan.task, plan.method), ())
         stored = {
@@ -150,7 +142,7 @@ class Search(TrialSource):
 
     @property
     def num_running(self) -> int:
-        """Number of trials that an executor has, or that wait for their next attempt."""
+        """Number of trials that an executor has, or that wait for another attempt."""
         return len(self._running)
 
     @property
@@ -244,14 +236,17 @@ class Search(TrialSource):
 
     @property
     def _can_start(self) -> bool:
-        return bool(self._waiting) and (
-            self._confirm is not None or self.sampler.is_open(self._waiting[0][0])
-        )
+        if not self._waiting:
+            return False
+        position, _ = self._waiting[0]
+        return self._confirm is not None or self.sampler.is_open(position)
 
     def _end(self, record: Record, scores: Sequence[float]) -> None:
         key = record.trial_key
-        self.records[key], self._scores[key] = record, scores
-        self._num_confirmed += self._confirm is not None
+        self.records[key] = record
+        self._scores[key] = scores
+        if self._confirm is not None:
+            self._num_confirmed += 1
         for number in self._numbers.get(key, ()):
             self.sampler.tell(number, TrialAnswer.from_record(record, scores))
 
@@ -263,7 +258,8 @@ class Search(TrialSource):
         for number in self.sampler.rivals(self._numbers[trial.key][0]):
             answer = self.sampler.answers.get(number)
             key = self._keys[number]
-            if key != trial.key and not (answer and answer.failed):
+            has_failed = answer is not None and answer.failed
+            if key != trial.key and not has_failed:
                 yield self._scores.get(key, ())
 
     def _add(self, suggestion: Suggestion, stored: set[tuple[int, str]]) -> None:
@@ -275,23 +271,20 @@ class Search(TrialSource):
         plan = self.plan
         number = suggestion.number
         trial = plan.trial(suggestion.values, plan.spec.file.seed, "search")
-        key = self._keys[number] = trial.key
+        key = trial.key
+        self._keys[number] = key
         if (number, key) not in stored:
-            values = canonical_json(dict(suggestion.values))
-            now = datetime.now(UTC)
-            sweep = plan.spec.sweep_id
-            self._suggestions.append(
-                SuggestionRow(
-                    sweep,
-                    plan.task,
-                    plan.method,
-                    number,
-                    key,
-                    values,
-                    suggestion.known,
-                    now,
-                )
+            row = SuggestionRow(
+                plan.spec.sweep_id,
+                plan.task,
+                plan.method,
+                number,
+                key,
+                canonical_json(dict(suggestion.values)),
+                suggestion.known,
+                datetime.now(UTC),
             )
+            self._suggestions.append(row)
         equal = self._numbers.setdefault(key, [])
         equal.append(number)
         if key in self.records:
@@ -318,9 +311,8 @@ class Search(TrialSource):
             if record.sweep != sweep:
                 self.adopted.append(record)
                 record = replace(record, sweep=sweep)
-            self._end(
-                record, self._scores.get(key) or self._history.scores.get(key, ())
-            )
+            scores = self._scores.get(key) or self._history.scores.get(key, ())
+            self._end(record, scores)
 
     def _confirm_if_searched(self) -> None:
         """Create the confirm trials when all search trials have ended.
@@ -329,20 +321,45 @@ class Search(TrialSource):
         """
         if self._confirm is not None or not self.sampler.done:
             return
-        winner = self.sampler.winner()
-        values: Mapping[str, Scalar] | None = (
-            {} if not self.plan.num_search else winner.values if winner else None
-        )
-        # All cells of a grid run with one seed before the next: an interrupted study is
-        # balanced.
-        trials = [
-            self.plan.trial({**configuration, **(values or {})}, seed, "confirm")
-            for seed in (() if values is None else self.plan.confirm_seeds)
-            for configuration in self.plan.configurations
-        ]
+        trials = self._confirm_trials()
         self._confirm = [trial.key for trial in trials]
         for position, trial in enumerate(trials):
             self._plan_trial(position, trial)
+
+    def _confirm_trials(self) -> list[TrialSpec]:
+        """Return the confirm trials; none if every search trial failed."""
+        values: Mapping[str, Scalar] = {}
+        if self.plan.num_search:
+            winner = self.sampler.winner()
+            if winner is None:
+                return []
+            values = winner.values
+        # All cells of a grid run with one seed before the next: an interrupted study is
+        # balanced.
+        return [
+            self.plan.trial({**configuration, **values}, seed, "confirm")
+            for seed in self.plan.confirm_seeds
+            for configuration in self.plan.configurations
+        ]
+
+
+def _sampler(plan: SearchPlan) -> SuggestionSampler:
+    """Return the sampler of a search.
+
+    Its seed does not depend on the method: all methods of a task draw the same
+    suggestions.
+    """
+    file = plan.spec.file
+    generation = None
+    if plan.spec.deterministic:
+        generation = file.parallel or 1
+    return SuggestionSampler(
+        plan.first,
+        plan.space,
+        plan.num_search,
+        generation=generation,
+        seed=stable_seed(file.seed, plan.task),
+    )
 
 
 def make_searches(
