@@ -20,9 +20,8 @@ from typing import TYPE_CHECKING
 from orca_ray.discovery import tables, with_plug_ins
 from orca_ray.errors import lookup
 
-if (
-    TYPE_CHECKING
-):  # task modules import this one, and importing them all must stay cheap
+# Task modules import this one, and importing them all must stay cheap.
+if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
@@ -98,20 +97,16 @@ class CropFlip(Augmentation):
                 f" {list(x.shape)}"
             )
         height, width = x.shape[2:]
-        padded = x.new_empty(
-            (*x.shape[:2], height + 2 * self.margin, width + 2 * self.margin)
-        )
+        margin = self.margin
+        padded = x.new_empty((*x.shape[:2], height + 2 * margin, width + 2 * margin))
         for channel in range(x.shape[1]):
             padded[:, channel] = self.padding[channel % len(self.padding)]
-        padded[
-            :, :, self.margin : self.margin + height, self.margin : self.margin + width
-        ] = x
+        padded[:, :, margin : margin + height, margin : margin + width] = x
         top, left, mirrored = drawn.unbind(1)
         rows = top[:, None] + torch.arange(height, device=x.device)
-        columns = torch.arange(width, device=x.device).expand(len(x), -1)
-        columns = left[:, None] + torch.where(
-            mirrored[:, None] == 1, columns.flip(1), columns
-        )
+        places = torch.arange(width, device=x.device).expand(len(x), -1)
+        places = torch.where(mirrored[:, None] == 1, places.flip(1), places)
+        columns = left[:, None] + places
         samples = torch.arange(len(x), device=x.device)[:, None, None, None]
         channels = torch.arange(x.shape[1], device=x.device)[:, None, None]
         return padded[
@@ -144,21 +139,17 @@ class Shift(Augmentation):
         """
         import torch
 
-        taken = []
+        sources = []
         for side, position in zip(x.shape[2:], drawn.unbind(1), strict=True):
             most = max(1, int(self.share * side))
-            moves = (
-                position.double() * (2 * most + 1)
-            ).long() - most  # in float32, 1 - ε could become the whole
-            taken.append(
-                (torch.arange(side, device=x.device) - moves[:, None]).clamp(
-                    0, side - 1
-                )
-            )
+            # In float32, 1 - ε could become the whole.
+            moves = (position.double() * (2 * most + 1)).long() - most
+            places = torch.arange(side, device=x.device) - moves[:, None]
+            sources.append(places.clamp(0, side - 1))
+        rows, columns = sources
         samples = torch.arange(len(x), device=x.device)[:, None, None]
-        return x.movedim(1, 3)[
-            samples, taken[0][:, :, None], taken[1][:, None, :]
-        ].movedim(3, 1)
+        pixels = x.movedim(1, 3)[samples, rows[:, :, None], columns[:, None, :]]
+        return pixels.movedim(3, 1)
 
 
 def get_shift(task: "Task", share: float) -> Shift | None:
@@ -167,16 +158,11 @@ def get_shift(task: "Task", share: float) -> Shift | None:
     None if ``share`` is 0, or inputs are no images, or have no classes or labels. A
     number may be a position in the image.
     """
-    images = (
-        len(task.input_shape or ()) == 3
-        and task.domain != "audio"
-        and task.target.kind in ("classes", "labels")
-    )
-    return (
-        Shift("shift", "moved, edges repeated (Simard et al., 2003)", share)
-        if images and share > 0
-        else None
-    )
+    is_image = task.input_shape is not None and len(task.input_shape) == 3
+    has_classes = task.target.kind in ("classes", "labels")
+    if share <= 0 or not is_image or task.domain == "audio" or not has_classes:
+        return None
+    return Shift("shift", "moved, edges repeated (Simard et al., 2003)", share)
 
 
 @cache

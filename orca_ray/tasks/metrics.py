@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -124,11 +124,10 @@ def _one_minus_auroc(logits_NK: Array, y: Array) -> float:
         return 1 - area_under_roc(logits_NK[:, 1] - logits_NK[:, 0], y)
     scores_NK = _log_odds(logits_NK)
     areas = []
-    for i, j in itertools.permutations(
-        range(num_classes), 2
-    ):  # Hand and Till, 2001, eq. 7
-        chosen = (y == i) | (y == j)
-        areas.append(area_under_roc(scores_NK[chosen, i], y[chosen] == i))
+    # Hand and Till, 2001, eq. 7.
+    for i, j in itertools.permutations(range(num_classes), 2):
+        is_either = (y == i) | (y == j)
+        areas.append(area_under_roc(scores_NK[is_either, i], y[is_either] == i))
     return 1 - float(np.mean(areas))
 
 
@@ -217,9 +216,8 @@ def one_minus_mask_auroc(logits: Array, y: Array) -> float:
     ``y`` [N, ...] holds 0, 1 and `IGNORED`.
     """
     check_other_shape(logits, y)
-    return 1 - area_under_roc(
-        np.where(y == IGNORED, 0.0, logits).ravel(), _both_outcomes(y).ravel()
-    )
+    scores = np.where(y == IGNORED, 0.0, logits)
+    return 1 - area_under_roc(scores.ravel(), _both_outcomes(y).ravel())
 
 
 def one_minus_thresholded_auroc(logits: Array, y: Array) -> float:
@@ -258,11 +256,11 @@ def long_range_contact_error(predictions: Array, y: Array) -> float:
     one.
     """
     predictions_NSS, y_NSS = _maps(predictions, y)
-    protein, row, column = _contacts(y_NSS)
-    predicted_P = (
-        predictions_NSS[protein, row, column] + predictions_NSS[protein, column, row]
-    ) / 2
-    return _mean_of_proteins(np.abs(predicted_P - y_NSS[protein, row, column]), protein)
+    contacts = _contacts(y_NSS)
+    upper_P = contacts.upper(predictions_NSS)
+    lower_P = contacts.lower(predictions_NSS)
+    errors_P = np.abs((upper_P + lower_P) / 2 - contacts.upper(y_NSS))
+    return _mean_of_proteins(errors_P, contacts.protein)
 
 
 def long_range_contact_error_reference(predictions: Array, y: Array) -> float:
@@ -278,13 +276,13 @@ def long_range_contact_error_reference(predictions: Array, y: Array) -> float:
     window = slice(MARGIN, MARGIN + length)
     predictions_NSS = predictions_NSS[:, window, window]
     y_NSS = y_NSS[:, window, window]
-    protein, row, column = _contacts(y_NSS)
-    lower_P = predictions_NSS[protein, column, row]
-    upper_P = predictions_NSS[protein, row, column]
-    predicted_P = (
-        np.maximum(lower_P, _FLOOR) + np.maximum((lower_P + upper_P) / 2, _FLOOR)
-    ) / 2
-    return _mean_of_proteins(np.abs(predicted_P - y_NSS[protein, row, column]), protein)
+    contacts = _contacts(y_NSS)
+    lower_P = contacts.lower(predictions_NSS)
+    upper_P = contacts.upper(predictions_NSS)
+    mean_P = np.maximum((lower_P + upper_P) / 2, _FLOOR)
+    predicted_P = (np.maximum(lower_P, _FLOOR) + mean_P) / 2
+    errors_P = np.abs(predicted_P - contacts.upper(y_NSS))
+    return _mean_of_proteins(errors_P, contacts.protein)
 
 
 def _both_outcomes(y: Array) -> Array:
@@ -315,7 +313,25 @@ def _maps(predictions: Array, y: Array) -> tuple[Array, Array]:
     return predictions.reshape(-1, side, side), y.reshape(-1, side, side)
 
 
-def _contacts(y_NSS: Array) -> tuple[Array, Array, Array]:
+@dataclass(frozen=True)
+class _Contacts:
+    """Pairs of residues: indices of proteins, and of two positions, [P] each."""
+
+    protein: Array
+    row: Array
+    column: Array
+    """Larger than ``row``."""
+
+    def upper(self, maps_NSS: Array) -> Array:
+        """Return the entries (row, column) of ``maps_NSS``, [P]."""
+        return np.asarray(maps_NSS[self.protein, self.row, self.column])
+
+    def lower(self, maps_NSS: Array) -> Array:
+        """Return the entries (column, row) of ``maps_NSS``, [P]."""
+        return np.asarray(maps_NSS[self.protein, self.column, self.row])
+
+
+def _contacts(y_NSS: Array) -> _Contacts:
     """Return the indices of protein, row and column of long-range contacts.
 
     They are [P] each; row < column.
@@ -327,7 +343,7 @@ def _contacts(y_NSS: Array) -> tuple[Array, Array, Array]:
             f" {CONTACT:g} Å apart and at least {SEPARATION} residues along the"
             " sequence"
         )
-    return protein, row, column
+    return _Contacts(protein, row, column)
 
 
 def _mean_of_proteins(errors_P: Array, protein_P: Array) -> float:
@@ -367,20 +383,20 @@ def area_under_roc(scores_N: Array, positive_N: Array) -> float:
 @cache
 def all_metrics() -> Mapping[str, Metric]:
     """Return all metrics by name, those of plug-ins last."""
-    declared = tables("orca_ray.tasks", "metrics.toml")
-    for words in declared.values():
-        words |= {
-            key: resolve_name(words[key])
-            for key in ("function", "losses")
-            if key in words
-        }
-        if "function" not in words:
-            words["function"] = partial(_mean, words["losses"])
-    return with_plug_ins(
-        "metric",
-        Metric,
-        {name: Metric(name, **words) for name, words in declared.items()},
-    )
+    declarations = tables("orca_ray.tasks", "metrics.toml")
+    metrics = {name: _declared(name, **rest) for name, rest in declarations.items()}
+    return with_plug_ins("metric", Metric, metrics)
+
+
+def _declared(
+    name: str, *, function: str = "", losses: str = "", **rest: Any
+) -> Metric:
+    """Return a metric that is the mean of ``losses``, or ``function``, by their
+    names.
+    """
+    loss_function: Any = resolve_name(losses) if losses else None
+    metric = resolve_name(function) if function else partial(_mean, loss_function)
+    return Metric(name, function=metric, losses=loss_function, **rest)
 
 
 def get_metric(name: str) -> Metric:

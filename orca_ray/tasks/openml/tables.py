@@ -55,18 +55,17 @@ def build(dataset_id: int, workspace: Workspace) -> Arrays:
     kept = frequent(name, labels, names)
     labels = np.unique(labels[kept], return_inverse=True)[1]
     train, validation, test = split(labels, SPLIT_SEED)
-    paper = workspace.protocol == PAPER
-    x_NLW = encode(name, table[kept], np.arange(len(labels)) if paper else train)
-    if x_NLW.shape[2] == 1:
-        x_NLW = _as_reference(
-            dataset_id, x_NLW, np.concatenate([train, validation]) if paper else train
-        )
-    x = (
-        x_NLW if paper and x_NLW.shape[2] == 1 else x_NLW.transpose(0, 2, 1)
-    )  # channels, length: W, L
-    return named(
-        [(x[rows], labels[rows].astype(np.int64)) for rows in (train, validation, test)]
-    )
+    is_paper = workspace.protocol == PAPER
+    fit = np.arange(len(labels)) if is_paper else train
+    x_NLW = encode(name, table[kept], fit)
+    is_numeric = x_NLW.shape[2] == 1
+    if is_numeric:
+        trained_on = np.concatenate([train, validation]) if is_paper else train
+        x_NLW = _as_reference(dataset_id, x_NLW, trained_on)
+    # Channels are W and the length is L; ``paper`` reads a row of numbers as one token.
+    x = x_NLW if is_paper and is_numeric else x_NLW.transpose(0, 2, 1)
+    y = labels.astype(np.int64)
+    return named([(x[rows], y[rows]) for rows in (train, validation, test)])
 
 
 def _as_reference(
@@ -105,12 +104,12 @@ def frequent(name: str, labels: Array, classes: Sequence[str]) -> npt.NDArray[np
         )
         logger.warning(text, name, LEAST_ROWS, listed)
     if (counts >= LEAST_ROWS).sum() < 2:
-        found = ", ".join(
-            f"{each}: {count}" for each, count in zip(classes, counts, strict=True)
+        sizes = ", ".join(
+            f"{label}: {count}" for label, count in zip(classes, counts, strict=True)
         )
         raise UserError(
             f"{name}: expected two classes or more of {LEAST_ROWS} rows each, found"
-            f" {found or 'none'}"
+            f" {sizes or 'none'}"
         )
     return np.asarray((labels >= 0) & ~np.isin(labels, rare))
 
@@ -151,8 +150,10 @@ def _shares(counts: Array) -> npt.NDArray[np.int64]:
 Floats = npt.NDArray[np.float64]
 MISSING = "NaN"
 """Category that stands for a missing value."""
-_COPIES = 2  # in memory at once: rows in the order of the table, and rows by split
-_EPSILON = 1e-5  # added to deviations by `standardise_again`
+_COPIES = 2
+"""Number of copies in memory at once: rows in the order of the table, and by split."""
+_EPSILON = 1e-5
+"""Number that `standardise_again` adds to deviations."""
 
 
 def classes(
@@ -171,13 +172,13 @@ def classes(
         occurring = target.cat.remove_unused_categories().cat
         return occurring.codes.to_numpy().astype(np.int64), list(occurring.categories)
     numbers = target.to_numpy()
-    known = numbers[~np.isnan(numbers)]
-    if not np.array_equal(known, np.round(known)):
+    present = numbers[~np.isnan(numbers)]
+    if not np.array_equal(present, np.round(present)):
         raise UserError(
             f"{name}: the target {target.name!r} holds numbers that are not whole,"
             " expected classes"
         )
-    values = np.unique(known)
+    values = np.unique(present)
     labels = np.where(np.isnan(numbers), -1, np.searchsorted(values, numbers))
     return labels.astype(np.int64), [f"{value:.0f}" for value in values]
 
@@ -195,15 +196,8 @@ def encode(name: str, table: "pd.DataFrame", fit: Indices) -> npt.NDArray[np.flo
     """
     nominal = table.select_dtypes("category")
     numeric = table.select_dtypes("number")
-    if nominal.shape[1] == 0 and (
-        incomplete := [column for column in numeric if numeric[column].isna().any()]
-    ):
-        logger.info(
-            "%s: columns with missing values are left out: %s",
-            name,
-            ", ".join(map(str, incomplete)),
-        )
-        numeric = numeric.drop(columns=incomplete)
+    if nominal.shape[1] == 0:
+        numeric = _complete(name, numeric)
     num_rows = len(table)
     length = nominal.shape[1] + numeric.shape[1]
     if length == 0:
@@ -211,18 +205,14 @@ def encode(name: str, table: "pd.DataFrame", fit: Indices) -> npt.NDArray[np.flo
     texts = [
         nominal[column].astype(object).fillna(MISSING).to_numpy() for column in nominal
     ]
-    coded = [
-        np.unique(each, return_inverse=True) for each in texts
-    ]  # categories, and the slot of each row
-    width = max([1, *(len(categories) for categories, _ in coded)])
-    widest = next(
-        (
-            column
-            for column, each in zip(nominal, coded, strict=True)
-            if len(each[0]) == width
-        ),
-        "",
-    )
+    # Categories, and the slot of each row.
+    coded = [np.unique(column, return_inverse=True) for column in texts]
+    counts = {
+        column: len(categories)
+        for column, (categories, _) in zip(nominal, coded, strict=True)
+    }
+    widest = max(counts, key=lambda column: counts[column], default="")
+    width = max(1, counts.get(widest, 1))
     check_memory(
         _COPIES * 4.0 * num_rows * length * width,
         f"{name}: column {widest!r} has {width:,} categories, one slot each in"
@@ -244,6 +234,15 @@ def encode(name: str, table: "pd.DataFrame", fit: Indices) -> npt.NDArray[np.flo
     return x_NLW
 
 
+def _complete(name: str, numeric: "pd.DataFrame") -> "pd.DataFrame":
+    """Return the columns without missing values; log the names of the others."""
+    incomplete = [column for column in numeric if numeric[column].isna().any()]
+    if incomplete:
+        listed = ", ".join(map(str, incomplete))
+        logger.info("%s: columns with missing values are left out: %s", name, listed)
+    return numeric.drop(columns=incomplete)
+
+
 def standardise_again(
     x_NLW: npt.NDArray[np.float32], fit: Indices
 ) -> npt.NDArray[np.float32]:
@@ -252,13 +251,13 @@ def standardise_again(
     ORCA's code does this for some tables. The divisor is the unbiased deviation plus
     1e-5. A column that is constant in ``fit`` is only centred.
     """
-    again = np.empty_like(x_NLW)
+    result = np.empty_like(x_NLW)
     for index in np.ndindex(x_NLW.shape[1:]):
         place = (slice(None), *index)
-        again[place] = _standardised(
+        result[place] = _standardised(
             x_NLW[place].astype(np.float64), fit, unbiased=1, epsilon=_EPSILON
         )
-    return again
+    return result
 
 
 def _standardised(

@@ -29,13 +29,13 @@ from orca_ray.tasks.task import SPLIT_SEED, Array, Workspace
 logger = logging.getLogger(__name__)
 
 BATCH_BYTES = 32 * 2**20
+"""Size of the samples that are read at once."""
 MOST_SAMPLES = 10**7
 """Largest allowed number of samples, 1000 times the published one; a damaged header may
 declare too many to index.
 """
-PAPER_TEST_FRAME = (
-    100  # ORCA's code reads its test targets with this default of `t_train`
-)
+PAPER_TEST_FRAME = 100
+"""Default of `t_train`, with which ORCA's code reads its test targets."""
 
 Hdf5 = Any
 """Type of an h5py file, group or data set; not named, because h5py is imported only
@@ -54,6 +54,7 @@ class Simulations(ABC):
     num_samples: int
     num_stored_frames: int
     channels: int
+    """Number of channels of a stored frame."""
     chunk_rows: int = 1
     """Number of samples in one chunk of the HDF5 file; h5py always reads whole chunks.
     """
@@ -83,51 +84,49 @@ class Simulations(ABC):
         It is a multiple of the file's chunk size, if a chunk fits `BATCH_BYTES`.
         """
         size = max(1, BATCH_BYTES // (4 * self.channels * int(np.prod(self.grid))))
-        return (
-            max(size - size % self.chunk_rows, 1) if self.chunk_rows <= size else size
-        )
+        if self.chunk_rows > size:
+            return size
+        return size - size % self.chunk_rows
 
     def read(self, rows: slice, frame: int) -> Array:
         """Return frame ``frame`` of the samples ``rows``: float32 [b, C, *space].
 
         It is counted among the frames used.
         """
-        thin: tuple[Any, ...] = (
-            ...,
-            *[slice(None, None, self.reading.stride)] * len(self.grid),
-        )
-        return np.asarray(self.stored(rows, frame * self.reading.time_stride)[thin])
+        stored = self.stored(rows, frame * self.reading.time_stride)
+        points = [slice(None, None, self.reading.stride)] * len(self.grid)
+        selection: tuple[Any, ...] = (..., *points)
+        return np.asarray(stored[selection])
 
     def chosen(self, rows: Indices, frame: int) -> Iterator[Array]:
         """Yield frame ``frame`` of the samples ``rows`` in batches.
 
         They are float32 [b, C, *space], in the file's order.
         """
-        wanted = np.zeros(int(rows.max()) + 1, bool)
-        wanted[rows] = True
-        for start in range(0, len(wanted), self.batch_size):
-            part = slice(start, min(start + self.batch_size, len(wanted)))
-            if wanted[part].any():
-                yield self.read(part, frame)[wanted[part]]
+        is_chosen = np.zeros(int(rows.max()) + 1, bool)
+        is_chosen[rows] = True
+        for start in range(0, len(is_chosen), self.batch_size):
+            part = slice(start, min(start + self.batch_size, len(is_chosen)))
+            if is_chosen[part].any():
+                yield self.read(part, frame)[is_chosen[part]]
 
     def _dataset(self, name: str, expected: tuple[int | None, ...]) -> Hdf5:
         with self._damage(name):
-            found = self._file.get(name)
-        if (
-            getattr(found, "shape", None) is None
-        ):  # missing, a group, or an empty data set
-            held = ", ".join(sorted(self._file)[:10]) or "nothing"
+            dataset = self._file.get(name)
+        # It is missing, a group, or an empty data set.
+        if getattr(dataset, "shape", None) is None:
+            present = ", ".join(sorted(self._file)[:10]) or "nothing"
             raise UserError(
                 f"{self.path}: expected a data set {name!r}, found none; the file holds"
-                f" {held}"
+                f" {present}"
             )
-        if found.dtype.kind != "f":
+        if dataset.dtype.kind != "f":
             raise UserError(
                 f"{self.path}, {name}: expected floating-point numbers, found"
-                f" {found.dtype}"
+                f" {dataset.dtype}"
             )
-        readers.check_shape(self.path, name, found, expected)
-        return found
+        readers.check_shape(self.path, name, dataset, expected)
+        return dataset
 
     def _values(self, name: str, dataset: Hdf5, part: Any, place: str) -> Array:
         """Return ``dataset[part]`` float32.
@@ -143,10 +142,8 @@ class Simulations(ABC):
     def _damage(self, name: str) -> Iterator[None]:
         try:
             yield
-        except (
-            OSError,
-            RuntimeError,
-        ) as error:  # h5py raises them for a truncated or damaged chunk
+        # h5py raises them for a truncated or damaged chunk.
+        except (OSError, RuntimeError) as error:
             raise UserError(
                 f"{self.path}, {name}: expected readable HDF5 data, found a damaged"
                 f" block ({error}); get the file again"
@@ -171,13 +168,11 @@ class Stacked(Simulations):
 
     def stored(self, rows: slice, frame: int) -> Array:
         place = f"frame {frame} from sample {rows.start} on"
-        return np.stack(
-            [
-                self._values(name, each, (rows, frame), place)
-                for name, each in self._fields.items()
-            ],
-            axis=1,
-        )
+        fields = [
+            self._values(name, dataset, (rows, frame), place)
+            for name, dataset in self._fields.items()
+        ]
+        return np.stack(fields, axis=1)
 
 
 class Seeds(Simulations):
@@ -193,22 +188,17 @@ class Seeds(Simulations):
         self._names = sorted(file)
         self.num_samples = len(self._names)
         self.channels = channels
-        self.num_stored_frames = (
-            self._seed(self._names[0], None).shape[0] if self._names else 0
-        )
+        self.num_stored_frames = 0
+        if self._names:
+            self.num_stored_frames = self._seed(self._names[0], None).shape[0]
 
     def stored(self, rows: slice, frame: int) -> Array:
-        fields = np.empty(
-            (len(self._names[rows]), self.channels, *self.grid), np.float32
-        )
-        for field, name in zip(fields, self._names[rows], strict=True):
-            found = self._values(
-                f"{name}/data",
-                self._seed(name, self.num_stored_frames),
-                frame,
-                f"frame {frame}",
-            )
-            field[...] = np.moveaxis(found, -1, 0)
+        names = self._names[rows]
+        fields = np.empty((len(names), self.channels, *self.grid), np.float32)
+        for field, name in zip(fields, names, strict=True):
+            dataset = self._seed(name, self.num_stored_frames)
+            values = self._values(f"{name}/data", dataset, frame, f"frame {frame}")
+            field[...] = np.moveaxis(values, -1, 0)
         return fields
 
     def _seed(self, name: str, num_frames: int | None) -> Hdf5:
@@ -233,9 +223,9 @@ class Steady(Simulations):
         self._frames = (("nu", coefficient), ("tensor", solution))
 
     def stored(self, rows: slice, frame: int) -> Array:
-        return self._values(
-            *self._frames[frame], rows, f"from sample {rows.start} on"
-        ).reshape(-1, 1, *self.grid)
+        name, dataset = self._frames[frame]
+        values = self._values(name, dataset, rows, f"from sample {rows.start} on")
+        return values.reshape(-1, 1, *self.grid)
 
 
 def _chunk_rows(dataset: Hdf5) -> int:
@@ -282,11 +272,9 @@ class Reading:
         """Shape of one input and of one target."""
         space = tuple(len(range(0, points, self.stride)) for points in self.grid)
         channels = len(self.input_channels)
-        return (
-            (1, channels * int(np.prod(space)))
-            if self.flattened
-            else (channels, *space)
-        )
+        if self.flattened:
+            return 1, channels * int(np.prod(space))
+        return channels, *space
 
     def frames(self, num_frames: int, protocol: str) -> dict[str, int]:
         """Return the index of the target frame of each split.
@@ -332,19 +320,14 @@ def divide(num_samples: int, test_first: bool) -> dict[str, Indices]:
     Test is the first (``test_first``) or last tenth, rounded as by ORCA.
     """
     boundary = num_samples // 10 if test_first else num_samples * 9 // 10
-    rows = np.arange(num_samples)
-    test, rest = (
-        (rows[:boundary], rows[boundary:])
-        if test_first
-        else (rows[boundary:], rows[:boundary])
-    )
-    held_out = num_samples // 10
-    train, validation = splits.split(
-        len(rest), (len(rest) - held_out, held_out), SPLIT_SEED
-    )
+    first, last = np.split(np.arange(num_samples), [boundary])
+    test, others = (first, last) if test_first else (last, first)
+    num_held_out = num_samples // 10
+    sizes = (len(others) - num_held_out, num_held_out)
+    train, validation = splits.split(len(others), sizes, SPLIT_SEED)
     return {
-        "train": rest[np.sort(train)],
-        "validation": rest[np.sort(validation)],
+        "train": others[np.sort(train)],
+        "validation": others[np.sort(validation)],
         "test": test,
     }
 
@@ -354,8 +337,35 @@ def build(workspace: Workspace, samples: Simulations) -> Arrays:
 
     Raises UserError for too few or too many samples.
     """
-    path = samples.path
     reading = samples.reading
+    _check_counts(samples)
+    division = divide(samples.num_samples, reading.test_first)
+    frames = reading.frames(samples.num_frames, workspace.protocol)
+    scales = _scales(workspace, samples, division, frames)
+    arrays = dict[str, Array]()
+    for split, rows in division.items():
+        for name in (f"{split}_x", f"{split}_y"):
+            arrays[name] = workspace.array(name, (len(rows), *reading.shape))
+    for part in workspace.batches(
+        "samples", samples.num_samples, samples.batch_size, *arrays.values()
+    ):
+        fields = {
+            frame: _scaled(samples.read(part, frame), scales.get(frame))
+            for frame in {0, *frames.values()}
+        }
+        for split, rows in division.items():
+            first, last = np.searchsorted(rows, (part.start, part.stop))
+            rows_of_part = rows[first:last] - part.start
+            place = slice(int(first), int(last))
+            x = fields[0][rows_of_part][:, reading.input_channels]
+            y = fields[frames[split]][rows_of_part][:, reading.target_channels]
+            arrays[f"{split}_x"][place] = x.reshape(-1, *reading.shape)
+            arrays[f"{split}_y"][place] = y.reshape(-1, *reading.shape)
+    return arrays
+
+
+def _check_counts(samples: Simulations) -> None:
+    path = samples.path
     if samples.num_samples < 10:
         raise UserError(
             f"{path}: expected at least 10 simulations, so that each split has one,"
@@ -371,39 +381,26 @@ def build(workspace: Workspace, samples: Simulations) -> Arrays:
             f"{path}: expected at least 2 frames, an input and a target, found"
             f" {samples.num_frames}"
         )
-    division = divide(samples.num_samples, reading.test_first)
-    frames = reading.frames(samples.num_frames, workspace.protocol)
-    scales: Mapping[int, Scale] = {}
-    if reading.scaling is not None:
-        logger.info("%s: statistics of %s", workspace.task, path)
-        seen = ("train", "validation") if workspace.protocol == PAPER else ("train",)
-        scales = reading.scaling(
-            samples,
-            np.sort(np.concatenate([division[split] for split in seen])),
-            frames.values(),
-        )
-    named = {
-        f"{split}_{axis}": (len(rows), *reading.shape)
-        for split, rows in division.items()
-        for axis in "xy"
-    }
-    arrays = {name: workspace.array(name, shape) for name, shape in named.items()}
-    for part in workspace.batches(
-        "samples", samples.num_samples, samples.batch_size, *arrays.values()
-    ):
-        fields = {
-            frame: _scaled(samples.read(part, frame), scales.get(frame))
-            for frame in {0, *frames.values()}
-        }
-        for split, rows in division.items():
-            first, last = np.searchsorted(rows, (part.start, part.stop))
-            mine = rows[first:last] - part.start
-            place = slice(int(first), int(last))
-            x = fields[0][mine][:, reading.input_channels]
-            y = fields[frames[split]][mine][:, reading.target_channels]
-            arrays[f"{split}_x"][place] = x.reshape(-1, *reading.shape)
-            arrays[f"{split}_y"][place] = y.reshape(-1, *reading.shape)
-    return arrays
+
+
+def _scales(
+    workspace: Workspace,
+    samples: Simulations,
+    division: Mapping[str, Indices],
+    frames: Mapping[str, int],
+) -> Mapping[int, Scale]:
+    """Return how to scale each frame; {}: not at all.
+
+    The statistics are of the training samples, under ``paper`` of those for validation,
+    too.
+    """
+    if samples.reading.scaling is None:
+        return {}
+    logger.info("%s: statistics of %s", workspace.task, samples.path)
+    rows = division["train"]
+    if workspace.protocol == PAPER:
+        rows = np.concatenate([rows, division["validation"]])
+    return samples.reading.scaling(samples, np.sort(rows), frames.values())
 
 
 def _scaled(fields: Array, scale: Scale | None) -> Array:
