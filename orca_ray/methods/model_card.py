@@ -178,8 +178,9 @@ def interval_text(row: Mapping[str, Any]) -> str:
 
 
 def score_lines(report: Mapping[str, Any]) -> list[str]:
-    """Return sentences about the scores in a report, and about the size and the latency
-    of its model.
+    """Return sentences about the scores in a report.
+
+    They also give the size and the latency of its model.
     """
     lines = [
         f"Score {interval_text(report)}, with its 90 % interval, is expected on new"

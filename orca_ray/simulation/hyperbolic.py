@@ -19,7 +19,9 @@ FLOOR = 1e-8
 value.
 """
 GRAVITY = 1.0
+"""Gravitational acceleration."""
 COURANT = 0.8
+"""Largest distance that a wave moves in one time step, in cells."""
 
 
 class System(Protocol):
@@ -52,18 +54,15 @@ def sweep(
     time step divided by the cell size, a number or an array that broadcasts with [...,
     N]. The boundary "outflow" is open at both ends.
     """
-    widths = [*[(0, 0)] * (conserved.ndim - 1), (2, 2)]
-    state = np.pad(
-        system.primitive(conserved),
-        widths,
-        "wrap" if boundary == "periodic" else "edge",
-    )
+    widths = [(0, 0)] * (conserved.ndim - 1) + [(2, 2)]
+    mode: Literal["wrap", "edge"] = "wrap" if boundary == "periodic" else "edge"
+    state = np.pad(system.primitive(conserved), widths, mode)
     slopes = _limited_slopes(state)
     state = state[..., 1:-1]
-    middle = state + 0.5 * ratio * system.drift(state, slopes)
+    halfway = state + 0.5 * ratio * system.drift(state, slopes)
     slopes *= 0.5
-    left = (middle + slopes)[..., :-1]
-    right = (middle - slopes)[..., 1:]
+    left = (halfway + slopes)[..., :-1]
+    right = (halfway - slopes)[..., 1:]
     for side in (left, right):
         for field in system.positive:
             np.maximum(side[field], FLOOR, out=side[field])
@@ -145,19 +144,16 @@ class Water:
         stream_right = right[0] * right[1]
         span = fastest - slowest
         product = slowest * fastest
+
+        def average(flux_left: Array, flux_right: Array, jump: Array) -> Array:
+            weighted = fastest * flux_left - slowest * flux_right + product * jump
+            return np.asarray(weighted / span)
+
         result = np.empty_like(left)
-        result[0] = (
-            fastest * stream_left
-            - slowest * stream_right
-            + product * (right[0] - left[0])
-        ) / span
+        result[0] = average(stream_left, stream_right, right[0] - left[0])
         push_left = stream_left * left[1] + 0.5 * GRAVITY * left[0] ** 2
         push_right = stream_right * right[1] + 0.5 * GRAVITY * right[0] ** 2
-        result[1] = (
-            fastest * push_left
-            - slowest * push_right
-            + product * (stream_right - stream_left)
-        ) / span
+        result[1] = average(push_left, push_right, stream_right - stream_left)
         result[2:] = result[0] * np.where(result[0] >= 0, left[2:], right[2:])
         return result
 

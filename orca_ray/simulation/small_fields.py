@@ -16,19 +16,24 @@ from orca_ray.simulation.hyperbolic import evolve_water
 from orca_ray.simulation.stiff import Etdrk4, Modes, evolve_spectral
 
 POINTS = 64
+"""Number of points of a field in one dimension."""
 SIDE = 32
-"""Points of a field in one dimension, and along each axis of a field in two dimensions.
-"""
+"""Number of points along each axis of a field in two dimensions."""
 DIGITS = 4
 """Decimal digits of the fields, which are of the order of 1."""
 DIFFUSION = (1e-3, 5e-3)
-K = 5e-3
-"""Coefficients of the FitzHugh-Nagumo equations: u_t = 1e-3 Lap u + u - u^3 - k - v and
-v_t = 5e-3 Lap v + u - v.
+"""Diffusion coefficients of u and v in the FitzHugh-Nagumo equations.
+
+They are u_t = 1e-3 Lap u + u - u^3 - k - v and v_t = 5e-3 Lap v + u - v.
 """
+K = 5e-3
+"""Constant k of the FitzHugh-Nagumo equations."""
 _BATCH = 100
+"""Number of samples that are solved at a time."""
 _STEP = 0.1
+"""Time step of reactions with diffusion."""
 _SEED = 2026
+"""Seed of all random inputs."""
 Solver = Callable[[Sequence[np.random.Generator]], tuple[Array, Array]]
 Field = npt.NDArray[np.float32]
 
@@ -39,14 +44,19 @@ def simulate(equation: str, samples: int) -> tuple[Field, Field]:
     They are [N, channels, *points] and [N, *points]. Values are rounded to `DIGITS`, so
     that almost all machines and libraries make the same data.
     """
-    bounds = [
-        (start, min(start + _BATCH, samples)) for start in range(0, samples, _BATCH)
-    ]
-    solved = [EQUATIONS[equation](generators(_SEED, *each)) for each in bounds]
-    x, y = (np.concatenate(arrays) for arrays in zip(*solved, strict=True))
-    return np.round(x, DIGITS).astype(np.float32), np.round(y, DIGITS).astype(
-        np.float32
-    )
+    solve = EQUATIONS[equation]
+    inputs = []
+    solutions = []
+    for start in range(0, samples, _BATCH):
+        stop = min(start + _BATCH, samples)
+        x, y = solve(generators(_SEED, start, stop))
+        inputs.append(x)
+        solutions.append(y)
+    return _rounded(np.concatenate(inputs)), _rounded(np.concatenate(solutions))
+
+
+def _rounded(fields: Array) -> Field:
+    return np.round(fields, DIGITS).astype(np.float32)
 
 
 def laplacian_symbol(num_cells: int, cell: float) -> Array:
@@ -54,7 +64,8 @@ def laplacian_symbol(num_cells: int, cell: float) -> Array:
 
     The grid has N x N cells, and no flux through its boundary.
     """
-    line = -((2 / cell * np.sin(np.pi * np.arange(num_cells) / (2 * num_cells))) ** 2)
+    angles = np.pi * np.arange(num_cells) / (2 * num_cells)
+    line = -((2 / cell * np.sin(angles)) ** 2)
     return line[:, None] + line[None, :]
 
 
@@ -76,9 +87,8 @@ def _waves(rng: np.random.Generator, cutoff: float) -> Array:
     from scipy.fft import idctn
 
     squares = np.arange(SIDE) ** 2
-    modes = rng.standard_normal((SIDE, SIDE)) * np.exp(
-        -(squares[:, None] + squares) / (2 * cutoff**2)
-    )
+    decay = np.exp(-(squares[:, None] + squares) / (2 * cutoff**2))
+    modes = rng.standard_normal((SIDE, SIDE)) * decay
     modes[0, 0] = 0.0
     field: Array = idctn(modes, norm="ortho")
     scaled: Array = field / field.std()
@@ -94,9 +104,12 @@ def _sines(rng: np.random.Generator, modes: int) -> Callable[[Array], Array]:
     amplitudes = rng.standard_normal(modes)
     phases = rng.uniform(0, 2 * np.pi, modes)
     amplitudes *= np.sqrt(2 / (amplitudes**2).sum())
-    return lambda x: (
-        amplitudes * np.sin(2 * np.pi * numbers * x[..., None] + phases)
-    ).sum(axis=-1)
+
+    def function(x: Array) -> Array:
+        waves = np.sin(2 * np.pi * numbers * x[..., None] + phases)
+        return np.asarray((amplitudes * waves).sum(axis=-1))
+
+    return function
 
 
 def _advection(rngs: Sequence[np.random.Generator]) -> tuple[Array, Array]:
@@ -116,8 +129,8 @@ def _advection(rngs: Sequence[np.random.Generator]) -> tuple[Array, Array]:
         foot = x
         dt = 0.25 / steps
         for _ in range(steps):  # backwards in time, by the midpoint rule
-            middle = foot - 0.5 * dt * (0.5 + scale * wave(foot))
-            foot = foot - dt * (0.5 + scale * wave(middle))
+            halfway = foot - 0.5 * dt * (0.5 + scale * wave(foot))
+            foot = foot - dt * (0.5 + scale * wave(halfway))
         speeds.append(0.5 + scale * wave(x))
         start.append(initial(x))
         end.append(initial(foot))
@@ -168,17 +181,12 @@ def _react(
     """
     from scipy.fft import dctn, idctn
 
-    stepper = Etdrk4(
-        np.array(diffusion)[:, None, None, None] * laplacian_symbol(SIDE, 2.0 / SIDE),
-        _STEP,
-    )
+    coefficients = np.array(diffusion)[:, None, None, None]
+    stepper = Etdrk4(coefficients * laplacian_symbol(SIDE, 2.0 / SIDE), _STEP)
 
     def nonlinear(modes: Modes) -> Modes:
-        change: Modes = dctn(
-            reaction(idctn(modes, axes=(-2, -1), norm="ortho")),
-            axes=(-2, -1),
-            norm="ortho",
-        )
+        fields = idctn(modes, axes=(-2, -1), norm="ortho")
+        change: Modes = dctn(reaction(fields), axes=(-2, -1), norm="ortho")
         return change
 
     modes: Modes = dctn(initial, axes=(-2, -1), norm="ortho")

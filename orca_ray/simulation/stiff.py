@@ -14,6 +14,7 @@ Symbol = Callable[[Array], Any]
 Fourier coefficients.
 """
 _CONTOUR_POINTS = 32
+"""Number of points on the circle over which coefficients are averaged."""
 
 
 class Etdrk4:
@@ -30,21 +31,25 @@ class Etdrk4:
         ``linear`` is the diagonal of L and broadcasts with u.
         """
         z = linear * dt
-        angles = (
-            np.pi * (np.arange(_CONTOUR_POINTS) + 0.5) / _CONTOUR_POINTS
-        )  # the upper half: L is real
+        # Angles of the upper half are enough, as L is real.
+        angles = np.pi * (np.arange(_CONTOUR_POINTS) + 0.5) / _CONTOUR_POINTS
         circle = z[..., None] + np.exp(1j * angles)
         exponential = np.exp(circle)
         self._whole = np.exp(z)
         self._half = np.exp(z / 2)
-        self._stage = dt * np.mean(np.expm1(circle / 2) / circle, axis=-1).real
+
+        def coefficient(values: Modes) -> Array:
+            """Return the mean over the circle, times ``dt``."""
+            return np.asarray(dt * np.mean(values, axis=-1).real)
+
+        self._stage = coefficient(np.expm1(circle / 2) / circle)
         cubed = circle**3
         first = (-4 - circle + exponential * (4 - 3 * circle + circle**2)) / cubed
-        middle = 2 * (2 + circle + exponential * (circle - 2)) / cubed
+        between = 2 * (2 + circle + exponential * (circle - 2)) / cubed
         last = (-4 - 3 * circle - circle**2 + exponential * (4 - circle)) / cubed
-        self._first, self._middle, self._last = (
-            dt * np.mean(c, axis=-1).real for c in (first, middle, last)
-        )
+        self._first = coefficient(first)
+        self._between = coefficient(between)
+        self._last = coefficient(last)
 
     def step(self, modes: Modes, nonlinear: Callable[[Modes], Modes]) -> Modes:
         """Return u after one time step.
@@ -60,7 +65,7 @@ class Etdrk4:
         c = self._half * a + self._stage * (2 * slope_b - slope)
         slope_c = nonlinear(c)
         following: Modes = self._whole * modes + self._first * slope
-        following += self._middle * (slope_a + slope_b)
+        following += self._between * (slope_a + slope_b)
         following += self._last * slope_c
         return following
 

@@ -134,8 +134,9 @@ class Shift(Augmentation):
         return torch.rand(num_samples, 2, generator=generator)
 
     def apply(self, x: "Tensor", drawn: "Tensor") -> "Tensor":
-        """Return the shifted images [B, C, H, W]; all whole moves are equally
-        likely.
+        """Return the shifted images [B, C, H, W].
+
+        All whole moves are equally likely.
         """
         import torch
 
@@ -176,7 +177,8 @@ def all_augmentations() -> Mapping[str, Augmentation]:
 
 
 def get_augmentation(name: str) -> Augmentation | None:
-    """Return an augmentation by name, None for ""; raises UserError for an unknown
-    one.
+    """Return an augmentation by name; None for "".
+
+    Raises UserError for an unknown name.
     """
     return lookup("augmentation", name, all_augmentations()) if name else None

@@ -391,8 +391,9 @@ def all_metrics() -> Mapping[str, Metric]:
 def _declared(
     name: str, *, function: str = "", losses: str = "", **rest: Any
 ) -> Metric:
-    """Return a metric that is the mean of ``losses``, or ``function``, by their
-    names.
+    """Return a metric, given the names of its functions.
+
+    Without ``function``, it is the mean of ``losses``.
     """
     loss_function: Any = resolve_name(losses) if losses else None
     metric = resolve_name(function) if function else partial(_mean, loss_function)

@@ -363,28 +363,29 @@ class DistanceSuite(Suite):
 
         The classes are those of the target.
         """
-        several = fit(name, source(24))
-        one = fit(name, source(24, classes=1))
-        (x, y), lone = cloud(17), torch.tensor([7, *[1] * 10, *[2] * 6])
-        several(x, y)
-        usual = several.diagnosis.notes
-        one(x, y)
-        found = [
-            note
-            for note in one.diagnosis.notes
-            if "source samples are of one class" in note
+        of_classes = fit(name, source(24))
+        of_one_class = fit(name, source(24, classes=1))
+        x, y = cloud(17)
+        of_classes(x, y)
+        usual_notes = of_classes.diagnosis.notes
+
+        of_one_class(x, y)
+        notes = of_one_class.diagnosis.notes
+        source_notes = [
+            note for note in notes if "source samples are of one class" in note
         ]
-        assert len(found) == one.uses_labels
-        assert not any(
-            "; " in note for note in one.diagnosis.notes
-        )  # which parts the sentences of a record's notes
-        several(x, lone)
-        found = [
+        assert len(source_notes) == of_one_class.uses_labels
+        # "; " separates the sentences of a record's notes.
+        assert not any("; " in note for note in notes)
+
+        y_with_single_sample = torch.tensor([7, *[1] * 10, *[2] * 6])
+        of_classes(x, y_with_single_sample)
+        target_notes = [
             note
-            for note in several.diagnosis.notes
-            if note not in usual and "one sample" in note
+            for note in of_classes.diagnosis.notes
+            if note not in usual_notes and "one sample" in note
         ]
-        assert len(found) == several.uses_labels
+        assert len(target_notes) == of_classes.uses_labels
 
     def test_labels_matter_where_the_distance_uses_them(
         self, name: str, fit: Fit

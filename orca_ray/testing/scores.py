@@ -38,7 +38,8 @@ class MetricSuite(Suite):
     def test_perfect_predictions_score_zero_and_worse_ones_more_up_to_the_largest(
         self, name: str
     ) -> None:
-        (predictions, targets), metric = self.perfect[name], get_metric(name)
+        predictions, targets = self.perfect[name]
+        metric = get_metric(name)
         assert metric.compute(predictions, targets) == pytest.approx(0, abs=1e-12)
         assert 0.4 < metric.compute(-predictions, targets) <= metric.largest
 
@@ -49,26 +50,28 @@ class MetricSuite(Suite):
         assert reverse == pytest.approx(score) or name in self.ordered
 
     def test_the_losses_of_samples_have_it_as_their_mean(self, name: str) -> None:
-        (predictions, targets), metric = self.perfect[name], get_metric(name)
+        predictions, targets = self.perfect[name]
+        metric = get_metric(name)
         if metric.losses is not None:
             mean = np.mean(metric.losses(-predictions, targets))
-            assert metric.compute(-predictions, targets) == pytest.approx(
-                mean**0.5 if metric.root else mean
-            )
+            expected = mean**0.5 if metric.root else mean
+            assert metric.compute(-predictions, targets) == pytest.approx(expected)
 
     def test_predictions_not_finite_of_another_length_or_of_no_sample_are_refused(
         self, name: str
     ) -> None:
         predictions, targets = self.perfect[name]
-        refused = [(predictions[1:], targets, "predictions for")]
-        refused += [(predictions[:0], targets[:0], "0 predictions for 0 targets")]
+        refused = [
+            (predictions[1:], targets, "predictions for"),
+            (predictions[:0], targets[:0], "0 predictions for 0 targets"),
+        ]
         for value in (np.nan, np.inf):
             broken = predictions.astype(np.float64)
             broken[0] = value
             refused.append((broken, targets, "not finite"))
-        for given, wanted, message in refused:
+        for refused_predictions, refused_targets, message in refused:
             with pytest.raises(ValueError, match=message):
-                get_metric(name).compute(given, wanted)
+                get_metric(name).compute(refused_predictions, refused_targets)
 
     def test_its_name_title_definition_and_source_are_there(self, name: str) -> None:
         metric = get_metric(name)
@@ -79,8 +82,9 @@ class MetricSuite(Suite):
 
 
 class LossSuite(Suite):
-    """Test class of losses; set `names` to the registered names of the losses to
-    test.
+    """Test class of losses.
+
+    Set `names` to the registered names of the losses to test.
     """
 
     target: ClassVar[Target] = Target("classes", size=4)
@@ -100,9 +104,9 @@ class LossSuite(Suite):
         )
         if self.target.kind == "classes":
             return predictions, torch.arange(5) % self.target.size
-        return predictions, (
-            (other > 0).double() if self.target.kind == "labels" else other
-        )
+        if self.target.kind == "labels":
+            return predictions, (other > 0).double()
+        return predictions, other
 
     def loss(self, name: str) -> Loss:
         """Return the loss made for `train_y` and `target`, on the CPU."""
@@ -111,10 +115,10 @@ class LossSuite(Suite):
     def test_it_is_the_mean_of_the_samples_losses(self, name: str) -> None:
         predictions, y = self.inputs(name)
         loss = self.loss(name)
-        each = torch.stack(
+        losses = torch.stack(
             [loss(predictions[i : i + 1], y[i : i + 1]) for i in range(5)]
         )
-        torch.testing.assert_close(loss(predictions, y), each.mean())
+        torch.testing.assert_close(loss(predictions, y), losses.mean())
 
     def test_its_gradient_agrees_with_finite_differences(self, name: str) -> None:
         predictions, y = self.inputs(name)

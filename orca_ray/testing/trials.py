@@ -99,13 +99,17 @@ def make_data(task: Task, *, readable_test: bool = True) -> PreparedData:
             (hidden[:, None] + 1) * np.linspace(0, 3, task.input_shape[-1])
         ).reshape(size, *[1] * (len(task.input_shape) - 1), -1)
         splits[name] = Split(x.astype(np.float32), _target(task.target, hidden, x))
-    scaled = task.target.kind in ("scalar", "dense")
+    y_mean = None
+    y_std = None
+    if task.target.kind in ("scalar", "dense"):
+        y_mean = np.asarray(np.float32(splits["train"].y.mean()))
+        y_std = np.asarray(np.float32(splits["train"].y.std()))
     return PreparedData(
         name=task.name,
         fingerprint="0" * 16,
         splits=splits if readable_test else NoTest(splits),
-        y_mean=np.asarray(np.float32(splits["train"].y.mean())) if scaled else None,
-        y_std=np.asarray(np.float32(splits["train"].y.std())) if scaled else None,
+        y_mean=y_mean,
+        y_std=y_std,
         directory=Path("unused"),
     )
 
@@ -114,18 +118,14 @@ def _target(target: Target, hidden: np.ndarray, x: np.ndarray) -> np.ndarray:
     if target.kind == "classes":
         return hidden.astype(np.int64)
     if target.kind == "labels":
-        return np.stack(
-            [hidden == label for label in range(target.size)], axis=1
-        ).astype(np.float32)
+        labels = [hidden == label for label in range(target.size)]
+        return np.stack(labels, axis=1).astype(np.float32)
+    flat = x.reshape(len(x), -1)
     if target.kind == "scalar":
-        scalar: np.ndarray = (5 + hidden + x.mean(axis=tuple(range(1, x.ndim)))).astype(
-            np.float32
-        )
-        return scalar
-    return (
-        3
-        + x.reshape(len(x), -1)[:, : target.num_outputs].reshape(len(x), *target.shape)
-    ).astype(np.float32)
+        y = 5 + hidden + x.mean(axis=tuple(range(1, x.ndim)))
+    else:
+        y = 3 + flat[:, : target.num_outputs].reshape(len(x), *target.shape)
+    return np.asarray(y, np.float32)
 
 
 def start(

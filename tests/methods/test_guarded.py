@@ -280,8 +280,9 @@ def test_no_statistic_comes_from_other_samples(bert: str, task: Any) -> None:
 
 
 def test_units_do_not_reach_the_body(bert: str) -> None:
-    """In hundredths and far from zero, inputs become the tokens that they are in
-    tens.
+    """Inputs in other units become the same tokens.
+
+    They are in hundredths and far from zero, or in tens.
     """
     task = make_task(Target("classes", size=3))
     data = make_data(task)

@@ -87,7 +87,7 @@ def test_without_align_epochs_orca_is_nft_and_another_seed_is_another_trial(
 
 
 def test_progress_and_outcome_so_far(bert: str) -> None:
-    """What the sweep reads from a trial that early stopping ends in the middle."""
+    """The sweep reads them from a trial that early stopping ends in the middle."""
     trainer = start(bert, hyperparameters={**QUICK, "align.learning_rate": 1e-2})
     first = trainer.step()
     assert (first.stage, first.epoch, first.epochs) == ("align", 1, 3)

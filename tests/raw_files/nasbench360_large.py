@@ -83,7 +83,8 @@ def sheet(length: int, random: np.random.RandomState) -> Array:
 def protein_features(distances: Array, random: np.random.RandomState) -> dict[str, Any]:
     """Return features [..., L]: pair maps tell contacts, the others nothing."""
     length = len(distances)
-    contacts = (distances < 8) + random.normal(0, 0.1, distances.shape)
+    noise = random.normal(0, 0.1, distances.shape)
+    contacts = np.where(distances < 8, 1.0, 0.0) + noise
     return {
         "ss": random.dirichlet(np.ones(3), length).T,
         "pssm": random.normal(0, 2, (length, 22)),

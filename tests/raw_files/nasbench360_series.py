@@ -97,8 +97,9 @@ def save_ecg(raw: Path, content: Content) -> None:
 
 
 def satellite_content() -> Content:
-    """Return what the two files hold: 144 and 48 series of 24 classes, numbered from
-    1.
+    """Return the content of the two files.
+
+    They hold 144 and 48 series of 24 classes, numbered from 1.
     """
     content = {}
     for part, each in (("train", 6), ("test", 2)):

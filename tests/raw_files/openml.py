@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from orca_ray.data import packages
+from orca_ray.data.rows import Array
 from orca_ray.tasks.openml.tables import TABLES
 from orca_ray.tasks.pocket import PACKAGES
 from orca_ray.testing.tasks import Corruption, Writer, rewritten
@@ -205,18 +206,16 @@ def synthetic(dataset_id: int) -> SmallTable:
     values: list[list[Any]] = []
     for i in range(mixture.numeric):
         columns.append((f"n{i}", ("NUMERIC", "REAL", "integer")[i % 3]))
-        drawn = rng.standard_normal(len(labels)) * (i + 1) + (i % 2) * labels * 3
-        values.append(
-            [float(round(each) if i % 3 == 2 else round(each, 4)) for each in drawn]
-        )
+        values.append(_drawn_numbers(i, labels, rng))
     for i, count in enumerate(mixture.nominal):
-        names = tuple(f"{i} {k}" if i == 0 else f"v{k}" for k in range(count))
+        prefix = "0 " if i == 0 else "v"
+        names = tuple(f"{prefix}{k}" for k in range(count))
         columns.append((f"c{i}", (*names, "never occurs")))
-        values.append(
-            [names[(label * (i % 2) + rng.randint(count)) % count] for label in labels]
-        )
-    for column in values[:: 3 if mixture.missing else len(values) + 1]:
-        for row in np.flatnonzero(rng.random_sample(len(labels)) < mixture.missing):
+        values.append(_drawn_names(i, names, labels, rng))
+    step = 3 if mixture.missing else len(values) + 1
+    for column in values[::step]:
+        is_missing = rng.random_sample(len(labels)) < mixture.missing
+        for row in np.flatnonzero(is_missing):
             column[row] = None
     columns.append(("the class", mixture.classes))
     values.append([mixture.classes[label] for label in labels])
@@ -225,6 +224,22 @@ def synthetic(dataset_id: int) -> SmallTable:
     return SmallTable(
         name, columns, rows, "the class", row_id=mixture.row_id, ignored=mixture.ignored
     )
+
+
+def _drawn_numbers(i: int, labels: Array, rng: np.random.RandomState) -> list[Any]:
+    """Draw column ``i`` of numbers; every second one tells the class."""
+    drawn = rng.standard_normal(len(labels)) * (i + 1) + (i % 2) * labels * 3
+    if i % 3 == 2:
+        return [float(round(number)) for number in drawn]
+    return [float(round(number, 4)) for number in drawn]
+
+
+def _drawn_names(
+    i: int, names: Sequence[str], labels: Array, rng: np.random.RandomState
+) -> list[Any]:
+    """Draw column ``i`` of categories; every second one tells the class."""
+    count = len(names)
+    return [names[(label * (i % 2) + rng.randint(count)) % count] for label in labels]
 
 
 def mock(dataset_id: int, name: str) -> bytes:

@@ -176,8 +176,9 @@ def _without(name: str) -> Writer:
 
 
 def _changed(name: str, change: Callable[[Array], Any]) -> Writer:
-    """Return a corruption that puts another array, or none, in the place of a data
-    set.
+    """Return a corruption that replaces a data set.
+
+    ``change`` maps its array to another one, or to none.
     """
     return _edited(lambda file: _put(file, name, change(file[name][...])))
 
@@ -256,8 +257,9 @@ def _corruptions_of_generated(layout: Layout) -> list[Corruption]:
 
 
 def _of_file(file: str, corruptions: list[Corruption]) -> list[Corruption]:
-    """Return corruptions of a raw directory, given those of the path of the file in
-    it.
+    """Return corruptions of a raw directory with the file ``file``.
+
+    ``corruptions`` take the path of the file.
     """
     return [
         (label, lambda raw, corrupt=corrupt: corrupt(raw / file), pattern)  # type: ignore[misc]

@@ -36,28 +36,24 @@ def test_the_declaration_decides() -> None:
     It may look standardised, or not, by chance.
     """
     x = np.random.default_rng(0).normal(size=(60, 2, 9)).astype(np.float32)
-    padded = x * (np.arange(9) < 5)
-    assert [input_statistics(each, "measured") for each in (x, padded)] == [
-        None,
-        None,
-    ]  # standardised already
+    padded = np.where(np.arange(9) < 5, x, 0)
+    # They are standardised already.
+    assert input_statistics(x, "measured") is None
+    assert input_statistics(padded, "measured") is None
     assert input_statistics(x, "units") is not None
     assert input_statistics(x * 100 + 7, "standardised") is None
     assert input_statistics(x * 100 + 7, "measured") is not None
     data = replace(make_data(DENSE), y_mean=None, y_std=None)
-    near = replace(
-        data,
-        splits={
-            name: Split(s.x, np.asarray(s.y) / 40) for name, s in data.splits.items()
-        },
-    )
-    assert (
-        with_target_statistics(replace(DENSE, target_scale="standardised"), near)
-        is near
-    )
-    assert with_target_statistics(
-        replace(DENSE, target_scale="units"), near
-    ).y_std == pytest.approx(near.train.y.std(), rel=1e-3)
+    small_splits = {
+        name: Split(split.x, np.asarray(split.y) / 40)
+        for name, split in data.splits.items()
+    }
+    small = replace(data, splits=small_splits)
+    standardised = replace(DENSE, target_scale="standardised")
+    assert with_target_statistics(standardised, small) is small
+    in_units = replace(DENSE, target_scale="units")
+    y_std = with_target_statistics(in_units, small).y_std
+    assert y_std == pytest.approx(small.train.y.std(), rel=1e-3)
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1e6])
@@ -80,7 +76,8 @@ def test_a_badly_scaled_channel_among_standardised_ones_is_found(scale: float) -
 
 def test_a_constant_channel_is_only_centred() -> None:
     x = np.random.default_rng(0).normal(size=(400, 4, 9)).astype(np.float32)
-    x[:, 1], x[:, 2] = 0, 7
+    x[:, 1] = 0
+    x[:, 2] = 7
     x[:, 3] = 7 * (1 + 1e-7 * x[:, 3])  # rounding
     mean, deviation = statistics(x, "measured")
     np.testing.assert_allclose(mean[:, 0], [0, 0, 7, 7], rtol=1e-5)

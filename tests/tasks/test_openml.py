@@ -381,8 +381,9 @@ def test_every_class_is_in_every_split_about_in_proportion(
 
 
 def test_more_categories_than_the_memory_holds_are_refused() -> None:
-    """40,000 rows of as many categories, beside 200 columns, would take two
-    terabytes.
+    """The table would take two terabytes.
+
+    It has 40,000 rows of as many categories, beside 200 columns.
     """
     many = pd.Categorical([f"c{i}" for i in range(40_000)])
     table = pd.DataFrame(

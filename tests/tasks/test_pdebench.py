@@ -92,14 +92,12 @@ def test_a_generated_task_is_the_downloaded_one_without_its_source() -> None:
             **own,
         )
         assert downloaded.num_samples is not None
-        (published,), (made,) = downloaded.files, generated.files
-        assert (
-            (made.path, made.urls)
-            == (published.path, ())
-            == (files.LAYOUTS[name].file, ())
-        )
-        assert published.urls[0].startswith("https://")
-        assert len(bytes.fromhex(published.md5)) == 16
+        (published_file,) = downloaded.files
+        (generated_file,) = generated.files
+        assert generated_file.path == published_file.path == files.LAYOUTS[name].file
+        assert generated_file.urls == ()
+        assert published_file.urls[0].startswith("https://")
+        assert len(bytes.fromhex(published_file.md5)) == 16
 
 
 @pytest.mark.slow

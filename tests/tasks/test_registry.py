@@ -48,9 +48,7 @@ def test_every_declaration_is_complete() -> None:
         suite.test_its_raw_files_are_named_once_and_hashes_are_hashes(name)
 
 
-def test_the_benchmarks_are_whole_and_their_first_trials_the_published_configurations() -> (
-    None
-):
+def test_benchmarks_are_whole_and_first_trials_are_published_configurations() -> None:
     assert {name: len(get_benchmark(name)) for name in BENCHMARKS} == BENCHMARKS
     for task in (task for name in BENCHMARKS for task in get_benchmark(name)):
         assert published_settings(task.name)["align.distance"] == "otdd_reference"

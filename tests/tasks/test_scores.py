@@ -225,43 +225,47 @@ def test_the_area_is_that_of_scikit_learn_and_of_ranks_alone(
 
 def test_contact_error_by_hand() -> None:
     y = np.full((3, 30, 30), PADDING)
-    y[0, 0, 24], y[0, 1, 29], y[0, 2, 25] = 8.0, 4.0, 8.5  # the third is too far apart
-    y[1, 3, 27], y[1, 4, 27] = 2.0, 1.0  # the second is too near along the sequence
+    y[0, 0, 24] = 8.0
+    y[0, 1, 29] = 4.0
+    y[0, 2, 25] = 8.5  # too far apart
+    y[1, 3, 27] = 2.0
+    y[1, 4, 27] = 1.0  # too near along the sequence
     predictions = y.copy()
-    predictions[0, 0, 24], predictions[0, 24, 0] = 10.0, 8.0  # mean 9: off by 1
-    predictions[0, 1, 29], predictions[0, 29, 1] = 3.0, -1.0  # mean 1: off by 3
-    predictions[1, 3, 27], predictions[1, 27, 3] = 12.0, 2.0  # mean 7: off by 5
+    # Mean 9: off by 1.
+    predictions[0, 0, 24] = 10.0
+    predictions[0, 24, 0] = 8.0
+    # Mean 1: off by 3.
+    predictions[0, 1, 29] = 3.0
+    predictions[0, 29, 1] = -1.0
+    # Mean 7: off by 5.
+    predictions[1, 3, 27] = 12.0
+    predictions[1, 27, 3] = 2.0
     # The third protein has no contact and no part, wherever it stands.
-    assert get_metric("mae_lr_d8").compute(predictions, y) == pytest.approx(
-        ((1 + 3) / 2 + 5) / 2
-    )
-    assert get_metric("mae_lr_d8").compute(
-        predictions[[0, 2, 1]], y[[0, 2, 1]]
-    ) == pytest.approx(3.5)
-    assert get_metric("mae_lr_d8").compute(
-        predictions[:, None], y[:, None]
-    ) == pytest.approx(3.5)
+    expected = pytest.approx(((1 + 3) / 2 + 5) / 2)
+    compute = get_metric("mae_lr_d8").compute
+    assert compute(predictions, y) == expected
+    assert compute(predictions[[0, 2, 1]], y[[0, 2, 1]]) == expected
+    assert compute(predictions[:, None], y[:, None]) == expected
     with pytest.raises(UserError, match="no protein of the split has a contact"):
-        get_metric("mae_lr_d8").compute(predictions[2:], y[2:])
+        compute(predictions[2:], y[2:])
     with pytest.raises(ValueError, match="distance maps"):
-        get_metric("mae_lr_d8").compute(np.zeros((2, 3, 4, 4)), np.zeros((2, 3, 4, 4)))
+        compute(np.zeros((2, 3, 4, 4)), np.zeros((2, 3, 4, 4)))
 
 
 def test_quirks_of_the_published_contact_error() -> None:
     y = np.full((2, 50, 50), PADDING)
     y[0, 5:35, 5:35] = 20.0  # the first protein has 30 residues
     y[1, 5:45, 5:45] = 20.0
-    y[0, 5, 30], y[1, 6, 31], y[1, 6, 40] = (
-        4.0,
-        8.0,
-        8.0,
-    )  # the last lies beyond 30 residues
+    y[0, 5, 30] = 4.0
+    y[1, 6, 31] = 8.0
+    y[1, 6, 40] = 8.0  # beyond 30 residues
     predictions = y.copy()
-    predictions[0, 5, 30], predictions[0, 30, 5] = 8.0, 4.0  # ¼ 8 + ¾ 4: off by 1
-    predictions[1, 6, 31], predictions[1, 31, 6] = (
-        1.0,
-        -9.0,
-    )  # both means lifted to 0.01: off by 7.99
+    # ¼ 8 + ¾ 4: off by 1.
+    predictions[0, 5, 30] = 8.0
+    predictions[0, 30, 5] = 4.0
+    # Both means are lifted to 0.01: off by 7.99.
+    predictions[1, 6, 31] = 1.0
+    predictions[1, 31, 6] = -9.0
     predictions[1, 40, 6] = 999.0
     assert get_metric("mae_lr_d8_reference").compute(predictions, y) == pytest.approx(
         (1 + 7.99) / 2

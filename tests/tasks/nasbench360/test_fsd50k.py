@@ -66,7 +66,7 @@ def test_evaluation_holds_every_chunk_as_it_is_with_clip_and_labels(
 
 
 def test_arrays_are_those_of_the_reference(data: PreparedData) -> None:
-    """torch's stft and librosa's filters stood in for torchaudio's ``MelSpectrogram``."""
+    """torch's stft and librosa's filters replaced torchaudio's ``MelSpectrogram``."""
     found = [
         digest(axis)
         for split in (data.train, data.validation, data.test)
@@ -119,17 +119,18 @@ def test_masks_are_bands_of_the_least_value(seed: int) -> None:
 
 def test_backgrounds_are_mixed_in_by_shares_that_sum_to_one() -> None:
     chunk = np.full((96, 101), 2.0)
-    mixed = 0
+    num_mixed = 0
     for seed in range(12):
         example = fsd50k.training_example(
             chunk, lambda _: 4 * np.ones((96, 101)), np.random.RandomState(seed)
         )
-        np.testing.assert_allclose(
-            example, example[0, 0]
-        )  # a mask has the least value, here the only one
-        mixed += example[0, 0] != 2
-        assert 2 <= example[0, 0] < 3
-    assert 6 < mixed < 12
+        value = example[0, 0]
+        # A mask has the least value, here the only one.
+        np.testing.assert_allclose(example, value)
+        assert 2 <= value < 3
+        if value != 2:
+            num_mixed += 1
+    assert 6 < num_mixed < 12
 
 
 def test_a_longer_chunk_is_cut_in_the_middle(tmp_path: Path) -> None:

@@ -22,9 +22,9 @@ from orca_ray.tasks.registry import get_task
 from orca_ray.tasks.task import Task
 from tests.raw_files import nasbench360_series as files
 
-CIFAR100, DEEPSEA, ECG = (
-    get_task(f"nasbench360/{name}") for name in ("cifar100", "deepsea", "ecg")
-)
+CIFAR100 = get_task("nasbench360/cifar100")
+DEEPSEA = get_task("nasbench360/deepsea")
+ECG = get_task("nasbench360/ecg")
 
 
 def prepare(
@@ -40,7 +40,9 @@ def prepare(
     """
     raw = directory / "raw"
     raw.mkdir(parents=True)
-    (write or files.WRITERS[task.name])(raw)
+    if write is None:
+        write = files.WRITERS[task.name]
+    write(raw)
     return task.prepare(protocol, raw=raw, out=directory / protocol)
 
 
@@ -54,10 +56,8 @@ def test_cifars_pixels_are_normalised_by_channel_and_its_augmentation_pads_with_
     tmp_path: Path,
 ) -> None:
     content = files.cifar100_content()
-    content["test"]["data"][0], content["test"]["data"][1] = (
-        np.repeat([0, 51, 255], 1024),
-        0,
-    )
+    content["test"]["data"][0] = np.repeat([0, 51, 255], 1024)
+    content["test"]["data"][1] = 0
     test = prepare(
         CIFAR100, tmp_path, write=partial(files.save_cifar100, content=content)
     ).test

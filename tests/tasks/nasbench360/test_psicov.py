@@ -55,7 +55,8 @@ def levelled(distances: Array) -> Array:
     """
     result = np.where(distances < 1, np.float32(1), distances)
     last = len(result) - 1
-    result[0, 0], result[last, last] = result[0, 1], result[last, last - 1]
+    result[0, 0] = result[0, 1]
+    result[last, last] = result[last, last - 1]
     for i in range(1, last):
         result[i, i] = (result[i, i - 1] + result[i, i + 1]) / 2
     return result
