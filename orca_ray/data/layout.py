@@ -50,7 +50,7 @@ def fingerprint(arrays: Arrays) -> str:
     It covers their names, types, shapes and bytes.
     """
     digest = hashlib.sha256()
-    for name, array in sorted(stored(arrays).items()):
+    for name, array in sorted(stored_arrays(arrays).items()):
         little = array.dtype.newbyteorder("<")
         digest.update(f"{name} {little.str} {array.shape}\n".encode())
         rows = array[None] if array.ndim == 0 else array
@@ -61,7 +61,7 @@ def fingerprint(arrays: Arrays) -> str:
     return digest.hexdigest()[:16]
 
 
-def stored(arrays: Arrays) -> dict[str, Array]:
+def stored_arrays(arrays: Arrays) -> dict[str, Array]:
     """Return the arrays to write to files, by name.
 
     Composite rows give an array per part, e.g. ``train_x.pairs``.
@@ -108,7 +108,7 @@ def _check_meta(meta: dict[str, Any]) -> None:
         raise TypeError("unexpected types")
 
 
-def described(meta: Mapping[str, Any]) -> set[str]:
+def stored_files(meta: Mapping[str, Any]) -> set[str]:
     """Return the names of all files of the prepared data that ``meta`` describes.
 
     They include ``meta.json``.
@@ -179,7 +179,7 @@ def finish(
     interrupted before `move`.
     """
     _check_names(name, arrays)
-    entries = _write_arrays(directory, stored(arrays))
+    entries = _write_arrays(directory, stored_arrays(arrays))
     kinds = {
         key: str(getattr(array, "kind", ""))
         for key, array in arrays.items()
@@ -258,7 +258,7 @@ def move(source: Path, directory: Path) -> None:
 
     It replaces ``directory``.
     """
-    files = described(read_meta(source))
+    files = stored_files(read_meta(source))
     for name in files:
         cache.flush(source / name)
     with (

@@ -98,7 +98,7 @@ def read_lines(path: Path) -> list[str]:
 
     Raises UserError if there are none.
     """
-    text = decoded(path, cache.read_bytes(path))
+    text = decode_text(path, cache.read_bytes(path))
     lines = [line.strip() for line in text.split("\n") if line.strip()]
     if not lines:
         raise UserError(f"{path}: expected one entry a line, found an empty file")
@@ -131,7 +131,7 @@ def read_rows(path: Path) -> tuple[list[str], list[list[str]]]:
 
     Both may be empty. Raises UserError if a row has not as many fields as the header.
     """
-    text = decoded(path, cache.read_bytes(path))
+    text = decode_text(path, cache.read_bytes(path))
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     rows = []
     try:
@@ -160,7 +160,7 @@ def encoding_of(start: bytes) -> str:
     return "utf-16" if has_mark else "utf-8-sig"
 
 
-def decoded(path: Path, content: bytes) -> str:
+def decode_text(path: Path, content: bytes) -> str:
     """Return the text in the ``content`` of a file.
 
     Raises UserError, with the line, for bytes that are no text and for zero bytes.

@@ -130,7 +130,7 @@ class ArrayInputs(BaseModel):
                 f" {len(ordered)}"
             )
         if len(self.shape) == 3:
-            into[:] = resized(ordered, self.shape[1:])
+            into[:] = resize(ordered, self.shape[1:])
             return
         num_steps = ordered.shape[1]
         most_steps = self.shape[1]
@@ -258,7 +258,7 @@ def channels_first(sample: Array, axes: str, *, batch: bool = False) -> Array:
     return sample.transpose(*range(num_batch_axes), *places)
 
 
-def resized(image: Array, size: tuple[int, ...]) -> Array:
+def resize(image: Array, size: tuple[int, ...]) -> Array:
     """Return an image [C, H, W] resized to ``size`` (H, W), float32.
 
     Resizing is bilinear and antialiased.

@@ -155,7 +155,7 @@ def _num_dates(dates: "pd.Series[Any]", counts: "pd.Series[int]") -> int:
     return int(counts[dates.notna().to_numpy()].sum())
 
 
-def unsure(form: str, example: str, name: str) -> str:
+def doubt_warning(form: str, example: str, name: str) -> str:
     """Return the warning that text such as ``example`` is read in ``form``.
 
     The warning says how the other form is declared.
@@ -249,5 +249,5 @@ def _parsed_times(
         return parse_dates(values, declared)
     form, example = date_form(values.dropna())
     if form and example:
-        warn(f"times: {unsure(form, example, options.time)}")
+        warn(f"times: {doubt_warning(form, example, options.time)}")
     return parse_dates(values, form or "")

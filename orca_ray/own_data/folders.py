@@ -48,7 +48,7 @@ _TRANSPARENT = ("RGBA", "LA", "PA", "La", "RGBa")
 """Pillow's modes of images with transparency."""
 
 
-def opened(stream: BinaryIO, where: str) -> Any:
+def open_image(stream: BinaryIO, where: str) -> Any:
     """Return a Pillow image whose pixels are not read yet.
 
     Raises UserError for a format that is not in `IMAGE_FORMATS`, and for too many
@@ -78,7 +78,7 @@ def decode(stream: BinaryIO, where: str, colour: str) -> Array:
     whole numbers are divided by 256. Transparent pixels are laid on white. Raises
     UserError for a damaged file.
     """
-    image = opened(stream, where)
+    image = open_image(stream, where)
     try:
         if image.mode[0] in "IF":  # Pillow would cut values above 255
             return _deep_pixels(image, colour)
@@ -349,7 +349,7 @@ def _spaced(paths: list[Path], most: int) -> list[Path]:
 
 def _mode(path: Path) -> str:
     with cache.open_file(path) as stream:
-        return str(opened(stream, str(path)).mode)
+        return str(open_image(stream, str(path)).mode)
 
 
 def _decoded(path: Path, colour: str) -> Array:

@@ -182,7 +182,7 @@ def infer(
     All samples are read once, batch by batch. ``options`` override those that the data
     were read with. ``warn`` is called with each warning. Without ``test``, no test
     split is held out and no folds are drawn, and a class with a single sample is kept,
-    in train; see `splits.draw`. ``gpus``: whether trials run on GPUs, so that
+    in train; see `splits.draw_splits`. ``gpus``: whether trials run on GPUs, so that
     `Inferred.body` is whole unless a body is given.
 
     Raises UserError for data that nothing can be learnt from: no target, one class, too
@@ -253,7 +253,7 @@ def _divide(
     target = fit_target(data, data.y, options, notes, least=least)
     if target.coding.form:
         data = replace(data, y=target.coding.encode(data.y))
-    splits = own_splits.draw(
+    splits = own_splits.draw_splits(
         data, target.rows, target.classes, options, notes, test=test
     )
     if target.classes is not None:
@@ -351,7 +351,7 @@ def _warn_of_leaks(divided: _DividedData, encoder: Encoder, hashes: Array) -> No
         if data.times is None:
             warnings += _date_leaks(encoder)
     if data.groups is not None:
-        warnings += leaks.crossing(data.groups, splits)
+        warnings += leaks.divided_groups(data.groups, splits)
     for warning in warnings:
         divided.notes.warn(warning)
 

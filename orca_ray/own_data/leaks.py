@@ -199,7 +199,7 @@ def _in_several(parts: Iterable[set[Any]]) -> set[Any]:
     return common
 
 
-def crossing(groups: Array, splits: Mapping[SplitName, Indices]) -> list[str]:
+def divided_groups(groups: Array, splits: Mapping[SplitName, Indices]) -> list[str]:
     """Return one warning if a group has samples in several splits, else none.
 
     ``groups`` [N] are the groups of all samples.

@@ -46,7 +46,7 @@ class _Shares(NamedTuple):
     test: float
 
 
-def draw(
+def draw_splits(
     data: UserData,
     rows: Indices,
     classes: Array | None,

@@ -15,7 +15,7 @@ from pyarrow import csv, parquet, types
 
 from orca_ray.data import cache
 from orca_ray.data.archives import check_growth
-from orca_ray.data.readers import decoded, encoding_of
+from orca_ray.data.readers import decode_text, encoding_of
 from orca_ray.errors import UserError, quoted, shorten
 from orca_ray.own_data import (
     Format,
@@ -63,7 +63,7 @@ def _read_csv(path: Path, options: Options, labelled: bool) -> UserData:
     except (pa.ArrowException, ValueError, OSError) as error:
         raise UserError(f"{expected}: {shorten(error)}") from error
     if not is_text:
-        decoded(path, cache.read_bytes(path, size))  # raises an error with the line
+        decode_text(path, cache.read_bytes(path, size))  # raises an error with the line
         raise UserError(f"{expected}, found other bytes")
     return from_arrow(str(path), table, options, labelled)
 

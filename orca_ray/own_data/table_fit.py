@@ -20,9 +20,9 @@ from orca_ray.own_data.dates import (
     as_dates,
     date_form,
     date_part,
-    unsure,
+    doubt_warning,
 )
-from orca_ray.own_data.tables import Column, Floats, TableInputs, parsed, texts
+from orca_ray.own_data.tables import Column, Floats, TableInputs, parse_numbers, texts
 
 MOST_CATEGORIES = 64
 """Largest number of categories of a column with a slot: the most frequent ones."""
@@ -191,7 +191,7 @@ def _date_reading(name: str, valid: "pd.Series[Any]") -> _Reading | None:
     form, example = date_form(valid)
     if form is None:
         return None
-    return _Reading("date", form, unsure(form, example, name) if example else "")
+    return _Reading("date", form, doubt_warning(form, example, name) if example else "")
 
 
 @dataclass(frozen=True)
@@ -212,13 +212,13 @@ def _numbers_in_text(
     values: "pd.Series[Any]", valid: "pd.Series[Any]"
 ) -> _NumbersInText:
     """Return the numbers in a column, read with units if this reads more of them."""
-    text_rows = parsed(values)[1]
+    text_rows = parse_numbers(values)[1]
     if not len(text_rows):
         return _NumbersInText(text_rows)
     form, example = amount_form(valid)
     if form is None:
         return _NumbersInText(text_rows, units=example)
-    other_rows = parsed(values, form)[1]
+    other_rows = parse_numbers(values, form)[1]
     if len(other_rows) < len(text_rows):
         return _NumbersInText(other_rows, form, example)
     return _NumbersInText(text_rows)
@@ -240,7 +240,7 @@ def _number_reading(
             " they count as missing"
         )
     elif numbers.form and numbers.example:
-        why = unsure(numbers.form, numbers.example, name)
+        why = doubt_warning(numbers.form, numbers.example, name)
     return _Reading("number", numbers.form, why)
 
 
@@ -328,7 +328,7 @@ def _number_columns(
 ) -> list[Column]:
     """Return the column of a number, with a warning about values that are infinite."""
     name = str(values.name)
-    numbers, text_rows = parsed(values, reading.form)
+    numbers, text_rows = parse_numbers(values, reading.form)
     num_missing = values.isna().sum() + len(text_rows)
     num_infinite = int(np.isnan(numbers).sum() - num_missing)
     if num_infinite:

@@ -184,7 +184,7 @@ def as_floats(
     ``warn`` is called with the first text. Raises UserError, which names it, if more
     than a fifth of the values are text.
     """
-    numbers, text_rows = parsed(values, form)
+    numbers, text_rows = parse_numbers(values, form)
     if not len(text_rows):
         return numbers
     row = int(text_rows[0])
@@ -198,7 +198,7 @@ def as_floats(
     return numbers
 
 
-def parsed(values: "pd.Series[Any]", form: str = "") -> tuple[Floats, Array]:
+def parse_numbers(values: "pd.Series[Any]", form: str = "") -> tuple[Floats, Array]:
     """Return a column as float64, and the indices of rows with text.
 
     Missing and too large numbers and text are NaN. ``form`` is that of `Column`: the

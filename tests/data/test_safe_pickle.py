@@ -52,22 +52,22 @@ def loads(content: bytes, encoding: str = "latin1") -> Any:
     return safe_pickle.load(io.BytesIO(content), "toy.pkl", encoding=encoding)
 
 
-def described(value: Any) -> Any:
+def describe(value: Any) -> Any:
     """Return a description that is equal for equal values of equal types.
 
     NaN equals NaN.
     """
     kind = type(value).__name__
     if isinstance(value, np.ndarray) and value.dtype.hasobject:
-        return ("objects", value.shape, [described(item) for item in value.ravel()])
+        return ("objects", value.shape, [describe(item) for item in value.ravel()])
     if isinstance(value, np.ndarray | np.generic):
         native = value.dtype.newbyteorder("=")
         content = np.asarray(value).astype(native).tobytes()
         return (kind, native.str, value.shape, content)
     if isinstance(value, list | tuple):
-        return (kind, [described(item) for item in value])
+        return (kind, [describe(item) for item in value])
     if isinstance(value, dict):
-        items = [(described(key), described(item)) for key, item in value.items()]
+        items = [(describe(key), describe(item)) for key, item in value.items()]
         return ("dict", items)
     return (kind, repr(value))
 
@@ -76,7 +76,7 @@ def described(value: Any) -> Any:
 def test_plain_data_comes_out_as_it_went_in(protocol: int) -> None:
     for value in [*PLAIN, PLAIN]:
         content = pickle.dumps(value, protocol)
-        assert described(loads(content)) == described(pickle.loads(content)), value
+        assert describe(loads(content)) == describe(pickle.loads(content)), value
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_numpy_one_names_its_modules_otherwise(protocol: int) -> None:
     content = pickle.dumps(value, protocol)
     renamed = content.replace(b"numpy._core.", b"numpy.core.")
     assert renamed != content
-    assert described(loads(renamed)) == described(value)
+    assert describe(loads(renamed)) == describe(value)
 
 
 PYTHON_2 = (

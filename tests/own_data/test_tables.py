@@ -421,7 +421,7 @@ def test_options_of_findings_are_those_of_the_command() -> None:
 
 
 def test_every_advice_can_be_typed(tmp_path: Path) -> None:
-    """What a warning says after ``--`` is parsed by the command."""
+    """The command parses what a warning says after ``--``."""
     warnings = " ".join(all_warnings(result) for result in _many_results())
     advice = re.findall(r"--[a-z]+ (?:'(?:[^']|'\"'\"')*'|[^ ;)]+)", warnings)
     for text in advice:
