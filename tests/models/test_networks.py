@@ -4,6 +4,7 @@ Dense heads put each patch where its token lies; spectral convolutions different
 MiniRocket's features are those of its paper.
 """
 
+import copy
 import itertools
 import math
 from itertools import combinations
@@ -15,9 +16,11 @@ import torch
 from torch import Tensor
 
 from orca_ray.data.rows import Target
+from orca_ray.errors import UserError
 from orca_ray.models import minirocket
 from orca_ray.models.convolution import Architecture, UNetBody, build_convolutional
 from orca_ray.models.crossmodal import DenseHead, build_head
+from orca_ray.models.features import NearestBody
 from orca_ray.models.fourier import FourierBody, SpectralConvolution, build_field_model
 from orca_ray.models.minirocket import MiniRocketBody, fit_dilations
 from orca_ray.models.modality import DenseHeadName
@@ -412,3 +415,17 @@ def test_an_exporter_gets_a_fraction_of_the_operations_of_minirocket(
         counts.append(len(profile.function_events))
     usual, exported = counts
     assert exported < usual / 3
+
+
+def test_a_copy_of_a_fitted_body_loads_buffers_of_any_size() -> None:
+    fitted = NearestBody(width=4, num_outputs=2, num_weights=3)
+    fitted.keys = torch.ones(7, 4, dtype=torch.float16)
+    fitted.values = torch.ones(7, 2)
+    empty = NearestBody(width=4, num_outputs=2, num_weights=3)
+    loaded = copy.deepcopy(empty)
+    loaded.load_state_dict(fitted.state_dict())
+    assert torch.equal(loaded.values, fitted.values)
+    assert len(empty.values) == 0
+    damaged = {**fitted.state_dict(), "values": torch.ones(6, 2)}
+    with pytest.raises(UserError, match="samples of this model are damaged"):
+        copy.deepcopy(loaded).load_state_dict(damaged)
