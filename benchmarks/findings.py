@@ -1,9 +1,9 @@
-"""The ten planned questions of a study of many tasks, and their answers;
-`benchmarks.findings_page` writes the page.
+"""The ten planned questions of a study of many tasks, and their answers.
 
 Six questions are about all tasks, four about properties of tasks. They are one family:
-p-values are adjusted by Holm for all of them. `benchmarks.findings_calibration`
-simulates studies and counts false answers.
+p-values are adjusted by Holm for all of them. `benchmarks.findings_page` writes the
+page of the answers; `benchmarks.findings_calibration` simulates studies and counts
+false answers.
 """
 
 import math
@@ -25,13 +25,12 @@ Mask = NDArray[np.bool_]
 BEST = "best baseline"
 """Name of the method that has the scores of each task's best baseline by validation."""
 REFERENCE = "nft"
+"""Name of the method that most methods are compared with: plain fine-tuning."""
 
 
 @dataclass(frozen=True)
 class Data:
-    """What the answer to one question is computed from: the log ratios [T] of tasks,
-    and the tasks' properties [T].
-    """
+    """Log ratios [T] of tasks and properties [T] of these tasks."""
 
     logs: Floats
     kinds: NDArray[np.str_]
@@ -41,19 +40,22 @@ class Data:
     samples: Floats
     """Numbers of training samples."""
     distances: Floats
-    """Distances of embedded and source features before ``orca`` aligns; NaN where it is
-    unknown.
+    """Distances of embedded and source features before ``orca`` aligns.
+
+    NaN where the distance is unknown.
     """
     centroids: Floats
-    """Centroid gaps of these features (`orca_ray.training.artefacts.kinds.gaps`); NaN
-    where it is unknown.
+    """Centroid gaps of these features; NaN where the gap is unknown.
+
+    See `orca_ray.training.artefacts.kinds.gaps`.
     """
     distributions: Floats
-    """Distribution gaps of these features; NaN where it is unknown."""
+    """Distribution gaps of these features; NaN where the gap is unknown."""
 
-    def part(self, kept: Mask) -> "Data":
+    def part(self, is_kept: Mask | slice) -> "Data":
         """Return the data of some of the tasks."""
-        return Data(*(each[kept] for each in vars(self).values()))
+        arrays = {name: values[is_kept] for name, values in vars(self).items()}
+        return Data(**arrays)
 
 
 @dataclass(frozen=True)
@@ -71,66 +73,69 @@ class Study:
         return LogScores.of(self.table)
 
     def data(self, method: str, reference: str) -> Data:
-        """Return the log ratios of two methods on the tasks on which both have scores."""
+        """Return the log ratios of two methods on the tasks with scores of both."""
         if not {method, reference} <= set(self.table.methods):
-            return replace(
-                self.properties.part(np.zeros(len(self.table.tasks), bool)),
-                logs=np.empty(0),
-            )
-        found = self.logs.paired(method, reference)
-        return replace(
-            self.properties.part(np.isin(self.table.tasks, found.tasks)),
-            logs=found.logs,
-        )
+            no_tasks = np.zeros(len(self.table.tasks), bool)
+            return replace(self.properties.part(no_tasks), logs=np.empty(0))
+        ratios = self.logs.paired(method, reference)
+        has_ratio = np.isin(self.table.tasks, ratios.tasks)
+        return replace(self.properties.part(has_ratio), logs=ratios.logs)
 
     def compare(self, method: str, reference: str) -> Comparison | None:
-        """Return the board's comparison of two methods; None if a method has no scores."""
-        known = {method, reference} <= set(self.table.methods)
-        return self.logs.compare(method, reference) if known else None
+        """Return the board's comparison of two methods, if both have scores."""
+        if not {method, reference} <= set(self.table.methods):
+            return None
+        return self.logs.compare(method, reference)
 
 
-def over_tasks(found: Data) -> Estimate:
+def over_tasks(data: Data) -> Estimate:
     """Return the mean log ratio over tasks."""
-    return mean(found.logs)
+    return mean(data.logs)
 
 
-def between_kinds(found: Data) -> Estimate:
+def between_kinds(data: Data) -> Estimate:
     """Return the p-value that the ratio is the same on all kinds of data."""
-    return Estimate(p=unequal_means(found.logs, found.kinds))
+    return Estimate(p=unequal_means(data.logs, data.kinds))
 
 
-def by_samples(found: Data) -> Estimate:
-    """Return the slope of log ratios per tenfold training samples, between tasks of one
-    kind of data.
+def by_samples(data: Data) -> Estimate:
+    """Return the slope of log ratios per tenfold training samples.
+
+    Tasks of one kind of data are compared.
     """
-    kinds = np.unique(found.kinds)
-    design = np.column_stack(
-        [*(found.kinds == kind for kind in kinds), np.log10(found.samples)]
-    ).astype(float)
-    return estimate(found.logs, design, np.eye(len(kinds) + 1)[-1])
+    kinds = [data.kinds == kind for kind in np.unique(data.kinds)]
+    return _slope(data.logs, kinds, np.log10(data.samples))
 
 
-def by_distance(found: Data) -> Estimate:
-    """Return the slope of log ratios per doubling of the distance, between tasks of one
-    modality of the body.
+def by_distance(data: Data) -> Estimate:
+    """Return the slope of log ratios per doubling of the distance; see `by_doubling`."""
+    return by_doubling(data, data.distances)
+
+
+def by_doubling(data: Data, values: Floats) -> Estimate:
+    """Return the slope of log ratios per doubling of ``values`` [T].
+
+    Tasks of one modality of the body are compared.
     """
-    return by_doubling(found, found.distances)
+    is_known = values > 0
+    known = data.part(is_known)
+    modalities = [mask for mask in (known.images, ~known.images) if mask.any()]
+    return _slope(known.logs, modalities, np.log2(values[is_known]))
 
 
-def by_doubling(found: Data, values: Floats) -> Estimate:
-    """Return the slope of log ratios per doubling of ``values`` [T], between tasks of
-    one modality of the body.
-    """
-    known = found.part(values > 0)
-    sides = [side for side in (known.images, ~known.images) if side.any()]
-    design = np.column_stack([*sides, np.log2(values[values > 0])]).astype(float)
-    return estimate(known.logs, design, np.eye(len(sides) + 1)[-1])
+def _slope(logs: Floats, groups: Sequence[Mask], values: Floats) -> Estimate:
+    """Return the slope of log ratios over ``values`` within groups of tasks."""
+    design = np.column_stack([*groups, values]).astype(float)
+    contrast = np.zeros(len(groups) + 1)
+    contrast[-1] = 1.0
+    return estimate(logs, design, contrast)
 
 
 @dataclass(frozen=True)
 class Question:
-    """A planned question about the ratio of two methods, which is below 1 if the first
-    one is better.
+    """A planned question about the ratio of two methods.
+
+    The ratio is below 1 if the first method is better.
     """
 
     text: str
@@ -190,7 +195,7 @@ class Answer:
 
     question: Question
     data: Data
-    found: Estimate
+    estimate: Estimate
     adjusted_p: float = math.nan
     family: int = len(QUESTIONS)
     """Number of questions that p-values are adjusted for."""
@@ -203,106 +208,113 @@ class Answer:
     @property
     def level(self) -> float:
         """Level of the question's own test at its place in Holm's order."""
-        known = 0 < self.found.p <= self.adjusted_p < 1
-        return LEVEL * self.found.p / self.adjusted_p if known else LEVEL / self.family
+        p = self.estimate.p
+        if 0 < p <= self.adjusted_p < 1:
+            return LEVEL * p / self.adjusted_p
+        return LEVEL / self.family
 
     @property
     def verdict(self) -> str:
         """The answer in words."""
-        if math.isnan(self.found.p):
+        if math.isnan(self.estimate.p):
             return "Unknown"
         if not self.clear:
             return "Not clear"
-        wanted = (
-            self.found.value > 0 if self.question.grows else not self.found.value > 0
-        )
-        return "Yes" if wanted else "No, the reverse"
+        is_positive = self.estimate.value > 0
+        return "Yes" if is_positive == self.question.grows else "No, the reverse"
 
     @property
     def sentence(self) -> str:
         """The answer with its numbers, and what would overturn it."""
-        num = len(self.data.logs)
+        num_tasks = len(self.data.logs)
+        if math.isnan(self.estimate.p):
+            return (
+                f"**{self.question.text} Unknown**: {num_tasks} tasks do not suffice."
+            )
         method, reference = self.question.sides
-        where = f"over {num} task{'' if num == 1 else 's'}"
-        if math.isnan(self.found.p):
-            return f"**{self.question.text} Unknown**: {num} tasks do not suffice."
-        numbers = ratio_text(self.found)
+        numbers = ratio_text(self.estimate)
         if self.question.fit is between_kinds:
-            means = sorted(
-                (part.mean(), f"{kind}, {len(part)}")
-                for kind, part in self._groups.items()
-            )
-            numbers = " to ".join(
-                f"{math.exp(value):.2f} ({of})" for value, of in (means[0], means[-1])
-            )
-        unit = f" times as large {self.question.unit}," if self.question.unit else ""
-        ratio = f"the ratio of `{method}` to `{reference}` is {numbers}{unit} {where}"
-        answer = (
-            f"**{self.question.text} {self.verdict}**: {ratio}, adjusted p ="
-            f" {self.adjusted_p:.2g}"
+            numbers = self._extreme_kinds()
+        if self.question.unit:
+            numbers += f" times as large {self.question.unit},"
+        tasks = "1 task" if num_tasks == 1 else f"{num_tasks} tasks"
+        return (
+            f"**{self.question.text} {self.verdict}**: the ratio of `{method}` to"
+            f" `{reference}` is {numbers} over {tasks}, adjusted p ="
+            f" {self.adjusted_p:.2g}; {self.overturned}."
         )
-        return f"{answer}; {self.overturned}."
+
+    def _extreme_kinds(self) -> str:
+        """Return the lowest and the highest mean ratio of kinds of data."""
+        means = sorted(
+            (logs.mean(), f"{kind}, {len(logs)}") for kind, logs in self._groups.items()
+        )
+        lowest, highest = (
+            f"{math.exp(log):.2f} ({label})" for log, label in (means[0], means[-1])
+        )
+        return f"{lowest} to {highest}"
 
     @property
     def _groups(self) -> dict[str, Floats]:
+        """Log ratios by kind of data."""
         return groups(self.data.logs, self.data.kinds)
 
     @property
     def overturned(self) -> str:
-        """What would overturn the answer."""
+        """What would change the answer, in words."""
         if self.clear:
             return self._fragile()
-        if math.isnan(self.found.value):
+        if math.isnan(self.estimate.value):
             factor = math.exp(room(self.data.logs, self.data.kinds))
             return f"two kinds may still differ by a factor of up to {factor:.2g}"
         more = self._more_tasks()
-        tasks = (
-            f"about {more:,.0f}"
-            if math.isfinite(more)
-            else f"only more than {MAX_MORE:,}"
-        )
+        if math.isfinite(more):
+            tasks = f"about {more:,.0f}"
+        else:
+            tasks = f"only more than {MAX_MORE:,}"
         return f"{tasks} more such tasks would make it clear if the ratio stays"
 
     def _more_tasks(self) -> float:
-        """Return about how many more tasks a test at `level` needs to find this value
-        with a probability of 80 %.
+        """Return about how many more tasks a test at `level` needs.
+
+        They would find the observed value with a probability of 80 %. The number is
+        infinity if `MAX_MORE` do not suffice.
         """
-        num = len(self.data.logs)
-        size = abs(self.found.value)
-        for more in range(1, MAX_MORE + 1 if size > 1e-9 else 1):
-            error = self.found.error * math.sqrt(num / (num + more))
-            if size >= error * needed(
-                self.found.freedom * (num + more) / num, self.level
-            ):
+        num_tasks = len(self.data.logs)
+        size = abs(self.estimate.value)
+        if size <= 1e-9:
+            return math.inf
+        for more in range(1, MAX_MORE + 1):
+            error = self.estimate.error * math.sqrt(num_tasks / (num_tasks + more))
+            freedom = self.estimate.freedom * (num_tasks + more) / num_tasks
+            if size >= error * needed(freedom, self.level):
                 return more
         return math.inf
 
     def _fragile(self) -> str:
-        """Return which tasks, if they were left out, would make a clear answer unclear."""
+        """Return which tasks, if left out, would make a clear answer unclear."""
         kept = np.ones(len(self.data.logs), dtype=bool)
-        removed = 0
-        while removed < len(kept) - MIN_TASKS and self._still_clear(kept):
-            kept[max(np.flatnonzero(kept), key=partial(self._p_without, kept))] = False
-            removed += 1
-        if not removed:
+        num_removed = 0
+        while num_removed < len(kept) - MIN_TASKS and self._stays_clear(kept):
+            tasks = np.flatnonzero(kept)
+            kept[max(tasks, key=partial(self._p_without, kept))] = False
+            num_removed += 1
+        if not num_removed:
             return f"it rests on {len(kept)} tasks, of which none can be left out"
-        most = (
-            "the task that speaks"
-            if removed == 1
-            else f"the {removed} tasks that speak"
-        )
-        if self._still_clear(kept):
+        if num_removed == 1:
+            most = "the task that speaks"
+        else:
+            most = f"the {num_removed} tasks that speak"
+        if self._stays_clear(kept):
             return f"it stays clear without {most} most for it"
         kinds = [
-            str(kind)
+            f", or without the {kind}"
             for kind in np.unique(self.data.kinds)
-            if not self._still_clear(self.data.kinds != kind)
+            if not self._stays_clear(self.data.kinds != kind)
         ]
-        return f"not clear without {most} most for it" + "".join(
-            f", or without the {kind}" for kind in kinds
-        )
+        return f"not clear without {most} most for it{''.join(kinds)}"
 
-    def _still_clear(self, kept: Mask) -> bool:
+    def _stays_clear(self, kept: Mask) -> bool:
         return self.question.fit(self.data.part(kept)).p <= self.level
 
     def _p_without(self, kept: Mask, task: int) -> float:
@@ -313,22 +325,29 @@ class Answer:
 
 
 def answers(study: Study, questions: Sequence[Question] = QUESTIONS) -> list[Answer]:
-    """Return the answers to a family of questions; one that cannot be answered yet
-    counts in the family as well.
+    """Return the answers to a family of questions.
+
+    A question that cannot be answered yet counts in the family as well.
     """
-    found = []
+    unadjusted = []
     for question in questions:
         data = study.data(*question.sides)
-        found.append(Answer(question, data, question.fit(data), family=len(questions)))
-    adjusted = holm(np.nan_to_num([each.found.p for each in found], nan=1.0))
+        unadjusted.append(
+            Answer(question, data, question.fit(data), family=len(questions))
+        )
+    p = np.nan_to_num([answer.estimate.p for answer in unadjusted], nan=1.0)
     return [
-        replace(each, adjusted_p=float(p))
-        for each, p in zip(found, adjusted, strict=True)
+        replace(answer, adjusted_p=float(adjusted_p))
+        for answer, adjusted_p in zip(unadjusted, holm(p), strict=True)
     ]
 
 
-def ratio_text(found: Estimate) -> str:
+def ratio_text(estimate: Estimate) -> str:
     """Return a ratio with its interval, as far as there are any."""
-    low, high = found.ends
-    ends = "" if math.isnan(low) else f" [{math.exp(low):.2f}, {math.exp(high):.2f}]"
-    return "–" if math.isnan(found.value) else f"{math.exp(found.value):.2f}{ends}"
+    if math.isnan(estimate.value):
+        return "–"
+    ratio = f"{math.exp(estimate.value):.2f}"
+    low, high = estimate.ends
+    if math.isnan(low):
+        return ratio
+    return f"{ratio} [{math.exp(low):.2f}, {math.exp(high):.2f}]"

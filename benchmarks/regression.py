@@ -1,11 +1,12 @@
-"""Regression of the log ratios of tasks on properties of the tasks, with tests that
-hold where tasks spread unequally.
+"""Regression of the log ratios of tasks on properties of the tasks.
 
-Tasks count equally, as on a board. What tasks differ by and the noise over seeds are
-both in the residuals, whose variance may be another for each task.
+The tests hold where tasks spread unequally. Tasks count equally, as on a board. What
+tasks differ by and the noise over seeds are both in the residuals, whose variance may
+be another for each task.
 """
 
 import math
+from itertools import permutations
 from typing import NamedTuple
 
 import numpy as np
@@ -21,14 +22,15 @@ LEAST_GROUP = 3
 
 
 class Estimate(NamedTuple):
-    """A log ratio or a slope of log ratios, with standard error, degrees of freedom,
-    and the p-value that it is 0.
-    """
+    """A log ratio, or a slope of log ratios, with its test; NaN where undefined."""
 
     value: float = math.nan
     error: float = math.nan
+    """Standard error of ``value``."""
     freedom: float = math.nan
+    """Degrees of freedom of ``error``."""
     p: float = math.nan
+    """p-value that ``value`` is 0."""
 
     @property
     def ends(self) -> tuple[float, float]:
@@ -38,68 +40,63 @@ class Estimate(NamedTuple):
 
 
 def estimate(logs_T: Floats, design_TP: Floats, contrast_P: Floats) -> Estimate:
-    """Return the least-squares estimate of a contrast of the coefficients of
-    ``design_TP``; NaN if there is none.
+    """Return the least-squares estimate of a contrast of coefficients.
 
-    There is none, either, if its error has fewer degrees of freedom than the spread of
+    ``design_TP`` has P properties of T tasks. The estimate is NaN if the tasks do not
+    determine it, or if its error has fewer degrees of freedom than the spread of
     `MIN_TASKS` tasks. The variance is HC2 (MacKinnon and White 1985, Journal of
     Econometrics 29): unbiased if all tasks spread equally, and consistent if not. Its
     degrees of freedom are those of Bell and McCaffrey 2002, Survey Methodology 28. For
     the mean of a group of tasks, both are those of Student's test of the group alone.
     """
-    num, width = design_TP.shape
-    if num < max(MIN_TASKS, width + 1) or np.linalg.matrix_rank(design_TP) < width:
+    num_tasks, width = design_TP.shape
+    if num_tasks < max(MIN_TASKS, width + 1):
+        return Estimate()
+    if np.linalg.matrix_rank(design_TP) < width:
         return Estimate()
     inverse_PT = np.linalg.pinv(design_TP)
-    residual_TT = np.eye(num) - design_TP @ inverse_PT
+    residual_TT = np.eye(num_tasks) - design_TP @ inverse_PT
     load_T = contrast_P @ inverse_PT
     left_T = np.diag(residual_TT)
-    used_T = (
-        left_T > 1e-9
-    )  # the only task of a group says nothing of a slope within groups
-    if (
-        np.abs(load_T[~used_T]) > 1e-9
-    ).any():  # a task that the fit meets exactly, so that its error is unknown
+    # The fit meets some tasks exactly, such as the only task of a group. They say
+    # nothing of a slope within groups; where they count, the error is unknown.
+    used_T = left_T > 1e-9
+    if (np.abs(load_T[~used_T]) > 1e-9).any():
         return Estimate()
     share_T = np.where(used_T, load_T**2 / np.where(used_T, left_T, 1.0), 0.0)
     value = float(load_T @ logs_T)
-    variance = float(share_T @ (residual_TT @ logs_T) ** 2)
+    error = math.sqrt(float(share_T @ (residual_TT @ logs_T) ** 2))
     freedom = float((load_T @ load_T) ** 2 / (share_T @ residual_TT**2 @ share_T))
     if freedom < MIN_TASKS - 1 - 1e-6:
         return Estimate()
-    p = student_p(
-        np.array([value]), np.array([math.sqrt(variance)]), np.array([freedom])
-    )
-    return Estimate(value, math.sqrt(variance), freedom, float(p[0]))
+    p = student_p(np.array([value]), np.array([error]), np.array([freedom]))
+    return Estimate(value, error, freedom, float(p[0]))
 
 
 def mean(logs_T: Floats) -> Estimate:
-    """Return the mean with Student's error and test, as a board has them; only the mean
-    below `MIN_TASKS` tasks.
+    """Return the mean with Student's error and test, as a board has them.
+
+    Below `MIN_TASKS` tasks, there is only the mean.
     """
-    found = estimate(logs_T, np.ones((len(logs_T), 1)), np.ones(1))
-    return (
-        found
-        if len(logs_T) >= MIN_TASKS or not len(logs_T)
-        else Estimate(float(logs_T.mean()))
-    )
+    num_tasks = len(logs_T)
+    if 0 < num_tasks < MIN_TASKS:
+        return Estimate(float(logs_T.mean()))
+    return estimate(logs_T, np.ones((num_tasks, 1)), np.ones(1))
 
 
 def unequal_means(logs_T: Floats, groups_T: NDArray[np.str_]) -> float:
-    """Return the p-value of the test that all groups of at least `LEAST_GROUP` tasks
-    have one mean; NaN for one group.
+    """Return the p-value of the test that all groups have one mean; NaN for one group.
 
-    Groups may spread unequally. Welch 1951, "On the comparison of several mean values",
-    Biometrika 38.
+    Groups of at least `LEAST_GROUP` tasks count, and may spread unequally. Welch 1951,
+    "On the comparison of several mean values", Biometrika 38.
     """
-    parts = groups(logs_T, groups_T)
+    parts = list(groups(logs_T, groups_T).values())
     count = len(parts)
     if count < 2:
         return math.nan
-    nums, means = (
-        np.array([of(part) for part in parts.values()]) for of in (len, np.mean)
-    )
-    weights = nums / np.array([part.var(ddof=1) for part in parts.values()])
+    nums = np.array([len(part) for part in parts])
+    means = np.array([np.mean(part) for part in parts])
+    weights = nums / np.array([part.var(ddof=1) for part in parts])
     centre = weights @ means / weights.sum()
     lack = ((1 - weights / weights.sum()) ** 2 / (nums - 1)).sum() / (count**2 - 1)
     ratio = weights @ (means - centre) ** 2 / (count - 1) / (1 + 2 * (count - 2) * lack)
@@ -107,30 +104,26 @@ def unequal_means(logs_T: Floats, groups_T: NDArray[np.str_]) -> float:
 
 
 def room(logs_T: Floats, groups_T: NDArray[np.str_]) -> float:
-    """Return the largest log ratio between two groups that the 95 % interval of their
-    difference leaves open.
+    """Return the largest log ratio between two groups that the data leave open.
 
-    The intervals are Welch's, of groups of at least `LEAST_GROUP` tasks; 0 for one
-    group.
+    It is the largest end of Welch's 95 % intervals of differences between groups of at
+    least `LEAST_GROUP` tasks; 0 for one group.
     """
-    parts = list(groups(logs_T, groups_T).values())
-    widest = 0.0
-    for one in parts:
-        for other in parts:
-            errors = np.array([part.var(ddof=1) / len(part) for part in (one, other)])
-            freedom = (
-                errors.sum() ** 2 / (errors**2 / [len(one) - 1, len(other) - 1]).sum()
-            )
-            half = special.stdtrit(freedom, 1 - LEVEL / 2) * math.sqrt(errors.sum())
-            widest = max(
-                widest,
-                float(one.mean() - other.mean() + half) if one is not other else 0.0,
-            )
-    return widest
+    parts = groups(logs_T, groups_T).values()
+    ends = [_difference_end(part, other) for part, other in permutations(parts, 2)]
+    return max([0.0, *ends])
+
+
+def _difference_end(part: Floats, other: Floats) -> float:
+    """Return the upper end of Welch's interval of the difference of two means."""
+    errors = np.array([part.var(ddof=1) / len(part), other.var(ddof=1) / len(other)])
+    freedom = errors.sum() ** 2 / (errors**2 / [len(part) - 1, len(other) - 1]).sum()
+    half = special.stdtrit(freedom, 1 - LEVEL / 2) * math.sqrt(errors.sum())
+    return float(part.mean() - other.mean() + half)
 
 
 def groups(logs_T: Floats, groups_T: NDArray[np.str_]) -> dict[str, Floats]:
-    """Return the log ratios of each group of at least `LEAST_GROUP` tasks that differ."""
+    """Return the log ratios of each group of at least `LEAST_GROUP` unequal tasks."""
     parts = {str(group): logs_T[groups_T == group] for group in np.unique(groups_T)}
     return {
         group: part
