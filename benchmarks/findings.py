@@ -108,7 +108,7 @@ def by_samples(data: Data) -> Estimate:
 
 
 def by_distance(data: Data) -> Estimate:
-    """Return the slope of log ratios per doubling of the distance; see `by_doubling`."""
+    """Return the slope of log ratios per doubling of the distance."""
     return by_doubling(data, data.distances)
 
 

@@ -1,9 +1,8 @@
-"""The text and the picture of docs/findings.md, ``python -m benchmarks.findings_page
-cabinet --results DIR``.
+"""The text and the picture of docs/findings.md.
 
-``make boards`` writes both. A task counts for a question when both sides have a score
-of every planned seed. With ``--bodies``, the text is about bodies with different
-pretraining.
+``python -m benchmarks.findings_page cabinet --results DIR`` prints the text; ``make
+boards`` writes both. A task counts for a question when both sides have a score of every
+planned seed. With ``--bodies``, the text is about bodies with different pretraining.
 """
 
 # ruff: noqa: T201 - a benchmark prints its text
@@ -11,7 +10,7 @@ pretraining.
 import argparse
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +28,6 @@ from benchmarks.findings import (
     Question,
     Study,
     answers,
-    by_distance,
     by_doubling,
     by_samples,
     ratio_text,
@@ -40,7 +38,7 @@ from orca_ray.leaderboard import build
 from orca_ray.leaderboard.board import Board
 from orca_ray.leaderboard.statistics import ScoreTable
 from orca_ray.leaderboard.statistics.intervals import LEVEL, MIN_TASKS
-from orca_ray.leaderboard.statistics.table import Floats
+from orca_ray.leaderboard.statistics.paired import Comparison
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.plan.loading import load_spec
 from orca_ray.sweep.plan.spec import SweepSpec
@@ -69,16 +67,16 @@ KINDS = {
 }
 """Kind of data by the domain that a task declares."""
 DISTANCE = "l2"
-"""Distance that ``orca`` minimises on the tasks whose distances are compared: others
-have other units.
+"""Distance that ``orca`` minimises on the tasks whose distances are compared.
+
+Other distances have other units.
 """
 PLANNED = 41
 """Number of tasks of the study, for which the width of intervals is predicted."""
 WANTED = 0.08
+"""How far above its ratio an interval should reach, as a share of the ratio."""
 MOST_TASKS = 10_000
-"""How far above its ratio an interval should reach, and the largest number of tasks
-that is given for it.
-"""
+"""Largest number of tasks that is given for an interval of this width."""
 COMPARED = tuple(dict.fromkeys(question.sides for question in QUESTIONS))
 """Pairs of methods of the questions: columns of the tables."""
 
@@ -90,8 +88,9 @@ class Found:
     board: Board
     study: Study
     baselines: dict[str, str]
-    """Best baseline of each task by validation; none where a planned baseline has no
-    scores yet.
+    """Best baseline of each task by validation.
+
+    There is none where a planned baseline has no scores yet.
     """
 
 
@@ -110,69 +109,79 @@ def read(benchmark: str, store: ResultsStore) -> Found:
         )
     spec = load_spec(benchmark, budget=board.sweep.partition("/")[2])
     trials = records[records["sweep"] == board.sweep]
-    columns = ("validation_score", "distance_before")
-    validation, distances = (
-        dict(zip(trials["trial_key"], trials[name], strict=True)) for name in columns
-    )
-    complete = _complete(board, spec)
+    validation = dict(zip(trials["trial_key"], trials["validation_score"], strict=True))
+    distances = dict(zip(trials["trial_key"], trials["distance_before"], strict=True))
     baselines = _baselines(board, spec, validation)
-    methods = sorted({method for sides in COMPARED for method in sides} - {BEST})
+    study = Study(
+        _score_table(board, spec, baselines), _properties(board, store, distances)
+    )
+    return Found(board, study, baselines)
+
+
+def _score_table(
+    board: Board, spec: SweepSpec, baselines: dict[str, str]
+) -> ScoreTable:
+    """Return the scores of the compared methods, and of the best baselines as `BEST`.
+
+    A method has no scores on a task where a planned seed is missing. Methods without
+    any score are left out.
+    """
+    complete = _complete(board, spec)
     scored = ScoreTable.of(board.scores)
+    num_seeds = scored.scores_TMS.shape[-1]
+    methods = sorted({method for sides in COMPARED for method in sides} - {BEST})
+    scores_TMS = np.full((len(board.tasks), len(methods) + 1, num_seeds), np.nan)
+    for t, task in enumerate(board.tasks):
+        for m, method in enumerate([*methods, baselines.get(task, "")]):
+            if (task, method) in complete:
+                place = (scored.tasks.index(task), scored.methods.index(method))
+                scores_TMS[t, m] = scored.scores_TMS[place]
+    has_scores_M = np.isfinite(scores_TMS).any(axis=(0, 2))
+    names = [
+        name
+        for name, has_scores in zip([*methods, BEST], has_scores_M, strict=True)
+        if has_scores
+    ]
+    return ScoreTable(board.tasks, tuple(names), scores_TMS[:, has_scores_M])
 
-    def row(task: str, method: str) -> Floats:
-        known = (task, method) in complete
-        at = (
-            (scored.tasks.index(task), scored.methods.index(method))
-            if known
-            else (0, 0)
-        )
-        return np.where(known, scored.scores_TMS[at], np.nan)
 
-    table = np.array(
-        [
-            [row(task, each) for each in [*methods, baselines.get(task, "")]]
-            for task in board.tasks
-        ]
-    )
-    known = np.isfinite(table).any(axis=(0, 2))
-    names = tuple(
-        name for name, scored in zip([*methods, BEST], known, strict=True) if scored
-    )
-    given = [get_task(task) for task in board.tasks]
+def _properties(
+    board: Board, store: ResultsStore, distances: dict[str, float | None]
+) -> Data:
+    """Return the properties of the tasks of a board."""
+    tasks = [get_task(name) for name in board.tasks]
     gaps = _gaps(store, board)
-    properties = Data(
-        np.zeros(len(given)),
-        np.array([KINDS.get(task.domain, task.domain) for task in given]),
-        np.array([task.modality == "image" for task in given]),
-        np.array(
+    no_gaps = (math.nan, math.nan)
+    centroids, distributions = np.array(
+        [gaps.get(task.name, no_gaps) for task in tasks]
+    ).T
+    num_samples = [task.num_samples[0] if task.num_samples else 1 for task in tasks]
+    return Data(
+        logs=np.zeros(len(tasks)),
+        kinds=np.array([KINDS.get(task.domain, task.domain) for task in tasks]),
+        images=np.array([task.modality == "image" for task in tasks]),
+        samples=np.array(
             [
-                _samples(board, task.name, (task.num_samples or (1,))[0])
-                for task in given
+                _samples(board, task.name, num)
+                for task, num in zip(tasks, num_samples, strict=True)
             ]
         ),
-        np.array([_distance(board, task.name, distances) for task in given]),
-        *np.array([gaps.get(task.name, (math.nan, math.nan)) for task in given]).T,
-    )
-    return Found(
-        board,
-        Study(ScoreTable(board.tasks, names, table[:, known]), properties),
-        baselines,
+        distances=np.array([_distance(board, task.name, distances) for task in tasks]),
+        centroids=centroids,
+        distributions=distributions,
     )
 
 
 def read_bodies(found: Found, store: ResultsStore) -> Study:
-    """Return the study of bodies with different pretraining; UserError if the store has
-    no trial of it.
+    """Return the study of bodies with different pretraining.
+
+    Raises UserError if the store has no trial of the study.
     """
     benchmark = found.board.benchmark
     budget = found.board.sweep.partition("/")[2]
     crossed = build(store.records(), benchmark=benchmark, sweep=f"transfer/{budget}")
-    return bodies.read(
-        found.study,
-        found.board,
-        crossed,
-        load_spec(benchmark, budget=budget).confirm_seeds,
-    )
+    seeds = load_spec(benchmark, budget=budget).confirm_seeds
+    return bodies.read(found.study, found.board, crossed, seeds)
 
 
 def _complete(board: Board, spec: SweepSpec) -> set[tuple[str, str]]:
@@ -187,27 +196,27 @@ def _complete(board: Board, spec: SweepSpec) -> set[tuple[str, str]]:
 def _baselines(
     board: Board, spec: SweepSpec, validation: dict[str, float]
 ) -> dict[str, str]:
+    """Return the baseline of each task with the lowest mean validation score."""
     complete = _complete(board, spec)
+    pairs = {*spec.pairs, *board.cells}
     best = {}
     for task in board.tasks:
-        pairs = {*spec.pairs, *board.cells}
         planned = [method for method in WITHOUT_BODY if (task, method) in pairs]
-        if planned and {(task, method) for method in planned} <= complete:
-            means = {
-                method: np.mean(
-                    [
-                        validation[board.cells[task, method].trial_keys[seed]]
-                        for seed in spec.confirm_seeds
-                    ]
-                )
-                for method in planned
-            }
-            if np.isfinite(list(means.values())).all():
-                best[task] = min(planned, key=means.__getitem__)
+        if not planned or any((task, method) not in complete for method in planned):
+            continue
+        means = {}
+        for method in planned:
+            keys = board.cells[task, method].trial_keys
+            means[method] = np.mean(
+                [validation[keys[seed]] for seed in spec.confirm_seeds]
+            )
+        if np.isfinite(list(means.values())).all():
+            best[task] = min(planned, key=means.__getitem__)
     return best
 
 
 def _samples(board: Board, task: str, num: int) -> float:
+    """Return the number of training samples, of which a trial may use a share."""
     texts = [
         cell.provenance.hyperparameters
         for (name, _), cell in board.cells.items()
@@ -218,48 +227,49 @@ def _samples(board: Board, task: str, num: int) -> float:
 
 
 def _distance(board: Board, task: str, distances: dict[str, float | None]) -> float:
+    """Return the geometric mean of a task's distances over seeds, NaN if unknown."""
     cell = board.cells.get((task, "orca"))
-    if (
-        cell is None
-        or json.loads(cell.provenance.hyperparameters or "{}").get("align.distance")
-        != DISTANCE
-    ):
+    if cell is None or not cell.provenance.hyperparameters:
         return math.nan
-    known = [
-        value
-        for value in (distances[key] for key in cell.trial_keys.values())
-        if value is not None and value > 0
-    ]
+    hyperparameters = json.loads(cell.provenance.hyperparameters)
+    if hyperparameters.get("align.distance") != DISTANCE:
+        return math.nan
+    values = [distances[key] for key in cell.trial_keys.values()]
+    known = [value for value in values if value is not None and value > 0]
     return math.exp(np.mean(np.log(known))) if known else math.nan
 
 
 def _gaps(store: ResultsStore, board: Board) -> dict[str, tuple[float, float]]:
-    """Return the centroid and the distribution gap of each task before ``orca`` aligns,
-    geometric means over seeds.
+    """Return the centroid and the distribution gap of each task before ``orca`` aligns.
+
+    They are geometric means over seeds.
     """
-    aligned = {
-        task: cell for (task, method), cell in board.cells.items() if method == "orca"
-    }
     tasks = {
-        key: task for task, cell in aligned.items() for key in cell.trial_keys.values()
+        key: task
+        for (task, method), cell in board.cells.items()
+        if method == "orca"
+        for key in cell.trial_keys.values()
     }
-    kept = store.artefacts(sweep=board.sweep, trial_key=list(tasks))
-    kept = kept[(kept["kind"] == "features") & (kept["name"] == "gap")]
-    found: dict[str, list[tuple[float, float]]] = {}
-    for key, payload in zip(kept["trial_key"], kept["payload"], strict=True):
+    artefacts = store.artefacts(sweep=board.sweep, trial_key=list(tasks))
+    is_gap = (artefacts["kind"] == "features") & (artefacts["name"] == "gap")
+    gaps: dict[str, list[tuple[float, float]]] = {}
+    for key, payload in artefacts.loc[is_gap, ["trial_key", "payload"]].itertuples(
+        index=False
+    ):
         centroid, distribution = (
             series["values"][0] for series in json.loads(payload)["series"]
         )
-        found.setdefault(tasks[key], []).append((centroid, distribution))
+        gaps.setdefault(tasks[key], []).append((centroid, distribution))
     return {
         task: tuple(gmean(np.array(values, float)).tolist())
-        for task, values in found.items()
+        for task, values in gaps.items()
     }
 
 
 def text(found: Found) -> str:
-    """Return the Markdown of the page: the answers, ratios by kinds of tasks, and
-    ratios of single tasks.
+    """Return the Markdown of the page.
+
+    It has the answers, ratios by kinds of tasks, and ratios of single tasks.
     """
     sides = _sides(COMPARED)
     rows = _markdown(["", "tasks", *sides], _rows(found.study), 2)
@@ -295,8 +305,8 @@ def text_of_bodies(study: Study) -> str:
 
 def _sentences(study: Study, questions: Sequence[Question]) -> str:
     return "\n".join(
-        f"{number}. {each.sentence}"
-        for number, each in enumerate(answers(study, questions), 1)
+        f"{number}. {answer.sentence}"
+        for number, answer in enumerate(answers(study, questions), 1)
     )
 
 
@@ -308,194 +318,193 @@ def _sides(pairs: Sequence[tuple[str, str]]) -> list[str]:
 
 
 def _counts(found: Found) -> Iterator[str]:
+    """Yield how many tasks have all scores, and which have only some."""
     board = found.board
     table = found.study.table
     methods = {method for sides in COMPARED for method in sides}
-    scored_T = (table.num_seeds_TM > 0).sum(axis=1) == len(methods)
-    every = [task for task, scored in zip(table.tasks, scored_T, strict=True) if scored]
+    is_complete_T = (table.num_seeds_TM > 0).sum(axis=1) == len(methods)
     planned = sum(task.benchmark == board.benchmark for task in known_tasks().values())
     yield (
-        f"`{board.benchmark}`, sweep {board.sweep}: all scores of {len(every)} of"
-        f" {planned} tasks."
+        f"`{board.benchmark}`, sweep {board.sweep}: all scores of"
+        f" {is_complete_T.sum()} of {planned} tasks."
     )
-    if others := [task.partition("/")[2] for task in table.tasks if task not in every]:
+    partial = [
+        task.partition("/")[2]
+        for task, is_complete in zip(table.tasks, is_complete_T, strict=True)
+        if not is_complete
+    ]
+    if partial:
         yield (
             "Tasks that have only some of them count where both sides of a ratio do:"
-            f" {', '.join(others)}."
+            f" {', '.join(partial)}."
         )
 
 
 def _rows(study: Study) -> Iterator[list[str]]:
+    """Yield the rows of the table of ratios by kinds of tasks."""
+    columns = [study.data(*sides) for sides in COMPARED]
+
+    def row(title: str, cell: Callable[[Data], str]) -> list[str]:
+        return [title, "", *map(cell, columns)]
+
+    def slope(values: str) -> Callable[[Data], str]:
+        return lambda data: ratio_text(by_doubling(data, getattr(data, values)))
+
     yield from _of_kinds(study, COMPARED)
-    given = [study.data(*sides) for sides in COMPARED]
-    yield _row("text body", given, [~each.images for each in given])
-    yield _row("image body", given, [each.images for each in given])
-    yield [
-        "ten times the samples",
-        "",
-        *(ratio_text(by_samples(each)) for each in given),
-    ]
-    yield ["twice the distance", "", *(ratio_text(by_distance(each)) for each in given)]
-    yield [
-        "twice the centroid gap",
-        "",
-        *(ratio_text(by_doubling(each, each.centroids)) for each in given),
-    ]
-    yield [
-        "twice the distribution gap",
-        "",
-        *(ratio_text(by_doubling(each, each.distributions)) for each in given),
-    ]
-    yield ["one new task", "", *(ratio_text(on_new_task(each)) for each in given)]
-    compared = [study.compare(*sides) for sides in COMPARED]
-    counts = (
-        "–" if each is None else f"{each.better}, {each.worse}" for each in compared
-    )
+    yield _row("text body", columns, [~data.images for data in columns])
+    yield _row("image body", columns, [data.images for data in columns])
+    yield row("ten times the samples", lambda data: ratio_text(by_samples(data)))
+    yield row("twice the distance", slope("distances"))
+    yield row("twice the centroid gap", slope("centroids"))
+    yield row("twice the distribution gap", slope("distributions"))
+    yield row("one new task", lambda data: ratio_text(on_new_task(data)))
+    counts = [_counts_beyond_noise(study, sides) for sides in COMPARED]
     yield ["better, worse beyond noise", "", *counts]
-    yield [
-        "interval over all",
-        "",
-        *(half_text(each, len(each.logs)) for each in given),
-    ]
-    if any(len(each.logs) < PLANNED for each in given):
-        yield [
-            f"interval at {PLANNED} tasks",
-            "",
-            *(half_text(each, PLANNED) for each in given),
-        ]
-    yield [
-        f"tasks for ±{100 * WANTED:.0f} %",
-        "",
-        *(tasks_text(each) for each in given),
-    ]
+    yield row("interval over all", lambda data: half_text(data, len(data.logs)))
+    if any(len(data.logs) < PLANNED for data in columns):
+        title = f"interval at {PLANNED} tasks"
+        yield row(title, lambda data: half_text(data, PLANNED))
+    yield row(f"tasks for ±{100 * WANTED:.0f} %", tasks_text)
+
+
+def _counts_beyond_noise(study: Study, sides: tuple[str, str]) -> str:
+    comparison = study.compare(*sides)
+    if comparison is None:
+        return "–"
+    return f"{comparison.better}, {comparison.worse}"
 
 
 def _of_kinds(study: Study, pairs: Sequence[tuple[str, str]]) -> Iterator[list[str]]:
     """Yield rows of ratios over all tasks and by kind of data."""
-    given = [study.data(*sides) for sides in pairs]
-    yield _row("all", given, [np.ones(len(each.logs), bool) for each in given])
+    columns = [study.data(*sides) for sides in pairs]
+    yield _row("all", columns, [np.ones(len(data.logs), bool) for data in columns])
     for kind in dict.fromkeys(KINDS.values()):
         if kind in study.properties.kinds:
-            yield _row(kind, given, [each.kinds == kind for each in given])
+            yield _row(kind, columns, [data.kinds == kind for data in columns])
 
 
-def _row(name: str, given: Sequence[Data], masks: Sequence[Mask]) -> list[str]:
+def _row(name: str, columns: Sequence[Data], masks: Sequence[Mask]) -> list[str]:
+    """Return name, number of tasks and mean ratios of a group of tasks.
+
+    ``masks`` are the tasks of the group in each column, which may differ in number.
+    """
     nums = sorted({int(mask.sum()) for mask in masks})
+    count = str(nums[0])
+    if len(nums) > 1:
+        count = f"{nums[0]} to {nums[-1]}"
     ratios = [
-        ratio_text(mean(each.logs[mask]))
-        for each, mask in zip(given, masks, strict=True)
+        ratio_text(mean(data.logs[mask]))
+        for data, mask in zip(columns, masks, strict=True)
     ]
-    return [
-        name,
-        " to ".join(map(str, (nums[0], nums[-1]) if len(nums) > 1 else nums)),
-        *ratios,
-    ]
+    return [name, count, *ratios]
 
 
-def on_new_task(found: Data) -> Estimate:
-    """Return the ratio with an interval that holds that of one more task with a
-    probability of 95 %.
+def on_new_task(data: Data) -> Estimate:
+    """Return the ratio with an interval that holds that of one more task.
+
+    It does so with a probability of 95 %.
     """
-    over = mean(found.logs)
-    known = len(found.logs) >= MIN_TASKS
-    return (
-        over._replace(error=over.error * math.sqrt(len(found.logs) + 1))
-        if known
-        else Estimate()
-    )
+    num_tasks = len(data.logs)
+    if num_tasks < MIN_TASKS:
+        return Estimate()
+    over_tasks = mean(data.logs)
+    return over_tasks._replace(error=over_tasks.error * math.sqrt(num_tasks + 1))
 
 
-def half_text(found: Data, num: int) -> str:
-    """Return how far an interval over ``num`` tasks that spread as these do reaches
-    above its ratio, in per cent.
+def half_text(data: Data, num: int) -> str:
+    """Return how far an interval over ``num`` tasks reaches above its ratio.
+
+    The tasks spread as those of ``data`` do. The number is in per cent.
     """
-    if len(found.logs) < MIN_TASKS:
+    if len(data.logs) < MIN_TASKS:
         return "–"
-    return f"±{100 * math.expm1(_half(found, num)):.0f} %"
+    return f"±{100 * math.expm1(_half(data, num)):.0f} %"
 
 
-def tasks_text(found: Data) -> str:
-    """Return how many tasks that spread as these do make an interval that reaches
-    `WANTED` above its ratio.
+def tasks_text(data: Data) -> str:
+    """Return how many tasks make an interval that reaches `WANTED` above its ratio.
+
+    The tasks spread as those of ``data`` do.
     """
-    if len(found.logs) < MIN_TASKS:
+    if len(data.logs) < MIN_TASKS:
         return "–"
     enough = (
         num
         for num in range(MIN_TASKS, MOST_TASKS)
-        if math.expm1(_half(found, num)) <= WANTED
+        if math.expm1(_half(data, num)) <= WANTED
     )
     return f"{next(enough, MOST_TASKS):,}"
 
 
-def _half(found: Data, num: int) -> float:
-    return (
-        float(special.stdtrit(num - 1, 1 - LEVEL / 2))
-        * float(found.logs.std(ddof=1))
-        / math.sqrt(num)
-    )
+def _half(data: Data, num: int) -> float:
+    """Return half of the width of an interval of the mean log ratio of ``num`` tasks."""
+    quantile = float(special.stdtrit(num - 1, 1 - LEVEL / 2))
+    return quantile * float(data.logs.std(ddof=1)) / math.sqrt(num)
 
 
 def _on_tasks(study: Study, pairs: Sequence[tuple[str, str]]) -> Iterator[list[str]]:
-    given = [study.compare(*sides) for sides in pairs]
+    """Yield name, kind, number of samples and ratios of each task."""
+    comparisons = [study.compare(*sides) for sides in pairs]
     properties = study.properties
-    for at, task in enumerate(study.table.tasks):
-        ratios = [
-            (
-                "–"
-                if each is None or task not in each.tasks
-                else f"{each.tasks[task].value:.2f}"
-            )
-            for each in given
-        ]
-        marked = [
-            f"**{ratio}**" if each is not None and task in each.beyond_noise else ratio
-            for ratio, each in zip(ratios, given, strict=True)
-        ]
+    for index, task in enumerate(study.table.tasks):
         yield [
             task.partition("/")[2],
-            str(properties.kinds[at]),
-            f"{properties.samples[at]:,.0f}",
-            *marked,
+            str(properties.kinds[index]),
+            f"{properties.samples[index]:,.0f}",
+            *(_on_task(comparison, task) for comparison in comparisons),
         ]
+
+
+def _on_task(comparison: Comparison | None, task: str) -> str:
+    """Return the ratio on a task, in bold if it differs from 1 beyond noise."""
+    if comparison is None or task not in comparison.tasks:
+        return "–"
+    ratio = f"{comparison.tasks[task].value:.2f}"
+    return f"**{ratio}**" if task in comparison.beyond_noise else ratio
 
 
 def _markdown(head: Sequence[str], rows: Iterator[list[str]], left: int) -> str:
-    lines = [list(head), ["---"] * left + ["--:"] * (len(head) - left), *rows]
+    """Return a table with ``left`` columns of text, then columns of numbers."""
+    alignment = ["---"] * left + ["--:"] * (len(head) - left)
+    lines = [list(head), alignment, *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def picture(found: Found, *, totals: bool = False) -> str:
-    """Return the forest plot of ratios against plain fine-tuning as SVG, by kind of
-    data or only ``totals``.
+    """Return the forest plot of ratios against plain fine-tuning as SVG.
+
+    It shows ratios by kind of data or, with ``totals``, only over all tasks.
     """
     groups = []
     for method in ("orca", "orca_guarded", "fpt", "linear_probe", "scratch", BEST):
         data = found.study.data(method, REFERENCE)
-        kinds = [
-            kind
-            for kind in dict.fromkeys(KINDS.values())
-            if kind in data.kinds and not totals
-        ]
-        only = set(found.baselines.values()) if method == BEST else set()
-        name = f"baseline {only.pop()}" if len(only) == 1 else method
-        parts = [
-            (name, data.logs),
-            *((kind, data.logs[data.kinds == kind]) for kind in kinds),
-        ]
-        groups += (
-            [[(f"{name} ({len(logs)})", mean(logs)) for name, logs in parts]]
-            if len(data.logs)
-            else []
+        if not len(data.logs):
+            continue
+        parts = {_plot_name(found, method): data.logs}
+        for kind in dict.fromkeys(KINDS.values()):
+            if kind in data.kinds and not totals:
+                parts[kind] = data.logs[data.kinds == kind]
+        groups.append(
+            [(f"{name} ({len(logs)})", mean(logs)) for name, logs in parts.items()]
         )
     return forest_plot.draw(
         f"Test error relative to fine-tuning (nft), {found.board.benchmark}", groups
     )
 
 
+def _plot_name(found: Found, method: str) -> str:
+    """Return the name of a method in the plot; the best baseline may be a single one."""
+    if method == BEST:
+        baselines = set(found.baselines.values())
+        if len(baselines) == 1:
+            return f"baseline {baselines.pop()}"
+    return method
+
+
 def page(arguments: Sequence[str] | None = None) -> tuple[str, str, str]:
-    """Return `text`, `picture` and its totals of the study that command-line arguments
-    name.
+    """Return text, picture and picture of totals of a study.
+
+    The command-line ``arguments`` name the study.
     """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("benchmark")
@@ -511,13 +520,14 @@ def page(arguments: Sequence[str] | None = None) -> tuple[str, str, str]:
     options = parser.parse_args(arguments)
     store = ResultsStore(options.results)
     found = read(options.benchmark, store)
-    chosen = (
-        text_of_bodies(read_bodies(found, store)) if options.bodies else text(found)
-    )
-    written = chosen, picture(found), picture(found, totals=True)
+    if options.bodies:
+        content = text_of_bodies(read_bodies(found, store))
+    else:
+        content = text(found)
+    plot = picture(found)
     if options.picture:
-        options.picture.write_text(written[1])
-    return written
+        options.picture.write_text(plot)
+    return content, plot, picture(found, totals=True)
 
 
 if __name__ == "__main__":
