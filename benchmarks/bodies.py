@@ -1,8 +1,8 @@
-"""Which pretraining transfers? Bodies that were pretrained on different data, on the
-same tasks, beside random weights.
+"""Which pretraining transfers? Bodies with different pretraining on the same tasks.
 
-The trials are those of `benchmarks/transfer.yaml` and, with the default body of a task,
-those of the benchmark's own sweep. The questions are a family of their own.
+Each body stands beside the same network with random weights. The trials are those of
+`benchmarks/transfer.yaml` and, with the default body of a task, those of the
+benchmark's own sweep. The questions are a family of their own.
 """
 
 from collections.abc import Collection
@@ -22,27 +22,30 @@ SOURCES = {
 }
 """What bodies were pretrained on."""
 METHODS = {REFERENCE: "{}", "scratch": "random {}"}
-"""Names of methods in the questions: ``text`` is `REFERENCE` with the pretrained body
-of text, ``random text`` the same network with random weights.
+"""Names of methods in the questions.
+
+``text`` is `REFERENCE` with the pretrained body of text, ``random text`` the same
+network with random weights.
 """
 QUESTIONS = (
     *(
-        Question(f"Does pretraining on {each} help?", (each, f"random {each}"))
-        for each in SOURCES.values()
+        Question(f"Does pretraining on {source} help?", (source, f"random {source}"))
+        for source in SOURCES.values()
     ),
     *(
-        Question(f"Is the body of {one} better than that of {other}?", (one, other))
-        for one, other in combinations(SOURCES.values(), 2)
+        Question(f"Is the body of {first} better than that of {other}?", (first, other))
+        for first, other in combinations(SOURCES.values(), 2)
     ),
 )
+"""All questions about bodies."""
 
 
 def read(own: Study, board: Board, crossed: Board, seeds: Collection[int]) -> Study:
-    """Return the scores of bodies that have all ``seeds``, on the tasks whose data and
-    metric are equal on both boards.
+    """Return the scores of bodies that have all ``seeds``.
 
-    ``own`` and ``board`` are those of the benchmark's own sweep, ``crossed`` is the
-    board of the sweep ``transfer``.
+    The tasks are those whose data and metric are equal on both boards. ``own`` and
+    ``board`` are those of the benchmark's own sweep, ``crossed`` is the board of
+    the sweep ``transfer``.
     """
     tasks = [
         task for task in own.table.tasks if board.infos[task] == crossed.infos.get(task)
@@ -57,15 +60,16 @@ def read(own: Study, board: Board, crossed: Board, seeds: Collection[int]) -> St
 
 
 def _by_body(board: Board) -> pd.DataFrame:
-    """Return the scores of a board by bodies of `SOURCES`: their names in `METHODS` are
-    in the place of methods.
+    """Return the scores of a board by bodies of `SOURCES`.
+
+    Names of `METHODS` are in the place of methods.
     """
-    names = {
-        (task, label): METHODS[method].format(SOURCES[cell.provenance.body])
-        for (task, label), cell in board.cells.items()
-        if cell.provenance.body in SOURCES
-        and (method := label.partition(" (")[0]) in METHODS
-    }
+    names = {}
+    for (task, label), cell in board.cells.items():
+        method = label.partition(" (")[0]
+        body = cell.provenance.body
+        if body in SOURCES and method in METHODS:
+            names[task, label] = METHODS[method].format(SOURCES[body])
     keys = pd.MultiIndex.from_frame(board.scores[["task", "method"]])
     return board.scores[keys.isin(list(names))].assign(
         method=[names[key] for key in keys if key in names]

@@ -1,9 +1,8 @@
-"""How often statements of a board are wrong on simulated scores of equal methods,
-``python -m benchmarks.calibration``.
+"""How often statements of a board are wrong on simulated scores of equal methods.
 
 Each statement is simulated under five nulls; the table of docs/reading-a-board.md is
-what this program prints. A number is the share of boards with a false statement, or of
-intervals that hold the truth, in per cent.
+what ``python -m benchmarks.calibration`` prints. A number is the share of boards with a
+false statement, or of intervals that hold the truth, in per cent.
 """
 
 # ruff: noqa: T201 - a benchmark prints its table
@@ -27,6 +26,7 @@ from orca_ray.leaderboard.statistics.questions import answers
 from orca_ray.leaderboard.statistics.table import Floats
 
 SEEDS = 3
+"""Number of seeds of each method and task."""
 NAMES = (
     "nft",
     "orca",
@@ -50,8 +50,9 @@ NAMES = (
 
 @dataclass(frozen=True)
 class Null:
-    """How scores of equal methods are distributed: their logarithms have noise over
-    seeds, and effects of the task.
+    """How scores of equal methods are distributed.
+
+    Their logarithms have noise over seeds, and effects of the task.
     """
 
     tasks: tuple[int, ...] = (8,)
@@ -63,35 +64,32 @@ class Null:
     """Degrees of freedom of Student's distribution of noise and effects; 0: normal."""
 
     def draw(self, random: np.random.Generator, *shape: int) -> Floats:
-        """Return random numbers of a shape, with the deviation 1 where they are normal."""
-        return (
-            random.standard_t(self.tails, shape)
-            if self.tails
-            else random.normal(size=shape)
-        )
+        """Return random numbers; normal ones have the deviation 1."""
+        if self.tails:
+            return random.standard_t(self.tails, shape)
+        return random.normal(size=shape)
 
     def table(self, random: np.random.Generator, effect: float) -> ScoreTable:
-        """Return a score table; ``effect`` is the deviation over tasks of a method's
-        true log score, with mean 0.
+        """Return a score table.
 
-        Statements about fewer than five tasks hold for these only: there are no effects
-        then.
+        ``effect`` is the deviation over tasks of a method's true log score, with mean
+        0. Statements about fewer than five tasks hold for these only: there are no
+        effects then.
         """
-        num = int(random.choice(self.tasks))
-        effect = effect if num >= 5 else 0.0
-        noise = 0.1 * np.exp(
-            random.normal(size=(num, 1, 1))
-            + self.unequal * random.normal(size=(num, self.methods, 1))
-        )
-        logs = random.normal(size=(num, 1, 1)) + effect * self.draw(
-            random, num, self.methods, 1
-        )
-        scores = np.exp(logs + noise * self.draw(random, num, self.methods, SEEDS))
+        num_tasks = int(random.choice(self.tasks))
+        if num_tasks < 5:
+            effect = 0.0
+        noise_of_task = random.normal(size=(num_tasks, 1, 1))
+        noise_of_cell = self.unequal * random.normal(size=(num_tasks, self.methods, 1))
+        noise = 0.1 * np.exp(noise_of_task + noise_of_cell)
+        level = random.normal(size=(num_tasks, 1, 1))
+        logs = level + effect * self.draw(random, num_tasks, self.methods, 1)
+        deviations = self.draw(random, num_tasks, self.methods, SEEDS)
         order = np.argsort(NAMES[: self.methods])
         return ScoreTable(
-            tuple(f"t{t:02}" for t in range(num)),
+            tuple(f"t{t:02}" for t in range(num_tasks)),
             tuple(NAMES[m] for m in order),
-            scores,
+            np.exp(logs + noise * deviations),
         )
 
 
@@ -102,85 +100,76 @@ NULLS = {
     "3 to 5 tasks": Null(tasks=(3, 4, 5)),
     "16 methods": Null(methods=16, unequal=0.3),
 }
+"""Simulated distributions by name: columns of the table."""
 Rates = Iterator[float]
-"""One number of each simulated board: the share of its statements that are false, or of
-intervals that hold.
+"""One number of each simulated board.
+
+It is the share of the board's statements that are false, or of intervals that hold.
 """
+Simulation = Callable[[Null, np.random.Generator], Rates]
+"""Simulates boards, and yields the number of each."""
 
 
 def question(null: Null, random: np.random.Generator) -> Rates:
     """Any answer Yes or No, of all questions of a board."""
     while True:
-        found = answers(null.table(random, 0.2))
-        yield float(any(each.answer in ("yes", "no, it hurt") for each in found))
+        all_answers = answers(null.table(random, 0.2))
+        yield float(
+            any(answer.answer in ("yes", "no, it hurt") for answer in all_answers)
+        )
 
 
 def separable(null: Null, random: np.random.Generator) -> Rates:
     """Any pair called separable."""
     while True:
         logs = LogScores.of(null.table(random, 0.2))
-        pairs = [logs.paired(*pair) for pair in combinations(logs.table.methods, 2)]
-        yield float(
-            holm(
-                np.array(
-                    [each.ratio(over_tasks=len(each.tasks) >= 5).p for each in pairs]
-                )
-            ).min()
-            <= 0.05
-        )
+        p = []
+        for method, other in combinations(logs.table.methods, 2):
+            ratios = logs.paired(method, other)
+            p.append(ratios.ratio(over_tasks=len(ratios.tasks) >= 5).p)
+        yield float(holm(np.array(p)).min() <= 0.05)
 
 
 def ratio(null: Null, random: np.random.Generator) -> Rates:
     """Intervals of ratios over tasks."""
     while True:
-        found = LogScores.of(null.table(random, 0.2)).compare("nft", "orca").ratio
-        yield float(found.low <= 1 <= found.high)
+        ratio = LogScores.of(null.table(random, 0.2)).compare("nft", "orca").ratio
+        yield float(ratio.low <= 1 <= ratio.high)
 
 
 def on_task(null: Null, random: np.random.Generator) -> Rates:
     """Intervals of ratios on single tasks, where methods have no effects."""
     while True:
-        found = (
-            LogScores.of(null.table(random, 0.0)).compare("nft", "orca").tasks.values()
-        )
-        yield float(np.mean([each.low <= 1 <= each.high for each in found]))
+        comparison = LogScores.of(null.table(random, 0.0)).compare("nft", "orca")
+        ratios = comparison.tasks.values()
+        yield float(np.mean([ratio.low <= 1 <= ratio.high for ratio in ratios]))
 
 
 def beyond_noise(null: Null, random: np.random.Generator) -> Rates:
     """Any task of a comparison called better or worse beyond noise."""
     while True:
-        yield float(
-            bool(
-                LogScores.of(null.table(random, 0.0))
-                .compare("nft", "orca")
-                .beyond_noise
-            )
-        )
+        comparison = LogScores.of(null.table(random, 0.0)).compare("nft", "orca")
+        yield float(len(comparison.beyond_noise) > 0)
 
 
 def tied(null: Null, random: np.random.Generator) -> Rates:
-    """Any method without the mark of those that are not separable from the best of the
-    task.
-    """
+    """Any method without the mark of those not separable from the best of the task."""
     while True:
         tied_TM = LogScores.of(null.table(random, 0.0)).tied_TM
         yield float((tied_TM.sum(axis=1) < null.methods - 1).mean())
 
 
-def covered(
-    name: str, truth: Callable[[ScoreTable], float]
-) -> Callable[[Null, np.random.Generator], Rates]:
+def covered(name: str, truth: Callable[[ScoreTable], float]) -> Simulation:
     """Return the statement that intervals of a statistic hold the truth."""
 
     def statement(null: Null, random: np.random.Generator) -> Rates:
         while True:
             table = null.table(random, 0.2)
-            found = get_statistic(name).compute(table).dropna(subset=["low"])
-            if len(found):
+            frame = get_statistic(name).compute(table).dropna(subset=["low"])
+            if len(frame):
                 expected = truth(table)
-                yield float(
-                    ((found["low"] <= expected) & (found["high"] >= expected)).mean()
-                )
+                holds = (frame["low"] <= expected) & (frame["high"] >= expected)
+                yield float(holds.mean())
 
     return statement
 
@@ -188,9 +177,9 @@ def covered(
 def improvement(null: Null, random: np.random.Generator) -> Rates:
     """Intervals of scores relative to the method with the highest mean rank."""
     while True:
-        found = get_statistic("improvement").compute(null.table(random, 0.2))
-        others = found[found.index != found["baseline"].iloc[0]]
-        yield float(((others["low"] <= 1) & (others["high"] >= 1)).mean())
+        frame = get_statistic("improvement").compute(null.table(random, 0.2))
+        compared = frame[frame.index != frame["baseline"].iloc[0]]
+        yield float(((compared["low"] <= 1) & (compared["high"] >= 1)).mean())
 
 
 def board_scores(scores: Floats) -> pd.DataFrame:
@@ -206,17 +195,18 @@ def board_scores(scores: Floats) -> pd.DataFrame:
     return pd.DataFrame({"seed": range(len(scores)), "score": scores, **same})
 
 
-def moved(shared: bool) -> Callable[[Null, np.random.Generator], Rates]:
-    """Return the statement that a score moved, of two boards of one trial, with equal
-    seeds or others.
+def moved(shared: bool) -> Simulation:
+    """Return the statement that a score moved between two boards of one trial.
+
+    The boards have equal seeds if ``shared``, else different ones.
     """
 
     def statement(null: Null, random: np.random.Generator) -> Rates:
         while True:
-            before, after = (
-                board_scores(1 + 0.05 * null.draw(random, SEEDS)) for _ in range(2)
-            )
-            after = after if shared else after.assign(seed=after["seed"] + 100)
+            before = board_scores(1 + 0.05 * null.draw(random, SEEDS))
+            after = board_scores(1 + 0.05 * null.draw(random, SEEDS))
+            if not shared:
+                after = after.assign(seed=after["seed"] + 100)
             (change,) = compare_boards(before, after)
             yield float(change.kind in (Kind.BETTER, Kind.WORSE))
 
@@ -229,14 +219,13 @@ def differs(null: Null, random: np.random.Generator) -> Rates:
 
     while True:
         trials = null.draw(random, 20, SEEDS + 1).tolist()
-        yield float(
-            np.mean(
-                [not _within_spread(each[0], each[-1], each[:-1])[0] for each in trials]
-            )
-        )
+        is_within = [
+            _within_spread(scores[0], scores[-1], scores[:-1])[0] for scores in trials
+        ]
+        yield float(np.mean(np.logical_not(is_within)))
 
 
-STATEMENTS: dict[str, tuple[bool, Callable[[Null, np.random.Generator], Rates]]] = {
+STATEMENTS: dict[str, tuple[bool, Simulation]] = {
     "any *Did … help?* answered Yes or No": (False, question),
     "any pair *separable*": (False, separable),
     "any task *better or worse beyond noise*": (False, beyond_noise),
@@ -258,60 +247,80 @@ STATEMENTS: dict[str, tuple[bool, Callable[[Null, np.random.Generator], Rates]]]
     "interval of Elo": (True, covered("bradley_terry", lambda table: 1000.0)),
     "interval of a score relative to the worst method": (True, improvement),
 }
-"""Statements: whether the number is a coverage, which should be 95 %, or a rate of
-false statements, 5 %.
+"""Statements, with whether the number is a coverage.
+
+A coverage should be 95 %, a rate of false statements 5 %.
 """
 
 
 def rate(statement: str, null: str, num: int, seed: int = 0) -> float:
-    """Return the share of false statements, or the coverage, over ``num`` simulated
-    boards.
-    """
-    rates = STATEMENTS[statement][1](
-        NULLS[null], np.random.default_rng([seed, *map(ord, statement + null)])
-    )
+    """Return the share of false statements, or the coverage, over ``num`` boards."""
+    _, simulate = STATEMENTS[statement]
+    random = np.random.default_rng([seed, *map(ord, statement + null)])
+    rates = simulate(NULLS[null], random)
     return float(np.mean([next(rates) for _ in range(num)]))
 
 
 POWERS = {(0.08, 0.05, 8), (0.05, 0.03, 8), (0.1, 0.15, 8), (0.05, 0.05, 20)}
-"""True log ratio of two methods, its deviation over tasks, and number of tasks; noise
-over seeds is 0.1.
+"""True log ratio of two methods, its deviation over tasks, and number of tasks.
+
+The noise over seeds is 0.1.
 """
 
 
 def powers(
     effect: float, spread: float, tasks: int, num: int
 ) -> dict[str, tuple[float, float]]:
-    """Return the mean power of as many tasks, or seeds, as boards advise, and the share
-    of boards with an advice.
+    """Return the mean power of advised tasks and seeds, and the share with an advice.
 
     Only boards that do not separate the two methods advise. The power follows from the
     true effect and deviations.
     """
     random = np.random.default_rng(0)
-    found: dict[str, list[float]] = {"tasks": [], "seeds": []}
-    silent = 0
+    by_name: dict[str, list[float]] = {"tasks": [], "seeds": []}
+    num_unclear = 0
     for _ in range(num):
         logs = 0.1 * random.normal(size=(tasks, 2, SEEDS))
         logs[:, 1] += effect + spread * random.normal(size=(tasks, 1))
-        table = ScoreTable(
-            tuple(f"t{t:02}" for t in range(tasks)), ("a", "b"), np.exp(logs)
-        )
+        names = tuple(f"t{t:02}" for t in range(tasks))
+        table = ScoreTable(names, ("a", "b"), np.exp(logs))
         row = get_statistic("verdict").compute(table).iloc[0]
-        silent += not row["separable"]
-        for name, more in (("tasks", row["more_tasks"]), ("seeds", row["more_seeds"])):
-            if not row["separable"] and np.isfinite(more):
-                number, seeds = (
-                    (tasks + more, SEEDS) if name == "tasks" else (tasks, SEEDS + more)
-                )
-                error = np.sqrt((spread**2 + 2 * 0.1**2 / seeds) / number)
-                critical = special.stdtrit(number - 1, 0.975)
-                found[name].append(
-                    1 - float(special.nctdtr(number - 1, effect / error, critical))
-                )
+        if row["separable"]:
+            continue
+        num_unclear += 1
+        if np.isfinite(row["more_tasks"]):
+            total = tasks + row["more_tasks"]
+            by_name["tasks"].append(_power(effect, spread, total, SEEDS))
+        if np.isfinite(row["more_seeds"]):
+            total = SEEDS + row["more_seeds"]
+            by_name["seeds"].append(_power(effect, spread, tasks, total))
     return {
-        name: (float(np.mean(each)), len(each) / silent) for name, each in found.items()
+        name: (float(np.mean(values)), len(values) / num_unclear)
+        for name, values in by_name.items()
     }
+
+
+def _power(effect: float, spread: float, tasks: float, seeds: float) -> float:
+    """Return the probability that Student's test over tasks finds the effect."""
+    error = np.sqrt((spread**2 + 2 * 0.1**2 / seeds) / tasks)
+    critical = special.stdtrit(tasks - 1, 0.975)
+    return 1 - float(special.nctdtr(tasks - 1, effect / error, critical))
+
+
+def print_table(title: str, coverage: bool, num_boards: int) -> None:
+    """Print the numbers of the statements that are coverages, or of the others."""
+    meant = 95 if coverage else 5
+    print(f"| {title} | {' | '.join(NULLS)} |\n|---|{'--:|' * len(NULLS)}")
+    for name, (is_coverage, _) in STATEMENTS.items():
+        if is_coverage is not coverage:
+            continue
+        cells = []
+        for null in NULLS:
+            number = round(100 * rate(name, null, num_boards), 1)
+            is_off = abs(number - meant) > 1.5
+            cells.append(f"*{number}*" if is_off else f"{number}")
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+    print()
 
 
 def main() -> None:
@@ -319,22 +328,9 @@ def main() -> None:
     parser.add_argument(
         "--boards", type=int, default=400, help="simulated boards of each number"
     )
-    boards = parser.parse_args().boards
-    for wanted, title in (
-        (False, "false statements, % (5 is meant)"),
-        (True, "coverage, % (95 is meant)"),
-    ):
-        print(f"| {title} | {' | '.join(NULLS)} |\n|---|{'--:|' * len(NULLS)}")
-        for name, (coverage, _) in STATEMENTS.items():
-            if coverage is wanted:
-                found = [round(100 * rate(name, null, boards), 1) for null in NULLS]
-                meant = 95 if coverage else 5
-                cells = (
-                    f"*{each}*" if abs(each - meant) > 1.5 else f"{each}"
-                    for each in found
-                )
-                print(f"| {name} | {' | '.join(cells)} |", flush=True)
-        print()
+    num_boards = parser.parse_args().boards
+    print_table("false statements, % (5 is meant)", False, num_boards)
+    print_table("coverage, % (95 is meant)", True, num_boards)
     for case in sorted(POWERS):
         for name, (power, share) in powers(*case, num=300).items():
             print(

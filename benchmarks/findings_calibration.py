@@ -1,8 +1,8 @@
-"""How often answers about simulated studies are wrong, ``python -m
-benchmarks.findings_calibration``.
+"""How often answers about simulated studies are wrong.
 
-The table of docs/findings.md is what this program prints. No method is better than
-another on average; on a single task methods differ, and the seeds of a method do.
+The table of docs/findings.md is what ``python -m benchmarks.findings_calibration``
+prints. No method is better than another on average; on a single task methods differ,
+and the seeds of a method do.
 """
 
 # ruff: noqa: T201 - a benchmark prints its table
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.findings import Data, Study, answers, by_distance, by_samples
 from benchmarks.findings_page import COMPARED, on_new_task
@@ -26,6 +27,7 @@ from orca_ray.leaderboard.statistics.table import Floats
 KINDS = {"fields": 6, "images": 6, "series": 12, "spectra, sequences": 5, "tables": 12}
 """Numbers of tasks of the study."""
 METHODS = tuple(sorted({method for sides in COMPARED for method in sides}))
+"""Names of the methods of the study."""
 
 
 @dataclass(frozen=True)
@@ -42,56 +44,74 @@ class Null:
     """Number of tasks that have ended, drawn from all."""
 
     def draw(self, random: np.random.Generator, *shape: int) -> Floats:
-        """Return random numbers of a shape, with the deviation 1 where they are normal."""
-        return (
-            random.standard_t(self.tails, shape)
-            if self.tails
-            else random.normal(size=shape)
-        )
+        """Return random numbers; normal ones have the deviation 1."""
+        if self.tails:
+            return random.standard_t(self.tails, shape)
+        return random.normal(size=shape)
 
     def study(
         self, random: np.random.Generator, logs_M: Floats | float = 0.0
     ) -> tuple[Study, Study]:
-        """Return a study, and one more task of it alone; ``logs_M`` are the mean log
-        scores of `METHODS`.
-        """
-        places = random.permutation(
-            np.repeat(np.arange(len(KINDS)), list(KINDS.values()))
-        )
-        places = np.append(places[: self.tasks], random.choice(places))
-        num = len(places)
-        width = len(METHODS)
-        noise = 0.1 * np.exp(
-            random.normal(size=(num, 1, 1))
-            + self.unequal * random.normal(size=(num, width, 1))
-        )
-        spread = np.array(self.spreads)[places].reshape(-1, 1)
-        truth = (
-            random.normal(size=(num, 1))
-            + logs_M
-            + spread * self.draw(random, num, width)
-        )
-        scores = np.exp(truth[:, :, None] + noise * self.draw(random, num, width, 3))
-        same = random.random(num) < 0.6  # the probe chose not to align
-        scores[same, METHODS.index("orca_guarded")] = scores[same, METHODS.index("nft")]
-        kinds = np.array(list(KINDS))[places]
-        samples = np.where(kinds == "fields", 400.0, 10 ** random.uniform(1.5, 3, num))
-        images = np.isin(kinds, ["images", "fields"]) & (random.random(num) < 0.8)
-        distances = np.exp(random.normal(size=num) + 2.0 * images)
-        unknown = np.full(num, np.nan)
-        properties = Data(
-            np.zeros(num), kinds, images, samples, distances, unknown, unknown
-        )
+        """Return a study, and one more task of it alone.
 
-        def part(kept: slice) -> Study:
-            given = Data(*(each[kept] for each in vars(properties).values()))
-            names = tuple(f"t{number:02}" for number in range(len(given.logs)))
-            return Study(ScoreTable(names, METHODS, scores[kept]), given)
+        ``logs_M`` are the mean log scores of `METHODS`.
+        """
+        all_kinds = np.repeat(np.arange(len(KINDS)), list(KINDS.values()))
+        places = random.permutation(all_kinds)
+        places = np.append(places[: self.tasks], random.choice(places))
+        scores_TMS = self._scores(random, places, logs_M)
+        properties = _properties(random, np.array(list(KINDS))[places])
+
+        def part(tasks: slice) -> Study:
+            scores = scores_TMS[tasks]
+            names = tuple(f"t{number:02}" for number in range(len(scores)))
+            return Study(ScoreTable(names, METHODS, scores), properties.part(tasks))
 
         return part(slice(self.tasks)), part(slice(self.tasks, None))
 
+    def _scores(
+        self,
+        random: np.random.Generator,
+        places_T: NDArray[np.int64],
+        logs_M: Floats | float,
+    ) -> Floats:
+        """Return scores [T, M, 3]; ``places_T`` are the places of tasks in `KINDS`."""
+        num = len(places_T)
+        width = len(METHODS)
+        noise_of_task = random.normal(size=(num, 1, 1))
+        noise_of_cell = self.unequal * random.normal(size=(num, width, 1))
+        noise = 0.1 * np.exp(noise_of_task + noise_of_cell)
+        level = random.normal(size=(num, 1))
+        spread = np.array(self.spreads)[places_T].reshape(-1, 1)
+        truth = level + logs_M + spread * self.draw(random, num, width)
+        scores = np.exp(truth[:, :, None] + noise * self.draw(random, num, width, 3))
+        chose_not_to_align = random.random(num) < 0.6
+        guarded = METHODS.index("orca_guarded")
+        scores[chose_not_to_align, guarded] = scores[
+            chose_not_to_align, METHODS.index("nft")
+        ]
+        return scores
+
+
+def _properties(random: np.random.Generator, kinds_T: NDArray[np.str_]) -> Data:
+    """Return random properties of tasks of some kinds of data."""
+    num = len(kinds_T)
+    samples = np.where(kinds_T == "fields", 400.0, 10 ** random.uniform(1.5, 3, num))
+    images = np.isin(kinds_T, ["images", "fields"]) & (random.random(num) < 0.8)
+    unknown = np.full(num, np.nan)
+    return Data(
+        logs=np.zeros(num),
+        kinds=kinds_T,
+        images=images,
+        samples=samples,
+        distances=np.exp(random.normal(size=num) + 2.0 * images),
+        centroids=unknown,
+        distributions=unknown,
+    )
+
 
 UNEQUAL = (0.6, 0.3, 0.2, 0.1, 0.1)
+"""Deviations over tasks that differ between kinds of data."""
 NULLS = {
     "equal": Null(),
     "no effects": Null(spreads=(0.0,) * 5),
@@ -99,6 +119,7 @@ NULLS = {
     "heavy tails": Null(tails=3),
     "16 of 41 tasks": Null(UNEQUAL, unequal=0.5, tasks=16),
 }
+"""Simulated distributions by name: columns of the table."""
 STATEMENTS = (
     "any of the ten answers Yes or No",
     "interval over all tasks",
@@ -107,38 +128,48 @@ STATEMENTS = (
     "interval of twice the distance",
     "interval of one new task",
 )
-"""Statements; the number of the first one is a rate of false statements, the others are
-coverages.
+"""Statements: rows of the table.
+
+The number of the first one is a rate of false statements, the others are coverages.
 """
 
 
 def simulate(null: str, num: int, seed: int = 0) -> dict[str, float]:
-    """Return the share of false statements, or the coverage, of each of `STATEMENTS`
-    over ``num`` studies.
+    """Return the number of each of `STATEMENTS` over ``num`` studies.
+
+    It is the share of false statements, or the coverage.
     """
     random = np.random.default_rng([seed, *map(ord, null)])
-    found: dict[str, list[bool]] = {name: [] for name in STATEMENTS}
+    outcomes: dict[str, list[bool]] = {name: [] for name in STATEMENTS}
     for _ in range(num):
-        study, new = NULLS[null].study(random)
-        found[STATEMENTS[0]].append(any(each.clear for each in answers(study)))
+        study, new_task = NULLS[null].study(random)
+        is_any_clear = any(answer.clear for answer in answers(study))
+        outcomes[STATEMENTS[0]].append(is_any_clear)
         for sides in COMPARED:
-            data = study.data(*sides)
-            (log,) = new.data(*sides).logs
-            parts = [data.logs[data.kinds == kind] for kind in KINDS]
-            estimates: list[list[tuple[Estimate, float]]] = [
-                [(mean(data.logs), 0.0)],
-                [(mean(part), 0.0) for part in parts if len(part) >= MIN_TASKS],
-                [(by_samples(data), 0.0)],
-                [(by_distance(data), 0.0)],
-                [(on_new_task(data), float(log))],
-            ]
-            for name, several in zip(STATEMENTS[1:], estimates, strict=True):
-                found[name] += [
-                    each.ends[0] <= truth <= each.ends[1]
-                    for each, truth in several
-                    if each.error >= 0
+            (log,) = new_task.data(*sides).logs
+            estimates = _estimates(study.data(*sides), float(log))
+            for name, pairs in zip(STATEMENTS[1:], estimates, strict=True):
+                outcomes[name] += [
+                    estimate.ends[0] <= truth <= estimate.ends[1]
+                    for estimate, truth in pairs
+                    if estimate.error >= 0
                 ]
-    return {name: float(np.mean(each)) for name, each in found.items()}
+    return {name: float(np.mean(values)) for name, values in outcomes.items()}
+
+
+def _estimates(data: Data, log: float) -> list[list[tuple[Estimate, float]]]:
+    """Return the estimates of each statement about intervals, with their true values.
+
+    ``log`` is the log ratio of a new task.
+    """
+    parts = [data.logs[data.kinds == kind] for kind in KINDS]
+    return [
+        [(mean(data.logs), 0.0)],
+        [(mean(part), 0.0) for part in parts if len(part) >= MIN_TASKS],
+        [(by_samples(data), 0.0)],
+        [(by_distance(data), 0.0)],
+        [(on_new_task(data), log)],
+    ]
 
 
 def main() -> None:
@@ -146,14 +177,12 @@ def main() -> None:
     parser.add_argument(
         "--studies", type=int, default=1000, help="simulated studies of each number"
     )
-    studies = parser.parse_args().studies
-    found = {null: simulate(null, studies) for null in NULLS}
+    num_studies = parser.parse_args().studies
+    columns = [simulate(null, num_studies) for null in NULLS]
     print(f"| % | {' | '.join(NULLS)} |\n|---|{'--:|' * len(NULLS)}")
     for name in STATEMENTS:
-        print(
-            f"| {name} |"
-            f" {' | '.join(f'{100 * found[null][name]:.1f}' for null in NULLS)} |"
-        )
+        cells = [f"{100 * column[name]:.1f}" for column in columns]
+        print(f"| {name} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

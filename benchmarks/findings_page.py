@@ -437,7 +437,7 @@ def tasks_text(data: Data) -> str:
 
 
 def _half(data: Data, num: int) -> float:
-    """Return half of the width of an interval of the mean log ratio of ``num`` tasks."""
+    """Return half of the width of an interval of the mean of ``num`` log ratios."""
     quantile = float(special.stdtrit(num - 1, 1 - LEVEL / 2))
     return quantile * float(data.logs.std(ddof=1)) / math.sqrt(num)
 
@@ -493,7 +493,7 @@ def picture(found: Found, *, totals: bool = False) -> str:
 
 
 def _plot_name(found: Found, method: str) -> str:
-    """Return the name of a method in the plot; the best baseline may be a single one."""
+    """Return the name of a method in the plot, that of the baseline if it is one."""
     if method == BEST:
         baselines = set(found.baselines.values())
         if len(baselines) == 1:

@@ -1,5 +1,6 @@
-"""A forest plot as SVG: ratios with intervals on a logarithmic axis, legible at 400
-pixels, light and dark.
+"""A forest plot as SVG: ratios with intervals on a logarithmic axis.
+
+It is legible at 400 pixels, in light and dark colours.
 """
 
 import math
@@ -10,14 +11,19 @@ from benchmarks.findings import ratio_text
 from benchmarks.regression import Estimate
 
 WIDTH = 400
+"""Width of the picture in pixels."""
 LEFT = 140
+"""Pixels from the left edge to the start of the axis."""
 RIGHT = 285
-"""Pixels: width of the picture, ends of the axis."""
+"""Pixels from the left edge to the end of the axis."""
 TOP = 44
+"""Pixels above the rows."""
 ROW = 15
+"""Height of a row in pixels."""
 GAP = 7
+"""Pixels between groups of rows."""
 BOTTOM = 40
-"""Pixels: heights above the rows, of a row, between groups, and below."""
+"""Pixels below the rows."""
 LIMITS = (4.0, 8.0, 16.0)
 """Ratios at the right end of the axis: the first one that is above all points.
 
@@ -31,7 +37,8 @@ STYLE = """
     .dot { fill: #2563b0; }
     .whole { stroke: #17202b; stroke-width: 2; fill: none; }
     .diamond { fill: #17202b; }
-    text { font: 11px system-ui, "Segoe UI", Helvetica, Arial, sans-serif; fill: #17202b; }
+    text { font: 11px system-ui, "Segoe UI", Helvetica, Arial, sans-serif; \
+fill: #17202b; }
     .title { font-size: 13px; font-weight: 600; }
     .whole-name { font-weight: 700; }
     .middle { text-anchor: middle; }
@@ -44,26 +51,33 @@ STYLE = """
       .dot { fill: #7db4f5; }
       .diamond, text { fill: #eef2f7; }
     }"""
+"""Style sheet of the picture."""
 
 Group = Sequence[tuple[str, Estimate]]
-"""Label and log ratio of each row; the first row is the mean over all tasks, the others
-are of parts of them.
+"""Label and log ratio of each row.
+
+The first row is the mean over all tasks, the others are means over some of the tasks.
 """
 
 
 def draw(title: str, groups: Sequence[Group]) -> str:
     """Return the picture of some groups of log ratios."""
     height = TOP + sum(ROW * len(rows) + GAP for rows in groups) + BOTTOM
-    words = "; ".join(
-        ", ".join(f"{label} {ratio_text(of)}" for label, of in rows) for rows in groups
-    )
+    descriptions = [
+        ", ".join(f"{label} {ratio_text(estimate)}" for label, estimate in rows)
+        for rows in groups
+    ]
     body = "\n".join(f"  {line}" for line in _lines(title, groups, height))
+    description = escape("; ".join(descriptions))
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}"'
-        f' width="{WIDTH}" height="{height}" role="img" aria-labelledby="title'
-        f' description">\n  <title id="title">{escape(title)}</title>\n  <desc'
-        f' id="description">{escape(words)}</desc>\n  <style>{STYLE}\n '
-        f" </style>\n{body}\n</svg>\n"
+        f' width="{WIDTH}" height="{height}" role="img"'
+        ' aria-labelledby="title description">\n'
+        f'  <title id="title">{escape(title)}</title>\n'
+        f'  <desc id="description">{description}</desc>\n'
+        f"  <style>{STYLE}\n  </style>\n"
+        f"{body}\n"
+        "</svg>\n"
     )
 
 
@@ -71,19 +85,13 @@ def _lines(title: str, groups: Sequence[Group], height: int) -> Iterator[str]:
     yield f'<rect class="page" width="{WIDTH}" height="{height}" rx="8"/>'
     yield f'<text class="title" x="10" y="18">{escape(title)}</text>'
     bottom = height - BOTTOM
-    middle = (LEFT + RIGHT) / 2
-    farthest = max(
-        (math.exp(abs(found.value)) for rows in groups for _, found in rows),
-        default=1.0,
-    )
-    limit = next((each for each in LIMITS if each > farthest), LIMITS[-1])
+    limit = _limit(groups)
     for tick in (1 / limit, 0.5, 1, 2, limit):
         x = _x(math.log(tick), limit)
-        yield (
-            f'<path class="{"one" if tick == 1 else "grid"}" d="M{x:.1f}'
-            f' {TOP - 6}V{bottom}"/>'
-        )
+        style = "one" if tick == 1 else "grid"
+        yield f'<path class="{style}" d="M{x:.1f} {TOP - 6}V{bottom}"/>'
         yield f'<text class="middle" x="{x:.1f}" y="{bottom + 14}">{tick:.3g}</text>'
+    middle = (LEFT + RIGHT) / 2
     yield (
         f'<text class="end" x="{middle - 6:.1f}" y="{TOP - 10}">← better than'
         " nft</text>"
@@ -93,32 +101,39 @@ def _lines(title: str, groups: Sequence[Group], height: int) -> Iterator[str]:
     yield f'<text class="end" x="{WIDTH - 8}" y="{height - 8}">{note}</text>'
     y = TOP
     for rows in groups:
-        for number, (label, found) in enumerate(rows):
+        for number, (label, estimate) in enumerate(rows):
             y += ROW
-            name = " whole-name" if number == 0 else ""
-            yield (
-                f'<text class="end{name}" x="{LEFT - 8}" y="{y}">{escape(label)}</text>'
-            )
-            yield (
-                f'<text class="end{name}" x="{WIDTH - 8}"'
-                f' y="{y}">{ratio_text(found)}</text>'
-            )
-            yield from _mark(found, y - 4, limit, whole=number == 0)
+            is_whole = number == 0
+            style = "end whole-name" if is_whole else "end"
+            ratio = ratio_text(estimate)
+            yield f'<text class="{style}" x="{LEFT - 8}" y="{y}">{escape(label)}</text>'
+            yield f'<text class="{style}" x="{WIDTH - 8}" y="{y}">{ratio}</text>'
+            yield from _mark(estimate, y - 4, limit, whole=is_whole)
         y += GAP
 
 
-def _mark(found: Estimate, y: float, limit: float, *, whole: bool) -> Iterator[str]:
-    x = _x(found.value, limit)
-    low, high = found.ends
+def _limit(groups: Sequence[Group]) -> float:
+    """Return the ratio at the right end of the axis."""
+    ratios = [math.exp(abs(estimate.value)) for rows in groups for _, estimate in rows]
+    farthest = max(ratios, default=1.0)
+    return next((limit for limit in LIMITS if limit > farthest), LIMITS[-1])
+
+
+def _mark(estimate: Estimate, y: float, limit: float, *, whole: bool) -> Iterator[str]:
+    """Yield the mark of a mean and its interval; a mean over all tasks is a diamond."""
+    low, high = estimate.ends
     if not math.isnan(low):
-        yield (
-            f'<path class="{"whole" if whole else "line"}" d="M{_x(low, limit):.1f}'
-            f' {y}H{_x(high, limit):.1f}"/>'
-        )
-        for end, way in ((low, -1), (high, 1)):
-            if end * way > math.log(limit):
-                place = f"M{_x(end, limit) + 3 * way:.1f} {y}l{-8 * way} -4v8z"
-                yield f'<path class="{"diamond" if whole else "dot"}" d="{place}"/>'
+        style = "whole" if whole else "line"
+        start = _x(low, limit)
+        end = _x(high, limit)
+        yield f'<path class="{style}" d="M{start:.1f} {y}H{end:.1f}"/>'
+        arrow_style = "diamond" if whole else "dot"
+        for log, direction in ((low, -1), (high, 1)):
+            if log * direction > math.log(limit):
+                tip = _x(log, limit) + 3 * direction
+                path = f"M{tip:.1f} {y}l{-8 * direction} -4v8z"
+                yield f'<path class="{arrow_style}" d="{path}"/>'
+    x = _x(estimate.value, limit)
     if whole:
         yield f'<path class="diamond" d="M{x - 5:.1f} {y}l5 -5l5 5l-5 5z"/>'
     else:
@@ -126,8 +141,9 @@ def _mark(found: Estimate, y: float, limit: float, *, whole: bool) -> Iterator[s
 
 
 def _x(log: float, limit: float) -> float:
-    """Return the place of a log ratio on the axis that ends at ``limit``, at its end if
-    it is beyond.
+    """Return the place of a log ratio on the axis, at an end if it is beyond.
+
+    The axis ends at the ratio ``limit``.
     """
     share = max(-1.0, min(1.0, log / math.log(limit)))
     return (LEFT + RIGHT) / 2 + share * (RIGHT - LEFT) / 2
