@@ -64,7 +64,8 @@ def _weighted_cross_entropy(
     Raises UserError if a class has no training sample.
     """
     counts = np.bincount(np.asarray(train_y), minlength=target.size)
-    if len(absent := np.flatnonzero(counts == 0)) > 0:
+    absent = np.flatnonzero(counts == 0)
+    if len(absent):
         raise UserError(
             "weights of inverse class frequency need every class among the training"
             f" targets; {len(absent)} of {target.size} are not there, the first of them"
@@ -75,9 +76,8 @@ def _weighted_cross_entropy(
     )
 
     def loss(logits_BK: Tensor, y_B: Tensor) -> Tensor:
-        return (
-            weights_K[y_B] * functional.cross_entropy(logits_BK, y_B, reduction="none")
-        ).mean()
+        loss_B = functional.cross_entropy(logits_BK, y_B, reduction="none")
+        return (weights_K[y_B] * loss_B).mean()
 
     return loss
 
@@ -121,9 +121,8 @@ def _rmse(predictions: Tensor, y: Tensor) -> Tensor:
     A sample with error 0 has gradient 0 and not NaN.
     """
     check_other_shape(predictions, y)
-    difference_BD = (
-        (predictions - y).flatten(1) if y.ndim > 1 else (predictions - y)[:, None]
-    )
+    difference = predictions - y
+    difference_BD = difference.flatten(1) if y.ndim > 1 else difference[:, None]
     norm_B: Tensor = torch.linalg.vector_norm(difference_BD, dim=1)
     return norm_B.mean() / math.sqrt(difference_BD.shape[1])
 

@@ -33,11 +33,11 @@ def entries(path: Path, content: Any, *keys: str) -> list[Any]:
             f"{path}: expected a mapping with the keys {', '.join(keys)}, found"
             f" {type(content).__name__}"
         )
-    if absent := [key for key in keys if key not in content]:
-        found = quoted(list(content))
+    absent = [key for key in keys if key not in content]
+    if absent:
         raise UserError(
             f"{path}: the key {absent[0]!r} is missing; expected {', '.join(keys)},"
-            f" found {found}"
+            f" found {quoted(list(content))}"
         )
     return [content[key] for key in keys]
 
@@ -49,23 +49,21 @@ def numbers(
     shape: tuple[int | None, ...],
     kinds: str = "biuf",
 ) -> Array:
-    """Return ``value``.
+    """Return ``value``, the ``field`` of a file, if it is an array of numbers.
 
-    Raises UserError unless it is an array of ``shape`` (None: any length) with a dtype
-    of ``kinds``.
+    Raises UserError unless it has ``shape`` (None: any length) and a dtype of
+    ``kinds``.
     """
-    if not isinstance(value, np.ndarray) or value.dtype.kind not in kinds:
-        found = (
-            f"an array of {value.dtype}"
-            if isinstance(value, np.ndarray)
-            else type(value).__name__
-        )
+    is_array = isinstance(value, np.ndarray)
+    if not is_array or value.dtype.kind not in kinds:
+        actual = f"an array of {value.dtype}" if is_array else type(value).__name__
         raise UserError(
             f"{path}: {field} must be an array of numbers (dtype kinds {kinds}), found"
-            f" {found}"
+            f" {actual}"
         )
-    check_shape(path, field, value, shape)
-    return value
+    array: Array = value
+    check_shape(path, field, array, shape)
+    return array
 
 
 def class_labels(
@@ -76,12 +74,9 @@ def class_labels(
     In ``value`` they are numbered from ``first``. Raises UserError if the number of
     labels is not ``count``, or one is not whole or out of range.
     """
-    y = (
-        np.asarray(value)
-        if isinstance(value, list) and all(map(np.isscalar, value))
-        else value
-    )
-    y = numbers(path, field, y, (count,), "iuf")
+    if isinstance(value, list) and all(map(np.isscalar, value)):
+        value = np.asarray(value)
+    y = numbers(path, field, value, (count,), "iuf")
     check_labels(path, field, y, first, first + num_classes - 1)
     return np.asarray(y.astype(np.int64) - first)
 

@@ -9,6 +9,7 @@ hemisphere, the sphere is rotated at random, and inputs are its maps of 60×60 p
 
 import io
 import tarfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -43,32 +44,24 @@ _MOST_BYTES = 2**29
 def _build(workspace: Workspace) -> Arrays:
     path = workspace.file(ARCHIVE)
     contents = _unpickled(path)
-    given, held_out = (
+    train, test = (
         _images(path, part, contents[part], ("data", "fine_labels"), SHAPE)
         for part in _PARTS
     )
     return published_splits(
-        workspace,
-        path,
-        given,
-        held_out,
-        lambda x: np.asarray((_scaled(x) - _MEAN) / _STD),
+        workspace, path, train, test, lambda x: np.asarray((_scaled(x) - _MEAN) / _STD)
     )
 
 
 def _build_spherical(workspace: Workspace) -> Arrays:
     path = workspace.file(SPHERICAL_FILE)
     with open_gzip(path) as stream:
-        contents = zip(
-            _PARTS,
-            entries(path, safe_pickle.load(cast(BinaryIO, stream), str(path)), *_PARTS),
-            strict=True,
-        )
-    given, held_out = (
-        _images(path, part, each, ("images", "labels"), SPHERICAL_SHAPE)
-        for part, each in contents
+        content = safe_pickle.load(cast(BinaryIO, stream), str(path))
+    train, test = (
+        _images(path, part, images, ("images", "labels"), SPHERICAL_SHAPE)
+        for part, images in zip(_PARTS, entries(path, content, *_PARTS), strict=True)
     )
-    return published_splits(workspace, path, given, held_out, _scaled)
+    return published_splits(workspace, path, train, test, _scaled)
 
 
 def _scaled(images: Array) -> Array:
@@ -86,12 +79,7 @@ def _unpickled(path: Path) -> dict[str, Any]:
     try:
         with tarfile.open(fileobj=content, mode="r:") as archive:
             members = {member.name: member for member in archive if member.isreg()}
-            return {
-                part: _part(
-                    path, archive, members.get(f"cifar-100-python/{part}"), part
-                )
-                for part in _PARTS
-            }
+            return {part: _part(path, archive, members, part) for part in _PARTS}
     except tarfile.TarError as error:
         raise UserError(
             f"{path} is no gzip'd tar archive ({error}); expected the python CIFAR-100"
@@ -99,16 +87,18 @@ def _unpickled(path: Path) -> dict[str, Any]:
 
 
 def _part(
-    path: Path, archive: tarfile.TarFile, member: tarfile.TarInfo | None, part: str
+    path: Path,
+    archive: tarfile.TarFile,
+    members: Mapping[str, tarfile.TarInfo],
+    part: str,
 ) -> Any:
-    if member is None:
+    name = f"cifar-100-python/{part}"
+    if name not in members:
         raise UserError(
-            f"{path}: the archive has no file cifar-100-python/{part}; expected the"
-            " python CIFAR-100"
+            f"{path}: the archive has no file {name}; expected the python CIFAR-100"
         )
-    return safe_pickle.load(
-        cast(BinaryIO, archive.extractfile(member)), f"{path}, {member.name}"
-    )
+    stream = cast(BinaryIO, archive.extractfile(members[name]))
+    return safe_pickle.load(stream, f"{path}, {name}")
 
 
 def _images(
@@ -119,10 +109,8 @@ def _images(
     CIFAR-100's own file has flat images.
     """
     images, labels = entries(path, content, *fields)
-    stored = (3 * 32 * 32,) if shape == SHAPE else shape
-    images = numbers(
-        path, f"{fields[0]} of {part}", images, (None, *stored), "u"
-    ).reshape(-1, *shape)
-    return images, class_labels(
-        path, f"{fields[1]} of {part}", labels, len(images), NUM_CLASSES
-    )
+    image_field, label_field = (f"{field} of {part}" for field in fields)
+    stored_shape = (3 * 32 * 32,) if shape == SHAPE else shape
+    pixels = numbers(path, image_field, images, (None, *stored_shape), "u")
+    y = class_labels(path, label_field, labels, len(pixels), NUM_CLASSES)
+    return pixels.reshape(-1, *shape), y

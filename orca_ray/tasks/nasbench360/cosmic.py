@@ -121,8 +121,8 @@ def _sample(path: Path) -> tuple[Array, Array]:
             f"{path}: expected shape [2 or 3, {STAMP}, {STAMP}] (image, cosmic-ray mask"
             f" and perhaps ignore mask), found {list(stamp.shape)}"
         )
-    middle = slice(CORNER, CORNER + SIDE)
-    planes = np.asarray(stamp[:, middle, middle])
+    centre = slice(CORNER, CORNER + SIDE)
+    planes = np.asarray(stamp[:, centre, centre])
     check_not_finite(path, "", planes)
     if not np.isin(planes[1], (0, 1)).all():
         raise UserError(
@@ -141,7 +141,8 @@ def _skies(stamps: Sequence[str]) -> Mapping[str, float]:
     Raises UserError if a folder of stamps has no ``sky.npy``.
     """
     folders = sorted({Path(stamp).parent for stamp in stamps})
-    if absent := [folder for folder in folders if not (folder / "sky.npy").is_file()]:
+    absent = [folder for folder in folders if not (folder / "sky.npy").is_file()]
+    if absent:
         raise UserError(
             f"{len(absent)} of {len(folders)} folders of stamps have no sky.npy, which"
             f" holds the sky brightness of each exposure, such as {absent[0]}; unpack"
@@ -152,7 +153,7 @@ def _skies(stamps: Sequence[str]) -> Mapping[str, float]:
     }
     for folder, values in skies.items():
         check_not_finite(folder / "sky.npy", "", values)
-    found = {}
+    brightness = {}
     for stamp in stamps:
         folder = Path(stamp).parent
         exposure = Path(stamp).name.split("_")[0]
@@ -162,5 +163,5 @@ def _skies(stamps: Sequence[str]) -> Mapping[str, float]:
                 f"{stamp}: expected a name that begins with an exposure of"
                 f" {folder / 'sky.npy'}, 1 to {most}, and '_', found {exposure!r}"
             )
-        found[stamp] = float(skies[folder][int(exposure) - 1])
-    return found
+        brightness[stamp] = float(skies[folder][int(exposure) - 1])
+    return brightness

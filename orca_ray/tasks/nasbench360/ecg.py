@@ -32,9 +32,11 @@ STRIDES = (500, 83, 250, 25)
 divided by 1, 6, 2 and 20.
 """
 NUM_RECORDS = 8528
-
-_BATCH = 64  # records: some ten MB of windows
-_FEWEST = 10  # records, so that every split has one
+"""Number of records of the published file."""
+_BATCH = 64
+"""Number of records whose windows, some ten MB, are made at a time."""
+_FEWEST = 10
+"""Least number of records, so that every split has one."""
 
 
 def _build(workspace: Workspace) -> Arrays:
@@ -53,13 +55,10 @@ def _build(workspace: Workspace) -> Arrays:
         for part in workspace.batches(split, len(chosen), _BATCH, x):
             for position in range(len(chosen))[part]:
                 record = chosen[position]
-                x[starts[position] : starts[position + 1], 0] = _windows(
-                    records[record], STRIDES[labels[record]]
-                )
-        arrays |= {
-            f"{split}_x": x,
-            f"{split}_y": np.repeat(labels[chosen], np.diff(starts)),
-        }
+                windows = _windows(records[record], STRIDES[labels[record]])
+                x[starts[position] : starts[position + 1], 0] = windows
+        arrays[f"{split}_x"] = x
+        arrays[f"{split}_y"] = np.repeat(labels[chosen], np.diff(starts))
     return arrays
 
 
@@ -71,11 +70,11 @@ def _splits(num_records: int, protocol: str) -> dict[SplitName, Indices]:
 
     everything = np.arange(num_records)
     if protocol == PAPER:
-        rest, test = divided(everything, 0.1)
-        train, validation = divided(rest, 1 / 9)
+        known, test = divided(everything, 0.1)
+        train, validation = divided(known, 1 / 9)
     else:
-        train, rest = divided(everything, 0.2)
-        validation, test = divided(rest, 0.5)
+        train, held_out = divided(everything, 0.2)
+        validation, test = divided(held_out, 0.5)
     return {"train": train, "validation": validation, "test": test}
 
 
@@ -100,12 +99,13 @@ def _windows(record: Array, stride: int) -> Array:
     """
     if len(record) <= LENGTH:
         return np.empty((0, LENGTH))
-    standardised = (record - np.mean(record, dtype=np.float64)) / (
-        np.std(record, dtype=np.float64) or 1.0
-    )
-    return np.lib.stride_tricks.sliding_window_view(standardised, LENGTH)[
-        : len(record) - LENGTH : stride
-    ]
+    mean = np.mean(record, dtype=np.float64)
+    deviation = np.std(record, dtype=np.float64)
+    if deviation == 0:
+        deviation = np.float64(1.0)
+    standardised = (record - mean) / deviation
+    windows = np.lib.stride_tricks.sliding_window_view(standardised, LENGTH)
+    return windows[: len(record) - LENGTH : stride]
 
 
 def _records(path: Path) -> tuple[list[Array], Array]:
@@ -122,16 +122,14 @@ def _records(path: Path) -> tuple[list[Array], Array]:
             raise UserError(
                 f"{path}: label {i} is {quoted(letter)}; allowed: {', '.join(CLASSES)}"
             )
-        check_not_finite(
-            path, f"data[{i}]", numbers(path, f"data[{i}]", record, (None,))
-        )
+        field = f"data[{i}]"
+        check_not_finite(path, field, numbers(path, field, record, (None,)))
     return records, np.array([CLASSES[letter] for letter in letters])
 
 
 def _listed(path: Path, field: str, value: Any) -> list[Any]:
-    if not isinstance(value, list | tuple | np.ndarray) or (
-        isinstance(value, np.ndarray) and value.ndim == 0
-    ):
+    is_scalar = isinstance(value, np.ndarray) and value.ndim == 0
+    if is_scalar or not isinstance(value, list | tuple | np.ndarray):
         raise UserError(
             f"{path}: {field} must be a list or an array with an entry a record, found"
             f" {quoted(value)}"

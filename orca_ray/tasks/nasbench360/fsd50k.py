@@ -39,13 +39,21 @@ NUM_FRAMES = 101
 1 s.
 """
 SHAPE = (1, NUM_MELS, NUM_FRAMES + 1)
+"""Shape of an input: a frame of zeros follows the frames of a second."""
 MASK_PROBABILITY = 0.5
+"""Probability that a spectrogram is masked."""
 MIX_PROBABILITY = 0.75
+"""Probability that an example is mixed with a background."""
 _MOST_MASKS = 2
+"""Largest number of masked bands of mels, and of frames."""
 _MOST_MELS = 0.15
+"""Largest width of a masked band of mels, as a share of all mels."""
 _MOST_FRAMES = 0.20
+"""Largest width of a masked band of frames, as a share of all frames."""
 _MOST_BACKGROUND = 0.5
-_MOST_KEPT = 64  # spectrograms of backgrounds in memory; one of a minute has 2 MB
+"""Largest share of the background in a mixture."""
+_MOST_KEPT = 64
+"""Number of spectrograms of backgrounds in memory; one of a minute has 2 MB."""
 
 
 @dataclass(frozen=True)
@@ -100,13 +108,11 @@ def _build(workspace: Workspace) -> Arrays:
 
 def _label_numbers(path: Path) -> dict[str, int]:
     numbers = read_json(path)
-    found = list(numbers.values())
-    if sorted(number for number in found if type(number) is int) != list(
-        range(NUM_LABELS)
-    ):
+    whole_numbers = [number for number in numbers.values() if type(number) is int]
+    if sorted(whole_numbers) != list(range(NUM_LABELS)):
         raise UserError(
             f"{path}: expected {NUM_LABELS} labels numbered 0 to {NUM_LABELS - 1},"
-            f" found {len(found)} entries"
+            f" found {len(numbers)} entries"
         )
     return {str(label): number for label, number in numbers.items()}
 
@@ -124,11 +130,8 @@ def _chunks(workspace: Workspace, name: str, numbers: dict[str, int]) -> _Chunks
                     f" {quoted(label)}"
                 )
             labels[row, numbers[label]] = True
-    return _Chunks(
-        paths,
-        np.unique(np.array(columns["ext"]), return_inverse=True)[1].reshape(-1),
-        labels,
-    )
+    _, clips = np.unique(np.array(columns["ext"]), return_inverse=True)
+    return _Chunks(paths, clips.reshape(-1), labels)
 
 
 def _backgrounds(folder: Path) -> Backgrounds:
@@ -157,25 +160,22 @@ def _examples(
 
     def example(clip: int) -> Array:
         random = np.random.RandomState([SPLIT_SEED, clip])
-        return framed(
-            training_example(spectrogram(chunks.paths[rows[clip]]), backgrounds, random)
-        )
+        chunk = spectrogram(chunks.paths[rows[clip]])
+        return framed(training_example(chunk, backgrounds, random))
 
     x = filled(workspace, f"{split}_x", clips, each(example), SHAPE)
-    return {
-        f"{split}_x": x,
-        f"{split}_y": chunks.labels[rows[clips]].astype(np.float32),
-    }
+    y = chunks.labels[rows[clips]].astype(np.float32)
+    return {f"{split}_x": x, f"{split}_y": y}
 
 
 def _one_each(chunks: _Chunks) -> Array:
     """Return the index of a random chunk of each clip, [num_clips]."""
     order = np.argsort(chunks.clips, kind="stable")
     counts = np.bincount(chunks.clips)
-    chosen = (
-        np.random.RandomState(SPLIT_SEED).random_sample(len(counts)) * counts
-    ).astype(np.int64)
-    return np.asarray(order[np.cumsum(counts) - counts + chosen])
+    shares = np.random.RandomState(SPLIT_SEED).random_sample(len(counts))
+    offsets = (shares * counts).astype(np.int64)
+    starts = np.cumsum(counts) - counts
+    return np.asarray(order[starts + offsets])
 
 
 def _whole_clips(workspace: Workspace, split: str, chunks: _Chunks) -> dict[str, Array]:

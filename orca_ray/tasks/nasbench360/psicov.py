@@ -104,24 +104,18 @@ def _distances(path: Path, length: int) -> Array:
     diagonal entry becomes the mean distance to the previous and the next residue.
     """
     content = read_npy(path, pickled=True)
-    if (
-        content.dtype != object
-        or content.shape != (3,)
-        or not isinstance(content[2], np.ndarray)
-    ):
+    is_triple = content.dtype == object and content.shape == (3,)
+    if not is_triple or not isinstance(content[2], np.ndarray):
         raise UserError(
             f"{path}: expected (length, sequence, map), found {content.dtype}"
             f" {content.shape}"
         )
-    distances = content[2]
-    if (
-        not isinstance(content[0], int | np.integer)
-        or content[0] != length
-        or length < 2
-    ):
+    stored_length, _, distances = content
+    is_number = isinstance(stored_length, int | np.integer)
+    if not is_number or stored_length != length or length < 2:
         raise UserError(
             f"{path}, length: expected {length} (at least 2) as in its features, found"
-            f" {content[0]}"
+            f" {stored_length}"
         )
     if distances.dtype.kind != "f":
         raise UserError(
@@ -134,10 +128,9 @@ def _distances(path: Path, length: int) -> Array:
             f"{path}, map: expected 0 to {_LARGEST_DISTANCE:g} Å, found"
             f" {distances.min():g} to {distances.max():g}"
         )
-    levelled = np.maximum(distances, 1)
-    # to the next residue, to the previous one
-    after = np.diagonal(levelled, 1)
-    before = np.diagonal(levelled, -1)
+    levelled: Array = np.maximum(distances, 1)
+    after = np.diagonal(levelled, 1)  # to the next residue
+    before = np.diagonal(levelled, -1)  # to the previous residue
     inner = (before[:-1] + after[1:]) / 2
     np.fill_diagonal(levelled, np.concatenate([after[:1], inner, before[-1:]]))
     return levelled
@@ -160,22 +153,19 @@ def _build(workspace: Workspace) -> Arrays:
     psicov = _names(workspace, "psicov")
     half = len(psicov) // 2
     if workspace.protocol == PAPER:
-        drawn = hold_out(
-            workspace.raw / "protein/deepcov.lst", len(deepcov), half, SPLIT_SEED
-        )
-        train, validation = ([deepcov[i] for i in part] for part in drawn)
-        parts = [
-            ("train", "deepcov", train),
-            ("validation", "deepcov", validation),
-            ("test", "psicov", psicov),
-        ]
-    else:
-        parts = [("train", "deepcov", deepcov), ("validation", "psicov", psicov[half:])]
-        parts += [("test", "psicov", psicov[:half])]
-    arrays: Arrays = {}
-    for split, folder, names in parts:
-        arrays = {**arrays, **_squares(workspace, split, folder, names)}
-    return arrays
+        listing = workspace.raw / "protein/deepcov.lst"
+        train, held_out = hold_out(listing, len(deepcov), half, SPLIT_SEED)
+        validation = [deepcov[i] for i in held_out]
+        return {
+            **_squares(workspace, "train", "deepcov", [deepcov[i] for i in train]),
+            **_squares(workspace, "validation", "deepcov", validation),
+            **_squares(workspace, "test", "psicov", psicov),
+        }
+    return {
+        **_squares(workspace, "train", "deepcov", deepcov),
+        **_squares(workspace, "validation", "psicov", psicov[half:]),
+        **_squares(workspace, "test", "psicov", psicov[:half]),
+    }
 
 
 def _names(workspace: Workspace, folder: str) -> list[str]:
@@ -200,9 +190,8 @@ def _squares(workspace: Workspace, split: str, folder: str, names: list[str]) ->
     They are x [N, 57, SIDE, SIDE] and y [N, SIDE, SIDE].
 
     Channels of x: 27 features of the row's residue, 27 of the column's, 3 pair maps. In
-        ORCA's code, row and column
-    features alternate: channel 27 + f of x is its channel 2 f, and channel f of x is
-        its channel 2 f + 1.
+    ORCA's code, row and column features alternate: channel 27 + f of x is its channel
+    2 f, and channel f of x is its channel 2 f + 1.
     """
     num = len(names)
     proteins = workspace.raw / "protein" / folder
@@ -214,9 +203,8 @@ def _squares(workspace: Workspace, split: str, folder: str, names: list[str]) ->
     extents = workspace.array(f"{split}_x.extents", (num, 2, 2), np.int64)
     y = workspace.array(f"{split}_y", (num, SIDE, SIDE))
     clip = CLIP if folder == "deepcov" else np.inf
-    shares = np.random.RandomState(SPLIT_SEED).random_sample(
-        (num, 2)
-    )  # starts of the windows of rows and of columns
+    # Starts of the windows of rows and of columns.
+    shares = np.random.RandomState(SPLIT_SEED).random_sample((num, 2))
     if folder != "deepcov":
         shares[:, 1] = shares[:, 0]
     for part in workspace.batches(
@@ -227,9 +215,9 @@ def _squares(workspace: Workspace, split: str, folder: str, names: list[str]) ->
             distances = _distances(
                 proteins / "distance" / f"{names[index]}-cb.npy", features.shape[1]
             )
-            (rows, from_rows), (across, from_across) = (
-                _window(len(distances), share) for share in shares[index]
-            )
+            row_share, column_share = shares[index]
+            rows, from_rows = _window(len(distances), row_share)
+            across, from_across = _window(len(distances), column_share)
             positions[index][:, rows] = features[:, from_rows]
             columns[index][:, across] = features[:, from_across]
             extents[index] = (rows.start, rows.stop), (across.start, across.stop)
