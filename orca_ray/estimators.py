@@ -6,7 +6,7 @@ the best configuration instead.
 
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, Self
 
@@ -88,6 +88,12 @@ def _checked_weight(sample_weight: Any, x: Any) -> Array:
             "sample_weight must be at least 0, and not zero for all samples"
         )
     return np.asarray(weight / weight.max())
+
+
+def _has_unequal_shapes(samples: Sequence[Any]) -> bool:
+    """Return whether samples are arrays of different shapes, such as series."""
+    shapes = {sample.shape for sample in samples if isinstance(sample, np.ndarray)}
+    return len(shapes) > 1
 
 
 def _describe(step: EpochProgress) -> str:
@@ -283,13 +289,11 @@ class _CrossModal(BaseEstimator):  # type: ignore[misc]
         """
         if isinstance(X, np.ndarray) and X.dtype == object and X.ndim == 1:
             X = list(X)
-        if isinstance(X, list | tuple):
-            shapes = {sample.shape for sample in X if isinstance(sample, np.ndarray)}
-            if len(shapes) > 1:
-                if reset:
-                    self.__dict__.pop("n_features_in_", None)
-                    self.__dict__.pop("feature_names_in_", None)
-                return [np.asarray(sample) for sample in X]
+        if isinstance(X, list | tuple) and _has_unequal_shapes(X):
+            if reset:
+                self.__dict__.pop("n_features_in_", None)
+                self.__dict__.pop("feature_names_in_", None)
+            return [np.asarray(sample) for sample in X]
         x = self._validate(X, reset=reset)
         if x.ndim != 2 or not (reset or self._takes_tables()):
             return x

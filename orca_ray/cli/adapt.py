@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from orca_ray.adaptation.sweep import AdaptationSweep
     from orca_ray.own_data import Options
     from orca_ray.own_data.infer_task import Inferred
+    from orca_ray.sweep.run.events import Summary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -301,6 +302,15 @@ def _run(
     elif not options.quiet:
         _print_report(report, out)
         say(f"page: {page}")
+    _print_problems(warnings, summary, is_silent=is_silent)
+    if summary.interrupted and not summary.time_over:
+        raise Exit(INTERRUPTED)
+
+
+def _print_problems(
+    warnings: list[str], summary: "Summary", *, is_silent: bool
+) -> None:
+    """Print warnings, failed trials and an interruption to stderr."""
     for warning in warnings:
         note(f"warning: {warning}")
     for record in summary.failed:
@@ -313,11 +323,10 @@ def _run(
             "the time or Ctrl-C ended trials that still ran: the same command goes on,"
             " --minutes gives it more time"
         )
-    if summary.interrupted and not summary.time_over:
-        raise Exit(INTERRUPTED)
 
 
 def _print_report(report: "Report", out: Path) -> None:
+    """Print the standings of the methods, the verdict and the expected score."""
     from orca_ray.methods.model_card import interval_text, score_lines
 
     rows = [

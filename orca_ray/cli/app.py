@@ -22,6 +22,7 @@ from orca_ray.cli import (
     benchmark,
     catalogue,
     data,
+    doctor,
     generate,
     leaderboard,
     predict,
@@ -105,7 +106,7 @@ for function in (
     catalogue.tasks,
     catalogue.bodies,
     catalogue.methods,
-    catalogue.doctor,
+    doctor.doctor,
 ):
     app.command(function.__name__.replace("_", "-"))(function)
 for function in (

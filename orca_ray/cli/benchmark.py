@@ -113,7 +113,7 @@ def _run(spec: "SweepSpec", source: str, options: RunCommandOptions) -> None:
 
 
 def _check_board(spec: "SweepSpec", path: Path, uri: str) -> None:
-    """Raise UserError if ``--board`` cannot be written to ``path``, or shows nothing."""
+    """Raise UserError if ``--board`` cannot be written, or would show nothing."""
     if spec.file.grid:
         raise UserError(
             "--board is for sweeps without a grid: 'orca-sweep leaderboard FILE'"
@@ -393,9 +393,7 @@ def _print_costs(planned: "Plan") -> None:
     show(("task", *numbers, "data"), rows, right=numbers)
     say()
     for kind, device in devices.items():
-        known_hours = [value for value in hours[kind] if value is not None]
-        if device and known_hours:
-            say(f"total {_rounded(sum(known_hours), 0.01)} {kind} h: {device}")
+        _print_total(kind, device, hours[kind])
     num_unknown = hours["GPU"].count(None)
     if num_unknown:
         say(
@@ -405,6 +403,13 @@ def _print_costs(planned: "Plan") -> None:
     disk_bytes = sum(cost.disk_bytes for cost in planned.costs)
     if disk_bytes:
         say(f"disk needed: about {_gigabytes(disk_bytes)} GB")
+
+
+def _print_total(kind: str, device: str, hours: list[float | None]) -> None:
+    """Print the sum of the known hours on a kind of device, if there are any."""
+    known_hours = [value for value in hours if value is not None]
+    if device and known_hours:
+        say(f"total {_rounded(sum(known_hours), 0.01)} {kind} h: {device}")
 
 
 def _commands(costs: "list[TaskCost]") -> list[str]:

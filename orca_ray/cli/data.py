@@ -63,7 +63,7 @@ def fetch(
 
     Interrupted downloads continue; intact files are not fetched again.
     """
-    from orca_ray.alignment.registry import fetch_source, get_source, source_names
+    from orca_ray.alignment.registry import get_source, source_names
     from orca_ray.data import packages
 
     sources = [name for name in names if name in source_names()]
@@ -90,9 +90,16 @@ def fetch(
 
         _run_for_all(tasks, fetch_task)
     if bodies:
-        fetch_bodies(sorted({task.body for task in tasks}), quiet=quiet)
-        for source, modality in sorted({_source_of(task) for task in tasks}):
-            fetch_source(source, modality, None if quiet else note)
+        _fetch_bodies(tasks, quiet=quiet)
+
+
+def _fetch_bodies(tasks: "list[Task]", *, quiet: bool) -> None:
+    """Fetch the default bodies of tasks, and their alignment sources."""
+    from orca_ray.alignment.registry import fetch_source
+
+    fetch_bodies(sorted({task.body for task in tasks}), quiet=quiet)
+    for source, modality in sorted({_source_of(task) for task in tasks}):
+        fetch_source(source, modality, None if quiet else note)
 
 
 def _note_terms(tasks: "list[Task]") -> None:

@@ -204,11 +204,8 @@ def scored_sweep(
         )
         store.append([record])
         listener(events.TrialFinished(record, 0))
-    listener(
-        events.SweepFinished(
-            summary := events.Summary(spec.sweep_id, 15, 0, 15, {Status.COMPLETED: 15})
-        )
-    )
+    summary = events.Summary(spec.sweep_id, 15, 0, 15, {Status.COMPLETED: 15})
+    listener(events.SweepFinished(summary))
     return summary
 
 

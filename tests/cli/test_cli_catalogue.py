@@ -106,7 +106,7 @@ def test_doctor_reports_and_passes(
 ) -> None:
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("RAY_AUTH_TOKEN", "very-secret")
-    monkeypatch.setattr("orca_ray.cli.catalogue.allowed_cpus", lambda: 3)
+    monkeypatch.setattr("orca_ray.cli.doctor.allowed_cpus", lambda: 3)
     (own_cache / "packages").mkdir(parents=True)
     (own_cache / "packages" / "a.whl").write_bytes(b"x" * 2048)
     findings = {
@@ -137,11 +137,11 @@ def test_doctor_says_in_ten_lines_what_works(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "orca_ray.cli.catalogue.check_answer",
+        "orca_ray.cli.doctor.check_answer",
         Mock(side_effect=Failed("no network", reached=False)),
     )
     monkeypatch.setattr(
-        "orca_ray.cli.catalogue.find_spec",
+        "orca_ray.cli.doctor.find_spec",
         lambda name: None if name == "starlette" else "there",
     )
     lines = dict(

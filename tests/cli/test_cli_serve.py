@@ -19,8 +19,8 @@ def test_with_a_token_other_hosts_are_allowed() -> None:
 
 
 def test_a_port_in_use() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
         with pytest.raises(
             UserError,
             match=(
@@ -61,12 +61,11 @@ def test_the_connection_that_has_waited_longest_for_its_client_makes_room(
         return connection
 
     def ended() -> list[bool]:
-        return [each.transport.abort.called for each in opened]
+        return [connection.transport.abort.called for connection in opened]
 
     opened = [connect() for _ in range(4)]
-    opened[0].cycle = MagicMock(
-        response_complete=False, more_body=False
-    )  # its prediction is computed
+    # its prediction is computed
+    opened[0].cycle = MagicMock(response_complete=False, more_body=False)
     opened[1].cycle = MagicMock(response_complete=False, more_body=True)
     opened[2].cycle = MagicMock(response_complete=False, more_body=False)
     opened[2].flow.pause_writing()  # its client does not read the answer

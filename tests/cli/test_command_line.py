@@ -19,7 +19,7 @@ import typer
 from packaging.requirements import Requirement
 
 import orca_ray
-from orca_ray.cli import catalogue
+from orca_ray.cli import doctor
 from orca_ray.cli.app import app
 from orca_ray.cli.main import entry
 from orca_ray.errors import HEAVY_PACKAGES
@@ -336,7 +336,7 @@ def test_doctor_says_what_works_without_packages(
             return "1.0"
 
         monkeypatch.setattr(metadata, "version", version)
-        *_, missing = catalogue._versions()
+        *_, missing = doctor._versions()
         assert (missing.item, missing.value, missing.state) == (
             "missing",
             ", ".join(gone),

@@ -1,6 +1,7 @@
 """Numerics against exact solutions: gas, viscosity and tridiagonal systems."""
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -167,12 +168,22 @@ def test_periodic_systems_against_dense_ones(size: int) -> None:
         np.testing.assert_allclose(matrix @ solution, right[number], atol=1e-13)
 
 
-def random_systems(size: int) -> tuple[Array, Array, Array]:
-    """Return diagonals, values beside them and right-hand sides of five systems."""
+class Systems(NamedTuple):
+    """Five systems of N unknowns."""
+
+    diagonal: Array
+    """Diagonals [5, N]."""
+    off: Array
+    """Value beside each diagonal [5, 1]."""
+    right: Array
+    """Right-hand sides [5, N]."""
+
+
+def random_systems(size: int) -> Systems:
     rng = np.random.default_rng(1)
     diagonal, right = rng.uniform(2, 3, size=(2, 5, size))
     off = np.array([[0.0], [0.9], [-0.9], [0.1], [-0.5]])
-    return diagonal, off, right
+    return Systems(diagonal, off, right)
 
 
 def dense_matrix(diagonal: Array, off: Array) -> Array:

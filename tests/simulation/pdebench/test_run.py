@@ -68,7 +68,10 @@ def test_a_file_is_marked_as_generated_and_lies_where_its_task_reads_it(
 ) -> None:
     reports: list[tuple[int, int]] = []
     path, is_new = run.generate(
-        TASK, 5, seed=3, progress=lambda done, total: reports.append((done, total))
+        TASK,
+        5,
+        seed=3,
+        progress=lambda num_done, total: reports.append((num_done, total)),
     )
     assert is_new
     assert path == empty_home / "raw" / "pdebench_generated" / FILE
@@ -122,7 +125,7 @@ def test_what_an_interruption_or_a_kill_leaves_is_not_solved_again(
         (BatchStore(out / FILE).directory / name).write_bytes(b"half")
     reports: list[int] = []
     path, is_new = run.generate(
-        TASK, 6, directory=out, progress=lambda done, _: reports.append(done)
+        TASK, 6, directory=out, progress=lambda num_done, _: reports.append(num_done)
     )
     assert is_new
     assert solved == [(0, 2), (2, 4), (4, 6)]
@@ -242,7 +245,7 @@ def test_two_processes_end_when_interrupted_and_solve_what_one_does(
     """
     import multiprocessing
 
-    def interrupt(done: int, _: int) -> None:
+    def interrupt(num_done: int, _: int) -> None:
         raise KeyboardInterrupt
 
     many = tmp_path / "many"
@@ -258,15 +261,15 @@ def test_two_processes_end_when_interrupted_and_solve_what_one_does(
         18,
         directory=many,
         workers=2,
-        progress=lambda done, _: reports.append(done),
+        progress=lambda num_done, _: reports.append(num_done),
     )
     assert reports == [16, 18]
     few, _ = run.generate(TASK, 3, directory=tmp_path)
-    other, _ = run.generate(TASK, 3, seed=1, directory=tmp_path / "other")
-    found = _tensor(many / FILE)
-    np.testing.assert_allclose(found[:3], _tensor(few), atol=1e-6)
-    assert np.abs(found).max(axis=(1, 2)).min() > 0
-    assert not np.allclose(_tensor(other), _tensor(few))
+    other_seed, _ = run.generate(TASK, 3, seed=1, directory=tmp_path / "other")
+    values = _tensor(many / FILE)
+    np.testing.assert_allclose(values[:3], _tensor(few), atol=1e-6)
+    assert np.abs(values).max(axis=(1, 2)).min() > 0
+    assert not np.allclose(_tensor(other_seed), _tensor(few))
 
 
 def test_numbers_that_are_not_finite_are_refused(
@@ -364,8 +367,8 @@ def test_an_interruption_prints_what_is_kept(
     assert not Path("new").exists()
     allowed.pop(0)
     assert main(*arguments) == 130
-    kept = "16 samples are stored, and the same command continues from there"
-    assert f"interrupted: no file was written: {kept}" in capsys.readouterr().err
+    ending = "16 samples are stored, and the same command continues from there"
+    assert f"interrupted: no file was written: {ending}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("place", ["pipe", "/proc/self/new", "/dev/null", "link"])
