@@ -212,7 +212,9 @@ def _usage_message(error: Any) -> str:
     context = getattr(error, "ctx", None)
     option = getattr(error, "option_name", None)
     if option and context is not None and message.startswith("No such option"):
-        names = [name for known in context.command.params for name in known.opts]
+        names = [
+            name for parameter in context.command.params for name in parameter.opts
+        ]
         suggestion = nearest(option, [*names, "--help"])
         message = f"No such option: {option}."
         if suggestion:

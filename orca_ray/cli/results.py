@@ -43,13 +43,13 @@ def check(
     from orca_ray.leaderboard.published.tables import FOLDER
     from orca_ray.results.submissions import merged, read_scores
 
-    known = known_versions()
+    versions = known_versions()
     problems = []
     parts = []
     paths = files or sorted(FOLDER.glob("*.csv"))
     for path in paths:
         try:
-            scores = read_scores(path, known)
+            scores = read_scores(path, versions)
         except UserError as error:
             problems.append(str(error))
             continue

@@ -380,10 +380,10 @@ def test_results_of_a_submitted_job_and_of_the_environment(
 ) -> None:
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
     ending = command("run", sweep_file)
-    assert (ending.code, Path(fake.store.uri)) == (
-        0,
-        own_cache / "results",
-    ), "its own directory is temporary"
+    assert ending.code == 0, "its own directory is temporary"
+    assert Path(fake.store.uri) == own_cache / "results", (
+        "its own directory is temporary"
+    )
     assert str(own_cache / "results") in ending.err
     assert not Path("results").exists()
     monkeypatch.setenv("ORCA_RAY_RESULTS", str(tmp_path / "elsewhere"))

@@ -192,11 +192,9 @@ def test_ctrl_c_during_the_imports_is_one_line(tmp_path: Path) -> None:
     completed = shell(
         "orca tasks", PYTHONPATH=os.pathsep.join([str(tmp_path), *sys.path])
     )
-    assert (completed.returncode, completed.stdout, completed.stderr) == (
-        130,
-        "",
-        "interrupted\n",
-    )
+    assert completed.returncode == 130
+    assert completed.stdout == ""
+    assert completed.stderr == "interrupted\n"
 
 
 HIDE = f"""
@@ -337,9 +335,7 @@ def test_doctor_says_what_works_without_packages(
 
         monkeypatch.setattr(metadata, "version", version)
         *_, missing = doctor._versions()
-        assert (missing.item, missing.value, missing.state) == (
-            "missing",
-            ", ".join(gone),
-            "problem",
-        )
+        assert missing.item == "missing"
+        assert missing.value == ", ".join(gone)
+        assert missing.state == "problem"
         assert missing.advice.startswith(f"{works} work, sweeps do not")

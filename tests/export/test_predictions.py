@@ -134,10 +134,8 @@ def test_keys_of_a_table_are_carried_under_their_own_names(
     write_predictions(series, series.inputs(data), tmp_path / "out.parquet")
     table = pq.read_table(tmp_path / "out.parquet")
     assert table.column_names == ["id", "row", "p_1", "prediction", "p_0", "p_2"]
-    assert (table["id"].to_pylist(), table["row"].to_pylist()) == (
-        ["=a", "b"],
-        [2**60 + 1, 7],
-    )
+    assert table["id"].to_pylist() == ["=a", "b"]
+    assert table["row"].to_pylist() == [2**60 + 1, 7]
     assert np.array_equal(table["p_1"].to_numpy(), series.predict_proba(X[:2])[:, 1])
     write_predictions(series, series.inputs(data), tmp_path / "out.csv")
     lines = (tmp_path / "out.csv").read_text().splitlines()

@@ -177,7 +177,7 @@ def test_a_damaged_batch_is_reported_and_solved_again(
 
 
 @pytest.mark.parametrize(
-    ("what", "error", "told"),
+    ("what", "error", "message"),
     [
         ("_solve", KeyboardInterrupt("here"), "here"),
         # While a batch is stored, as the system reports it, or while the file is
@@ -198,7 +198,7 @@ def test_a_damaged_batch_is_reported_and_solved_again(
 def test_an_error_in_the_first_batch_leaves_nothing(
     what: str,
     error: BaseException,
-    told: str,
+    message: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -210,7 +210,7 @@ def test_an_error_in_the_first_batch_leaves_nothing(
         return future
 
     monkeypatch.setattr(BatchStore if what == "save" else run, what, failing)
-    with pytest.raises(type(error) if what == "_solve" else UserError, match=told):
+    with pytest.raises(type(error) if what == "_solve" else UserError, match=message):
         run.generate(
             TASK, 64, directory=tmp_path, workers=2 if what == "_submit" else 1
         )
