@@ -30,7 +30,7 @@ from orca_ray.serving.application import PREDICT
 from orca_ray.serving.formats import JSON
 from orca_ray.testing.suite import save_bert
 from tests.serving.models import table_model
-from tests.serving.test_application import ROWS
+from tests.serving.requests import ROWS
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
