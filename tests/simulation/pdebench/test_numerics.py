@@ -142,8 +142,9 @@ def stress_errors(n: int) -> Array:
     )
     energy = np.full((n, n), 50.0)
     rates = Stress(eta, zeta, 1 / n).rates(density, np.stack([*(density * v), energy]))
-    largest: Array = np.abs(rates - exact).max(axis=(1, 2))
-    return largest / np.abs(exact).max(axis=(1, 2))
+    errors: Array = np.abs(rates - exact).max(axis=(1, 2))
+    errors /= np.abs(exact).max(axis=(1, 2))
+    return errors
 
 
 def test_the_stress_and_its_work_are_what_is_published() -> None:
