@@ -25,7 +25,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import product
@@ -395,7 +395,8 @@ def main() -> None:
             " to agree with, ours alone"
         )
     print(
-        f"{'':42}{'MB':>8}{'ms':>9}{'ref. ms':>10}{'ratio':>7}{'value':>10}{'1 - cos':>10}"
+        f"{'':42}{'MB':>8}{'ms':>9}{'ref. ms':>10}{'ratio':>7}{'value':>10}"
+        f"{'1 - cos':>10}"
     )
     results: dict[str, list[dict[str, Any]]] = {"calls": [], "epochs": []}
     widths = options.features
@@ -426,7 +427,7 @@ def main() -> None:
         sys.exit(1)
 
 
-def summary(rows: Sequence[Mapping[str, Any]]) -> str:
+def summary(rows: Sequence[dict[str, Any]]) -> str:
     """Return how many rows were compared, disagree, and miss a goal."""
     missed = sum(any(verdict != "WRONG" for verdict in verdicts(row)) for row in rows)
     compared = sum("value_error" in row for row in rows)

@@ -385,7 +385,8 @@ def main() -> None:
     for name, row in rows.items():
         found = row.get("losses")
         print(
-            f"{name:12}{row.get('precision', 'float32'):>10}{row.get('micro_batch', BATCH):>6}{row['seconds']:9.2f}"
+            f"{name:12}{row.get('precision', 'float32'):>10}"
+            f"{row.get('micro_batch', BATCH):>6}{row['seconds']:9.2f}"
             f"{row['samples_per_second']:11.1f}"
             f"{'' if found is None else f'{found[-1]:.4f}':>9}"
             f"{rows.get('reference', rows['plain'])['seconds'] / row['seconds']:7.2f}"

@@ -63,7 +63,7 @@ def _all() -> str:
 
 
 def _help(name: str, command: Any) -> str:
-    """Return the section of one command: what it does, and its arguments and options."""
+    """Return the section of one command: its purpose, arguments and options."""
     arguments = {
         each.metavar or each.name.upper(): each
         for each in command.params
@@ -82,7 +82,8 @@ def _help(name: str, command: Any) -> str:
     paragraphs = "\n\n".join(
         _text(" ".join(each.split())) for each in command.help.split("\n\n")
     )
-    return f"### {name}\n\n{paragraphs}\n\n{_table(('argument or option', 'default', 'meaning'), rows)}"
+    table = _table(("argument or option", "default", "meaning"), rows)
+    return f"### {name}\n\n{paragraphs}\n\n{table}"
 
 
 def _default(option: Any) -> str:

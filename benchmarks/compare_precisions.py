@@ -84,7 +84,9 @@ def main() -> int:
         own = [row for row in rows if row["asked"] == precision]
         scores[precision] = found = [row["test"] for row in own]
         print(
-            f"{precision:10}{own[0]['precision']:>10}{mean(found):9.4f}{spread(found):9.4f}{mean(row['samples_per_second'] for row in own):11.1f}"
+            f"{precision:10}{own[0]['precision']:>10}{mean(found):9.4f}"
+            f"{spread(found):9.4f}"
+            f"{mean(row['samples_per_second'] for row in own):11.1f}"
             f"  {', '.join(f'{each:.4f}' for each in found)}"
         )
     if options.json:

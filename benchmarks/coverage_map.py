@@ -256,7 +256,7 @@ def function_of(test: str) -> str:
 
 
 class CoverageMap:
-    """What `measure` has returned, in one or more files, for the modules ``sources``."""
+    """Results of `measure` for the modules ``sources``, in one or more files."""
 
     def __init__(self, paths: Iterable[Path], sources: Iterable["Source"]) -> None:
         self._sources = {each.file: each for each in sources}

@@ -153,7 +153,7 @@ def scores() -> dict[tuple[str, str], float]:
 
 
 def fields() -> list[npt.NDArray[np.float64]]:
-    """Return two test targets of darcy16, from the artefacts of a trial in the store."""
+    """Return two test targets of darcy16, from the artefacts of a stored trial."""
     store = ResultsStore(str(ROOT / STORE))
     records = store.records()
     artefacts = store.artefacts()

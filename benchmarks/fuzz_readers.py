@@ -218,7 +218,7 @@ def _forked(command: Sequence[str], *, stdout: Any, **_: object) -> SimpleNamesp
 
 
 class _Late(BaseException):
-    """Raised when a file takes too long; no ``except Exception`` of a reader stops it."""
+    """Raised when a file takes too long; no reader's ``except`` stops it."""
 
 
 def _late(*_: object) -> None:

@@ -304,7 +304,7 @@ class Fuzzer:
         return (Flip(path, bit, whole) for bit in range(8 * len(self.contents[path])))
 
     def check(self, flip: Flip) -> Finding:
-        """Flip a bit, read, restore the file, and return the worst that a reader did."""
+        """Flip a bit, read, restore the file, and return the worst outcome."""
         changed = bytearray(self.contents[flip.path])
         changed[flip.bit // 8] ^= 1 << flip.bit % 8
         (self.root / flip.path).write_bytes(changed)

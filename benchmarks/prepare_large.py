@@ -150,7 +150,8 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     print(
-        f"{'task':<10}{'raw GB':>8}{'prepared GB':>13}{'seconds':>9}{'peak MB':>9}{'own MB':>8}"
+        f"{'task':<10}{'raw GB':>8}{'prepared GB':>13}{'seconds':>9}{'peak MB':>9}"
+        f"{'own MB':>8}"
     )
     for task in arguments.tasks or WRITERS:
         with tempfile.TemporaryDirectory(

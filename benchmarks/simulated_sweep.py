@@ -65,7 +65,7 @@ def plans(
 
 
 def uneven_seconds(task: str, method: str, seed: int) -> float:
-    """Return the duration of the trials of a (task, method): log-uniform from 1 to 30."""
+    """Draw the duration of a trial of (task, method): log-uniform from 1 to 30 s."""
     return float(30 ** (stable_seed("duration", task, method, seed) / 2**32))
 
 
@@ -192,7 +192,7 @@ class Meter:
 
 
 class FileCounter(threading.Thread):
-    """Counts the files below a directory again and again, and keeps the largest number."""
+    """Counts the files below a directory repeatedly, and keeps the largest number."""
 
     def __init__(self, directory: Path) -> None:
         super().__init__(daemon=True)

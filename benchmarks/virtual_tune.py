@@ -54,7 +54,7 @@ Tune makes ten a second when nothing happens.
 
 @dataclass(frozen=True)
 class Faults:
-    """Distributions of what goes wrong; each is a rate a attempt, or a time in seconds."""
+    """Distributions of faults: each is a rate per attempt, or a time in seconds."""
 
     rates: tuple[tuple[str, float], ...] = (
         ("failed_oom", 0.01),

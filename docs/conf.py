@@ -1,4 +1,4 @@
-"""Configuration of Sphinx for the documentation site: ``make docs`` writes it to build/docs, without a network."""
+"""Configuration of Sphinx: ``make docs`` writes the site to build/docs, offline."""
 
 import sys
 from pathlib import Path
@@ -52,7 +52,7 @@ pygments_dark_style = "github-dark"
 
 
 def setup(app: Any) -> None:
-    """Leave out the methods that scikit-learn makes, ``set_…_request``: their texts link to pages of scikit-learn."""
+    """Leave out scikit-learn's ``set_…_request``: their texts link to its pages."""
 
     def skipped(app: object, what: str, name: str, *_: object) -> bool | None:
         return True if name.startswith("set_") and name.endswith("_request") else None

@@ -1,8 +1,12 @@
-"""Sphinx extension of the site: links as on GitHub, and tables of what the registries hold.
+"""Sphinx extension of the site: links as on GitHub, and tables of what the registries
+hold.
 
-The pages are those that GitHub shows. README.md, CONTRIBUTING.md and CHANGELOG.md are outside of this directory, and a
-page here includes each of them, so links to and in them are changed when a page is read. A mark ``<!-- registry: tasks
--->`` stands for a table that is made then. A link to a module leads to a page with its source.
+The pages are those that GitHub shows. README.md, CONTRIBUTING.md and CHANGELOG.md are
+outside of this directory, and a
+page here includes each of them, so links to and in them are changed when a page is
+read. A mark ``<!-- registry: tasks
+-->`` stands for a table that is made then. A link to a module leads to a page with its
+source.
 """
 
 import os
@@ -11,11 +15,14 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from docutils import nodes
 from pygments.lexers.special import TextLexer
 from sphinx import addnodes
+
+if TYPE_CHECKING:
+    from orca_ray.tasks.task import Task
 
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
@@ -32,7 +39,8 @@ MARK = re.compile(r"^<!-- registry: ([\w-]+) -->$", re.MULTILINE)
 
 
 def relinked(text: str, base: Path, page: Path) -> str:
-    """Return Markdown of the directory ``base`` with its relative links as the site's file ``page`` needs them."""
+    """Return Markdown of the directory ``base`` with its relative links as the site's
+    file ``page`` needs them."""
 
     def change(match: re.Match[str]) -> str:
         target = (base / match[1]).resolve()
@@ -58,6 +66,12 @@ def table(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
     )
 
 
+def _output_shape(task: "Task") -> str:
+    if not task.target.size:
+        return "?"
+    return "×".join(map(str, task.target.output_shape))
+
+
 def tasks() -> str:
     """Return a section for each benchmark."""
     from orca_ray.tasks.registry import all_benchmarks, get_benchmark
@@ -68,11 +82,13 @@ def tasks() -> str:
         rows = [
             (
                 f"`{task.short_name}`",
-                f"[{task.title}]({task.reference})"
-                if task.reference.startswith("http")
-                else task.title,
+                (
+                    f"[{task.title}]({task.reference})"
+                    if task.reference.startswith("http")
+                    else task.title
+                ),
                 "×".join(map(str, task.input_shape or "?")),
-                f"{task.target.kind} {'×'.join(map(str, task.target.output_shape)) if task.target.size else '?'}",
+                f"{task.target.kind} {_output_shape(task)}",
                 *(f"`{name}`" for name in (task.metric, task.body)),
                 task.licence,
             )
@@ -209,16 +225,21 @@ BOARDS = {
     ),
     "pocket-quick": ("pocket", "pocket-quick", "four methods with the budget quick"),
 }
-"""Pages of boards: by the name of the page, the benchmark or sweep, its store in docs/stores, and what it shows."""
+"""Pages of boards: by the name of the page, the benchmark or sweep, its store in
+docs/stores, and what it shows."""
 
 
 def boards() -> str:
-    """Return the list of the pages that `write_boards` writes, and the first of them."""
+    """Return the list of the pages that `write_boards` writes, and the first of
+    them."""
     listed = (
         f'- <a href="boards/{page}.html">{page}</a>: {about}'
         for page, (_, _, about) in BOARDS.items()
     )
-    frame = f'<iframe class="board" src="boards/{next(iter(BOARDS))}.html" title="A board" loading="lazy"></iframe>'
+    frame = (
+        f'<iframe class="board" src="boards/{next(iter(BOARDS))}.html" title="A board"'
+        ' loading="lazy"></iframe>'
+    )
     return "\n".join([*listed, "", frame])
 
 
@@ -277,7 +298,8 @@ def read_include(app: Any, path: Path, parent: str, text: list[str]) -> None:
 
 
 def link_modules(app: Any, doctree: nodes.document) -> None:
-    """Let links to modules, which MyST makes downloads, lead to the pages of `module_pages`."""
+    """Let links to modules, which MyST makes downloads, lead to the pages of
+    `module_pages`."""
     for link in list(doctree.findall(addnodes.download_reference)):
         if link["reftarget"].endswith(".py"):
             place = Path(app.env.doc2path(link["refdoc"])).parent
@@ -289,7 +311,8 @@ def link_modules(app: Any, doctree: nodes.document) -> None:
 
 
 def module_pages(app: Any) -> Iterator[tuple[str, dict[str, Any], str]]:
-    """Yield name, context and template of a page with the source of each module that a page of this site links."""
+    """Yield name, context and template of a page with the source of each module that a
+    page of this site links."""
     links = {
         (page.parent / link).resolve()
         for page in DOCS.rglob("*.md")
@@ -312,14 +335,16 @@ def read_docstring(
 ) -> None:
     """Make shapes such as [N, *shape] code, since the star would begin an emphasis.
 
-    The empty comment keeps Napoleon from reading the start of an attribute's docstring, up to a colon, as its type.
+    The empty comment keeps Napoleon from reading the start of an attribute's docstring,
+    up to a colon, as its type.
     """
     first = ["..", ""] if kind in ("attribute", "data", "property") and lines else []
     lines[:] = [*first, *(SHAPE.sub(r"``\g<0>``", line) for line in lines)]
 
 
 def found_outside(app: Any, env: Any, node: Any, content: Any) -> Any:
-    """Leave a reference to an object of this package that has no page as code; Sphinx warns of one that is nowhere."""
+    """Leave a reference to an object of this package that has no page as code; Sphinx
+    warns of one that is nowhere."""
     target = node.get("reftarget", "")
     if node.get("refdomain") != "py" or not target.startswith("orca_ray."):
         return None

@@ -182,8 +182,8 @@ class Predictor:
     def report(self) -> dict[str, Any]:
         """Return the report of `orca_ray.adapt` about this model.
 
-        It has the fields of `orca_ray.adaptation.report.Report`, and is empty if the model was
-        not made by an adaptation to own data.
+        It has the fields of `orca_ray.adaptation.report.Report`. It is empty if no
+        adaptation to own data made the model.
         """
         return copy.deepcopy(dict(self.config.report))
 

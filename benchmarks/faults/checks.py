@@ -69,7 +69,7 @@ def trials(run: Run, store: ResultsStore) -> list[str]:
 
 
 def scores(run: Run, store: ResultsStore) -> list[str]:
-    """Check that records and artefacts equal those of the undisturbed run bit by bit."""
+    """Check that records and artefacts are bit-equal to the undisturbed run."""
     found = facts(store, NAME)
     problems = []
     for key, expected in run.site.reference.items():

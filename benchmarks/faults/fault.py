@@ -67,7 +67,7 @@ class Fault:
 
 
 def wait(command: "subprocess.Popen[bytes]", seconds: float) -> int | None:
-    """Wait for the end of a process, and return its exit code; None if it takes longer."""
+    """Wait for a process to end, and return the exit code; None if it takes longer."""
     with contextlib.suppress(subprocess.TimeoutExpired):
         return command.wait(seconds)
     return None

@@ -23,7 +23,7 @@ between.
 
 
 def install() -> None:
-    """Install the hook that the environment names, in the process of the command only."""
+    """Install the hook that the environment names, in the command's process only."""
     kind, _, order = os.environ.get(HOOK, "").partition(":")
     if kind and "orca_ray.cli.main" in sys.orig_argv:
         from orca_ray.results.store import ResultsStore

@@ -316,7 +316,11 @@ count = 0
 while not Path(sys.argv[2]).exists():
     store = ResultsStore(sys.argv[1])
     keys = set(store.records()["trial_key"])
-    store.curves(), store.artefacts(), store.logs(), store.journal(sys.argv[3]), sweep_status(store, sys.argv[3])
+    store.curves()
+    store.artefacts()
+    store.logs()
+    store.journal(sys.argv[3])
+    sweep_status(store, sys.argv[3])
     assert keys <= set(store.scan().values("trial_key")), "a record has vanished"
     count += 1
 assert count > 1

@@ -99,7 +99,7 @@ class Site:
         assert done.returncode == 0, done.stdout + done.stderr
 
     def s3_port(self) -> int:
-        """Return the port of the S3 server of this site, which the first call starts."""
+        """Return the port of this site's S3 server, which the first call starts."""
         if self._server is None:
             from moto.server import ThreadedMotoServer
 

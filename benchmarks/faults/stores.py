@@ -59,7 +59,7 @@ class BrokenStore(FrozenStore):
 
 
 class SlowStore(FrozenStore):
-    """Each part of a request or an answer takes up to half a second; the sweep goes on."""
+    """Each part of a request or answer takes up to half a second; the sweep goes on."""
 
     codes = (0,)
 

@@ -29,7 +29,7 @@ class Parts:
 
 
 def split(x: Inputs, y: Array) -> Parts:
-    """Return the outer parts of all samples: random, with equal shares of each class."""
+    """Divide samples at random into outer parts, with equal shares of each class."""
     classes = y if y.dtype.kind in "UO" else None
     made = train_test_split(
         x, y, test_size=TEST_SHARE, random_state=SPLIT_SEED, stratify=classes

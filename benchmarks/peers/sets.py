@@ -168,7 +168,7 @@ def _archive(name: str, classes: bool = True) -> Parts:
 
 
 def _cardano() -> Parts:
-    """Return hourly prices of a coin [N, 1 or 2, 24] and the sentiment of news on it."""
+    """Return hourly prices of a coin [N, 1 or 2, 24] and the sentiment of its news."""
     return _archive("CardanoSentiment", classes=False)
 
 
@@ -195,7 +195,7 @@ def _mnist() -> Parts:
 
 
 def _faces() -> Parts:
-    """Return 100 faces and 100 crops without a face, 25 × 25, grey values from 0 to 1."""
+    """Return 100 faces and 100 crops without a face, 25 × 25, greys from 0 to 1."""
     x = np.load(
         io.BytesIO(packages.read_member(SCIKIT_IMAGE, "skimage/data/lfw_subset.npy")),
         allow_pickle=False,
@@ -313,7 +313,7 @@ def _darcy() -> Parts:
 
 
 def _smooth(random: np.random.Generator, channels: int, deviation: float) -> Array:
-    """Return a random smooth field [channels, 32, 32] of the given standard deviation."""
+    """Draw a smooth field [channels, 32, 32] of the given standard deviation."""
     modes = random.standard_normal((channels, _POINTS, _POINTS))
     k = np.arange(_POINTS)
     field: Array = idctn(

@@ -96,35 +96,43 @@ class SweepState:
             if self._is_passing and isinstance(event, _TRIAL_EVENTS):
                 self.last_message = ""
                 self._is_passing = False
-            match event:
-                case events.SweepStarted():
-                    self.title = f"{event.sweep} · {event.where}"
-                    self.started = self.clock()
-                    for row in event.rows:
-                        self.rows[row.task, row.method] = RowState(
-                            row.task, row.method, row.planned, row.done
-                        )
-                case events.TaskStaged():
-                    for row in event.rows:
-                        self._row(row.task, row.method).done = row.done
-                case events.TrialStarted():
-                    running = self._row(event.task, event.method).running
-                    running[event.trial_key] = event.phase
-                case events.TrialProgress():
-                    self._note_progress(event)
-                case events.TrialWaits():
-                    self._row(event.task, event.method).running.pop(
-                        event.trial_key, None
+            self._note_sweep(event)
+            self._note_trial(event)
+
+    def _note_sweep(self, event: events.Event) -> None:
+        """Update the state if the event is one of the whole sweep."""
+        match event:
+            case events.SweepStarted():
+                self.title = f"{event.sweep} · {event.where}"
+                self.started = self.clock()
+                for row in event.rows:
+                    self.rows[row.task, row.method] = RowState(
+                        row.task, row.method, row.planned, row.done
                     )
-                case events.TrialFinished():
-                    self._note_end(event.record, event.remaining)
-                case events.TimeLeft():
-                    self.seconds_left = event.seconds
-                case events.SweepFinished() if not event.summary.interrupted:
-                    self.seconds_left = 0.0
-                case events.Message():
-                    self.last_message = printable(event.text)
-                    self._is_passing = event.passing
+            case events.TaskStaged():
+                for row in event.rows:
+                    self._row(row.task, row.method).done = row.done
+            case events.TimeLeft():
+                self.seconds_left = event.seconds
+            case events.SweepFinished() if not event.summary.interrupted:
+                self.seconds_left = 0.0
+            case events.Message():
+                self.last_message = printable(event.text)
+                self._is_passing = event.passing
+
+    def _note_trial(self, event: events.Event) -> None:
+        """Update the state if the event is one of a trial."""
+        match event:
+            case events.TrialStarted():
+                running = self._row(event.task, event.method).running
+                running[event.trial_key] = event.phase
+            case events.TrialProgress():
+                self._note_progress(event)
+            case events.TrialWaits():
+                running = self._row(event.task, event.method).running
+                running.pop(event.trial_key, None)
+            case events.TrialFinished():
+                self._note_end(event.record, event.remaining)
 
     def _note_progress(self, event: events.TrialProgress) -> None:
         row = self._row(event.task, event.method)

@@ -214,8 +214,9 @@ class ModelConfig:
     temperature: float = 1.0
     """Number that divides the averaged logits."""
     report: Mapping[str, Any] = field(default_factory=dict)
-    """Fields of `orca_ray.adaptation.report.Report`; empty if no adaptation to own data made
-    the model.
+    """Fields of `orca_ray.adaptation.report.Report`.
+
+    Empty if no adaptation to own data made the model.
     """
 
     def __post_init__(self) -> None:

@@ -49,7 +49,7 @@ WAIT_SECONDS = 400
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a new cache directory of this process, which has the wheels of the user's."""
+    """Return a new cache directory of this process, with the wheels of the user's."""
     return make_home(tmp_path_factory.mktemp("home"))
 
 
@@ -153,7 +153,7 @@ def test_a_node_without_data_one_with_damaged_data_and_one_that_dies(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Nothing but S3 and Ray connects the nodes; the records are those of one process."""
+    """Only S3 and Ray connect the nodes; the records are those of one process."""
     network = str(urlsplit(apart.dashboard).hostname).rpartition(".")[0]
     where = f"endpoint_override={network}.1:{bucket}&scheme=http&region=us-east-1"
     job = tmp_path / "job"

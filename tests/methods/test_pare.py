@@ -49,7 +49,7 @@ def test_the_lowest_target_tokens_become_the_highest_source_tokens_in_order() ->
 
 
 def test_gradients_of_a_choice() -> None:
-    """As if the masks were factors of the target tokens and the chosen source tokens."""
+    """As if masks were factors of the target tokens and the chosen source tokens."""
     target = tokens(1, 2, 3).requires_grad_()
     source = tokens(10, 20, 30)
     target_keys = torch.tensor([[0.9, 0.2, 0.5]], requires_grad=True)

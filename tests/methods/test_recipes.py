@@ -201,7 +201,7 @@ def test_only_scratch_and_random_features_start_from_a_random_body(bert: str) ->
 
 
 @torch.no_grad()
-def test_the_body_of_no_body_is_an_attention_layer_with_a_residual_connection_and_a_norm(
+def test_the_body_of_no_body_is_an_attention_layer_with_a_residual_and_a_norm(
     bert: str,
 ) -> None:
     torch.manual_seed(0)
@@ -387,9 +387,7 @@ def test_relevant_leaves_align_out_where_nothing_aligns() -> None:
         relevant(everything, "nfd")
 
 
-def test_given_values_override_the_methods_defaults_and_options_of_a_method_are_relevant_to_it_alone() -> (
-    None
-):
+def test_given_values_override_defaults_and_options_belong_to_their_method() -> None:
     assert resolve("fpt", {}).refine.learning_rate == 1e-3
     assert resolve("fpt", {"refine.learning_rate": 2e-3}).refine.learning_rate == 2e-3
     assert resolve("nft", {}) == from_flat({})

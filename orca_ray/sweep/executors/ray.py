@@ -330,7 +330,7 @@ class RayExecutor(Executor):
             raise lost from error
 
     def close(self) -> None:
-        """Disconnect from the cluster, and end the cluster if this executor started it."""
+        """Disconnect from the cluster, and end it if this executor started it."""
         if self._early is not None:
             wait([self._early])
         if (

@@ -25,8 +25,7 @@ Both in operations per second. RoBERTa-base reached 0.21 in bfloat16 on a busy C
 ASSUMED_DEVICE = "an A100 (none is here to be measured)"
 """Device of the estimates where no GPU can be measured."""
 ASSUMED_RATE = 312e12 / 4
-"""Operations per second of `ASSUMED_DEVICE`: a quarter of the bfloat16 peak (data sheet).
-"""
+"""Operations per second of `ASSUMED_DEVICE`: a quarter of the data sheet's peak."""
 GPU_STEP_SECONDS = 0.02
 """Assumed minimum time of an optimiser step on a GPU.
 
@@ -100,7 +99,7 @@ class TaskCost:
 
     @property
     def disk_bytes(self) -> int:
-        """Bytes that fetching and preparing will still write; unknown sizes count as 0."""
+        """Bytes that fetching and preparing will write; unknown sizes count as 0."""
         if self.state == "prepared":
             return 0
         to_fetch = self.raw_bytes if self.state == "missing" else 0
@@ -124,7 +123,7 @@ def gpu_rate() -> Rate:
 
 
 def cpu_rate() -> Rate:
-    """Measure and return the training speed of the CPU cores that this process may use."""
+    """Measure the training speed of the CPU cores that this process may use."""
     precision = choose_precision("auto", torch.device("cpu"), _USUAL_WIDTH)
     threads = torch.get_num_threads()
     peak = cpu_peak(threads, precision.name == "bfloat16")
@@ -193,7 +192,8 @@ def _task_cost(plans: Sequence[SearchPlan], gpu: Rate, cpu: Rate | None) -> Task
     if data is None:
         state, command = _state(task, plans[0].spec.protocol)
     else:
-        state, command = "prepared", None
+        state = "prepared"
+        command = None
         task = task.resolved(data)
     epochs = [
         plan.num_trials * num_epochs(plan.first)

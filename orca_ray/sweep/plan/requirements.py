@@ -23,7 +23,7 @@ from orca_ray.sweep.plan.searches import SearchPlan
 
 @dataclass(frozen=True)
 class Absent:
-    """Bodies or alignment sources that a sweep needs and that are not on this machine."""
+    """Bodies or alignment sources that a sweep needs and this machine lacks."""
 
     what: str
     """Kind of the ``names``: bodies or alignment sources."""

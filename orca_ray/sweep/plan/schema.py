@@ -133,7 +133,7 @@ class Dimension(_Model):
         return min(max(value, low), high)  # rounding may leave the range
 
     def describe(self) -> str:
-        """Return the dimension as text for error messages, e.g. "uniform [0.0, 0.5]"."""
+        """Return the dimension as text for messages, e.g. "uniform [0.0, 0.5]"."""
         [(kind, value)] = self.model_dump(exclude_none=True).items()
         return f"{kind} {list(value)}"
 

@@ -114,7 +114,7 @@ class SearchPlan:
 
     @cached_property
     def usual_trial(self) -> TrialSpec:
-        """A trial of the first configuration, with the resources that most trials have."""
+        """A trial of the first configuration, with the resources of most trials."""
         return self.trial({}, 0, "search")
 
     def trial(self, values: Mapping[str, Scalar], seed: int, phase: Phase) -> TrialSpec:

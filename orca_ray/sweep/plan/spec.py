@@ -205,7 +205,7 @@ class SweepSpec:
         return [self.file.per_method.get(method), of_task, both]
 
     def search_trials(self, task: str, method: str) -> int:
-        """Return the number of search trials of one (task, method); 0 means no search."""
+        """Return the number of search trials of a (task, method); 0: no search."""
         if self.overrides.trials is not None:
             return self.overrides.trials if self.overrides.trials > 1 else 0
         return [

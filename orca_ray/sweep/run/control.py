@@ -18,7 +18,7 @@ _RATE_SECONDS = 600.0
 
 
 class Control:
-    """Applies requests to a sweep and publishes its live state, in the driver's thread."""
+    """Applies requests to a sweep and publishes the live state."""
 
     def __init__(
         self,
@@ -107,7 +107,7 @@ class Control:
         self.retries.clear()
 
     def trial_ended(self) -> None:
-        """Count one ended trial; the live state shows the number of trials per minute."""
+        """Count an ended trial: the live state shows the number of trials a minute."""
         self._ended.append(time.monotonic())
 
     def _say(self, text: str) -> None:

@@ -163,7 +163,8 @@ class Recorder:
         if self._store.num_written >= MAX_NEW_FILES:
             try:
                 self._store.compact_recent()
-            except UserError as error:  # e.g. a damaged file of another sweep: the rows are stored all the same
+            except UserError as error:
+                # E.g. another sweep's file is damaged: the rows are stored anyway.
                 logger.warning("the store cannot be compacted now: %s", error)
 
     def _log_rows(

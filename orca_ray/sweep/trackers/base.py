@@ -58,7 +58,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        """Name of the run in the tracker, e.g. ``pocket/digits orca search 0 3f9a1c``."""
+        """Name of the run in the tracker: ``pocket/digits orca search 0 3f9a1c``."""
         return f"{' '.join(self.tags.values())} {self.key[:6]}"
 
 
@@ -196,7 +196,7 @@ class _TrackerThread:
             self._give_up("it is too slow")
 
     def close(self) -> None:
-        """Wait until the tracker has written everything, or makes no progress any more."""
+        """Wait until the tracker has written everything, or makes no more progress."""
         self.put(None)
         left = MAX_WAITING + 1
         while self._thread.is_alive():

@@ -143,10 +143,8 @@ class Checkpoints(InStore):
             place = f"{self._folder.name}/{DIRECTORY}"
             amount = ""
             if names and isinstance(self._folder, LocalFolder):
-                amount = (
-                    f"{sum(Path(place, name).stat().st_size for name in names) / 1e6:.0f}"
-                    " MB: rm -r "
-                )
+                num_bytes = sum(Path(place, name).stat().st_size for name in names)
+                amount = f"{num_bytes / 1e6:.0f} MB: rm -r "
             what = (
                 f"{len(names)} checkpoints stay until the same command continues their"
                 " trials; if none will, delete"

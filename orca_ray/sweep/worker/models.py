@@ -85,8 +85,8 @@ def read_outputs(content: bytes) -> dict[str, Array]:
     )
     if has_images and not content[8:].startswith(b'{"__metadata__"'):
         raise UserError(
-            "an earlier version of orca-ray stored these outputs of several channels, some"
-            " of them in the wrong order: adapt again with another --results"
+            "an earlier version of orca-ray stored these outputs of several channels,"
+            " some of them in the wrong order: adapt again with another --results"
         )
     return outputs
 

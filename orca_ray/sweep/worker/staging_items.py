@@ -266,7 +266,7 @@ class Item(ABC):
                 return
 
     def publish(self, shared: SharedFolder, *, replace: bool) -> None:
-        """Copy the item to the shared folder; keep an existing copy unless ``replace``."""
+        """Copy the item to the shared folder; keep a copy there unless ``replace``."""
         for path in self.paths():
             shared.publish(path, self.root, replace=replace)
 
@@ -334,7 +334,7 @@ class _Data(Item):
         return [self._directory.relative_to(cache.home()).as_posix()]
 
     def published(self, shared: SharedFolder) -> list[str]:
-        """Return the path of the directory if the published data have the fingerprint."""
+        """Return the directory's path if its published data have the fingerprint."""
         (path,) = self.paths()
         found = (
             not self._fingerprint
@@ -430,7 +430,7 @@ class _HubBody(Item):
             tokenizer(self._base)
 
     def paths(self) -> list[str]:
-        """Return the paths of the revision that ``refs/main`` names, and of ``refs``."""
+        """Return the path of the revision that ``refs/main`` names, and of ``refs``."""
         return [self._snapshot(), f"{self._path}/refs"]
 
     def published(self, shared: SharedFolder) -> Iterator[str]:

@@ -363,7 +363,7 @@ def test_a_joined_cluster_whose_workers_do_not_start_is_lost(
 def test_a_worker_that_hangs_before_its_first_report_is_killed_and_its_trial_runs_again(
     store: ResultsStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """One that hangs later is a kind of fault of ``tests/cluster/test_fault_runs.py``."""
+    """One that hangs later is a fault in ``tests/cluster/test_fault_runs.py``."""
     fake_actors(monkeypatch, tmp_path / "marker", "setup")
     events: list[Event] = []
     summary = run(store, TEXT, 3.0, events)

@@ -102,7 +102,8 @@ def test_cells_that_a_method_does_not_tell_apart_run_once() -> None:
 
 def test_the_plan_counts_cells_and_their_epochs() -> None:
     planned = build_plan(parse_spec(TEXT), None)
-    (row,), (cost,) = planned.rows, planned.costs
+    (row,) = planned.rows
+    (cost,) = planned.costs
     assert (row.search_trials, row.confirm_trials, row.epochs) == (0, 12, 5)
     assert (cost.trials, cost.epochs) == (12, 2 * 2 * (5 + 5 + 3))
 

@@ -452,7 +452,7 @@ def planned(task: str, budget: str | None = None, **overrides: Any) -> SearchPla
 
 
 def assert_is_row(trial: TrialSpec, row: dict[str, str]) -> None:
-    """Hold a trial to what a step of the reference does to the weights, read off a row."""
+    """Hold a trial to the row of the reference: what a step does to the weights."""
     values = trial.hyperparameters
     optimizer = row["optimizer"].lower()
     accumulation = int(row["accum"])

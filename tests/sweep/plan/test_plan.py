@@ -1,4 +1,4 @@
-"""What a plan says of costs, and of bodies and alignment sources that a machine lacks."""
+"""A plan: costs, and bodies and alignment sources that a machine lacks."""
 
 import re
 from dataclasses import replace
@@ -430,9 +430,7 @@ def test_what_is_missing_comes_by_a_command(monkeypatch: pytest.MonkeyPatch) -> 
     assert {cost.state for cost in found.values()} == {"missing"}
 
 
-def test_raw_files_that_are_there_are_to_be_prepared_for_the_protocol_that_is_asked_for() -> (
-    None
-):
+def test_raw_files_that_are_there_are_to_be_prepared_for_the_protocol() -> None:
     task = get_task("nasbench360/ecg")
     task.raw_directory.mkdir(parents=True)
     (task.raw_directory / task.files[0].path).write_bytes(b"records")

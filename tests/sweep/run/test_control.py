@@ -181,7 +181,7 @@ def fail_two(store: ResultsStore) -> list[str]:
 
 
 def test_a_retry_is_not_lost_with_the_driver_that_took_it(store: ResultsStore) -> None:
-    """Whether the driver ends before it carries the request out, in between, or after."""
+    """The driver ends before it carries the request out, in between, or after."""
     failed = fail_two(store)
     live.write_request(store.folder, SWEEP, Request("retry"))
     with Lease(store, SWEEP) as lease:

@@ -167,7 +167,9 @@ def test_a_trial_that_is_killed_within_an_epoch_resumes_there(
 
     The kill is in the first refine epoch.
     """
-    (trial, *expected), saves, steps = whole, list[int](), list[int]()
+    trial, *expected = whole
+    saves = list[int]()
+    steps = list[int]()
     save = Checkpoints.save
     update = RefineLoop._update
 
@@ -229,7 +231,7 @@ def test_a_trial_starts_from_the_model_of_another(
 def test_a_warm_actor_scores_like_a_fresh_one(
     plans: dict[str, SearchPlan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Deterministic trials, after one of the same settings that ran with two threads."""
+    """Deterministic trials, after an equal one that ran with two threads."""
 
     def run(actor: TrialActor) -> tuple[float | None, float | None, int | None]:
         while not (report := TrialReport.from_json(actor.step()["report"])).done:
@@ -419,7 +421,7 @@ def test_removing_takes_all_files_of_a_trial_and_no_others(tmp_path: Path) -> No
     assert not directory.exists()
 
 
-def test_a_disk_that_is_nearly_full_keeps_room_for_records_and_the_states_that_running_trials_need(
+def test_a_nearly_full_disk_keeps_room_for_records_and_states_of_running_trials(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = Checkpoints(tmp_path)

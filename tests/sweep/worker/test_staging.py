@@ -130,7 +130,8 @@ def test_a_hub_body_is_published_and_copied(
     request = StagingRequest(
         task=WDBC.name, protocol="held-out", fingerprint="", bodies=("someone/body",)
     )
-    (_, item), shared = request.items(), SharedFolder(str(tmp_path / "shared"))
+    _, item = request.items()
+    shared = SharedFolder(str(tmp_path / "shared"))
     item.publish(shared, replace=False)
     monkeypatch.setattr(
         "huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "other")
