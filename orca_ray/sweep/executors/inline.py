@@ -46,7 +46,10 @@ class InlineExecutor(Executor):
 
         After Ctrl-C or a request to stop, save a checkpoint and return True.
         """
-        while (trial := self._next(controller)) is not None:
+        while True:
+            trial = self._next(controller)
+            if trial is None:
+                return False
             runner = TrialRunner(trial, settings)
             try:
                 self._run_trial(runner, controller)
@@ -55,7 +58,6 @@ class InlineExecutor(Executor):
                 return True
             finally:
                 runner.close()
-        return False
 
     @staticmethod
     def _next(controller: SweepController) -> TrialSpec | None:
@@ -64,8 +66,10 @@ class InlineExecutor(Executor):
         None if there is none, or after Ctrl-C during a pause.
         """
         with contextlib.suppress(KeyboardInterrupt):
-            while (trial := controller.next_trial()) is None and controller.pausing:
+            trial = controller.next_trial()
+            while trial is None and controller.pausing:
                 time.sleep(0.5)
+                trial = controller.next_trial()
             return trial
         return None
 

@@ -104,7 +104,8 @@ class Deadlines:
 
         The first report starts its time limit.
         """
-        if (watch := self._watches.get(name)) is not None:
+        watch = self._watches.get(name)
+        if watch is not None:
             watch.alive = self._clock()
             watch.began = watch.alive if watch.began is None else watch.began
 

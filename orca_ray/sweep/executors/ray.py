@@ -200,7 +200,8 @@ class RayExecutor(Executor):
         options: dict[str, Any] = {"ignore_reinit_error": True}
         if address == "local":  # a small object store: trials exchange kilobytes
             node = this_node()
-            if (workers := num_workers(node)) < 1:
+            workers = num_workers(node)
+            if workers < 1:
                 raise RuntimeError(
                     f"{node.memory_gib:.1f} GiB of memory are allowed or there"
                 )
@@ -209,11 +210,12 @@ class RayExecutor(Executor):
                 "object_store_memory": 128 * 2**20,
                 "include_dashboard": False,
             }
-            if (memory := node.memory_gib * 2**30) < psutil.virtual_memory().total:
+            memory = node.memory_gib * 2**30
+            if memory < psutil.virtual_memory().total:
                 options |= ray_private.memory_option(int(MEMORY_FOR_TRIALS * memory))
-            if (
-                quoted := shlex.quote(sys.executable)
-            ) != sys.executable:  # Ray puts it into a line of bash as it is
+            # Ray puts it into a line of bash as it is.
+            quoted = shlex.quote(sys.executable)
+            if quoted != sys.executable:
                 options["runtime_env"] = {"py_executable": quoted}
         before = descendants()
         handler = signal.getsignal(signal.SIGTERM)

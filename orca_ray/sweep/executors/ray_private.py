@@ -53,10 +53,10 @@ def forget_results(trial: Any) -> None:
     """
     metadata = trial.run_metadata
     metadata.last_result = {"done": True}
-    for kept in (
+    for results in (
         metadata.metric_analysis,
         metadata.metric_n_steps,
         trial.config,
         trial.evaluated_params,
     ):
-        kept.clear()
+        results.clear()

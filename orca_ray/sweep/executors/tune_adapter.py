@@ -155,7 +155,8 @@ class TuneSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
         node, _ = read_heartbeat(trial_id)
         error, text = self.losses.pop(trial_id, (None, ""))
         failure = failure_of(error, text, node)
-        if reason := self.expired.pop(trial_id, ""):
+        reason = self.expired.pop(trial_id, "")
+        if reason:
             failure = Failure(Cause.TIME, reason, node)
         logger.warning("trial %s: %s: %s", key, failure.cause, failure.reason)
         self._forget(trial_id)
@@ -305,11 +306,13 @@ class TuneCallback(Callback, Stopper):  # type: ignore[misc]
         self._checked_at = time.monotonic()
         self._announce(self._searcher.controller.demand())
         exceeded = self._searcher.deadlines.exceeded()
-        for trial in trials if exceeded else ():
-            if (
-                trial.trial_id in exceeded
-                and (actor := ray_private.actor_of(trial)) is not None
-            ):
+        if not exceeded:
+            return
+        for trial in trials:
+            if trial.trial_id not in exceeded:
+                continue
+            actor = ray_private.actor_of(trial)
+            if actor is not None:
                 self._searcher.expired[trial.trial_id] = exceeded[trial.trial_id]
                 self._searcher.deadlines.ended(trial.trial_id)
                 ray.kill(actor)

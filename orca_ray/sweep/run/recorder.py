@@ -86,10 +86,11 @@ class Recorder:
     def ended(self, item: TrialState, record: Record, report: TrialReport) -> None:
         """Store a trial that has ended: record, curve, artefacts, rest of the log."""
         self._ended.append(record.trial_key)
-        points = [
-            {name: value for name, value in asdict(each).items() if name != "epochs"}
-            for each in item.curve
-        ]
+        points = []
+        for epoch in item.curve:
+            values = asdict(epoch)
+            del values["epochs"]
+            points.append(values)
         of_trial: dict[str, Any] = {
             "sweep": self._sweep,
             "trial_key": record.trial_key,

@@ -221,10 +221,11 @@ def run_again(record: Record, trial: TrialSpec, model: Path | None = None) -> Re
                 runner.write_model(model)
         finally:
             runner.close()
-    if report.error and (
-        cause := re.match(r"(?:UserError|StagingError): (.*)", report.error, re.DOTALL)
-    ):
-        raise UserError(f"trial {record.trial_key} cannot run here: {cause[1]}")
+    reason = re.match(
+        r"(?:UserError|StagingError): (.*)", report.error or "", re.DOTALL
+    )
+    if reason is not None:
+        raise UserError(f"trial {record.trial_key} cannot run here: {reason[1]}")
     return make_record(
         trial, record.sweep, report, curve, started, executor="inline", attempts=1
     )

@@ -84,30 +84,27 @@ class Study:
         """
         if self._study is None:
             verbosity = optuna.logging.get_verbosity()
-            optuna.logging.set_verbosity(
-                optuna.logging.WARNING
-            )  # it would log each new study
+            # It would log each new study.
+            optuna.logging.set_verbosity(optuna.logging.WARNING)
             self._study = optuna.create_study(direction="minimize")
             optuna.logging.set_verbosity(verbosity)
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # multivariate is called experimental, but stable since Optuna 2.2
+            # Multivariate is called experimental, but stable since Optuna 2.2.
+            warnings.simplefilter("ignore")
             for suggestion in suggestions:
                 self._update(self._study, suggestion, answers.get(suggestion.number))
             self._study.sampler = optuna.samplers.TPESampler(
                 seed=seed, multivariate=True, constant_liar=True
             )
-            asked = self._study.ask(
-                {
-                    name: dimension.distribution()
-                    for name, dimension in self._space.items()
-                }
-            )
+            distributions = {
+                name: dimension.distribution()
+                for name, dimension in self._space.items()
+            }
+            trial = self._study.ask(distributions)
             # Its values are rounded below. The rounded ones are added with the next
             # suggestion, as after a restart.
-            self._study.tell(asked, state=TrialState.FAIL)
-        return {name: tidy(value) for name, value in asked.params.items()}
+            self._study.tell(trial, state=TrialState.FAIL)
+        return {name: tidy(value) for name, value in trial.params.items()}
 
     def _update(
         self, study: optuna.Study, suggestion: Suggestion, answer: TrialAnswer | None
@@ -115,12 +112,13 @@ class Study:
         state = _state(answer)
         if self._states.get(suggestion.number) is state:
             return
-        if (trial := self._frozen(suggestion, answer, state)) is None:
+        trial = self._frozen(suggestion, answer, state)
+        if trial is None:
             return
-        if (placeholder := self._running.pop(suggestion.number, None)) is not None:
-            study.tell(
-                placeholder, state=TrialState.FAIL
-            )  # a trial cannot be changed: a new one replaces it
+        placeholder = self._running.pop(suggestion.number, None)
+        if placeholder is not None:
+            # A trial cannot be changed: a new one replaces it.
+            study.tell(placeholder, state=TrialState.FAIL)
         if state is TrialState.RUNNING:
             self._running[suggestion.number] = len(study.get_trials(deepcopy=False))
         study.add_trial(trial)
@@ -142,15 +140,19 @@ class Study:
             if distribution is None:
                 return None
             distributions[name] = distribution
-        scores = enumerate(answer.scores if answer else (), start=1)
+        value = None
+        finite_scores: dict[int, float] = {}
+        if answer is not None:
+            value = None if answer.failed else answer.value
+            for epoch, score in enumerate(answer.scores, start=1):
+                if math.isfinite(score):
+                    finite_scores[epoch] = score
         return create_trial(
             state=state,
             params=parameters,
             distributions=distributions,
-            value=answer.value if answer and not answer.failed else None,
-            intermediate_values={
-                epoch: score for epoch, score in scores if math.isfinite(score)
-            },
+            value=value,
+            intermediate_values=finite_scores,
         )
 
 
@@ -297,19 +299,20 @@ class SuggestionSampler:
         Call it only if `can_ask`.
         """
         number = self._next
-        barrier = self._barrier(self._next)
-        known = range(barrier) if self._generation else sorted(self.answers)
-        if (barrier if self._generation else number) < NUM_STARTUP:
+        answered: Sequence[int] = sorted(self.answers)
+        num_earlier = number
+        if self._generation:
+            num_earlier = self._barrier(number)
+            answered = range(num_earlier)
+        if num_earlier < NUM_STARTUP:
             values = self.draw(number)
         else:
-            others = [self.suggestions[each] for each in sorted(self.suggestions)]
-            answers = {each: self.answers[each] for each in known}
-            values = self._study.suggest(
-                others, answers, stable_seed(self._seed, number)
-            )
-        suggestion = self.suggestions[number] = Suggestion(
-            number, values, canonical_json(_ranges(known))
-        )
+            earlier = [self.suggestions[index] for index in sorted(self.suggestions)]
+            answers = {index: self.answers[index] for index in answered}
+            seed = stable_seed(self._seed, number)
+            values = self._study.suggest(earlier, answers, seed)
+        suggestion = Suggestion(number, values, canonical_json(_ranges(answered)))
+        self.suggestions[number] = suggestion
         self._advance()
         return suggestion
 

@@ -198,18 +198,21 @@ class _TrackerThread:
     def close(self) -> None:
         """Wait until the tracker has written everything, or makes no more progress."""
         self.put(None)
-        left = MAX_WAITING + 1
+        num_left = MAX_WAITING + 1
         while self._thread.is_alive():
-            if (now := self._waiting.qsize()) >= left:
+            num_waiting = self._waiting.qsize()
+            if num_waiting >= num_left:
                 self._give_up(f"it made no progress for {CLOSE_SECONDS:.0f} s")
                 return
-            left = now
+            num_left = num_waiting
             self._thread.join(CLOSE_SECONDS)
 
     def _work(self) -> None:
         try:
-            while (event := self._waiting.get()) is not None:
+            event = self._waiting.get()
+            while event is not None:
                 self._apply(event)
+                event = self._waiting.get()
         except Exception as error:  # whatever a foreign library raises
             self._give_up(f"{type(error).__name__}: {error}")
             logger.debug("tracker %s", self._name, exc_info=True)

@@ -88,8 +88,12 @@ class Checkpoints(InStore):
         if not isinstance(self._folder, LocalFolder):
             return
         unneeded = self._unneeded(self._folder.path / DIRECTORY)
-        while (free := shutil.disk_usage(self._folder.path).free) < FLOOR_BYTES:
-            if (path := next(unneeded, None)) is None:
+        while True:
+            free = shutil.disk_usage(self._folder.path).free
+            if free >= FLOOR_BYTES:
+                return
+            path = next(unneeded, None)
+            if path is None:
                 floor = f"the {FLOOR_BYTES / 2**30:.0f} GiB that are kept for records"
                 raise UserError(
                     f"{self._folder.name} has {free / 2**30:.1f} GiB free, less than"
@@ -140,16 +144,17 @@ class Checkpoints(InStore):
                 for name in self._folder.names(DIRECTORY)
                 if name.endswith(".state")
             ]
+            if not names:
+                return ""
             place = f"{self._folder.name}/{DIRECTORY}"
             amount = ""
-            if names and isinstance(self._folder, LocalFolder):
-                num_bytes = sum(Path(place, name).stat().st_size for name in names)
-                amount = f"{num_bytes / 1e6:.0f} MB: rm -r "
-            what = (
+            if isinstance(self._folder, LocalFolder):
+                size = sum(Path(place, name).stat().st_size for name in names)
+                amount = f"{size / 1e6:.0f} MB: rm -r "
+            return (
                 f"{len(names)} checkpoints stay until the same command continues their"
-                " trials; if none will, delete"
+                f" trials; if none will, delete {amount}{shlex.quote(place)}"
             )
-            return f"{what} {amount}{shlex.quote(place)}" if names else ""
         return ""
 
     def remove_directory(self) -> None:
@@ -217,11 +222,12 @@ def _stamp(key: str) -> dict[str, Any]:
 
 def _report(line: bytes, key: str) -> TrialReport:
     header = json.loads(line)
-    wanted = _stamp(key)
-    if found := {
+    expected = _stamp(key)
+    different = {
         name: header.get(name)
-        for name, value in wanted.items()
+        for name, value in expected.items()
         if header.get(name) != value
-    }:
-        raise ValueError(f"it has {found}, expected {wanted}")
+    }
+    if different:
+        raise ValueError(f"it has {different}, expected {expected}")
     return TrialReport.from_json(json.dumps(header["report"]))

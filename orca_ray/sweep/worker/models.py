@@ -144,33 +144,30 @@ class ModelKeeper:
 
     def _tidy(self, task: str, records: Sequence[Record], *, done: bool) -> None:
         confirmed = [
-            each
-            for each in records
-            if each.phase == "confirm" and each.status is Status.COMPLETED
+            record
+            for record in records
+            if record.phase == "confirm" and record.status is Status.COMPLETED
         ]
         best = best_of(confirmed)
         if best is None:
             return
-        wanted = {
-            each.trial_key
-            for each in (
-                [best] if done and self._keep is KeepModels.BEST else confirmed
-            )
-        }
+        kept_keys = {record.trial_key for record in confirmed}
+        if done and self._keep is KeepModels.BEST:
+            kept_keys = {best.trial_key}
         try:
             stored = {
-                each.trial_key: each
-                for each in confirmed
-                if self._models.has(each.trial_key)
+                record.trial_key: record
+                for record in confirmed
+                if self._models.has(record.trial_key)
             }
-            self.missing |= dict.fromkeys(
-                sorted(wanted - stored.keys()) if done else (), task
-            )
+            if done:
+                missing_keys = sorted(kept_keys - stored.keys())
+                self.missing |= dict.fromkeys(missing_keys, task)
             if done and best.trial_key in stored:
                 self.best[task] = self._models.place(best.trial_key)
-                for key in stored.keys() - wanted:
+                for key in stored.keys() - kept_keys:
                     self._models.remove(key)
-            for key in stored.keys() & wanted:
+            for key in stored.keys() & kept_keys:
                 self.complete(stored[key], confirmed)
         except (
             UserError,

@@ -135,18 +135,18 @@ class TrialRunner:
             self._staged = True
             return self._report(points)
         if self._trainer is None:
-            if self._last is None and (
-                finished := self._checkpoints.outcome(self.trial.key)
-            ):
+            outcome = None
+            if self._last is None:
+                outcome = self._checkpoints.outcome(self.trial.key)
+            if outcome is not None:
                 logger.info(
                     "trial %s had ended before its record was written", self.trial.key
                 )
-                self._last = finished
-                return finished
+                self._last = outcome
+                return outcome
             self._trainer = self._build()
-            if saved := self._checkpoints.restore(
-                self.trial.key, self._trainer.restore
-            ):
+            saved = self._checkpoints.restore(self.trial.key, self._trainer.restore)
+            if saved is not None:
                 logger.info(
                     "trial %s resumes after %d epochs",
                     self.trial.key,
@@ -264,16 +264,17 @@ class TrialRunner:
             return None
         outcome = self._trainer.result()
         notes = [outcome.notes]
-        if (absent := self.trial.replaced_source) and outcome.align_epochs:
+        paper_source = self.trial.replaced_source
+        if paper_source and outcome.align_epochs:
             name = self.trial.hyperparameters["align.source"]
             notes.append(
                 f"aligned to {name}, which stands in for the paper's source:"
-                f" 'orca-sweep data fetch {absent}'"
+                f" 'orca-sweep data fetch {paper_source}'"
             )
-        if halvings := self.trial.halvings:
+        if self.trial.halvings:
             notes.append(
-                f"memory ran out in an earlier attempt: micro-batch halved {halvings}"
-                " times"
+                "memory ran out in an earlier attempt: micro-batch halved"
+                f" {self.trial.halvings} times"
             )
         if self.trial.protocol == PAPER:
             notes.append(PAPER_NOTE)
@@ -311,13 +312,14 @@ def _plug_ins(trial: TrialSpec) -> list[str]:
         name: str(trial.hyperparameters.get(f"align.{name}", ""))
         for name in ("distance", "source")
     }
-    found: dict[str, list[str]] = {}
+    names_by_package: dict[str, list[str]] = {}
     for kind, name in used.items():
-        if package := origin(kind, name):
-            found.setdefault(package, []).append(f"{kind} {name}")
+        package = origin(kind, name)
+        if package:
+            names_by_package.setdefault(package, []).append(f"{kind} {name}")
     return [
         f"from the package {package}: {', '.join(names)}"
-        for package, names in found.items()
+        for package, names in names_by_package.items()
     ]
 
 
@@ -357,8 +359,10 @@ def build_trainer(
         on_step=on_step,
         ranks=ranks,
     )
-    if start := str(trial.hyperparameters.get("refine.start", "")):
-        if not (models := StoredModels(store)).has(start):
+    start = str(trial.hyperparameters.get("refine.start", ""))
+    if start:
+        models = StoredModels(store)
+        if not models.has(start):
             raise UserError(
                 f"the model of trial {start}, from which this one starts, is not in the"
                 " results store"
