@@ -322,7 +322,11 @@ class SweepController:
         self.searches.finish(item.search, record, item.scores)
         if self.done:
             self._recorder.flush()
-        num_remaining = item.search.progress_of(record.method).num_remaining
+        num_remaining = sum(
+            row.num_remaining
+            for row in item.search.progress()
+            if row.plan.method == record.method
+        )
         self._emit(events.TrialFinished(record, num_remaining))
         return record
 

@@ -53,10 +53,6 @@ class TrialSource(ABC):
     def progress(self) -> Sequence[PlanProgress]:
         """Return the progress of each plan."""
 
-    def progress_of(self, method: str) -> PlanProgress:
-        """Return the progress of the plan of a method."""
-        return next(row for row in self.progress() if row.plan.method == method)
-
     @property
     @abstractmethod
     def unended(self) -> set[str]:
