@@ -118,17 +118,11 @@ def compare(
                 reasons[reason] += 1
             else:
                 comparable.append(row)
-    beside = None
-    if comparable:
-        tasks = {row.task for row in comparable}
-        own_rows = [row for row in own if row.task in tasks]
-        title = "own and published scores, same metric and protocol"
-        beside = _table(title, [*own_rows, *comparable], numbers)
     notes = [f"[{number}] {source}" for source, number in numbers.items()]
     notes += _notes(ranked, claims)
     return tables.Published(
         benchmark=benchmark,
-        beside=beside,
+        beside=_beside(own, comparable, numbers),
         tables=tuple(
             _table(title, group, numbers) for title, group in _groups(ranked).items()
         ),
@@ -136,6 +130,20 @@ def compare(
         rows=tuple(rows),
         notes=tuple(dict.fromkeys(notes)),
     )
+
+
+def _beside(
+    own: Sequence[tables.PublishedRow],
+    comparable: Sequence[tables.PublishedRow],
+    numbers: Mapping[str, int],
+) -> tables.PublishedTable | None:
+    """Return the table of own and comparable rows; None without comparable rows."""
+    if not comparable:
+        return None
+    tasks = {row.task for row in comparable}
+    own_rows = [row for row in own if row.task in tasks]
+    title = "own and published scores, same metric and protocol"
+    return _table(title, [*own_rows, *comparable], numbers)
 
 
 def _groups(
