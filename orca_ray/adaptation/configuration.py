@@ -181,10 +181,10 @@ class Configuration:
         )
 
     def values_of_schedule(self, epochs: int) -> dict[str, Scalar]:
-        """Return the values of this configuration with a schedule of ``epochs``.
+        """Return `values` as they would be with a schedule of ``epochs``.
 
-        If the schedule is shorter than that of the first configuration, the warm-up is
-        shorter by the same factor.
+        Only values that differ from `first` are returned. With fewer epochs than the
+        method's first configuration has, the warm-up is shorter by the same factor.
         """
         values = {**self.hyperparameters, EPOCHS: epochs}
         usual_warmup = float(self.first.get(WARMUP_EPOCHS, 0))

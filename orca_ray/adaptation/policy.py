@@ -76,10 +76,10 @@ class Options:
 
     @cached_property
     def contenders(self) -> list[Configuration]:
-        """Configurations that are not measurably behind, or whose folds are cheap.
+        """Configurations that are not measurably behind the best one.
 
-        The best one is first. Of equal ones, only the one with the longest schedule
-        counts.
+        First configurations whose missing folds are cheap count, too. The best one is
+        first. Of those that differ in epochs alone, the longest stays.
         """
         alive = [each for each in self.ranked if self._is_contender(each)]
         return [

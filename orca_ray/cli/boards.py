@@ -264,8 +264,9 @@ def _effects(
 def _sweep_with_grid(name: str, options: BoardOptions) -> "SweepSpec | None":
     """Return the shipped sweep or the sweep file ``name`` if it has a grid.
 
-    Returns None if it has none, or is a benchmark. The budget is the option's, else
-    that in the name of the sweep (``aligning/quick-deterministic``), else the default.
+    Returns None for a benchmark and for a shipped sweep without a grid. The budget is
+    ``--budget``, else the one in ``--sweep`` (``aligning/quick-deterministic``), else
+    the default. Raises UserError for a file without a grid.
     """
     from orca_ray.sweep.plan.loading import load_spec, shipped_sweeps
 

@@ -190,7 +190,10 @@ def _tally(scan: StoreSnapshot, benchmark: str) -> pd.DataFrame:
 
 
 def _groups(table: Any) -> Any:
-    """Return the groups of one batch of records, with the columns of `_tally`."""
+    """Return counts and sums of one batch of records, a row for each key and seed.
+
+    The columns are those of `_tally`.
+    """
     gpus = np.nan_to_num(table["gpus"].to_numpy(), nan=1.0)
     share = np.where(gpus > 0, gpus, 1.0)
     seconds = np.nan_to_num(table["wall_seconds"].to_numpy()) * share

@@ -388,7 +388,8 @@ def _strided(size: Layout, stride: int) -> Layout:
 def _norm(width: int, size: Layout) -> nn.GroupNorm:
     """Return a group norm for inputs of ``width`` channels and ``size``.
 
-    Inputs of a single position have one group, as 16 channels have too poor statistics.
+    Groups have `_GROUP_WIDTH` channels. There is one group if ``width`` is no multiple
+    of it, or if inputs have a single position: so few numbers have no good statistics.
     """
     has_one_group = width % _GROUP_WIDTH != 0 or math.prod(size) == 1
     return nn.GroupNorm(1 if has_one_group else width // _GROUP_WIDTH, width)

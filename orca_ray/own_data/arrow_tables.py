@@ -80,7 +80,7 @@ def from_arrow(
     Raises UserError for a table without rows, columns without a name or of the same
     name, missing or binary columns, and if no input is left.
     """
-    _check_unusable(source, table)
+    _check_usable(source, table)
     names = table.column_names
     target = _target(source, names, options, labelled)
     if labelled:
@@ -159,8 +159,12 @@ def check_expanded(source: str, table: pa.Table, stored: int) -> None:
     )
 
 
-def _check_unusable(source: str, table: pa.Table) -> None:
-    """Raise UserError for a table without rows, with bad names or binary columns."""
+def _check_usable(source: str, table: pa.Table) -> None:
+    """Raise UserError for a table that cannot be read into columns.
+
+    It has no rows, bad column names or binary columns, or its text takes too much
+    memory once dictionaries are expanded.
+    """
     names = table.column_names
     for name in names:
         if not name.strip() or names.count(name) > 1:

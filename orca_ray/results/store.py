@@ -434,7 +434,11 @@ class ResultsStore:
         return parts
 
     def _listed(self, table: Table) -> "_Listing":
-        """Return the files of a table; note the latest time stamp."""
+        """Return the files of a table that count, and those that never will.
+
+        A file that a newer driver may still settle is in neither (`Fences.judge`). The
+        latest time stamp is noted.
+        """
         names = self.folder.names(table.directory)
         for name in names:
             if stamp := _STAMP.match(name):

@@ -359,7 +359,7 @@ def _score(
         return None
     row = dict.fromkeys(OPTIONAL, "")
     row |= {name: cell.strip() for name, cell in zip(header, cells, strict=True)}
-    row_problems = [*_name_problems(row, known), *_number_problems(row, known)]
+    row_problems = [*_text_problems(row, known), *_number_problems(row, known)]
     for problem in row_problems:
         problems.add(line, problem)
     if row_problems:
@@ -381,8 +381,12 @@ def _score(
     return score
 
 
-def _name_problems(row: Mapping[str, str], known: Known | None) -> Iterator[str]:
-    """Yield what is wrong with the texts of a row."""
+def _text_problems(row: Mapping[str, str], known: Known | None) -> Iterator[str]:
+    """Yield what is wrong with the text columns of a row.
+
+    These are texts that are empty or too long, and unknown protocols, tasks and
+    metrics; without ``known``, tasks and metrics are not compared.
+    """
     for name, limit in _MAX_LENGTHS.items():
         text = row[name]
         if not text and name == "source":

@@ -134,7 +134,10 @@ def choose_precision(
 
 
 def _has_precision(name: str, device: torch.device) -> bool:
-    """Return whether a device computes in a precision; CPUs emulate bfloat16."""
+    """Return whether a device can compute in a precision.
+
+    Every CPU can in bfloat16, some by emulation.
+    """
     if name == "tf32":
         is_cuda = device.type == "cuda"
         return is_cuda and torch.cuda.get_device_capability(device)[0] >= 8

@@ -208,15 +208,15 @@ class AlignStage:
     def add_to(self, outcome: Outcome) -> Outcome:
         """Return a copy of ``outcome`` with the results of this stage so far.
 
-        The last step's seconds are added.
+        Call it after each step: the seconds of that step are added.
         """
         stage = self._stage
         assert stage is not None
-        chosen = None
+        chosen_epoch = None
         if isinstance(stage, AlignReplay):
-            chosen = stage.chosen
+            chosen_epoch = stage.chosen
         elif self._guard is not None and self.done:
-            chosen = self._guard.chosen
+            chosen_epoch = self._guard.chosen
         return replace(
             outcome,
             distance_before=stage.distance_before,
@@ -224,7 +224,7 @@ class AlignStage:
             align_epochs=stage.epoch,
             align_plateaued=stage.plateaued,
             align_reused=isinstance(stage, AlignReplay),
-            align_chosen=chosen,
+            align_chosen=chosen_epoch,
             notes=joined(outcome.notes, stage.notes),
             align_seconds=outcome.align_seconds + self._seconds,
         )

@@ -96,9 +96,9 @@ def staged_data(request: StagingRequest, staging: str | None) -> PreparedData:
 def _ensure(
     item: Item, shared: SharedFolder | None, progress: Callable[[str], None]
 ) -> None:
-    """Make an item present.
+    """Bring an item from the shared folder, else from its origin, and share it.
 
-    Raise UserError if its hash is wrong also after it was fetched again.
+    Raises UserError if the fetched item is not the one that the sweep was planned with.
     """
     made = False
     if not item.present():
