@@ -1,4 +1,4 @@
-"""What may become the model of own data: configurations with weights."""
+"""Choices of a model of own data: configurations with weights."""
 
 import math
 import operator

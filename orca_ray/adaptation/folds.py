@@ -1,4 +1,4 @@
-"""What a search on own data knows of the parts of the data."""
+"""Folds and outer test of own data, as a search knows them."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What users read about the chosen model of own data.
+"""Report that users read about the chosen model of own data.
 
 That is the report, with the standings of the methods and the verdict.
 """

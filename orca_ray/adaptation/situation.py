@@ -1,4 +1,4 @@
-"""What the policy of a search on own data knows when it decides."""
+"""Situation in which the policy of a search on own data decides."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence

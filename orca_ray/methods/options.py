@@ -1,4 +1,4 @@
-"""Hyper-parameters of a trial, in sections, of which some belong to one method.
+"""Hyper-parameters of a trial, in sections; some sections belong to one method.
 
 Nothing here imports torch, so that a sweep can be planned without it. Some methods, and
 all plug-ins, declare their options beside their recipe instead.

@@ -1,4 +1,4 @@
-"""The methods, of which none imports torch.
+"""The methods; their modules do not import torch.
 
 Each module declares a `Recipe` as ``RECIPE``, or several as ``RECIPES``.
 """
