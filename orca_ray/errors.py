@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TypeVar
 
 _Value = TypeVar("_Value")
@@ -123,7 +123,9 @@ def nearest(name: str, allowed: Iterable[str]) -> str | None:
 
 
 MOST_NAMES = 100
-"""Largest number of names that an error message lists, if they have groups."""
+"""Largest number of names that an error message lists in full, if they have groups."""
+_GROUP = re.compile(r"[^/.]+[/.]")
+"""Group at the start of a name GROUP/NAME or GROUP.NAME, with the separator."""
 
 
 def unknown_name(
@@ -131,10 +133,11 @@ def unknown_name(
 ) -> UserError:
     """Return the error for an unknown name of a ``kind``, e.g. "task".
 
-    The error suggests the nearest name and lists all names. Of more than `MOST_NAMES`
-    names GROUP/NAME, it lists those in the group of the nearest name, or the groups. If
-    a plug-in of this name cannot be used, the error says why. Otherwise it lists the
-    plug-ins that cannot be used, since one of them may declare the name.
+    The error suggests the nearest name and lists all names. If there are more than
+    `MOST_NAMES`, it lists the groups of ``name`` and of the nearest name in full, and
+    every other group as GROUP/* or GROUP.*. If a plug-in of this name cannot be used,
+    the error says why. Otherwise it lists the plug-ins that cannot be used, since one
+    of them may declare the name.
     """
     unusable = UNUSABLE.get(kind, {})
     if name in unusable:
@@ -142,8 +145,12 @@ def unknown_name(
     names = sorted(allowed)
     nearest_name = nearest(name, names)
     question = f" Did you mean {nearest_name!r}?" if nearest_name else ""
-    listed = ", ".join(map(printable, _names_to_list(names, nearest_name)))
-    message = f"unknown {kind} {quoted(name)}.{question} Allowed: {listed}."
+    listed = names
+    if len(names) > MOST_NAMES:
+        groups = {_group(name), _group(nearest_name or "")}
+        listed = _without_other_groups(names, groups)
+    choices = ", ".join(map(printable, listed))
+    message = f"unknown {kind} {quoted(name)}.{question} Allowed: {choices}."
     if hint:
         message += f" {hint}"
     for reason in unusable.values():
@@ -151,18 +158,22 @@ def unknown_name(
     return UserError(message)
 
 
-def _names_to_list(names: list[str], nearest_name: str | None) -> list[str]:
-    """Return the sorted ``names``, or a shorter list if there are too many."""
-    if len(names) <= MOST_NAMES or "/" not in names[0]:
-        return names
-    if nearest_name is None:
-        return sorted({f"{_group(name)}/..." for name in names})
-    group = [name for name in names if _group(name) == _group(nearest_name)]
-    return [*group, f"and {len(names) - len(group)} more"]
+def _without_other_groups(names: list[str], groups: Collection[str]) -> list[str]:
+    """Return ``names``, with one entry GROUP/* or GROUP.* for each other group.
+
+    Names in ``groups`` and names without a group are returned as they are.
+    """
+    entries = []
+    for name in names:
+        group = _group(name)
+        is_listed = not group or group in groups
+        entries.append(name if is_listed else f"{group}*")
+    return list(dict.fromkeys(entries))
 
 
 def _group(name: str) -> str:
-    return name.partition("/")[0]
+    match = _GROUP.match(name)
+    return match[0] if match else ""
 
 
 def lookup(kind: str, name: str, objects: Mapping[str, _Value]) -> _Value:

@@ -135,16 +135,6 @@ def names() -> Mapping[str, type[int] | type[float] | type[str]]:
     }
 
 
-def unknown_hyperparameter(name: str, hint: str = "") -> UserError:
-    """Return the error about an unknown hyper-parameter, with the names of its section.
-
-    A name without a known section is answered with all names.
-    """
-    section = name.partition(".")[0]
-    same_section = [other for other in names() if other.startswith(f"{section}.")]
-    return unknown_name("hyper-parameter", name, same_section or names(), hint)
-
-
 def from_flat(values: Mapping[str, Scalar]) -> Hyperparameters:
     """Return hyper-parameters with ``values`` by dotted name.
 
@@ -155,7 +145,7 @@ def from_flat(values: Mapping[str, Scalar]) -> Hyperparameters:
     options = defaultdict[str, dict[str, Scalar]](dict)
     for name, value in values.items():
         if name not in types:
-            raise unknown_hyperparameter(name)
+            raise unknown_name("hyper-parameter", name, types)
         section, option = name.split(".")
         options[section][option] = _checked(name, value, types[name])
     of_methods = _sections(all_methods().values())

@@ -302,6 +302,16 @@ def test_printable_keeps_ordinary_text() -> None:
     assert str(unknown_name("task", "a\x1bb", ["c\x1bd"])).isprintable()
 
 
+@pytest.mark.parametrize("name", ["refine.opton_7", "refine.lr", "option_7"])
+def test_an_unknown_name_among_many_is_answered_with_its_group(name: str) -> None:
+    options = [f"refine.option_{number}" for number in range(40)]
+    others = [f"group{number}/task" for number in range(200)]
+    message = str(unknown_name("name", name, [*options, *others, "plain"]))
+    listed = message.partition("Allowed: ")[2].removesuffix(".").split(", ")
+    groups = [f"group{number}/*" for number in range(200)]
+    assert sorted(listed) == sorted([*options, *groups, "plain"])
+
+
 def test_directories_of_the_user(tmp_path: Path) -> None:
     for path in (
         tmp_path,

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
 from typing import NamedTuple
 
-from orca_ray.errors import UserError, printable, shorten
-from orca_ray.methods.registry import names, unknown_hyperparameter
+from orca_ray.errors import UserError, printable, shorten, unknown_name
+from orca_ray.methods.registry import names
 from orca_ray.models.names import listed_body
 from orca_ray.sweep.plan.schema import Levels, Scalar, SweepFile
 from orca_ray.sweep.plan.spec import SweepSpec
@@ -148,7 +148,7 @@ def _check_factor(
             "A factor of another name is a mapping: {level name: {hyper-parameter:"
             " value}}."
         )
-        raise unknown_hyperparameter(factor, hint)
+        raise unknown_name("hyper-parameter", factor, names(), hint)
     if not is_list and factor in names():
         raise UserError("give a list of values, because it is a hyper-parameter")
     for level in levels:

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from orca_ray.errors import UserError, nearest, printable, shorten, unknown_name
-from orca_ray.methods.registry import from_flat, resolve, unknown_hyperparameter
+from orca_ray.methods.registry import from_flat, resolve
 from orca_ray.models.names import check_misspelt_body
 from orca_ray.paths import check_special, open_regular
 from orca_ray.sweep.plan import schema
@@ -312,8 +312,6 @@ def _explain(document: _Document, item: Mapping[str, Any]) -> str:
             f"unknown key {shorten(location[-1])!r}.{question} Allowed:"
             f" {', '.join(allowed)}"
         )
-    elif item["type"] == "unknown_name" and item["ctx"]["kind"] == "hyper-parameter":
-        message = str(unknown_hyperparameter(item["input"]))
     elif item["type"] == "unknown_name":
         allowed = list(resolve_name(item["ctx"]["registry"])())
         message = str(unknown_name(item["ctx"]["kind"], item["input"], allowed))
