@@ -53,8 +53,8 @@ class StoredTrials:
         domain = draw.choice(sorted(METHODS))
         task = make_task(self.target, (1, 1))
         self.task = replace(task, name="own/toy-123456", domain=domain)
-        self.y = self._targets()
-        self.data = self._data()
+        self.y = self._draw_targets()
+        self.data = self._draw_data()
         for method in draw.sample(METHODS[domain], draw.randint(2, 5)):
             for variant in range(draw.choice([1, 1, 2])):
                 self._add_configuration(method, variant)
@@ -66,7 +66,7 @@ class StoredTrials:
         """Number of all samples."""
         return self.num_known + self.num_test
 
-    def _targets(self) -> Array:
+    def _draw_targets(self) -> Array:
         arrays = self._arrays
         size = self.num_samples
         match self.target.kind:
@@ -79,7 +79,7 @@ class StoredTrials:
             case _:
                 return arrays.normal(size=(size, 1, 6)).astype(np.float32)
 
-    def _data(self) -> PreparedData:
+    def _draw_data(self) -> PreparedData:
         known = self.num_known
         folds = None
         if self.num_folds:
@@ -100,7 +100,7 @@ class StoredTrials:
             self.task.name, "0" * 16, splits, None, None, Path(), folds, units
         )
 
-    def _rows(self, fold: int) -> Array:
+    def _find_rows(self, fold: int) -> Array:
         """Return the validation rows of a fold; 0: the validation split."""
         if fold == 0:
             return np.arange(2 * self.num_known // 3, self.num_known)
@@ -108,7 +108,7 @@ class StoredTrials:
         division, number = divmod(fold - 1, self.num_folds)
         return np.flatnonzero(self.data.folds[division] == number + 1)
 
-    def _outputs(self, skill: float) -> Array:
+    def _draw_outputs(self, skill: float) -> Array:
         """Return the outputs of a model for all samples [N, ...]."""
         arrays = self._arrays
         if self.target.kind == "classes":
@@ -122,7 +122,7 @@ class StoredTrials:
             return np.asarray((2 * self.y - 1) * 3 * skill + 2 * noise)
         return np.asarray(self.y + (1 - skill) * noise)
 
-    def _score(self, outputs: Array, rows: Array) -> float:
+    def _compute_score(self, outputs: Array, rows: Array) -> float:
         if self.target.kind == "classes":
             return float(np.mean(outputs[rows].argmax(axis=1) != self.y[rows]))
         return float(np.sqrt(np.mean(np.square(outputs[rows] - self.y[rows]))))
@@ -133,7 +133,7 @@ class StoredTrials:
         folds = list(range(1, self.num_folds * self.num_divisions + 1)) or [0]
         count = draw.choice([1, len(folds), len(folds), max(1, self.num_folds)])
         for fold in folds[:count]:
-            self._add(method, {"a": variant}, fold, self._outputs(skill))
+            self._add(method, {"a": variant}, fold, self._draw_outputs(skill))
 
     def _add(
         self, method: str, values: dict[str, Any], fold: int, outputs: Array
@@ -144,23 +144,20 @@ class StoredTrials:
         key = f"{method}-{number}"
         rows: Array = np.zeros(0, int)
         if fold >= 0 or not self.num_folds:
-            rows = self._rows(max(fold, 0))
+            rows = self._find_rows(max(fold, 0))
         directory = self._folder / "new" / key
         directory.mkdir(parents=True)
-        parts = {"validation": outputs[rows], "test": outputs[self.num_known :]}
-        save_file(
-            {
-                name: np.ascontiguousarray(part, np.float32)
-                for name, part in parts.items()
-            },
-            directory / OUTPUTS,
-        )
+        arrays = {
+            "validation": np.ascontiguousarray(outputs[rows], np.float32),
+            "test": np.ascontiguousarray(outputs[self.num_known :], np.float32),
+        }
+        save_file(arrays, directory / OUTPUTS)
         if draw.random() < 0.95:
             (directory / CONFIG).write_text("{}")
         self.models.add(key, directory)
         uses_body = method in ("nft", "orca", "linear_probe")
         all_values = {**values, "data.fold": fold} if fold else values
-        score = self._score(outputs, rows) if len(rows) else 0.1
+        score = self._compute_score(outputs, rows) if len(rows) else 0.1
         seconds = draw.uniform(0.1, 20.0)
         started = START + timedelta(seconds=10 * number)
         self.records.append(
@@ -192,25 +189,27 @@ class StoredTrials:
         values: dict[str, Any] = {"a": 9, "refine.start": start.trial_key}
         skill = draw.choice([0.6, 0.85, 0.95])
         if self.num_test and draw.random() < 0.7:
-            key = self._add(start.method, values, -2, self._outputs(skill))
+            key = self._add(start.method, values, -2, self._draw_outputs(skill))
             values = {"a": 9, "refine.start": key}
         if draw.random() < 0.6:
             better = draw.choice([0.5, 0.99])
-            self._add(start.method, values, -1, self._outputs(better))
+            self._add(start.method, values, -1, self._draw_outputs(better))
 
 
-def rounded(value: Any) -> Any:
+def round_numbers(value: Any) -> Any:
     """Return JSON values whose numbers have ten digits."""
     if isinstance(value, float):
         return float(f"{value:.10g}")
     if isinstance(value, dict):
-        return {name: rounded(item) for name, item in value.items()}
+        return {name: round_numbers(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [rounded(item) for item in value]
+        return [round_numbers(item) for item in value]
     return value
 
 
 def choose(seed: int, folder: Path, describe: Describe) -> Any:
     """Return the description of what is chosen in the scenario of a seed."""
     trials = StoredTrials(seed, folder)
-    return rounded(describe(trials.task, trials.data, trials.records, trials.models))
+    return round_numbers(
+        describe(trials.task, trials.data, trials.records, trials.models)
+    )

@@ -1,9 +1,8 @@
 """Simulated searches on own data: seeded scenarios, and the decisions in them.
 
-A scenario has methods, folds, durations and scores.
-
-`simulate` runs a scenario in virtual time. Everything that a trial returns depends only
-on the seed of the scenario and on the hyper-parameters of the trial.
+A scenario has methods, folds, durations and scores. `simulate` runs a scenario in
+virtual time. Everything that a trial returns depends only on the seed of the scenario
+and on the hyper-parameters of the trial.
 """
 
 import heapq
@@ -167,11 +166,11 @@ class Scenario:
         self.methods = [name for name in baselines if name in sampled]
         self.methods += [name for name in TRANSFORMERS if name in transformers]
         self.networks_lead = draw.random() < 0.7
-        self.behaviours = {name: self._behaviour(name) for name in self.methods}
+        self.behaviours = {name: self._draw_behaviour(name) for name in self.methods}
         self.improving = draw.choice([0.2, 0.5, 0.9])
-        self.estimates = self._estimates()
+        self.estimates = self._draw_estimates()
 
-    def _behaviour(self, method: str) -> Behaviour:
+    def _draw_behaviour(self, method: str) -> Behaviour:
         draw = self._draw
         recipe = get_method(method)
         share_of_time = 10 ** draw.uniform(-3.0, -0.5)
@@ -190,10 +189,10 @@ class Scenario:
             converged_loss=draw.choice([0.0, 0.19, 0.25, 0.5]),
         )
 
-    def _estimates(self) -> dict[tuple[str, str], float]:
+    def _draw_estimates(self) -> dict[tuple[str, str], float]:
         draw = self._draw
         estimates = dict[tuple[str, str], float]()
-        for plan in self.plans(self.methods):
+        for plan in self.make_plans(self.methods):
             epochs = int(plan.first.get("refine.epochs", 1))
             seconds = epochs * self.behaviours[plan.method].seconds_per_epoch
             estimate = seconds * math.exp(draw.gauss(0, 0.7))
@@ -201,14 +200,14 @@ class Scenario:
                 estimates[plan.task, plan.method] = round(estimate, 4)
         return estimates
 
-    def plans(self, methods: Sequence[str]) -> list[SearchPlan]:
+    def make_plans(self, methods: Sequence[str]) -> list[SearchPlan]:
         """Return the plans of ``methods``, with the text of the sweep file above."""
         text = TEXT.replace("METHODS", ", ".join(methods))
         spec = parse_spec(text.replace("TASK", TASKS[self.kind]))
         fingerprints = dict.fromkeys(spec.tasks, "0123456789abcdef")
         return plan_searches(spec, fingerprints, gpus=False)
 
-    def setting(self, seconds: float) -> Setting:
+    def make_setting(self, seconds: float) -> Setting:
         """Return the setting of a race that has ``seconds`` from now on."""
         folds = list(range(1, self.num_folds + 1)) if self.num_folds > 1 else [0]
         return Setting(
@@ -222,21 +221,21 @@ class Scenario:
             deadline=self.now + seconds,
         )
 
-    def draw_of(self, trial: TrialSpec, purpose: str) -> random.Random:
+    def make_draw(self, trial: TrialSpec, purpose: str) -> random.Random:
         """Return a generator that depends on the trial and on a purpose."""
         values = canonical_json(dict(trial.hyperparameters))
         return random.Random(f"{self.seed} {purpose} {trial.method} {values}")
 
-    def seconds_of(self, trial: TrialSpec) -> float:
+    def compute_seconds(self, trial: TrialSpec) -> float:
         """Return the seconds of the stages of a trial."""
         behaviour = self.behaviours[trial.method]
-        spread = math.exp(self.draw_of(trial, "seconds").gauss(0, 0.1))
+        spread = math.exp(self.make_draw(trial, "seconds").gauss(0, 0.1))
         return round(trial.epochs * behaviour.seconds_per_epoch * spread, 4)
 
-    def record_of(self, trial: TrialSpec) -> Record:
+    def make_record_of(self, trial: TrialSpec) -> Record:
         """Return the record of a trial that ends now."""
         behaviour = self.behaviours[trial.method]
-        draw = self.draw_of(trial, "outcome")
+        draw = self.make_draw(trial, "outcome")
         fold = int(trial.hyperparameters.get("data.fold", 0))
         fails = draw.random() < behaviour.failing
         usual_epochs = 8
@@ -245,11 +244,10 @@ class Scenario:
         score = behaviour.level * (1 + lack) * hardness * math.exp(draw.gauss(0, 0.05))
         if math.isfinite(self.num_held):
             score = round(score * self.num_held) / self.num_held
-        if draw.random() < self.improving:
-            best_epoch = trial.epochs
-        else:
+        best_epoch = trial.epochs
+        if draw.random() >= self.improving:
             best_epoch = max(1, round(trial.epochs * draw.random() ** 0.5))
-        stages = self.seconds_of(trial)
+        stages = self.compute_seconds(trial)
         aligns = get_method(trial.method).aligns
         loss = behaviour.converged_loss + draw.choice([0.001, 0.02])
         return make_record(
@@ -287,7 +285,7 @@ def run_race(
     scenario: Scenario, methods: Sequence[str], setting: Setting, make: MakeSource
 ) -> None:
     """Run one race of a scenario, and add its decisions and records to the scenario."""
-    plans = scenario.plans(methods)
+    plans = scenario.make_plans(methods)
     by_method = {plan.method: plan for plan in plans}
     source = make(plans, dict(scenario.records), setting, lambda: scenario.now)
     running = list[tuple[float, int, TrialSpec]]()
@@ -304,7 +302,7 @@ def run_race(
             count += 1
             line = describe(trial, by_method[trial.method], scenario.now)
             scenario.decisions.append(line)
-            seconds = scenario.seconds_of(trial) + scenario.extra_seconds
+            seconds = scenario.compute_seconds(trial) + scenario.extra_seconds
             heapq.heappush(running, (scenario.now + seconds, count, trial))
 
     start_trials()
@@ -317,7 +315,7 @@ def run_race(
             ending = running[0][0]
         scenario.now = ending
         _, _, trial = heapq.heappop(running)
-        record = scenario.record_of(trial)
+        record = scenario.make_record_of(trial)
         scenario.records[trial.key] = record
         source.finish(record)
         start_trials()
@@ -337,11 +335,11 @@ def simulate(seed: int, make: MakeSource) -> list[str]:
     draw = random.Random(f"{seed} course")
     quick = [name for name in scenario.methods if get_method(name).fitted]
     if quick and draw.random() < 0.4:
-        run_race(scenario, quick, scenario.setting(0.15 * scenario.seconds), make)
-    run_race(scenario, scenario.methods, scenario.setting(scenario.seconds), make)
+        run_race(scenario, quick, scenario.make_setting(0.15 * scenario.seconds), make)
+    run_race(scenario, scenario.methods, scenario.make_setting(scenario.seconds), make)
     if draw.random() < 0.3:
         more = scenario.seconds * draw.choice([0.3, 2.0])
-        run_race(scenario, scenario.methods, scenario.setting(more), make)
+        run_race(scenario, scenario.methods, scenario.make_setting(more), make)
     if draw.random() < 0.3:
         _run_final(scenario, draw, make)
     return scenario.decisions
@@ -362,5 +360,5 @@ def _run_final(scenario: Scenario, draw: random.Random, make: MakeSource) -> Non
     if "refine.epochs" in values:
         values["refine.epochs"] = max(1, values["refine.epochs"] - 1)
     final = frozenset({(record.method, canonical_json(values))})
-    setting = replace(scenario.setting(math.inf), final=final)
+    setting = replace(scenario.make_setting(math.inf), final=final)
     run_race(scenario, [record.method], setting, make)

@@ -31,8 +31,8 @@ NUM_FOLDS = 5
 """Number of folds of one division; so few rows have two."""
 
 
-def table(seed: int = 0, size: int = NUM_ROWS) -> tuple[pd.DataFrame, np.ndarray]:
-    """Return rows of which two columns say the class, three times out of four."""
+def draw_table(seed: int = 0, size: int = NUM_ROWS) -> tuple[pd.DataFrame, np.ndarray]:
+    """Return rows and classes; two columns give the class of three rows in four."""
     random = np.random.default_rng(seed)
     x = random.normal(size=(size, 4))
     noise = random.normal(scale=0.7, size=size)
@@ -40,7 +40,7 @@ def table(seed: int = 0, size: int = NUM_ROWS) -> tuple[pd.DataFrame, np.ndarray
     return pd.DataFrame(x, columns=list("abcd")), labels
 
 
-def adaptation(task: Task, folder: Path, **options: object) -> AdaptationSweep:
+def make_adaptation(task: Task, folder: Path, **options: object) -> AdaptationSweep:
     """Return an adaptation with more time than its few configurations need."""
     given = {
         "methods": ["gradient_boosting"],
@@ -58,7 +58,7 @@ def limit_variants(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
 
 
 @dataclass(frozen=True)
-class Ran:
+class FinishedAdaptation:
     """An adaptation that has run."""
 
     task: Task
@@ -67,26 +67,30 @@ class Ran:
 
 
 @pytest.fixture(scope="module")
-def ran(module_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Ran:
+def finished(
+    module_home: Path, tmp_path_factory: pytest.TempPathFactory
+) -> FinishedAdaptation:
     folder = tmp_path_factory.mktemp("adapted")
-    task = as_task(table(), {"name": "toy"})
+    task = as_task(draw_table(), {"name": "toy"})
     with pytest.MonkeyPatch.context() as monkeypatch:
         limit_variants(monkeypatch, 1)
-        summary = adaptation(task, folder).run()
-    return Ran(task, folder, summary)
+        summary = make_adaptation(task, folder).run()
+    return FinishedAdaptation(task, folder, summary)
 
 
-def test_the_report_says_what_new_rows_confirm(ran: Ran, tmp_path: Path) -> None:
-    assert not ran.summary.interrupted
-    assert ran.summary.ran >= NUM_FOLDS
-    report = adaptation(ran.task, ran.folder).save(tmp_path / "model")
+def test_the_report_says_what_new_rows_confirm(
+    finished: FinishedAdaptation, tmp_path: Path
+) -> None:
+    assert not finished.summary.interrupted
+    assert finished.summary.ran >= NUM_FOLDS
+    report = make_adaptation(finished.task, finished.folder).save(tmp_path / "model")
     assert (report.metric, report.num_holdout) == ("error", 36)
     assert report.num_folds >= NUM_FOLDS
     assert report.num_samples == NUM_ROWS - 36
     assert report.low <= report.score <= report.high
     assert report.holdout is not None
     model = Predictor.load(tmp_path / "model")
-    x, y = table(seed=1, size=2000)
+    x, y = draw_table(seed=1, size=2000)
     assert model.evaluate(x, y)["error"] == pytest.approx(report.score, abs=0.08)
     np.testing.assert_allclose(model.predict_proba(x[:50]).sum(axis=1), 1, rtol=1e-5)
     assert model.config.report["score"] == report.score
@@ -98,14 +102,14 @@ def test_the_report_says_what_new_rows_confirm(ran: Ran, tmp_path: Path) -> None
 
 
 def test_the_search_leaves_time_for_the_model(
-    ran: Ran, monkeypatch: pytest.MonkeyPatch
+    finished: FinishedAdaptation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     search = mock.Mock(**{"return_value.interrupted": False})
     monkeypatch.setattr(AdaptationSweep, "_search", search)
     clock = SimpleNamespace(monotonic=lambda: 1000.0)
     monkeypatch.setattr("orca_ray.adaptation.sweep.time", clock)
-    adaptation(ran.task, ran.folder, minutes=1).run()
-    adaptation(ran.task, ran.folder, minutes=0.1).run()
+    make_adaptation(finished.task, finished.folder, minutes=1).run()
+    make_adaptation(finished.task, finished.folder, minutes=0.1).run()
     long_deadline, short_deadline = [call.args[1] for call in search.call_args_list]
     assert 1050 < long_deadline < 1060
     assert 1004 < short_deadline < 1006
@@ -121,14 +125,14 @@ def test_the_search_leaves_time_for_the_model(
     ],
 )
 def test_one_cpu_needs_no_cluster_for_some_minutes(
-    ran: Ran,
+    finished: FinishedAdaptation,
     monkeypatch: pytest.MonkeyPatch,
     cpus: int,
     minutes: float,
     memory: float,
     inline: list[bool],
 ) -> None:
-    """Else the fitted methods run alone while Ray starts."""
+    """In other cases, the fitted methods run alone while Ray starts."""
     search = mock.Mock(**{"return_value.interrupted": False})
     monkeypatch.setattr(AdaptationSweep, "_search", search)
     monkeypatch.setattr(
@@ -138,9 +142,9 @@ def test_one_cpu_needs_no_cluster_for_some_minutes(
     monkeypatch.setattr(
         "orca_ray.adaptation.sweep.this_node", mock.Mock(return_value=node)
     )
-    adaptation(
-        ran.task,
-        ran.folder,
+    make_adaptation(
+        finished.task,
+        finished.folder,
         methods=["linear", "cnn"],
         minutes=minutes,
         executor="ray",
@@ -178,11 +182,16 @@ def test_trials_on_gpus_get_a_whole_body(
     monkeypatch.setattr("orca_ray.sweep.executors.make_executor", cluster)
     monkeypatch.setenv("RAY_ADDRESS", address)
     csv = tmp_path / "t.csv"
-    frame, labels = table()
+    frame, labels = draw_table()
     frame.assign(label=labels).to_csv(csv, index=False)
     results = str(tmp_path / "results")
-    task = as_task(table(), {"name": "toy"})
-    for data, body in ((csv, ""), (table(), ""), (table(), CUT_BODY), (task, "")):
+    task = as_task(draw_table(), {"name": "toy"})
+    for data, body in (
+        (csv, ""),
+        (draw_table(), ""),
+        (draw_table(), CUT_BODY),
+        (task, ""),
+    ):
         with pytest.raises(UserError, match="no trial"):
             adapt(data, results=results, body=body)
     assert run(["adapt", str(csv), "--quiet", "--results", results]) == 2
@@ -201,7 +210,10 @@ def test_trials_on_gpus_get_a_whole_body(
     [(WHOLE_BODY, [WHOLE_BODY, "none"]), ("", ["none", CUT_BODY])],
 )
 def test_trials_of_another_body_are_not_judged(
-    ran: Ran, monkeypatch: pytest.MonkeyPatch, body: str, judged_bodies: list[str]
+    finished: FinishedAdaptation,
+    monkeypatch: pytest.MonkeyPatch,
+    body: str,
+    judged_bodies: list[str],
 ) -> None:
     records: dict[str, Record] = {
         name: make_record(body=name) for name in (WHOLE_BODY, "none", CUT_BODY)
@@ -209,14 +221,18 @@ def test_trials_of_another_body_are_not_judged(
     monkeypatch.setattr(ResultsStore, "load", lambda store, sweep: records)
     judge = mock.Mock()
     monkeypatch.setattr("orca_ray.adaptation.sweep.Judge", judge)
-    adaptation(ran.task, ran.folder, body=body).judge()
+    make_adaptation(finished.task, finished.folder, body=body).judge()
     assert [record.body for record in judge.call_args.args[2]] == judged_bodies
 
 
-def test_a_single_model_is_of_all_samples(ran: Ran, tmp_path: Path) -> None:
-    adaptation(ran.task, ran.folder, single=True).save(tmp_path / "model")
+def test_a_single_model_is_of_all_samples(
+    finished: FinishedAdaptation, tmp_path: Path
+) -> None:
+    make_adaptation(finished.task, finished.folder, single=True).save(
+        tmp_path / "model"
+    )
     values = Predictor.load(tmp_path / "model").config.hyperparameters
-    leader = adaptation(ran.task, ran.folder).judge().leader
+    leader = make_adaptation(finished.task, finished.folder).judge().leader
     epochs = median(record.best_epoch or 0 for record in leader.records.values())
     assert values["data.fold"] == -1
     assert values["refine.epochs"] == round(epochs)
@@ -224,10 +240,10 @@ def test_a_single_model_is_of_all_samples(ran: Ran, tmp_path: Path) -> None:
 
 
 def test_a_model_of_all_samples_has_copies_of_trees(
-    ran: Ran, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: FinishedAdaptation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("orca_ray.adaptation.refits.LEAST_OVERRUN", 1000.0)
-    adaptation(ran.task, ran.folder).save(tmp_path / "model")
+    make_adaptation(finished.task, finished.folder).save(tmp_path / "model")
     config = Predictor.load(tmp_path / "model").config
     members = config.members if config.members else [config]
     copies = {member.hyperparameters["boosting.copies"] for member in members}
@@ -239,32 +255,39 @@ def test_a_model_of_all_samples_has_copies_of_trees(
 
 @pytest.mark.parametrize("single", [False, True])
 def test_a_model_that_cannot_be_fitted_again_is_of_the_folds(
-    ran: Ran, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, single: bool
+    finished: FinishedAdaptation,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    single: bool,
 ) -> None:
     monkeypatch.setattr(
         "orca_ray.adaptation.refits.get_method",
         lambda name: replace(get_method(name), refits=False),
     )
-    adaptation(ran.task, ran.folder, single=single).save(tmp_path / "model")
+    make_adaptation(finished.task, finished.folder, single=single).save(
+        tmp_path / "model"
+    )
     assert (len(Predictor.load(tmp_path / "model").members) == 1) == single
 
 
 def test_a_limit_that_no_model_keeps_is_refused_with_what_there_is(
-    ran: Ran, tmp_path: Path
+    finished: FinishedAdaptation, tmp_path: Path
 ) -> None:
     sentence = (
         r"no model of own/toy-\w+ has at most 1e-06 MB .* the smallest has .* raise"
     )
     with pytest.raises(UserError, match=sentence):
-        adaptation(ran.task, ran.folder, max_size=1e-6).save(tmp_path / "model")
+        make_adaptation(finished.task, finished.folder, max_size=1e-6).save(
+            tmp_path / "model"
+        )
     assert not (tmp_path / "model").exists()
 
 
 def test_more_minutes_continue_and_nothing_runs_twice(
-    ran: Ran, monkeypatch: pytest.MonkeyPatch
+    finished: FinishedAdaptation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limit_variants(monkeypatch, 2)
-    more = adaptation(ran.task, ran.folder, minutes=20)
+    more = make_adaptation(finished.task, finished.folder, minutes=20)
     before = set(ResultsStore(more.results).load(more.spec().sweep_id))
     summary = more.run()
     after = set(ResultsStore(more.results).load(more.spec().sweep_id))

@@ -11,34 +11,39 @@ from orca_ray.data.rows import Array, Target
 from tests.adaptation.toy import NUM_KNOWN, NUM_SAMPLES, Predict, Toy
 
 PAIR = np.arange(NUM_SAMPLES) // 2
-"""Number of the pair of each sample; a pair has one sample of each class."""
+"""Pair number of each sample [N]. A pair has one sample of each class."""
 
 
-def weakly_wrong_at(toy: Toy, is_wrong: Array) -> Predict:
-    """Return a classifier that is surely right, and hardly wrong where ``is_wrong``."""
-    return toy.classifier(np.where(is_wrong, -0.2, 2.0))
+def make_weakly_wrong_at(toy: Toy, is_wrong: Array) -> Predict:
+    """Return a classifier that is wrong where ``is_wrong`` [N] is true.
+
+    It is sure where it is right, and unsure where it is wrong.
+    """
+    return toy.make_classifier(np.where(is_wrong, -0.2, 2.0))
 
 
-def test_an_ensemble_of_no_more_errors_may_have_a_lower_log_loss(toy: Toy) -> None:
-    toy.add("nft", toy.right(0.8, 1, strength=4.0))
+def test_an_ensemble_with_as_many_errors_is_chosen_for_a_lower_log_loss(
+    toy: Toy,
+) -> None:
+    toy.add("nft", toy.draw_classifier(0.8, 1, strength=4.0))
     assert toy.judge().ensemble() is None
-    toy.add("scratch", toy.right(0.8, 1, strength=0.05))
+    toy.add("scratch", toy.draw_classifier(0.8, 1, strength=0.05))
     ensemble = toy.judge().ensemble()
     assert ensemble is not None, "one is too sure, the other not sure enough"
     assert len(ensemble.parts) == 2
 
 
-def test_equal_mistakes_make_no_ensemble(toy: Toy) -> None:
+def test_configurations_with_the_same_errors_make_no_ensemble(toy: Toy) -> None:
     is_wrong = PAIR % 4 == 0
-    toy.add("nft", toy.classifier(np.where(is_wrong, -1.0, 1.0)))
-    toy.add("scratch", toy.classifier(np.where(is_wrong, -2.0, 2.0)))
+    toy.add("nft", toy.make_classifier(np.where(is_wrong, -1.0, 1.0)))
+    toy.add("scratch", toy.make_classifier(np.where(is_wrong, -2.0, 2.0)))
     assert toy.judge().ensemble() is None
 
 
-def test_an_ensemble_of_other_mistakes_is_measurably_better(toy: Toy) -> None:
-    toy.add("nft", toy.wrong_at(np.flatnonzero(PAIR % 4 == 0)))
-    toy.add("linear_probe", toy.wrong_at(np.flatnonzero(PAIR % 4 == 1)))
-    toy.add("cnn", toy.wrong_at(np.flatnonzero(PAIR % 4 == 2)))
+def test_configurations_with_different_errors_make_a_better_ensemble(toy: Toy) -> None:
+    toy.add("nft", toy.make_classifier_wrong_at(np.flatnonzero(PAIR % 4 == 0)))
+    toy.add("linear_probe", toy.make_classifier_wrong_at(np.flatnonzero(PAIR % 4 == 1)))
+    toy.add("cnn", toy.make_classifier_wrong_at(np.flatnonzero(PAIR % 4 == 2)))
     ensemble = toy.judge().ensemble()
     assert ensemble is not None
     methods = {configuration.method for configuration, _ in ensemble.parts}
@@ -47,13 +52,13 @@ def test_an_ensemble_of_other_mistakes_is_measurably_better(toy: Toy) -> None:
     assert ensemble.score.low <= ensemble.score.value < 0.1
 
 
-def test_the_best_of_another_method_may_have_few_folds(
+def test_a_configuration_with_few_folds_may_join_an_ensemble(
     toy: Toy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("orca_ray.adaptation.ensemble.LEAST_COMMON", 24)
-    toy.add("linear", weakly_wrong_at(toy, PAIR % 4 == 0))
-    toy.add("nearest", weakly_wrong_at(toy, PAIR % 4 == 1), folds=[1, 2])
-    toy.add("forest", toy.right(0.3, 1))
+    toy.add("linear", make_weakly_wrong_at(toy, PAIR % 4 == 0))
+    toy.add("nearest", make_weakly_wrong_at(toy, PAIR % 4 == 1), folds=[1, 2])
+    toy.add("forest", toy.draw_classifier(0.3, 1))
     judge = toy.judge()
     ensemble = judge.ensemble()
     assert ensemble is not None
@@ -62,26 +67,28 @@ def test_the_best_of_another_method_may_have_few_folds(
     assert judge.outputs.out_of_fold(judge.leader).num_folds == 5
 
 
-def add_networks_that_are_made_twice(toy: Toy) -> None:
-    """Add a method, and one fold of another that made the same network by more work."""
-    toy.add("nft", weakly_wrong_at(toy, np.isin(PAIR % 8, [0, 1])))
-    toy.add("orca_guarded", weakly_wrong_at(toy, np.isin(PAIR % 8, [0, 1])), folds=[1])
+def add_copy_of_network(toy: Toy) -> None:
+    """Add a method, a second one that made the first's network again, and a third.
+
+    The second method has one fold, and took more time for it.
+    """
+    toy.add("nft", make_weakly_wrong_at(toy, np.isin(PAIR % 8, [0, 1])))
+    toy.add(
+        "orca_guarded", make_weakly_wrong_at(toy, np.isin(PAIR % 8, [0, 1])), folds=[1]
+    )
+    align_seconds = {"nft": 0.0, "orca_guarded": 1.0}
     toy.records = [
-        replace(
-            record,
-            training_loss=0.1,
-            align_seconds=1.0 if record.method == "orca_guarded" else 0.0,
-        )
+        replace(record, training_loss=0.1, align_seconds=align_seconds[record.method])
         for record in toy.records
     ]
-    toy.add("forest", weakly_wrong_at(toy, np.isin(PAIR % 8, [2, 3, 4, 5])))
+    toy.add("forest", make_weakly_wrong_at(toy, np.isin(PAIR % 8, [2, 3, 4, 5])))
 
 
-def test_networks_that_another_method_made_as_well_are_no_rival(
+def test_a_copy_of_a_network_by_another_method_does_not_join_the_ensemble(
     toy: Toy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("orca_ray.adaptation.ensemble.LEAST_COMMON", 10)
-    add_networks_that_are_made_twice(toy)
+    add_copy_of_network(toy)
     judge = toy.judge()
     methods = [row["method"] for row in make_standings(judge)]
     assert methods == ["nft", "orca_guarded", "forest"], "it is listed"
@@ -93,16 +100,15 @@ def test_networks_that_another_method_made_as_well_are_no_rival(
     )
 
 
-def test_networks_that_another_method_made_as_well_lead_if_they_have_more_folds(
+def test_a_copy_of_a_network_by_another_method_leads_if_it_has_more_folds(
     toy: Toy,
 ) -> None:
-    add_networks_that_are_made_twice(toy)
+    add_copy_of_network(toy)
+    later_keys = {"nft2", "nft3", "nft4", "nft5"}
     toy.records = [
-        record
-        for record in toy.records
-        if record.method != "nft" or '"data.fold": 1' in record.hyperparameters
+        record for record in toy.records if record.trial_key not in later_keys
     ]
-    predict = weakly_wrong_at(toy, np.isin(PAIR % 8, [0, 1]))
+    predict = make_weakly_wrong_at(toy, np.isin(PAIR % 8, [0, 1]))
     toy.add("orca_guarded", predict, folds=[2, 3, 4, 5])
     assert toy.judge().leader.method == "orca_guarded"
 
@@ -110,8 +116,9 @@ def test_networks_that_another_method_made_as_well_lead_if_they_have_more_folds(
 def test_numbers_are_averaged_in_their_units(tmp_path: Path) -> None:
     toy = Toy(tmp_path / "results", target=Target("scalar"))
     noise = np.random.default_rng(1).normal(size=(2, NUM_SAMPLES))
-    toy.add("nft", lambda rows: toy.y[rows] + noise[0, rows])
-    toy.add("cnn", lambda rows: toy.y[rows] + noise[1, rows])
+    noise_of_nft, noise_of_cnn = noise
+    toy.add("nft", lambda rows: toy.y[rows] + noise_of_nft[rows])
+    toy.add("cnn", lambda rows: toy.y[rows] + noise_of_cnn[rows])
     ensemble = toy.judge().ensemble()
     assert ensemble is not None
     mean_noise = noise[:, :NUM_KNOWN].mean(axis=0)
@@ -120,30 +127,32 @@ def test_numbers_are_averaged_in_their_units(tmp_path: Path) -> None:
     assert ensemble.temperature == 1
 
 
-def test_of_few_samples_one_fold_is_not_enough_to_lead(toy: Toy) -> None:
-    toy.add("cnn", toy.right(0.85, 1))
-    toy.add("fno", toy.right(1.0, 4), folds=[1])
+def test_with_few_samples_one_fold_is_not_enough_to_lead(toy: Toy) -> None:
+    toy.add("cnn", toy.draw_classifier(0.85, 1))
+    toy.add("fno", toy.draw_classifier(1.0, 4), folds=[1])
     assert toy.judge().leader.method == "cnn"
 
 
-def test_of_few_samples_the_mean_stands_for_what_is_not_worse(toy: Toy) -> None:
-    toy.add("cnn", toy.right(0.85, 1))
-    toy.add("linear", toy.right(0.8, 2))
-    toy.add("fpt", toy.right(0.3, 3))
-    toy.add("fno", toy.right(1.0, 4), folds=[1])
+def test_with_few_samples_the_ensemble_has_the_methods_that_are_not_worse(
+    toy: Toy,
+) -> None:
+    toy.add("cnn", toy.draw_classifier(0.85, 1))
+    toy.add("linear", toy.draw_classifier(0.8, 2))
+    toy.add("fpt", toy.draw_classifier(0.3, 3))
+    toy.add("fno", toy.draw_classifier(1.0, 4), folds=[1])
     ensemble = toy.judge().ensemble()
     assert ensemble is not None
     methods = {configuration.method for configuration, _ in ensemble.parts}
     assert methods == {"cnn", "linear"}
 
 
-def test_of_few_series_a_usual_method_stands_for_what_is_not_worse(toy: Toy) -> None:
+def test_with_few_series_a_usual_method_leads_if_it_is_not_worse(toy: Toy) -> None:
     toy.task = replace(toy.task, domain="time series")
-    toy.add("cnn", toy.right(0.85, 1))
-    toy.add("linear", toy.right(0.8, 2))
-    toy.add("minirocket", toy.right(0.3, 5))
+    toy.add("cnn", toy.draw_classifier(0.85, 1))
+    toy.add("linear", toy.draw_classifier(0.8, 2))
+    toy.add("minirocket", toy.draw_classifier(0.3, 5))
     assert toy.judge().leader.method == "cnn"
-    toy.add("minirocket_hydra", toy.right(0.85, 1))
+    toy.add("minirocket_hydra", toy.draw_classifier(0.85, 1))
     judge = toy.judge()
     assert judge.leader.method == "minirocket_hydra"
     assert judge.ensemble() is None
@@ -151,8 +160,8 @@ def test_of_few_series_a_usual_method_stands_for_what_is_not_worse(toy: Toy) -> 
 
 def test_a_usual_method_needs_two_folds(toy: Toy) -> None:
     toy.task = replace(toy.task, domain="time series")
-    toy.add("cnn", toy.right(0.85, 1))
-    toy.add("hydra", toy.right(0.95, 4), folds=[1])
+    toy.add("cnn", toy.draw_classifier(0.85, 1))
+    toy.add("hydra", toy.draw_classifier(0.95, 4), folds=[1])
     assert toy.judge().leader.method == "cnn"
-    toy.add("hydra", toy.right(0.95, 4), folds=[2])
+    toy.add("hydra", toy.draw_classifier(0.95, 4), folds=[2])
     assert toy.judge().leader.method == "hydra"

@@ -13,14 +13,14 @@ from tests.results.factories import make_record
 
 
 def test_out_of_fold_predictions_are_those_of_the_fold_of_each_sample(toy: Toy) -> None:
-    def logits_of(rows: Array) -> Array:
+    def predict(rows: Array) -> Array:
         return np.stack([rows, -rows], axis=1) / 100
 
-    toy.add("nft", logits_of)
+    toy.add("nft", predict)
     judge = toy.judge()
     [configuration] = judge.ranked
     judged = judge.outputs.out_of_fold(configuration)
-    exponentials = np.exp(logits_of(np.arange(NUM_KNOWN)))
+    exponentials = np.exp(predict(np.arange(NUM_KNOWN)))
     expected = exponentials / exponentials.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(judged.predictions[0], expected, rtol=1e-5)
     np.testing.assert_array_equal(judged.y, toy.y[:NUM_KNOWN])
@@ -44,10 +44,10 @@ def test_repeated_divisions_are_averaged_as_probabilities(tmp_path: Path) -> Non
 def test_the_leader_is_best_on_common_folds_and_lags_only_by_missing_ones(
     toy: Toy,
 ) -> None:
-    toy.add("nft", toy.right(0.9, 1))
-    toy.add("scratch", toy.right(0.6, 2))
-    toy.add("linear_probe", toy.right(0.2, 3), folds=[1])
-    toy.add("fno", toy.right(0.95, 4), folds=[1])
+    toy.add("nft", toy.draw_classifier(0.9, 1))
+    toy.add("scratch", toy.draw_classifier(0.6, 2))
+    toy.add("linear_probe", toy.draw_classifier(0.2, 3), folds=[1])
+    toy.add("fno", toy.draw_classifier(0.95, 4), folds=[1])
     judge = toy.judge()
     assert judge.leader.method == "nft"
     assert [configuration.method for configuration in judge.ranked] == [
@@ -59,27 +59,27 @@ def test_the_leader_is_best_on_common_folds_and_lags_only_by_missing_ones(
 
 
 def test_one_fold_without_an_error_does_not_lead(toy: Toy) -> None:
-    toy.add("linear", toy.wrong_at([0]))
-    toy.add("nearest", toy.wrong_at([1, 2]))
-    toy.add("forest", toy.wrong_at([3, 4, 5]))
-    toy.add("gradient_boosting", toy.wrong_at([]), folds=[1])
+    toy.add("linear", toy.make_classifier_wrong_at([0]))
+    toy.add("nearest", toy.make_classifier_wrong_at([1, 2]))
+    toy.add("forest", toy.make_classifier_wrong_at([3, 4, 5]))
+    toy.add("gradient_boosting", toy.make_classifier_wrong_at([]), folds=[1])
     assert toy.judge().ranked[0].method == "linear", "a fold has twelve samples"
 
 
 def test_a_method_of_many_errors_does_not_make_the_lead_of_another_doubtful(
     toy: Toy,
 ) -> None:
-    def wrong(*num_errors: int) -> Predict:
-        """Return a classifier with a number of errors in each fold."""
+    def make_wrong(*num_errors: int) -> Predict:
+        """Return a classifier with the given number of errors in each fold."""
         errors = [
             np.flatnonzero(toy.folds[0] == fold)[:count]
             for fold, count in enumerate(num_errors, start=1)
         ]
-        return toy.wrong_at(np.concatenate(errors))
+        return toy.make_classifier_wrong_at(np.concatenate(errors))
 
-    toy.add("scratch", wrong(4, 4, 3, 4, 4))
-    toy.add("fno", wrong(7, 12, 2, 12, 2))
-    toy.add("nft", wrong(1), folds=[1])
+    toy.add("scratch", make_wrong(4, 4, 3, 4, 4))
+    toy.add("fno", make_wrong(7, 12, 2, 12, 2))
+    toy.add("nft", make_wrong(1), folds=[1])
     assert toy.judge().ranked[0].method == "nft", (
         "one error of 12, where scratch has 19 of 60"
     )
@@ -87,28 +87,28 @@ def test_a_method_of_many_errors_does_not_make_the_lead_of_another_doubtful(
 
 def test_a_temperature_is_kept_if_it_lowers_the_log_loss(toy: Toy) -> None:
     too_sure = 8.0  # a probability of 0.9999 where 0.8 is right
-    toy.add("nft", toy.right(0.8, 1, strength=too_sure))
+    toy.add("nft", toy.draw_classifier(0.8, 1, strength=too_sure))
     judge = toy.judge()
     assert judge.single(judge.leader).temperature > 4
 
 
 def test_a_temperature_is_dropped_if_it_hardly_helps(toy: Toy) -> None:
     as_sure_as_right = np.log(4) / 2
-    toy.add("nft", toy.right(0.8, 1, strength=as_sure_as_right))
+    toy.add("nft", toy.draw_classifier(0.8, 1, strength=as_sure_as_right))
     judge = toy.judge()
     assert judge.single(judge.leader).temperature == 1
 
 
 def test_the_outer_test_is_scored_by_the_mean_of_the_folds(toy: Toy) -> None:
-    predict = toy.right(0.7, 1)
+    predict = toy.draw_classifier(0.7, 1)
     toy.add("nft", predict)
     judge = toy.judge()
     outer = judge.held_out(judge.single(judge.leader))
     assert outer is not None
-    assert outer.value == pytest.approx(error_on_test(toy, predict))
+    assert outer.value == pytest.approx(compute_error_on_test(toy, predict))
 
 
-def error_on_test(toy: Toy, predict: Predict) -> float:
+def compute_error_on_test(toy: Toy, predict: Predict) -> float:
     classes = predict(np.arange(NUM_KNOWN, NUM_SAMPLES)).argmax(axis=1)
     return float(np.mean(classes != toy.y[NUM_KNOWN:]))
 
@@ -122,11 +122,7 @@ def test_without_a_model_there_is_nothing_to_judge(toy: Toy) -> None:
 
 @pytest.mark.slow
 def test_the_expected_score_allows_for_a_choice_among_equals(tmp_path: Path) -> None:
-    """The expected score holds the true error of most winners among equals.
-
-    Each of 25 winners is one of 8 methods with a true error of 0.25. The score out of
-    fold, which is the best of 8, lies below in all but a few.
-    """
+    """Each of 25 winners is the best of 8 methods with a true error of 0.25."""
     methods = [
         "nft",
         "scratch",
@@ -142,7 +138,7 @@ def test_the_expected_score_allows_for_a_choice_among_equals(tmp_path: Path) -> 
     for seed in range(25):
         toy = Toy(tmp_path / f"{seed}")
         for number, method in enumerate(methods):
-            toy.add(method, toy.right(0.75, 100 * seed + number))
+            toy.add(method, toy.draw_classifier(0.75, 100 * seed + number))
         judge = toy.judge()
         choice = judge.single(judge.leader)
         expected = judge.expected(choice, judge.held_out(choice))
@@ -154,8 +150,10 @@ def test_the_expected_score_allows_for_a_choice_among_equals(tmp_path: Path) -> 
     assert num_flattered >= 21
 
 
-def test_a_network_that_trained_on_may_be_better_than_its_folds(toy: Toy) -> None:
-    toy.add("cnn", toy.right(0.75, 1), folds=[1])
+def test_more_training_samples_lower_the_low_end_of_the_expected_score(
+    toy: Toy,
+) -> None:
+    toy.add("cnn", toy.draw_classifier(0.75, 1), folds=[1])
     judge = toy.judge()
     choice = judge.single(judge.leader)
     before = judge.expected(choice, None)
@@ -178,13 +176,15 @@ LATER_STRENGTH = 2.0
 
 
 def add_training_without_test(toy: Toy) -> Predict:
-    """Add a network, a better baseline, and the network's training on all samples but
-    the outer test; return what the trained network predicts.
+    """Add a network, a better baseline, and a continued training of the network.
+
+    The continued training has all samples but the outer test. Return what the network
+    predicts after it.
     """
-    toy.add("cnn", toy.right(0.6, 1), folds=[1])
-    toy.add("linear", toy.right(0.7, 2))
+    toy.add("cnn", toy.draw_classifier(0.6, 1), folds=[1])
+    toy.add("linear", toy.draw_classifier(0.7, 2))
     assert toy.judge().leader.method == "linear"
-    later = toy.right(0.95, LATER_SEED, strength=LATER_STRENGTH)
+    later = toy.draw_classifier(0.95, LATER_SEED, strength=LATER_STRENGTH)
     toy.add_training_on("cnn", later, start="cnn1", samples=-2, fold=2)
     return later
 
@@ -197,7 +197,7 @@ def test_a_network_that_trained_on_without_the_outer_test_is_judged_by_it(
     assert judge.leader.method == "cnn", "the search gave it the time"
     assert judge.ensemble() is None, "the mean with it has more errors"
     choice = judge.single(judge.leader)
-    assert choice.score.value == pytest.approx(error_on_test(toy, later))
+    assert choice.score.value == pytest.approx(compute_error_on_test(toy, later))
     outer = judge.held_out(choice)
     assert outer == choice.score
     assert judge.expected(choice, outer) == choice.score
@@ -212,7 +212,7 @@ def test_a_training_on_all_samples_counts_unless_it_went_astray(
 ) -> None:
     add_training_without_test(toy)
     choice = toy.judge().single(toy.judge().leader)
-    final = toy.right(share, 5)  # on samples that it saw
+    final = toy.draw_classifier(share, 5)
     toy.add_training_on("cnn", final, start="cnn2", samples=-1, fold=3)
     judge = toy.judge()
     record = judge.trained(judge.leader)
@@ -226,7 +226,7 @@ def test_a_network_that_trained_on_is_averaged_with_the_best_of_the_others(
     toy: Toy,
 ) -> None:
     add_training_without_test(toy)
-    toy.add("nearest", toy.right(0.9, 8, strength=1.0))
+    toy.add("nearest", toy.draw_classifier(0.9, 8, strength=1.0))
     judge = toy.judge()
     assert judge.leader.method == "cnn"
     mixed = judge.ensemble()
@@ -240,5 +240,5 @@ def test_another_configuration_leads_if_it_is_better_on_the_outer_test(
     toy: Toy,
 ) -> None:
     add_training_without_test(toy)
-    toy.add("forest", toy.right(1.0, 4))
+    toy.add("forest", toy.draw_classifier(1.0, 4))
     assert toy.judge().leader.method == "forest"

@@ -17,14 +17,12 @@ def test_a_bad_configuration_tells_little_about_the_difficulty_of_folds(
         dict(enumerate([0.3, 0.1, 0.2, 0.1, 0.2], start=1)),
         dict(enumerate(worst, start=1)),
     ]
-    found = levels(scores)
-    assert found[0] < found[1] < found[2], (
-        "the first is better on the only fold that it has"
-    )
-    assert found[1] - found[0] == pytest.approx(0.1, abs=0.01)
+    first, second, third = levels(scores)
+    assert first < second < third, "the first is better on the only fold that it has"
+    assert second - first == pytest.approx(0.1, abs=0.01)
 
 
-def test_scales_of_errors_where_most_are_0() -> None:
+def test_the_scale_of_errors_is_of_those_above_0_and_else_1() -> None:
     assert error_scales([0.0, 0.0, 0.01]) == [0.01] * 3
     assert error_scales([0.0, 0.0]) == [1.0] * 2
     assert error_scales([]) == []
@@ -32,10 +30,9 @@ def test_scales_of_errors_where_most_are_0() -> None:
 
 def test_a_configuration_that_diverged_decides_nothing() -> None:
     random = np.random.default_rng(0)
-    given = [(100.0, 2), (0.07, 10), (0.05, 10), (0.03, 2)]
-    scores = [
-        (level * (1 + random.normal(scale=0.08, size=folds))).tolist()
-        for level, folds in given
-    ]
-    found = doubtful_levels([dict(enumerate(each)) for each in scores])
-    assert np.argsort(found).tolist() == [3, 2, 1, 0]
+    scores = list[dict[int, float]]()
+    for level, num_folds in [(100.0, 2), (0.07, 10), (0.05, 10), (0.03, 2)]:
+        factors = 1 + random.normal(scale=0.08, size=num_folds)
+        scores.append(dict(enumerate((level * factors).tolist())))
+    best_first = np.argsort(doubtful_levels(scores))
+    assert best_first.tolist() == [3, 2, 1, 0]

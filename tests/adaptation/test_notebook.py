@@ -19,9 +19,9 @@ from tests.results.factories import make_record
 
 X = np.random.default_rng(0).normal(size=(60, 4))
 Y = np.arange(60) % 2
-ROWS = tuple(
-    Row(task="own/toy", method=method, planned=4, done=done)
-    for method, done in (("nft", 1), ("linear", 0))
+ROWS = (
+    Row(task="own/toy", method="nft", planned=4, done=1),
+    Row(task="own/toy", method="linear", planned=4, done=0),
 )
 EVENTS: tuple[events.Event, ...] = (
     events.SweepStarted("own/toy", "here", ROWS),
@@ -36,63 +36,59 @@ pytestmark = pytest.mark.usefixtures("module_home")
 
 @pytest.fixture
 def cells(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """Stand in for the kernel of a notebook.
-
-    Returns the texts that each output has shown.
-    """
-    shown: list[list[str]] = []
+    """Stand in for a notebook, and return the texts that each output has shown."""
+    outputs: list[list[str]] = []
 
     def display(
         content: dict[str, str], *, raw: bool, display_id: bool
     ) -> SimpleNamespace:
-        shown.append([])
-        return SimpleNamespace(
-            update=lambda content, raw, texts=shown[-1]: texts.append(
-                content["text/plain"]
-            )
-        )
+        texts: list[str] = []
+        outputs.append(texts)
 
-    monkeypatch.setitem(
-        sys.modules,
-        "IPython",
-        SimpleNamespace(get_ipython=lambda: SimpleNamespace(kernel=1)),
-    )
-    monkeypatch.setitem(
-        sys.modules, "IPython.display", SimpleNamespace(display=display)
-    )
-    return shown
+        def update(content: dict[str, str], raw: bool) -> None:
+            texts.append(content["text/plain"])
+
+        return SimpleNamespace(update=update)
+
+    shell = SimpleNamespace(kernel=1)
+    ipython = SimpleNamespace(get_ipython=lambda: shell)
+    ipython_display = SimpleNamespace(display=display)
+    monkeypatch.setitem(sys.modules, "IPython", ipython)
+    monkeypatch.setitem(sys.modules, "IPython.display", ipython_display)
+    return outputs
 
 
 def test_an_adaptation_shows_its_progress(
     cells: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        AdaptationSweep, "run", lambda sweep: list(map(sweep.listener, EVENTS))
-    )
+    def run(sweep: AdaptationSweep) -> None:
+        for event in EVENTS:
+            sweep.listener(event)
+
+    monkeypatch.setattr(AdaptationSweep, "run", run)
     monkeypatch.setattr(notebook, "SECONDS", 0.0)
-    for listener in (None, lambda event: None):  # one's own takes its place
+    results = str(tmp_path / "results")
+    for listener in (None, lambda event: None):  # a user's listener replaces the cell
         with pytest.raises(UserError, match="no trial"):
-            adapt(
-                (X, Y), minutes=2, results=str(tmp_path / "results"), listener=listener
-            )
-    (texts,) = cells
+            adapt((X, Y), minutes=2, results=results, listener=listener)
+    [texts] = cells
     assert texts[0] == "adapt: reading and preparing data"
     first, *rows = texts[-1].splitlines()
     assert first.endswith(" of 120 s, nft refine 2/5")
     assert rows == ["nft: 1 trials", "linear: 2 trials, best validation 0.25"]
 
 
-@pytest.mark.parametrize("verbose", [False, True])
+@pytest.mark.parametrize(
+    ("verbose", "last_texts"), [(False, []), (True, ["refine, epoch 40 of 40"])]
+)
 def test_a_verbose_fit_shows_its_epochs(
-    cells: list[list[str]], tmp_path: Path, verbose: bool
+    cells: list[list[str]], tmp_path: Path, verbose: bool, last_texts: list[str]
 ) -> None:
     model = CrossModalClassifier(
         body=save_bert(tmp_path), method="nft", epochs=40, device="cpu", verbose=verbose
     )
     model.fit(X, Y)
-    assert [texts[-1].split(":")[0] for texts in cells] == [
-        "refine, epoch 40 of 40"
-    ] * verbose
+    assert [texts[-1].split(":")[0] for texts in cells] == last_texts
     assert all(len(texts) < 40 for texts in cells), "twice a second"
 
 

@@ -14,7 +14,7 @@ EVIL = "</style><script>alert(1)</script>&\x1b"
 """Text that would be a program if it were markup."""
 
 
-def standing(
+def make_standing(
     method: str,
     score: float,
     low: float,
@@ -37,13 +37,13 @@ def standing(
 
 
 STANDINGS = [
-    standing("nft on minilm-l6", 0.2, 0.15, 0.24, seconds=12.5, pretrained=True),
-    standing("linear", 0.3, 0.25, 0.36, seconds=0.1),
-    standing(EVIL, 9.0, 7.0, 12.0, num_folds=1, seconds=3.0),
+    make_standing("nft on minilm-l6", 0.2, 0.15, 0.24, seconds=12.5, pretrained=True),
+    make_standing("linear", 0.3, 0.25, 0.36, seconds=0.1),
+    make_standing(EVIL, 9.0, 7.0, 12.0, num_folds=1, seconds=3.0),
 ]
 
 
-def report(**changes: Any) -> dict[str, Any]:
+def make_report(**changes: Any) -> dict[str, Any]:
     """Return a report with some fields changed."""
     values: dict[str, Any] = {
         "metric": "error",
@@ -66,10 +66,10 @@ def report(**changes: Any) -> dict[str, Any]:
     return Report(**values | changes).to_json()
 
 
-def page(evidence: str = "", **changes: Any) -> str:
+def make_page(evidence: str = "", **changes: Any) -> str:
     """Return the page of a report with some fields changed."""
     text = adaptation_page(
-        report(**changes),
+        make_report(**changes),
         [("target", EVIL, "the only column of text", "target kind")],
         [EVIL],
         evidence,
@@ -84,8 +84,8 @@ def page(evidence: str = "", **changes: Any) -> str:
 
 
 def test_what_a_user_wants_to_know_comes_first() -> None:
-    text = page()
-    order = [
+    text = make_page()
+    parts = [
         "it pays",
         "0.18 [0.14, 0.22]",
         "1,200 samples",
@@ -98,7 +98,7 @@ def test_what_a_user_wants_to_know_comes_first() -> None:
         "orca-sweep predict &#x27;my wine-model&#x27; DATA",
         "the only column",
     ]
-    assert sorted(order, key=text.index) == order
+    assert sorted(parts, key=text.index) == parts
     num_heads = 2
     num_findings = 1
     num_methods = 1 + len(STANDINGS)
@@ -106,22 +106,25 @@ def test_what_a_user_wants_to_know_comes_first() -> None:
 
 
 def test_scores_are_marked_on_one_axis() -> None:
-    centers = re.findall(r'<circle cx="([\d.]+)" cy="15"', page())
+    centers = re.findall(r'<circle cx="([\d.]+)" cy="15"', make_page())
     model, first, second, worst = (float(center) for center in centers)
     assert model <= first <= second
     assert second - model > 40
     assert worst == 214.0, "a bad method ends at the edge"
 
 
-def test_what_is_not_known_is_not_said() -> None:
-    assert "no choice has seen" not in page(holdout=None, curve=[(1.0, 0.5)])
-    lines = score_lines(report(num_folds=1))
+def test_the_page_leaves_out_what_is_not_known() -> None:
+    assert "no choice has seen" not in make_page(holdout=None, curve=[(1.0, 0.5)])
+    lines = score_lines(make_report(num_folds=1))
     assert lines[1].endswith("1,200 samples, the validation split.")
 
 
 def test_methods_without_an_error_have_an_axis() -> None:
-    text = page(
-        score=0.0, low=0.0, high=0.05, standings=[standing("linear", 0.0, 0.0, 0.1)]
+    text = make_page(
+        score=0.0,
+        low=0.0,
+        high=0.05,
+        standings=[make_standing("linear", 0.0, 0.0, 0.1)],
     )
     assert "0.1" in re.findall(r'text-anchor="end">([^<]*)<', text)
 
@@ -129,4 +132,4 @@ def test_methods_without_an_error_have_an_axis() -> None:
 def test_a_figure_of_predictions_is_part_of_the_page() -> None:
     chances = np.eye(2)[[0, 1, 1]]
     figure = make_evidence(chances, np.array([0, 1, 0]), ["oak", EVIL])
-    assert page(figure).count(figure) == 1
+    assert make_page(figure).count(figure) == 1

@@ -12,9 +12,9 @@ from tests.adaptation.toy import NUM_SAMPLES, Toy
 
 def add_methods(toy: Toy, share: float) -> None:
     """Add a transformer that is right on a ``share`` of the samples, and baselines."""
-    toy.add("nft", toy.right(share, 1))
-    toy.add("cnn", toy.right(0.78, 2), seconds=0.25)
-    toy.add("fno", toy.right(0.5, 3))
+    toy.add("nft", toy.draw_classifier(share, 1))
+    toy.add("cnn", toy.draw_classifier(0.78, 2), seconds=0.25)
+    toy.add("fno", toy.draw_classifier(0.5, 3))
 
 
 @pytest.mark.parametrize(
@@ -47,8 +47,8 @@ def test_one_group_of_samples_allows_no_verdict(toy: Toy, share: float) -> None:
 def test_models_that_were_deleted_count_as_baselines_and_are_not_chosen(
     toy: Toy,
 ) -> None:
-    toy.add("nft", toy.right(0.7, 1))
-    toy.add("cnn", toy.right(0.9, 2))
+    toy.add("nft", toy.draw_classifier(0.7, 1))
+    toy.add("cnn", toy.draw_classifier(0.9, 2))
     for record in toy.records:
         if record.method == "cnn":
             toy.models.remove(record.trial_key, keep=OUTPUTS)
@@ -59,8 +59,10 @@ def test_models_that_were_deleted_count_as_baselines_and_are_not_chosen(
 
 
 def test_a_network_that_trained_on_may_be_the_only_candidate(toy: Toy) -> None:
-    toy.add("cnn", toy.right(0.6, 1), folds=[1])
-    toy.add_training_on("cnn", toy.right(0.9, 3), start="cnn1", samples=-2, fold=2)
+    toy.add("cnn", toy.draw_classifier(0.6, 1), folds=[1])
+    toy.add_training_on(
+        "cnn", toy.draw_classifier(0.9, 3), start="cnn1", samples=-2, fold=2
+    )
     judge = toy.judge()
     assert judge.ensemble() is None
     assert judge.single(judge.leader).outer

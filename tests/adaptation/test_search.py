@@ -172,25 +172,26 @@ def test_further_configurations_are_suggested_when_the_leaders_have_their_folds(
     None
 ):
     track = Track(200.0).run()
-    suggested = [
-        trial
+    suggested_methods = {
+        trial.method
         for trial in track.ran
         if trial.hyperparameters["refine.learning_rate"] != 1e-3
-    ]
-    assert suggested, "time is left"
-    assert {trial.method for trial in suggested} == {"nft"}, (
-        "scratch is measurably behind on five folds"
-    )
-    assert len({trial.key for trial in track.ran}) == len(track.ran)
+    }
+    assert suggested_methods == {"nft"}, "scratch is measurably behind on five folds"
+    keys = [trial.key for trial in track.ran]
+    assert len(set(keys)) == len(keys)
     assert 200 - 6 * 1.25 - 6 < track.now <= 200, "the time is used to the end"
 
 
-def test_what_still_improves_gets_a_longer_schedule_if_it_fits() -> None:
-    epochs = [trial.epochs for trial in Track(1000.0, improving=True).run(9).ran]
+def test_a_configuration_that_still_improves_gets_a_longer_schedule_if_it_fits() -> (
+    None
+):
+    long_track = Track(1000.0, improving=True).run(9)
+    epochs = [trial.epochs for trial in long_track.ran]
     assert epochs[:5] == [6, 6, 6, 36, 216], "six times as many, twice"
-    epochs = Track(60.0, improving=True).run().epochs_of("nft")
+    short_track = Track(60.0, improving=True).run()
     two_thirds_of_the_time = int(0.65 * (60 - 6) / 1.25)
-    assert epochs[1] == two_thirds_of_the_time
+    assert short_track.epochs_of("nft")[1] == two_thirds_of_the_time
     assert Track(24.0, improving=True).run().now <= 24
 
 
@@ -203,24 +204,23 @@ def test_first_trials_are_short_where_they_would_take_much_of_the_time() -> None
     text = with_methods("cnn", "scratch", "linear_probe")
     levels = {**LEVELS, "cnn": 0.2}
 
-    def track(folds: Sequence[int] = (1, 2, 3, 4, 5), *, outer: bool = False) -> Track:
+    def make_track(
+        folds: Sequence[int] = (1, 2, 3, 4, 5), *, outer: bool = False
+    ) -> Track:
         return Track(
             60.0, text=text, levels=levels, estimate=18.0, folds=folds, outer=outer
         )
 
-    short = track().run(1).ran[0]
-    assert (short.method, short.epochs) == ("cnn", 2), (
-        "0.08 of the time are 4.8 of 18 s: 1.6 epochs"
-    )
-    assert short.hyperparameters["refine.warmup_epochs"] == pytest.approx(2 / 6), (
-        "the warm-up is as short"
-    )
-    assert track(outer=True).run(1).ran[0].epochs == 3, (
-        "it may get all the time afterwards"
-    )
-    assert track(folds=[1]).run().epochs_of("linear_probe")[0] == 6, (
-        "its features are computed once"
-    )
+    [short] = make_track().run(1).ran
+    assert short.method == "cnn"
+    assert short.epochs == 2, "0.08 of the time are 4.8 of 18 s: 1.6 epochs"
+    warmup = short.hyperparameters["refine.warmup_epochs"]
+    assert warmup == pytest.approx(2 / 6), "the warm-up is as short"
+    [judged_by_test] = make_track(outer=True).run(1).ran
+    assert judged_by_test.epochs == 3, "it may get all the time afterwards"
+    on_one_fold = make_track(folds=[1]).run()
+    first_of_probe = on_one_fold.epochs_of("linear_probe")[0]
+    assert first_of_probe == 6, "its features are computed once"
 
 
 def test_long_first_trials_wait_for_the_leader() -> None:
@@ -247,7 +247,7 @@ def test_a_best_epoch_among_the_last_says_that_more_would_help(
     record = make_record(best_epoch=best, validation_score=0.5, status=Status.COMPLETED)
     first = Track(1.0).plans[0].first
 
-    def configuration(keep: str) -> Configuration:
+    def make_configuration(keep: str) -> Configuration:
         return Configuration(
             "nft",
             {"refine.epochs": epochs},
@@ -255,8 +255,8 @@ def test_a_best_epoch_among_the_last_says_that_more_would_help(
             records={1: record},
         )
 
-    assert configuration("best").still_improves is improves
-    assert configuration("last").still_improves is (2 * best > epochs)
+    assert make_configuration("best").still_improves is improves
+    assert make_configuration("last").still_improves is (2 * best > epochs)
 
 
 def test_a_first_trial_that_was_short_may_be_further_behind(
@@ -264,20 +264,20 @@ def test_a_first_trial_that_was_short_may_be_further_behind(
 ) -> None:
     monkeypatch.setattr("orca_ray.adaptation.first_trials.LEAST_SHARE_OF_EPOCHS", 0.25)
 
-    def methods_of(track: Track) -> list[str]:
+    def run_three(track: Track) -> list[str]:
+        """Run three trials, of which the later ones improve; return their methods."""
         track.run(1)
         track.improving = True
         return [trial.method for trial in track.run(3).ran]
 
     levels = {**LEVELS, "nft": 0.1, "scratch": 0.35}
     track = Track(50.0, folds=[1], estimate=10.0, levels=levels)
-    assert methods_of(track) == ["nft", "scratch", "scratch"]
+    assert run_three(track) == ["nft", "scratch", "scratch"]
     assert track.ran[2].epochs > track.ran[1].epochs
     levels = {**LEVELS, "nft": 0.1, "scratch": 0.65}
     track = Track(14.0, folds=[1], estimate=3.0, levels=levels)
-    assert methods_of(track) == ["nft", "scratch", "linear_probe"], (
-        "no time to catch up"
-    )
+    methods = run_three(track)
+    assert methods == ["nft", "scratch", "linear_probe"], "no time to catch up"
 
 
 def test_cheap_folds_of_fitted_methods_precede_longer_schedules() -> None:
@@ -291,35 +291,32 @@ def test_cheap_folds_of_fitted_methods_precede_longer_schedules() -> None:
 
 
 def test_fitted_methods_are_searched_before_trials_that_take_longer() -> None:
-    text = with_methods("nft", "scratch", "forest").replace(
-        "space: {", "space: {forest.splits: {choice: [best, random]}, "
-    )
+    space = "space: {forest.splits: {choice: [best, random]}, "
+    text = with_methods("nft", "scratch", "forest").replace("space: {", space)
     levels = {**LEVELS, "forest": 0.2}
     track = Track(1000.0, improving=True, text=text, levels=levels).run(14)
-    assert track.started()[3:12] == [
-        ("forest", fold) for fold in (2, 3, 4, 5, 1, 2, 3, 4, 5)
-    ]
+    folds_of_both = (2, 3, 4, 5, 1, 2, 3, 4, 5)
+    assert track.started()[3:12] == [("forest", fold) for fold in folds_of_both]
     assert track.ran[7].hyperparameters["forest.splits"] == "random"
 
 
-def test_networks_that_another_method_has_made_get_no_further_folds() -> None:
+def test_a_copy_of_a_network_by_another_method_gets_no_further_folds() -> None:
     track = Track(90.0, loss=0.5).run(2)
     nft, scratch = track.search.configurations[-2:]
     scratch.records[1] = replace(
         nft.records[1], trial_key=scratch.records[1].trial_key, align_seconds=1.0
     )
 
-    def ranked() -> list[Configuration]:
+    def rank_configurations() -> list[Configuration]:
         standings = rank(track.search.configurations)
         return [standing.configuration for standing in standings]
 
-    assert ranked() == [nft]
+    assert rank_configurations() == [nft]
     nft.records[2] = replace(nft.records[1], status=Status.FAILED_OOM)
-    assert ranked() == [scratch], "the other method has failed"
+    assert rank_configurations() == [scratch], "the other method has failed"
     del nft.records[2]
-    assert dict(track.run().started())["scratch"] == 1, (
-        "one trial: equal losses are no coincidence"
-    )
+    last_folds = dict(track.run().started())
+    assert last_folds["scratch"] == 1, "one trial: equal losses are no coincidence"
 
 
 def test_a_probe_that_is_behind_after_a_longer_schedule_gets_no_other() -> None:
@@ -329,45 +326,47 @@ def test_a_probe_that_is_behind_after_a_longer_schedule_gets_no_other() -> None:
 
 
 def test_one_error_on_a_few_samples_is_not_far_behind_none() -> None:
-    def configuration(score: float) -> Configuration:
+    def make_configuration(score: float) -> Configuration:
         record = make_record(validation_score=score, status=Status.COMPLETED)
         return Configuration("nft", {}, records={1: record})
 
-    leader = configuration(0.0)
-    assert not is_behind(configuration(3 / 40), leader, num_held=40)
-    assert is_behind(configuration(5 / 40), leader, num_held=40)
-    assert not is_behind(configuration(5 / 40), leader, num_held=40, slack=2.0), (
-        "none of 40 may be one"
-    )
-    assert is_behind(configuration(1 / 40), leader, num_held=math.inf), (
-        "scores are no shares of samples"
-    )
+    leader = make_configuration(0.0)
+    one_error = make_configuration(1 / 40)
+    three_errors = make_configuration(3 / 40)
+    five_errors = make_configuration(5 / 40)
+    assert not is_behind(three_errors, leader, num_held=40)
+    assert is_behind(five_errors, leader, num_held=40)
+    doubted = is_behind(five_errors, leader, num_held=40, slack=2.0)
+    assert not doubted, "none of 40 may be one"
+    has_exact_scores = is_behind(one_error, leader, num_held=math.inf)
+    assert has_exact_scores, "scores are no shares of samples"
 
 
 def test_the_leader_of_few_folds_trains_on_with_all_samples() -> None:
     track = Track(60.0, improving=True).run()
     last = next(trial for trial in track.ran if fold_of(trial) == ALL)
-    start = next(
-        trial
-        for trial in track.ran
-        if trial.key == last.hyperparameters["refine.start"]
-    )
+    trials = {trial.key: trial for trial in track.ran}
+    start = trials[last.hyperparameters["refine.start"]]
     assert start.method == last.method == "nft"
-    assert last.hyperparameters["refine.learning_rate"] == 5e-4, (
-        "half of the rate before"
-    )
+    rate = last.hyperparameters["refine.learning_rate"]
+    assert rate == 5e-4, "half of the rate before"
     assert 60 - 1.25 * 3 - 3 < track.now <= 60, "the time is used to the end"
     assert not any(row.num_remaining for row in track.search.progress())
+
+
+def test_a_continued_search_trains_on_from_each_model_once() -> None:
+    track = Track(60.0, improving=True).run()
     again = Track(120.0, improving=True, history=History(records=track.records)).run()
-    assert not {trial.key for trial in track.ran} & {
-        trial.key for trial in again.ran
-    }, "nothing runs again"
+    keys = {trial.key for trial in track.ran}
+    keys_again = {trial.key for trial in again.ran}
+    assert not keys & keys_again, "nothing runs again"
     starts = [
         trial.hyperparameters["refine.start"]
         for trial in (*track.ran, *again.ran)
         if fold_of(trial) == ALL
     ]
-    assert len(starts) == len(set(starts)), "once from each model"
+    assert starts
+    assert len(starts) == len(set(starts))
 
 
 def test_without_time_for_an_epoch_nothing_trains_on() -> None:
@@ -382,33 +381,28 @@ def test_other_methods_wait_for_a_training_on() -> None:
 
 def test_with_an_outer_test_the_leader_trains_on_at_once_on_all_other_samples() -> None:
     track = Track(20.0, improving=True, outer=True).run()
-    assert track.started()[:2] == [("nft", 1), ("nft", ALL_BUT_TEST)], (
-        "no time for three folds"
-    )
-    assert [fold for _, fold in track.started()].count(ALL_BUT_TEST) == 1
-    last = track.ran[1]
-    assert last.hyperparameters["refine.start"] == track.ran[0].key
-    assert last.hyperparameters["refine.learning_rate"] == 1e-3, (
-        "as before: most of the training comes now"
-    )
-    assert last.epochs == int(2 / 3 * (20 - 6 - 4)), (
-        "two thirds of the time that is left"
-    )
-    final = track.ran[2]
-    start = final.hyperparameters["refine.start"]
-    assert (fold_of(final), start) == (ALL, last.key), "the rest is for all samples"
+    folds = [fold_of(trial) for trial in track.ran]
+    assert folds == [1, ALL_BUT_TEST, ALL], "no time for three folds"
+    assert {trial.method for trial in track.ran} == {"nft"}
+    first, longer, final = track.ran
+    assert longer.hyperparameters["refine.start"] == first.key
+    rate = longer.hyperparameters["refine.learning_rate"]
+    assert rate == 1e-3, "as before: most of the training comes now"
+    seconds_left = 20 - 6 - 4
+    assert longer.epochs == int(2 / 3 * seconds_left)
+    assert final.hyperparameters["refine.start"] == longer.key
     again = Track(
         400.0, improving=True, outer=True, history=History(records=track.records)
     ).run()
     assert ("nft", 2) not in again.started(), (
-        "folds of the short schedule tell nothing of what trained on"
+        "folds of the short schedule say nothing about the network that trained on"
     )
 
 
 @pytest.mark.parametrize(
     ("loss", "most", "trains_on"), [(0.009, 10, False), (0.011, 12, True)]
 )
-def test_three_folds_of_what_has_converged_replace_a_training_on(
+def test_a_converged_leader_gets_three_folds_before_it_trains_on(
     loss: float, most: int, trains_on: bool
 ) -> None:
     track = Track(1000.0, improving=True, outer=True, loss=loss).run(most)
@@ -468,17 +462,24 @@ def test_a_leader_waits_for_first_trials_and_a_failure_is_not_the_last_try() -> 
 
 
 @pytest.mark.parametrize(
-    ("seconds_left", "best", "fold"), [(7, 4, -1), (7, 3, None), (9, 4, -1), (16, 4, 2)]
+    ("seconds_left", "best", "fold"),
+    [(7, 4, ALL), (7, 3, None), (9, 4, ALL), (16, 4, 2)],
 )
 def test_a_leader_that_no_longer_improves_trains_on_if_few_folds_fit(
     seconds_left: float, best: int, fold: int | None
 ) -> None:
-    chosen = Track(200.0, best=best).run(3).next(seconds_left)
-    assert (None if chosen is None else chosen[1]) == fold
+    track = Track(200.0, best=best).run(3)
+    track.now = track.seconds - seconds_left
+    trial = track.take()
+    if fold is None:
+        assert trial is None
+    else:
+        assert trial is not None
+        assert fold_of(trial) == fold
 
 
 @pytest.mark.parametrize(("seconds_left", "fold"), [(7, ALL_BUT_TEST), (9, 3), (16, 3)])
-def test_with_an_outer_test_it_does_so_if_three_folds_do_not_fit(
+def test_with_an_outer_test_a_leader_trains_on_if_three_folds_do_not_fit(
     seconds_left: float, fold: int
 ) -> None:
     track = Track(60.0, best=4, outer=True, loss=0.0).run(2)
@@ -512,7 +513,8 @@ def test_a_configuration_that_fails_is_not_tried_on_other_folds() -> None:
     failed = track.ran[0]
     track.end(failed, Status.FAILED_OOM)
     track.run()
-    assert not [trial for trial in track.ran[1:] if trial.method == failed.method]
+    later_methods = {trial.method for trial in track.ran[1:]}
+    assert failed.method not in later_methods
     assert track.reasons() == {failed.method: "every trial failed"}
 
 
@@ -523,9 +525,7 @@ def test_several_workers_get_different_trials() -> None:
         ("scratch", 1),
         ("linear_probe", 1),
     }
-    assert track.take() is None, (
-        "nothing is known of the folds before one trial has ended"
-    )
+    assert track.take() is None, "no trial has ended: the folds are unknown"
     assert track.search.next_plan() is None
     track.end(track.ran[0])
     plan = track.search.next_plan()
@@ -571,9 +571,10 @@ def test_the_chosen_configuration_is_fitted_to_all_samples() -> None:
 
 def test_the_score_of_a_training_on_all_samples_does_not_count() -> None:
     track = Track(60.0).run()
-    nft = next(each for each in track.search.configurations if each.method == "nft")
+    configurations = track.search.configurations
+    nft = next(candidate for candidate in configurations if candidate.method == "nft")
     nft.records[ALL] = make_record("all", method="nft", validation_score=0.0)
-    levels = [standing.level for standing in rank(track.search.configurations)]
+    levels = [standing.level for standing in rank(configurations)]
     assert min(levels) > 0.1
 
 

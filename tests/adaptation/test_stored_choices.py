@@ -39,7 +39,7 @@ def describe(
         return str(error)
     trained = [judge.trained(configuration) for configuration in judge.ranked]
     return {
-        "ranked": [describe_candidate(each) for each in judge.ranked],
+        "ranked": [describe_candidate(candidate) for candidate in judge.ranked],
         "leader": judge.leader.identity,
         "single": describe_choice(judge, judge.single(judge.leader)),
         "ensemble": describe_choice(judge, judge.ensemble()),

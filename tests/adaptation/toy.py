@@ -71,9 +71,10 @@ class Toy:
         folds: Sequence[int] = (),
         seconds: float = 1.0,
     ) -> None:
-        """Add trials of a method whose model predicts ``predict`` (rows).
+        """Add a trial of a method for each of ``folds`` (by default, for all folds).
 
-        Rows from `NUM_KNOWN` on are the outer test. ``folds``: default: all.
+        The model of each trial predicts ``predict(rows)``. Rows from `NUM_KNOWN` on are
+        the outer test.
         """
         if not folds:
             folds = range(1, NUM_FOLDS * len(self.folds) + 1)
@@ -86,11 +87,10 @@ class Toy:
         key = f"{method}{fold}"
         division, number = divmod(fold - 1, NUM_FOLDS)
         rows = np.flatnonzero(self.folds[division] == number + 1)
+        test_rows = np.arange(NUM_KNOWN, NUM_SAMPLES)
         outputs = {
             "validation": np.ascontiguousarray(predict(rows), np.float32),
-            "test": np.ascontiguousarray(
-                predict(np.arange(NUM_KNOWN, NUM_SAMPLES)), np.float32
-            ),
+            "test": np.ascontiguousarray(predict(test_rows), np.float32),
         }
         directory = self.folder / "new" / key
         directory.mkdir(parents=True)
@@ -116,10 +116,10 @@ class Toy:
     def add_training_on(
         self, method: str, predict: Predict, *, start: str, samples: int, fold: int
     ) -> None:
-        """Add a trial that trained the model of the trial ``start`` on.
+        """Add a trial that continued to train the model of the trial ``start``.
 
-        ``samples``: -1: all samples; -2: all but the outer test. ``fold`` only names
-        the trial.
+        It used all samples (``samples=-1``), or all but the outer test
+        (``samples=-2``). ``fold`` only names the trial.
         """
         self.add(method, predict, folds=[fold])
         values = json.dumps({"data.fold": samples, "refine.start": start})
@@ -128,12 +128,14 @@ class Toy:
     def judge(self) -> Judge:
         return Judge(self.task, self.data, self.records, self.models)
 
-    def right(self, share: float, seed: int, strength: float = 3.0) -> Predict:
+    def draw_classifier(
+        self, share: float, seed: int, strength: float = 3.0
+    ) -> Predict:
         """Return a classifier that is right on a random share of the samples."""
         is_right = np.random.default_rng(seed).random(NUM_SAMPLES) < share
-        return self.classifier(np.where(is_right, strength, -strength))
+        return self.make_classifier(np.where(is_right, strength, -strength))
 
-    def classifier(self, strengths: Array) -> Predict:
+    def make_classifier(self, strengths: Array) -> Predict:
         """Return a classifier whose logits for the true class are ``strengths`` [N].
 
         The logits for the other class are their negatives.
@@ -145,7 +147,7 @@ class Toy:
 
         return predict
 
-    def wrong_at(self, rows: Sequence[int] | Array) -> Predict:
+    def make_classifier_wrong_at(self, rows: Sequence[int] | Array) -> Predict:
         """Return a classifier that is wrong on the samples ``rows``, and only there."""
         is_wrong = np.isin(np.arange(NUM_SAMPLES), rows)
-        return self.classifier(np.where(is_wrong, -1.0, 1.0))
+        return self.make_classifier(np.where(is_wrong, -1.0, 1.0))
