@@ -40,8 +40,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.peers.report import report
-from benchmarks.peers.sets import KINDS, SETS, DataSet, write
-from benchmarks.peers.tools import TOOLS, Results, Tool, peers_python, run
+from benchmarks.peers.sets import KINDS, SETS, DataSet
+from benchmarks.peers.tools import (
+    TOOLS,
+    Result,
+    Results,
+    Run,
+    Tool,
+    peers_python,
+    run_tool,
+)
+from benchmarks.peers.writing import write
 
 
 def main() -> None:
@@ -92,7 +101,7 @@ def main() -> None:
     try:
         sets = chosen_sets(options.sets.split(","))
         tools = chosen_tools(options.tools.split(","))
-        minutes = [float(each) for each in options.minutes.split(",")]
+        minutes = [float(text) for text in options.minutes.split(",")]
     except (KeyError, ValueError) as error:
         parser.error(f"unknown: {error}")
     if options.shapes:
@@ -117,27 +126,28 @@ def chosen_sets(names: Sequence[str]) -> list[DataSet]:
     KeyError for another name.
     """
     halves = {"tuning": True, "held-back": False}
-    found: dict[str, DataSet] = {}
+    chosen: dict[str, DataSet] = {}
     for name in names:
-        if name in halves or name in KINDS:
-            found |= {
-                each.name: each
-                for each in SETS.values()
-                if name == each.kind or halves.get(name) == each.tuning
-            }
+        if name in KINDS:
+            chosen |= {key: data for key, data in SETS.items() if data.kind == name}
+        elif name in halves:
+            tuning = halves[name]
+            chosen |= {key: data for key, data in SETS.items() if data.tuning == tuning}
         else:
-            found[name] = SETS[name]
-    return list(found.values())
+            chosen[name] = SETS[name]
+    return list(chosen.values())
 
 
 def chosen_tools(names: Sequence[str]) -> list[Tool]:
     """Return the tools of the given names; KeyError for another name."""
     by_name = {tool.name: tool for tool in TOOLS}
-    return [
-        tool
-        for name in names
-        for tool in (TOOLS[1:] if name == "peers" else [by_name[name]])
-    ]
+    chosen: list[Tool] = []
+    for name in names:
+        if name == "peers":
+            chosen += TOOLS[1:]
+        else:
+            chosen.append(by_name[name])
+    return chosen
 
 
 def run_all(
@@ -156,57 +166,58 @@ def run_all(
         peers_python(work / "env")
     for data in sets:
         written = write(data, work / "sets")
-        for tool in (each for each in tools if data.kind in each.kinds):
+        fitting = [tool for tool in tools if data.kind in tool.kinds]
+        for tool in fitting:
             for minutes in limits if tool.timed else (None,):
                 for seed in seeds:
-                    if results.has(tool, written, minutes, seed, cores):
-                        continue
-                    line = run(tool, written, minutes, seed, cores, work)
-                    results.add(line)
-                    outcome = (
-                        line["failure"]
-                        or f"loss {sum(line['losses']) / len(line['losses']):.4g}"
-                    )
-                    limit = "" if minutes is None else f" {minutes:g} minutes"
-                    print(
-                        f"{data.name} {tool.name}{limit} seed {seed}: {outcome},"
-                        f" {line['seconds']} s",
-                        flush=True,
-                    )
+                    run = Run(tool, written, minutes, seed, cores)
+                    if not results.has(run):
+                        line = run_tool(run, work)
+                        results.add(line)
+                        print_outcome(line)
+
+
+def print_outcome(line: Result) -> None:
+    """Print what came of a run."""
+    limit = ""
+    if line["minutes"] is not None:
+        limit = f" {line['minutes']:g} minutes"
+    outcome = line["failure"]
+    if not outcome:
+        outcome = f"loss {sum(line['losses']) / len(line['losses']):.4g}"
+    print(
+        f"{line['set']} {line['tool']}{limit} seed {line['seed']}: {outcome},"
+        f" {line['seconds']} s",
+        flush=True,
+    )
 
 
 def print_shapes(sets: Sequence[DataSet], folder: Path) -> None:
     """Print a table of the data sets, which are written if they are not there."""
-    print(
-        "| set | kind | half | train | test | classes | metric | from"
-        " |\n|---|---|---|---|---|---|---|---|"
-    )
+    print("| set | kind | half | train | test | classes | metric | from |")
+    print("|---|---|---|---|---|---|---|---|")
     for data in sets:
         about = json.loads((write(data, folder).folder / "about.json").read_text())
-        shapes = ("×".join(map(str, about[part])) for part in ("train", "test"))
-        place = (
-            data.package.requirement
-            if data.package
-            else "scikit-learn"
-            if data.kind != "fields"
-            else "simulated"
+        cells = (
+            data.name,
+            data.kind,
+            "tuning" if data.tuning else "held back",
+            "×".join(map(str, about["train"])),
+            "×".join(map(str, about["test"])),
+            str(about["classes"] or ""),
+            data.metric,
+            origin(data),
         )
-        half = "tuning" if data.tuning else "held back"
-        print(
-            "|",
-            " | ".join(
-                (
-                    data.name,
-                    data.kind,
-                    half,
-                    *shapes,
-                    str(about["classes"] or ""),
-                    data.metric,
-                    place,
-                )
-            ),
-            "|",
-        )
+        print("|", " | ".join(cells), "|")
+
+
+def origin(data: DataSet) -> str:
+    """Return where the data come from."""
+    if data.package:
+        return data.package.requirement
+    if data.kind == "fields":
+        return "simulated"
+    return "scikit-learn"
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ class Parts:
 def split(x: Inputs, y: Array) -> Parts:
     """Divide samples at random into outer parts, with equal shares of each class."""
     classes = y if y.dtype.kind in "UO" else None
-    made = train_test_split(
+    train_x, test_x, train_y, test_y = train_test_split(
         x, y, test_size=TEST_SHARE, random_state=SPLIT_SEED, stratify=classes
     )
-    return Parts(train_x=made[0], train_y=made[2], test_x=made[1], test_y=made[3])
+    return Parts(train_x, train_y, test_x, test_y)

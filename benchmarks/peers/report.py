@@ -50,35 +50,30 @@ class Board:
                 groups.setdefault((line["set"], line["tool"]), []).append(
                     np.array(line["losses"])
                 )
-        self.losses = {key: np.mean(found, axis=0) for key, found in groups.items()}
-        self.sets = [
-            data
-            for data in SETS.values()
-            if any(name == data.name for name, _ in groups)
-        ]
+        self.losses = {key: np.mean(runs, axis=0) for key, runs in groups.items()}
+        names = {name for name, _ in groups}
+        self.sets = [data for data in SETS.values() if data.name in names]
         self.strongest = {kind: self._strongest(kind) for kind in KINDS}
 
     def _strongest(self, kind: Kind) -> str:
         """Return the peer with the lowest geometric mean error over the sets that all
         peers of the kind have.
         """
-        present = [
-            peer
-            for peer in SPECIALISED[kind]
-            if any(tool == peer for _, tool in self.losses)
-        ]
-        sets = [each for each in self.sets if each.kind == kind]
+        tools_with_result = {tool for _, tool in self.losses}
+        peers = [peer for peer in SPECIALISED[kind] if peer in tools_with_result]
         common = [
-            each
-            for each in sets
-            if all((each.name, peer) in self.losses for peer in present)
+            data
+            for data in self.sets
+            if data.kind == kind
+            and {(data.name, peer) for peer in peers} <= self.losses.keys()
         ]
-        means = {
-            peer: np.mean([np.log(self.error(each, peer)) for each in common])
-            for peer in present
-            if common
-        }
-        return min(means, key=means.__getitem__, default="")
+        if not common:
+            return ""
+
+        def mean_log_error(peer: str) -> float:
+            return float(np.mean([np.log(self.error(data, peer)) for data in common]))
+
+        return min(peers, key=mean_log_error, default="")
 
     def error(self, data: DataSet, tool: str) -> float:
         """Return the error of a tool on a set, as `error` has it."""
@@ -103,19 +98,18 @@ class Board:
         bootstrap values [B].
         """
         value = np.log(self.error(data, "adapt") / self.error(data, other))
-        return float(value), np.log(
-            self.resampled(data, "adapt") / self.resampled(data, other)
-        )
+        ratios = self.resampled(data, "adapt") / self.resampled(data, other)
+        return float(value), np.log(ratios)
 
     def compared(self) -> list[DataSet]:
         """Return the sets on which both adapt and the strongest peer of the kind have a
         result.
         """
-        found = self.losses.keys()
         return [
-            each
-            for each in self.sets
-            if {(each.name, "adapt"), (each.name, self.strongest[each.kind])} <= found
+            data
+            for data in self.sets
+            if (data.name, "adapt") in self.losses
+            and (data.name, self.strongest[data.kind]) in self.losses
         ]
 
 
@@ -134,23 +128,21 @@ def _latest(lines: Iterable[Result]) -> list[Result]:
 
 def report(lines: Sequence[Result]) -> str:
     """Return the tables of all time limits, as Markdown."""
-    limits = sorted(
-        {line["minutes"] for line in lines if line["minutes"] is not None}
-    ) or [0.0]
-    return "\n\n".join(
-        part
-        for minutes in limits
-        for part in _one_limit(Board(lines, minutes), minutes)
-    )
+    limits = {line["minutes"] for line in lines if line["minutes"] is not None}
+    blocks = []
+    for minutes in sorted(limits) or [0.0]:
+        blocks += _report_limit(Board(lines, minutes), minutes)
+    return "\n\n".join(blocks)
 
 
-def _one_limit(board: Board, minutes: float) -> list[str]:
-    parts = [f"## {minutes:g} minutes"] if minutes else []
+def _report_limit(board: Board, minutes: float) -> list[str]:
+    """Return the heading, tables and sentences of one time limit."""
+    blocks = [f"## {minutes:g} minutes"] if minutes else []
     compared = board.compared()
     if compared:
-        parts += [_summary(board, compared), _ratios(board, compared)]
-    parts += [_scores(board), _calibration(board), _conditions(board)]
-    return [part for part in parts if part]
+        blocks += [_summary(board, compared), _ratios(board, compared)]
+    blocks += [_scores(board), _calibration(board), _conditions(board)]
+    return [block for block in blocks if block]
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -167,27 +159,32 @@ def _summary(board: Board, compared: Sequence[DataSet]) -> str:
     """Return geometric means of the error of adapt relative to the strongest peer, with
     90 % intervals.
     """
-    groups = {"all": compared} | {
-        kind: [each for each in compared if each.kind == kind] for kind in KINDS
-    }
-    groups["tuning half"] = [each for each in compared if each.tuning]
-    groups["held-back half"] = [each for each in compared if not each.tuning]
-    groups["images declared later"] = [each for each in compared if each.later]
+    groups: dict[str, list[DataSet]] = {"all": list(compared)}
+    for kind in KINDS:
+        groups[kind] = [data for data in compared if data.kind == kind]
+    groups["tuning half"] = [data for data in compared if data.tuning]
+    groups["held-back half"] = [data for data in compared if not data.tuning]
+    groups["images declared later"] = [data for data in compared if data.later]
     rows = []
     for name, sets in groups.items():
         if sets:
-            pairs = [
-                board.log_ratios(each, board.strongest[each.kind]) for each in sets
-            ]
-            mean = np.exp(np.mean([value for value, _ in pairs]))
-            spread = np.exp(np.mean([values for _, values in pairs], axis=0))
             peer = board.strongest[sets[0].kind] if name in KINDS else "of each kind"
-            rows.append(
-                (name, str(len(sets)), peer, f"**{mean:.2f}** {_interval(spread)}")
-            )
+            rows.append((name, str(len(sets)), peer, _mean_ratio(board, sets)))
     return _table(
         ("sets", "number", "strongest peer", "error of adapt relative to it"), rows
     )
+
+
+def _mean_ratio(board: Board, sets: Sequence[DataSet]) -> str:
+    """Return the geometric mean over sets with its interval."""
+    logs = []
+    resampled_logs = []
+    for data in sets:
+        value, resampled = board.log_ratios(data, board.strongest[data.kind])
+        logs.append(value)
+        resampled_logs.append(resampled)
+    interval = _interval(np.exp(np.mean(resampled_logs, axis=0)))
+    return f"**{np.exp(np.mean(logs)):.2f}** {interval}"
 
 
 def _ratios(board: Board, compared: Sequence[DataSet]) -> str:
@@ -200,18 +197,16 @@ def _ratios(board: Board, compared: Sequence[DataSet]) -> str:
         if plain:
             _, differences = board.log_ratios(data, plain)
             verdict = "**yes**" if np.quantile(differences, 0.05) > 0 else "no"
-        half = "tuning" if data.tuning else "held back"
-        cells = [_cell(board, data, tool) for tool in ("adapt", peer, plain)]
-        ratio = f"{np.exp(value):.2f} {_interval(np.exp(spread))}"
         rows.append(
             (
                 data.name,
                 data.kind,
-                half,
+                "tuning" if data.tuning else "held back",
                 data.metric,
-                *cells[:2],
-                ratio,
-                cells[2],
+                _cell(board, data, "adapt"),
+                _cell(board, data, peer),
+                f"{np.exp(value):.2f} {_interval(np.exp(spread))}",
+                _cell(board, data, plain),
                 verdict,
             )
         )
@@ -230,12 +225,11 @@ def _ratios(board: Board, compared: Sequence[DataSet]) -> str:
 
 
 def _cell(board: Board, data: DataSet, tool: str) -> str:
+    """Return the name of a tool, unless it is adapt, and its score on a set."""
+    if not tool:
+        return "–"
     name = "" if tool == "adapt" else f"{tool} "
-    return (
-        f"{name}{score(data.metric, board.losses[data.name, tool]):.4g}"
-        if tool
-        else "–"
-    )
+    return f"{name}{score(data.metric, board.losses[data.name, tool]):.4g}"
 
 
 def _scores(board: Board) -> str:
@@ -244,13 +238,17 @@ def _scores(board: Board) -> str:
     for kind in KINDS:
         tools = ["adapt", *SPECIALISED[kind], *PLAIN]
         rows = []
-        for data in (each for each in board.sets if each.kind == kind):
-            found = [board.losses.get((data.name, tool)) for tool in tools]
-            size = next(len(each) for each in found if each is not None)
-            cells = [
-                "–" if each is None else f"{score(data.metric, each):.4g}"
-                for each in found
-            ]
+        sets = [data for data in board.sets if data.kind == kind]
+        for data in sets:
+            size = 0
+            cells = []
+            for tool in tools:
+                losses = board.losses.get((data.name, tool))
+                if losses is None:
+                    cells.append("–")
+                else:
+                    size = len(losses)
+                    cells.append(f"{score(data.metric, losses):.4g}")
             rows.append((data.name, data.metric, str(size), *cells))
         if rows:
             tables.append(_table((kind, "metric", "test", *tools), rows))
@@ -265,63 +263,61 @@ def _calibration(board: Board) -> str:
     differences = []
     for line in board.lines:
         if line["tool"] == "adapt" and line["failure"] is None:
-            found: Mapping[str, Any] = line["reported"]
+            answer: Mapping[str, Any] = line["reported"]
             data = SETS[line["set"]]
             losses = np.array(line["losses"])
             outer = score(data.metric, losses)
-            if "low" in found:
-                held.append(found["low"] <= outer <= found["high"])
-            if isinstance(reported := found.get("score"), float | int):
-                differences.append(
-                    (reported - outer) / float(error(data.metric, losses))
-                )
-    parts = []
+            if "low" in answer:
+                held.append(answer["low"] <= outer <= answer["high"])
+            reported = answer.get("score")
+            if isinstance(reported, float | int):
+                difference = reported - outer
+                differences.append(difference / float(error(data.metric, losses)))
+    sentences = []
     if held:
-        parts.append(
+        sentences.append(
             f"The reported interval holds the outer score in {sum(held)} of {len(held)}"
             " runs."
         )
     if differences:
         mean = np.mean(differences)
         noise = np.std(differences) / np.sqrt(len(differences))
-        parts.append(
+        sentences.append(
             f"Reported minus outer score, relative to the outer one: {mean:+.3f} ±"
             f" {noise:.3f} (standard error)."
         )
-    return " ".join(parts)
+    return " ".join(sentences)
 
 
 def _conditions(board: Board) -> str:
     """Return the failures, and how much of the time the runs had a core."""
-    failed = [
-        f"- {line['tool']} on {line['set']}: {line['failure']}"
-        for line in board.lines
-        if line["failure"]
-    ]
+    sentences = []
     timed = [
         line
         for line in board.lines
         if line["minutes"] and line["tool"] != "adapt" and line["seconds"] > 0
     ]
     shares = [line["cpu_seconds"] / (line["seconds"] * line["cores"]) for line in timed]
-    share = (
-        f"Peers with a time limit had {np.median(shares):.0%} of their cores (median)."
-        if shares
-        else ""
-    )
-    slowest = max(
-        (
-            line["reported"]["command_seconds"]
-            for line in board.lines
-            if line.get("reported")
-        ),
-        default=None,
-    )
-    share += f" The longest adapt took {slowest:.0f} s." if slowest else ""
+    if shares:
+        share = f"{np.median(shares):.0%}"
+        sentences.append(
+            f"Peers with a time limit had {share} of their cores (median)."
+        )
+    reports = [line["reported"] for line in board.lines if line.get("reported")]
+    if reports:
+        slowest = max(reported["command_seconds"] for reported in reports)
+        sentences.append(f"The longest adapt took {slowest:.0f} s.")
     cores = sorted({line["cores"] for line in board.lines})
-    share += (
-        f" **Runs with different numbers of cores are compared: {cores}.**"
-        if len(cores) > 1
-        else ""
-    )
-    return "\n".join([share, *(["", "Failed:", ""] if failed else []), *failed]).strip()
+    if len(cores) > 1:
+        sentences.append(
+            f"**Runs with different numbers of cores are compared: {cores}.**"
+        )
+    failures = [
+        f"- {line['tool']} on {line['set']}: {line['failure']}"
+        for line in board.lines
+        if line["failure"]
+    ]
+    lines = [" ".join(sentences)]
+    if failures:
+        lines += ["", "Failed:", "", *failures]
+    return "\n".join(lines).strip()

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from benchmarks.peers.sets import KINDS, Kind, Written
+from benchmarks.peers.sets import KINDS, Kind
+from benchmarks.peers.writing import Written
 from orca_ray.data.rows import Array
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -66,6 +67,21 @@ TOOLS = (
 )
 
 
+REPORTED = (
+    "score",
+    "low",
+    "high",
+    "num_samples",
+    "num_folds",
+    "out_of_fold",
+    "holdout",
+    "description",
+    "verdict",
+    "standings",
+)
+"""What the results file keeps of the answer of ``orca adapt --json``."""
+
+
 class Failed(Exception):
     """Raised when a tool did not make predictions; the message says why."""
 
@@ -104,128 +120,111 @@ def losses(metric: str, predicted: Array, answers: Array) -> Array:
     if metric == "rmse":
         return np.asarray(difference**2)
     axes = tuple(range(1, answers.ndim))
-    made: Array = np.sqrt(
-        np.square(difference).sum(axes) / np.square(answers, dtype=float).sum(axes)
-    )
-    return made
+    squared_errors = np.square(difference).sum(axes)
+    squared_norms = np.square(answers, dtype=float).sum(axes)
+    relative: Array = np.sqrt(squared_errors / squared_norms)
+    return relative
 
 
-def run(
-    tool: Tool,
-    written: Written,
-    minutes: float | None,
-    seed: int,
-    cores: int,
-    work: Path,
-) -> Result:
+@dataclass(frozen=True)
+class Run:
+    """One run of a tool on a data set."""
+
+    tool: Tool
+    written: Written
+    minutes: float | None
+    """Time limit; None for a tool that takes none, which is stopped after an hour."""
+    seed: int
+    cores: int
+
+    @property
+    def key(self) -> Result:
+        """What tells a run from others in a line of the results file."""
+        return {
+            "set": self.written.data.name,
+            "tool": self.tool.name,
+            "minutes": self.minutes,
+            "seed": self.seed,
+            "cores": self.cores,
+            "data": self.written.digest,
+        }
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a tool predicts for the outer test, and what it says about itself."""
+
+    values: Array
+    reported: Result | None = None
+
+
+def run_tool(run: Run, work: Path) -> Result:
     """Run a tool on a data set and return the line for the results file, whether the
     run failed or not.
-
-    A tool that takes no time limit (``minutes`` is None) is stopped after an hour.
     """
     begin = time.monotonic()
     cpu = _cpu_seconds()
-    result: Result = {
-        "set": written.data.name,
-        "tool": tool.name,
-        "minutes": minutes,
-        "seed": seed,
-        "cores": cores,
-        "data": written.digest,
-        "load": round(os.getloadavg()[0], 2),
-    }
+    load, _, _ = os.getloadavg()
+    result: Result = {**run.key, "load": round(load, 2)}
+    call_tool = _call_adapt if run.tool.name == "adapt" else _call_peer
+    data = run.written.data
     with tempfile.TemporaryDirectory(dir=work, ignore_cleanup_errors=True) as scratch:
         try:
-            method = _adapt if tool.name == "adapt" else _fit_peer
-            predicted, reported = method(
-                tool, written, minutes, seed, cores, Path(scratch), work
-            )
-            each = losses(written.data.metric, predicted, written.answers)
-            result |= {
-                "losses": [float(f"{loss:.6g}") for loss in each],
-                "reported": reported,
-                "failure": None,
-            }
+            predictions = call_tool(run, Path(scratch), work)
+            of_samples = losses(data.metric, predictions.values, run.written.answers)
+            result["losses"] = [float(f"{loss:.6g}") for loss in of_samples]
+            result["reported"] = predictions.reported
+            result["failure"] = None
         except (Failed, ValueError, OSError) as error:
-            result |= {"failure": f"{error}"}
-    result |= {
-        "seconds": round(time.monotonic() - begin, 1),
-        "cpu_seconds": round(_cpu_seconds() - cpu, 1),
-    }
+            result["failure"] = f"{error}"
+    result["seconds"] = round(time.monotonic() - begin, 1)
+    result["cpu_seconds"] = round(_cpu_seconds() - cpu, 1)
     return result
 
 
-def _fit_peer(
-    tool: Tool,
-    written: Written,
-    minutes: float | None,
-    seed: int,
-    cores: int,
-    scratch: Path,
-    work: Path,
-) -> tuple[Array, None]:
-    seconds = 3600 if minutes is None else 60 * minutes
+def _call_peer(run: Run, scratch: Path, work: Path) -> Predictions:
+    seconds = 3600 if run.minutes is None else 60 * run.minutes
+    out = scratch / "out.npy"
     command: list[str | Path] = [
         peers_python(work / "env"),
         SCRIPT,
-        tool.name,
-        written.folder,
-        scratch / "out.npy",
+        run.tool.name,
+        run.written.folder,
+        out,
+        "--seconds",
+        f"{seconds:g}",
+        "--seed",
+        str(run.seed),
+        "--cores",
+        str(run.cores),
     ]
-    command += ["--seconds", f"{seconds:g}", "--seed", str(seed), "--cores", str(cores)]
-    _call(command, cores, scratch, 10 * seconds + 120)
-    return np.load(scratch / "out.npy", allow_pickle=False), None
+    _call(command, run.cores, scratch, 10 * seconds + 120)
+    return Predictions(np.load(out, allow_pickle=False))
 
 
-def _adapt(
-    tool: Tool,
-    written: Written,
-    minutes: float | None,
-    seed: int,
-    cores: int,
-    scratch: Path,
-    work: Path,
-) -> tuple[Array, Result]:
-    assert minutes is not None
+def _call_adapt(run: Run, scratch: Path, work: Path) -> Predictions:
+    assert run.minutes is not None
     orca = [sys.executable, "-m", "orca_ray.cli.main"]
+    data = run.written.data
     model = scratch / "model"
     out = scratch / "out.parquet"
-    options: list[str | Path] = [*written.data.options, "--metric", written.data.metric]
-    if not written.data.in_folders:
-        options += ["--target", "target" if written.data.kind == "table" else "y"]
-    options += [
-        "--minutes",
-        f"{minutes:g}",
-        "--out",
-        model,
-        "--results",
-        scratch / "results",
-        "--json",
-    ]
+    adapt: list[str | Path] = [*orca, "adapt", run.written.train, *data.options]
+    adapt += ["--metric", data.metric]
+    if not data.in_folders:
+        adapt += ["--target", "target" if data.kind == "table" else "y"]
+    adapt += ["--minutes", f"{run.minutes:g}", "--out", model]
+    adapt += ["--results", scratch / "results", "--json"]
     begin = time.monotonic()
-    printed = _call(
-        [*orca, "adapt", written.train, *options], cores, scratch, 180 * minutes + 300
-    )
+    printed = _call(adapt, run.cores, scratch, 180 * run.minutes + 300)
     seconds = round(time.monotonic() - begin, 1)
-    _call(
-        [*orca, "predict", model, written.test, "-o", out, "--quiet"],
-        cores,
-        scratch,
-        600,
-    )
-    found = json.loads(printed[printed.index("{") :])
-    named = (
-        "score low high num_samples num_folds out_of_fold holdout description verdict"
-        " standings"
-    )
-    reported = {name: found[name] for name in named.split()} | {
-        "command_seconds": seconds,
-        "commit": _commit(),
-    }
-    return (
-        np.array(pq.read_table(out, columns=["prediction"])["prediction"].to_pylist()),
-        reported,
-    )
+    predict = [*orca, "predict", model, run.written.test, "-o", out, "--quiet"]
+    _call(predict, run.cores, scratch, 600)
+    answer = json.loads(printed[printed.index("{") :])
+    reported = {name: answer[name] for name in REPORTED}
+    reported["command_seconds"] = seconds
+    reported["commit"] = _commit()
+    column = pq.read_table(out, columns=["prediction"])["prediction"]
+    return Predictions(np.array(column.to_pylist()), reported)
 
 
 def _call(
@@ -298,25 +297,16 @@ class Results:
     ) -> None:
         """Read the files; with ``retry``, failed runs are left out."""
         self.path = path
-        lines = (line for file in (*others, path) for line in read_lines(file))
-        self.lines = [line for line in lines if not (retry and line["failure"])]
+        self.lines: list[Result] = []
+        for file in (*others, path):
+            self.lines += read_lines(file)
+        if retry:
+            self.lines = [line for line in self.lines if not line["failure"]]
 
-    def has(
-        self, tool: Tool, written: Written, minutes: float | None, seed: int, cores: int
-    ) -> bool:
+    def has(self, run: Run) -> bool:
         """Whether the run is there, of these very data; a failed one counts."""
-        wanted = {
-            "set": written.data.name,
-            "tool": tool.name,
-            "minutes": minutes,
-            "seed": seed,
-            "cores": cores,
-        }
-        wanted["data"] = written.digest
-        return any(
-            all(line.get(key) == value for key, value in wanted.items())
-            for line in self.lines
-        )
+        key = run.key
+        return any({name: line.get(name) for name in key} == key for line in self.lines)
 
     def add(self, line: Mapping[str, Any]) -> None:
         """Append a line; it is on disk when the call returns."""
@@ -331,8 +321,10 @@ class Results:
 
 def read_lines(path: Path) -> list[Result]:
     """Return the complete lines of a results file; [] if there is none."""
-    found: list[Result] = []
-    for text in path.read_text().splitlines() if path.exists() else ():
+    if not path.exists():
+        return []
+    lines: list[Result] = []
+    for text in path.read_text().splitlines():
         with contextlib.suppress(json.JSONDecodeError):
-            found.append(json.loads(text))
-    return found
+            lines.append(json.loads(text))
+    return lines
