@@ -35,10 +35,12 @@ SWEEP = "bench/full"
 TASKS = 60
 METHODS = 20
 SEEDS = 5
-GOALS = {100_000: (1.0, 0), 1_000_000: (2.0, 400), 10_000_000: (10.0, 1000)}
-"""Seconds of CPU and MB that the board of a store of so many records should take at
-most; 0: no goal.
-"""
+GOALS = {
+    100_000: "1 s",
+    1_000_000: "2 s and 400 MB",
+    10_000_000: "10 s and 1000 MB",
+}
+"""What the board of a store of so many records should take at most."""
 CURVE_EPOCHS = 100
 
 
@@ -67,47 +69,39 @@ def main() -> None:
         for number in options.records:
             path = Path(directory) / str(number)
             write_store(path, number)
-            seconds, mb = GOALS.get(number, (0, 0))
-            goal = " and ".join(
-                [f"{seconds:g} s"] * bool(seconds) + [f"{mb} MB"] * bool(mb)
-            )
+            goal = GOALS.get(number, "")
             _report(f"board of {number:,} records", "board", path, goal)
         if options.json_files:
             path = Path(directory) / "json"
-            write_json(path, options.json_files)
-            _report(f"pandas, {options.json_files:,} JSON files", "json", path)
-            write_store(Path(directory) / "same", options.json_files)
-            _report(
-                f"board of {options.json_files:,} records",
-                "board",
-                Path(directory) / "same",
-            )
+            number = options.json_files
+            write_json(path, number)
+            _report(f"pandas, {number:,} JSON files", "json", path)
+            store = Path(directory) / "same"
+            write_store(store, number)
+            _report(f"board of {number:,} records", "board", store)
         if options.points:
             path = Path(directory) / "curves"
+            points = f"{options.points:,} points"
             write_curves(path, options.points)
-            _report(
-                f"curve of one trial among {options.points:,} points", "curve", path
-            )
-            _report(
-                f"curves of 100 trials among {options.points:,} points", "curves", path
-            )
+            _report(f"curve of one trial among {points}", "curve", path)
+            _report(f"curves of 100 trials among {points}", "curves", path)
 
 
 def _report(title: str, what: str, path: Path, goal: str = "") -> None:
     command = [sys.executable, __file__, "--measure", what, str(path)]
     start = time.perf_counter()
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=True, preexec_fn=_one_core
+    process = subprocess.run(
+        command, capture_output=True, text=True, check=True, preexec_fn=_use_one_core
     )
     wall = time.perf_counter() - start
-    found = json.loads(done.stdout)
+    used = json.loads(process.stdout)
     print(
-        f"{title:44} {wall:8.2f} {found['cpu']:8.2f} {found['mb']:8.0f}  {goal}",
+        f"{title:44} {wall:8.2f} {used['cpu']:8.2f} {used['mb']:8.0f}  {goal}",
         flush=True,
     )
 
 
-def _one_core() -> None:
+def _use_one_core() -> None:
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
 
 
@@ -152,9 +146,9 @@ def _measure_curves(path: str, number: int) -> dict[str, Any]:
     from orca_ray.results.store import ResultsStore
 
     keys = json.loads((Path(path) / "keys").read_text())[:number]
-    found = ResultsStore(path).curves(sweep=SWEEP, trial_key=keys)
-    assert len(found) == number * CURVE_EPOCHS
-    return _used(points=len(found))
+    points = ResultsStore(path).curves(sweep=SWEEP, trial_key=keys)
+    assert len(points) == number * CURVE_EPOCHS
+    return _used(points=len(points))
 
 
 MEASUREMENTS = {
@@ -170,28 +164,20 @@ def naive_scores(rows: Any) -> Any:
     sorted.
     """
     rows = rows.assign(ok=rows["status"].isin(["completed", "stopped_early"]))
-    rows = rows.sort_values(["ok", "finished_at"], kind="stable").drop_duplicates(
-        "trial_key", keep="last"
-    )
+    rows = rows.sort_values(["ok", "finished_at"], kind="stable")
+    rows = rows.drop_duplicates("trial_key", keep="last")
     rows = rows[(rows["phase"] == "confirm") & (rows["status"] == "completed")]
     key = ["task", "method", "hyperparameters"]
-    best = (
-        rows.groupby(key)
-        .agg(n=("seed", "nunique"), last=("finished_at", "max"))
-        .reset_index()
+    configurations = rows.groupby(key).agg(
+        num_seeds=("seed", "nunique"), last=("finished_at", "max")
     )
-    best = best.sort_values(["n", "last"]).drop_duplicates(
-        ["task", "method"], keep="last"
-    )
+    best = configurations.reset_index().sort_values(["num_seeds", "last"])
+    best = best.drop_duplicates(["task", "method"], keep="last")
     rows = rows.merge(best[key], on=key).sort_values("finished_at", kind="stable")
-    rows = rows.drop_duplicates(["task", "method", "seed"], keep="last").rename(
-        columns={"test_score": "score"}
-    )
-    return (
-        rows[["task", "method", "seed", "score"]]
-        .sort_values(["task", "method", "seed"])
-        .reset_index(drop=True)
-    )
+    rows = rows.drop_duplicates(["task", "method", "seed"], keep="last")
+    rows = rows.rename(columns={"test_score": "score"})
+    rows = rows[["task", "method", "seed", "score"]]
+    return rows.sort_values(["task", "method", "seed"]).reset_index(drop=True)
 
 
 def _check(path: Path) -> None:
@@ -208,15 +194,16 @@ def _check(path: Path) -> None:
         [pd.read_parquet(file) for file in sorted((path / "records").iterdir())]
     )
     expected = naive_scores(rows.astype({"task": "str", "method": "str"}))
-    found = build(ResultsStore(path), benchmark=BENCHMARK)
-    counts = sum(cell.provenance.trials for cell in found.cells.values())
-    same = found.scores.round(12).equals(expected.astype(found.scores.dtypes).round(12))
-    if not same or counts != rows["trial_key"].nunique():
+    board = build(ResultsStore(path), benchmark=BENCHMARK)
+    expected = expected.astype(board.scores.dtypes)
+    num_trials = sum(cell.provenance.trials for cell in board.cells.values())
+    same = board.scores.round(12).equals(expected.round(12))
+    if not same or num_trials != rows["trial_key"].nunique():
         print("the board differs from the naive computation")
         raise SystemExit(1)
     print(
         f"board of {len(rows):,} records equals the naive computation:"
-        f" {len(expected):,} scores, {counts:,} trials"
+        f" {len(expected):,} scores, {num_trials:,} trials"
     )
 
 
@@ -255,86 +242,114 @@ def record_tables(num_records: int) -> Iterator[Any]:
     from orca_ray.results.tables import RECORDS
 
     rng = np.random.default_rng(0)
-    cells = TASKS * METHODS
-    confirm = max(SEEDS, num_records // 20 // cells) * cells
     num_files = -(-num_records // RECORDS.file_rows)
     for file in range(num_files):
-        index = np.arange(file, num_records, num_files)
-        confirmed = index < confirm
-        cell = np.where(
-            confirmed,
-            index * cells // confirm,
-            (index - confirm) * cells // max(num_records - confirm, 1),
-        )
-        within = np.where(confirmed, index % (confirm // cells), index)
-        again = np.insert(rng.random(len(index) - 1) < 0.01, 0, False) & ~confirmed
-        keys = random_keys(rng, len(index))
-        keys[again] = keys[np.flatnonzero(again) - 1]
-        finished = 1_700_000_000_000_000 + rng.permutation(len(index)) * 1_000_000
-        configurations = within // SEEDS if confirm >= num_records // 20 else within * 0
-        values = {"align.epochs": 60, "refine.epochs": 100}
-        settings = [
-            json.dumps({**values, "refine.learning_rate": n / 1e6}) for n in range(5000)
-        ]
-        statuses = rng.choice(6, len(index), p=[0.6, 0.3, 0.02, 0.04, 0.02, 0.02])
-        statuses[np.append(again[1:], False)] = 5
-        texts = {
-            "trial_key": pa.array(keys),
-            "hyperparameters": pa.concat_arrays(
-                [
-                    _pick(configurations[confirmed], settings).cast(pa.string()),
-                    _distinct_settings(rng, int((~confirmed).sum())),
-                ]
-            ),
-            "sweep": _pick(index * 0, [SWEEP]),
-            "benchmark": _pick(index * 0, [BENCHMARK]),
-            "task": _pick(
-                cell // METHODS, [f"bench/task-{n:02d}" for n in range(TASKS)]
-            ),
-            "method": _pick(
-                cell % METHODS, [f"method-{n:02d}" for n in range(METHODS)]
-            ),
-            "phase": _pick(np.where(confirmed, 0, 1), ["confirm", "search"]),
-            "status": _pick(
-                np.where(confirmed, 0, statuses),
-                [
-                    "completed",
-                    "stopped_early",
-                    "failed_user",
-                    "failed_oom",
-                    "failed_nan",
-                    "lost",
-                ],
-            ),
-            "metric": _pick(
-                cell // METHODS % 5,
-                ["error", "rmse", "relative_l2", "one_minus_map", "mae_lr_d8"],
-            ),
-            "device": _pick(index % 2, ["GPU one", "GPU two"]),
-            "protocol": _pick(index * 0, ["held-out"]),
-        }
-        integers = {
-            "seed": np.where(confirmed, within % SEEDS, 0),
-            "metric_version": index * 0 + 1,
-            "attempts": index * 0 + 1,
-        }
-        columns = []
-        for each in RECORDS.schema:
-            if each.name in texts:
-                columns.append(texts[each.name])
-            elif each.name in ("error", "notes"):
-                columns.append(pa.nulls(len(index), each.type))
-            elif pa.types.is_string(each.type):
-                columns.append(_pick(index * 0, [f"a {each.name}"]))
-            elif pa.types.is_timestamp(each.type):
-                columns.append(pa.array(finished).cast(each.type))
-            elif pa.types.is_floating(each.type):
-                columns.append(pa.array(rng.random(len(index))))
-            elif pa.types.is_boolean(each.type):
-                columns.append(pa.repeat(False, len(index)))
+        rows = np.arange(file, num_records, num_files)
+        columns = _varied_columns(rng, rows, num_records)
+        arrays = []
+        for field in RECORDS.schema:
+            if field.name in columns:
+                arrays.append(columns[field.name])
             else:
-                columns.append(pa.array(integers.get(each.name, index * 0 + 7)))
-        yield pa.table(columns, names=RECORDS.schema.names).cast(RECORDS.schema)
+                arrays.append(_filler(rng, field, len(rows)))
+        yield pa.table(arrays, names=RECORDS.schema.names).cast(RECORDS.schema)
+
+
+STATUSES = {
+    "completed": 0.6,
+    "stopped_early": 0.3,
+    "failed_user": 0.02,
+    "failed_oom": 0.04,
+    "failed_nan": 0.02,
+    "lost": 0.02,
+}
+"""Share of each status among the search trials."""
+LOST = list(STATUSES).index("lost")
+METRICS = ["error", "rmse", "relative_l2", "one_minus_map", "mae_lr_d8"]
+
+
+def _varied_columns(rng: Any, rows: Any, num_records: int) -> dict[str, Any]:
+    """Return the columns of a file whose values depend on the trial.
+
+    ``rows`` [N] holds the numbers of the file's rows among all ``num_records``.
+    """
+    import numpy as np
+    import pyarrow as pa
+
+    cells = TASKS * METHODS
+    num_confirm = max(SEEDS, num_records // 20 // cells) * cells
+    num_search = max(num_records - num_confirm, 1)
+    is_confirm = rows < num_confirm
+    cell = np.where(
+        is_confirm,
+        rows * cells // num_confirm,
+        (rows - num_confirm) * cells // num_search,
+    )
+    task, method = divmod(cell, METHODS)
+    trial_of_cell = rows % (num_confirm // cells)
+    configuration = trial_of_cell // SEEDS
+    if num_confirm < num_records // 20:
+        configuration = np.zeros_like(rows)
+
+    runs_again = rng.random(len(rows) - 1) < 0.01
+    is_second_run = np.insert(runs_again, 0, False) & ~is_confirm
+    has_second_run = np.append(is_second_run[1:], False)
+    keys = random_keys(rng, len(rows))
+    keys[is_second_run] = keys[np.flatnonzero(is_second_run) - 1]
+    finished = 1_700_000_000_000_000 + rng.permutation(len(rows)) * 1_000_000
+    status = rng.choice(len(STATUSES), len(rows), p=list(STATUSES.values()))
+    status[has_second_run] = LOST
+    status[is_confirm] = 0
+
+    confirmed_settings = _pick(configuration[is_confirm], _confirmed_settings())
+    searched_settings = _distinct_settings(rng, int((~is_confirm).sum()))
+    same = np.zeros_like(rows)
+    return {
+        "trial_key": pa.array(keys),
+        "hyperparameters": pa.concat_arrays(
+            [confirmed_settings.cast(pa.string()), searched_settings]
+        ),
+        "sweep": _pick(same, [SWEEP]),
+        "benchmark": _pick(same, [BENCHMARK]),
+        "task": _pick(task, [f"bench/task-{number:02d}" for number in range(TASKS)]),
+        "method": _pick(method, [f"method-{number:02d}" for number in range(METHODS)]),
+        "phase": _pick(np.where(is_confirm, 0, 1), ["confirm", "search"]),
+        "status": _pick(status, list(STATUSES)),
+        "metric": _pick(task % len(METRICS), METRICS),
+        "device": _pick(rows % 2, ["GPU one", "GPU two"]),
+        "protocol": _pick(same, ["held-out"]),
+        "seed": pa.array(np.where(is_confirm, trial_of_cell % SEEDS, 0)),
+        "metric_version": pa.array(same + 1),
+        "attempts": pa.array(same + 1),
+        "started_at": pa.array(finished),
+        "finished_at": pa.array(finished),
+    }
+
+
+def _filler(rng: Any, field: Any, num_rows: int) -> Any:
+    """Return values of a column that no board reads."""
+    import pyarrow as pa
+
+    if field.name in ("error", "notes"):
+        return pa.nulls(num_rows, field.type)
+    if pa.types.is_string(field.type):
+        return pa.DictionaryArray.from_arrays(
+            pa.repeat(pa.scalar(0, pa.int32()), num_rows), pa.array([f"a {field.name}"])
+        )
+    if pa.types.is_floating(field.type):
+        return pa.array(rng.random(num_rows))
+    if pa.types.is_boolean(field.type):
+        return pa.repeat(False, num_rows)
+    return pa.repeat(7, num_rows)
+
+
+def _confirmed_settings() -> list[str]:
+    """Return hyper-parameters of confirm trials, by number of the configuration."""
+    epochs = {"align.epochs": 60, "refine.epochs": 100}
+    return [
+        json.dumps({**epochs, "refine.learning_rate": number / 1e6})
+        for number in range(5000)
+    ]
 
 
 def _pick(codes: Any, names: list[str]) -> Any:
