@@ -44,7 +44,7 @@ GROUPS: Mapping[str, str] = {
     "task": "orca_ray.tasks",
     "tracker": "orca_ray.trackers",
 }
-"""Entry-point group of each kind of object; the kinds are also words of messages."""
+"""Entry-point group of each kind of object; messages name objects by these kinds."""
 _origins: dict[str, dict[str, str]] = {}
 """Package and version that declare an object of a plug-in, by kind and name."""
 
@@ -146,7 +146,7 @@ def declared(
     *,
     plural: str = "",
 ) -> Mapping[str, _Declared]:
-    """Return the objects that ``modules`` declare by name, sorted by name.
+    """Return the objects that ``modules`` declare, by name and sorted by name.
 
     For ``attribute`` = "TASK", a module declares one object as ``TASK``, several in a
     sequence ``TASKS`` (or as ``plural`` says), or none. Raises ValueError if an object
@@ -235,9 +235,9 @@ def with_plug_ins(
     for message in unusable.values():
         logger.warning("left out: %s", message)
     UNUSABLE[kind] = unusable
-    every = {**own, **dict(sorted(added.items()))}
+    all_objects = {**own, **dict(sorted(added.items()))}
     return MappingProxyType(
-        {name: value for name, value in every.items() if len(owners[name]) == 1}
+        {name: value for name, value in all_objects.items() if len(owners[name]) == 1}
     )
 
 
@@ -254,7 +254,7 @@ def origin(kind: str, name: str) -> str:
     return _origins.get(kind, {}).get(name, "")
 
 
-def came_from(plug_in: PlugIn) -> None:
+def record_origin(plug_in: PlugIn) -> None:
     """Make `origin` return the package of ``plug_in`` for the object of its name.
 
     Call this for plug-ins that are looked up without `with_plug_ins`, which registers

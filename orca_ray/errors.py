@@ -86,7 +86,7 @@ def printable(text: str, *, keep: str = "") -> str:
 _FORMULA = re.compile(r"[=+\-@]")
 """First character of a text that a spreadsheet takes for a formula."""
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
-"""Decimal number, the one text with such a first character that is left as it is."""
+"""Decimal number, which no spreadsheet takes for a formula in spite of its sign."""
 
 
 def csv_cell(value: object) -> object:

@@ -61,7 +61,8 @@ def _with_weights(
 ) -> tuple[Inferred, PreparedData]:
     """Return the task and its data with the weights [N] of all samples.
 
-    Weights of training samples include the weights of the classes in the loss.
+    If the loss weights classes, the weights of the training samples include the weights
+    of their classes, and the loss becomes plain cross-entropy.
     """
     split_weights = {name: weight[rows] for name, rows in inferred.splits.items()}
     if inferred.task.loss == "weighted_cross_entropy":
@@ -196,7 +197,7 @@ class _CrossModal(BaseEstimator):  # type: ignore[misc]
         return self
 
     def _infer(self, data: UserData, x: Any, seed: int) -> Inferred:
-        """Return the task of ``data``, the samples ``x`` or a selection of them."""
+        """Return the task inferred from ``data``, which is ``x`` or a part of it."""
         axes = ""
         if not hasattr(x, "columns"):
             axes = _AXES.get(1 + np.ndim(x[0]), "")

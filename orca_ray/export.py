@@ -143,7 +143,7 @@ class _NpzWriter:
     def __init__(
         self, path: Path, first: Mapping[str, Array], whole: Mapping[str, Array]
     ) -> None:
-        """Prepare to write ``whole``, and arrays [N, ...] that begin with ``first``.
+        """Prepare to write the arrays ``whole``, and arrays that begin with ``first``.
 
         Raises UserError if there is too little memory.
         """
@@ -167,7 +167,7 @@ class _NpzWriter:
         self._batches.append(arrays)
 
     def close(self) -> None:
-        """Write the archive; text has the length of the longest one, as NumPy needs."""
+        """Write the archive; texts have the width of the longest, as NumPy needs."""
         arrays = dict(self._whole)
         for name in self._batches[0]:
             arrays[name] = np.concatenate([batch[name] for batch in self._batches])
@@ -325,7 +325,9 @@ def export_model(model: Predictor, to: str, path: Path) -> Exported:
         try:
             run, note = _write_quietly(write, model, scratch / path.name)
         except UserError as error:
-            raise UserError(f"{_culprit(write, model, scratch)}{error}") from error
+            raise UserError(
+                f"{_failing_member(write, model, scratch)}{error}"
+            ) from error
         difference = None
         if run is not None:
             expected = _Whole(model).eval()
@@ -346,11 +348,12 @@ def _write_quietly(
 ) -> tuple[_Run | None, str]:
     """Write the network of ``model`` to ``path`` by a function of `FORMATS`."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the exporters, about their own future
+        # the exporters warn about their own future versions
+        warnings.simplefilter("ignore")
         return write(_Whole(model).eval(), model, path)
 
 
-def _culprit(write: _Write, model: Predictor, scratch: Path) -> str:
+def _failing_member(write: _Write, model: Predictor, scratch: Path) -> str:
     """Return the first member of an ensemble that cannot be exported alone.
 
     The text is the beginning of an error message; "" if each member can be exported.

@@ -1,7 +1,7 @@
-"""Matrices of transport costs between two sets of points, in blocks of rows.
+"""Transport costs between two sets of points, computed in blocks of rows.
 
 Blocks limit the memory. Suffixes of names give shapes: n rows, m columns, r rows of a
-block, D features, L and K classes of rows and columns.
+block, D features, L classes of the row points, K classes of the column points.
 """
 
 import copy
@@ -48,10 +48,10 @@ def row_blocks(
     ]
 
 
-def recomputed(function: Callable[..., Tensor], *args: Any) -> Tensor:
-    """Return ``function(*args)``, and save memory for the backward pass.
+def call_recomputed(function: Callable[..., Tensor], *args: Any) -> Tensor:
+    """Return ``function(*args)`` without storing intermediate results for backward.
 
-    The backward pass repeats this call, which must not be random.
+    The backward pass calls ``function`` again, so it must be deterministic.
     """
     return cast(
         Tensor,
@@ -64,7 +64,7 @@ def half_squared_distances(
 ) -> Tensor:
     """Return ½‖x_i − y_j‖² [n, m], inaccurate far from the origin.
 
-    ``squares_m``: ‖y_j‖²; None: it is computed.
+    ``squares_m`` contains ‖y_j‖² [m]; if None, they are computed.
     """
     if squares_m is None:
         squares_m = (y_mD * y_mD).sum(1)
@@ -112,9 +112,9 @@ class CostMatrix:
         return self
 
     def columns(self, columns: slice) -> "CostMatrix":
-        """Return the costs in a slice of the columns, which share a stored C.
+        """Return the cost matrix of a slice of the columns.
 
-        W must be 0.
+        If C is stored, the returned matrix is a view of it. W must be 0.
         """
         part = copy.copy(self)
         part.z_mD = self.z_mD[columns]
@@ -162,8 +162,8 @@ class CostMatrix:
 
 
 _COPIES = 3
-"""Memory of a padded product A A'^T, in its own size: itself, its singular vectors, and
-its polar factor.
+"""Memory for a padded product A B^T, as a multiple of its size: the product, its
+singular vectors and its polar factor.
 """
 
 
@@ -214,9 +214,9 @@ class Gaussians:
         }
 
     def distances(self, other: "Gaussians") -> Tensor:
-        """Return the squared 2-Wasserstein distances [K, L] from other Gaussians.
+        """Return squared 2-Wasserstein distances [K, L] to the Gaussians of ``other``.
 
-        K are these Gaussians, L those in ``other``.
+        There are K Gaussians in this object and L in ``other``.
         """
         center_D = self.means_KD.detach().mean(0)
         gaps_KL = 2.0 * half_squared_distances(
@@ -273,7 +273,7 @@ def _nuclear_norms_in_blocks(other_rD: Tensor, *factors: Tensor) -> Tensor:
     what = f"classes of {largest} and {len(other_rD)} points or features"
     blocks = row_blocks(len(factors), row_bytes, torch.device("meta"), what=what)
     return torch.cat(
-        [recomputed(_nuclear_norms, other_rD, *factors[block]) for block in blocks]
+        [call_recomputed(_nuclear_norms, other_rD, *factors[block]) for block in blocks]
     )
 
 

@@ -125,8 +125,8 @@ class Distance(ABC):
         self._source: SourceFeatures | None = None
         self._single_class = False
         self.terms: dict[str, Tensor] = {}
-        """Expensive results of the last `fit`, by name; another `fit` to the same
-        source is fast if it gets them.
+        """Expensive results of the last `fit`, by name. Passing them to another `fit`
+        to the same source skips their computation.
         """
         self.diagnosis = Diagnosis()
         self._logged: set[str] = set()
@@ -230,9 +230,10 @@ class Distance(ABC):
 
     @abstractmethod
     def _distance(self, x_nD: Tensor, y_n: Tensor, shares_L: Tensor) -> Tensor:
-        """Return the distance; every class id from 0 to L-1 occurs.
+        """Return the distance of the target points ``x_nD`` from the source.
 
-        Set `diagnosis` if a solver was used.
+        The class ids ``y_n`` contain every id from 0 to L-1. Set `diagnosis` if a
+        solver was used.
         """
 
 
@@ -242,7 +243,7 @@ def _check_features(what: str, x: Tensor) -> None:
             f"{what}: expected a float matrix [samples, features], got {x.dtype} of"
             f" shape {tuple(x.shape)}"
         )
-    # The extremes allocate no mask, and NaN is among them.
+    # aminmax allocates no mask, and returns NaN if any value is NaN.
     extremes = torch.stack(torch.aminmax(x.detach()))
     if not bool(torch.isfinite(extremes).all()):
         num_bad = int((~torch.isfinite(x)).sum())

@@ -1,4 +1,4 @@
-"""Labels of samples: pseudo-labels for tasks without classes; samples of classes.
+"""Pseudo-labels for tasks without classes, and an index from classes to samples.
 
 Pseudo-labels come from clustering the targets.
 """
@@ -22,7 +22,7 @@ save memory (`is_sketched`).
 SKETCH_WIDTH = 4096
 """Number of columns of a sketch."""
 _SKETCHED_NUMBERS = 2**23
-"""Numbers of targets that are sketched at a time."""
+"""Number of target values that are sketched at a time."""
 
 
 def pseudo_labels(y: Rows, seed: int = 0) -> np.ndarray[Any, Any]:
@@ -41,7 +41,7 @@ def pseudo_labels(y: Rows, seed: int = 0) -> np.ndarray[Any, Any]:
     if len(y.shape) == 1 and np.issubdtype(y.dtype, np.integer):
         return np.asarray(y).astype(np.int64)
     if is_sketched(y):
-        y_ND = sketched(y, seed)
+        y_ND = sketch_targets(y, seed)
     else:
         y_ND = np.asarray(y).reshape(len(y), -1).astype(np.float64)
     if not np.isfinite(y_ND).all():
@@ -63,7 +63,7 @@ def pseudo_labels(y: Rows, seed: int = 0) -> np.ndarray[Any, Any]:
 
 
 def is_sketched(y: Rows) -> bool:
-    """Return whether targets are `sketched`, because they are wide and many.
+    """Return whether targets are sketched, because they are wide and many.
 
     Each has over `SKETCH_WIDTH` numbers, and all have over `MOST_NUMBERS`.
     """
@@ -71,7 +71,7 @@ def is_sketched(y: Rows) -> bool:
     return num_columns > SKETCH_WIDTH and len(y) * num_columns > MOST_NUMBERS
 
 
-def sketched(y: Rows, seed: int) -> np.ndarray[Any, Any]:
+def sketch_targets(y: Rows, seed: int) -> np.ndarray[Any, Any]:
     """Return a count sketch [N, 4096] of targets [N, ...].
 
     It consists of randomly signed sums of random columns (arXiv:0902.2206).
@@ -93,7 +93,7 @@ def sketched(y: Rows, seed: int) -> np.ndarray[Any, Any]:
 class ClassIndex:
     """Index from each class to its samples.
 
-    Computed once, so that drawing samples does not scan all labels.
+    It is computed once, so that drawing samples does not scan all labels.
     """
 
     def __init__(self, labels: np.ndarray) -> None:
@@ -107,7 +107,7 @@ class ClassIndex:
         """Indices of the samples of each class, in order of class id."""
 
     def shares_of(self, indices: np.ndarray) -> np.ndarray:
-        """Return the relative sizes [L] of the classes that ``indices`` have.
+        """Return the relative sizes [L] of the classes of the samples ``indices``.
 
         They have the sum 1 and are in order of class id. The size of a class is the
         number of all its samples, not only of those in ``indices``.
@@ -121,9 +121,9 @@ class ClassIndex:
 
         Returns sorted indices. All samples of a smaller class are taken.
         """
-        chosen = []
+        drawn_indices = []
         for members in self.members:
             if num_per_class < len(members):
                 members = generator.choice(members, num_per_class, replace=False)
-            chosen.append(members)
-        return np.sort(np.concatenate(chosen))
+            drawn_indices.append(members)
+        return np.sort(np.concatenate(drawn_indices))

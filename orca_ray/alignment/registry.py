@@ -18,11 +18,11 @@ from orca_ray.data.rows import ModalityName
 from orca_ray.discovery import (
     PlugIn,
     ambiguous,
-    came_from,
     declared,
     module_names,
     modules,
     plug_ins,
+    record_origin,
     with_plug_ins,
 )
 from orca_ray.errors import UserError, lookup, unknown_name
@@ -79,7 +79,7 @@ def _new_from_plug_in(plug_in: PlugIn) -> "Distance":
             f"must give a subclass of Distance with the name {plug_in.name!r}, but it"
             f" gives {distance_class!r}"
         )
-    came_from(plug_in)
+    record_origin(plug_in)
     distance: Distance = distance_class()
     return distance
 

@@ -67,7 +67,7 @@ def source_features(choice: SourceChoice) -> SourceFeatures:
 
 @lru_cache(8)
 def _features(home: Path, source: Source, choice: SourceChoice) -> SourceFeatures:
-    samples = sampled(source, choice, raw=False)
+    samples = read_samples(source, choice, raw=False)
     return SourceFeatures(samples.x, samples.y, source.name)
 
 
@@ -92,7 +92,7 @@ class SourceSamples(NamedTuple):
     stem: Stem
 
 
-def sampled(source: Source, choice: SourceChoice, *, raw: bool) -> SourceSamples:
+def read_samples(source: Source, choice: SourceChoice, *, raw: bool) -> SourceSamples:
     """Return samples: features or, if ``raw``, inputs of the stem.
 
     x and y are read from the disk, or computed and written there.

@@ -1,8 +1,9 @@
-"""Files of tensors with a checksum, and the environment of results.
+"""Files of tensors with a checksum, and a description of the environment.
 
-The files serve checkpoints and caches. A file is an 8-byte signature, the CRC-32 of the
+Checkpoints and caches are such files. A file is an 8-byte signature, the CRC-32 of the
 rest (little endian), and the output of ``torch.save``; it is written atomically, and
-verified when read. The last digits of results depend on the environment.
+verified when read. The environment (versions, hardware, settings) affects the last
+digits of results.
 """
 
 import hashlib
@@ -131,7 +132,7 @@ def cached_tensors(
 def digest(tensors: Mapping[str, Any], *settings: object) -> str:
     """Return the SHA-256, in hex, of ``settings`` and of tensors or arrays.
 
-    Of a tensor, name, type, shape and values are hashed.
+    The name, type, shape and values of each tensor are hashed.
     """
     sha256 = hashlib.sha256(repr(settings).encode())
     for name, values in sorted(tensors.items()):
@@ -149,7 +150,7 @@ def environment(device: torch.device) -> tuple[str, ...]:
     if device.type == "cuda":
         hardware = torch.cuda.get_device_name(device)
     else:
-        # By these, libraries choose their kernels, which sum in different orders.
+        # Libraries choose kernels by the CPU, and each kernel sums in its own order.
         units = "bfloat16" if has_bfloat16_units(device) else "no bfloat16"
         hardware = (
             f"{device.type} {processor()} {torch.backends.cpu.get_cpu_capability()}"
@@ -170,7 +171,7 @@ def environment(device: torch.device) -> tuple[str, ...]:
 def processor() -> str:
     """Return the CPU's maker and model, e.g. "GenuineIntel, 6, 143".
 
-    Libraries choose their kernels by these.
+    Libraries choose their kernels by maker and model.
     """
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")

@@ -111,7 +111,7 @@ def tokenizer(body: str) -> Callable[[str], list[int]]:
     The ids have no special tokens. Raises UserError if ``body`` has no tokenizer.
     """
     # With the space, byte-level tokenizers encode the first word as they do inside a
-    # text. Others ignore it.
+    # text. Other tokenizers ignore the space.
     try:
         if body in PACKAGED:
             packaged = _packaged_tokenizer(body)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from orca_ray.alignment import distance
-from orca_ray.alignment.cost import CostMatrix, recomputed
+from orca_ray.alignment.cost import CostMatrix, call_recomputed
 from orca_ray.alignment.distance import Diagnosis
 
 RELATIVE_EPSILON = 0.05
@@ -210,7 +210,7 @@ def _with_gradient(
     needed_bytes = _COPIES * cost.x_nD.element_size() * math.prod(cost.shape)
     fits = needed_bytes <= distance.MEMORY_BYTES // 8
     for rows in cost.blocks:
-        part = linear_part(rows) if fits else recomputed(linear_part, rows)
+        part = linear_part(rows) if fits else call_recomputed(linear_part, rows)
         value = value + (part - part.detach())
     return value
 

@@ -19,7 +19,7 @@ from orca_ray.cli.options import (
     results_uri,
     split_names,
     takes,
-    typed,
+    typed_command,
 )
 from orca_ray.cli.output import (
     INTERRUPTED,
@@ -244,7 +244,7 @@ def adapt(
         executor=options.executor.value,
         address=options.address,
         staging=options.staging,
-        command=typed(),
+        command=typed_command(),
         single=options.single,
         max_size=options.max_size or math.inf,
         max_latency=options.max_latency or math.inf,

@@ -32,7 +32,7 @@ from orca_ray.cli import (
     watch,
 )
 from orca_ray.cli import output as log
-from orca_ray.cli.options import remember
+from orca_ray.cli.options import remember_arguments
 from orca_ray.cli.output import (
     CLUSTER_LOST,
     INTERNAL_ERROR,
@@ -134,7 +134,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     try:
         log.start(hidden=__name__)
         words = sys.argv[1:] if arguments is None else list(arguments)
-        remember(words)
+        remember_arguments(words)
         # Not command.main(), which would turn Ctrl-C and a closed pipe into exit codes
         # without a message.
         with _command.make_context("orca-sweep", words) as context:

@@ -21,7 +21,7 @@ from orca_ray.cli.options import (
     is_path,
     results_uri,
     takes,
-    typed,
+    typed_command,
 )
 from orca_ray.cli.output import (
     duration,
@@ -129,9 +129,10 @@ def _follow_sweep(
     options: RunCommandOptions,
     read_board: "Callable[[], BoardReport]",
 ) -> "Summary":
-    """Run the sweep while its progress is shown and its trials are tracked.
+    """Run the sweep, show its progress, and report its trials to the trackers.
 
-    With ``--board``, boards are shown during the sweep, and its answers at the end.
+    With ``--board``, boards are shown during the sweep, and the first answers of the
+    last board are printed at the end.
     """
     from orca_ray.cli.sweep_progress import SweepProgress
     from orca_ray.sweep.executors import make_executor
@@ -162,7 +163,7 @@ def _follow_sweep(
             wait_seconds=options.wait,
             staging=options.staging,
             keep_models=options.keep_models,
-            command=typed(),
+            command=typed_command(),
         )
     if progress.board is not None and not summary.interrupted:
         answers = [f"- {answer.sentence}" for answer in progress.board.answers[:3]]
@@ -362,7 +363,7 @@ def _print_missing(planned: "Plan") -> None:
         costs = [cost for cost in planned.costs if cost.state == state]
         if costs:
             say(f"{state}: data of {len(costs)} of {len(planned.costs)} tasks")
-            say("\n".join(f"  {command}" for command in _commands(costs)))
+            say("\n".join(f"  {command}" for command in _data_commands(costs)))
     for absent in planned.absent:
         say(f"missing: {absent.what}\n  {absent.command}")
 
@@ -412,7 +413,7 @@ def _print_total(kind: str, device: str, hours: list[float | None]) -> None:
         say(f"total {_rounded(sum(known_hours), 0.01)} {kind} h: {device}")
 
 
-def _commands(costs: "list[TaskCost]") -> list[str]:
+def _data_commands(costs: "list[TaskCost]") -> list[str]:
     """Return the commands that fetch or prepare data.
 
     Commands that differ only in the task become one command.

@@ -86,7 +86,7 @@ class BoardOptions:
 def check_page(path: Path, option: str) -> None:
     """Raise UserError if a page at ``path`` would replace other content.
 
-    ``option`` is the option for another path.
+    ``option`` is the command-line option that chooses another path.
     """
     check_output(path, "the page")
     if not path.is_file():
@@ -189,9 +189,10 @@ def _report(
 def _unseen(
     board: "Board", seen: Seen, tasks: list[str] | None, methods: list[str] | None
 ) -> list[str]:
-    """Return the chosen tasks that no pretraining saw more than ``seen`` says.
+    """Return the chosen tasks whose data no chosen method's pretraining saw.
 
-    The pretraining is that of the chosen methods.
+    ``seen`` says which doubt is allowed: ``unknown`` also returns tasks whose data the
+    pretraining may have seen, and ``known`` returns all.
     """
     from orca_ray.leaderboard import subset
 
@@ -216,7 +217,7 @@ def _unseen(
 
 
 def _facts(cell: "BoardCell") -> dict[str, str]:
-    """Return the `FACTS` of a board's cell, as the command's parts declare them."""
+    """Return the `FACTS` of a board's cell, which its method and body declare."""
     from orca_ray.methods.registry import all_methods
     from orca_ray.models.names import listed_body, saw
 
@@ -292,7 +293,7 @@ def _sweep_with_grid(name: str, options: BoardOptions) -> "SweepSpec | None":
 
 
 def _about(board: "Board") -> Mapping[str, Mapping[str, str]]:
-    """Return the texts of each task and method declared here: `read_about`."""
+    """Return texts about each declared task and method for `BoardReport.read_about`."""
     from orca_ray.methods.registry import all_methods
     from orca_ray.tasks.metrics import get_metric
     from orca_ray.tasks.registry import known_tasks
@@ -316,9 +317,9 @@ def _about(board: "Board") -> Mapping[str, Mapping[str, str]]:
 
 
 def known_versions() -> "Known":
-    """Return what a row of scores may name here.
+    """Return tasks and metrics that a row of scores may name, with current versions.
 
-    Data are known by their fingerprint if the task pins it.
+    The version of a task's data is their fingerprint; "" if the task pins none.
     """
     from orca_ray.results.submissions import Known
     from orca_ray.tasks.metrics import all_metrics
@@ -341,9 +342,10 @@ def known_versions() -> "Known":
 
 
 def _size(num_samples: tuple[int, int, int] | None) -> str:
-    """Return the decade of the declared number of training samples.
+    """Return the range in which the declared number of training samples lies.
 
-    It is such as "101 to 1000", "1 to 100" for fewer, and "" for an unknown number.
+    The range is a decade such as "101 to 1000". It is "1 to 100" for fewer samples, and
+    "" for an unknown number.
     """
     if not num_samples:
         return ""

@@ -21,11 +21,11 @@ def tasks(benchmark: BenchmarkArgument = None, json: JsonOption = False) -> None
     from orca_ray.tasks.registry import all_tasks, get_benchmark
 
     if benchmark is None:
-        chosen = list(all_tasks().values())
+        listed_tasks = list(all_tasks().values())
     else:
-        chosen = list(get_benchmark(benchmark))
+        listed_tasks = list(get_benchmark(benchmark))
     if json:
-        emit_json([_task_json(task) for task in chosen])
+        emit_json([_task_json(task) for task in listed_tasks])
         return
     rows = [
         (
@@ -35,7 +35,7 @@ def tasks(benchmark: BenchmarkArgument = None, json: JsonOption = False) -> None
             task.metric,
             task.title,
         )
-        for task in chosen
+        for task in listed_tasks
     ]
     show(("task", "input", "target", "metric", "title"), rows, wrap=("title",))
 

@@ -72,7 +72,7 @@ def fetch(
             f"--raw {raw} is for tasks, the source {sources[0]} goes into the cache:"
             " fetch it without --raw"
         )
-    tasks = _tasks([name for name in names if name not in sources])
+    tasks = _find_tasks([name for name in names if name not in sources])
     raw = _raw_directory(raw, tasks)
     if not quiet:
         _note_terms(tasks)
@@ -142,7 +142,7 @@ def prepare(
     """
     from orca_ray.data.prepared import verify
 
-    tasks = _tasks(names)
+    tasks = _find_tasks(names)
     raw = _raw_directory(raw, tasks)
     rows: list[dict[str, Any]] = []
 
@@ -174,7 +174,7 @@ def prepare(
             emit_json(rows)
 
 
-def _tasks(names: list[str]) -> "list[Task]":
+def _find_tasks(names: list[str]) -> "list[Task]":
     """Return the tasks that ``names`` of benchmarks or tasks stand for.
 
     The tasks are in the order of the names, each task once.
@@ -183,14 +183,14 @@ def _tasks(names: list[str]) -> "list[Task]":
 
     all_tasks = known_tasks()
     benchmarks = sorted({task.benchmark for task in all_tasks.values()})
-    chosen: dict[str, Task] = {}
+    named_tasks: dict[str, Task] = {}
     for name in names:
         if name not in all_tasks and name not in benchmarks:
             raise unknown_name("benchmark or task", name, [*benchmarks, *all_tasks])
         for task in all_tasks.values():
             if name in (task.name, task.benchmark):
-                chosen[task.name] = task
-    return list(chosen.values())
+                named_tasks[task.name] = task
+    return list(named_tasks.values())
 
 
 def _run_for_all(tasks: "list[Task]", do: "Callable[[Task], None]") -> None:

@@ -117,7 +117,7 @@ def _show_findings(findings: Sequence[Finding]) -> None:
 
 
 def _abilities(findings: Sequence[Finding]) -> Iterator[tuple[str, str]]:
-    """Yield the lines of the short report, which a name and a text make up.
+    """Yield the lines of the short report, each as a name and a text.
 
     They say what works here, and which command adds what is missing.
     """
@@ -159,7 +159,7 @@ def _values(findings: Sequence[Finding], topic: str) -> list[str]:
 
 
 def _hub() -> str:
-    """Return whether the hub of bodies answers within two seconds."""
+    """Return a text that says whether the hub of bodies answers within two seconds."""
     try:
         from huggingface_hub import constants
 
@@ -175,7 +175,7 @@ def _hub() -> str:
 
 
 def _times() -> str:
-    """Return how long the demo and a fine-tuning of `adapt` take.
+    """Return a text that says how long the demo and a fine-tuning of `adapt` take.
 
     The times follow from the measured speed of matrix products.
     """

@@ -188,7 +188,7 @@ def show_page(name: str, options: LeaderboardOptions, form: str) -> None:
 
 
 def show_path(path: Path, *, opens: bool) -> None:
-    """Print the path of a page that was written; if it ``opens``, open it."""
+    """Print the path of a written page and, if ``opens``, open it in the browser."""
     say(f"page: {path}")
     address = path.resolve().as_uri()
     if opens and not webbrowser.open(address):
@@ -196,7 +196,7 @@ def show_path(path: Path, *, opens: bool) -> None:
 
 
 def _page(name: str, options: BoardOptions, form: str, *, refresh: bool) -> str:
-    """Return the page of a board; ``refresh``: the browser loads it again."""
+    """Return the page of a board; with ``refresh``, the browser reloads it."""
     from orca_ray.leaderboard import render
 
     report = load_board(name, options)
@@ -380,7 +380,8 @@ def _read_boards(
 ) -> "tuple[pd.DataFrame, pd.DataFrame]":
     """Return the scores of two boards, which are files or stores.
 
-    If no benchmark is named, a file names it for a store.
+    If ``benchmark`` is None and one of the boards is a file, a store's board is that of
+    the file's benchmark.
     """
     from orca_ray.leaderboard.format import SUFFIXES, read_scores
 
@@ -407,7 +408,10 @@ def _read_boards(
 def _read_store(
     uri: str, benchmark: str | None, options: BoardOptions
 ) -> "pd.DataFrame":
-    """Return the scores of a board of a store; its benchmark if it has only one."""
+    """Return the scores of one board of the store ``uri``.
+
+    If ``benchmark`` is None, the store must have records of only one benchmark.
+    """
     from orca_ray.leaderboard import build
     from orca_ray.leaderboard.format import score_frame
 

@@ -11,7 +11,7 @@ import sys
 CLUSTER_LOST = 75
 """Exit code if the cluster of a running sweep is lost.
 
-It is that of `orca_ray.cli.output`, whose import takes time.
+It equals `orca_ray.cli.output.CLUSTER_LOST`, whose import would take time.
 """
 
 
@@ -34,7 +34,7 @@ def entry() -> None:
         code = 130
     except OSError:  # stderr cannot be written: there is nowhere to print a message
         code = 2
-    # the interpreter has not loaded it yet: at the top, Ctrl-C could interrupt it
+    # not imported at the top, where Ctrl-C could interrupt the import
     import signal
 
     # a second signal ends the process without a traceback
@@ -66,8 +66,8 @@ def _prepare() -> None:
     # tables of a width with five digits would not fit the memory
     if len(os.environ.get("COLUMNS", "")) > 4:
         del os.environ["COLUMNS"]
-    # Arrow's default keeps what is freed: a board of a million records takes 420 MB
-    # with it, 330 with the system's.
+    # Arrow's default allocator keeps freed memory: a board of a million records takes
+    # 420 MB with it, and 330 MB with the system's allocator.
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
 
 

@@ -61,12 +61,12 @@ _arguments: ContextVar[Sequence[str]] = ContextVar("arguments", default=())
 """Arguments of the command line that runs."""
 
 
-def remember(arguments: Sequence[str]) -> None:
-    """Store the arguments of the running command line, for `typed`."""
+def remember_arguments(arguments: Sequence[str]) -> None:
+    """Store the arguments of the running command line, for `typed_command`."""
     _arguments.set(tuple(arguments))
 
 
-def typed() -> str:
+def typed_command() -> str:
     """Return the running command line as text for a shell.
 
     Credentials are replaced by ``***``.

@@ -226,10 +226,10 @@ _COUNT = re.compile(
 class DataProgress(logging.Handler):
     """Log handler that prints the progress of work on data.
 
-    It prints lines that it is called with and, in its block, INFO messages on work on
-    data. A line with progress ("410 of 1100") updates a bar on a terminal; elsewhere,
-    at most one line with progress of the same work is printed every ten seconds. All is
-    printed to stderr; with ``quiet``, nothing.
+    Call it with a line to print. In its ``with`` block, it also prints INFO messages
+    about work on data. A line with progress ("410 of 1100") updates a bar on a
+    terminal; elsewhere, at most one line with progress of the same work is printed
+    every ten seconds. Everything goes to stderr; with ``quiet``, nothing is printed.
     """
 
     def __init__(self, *, quiet: bool) -> None:
@@ -299,7 +299,7 @@ class DataProgress(logging.Handler):
     def _note_seldom(self, line: str, what: str) -> None:
         """Print a line with progress, unless one was printed shortly before.
 
-        The first line of a work is not printed.
+        The first line about a piece of work is not printed.
         """
         now = time.monotonic()
         last_time = self._printed.setdefault(what, now)
@@ -308,7 +308,7 @@ class DataProgress(logging.Handler):
             note(line)
 
     def _finish(self, what: str) -> None:
-        """Remove the bar of a work that has ended."""
+        """Remove the bar of a piece of work that has ended."""
         if self._bars is not None and what in self._tasks:
             self._bars.remove_task(self._tasks.pop(what))
 

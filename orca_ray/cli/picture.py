@@ -82,16 +82,19 @@ def draw(task: Task, data: PreparedData) -> Image.Image:
     plot of a sequence.
     """
     split = data.train
-    samples = [_drawn(task, split, index) for index in _chosen_indices(task, split)]
+    samples = [
+        _draw_sample(task, split, index) for index in _chosen_indices(task, split)
+    ]
     shape = "×".join(map(str, task.input_shape or ()))
     title = f"{task.name}: {task.title}; input {shape}, training samples"
-    return _arranged(samples, title)
+    return _arrange_samples(samples, title)
 
 
 def _chosen_indices(task: Task, split: Split) -> list[int]:
     """Return the indices of the samples to draw.
 
-    They are one for each of the first classes, or evenly spaced.
+    They are one sample of each of the first `NUM_SAMPLES` classes if there are so many
+    classes, else evenly spaced samples.
     """
     if task.target.kind == "classes":
         _, first = np.unique(split.y, return_index=True)
@@ -101,7 +104,7 @@ def _chosen_indices(task: Task, split: Split) -> list[int]:
     return sorted({int(index) for index in spaced})
 
 
-def _drawn(task: Task, split: Split, index: int) -> DrawnSample:
+def _draw_sample(task: Task, split: Split, index: int) -> DrawnSample:
     rows = slice(index, index + 1)
     x = np.nan_to_num(split.x[rows][0]).astype(np.float64)
     y = np.asarray(split.y[rows][0])
@@ -223,11 +226,11 @@ def _resized(pixels: Array, *, stretch: bool = False) -> Pixels:
         scale = _SIDE / longer
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
     image = Image.fromarray(pixels.round().clip(0, 255).astype(np.uint8))
-    how = Image.Resampling.BOX if longer > _SIDE else Image.Resampling.NEAREST
-    return np.asarray(image.resize(size, how))
+    method = Image.Resampling.BOX if longer > _SIDE else Image.Resampling.NEAREST
+    return np.asarray(image.resize(size, method))
 
 
-def _arranged(samples: Sequence[DrawnSample], title: str) -> Image.Image:
+def _arrange_samples(samples: Sequence[DrawnSample], title: str) -> Image.Image:
     """Return a picture with a title, and the samples in a grid."""
     font = ImageFont.load_default(size=12)
     title = _ascii(title)

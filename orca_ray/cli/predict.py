@@ -197,7 +197,10 @@ def _serve(
     limits: Mapping[str, Any],
     listener: socket.socket,
 ) -> None:
-    """Serve a model until Ctrl-C on a socket that listens; ``limits`` as `Limits`."""
+    """Serve a model on a listening socket until Ctrl-C.
+
+    ``limits`` are the fields of `Limits`.
+    """
     import torch
     import uvicorn
 
@@ -271,14 +274,14 @@ def listen(host: str, port: int, token: str | None) -> socket.socket:
 
 
 def _server_config(app: "Application", seconds: float) -> "uvicorn.Config":
-    """Return the configuration of uvicorn; a head may take ``seconds`` to arrive."""
+    """Return uvicorn's configuration; a request's head must arrive in ``seconds``."""
     import uvicorn
 
     from orca_ray.serving.uvicorn_private import limited_protocol
 
     file_descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     most_connections = min(MOST_CONNECTIONS, file_descriptors // 2)
-    # uvicorn's warnings are clients' mistakes
+    # uvicorn warns only about mistakes of clients
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     return uvicorn.Config(
         app,

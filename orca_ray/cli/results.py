@@ -147,7 +147,7 @@ def export(
 
 
 def _submitted_scores(board: "Board", source: str) -> "Iterator[SubmittedScore]":
-    """Yield the scores of a board, one for each seed, as rows of ``source``."""
+    """Yield the scores of a board, one for each seed, with their ``source``."""
     from orca_ray.results.submissions import SubmittedScore
 
     rows = board.scores[["task", "method", "seed", "score"]].itertuples(index=False)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from orca_ray.tasks.task import Task
 
 MAX_BYTES = 64 * 2**20
-"""Largest number of bytes of an array that are read for its minimum and the like."""
+"""Largest number of bytes of an array that are read for its minimum and mean."""
 MAX_CLASSES = 30
 """Largest number of classes for which the number of samples of each is printed."""
 _ORIGIN = ("licence", "terms", "citation", "reference")
@@ -33,8 +33,8 @@ def list_(benchmark: BenchmarkArgument = None, json: JsonOption = False) -> None
     """
     from orca_ray.tasks.registry import all_tasks, get_benchmark
 
-    chosen = all_tasks().values() if benchmark is None else get_benchmark(benchmark)
-    rows = [_data_state(task) for task in chosen]
+    tasks = all_tasks().values() if benchmark is None else get_benchmark(benchmark)
+    rows = [_data_state(task) for task in tasks]
     if json:
         emit_json(rows)
         return
@@ -63,7 +63,7 @@ def _data_cells(row: dict[str, Any]) -> tuple[object, ...]:
 
 
 def _data_state(task: "Task") -> dict[str, Any]:
-    """Return the number and size of a task's raw files, and whether they are here."""
+    """Return which raw files of a task are here, their size, and the prepared data."""
     from orca_ray.data.packages import is_cached
 
     present = [file.present(task.raw_directory) for file in task.files]
@@ -107,35 +107,36 @@ def show(
     """Show a task's data: shapes, classes, ranges, sizes, licence, and a picture."""
     from orca_ray.tasks.registry import get_task
 
-    chosen = get_task(task).under(protocol.value)
+    shown_task = get_task(task).under(protocol.value)
     if picture is not None:
-        _check_picture(picture, chosen)
-    data = chosen.prepared(protocol.value)
+        _check_picture(picture, shown_task)
+    data = shown_task.prepared(protocol.value)
     if data is not None:
-        chosen = chosen.resolved(data)
-    facts = _facts(chosen, data)
+        shown_task = shown_task.resolved(data)
+    facts = _facts(shown_task, data)
+    prepare_command = f"orca-sweep data prepare {task}{_protocol_option(protocol)}"
     if picture is not None:
         if data is None:
             raise UserError(
                 f"--picture {picture}: {task} is not prepared, so there is nothing to"
-                f" draw; type 'orca-sweep data prepare {task}{_option(protocol)}'"
+                f" draw; type '{prepare_command}'"
             )
-        _draw(chosen, data, picture)
+        _draw(shown_task, data, picture)
     if json:
         emit_json(facts)
         return
     _print(facts)
     if data is None:
         state = "not prepared"
-        if _is_damaged(chosen, protocol.value):
+        if _is_damaged(shown_task, protocol.value):
             state = "prepared data are damaged"
         note(
-            f"{state}: after 'orca-sweep data prepare {task}{_option(protocol)}', this"
-            " command also shows counts and ranges"
+            f"{state}: after '{prepare_command}', this command also shows counts and"
+            " ranges"
         )
 
 
-def _option(protocol: Protocol) -> str:
+def _protocol_option(protocol: Protocol) -> str:
     """Return the option that selects the protocol; "" for the default."""
     return "" if protocol is Protocol.HELD_OUT else f" --protocol {protocol.value}"
 
@@ -192,18 +193,18 @@ def _facts(task: "Task", data: "PreparedData | None") -> dict[str, Any]:
         num_bytes = round(1e6 * package.size_mb)
         files.append({"package": package.requirement, "bytes": num_bytes})
     facts["files"] = files
-    facts["prepared"] = None if data is None else _prepared(task, data)
+    facts["prepared"] = None if data is None else _prepared_facts(task, data)
     return facts
 
 
-def _prepared(task: "Task", data: "PreparedData") -> dict[str, Any]:
+def _prepared_facts(task: "Task", data: "PreparedData") -> dict[str, Any]:
     import numpy as np
 
     splits = {}
     for name, split in data.splits.items():
         if not len(split):  # own data may have no test split
             continue
-        splits[name] = {"samples": len(split), "x": _range(split.x)}
+        splits[name] = {"samples": len(split), "x": _value_range(split.x)}
         if task.target.kind == "classes":
             splits[name]["counts"] = np.bincount(
                 split.y, minlength=task.target.size
@@ -211,7 +212,7 @@ def _prepared(task: "Task", data: "PreparedData") -> dict[str, Any]:
         elif task.target.kind == "labels":
             splits[name]["counts"] = (split.y > 0).sum(axis=0).tolist()
         else:
-            splits[name]["y"] = _range(split.y)
+            splits[name]["y"] = _value_range(split.y)
     stored = sum(path.stat().st_size for path in data.directory.glob("*.npy"))
     return {
         "path": str(data.directory),
@@ -221,10 +222,10 @@ def _prepared(task: "Task", data: "PreparedData") -> dict[str, Any]:
     }
 
 
-def _range(rows: "Rows") -> dict[str, Any]:
-    """Return the shape of rows, and minimum, maximum, mean and std.
+def _value_range(rows: "Rows") -> dict[str, Any]:
+    """Return shape, minimum, maximum, mean and standard deviation of an array.
 
-    Of a large array, only evenly spaced rows are read.
+    Only evenly spaced rows of a large array are read.
     """
     import numpy as np
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 WARN_BYTES = 50 * 2**20
 """Size of a job's files above which a warning is printed; every node downloads them."""
 RESULTS_VARIABLE = "ORCA_RAY_RESULTS"
-"""Environment variable with the results store, which a job gets as it is set here."""
+"""Environment variable with the results store, whose value here a job receives."""
 
 
 def submit(
@@ -161,12 +161,12 @@ def _use_token(path: Path | None) -> None:
         raise UserError(f"--token-path {path}: there is no such file")
     os.environ["RAY_AUTH_MODE"] = "token"
     os.environ["RAY_AUTH_TOKEN_PATH"] = str(path.absolute())
-    # Ray prefers it to a file.
+    # Ray prefers this variable to the file.
     os.environ.pop("RAY_AUTH_TOKEN", None)
 
 
 def check_size(directory: Path, files: Sequence[Path], limit: int) -> None:
-    """Warn of files of more than `WARN_BYTES`; UserError from ``limit`` bytes on."""
+    """Warn if files exceed `WARN_BYTES`; raise UserError from ``limit`` bytes on."""
     sizes = {file: (directory / file).stat().st_size for file in files}
     total = sum(sizes.values())
     by_size = sorted(files, key=lambda file: -sizes[file])
@@ -182,9 +182,9 @@ def check_size(directory: Path, files: Sequence[Path], limit: int) -> None:
 
 
 def _say_how_to_go_on(name: str, command: Sequence[str], address: str | None) -> None:
-    shown = [public_uri(word) if "://" in word else word for word in command]
+    public_words = [public_uri(word) if "://" in word else word for word in command]
     option = "" if address is None else f" --address {shlex.quote(address)}"
-    say(f"job {name}: {shlex.join(['orca-sweep', *shown])}")
+    say(f"job {name}: {shlex.join(['orca-sweep', *public_words])}")
     say(f"follow it: ray job logs{option} --follow {name}")
     say(f"end it: ray job stop{option} {name}")
 

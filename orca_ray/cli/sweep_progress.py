@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _TRIAL_EVENTS = (events.TrialStarted, events.TrialProgress, events.TrialFinished)
-"""Events that end the display of a passing message."""
+"""Events after which a passing message is no longer shown."""
 
 _OTHER_LINES = 7
 """Terminal lines reserved for heading, rule, totals and message, which may wrap."""
@@ -84,7 +84,7 @@ class SweepState:
         self.title = "starting Ray, preparing data and models"
         self.last_message = ""
         self._is_passing = False
-        """Whether the last message goes when a trial reports."""
+        """Whether the last message disappears when a trial reports."""
         self.seconds_left: float | None = None
         """Remaining time that the driver estimates; None: no trial has completed."""
         self.clock = clock
@@ -147,9 +147,9 @@ class SweepState:
         """Count an ended trial; ``remaining`` trials of its row are still to run."""
         row = self._row(record.task, record.method)
         row.running.pop(record.trial_key, None)
-        # a race plans as it goes
+        # a race of methods plans more trials while it runs
         row.planned = max(row.planned, row.done + 1 + remaining)
-        # suggestions that repeat this trial have ended, too
+        # other suggestions of the same trial have ended with it
         row.done = row.planned - remaining
         if record.status.failed:
             row.failed += 1
@@ -256,10 +256,10 @@ def trial_line(event: events.TrialFinished, state: SweepState) -> str:
 
 
 class SweepProgress:
-    """Listener that prints progress, unless ``quiet``.
+    """Listener that prints the progress of a sweep, unless ``quiet``.
 
-    With ``read_board``, boards are shown above the progress. The listener's block ends
-    the live table.
+    With ``read_board``, boards are shown above the progress. Use the listener in a
+    ``with`` block, whose end stops the live table.
     """
 
     def __init__(
@@ -323,7 +323,7 @@ class SweepProgress:
                 say(trial_line(event, self.state))
             case events.Message():
                 note(event.text)
-                self.state.last_message = ""  # a board below it does not say it again
+                self.state.last_message = ""  # so that a board does not repeat it
 
     def _update_board(
         self, event: events.Event, read_board: "Callable[[], BoardReport]"

@@ -111,7 +111,7 @@ def logs(
 
 
 def _may_run(store: "ResultsStore", sweep: str, key: str) -> bool:
-    """Return whether a trial runs, or waits in its driver to be stored."""
+    """Return whether a trial runs, or its driver has yet to store its record."""
     state = _read_live(store, sweep)
     if state is None:
         return False
@@ -291,7 +291,7 @@ def retry(
 
 
 def _ask(sweep: str, kind: str, results: str | None, what: str) -> None:
-    """Send a request of a kind to the driver of a sweep; ``what`` says it in words."""
+    """Send a request to the driver of a sweep; ``what`` is the request in words."""
     from orca_ray.results.status import find_sweep
 
     store = required_store(results_uri(results))

@@ -1,7 +1,7 @@
-"""Builds reports from a store: of a board, or of the effects of a grid's factors.
+"""Build reports from a store: of a board, or of the effects of a grid's factors.
 
-Formats write reports. Texts about declared tasks and methods, and the cells of a grid,
-are not in a store; they are arguments.
+The modules of `formats` write the reports. Texts about declared tasks and methods, and
+the cells of a grid, are not in a store; they are arguments.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -27,9 +27,9 @@ from orca_ray.results.tables import RECORDS, invalid_rows, to_frame
 def published_only(
     benchmark: str, store: ResultsStore | None, scan: StoreSnapshot | None
 ) -> Board | None:
-    """Return an empty board for a benchmark that has scores of others; None if not.
+    """Return an empty board if a benchmark has scores from elsewhere, else None.
 
-    These are published, submitted and imported scores.
+    Scores from elsewhere are published, submitted and imported ones.
     """
     board = empty_board(benchmark, scan.warnings if scan else ())
     imported: Sequence[SubmittedScore] = ()

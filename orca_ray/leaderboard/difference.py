@@ -1,4 +1,4 @@
-"""Compares two boards of one benchmark: which scores moved beyond noise."""
+"""Compare two boards of one benchmark: which scores moved beyond noise."""
 
 import math
 from dataclasses import dataclass
@@ -169,8 +169,8 @@ def _paired_test(before: Floats, after: Floats) -> _SeedTest:
 def _unpaired_test(before: pd.DataFrame, after: pd.DataFrame) -> _SeedTest:
     """Return the test of the means over all seeds of each board.
 
-    The scores of one method on one task vary as much in both boards, so that both give
-    one variance.
+    The variance over seeds is taken to be equal in both boards, so it is estimated from
+    the scores of both together.
     """
     sides = [rows["score"].to_numpy("float64") for rows in (before, after)]
     freedom = sum(map(len, sides)) - 2

@@ -31,11 +31,11 @@ from orca_ray.leaderboard.statistics.table import (
 from orca_ray.results.record import Status
 
 METHOD = "method"
-"""Name of a factor that is not in the grid: that of a sweep with several methods."""
+"""Name of the additional factor of a sweep with several methods."""
 _SOURCE = "align.source"
-"""A hyper-parameter that may be empty in a grid.
+"""Name of a hyper-parameter that may be empty in a grid.
 
-Records have the name of the source that a sweep took instead.
+The records then hold the name of the source that the sweep chose.
 """
 
 COLUMNS = [
@@ -134,7 +134,8 @@ class Effects:
 
     They are over all cells, over the cells with one level of another factor, and over
     the cells with one level of each other factor. For each two factors, each
-    combination of levels other than the baselines is compared with both baselines.
+    combination of levels other than the baselines is compared with the combination of
+    both baselines.
     """
     statuses: Mapping[Status, int]
     notes: Sequence[str]
@@ -176,7 +177,7 @@ def build_effects(
     table = _Table(rows, grid)
     comparisons = [
         table.compare(levels, reference)
-        for levels, reference in _questions(grid.factors)
+        for levels, reference in _planned_comparisons(grid.factors)
     ]
     counts = rows["status"].value_counts()
     return Effects(
@@ -194,10 +195,12 @@ def build_effects(
     )
 
 
-def _questions(factors: Mapping[str, Sequence[str]]) -> Iterator[tuple[Levels, Levels]]:
+def _planned_comparisons(
+    factors: Mapping[str, Sequence[str]],
+) -> Iterator[tuple[Levels, Levels]]:
     """Yield the levels and the reference of each comparison in `Effects`."""
     for factor in factors:
-        yield from _main_questions(factors, factor)
+        yield from _comparisons_of_factor(factors, factor)
     for first, second in combinations(factors, 2):
         first_baseline, *first_levels = factors[first]
         second_baseline, *second_levels = factors[second]
@@ -206,7 +209,7 @@ def _questions(factors: Mapping[str, Sequence[str]]) -> Iterator[tuple[Levels, L
             yield {first: first_level, second: second_level}, reference
 
 
-def _main_questions(
+def _comparisons_of_factor(
     factors: Mapping[str, Sequence[str]], factor: str
 ) -> Iterator[tuple[Levels, Levels]]:
     """Yield the comparisons of a factor's levels with its baseline.
@@ -295,23 +298,23 @@ class _Table:
 
         The cells of a pair are equal in all other factors.
         """
-        above_P, below_P = self._pairs(levels, reference)
-        above_TP = self.trials_TC[:, above_P]
-        below_TP = self.trials_TC[:, below_P]
-        planned_TP = (above_TP != below_TP) & (above_TP >= 0) & (below_TP >= 0)
-        above_TPS = self.logs.table.scores_TMS[:, above_P]
-        below_TPS = self.logs.table.scores_TMS[:, below_P]
-        paired_TPS = planned_TP[:, :, None] & np.isfinite(above_TPS + below_TPS)
+        level_P, reference_P = self._pairs(levels, reference)
+        level_TP = self.trials_TC[:, level_P]
+        reference_TP = self.trials_TC[:, reference_P]
+        planned_TP = (level_TP != reference_TP) & (level_TP >= 0) & (reference_TP >= 0)
+        level_TPS = self.logs.table.scores_TMS[:, level_P]
+        reference_TPS = self.logs.table.scores_TMS[:, reference_P]
+        paired_TPS = planned_TP[:, :, None] & np.isfinite(level_TPS + reference_TPS)
         num_TP = paired_TPS.sum(axis=-1)
         used = np.flatnonzero(num_TP.any(axis=1))
         num_T = (num_TP > 0).sum(axis=1)[used]
-        log_ratios_TP = self._log_means(above_TPS, paired_TPS) - self._log_means(
-            below_TPS, paired_TPS
+        log_ratios_TP = self._log_means(level_TPS, paired_TPS) - self._log_means(
+            reference_TPS, paired_TPS
         )
         logs_T = np.nansum(log_ratios_TP, axis=1)[used] / num_T
         # A mean of n log scores has the variance of one, divided by n; a pair has two
         # such means.
-        both = np.concatenate([above_P, below_P])
+        both = np.concatenate([level_P, reference_P])
         no_weights_TP = np.zeros(num_TP.shape)
         weights_TP = np.divide(1.0, num_TP, out=no_weights_TP, where=num_TP > 0)
         variances_T, freedom_T = self.logs.over_seeds(
@@ -343,7 +346,7 @@ class _Table:
         return np.array(pairs, dtype=np.int64).reshape(-1, 2).T
 
     def _log_means(self, scores_TPS: Floats, is_used_TPS: NDArray[np.bool_]) -> Floats:
-        """Return logarithms [T, P] of means over seeds, raised to the floors."""
+        """Return logarithms [T, P] of means over seeds, with `LogScores.floors_T`."""
         means_TP = mean_over_seeds(np.where(is_used_TPS, scores_TPS, np.nan))
         logs_TP: Floats = np.log(np.maximum(means_TP, self.logs.floors_T))
         return logs_TP

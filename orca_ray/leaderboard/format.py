@@ -154,7 +154,7 @@ class BoardReport:
 
     @cached_property
     def tied(self) -> set[tuple[str, str]]:
-        """Pairs of a task and a method that `LogScores.tied_TM` ties with the best."""
+        """Pairs (task, method) that are tied with the best; see `LogScores.tied_TM`."""
         tasks = self.scores.tasks
         methods = self.scores.methods
         if not tasks:
@@ -244,8 +244,8 @@ def subset(
     The latter are the names of tasks and methods. A task may be given without the name
     of its benchmark. Raises UserError for a name that the board does not have.
     """
-    shown_tasks = _chosen("task", tasks, board.tasks, f"{board.benchmark}/")
-    shown_methods = _chosen("method", methods, board.methods)
+    shown_tasks = _select_names("task", tasks, board.tasks, f"{board.benchmark}/")
+    shown_methods = _select_names("method", methods, board.methods)
     has_shown_task = board.scores["task"].isin(shown_tasks)
     has_shown_method = board.scores["method"].isin(shown_methods)
     scores = board.scores[has_shown_task & has_shown_method]
@@ -267,7 +267,7 @@ def subset(
     return shown_board, tuple(left_out)
 
 
-def _chosen(
+def _select_names(
     kind: str,
     requested: Sequence[str] | None,
     available: Sequence[str],
@@ -290,7 +290,7 @@ def _chosen(
 
 
 KIND = "orca-ray board"
-"""Mark of exported boards."""
+"""Value of the key ``kind`` in exported boards."""
 VERSION = 1
 """Version of the columns of exported scores, and of the JSON document."""
 _NAMES = (

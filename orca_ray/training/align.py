@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from orca_ray.alignment.cost import recomputed
+from orca_ray.alignment.cost import call_recomputed
 from orca_ray.alignment.distance import Distance
 from orca_ray.alignment.labels import (
     SKETCH_WIDTH,
     ClassIndex,
     is_sketched,
     pseudo_labels,
-    sketched,
+    sketch_targets,
 )
 from orca_ray.data.prepared import Split
 from orca_ray.data.rows import Array, Rows, Target
@@ -292,7 +292,9 @@ class AlignLoop:
             return self._chunk_features(indices)
         starts = range(self._chunk_size, len(indices), self._chunk_size)
         chunks = np.split(indices, starts)
-        return torch.cat([recomputed(self._chunk_features, chunk) for chunk in chunks])
+        return torch.cat(
+            [call_recomputed(self._chunk_features, chunk) for chunk in chunks]
+        )
 
     def _choose_chunk_size(self, one_index: np.ndarray) -> int:
         with torch.no_grad():
@@ -407,7 +409,7 @@ def encoded_targets(parts: Sequence[tuple[Rows, Array]], target: Target) -> Tens
                 continue
             block = y[rows]
             if is_wide:
-                encoded.append(sketched(block, seed=0))
+                encoded.append(sketch_targets(block, seed=0))
             else:
                 encoded.append(block.reshape(len(block), -1))
     return torch.from_numpy(np.concatenate(encoded)).double()

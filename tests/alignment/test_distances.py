@@ -412,7 +412,7 @@ def test_huge_targets_are_sketched_and_clustered_alike(
     monkeypatch.setattr(labels_module, "MOST_NUMBERS", 1)
     sketched = pseudo_labels(fields.astype(np.float32))
     assert len(set(zip(whole.tolist(), sketched.tolist(), strict=True))) == 4
-    sketch = labels_module.sketched(fields, 0)
+    sketch = labels_module.sketch_targets(fields, 0)
     gaps = np.square(sketch[:, None] - sketch).sum(-1)
     exact_gaps = np.square(fields[:, None] - fields).sum(-1)
     differ = exact_gaps > 0

@@ -24,7 +24,7 @@ from orca_ray.alignment.source import BRIEF, SampleRequest, Source
 from orca_ray.alignment.source_features import (
     SourceChoice,
     chosen_source,
-    sampled,
+    read_samples,
     source_features,
 )
 from orca_ray.alignment.sources import photographs, prose
@@ -224,7 +224,7 @@ def test_photographs_are_normalised_crops_labelled_by_class(
             expected.append(stem.embed_images(pixels.expand(1, 3, 8, 8)).mean(1))
         torch.testing.assert_close(features.x[features.y == label], torch.cat(expected))
     choice = SourceChoice("photographs", "vit-s14", 9, 0, 54)
-    raw_samples = sampled(chosen_source(choice), choice, raw=True)
+    raw_samples = read_samples(chosen_source(choice), choice, raw=True)
     means = stem.embed_raw(raw_samples.x[:5]).mean(1)
     # Raw pixels have 8 bits.
     torch.testing.assert_close(means, features.x[:5], atol=0.01, rtol=0.01)

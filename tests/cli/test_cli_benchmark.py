@@ -10,7 +10,7 @@ from unittest.mock import Mock
 import pytest
 
 from orca_ray.cli import sweep_progress
-from orca_ray.cli.benchmark import _commands
+from orca_ray.cli.benchmark import _data_commands
 from orca_ray.errors import UserError
 from orca_ray.methods.reports import EpochProgress
 from orca_ray.options import KeepModels
@@ -502,7 +502,9 @@ def test_a_plan_says_what_each_task_costs_and_what_brings_its_data(
 
 def test_each_command_that_brings_data_is_named_once() -> None:
     def commands(*costs: tuple[str, str]) -> list[str]:
-        return _commands([Mock(task=task, command=command) for task, command in costs])
+        return _data_commands(
+            [Mock(task=task, command=command) for task, command in costs]
+        )
 
     pocket = [
         (task.name, f"orca-sweep data fetch {task.name}")

@@ -79,7 +79,8 @@ def _mean_kernel(
 ) -> tuple[Tensor, Tensor]:
     """Return the mean of k over all pairs, and its gradient [n, D].
 
-    The gradient is that in the points of the rows; 0 if it is not wanted.
+    The gradient is with respect to the points of the rows. It is 0 unless
+    ``wants_gradient``.
     """
     x_nD = cost.x_nD
     z_mD = cost.z_mD

@@ -33,8 +33,8 @@ MIN_CLASS = 2
 MAX_CLASS = 50_000
 """Source classes with more points are left out."""
 _OUT_OF_RANGE = 0.1
-"""d² must be below this times the square root of the largest float, so that squares of
-d² do not overflow.
+"""A squared diameter d² must be below this times the square root of the largest float,
+so that squares of d² do not overflow.
 """
 _STEP_BYTES = 12 * 2**20
 """Cost matrices up to this size are stored during a call; larger ones are recomputed in
@@ -55,12 +55,12 @@ _FLOOR = -90.0
 numbers is slow.
 """
 _LEAST = 2.0**-50
-"""Smaller sums are recomputed by `_robust_minima`.
+"""Sums of exponentials below this are recomputed by `_robust_minima`.
 
 Clamped terms add less than 1e-8 of this.
 """
 _MOST = 2.0**100
-"""`_robust_minima` recomputes larger sums."""
+"""Sums of exponentials above this are recomputed by `_robust_minima`."""
 _REMEMBERED = 5
 """Number of steps of a ladder that affect its result; see `self_values`."""
 _PHASES = (0.017, 0.146, 0.371, 0.629, 0.854, 0.983)
@@ -68,7 +68,7 @@ _PHASES = (0.017, 0.146, 0.371, 0.629, 0.854, 0.983)
 
 
 def ladder(squared_diameter: float) -> list[float]:
-    """Return the ladder of d² = ``squared_diameter``.
+    """Return the ladder that starts at the temperature d² = ``squared_diameter``.
 
     It is d², then d², d²/4, d²/16 and so on above EPSILON, then EPSILON.
     """
@@ -249,7 +249,7 @@ def _exponentials(exponents: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 class _Source:
     """Source points of the `_usable_classes`, centred and sorted by class.
 
-    It has the bounding box of each class.
+    It also holds the bounding box of each class.
     """
 
     def __init__(self, x_ND: Tensor, y_N: Tensor) -> None:
@@ -267,10 +267,11 @@ class _Source:
         self.high_KD = torch.stack([self.x_ND[c].amax(0) for c in self.classes])
 
     def diameters(self, x_nD: Tensor) -> tuple[float, list[float]]:
-        """Return d² of a joint box, and d² of boxes of single classes.
+        """Return squared diagonals of the joint bounding box and of one box per class.
 
-        The joint box holds ``x_nD`` and all classes, with the class id as a coordinate;
-        the others ``x_nD`` and one class.
+        The joint box contains ``x_nD`` and all source classes, with the class id as one
+        more coordinate. The box of a class contains ``x_nD`` and the points of that
+        class.
         """
         low_KD = torch.minimum(self.low_KD, x_nD.amin(0))
         high_KD = torch.maximum(self.high_KD, x_nD.amax(0))
@@ -281,12 +282,12 @@ class _Source:
     def label_distances(
         self, self_KSP: Tensor, x_nD: Tensor, cost: CostMatrix
     ) -> Tensor:
-        """Return the distances W [K], float64, of source classes from a class.
+        """Return distances W [K], float64, of the source classes from another class.
 
-        That class has the points ``x_nD``. ``self_KSP`` are the `self_values` of the
-        source classes; ``cost`` is C between ``x_nD`` and all source points. The cost
-        in W is ‖x − y‖² = 2 C; so C is used with half the temperatures, which gives
-        half the potentials.
+        ``x_nD`` are the points of that other class. ``self_KSP`` are the `self_values`
+        of the source classes; ``cost`` is C between ``x_nD`` and all source points. The
+        cost in W is ‖x − y‖² = 2 C; so C is used with half the temperatures, which
+        gives half the potentials.
         """
         w_K = []
         target_cost = CostMatrix(x_nD).store(_STEP_BYTES)
@@ -399,11 +400,12 @@ class ReferenceOTDD(Distance):
         for c, (share, size) in enumerate(zip(shares_L.tolist(), sizes, strict=True)):
             if size == 1:
                 continue
-            of_class = self._class_distance(centred_nD[y_n == c], x_nD.requires_grad)
-            total = total + share * of_class.value
-            error = max(error, of_class.error)
-            num_steps = max(num_steps, of_class.num_steps)
-            gradient_nD[y_n == c] = share * of_class.gradient_nD.to(x_nD.dtype)
+            in_class = y_n == c
+            result = self._class_distance(centred_nD[in_class], x_nD.requires_grad)
+            total = total + share * result.value
+            error = max(error, result.error)
+            num_steps = max(num_steps, result.num_steps)
+            gradient_nD[in_class] = share * result.gradient_nD.to(x_nD.dtype)
         notes = (*source.notes, *self._class_size_notes(sizes))
         self.diagnosis = Diagnosis(error <= _CONVERGED, num_steps, error, notes)
         # The gradient of ``linear`` with respect to x_nD is gradient_nD.

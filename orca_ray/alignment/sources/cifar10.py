@@ -21,12 +21,12 @@ def sample(request: SampleRequest) -> Samples:
 
     pixels_NCHW, labels = read_cifar10(SOURCE.path(), request.num_samples)
     order = np.random.RandomState(request.seed).permutation(len(labels))
-    chosen = order[: request.num_samples]
+    indices = order[: request.num_samples]
     images = (
         torch.from_numpy(pixels_NCHW[index].astype(np.float32) / 255.0)
-        for index in chosen
+        for index in indices
     )
-    return embed_images(request, images), torch.from_numpy(labels[chosen])
+    return embed_images(request, images), torch.from_numpy(labels[indices])
 
 
 def read_cifar10(

@@ -147,7 +147,7 @@ def _effects_cell(effects: Effects, index: int) -> dict[str, object]:
 
 
 def _dump(document: object) -> str:
-    """Return a document as JSON, which has no NaN: those become null."""
+    """Return a document as JSON text, with null for NaN and infinity."""
     finite = json.loads(json.dumps(document), parse_constant=lambda _: None)
     return json.dumps(finite, indent=2, ensure_ascii=False, allow_nan=False)
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from orca_ray.alignment.cost import recomputed
+from orca_ray.alignment.cost import call_recomputed
 from orca_ray.methods.reports import EpochProgress, Outcome
 from orca_ray.methods.stages.trial import Trial
 from orca_ray.models.body import seeded
@@ -158,4 +158,4 @@ def in_parts(function: Callable[[Tensor], Tensor], rows: Tensor, limit: int) -> 
     """
     if len(rows) <= limit:
         return function(rows)
-    return torch.cat([recomputed(function, part) for part in rows.split(limit)])  # type: ignore[no-untyped-call]
+    return torch.cat([call_recomputed(function, part) for part in rows.split(limit)])  # type: ignore[no-untyped-call]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from orca_ray.alignment.source import Source
-from orca_ray.alignment.source_features import SourceChoice, chosen_source, sampled
+from orca_ray.alignment.source_features import SourceChoice, chosen_source, read_samples
 from orca_ray.data import cache
 from orca_ray.methods.stages.trial import Trial
 from orca_ray.models.body import Stem
@@ -58,6 +58,6 @@ def source_tokens(trial: Trial) -> SourceTokens:
 @lru_cache(2)
 def _load(home: Path, source: Source, choice: SourceChoice) -> SourceTokens:
     """Return the samples of a source; ``home`` is part of the cache's key."""
-    inputs, labels, stem = sampled(source, choice, raw=True)
+    inputs, labels, stem = read_samples(source, choice, raw=True)
     classes, ids = labels.unique(return_inverse=True)  # type: ignore[no-untyped-call]
     return SourceTokens(inputs, ids, len(classes), stem)
