@@ -2,12 +2,12 @@
 
 import time
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
 from orca_ray.cli.options import BenchmarkArgument, JsonOption, QuietOption
-from orca_ray.cli.output import duration, emit_json, note, show
+from orca_ray.cli.output import duration, emit_json, note, show, to_json_types
 from orca_ray.errors import unknown_name
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def tasks(benchmark: BenchmarkArgument = None, json: JsonOption = False) -> None
     show(("task", "input", "target", "metric", "title"), rows, wrap=("title",))
 
 
-def _task_json(task: "Task") -> dict[str, object]:
+def _task_json(task: "Task") -> dict[str, Any]:
     names = (
         "name",
         "benchmark",
@@ -55,13 +55,22 @@ def _task_json(task: "Task") -> dict[str, object]:
         "citation",
         "reference",
     )
-    values = {name: getattr(task, name) for name in names}
-    values["modality"] = task.domain
-    values["packages"] = [
+    facts = task_facts(task, names)
+    facts["packages"] = [
         {"name": package.name, "version": package.version, "licence": package.licence}
         for package in task.packages
     ]
-    return values
+    return facts
+
+
+def task_facts(task: "Task", names: Iterable[str]) -> dict[str, Any]:
+    """Return attributes of a task by name, as JSON types.
+
+    ``modality`` is `Task.domain`, the kind of samples as it is shown to users.
+    """
+    facts = {name: to_json_types(getattr(task, name)) for name in names}
+    facts["modality"] = task.domain
+    return facts
 
 
 def _target_text(task: "Task") -> str:

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
+from orca_ray.cli.catalogue import task_facts
 from orca_ray.cli.options import BenchmarkArgument, JsonOption, SplitsOption
-from orca_ray.cli.output import emit_json, note, say, size, to_json_types
+from orca_ray.cli.output import emit_json, note, say, size
 from orca_ray.cli.output import show as show_table
 from orca_ray.data.cache import disk_errors, write_bytes
 from orca_ray.errors import UserError
@@ -179,8 +180,7 @@ def _facts(task: "Task", data: "PreparedData | None") -> dict[str, Any]:
         "augmentation",
         *_ORIGIN,
     )
-    facts = {name: to_json_types(getattr(task, name)) for name in names}
-    facts["modality"] = task.domain
+    facts = task_facts(task, names)
     files: list[dict[str, Any]] = [
         {
             "path": file.path,
