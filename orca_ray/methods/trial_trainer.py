@@ -41,7 +41,7 @@ from orca_ray.methods.stages.trial import (
 )
 from orca_ray.models.crossmodal import CrossModalModel
 from orca_ray.results.artefacts import Artefact
-from orca_ray.tasks.augmentations import get_augmentation, get_shift
+from orca_ray.tasks.augmentations import Augmentation, get_augmentation, get_shift
 from orca_ray.tasks.scaling import input_statistics, with_target_statistics
 from orca_ray.tasks.task import Task
 from orca_ray.training.checkpoint import AlignedCache
@@ -112,26 +112,22 @@ class TrialTrainer:
         _check_data(task, data)
         check_unfit(method, task)
         recipe = get_method(method)
-        self._hyperparameters = resolve(method, hyperparameters)
-        data = _chosen_data(task, data, self._hyperparameters.data, seed)
+        options = resolve(method, hyperparameters)
+        data = _chosen_data(task, data, options.data, seed)
         statistics = None
         if standardise:
             statistics = input_statistics(data.train.x, task.input_scale)
             data = with_target_statistics(task, data)
-        # Own data may have no test split; in the place of a fold, -1 means that
-        # training has the test samples, too.
-        test = test and len(data.test) > 0 and self._hyperparameters.data.fold != -1
+        self._hyperparameters = options
         self._device = torch.device(device)
         self._threads = threads
         self._deterministic = deterministic
-        if self._device.type == "cuda":
-            torch.cuda.init()  # type: ignore[no-untyped-call]
-            torch.cuda.reset_peak_memory_stats(self._device)
+        _start_measuring_memory(self._device)
         self._artefacts = ArtefactCollector(task, data)
         with self._computing():
             request = network_request(
                 task,
-                self._hyperparameters,
+                options,
                 body,
                 pretrained=recipe.pretrained,
                 seed=seed,
@@ -140,9 +136,7 @@ class TrialTrainer:
             model = recipe.network(request).to(self._device)
             # Stages may add modules for training.
             self._weight_names = weight_names(recipe, model)
-            shift = self._hyperparameters.refine.shift
-            augmentation = get_shift(task, shift) or get_augmentation(task.augmentation)
-            self._trial: Trial | None = Trial(
+            trial = Trial(
                 method=method,
                 aligns=recipe.aligns,
                 pretrained=recipe.pretrained,
@@ -150,31 +144,24 @@ class TrialTrainer:
                 task=task,
                 data=data,
                 body=body,
-                hyperparameters=self._hyperparameters,
+                hyperparameters=options,
                 seed=seed,
                 device=self._device,
                 objective=Objective(
                     task.target, task.loss, task.metric, data.y_mean, data.y_std
                 ),
-                augmentation=augmentation,
+                augmentation=_augmentation(task, options.refine.shift),
                 model=model,
                 cache=AlignedCache(aligned) if reuse_aligned else None,
-                test=test,
+                test=test and _has_unseen_test_samples(data, options.data),
                 artefacts=self._artefacts,
                 on_step=on_step,
                 ranks=ranks,
             )
-            self._stages: list[Stage] = list(recipe.stages(self._trial))
+            self._stages: list[Stage] = list(recipe.stages(trial))
             """The current stage and those after it."""
-        self._identity = {
-            "task": task.name,
-            "data": data.fingerprint,
-            "method": method,
-            "body": body,
-            "hyperparameters": self._hyperparameters.to_flat(),
-            "seed": seed,
-            "test": test,
-        }
+        self._trial: Trial | None = trial
+        self._identity = _identity(trial)
         self.stage = self._stages[0].name
         """Name of the stage that the next `step` runs, or ``done``."""
         self._outcome = Outcome(
@@ -364,6 +351,40 @@ def _chosen_data(
         derive_seed(seed, "fraction") % 2**32,
         classes=task.target.kind == "classes",
     )
+
+
+def _has_unseen_test_samples(data: PreparedData, options: DataConfig) -> bool:
+    """Return whether the data have test samples that are not used for training.
+
+    Own data may have no test split. In the place of a fold, -1 means that training has
+    the test samples, too.
+    """
+    return len(data.test) > 0 and options.fold != -1
+
+
+def _start_measuring_memory(device: torch.device) -> None:
+    """Let the peak of CUDA memory count from here on."""
+    if device.type == "cuda":
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def _augmentation(task: Task, shift: float) -> Augmentation | None:
+    """Return random shifts by up to ``shift``, if they suit, else the task's own."""
+    return get_shift(task, shift) or get_augmentation(task.augmentation)
+
+
+def _identity(trial: Trial) -> dict[str, object]:
+    """Return what a checkpoint must have in common with a trial to be its own."""
+    return {
+        "task": trial.task.name,
+        "data": trial.data.fingerprint,
+        "method": trial.method,
+        "body": trial.body,
+        "hyperparameters": trial.hyperparameters.to_flat(),
+        "seed": trial.seed,
+        "test": trial.test,
+    }
 
 
 def _check_data(task: Task, data: PreparedData) -> None:
