@@ -65,7 +65,8 @@ class AdaptationSearch(TrialSource):
         self._folds = folds
         self._time = TimeLimit(deadline, clock)
         self._estimates = estimates
-        self._final = set(final)
+        self._final = dict.fromkeys(final)
+        """The configurations of ``final``, each once, in the order given."""
         self._trials: dict[str, tuple[Configuration, int]] = {}
         """Configuration and fold of each trial that runs, by trial key."""
         self._proposals: list[Proposal] | None = None
@@ -137,7 +138,8 @@ class AdaptationSearch(TrialSource):
         trial = self._trial(configuration, proposal.fold)
         self._trials[trial.key] = configuration, proposal.fold
         configuration.running.add(proposal.fold)
-        self._drop_unstarted(configuration.method)
+        if not self._final:
+            self._drop_unstarted(configuration.method)
         if configuration in self.configurations:
             self.configurations.remove(configuration)
         self.configurations.append(configuration)

@@ -12,6 +12,7 @@ from orca_ray.adaptation.configuration import Configuration
 from orca_ray.adaptation.folds import Folds
 from orca_ray.adaptation.search import AdaptationSearch
 from orca_ray.adaptation.standings import is_behind, rank
+from orca_ray.methods.options import Scalar
 from orca_ray.results.record import Record, Status
 from orca_ray.sweep.plan.trial_spec import TrialSpec, canonical_json
 from orca_ray.sweep.search import History
@@ -551,22 +552,35 @@ def test_second_divisions_follow_some_suggestions() -> None:
     assert sum(rate != 1e-3 for rate in rates) >= 2
 
 
-def test_the_chosen_configuration_is_fitted_to_all_samples() -> None:
-    track = Track(60.0).run()
-    values = dict(track.ran[0].hyperparameters)
-    values.pop("data.fold")
+def take_final(track: Track, chosen: Sequence[Mapping[str, Scalar]]) -> list[TrialSpec]:
+    """Return the trials in which ``chosen`` hyper-parameters of nft are final."""
     search = AdaptationSearch(
         track.plans[:1],
         History(records=track.records),
         Folds(numbers=[ALL], division_size=1),
         deadline=math.inf,
         estimates={},
-        final={("nft", canonical_json(values))},
+        final=[("nft", canonical_json(dict(values))) for values in chosen],
     )
-    trial = search.take()
-    assert trial is not None
+    return list(iter(search.take, None))
+
+
+def test_the_chosen_configuration_is_fitted_to_all_samples() -> None:
+    track = Track(60.0).run()
+    values = dict(track.ran[0].hyperparameters)
+    values.pop("data.fold")
+    [trial] = take_final(track, [values])
     assert (trial.method, fold_of(trial)) == ("nft", ALL)
-    assert search.take() is None
+
+
+def test_several_chosen_configurations_start_in_the_order_given() -> None:
+    track = Track(60.0).run(1)
+    values = dict(track.ran[0].hyperparameters)
+    values.pop("data.fold")
+    rates = [0.02, 0.07, 0.01, 0.05, 0.03, 0.06, 0.04]
+    chosen = [{**values, "refine.learning_rate": rate} for rate in rates]
+    trials = take_final(track, chosen)
+    assert [trial.hyperparameters["refine.learning_rate"] for trial in trials] == rates
 
 
 def test_the_score_of_a_training_on_all_samples_does_not_count() -> None:
