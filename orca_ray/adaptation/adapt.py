@@ -33,15 +33,16 @@ def adapt(
 ) -> Predictor:
     """Adapt a pretrained body to data, and return the best model.
 
-    The same call continues after an interruption.
+    After an interruption, the same call continues the adaptation.
 
     Args:
         task: the data: a task, a path, arrays ``(x, y)``, or samples that
             `orca_ray.own_data.read` returned.
-        minutes, methods, body, results, executor: see `AdaptationSweep`. listener:
-        called with every event; None: in a notebook, the progress is shown below the
-        cell. options: settings not to infer from the data, e.g. ``target="label"``:
-        fields of `orca_ray.own_data.Options`.
+        minutes, methods, body, results, executor: see `AdaptationSweep`.
+        listener: function that is called with every event. None: in a notebook, the
+            progress is shown below the cell.
+        options: settings that are not inferred from the data, e.g. ``target="label"``:
+            fields of `orca_ray.own_data.Options`.
 
     Raises:
         UserError: nothing can be learnt from the data, an option does not fit, or no
@@ -70,9 +71,11 @@ def adapt(
 
 
 def as_task(data: Any, options: Mapping[str, Any], *, gpus: bool = False) -> Task:
-    """Return the task for ``data`` (see `adapt`); ``gpus``: see `infer`.
+    """Return the task for ``data``, which is anything that `adapt` takes.
 
-    UserError if data or options are unusable.
+    ``gpus``: whether trials run on GPUs (see `infer`).
+
+    Raises UserError if data or options are unusable.
     """
     if isinstance(data, Task):
         if options:

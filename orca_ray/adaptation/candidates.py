@@ -1,6 +1,6 @@
 """The configurations that a model of own data is chosen from.
 
-Models that trained on belong to the configuration that they started from.
+A model from a continued training belongs to the configuration that it started from.
 """
 
 import json
@@ -17,7 +17,7 @@ from orca_ray.adaptation.configuration import (
     Configuration,
 )
 from orca_ray.adaptation.last_training import FEW_FOLDS
-from orca_ray.adaptation.levels import doubtful_levels
+from orca_ray.adaptation.levels import pessimistic_levels
 from orca_ray.methods.model_folder import CONFIG
 from orca_ray.results.models import StoredModels
 from orca_ray.results.record import Record, Status
@@ -35,10 +35,11 @@ class Candidates:
     configurations: Mapping[Identity, Configuration]
     """Configurations whose outputs are stored, with the records of their folds."""
     final: dict[Identity, Record] = field(default_factory=dict)
-    """Records of trainings on all samples, or on all but the outer test, by the
-    configuration whose model they started from.
+    """Records of trainings on all samples, or on all but the outer test.
 
-    That configuration may itself be a training on all but the outer test.
+    The key is the configuration whose model such a training started from, which may
+    itself be a training on all but the outer test. A training that started from no
+    model has its own configuration as its key.
     """
     identities: dict[str, Identity] = field(default_factory=dict)
     """Configuration of each completed trial, by trial key."""
@@ -71,7 +72,10 @@ class _Trial:
 
     @property
     def start(self) -> str | None:
-        """Key of the trial whose model this one trains on; None: another trial."""
+        """Key of the trial whose model this trial continued to train.
+
+        None if this trial started from no model.
+        """
         start = self.values.get(START)
         return str(start) if self.fold < 0 and start else None
 
@@ -80,7 +84,7 @@ def find_candidates(records: Sequence[Record], models: StoredModels) -> Candidat
     """Return the configurations of completed trials whose outputs are stored."""
     configurations = dict[Identity, Configuration]()
     candidates = Candidates(configurations)
-    trained_on = list[_Trial]()
+    continued = list[_Trial]()
     for record in records:
         if record.status is not Status.COMPLETED or record.validation_score is None:
             continue
@@ -92,7 +96,7 @@ def find_candidates(records: Sequence[Record], models: StoredModels) -> Candidat
         if trial.fold == ALL_BUT_TEST and not has_outputs:
             continue
         if trial.start is not None:
-            trained_on.append(trial)
+            continued.append(trial)
         elif trial.fold == ALL:
             candidates.final[identity] = record
         elif has_outputs:
@@ -102,8 +106,8 @@ def find_candidates(records: Sequence[Record], models: StoredModels) -> Candidat
             configuration.records[trial.fold] = record
             if CONFIG not in file_names:
                 configuration.has_models = False
-    for trial in trained_on:
-        _add_trained_on(trial, candidates)
+    for trial in continued:
+        _add_continued_training(trial, candidates)
     return candidates
 
 
@@ -113,11 +117,11 @@ def _read_trial(record: Record) -> _Trial:
     return _Trial(record, fold, values)
 
 
-def _add_trained_on(trial: _Trial, candidates: Candidates) -> None:
-    """Add a model that trained on to the configuration that it started from.
+def _add_continued_training(trial: _Trial, candidates: Candidates) -> None:
+    """Add a continued training to the configuration whose model it started from.
 
-    With enough folds, the mean of the folds' models stands for the configuration, and a
-    training on all samples is left out.
+    A training on all samples is left out if that configuration has `FEW_FOLDS` folds,
+    because the mean of the folds' models is used then.
     """
     origin = candidates.identities.get(trial.start or "")
     if origin is None:
@@ -131,9 +135,10 @@ def _add_trained_on(trial: _Trial, candidates: Candidates) -> None:
 def rank_candidates(
     configurations: Sequence[Configuration], *, half_error: float
 ) -> list[Configuration]:
-    """Return configurations, the best first, by levels that allow for doubt.
+    """Return configurations in the order of `pessimistic_levels`, the best first.
 
-    ``half_error`` is added to each score: no error in one fold is not beyond doubt.
+    ``half_error`` is added to each score, because a fold without an error does not
+    prove that a configuration makes none.
     """
     scores = [
         {
@@ -142,7 +147,7 @@ def rank_candidates(
         }
         for configuration in configurations
     ]
-    order = np.argsort(doubtful_levels(scores), kind="stable")
+    order = np.argsort(pessimistic_levels(scores), kind="stable")
     return [configurations[number] for number in order]
 
 
@@ -152,7 +157,7 @@ def score_of(record: Record) -> float:
 
 
 def starts_from_another(record: Record) -> bool:
-    """Return whether a trial trained a model on."""
+    """Return whether a trial continued the training of another trial's model."""
     return START in json.loads(record.hyperparameters)
 
 

@@ -1,4 +1,4 @@
-"""Choices of a model of own data: configurations with weights."""
+"""Choice of a model of own data: one or more configurations with weights."""
 
 import math
 import operator
@@ -13,29 +13,32 @@ from orca_ray.adaptation.outputs import Parts
 from orca_ray.data.rows import Array
 
 LEVEL_OF_BETTER = 0.8
-"""Level of the two-sided interval of a difference, whose lower end is above zero in
-nine of ten resamples.
+"""Level of the two-sided interval of a difference.
+
+Its lower end is above zero if the difference is positive in nine of ten resamples.
 """
 LOGARITHMS_OF_TEMPERATURE = (-2.0, 2.0)
 """Range of the natural logarithm of a temperature."""
 LEAST_GAIN_OF_TEMPERATURE = 0.01
-"""Share of the log loss by which a temperature must lower it."""
+"""Least relative decrease of the log loss for which a temperature is used."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Model that was chosen: configurations with their weights, and their score."""
+    """The chosen model: configurations with weights, and the score of their mean."""
 
     parts: Parts
     score: Interval
     judged: Judged
-    """The samples that the score is of."""
+    """The samples on which the score was computed."""
     predictions: Array
     """Out-of-fold predictions for these samples [N, ...]: probabilities, or numbers."""
     temperature: float = 1.0
     outer: bool = False
-    """Whether the samples are those of the outer test, as the model, or the first part
-    of a mean, trained on with all other samples, before it went on with all samples.
+    """Whether these samples are those of the outer test.
+
+    This is so if the training of the model, or of the first part of a mean, was
+    continued on all samples but the outer test (and later perhaps on all samples).
     """
 
     @property
@@ -64,7 +67,10 @@ def calibrate(judged: Judged, parts: Parts, mixed: Array) -> Choice:
 
 
 def mean_choice(judged: Judged, configurations: list[Configuration]) -> Choice:
-    """Return the mean of ``configurations``, whose predictions ``judged`` has."""
+    """Return the choice of the mean of ``configurations`` with equal weights.
+
+    ``judged`` holds the predictions of the configurations in the same order.
+    """
     share = 1 / len(configurations)
     parts = [(configuration, share) for configuration in configurations]
     return calibrate(judged, parts, np.mean(judged.predictions, axis=0))
@@ -73,7 +79,8 @@ def mean_choice(judged: Judged, configurations: list[Configuration]) -> Choice:
 def is_better(judged: Judged, predictions: Array, others: Array) -> bool:
     """Return whether predictions are better than ``others`` in nine of ten resamples.
 
-    Predictions of no more errors are also better if their log loss is lower.
+    If the metric is the error and ``predictions`` have no more errors than ``others``,
+    a lower log loss in nine of ten resamples suffices.
     """
     measures: list[Measure | None] = [None]
     is_error = judged.metric == "error"

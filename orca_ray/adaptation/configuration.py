@@ -20,23 +20,23 @@ START = "refine.start"
 EPOCHS = "refine.epochs"
 WARMUP_EPOCHS = "refine.warmup_epochs"
 ALL = -1
-"""Number in the place of a fold: a training on all samples."""
+"""Fold number that stands for a training on all samples."""
 ALL_BUT_TEST = -2
-"""Number in the place of a fold: a training on all samples but the outer test."""
+"""Fold number that stands for a training on all samples but the outer test."""
 SCHEDULE = {EPOCHS, WARMUP_EPOCHS}
 """Hyper-parameters that say only how long a training takes."""
 COST_OF_PROBE = 0.1
-"""Cost of an epoch, relative to ``nft``, up to which the features of a body are
-computed once and more epochs cost next to nothing.
+"""Largest cost of an epoch, relative to ``nft``, of methods that compute the features
+of a body once, so that more epochs cost next to nothing.
 """
 LATE_SHARE = 0.8
-"""Share of the epochs after which a best epoch says that more epochs would help."""
+"""If the best epoch comes after this share of the epochs, more epochs would help."""
 LATE_SHARE_IF_LAST_IS_KEPT = 0.5
-"""The same if the model of the last epoch is kept: a cosine schedule has used four
-fifths of its rates by then.
+"""`LATE_SHARE` for methods that keep the model of the last epoch: after half of the
+epochs, a cosine schedule has used four fifths of the sum of its learning rates.
 """
 LATE_EPOCHS = 2
-"""Number of last epochs whose best epoch always says that more epochs would help."""
+"""If the best epoch is one of this many last epochs, more epochs would always help."""
 
 
 @dataclass(eq=False)
@@ -47,8 +47,8 @@ class Configuration:
     values: Mapping[str, Scalar]
     """Hyper-parameters that differ from those of ``first``, without the fold."""
     first: Mapping[str, Scalar] = field(default_factory=dict)
-    """Hyper-parameters of the first configuration of the method. Empty: it is not
-    known, and ``values`` are all hyper-parameters.
+    """Hyper-parameters of the first configuration of the method. Empty if they are not
+    known; ``values`` then holds all hyper-parameters.
     """
     is_suggested: bool = False
     """Whether Optuna's sampler has suggested the values."""
@@ -193,10 +193,10 @@ class Configuration:
         return changed_values(values, self.first)
 
     def makes_redundant(self, other: "Configuration") -> bool:
-        """Return whether ``other`` has the same networks, after more alignment.
+        """Return whether ``other`` made the same networks, but aligned for longer.
 
-        That is so if each trial of ``other`` made the same network as the trial of the
-        same fold here, which aligned for a shorter time.
+        Each trial of ``other`` must have made the same network as the trial of this
+        configuration on the same fold.
 
         ``orca_guarded`` makes the networks of ``nft`` where its guard keeps the
         embedder that is not aligned.

@@ -20,13 +20,13 @@ from orca_ray.data.rows import Array
 MOST_STEPS = 20
 """Largest number of steps of the greedy selection."""
 LEAST_COMMON = 100
-"""Number of samples from which an ensemble may be selected on the folds that the best
-two methods have in common.
+"""Least number of samples in the common folds of the best two methods for an ensemble
+to be selected on these folds.
 """
 
 
 class _Step(NamedTuple):
-    """State of a greedy selection after one step; steps sort by their scores."""
+    """State of a greedy selection after one step. Steps are sorted by their fields."""
 
     score: float
     log_loss: float
@@ -47,11 +47,11 @@ def select_ensemble(
     comparable = [each for each in others if folds <= each.records.keys()]
     candidates = [leader, *comparable[: MOST_CANDIDATES - 1]]
     judged = outputs.out_of_fold(*candidates)
-    chosen = _add_greedily(judged)
-    counts = Counter(chosen)
+    selected_numbers = _select_greedily(judged)
+    counts = Counter(selected_numbers)
     if len(counts) < 2:
         return None
-    size = len(chosen)
+    size = len(selected_numbers)
     predictions = judged.predictions
     mixed = np.asarray(
         sum(count / size * predictions[number] for number, count in counts.items())
@@ -84,25 +84,31 @@ def _folds_to_select_on(
     return common if num_common >= LEAST_COMMON else folds
 
 
-def _add_greedily(judged: Judged) -> list[int]:
-    """Return the numbers of the candidates of the best ensemble, with repetitions."""
+def _select_greedily(judged: Judged) -> list[int]:
+    """Return the numbers of the candidates in the best ensemble, with repetitions.
+
+    A candidate's number is its index in ``judged.predictions``.
+    """
     total: Array = np.zeros_like(judged.predictions[0])
-    chosen = list[int]()
+    numbers = list[int]()
     steps = list[_Step]()
     for size in range(1, MOST_STEPS + 1):
-        ranks = [
-            _rank_mixture(judged, (total + predictions) / size, number)
+        sort_keys = [
+            _sort_key_of_mixture(judged, (total + predictions) / size, number)
             for number, predictions in enumerate(judged.predictions)
         ]
-        score, log_loss, number = min(ranks)
-        chosen.append(number)
+        score, log_loss, number = min(sort_keys)
+        numbers.append(number)
         total = total + judged.predictions[number]
         steps.append(_Step(score, log_loss, size))
-    return chosen[: min(steps).size]
+    return numbers[: min(steps).size]
 
 
-def _rank_mixture(
+def _sort_key_of_mixture(
     judged: Judged, mixture: Array, number: int
 ) -> tuple[float, float, int]:
-    """Return a sort key: an error has ties, which the log loss breaks."""
+    """Return the score of a mixture, its log loss, and ``number``.
+
+    The log loss decides between mixtures with equal scores.
+    """
     return judged.score(mixture), judged.log_loss(mixture), number

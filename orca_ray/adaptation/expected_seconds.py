@@ -11,20 +11,20 @@ from orca_ray.results.record import Record
 from orca_ray.sweep.plan.searches import SearchPlan, num_epochs
 
 MOST_EXTRA = 1.0
-"""Largest number of seconds that a trial is expected to take beside its stages, after a
-single trial.
+"""Largest number of seconds that a trial is expected to take beside its stages, while
+only one trial has ended.
 """
 UNKNOWN = 5.0
 """Expected seconds of a trial of a method without an estimate."""
 MOST_RATIO = 4.0
-"""Largest factor by which trials of some methods change the expectation of those of
-others.
+"""Largest factor by which the measured durations of some methods change the expected
+duration of a similar method.
 """
 LEAST_SECONDS = 1e-3
-"""Least duration of a trial in ratios."""
+"""Least duration of a trial that one divides by."""
 OVERLOOKED = 1.0
 """Seconds that are added to measured and to estimated durations before they are
-compared, as a small trial takes what no estimate knows of.
+compared, because estimates do not contain the constant costs of a small trial.
 """
 
 
@@ -42,7 +42,7 @@ class ExpectedSeconds:
         plans: Mapping[str, SearchPlan],
         estimates: Mapping[str, float],
     ) -> None:
-        """Store what is known.
+        """Collect the trials that have ended.
 
         Args:
             configurations: all configurations, with the records of ended trials.
@@ -123,6 +123,9 @@ class ExpectedSeconds:
 
 
 def _kind_of(method: str) -> tuple[bool, bool]:
-    """Return whether a method is fitted without gradients, and uses a body."""
+    """Return whether a method is fitted without gradients, and whether it uses a body.
+
+    Methods for which both are equal are called similar.
+    """
     recipe = get_method(method)
     return recipe.fitted, recipe.uses_body

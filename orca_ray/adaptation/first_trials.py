@@ -14,16 +14,16 @@ from orca_ray.adaptation.situation import Situation
 SHARE_OF_FIRST = 0.08
 """Share of all time that the first trial of a method is expected to take at most."""
 FACTOR_OF_NETWORKS = 2
-"""Factor of `SHARE_OF_FIRST` for networks without a body if there is an outer test: one
-of them may get all the time later.
+"""Factor of `SHARE_OF_FIRST` for networks without a body if there is an outer test, as
+one of these networks may get all the remaining time later.
 """
 SHARE_OF_BODIES = 0.2
 """Share of all time that the first trials of methods that adapt a body are expected to
-take at most before the leader goes on.
+take at most before the leader gets further folds.
 """
 LEAST_SHARE_OF_EPOCHS = 0.75
 """Share of the usual epochs below which the first trial of a method that adapts a body
-would tell too little, so that the leader goes on first.
+would show too little; the leader then gets further folds first.
 """
 LEAST_EPOCHS = 2
 """Least number of epochs of a first trial that is shortened."""
@@ -34,9 +34,9 @@ class FirstTrials:
     """Configurations of the methods that have no trial yet."""
 
     prompt: list[Configuration]
-    """Those that run before all else."""
+    """Configurations whose first trials run before all other trials."""
     late: list[Configuration]
-    """Those that wait for the folds of the leader."""
+    """Configurations whose first trials wait for the folds of the leader."""
 
 
 def shorten_first_trial(usual: Configuration, situation: Situation) -> Configuration:
@@ -56,10 +56,10 @@ def shorten_first_trial(usual: Configuration, situation: Situation) -> Configura
 
 
 def sort_first_trials(situation: Situation) -> FirstTrials:
-    """Return the first trials that have not started.
+    """Return the first trials that have not started, as prompt and late ones.
 
-    A method that adapts a body waits if first trials of such methods have taken their
-    share of the time, or if it would run with very few epochs.
+    The first trial of a method that adapts a body is late if first trials of such
+    methods have taken their share of the time, or if it would have very few epochs.
     """
     seconds_left = SHARE_OF_BODIES * situation.time.total
     seconds_left -= _seconds_of_bodies(situation)

@@ -9,12 +9,12 @@ from orca_ray.data.prepared import PreparedData, num_folds
 from orca_ray.tasks.task import Task
 
 LEAST_TEST_SAMPLES = 20
-"""Number of samples of the outer test from which their score counts."""
+"""Least number of samples of an outer test whose score is used."""
 TARGETS_WITH_SHARES = ("classes", "labels")
 """Kinds of targets whose score is a share of the samples.
 
-Only with these, an outer test judges a training on: fields are few, and all of them are
-needed.
+Only with these kinds does an outer test judge a continued training. Data sets of fields
+are small, so that the training needs all samples.
 """
 
 
@@ -29,18 +29,18 @@ class Folds:
     division_size: int
     """Number of folds of one division of the data."""
     num_held: float = math.inf
-    """Number of validation samples of a fold, if scores are shares of them; else
-    infinite.
+    """Number of validation samples of a fold, if scores are shares of these samples;
+    else infinite.
     """
     num_classes: int = 0
-    """Number of classes; 0: the target is no class."""
+    """Number of classes; 0 if the targets are not classes."""
     has_outer_test: bool = False
-    """Whether the outer test judges a training on all other samples."""
+    """Whether an outer test judges a continued training on all other samples."""
     sizes: Mapping[int, float] = field(
         default_factory=lambda: {ALL: 1.0, ALL_BUT_TEST: 1.0}
     )
-    """Numbers of samples of `ALL` and `ALL_BUT_TEST`, relative to that of the training
-    samples of a fold.
+    """Numbers of training samples of `ALL` and of `ALL_BUT_TEST`, relative to that of a
+    fold.
     """
 
     @property

@@ -19,18 +19,18 @@ RESAMPLES = 400
 LEVEL = 0.9
 """Level of all intervals that users see."""
 MOST_VALUES = 10**6
-"""Largest number of predicted values of a resample, unless it has as few samples or
-groups as the two numbers below.
+"""Largest number of predicted values in a resample. `LEAST_SAMPLES` and `LEAST_GROUPS`
+take precedence.
 """
 LEAST_SAMPLES = 100
-"""Least number of samples of a resample, if there are as many."""
+"""Least number of samples in a resample, if the data have as many."""
 LEAST_GROUPS = 20
-"""Least number of groups of a resample, if there are as many."""
+"""Least number of groups in a resample, if the data have as many."""
 LEAST_PROBABILITY = 1e-7
 """Probabilities are clipped to at least this number, so that logits are finite."""
 
 Measure = Callable[..., float]
-"""Function from predictions, and rows of them, to a score."""
+"""Function that returns the score of predictions, or of the given rows of them."""
 
 
 @dataclass(frozen=True)
@@ -49,23 +49,24 @@ class Interval:
     def widened(self, factor: float) -> "Interval":
         """Return the interval with both arms ``factor`` times as long.
 
-        No end becomes negative by it.
+        A lower end that was not negative does not become negative.
         """
         low = max(self.value - factor * (self.value - self.low), min(self.low, 0.0))
         return Interval(self.value, low, self.value + factor * (self.high - self.value))
 
     def pooled(self, unbiased: "Interval") -> "Interval":
-        """Return the mean with an ``unbiased`` interval, weighted by inverse variance.
+        """Return the mean of this and an ``unbiased`` interval.
 
-        What both differ by beyond their noise is a bias of this interval, and counts as
-        noise of it (as the variance between studies does in a meta-analysis:
+        Both are weighted by their inverse variance. If their values differ by more than
+        their noise, the rest of the difference is a bias of this interval, and is added
+        to its variance (like the variance between studies in a meta-analysis:
         DerSimonian and Laird, 1986).
         """
         both = (self, unbiased)
         arms = [(each.value - each.low, each.high - each.value) for each in both]
         squares = np.square(arms)
         if not squares.any(axis=1).all():
-            # All resamples of one are equal, and say nothing of its noise.
+            # An interval of length 0 comes from equal resamples: its noise is unknown.
             return self if squares[0].any() else unbiased
         gap = norm.ppf(0.5 + LEVEL / 2) * (unbiased.value - self.value)
         squares[0] += max(0.0, gap**2 - squares.max(axis=1).sum())
@@ -102,8 +103,9 @@ class Judged:
 
     def score(self, predictions: Array, rows: Array | slice = slice(None)) -> float:
         """Return the metric of predictions [N, ...] on the samples ``rows``."""
-        chosen = predictions[rows]
-        outputs = chosen if self.average == "values" else self._logits(chosen)
+        outputs = predictions[rows]
+        if self.average != "values":
+            outputs = self._logits(outputs)
         return get_metric(self.metric).compute(outputs, self.y[rows])
 
     def losses(self, predictions: Array) -> Array | None:
@@ -143,10 +145,13 @@ class Judged:
         level: float = LEVEL,
         measure: Measure | None = None,
     ) -> Interval:
-        """Return a function ``of`` of the scores of predictions, with its interval.
+        """Return ``of`` the scores of ``predictions``, with a bootstrap interval.
 
-        A single group says nothing of other groups: a comparison is unbounded then, and
-        a score is that of its samples. ``measure`` is `score` if it is None.
+        ``of`` is a function that takes one score for each array of predictions, and
+        ``measure`` the function that computes a score (None: `score`).
+
+        A single group shows nothing about other groups. The interval of a comparison is
+        unbounded then, and that of a score holds only for the samples of the group.
         """
         arrays: Sequence[Array] = predictions
         if measure is None:
@@ -173,14 +178,17 @@ class Judged:
         return interval.widened(_student_factor(len(groups), level))
 
     def _losses_of_all(self, predictions: Sequence[Array]) -> list[Array]:
-        """Return the losses of each of ``predictions``; [] if the metric has none."""
+        """Return the losses [N] of each of ``predictions``.
+
+        [] if the metric is no mean of losses.
+        """
         losses = [self.losses(each) for each in predictions]
         return [each for each in losses if each is not None]
 
     def _interval_of_error(self, value: float, losses: Array, level: float) -> Interval:
         """Return a share of errors with its interval by Jeffreys' prior.
 
-        A bootstrap would say that samples without an error have no interval.
+        For samples without an error, the bootstrap interval would have length 0.
         """
         count = self._num_independent(losses)
         low, high = beta.ppf(
@@ -218,7 +226,7 @@ class Judged:
         """
         total = len(groups) if groups else len(self.y)
         least_drawn = LEAST_GROUPS if groups else LEAST_SAMPLES
-        # Of many samples, a part is drawn, whose scores spread more.
+        # With many samples, a resample holds a part of them, and its score varies more.
         count = MOST_VALUES * total // max(1, num_values)
         count = min(total, max(least_drawn, count))
         random = np.random.default_rng(0)
@@ -239,14 +247,14 @@ class Judged:
         return Interval.around(value, low, high)
 
     def _num_independent(self, losses: Array) -> float:
-        """Return the number of independent samples that leave as large an error.
+        """Return the effective number of samples, given that groups are alike.
 
-        The mean loss of so many independent samples would have the standard error of
-        the mean of ``losses`` [N].
+        The mean loss of so many independent samples would have the same standard error
+        as the mean of ``losses`` [N].
 
-        That is the number of samples divided by the design effect (Kish, 1965, "Survey
-        sampling"). One more error that a group shares is added: without any error, the
-        number of samples is that of groups.
+        It is the number of samples divided by the design effect (Kish, 1965, "Survey
+        sampling"). One error that a whole group shares is added to the losses: without
+        any error, the effective number of samples is the number of groups.
         """
         size = len(losses)
         if self.units is None:
@@ -271,10 +279,10 @@ class Judged:
 
 
 def _student_factor(num_groups: int, level: float) -> float:
-    """Return the factor by which the interval of few groups is wider.
+    """Return the factor by which the bootstrap interval of few groups is widened.
 
-    Resamples of few groups spread too little, and the spread of few groups is hardly
-    known (Student).
+    Resamples of few groups vary too little, and the variance between few groups is
+    itself uncertain (Student's t distribution).
     """
     quantile = 0.5 + level / 2
     correction = math.sqrt(num_groups / (num_groups - 1))

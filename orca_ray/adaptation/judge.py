@@ -1,8 +1,8 @@
 """The choice of the model of own data, by the stored outputs of trials.
 
-Out-of-fold predictions decide. The outer test decides only between a network that
-trained on (see `Judge.leader`), the best of all other configurations, and the mean of
-both.
+Out-of-fold predictions decide. The outer test decides only between a network whose
+training was continued (see `Judge.leader`), the best of all other configurations, and
+the mean of both.
 """
 
 import math
@@ -33,8 +33,9 @@ from orca_ray.results.record import Record
 from orca_ray.tasks.task import Task
 
 LEVEL_OF_WORSE = 0.5
-"""Level of the interval of a difference of errors, whose lower end is above zero in
-three of four resamples.
+"""Level of the two-sided interval of a difference of errors.
+
+Its lower end is above zero if the difference is positive in three of four resamples.
 """
 
 
@@ -70,14 +71,14 @@ class Judge:
         self.network = next(
             (each for each in self.ranked if self.outer_record(each)), None
         )
-        """The configuration that trained on all samples but the outer test; None: none
-        did.
+        """The configuration whose training was continued on all samples but the outer
+        test; None: there is no such configuration.
         """
         self._eligible = self._find_eligible()
         self._leaders = find_leaders(self._eligible, self.outputs)
 
     def _find_eligible(self) -> list[Configuration]:
-        """Return the configurations with models that did not train on, the best first.
+        """Return the configurations with stored models but `network`, the best first.
 
         Configurations that others make redundant are left out.
         """
@@ -99,10 +100,11 @@ class Judge:
             return None
         return record
 
-    def trained(self, configuration: Configuration) -> Record | None:
-        """Return the record of the last training of a network that trained on.
+    def last_training(self, configuration: Configuration) -> Record | None:
+        """Return the record of the last continued training of a configuration.
 
-        None if it did not train on.
+        The last one is not used if it has a worse score on the outer test than the
+        training before it. None: the training was not continued.
         """
         before_test = self.outer_record(configuration)
         if before_test is None:
@@ -114,18 +116,17 @@ class Judge:
             return before_test
         before = self.outputs.of(before_test, "test")
         judged = self.outputs.on_test(before)
-        # It has seen the test samples: with a worse score on them, it went astray.
+        # The last training used the test samples: a worse score on them is a failure.
         score = judged.score(self.outputs.of(last, "test"))
         return last if score <= judged.score(before) else before_test
 
     @cached_property
     def leader(self) -> Configuration:
-        """The configuration that leads.
+        """The best configuration whose models are stored.
 
-        It is the configuration that trained on all samples but the outer test, as the
-        search gave it the time, unless the best of all other configurations is
-        measurably better on that test. Without such a training, it is the best
-        configuration whose models are stored.
+        If there is a `network`, it is the leader, because the search gave the time to
+        it, unless the best of all other configurations is measurably better on the
+        outer test.
         """
         if self.network is None:
             return self._leaders[0]
@@ -151,16 +152,17 @@ class Judge:
         return Choice(parts, score, judged, predictions, outer=True)
 
     def ensemble(self) -> Choice | None:
-        """Return an ensemble that beats the leader in nine of ten resamples; else None.
+        """Return an ensemble that is better than the leader; None: there is none.
 
-        If a network trained on with all samples but the outer test, that test judges,
-        as the network's fold says too little: the ensemble is the mean of that network
-        and of the best of all others, if its log loss is lower than that of the leader,
-        unless its error is higher in three of four resamples.
+        Without a `network`, the ensemble must be better in nine of ten resamples (see
+        `is_better`). With few samples, configurations that tie with the leader are
+        averaged if no ensemble is better; but if the leader's method is usual for the
+        kind of data, the leader stays alone (see `ties`).
 
-        Of few samples, the mean of what is as good as the leader takes the place of
-        None, and nothing that of a usual method. An ensemble of no more errors also
-        beats the leader if the log loss is lower in nine of ten.
+        With a `network`, the outer test decides, because the only fold of the network
+        says too little. The ensemble is the mean of the network and of the best choice
+        from all other configurations. It is returned if its log loss is lower than that
+        of the leader, unless its error is higher in three of four resamples.
         """
         others = self._ensemble_of_others() if self._leaders else None
         if self.network is None or not self._leaders:
@@ -174,7 +176,7 @@ class Judge:
     def _mean_with_network(
         self, network: Configuration, beside: Choice
     ) -> Choice | None:
-        """Return the mean of the network that trained on and of ``beside``.
+        """Return the mean of ``network`` and ``beside``.
 
         None if the mean is not better than the leader on the outer test.
         """
@@ -199,9 +201,9 @@ class Judge:
         return Choice(parts, judged.interval(mixed), judged, mixed, outer=True)
 
     def _ensemble_of_others(self) -> Choice | None:
-        """Return the ensemble of configurations that did not train on.
+        """Return the ensemble of all configurations but `network`.
 
-        None if their leader is as good.
+        None if the best of these configurations is as good.
         """
         leader = self._leaders[0]
         few_samples = has_few_samples(self.outputs)
@@ -215,7 +217,7 @@ class Judge:
         return mean_choice(judged, self._leaders)
 
     def held_out(self, choice: Choice) -> Interval | None:
-        """Return the score of a chosen model's folds on the outer test.
+        """Return the score on the outer test of the mean of a choice's folds.
 
         None if there is no outer test.
         """
@@ -233,13 +235,13 @@ class Judge:
 
         The interval of the samples out of fold is widened, because folds share training
         samples (Nadeau and Bengio, 2003, "Inference for the generalization error"), and
-        pooled with that of the outer test split. The error of a network that trained on
-        with more samples may be as much lower as it has more of them.
+        pooled with that of the outer test split. If a training was continued on more
+        samples, the low end is divided by the factor of the number of samples.
         """
         num_known = self.outputs.num_known
         num_samples = num_known + self.outputs.num_test
         if choice.outer:
-            last = self.trained(choice.first)
+            last = self.last_training(choice.first)
             if last == self.outer_record(choice.first):
                 return choice.score
             return replace(choice.score, low=choice.score.low * num_known / num_samples)
@@ -250,12 +252,15 @@ class Judge:
         score = choice.score.widened(math.sqrt(1 + num_folds / (num_parts - 1)))
         if outer is not None and self.outputs.num_test >= LEAST_TEST_SAMPLES:
             score = score.pooled(outer)
-        if any(self._trained_on(configuration) for configuration, _ in choice.parts):
+        if any(
+            self._has_continued_training(configuration)
+            for configuration, _ in choice.parts
+        ):
             share = (1 - 1 / num_parts) * num_known / num_samples
             score = replace(score, low=share * score.low)
         return score
 
-    def _trained_on(self, configuration: Configuration) -> bool:
-        """Return whether the model of a configuration trained on."""
+    def _has_continued_training(self, configuration: Configuration) -> bool:
+        """Return whether the training of a configuration's model was continued."""
         record = self._candidates.final_of(configuration)
         return record is not None and starts_from_another(record)

@@ -1,11 +1,12 @@
-"""Training on: the model of one fold goes on with more samples.
+"""Continued training: the training of one fold's model is continued on more samples.
 
-It uses the time that is left.
+It uses the last of the time of a search.
 
-It pays where few folds of a network fit into the time: the mean of the models of three
-folds would be better. With an outer test of classes or labels, the model first trains
-on all samples but the outer test, which judges it, and then goes on with all samples.
-Without, it trains on all samples at the end.
+It is worth its time where few folds of a network fit into the time. Where three folds
+fit, the mean of their models is better. With an outer test of classes or labels, the
+training is first continued on all samples but the outer test, which judges the result,
+and then on all samples. Without an outer test, it is continued on all samples at the
+end.
 """
 
 from collections.abc import Sequence
@@ -28,38 +29,38 @@ from orca_ray.results.record import Record
 RATE = "refine.learning_rate"
 FEW_FOLDS = 3
 """Number of folds from which the mean of their models stands for a configuration, and
-no model trains on.
+the training of none of them is continued.
 """
 LEAST_EPOCHS = 0.2
-"""Least number of epochs of a training on, relative to the epochs before."""
+"""Least number of epochs of a continued training, relative to the epochs before."""
 MOST_EPOCHS_OF_ALL = 2.0
 """Largest number of epochs of a training on all samples, relative to the epochs before.
 """
 RATE_OF_ALL = 0.5
 """Factor of the learning rate in a training on all samples."""
 SHARE_BUT_TEST = 2 / 3
-"""Share of the time that is left of a training on all samples but the outer test."""
+"""Share of the remaining time for a training on all samples but the outer test."""
 SHARE_OF_WAITING = 0.15
-"""Largest share of the time that is left of a first trial that runs before a network
-gets all the time.
+"""Largest share of the remaining time that a first trial may take before a continued
+training gets the rest.
 """
 SECONDS_OF_MODEL = 4.0
 """Seconds to load and store the model."""
 SAFETY = 1.25
-"""Factor of the expected duration of a trial, which must fit into the time that is
-left.
+"""Factor of the expected duration of a trial. The product must fit into the remaining
+time.
 """
 SAFETY_OF_ALL = 1.15
-"""The same for the training on all samples, whose speed is known."""
+"""`SAFETY` for a training on all samples, whose speed is known."""
 SLACK_OF_LOSS = 0.01
-"""Distance of the training loss to its least value, in nats, up to which folds gain
-more than training of a network.
+"""Distance of the training loss to its least value, in nats, up to which a network has
+converged, so that more folds help more than more epochs.
 """
 
 
 @dataclass(frozen=True)
 class Origin:
-    """A configuration whose model trains on, and the samples it does so with."""
+    """A configuration whose training is continued, and the samples to continue on."""
 
     configuration: Configuration
     samples: int
@@ -68,22 +69,22 @@ class Origin:
 
 @dataclass(frozen=True)
 class LastTraining:
-    """A training on that is possible, and the time that is kept for it."""
+    """A continued training that may start, and the time that is kept for it."""
 
     configuration: Configuration
-    """The configuration with the hyper-parameters of the training on."""
+    """The configuration with the hyper-parameters of the continued training."""
     samples: int
     """`ALL` or `ALL_BUT_TEST`."""
     seconds_of_method: float
-    """Seconds that other trials of the same method leave."""
+    """Seconds that other trials of the same method must leave for it."""
     seconds_of_others: float
-    """Seconds that trials of other methods leave."""
+    """Seconds that trials of other methods must leave for it."""
 
 
 def seconds_kept(last: LastTraining | None, *, is_own_method: bool) -> float:
-    """Return the seconds that a trial must leave for the training on ``last``.
+    """Return the seconds that a trial must leave for the continued training ``last``.
 
-    ``is_own_method``: whether the trial's method is the one whose model trains on.
+    ``is_own_method``: whether the trial's method is that of ``last``.
     """
     if last is None:
         return 0.0
@@ -93,13 +94,13 @@ def seconds_kept(last: LastTraining | None, *, is_own_method: bool) -> float:
 def find_last_training(
     situation: Situation, *, is_idle: bool = False
 ) -> LastTraining | None:
-    """Return the training on that should use the time that is left.
+    """Return the continued training that should use the remaining time.
 
-    None if no model trains on, or if the time is too short.
+    None if there is no model to continue with, or if the time is too short.
 
     With an outer test, the training on all samples but the outer test leaves time for
-    one on all samples, which goes on from there. If ``is_idle``, no other trial can
-    start, and the training on waits for no further fold.
+    one on all samples, which continues it. If ``is_idle``, no other trial can start,
+    and the continued training waits for no further fold.
     """
     time_left = situation.time.seconds_left
     origin = find_origin(situation, 0.0 if is_idle else time_left)
@@ -122,7 +123,7 @@ def find_last_training(
         return None
     factor = MOST_EPOCHS_OF_ALL if is_of_all else MOST_LONGER
     epochs = int(min(epochs_that_fit, factor * before.epochs))
-    last = _train_on_from(before, epochs, has_lower_rate=is_of_all)
+    last = _continue_configuration(before, epochs, has_lower_rate=is_of_all)
     seconds_of_others = SECONDS_OF_MODEL + seconds_per_epoch * epochs / share_of_time
     seconds_of_method = seconds_of_others
     if not situation.folds.has_outer_test:
@@ -130,10 +131,13 @@ def find_last_training(
     return LastTraining(last, origin.samples, seconds_of_method, seconds_of_others)
 
 
-def _train_on_from(
+def _continue_configuration(
     before: Configuration, epochs: int, *, has_lower_rate: bool
 ) -> Configuration:
-    """Return the configuration that trains the model of the first fold on."""
+    """Return the configuration that continues the training of the first fold's model.
+
+    ``before`` is the configuration of that model.
+    """
     values = before.values_of_schedule(epochs)
     values[START] = before.records[min(before.records)].trial_key
     if has_lower_rate:
@@ -143,10 +147,11 @@ def _train_on_from(
 
 
 def find_origin(situation: Situation, time_left: float) -> Origin | None:
-    """Return the configuration whose model trains on; None: no model does so.
+    """Return the configuration whose training is continued; None: there is none.
 
-    It is the one that trained on all samples but the outer test, else the leader or
-    what takes the leader's place. ``time_left`` are the seconds left for more folds.
+    If a configuration trained on all samples but the outer test, it is that one. Else,
+    it is the best of `_find_candidates` for which a continued training is worth its
+    time. ``time_left`` are the seconds left for more folds.
     """
     before_test = next(
         (each for each in situation.configurations if _has_trained_but_test(each)), None
@@ -156,8 +161,8 @@ def find_origin(situation: Situation, time_left: float) -> Origin | None:
             return None
         return Origin(before_test, ALL)
     samples = ALL_BUT_TEST if situation.folds.has_outer_test else ALL
-    for configuration in _leaders(situation):
-        if may_train_on(configuration, situation, time_left):
+    for configuration in _find_candidates(situation):
+        if may_continue_training(configuration, situation, time_left):
             return Origin(configuration, samples)
     return None
 
@@ -166,19 +171,19 @@ def _has_trained_but_test(configuration: Configuration) -> bool:
     return configuration.has_succeeded and ALL_BUT_TEST in configuration.records
 
 
-def _leaders(situation: Situation) -> Sequence[Configuration]:
-    """Return the leader, and the networks that may take the leader's place.
+def _find_candidates(situation: Situation) -> Sequence[Configuration]:
+    """Return the leader, and networks that may be better after a continued training.
 
     The best one is first.
 
-    Networks may do so if there is an outer test, the leader is a probe of features, and
-    the time may bring them there: a network has yet to learn its features, and the
-    model may be the mean of both.
+    There are such networks only if there is an outer test and the leader is a probe of
+    features. Unlike a probe, a network still learns its features, and the model may
+    become the mean of both.
     """
     ranked = situation.ranked
     if not ranked or not situation.folds.has_outer_test:
         return ranked[:1]
-    if not may_start_only_training_on(situation):
+    if not may_start_only_continued_training(situation):
         return []
     leader = ranked[0]
     if not leader.is_probe:
@@ -196,21 +201,21 @@ def _leaders(situation: Situation) -> Sequence[Configuration]:
 def _may_catch_up(
     configuration: Configuration, leader: Configuration, situation: Situation
 ) -> bool:
-    """Return whether all the time that is left may bring a network to the lead."""
+    """Return whether a network may reach the leader with all the remaining time."""
     factor = situation.time.seconds_left / situation.seconds(configuration)
     slack = slack_of_longer_schedule(factor)
     return not situation.is_behind(configuration, leader, slack)
 
 
-def may_train_on(
+def may_continue_training(
     configuration: Configuration, situation: Situation, time_left: float
 ) -> bool:
-    """Return whether the model of a configuration's first fold may train on.
+    """Return whether the training of a configuration's first fold may be continued.
 
-    ``time_left`` are the seconds left for more folds; 0 if no fold is waited for.
+    ``time_left`` are the seconds left for more folds; 0 if no further fold can start.
     """
     record = configuration.first_record
-    if record is None or not _can_train_on(configuration):
+    if record is None or not _is_network_with_few_folds(configuration):
         return False
     if configuration.running or record.trial_key in situation.started_from:
         return False
@@ -219,11 +224,11 @@ def may_train_on(
     return _pays_without_outer_test(configuration, record, situation, time_left)
 
 
-def _can_train_on(configuration: Configuration) -> bool:
-    """Return whether a configuration is a network with few folds.
+def _is_network_with_few_folds(configuration: Configuration) -> bool:
+    """Return whether a configuration is a network with less than `FEW_FOLDS` folds.
 
-    A method that aligns does not train on. With `FEW_FOLDS` folds, the mean of their
-    models is better.
+    Networks of methods that align do not count. With `FEW_FOLDS` folds, the mean of the
+    folds' models is better than a continued training.
     """
     recipe = configuration.recipe
     is_network = not recipe.fitted and RATE in configuration.first
@@ -239,10 +244,10 @@ def _pays_with_outer_test(
 ) -> bool:
     """Return whether training on all samples but the outer test is better than folds.
 
-    It is so if there are two folds, whose models have seen half of the samples. Else,
-    the best epoch must have been in the second half, and all folds of the usual epochs
-    must not fit into the time, or `FEW_FOLDS` of them if the training loss cannot fall
-    much further.
+    With two folds, it is better, because their models have seen half of the samples.
+    Else, the best epoch must have been in the second half, and the folds must not fit
+    into the time: all folds with the usual epochs, or only `FEW_FOLDS` of them if the
+    training loss has converged.
     """
     if configuration.is_suggested:
         return False
@@ -264,8 +269,9 @@ def _pays_without_outer_test(
 ) -> bool:
     """Return whether training on all samples is better than folds.
 
-    It is so if the score improved up to the end, or if there is one of several folds,
-    no time for `FEW_FOLDS`, and the best epoch was in the second half.
+    It is better if the score improved up to the end. It is also better if only one of
+    several folds has ended, its best epoch was in the second half, and there is no time
+    for `FEW_FOLDS` folds.
     """
     if configuration.still_improves:
         return True
@@ -287,7 +293,7 @@ def _seconds_of_folds(
 ) -> float:
     """Return the expected seconds until ``num_wanted`` folds have ended.
 
-    They are at least those of one fold.
+    At least one more fold is counted.
     """
     num_missing = max(1, num_wanted - len(configuration.scores))
     return SAFETY * situation.seconds(configuration) * num_missing
@@ -298,10 +304,11 @@ def is_converged(
 ) -> bool:
     """Return whether the training loss can hardly fall any further.
 
-    It is within `SLACK_OF_LOSS` of the least loss that smoothed classes allow.
+    The loss must be within `SLACK_OF_LOSS` of the least one that is possible with the
+    label smoothing.
 
-    True where the loss does not say: of a probe of features, without classes, in
-    records of earlier versions.
+    True where the loss does not show this: for a probe of features, for targets that
+    are not classes, and for records of earlier versions without a training loss.
     """
     if record.training_loss is None or not num_classes or configuration.is_probe:
         return True
@@ -312,29 +319,28 @@ def is_converged(
     return bool(record.training_loss < least_loss + SLACK_OF_LOSS)
 
 
-def may_start_only_training_on(situation: Situation) -> bool:
-    """Return whether the only training on of a search with an outer test may start now.
+def may_start_only_continued_training(situation: Situation) -> bool:
+    """Return whether a search with an outer test may continue a training now.
 
-    None starts if a model trains on or has done so, if a network has `FEW_FOLDS` folds,
-    or if a first trial runs or is due soon.
+    Such a search continues one training only. It does not start if it runs or has run
+    before, if a network has `FEW_FOLDS` folds, or if a first trial runs or starts soon.
     """
     for configuration in situation.configurations:
-        has_trained_on = START in configuration.values and (
+        was_continued = START in configuration.values and (
             configuration.running or configuration.has_succeeded
         )
         is_network = not configuration.is_probe and not configuration.recipe.fitted
         has_mean = is_network and len(configuration.scores) >= FEW_FOLDS
-        if has_trained_on or has_mean:
+        if was_continued or has_mean:
             return False
     return not has_first_trial_soon(situation)
 
 
 def has_first_trial_soon(situation: Situation) -> bool:
-    """Return whether a first trial runs, or a short one is due.
+    """Return whether a first trial runs, or a short first trial has not started yet.
 
-    A short one takes a small share of the time that is left.
-
-    A first trial of a body that is due counts only if its features are computed once.
+    A short one takes at most `SHARE_OF_WAITING` of the remaining time. A first trial of
+    a method that adapts a body counts only if it is a probe of features.
     """
     firsts = [each for each in situation.configurations if not each.records]
     if any(configuration.running for configuration in firsts):

@@ -5,76 +5,77 @@ from collections.abc import Mapping, Sequence
 from statistics import mean, median
 
 NUM_ROUNDS = 20
-"""Number of rounds in which levels and difficulties are fitted by turns."""
+"""Number of rounds; each fits the difficulties of folds, then the levels."""
 NUM_STANDARD_ERRORS = 2
-"""Number of standard errors that are added to a level that is in doubt."""
+"""Number of standard errors that `pessimistic_levels` adds to a level."""
 MEDIAN_TO_LEAST = 10
-"""Ratio of the median level to the level below which errors shrink no further."""
+"""Ratio of the median level to the least of the `error_scales`."""
 
 
-def levels(scores: Sequence[Mapping[int, float]]) -> list[float]:
+def fit_levels(scores: Sequence[Mapping[int, float]]) -> list[float]:
     """Return the mean score of each configuration, without the difficulty of folds.
 
-    ``scores`` are scores by fold. Level and difficulty are the two main effects of the
-    table of configurations and folds, and are fitted by least squares, weighted because
-    the errors of a score are in proportion to its level (see `error_scales`): a fold is
-    as difficult as the good configurations find it.
+    ``scores`` are the scores of each configuration, by fold. Level and difficulty are
+    the two main effects of the table of configurations and folds, and are fitted by
+    weighted least squares. The weights are due to the errors of a score, which are
+    proportional to its level (see `error_scales`). By them, the good configurations
+    determine how difficult a fold is.
     """
-    level = [mean(scores_of_one.values()) for scores_of_one in scores]
+    levels = [mean(scores_of_one.values()) for scores_of_one in scores]
     if not scores:
-        return level
+        return levels
     folds = sorted({fold for scores_of_one in scores for fold in scores_of_one})
     for _ in range(NUM_ROUNDS):
-        scales = error_scales(level)
+        scales = error_scales(levels)
         weights = [(min(scales) / scale) ** 2 for scale in scales]
         difficulty = {
-            fold: _difficulty_of(fold, scores, level, weights) for fold in folds
+            fold: _difficulty_of(fold, scores, levels, weights) for fold in folds
         }
-        level = [
+        levels = [
             mean(score - difficulty[fold] for fold, score in scores_of_one.items())
             for scores_of_one in scores
         ]
-    return level
+    return levels
 
 
 def _difficulty_of(
     fold: int,
     scores: Sequence[Mapping[int, float]],
-    level: Sequence[float],
+    levels: Sequence[float],
     weights: Sequence[float],
 ) -> float:
     """Return the weighted mean by which the scores of a fold exceed the levels."""
     judged = [number for number, by_fold in enumerate(scores) if fold in by_fold]
     excess = sum(
-        weights[number] * (scores[number][fold] - level[number]) for number in judged
+        weights[number] * (scores[number][fold] - levels[number]) for number in judged
     )
     return excess / sum(weights[number] for number in judged)
 
 
-def error_scales(level: Sequence[float]) -> list[float]:
-    """Return numbers in proportion to the errors of scores.
+def error_scales(levels: Sequence[float]) -> list[float]:
+    """Return a number for each level, proportional to the error of a score.
 
-    They are the levels, but at least a tenth of the median level.
-
-    If most levels are 0, the least number is the smallest other level.
+    It is the level, but at least a tenth of the median level. If most levels are 0, it
+    is at least the smallest other level.
     """
-    least = abs(median(level)) / MEDIAN_TO_LEAST if level else 0.0
+    least = abs(median(levels)) / MEDIAN_TO_LEAST if levels else 0.0
     if least == 0:
-        least = min((abs(each) for each in level if each), default=1.0)
-    return [max(each, least) for each in level]
+        least = min((abs(level) for level in levels if level), default=1.0)
+    return [max(level, least) for level in levels]
 
 
-def doubtful_levels(scores: Sequence[Mapping[int, float]]) -> list[float]:
-    """Return the `levels` plus two of the standard errors that the folds leave.
+def pessimistic_levels(scores: Sequence[Mapping[int, float]]) -> list[float]:
+    """Return the level of each configuration plus two standard errors.
 
-    Errors are in proportion to the level. Their relative size is pooled over all
-    configurations, as one has few folds.
+    ``scores`` and levels are those of `fit_levels`. The errors of a score are
+    proportional to its level. Their relative size is pooled over all configurations,
+    because a single configuration has few folds.
     """
-    level = levels(scores)
-    scales = error_scales(level)
+    levels = fit_levels(scores)
+    scales = error_scales(levels)
     excess = [
-        {fold: (score - mean_score) / scale for fold, score in by_fold.items()}
-        for by_fold, mean_score, scale in zip(scores, level, scales, strict=True)
+        {fold: (score - level) / scale for fold, score in by_fold.items()}
+        for by_fold, level, scale in zip(scores, levels, scales, strict=True)
     ]
     folds = set[int]().union(*excess)
     difficulty = {
@@ -86,11 +87,11 @@ def doubtful_levels(scores: Sequence[Mapping[int, float]]) -> list[float]:
         for by_fold in excess
         for fold, value in by_fold.items()
     ]
-    # Of the table of configurations and folds:
+    # Main effects of configurations and folds use up degrees of freedom.
     num_degrees = len(residuals) - len(scores) - len(difficulty) + 1
     squares = sum(residual**2 for residual in residuals)
     noise = math.sqrt(squares / max(1, num_degrees))
     return [
-        mean_score + NUM_STANDARD_ERRORS * noise * scale / math.sqrt(len(by_fold))
-        for by_fold, mean_score, scale in zip(scores, level, scales, strict=True)
+        level + NUM_STANDARD_ERRORS * noise * scale / math.sqrt(len(by_fold))
+        for by_fold, level, scale in zip(scores, levels, scales, strict=True)
     ]

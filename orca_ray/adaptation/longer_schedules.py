@@ -20,8 +20,8 @@ from orca_ray.adaptation.standings import (
 LEAST_LONGER = 1.5
 """Least factor of the epochs of a longer schedule."""
 SHARE_OF_LONGER = 0.65
-"""Share of the time that is left which a longer schedule may take, if three folds of it
-need not follow.
+"""Share of the remaining time that a longer schedule may take, unless three folds of it
+must fit.
 """
 
 
@@ -32,8 +32,8 @@ def extend_schedules(
 
     ``ranked`` are configurations, the best first.
 
-    Configurations other than the leader leave time for as many of the few folds of the
-    leader, whose models are averaged, as fit.
+    Configurations other than the leader must leave time for the folds that the leader
+    lacks (see `_seconds_of_few_folds`).
     """
     if not ranked:
         return
@@ -66,10 +66,10 @@ def extend_schedules(
 
 
 def _seconds_of_few_folds(leader: Configuration, situation: Situation) -> float:
-    """Return the seconds of the folds that the leader lacks of `FEW_FOLDS`.
+    """Return the expected seconds until the leader has `FEW_FOLDS` folds.
 
-    Only folds that fit into the time count; none counts if the leader is of a fitted
-    method.
+    Folds that do not fit into the remaining time are not counted. 0 if the leader's
+    method is fitted without gradients.
     """
     if leader.recipe.fitted:
         return 0.0
@@ -83,10 +83,11 @@ def _seconds_of_few_folds(leader: Configuration, situation: Situation) -> float:
 def _share_of_longer_schedule(
     configuration: Configuration, leader: Configuration, situation: Situation
 ) -> float:
-    """Return the share of the time that is left which a longer schedule may take.
+    """Return the share of the remaining time that a longer schedule may take.
 
-    With an outer test, folds follow it if its model does not train on. A first trial
-    that was shortened may lead when it is as long as usual.
+    With an outer test, `FEW_FOLDS` folds of the longer schedule must fit. A shortened
+    first trial is an exception: only a schedule of the usual length shows how good its
+    method is.
     """
     folds = situation.folds
     is_shortened = (
@@ -103,12 +104,13 @@ def _pays_with_more_epochs(
     factor: float,
     situation: Situation,
 ) -> bool:
-    """Return whether ``factor`` times the epochs may bring a configuration to the lead.
+    """Return whether a configuration may reach the leader with more epochs.
 
-    It must have improved up to its last epochs, have an error that can vanish, and no
-    longer schedule yet.
+    ``factor`` is the factor of its epochs. The configuration must have improved up to
+    its last epochs, have a score above 0, and have no longer schedule yet.
 
-    More epochs do not change the features of a probe.
+    A probe that was extended once gets no extra slack, because more epochs do not
+    change its features.
     """
     has_error = any(configuration.scores.values())
     if not has_error or not configuration.still_improves:

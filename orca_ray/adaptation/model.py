@@ -1,4 +1,4 @@
-"""The model of own data, put together from the stored models of trials."""
+"""Assembly of the model of own data from the stored models of trials."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ NUM_PREDICTIONS = 6
 
 @dataclass(frozen=True)
 class AssembledModel:
-    """A model that is not written yet."""
+    """A model in memory, which can be written to a folder."""
 
     config: ModelConfig
     weights: Mapping[str, Any]
@@ -52,7 +52,7 @@ class AssembledModel:
         )
 
 
-def assemble(
+def assemble_model(
     parts: Sequence[tuple[Sequence[Record], float]],
     temperature: float,
     models: StoredModels,
@@ -65,7 +65,7 @@ def assemble(
             weight of the configuration.
         temperature: number that logits are divided by.
         models: models of the results store.
-        scratch: folder to which the models are copied.
+        scratch: temporary folder to which the models are copied.
     """
     members = list[ModelConfig]()
     weights = dict[str, Any]()
@@ -94,7 +94,7 @@ def assemble(
 
 
 def _without_seen_scores(config: ModelConfig) -> ModelConfig:
-    """Return a part's configuration, without scores on samples of its training."""
+    """Return ``config`` without the scores on samples that the model trained on."""
     fold = int(config.hyperparameters.get(FOLD, 0))
     return replace(
         config,
@@ -114,7 +114,7 @@ class Measurement:
     """Time of a prediction for one sample, median of several, on this machine."""
 
 
-def measure(folder: Path, sample: Array) -> Measurement:
+def measure_model(folder: Path, sample: Array) -> Measurement:
     """Return size and latency of the model in ``folder``.
 
     ``sample`` is one sample [1, ...].

@@ -70,7 +70,7 @@ class NotebookProgress:
         """Lowest validation score, by method."""
 
     def __call__(self, event: events.Event) -> None:
-        """Note an event, and show the progress."""
+        """Update the progress by an event, and show it."""
         match event:
             case events.SweepStarted():
                 self._num_ended.update({row.method: row.done for row in event.rows})

@@ -30,7 +30,10 @@ class TrialOutputs:
     """The outputs of trials as probabilities or numbers, and the targets."""
 
     def __init__(self, task: Task, data: PreparedData, models: StoredModels) -> None:
-        """Read nothing yet; ``models`` are those of the results store."""
+        """Store the arguments; outputs are read when they are asked for.
+
+        ``models`` are those of the results store.
+        """
         self.task = task
         self.data = data
         self.average = averaging(task.target, task.loss)
@@ -72,10 +75,9 @@ class TrialOutputs:
     def out_of_fold(self, *configurations: Configuration) -> Judged:
         """Return the out-of-fold predictions of ``configurations``.
 
-        They are for the samples of all folds that the configurations have in common;
-        there must be one.
-
-        Predictions of repeated divisions are averaged.
+        They are for the samples of all folds that the configurations have in common. At
+        least one fold must be common. If the data are divided into folds repeatedly,
+        the predictions for a sample are averaged.
         """
         folds = sorted(
             set.intersection(*(set(each.records) for each in configurations))
@@ -112,7 +114,7 @@ class TrialOutputs:
     ) -> Array:
         """Return the mean predictions [num_rows, ...] of the folds' models.
 
-        ``places`` are the places of each fold's rows.
+        ``places`` are the positions of each fold's rows in the result.
         """
         parts = [self.of(configuration.records[fold], "validation") for fold in folds]
         total = np.zeros((num_rows, *parts[0].shape[1:]))

@@ -1,6 +1,6 @@
 """The page of an adaptation: an HTML file beside a model.
 
-It has no program, and opens without a network.
+It contains no script, and opens without a network.
 
 A ``report`` has the fields of `orca_ray.adaptation.report.Report` as JSON values.
 """
@@ -14,13 +14,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from orca_ray.adaptation.page_figures import Points, chart, escape
+from orca_ray.adaptation.page_figures import Points, draw_chart, escape
 from orca_ray.methods.model_card import interval_text, score_lines
 
 MOST_ABOVE_MEDIAN = 4
 """End of the axis of intervals, in distances from the lowest end to the median score.
 
-A bad method does not press the others together: its interval ends at the edge.
+The interval of a bad method is cut off at this end, so that the other intervals remain
+wide enough to be read.
 """
 AXIS_PIXELS = (6, 214)
 """First and last pixel of the axis of intervals."""
@@ -44,8 +45,8 @@ def adaptation_page(
 
     Args:
         report: the report of the model.
-        findings: what was inferred from the data: property, value, reason, and the
-            option that changes the value.
+        findings: rows about what was inferred from the data: property, value, reason,
+            and the option that changes the value.
         warnings: warnings about the data.
         evidence: result of `make_evidence`, or "".
         name: name of the data.
@@ -111,12 +112,12 @@ class _Axis(NamedTuple):
     high: float
 
     def pixel(self, score: float) -> float:
-        """Return the pixel of a score, at the edge if the score is beyond it."""
+        """Return the pixel of a score; that of the edge if the score is beyond it."""
         return float(np.interp(score, self, AXIS_PIXELS).round(1))
 
 
 def _method_table(report: Mapping[str, Any]) -> _MethodTable:
-    """Return the table of the model, then of the methods."""
+    """Return a table with a row for the model and one for each method."""
     rows = [{**report, "method": "this model", "colour": "--ink"}]
     for row in report["standings"]:
         colour = "--c0" if row.get("pretrained") else "--c1"
@@ -171,4 +172,4 @@ def _curve(curve: Points) -> str:
     ]
     if not steps:
         return ""
-    return chart("Best score against seconds", line=[*curve[:1], *steps])
+    return draw_chart("Best score against seconds", line=[*curve[:1], *steps])

@@ -1,4 +1,4 @@
-"""Figures of the page of an adaptation, as HTML and SVG without a program."""
+"""Figures of the page of an adaptation, as HTML and SVG without scripts."""
 
 import base64
 import html
@@ -16,11 +16,12 @@ Points = Sequence[Sequence[float]]
 """Points (x, y)."""
 
 MOST_CLASSES = 12
-"""Number of classes of a confusion matrix, the most frequent ones."""
+"""Largest number of classes in a confusion matrix, which shows the most frequent ones.
+"""
 MOST_POINTS = 800
-"""Number of points of a chart."""
+"""Largest number of points in a scatter chart."""
 MOST_PIXELS = 96
-"""Number of pixels of a side of a field."""
+"""Largest number of pixels along a side of a field."""
 FIELD_SAMPLES = {
     "a better one than most": 0.1,
     "a typical one": 0.5,
@@ -34,7 +35,7 @@ COLOURS_OF_VALUES = np.array(
 COLOURS_OF_DIFFERENCES = np.array([(33, 102, 172), (247, 247, 247), (178, 24, 43)])
 """Red, green and blue of differences, from negative over zero to positive."""
 FULL_TINT = 60
-"""Percentage of the tint of a table cell that holds all of its row."""
+"""Tint, in percent, of a table cell that holds all counts of its row."""
 
 
 def escape(text: object) -> str:
@@ -42,15 +43,16 @@ def escape(text: object) -> str:
     return html.escape(printable(str(text)))
 
 
-def figure(title: str, body: str) -> str:
-    """Return ``body`` with a title."""
+def add_title(title: str, body: str) -> str:
+    """Return ``body`` as an HTML figure with a title."""
     return f"<figure><figcaption><h3>{title}</h3></figcaption>{body}</figure>"
 
 
-def chart(title: str, **marks: Points) -> str:
-    """Return a chart of points (x, y), by how they are drawn.
+def draw_chart(title: str, **marks: Points) -> str:
+    """Return a chart of points (x, y).
 
-    They are drawn as ``dots``, ``line`` or ``dashed`` line.
+    ``marks`` are points by the way in which they are drawn: as ``dots``, as a ``line``
+    or as a ``dashed`` line.
     """
     points = np.concatenate([*marks.values()])
     left, bottom = np.min(points, axis=0)
@@ -74,7 +76,7 @@ def chart(title: str, **marks: Points) -> str:
         for x, y, anchor, value in ends
     ]
     drawing = "".join([*paths, *texts])
-    return figure(title, f'<svg class="chart" viewBox="0 0 380 216">{drawing}</svg>')
+    return add_title(title, f'<svg class="chart" viewBox="0 0 380 216">{drawing}</svg>')
 
 
 def make_evidence(
@@ -116,9 +118,9 @@ def _confusion_matrix(
     common = sorted(pd.Series(targets).value_counts().index[:MOST_CLASSES])
     counts = pd.crosstab(targets, predictions.argmax(axis=1))
     counts = counts.reindex(index=common, columns=common, fill_value=0)
-    shown = [names[number] for number in common]
+    common_names = [names[number] for number in common]
     title = "True class (rows) and predicted class (columns)"
-    return _table(title, shown, shown, counts.to_numpy())
+    return _table(title, common_names, common_names, counts.to_numpy())
 
 
 def _scatter_chart(predictions: Array, targets: Array) -> str:
@@ -134,7 +136,7 @@ def _scatter_chart(predictions: Array, targets: Array) -> str:
     least = pairs[:, 0].min()
     most = pairs[:, 0].max()
     diagonal = [[least, least], [most, most]]
-    return chart(title, dots=pairs[shown].tolist(), dashed=diagonal)
+    return draw_chart(title, dots=pairs[shown].tolist(), dashed=diagonal)
 
 
 def _label_table(predictions: Array, targets: Array, label_names: Sequence[str]) -> str:
@@ -175,7 +177,7 @@ def _field_images(predictions: Array, targets: Array) -> str:
             _image(difference, -most, most, COLOURS_OF_DIFFERENCES),
         ]
     body = f'<div class="fields">{"".join(parts)}</div>'
-    return figure("Fields: true, predicted, difference", body)
+    return add_title("Fields: true, predicted, difference", body)
 
 
 def _table(
@@ -196,7 +198,7 @@ def _table(
         f"<thead><tr><th></th>{head}</tr></thead>"
         f"<tbody>{''.join(rows)}</tbody></table>"
     )
-    return figure(title, f'<div class="scroll">{table}</div>')
+    return add_title(title, f'<div class="scroll">{table}</div>')
 
 
 def _table_row(name: str, counts: Sequence[int], tints: Sequence[float]) -> str:
@@ -221,9 +223,9 @@ def _plane(field: Array) -> Array:
 
 
 def _image(values: Array, low: float, high: float, colours: Array) -> str:
-    """Return a picture [H, W] as an HTML element.
+    """Return values [H, W] as a picture in an HTML element.
 
-    ``low`` and ``high`` get the first and last of ``colours``.
+    The value ``low`` is shown in the first of ``colours``, ``high`` in the last one.
     """
     from PIL import Image
 

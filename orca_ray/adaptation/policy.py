@@ -1,14 +1,18 @@
 """The policy of a search on own data: which trial starts next, within a given time.
 
 Each method starts with its first configuration on the first fold, the cheapest method
-first, with fewer epochs if it would take much of the time; with very few epochs, or
-where bodies have taken their share, only after the leaders. Then fitted methods get
-further folds, epochs and configurations where these are cheap; trials whose last epochs
-still improved get a longer schedule; configurations that are not measurably worse than
-the leader get further folds; and the best methods get further configurations, which
-Optuna suggests. `RULES` lists these rules. No trial starts whose expected duration
-exceeds the time that is left. A training on (`last_training`) uses the last of the
-time.
+first. The first trial has fewer epochs if it would take much of the time. If it would
+have very few epochs, or if methods with bodies have taken their share of the time, it
+starts only after the folds of the leader.
+
+Then, methods that are fitted without gradients get further folds, epochs and
+configurations where these are cheap. Trials whose last epochs still improved get a
+longer schedule. Configurations that are not measurably worse than the leader get
+further folds. The best methods get further configurations, which Optuna suggests.
+`RULES` lists these rules.
+
+No trial starts if its expected duration exceeds the remaining time. A continued
+training (`last_training`) uses the last of the time.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -27,18 +31,21 @@ from orca_ray.adaptation.variants import suggest_variants
 MOST_VARIANTS = 40
 """Largest number of suggested configurations of a method."""
 EARLY_VARIANTS = 3
-"""The same for fitted methods before trials that take longer."""
+"""Largest number of suggested configurations of a fitted method before slower trials.
+"""
 FIRST_VARIANTS = 2
-"""The same before second divisions of the folds."""
+"""Largest number of suggested configurations of a method before the folds of the last
+division of the data.
+"""
 SHARE_OF_CHEAP_FOLDS = 0.05
-"""Largest share of the time that is left for the missing folds of a configuration that
-is cheap.
+"""Largest share of the remaining time for which the missing folds of a configuration
+are called cheap.
 
-A first configuration gets cheap folds although it is behind; one of a fitted method
-gets them before all else.
+The first configuration of a method gets cheap folds although it is behind. That of a
+fitted method gets them early.
 """
 SHARE_OF_EARLY_SEARCH = 0.15
-"""Largest share of the time that is left for the early search of fitted methods."""
+"""Largest share of the remaining time for the early search of fitted methods."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +60,7 @@ class Options:
     """The configurations that rules choose from, in one situation."""
 
     def __init__(self, situation: Situation) -> None:
-        """Store the situation; everything else is computed when a rule asks."""
+        """Store the situation; the properties are computed when a rule needs them."""
         self.situation = situation
 
     @cached_property
@@ -65,8 +72,8 @@ class Options:
     def ranked(self) -> list[Configuration]:
         """Configurations with a score, the best first.
 
-        With an outer test, those are left out whose model has trained on: folds of the
-        short schedule tell nothing of it.
+        With an outer test, configurations whose training was continued are left out:
+        more folds of the short schedule show nothing about the continued training.
         """
         ranked = self.situation.ranked
         if not self.situation.folds.has_outer_test:
@@ -78,12 +85,15 @@ class Options:
     def contenders(self) -> list[Configuration]:
         """Configurations that are not measurably behind the best one.
 
-        First configurations whose missing folds are cheap count, too. The best one is
-        first. Of those that differ in epochs alone, the longest stays.
+        The best one is first. First configurations whose missing folds are cheap are
+        contenders, too. Among configurations that differ only in their epochs, the
+        longest is kept.
         """
-        alive = [each for each in self.ranked if self._is_contender(each)]
+        competitive = [each for each in self.ranked if self._is_contender(each)]
         return [
-            each for each in alive if not any(other.extends(each) for other in alive)
+            each
+            for each in competitive
+            if not any(other.extends(each) for other in competitive)
         ]
 
     def _is_contender(self, configuration: Configuration) -> bool:
@@ -114,10 +124,10 @@ class Options:
         return list(extend_schedules(self.ranked, self.situation))
 
     def has_cheap_folds(self, configuration: Configuration) -> bool:
-        """Return whether the folds that a configuration lacks are cheap.
+        """Return whether a configuration lacks folds, and these are cheap.
 
-        Folds of the first division count. They are cheap if they take little of the
-        time that is left.
+        Only folds of the first division are considered. They are cheap if they take at
+        most `SHARE_OF_CHEAP_FOLDS` of the remaining time.
         """
         situation = self.situation
         num_missing = situation.folds.division_size - len(configuration.scores)
@@ -129,13 +139,13 @@ class Options:
 
 
 def start_methods(options: Options) -> Iterator[Proposal]:
-    """A method has no trial yet: its first configuration runs on the first fold."""
+    """Propose the first configuration of each method that has no trial yet."""
     for configuration in options.first_trials.prompt:
         yield Proposal(configuration, options.situation.folds.first)
 
 
 def complete_cheap_folds(options: Options) -> Iterator[Proposal]:
-    """The missing folds of a fitted method are cheap: the leader may change by them."""
+    """Propose cheap missing folds of fitted methods, which may change the leader."""
     for proposal in _missing_folds(options, options.situation.folds.divisions[0]):
         configuration = proposal.configuration
         if configuration.recipe.fitted and options.has_cheap_folds(configuration):
@@ -143,7 +153,7 @@ def complete_cheap_folds(options: Options) -> Iterator[Proposal]:
 
 
 def extend_cheap_schedules(options: Options) -> Iterator[Proposal]:
-    """A longer schedule of a fitted method fits into the time of the early search."""
+    """Propose longer schedules of fitted methods in the time of the early search."""
     situation = options.situation
     for configuration in options.longer_schedules:
         seconds = situation.seconds(configuration)
@@ -152,9 +162,10 @@ def extend_cheap_schedules(options: Options) -> Iterator[Proposal]:
 
 
 def search_cheap_methods(options: Options) -> Iterator[Proposal]:
-    """A fitted method has all folds, and those of another configuration are cheap.
+    """Propose variants of fitted methods within the time of the early search.
 
-    They fit into the time of the early search.
+    A method must have all folds, and as many folds of a variant must fit into the time
+    of the early search.
     """
     situation = options.situation
     num_folds = situation.folds.division_size
@@ -170,16 +181,16 @@ def search_cheap_methods(options: Options) -> Iterator[Proposal]:
 
 
 def extend_improving_schedules(options: Options) -> Iterator[Proposal]:
-    """The last epochs of a configuration still improved, and more of them fit."""
+    """Propose longer schedules of configurations whose last epochs improved."""
     for configuration in options.longer_schedules:
         yield Proposal(configuration, options.situation.folds.first)
 
 
 def complete_divisions(options: Options) -> Iterator[Proposal]:
-    """A division of the data is not complete, or contenders have few variants.
+    """Propose trials division by division.
 
-    Division by division, the folds that contenders lack come first, then the first
-    trials that waited, then variants.
+    In each division of the data, the folds that contenders lack come first, then the
+    late first trials, then variants of contenders with few of them.
     """
     situation = options.situation
     divisions = situation.folds.divisions
@@ -194,7 +205,10 @@ def complete_divisions(options: Options) -> Iterator[Proposal]:
 
 
 def complete_all_folds(options: Options) -> Iterator[Proposal]:
-    """A first configuration that is behind lacks folds: a fold may mislead."""
+    """Propose the missing folds of all first configurations, also of those behind.
+
+    A configuration may be behind by chance on the folds that it has.
+    """
     for configuration in options.ranked:
         if configuration.is_variant:
             continue
@@ -212,20 +226,22 @@ RULES: Sequence[Callable[[Options], Iterator[Proposal]]] = (
     complete_divisions,
     complete_all_folds,
 )
-"""The rules, the most urgent first; each docstring says when the rule applies."""
+"""The rules, the most urgent first. Each rule yields its proposals, if it applies."""
 
 
-def propose(situation: Situation) -> list[Proposal]:
+def propose_trials(situation: Situation) -> list[Proposal]:
     """Return the trials that may start, the most urgent first."""
     options = Options(situation)
     return [proposal for rule in RULES for proposal in rule(options)]
 
 
-def choose(situation: Situation, proposals: Sequence[Proposal]) -> Proposal | None:
+def choose_trial(
+    situation: Situation, proposals: Sequence[Proposal]
+) -> Proposal | None:
     """Return the trial that starts next; None if none can start now.
 
-    It is the most urgent of ``proposals`` that fits into the time that is left beside
-    the training on, else the training on.
+    It is the most urgent of ``proposals`` that leaves enough time for the continued
+    training. If there is none, it is the continued training.
     """
     time_left = situation.time.seconds_left
     last = find_last_training(situation)

@@ -1,6 +1,6 @@
-"""Trainings on all samples, at the end of an adaptation.
+"""Refits: trainings on all samples at the end of an adaptation.
 
-Configurations of some methods can be fitted again within seconds.
+They are for methods that can be fitted again within seconds.
 """
 
 from collections.abc import Callable
@@ -18,32 +18,27 @@ from orca_ray.sweep.plan.trial_spec import canonical_json
 COPIES = "boosting.copies"
 ROUNDS = "boosting.rounds"
 LEAST_OVERRUN = 10.0
-"""Seconds in which configurations may be fitted again to all samples, at the end, in
-any case.
-"""
+"""Seconds that all refits together may always take."""
 MOST_OVERRUN = 0.1
-"""The same as a share of all time."""
+"""Share of the time of the adaptation that all refits together may take."""
 MOST_COPIES = 5
-"""Number of boosted trees of all samples whose mean is a model, if nothing limits its
-size, and if they take at most half of the time for fitting again.
+"""Largest number of copies of boosted trees, fitted to all samples with different
+seeds, whose mean is the model.
 """
 MOST_TREES = 20_000
 """Largest number of trees of all copies together."""
 GROWTH = 1.5
-"""Factor of the duration: all samples are more than those of a fold."""
+"""Factor of the duration of a refit to that of a fold, which has fewer samples."""
 
 
 @dataclass
 class Refits:
-    """The models that stand for configurations.
-
-    For each configuration, that is one model of all samples, or those of the folds.
-    """
+    """Refits of one adaptation, and the models that stand for its configurations."""
 
     judge: Judge
     run_final: Callable[[Identity], Judge]
-    """Function that runs the training on all samples of a method with some
-    hyper-parameters, and returns a judge of the store after it.
+    """Function that trains a method with given hyper-parameters on all samples, and
+    returns a new judge that has the record of that training.
     """
     seconds: float
     """Seconds of the whole adaptation."""
@@ -52,16 +47,15 @@ class Refits:
     has_limits: bool = False
     """Whether size or latency of the model is limited."""
     seconds_of_refits: float = field(default=0.0, init=False)
-    """Expected duration of the trainings that have run."""
+    """Expected duration of all refits that have run."""
 
     def records_of(self, configuration: Configuration) -> list[Record]:
         """Return the records of the models that stand for a configuration.
 
-        That is the model of all samples, or those of the folds.
-
-        If the model must be one network, only that of the fold with the median score.
+        That is the model that was trained on all samples, else the models of the folds.
+        If the model must be one network, it is only the fold with the median score.
         """
-        last = self.judge.trained(configuration)
+        last = self.judge.last_training(configuration)
         if last is None and get_method(configuration.method).refits:
             last = self._refit(configuration)
         if last is not None:
@@ -70,19 +64,20 @@ class Refits:
         return [records[len(records) // 2]] if self.is_single else records
 
     def _refit(self, configuration: Configuration) -> Record | None:
-        """Return the record of a configuration's training on all samples.
+        """Train a configuration on all samples, and return the record.
 
-        The training runs first if the time is enough; None: it is not enough.
+        It is not trained again if there is such a record. None if the time is not
+        enough.
 
-        The training has the median of the numbers of epochs that the folds chose, and
-        several copies of boosted trees.
+        The number of epochs is the median of the best epochs of the folds. Boosted
+        trees are trained in several copies.
         """
         most_seconds = max(LEAST_OVERRUN, MOST_OVERRUN * self.seconds)
         seconds = GROWTH * configuration.mean_seconds
         values: dict[str, Scalar] = configuration.hyperparameters
         if EPOCHS in values:
             records = configuration.records.values()
-            epochs = round(median(_chosen_epochs(record) for record in records))
+            epochs = round(median(_best_number_of_epochs(each) for each in records))
             values[EPOCHS] = epochs
             if configuration.recipe.fitted:  # else an epoch takes next to nothing
                 seconds *= epochs / median(record.epochs for record in records)
@@ -100,9 +95,10 @@ class Refits:
     def _num_copies(
         self, values: dict[str, Scalar], epochs: int, most_copies: float
     ) -> int:
-        """Return the number of copies of boosted trees of ``epochs`` rounds.
+        """Return the number of copies of boosted trees to train for ``epochs``.
 
-        1 for other methods, or if the model is limited.
+        ``most_copies``: number of copies that fit into half of the time. 1 for other
+        methods, or if the model is limited.
         """
         if self.is_single or self.has_limits or ROUNDS not in values:
             return 1
@@ -111,7 +107,7 @@ class Refits:
         return int(min(MOST_COPIES, MOST_TREES / num_trees, most_copies))
 
 
-def _chosen_epochs(record: Record) -> int:
-    """Return the number of epochs that the validation data of a fold chose."""
+def _best_number_of_epochs(record: Record) -> int:
+    """Return the best epoch of a trial; all its epochs if no epoch was validated."""
     best_epoch = best_epoch_of(record)
     return best_epoch if best_epoch > 0 else record.epochs

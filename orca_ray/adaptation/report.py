@@ -1,6 +1,7 @@
 """Report that users read about the chosen model of own data.
 
-That is the report, with the standings of the methods and the verdict.
+It contains the score of the model, the standings of the methods, and the verdict
+whether pretraining pays.
 """
 
 import json
@@ -39,28 +40,28 @@ class Report:
     num_samples: int
     """Number of samples of the out-of-fold score."""
     num_folds: int
-    """0: the model, or a part of it, trained on after its fold, and the samples are
-    those of the outer test.
+    """Number of folds of the out-of-fold score. 0: the training of the model, or of a
+    part of it, was continued, and the samples are those of the outer test.
     """
     model: str
     """What the model is, in words."""
     baseline: str
     verdict: str
     holdout: float | None = None
-    """Score on the outer test split, which no choice has seen, or only the one of
-    `Judge.ensemble`; None: no split.
+    """Score on the outer test split; None: there is no split. The choice of the model
+    did not use the split, except as `Judge.leader` and `Judge.ensemble` say.
     """
     num_holdout: int = 0
     standings: Sequence[Mapping[str, Any]] = ()
     """The best configuration of each method, best first; see `make_standings`."""
     curve: Sequence[tuple[float, float]] = ()
-    """Seconds since the start, and the best validation score so far."""
+    """Points of the seconds since the start and the best validation score so far."""
     size_mb: float = 0.0
     latency_ms: float = 0.0
     """Time of a prediction for one sample, median of several, on this machine."""
     warnings: Sequence[str] = ()
     evidence: str = field(default="", repr=False)
-    """Pictures of the out-of-fold predictions, as HTML; not a part of `to_json`."""
+    """Figure of the out-of-fold predictions, as HTML; `to_json` leaves it out."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as a dict of JSON values."""
@@ -178,7 +179,7 @@ def make_verdict(judge: Judge) -> Verdict:
 def _compare(judge: Judge, transformer: Configuration, baseline: Configuration) -> str:
     """Return a sentence that compares a transformer with the best baseline.
 
-    Their common folds are compared.
+    The scores are those of the folds that both have.
     """
     name = transformer.name
     cost = f"{baseline.name}, which takes {baseline.mean_seconds:.2g} s"

@@ -1,6 +1,6 @@
 """The search on own data, as the controller of a sweep sees it.
 
-It is one search with the plans of all methods.
+The plans of all methods belong to one search.
 """
 
 import json
@@ -15,7 +15,7 @@ from orca_ray.adaptation.configuration import (
     changed_values,
 )
 from orca_ray.adaptation.folds import Folds
-from orca_ray.adaptation.policy import Proposal, choose, propose
+from orca_ray.adaptation.policy import Proposal, choose_trial, propose_trials
 from orca_ray.adaptation.situation import Situation, TimeLimit
 from orca_ray.results.record import Record, Status
 from orca_ray.sweep.plan.schema import Scalar
@@ -28,8 +28,9 @@ from orca_ray.sweep.search.source import PlanProgress, TrialSource
 class AdaptationSearch(TrialSource):
     """Search of one task over methods, folds and schedules, within a given time.
 
-    What may start is computed anew after each start and end of a trial; what of it fits
-    into the time that is left, whenever the controller asks.
+    The trials that may start are computed after each start and each end of a trial.
+    Which of these fits into the remaining time is computed whenever the controller asks
+    for a trial.
     """
 
     is_open_ended = True
@@ -51,7 +52,7 @@ class AdaptationSearch(TrialSource):
 
         Args:
             plans: plans of one task, one for each method.
-            history: what the store holds of earlier runs.
+            history: records of earlier runs, from the results store.
             folds: the folds of the data.
             deadline: time of ``clock`` at which the last trial should have ended.
             estimates: expected seconds of a trial, by method.
@@ -72,13 +73,14 @@ class AdaptationSearch(TrialSource):
         self._proposals: list[Proposal] | None = None
         """Trials that may start in this situation; None: not computed yet."""
         for plan in plans:
-            self._join(plan, history)
+            self._add_configurations(plan, history)
         self._note_event()
 
     def progress(self) -> list[PlanProgress]:
         """Return the progress of each method.
 
-        One more trial remains than run, unless the search is over.
+        How many trials will start is unknown. Until the search is over, the number of
+        remaining trials is one more than that of the running ones.
         """
         is_over = self.done
         rows = []
@@ -116,8 +118,8 @@ class AdaptationSearch(TrialSource):
         if self._final:
             return next(self._final_trials(), None)
         if self._proposals is None:
-            self._proposals = propose(self.situation)
-        return choose(self.situation, self._proposals)
+            self._proposals = propose_trials(self.situation)
+        return choose_trial(self.situation, self._proposals)
 
     def next_plan(self) -> SearchPlan | None:
         """Return the plan of the trial that starts next; None if none can start now."""
@@ -165,7 +167,7 @@ class AdaptationSearch(TrialSource):
         )
         self._proposals = None
 
-    def _join(self, plan: SearchPlan, history: History) -> None:
+    def _add_configurations(self, plan: SearchPlan, history: History) -> None:
         """Add the configurations of one method, with the records of earlier runs."""
         configurations = dict[str, Configuration]()
         records = [
@@ -175,22 +177,22 @@ class AdaptationSearch(TrialSource):
         ]
         records.sort(key=lambda record: (record.started_at, record.trial_key))
         for record in records:
-            self._join_record(plan, record, configurations)
+            self._add_earlier_record(plan, record, configurations)
         for method, text in self._final:
             if method == plan.method:
                 configuration = _configuration(plan, json.loads(text))
                 key = canonical_json(dict(configuration.values))
                 configurations.setdefault(key, configuration)
-        joined = [
+        added = [
             configuration
             for configuration in configurations.values()
             if configuration.records or self._final
         ]
-        if not joined:
-            joined = [Configuration(plan.method, {}, plan.first)]
-        self.configurations += joined
+        if not added:
+            added = [Configuration(plan.method, {}, plan.first)]
+        self.configurations += added
 
-    def _join_record(
+    def _add_earlier_record(
         self,
         plan: SearchPlan,
         record: Record,
@@ -212,9 +214,9 @@ class AdaptationSearch(TrialSource):
             self.records[record.trial_key] = record
 
     def _drop_unstarted(self, method: str) -> None:
-        """Remove the configurations of a method of which no trial has started.
+        """Remove the configurations of a method that have no trial.
 
-        Another configuration has taken the place of the first one.
+        When a shortened first trial starts, it replaces the usual first configuration.
         """
         self.configurations = [
             configuration
@@ -223,7 +225,7 @@ class AdaptationSearch(TrialSource):
         ]
 
     def _final_trials(self) -> Iterator[Proposal]:
-        """Yield the trainings on all samples of the configurations in ``final``."""
+        """Yield the missing trainings on all samples of configurations in ``final``."""
         for configuration in self.configurations:
             hyperparameters = self._trial(configuration, 0).hyperparameters
             identity = (configuration.method, canonical_json(dict(hyperparameters)))

@@ -8,13 +8,18 @@ from functools import cached_property
 from orca_ray.adaptation.configuration import START, Configuration
 from orca_ray.adaptation.expected_seconds import ExpectedSeconds
 from orca_ray.adaptation.folds import Folds
-from orca_ray.adaptation.standings import SLACK, Standing, is_behind, rank
+from orca_ray.adaptation.standings import (
+    SLACK,
+    Standing,
+    is_behind,
+    rank_configurations,
+)
 from orca_ray.sweep.plan.searches import SearchPlan
 
 
 @dataclass(frozen=True)
 class TimeLimit:
-    """The time of a search."""
+    """The deadline of a search, and the time until then."""
 
     deadline: float
     """Time of ``clock`` at which the last trial should have ended."""
@@ -54,7 +59,7 @@ class Situation:
     @cached_property
     def standings(self) -> list[Standing]:
         """Levels of the configurations that have a score, the best first."""
-        return rank(self.configurations)
+        return rank_configurations(self.configurations)
 
     @cached_property
     def ranked(self) -> list[Configuration]:
@@ -68,7 +73,10 @@ class Situation:
 
     @property
     def started_from(self) -> set[object]:
-        """Keys of the trials whose models were trained on; None may be among them."""
+        """Keys of the trials whose models other trials continued to train.
+
+        None may be among them.
+        """
         return {
             configuration.values.get(START) for configuration in self.configurations
         }
@@ -78,9 +86,10 @@ class Situation:
         return self._expected.of(configuration)
 
     def seconds_or_estimate(self, configuration: Configuration) -> float:
-        """Return the expected duration of a trial, before any trial has ended too.
+        """Return the expected duration of a trial, or its estimate.
 
-        Then it is the estimate for the first configuration of the method.
+        Before any trial has ended, it is the estimate for the method's first
+        configuration.
         """
         if self._expected.is_empty:
             return self._expected.estimate(configuration.method)

@@ -9,14 +9,14 @@ from statistics import mean, stdev
 from typing import NamedTuple
 
 from orca_ray.adaptation.configuration import ALL, ALL_BUT_TEST, Configuration
-from orca_ray.adaptation.levels import levels
+from orca_ray.adaptation.levels import fit_levels
 
 SLACK = 0.3
 """Relative distance to the leader on one or two folds up to which a configuration is
 not behind.
 """
 SLACK_OF_VARIANT = 0.05
-"""The same for a configuration that differs from the first one of its method by more
+"""`SLACK` for a configuration that differs from the first one of its method by more
 than the schedule.
 """
 STANDARD_ERRORS = 2.0
@@ -24,10 +24,11 @@ STANDARD_ERRORS = 2.0
 configuration is behind.
 """
 FOLDS_OF_ERROR = 3
-"""Number of common folds from which the standard error of their differences counts."""
+"""Least number of common folds for which the standard error of the differences is used.
+"""
 MOST_LONGER = 6.0
-"""Largest factor of the epochs of a longer schedule, and of a training on where there
-is an outer test.
+"""Largest factor of the epochs of a longer schedule, and of a continued training where
+there is an outer test.
 """
 
 
@@ -38,7 +39,7 @@ class Standing(NamedTuple):
     configuration: Configuration
 
 
-def rank(configurations: Sequence[Configuration]) -> list[Standing]:
+def rank_configurations(configurations: Sequence[Configuration]) -> list[Standing]:
     """Return the levels of configurations, the best first.
 
     A configuration is left out if a trial on a fold has no score, or if others make it
@@ -50,8 +51,8 @@ def rank(configurations: Sequence[Configuration]) -> list[Standing]:
         for each in scored
         if not any(other.makes_redundant(each) for other in scored)
     ]
-    levels_found = levels([configuration.scores for configuration in remaining])
-    standings = map(Standing, levels_found, remaining)
+    levels = fit_levels([configuration.scores for configuration in remaining])
+    standings = map(Standing, levels, remaining)
     return sorted(standings, key=lambda standing: standing.level)
 
 
@@ -70,14 +71,15 @@ def is_behind(
 ) -> bool:
     """Return whether a configuration is measurably worse than the leader.
 
-    Only their common folds count.
+    They are compared on the folds that both have.
 
     Args:
         configuration: the configuration to judge.
         leader: the best configuration.
-        num_held: number of validation samples of a fold, if scores are shares of them;
-            else infinite.
-        slack: relative difference that is not behind, if few folds are common.
+        num_held: number of validation samples of a fold, if scores are shares of these
+            samples; else infinite.
+        slack: relative difference up to which a configuration is not behind, used if
+            few folds are common.
     """
     if configuration is leader:
         return False

@@ -1,8 +1,8 @@
 """Adaptation of a body to one task within a given time, as a sweep over methods.
 
-All methods are searched over the folds of the data on the executor
-(`orca_ray.adaptation.search`); while a cluster starts, those that fit in seconds are
-searched in this process. The model is the best configuration, or an ensemble
+One search runs trials of all methods over the folds of the data on the executor
+(`orca_ray.adaptation.search`). While a cluster starts, a search of the methods that fit
+in seconds runs in this process. The model is the best configuration, or an ensemble
 (`orca_ray.adaptation.judge`).
 """
 
@@ -18,7 +18,12 @@ from orca_ray.adaptation.candidates import Identity
 from orca_ray.adaptation.choice import Choice
 from orca_ray.adaptation.folds import Folds
 from orca_ray.adaptation.judge import Judge
-from orca_ray.adaptation.model import AssembledModel, Measurement, assemble, measure
+from orca_ray.adaptation.model import (
+    AssembledModel,
+    Measurement,
+    assemble_model,
+    measure_model,
+)
 from orca_ray.adaptation.refits import Refits
 from orca_ray.adaptation.report import Report, make_report
 from orca_ray.adaptation.search import AdaptationSearch
@@ -65,7 +70,7 @@ FIRST_SHARE = 0.15
 Ray starts.
 """
 FIRST_SECONDS = 60.0
-"""Largest number of seconds in which they do so."""
+"""Largest number of seconds in which the methods that fit in seconds run alone."""
 ENDING_SECONDS = 4.0
 """Seconds for selecting and writing the model."""
 ENDING_SHARE = 0.2
@@ -73,12 +78,12 @@ ENDING_SHARE = 0.2
 LEAST_SECONDS_OF_RAY = 45.0
 """Least time for which a Ray cluster is started."""
 LEAST_OF_ONE_CPU = 600.0
-"""The same on a machine with one CPU, where trials run one by one in any case, and the
-start takes seven seconds from them.
+"""Least time for which a Ray cluster is started on a machine with one CPU. There,
+trials run one by one in any case, and the start of Ray takes seven seconds.
 """
 SLOW_IMPORTS = ("scipy.optimize", "sklearn.ensemble", "lightgbm")
-"""Packages that are imported before the first trial, which would seem to take seconds
-otherwise.
+"""Packages that are imported before the first trial, so that the import does not count
+as a part of its duration.
 """
 NUM_KEPT = 5
 """Number of configurations, best first, whose models stay in the store, so that a
@@ -87,9 +92,9 @@ longer run can choose them.
 
 
 def usual_methods(task: Task) -> dict[str, str | None]:
-    """Return why each usual method cannot adapt to ``task`` on this machine.
+    """Return the usual methods, each with the reason why it cannot adapt to ``task``.
 
-    None for a method that can.
+    The reason is None for a method that can adapt to the task on this machine.
     """
     is_field = task.target.kind == "dense" and task.domain != "tabular"
     domain = "field" if is_field else task.domain
@@ -178,7 +183,7 @@ class AdaptationSweep:
     def run(self) -> Summary:
         """Run the search until the time is over, or until Ctrl-C.
 
-        Returns the summary of the last part.
+        Returns the summary of the last search (see the module's docstring).
         """
         started = time.monotonic()
         ending_seconds = min(ENDING_SECONDS, ENDING_SHARE * self.seconds)
@@ -208,7 +213,10 @@ class AdaptationSweep:
             return self._search(methods, deadline, engine)
 
     def _is_too_small_for_ray(self) -> bool:
-        """Return whether time or machine are too small for a new Ray cluster."""
+        """Return whether the time is too short, or the machine too small, for Ray.
+
+        False if a running cluster is joined.
+        """
         if joined_address(self.address) is not None:
             return False
         node = this_node()
@@ -233,9 +241,9 @@ class AdaptationSweep:
         return f"{place.rstrip('/')}/staged{mark}{query}"
 
     def judge(self) -> Judge:
-        """Return the judge of the ended trials with this body or none.
+        """Return the judge of the ended trials, without those of other bodies.
 
-        UserError if none has ended with a model.
+        Raises UserError if no trial has ended with a model.
         """
         store = ResultsStore(self.results, create=True)
         body = self.body if self.body else self.task.body
@@ -264,7 +272,7 @@ class AdaptationSweep:
             for number, choice in enumerate(self._choices(judge)):
                 model = self._assemble(choice, refits, scratch / f"{number}")
                 model.write(scratch / "model")
-                measurement = measure(scratch / "model", self._data().train.x[:1])
+                measurement = measure_model(scratch / "model", self._data().train.x[:1])
                 measurements.append(measurement)
                 if self._is_within_limits(measurement):
                     report = self._report(judge, choice, model, measurement)
@@ -298,7 +306,7 @@ class AdaptationSweep:
     ) -> Summary:
         """Run trials of ``methods``.
 
-        No trial starts that is expected to end after ``until`` or after ``deadline``.
+        No trial starts if it is expected to end after ``until`` or ``deadline``.
 
         ``final``: configurations that train on all samples, instead of a search.
         """
@@ -348,9 +356,9 @@ class AdaptationSweep:
         return data
 
     def _choices(self, judge: Judge) -> Iterator[Choice]:
-        """Yield what may become the model, the best first.
+        """Yield the choices that may become the model, the best first.
 
-        Later ones count if the first exceed a limit.
+        A later choice is used if all choices before it exceed a limit.
         """
         if not self.single:
             ensemble = judge.ensemble()
@@ -384,7 +392,7 @@ class AdaptationSweep:
             for configuration, weight in choice.parts
         ]
         models = StoredModels(self.results)
-        model = assemble(parts, choice.temperature, models, scratch)
+        model = assemble_model(parts, choice.temperature, models, scratch)
         config = replace(model.config, command=self.command, sweep=self.spec().sweep_id)
         return replace(model, config=config)
 
@@ -407,14 +415,15 @@ class AdaptationSweep:
         )
 
     def _delete_other_models(self, judge: Judge, choice: Choice) -> None:
-        """Delete the models that are neither chosen nor of the best configurations.
+        """Delete the stored models, except those of ``choice`` and of the best.
 
-        The outputs of these models stay.
+        The models of the best `NUM_KEPT` configurations stay, and so do the outputs of
+        deleted models.
         """
         models = StoredModels(self.results)
-        chosen = [configuration for configuration, _ in choice.parts]
+        parts = [configuration for configuration, _ in choice.parts]
         kept_keys = set[str]()
-        for configuration in [*chosen, *judge.ranked[:NUM_KEPT]]:
+        for configuration in [*parts, *judge.ranked[:NUM_KEPT]]:
             kept_keys |= configuration.trial_keys
         for configuration in judge.ranked:
             for key in configuration.trial_keys - kept_keys:

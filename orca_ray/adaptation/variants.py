@@ -49,9 +49,9 @@ def _suggest_variant(
 ) -> Configuration | None:
     """Return ``base`` with values that Optuna suggests and that were not ``tried``.
 
-    None if every suggestion was tried.
-
-    A space of few choices suggests the same values again; they then count twice.
+    None if every suggestion was tried before. In a space of few choices, Optuna may
+    suggest the same values again. They are then added to its history once more, so that
+    the next suggestion may differ.
     """
     plan = situation.plans[base.method]
     known = [(each.values, _first_score(each)) for each in tried]

@@ -147,7 +147,7 @@ class SweepState:
         """Count an ended trial; ``remaining`` trials of its row are still to run."""
         row = self._row(record.task, record.method)
         row.running.pop(record.trial_key, None)
-        # a race of methods plans more trials while it runs
+        # an open-ended search plans its trials as it goes
         row.planned = max(row.planned, row.done + 1 + remaining)
         # other suggestions of the same trial have ended with it
         row.done = row.planned - remaining

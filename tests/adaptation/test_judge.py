@@ -215,7 +215,7 @@ def test_a_training_on_all_samples_counts_unless_it_went_astray(
     final = toy.draw_classifier(share, 5)
     toy.add_training_on("cnn", final, start="cnn2", samples=-1, fold=3)
     judge = toy.judge()
-    record = judge.trained(judge.leader)
+    record = judge.last_training(judge.leader)
     assert record is not None
     assert record.trial_key == trained
     low = choice.score.low * size_ratio

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from orca_ray.adaptation.levels import doubtful_levels, error_scales, levels
+from orca_ray.adaptation.levels import error_scales, fit_levels, pessimistic_levels
 
 
 @pytest.mark.parametrize(
@@ -17,7 +17,7 @@ def test_a_bad_configuration_tells_little_about_the_difficulty_of_folds(
         dict(enumerate([0.3, 0.1, 0.2, 0.1, 0.2], start=1)),
         dict(enumerate(worst, start=1)),
     ]
-    first, second, third = levels(scores)
+    first, second, third = fit_levels(scores)
     assert first < second < third, "the first is better on the only fold that it has"
     assert second - first == pytest.approx(0.1, abs=0.01)
 
@@ -34,5 +34,5 @@ def test_a_configuration_that_diverged_decides_nothing() -> None:
     for level, num_folds in [(100.0, 2), (0.07, 10), (0.05, 10), (0.03, 2)]:
         factors = 1 + random.normal(scale=0.08, size=num_folds)
         scores.append(dict(enumerate((level * factors).tolist())))
-    best_first = np.argsort(doubtful_levels(scores))
+    best_first = np.argsort(pessimistic_levels(scores))
     assert best_first.tolist() == [3, 2, 1, 0]

@@ -11,7 +11,7 @@ import pytest
 from orca_ray.adaptation.configuration import Configuration
 from orca_ray.adaptation.folds import Folds
 from orca_ray.adaptation.search import AdaptationSearch
-from orca_ray.adaptation.standings import is_behind, rank
+from orca_ray.adaptation.standings import is_behind, rank_configurations
 from orca_ray.methods.options import Scalar
 from orca_ray.results.record import Record, Status
 from orca_ray.sweep.plan.trial_spec import TrialSpec, canonical_json
@@ -308,13 +308,13 @@ def test_a_copy_of_a_network_by_another_method_gets_no_further_folds() -> None:
         nft.records[1], trial_key=scratch.records[1].trial_key, align_seconds=1.0
     )
 
-    def rank_configurations() -> list[Configuration]:
-        standings = rank(track.search.configurations)
+    def list_best_first() -> list[Configuration]:
+        standings = rank_configurations(track.search.configurations)
         return [standing.configuration for standing in standings]
 
-    assert rank_configurations() == [nft]
+    assert list_best_first() == [nft]
     nft.records[2] = replace(nft.records[1], status=Status.FAILED_OOM)
-    assert rank_configurations() == [scratch], "the other method has failed"
+    assert list_best_first() == [scratch], "the other method has failed"
     del nft.records[2]
     last_folds = dict(track.run().started())
     assert last_folds["scratch"] == 1, "one trial: equal losses are no coincidence"
@@ -588,7 +588,7 @@ def test_the_score_of_a_training_on_all_samples_does_not_count() -> None:
     configurations = track.search.configurations
     nft = next(candidate for candidate in configurations if candidate.method == "nft")
     nft.records[ALL] = make_record("all", method="nft", validation_score=0.0)
-    levels = [standing.level for standing in rank(configurations)]
+    levels = [standing.level for standing in rank_configurations(configurations)]
     assert min(levels) > 0.1
 
 

@@ -37,7 +37,7 @@ def describe(
         judge = Judge(task, data, records, models)
     except UserError as error:
         return str(error)
-    trained = [judge.trained(configuration) for configuration in judge.ranked]
+    trained = [judge.last_training(configuration) for configuration in judge.ranked]
     return {
         "ranked": [describe_candidate(candidate) for candidate in judge.ranked],
         "leader": judge.leader.identity,

@@ -78,7 +78,7 @@ MOST_DECISIONS = 45
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What a race knows before its first trial."""
+    """What a search knows before its first trial."""
 
     folds: Sequence[int]
     division: int
@@ -94,11 +94,11 @@ class Setting:
     """Expected seconds of a trial, by task and method."""
     deadline: float
     final: frozenset[tuple[str, str]] = frozenset()
-    """Methods and hyper-parameters that train on all samples, instead of a race."""
+    """Methods and hyper-parameters that train on all samples, instead of a search."""
 
 
 class TrialSource(Protocol):
-    """What a simulated race needs."""
+    """What a simulated search needs."""
 
     def take(self) -> TrialSpec | None:
         """Return the trial that starts now."""
@@ -120,7 +120,7 @@ MakeSource = Callable[
     ],
     TrialSource,
 ]
-"""Function from plans, earlier records by trial key, setting and clock to a race."""
+"""Function from plans, earlier records by trial key, setting and clock to a search."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ class Behaviour:
 
 @dataclass
 class Scenario:
-    """Everything that decides how a simulated race goes."""
+    """Everything that decides how a simulated search goes."""
 
     seed: int
     now: float = 0.0
@@ -208,7 +208,7 @@ class Scenario:
         return plan_searches(spec, fingerprints, gpus=False)
 
     def make_setting(self, seconds: float) -> Setting:
-        """Return the setting of a race that has ``seconds`` from now on."""
+        """Return the setting of a search that has ``seconds`` from now on."""
         folds = list(range(1, self.num_folds + 1)) if self.num_folds > 1 else [0]
         return Setting(
             folds=folds,
@@ -281,10 +281,10 @@ def describe(trial: TrialSpec, plan: SearchPlan, now: float) -> str:
     return " ".join([f"{now:.3f}", trial.method, str(fold), *changes])
 
 
-def run_race(
+def run_search(
     scenario: Scenario, methods: Sequence[str], setting: Setting, make: MakeSource
 ) -> None:
-    """Run one race of a scenario, and add its decisions and records to the scenario."""
+    """Run one search of a scenario; add its decisions and records to the scenario."""
     plans = scenario.make_plans(methods)
     by_method = {plan.method: plan for plan in plans}
     source = make(plans, dict(scenario.records), setting, lambda: scenario.now)
@@ -335,11 +335,15 @@ def simulate(seed: int, make: MakeSource) -> list[str]:
     draw = random.Random(f"{seed} course")
     quick = [name for name in scenario.methods if get_method(name).fitted]
     if quick and draw.random() < 0.4:
-        run_race(scenario, quick, scenario.make_setting(0.15 * scenario.seconds), make)
-    run_race(scenario, scenario.methods, scenario.make_setting(scenario.seconds), make)
+        run_search(
+            scenario, quick, scenario.make_setting(0.15 * scenario.seconds), make
+        )
+    run_search(
+        scenario, scenario.methods, scenario.make_setting(scenario.seconds), make
+    )
     if draw.random() < 0.3:
         more = scenario.seconds * draw.choice([0.3, 2.0])
-        run_race(scenario, scenario.methods, scenario.make_setting(more), make)
+        run_search(scenario, scenario.methods, scenario.make_setting(more), make)
     if draw.random() < 0.3:
         _run_final(scenario, draw, make)
     return scenario.decisions
@@ -361,4 +365,4 @@ def _run_final(scenario: Scenario, draw: random.Random, make: MakeSource) -> Non
         values["refine.epochs"] = max(1, values["refine.epochs"] - 1)
     final = frozenset({(record.method, canonical_json(values))})
     setting = replace(scenario.make_setting(math.inf), final=final)
-    run_race(scenario, [record.method], setting, make)
+    run_search(scenario, [record.method], setting, make)

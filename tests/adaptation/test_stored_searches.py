@@ -1,8 +1,8 @@
 """Decisions of simulated searches, compared with stored ones.
 
-``stored_races.json`` holds the decisions of each scenario, by seed. They were made by
-the class ``Race`` of commit 21c5458a. A change of the policy changes the file: run
-``python -m tests.adaptation.test_stored_races`` to store the decisions of today.
+``stored_searches.json`` holds the decisions of each scenario, by seed. They were made
+by an earlier implementation (commit 21c5458a). A change of the policy changes the file:
+run ``python -m tests.adaptation.test_stored_searches`` to store the decisions of today.
 """
 
 import json
@@ -17,9 +17,9 @@ from orca_ray.results.record import Record
 from orca_ray.sweep.plan.searches import SearchPlan
 from orca_ray.sweep.plan.trial_spec import TrialSpec
 from orca_ray.sweep.search import History
-from tests.adaptation.race_scenarios import Setting, simulate
+from tests.adaptation.search_scenarios import Setting, simulate
 
-FILE = Path(__file__).with_name("stored_races.json")
+FILE = Path(__file__).with_name("stored_searches.json")
 
 
 class Source:
