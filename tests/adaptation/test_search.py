@@ -3,6 +3,7 @@
 import json
 import math
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -10,6 +11,7 @@ import pytest
 
 from orca_ray.adaptation.configuration import Configuration
 from orca_ray.adaptation.folds import Folds
+from orca_ray.adaptation.policy import MOST_VARIANTS
 from orca_ray.adaptation.search import AdaptationSearch
 from orca_ray.adaptation.standings import is_behind, rank_configurations
 from orca_ray.methods.options import Scalar
@@ -182,6 +184,18 @@ def test_further_configurations_are_suggested_when_the_leaders_have_their_folds(
     keys = [trial.key for trial in track.ran]
     assert len(set(keys)) == len(keys)
     assert 200 - 6 * 1.25 - 6 < track.now <= 200, "the time is used to the end"
+
+
+def test_a_search_with_time_to_spare_ends_after_the_most_variants() -> None:
+    track = Track(100_000.0, folds=[1]).run()
+    assert track.search.done
+    assert track.now < 100_000 / 100
+    num_suggested = Counter(
+        configuration.method
+        for configuration in track.search.configurations
+        if configuration.is_suggested
+    )
+    assert num_suggested == {"nft": MOST_VARIANTS, "scratch": MOST_VARIANTS}
 
 
 def test_a_configuration_that_still_improves_gets_a_longer_schedule_if_it_fits() -> (
