@@ -296,8 +296,11 @@ class _CrossModal(BaseEstimator):  # type: ignore[misc]
                 self.__dict__.pop("feature_names_in_", None)
             return [np.asarray(sample) for sample in X]
         x = self._validate(X, reset=reset)
-        if x.ndim != 2 or not (reset or self._takes_tables()):
-            return x
+        is_table = x.ndim == 2 and (reset or self._takes_tables())
+        return self._named(x) if is_table else x
+
+    def _named(self, x: Any) -> pd.DataFrame:
+        """Return validated samples as a table, whose columns have distinct names."""
         names = [
             str(name) for name in getattr(self, "feature_names_in_", range(x.shape[1]))
         ]

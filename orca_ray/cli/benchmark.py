@@ -3,7 +3,7 @@
 import os
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -375,19 +375,10 @@ def _print_costs(planned: "Plan") -> None:
     if planned.cpu:
         hours["CPU"] = [cost.cpu_hours for cost in planned.costs]
         devices["CPU"] = planned.cpu
-    rows = []
-    for cost, *task_hours in zip(planned.costs, *hours.values(), strict=True):
-        rows.append(
-            (
-                cost.task.partition("/")[2],
-                cost.trials,
-                cost.epochs,
-                *(_rounded(value, 0.01) for value in task_hours),
-                _gigabytes(cost.raw_bytes or None),
-                _gigabytes(cost.prepared_bytes),
-                cost.state,
-            )
-        )
+    rows = [
+        _cost_cells(cost, task_hours)
+        for cost, *task_hours in zip(planned.costs, *hours.values(), strict=True)
+    ]
     hour_columns = [f"{kind} h" for kind in hours]
     numbers = ("trials", "epochs", *hour_columns, "raw GB", "prepared GB")
     say("\nestimated cost if no trial stops early:")
@@ -404,6 +395,19 @@ def _print_costs(planned: "Plan") -> None:
     disk_bytes = sum(cost.disk_bytes for cost in planned.costs)
     if disk_bytes:
         say(f"disk needed: about {_gigabytes(disk_bytes)} GB")
+
+
+def _cost_cells(cost: "TaskCost", hours: Sequence[float | None]) -> tuple[object, ...]:
+    """Return the row of a task in the table of costs; ``hours`` by kind of device."""
+    return (
+        cost.task.partition("/")[2],
+        cost.trials,
+        cost.epochs,
+        *(_rounded(value, 0.01) for value in hours),
+        _gigabytes(cost.raw_bytes or None),
+        _gigabytes(cost.prepared_bytes),
+        cost.state,
+    )
 
 
 def _print_total(kind: str, device: str, hours: list[float | None]) -> None:

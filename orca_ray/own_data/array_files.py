@@ -9,6 +9,7 @@ import pickletools
 import re
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -289,54 +290,73 @@ def _choose(
     parts = _parts(shapes, labelled)
     if parts:
         return _joined(source, shapes, parts, read, options, labelled)
-    x_name = _key(source, shapes, options.inputs, INPUT_NAMES, "inputs")
-    targets = _usable(options.target, shapes, labelled)
-    y_name = _key(source, shapes, targets, TARGET_NAMES, "target")
-    extra_options = {
-        "group": options.group,
-        "time": options.time,
-        "split": options.split,
-    }
-    extra = {
-        what: _key(source, shapes, _usable((name,), shapes, labelled), (), what)
-        for what, name in extra_options.items()
-    }
-    unused = [
-        name
-        for name in shapes
-        if shapes[name] and name not in (x_name, y_name, *extra.values())
-    ]
-    if x_name is None:
-        x_name, unused = _only_input(unused, shapes, y_name)
-    if x_name is None:
+    roles = _find_roles(source, shapes, options, labelled)
+    if roles.inputs is None:
         raise UserError(
             f"{source}: which array are the inputs? It has {_listed(shapes)}; name one"
             " with --inputs"
         )
     if not labelled:
-        return UserData(x=_numeric(source, x_name, read(x_name)), source=source)
-    if y_name is None:
+        x = _numeric(source, roles.inputs, read(roles.inputs))
+        return UserData(x=x, source=source)
+    if roles.target is None:
         raise UserError(
             f"{source}: which array is the target? It has {_listed(shapes)}; name one"
             " with --target"
         )
-    groups, times, splits = (
-        None if name is None else _flat(source, name, read(name))
-        for name in extra.values()
-    )
+
+    def read_flat(name: str | None) -> Array | None:
+        return None if name is None else _flat(source, name, read(name))
+
     notes: tuple[str, ...] = ()
-    if unused:
-        notes = (f"not used: {', '.join(map(printable, unused))}",)
+    if roles.unused:
+        notes = (f"not used: {', '.join(map(printable, roles.unused))}",)
     return UserData(
-        x=_numeric(source, x_name, read(x_name)),
-        y=_target(source, y_name, read(y_name)),
+        groups=read_flat(roles.group),
+        times=read_flat(roles.time),
+        splits=read_flat(roles.split),
+        x=_numeric(source, roles.inputs, read(roles.inputs)),
+        y=_target(source, roles.target, read(roles.target)),
         source=source,
-        target_names=(y_name,),
-        groups=groups,
-        times=times,
-        splits=splits,
+        target_names=(roles.target,),
         notes=notes,
     )
+
+
+@dataclass(frozen=True)
+class _Roles:
+    """Names of the arrays of a file by what they are for; None: there is no such."""
+
+    inputs: str | None
+    target: str | None
+    group: str | None
+    time: str | None
+    split: str | None
+    unused: Sequence[str]
+    """All other arrays, which are left out."""
+
+
+def _find_roles(
+    source: str, shapes: Shapes, options: Options, labelled: bool
+) -> _Roles:
+    """Return what the arrays are for, by options and usual names.
+
+    Unless ``labelled``, only the inputs must be there.
+    """
+
+    def find(what: str, names: Sequence[str], usual: Sequence[str] = ()) -> str | None:
+        return _key(source, shapes, _usable(names, shapes, labelled), usual, what)
+
+    inputs = _key(source, shapes, options.inputs, INPUT_NAMES, "inputs")
+    target = find("target", options.target, TARGET_NAMES)
+    group = find("group", (options.group,))
+    time = find("time", (options.time,))
+    split = find("split", (options.split,))
+    used = (inputs, target, group, time, split)
+    unused = [name for name, shape in shapes.items() if shape and name not in used]
+    if inputs is None:
+        inputs, unused = _only_input(unused, shapes, target)
+    return _Roles(inputs, target, group, time, split, unused)
 
 
 def _usable(names: Sequence[str], shapes: Shapes, labelled: bool) -> list[str]:

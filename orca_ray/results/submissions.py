@@ -385,7 +385,7 @@ def _text_problems(row: Mapping[str, str], known: Known | None) -> Iterator[str]
     """Yield what is wrong with the text columns of a row.
 
     These are texts that are empty or too long, and unknown protocols, tasks and
-    metrics; without ``known``, tasks and metrics are not compared.
+    metrics. Without ``known``, tasks and metrics are not compared.
     """
     for name, limit in _MAX_LENGTHS.items():
         text = row[name]
@@ -403,8 +403,12 @@ def _text_problems(row: Mapping[str, str], known: Known | None) -> Iterator[str]
             f"unknown protocol {quoted(row['protocol'], 40)}; allowed are"
             f" {', '.join(PROTOCOLS)}"
         )
-    if known is None:
-        return
+    if known is not None:
+        yield from _unknown_task_or_metric(row, known)
+
+
+def _unknown_task_or_metric(row: Mapping[str, str], known: Known) -> Iterator[str]:
+    """Yield that the task is unknown, or that it has not the metric."""
     metrics = known.metrics.get(row["task"])
     if metrics is None:
         close = nearest(row["task"], known.metrics)
@@ -419,21 +423,7 @@ def _text_problems(row: Mapping[str, str], known: Known | None) -> Iterator[str]
 
 def _number_problems(row: Mapping[str, str], known: Known | None) -> Iterator[str]:
     """Yield what is wrong with the numbers of a row."""
-    for name in ("score", "std"):
-        is_required = name == "score"
-        if (is_required or row[name]) and not _is_score(row[name]):
-            yield (
-                f"{name} {quoted(row[name], 40)} is not a finite number of 0 or more;"
-                " lower is better"
-            )
-    if known and row["metric"] in known.largest and _is_score(row["score"]):
-        score = float(row["score"])
-        largest = known.largest[row["metric"]]
-        if score > largest:
-            yield (
-                f"score {score:g}: {printable(row['metric'])} is at most {largest:g},"
-                " not in percent"
-            )
+    yield from _score_problems(row, known)
     for name in ("seed", "metric_version"):
         if row[name] and not _SEED.fullmatch(row[name]):
             yield (
@@ -442,6 +432,25 @@ def _number_problems(row: Mapping[str, str], known: Known | None) -> Iterator[st
             )
     if row["seed"] and row["std"]:
         yield "std belongs to a mean over seeds: leave seed or std empty"
+
+
+def _score_problems(row: Mapping[str, str], known: Known | None) -> Iterator[str]:
+    """Yield what is wrong with the score and the deviation of a row."""
+    for name in ("score", "std"):
+        is_given = name == "score" or row[name]
+        if is_given and not _is_score(row[name]):
+            yield (
+                f"{name} {quoted(row[name], 40)} is not a finite number of 0 or more;"
+                " lower is better"
+            )
+    if known is not None and _is_score(row["score"]):
+        score = float(row["score"])
+        largest = known.largest.get(row["metric"], math.inf)
+        if score > largest:
+            yield (
+                f"score {score:g}: {printable(row['metric'])} is at most {largest:g},"
+                " not in percent"
+            )
 
 
 def _is_score(text: str) -> bool:

@@ -118,8 +118,13 @@ def compare(
                 reasons[reason] += 1
             else:
                 comparable.append(row)
-    notes = [f"[{number}] {source}" for source, number in numbers.items()]
-    notes += _notes(ranked, claims)
+    notes = [
+        *(f"[{number}] {source}" for source, number in numbers.items()),
+        *_notes_of_flags(ranked),
+        *_notes_of_protocols(ranked),
+        *_notes_of_claims(claims),
+        *_notes_of_sources([*ranked, *claims]),
+    ]
     return tables.Published(
         benchmark=benchmark,
         beside=_beside(own, comparable, numbers),
@@ -262,32 +267,42 @@ def _summary(
     return summary.reindex(methods).sort_values("mean_rank", kind="stable")
 
 
-def _notes(
-    ranked: Sequence[tables.PublishedRow], claims: Sequence[tables.PublishedRow]
-) -> Iterator[str]:
-    """Yield sentences about flagged rows, protocols, claims and sources."""
-    for row in ranked:
+def _notes_of_flags(rows: Iterable[tables.PublishedRow]) -> Iterator[str]:
+    """Yield a sentence about each row with a flag."""
+    for row in rows:
         if row.flag:
             score = row.published or f"{row.score:.4g}"
             yield (
                 f"{row.method} on {row.task}, {score} in {row.source}, is"
                 f" {tables.FLAGS[row.flag]}: {row.note}"
             )
+
+
+def _notes_of_protocols(rows: Iterable[tables.PublishedRow]) -> Iterator[str]:
+    """Yield a sentence about each protocol, with the methods that follow it."""
     methods_by_protocol: dict[str, set[str]] = {}
-    for row in ranked:
+    for row in rows:
         methods_by_protocol.setdefault(row.protocol, set()).add(row.method)
     for protocol, methods in methods_by_protocol.items():
         names = ", ".join(sorted(methods)[:_MAX_NAMES])
         if len(methods) > _MAX_NAMES:
             names += f" and {len(methods) - _MAX_NAMES} more"
         yield f"protocol of {names}: {tables.PROTOCOLS[protocol]}"
+
+
+def _notes_of_claims(claims: Iterable[tables.PublishedRow]) -> Iterator[str]:
+    """Yield a sentence about each claim."""
     for row in claims:
         kind = "" if row.kind == tables.PRIMARY else f"{row.kind}, "
         yield (
             f"stated of {row.method}: {row.published_metric} {row.published}"
             f" ({row.note}; {kind}{row.source})"
         )
+
+
+def _notes_of_sources(rows: Iterable[tables.PublishedRow]) -> Iterator[str]:
+    """Yield a sentence about each source that has a text."""
     texts = tables.sources()
-    for source in dict.fromkeys(row.source for row in (*ranked, *claims)):
+    for source in dict.fromkeys(row.source for row in rows):
         if source in texts:
             yield f"source {source}: {texts[source]}"

@@ -1,7 +1,7 @@
 """Which trial of one (task, method) runs next."""
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from heapq import heappop, heappush
@@ -45,14 +45,21 @@ def restored(
         else:
             numbered[entry.number] = suggestion
             numbered_keys.add(key)
-    free_number = 1
-    for key, suggestion in without_number.items():
-        if key in numbered_keys:
-            continue
-        while free_number in numbered:
-            free_number += 1
-        numbered[free_number] = suggestion._replace(number=free_number)
+    for key in numbered_keys:
+        without_number.pop(key, None)
+    _add_with_free_numbers(without_number.values(), numbered)
     return [numbered[number] for number in sorted(numbered) if number < plan.num_search]
+
+
+def _add_with_free_numbers(
+    suggestions: Iterable[Suggestion], numbered: dict[int, Suggestion]
+) -> None:
+    """Add suggestions to those by number, each with the lowest number from 1 on."""
+    number = 1
+    for suggestion in suggestions:
+        while number in numbered:
+            number += 1
+        numbered[number] = suggestion._replace(number=number)
 
 
 def _key(plan: SearchPlan, values: Mapping[str, Scalar]) -> str:

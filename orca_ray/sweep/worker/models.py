@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Any, NamedTuple
 
 from safetensors.numpy import load
 
@@ -134,46 +134,38 @@ class ModelKeeper:
             by_task[search.task].append(search)
         for task, own in by_task.items():
             done = all(search.done for search in own)
-            if task not in self._done and (done or ended):
-                self._done |= {task} if done else set()
-                self._tidy(
-                    task,
-                    [record for search in own for record in search.records.values()],
-                    done=done,
-                )
+            if task in self._done or not (done or ended):
+                continue
+            if done:
+                self._done.add(task)
+            try:
+                self._tidy(task, _completed_confirm_trials(own), done=done)
+            # The scores are safe, and the next run tries again.
+            except (UserError, OSError) as error:
+                self._emit(f"{task}: models cannot be tidied: {error}")
 
-    def _tidy(self, task: str, records: Sequence[Record], *, done: bool) -> None:
-        confirmed = [
-            record
-            for record in records
-            if record.phase == "confirm" and record.status is Status.COMPLETED
-        ]
+    def _tidy(self, task: str, confirmed: Sequence[Record], *, done: bool) -> None:
+        """Tidy the models of one task, of its completed confirm trials."""
         best = best_of(confirmed)
         if best is None:
             return
         kept_keys = {record.trial_key for record in confirmed}
         if done and self._keep is KeepModels.BEST:
             kept_keys = {best.trial_key}
-        try:
-            stored = {
-                record.trial_key: record
-                for record in confirmed
-                if self._models.has(record.trial_key)
-            }
-            if done:
-                missing_keys = sorted(kept_keys - stored.keys())
-                self.missing |= dict.fromkeys(missing_keys, task)
-            if done and best.trial_key in stored:
-                self.best[task] = self._models.place(best.trial_key)
-                for key in stored.keys() - kept_keys:
-                    self._models.remove(key)
-            for key in stored.keys() & kept_keys:
-                self.complete(stored[key], confirmed)
-        except (
-            UserError,
-            OSError,
-        ) as error:  # the scores are safe, and the next run tries again
-            self._emit(f"{task}: models cannot be tidied: {error}")
+        stored = {
+            record.trial_key: record
+            for record in confirmed
+            if self._models.has(record.trial_key)
+        }
+        if done:
+            missing_keys = sorted(kept_keys - stored.keys())
+            self.missing |= dict.fromkeys(missing_keys, task)
+        if done and best.trial_key in stored:
+            self.best[task] = self._models.place(best.trial_key)
+            for key in stored.keys() - kept_keys:
+                self._models.remove(key)
+        for key in stored.keys() & kept_keys:
+            self.complete(stored[key], confirmed)
 
     def complete(self, record: Record, confirmed: Sequence[Record]) -> None:
         """Complete the card of the stored model of ``record``.
@@ -196,30 +188,45 @@ class ModelKeeper:
         self._models.write(record.trial_key, CONFIG, described.encode())
 
 
+def _completed_confirm_trials(searches: Iterable[TrialSource]) -> list[Record]:
+    return [
+        record
+        for search in searches
+        for record in search.records.values()
+        if record.phase == "confirm" and record.status is Status.COMPLETED
+    ]
+
+
+class _Scored(NamedTuple):
+    """A trial with a validation score."""
+
+    score: float
+    record: Record
+
+
 def best_of(confirmed: Sequence[Record]) -> Record | None:
     """Return the record of the best model (defined in `ModelKeeper`).
 
     None if no trial has a validation score.
     """
-    scored: dict[tuple[str, str, str], list[tuple[float, str, Record]]] = defaultdict(
-        list
-    )
-    for each in confirmed:
-        if each.validation_score is not None:
-            place = (each.method, each.body, each.hyperparameters)
-            scored[place].append((each.validation_score, each.trial_key, each))
+    scored: dict[tuple[str, str, str], list[_Scored]] = defaultdict(list)
+    for record in confirmed:
+        if record.validation_score is not None:
+            configuration = (record.method, record.body, record.hyperparameters)
+            scored[configuration].append(_Scored(record.validation_score, record))
     if not scored:
         return None
+    best = min(scored, key=lambda name: (*_rank(scored[name]), name))
+    trial = min(scored[best], key=lambda trial: (trial.score, trial.record.trial_key))
+    return trial.record
 
-    def rank(place: tuple[str, str, str]) -> tuple[float, float, tuple[str, str, str]]:
-        trained = scored[place][0][2].num_trainable
-        return (
-            mean(score for score, _, _ in scored[place]),
-            math.inf if trained is None else trained,
-            place,
-        )
 
-    return min(scored[min(scored, key=rank)])[2]
+def _rank(trials: Sequence[_Scored]) -> tuple[float, float]:
+    """Return mean score and number of trained parameters of one configuration."""
+    num_trained: float | None = trials[0].record.num_trainable
+    if num_trained is None:
+        num_trained = math.inf
+    return mean(trial.score for trial in trials), num_trained
 
 
 def board_of(confirmed: Sequence[Record]) -> dict[str, list[float]]:

@@ -69,6 +69,11 @@ class _Node:
     tried: set[str] = field(default_factory=set)
     """Tasks that were given to this node."""
 
+    def has(self, task: str) -> bool:
+        """Return whether a task waits or runs on this node."""
+        requests = (*self.waiting, *self.running.values())
+        return any(request.task == task for request in requests)
+
 
 class RayStager(Stager):
     """Stager that gives each task to one node first, then to all others.
@@ -146,14 +151,13 @@ class RayStager(Stager):
         return found
 
     def _ended(self, node: _Node) -> list[tuple[StagingRequest, Staged]]:
-        ready, _ = (
-            ray.wait(list(node.running), num_returns=len(node.running), timeout=0)
-            if node.running
-            else ([], [])
-        )
-        results = [
-            (reference, ray.get(reference)) for reference in ready
-        ]  # raises before anything is removed
+        """Remove the tasks of a node that have ended, and return them with results."""
+        if not node.running:
+            return []
+        references = list(node.running)
+        ready, _ = ray.wait(references, num_returns=len(references), timeout=0)
+        # This raises before anything is removed.
+        results = [(reference, ray.get(reference)) for reference in ready]
         return [(node.running.pop(reference), result) for reference, result in results]
 
     def _handle(
@@ -178,12 +182,12 @@ class RayStager(Stager):
                 self._progress(f"{result.error}; another node tries")
                 untried[0].waiting.appendleft(request)
                 return []
-        for node in others if not result.error else []:
-            if all(
-                each.task != request.task
-                for each in (*node.waiting, *node.running.values())
-            ):
-                node.waiting.append(replace(request, fingerprint=result.fingerprint))
+        else:
+            for node in others:
+                if not node.has(request.task):
+                    node.waiting.append(
+                        replace(request, fingerprint=result.fingerprint)
+                    )
         self._resolved.add(request.task)
         return [result]
 
