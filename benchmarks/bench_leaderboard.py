@@ -401,26 +401,27 @@ def write_curves(path: Path, num_points: int) -> None:
     ResultsStore(path, create=True)
     (path / "curves").mkdir()
     rng = np.random.default_rng(0)
+
+    def draw_numbers(count: int) -> Any:
+        """Return float64 values of single precision, which compress as those do."""
+        return pa.array(rng.random(count, dtype=np.float32).astype(np.float64))
+
     chosen = []
     for number, start in enumerate(range(0, num_points, CURVES.file_rows)):
         trials = min(CURVES.file_rows, num_points - start) // CURVE_EPOCHS
         keys = np.sort(random_keys(rng, trials))
         rows = trials * CURVE_EPOCHS
-        numbers = {
-            name: rng.random(rows, dtype=np.float32)
-            for name in ("loss", "validation_score", "seconds")
-        }
         columns = {
             "sweep": _pick(np.zeros(rows), [SWEEP]),
             "trial_key": _pick(np.repeat(np.arange(trials), CURVE_EPOCHS), list(keys)),
             "stage": _pick(np.zeros(rows), ["refine"]),
             "epoch": pa.array(np.tile(np.arange(1, CURVE_EPOCHS + 1), trials)),
-            **{
-                name: pa.array(values.astype(np.float64))
-                for name, values in numbers.items()
-            },
+            "loss": draw_numbers(rows),
+            "validation_score": draw_numbers(rows),
+            "seconds": draw_numbers(rows),
             "distance": pa.nulls(rows, pa.float64()),
             "learning_rate": pa.repeat(1e-4, rows),
+            "attempt": pa.repeat(1, rows),
         }
         table = pa.table(
             [columns[name] for name in CURVES.schema.names], names=CURVES.schema.names

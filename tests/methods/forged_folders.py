@@ -1,4 +1,4 @@
-"""Forged model folders: loading must survive them.
+"""Forged model folders, which loading must survive.
 
 Every field takes hostile values, and the hashes are made anew.
 """
@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import reduce
 from operator import getitem
 from pathlib import Path
@@ -60,67 +61,70 @@ HOSTILE: tuple[Any, ...] = (
 """Values that take the place of a field; fields are also left out."""
 
 
-def forgeries(
+@dataclass(frozen=True)
+class Forgery:
+    """Contents of a model folder in which one field is changed or left out."""
+
+    change: str
+    """Text that says what changed."""
+    config: dict[str, Any]
+    preprocessing: dict[str, Any] | None
+
+
+def forge(
     config: dict[str, Any], preprocessing: dict[str, Any] | None
-) -> Iterator[tuple[str, Any, Any]]:
-    """Yield forgeries: a text that says what changed, and both contents.
-
-    A field is changed or removed; the contents are config and preprocessing.
-    """
-    for path in _paths(
-        {
-            name: value
-            for name, value in config.items()
-            if name not in ("files", "versions")
-        }
-    ):
-        for what, forged in _changed(config, path):
-            yield f"config.json {what}", forged, preprocessing
+) -> Iterator[Forgery]:
+    """Yield all forgeries of a model folder."""
+    signed_fields = {
+        name: value
+        for name, value in config.items()
+        if name not in ("files", "versions")
+    }
+    for path in _paths(signed_fields):
+        for change, forged in _changes(config, path):
+            yield Forgery(f"config.json {change}", forged, preprocessing)
     for path in _paths(preprocessing or {}):
-        for what, forged in _changed(preprocessing, path):
-            yield f"preprocessing.json {what}", config, forged
+        for change, forged in _changes(preprocessing, path):
+            yield Forgery(f"preprocessing.json {change}", config, forged)
 
 
-def write(
-    folder: Path, config: dict[str, Any], preprocessing: dict[str, Any] | None
-) -> None:
-    """Write two files into a model folder, with the hashes that match them.
-
-    They are ``config.json`` and ``preprocessing.json``.
-    """
-    config = copy.deepcopy(config)
-    if preprocessing is not None:
-        content = json.dumps(preprocessing).encode()
+def write(folder: Path, forgery: Forgery) -> None:
+    """Write ``config.json`` and ``preprocessing.json`` with the hashes that match."""
+    config = copy.deepcopy(forgery.config)
+    if forgery.preprocessing is not None:
+        content = json.dumps(forgery.preprocessing).encode()
         (folder / model_config.PREPROCESSING).write_bytes(content)
-        config["files"][model_config.PREPROCESSING] = hashlib.sha256(
-            content
-        ).hexdigest()
+        digest = hashlib.sha256(content).hexdigest()
+        config["files"][model_config.PREPROCESSING] = digest
     signed = {**config, "sha256": model_config.signature(config)}
     (folder / model_folder.CONFIG).write_text(json.dumps(signed))
 
 
 def _paths(value: Any, path: Place = ()) -> Iterator[Place]:
-    keys: Sequence[str | int] = (
-        list(value) if isinstance(value, dict) else range(min(len(value), 2))
-    )
+    """Yield the path of each field; the first two elements stand for a list."""
+    keys: Sequence[str | int] = range(min(len(value), 2))
+    if isinstance(value, dict):
+        keys = list(value)
     for key in keys:
         yield (*path, key)
         if isinstance(value[key], dict | list):
             yield from _paths(value[key], (*path, key))
 
 
-def _changed(content: Any, path: Place) -> Iterator[tuple[str, Any]]:
-    where = ".".join(map(str, path))
+def _changes(content: Any, path: Place) -> Iterator[tuple[str, Any]]:
+    """Yield a text and a changed copy of ``content`` for each change of a field."""
+    field = ".".join(map(str, path))
+    *parents, name = path
     before = reduce(getitem, path, content)
-    for new in (*HOSTILE, ...):
+    for value in HOSTILE:
+        if value == before and type(value) is type(before):
+            continue
         forged = copy.deepcopy(content)
-        parent = reduce(getitem, path[:-1], forged)
-        if new is ...:
-            del parent[path[-1]]
-        else:
-            parent[path[-1]] = new
-        if new != before or type(new) is not type(before):
-            yield f"{where} = {'left out' if new is ... else repr(new)[:40]}", forged
+        reduce(getitem, parents, forged)[name] = value
+        yield f"{field} = {repr(value)[:40]}", forged
+    forged = copy.deepcopy(content)
+    del reduce(getitem, parents, forged)[name]
+    yield f"{field} = left out", forged
 
 
 class _Late(BaseException):
@@ -141,9 +145,9 @@ def _try(folder: Path, x: Any) -> str:
     try:
         Predictor.load(folder, device="cpu").predict(x)
     except UserError as error:
-        return (
-            f"no memory: {error}" if "allocate" in str(error.__cause__) else "refused"
-        )
+        if "allocate" in str(error.__cause__):
+            return f"no memory: {error}"
+        return "refused"
     except BaseException as error:  # any other type is what this module looks for
         return f"{type(error).__name__}: {str(error)[:300]}"
     finally:
@@ -167,42 +171,37 @@ def main(folder: str, inputs: str, number: str) -> int:
         path = copied / model_config.PREPROCESSING
         preprocessing = json.loads(path.read_text()) if path.exists() else None
         Predictor.load(copied, device="cpu").predict(x)
-        used = (
-            int(Path("/proc/self/statm").read_text().split()[0])
-            * resource.getpagesize()
-        )
-        resource.setrlimit(
-            resource.RLIMIT_AS, (used + MEMORY_BYTES, used + MEMORY_BYTES)
-        )
-        for what, *contents in random.Random(0).sample(
-            list(forgeries(config, preprocessing)), int(number)
-        ):
-            sys.stdout.write(f"{what}: ")
+        num_pages, *_ = Path("/proc/self/statm").read_text().split()
+        limit = int(num_pages) * resource.getpagesize() + MEMORY_BYTES
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        forgeries = list(forge(config, preprocessing))
+        for forgery in random.Random(0).sample(forgeries, int(number)):
+            sys.stdout.write(f"{forgery.change}: ")
             sys.stdout.flush()  # the last line names what ended the process
-            write(copied, *contents)
-            found = _try(copied, x)
-            counts[found if found in ("refused", "predicted") else "wrong"] += 1
-            sys.stdout.write(f"{found}\n")
+            write(copied, forgery)
+            outcome = _try(copied, x)
+            if outcome in ("refused", "predicted"):
+                counts[outcome] += 1
+            else:
+                counts["wrong"] += 1
+            sys.stdout.write(f"{outcome}\n")
     sys.stdout.write(f"{dict(counts)}\n")
     return int(counts["wrong"] > 0)
 
 
 def check_forgeries(folder: Path, inputs: Path, number: int) -> None:
-    """Run `main` in a new process.
-
-    Fail if a forged folder neither raised `UserError` nor predicted.
-    """
+    """Run `main` in a new process and fail where that fails."""
     program = f"import sys; from {__name__} import main; sys.exit(main(*sys.argv[1:]))"
     command = [sys.executable, "-c", program, str(folder), str(inputs), str(number)]
-    ended = subprocess.run(
+    process = subprocess.run(
         command, capture_output=True, text=True, timeout=60 + 3 * number, check=False
     )
-    bad = [
+    problems = [
         line
-        for line in ended.stdout.splitlines()
+        for line in process.stdout.splitlines()
         if not line.endswith((": refused", ": predicted"))
     ]
-    assert ended.returncode == 0, "\n".join([*bad, ended.stderr[-2000:]])
+    assert process.returncode == 0, "\n".join([*problems, process.stderr[-2000:]])
 
 
 class ModelFolderSuite(Suite):
@@ -234,8 +233,5 @@ class ModelFolderSuite(Suite):
     def test_a_forged_folder_is_refused_or_predicts(
         self, name: str, tmp_path: Path
     ) -> None:
-        """A forged folder causes no exception but UserError.
-
-        It causes no crash, no hang, and takes no gigabytes of memory.
-        """
+        """It causes no other exception, no crash, no hang and no use of gigabytes."""
         check_forgeries(*self.save(name, tmp_path), self.forgeries)

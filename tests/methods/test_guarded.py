@@ -1,7 +1,6 @@
 """What methods add to `orca`: the guard's choice, a share of the samples."""
 
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -31,6 +30,7 @@ from orca_ray.testing.trials import (
     start,
 )
 from orca_ray.training.numerics import NotFiniteError
+from tests.methods.conftest import reuses_alignment
 from tests.training.training_toys import Recording
 
 SHORT: dict[str, Scalar] = {
@@ -39,9 +39,8 @@ SHORT: dict[str, Scalar] = {
     "align.schedule": "reference_step",
     "refine.epochs": 2,
 }
-SCALAR = make_task(
-    Target("scalar")
-)  # errors of classes may stay equal, so that no margin is low enough
+SCALAR = make_task(Target("scalar"))
+"""A task whose errors differ; those of classes may be equal, whatever the margin."""
 FLAT = torch.ones(4)
 WORSE = torch.tensor([1.0, 1.5, 1.2, 1.3])
 BETTER = torch.tensor([0.5, 0.6, 0.4, 0.5])
@@ -58,14 +57,14 @@ NOISY = torch.tensor([0.0, 2.0, 0.0, 1.9])
         ((FLAT, BETTER, FLAT), 10),
         ((FLAT, WORSE, BETTER), 20),
         ((WORSE, FLAT, BETTER), 20),
-        (
-            (FLAT, BETTER, BETTER - 0.01),
-            20,
-        ),  # lower by the same for every sample: no noise
+        # Lower by the same for every sample: there is no noise.
+        ((FLAT, BETTER, BETTER - 0.01), 20),
     ],
 )
-def test_the_choice(errors: tuple[Tensor, ...], chosen: int) -> None:
-    # its weight is the number of epochs
+def test_the_guard_chooses_the_lowest_error_that_is_no_noise(
+    errors: tuple[Tensor, ...], chosen: int
+) -> None:
+    # The embedder's weight is the number of its epochs.
     embedder = nn.Linear(1, 1, bias=False)
     script = iter(errors)
     guard = AlignGuard(embedder, lambda: next(script))
@@ -77,9 +76,8 @@ def test_the_choice(errors: tuple[Tensor, ...], chosen: int) -> None:
     assert guard.done
     assert guard.chosen == chosen
     assert [point.epoch for point in guard.points] == [0, 10, 20]
-    assert [point.error for point in guard.points] == pytest.approx(
-        [float(error.mean()) for error in errors]
-    )
+    means = [float(error.mean()) for error in errors]
+    assert [point.error for point in guard.points] == pytest.approx(means)
     guard.load_choice()
     assert embedder.weight.item() == chosen
 
@@ -102,47 +100,46 @@ def test_refining_starts_from_the_choice_bit_for_bit(
 ) -> None:
     """A guard that never aligns is ``nft``, and one that always does is ``orca``."""
     monkeypatch.setattr(guard_module, "MARGIN", margin)
-    trial, other = (
-        start(bert, method, task=SCALAR, hyperparameters=SHORT)
-        for method in ("orca_guarded", twin)
-    )
-    reports = run(trial)
-    expected = run(other)
-    assert [report for report in reports if report["stage"] != "probe"][
-        -len(expected) :
-    ] == expected
+    guarded = start(bert, "orca_guarded", task=SCALAR, hyperparameters=SHORT)
+    unguarded = start(bert, twin, task=SCALAR, hyperparameters=SHORT)
+    reports = run(guarded)
+    expected = run(unguarded)
+    epochs = [report for report in reports if report["stage"] != "probe"]
+    assert epochs[-len(expected) :] == expected
     probes = [report for report in reports if report["stage"] == "probe"]
-    assert [(report["epoch"], report["epochs"]) for report in probes] == [
-        (0, 4),
-        (1, 4),
-        (4, 4),
-    ]
-    assert all(0 < report["loss"] < 3 for report in probes)
-    assert all(
-        report["validation_score"] is report["distance"] is None for report in probes
-    )
-    assert trial.result().align_chosen == chosen
-    assert other.result().align_chosen is None
-    assert trial.result().test_score == other.result().test_score
-    assert not changed(copy_of(trial.model), copy_of(other.model))
+    assert [report["epoch"] for report in probes] == [0, 1, 4]
+    for probe in probes:
+        assert probe["epochs"] == 4
+        assert 0 < probe["loss"] < 3
+        assert probe["validation_score"] is None
+        assert probe["distance"] is None
+    assert guarded.result().align_chosen == chosen
+    assert unguarded.result().align_chosen is None
+    assert guarded.result().test_score == unguarded.result().test_score
+    assert not changed(copy_of(guarded.model), copy_of(unguarded.model))
 
 
 @pytest.mark.parametrize("paper", [True, False])
 def test_where_validation_is_test_the_probe_does_not_read_it(
     bert: str, paper: bool
 ) -> None:
-    """Under protocol ``paper``. Inputs that are not finite show who reads them."""
+    """Under protocol ``paper`` they are one object, and NaN shows what is read."""
     data = make_data(TASK)
-    unread = Split(np.full_like(data.validation.x[:], np.nan), data.validation.y)
-    splits = {**data.splits, "validation": unread} | ({"test": unread} if paper else {})
+    poisoned = Split(np.full_like(data.validation.x[:], np.nan), data.validation.y)
+    splits = {**data.splits, "validation": poisoned}
+    if paper:
+        splits["test"] = poisoned
     trial = start(
         bert, "orca_guarded", data=replace(data, splits=splits), hyperparameters=SHORT
     )
-    with nullcontext() if paper else pytest.raises(NotFiniteError, match="features"):
+    if paper:
         trial.step()
+    else:
+        with pytest.raises(NotFiniteError, match="features"):
+            trial.step()
 
 
-def trial_in(
+def start_guarded(
     directory: Path,
     body: str,
     hyperparameters: Mapping[str, Scalar] = SHORT,
@@ -161,53 +158,49 @@ def test_another_trial_takes_choice_and_probes_over_also_when_interrupted(
     bert: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(guard_module, "MARGIN", -1e9)
-    first = trial_in(tmp_path / "aligned", bert, task=SCALAR)
+    first = start_guarded(tmp_path / "aligned", bert, task=SCALAR)
     expected = run(first)
-    monkeypatch.setattr(
-        guard_module, "MARGIN", 1e9
-    )  # does not matter: nothing is probed
-    second = trial_in(tmp_path / "aligned", bert, task=SCALAR)
+    # Another margin does not matter, because nothing is probed again.
+    monkeypatch.setattr(guard_module, "MARGIN", 1e9)
+    second = start_guarded(tmp_path / "aligned", bert, task=SCALAR)
     assert run(second) == expected
     assert scores(second.result()) == scores(first.result())
-    assert (second.result().align_reused, second.result().align_chosen) == (True, 4)
+    assert second.result().align_reused
+    assert second.result().align_chosen == 4
     assert not changed(copy_of(first.model), copy_of(second.model))
     for steps in (1, 6):
-        third = trial_in(tmp_path / "aligned", bert, task=SCALAR)
+        third = start_guarded(tmp_path / "aligned", bert, task=SCALAR)
         reports = [reported(third.step()) for _ in range(steps)]
         third.save(tmp_path / f"{steps}")
-        fourth = trial_in(tmp_path / "none", bert, task=SCALAR)
+        fourth = start_guarded(tmp_path / "none", bert, task=SCALAR)
         assert fourth.restore(tmp_path / f"{steps}")
         assert reports + run(fourth) == expected
 
 
 def test_who_shares_a_guarded_alignment(bert: str, tmp_path: Path) -> None:
-    """Trials of `orca` and of bodies with other layers do not share it.
-
-    `orca` keeps the last embedder; other layers have other features.
-    """
-
-    def reuses(trial: TrialTrainer) -> bool:
-        while trial.stage != "refine":
-            trial.step()
-        return trial.result().align_reused
-
-    assert not reuses(trial_in(tmp_path, bert))
-    assert reuses(trial_in(tmp_path, bert, {**SHORT, "refine.learning_rate": 3e-3}))
-    assert not reuses(start(bert, "orca", hyperparameters=SHORT, aligned=tmp_path))
-    assert not reuses(trial_in(tmp_path, f"{bert}:layers=1"))
+    """`orca` does not, nor does a body with other layers, which has other features."""
+    first = start_guarded(tmp_path, bert)
+    with_other_rate = start_guarded(
+        tmp_path, bert, {**SHORT, "refine.learning_rate": 3e-3}
+    )
+    unguarded = start(bert, "orca", hyperparameters=SHORT, aligned=tmp_path)
+    with_one_layer = start_guarded(tmp_path, f"{bert}:layers=1")
+    assert not reuses_alignment(first)
+    assert reuses_alignment(with_other_rate)
+    assert not reuses_alignment(unguarded)
+    assert not reuses_alignment(with_one_layer)
 
 
 RAW_UNITS = replace(make_task(Target("scalar")), target_scale="measured")
 
 
-def with_train(data: PreparedData, x: Rows, y: Any = None) -> PreparedData:
-    return replace(
-        data,
-        splits={**data.splits, "train": Split(x, data.train.y if y is None else y)},
-    )
+def replace_train(data: PreparedData, x: Rows, y: Any = None) -> PreparedData:
+    if y is None:
+        y = data.train.y
+    return replace(data, splits={**data.splits, "train": Split(x, y)})
 
 
-def rows_read(
+def record_rows_read(
     body: str, fraction: float, seed: int = 0, method: str = "orca"
 ) -> set[int]:
     """Return the training rows that a trial reads.
@@ -217,55 +210,41 @@ def rows_read(
     data = make_data(TASK)
     train = Recording(data.train.x)
     validation = Recording(data.validation.x)
-    data = with_train(data, train)
-    data = replace(
-        data, splits={**data.splits, "validation": Split(validation, data.validation.y)}
-    )
-    run(
-        start(
-            body,
-            method,
-            data=data,
-            hyperparameters={**QUICK, "data.fraction": fraction},
-            seed=seed,
-        )
-    )
+    data = replace_train(data, train)
+    recorded = Split(validation, data.validation.y)
+    data = replace(data, splits={**data.splits, "validation": recorded})
+    options = {**QUICK, "data.fraction": fraction}
+    run(start(body, method, data=data, hyperparameters=options, seed=seed))
     assert set(chain(*validation.read)) == set(range(len(validation)))
     return set(chain(*train.read))
 
 
 def test_a_trial_reads_a_nested_stratified_share_of_its_seed(bert: str) -> None:
-    fifth = rows_read(bert, 0.2)
-    half = rows_read(bert, 0.5)
-    assert np.bincount(make_data(TASK).train.y[sorted(fifth)]).tolist() == [
-        3,
-        3,
-        3,
-    ]  # of 17, 17 and 16
+    fifth = record_rows_read(bert, 0.2)
+    half = record_rows_read(bert, 0.5)
+    # The three classes have 17, 17 and 16 samples.
+    classes = make_data(TASK).train.y[sorted(fifth)]
+    assert np.bincount(classes).tolist() == [3, 3, 3]
     assert len(half) == 8 + 8 + 8
     assert fifth < half
-    assert (
-        rows_read(bert, 0.2, seed=1, method="nft")
-        != fifth
-        == rows_read(bert, 0.2, method="nft")
-    )
-    assert len(rows_read(bert, 1.0)) == 50
+    assert record_rows_read(bert, 0.2, method="nft") == fifth
+    assert record_rows_read(bert, 0.2, seed=1, method="nft") != fifth
+    assert len(record_rows_read(bert, 1.0)) == 50
 
 
 @pytest.mark.parametrize("task", [TASK, RAW_UNITS], ids=["classes", "scalar"])
 def test_no_statistic_comes_from_other_samples(bert: str, task: Any) -> None:
-    """Samples that are not drawn may have any values.
-
-    That holds for inputs and targets, also in units that have to be measured.
-    """
+    """Samples that are not drawn may have any values, in units to be measured, too."""
     data = make_data(task)
-    data = replace(with_train(data, data.train.x[:] * 40 + 7), y_mean=None, y_std=None)
+    data = replace(
+        replace_train(data, data.train.x[:] * 40 + 7), y_mean=None, y_std=None
+    )
     recording = Recording(data.train.x)
     options: dict[str, Any] = {
         "task": task,
         "hyperparameters": {**QUICK, "data.fraction": 0.2},
     }
-    expected = start(bert, data=with_train(data, recording), **options)
+    expected = start(bert, data=replace_train(data, recording), **options)
     reports = run(expected)
     drawn = np.isin(np.arange(50), list(chain(*recording.read)))
     assert drawn.sum() <= 10
@@ -274,34 +253,27 @@ def test_no_statistic_comes_from_other_samples(bert: str, task: Any) -> None:
     x[~drawn] = np.nan
     if task is RAW_UNITS:
         y[~drawn] = np.nan
-    poisoned = start(bert, data=with_train(data, x, y), **options)
+    poisoned = start(bert, data=replace_train(data, x, y), **options)
     assert run(poisoned) == reports
     assert scores(poisoned.result()) == scores(expected.result())
 
 
 def test_units_do_not_reach_the_body(bert: str) -> None:
-    """Inputs in other units become the same tokens.
-
-    They are in hundredths and far from zero, or in tens.
-    """
     task = make_task(Target("classes", size=3))
     data = make_data(task)
-    tens = with_train(data, data.train.x[:] * 10 + 3)
-    hundredths = with_train(data, data.train.x[:] * 1e-2 + 5)
-    tokens = {}
-    for name, given, standardise in (
-        ("tens", tens, True),
-        ("hundredths", hundredths, True),
-        ("raw", tens, False),
-    ):
+
+    def embed(data: PreparedData, *, standardise: bool = True) -> Tensor:
         trainer = TrialTrainer(
-            task, given, "nft", bert, QUICK, 0, test=False, standardise=standardise
+            task, data, "nft", bert, QUICK, 0, test=False, standardise=standardise
         )
-        tokens[name] = (
-            trainer.model.eval().embed(torch.from_numpy(given.train.x[:4])).detach()
-        )
+        x = torch.from_numpy(data.train.x[:4])
+        tokens = trainer.model.eval().embed(x).detach()
         trainer.close()
-    torch.testing.assert_close(
-        tokens["tens"], tokens["hundredths"], rtol=1e-3, atol=1e-3
-    )
-    assert (tokens["tens"] - tokens["raw"]).abs().max() > 0.1
+        return tokens
+
+    in_tens = replace_train(data, data.train.x[:] * 10 + 3)
+    in_hundredths = replace_train(data, data.train.x[:] * 1e-2 + 5)
+    tokens = embed(in_tens)
+    torch.testing.assert_close(tokens, embed(in_hundredths), rtol=1e-3, atol=1e-3)
+    raw = embed(in_tens, standardise=False)
+    assert (tokens - raw).abs().max() > 0.1

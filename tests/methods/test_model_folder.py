@@ -1,7 +1,4 @@
-"""Model folders: what they hold, and what is refused.
-
-Missing and changed files, other versions, and foreign weights are.
-"""
+"""Model folders: what they hold, and which are refused."""
 
 import json
 import shutil
@@ -13,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from orca_ray.data import cache
 from orca_ray.errors import UserError
@@ -25,6 +23,7 @@ from orca_ray.methods.snapshot import Snapshot, read_weights, rebuild
 from orca_ray.models import weights as loader
 from orca_ray.testing.trials import QUICK, run, start
 from tests.methods.forged_folders import ModelFolderSuite
+from tests.training.training_toys import same
 
 SHORT = {**QUICK, "refine.epochs": 1}
 
@@ -51,10 +50,7 @@ def folder(snapshot: Snapshot, tmp_path: Path) -> Path:
 def edit(
     folder: Path, change: Callable[[dict[str, Any]], object], *, sign: bool = False
 ) -> None:
-    """Change ``config.json``.
-
-    ``sign``: as a program would that writes the hash of the file anew.
-    """
+    """Change ``config.json``; with ``sign``, write its hash anew."""
     path = folder / "config.json"
     values = json.loads(path.read_text())
     change(values)
@@ -69,15 +65,13 @@ def test_what_is_written_is_read(snapshot: Snapshot, folder: Path) -> None:
     names = {"model.safetensors", "preprocessing.json", "README.md"}
     assert config.files.keys() == names
     assert {file.name for file in folder.iterdir()} == names | {"config.json"}
-    assert not any(
-        file.read_bytes().startswith((b"\x80", b"PK")) for file in folder.iterdir()
-    )  # as pickles do
+    starts_of_pickles = (b"\x80", b"PK")
+    for file in folder.iterdir():
+        assert not file.read_bytes().startswith(starts_of_pickles)
     assert {**vars(config), "files": {}} == vars(snapshot.config)
     assert read_preprocessing(folder, config) == {"kind": "table"}
     weights = read_weights(folder)
-    assert all(
-        torch.equal(weights[name], value) for name, value in snapshot.weights.items()
-    )
+    assert same(weights, dict(snapshot.weights))
     assert not rebuild(config, weights).training
 
 
@@ -165,37 +159,40 @@ def test_damage_is_named(
     damage(folder)
     with pytest.raises(UserError, match=message):
         read_config(folder)
-    for path, problem in (
-        (folder / "nowhere", "does not exist"),
-        (folder / "README.md", "is no directory"),
-    ):
-        with pytest.raises(UserError, match=problem):
-            read_config(path)
+
+
+def test_a_path_that_is_no_directory_is_refused(folder: Path) -> None:
+    with pytest.raises(UserError, match="does not exist"):
+        read_config(folder / "nowhere")
+    with pytest.raises(UserError, match="is no directory"):
+        read_config(folder / "README.md")
 
 
 def test_weights_must_be_exactly_those_of_the_network(
     snapshot: Snapshot, folder: Path
 ) -> None:
     name = "head.output.weight"
-    damaged = snapshot.weights[name].clone()
-    damaged.view(-1)[-1] = torch.nan
-    for weights, message in (
-        ({**snapshot.weights, name: damaged}, f"the weights {name} are not finite"),
-        (
-            {key: value for key, value in snapshot.weights.items() if key != name},
-            f"{name} is missing",
-        ),
-        (
-            {**snapshot.weights, "extra": torch.zeros(1)},
-            "extra is not part of the network",
-        ),
-        (
-            {**snapshot.weights, name: torch.zeros(2, 2)},
-            rf"{name} is torch.float32 \(2, 2\), expected",
-        ),
-    ):
+    not_finite = snapshot.weights[name].clone()
+    not_finite.view(-1)[-1] = torch.nan
+    without_head = dict(snapshot.weights)
+    del without_head[name]
+
+    def assert_refused(weights: dict[str, Tensor], message: str) -> None:
         with pytest.raises(UserError, match=message):
             rebuild(snapshot.config, weights)
+
+    assert_refused(without_head, f"{name} is missing")
+    assert_refused(
+        {**snapshot.weights, name: not_finite}, f"the weights {name} are not finite"
+    )
+    assert_refused(
+        {**snapshot.weights, "extra": torch.zeros(1)},
+        "extra is not part of the network",
+    )
+    assert_refused(
+        {**snapshot.weights, name: torch.zeros(2, 2)},
+        rf"{name} is torch.float32 \(2, 2\), expected",
+    )
     (folder / "model.safetensors").write_bytes(b"no tensors")
     with pytest.raises(UserError, match="cannot read the weights"):
         read_weights(folder)
@@ -214,7 +211,7 @@ def test_weights_must_be_exactly_those_of_the_network(
         ({"hidden_size": 17}, "cannot build body"),
     ],
 )
-def test_a_strangers_body(
+def test_a_strangers_body_is_refused(
     snapshot: Snapshot, values: dict[str, object], message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
@@ -222,10 +219,7 @@ def test_a_strangers_body(
 
 
 def test_a_shallow_body_with_many_words_is_rebuilt(snapshot: Snapshot) -> None:
-    """The word embedding, which an embedder replaces, may be large.
-
-    It has far more values than the weights of the folder.
-    """
+    """Its word embedding, which an embedder replaces, may exceed the other weights."""
     assert rebuild(with_body(snapshot, {"vocab_size": 10**6}), snapshot.weights)
 
 
@@ -244,37 +238,38 @@ def test_lora_holds_no_weights_of_its_body_and_checks_it(
     shutil.copytree(bert, body)
     trainer = start(str(body), "lora", hyperparameters=SHORT)
     run(trainer)
-    taken = trainer.snapshot()
-    inside = [name for name in taken.weights if name.startswith("body.")]
-    assert inside
-    assert all("lora_" in name for name in inside)
-    assert rebuild(taken.config, taken.weights)
+    snapshot = trainer.snapshot()
+    of_body = [name for name in snapshot.weights if name.startswith("body.")]
+    assert of_body
+    assert all("lora_" in name for name in of_body)
+    assert rebuild(snapshot.config, snapshot.weights)
 
     def assert_refused(message: str) -> None:
-        for kept in loader._pristine.values():
-            kept.clear()
+        for loaded_bodies in loader._pristine.values():
+            loaded_bodies.clear()
         with pytest.raises(UserError, match=message):
-            rebuild(taken.config, taken.weights)
+            rebuild(snapshot.config, snapshot.weights)
 
     weights = load_file(body / "model.safetensors")
-    changed = {
-        name: value + 0.01 * name.endswith("query.weight")
-        for name, value in weights.items()
-    }
-    save_file(changed, body / "model.safetensors", metadata={"format": "pt"})
+    for name in weights:
+        if name.endswith("query.weight"):
+            weights[name] += 0.01
+    save_file(weights, body / "model.safetensors", metadata={"format": "pt"})
     assert_refused("on this machine is not the one that the model was trained with")
     shutil.rmtree(body)
     assert_refused("holds no weights of its body, as lora leaves them")
 
 
-def test_the_card(snapshot: Snapshot, folder: Path) -> None:
+def test_the_card_shows_data_scores_and_command(
+    snapshot: Snapshot, folder: Path
+) -> None:
     board = {"nft": (0.1, 0.2, 0.3), "cnn": (0.4,)}
     config = replace(read_config(folder), command="orca-sweep benchmark tiny")
     card, described = write_card(config, board)
     (folder / "README.md").write_text(card)
     (folder / "config.json").write_text(described)
     assert replace(read_config(folder), files=config.files) == config
-    for part in (
+    for text in (
         "tiny/classes",
         "0000000000000000",
         "| nft | 0.2 [-0.04841, 0.4484], 3 seeds |",
@@ -284,11 +279,12 @@ def test_the_card(snapshot: Snapshot, folder: Path) -> None:
         "## Limits",
         "on validation data",
     ):
-        assert part in card
+        assert text in card
     assert "dog, cat, bird" in make_card(config, label_names=("dog", "cat", "bird"))
 
 
-def test_the_card_of_an_adaptation(snapshot: Snapshot) -> None:
+def adapted_config(config: ModelConfig) -> ModelConfig:
+    """Return the config of an ensemble that an adaptation made, with its report."""
     standing = {
         "method": "a|b",
         "score": 0.2,
@@ -313,20 +309,19 @@ def test_the_card_of_an_adaptation(snapshot: Snapshot) -> None:
         "latency_ms": 2.5,
         "warnings": ["two\nlines"],
     }
-    trees = replace(
-        snapshot.config, method="gradient_boosting", body=BodySummary(name="none")
+    trees = replace(config, method="gradient_boosting", body=BodySummary(name="none"))
+    return replace(
+        config,
+        members=(config, trees),
+        member_weights=(0.5, 0.5),
+        temperature=2.0,
+        report=report,
     )
-    members = (snapshot.config, trees)
-    card = make_card(
-        replace(
-            snapshot.config,
-            members=members,
-            member_weights=(0.5, 0.5),
-            temperature=2.0,
-            report=report,
-        )
-    )
-    for part in (
+
+
+def test_the_card_of_an_adaptation_shows_its_report(snapshot: Snapshot) -> None:
+    card = make_card(adapted_config(snapshot.config))
+    for text in (
         ", by an ensemble\n",
         "The average of 2 networks",
         "1 of gradient_boosting",
@@ -343,17 +338,21 @@ def test_the_card_of_an_adaptation(snapshot: Snapshot) -> None:
         "logits are divided by 2.",
         "; no pretrained weights",
     ):
-        assert part in card
+        assert text in card
     assert "on validation data" not in card
-    for name, value in (
-        ("score", "x"),
-        ("standings", 3),
-        ("warnings", None),
-        ("holdout", {}),
-    ):
-        assert "on validation data" in make_card(
-            replace(snapshot.config, report=report | {name: value})
-        )
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("score", "x"), ("standings", 3), ("warnings", None), ("holdout", {})],
+)
+def test_a_report_of_other_types_is_left_out_of_the_card(
+    snapshot: Snapshot, name: str, value: object
+) -> None:
+    config = adapted_config(snapshot.config)
+    report = {**config.report, name: value}
+    card = make_card(replace(snapshot.config, report=report))
+    assert "on validation data" in card
 
 
 @pytest.mark.slow
@@ -364,9 +363,10 @@ class TestForgedFolders(ModelFolderSuite):
     def marks(
         self, test: str, case: tuple[str, ...], number: int
     ) -> Collection[pytest.MarkDecorator]:
-        return (
-            () if case[0] in ("gradient_boosting", "nft") else (pytest.mark.exhaustive,)
-        )
+        method, *_ = case
+        if method in ("gradient_boosting", "nft"):
+            return ()
+        return (pytest.mark.exhaustive,)
 
 
 def test_a_description_larger_than_its_weights_is_refused_before_it_takes_memory(

@@ -58,10 +58,8 @@ def test_positive_pairs_are_of_one_class_and_differ() -> None:
 
 
 def test_the_bilevel_gradient_of_a_quadratic() -> None:
-    """L = ½ ‖θ − A e‖², S = ½ ‖θ' − b‖², so θ' = θ − α (θ − A e).
-
-    S depends on e through θ' alone, so ∂/∂e [L + λ S] = −Aᵀ(θ − A e) + λ α Aᵀ(θ' − b).
-    """
+    # L = ½ ‖θ − A e‖², S = ½ ‖θ' − b‖², so θ' = θ − α (θ − A e). S depends on e through
+    # θ' alone, so ∂/∂e [L + λ S] = −Aᵀ(θ − A e) + λ α Aᵀ(θ' − b).
     generator = torch.Generator().manual_seed(0)
     a = torch.randn(4, 3, generator=generator, dtype=torch.float64)
     b = torch.randn(4, generator=generator).double()
@@ -84,14 +82,12 @@ def test_the_bilevel_gradient_of_a_quadratic() -> None:
     value = bilevel_gradients([e], [theta], task, source, weight=weight, rate=rate)
     residual = before - a @ e.detach()
     stepped = before - rate * residual
-    assert e.grad is not None
-    torch.testing.assert_close(
-        e.grad, -a.T @ residual + weight * rate * a.T @ (stepped - b)
-    )
-    torch.testing.assert_close(
-        value,
-        0.5 * residual.square().sum() + weight * 0.5 * (stepped - b).square().sum(),
-    )
+    source_residual = stepped - b
+    expected_gradient = -a.T @ residual + weight * rate * a.T @ source_residual
+    task_loss = 0.5 * residual.square().sum()
+    source_loss = 0.5 * source_residual.square().sum()
+    torch.testing.assert_close(e.grad, expected_gradient)
+    torch.testing.assert_close(value, task_loss + weight * source_loss)
     assert torch.equal(theta, before)
     assert theta.grad is None
 
@@ -121,7 +117,7 @@ def test_the_bilevel_gradient_through_a_body_is_that_of_autograd(bert: str) -> N
         "refine.accumulation": 3,
     }
     trainer = start(bert, "mona", hyperparameters=options)
-    stage = trainer._stages[0]
+    stage, *_ = trainer._stages
     trainer.model.eval()
     assert isinstance(stage, BilevelStage)
     # A step has the samples of a step of refining.
@@ -187,12 +183,13 @@ def source_gradient_by_autograd(
 def test_the_source_matters_only_if_it_has_weight_and_without_its_stages_it_is_nft(
     bert: str,
 ) -> None:
-    def reports(**options: float) -> list[dict[str, Any]]:
-        values = {**MONA, **{f"mona.{name}": value for name, value in options.items()}}
-        return run(start(bert, "mona", hyperparameters=values))
+    def run_mona(options: dict[str, float]) -> list[dict[str, Any]]:
+        return run(start(bert, "mona", hyperparameters={**MONA, **options}))
 
-    without_weight = reports(source_weight=0.0)[-1]
-    assert reports(source_weight=0.0, source_batch=4)[-1] == without_weight
-    assert reports(source_weight=0.5)[-1] != without_weight
+    *_, expected = run_mona({"mona.source_weight": 0.0})
+    *_, small_batch = run_mona({"mona.source_weight": 0.0, "mona.source_batch": 4})
+    *_, with_weight = run_mona({"mona.source_weight": 0.5})
+    assert small_batch == expected
+    assert with_weight != expected
     nft = run(start(bert, "nft", hyperparameters={**QUICK, "refine.epochs": 1}))
-    assert reports(warmup_epochs=0, epochs=0) == nft
+    assert run_mona({"mona.warmup_epochs": 0, "mona.epochs": 0}) == nft

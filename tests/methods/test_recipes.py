@@ -1,11 +1,8 @@
-"""The methods: their conformance, and hyper-parameters by name.
-
-It is tested which parameters each method trains.
-"""
+"""The methods: their conformance, hyper-parameters by name, and what they train."""
 
 import json
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from itertools import cycle
 from pathlib import Path
 
@@ -58,9 +55,12 @@ class TestEveryMethod(Sampled, MethodSuite):
     def marks(
         self, test: str, case: tuple[str, ...], number: int
     ) -> Collection[pytest.MarkDecorator]:
-        if "resume" in test:
-            return () if case[0] in STAGES else (pytest.mark.exhaustive,)
-        return super().marks(test, case, number)
+        method, *_ = case
+        if "resume" not in test:
+            return super().marks(test, case, number)
+        if method in STAGES:
+            return ()
+        return (pytest.mark.exhaustive,)
 
 
 NORMS = r"embedder\..*|head\..*|body\..*(norm|LayerNorm)[^.]*\.(weight|bias)"
@@ -87,10 +87,8 @@ TRAINED = {
 def test_the_methods_of_the_first_release() -> None:
     assert list(all_methods()) == sorted(TRAINED)
     assert get_method("forest").links == {}
-    assert (
-        get_method("fpt").links["code"]
-        == "https://github.com/kzl/universal-computation"
-    )
+    code_of_fpt = "https://github.com/kzl/universal-computation"
+    assert get_method("fpt").links["code"] == code_of_fpt
     random = {name for name, recipe in all_methods().items() if not recipe.pretrained}
     of_series = {"hydra", "minirocket", "minirocket_hydra"}
     baselines = {
@@ -116,30 +114,24 @@ def test_the_methods_of_the_first_release() -> None:
 def test_exactly_the_right_parameters_train(
     method: str, kind: str, request: pytest.FixtureRequest
 ) -> None:
-    task = (
-        TASK
-        if get_method(method).problem(TASK) is None
-        else make_task(Target("dense", shape=(16,)))
-    )
+    task = TASK
+    if get_method(method).problem(TASK) is not None:
+        task = make_task(Target("dense", shape=(16,)))
     options = {**QUICK, "align.epochs": 0, "refine.epochs": 1}
-    trainer = start(
-        request.getfixturevalue(kind), method, task=task, hyperparameters=options
-    )
+    body = request.getfixturevalue(kind)
+    trainer = start(body, method, task=task, hyperparameters=options)
     sizes = {name: value.numel() for name, value in trainer.model.named_parameters()}
-    expected = {
-        name for name in sizes if re.fullmatch(TRAINED[method], name, re.IGNORECASE)
-    }
+    is_trained = re.compile(TRAINED[method], re.IGNORECASE).fullmatch
+    expected = set(filter(is_trained, sizes))
     before = copy_of(trainer.model)
     run(trainer)
-    moved = changed(before, copy_of(trainer.model)) & set(
-        sizes
-    )  # trees and biases that are fitted are buffers
+    # Trees and biases that are fitted are buffers, not parameters.
+    moved = changed(before, copy_of(trainer.model)) & sizes.keys()
+    assert moved <= expected
     # The key bias moves no attention weight (softmax is invariant to it), so its
     # gradient is rounding noise or zero.
-    assert moved - expected == set()
-    assert {
-        name for name in expected - moved if not re.search(r"key|\bk_proj", name)
-    } == set()
+    has_key = re.compile(r"key|\bk_proj").search
+    assert set(filter(has_key, expected - moved)) == expected - moved
     if sizes:  # else the trees are counted
         assert trainer.result().num_parameters == sum(sizes.values())
         assert trainer.result().num_trainable == sum(sizes[name] for name in expected)
@@ -182,11 +174,16 @@ def test_what_each_stage_trains(
         stage = trainer.stage
         before = copy_of(trainer.model)
         trainer.step()
-        moved = {name.split(".")[0] for name in changed(before, copy_of(trainer.model))}
-        trained[stage] = trained.get(stage, set()) | moved
+        moved = changed(before, copy_of(trainer.model))
+        trained.setdefault(stage, set()).update(first_parts(moved))
     assert trained == expected
     assert trainer.result().epochs == 1
     assert trainer.result().align_seconds > 0
+
+
+def first_parts(names: Iterable[str]) -> set[str]:
+    """Return what stands before the first dot of each name."""
+    return {name.partition(".")[0] for name in names}
 
 
 def test_only_scratch_and_random_features_start_from_a_random_body(bert: str) -> None:
@@ -207,16 +204,12 @@ def test_the_body_of_no_body_is_an_attention_layer_with_a_residual_and_a_norm(
     torch.manual_seed(0)
     layer = AttentionBody(load_body(bert), 0.0).eval()
     x = torch.randn(2, 5, 16)
-    query, key, value = F.linear(
-        x, layer.attention.in_proj_weight, layer.attention.in_proj_bias
-    ).chunk(3, dim=2)
-    mixed = (
-        torch.softmax(query @ key.transpose(1, 2) / 4, dim=2) @ value
-    )  # one head, 16 wide
-    projection = layer.attention.out_proj
-    expected = F.layer_norm(
-        x + F.linear(mixed, projection.weight, projection.bias), (16,)
-    )
+    attention = layer.attention
+    projected = F.linear(x, attention.in_proj_weight, attention.in_proj_bias)
+    query, key, value = projected.chunk(3, dim=2)
+    # One head of width 16.
+    mixed = torch.softmax(query @ key.transpose(1, 2) / 4, dim=2) @ value
+    expected = F.layer_norm(x + attention.out_proj(mixed), (16,))
     torch.testing.assert_close(layer(x), expected)
 
 
@@ -226,10 +219,8 @@ def test_no_body_differs_from_nft_in_the_body_alone(bert: str, vit: str) -> None
         nft = start(body, "nft").model
         assert not changed(copy_of(nft.embedder), copy_of(control.embedder))
         assert control.body.num_prefix_tokens == nft.body.num_prefix_tokens
-        assert (
-            sum(value.numel() for value in control.body.parameters())
-            == 4 * 16 * (16 + 1) + 2 * 16
-        )
+        num_parameters = sum(value.numel() for value in control.body.parameters())
+        assert num_parameters == 4 * 16 * (16 + 1) + 2 * 16
     assert not changed(copy_of(control), copy_of(start(vit, "no_body").model))
     assert changed(copy_of(control), copy_of(start(vit, "no_body", seed=1).model))
 
@@ -244,11 +235,8 @@ def test_no_body_in_place_of_one_that_reduces_the_resolution(tmp_path: Path) -> 
         patch_size=4,
     )
     SwinModel(config).save_pretrained(tmp_path)
-    model = start(
-        str(tmp_path),
-        "no_body",
-        task=make_task(Target("dense", shape=(8, 8)), (1, 8, 8)),
-    ).model
+    task = make_task(Target("dense", shape=(8, 8)), (1, 8, 8))
+    model = start(str(tmp_path), "no_body", task=task).model
     assert model(torch.zeros(2, 1, 8, 8)).shape == (2, 8, 8)
     assert model.body.feature_width == 8
 
@@ -264,19 +252,15 @@ def test_round_trip_of_the_defaults_and_through_json_with_types() -> None:
         "refine.learning_rate": 1,
     }
     built = from_flat(values)
-    assert (
-        built.refine.epochs,
-        built.align.learning_rate,
-        built.embedder.image_size,
-    ) == (7, 3e-5, 96)
+    assert built.refine.epochs == 7
+    assert built.align.learning_rate == 3e-5
+    assert built.embedder.image_size == 96
     assert isinstance(built.refine.learning_rate, float)
     assert from_flat(json.loads(json.dumps(built.to_flat()))) == built
     assert values.items() <= built.to_flat().items()
-    kinds = [
-        names()[name]
-        for name in ("refine.epochs", "refine.warmup_epochs", "embedder.initialisation")
-    ]
-    assert kinds == [int, float, str]
+    assert names()["refine.epochs"] is int
+    assert names()["refine.warmup_epochs"] is float
+    assert names()["embedder.initialisation"] is str
 
 
 @pytest.mark.parametrize(
@@ -318,7 +302,9 @@ def test_round_trip_of_the_defaults_and_through_json_with_types() -> None:
         ("align.steps", "absolute", r"align\.learning_rate must be greater than 0"),
     ],
 )
-def test_mistakes(name: str, value: Scalar, message: str) -> None:
+def test_a_mistake_is_answered_with_what_is_allowed(
+    name: str, value: Scalar, message: str
+) -> None:
     with pytest.raises(UserError, match=message):
         from_flat({name: value})
 
@@ -367,22 +353,28 @@ def test_values_out_of_range_are_refused_by_name() -> None:
 
 def test_relevant_leaves_align_out_where_nothing_aligns() -> None:
     everything = from_flat({})
-    of_orca = {"align", "data", "embedder", "head", "refine"}
-    flat = everything.to_flat()
-    of_own_data = "keep", "label_smoothing", "shift", "start"
-    for name in (
+    of_own_data = {
         "data.chooses",
         "data.fold",
-        *(f"refine.{each}" for each in of_own_data),
-    ):
-        del flat[name]
-    assert relevant(everything, "orca") == {
-        name: flat[name] for name in flat if name.split(".")[0] in of_orca
+        "refine.keep",
+        "refine.label_smoothing",
+        "refine.shift",
+        "refine.start",
     }
-    nft = relevant(everything, "nft")
-    assert nft == {
-        name: flat[name] for name in flat if name.split(".")[0] in of_orca - {"align"}
-    }
+
+    def of_sections(*sections: str) -> dict[str, Scalar]:
+        return {
+            name: value
+            for name, value in everything.to_flat().items()
+            if name.startswith(sections) and name not in of_own_data
+        }
+
+    assert relevant(everything, "orca") == of_sections(
+        "align.", "data.", "embedder.", "head.", "refine."
+    )
+    assert relevant(everything, "nft") == of_sections(
+        "data.", "embedder.", "head.", "refine."
+    )
     with pytest.raises(UserError, match="unknown method"):
         relevant(everything, "nfd")
 
@@ -396,7 +388,7 @@ def test_given_values_override_defaults_and_options_belong_to_their_method() -> 
 
 
 def test_a_younger_option_changes_no_key_of_older_trials() -> None:
-    """It is left out if it has its default, unless it is searched."""
+    """The option is left out if it has its default, unless it is searched."""
     assert "data.fold" not in relevant(resolve("nft", {"data.fold": 0}), "nft")
     assert relevant(resolve("nft", {"data.fold": 2}), "nft")["data.fold"] == 2
     searched = relevant(resolve("nft", {}), "nft", ["data.fold", "refine.epochs"])

@@ -18,6 +18,7 @@ import torch
 from orca_ray.data.prepared import Split, SplitName
 from orca_ray.errors import UserError
 from orca_ray.methods.options import Scalar
+from orca_ray.methods.stages import align_stage
 from orca_ray.methods.trial_trainer import TrialTrainer
 from orca_ray.results.artefacts import Picture
 from orca_ray.testing.trials import (
@@ -33,17 +34,16 @@ from orca_ray.testing.trials import (
     scores,
     start,
 )
+from orca_ray.training.align import AlignEpoch, AlignLoop
 from orca_ray.training.artefacts.base import all_artefacts
 from orca_ray.training.evaluate import Objective
 
 from ..training.training_toys import evaluate, limited_memory
+from .conftest import reuses_alignment
 
-Reports = list[dict[str, Any]]
 
-
-def test_test_score_is_that_of_the_best_epoch(bert: str) -> None:
-    # A rate that overshoots after the first epochs makes the last epoch not the best
-    # one.
+def test_the_test_score_is_that_of_the_best_epoch(bert: str) -> None:
+    # With a rate that overshoots after the first epochs, the last one is not the best.
     rough = {
         **QUICK,
         "refine.epochs": 6,
@@ -52,28 +52,27 @@ def test_test_score_is_that_of_the_best_epoch(bert: str) -> None:
     }
     trainer = start(bert, "nft", hyperparameters=rough)
     weights = []
-    reports = []
+    validation = []
     while not trainer.done:
-        reports.append(trainer.step())
+        report = trainer.step()
+        assert report.validation_score is not None
+        validation.append(report.validation_score)
         weights.append(copy_of(trainer.model))
     outcome = trainer.result()
-    validation = [report.validation_score for report in reports]
-    assert outcome.validation_score == min(
-        value for value in validation if value is not None
-    )
+    assert outcome.validation_score == min(validation)
     assert outcome.best_epoch == 1 + validation.index(outcome.validation_score)
     assert outcome.best_epoch < 6
     assert outcome.epochs == 6
-    assert not changed(
-        weights[-1], weights[outcome.best_epoch - 1]
-    )  # restored with the last step
+    # The last step has restored the best weights.
+    assert not changed(weights[-1], weights[outcome.best_epoch - 1])
     data = make_data(TASK)
     objective = Objective(CLASSES, TASK.loss, TASK.metric)
-    for split, score in (
-        (data.test, outcome.test_score),
-        (data.validation, outcome.validation_score),
-    ):
-        assert evaluate(trainer.model, split.x, split.y, objective) == score
+
+    def score(split: Split) -> float:
+        return evaluate(trainer.model, split.x, split.y, objective)
+
+    assert score(data.test) == outcome.test_score
+    assert score(data.validation) == outcome.validation_score
 
 
 def test_without_align_epochs_orca_is_nft_and_another_seed_is_another_trial(
@@ -90,7 +89,8 @@ def test_progress_and_outcome_so_far(bert: str) -> None:
     """The sweep reads them from a trial that early stopping ends in the middle."""
     trainer = start(bert, hyperparameters={**QUICK, "align.learning_rate": 1e-2})
     first = trainer.step()
-    assert (first.stage, first.epoch, first.epochs) == ("align", 1, 3)
+    assert first.stage == "align"
+    assert (first.epoch, first.epochs) == (1, 3)
     assert first.distance is not None
     assert first.seconds > 0
     trainer.step()
@@ -99,33 +99,28 @@ def test_progress_and_outcome_so_far(bert: str) -> None:
     assert outcome.distance_before is not None
     assert outcome.distance_after is not None
     assert outcome.distance_after < outcome.distance_before
-    assert (outcome.validation_score, outcome.precision) == (
-        None,
-        None,
-    )  # unknown before the refine stage
+    # Unknown before the refine stage.
+    assert outcome.validation_score is None
+    assert outcome.precision is None
     refine = trainer.step()
-    assert (refine.stage, refine.epoch, refine.epochs, refine.distance) == (
-        "refine",
-        1,
-        3,
-        None,
-    )
+    assert refine.stage == "refine"
+    assert (refine.epoch, refine.epochs) == (1, 3)
+    assert refine.distance is None
     outcome = trainer.result()
     assert outcome.validation_score == refine.validation_score is not None
-    assert (outcome.epochs, outcome.best_epoch, outcome.test_score) == (1, 1, None)
-    assert (
-        min(outcome.align_seconds, outcome.refine_seconds, outcome.evaluate_seconds) > 0
-    )
+    assert (outcome.epochs, outcome.best_epoch) == (1, 1)
+    assert outcome.test_score is None
+    assert outcome.align_seconds > 0
+    assert outcome.refine_seconds > 0
+    assert outcome.evaluate_seconds > 0
     assert outcome.peak_memory_mib is not None
     assert outcome.peak_memory_mib > 10
     trainer.step()
     trainer.step()
     assert trainer.done
-    done = trainer.step()
-    assert (done.stage, done.validation_score) == (
-        "done",
-        trainer.result().validation_score,
-    )
+    after_the_end = trainer.step()
+    assert after_the_end.stage == "done"
+    assert after_the_end.validation_score == trainer.result().validation_score
 
 
 def test_checkpoints_of_other_trials_and_damaged_ones_are_not_taken(
@@ -144,13 +139,6 @@ def test_checkpoints_of_other_trials_and_damaged_ones_are_not_taken(
         assert not other.restore(path)
         assert scores(other.result())["distance_before"] is None
     assert start(bert).restore(path)
-    sizes = []
-    for method in ("linear_probe", "nft"):
-        other = start(bert, method)
-        other.step()
-        other.save(tmp_path / method)
-        sizes.append((tmp_path / method).stat().st_size)
-    assert sizes[0] < 0.5 * sizes[1]  # the frozen body is left out
     path.write_bytes(path.read_bytes()[:-100])
     damaged = start(bert)
     assert not damaged.restore(path)
@@ -158,15 +146,24 @@ def test_checkpoints_of_other_trials_and_damaged_ones_are_not_taken(
     assert reported(damaged.step())["epoch"] == 1
 
 
-def test_close_frees_the_model(bert: str) -> None:
-    """At once, also where checkpointed layers are part of reference cycles."""
-    trainer = start(
-        bert, "nft", hyperparameters={**QUICK, "refine.gradient_checkpointing": "on"}
-    )
+def test_a_checkpoint_leaves_out_the_frozen_body(bert: str, tmp_path: Path) -> None:
+    def save(method: str) -> int:
+        trial = start(bert, method)
+        trial.step()
+        trial.save(tmp_path / method)
+        return (tmp_path / method).stat().st_size
+
+    assert save("linear_probe") < 0.5 * save("nft")
+
+
+def test_close_frees_the_model_at_once(bert: str) -> None:
+    """Checkpointed layers, which are part of reference cycles, are freed, too."""
+    options = {**QUICK, "refine.gradient_checkpointing": "on"}
+    trainer = start(bert, "nft", hyperparameters=options)
     run(trainer)
-    parts = (*trainer.model.modules(), *trainer.model.parameters())
-    references = [weakref.ref(part) for part in parts]
-    del parts
+    modules = [weakref.ref(module) for module in trainer.model.modules()]
+    parameters = [weakref.ref(parameter) for parameter in trainer.model.parameters()]
+    references = (*modules, *parameters)
     trainer.close()
     assert all(reference() is None for reference in references)
     assert trainer.result().test_score is not None
@@ -181,26 +178,39 @@ SLOW_ALIGN: dict[str, Scalar] = {
 """Nine epochs, of which plateaus leave four."""
 
 
-def aligned(body: str, directory: Path, **changes: Any) -> tuple[Reports, TrialTrainer]:
-    """Run a trial that shares its alignment through ``directory``."""
-    trainer = start(
-        body, **{"hyperparameters": SLOW_ALIGN, "aligned": directory, **changes}
-    )
-    return run(trainer), trainer
+def count_align_epochs_as_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the align stage's clock advance by 1 s in each epoch that it trains."""
+    num_epochs = 0
+    train_epoch = AlignLoop.step
+
+    def step(loop: AlignLoop) -> AlignEpoch:
+        nonlocal num_epochs
+        num_epochs += 1
+        return train_epoch(loop)
+
+    monkeypatch.setattr(AlignLoop, "step", step)
+    monkeypatch.setattr(align_stage, "perf_counter", lambda: float(num_epochs))
 
 
 def test_a_second_trial_takes_the_alignment_over_bit_for_bit(
-    bert: str, tmp_path: Path
+    bert: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected, first = aligned(bert, tmp_path)
-    reports, second = aligned(bert, tmp_path)
-    assert reports == expected == run(start(bert, hyperparameters=SLOW_ALIGN))
+    count_align_epochs_as_seconds(monkeypatch)
+    first = start(bert, hyperparameters=SLOW_ALIGN, aligned=tmp_path)
+    second = start(bert, hyperparameters=SLOW_ALIGN, aligned=tmp_path)
+    alone = start(bert, hyperparameters=SLOW_ALIGN)
+    reports = run(first)
     assert [report["stage"] for report in reports] == ["align"] * 4 + ["refine"] * 3
+    assert run(second) == reports
+    assert run(alone) == reports
     assert not changed(copy_of(first.model), copy_of(second.model))
-    assert (first.result().align_reused, second.result().align_reused) == (False, True)
-    assert (second.result().align_epochs, second.result().align_plateaued) == (4, True)
+    assert not first.result().align_reused
+    assert second.result().align_reused
+    assert second.result().align_epochs == 4
+    assert second.result().align_plateaued
     assert scores(first.result()) == scores(second.result())
-    assert second.result().align_seconds < first.result().align_seconds
+    assert first.result().align_seconds == 4.0
+    assert second.result().align_seconds == 0.0
     assert len(list(tmp_path.iterdir())) == 1
 
 
@@ -210,25 +220,14 @@ def test_who_shares_an_alignment_and_who_does_not(bert: str, tmp_path: Path) -> 
     base: dict[str, Scalar] = {**QUICK, "align.epochs": 1, "align.distance": "l2"}
 
     def reuses(changes: Mapping[str, Scalar] = base, **arguments: Any) -> bool:
-        trial = start(
-            bert,
-            **{
-                "hyperparameters": {**base, **changes},
-                "aligned": tmp_path,
-                **arguments,
-            },
-        )
-        while trial.stage == "align":
-            trial.step()
-        return trial.result().align_reused
+        values = {**base, **changes}
+        trial = start(bert, hyperparameters=values, aligned=tmp_path, **arguments)
+        return reuses_alignment(trial)
 
     assert not reuses()
-    same: list[dict[str, Scalar]] = [
-        {"refine.learning_rate": 3e-3},
-        {"refine.dropout": 0.0},
-        {"align.source": "prose"},
-    ]
-    assert [reuses(changes) for changes in same] == [True] * 3
+    assert reuses({"refine.learning_rate": 3e-3})
+    assert reuses({"refine.dropout": 0.0})
+    assert reuses({"align.source": "prose"})
     assert reuses(method="orca_fpt")
     different: dict[str, Scalar] = {
         "embedder.sequence_length": 16,
@@ -250,22 +249,18 @@ def test_who_shares_an_alignment_and_who_does_not(bert: str, tmp_path: Path) -> 
     assert reuses()
     data = make_data(TASK)
     in_other_units = Split(100.0 * data.train.x[:], data.train.y)
-    assert not reuses(
-        data=replace(data, splits={**data.splits, "train": in_other_units})
-    )
+    splits = {**data.splits, "train": in_other_units}
+    assert not reuses(data=replace(data, splits=splits))
 
 
 @pytest.mark.parametrize(("steps", "reused"), [(3, False), (1, True), (4, True)])
 def test_an_interrupted_alignment_is_resumed_and_not_shared_and_a_replay_needs_no_file(
     bert: str, steps: int, reused: bool, tmp_path: Path
 ) -> None:
-    """An interrupted alignment is not shared.
-
-    It may have started on another kind of machine, whose numbers differ in the last
-    bit.
-    """
+    """It may have started on a machine whose numbers differ in the last bit."""
     shared = tmp_path / "aligned"
-    expected, whole = aligned(bert, shared)
+    uninterrupted = start(bert, hyperparameters=SLOW_ALIGN, aligned=shared)
+    expected = run(uninterrupted)
     if not reused:
         shutil.rmtree(shared)
     first = start(bert, hyperparameters=SLOW_ALIGN, aligned=shared)
@@ -277,8 +272,9 @@ def test_an_interrupted_alignment_is_resumed_and_not_shared_and_a_replay_needs_n
     assert second.stage == first.stage
     reports += run(second)
     assert reports == expected
-    assert second.artefacts() == whole.artefacts() != ()
-    assert (second.result().align_reused, second.result().align_epochs) == (reused, 4)
+    assert second.artefacts() == uninterrupted.artefacts() != ()
+    assert second.result().align_reused == reused
+    assert second.result().align_epochs == 4
     assert not shared.exists()
 
 
@@ -290,46 +286,42 @@ def test_a_trial_refines_on_augmented_inputs_and_aligns_on_inputs_as_they_are(
 ) -> None:
     cropped = replace(IMAGES, augmentation="crop_flip")
     options = {**QUICK, "align.epochs": 1, "refine.epochs": 1}
-    plain, augmented = (
-        run(start(vit, task=task, hyperparameters=options))
-        for task in (IMAGES, cropped)
+    with_shift = {**options, "refine.shift": 0.1}
+    align, refine = run(start(vit, task=IMAGES, hyperparameters=options))
+    align_cropped, refine_cropped = run(
+        start(vit, task=cropped, hyperparameters=options)
     )
-    assert plain[0] == augmented[0]
-    assert plain[1]["loss"] != augmented[1]["loss"]
-    shifted = run(
-        start(vit, hyperparameters={**options, "refine.shift": 0.1}, task=IMAGES)
+    align_shifted, refine_shifted = run(
+        start(vit, task=IMAGES, hyperparameters=with_shift)
     )
-    assert shifted[0] == plain[0]
-    assert shifted[1]["loss"] not in (plain[1]["loss"], augmented[1]["loss"])
+    assert align == align_cropped == align_shifted
+    losses = {refine["loss"], refine_cropped["loss"], refine_shifted["loss"]}
+    assert len(losses) == 3
+
+
+def test_an_unknown_augmentation_is_refused(vit: str) -> None:
     with pytest.raises(UserError, match="unknown augmentation 'crop'"):
         start(vit, task=replace(IMAGES, augmentation="crop"))
 
 
-def test_fallbacks_of_aligning_and_of_testing_are_reported(bert: str) -> None:
-    trainer = start(
-        bert,
-        hyperparameters={
-            **QUICK,
-            "align.samples_per_class": 1,
-            "align.distance": "otdd",
-        },
-    )
+def test_classes_of_one_sample_are_noted(bert: str) -> None:
+    options = {**QUICK, "align.samples_per_class": 1, "align.distance": "otdd"}
+    trainer = start(bert, hyperparameters=options)
     run(trainer)
-    assert (trainer.result().notes or "").startswith(
-        "3 of 3 target classes have one sample"
-    )
+    notes = trainer.result().notes
+    assert notes is not None
+    assert notes.startswith("3 of 3 target classes have one sample")
 
+
+def test_smaller_batches_of_the_test_are_noted(bert: str) -> None:
     trainer = start(bert, "nft")
-    for _ in range(2):
+    trainer.step()
+    trainer.step()
+    # Validation has 40 samples, test 45.
+    with limited_memory(trainer.model, 40, training=False):
         trainer.step()
-    with limited_memory(
-        trainer.model, 40, training=False
-    ):  # validation has 40 samples, test 45
-        trainer.step()
-    assert (
-        trainer.result().notes
-        == "45 samples did not fit the device's memory in evaluation, 22 do"
-    )
+    note = "45 samples did not fit the device's memory in evaluation, 22 do"
+    assert trainer.result().notes == note
 
 
 @pytest.mark.parametrize(
@@ -393,22 +385,20 @@ def test_on_a_gpu_a_resumed_trial_follows_a_whole_one(
             deterministic=deterministic,
         )
 
-    whole = make()
+    uninterrupted = make()
     first = make()
     second = make()
-    expected = run(whole)
+    expected = run(uninterrupted)
     reports = [reported(first.step()) for _ in range(4)]
     first.save(tmp_path / "trial")
     assert second.restore(tmp_path / "trial")
     reports += run(second)
-    assert whole.result().precision == options["refine.precision"]
-    assert whole.result().notes is second.result().notes is None
-    for name in ("distance", "loss"):
-        values = [
-            [report[name] for report in side if report[name] is not None]
-            for side in (reports, expected)
-        ]
-        assert values[0] == pytest.approx(values[1], rel=tolerance), name
+    assert uninterrupted.result().precision == options["refine.precision"]
+    assert uninterrupted.result().notes is None
+    assert second.result().notes is None
+    for report, expected_report in zip(reports, expected, strict=True):
+        for name in ("distance", "loss"):
+            assert report[name] == pytest.approx(expected_report[name], rel=tolerance)
 
 
 SHORT: dict[str, Scalar] = {**QUICK, "align.epochs": 2, "refine.epochs": 1}
@@ -417,53 +407,46 @@ SHORT: dict[str, Scalar] = {**QUICK, "align.epochs": 2, "refine.epochs": 1}
 def test_a_confirm_trial_shows_what_aligning_and_the_model_did(bert: str) -> None:
     trainer = start(bert, hyperparameters=SHORT)
     run(trainer)
-    names = [(each.kind, each.name) for each in trainer.artefacts()]
-    assert names[:3] == [
-        ("features", "aligning"),
-        ("features", "gap"),
-        ("confusion_matrix", "test"),
-    ]
-    features, _, matrix = (json.loads(each.payload) for each in trainer.artefacts()[:3])
-    (source, before), (_, after) = (panel["groups"] for panel in features["panels"])
-    assert (source["x"]["shape"], before["x"]["shape"]) == ([40], [50])
-    assert before["x"] != after["x"]
-    counts = np.array(matrix["counts"])
+    features, gap, matrix, *_ = trainer.artefacts()
+    assert (features.kind, features.name) == ("features", "aligning")
+    assert (gap.kind, gap.name) == ("features", "gap")
+    assert (matrix.kind, matrix.name) == ("confusion_matrix", "test")
+    panel_before, panel_after = json.loads(features.payload)["panels"]
+    source, target_before = panel_before["groups"]
+    _, target_after = panel_after["groups"]
+    assert source["x"]["shape"] == [40]
+    assert target_before["x"]["shape"] == [50]
+    assert target_before["x"] != target_after["x"]
+    counts = np.array(json.loads(matrix.payload)["counts"])
     assert trainer.result().test_score == pytest.approx(1 - np.trace(counts) / 45)
     assert trainer.result().notes is None
 
 
 def test_only_a_test_evaluation_is_shown(bert: str) -> None:
-    search = start(
-        bert,
-        data=make_data(TASK, readable_test=False),
-        hyperparameters=SHORT,
-        test=False,
-    )
+    data = make_data(TASK, readable_test=False)
+    search = start(bert, data=data, hyperparameters=SHORT, test=False)
     run(search)
     assert search.artefacts() == ()
 
 
-def test_a_failure_is_a_note_and_changes_no_score(
+def test_an_artefact_that_fails_is_noted_and_changes_no_score(
     bert: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(evidence: object) -> list[tuple[str, Picture]]:
         raise MemoryError("no room; none\nat all")
 
-    whole, broken = (start(bert, hyperparameters=SHORT) for _ in range(2))
-    run(whole)
-    found = all_artefacts()
+    intact = start(bert, hyperparameters=SHORT)
+    broken = start(bert, hyperparameters=SHORT)
+    run(intact)
     kinds = {
-        name: replace(found[name], compute=fail)
+        name: replace(all_artefacts()[name], compute=fail)
         for name in ("confusion_matrix", "features")
     }
     monkeypatch.setattr("orca_ray.training.artefacts.base.all_artefacts", lambda: kinds)
     run(broken)
     assert broken.artefacts() == ()
-    notes = [
-        f"no artefact {name}: MemoryError: no room, none"
-        for name in ("features", "confusion_matrix")
-    ]
-    assert scores(broken.result()) == {
-        **scores(whole.result()),
-        "notes": "; ".join(notes),
-    }
+    notes = (
+        "no artefact features: MemoryError: no room, none;"
+        " no artefact confusion_matrix: MemoryError: no room, none"
+    )
+    assert scores(broken.result()) == {**scores(intact.result()), "notes": notes}
