@@ -16,6 +16,7 @@ from orca_ray.methods.stages.networks import insert_adapters, linear_layers
 from orca_ray.models.body import seeded
 from orca_ray.models.weights import load_body
 from orca_ray.testing.trials import start
+from tests.methods.conftest import adapted_layers
 from tests.models.conftest import DECODERS, IMAGE, TEXT, TinyDirectory, sampled
 from tests.models.conftest import tiny as tiny  # a fixture
 
