@@ -1,7 +1,4 @@
-"""The raw files of a module's task, and what the task makes of them.
-
-A number stands for what another implementation made.
-"""
+"""Fixtures: the raw files of a module's task, and what the task makes of them."""
 
 from pathlib import Path
 from typing import Any

@@ -24,12 +24,12 @@ def train_and_validation(raw: Path) -> list[Any]:
     return splits.stratified_split(labels, (80, 40), 0)
 
 
-def resized(path: Path, side: int) -> Image.Image:
+def resize(path: Path, side: int) -> Image.Image:
     image = Image.open(path).convert("RGB")
     return image.resize((side, side), Image.Resampling.BILINEAR)
 
 
-def normalised(image: Image.Image) -> Any:
+def normalise(image: Image.Image) -> Any:
     scaled = np.asarray(image, np.float64) / 255
     return ((scaled - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]).transpose(2, 0, 1)
 
@@ -39,11 +39,8 @@ def test_test_images_are_resized_and_normalised(raw: Path, data: PreparedData) -
     assert data.test.y.tolist() == [label for _, label in entries]
     for index in (0, 7, 39):
         path, _ = entries[index]
-        np.testing.assert_allclose(
-            data.test.x[slice(index, index + 1)][0],
-            normalised(resized(path, 224)),
-            atol=1e-6,
-        )
+        (x,) = data.test.x[slice(index, index + 1)]
+        np.testing.assert_allclose(x, normalise(resize(path, 224)), atol=1e-6)
 
 
 def test_training_images_are_cut_and_mirrored_once(
@@ -58,12 +55,11 @@ def test_training_images_are_cut_and_mirrored_once(
     for index in range(6):
         path, _ = entries[train[index]]
         top, left = map(int, corners[index])
-        image = resized(path, 256).crop((left, top, left + 224, top + 224))
+        image = resize(path, 256).crop((left, top, left + 224, top + 224))
         if is_mirrored[index]:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        np.testing.assert_allclose(
-            data.train.x[slice(index, index + 1)][0], normalised(image), atol=1e-6
-        )
+        (x,) = data.train.x[slice(index, index + 1)]
+        np.testing.assert_allclose(x, normalise(image), atol=1e-6)
 
 
 def test_validation_is_a_share_of_train_treated_like_test(
@@ -73,10 +69,9 @@ def test_validation_is_a_share_of_train_treated_like_test(
     entries = [read_list(raw, "train")[index] for index in validation]
     assert data.validation.y.tolist() == [label for _, label in entries]
     assert sorted(data.validation.y) == list(range(40))
-    path, _ = entries[3]
-    np.testing.assert_allclose(
-        data.validation.x[slice(3, 4)][0], normalised(resized(path, 224)), atol=1e-6
-    )
+    path, _ = entries[-1]
+    *_, x = data.validation.x[:]
+    np.testing.assert_allclose(x, normalise(resize(path, 224)), atol=1e-6)
     paper = TASK.prepare("paper", raw=raw, out=tmp_path / "1-paper")
     np.testing.assert_array_equal(paper.validation.y, data.validation.y)
     np.testing.assert_array_equal(paper.train.x[:4], data.train.x[:4])

@@ -24,9 +24,10 @@ def test_rows_are_those_of_the_files(
     train_y = np.load(tmp_path / f"drug_sep/{name}_train_label.npy").reshape(-1)
     prepared_x = np.concatenate([data.train.x[:], data.validation.x[:]])
     prepared_y = np.concatenate([data.train.y, data.validation.y])
-    order = [
-        int(np.flatnonzero((train_x == row).all(axis=(1, 2)))[0]) for row in prepared_x
-    ]
+    order = []
+    for row in prepared_x:
+        (place,) = np.flatnonzero((train_x == row).all(axis=(1, 2)))
+        order.append(int(place))
     assert sorted(order) == list(range(30))
     np.testing.assert_array_equal(prepared_y, train_y[order])
 
