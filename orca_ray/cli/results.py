@@ -41,7 +41,7 @@ def check(
     optionally std and versions).
     """
     from orca_ray.leaderboard.published.tables import FOLDER
-    from orca_ray.results.submissions import merged, read_scores
+    from orca_ray.results.submissions import merge_scores, read_scores
 
     versions = known_versions()
     problems = []
@@ -60,7 +60,7 @@ def check(
             f"{path}: {len(scores)} score(s) of {len(methods)} method(s) on"
             f" {len(tasks)} task(s)"
         )
-    _, contradictions = merged(parts)
+    _, contradictions = merge_scores(parts)
     problems += contradictions
     if problems:
         raise UserError("\n".join(problems))

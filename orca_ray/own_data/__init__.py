@@ -132,8 +132,8 @@ class Options(BaseModel):
         )
 
 
-def as_typed(column: str, how: ColumnHow) -> str:
-    """Return the option of the command line that reads a column in this way."""
+def column_option(column: str, how: ColumnHow) -> str:
+    """Return the command line's option that says ``how`` to read a column."""
     return f"--columns {shlex.quote(f'{printable(column)}={how}')}"
 
 
@@ -174,7 +174,7 @@ def read_options(path: Path) -> Options:
 _MOST_ROWS = 1024
 """Largest number of samples of a batch."""
 _MOST_LISTED = 10_000
-"""Number of files of a folder that decide its format."""
+"""Largest number of files of a folder that decide its format."""
 
 Kind = Literal["table", "array", "images", "audio"]
 KINDS = (
@@ -285,11 +285,11 @@ class UserData:
         rows = np.arange(len(self))[part]
         return replace(
             self,
-            x=_selected(self.x, part),
-            y=_selected_values(self.y, part),
-            groups=_selected_values(self.groups, part),
-            times=_selected_values(self.times, part),
-            splits=_selected_values(self.splits, part),
+            x=_select_inputs(self.x, part),
+            y=_select_values(self.y, part),
+            groups=_select_values(self.groups, part),
+            times=_select_values(self.times, part),
+            splits=_select_values(self.splits, part),
             names=[self.names[row] for row in rows] if self.names else (),
             keys={},
         )
@@ -314,7 +314,7 @@ class UserData:
         """
         if hasattr(self.x, "columns") or not len(self):
             return _MOST_ROWS
-        first = np.asarray(next(iter(_selected(self.x, slice(0, 1)))))
+        first = np.asarray(next(iter(_select_inputs(self.x, slice(0, 1)))))
         sample_bytes = max(1, 4 * first.size)
         return max(1, min(_MOST_ROWS, most_bytes // sample_bytes))
 
@@ -324,7 +324,7 @@ class UserData:
         return f"{self.source}, {name}"
 
 
-def _selected(x: Inputs, part: RowIndex) -> Any:
+def _select_inputs(x: Inputs, part: RowIndex) -> Any:
     """Return the selected samples of the inputs."""
     if isinstance(x, list):
         return [x[row] for row in np.arange(len(x))[part]]
@@ -333,7 +333,7 @@ def _selected(x: Inputs, part: RowIndex) -> Any:
     return x.iloc[part] if hasattr(x, "iloc") else x[part]
 
 
-def _selected_values(values: Array | None, part: RowIndex) -> Array | None:
+def _select_values(values: Array | None, part: RowIndex) -> Array | None:
     """Return the selected values of an array [N, ...], if there is one."""
     return None if values is None else np.asarray(values[part])
 
@@ -389,7 +389,7 @@ class Notes:
     findings: list[Finding] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
-    def find(self, what: str, value: object, why: str, option: str = "") -> None:
+    def add_finding(self, what: str, value: object, why: str, option: str = "") -> None:
         """Add a `Finding` with these values to ``findings``."""
         self.findings.append(Finding(what, str(value), why, option))
 
@@ -445,7 +445,7 @@ def _file_format(path: Path) -> Format:
     for form in sorted(all_formats().values(), key=lambda form: form.folder):
         if suffix in form.suffixes and not form.markers:
             return form
-    raise UserError(f"{path}: unknown type of file {quoted(suffix)}; {_allowed()}")
+    raise UserError(f"{path}: unknown type of file {quoted(suffix)}; {_list_allowed()}")
 
 
 def _folder_format(path: Path) -> Format:
@@ -465,11 +465,14 @@ def _folder_format(path: Path) -> Format:
     content = "no files"
     if listed:
         content = f"files of type {listed}, none of which is known"
-    raise UserError(f"{path}: the folder has {content}; {_allowed()}")
+    raise UserError(f"{path}: the folder has {content}; {_list_allowed()}")
 
 
 def _count_suffixes(folder: Path) -> Counter[str]:
-    """Return how many of the first files have each suffix, without hidden files."""
+    """Return the number of files by suffix, among the first files of a folder.
+
+    Hidden files are not counted.
+    """
     counts: Counter[str] = Counter()
     for number, file in enumerate(folder.rglob("*")):
         if not file.name.startswith(".") and file.is_file():
@@ -479,7 +482,7 @@ def _count_suffixes(folder: Path) -> Counter[str]:
     return counts
 
 
-def _allowed() -> str:
+def _list_allowed() -> str:
     listed = "; ".join(
         f"{form.name} ({', '.join(form.suffixes)})" for form in all_formats().values()
     )

@@ -28,10 +28,10 @@ _DIGITS = {
 
 
 _MOST_CHARACTERS = 40
-"""Number of characters from which text is no amount."""
+"""Length from which on a text is no amount."""
 
 
-def _amount(text: str, form: str) -> float:
+def _parse_amount(text: str, form: str) -> float:
     """Return the number in ``text``; NaN if there is none, or other text beside it."""
     match = _match_amount(text)
     if match is None:
@@ -63,7 +63,9 @@ def parse_amounts(values: "pd.Series[Any]", form: str) -> npt.NDArray[np.float64
         dtype=np.float64, na_value=np.nan
     )
     amounts = {
-        text: _amount(text, form) for text in values.unique() if isinstance(text, str)
+        text: _parse_amount(text, form)
+        for text in values.unique()
+        if isinstance(text, str)
     }
     pairs = zip(values.tolist(), numbers, strict=True)
     return np.array([amounts.get(value, number) for value, number in pairs])
@@ -77,11 +79,11 @@ def amount_form(valid: "pd.Series[Any]") -> tuple[AmountForm | None, str]:
     different units, which the second value then lists.
     """
     texts = [value for value in valid.unique() if isinstance(value, str)]
-    units = _units(texts)
+    units = _find_units(texts)
     if len(units) > 1:
         return None, ", ".join(sorted(units))
-    points = [_amount(text, "decimal-point") for text in texts]
-    commas = [_amount(text, "decimal-comma") for text in texts]
+    points = [_parse_amount(text, "decimal-point") for text in texts]
+    commas = [_parse_amount(text, "decimal-comma") for text in texts]
     num_points = int(np.isfinite(points).sum())
     num_commas = int(np.isfinite(commas).sum())
     if num_points == num_commas == 0:
@@ -96,7 +98,7 @@ def amount_form(valid: "pd.Series[Any]") -> tuple[AmountForm | None, str]:
     return "decimal-point", ""
 
 
-def _units(texts: list[str]) -> set[str]:
+def _find_units(texts: list[str]) -> set[str]:
     """Return the units before and after the numbers in ``texts``."""
     units = set()
     for text in texts:

@@ -1,7 +1,7 @@
 """Files of named arrays (NumPy, HDF5, MATLAB, PyTorch).
 
-Inputs and targets are chosen among the arrays; large arrays are read as rows are
-selected.
+Options or usual names say which arrays are the inputs and the targets. Rows of large
+arrays are read when they are selected.
 """
 
 import math
@@ -53,7 +53,7 @@ _PART = re.compile(
     rf"(?:(?P<before>{_SPLIT_NAMES})_)?(?P<name>.*?)(?:_(?P<after>{_SPLIT_NAMES}))?\Z",
     re.I | re.S,
 )
-"""Names of arrays by split, such as x_train and test_labels."""
+"""Matches names of arrays, which may contain a split, as x_train and test_labels do."""
 _NUMBERS = "biuf"
 """Kinds of NumPy's types that inputs may have."""
 _TARGETS = "biufUS"
@@ -71,7 +71,9 @@ def _read_npy(path: Path, options: Options, labelled: bool) -> UserData:
         files["target"] = _target_file(path, options)
     arrays = {name: read_npy(file) for name, file in files.items()}
     keys = Options(inputs=(path.stem,), target=("target",))
-    return _choose(str(path), _shapes(arrays), arrays.__getitem__, keys, labelled)
+    return _select_samples(
+        str(path), _shapes(arrays), arrays.__getitem__, keys, labelled
+    )
 
 
 def _shapes(arrays: Mapping[str, Array]) -> Shapes:
@@ -89,7 +91,7 @@ def _target_file(path: Path, options: Options) -> Path:
             raise UserError(f"{path}: the target's file {file} does not exist")
         return file
     for name in TARGET_NAMES:
-        file = path.with_name(f"{_renamed(path.stem, name)}.npy")
+        file = path.with_name(f"{_target_stem(path.stem, name)}.npy")
         if file.is_file() and file != path:
             return file
     raise UserError(
@@ -98,7 +100,7 @@ def _target_file(path: Path, options: Options) -> Path:
     )
 
 
-def _renamed(stem: str, name: str) -> str:
+def _target_stem(stem: str, name: str) -> str:
     """Return the stem of the targets' file: x → y, x_train → y_train, data → labels."""
     parts = [name if part.lower() == "x" else part for part in stem.split("_")]
     return "_".join(parts) if name in parts else name
@@ -106,7 +108,9 @@ def _renamed(stem: str, name: str) -> str:
 
 def _read_npz(path: Path, options: Options, labelled: bool) -> UserData:
     arrays = Npz(path)
-    return _choose(str(path), arrays.shapes(), arrays.__getitem__, options, labelled)
+    return _select_samples(
+        str(path), arrays.shapes(), arrays.__getitem__, options, labelled
+    )
 
 
 def _read_hdf5(path: Path, options: Options, labelled: bool) -> UserData:
@@ -138,7 +142,7 @@ def _read_hdf5(path: Path, options: Options, labelled: bool) -> UserData:
                 check_chunks(path, name, file[name])
         return LazyRows(shapes[name], types[name], partial(read, name))
 
-    return _choose(str(path), shapes, open_rows, options, labelled)
+    return _select_samples(str(path), shapes, open_rows, options, labelled)
 
 
 def _read_mat(path: Path, options: Options, labelled: bool) -> UserData:
@@ -153,7 +157,7 @@ def _read_mat(path: Path, options: Options, labelled: bool) -> UserData:
         )
         return array[slice(None)].reshape(shapes[name])
 
-    return _choose(str(path), shapes, read, options, labelled)
+    return _select_samples(str(path), shapes, read, options, labelled)
 
 
 def _mat_shapes(path: Path) -> Shapes:
@@ -208,11 +212,13 @@ def _read_pt(path: Path, options: Options, labelled: bool) -> UserData:
         for name, value in content.items()
         if torch.is_tensor(value)
     }
-    return _choose(str(path), _shapes(arrays), arrays.__getitem__, options, labelled)
+    return _select_samples(
+        str(path), _shapes(arrays), arrays.__getitem__, options, labelled
+    )
 
 
 def _tensor_array(path: Path, name: object, tensor: Any) -> Array:
-    """Return a dense tensor as an array; UserError if it is of another kind."""
+    """Return a dense tensor as an array; raise UserError for other kinds of tensors."""
     import torch
 
     unusual = _unusual_kind(tensor)
@@ -239,7 +245,7 @@ def _tensor_array(path: Path, name: object, tensor: Any) -> Array:
 
 
 def _unusual_kind(tensor: Any) -> str:
-    """Return what a tensor is that is not dense; "": it is dense."""
+    """Return the kind of a tensor that is not dense, in words; "" if it is dense."""
     import torch
 
     if tensor.is_nested:
@@ -252,11 +258,11 @@ def _unusual_kind(tensor: Any) -> str:
 
 
 _GROWING_CALLS = re.compile("bytearray|_rebuild_device_tensor")
-"""Calls that take as much memory as their arguments say."""
+"""Matches calls that allocate as much memory as their arguments say."""
 
 
 def _check_calls(path: Path) -> None:
-    """Raise UserError for a pickle with calls that take memory but store nothing.
+    """Raise UserError for a pickle with calls that allocate memory without stored data.
 
     PyTorch allows such calls.
     """
@@ -276,7 +282,7 @@ def _check_calls(path: Path) -> None:
                     )
 
 
-def _choose(
+def _select_samples(
     source: str, shapes: Shapes, read: Read, options: Options, labelled: bool
 ) -> UserData:
     """Return the samples of a file with named arrays.
@@ -287,26 +293,26 @@ def _choose(
     with declared splits. Unless ``labelled``, the inputs alone are read; there may be
     no other array.
     """
-    parts = _parts(shapes, labelled)
+    parts = _names_by_split(shapes, labelled)
     if parts:
-        return _joined(source, shapes, parts, read, options, labelled)
+        return _join_splits(source, shapes, parts, read, options, labelled)
     roles = _find_roles(source, shapes, options, labelled)
     if roles.inputs is None:
         raise UserError(
-            f"{source}: which array are the inputs? It has {_listed(shapes)}; name one"
-            " with --inputs"
+            f"{source}: which array are the inputs? It has {_list_arrays(shapes)}; name"
+            " one with --inputs"
         )
     if not labelled:
-        x = _numeric(source, roles.inputs, read(roles.inputs))
+        x = _check_inputs(source, roles.inputs, read(roles.inputs))
         return UserData(x=x, source=source)
     if roles.target is None:
         raise UserError(
-            f"{source}: which array is the target? It has {_listed(shapes)}; name one"
-            " with --target"
+            f"{source}: which array is the target? It has {_list_arrays(shapes)}; name"
+            " one with --target"
         )
 
     def read_flat(name: str | None) -> Array | None:
-        return None if name is None else _flat(source, name, read(name))
+        return None if name is None else _read_vector(source, name, read(name))
 
     notes: tuple[str, ...] = ()
     if roles.unused:
@@ -315,8 +321,8 @@ def _choose(
         groups=read_flat(roles.group),
         times=read_flat(roles.time),
         splits=read_flat(roles.split),
-        x=_numeric(source, roles.inputs, read(roles.inputs)),
-        y=_target(source, roles.target, read(roles.target)),
+        x=_check_inputs(source, roles.inputs, read(roles.inputs)),
+        y=_read_target(source, roles.target, read(roles.target)),
         source=source,
         target_names=(roles.target,),
         notes=notes,
@@ -325,7 +331,7 @@ def _choose(
 
 @dataclass(frozen=True)
 class _Roles:
-    """Names of the arrays of a file by what they are for; None: there is no such."""
+    """Names of the arrays of a file, by what they are for; None: no array."""
 
     inputs: str | None
     target: str | None
@@ -345,9 +351,11 @@ def _find_roles(
     """
 
     def find(what: str, names: Sequence[str], usual: Sequence[str] = ()) -> str | None:
-        return _key(source, shapes, _usable(names, shapes, labelled), usual, what)
+        return _find_array(
+            source, shapes, _usable_names(names, shapes, labelled), usual, what
+        )
 
-    inputs = _key(source, shapes, options.inputs, INPUT_NAMES, "inputs")
+    inputs = _find_array(source, shapes, options.inputs, INPUT_NAMES, "inputs")
     target = find("target", options.target, TARGET_NAMES)
     group = find("group", (options.group,))
     time = find("time", (options.time,))
@@ -359,17 +367,21 @@ def _find_roles(
     return _Roles(inputs, target, group, time, split, unused)
 
 
-def _usable(names: Sequence[str], shapes: Shapes, labelled: bool) -> list[str]:
-    """Return the names in options, unless ``labelled`` only those that the file has."""
+def _usable_names(names: Sequence[str], shapes: Shapes, labelled: bool) -> list[str]:
+    """Return the names that options give, without empty ones.
+
+    Unless ``labelled``, names that the file lacks are left out.
+    """
     return [name for name in names if name and (labelled or name in shapes)]
 
 
 def _only_input(
     candidates: list[str], shapes: Shapes, y_name: str | None
 ) -> tuple[str | None, list[str]]:
-    """Return the only candidate for the inputs, if there is one, and other candidates.
+    """Return the name of the inputs, and the names of arrays that are not used.
 
-    Of several, those count that have as many samples as the target.
+    There are inputs only if a single candidate has as many samples as the target; else
+    the name is None.
     """
     if len(candidates) > 1 and y_name is not None:
         num_samples = shapes[y_name][:1]
@@ -379,8 +391,11 @@ def _only_input(
     return None, candidates
 
 
-def _numeric(source: str, name: str, x: Inputs) -> Inputs:
-    """Return the inputs ``x``; UserError if they are no numbers, or a single number."""
+def _check_inputs(source: str, name: str, x: Inputs) -> Inputs:
+    """Check the inputs ``x``, and return them.
+
+    Raises UserError if they are not numbers, have no samples, or need too much memory.
+    """
     kind = getattr(x, "dtype", np.dtype("f4")).kind
     shape = getattr(x, "shape", (1,))
     if kind not in _NUMBERS or not shape:
@@ -399,7 +414,7 @@ def _numeric(source: str, name: str, x: Inputs) -> Inputs:
     return x
 
 
-def _target(source: str, name: str, y: Inputs) -> Array:
+def _read_target(source: str, name: str, y: Inputs) -> Array:
     """Return the targets as an array, in memory unless memory-mapped.
 
     Bytes become text, and a single column [N, 1] becomes [N].
@@ -423,9 +438,12 @@ def _target(source: str, name: str, y: Inputs) -> Array:
     return array[:, 0] if is_column else array
 
 
-def _flat(source: str, name: str, values: Inputs) -> Array:
-    """Return one value a sample, [N]; UserError for another shape."""
-    array = _target(source, name, values)
+def _read_vector(source: str, name: str, values: Inputs) -> Array:
+    """Return an array with one value for each sample [N].
+
+    Raises UserError for another shape.
+    """
+    array = _read_target(source, name, values)
     if array.ndim != 1:
         raise UserError(
             f"{source}, {printable(name)}: expected one value a sample, found shape"
@@ -434,13 +452,13 @@ def _flat(source: str, name: str, values: Inputs) -> Array:
     return array
 
 
-def _key(
+def _find_array(
     source: str, shapes: Shapes, names: Sequence[str], usual: Sequence[str], what: str
 ) -> str | None:
-    """Return the array that is named, else the first with a usual name, else None.
+    """Return the array that ``names`` name, else the first with a ``usual`` name.
 
-    Raises UserError for several ``names`` and for one that the file lacks; ``what``
-    says in the message what the array is for.
+    None if there is no such array. Raises UserError for several ``names``, and for one
+    that the file lacks. ``what``: what the array is for, as the message says.
     """
     if len(names) > 1:
         raise UserError(
@@ -459,7 +477,7 @@ def _key(
     return None
 
 
-def _listed(shapes: Shapes) -> str:
+def _list_arrays(shapes: Shapes) -> str:
     """Return the first 20 arrays with their shapes, for messages."""
     first = list(shapes.items())[:20]
     return ", ".join(f"{printable(name)} {list(shape)}" for name, shape in first) or (
@@ -467,11 +485,11 @@ def _listed(shapes: Shapes) -> str:
     )
 
 
-def _parts(shapes: Shapes, labelled: bool) -> dict[str, dict[str, str]]:
+def _names_by_split(shapes: Shapes, labelled: bool) -> dict[str, dict[str, str]]:
     """Return the names of inputs ("x") and targets ("y") by split.
 
-    The arrays are named x_train, y_train and so on; if train, test or an array of a
-    split is missing, the result is empty.
+    The arrays are named x_train, y_train and so on. The result is empty if train, test
+    or an array of a split is missing.
     """
     parts: dict[str, dict[str, str]] = {}
     for name in shapes:
@@ -488,7 +506,7 @@ def _parts(shapes: Shapes, labelled: bool) -> dict[str, dict[str, str]]:
     return parts if has_all and {"train", "test"} <= parts.keys() else {}
 
 
-def _joined(
+def _join_splits(
     source: str,
     shapes: Shapes,
     parts: Mapping[str, Mapping[str, str]],
@@ -496,16 +514,24 @@ def _joined(
     options: Options,
     labelled: bool,
 ) -> UserData:
-    """Return the samples of arrays by split (see `_parts`), with declared splits."""
+    """Return the samples of arrays by split, with these splits as declared ones.
+
+    ``parts`` are the names of the arrays (see `_names_by_split`).
+    """
     if options.inputs or (options.target and labelled):
         raise UserError(
-            f"{source}: has arrays by split ({_listed(shapes)}); leave out --target and"
-            " --inputs"
+            f"{source}: has arrays by split ({_list_arrays(shapes)}); leave out"
+            " --target and --inputs"
         )
-    xs = [_numeric(source, names["x"], read(names["x"])) for names in parts.values()]
+    xs = [
+        _check_inputs(source, names["x"], read(names["x"])) for names in parts.values()
+    ]
     ys = []
     if labelled:
-        ys = [_target(source, names["y"], read(names["y"])) for names in parts.values()]
+        ys = [
+            _read_target(source, names["y"], read(names["y"]))
+            for names in parts.values()
+        ]
         _check_lengths(source, parts, xs, ys)
     _check_equal_shapes(source, shapes, list(parts), xs)
     x = cast(Array, xs[0])
@@ -545,7 +571,7 @@ def _check_equal_shapes(
         if array.shape[1:] != arrays[0].shape[1:]:
             raise UserError(
                 f"{source}: the arrays of {splits[0]} and {split} have different"
-                f" shapes: {_listed(shapes)}"
+                f" shapes: {_list_arrays(shapes)}"
             )
 
 

@@ -18,7 +18,10 @@ from orca_ray.own_data.array_inputs import ArrayInputs, AudioInputs
 Shape = tuple[int, ...]
 
 MOST_SIDE = 224
-"""Side in pixels beyond which images are reduced; bodies see 56 by default."""
+"""Largest default side of images in pixels; larger images are reduced.
+
+Bodies resize images to 56 pixels by default.
+"""
 MOST_STEPS = 8192
 """Largest default length of series of unequal length, in steps."""
 MOST_SECONDS = 10.0
@@ -33,7 +36,10 @@ NUM_MELS = 64
 _MEASURED = 512
 """Largest number of samples that mean and deviation are measured on."""
 _MEASURED_BYTES = 2**25
-"""Bytes of the samples that mean and deviation are measured on; at least 8 samples."""
+"""Largest memory of the samples that mean and deviation are measured on, in bytes.
+
+At least 8 samples are used.
+"""
 _MEASURED_RECORDINGS = 128
 """Largest number of recordings that mean and deviation are measured on."""
 
@@ -52,7 +58,7 @@ class Survey:
     """Number of samples with a value that is NaN or infinite."""
 
 
-def survey(data: UserData) -> Survey:
+def survey_samples(data: UserData) -> Survey:
     """Read all samples once; return their hashes, shapes and missing values.
 
     For a table, there are hashes only. Raises UserError for a sample that is no array
@@ -108,9 +114,9 @@ def fit_array(
     """
     _check_equal_axes(data, summary)
     shape = next(iter(summary.shapes))
-    axes = _axes(data, summary, options, notes, dense=dense)
-    size = _size(data, axes, summary, options, notes)
-    spatial = _spatial(shape, axes) if size is None else size
+    axes = _choose_axes(data, summary, options, notes, dense=dense)
+    size = _choose_size(data, axes, summary, options, notes)
+    spatial = _spatial_shape(shape, axes) if size is None else size
     num_channels = _num_channels(data.source, axes, summary)
     if 0 in (num_channels, *spatial):
         raise UserError(
@@ -129,7 +135,7 @@ def fit_array(
         largest=0.0,
     )
     has_mask = options.mask and not keeps_shape and len(spatial) == 1
-    return _measured(data, train, unmeasured, notes, mask=has_mask)
+    return _with_statistics(data, train, unmeasured, notes, mask=has_mask)
 
 
 def _check_equal_axes(data: UserData, summary: Survey) -> None:
@@ -147,7 +153,7 @@ def _check_equal_axes(data: UserData, summary: Survey) -> None:
 
 
 def _num_channels(source: str, axes: str, summary: Survey) -> int:
-    """Return the number of channels of all samples; UserError if it is not one."""
+    """Return the number of channels; raise UserError if it differs between samples."""
     if "C" not in axes:
         return 1
     numbers = {shape[axes.index("C")] for shape in summary.shapes}
@@ -159,7 +165,7 @@ def _num_channels(source: str, axes: str, summary: Survey) -> int:
     return numbers.pop()
 
 
-def _measured(
+def _with_statistics(
     data: UserData, train: Indices, unmeasured: ArrayInputs, notes: Notes, *, mask: bool
 ) -> ArrayInputs:
     """Return the encoder with the statistics of some training samples.
@@ -216,7 +222,7 @@ def _measured_samples(data: UserData, train: Indices, unmeasured: ArrayInputs) -
 
 
 def _evenly_spaced(rows: Indices, most: int) -> Indices:
-    """Return at most ``most`` of the rows."""
+    """Return at most ``most`` of the rows, evenly spaced."""
     places = np.linspace(0, len(rows) - 1, min(most, len(rows)))
     return rows[places.astype(np.int64)]
 
@@ -225,7 +231,7 @@ _ALLOWED_AXES = {1: ("L", "F"), 2: ("CL", "LC", "HW"), 3: ("CHW", "HWC")}
 """Axes that samples may have, by their number."""
 
 
-def _axes(
+def _choose_axes(
     data: UserData, summary: Survey, options: Options, notes: Notes, *, dense: bool
 ) -> str:
     """Return the axes of one sample, as given or inferred from the shapes."""
@@ -248,13 +254,13 @@ def _axes(
                 f" allowed: {listed}"
             )
         return axes
-    axes, why = _guessed(data, shape, summary, dense=dense)
+    axes, why = _guess_axes(data, shape, summary, dense=dense)
     alternatives = " or ".join(f"N{letters}" for letters in allowed if letters != axes)
-    notes.find("axes", f"N{axes}", f"{why}; else {alternatives}", "axes")
+    notes.add_finding("axes", f"N{axes}", f"{why}; else {alternatives}", "axes")
     return axes
 
 
-def _guessed(
+def _guess_axes(
     data: UserData, shape: Shape, summary: Survey, *, dense: bool
 ) -> tuple[str, str]:
     """Return the likeliest axes of samples of this shape, and why."""
@@ -270,10 +276,10 @@ def _guessed(
         return "CHW", f"the first axis, of {shape[0]}, is not longer than the last"
     if data.kind_hint == "images":
         return "HW", "images without colour"
-    return _guessed_of_matrix(data, shape, summary, dense=dense)
+    return _guess_axes_of_matrix(data, shape, summary, dense=dense)
 
 
-def _guessed_of_matrix(
+def _guess_axes_of_matrix(
     data: UserData, shape: Shape, summary: Survey, *, dense: bool
 ) -> tuple[str, str]:
     """Return the likeliest axes of samples with two axes, and why."""
@@ -293,7 +299,7 @@ def _guessed_of_matrix(
 
 
 def _scales_differ(data: UserData) -> bool:
-    """Return whether columns of [N, F] differ too much for steps of one series."""
+    """Return whether the columns of [N, F] have too different scales for a series."""
     rows = np.linspace(0, len(data) - 1, min(len(data), 1000)).astype(np.int64)
     values = np.asarray(data.select(np.unique(rows)).x, dtype=np.float64)
     values = np.where(np.isfinite(values), values, np.nan)
@@ -305,16 +311,19 @@ def _scales_differ(data: UserData) -> bool:
     return bool(std.max() > 10 * max(usual, 1e-300) or np.ptp(mean) > 10 * usual)
 
 
-def _spatial(shape: Shape, axes: str) -> Shape:
+def _spatial_shape(shape: Shape, axes: str) -> Shape:
     """Return a sample's shape without its channels."""
     return tuple(size for size, axis in zip(shape, axes, strict=True) if axis != "C")
 
 
-def _size(
+def _choose_size(
     data: UserData, axes: str, summary: Survey, options: Options, notes: Notes
 ) -> Shape | None:
-    """Return the spatial size to pad or resize samples to; None: their own size."""
-    sizes = np.array([_spatial(shape, axes) for shape in summary.shapes])
+    """Return the spatial size to which samples are padded, cut or resized.
+
+    None: all samples keep their size.
+    """
+    sizes = np.array([_spatial_shape(shape, axes) for shape in summary.shapes])
     least = sizes.min(axis=0)
     most = sizes.max(axis=0)
     is_unequal = bool((least != most).any())
@@ -328,13 +337,13 @@ def _size(
             f"lengths are {least[0]} to {most[0]}; shorter series are padded with the"
             " mean, longer ones cut"
         )
-        notes.find("length", length, why, "size, mask")
+        notes.add_finding("length", length, why, "size, mask")
         return (length,)
     numbers = list(summary.shapes.values())
     usual = float(np.average(np.sqrt(sizes.prod(axis=1)), weights=numbers))
     side = options.size or int(min(MOST_SIDE, max(16, round(usual))))
     why = f"images are {least[0]}×{least[1]} to {most[0]}×{most[1]}; all are resized"
-    notes.find("image size", f"{side}×{side}", why, "size")
+    notes.add_finding("image size", f"{side}×{side}", why, "size")
     return side, side
 
 
@@ -352,9 +361,11 @@ def fit_audio(
         f"recordings are {lengths.min():.2f} to {lengths.max():.2f} s; shorter ones get"
         " silence, longer ones are cut"
     )
-    notes.find("length", f"{seconds:.3g} s", why, "seconds")
-    notes.find("sampling rate", f"{data.rate:g} Hz", "most files have it", "rate")
-    notes.find(
+    notes.add_finding("length", f"{seconds:.3g} s", why, "seconds")
+    notes.add_finding(
+        "sampling rate", f"{data.rate:g} Hz", "most files have it", "rate"
+    )
+    notes.add_finding(
         "inputs",
         f"log-mel spectrograms of {NUM_MELS} bands, 100 frames a second",
         "recordings",

@@ -19,7 +19,7 @@ from orca_ray.tasks.arrays import log_mel
 _PIXEL = 255.0
 """Largest value of a pixel."""
 STRONG_SHIFT = 20.0
-"""Ratio of the largest values to those of training that suggests other units."""
+"""Ratio of the largest value to that of training above which units seem to differ."""
 
 
 class ArrayInputs(BaseModel):
@@ -159,7 +159,10 @@ class ArrayInputs(BaseModel):
             )
 
     def _check_scale(self, raw: Array, data: UserData, warn: Warn) -> None:
-        """Raise UserError for pixels of another scale; warn of other values."""
+        """Raise UserError for pixels of another scale than in training.
+
+        For other values of another scale, ``warn`` is called.
+        """
         largest = 0.0
         if np.isfinite(raw).any():
             largest = float(np.nanmax(np.abs(raw), initial=0.0))

@@ -31,11 +31,11 @@ CELL_BYTES = 64.0
 """Memory of one cell of a table."""
 
 
-def _cells(column: Any, source: str, colour: str, *, images: bool) -> LazySamples:
+def _read_cells(column: Any, source: str, colour: str, *, images: bool) -> LazySamples:
     """Return the images or lists of numbers in a column of an Arrow table.
 
-    They are converted when they are selected; this raises UserError for a cell that is
-    missing or cannot be read.
+    They are converted when they are selected. Selecting raises UserError for a cell
+    that is missing or cannot be read.
     """
 
     def image(row: int) -> Array:
@@ -82,25 +82,25 @@ def from_arrow(
     """
     _check_usable(source, table)
     names = table.column_names
-    target = _target(source, names, options, labelled)
+    target = _target_columns(source, names, options, labelled)
     if labelled:
         _check_named(source, names, options)
     inputs = _input_names(names, target, options)
-    data = _input_data(source, table, inputs, images, options)
+    data = _read_inputs(source, table, inputs, images, options)
     if not labelled:
         other_columns = table.select([name for name in names if name not in target])
         return replace(data, target_names=target, keys=keys_of(other_columns))
-    y = _targets(source, table, target)
+    y = _read_targets(source, table, target)
     class_names = (label_names or {}).get(target[0]) if len(target) == 1 else None
     if class_names:
-        y = _named(y, class_names)
+        y = _name_classes(y, class_names)
     return replace(
         data,
         target_names=target,
         y=y,
-        groups=_values(source, table, options.group) if options.group else None,
-        times=_values(source, table, options.time) if options.time else None,
-        splits=_values(source, table, options.split) if options.split else None,
+        groups=_read_column(source, table, options.group) if options.group else None,
+        times=_read_column(source, table, options.time) if options.time else None,
+        splits=_read_column(source, table, options.split) if options.split else None,
     )
 
 
@@ -115,7 +115,10 @@ def _check_named(source: str, names: list[str], options: Options) -> None:
 def _input_names(
     names: list[str], target: tuple[str, ...], options: Options
 ) -> list[str]:
-    """Return the columns of inputs: those that options name, else all without a use."""
+    """Return the columns of inputs: those that options name, else all columns.
+
+    Columns that have another use, or are dropped, are left out.
+    """
     used = {*target, options.group, options.time, options.split}
     dropped = {name for name, how in options.columns.items() if how == "drop"}
     candidates = options.inputs or names
@@ -183,7 +186,7 @@ def _check_usable(source: str, table: pa.Table) -> None:
             )
 
 
-def _named(y: Array, names: tuple[str, ...]) -> Array:
+def _name_classes(y: Array, names: tuple[str, ...]) -> Array:
     """Return the names of class numbers ``y`` [N].
 
     None for a missing number, and for a number without a name.
@@ -195,7 +198,7 @@ def _named(y: Array, names: tuple[str, ...]) -> Array:
     return np.array(named, dtype=object)
 
 
-def _target(
+def _target_columns(
     source: str, names: list[str], options: Options, labelled: bool
 ) -> tuple[str, ...]:
     """Return the columns of the target, which options name or which have a usual name.
@@ -218,7 +221,7 @@ def _target(
     return target
 
 
-def _input_data(
+def _read_inputs(
     source: str,
     table: pa.Table,
     inputs: list[str],
@@ -252,7 +255,9 @@ def _input_data(
     if unused:
         notes = (f"columns not used beside {name}: {', '.join(unused)}",)
     return UserData(
-        x=_cells(table.column(name), where, options.colour or "rgb", images=is_image),
+        x=_read_cells(
+            table.column(name), where, options.colour or "rgb", images=is_image
+        ),
         kind_hint="images" if is_image else "array",
         source=source,
         notes=notes,
@@ -260,15 +265,16 @@ def _input_data(
 
 
 def to_frame(source: str, table: pa.Table) -> pd.DataFrame:
-    """Return a data frame: numbers as float64, times as time stamps, or objects.
+    """Return a table as a data frame.
 
-    Other values are objects, None if missing; times keep microseconds. Raises
-    UserError, with the column, for values that cannot be converted.
+    Numbers become float64, and times become time stamps in microseconds. Other values
+    become objects, None if missing. Raises UserError, which names the column, for
+    values that cannot be converted.
     """
     columns: dict[str, Any] = {}
     for name in table.column_names:
         try:
-            columns[name] = _converted(table.column(name))
+            columns[name] = _convert_column(table.column(name))
         except (pa.ArrowException, ValueError, OverflowError) as error:
             kind = table.column(name).type
             raise UserError(
@@ -278,8 +284,8 @@ def to_frame(source: str, table: pa.Table) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def _converted(column: Any) -> Any:
-    """Return a column as `to_frame` describes."""
+def _convert_column(column: Any) -> Any:
+    """Return a column with the type that `to_frame` describes."""
     if types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     if types.is_decimal(column.type):
@@ -296,15 +302,15 @@ def _converted(column: Any) -> Any:
     return pd.Series(column.to_pylist(), dtype=object)
 
 
-def _values(source: str, table: pa.Table, name: str) -> Array:
+def _read_column(source: str, table: pa.Table, name: str) -> Array:
     return np.asarray(to_frame(source, table.select([name]))[name])
 
 
-def _targets(source: str, table: pa.Table, names: tuple[str, ...]) -> Array:
+def _read_targets(source: str, table: pa.Table, names: tuple[str, ...]) -> Array:
     """Return the targets: one column [N], several [N, K], or fields [N, ...]."""
     if len(names) == 1 and types.is_nested(table.schema.field(names[0]).type):
-        return _field_targets(source, table, names[0])
-    columns = [_values(source, table, name) for name in names]
+        return _read_field_targets(source, table, names[0])
+    columns = [_read_column(source, table, name) for name in names]
     if len(columns) == 1:
         return columns[0]
     for name, column in zip(names, columns, strict=True):
@@ -317,10 +323,10 @@ def _targets(source: str, table: pa.Table, names: tuple[str, ...]) -> Array:
     return np.stack([column.astype(np.float64) for column in columns], axis=1)
 
 
-def _field_targets(source: str, table: pa.Table, name: str) -> Array:
+def _read_field_targets(source: str, table: pa.Table, name: str) -> Array:
     """Return the lists of numbers in a column as fields [N, ...] of one size."""
     where = f"{source}, column {name}"
-    cells = _cells(table.column(name), where, "", images=False)[:]
+    cells = _read_cells(table.column(name), where, "", images=False)[:]
     if len({cell.shape for cell in cells}) > 1:
         raise UserError(
             f"{where}: targets have unequal lengths; give fields of one size"

@@ -15,7 +15,7 @@ import pandas as pd
 
 from orca_ray.data.rows import Array
 from orca_ray.errors import UserError, quoted
-from orca_ray.own_data import ColumnHow, Options, UserData, Warn, as_typed
+from orca_ray.own_data import ColumnHow, Options, UserData, Warn, column_option
 
 DatePart = Literal["day", "month", "weekday", "hour", "year_day"]
 DATE_PARTS: tuple[DatePart, ...] = ("day", "month", "weekday", "hour", "year_day")
@@ -51,9 +51,9 @@ _OTHER: dict[str, ColumnHow] = {
     "month-first": "day-first",
     "decimal-point": "decimal-comma",
 }
-"""The other form that text of a form may have."""
+"""The form with which a form may be confused."""
 _MOST_CHARACTERS = 40
-"""Number of characters from which text is no date."""
+"""Length from which on a text is no date."""
 
 
 def parse_dates(values: "pd.Series[Any]", form: DateForm = "") -> "pd.Series[Any]":
@@ -65,15 +65,15 @@ def parse_dates(values: "pd.Series[Any]", form: DateForm = "") -> "pd.Series[Any
         return pd.to_datetime(values, errors="coerce", utc=True)
     if form:
         values = values.astype(object).map(
-            lambda value: _iso(value, form) if isinstance(value, str) else value
+            lambda value: _to_iso(value, form) if isinstance(value, str) else value
         )
     return pd.to_datetime(values, errors="coerce", utc=True, format="ISO8601")
 
 
-def _iso(text: str, form: DateForm) -> str:
-    """Return a date with its day before or after its month in ISO 8601.
+def _to_iso(text: str, form: DateForm) -> str:
+    """Return ``text`` in ISO 8601, if it is a date in the given ``form``.
 
-    Text that is no such date is returned unchanged.
+    Other text is returned unchanged.
     """
     match = _DATE.fullmatch(text.strip()) if len(text) < _MOST_CHARACTERS else None
     if match is None:
@@ -98,7 +98,7 @@ def _month_number(name: str) -> str:
 
 
 def _full_year(digits: str) -> int:
-    """Return the year of four digits or of two, which are 1969 to 2068."""
+    """Return the year that ``digits`` name; two digits name 1969 to 2068."""
     year = int(digits)
     if len(digits) > 2:
         return year
@@ -151,19 +151,22 @@ def date_form(valid: "pd.Series[Any]") -> tuple[DateForm | None, str]:
 
 
 def _num_dates(dates: "pd.Series[Any]", counts: "pd.Series[int]") -> int:
-    """Return how many values are dates; ``counts`` of each value are in their order."""
+    """Return the number of values that are dates.
+
+    ``dates`` are the distinct values, ``counts`` their frequencies in the same order.
+    """
     return int(counts[dates.notna().to_numpy()].sum())
 
 
 def doubt_warning(form: str, example: str, name: str) -> str:
-    """Return the warning that text such as ``example`` is read in ``form``.
+    """Return a warning that text such as ``example`` is read in ``form``.
 
-    The warning says how the other form is declared.
+    The warning names the option that declares the other form.
     """
     other = _OTHER[form]
     return (
         f"{quoted(example)} is read as {form}; if it is {other}:"
-        f" {as_typed(name, other)}"
+        f" {column_option(name, other)}"
     )
 
 
@@ -199,9 +202,9 @@ def as_dates(
 
 
 def date_part(dates: "pd.Series[Any]", part: DatePart) -> Array:
-    """Return one number of each time stamp, float64, NaN if missing.
+    """Return a part of each time stamp as float64, NaN if missing.
 
-    The number is that of days since 1970, the month, weekday, hour or day of the year.
+    The part ``day`` is the number of days since 1970.
     """
     if part == "day":
         days = dates.dt.tz_localize(None).to_numpy().astype("datetime64[D]")
@@ -217,8 +220,8 @@ def date_part(dates: "pd.Series[Any]", part: DatePart) -> Array:
 def as_times(data: UserData, options: Options, warn: Warn) -> Array:
     """Return the data's times [N] as float64: numbers, or microseconds since 1970.
 
-    The order of day and month is that of ``options.columns``, or found by `date_form`;
-    ``warn`` is called if it is doubtful. Raises UserError for values that are neither
+    The order of day and month is given by ``options.columns`` or found by `date_form`.
+    ``warn`` is called if both orders fit. Raises UserError for values that are neither
     numbers nor dates.
     """
     assert data.times is not None
@@ -226,7 +229,7 @@ def as_times(data: UserData, options: Options, warn: Warn) -> Array:
         times = data.times.astype(np.float64)
         missing = np.isnan(times)
     else:
-        dates = _parsed_times(pd.Series(data.times), options, warn)
+        dates = _parse_times(pd.Series(data.times), options, warn)
         times = dates.to_numpy(dtype="datetime64[us]").astype(np.float64)
         missing = dates.isna().to_numpy()
     if missing.any():
@@ -240,7 +243,7 @@ def as_times(data: UserData, options: Options, warn: Warn) -> Array:
     return np.asarray(times)
 
 
-def _parsed_times(
+def _parse_times(
     values: "pd.Series[Any]", options: Options, warn: Warn
 ) -> "pd.Series[Any]":
     """Return times of text as time stamps, in the declared or the likeliest form."""

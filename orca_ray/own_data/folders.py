@@ -1,6 +1,6 @@
-"""Folders with one file a sample: images, recordings or arrays.
+"""Folders with one file for each sample: images, recordings or arrays.
 
-The classes are sub-folders, or stand in a table of labels.
+Sub-folders are classes, or a table has the labels.
 """
 
 import os
@@ -180,7 +180,7 @@ def list_folder(
     if any(in_splits.classes):
         return _with_classes(in_splits)
     if table is not None:
-        y = _labels(table, [file.name for file in paths], options)
+        y = _read_labels(table, [file.name for file in paths], options)
         return replace(in_splits.listing, y=y)
     raise UserError(
         f"{folder}: no labels: put the files of each class in a sub-folder, or add"
@@ -206,7 +206,7 @@ def _label_table(folder: Path) -> Path | None:
 
 
 def _skipped_files(files: list[Path], used: set[Path | None]) -> list[str]:
-    """Return a note on files of other types, if there are any."""
+    """Return a list with a note on files of other types; empty if there are none."""
     skipped = [
         file.name for file in files if file not in used and file.suffix != ".yaml"
     ]
@@ -218,10 +218,11 @@ def _skipped_files(files: list[Path], used: set[Path | None]) -> list[str]:
 
 @dataclass(frozen=True)
 class _SplitListing:
-    """A listing with its splits, and the class of each file; "": in no sub-folder."""
+    """A listing with its splits, and the class of each file."""
 
     listing: Listing
     classes: list[str]
+    """Name of the sub-folder of each file; "" if the file is in no sub-folder."""
 
 
 def _with_splits(listing: Listing) -> _SplitListing:
@@ -259,7 +260,7 @@ def _with_classes(in_splits: _SplitListing) -> Listing:
 
 
 def _empty_folders(folder: Path, classes: set[str]) -> list[str]:
-    """Return a note on sub-folders that hold none of the files, if there are any."""
+    """Return a list with a note on sub-folders without files; [] if all have some."""
     sub_folders = {_utf8(path.name) for path in folder.iterdir() if path.is_dir()}
     empty = sorted(name for name in sub_folders - classes if not name.startswith("."))
     if not empty:
@@ -270,15 +271,16 @@ def _empty_folders(folder: Path, classes: set[str]) -> list[str]:
 def _utf8(name: str) -> str:
     """Return the name of a file or folder with escapes for bytes that are not UTF-8.
 
-    Nothing stores such bytes.
+    JSON and Parquet files cannot store such bytes.
     """
     return os.fsencode(name).decode(errors="backslashreplace")
 
 
-def _labels(table: Path, names: list[str], options: Options) -> Array:
-    """Return the label of each file in a table of labels [N]: numbers if all are.
+def _read_labels(table: Path, names: list[str], options: Options) -> Array:
+    """Return the label of each of the files ``names`` [N], from a table of labels.
 
-    Raises UserError if the column of labels is not clear, or if a file has no row.
+    The labels are float64 if all are numbers, else text. Raises UserError if the column
+    of labels is not clear, or if a file has no row.
     """
     header, rows = read_rows(table)
     header = [name.strip() for name in header] or [""]
@@ -325,7 +327,7 @@ def _target_column(table: Path, header: list[str], key: str, options: Options) -
 def _read_image_folder(path: Path, options: Options, labelled: bool) -> UserData:
     listing = list_folder(path, IMAGE_SUFFIXES, options, labelled)
     paths = listing.paths
-    modes = Counter(_mode(file) for file in _spaced(paths, 1000))
+    modes = Counter(_mode(file) for file in _evenly_spaced(paths, 1000))
     is_grey = all(mode in GREY for mode in modes)
     colour = options.colour or ("grey" if is_grey else "rgb")
     notes = listing.notes
@@ -335,13 +337,13 @@ def _read_image_folder(path: Path, options: Options, labelled: bool) -> UserData
             f"images of several modes, {listed}, are all converted to {colour}"
         )
     return listing.user_data(
-        x=LazySamples(len(paths), lambda row: _decoded(paths[row], colour)),
+        x=LazySamples(len(paths), lambda row: _read_image(paths[row], colour)),
         kind_hint="images",
         notes=tuple(notes),
     )
 
 
-def _spaced(paths: list[Path], most: int) -> list[Path]:
+def _evenly_spaced(paths: list[Path], most: int) -> list[Path]:
     """Return at most ``most`` files, evenly spaced; they stand for all in a check."""
     rows = {int(row) for row in np.linspace(0, len(paths) - 1, min(len(paths), most))}
     return [paths[row] for row in sorted(rows)]
@@ -352,7 +354,7 @@ def _mode(path: Path) -> str:
         return str(open_image(stream, str(path)).mode)
 
 
-def _decoded(path: Path, colour: str) -> Array:
+def _read_image(path: Path, colour: str) -> Array:
     with cache.open_file(path) as stream:
         return decode(stream, str(path), colour)
 
@@ -367,7 +369,7 @@ _MOST_RATIO = 1000
 def _read_audio_folder(path: Path, options: Options, labelled: bool) -> UserData:
     listing = list_folder(path, AUDIO_SUFFIXES, options, labelled)
     paths = listing.paths
-    rates = Counter(_recording(file)[1] for file in _spaced(paths, 100))
+    rates = Counter(_decode_recording(file)[1] for file in _evenly_spaced(paths, 100))
     rate = options.rate or float(rates.most_common(1)[0][0])
     notes = listing.notes
     if len(rates) > 1:
@@ -377,14 +379,14 @@ def _read_audio_folder(path: Path, options: Options, labelled: bool) -> UserData
             f" {rate:g} Hz"
         )
     return listing.user_data(
-        x=LazySamples(len(paths), lambda row: _waveform(paths[row], rate)),
+        x=LazySamples(len(paths), lambda row: _read_waveform(paths[row], rate)),
         kind_hint="audio",
         rate=rate,
         notes=tuple(notes),
     )
 
 
-def _recording(path: Path) -> tuple[Array, int]:
+def _decode_recording(path: Path) -> tuple[Array, int]:
     """Return the samples [n, channels] of a file, and its sampling rate in Hz."""
     if path.suffix.lower() == ".wav":
         return read_recording(path)
@@ -409,19 +411,19 @@ def _recording(path: Path) -> tuple[Array, int]:
             ) from error
 
 
-def _waveform(path: Path, rate: float) -> Array:
+def _read_waveform(path: Path, rate: float) -> Array:
     """Return a recording as one channel [n] float32 at ``rate`` Hz.
 
     Raises UserError if the recording's sampling rate is too far from ``rate``.
     """
-    samples, stored_rate = _recording(path)
+    samples, stored_rate = _decode_recording(path)
     mono = samples.mean(axis=1)
     if stored_rate != rate:
-        mono = _resampled(path, mono, stored_rate, rate)
+        mono = _resample(path, mono, stored_rate, rate)
     return np.asarray(mono, dtype=np.float32)
 
 
-def _resampled(path: Path, mono: Array, stored_rate: int, rate: float) -> Array:
+def _resample(path: Path, mono: Array, stored_rate: int, rate: float) -> Array:
     """Return the samples [n] of a recording, converted to ``rate`` Hz."""
     from scipy.signal import resample_poly
 

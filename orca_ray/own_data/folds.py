@@ -16,21 +16,21 @@ from orca_ray.own_data.splits import declared_names, group_numbers
 MOST_FOLDS = 5
 """Largest number of folds."""
 MOST_REPEATED = 300
-"""Largest number of samples whose folds are drawn twice."""
+"""Largest number of samples of data whose folds are drawn twice."""
 MOST_FOLDED = 20_000
-"""Largest number of samples that are judged by folds."""
+"""Largest number of samples of data that are divided into folds."""
 _MOST_GROUPS = 2000
 """Largest number of groups for `StratifiedGroupKFold`, which takes 0.3 ms a group."""
 _MOST_LABELS = 1000
-"""Largest number of labels by whose rarest folds are balanced."""
+"""Largest number of labels for which folds are balanced by a sample's rarest label."""
 
 
 def plan_folds(
     num_samples: int, smallest: int, num_units: int, *, ordered: bool = False
 ) -> tuple[int, int]:
-    """Return how many repeats R of how many folds K judge own data.
+    """Return the number of times R that folds are drawn, and the number of folds K.
 
-    (1, 1): the prepared split alone.
+    (1, 1): there are no folds, and the prepared split is used.
 
     - More than `MOST_FOLDED` samples: one split; its validation part of 15 % is large
       enough.
@@ -84,11 +84,13 @@ def draw_folds(
     declare a validation split.
     """
     if data.splits is not None and "validation" in declared_names(data, rows):
-        notes.find("folds", "one split", "the data declare a validation split", "split")
+        notes.add_finding(
+            "folds", "one split", "the data declare a validation split", "split"
+        )
         return None
     times = None if data.times is None else as_times(data, options, notes.warn)[rows]
-    units = _units(data, rows, times, hashes)
-    strata = _strata(data, rows, classes)
+    units = _find_units(data, rows, times, hashes)
+    strata = _find_strata(data, rows, classes)
     smallest = len(rows)
     if classes is not None and times is None:
         smallest = _smallest_class(strata, units.numbers)
@@ -99,21 +101,25 @@ def draw_folds(
         why = f"there is only one of the {units.what}"
         if len(rows) > MOST_FOLDED:
             why = f"{len(rows)} samples are many"
-        notes.find("folds", "one split", why)
+        notes.add_finding("folds", "one split", why)
         return None
     if times is not None:
-        folds = _blocks(times, count)[None]
+        folds = _divide_in_time(times, count)[None]
     else:
         seeds = range(options.seed, options.seed + repeats)
-        folds = np.stack([_deal(units.numbers, strata, count, seed) for seed in seeds])
+        folds = np.stack(
+            [_draw_fold_numbers(units.numbers, strata, count, seed) for seed in seeds]
+        )
     _note_folds(folds, units, smallest, options, notes)
     if lacks_class(folds, rows, classes):
         notes.warn("not every fold has samples of every class")
     return folds.astype(np.int8)
 
 
-def _units(data: UserData, rows: Indices, times: Array | None, hashes: Array) -> _Units:
-    """Return the units of ``rows``: of one time, of one group, or with equal inputs."""
+def _find_units(
+    data: UserData, rows: Indices, times: Array | None, hashes: Array
+) -> _Units:
+    """Return the units of ``rows``: samples of one time or group, or equal samples."""
     if times is not None:
         return _Units("times", np.unique(times, return_inverse=True)[1])
     if data.groups is not None:
@@ -122,7 +128,10 @@ def _units(data: UserData, rows: Indices, times: Array | None, hashes: Array) ->
 
 
 def _smallest_class(classes: Array, units: Array) -> int:
-    """Return the smallest number of units [N] that contain one of the classes [N]."""
+    """Return the number of units of the class that has the fewest units.
+
+    ``classes`` [N] and ``units`` [N] are the numbers of each sample's class and unit.
+    """
     pairs = np.unique(np.stack([classes, units]), axis=1)
     return int(np.unique(pairs[0], return_counts=True)[1].min())
 
@@ -150,7 +159,7 @@ def _note_folds(
     if repeats > 1:
         description += f", drawn {repeats} times"
     why = f"{num_samples} samples; {how}"
-    notes.find("folds", description, why, "group, time, seed")
+    notes.add_finding("folds", description, why, "group, time, seed")
 
 
 def lacks_class(folds: Array | None, rows: Indices, classes: Array | None) -> bool:
@@ -169,7 +178,7 @@ def lacks_class(folds: Array | None, rows: Indices, classes: Array | None) -> bo
     )
 
 
-def _strata(data: UserData, rows: Indices, classes: Array | None) -> Array:
+def _find_strata(data: UserData, rows: Indices, classes: Array | None) -> Array:
     """Return the numbers [N] by which folds are balanced.
 
     They are the classes, the rarest label of each sample, or tenths of the sorted
@@ -191,7 +200,7 @@ def _strata(data: UserData, rows: Indices, classes: Array | None) -> Array:
     return np.where(np.bincount(strata)[strata] < MOST_FOLDS, 0, strata)
 
 
-def _blocks(times: Array, count: int) -> Array:
+def _divide_in_time(times: Array, count: int) -> Array:
     """Return the block of each time [N]: about ``count`` blocks of equal size.
 
     Block 1 is the latest; equal times are in one block.
@@ -204,10 +213,10 @@ def _blocks(times: Array, count: int) -> Array:
     return np.asarray(1 + np.unique(block_from_end, return_inverse=True)[1])
 
 
-def _deal(units: Array, strata: Array, count: int, seed: int) -> Array:
-    """Return the fold, from 1, of each sample [N]; each stratum is in all folds.
+def _draw_fold_numbers(units: Array, strata: Array, count: int, seed: int) -> Array:
+    """Draw the fold, from 1, of each sample [N], with equal shares of each stratum.
 
-    The samples of a unit are in one fold.
+    All samples of a unit are in one fold.
     """
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
@@ -220,15 +229,17 @@ def _deal(units: Array, strata: Array, count: int, seed: int) -> Array:
         warnings.simplefilter("ignore", UserWarning)
         if len(first) < len(numbers) and len(first) <= _MOST_GROUPS:
             grouped = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
-            folds = _numbered(grouped.split(strata, strata, numbers), len(numbers))
+            folds = _fold_numbers(grouped.split(strata, strata, numbers), len(numbers))
         else:
             stratified = StratifiedKFold(count, shuffle=True, random_state=seed)
-            unit_folds = _numbered(stratified.split(first, strata[first]), len(first))
+            unit_folds = _fold_numbers(
+                stratified.split(first, strata[first]), len(first)
+            )
             folds = unit_folds[numbers]
     return np.asarray(1 + np.unique(folds, return_inverse=True)[1])
 
 
-def _numbered(parts: Iterable[tuple[Array, Array]], length: int) -> Array:
+def _fold_numbers(parts: Iterable[tuple[Array, Array]], length: int) -> Array:
     """Return the number of the fold of each item; ``parts`` are those of sklearn."""
     folds = np.zeros(length, np.int64)
     for number, (_, part) in enumerate(parts):

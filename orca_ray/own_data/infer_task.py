@@ -23,7 +23,13 @@ from orca_ray.data.splits import Indices
 from orca_ray.errors import UserError, printable, quoted
 from orca_ray.own_data import Finding, Notes, Options, UserData, Warn, leaks, read
 from orca_ray.own_data import splits as own_splits
-from orca_ray.own_data.array_fit import LEAST_RATE, Survey, fit_array, fit_audio, survey
+from orca_ray.own_data.array_fit import (
+    LEAST_RATE,
+    Survey,
+    fit_array,
+    fit_audio,
+    survey_samples,
+)
 from orca_ray.own_data.array_inputs import ArrayInputs, AudioInputs
 from orca_ray.own_data.folds import draw_folds, lacks_class
 from orca_ray.own_data.table_fit import fit_table
@@ -177,17 +183,18 @@ def infer(
     gpus: bool = False,
     warn: Warn = logger.warning,
 ) -> Inferred:
-    """Infer the task of data with targets; statistics come from train.
+    """Infer the task of data with targets.
 
-    All samples are read once, batch by batch. ``options`` override those that the data
-    were read with. ``warn`` is called with each warning. Without ``test``, no test
-    split is held out and no folds are drawn, and a class with a single sample is kept,
-    in train; see `splits.draw_splits`. ``gpus``: whether trials run on GPUs, so that
-    `Inferred.body` is whole unless a body is given.
+    All samples are read once, batch by batch. Statistics are computed on the training
+    split. ``options`` override those that the data were read with. ``warn`` is called
+    with each warning. Without ``test``, no test split is held out, no folds are drawn,
+    and a class with a single sample is kept in train (see `splits.draw_splits`).
+    ``gpus``: whether trials run on GPUs. `Inferred.body` is then the whole default
+    body, unless a body is given.
 
-    Raises UserError for data that nothing can be learnt from: no target, one class, too
-    few samples or groups, different labels with the same text, no usable column,
-    samples of unequal axes; and for options that do not fit.
+    Raises UserError for options that do not fit, and for data that nothing can be
+    learnt from: no target, one class, too few samples or groups, different labels with
+    the same text, no usable column, or samples of unequal axes.
     """
     options = options.over(data.options) if options else data.options
     notes = Notes()
@@ -197,7 +204,7 @@ def infer(
     target = divided.target
     splits = divided.splits
     is_class_absent = target.classes is not None and warn_absent(target, splits, notes)
-    summary = survey(divided.data)
+    summary = survey_samples(divided.data)
     encoder = _fit_encoder(divided, summary)
     coding = target.coding
     if coding.kind == "dense" and isinstance(encoder, ArrayInputs):
@@ -216,12 +223,12 @@ def infer(
         )
     _warn_of_leaks(divided, encoder, hashes)
     preprocessing = Preprocessing(
-        reading=_reading(divided.data, summary, options),
+        reading=_reading_options(divided.data, summary, options),
         encoder=encoder,
         target=coding,
     )
     measures = _choose_measures(divided, is_class_absent=is_class_absent)
-    task = _task(divided, preprocessing, summary, measures)
+    task = _declare_task(divided, preprocessing, summary, measures)
     body = _choose_body(task, options, notes, gpus=gpus)
     for warning in notes.warnings:
         warn(f"{task.name}: {warning}")
@@ -284,13 +291,13 @@ def _input_hashes(data: UserData, encoder: Encoder, summary: Survey) -> Array:
     if len(encoder.names) == len(frame.columns):
         return summary.hashes
     # A column that is left out, such as an id, would hide equal rows.
-    return survey(replace(data, x=frame[list(encoder.names)])).hashes
+    return survey_samples(replace(data, x=frame[list(encoder.names)])).hashes
 
 
 def _choose_body(task: Task, options: Options, notes: Notes, *, gpus: bool) -> str:
-    """Return the body of an adaptation's trials; adds it to the findings."""
+    """Return the body of an adaptation's trials, and add it to the findings."""
     if options.body:
-        notes.find("body", task.body, "given", "body")
+        notes.add_finding("body", task.body, "given", "body")
         return task.body
     whole = PACKAGED_BODIES[task.modality]
     if gpus:
@@ -299,7 +306,7 @@ def _choose_body(task: Task, options: Options, notes: Notes, *, gpus: bool) -> s
     else:
         body = task.body
         why = f"four layers: trials run on a CPU; --body {whole} takes all"
-    notes.find("body", body, f"shape {task.input_shape}; {why}", "body")
+    notes.add_finding("body", body, f"shape {task.input_shape}; {why}", "body")
     return body
 
 
@@ -316,8 +323,8 @@ def _with_field_axes(coding: TargetCoding, encoder: ArrayInputs) -> TargetCoding
     )
 
 
-def _reading(data: UserData, summary: Survey, options: Options) -> Options:
-    """Return the options with which more files of this kind are read alike."""
+def _reading_options(data: UserData, summary: Survey, options: Options) -> Options:
+    """Return the options with which more files are read in the same way."""
     values = {
         name: getattr(options, name)
         for name in _READING
@@ -334,7 +341,7 @@ def _reading(data: UserData, summary: Survey, options: Options) -> Options:
 
 
 def _warn_of_leaks(divided: _DividedData, encoder: Encoder, hashes: Array) -> None:
-    """Warn of inputs that give the target away, and of what is in several splits.
+    """Warn of inputs that give the target away, and of samples in several splits.
 
     ``hashes`` [N] are those of the inputs.
     """
@@ -400,7 +407,10 @@ def _target_leaks(divided: _DividedData, frame: pd.DataFrame) -> list[str]:
 
 
 def _date_leaks(encoder: Encoder) -> list[str]:
-    """Return a warning that a column of dates does not decide the split, if any."""
+    """Return a list with a warning if a column holds dates; empty if none does.
+
+    The warning says that the split is not by time.
+    """
     if not isinstance(encoder, TableInputs):
         return []
     for column in encoder.columns:
@@ -423,7 +433,7 @@ class _Measures:
 
 
 def _choose_measures(divided: _DividedData, *, is_class_absent: bool) -> _Measures:
-    """Return loss and metric, as given or inferred; adds them to the findings.
+    """Return loss and metric, as given or inferred, and add them to the findings.
 
     ``is_class_absent``: whether a split or a fold lacks a class. Raises UserError for
     unknown names in the options.
@@ -438,8 +448,10 @@ def _choose_measures(divided: _DividedData, *, is_class_absent: bool) -> _Measur
         get_loss(options.loss)
     get_metric(metric)
     notes = divided.notes
-    notes.find("loss", loss, "given" if options.loss else default.why, "loss")
-    notes.find("metric", metric, "given" if options.metric else default.why, "metric")
+    notes.add_finding("loss", loss, "given" if options.loss else default.why, "loss")
+    notes.add_finding(
+        "metric", metric, "given" if options.metric else default.why, "metric"
+    )
     return _Measures(loss, metric, default.why)
 
 
@@ -488,7 +500,7 @@ def _has_zero_field(divided: _DividedData) -> bool:
     return any(not np.any(y[rows[part]], axis=axes).all() for part in row_slices(rows))
 
 
-def _task(
+def _declare_task(
     divided: _DividedData,
     preprocessing: Preprocessing,
     summary: Survey,
@@ -505,7 +517,7 @@ def _task(
     return Task(
         name=f"{BENCHMARK}/{slug}-{_digest(data, summary, options)}",
         title=options.title or printable(stem),
-        domain=_domain(data, preprocessing),
+        domain=_find_domain(data, preprocessing),
         input_shape=shape,
         target=preprocessing.target.target,
         loss=measures.loss,
@@ -524,7 +536,7 @@ def _task(
     )
 
 
-def _domain(data: UserData, preprocessing: Preprocessing) -> str:
+def _find_domain(data: UserData, preprocessing: Preprocessing) -> str:
     """Return the domain of the task, such as "tabular"."""
     encoder = preprocessing.encoder
     if isinstance(encoder, AudioInputs):

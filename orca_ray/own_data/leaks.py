@@ -13,7 +13,7 @@ from orca_ray.data.layout import SplitName
 from orca_ray.data.rows import Array
 from orca_ray.data.splits import Indices
 from orca_ray.errors import printable, quoted
-from orca_ray.own_data import UserData, as_typed
+from orca_ray.own_data import UserData, column_option
 
 _GROUP_LIKE = re.compile(
     r"(^|_)"
@@ -55,7 +55,7 @@ def target_columns(
         relation = _relation(frame[name], y, classes=classes)
         if not relation:
             continue
-        option = f" ({as_typed(str(name), 'drop')})" if table else ""
+        option = f" ({column_option(str(name), 'drop')})" if table else ""
         advice = f"leave it out{option} unless it is known before the target is"
         warnings.append(f"column {quoted(str(name))} {relation}: {advice}")
     return warnings
@@ -134,10 +134,10 @@ def _number_relation(numbers: Array, y: Array) -> str:
 def duplicates(
     data: UserData, hashes: Array, splits: Mapping[SplitName, Indices]
 ) -> list[str]:
-    """Return one warning if samples with equal inputs are in different splits.
+    """Return a list with a warning if samples with equal inputs are in several splits.
 
-    Samples with equal ``hashes`` [N] have equal inputs. Without such samples, the list
-    is empty.
+    Samples with equal ``hashes`` [N] have equal inputs. The list is empty if there are
+    no such samples.
     """
     first_samples: dict[Any, tuple[SplitName, int]] = {}
     copies: list[tuple[int, int, SplitName]] = []
@@ -163,10 +163,11 @@ def _shown(data: UserData, row: int) -> str:
 def group_columns(
     frame: pd.DataFrame, splits: Mapping[SplitName, Indices], candidates: Iterable[str]
 ) -> list[str]:
-    """Return warnings about columns whose names suggest groups that are divided.
+    """Return warnings about columns that seem to be groups, and that splits divide.
 
-    A column of ``candidates`` counts if a value is in several splits, if it has at
-    least two different values, and at least two rows per value on average.
+    A warning is about a column of ``candidates`` whose name suggests groups, with a
+    value that is in several splits. The column must have at least two different values,
+    and at least two rows for each value on average.
     """
     warnings = []
     for name in candidates:
@@ -200,9 +201,9 @@ def _in_several(parts: Iterable[set[Any]]) -> set[Any]:
 
 
 def divided_groups(groups: Array, splits: Mapping[SplitName, Indices]) -> list[str]:
-    """Return one warning if a group has samples in several splits, else none.
+    """Return a list with a warning if a group has samples in several splits.
 
-    ``groups`` [N] are the groups of all samples.
+    ``groups`` [N] are the groups of all samples. The list is empty if no group has.
     """
     divided = _in_several(
         {str(group) for group in groups[rows].tolist()} for rows in splits.values()

@@ -1,6 +1,6 @@
-"""Registration of own tasks: arrays of a user's data become prepared data in the cache.
+"""Registration of own tasks: a user's data become prepared data in the cache.
 
-The task's declaration is stored with them.
+The declaration of the task is stored beside its prepared data.
 """
 
 import json
@@ -154,7 +154,7 @@ def from_arrays(
         x = x.set_axis([str(column) for column in x.columns], axis=1)
     else:
         x = stacked(x) if isinstance(x, list | tuple) else np.asarray(x)
-    return _registered(x, y, name, groups, times, options, gpus)
+    return _register_arrays(x, y, name, groups, times, options, gpus)
 
 
 def from_dataset(
@@ -167,14 +167,14 @@ def from_dataset(
 ) -> Task:
     """Return a task of a ``torch`` data set, as `Task.from_dataset` does.
 
-    Only the targets are all read into memory.
+    All targets are read into memory; inputs are read batch by batch.
     """
     x = LazySamples(len(dataset), lambda row: np.asarray(dataset[row][0]))
     y = np.stack([np.asarray(dataset[row][1]) for row in range(len(dataset))])
-    return _registered(x, y, name, groups, times, options)
+    return _register_arrays(x, y, name, groups, times, options)
 
 
-def _registered(
+def _register_arrays(
     x: Any,
     y: Any,
     name: str,

@@ -58,11 +58,12 @@ def draw_splits(
     """Divide the samples ``rows`` into train, validation and, if held out, test.
 
     The result has the sorted indices of each split. The data's declared splits decide,
-    else their times, else their groups; without all three, splits are random.
-    ``classes`` [N] are class numbers; random splits get an equal share of each class.
-    None: no classes. Test is held out as ``options.holdout`` says; by default, if the
-    data have times or declare a test split, or have at least `LEAST_HOLDOUT` samples.
-    Without ``test``, it is not.
+    else their times, else their groups. Without all three, splits are random, with an
+    equal share of each class; ``classes`` [N] are class numbers (None: no classes).
+
+    ``options.holdout`` says whether test is held out. By default, it is if the data
+    have times, declare a test split, or have at least `LEAST_HOLDOUT` samples. Without
+    ``test``, it is not.
 
     Raises UserError for too few samples, groups or times, unknown names of declared
     splits, and an empty split.
@@ -75,7 +76,7 @@ def draw_splits(
     if len(rows) < FEW_SAMPLES:
         notes.warn(f"{len(rows)} samples are few: scores will be rough")
     if test:
-        is_held_out, why = _holdout(data, rows, options)
+        is_held_out, why = _decide_holdout(data, rows, options)
     else:
         is_held_out = False
         why = "no test split is wanted"
@@ -90,9 +91,9 @@ def draw_splits(
         )
     if is_held_out:
         outer_test = f"{len(parts['test'])} samples are the outer test"
-        notes.find("holdout", outer_test, why, "no-holdout")
+        notes.add_finding("holdout", outer_test, why, "no-holdout")
     else:
-        notes.find("holdout", "none: folds alone give the score", why, "holdout")
+        notes.add_finding("holdout", "none: folds alone give the score", why, "holdout")
     return {name: np.sort(part) for name, part in parts.items()}
 
 
@@ -105,43 +106,45 @@ def _divide(
     *,
     is_held_out: bool,
 ) -> dict[SplitName, Indices]:
-    """Return the three splits, test being empty unless it is held out."""
+    """Return the three splits; test is empty unless it is held out."""
     validation, test = options.fractions
     shares = _Shares(validation, test if is_held_out else 0.0)
     drawer = np.random.RandomState(options.seed)
     labels = np.zeros(len(data), dtype=np.int64) if classes is None else classes
     if data.splits is not None:
-        notes.find("split", "as declared", "the data declare their splits")
-        return _declared(data, rows, labels, shares, drawer, notes)
+        notes.add_finding("split", "as declared", "the data declare their splits")
+        return _split_as_declared(data, rows, labels, shares, drawer, notes)
     if data.times is not None:
-        parts = _by_time(data, rows, shares, options, notes)
+        parts = _split_by_time(data, rows, shares, options, notes)
         latest = "test" if is_held_out else "validation"
         why = f"{options.time or 'times'} is given: {latest} is latest"
-        notes.find("split", "by time", why, "time")
+        notes.add_finding("split", "by time", why, "time")
         return parts
     if data.groups is not None:
         why = f"no value of {options.group or 'groups'} is in two splits"
-        notes.find("split", "by group", why, "group")
-        return _by_group(data, rows, labels, shares, options.seed)
+        notes.add_finding("split", "by group", why, "group")
+        return _split_by_group(data, rows, labels, shares, options.seed)
     how = "random" if classes is None else "random, with equal shares of each class"
-    notes.find("split", how, f"seed {options.seed}", "group, time, split, seed")
-    return _at_random(rows, labels, shares, drawer)
+    notes.add_finding("split", how, f"seed {options.seed}", "group, time, split, seed")
+    return _split_at_random(rows, labels, shares, drawer)
 
 
-def _at_random(
+def _split_at_random(
     rows: Indices, labels: Array, shares: _Shares, drawer: np.random.RandomState
 ) -> dict[SplitName, Indices]:
     """Draw the splits, each with an equal share of each class."""
     train = rows
     test = rows[:0]
     if shares.test:
-        train, test = _share(train, labels, shares.test, drawer)
+        train, test = _draw_share(train, labels, shares.test, drawer)
     fraction = shares.validation / (1 - shares.test)
-    train, validation = _share(train, labels, fraction, drawer)
+    train, validation = _draw_share(train, labels, fraction, drawer)
     return {"train": train, "validation": validation, "test": test}
 
 
-def _holdout(data: UserData, rows: Indices, options: Options) -> tuple[bool, str]:
+def _decide_holdout(
+    data: UserData, rows: Indices, options: Options
+) -> tuple[bool, str]:
     """Return whether a test split is held out, and why."""
     if options.holdout is not None:
         return options.holdout, "given"
@@ -154,10 +157,10 @@ def _holdout(data: UserData, rows: Indices, options: Options) -> tuple[bool, str
     return False, f"{len(rows)} samples are fewer than {LEAST_HOLDOUT}"
 
 
-def _share(
+def _draw_share(
     rows: Indices, labels: Array, fraction: float, drawer: np.random.RandomState
 ) -> tuple[Indices, Indices]:
-    """Draw a share ``fraction`` of each class in ``rows``; return other rows and share.
+    """Draw a share of each class in ``rows``; return the other rows and the drawn ones.
 
     At least one row of each class is drawn, but none of a class with a single row.
     """
@@ -179,7 +182,7 @@ _TEST = 2
 """Number of the split test in `_deal_groups`."""
 
 
-def _by_group(
+def _split_by_group(
     data: UserData, rows: Indices, labels: Array, shares: _Shares, seed: int
 ) -> dict[SplitName, Indices]:
     """Draw splits that divide no group, if possible with every class in each split."""
@@ -258,10 +261,10 @@ def group_numbers(data: UserData, rows: Indices) -> tuple[Array, Array]:
     )
 
 
-def _by_time(
+def _split_by_time(
     data: UserData, rows: Indices, shares: _Shares, options: Options, notes: Notes
 ) -> dict[SplitName, Indices]:
-    """Divide the samples in the order of their times; test is the latest."""
+    """Divide the samples in the order of their times; the latest become test."""
     times = as_times(data, options, notes.warn)[rows]
     if (np.diff(times) < 0).any():
         notes.warn("rows are not in the order of their times: they are sorted")
@@ -308,7 +311,7 @@ def declared_names(data: UserData, rows: Indices) -> Array:
     return np.array([_NAMES[name] for name in names])
 
 
-def _declared(
+def _split_as_declared(
     data: UserData,
     rows: Indices,
     labels: Array,
@@ -316,7 +319,7 @@ def _declared(
     drawer: np.random.RandomState,
     notes: Notes,
 ) -> dict[SplitName, Indices]:
-    """Return the declared splits; one that is lacking is drawn from train."""
+    """Return the declared splits; a missing split is drawn from train."""
     names = declared_names(data, rows)
     if not shares.test:
         names[names == "test"] = "train"
@@ -330,7 +333,7 @@ def _declared(
     for name, fraction in fractions.items():
         is_lacking = fraction > 0 and not len(parts[name])
         if is_lacking and len(parts["train"]):
-            train, share = _share(parts["train"], labels, fraction, drawer)
+            train, share = _draw_share(parts["train"], labels, fraction, drawer)
             parts["train"] = train
             parts[name] = share
             notes.warn(

@@ -1,6 +1,6 @@
 """Files of tables: text with separators, Parquet, and saved data sets of Hugging Face.
 
-Each file becomes an Arrow table, and each table samples (`arrow_tables`).
+Each file becomes an Arrow table, and each table becomes samples (`arrow_tables`).
 """
 
 import re
@@ -27,7 +27,7 @@ from orca_ray.own_data.arrow_tables import CELL_BYTES, check_expanded, from_arro
 MISSING = ("", "?", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "none")
 """Entries that mean a missing value."""
 _GROWTH = 8.0
-"""Memory of a table over the bytes of its text."""
+"""Ratio of the memory of a table to the bytes of its text."""
 _NUMBER = re.compile(r"[-+]?\d+([.,]\d+)?([eE][-+]?\d+)?")
 
 
@@ -69,7 +69,7 @@ def _read_csv(path: Path, options: Options, labelled: bool) -> UserData:
 
 
 def _csv_marks(path: Path, text: str) -> tuple[str, str]:
-    """Return the separator of columns and the decimal mark of a file with this start.
+    """Return the column separator and decimal mark of a file that begins with ``text``.
 
     Raises UserError for zero bytes, and for a header of numbers.
     """
@@ -202,7 +202,7 @@ def _read_arrow(file: Path) -> Any:
 
 
 def _file_names(names: object, where: Path) -> list[str]:
-    """Return names of files without folders; UserError for anything but names."""
+    """Return names of files without folders; raise UserError for other values."""
     if not isinstance(names, list) or not names or not all(map(_is_name, names)):
         raise UserError(
             f"{where}: expected names of files or splits, found {quoted(names)}"
@@ -215,11 +215,11 @@ def _is_name(value: object) -> bool:
 
 
 def _check_unfolded(file: Path) -> None:
-    """Raise UserError if the compressed buffers of an Arrow stream declare too much.
+    """Raise UserError if compressed buffers of an Arrow stream declare too large sizes.
 
-    pyarrow allocates what they declare. A record batch is a flatbuffer: field 2 lists
-    the buffers, field 3 is present if they are compressed. A compressed buffer begins
-    with its unfolded size.
+    pyarrow allocates the declared sizes. A record batch is a flatbuffer: field 2 lists
+    the buffers, and field 3 is present if they are compressed. A compressed buffer
+    begins with its uncompressed size.
     """
     declared = 0
     for message in pa.ipc.MessageReader.open_stream(pa.memory_map(str(file))):
@@ -249,9 +249,9 @@ def _integer(
 
 
 def _field(meta: bytes, table: int, number: int) -> int:
-    """Return the position of what a field of a flatbuffer's table points to.
+    """Return the position to which a field of a flatbuffer's table points.
 
-    0: the field is absent.
+    Returns 0 if the field is absent.
     """
     offsets = table - _integer(meta, table, signed=True)
     start = 4 + 2 * number

@@ -11,7 +11,7 @@ import pandas as pd
 from orca_ray.data.rows import Array
 from orca_ray.data.splits import Indices
 from orca_ray.errors import UserError, printable, quoted, shorten
-from orca_ray.own_data import ColumnHow, Notes, Options, UserData, as_typed
+from orca_ray.own_data import ColumnHow, Notes, Options, UserData, column_option
 from orca_ray.own_data.amounts import AmountForm, amount_form
 from orca_ray.own_data.dates import (
     DATE_PARTS,
@@ -22,10 +22,16 @@ from orca_ray.own_data.dates import (
     date_part,
     doubt_warning,
 )
-from orca_ray.own_data.tables import Column, Floats, TableInputs, parse_numbers, texts
+from orca_ray.own_data.tables import (
+    Column,
+    Floats,
+    TableInputs,
+    column_texts,
+    parse_numbers,
+)
 
 MOST_CATEGORIES = 64
-"""Largest number of categories of a column with a slot: the most frequent ones."""
+"""Largest number of categories of a column that get a slot, the most frequent first."""
 _COUNTED = {"number": "of numbers", "category": "of categories", "date": "of dates"}
 _FORMS: dict[str, tuple[ColumnHow, DateForm | AmountForm]] = {
     "day-first": ("date", "day-first"),
@@ -74,7 +80,7 @@ def fit_table(
         reading = _usable_reading(name, values, options.columns.get(name), notes)
         if reading is None:
             continue
-        columns += _columns(data, values, train, reading, notes)
+        columns += _encoded_columns(data, values, train, reading, notes)
         if reading.form:
             forms.append(f"{printable(name)} {reading.form}")
     if not columns:
@@ -89,16 +95,17 @@ def fit_table(
 def _usable_reading(
     name: str, values: "pd.Series[Any]", how: ColumnHow | None, notes: Notes
 ) -> _Reading | None:
-    """Return how a column is read, None if it is left out; adds a warning to ``notes``.
+    """Return how a column is read; None if it is left out.
 
-    ``how`` is the user's option for the column.
+    What is unusual is added to ``notes`` as a warning. ``how`` is the user's option for
+    the column.
     """
     if how == "drop":
         return None
-    reading = _read(name, values, how)
+    reading = _choose_reading(name, values, how)
     if reading.kind == "drop":
         is_number = values.dtype.kind in "biuf"
-        keep = as_typed(name, "number" if is_number else "category")
+        keep = column_option(name, "number" if is_number else "category")
         notes.warn(
             f"column {quoted(name)} is left out: {reading.why}; to keep it: {keep}"
         )
@@ -122,9 +129,11 @@ def _note_columns(columns: list[Column], forms: list[str], notes: Notes) -> None
         count = len({column.name for column in columns if column.kind == kind})
         if count:
             counts.append(f"{count} {meaning}")
-    notes.find("columns", ", ".join(counts), "by their types and values", "columns")
+    notes.add_finding(
+        "columns", ", ".join(counts), "by their types and values", "columns"
+    )
     if forms:
-        notes.find(
+        notes.add_finding(
             "numbers and dates in text",
             shorten(", ".join(forms), 300),
             "by their values",
@@ -132,7 +141,9 @@ def _note_columns(columns: list[Column], forms: list[str], notes: Notes) -> None
         )
 
 
-def _read(name: str, values: "pd.Series[Any]", how: ColumnHow | None) -> _Reading:
+def _choose_reading(
+    name: str, values: "pd.Series[Any]", how: ColumnHow | None
+) -> _Reading:
     """Return how a column is read: as the option ``how`` says, else by its values."""
     if how in _FORMS:
         kind, form = _FORMS[how]
@@ -166,7 +177,7 @@ def _read_numbers(
         return _Reading("drop", why="it numbers the rows")
     if valid.max() - valid.min() != len(valid) - 1:
         return _Reading("number")
-    advice = as_typed(name, "drop")
+    advice = column_option(name, "drop")
     return _Reading(
         "number",
         why=f"its values number the rows; if they say nothing else: {advice}",
@@ -176,7 +187,7 @@ def _read_numbers(
 def _read_text(
     name: str, values: "pd.Series[Any]", valid: "pd.Series[Any]", how: ColumnHow | None
 ) -> _Reading:
-    """Return how a column of text is read: as numbers, dates or categories, or not."""
+    """Return how a column of text is read: as numbers, dates, categories, or not."""
     if how == "date":
         return _date_reading(name, valid) or _Reading("date")
     numbers = _numbers_in_text(values, valid)
@@ -205,7 +216,7 @@ class _NumbersInText:
     example: str = ""
     """A number that can be read in two forms; "": none."""
     units: str = ""
-    """Units of the numbers, if there are several, so that they are not read."""
+    """Units of the numbers if there are several; such numbers are not read."""
 
 
 def _numbers_in_text(
@@ -245,9 +256,9 @@ def _number_reading(
 
 
 def _category_reading(valid: "pd.Series[Any]", numbers: _NumbersInText) -> _Reading:
-    """Return the reading of a column as categories; it is left out if it is no input.
+    """Return the reading of a column as categories.
 
-    Text that differs in most rows is no input.
+    Text that differs in most rows is no input; such a column is left out.
     """
     num_values = valid.nunique()
     if num_values > 20 and num_values > 0.5 * len(valid):
@@ -268,7 +279,7 @@ def _category_reading(valid: "pd.Series[Any]", numbers: _NumbersInText) -> _Read
     )
 
 
-def _columns(
+def _encoded_columns(
     data: UserData,
     values: "pd.Series[Any]",
     train: Indices,
@@ -277,7 +288,8 @@ def _columns(
 ) -> list[Column]:
     """Return the columns of the encoding that one column of the table becomes.
 
-    There are none, and a warning, if the column is constant in ``train``.
+    If the column is constant in ``train``, there are none, and a warning is added to
+    ``notes``.
     """
     if reading.kind == "category":
         columns = _category_columns(values.iloc[train])
@@ -297,7 +309,7 @@ def _columns(
 
 def _category_columns(values: "pd.Series[Any]") -> list[Column]:
     """Return the column of a category whose most frequent values get slots."""
-    counts = Counter(texts(values))
+    counts = Counter(column_texts(values))
     is_missing = None in counts
     names = sorted(text for text in counts if text is not None)
     # of equally frequent values, the first by name: `sorted` keeps their order
@@ -317,7 +329,7 @@ def _date_columns(
     columns = []
     for part in parts:
         column = Column(name=str(values.name), kind="date", part=part, form=form)
-        measured = _measured(column, date_part(dates, part))
+        measured = _with_statistics(column, date_part(dates, part))
         if measured is not None:
             columns.append(measured)
     return columns
@@ -336,15 +348,17 @@ def _number_columns(
             f"column {quoted(name)}: {num_infinite} infinite or too large values count"
             " as missing"
         )
-    column = _measured(Column(name=name, kind="number", form=reading.form), numbers)
+    column = _with_statistics(
+        Column(name=name, kind="number", form=reading.form), numbers
+    )
     return [] if column is None else [column]
 
 
-def _measured(column: Column, numbers: Floats) -> Column | None:
+def _with_statistics(column: Column, numbers: Floats) -> Column | None:
     """Return a column of numbers with its statistics.
 
-    None if ``numbers`` are all equal, or all missing. Missing numbers are marked; of a
-    date, the first part marks them for all parts.
+    None if ``numbers`` are all equal, or all missing. Missing numbers are marked. The
+    parts of a date have one common mark, which belongs to the first part.
     """
     valid = numbers[~np.isnan(numbers)]
     marks_missing = column.part in (None, DATE_PARTS[0])

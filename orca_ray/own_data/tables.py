@@ -1,6 +1,6 @@
 """Inputs from the columns of a table: which columns, and their coding.
 
-Letters: N rows, W slots, L columns.
+Letters of shapes: N rows, W slots, L columns.
 """
 
 from typing import Any, Literal, cast
@@ -43,11 +43,11 @@ class Column(BaseModel):
     or plain numbers.
     """
     categories: tuple[str, ...] = ()
-    """For a category: the values of the training split that have a slot; other values
-    have none, so all slots are 0.
+    """For a category: the values of the training split that have a slot. For other
+    values, all slots are 0.
     """
     fill: float = 0.0
-    """Median of the training split, which stands for a missing number."""
+    """Median of the training split, which replaces a missing number."""
     mean: float = 0.0
     std: PositiveFloat = 1.0
     missing: bool = False
@@ -87,7 +87,7 @@ class TableInputs(BaseModel):
             x_NW = x_NWL[:, :, place]
             values = frame[column.name]
             if column.kind == "category":
-                _encode_categories(x_NW, column, texts(values), data, warn)
+                _encode_categories(x_NW, column, column_texts(values), data, warn)
                 continue
             if column.part is None:
                 numbers = as_floats(values, data, warn, column.form)
@@ -215,7 +215,7 @@ def parse_numbers(values: "pd.Series[Any]", form: str = "") -> tuple[Floats, Arr
     return np.where(fits_float32, numbers, np.nan), text_rows
 
 
-def texts(values: "pd.Series[Any]") -> list[str | None]:
+def column_texts(values: "pd.Series[Any]") -> list[str | None]:
     """Return a column as text, None for missing values; 1.0 becomes "1"."""
     labels = []
     pairs = zip(values.tolist(), values.isna().tolist(), strict=True)

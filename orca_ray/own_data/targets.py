@@ -218,9 +218,11 @@ def check_collisions(y: Array, source: str) -> list[str]:
 
 
 MOST_CLASSES = 20
-"""Largest number of different whole numbers that are classes."""
+"""Whole numbers are classes if at most this many of them are different."""
 MOST_CLASS_SHARE = 0.1
-"""Largest number of different whole numbers that are classes, over that of samples."""
+"""Whole numbers are classes only if their different values are at most this share of
+the number of samples.
+"""
 
 
 @dataclass(frozen=True)
@@ -258,18 +260,18 @@ def fit_target(
         kind = options.kind
         why = "given"
     else:
-        kind, why = _kind(data, numbers)
+        kind, why = _guess_kind(data, numbers)
     columns: tuple[str, ...] = ()
     if y.ndim == 2 and len(data.target_names) == y.shape[1]:
         columns = tuple(data.target_names)
     if kind == "classes":
-        fitted = _classes(data, y, columns, notes, least)
+        fitted = _fit_classes(data, y, columns, notes, least)
         description = f"{len(fitted.coding.label_names)} classes"
     elif kind == "labels":
-        fitted = _labels(data, y, columns)
+        fitted = _fit_labels(data, y, columns)
         description = f"{y.shape[1:]} labels"
     else:
-        fitted = _numbers(data, numbers, kind, notes)
+        fitted = _fit_numbers(data, numbers, kind, notes)
         fitted = replace(fitted, coding=fitted.coding.model_copy(update={"form": form}))
         description = f"a field {list(y.shape[1:])}"
         if kind == "scalar":
@@ -283,14 +285,14 @@ def fit_target(
         )
     if data.target_names:
         description = f"{', '.join(data.target_names)}: {description}"
-    notes.find("target", description, why, "target, kind")
+    notes.add_finding("target", description, why, "target, kind")
     return fitted
 
 
 def _amount_form(y: Array, options: Options) -> AmountForm | Literal[""]:
     """Return the form in which all targets of text are numbers with a unit.
 
-    "": they are no such numbers, or only few different ones.
+    "" if they are no such numbers, or if so few are different that they are classes.
     """
     if y.ndim != 1 or y.dtype.kind not in "OU":
         return ""
@@ -306,12 +308,12 @@ def _amount_form(y: Array, options: Options) -> AmountForm | Literal[""]:
     return form
 
 
-def _kind(data: UserData, y: Array) -> tuple[TargetKind, str]:
+def _guess_kind(data: UserData, y: Array) -> tuple[TargetKind, str]:
     """Return the kind of target that the values suggest, and why."""
     if y.ndim > 2:
         return "dense", f"{y.ndim - 1} axes a sample"
     if y.ndim == 2:
-        return _kind_of_columns(data, y)
+        return _guess_kind_of_columns(data, y)
     if y.dtype.kind in "OUSb":
         texts = [value for value in y.tolist() if value is not None]
         has_truth_values = bool(texts) and isinstance(texts[0], bool)
@@ -329,7 +331,7 @@ def _kind(data: UserData, y: Array) -> tuple[TargetKind, str]:
     return "scalar", f"{number} different numbers"
 
 
-def _kind_of_columns(data: UserData, y: Array) -> tuple[TargetKind, str]:
+def _guess_kind_of_columns(data: UserData, y: Array) -> tuple[TargetKind, str]:
     """Return the kind of target that values [N, K] suggest, and why."""
     sample = y[:: max(1, len(y) // 10_000)]
     shape = getattr(data.x, "shape", ())
@@ -341,11 +343,12 @@ def _kind_of_columns(data: UserData, y: Array) -> tuple[TargetKind, str]:
     return "labels", "columns of 0 and 1"
 
 
-def _classes(
+def _fit_classes(
     data: UserData, y: Array, columns: tuple[str, ...], notes: Notes, least: int
 ) -> FittedTarget:
-    """Return the coding of classes of at least ``least`` samples; others are left out.
+    """Return the coding of the classes that have at least ``least`` samples.
 
+    Samples of other classes are left out.
     ``columns``: names of the columns of classes that are given as [N, K].
     """
     one_hot: tuple[str, ...] = ()
@@ -395,7 +398,8 @@ def _check_classes(
 ) -> None:
     """Raise UserError for targets that are no classes, and for a single class.
 
-    ``counts`` are numbers of samples, ``names`` those with ``least`` samples or more.
+    ``counts`` are the numbers of samples by class, ``names`` the classes with
+    ``least`` samples or more.
     """
     if len(counts) > LEAST_PER_CLASS and max(counts.values()) == 1:
         raise UserError(
@@ -418,7 +422,7 @@ def _check_classes(
         )
 
 
-def _labels(data: UserData, y: Array, columns: tuple[str, ...]) -> FittedTarget:
+def _fit_labels(data: UserData, y: Array, columns: tuple[str, ...]) -> FittedTarget:
     """Return the coding of several labels [N, K] of 0 and 1."""
     if y.ndim != 2 or not np.isin(y[np.isfinite(y).all(axis=1)], (0, 1)).all():
         raise UserError(
@@ -432,7 +436,9 @@ def _labels(data: UserData, y: Array, columns: tuple[str, ...]) -> FittedTarget:
     )
 
 
-def _numbers(data: UserData, y: Array, kind: TargetKind, notes: Notes) -> FittedTarget:
+def _fit_numbers(
+    data: UserData, y: Array, kind: TargetKind, notes: Notes
+) -> FittedTarget:
     """Return the coding of one number a sample, or of fields."""
     if (kind == "scalar") != (y.ndim == 1):
         raise UserError(
@@ -476,8 +482,8 @@ def without_absent(
 ) -> tuple[FittedTarget, own_splits.Splits]:
     """Return target and splits without classes that train lacks.
 
-    Validation and test lose the samples of these classes. Raises UserError if train has
-    a single class, or if no sample is left in a split.
+    Samples of these classes are removed from validation and test. Raises UserError if
+    train has a single class, or if no sample is left in a split.
     """
     names = fitted.coding.label_names
     classes = fitted.classes
@@ -519,7 +525,7 @@ def _absent_names(names: tuple[str, ...], present: Array) -> str:
 
 
 def warn_absent(fitted: FittedTarget, parts: own_splits.Splits, notes: Notes) -> bool:
-    """Warn of each split that lacks a class; return whether there is such a split."""
+    """Warn of each split that lacks a class, and return whether there is one."""
     assert fitted.classes is not None
     names = fitted.coding.label_names
     is_absent = False

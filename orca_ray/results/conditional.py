@@ -17,17 +17,17 @@ from orca_ray.paths import public_uri
 logger = logging.getLogger(__name__)
 
 _warned: set[str] = set()
-"""URIs of which a warning was logged."""
+"""URIs for which a warning was logged."""
 
 
 def create_object(
     uri: str, path: str, content: bytes, region: str | None = None
 ) -> bool:
-    """Create an object unless it exists; return whether the server is exact.
+    """Create an object unless it exists; return whether the server ensured that.
 
-    The object is at ``path`` below the `pyarrow.fs` URI ``uri``. Returns False, and
-    logs it once for each ``uri``, if the server ignores the condition or refuses the
-    request: the object may then have replaced another one, or is not written.
+    The object is at ``path`` below the `pyarrow.fs` URI ``uri``. If the server ignores
+    the condition or refuses the request, this returns False, and logs it once for each
+    ``uri``: the object may then have replaced another one, or was not written.
     ``region`` is that of an S3 bucket.
     """
     try:
@@ -70,7 +70,7 @@ def _open(uri: str, region: str | None) -> Any:
 
 
 def _s3_config(parts: SplitResult, region: str | None) -> Any:
-    """Return what an S3 URI says about region, endpoint and credentials."""
+    """Return the region, endpoint and credentials that an S3 URI contains."""
     options = {name: values[-1] for name, values in parse_qs(parts.query).items()}
     config = {"region": region or options.get("region")}
     endpoint = options.get("endpoint_override")

@@ -1,4 +1,7 @@
-"""Errors of file systems: retries of temporary ones, messages without credentials."""
+"""Errors of file systems: retries after temporary errors, and messages for users.
+
+The messages contain no credentials.
+"""
 
 import contextlib
 import errno
@@ -74,7 +77,7 @@ _ADVICE = {
 """What a user can do about an error, by its code."""
 
 
-def may_pass(error: Exception) -> bool:
+def is_temporary(error: Exception) -> bool:
     """Return whether a retry may succeed after an error.
 
     This holds for time-outs, broken connections, and the HTTP statuses 5xx and 429.
@@ -84,12 +87,12 @@ def may_pass(error: Exception) -> bool:
     return bool(_PASSING.search(str(error))) and not _LASTING.search(str(error))
 
 
-def retried(
+def call_with_retries(
     action: Callable[[], _Result],
     where: str,
     patient: Callable[[], bool] = lambda: True,
 ) -> _Result:
-    """Return the result of ``action``; repeat it after errors that `may_pass`.
+    """Return the result of ``action``; repeat it after errors that `is_temporary`.
 
     There are at most `ATTEMPTS` attempts. Pauses grow exponentially and are random, so
     that many workers do not repeat their requests at the same time. If ``patient``
@@ -100,7 +103,7 @@ def retried(
         try:
             return action()
         except (OSError, pa.ArrowException) as error:
-            if not may_pass(error) or not patient() or time.monotonic() > deadline:
+            if not is_temporary(error) or not patient() or time.monotonic() > deadline:
                 raise
             pause = FIRST_PAUSE_SECONDS * 2 ** (attempt - 1) * random.uniform(0.5, 1.5)
             logger.info(
@@ -115,7 +118,9 @@ def retried(
 
 
 @contextlib.contextmanager
-def explained(verb: str, where: str, secrets: Collection[str] = ()) -> Iterator[None]:
+def explain_errors(
+    verb: str, where: str, secrets: Collection[str] = ()
+) -> Iterator[None]:
     """Context manager: raise file-system errors as UserError "cannot VERB WHERE".
 
     FileNotFoundError is raised unchanged. Texts in ``secrets`` are left out of the

@@ -29,7 +29,7 @@ from orca_ray.paths import (
     secrets_in,
 )
 from orca_ray.results import faults
-from orca_ray.results.faults import explained
+from orca_ray.results.faults import explain_errors
 
 Kind = Literal["missing", "file", "directory"]
 _Result = TypeVar("_Result")
@@ -161,10 +161,11 @@ class Folder:
     def write_new(self, path: str, content: Any) -> bool:
         """Write a file unless it exists; return whether it then holds ``content``.
 
-        Of several processes that write the same file with different contents, exactly
-        one gets True: by exclusive creation in a mounted file system, by a conditional
-        write on an object store (see `conditional`). A server without such writes keeps
-        what was written last: every writer waits, then reads whose content was kept.
+        If several processes write the same file with different contents, exactly one
+        gets True. A mounted file system ensures this by exclusive creation, an object
+        store by a conditional write (see `conditional`). A server without such writes
+        keeps the content that was written last, so every writer waits, and then reads
+        which content was kept.
         """
         return self._try("write", path, lambda: self._write_new(path, content))
 
@@ -188,12 +189,13 @@ class Folder:
         with contextlib.suppress(FileNotFoundError):
             self._try("delete", path, lambda: self._delete(self._at(path)))
 
-    def sweep_temporary(
+    def delete_temporary(
         self, directory: str, older_than_seconds: float, *, recursive: bool = False
     ) -> None:
-        """Delete old temporary files of killed writers in a directory.
+        """Delete temporary files in a directory that killed writers left.
 
-        ``recursive``: also in all directories below it.
+        Only files older than ``older_than_seconds`` are deleted. ``recursive``: delete
+        files in all directories below it, too.
         """
         before = time.time() - older_than_seconds
         for info in self._infos(directory, recursive=recursive):
@@ -211,11 +213,11 @@ class Folder:
             failed_at = self._failed_at.get(self._place, -math.inf)
             return time.monotonic() - failed_at > _FAILED_SECONDS
 
-        with explained(verb, where, self._secrets):
+        with explain_errors(verb, where, self._secrets):
             try:
-                result = faults.retried(action, where, is_patient)
+                result = faults.call_with_retries(action, where, is_patient)
             except (OSError, pa.ArrowException) as error:
-                if faults.may_pass(error):
+                if faults.is_temporary(error):
                     self._failed_at[self._place] = time.monotonic()
                 raise
         self._failed_at.pop(self._place, None)
@@ -354,9 +356,9 @@ def check_size(name: str, num_bytes: int) -> None:
 class S3Folder(Folder):
     """A folder in an S3 bucket.
 
-    A small file is written in one request, which is atomic, instead of the seven of
-    `Folder`: an object store takes 10 to 100 ms for each, and a busy one more. A bucket
-    needs no directories.
+    A small file is written in one request, which is atomic, while `Folder` needs seven
+    requests. An object store takes 10 to 100 ms for each request, and a busy one takes
+    longer. A bucket needs no directories.
     """
 
     def __init__(self, uri: str) -> None:

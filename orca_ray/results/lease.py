@@ -1,9 +1,9 @@
 """The lease of a sweep: at most one driver runs a sweep of a store.
 
-A second driver gets an error that names the first. The lease has a number, which grows
-with each driver. The lease of a number belongs to the driver that created the sweep's
-live state of this number (`Folder.write_new`); docs/decisions/0028-fencing.md says what
-follows from that.
+A second driver gets an error that names the first. Each driver takes the next lease
+number, by creating the live state of the sweep with this number (`Folder.write_new`
+lets only one driver create it). docs/decisions/0028-fencing.md describes the
+consequences.
 """
 
 import contextlib
@@ -55,8 +55,8 @@ class Lease:
         renew_seconds: float = RENEW_SECONDS,
         expiry_seconds: float = EXPIRY_SECONDS,
     ) -> None:
-        self.retried: tuple[Request, ...] = ()
-        """Requests of kind ``retry`` that an earlier driver has not carried out."""
+        self.open_retries: tuple[Request, ...] = ()
+        """Requests of kind ``retry`` that earlier drivers have not carried out."""
         self._store = store
         self._folder = store.folder
         self._sweep = sweep
@@ -69,10 +69,12 @@ class Lease:
         self._sequence = 0
         self._renewed = seconds_since_boot()
         self._lost = ""
+        """Message for the user, once another driver has taken the lease."""
         self._requests: deque[Request] = deque()
-        # Paths of retries that were read, and not yet carried out.
         self._retries: set[str] = set()
+        """Paths of requests of kind ``retry`` that were read but not yet deleted."""
         self._carried_out: deque[str] = deque()
+        """Paths of requests of kind ``retry`` that are to be deleted."""
         self._ended = threading.Event()
         self._thread = threading.Thread(
             target=self._run, name="orca-ray lease", daemon=True
@@ -85,7 +87,7 @@ class Lease:
         self._store.append_as(self._sweep, self.number)
         # Requests other than "retry" were meant for an earlier driver, which ended
         # before it read them.
-        self.retried = tuple(
+        self.open_retries = tuple(
             request for request in self._take_requests() if request.kind == live.RETRY
         )
         self._thread.start()
@@ -115,7 +117,7 @@ class Lease:
         """Return the requests that arrived since the last call."""
         return [self._requests.popleft() for _ in range(len(self._requests))]
 
-    def carried_out(self, retries: Iterable[Request]) -> None:
+    def mark_carried_out(self, retries: Iterable[Request]) -> None:
         """Mark requests of kind ``retry`` as done; the thread deletes their files."""
         self._carried_out.extend(request.path for request in retries)
 
@@ -136,7 +138,7 @@ class Lease:
 
         Raises UserError if the last driver lives.
         """
-        last_number, last_state = self._last_driver()
+        last_number, last_state = self._wait_for_last_driver()
         # This process becomes the holder; what was known about the sweep stays.
         self._state = replace(
             last_state or self._state,
@@ -151,8 +153,8 @@ class Lease:
             live.path_of(self._sweep, self.number), self._next_content(self._holder)
         )
 
-    def _last_driver(self) -> tuple[int, LiveState | None]:
-        """Wait until the last driver is dead; return its lease number and live state.
+    def _wait_for_last_driver(self) -> tuple[int, LiveState | None]:
+        """Wait until the last driver has ended; return its lease number and live state.
 
         The number is 0 if there was no driver. Raises UserError if the driver lives.
         """
@@ -180,7 +182,8 @@ class Lease:
     def _has_ended(self, content: Any | None) -> bool:
         """Return whether the driver that wrote a live state is known to have ended.
 
-        Of a driver whose live state is damaged, this is not known.
+        ``content`` is the content of the live state's file, None if there is no file.
+        If it is damaged, nothing is known about the driver, and this returns False.
         """
         if content is None:
             return True
@@ -199,7 +202,7 @@ class Lease:
         return False
 
     def _read(self) -> tuple[int, Any | None]:
-        """Return the highest lease number, and the content of its live state.
+        """Return the highest lease number, and the content of the live state's file.
 
         The content is None if there is no such file.
         """
@@ -297,7 +300,8 @@ def driver_lives(
     """Return whether the driver that ``state`` names as the holder is alive.
 
     Returns False if ``state`` names no holder. If the driver ran on another machine,
-    this takes up to ``expiry_seconds``; ``emit`` is called if the wait is long.
+    this waits up to ``expiry_seconds`` for a new live state, and calls ``emit`` with a
+    sentence if the wait is long.
     """
     if state.holder is None:
         return False

@@ -1,16 +1,18 @@
 """Small files beside the tables of a store: live states, requests, and fences.
 
 Each driver of a sweep has a file ``live/SWEEP.NUMBER.json``, where NUMBER is its lease
-number; the live state is the one with the highest number. Any process that sees the
-store may write a request to a driver; the path of the request names the sweep. A retry
-may take days: its file is deleted only when the trial has run again. See
-docs/decisions/0016-live-state.md.
+number. The file with the highest number is the live state of the sweep. Any process
+that reaches the store may write a request to a driver; the path of the request names
+the sweep. A request to run a trial again may take days to carry out, so its file is
+deleted only when the trial has run again. See docs/decisions/0016-live-state.md.
 
 Fencing: a file that a driver appended after it had lost the lease of its sweep does not
-count. The name of each file that a driver appends ends with the sweep and its lease
-number. A driver that takes the lease stores, before it reads anything else, the list of
-the files of lower numbers: from then on, only these count. Of several lists, the one
-with the highest number decides. No clock is involved (docs/decisions/0028-fencing.md).
+count, which means that its rows are not read. The name of each file that a driver
+appends ends with the sweep and the driver's lease number. A driver that takes the lease
+first stores the list of the existing files with lower numbers. From then on, of the
+files with lower numbers, only those in the list count. If there are several lists, the
+one with the highest number decides. No clock is involved
+(docs/decisions/0028-fencing.md).
 """
 
 import hashlib
@@ -266,19 +268,36 @@ def _sealed_path(name: str, number: int) -> str:
     return f"{DIRECTORY}/{name}.{number}.sealed"
 
 
+@dataclass(frozen=True)
+class FencedFiles:
+    """Files of a store whose rows are not read, or may not be read later."""
+
+    excluded: set[str]
+    """Paths of the files that do not count: their drivers had lost the lease."""
+    pending: set[str]
+    """Paths of the files that a newer driver has yet to list or to exclude.
+
+    That driver has taken its lease, but not stored its list. Readers go by the list
+    before until then. A compaction must neither merge nor delete these files.
+    """
+
+
 class Fences:
-    """Which appended files of a store count; threads may share it."""
+    """Decides which of the files that drivers appended to a store count.
+
+    Threads may share an instance.
+    """
 
     def __init__(self, folder: Folder) -> None:
         self._folder = folder
         self._sealed: dict[tuple[str, int], frozenset[str]] = {}
+        """Paths in each list that was read, by sweep and lease number."""
 
     def seal(self, sweep: str, number: int, directories: Iterable[str]) -> None:
-        """Store which files of drivers with numbers below ``number`` count.
+        """Store the list of the files with lease numbers below ``number`` that count.
 
-        The files are listed now, in the given order of ``directories``. What the list
-        of an earlier driver decided stays: a file that has arrived since then does not
-        count.
+        The directories are listed in the order of ``directories``. A file that an
+        earlier list excludes, because it was written after that list, stays excluded.
         """
         name_of_sweep = file_name(sweep)
         paths = []
@@ -287,39 +306,35 @@ class Fences:
                 owner = _owner(name)
                 if owner and owner[0] == name_of_sweep and owner[1] < number:
                     paths.append(f"{directory}/{name}")
-        lost, _ = self.judge(paths)
-        content = "\n".join(path for path in paths if path not in lost).encode()
+        excluded = self.find_fenced(paths).excluded
+        content = "\n".join(path for path in paths if path not in excluded).encode()
         self._folder.write(
             _sealed_path(name_of_sweep, number),
             pa.py_buffer(checksum(content).encode() + b"\n" + content),
         )
 
-    def judge(self, paths: Iterable[str]) -> tuple[set[str], set[str]]:
-        """Return which files do not count, and which are undecided.
+    def find_fenced(self, paths: Iterable[str]) -> FencedFiles:
+        """Return which of the files at ``paths`` do not count, and which are pending.
 
-        ``paths`` were listed before this call. A file is undecided as long as the
-        driver with the highest number has not stored its list. That list may differ
-        from the one before, by which readers go until then: a compaction must neither
-        merge nor delete the file.
+        ``paths`` must have been listed before this call.
         """
-        lost = set[str]()
-        undecided = set[str]()
+        fenced = FencedFiles(excluded=set(), pending=set())
         owners = {path: owner for path in paths if (owner := _owner(path))}
         if not owners:
-            return lost, undecided
+            return fenced
         names = self._folder.names(DIRECTORY)
         last_sealed = _highest(_SEALED, names)
         highest = highest_numbers(names)
         for path, (sweep, number) in owners.items():
             sealed = last_sealed.get(sweep, 0)
-            if number < sealed and path not in self._counted(sweep, sealed):
-                lost.add(path)
+            if number < sealed and path not in self._read_sealed(sweep, sealed):
+                fenced.excluded.add(path)
             if max(number, sealed) < highest.get(sweep, 0):
-                undecided.add(path)
-        return lost, undecided
+                fenced.pending.add(path)
+        return fenced
 
-    def _counted(self, sweep: str, number: int) -> frozenset[str]:
-        """Return the paths in the list of the driver with a lease number."""
+    def _read_sealed(self, sweep: str, number: int) -> frozenset[str]:
+        """Return the paths in the list of the driver with the lease ``number``."""
         if (sweep, number) not in self._sealed:  # such a file never changes
             path = _sealed_path(sweep, number)
             digest, _, content = bytes(self._folder.read(path)).partition(b"\n")

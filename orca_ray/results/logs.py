@@ -32,7 +32,7 @@ class LogRow(StoredRow):
 def last_bytes(text: str, limit: int = MAX_BYTES) -> str:
     """Return ``text`` or, if it exceeds ``limit`` bytes, its last lines.
 
-    A line "[N bytes left out]" then stands above them.
+    The last lines then follow a line "[N bytes left out]".
     """
     content = text.encode("utf-8", "replace")
     if len(content) <= limit:
@@ -47,9 +47,9 @@ def last_bytes(text: str, limit: int = MAX_BYTES) -> str:
 class LogStream:
     """Log of one attempt at a trial, in the driver.
 
-    `take` returns its beginning while the attempt runs, and its end afterwards. Each
-    has at most half of `MAX_BYTES`. Of text not taken yet, only the last half of
-    `MAX_BYTES` is kept.
+    `take` returns the beginning of the log while the attempt runs, and its end
+    afterwards. Both have at most half of `MAX_BYTES`. Of the text that was not taken
+    yet, only as many bytes are kept, the last ones.
     """
 
     def __init__(self) -> None:
@@ -92,7 +92,7 @@ class TrialLog(logging.StreamHandler[io.StringIO]):
 
     @contextmanager
     def collecting(self) -> Iterator[None]:
-        """Context manager that collects what any thread of the process logs in it."""
+        """Context manager: collect the messages that any thread of the process logs."""
         logger = logging.getLogger("orca_ray")
         level = logger.level
         logger.addHandler(self)

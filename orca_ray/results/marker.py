@@ -47,10 +47,10 @@ class Marker:
         self._version = 0
         self._check()
 
-    def claim(self) -> None:
-        """Raise the marker of an older store to `SCHEMA_VERSION`.
+    def upgrade(self) -> None:
+        """Change the version in the marker of an older store to `SCHEMA_VERSION`.
 
-        This comes before the first file of this version is written.
+        Call it before the first file of this version is written.
         """
         if self._version == SCHEMA_VERSION:
             return

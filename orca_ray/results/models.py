@@ -61,8 +61,8 @@ class StoredModels(InStore):
     def fetch(self, key: str, directory: Path) -> None:
         """Copy the model of the trial ``key`` to a local directory.
 
-        A model that is there is replaced. Other files in the directory stay; the caller
-        decides whether a directory may be used.
+        A model in the directory is replaced. Other files in it stay; the caller decides
+        whether the directory may be used.
         """
         names = self._folder.names(f"{DIRECTORY}/{key}")
         directory.mkdir(parents=True, exist_ok=True)

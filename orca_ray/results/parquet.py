@@ -145,9 +145,9 @@ class ParquetPart:
         self.group_rows = [group.num_rows for group in groups]
 
     def groups_with(self, wanted: Mapping[str, Collection[str]]) -> list[int]:
-        """Return the row groups that may hold ``wanted`` values.
+        """Return the numbers of the row groups that may hold ``wanted`` values.
 
-        They are judged by their minima and maxima.
+        The minima and maxima of the columns show whether a row group may hold them.
         """
         if not wanted:
             return list(range(len(self.group_rows)))
@@ -195,7 +195,7 @@ class ParquetPart:
     def _read_present(
         self, groups: list[int], columns: list[str], *, expand: bool
     ) -> Any:
-        """Return those of ``columns`` that the file has; check their size in memory."""
+        """Return the ``columns`` that the file has, after a check of their memory."""
         num_rows = sum(self.group_rows[index] for index in groups)
         num_bytes = 8 * num_rows * len(columns)
         if expand:
@@ -234,7 +234,10 @@ Part = MemoryPart | ParquetPart
 
 
 def _target(declared: Any, present: Any, expand: bool) -> Any:
-    """Return the field to which a column is cast, from the schema's and the file's."""
+    """Return the field to which a column of a file is cast.
+
+    ``declared`` is the field of the table's schema, ``present`` that of the file.
+    """
     is_encoded = (
         pa.types.is_dictionary(present.type)
         and present.type.value_type == declared.type
@@ -277,7 +280,7 @@ def _check_size(num_bytes: int, num_rows: int, where: str) -> None:
 def encoded_text_bytes(column: Any) -> int:
     """Return the bytes that dictionary-encoded text takes once it is expanded.
 
-    ``column`` is an array or a column; other parts of it count 0.
+    ``column`` is an array or a column. Values that are not such text count 0.
     """
     if isinstance(column, pa.ChunkedArray):
         return sum(map(encoded_text_bytes, column.chunks))

@@ -19,11 +19,16 @@ from orca_ray.options import Protocol
 class Status(StrEnum):
     """Status of an ended trial.
 
-    ``completed``; ``stopped_early``: by early stopping; the others say how the trial
-    failed. ``failed_user``: bad data or configuration; ``failed_oom``: out of memory;
-    ``failed_nan``: a value that is not finite; ``failed_code``: another exception, with
-    its traceback in ``error``; ``lost``: its worker or node is gone; ``timed_out``: it
-    took longer than its limit, or stopped reporting; ``cancelled``: a user ended it.
+    A trial that is ``completed`` or ``stopped_early`` (by early stopping) has scores.
+    The other statuses say how a trial failed:
+
+    - ``failed_user``: by bad data or a bad configuration.
+    - ``failed_oom``: it ran out of memory.
+    - ``failed_nan``: by a value that is not finite.
+    - ``failed_code``: by another exception, whose traceback is in ``error``.
+    - ``lost``: its worker or node disappeared.
+    - ``timed_out``: it took longer than its limit, or stopped reporting.
+    - ``cancelled``: a user ended it.
     """
 
     COMPLETED = "completed"
@@ -236,7 +241,7 @@ class Record(StoredRow):
         }
         return cls(**{**row, **times, "status": Status(row["status"])})
 
-    def reproducible(self) -> dict[str, Any]:
+    def reproducible_fields(self) -> dict[str, Any]:
         """Return the fields by column name without `RUN_COLUMNS`.
 
         They are equal for two deterministic runs of a trial.
@@ -277,11 +282,11 @@ class CurvePoint(StoredRow):
 @stored
 @dataclass(frozen=True)
 class SuggestionRow(StoredRow):
-    """Entry of the journal of a search: suggested hyper-parameters.
+    """Entry of the journal of a search: hyper-parameters that the search suggested.
 
-    It also says which results were known to the search. It is stored within seconds of
+    The entry also says which results the search knew. It is stored within seconds of
     the start of the suggestion's trial, at the latest with the trial's record. A search
-    that continues runs an unfinished trial again with the same values.
+    that is continued runs an unfinished trial again with the same values.
     """
 
     sweep: str
@@ -297,8 +302,8 @@ class SuggestionRow(StoredRow):
     values: str
     """JSON object with the values of the searched hyper-parameters."""
     known: str | None
-    """Numbers of the suggestions whose results were known.
+    """Numbers of the suggestions whose results were known, as JSON.
 
-    A JSON list of ranges [first, last].
+    The JSON value is a list of ranges [first, last].
     """
     suggested_at: datetime

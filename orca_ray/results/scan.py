@@ -32,9 +32,10 @@ _KEY = ["sweep", "trial_key"]
 _NARROW = [*_KEY, "status", "phase", "protocol", "test_score", "finished_at"]
 """Columns that are read of every record."""
 _SUCCEEDED = 2**60
-"""Added to the time of a trial that did not fail, in microseconds.
+"""Number that is added to the rank of a trial that did not fail.
 
-Times of the years 1 to 9999 are below 2**58.
+A rank is the time at which a trial finished, in microseconds. Times of the years 1 to
+9999 are below 2**58.
 """
 MAX_WARNINGS = 20
 """Number of trials with contradictory scores that warnings name.
@@ -57,8 +58,8 @@ class StoreSnapshot:
         # Position of the first row of each part, and then the number of rows.
         self._starts = np.cumsum([0, *(sum(part.group_rows) for part in self._parts)])
         total = int(self._starts[-1])
-        # Whether each row counts.
-        self._counts = np.zeros(total, dtype=bool)
+        # Whether each row is the current one of its trial.
+        self._is_current = np.zeros(total, dtype=bool)
         hashes = np.zeros((2, total), np.uint64)
         ranks = np.zeros(total, np.int64)
         for index, part in enumerate(self._parts):
@@ -68,7 +69,7 @@ class StoreSnapshot:
                 raise
             except ValueError as error:
                 self.warnings.append(f"left out: {error}")
-                self._counts[self._starts[index] : self._starts[index + 1]] = False
+                self._is_current[self._starts[index] : self._starts[index + 1]] = False
         self._drop_superseded(hashes, ranks)
 
     @classmethod
@@ -86,7 +87,7 @@ class StoreSnapshot:
         the allowed values by column name. Text columns may be dictionary-encoded.
         """
         for start, part, group in self._groups(wanted):
-            is_current = self._counts[start : start + part.group_rows[group]]
+            is_current = self._is_current[start : start + part.group_rows[group]]
             if not is_current.any():
                 continue
             columns_to_read = list(dict.fromkeys([*columns, *wanted]))
@@ -119,9 +120,10 @@ class StoreSnapshot:
     def _groups(
         self, wanted: Mapping[str, Collection[str]]
     ) -> Iterator[tuple[int, Part, int]]:
-        """Yield position of the first row, part and index of each row group.
+        """Yield the row groups, each as (position of its first row, part, index).
 
-        Groups that cannot hold wanted rows are left out.
+        The index is that of the group in the part. Groups that cannot hold rows with
+        ``wanted`` values are left out.
         """
         for part, start in zip(self._parts, self._starts[:-1], strict=True):
             starts = start + np.cumsum([0, *part.group_rows])
@@ -135,7 +137,7 @@ class StoreSnapshot:
         hashes: NDArray[np.uint64],
         ranks: NDArray[np.int64],
     ) -> None:
-        """Fill hashes and ranks of the rows of a part, and find its valid rows."""
+        """Fill ``hashes`` and ``ranks`` of a part's rows; find its valid rows."""
         start = int(self._starts[index])
         examples: dict[str, InvalidRows] = {}
         num_invalid = Counter[str]()
@@ -151,9 +153,11 @@ class StoreSnapshot:
             succeeded = ~none_of(table["status"], SUCCESSES).to_numpy()
             finished = table["finished_at"].cast(pa.int64()).to_numpy()
             ranks[rows] = finished + succeeded * np.int64(_SUCCEEDED)
-            sweep_hashes = hashed(table["sweep"])
-            hashes[:, rows] = sweep_hashes * _MULTIPLIER ^ hashed(table["trial_key"])
-            self._counts[rows] = valid
+            sweep_hashes = hash_texts(table["sweep"])
+            hashes[:, rows] = sweep_hashes * _MULTIPLIER ^ hash_texts(
+                table["trial_key"]
+            )
+            self._is_current[rows] = valid
             start += num_rows
         for column, invalid in examples.items():
             self.warnings.append(
@@ -163,16 +167,16 @@ class StoreSnapshot:
     def _drop_superseded(
         self, hashes: NDArray[np.uint64], ranks: NDArray[np.int64]
     ) -> None:
-        """Clear the rows that other rows of the same trial supersede.
+        """Mark rows as not current if another row of the same trial takes precedence.
 
-        Warn of trials with different scores.
+        A warning is added for trials that have different scores.
         """
         first_halves = np.sort(hashes[0])
         repeated = np.unique(first_halves[1:][first_halves[1:] == first_halves[:-1]])
         if not len(repeated):
             return
         rows = np.flatnonzero(pd.Series(hashes[0]).isin(repeated))
-        rows = rows[self._counts[rows]]
+        rows = rows[self._is_current[rows]]
         frame = pd.DataFrame(
             {"first": hashes[0][rows], "second": hashes[1][rows], "rank": ranks[rows]},
             index=rows,
@@ -181,7 +185,7 @@ class StoreSnapshot:
         frame["attempts"] = self.take(rows, ["attempts"])["attempts"].to_numpy()
         frame = frame.sort_values(["succeeded", "attempts", "rank"], kind="stable")
         key = ["first", "second"]
-        self._counts[frame.index[frame.duplicated(key, keep="last")]] = False
+        self._is_current[frame.index[frame.duplicated(key, keep="last")]] = False
         succeeded = frame[frame["succeeded"]]
         is_repeated = succeeded.duplicated(key, keep=False)
         self._warn_of_contradictions(np.sort(succeeded.index[is_repeated].to_numpy()))
@@ -229,7 +233,7 @@ _SEEDS = np.array([[0x243F6A8885A308D3], [0x13198A2E03707344]], dtype=np.uint64)
 """Initial values of the two halves of a hash: the first digits of pi."""
 
 
-def hashed(column: Any) -> NDArray[np.uint64]:
+def hash_texts(column: Any) -> NDArray[np.uint64]:
     """Return a 128-bit hash of each of the N texts in a column.
 
     The hashes are an array [2, N] of 64-bit halves. The array is [2, 1] if the column
@@ -239,14 +243,14 @@ def hashed(column: Any) -> NDArray[np.uint64]:
     if isinstance(array, pa.ChunkedArray):
         array = pa.concat_arrays(array.chunks)
     if not pa.types.is_dictionary(array.type):
-        return _hashed(array)
-    hashes = _hashed(array.dictionary)
+        return _hash_array(array)
+    hashes = _hash_array(array.dictionary)
     if hashes.shape[1] == 1:
         return hashes
     return hashes[:, array.indices.to_numpy()]
 
 
-def _hashed(array: Any) -> NDArray[np.uint64]:
+def _hash_array(array: Any) -> NDArray[np.uint64]:
     """Return the hashes [2, N] of the texts in an Arrow array."""
     offsets = np.frombuffer(
         array.buffers()[1], np.int32, len(array) + 1, 4 * array.offset
@@ -274,7 +278,7 @@ def _words(
     """Yield the words of 8 bytes of texts of one length, as arrays [N].
 
     ``starts`` [N] are the positions of the texts in ``data``. The last two words may
-    overlap. Of a text of less than 8 bytes, the only word is filled up with zeros.
+    overlap. A text of less than 8 bytes is one word, which is filled up with zeros.
     """
     width = min(8, length)
     is_dense = length >= 8 and starts[-1] - starts[0] == length * (len(starts) - 1)

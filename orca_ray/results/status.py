@@ -51,7 +51,7 @@ class SweepStatus:
     state: str
     """``running``, ``paused``, ``stopping``, ``finished``, ``stopped`` or ``dead``.
 
-    ``stopped``: before the end; ``dead``: the driver was killed.
+    ``stopped``: the driver ended before all trials had run. ``dead``: it was killed.
     """
     holder: Holder | None
     """The driver that runs the sweep, or that was killed; else None."""
@@ -77,10 +77,10 @@ class SweepStatus:
 
 
 def find_sweep(store: ResultsStore, given: str) -> str:
-    """Return the sweep with the id ``given``, or the only one whose id starts with it.
+    """Return the id of the sweep that a user calls ``given``.
 
-    A start is the part of the id before "/". Raises UserError if no sweep, or more than
-    one, fits.
+    That is its id, or the part of its id before "/" if no other sweep has this part.
+    Raises UserError if no sweep, or more than one, fits.
     """
     recorded = store.scan().values("sweep")
     live_sweeps = [state.sweep for state in live.read_all(store.folder)]
@@ -96,8 +96,8 @@ def find_trial(
 ) -> tuple[str, str]:
     """Return sweep and key of the only trial whose key starts with ``prefix``.
 
-    The trial may run or have ended. Raises UserError unless exactly one trial of one
-    sweep (with ``sweep``: of that one) fits.
+    The trial may run or have ended. ``sweep`` None: it may be of any sweep. Raises
+    UserError unless exactly one trial fits.
     """
     ended = {
         (record.sweep, record.trial_key)
@@ -189,7 +189,7 @@ def sweep_status(
 
 
 def _without_driver(live_state: LiveState) -> LiveState:
-    """Return a live state without what ended with its driver."""
+    """Return the live state without the trials and rates of a driver that has ended."""
     return replace(
         live_state,
         running=(),
@@ -205,15 +205,15 @@ class _Progress:
     """Numbers of trials of a sweep."""
 
     planned: int | None
-    """None: not known."""
+    """Number of planned trials; None: not known."""
     done: int
 
 
 def _progress(rows: Sequence[SearchStatus]) -> _Progress:
     """Return the progress of the sweep's last command.
 
-    Rows without a number of planned trials are of earlier commands; they count only if
-    there are no others.
+    Rows without a number of planned trials belong to earlier commands. They count only
+    if all rows are of this kind.
     """
     planned = [(row.done, row.planned) for row in rows if row.planned is not None]
     if not planned:

@@ -1,6 +1,6 @@
-"""The results store: Parquet files of results of trials and journals of searches.
+"""The results store: Parquet files with results of trials and journals of searches.
 
-The files are never changed.
+A file is never changed after it was written.
 """
 
 import contextlib
@@ -55,10 +55,10 @@ _BESIDE_TABLES = {
 SMALL_BYTES = 4 * 2**20
 """Files up to this size are read as a whole.
 
-Of larger ones, row groups and columns are read as needed.
+In larger files, row groups and columns are read as needed.
 """
 _STALE_SECONDS = 3600.0
-"""Age from which on a temporary file is one of a killed writer."""
+"""Age in seconds from which on the writer of a temporary file must have been killed."""
 _READ_ATTEMPTS = 100
 """Number of attempts at reading a table while compactions replace its files."""
 _STAMP = re.compile(r"0\d{19}(?=-)")
@@ -71,7 +71,7 @@ An object store answers each request slowly.
 MAX_FILES = 12
 """Number of files of a table above which `ResultsStore.compact_recent` merges."""
 _RECENT_ROWS = 1000
-"""Number of rows up to which `ResultsStore.compact_recent` merges a file always."""
+"""Number of rows up to which `ResultsStore.compact_recent` always merges a file."""
 
 
 def _retry_if_replaced(read: _Method) -> _Method:
@@ -128,11 +128,11 @@ class ResultsStore:
         return f"ResultsStore({self.folder.name!r})"
 
     def append_as(self, sweep: str, number: int) -> None:
-        """Append rows as the driver of ``sweep`` with a lease number from now on.
+        """From now on, append rows as the driver of ``sweep`` with this lease number.
 
-        Rows that are appended later under lower numbers do not count. See `live`. Call
-        it as soon as the lease is taken, before anything is read. 0: append without a
-        lease again.
+        Rows that are appended later under lower numbers do not count (see `live`). Call
+        it as soon as the lease is taken, before anything is read. ``number`` 0: append
+        without a lease again.
         """
         if number:
             # Records first: the other rows of a record in the list are written before
@@ -155,8 +155,8 @@ class ResultsStore:
         After the return, all rows survive a power cut. After an exception, no record
         was added, but other rows may have been; all rows may be appended again.
         """
-        # Not before any file that was seen, whatever the clocks of machines say: "the
-        # row appended last" then is the one whose writer knew the others.
+        # The name sorts after those of all files that were seen, even if the clocks of
+        # machines differ: the writer of "the row appended last" knew the other rows.
         self._latest = max(time.time_ns(), self._latest + 1)
         name = f"{self._latest:020d}-{uuid.uuid4().hex}{self._suffix}"
         rows_of_tables: tuple[Sequence[Any], ...] = (
@@ -168,12 +168,12 @@ class ResultsStore:
         )
         for table, rows in zip(_TABLES, rows_of_tables, strict=True):
             if rows:
-                self._marker.claim()
+                self._marker.upgrade()
                 arrow = tables.from_rows((row.to_row() for row in rows), table)
-                self._write(table, name, parquet.encode(arrow))
+                self._write_file(table, name, parquet.encode(arrow))
                 self.num_written += 1
 
-    def _write(self, table: Table, name: str, content: Any) -> None:
+    def _write_file(self, table: Table, name: str, content: Any) -> None:
         """Write a file of a table; its name gets a checksum."""
         digest = parquet.footer_digest(content)
         self.folder.write(f"{table.directory}/{name}.f{digest}.parquet", content)
@@ -189,12 +189,12 @@ class ResultsStore:
         are the fields of `Record`; ``status`` is a string, and a missing number is NaN
         or ``<NA>``.
         """
-        rows = self._table(RECORDS, benchmark=benchmark, sweep=sweep)
+        rows = self._read_rows(RECORDS, benchmark=benchmark, sweep=sweep)
         return tables.to_frame(tables.current_records(rows))
 
     def load(self, sweep: str) -> dict[str, Record]:
         """Return the records of a sweep by trial key, chosen as in `records`."""
-        rows = tables.current_records(self._table(RECORDS, sweep=sweep)).to_pylist()
+        rows = tables.current_records(self._read_rows(RECORDS, sweep=sweep)).to_pylist()
         return {row["trial_key"]: Record.from_row(row) for row in rows}
 
     def select(
@@ -203,7 +203,7 @@ class ResultsStore:
         """Return the records with ``wanted`` values, one per trial.
 
         Their trial keys start with ``key_prefix``. ``wanted`` has the allowed values by
-        name of a text column. Damaged files and invalid rows are left out with a
+        the name of a text column. Damaged files and invalid rows are left out with a
         warning.
         """
         scan = self.scan()
@@ -223,9 +223,9 @@ class ResultsStore:
         """Return the learning curves: one row per epoch.
 
         Rows are sorted by sweep, trial, stage and epoch. ``sweep`` None: all sweeps.
-        ``trial_key``: one key or several; None: all trials. Of a trial's rows, those of
-        its last attempt count, and of rows of one epoch, the row appended last. Columns
-        are the fields of `CurvePoint`.
+        ``trial_key``: one key or several; None: all trials. Only rows of a trial's last
+        attempt are returned. If an epoch has several rows, the one appended last is
+        returned. Columns are the fields of `CurvePoint`.
         """
         return self._current_frame(CURVES, sweep, trial_key)
 
@@ -234,7 +234,7 @@ class ResultsStore:
     ) -> pd.DataFrame:
         """Return the artefacts, sorted by sweep, trial, kind and name.
 
-        Of rows that are equal in these columns, the row appended last is returned.
+        If several rows are equal in these columns, the one appended last is returned.
         Arguments are those of `curves`. Columns are the fields of `ArtefactRow`, all
         strings.
         """
@@ -243,9 +243,11 @@ class ResultsStore:
     def journal(self, sweep: str) -> list[SuggestionRow]:
         """Return the suggestions of a sweep, sorted by task, method and number.
 
-        Of rows with the same number, the row appended last is returned.
+        If several rows have the same number, the one appended last is returned.
         """
-        rows = tables.current(self._table(JOURNAL, sweep=sweep), JOURNAL).to_pylist()
+        rows = tables.current_rows(
+            self._read_rows(JOURNAL, sweep=sweep), JOURNAL
+        ).to_pylist()
         return [SuggestionRow(**row) for row in rows]
 
     def logs(
@@ -260,24 +262,24 @@ class ResultsStore:
     def _current_frame(
         self, table: Table, sweep: str | None, trial_key: str | Collection[str] | None
     ) -> pd.DataFrame:
-        rows = self._table(table, sweep=sweep, trial_key=trial_key)
-        return tables.to_frame(tables.current(rows, table))
+        rows = self._read_rows(table, sweep=sweep, trial_key=trial_key)
+        return tables.to_frame(tables.current_rows(rows, table))
 
     @_retry_if_replaced
     def scan(self) -> StoreSnapshot:
         """Return a view of the current records, for leaderboards.
 
-        It reads only the columns that are asked for. In contrast to the other methods,
-        damaged files and invalid rows are left out with a warning.
+        The view reads only the columns that are asked for. In contrast to the other
+        methods, damaged files and invalid rows are left out with a warning.
         """
         warnings: list[str] = []
         directories = {table.directory for table in _TABLES}
-        self._warn_of_strangers(
+        self._warn_of_foreign_files(
             "", set(self.folder.names()) - directories - _BESIDE_TABLES
         )
         large_parts = []
         small_tables = [RECORDS.schema.empty_table()]
-        for part in self._parts(RECORDS, warnings):
+        for part in self._open_parts(RECORDS, warnings):
             if isinstance(part, ParquetPart):
                 large_parts.append(part)
             else:
@@ -286,7 +288,7 @@ class ResultsStore:
         return StoreSnapshot([*large_parts, MemoryPart(merged)], warnings)
 
     def _valid_records(self, part: MemoryPart, warnings: list[str]) -> Any:
-        """Return the rows of a part that have no invalid value; warn of the others."""
+        """Return the valid rows of a part; ``warnings`` gets sentences on the others."""
         where = part.where.removeprefix(f"{self.folder.name}/")
         valid = pa.chunked_array([pa.repeat(True, len(part.table))])
         for invalid in tables.invalid_rows(part.table, RECORDS):
@@ -305,16 +307,16 @@ class ResultsStore:
         """
         num_deleted = 0
         for table in _TABLES:
-            self.folder.sweep_temporary(table.directory, _STALE_SECONDS)
-            listing = self._listed(table)
-            for path in listing.lost_paths:
+            self.folder.delete_temporary(table.directory, _STALE_SECONDS)
+            listing = self._list_files(table)
+            for path in listing.excluded_paths:
                 self.folder.delete(path)
-            parts = dict(self._read(table, listing.settled_names))
-            num_deleted += len(listing.lost_paths) + self._merge(table, parts)
+            parts = dict(self._open_files(table, listing.final_names))
+            num_deleted += len(listing.excluded_paths) + self._merge(table, parts)
         for directory in ("", live.DIRECTORY):
-            self.folder.sweep_temporary(directory, _STALE_SECONDS)
+            self.folder.delete_temporary(directory, _STALE_SECONDS)
         for directory in (live.REQUESTS, models.DIRECTORY):
-            self.folder.sweep_temporary(directory, _STALE_SECONDS, recursive=True)
+            self.folder.delete_temporary(directory, _STALE_SECONDS, recursive=True)
         return num_deleted
 
     def compact_recent(self) -> int:
@@ -331,14 +333,16 @@ class ResultsStore:
             for table in _TABLES
             if len(self.folder.names(table.directory)) > MAX_FILES
         ]
-        return sum(self._merge(table, self._recent(table)) for table in large_tables)
+        return sum(
+            self._merge(table, self._find_recent(table)) for table in large_tables
+        )
 
-    def _recent(self, table: Table) -> dict[str, Part]:
+    def _find_recent(self, table: Table) -> dict[str, Part]:
         """Return the newest files of a table that are to be merged, oldest first."""
         recent: dict[str, Part] = {}
         total_rows = 0
-        newest_first = reversed(self._listed(table).settled_names)
-        for name, part in self._read(table, newest_first):
+        newest_first = reversed(self._list_files(table).final_names)
+        for name, part in self._open_files(table, newest_first):
             num_rows = sum(part.group_rows)
             if num_rows > max(_RECENT_ROWS, 2 * total_rows):
                 break
@@ -347,7 +351,7 @@ class ResultsStore:
         return dict(sorted(recent.items()))
 
     def _merge(self, table: Table, files: Mapping[str, Part]) -> int:
-        """Merge those of ``files`` that are not large; return the number deleted."""
+        """Merge the ``files`` that are not large; return how many were deleted."""
         parts = {
             name: part
             for name, part in files.items()
@@ -355,17 +359,19 @@ class ResultsStore:
         }
         if len(parts) < 2:
             return 0
-        self._marker.claim()
+        self._marker.upgrade()
         with ThreadPoolExecutor(_MAX_CONNECTIONS) as pool:
-            rows = pa.concat_tables(pool.map(_whole, parts.values()))
-        merged = tables.compacted(rows, table)
+            rows = pa.concat_tables(pool.map(_read_whole, parts.values()))
+        merged = tables.sort_distinct(rows, table)
         # Names start with a time stamp. That of the newest merged file keeps the order
         # with files appended meanwhile.
         stamp = max(parts).partition("-")[0]
         for number, start in enumerate(range(0, len(merged), table.file_rows)):
             rows_of_file = merged.slice(start, table.file_rows)
             name = f"{stamp}-{number:04d}{uuid.uuid4().hex}"
-            self._write(table, name, parquet.encode(rows_of_file, table.group_rows))
+            self._write_file(
+                table, name, parquet.encode(rows_of_file, table.group_rows)
+            )
         # Written before the first deletion: it makes a concurrent reader, which may
         # miss old and new files, list again.
         compaction = json.dumps({"id": uuid.uuid4().hex}, indent=1).encode() + b"\n"
@@ -379,9 +385,10 @@ class ResultsStore:
         return len(parts)
 
     @_retry_if_replaced
-    def _table(self, table: Table, **wanted: str | Collection[str] | None) -> Any:
-        """Return the rows with the ``wanted`` values (None: any), oldest first.
+    def _read_rows(self, table: Table, **wanted: str | Collection[str] | None) -> Any:
+        """Return the rows of a table with ``wanted`` values, oldest first.
 
+        ``wanted`` has the allowed value or values by column name; None: any value.
         Rows that are appended after this call are left out.
         """
         allowed_values = {
@@ -390,7 +397,7 @@ class ResultsStore:
             if value is not None
         }
         rows = [table.schema.empty_table()]
-        for part in self._parts(table):
+        for part in self._open_parts(table):
             for group in part.groups_with(allowed_values):
                 matching = _matching_rows(part, group, allowed_values)
                 if not matching.any():
@@ -403,20 +410,23 @@ class ResultsStore:
                 rows.append(group_rows)
         return pa.concat_tables(rows)
 
-    def _parts(self, table: Table, warnings: list[str] | None = None) -> list[Part]:
+    def _open_parts(
+        self, table: Table, warnings: list[str] | None = None
+    ) -> list[Part]:
         """Return the files of a table, oldest first; small ones are read into memory.
 
-        Files that come after this call are left out. A damaged file is an error, or is
-        left out with a sentence that is added to ``warnings``.
+        Files that are added after this call are left out. A damaged file raises
+        UserError. With ``warnings``, it is left out, and a sentence about it is added
+        to ``warnings``.
         """
         files: dict[str, Part | UserError] = {}
         for _ in range(_READ_ATTEMPTS):
             compaction = self._last_compaction()
-            names = self._listed(table).names
-            files = dict(self._read(table, names, files, strict=warnings is None))
+            names = self._list_files(table).names
+            files = dict(self._open_files(table, names, files, strict=warnings is None))
             # A listing is not atomic: while a compaction deletes, it can miss both an
             # old file and the merged one. The merged file exists before `_COMPACTION`
-            # changes; a listing during which that did not change is complete.
+            # changes. A listing is complete if that file did not change during it.
             if self._last_compaction() == compaction:
                 break
         else:
@@ -433,30 +443,31 @@ class ResultsStore:
                 warnings.append(problem.replace(f"{self.folder.name}/", ""))
         return parts
 
-    def _listed(self, table: Table) -> "_Listing":
-        """Return the files of a table that count, and those that never will.
+    def _list_files(self, table: Table) -> "_Listing":
+        """List the files of a table, by whether they count (see `Fences`).
 
-        A file that a newer driver may still settle is in neither (`Fences.judge`). The
-        latest time stamp is noted.
+        This also stores the latest time stamp in the names, for `append`.
         """
         names = self.folder.names(table.directory)
         for name in names:
             if stamp := _STAMP.match(name):
                 self._latest = max(self._latest, int(stamp[0]))
-        self._warn_of_strangers(
+        self._warn_of_foreign_files(
             f"{table.directory}/",
             {name for name in names if not name.endswith(".parquet")},
         )
         path_of = {name: f"{table.directory}/{name}" for name in names}
-        lost, undecided = self._fences.judge(path_of.values())
-        counted = [name for name in names if path_of[name] not in lost]
+        fenced = self._fences.find_fenced(path_of.values())
+        counted = [name for name in names if path_of[name] not in fenced.excluded]
         return _Listing(
             names=counted,
-            settled_names=[name for name in counted if path_of[name] not in undecided],
-            lost_paths=lost - undecided,
+            final_names=[
+                name for name in counted if path_of[name] not in fenced.pending
+            ],
+            excluded_paths=fenced.excluded - fenced.pending,
         )
 
-    def _read(
+    def _open_files(
         self,
         table: Table,
         names: Iterable[str],
@@ -464,10 +475,10 @@ class ResultsStore:
         *,
         strict: bool = True,
     ) -> Iterator[tuple[str, Any]]:
-        """Yield name and content of the files ``names`` of a table.
+        """Yield the name and the `Part` of each of the files ``names`` of a table.
 
-        ``read_before`` holds files that are read already. The error of a damaged file
-        is raised if ``strict``, else yielded.
+        ``read_before`` holds parts of files that were opened before, by name. The error
+        of a damaged file is raised if ``strict``, else yielded in place of its part.
         """
         for name in names:
             if read_before and name in read_before:
@@ -475,7 +486,7 @@ class ResultsStore:
             elif name.endswith(".parquet"):
                 path = f"{table.directory}/{name}"
                 try:
-                    yield name, self._open(table, path, strict=strict)
+                    yield name, self._open_file(table, path, strict=strict)
                 except FileNotFoundError:  # replaced by a compaction since the listing
                     pass
                 except UserError as error:
@@ -483,7 +494,7 @@ class ResultsStore:
                         raise
                     yield name, error
 
-    def _warn_of_strangers(self, place: str, names: Iterable[str]) -> None:
+    def _warn_of_foreign_files(self, place: str, names: Iterable[str]) -> None:
         """Warn once about files and directories that are no part of the store.
 
         These are names without a suffix, and Parquet files that no reader opens.
@@ -495,7 +506,7 @@ class ResultsStore:
                     " store, and is not read: move it out of the directory"
                 )
 
-    def _open(self, table: Table, path: str, *, strict: bool) -> Part:
+    def _open_file(self, table: Table, path: str, *, strict: bool) -> Part:
         where = f"{self.folder.name}/{path}"
         stream = self.folder.open(path)
         if stream.size() > SMALL_BYTES:
@@ -517,14 +528,15 @@ class ResultsStore:
 
 @dataclass(frozen=True)
 class _Listing:
-    """Files of a table, see `Fences.judge`."""
+    """The files of a table, by whether they count (see `FencedFiles`)."""
 
     names: list[str]
-    """Names of the files that count, or that may count, oldest first."""
-    settled_names: list[str]
-    """Those of ``names`` that will count."""
-    lost_paths: set[str]
-    """Paths of the files that never will count."""
+    """Names of the files that count now, oldest first."""
+    final_names: list[str]
+    """Names of the files that count and are not pending; these may be merged."""
+    excluded_paths: set[str]
+    """Paths of the files that do not count and are not pending; these may be deleted.
+    """
 
 
 def check_writable(results: ResultsStore | str) -> None:
@@ -561,5 +573,5 @@ def _matching_rows(
     return matches(columns, allowed_values)
 
 
-def _whole(part: Part) -> Any:
+def _read_whole(part: Part) -> Any:
     return pa.concat_tables(part.read([group]) for group in range(len(part.group_rows)))

@@ -1,8 +1,8 @@
-"""CSV files of scores of other people, which are kept beside the records of a store.
+"""CSV files with scores from other people, which a store keeps beside its records.
 
 A file has the columns `COLUMNS`, and may have `OPTIONAL`, in any order. Each row is a
-test score in the unit of its metric, where lower is better: of one seed, or, with an
-empty ``seed``, the mean over seeds with deviation ``std``.
+test score in the unit of its metric; lower is better. It is the score of one seed or,
+if ``seed`` is empty, the mean over seeds with deviation ``std``.
 """
 
 import csv
@@ -166,7 +166,7 @@ def import_scores(uri: str, path: Path, known: Known) -> int:
         if stored_name != name
     ]
     files.append((str(path), scores))
-    _, sentences = merged(files)
+    _, sentences = merge_scores(files)
     for sentence in sentences:
         if sentence.startswith(f"{path}: "):
             raise UserError(f"{sentence}. Delete the old file to replace it.")
@@ -177,20 +177,20 @@ def import_scores(uri: str, path: Path, known: Known) -> int:
 def imported_scores(uri: str) -> tuple[list[SubmittedScore], list[str]]:
     """Return the imported scores of a store, and a sentence for each unusable file."""
     imported = _read_imported(open_folder(uri))
-    scores, repeated = merged(
+    scores, repeated = merge_scores(
         (f"{DIRECTORY}/{name}", scores) for name, scores in imported.scores.items()
     )
     reasons = [*imported.damaged, *repeated]
     return scores, [f"imported scores left out: {reason}" for reason in reasons]
 
 
-def merged(
+def merge_scores(
     files: Iterable[tuple[str, Sequence[SubmittedScore]]],
 ) -> tuple[list[SubmittedScore], list[str]]:
     """Return the scores of several files, and sentences about scores that are left out.
 
-    ``files`` are pairs of name and scores. Of all scores of one method, task, metric,
-    protocol and source, only those in one file, the first, are returned.
+    ``files`` are pairs of name and scores. If several files have scores of the same
+    method, task, metric, protocol and source, only those of the first are returned.
     """
     first_file: dict[SubmittedScore, str] = {}
     merged_scores: list[SubmittedScore] = []
@@ -258,7 +258,10 @@ class _Problems(list[str]):
 def _parse(
     content: bytes, problems: _Problems, known: Known | None
 ) -> Iterator[SubmittedScore]:
-    """Yield the valid scores in the content of a file; add the others to problems."""
+    """Yield the valid scores in the content of a file.
+
+    What is wrong with the other rows is added to ``problems``.
+    """
     rows = _rows(content, problems)
     _, header_cells = next(rows, (1, []))
     if problems:
@@ -293,7 +296,7 @@ def _parse(
 def _rows(content: bytes, problems: _Problems) -> Iterator[tuple[int, list[str]]]:
     """Yield the first line and the cells of each row of a CSV file, the header first.
 
-    If the content cannot be read further, this is added to the problems.
+    If the content cannot be read further, the reason is added to ``problems``.
     """
     if len(content) > MAX_BYTES:
         problems.add(1, f"the file is larger than {MAX_BYTES // 2**20} MiB; split it")
@@ -334,10 +337,11 @@ def _header_problem(header: list[str]) -> str:
 
 
 def _repeated_line(seed: int | None, lines: Mapping[int | None, int]) -> int | None:
-    """Return the line that already has the score of a seed (None: the mean).
+    """Return the line of an earlier score that excludes one of ``seed``, or None.
 
-    ``lines`` has the lines of other scores of the same group, by seed. A mean must not
-    stand beside the seeds that it is the mean of.
+    ``lines`` has the lines of earlier scores of the same group, by seed (None: the mean
+    over seeds). A seed must not be repeated, and a group must not have both a mean and
+    scores of seeds.
     """
     if seed is None:
         return next(iter(lines.values()), None)
@@ -351,7 +355,10 @@ def _score(
     problems: _Problems,
     known: Known | None,
 ) -> SubmittedScore | None:
-    """Return a row as a score, or None if the row is invalid; add its problems."""
+    """Return a row as a score; None if the row is invalid.
+
+    What is wrong with the row is added to ``problems``.
+    """
     surplus = len(cells) - len(header)
     if surplus:
         direction = "too many" if surplus > 0 else "missing"

@@ -45,7 +45,7 @@ class ColumnCheck:
 
 
 def _check_records(table: Any) -> Iterator[ColumnCheck]:
-    """Yield a check for each column of records that ``table`` has."""
+    """Yield the results of the checks of the columns of records that ``table`` has."""
     for name, allowed in (
         ("phase", PHASES),
         ("protocol", PROTOCOLS),
@@ -161,8 +161,8 @@ class Table:
     """Columns by which compacted files are sorted.
 
     Row groups then hold narrow ranges of values. Except in records, these columns
-    identify a row: of rows with equal values in them, the last one appended counts
-    (`current`).
+    identify a row: if several rows are equal in these columns, only the one appended
+    last counts (`current_rows`).
     """
     file_rows: int
     """Number of rows from which on a file is not merged with others."""
@@ -256,7 +256,7 @@ def check_invalid(table: Any, kind: Table, where: str) -> None:
 
 
 def invalid_rows(table: Any, kind: Table) -> Iterator[InvalidRows]:
-    """Yield the invalid rows by each column that has invalid values."""
+    """Yield the invalid rows of each column that has invalid values."""
     for check in kind.check(table):
         row = pc.index(check.is_wrong, True).as_py()
         if row < 0:
@@ -283,7 +283,7 @@ def to_frame(table: Any) -> pd.DataFrame:
     )
 
 
-def compacted(rows: Any, kind: Table) -> Any:
+def sort_distinct(rows: Any, kind: Table) -> Any:
     """Return the rows sorted by ``kind.order``, without exact duplicates."""
     is_repeated = to_frame(rows).duplicated(keep="last").to_numpy()
     rows = rows.filter(pa.array(~is_repeated))
@@ -306,10 +306,10 @@ def current_records(table: Any) -> Any:
     return table.take(pa.array(frame.index.to_numpy(), pa.int64()))
 
 
-def current(table: Any, kind: Table) -> Any:
+def current_rows(table: Any, kind: Table) -> Any:
     """Return the last row for each combination of values in ``kind.order``, sorted.
 
-    Of learning curves, only rows of each trial's last attempt are returned.
+    If ``kind`` is `CURVES`, only rows of each trial's last attempt are returned.
     """
     columns = list(kind.order)
     frame = to_frame(table.select(columns))
@@ -320,7 +320,7 @@ def current(table: Any, kind: Table) -> Any:
 
 
 def _is_last_attempt(curves: Any) -> "pd.Series[bool]":
-    """Return a mask of the points of learning curves of each trial's last attempt."""
+    """Return a mask of the points of learning curves that are of the last attempt."""
     frame = to_frame(curves.select(["sweep", "trial_key", "attempt"]))
     attempts = frame["attempt"].fillna(0)
     if attempts.nunique() <= 1:

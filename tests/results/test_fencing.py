@@ -15,7 +15,7 @@ from orca_ray.errors import UserError
 from orca_ray.results import live
 from orca_ray.results.folder import Folder, LocalFolder
 from orca_ray.results.lease import Lease
-from orca_ray.results.live import Fences, LiveState
+from orca_ray.results.live import FencedFiles, Fences, LiveState
 from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
 from tests.results.factories import make_point, make_record, make_suggestion
@@ -203,7 +203,7 @@ def test_other_sweeps_and_writers_without_a_lease_are_not_fenced(uri: str) -> No
         ResultsStore(uri).append([make_record("z", sweep="pocket/full")])
     assert sorted(ResultsStore(uri).load("pocket/full")) == ["x", "y", "z"]
     unowned = ["odd.parquet", "records/" + "0" * 20 + "-" + "0" * 32 + ".parquet"]
-    assert Fences(first.folder).judge(unowned) == (set(), set())
+    assert Fences(first.folder).find_fenced(unowned) == FencedFiles(set(), set())
 
 
 def test_a_clock_that_is_behind_changes_no_order(uri: str, monkeypatch: Any) -> None:

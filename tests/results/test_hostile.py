@@ -20,7 +20,7 @@ from orca_ray.errors import UserError
 from orca_ray.paths import public_uri, secrets_in
 from orca_ray.results import faults, parquet
 from orca_ray.results.artefacts import MAX_BYTES, ArtefactRow
-from orca_ray.results.faults import explained, may_pass, retried
+from orca_ray.results.faults import call_with_retries, explain_errors, is_temporary
 from orca_ray.results.folder import LocalFolder, open_folder
 from orca_ray.results.marker import MARKER
 from orca_ray.results.parquet import encode
@@ -270,17 +270,17 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("error", PASSING)
 def test_an_error_may_pass(error: OSError) -> None:
-    assert may_pass(error)
+    assert is_temporary(error)
 
 
 @pytest.mark.parametrize("error", LASTING)
 def test_an_error_lasts(error: OSError) -> None:
-    assert not may_pass(error)
+    assert not is_temporary(error)
 
 
 def test_an_error_that_passes_is_not_seen() -> None:
     flaky = mock.Mock(side_effect=[*PASSING[: faults.ATTEMPTS - 1], 7])
-    assert retried(flaky, "s3://bucket") == 7
+    assert call_with_retries(flaky, "s3://bucket") == 7
     assert flaky.call_count == faults.ATTEMPTS
 
 
@@ -324,7 +324,7 @@ def test_the_text_of_an_error_holds_no_credential_nor_does_its_traceback(
 ) -> None:
     with (
         pytest.raises(UserError) as caught,
-        explained("open", public_uri(uri), secrets_in(uri)),
+        explain_errors("open", public_uri(uri), secrets_in(uri)),
     ):
         raise OSError(f"Cannot parse URI: '{uri}'")
     text = "".join(traceback.format_exception(caught.value))

@@ -225,9 +225,9 @@ def test_requests_of_an_earlier_driver_and_damaged_ones_are_dropped_except_retri
         live.write_request(store.folder, SWEEP, request)
     store.folder.write(f"requests/{live.file_name(SWEEP)}/0.json", pa.py_buffer(b"[1"))
     with lease(store) as held:
-        assert held.retried == (Request("retry", "k1"),)
+        assert held.open_retries == (Request("retry", "k1"),)
         assert held.requests() == []
-    names = [request.path.rpartition("/")[2] for request in held.retried]
+    names = [request.path.rpartition("/")[2] for request in held.open_retries]
     assert names == waiting_requests(store, SWEEP)
 
 
@@ -238,7 +238,7 @@ def test_a_retry_stays_until_it_is_carried_out(store: ResultsStore) -> None:
     with lease(store):
         pass  # its driver ended before it did anything
     with lease(store) as held:
-        assert len(held.retried) == live.MAX_TAKEN
+        assert len(held.open_retries) == live.MAX_TAKEN
         live.write_request(store.folder, SWEEP, Request("retry", "last"))
         live.write_request(store.folder, SWEEP, Request("stop"))
         requests: list[Request] = []
@@ -249,9 +249,9 @@ def test_a_retry_stays_until_it_is_carried_out(store: ResultsStore) -> None:
 
         wait(have_both_arrived)
         assert requests == [Request("retry", "last"), Request("stop")]
-        held.carried_out(held.retried)
+        held.mark_carried_out(held.open_retries)
         wait(lambda: len(waiting_requests(store, SWEEP)) == 1)
-        held.carried_out(requests[:1])
+        held.mark_carried_out(requests[:1])
     assert waiting_requests(store, SWEEP) == []
 
 

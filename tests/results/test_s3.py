@@ -192,7 +192,7 @@ def test_a_large_upload_that_breaks_off_is_never_read(
     assert folder.names("records") == []
     names = folder.names("records", hidden=True)
     assert any(name.startswith(".tmp-") for name in names)
-    folder.sweep_temporary("records", -60)
+    folder.delete_temporary("records", -60)
     assert folder.names("records", hidden=True) == []
     folder.write("records/large", content)
     assert folder.read("records/large") == content

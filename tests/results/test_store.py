@@ -251,7 +251,7 @@ class TestCompaction:
             store.append([record], [make_point(epoch=record.attempts)])
         assert store.compact() == 8
         assert len(files_of(store)) == len(files_of(store, "curves")) == 1
-        assert store._table(RECORDS).num_rows == 3
+        assert store._read_rows(RECORDS).num_rows == 3
         assert store.compact() == 0
 
     def test_only_what_was_read_is_deleted(

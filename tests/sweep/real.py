@@ -32,7 +32,7 @@ def facts(store: ResultsStore, sweep: str = "tiny/full") -> dict[str, dict[str, 
     artefacts = store.artefacts(sweep=sweep)
     return {
         key: {
-            **record.reproducible(),
+            **record.reproducible_fields(),
             "artefacts": artefacts[artefacts["trial_key"] == key].to_dict("list"),
         }
         for key, record in store.load(sweep).items()

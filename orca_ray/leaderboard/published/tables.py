@@ -12,7 +12,12 @@ import numpy as np
 import pandas as pd
 
 from orca_ray.discovery import tables
-from orca_ray.results.submissions import SubmittedScore, Versions, merged, parse_scores
+from orca_ray.results.submissions import (
+    SubmittedScore,
+    Versions,
+    merge_scores,
+    parse_scores,
+)
 
 PRIMARY = "primary"
 """The ``kind`` of a row whose score was read where its authors published it."""
@@ -158,7 +163,7 @@ def shipped_scores() -> tuple[SubmittedScore, ...]:
         (path.name, parse_scores(path.read_bytes(), path.name, None))
         for path in sorted(FOLDER.glob("*.csv"))
     ]
-    scores, _ = merged(files)
+    scores, _ = merge_scores(files)
     return tuple(scores)
 
 

@@ -50,7 +50,7 @@ class Control:
         """Time of `time.monotonic` at which the sweep must end as after Ctrl-C."""
         self.time_over = False
         """Whether the sweep ends because of its deadline."""
-        self.retries = list(lease.retried) if lease else []
+        self.retries = list(lease.open_retries) if lease else []
         """Requests to run failed trials again that stay in the store.
 
         Some of their trials have not ended.
@@ -103,7 +103,7 @@ class Control:
         Call it when their trials have ended.
         """
         if self._lease is not None:
-            self._lease.carried_out(self.retries)
+            self._lease.mark_carried_out(self.retries)
         self.retries.clear()
 
     def trial_ended(self) -> None:

@@ -66,7 +66,9 @@ class SweepController:
             make_sources: see `SweepSearches`.
         """
         self._emit: events.Listener = listener or (lambda event: None)
-        retried = {request.trial for request in lease.retried} if lease else set[str]()
+        retried = (
+            {request.trial for request in lease.open_retries} if lease else set[str]()
+        )
         self.searches = SweepSearches(
             searches,
             store,

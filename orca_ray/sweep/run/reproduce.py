@@ -101,8 +101,8 @@ def reproduce(
     again = run_again(record, make_trial(record), model)
     old = _score(record)
     new = _score(again)
-    ours = record.reproducible()
-    theirs = again.reproducible()
+    ours = record.reproducible_fields()
+    theirs = again.reproducible_fields()
     known = (
         name for name in ours if ours[name] is not None or name not in RECORDS.later
     )
