@@ -306,9 +306,9 @@ class _CrossModal(BaseEstimator):  # type: ignore[misc]
         ]
         if len(set(names)) < len(names):
             raise UserError("X has several columns of one name: rename them")
-        if hasattr(x, "iloc"):
-            return x.set_axis(names, axis=1)
-        return pd.DataFrame(x, columns=names)
+        table = x if hasattr(x, "iloc") else pd.DataFrame(x)
+        named: pd.DataFrame = table.set_axis(names, axis=1)
+        return named
 
     def _validate(self, X: Any, *, reset: bool) -> Any:
         """Return X as a data frame or an array that scikit-learn accepts."""

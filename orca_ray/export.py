@@ -300,7 +300,9 @@ class _Whole(nn.Module):
             outputs = self.mixture.combined(member_outputs)
         else:
             outputs = next(member_outputs)
-        return outputs * self.y_std + self.y_mean if self._is_scaled else outputs
+        if self._is_scaled:
+            outputs = outputs * self.y_std + self.y_mean
+        return outputs
 
 
 def export_model(model: Predictor, to: str, path: Path) -> Exported:

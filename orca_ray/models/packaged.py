@@ -99,13 +99,12 @@ def _positions(graph: Any, values: dict[str, Any]) -> tuple[str, str]:
     The first is the table [1, 1, D] of CLS, the second that of the grid, [1, gh * gw,
     D].
     """
-    tables = [
-        (node.op_type, name)
-        for node in graph.node
-        if node.op_type in ("Concat", "Reshape")
-        for name in node.input
-        if name in values and len(values[name].dims) == 3
-    ]
+    has_three_axes = {name: len(value.dims) == 3 for name, value in values.items()}
+    tables = []
+    for node in graph.node:
+        if node.op_type in ("Concat", "Reshape"):
+            names = [name for name in node.input if has_three_axes.get(name)]
+            tables += [(node.op_type, name) for name in names]
     if sorted(operation for operation, _ in tables) != ["Concat", "Reshape"]:
         raise UserError(
             "the ONNX graph has no position table where a DINOv2 backbone has it"

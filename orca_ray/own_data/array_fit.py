@@ -295,7 +295,9 @@ def _guess_axes_of_matrix(
     if shape[0] == shape[1]:
         return "HW", f"both axes have length {shape[0]}"
     why = f"the longer axis, of {max(shape)}, is taken as steps, the other as channels"
-    return ("CL" if shape[0] < shape[1] else "LC"), why
+    if shape[0] < shape[1]:
+        return "CL", why
+    return "LC", why
 
 
 def _scales_differ(data: UserData) -> bool:

@@ -23,7 +23,7 @@ import time
 import uuid
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 from pydantic import TypeAdapter
@@ -253,15 +253,21 @@ def suffix(sweep: str, number: int) -> str:
     return f".{file_name(sweep)}.{number}"
 
 
-def _owner(path: str) -> tuple[str, int] | None:
-    """Return sweep and lease number of the driver that appended a file.
+class _Owner(NamedTuple):
+    """Driver that appended a file."""
 
-    The sweep is given by its `file_name`. Returns None for a file of another writer.
-    """
+    sweep: str
+    """`file_name` of its sweep."""
+    number: int
+    """Its lease number."""
+
+
+def _owner(path: str) -> _Owner | None:
+    """Return the driver that appended a file; None for a file of another writer."""
     match = _APPENDED.fullmatch(path.rpartition("/")[2])
     if match is None:
         return None
-    return match[1], int(match[2])
+    return _Owner(match[1], int(match[2]))
 
 
 def _sealed_path(name: str, number: int) -> str:
@@ -304,7 +310,9 @@ class Fences:
         for directory in directories:
             for name in self._folder.names(directory):
                 owner = _owner(name)
-                if owner and owner[0] == name_of_sweep and owner[1] < number:
+                if owner is None or owner.sweep != name_of_sweep:
+                    continue
+                if owner.number < number:
                     paths.append(f"{directory}/{name}")
         excluded = self.find_fenced(paths).excluded
         content = "\n".join(path for path in paths if path not in excluded).encode()
@@ -319,7 +327,11 @@ class Fences:
         ``paths`` must have been listed before this call.
         """
         fenced = FencedFiles(excluded=set(), pending=set())
-        owners = {path: owner for path in paths if (owner := _owner(path))}
+        owners: dict[str, _Owner] = {}
+        for path in paths:
+            owner = _owner(path)
+            if owner is not None:
+                owners[path] = owner
         if not owners:
             return fenced
         names = self._folder.names(DIRECTORY)

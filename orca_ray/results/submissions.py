@@ -371,16 +371,19 @@ def _score(
         problems.add(line, problem)
     if row_problems:
         return None
+    seed = int(row["seed"]) if row["seed"] else None
+    std = float(row["std"]) if row["std"] else None
+    metric_version = int(row["metric_version"]) if row["metric_version"] else 1
     score = SubmittedScore(
         method=row["method"],
         task=row["task"],
         metric=row["metric"],
         protocol=row["protocol"],
         score=float(row["score"]),
-        seed=int(row["seed"]) if row["seed"] else None,
+        seed=seed,
         source=row["source"],
-        std=float(row["std"]) if row["std"] else None,
-        metric_version=int(row["metric_version"]) if row["metric_version"] else 1,
+        std=std,
+        metric_version=metric_version,
         data_fingerprint=row["data_fingerprint"],
     )
     if known and (change := score.version_change(known.current)):

@@ -236,10 +236,9 @@ def compute(
     """
     statistic = get_statistic(name)
     tables = [inputs(scores)[each] for each in statistic.inputs]
-    return statistic.compute(
-        *(each.sample(frac=1, random_state=0) if shuffled else each for each in tables),
-        **options,
-    )
+    if shuffled:
+        tables = [table.sample(frac=1, random_state=0) for table in tables]
+    return statistic.compute(*tables, **options)
 
 
 @cache

@@ -45,9 +45,15 @@ that the error must match.
 
 def deleted(name: str) -> Writer:
     """Return a `Writer` that removes the file or folder ``name``."""
-    return lambda raw: (
-        shutil.rmtree(raw / name) if (raw / name).is_dir() else (raw / name).unlink()
-    )
+
+    def delete(raw: Path) -> None:
+        path = raw / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+    return delete
 
 
 def cut(name: str) -> Writer:

@@ -209,11 +209,8 @@ TASKS = {
 
 def fitting_task(method: str) -> Task:
     """Return a task of the first kind in `TASKS` that the method can adapt to."""
-    return next(
-        task
-        for each in TASKS.values()
-        if get_method(method).problem(task := make_task(*each)) is None
-    )
+    tasks = (make_task(*arguments) for arguments in TASKS.values())
+    return next(task for task in tasks if get_method(method).problem(task) is None)
 
 
 class MethodSuite(Suite):

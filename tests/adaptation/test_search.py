@@ -361,7 +361,7 @@ def test_the_leader_of_few_folds_trains_on_with_all_samples() -> None:
     track = Track(60.0, improving=True).run()
     last = next(trial for trial in track.ran if fold_of(trial) == ALL)
     trials = {trial.key: trial for trial in track.ran}
-    start = trials[last.hyperparameters["refine.start"]]
+    start = trials[str(last.hyperparameters["refine.start"])]
     assert start.method == last.method == "nft"
     rate = last.hyperparameters["refine.learning_rate"]
     assert rate == 5e-4, "half of the rate before"

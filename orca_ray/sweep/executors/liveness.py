@@ -60,9 +60,8 @@ def read_heartbeat(name: str) -> tuple[str, int]:
     ("", -1) if unreadable.
     """
     with contextlib.suppress(Exception):
-        node, _, count = (
-            (ray_private.key_value_store("get", name) or b"").decode().partition(" ")
-        )
+        heartbeat = ray_private.key_value_store("get", name) or b""
+        node, _, count = heartbeat.decode().partition(" ")
         return node, int(count)
     return "", -1
 

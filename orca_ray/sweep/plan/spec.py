@@ -433,6 +433,9 @@ def _settings(task: str, row: Mapping[str, str]) -> dict[str, Scalar]:
     accumulation = int(row["accum"])
     summed = accumulation if optimizer == "sgd" else 1
     l2 = accumulation if optimizer in ("sgd", "adam") else 1
+    align_rate = rate
+    if rate <= 1e-3:
+        align_rate = 10.0 * rate
     max_tokens = _MAX_TOKENS.get(row["dataset"], int(row["target_seq_len"]))
     embedder = get_modality(get_task(task).modality).paper_embedder(max_tokens)
     return {
@@ -443,7 +446,7 @@ def _settings(task: str, row: Mapping[str, str]) -> dict[str, Scalar]:
             option: float(row[column]) for option, column in _OPTIONS["numbers"].items()
         },
         "align.optimizer": optimizer,
-        "align.learning_rate": rate * (10.0 if rate <= 1e-3 else 1.0),
+        "align.learning_rate": align_rate,
         "align.samples_per_class": (int(row["align_maxsamples"]) // batch + 1) * batch,
         "refine.optimizer": optimizer,
         "refine.learning_rate": rate * summed,

@@ -246,20 +246,20 @@ def _outcome(report: TrialReport, curve: Sequence[EpochProgress]) -> dict[str, A
     If the worker disappeared before it reported a result, the curve gives distances and
     durations.
     """
-    align, refine = (
-        [point for point in curve if point.stage == stage]
-        for stage in ("align", "refine")
-    )
+    align = [point for point in curve if point.stage == "align"]
+    refine = [point for point in curve if point.stage == "refine"]
     outcome: dict[str, Any] = {
         **dict.fromkeys(each.name for each in fields(Outcome)),
-        "distance_before": align[0].distance if align else None,
-        "distance_after": align[-1].distance if align else None,
         "align_epochs": len(align),
         "align_seconds": sum(point.seconds for point in align),
         "refine_seconds": sum(point.seconds for point in refine),
         "evaluate_seconds": 0.0,
-        **({} if report.outcome is None else asdict(report.outcome)),
     }
+    if align:
+        outcome["distance_before"] = align[0].distance
+        outcome["distance_after"] = align[-1].distance
+    if report.outcome is not None:
+        outcome |= asdict(report.outcome)
     if report.status is Status.COMPLETED:
         return outcome
     scored = [

@@ -232,18 +232,17 @@ def run_again(record: Record, trial: TrialSpec, model: Path | None = None) -> Re
 
 
 def _resources(record: Record) -> Resources:
-    gpus = (
-        0
-        if record.device == "cpu"
-        else min(max(1, int(record.gpus or 1)), torch.cuda.device_count())
-    )
+    gpus = 0
+    if record.device != "cpu":
+        gpus_of_record = max(1, int(record.gpus or 1))
+        gpus = min(gpus_of_record, torch.cuda.device_count())
     return Resources(cpus=record.cpus or 1.0, gpus=float(gpus))
 
 
 def _score(record: Record) -> float | None:
-    return (
-        record.test_score if record.test_score is not None else record.validation_score
-    )
+    if record.test_score is not None:
+        return record.test_score
+    return record.validation_score
 
 
 def _scores_of_seeds(record: Record, store: ResultsStore) -> list[float]:
@@ -263,16 +262,13 @@ def _scores_of_seeds(record: Record, store: ResultsStore) -> list[float]:
         "metric",
     )
     records = store.select({name: [getattr(record, name)] for name in same})
-    records = [
-        each
+    version = record.metric_version or 1
+    scores = [
+        _score(each)
         for each in records
-        if (each.metric_version or 1) == (record.metric_version or 1)
+        if (each.metric_version or 1) == version and not each.status.failed
     ]
-    return [
-        score
-        for each in records
-        if not each.status.failed and (score := _score(each)) is not None
-    ]
+    return [score for score in scores if score is not None]
 
 
 def _within_spread(

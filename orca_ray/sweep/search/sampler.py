@@ -326,9 +326,9 @@ class SuggestionSampler:
 
         Early stopping compares their trials.
         """
-        return (
-            range(self._barrier(number)) if self._generation else list(self.suggestions)
-        )
+        if self._generation:
+            return range(self._barrier(number))
+        return list(self.suggestions)
 
     def winner(self) -> Suggestion | None:
         """Return the suggestion whose trial completed with the best score.
@@ -342,7 +342,10 @@ class SuggestionSampler:
             and not answer.failed
             and not answer.stopped_early
         ]
-        return self.suggestions[min(scored)[1]] if scored else None
+        if not scored:
+            return None
+        _, number = min(scored)
+        return self.suggestions[number]
 
     def _advance(self) -> None:
         while self._next in self.suggestions:

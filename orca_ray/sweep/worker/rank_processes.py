@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -99,13 +100,18 @@ class RankProcesses:
         """
         if isinstance(error, RankFailedError):
             return error
-        if self._lost.wait(_WAIT_SECONDS if isinstance(error, RankLostError) else 0.0):
-            found = list(map(_failure_of, self._processes, self._connections))
-            reported = [
-                each for each in found if each[0] is not Status.LOST
-            ]  # other ranks may end before that one
-            return RankFailedError(*(reported or found[self._first_lost :])[0])
-        return error
+        seconds = 0.0
+        if isinstance(error, RankLostError):
+            seconds = _WAIT_SECONDS
+        if not self._lost.wait(seconds):
+            return error
+        failures = list(map(_failure_of, self._processes, self._connections))
+        failure = failures[self._first_lost]
+        # Other ranks may end before the one that reports its failure.
+        reported = [each for each in failures if each.status is not Status.LOST]
+        if reported:
+            failure = reported[0]
+        return RankFailedError(failure.status, failure.message)
 
     def close(self) -> None:
         """End the processes."""
@@ -135,40 +141,43 @@ class RankProcesses:
             abort()
 
 
+class _Failure(NamedTuple):
+    """Why a rank has ended."""
+
+    status: Status
+    message: str
+
+
 def _failure_of(
     process: multiprocessing.process.BaseProcess, connection: Connection
-) -> tuple[Status, str]:
+) -> _Failure:
+    """Return the failure that a rank has reported, else how its process has ended."""
     process.join()
     with suppress(EOFError, OSError):
         while connection.poll():
-            if failure := connection.recv():
-                status, text = failure
-                return status, text
+            if reported := connection.recv():
+                return _Failure(*reported)
     code = process.exitcode or 0
-    return (
-        Status.LOST,
-        (
-            f"{process.name} ended by"
-            f" {signal.Signals(-code).name if code < 0 else f'exit code {code}'}"
-        ),
-    )
+    cause = f"exit code {code}"
+    if code < 0:
+        cause = signal.Signals(-code).name
+    return _Failure(Status.LOST, f"{process.name} ended by {cause}")
 
 
 def _run(connection: Connection, ranks: Ranks, file: Path, build: Build) -> None:
     """Run one rank after the first, until the first one ends it."""
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C reaches all processes; the first rank ends the others
+    # Ctrl-C reaches all processes; the first rank ends the others.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_parent()
     # In all threads, ``cuda`` now means the rank's own of the visible GPUs; CUDA has
     # not been used before.
-    names = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(
-        map(str, range(torch.cuda.device_count()))
-    )
-    visible = names.split(",")
-    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(
-        visible[ranks.rank :] + visible[: ranks.rank]
-    )
+    names = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if names:
+        visible = names.split(",")
+    else:
+        visible = [str(number) for number in range(torch.cuda.device_count())]
+    own_first = visible[ranks.rank :] + visible[: ranks.rank]
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(own_first)
     try:
         trainer = build(ranks)
         connected = False

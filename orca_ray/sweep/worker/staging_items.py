@@ -144,11 +144,9 @@ class SharedFolder:
         if not replace and self._manifest(path) is not None:
             return
         source = root / path
-        files = (
-            sorted(file for file in source.rglob("*") if file.is_file())
-            if source.is_dir()
-            else [source]
-        )
+        files = [source]
+        if source.is_dir():
+            files = sorted(file for file in source.rglob("*") if file.is_file())
         names = {
             file: "" if file == source else file.relative_to(source).as_posix()
             for file in files
@@ -205,17 +203,18 @@ class SharedFolder:
         files = self.read_json(f"{path}.manifest.json").get("files")
         if files is None:
             return None
-        paths = (
-            [PurePosixPath(name) for name in files] if isinstance(files, dict) else None
-        )
-        if paths is None or any(
-            path.is_absolute() or ".." in path.parts for path in paths
-        ):
+        if not isinstance(files, dict) or not all(map(_is_below, files)):
             logger.warning(
                 "%s/%s.manifest.json is not a manifest of files", self.name, path
             )
             return None
         return {str(name): str(value) for name, value in files.items()}
+
+
+def _is_below(name: str) -> bool:
+    """Return whether a relative path stays below the directory that it starts from."""
+    path = PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts
 
 
 class Item(ABC):

@@ -83,10 +83,8 @@ def _build(workspace: Workspace) -> Arrays:
     paper = workspace.protocol == PAPER
     # All CSV files are read first, so that an invalid one is found before hours of
     # work.
-    lists = {
-        name: _chunks(workspace, name, numbers)
-        for name in ("tr", "eval", *([] if paper else ["val"]))
-    }
+    names = ["tr", "eval"] if paper else ["tr", "eval", "val"]
+    lists = {name: _chunks(workspace, name, numbers) for name in names}
     backgrounds = _backgrounds(workspace.file("noise_22050"))
     train = lists["tr"]
     if paper:

@@ -52,19 +52,15 @@ def _features(path: Path) -> tuple[Array, Array]:
     """
     content = safe_pickle.load(path, "features of a protein")
     fields = ("seq", "ss", "pssm", "sa", "entropy", *PAIR_MAPS)
-    absent = (
-        [field for field in fields if field not in content]
-        if isinstance(content, Mapping)
-        else list(fields)
-    )
+    present = content if isinstance(content, Mapping) else {}
+    absent = [field for field in fields if field not in present]
     if absent:
         raise UserError(
             f"{path}: expected a mapping with {', '.join(fields)}, found one without"
             f" {', '.join(absent)}"
         )
-    length = (
-        len(content["seq"]) if isinstance(content["seq"], str | list | tuple) else 0
-    )
+    sequence = content["seq"]
+    length = len(sequence) if isinstance(sequence, str | list | tuple) else 0
     shapes = {
         "ss": (3, length),
         "pssm": (length, 22),
