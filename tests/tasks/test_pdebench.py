@@ -1,9 +1,9 @@
-"""The nine tasks of PDEBench on small files.
+"""The nine tasks of PDEBench on small files, compared with independent reading.
 
-They are compared with independent reading, which the reference's own loader equals.
+That reading equals the reference's own loader.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,51 +25,59 @@ from tests.raw_files import pdebench as files
 
 TASKS = tuple(files.LAYOUTS)
 SPLITS = prepared.SPLITS
-EXPECTED: dict[str, tuple[tuple[int, ...], tuple[int, int]]] = {
-    # shape; frames of the file: of train and validation, and of test under `paper`
-    "advection": ((1, 256), (20, 20)),
-    "burgers": ((1, 1024), (20, 20)),
-    "cfd_1d": ((1, 3072), (10, 10)),
-    "diffusion_sorption": ((1, 1024), (100, 99)),
-    "diffusion_reaction_1d": ((1, 1024), (29, 99)),
-    "shallow_water": ((1, 128, 128), (100, 99)),
-    "diffusion_reaction_2d": ((1, 128, 128), (100, 99)),
-    "darcy": ((1, 64, 64), (1, 1)),
-    "cfd_2d": ((4, 64, 64), (2, 2)),
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a task makes of its file."""
+
+    shape: tuple[int, ...]
+    """Shape of an input and of a target."""
+    frame: int
+    """Frame of the file that is the target of train and validation."""
+    paper_test_frame: int
+    """Frame that is the target of test under the protocol ``paper``."""
+
+
+EXPECTED = {
+    "advection": Expected((1, 256), 20, 20),
+    "burgers": Expected((1, 1024), 20, 20),
+    "cfd_1d": Expected((1, 3072), 10, 10),
+    "diffusion_sorption": Expected((1, 1024), 100, 99),
+    "diffusion_reaction_1d": Expected((1, 1024), 29, 99),
+    "shallow_water": Expected((1, 128, 128), 100, 99),
+    "diffusion_reaction_2d": Expected((1, 128, 128), 100, 99),
+    "darcy": Expected((1, 64, 64), 1, 1),
+    "cfd_2d": Expected((4, 64, 64), 2, 2),
 }
 
 
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a directory with the downloaded files of all tasks.
-
-    Tests must not change it.
-    """
+    """Return a directory with the files of all tasks; tests must not change it."""
     directory = tmp_path_factory.mktemp("raw")
     for task in TASKS:
         files.write(directory, task=task)
     return directory
 
 
-def _whole(task: str, raw: Path) -> tuple[Array, dict[int, Array]]:
-    """Read a file by hand: inputs [N, C, *space], and targets by frame, not scaled."""
+def _read_by_hand(task: str, raw: Path) -> tuple[Array, dict[int, Array]]:
+    """Return a file's inputs [N, C, *space], and targets by frame, not scaled."""
     layout = files.LAYOUTS[task]
     stride = {"advection": 4, "darcy": 2, "cfd_2d": 2}.get(task, 1)
     thin: tuple[Any, ...] = (..., *[slice(None, None, stride)] * len(layout.grid))
-    frames = EXPECTED[task][1]
+    frames = (EXPECTED[task].frame, EXPECTED[task].paper_test_frame)
     with h5py.File(raw / layout.file) as file:
         if isinstance(layout, files.Steady):
-            return file["nu"][...][:, None][thin], dict.fromkeys(
-                frames, file["tensor"][...][thin]
-            )
+            inputs = file["nu"][...][:, None][thin]
+            return inputs, dict.fromkeys(frames, file["tensor"][...][thin])
         if isinstance(layout, files.Seeds):
-            everything = np.stack([file[name]["data"][...] for name in sorted(file)])
-            everything = np.moveaxis(everything, -1, 2)  # [N, T, C, *grid]
-            return everything[:, 0, :1], {
-                frame: everything[:, frame, -1:] for frame in frames
-            }
-        everything = np.stack([file[name][...] for name in layout.fields], axis=2)[thin]
-        return everything[:, 0], {frame: everything[:, frame] for frame in frames}
+            samples = np.stack([file[name]["data"][...] for name in sorted(file)])
+            values = np.moveaxis(samples, -1, 2)  # [N, T, C, *grid]
+            targets = {frame: values[:, frame, -1:] for frame in frames}
+            return values[:, 0, :1], targets
+        values = np.stack([file[name][...] for name in layout.fields], axis=2)[thin]
+        return values[:, 0], {frame: values[:, frame] for frame in frames}
 
 
 def test_a_generated_task_is_the_downloaded_one_without_its_source() -> None:
@@ -78,61 +86,61 @@ def test_a_generated_task_is_the_downloaded_one_without_its_source() -> None:
     for name in TASKS:
         downloaded = get_task(f"pdebench/{name}")
         generated = get_task(f"pdebench_generated/{name}")
-        own = {
-            field: getattr(generated, field)
-            for field in ("licence", "files", "fetcher", "build")
-        }
-        title = f"{downloaded.title} (generated)"
         assert generated == replace(
             downloaded,
             name=generated.name,
-            title=title,
+            title=f"{downloaded.title} (generated)",
             num_samples=None,
             terms="",
-            **own,
+            licence=generated.licence,
+            files=generated.files,
+            fetcher=generated.fetcher,
+            build=generated.build,
         )
         assert downloaded.num_samples is not None
         (published_file,) = downloaded.files
         (generated_file,) = generated.files
         assert generated_file.path == published_file.path == files.LAYOUTS[name].file
         assert generated_file.urls == ()
-        assert published_file.urls[0].startswith("https://")
+        url, *_ = published_file.urls
+        assert url.startswith("https://")
         assert len(bytes.fromhex(published_file.md5)) == 16
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "protocol"),
-    [(name, PAPER) for name in TASKS]
-    + [(n, HELD_OUT) for n in ("advection", "cfd_1d", "cfd_2d")],
+    [
+        *((name, PAPER) for name in TASKS),
+        ("advection", HELD_OUT),
+        ("cfd_1d", HELD_OUT),
+        ("cfd_2d", HELD_OUT),
+    ],
 )
 def test_a_file_is_prepared_as_reading_it_by_hand_says(
     name: str, protocol: str, raw: Path, tmp_path: Path
 ) -> None:
     data = get_task(f"pdebench/{name}").prepare(protocol, raw=raw, out=tmp_path / "out")
-    inputs, targets = _whole(name, raw)
-    rows = {
-        str(split): found
-        for split, found in _reading.divide(
-            len(inputs), READINGS[name].test_first
-        ).items()
-    }
-    shape, (train_frame, test_frame) = EXPECTED[name]
+    inputs, targets = _read_by_hand(name, raw)
+    rows = _reading.divide(len(inputs), READINGS[name].test_first)
+    scaling_rows = rows["train"]
+    if protocol == PAPER:
+        scaling_rows = np.sort(np.concatenate([rows["train"], rows["validation"]]))
+    expected = EXPECTED[name]
+    shape = expected.shape
     for split in SPLITS:
-        frame = test_frame if (protocol, split) == (PAPER, "test") else train_frame
+        frame = expected.frame
+        if protocol == PAPER and split == "test":
+            frame = expected.paper_test_frame
         x = inputs[rows[split]]
         y = targets[frame][rows[split]]
-        seen = (
-            np.sort(np.concatenate([rows["train"], rows["validation"]]))
-            if protocol == PAPER
-            else rows["train"]
-        )
         if name == "cfd_1d":
-            x = _standardised(x, inputs[seen])
-            y = _standardised(y, inputs[seen])
+            x = _standardise(x, inputs[scaling_rows])
+            y = _standardise(y, inputs[scaling_rows])
         if name == "cfd_2d":
-            x = _standardised(x, inputs[seen[:100]])
-            y = _standardised(y, targets[frame][seen[:100]])
+            first_rows = scaling_rows[:100]
+            x = _standardise(x, inputs[first_rows])
+            y = _standardise(y, targets[frame][first_rows])
         prepared_split = data.splits[split]
         assert prepared_split.x.shape[1:] == prepared_split.y.shape[1:] == shape
         np.testing.assert_allclose(
@@ -145,9 +153,10 @@ def test_a_file_is_prepared_as_reading_it_by_hand_says(
     assert data.y_std is None
 
 
-def _standardised(values: Array, known: Array) -> Array:
-    wide = known.astype(np.float64)
-    result: Array = (values - wide.mean(axis=0)) / (wide.std(axis=0, ddof=1) + 1e-5)
+def _standardise(values: Array, of: Array) -> Array:
+    """Return values by the mean and deviation of each place in the samples ``of``."""
+    exact = of.astype(np.float64)
+    result: Array = (values - exact.mean(axis=0)) / (exact.std(axis=0, ddof=1) + 1e-5)
     return result
 
 
@@ -181,7 +190,7 @@ def test_splits_are_the_references_and_cover_the_file(
         (30, 20, PAPER, 19, 19),
     ],
 )
-def test_the_target_frame(
+def test_the_target_frame_is_the_last_one_in_time(
     t_train: int, num_frames: int, protocol: str, train: int, test: int
 ) -> None:
     reading = _reading.Reading(
@@ -195,26 +204,20 @@ def test_the_target_frame(
 
 
 def test_the_last_frame_is_counted_after_thinning(tmp_path: Path) -> None:
-    """13 frames, every fifth taken: 0, 5 and 10; frame 12 is none of them."""
+    # Every fifth of 13 frames is taken: 0, 5 and 10, and not frame 12.
     path = tmp_path / files.LAYOUTS["advection"].file
+    frames = np.arange(13, dtype=np.float32)[None, :, None]
     with h5py.File(path, "w") as file:
-        file["tensor"] = np.arange(13, dtype=np.float32)[None, :, None] + np.zeros(
-            (10, 1, 1024), np.float32
-        )
+        file["tensor"] = np.broadcast_to(frames, (10, 13, 1024))
     data = get_task("pdebench/advection").prepare(raw=tmp_path, out=tmp_path / "out")
-    assert (set(np.unique(data.test.x[:])), set(np.unique(data.test.y[:]))) == (
-        {0},
-        {10},
-    )
+    assert np.unique(data.test.x[:]).tolist() == [0]
+    assert np.unique(data.test.y[:]).tolist() == [10]
 
 
 def test_only_the_frames_wanted_are_read_a_batch_at_a_time_and_a_task_has_an_end(
     tmp_path: Path,
 ) -> None:
-    """A 2-D flow of 55 TB, of which hardly anything is stored, is read.
-
-    Two frames of the rows asked for are read, no more.
-    """
+    # A 2-D flow of 55 TB, of which hardly anything is stored.
     path = tmp_path / "large.hdf5"
     with h5py.File(path, "w") as file:
         for field in ("density", "pressure", "Vx", "Vy"):
@@ -226,18 +229,15 @@ def test_only_the_frames_wanted_are_read_a_batch_at_a_time_and_a_task_has_an_end
         assert samples.batch_size % 3 == 0
         assert samples.batch_size * 4 * 128 * 128 * 4 <= _reading.BATCH_BYTES
         assert samples.read(slice(200_000, 200_002), 20).shape == (2, 4, 64, 64)
-        assert [len(block) for block in samples.chosen(np.array([1, 5, 200]), 0)] == [
-            2,
-            1,
-        ]
-        with pytest.raises(
-            UserError, match=r"expected at most 10000000 simulations, found 10000001"
-        ):
+        blocks = samples.chosen(np.array([1, 5, 200]), 0)
+        assert [len(block) for block in blocks] == [2, 1]
+        message = "expected at most 10000000 simulations, found 10000001"
+        with pytest.raises(UserError, match=message):
             _reading.build(Workspace("pdebench/cfd_2d", tmp_path, tmp_path), samples)
 
 
 @pytest.mark.usefixtures("empty_home")
-def test_what_is_to_be_generated_is_told_instead_of_fetched() -> None:
+def test_a_task_to_be_generated_names_the_command_and_is_not_fetched() -> None:
     task = get_task("pdebench_generated/darcy")
     for action in (task.fetch, task.prepare):
         with pytest.raises(UserError, match="orca-sweep data generate pdebench/darcy"):

@@ -37,8 +37,8 @@ def _task(target: Target, **changes: Array | None) -> Task:
     def build(_: Workspace) -> Arrays:
         return _arrays(target, **changes)
 
-    made = make_task(target, (2, 5))
-    return replace(made, name="toy/one", domain="tabular", build=build)
+    task = make_task(target, (2, 5))
+    return replace(task, name="toy/one", domain="tabular", build=build)
 
 
 CLASSES = Target("classes", size=3)
@@ -130,31 +130,31 @@ def test_what_only_the_data_tell_is_filled_in() -> None:
         _task(UNCOUNTED), input_shape=None, input_kind="sequence", num_samples=None
     )
     resolved = task.resolved(task.prepare())
-    assert (resolved.input_shape, resolved.target.size, resolved.num_samples) == (
-        (2, 5),
-        3,
-        (6, 6, 6),
-    )
+    assert resolved.input_shape == (2, 5)
+    assert resolved.target.size == 3
+    assert resolved.num_samples == (6, 6, 6)
     with pytest.raises(ValueError, match="must say its input_kind"):
         replace(task, input_kind=None)
 
 
 def test_splits_of_the_paper_lie_beside_the_others() -> None:
-    seen = []
+    protocols = []
 
     def build(workspace: Workspace) -> Arrays:
-        seen.append(workspace.protocol)
+        protocols.append(workspace.protocol)
         return _arrays(CLASSES)
 
     task = replace(_task(CLASSES), build=build, paper_splits=True)
     assert task.prepare("paper").directory.name == "1-paper"
     assert task.prepare().directory.name == "1"
-    assert seen == ["paper", "held-out"]
+    assert protocols == ["paper", "held-out"]
     assert task.prepared("paper") is not None
     assert replace(task, paper_splits=False).prepare("paper").directory.name == "1"
 
 
-def _of_files(*files: RawFile, built: list[Path]) -> Task:
+def _task_of_files(*files: RawFile, built: list[Path]) -> Task:
+    """Return a task that adds the folder of its raw files to ``built``."""
+
     def build(workspace: Workspace) -> Arrays:
         built.append(workspace.raw)
         return _arrays(CLASSES)
@@ -164,16 +164,15 @@ def _of_files(*files: RawFile, built: list[Path]) -> Task:
 
 def test_the_cache_is_held_to_raw_files_that_are_named(tmp_path: Path) -> None:
     built: list[Path] = []
-    task = _of_files(RawFile(path="a.npy"), built=built)
+    task = _task_of_files(RawFile(path="a.npy"), built=built)
     for name, content in (("A", b"1"), ("B", b"22")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "a.npy").write_bytes(content)
     for name in "AABBA":
         task.prepare(raw=tmp_path / name)
     assert [raw.name for raw in built] == ["A", "B", "A"]
-    assert (
-        task.prepare().directory == task.prepared_directory()
-    )  # none of the task's own are there
+    # The task's own raw files are not there, so the data stay.
+    assert task.prepare().directory == task.prepared_directory()
     with pytest.raises(UserError, match="raw files are not in"):
         task.prepare(raw=tmp_path / "typo")
     assert len(built) == 3
@@ -183,7 +182,7 @@ def test_raw_files_that_changed_make_the_data_again_and_those_that_are_gone_do_n
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     built: list[Path] = []
-    task = _of_files(
+    task = _task_of_files(
         RawFile(path="a.npy"), RawFile(path="b.zip", unpacked="inside"), built=built
     )
     raw = task.raw_directory
@@ -210,47 +209,42 @@ def test_raw_files_that_changed_make_the_data_again_and_those_that_are_gone_do_n
     assert len(built) == 3
 
 
-def test_data_without_raw_files_of_an_older_version_stay() -> None:
+@pytest.mark.parametrize("identity", ["version 1, held-out\n/home/one", None])
+def test_data_without_raw_files_of_an_older_version_stay(identity: str | None) -> None:
     task = _task(CLASSES)
     meta = task.prepare().directory / "meta.json"
-    for identity in ("version 1, held-out\n/home/one", None):
-        content = {**json.loads(meta.read_text()), "identity": identity}
-        meta.write_text(
-            json.dumps(
-                {key: value for key, value in content.items() if value is not None}
-            )
-        )
-        assert task.prepared() is not None
-        written = meta.stat().st_mtime_ns
-        assert task.prepare(raw=Path("anywhere")).directory == meta.parent
-        assert meta.stat().st_mtime_ns == written
+    content = json.loads(meta.read_text())
+    del content["identity"]
+    if identity is not None:
+        content["identity"] = identity
+    meta.write_text(json.dumps(content))
+    assert task.prepared() is not None
+    modified = meta.stat().st_mtime_ns
+    assert task.prepare(raw=Path("anywhere")).directory == meta.parent
+    assert meta.stat().st_mtime_ns == modified
 
 
 def test_a_module_may_declare_one_task_and_several_and_nothing_else() -> None:
-    one, two, three = (
-        replace(_task(CLASSES), name=f"toy/{number}")
-        for number in ("one", "two", "three")
-    )
+    one = replace(_task(CLASSES), name="toy/one")
+    two = replace(_task(CLASSES), name="toy/two")
+    three = replace(_task(CLASSES), name="toy/three")
     module = ModuleType("orca_ray.tasks.toy.all")
     assert not declared(Task, "TASK", [module])
     module.__dict__.update(TASK=one, TASKS=(two, three))
-    assert list(declared(Task, "TASK", [module]).values()) == [
-        one,
-        three,
-        two,
-    ]  # in order of their names
+    in_order_of_names = [one, three, two]
+    assert list(declared(Task, "TASK", [module]).values()) == in_order_of_names
     with pytest.raises(ValueError, match="two modules declare the task 'toy/one'"):
         declared(Task, "TASK", [module, module])
     module.__dict__["TASKS"] = (two, "three")
-    with pytest.raises(
-        ValueError, match=r"orca_ray\.tasks\.toy\.all declares .*, which is no Task"
-    ):
+    message = r"orca_ray\.tasks\.toy\.all declares .*, which is no Task"
+    with pytest.raises(ValueError, match=message):
         declared(Task, "TASK", [module])
 
 
 def test_bad_declarations_are_refused() -> None:
     task = _task(CLASSES)
-    assert (task.benchmark, task.short_name) == ("toy", "one")
+    assert task.benchmark == "toy"
+    assert task.short_name == "one"
     for name in ("toy", "toy/", "a/b/c"):
         with pytest.raises(ValueError, match="named benchmark/task"):
             replace(task, name=name)

@@ -1,7 +1,4 @@
-"""The align loop: what it changes, how it samples, and exact resume.
-
-Also the probe of an embedder and its targets.
-"""
+"""The align loop and the probe: what they change, draw and measure."""
 
 from collections.abc import Iterable
 from typing import cast
@@ -19,7 +16,8 @@ from orca_ray.alignment.distance import Diagnosis, Distance, SourceFeatures
 from orca_ray.alignment.labels import ClassIndex
 from orca_ray.alignment.registry import get_distance
 from orca_ray.data.prepared import Split
-from orca_ray.data.rows import Target
+from orca_ray.data.rows import Rows, Target
+from orca_ray.models.crossmodal import CrossModalModel
 from orca_ray.testing.trials import changed, copy_of
 from orca_ray.training import align
 from orca_ray.training.align import (
@@ -37,7 +35,7 @@ from orca_ray.training.optimisation import relative_steps
 from .training_toys import CLASSES, CPU, Recording, toy_model, toy_split
 
 
-def fitted() -> Distance:
+def fit_mmd() -> Distance:
     generator = torch.Generator().manual_seed(5)
     y = torch.arange(60) % 4
     noise = 0.3 * torch.randn(60, 6, generator=generator)
@@ -48,7 +46,7 @@ def fitted() -> Distance:
 class Scripted:
     """Distance that is ``factor`` times the mean square of the features.
 
-    A list of numbers, one a call, is added to it.
+    The n-th of ``offsets`` is added to it in the n-th call.
     """
 
     learning_rate = 0.03
@@ -100,15 +98,16 @@ def test_aligning_reduces_the_distance_and_changes_the_embedder_only() -> None:
     before = copy_of(model)
     config = AlignConfig(epochs=30, learning_rate=1e-2, samples_per_class=20)
     loop = AlignLoop(
-        model, split.x, split.y, CLASSES, config, fitted(), seed=0, device=CPU
+        model, split.x, split.y, CLASSES, config, fit_mmd(), seed=0, device=CPU
     )
     while not loop.done:
         loop.step()
     assert loop.distance_before is not None
     assert loop.distance_after is not None
     assert loop.distance_after < 0.8 * loop.distance_before
-    changed_parts = {name.split(".")[0] for name in changed(before, copy_of(model))}
-    assert changed_parts == {"embedder"}
+    names = changed(before, copy_of(model))
+    assert names
+    assert all(name.startswith("embedder.") for name in names)
     # What required gradients before does so after, and no gradient is left.
     assert not any(parameter.requires_grad for parameter in model.embedder.parameters())
     assert all(parameter.requires_grad for parameter in model.body.parameters())
@@ -124,7 +123,7 @@ def test_the_learning_rate_is_an_option_or_the_distances_and_falls_after_two_thi
     assert rates == pytest.approx([rate] * 4 + [rate / 10] * 2)
 
 
-def test_dense_targets_get_pseudo_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dense_targets_get_pseudo_classes() -> None:
     split = toy_split(90)
     class_fields = np.outer(split.y, np.ones(16)).reshape(90, 4, 4).astype(np.float32)
     y = class_fields + np.float32(0.01) * split.x[:][:, :1, :4]
@@ -141,6 +140,13 @@ def test_dense_targets_get_pseudo_classes(monkeypatch: pytest.MonkeyPatch) -> No
         outside = set(pseudo_classes[~is_value].tolist())
         assert not inside & outside
     assert not loop.notes
+
+
+def test_pseudo_classes_of_large_targets_come_from_a_sketch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    y = np.random.default_rng(0).random((90, 4, 4), dtype=np.float32)
+    distance = Scripted()
     monkeypatch.setattr(labels_module, "MOST_NUMBERS", 1)
     monkeypatch.setattr(labels_module, "SKETCH_WIDTH", 4)
     (note,) = scripted_loop(AlignConfig(), distance, y).notes
@@ -150,16 +156,17 @@ def test_dense_targets_get_pseudo_classes(monkeypatch: pytest.MonkeyPatch) -> No
     )
 
 
-def test_values_that_are_not_finite() -> None:
+def test_features_and_distances_that_are_not_finite_end_the_trial() -> None:
     split = toy_split(90)
-    split.x[:][3] = np.inf
+    x = split.x[:]
+    x[3] = np.inf
     loop = AlignLoop(
         toy_model(),
-        split.x,
+        x,
         split.y,
         CLASSES,
         AlignConfig(),
-        fitted(),
+        fit_mmd(),
         seed=0,
         device=CPU,
     )
@@ -188,12 +195,11 @@ def test_samples_are_distinct_and_per_class(
 
 def test_samples_differ_by_seed_and_every_one_has_its_turn() -> None:
     index = ClassIndex(np.repeat(np.arange(3), [2, 10, 40]))
-    draws = [
-        tuple(index.sample(4, np.random.default_rng(seed)).tolist())
-        for seed in range(60)
-    ]
-    assert len(set(draws)) == 60
-    assert {sample for draw in draws for sample in draw} == set(range(52))
+    draws = np.stack(
+        [index.sample(4, np.random.default_rng(seed)) for seed in range(60)]
+    )
+    assert len(np.unique(draws, axis=0)) == 60
+    assert np.unique(draws).tolist() == list(range(52))
 
 
 def test_shares_are_those_of_the_training_set() -> None:
@@ -210,35 +216,41 @@ def test_shares_are_those_of_the_training_set() -> None:
 def test_chunks_change_neither_distance_nor_gradient_and_bound_what_is_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A token of the toy is 6 floats, a sample 4 tokens: 96 bytes.
-
-    Rows are read as float32.
-    """
+    # A token of the toy is 6 floats, a sample 4 tokens. Rows are read as float32.
+    sample_bytes = 4 * 6 * 4
     config = AlignConfig(
         epochs=3, learning_rate=1e-2, samples_per_class=20, clip=0.0, optimizer="sgd"
     )
     split = toy_split(90)
-    curves = []
-    models = []
-    recording = Recording(split.x[:].astype(np.float64))
-    for limit, x in ((10**6, split.x), (7 * 96, recording)):
+
+    def align_in_chunks(
+        chunk_bytes: int, x: Rows
+    ) -> tuple[list[float | None], CrossModalModel, list[int]]:
+        """Return the distance of each epoch, the model, and the sizes of chunks."""
         sizes: list[int] = []
-        monkeypatch.setitem(align.CHUNK_BYTES, "cpu", limit)
+
+        def record_size(_: nn.Module, inputs: tuple[Tensor], __: Tensor) -> None:
+            (chunk,) = inputs
+            sizes.append(len(chunk))
+
+        monkeypatch.setitem(align.CHUNK_BYTES, "cpu", chunk_bytes)
         model = toy_model()
-        model.embedder.register_forward_hook(
-            lambda _, inputs, __, sizes=sizes: sizes.append(len(inputs[0]))
-        )
         loop = AlignLoop(
-            model, x, split.y, CLASSES, config, fitted(), seed=0, device=CPU
+            model, x, split.y, CLASSES, config, fit_mmd(), seed=0, device=CPU
         )
-        sizes.clear()
-        curves.append([loop.step().distance for _ in range(3)])
-        models.append(copy_of(model))
-        assert max(sizes) == min(60, limit // 96)
+        model.embedder.register_forward_hook(record_size)
+        return [loop.step().distance for _ in range(3)], model, sizes
+
+    recording = Recording(split.x[:].astype(np.float64))
+    expected, expected_model, sizes = align_in_chunks(10**6, split.x)
+    distances, model, chunk_sizes = align_in_chunks(7 * sample_bytes, recording)
+    assert max(sizes) == 60
+    assert max(chunk_sizes) == 7
     assert max(map(len, recording.read)) == 7
-    assert curves[0] == pytest.approx(curves[1], rel=1e-5)
-    for name, value in models[0].items():
-        torch.testing.assert_close(value, models[1][name], rtol=1e-4, atol=1e-6)
+    assert distances == pytest.approx(expected, rel=1e-5)
+    torch.testing.assert_close(
+        copy_of(model), copy_of(expected_model), rtol=1e-4, atol=1e-6
+    )
 
 
 FALLING = [100.0 * 0.8**epoch for epoch in range(40)]
@@ -255,7 +267,7 @@ FALLING = [100.0 * 0.8**epoch for epoch in range(40)]
         ([5.0] * 40, 9, 0, [6, 3], False),
     ],
 )
-def test_plateaus(
+def test_a_plateau_ends_a_rate_and_the_last_one_the_stage(
     distances: list[float],
     epochs: int,
     patience: int,
@@ -276,7 +288,8 @@ def test_plateaus(
         assert len(distance.calls) == num_calls
     at_high_rate, at_low_rate = at_each_rate
     assert rates == pytest.approx([0.03] * at_high_rate + [0.003] * at_low_rate)
-    assert (loop.epoch, loop.plateaued) == (sum(at_each_rate), plateaued)
+    assert loop.epoch == sum(at_each_rate)
+    assert loop.plateaued == plateaued
     assert loop.distance_after is not None
 
 
@@ -317,29 +330,26 @@ def test_a_step_moves_tokens_by_the_same_share_whatever_their_fan_in() -> None:
     assert zeros.scale == 1.0
 
 
-def test_errors_are_those_of_leaving_each_sample_out() -> None:
+def test_errors_of_a_probe_are_those_of_leaving_each_sample_out() -> None:
     random = np.random.default_rng(0)
     features = random.normal(size=(40, 3)) * [1.0, 10.0, 0.1]
     targets = features[:, :2] + random.normal(size=(40, 2))
     scaled = features / features.std(axis=0) / 3**0.5
 
-    def squared_error(penalty: float, index: int) -> float:
-        """Return the error of a sample that a regression on the others predicts."""
-        rows = np.delete(np.arange(40), index)
-        ridge = Ridge(penalty).fit(scaled[rows], targets[rows])
-        predicted = ridge.predict(scaled[[index]])
-        return float(np.square(predicted - targets[index]).sum())
+    def squared_errors(penalty: float) -> np.ndarray:
+        """Return the error of each sample by a regression on all other samples."""
+        errors = np.zeros(40)
+        for index in range(40):
+            rows = np.delete(np.arange(40), index)
+            ridge = Ridge(penalty).fit(scaled[rows], targets[rows])
+            (predicted,) = ridge.predict(scaled[[index]])
+            errors[index] = np.square(predicted - targets[index]).sum()
+        return errors
 
-    errors_of_penalties = np.array(
-        [
-            [squared_error(penalty, index) for index in range(40)]
-            for penalty in PENALTIES
-        ]
-    )
-    best_penalty = errors_of_penalties.mean(axis=1).argmin()
+    best_errors = min(map(squared_errors, PENALTIES), key=np.mean)
     variance = np.square(targets - targets.mean(axis=0)).sum(axis=1).mean()
     errors = ridge_errors(torch.from_numpy(features), torch.from_numpy(targets))
-    expected = errors_of_penalties[best_penalty] / variance
+    expected = best_errors / variance
     np.testing.assert_allclose(errors, expected, rtol=1e-6)
 
 
@@ -359,7 +369,7 @@ def test_neither_units_nor_constant_features_nor_constant_targets_matter() -> No
     torch.testing.assert_close(ridge_errors(features, constant_targets), without_error)
 
 
-def test_targets_of_every_kind_as_numbers() -> None:
+def test_targets_of_every_kind_become_numbers() -> None:
     indices = np.array([0, 2, 3])
     first_split = (np.array([4, 0, 9, 4]), indices)
     second_split = (np.array([0, 9]), np.array([0]))
@@ -398,7 +408,7 @@ def test_a_probe_reads_a_fixed_random_sample_of_all_splits_in_evaluation_mode() 
     assert Probe(model, [grouped], CLASSES, seed=0, device=CPU)().shape == (10,)
 
 
-def test_features_that_are_not_finite() -> None:
+def test_a_probe_of_features_that_are_not_finite_ends_the_trial() -> None:
     split = toy_split(20)
     x = split.x[:].copy()
     x[3] = np.nan

@@ -1,4 +1,4 @@
-"""What each kind of artefact shows, by values; and which kinds a task has."""
+"""What each kind of artefact shows, by values, and which kinds a task has."""
 
 import json
 from dataclasses import replace
@@ -120,19 +120,21 @@ def test_samples_are_the_first_correct_and_the_first_wrong_one() -> None:
         np.testing.assert_allclose(decoded(line["values"]), x[1, channel], atol=0.05)
 
 
-def test_three_channels_are_colours_only_of_an_image() -> None:
-    for domain, channels, scale in (
-        ("image", 3, "colour"),
-        ("image", 1, "grey"),
-        ("series", 3, "sequential"),
-    ):
-        x = np.random.default_rng(0).random((1, channels, 8, 8), np.float32)
-        task = replace(classes(2), domain=domain, input_shape=x.shape[1:])
-        pictures = pictures_of(evaluated(task, [[0, 2]], [1], x))
-        (panel,) = pictures["sample", "correct"]["panels"]
-        assert panel["scale"] == scale
-        expected = x[0].transpose(1, 2, 0) if scale == "colour" else x[0, 0]
-        np.testing.assert_allclose(decoded(panel["values"]), expected, atol=0.01)
+@pytest.mark.parametrize(
+    ("domain", "channels", "scale"),
+    [("image", 3, "colour"), ("image", 1, "grey"), ("series", 3, "sequential")],
+)
+def test_three_channels_are_colours_only_of_an_image(
+    domain: str, channels: int, scale: str
+) -> None:
+    x = np.random.default_rng(0).random((channels, 8, 8), np.float32)
+    task = replace(classes(2), domain=domain, input_shape=x.shape)
+    pictures = pictures_of(evaluated(task, [[0, 2]], [1], x[None]))
+    (panel,) = pictures["sample", "correct"]["panels"]
+    assert panel["scale"] == scale
+    first_channel, *_ = x
+    expected = x.transpose(1, 2, 0) if scale == "colour" else first_channel
+    np.testing.assert_allclose(decoded(panel["values"]), expected, atol=0.01)
 
 
 def test_fields_are_the_first_and_the_worst_sample_on_one_scale() -> None:
@@ -145,10 +147,12 @@ def test_fields_are_the_first_and_the_worst_sample_on_one_scale() -> None:
     assert worst["title"] == "Test sample 2, which has the largest error"
     assert worst["caption"] == "Root mean squared error 2."
     true, predicted, error = worst["panels"]
-    for end in ("low", "high"):
-        assert true["values"][end] == predicted["values"][end]
-    for panel, expected in ((true, y[2]), (predicted, y[2] - 2), (error, -2)):
-        np.testing.assert_allclose(decoded(panel["values"]), expected, atol=0.02)
+    assert true["values"]["low"] == predicted["values"]["low"]
+    assert true["values"]["high"] == predicted["values"]["high"]
+    *_, worst_y = y
+    np.testing.assert_allclose(decoded(true["values"]), worst_y, atol=0.02)
+    np.testing.assert_allclose(decoded(predicted["values"]), worst_y - 2, atol=0.02)
+    np.testing.assert_allclose(decoded(error["values"]), -2, atol=0.02)
     assert error["scale"] == "diverging"
 
 
@@ -165,8 +169,8 @@ def test_the_first_of_several_channels_of_a_field_is_shown() -> None:
     picture = pictures_of(evaluated(field(3, 4, 5), y, y))["field", "first"]
     caption = "Root mean squared error 0; the first of 3 channels is shown."
     assert picture["caption"] == caption
-    true = decoded(picture["panels"][0]["values"])
-    np.testing.assert_allclose(true, y[0, 0], atol=0.02)
+    true, _, _ = picture["panels"]
+    np.testing.assert_allclose(decoded(true["values"]), y[0, 0], atol=0.02)
 
 
 def test_scores_of_labels_equal_scikit_learns() -> None:
@@ -179,10 +183,12 @@ def test_scores_of_labels_equal_scikit_learns() -> None:
     bars = pictures["label_scores", "test"]["series"]
     precision, area, share = (series["values"] for series in bars)
     for values, score in ((precision, average_precision_score), (area, roc_auc_score)):
+        *scores, score_of_absent_label = values
         expected = [score(y[:, label], logits[:, label]) for label in range(2)]
-        assert values[:2] == pytest.approx(expected, abs=1e-4)
-        assert values[2] is None
-    assert share[2] == 0
+        assert scores == pytest.approx(expected, abs=1e-4)
+        assert score_of_absent_label is None
+    *_, share_of_absent_label = share
+    assert share_of_absent_label == 0
 
 
 def test_a_scatter_has_at_most_500_samples() -> None:
@@ -227,7 +233,8 @@ def test_features_share_the_axes_of_before_aligning() -> None:
     distance = decoded(before["x"]).mean() - decoded(source["x"]).mean()
     assert abs(distance) == pytest.approx(5 * np.sqrt(8), rel=0.1)
     picture = pictures_of(aligned(classes=False))["features", "aligning"]
-    _, target = picture["panels"][0]["groups"]
+    before_panel, _ = picture["panels"]
+    _, target = before_panel["groups"]
     assert target["classes"] is None
 
 

@@ -1,7 +1,4 @@
-"""Checkpoints, whole or not there, and alignments that trials share.
-
-Of alignments: keys, storage, damaged files, replays.
-"""
+"""Checkpoints, and the keys and files of alignments that trials share."""
 
 import logging
 import os
@@ -48,14 +45,14 @@ def path(tmp_path: Path) -> Path:
 def assert_whole(path: Path) -> None:
     loaded = tensor_cache.load(path)
     assert loaded is not None
-    assert all(
-        torch.equal(loaded["weights"][name], value) for name, value in WEIGHTS.items()
-    )
+    assert same(loaded["weights"], WEIGHTS)
     assert {key: loaded[key] for key in SMALL} == SMALL
     assert os.listdir(path.parent) == ["trial.ckpt"]
 
 
-def test_round_trip(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_saved_state_is_loaded_as_it_was(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     assert_whole(path)
     assert tensor_cache.load(path.parent / "none") is None
     assert not caplog.records
@@ -63,18 +60,18 @@ def test_round_trip(path: Path, caplog: pytest.LogCaptureFixture) -> None:
 
 def test_every_damage_is_noticed(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     content = path.read_bytes()
-    flips = range(0, len(content), 97)
-    flipped = [
-        content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :] for at in flips
-    ]
-    lengths = (0, 3, 11, 12, 100, len(content) - 1)
-    truncated = [content[:length] for length in lengths]
-    damaged = [*flipped, *truncated, content + b"x", b"not a checkpoint at all"]
+    damaged_contents = [content + b"x", b"not a checkpoint at all"]
+    for length in (0, 3, 11, 12, 100, len(content) - 1):
+        damaged_contents.append(content[:length])
+    for position in range(0, len(content), 97):
+        flipped = bytearray(content)
+        flipped[position] ^= 1
+        damaged_contents.append(bytes(flipped))
     with caplog.at_level(logging.WARNING):
-        for number, wrong in enumerate(damaged):
-            path.write_bytes(wrong)
+        for number, damaged in enumerate(damaged_contents):
+            path.write_bytes(damaged)
             assert tensor_cache.load(path) is None, number
-    assert len(caplog.records) == len(damaged)
+    assert len(caplog.records) == len(damaged_contents)
     assert "starting again" in caplog.text
 
 
@@ -95,7 +92,7 @@ def test_code_in_a_checkpoint_does_not_run(
 def test_a_full_disk_is_an_os_error_and_keeps_the_previous_one(
     num_bytes: int, path: Path
 ) -> None:
-    """torch alone turns it into a RuntimeError about a position in its archive."""
+    """torch alone raises a RuntimeError about a position in its archive."""
     with files_of_at_most(num_bytes), pytest.raises(OSError, match="too large"):
         tensor_cache.save(path, {**STATE, "large": torch.zeros(100_000)})
     assert_whole(path)
@@ -175,12 +172,12 @@ def test_splits_of_one_data_set_have_different_keys_however_large(
 ) -> None:
     monkeypatch.setattr(checkpoint, "_SAMPLED_BYTES", 100)
     split = toy_split(3000)
-    parts = [slice(0, 1000), slice(0, 2000), slice(0, 3000), slice(1000, 2000)]
-    keys = {key(train=Split(split.x[part], split.y[part])) for part in parts}
-    assert len(keys) == len(parts)
+    shares = [slice(0, 1000), slice(0, 2000), slice(0, 3000), slice(1000, 2000)]
+    keys = {key(train=Split(split.x[rows], split.y[rows])) for rows in shares}
+    assert len(keys) == len(shares)
 
 
-def test_alignments_in_the_default_directory(empty_home: Path) -> None:
+def test_alignments_are_stored_in_the_cache_directory(empty_home: Path) -> None:
     assert AlignedCache().load(KEY, toy_model().embedder) is None
     AlignedCache().store(KEY, an_alignment())
     assert_loads(AlignedCache())

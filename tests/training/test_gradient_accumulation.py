@@ -1,7 +1,4 @@
-"""Gradient accumulation: equal gradients for all micro-batch sizes.
-
-Also memory limits, checkpointing and compilation.
-"""
+"""Gradient accumulation, memory limits, checkpointing of layers and compilation."""
 
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
@@ -69,8 +66,8 @@ def gradient(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         next(accumulator.gradients([np.arange(num_samples)[::-1].copy()]))
-    gradients = (parameter.grad for parameter in model.parameters())
-    return torch.cat([part.flatten() for part in gradients if part is not None])
+    gradients = [parameter.grad for parameter in model.parameters()]
+    return torch.cat([grad.flatten() for grad in gradients if grad is not None])
 
 
 def test_the_gradient_does_not_depend_on_the_micro_batch(bert: str) -> None:
@@ -80,9 +77,8 @@ def test_the_gradient_does_not_depend_on_the_micro_batch(bert: str) -> None:
     expected = gradient(accumulator, model, 12)
     for limit in (1, 7, 40):
         accumulator.limit = limit
-        torch.testing.assert_close(
-            gradient(accumulator, model, 12), expected, rtol=1e-4, atol=1e-6
-        )
+        in_micro_batches = gradient(accumulator, model, 12)
+        torch.testing.assert_close(in_micro_batches, expected, rtol=1e-4, atol=1e-6)
 
 
 def saved_by_autograd(model: CrossModalModel, x: Tensor) -> int:
@@ -132,9 +128,7 @@ def test_limits_of_a_micro_batch() -> None:
     assert even_sizes == {1: 1, 21: 16, 40: 32, 64: 64, 99: 64}
 
 
-def test_checkpointing_keeps_gradients_and_saves_memory(
-    bert: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_checkpointing_keeps_gradients_and_saves_memory(bert: str) -> None:
     split = real_split(12)
     model = real_model(bert, dropout=0.3)
     without_checkpointing = make_accumulator(model, split)
@@ -148,10 +142,20 @@ def test_checkpointing_keeps_gradients_and_saves_memory(
     assert torch.equal(gradient(accumulator, model, 12), expected)
     assert saved_by_autograd(model, x) < 0.5 * before
     assert not accumulator.notes
-    without_layers = make_accumulator(
+
+
+def test_a_network_without_repeated_layers_is_noted() -> None:
+    accumulator = make_accumulator(
         toy_model(), toy_split(9), gradient_checkpointing="on"
     )
-    assert "no repeated layers" in without_layers.notes[0]
+    (note,) = accumulator.notes
+    assert "no repeated layers" in note
+
+
+def test_the_largest_tensor_limits_micro_batches_with_checkpointing(
+    bert: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = real_model(bert, dropout=0.3)
     large = real_split(64)
     cost = make_accumulator(model, large, batch_size=64).cost
     monkeypatch.setattr(sample_cost, "CPU_TENSOR_BYTES", 5 * cost.largest_bytes)
@@ -159,26 +163,30 @@ def test_checkpointing_keeps_gradients_and_saves_memory(
     assert limited.limit == 5
 
 
+@pytest.mark.parametrize(
+    ("check_every", "least_steps", "most_steps"), [(1, 1, 9), (64, 10, 10)]
+)
 def test_nan_ends_the_trial_before_it_can_be_the_best(
+    check_every: int,
+    least_steps: int,
+    most_steps: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Also where only some losses are checked.
-
-    So it is on devices that a check synchronises with.
-    """
-    train = toy_split(40)
-    train.x[:][17] = torch.nan
-    for every, expected in ((1, range(1, 10)), (64, [10])):
-        monkeypatch.setitem(refine.CHECK_EVERY, "cpu", every)
-        model = toy_model()
-        loop = make_refine(model, RefineConfig(epochs=2, batch_size=4), train=train)
-        _ = loop.micro_batch  # measures the cost of a sample
-        steps: list[int] = []
-        model.embedder.register_forward_hook(lambda *_, steps=steps: steps.append(1))
-        with pytest.raises(NotFiniteError, match="training loss is nan in epoch 1"):
-            loop.step()
-        assert (loop.best_epoch, loop.epoch) == (None, 0)
-        assert len(steps) in expected
+    """Devices that a check synchronises with check only some losses."""
+    x = toy_split(40).x[:].copy()
+    x[17] = np.nan
+    train = Split(x, toy_split(40).y)
+    monkeypatch.setitem(refine.CHECK_EVERY, "cpu", check_every)
+    model = toy_model()
+    loop = make_refine(model, RefineConfig(epochs=2, batch_size=4), train=train)
+    _ = loop.micro_batch  # measures the cost of a sample
+    steps: list[None] = []
+    model.embedder.register_forward_hook(lambda *_: steps.append(None))
+    with pytest.raises(NotFiniteError, match="training loss is nan in epoch 1"):
+        loop.step()
+    assert loop.best_epoch is None
+    assert loop.epoch == 0
+    assert least_steps <= len(steps) <= most_steps
 
 
 def test_a_micro_batch_too_large_for_the_device_is_halved() -> None:
@@ -194,15 +202,18 @@ def test_a_micro_batch_too_large_for_the_device_is_halved() -> None:
         for size in (32, 16)
     ]
 
-    whole = toy_model()
-    whole_loop = make_refine(whole, RefineConfig(epochs=1, batch_size=32))
-    assert loss == pytest.approx(whole_loop.step().loss, rel=1e-5)
-    assert whole_loop.micro_batch == 32
-    assert whole_loop.notes == []
-    expected = copy_of(whole)
-    for name, value in copy_of(limited).items():
-        torch.testing.assert_close(value, expected[name], rtol=1e-3, atol=1e-5)
+    unlimited = toy_model()
+    unlimited_loop = make_refine(unlimited, RefineConfig(epochs=1, batch_size=32))
+    assert loss == pytest.approx(unlimited_loop.step().loss, rel=1e-5)
+    assert unlimited_loop.micro_batch == 32
+    assert unlimited_loop.notes == []
+    torch.testing.assert_close(
+        copy_of(limited), copy_of(unlimited), rtol=1e-3, atol=1e-5
+    )
 
+
+def test_one_sample_too_large_for_the_device_ends_the_trial() -> None:
+    error = torch.OutOfMemoryError("CUDA out of memory")
     model = toy_model()
     loop = make_refine(model, RefineConfig(epochs=1, batch_size=32))
     with (
@@ -215,16 +226,13 @@ def test_a_micro_batch_too_large_for_the_device_is_halved() -> None:
 def test_other_errors_and_those_of_the_optimiser_are_not_retried(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """An optimiser that runs out of memory has half of its state.
-
-    Its step is neither finished nor repeated.
-    """
+    """The step of an optimiser that has half of its state could not be repeated."""
     model = toy_model()
     loop = make_refine(model, RefineConfig(epochs=1, batch_size=32))
     before = copy_of(model)
-    wrong = RuntimeError("shapes differ")
+    error = RuntimeError("shapes differ")
     with (
-        limited_memory(model, 8, wrong, training=True),
+        limited_memory(model, 8, error, training=True),
         pytest.raises(RuntimeError, match="shapes differ"),
     ):
         loop.step()
@@ -239,7 +247,9 @@ def test_other_errors_and_those_of_the_optimiser_are_not_retried(
     monkeypatch.setattr(torch, "zeros_like", fail)
     with pytest.raises(torch.OutOfMemoryError):
         loop.step()
-    assert (len(tried), loop.notes, loop.micro_batch) == (2, [], 32)
+    assert len(tried) == 2
+    assert loop.notes == []
+    assert loop.micro_batch == 32
     assert same(copy_of(model), before)
 
 
@@ -305,13 +315,13 @@ def _limits() -> Iterator[None]:
 
 
 def test_micro_batches_are_halved() -> None:
-    whole = make_accumulator(toy_model(), toy_split(32), batch_size=32)
+    unlimited = make_accumulator(toy_model(), toy_split(32), batch_size=32)
     assert halved(64) == 64
     limit_memory(MemoryLimits(halvings=2), CPU)
     assert halved(64) == 16
     assert halved(3) == 1
     limited = make_accumulator(toy_model(), toy_split(32), batch_size=32)
-    assert limited.micro_batch == whole.micro_batch // 4 == 8
+    assert limited.micro_batch == unlimited.micro_batch // 4 == 8
 
 
 def test_budgets_derive_from_the_share(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -324,14 +334,14 @@ def test_budgets_derive_from_the_share(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (2**33, 2**34))
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 2**30)
-    whole = budget_bytes(0, CUDA)
+    whole_budget = budget_bytes(0, CUDA)
     free = evaluate._free_bytes(CUDA)
     limit_memory(MemoryLimits(share=0.25), CUDA)
     context_bytes = CONTEXT_MIB * 2**20
     trial_bytes = shares.pop() * 2**34 + context_bytes
     assert 4 * trial_bytes == 2**34, "four trials and their CUDA contexts fit"
     assert memory_limits().share == 0.25
-    assert budget_bytes(0, CUDA) == whole // 4
+    assert budget_bytes(0, CUDA) == whole_budget // 4
     assert free == 2**33
     assert evaluate._free_bytes(CUDA) == 2**32 - context_bytes - 2**30
     assert budget_bytes(100, CUDA) == 100 * 2**20, "what a sweep sets stays"

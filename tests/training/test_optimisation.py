@@ -1,7 +1,4 @@
-"""Optimisers, schedules, plateaus, decoding, seeds and ranks.
-
-Also feeds of rows, precision by device, and throughput.
-"""
+"""Optimisers, schedules, plateaus, decoding, seeds, ranks, feeds and precision."""
 
 import itertools
 from collections.abc import Callable
@@ -53,7 +50,7 @@ from .training_toys import (
 )
 
 
-def values(name: str, warmup: int, total: int, num: int) -> list[float]:
+def learning_rates(name: str, warmup: int, total: int, num: int) -> list[float]:
     schedule = make_schedule(name, warmup_steps=warmup, total_steps=total)
     return [schedule(step) for step in range(num)]
 
@@ -68,10 +65,10 @@ def values(name: str, warmup: int, total: int, num: int) -> list[float]:
     ],
 )
 def test_schedules(name: str, warmup: int, total: int, expected: list[float]) -> None:
-    factors = values(name, warmup, total, len(expected))
+    factors = learning_rates(name, warmup, total, len(expected))
     assert factors == pytest.approx(expected, abs=1e-6)
     for warmup, total in ((0, 1), (10, 10), (12, 10)):
-        factors = values(name, warmup, total, 20)
+        factors = learning_rates(name, warmup, total, 20)
         assert all(0.0 <= factor <= 1.0 for factor in factors)
 
 
@@ -79,11 +76,10 @@ def test_schedules(name: str, warmup: int, total: int, expected: list[float]) ->
     ("name", "expected"),
     [("adamw", 1.0 - 0.1 * 0.5), ("sgd", 1.0 - 0.1 * 0.5), ("adam", 0.9)],
 )
-def test_weight_decay(name: str, expected: float) -> None:
-    """With a zero gradient, it is decoupled for adamw, and L2 for sgd.
-
-    adam normalises the L2 gradient to a step of one rate.
-    """
+def test_weight_decay_is_decoupled_for_adamw_and_l2_for_others(
+    name: str, expected: float
+) -> None:
+    # Adam normalises the L2 gradient to a step of one rate.
     weight = Parameter(torch.tensor([1.0]))
     optimizer = make_optimizer(
         name, [ParameterGroup([weight])], learning_rate=0.1, weight_decay=0.5
@@ -224,12 +220,13 @@ def test_shares_are_even_and_cover_everything_in_order() -> None:
 
 
 def test_ranks_draw_different_random_numbers() -> None:
-    drawn = []
-    with torch.random.fork_rng(devices=[]):
-        for rank in (1, 2, 1):
+    def draw(rank: int) -> float:
+        with torch.random.fork_rng(devices=[]):
             Ranks(rank, 3).seed(5, 7)
-            drawn.append(float(torch.rand(())))
-    assert drawn[0] == drawn[2] != drawn[1]
+            return float(torch.rand(()))
+
+    assert draw(1) == draw(1)
+    assert draw(1) != draw(2)
 
 
 def test_the_units_of_a_cpu_are_asked_for() -> None:
@@ -238,22 +235,26 @@ def test_the_units_of_a_cpu_are_asked_for() -> None:
     assert not has_bfloat16_units(torch.device("mps"))
 
 
-PARTS: list[RowIndex] = [np.array([5, 0, 5]), slice(2, 7), np.array([1])]
+BATCHES: list[RowIndex] = [np.array([5, 0, 5]), slice(2, 7), np.array([1])]
 
 
 def test_streamed_rows_are_the_resident_ones(tmp_path: Path) -> None:
     split = toy_split(20)
     np.save(tmp_path / "x.npy", split.x[:])
     x = np.load(tmp_path / "x.npy", mmap_mode="r")
-    resident = list(Samples([x, split.y], CPU).batches(PARTS))
-    streamed = list(Samples([x, split.y], CPU, streamed=True).batches(PARTS))
-    assert len(resident) == len(PARTS)
-    for part, first, second in zip(PARTS, resident, streamed, strict=True):
-        np.testing.assert_array_equal(first[0].numpy(), split.x[part])
-        for resident_rows, streamed_rows in zip(first, second, strict=True):
-            assert torch.equal(resident_rows, streamed_rows)
-            assert resident_rows.dtype == streamed_rows.dtype
-    assert not resident[1][0].numpy().flags.owndata  # a slice is no copy
+    resident = list(Samples([x, split.y], CPU).batches(BATCHES))
+    streamed = list(Samples([x, split.y], CPU, streamed=True).batches(BATCHES))
+    assert len(resident) == len(BATCHES)
+    for rows, (x_rows, y_rows), (streamed_x, streamed_y) in zip(
+        BATCHES, resident, streamed, strict=True
+    ):
+        np.testing.assert_array_equal(x_rows.numpy(), split.x[rows])
+        assert torch.equal(streamed_x, x_rows)
+        assert torch.equal(streamed_y, y_rows)
+        assert streamed_x.dtype == x_rows.dtype
+        assert streamed_y.dtype == y_rows.dtype
+    _, (of_slice, _), _ = resident
+    assert not of_slice.numpy().flags.owndata  # a slice is no copy
 
 
 def test_streaming_may_be_left_early_and_passes_errors_on() -> None:
@@ -283,18 +284,17 @@ def test_predictions_do_not_depend_on_the_batch(bert: str, precision: str) -> No
 def test_composite_rows_become_a_tensor_in_blocks(
     device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, second = (
-        np.random.RandomState(seed).normal(size=(7, 2, 3)).astype(np.float32)
-        for seed in (0, 1)
-    )
+    both = np.random.RandomState(0).normal(size=(14, 2, 3)).astype(np.float32)
+    first, second = np.split(both, 2)
     joined = joined_rows(first, second)
+    four_rows_bytes = first[:4].nbytes
     monkeypatch.setattr(
         "orca_ray.training.evaluate.row_slices",
-        lambda rows: row_slices(rows, 4 * first[0].nbytes),
+        lambda rows: row_slices(rows, four_rows_bytes),
     )
     tensor = to_tensor(joined, torch.device(device))
     assert tensor.device.type == device
-    np.testing.assert_array_equal(tensor.cpu().numpy(), np.concatenate([first, second]))
+    np.testing.assert_array_equal(tensor.cpu().numpy(), both)
 
 
 def test_bfloat16_is_for_the_body_alone(bert: str) -> None:
@@ -304,7 +304,7 @@ def test_bfloat16_is_for_the_body_alone(bert: str) -> None:
     def watch(name: str) -> Callable[[nn.Module, tuple[Tensor], Tensor], None]:
         return lambda module, inputs, output: output_types.update({name: output.dtype})
 
-    first_layer = repeated_layers(model.body)[0]
+    first_layer, *_ = repeated_layers(model.body)
     body_product = first_layer.get_submodule("intermediate.dense")
     model.embedder.register_forward_hook(watch("embedder"))
     model.head.output.register_forward_hook(watch("head"))  # type: ignore[union-attr]
@@ -318,20 +318,25 @@ def test_bfloat16_is_for_the_body_alone(bert: str) -> None:
     }
 
 
-def test_precision_is_chosen_by_device_and_width(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    for has_units, width, auto, fast in (
+@pytest.mark.parametrize(
+    ("has_units", "width", "auto", "fast"),
+    [
         (True, 768, "bfloat16", "bfloat16"),
         (True, 384, "float32", "bfloat16"),
         (False, 768, "float32", "float32"),
-    ):
-        monkeypatch.setattr(
-            "orca_ray.training.numerics.has_bfloat16_units",
-            lambda device, has_units=has_units: has_units,
-        )
-        assert choose_precision("auto", CPU, width).name == auto
-        assert choose_precision("fast", CPU, width).name == fast
+    ],
+)
+def test_precision_is_chosen_by_device_and_width(
+    has_units: bool, width: int, auto: str, fast: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "orca_ray.training.numerics.has_bfloat16_units", lambda device: has_units
+    )
+    assert choose_precision("auto", CPU, width).name == auto
+    assert choose_precision("fast", CPU, width).name == fast
+
+
+def test_a_precision_that_a_device_lacks_is_noted() -> None:
     assert choose_precision("bfloat16", CPU, 16) == Precision("bfloat16", CPU)
     lacking = choose_precision("tf32", CPU, 16)
     assert lacking.name == "float32"
@@ -343,6 +348,7 @@ def test_flags_of_precision_are_put_back() -> None:
         return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
 
     before = flags()
+    matmul_precision, _ = before
     with Precision("tf32", torch.device("cuda")).active():
         assert flags() == ("high", True)
     with Precision("float32", torch.device("cuda")).active():
@@ -354,10 +360,10 @@ def test_flags_of_precision_are_put_back() -> None:
             assert torch.get_float32_matmul_precision() == "highest"
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
-        torch.set_float32_matmul_precision(before[0])
+        torch.set_float32_matmul_precision(matmul_precision)
 
 
-def test_rates() -> None:
+def test_rates_are_per_second() -> None:
     cost = SampleCost(saved_bytes=1, largest_bytes=1, num_tokens=64)
     rates = throughput(cost, 50, 2.0)
     assert rates.samples_per_second == 25.0

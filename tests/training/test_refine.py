@@ -1,7 +1,4 @@
-"""The refine loop: what it trains and selects, and exact resume.
-
-Also accumulation, clipping, freezing, caching and augmented inputs.
-"""
+"""The refine loop: what it trains, selects, caches and augments, and exact resume."""
 
 import copy
 import math
@@ -13,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from orca_ray.alignment import tensor_cache
 from orca_ray.data.prepared import Split
@@ -40,7 +37,7 @@ from .training_toys import (
 )
 
 
-def untimed(epoch: RefineEpoch) -> RefineEpoch:
+def without_durations(epoch: RefineEpoch) -> RefineEpoch:
     """Return a report without its durations, which differ from run to run."""
     return replace(epoch, seconds=0.0, validation_seconds=0.0)
 
@@ -54,14 +51,33 @@ PLAIN: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("num_samples", [32, 75])
-def test_accumulation_is_the_large_batch(num_samples: int) -> None:
-    """8 passes of 4 take the same steps as one of 32.
+@dataclass(frozen=True)
+class Shift(Augmentation):
+    """Adds a number of its own to each sample."""
 
-    That holds also where the last batch and the last pass are short.
-    """
-    weights = []
-    for batch_size, accumulation in ((4, 8), (32, 1)):
+    name: str = "shift"
+    definition: str = "adds a number to each sample"
+
+    def draw(self, num_samples: int, generator: torch.Generator) -> Tensor:
+        return torch.randn(num_samples, 1, 1, generator=generator)
+
+    def apply(self, x: Tensor, drawn: Tensor) -> Tensor:
+        return x + drawn
+
+
+class Idle(Shift):
+    """Draws, and leaves the inputs as they are."""
+
+    def apply(self, x: Tensor, drawn: Tensor) -> Tensor:
+        return x
+
+
+SHIFT = Shift()
+
+
+@pytest.mark.parametrize("num_samples", [32, 75], ids=["even", "short last step"])
+def test_passes_of_4_take_the_same_steps_as_one_of_32(num_samples: int) -> None:
+    def refine(batch_size: int, accumulation: int) -> dict[str, Tensor]:
         model = toy_model()
         config = RefineConfig(
             epochs=1,
@@ -74,9 +90,11 @@ def test_accumulation_is_the_large_batch(num_samples: int) -> None:
         loop = make_refine(model, config, train=toy_split(num_samples))
         assert loop.steps_per_epoch == math.ceil(num_samples / 32)
         loop.step()
-        weights.append(copy_of(model))
-    for name, value in weights[0].items():
-        torch.testing.assert_close(value, weights[1][name], atol=2e-6, rtol=1e-5)
+        return copy_of(model)
+
+    in_passes = refine(batch_size=4, accumulation=8)
+    at_once = refine(batch_size=32, accumulation=1)
+    torch.testing.assert_close(in_passes, at_once, atol=2e-6, rtol=1e-5)
 
 
 def test_clipping_bounds_one_optimiser_step_as_a_whole() -> None:
@@ -120,7 +138,8 @@ def test_only_the_given_parameters_train() -> None:
     before = copy_of(toy_model())
 
     def changed_parts(model: CrossModalModel) -> set[str]:
-        return {name.split(".")[0] for name in changed(before, copy_of(model))}
+        names = changed(before, copy_of(model))
+        return {name.partition(".")[0] for name in names}
 
     model = toy_model()
     without_body = RefineConfig(
@@ -133,17 +152,13 @@ def test_only_the_given_parameters_train() -> None:
     make_refine(model, config, head_only=True).step()
     assert changed_parts(model) == {"head"}
     assert not any(parameter.requires_grad for parameter in model.body.parameters())
+
+
+def test_a_loop_without_parameters_is_refused() -> None:
+    split = toy_split(9)
+    config = RefineConfig()
     with pytest.raises(UserError, match="no parameter"):
-        RefineLoop(
-            toy_model(),
-            [],
-            toy_split(9),
-            toy_split(9),
-            OBJECTIVE,
-            RefineConfig(),
-            seed=0,
-            device=CPU,
-        )
+        RefineLoop(toy_model(), [], split, split, OBJECTIVE, config, seed=0, device=CPU)
 
 
 def test_best_epoch_is_restored() -> None:
@@ -158,10 +173,12 @@ def test_best_epoch_is_restored() -> None:
     while not loop.done:
         loop.step()
         weights.append(copy_of(model))
-    assert (loop.best_epoch, loop.best_score) == (2, 1.0)  # the first of equals
-    assert not same(weights[1], weights[3])
+    # The second epoch is the first of two equal ones.
+    _, best, _, last = weights
+    assert (loop.best_epoch, loop.best_score) == (2, 1.0)
+    assert not same(best, last)
     loop.restore_best()
-    assert same(copy_of(model), weights[1])
+    assert same(copy_of(model), best)
 
 
 def test_the_log_loss_may_choose_the_epoch_whose_metric_counts(
@@ -212,12 +229,10 @@ def test_label_smoothing_is_that_of_torch() -> None:
 
 def test_the_log_loss_of_classes_and_labels_by_hand() -> None:
     logits = np.array([[2.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
-    losses = [
-        np.log(np.exp(logits[row]).sum()) - logits[row, true_class]
-        for row, true_class in ((0, 0), (1, 1))
-    ]
+    logits_of_true_classes = np.array([2.0, 0.0])
+    losses = np.log(np.exp(logits).sum(axis=1)) - logits_of_true_classes
     loss = evaluate.log_loss(logits, np.array([0, 1]), OBJECTIVE)
-    assert loss == pytest.approx(np.mean(losses))
+    assert loss == pytest.approx(losses.mean())
     labels = replace(OBJECTIVE, target=Target("labels", size=3), loss="bce")
     y = np.array([[1, 0, 1], [0, 1, 0]])
     by_hand = np.mean(np.log1p(np.exp(logits)) - logits * y)
@@ -250,18 +265,17 @@ def run_to_the_end(loop: RefineLoop) -> None:
 def test_resume_is_exact(
     optimizer: str, interrupted_after: int, tmp_path: Path
 ) -> None:
-    """A loop is resumed from disk in a fresh model between any two steps.
-
-    Curve and weights are the same bit for bit, and so is dropout.
-    """
+    """Curve, weights and dropout are the same bit for bit in a fresh model."""
     config = RefineConfig(
         epochs=2, learning_rate=1e-2, optimizer=optimizer, dropout=0.3, batch_size=8
     )
-    whole_model = toy_model(dropout=0.3)
-    whole = make_refine(whole_model, config)
-    expected = [untimed(whole.step()) for _ in range(2)]
-    assert expected[0].loss != expected[1].loss
-    assert whole.steps_per_epoch == 10
+    uninterrupted_model = toy_model(dropout=0.3)
+    uninterrupted = make_refine(uninterrupted_model, config)
+    first_epoch = without_durations(uninterrupted.step())
+    second_epoch = without_durations(uninterrupted.step())
+    expected = [first_epoch, second_epoch]
+    assert first_epoch.loss != second_epoch.loss
+    assert uninterrupted.steps_per_epoch == 10
     num_calls = 0
 
     def save() -> None:
@@ -284,14 +298,14 @@ def test_resume_is_exact(
     resumed.load_state_dict(state)
     num_finished = max(0, interrupted_after - 1) // 9
     assert resumed.epoch == num_finished
-    remaining = [untimed(resumed.step()) for _ in range(2 - num_finished)]
+    remaining = [without_durations(resumed.step()) for _ in range(2 - num_finished)]
     assert remaining == expected[num_finished:]
-    assert same(copy_of(model), copy_of(whole_model))
+    assert same(copy_of(model), copy_of(uninterrupted_model))
     assert resumed.state_dict()["partial"] is None
-    whole.restore_best()
+    uninterrupted.restore_best()
     resumed.restore_best()
-    assert resumed.best_epoch == whole.best_epoch
-    assert same(copy_of(model), copy_of(whole_model))
+    assert resumed.best_epoch == uninterrupted.best_epoch
+    assert same(copy_of(model), copy_of(uninterrupted_model))
 
 
 def numbers(epochs: list[RefineEpoch]) -> list[list[float]]:
@@ -326,41 +340,55 @@ def test_cached_features_give_the_uncached_result_where_nothing_is_random(
         numbers(cached_curve), numbers(uncached_curve), rtol=1e-6
     )
 
-    # Dropout and augmentation rule the cache out.
-    for model, augmentation in ((toy_model(dropout=0.5), None), (toy_model(), SHIFT)):
-        loop = make_refine(model, config, head_only=True, augmentation=augmentation)
-        assert body_calls(model) == 0
-        loop.step()
-        assert body_calls(model) > loop.steps_per_epoch
+
+@pytest.mark.parametrize(
+    ("dropout", "augmentation"),
+    [(0.5, None), (0.0, SHIFT)],
+    ids=["dropout", "augmentation"],
+)
+def test_features_are_not_cached_where_something_is_random(
+    dropout: float, augmentation: Augmentation | None
+) -> None:
+    model = toy_model(dropout)
+    config = RefineConfig(epochs=5, batch_size=8, dropout=dropout)
+    loop = make_refine(model, config, head_only=True, augmentation=augmentation)
+    assert body_calls(model) == 0
+    loop.step()
+    assert body_calls(model) > loop.steps_per_epoch
 
 
-def test_batches_that_do_not_fill_a_step_are_dropped_where_that_is_asked() -> None:
-    config = RefineConfig(epochs=1, batch_size=4, accumulation=8, last_step="drop")
-    # 75 samples are 19 batches: two whole steps of 8, and 11 samples more.
-    for num_samples, steps in (
+@pytest.mark.parametrize(
+    ("num_samples", "steps"),
+    [
+        # 75 samples are 19 batches: two whole steps of 8, and 11 samples more.
         (75, [32, 32]),
         (64, [32, 32]),
         (62, [32, 30]),
         (20, [20]),
-    ):
-        loop = make_refine(toy_model(), config, train=toy_split(num_samples))
-        assert [len(indices) for indices in loop._step_indices()] == steps
-        assert loop.steps_per_epoch == len(steps)
-        loop.step()
-        assert loop._samples_seen == sum(steps)
+    ],
+)
+def test_batches_that_do_not_fill_a_step_are_dropped_where_that_is_asked(
+    num_samples: int, steps: list[int]
+) -> None:
+    config = RefineConfig(epochs=1, batch_size=4, accumulation=8, last_step="drop")
+    loop = make_refine(toy_model(), config, train=toy_split(num_samples))
+    assert [len(indices) for indices in loop._step_indices()] == steps
+    assert loop.steps_per_epoch == len(steps)
+    loop.step()
+    assert loop._samples_seen == sum(steps)
 
 
 def test_validation_in_groups_and_in_evaluation_mode() -> None:
-    whole = toy_split(30)
+    x = toy_split(30).x
     group = np.arange(30) // 3
-    y = whole.y[group * 3]
+    y = toy_split(30).y[group * 3]
     model = toy_model(dropout=0.9)
-    validation = Split(whole.x, y, group)
+    validation = Split(x, y, group)
     loop = make_refine(
         model, RefineConfig(epochs=1, dropout=0.9), validation=validation
     )
     validation_score = loop.step().validation_score
-    predictions = predictions_of(model.eval(), whole.x)
+    predictions = predictions_of(model.eval(), x)
     is_wrong = predictions.reshape(10, 3, -1).mean(1).argmax(1) != y[::3]
     assert validation_score == pytest.approx(float(is_wrong.mean()))
     model.train()
@@ -384,8 +412,9 @@ def test_what_is_not_finite_ends_the_trial() -> None:
     with pytest.raises(NotFiniteError, match="score"):
         make_refine(toy_model(), RefineConfig(epochs=1), objective=objective).step()
     model = toy_model()
+    weight, *_ = model.head.parameters()
     with torch.no_grad():
-        next(model.head.parameters())[0] = torch.inf
+        weight[0] = torch.inf
     with pytest.raises(NotFiniteError, match="predictions are not finite"):
         predictions_of(model, toy_split(9).x)
 
@@ -393,16 +422,20 @@ def test_what_is_not_finite_ends_the_trial() -> None:
 def test_evaluation_that_does_not_fit_goes_in_smaller_batches() -> None:
     model = toy_model().eval()
     x = toy_split(20).x
-    whole = predictions_of(model, x)
+    expected = predictions_of(model, x)
     with limited_memory(model, 5, training=False) as sizes:
-        halved = predictions_of(model, x, batch_size=16)
+        predictions = predictions_of(model, x, batch_size=16)
     assert sizes == [16, 8, 4, 4, 4, 4, 4]
-    np.testing.assert_allclose(halved, whole, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(predictions, expected, rtol=1e-5, atol=1e-6)
     with (
         limited_memory(model, 0, training=False),
         pytest.raises(torch.OutOfMemoryError, match="CUDA"),
     ):
         predictions_of(model, x)
+
+
+def test_validation_that_does_not_fit_is_halved_once_and_noted() -> None:
+    model = toy_model()
     loop = make_refine(model, RefineConfig(epochs=2))
     with limited_memory(model, 30, training=False) as sizes:  # of 100 samples
         loop.step()
@@ -414,65 +447,52 @@ def test_evaluation_that_does_not_fit_goes_in_smaller_batches() -> None:
     ]
 
 
-def test_failed_allocations_of_all_kinds_are_recognised() -> None:
-    with pytest.raises(RuntimeError) as allocator:
+def test_failed_allocations_of_torch_and_numpy_are_recognised() -> None:
+    with pytest.raises(RuntimeError) as of_torch:
         torch.empty(2**60)
     with pytest.raises(MemoryError) as of_numpy:
         np.empty(2**59)
-    on_cpu = RuntimeError(
-        "alloc_cpu: DefaultCPUAllocator: can't allocate memory: you tried to allocate 9"
-        " bytes"
-    )
-    refused = OSError(12, "Cannot allocate memory")
-    for error in (
-        allocator.value,
-        of_numpy.value,
-        on_cpu,
-        refused,
+    assert is_out_of_memory(of_torch.value)
+    assert is_out_of_memory(of_numpy.value)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError(
+            "alloc_cpu: DefaultCPUAllocator: can't allocate memory: you tried to"
+            " allocate 9 bytes"
+        ),
+        OSError(12, "Cannot allocate memory"),
         torch.OutOfMemoryError("CUDA out of memory"),
-    ):
-        assert is_out_of_memory(error), error
-    for other in (
+    ],
+)
+def test_failed_allocations_are_recognised_by_their_text(error: Exception) -> None:
+    assert is_out_of_memory(error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
         RuntimeError("shapes differ"),
         OSError(28, "No space left"),
         NotFiniteError("nan"),
         ValueError(),
-    ):
-        assert not is_out_of_memory(other), other
-
-
-@dataclass(frozen=True)
-class Shift(Augmentation):
-    """Adds a number of its own to each sample."""
-
-    name: str = "shift"
-    definition: str = "adds a number to each sample"
-
-    def draw(self, num_samples: int, generator: torch.Generator) -> Tensor:
-        return torch.randn(num_samples, 1, 1, generator=generator)
-
-    def apply(self, x: Tensor, drawn: Tensor) -> Tensor:
-        return x + drawn
-
-
-class Idle(Shift):
-    """Draws, and leaves the inputs as they are."""
-
-    def apply(self, x: Tensor, drawn: Tensor) -> Tensor:
-        return x
-
-
-SHIFT = Shift()
+    ],
+)
+def test_other_errors_are_no_failed_allocations(error: Exception) -> None:
+    assert not is_out_of_memory(error)
 
 
 def watch(model: CrossModalModel) -> dict[bool, list[Tensor]]:
     """Collect the inputs that the embedder gets, by whether it is training."""
     embedder_inputs: dict[bool, list[Tensor]] = {True: [], False: []}
-    model.embedder.register_forward_hook(
-        lambda module, inputs, _: embedder_inputs[module.training].append(
-            inputs[0].clone()
-        )
-    )
+
+    def record(embedder: nn.Module, inputs: tuple[Tensor], _: Tensor) -> None:
+        (x,) = inputs
+        embedder_inputs[embedder.training].append(x.clone())
+
+    model.embedder.register_forward_hook(record)
     return embedder_inputs
 
 
@@ -506,25 +526,23 @@ def test_every_epoch_draws_anew_and_only_training_sees_it() -> None:
 
 def test_what_a_sample_looks_like_depends_on_neither_micro_batch_nor_memory() -> None:
     """A step that is computed again in smaller micro-batches sees the same inputs."""
-    inputs = []
-    weights = []
-    for limit, most in ((3, 99), (32, 99), (16, 8)):
+    config = RefineConfig(epochs=1, batch_size=16, **PLAIN)
+
+    def refine(limit: int, most: int = 99) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the training inputs of the embedder, and the final weights."""
         model = toy_model()
-        loop = make_refine(
-            model, RefineConfig(epochs=1, batch_size=16, **PLAIN), augmentation=SHIFT
-        )
+        loop = make_refine(model, config, augmentation=SHIFT)
         loop._accumulator.limit = limit
         with limited_memory(model, most, training=True):
             # Only micro-batches that fit reach this hook.
             embedder_inputs = watch(model)
             loop.step()
-        inputs.append(torch.cat(embedder_inputs[True]))
-        weights.append(copy_of(model))
-    for number in (1, 2):
-        assert torch.equal(inputs[0], inputs[number])
-        for name, value in weights[0].items():
-            other = weights[number][name]
-            torch.testing.assert_close(other, value, rtol=1e-4, atol=1e-6)
+        return torch.cat(embedder_inputs[True]), copy_of(model)
+
+    expected_inputs, expected = refine(limit=3)
+    for inputs, weights in (refine(limit=32), refine(limit=16, most=8)):
+        assert torch.equal(inputs, expected_inputs)
+        torch.testing.assert_close(weights, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_augmented_inputs_follow_from_the_seed_and_leave_dropout_alone() -> None:

@@ -41,12 +41,12 @@ def files_of_at_most(num_bytes: int) -> Iterator[None]:
 
     The write fails in the midst of the file.
     """
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
+    soft_limit, hard_limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard_limit))
     try:
         yield
     finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft_limit, hard_limit))
 
 
 class ToyEmbedder(Embedder):
@@ -185,7 +185,8 @@ def predictions_of(
     batch_size: int = BATCH_SIZE,
     precision: Precision = EXACT,
 ) -> np.ndarray:
-    return predict(SplitInputs(x, model, precision), objective, batch_size)[0]
+    predictions, _ = predict(SplitInputs(x, model, precision), objective, batch_size)
+    return predictions
 
 
 def evaluate(
@@ -206,9 +207,10 @@ def limited_memory(
     sizes: list[int] = []
 
     def allocate(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        (x,) = inputs
         if model.training == training:
-            sizes.append(len(inputs[0]))
-            if len(inputs[0]) > most:
+            sizes.append(len(x))
+            if len(x) > most:
                 raise error or torch.OutOfMemoryError("CUDA out of memory")
 
     handle = model.embedder.register_forward_pre_hook(allocate)
