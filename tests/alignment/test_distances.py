@@ -85,10 +85,8 @@ def test_otdd_notes_that_it_works_in_blocks(
     distance = OTDD().fit(src)
     distance(x, y)
     assert "the source and itself (120 x 120 points) exceeds" in caplog.text
-    assert (
-        "between target and source (40 x 120 points) exceeds the memory"
-        in distance.diagnosis.notes[0]
-    )
+    note, *_ = distance.diagnosis.notes
+    assert "between target and source (40 x 120 points) exceeds the memory" in note
     assert distance.diagnosis.converged
     monkeypatch.setattr(contract, "MEMORY_BYTES", 500)
     message = r"more than the 0\.0 MB that a call may use; take fewer source samples"
@@ -105,9 +103,8 @@ def test_wasserstein_is_what_an_assignment_costs() -> None:
     rows, columns = linear_sum_assignment(cost)
     value, gradient = value_and_gradient(get_distance("wasserstein").fit(src), x, y)
     assert value == pytest.approx(cost[rows, columns].mean(), rel=1e-9)
-    torch.testing.assert_close(
-        gradient, (x - src.x[columns]) / 20, rtol=1e-6, atol=1e-9
-    )
+    expected = (x - src.x[columns]) / 20
+    torch.testing.assert_close(gradient, expected, rtol=1e-6, atol=1e-9)
 
 
 def test_a_plan_cannot_be_found_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,12 +191,10 @@ def test_mmd_is_the_sum_of_five_gaussian_kernels() -> None:
 
 
 def transport_plan(cost: np.ndarray, epsilon: float) -> np.ndarray:
-    """Return the plan between uniform weights, from POT's plain Sinkhorn.
-
-    It shares nothing with the tested code but the problem.
-    """
-    a = np.full(len(cost), 1 / len(cost))
-    b = np.full(cost.shape[1], 1 / cost.shape[1])
+    """Return the plan between uniform weights, from POT's plain Sinkhorn."""
+    num_rows, num_columns = cost.shape
+    a = np.full(num_rows, 1 / num_rows)
+    b = np.full(num_columns, 1 / num_columns)
     options = {"numItermax": 3000, "stopThr": 1e-12, "warn": False}
     return np.asarray(ot.sinkhorn(a, b, cost, epsilon, method="sinkhorn", **options))
 
@@ -237,6 +232,12 @@ def brute_force(x: Tensor, y: Tensor, sx: Tensor, sy: Tensor) -> float:
     return across - (within_target + within_source) / 2
 
 
+def points(n: int, d: int = 4, seed: int = 0) -> Tensor:
+    """Return the points of a `cloud` without their classes."""
+    x, _ = cloud(n, d=d, seed=seed)
+    return x
+
+
 def test_value_equals_brute_force() -> None:
     src = source(15, d=6)
     x, y = cloud(10, d=6, shift=0.5)
@@ -249,12 +250,14 @@ def test_value_equals_brute_force() -> None:
 
 
 def test_distances_of_gaussians_equal_matrix_roots() -> None:
-    x = [cloud(n, d=5, seed=n)[0] for n in (9, 30, 3)]
-    y = [cloud(n, d=5, seed=n)[0] for n in (12, 2)]
-    a = Gaussians.from_terms(Gaussians.of(x).terms(), x[0])
+    x = [points(n, d=5, seed=n) for n in (9, 30, 3)]
+    y = [points(n, d=5, seed=n) for n in (12, 2)]
+    first_cloud, *_ = x
+    a = Gaussians.from_terms(Gaussians.of(x).terms(), first_cloud)
     assert [len(factor) for factor in a.factors] == [5, 5, 3]
-    rows = [[bures(p.numpy(), q.numpy()) for q in y] for p in x]
-    expected = torch.tensor(rows, dtype=torch.float64)
+    pairs = itertools.product(x, y)
+    distances = [bures(p.numpy(), q.numpy()) for p, q in pairs]
+    expected = torch.tensor(distances, dtype=torch.float64).view(len(x), len(y))
     torch.testing.assert_close(
         a.distances(Gaussians.of(y)), expected, rtol=1e-5, atol=1e-5
     )
@@ -264,8 +267,8 @@ def test_distances_of_gaussians_equal_matrix_roots() -> None:
 
 
 def test_transport_is_the_optimum_and_its_gradients_the_plan() -> None:
-    x = cloud(12)[0].requires_grad_()
-    y = cloud(19, seed=4)[0].requires_grad_()
+    x = points(12).requires_grad_()
+    y = points(19, seed=4).requires_grad_()
     w = torch.tensor(
         [[0.0, 1.0, 0.5], [2.0, 0.3, 0.0]], dtype=torch.float64, requires_grad=True
     )
@@ -279,19 +282,16 @@ def test_transport_is_the_optimum_and_its_gradients_the_plan() -> None:
     optimum = entropic(cost.detach().numpy(), 0.2)
     assert value.item() == pytest.approx(optimum, rel=1e-8)
     gradients = torch.autograd.grad(value, (x, y, w))
-    for ours, theirs in zip(gradients, expected, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(gradients, expected, rtol=1e-4, atol=1e-6)
     assert report.error <= TOLERANCE
 
 
 @pytest.mark.parametrize(("n", "m"), [(30, 50), (50, 30)])
 def test_groups_that_hardly_see_each_other_are_solved(n: int, m: int) -> None:
-    """A fifth of the mass must cross a gap of 400 times eps.
-
-    Alternating updates alone would take millions.
-    """
-    x = cloud(n, d=2)[0]
-    y = cloud(m, d=2, seed=4)[0]
+    # A fifth of the mass must cross a gap of 400 times eps: alternating updates alone
+    # would take millions of iterations.
+    x = points(n, d=2)
+    y = points(m, d=2, seed=4)
     x[: n // 2, 0] += 20.0
     y[: m * 3 // 10, 0] += 20.0
     report = SolverReport()
@@ -305,8 +305,8 @@ def test_groups_that_hardly_see_each_other_are_solved(n: int, m: int) -> None:
 
 def test_what_does_not_converge_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(solver, "_LARGEST_NEWTON", 10)
-    x = cloud(30, d=2)[0]
-    y = cloud(50, d=2, seed=4)[0]
+    x = points(30, d=2)
+    y = points(50, d=2, seed=4)
     x[:15, 0] += 20.0
     report = SolverReport()
     transport(CostMatrix(x, y, what="target and source"), 0.01, report)
@@ -328,10 +328,7 @@ def test_what_does_not_converge_is_noted(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_many_classes_stay_within_the_memory_of_a_call(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Each pair of classes is small; the tensors saved for all pairs are limited.
-
-    They are saved for the backward pass.
-    """
+    """The tensors that all pairs of classes save for the backward pass are limited."""
     src = source(40, d=8, classes=4)
     x, y = cloud(100, d=8, classes=25)
     value, gradient = value_and_gradient(get_distance("otdd").fit(src), x, y)
@@ -356,8 +353,11 @@ def test_classes_pass_through_and_equal_targets_share_a_class() -> None:
     assert classes.tolist() == [3, 0, 900, 3]
     assert classes.dtype == np.int64
     # Fewer targets than classes.
-    labels = pseudo_labels(np.array([0.0, 1.0, 0.0, 1.0, 1.0], dtype=np.float32))
-    assert labels[0] == labels[2] != labels[1] == labels[3] == labels[4]
+    targets = np.array([0.0, 1.0, 0.0, 1.0, 1.0], dtype=np.float32)
+    labels = pseudo_labels(targets)
+    (label_of_0,) = set(labels[targets == 0.0].tolist())
+    (label_of_1,) = set(labels[targets == 1.0].tolist())
+    assert label_of_0 != label_of_1
     assert pseudo_labels(np.full((6, 3), 2.0)).tolist() == [0] * 6
 
 
@@ -408,10 +408,10 @@ def test_huge_targets_are_sketched_and_clustered_alike(
     centres = np.random.default_rng(0).normal(size=(4, 20_000))
     fields = centres[groups] + 0.5 * np.random.default_rng(1).normal(size=(24, 20_000))
     monkeypatch.setattr(labels_module, "NUM_CLASSES", 4)
-    whole = pseudo_labels(fields.astype(np.float32))
+    exact = pseudo_labels(fields.astype(np.float32))
     monkeypatch.setattr(labels_module, "MOST_NUMBERS", 1)
     sketched = pseudo_labels(fields.astype(np.float32))
-    assert len(set(zip(whole.tolist(), sketched.tolist(), strict=True))) == 4
+    assert len(set(zip(exact.tolist(), sketched.tolist(), strict=True))) == 4
     sketch = labels_module.sketch_targets(fields, 0)
     gaps = np.square(sketch[:, None] - sketch).sum(-1)
     exact_gaps = np.square(fields[:, None] - fields).sum(-1)

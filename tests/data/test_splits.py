@@ -34,11 +34,11 @@ def test_stratified_sets_are_disjoint_and_share_the_classes_out(
     total = len(labels)
     first = data.draw(st.integers(num_classes, total - num_classes))
     second = data.draw(st.integers(num_classes, total - first))
-    parts = splits.stratified_split(labels, [first, second], seed)
-    assert [len(part) for part in parts] == [first, second]
-    assert len(np.unique(np.concatenate(parts))) == first + second
-    for part in parts:
-        counts = np.bincount(labels[part], minlength=num_classes)
+    sets = splits.stratified_split(labels, [first, second], seed)
+    assert [len(rows) for rows in sets] == [first, second]
+    assert len(np.unique(np.concatenate(sets))) == first + second
+    for rows in sets:
+        counts = np.bincount(labels[rows], minlength=num_classes)
         assert counts.max() - counts.min() <= 1
 
 
@@ -95,7 +95,7 @@ def test_statistics_do_not_depend_on_the_order_of_summation() -> None:
         shuffled_mean, shuffled_std = splits.statistics(shuffled, (0,))
         np.testing.assert_array_equal(shuffled_mean, mean)
         np.testing.assert_array_equal(shuffled_std, std)
-    np.testing.assert_allclose(std[0], x.std(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(std, x.std(axis=0, keepdims=True), rtol=1e-5)
 
 
 @pytest.mark.filterwarnings("error")
@@ -108,8 +108,8 @@ def test_statistics_ignore_padding() -> None:
 
 def test_a_mean_of_rounding_noise_becomes_zero() -> None:
     mean, std = splits.statistics(np.array([0.1, 0.2, -0.3]))
-    assert mean[0] == 0
-    assert std[0] == pytest.approx(0.21602469, rel=1e-5)
+    assert mean.tolist() == [0]
+    assert std.tolist() == pytest.approx([0.21602469], rel=1e-5)
 
 
 def test_a_constant_is_not_blown_up() -> None:
@@ -133,19 +133,19 @@ def test_paper_trains_on_all_but_test_and_selects_on_test(
     monkeypatch.setattr(prepared, "COPIED_BYTES", 0)
     large = under_protocol(data, "paper").train
     around_end = slice(end - 2, end + 2)
-    parts = (slice(None), around_end, np.array([end, 0, end - 1]))
-    _reads_like(large.x, paper.train.x, parts)
-    _reads_like(large.y, paper.train.y, parts)
+    indices = (slice(None), around_end, np.array([end, 0, end - 1]))
+    _check_lazy_rows(large.x, paper.train.x, indices)
+    _check_lazy_rows(large.y, paper.train.y, indices)
 
 
-def _reads_like(lazy: Rows, copied: Rows, parts: Sequence[Any]) -> None:
+def _check_lazy_rows(lazy: Rows, copied: Rows, indices: Sequence[Any]) -> None:
     """Check rows that are joined or selected when they are read."""
     assert not isinstance(lazy, np.ndarray)
     assert len(lazy) == len(copied)
     assert lazy.shape == copied.shape
     assert lazy.dtype == copied.dtype
-    for part in parts:
-        np.testing.assert_array_equal(lazy[part], copied[part])
+    for index in indices:
+        np.testing.assert_array_equal(lazy[index], copied[index])
     np.testing.assert_array_equal(np.asarray(lazy), copied[:])
     assert np.asarray(lazy, dtype=np.float64).dtype == np.float64
     with pytest.raises(ValueError, match="without a copy"):
@@ -153,29 +153,30 @@ def _reads_like(lazy: Rows, copied: Rows, parts: Sequence[Any]) -> None:
 
 
 def test_a_share_of_the_training_samples_is_stratified() -> None:
-    data = make_data(make_task(Target("classes", size=3)))  # 17, 17 and 16 of a class
-    part = with_train_fraction(data, 0.2, 0, classes=True)
-    assert np.bincount(part.train.y).tolist() == [3, 3, 3]
+    # The classes have 17, 17 and 16 samples.
+    data = make_data(make_task(Target("classes", size=3)))
+    fifth = with_train_fraction(data, 0.2, 0, classes=True).train
+    assert np.bincount(fifth.y).tolist() == [3, 3, 3]
     rows = []
-    for x in part.train.x[:]:
-        is_equal = (data.train.x == x).all(axis=(1, 2))
-        rows.append(int(np.flatnonzero(is_equal)[0]))
+    for x in fifth.x[:]:
+        (row,) = np.flatnonzero((data.train.x == x).all(axis=(1, 2)))
+        rows.append(int(row))
     assert rows == sorted(set(rows))
-    np.testing.assert_array_equal(part.train.y, data.train.y[rows])
+    np.testing.assert_array_equal(fifth.y, data.train.y[rows])
 
 
 def test_a_share_of_the_training_samples_leaves_other_splits() -> None:
     data = make_data(make_task(Target("classes", size=3)))
-    part = with_train_fraction(data, 0.2, 0, classes=True)
-    assert part.validation == data.validation
-    assert part.test == data.test
-    assert part.fingerprint == data.fingerprint
+    reduced = with_train_fraction(data, 0.2, 0, classes=True)
+    assert reduced.validation == data.validation
+    assert reduced.test == data.test
+    assert reduced.fingerprint == data.fingerprint
 
 
 def test_a_share_of_samples_without_classes() -> None:
     data = make_data(make_task(Target("scalar")))
-    part = with_train_fraction(data, 0.2, 0, classes=False)
-    assert len(part.train) == 10
+    reduced = with_train_fraction(data, 0.2, 0, classes=False)
+    assert len(reduced.train) == 10
 
 
 def test_rows_of_one_sample_are_drawn_together() -> None:
@@ -183,11 +184,12 @@ def test_rows_of_one_sample_are_drawn_together() -> None:
     group = np.arange(50) // 5 * 3  # ten samples of five rows
     train = Split(data.train.x, data.train.y, group)
     grouped = replace(data, splits={**data.splits, "train": train})
-    part = with_train_fraction(grouped, 0.3, 1, classes=False).train
-    assert part.group is not None
-    assert np.unique(part.group, return_counts=True)[1].tolist() == [5, 5, 5]
-    is_drawn = np.isin(group, part.group)
-    np.testing.assert_array_equal(part.y, data.train.y[is_drawn])
+    drawn = with_train_fraction(grouped, 0.3, 1, classes=False).train
+    assert drawn.group is not None
+    _, counts = np.unique(drawn.group, return_counts=True)
+    assert counts.tolist() == [5, 5, 5]
+    is_drawn = np.isin(group, drawn.group)
+    np.testing.assert_array_equal(drawn.y, data.train.y[is_drawn])
 
 
 def test_a_share_of_large_arrays_is_read_like_a_copied_one(
@@ -198,9 +200,9 @@ def test_a_share_of_large_arrays_is_read_like_a_copied_one(
     monkeypatch.setattr(prepared, "COPIED_BYTES", 0)
     large = with_train_fraction(data, 0.3, 0, classes=False).train
     assert len(large) == 15
-    parts = (slice(2, 5), np.array([7, 0, 14]))
-    _reads_like(large.x, copied.x, parts)
-    _reads_like(large.y, copied.y, parts)
+    indices = (slice(2, 5), np.array([7, 0, 14]))
+    _check_lazy_rows(large.x, copied.x, indices)
+    _check_lazy_rows(large.y, copied.y, indices)
 
 
 @pytest.mark.parametrize(

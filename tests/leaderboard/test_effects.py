@@ -119,12 +119,12 @@ class TestRatios:
         assert from_random.given == {"start": "random"}
         assert from_random.changed == {"aligning": "l2"}
 
-        both = compared(
+        both_changed = compared(
             study,
             {"start": "body", "aligning": "l2"},
             {"start": "random", "aligning": "none"},
         )
-        assert both.ratio.value == pytest.approx(math.sqrt(0.25 * 0.5))
+        assert both_changed.ratio.value == pytest.approx(math.sqrt(0.25 * 0.5))
 
     @pytest.mark.parametrize(
         ("none", "l2", "ratio"),
@@ -138,7 +138,7 @@ class TestRatios:
             ((0.1, 0.3), (0.2, None), 0.2 / 0.1),
         ],
     )
-    def test_seeds(
+    def test_scores_are_means_over_the_seeds_of_both_cells(
         self, none: tuple[float, float], l2: tuple[float, float | None], ratio: float
     ) -> None:
         study = effects(
@@ -163,10 +163,12 @@ class TestRatios:
         shared: list[Cell] = [
             (levels, {**values, NAMES["aligning"]: None}) for levels, values in CELLS
         ]
-        both = EffectGrid({**grid("a").cells, ("pocket/a", "nft"): shared}, SEEDS)
+        cells = {**grid("a").cells, ("pocket/a", "nft"): shared}
         nft = json.dumps({NAMES["start"]: "random"})
         runs = cell("a", "random", "none", 0.3, 0.3, method="nft", hyperparameters=nft)
-        study = effects(square("a", 0.4, 0.2, 0.2, 0.1), runs, of=both)
+        study = effects(
+            square("a", 0.4, 0.2, 0.2, 0.1), runs, of=EffectGrid(cells, SEEDS)
+        )
         assert list(study.factors) == ["method", "start", "aligning"]
         aligning = compared(study)
         assert (aligning.pairs, aligning.planned) == (4, 4)
@@ -190,10 +192,8 @@ class TestRatios:
 
 class TestIntervals:
     def test_tasks_beyond_noise(self) -> None:
-        """All deviations over seeds are 0.01 in logarithms.
-
-        A mean of two seeds then has half a variance of 1e-4.
-        """
+        # All deviations over seeds are 0.01 in logarithms. A mean of two seeds then has
+        # half a variance of 1e-4.
         factors = {"a": 0.7, "b": 1.0, "c": 1.5, "d": 0.97}
         noise = math.exp(0.01 / math.sqrt(2))
         cells = []
@@ -252,12 +252,13 @@ class TestWhichRecords:
             ({"source": "own"}, {"align.source": ""}),
             ({"source": "b"}, {"align.source": "b"}),
         ]
-        runs = [
-            {**run, "hyperparameters": json.dumps({"align.source": source})}
-            for source, score in (("paper", 0.4), ("b", 0.2))
-            for run in cell("a", "body", "l2", score, score)
-        ]
-        study = effects(runs, of=grid("a", cells=cells))
+        from_paper = json.dumps({"align.source": "paper"})
+        from_b = json.dumps({"align.source": "b"})
+        study = effects(
+            cell("a", "body", "l2", 0.4, 0.4, hyperparameters=from_paper),
+            cell("a", "body", "l2", 0.2, 0.2, hyperparameters=from_b),
+            of=grid("a", cells=cells),
+        )
         assert study.notes == []
         assert study.scores["pocket/a", 0].mean == pytest.approx(0.4)
         assert study.scores["pocket/a", 1].mean == pytest.approx(0.2)
@@ -265,15 +266,21 @@ class TestWhichRecords:
         assert source.ratio.value == pytest.approx(0.5)
         assert source.pairs == 2
 
-    def test_names_that_are_not_there(self) -> None:
+    def test_unknown_names_and_two_protocols_are_refused(self) -> None:
         records = frame(*square("a", 0.4, 0.2, 0.2, 0.1))
         with pytest.raises(UserError, match="Did you mean 'study/full'"):
             build_effects(records, grid("a"), benchmark="pocket", sweep="study/fill")
-        both = pd.concat([records, records.assign(protocol="paper")])
+        of_two_protocols = pd.concat([records, records.assign(protocol="paper")])
         with pytest.raises(UserError, match="give --protocol held-out or paper"):
-            build_effects(both, grid("a"), benchmark="pocket", sweep="study/full")
+            build_effects(
+                of_two_protocols, grid("a"), benchmark="pocket", sweep="study/full"
+            )
         study = build_effects(
-            both, grid("a"), benchmark="pocket", sweep="study/full", protocol="paper"
+            of_two_protocols,
+            grid("a"),
+            benchmark="pocket",
+            sweep="study/full",
+            protocol="paper",
         )
         assert study.scores["pocket/a", 0].n == 2
 
@@ -286,7 +293,7 @@ class TestWhichRecords:
         if format.effects and name != "html"
     ],
 )
-def test_a_study_that_has_only_begun(format: str) -> None:
+def test_a_study_that_has_only_begun_is_shown_without_nan(format: str) -> None:
     study = effects(cell("a", "random", "none", None), of=grid("a", "b"))
     text = render_effects(study, format)
     assert "nan" not in text.replace("failed_nan", "").lower()

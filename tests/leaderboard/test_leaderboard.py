@@ -204,13 +204,13 @@ class TestWhichBoard:
             ({"sweep": "pocket/full", "protocol": "held-out"}, full, 0.1),
         ):
             board = build(records, benchmark="pocket", **options)
-            others = {(other.sweep, other.protocol) for other in board.others}
+            not_shown = {(sweep.sweep, sweep.protocol) for sweep in board.others}
             assert (board.sweep, board.protocol) == chosen
-            assert others == {full, paper, quick} - {chosen}
+            assert not_shown == {full, paper, quick} - {chosen}
             assert board.score("pocket/digits", "orca").mean == pytest.approx(mean)
             assert board.tasks == ("pocket/digits",)
 
-    def test_the_most_recent_of_equals(self) -> None:
+    def test_the_most_recent_of_equal_sweeps_is_shown(self) -> None:
         records = frame(orca(sweep="z"), orca(sweep="a"))
         assert build(records, benchmark="pocket").sweep == "a"
         assert build(records.iloc[::-1], benchmark="pocket").sweep == "a"
@@ -220,14 +220,14 @@ class TestWhichBoard:
             orca(0.1, sweep="study/full", hyperparameters=f'{{"n":{n}}}')
             for n in range(5)
         ]
-        board = build(
-            frame(*seeds("digits", "orca", 0.3, 0.3), *cells), benchmark="pocket"
-        )
+        records = frame(*seeds("digits", "orca", 0.3, 0.3), *cells)
+        board = build(records, benchmark="pocket")
         assert board.sweep == "pocket/quick"
         assert board.others == (Other("study/full", "held-out", 5),)
 
-    def test_names_that_are_not_there(self, records: pd.DataFrame) -> None:
-        for options, message in (
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
             (
                 {"benchmark": "poket"},
                 "no records of benchmark 'poket'. Did you mean 'pocket'",
@@ -241,30 +241,37 @@ class TestWhichBoard:
                 {"benchmark": "pocket", "sweep": "pocket/quick", "protocol": "paper"},
                 "There are: held-out",
             ),
-        ):
-            with pytest.raises(UserError, match=re.escape(message)):
-                build(records, **options)
+        ],
+    )
+    def test_unknown_names_are_answered_with_the_nearest(
+        self, options: dict[str, str], message: str, records: pd.DataFrame
+    ) -> None:
+        with pytest.raises(UserError, match=re.escape(message)):
+            build(records, **options)
 
 
 def test_methods_are_sorted_by_mean_rank_and_several_may_be_the_best() -> None:
-    """The mean ranks on a, b and c are 5.5 / 3, 5.5 / 3 and 7 / 3.
-
-    Only one method has a score on d.
-    """
-    scores = {"a": (0.1, 0.2, 0.3), "b": (0.5, 0.5, 0.9), "c": (0.3, 0.2, 0.1)}
-    names = ("orca", "nft", "scratch")
-    runs = [
-        run(task, name, score)
-        for task, row in scores.items()
-        for name, score in zip(names, row, strict=True)
-    ]
-    board = build(frame(*runs, run("d", "orca", 0.0)), benchmark="pocket")
+    # The mean ranks on a, b and c are 5.5 / 3, 5.5 / 3 and 7 / 3. Only one method has a
+    # score on d.
+    records = frame(
+        run("a", "orca", 0.1),
+        run("a", "nft", 0.2),
+        run("a", "scratch", 0.3),
+        run("b", "orca", 0.5),
+        run("b", "nft", 0.5),
+        run("b", "scratch", 0.9),
+        run("c", "orca", 0.3),
+        run("c", "nft", 0.2),
+        run("c", "scratch", 0.1),
+        run("d", "orca", 0.0),
+    )
+    board = build(records, benchmark="pocket")
     assert board.methods == ("nft", "orca", "scratch")
     assert board.best("pocket/b") == ["nft", "orca"]
     assert board.best("pocket/d") == ["orca"]
 
 
-def test_an_empty_store(tmp_path: Path) -> None:
+def test_an_empty_store_is_refused(tmp_path: Path) -> None:
     store = ResultsStore(tmp_path / "r", create=True)
     with pytest.raises(UserError, match="no records of benchmark 'pocket' yet: run"):
         build(store.records(), benchmark="pocket")
