@@ -13,7 +13,7 @@ import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -325,29 +325,40 @@ def export_model(model: Predictor, to: str, path: Path) -> Exported:
         model = Predictor(model.snapshot(), device="cpu")
     with cache.scratch_directory(folder) as scratch, cache.disk_errors(folder):
         try:
-            run, note = _write_quietly(write, model, scratch / path.name)
+            written = _write_quietly(write, model, scratch / path.name)
         except UserError as error:
             raise UserError(
                 f"{_failing_member(write, model, scratch)}{error}"
             ) from error
         difference = None
-        if run is not None:
+        if written.run is not None:
             expected = _Whole(model).eval()
-            difference = _checked_difference(run, expected, model.task.input_shape)
+            difference = _checked_difference(
+                written.run, expected, model.task.input_shape
+            )
         for file in sorted(scratch.iterdir(), reverse=True):
             cache.replace_file(file, folder / file.name)
-    return Exported(path, difference, note)
+    return Exported(path, difference, written.note)
 
 
 _Run = Callable[[Array], Array]
 """Function that returns the outputs of an exported network for a batch of inputs."""
-_Write = Callable[[_Whole, Predictor, Path], tuple[_Run | None, str]]
+
+
+class Written(NamedTuple):
+    """A network that has been written."""
+
+    run: _Run | None
+    """Runs the written network; None: it cannot be run here."""
+    note: str = ""
+    """Why it cannot be run."""
+
+
+_Write = Callable[[_Whole, Predictor, Path], Written]
 """Function that writes a network in one format; see `FORMATS`."""
 
 
-def _write_quietly(
-    write: _Write, model: Predictor, path: Path
-) -> tuple[_Run | None, str]:
+def _write_quietly(write: _Write, model: Predictor, path: Path) -> Written:
     """Write the network of ``model`` to ``path`` by a function of `FORMATS`."""
     with warnings.catch_warnings():
         # the exporters warn about their own future versions
@@ -370,7 +381,7 @@ def _failing_member(write: _Write, model: Predictor, scratch: Path) -> str:
     return ""
 
 
-def _write_onnx(whole: _Whole, model: Predictor, path: Path) -> tuple[_Run | None, str]:
+def _write_onnx(whole: _Whole, model: Predictor, path: Path) -> Written:
     """Write an ONNX file, and return the function that runs it by onnxruntime."""
     num_bytes = sum(value.nbytes for value in whole.state_dict().values())
     try:
@@ -398,16 +409,19 @@ def _write_onnx(whole: _Whole, model: Predictor, path: Path) -> tuple[_Run | Non
             "not checked, as onnxruntime is not installed: pip install"
             " 'orca-ray[export]'"
         )
-        return None, note
+        return Written(None, note)
     session = onnxruntime.InferenceSession(
         str(path), providers=["CPUExecutionProvider"]
     )
-    return lambda x: np.asarray(session.run(None, {"inputs": x})[0]), ""
+
+    def run(x: Array) -> Array:
+        [outputs] = session.run(None, {"inputs": x})
+        return np.asarray(outputs)
+
+    return Written(run)
 
 
-def _write_torch(
-    whole: _Whole, model: Predictor, path: Path
-) -> tuple[_Run | None, str]:
+def _write_torch(whole: _Whole, model: Predictor, path: Path) -> Written:
     """Write a program of `torch.export`, and return the function that runs it."""
     sample = _random_inputs(2, model.task.input_shape)
     try:
@@ -432,15 +446,11 @@ def _write_torch(
         with torch.no_grad():
             return np.asarray(loaded(torch.from_numpy(x)))
 
-    return run, ""
+    return Written(run)
 
 
 FORMATS: Mapping[str, _Write] = {"onnx": _write_onnx, "torch": _write_torch}
-"""Functions that write a network to a path, by format.
-
-Each returns a function that runs the written network, and ""; or None, and the reason
-why the network cannot be run.
-"""
+"""Functions that write a network to a path, by format."""
 
 
 def metadata(model: Predictor) -> dict[str, object]:

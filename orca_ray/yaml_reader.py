@@ -6,7 +6,7 @@ Size and depth are limited, tags are refused, and the line of each key is known.
 import math
 import re
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import yaml
 
@@ -136,6 +136,15 @@ _Loader.add_implicit_resolver(
 )
 
 
+class Place(NamedTuple):
+    """How far a path of keys and list indices leads into a document."""
+
+    depth: int
+    """Number of its parts before the first missing one."""
+    line: int
+    """Line of the last existing part, from 1."""
+
+
 class PositionedYaml:
     """A parsed YAML document and the line of each of its keys."""
 
@@ -166,20 +175,19 @@ class PositionedYaml:
         finally:
             loader.dispose()
 
-    def find(self, location: Sequence[str | int]) -> tuple[int, int]:
+    def find(self, location: Sequence[str | int]) -> Place:
         """Follow the keys and list indices in ``location`` from the document's root.
 
-        Return the number of parts before the first missing one, and the line (from 1)
-        of the last existing part.
+        Return the place of the last existing part.
         """
         node = self._root
         line = 1
         for depth, part in enumerate(location):
             child = self._child(node, part)
             if child is None:
-                return depth, line
+                return Place(depth, line)
             line, node = child
-        return len(location), line
+        return Place(len(location), line)
 
     @staticmethod
     def _child(node: yaml.Node | None, part: str | int) -> tuple[int, yaml.Node] | None:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -58,6 +59,16 @@ COLUMNS = [
 """Columns of records that effects are computed from."""
 
 
+class PlannedCell(NamedTuple):
+    """One cell of a sweep's grid."""
+
+    task: str
+    method: str
+    levels: Levels
+    """Level of each factor; of `METHOD`, too, if there are several methods."""
+    hyperparameters: Mapping[str, object]
+
+
 @dataclass(frozen=True)
 class EffectGrid:
     """Planned cells and seeds of a sweep with a grid.
@@ -72,25 +83,22 @@ class EffectGrid:
     """
     seeds: Sequence[int]
 
-    def planned(self) -> Iterator[tuple[str, str, Levels, Mapping[str, object]]]:
-        """Yield task, method, levels and hyper-parameters of each cell.
-
-        The levels include `METHOD` if there are several methods.
-        """
+    def planned(self) -> Iterator[PlannedCell]:
+        """Yield each cell."""
         has_several_methods = len({method for _, method in self.cells}) > 1
         for (task, method), cells in self.cells.items():
             for grid_levels, values in cells:
                 levels = dict(grid_levels)
                 if has_several_methods:
                     levels = {METHOD: method, **grid_levels}
-                yield task, method, levels, values
+                yield PlannedCell(task, method, levels, values)
 
     @property
     def factors(self) -> dict[str, list[str]]:
         """Names of the levels of each factor, the baseline first."""
         factors: dict[str, dict[str, None]] = {}
-        for _, _, levels, _ in self.planned():
-            for factor, level in levels.items():
+        for cell in self.planned():
+            for factor, level in cell.levels.items():
                 factors.setdefault(factor, {})[level] = None
         return {factor: list(levels) for factor, levels in factors.items()}
 
@@ -366,12 +374,14 @@ class _Labels:
         self._names = grid.names
         self._sources: dict[tuple[str, str], set[object]] = {}
         """Planned values of `_SOURCE` by task and method."""
-        for task, method, levels, values in grid.planned():
-            if levels not in self.cells:
-                self.cells.append(levels)
-            place = (self.tasks.index(task), self.cells.index(levels))
-            self.places.setdefault(self._label(task, method, values), []).append(place)
-            self._sources.setdefault((task, method), set()).add(values.get(_SOURCE))
+        for cell in grid.planned():
+            if cell.levels not in self.cells:
+                self.cells.append(cell.levels)
+            place = (self.tasks.index(cell.task), self.cells.index(cell.levels))
+            label = self._label(cell.task, cell.method, cell.hyperparameters)
+            self.places.setdefault(label, []).append(place)
+            sources = self._sources.setdefault((cell.task, cell.method), set())
+            sources.add(cell.hyperparameters.get(_SOURCE))
 
     def of_record(self, task: str, method: str, hyperparameters: str) -> str:
         """Return the label of a record; ``hyperparameters`` is JSON text."""

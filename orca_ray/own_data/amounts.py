@@ -4,6 +4,7 @@ Examples are $1,234.00, 1 234,50 € and 12.3%.
 """
 
 import re
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -71,31 +72,39 @@ def parse_amounts(values: "pd.Series[Any]", form: str) -> npt.NDArray[np.float64
     return np.array([amounts.get(value, number) for value, number in pairs])
 
 
-def amount_form(valid: "pd.Series[Any]") -> tuple[AmountForm | None, str]:
-    """Return the form in which most text of ``valid`` is a number, and an example.
+@dataclass(frozen=True)
+class AmountReading:
+    """How the text of a column is read as numbers."""
 
-    The example is a text that both forms read, but as different numbers; "" if one form
-    fits more text. The form is None if no text is a number, or if the numbers have
-    different units, which the second value then lists.
+    form: AmountForm | None = None
+    """None: no text is a number, or the numbers have different units."""
+    example: str = ""
+    """Text that both forms read, but as different numbers; "": one form fits more text.
     """
+    units: str = ""
+    """The units, if they differ."""
+
+
+def find_amount_form(valid: "pd.Series[Any]") -> AmountReading:
+    """Return the form in which most text of ``valid`` is a number."""
     texts = [value for value in valid.unique() if isinstance(value, str)]
     units = _find_units(texts)
     if len(units) > 1:
-        return None, ", ".join(sorted(units))
+        return AmountReading(units=", ".join(sorted(units)))
     points = [_parse_amount(text, "decimal-point") for text in texts]
     commas = [_parse_amount(text, "decimal-comma") for text in texts]
     num_points = int(np.isfinite(points).sum())
     num_commas = int(np.isfinite(commas).sum())
     if num_points == num_commas == 0:
-        return None, ""
+        return AmountReading()
     if num_points > num_commas:
-        return "decimal-point", ""
+        return AmountReading("decimal-point")
     if num_commas > num_points:
-        return "decimal-comma", ""
+        return AmountReading("decimal-comma")
     for text, point, comma in zip(texts, points, commas, strict=True):
         if point != comma and np.isfinite(point):
-            return "decimal-point", text
-    return "decimal-point", ""
+            return AmountReading("decimal-point", example=text)
+    return AmountReading("decimal-point")
 
 
 def _find_units(texts: list[str]) -> set[str]:

@@ -2,12 +2,13 @@
 
 Arrow, which reads CSV files (`table_files`), makes time stamps in UTC of columns in ISO
 8601, such as 2024-05-31 or 2024-05-31T12:30+02:00. A column that stays text, such as
-2024-05, 31.5.2024 or 31 May 2024, is a column of dates if `date_form` finds an order of
-day and month that suits its values; ``--columns NAME=day-first`` declares one. Inputs
-are the numbers `DATE_PARTS` of a date.
+2024-05, 31.5.2024 or 31 May 2024, is a column of dates if `find_date_form` finds an
+order of day and month that suits its values; ``--columns NAME=day-first`` declares one.
+Inputs are the numbers `DATE_PARTS` of a date.
 """
 
 import re
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -118,14 +119,21 @@ def _clock(match: re.Match[str]) -> str:
     return f"{hour:02}:{minute}:{seconds}"
 
 
-def date_form(valid: "pd.Series[Any]") -> tuple[DateForm | None, str]:
-    """Return the form in which most values ``valid`` are dates, and an example.
+@dataclass(frozen=True)
+class DateReading:
+    """How the values of a column are read as dates."""
 
-    The form is None if the values are no dates. The example is a text that two forms
-    read, but as different dates; "" if one form fits more values.
+    form: DateForm | None
+    """None: the values are no dates."""
+    example: str = ""
+    """Text that two forms read, but as different dates; "": one form fits more values.
     """
+
+
+def find_date_form(valid: "pd.Series[Any]") -> DateReading:
+    """Return the form in which most values ``valid`` are dates."""
     if valid.dtype.kind == "M":
-        return "", ""
+        return DateReading("")
     counts = valid.astype(object).value_counts()
     texts = pd.Series(counts.index, dtype=object)
     day_first = parse_dates(texts, "day-first")
@@ -135,19 +143,21 @@ def date_form(valid: "pd.Series[Any]") -> tuple[DateForm | None, str]:
     num_month_first = _num_dates(month_first, counts)
     most = max(num_iso, num_day_first, num_month_first)
     if most < (1 - MOST_BAD_SHARE) * len(valid):
-        return None, ""
+        return DateReading(None)
     if num_iso == most:
-        return "", ""
+        return DateReading("")
     if num_day_first > num_month_first:
-        return "day-first", ""
+        return DateReading("day-first")
     if num_month_first > num_day_first:
-        return "month-first", ""
+        return DateReading("month-first")
     both_read = day_first.notna() & month_first.notna()
     doubtful = texts[(day_first != month_first) & both_read]
     if doubtful.empty:
-        return "day-first", ""
-    example = doubtful.iloc[0]
-    return ("day-first" if "." in example else "month-first"), str(example)
+        return DateReading("day-first")
+    example = str(doubtful.iloc[0])
+    if "." in example:
+        return DateReading("day-first", example)
+    return DateReading("month-first", example)
 
 
 def _num_dates(dates: "pd.Series[Any]", counts: "pd.Series[int]") -> int:
@@ -220,9 +230,9 @@ def date_part(dates: "pd.Series[Any]", part: DatePart) -> Array:
 def as_times(data: UserData, options: Options, warn: Warn) -> Array:
     """Return the data's times [N] as float64: numbers, or microseconds since 1970.
 
-    The order of day and month is given by ``options.columns`` or found by `date_form`.
-    ``warn`` is called if both orders fit. Raises UserError for values that are neither
-    numbers nor dates.
+    The order of day and month is given by ``options.columns`` or found by
+    `find_date_form`. ``warn`` is called if both orders fit. Raises UserError for values
+    that are neither numbers nor dates.
     """
     assert data.times is not None
     if data.times.dtype.kind in "biuf":
@@ -250,7 +260,8 @@ def _parse_times(
     declared = options.columns.get(options.time)
     if declared in ("day-first", "month-first"):
         return parse_dates(values, declared)
-    form, example = date_form(values.dropna())
-    if form and example:
-        warn(f"times: {doubt_warning(form, example, options.time)}")
-    return parse_dates(values, form or "")
+    reading = find_date_form(values.dropna())
+    if reading.form and reading.example:
+        warning = doubt_warning(reading.form, reading.example, options.time)
+        warn(f"times: {warning}")
+    return parse_dates(values, reading.form or "")

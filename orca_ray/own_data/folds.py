@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -25,12 +26,22 @@ _MOST_LABELS = 1000
 """Largest number of labels for which folds are balanced by a sample's rarest label."""
 
 
-def plan_folds(
-    num_samples: int, smallest: int, num_units: int, *, ordered: bool = False
-) -> tuple[int, int]:
-    """Return the number of times R that folds are drawn, and the number of folds K.
+class FoldPlan(NamedTuple):
+    """How often folds are drawn, and their number.
 
     (1, 1): there are no folds, and the prepared split is used.
+    """
+
+    repeats: int
+    """Number of times that folds are drawn, R."""
+    folds: int
+    """Number of folds, K."""
+
+
+def plan_folds(
+    num_samples: int, smallest: int, num_units: int, *, ordered: bool = False
+) -> FoldPlan:
+    """Return how often folds are drawn, and their number.
 
     - More than `MOST_FOLDED` samples: one split; its validation part of 15 % is large
       enough.
@@ -43,10 +54,10 @@ def plan_folds(
     """
     folds = min(MOST_FOLDS, max(2, smallest), num_units)
     if num_samples > MOST_FOLDED or folds < 2:
-        return 1, 1
+        return FoldPlan(1, 1)
     draws_differ = not ordered and folds < num_units
     repeats = 2 if num_samples <= MOST_REPEATED and draws_differ else 1
-    return repeats, folds
+    return FoldPlan(repeats, folds)
 
 
 @dataclass(frozen=True)
@@ -94,21 +105,22 @@ def draw_folds(
     smallest = len(rows)
     if classes is not None and times is None:
         smallest = _smallest_class(strata, units.numbers)
-    repeats, count = plan_folds(
-        len(rows), smallest, units.count, ordered=times is not None
-    )
-    if count == 1:
+    plan = plan_folds(len(rows), smallest, units.count, ordered=times is not None)
+    if plan.folds == 1:
         why = f"there is only one of the {units.what}"
         if len(rows) > MOST_FOLDED:
             why = f"{len(rows)} samples are many"
         notes.add_finding("folds", "one split", why)
         return None
     if times is not None:
-        folds = _divide_in_time(times, count)[None]
+        folds = _divide_in_time(times, plan.folds)[None]
     else:
-        seeds = range(options.seed, options.seed + repeats)
+        seeds = range(options.seed, options.seed + plan.repeats)
         folds = np.stack(
-            [_draw_fold_numbers(units.numbers, strata, count, seed) for seed in seeds]
+            [
+                _draw_fold_numbers(units.numbers, strata, plan.folds, seed)
+                for seed in seeds
+            ]
         )
     _note_folds(folds, units, smallest, options, notes)
     if lacks_class(folds, rows, classes):

@@ -12,15 +12,15 @@ from orca_ray.data.rows import Array
 from orca_ray.data.splits import Indices
 from orca_ray.errors import UserError, printable, quoted, shorten
 from orca_ray.own_data import ColumnHow, Notes, Options, UserData, column_option
-from orca_ray.own_data.amounts import AmountForm, amount_form
+from orca_ray.own_data.amounts import AmountForm, find_amount_form
 from orca_ray.own_data.dates import (
     DATE_PARTS,
     MOST_BAD_SHARE,
     DateForm,
     as_dates,
-    date_form,
     date_part,
     doubt_warning,
+    find_date_form,
 )
 from orca_ray.own_data.tables import (
     Column,
@@ -199,10 +199,13 @@ def _read_text(
 
 def _date_reading(name: str, valid: "pd.Series[Any]") -> _Reading | None:
     """Return how a column of dates in text is read; None: its values are no dates."""
-    form, example = date_form(valid)
-    if form is None:
+    reading = find_date_form(valid)
+    if reading.form is None:
         return None
-    return _Reading("date", form, doubt_warning(form, example, name) if example else "")
+    warning = ""
+    if reading.example:
+        warning = doubt_warning(reading.form, reading.example, name)
+    return _Reading("date", reading.form, warning)
 
 
 @dataclass(frozen=True)
@@ -223,15 +226,15 @@ def _numbers_in_text(
     values: "pd.Series[Any]", valid: "pd.Series[Any]"
 ) -> _NumbersInText:
     """Return the numbers in a column, read with units if this reads more of them."""
-    text_rows = parse_numbers(values)[1]
+    _, text_rows = parse_numbers(values)
     if not len(text_rows):
         return _NumbersInText(text_rows)
-    form, example = amount_form(valid)
-    if form is None:
-        return _NumbersInText(text_rows, units=example)
-    other_rows = parse_numbers(values, form)[1]
+    reading = find_amount_form(valid)
+    if reading.form is None:
+        return _NumbersInText(text_rows, units=reading.units)
+    _, other_rows = parse_numbers(values, reading.form)
     if len(other_rows) < len(text_rows):
-        return _NumbersInText(other_rows, form, example)
+        return _NumbersInText(other_rows, reading.form, reading.example)
     return _NumbersInText(text_rows)
 
 

@@ -18,7 +18,7 @@ from orca_ray.data.splits import Indices
 from orca_ray.errors import UserError, printable, quoted, shorten, unknown_name
 from orca_ray.own_data import Notes, Options, UserData
 from orca_ray.own_data import splits as own_splits
-from orca_ray.own_data.amounts import AmountForm, amount_form, parse_amounts
+from orca_ray.own_data.amounts import AmountForm, find_amount_form, parse_amounts
 from orca_ray.own_data.splits import LEAST_PER_CLASS
 
 
@@ -302,7 +302,7 @@ def _amount_form(y: Array, options: Options) -> AmountForm | Literal[""]:
         return ""
     if not pd.to_numeric(valid, errors="coerce").isna().any():
         return ""
-    form, _ = amount_form(valid)
+    form = find_amount_form(valid).form
     if form is None or not np.isfinite(parse_amounts(valid, form)).all():
         return ""
     return form

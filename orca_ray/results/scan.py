@@ -8,7 +8,7 @@ takes about 25 bytes of memory.
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -42,6 +42,25 @@ MAX_WARNINGS = 20
 
 Further trials are only counted.
 """
+
+
+class _RowGroup(NamedTuple):
+    """A row group of a part of a store."""
+
+    part: Part
+    number: int
+    """Number of the group in the part, from 0."""
+    start: int
+    """Position of the first row."""
+
+    @property
+    def end(self) -> int:
+        """Position after the last row."""
+        return self.start + self.part.group_rows[self.number]
+
+    def read(self, columns: Sequence[str]) -> Any:
+        """Return an Arrow table; text columns may be dictionary-encoded."""
+        return self.part.read([self.number], columns, expand=False)
 
 
 class StoreSnapshot:
@@ -86,27 +105,26 @@ class StoreSnapshot:
         A batch has the row positions, and an Arrow table of ``columns``. ``wanted`` has
         the allowed values by column name. Text columns may be dictionary-encoded.
         """
-        for start, part, group in self._groups(wanted):
-            is_current = self._is_current[start : start + part.group_rows[group]]
+        for group in self._groups(wanted):
+            is_current = self._is_current[group.start : group.end]
             if not is_current.any():
                 continue
             columns_to_read = list(dict.fromkeys([*columns, *wanted]))
-            table = part.read([group], columns_to_read, expand=False)
+            table = group.read(columns_to_read)
             keep = is_current & matches(table, wanted)
             if keep.any():
-                positions = start + np.flatnonzero(keep)
+                positions = group.start + np.flatnonzero(keep)
                 yield positions, table.select(columns).filter(pa.array(keep))
 
     def take(self, positions: NDArray[np.int64], columns: Sequence[str]) -> Any:
         """Return an Arrow table of ``columns`` for rows at ascending ``positions``."""
         schema = pa.schema([Record.SCHEMA.field(name) for name in columns])
         tables = [schema.empty_table()]
-        for start, part, group in self._groups({}):
-            end = start + part.group_rows[group]
-            first, last = np.searchsorted(positions, [start, end])
+        for group in self._groups({}):
+            first, last = np.searchsorted(positions, [group.start, group.end])
             if first < last:
-                rows = pa.array(positions[first:last] - start)
-                table = part.read([group], columns, expand=False)
+                rows = pa.array(positions[first:last] - group.start)
+                table = group.read(columns)
                 tables.append(table.take(rows).cast(schema))
         return pa.concat_tables(tables)
 
@@ -117,18 +135,12 @@ class StoreSnapshot:
             values.update(pc.unique(table[column].cast(pa.string())).to_pylist())
         return sorted(values)
 
-    def _groups(
-        self, wanted: Mapping[str, Collection[str]]
-    ) -> Iterator[tuple[int, Part, int]]:
-        """Yield the row groups, each as (position of its first row, part, index).
-
-        The index is that of the group in the part. Groups that cannot hold rows with
-        ``wanted`` values are left out.
-        """
+    def _groups(self, wanted: Mapping[str, Collection[str]]) -> Iterator[_RowGroup]:
+        """Yield the row groups, without those that cannot hold ``wanted`` values."""
         for part, start in zip(self._parts, self._starts[:-1], strict=True):
             starts = start + np.cumsum([0, *part.group_rows])
             for group in part.groups_with(wanted):
-                yield int(starts[group]), part, group
+                yield _RowGroup(part, group, int(starts[group]))
 
     def _examine(
         self,

@@ -17,7 +17,7 @@ import torch
 from orca_ray.cli.app import run
 from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
-from orca_ray.export import Exported, export_model, write_predictions
+from orca_ray.export import Exported, Written, export_model, write_predictions
 from orca_ray.own_data import UserData
 from orca_ray.predictor import Predictor
 from orca_ray.tasks.task import Task
@@ -224,11 +224,9 @@ def test_an_exported_network_takes_raw_inputs_and_returns_units_of_the_target(
 ) -> None:
     networks: list[torch.nn.Module] = []
 
-    def keep(
-        network: torch.nn.Module, model: Predictor, path: Path
-    ) -> tuple[None, str]:
+    def keep(network: torch.nn.Module, model: Predictor, path: Path) -> Written:
         networks.append(network)
-        return None, "not run"
+        return Written(None, "not run")
 
     # tracing a network takes seconds
     monkeypatch.setattr("orca_ray.export.FORMATS", {"kept": keep})

@@ -30,16 +30,20 @@ class Level(NamedTuple):
     location: Location
 
 
-def grid_cells(
-    spec: SweepSpec, task: str, method: str
-) -> list[tuple[dict[str, str], dict[str, Scalar]]]:
+class GridCell(NamedTuple):
+    """A combination of levels, one of each factor."""
+
+    levels: Mapping[str, str]
+    """Name of the level by factor."""
+    hyperparameters: Mapping[str, Scalar]
+    """All hyper-parameters by name, as in the records."""
+
+
+def grid_cells(spec: SweepSpec, task: str, method: str) -> list[GridCell]:
     """Return the cells of the sweep's grid for one (task, method).
 
-    A cell is a combination of levels. Empty without a grid.
-
-    A cell is a pair: the name of the chosen level by factor, and all hyper-parameters
-    by name, as in the records. An empty ``align.source`` is replaced by the source that
-    the sweep file names in ``sources`` for the modality of the body, if it names one.
+    Empty without a grid. An empty ``align.source`` is replaced by the source that the
+    sweep file names in ``sources`` for the modality of the body, if it names one.
 
     Cells with equal hyper-parameters share their trials. They occur in different blocks
     of the grid, or differ only in hyper-parameters that the method ignores: ``nft``
@@ -54,7 +58,7 @@ def grid_cells(
         if values.get("align.source") == "":
             values["align.source"] = source
         levels = {factor: level.name for factor, level in combination.items()}
-        cells.append((levels, values))
+        cells.append(GridCell(levels, values))
     return cells
 
 

@@ -192,7 +192,7 @@ class _Document:
             content = _read(path)
         except UserError as error:
             raise UserError(
-                f"{file.name}:{file.find(['extends'])[1]}: extends: {error}"
+                f"{file.name}:{file.find(['extends']).line}: extends: {error}"
             ) from error
         above = cls.parse(content, str(path), chain)
         data = _without_search(above.data) if file.data.get("grid") else above.data
@@ -221,12 +221,8 @@ class _Document:
         """
         is_inherited = location != ["name"]
         files = self.files if is_inherited else self.files[:1]
-        places = []
-        for file in files:
-            depth, line = file.find(location)
-            places.append((depth, f"{file.name}:{line}"))
-        _, deepest_place = max(places, key=lambda place: place[0])
-        return deepest_place
+        file = max(files, key=lambda file: file.find(location).depth)
+        return f"{file.name}:{file.find(location).line}"
 
 
 def _base_path(base: object, directory: Path) -> Path:
