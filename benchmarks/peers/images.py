@@ -33,7 +33,9 @@ picture share their picture.
 """
 
 import io
+import itertools
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -42,7 +44,6 @@ from sklearn.datasets import load_sample_image
 from benchmarks.peers.parts import SPLIT_SEED, Parts, split
 from orca_ray.alignment.sources.photographs import CLASSES, FOOLBOX, SCIKIT_IMAGE
 from orca_ray.data import packages
-from orca_ray.data.packages import Package
 from orca_ray.data.rows import Array
 from orca_ray.tasks.cabinet import PACKAGES
 
@@ -61,6 +62,18 @@ BOOK = ("flamingo.jpg", "hawk.jpg", "huey.jpg", "kitty.jpg", "weaver.jpg")
 NUM_TRAINING = 40
 NUM_TEST = 60
 """Number of crops of a photograph."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sample of a set."""
+
+    x: Array
+    label: str
+    group: str
+    """Photograph or block that it comes from."""
+    test: bool
+    """Whether the sample is of the outer test."""
 
 
 def map_digits() -> Parts:
@@ -114,7 +127,9 @@ def alteration() -> Parts:
         columns, rows = (size // SIDE for size in photograph.size)
         names = list(pixels)
         for number, place in enumerate(random.permutation(rows * columns)):
-            top, left = (SIDE * int(each) for each in divmod(place, columns))
+            row, column = divmod(int(place), columns)
+            top = SIDE * row
+            left = SIDE * column
             name = names[number % len(names)]
             yield pixels[name][top : top + SIDE, left : left + SIDE], name
 
@@ -155,42 +170,47 @@ def crops() -> Parts:
     """Return patches [N, 9, 9, 20] of nine classes with at least 400 pixels; a band is
     the mean of ten of the scene.
     """
-    folder = "tensorly/datasets/data/Indian_pines"
+    scene = _read_indian_pines("corrected")
+    classes = _read_indian_pines("gt")
     side = 9
-    block = 16
-    most = 10
-    read = (
-        packages.read_member(TENSORLY, f"{folder}_{name}.npy")
-        for name in ("corrected", "gt")
-    )
-    scene, classes = (
-        np.load(io.BytesIO(content), allow_pickle=False) for content in read
-    )
-    height, width, depth = scene.shape
-    bands = (
-        scene.reshape(height, width, depth // 10, 10).mean(axis=-1).astype(np.float32)
-    )
-    frequent = np.flatnonzero(np.bincount(classes.astype(int).ravel()) >= 400)[
-        1:
-    ]  # class 0: not known
     half = side // 2
-    inside = [
-        (np.arange(size) % block >= half) & (np.arange(size) % block < block - half)
-        for size in (height, width)
-    ]
-    places = np.argwhere(np.isin(classes, frequent) & inside[0][:, None] & inside[1])
-    places = np.random.default_rng(SPLIT_SEED).permutation(places)
+    block = 16
+    most_of_a_block = 10
+    height, width, depth = scene.shape
+    in_tens = scene.reshape(height, width, depth // 10, 10)
+    bands = in_tens.mean(axis=-1).astype(np.float32)
+    # Class 0 is not known.
+    _, *num_pixels = np.bincount(classes.astype(int).ravel())
+    frequent = 1 + np.flatnonzero(np.array(num_pixels) >= 400)
+
+    def is_inside(size: int) -> Array:
+        """Return whether a patch around each position lies within one block."""
+        position = np.arange(size) % block
+        inside: Array = (position >= half) & (position < block - half)
+        return inside
+
+    is_candidate = np.isin(classes, frequent)
+    is_candidate &= is_inside(height)[:, None] & is_inside(width)
+    places = np.random.default_rng(SPLIT_SEED).permutation(np.argwhere(is_candidate))
     drawn: dict[tuple[int, int, int], list[Array]] = {}
     for row, column in places:
-        drawn.setdefault(
-            (row // block, column // block, int(classes[row, column])), []
-        ).append(bands[row - half : row + half + 1, column - half : column + half + 1])
-    samples = [
-        (patch, str(label), f"{row}-{column}", (row + 2 * column) % 5 in (1, 4))
-        for (row, column, label), patches in sorted(drawn.items())
-        for patch in patches[:most]
-    ]
+        key = (row // block, column // block, int(classes[row, column]))
+        rows = slice(row - half, row + half + 1)
+        columns = slice(column - half, column + half + 1)
+        drawn.setdefault(key, []).append(bands[rows, columns])
+    samples: list[Sample] = []
+    for (row, column, label), patches in sorted(drawn.items()):
+        test = (row + 2 * column) % 5 in (1, 4)
+        for patch in patches[:most_of_a_block]:
+            samples.append(Sample(patch, str(label), f"{row}-{column}", test))
     return _parts(samples)
+
+
+def _read_indian_pines(name: str) -> Array:
+    member = f"tensorly/datasets/data/Indian_pines_{name}.npy"
+    content = packages.read_member(TENSORLY, member)
+    values: Array = np.load(io.BytesIO(content), allow_pickle=False)
+    return values
 
 
 def _of_photographs(
@@ -199,40 +219,29 @@ def _of_photographs(
     """Return crops, each with its class, that ``draw`` makes of all photographs; flat
     ones are left out.
     """
-    samples: list[tuple[Array, str, str, bool]] = []
-    names = [(name, False) for name in TRAINING] + [
-        (name, True) for name in (*BUNDLED, *BOOK)
-    ]
-    for number, (name, test) in enumerate(names):
-        found = (
-            (crop, label, name, test)
-            for crop, label in draw(
-                _photograph(name), np.random.default_rng([SPLIT_SEED, number])
-            )
+    samples: list[Sample] = []
+    for number, name in enumerate((*TRAINING, *BUNDLED, *BOOK)):
+        test = name not in TRAINING
+        random = np.random.default_rng([SPLIT_SEED, number])
+        crops_with_contrast = (
+            Sample(crop, label, name, test)
+            for crop, label in draw(_photograph(name), random)
             if crop.mean(axis=2).std() >= LEAST_CONTRAST
         )
-        samples += [
-            each
-            for each, _ in zip(
-                found, range(NUM_TEST if test else NUM_TRAINING), strict=False
-            )
-        ]
+        num_crops = NUM_TEST if test else NUM_TRAINING
+        samples += itertools.islice(crops_with_contrast, num_crops)
     return _parts(samples)
 
 
 def _photograph(name: str) -> Image.Image:
     if name in BUNDLED:
         return Image.fromarray(load_sample_image(name))
-    folders: dict[str, tuple[Package, str]] = dict.fromkeys(
-        BOOK, (ISLP, "ISLP/data/book_images")
-    )
-    other = (
-        (FOOLBOX, "foolbox/data")
-        if name.startswith("imagenet_")
-        else (SCIKIT_IMAGE, "skimage/data")
-    )
-    package, folder = folders.get(name, other)
-    content = packages.read_member(package, f"{folder}/{name}")
+    if name in BOOK:
+        content = packages.read_member(ISLP, f"ISLP/data/book_images/{name}")
+    elif name.startswith("imagenet_"):
+        content = packages.read_member(FOOLBOX, f"foolbox/data/{name}")
+    else:
+        content = packages.read_member(SCIKIT_IMAGE, f"skimage/data/{name}")
     return Image.open(io.BytesIO(content), formats=["PNG", "JPEG"]).convert("RGB")
 
 
@@ -241,19 +250,14 @@ def _endless(count: int) -> Iterator[int]:
         yield from range(count)
 
 
-def _parts(samples: list[tuple[Array, str, str, bool]]) -> Parts:
-    """Return the outer parts of samples: each has inputs, a class, a group, and whether
-    it is of the outer test.
-    """
-    parts = ([each for each in samples if each[3] is test] for test in (False, True))
-    train, test = (
-        [list(column) for column in zip(*part, strict=True)] for part in parts
-    )
-    labels = (np.array(part[1], dtype=object) for part in (train, test))
+def _parts(samples: list[Sample]) -> Parts:
+    """Return the outer parts of samples."""
+    train = [sample for sample in samples if not sample.test]
+    test = [sample for sample in samples if sample.test]
     return Parts(
-        np.stack(train[0]),
-        next(labels),
-        np.stack(test[0]),
-        next(labels),
-        groups=np.array(train[2]),
+        np.stack([sample.x for sample in train]),
+        np.array([sample.label for sample in train], dtype=object),
+        np.stack([sample.x for sample in test]),
+        np.array([sample.label for sample in test], dtype=object),
+        groups=np.array([sample.group for sample in train]),
     )

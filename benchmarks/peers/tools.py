@@ -217,7 +217,15 @@ def _call_adapt(run: Run, scratch: Path, work: Path) -> Predictions:
     begin = time.monotonic()
     printed = _call(adapt, run.cores, scratch, 180 * run.minutes + 300)
     seconds = round(time.monotonic() - begin, 1)
-    predict = [*orca, "predict", model, run.written.test, "-o", out, "--quiet"]
+    predict: list[str | Path] = [
+        *orca,
+        "predict",
+        model,
+        run.written.test,
+        "-o",
+        out,
+        "--quiet",
+    ]
     _call(predict, run.cores, scratch, 600)
     answer = json.loads(printed[printed.index("{") :])
     reported = {name: answer[name] for name in REPORTED}

@@ -88,11 +88,13 @@ def forge(
             yield Forgery(f"preprocessing.json {change}", config, forged)
 
 
-def write(folder: Path, forgery: Forgery) -> None:
+def write(
+    folder: Path, config: dict[str, Any], preprocessing: dict[str, Any] | None
+) -> None:
     """Write ``config.json`` and ``preprocessing.json`` with the hashes that match."""
-    config = copy.deepcopy(forgery.config)
-    if forgery.preprocessing is not None:
-        content = json.dumps(forgery.preprocessing).encode()
+    config = copy.deepcopy(config)
+    if preprocessing is not None:
+        content = json.dumps(preprocessing).encode()
         (folder / model_config.PREPROCESSING).write_bytes(content)
         digest = hashlib.sha256(content).hexdigest()
         config["files"][model_config.PREPROCESSING] = digest
@@ -178,7 +180,7 @@ def main(folder: str, inputs: str, number: str) -> int:
         for forgery in random.Random(0).sample(forgeries, int(number)):
             sys.stdout.write(f"{forgery.change}: ")
             sys.stdout.flush()  # the last line names what ended the process
-            write(copied, forgery)
+            write(copied, forgery.config, forgery.preprocessing)
             outcome = _try(copied, x)
             if outcome in ("refused", "predicted"):
                 counts[outcome] += 1

@@ -191,7 +191,11 @@ def test_the_logistic_regression_is_that_of_scikit_learn(
     x = StandardScaler().fit_transform(x[::step])
     y = y[::step]
     split = Split(x.astype(np.float32)[:, None], y.astype(np.int64))
-    splits = dict.fromkeys(("train", "validation", "test"), split)
+    splits: dict[SplitName, Split] = {
+        "train": split,
+        "validation": split,
+        "test": split,
+    }
     task = replace(make_task(CLASSES, (1, 13)), domain="tabular")
     data = replace(make_data(task), splits=splits)
     trial = start(NO_BODY, "linear", task=task, data=data, hyperparameters={})

@@ -34,8 +34,9 @@ from orca_ray.testing.trials import (
     scores,
     start,
 )
-from orca_ray.training.align import AlignEpoch, AlignLoop
+from orca_ray.training.align import AlignLoop
 from orca_ray.training.artefacts.base import all_artefacts
+from orca_ray.training.checkpoint import AlignEpoch
 from orca_ray.training.evaluate import Objective
 
 from ..training.training_toys import evaluate, limited_memory
@@ -163,9 +164,9 @@ def test_close_frees_the_model_at_once(bert: str) -> None:
     run(trainer)
     modules = [weakref.ref(module) for module in trainer.model.modules()]
     parameters = [weakref.ref(parameter) for parameter in trainer.model.parameters()]
-    references = (*modules, *parameters)
     trainer.close()
-    assert all(reference() is None for reference in references)
+    assert all(module() is None for module in modules)
+    assert all(parameter() is None for parameter in parameters)
     assert trainer.result().test_score is not None
 
 

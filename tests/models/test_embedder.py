@@ -134,40 +134,42 @@ def test_a_grey_image_is_embedded_as_by_the_body(
 @pytest.mark.parametrize("channels", [4, 57])
 @torch.no_grad()
 def test_independent_channels_keep_the_rms_of_three(channels: int) -> None:
-    """The RMS of C equal channels then grows as sqrt(C / 3).
-
-    No kernel does right by both.
-    """
+    """The RMS of C equal channels grows as sqrt(C / 3), as no kernel suits both."""
     stem = image_stem()
     images = natural_noise(4 * channels, 112).view(4, channels, 112, 112)
 
-    def patches(x: Tensor) -> float:
+    def rms_of_patches(x: Tensor) -> float:
         projection = image_embedder(tuple(x.shape[1:]), stem, image_size=112).projection
         return rms(projection(x) - stem.bias[:, None, None])
 
-    grey = patches(images[:, :1].expand(-1, 3, -1, -1))
-    assert patches(images) == pytest.approx(patches(images[:, :3]), rel=0.15)
-    assert 0.5 < patches(images) / grey < 1
-    equal = patches(images[:, :1].expand_as(images))
+    one_channel = images[:, :1]
+    grey = rms_of_patches(one_channel.expand(-1, 3, -1, -1))
+    independent = rms_of_patches(images)
+    equal = rms_of_patches(one_channel.expand_as(images))
+    assert independent == pytest.approx(rms_of_patches(images[:, :3]), rel=0.15)
+    assert 0.5 < independent / grey < 1
     assert equal / grey == pytest.approx(math.sqrt(channels / 3), rel=0.01)
 
 
+@pytest.mark.parametrize("start", PAPER_OR_RANDOM)
 @torch.no_grad()
-def test_random_kernels_have_the_references_distributions(tiny: TinyDirectory) -> None:
-    """Series: Xavier uniform of gain sqrt(2), also in ``paper``.
+def test_random_kernels_of_series_are_xavier_uniform_of_gain_sqrt_2(
+    start: Any, tiny: TinyDirectory
+) -> None:
+    stem = text_stem(str(tiny("roberta")))
+    embedder = sequence_embedder(
+        (50, 80), stem, sequence_length=8, initialisation=start
+    )
+    kernel = embedder.projection.weight
+    bound = math.sqrt(2 * 6 / (50 * 10 + 24 * 10))
+    assert kernel.abs().max() < bound
+    assert rms(kernel) == pytest.approx(bound / math.sqrt(3), rel=0.02)
 
-    Images: normal of deviation 0.02.
-    """
-    for start in PAPER_OR_RANDOM:
-        stem = text_stem(str(tiny("roberta")))
-        embedder = sequence_embedder(
-            (50, 80), stem, sequence_length=8, initialisation=start
-        )
-        kernel = embedder.projection.weight
-        bound = math.sqrt(2 * 6 / (50 * 10 + 24 * 10))
-        assert kernel.abs().max() < bound
-        assert rms(kernel) == pytest.approx(bound / math.sqrt(3), rel=0.02)
 
+@torch.no_grad()
+def test_random_kernels_of_images_are_normal_of_deviation_0_02(
+    tiny: TinyDirectory,
+) -> None:
     def random_image_embedder(seed: int) -> ImageEmbedder:
         stem = image_stem(str(tiny("swin")))
         return image_embedder((50, 64, 64), stem, seed, initialisation="random")
@@ -215,37 +217,49 @@ def test_patches_are_the_smallest_that_fit(
     patch = math.ceil(size[-1] / layout[-1])
     assert (embedder.patch, embedder.layout) == (patch, layout)
     assert any(embedder._padding) == any(side % patch for side in size)
-    assert embedder(torch.zeros(3, 2, *size)).shape[1] == num_tokens
+    tokens = embedder(torch.zeros(3, 2, *size))
+    assert tokens.shape[:2] == (3, num_tokens)
 
 
+@pytest.mark.parametrize(
+    ("requested", "rounded"), [(1, 8), (11, 8), (13, 16), (64, 64)]
+)
 @torch.no_grad()
-def test_image_size_is_rounded_to_whole_patches(tiny: TinyDirectory) -> None:
+def test_image_size_is_rounded_to_whole_patches(
+    requested: int, rounded: int, tiny: TinyDirectory
+) -> None:
     stem = image_stem(str(tiny("vit")))  # patches of 8
-    for requested, rounded in ((1, 8), (11, 8), (13, 16), (64, 64)):
-        embedder = image_embedder((1, 5, 9), stem, image_size=requested)
-        assert embedder.image_size == rounded
-        assert embedder(torch.zeros(2, 1, 5, 9)).shape[1] == 1 + (rounded // 8) ** 2
+    embedder = image_embedder((1, 5, 9), stem, image_size=requested)
+    assert embedder.image_size == rounded
+    tokens = embedder(torch.zeros(2, 1, 5, 9))
+    assert tokens.shape[:2] == (2, 1 + (rounded // 8) ** 2)
 
 
-def test_fold_holds_the_series_and_is_nearly_square() -> None:
-    folds = {
-        1: (1, 1),
-        2: (1, 2),
-        3: (1, 3),
-        30: (5, 6),
-        76: (8, 10),
-        427: (20, 22),
-        1000: (31, 33),
-    }
-    assert {length: fold_shape(length) for length in folds} == folds
+@pytest.mark.parametrize(
+    ("length", "shape"),
+    [
+        (1, (1, 1)),
+        (2, (1, 2)),
+        (3, (1, 3)),
+        (30, (5, 6)),
+        (76, (8, 10)),
+        (427, (20, 22)),
+        (1000, (31, 33)),
+    ],
+)
+def test_a_fold_holds_the_series_and_is_nearly_square(
+    length: int, shape: tuple[int, int]
+) -> None:
+    assert fold_shape(length) == shape
 
 
 @pytest.mark.parametrize("shape", [(3, 24), (2, 12, 20)])
 def test_projecting_is_convolving(
     shape: tuple[int, ...], random_tensor: RandomTensor
 ) -> None:
-    convolution = torch.nn.Conv1d if len(shape) == 2 else torch.nn.Conv2d
-    projection = convolution(shape[0], 10, 4, stride=4)
+    channels, *size = shape
+    convolution = torch.nn.Conv1d if len(size) == 1 else torch.nn.Conv2d
+    projection = convolution(channels, 10, 4, stride=4)
     x = random_tensor(5, *shape).requires_grad_()
     tokens = embedder._project(projection, x)
     assert tokens.is_contiguous()
@@ -255,5 +269,4 @@ def test_projecting_is_convolving(
     parameters = (x, *projection.parameters())
     gradients = torch.autograd.grad((tokens * weights).sum(), parameters)
     expected_gradients = torch.autograd.grad((expected * weights).sum(), parameters)
-    for gradient, other in zip(gradients, expected_gradients, strict=True):
-        torch.testing.assert_close(gradient, other, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(gradients, expected_gradients, rtol=1e-4, atol=1e-5)

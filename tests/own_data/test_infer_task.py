@@ -291,37 +291,38 @@ def test_every_class_is_in_every_split_and_parts_are_disjoint() -> None:
     splits = inferred(SERIES, y).splits
     rows = np.concatenate(list(splits.values()))
     assert sorted(rows.tolist()) == list(range(60))
-    for part in splits.values():
-        assert set(y[part]) == {0, 1, 2, 3}
+    for split_rows in splits.values():
+        assert set(y[split_rows]) == {0, 1, 2, 3}
 
 
 def test_the_seed_decides_the_split() -> None:
     y = np.repeat(np.arange(4), [3, 10, 40, 7])
 
-    def drawn(options: Options | None = None) -> dict[str, list[int]]:
+    def draw(options: Options | None = None) -> dict[str, list[int]]:
         splits = inferred(SERIES, y, options).splits
-        return {name: part.tolist() for name, part in splits.items()}
+        return {name: rows.tolist() for name, rows in splits.items()}
 
-    assert drawn() == drawn()
-    assert drawn() != drawn(Options(seed=1))
+    assert draw() == draw()
+    assert draw() != draw(Options(seed=1))
 
 
 def test_groups_stay_together() -> None:
     groups = np.array([f"p{k // 5}" for k in range(60)])
-    parts = inferred(SERIES, Y, groups=groups).splits.values()
-    num_groups = [len(set(groups[part])) for part in parts]
+    splits = inferred(SERIES, Y, groups=groups).splits
+    num_groups = [len(set(groups[rows])) for rows in splits.values()]
     assert sum(num_groups) == len(set(groups)) == 12
-    assert all(set(Y[part]) == {0, 1, 2} for part in parts)
+    for rows in splits.values():
+        assert set(Y[rows]) == {0, 1, 2}
 
 
 def test_the_latest_samples_are_test() -> None:
     times = np.repeat(np.arange(20)[::-1], 3)
-    parts = inferred(SERIES, Y, times=times).splits
-    assert times[parts["train"]].max() < times[parts["validation"]].min()
-    assert times[parts["validation"]].max() < times[parts["test"]].min()
+    splits = inferred(SERIES, Y, times=times).splits
+    assert times[splits["train"]].max() < times[splits["validation"]].min()
+    assert times[splits["validation"]].max() < times[splits["test"]].min()
     dates = np.array([f"2024-01-{1 + k // 3:02}" for k in range(60)])
-    parts = inferred(SERIES, Y, times=dates).splits
-    assert min(dates[parts["test"]].tolist()) > "2024-01-16"
+    splits = inferred(SERIES, Y, times=dates).splits
+    assert min(dates[splits["test"]].tolist()) > "2024-01-16"
 
 
 def test_declared_splits_without_validation() -> None:

@@ -77,7 +77,7 @@ CASES = {
 """Writers of arrays and columns, or for folders: of files by class."""
 
 
-def ordered(data: UserData, x: Array) -> Array:
+def sort_by_name(data: UserData, x: Array) -> Array:
     """Return the samples in the order of the names of their files, if they have any."""
     if not data.names:
         return x
@@ -107,7 +107,7 @@ def test_every_format_gives_the_same_samples_and_predicts_from_the_inputs_alone(
     if file in TABLES:
         options["split"] = "part"
     data = read(tmp_path / "train" / file, make_options("test", options))
-    assert [len(part) for part in data.batches(16)] == [16, 16, 8]
+    assert [len(batch) for batch in data.batches(16)] == [16, 16, 8]
     if file not in FOLDERS:
         np.testing.assert_array_equal(np.asarray(data.y), BESIDE["kind"])
     if file in ARRAYS:
@@ -115,14 +115,15 @@ def test_every_format_gives_the_same_samples_and_predicts_from_the_inputs_alone(
         selected = np.asarray(data.select(np.array([5, 1, 5])).x)
         np.testing.assert_array_equal(selected, X[[5, 1, 5]])
     preprocessing = infer(data).preprocessing
-    expected = ordered(data, preprocessing.inputs(data))
+    expected = sort_by_name(data, preprocessing.inputs(data))
     for folder in ("train", "new"):
         new = preprocessing.read(tmp_path / folder / file)
         assert new.y is None
         assert new.groups is None
         assert new.times is None
         assert new.splits is None
-        np.testing.assert_array_equal(ordered(new, preprocessing.inputs(new)), expected)
+        inputs = sort_by_name(new, preprocessing.inputs(new))
+        np.testing.assert_array_equal(inputs, expected)
 
 
 def test_arrays_by_split_and_targets_of_other_lengths_are_predicted(

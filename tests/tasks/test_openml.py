@@ -141,7 +141,7 @@ def _num_published_tokens(arrays: Arrays) -> int:
     """Return the number of tokens of a sample in the published configuration."""
     config = EmbedderConfig(sequence_length=512, patching="divide")
     _, *shape = _x(arrays, "train").shape
-    return get_modality("sequence").num_tokens(tuple(shape), config)
+    return int(get_modality("sequence").num_tokens(tuple(shape), config))
 
 
 def test_1464_with_too_few_columns_is_refused(tmp_path: Path) -> None:
