@@ -277,9 +277,8 @@ def test_what_is_refused_leaves_nothing(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(
-        archives, "_ANY_RATIO_BYTES", 2**20
-    )  # else 256 MB: too much to write in a test
+    # The limit of 256 MB is too much to write in a test.
+    monkeypatch.setattr(archives, "_ANY_RATIO_BYTES", 2**20)
     write(tmp_path / "archive")
     with pytest.raises(UserError, match=message):
         unpack(tmp_path / "archive", tmp_path / "raw")

@@ -400,13 +400,13 @@ def _virtual_over_a_pipe(file: Any, other: Path) -> None:
     os.mkfifo(pipe)
     layout = h5py.VirtualLayout((3,), "f8", maxshape=(None,))
     source = h5py.VirtualSource(str(pipe), "tensor", (3,), maxshape=(None,))
-    whole = slice(h5py.h5s.UNLIMITED)
-    layout[whole] = source[whole]
+    all_rows = slice(h5py.h5s.UNLIMITED)
+    layout[all_rows] = source[all_rows]
     file.create_virtual_dataset("tensor", layout)
 
 
 @pytest.mark.parametrize("link", [_external_link, _virtual_over_a_pipe])
-def test_hdf5_that_reaches_for_another_file(
+def test_hdf5_that_reaches_for_another_file_is_refused(
     link: Callable[[Any, Path], None], tmp_path: Path
 ) -> None:
     with h5py.File(tmp_path / "secret.h5", "w") as file:

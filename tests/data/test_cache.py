@@ -111,12 +111,13 @@ def test_subdirectories_are_created_below_home(
             "out/y.npy",
             r"cannot write to .*/out \(.*\): name another directory",
         ),
+        # The directory cannot be made.
         (
             "out",
             errno.EACCES,
             "",
             r"cannot write to .*/out \(.*\): name another directory",
-        ),  # where it would be made
+        ),
     ],
 )
 def test_disk_errors_become_user_errors(
@@ -454,12 +455,8 @@ VERSION_1 = {
     [
         (None, {}, 16, None),
         ("0::/pod/box\n", VERSION_2, 3, 2**31),
-        (
-            "4:memory:/docker/1\n3:cpu,cpuacct:/docker/1\n",
-            VERSION_1,
-            1,
-            None,
-        ),  # half a core is one worker
+        # Half a core is one worker.
+        ("4:memory:/docker/1\n3:cpu,cpuacct:/docker/1\n", VERSION_1, 1, None),
         (
             "4:memory:/docker/1\n",
             {**VERSION_1, "memory/docker/1/memory.limit_in_bytes": str(2**30)},

@@ -70,14 +70,15 @@ def test_data_is_built_once_per_version_and_fingerprint() -> None:
     new = builder(train_y=np.array([3, 2, 1, 0]))
     data = prepare(new, expected=prepared.fingerprint(new.return_value))
     assert new.call_count == 1
-    assert data.train.y[0] == 3
+    np.testing.assert_array_equal(data.train.y, [3, 2, 1, 0])
 
 
 def test_data_of_another_task_is_not_opened() -> None:
     directory = prepare(builder(train_y=np.array([3, 2, 1, 0]))).directory
     assert prepared.opened("pocket/other", directory) is None
-    other = prepared.prepare("pocket/other", directory, builder())
-    assert other.train.y[0] == 0
+    of_other_task = prepared.prepare("pocket/other", directory, builder())
+    first_target, *_ = of_other_task.train.y
+    assert first_target == 0
 
 
 def cut(name: str, end: int) -> Callable[[Path], object]:
@@ -464,29 +465,29 @@ def _pairwise(num: int, seed: int) -> tuple[PairwiseRows, Array]:
     pairs = generator.normal(size=(num, 2, 5, 5)).astype(np.float32)
     along_rows = np.broadcast_to(positions[:, :, :, None], (num, 3, 5, 5))
     along_columns = np.broadcast_to(positions[:, :, None, :], (num, 3, 5, 5))
-    whole = np.concatenate([along_rows, along_columns, pairs], axis=1)
-    return PairwiseRows({"positions": positions, "pairs": pairs}), whole
+    joined = np.concatenate([along_rows, along_columns, pairs], axis=1)
+    return PairwiseRows({"positions": positions, "pairs": pairs}), joined
 
 
-def test_composite_rows_are_stored_as_parts_and_come_back_whole() -> None:
-    train_rows, train_whole = _pairwise(6, 0)
-    other_rows, other_whole = _pairwise(4, 1)
+def test_composite_rows_are_stored_as_parts_and_come_back_joined() -> None:
+    train_rows, train_x = _pairwise(6, 0)
+    test_rows, test_x = _pairwise(4, 1)
     arrays: Arrays = {
         **_others(),
         "train_x": train_rows,
-        "validation_x": other_rows,
-        "test_x": other_rows,
+        "validation_x": test_rows,
+        "test_x": test_rows,
     }
     data = prepare(lambda _: arrays)
     assert data.train.x.shape == (6, 8, 5, 5)
-    for part in (slice(1, 4), np.array([5, 0, 2])):
-        np.testing.assert_array_equal(data.train.x[part], train_whole[part])
+    for rows in (slice(1, 4), np.array([5, 0, 2])):
+        np.testing.assert_array_equal(data.train.x[rows], train_x[rows])
     assert (data.directory / "train_x.pairs.npy").is_file()
     assert data.fingerprint == prepared.fingerprint(arrays)
     prepared.verify(data)
     joined = under_protocol(data, "paper").train.x
     assert isinstance(joined, LazyRows)
-    expected = np.stack([other_whole[3], train_whole[0], other_whole[0]])
+    expected = np.concatenate([train_x, test_x])[[9, 0, 6]]
     np.testing.assert_array_equal(joined[np.array([9, 0, 6])], expected)
 
 
@@ -528,7 +529,7 @@ def test_a_build_interrupted_after_every_batch_ends_the_same(
     task = get_task(name)
     raw.mkdir()
     writers()[name](raw)
-    whole = task.prepare(raw=raw, out=tmp_path / "whole")
+    uninterrupted = task.prepare(raw=raw, out=tmp_path / "whole")
     batches = Workspace.batches
     write = Workspace._write_progress
 
@@ -548,7 +549,7 @@ def test_a_build_interrupted_after_every_batch_ends_the_same(
             data = task.prepare(raw=raw, out=tmp_path / "resumed")
         except KeyboardInterrupt:
             continue
-        assert data.fingerprint == whole.fingerprint
+        assert data.fingerprint == uninterrupted.fingerprint
         prepared.verify(data)
         return
     pytest.fail(

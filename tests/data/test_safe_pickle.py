@@ -39,11 +39,9 @@ PLAIN: list[Any] = [
     ),
     *([], (), {}, [[1], (2, "3"), {"a": [4, 5]}], (1,), (1, 2), (1, 2, 3, 4)),
     *({"a": 1, 2: "b", (1, "x"): None, None: 2.5, b"k": True}, [None] * 1500),
-    *(
-        array
-        for kind in DTYPES
-        for array in (GRID.astype(kind), GRID.T.astype(kind), GRID.astype(kind)[1, 2])
-    ),
+    *(GRID.astype(kind) for kind in DTYPES),
+    *(GRID.T.astype(kind) for kind in DTYPES),
+    *(GRID.astype(kind)[1, 2] for kind in DTYPES),
     *(np.zeros((0, 3)), np.array(2.5), np.array([1, "a", None, [GRID]], dtype=object)),
 ]
 
@@ -79,9 +77,8 @@ def test_plain_data_comes_out_as_it_went_in(protocol: int) -> None:
         assert describe(loads(content)) == describe(pickle.loads(content)), value
 
 
-@pytest.mark.parametrize(
-    "protocol", [0, 3]
-)  # from 4 on, lengths of names are part of the pickle
+# From protocol 4 on, lengths of names are part of the pickle.
+@pytest.mark.parametrize("protocol", [0, 3])
 def test_numpy_one_names_its_modules_otherwise(protocol: int) -> None:
     value = {"data": np.arange(6.0).reshape(2, 3), "one": np.float32(2.5)}
     content = pickle.dumps(value, protocol)
@@ -152,11 +149,12 @@ def test_a_hostile_global_is_named_and_not_called(
     ["c{}\n{}\n)R.", "(i{}\n{}\n.", "(c{}\n{}\no.", "\x80\x04\x8c{}\x8c{}\x93)R."],
 )
 def test_any_other_global_is_refused_by_name(name: str, opcodes: str) -> None:
-    parts = name.rsplit(".", 1)
-    if "\x8c" in opcodes:  # with lengths
-        parts = [f"{chr(len(part))}{part}" for part in parts]
+    module, _, attribute = name.rpartition(".")
+    if "\x8c" in opcodes:  # a text after its length
+        module = chr(len(module)) + module
+        attribute = chr(len(attribute)) + attribute
     with pytest.raises(UserError, match=f"'{name}'"):
-        loads(opcodes.format(*parts).encode("latin1"))
+        loads(opcodes.format(module, attribute).encode("latin1"))
 
 
 NOT_PLAIN: list[tuple[Any, str]] = [
@@ -166,10 +164,8 @@ NOT_PLAIN: list[tuple[Any, str]] = [
     (np.ma.masked_array([1], [True]), r"numpy\.ma"),
     (np.array([1], "M8[s]"), "array of type 'M8'"),
     (np.zeros(1, [("a", "i4")]), "array of type 'V4'"),
-    (
-        np.zeros(1, [("a", "O")]),
-        "array of type 'V8'",
-    ),  # numpy takes its bytes for the addresses of objects
+    # NumPy takes its bytes for the addresses of objects.
+    (np.zeros(1, [("a", "O")]), "array of type 'V8'"),
     (np.array([OrderedDict()], dtype=object), r"collections\.OrderedDict"),
     ({((1, 2), 3): 4}, "a tuple within a key"),
     ({1, 2}, "a set"),
@@ -253,9 +249,8 @@ def test_what_is_shared_stays_shared_and_takes_no_more_memory() -> None:
         value = [value] * 2
     first, second = loads(pickle.dumps(value))
     assert first is second
-    assert (
-        loads(b"\x80\x02Nr" + struct.pack("<I", 2**31 - 1) + b".") is None
-    )  # a memo of two billion entries
+    memo_of_two_billion_entries = b"\x80\x02Nr" + struct.pack("<I", 2**31 - 1) + b"."
+    assert loads(memo_of_two_billion_entries) is None
 
 
 _opcodes = st.sampled_from(
