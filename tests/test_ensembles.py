@@ -20,7 +20,7 @@ import orca_ray
 from orca_ray.data.prepared import PreparedData, Split
 from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
-from orca_ray.export import export_model
+from orca_ray.export import Written, export_model
 from orca_ray.methods import model_config
 from orca_ray.methods.snapshot import Snapshot
 from orca_ray.models.mixture import Mixture
@@ -29,7 +29,7 @@ from orca_ray.serving.formats import JSON, Formats
 from orca_ray.tasks.task import Task
 from orca_ray.testing.suite import save_bert, save_vit
 from orca_ray.testing.trials import CLASSES, QUICK, make_data, make_task, run, start
-from tests.methods.forged_folders import check_forgeries, write
+from tests.methods.forged_folders import Forgery, check_forgeries, write
 from tests.test_adapted import LOADING
 
 SHORT = {**QUICK, "align.epochs": 1, "refine.epochs": 1}
@@ -225,12 +225,10 @@ def test_the_member_that_cannot_be_exported_is_named(
 ) -> None:
     model = ensemble(made("classes"))
 
-    def writes(
-        whole: torch.nn.Module, given: Predictor, path: Path
-    ) -> tuple[None, str]:
+    def writes(whole: torch.nn.Module, given: Predictor, path: Path) -> Written:
         if "nft" in [each.method for each in given.config.members or [given.config]]:
             raise UserError("no such operation")
-        return None, "not run"
+        return Written(None, "not run")
 
     monkeypatch.setattr("orca_ray.export.FORMATS", {"kept": writes})
     with pytest.raises(
@@ -327,7 +325,7 @@ def test_a_forged_ensemble_is_refused(
     config = json.loads((forged / "config.json").read_text())
     del config["sha256"]
     change(config)
-    write(forged, config, None)
+    write(forged, Forgery("", config, None))
     with pytest.raises(UserError, match=message):
         load(forged, device="cpu")
 
