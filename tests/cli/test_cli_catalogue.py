@@ -32,6 +32,7 @@ def test_tasks_are_listed(command: Command) -> None:
     table = command("tasks", "pocket").out
     assert "pocket/osuleaf" in table
     assert "1×427" in table
+    assert "classes 6" in table
 
 
 def test_methods_and_bodies_are_listed(command: Command) -> None:
@@ -131,6 +132,28 @@ def test_doctor_reports_and_passes(
     text = command("doctor", "--all")
     assert "mode token" in text.out
     assert "very-secret" not in text.out + text.err
+
+
+@pytest.mark.parametrize(
+    ("is_written", "place"), [(True, "in {path}"), (False, "none yet")]
+)
+def test_doctor_says_where_the_token_of_the_cluster_is(
+    command: Command,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    is_written: bool,
+    place: str,
+) -> None:
+    path = tmp_path / "token"
+    if is_written:
+        path.write_text("very-secret")
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(path))
+    findings = command.done("doctor", "--json").json
+    values = {finding["item"]: finding["value"] for finding in findings}
+    expected = f"mode token, token {place.format(path=path)}"
+    assert values["authentication"] == expected
 
 
 def test_doctor_says_in_ten_lines_what_works(

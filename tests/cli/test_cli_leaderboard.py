@@ -432,6 +432,15 @@ def test_export_and_import_of_another_store(command: Command) -> None:
     assert document["published"]["rows"][0]["score"] == pytest.approx((0.1 + 1 / 3) / 2)
 
 
+def test_check_refuses_the_same_scores_in_two_files(
+    command: Command, rows: Path
+) -> None:
+    Path("again.csv").write_text(rows.read_text())
+    message = command.refused("results", "check", str(rows), "again.csv")
+    assert "again.csv: 2 score(s) of methods, tasks and sources that" in message
+    assert str(rows) in message
+
+
 def test_check_names_every_bad_file_and_line(command: Command, rows: Path) -> None:
     Path("bad.csv").write_text(ROWS.replace("0.25", "25"))
     Path("worse.csv").write_bytes(b"\x00\xff")

@@ -218,6 +218,7 @@ ARRAY = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR
             "impossible characters",
         ),
         (TYPE % b"f8" + b"(I3\nS'<'\nN(S'a'\ntNtb.", "type with fields"),
+        ((TYPE % b"f8").replace(b"S'f8'", b"I8"), "array of type 8"),
         (b"]" * 100_000 + b"a" * 99_999 + b".", "nested more than 64 deep"),
         (b"]q\x00h\x00a.", "holds itself"),
         (b"}N" + b"\x85" * 100_000 + b"Ns.", "a tuple within a key"),

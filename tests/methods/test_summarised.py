@@ -402,6 +402,25 @@ def test_patterns_ignore_brightness_and_gradients_see_orientation() -> None:
     assert main_orientation(stripes.transpose(2, 3)) in (4, 5)
 
 
+def test_features_of_recordings_see_the_order_in_time() -> None:
+    """Statistics over time are those of the bands and of their differences."""
+    spectrogram = torch.rand(1, 1, 5, 64, generator=torch.Generator().manual_seed(0))
+    ascending = spectrogram.sort(dim=3).values
+    audio_features = FEATURES["audio"]
+    num_bands = 5
+    means_and_deviations = slice(0, 2 * num_bands)
+    torch.testing.assert_close(
+        audio_features(ascending)[:, means_and_deviations],
+        audio_features(spectrogram)[:, means_and_deviations],
+    )
+    deviations_of_differences = slice(3 * num_bands, 4 * num_bands)
+    torch.testing.assert_close(
+        audio_features(spectrogram)[0, deviations_of_differences],
+        spectrogram[0, 0].diff(dim=1).std(dim=1, correction=0),
+    )
+    assert audio_features(spectrogram[..., :1]).isfinite().all()
+
+
 EXHAUSTIVE = pytest.mark.exhaustive
 
 

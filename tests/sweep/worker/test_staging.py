@@ -144,6 +144,16 @@ def test_a_hub_body_is_published_and_copied(
     }
 
 
+def test_names_are_those_of_complete_copies(tmp_path: Path) -> None:
+    packages = tmp_path / "home" / "packages"
+    packages.mkdir(parents=True)
+    (packages / "body.whl").write_bytes(b"weights")
+    shared = SharedFolder(str(tmp_path / "shared"))
+    shared.publish("packages/body.whl", tmp_path / "home", replace=False)
+    (tmp_path / "shared" / "packages" / "without_manifest.whl").write_bytes(b"half")
+    assert shared.names("packages") == ["body.whl"]
+
+
 def test_a_manifest_that_leads_outside_is_refused(tmp_path: Path) -> None:
     (tmp_path / "shared").mkdir()
     (tmp_path / "shared" / "a.manifest.json").write_text('{"files": {"../../b": "0"}}')
