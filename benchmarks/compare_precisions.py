@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -69,11 +70,9 @@ def main() -> int:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     precisions = options.precisions.split(",")
-    rows = [
-        adapt(options, precision, seed)
-        for seed in range(options.seeds)
-        for precision in precisions
-    ]
+    rows = []
+    for seed in range(options.seeds):
+        rows += [adapt(options, precision, seed) for precision in precisions]
     print(
         f"{options.task}, {options.method}, {options.device}, test score, lower is"
         " better"
@@ -81,34 +80,33 @@ def main() -> int:
     print(f"{'':10}{'ran in':>10}{'mean':>9}{'spread':>9}{'samples/s':>11}  scores")
     scores: dict[str, list[float]] = {}
     for precision in precisions:
-        own = [row for row in rows if row["asked"] == precision]
-        scores[precision] = found = [row["test"] for row in own]
-        print(
-            f"{precision:10}{own[0]['precision']:>10}{mean(found):9.4f}"
-            f"{spread(found):9.4f}"
-            f"{mean(row['samples_per_second'] for row in own):11.1f}"
-            f"  {', '.join(f'{each:.4f}' for each in found)}"
-        )
+        trials = [row for row in rows if row["asked"] == precision]
+        scores[precision] = [row["test"] for row in trials]
+        print_row(precision, trials)
     if options.json:
-        options.json.write_text(
-            json.dumps(
-                {"arguments": vars(options) | {"json": None}, "trials": rows}, indent=1
-            )
-        )
+        content = {"arguments": vars(options) | {"json": None}, "trials": rows}
+        options.json.write_text(json.dumps(content, indent=1))
     if options.seeds == 1:
         print("one seed has no spread: the scores are not judged")
         return 0
     allowed = max(map(spread, scores.values()))
-    worse = [
-        name
-        for name in precisions[1:]
-        if mean(scores[name]) - mean(scores[precisions[0]]) > allowed
-    ]
-    print(
-        f"worse than {precisions[0]} beyond the spread of seeds:"
-        f" {', '.join(worse) or 'none'}"
-    )
+    first, *others = precisions
+    expected = mean(scores[first])
+    worse = [name for name in others if mean(scores[name]) - expected > allowed]
+    names = ", ".join(worse) or "none"
+    print(f"worse than {first} beyond the spread of seeds: {names}")
     return 1 if worse else 0
+
+
+def print_row(precision: str, trials: Sequence[dict[str, Any]]) -> None:
+    """Print what the trials of one precision scored."""
+    ran_in = trials[0]["precision"]
+    scores = [trial["test"] for trial in trials]
+    speed = mean(trial["samples_per_second"] for trial in trials)
+    print(
+        f"{precision:10}{ran_in:>10}{mean(scores):9.4f}{spread(scores):9.4f}"
+        f"{speed:11.1f}  {', '.join(f'{score:.4f}' for score in scores)}"
+    )
 
 
 if __name__ == "__main__":

@@ -196,13 +196,13 @@ def test_where_the_reference_crashes(
 
 
 @pytest.mark.slow
-def test_equals_what_the_reference_gave() -> None:
+def test_the_distance_equals_that_of_the_reference() -> None:
     features = make_features(64, 128, 2.0)
     distance = get_distance(NAME).fit(
         SourceFeatures(features.source_x, features.source_y, "test")
     )
-    ours, gradient = call(distance, features.target)
-    assert ours == pytest.approx(2.897535, rel=1e-5)
+    value, gradient = call(distance, features.target)
+    assert value == pytest.approx(2.897535, rel=1e-5)
     assert gradient.norm().item() == pytest.approx(0.176412, rel=1e-3)
 
 
@@ -234,9 +234,8 @@ def test_source_classes_that_are_too_small_or_too_large_are_left_out(
     is_usable = src.y != 8
     distance = get_distance(NAME).fit(src)
     value, gradient = call(distance, cloud(9, seed=4))
-    assert distance.diagnosis.notes[0].startswith(
-        "1 of 3 source classes left out, with 1 samples"
-    )
+    note, *_ = distance.diagnosis.notes
+    assert note.startswith("1 of 3 source classes left out, with 1 samples")
     usable = SourceFeatures(src.x[is_usable], src.y[is_usable], "test")
     expected, expected_gradient = call(get_distance(NAME).fit(usable), cloud(9, seed=4))
     assert value == expected
@@ -246,16 +245,12 @@ def test_source_classes_that_are_too_small_or_too_large_are_left_out(
     monkeypatch.setattr(otdd_reference, "MAX_CLASS", 15)
     distance = get_distance(NAME).fit(source())
     call(distance, cloud(9, seed=4))
-    assert distance.diagnosis.notes[0].startswith(
-        "1 of 3 source classes left out, with 17 samples"
-    )
+    note, *_ = distance.diagnosis.notes
+    assert note.startswith("1 of 3 source classes left out, with 17 samples")
 
 
 def test_what_single_precision_cannot_hold_is_infinite_or_refused() -> None:
-    """An embedder that runs away, or a source of such features.
-
-    Neither may end in a solver's own error.
-    """
+    """Features of a diverged embedder, or of such a source, cause no solver's error."""
     src = source()
     single = SourceFeatures(src.x.float(), src.y, "test")
     distance = get_distance(NAME).fit(single)
@@ -263,9 +258,8 @@ def test_what_single_precision_cannot_hold_is_infinite_or_refused() -> None:
         value, gradient = call(distance, scale * cloud(6, seed=4).float())
         assert math.isinf(value) == (scale > 1e9)
         assert bool(torch.isfinite(gradient).all())
-    with pytest.raises(
-        UserError, match=rf"shape \(40, 5\): {NAME} computes in torch.float32"
-    ):
+    message = rf"shape \(40, 5\): {NAME} computes in torch.float32"
+    with pytest.raises(UserError, match=message):
         get_distance(NAME).fit(SourceFeatures(1e20 * single.x, src.y, "test"))
 
 

@@ -321,10 +321,7 @@ def test_a_hostile_name_stays_text_in_tables() -> None:
     ],
 )
 def test_a_table_fits_a_hundred_columns(methods: list[str], parts: int) -> None:
-    """Each part of a table that is too wide names its rows.
-
-    LaTeX has parts of 45 rows, too.
-    """
+    """Each part of a table that is too wide names its rows, and so do LaTeX's parts."""
     metrics = {f"a_task_of_{i:05}": f"metric_number_{i % 5}" for i in range(50)}
     runs = []
     for task, metric in metrics.items():

@@ -140,10 +140,8 @@ def test_any_layout_gives_exactly_the_targets_shape(target: Target) -> None:
 
 @torch.no_grad()
 def test_a_pooled_series_consists_of_averages_of_each_feature() -> None:
-    """Tokens of 4 components, patches of 2.
-
-    A patch is the averages of the first and of the last two components.
-    """
+    # A token has 4 components. Its patch of 2 is the averages of the first and of the
+    # last two components.
     head = build_head(
         4, (3,), Target("dense", shape=(5,)), (5,), patch=2, dense="pooled"
     )
@@ -154,10 +152,8 @@ def test_a_pooled_series_consists_of_averages_of_each_feature() -> None:
 
 @torch.no_grad()
 def test_a_pooled_image_averages_colours_and_pixels_of_the_decoder() -> None:
-    """One feature decodes to a 2 x 2 image of 3 colours.
-
-    Two channels are averages of colours 1, 2 and of 2, 3.
-    """
+    # One feature decodes to a 2 x 2 image of 3 colours. Two channels are averages of
+    # colours 1, 2 and of 2, 3.
     head = build_head(
         1,
         (1, 1),

@@ -97,14 +97,10 @@ def _outputs(folder: Path, modality: str, start: Initialisation, target: str) ->
 
 
 @pytest.mark.slow
-def test_outputs_equal_stored_ones(ours: Arrays) -> None:
-    """The stored numbers are outputs of the reference, at commit 19b8c1c.
-
-    ``benchmarks/reference_outputs.py`` has computed them.
-    """
-    stored = json.loads(
-        Path(__file__).with_name("reference_outputs.json").read_text(encoding="utf-8")
-    )
+def test_outputs_equal_those_of_the_reference(ours: Arrays) -> None:
+    # Outputs of the reference, at commit 19b8c1c, by `benchmarks.reference_outputs`.
+    path = Path(__file__).with_name("reference_outputs.json")
+    stored = json.loads(path.read_text(encoding="utf-8"))
     assert stored.keys() == ours.keys()
     for name, values in stored.items():
         np.testing.assert_allclose(
@@ -230,22 +226,16 @@ def size_of(model: CrossModalModel) -> int:
 
 
 def test_parameters_of_a_field_whose_layers_keep_width_and_resolution() -> None:
-    """Stem, three blocks, norm and head.
-
-    The stem has 1·16·3 parameters, a block two norms 2·16 and two convolutions 16·16·3,
-    the norm 2·16, and the head 16 + 1.
-    """
     model = residual((1, 20), Target("dense", shape=(20,)))
-    assert size_of(model) == 48 + 3 * (2 * 32 + 2 * 768) + 32 + 17
+    norm = 2 * 16
+    block = 2 * norm + 2 * (16 * 16 * 3)
+    stem = 1 * 16 * 3
+    head = 16 + 1
+    assert size_of(model) == stem + 3 * block + norm + head
     assert model.body.feature_layout(model.embedder.layout) == (20,)
 
 
 def test_parameters_of_a_classifier_whose_layers_shrink_and_widen() -> None:
-    """The blocks map 16 to 16, 16 to 32 and 32 to 64 channels.
-
-    The last two have shortcuts.
-    """
-
     def block(width: int, out: int) -> int:
         convolutions = 3 * width * out + 3 * out * out
         norms = 2 * width + 2 * out
@@ -260,10 +250,8 @@ def test_parameters_of_a_classifier_whose_layers_shrink_and_widen() -> None:
 
 
 def test_weights_that_would_only_see_padding_are_left_out() -> None:
-    """In four positions, a kernel with dilation 3 reaches one step to either side.
-
-    With dilation 4, it reaches none.
-    """
+    # In four positions, a kernel with dilation 3 reaches one step to either side, and
+    # with dilation 4 none.
 
     def size(kernel: int, dilation: int = 1) -> int:
         target = Target("dense", shape=(4,))

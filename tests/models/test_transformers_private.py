@@ -65,19 +65,17 @@ def test_mpnet_attends_in_one_kernel_with_the_same_gradient(
 def test_swin_shrinks_windows_to_small_grids(
     tiny: TinyDirectory, random_tensor: RandomTensor
 ) -> None:
-    """A window of 2 keeps the position biases of its four places.
-
-    They are those that the places had inside the pretrained window of 4.
-    """
+    """A window of 2 keeps the biases that its places had in the pretrained one of 4."""
     loaded = load_body(str(tiny("swin")))
     assert isinstance(loaded.body, SwinBody)
-    stages = loaded.body.encoder.layers
-    before = stages[1].blocks[0].attention.relative_position_bias()[0]
+    first_stage, last_stage = loaded.body.encoder.layers
+    (before,) = last_stage.blocks[0].attention.relative_position_bias()
     loaded.body.fit_grid((4, 4))
-    shifts = [[block.shift_size for block in stage.blocks] for stage in stages]
-    assert shifts == [[0, 0], [0, 0, 0, 0]]
-    assert [stage.blocks[0].window_size for stage in stages] == [4, 2]
-    after = stages[1].blocks[0].attention.relative_position_bias()[0]
+    assert [block.shift_size for block in first_stage.blocks] == [0, 0]
+    assert [block.shift_size for block in last_stage.blocks] == [0, 0, 0, 0]
+    assert first_stage.blocks[0].window_size == 4
+    assert last_stage.blocks[0].window_size == 2
+    (after,) = last_stage.blocks[0].attention.relative_position_bias()
     corner = torch.tensor([0, 1, 4, 5])
     assert torch.equal(after, before[:, corner][:, :, corner])
     features = loaded.body(random_tensor(3, 16, loaded.stem.width), (4, 4))
