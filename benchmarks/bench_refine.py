@@ -319,9 +319,8 @@ def compare(
         rows[name]["losses"] = found
     rows["products"]["micro_batch"] = micro_batch
     for name, loop in ours.items():
-        rates = (
-            loop.throughput()
-        )  # over all epochs, including the first: scaled to the median rate
+        # Over all epochs, including the first, so it is scaled to the median rate.
+        rates = loop.throughput()
         faster = rows[name]["samples_per_second"] / rates.samples_per_second
         rows[name]["tokens_per_second"] = faster * (rates.tokens_per_second or 0.0)
         rows[name] |= {
@@ -360,9 +359,8 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--json", type=Path)
     wanted = parser.parse_args()
-    wanted.samples += -wanted.samples % (
-        BATCH * ACCUMULATION
-    )  # the recipe drops the gradient of a step cut short
+    # The recipe drops the gradient of a step cut short.
+    wanted.samples += -wanted.samples % (BATCH * ACCUMULATION)
     warnings.filterwarnings(
         "ignore", message="This DataLoader will create 4 worker processes"
     )

@@ -159,9 +159,8 @@ def run_on_ray(
 
     with (
         mock.patch("orca_ray.process.allowed_cpus", return_value=workers),
-        mock.patch(
-            "multiprocessing.cpu_count", return_value=workers
-        ),  # Ray starts as many processes at a time
+        # Ray starts as many processes at a time.
+        mock.patch("multiprocessing.cpu_count", return_value=workers),
         mock.patch.object(trainable, "make_trainable", make),
         ray_executor.RayExecutor() as executor,
     ):

@@ -87,9 +87,8 @@ def main() -> None:
             asyncio.run(load(found[0], rate=1, seconds=1))
             first = time.perf_counter() - begin
             first_cpu = cpu_seconds(server.pid)
-            asyncio.run(
-                load(found[0], rate=20, seconds=3)
-            )  # the first requests load code
+            # The first requests load code.
+            asyncio.run(load(found[0], rate=20, seconds=3))
             before = cpu_seconds(server.pid)
             measured = asyncio.run(load(found[0], options.rate, options.seconds))
             spent = cpu_seconds(server.pid) - before

@@ -98,9 +98,8 @@ def published(bench: Bench, args: argparse.Namespace) -> tuple[list[Row], list[s
         else ["the ECG windows differ from those of the reference's loader"]
     )
     few = replace(PUBLISHED, align_epochs=args.epochs, refine_epochs=args.epochs)
-    first = bench.ours(
-        folder, PUBLISHED, trial_problem.WINDOW, 0
-    )  # the source is not cached yet
+    # The source is not cached yet.
+    first = bench.ours(folder, PUBLISHED, trial_problem.WINDOW, 0)
     theirs = []
     later = []
     for seed in range(args.repeats):

@@ -66,11 +66,12 @@ def test_contact_error() -> None:
     theirs.length_dict = {"a": 40, "b": 48, "c": 33}
 
     def chunk(first: int, last: int) -> float:
-        parts = (
-            predictions[first:last, None].copy(),
-            y[first:last, None].copy(),
-        )  # it writes to them
-        return float(theirs(*map(torch.from_numpy, parts)))
+        # The reference writes to its arguments.
+        chunk_predictions = predictions[first:last, None].copy()
+        chunk_y = y[first:last, None].copy()
+        return float(
+            theirs(torch.from_numpy(chunk_predictions), torch.from_numpy(chunk_y))
+        )
 
     expected = np.mean([chunk(i, i + 1) for i in range(3)])
     assert get_metric("mae_lr_d8_reference").compute(predictions, y) == pytest.approx(

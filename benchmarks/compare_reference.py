@@ -211,9 +211,8 @@ def main() -> int:
                 continue
             ours = run_ours(folder, setting)
             theirs = run_reference(checkout.resolve(), folder, setting)
-            shutil.rmtree(
-                folder / "results", ignore_errors=True
-            )  # from which the reference would continue
+            # The reference would continue from its results.
+            shutil.rmtree(folder / "results", ignore_errors=True)
             print(f"{case}: epoch, reference, ours, relative difference")
             if differs("distance", theirs.distances, ours.distances, MOST_DISTANCE):
                 wrong.append(f"{case}: distances differ")

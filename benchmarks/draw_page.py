@@ -33,9 +33,8 @@ def record() -> str:
         set(artefacts["trial_key"][artefacts["kind"] == kind])
         for kind in ("features", "field")
     ]
-    aligned = records[
-        records["method"] == "orca"
-    ]  # the guarded one may discard what it aligned
+    # The guarded method may discard what it aligned.
+    aligned = records[records["method"] == "orca"]
     both = aligned.loc[
         [key for key in aligned.index if all(key in keys for keys in drawn)]
     ]

@@ -241,9 +241,8 @@ def main(
         help="directory of an earlier call, whose reference is used again",
     )
     given = parser.parse_args(arguments)
-    signal.signal(
-        signal.SIGTERM, signal.default_int_handler
-    )  # so that nothing is left then, either
+    # A terminated harness cleans up as an interrupted one does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     kinds = given.kinds.split(",")
     results = []
     with new_site(given.folder) as site:

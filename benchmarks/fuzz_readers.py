@@ -169,9 +169,8 @@ def _work(
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGALRM, _late)
-    adapt_without_training(
-        KINDS[kind].at(originals / kind)
-    )  # what libraries load and keep counts for no mutation
+    # What libraries load and keep counts for no mutation.
+    adapt_without_training(KINDS[kind].at(originals / kind))
     vars(hdf5)["subprocess"] = SimpleNamespace(
         run=_forked, PIPE=None, TimeoutExpired=TimeoutError
     )

@@ -141,18 +141,17 @@ def repair() -> None:
     arithmetic.
     """
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    multiprocessing.set_start_method(
-        "fork"
-    )  # its loaders hold objects that cannot be sent to a spawned process
+    # The reference's loaders hold objects that cannot be sent to a spawned process.
+    multiprocessing.set_start_method("fork")
     repair_libraries()
     for name, attributes in {**_UNUSED, "attrdict": ("AttrDict",)}.items():
         _stand_in(name, dict.fromkeys(attributes, AttrDict))
     if importlib.util.find_spec("timm.models.layers") is None:
         sys.modules["timm.models.layers"] = importlib.import_module("timm.layers")
     if not torch.cuda.is_available():
-        torch.cuda.get_rng_state = lambda *_: torch.empty(
-            0, dtype=torch.uint8
-        )  # saved with every best epoch
+        # The reference saves the state with every best epoch.
+        no_state = torch.empty(0, dtype=torch.uint8)
+        torch.cuda.get_rng_state = lambda *_: no_state
 
 
 def _stand_in(name: str, attributes: Mapping[str, Any]) -> None:
@@ -260,9 +259,8 @@ def fix_start(path: str) -> None:
         return (train, *rest)
 
     setattr(task_configs, "get_data", get_data)  # noqa: B010
-    embedder = importlib.import_module(
-        "embedder"
-    )  # after the replacement, which it imports
+    # After the replacement, because the module imports it.
+    embedder = importlib.import_module("embedder")
     own_model = embedder.wrapper1D
 
     def wrapper1d(*args: Any, **kwargs: Any) -> torch.nn.Module:

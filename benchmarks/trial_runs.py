@@ -125,9 +125,8 @@ class Bench:
         }
         found = next((old for old in self._reused if run.items() <= old.items()), None)
         if found is not None:
-            self._reused.remove(
-                found
-            )  # a second run with the same settings takes the next one
+            # A second run with the same settings takes the next one.
+            self._reused.remove(found)
             return self._record(run, found["events"])
         config = folder / "config.yaml"
         config.write_text(yaml.safe_dump(setting.reference_config(dataset, seed)))

@@ -58,9 +58,8 @@ class VirtualTime:
         with ExitStack() as stack:
             for patch in (
                 mock.patch("time.monotonic", clock),
-                mock.patch(
-                    "os.fsync"
-                ),  # real time of a disk would only slow the simulation down
+                # Real time of a disk would only slow the simulation down.
+                mock.patch("os.fsync"),
                 mock.patch.object(lease_module, "threading", threads),
                 mock.patch.object(lease_module, "seconds_since_boot", clock),
                 mock.patch.object(controller_module, "datetime", VirtualDate),

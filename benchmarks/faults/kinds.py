@@ -263,9 +263,8 @@ class TwoDrivers(Fault):
         self.run.start()
         self._code = wait(self.run.command, 100.0)
         self.run.command = first
-        return (
-            self._code != 0
-        )  # 0: the first one had left the lease when the second one looked
+        # With 0, the first one had left the lease when the second one looked.
+        return self._code != 0
 
     def problems(self) -> list[str]:
         said = "another driver runs" in self.run.log.read_text()

@@ -56,9 +56,9 @@ class Proxy:
     def _forward(self, client: socket.socket, server: socket.socket) -> bool:
         """Forward what has arrived; return whether the connection goes on."""
         if self.broken:
-            client.setsockopt(
-                socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
-            )  # close() resets it
+            # Closing the connection then resets it.
+            reset_on_close = struct.pack("ii", 1, 0)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset_on_close)
             return False
         if self.frozen:
             time.sleep(0.1)

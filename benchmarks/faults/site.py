@@ -64,10 +64,8 @@ class Site:
             "RAY_USAGE_STATS_ENABLED": "0",
             "OMP_NUM_THREADS": "1",
         }
-        token = {
-            "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN": TOKEN,
-        }  # that in a file may change meanwhile
+        # A token in a file may change meanwhile.
+        token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
         return {
             **kept,
             **own,
@@ -103,9 +101,8 @@ class Site:
         if self._server is None:
             from moto.server import ThreadedMotoServer
 
-            logging.getLogger("werkzeug").setLevel(
-                logging.ERROR
-            )  # it prints every request
+            # The server logs every request.
+            logging.getLogger("werkzeug").setLevel(logging.ERROR)
             self._server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
             self._server.start()
             _, self._port = self._server.get_host_and_port()

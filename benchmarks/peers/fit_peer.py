@@ -228,9 +228,8 @@ def network(name: str) -> Callable[[Problem], Array]:
     def fit(problem: Problem) -> Array:
         resolve_name("torch:set_num_threads")(problem.cores)
         resolve_name("torch:manual_seed")(problem.seed)
-        fit_network = resolve_name(
-            f"networks:fit_{problem.kind}"
-        )  # the module beside this script
+        # `networks` is the module beside this script.
+        fit_network = resolve_name(f"networks:fit_{problem.kind}")
         predicted: Array = fit_network(
             name, problem.x, problem.y, problem.test_x, problem.seconds
         )

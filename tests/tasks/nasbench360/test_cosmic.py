@@ -113,9 +113,8 @@ def test_a_sky_that_is_missing_is_an_error_where_it_is_needed(
         ),
     ):
         TASK.prepare("paper", raw=copied, out=tmp_path / "paper")
-    np.save(
-        copied / "cosmic/npy_test/f435w/12513/2/sky.npy", np.zeros(2)
-    )  # the user's choice to add none
+    # The user chooses to add no sky.
+    np.save(copied / "cosmic/npy_test/f435w/12513/2/sky.npy", np.zeros(2))
     chosen = TASK.prepare("paper", raw=copied, out=tmp_path / "paper")
     np.testing.assert_array_equal(chosen.test.x[:], data.test.x[:])
 

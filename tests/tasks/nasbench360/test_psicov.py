@@ -72,9 +72,8 @@ def test_training_squares_are_those_of_the_files(raw: Path, data: PreparedData) 
         top, left = (
             int(each * (max(lengths[number] + 10 - 512, 0) + 1)) for each in share
         )
-        assert (top == left) == (
-            number != LONG
-        )  # a window of the long protein is off the diagonal
+        # A window of the long protein is off the diagonal.
+        assert (top == left) == (number != LONG)
         x, y = expected(raw, "deepcov", number, top, left)
         np.testing.assert_array_equal(data.train.x[slice(number, number + 1)][0], x)
         np.testing.assert_array_equal(data.train.y[number], np.minimum(y, 16))
