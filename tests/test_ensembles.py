@@ -29,7 +29,7 @@ from orca_ray.serving.formats import JSON, Formats
 from orca_ray.tasks.task import Task
 from orca_ray.testing.suite import save_bert, save_vit
 from orca_ray.testing.trials import CLASSES, QUICK, make_data, make_task, run, start
-from tests.methods.forged_folders import Forgery, check_forgeries, write
+from tests.methods.forged_folders import check_forgeries, write
 from tests.test_adapted import LOADING
 
 SHORT = {**QUICK, "align.epochs": 1, "refine.epochs": 1}
@@ -325,7 +325,7 @@ def test_a_forged_ensemble_is_refused(
     config = json.loads((forged / "config.json").read_text())
     del config["sha256"]
     change(config)
-    write(forged, Forgery("", config, None))
+    write(forged, config, None)
     with pytest.raises(UserError, match=message):
         load(forged, device="cpu")
 

@@ -62,6 +62,7 @@ def test_an_adaptation_shows_its_progress(
     cells: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def run(sweep: AdaptationSweep) -> None:
+        assert sweep.listener is not None
         for event in EVENTS:
             sweep.listener(event)
 
