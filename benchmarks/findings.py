@@ -18,7 +18,7 @@ from benchmarks.regression import Estimate, estimate, groups, mean, room, unequa
 from orca_ray.leaderboard.statistics.intervals import LEVEL, MIN_TASKS
 from orca_ray.leaderboard.statistics.paired import Comparison, LogScores, holm
 from orca_ray.leaderboard.statistics.table import Floats, ScoreTable
-from orca_ray.leaderboard.statistics.verdict import MAX_MORE, needed
+from orca_ray.leaderboard.statistics.verdict import MAX_MORE, detectable_mean
 
 Mask = NDArray[np.bool_]
 
@@ -287,7 +287,7 @@ class Answer:
         for more in range(1, MAX_MORE + 1):
             error = self.estimate.error * math.sqrt(num_tasks / (num_tasks + more))
             freedom = self.estimate.freedom * (num_tasks + more) / num_tasks
-            if size >= error * needed(freedom, self.level):
+            if size >= error * detectable_mean(freedom, self.level):
                 return more
         return math.inf
 

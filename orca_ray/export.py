@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from orca_ray.data import cache
 from orca_ray.data.rows import Array
 from orca_ray.errors import UserError, csv_cell, lookup, shorten
-from orca_ray.methods.model_config import composed
+from orca_ray.methods.model_config import describe_members
 from orca_ray.methods.model_inputs import ModelInputs
 from orca_ray.methods.snapshot import averaging
 from orca_ray.models.mixture import Mixture
@@ -122,7 +122,7 @@ def _table(model: Predictor, outputs: Array, ids: Mapping[str, Array]) -> Any:
             columns[name] = pa.array(probabilities[:, number])
     elif model.decides:
         columns["probability"] = _nested(model.probabilities(outputs))
-    method = composed(model.config) or model.config.method
+    method = describe_members(model.config) or model.config.method
     about = {"task": model.task.name, "method": method, "trial": model.config.trial}
     return pa.table(columns).replace_schema_metadata({"orca_ray": json.dumps(about)})
 
@@ -463,7 +463,7 @@ def metadata(model: Predictor) -> dict[str, object]:
         "output_shape": list(task.target.output_shape),
         "label_names": list(model.label_names),
         "outputs": "logits" if model.decides else "values",
-        "method": composed(model.config) or model.config.method,
+        "method": describe_members(model.config) or model.config.method,
         "body": model.config.body.name,
         "trial": model.config.trial,
         "preprocessing": model.preprocessing_json,

@@ -185,7 +185,7 @@ _MIN_SECRET_LENGTH = 3
 """Length of the shortest secret; to hide shorter texts would spoil every message."""
 
 
-def without(text: str, secrets: Collection[str]) -> str:
+def hide_secrets(text: str, secrets: Collection[str]) -> str:
     """Return ``text`` with each of the ``secrets`` replaced by ``***``."""
     for secret in sorted(secrets, key=len, reverse=True):
         text = text.replace(secret, "***")

@@ -15,7 +15,7 @@ from torch import Tensor
 from orca_ray.data.rows import Array
 from orca_ray.errors import UserError
 from orca_ray.methods import model_config, model_folder
-from orca_ray.methods.model_card import make_card, reported
+from orca_ray.methods.model_card import make_card, report_lines
 from orca_ray.methods.model_config import ModelConfig, TaskSummary
 from orca_ray.methods.model_inputs import BATCH_SIZE, ModelInputs, read_data
 from orca_ray.methods.registry import get_method, resolve
@@ -363,7 +363,7 @@ class Predictor:
             for split, value in scores.items()
             if value is not None
         )
-        summary_lines = itertools.takewhile(bool, reported(self.config.report))
+        summary_lines = itertools.takewhile(bool, report_lines(self.config.report))
         summary = " ".join(line.removeprefix("- ") for line in summary_lines)
         text = (
             f"{self!r}, {self.task.metric} (lower is better):"
@@ -375,7 +375,7 @@ class Predictor:
     def _origin(self) -> str:
         """The members of an ensemble, or method and body of the one network."""
         return (
-            model_config.composed(self.config)
+            model_config.describe_members(self.config)
             or f"{self.config.method} on {self.config.body.name}"
         )
 

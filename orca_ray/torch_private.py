@@ -1,4 +1,4 @@
-"""The private interface of torch 2.13 that orca-ray uses; no public one serves.
+"""The private interface of torch 2.13 that orca-ray uses, as there is no public one.
 
 `tests/training/test_optimisation.py` says what breaks when it changes.
 """

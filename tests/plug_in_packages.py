@@ -11,8 +11,7 @@ import pytest
 from orca_ray import discovery, errors
 from orca_ray.alignment.registry import all_sources
 from orca_ray.leaderboard.statistics import all_statistics
-from orca_ray.methods.registry import all_methods
-from orca_ray.methods.registry import names as option_names
+from orca_ray.methods.registry import all_methods, hyperparameter_types
 from orca_ray.models.family import all_families
 from orca_ray.sweep.trackers.base import all_trackers
 from orca_ray.tasks.augmentations import all_augmentations
@@ -24,7 +23,7 @@ from orca_ray.training.artefacts.base import all_artefacts
 EXAMPLE = Path(__file__).parents[1] / "examples" / "plugin"
 _CACHES = (
     discovery._entry_points,
-    option_names,
+    hyperparameter_types,
     all_sources,
     all_statistics,
     all_methods,

@@ -17,7 +17,7 @@ from orca_ray.adaptation.choice import Choice
 from orca_ray.adaptation.configuration import Configuration
 from orca_ray.adaptation.judge import Judge
 from orca_ray.adaptation.page_figures import make_evidence
-from orca_ray.methods.model_config import ModelConfig, composed
+from orca_ray.methods.model_config import ModelConfig, describe_members
 
 HALF_OF_NUMBERS = 1e-7
 """Number that is added to both scores of a ratio, if scores are no shares: a score may
@@ -124,7 +124,7 @@ def _describe_model(choice: Choice, config: ModelConfig) -> str:
     num_models = len(config.members) or 1
     is_ensemble = len(choice.parts) > 1
     if is_ensemble:
-        description = f"ensemble: {composed(config)}"
+        description = f"ensemble: {describe_members(config)}"
     elif num_models == 1:
         description = first
     else:

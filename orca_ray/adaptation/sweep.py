@@ -31,7 +31,7 @@ from orca_ray.data.cache import scratch_directory
 from orca_ray.data.prepared import PreparedData
 from orca_ray.errors import UserError
 from orca_ray.methods.model_card import make_card
-from orca_ray.methods.model_folder import check_other
+from orca_ray.methods.model_folder import check_model_target
 from orca_ray.methods.recipe import NO_BODY
 from orca_ray.methods.registry import get_method
 from orca_ray.options import KeepModels
@@ -264,7 +264,7 @@ class AdaptationSweep:
         or ``out`` has other files.
         """
         folder = Path(out).expanduser()
-        check_other(folder)
+        check_model_target(folder)
         judge = self.judge()
         refits = self._refits(judge)
         measurements = list[Measurement]()

@@ -206,7 +206,7 @@ def adapt(
     """
     from orca_ray.adaptation.sweep import AdaptationSweep
     from orca_ray.cli.boards import check_page
-    from orca_ray.methods.model_folder import check_other
+    from orca_ray.methods.model_folder import check_model_target
     from orca_ray.own_data import read
     from orca_ray.own_data.infer_task import infer
     from orca_ray.own_data.registration import register
@@ -215,7 +215,7 @@ def adapt(
 
     data_options = options.data_options()
     if options.out is not None:
-        check_other(options.out)  # before anything is trained
+        check_model_target(options.out)  # before anything is trained
         check_unread(options.out, "--out", [data])
     if not options.dry_run:
         check_writable(results_uri(options.results))

@@ -219,7 +219,7 @@ def _unseen(
 def _facts(cell: "BoardCell") -> dict[str, str]:
     """Return the `FACTS` of a board's cell, which its method and body declare."""
     from orca_ray.methods.registry import all_methods
-    from orca_ray.models.names import listed_body, saw
+    from orca_ray.models.names import listed_body, pretraining_saw
 
     recipe = all_methods().get(cell.method.partition(" (")[0])
     body = cell.provenance.body
@@ -233,7 +233,7 @@ def _facts(cell: "BoardCell") -> dict[str, str]:
     if info:
         facts["body_licence"] = info.licence
         facts["body_sha256"] = getattr(info, "sha256", "")
-    return {**facts, "seen": saw(body, cell.task), **links}
+    return {**facts, "seen": pretraining_saw(body, cell.task), **links}
 
 
 def _effects(

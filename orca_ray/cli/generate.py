@@ -61,7 +61,7 @@ def generate(
 
     begin = time.monotonic()
     # Raises for a misspelt task, before anything is created.
-    target = run.target(task, out)
+    target = run.data_file(task, out)
     if out is not None:
         check_directory(out, "--out")
     try:
@@ -84,7 +84,7 @@ def generate(
             )
     except KeyboardInterrupt:
         message = "interrupted: no file was written"
-        num_stored = run.solved(task, out)
+        num_stored = run.count_solved(task, out)
         if num_stored:
             message += (
                 f": {num_stored} samples are stored, and the same command continues"

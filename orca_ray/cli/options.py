@@ -16,7 +16,7 @@ from orca_ray.cli.output import note
 from orca_ray.data.cache import home
 from orca_ray.errors import UserError
 from orca_ray.options import KeepModels, Protocol
-from orca_ray.paths import check_special, public_uri, secrets_in, without
+from orca_ray.paths import check_special, hide_secrets, public_uri, secrets_in
 
 if TYPE_CHECKING:
     from orca_ray.results.store import ResultsStore
@@ -71,7 +71,7 @@ def typed_command() -> str:
 
     Credentials are replaced by ``***``.
     """
-    words = [without(word, secrets_in(word)) for word in _arguments.get()]
+    words = [hide_secrets(word, secrets_in(word)) for word in _arguments.get()]
     return shlex.join(["orca-sweep", *words])
 
 

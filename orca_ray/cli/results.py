@@ -193,7 +193,7 @@ def reproduce(
     store = required_store(
         results_uri(results), "give the store of the trial with --results URI"
     )
-    from orca_ray.methods.model_folder import check_other
+    from orca_ray.methods.model_folder import check_model_target
     from orca_ray.sweep.run import reproduce as reproduction
 
     record = reproduction.find_record(store, key, sweep)
@@ -202,7 +202,7 @@ def reproduce(
         f" {record.body}, seed {record.seed}"
     )
     if keep_model is not None:
-        check_other(keep_model)
+        check_model_target(keep_model)
     comparison = reproduction.reproduce(record, store, keep_model)
     if keep_model is not None and keep_model.is_dir() and not json:
         note(f"model: {keep_model}")

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from orca_ray.cli.output import console, duration, note, say, score, table
 from orca_ray.errors import printable
-from orca_ray.leaderboard.formats.table import brief
+from orca_ray.leaderboard.formats.table import brief_board
 from orca_ray.results.record import lower
 from orca_ray.sweep.run import events
 
@@ -361,7 +361,7 @@ class SweepProgress:
             max_rows = max(1, screen.height - num_lines - _OTHER_LINES)
         return Group(
             "",
-            *brief(self.board, screen.width, max_rows),
+            *brief_board(self.board, screen.width, max_rows),
             "",
             render(self.state, num_lines, count=False),
         )

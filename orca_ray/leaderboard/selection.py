@@ -1,4 +1,4 @@
-"""Selects the records that a leaderboard counts, and builds the board from them."""
+"""Select the records that a leaderboard counts, and build the board from them."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NoReturn
@@ -73,17 +73,15 @@ def build(
     if groups.empty:
         _refuse(scan, benchmark, set(all_groups["task"]))
     available = _available(groups)
-    chosen = _choose(groups, available, sweep, protocol)
-    is_chosen = (groups["sweep"] == chosen.sweep) & (
-        groups["protocol"] == chosen.protocol
-    )
-    groups = groups[is_chosen]
+    pair = _preferred_pair(groups, available, sweep, protocol)
+    is_of_pair = (groups["sweep"] == pair.sweep) & (groups["protocol"] == pair.protocol)
+    groups = groups[is_of_pair]
     groups = groups.assign(label=_labels(groups))
     state = _state(groups)
     wanted = {
         "benchmark": [benchmark],
-        "sweep": [chosen.sweep],
-        "protocol": [chosen.protocol],
+        "sweep": [pair.sweep],
+        "protocol": [pair.protocol],
         "phase": ["confirm"],
         "status": [_COMPLETED],
         "task": list(state.index),
@@ -95,8 +93,8 @@ def build(
     ranks = get_statistic("mean_rank").compute(scores)["value"]
     return Board(
         benchmark=benchmark,
-        sweep=chosen.sweep,
-        protocol=chosen.protocol,
+        sweep=pair.sweep,
+        protocol=pair.protocol,
         infos={
             str(task): TaskInfo(str(task), str(metric), int(version), str(data))
             for task, data, metric, version in state.itertuples()
@@ -104,7 +102,7 @@ def build(
         methods=tuple(ranks.reindex(methods).sort_values(kind="stable").index),
         scores=scores,
         cells=board_cells(scan, groups, scored),
-        others=tuple(other for other in available if other != chosen),
+        others=tuple(other for other in available if other != pair),
         notes=tuple(notes),
         warnings=(
             *scan.warnings,
@@ -135,7 +133,7 @@ def _unknown_task_warnings(groups: pd.DataFrame, benchmark: str) -> list[str]:
 def _refuse(
     scan: StoreSnapshot, benchmark: str, unknown_tasks: Collection[str]
 ) -> NoReturn:
-    """Raise UserError: a benchmark has no record, or only some of unknown tasks."""
+    """Raise UserError, as a benchmark has no records of tasks that are known here."""
     names = pd.DataFrame({"benchmark": scan.values("benchmark")})
     select(names, "benchmark", benchmark, "run `orca-sweep benchmark NAME` first.")
     tasks = shorten(", ".join(sorted(map(repr, unknown_tasks))), 300)
@@ -319,7 +317,7 @@ def _available(groups: pd.DataFrame) -> list[Other]:
     ]
 
 
-def _choose(
+def _preferred_pair(
     groups: pd.DataFrame,
     available: Sequence[Other],
     sweep: str | None,
@@ -409,11 +407,11 @@ def confirmed_scores(
         ["num_seeds", "latest"], kind="stable"
     )
     preferred = ordered.drop_duplicates(["task", "label"], keep="last")
-    chosen = current.merge(preferred[key], on=key)
-    num_other = len(current) - len(chosen)
+    averaged = current.merge(preferred[key], on=key)
+    num_other = len(current) - len(averaged)
     if num_other:
         notes.append(
             f"{num_other} confirm trial(s) of other configurations, with fewer seeds or"
             " older, left out"
         )
-    return chosen, notes
+    return averaged, notes

@@ -402,7 +402,7 @@ def metrics_text(metrics: Mapping[str, str], benchmark: str) -> str:
 
 
 def wrapped(text: str, width: int = WIDTH) -> list[str]:
-    """Return a text's lines of at most ``width``, the first not indented.
+    """Return the lines of a text, wrapped at ``width``; all but the first are indented.
 
     Unprintable characters are escaped.
     """

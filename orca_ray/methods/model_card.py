@@ -18,8 +18,8 @@ from orca_ray.methods.model_config import (
     CARD,
     BodySummary,
     ModelConfig,
-    composed,
     config_text,
+    describe_members,
 )
 from orca_ray.tasks.metrics import all_metrics
 
@@ -31,8 +31,8 @@ _TARGETS = {
 """Description of each kind of target, except fields."""
 
 Board = Mapping[str, Sequence[float]]
-"""Test scores (lower is better) of each method on the model's task, one or more per
-method: one per confirm seed.
+"""Test scores of each method on the model's task, one per confirm seed; lower is
+better.
 """
 
 
@@ -50,7 +50,7 @@ def make_card(
     bodies = list({member.body.name: member.body for member in members}.values())
     method_names = {member.method for member in members}
     command = f"\n\nMade by:\n\n```\n{config.command}\n```"
-    score_lines = reported(config.report) or _scores(config, board)
+    score_lines = report_lines(config.report) or _scores(config, board)
     file = resources.files(__package__) / "model_card.txt"
     return Template(file.read_text(encoding="utf-8")).substitute(
         title=task.title or task.name,
@@ -85,7 +85,7 @@ def _about(config: ModelConfig) -> str:
         )
     return (
         f"The average of {len(config.members)} networks that `orca-ray` adapted to the"
-        f" task {name}: {composed(config)}."
+        f" task {name}: {describe_members(config)}."
     )
 
 
@@ -100,7 +100,7 @@ def _facts(
         "task": f"{task.name}: {task.title}",
         "inputs": f"{task.modality}, float32 of shape (N, {input_shape})",
         "target": _target(task.target, label_names),
-        "method": composed(config) or config.method,
+        "method": describe_members(config) or config.method,
         "body": ", ".join(body.name for body in bodies),
         "training loss": task.loss,
         "data fingerprint": task.data_fingerprint,
@@ -188,19 +188,19 @@ def score_lines(report: Mapping[str, Any]) -> list[str]:
     ]
     num_folds = report["num_folds"]
     if num_folds:
-        judged = "the validation split"
+        predicted = "the validation split"
         if num_folds > 1:
-            judged = (
+            predicted = (
                 f"each predicted by a model that has not seen it ({num_folds} folds)"
             )
         score = report.get("out_of_fold", report["score"])
-        lines.append(f"{score:.4g} on {report['num_samples']:,} samples, {judged}.")
+        lines.append(f"{score:.4g} on {report['num_samples']:,} samples, {predicted}.")
     if report["holdout"] is not None:
-        seen = "that were held out, and chose one of three models"
+        use = "that were held out, and chose one of three models"
         if num_folds:
-            seen = "that no choice has seen"
+            use = "that no choice has seen"
         lines.append(
-            f"{report['holdout']:.4g} on {report['num_holdout']:,} samples {seen}."
+            f"{report['holdout']:.4g} on {report['num_holdout']:,} samples {use}."
         )
     for row in report["standings"]:
         if row["method"] == report["baseline"]:
@@ -213,7 +213,7 @@ def score_lines(report: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def reported(report: Mapping[str, Any]) -> list[str]:
+def report_lines(report: Mapping[str, Any]) -> list[str]:
     """Return the lines of a model's report, in Markdown; [] if it is empty or damaged.
 
     The lines are the verdict, the scores, an empty line, and tables.

@@ -40,8 +40,8 @@ _UNUSED: Mapping[str, object] = {
     "temperature": 1.0,
     "report": {},
 }
-"""Values of fields that are left out of ``config.json``, so that earlier versions read
-it.
+"""Default values of later fields. A field with such a value is left out of
+``config.json``, so that earlier versions can read the file.
 """
 _SELF = "sha256"
 """Key of ``config.json`` with the hash of all its other keys."""
@@ -153,7 +153,7 @@ def _no_data(workspace: object) -> NoReturn:
 class BodySummary:
     """Record of how to build the body of a model.
 
-    If the folder lacks the body's frozen weights, it has one hash of them.
+    If the folder lacks the body's frozen weights, the record has a hash of them.
     """
 
     name: str
@@ -185,13 +185,13 @@ class ModelConfig:
     not standardise them.
     """
     input_deviation: StoredArray | None = None
-    """Standard deviations of inputs, of the same shape; None as ``input_mean``."""
+    """Standard deviations of inputs, like ``input_mean``; None if that is None."""
     y_mean: StoredArray | None = None
     """Mean of the target, which maps outputs to the target's units; None: outputs are
     in these units.
     """
     y_std: StoredArray | None = None
-    """Standard deviation of the target; None as ``y_mean``."""
+    """Standard deviation of the target; None if ``y_mean`` is None."""
     validation_score: float | None = None
     test_score: float | None = None
     trial: str = ""
@@ -295,7 +295,7 @@ def _check_pair(mean: StoredArray | None, deviation: StoredArray | None) -> None
         raise ValueError("a deviation must be above zero")
 
 
-def composed(config: ModelConfig) -> str:
+def describe_members(config: ModelConfig) -> str:
     """Return the members of an ensemble, counted by method and body, as a text.
 
     An example is "5 of linear, 10 of nft on minilm-l6".

@@ -128,7 +128,7 @@ def write_folder(
     Raises UserError if ``directory`` has files and is no model folder, or if it cannot
     be written.
     """
-    check_other(directory)
+    check_model_target(directory)
     with cache.scratch_directory(directory) as scratch, cache.disk_errors(directory):
         names = [WEIGHTS]
         save_tensors(scratch / WEIGHTS, weights)
@@ -149,7 +149,7 @@ def write_folder(
     return complete
 
 
-def check_other(directory: Path) -> None:
+def check_model_target(directory: Path) -> None:
     """Raise UserError if ``directory`` is a file, or has files and is no model folder.
 
     A model folder has a ``config.json``.

@@ -1,4 +1,4 @@
-"""Converts data given to a trained model into batches of inputs.
+"""Convert data given to a trained model into batches of inputs.
 
 Errors name the row or file at fault.
 """
@@ -149,9 +149,9 @@ def _check_shape(data: UserData, task: TaskSummary) -> None:
 
 
 def _advice(shape: tuple[int, ...], expected: tuple[int, ...]) -> str:
-    """Return how an array of ``shape`` becomes samples of shape ``expected``.
+    """Return advice on how an array of ``shape`` becomes samples of shape ``expected``.
 
-    "": no way is known.
+    The advice is "" if no way is known.
     """
     if shape == expected:
         return ": for one sample, give x[None]"

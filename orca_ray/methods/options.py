@@ -66,8 +66,8 @@ class LinearConfig(Config):
     """Options of methods that fit a linear model to features."""
 
     limit: Amount = 0.0
-    """Number of deviations from its mean over the training samples at which a feature
-    is clipped; 0: it is not.
+    """Number of standard deviations from its mean over the training samples at which a
+    feature is clipped; 0: it is not clipped.
     """
 
 
@@ -76,9 +76,10 @@ class ForestConfig(Config):
     """Options of the random forest."""
 
     splits: Annotated[str, partial(one_of, ("best", "random"))] = "best"
-    """Thresholds that a split may use: the ``best``, or ``random`` ones, of trees of
-    all samples, up to 10,000 (Geurts et al., 2006, "Extremely randomized trees"), which
-    had 0.93 of the errors on 9 x 9 pixels of an aerial scene.
+    """Thresholds that a split may use: the ``best`` ones, or ``random`` ones. With
+    ``random``, each tree sees all samples, up to 10,000 (Geurts et al., 2006,
+    "Extremely randomized trees"). Such trees had 0.93 of the errors of the others on 9
+    x 9 pixels of an aerial scene.
     """
 
 
@@ -108,8 +109,8 @@ class BoostingConfig(Config):
     """Share of the samples, drawn with the trial's seed, that each round of trees sees.
     """
     copies: Number = 1
-    """Number of runs of the rounds of an epoch, each with draws of its own, whose mean
-    the epoch adds.
+    """Number of times that the rounds of an epoch are trained, each time with other
+    random draws; the epoch adds the mean of the results.
     """
     l2: Amount = 0.0
     """Penalty on the squares of the leaves' outputs."""

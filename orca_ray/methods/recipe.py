@@ -26,7 +26,7 @@ NO_BODY = "none"
 FROZEN_BODY = 0.7
 """Duration of an epoch with a frozen body, relative to an epoch that trains the body.
 
-Measured on the pocket tasks; for `Recipe.other_epochs`.
+It was measured on the pocket tasks; `Recipe.other_epochs` uses it.
 """
 
 

@@ -97,7 +97,7 @@ def check_unfit(method: str, task: Task) -> None:
         )
 
 
-_YOUNGER = {
+_ADDED_LATER = {
     "boosting.copies": BoostingConfig.copies,
     "boosting.rows": BoostingConfig.rows,
     "cnn.stages": "residual",
@@ -125,7 +125,7 @@ def _sections(methods: Iterable[Recipe]) -> dict[str, type[Any]]:
 
 
 @cache
-def names() -> Mapping[str, type[int] | type[float] | type[str]]:
+def hyperparameter_types() -> Mapping[str, type[int] | type[float] | type[str]]:
     """Return the type (int, float or str) of every hyper-parameter by dotted name."""
     sections = {**SHARED, **_sections(all_methods().values())}
     return {
@@ -141,7 +141,7 @@ def from_flat(values: Mapping[str, Scalar]) -> Hyperparameters:
     All others have the defaults of their sections. Raises UserError for an unknown
     name, a value of the wrong type, or a value out of range.
     """
-    types = names()
+    types = hyperparameter_types()
     options = defaultdict[str, dict[str, Scalar]](dict)
     for name, value in values.items():
         if name not in types:
@@ -186,7 +186,7 @@ def relevant(
         used.add("align")
     omitted = {
         name: recipe.defaults.get(name, value)
-        for name, value in _YOUNGER.items()
+        for name, value in _ADDED_LATER.items()
         if name not in searched
     }
     values = dict[str, Scalar]()

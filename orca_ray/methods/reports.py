@@ -96,7 +96,7 @@ class Outcome:
     """
 
 
-def joined(notes: str | None, more: Iterable[str]) -> str | None:
+def join_notes(notes: str | None, more: Iterable[str]) -> str | None:
     """Return ``notes`` (sentences joined by "; ") with the new ones of ``more``.
 
     None if there are none.

@@ -26,7 +26,7 @@ from orca_ray.methods.stages.trial import Trial, network_request
 from orca_ray.models.crossmodal import CrossModalModel
 from orca_ray.models.mixture import Average, Mixture
 from orca_ray.models.names import listed_body
-from orca_ray.models.weights import AtMost, BodyArchitecture, describe_body
+from orca_ray.models.weights import BodyArchitecture, ValueLimit, describe_body
 from orca_ray.tasks.losses import get_loss
 
 _LIBRARIES = ("torch", "transformers", "timm", "peft", "bitsandbytes", "lightgbm")
@@ -206,7 +206,7 @@ def _build_network(
         statistics=statistics,
     )
     try:
-        with AtMost(most_values):
+        with ValueLimit(most_values):
             return recipe.network(request)
     except UserError as error:
         if has_all_weights:

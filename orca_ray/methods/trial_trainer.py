@@ -232,7 +232,7 @@ class TrialTrainer:
 
         There are none unless ``test``.
         """
-        return tuple(self._artefacts.found)
+        return tuple(self._artefacts.collected)
 
     def outputs(self, split: SplitName) -> Array:
         """Return the present model's predictions [N, *output_shape] for a split.

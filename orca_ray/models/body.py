@@ -63,12 +63,12 @@ class Body(nn.Module, ABC):
     other one depends on all tokens.
     """
     num_views: int = 1
-    """Number of views of an input whose features are computed, unless `one_view` or the
-    network trains.
+    """Number of views of an input whose features are computed in evaluation mode,
+    unless `one_view` is set.
     """
     one_view: bool = False
-    """Whether features are those of the input alone all the same, as while a network
-    that trains is validated.
+    """Whether only the features of the input itself are computed even in evaluation
+    mode. It is set while a network in training is validated.
     """
 
     @abstractmethod

@@ -1,10 +1,10 @@
 """Residual convolutional networks without pretraining, as a `CrossModalModel`.
 
-Wide residual networks (Zagoruyko and Komodakis, 2016, arXiv:1605.07146) for images, and
-their 1-D counterpart for series; of the same blocks, U-Nets (Ronneberger et al., 2015,
-arXiv:1505.04597) for fields. Group norm (16 channels a group) replaces batch norm: a
-body keeps no state between calls, and gradients must not depend on the size of
-micro-batches. Tensor suffixes as in :mod:`orca_ray.models.body`.
+The networks are wide residual networks (Zagoruyko and Komodakis, 2016,
+arXiv:1605.07146) for images, their 1-D counterpart for series, and U-Nets (Ronneberger
+et al., 2015, arXiv:1505.04597) of the same blocks for fields. Group norm (16 channels a
+group) replaces batch norm: a body keeps no state between calls, and gradients must not
+depend on the size of micro-batches. Tensor suffixes as in :mod:`orca_ray.models.body`.
 """
 
 import math
@@ -175,9 +175,10 @@ class PlainBody(_StagesBody):
     """Body of plain convolutions on images, [B, T, D] -> [B, S, F].
 
     After Simonyan and Zisserman, 2015, arXiv:1409.1556. A stage has two convolutions
-    for each block; the embedder is the first of all. Norm and ReLU follow each
-    convolution, dropout the second of a block, and a max pool each stage, of sides with
-    at least two positions; each stage has twice the channels of the last.
+    for each block; the embedder is the first convolution of the first stage. Norm and
+    ReLU follow each convolution, and dropout follows the second one of a block. A stage
+    ends with a max pool over the sides that have at least two positions. Each stage has
+    twice the channels of the one before it.
     """
 
     views: Tensor
@@ -262,9 +263,9 @@ def _shifted_tokens(layout: Layout, num_views: int) -> Tensor:
 class UNetBody(Body):
     """Body of a U-Net, [B, T, D] -> [B, T, D].
 
-    Each level has half the resolution and twice the channels of the last. On the way
-    back, a level's output is repeated to the resolution of the level above, and joined
-    with the features of that level.
+    Each level has half the resolution and twice the channels of the level above. On the
+    way back, a level's output is repeated to the resolution of the level above, and
+    joined with the features of that level.
     """
 
     def __init__(self, layout: Layout, architecture: Architecture, levels: int) -> None:

@@ -1,8 +1,8 @@
 """Body families: how a model is recognised, shortened, and split into stem and body.
 
 Models come from the Hugging Face library or from timm. Each module in
-``orca_ray/models/families`` declares one ``FAMILY`` or several ``FAMILIES``. To add
-one, add a module, or an entry point to another package (docs/plug-ins.md). These
+``orca_ray/models/families`` declares one ``FAMILY`` or several ``FAMILIES``. To add a
+family, add a module, or an entry point to another package (docs/plug-ins.md). These
 modules read attributes of a library's models, as found in transformers 5.24 and timm
 1.0; `orca_ray.testing.FamilySuite` compares every body with its library's own model and
 fails when such an attribute changes. Parts that a library calls private are used in

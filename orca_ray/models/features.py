@@ -26,8 +26,8 @@ from orca_ray.models.body import Body
 from orca_ray.models.embedder import Embedder
 
 _MOST = 2048
-"""Largest number of averaged values of a series, and about that of the quantiles of
-each of its three forms.
+"""Largest number of averaged values of a series. Each of its three forms has at most
+about as many quantiles.
 """
 _DEPTHS = 6
 """Number of depths of the dyadic intervals of a series, after Quant."""
@@ -94,9 +94,9 @@ class FeatureBody(Body):
 class LimitedBody(Body):
     """Body that clips the features of another one to a range.
 
-    The range is around the features of the training samples; see `set_limits`. A linear
-    model of features that are far from all training samples, as heavy tails have them,
-    predicts any number.
+    The range is around the features of the training samples; see `set_limits`. Without
+    a range, a linear model may predict any number for features that are far from those
+    of all training samples, as in heavy tails.
     """
 
     low: Tensor
@@ -139,8 +139,8 @@ class LimitedBody(Body):
         return self.clipped(self.body(tokens_BTD, grid))
 
 
-def limited(body: Body, limit: float) -> Body:
-    """Return ``body`` as a `LimitedBody`; the same if ``limit`` is 0."""
+def limit_features(body: Body, limit: float) -> Body:
+    """Return a `LimitedBody` around ``body``; ``body`` itself if ``limit`` is 0."""
     return LimitedBody(body, limit) if limit else body
 
 

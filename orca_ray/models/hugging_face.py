@@ -281,7 +281,7 @@ def read_config(base: str) -> Any:
         return AutoConfig.for_model(values.pop("model_type"), **values)
     check_misspelt_body(base)
     if Path(base).is_dir():
-        # Names what is wrong with the file.
+        # Raises an error that says what is wrong with the file.
         read_json_file(base, Path(base) / "config.json", "configuration")
     try:
         check_hub(base, "config.json")

@@ -83,9 +83,9 @@ class MiniRocketBody(Body):
         for kernel, positions in zip(kernels, triples, strict=True):
             kernel[list(positions)] = 2.0
         subsets = _channel_subsets(len(dilations) * NUM_KERNELS, num_channels, seed)
-        chosen = subsets.reshape(-1, NUM_KERNELS, num_channels)
+        is_summed = subsets.reshape(-1, NUM_KERNELS, num_channels)
         # [dilations, kernels, channels, LENGTH]
-        self.register_buffer("weights", chosen[..., None] * kernels[:, None])
+        self.register_buffer("weights", is_summed[..., None] * kernels[:, None])
         self.register_buffer("biases", torch.zeros(self.feature_width))
 
     def forward(
@@ -186,8 +186,8 @@ class HydraBody(Body):
         subsets = _channel_subsets(
             2 * num_dilations * (groups // 2), num_channels, seed
         )
-        chosen = subsets.reshape(*weights.shape[:2], 1, -1, 1)
-        weights = chosen * weights / weights.abs().sum(dim=4, keepdim=True)
+        is_summed = subsets.reshape(*weights.shape[:2], 1, -1, 1)
+        weights = is_summed * weights / weights.abs().sum(dim=4, keepdim=True)
         self.register_buffer("weights", weights.flatten(1, 2))
         self.feature_width = 2 * num_dilations * groups * kernels
 

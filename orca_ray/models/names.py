@@ -101,7 +101,7 @@ def listed_body(name: str) -> BodyInfo | None:
 
 
 @cache
-def saw(body: str, task: str) -> Seen:
+def pretraining_saw(body: str, task: str) -> Seen:
     """Return whether the pretraining of ``body`` saw the data of ``task``.
 
     The answer is what `CORPORA` states; a corpus that holds the data takes precedence.

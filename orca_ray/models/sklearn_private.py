@@ -17,8 +17,8 @@ logger = logging.getLogger(__name__)
 class CompiledTrees:
     """Trees that the compiled code of scikit-learn's histogram trees walks.
 
-    The compiled code believes what it reads: a child or feature outside its array makes
-    it read any memory, and a cycle never ends. Check the arrays before.
+    The compiled code does not check the arrays: a child or feature outside its array
+    makes it read arbitrary memory, and a cycle never ends. Check the arrays before.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Private parts of transformers 5.24 that bodies use; no public ones serve.
+"""Private parts of transformers 5.24 that bodies use, as there are no public ones.
 
 `tests/models/test_transformers_private.py` says what breaks when one of them changes.
 """

@@ -2,9 +2,9 @@
 
 The methods take the trees from scikit-learn and LightGBM. The compiled walk of
 scikit-learn's histogram trees predicts, as fast as LightGBM's
-(`orca_ray.models.sklearn_private`). It believes what it reads, so the arrays are
-checked before (`TreeBody.check`). For export, and where the compiled walk is missing,
-trees are walked by operations of torch.
+(`orca_ray.models.sklearn_private`). It does not check the arrays, so `TreeBody.check`
+does. For export, and where the compiled walk is missing, trees are walked by operations
+of torch.
 """
 
 import math
@@ -208,7 +208,7 @@ class ForestBody(TreeBody):
     def num_values(self) -> int:
         """Number of fitted values.
 
-        No missing value goes right, so this column is not fitted.
+        They exclude the column that says whether missing values go right, as none does.
         """
         return super().num_values - len(self.nodes)
 
@@ -277,7 +277,7 @@ class BoostedBody(TreeBody):
         return nn.functional.pad(logits, (num_untrained, 0))[:, None]
 
 
-def of_forest(tree: Any) -> Tree:
+def read_sklearn_tree(tree: Any) -> Tree:
     """Return a tree of scikit-learn (``tree_``); missing values go left."""
     numbers = np.arange(tree.node_count)
     children = [
@@ -289,8 +289,8 @@ def of_forest(tree: Any) -> Tree:
     return Tree(nodes, tree.threshold, tree.value.reshape(len(numbers), -1))
 
 
-def renumbered(trees: Sequence[Tree], features: slice | Tensor) -> list[Tree]:
-    """Return trees whose feature k is number k of ``features``."""
+def renumber_features(trees: Sequence[Tree], features: slice | Tensor) -> list[Tree]:
+    """Return trees in which ``features[k]`` replaces the number k of a feature."""
     if isinstance(features, slice):
         return list(trees)
     numbers = features.cpu().numpy()
@@ -301,11 +301,12 @@ def renumbered(trees: Sequence[Tree], features: slice | Tensor) -> list[Tree]:
     return renumbered_trees
 
 
-def of_boosters(boosters: Sequence[Any]) -> list[Tree]:
-    """Return the trees of boosters of LightGBM, which take turns.
+def read_lightgbm_trees(boosters: Sequence[Any]) -> list[Tree]:
+    """Return the trees of LightGBM's boosters, which take turns.
 
-    A tree of 0 takes the place of one that is missing. The trees split by numbers, and
-    have constant leaves. Splits are those of ``Tree::NumericalDecision`` in ``tree.h``.
+    If a booster has fewer trees than others, trees with the output 0 replace the
+    missing ones. The trees must split by numbers, and have constant leaves. Splits are
+    those of ``Tree::NumericalDecision`` in ``tree.h``.
     """
     zero = Tree(
         nodes=np.zeros((1, 4), np.int64),

@@ -93,16 +93,16 @@ _MOST_CACHED = {True: 2, False: 1}
 Two pretrained ones are of text and of images; a random one is cheap to rebuild.
 """
 _MOST_CACHED_BYTES = 4 * 2**30
-"""Bodies above this size are loaded again instead.
+"""Largest size of a cached body; a larger one is loaded again each time.
 
 A body of 7 billion parameters takes 28 GB, and its copy as much.
 """
-_pristine: dict[bool, OrderedDict[tuple[str, int], "LoadedBody"]] = {
+_cached_bodies: dict[bool, OrderedDict[tuple[str, int], "LoadedBody"]] = {
     True: OrderedDict(),
     False: OrderedDict(),
 }
 """Cached bodies by whether they are pretrained, then by name and seed."""
-_guard = threading.Lock()
+_cache_lock = threading.Lock()
 """Held while a body is loaded or taken from the cache."""
 
 
@@ -137,8 +137,8 @@ def load_body(
     if isinstance(name, BodyArchitecture):
         return _build(name)
     key = (name, 0 if pretrained else seed)
-    with _guard:
-        cached = _pristine[pretrained]
+    with _cache_lock:
+        cached = _cached_bodies[pretrained]
         loaded = cached.pop(key, None)
         if loaded is None:
             loaded = _load(name, pretrained, seed)
@@ -329,7 +329,7 @@ these.
 """
 
 
-class AtMost(TorchFunctionMode):
+class ValueLimit(TorchFunctionMode):
     """Context in which torch makes at most ``num_values`` new values in total.
 
     New tensors are those made from shapes. Raises UserError for the tensor that exceeds

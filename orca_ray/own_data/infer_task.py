@@ -42,7 +42,7 @@ from orca_ray.own_data.targets import (
     without_absent,
 )
 from orca_ray.tasks.metrics import get_metric
-from orca_ray.tasks.registry import BENCHMARK, gone
+from orca_ray.tasks.registry import BENCHMARK, refuse_build
 from orca_ray.tasks.task import Task
 
 logger = logging.getLogger(__name__)
@@ -531,7 +531,7 @@ def _declare_task(
         licence=options.licence,
         citation=options.citation or "own data",
         reference=options.reference or "own data",
-        build=gone,
+        build=refuse_build,
         input_scale="standardised",
     )
 

@@ -20,7 +20,7 @@ from orca_ray.errors import unknown_name
 from orca_ray.own_data import LazySamples, UserData, make_options
 from orca_ray.own_data.infer_task import Inferred, infer
 from orca_ray.own_data.splits import group_numbers
-from orca_ray.tasks.arrays import filled
+from orca_ray.tasks.arrays import fill_array
 from orca_ray.tasks.registry import (
     DECLARATION,
     PREPROCESSING,
@@ -100,10 +100,12 @@ def _build(workspace: Workspace, inferred: Inferred, data: UserData) -> Arrays:
 
     for split, rows in inferred.splits.items():
         name = f"{split}_x"
-        arrays[name] = filled(workspace, name, rows, inputs, encoder.shape, size)
+        arrays[name] = fill_array(workspace, name, rows, inputs, encoder.shape, size)
         name = f"{split}_y"
         if coding.kind == "dense":
-            arrays[name] = filled(workspace, name, rows, targets, coding.shape, size)
+            arrays[name] = fill_array(
+                workspace, name, rows, targets, coding.shape, size
+            )
         else:
             arrays[name] = targets(rows)
     if "test" not in inferred.splits:

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 
 from orca_ray.errors import UserError
-from orca_ray.paths import without
+from orca_ray.paths import hide_secrets
 
 logger = logging.getLogger(__name__)
 
@@ -139,9 +139,9 @@ def explain_errors(
             reason = str(error).split("\n")[0]
             advice = ""
         explanation = UserError(
-            f"cannot {verb} {where}: {without(reason, secrets)}. {advice}".rstrip()
+            f"cannot {verb} {where}: {hide_secrets(reason, secrets)}. {advice}".rstrip()
         )
-        has_secret = without(str(error), secrets) != str(error)
+        has_secret = hide_secrets(str(error), secrets) != str(error)
         raise explanation from (None if has_secret else error)
 
 

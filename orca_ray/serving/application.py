@@ -1,6 +1,7 @@
 """The ASGI application that answers requests for predictions of one model.
 
-A thread predicts in batches; in front of it are routes, limits and metrics.
+A thread predicts in batches. Before a request reaches it, the application checks its
+route and its limits, and counts it.
 """
 
 import asyncio
@@ -47,7 +48,7 @@ IN_PROGRESS = 64
 HELD_BODIES = 8
 """Number of bodies of the largest size that may be in memory at a time."""
 SLOW_SECONDS = 1.0
-"""Seconds for a body to arrive; then the request ends if another needs its place."""
+"""Seconds after which an incomplete request ends if another one needs its place."""
 _LATENCY_BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 """Upper bounds in seconds of the histogram of latencies."""
 _SIZE_BUCKETS = tuple(4**power for power in range(8))
@@ -212,7 +213,7 @@ class Metrics:
 def _is_local(host: str) -> bool:
     """Return whether a Host header names this machine.
 
-    Another site's DNS may bind its name to 127.0.0.1.
+    Other names are refused, as another site's DNS may bind its name to 127.0.0.1.
     """
     try:
         name = urlsplit(f"//{host}").hostname or ""

@@ -1,6 +1,6 @@
 """Reader of requests and writer of answers, as JSON and as Arrow IPC streams.
 
-Strangers send requests, so all is checked.
+Requests come from strangers, so everything in them is checked.
 """
 
 import math
@@ -213,7 +213,7 @@ class Formats:
         try:
             request: Any = self._request.model_validate_json(body)
         except ValidationError as error:
-            raise UserError(_explained(error)) from error
+            raise UserError(_explain_error(error)) from error
         if hasattr(request, "rows"):
             return UserData(x=pd.DataFrame(request.rows, dtype=object), source=SOURCE)
         return _arrays(request.samples, getattr(request, "rate", None))
@@ -290,7 +290,7 @@ def _arrays(samples: Sequence[Any], rate: float | None) -> UserData:
     return UserData(x=stacked(arrays), source=SOURCE, rate=rate)
 
 
-def _explained(error: ValidationError) -> str:
+def _explain_error(error: ValidationError) -> str:
     """Return the message for the first error: its place, and what was found there."""
     first = error.errors(include_url=False, include_context=False)[0]
     what = first["msg"]
@@ -301,14 +301,14 @@ def _explained(error: ValidationError) -> str:
         return f"{place} is missing; send it, with null for a value that is not known"
     value = first["input"]
     if isinstance(value, dict):
-        found = "a JSON object"
+        value_text = "a JSON object"
     elif isinstance(value, list):
-        found = "a JSON array"
+        value_text = "a JSON array"
     else:
-        found = quoted(value)
+        value_text = quoted(value)
     return (
-        f"{place}: {what[:1].lower()}{what[1:]}, found {found}; see /openapi.json for"
-        " what the model takes"
+        f"{place}: {what[:1].lower()}{what[1:]}, found {value_text}; see /openapi.json"
+        " for what the model takes"
     )
 
 

@@ -1,10 +1,10 @@
 """The private interface of uvicorn 0.54 that ``serve`` uses: its HTTP/1.1 protocol.
 
-No public interface serves. uvicorn has neither a time-out for the head of a request nor
-a limit of connections that ends idle ones: ``limit_concurrency`` refuses every request
-while there are so many connections. Read by `limited_protocol` are the attributes
-``loop``, ``transport``, ``flow`` and ``cycle`` of `H11Protocol`, of ``cycle``
-``response_complete`` and ``more_body``, and of ``flow`` ``write_paused``.
+There is no public one for this. uvicorn has neither a time-out for the head of a
+request nor a limit of connections that ends idle ones: ``limit_concurrency`` refuses
+every request while there are so many connections. `limited_protocol` reads the
+attributes ``loop``, ``transport``, ``flow`` and ``cycle`` of `H11Protocol`,
+``response_complete`` and ``more_body`` of ``cycle``, and ``write_paused`` of ``flow``.
 
 `tests/serving/test_uvicorn_private.py` says what breaks when one of them changes.
 """

@@ -1,9 +1,10 @@
 """Finite volume method for hyperbolic systems of equations (MUSCL-Hancock).
 
-Shallow water. A "sweep" is a time step along one axis of the grid. Arrays are [F, ...,
-N] with F fields; the last axis is that of the sweep. Conserved fields are (density,
-momenta..., others), primitive fields (density, velocities..., others); the momentum and
-velocity along the sweep come first. For water, density is depth.
+The module also solves the shallow-water equations by this method. A "sweep" is a time
+step along one axis of the grid. Arrays are [F, ..., N] with F fields; the last axis is
+that of the sweep. Conserved fields are (density, momenta..., others), primitive fields
+(density, velocities..., others); the momentum and velocity along the sweep come first.
+For water, density is depth.
 """
 
 import math
@@ -140,8 +141,8 @@ class Water:
         fastest = np.maximum(
             np.maximum(left[1] + wave_left, right[1] + wave_right), 0.0
         )
-        stream_left = left[0] * left[1]
-        stream_right = right[0] * right[1]
+        momentum_left = left[0] * left[1]
+        momentum_right = right[0] * right[1]
         span = fastest - slowest
         product = slowest * fastest
 
@@ -150,10 +151,11 @@ class Water:
             return np.asarray(weighted / span)
 
         result = np.empty_like(left)
-        result[0] = average(stream_left, stream_right, right[0] - left[0])
-        push_left = stream_left * left[1] + 0.5 * GRAVITY * left[0] ** 2
-        push_right = stream_right * right[1] + 0.5 * GRAVITY * right[0] ** 2
-        result[1] = average(push_left, push_right, stream_right - stream_left)
+        result[0] = average(momentum_left, momentum_right, right[0] - left[0])
+        momentum_flux_left = momentum_left * left[1] + 0.5 * GRAVITY * left[0] ** 2
+        momentum_flux_right = momentum_right * right[1] + 0.5 * GRAVITY * right[0] ** 2
+        jump = momentum_right - momentum_left
+        result[1] = average(momentum_flux_left, momentum_flux_right, jump)
         result[2:] = result[0] * np.where(result[0] >= 0, left[2:], right[2:])
         return result
 

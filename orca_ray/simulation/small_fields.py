@@ -161,11 +161,11 @@ def _darcy(rngs: Sequence[np.random.Generator]) -> tuple[Array, Array]:
     """
     logarithms = np.stack([_waves(rng, 4.0) for rng in rngs])
     sources = np.stack([1.0 + 0.9 * np.tanh(_waves(rng, 2.0)) for rng in rngs])
-    solved = [
+    solutions = [
         darcy.solve_steady(np.exp(a), f)
         for a, f in zip(logarithms, sources, strict=True)
     ]
-    return np.stack([logarithms, sources], axis=1), 10 * np.stack(solved)
+    return np.stack([logarithms, sources], axis=1), 10 * np.stack(solutions)
 
 
 def _react(

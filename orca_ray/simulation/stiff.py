@@ -64,10 +64,10 @@ class Etdrk4:
         slope_b = nonlinear(b)
         c = self._half * a + self._stage * (2 * slope_b - slope)
         slope_c = nonlinear(c)
-        following: Modes = self._whole * modes + self._first * slope
-        following += self._between * (slope_a + slope_b)
-        following += self._last * slope_c
-        return following
+        next_modes: Modes = self._whole * modes + self._first * slope
+        next_modes += self._between * (slope_a + slope_b)
+        next_modes += self._last * slope_c
+        return next_modes
 
 
 def evolve_spectral(

@@ -22,7 +22,7 @@ Scale = tuple[Array, Array]
 of the shape of one sample.
 """
 EPSILON = 1e-5
-"""Added to pointwise deviations, as in ORCA's code."""
+"""Number added to pointwise deviations, as in ORCA's code."""
 _BATCH_BYTES = 64 * 2**20
 
 
@@ -56,7 +56,7 @@ def hold_out(
     return kept, held_out
 
 
-def filled(
+def fill_array(
     workspace: Workspace,
     name: str,
     indices: Indices,
@@ -76,10 +76,10 @@ def filled(
     return array
 
 
-def each(function: Callable[[int], Array]) -> Callable[[Indices], Array]:
+def stack_rows(function: Callable[[int], Array]) -> Callable[[Indices], Array]:
     """Return a function that stacks ``function(index)`` of given indices.
 
-    `filled` takes such functions as ``rows``.
+    `fill_array` takes such functions as ``rows``.
     """
     return lambda indices: np.stack([function(int(index)) for index in indices])
 
@@ -102,7 +102,7 @@ def classification(
     one mean and deviation for each feature. NaN in ``x`` marks padding and becomes 0,
     the mean.
     """
-    return named([(x, y.astype(np.int64)) for x, y in standardised(parts, axes)])
+    return name_arrays([(x, y.astype(np.int64)) for x, y in standardised(parts, axes)])
 
 
 def regression(
@@ -114,17 +114,19 @@ def regression(
     ``y_std`` are mean and deviation of the training targets over ``target_axes``, which
     include axis 0.
     """
-    arrays = named([(x, y.astype(np.float32)) for x, y in standardised(parts, None)])
+    arrays = name_arrays(
+        [(x, y.astype(np.float32)) for x, y in standardised(parts, None)]
+    )
     mean, std = splits.statistics(arrays["train_y"], target_axes)
     return {**arrays, "y_mean": mean[0], "y_std": std[0]}
 
 
-def pointwise(blocks: Iterable[Array]) -> Scale:
+def pointwise_statistics(blocks: Iterable[Array]) -> Scale:
     """Return mean and deviation over all samples at each point.
 
-    The deviation is unbiased, plus `EPSILON`. Both have the shape of one sample.
-    ``blocks`` [b, ...] are the samples, merged in float64 (Chan, Golub and LeVeque,
-    Algorithms for computing the sample variance, 1983).
+    The variance divides by n − 1, and `EPSILON` is added to the deviation. Both have
+    the shape of one sample. ``blocks`` [b, ...] are the samples, merged in float64
+    (Chan, Golub and LeVeque, Algorithms for computing the sample variance, 1983).
     """
     count = 0
     mean = np.zeros(())
@@ -145,7 +147,7 @@ def pointwise(blocks: Iterable[Array]) -> Scale:
     return mean.astype(np.float32), (deviation + EPSILON).astype(np.float32)
 
 
-def named(parts: Sequence[Pair]) -> dict[str, Array]:
+def name_arrays(parts: Sequence[Pair]) -> dict[str, Array]:
     """Return the arrays by name, ``train_x`` to ``test_y``.
 
     ``parts`` are (x, y) of train, validation and test.

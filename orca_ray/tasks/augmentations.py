@@ -57,7 +57,7 @@ class Augmentation(ABC):
 
 @dataclass(frozen=True)
 class CropFlip(Augmentation):
-    """Crops a random window of a padded image, and flips half of the windows.
+    """Augmentation: crop a random window of a padded image, and flip half of them.
 
     The window has the size of the image; the flip is horizontal.
     """
@@ -116,9 +116,9 @@ class CropFlip(Augmentation):
 
 @dataclass(frozen=True)
 class Shift(Augmentation):
-    """Moves an image by a random number of pixels along each side.
+    """Augmentation: move an image by a random number of pixels along each side.
 
-    The pixels of its edges are repeated.
+    The pixels at the edges of the image are repeated.
     """
 
     share: float
@@ -143,7 +143,7 @@ class Shift(Augmentation):
         sources = []
         for side, position in zip(x.shape[2:], drawn.unbind(1), strict=True):
             most = max(1, int(self.share * side))
-            # In float32, 1 - ε could become the whole.
+            # In float32, a position just below 1 could be rounded up to one move more.
             moves = (position.double() * (2 * most + 1)).long() - most
             places = torch.arange(side, device=x.device) - moves[:, None]
             sources.append(places.clamp(0, side - 1))
@@ -154,10 +154,10 @@ class Shift(Augmentation):
 
 
 def get_shift(task: "Task", share: float) -> Shift | None:
-    """Return the augmentation `Shift`.
+    """Return the augmentation `Shift` for a task; None if it does not apply.
 
-    None if ``share`` is 0, or inputs are no images, or have no classes or labels. A
-    number may be a position in the image.
+    It applies if ``share`` is above 0, and inputs are images with classes or labels. A
+    scalar target may be a position in the image, which a shift would change.
     """
     is_image = task.input_shape is not None and len(task.input_shape) == 3
     has_classes = task.target.kind in ("classes", "labels")

@@ -28,12 +28,12 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 scalar.
 """
 LossFactory = Callable[[Rows, Target, torch.device], Loss]
-"""Takes training targets [N, ...], whose statistics it may use, the target and a
-device, and returns the loss.
+"""Function of training targets [N, ...], whose statistics it may use, the target and a
+device, that returns the loss.
 """
 
 FOCAL_FLOOR = 1e-9
-"""Added to a probability before its logarithm is computed, as in ORCA's code."""
+"""Number added to a probability before its logarithm, as in ORCA's code."""
 _bce = functional.binary_cross_entropy_with_logits
 
 

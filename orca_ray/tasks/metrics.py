@@ -2,9 +2,9 @@
 
 Predictions are logits, or values in the target's units for regressions.
 
-Letters: N samples, K classes or labels; S positions on a side of a padded map of
-    protein distances, P pairs of
-residues. Samples are ranked by float64 logits, as saturated probabilities would tie.
+Letters: N samples, K classes or labels, S positions on a side of a padded map of
+protein distances, P pairs of residues. Samples are ranked by float64 logits, as
+saturated probabilities would tie.
 """
 
 import itertools
@@ -56,8 +56,8 @@ class Metric:
     source: str
     """Origin of the definition or convention."""
     function: Callable[[Array, Array], float]
-    """Takes float64 predictions [N, *output_shape] and targets [N, ...], and returns
-    the metric.
+    """Function of float64 predictions [N, *output_shape] and targets [N, ...] that
+    returns the metric.
     """
     largest: float = math.inf
     """Largest possible value of the metric.
@@ -65,8 +65,8 @@ class Metric:
     Imported scores above it, e.g. in percent, are refused.
     """
     losses: Callable[[Array, Array], Array] | None = None
-    """Takes the same, and returns the loss of each sample [N], whose mean is the
-    metric; None: it is no such mean.
+    """Function with the arguments of ``function`` that returns the loss of each sample
+    [N], whose mean is the metric; None: the metric is no such mean.
     """
     root: bool = False
     """Whether the metric is the square root of the mean of the losses."""
@@ -80,7 +80,7 @@ class Metric:
         """Return the metric of a whole split; lower is better.
 
         ``predictions`` are [N, *output_shape], ``targets`` [N, ...]. Raises ValueError
-        if predictions are not finite, lengths differ or the split is empty, and Raises
+        if predictions are not finite, lengths differ or the split is empty. Raises
         UserError if the metric is not defined for these targets (such as an AUROC if
         all samples have one class).
         """

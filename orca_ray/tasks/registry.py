@@ -56,12 +56,12 @@ def own_directory(name: str) -> Path:
 
 def own_names() -> list[str]:
     """Return the names of the own tasks in the cache, sorted."""
-    found = (
+    folders = (
         path.parent.parent.name
         for path in (cache.home() / "prepared" / BENCHMARK).glob(f"*/1/{DECLARATION}")
     )
     return sorted(
-        f"{BENCHMARK}/{name}" for name in found if is_own(f"{BENCHMARK}/{name}")
+        f"{BENCHMARK}/{name}" for name in folders if is_own(f"{BENCHMARK}/{name}")
     )
 
 
@@ -70,13 +70,13 @@ def own_tasks() -> dict[str, Task]:
 
     Tasks with an invalid declaration are logged and left out.
     """
-    found = {}
+    tasks = {}
     for name in own_names():
         try:
-            found[name] = get_own_task(name)
+            tasks[name] = get_own_task(name)
         except UserError as error:
             logger.warning("%s", error)
-    return found
+    return tasks
 
 
 def get_own_task(name: str) -> Task:
@@ -114,9 +114,9 @@ def task_to_json(task: Task) -> dict[str, Any]:
 
 
 def task_from_json(content: Mapping[str, Any], where: str = DECLARATION) -> Task:
-    """Return the task of a JSON object from `task_to_json`, with `gone` as ``build``.
+    """Return the task of a JSON object from `task_to_json`.
 
-    Raises UserError if it is invalid.
+    Its ``build`` is `refuse_build`. Raises UserError if the object is invalid.
     """
     values = dict(content)
     try:
@@ -127,24 +127,26 @@ def task_from_json(content: Mapping[str, Any], where: str = DECLARATION) -> Task
             values[name] = (
                 None if values[name] is None else tuple(map(int, values[name]))
             )
-        return Task(domain=values.pop("modality"), **values, target=target, build=gone)
+        return Task(
+            domain=values.pop("modality"), **values, target=target, build=refuse_build
+        )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
             f"{where}: no declaration of a task ({type(error).__name__}: {error})"
         ) from error
 
 
-def gone(workspace: Workspace) -> Arrays:
+def refuse_build(workspace: Workspace) -> Arrays:
     """Raise UserError.
 
     This is the ``build`` of own tasks, which are prepared when registered, never from
     raw files.
     """
-    raise UserError(not_here(workspace.task))
+    raise UserError(missing_data_text(workspace.task))
 
 
-def not_here(name: str) -> str:
-    """Return the error for an own task without data in the cache of this node."""
+def missing_data_text(name: str) -> str:
+    """Return the message for an own task without data in the cache of this node."""
     advice = (
         "run the same 'orca-sweep adapt' again; on a cluster, name a folder that all"
         " nodes share with --staging"
@@ -202,11 +204,11 @@ def get_task(name: str) -> Task:
     Raises UserError for an unknown one. Tasks of a user's own data, ``own/NAME-HASH``,
     are read from the cache directory.
     """
-    found = all_tasks()  # first: an error then also says which plug-ins were refused
+    tasks = all_tasks()  # first: an error then also says which plug-ins were refused
     return (
         get_own_task(name)
         if name.startswith(f"{BENCHMARK}/")
-        else lookup("task", name, found)
+        else lookup("task", name, tasks)
     )
 
 

@@ -21,8 +21,8 @@ _MOST_BYTES = 2**28
 _LEAST_ROWS = 8
 _LARGEST_MEAN = 0.25
 _DEVIATIONS = (0.5, 2.0)
-"""Values of scale ``measured`` count as standardised within these bounds; padding with
-zeros lowers deviations.
+"""Range of the deviation in which values of the scale ``measured`` count as
+standardised; padding with zeros lowers deviations.
 """
 _LEAST_SHARE = 0.1
 _ROUNDING = 1e-6
@@ -52,11 +52,11 @@ def input_statistics(x: Rows, scale: Scale) -> tuple[Tensor, Tensor] | None:
 
 
 def with_target_statistics(task: Task, data: PreparedData) -> PreparedData:
-    """Return ``data``.
+    """Return ``data`` with mean and deviation of the training targets, if needed.
 
-    For a regression whose targets are not standardised, with scalar ``y_mean`` and
-    ``y_std``. ``y_mean`` and ``y_std`` are computed from the training targets, unless
-    ``data`` has them already.
+    They are needed for a regression whose targets are not standardised. The scalars
+    ``y_mean`` and ``y_std`` are computed from the training targets, unless ``data`` has
+    such statistics already.
     """
     if (
         data.y_mean is not None

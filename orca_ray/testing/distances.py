@@ -19,8 +19,8 @@ from orca_ray.errors import UserError
 from orca_ray.testing.suite import Suite
 
 Fit = Callable[[str, SourceFeatures], Distance]
-"""Takes the name of a distance and source features, and returns the distance fitted to
-them.
+"""Function of the name of a distance and source features that returns the distance
+fitted to them.
 """
 
 
@@ -60,9 +60,10 @@ class DistanceSuite(Suite):
     def frozen(
         self, distance: Distance, x_nD: Tensor, source: SourceFeatures
     ) -> Distance:
-        """Return ``distance`` with what its gradient takes as constant.
+        """Return ``distance`` with those values fixed that its gradient treats as
+        constant.
 
-        Such values, e.g. bandwidths, are fixed as for ``x_nD``.
+        Such values, e.g. bandwidths, are fixed to those for ``x_nD``.
         """
         return distance
 
@@ -458,7 +459,7 @@ def value_and_gradient(
 
 
 class _Largest(TorchFunctionMode):
-    """Measures the largest tensor that a function of torch returns."""
+    """Context that measures the largest tensor that a function of torch returns."""
 
     num_bytes = 0
 

@@ -1,9 +1,9 @@
 """The conformance suite of body families.
 
-A body and the Hugging Face model compute equal features of tokens.
+It tests that a body and its Hugging Face model compute equal features of tokens.
 
 Suffixes of tensor names give shapes: B batch, S tokens, C channels, H and W sides, F
-    features.
+features.
 """
 
 import inspect
@@ -34,7 +34,7 @@ from orca_ray.testing.suite import Suite, made_once
 class FamilySuite(Suite, ABC):
     """Test class of families of Hugging Face models.
 
-    They are small random models that `save` makes. `names` are any names of models,
+    The models are small and random; `save` makes them. `names` are any names of models,
     e.g. model types; several may belong to one family.
     """
 

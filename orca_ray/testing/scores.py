@@ -145,9 +145,9 @@ COLUMNS = ["task", "method", "seed", "score"]
 
 
 def table(cells: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
-    """Return a score table, e.g. of ``{"t": {"a": [0.1, 0.2]}}``.
+    """Return a score table, given scores by task and method.
 
-    These are scores of method a on task t, of seeds 0 and 1.
+    E.g. ``{"t": {"a": [0.1, 0.2]}}`` has scores of method a on task t, for two seeds.
     """
     rows = [
         (task, method, seed, float(score))
@@ -235,9 +235,9 @@ def compute(
     ``shuffled`` permutes their rows.
     """
     statistic = get_statistic(name)
-    tables = [inputs(scores)[each] for each in statistic.inputs]
+    tables = [inputs(scores)[table_name] for table_name in statistic.inputs]
     if shuffled:
-        tables = [table.sample(frac=1, random_state=0) for table in tables]
+        tables = [frame.sample(frac=1, random_state=0) for frame in tables]
     return statistic.compute(*tables, **options)
 
 
@@ -262,31 +262,31 @@ class StatisticSuite(Suite):
     def test_shape(self, name: str, kind: str) -> None:
         statistic = get_statistic(name)
         scores = TABLES[kind]
-        found = _computed(name, kind)
-        assert tuple(found.index.names) == INDEX[statistic.shape]
-        assert found.index.is_unique
+        frame = _computed(name, kind)
+        assert tuple(frame.index.names) == INDEX[statistic.shape]
+        assert frame.index.is_unique
         methods = set(scores["method"])
         if statistic.shape == "method":
-            assert set(found.index) == methods
+            assert set(frame.index) == methods
         elif statistic.shape == "pair":
-            assert set(found.index) == {
+            assert set(frame.index) == {
                 (one, other) for one in methods for other in methods - {one}
             }
         elif statistic.shape == "cell":
-            assert set(found.index) == set(
+            assert set(frame.index) == set(
                 zip(scores["task"], scores["method"], strict=True)
             )
         else:
-            assert set(found.index.get_level_values("method")) <= methods
-        assert found["value"].dtype == np.float64
+            assert set(frame.index.get_level_values("method")) <= methods
+        assert frame["value"].dtype == np.float64
         if statistic.shape == "method":
-            assert {"low", "high"} <= set(found)
+            assert {"low", "high"} <= set(frame)
         if statistic.shape in ("method", "pair"):
-            assert found["num_tasks"].dtype == np.int64
-        if "low" in found:
-            assert not (found["low"] > found["value"] + 1e-12).any()
-            assert not (found["high"] < found["value"] - 1e-12).any()
-            assert found["low"].isna().equals(found["high"].isna())
+            assert frame["num_tasks"].dtype == np.int64
+        if "low" in frame:
+            assert not (frame["low"] > frame["value"] + 1e-12).any()
+            assert not (frame["high"] < frame["value"] - 1e-12).any()
+            assert frame["low"].isna().equals(frame["high"].isna())
 
     @pytest.mark.parametrize("kind", TABLES)
     def test_the_order_of_rows_does_not_matter_and_tables_stay_as_they_are(
@@ -306,10 +306,10 @@ class StatisticSuite(Suite):
         renamed = scores.assign(
             method="x" + scores["method"], task="x" + scores["task"]
         )
-        found, expected = (
-            compute(name, each).select_dtypes("number") for each in (renamed, scores)
+        actual, expected = (
+            compute(name, frame).select_dtypes("number") for frame in (renamed, scores)
         )
-        np.testing.assert_array_equal(found, expected)
+        np.testing.assert_array_equal(actual, expected)
 
     def test_units_do_not_matter(self, name: str) -> None:
         """Scaling the scores of some tasks changes no statistic.
@@ -333,10 +333,10 @@ class StatisticSuite(Suite):
             and statistic.better
             and statistic.shape != "pair"
         ):
-            found = compute(
+            values = compute(
                 name,
                 table({f"t{n}": {"a": [0.1, 0.2], "b": [0.3, 0.4]} for n in range(6)}),
             )["value"]
-            good, bad = found.groupby("method").mean()
+            good, bad = values.groupby("method").mean()
             assert good != bad
             assert (good < bad) == (statistic.better == "lower")

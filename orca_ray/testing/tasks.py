@@ -34,7 +34,7 @@ from orca_ray.tasks.task import Task
 from orca_ray.testing.suite import SHARED, Suite, made_once, make_home
 
 Writer = Callable[[Path], None]
-"""Takes a directory, and writes the raw files of one task below it or corrupts those
+"""Function that writes the raw files of one task below a directory, or corrupts those
 that are there.
 """
 Corruption = tuple[str, Writer, str]
@@ -164,14 +164,14 @@ class RawFilesSuite(Suite):
         """
         if "corruption" in metafunc.fixturenames:
             pairs = [
-                (name, each)
+                (name, corruption)
                 for name in sorted(self.corruptions)
-                for each in self.corruptions[name]
+                for corruption in self.corruptions[name]
             ]
             metafunc.parametrize(
                 ("name", "corruption"),
                 pairs,
-                ids=[f"{name}-{each[0]}" for name, each in pairs],
+                ids=[f"{name}-{corruption[0]}" for name, corruption in pairs],
             )
         elif "name" in metafunc.fixturenames:
             metafunc.parametrize("name", sorted(self.writers))
@@ -241,7 +241,11 @@ class RawFilesSuite(Suite):
             for name in self.writers
             if get_task(name).files
         }
-        enough = [name for name, found in self.corruptions.items() if len(found) >= 6]
+        enough = [
+            name
+            for name, corruptions in self.corruptions.items()
+            if len(corruptions) >= 6
+        ]
         assert readers == {get_task(name).build.__module__ for name in enough}
 
     def test_paper_splits_are_others(

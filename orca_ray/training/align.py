@@ -1,8 +1,8 @@
 """The align stage: train the embedder alone until features resemble the source's.
 
-Also the probe of an embedder. Shapes: N training samples, n samples of one epoch or
-probe, D features (the token width of the body), F features of a probe, C numbers of one
-target.
+The module also has the probe, which scores an embedder. Shapes: N training samples, n
+samples of one epoch or probe, D features (the token width of the body), F features of a
+probe, C numbers of one target.
 """
 
 import logging
@@ -348,11 +348,11 @@ class Probe:
         """
         self._model = model
         self._precision = Precision("float32", device)
-        chosen_indices = _draw_samples(splits, seed)
-        chosen = list(zip(splits, chosen_indices, strict=True))
-        self._x = np.concatenate([split.x[indices] for split, indices in chosen])
-        self._targets_nC = encoded_targets(
-            [(split.y, indices) for split, indices in chosen], target
+        drawn_indices = _draw_samples(splits, seed)
+        drawn = list(zip(splits, drawn_indices, strict=True))
+        self._x = np.concatenate([split.x[indices] for split, indices in drawn])
+        self._targets_nC = encode_targets(
+            [(split.y, indices) for split, indices in drawn], target
         )
 
     def __call__(self) -> Tensor:
@@ -389,12 +389,12 @@ def _draw_samples(splits: Sequence[Split], seed: int) -> list[np.ndarray]:
     return [np.sort(rows[split_numbers == number]) for number in range(len(splits))]
 
 
-def encoded_targets(parts: Sequence[tuple[Rows, Array]], target: Target) -> Tensor:
+def encode_targets(parts: Sequence[tuple[Rows, Array]], target: Target) -> Tensor:
     """Return targets as numbers [n, C] float64.
 
-    ``parts`` are the targets ``y`` and the chosen indices of each split. Classes are
-    one-hot. Fields of more than 4096 numbers are reduced by a random sketch, which
-    keeps distances.
+    ``parts`` are the targets ``y`` of each split, and the indices of those to return.
+    Classes are one-hot. Fields of more than 4096 numbers are reduced by a random
+    sketch, which keeps distances.
     """
     if target.kind == "classes":
         labels = np.concatenate([y[indices] for y, indices in parts])
@@ -416,12 +416,12 @@ def encoded_targets(parts: Sequence[tuple[Rows, Array]], target: Target) -> Tens
 
 
 def ridge_errors(features_nF: Tensor, targets_nC: Tensor) -> Tensor:
-    """Return the relative squared error [n] of predicting each sample.
+    """Return the relative squared error [n] of the prediction for each sample.
 
-    A ridge regression on all other samples predicts it. Features are standardised. All
-    left-out predictions follow from one decomposition; the penalty of `PENALTIES` with
-    the lowest mean error is used. Errors are divided by the targets' variance:
-    predicting the mean target has error 1.
+    A ridge regression on all other samples makes the prediction. Features are
+    standardised. All left-out predictions follow from one decomposition; the penalty of
+    `PENALTIES` with the lowest mean error is used. Errors are divided by the targets'
+    variance: predicting the mean target has error 1.
     """
     from sklearn.linear_model import RidgeCV
 

@@ -28,7 +28,9 @@ _log = logging.getLogger(__name__)
 
 
 _FORMAT = 5
-"""Increase it when the align loop computes other embedders from equal options."""
+"""Version to increase when equal options make the align loop compute other
+embedders.
+"""
 _SUFFIX = ".aligned"
 """Suffix of the files of the cache."""
 _SAMPLED_BYTES = 16 * 2**20
@@ -37,7 +39,7 @@ _SAMPLED_BYTES = 16 * 2**20
 
 @dataclass(frozen=True)
 class AlignEpoch:
-    """One align epoch."""
+    """Report of one align epoch."""
 
     epoch: int
     """Number of the epoch, from 1."""
@@ -49,7 +51,7 @@ class AlignEpoch:
 
 @dataclass(frozen=True)
 class ProbePoint:
-    """One probe of the embedder during the align stage."""
+    """Result of one probe of the embedder during the align stage."""
 
     epoch: int
     """Number of align epochs that had run; 0: the embedder before aligning."""
@@ -112,9 +114,10 @@ class AlignReplay:
         self._reports = sorted(reports, key=lambda report: report.epoch)
         self.notes = alignment.notes
         self.distance_before = alignment.distance_before
-        self._publish()
+        self._update_attributes()
 
-    def _publish(self) -> None:
+    def _update_attributes(self) -> None:
+        """Set the public attributes to their values after `_position` reports."""
         self.done = self._position >= len(self._reports)
         """Whether all reports were replayed; until then, attributes have the values of
         a loop that still runs.
@@ -138,7 +141,7 @@ class AlignReplay:
             self._embedder.eval()  # as after aligning
         stored = self._reports[self._position]
         self._position += 1
-        self._publish()
+        self._update_attributes()
         if isinstance(stored, ProbePoint):
             return stored
         return replace(stored, seconds=time.perf_counter() - started)

@@ -47,8 +47,8 @@ PRECISIONS = ("auto", "fast", "float32", "tf32", "bfloat16")
 OPTIMIZERS = {"adamw": "AdamW", "adam": "Adam", "sgd": "SGD"}
 """Name of the class in `torch.optim`, by option value."""
 Schedule = Callable[[int], float]
-"""Maps the number of an optimiser step (from 0) to the factor by which the base
-learning rate is multiplied.
+"""Function of the number of an optimiser step (from 0) that returns a factor on the
+base learning rate.
 """
 DECAYS: dict[str, Callable[[float], float]] = {
     "warmup_linear": lambda progress: 1.0 - progress,
@@ -94,17 +94,18 @@ class DataConfig(Config):
     from the whole training split.
     """
     chooses: Annotated[str, partial(one_of, ("metric", "log_loss"))] = "metric"
-    """What of the validation data chooses the epoch: the task's metric, or for classes
-    and labels the log loss, which has fewer ties, so that the metric of the chosen
-    epoch is less flattered by the choice.
+    """Quantity on validation data that chooses the epoch: the task's metric or, for
+    classes and labels, the log loss. As the log loss has fewer ties, the choice makes
+    the metric of the chosen epoch less optimistic.
     """
     fold: Annotated[
         int,
         partial(must, "at least -2 and finite", lambda value: -2 <= value < math.inf),
     ] = 0
-    """Part of own data that validates: 0: the prepared validation split; from 1: this
-    fold of train and validation together, on whose other folds the trial trains; -1:
-    the trial trains on all samples, those of test included; -2: on all but test.
+    """Part of own data that validates. 0: the prepared validation split. 1 and above:
+    this fold of train and validation together; the trial trains on the other folds. -1:
+    the trial trains on all samples, those of test included. -2: the trial trains on all
+    samples but those of test.
     """
 
 
@@ -215,8 +216,8 @@ class RefineConfig(Config):
     """
     keep: Annotated[str, partial(one_of, ("best", "last"))] = "best"
     """Epoch whose weights are kept: the best on validation data (see
-    `DataConfig.chooses`), or the last: on few validation samples the best one is often
-    a chance of the high learning rates before it.
+    `DataConfig.chooses`), or the last. With few validation samples, the best epoch is
+    often best by chance, at a high learning rate before the end.
     """
     shift: Fraction = 0.0
     """Largest share of each side by which training images are shifted at random in

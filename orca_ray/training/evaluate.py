@@ -313,7 +313,7 @@ def predict(
         )
         batch_size //= 2
         predicted = _predict_if_it_fits(feed, objective, batch_size, rows)
-    predictions = ranks.joined(predicted, count)
+    predictions = ranks.join_rows(predicted, count)
     if not np.isfinite(predictions).all():
         num_bad = int((~np.isfinite(predictions)).sum())
         raise NotFiniteError(

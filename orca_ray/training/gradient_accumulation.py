@@ -55,9 +55,9 @@ class StepTerm(Protocol):
 
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-"""Maps outputs [b, *output_shape] and targets [b, ...] to their mean loss."""
+"""Function of outputs [b, *output_shape] and targets [b, ...]: their mean loss."""
 Augment = Callable[[Tensor, np.ndarray], Tensor]
-"""Maps inputs [b, ...] and the indices [b] of their samples to augmented inputs."""
+"""Function of inputs [b, ...] and their indices [b] that returns augmented inputs."""
 MIN_COMPILED = 2000
 """``refine.compile: auto`` compiles on CUDA for at least this many micro-batches.
 
@@ -109,7 +109,7 @@ class GradientAccumulator:
         self.limit = self._choose_limit()
         """Maximum number of samples of a micro-batch; halved when memory runs out."""
         if sample_cost.memory_limits().halvings:
-            self.limit = sample_cost.halved(self.micro_batch)
+            self.limit = sample_cost.halve(self.micro_batch)
 
     @property
     def micro_batch(self) -> int:

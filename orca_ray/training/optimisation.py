@@ -80,7 +80,7 @@ def requires_grad(parameters: Iterable[Parameter], value: bool) -> Iterator[None
             parameter.requires_grad_(value_before)
 
 
-class Trained:
+class TrainedParameters:
     """Holder of the parameters of a model that are trained; all others are frozen."""
 
     def __init__(self, model: CrossModalModel, parameters: Iterable[Parameter]) -> None:
@@ -88,12 +88,12 @@ class Trained:
 
         Raises UserError if the model has none of these.
         """
-        chosen = {id(parameter) for parameter in parameters}
+        trained_ids = {id(parameter) for parameter in parameters}
         self._model = model
         self._named = {
             name: value
             for name, value in model.named_parameters()
-            if id(value) in chosen
+            if id(value) in trained_ids
         }
         if not self._named:
             raise UserError("the method trains no parameter of this model")

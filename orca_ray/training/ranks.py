@@ -113,7 +113,7 @@ class Ranks:
                 dist.broadcast(value, 0)
                 tensor.copy_(value)
 
-    def joined(self, part: np.ndarray, count: int) -> np.ndarray:
+    def join_rows(self, part: np.ndarray, count: int) -> np.ndarray:
         """Return the rows of all ranks as one array [count, ...].
 
         ``part`` contains the rows of this rank's `share`.

@@ -42,7 +42,7 @@ from orca_ray.training.numerics import (
     make_generator,
 )
 from orca_ray.training.optimisation import (
-    Trained,
+    TrainedParameters,
     make_optimizer,
     make_schedule,
     set_learning_rate,
@@ -58,15 +58,15 @@ A check waits for the device.
 
 
 _ROWS_OF_MEAN_WEIGHT = 20
-"""Number of rows of validation that stand for a sample of mean weight.
+"""Number of times that a validation sample of mean weight is counted.
 
-Other weights are rounded up to whole rows.
+Samples of other weights are counted in proportion, rounded up.
 """
 
 
 @dataclass(frozen=True)
 class RefineEpoch:
-    """One refine epoch."""
+    """Report of one refine epoch."""
 
     epoch: int
     """Number of the epoch, from 1."""
@@ -151,11 +151,11 @@ class RefineLoop:
     ) -> None:
         """Freeze all parameters but ``parameters``, and build the optimiser.
 
-        `Trained` freezes them. ``by_log_loss``: the log loss of validation chooses the
-        best epoch, instead of the metric. ``on_step`` is called after each optimiser
-        step, except an epoch's last; it may store the `state_dict`.
+        `TrainedParameters` freezes them. ``by_log_loss``: the log loss of validation
+        chooses the best epoch, instead of the metric. ``on_step`` is called after each
+        optimiser step, except an epoch's last; it may store the `state_dict`.
         """
-        self._trained = Trained(model, parameters)
+        self._trained = TrainedParameters(model, parameters)
         self._model = model
         self._config = config
         self._seed = seed
@@ -246,12 +246,12 @@ class RefineLoop:
         Raises NotFiniteError if a loss, prediction or score is not finite.
         """
         assert not self.done, "all refine epochs have run"
-        started = perf_counter()
+        start = perf_counter()
         if self._batch_term is not None:
             self._batch_term.start(self.epoch, self._config.epochs)
         self._accumulator.compile(self._config.epochs - self.epoch)
-        prepared = perf_counter()
-        earlier = self._partial.seconds if self._partial else 0.0
+        training_start = perf_counter()
+        earlier_seconds = self._partial.seconds if self._partial else 0.0
         with (
             seeded(derive_seed(self._seed, "refine", self.epoch), self._device),
             self.precision.active(),
@@ -259,21 +259,23 @@ class RefineLoop:
             loss, learning_rate = self._train_epoch()
         # Buffers differ between ranks, and on CUDA a step term may.
         self._ranks.equalise(self._trained.weights().values())
-        trained = perf_counter()
-        self._training_seconds += trained - prepared + earlier
+        training_end = perf_counter()
+        self._training_seconds += training_end - training_start + earlier_seconds
         validation_score = self._validate()
-        ended = perf_counter()
+        end = perf_counter()
         return RefineEpoch(
             epoch=self.epoch,
             loss=loss,
             validation_score=validation_score,
             learning_rate=learning_rate,
-            seconds=ended - started + earlier,
-            validation_seconds=ended - trained,
+            seconds=end - start + earlier_seconds,
+            validation_seconds=end - training_end,
         )
 
     def _validate(self) -> float:
-        """End the epoch: score the model, and keep its weights if they are the best."""
+        """Return the validation score of an epoch, and keep the weights of the best
+        one.
+        """
         predictions, y = self._predict_validation()
         group = self._validation.group
         value = score(predictions, y, self._objective, group)

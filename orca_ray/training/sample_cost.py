@@ -129,7 +129,7 @@ def max_micro_batch(
     return int(min(max(1, limit), MAX_SAMPLES))
 
 
-def halved(num_samples: int) -> int:
+def halve(num_samples: int) -> int:
     """Return a micro-batch size, halved `MemoryLimits.halvings` times, at least 1."""
     return max(1, num_samples >> memory_limits().halvings)
 

@@ -22,7 +22,13 @@ from orca_ray.errors import UserError
 from orca_ray.export import FORMATS, export_model
 from orca_ray.methods.registry import all_methods
 from orca_ray.models import trees as trees_module
-from orca_ray.models.trees import BoostedBody, ForestBody, Tree, TreeBody, of_boosters
+from orca_ray.models.trees import (
+    BoostedBody,
+    ForestBody,
+    Tree,
+    TreeBody,
+    read_lightgbm_trees,
+)
 from orca_ray.predictor import Predictor
 from orca_ray.testing.trials import CLASSES, make_task
 
@@ -82,7 +88,7 @@ def trained(kind: str, *, missing: bool) -> Trained:
         for column in problem.columns(z)
     ]
     trees = BoostedBody(problem.target, FEATURES)
-    trees.add_trees(of_boosters(boosters))
+    trees.add_trees(read_lightgbm_trees(boosters))
     return Trained(trees, boosters, table)
 
 
@@ -130,7 +136,7 @@ def test_a_tree_of_one_leaf_has_no_splits_and_no_trees_predict_zero(
     trees = BoostedBody(Target("scalar"), 2)
     constant = lightgbm.Dataset(np.zeros((30, 2)), np.full(30, 2.5))
     settings = {"objective": "regression", "verbosity": -1}
-    trees.add_trees(of_boosters([lightgbm.train(settings, constant, 1)]))
+    trees.add_trees(read_lightgbm_trees([lightgbm.train(settings, constant, 1)]))
     monkeypatch.setattr(torch.compiler, "is_exporting", lambda: exporting)
     assert trees(torch.zeros(4, 2, 1)).flatten().tolist() == [2.5] * 4
     rows = torch.ones(4, 1, 2)
@@ -146,7 +152,7 @@ def test_outputs_with_fewer_trees_get_trees_of_zero() -> None:
         for rounds in (3, 1)
     ]
     trees = BoostedBody(Target("labels", 2), 1)
-    trees.add_trees(of_boosters(boosters))
+    trees.add_trees(read_lightgbm_trees(boosters))
     expected = np.column_stack(
         [booster.predict(x, raw_score=True) for booster in boosters]
     )

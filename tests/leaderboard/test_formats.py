@@ -32,7 +32,7 @@ from orca_ray.leaderboard import (
 from orca_ray.leaderboard.assembly import read_searches
 from orca_ray.leaderboard.format import SCHEMA, read_scores, score_frame
 from orca_ray.leaderboard.formats import latex, markdown
-from orca_ray.leaderboard.formats.table import brief, sparkline
+from orca_ray.leaderboard.formats.table import brief_board, sparkline
 from orca_ray.leaderboard.published.comparison import compare
 from orca_ray.leaderboard.published.tables import published_rows
 from orca_ray.leaderboard.statistics import all_statistics
@@ -169,7 +169,7 @@ def test_without_a_common_task_there_are_no_ranks() -> None:
     runs = [run(f"t{number}", method, 0.1) for number, method in enumerate("abc")]
     report = BoardReport(build(frame(*runs), benchmark="pocket"))
     assert report.common_tasks == ()
-    assert "no ranks yet: 0 of 3 tasks" in str(next(brief(report, 80, 2)))
+    assert "no ranks yet: 0 of 3 tasks" in str(next(brief_board(report, 80, 2)))
 
 
 def test_searching_is_not_judged_by_too_many_trials(

@@ -245,7 +245,7 @@ def test_lora_holds_no_weights_of_its_body_and_checks_it(
     assert rebuild(snapshot.config, snapshot.weights)
 
     def assert_refused(message: str) -> None:
-        for loaded_bodies in loader._pristine.values():
+        for loaded_bodies in loader._cached_bodies.values():
             loaded_bodies.clear()
         with pytest.raises(UserError, match=message):
             rebuild(snapshot.config, snapshot.weights)

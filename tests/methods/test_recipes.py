@@ -21,7 +21,7 @@ from orca_ray.methods.registry import (
     expand,
     from_flat,
     get_method,
-    names,
+    hyperparameter_types,
     relevant,
     resolve,
 )
@@ -243,7 +243,7 @@ def test_no_body_in_place_of_one_that_reduces_the_resolution(tmp_path: Path) -> 
 
 def test_round_trip_of_the_defaults_and_through_json_with_types() -> None:
     assert from_flat(from_flat({}).to_flat()) == from_flat({})
-    assert from_flat({}).to_flat().keys() == names().keys()
+    assert from_flat({}).to_flat().keys() == hyperparameter_types().keys()
     values: dict[str, Scalar] = {
         "refine.epochs": 7,
         "align.learning_rate": 3e-5,
@@ -258,9 +258,9 @@ def test_round_trip_of_the_defaults_and_through_json_with_types() -> None:
     assert isinstance(built.refine.learning_rate, float)
     assert from_flat(json.loads(json.dumps(built.to_flat()))) == built
     assert values.items() <= built.to_flat().items()
-    assert names()["refine.epochs"] is int
-    assert names()["refine.warmup_epochs"] is float
-    assert names()["embedder.initialisation"] is str
+    assert hyperparameter_types()["refine.epochs"] is int
+    assert hyperparameter_types()["refine.warmup_epochs"] is float
+    assert hyperparameter_types()["embedder.initialisation"] is str
 
 
 @pytest.mark.parametrize(

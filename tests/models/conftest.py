@@ -144,10 +144,10 @@ def untouched_random_state() -> Iterator[None]:
 @pytest.fixture
 def no_pristine_bodies() -> Iterator[None]:
     """Start from an empty per-process cache of bodies, and leave one."""
-    for bodies in weights._pristine.values():
+    for bodies in weights._cached_bodies.values():
         bodies.clear()
     yield
-    for bodies in weights._pristine.values():
+    for bodies in weights._cached_bodies.values():
         bodies.clear()
 
 

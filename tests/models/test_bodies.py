@@ -95,7 +95,7 @@ def test_images_are_normalised_as_by_the_bodys_own_preprocessor(
     (Path(copied) / "preprocessor_config.json").write_text(
         '{"do_normalize": false, "image_mean": [0.5, 0.5, 0.5]}'
     )
-    weights._pristine[True].clear()
+    weights._cached_bodies[True].clear()
     stem = load_body(copied).stem
     assert isinstance(stem, ImageStem)
     assert stem.image_mean.flatten().tolist() == [0, 0, 0]

@@ -11,7 +11,7 @@ from sklearn.ensemble import ExtraTreesRegressor
 
 from orca_ray.models import sklearn_private, trees
 from orca_ray.models.sklearn_private import CompiledTrees, has_compiled_walk
-from orca_ray.models.trees import ForestBody, of_forest
+from orca_ray.models.trees import ForestBody, read_sklearn_tree
 
 NUM_FEATURES = 4
 PRIVATE_MODULE = "sklearn.ensemble._hist_gradient_boosting.predictor"
@@ -35,7 +35,7 @@ def table() -> np.ndarray:
 def forest(table: np.ndarray) -> ForestBody:
     estimator = ExtraTreesRegressor(5, random_state=0).fit(table, table[:, :2])
     body = ForestBody(NUM_FEATURES, 2)
-    body.add_trees([of_forest(tree.tree_) for tree in estimator.estimators_])
+    body.add_trees([read_sklearn_tree(tree.tree_) for tree in estimator.estimators_])
     return body
 
 

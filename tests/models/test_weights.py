@@ -25,7 +25,7 @@ from orca_ray.models.modality import (
     get_modality,
     modality_of,
 )
-from orca_ray.models.names import CORPORA, list_bodies, parse_body_name, saw
+from orca_ray.models.names import CORPORA, list_bodies, parse_body_name, pretraining_saw
 from orca_ray.models.weights import (
     BodyArchitecture,
     body_modality,
@@ -130,14 +130,14 @@ def test_what_pretraining_saw() -> None:
         ("rxnfp:layers=4", "nasbench360/ecg"),
         (vit, "pocket/mnist"),
     ):
-        assert saw(body, task) == "no"
+        assert pretraining_saw(body, task) == "no"
     for body, task in (
         ("vit-s14", "pocket/mnist"),
         (vit, "cabinet/faces"),
         ("rxnfp", "own/a-01"),
         ("a:b:c", "cabinet/burgers"),
     ):
-        assert saw(body, task) == "unknown"
+        assert pretraining_saw(body, task) == "unknown"
 
 
 @torch.no_grad()

@@ -37,7 +37,7 @@ class Toy:
         if self._failing is not None and self._ranks.rank == self._ranks.size - 1:
             raise self._failing
         self.epoch += 1
-        self.counted = self._ranks.joined(
+        self.counted = self._ranks.join_rows(
             np.array([self.epoch]), self._ranks.size
         ).tolist()
 

@@ -141,7 +141,7 @@ def test_statistics_do_not_depend_on_the_blocks(
     noise = np.random.RandomState(seed).randn(sum(sizes), 3)
     values = (noise + offset).astype(np.float32)
     blocks = np.split(values, np.cumsum(sizes)[:-1])
-    mean, scale = arrays.pointwise(blocks)
+    mean, scale = arrays.pointwise_statistics(blocks)
     exact = values.astype(np.float64)
     np.testing.assert_allclose(mean, exact.mean(axis=0), rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(scale, exact.std(axis=0, ddof=1) + 1e-5, rtol=1e-5)

@@ -229,7 +229,7 @@ def test_only_the_frames_wanted_are_read_a_batch_at_a_time_and_a_task_has_an_end
         assert samples.batch_size % 3 == 0
         assert samples.batch_size * 4 * 128 * 128 * 4 <= _reading.BATCH_BYTES
         assert samples.read(slice(200_000, 200_002), 20).shape == (2, 4, 64, 64)
-        blocks = samples.chosen(np.array([1, 5, 200]), 0)
+        blocks = samples.read_batches(np.array([1, 5, 200]), 0)
         assert [len(block) for block in blocks] == [2, 1]
         message = "expected at most 10000000 simulations, found 10000001"
         with pytest.raises(UserError, match=message):

@@ -25,7 +25,7 @@ from orca_ray.training.align import (
     PENALTIES,
     AlignLoop,
     Probe,
-    encoded_targets,
+    encode_targets,
     ridge_errors,
 )
 from orca_ray.training.config import AlignConfig
@@ -374,19 +374,19 @@ def test_targets_of_every_kind_become_numbers() -> None:
     first_split = (np.array([4, 0, 9, 4]), indices)
     second_split = (np.array([0, 9]), np.array([0]))
     # Classes that do not occur have no column.
-    classes = encoded_targets([first_split, second_split], Target("classes", size=10))
+    classes = encode_targets([first_split, second_split], Target("classes", size=10))
     assert classes.tolist() == [[0, 1, 0], [0, 0, 1], [0, 1, 0], [1, 0, 0]]
-    scalars = encoded_targets([(np.arange(4.0), indices)], Target("scalar"))
+    scalars = encode_targets([(np.arange(4.0), indices)], Target("scalar"))
     assert scalars.tolist() == [[0], [2], [3]]
     one_hot = np.eye(4, dtype=np.float32)
-    labels = encoded_targets([(one_hot, indices)], Target("labels", size=4))
+    labels = encode_targets([(one_hot, indices)], Target("labels", size=4))
     assert labels.tolist() == one_hot[indices].tolist()
     field = np.arange(24, dtype=np.float32).reshape(4, 2, 3)
-    fields = encoded_targets([(field, indices)], Target("dense", shape=(2, 3)))
+    fields = encode_targets([(field, indices)], Target("dense", shape=(2, 3)))
     assert fields.tolist() == field[indices].reshape(3, 6).tolist()
     large = np.ones((4, 2, 100, 100), dtype=np.float32)
     large_fields = Target("dense", shape=(2, 100, 100))
-    sketches = encoded_targets([(large, indices)], large_fields)
+    sketches = encode_targets([(large, indices)], large_fields)
     assert sketches.shape == (3, 4096)
 
 

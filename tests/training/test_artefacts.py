@@ -25,8 +25,8 @@ from orca_ray.training.artefacts.base import (
     Evidence,
     all_artefacts,
     compute_artefacts,
-    evenly,
-    shrunk,
+    shrink,
+    spaced_indices,
 )
 from orca_ray.training.artefacts.kinds import gaps, principal_plane
 from orca_ray.training.evaluate import join_sample_rows
@@ -302,13 +302,13 @@ def test_artefacts_of_every_kind_of_task_are_there_bounded_and_deterministic() -
 
 def test_arrays_are_shrunk_and_indices_spread_evenly() -> None:
     line = np.arange(5.0)
-    np.testing.assert_array_equal(shrunk(line, 3), [0.5, 2.5, 4])
+    np.testing.assert_array_equal(shrink(line, 3), [0.5, 2.5, 4])
     plane = np.arange(16.0).reshape(4, 4)
-    np.testing.assert_array_equal(shrunk(plane, 2), [[2.5, 4.5], [10.5, 12.5]])
-    assert shrunk(np.zeros((100, 30, 3)), 50).shape == (50, 15, 3)
-    assert shrunk(np.zeros((7, 7)), 7).shape == (7, 7)
-    assert evenly(5, 3).tolist() == [0, 2, 4]
-    assert evenly(2, 3).tolist() == [0, 1]
+    np.testing.assert_array_equal(shrink(plane, 2), [[2.5, 4.5], [10.5, 12.5]])
+    assert shrink(np.zeros((100, 30, 3)), 50).shape == (50, 15, 3)
+    assert shrink(np.zeros((7, 7)), 7).shape == (7, 7)
+    assert spaced_indices(5, 3).tolist() == [0, 2, 4]
+    assert spaced_indices(2, 3).tolist() == [0, 1]
 
 
 def test_parts_of_one_sample_are_averaged() -> None:

@@ -25,7 +25,7 @@ from orca_ray.training.sample_cost import (
     SampleCost,
     budget_bytes,
     even_micro_batch,
-    halved,
+    halve,
     limit_memory,
     max_micro_batch,
     memory_limits,
@@ -316,10 +316,10 @@ def _limits() -> Iterator[None]:
 
 def test_micro_batches_are_halved() -> None:
     unlimited = make_accumulator(toy_model(), toy_split(32), batch_size=32)
-    assert halved(64) == 64
+    assert halve(64) == 64
     limit_memory(MemoryLimits(halvings=2), CPU)
-    assert halved(64) == 16
-    assert halved(3) == 1
+    assert halve(64) == 16
+    assert halve(3) == 1
     limited = make_accumulator(toy_model(), toy_split(32), batch_size=32)
     assert limited.micro_batch == unlimited.micro_batch // 4 == 8
 

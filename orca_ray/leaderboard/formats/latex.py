@@ -102,7 +102,7 @@ def _tables(grid: Sequence[Sequence[str]], rule: int = 0) -> Iterator[str]:
 def _tabular(grid: Sequence[Sequence[str]], rule: int) -> Iterator[str]:
     """Yield the lines of a table: a column of names, then columns of numbers.
 
-    ``rule`` rows precede a second rule.
+    A second horizontal rule follows the first ``rule`` rows.
     """
     yield r"\begin{tabular}{l" + "r" * (len(grid[0]) - 1) + "}"
     yield r"\toprule"

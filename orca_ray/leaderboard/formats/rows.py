@@ -84,9 +84,9 @@ def _csv(report: BoardReport) -> str:
 
 
 def _same(content: bytes, other: bytes) -> bool:
-    """Compare the rows of two Parquet files.
+    """Return whether two Parquet files have the same rows.
 
-    The bytes of a file depend on the version of pyarrow that wrote it.
+    Their bytes may differ, as these depend on the version of pyarrow that wrote them.
     """
     try:
         table = pq.read_table(pa.BufferReader(content))

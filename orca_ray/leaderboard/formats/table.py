@@ -21,7 +21,7 @@ from orca_ray.leaderboard.effects_text import (
 from orca_ray.leaderboard.format import BoardReport, Format
 
 BEST = "*"
-"""Follows the best score of a task."""
+"""Mark that follows the best score of a task."""
 BLOCKS = "▁▂▃▄▅▆▇█"
 """Characters of a sparkline, from the lowest value to the highest."""
 MAX_CURVE = 12
@@ -66,7 +66,7 @@ def renderables(
         yield _sentences(published_lines, width)
 
 
-def brief(report: BoardReport, width: int, most: int) -> Iterator[RenderableType]:
+def brief_board(report: BoardReport, width: int, most: int) -> Iterator[RenderableType]:
     """Yield mean ranks and the scores of the last ``most`` tasks.
 
     It is for a board that is drawn again and again.
@@ -99,7 +99,7 @@ def _section(section: text.Section, width: int) -> Iterator[RenderableType]:
 
 
 def _add_curves(report: BoardReport, grid: list[list[str]]) -> bool:
-    """Add sparklines to the cells with a learning curve; return if there is one."""
+    """Add sparklines to cells with a learning curve; return whether any has one."""
     has_curves = False
     for row, task in zip(grid[1:], report.board.tasks, strict=False):
         curves = report.validation_curves(task)
@@ -142,9 +142,10 @@ def _sentences(sentences: Sequence[str], width: int) -> RenderableType:
 
 
 def _tables(grid: TextRows, width: int, rule: int = 0) -> Iterator[RenderableType]:
-    """Yield a grid as tables of at most ``width`` columns; each has the first column.
+    """Yield a grid as tables of at most ``width`` characters a line.
 
-    ``rule`` rows precede a rule.
+    Each table has the first column of the grid. A horizontal rule follows the first
+    ``rule`` rows.
     """
     sizes = [max(map(_cell_width, column)) for column in zip(*grid, strict=True)]
     for part in text.column_parts(sizes, width):

@@ -22,17 +22,17 @@ from orca_ray.leaderboard.statistics.table import COLUMNS
 from orca_ray.results.record import CurvePoint, Record, Status
 
 MAX_RECORDS = 1500
-"""Number of records up to which a page holds all.
+"""Largest number of records of which a page holds all.
 
-If there are more, it holds the scored and the failed records.
+Of more records, it holds those with a score on the board and those that failed.
 """
 MAX_COMPARED = 40
-"""Number of methods up to which the page compares all pairs.
+"""Largest number of methods of which the page compares all pairs.
 
-page-src has the same number.
+The page's program in page-src has the same number.
 """
 MAX_EPOCHS = 100
-"""Number of points up to which a learning curve is kept whole.
+"""Largest number of points of a learning curve that is kept whole.
 
 Of a longer one, every n-th point and the last are kept.
 """
@@ -239,7 +239,7 @@ def _gains(board: Board, searches: pd.DataFrame) -> list[list[Any]]:
 
 
 def _noise(report: BoardReport) -> dict[str, Any]:
-    """Return what `LogScores` has of the noise over seeds.
+    """Return the variances over seeds that `LogScores` has, and their freedom.
 
     There is a variance for each task and method of the board.
     """
@@ -319,7 +319,7 @@ def _search_trials(report: BoardReport) -> pd.DataFrame:
 
 
 def _importance(searches: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return the statistic ``importance``; the most important first, by method."""
+    """Return the statistic ``importance`` by method, the most important rows first."""
     scored = searches[searches["score"].notna()]
     if scored.empty:
         return []
@@ -375,9 +375,10 @@ def _plain_values(row: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def _hyperparameters(texts: Sequence[str]) -> dict[str, Any]:
-    """Return the hyper-parameters of all records, the common ones apart.
+    """Return the hyper-parameters of all records without repetitions.
 
-    ``sets`` are the distinct sets of the other ones, ``of`` the set of each record.
+    ``common`` are the hyper-parameters that are equal in all records, and ``sets`` the
+    distinct sets of the other ones. ``of`` is the index in ``sets`` for each record.
     """
     distinct_texts = list(dict.fromkeys(texts))
     places = {text: index for index, text in enumerate(distinct_texts)}

@@ -24,13 +24,16 @@ def published_for(
     tasks: Collection[str] | None = None,
     current: Versions | None = None,
 ) -> tables.Published | None:
-    """Compare a board with scores of others; None if there are none.
+    """Return published results for a board, compared with its scores.
 
-    These are the published, submitted and ``imported`` rows of its benchmark. With
-    ``tasks``, rows of other tasks are left out. Submitted and imported scores of
-    another version of their task's data or metric have no rank: another one than that
-    of the board's own scores or, without own ones, ``current``. Data are compared for
-    tasks that pin them, i.e. have a fingerprint in ``current``: others may differ by
+    The results are the published, submitted and ``imported`` rows of the board's
+    benchmark; None is returned if there are none. With ``tasks``, rows of other tasks
+    are left out.
+
+    A submitted or imported score has no rank if it was made on another version of the
+    task's data or metric than the board's own scores (or than ``current``, if the board
+    has none on the task). Versions of the data are compared only for tasks that pin
+    them by a fingerprint in ``current``, because the data of other tasks may differ by
     rounding.
     """
     versions = dict(current or {})
@@ -201,7 +204,7 @@ def own_row(
 def _table(
     title: str, rows: Sequence[tables.PublishedRow], numbers: Mapping[str, int]
 ) -> tables.PublishedTable:
-    """Return a table; of several rows for a cell, the first without a flag counts.
+    """Return a table of rows; the first unflagged row of a cell counts.
 
     ``numbers`` are the numbers of the sources of other people's rows, which keep
     methods of equal name apart.

@@ -17,7 +17,7 @@ LEVEL = 0.05
 MIN_TASKS = 5
 """Least number of tasks from whose spread an interval is computed."""
 LEAST_SHARE = 0.01
-"""Least share of a task's mean variance that a variance over seeds counts as.
+"""Share of a task's mean variance to which lower variances over seeds are raised.
 
 The few scores of a method may be equal by chance.
 """
@@ -68,19 +68,19 @@ def _lower_end(wins: Floats, num: int) -> Floats:
     return np.where(wins > 0, ends, 0.0)
 
 
-def moderated(squares_TM: Floats, freedom_TM: Floats) -> tuple[Floats, float]:
+def moderate_variances(squares_TM: Floats, freedom_TM: Floats) -> tuple[Floats, float]:
     """Return moderated variances [T, M] over seeds, and their prior degrees of freedom.
 
-    The latter are what the mean variance of a task adds to each variance. A method's
-    own variance has few degrees of freedom, and methods have unequal variances. So the
-    own variance, with its degrees of freedom, is averaged with the task's mean
-    variance, which counts the more, the more alike variances of one task are. Smyth
-    2004, "Linear models and empirical Bayes methods", Statistical Applications in
-    Genetics and Molecular Biology 3; the mean takes the place of his location, which is
-    too low if there are few methods.
+    A method's own variance has few degrees of freedom. It is therefore averaged with
+    the mean variance of all methods on the task, each weighted by its degrees of
+    freedom. The mean variance gets the prior degrees of freedom: many if the methods'
+    variances on one task are alike, few if they differ. After Smyth 2004, "Linear
+    models and empirical Bayes methods", Statistical Applications in Genetics and
+    Molecular Biology 3; the mean variance replaces his location parameter, which is too
+    low if there are few methods.
 
-    ``squares_TM`` are squared deviations summed over seeds; on a task without
-    ``freedom_TM``, variances are NaN.
+    ``squares_TM`` are squared deviations summed over seeds, and ``freedom_TM`` their
+    degrees of freedom. Variances are NaN on a task where all of these are 0.
     """
     freedom_T = freedom_TM.sum(axis=1, keepdims=True)
     divisor_T = np.where(freedom_T > 0, freedom_T, np.nan)
@@ -90,10 +90,11 @@ def moderated(squares_TM: Floats, freedom_TM: Floats) -> tuple[Floats, float]:
 
 
 def _prior_freedom(squares_TM: Floats, freedom_TM: Floats, pooled_T: Floats) -> float:
-    """Return how many degrees of freedom a task's mean variance ``pooled_T`` counts.
+    """Return the prior degrees of freedom of the tasks' mean variances ``pooled_T``.
 
-    Logarithms of variances spread by chance; what they spread beyond that says how
-    unequal the variances of one task are. The less, the more the mean variance counts.
+    Logarithms of variances spread by chance. Their spread beyond chance measures how
+    unequal the true variances on one task are: the smaller it is, the more degrees of
+    freedom the mean variance gets.
     """
     known_TM = (freedom_TM > 0) & (pooled_T > 0)
     half_TM = np.where(known_TM, freedom_TM, 2.0) / 2
@@ -110,7 +111,7 @@ def _prior_freedom(squares_TM: Floats, freedom_TM: Floats, pooled_T: Floats) -> 
     return float(np.interp(excess, special.polygamma(1, grid / 2), grid))
 
 
-def combined(
+def add_variances(
     variances: Floats,
     freedom: Floats,
     prior: float = 0.0,
@@ -118,10 +119,10 @@ def combined(
 ) -> tuple[Floats, Floats]:
     """Return the sums of variances over the last axis, and their degrees of freedom.
 
-    ``prior`` is added to these; ``most`` limits them. The degrees of freedom are those
-    of Satterthwaite 1946, "An approximate distribution of estimates of variance
-    components", Biometrics Bulletin 2. If all variances are 0, they are the least of
-    the parts.
+    The degrees of freedom are those of Satterthwaite 1946, "An approximate distribution
+    of estimates of variance components", Biometrics Bulletin 2, or the least of
+    ``freedom`` if all variances are 0. ``prior`` is added to them, and ``most`` limits
+    them.
     """
     total = variances.sum(axis=-1)
     parts = (variances**2 / np.maximum(freedom, 1e-9)).sum(axis=-1)

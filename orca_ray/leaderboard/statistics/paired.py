@@ -1,8 +1,7 @@
 """Ratios of scores that are paired by task, with intervals.
 
-All comparisons of methods and of configurations are such ratios. The questions whether
-a step of a method, such as aligning, helped, and whether searching did, are such
-comparisons.
+All comparisons of methods and of configurations are such ratios, also those that answer
+whether searching, or a step of a method such as aligning, helped.
 """
 
 import math
@@ -17,8 +16,8 @@ from scipy import special
 from orca_ray.leaderboard.statistics.intervals import (
     LEVEL,
     MIN_TASKS,
-    combined,
-    moderated,
+    add_variances,
+    moderate_variances,
 )
 from orca_ray.leaderboard.statistics.table import Floats, ScoreTable
 
@@ -47,8 +46,8 @@ class Comparison:
 
     Both map the same factors to levels. A pair is a score with ``levels`` and a score
     with ``reference``, for the same task, seed and levels of all other factors. On one
-    task, the scores of the seeds are averaged before the ratio is taken, and the ratios
-    geometrically averaged over the other factors' levels.
+    task, the scores of the seeds are averaged before the ratio is taken. The ratios are
+    then averaged geometrically over the levels of the other factors.
     """
 
     levels: Levels
@@ -103,7 +102,8 @@ class Comparison:
     def beyond_noise(self) -> dict[str, Ratio]:
         """The ratios on tasks that differ from 1 beyond noise over seeds.
 
-        The level is 5 % over all tasks (Holm): 95 % of comparisons have no false one.
+        The level is 5 % over all tasks (Holm): 95 % of comparisons contain no ratio
+        that differs from 1 by chance alone.
         """
         adjusted = holm(np.array([ratio.p for ratio in self.tasks.values()]))
         return {
@@ -170,16 +170,17 @@ class LogRatios(NamedTuple):
     def ratio(self, *, over_tasks: bool) -> Ratio:
         """Return the geometric mean over tasks, with Student's interval and test.
 
-        The standard error is that of the logarithms' deviation ``over_tasks``, NaN for
-        fewer than `MIN_TASKS` tasks. Else it comes from the standard errors, and the
-        interval does not cover the variation between tasks.
+        If ``over_tasks``, the standard error is computed from the deviation of the
+        logarithms over tasks; it is NaN for fewer than `MIN_TASKS` tasks. Otherwise it
+        is computed from `errors`, and the interval does not cover the variation between
+        tasks.
         """
         num = len(self.logs)
         mean = self.logs.mean() if num else math.nan
         error = math.nan
         freedom = math.nan
         if num and not over_tasks:
-            variance, variance_freedom = combined(self.errors**2, self.freedom)
+            variance, variance_freedom = add_variances(self.errors**2, self.freedom)
             error = math.sqrt(variance) / num
             freedom = float(variance_freedom)
         elif num >= MIN_TASKS:
@@ -193,7 +194,7 @@ class LogRatios(NamedTuple):
 
 @dataclass(frozen=True)
 class LogScores:
-    """Logarithms of a board's mean scores, of which ratios of methods are made."""
+    """Logarithms of a board's mean scores, from which ratios are computed."""
 
     table: ScoreTable
     means_TM: Floats
@@ -201,7 +202,7 @@ class LogScores:
     floors_T: Floats
     """Floors [T, 1] to which lower scores and means are raised; see `score_floor`."""
     variances_TM: Floats
-    """Variances over seeds of a log score; see `moderated`.
+    """Variances over seeds of a log score; see `moderate_variances`.
 
     NaN on a task where no method has several seeds.
     """
@@ -226,19 +227,19 @@ class LogScores:
         squares_TMS = (logs_TMS - centres_TM[:, :, None]) ** 2
         squares_TM = np.where(present_TMS, squares_TMS, 0.0).sum(axis=2)
         freedom_TM = np.maximum(table.num_seeds_TM - 1.0, 0)
-        variances_TM, prior = moderated(squares_TM, freedom_TM)
+        variances_TM, prior = moderate_variances(squares_TM, freedom_TM)
         logs_TM = np.log(np.maximum(table.means_TM, floors_T))
         return cls(table, logs_TM, floors_T, variances_TM, freedom_TM, prior)
 
     def over_seeds(self, variances: Floats, freedom: Floats) -> tuple[Floats, Floats]:
-        """Return `combined` variances [T, ..., X] over seeds.
+        """Return `add_variances` of variances [T, ..., X] over seeds.
 
-        No variance gets more freedom than all scores of its task have.
+        No variance gets more degrees of freedom than all scores of its task have.
         """
         most_T = self.freedom_TM.sum(axis=1)
         num_middle_axes = variances.ndim - 2
         most = most_T.reshape(-1, *[1] * num_middle_axes)
-        return combined(variances, freedom, self.prior, most)
+        return add_variances(variances, freedom, self.prior, most)
 
     @property
     def errors_TM(self) -> Floats:
@@ -252,10 +253,11 @@ class LogScores:
 
     @property
     def tied_TM(self) -> NDArray[np.bool_]:
-        """Whether noise over seeds does not separate a method from its task's best.
+        """Mask [T, M] of methods that noise over seeds does not separate from the best.
 
-        It is False where this is unknown. At 5 % over all pairs of the task
-        (Bonferroni), because the best is chosen by the same scores.
+        It is False for the best method of a task itself, and where the noise is
+        unknown. The level is 5 % over all pairs of methods on a task (Bonferroni),
+        because the best one is chosen by the same scores.
         """
         means_TM = np.where(np.isnan(self.means_TM), np.inf, self.means_TM)
         best_T = np.argmin(means_TM, axis=1)[:, None]

@@ -125,7 +125,7 @@ def answers(
     the board has several bodies.
     """
     logs = LogScores.of(ScoreTable.of(scores))
-    questions = list(_questions(logs))
+    questions = list(_step_answers(logs))
     p = np.array([question.comparison.ratio.p for question in questions])
     adjusted = [
         replace(question, adjusted_p=float(adjusted_p))
@@ -133,10 +133,10 @@ def answers(
     ]
     if searches is None:
         return adjusted
-    return [*adjusted, *_searching(searches)]
+    return [*adjusted, *_searching_answers(searches)]
 
 
-def _questions(logs: LogScores) -> Iterator[QuestionAnswer]:
+def _step_answers(logs: LogScores) -> Iterator[QuestionAnswer]:
     """Yield the answers to the questions of ``questions.toml``, without adjusted p."""
     names = logs.table.methods
     bodies = {name.partition(" (")[2].removesuffix(")") for name in names}
@@ -156,8 +156,8 @@ def _questions(logs: LogScores) -> Iterator[QuestionAnswer]:
                 )
 
 
-def _searching(searches: pd.DataFrame) -> Iterator[QuestionAnswer]:
-    """Yield the ratio of the best to the first validation score.
+def _searching_answers(searches: pd.DataFrame) -> Iterator[QuestionAnswer]:
+    """Yield answers about searching: ratios of the best to the first validation score.
 
     The first answer is about all methods together; if there are several methods, one
     about each follows.

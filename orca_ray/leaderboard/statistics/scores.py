@@ -261,7 +261,8 @@ def _tests_by_task(trials: pd.DataFrame, name: str) -> list[RankTest]:
 def groups(values: pd.Series) -> NDArray[np.int64]:
     """Return a group number for each value.
 
-    If more than `NUM_BINS` numbers differ, a group is a quartile, else a value.
+    If there are more than `NUM_BINS` different numbers, each quartile is a group, else
+    each value.
     """
     are_numbers = all(
         isinstance(value, int | float) and not isinstance(value, bool)

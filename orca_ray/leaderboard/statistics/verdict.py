@@ -13,14 +13,14 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
-from orca_ray.leaderboard.statistics.intervals import LEVEL, MIN_TASKS, combined
+from orca_ray.leaderboard.statistics.intervals import LEVEL, MIN_TASKS, add_variances
 from orca_ray.leaderboard.statistics.paired import LogScores, holm
 from orca_ray.leaderboard.statistics.table import ScoreTable, Statistic
 
 POWER = 0.8
 """Probability with which the additional tasks or seeds would separate two methods."""
 MAX_MORE = 1000
-"""Largest number of additional tasks or seeds that is given, else infinity."""
+"""Largest number of additional tasks or seeds that is reported, else infinity."""
 
 
 def verdict(table: ScoreTable, *, level: float = LEVEL) -> pd.DataFrame:
@@ -145,7 +145,7 @@ class _Test:
         """Mean variance of the log ratios over seeds."""
         self.num_seeds = math.nan
         """Mean number of seeds of a task and method."""
-        _, freedom = combined(ratios.errors**2, ratios.freedom)
+        _, freedom = add_variances(ratios.errors**2, ratios.freedom)
         self.freedom = float(freedom)
         if num_tasks:
             pair = [table.methods.index(name) for name in (method, other)]
@@ -174,7 +174,7 @@ class _Test:
             total = num_tasks + more
             if total < MIN_TASKS:
                 return False
-            required = self.deviation * needed(total - 1, level)
+            required = self.deviation * detectable_mean(total - 1, level)
             return size * math.sqrt(total) >= required
 
         def are_enough_seeds(more: int) -> bool:
@@ -184,7 +184,8 @@ class _Test:
                 freedom = self.freedom + 2 * num_tasks * more
             noise = self.noise * self.num_seeds / (self.num_seeds + more)
             deviation = math.sqrt(variance_of_tasks + noise)
-            return size * math.sqrt(num_tasks) >= deviation * needed(freedom, level)
+            required = deviation * detectable_mean(freedom, level)
+            return size * math.sqrt(num_tasks) >= required
 
         return _More(
             math.nan if math.isnan(self.deviation) else _fewest(are_enough_tasks),
@@ -192,8 +193,8 @@ class _Test:
         )
 
 
-def needed(freedom: float, level: float) -> float:
-    """Return the mean that Student's test finds with the probability `POWER`.
+def detectable_mean(freedom: float, level: float) -> float:
+    """Return the mean that Student's test detects with the probability `POWER`.
 
     The mean is in standard errors; the test has the level ``level``.
     """

@@ -68,7 +68,7 @@ class DistanceTerm:
 
         if epoch < int(self._config.warmup * self._config.epochs):
             return torch.zeros((), device=self._trial.device)
-        loss = self._config.weight * self._aligning.distance_of(indices)
+        loss = self._config.weight * self._align_loop.distance_of(indices)
         torch.autograd.backward(loss)
         # Measuring the distance has set evaluation mode.
         self._trial.model.embedder.train()
@@ -76,7 +76,7 @@ class DistanceTerm:
 
     # Made on first use, because a finished stage needs no source features.
     @cached_property
-    def _aligning(self) -> "AlignLoop":
+    def _align_loop(self) -> "AlignLoop":
         from orca_ray.methods.stages.align_stage import make_align_loop
 
         return make_align_loop(self._trial, self._trial.hyperparameters.align)

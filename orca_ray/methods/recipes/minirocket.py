@@ -48,8 +48,8 @@ class MiniRocketConfig(Config):
     penalty: Annotated[str, partial(one_of, ("validation", "leave_one_out"))] = (
         "validation"
     )
-    """What chooses the penalty of the regression: validation data, or the training
-    samples, each left out once, whose predictions then also scale the logits.
+    """What chooses the penalty of the regression: validation data, or leave-one-out
+    predictions of the training samples, which then also scale the logits.
     """
 
 
@@ -111,7 +111,7 @@ def _hydra(request: "NetworkRequest") -> "Body":
     )
 
 
-def _both(request: "NetworkRequest") -> "Body":
+def _joined_body(request: "NetworkRequest") -> "Body":
     from orca_ray.models.minirocket import JoinedBody
 
     return JoinedBody([_minirocket(request), _hydra(request)])
@@ -120,12 +120,12 @@ def _both(request: "NetworkRequest") -> "Body":
 def _network(
     request: "NetworkRequest", body: "Callable[[NetworkRequest], Body]"
 ) -> "CrossModalModel":
-    from orca_ray.models.features import limited
+    from orca_ray.models.features import limit_features
     from orca_ray.models.minirocket import build_series_model
 
     limit = request.hyperparameters.of(LinearConfig).limit
     return build_series_model(
-        limited(body(request), limit),
+        limit_features(body(request), limit),
         **request.given("input_shape", "target", "statistics"),
     )
 
@@ -215,7 +215,7 @@ RECIPES = (
             " arXiv:2012.08791, github.com/angus924/hydra"
         ),
         options=(MiniRocketConfig, HydraConfig, LinearConfig),
-        network=partial(_network, body=_both),
+        network=partial(_network, body=_joined_body),
         operations=_operations_of_both,
         defaults={"minirocket.penalty": "leave_one_out"},
     ),

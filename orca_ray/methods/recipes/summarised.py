@@ -9,12 +9,12 @@ a ridge regression. ``nearest`` averages the targets of the nearest training sam
 Gaussian kernels. Penalties, the width of the kernels and the number of neighbours are
 chosen within the training samples.
 
-``gradient_boosting`` is the usual baseline for tables: trees of LightGBM, of the
-values. An epoch adds ``boosting.rounds`` rounds of one tree each, or of one tree for
-each class if there are more than two. For a target of several labels, each label has a
-booster. The trees of the best epoch on validation data are kept. The trees minimise log
-loss or squared error instead of the task's loss; the task's metric compares the epochs.
-Missing values are allowed.
+``gradient_boosting`` is the usual baseline for tables: trees of LightGBM on the values
+themselves. An epoch adds ``boosting.rounds`` rounds of one tree each, or of one tree
+for each class if there are more than two. For a target of several labels, each label
+has a booster. The trees of the best epoch on validation data are kept. The trees
+minimise log loss or squared error instead of the task's loss; the task's metric
+compares the epochs. Missing values are allowed.
 """
 
 import importlib.util
@@ -104,7 +104,7 @@ def _network(request: "NetworkRequest", stage: str, features: str) -> "CrossModa
 def _operations(
     task: "Task", values: Mapping[str, Scalar], method: str = ""
 ) -> float | None:
-    """Return about the operations of features, outputs and fitting, for one sample."""
+    """Return the approximate operations of features, outputs and fitting per sample."""
     if task.input_shape is None:
         return None
     size = math.prod(task.input_shape)
@@ -128,9 +128,9 @@ def _operations(
 
 
 def _boosting_operations(task: "Task", values: Mapping[str, Scalar]) -> float | None:
-    """Return the additions to histograms of an epoch's trees, for one sample.
+    """Return the number of additions to histograms of an epoch's trees per sample.
 
-    There is one for each feature at each level of a tree.
+    There is one addition for each feature at each level of a tree.
     """
     if task.input_shape is None:
         return None

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from orca_ray.alignment.distance import SourceFeatures
 from orca_ray.alignment.registry import get_distance
 from orca_ray.alignment.source_features import fitted_distance
-from orca_ray.methods.reports import EpochProgress, Outcome, joined
+from orca_ray.methods.reports import EpochProgress, Outcome, join_notes
 from orca_ray.methods.stages.trial import Trial
 from orca_ray.models.names import parse_body_name
 from orca_ray.training.align import AlignLoop, Probe
@@ -32,7 +32,7 @@ from orca_ray.training.config import AlignConfig
 POINTS = (0.0, 0.25, 1.0)
 """Shares of the align schedule after which the embedder is probed.
 
-More would take over 15 % of a short trial.
+More probes would take over 15 % of a short trial.
 """
 MARGIN = 2.0
 """A later embedder is chosen if its error is lower by more than this many standard
@@ -123,8 +123,9 @@ class AlignGuard:
         self.points = tuple(ProbePoint(*point) for point in state["points"])
 
 
-def _is_lower(errors_n: Tensor, than_n: Tensor) -> bool:
-    difference_n = than_n - errors_n
+def _is_lower(errors_n: Tensor, other_errors_n: Tensor) -> bool:
+    """Return whether the mean of ``errors_n`` is lower beyond noise; see `MARGIN`."""
+    difference_n = other_errors_n - errors_n
     noise = float(difference_n.std(correction=0)) / math.sqrt(len(difference_n))
     return float(difference_n.mean()) > MARGIN * noise
 
@@ -149,7 +150,10 @@ class AlignStage:
         self._guarded = guarded
         self._config = config or trial.hyperparameters.align
         self._key: str | None = None
-        self._stage: AlignLoop | AlignReplay | None = None
+        self._run: AlignLoop | AlignReplay | None = None
+        """The loop that aligns, or the replay of a cached alignment; None before the
+        first step.
+        """
         self._guard: AlignGuard | None = None
         """Guard of an `AlignLoop`; None: there is no guard, or a replay."""
         self._seconds = 0.0
@@ -160,7 +164,7 @@ class AlignStage:
     @property
     def done(self) -> bool:
         """Whether the stage has ended."""
-        if self._stage is None or not self._stage.done:
+        if self._run is None or not self._run.done:
             return False
         return self._guard is None or self._guard.done
 
@@ -171,14 +175,14 @@ class AlignStage:
         a new alignment in the cache.
         """
         started = perf_counter()  # includes source features and pseudo-labels
-        if self._stage is None:
-            self._stage = self._open()
-        stage = self._stage
-        report: AlignEpoch | ProbePoint | None = self._probe_if_due(stage)
+        if self._run is None:
+            self._run = self._load_or_make_run()
+        run = self._run
+        report: AlignEpoch | ProbePoint | None = self._probe_if_due(run)
         if report is None:
-            report = stage.step()
-        if self.done and isinstance(stage, AlignLoop):
-            self._store(stage)
+            report = run.step()
+        if self.done and isinstance(run, AlignLoop):
+            self._store_alignment(run)
         self._seconds = perf_counter() - started
         if self.done:
             trial = self._trial
@@ -197,44 +201,44 @@ class AlignStage:
             progress, distance=report.distance, learning_rate=report.learning_rate
         )
 
-    def _probe_if_due(self, stage: AlignLoop | AlignReplay) -> ProbePoint | None:
+    def _probe_if_due(self, run: AlignLoop | AlignReplay) -> ProbePoint | None:
         guard = self._guard
-        if guard is None or not isinstance(stage, AlignLoop):
+        if guard is None or not isinstance(run, AlignLoop):
             return None
-        if not guard.is_due(stage.progress):
+        if not guard.is_due(run.progress):
             return None
-        return guard.step(stage.progress, stage.epoch)
+        return guard.step(run.progress, run.epoch)
 
     def add_to(self, outcome: Outcome) -> Outcome:
         """Return a copy of ``outcome`` with the results of this stage so far.
 
         Call it after each step: the seconds of that step are added.
         """
-        stage = self._stage
-        assert stage is not None
+        run = self._run
+        assert run is not None
         chosen_epoch = None
-        if isinstance(stage, AlignReplay):
-            chosen_epoch = stage.chosen
+        if isinstance(run, AlignReplay):
+            chosen_epoch = run.chosen
         elif self._guard is not None and self.done:
             chosen_epoch = self._guard.chosen
         return replace(
             outcome,
-            distance_before=stage.distance_before,
-            distance_after=stage.distance_after,
-            align_epochs=stage.epoch,
-            align_plateaued=stage.plateaued,
-            align_reused=isinstance(stage, AlignReplay),
+            distance_before=run.distance_before,
+            distance_after=run.distance_after,
+            align_epochs=run.epoch,
+            align_plateaued=run.plateaued,
+            align_reused=isinstance(run, AlignReplay),
             align_chosen=chosen_epoch,
-            notes=joined(outcome.notes, stage.notes),
+            notes=join_notes(outcome.notes, run.notes),
             align_seconds=outcome.align_seconds + self._seconds,
         )
 
     def state_dict(self) -> dict[str, Any] | None:
         """Return the state for `load_state_dict`; None before the first step."""
-        if self._stage is None:
+        if self._run is None:
             return None
         guard_state = None if self._guard is None else self._guard.state_dict()
-        return self._stage.state_dict() | {"guard": guard_state}
+        return self._run.state_dict() | {"guard": guard_state}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the ``state`` of an interrupted stage, to continue from it.
@@ -243,16 +247,17 @@ class AlignStage:
         """
         if "replay" in state:
             alignment = Alignment.from_state(state["replay"])
-            self._stage = AlignReplay(
+            self._run = AlignReplay(
                 self._trial.model.embedder, alignment, state["position"]
             )
             return
-        self._stage = self._make_loop()
-        self._stage.load_state_dict(dict(state))
+        self._run = self._make_loop()
+        self._run.load_state_dict(dict(state))
         if self._guard is not None:
             self._guard.load_state_dict(state["guard"])
 
-    def _store(self, loop: AlignLoop) -> None:
+    def _store_alignment(self, loop: AlignLoop) -> None:
+        """Load the weights that a guard chose, and store the alignment in the cache."""
         if self._guard is not None:
             self._guard.load_choice()
         alignment = loop.alignment()
@@ -265,7 +270,8 @@ class AlignStage:
             )
         cache.store(self._key, alignment)
 
-    def _open(self) -> AlignLoop | AlignReplay:
+    def _load_or_make_run(self) -> AlignLoop | AlignReplay:
+        """Return the replay of a cached alignment or, if there is none, a new loop."""
         source = self._trial.source_features()
         cache = self._trial.cache
         embedder = self._trial.model.embedder

@@ -23,8 +23,8 @@ from orca_ray.models.trees import (
     BoostedBody,
     OutputHead,
     Tree,
-    of_boosters,
-    renumbered,
+    read_lightgbm_trees,
+    renumber_features,
 )
 from orca_ray.process import note_progress
 from orca_ray.training.numerics import derive_seed
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 class BoostingStage(FittedStage):
     """Stage that adds ``boosting.rounds`` rounds of trees an epoch.
 
-    Every epoch starts from the sums of the trees so far, so that interruption changes
-    nothing; resuming is exact with equally many threads.
+    Every epoch starts from the sums of the trees so far, so that an interruption
+    changes nothing if it is resumed with as many threads.
     """
 
     batch_size = 1024
@@ -85,9 +85,9 @@ class BoostingStage(FittedStage):
             losses += [booster.eval_train()[0][2] for booster in boosters]
             new_trees += [
                 tree._replace(values=tree.values / copies)
-                for tree in of_boosters(boosters)
+                for tree in read_lightgbm_trees(boosters)
             ]
-        self._trees.add_trees(renumbered(new_trees, self._columns))
+        self._trees.add_trees(renumber_features(new_trees, self._columns))
         self._latest = BoostedBody(self._trial.task.target, tokens.shape[2])
         self._latest.add_trees(new_trees)
         return float(np.mean(losses))
@@ -139,7 +139,7 @@ class BoostingStage(FittedStage):
     def _parameters(self, epoch: int, copy: int) -> Mapping[str, Any]:
         target = self._trial.task.target
         config = self._config
-        # The first copy has the draws of versions that knew no copies.
+        # The first copy draws as earlier versions did, which had no copies.
         draw = (epoch, copy) if copy else (epoch,)
         num_classes = 1
         if target.kind == "scalar":

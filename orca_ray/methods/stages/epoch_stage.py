@@ -63,9 +63,10 @@ class EpochStage(ABC):
 
     @abstractmethod
     def backward(self, indices: np.ndarray) -> Tensor:
-        """Set ``.grad`` by the mean loss of the samples ``indices`` [n].
+        """Set ``.grad`` to the gradients of the mean loss of the samples ``indices``
+        [n].
 
-        ``.grad`` is None before. Returns the detached loss.
+        The caller has set ``.grad`` to None before. Returns the detached loss.
         """
 
     @property
@@ -151,7 +152,9 @@ class EpochStage(ABC):
         return loss.double()
 
 
-def in_parts(function: Callable[[Tensor], Tensor], rows: Tensor, limit: int) -> Tensor:
+def apply_in_parts(
+    function: Callable[[Tensor], Tensor], rows: Tensor, limit: int
+) -> Tensor:
     """Return ``function(rows)``, computed in parts of at most ``limit`` rows.
 
     If there are several parts, the backward pass recomputes them.

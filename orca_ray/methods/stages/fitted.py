@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from orca_ray.data.prepared import Split
-from orca_ray.methods.reports import EpochProgress, Outcome, joined
+from orca_ray.methods.reports import EpochProgress, Outcome, join_notes
 from orca_ray.methods.stages.trial import Trial
 from orca_ray.training.evaluate import (
     BATCH_SIZE,
@@ -80,7 +80,7 @@ class FittedStage(ABC):
         started = perf_counter()
         trial.model.eval()
         loss = self.fit(self._epoch)
-        fitted = perf_counter()
+        fit_end = perf_counter()
         validation_score = self._validate()
         seconds = perf_counter() - started
         if self.done:
@@ -88,8 +88,8 @@ class FittedStage(ABC):
             if trial.test:
                 self._test_score, predictions = self._evaluate(trial.data.test)
                 trial.artefacts.after_test(predictions)
-        self._fit_seconds = fitted - started
-        self._evaluate_seconds = perf_counter() - fitted
+        self._fit_seconds = fit_end - started
+        self._evaluate_seconds = perf_counter() - fit_end
         return EpochProgress(
             stage=self.name,
             epoch=self._epoch,
@@ -100,9 +100,11 @@ class FittedStage(ABC):
         )
 
     def _validate(self) -> float:
-        """End an epoch: return its validation score, and keep the weights if best.
+        """Return the validation score of an epoch, and keep the weights of the best
+        one.
 
-        The log loss decides which epoch is best where `Trial.by_log_loss` says so.
+        The best epoch has the lowest score or, if `Trial.by_log_loss`, the lowest log
+        loss.
         """
         trial = self._trial
         validation = trial.data.validation
@@ -138,7 +140,7 @@ class FittedStage(ABC):
             precision=self._precision.name,
             refine_seconds=outcome.refine_seconds + self._fit_seconds,
             evaluate_seconds=outcome.evaluate_seconds + self._evaluate_seconds,
-            notes=joined(outcome.notes, self._trial.artefacts.notes),
+            notes=join_notes(outcome.notes, self._trial.artefacts.notes),
         )
 
     def state_dict(self) -> Mapping[str, Any] | None:

@@ -13,7 +13,7 @@ from orca_ray.methods.stages.training_features import (
 from orca_ray.methods.stages.trial import NetworkRequest
 from orca_ray.models.body import Body
 from orca_ray.models.features import ProbabilityHead
-from orca_ray.models.trees import ForestBody, of_forest, renumbered
+from orca_ray.models.trees import ForestBody, read_sklearn_tree, renumber_features
 from orca_ray.process import note_progress
 from orca_ray.training.numerics import derive_seed
 
@@ -71,5 +71,5 @@ class ForestStage(FittedStage):
         for number in range(10, TREES + 1, 10):
             note_progress()
             forest.set_params(n_estimators=number).fit(x, y)
-        trees = [of_forest(tree.tree_) for tree in forest.estimators_]
-        body.add_trees(renumbered(trees, columns))
+        trees = [read_sklearn_tree(tree.tree_) for tree in forest.estimators_]
+        body.add_trees(renumber_features(trees, columns))

@@ -43,10 +43,11 @@ _BLOCK = 256
 class KernelStage(FittedStage):
     """Stage that fits a ridge regression of Gaussian kernels around training samples.
 
-    It has one epoch. These samples are the landmarks of the Nyström method (Williams
-    and Seeger, 2001), which is exact if all samples are landmarks. Width and penalty
-    have the least loss of leave-one-out predictions: the squared error or, of classes
-    and labels, the task's (`scale_search`).
+    It has one epoch. The samples that kernels are around are the landmarks of the
+    Nyström method (Williams and Seeger, 2001), which is exact if all samples are
+    landmarks. Width and penalty are those with the least loss of leave-one-out
+    predictions: the squared error or, for classes and labels, the task's loss
+    (`scale_search`).
     """
 
     batch_size = 256
@@ -88,7 +89,8 @@ class KernelStage(FittedStage):
     ) -> float:
         """Fit ``body`` to the training samples ``rows``; return the leave-one-out loss.
 
-        ``features`` [n, F] are theirs; ``scale`` [F] multiplies standardised features.
+        ``features`` [n, F] are those of the samples; ``scale`` [F] multiplies centred
+        features.
         """
         note_progress()
         trial = self._trial
@@ -130,7 +132,7 @@ class KernelStage(FittedStage):
 
 
 def _cholesky(kernels: Tensor) -> Tensor:
-    """Return the root of the kernels [L, L] of landmarks, equal ones included."""
+    """Return the Cholesky root of kernels [L, L], also if landmarks are equal."""
     identity = torch.eye(len(kernels)).to(kernels)
     root: Tensor = torch.linalg.cholesky(kernels + 1e-6 * identity)
     return root

@@ -25,13 +25,13 @@ from orca_ray.methods.stages.training_features import (
 from orca_ray.methods.stages.trial import NetworkRequest, Trial
 from orca_ray.models.body import Body
 from orca_ray.models.crossmodal import PooledHead
-from orca_ray.models.features import FeatureBody, limited
+from orca_ray.models.features import FeatureBody, limit_features
 from orca_ray.process import note_progress
 from orca_ray.training.numerics import derive_seed
 
 _STRENGTHS = tuple(10.0**exponent for exponent in np.linspace(-4, 2, 7))
-"""Inverse penalties C that are tried, from the smallest, until two in turn are no
-better than the best.
+"""Inverse penalties C that are tried in ascending order, until two in succession are no
+better than the best so far.
 """
 _NUM_PARTS = 4
 """Number of parts of the training samples, each of which is left out once."""
@@ -40,16 +40,16 @@ _MOST_SAMPLES_OF_PARTS = 1000
 _LEAST_SAMPLES = 8
 """Number of training samples below which no part is left out, and C is 1."""
 _MOST_COMPARED = 2**22
-"""Largest number of features of all samples that compare C."""
+"""Largest number of feature values, over all samples, on which C are compared."""
 
 _Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 class LinearStage(RidgeStage):
-    """Stage that fits a ridge regression or, of classes and labels, a logistic one.
+    """Stage that fits a ridge regression or, for classes and labels, a logistic one.
 
-    The logistic regression minimises the task's loss. Its penalty |w|² / (2 C N) is the
-    one with the least loss on parts of the training samples that are left out.
+    The logistic regression minimises the task's loss. Its penalty is |w|² / (2 C N),
+    where C has the least loss on left-out parts of the training samples.
     """
 
     def __init__(self, trial: Trial) -> None:
@@ -62,7 +62,7 @@ class LinearStage(RidgeStage):
         nn.init.zeros_(head.output.weight)
         nn.init.zeros_(head.output.bias)
         limit = request.hyperparameters.of(LinearConfig).limit
-        return limited(FeatureBody(width), limit), head
+        return limit_features(FeatureBody(width), limit), head
 
     @torch.no_grad()
     def fit(self, epoch: int) -> None:
@@ -141,9 +141,9 @@ def _fit_best(
 
 
 def _divisions(parts: np.ndarray, width: int) -> list[_Division]:
-    """Return divisions of samples, which have ``width`` features, by their ``parts``.
+    """Return divisions of samples into fitted and left-out ones, by their ``parts``.
 
-    Of many samples, only random ones are divided.
+    Samples have ``width`` features. If there are many, only random ones are divided.
     """
     count = len(parts)
     if count < _LEAST_SAMPLES:

@@ -11,7 +11,7 @@ from torch.nn import Parameter, functional
 
 from orca_ray.methods.recipe import new_parameters
 from orca_ray.methods.recipes.mona import MonaConfig
-from orca_ray.methods.stages.epoch_stage import EpochStage, in_parts
+from orca_ray.methods.stages.epoch_stage import EpochStage, apply_in_parts
 from orca_ray.methods.stages.refine_stage import RefineStage
 from orca_ray.methods.stages.source_tokens import SourceTokens, source_tokens
 from orca_ray.methods.stages.trial import Stage, Trial
@@ -122,7 +122,9 @@ class BilevelStage(EpochStage):
         """
         anchors, positives = positive_pairs(self._source.y, self._config.source_batch)
         limit = self._accumulator.limit
-        features_nF = in_parts(self._features, torch.cat([anchors, positives]), limit)
+        features_nF = apply_in_parts(
+            self._features, torch.cat([anchors, positives]), limit
+        )
         loss = alignment_and_uniformity(*features_nF.chunk(2))
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()

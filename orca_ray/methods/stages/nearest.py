@@ -81,7 +81,7 @@ class NearestStage(FittedStage):
         trial = self._trial
         random = np.random.default_rng(derive_seed(trial.seed, "queries"))
         queries = random.permutation(len(rows))[:_QUERIES]
-        # Without the nearest, which is the sample itself or its equal.
+        # The nearest one is left out: it is the sample itself, or equal to it.
         blocks = torch.split(torch.from_numpy(queries), _BLOCK)
         neighbours = torch.cat(
             [

@@ -1,7 +1,7 @@
-"""Changes of the body by methods.
+"""Changes that methods make to the body: an attention layer, and adapters.
 
-They are the attention layer of `no_body`, and the adapters of `lora`, which ``peft``
-makes.
+The attention layer replaces the body in `no_body`. The adapters are those of `lora`,
+and ``peft`` makes them.
 """
 
 import contextlib
@@ -107,16 +107,16 @@ def insert_adapters(body: Body, options: LoraConfig) -> None:
             f"LoRA needs the package {error.name!r}: pip install 'orca-ray[predict]'"
         ) from error
     # The names alone: layers that are replaced must not stay in memory.
-    chosen = list(linear_layers(body, options.targets))
+    adapted_names = list(linear_layers(body, options.targets))
     if options.weights == "nf4":
         with _without_hub_kernels():
-            quantise(body, chosen)
+            quantise(body, adapted_names)
     config = peft.LoraConfig(
         r=options.rank,
         lora_alpha=options.alpha,
         lora_dropout=options.dropout,
-        target_modules="|".join(map(re.escape, chosen)),
-        fan_in_fan_out=isinstance(body.get_submodule(chosen[0]), Conv1D),
+        target_modules="|".join(map(re.escape, adapted_names)),
+        fan_in_fan_out=isinstance(body.get_submodule(adapted_names[0]), Conv1D),
     )
     peft.inject_adapter_in_model(config, body)
 
@@ -154,7 +154,7 @@ def linear_layers(body: Body, targets: str) -> dict[str, nn.Module]:
             f"LoRA adapts transformer layers, and the body ({type(body).__name__}) has"
             " none"
         )
-    chosen: dict[str, nn.Module] = {}
+    adapted: dict[str, nn.Module] = {}
     for layer in layers:
         linear = {
             name: part
@@ -174,5 +174,5 @@ def linear_layers(body: Body, targets: str) -> dict[str, nn.Module]:
                     f" in {names[layer]}, which has {present}: choose another of"
                     f" {', '.join(TARGETS)}"
                 )
-            chosen |= of_role
-    return chosen
+            adapted |= of_role
+    return adapted

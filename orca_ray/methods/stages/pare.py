@@ -66,7 +66,7 @@ class MixTerm:
         self.start(0, trial.hyperparameters.refine.epochs)
 
     def start(self, epoch: int, epochs: int) -> None:
-        """Set, for ``epoch`` (from 0) of ``epochs``, how tokens are replaced.
+        """Set how tokens are replaced in ``epoch`` (from 0) of ``epochs``.
 
         The epoch decides how many tokens are replaced, and whether they are drawn at
         random.
@@ -85,13 +85,13 @@ class MixTerm:
         mixed_BTD = self.mix(self._model.embed(x), self._source.tokens(rows))
         with self._precision.autocast():
             features_BSF = self._model.encode(mixed_BTD)
-        of_target = self._loss(self._model.head(features_BSF), y)
-        of_source = functional.cross_entropy(
+        target_loss = self._loss(self._model.head(features_BSF), y)
+        source_loss = functional.cross_entropy(
             self._source_head(features_BSF), self._source.y[rows]
         )
         source_share = self.num_replaced / self._num_tokens
         return self._weight * (
-            (1 - source_share) * of_target + source_share * of_source
+            (1 - source_share) * target_loss + source_share * source_loss
         )
 
     def mix(self, target_BTD: Tensor, source_BTD: Tensor) -> Tensor:
@@ -120,7 +120,7 @@ class MixTerm:
 
 
 def published_weight(trial: Trial) -> float:
-    """Return the weight of the loss of mixes in the published code, for the trial."""
+    """Return the weight that the published code gives to the loss of mixes."""
     if trial.task.target.kind == "dense":
         return DENSE_WEIGHT
     if trial.model.body.modality == "sequence":
@@ -135,19 +135,19 @@ def replace_lowest(
     source_keys_BT: Tensor,
     k: int,
 ) -> Tensor:
-    """Return the target tokens [B, T, D], of which source tokens replace ``k``.
+    """Return target tokens [B, T, D], ``k`` of them replaced by source tokens.
 
     The ``k`` target tokens with the lowest keys are replaced by the ``k`` source tokens
     with the highest keys, which keep their order.
     """
     replaced_Bk, replaced_BT = _highest(-target_keys_BT, k)
-    chosen_Bk, chosen_BT = _highest(source_keys_BT, k)
+    inserted_Bk, inserted_BT = _highest(source_keys_BT, k)
     width = target_BTD.shape[2]
-    chosen_BkD = (chosen_BT[..., None] * source_BTD).gather(
-        1, chosen_Bk[..., None].expand(-1, -1, width)
+    inserted_BkD = (inserted_BT[..., None] * source_BTD).gather(
+        1, inserted_Bk[..., None].expand(-1, -1, width)
     )
     placed_BTD = torch.zeros_like(target_BTD).scatter(
-        1, replaced_Bk[..., None].expand(-1, -1, width), chosen_BkD
+        1, replaced_Bk[..., None].expand(-1, -1, width), inserted_BkD
     )
     return (1 - replaced_BT)[..., None] * target_BTD + placed_BTD
 

@@ -16,7 +16,7 @@ from orca_ray.alignment.labels import NUM_CLASSES, ClassIndex, pseudo_labels
 from orca_ray.errors import UserError
 from orca_ray.methods.recipe import align_then_refine
 from orca_ray.methods.recipes.recraft import RecraftConfig
-from orca_ray.methods.stages.epoch_stage import EpochStage, in_parts
+from orca_ray.methods.stages.epoch_stage import EpochStage, apply_in_parts
 from orca_ray.methods.stages.source_tokens import SourceTokens, source_tokens
 from orca_ray.methods.stages.trial import Stage, Trial
 from orca_ray.models.body import seeded
@@ -25,7 +25,7 @@ from orca_ray.training.config import AlignConfig
 from orca_ray.training.numerics import derive_seed
 from orca_ray.training.sample_cost import (
     budget_bytes,
-    halved,
+    halve,
     max_micro_batch,
     measure_cost,
 )
@@ -115,7 +115,7 @@ class _HeadStage(EpochStage):
         super().__init__(trial, epochs, learning_rate)
         self._config = config
         self._head = head
-        self._as_code = config.form == "code"
+        self._follows_code = config.form == "code"
 
     def state_dict(self) -> Mapping[str, Any]:
         """Return the state for `load_state_dict`.
@@ -141,7 +141,7 @@ class _HeadStage(EpochStage):
         device = self._trial.device
         cost = measure_cost(loss, body, num_samples=min(2, num_samples))
         budget = budget_bytes(self._trial.hyperparameters.refine.memory_mib, device)
-        return halved(max_micro_batch(cost, budget // graphs, device))
+        return halve(max_micro_batch(cost, budget // graphs, device))
 
 
 class SourceHeadStage(_HeadStage):
@@ -158,7 +158,7 @@ class SourceHeadStage(_HeadStage):
             trial, config, head, config.source_epochs, config.source_learning_rate
         )
         sequence = trial.model.body.modality == "sequence"
-        self._softmax_twice = self._as_code and sequence
+        self._softmax_twice = self._follows_code and sequence
         self._penalty_epochs = 0 if self._softmax_twice else config.penalty_epochs
 
     def parameters(self) -> Sequence[Parameter]:
@@ -227,10 +227,10 @@ class SourceHeadStage(_HeadStage):
         (gradients_nTD,) = torch.autograd.grad(
             losses_n.sum(), tokens_nTD, create_graph=True
         )
-        if self._as_code:
+        if self._follows_code:
             gradients_nTD = gradients_nTD / step_size
         penalties_n = gradient_penalty(
-            gradients_nTD, self._config.threshold, by_channel=self._as_code
+            gradients_nTD, self._config.threshold, by_channel=self._follows_code
         )
         return losses_n + self._config.penalty * penalties_n
 
@@ -269,7 +269,7 @@ class DistortionStage(_HeadStage):
         If ``recraft.form`` is ``code``, those of the source head follow.
         """
         parameters = list(self._trial.model.embedder.parameters())
-        if self._as_code:
+        if self._follows_code:
             parameters.extend(self._head.linear.parameters())
         return parameters
 
@@ -290,7 +290,7 @@ class DistortionStage(_HeadStage):
 
         Returns the detached entropy, whose gradients are weighted by the batch's size.
         """
-        self._head.linear.requires_grad_(self._as_code)
+        self._head.linear.requires_grad_(self._follows_code)
         entropy = self._entropy(indices, self._limit)
         # Each batch counts by its size, so an epoch weighs the classes by their shares
         # P(y).
@@ -320,7 +320,7 @@ class DistortionStage(_HeadStage):
         # to.
         rows = np.asarray(self._trial.data.train.x[indices], dtype=np.float32)
         x = torch.from_numpy(rows).to(self._trial.device)
-        return entropy_of_mean(in_parts(self._predictions, x, limit))
+        return entropy_of_mean(apply_in_parts(self._predictions, x, limit))
 
     def _predictions(self, x: Tensor) -> Tensor:
         """Return the source head's probabilities [B, K] of inputs [B, ...]."""
@@ -332,7 +332,7 @@ class DistortionStage(_HeadStage):
 
 
 def _backward(losses_n: Tensor, step_size: int) -> Tensor:
-    """Add the gradients of a part of the mean loss of a step, and return the part."""
+    """Add the gradients of a part of a step's mean loss, and return that part."""
     loss = losses_n.sum() / step_size
     loss.backward()  # type: ignore[no-untyped-call]
     return loss.detach()

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch.nn import Parameter
 
-from orca_ray.methods.reports import EpochProgress, Outcome, joined
+from orca_ray.methods.reports import EpochProgress, Outcome, join_notes
 from orca_ray.methods.stages.trial import Trial
 from orca_ray.models.crossmodal import CrossModalModel
 from orca_ray.training.config import RefineConfig
@@ -95,7 +95,7 @@ class RefineStage:
         epoch = self._epoch
         assert loop is not None
         assert epoch is not None
-        notes = joined(outcome.notes, [*loop.notes, *self._trial.artefacts.notes])
+        notes = join_notes(outcome.notes, [*loop.notes, *self._trial.artefacts.notes])
         if not self._final:
             return replace(
                 outcome,

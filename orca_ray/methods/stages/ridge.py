@@ -37,12 +37,12 @@ Of equally good ones, the largest is chosen.
 FINE_PENALTIES = tuple(10.0**exponent for exponent in np.linspace(5, -4, 19))
 """Penalties that are tried by leave-one-out, where each takes no new fit."""
 MOST_EXACT = 4096
-"""Largest of the smaller number, samples or features, for leave-one-out."""
+"""Largest value of min(samples, features) for which leave-one-out is computed."""
 
 
 @dataclass(frozen=True)
 class _Comparison:
-    """Data that compare penalties: samples to fit, and samples held out."""
+    """Data on which penalties are compared: samples to fit, and samples held out."""
 
     features: Tensor
     """[N, 1, F]."""
@@ -58,10 +58,11 @@ class RidgeStage(FittedStage):
     """Stage that fits a ridge regression of the body's features in one epoch.
 
     MiniRocket's biases are fitted first: they are quantiles of the convolutions of
-    random training series. The penalty is the one that validates best or, with
-    ``leave_one_out``, predicts each training sample best from all others; then logits
-    are also scaled, by a factor with the least training loss of these predictions. If
-    there are more than `MOST_EXACT` samples and features, validation data choose.
+    random training series. The penalty has the best validation score or, with
+    ``leave_one_out``, the best leave-one-out predictions of the training samples. In
+    the latter case, logits are also scaled by the factor with which these predictions
+    have the least training loss. Validation data choose the penalty in any case if both
+    samples and features are more than `MOST_EXACT`.
     """
 
     def __init__(self, trial: Trial, *, leave_one_out: bool = False) -> None:
@@ -135,7 +136,7 @@ class RidgeStage(FittedStage):
         head.output.load_state_dict(best)
 
     def _comparison(self) -> _Comparison:
-        """Return the training samples, to be compared on the validation samples.
+        """Return the training samples to fit, and the validation samples as held out.
 
         If the training data have the validation samples, too, a random fifth of the
         training samples is held out instead.

@@ -114,7 +114,7 @@ def training_features(
 def feature_blocks(
     trial: Trial, rows: np.ndarray, *, encoded: bool
 ) -> Iterator[Tensor]:
-    """Yield the features [n, F] of some of ``rows`` at a time, for all features.
+    """Yield the features [n, F] of the training samples ``rows``, block by block.
 
     ``encoded``: see `training_features`; limits are not set.
     """

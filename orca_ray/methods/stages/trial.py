@@ -27,15 +27,15 @@ from orca_ray.training.artefacts.base import (
     Evaluated,
     Evidence,
     compute_artefacts,
-    evenly,
-    failure,
+    failure_note,
+    spaced_indices,
 )
 from orca_ray.training.checkpoint import AlignedCache
 from orca_ray.training.evaluate import Objective, join_sample_rows
 from orca_ray.training.ranks import ALONE, Ranks
 
 NUM_POINTS = 200
-"""Largest number of samples of source, and of training, in a picture of features."""
+"""Largest number of source samples, and of training samples, in a picture."""
 _BATCH_SIZE = 32
 """Number of samples whose features are computed at a time."""
 
@@ -51,7 +51,7 @@ class ArtefactCollector:
         self._data = data
         self._before: np.ndarray | None = None
         """Features before aligning; None: they were not computed."""
-        self.found: list[Artefact] = []
+        self.collected: list[Artefact] = []
         """The artefacts so far."""
         self.notes: list[str] = []
         """One sentence for each kind of artefact that failed."""
@@ -74,11 +74,11 @@ class ArtefactCollector:
         if self._before is None:
             return
         with self._noting_failures():
-            rows = evenly(len(source.x), NUM_POINTS)
+            rows = spaced_indices(len(source.x), NUM_POINTS)
             train = self._data.train
             classes = None
             if self._task.target.kind == "classes":
-                classes = train.y[evenly(len(train), NUM_POINTS)]
+                classes = train.y[spaced_indices(len(train), NUM_POINTS)]
             aligned = Aligned(
                 self._task,
                 source.x.cpu().numpy()[rows],
@@ -90,7 +90,9 @@ class ArtefactCollector:
             self._add(aligned)
 
     def after_test(self, predictions: np.ndarray) -> None:
-        """Compute the artefacts of the predictions [N, *output_shape] for test."""
+        """Compute the artefacts of the predictions [N, *output_shape] for the test
+        split.
+        """
         test = self._data.test
         with self._noting_failures():
             samples = join_sample_rows(predictions, test.y, test.group)
@@ -99,18 +101,18 @@ class ArtefactCollector:
     def state_dict(self) -> dict[str, Any]:
         """Return the state for an exact resume."""
         return {
-            "found": [asdict(artefact) for artefact in self.found],
+            "found": [asdict(artefact) for artefact in self.collected],
             "notes": list(self.notes),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the artefacts and notes of the collector that returned ``state``."""
-        self.found = [Artefact(**artefact) for artefact in state["found"]]
+        self.collected = [Artefact(**artefact) for artefact in state["found"]]
         self.notes = list(state["notes"])
 
     def _add(self, evidence: Evidence) -> None:
-        found, notes = compute_artefacts(evidence)
-        self.found = within_limits([*self.found, *found])
+        artefacts, notes = compute_artefacts(evidence)
+        self.collected = within_limits([*self.collected, *artefacts])
         self.notes += notes
 
     @contextmanager
@@ -118,7 +120,7 @@ class ArtefactCollector:
         try:
             yield
         except Exception as error:  # a picture must not cost a trial that runs well
-            self.notes.append(failure("of this trial", error))
+            self.notes.append(failure_note("of this trial", error))
 
     def _features(self, model: CrossModalModel, device: torch.device) -> np.ndarray:
         """Return the features [n, D] of evenly spaced training samples.
@@ -126,7 +128,7 @@ class ArtefactCollector:
         The embedder computes them in evaluation mode.
         """
         x = self._data.train.x
-        rows = evenly(len(x), NUM_POINTS)
+        rows = spaced_indices(len(x), NUM_POINTS)
         was_training = model.embedder.training
         model.embedder.eval()
         features = []

@@ -1,6 +1,6 @@
 """Hugging Face text encoders: MPNet, and BERT-like ones.
 
-The latter are BERT, RoBERTa, DistilBERT, ModernBERT, ELECTRA and others.
+BERT-like encoders are BERT, RoBERTa, DistilBERT, ModernBERT, ELECTRA and others.
 """
 
 from typing import Any

@@ -1,6 +1,6 @@
 """Vision transformers of the Hugging Face library and of timm.
 
-Those of the former are ViT, DeiT, DINOv2 with or without registers, and Swin.
+The Hugging Face models are ViT, DeiT, DINOv2 with or without registers, and Swin.
 """
 
 import math
@@ -154,7 +154,7 @@ def _has_patches(config: Any) -> bool:
 class TimmViTBody(Body):
     """Body of timm's VisionTransformer, [B, T, D] -> [B, T, D].
 
-    It is all that follows the position embeddings.
+    It consists of all layers after the position embeddings.
     """
 
     modality = "image"
@@ -178,7 +178,7 @@ class TimmViTBody(Body):
 class TimmSwinBody(Body):
     """Body of timm's SwinTransformer, [B, gh * gw, D] -> [B, S, F].
 
-    It is all that follows the patch embedding.
+    It consists of all layers after the patch embedding.
     """
 
     modality = "image"

@@ -15,7 +15,7 @@ from orca_ray.simulation import Array
 from orca_ray.simulation.hyperbolic import Boundary, sweep
 from orca_ray.simulation.pdebench.gas import Gas
 from orca_ray.simulation.pdebench.periodic import sample_waves, to_unit_range
-from orca_ray.simulation.pdebench.simulation import Fields, Grid, described
+from orca_ray.simulation.pdebench.simulation import Fields, Grid, make_simulation
 from orca_ray.simulation.pdebench.tridiagonal import Tridiagonal
 
 ETA = 0.1
@@ -154,8 +154,8 @@ def _solve(rngs: Sequence[np.random.Generator]) -> Fields:
     return dict(zip(names, frames.astype(np.float32), strict=True))
 
 
-SIMULATION = described(
+SIMULATION = make_simulation(
     "cfd_1d",
-    GRID.tensors(("density", "pressure", "Vx"), "x", eta=ETA, zeta=ZETA),
+    GRID.tensor_layout(("density", "pressure", "Vx"), "x", eta=ETA, zeta=ZETA),
     _solve,
 )

@@ -15,7 +15,7 @@ import numpy as np
 from orca_ray.simulation import Array
 from orca_ray.simulation.hyperbolic import sweep_axis
 from orca_ray.simulation.pdebench.gas import GAMMA, Gas, Stress
-from orca_ray.simulation.pdebench.simulation import Fields, Grid, described
+from orca_ray.simulation.pdebench.simulation import Fields, Grid, make_simulation
 
 ETA = 0.1
 """Shear viscosity."""
@@ -127,7 +127,7 @@ def _solve(rngs: Sequence[np.random.Generator]) -> Fields:
     return dict(zip(("density", "Vx", "Vy", "pressure"), fields, strict=True))
 
 
-_LAYOUT = GRID.tensors(
+_LAYOUT = GRID.tensor_layout(
     ("density", "pressure", "Vx", "Vy"), "xy", eta=ETA, zeta=ZETA, M=MACH
 )
-SIMULATION = described("cfd_2d", _LAYOUT, _solve)
+SIMULATION = make_simulation("cfd_2d", _LAYOUT, _solve)

@@ -12,7 +12,11 @@ import numpy as np
 
 from orca_ray.simulation import Array, centres
 from orca_ray.simulation.darcy import solve_steady
-from orca_ray.simulation.pdebench.simulation import Fields, TensorLayout, described
+from orca_ray.simulation.pdebench.simulation import (
+    Fields,
+    TensorLayout,
+    make_simulation,
+)
 
 SOURCE = 0.1
 """Right-hand side of the equation."""
@@ -78,4 +82,4 @@ _LAYOUT = TensorLayout(
     ),
     attributes={"beta": SOURCE},
 )
-SIMULATION = described("darcy", _LAYOUT, _solve)
+SIMULATION = make_simulation("darcy", _LAYOUT, _solve)

@@ -11,8 +11,8 @@ from functools import partial
 import numpy as np
 
 from orca_ray.simulation import Array
-from orca_ray.simulation.pdebench.groups import grouped
-from orca_ray.simulation.pdebench.simulation import Fields, Grid, described
+from orca_ray.simulation.pdebench.groups import group_layout
+from orca_ray.simulation.pdebench.simulation import Fields, Grid, make_simulation
 from orca_ray.simulation.small_fields import DIFFUSION, K, laplacian_symbol, reaction
 from orca_ray.simulation.stiff import Etdrk4, Modes
 
@@ -80,6 +80,6 @@ _PARAMETERS = {
     "ydim": GRID.num_cells,
     "n": 1,
 }
-SIMULATION = described(
-    "diffusion_reaction_2d", grouped(GRID, 2, "xy", _PARAMETERS, "lzf"), _solve
+SIMULATION = make_simulation(
+    "diffusion_reaction_2d", group_layout(GRID, 2, "xy", _PARAMETERS, "lzf"), _solve
 )

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from orca_ray.simulation import Array
-from orca_ray.simulation.pdebench.groups import grouped
-from orca_ray.simulation.pdebench.simulation import Fields, Grid, described
+from orca_ray.simulation.pdebench.groups import group_layout
+from orca_ray.simulation.pdebench.simulation import Fields, Grid, make_simulation
 from orca_ray.simulation.pdebench.tridiagonal import Tridiagonal
 
 D = 5e-4
@@ -156,6 +156,6 @@ _PARAMETERS = {
     "x_right": GRID.high,
     "xdim": GRID.num_cells,
 }
-SIMULATION = described(
-    "diffusion_sorption", grouped(GRID, 1, "x", _PARAMETERS, "lzf"), _solve
+SIMULATION = make_simulation(
+    "diffusion_sorption", group_layout(GRID, 1, "x", _PARAMETERS, "lzf"), _solve
 )

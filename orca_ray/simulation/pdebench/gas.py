@@ -86,44 +86,53 @@ class Gas:
         sound_right = self._sound(right)
         slowest = np.minimum(left[1] - sound_left, right[1] - sound_right)
         fastest = np.maximum(left[1] + sound_left, right[1] + sound_right)
-        mass_left = left[0] * (slowest - left[1])
-        mass_right = right[0] * (fastest - right[1])
-        contact = right[-1] - left[-1] + mass_left * left[1] - mass_right * right[1]
-        contact /= mass_left - mass_right
+        mass_flux_left = left[0] * (slowest - left[1])
+        mass_flux_right = right[0] * (fastest - right[1])
+        contact = right[-1] - left[-1]
+        contact = contact + mass_flux_left * left[1] - mass_flux_right * right[1]
+        contact /= mass_flux_left - mass_flux_right
         from_left = contact >= 0
         state = np.where(from_left, left, right)
-        outer = np.where(from_left, slowest, fastest)
-        mass = np.where(from_left, mass_left, mass_right)
-        clipped = np.where(
+        outer_speed = np.where(from_left, slowest, fastest)
+        mass_flux = np.where(from_left, mass_flux_left, mass_flux_right)
+        clipped_speed = np.where(
             from_left, np.minimum(slowest, 0.0), np.maximum(fastest, 0.0)
         )
-        return self._one_sided(state, contact, outer, mass, clipped)
+        return self._one_sided(state, contact, outer_speed, mass_flux, clipped_speed)
 
     def _one_sided(
-        self, state: Array, contact: Array, outer: Array, mass: Array, clipped: Array
+        self,
+        state: Array,
+        contact: Array,
+        outer_speed: Array,
+        mass_flux: Array,
+        clipped_speed: Array,
     ) -> Array:
-        """Return F(U) + clipped * (U* - U) for the primitive fields U = ``state``.
+        """Return F(U) + s (U* - U) for the primitive fields U = ``state``.
 
-        F is the flux, and U* the state between outer and contact wave.
+        F is the flux, U* the state between outer and contact wave, and s the
+        ``clipped_speed``. ``contact`` is the speed of the contact wave, and
+        ``mass_flux`` the flux of mass through the outer wave.
         """
         density = state[0]
         velocity = state[1]
         pressure = state[-1]
         energy = self.energy(state)
-        star_density = mass / (outer - contact)
+        star_density = mass_flux / (outer_speed - contact)
         momentum = density * velocity
         result = np.empty_like(state)
-        result[0] = momentum + clipped * (star_density - density)
+        result[0] = momentum + clipped_speed * (star_density - density)
         result[1] = (
             momentum * velocity
             + pressure
-            + clipped * (star_density * contact - momentum)
+            + clipped_speed * (star_density * contact - momentum)
         )
         for transverse in range(2, len(state) - 1):
             result[transverse] = result[0] * state[transverse]
-        gain = (contact - velocity) * (contact + pressure / mass)
+        gain = (contact - velocity) * (contact + pressure / mass_flux)
         star_energy = star_density * (energy / density + gain)
-        result[-1] = velocity * (energy + pressure) + clipped * (star_energy - energy)
+        jump = star_energy - energy
+        result[-1] = velocity * (energy + pressure) + clipped_speed * jump
         return result
 
     def _sound(self, state: Array) -> Array:

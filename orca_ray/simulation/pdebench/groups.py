@@ -48,7 +48,7 @@ class GroupLayout(TensorLayout):
             group.attrs["config"] = "\n".join(["sim:", *lines, ""])
 
 
-def grouped(
+def group_layout(
     grid: Grid,
     channels: int,
     axes: str,

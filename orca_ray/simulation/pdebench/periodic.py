@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from orca_ray.simulation import Array
-from orca_ray.simulation.pdebench.simulation import Fields, Grid, described
+from orca_ray.simulation.pdebench.simulation import Fields, Grid, make_simulation
 from orca_ray.simulation.stiff import evolve_spectral
 
 _CHOSEN = 2
@@ -132,17 +132,19 @@ def _solve_growth(rngs: Sequence[np.random.Generator]) -> Fields:
 
 
 SIMULATIONS = (
-    described(
+    make_simulation(
         "advection",
-        ADVECTION.tensors(("tensor",), "x", beta=ADVECTION_BETA),
+        ADVECTION.tensor_layout(("tensor",), "x", beta=ADVECTION_BETA),
         _solve_advection,
     ),
-    described(
-        "burgers", BURGERS.tensors(("tensor",), "x", Nu=BURGERS_NU), _solve_burgers
+    make_simulation(
+        "burgers",
+        BURGERS.tensor_layout(("tensor",), "x", Nu=BURGERS_NU),
+        _solve_burgers,
     ),
-    described(
+    make_simulation(
         "diffusion_reaction_1d",
-        GROWTH.tensors(("tensor",), "x", Nu=GROWTH_NU, rho=GROWTH_RHO),
+        GROWTH.tensor_layout(("tensor",), "x", Nu=GROWTH_NU, rho=GROWTH_RHO),
         _solve_growth,
     ),
 )

@@ -137,7 +137,7 @@ class BatchStore:
             temporary.unlink(missing_ok=True)
 
 
-def target(name: str, directory: Path | None = None) -> Path:
+def data_file(name: str, directory: Path | None = None) -> Path:
     """Return the path of the data file of task ``name`` in ``directory``.
 
     None stands for the cache, where tasks read the file.
@@ -145,12 +145,12 @@ def target(name: str, directory: Path | None = None) -> Path:
     return (directory or cache.home() / "raw" / DIRECTORY) / get_simulation(name).file
 
 
-def solved(name: str, directory: Path | None = None) -> int:
+def count_solved(name: str, directory: Path | None = None) -> int:
     """Return how many samples of a file are stored from an interrupted generation.
 
-    The file is ``target(name, directory)``.
+    The file is ``data_file(name, directory)``.
     """
-    return BatchStore(target(name, directory)).num_samples()
+    return BatchStore(data_file(name, directory)).num_samples()
 
 
 def generate(
@@ -174,9 +174,9 @@ def generate(
             them.
         seed: seed of the random numbers. Sample i depends on the seed and on i only,
             not on ``samples`` or ``workers``.
-        directory: directory of the file; None: see `target`.
-        overwrite: whether to replace a file that was generated with other options.
-        progress: called after every solved batch.
+        directory: directory of the file; None: see `data_file`. overwrite: whether to
+        replace a file that was generated with other options. progress: called after
+        every solved batch.
 
     Raises UserError for an unknown name, a number out of range, another file at the
     path, a full disk, a dead worker.
@@ -185,7 +185,7 @@ def generate(
     _check_number("samples", samples, 1)
     _check_number("seed", seed, 0)
     _check_number("workers", workers, 1)
-    path = target(name, directory)
+    path = data_file(name, directory)
     settings: dict[str, Any] = {
         "task": name,
         "seed": seed,
@@ -270,9 +270,9 @@ def _exists(path: Path, marker: dict[str, Any], *, overwrite: bool) -> bool:
 
 @contextlib.contextmanager
 def _disk_errors(directory: Path) -> Iterator[None]:
-    """Convert the errors of a full or read-only disk, also those of h5py.
+    """Convert errors of a full or read-only disk, also those of h5py, to `UserError`.
 
-    They become a `UserError`.
+    h5py does not set the number of the error.
     """
     try:
         with cache.disk_errors(directory):

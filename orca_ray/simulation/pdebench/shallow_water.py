@@ -10,8 +10,8 @@ import numpy as np
 
 from orca_ray.simulation import Array
 from orca_ray.simulation.hyperbolic import GRAVITY, evolve_water
-from orca_ray.simulation.pdebench.groups import grouped
-from orca_ray.simulation.pdebench.simulation import Fields, Grid, described
+from orca_ray.simulation.pdebench.groups import group_layout
+from orca_ray.simulation.pdebench.simulation import Fields, Grid, make_simulation
 
 INNER_DEPTH = 2.0
 """Initial depth within the circle."""
@@ -51,6 +51,6 @@ _PARAMETERS = {
     "y_bottom": GRID.low,
     "y_top": GRID.high,
 }
-SIMULATION = described(
-    "shallow_water", grouped(GRID, 1, "xy", _PARAMETERS, None), _solve
+SIMULATION = make_simulation(
+    "shallow_water", group_layout(GRID, 1, "xy", _PARAMETERS, None), _solve
 )

@@ -90,7 +90,7 @@ class Simulation:
         ]
 
 
-def described(
+def make_simulation(
     name: str,
     layout: TensorLayout,
     solve: Callable[[Sequence[np.random.Generator]], Fields],
@@ -147,7 +147,7 @@ class Grid:
         """The times [num_frames] of the frames."""
         return np.arange(self.num_frames, dtype=np.float64) * self.interval
 
-    def tensors(
+    def tensor_layout(
         self, names: Iterable[str], axes: str, **attributes: float
     ) -> TensorLayout:
         """Return a layout of datasets ``names`` on this grid along ``axes``, e.g. "xy".

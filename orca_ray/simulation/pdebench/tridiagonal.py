@@ -1,4 +1,4 @@
-"""Tridiagonal systems, which implicit time steps of stiff equations solve."""
+"""Solver of tridiagonal systems, for implicit time steps of stiff equations."""
 
 import numpy as np
 

@@ -10,7 +10,7 @@ from itertools import product
 from typing import NamedTuple
 
 from orca_ray.errors import UserError, printable, shorten, unknown_name
-from orca_ray.methods.registry import names
+from orca_ray.methods.registry import hyperparameter_types
 from orca_ray.models.names import listed_body
 from orca_ray.sweep.plan.schema import Levels, Scalar, SweepFile
 from orca_ray.sweep.plan.spec import SweepSpec
@@ -147,13 +147,13 @@ def _check_factor(
             " factor by itself"
         )
     is_list = isinstance(levels[0].location[-1], int)
-    if is_list and factor not in names():
+    if is_list and factor not in hyperparameter_types():
         hint = (
             "A factor of another name is a mapping: {level name: {hyper-parameter:"
             " value}}."
         )
-        raise unknown_name("hyper-parameter", factor, names(), hint)
-    if not is_list and factor in names():
+        raise unknown_name("hyper-parameter", factor, hyperparameter_types(), hint)
+    if not is_list and factor in hyperparameter_types():
         raise UserError("give a list of values, because it is a hyper-parameter")
     for level in levels:
         for name in level.settings:

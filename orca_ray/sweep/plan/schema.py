@@ -210,7 +210,7 @@ MethodChoice = Annotated[
     str, _known("method", "orca_ray.methods.registry:method_choices")
 ]
 HyperparameterName = Annotated[
-    str, _known("hyper-parameter", "orca_ray.methods.registry:names")
+    str, _known("hyper-parameter", "orca_ray.methods.registry:hyperparameter_types")
 ]
 SourceName = Annotated[
     str, _known("source", "orca_ray.alignment.registry:source_names")

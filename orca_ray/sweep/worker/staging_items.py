@@ -33,7 +33,7 @@ from orca_ray.tasks.registry import (
     DECLARATION,
     get_task,
     is_own,
-    not_here,
+    missing_data_text,
     own_directory,
 )
 
@@ -318,7 +318,7 @@ class _Data(Item):
         Data that are whole but have another fingerprint are not removed.
         """
         if is_own(self._task):
-            raise UserError(not_here(self._task))
+            raise UserError(missing_data_text(self._task))
         data = self._prepared()
         task = get_task(self._task)
         if data is not None and self._fingerprint in (

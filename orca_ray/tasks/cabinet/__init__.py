@@ -74,7 +74,7 @@ def _build(
 
         x_NLW = encode(task.name, pool.x, parts[0])
         pairs = arrays.by_index(x_NLW.transpose(0, 2, 1), y, parts)
-    built = arrays.named(pairs)
+    built = arrays.name_arrays(pairs)
     if task.target.kind == "classes":
         return built
     # All points of a field share one mean and deviation, which keeps the shape of a
@@ -151,10 +151,11 @@ def _series(package: str, member: str, length: int, *, numbers: bool = False) ->
 def _frame(
     package: str, member: str, *, header: bool = True, missing: tuple[str, ...] = ()
 ) -> "pd.DataFrame":
-    """Return a table without copies of rows, and without gaps.
+    """Return a table without repeated rows, and without rows that have gaps.
 
-    So test does not contain training samples. Columns of a file without a header are
-    named c0, c1, and so on. ``missing`` are texts that no input may be.
+    Test thus contains no training samples. Columns of a file without a header are named
+    c0, c1, and so on. A row has a gap if one of its inputs is one of the texts
+    ``missing``.
     """
     import pandas as pd
 

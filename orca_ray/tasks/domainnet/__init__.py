@@ -22,7 +22,7 @@ from orca_ray.data.prepared import PAPER
 from orca_ray.data.readers import read_lines
 from orca_ray.data.rows import IMAGENET_STATISTICS
 from orca_ray.errors import UserError, quoted
-from orca_ray.tasks.arrays import each, filled, hold_out, named
+from orca_ray.tasks.arrays import fill_array, hold_out, name_arrays, stack_rows
 from orca_ray.tasks.task import SPLIT_SEED, Array, Arrays, Workspace, declared_tasks
 
 NUM_CLASSES = 40
@@ -59,7 +59,7 @@ def _build(workspace: Workspace) -> Arrays:
     else:
         validation_x = _whole_images(workspace, "validation", validation_paths)
     test_x = _whole_images(workspace, "test", test_paths)
-    return named(
+    return name_arrays(
         [
             (train_x, labels[train]),
             (validation_x, labels[validation]),
@@ -145,8 +145,8 @@ def _whole_images(workspace: Workspace, split: str, paths: Sequence[Path]) -> Ar
 def _fill(
     workspace: Workspace, split: str, count: int, image: Callable[[int], Array]
 ) -> Array:
-    return filled(
-        workspace, f"{split}_x", np.arange(count), each(image), (3, SIDE, SIDE)
+    return fill_array(
+        workspace, f"{split}_x", np.arange(count), stack_rows(image), (3, SIDE, SIDE)
     )
 
 

@@ -12,7 +12,7 @@ from orca_ray.data.npy import read_npy
 from orca_ray.data.readers import check_not_finite, check_shape
 from orca_ray.data.splits import Indices
 from orca_ray.errors import UserError
-from orca_ray.tasks.arrays import filled, hold_out, named
+from orca_ray.tasks.arrays import fill_array, hold_out, name_arrays
 from orca_ray.tasks.task import SPLIT_SEED, Array, Arrays, Workspace, declared_tasks
 
 WIDTH = 3840
@@ -39,7 +39,7 @@ def _build(workspace: Workspace) -> Arrays:
     # Sorted, so that rows are read in the order of the file.
     train, validation = (np.sort(part) for part in parts)
     test = np.arange(len(test_screen.x))
-    return named(
+    return name_arrays(
         [
             (_inputs(workspace, "train", screen, train), screen.y[train]),
             (
@@ -78,7 +78,7 @@ def _inputs(
         check_not_finite(screen.path, "", rows)
         return rows
 
-    return filled(workspace, f"{split}_x", indices, read, (1, WIDTH))
+    return fill_array(workspace, f"{split}_x", indices, read, (1, WIDTH))
 
 
 TASKS = declared_tasks(__name__)

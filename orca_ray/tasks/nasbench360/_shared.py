@@ -17,13 +17,13 @@ from orca_ray.data.rows import Array
 from orca_ray.data.splits import Indices
 from orca_ray.discovery import tables
 from orca_ray.errors import UserError, quoted, shorten
-from orca_ray.tasks.arrays import filled, hold_out
+from orca_ray.tasks.arrays import fill_array, hold_out
 from orca_ray.tasks.task import SPLIT_SEED
 
 logger = logging.getLogger(__name__)
 
 
-def entries(path: Path, content: Any, *keys: str) -> list[Any]:
+def get_entries(path: Path, content: Any, *keys: str) -> list[Any]:
     """Return the values of ``keys`` in ``content``.
 
     Raises UserError if ``content`` is no dictionary or lacks a key.
@@ -42,7 +42,7 @@ def entries(path: Path, content: Any, *keys: str) -> list[Any]:
     return [content[key] for key in keys]
 
 
-def numbers(
+def check_numbers(
     path: Path,
     field: str,
     value: Any,
@@ -76,7 +76,7 @@ def class_labels(
     """
     if isinstance(value, list) and all(map(np.isscalar, value)):
         value = np.asarray(value)
-    y = numbers(path, field, value, (count,), "iuf")
+    y = check_numbers(path, field, value, (count,), "iuf")
     check_labels(path, field, y, first, first + num_classes - 1)
     return np.asarray(y.astype(np.int64) - first)
 
@@ -102,18 +102,18 @@ def published_splits(
     kept, held_out = (
         np.sort(part) for part in hold_out(path, given[1], len(test[1]), SPLIT_SEED)
     )
-    chosen = {
+    samples_of_splits = {
         "train": (given, kept),
         "validation": (given, held_out),
         "test": (test, np.arange(len(test[1]))),
     }
     arrays: dict[str, Array] = {}
-    for split, ((x, labels), indices) in chosen.items():
+    for split, ((x, labels), indices) in samples_of_splits.items():
 
         def rows(part: Indices, x: Array = x) -> Array:
             return scaled(x[part])
 
-        arrays[f"{split}_x"] = filled(
+        arrays[f"{split}_x"] = fill_array(
             workspace, f"{split}_x", indices, rows, scaled(x[:1]).shape[1:]
         )
         arrays[f"{split}_y"] = labels[indices]
@@ -131,7 +131,7 @@ def log_fewer(path: Path, found: int, published: int) -> None:
         )
 
 
-def located(raw: Path, listing: Path, names: Sequence[str]) -> list[str]:
+def locate_files(raw: Path, listing: Path, names: Sequence[str]) -> list[str]:
     """Return the paths on this machine of the files ``names``, in their order.
 
     The names are read from the file ``listing``. Lists may hold paths of another

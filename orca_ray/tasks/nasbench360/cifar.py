@@ -19,9 +19,9 @@ from orca_ray.data import safe_pickle
 from orca_ray.data.archives import open_gzip
 from orca_ray.errors import UserError
 from orca_ray.tasks.nasbench360._shared import (
+    check_numbers,
     class_labels,
-    entries,
-    numbers,
+    get_entries,
     published_splits,
 )
 from orca_ray.tasks.task import Array, Arrays, Workspace
@@ -59,7 +59,9 @@ def _build_spherical(workspace: Workspace) -> Arrays:
         content = safe_pickle.load(cast(BinaryIO, stream), str(path))
     train, test = (
         _images(path, part, images, ("images", "labels"), SPHERICAL_SHAPE)
-        for part, images in zip(_PARTS, entries(path, content, *_PARTS), strict=True)
+        for part, images in zip(
+            _PARTS, get_entries(path, content, *_PARTS), strict=True
+        )
     )
     return published_splits(workspace, path, train, test, _scaled)
 
@@ -108,9 +110,9 @@ def _images(
 
     CIFAR-100's own file has flat images.
     """
-    images, labels = entries(path, content, *fields)
+    images, labels = get_entries(path, content, *fields)
     image_field, label_field = (f"{field} of {part}" for field in fields)
     stored_shape = (3 * 32 * 32,) if shape == SHAPE else shape
-    pixels = numbers(path, image_field, images, (None, *stored_shape), "u")
+    pixels = check_numbers(path, image_field, images, (None, *stored_shape), "u")
     y = class_labels(path, label_field, labels, len(pixels), NUM_CLASSES)
     return pixels.reshape(-1, *shape), y

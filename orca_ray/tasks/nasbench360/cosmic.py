@@ -29,13 +29,17 @@ from orca_ray.discovery import tables
 from orca_ray.errors import UserError, quoted
 from orca_ray.tasks.arrays import hold_out
 from orca_ray.tasks.metrics import IGNORED
-from orca_ray.tasks.nasbench360._shared import located
+from orca_ray.tasks.nasbench360._shared import locate_files
 from orca_ray.tasks.task import SPLIT_SEED, Array, Arrays, Workspace
 
 SKY_FACTORS = (-0.9, 3.0)
+"""Range of the random factor of the sky brightness."""
 STAMP = 256
+"""Side of a stamp, in pixels."""
 SIDE = 128
+"""Side of an input, the centre of a stamp, in pixels."""
 CORNER = 64
+"""First row, and first column, of the centre of a stamp."""
 GALAXY_VISITS = tables("orca_ray.tasks.nasbench360", "galaxies.toml")["visits"]
 """Hubble visits that observed galaxies, by proposal number."""
 _BATCH = 256  # stamps: 34 MB
@@ -73,7 +77,7 @@ def _stamps(workspace: Workspace, split: str) -> list[str]:
     listing = workspace.optional(f"cosmic/{split}_dirs.npy")
     if listing is None:
         return _galaxies(workspace.file(f"cosmic/npy_{split}"))
-    return located(workspace.raw, listing, _names(listing))
+    return locate_files(workspace.raw, listing, _names(listing))
 
 
 def _names(listing: Path) -> list[str]:

@@ -4,9 +4,9 @@ The permeability is piecewise constant; both are at every fifth point of a 421×
 Input channel 0 is the permeability, standardised pointwise. Channels 1 and 2 are the
 coordinates of each point in the unit square, along the last axis and along the rows.
 Targets are in their own units, with pointwise ``y_mean`` and ``y_std``. As in ORCA's
-code, deviations are unbiased and 1e-5 is added to them. Statistics are computed from
-the 900 training samples, and under the protocol ``paper`` from train and validation
-(1000 samples).
+code, variances divide by n − 1, and 1e-5 is added to deviations. Statistics are
+computed from the 900 training samples, and under the protocol ``paper`` from train and
+validation (1000 samples).
 """
 
 from pathlib import Path
@@ -17,7 +17,7 @@ from orca_ray.data.matlab import read_mat
 from orca_ray.data.prepared import PAPER
 from orca_ray.data.readers import check_not_finite
 from orca_ray.errors import UserError
-from orca_ray.tasks.arrays import named, pointwise
+from orca_ray.tasks.arrays import name_arrays, pointwise_statistics
 from orca_ray.tasks.nasbench360._shared import log_fewer
 from orca_ray.tasks.task import Array, Arrays, Workspace
 
@@ -38,8 +38,8 @@ def _build(workspace: Workspace) -> Arrays:
     x_test, y_test = _fields(workspace, TEST_FILE, NUM_SAMPLES[2])
     num_train = len(x) - max(1, len(x) // 10)
     num_seen = len(x) if workspace.protocol == PAPER else num_train
-    x_mean, x_std = pointwise([x[:num_seen]])
-    y_mean, y_std = pointwise([y[:num_seen]])
+    x_mean, x_std = pointwise_statistics([x[:num_seen]])
+    y_mean, y_std = pointwise_statistics([y[:num_seen]])
     inputs, test_inputs = ((fields - x_mean) / x_std for fields in (x, x_test))
     parts = (
         (inputs[:num_train], y[:num_train]),
@@ -47,7 +47,7 @@ def _build(workspace: Workspace) -> Arrays:
         (test_inputs, y_test),
     )
     return {
-        **named([(_with_grid(x), np.array(y)) for x, y in parts]),
+        **name_arrays([(_with_grid(x), np.array(y)) for x, y in parts]),
         "y_mean": y_mean,
         "y_std": y_std,
     }

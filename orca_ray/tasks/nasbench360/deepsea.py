@@ -7,8 +7,8 @@ import numpy as np
 from orca_ray.data.npy import Npz
 from orca_ray.data.splits import Indices
 from orca_ray.errors import UserError
-from orca_ray.tasks.arrays import Pair, filled, named
-from orca_ray.tasks.nasbench360._shared import log_fewer, numbers
+from orca_ray.tasks.arrays import Pair, fill_array, name_arrays
+from orca_ray.tasks.nasbench360._shared import check_numbers, log_fewer
 from orca_ray.tasks.task import Array, Arrays, Workspace
 
 FILE = "deepsea_filtered.npz"
@@ -34,7 +34,7 @@ def _build(workspace: Workspace) -> Arrays:
         for split, name in _MEMBERS.items()
     ]
     log_fewer(path, len(parts[0][1]), NUM_SAMPLES[0])
-    return named(parts)
+    return name_arrays(parts)
 
 
 def _split(
@@ -47,16 +47,18 @@ def _split(
     y = _zeros_and_ones(
         path,
         f"y_{name}",
-        numbers(path, f"y_{name}", content[f"y_{name}"], (None, NUM_LABELS)),
+        check_numbers(path, f"y_{name}", content[f"y_{name}"], (None, NUM_LABELS)),
     )
-    sequences = numbers(
+    sequences = check_numbers(
         path, f"x_{name}", content[f"x_{name}"], (len(y), LENGTH, NUM_BASES)
     )
 
     def one_hot(indices: Indices) -> Array:
         return _zeros_and_ones(path, f"x_{name}", sequences[indices]).transpose(0, 2, 1)
 
-    x = filled(workspace, f"{split}_x", np.arange(len(y)), one_hot, (NUM_BASES, LENGTH))
+    x = fill_array(
+        workspace, f"{split}_x", np.arange(len(y)), one_hot, (NUM_BASES, LENGTH)
+    )
     return x, y.astype(np.float32)
 
 

@@ -18,7 +18,7 @@ from orca_ray.data.prepared import PAPER, SplitName
 from orca_ray.data.readers import check_not_finite
 from orca_ray.data.splits import Indices
 from orca_ray.errors import UserError, quoted
-from orca_ray.tasks.nasbench360._shared import entries, log_fewer, numbers
+from orca_ray.tasks.nasbench360._shared import check_numbers, get_entries, log_fewer
 from orca_ray.tasks.task import SPLIT_SEED, Array, Arrays, Workspace
 
 FILE = "challenge2017.pkl"
@@ -44,37 +44,37 @@ def _build(workspace: Workspace) -> Arrays:
     records, labels = _records(path)
     log_fewer(path, len(records), NUM_RECORDS)
     arrays: dict[str, Array] = {}
-    for split, chosen in _splits(len(records), workspace.protocol).items():
-        starts = _first_windows([len(records[i]) for i in chosen], labels[chosen])
+    for split, numbers in _splits(len(records), workspace.protocol).items():
+        starts = _first_windows([len(records[i]) for i in numbers], labels[numbers])
         if starts[-1] == 0:
             raise UserError(
                 f"{path}: no record of the {split} split is longer than {LENGTH}"
                 " samples"
             )
         x = workspace.array(f"{split}_x", (int(starts[-1]), 1, LENGTH))
-        for part in workspace.batches(split, len(chosen), _BATCH, x):
-            for position in range(len(chosen))[part]:
-                record = chosen[position]
+        for part in workspace.batches(split, len(numbers), _BATCH, x):
+            for position in range(len(numbers))[part]:
+                record = numbers[position]
                 windows = _windows(records[record], STRIDES[labels[record]])
                 x[starts[position] : starts[position + 1], 0] = windows
         arrays[f"{split}_x"] = x
-        arrays[f"{split}_y"] = np.repeat(labels[chosen], np.diff(starts))
+        arrays[f"{split}_y"] = np.repeat(labels[numbers], np.diff(starts))
     return arrays
 
 
 def _splits(num_records: int, protocol: str) -> dict[SplitName, Indices]:
     from sklearn.model_selection import train_test_split
 
-    def divided(indices: Indices, share: float) -> list[Indices]:
+    def divide(indices: Indices, share: float) -> list[Indices]:
         return list(train_test_split(indices, test_size=share, random_state=SPLIT_SEED))
 
     everything = np.arange(num_records)
     if protocol == PAPER:
-        known, test = divided(everything, 0.1)
-        train, validation = divided(known, 1 / 9)
+        known, test = divide(everything, 0.1)
+        train, validation = divide(known, 1 / 9)
     else:
-        train, held_out = divided(everything, 0.2)
-        validation, test = divided(held_out, 0.5)
+        train, held_out = divide(everything, 0.2)
+        validation, test = divide(held_out, 0.5)
     return {"train": train, "validation": validation, "test": test}
 
 
@@ -109,7 +109,7 @@ def _windows(record: Array, stride: int) -> Array:
 
 
 def _records(path: Path) -> tuple[list[Array], Array]:
-    data, label = entries(path, safe_pickle.load(path, str(path)), "data", "label")
+    data, label = get_entries(path, safe_pickle.load(path, str(path)), "data", "label")
     records = _listed(path, "data", data)
     letters = _listed(path, "label", label)
     if len(records) != len(letters) or len(records) < _FEWEST:
@@ -123,7 +123,7 @@ def _records(path: Path) -> tuple[list[Array], Array]:
                 f"{path}: label {i} is {quoted(letter)}; allowed: {', '.join(CLASSES)}"
             )
         field = f"data[{i}]"
-        check_not_finite(path, field, numbers(path, field, record, (None,)))
+        check_not_finite(path, field, check_numbers(path, field, record, (None,)))
     return records, np.array([CLASSES[letter] for letter in letters])
 
 

@@ -5,8 +5,8 @@ The clips are published as chunks of one second.
 Decisions where this task could differ from ORCA's code:
 
 - Training has one example for each clip: a random chunk, randomly masked and mixed with
-  a background. All is drawn only once, as in ORCA's code, but from a seed and the
-  clip's number, so a resumed preparation gives the same arrays.
+  a background. These choices are drawn only once, as in ORCA's code, but from a seed
+  and the clip's number, so a resumed preparation gives the same arrays.
 - Validation and test contain every chunk, unchanged; the logits of a clip are the mean
   over its chunks (``group``). Under ``paper``, which trains on train and validation and
   selects on test, validation is a tenth of the training clips, and ``val.csv`` is not
@@ -27,8 +27,8 @@ from orca_ray.data.cache import read_json
 from orca_ray.data.prepared import PAPER
 from orca_ray.data.readers import read_csv, read_wav
 from orca_ray.errors import UserError, quoted
-from orca_ray.tasks.arrays import each, filled, hold_out, log_mel
-from orca_ray.tasks.nasbench360._shared import located
+from orca_ray.tasks.arrays import fill_array, hold_out, log_mel, stack_rows
+from orca_ray.tasks.nasbench360._shared import locate_files
 from orca_ray.tasks.task import SPLIT_SEED, Array, Arrays, Workspace
 
 NUM_LABELS = 200
@@ -118,7 +118,7 @@ def _label_numbers(path: Path) -> dict[str, int]:
 def _chunks(workspace: Workspace, name: str, numbers: dict[str, int]) -> _Chunks:
     listing = workspace.file(f"chunks/{name}.csv")
     columns = read_csv(listing, ("files", "labels", "ext"))
-    paths = located(workspace.raw, listing, columns["files"])
+    paths = locate_files(workspace.raw, listing, columns["files"])
     labels = np.zeros((len(paths), NUM_LABELS), bool)
     for row, text in enumerate(columns["labels"]):
         for label in text.split(","):
@@ -154,19 +154,19 @@ def _examples(
 
     It has one training example for each of ``clips`` [n].
     """
-    rows = _one_each(chunks)
+    rows = _random_chunks(chunks)
 
     def example(clip: int) -> Array:
         random = np.random.RandomState([SPLIT_SEED, clip])
         chunk = spectrogram(chunks.paths[rows[clip]])
-        return framed(training_example(chunk, backgrounds, random))
+        return append_frame(training_example(chunk, backgrounds, random))
 
-    x = filled(workspace, f"{split}_x", clips, each(example), SHAPE)
+    x = fill_array(workspace, f"{split}_x", clips, stack_rows(example), SHAPE)
     y = chunks.labels[rows[clips]].astype(np.float32)
     return {f"{split}_x": x, f"{split}_y": y}
 
 
-def _one_each(chunks: _Chunks) -> Array:
+def _random_chunks(chunks: _Chunks) -> Array:
     """Return the index of a random chunk of each clip, [num_clips]."""
     order = np.argsort(chunks.clips, kind="stable")
     counts = np.bincount(chunks.clips)
@@ -177,8 +177,10 @@ def _one_each(chunks: _Chunks) -> Array:
 
 
 def _whole_clips(workspace: Workspace, split: str, chunks: _Chunks) -> dict[str, Array]:
-    rows = each(lambda index: framed(middle(spectrogram(chunks.paths[index]))))
-    x = filled(workspace, f"{split}_x", np.arange(len(chunks.paths)), rows, SHAPE)
+    rows = stack_rows(
+        lambda index: append_frame(middle_second(spectrogram(chunks.paths[index])))
+    )
+    x = fill_array(workspace, f"{split}_x", np.arange(len(chunks.paths)), rows, SHAPE)
     y = chunks.labels.astype(np.float32)
     return {
         f"{split}_x": x,
@@ -200,7 +202,7 @@ def spectrogram(path: str) -> Array:
     return np.asarray(decibels - decibels.mean())
 
 
-def middle(spectrogram_MT: Array) -> Array:
+def middle_second(spectrogram_MT: Array) -> Array:
     """Return the middle 101 frames, one second, of the spectrogram of a chunk.
 
     Published chunks have no more frames.
@@ -209,7 +211,7 @@ def middle(spectrogram_MT: Array) -> Array:
     return spectrogram_MT[:, start : start + NUM_FRAMES]
 
 
-def framed(spectrogram_MT: Array) -> Array:
+def append_frame(spectrogram_MT: Array) -> Array:
     """Return the spectrogram as [1, 96, 102].
 
     A frame of zeros is appended, as in ORCA's code.

@@ -9,8 +9,8 @@ import numpy as np
 
 from orca_ray.data.npy import read_npy
 from orca_ray.data.readers import check_not_finite
-from orca_ray.tasks.arrays import named
-from orca_ray.tasks.nasbench360._shared import class_labels, numbers
+from orca_ray.tasks.arrays import name_arrays
+from orca_ray.tasks.nasbench360._shared import check_numbers, class_labels
 from orca_ray.tasks.task import Array, Arrays, Workspace
 
 NUM_STEPS = 52
@@ -41,7 +41,7 @@ def _build(workspace: Workspace) -> Arrays:
                 ),
             )
         )
-    return named(parts)
+    return name_arrays(parts)
 
 
 def _windows(path: Path) -> Array:
@@ -49,7 +49,7 @@ def _windows(path: Path) -> Array:
 
     They are stored as [N, steps, electrodes].
     """
-    x = numbers(
+    x = check_numbers(
         path,
         "windows",
         read_npy(path, ndim=3, kind="fiu"),

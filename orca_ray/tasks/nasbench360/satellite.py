@@ -11,9 +11,9 @@ import numpy as np
 from orca_ray.data.npy import read_npy
 from orca_ray.data.readers import check_not_finite
 from orca_ray.tasks.nasbench360._shared import (
+    check_numbers,
     class_labels,
-    entries,
-    numbers,
+    get_entries,
     published_splits,
 )
 from orca_ray.tasks.task import Array, Arrays, Workspace
@@ -44,7 +44,7 @@ def _series(path: Path) -> tuple[Array, Array]:
         and content.dtype == object
     ):
         content = content.item()
-    data, label = entries(path, content, "data", "label")
-    data = numbers(path, "data", data, (None, LENGTH))
+    data, label = get_entries(path, content, "data", "label")
+    data = check_numbers(path, "data", data, (None, LENGTH))
     check_not_finite(path, "data", data)
     return data, class_labels(path, "label", label, len(data), NUM_CLASSES, first=1)

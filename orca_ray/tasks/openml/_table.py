@@ -1,11 +1,11 @@
-"""Downloads and reads a data set of OpenML.
+"""Download and read a data set of OpenML.
 
-Its files are ``<id>/description.json`` and the table, ``<id>/data.arff``. The
-description is the server's unchanged answer to ``/api/v1/json/data/<id>``. It has the
-URL and the MD5 of the table. Both files are downloaded by `orca_ray.data.fetch`, which
-resumes, retries, and compares hashes with recorded ones. scikit-learn's client does not
-resume or record hashes, and OpenML's own client by default reads pickles from its
-cache.
+The files of a data set are ``<id>/description.json`` and the table, ``<id>/data.arff``.
+The description is the server's unchanged answer to ``/api/v1/json/data/<id>``. It has
+the URL and the MD5 of the table. Both files are downloaded by `orca_ray.data.fetch`,
+which resumes, retries, and compares hashes with recorded ones. scikit-learn's client
+does not resume or record hashes, and OpenML's own client by default reads pickles from
+its cache.
 """
 
 import hashlib

@@ -25,7 +25,7 @@ from orca_ray.data.rows import Array
 from orca_ray.data.splits import Indices
 from orca_ray.discovery import tables
 from orca_ray.errors import UserError
-from orca_ray.tasks.arrays import named
+from orca_ray.tasks.arrays import name_arrays
 from orca_ray.tasks.openml._table import fetch, raw_files, read_table
 from orca_ray.tasks.task import SPLIT_SEED, Arrays, Target, Task, Workspace
 
@@ -65,7 +65,7 @@ def build(dataset_id: int, workspace: Workspace) -> Arrays:
     # Channels are W and the length is L; ``paper`` reads a row of numbers as one token.
     x = x_NLW if is_paper and is_numeric else x_NLW.transpose(0, 2, 1)
     y = labels.astype(np.int64)
-    return named([(x[rows], y[rows]) for rows in (train, validation, test)])
+    return name_arrays([(x[rows], y[rows]) for rows in (train, validation, test)])
 
 
 def _as_reference(
@@ -161,11 +161,9 @@ def classes(
 ) -> tuple[npt.NDArray[np.int64], list[str]]:
     """Return the class numbers [N], and the names of the classes.
 
-    The number is −1 if it is missing; classes are those that occur in ``target``.
-
-    Classes that occur are numbered from 0: categories in the order in which the table
-        declares them, whole numbers in
-    ascending order. Raises UserError if the target has numbers that are not whole;
+    Classes are those that occur in ``target``, numbered from 0: categories in the order
+    in which the table declares them, whole numbers in ascending order. A missing class
+    has the number −1. Raises UserError if the target has numbers that are not whole;
     ``name`` is the task's name, for the message.
     """
     if target.dtype == "category":
@@ -248,31 +246,32 @@ def standardise_again(
 ) -> npt.NDArray[np.float32]:
     """Return rows standardised again by statistics of the rows ``fit``.
 
-    ORCA's code does this for some tables. The divisor is the unbiased deviation plus
-    1e-5. A column that is constant in ``fit`` is only centred.
+    ORCA's code does this for some tables. The divisor is the deviation, whose variance
+    divides by n − 1, plus 1e-5. A column that is constant in ``fit`` is only centred.
     """
     result = np.empty_like(x_NLW)
     for index in np.ndindex(x_NLW.shape[1:]):
         place = (slice(None), *index)
         result[place] = _standardised(
-            x_NLW[place].astype(np.float64), fit, unbiased=1, epsilon=_EPSILON
+            x_NLW[place].astype(np.float64), fit, ddof=1, epsilon=_EPSILON
         )
     return result
 
 
 def _standardised(
-    values: Floats, fit: Indices, *, unbiased: int = 0, epsilon: float = 0.0
+    values: Floats, fit: Indices, *, ddof: int = 0, epsilon: float = 0.0
 ) -> Floats:
     """Return ``values`` [N] standardised by mean and deviation of the rows ``fit``.
 
-    If constant there, only centred. Sums are computed exactly (math.fsum), so that they
-    do not depend on the processor.
+    The variance divides by n − ``ddof``, and ``epsilon`` is added to the deviation.
+    Values that are constant in these rows are only centred. Sums are computed exactly
+    (math.fsum), so that they do not depend on the processor.
     """
-    chosen = values[fit]
-    mean = math.fsum(chosen) / len(chosen)
-    if chosen.min() == chosen.max():
-        return values - float(chosen[0])
-    std = math.sqrt(math.fsum((chosen - mean) ** 2) / (len(chosen) - unbiased))
+    fitted = values[fit]
+    mean = math.fsum(fitted) / len(fitted)
+    if fitted.min() == fitted.max():
+        return values - float(fitted[0])
+    std = math.sqrt(math.fsum((fitted - mean) ** 2) / (len(fitted) - ddof))
     return (values - mean) / (std + epsilon) if std > 0 else values - mean
 
 

@@ -1,12 +1,12 @@
-"""Builds the prepared arrays of a PDEBench file, batch by batch.
+"""Build the prepared arrays of a PDEBench file, batch by batch.
 
-It selects frames, splits samples and scales them. As in the reference implementation of
-ORCA, test is the first or last tenth of the file. Validation is another tenth, drawn at
-random from the rest. PDEBench's HDF5 files have three layouts; a single frame of
-several samples is read at a time.
+The module selects frames, splits samples and scales them. As in the reference
+implementation of ORCA, test is the first or last tenth of the file. Validation is
+another tenth, drawn at random from the rest. PDEBench's HDF5 files have three layouts;
+a single frame of several samples is read at a time.
 
 Letters: N samples of a file, b that are read, T frames, C channels. ``grid`` has one or
-    two spatial axes.
+two spatial axes.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from orca_ray.data import readers, splits
 from orca_ray.data.prepared import PAPER, SPLITS, Arrays
 from orca_ray.data.splits import Indices
 from orca_ray.errors import UserError
-from orca_ray.tasks.arrays import Scale, pointwise
+from orca_ray.tasks.arrays import Scale, pointwise_statistics
 from orca_ray.tasks.task import SPLIT_SEED, Array, Workspace
 
 logger = logging.getLogger(__name__)
@@ -98,7 +98,7 @@ class Simulations(ABC):
         selection: tuple[Any, ...] = (..., *points)
         return np.asarray(stored[selection])
 
-    def chosen(self, rows: Indices, frame: int) -> Iterator[Array]:
+    def read_batches(self, rows: Indices, frame: int) -> Iterator[Array]:
         """Yield frame ``frame`` of the samples ``rows`` in batches.
 
         They are float32 [b, C, *space], in the file's order.
@@ -234,10 +234,10 @@ def _chunk_rows(dataset: Hdf5) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """Settings to read a file; of the frames used, the first is the input.
+    """Settings by which a file is read.
 
-    The target is the frame with the number ``t_train``, counted from 1; the last frame
-    if there are fewer.
+    The input is the first of the frames used. The target is frame ``t_train`` of them,
+    counted from 1, or the last one if there are fewer.
     """
 
     layout: Callable[[Hdf5, Path, "Reading"], Simulations]
@@ -297,9 +297,11 @@ def by_inputs(
 ) -> dict[int, Scale]:
     """Return one (mean, deviation) for all frames.
 
-    They are `pointwise` of the inputs (frame 0) of the samples ``rows``.
+    They are `pointwise_statistics` of the inputs (frame 0) of the samples ``rows``.
     """
-    return dict.fromkeys((0, *frames), pointwise(samples.chosen(rows, 0)))
+    return dict.fromkeys(
+        (0, *frames), pointwise_statistics(samples.read_batches(rows, 0))
+    )
 
 
 def by_frame(
@@ -307,10 +309,12 @@ def by_frame(
 ) -> dict[int, Scale]:
     """Return (mean, deviation) for each frame.
 
-    They are `pointwise` of the frame over the first hundred of the samples ``rows``.
+    They are `pointwise_statistics` of the frame over the first hundred of the samples
+    ``rows``.
     """
     return {
-        frame: pointwise(samples.chosen(rows[:100], frame)) for frame in {0, *frames}
+        frame: pointwise_statistics(samples.read_batches(rows[:100], frame))
+        for frame in {0, *frames}
     }
 
 

@@ -92,12 +92,12 @@ def _task(benchmark: str, problem: str, **declared: Any) -> Task:
 
 def _reading_of(layout: Mapping[str, Any], scaling: str = "", **fields: Any) -> Reading:
     options = dict(layout)
-    opened = partial(_LAYOUTS[options.pop("name")], **options)
-    return Reading(layout=opened, scaling=_SCALINGS[scaling], **fields)
+    open_layout = partial(_LAYOUTS[options.pop("name")], **options)
+    return Reading(layout=open_layout, scaling=_SCALINGS[scaling], **fields)
 
 
 def _check_origin(path: Path, file: Hdf5, task: str) -> None:
-    """Raise UserError if ``task`` is of another kind of file than ``path``.
+    """Raise UserError if ``task`` is not for the kind of file that ``path`` is.
 
     A file is published or generated.
     """

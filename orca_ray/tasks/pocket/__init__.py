@@ -100,12 +100,11 @@ def read_series(name: str, split: str, length: int) -> tuple[Array, list[str]]:
 
 
 def parse_series(text: str, length: int) -> tuple[Array, list[str]]:
-    """Return series [N, channels, length] and N labels of a ``.ts`` file.
+    """Return series [N, channels, length] and N labels from the text of a ``.ts`` file.
 
-    The text of the file is given; the series are padded with NaN. Each line after
-    ``@data`` is one series: ``:`` separates channels, ``,`` separates values, and the
-    last field is the label. The text has no checks, because the wheel's hash is
-    verified.
+    The series are padded with NaN. Each line after ``@data`` is one series: ``:``
+    separates channels, ``,`` separates values, and the last field is the label. The
+    text is not checked, because the wheel's hash is verified.
     """
     lines = re.split(r"(?im)^@data\s*$", text)[1].strip().splitlines()
     rows = [line.strip().split(":") for line in lines]

@@ -1,4 +1,4 @@
 """Artefacts, small pictures of what a trained model does.
 
-Their base is in `base`, our kinds in `kinds`.
+Their base class is in `base`, and orca-ray's own kinds are in `kinds`.
 """

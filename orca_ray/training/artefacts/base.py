@@ -123,11 +123,11 @@ def compute_artefacts(evidence: Evidence) -> tuple[list[Artefact], list[str]]:
                 for name, picture in kind.compute(evidence)
             ]
         except Exception as error:  # a picture must not cost a trial that runs well
-            notes.append(failure(kind.name, error))
+            notes.append(failure_note(kind.name, error))
     return artefacts, notes
 
 
-def failure(name: str, error: Exception) -> str:
+def failure_note(name: str, error: Exception) -> str:
     """Return a note that ``error`` prevented the artefact ``name``.
 
     The note is for the trial's record.
@@ -137,13 +137,13 @@ def failure(name: str, error: Exception) -> str:
     return f"no artefact {name}: {reason}"
 
 
-def evenly(num_samples: int, most: int) -> Array:
+def spaced_indices(num_samples: int, most: int) -> Array:
     """Return at most ``most`` evenly spaced indices of samples, [n] int64."""
     return np.linspace(0, num_samples - 1, min(num_samples, most)).astype(np.int64)
 
 
-def shrunk(values: Array, most: int) -> Array:
-    """Return ``values`` with axes shortened to at most ``most``: means of blocks.
+def shrink(values: Array, most: int) -> Array:
+    """Return ``values`` with axes shortened to at most ``most`` by means of blocks.
 
     The first two axes (or the only axis) are shortened.
     """

@@ -30,8 +30,8 @@ from orca_ray.training.artefacts.base import (
     Aligned,
     ArtefactKind,
     Evaluated,
-    evenly,
-    shrunk,
+    shrink,
+    spaced_indices,
 )
 
 MAX_FIELD_SIDE = 96
@@ -92,7 +92,7 @@ def _field(evaluated: Evaluated, sample: int, title: str) -> Picture:
 def _field_lines(true: Array, predicted: Array, title: str, caption: str) -> Lines:
     lines = {"true": true, "predicted": predicted, "error": predicted - true}
     series = tuple(
-        Series(name, Quantised.encode(shrunk(values, MAX_LINE)))
+        Series(name, Quantised.encode(shrink(values, MAX_LINE)))
         for name, values in lines.items()
     )
     return Lines(title=title, caption=caption, x="position", series=series)
@@ -101,7 +101,7 @@ def _field_lines(true: Array, predicted: Array, title: str, caption: str) -> Lin
 def _first_plane(field: Array) -> Array:
     """Return the first channel of a field as a plane, shrunk for an image."""
     plane = field[0] if field.ndim > 2 else field
-    return shrunk(np.atleast_2d(plane), MAX_FIELD_SIDE)
+    return shrink(np.atleast_2d(plane), MAX_FIELD_SIDE)
 
 
 def _field_images(true: Array, predicted: Array, title: str, caption: str) -> Images:
@@ -247,9 +247,9 @@ def _compute_sample(evaluated: Evaluated) -> Iterator[tuple[str, Picture]]:
         yield "first", _sample(evaluated, 0, "Test sample 0", caption)
         return
     is_correct = evaluated.predictions.argmax(axis=1) == evaluated.y
-    for name, chosen in (("correct", is_correct), ("wrong", ~is_correct)):
-        if chosen.any():
-            sample = int(chosen.argmax())
+    for name, is_candidate in (("correct", is_correct), ("wrong", ~is_correct)):
+        if is_candidate.any():
+            sample = int(is_candidate.argmax())
             title = f"Test sample {sample}, predicted {name}ly"
             caption = _describe_class(evaluated, sample)
             yield name, _sample(evaluated, sample, title, caption)
@@ -280,7 +280,7 @@ def _sample(evaluated: Evaluated, sample: int, title: str, caption: str) -> Pict
     x = np.asarray(evaluated.input(sample), dtype=np.float64)
     is_one_hot = len(x) > 1 and bool(np.isin(x, (0.0, 1.0)).all())
     if x.ndim == 2 and len(x) <= MAX_LINES and not is_one_hot:
-        lines = (Quantised.encode(shrunk(line, MAX_LINE)) for line in x)
+        lines = (Quantised.encode(shrink(line, MAX_LINE)) for line in x)
         series = tuple(
             Series(f"channel {number}", line) for number, line in enumerate(lines)
         )
@@ -293,21 +293,21 @@ def _sample(evaluated: Evaluated, sample: int, title: str, caption: str) -> Pict
 def _input(x: Array, domain: str) -> Image:
     """Return an input as an image.
 
-    Of x [C, L], the image has C rows; of x [C, H, W], it shows the colours or the first
-    channel.
+    For x [C, L], the image has C rows. For x [C, H, W], it shows the colours or the
+    first channel.
     """
     if x.ndim == 2:
-        pixels = Quantised.encode(shrunk(x, MAX_INPUT_SIDE))
+        pixels = Quantised.encode(shrink(x, MAX_INPUT_SIDE))
         return Image("channels and positions", pixels)
     is_image = "image" in domain
     if len(x) == 3 and is_image:
         x_HWC = x.transpose(1, 2, 0)
-        pixels = Quantised.encode(shrunk(x_HWC, MAX_COLOUR_SIDE))
+        pixels = Quantised.encode(shrink(x_HWC, MAX_COLOUR_SIDE))
         return Image("input", pixels, "colour")
     rows = x[0]
     if domain == "audio":  # low frequencies at the bottom
         rows = rows[::-1]
-    pixels = Quantised.encode(shrunk(rows, MAX_INPUT_SIDE))
+    pixels = Quantised.encode(shrink(rows, MAX_INPUT_SIDE))
     return Image("input", pixels, "grey" if is_image else "sequential")
 
 
@@ -358,9 +358,9 @@ def _compute_confusion_matrix(evaluated: Evaluated) -> Iterator[tuple[str, Matri
 
 
 def _compute_scatter(evaluated: Evaluated) -> Iterator[tuple[str, Points]]:
-    chosen = evenly(len(evaluated.y), MAX_POINTS)
-    true = evaluated.y[chosen]
-    predicted = evaluated.predictions[chosen]
+    indices = spaced_indices(len(evaluated.y), MAX_POINTS)
+    true = evaluated.y[indices]
+    predicted = evaluated.predictions[indices]
     low = float(min(true.min(), predicted.min()))
     high = float(max(true.max(), predicted.max()))
     x = Quantised.encode(true, low, high)
@@ -369,7 +369,7 @@ def _compute_scatter(evaluated: Evaluated) -> Iterator[tuple[str, Points]]:
         "test",
         Points(
             title="True and predicted values of the test split",
-            caption=f"{len(chosen)} of {len(evaluated.y)} samples.",
+            caption=f"{len(indices)} of {len(evaluated.y)} samples.",
             x="true",
             y="predicted",
             panels=(Plot("test", (Group("test", x, y),)),),

@@ -10,7 +10,11 @@ import scipy.stats
 
 from orca_ray.errors import UserError
 from orca_ray.leaderboard.statistics import ScoreTable, all_statistics, get_statistic
-from orca_ray.leaderboard.statistics.intervals import binomial, moderated, student
+from orca_ray.leaderboard.statistics.intervals import (
+    binomial,
+    moderate_variances,
+    student,
+)
 from orca_ray.leaderboard.statistics.paired import LogScores, holm
 from orca_ray.leaderboard.statistics.questions import QuestionAnswer, answers
 from orca_ray.leaderboard.statistics.ranks import strengths
@@ -20,7 +24,7 @@ from orca_ray.leaderboard.statistics.scores import (
     kruskal_wallis,
     pareto_front,
 )
-from orca_ray.leaderboard.statistics.verdict import needed
+from orca_ray.leaderboard.statistics.verdict import detectable_mean
 from orca_ray.testing import StatisticSuite
 from orca_ray.testing.scores import compute, table
 
@@ -226,7 +230,7 @@ class TestVerdict:
         self, freedom: int, level: float
     ) -> None:
         random = np.random.default_rng(0)
-        means = random.normal(needed(freedom, level), 1, 40_000)
+        means = random.normal(detectable_mean(freedom, level), 1, 40_000)
         errors = np.sqrt(random.chisquare(freedom, 40_000) / freedom)
         is_significant = 2 * scipy.stats.t.sf(means / errors, freedom) <= level
         assert is_significant.mean() == pytest.approx(0.8, abs=0.01)
@@ -389,20 +393,20 @@ class TestIntervals:
         freedom = np.full((20, 6), 2.0)
         chance = random.chisquare(2, (20, 6))
         units = np.exp(random.normal(size=(20, 1)))
-        equal, prior_of_equal = moderated(units * chance, freedom)
+        equal, prior_of_equal = moderate_variances(units * chance, freedom)
         assert prior_of_equal > 30
         mean_of_equal = units * chance.mean(axis=1, keepdims=True) / 2
         np.testing.assert_allclose(equal, np.tile(mean_of_equal, 6), rtol=0.2)
 
         squares = units * chance * 4 / random.chisquare(4, (20, 6))
-        mixed, prior = moderated(squares, freedom)
+        mixed, prior = moderate_variances(squares, freedom)
         assert 2 < prior < 8
         mean = squares.mean(axis=1, keepdims=True) / 2
         np.testing.assert_allclose(mixed, (prior * mean + squares) / (prior + 2))
 
-        zero, _ = moderated(np.zeros((2, 3)), np.full((2, 3), 2.0))
+        zero, _ = moderate_variances(np.zeros((2, 3)), np.full((2, 3), 2.0))
         assert zero.tolist() == [[0, 0, 0]] * 2
-        unknown, _ = moderated(np.zeros((1, 2)), np.zeros((1, 2)))
+        unknown, _ = moderate_variances(np.zeros((1, 2)), np.zeros((1, 2)))
         assert np.isnan(unknown).all()
 
     def test_methods_that_are_not_separable_from_the_best(self) -> None:

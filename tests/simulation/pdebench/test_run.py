@@ -119,7 +119,7 @@ def test_what_an_interruption_or_a_kill_leaves_is_not_solved_again(
     out = tmp_path / "out"
     _interrupted(out)
     assert not (out / FILE).exists()
-    assert run.solved(TASK, out) == 4
+    assert run.count_solved(TASK, out) == 4
     # what a kill leaves while a batch or the file is written
     for name in ("4-6.tmp", f"{FILE}.tmp"):
         (BatchStore(out / FILE).directory / name).write_bytes(b"half")
@@ -132,7 +132,7 @@ def test_what_an_interruption_or_a_kill_leaves_is_not_solved_again(
     assert reports == [6]
     np.testing.assert_array_equal(_tensor(path), _tensor(whole))
     assert _entries(out) == [FILE]
-    assert run.solved(TASK, out) == 0
+    assert run.count_solved(TASK, out) == 0
 
 
 @pytest.mark.usefixtures("small")
@@ -253,7 +253,7 @@ def test_two_processes_end_when_interrupted_and_solve_what_one_does(
         run.generate(TASK, 18, directory=many, workers=2, progress=interrupt)
     assert multiprocessing.active_children() == []
     assert not (many / FILE).exists()
-    assert run.solved(TASK, many) >= 16
+    assert run.count_solved(TASK, many) >= 16
     BatchStore(many / FILE).remove()
     reports: list[int] = []
     run.generate(

@@ -137,4 +137,4 @@ def test_a_longer_chunk_is_cut_in_the_middle(tmp_path: Path) -> None:
     write_wav(tmp_path / "long.wav", np.random.RandomState(0).normal(0, 0.1, 2 * 22050))
     whole = fsd50k.spectrogram(str(tmp_path / "long.wav"))
     assert whole.shape == (96, 201)
-    np.testing.assert_array_equal(fsd50k.middle(whole), whole[:, 50:151])
+    np.testing.assert_array_equal(fsd50k.middle_second(whole), whole[:, 50:151])
