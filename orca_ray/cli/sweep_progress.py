@@ -32,7 +32,7 @@ _OTHER_LINES = 7
 """Terminal lines reserved for heading, rule, totals and message, which may wrap."""
 
 STORED_SECONDS = 2.5
-"""Seconds until the record of an ended trial is in the store."""
+"""Seconds from the end of a trial until its record is in the store."""
 SECONDS_BETWEEN_BOARDS = 15.0
 """Seconds between two boards in a log."""
 _BOARD_PERIODS = 20

@@ -369,10 +369,7 @@ def _describe(trial: Trial) -> BodySummary:
 
 
 def _frozen(recipe: Recipe, model: CrossModalModel) -> dict[str, Tensor]:
-    """Return the body's weights that the method never trains.
-
-    They have their names in the network.
-    """
+    """Return the never trained weights of the body, by name in the network."""
     trained = {id(parameter) for parameter in recipe.trainable(model)}
     parameters = dict(model.named_parameters())
     return {

@@ -363,7 +363,7 @@ def _has_unseen_test_samples(data: PreparedData, options: DataConfig) -> bool:
 
 
 def _start_measuring_memory(device: torch.device) -> None:
-    """Let the peak of CUDA memory count from here on."""
+    """Reset the recorded peak of memory of a CUDA device; on a CPU, do nothing."""
     if device.type == "cuda":
         torch.cuda.init()  # type: ignore[no-untyped-call]
         torch.cuda.reset_peak_memory_stats(device)

@@ -87,7 +87,7 @@ def patch_side(
 def _sequence_tokens(
     input_shape: tuple[int, ...] | None, config: EmbedderConfig, patch_size: int = 16
 ) -> float:
-    """Return the number of patches, or for ``pad`` an upper bound.
+    """Return the number of patches of an input; for ``pad``, an upper bound.
 
     A 2-D input counts as a flattened series.
     """

@@ -118,7 +118,9 @@ WEIGHTS = "model.safetensors"
 _MANIFEST = "orca-ray-body.json"
 """Name of the file with the hashes of the original and of the converted weights."""
 _BYTES_PER_PARAMETER = 8.5
-"""Disk space that a conversion needs: weights extracted and converted, both float32."""
+"""Bytes of disk per parameter that a conversion needs: for the extracted and for the
+converted weights, both float32.
+"""
 
 
 def fetch_body(name: str, progress: SayText | None = None) -> None:

@@ -208,7 +208,8 @@ class ForestBody(TreeBody):
     def num_values(self) -> int:
         """Number of fitted values.
 
-        They exclude the column that says whether missing values go right, as none does.
+        The column that says whether missing values go right is not counted, because it
+        is the same for all nodes.
         """
         return super().num_values - len(self.nodes)
 
@@ -271,7 +272,7 @@ class BoostedBody(TreeBody):
     def forward(
         self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None
     ) -> Tensor:
-        """Return the sums [B, 1, K]; ``grid`` is not used."""
+        """Return the sums of the leaves' values [B, 1, K]; ``grid`` is not used."""
         logits = self.sums(tokens_BTD).to(tokens_BTD)
         num_untrained = self.feature_width - self.num_trained
         return nn.functional.pad(logits, (num_untrained, 0))[:, None]

@@ -60,7 +60,7 @@ def _rounded(fields: Array) -> Field:
 
 
 def laplacian_symbol(num_cells: int, cell: float) -> Array:
-    """Return the eigenvalues [N, N] of the five-point Laplacian, by cosine mode.
+    """Return the eigenvalue of the five-point Laplacian for each cosine mode, [N, N].
 
     The grid has N x N cells, and no flux through its boundary.
     """

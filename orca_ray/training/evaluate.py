@@ -1,6 +1,6 @@
-"""Batches of a split's inputs, predictions and their score, and a task's objective.
+"""Read the inputs of a split in batches, predict their targets, and score predictions.
 
-The objective is the training loss and the metric.
+The score follows a task's `Objective`: its training loss and its metric.
 """
 
 import logging

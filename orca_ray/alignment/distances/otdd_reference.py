@@ -222,7 +222,7 @@ def soft_minima(
 def _robust_minima(
     cost: CostMatrix, f_N: Tensor, g_n: Tensor, e: float
 ) -> tuple[Tensor, Tensor]:
-    """Return the result of `soft_minima`, from the logarithms of the sums."""
+    """Return the result of `soft_minima`, computed with logarithms of the sums."""
     logs_n = torch.empty_like(g_n)
     logs_N = torch.full_like(f_N, -torch.inf)
     for rows, cost_rN in cost:

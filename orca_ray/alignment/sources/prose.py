@@ -44,7 +44,7 @@ _INNERMOST = (
     # Pictures, categories and links to other languages are removed.
     (re.compile(r"\[\[[^\[\]]*\]\]"), ""),
 )
-"""Nested markup and its replacements, made from the inside until none is left."""
+"""Patterns of nested markup with replacements, applied until no pattern matches."""
 _WEB_LINK = re.compile(r"\[(?:https?:)?//\S+ ?([^\]]*)\]")
 """Link to a web page, which is replaced by its text."""
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"'(])")

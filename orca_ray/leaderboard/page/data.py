@@ -239,7 +239,7 @@ def _gains(board: Board, searches: pd.DataFrame) -> list[list[Any]]:
 
 
 def _noise(report: BoardReport) -> dict[str, Any]:
-    """Return the variances over seeds that `LogScores` has, and their freedom.
+    """Return the variances over seeds of `LogScores`, and their degrees of freedom.
 
     There is a variance for each task and method of the board.
     """

@@ -98,9 +98,9 @@ class PublishedRow:
     together.
     """
     kind: str
-    """One of `KINDS`."""
+    """Where the score was read; one of `KINDS`."""
     flag: str = ""
-    """A key of `FLAGS`."""
+    """Key of `FLAGS`; "": no flag."""
     source: str
     """Key of `sources`, or for submitted and imported rows the source itself."""
     note: str = ""

@@ -60,9 +60,9 @@ class CnnConfig(Config):
     channels of the one before it and half the resolution, unless the target is dense.
     """
     weights: Annotated[str, partial(one_of, ("plain", "standardised"))] = "plain"
-    """``standardised``: see `orca_ray.models.convolution.Architecture`. On 3,500 digits
-    of MNIST, a network of width 16 had 1.5 instead of 2.3 % errors after 40 s of a
-    core.
+    """Whether the weights are standardised; see
+    `orca_ray.models.convolution.Architecture`. On 3,500 digits of MNIST, a network of
+    width 16 had 1.5 instead of 2.3 % errors after 40 s of a core.
     """
     stages: Annotated[str, partial(one_of, ("residual", "plain"))] = "residual"
     """Kind of the stages. ``plain`` stages are pairs of convolutions with a max pool

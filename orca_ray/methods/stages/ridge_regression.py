@@ -16,7 +16,9 @@ from orca_ray.process import note_progress
 _BLOCK = 1024
 """Number of features that are converted to float64 at a time."""
 _LEAST_SHARE = 1e-3
-"""Least deviation of a feature relative to the median; see `feature_moments`."""
+"""Least deviation of a feature relative to the median deviation; see
+`feature_moments`.
+"""
 
 
 class RidgeFit(NamedTuple):

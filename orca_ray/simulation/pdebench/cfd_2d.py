@@ -93,7 +93,7 @@ def sample_initial(rng: np.random.Generator, x: Array) -> Array:
 
 
 def _random_fields(rng: np.random.Generator, x: Array) -> Array:
-    """Sample four sums of sine waves [4, X, X]."""
+    """Sample four random fields [4, X, X], each a sum of sine waves."""
     numbers = np.delete(np.arange(-_TOP_WAVE, _TOP_WAVE + 1), _TOP_WAVE)  # without 0
     grids = np.meshgrid(numbers, numbers, indexing="ij")
     along = grids[0].ravel()

@@ -92,9 +92,9 @@ BURGERS_STEPS = 10
 """Time steps between two frames of Burgers' equation."""
 GROWTH = Grid(low=0.0, high=1.0, num_cells=1024, end=1.0, num_frames=101)
 GROWTH_NU = 0.5
-"""nu of diffusion with growth."""
+"""Diffusion coefficient nu of diffusion with growth."""
 GROWTH_RHO = 1.0
-"""rho of diffusion with growth."""
+"""Growth rate rho of diffusion with growth."""
 GROWTH_STEPS = 5
 """Time steps between two frames of diffusion with growth."""
 

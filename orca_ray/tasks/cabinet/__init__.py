@@ -230,7 +230,7 @@ def _values(
 
 
 def _bundled(loader: str) -> Pool:
-    """Return a table of scikit-learn."""
+    """Return a table that scikit-learn includes; ``loader`` names its function."""
     import pandas as pd
 
     x, y = resolve_name(f"sklearn.datasets:{loader}")(return_X_y=True)

@@ -58,10 +58,7 @@ _MOST_KEPT = 64
 
 @dataclass(frozen=True)
 class _Chunks:
-    """The N chunks of one CSV file.
-
-    They have paths, numbers of their clips [N] and labels [N, 200] bool.
-    """
+    """The N chunks of one CSV file: their paths, clips [N] and labels [N, 200] bool."""
 
     paths: list[str]
     clips: Array

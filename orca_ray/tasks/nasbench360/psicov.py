@@ -133,10 +133,11 @@ def _distances(path: Path, length: int) -> Array:
 
 
 def _window(length: int, share: float) -> tuple[slice, slice]:
-    """Return the positions in a square that hold residues, and these residues.
+    """Return the range of positions of a square that hold residues, and of the
+    residues.
 
-    Both are ranges; the second is of residues of the protein. ``share``: start of the
-    window of a long protein, as a share in [0, 1) of the possible starts.
+    The second range is that of the protein's residues at these positions. ``share``:
+    start of the window of a long protein, as a share in [0, 1) of the possible starts.
     """
     start = int(share * (max(0, length + 2 * MARGIN - SIDE) + 1))
     first = max(0, MARGIN - start)

@@ -35,7 +35,9 @@ MOST_SAMPLES = 10**7
 declare too many to index.
 """
 PAPER_TEST_FRAME = 100
-"""Default of `t_train`, with which ORCA's code reads its test targets."""
+"""Number of the frame, counted from 1, that ORCA's code takes as test target: the
+default of its `t_train`.
+"""
 
 Hdf5 = Any
 """Type of an h5py file, group or data set; not named, because h5py is imported only
