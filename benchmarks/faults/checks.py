@@ -15,7 +15,7 @@ from benchmarks.faults.site import NAME
 from orca_ray.results.folder import TEMPORARY, Folder
 from orca_ray.results.marker import MARKER
 from orca_ray.results.store import ResultsStore
-from tests.sweep.real import facts
+from tests.sweep.real import read_facts
 
 TABLES = ("records", "curves", "artefacts", "journal", "logs")
 FILES = {MARKER, "compaction.json", *TABLES, "live", "checkpoints"}
@@ -70,7 +70,7 @@ def trials(run: Run, store: ResultsStore) -> list[str]:
 
 def scores(run: Run, store: ResultsStore) -> list[str]:
     """Check that records and artefacts are bit-equal to the undisturbed run."""
-    found = facts(store, NAME)
+    found = read_facts(store, NAME)
     problems = []
     for key, expected in run.site.reference.items():
         differs = [

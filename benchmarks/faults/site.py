@@ -15,7 +15,7 @@ import pyarrow.fs as pafs
 from orca_ray.results.store import ResultsStore
 from orca_ray.testing.suite import make_home
 from tests.cluster.processes import ROOT, TOKEN
-from tests.sweep.real import TEXT, facts, tiny_text
+from tests.sweep.real import TEXT, make_tiny_text, read_facts
 
 SWEEP = (
     TEXT.replace("name: tiny", "name: faults")
@@ -46,9 +46,11 @@ class Site:
         if not store.exists():
             self.home.mkdir(parents=True)
             make_home(self.home)
-            self.sweep.write_text(tiny_text(folder, SWEEP))
+            self.sweep.write_text(make_tiny_text(folder, SWEEP))
             self.run_reference(store)
-        self.reference: dict[str, dict[str, Any]] = facts(ResultsStore(store), NAME)
+        self.reference: dict[str, dict[str, Any]] = read_facts(
+            ResultsStore(store), NAME
+        )
         """What is equal in every run, by trial key."""
         self._server: Any = None
 

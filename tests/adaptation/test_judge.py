@@ -167,7 +167,8 @@ def test_more_training_samples_lower_the_low_end_of_the_expected_score(
         )
     )
     after = toy.judge().expected(choice, None)
-    assert (after.value, after.high) == (before.value, before.high)
+    assert after.value == before.value
+    assert after.high == before.high
     assert after.low == pytest.approx(before.low * 0.8 * NUM_KNOWN / NUM_SAMPLES)
 
 

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
 
 import pytest
 
@@ -19,6 +18,8 @@ MISTAKES = tomllib.loads(Path(__file__).with_name("mistakes.toml").read_text())
 
 @dataclass(frozen=True)
 class Ending:
+    """Exit code of a command, and what it printed."""
+
     code: int
     out: str
     err: str
@@ -40,20 +41,22 @@ class Command:
         captured = self._capsys.readouterr()
         return Ending(code, captured.out, captured.err)
 
-    def done(self, *arguments: str) -> Ending:
-        """Return how a command ends; it must succeed."""
+    def succeed(self, *arguments: str) -> Ending:
+        """Run a command that must succeed."""
         ending = self(*arguments)
         assert ending.code == 0, ending
         return ending
 
-    def refused(self, *arguments: str) -> str:
-        """Return what a command prints to stderr; it must end with bad input."""
+    def fail(self, *arguments: str) -> str:
+        """Run a command that must end with bad input, and return what it says."""
         ending = self(*arguments)
-        assert (ending.code, "Traceback" in ending.err) == (2, False), ending
+        assert ending.code == 2, ending
+        assert "Traceback" not in ending.err, ending
         return ending.err
 
 
 EndBy = Callable[[BaseException | Callable[..., Any]], Ending]
+"""Function from an error, or a function that raises it, to the end of a command."""
 
 
 @pytest.fixture(autouse=True)
@@ -77,17 +80,18 @@ def command(capsys: pytest.CaptureFixture[str]) -> Command:
 
 @pytest.fixture
 def end_by(command: Command, monkeypatch: pytest.MonkeyPatch) -> EndBy:
-    """Return a function that runs a command in which an error is raised.
+    """Return a function that runs a command in which an error is raised."""
 
-    The error is raised by itself or by a function.
-    """
+    def run_with(cause: BaseException | Callable[..., Any]) -> Ending:
+        def load_spec(*_: object, **__: object) -> None:
+            if isinstance(cause, BaseException):
+                raise cause
+            cause()
 
-    def ending(cause: BaseException | Callable[..., Any]) -> Ending:
-        effect = cause if isinstance(cause, BaseException) else lambda *_, **__: cause()
-        monkeypatch.setattr(loading, "load_spec", Mock(side_effect=effect))
+        monkeypatch.setattr(loading, "load_spec", load_spec)
         return command("benchmark", "pocket")
 
-    return ending
+    return run_with
 
 
 @pytest.fixture

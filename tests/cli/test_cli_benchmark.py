@@ -93,7 +93,8 @@ def test_a_sweep_that_ends_well_exits_with_0(
     command: Command, fake: FakeSweep, sweep_file: str
 ) -> None:
     ending = command("run", sweep_file)
-    assert (ending.code, ending.err) == (0, "")
+    assert ending.code == 0
+    assert ending.err == ""
     assert fake.options == {
         "executor": "ray",
         "address": None,
@@ -114,7 +115,9 @@ def test_a_sweep_that_ends_well_exits_with_0(
     assert lines[2].startswith("[2/2] ")
     assert lines[-1] == "leaderboard: orca-sweep leaderboard pocket --sweep mine/full"
     ending = command("run", sweep_file, "-q")
-    assert (ending.code, ending.out, ending.err) == (0, "", "")
+    assert ending.code == 0
+    assert ending.out == ""
+    assert ending.err == ""
 
 
 @pytest.mark.parametrize(
@@ -137,7 +140,7 @@ def test_a_sweep_that_cannot_start_leaves_no_store(
     monkeypatch.setattr(
         driver, "resolve", Mock(side_effect=UserError("the body is nowhere"))
     )
-    assert expected in command.refused("run", sweep_file, *options)
+    assert expected in command.fail("run", sweep_file, *options)
     assert not Path("results").exists()
 
 
@@ -152,7 +155,9 @@ def test_options_reach_the_sweep(
         " --trial-minutes 1.5 --hang-minutes 20 --wait 5"
         " --staging s3://ann:secret@bucket/staged --keep-models best"
     )
-    ending = command.done("run", sweep_file, *options.split(), "--results", str(place))
+    ending = command.succeed(
+        "run", sweep_file, *options.split(), "--results", str(place)
+    )
     assert fake.spec.tasks == ("pocket/digits", "pocket/wdbc", "pocket/mnist")
     assert fake.spec.methods == ("orca", "nft")
     assert fake.spec.search_trials("pocket/digits", "orca") == 3
@@ -216,7 +221,7 @@ def test_a_board_is_drawn_meanwhile_and_its_page_written(
     monkeypatch.setattr(sweep_progress, "SECONDS_BETWEEN_BOARDS", 0.0)
     monkeypatch.setattr(sweep_progress, "STORED_SECONDS", 0.0)
     monkeypatch.setenv("COLUMNS", "60")
-    ending = command.done("benchmark", "demo", "--board", "page.html")
+    ending = command.succeed("benchmark", "demo", "--board", "page.html")
     places = [
         ending.out.index(f"mean rank on {num} of {num} tasks so far: ")
         for num in (1, 2, 3)
@@ -229,16 +234,16 @@ def test_a_board_is_drawn_meanwhile_and_its_page_written(
     assert questions == ["guarded aligning", "pretraining", "the transformer"]
     assert Path("page.html").read_text().startswith("<!doctype html>")
     Path("other.html").write_text("mine")
-    assert "other.html" in command.refused("benchmark", "demo", "--board", "other.html")
+    assert "other.html" in command.fail("benchmark", "demo", "--board", "other.html")
     assert Path("other.html").read_text() == "mine"
-    assert "lies in results, which is read" in command.refused(
+    assert "lies in results, which is read" in command.fail(
         "benchmark", "demo", "--board", "results/page.html"
     )
-    assert "sweeps without a grid" in command.refused(
+    assert "sweeps without a grid" in command.fail(
         "run", str(shipped_sweeps()["aligning"]), "--board", "page.html"
     )
     Path("page.html").unlink()
-    command.done("benchmark", "demo", "--board", "page.html", "--quiet")
+    command.succeed("benchmark", "demo", "--board", "page.html", "--quiet")
     assert Path("page.html").exists()
 
 
@@ -316,7 +321,8 @@ def test_endings(
     assert expected in ending.out + ending.err
     if "failed" in summary:
         quiet = command("run", sweep_file, "--quiet")
-        assert (quiet.code, quiet.out) == (1, "")
+        assert quiet.code == 1
+        assert quiet.out == ""
         assert expected in quiet.err
         document = command("run", sweep_file, "--json").json
         assert document["ran"] == 2
@@ -339,7 +345,8 @@ def test_notes_of_trials_are_printed_at_the_end(
     ]
     document = command("run", sweep_file, "--json").json
     assert document["notes"] == notes
-    assert (document["aligned"], document["reused"]) == (9, 4)
+    assert document["aligned"] == 9
+    assert document["reused"] == 4
     assert document["deterministic"] is False
     assert command("run", sweep_file, "--quiet").out == ""
     fake.ending = {"notes": {f"kind {number}": 1 for number in range(9)}, "ran": 0}
@@ -362,12 +369,12 @@ def test_what_cannot_be_placed_is_refused_before_anything_is_fetched(
     )
     Path("big.yaml").write_text(SWEEP + "resources: {cpus: 4096}\n")
     arguments = ("run", "big.yaml", "--executor", "inline")
-    assert "pocket/digits with nft: a trial asks for 4096 CPUs" in command.refused(
+    assert "pocket/digits with nft: a trial asks for 4096 CPUs" in command.fail(
         *arguments
     )
     # The nodes of the cluster count, not this machine.
     monkeypatch.setattr(executors, "make_executor", lambda _: Cluster())
-    assert "it came to fetching" in command.refused(*arguments)
+    assert "it came to fetching" in command.fail(*arguments)
 
 
 def test_results_of_a_submitted_job_and_of_the_environment(
@@ -408,7 +415,7 @@ def test_a_dry_run_starts_and_writes_nothing(
         driver, "run_sweep", Mock(side_effect=AssertionError("a dry run ran"))
     )
     place = tmp_path / "store"
-    plan = command.done(
+    plan = command.succeed(
         "run", sweep_file, "--dry-run", "--json", "--results", str(place)
     ).json
     assert plan["num_trials"] == 8
@@ -420,7 +427,7 @@ def test_a_dry_run_starts_and_writes_nothing(
         ("pocket/wdbc", 2, 2),
     ]
     assert not place.exists()
-    table = command.done("plan", sweep_file, "--results", str(place)).out
+    table = command.succeed("plan", sweep_file, "--results", str(place)).out
     assert "mine/full, protocol held-out: 8 trials, 0 done" in table
     assert "wdbc" in table
 
@@ -446,7 +453,7 @@ def test_a_plan_fits_eighty_columns_with_a_line_a_study(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    ending = command.done("plan", "pocket")
+    ending = command.succeed("plan", "pocket")
     lines = [
         line for line in ending.out.splitlines() if not line.startswith("  orca-sweep ")
     ]  # to be copied whole
@@ -487,7 +494,10 @@ def test_a_plan_says_what_each_task_costs_and_what_brings_its_data(
         == "task trials epochs GPU h CPU h raw GB prepared GB data"
     )
     row = lines[lines.index(header) + 2].split()
-    assert (row[0], row[1], row[2], row[-1]) == ("ecg", "3", "45", "missing")
+    assert row[0] == "ecg"
+    assert row[1] == "3"
+    assert row[2] == "45"
+    assert row[-1] == "missing"
     assert "GPU h: an A100 (none is here to be measured)" in ending.out
     after = lines[lines.index("missing: data of 1 of 1 tasks") + 1]
     assert (

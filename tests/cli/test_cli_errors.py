@@ -34,7 +34,8 @@ def test_a_mistake_is_one_message_and_leaves_nothing(
     Path("other/bad.yaml").write_text(SWEEP.replace("settings:", "setings:"))
     ResultsStore("store", create=True).append([make_record("a")])
     ending = command(*shlex.split(arguments))
-    assert (ending.code, ending.out) == (2, "")
+    assert ending.code == 2
+    assert ending.out == ""
     assert ending.err.startswith("error: ")
     assert expected in ending.err
     assert "Traceback" not in ending.err
@@ -170,10 +171,10 @@ def test_warnings_reach_stderr_and_details_the_log_alone(
 
 
 def test_a_long_message_is_cut(command: Command) -> None:
-    error = command.refused("tasks", "pocket" * 20_000)
+    error = command.fail("tasks", "pocket" * 20_000)
     assert len(error) < 2000
     assert "…" in error
-    assert len(command.refused("plan", "x.yaml", "--tasks", "a\n" * 50_000)) < 25_000
+    assert len(command.fail("plan", "x.yaml", "--tasks", "a\n" * 50_000)) < 25_000
 
 
 @pytest.mark.parametrize(("given", "shown"), MISTAKES["secrets"].items())
@@ -193,10 +194,11 @@ def test_special_files_are_refused_before_they_are_opened(
 ) -> None:
     os.mkfifo("pipe")
     Path("link").symlink_to("pipe")
-    error = command.refused("data", "prepare", "pocket/digits", "--raw", place)
+    error = command.fail("data", "prepare", "pocket/digits", "--raw", place)
     assert "is a named pipe" in error or "is inside /" in error
     ending = command("leaderboard", "pocket", "--results", place)
-    assert (ending.code, ending.out) == (2, "")
+    assert ending.code == 2
+    assert ending.out == ""
     assert place in ending.err
     assert sorted(path.name for path in Path().iterdir()) == ["link", "pipe"]
     assert not list(own_cache.rglob("*.npy"))
@@ -249,11 +251,11 @@ def test_an_output_is_nothing_that_the_command_reads(command: Command) -> None:
         ("export model --to onnx", "pipe", "pipe is a named pipe"),
         ("export model --to onnx", "/dev/null", "/dev/null is inside /dev"),
     ):
-        assert message in command.refused(*line.split(), "--out", out)
-    assert "it lies in store, which is read" in command.refused(
+        assert message in command.fail(*line.split(), "--out", out)
+    assert "it lies in store, which is read" in command.fail(
         "site", "store/site", "--results", "store"
     )
-    error = command.refused(
+    error = command.fail(
         "leaderboard", "odd", "--results", "store", "--format", "html", "--open"
     )
     assert (

@@ -72,7 +72,7 @@ def store(tmp_path: Path) -> str:
 
 
 def board(command: Command, store: str, *options: str) -> str:
-    return command.done("leaderboard", "pocket", "--results", store, *options).out
+    return command.succeed("leaderboard", "pocket", "--results", store, *options).out
 
 
 @pytest.mark.parametrize("format", SUFFIXES)
@@ -106,7 +106,8 @@ def test_a_pipe_gets_the_bytes_of_a_file(
     store: str, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     arguments = ("leaderboard", "pocket", "--results", store, "--format", "parquet")
-    assert (run(arguments), run([*arguments, "-o", "board"])) == (0, 0)
+    assert run(arguments) == 0
+    assert run([*arguments, "-o", "board"]) == 0
     assert capfdbinary.readouterr().out == Path("board").read_bytes()
 
 
@@ -114,7 +115,7 @@ def test_a_pipe_gets_the_bytes_of_a_file(
 def test_a_wrong_option_is_named(
     arguments: str, expected: str, command: Command, store: str
 ) -> None:
-    assert expected in command.refused(
+    assert expected in command.fail(
         "leaderboard", "pocket", "--results", store, *arguments.split()
     )
     assert list(Path().iterdir()) == []
@@ -169,7 +170,8 @@ def test_check_finds_boards_that_are_out_of_date(
     outdated, regenerate = [
         line for line in ending.out.splitlines() if "up to date" not in line
     ]
-    assert (ending.code, outdated) == (1, "out of date: pocket.md")
+    assert ending.code == 1
+    assert outdated == "out of date: pocket.md"
     assert command(*regenerate.split()[1:]).code == 0
     board(command, store, *options, "--check", ".")
     other = fill(tmp_path / "other", shift=1e-9)
@@ -195,7 +197,8 @@ def test_the_difference_of_stores_and_files(
         for change in document["changes"]
         if (change["task"], change["method"]) == ("pocket/digits", "nft")
     )
-    assert (digits["difference"], digits["seeds"]) == (pytest.approx(0.05), 2)
+    assert digits["difference"] == pytest.approx(0.05)
+    assert digits["seeds"] == 2
     text = command("leaderboard-diff", before, other).out
     assert "2 worse, 2 equal" in text
     assert "Student" in text
@@ -222,7 +225,7 @@ def test_boards_that_cannot_be_compared(command: Command, store: str) -> None:
         ),
         (store, "nowhere", "no results at 'nowhere'"),
     ):
-        assert expected in command.refused("leaderboard-diff", before, after)
+        assert expected in command.fail("leaderboard-diff", before, after)
 
 
 def test_colours_are_for_terminals_that_want_them(
@@ -370,7 +373,7 @@ def test_without_own_scores_a_board_shows_the_published_ones(
         ResultsStore("results", create=True).append(
             [] if store == "empty" else [make_record()]
         )
-    text = command.done("leaderboard", "nasbench360").out
+    text = command.succeed("leaderboard", "nasbench360").out
     assert "nothing ran here yet" in text
     line = next(line for line in text.splitlines() if line.startswith("ORCA "))
     assert [word.strip("*") for word in line.split()][1:8] == ORCA[:7]
@@ -451,7 +454,7 @@ def test_check_names_every_bad_file_and_line(command: Command, rows: Path) -> No
     assert "worse.csv: 1 problem" in ending.err
     assert "rows.csv: 2 score(s)" in ending.out
     for name in ("bad.csv", "missing.csv", ".", "/dev/zero"):
-        assert name in command.refused("results", "import", name)
+        assert name in command.fail("results", "import", name)
     assert not Path("results").exists()
     assert command("results", "check").code == 0, (
         "the submitted rows of the project are valid"

@@ -127,7 +127,8 @@ def test_no_arguments_an_absurd_width_and_few_characters() -> None:
     assert "leaderboard" in completed.stdout + completed.stderr
     assert "error" not in completed.stderr
     completed = shell("orca tasks pocket", PYTHONIOENCODING="ascii")
-    assert (completed.returncode, completed.stderr) == (0, "")
+    assert completed.returncode == 0
+    assert completed.stderr == ""
     assert r"1\xd7427" in completed.stdout
 
 
@@ -267,7 +268,8 @@ def test_boards_effects_catalogue_and_status_need_the_base_alone() -> None:
         "benchmark pocket",
     )
     for ending in (board, effects, status, log, *lists):
-        assert (ending.code, ending.err) == (0, "")
+        assert ending.code == 0
+        assert ending.err == ""
     assert "0.125" in board.out
     assert "## Effect of refine.epochs, relative to 3\n" in effects.out
     assert "| 6 | all | 0.50 | 0 | 0 | 1/3 | 0.50 |" in effects.out
@@ -278,7 +280,8 @@ def test_boards_effects_catalogue_and_status_need_the_base_alone() -> None:
     assert "no driver runs" in status.out
     assert log.out.startswith("trial a of pocket/quick has no log")
     assert all(ending.json for ending in lists)
-    assert (misspelt.code, sweep.code) == (2, 2)
+    assert misspelt.code == 2
+    assert sweep.code == 2
     assert "Did you mean 'full'?" in misspelt.err
     assert "pip install 'orca-ray[sweep]'" in sweep.err
     assert "Traceback" not in sweep.err

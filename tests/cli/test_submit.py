@@ -87,7 +87,7 @@ def test_a_job_gets_the_command_the_files_and_the_environment(
     options = ["--address", "http://head:8265", "--token-path", "../token"]
     options += ["--exclude", "data", "--env", "HERE", "--env", "A=b=c", "--pip", "mine"]
     sweep = ["run", "sweeps/mine.yaml", "--trials", "2"]
-    ending = command.done("submit", *options, "--", *sweep)
+    ending = command.succeed("submit", *options, "--", *sweep)
     assert cluster.submitted == {
         "address": "http://head:8265",
         "entrypoint": "orca-sweep run sweeps/mine.yaml --trials 2",
@@ -177,7 +177,7 @@ def test_a_lost_connection_is_made_again_and_no_text_is_written_twice(
         RuntimeError("closed"),
         ["one\ntwo\nthree\n", "four\n"],
     ]
-    ending = command.done("submit", "--", "benchmark", "pocket")
+    ending = command.succeed("submit", "--", "benchmark", "pocket")
     assert ending.out.splitlines()[3:-1] == ["one", "two", "three", "four"]
 
 
@@ -206,6 +206,6 @@ def test_ctrl_c_ends_the_following_and_says_how_to_end_the_job(
 def test_without_waiting_the_log_is_not_read(
     command: Command, cluster: Cluster
 ) -> None:
-    ending = command.done("submit", "--no-wait", "--", "benchmark", "pocket")
+    ending = command.succeed("submit", "--no-wait", "--", "benchmark", "pocket")
     assert len(ending.out.splitlines()) == 3
     assert cluster.logs == [["hello\n"]]

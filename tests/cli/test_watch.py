@@ -22,7 +22,7 @@ from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.run import events
 from tests.cli.conftest import Command
 from tests.results.factories import Clock, make_record
-from tests.sweep.slow_sweep import slow_sweep
+from tests.sweep.slow_sweep import start_slow_sweep
 
 SWEEP = "fake/full"
 
@@ -40,12 +40,13 @@ class Sweep:
 
     def start(self, seconds: float) -> "subprocess.Popen[str]":
         """Start a driver whose epochs take some seconds."""
-        self.processes.append(slow_sweep(self.store, seconds))
+        self.processes.append(start_slow_sweep(self.store, seconds))
         return self.processes[-1]
 
     def ask(self, *arguments: str) -> str:
         ending = self._command(*arguments, "--results", str(self.store))
-        assert (ending.code, ending.err) == (0, "")
+        assert ending.code == 0
+        assert ending.err == ""
         return ending.out
 
     def until(self, condition: Callable[[Any], bool]) -> Any:
@@ -230,9 +231,14 @@ def test_counts_best_scores_and_the_table_follow_the_events() -> None:
     state.apply(progress("a", "digits", "orca", REFINE))
     align = EpochProgress(stage="align", epoch=1, epochs=9, distance=3.0)
     state.apply(progress("b", "digits", "orca", align))
-    assert (state.totals(), row.best, row.stage) == ((3, 6, 2), 0.31, "align 1/9")
+    assert state.totals() == (3, 6, 2)
+    assert row.best == 0.31
+    assert row.stage == "align 1/9"
     finish(state, "b", 2, validation_score=0.2, wall_seconds=10.0)
-    assert (row.best, row.stage, row.done, row.planned) == (0.2, "refine 2/5", 2, 4)
+    assert row.best == 0.2
+    assert row.stage == "refine 2/5"
+    assert row.done == 2
+    assert row.planned == 4
     state.apply(events.Message("fetched [mnist]"))
     clock.now += 65
     lines = lines_of(state)
@@ -244,12 +250,16 @@ def test_counts_best_scores_and_the_table_follow_the_events() -> None:
     state.apply(progress("a", "digits", "orca", REFINE))
     assert "preparing" not in lines_of(state)[-1]
     state.apply(events.TrialWaits("a", "pocket/digits", "orca"))
-    assert (state.totals(), row.stage) == ((4, 6, 0), "waiting")
+    assert state.totals() == (4, 6, 0)
+    assert row.stage == "waiting"
     finish(
         state, "a", 0, status=Status.FAILED_NAN, validation_score=None, test_score=None
     )
-    assert (row.best, row.failed) == (0.2, 1)
-    assert (row.done, row.planned, row.stage) == (4, 4, "done")
+    assert row.best == 0.2
+    assert row.failed == 1
+    assert row.done == 4
+    assert row.planned == 4
+    assert row.stage == "done"
     assert any("4/4 (1 failed)" in line for line in lines_of(state))
     assert state.rows["pocket/wdbc", "nft"].stage == "done"
 

@@ -121,7 +121,8 @@ def test_ray_accepts_the_template(text: str) -> None:
     prepared = prepare_config(yaml.safe_load(text))
     validate_config(prepared)
     types = prepared["available_node_types"]
-    assert (types["head"]["resources"], types["head"]["max_workers"]) == ({"CPU": 0}, 0)
+    assert types["head"]["resources"] == {"CPU": 0}
+    assert types["head"]["max_workers"] == 0
     assert (
         types["spot"]["resources"]
         == types["on-demand"]["resources"]
@@ -192,10 +193,8 @@ def test_access_needs_the_token_and_pods_agree_on_image_and_results(
 ) -> None:
     spec = cluster_spec(documents)
     environments = []
-    assert (spec["authOptions"], spec["enableInTreeAutoscaling"]) == (
-        {"mode": "token"},
-        True,
-    )
+    assert spec["authOptions"] == {"mode": "token"}
+    assert spec["enableInTreeAutoscaling"] is True
     [policy] = [each for each in documents if each["kind"] == "NetworkPolicy"]
     for template in (
         group["template"]
@@ -261,11 +260,9 @@ def test_servers_get_requests_while_they_are_ready_and_end_before_they_are_kille
     assert service["ports"][0]["targetPort"] == port["name"]
     program, *arguments = server["args"]
     given = parse(arguments).params
-    assert (program, given["host"], given["port"]) == (
-        "orca-sweep",
-        "0.0.0.0",
-        port["containerPort"],
-    )
+    assert program == "orca-sweep"
+    assert given["host"] == "0.0.0.0"
+    assert given["port"] == port["containerPort"]
     assert given["model"].startswith(server["volumeMounts"][0]["mountPath"])
     assert [each["name"] for each in server["env"]] == [TOKEN]
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):

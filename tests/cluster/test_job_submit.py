@@ -87,7 +87,8 @@ def test_the_command_of_the_readme(cluster: Cluster, tmp_path: Path) -> None:
     output = call(cluster, *submit, "orca-sweep", *sweep, "--results", str(results))
     assert re.search(rf"Ray cluster at \S+:{cluster.port}, 2 node\(s\)", output), output
     [record] = ResultsStore(results).load("pocket/full-trials1").values()
-    assert (record.status, record.executor) == (Status.COMPLETED, "ray")
+    assert record.status == Status.COMPLETED
+    assert record.executor == "ray"
     assert record.test_score is not None
 
 

@@ -23,7 +23,7 @@ from orca_ray.sweep.run.driver import run_sweep, staging_requests
 from orca_ray.sweep.worker.staging import stage
 from orca_ray.testing.suite import make_home
 from tests.cluster.processes import Cluster, local_cluster
-from tests.sweep.real import facts
+from tests.sweep.real import read_facts
 
 moto = pytest.importorskip(
     "moto.server",
@@ -196,4 +196,4 @@ def test_a_node_without_data_one_with_damaged_data_and_one_that_dies(
     monkeypatch.setenv("ORCA_RAY_HOME", str(home))
     inline = ResultsStore(tmp_path / "inline", create=True)
     assert run_sweep(parse_spec(SWEEP), inline, executor=InlineExecutor()).ran == TRIALS
-    assert facts(results, NAME) == facts(inline, NAME)
+    assert read_facts(results, NAME) == read_facts(inline, NAME)

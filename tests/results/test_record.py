@@ -226,7 +226,8 @@ def test_the_first_write_raises_the_version_before_any_file_is_there(
     written = [call.args[0].partition("/")[0] for call in write.call_args_list]
     assert written == [MARKER, "curves", "records", "records"]
     marker = json.loads((old / MARKER).read_text())
-    assert (marker["created_by"], marker["schema_version"]) == ("0.1.0", SCHEMA_VERSION)
+    assert marker["created_by"] == "0.1.0"
+    assert marker["schema_version"] == SCHEMA_VERSION
 
 
 def row(

@@ -349,7 +349,8 @@ def test_append_is_all_or_nothing_at_every_point(
             assert len(store_after.curves(trial_key="d")) == 1
         is_added.append(bool(new_keys))
     assert is_added == sorted(is_added)
-    assert (is_added[0], is_added[-1]) == (False, True)
+    assert is_added[0] is False
+    assert is_added[-1] is True
 
 
 WRITER = """

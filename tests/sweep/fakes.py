@@ -1,6 +1,4 @@
-"""A sweep without training: plans of two cheap tasks, and a worker whose scores are
-arithmetic.
-"""
+"""A sweep without training: plans of two tasks, and a worker that computes scores."""
 
 import math
 from collections.abc import Iterator
@@ -43,21 +41,24 @@ def new_controller(
 ) -> SweepController:
     """Return a controller of the fake sweep in ``text``.
 
-    ``options`` are its other arguments.
+    ``options`` are further arguments of `SweepController`.
     """
     searches = fake_searches(fake_spec(text, overrides))
     return SweepController(searches, store, executor="fake", lease=lease, **options)
 
 
 def fake_score(trial: TrialSpec, epoch: int) -> float:
-    """Best at a learning rate of 1e-2, better with every epoch, a little different for
-    every seed.
+    """Return the validation score of a trial after an epoch.
+
+    It is best at a learning rate of 1e-2, falls with every epoch, and differs a little
+    from seed to seed.
     """
     distance = abs(math.log10(float(trial.hyperparameters["refine.learning_rate"])) + 2)
     return distance + 1 / epoch + trial.seed / 1000
 
 
 def fake_reports(trial: TrialSpec) -> Iterator[TrialReport]:
+    """Yield the report of each epoch of a trial."""
     for epoch in range(1, trial.epochs + 1):
         point = EpochProgress(
             stage="refine",
@@ -76,11 +77,13 @@ def fake_reports(trial: TrialSpec) -> Iterator[TrialReport]:
 
 def fake_outcome(trial: TrialSpec, epochs: int) -> Outcome:
     """Return the outcome of an adaptation after some epochs."""
-    best = fake_score(trial, epochs)
-    test = best + 0.01 if trial.phase == "confirm" and epochs == trial.epochs else None
+    validation_score = fake_score(trial, epochs)
+    test_score = None
+    if trial.phase == "confirm" and epochs == trial.epochs:
+        test_score = validation_score + 0.01
     return Outcome(
-        validation_score=best,
-        test_score=test,
+        validation_score=validation_score,
+        test_score=test_score,
         best_epoch=epochs,
         epochs=epochs,
         num_parameters=10,
@@ -97,21 +100,22 @@ def fake_outcome(trial: TrialSpec, epochs: int) -> Outcome:
 
 
 def take(controller: SweepController) -> TrialSpec:
-    """Return the next trial, which there must be."""
+    """Return the next trial, and check that there is one."""
     trial = controller.next_trial()
     assert trial is not None
     return trial
 
 
 def end(controller: SweepController, trial: TrialSpec) -> Record:
-    """Run a trial that has been taken to its end, and return its record."""
+    """Run a taken trial until it completes or is stopped, and return its record."""
     for report in fake_reports(trial):
-        stop = controller.report(trial.key, report.progress)
-        if stop or report.done:
+        stops = controller.report(trial.key, report.progress)
+        if report.done:
             break
-    return controller.finish(
-        trial.key, report if report.done else report.stopped_early()
-    )
+        if stops:
+            report = report.stopped_early()
+            break
+    return controller.finish(trial.key, report)
 
 
 def play(
@@ -119,14 +123,15 @@ def play(
     most: int | None = None,
     fail: frozenset[str] = frozenset(),
 ) -> list[TrialSpec]:
-    """Run trials one at a time until done, or until ``most`` have ended.
+    """Run trials one at a time until none is left, or until ``most`` have ended.
 
-    Tasks in ``fail`` fail.
+    Trials of the tasks in ``fail`` fail. Return the trials that ran.
     """
     ran: list[TrialSpec] = []
-    while (most is None or len(ran) < most) and (
-        trial := controller.next_trial()
-    ) is not None:
+    while most is None or len(ran) < most:
+        trial = controller.next_trial()
+        if trial is None:
+            break
         controller.started(trial.key)
         ran.append(trial)
         if trial.task in fail:

@@ -1,6 +1,6 @@
 """A stand-in for a trainer that several ranks run.
 
-``python -m tests.sweep.rank_toys`` runs it for ever.
+``python -m tests.sweep.rank_toys`` runs the trainer until the process is killed.
 """
 
 import multiprocessing
@@ -15,7 +15,7 @@ from orca_ray.training.ranks import Ranks
 
 
 class Toy:
-    """Counts steps; in each one, the ranks exchange what they have counted."""
+    """Trainer that counts steps; in each step, the ranks exchange their counts."""
 
     stage = "refine"
     parallel = True
@@ -37,9 +37,8 @@ class Toy:
         if self._failing is not None and self._ranks.rank == self._ranks.size - 1:
             raise self._failing
         self.epoch += 1
-        self.counted = self._ranks.join_rows(
-            np.array([self.epoch]), self._ranks.size
-        ).tolist()
+        counts = self._ranks.join_rows(np.array([self.epoch]), self._ranks.size)
+        self.counted = counts.tolist()
 
 
 def build(
@@ -54,13 +53,12 @@ def build(
     """
     if building is not None and ranks.rank == ranks.size - 1:
         raise building
-    return Toy(ranks, epoch=0 if ranks.rank else 5, failing=stepping)
+    epoch = 5 if ranks.rank == 0 else 0
+    return Toy(ranks, epoch=epoch, failing=stepping)
 
 
 def main() -> None:
-    """Print the ids of the other ranks' processes after the first step, and go on
-    stepping.
-    """
+    """Step for ever; after the first step, print the ids of the other processes."""
     processes = RankProcesses(3, build)
     toy = build(processes.first)
     while True:

@@ -1,6 +1,4 @@
-"""A sweep small enough for tests that is real all the same: real data, a tiny body,
-real training.
-"""
+"""A small sweep that is real: it has real data, a tiny body and real training."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ from orca_ray.testing.suite import save_bert
 TEXT = Path(__file__).with_name("tiny.yaml").read_text()
 
 
-def tiny_text(directory: Path, text: str = TEXT) -> str:
+def make_tiny_text(directory: Path, text: str = TEXT) -> str:
     """Return the sweep file of a tiny sweep whose body lies in ``directory``."""
     body = directory / "tiny-bert"
     if not body.exists():
@@ -21,19 +19,23 @@ def tiny_text(directory: Path, text: str = TEXT) -> str:
     return text + f"bodies: {{sequence: {body}}}\n"
 
 
-def tiny_spec(directory: Path, text: str = TEXT) -> SweepSpec:
-    return parse_spec(tiny_text(directory, text))
+def make_tiny_spec(directory: Path, text: str = TEXT) -> SweepSpec:
+    return parse_spec(make_tiny_text(directory, text))
 
 
-def facts(store: ResultsStore, sweep: str = "tiny/full") -> dict[str, dict[str, Any]]:
-    """Return what is equal in every run of a sweep, by trial key: columns of its
-    record, and its artefacts.
+def read_facts(
+    store: ResultsStore, sweep: str = "tiny/full"
+) -> dict[str, dict[str, Any]]:
+    """Return what is equal in every run of a sweep, by trial key.
+
+    It is the reproducible part of each record, and the artefacts of the trial.
     """
     artefacts = store.artefacts(sweep=sweep)
-    return {
-        key: {
+    facts = {}
+    for key, record in store.load(sweep).items():
+        artefacts_of_trial = artefacts[artefacts["trial_key"] == key]
+        facts[key] = {
             **record.reproducible_fields(),
-            "artefacts": artefacts[artefacts["trial_key"] == key].to_dict("list"),
+            "artefacts": artefacts_of_trial.to_dict("list"),
         }
-        for key, record in store.load(sweep).items()
-    }
+    return facts

@@ -20,7 +20,7 @@ from orca_ray.sweep.plan.searches import plan_searches
 from orca_ray.sweep.run.controller import SweepController
 from orca_ray.sweep.run.driver import run_sweep
 from orca_ray.sweep.run.executor import ExecutorOptions
-from tests.sweep.real import TEXT, tiny_spec
+from tests.sweep.real import TEXT, make_tiny_spec
 
 PACKAGE = Path(orca_ray.__file__).parent
 WORK_OF_A_TRIAL = {"training", "models", "methods", "alignment", "tasks", "data"}
@@ -30,7 +30,7 @@ MOST_FILES = 35
 
 
 @contextmanager
-def traced_files() -> Iterator[set[str]]:
+def trace_files() -> Iterator[set[str]]:
     """Collect the files of the package whose functions are called, in any thread.
 
     Paths are relative to the package. Importing a module calls no function of it.
@@ -58,18 +58,18 @@ def traced_files() -> Iterator[set[str]]:
 def test_a_trial_enters_few_files_beside_those_of_its_work(tmp_path: Path) -> None:
     text = TEXT.replace("confirm_seeds: [1, 2]", "confirm_seeds: [1]")
     uri = str(tmp_path / "results")
-    earlier_spec = tiny_spec(tmp_path, text.replace("trials: 3", "trials: 1"))
+    earlier_spec = make_tiny_spec(tmp_path, text.replace("trials: 3", "trials: 1"))
     run_sweep(earlier_spec, uri, executor=InlineExecutor())
 
     store = ResultsStore(uri)
     settings = WorkerSettings(uri)
-    spec = tiny_spec(tmp_path, text.replace("trials: 3", "trials: 2"))
+    spec = make_tiny_spec(tmp_path, text.replace("trials: 3", "trials: 2"))
     searches = resolve(with_fingerprints(plan_searches(spec, gpus=False)), print)
     with Lease(store, spec.sweep_id) as lease:
         controller = SweepController(
             searches[:1], store, executor="inline", lease=lease
         )
-        with traced_files() as files:
+        with trace_files() as files:
             InlineExecutor().run(controller, settings, ExecutorOptions())
         assert controller.summary().ran >= 1
     files_on_the_way = {

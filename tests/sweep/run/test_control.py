@@ -1,7 +1,6 @@
-"""Requests to a running sweep, its live state, and what happens to records that wait to
-be written.
-"""
+"""Requests to a running sweep, its live state, and records that wait to be written."""
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.executors.inline import InlineExecutor
 from orca_ray.sweep.messages.causes import Cause, Failure
 from orca_ray.sweep.messages.report import TrialReport
+from orca_ray.sweep.plan.searches import SearchPlan
 from orca_ray.sweep.plan.trial_spec import TrialSpec
 from orca_ray.sweep.run import control, driver, recorder
 from orca_ray.sweep.run.controller import SweepController
@@ -44,181 +44,186 @@ SWEEP = "fake/full"
 
 
 @pytest.fixture
-def held(store: ResultsStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lease]:
+def lease(store: ResultsStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lease]:
     monkeypatch.setattr(control, "_TICK_SECONDS", 0.0)
-    with Lease(store, SWEEP, renew_seconds=0.02) as lease:
-        yield lease
+    with Lease(store, SWEEP, renew_seconds=0.02) as held:
+        yield held
 
 
-def ask(
+def send_request(
     store: ResultsStore,
     controller: SweepController,
-    kind: str,
-    trial: str,
-    true: Callable[[], bool],
+    request: Request,
+    is_carried_out: Callable[[], bool],
 ) -> None:
-    """Write a request, and let the controller do its periodic work until it is carried
-    out.
-    """
-    live.write_request(store.folder, SWEEP, Request(kind, trial))
-    work_until(true, controller)
+    """Write a request, and let the controller work until it is carried out."""
+    live.write_request(store.folder, SWEEP, request)
+    work_until(is_carried_out, controller)
 
 
-def work_until(true: Callable[[], object], controller: SweepController) -> None:
-    deadline = time.monotonic() + 20
-    while not true():
-        assert time.monotonic() < deadline
+def work_until(condition: Callable[[], object], controller: SweepController) -> None:
+    """Let the controller do its periodic work until a condition holds."""
+    while not condition():
         controller.tick()
         time.sleep(0.01)
 
 
-def started(controller: SweepController) -> TrialSpec:
+def start_trial(controller: SweepController) -> TrialSpec:
+    """Take the next trial, and start it."""
     trial = take(controller)
     controller.started(trial.key)
     return trial
 
 
-def test_no_trial_starts_during_a_pause(store: ResultsStore, held: Lease) -> None:
-    controller = new_controller(store, held)
-    trial = started(controller)
-    ask(store, controller, "pause", "", lambda: controller.control.paused)
+def test_no_trial_starts_during_a_pause(store: ResultsStore, lease: Lease) -> None:
+    controller = new_controller(store, lease)
+    trial = start_trial(controller)
+    pause = Request("pause")
+    send_request(store, controller, pause, lambda: controller.control.paused)
     assert controller.next_trial() is None
-    assert not controller.report(trial.key, next(fake_reports(trial)).progress)
-    ask(store, controller, "resume", "", lambda: not controller.control.paused)
+    first_report = next(fake_reports(trial))
+    assert not controller.report(trial.key, first_report.progress)
+    resume = Request("resume")
+    send_request(store, controller, resume, lambda: not controller.control.paused)
     assert controller.next_trial() is not None
 
 
-def test_a_cancelled_trial_ends_with_its_own_status_and_runs_only_when_retried(
-    store: ResultsStore, held: Lease
+def cancel(store: ResultsStore, controller: SweepController, trial: TrialSpec) -> None:
+    """Send a request to cancel a trial, and wait until the controller knows it."""
+    request = Request("cancel", trial.key)
+    cancelled = controller.control.cancelled
+    send_request(store, controller, request, lambda: trial.key in cancelled)
+
+
+def test_a_cancelled_trial_ends_after_its_epoch_and_does_not_run_again(
+    store: ResultsStore, lease: Lease
 ) -> None:
     events: list[Event] = []
-    controller = new_controller(store, held, listener=events.append)
-    trial = started(controller)
-    reports = list(fake_reports(trial))
-    assert not controller.report(trial.key, reports[0].progress)
-    ask(
-        store,
-        controller,
-        "cancel",
-        "no such key",
-        lambda: not waiting_requests(store, SWEEP),
-    )
-    ask(
-        store,
-        controller,
-        "cancel",
-        trial.key,
-        lambda: trial.key in controller.control.cancelled,
-    )
-    assert controller.report(trial.key, reports[1].progress)
-    record = controller.finish(trial.key, reports[1].stopped_early())
-    assert (record.status, record.error, record.epochs) == (
-        Status.CANCELLED,
-        "cancelled by request",
-        2,
-    )
+    controller = new_controller(store, lease, listener=events.append)
+    trial = start_trial(controller)
+    first, second, *_ = fake_reports(trial)
+    assert not controller.report(trial.key, first.progress)
+    cancel(store, controller, trial)
     assert Message(f"trial {trial.key} will be cancelled after its epoch") in events
-    assert Message("trial no such key does not run and cannot be cancelled") in events
+    assert controller.report(trial.key, second.progress)
+    record = controller.finish(trial.key, second.stopped_early())
+    assert record.status == Status.CANCELLED
+    assert record.error == "cancelled by request"
+    assert record.epochs == 2
     controller.close()
-    controller = new_controller(store, held)
-    waits = started(controller)
-    assert waits.key != trial.key
-    assert controller.failed(waits.key, Failure(Cause.LOST, "gone", "")) is None
-    ask(
-        store,
-        controller,
-        "cancel",
-        waits.key,
-        lambda: waits.key in controller.control.cancelled,
-    )
+    again = new_controller(store, lease)
+    assert start_trial(again).key != trial.key
 
 
-def test_a_sweep_stops_when_its_time_is_over(store: ResultsStore, held: Lease) -> None:
+def test_a_request_to_cancel_an_unknown_trial_is_reported(
+    store: ResultsStore, lease: Lease
+) -> None:
     events: list[Event] = []
-    controller = new_controller(store, held, listener=events.append)
-    for seconds, stopping in ((60.0, False), (-0.001, True)):
-        controller.control.deadline = time.monotonic() + seconds
-        controller.tick()
-        assert controller.control.stopping is stopping
-        assert controller.summary().time_over is stopping
-    assert (
-        Message(
-            "the time is over: running trials save a checkpoint; the same command"
-            " continues"
-        )
-        in events
+    controller = new_controller(store, lease, listener=events.append)
+    start_trial(controller)
+    message = Message("trial no such key does not run and cannot be cancelled")
+    request = Request("cancel", "no such key")
+    send_request(store, controller, request, lambda: message in events)
+
+
+def test_a_trial_that_waits_for_another_attempt_can_be_cancelled(
+    store: ResultsStore, lease: Lease
+) -> None:
+    controller = new_controller(store, lease)
+    trial = start_trial(controller)
+    assert controller.failed(trial.key, Failure(Cause.LOST, "gone", "")) is None
+    cancel(store, controller, trial)
+
+
+def test_a_sweep_stops_when_its_time_is_over(store: ResultsStore, lease: Lease) -> None:
+    events: list[Event] = []
+    controller = new_controller(store, lease, listener=events.append)
+    controller.control.deadline = math.inf
+    controller.tick()
+    assert not controller.control.stopping
+    assert not controller.summary().time_over
+    controller.control.deadline = -math.inf
+    controller.tick()
+    assert controller.control.stopping
+    assert controller.summary().time_over
+    text = (
+        "the time is over: running trials save a checkpoint; the same command continues"
     )
+    assert Message(text) in events
+
+
+SPOILT = TrialReport(status=Status.FAILED_USER, error="spoilt")
 
 
 def test_a_retry_in_a_running_sweep_stays_in_the_store_until_its_trials_have_ended(
-    store: ResultsStore, held: Lease
+    store: ResultsStore, lease: Lease
 ) -> None:
-    controller = new_controller(store, held)
-    *failed, other = (started(controller) for _ in range(3))
-    for trial in failed:
-        controller.finish(
-            trial.key, TrialReport(status=Status.FAILED_USER, error="spoilt")
-        )
-    ask(store, controller, "retry", failed[0].key, lambda: controller.searches.retrying)
+    controller = new_controller(store, lease)
+    retried, failed, running = (start_trial(controller) for _ in range(3))
+    controller.finish(retried.key, SPOILT)
+    controller.finish(failed.key, SPOILT)
+    retry = Request("retry", retried.key)
+    send_request(store, controller, retry, lambda: controller.searches.retrying)
     assert len(waiting_requests(store, SWEEP)) == 1
     keys = {trial.key for trial in iter(controller.next_trial, None)}
-    assert keys & {trial.key for trial in (*failed, other)} == {failed[0].key}
-    assert {end(controller, trial).status for trial in (other, failed[0])} == {
-        Status.COMPLETED
-    }
-    ask(store, controller, "pause", "", lambda: not waiting_requests(store, SWEEP))
-    assert store.load(SWEEP)[failed[0].key].status is Status.COMPLETED
+    assert keys & {retried.key, failed.key, running.key} == {retried.key}
+    assert end(controller, running).status is Status.COMPLETED
+    assert end(controller, retried).status is Status.COMPLETED
+    work_until(lambda: not waiting_requests(store, SWEEP), controller)
+    assert store.load(SWEEP)[retried.key].status is Status.COMPLETED
 
 
 def fail_two(store: ResultsStore) -> list[str]:
-    """Let two trials of a sweep fail, and return their keys; the driver then ends."""
+    """Run a driver in which two trials fail, and return their keys."""
     controller = new_controller(store)
-    keys = [started(controller).key for _ in range(2)]
+    keys = [start_trial(controller).key for _ in range(2)]
     for key in keys:
-        controller.finish(key, TrialReport(status=Status.FAILED_USER, error="spoilt"))
+        controller.finish(key, SPOILT)
     controller.close()
     return keys
 
 
 def test_a_retry_is_not_lost_with_the_driver_that_took_it(store: ResultsStore) -> None:
-    """The driver ends before it carries the request out, in between, or after."""
+    """One driver is killed before the retry, the next one ends in between."""
     failed = fail_two(store)
     live.write_request(store.folder, SWEEP, Request("retry"))
     with Lease(store, SWEEP) as lease:
         new_controller(store, lease)  # killed: neither closed nor asked for a trial
     with Lease(store, SWEEP) as lease:
-        again = new_controller(store, lease)
-        assert again.searches.retrying
-        one = started(again)
-        end(again, one)
-        again.close()
+        second = new_controller(store, lease)
+        assert second.searches.retrying
+        first_trial = start_trial(second)
+        end(second, first_trial)
+        second.close()
     assert len(waiting_requests(store, SWEEP)) == 1
     with Lease(store, SWEEP) as lease:
-        again = new_controller(store, lease)
-        (other,) = play(again, most=1)
-        assert {one.key, other.key} == set(failed)
-        assert not again.searches.retrying
+        third = new_controller(store, lease)
+        [other_trial] = play(third, most=1)
+        assert {first_trial.key, other_trial.key} == set(failed)
+        assert not third.searches.retrying
     assert waiting_requests(store, SWEEP) == []
     assert not new_controller(store).searches.retrying
 
 
 class LateStager(Stager):
-    """A stager that has staged its tasks when ``staged`` says so."""
+    """A stager whose tasks are staged when a test sets ``staged``."""
 
     staged: tuple[Staged, ...] = ()
 
     def _poll(self, *, idle: bool) -> list[Staged]:
-        found = list(self.staged)
+        newly_staged = list(self.staged)
         self.staged = ()
-        return found
+        return newly_staged
 
 
-def unstaged(
+def make_unstaged_controller(
     store: ResultsStore, listener: Listener | None = None
 ) -> tuple[SweepController, LateStager]:
+    """Return a controller of tasks that are not staged yet, and their stager."""
     searches = [replace(plan, fingerprint="") for plan in fake_searches()]
     controller = SweepController(searches, store, executor="fake", listener=listener)
-    controller.stager = stager = LateStager([])
+    stager = LateStager([])
+    controller.stager = stager
     return controller, stager
 
 
@@ -226,27 +231,31 @@ def test_a_retry_also_holds_for_tasks_that_are_not_staged_yet(
     store: ResultsStore,
 ) -> None:
     failed = fail_two(store)
-    controller, stager = unstaged(store)
+    controller, stager = make_unstaged_controller(store)
     assert controller.retry() == 2
     assert controller.searches.retrying
-    stager.staged = tuple(
-        Staged(task, fake_searches()[0].fingerprint)
-        for task in ("pocket/digits", "pocket/wdbc")
+    fingerprint = fake_searches()[0].fingerprint
+    stager.staged = (
+        Staged("pocket/digits", fingerprint),
+        Staged("pocket/wdbc", fingerprint),
     )
-    assert set(failed) <= {trial.key for trial in play(controller)}
+    ran = {trial.key for trial in play(controller)}
+    assert set(failed) <= ran
     assert not controller.searches.retrying
 
 
 def test_a_task_that_cannot_be_staged_leaves_the_others(store: ResultsStore) -> None:
     events = list[Event]()
-    controller, stager = unstaged(store, events.append)
+    controller, stager = make_unstaged_controller(store, events.append)
     stager.staged = (
         Staged("pocket/digits", error="no answer"),
         Staged("pocket/wdbc", fake_searches()[0].fingerprint),
     )
     assert {trial.task for trial in play(controller)} == {"pocket/wdbc"}
     summary = controller.summary()
-    assert (summary.ran, summary.planned, summary.interrupted) == (12, 24, False)
+    assert summary.ran == 12
+    assert summary.planned == 24
+    assert not summary.interrupted
     assert summary.unfinished == (
         "pocket/digits nft: no answer",
         "pocket/digits orca: no answer",
@@ -255,48 +264,47 @@ def test_a_task_that_cannot_be_staged_leaves_the_others(store: ResultsStore) -> 
 
 
 def test_the_live_state_names_running_trials_and_progress(
-    store: ResultsStore, held: Lease
+    store: ResultsStore, lease: Lease
 ) -> None:
-    controller = new_controller(store, held)
-    trial = started(controller)
-    for report in list(fake_reports(trial))[:2]:
+    controller = new_controller(store, lease)
+    trial = start_trial(controller)
+    first, second, *_ = fake_reports(trial)
+    for report in (first, second):
         controller.report(trial.key, report.progress, node="node7")
 
-    def state() -> LiveState:
+    def read_state() -> LiveState:
         return live.read(store.folder, SWEEP) or LiveState(sweep=SWEEP)
 
-    work_until(lambda: state().running and state().running[0].epoch == 2, controller)
-    [shown] = state().running
-    assert (shown.key, shown.task, shown.node, shown.stage, shown.epochs) == (
-        trial.key,
-        trial.task,
-        "node7",
-        "refine",
-        6,
-    )
-    assert shown.score == shown.best == report.progress[0].validation_score
-    assert sum(row.planned for row in state().rows) == 24
+    def shows_second_epoch() -> bool:
+        return [running.epoch for running in read_state().running] == [2]
+
+    work_until(shows_second_epoch, controller)
+    [shown] = read_state().running
+    assert shown.key == trial.key
+    assert shown.task == trial.task
+    assert shown.node == "node7"
+    assert shown.stage == "refine"
+    assert shown.epochs == 6
+    assert shown.score == shown.best == second.progress[0].validation_score
+    assert sum(row.planned for row in read_state().rows) == 24
 
 
 def test_trials_without_a_worker_wait_in_the_live_state_and_do_not_run(
-    store: ResultsStore, held: Lease
+    store: ResultsStore, lease: Lease
 ) -> None:
-    controller = new_controller(store, held)
-    first = started(controller)
-    second = started(controller)
-    assert controller.failed(first.key, Failure(Cause.LOST, "gone", "")) is None
-    for_resources = take(controller)
+    controller = new_controller(store, lease)
+    lost = start_trial(controller)
+    running = start_trial(controller)
+    assert controller.failed(lost.key, Failure(Cause.LOST, "gone", "")) is None
+    without_resources = take(controller)
     work_until(lambda: len(sweep_status(store, SWEEP).waiting) == 2, controller)
-    found = sweep_status(store, SWEEP)
-    assert ([trial.key for trial in found.running], found.num_running) == (
-        [second.key],
-        1,
-    )
-    assert {trial.key for trial in found.waiting} == {first.key, for_resources.key}
-    assert (
-        sum(row.running for row in found.rows),
-        sum(row.waiting for row in found.rows),
-    ) == (1, 2)
+    status = sweep_status(store, SWEEP)
+    assert [trial.key for trial in status.running] == [running.key]
+    assert status.num_running == 1
+    waiting_keys = {trial.key for trial in status.waiting}
+    assert waiting_keys == {lost.key, without_resources.key}
+    assert sum(row.running for row in status.rows) == 1
+    assert sum(row.waiting for row in status.rows) == 2
 
 
 def test_the_time_left_is_sent_once_a_trial_has_completed(
@@ -316,28 +324,26 @@ def test_the_time_left_is_sent_once_a_trial_has_completed(
 
 def test_logs_of_a_trial_are_stored_by_attempt_and_bounded(store: ResultsStore) -> None:
     controller = new_controller(store)
-    trial = started(controller)
-    reports = list(fake_reports(trial))
+    trial = start_trial(controller)
+    first, second, *_ = fake_reports(trial)
     controller.report(trial.key, (), log="Traceback\n")
     controller.failed(trial.key, Failure(Cause.CODE, "KeyError", ""))
     controller.close()
-    [(attempt, text)] = store.logs(trial_key=trial.key)[["attempt", "text"]].itertuples(
-        index=False
-    )
-    assert (attempt, text) == (1, "Traceback\n")
-    assert started(controller) == trial
-    controller.report(trial.key, reports[0].progress, log="one\n")
+    logs = store.logs(trial_key=trial.key)
+    assert logs["attempt"].tolist() == [1]
+    assert logs["text"].tolist() == ["Traceback\n"]
+    assert start_trial(controller) == trial
+    controller.report(trial.key, first.progress, log="one\n")
     for number in range(4000):
         controller.report(trial.key, (), log=f"line {number} {'x' * 40}\n")
-    controller.report(
-        trial.key, reports[1].progress, log="Traceback\nValueError: the end\n"
-    )
-    controller.finish(trial.key, reports[1].stopped_early())
+    last_lines = "Traceback\nValueError: the end\n"
+    controller.report(trial.key, second.progress, log=last_lines)
+    controller.finish(trial.key, second.stopped_early())
     controller.close()
     logs = store.logs(trial_key=trial.key)
     assert set(logs["attempt"]) == {1, 2}
     text = "".join(logs["text"])
-    assert text.endswith("Traceback\nValueError: the end\n")
+    assert text.endswith(last_lines)
     assert len(text) < 70_000
     assert "bytes left out]" in text
 
@@ -345,33 +351,30 @@ def test_logs_of_a_trial_are_stored_by_attempt_and_bounded(store: ResultsStore) 
 def test_a_checkpoint_stays_until_its_record_is_durable(
     store: ResultsStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They are deleted in a thread.
-
-    Before trials run again it is waited for, so that these find none.
-    """
+    """A thread deletes checkpoints; before trials run again, it is waited for."""
     remove = Checkpoints.remove
     deleting = threading.Event()
-    go_on = threading.Event()
+    may_delete = threading.Event()
 
     def slow_remove(checkpoints: Checkpoints, *keys: str) -> None:
         deleting.set()
-        assert go_on.wait(20)
+        assert may_delete.wait(20)
         remove(checkpoints, *keys)
 
     monkeypatch.setattr(Checkpoints, "remove", slow_remove)
     controller = new_controller(store)
     checkpoints = Checkpoints(store.uri)
-    trial = started(controller)
+    trial = start_trial(controller)
     checkpoints.save_outcome(trial.key, TrialReport())
-    controller.finish(trial.key, TrialReport(status=Status.FAILED_USER, error="spoilt"))
+    controller.finish(trial.key, SPOILT)
     assert not store.load(SWEEP)
     assert not deleting.is_set()
     monkeypatch.setattr(recorder, "MAX_SECONDS", 0.0)
-    assert started(controller), "a slow store of checkpoints delays no trial"
+    assert start_trial(controller), "a slow store of checkpoints delays no trial"
     assert deleting.wait(20)
     assert set(store.load(SWEEP)) == {trial.key}
     assert checkpoints.outcome(trial.key) is not None, "the store is still busy with it"
-    threading.Timer(0.2, go_on.set).start()
+    threading.Timer(0.2, may_delete.set).start()
     assert controller.retry() == 1
     assert checkpoints.outcome(trial.key) is None
 
@@ -379,22 +382,20 @@ def test_a_checkpoint_stays_until_its_record_is_durable(
 def test_rows_are_written_when_the_driver_fails(
     store: ResultsStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(controller: SweepController, *_: object) -> None:
+    def end_one_trial_and_fail(controller: SweepController, *rest: object) -> None:
         monkeypatch.setattr(Recorder, "flush_due", lambda self: None)
-        trial = started(controller)
-        controller.finish(trial.key, list(fake_reports(trial))[-1])
+        trial = start_trial(controller)
+        *_, last_report = fake_reports(trial)
+        controller.finish(trial.key, last_report)
         raise UserError("the cluster is gone")
 
-    patches = {
-        "start": fail,
-        "resolve": lambda given, _: given,
-        "trial_seconds": lambda _: {},
-    }
-    patches["with_fingerprints"] = lambda searches: [
-        replace(search, fingerprint="0" * 16) for search in searches
-    ]
-    for name, value in patches.items():
-        monkeypatch.setattr(driver, name, value)
+    def add_fingerprints(searches: list[SearchPlan]) -> list[SearchPlan]:
+        return [replace(search, fingerprint="0" * 16) for search in searches]
+
+    monkeypatch.setattr(driver, "start", end_one_trial_and_fail)
+    monkeypatch.setattr(driver, "resolve", lambda searches, say: searches)
+    monkeypatch.setattr(driver, "trial_seconds", lambda searches: {})
+    monkeypatch.setattr(driver, "with_fingerprints", add_fingerprints)
     with pytest.raises(UserError, match="the cluster is gone"):
         driver.run_sweep(fake_spec(), store, executor=InlineExecutor())
     assert len(store.load(SWEEP)) == 1
@@ -410,7 +411,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def stored(store: ResultsStore) -> set[str]:
+def read_keys(store: ResultsStore) -> set[str]:
+    """Return the trial keys that a new reader of the store finds."""
     return set(ResultsStore(store.uri).load("pocket/quick"))
 
 
@@ -419,15 +421,15 @@ def test_a_record_after_a_quiet_time_is_written_at_once_and_the_next_ones_togeth
 ) -> None:
     writer = Recorder(store, "pocket/quick")
     writer.add(records=[make_record("a")], curves=[make_point("a")])
-    assert stored(store) == {"a"}
+    assert read_keys(store) == {"a"}
     for key in "bcd":
         clock.now += 0.5
         writer.add(records=[make_record(key)])
         writer.flush_due()
-    assert stored(store) == {"a"}
+    assert read_keys(store) == {"a"}
     clock.now += 0.5
     writer.flush_due()
-    assert stored(store) == set("abcd")
+    assert read_keys(store) == set("abcd")
     assert len(files_of(store)) == 2
     assert len(store.curves()) == 1
 
@@ -436,7 +438,7 @@ def test_many_records_do_not_wait(store: ResultsStore, clock: Clock) -> None:
     writer = Recorder(store, "pocket/quick")
     for number in range(MAX_RECORDS + 1):  # the first one is written at once
         writer.add(records=[make_record(str(number))])
-    assert len(stored(store)) == MAX_RECORDS + 1
+    assert len(read_keys(store)) == MAX_RECORDS + 1
     assert len(files_of(store)) == 2
 
 
@@ -445,49 +447,42 @@ def test_rows_and_checkpoints_wait_until_the_store_and_the_lease_allow_a_write(
 ) -> None:
     removed = mock.Mock()
     monkeypatch.setattr(Checkpoints, "remove", removed)
-    taken = UserError("another driver")
-    writer = Recorder(
-        store,
-        "pocket/quick",
-        before=mock.Mock(side_effect=[taken, None, None, taken, None, None]),
-    )
+    lost = UserError("another driver")
+    check_lease = mock.Mock(side_effect=[lost, None, None, lost, None, None])
+    writer = Recorder(store, "pocket/quick", before=check_lease)
     writer._ended.append("a")
     with pytest.raises(UserError, match="another driver"):
         writer.add(records=[make_record("a")])
+    full_disk = mock.Mock(side_effect=UserError("no space"))
     with monkeypatch.context() as patch:
-        patch.setattr(
-            store.folder, "write", mock.Mock(side_effect=UserError("no space"))
-        )
+        patch.setattr(store.folder, "write", full_disk)
         with pytest.raises(UserError, match="no space"):
             writer.flush()
-    assert not stored(store)
+    assert not read_keys(store)
     with pytest.raises(UserError, match="another driver"):
         writer.flush()
-    assert stored(store) == {"a"}
+    assert read_keys(store) == {"a"}
     removed.assert_not_called()
     writer.flush()
     writer.flush_due()
     removed.assert_called_once_with("a")
 
 
-def test_trials_that_are_copied_are_the_last_attempts(store: ResultsStore) -> None:
-    records = [make_record("a"), make_record("b", sweep="pocket/full")]
-    store.append(records, [make_point("a", epoch, loss=None) for epoch in (1, 2)])
+def test_a_copied_trial_counts_as_the_last_attempt(store: ResultsStore) -> None:
+    first = make_record("a")
+    second = make_record("b", sweep="pocket/full")
+    store.append([first, second], [make_point("a", n, loss=None) for n in (1, 2)])
     lost = make_record(
         "a", sweep="late", status=Status.LOST, test_score=None, attempts=2
     )
-    store.append(
-        [lost],
-        [
-            make_point("a", epoch, sweep="late", attempt=2, loss=9.0)
-            for epoch in (1, 2, 3)
-        ],
-    )
-    copy_trials(store, records, "late")
-    copied = {
-        "a": replace(records[0], sweep="late", attempts=3),
-        "b": replace(records[1], sweep="late"),
+    points_of_lost = [
+        make_point("a", epoch, sweep="late", attempt=2, loss=9.0) for epoch in (1, 2, 3)
+    ]
+    store.append([lost], points_of_lost)
+    copy_trials(store, [first, second], "late")
+    assert store.load("late") == {
+        "a": replace(first, sweep="late", attempts=3),
+        "b": replace(second, sweep="late"),
     }
-    assert store.load("late") == copied
     assert list(store.curves("late")["epoch"]) == [1, 2]
     assert set(store.load("pocket/quick")) == {"a"}

@@ -1,10 +1,10 @@
-"""A sweep without training: its trials, what is made of each cause of a failure, and
-messages of workers.
-"""
+"""A sweep without training: its trials, its failures and the messages of workers."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from benchmarks import bench_scale
 from orca_ray.errors import UserError
 from orca_ray.methods.reports import EpochProgress, Outcome
-from orca_ray.results.record import Status
+from orca_ray.results.record import Record, Status
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.messages.causes import MAX_ERROR_BYTES, Cause, Failure, bounded
 from orca_ray.sweep.messages.report import TrialReport, Worker
@@ -42,7 +42,7 @@ from tests.sweep.fakes import (
 )
 
 
-def test_a_whole_sweep(store: ResultsStore) -> None:
+def test_a_whole_sweep_runs_each_planned_trial(store: ResultsStore) -> None:
     events: list[Event] = []
     controller = new_controller(store, listener=events.append)
     ran = play(controller)
@@ -50,116 +50,136 @@ def test_a_whole_sweep(store: ResultsStore) -> None:
     summary = controller.summary()
     assert summary.planned == summary.ran == len(ran) == 4 * (4 + 2)
     assert not summary.failed
-    records = store.load("fake/full")
-    assert set(records) == {trial.key for trial in ran}
-    for task, method in {(record.task, record.method) for record in records.values()}:
-        mine = [
-            record
-            for record in records.values()
-            if (record.task, record.method) == (task, method)
-        ]
-        completed = [
-            r for r in mine if r.phase == "search" and r.status is Status.COMPLETED
-        ]
-        best = min(completed, key=lambda record: record.validation_score or 0.0)
-        confirm = [record for record in mine if record.phase == "confirm"]
-        assert [record.hyperparameters for record in confirm] == [
-            best.hyperparameters
-        ] * 2
-        assert all(
-            (record.test_score is not None) == (record.phase == "confirm")
-            for record in mine
-        )
     assert summary.statuses[Status.STOPPED_EARLY] > 0
+    assert set(store.load("fake/full")) == {trial.key for trial in ran}
     assert sum(isinstance(event, TrialFinished) for event in events) == 24
 
 
-def test_a_trial_that_was_stopped_or_failed_has_what_is_known(
+def test_the_best_configuration_of_each_search_is_confirmed(
     store: ResultsStore,
 ) -> None:
+    play(new_controller(store))
+    for plan in fake_searches():
+        records = store.select({"task": [plan.task], "method": [plan.method]})
+        assert_best_is_confirmed(records)
+
+
+def assert_best_is_confirmed(records: Sequence[Record]) -> None:
+    """Check that the best completed search trial of one search was run twice more."""
+    searched = [record for record in records if record.phase == "search"]
+    confirmed = [record for record in records if record.phase == "confirm"]
+    completed = [record for record in searched if record.status is Status.COMPLETED]
+    best = min(completed, key=lambda record: record.validation_score or 0.0)
+    assert len(confirmed) == 2
+    for record in confirmed:
+        assert record.hyperparameters == best.hyperparameters
+        assert record.test_score is not None
+    for record in searched:
+        assert record.test_score is None
+
+
+def report_three_epochs(controller: SweepController) -> TrialSpec:
+    """Start a trial, report its first three epochs, and return the trial."""
+    trial = take(controller)
+    for report in list(fake_reports(trial))[:3]:
+        controller.report(trial.key, report.progress)
+    return trial
+
+
+def assert_ended_at_third_epoch(record: Record, trial: TrialSpec) -> None:
+    """Check what is known of a trial from the points of its curve."""
+    assert record.epochs == 3
+    assert record.best_epoch == 3
+    assert record.validation_score == fake_score(trial, 3)
+    assert record.test_score is None
+    assert record.deterministic is False
+
+
+def assert_has_outcome(record: Record) -> None:
+    """Check that a record has what only the outcome of a trial says."""
+    assert record.num_parameters == 10
+    assert record.micro_batch == 16
+    assert record.samples_per_second == 64.0
+    assert record.distance_before == 3.0
+    assert record.distance_after == 1.0
+    assert record.align_epochs == 2
+    assert record.notes == "a class was left out; solved in chunks"
+
+
+def test_a_stopped_trial_has_the_scores_of_its_last_epoch(store: ResultsStore) -> None:
+    """A resumed trial may report its end before it is stopped at an earlier epoch."""
     controller = new_controller(store)
-    stopped, failed, lost = (take(controller) for _ in range(3))
-    for trial in (stopped, failed, lost):
-        reports = list(fake_reports(trial))
-        for report in reports[:3]:
-            controller.report(trial.key, report.progress)
-    # Resumed, it has reported its end before it was stopped at its third epoch.
-    one = controller.finish(
-        stopped.key, list(fake_reports(stopped))[-1].stopped_early()
-    )
-    two = controller.finish(
-        failed.key,
-        replace(
-            list(fake_reports(failed))[2], status=Status.FAILED_NAN, error="loss is NaN"
-        ),
-    )
-    three = controller.finish(
-        lost.key, TrialReport(status=Status.LOST, error="node gone")
-    )
-    for record, trial in ((one, stopped), (two, failed), (three, lost)):
-        assert (record.epochs, record.best_epoch, record.test_score) == (3, 3, None)
-        assert record.validation_score == fake_score(trial, 3)
-        assert record.deterministic is False
-    for record in (one, two):
-        assert (
-            record.num_parameters,
-            record.micro_batch,
-            record.samples_per_second,
-        ) == (10, 16, 64.0)
-        assert (record.distance_before, record.distance_after, record.align_epochs) == (
-            3.0,
-            1.0,
-            2,
-        )
-        assert record.notes == "a class was left out; solved in chunks"
-    assert (
-        three.num_parameters,
-        three.samples_per_second,
-        three.notes,
-        three.align_epochs,
-    ) == (None, None, None, 0)
+    trial = report_three_epochs(controller)
+    *_, last_report = fake_reports(trial)
+    record = controller.finish(trial.key, last_report.stopped_early())
+    assert_ended_at_third_epoch(record, trial)
+    assert_has_outcome(record)
     controller.close()
-    assert store.load("fake/full")[one.trial_key] == one
+    assert store.load("fake/full")[record.trial_key] == record
+
+
+def test_a_failed_trial_has_its_outcome(store: ResultsStore) -> None:
+    controller = new_controller(store)
+    trial = report_three_epochs(controller)
+    third_report = list(fake_reports(trial))[2]
+    failure = replace(third_report, status=Status.FAILED_NAN, error="loss is NaN")
+    record = controller.finish(trial.key, failure)
+    assert_ended_at_third_epoch(record, trial)
+    assert_has_outcome(record)
+
+
+def test_a_lost_trial_has_what_its_curve_says(store: ResultsStore) -> None:
+    controller = new_controller(store)
+    trial = report_three_epochs(controller)
+    loss = TrialReport(status=Status.LOST, error="node gone")
+    record = controller.finish(trial.key, loss)
+    assert_ended_at_third_epoch(record, trial)
+    assert record.num_parameters is None
+    assert record.samples_per_second is None
+    assert record.notes is None
+    assert record.align_epochs == 0
 
 
 def test_the_summary_counts_notes_and_reused_alignments(store: ResultsStore) -> None:
     play(new_controller(store), fail=frozenset({"pocket/wdbc"}))
     summary = new_controller(store).summary()
     assert summary.notes == {"a class was left out": 12, "solved in chunks": 12}
-    assert (summary.aligned, summary.reused, summary.deterministic) == (12, 4, False)
+    assert summary.aligned == 12
+    assert summary.reused == 4
+    assert not summary.deterministic
 
 
 def test_a_deterministic_sweep_is_one_of_its_own(store: ResultsStore) -> None:
     text = TEXT + "resources: {cpus: 2}\n"
-    trials = []
-    for deterministic in (False, True):
-        controller = new_controller(
-            store, text=text, overrides=Overrides(deterministic=deterministic)
-        )
-        trials += play(controller, most=1)
-        assert (
-            controller.searches.finished_before,
-            controller.summary().deterministic,
-        ) == (0, deterministic)
-    assert [(trial.threads, trial.deterministic) for trial in trials] == [
-        (2, False),
-        (1, True),
-    ]
-    assert trials[0].key != trials[1].key
-    usual, fixed = (
-        store.load(f"fake/full{end}").values() for end in ("", "-deterministic")
-    )
-    assert [record.deterministic for record in (*usual, *fixed)] == [False, True]
+    usual = new_controller(store, text=text)
+    [usual_trial] = play(usual, most=1)
+    fixed = new_controller(store, text=text, overrides=Overrides(deterministic=True))
+    assert fixed.searches.finished_before == 0
+    [fixed_trial] = play(fixed, most=1)
+    assert not usual.summary().deterministic
+    assert fixed.summary().deterministic
+    assert usual_trial.threads == 2
+    assert not usual_trial.deterministic
+    assert fixed_trial.threads == 1
+    assert fixed_trial.deterministic
+    assert usual_trial.key != fixed_trial.key
+    [usual_record] = store.load("fake/full").values()
+    [fixed_record] = store.load("fake/full-deterministic").values()
+    assert usual_record.deterministic is False
+    assert fixed_record.deterministic is True
 
 
-@pytest.mark.slow
-def test_failures_run_again_on_request_and_lost_trials_by_themselves(
-    store: ResultsStore,
-) -> None:
+def test_a_lost_trial_runs_again_by_itself(store: ResultsStore) -> None:
     controller = new_controller(store)
     lost = take(controller)
     controller.finish(lost.key, TrialReport(status=Status.LOST, error="node gone"))
     controller.close()
+    again = play(new_controller(store), most=1)
+    assert [trial.key for trial in again] == [lost.key]
+
+
+@pytest.mark.slow
+def test_failed_trials_run_again_on_request(store: ResultsStore) -> None:
     controller = new_controller(store)
     play(controller, fail=frozenset({"pocket/wdbc"}))
     summary = controller.summary()
@@ -192,69 +212,65 @@ def test_a_resumed_trial_reports_its_first_epochs_again_without_doubling(
     assert len(store.curves(trial_key=trial.key)) == trial.epochs
 
 
+def seconds_by_search(wdbc: float, digits: float) -> dict[tuple[str, str], float]:
+    """Return the expected seconds of a trial by task and method."""
+    seconds = {"pocket/wdbc": wdbc, "pocket/digits": digits}
+    return {(plan.task, plan.method): seconds[plan.task] for plan in fake_searches()}
+
+
 def test_the_longest_search_starts_first(store: ResultsStore) -> None:
-    seconds = {
-        (plan.task, plan.method): 9.0 if plan.task == "pocket/wdbc" else 1.0
-        for plan in fake_searches()
-    }
-    assert take(new_controller(store, trial_seconds=seconds)).task == "pocket/wdbc"
-    by_task = play(
-        new_controller(store, trial_seconds=seconds, text=f"{TEXT}order: tasks\n")
-    )
-    assert [trial.task for trial in by_task] == ["pocket/digits"] * 12 + [
-        "pocket/wdbc"
-    ] * 12
+    seconds = seconds_by_search(wdbc=9.0, digits=1.0)
+    controller = new_controller(store, trial_seconds=seconds)
+    assert take(controller).task == "pocket/wdbc"
+
+
+def test_a_sweep_may_run_one_task_after_the_other(store: ResultsStore) -> None:
+    seconds = seconds_by_search(wdbc=9.0, digits=1.0)
+    text = f"{TEXT}order: tasks\n"
+    ran = play(new_controller(store, trial_seconds=seconds, text=text))
+    tasks = [trial.task for trial in ran]
+    assert tasks == ["pocket/digits"] * 12 + ["pocket/wdbc"] * 12
 
 
 def test_a_trial_of_no_cost_does_not_decide_the_time_left() -> None:
-    search = Search(
-        next(
-            plan
-            for plan in fake_searches()
-            if plan.task == "pocket/wdbc" and plan.method == "nft"
-        )
-    )
-    left = Durations(
-        {
-            ("pocket/digits", "orca"): 1e-4,
-            ("pocket/digits", "nft"): 10.0,
-            ("pocket/wdbc", "nft"): 20.0,
-        }
-    )
+    plans = {(plan.task, plan.method): plan for plan in fake_searches()}
+    search = Search(plans["pocket/wdbc", "nft"])
+    expected_seconds = {
+        ("pocket/digits", "orca"): 1e-4,
+        ("pocket/digits", "nft"): 10.0,
+        ("pocket/wdbc", "nft"): 20.0,
+    }
+    durations = Durations(expected_seconds)
     for method, seconds in (("orca", 0.5), ("nft", 5.0)):
-        left.learn(
-            factories.make_record(
-                task="pocket/digits", method=method, wall_seconds=seconds
-            )
+        record = factories.make_record(
+            task="pocket/digits", method=method, wall_seconds=seconds
         )
-    assert left.of_remaining([search]) == pytest.approx(
-        11 * search.num_remaining, rel=0.01
-    )
+        durations.learn(record)
+    seconds_left = durations.of_remaining([search])
+    assert seconds_left == pytest.approx(11 * search.num_remaining, rel=0.01)
 
 
 def test_without_a_search_the_first_configuration_is_confirmed(
     store: ResultsStore,
 ) -> None:
-    ran = play(new_controller(store, overrides=Overrides(trials=1, methods=["nft"])))
-    assert [(trial.phase, trial.seed) for trial in ran] == [
-        ("confirm", 1),
-        ("confirm", 1),
-    ]
-    assert all(trial.hyperparameters["refine.learning_rate"] == 1e-3 for trial in ran)
+    overrides = Overrides(trials=1, methods=["nft"])
+    ran = play(new_controller(store, overrides=overrides))
+    assert len(ran) == 2
+    for trial in ran:
+        assert trial.phase == "confirm"
+        assert trial.seed == 1
+        assert trial.hyperparameters["refine.learning_rate"] == 1e-3
 
 
 def test_a_long_task_stays_ahead_of_short_ones_once_its_seconds_are_known(
     store: ResultsStore,
 ) -> None:
-    seconds = {
-        (plan.task, plan.method): 1e5 if plan.task == "pocket/wdbc" else 1e4
-        for plan in fake_searches()
-    }
+    seconds = seconds_by_search(wdbc=1e5, digits=1e4)
     controller = new_controller(store, trial_seconds=seconds)
-    assert {trial.task for trial in play(controller, most=2)} == {"pocket/wdbc"}
-    assert {take(controller).task for _ in range(2)} == {"pocket/digits"}, (
-        "one trial of each search comes first"
-    )
+    first_tasks = {trial.task for trial in play(controller, most=2)}
+    assert first_tasks == {"pocket/wdbc"}
+    next_tasks = {take(controller).task for _ in range(2)}
+    assert next_tasks == {"pocket/digits"}, "one trial of each search comes first"
     assert take(controller).task == "pocket/wdbc"
 
 
@@ -262,39 +278,28 @@ def test_a_long_task_stays_ahead_of_short_ones_once_its_seconds_are_known(
 def test_trials_of_an_earlier_version_of_the_metric_run_again(
     store: ResultsStore, tmp_path: Path
 ) -> None:
-    ran = play(new_controller(store))
-    records = store.load("fake/full")
-    assert {record.metric_version for record in records.values()} == {1}
+    """A record without a version has the first one, which is the present one."""
+    task = play(new_controller(store))[0].task
+    records = store.load("fake/full").values()
+    assert {record.metric_version for record in records} == {1}
+    old_versions: dict[str, int | None] = {record.task: None for record in records}
+    old_versions[task] = 2
     old = ResultsStore(tmp_path / "old", create=True)
-    task = ran[0].task
     old.append(
         [
-            replace(record, metric_version=None)
-            for record in records.values()
-            if record.task != task
-        ]
-    )
-    old.append(
-        [
-            replace(record, metric_version=2)
-            for record in records.values()
-            if record.task == task
+            replace(record, metric_version=old_versions[record.task])
+            for record in records
         ]
     )
     again = play(new_controller(old))
     assert {trial.key for trial in again} == {
-        key for key, record in records.items() if record.task == task
+        record.trial_key for record in records if record.task == task
     }
-    assert {
-        record.metric_version
-        for record in old.load("fake/full").values()
-        if record.task == task
-    } == {1}
+    new_records = old.select({"task": [task]})
+    assert {record.metric_version for record in new_records} == {1}
 
 
-def test_a_sweep_continues_on_odd_and_refuses_damaged_records(
-    store: ResultsStore, tmp_path: Path
-) -> None:
+def test_a_sweep_continues_on_odd_records(store: ResultsStore, tmp_path: Path) -> None:
     changes: list[dict[str, Any]] = [
         {"validation_score": None},
         {"hyperparameters": '{"refine.learning_rate":"much"}'},
@@ -304,17 +309,22 @@ def test_a_sweep_continues_on_odd_and_refuses_damaged_records(
         {"metric": "none"},
     ]
     play(new_controller(store), most=20)
+    records = store.load("fake/full").values()
     odd = ResultsStore(tmp_path / "odd", create=True)
     odd.append(
         [
-            replace(r, **changes[n % len(changes)])
-            for n, r in enumerate(store.load("fake/full").values())
+            replace(record, **change)
+            for record, change in zip(records, cycle(changes), strict=False)
         ]
     )
     controller = new_controller(odd)
     play(controller)
     assert controller.done
     assert controller.summary().planned == 24
+
+
+def test_a_sweep_refuses_damaged_records(store: ResultsStore) -> None:
+    play(new_controller(store), most=1)
     file = files_of(store)[0]
     file.write_bytes(file.read_bytes()[:-20])
     with pytest.raises(UserError, match=f"{file} is .*"):
@@ -322,9 +332,8 @@ def test_a_sweep_continues_on_odd_and_refuses_damaged_records(
 
 
 def test_the_driver_runs_many_trials_in_virtual_time() -> None:
-    assert bench_scale.driver(158, 8)["trials"] == 157, (
-        "two suggestions of a search are the same trial"
-    )
+    num_trials = bench_scale.driver(158, 8)["trials"]
+    assert num_trials == 157, "two suggestions of a search are the same trial"
 
 
 @pytest.fixture
@@ -350,44 +359,46 @@ def test_each_cause_has_a_status_a_number_of_attempts_and_a_preference_for_anoth
     attempts: int,
     elsewhere: bool,
 ) -> None:
-    controller.failures = FailureLedger(clock := Clock())
+    clock = Clock()
+    controller.failures = FailureLedger(clock)
     trial = take(controller)
-    started = 1
-    while (
-        record := controller.failed(trial.key, Failure(cause, "why", "a node"))
-    ) is None:
+    failure = Failure(cause, "why", "a node")
+    num_started = 1
+    record = controller.failed(trial.key, failure)
+    while record is None:
         clock.now += 60
-        assert take(controller).key == trial.key, (
-            "a trial that failed comes before those that have not run"
-        )
-        started += 1
-    assert (record.status, record.attempts, record.error) == (status, attempts, "why")
-    assert started == attempts
-    assert controller.failures.of(trial.key).avoid == (
-        {"a node"} if elsewhere else set()
-    )
+        next_trial = take(controller)
+        assert next_trial.key == trial.key, "a failed trial comes before new ones"
+        num_started += 1
+        record = controller.failed(trial.key, failure)
+    assert record.status == status
+    assert record.attempts == attempts
+    assert record.error == "why"
+    assert num_started == attempts
+    avoided = {"a node"} if elsewhere else set()
+    assert controller.failures.of(trial.key).avoid == avoided
 
 
 def test_preemption_never_counts(controller: SweepController) -> None:
-    controller.failures = FailureLedger(clock := Clock())
+    clock = Clock()
+    controller.failures = FailureLedger(clock)
     trial = take(controller)
+    preemption = Failure(Cause.PREEMPTED, "spot instance", "a node")
     for _ in range(50):
-        assert (
-            controller.failed(
-                trial.key, Failure(Cause.PREEMPTED, "spot instance", "a node")
-            )
-            is None
-        )
+        assert controller.failed(trial.key, preemption) is None
         clock.now += 60
         assert controller.next_trial() == trial
     assert not controller.failures.of(trial.key).avoid
-    record = controller.ended(trial.key, list(fake_reports(trial))[-1])
+    *_, last_report = fake_reports(trial)
+    record = controller.ended(trial.key, last_report)
     assert record is not None
-    assert (record.status, record.attempts) == (Status.COMPLETED, 1)
+    assert record.status == Status.COMPLETED
+    assert record.attempts == 1
 
 
-def test_a_pause_lets_other_trials_pass(controller: SweepController) -> None:
-    controller.failures = FailureLedger(clock := Clock())
+def test_other_trials_run_while_a_lost_one_pauses(controller: SweepController) -> None:
+    clock = Clock()
+    controller.failures = FailureLedger(clock)
     lost = take(controller)
     controller.failed(lost.key, Failure(Cause.LOST, "node gone"))
     assert take(controller).key != lost.key
@@ -404,7 +415,8 @@ def test_a_worker_that_ran_out_of_memory_gets_smaller_micro_batches(
         report = TrialReport(status=Status.FAILED_OOM, error="OutOfMemoryError: CUDA")
         assert controller.ended(trial.key, report) is None
         again = take(controller)
-        assert (again.key, again.halvings) == (trial.key, halvings)
+        assert again.key == trial.key
+        assert again.halvings == halvings
 
 
 def test_a_node_that_fails_trials_is_quarantined_and_named(store: ResultsStore) -> None:
@@ -417,18 +429,13 @@ def test_a_node_that_fails_trials_is_quarantined_and_named(store: ResultsStore) 
     assert not controller.failures.quarantined
     controller.failed(bad[2].key, Failure(Cause.CODE, "OSError: disk", "node-b"))
     assert list(controller.failures.quarantined) == ["node-b"]
-    assert any(
-        isinstance(event, Message) and "node-b" in event.text and "disk" in event.text
-        for event in events
-    )
-    assert (
-        controller.summary(interrupted=True)
-        .quarantined[0]
-        .startswith("node-b: 3 trials")
-    )
+    texts = [event.text for event in events if isinstance(event, Message)]
+    assert any("node-b" in text and "disk" in text for text in texts)
+    [reason] = controller.summary(interrupted=True).quarantined
+    assert reason.startswith("node-b: 3 trials")
 
 
-def test_a_node_is_not_blamed_without_a_reason() -> None:
+def test_the_only_node_that_works_is_not_quarantined() -> None:
     ledger = FailureLedger()
     for key in "abc":
         ledger.retries(key, Failure(Cause.LOST, "gone", "only"))
@@ -437,6 +444,11 @@ def test_a_node_is_not_blamed_without_a_reason() -> None:
     assert ledger.new_quarantines() == ["only"]
     ledger.retries("a", Failure(Cause.LOST, "gone", "other"))
     assert not ledger.quarantined, "the trial fails everywhere"
+
+
+def test_a_node_is_not_quarantined_for_memory_or_before_it_ended_a_trial() -> None:
+    ledger = FailureLedger()
+    ledger.works("other", ended=False)
     for key in "xyz":
         ledger.retries(key, Failure(Cause.MEMORY, "large", "third"))
     for key in "uv":
@@ -449,16 +461,14 @@ def test_a_node_is_not_blamed_without_a_reason() -> None:
 def test_failures_on_a_node_in_quarantine_do_not_count() -> None:
     ledger = FailureLedger()
     ledger.works("good", ended=False)
+    failure = Failure(Cause.CODE, "broken", "bad")
     for key in "abc":
-        ledger.retries(key, Failure(Cause.CODE, "broken", "bad"))
+        ledger.retries(key, failure)
     ledger.new_quarantines()
-    assert all(
-        ledger.retries("d", Failure(Cause.CODE, "broken", "bad")) for _ in range(4)
-    )
+    for _ in range(4):
+        assert ledger.retries("d", failure)
     assert ledger.of("d").avoid == {"bad"}
-    assert not ledger.retries("d", Failure(Cause.CODE, "broken", "bad")), (
-        "but no trial runs for ever"
-    )
+    assert not ledger.retries("d", failure), "no trial runs for ever"
 
 
 def test_error_texts_are_bounded() -> None:
@@ -497,37 +507,30 @@ def test_an_assignment_arrives_with_its_key(
     )
     arrived = TrialSpec.from_json(trial.to_json())
     assert arrived == trial
-    assert (
-        arrived.key == trial.key
-    )  # 1, 1.0 and true are equal, but not the same hyper-parameter
+    # 1, 1.0 and true are equal, but not the same hyper-parameter.
+    assert arrived.key == trial.key
 
 
 def test_a_lost_trial_keeps_distances_and_durations_of_its_curve() -> None:
     curve = [
-        EpochProgress(stage="align", epoch=n, epochs=2, distance=5.0 - n, seconds=2.0)
-        for n in (1, 2)
-    ]
-    curve += [
-        EpochProgress(stage="refine", epoch=n, epochs=3, validation_score=s)
-        for n, s in ((1, 0.3), (2, 0.4))
+        EpochProgress(stage="align", epoch=1, epochs=2, distance=4.0, seconds=2.0),
+        EpochProgress(stage="align", epoch=2, epochs=2, distance=3.0, seconds=2.0),
+        EpochProgress(stage="refine", epoch=1, epochs=3, validation_score=0.3),
+        EpochProgress(stage="refine", epoch=2, epochs=3, validation_score=0.4),
     ]
     trial = fake_searches()[0].trial({}, 0, "search")
     report = TrialReport(status=Status.LOST)
     record = make_record(
         trial, "fake", report, curve, datetime.now(UTC), executor="inline", attempts=6
     )
-    assert (
-        record.distance_before,
-        record.distance_after,
-        record.align_epochs,
-        record.align_seconds,
-    ) == (4, 3, 2, 4)
-    assert (
-        record.validation_score,
-        record.best_epoch,
-        record.epochs,
-        record.test_score,
-    ) == (0.3, 1, 2, None)
+    assert record.distance_before == 4
+    assert record.distance_after == 3
+    assert record.align_epochs == 2
+    assert record.align_seconds == 4
+    assert record.validation_score == 0.3
+    assert record.best_epoch == 1
+    assert record.epochs == 2
+    assert record.test_score is None
 
 
 @given(
@@ -553,7 +556,8 @@ def test_a_report_arrives_as_it_was_sent(
     arrived = TrialReport.from_json(sent.to_json())
     assert arrived.to_json() == sent.to_json()  # NaN is not equal to itself
     assert arrived.done is (status is not None)
-    if not any(value is not None and math.isnan(value) for value in (loss, score)):
+    has_nan = math.isnan(loss) or (score is not None and math.isnan(score))
+    if not has_nan:
         assert arrived == sent
 
 
@@ -561,7 +565,7 @@ def test_a_report_arrives_as_it_was_sent(
     "text",
     ["", "[]", "{", '{"progress": [{}]}', '{"done": true}', '{"status": "asleep"}'],
 )
-def test_other_texts_are_no_reports(text: str) -> None:
+def test_a_text_that_is_no_report_is_refused(text: str) -> None:
     with pytest.raises(ValueError):
         TrialReport.from_json(text)
 
@@ -569,9 +573,8 @@ def test_other_texts_are_no_reports(text: str) -> None:
 def test_checkpoints_of_suggestions_that_a_search_no_longer_has_are_deleted(
     store: ResultsStore,
 ) -> None:
-    larger = new_controller(
-        store, text=TEXT.replace("search_trials: 4", "search_trials: 12")
-    )
+    larger_text = TEXT.replace("search_trials: 4", "search_trials: 12")
+    larger = new_controller(store, text=larger_text)
     kept = Checkpoints(store.uri)
     for trial in iter(larger.next_trial, None):
         kept.save(trial.key, TrialReport(), lambda path: path.touch())

@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 
@@ -18,6 +19,7 @@ from orca_ray.sweep.messages.report import TrialReport, Worker
 from orca_ray.sweep.plan.searches import SearchPlan, placement_problem, plan_searches
 from orca_ray.sweep.plan.spec import Overrides
 from orca_ray.sweep.plan.trial_spec import Resources, TrialSpec
+from orca_ray.sweep.run.controller import SweepController
 from orca_ray.sweep.run.driver import wait_for_room
 from orca_ray.sweep.run.events import Event, Message
 from orca_ray.sweep.run.placement import GpuRequest, Placement
@@ -34,11 +36,13 @@ from tests.sweep.fakes import (
 
 CPU_NODE = NodeResources("cpu", 8, 0, 16.0, "c" * 56)
 GPU_NODE = NodeResources("gpu", 8, 2, 64.0, "d" * 56)
-METHODS = [
-    (task, method)
-    for task in ("pocket/digits", "pocket/wdbc")
-    for method in ("nft", "orca")
+SEARCHES = [
+    ("pocket/digits", "nft"),
+    ("pocket/digits", "orca"),
+    ("pocket/wdbc", "nft"),
+    ("pocket/wdbc", "orca"),
 ]
+"""Task and method of each search of the fake sweep."""
 
 
 class Cluster:
@@ -48,10 +52,10 @@ class Cluster:
         self.nodes = list(nodes)
         self.now = 0.0
 
-    def placement(
+    def make_placement(
         self, request: GpuRequest, quarantined: dict[str, str] | None = None
     ) -> Placement:
-        requests = dict.fromkeys(METHODS, request)
+        requests = dict.fromkeys(SEARCHES, request)
         return Placement(
             lambda: self.nodes,
             requests,
@@ -65,10 +69,10 @@ def trial() -> TrialSpec:
     return fake_searches()[0].trial({}, 1, "confirm")
 
 
-def measured(
+def make_report(
     trial: TrialSpec, peak_mib: float, status: Status | None = None
 ) -> TrialReport:
-    """Return a report of a trial with this peak on a card of 16 GiB."""
+    """Return a report of a trial with a peak of memory on a card of 16 GiB."""
     outcome = replace(fake_outcome(trial, 1), peak_memory_mib=peak_mib)
     return TrialReport(
         outcome=outcome,
@@ -77,109 +81,123 @@ def measured(
     )
 
 
-def gpus_of(placement: Placement, trial: TrialSpec) -> float:
+def plan_gpus(placement: Placement, trial: TrialSpec) -> float:
     """Return the GPUs of the first attempt at a trial."""
     return placement.resources(trial, FailuresOfTrial()).gpus
 
 
-def test_slots_of_a_node() -> None:
-    wanted = [(1, 0.25), (2, 1), (1, 0.1), (1, 0, 20.0)]
-    assert [Resources(*amounts).slots_on(GPU_NODE) for amounts in wanted] == [
-        8,
-        2,
-        8,
-        3,
-    ]
-    assert Resources(1, 0.3).slots_on(NodeResources("n", 100, 2, 64.0)) == 6, (
-        "a share lies on one card"
-    )
+@pytest.mark.parametrize(
+    ("wanted", "num_slots"),
+    [
+        (Resources(1, 0.25), 8),
+        (Resources(2, 1), 2),
+        (Resources(1, 0.1), 8),
+        (Resources(1, 0, 20.0), 3),
+    ],
+)
+def test_a_node_has_slots_by_its_scarcest_resource(
+    wanted: Resources, num_slots: int
+) -> None:
+    assert wanted.slots_on(GPU_NODE) == num_slots
+
+
+def test_a_share_of_a_gpu_lies_on_one_card() -> None:
+    assert Resources(1, 0.3).slots_on(NodeResources("n", 100, 2, 64.0)) == 6
     assert Resources(1, 0.5).slots_on(CPU_NODE) == 0
-    assert [
-        Resources(1, 2.0).slots_on(NodeResources("n", 8, gpus, 8.0))
-        for gpus in (1, 2, 3, 8)
-    ] == [0, 1, 1, 4]
+
+
+@pytest.mark.parametrize(("num_gpus", "num_slots"), [(1, 0), (2, 1), (3, 1), (8, 4)])
+def test_trials_of_two_gpus_have_whole_gpus(num_gpus: int, num_slots: int) -> None:
+    node = NodeResources("n", 8, num_gpus, 8.0)
+    assert Resources(1, 2.0).slots_on(node) == num_slots
 
 
 def test_gpus_that_join_later_are_used(trial: TrialSpec) -> None:
     cluster = Cluster(CPU_NODE)
-    placement = cluster.placement(GpuRequest(0.5))
-    found = list[float]()
-    for cluster.nodes in ([CPU_NODE], [CPU_NODE, GPU_NODE], [CPU_NODE]):
-        found.append(gpus_of(placement, trial))
-        cluster.now += 6
-    assert found == [
-        0.0,
-        0.5,
-        0.5,
-    ], "after the first GPU, it waits for the next one, not for days on a CPU"
-    assert (
-        gpus_of(Cluster(CPU_NODE).placement(GpuRequest(0.5, required=True)), trial)
-        == 0.5
-    )
+    placement = cluster.make_placement(GpuRequest(0.5))
+    assert plan_gpus(placement, trial) == 0.0
+    cluster.nodes = [CPU_NODE, GPU_NODE]
+    cluster.now += 6
+    assert plan_gpus(placement, trial) == 0.5
+    cluster.nodes = [CPU_NODE]
+    cluster.now += 6
+    gpus = plan_gpus(placement, trial)
+    assert gpus == 0.5, "it waits for the next GPU, not for days on a CPU"
+
+
+def test_required_gpus_are_waited_for(trial: TrialSpec) -> None:
+    placement = Cluster(CPU_NODE).make_placement(GpuRequest(0.5, required=True))
+    assert plan_gpus(placement, trial) == 0.5
 
 
 def test_as_many_trials_are_handed_out_as_fit() -> None:
-    placement = Cluster(CPU_NODE, GPU_NODE).placement(GpuRequest(1.0))
+    placement = Cluster(CPU_NODE, GPU_NODE).make_placement(GpuRequest(1.0))
     small = Resources(1)
     large = Resources(1, 1.0)
     assert placement.admits(small, Counter({small: 18}))
     assert not placement.admits(small, Counter({small: 19}))
     assert not placement.admits(large, Counter({large: 3}))
-    assert placement.admits(small, Counter({large: 3})), (
-        "whole-GPU trials do not block smaller ones"
-    )
-    assert not placement.admits(small, Counter({large: 3}), {large}), (
-        "but they do not wait for ever"
-    )
-    assert placement.admits(small, Counter(), {Resources(1, 9.0)}), (
-        "what fits nowhere blocks nothing"
-    )
+
+
+def test_trials_of_a_whole_gpu_neither_block_smaller_ones_nor_wait_for_ever() -> None:
+    placement = Cluster(CPU_NODE, GPU_NODE).make_placement(GpuRequest(1.0))
+    small = Resources(1)
+    large = Resources(1, 1.0)
+    handed_out = Counter({large: 3})
+    assert placement.admits(small, handed_out)
+    waiting_for_long = {large}
+    assert not placement.admits(small, handed_out, waiting_for_long)
+    fits_nowhere = Resources(1, 9.0)
+    assert placement.admits(small, Counter(), {fits_nowhere})
+
+
+def take_all(controller: SweepController) -> list[TrialSpec]:
+    """Take trials until there is no room for another."""
+    return list(iter(controller.next_trial, None))
 
 
 def test_trials_start_together_and_pass_one_that_waits(store: ResultsStore) -> None:
     controller = new_controller(store, text=f"{TEXT}parallel: 1\n")
-    requests = {
-        pair: GpuRequest(1.0 if pair[0] == "pocket/wdbc" else 0.0) for pair in METHODS
-    }
-    controller.placement = Placement(
-        lambda: [NodeResources("n", 4, 1, 8.0, "n")], requests
-    )
-    out = [trial for _ in range(20) if (trial := controller.next_trial()) is not None]
-    shapes = Counter(trial.resources.gpus for trial in out)
-    assert shapes[1.0] == 2, "one runs, one waits"
-    assert shapes[0.0] == 2, "the searches of the other task go on"
+    gpus = {"pocket/wdbc": GpuRequest(1.0), "pocket/digits": GpuRequest(0.0)}
+    requests = {(task, method): gpus[task] for task, method in SEARCHES}
+    node = NodeResources("n", 4, 1, 8.0, "n")
+    controller.placement = Placement(lambda: [node], requests)
+    counts = Counter(trial.resources.gpus for trial in take_all(controller))
+    assert counts[1.0] == 2, "one runs, one waits"
+    assert counts[0.0] == 2, "the searches of the other task go on"
     assert controller.demand()[Resources(1, 1.0)] > 0
 
 
-def test_gpus_of_the_command_line_are_required_and_those_of_a_file_measured() -> None:
+def test_gpus_of_the_command_line_are_required() -> None:
     search, *_ = fake_searches()
-    found = [_gpu_request(search, given) for given in (0.5, "auto", None)]
-    assert (found[0], [each.measured for each in found]) == (
-        GpuRequest(0.5, required=True),
-        [False, True, True],
-    )
+    assert _gpu_request(search, 0.5) == GpuRequest(0.5, required=True)
+
+
+@pytest.mark.parametrize("given", ["auto", None])
+def test_other_gpu_shares_are_measured(given: Literal["auto"] | None) -> None:
+    search, *_ = fake_searches()
+    assert _gpu_request(search, given).measured
 
 
 def test_a_deterministic_search_runs_one_trial_after_the_other() -> None:
-    search, *_ = fake_searches(
-        fake_spec(overrides=Overrides(deterministic=True, seeds=1))
-    )
-    assert search.most_at_once == 1
-    assert fake_searches()[0].most_at_once == math.inf
+    usual, *_ = fake_searches()
+    assert usual.most_at_once == math.inf
+    overrides = Overrides(deterministic=True, seeds=1)
+    deterministic, *_ = fake_searches(fake_spec(overrides=overrides))
+    assert deterministic.most_at_once == 1
 
 
 def test_a_search_without_room_suggests_nothing(store: ResultsStore) -> None:
     controller = new_controller(store)
-    requests = dict.fromkeys(METHODS, GpuRequest(0.0))
-    controller.placement = Placement(
-        lambda: [NodeResources("n", 2, 0, 8.0, "n")], requests
-    )
-    out = [trial for _ in range(20) if (trial := controller.next_trial()) is not None]
+    requests = dict.fromkeys(SEARCHES, GpuRequest(0.0))
+    node = NodeResources("n", 2, 0, 8.0, "n")
+    controller.placement = Placement(lambda: [node], requests)
+    trials = take_all(controller)
     controller.close()
-    assert len(out) == len(store.journal(controller.sweep)) == 3, "two run, one follows"
-    assert len({(trial.task, trial.method) for trial in out}) == 3, (
-        "the duration of each search is measured first"
-    )
+    assert len(trials) == 3, "two run, one follows"
+    assert len(store.journal(controller.sweep)) == 3
+    searches = {(trial.task, trial.method) for trial in trials}
+    assert len(searches) == 3, "the duration of each search is measured first"
 
 
 class OpenEndedSearch(Search):
@@ -201,83 +219,85 @@ def test_an_open_ended_search_decides_when_there_is_room_and_not_before(
     store: ResultsStore, make_sources: MakeSources, num_started: int
 ) -> None:
     controller = new_controller(store, make_sources=make_sources)
-    requests = dict.fromkeys(METHODS, GpuRequest(0.0))
+    requests = dict.fromkeys(SEARCHES, GpuRequest(0.0))
     node = NodeResources("n", 2, 0, 8.0, "n")
     controller.placement = Placement(lambda: [node], requests)
-    trials = [controller.next_trial() for _ in range(20)]
-    assert len([trial for trial in trials if trial is not None]) == num_started
+    assert len(take_all(controller)) == num_started
 
 
 def test_the_share_follows_the_measured_peak(trial: TrialSpec) -> None:
-    placement = Cluster(GPU_NODE).placement(GpuRequest(1.0, measured=True))
+    placement = Cluster(GPU_NODE).make_placement(GpuRequest(1.0, measured=True))
     on_gpu = replace(trial, resources=Resources(1, 1.0))
-    assert gpus_of(placement, trial) == 1.0, "nothing is known"
-    placement.learn(on_gpu, measured(trial, 1000.0))
-    assert gpus_of(placement, trial) == 0.125
-    placement.learn(on_gpu, measured(trial, 2500.0))
-    assert gpus_of(placement, trial) == 0.25, (
-        "1.2 times 2500 MiB and a context are more than 2 GiB"
-    )
-    other = replace(
-        trial, hyperparameters={**trial.hyperparameters, "refine.batch_size": 4096}
-    )
-    assert gpus_of(placement, other) == 1.0, "another batch size is another workload"
-    fixed = Cluster(GPU_NODE).placement(GpuRequest(0.5))
-    fixed.learn(on_gpu, measured(trial, 1000.0))
-    assert gpus_of(fixed, trial) == 0.5
-    assert gpus_of(placement, replace(trial, deterministic=True)) == 1.0
+    assert plan_gpus(placement, trial) == 1.0, "nothing is known"
+    placement.learn(on_gpu, make_report(trial, 1000.0))
+    assert plan_gpus(placement, trial) == 0.125
+    placement.learn(on_gpu, make_report(trial, 2500.0))
+    gpus = plan_gpus(placement, trial)
+    assert gpus == 0.25, "1.2 times 2500 MiB and a context are more than 2 GiB"
+    larger_batches = {**trial.hyperparameters, "refine.batch_size": 4096}
+    another_workload = replace(trial, hyperparameters=larger_batches)
+    assert plan_gpus(placement, another_workload) == 1.0
+    assert plan_gpus(placement, replace(trial, deterministic=True)) == 1.0
 
 
-def test_a_share_that_was_too_small_is_raised(trial: TrialSpec) -> None:
-    placement = Cluster(GPU_NODE).placement(GpuRequest(0.25))
-    for share, next_share in ((0.25, 0.5), (1.0, 1.0)):
-        on_gpu = replace(trial, resources=Resources(1, share))
-        placement.learn(on_gpu, measured(trial, 4096.0, Status.FAILED_OOM))
-        assert gpus_of(placement, trial) == next_share
+def test_a_fixed_share_does_not_follow_the_peak(trial: TrialSpec) -> None:
+    placement = Cluster(GPU_NODE).make_placement(GpuRequest(0.5))
+    on_gpu = replace(trial, resources=Resources(1, 1.0))
+    placement.learn(on_gpu, make_report(trial, 1000.0))
+    assert plan_gpus(placement, trial) == 0.5
+
+
+@pytest.mark.parametrize(("share", "next_share"), [(0.25, 0.5), (1.0, 1.0)])
+def test_a_share_that_was_too_small_is_doubled_up_to_a_whole_gpu(
+    trial: TrialSpec, share: float, next_share: float
+) -> None:
+    placement = Cluster(GPU_NODE).make_placement(GpuRequest(0.25))
+    on_gpu = replace(trial, resources=Resources(1, share))
+    placement.learn(on_gpu, make_report(trial, 4096.0, Status.FAILED_OOM))
+    assert plan_gpus(placement, trial) == next_share
 
 
 def test_known_peaks_come_from_the_store(store: ResultsStore) -> None:
     controller = new_controller(store)
-    controller.placement = Cluster(GPU_NODE).placement(GpuRequest(1.0))
+    controller.placement = Cluster(GPU_NODE).make_placement(GpuRequest(1.0))
     ran = take(controller)
-    record = controller.ended(ran.key, measured(ran, 1500.0, Status.COMPLETED))
+    record = controller.ended(ran.key, make_report(ran, 1500.0, Status.COMPLETED))
     assert record is not None
     assert record.gpus == 1.0
-    restarted = Cluster(GPU_NODE).placement(GpuRequest(1.0, measured=True))
+    restarted = Cluster(GPU_NODE).make_placement(GpuRequest(1.0, measured=True))
     controller.close()
     restarted.learn_record(store.load("fake/full")[ran.key])
     restarted.learn(ran, TrialReport(worker=Worker(device_memory_mib=16384.0)))
-    assert gpus_of(restarted, ran) == 0.25
+    assert plan_gpus(restarted, ran) == 0.25
+
+
+TWICE_OUT_OF_MEMORY = FailuresOfTrial(Counter({Cause.MEMORY: 2}))
 
 
 def test_memory_that_ran_out_twice_is_reserved(trial: TrialSpec) -> None:
-    placement = Cluster(CPU_NODE).placement(GpuRequest(0.0))
-    once, twice = (
-        FailuresOfTrial(Counter({Cause.MEMORY: number})) for number in (1, 2)
-    )
-    assert placement.resources(trial, once).memory_gib == 0.0
-    assert placement.resources(trial, twice).memory_gib == 8.0
-    assert (
-        Cluster().placement(GpuRequest(0.0)).resources(trial, twice).memory_gib == 0.0
-    ), "no node is known"
+    placement = Cluster(CPU_NODE).make_placement(GpuRequest(0.0))
+    once_out_of_memory = FailuresOfTrial(Counter({Cause.MEMORY: 1}))
+    assert placement.resources(trial, once_out_of_memory).memory_gib == 0.0
+    assert placement.resources(trial, TWICE_OUT_OF_MEMORY).memory_gib == 8.0
+
+
+def test_no_more_memory_is_reserved_than_the_largest_node_has(trial: TrialSpec) -> None:
     reserved = replace(trial, resources=Resources(1, 0, 12.0))
-    assert placement.resources(reserved, twice).memory_gib == 16.0, (
-        "no more than the largest node has"
-    )
+    placement = Cluster(CPU_NODE).make_placement(GpuRequest(0.0))
+    assert placement.resources(reserved, TWICE_OUT_OF_MEMORY).memory_gib == 16.0
+    without_nodes = Cluster().make_placement(GpuRequest(0.0))
+    assert without_nodes.resources(trial, TWICE_OUT_OF_MEMORY).memory_gib == 0.0
 
 
-def test_quarantined_nodes_get_no_trials_unless_no_other_is_left(
-    trial: TrialSpec,
-) -> None:
+def test_quarantined_nodes_get_no_trials_unless_no_other_is_left() -> None:
     cluster = Cluster(CPU_NODE, GPU_NODE)
     wanted = Resources(1)
     quarantined = {CPU_NODE.id: "broken"}
-    placement = cluster.placement(GpuRequest(0.0), quarantined)
+    placement = cluster.make_placement(GpuRequest(0.0), quarantined)
     assert placement.avoided(wanted, FailuresOfTrial()) == [CPU_NODE.id]
     assert not placement.admits(wanted, Counter({wanted: 10}))
-    assert placement.avoided(
-        wanted, FailuresOfTrial(avoid=frozenset({GPU_NODE.id}))
-    ) == [CPU_NODE.id]
+    failed_on_the_other = FailuresOfTrial(avoid=frozenset({GPU_NODE.id}))
+    assert placement.avoided(wanted, failed_on_the_other) == [CPU_NODE.id]
     cluster.nodes = [CPU_NODE]
     cluster.now = 10.0
     assert placement.avoided(wanted, FailuresOfTrial()) == []
@@ -285,32 +305,29 @@ def test_quarantined_nodes_get_no_trials_unless_no_other_is_left(
     assert placement.node_name(CPU_NODE.id) == "cpu (cccccccc)"
 
 
-def test_a_lost_trial_prefers_another_node() -> None:
-    placement = Cluster(CPU_NODE, GPU_NODE).placement(GpuRequest(0.0))
-    assert placement.avoided(
-        Resources(1), FailuresOfTrial(avoid=frozenset({CPU_NODE.id}))
-    ) == [CPU_NODE.id]
-    assert (
-        placement.avoided(
-            Resources(1, 1.0), FailuresOfTrial(avoid=frozenset({GPU_NODE.id}))
-        )
-        == []
-    ), "no other fits"
+def test_a_lost_trial_prefers_another_node_if_one_fits() -> None:
+    placement = Cluster(CPU_NODE, GPU_NODE).make_placement(GpuRequest(0.0))
+    lost_on_cpus = FailuresOfTrial(avoid=frozenset({CPU_NODE.id}))
+    assert placement.avoided(Resources(1), lost_on_cpus) == [CPU_NODE.id]
+    lost_on_gpus = FailuresOfTrial(avoid=frozenset({GPU_NODE.id}))
+    assert placement.avoided(Resources(1, 1.0), lost_on_gpus) == []
 
 
-class Growing(InlineExecutor):
-    """A cluster that a node joins at the third look."""
+class GrowingCluster(InlineExecutor):
+    """A cluster that has a second node from the third look on."""
 
     grows = True
 
     def __init__(self, first: NodeResources) -> None:
         self.first = first
-        self.looks = 0
+        self.num_looks = 0
         self.demand = Counter[Resources]()
 
     def nodes(self) -> list[NodeResources]:
-        self.looks += 1
-        return [self.first, *([GPU_NODE] if self.looks >= 3 else [])]
+        self.num_looks += 1
+        if self.num_looks < 3:
+            return [self.first]
+        return [self.first, GPU_NODE]
 
     def announce(self, demand: object) -> None:
         assert isinstance(demand, Counter)
@@ -322,63 +339,84 @@ SHARED = TEXT + "resources: {cpus: 2, gpus: 0.5}\n"
 
 
 def test_a_cluster_that_starts_is_waited_for() -> None:
-    engine = Growing(HEAD)
+    engine = GrowingCluster(HEAD)
     events = list[Event]()
-    slept = list[float]()
-    assert wait_for_room(
+    pauses = list[float]()
+    has_room = wait_for_room(
         engine,
         fake_spec(SHARED),
         engine.nodes(),
         300.0,
         events.append,
-        sleep=slept.append,
+        sleep=pauses.append,
     )
-    assert len(slept) == 2
-    (message,) = events
+    assert has_room
+    assert len(pauses) == 2
+    [message] = events
     assert isinstance(message, Message)
     assert "waiting up to 300 s" in message.text
     assert engine.demand == {Resources(2.0, 0.5): 4}
-    engine = Growing(HEAD)
+
+
+def test_a_cluster_that_does_not_start_in_time_is_a_user_error() -> None:
+    engine = GrowingCluster(HEAD)
     with pytest.raises(UserError, match="more than any node has"):
         wait_for_room(
-            engine, fake_spec(), engine.nodes(), 1.0, events.append, sleep=slept.append
+            engine,
+            fake_spec(),
+            engine.nodes(),
+            1.0,
+            lambda event: None,
+            sleep=lambda seconds: None,
         )
-    assert engine.looks == 2
+    assert engine.num_looks == 2
 
 
-@pytest.mark.parametrize("needs_gpus", [False, True])
-def test_a_sweep_that_needs_gpus_waits_for_them(needs_gpus: bool) -> None:
-    engine = Growing(NodeResources("cpus", 8, 0, 32.0))
-    slept = list[float]()
-    found = wait_for_room(
+@pytest.mark.parametrize(
+    ("needs_gpus", "demand"), [(False, {}), (True, {Resources(2.0, 0.5): 4})]
+)
+def test_a_sweep_that_needs_gpus_waits_for_them(
+    needs_gpus: bool, demand: dict[Resources, int]
+) -> None:
+    engine = GrowingCluster(NodeResources("cpus", 8, 0, 32.0))
+    has_waited = wait_for_room(
         engine,
         fake_spec(SHARED),
         engine.nodes(),
         300.0,
         lambda event: None,
         needs_gpus=needs_gpus,
-        sleep=slept.append,
+        sleep=lambda seconds: None,
     )
-    assert found == needs_gpus
-    assert engine.demand == ({Resources(2.0, 0.5): 4} if needs_gpus else {})
+    assert has_waited == needs_gpus
+    assert engine.demand == demand
 
 
 def test_several_gpus_are_whole() -> None:
-    with pytest.raises(
-        UserError,
-        match=r"whole GPUs or on a part of one: give e\.g\. 2, 1 or 0\.5; got 1\.5",
-    ):
+    message = r"whole GPUs or on a part of one: give e\.g\. 2, 1 or 0\.5; got 1\.5"
+    with pytest.raises(UserError, match=message):
         fake_spec(TEXT + "resources: {gpus: 1.5}\n")
+
+
+def plan_on_two_gpus() -> list[SearchPlan]:
+    """Return the plans of a sweep whose trials have two GPUs."""
     spec = fake_spec(TEXT + "resources: {gpus: 2}\n")
-    searches = plan_searches(spec, dict.fromkeys(spec.tasks, ""), gpus=True)
-    assert {(plan.resources.gpus, plan.resources.ranks) for plan in searches} == {
-        (2.0, 2)
-    }
-    on_cpus = replace(searches[0], resources=Resources())
-    assert searches[0].trial({}, 1, "search").key == on_cpus.trial({}, 1, "search").key
+    return plan_searches(spec, dict.fromkeys(spec.tasks, ""), gpus=True)
+
+
+def test_a_trial_on_two_gpus_has_two_ranks_and_the_same_key() -> None:
+    plan, *_ = plan_on_two_gpus()
+    assert plan.resources.gpus == 2.0
+    assert plan.resources.ranks == 2
+    on_cpus = replace(plan, resources=Resources())
+    assert plan.trial({}, 1, "search").key == on_cpus.trial({}, 1, "search").key
+
+
+def test_a_trial_on_two_gpus_needs_a_node_that_has_both() -> None:
+    plan, *_ = plan_on_two_gpus()
     small = NodeResources("n", 8, 1, 8.0)
     large = NodeResources("m", 8, 2, 8.0)
-    problem = placement_problem(searches[0].resources, [small])
+    problem = placement_problem(plan.resources, [small])
     assert problem is not None
     assert "1 CPUs, 2 GPUs, 0 GiB, more than any node has (n: 8 CPUs, 1 GPUs" in problem
-    assert placement_problem(searches[0].resources, [small, large]) is None
+    assert placement_problem(plan.resources, [small, large]) is None

@@ -1,11 +1,10 @@
-"""Trials that are run again from their record: agreement bit for bit, within the spread
-of seeds, and refusals.
-"""
+"""Trials that are run again from their record, and compared with it."""
 
 import json
 from dataclasses import replace
 from math import nextafter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +16,7 @@ from orca_ray.sweep.executors.inline import InlineExecutor
 from orca_ray.sweep.run import reproduce as module
 from orca_ray.sweep.run.driver import run_sweep
 from orca_ray.sweep.run.reproduce import find_record, make_trial, reproduce
-from tests.sweep.real import TEXT, tiny_spec
+from tests.sweep.real import TEXT, make_tiny_spec
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("module_home")]
 SWEEP = TEXT.replace("search_trials: 3", "search_trials: 1")
@@ -25,94 +24,100 @@ SWEEP = TEXT.replace("search_trials: 3", "search_trials: 1")
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> ResultsStore:
-    """Records of two methods, deterministic, of a tiny body on real data."""
+    """Deterministic records of two methods with a tiny body, on real data."""
     directory = tmp_path_factory.mktemp("real")
     store = ResultsStore(directory / "results", create=True)
-    spec = tiny_spec(directory, SWEEP)
-    run_sweep(
-        replace(spec, overrides=replace(spec.overrides, deterministic=True)),
-        store,
-        executor=InlineExecutor(),
-    )
+    spec = make_tiny_spec(directory, SWEEP)
+    overrides = replace(spec.overrides, deterministic=True)
+    deterministic = replace(spec, overrides=overrides)
+    run_sweep(deterministic, store, executor=InlineExecutor())
     return store
 
 
-def record_of(store: ResultsStore, method: str) -> Record:
+def select_record(store: ResultsStore, method: str) -> Record:
+    """Return the first record of a method whose trial has a test score."""
     return store.select({"phase": ["confirm"], "method": [method]})[0]
 
 
-def changed(tmp_path: Path, *changes: Record) -> ResultsStore:
+def make_store(tmp_path: Path, *records: Record) -> ResultsStore:
+    """Return a new store with records."""
     store = ResultsStore(tmp_path / "changed", create=True)
-    store.append(changes)
+    store.append(records)
     return store
 
 
+def list_files(store: ResultsStore) -> list[str]:
+    return sorted(path.name for path in Path(store.uri).rglob("*"))
+
+
 def test_a_deterministic_record_is_reproduced_bit_for_bit(real: ResultsStore) -> None:
-    record = record_of(real, "orca")
-    before = sorted(path.name for path in Path(real.uri).rglob("*"))
+    record = select_record(real, "orca")
+    files_before = list_files(real)
     compared = reproduce(record, real)
     assert compared.agrees
     assert compared.differences == {}
     assert compared.environment == {}
     assert compared.scores == (record.test_score, record.test_score)
     assert not compared.again.align_reused
-    assert sorted(path.name for path in Path(real.uri).rglob("*")) == before
+    assert list_files(real) == files_before
 
 
 def test_a_score_that_differs_in_the_last_bit_does_not_agree(
     real: ResultsStore, tmp_path: Path
 ) -> None:
-    record = replace(
-        record_of(real, "nft"), training_loss=None
-    )  # as of an older version
+    record = select_record(real, "nft")
     assert record.test_score is not None
+    other_score = nextafter(record.test_score, 1)
     other = replace(
         record,
-        test_score=nextafter(record.test_score, 1),
+        test_score=other_score,
+        training_loss=None,  # as in records of older versions
         torch_version="1.0",
         node="elsewhere",
     )
-    compared = reproduce(other, changed(tmp_path, other))
+    compared = reproduce(other, make_store(tmp_path, other))
     assert not compared.agrees
-    assert compared.differences == {"test_score": (other.test_score, record.test_score)}
+    assert compared.differences == {"test_score": (other_score, record.test_score)}
     assert compared.environment == {
         "torch_version": ("1.0", record.torch_version),
         "node": ("elsewhere", record.node),
     }
 
 
-def test_otherwise_scores_agree_where_new_seeds_would_be(
-    real: ResultsStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("shift", "agrees"), [(0.49, True), (0.50, False), (-0.50, False)]
+)
+def test_other_scores_agree_within_the_interval_of_new_seeds(
+    real: ResultsStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    shift: float,
+    agrees: bool,
 ) -> None:
-    """The deviation of 0.2, 0.3 and 0.4 is 0.1, and Student's quantile for 2 degrees of
-    freedom 4.303.
+    """The scores 0.2, 0.3 and 0.4 have a deviation of 0.1.
+
+    Student's quantile for 2 degrees of freedom is 4.303.
     """
-    record = replace(record_of(real, "nft"), deterministic=False)
-    seeds = [
-        replace(record, trial_key=f"{n}", seed=n, test_score=0.2 + n / 10)
-        for n in range(3)
-    ]
+    record = replace(select_record(real, "nft"), deterministic=False)
+    first, second, third = (
+        replace(record, trial_key=f"{seed}", seed=seed, test_score=score)
+        for seed, score in enumerate((0.2, 0.3, 0.4))
+    )
     older = replace(record, trial_key="9", seed=9, test_score=0.9, metric_version=9)
-    store = changed(tmp_path, *seeds, older)
-    alone = changed(tmp_path / "alone", seeds[1])
+    again = replace(record, test_score=0.3 + shift)
     monkeypatch.setattr(module, "make_trial", lambda record: None)
-    for shift, agrees in ((0.49, True), (0.50, False), (-0.50, False)):
-        again = replace(record, test_score=0.3 + shift)
-        monkeypatch.setattr(
-            module, "run_again", lambda record, trial, model, again=again: again
-        )
-        compared = reproduce(seeds[1], store)
-        assert compared.agrees is agrees
-        assert (
-            compared.rule
-            == "scores agree within 0.497 of 0.3: there, 3 seeds say, 95 % of new"
-            " scores are"
-        )
-        assert not reproduce(seeds[1], alone).agrees
+    monkeypatch.setattr(module, "run_again", lambda record, trial, model: again)
+    compared = reproduce(second, make_store(tmp_path, first, second, third, older))
+    assert compared.agrees is agrees
+    assert compared.rule == (
+        "scores agree within 0.497 of 0.3: there, 3 seeds say, 95 % of new scores are"
+    )
+    without_other_seeds = make_store(tmp_path / "alone", second)
+    assert not reproduce(second, without_other_seeds).agrees
 
 
 def test_a_trial_that_was_stopped_early_is_run_as_far(real: ResultsStore) -> None:
-    whole = record_of(real, "nft")
+    whole = select_record(real, "nft")
     curve = real.curves(trial_key=whole.trial_key).query("stage == 'refine'")[:2]
     scores = curve["validation_score"].tolist()
     losses = curve["loss"].tolist()
@@ -131,74 +136,90 @@ def test_a_trial_that_was_stopped_early_is_run_as_far(real: ResultsStore) -> Non
     assert compared.again.epochs == 2
 
 
-def test_what_cannot_be_reproduced_here(
-    real: ResultsStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    record = record_of(real, "nft")
-    refusals = [
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"status": Status.FAILED_OOM}, "ended as failed_oom, so it has no score"),
         (
-            replace(record, status=Status.FAILED_OOM),
-            "ended as failed_oom, so it has no score",
-        ),
-        (
-            replace(record, data_fingerprint="0" * 16),
+            {"data_fingerprint": "0" * 16},
             "are not those of the record .*data fetch pocket/wdbc",
         ),
-        (replace(record, task="pocket/digit"), "pocket/digits"),
-        (replace(record, method="orka"), "orca"),
-        (replace(record, hyperparameters='{"refine.epochs":7}'), "it was changed"),
-    ]
-    for each, reason in refusals:
-        with pytest.raises(UserError, match=reason):
-            make_trial(each)
-    monkeypatch.setenv("ORCA_RAY_HOME", "/nonexistent")
-    with pytest.raises(
-        UserError,
-        match="not prepared on this machine: run 'orca-sweep data fetch pocket/wdbc'",
-    ):
+        ({"task": "pocket/digit"}, "pocket/digits"),
+        ({"method": "orka"}, "orca"),
+        ({"hyperparameters": '{"refine.epochs":7}'}, "it was changed"),
+    ],
+)
+def test_a_record_that_cannot_be_reproduced_is_refused(
+    real: ResultsStore, changes: dict[str, Any], reason: str
+) -> None:
+    record = replace(select_record(real, "nft"), **changes)
+    with pytest.raises(UserError, match=reason):
         make_trial(record)
 
 
-def test_a_record_is_found_by_the_start_of_its_key(
-    real: ResultsStore, tmp_path: Path
+def test_a_trial_whose_data_are_missing_is_not_run_again(
+    real: ResultsStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    record = record_of(real, "nft")
+    record = select_record(real, "nft")
+    monkeypatch.setenv("ORCA_RAY_HOME", "/nonexistent")
+    message = "not prepared on this machine: run 'orca-sweep data fetch pocket/wdbc'"
+    with pytest.raises(UserError, match=message):
+        make_trial(record)
+
+
+def test_a_record_is_found_by_the_start_of_its_key(real: ResultsStore) -> None:
+    record = select_record(real, "nft")
     assert find_record(real, record.trial_key[:12]) == record
     assert find_record(real, record.trial_key, record.sweep) == record
-    for key in ("nokey", ""):
-        with pytest.raises(UserError, match=f"no trial with the key '{key}'"):
-            find_record(real, key)
+
+
+@pytest.mark.parametrize("key", ["nokey", ""])
+def test_an_unknown_key_is_refused(real: ResultsStore, key: str) -> None:
+    with pytest.raises(UserError, match=f"no trial with the key '{key}'"):
+        find_record(real, key)
+
+
+def test_a_key_of_several_records_is_refused(
+    real: ResultsStore, tmp_path: Path
+) -> None:
+    record = select_record(real, "nft")
     alike = [replace(record, trial_key=f"abc{number}") for number in range(7)]
-    store = changed(tmp_path, *alike, replace(alike[0], sweep="other"))
-    with pytest.raises(
-        UserError,
-        match=r"7 trials in .* abc0, abc1, abc2, abc3, abc4, …; give more digits",
-    ):
+    store = make_store(tmp_path, *alike, replace(alike[0], sweep="other"))
+    message = r"7 trials in .* abc0, abc1, abc2, abc3, abc4, …; give more digits"
+    with pytest.raises(UserError, match=message):
         find_record(store, "abc")
-    with pytest.raises(
-        UserError,
-        match="abc0 belongs to 2 sweeps: give --sweep, one of other, tiny/full",
-    ):
+    message = "abc0 belongs to 2 sweeps: give --sweep, one of other, tiny/full"
+    with pytest.raises(UserError, match=message):
         find_record(store, "abc0")
     assert find_record(store, "abc0", "other").sweep == "other"
 
 
-def test_exit_codes(
+def test_a_command_whose_scores_agree_exits_with_0(
+    real: ResultsStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = select_record(real, "nft")
+    assert run(["reproduce", record.trial_key[:12], "--results", real.uri]) == 0
+    score = repr(record.test_score)
+    sentence = (
+        f"one_minus_auroc on test: {score} in the record, {score} now: agrees, bit for"
+        " bit"
+    )
+    assert sentence in capsys.readouterr().out
+
+
+def test_a_command_whose_scores_differ_exits_with_1(
     real: ResultsStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    record = record_of(real, "nft")
-    assert run(["reproduce", record.trial_key[:12], "--results", real.uri]) == 0
-    out = capsys.readouterr().out
-    score = repr(record.test_score)
-    assert (
-        f"one_minus_auroc on test: {score} in the record, {score} now: agrees, bit"
-        " for bit" in out
-    )
-    wrong = replace(record, test_score=0.25)
-    other = changed(tmp_path, wrong)
-    assert run(["reproduce", record.trial_key, "--results", other.uri, "--json"]) == 1
+    record = select_record(real, "nft")
+    wrong = make_store(tmp_path, replace(record, test_score=0.25))
+    assert run(["reproduce", record.trial_key, "--results", wrong.uri, "--json"]) == 1
     printed = json.loads(capsys.readouterr().out)
     assert printed["scores"] == [0.25, record.test_score]
     assert not printed["agrees"]
+
+
+def test_a_command_without_a_record_exits_with_2(
+    real: ResultsStore, tmp_path: Path
+) -> None:
     assert run(["reproduce", "nokey", "--results", real.uri]) == 2
     assert run(["reproduce", "nokey", "--results", str(tmp_path / "none")]) == 2

@@ -1,3 +1,5 @@
+"""The suggestions of a search: reproducible, and drawn by Optuna from known results."""
+
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -25,98 +27,104 @@ SPACE = {
 FIRST: dict[str, Scalar] = {"lr": 1e-3, "optimizer": "adam", "epochs": 5}
 
 
-def loss(suggestion: Suggestion) -> float:
-    return abs(math.log10(float(suggestion.values["lr"])) + 2) + (
-        suggestion.values["optimizer"] == "sgd"
-    )
+def compute_loss(suggestion: Suggestion) -> float:
+    """Return a loss that is lowest at a learning rate of 1e-2 with ``adam``."""
+    distance = abs(math.log10(float(suggestion.values["lr"])) + 2)
+    if suggestion.values["optimizer"] == "sgd":
+        return distance + 1
+    return distance
 
 
 def answer(suggestion: Suggestion) -> TrialAnswer:
-    return TrialAnswer(loss(suggestion), scores=[loss(suggestion)])
+    loss = compute_loss(suggestion)
+    return TrialAnswer(loss, scores=[loss])
 
 
 def run(
     search: SuggestionSampler,
     *,
-    workers: int = 1,
+    num_workers: int = 1,
     youngest_first: bool = False,
     answer: Callable[[Suggestion], TrialAnswer] = answer,
 ) -> list[Suggestion]:
-    """Answer suggestions until all have one.
+    """Answer suggestions until the search is done, and return all of them.
 
-    As many are open at a time as there are workers, if that is allowed.
+    At most ``num_workers`` suggestions wait for an answer.
     """
-    asked: list[Suggestion] = []
-    out: list[Suggestion] = []
+    suggestions: list[Suggestion] = []
+    running: list[Suggestion] = []
     while not search.done:
-        while search.can_ask and len(out) < workers:
-            asked.append(search.ask())
-            out.append(asked[-1])
-        suggestion = out.pop() if youngest_first else out.pop(0)
-        search.tell(suggestion.number, answer(suggestion))
-    return asked
+        while search.can_ask and len(running) < num_workers:
+            suggestion = search.ask()
+            suggestions.append(suggestion)
+            running.append(suggestion)
+        ending = running.pop() if youngest_first else running.pop(0)
+        search.tell(ending.number, answer(ending))
+    return suggestions
 
 
 @pytest.mark.parametrize("generation", [1, 3])
 def test_generations_do_not_depend_on_the_number_of_workers_or_the_order_of_answers(
     generation: int,
 ) -> None:
-    alone = run(SuggestionSampler(FIRST, SPACE, 17, generation=generation, seed=4))
-    many = run(
-        SuggestionSampler(FIRST, SPACE, 17, generation=generation, seed=4),
-        workers=5,
-        youngest_first=True,
-    )
-    assert alone == many
+    def make_sampler(seed: int) -> SuggestionSampler:
+        return SuggestionSampler(FIRST, SPACE, 17, generation=generation, seed=seed)
+
+    alone = run(make_sampler(seed=4))
     assert len(alone) == 17
-    assert (
-        run(SuggestionSampler(FIRST, SPACE, 17, generation=generation, seed=5)) != alone
-    )
+    together = run(make_sampler(seed=4), num_workers=5, youngest_first=True)
+    assert together == alone
+    assert run(make_sampler(seed=5)) != alone
 
 
 @pytest.mark.parametrize(
-    ("generation", "ended"), [(None, 0), (None, 12), (1, 11), (3, 4), (3, 14)]
+    ("generation", "num_ended"), [(None, 0), (None, 12), (1, 11), (3, 4), (3, 14)]
 )
 def test_a_restored_search_goes_on_with_the_same_suggestions(
-    generation: int | None, ended: int
+    generation: int | None, num_ended: int
 ) -> None:
     whole = run(SuggestionSampler(FIRST, SPACE, 16, generation=generation, seed=1))
     again = SuggestionSampler(FIRST, SPACE, 16, generation=generation, seed=1)
-    for suggestion in whole[:ended]:
+    for suggestion in whole[:num_ended]:
         again.restore(suggestion)
         again.tell(suggestion.number, answer(suggestion))
-    assert run(again) == whole[ended:]
+    assert run(again) == whole[num_ended:]
 
 
-def test_the_next_suggestion_waits_for_nothing_and_knows_what_is_known() -> None:
+def read_known(suggestion: Suggestion) -> list[list[int]]:
+    """Return the ranges of answered suggestions that a suggestion was drawn from."""
+    assert suggestion.known is not None
+    ranges: list[list[int]] = json.loads(suggestion.known)
+    return ranges
+
+
+def test_the_next_suggestion_waits_for_nothing_and_notes_what_is_known() -> None:
     search = SuggestionSampler(FIRST, SPACE, 20)
-    first = [search.ask() for _ in range(12)]
-    assert first[0] == Suggestion(0, {"lr": 1e-3, "optimizer": "adam"}, "[]"), (
-        "the given configuration"
-    )
-    assert [json.loads(each.known or "") for each in first] == [[]] * 12
+    suggestions = [search.ask() for _ in range(12)]
+    given = Suggestion(0, {"lr": 1e-3, "optimizer": "adam"}, "[]")
+    assert suggestions[0] == given
+    assert all(read_known(suggestion) == [] for suggestion in suggestions)
     for number in (0, 1, 2, 5, 11):
-        search.tell(number, answer(first[number]))
-    assert json.loads(search.ask().known or "") == [[0, 2], [5, 5], [11, 11]]
+        search.tell(number, answer(suggestions[number]))
+    assert read_known(search.ask()) == [[0, 2], [5, 5], [11, 11]]
 
 
 def test_a_generation_waits_for_the_one_before() -> None:
     search = SuggestionSampler(FIRST, SPACE, 5, generation=2)
-    first = [search.ask(), search.ask()]
+    first = search.ask()
+    second = search.ask()
     assert not search.can_ask
-    search.tell(1, answer(first[1]))
+    search.tell(1, answer(second))
     assert not search.can_ask
     assert not search.is_open(2)
-    search.tell(0, answer(first[0]))
+    search.tell(0, answer(first))
     assert search.can_ask
     assert search.is_open(3)
     assert not search.is_open(4)
 
 
-def optuna_trials(study: Study) -> list[FrozenTrial]:
-    """Return what Optuna holds, without the trials that were only asked or have been
-    replaced.
-    """
+def get_optuna_trials(study: Study) -> list[FrozenTrial]:
+    """Return the trials of Optuna that have results or run."""
     assert study._study is not None
     trials = study._study.get_trials(deepcopy=False)
     return [
@@ -138,30 +146,34 @@ def test_states_reach_optuna_as_they_are() -> None:
         2: TrialAnswer(None, scores=[0.2, math.nan]),
     }
     study.suggest(suggestions, answers, 0)
-    assert optuna.logging.get_verbosity() == optuna.logging.INFO, (
-        "a program that uses Optuna, too, keeps its messages"
-    )
-    held = optuna_trials(study)
-    assert [trial.state for trial in held] == [
+    trials = get_optuna_trials(study)
+    assert [trial.state for trial in trials] == [
         TrialState.COMPLETE,
         TrialState.PRUNED,
         TrialState.FAIL,
         TrialState.RUNNING,
     ]
-    assert [trial.intermediate_values for trial in held] == [
+    assert [trial.intermediate_values for trial in trials] == [
         {1: 0.7, 2: 0.5},
         {1: 0.1},
         {1: 0.2},
         {},
     ]
-    assert [trial.params["lr"] for trial in held] == [0.05, 0.005, 0.0005, 5e-5]
-    study.suggest(suggestions, {**answers, 3: TrialAnswer(math.nan, scores=[0.3])}, 0)
-    assert [trial.state for trial in optuna_trials(study)][-1] is TrialState.FAIL
-    assert len(optuna_trials(study)) == 4
+    assert [trial.params["lr"] for trial in trials] == [0.05, 0.005, 0.0005, 5e-5]
+    answers[3] = TrialAnswer(math.nan, scores=[0.3])
+    study.suggest(suggestions, answers, 0)
+    trials = get_optuna_trials(study)
+    assert len(trials) == 4
+    assert trials[3].state is TrialState.FAIL
+
+
+def test_a_study_keeps_the_messages_of_optuna_for_other_programs() -> None:
+    Study(SPACE).suggest([], {}, 0)
+    assert optuna.logging.get_verbosity() == optuna.logging.INFO
 
 
 @pytest.mark.parametrize("multiple", [0.1, 100.0])
-def test_suggestions_of_another_space_are_told_as_far_as_optuna_can_hold_them(
+def test_suggestions_of_another_space_reach_optuna_unless_their_choice_is_unknown(
     multiple: float,
 ) -> None:
     space = {**SPACE, "lr": Dimension(log_uniform=(1e-5 * multiple, 1e-3 * multiple))}
@@ -171,28 +183,35 @@ def test_suggestions_of_another_space_are_told_as_far_as_optuna_can_hold_them(
         for number in range(12)
     ]
     foreign = Suggestion(12, {"lr": 1e-3, "optimizer": "lion"})
-    answers = {each.number: TrialAnswer(loss(each)) for each in (*old, foreign)}
-    values = study.suggest([*old, foreign], answers, 3)
+    suggestions = [*old, foreign]
+    answers = {
+        suggestion.number: TrialAnswer(compute_loss(suggestion))
+        for suggestion in suggestions
+    }
+    values = study.suggest(suggestions, answers, 3)
     assert space["lr"].contains(values["lr"])
-    held = optuna_trials(study)
-    assert [trial.params["lr"] for trial in held] == [each.values["lr"] for each in old]
+    rates = [trial.params["lr"] for trial in get_optuna_trials(study)]
+    assert rates == [suggestion.values["lr"] for suggestion in old]
 
 
-def test_a_stopped_trials_partial_score_never_wins() -> None:
-    failed = SuggestionSampler(FIRST, SPACE, 1)
-    failed.tell(failed.ask().number, TrialAnswer(None))
-    assert (failed.done, failed.winner(), SuggestionSampler(FIRST, SPACE, 0).done) == (
-        True,
-        None,
-        True,
-    )
+def test_without_a_score_there_is_no_winner() -> None:
+    search = SuggestionSampler(FIRST, SPACE, 1)
+    search.tell(search.ask().number, TrialAnswer(None))
+    assert search.done
+    assert search.winner() is None
+
+
+def test_a_search_without_suggestions_is_done() -> None:
+    assert SuggestionSampler(FIRST, SPACE, 0).done
+
+
+def test_the_score_of_a_stopped_trial_never_wins() -> None:
     search = SuggestionSampler(FIRST, SPACE, 3)
-    for given in (
-        TrialAnswer(0.5),
-        TrialAnswer(0.1, stopped_early=True),
-        TrialAnswer(math.nan),
-    ):
-        search.tell(search.ask().number, given)
+    completed = TrialAnswer(0.5)
+    stopped = TrialAnswer(0.1, stopped_early=True)
+    failed = TrialAnswer(math.nan)
+    for trial_answer in (completed, stopped, failed):
+        search.tell(search.ask().number, trial_answer)
     winner = search.winner()
     assert winner is not None
     assert winner.number == 0
@@ -224,17 +243,14 @@ def test_a_further_dimension_changes_no_value_of_the_others_before_tpe_starts() 
     first: dict[str, Scalar] = {**FIRST, "align": 20, "dropout": 0.1}
     narrow = run(SuggestionSampler(first, SPACE, NUM_STARTUP, seed=4))
     wide = run(SuggestionSampler(first, WIDE, NUM_STARTUP, generation=3, seed=4))
-    assert [{name: each.values[name] for name in SPACE} for each in wide] == [
-        each.values for each in narrow
-    ]
-    assert len({each.values["lr"] for each in narrow}) == NUM_STARTUP
-    assert {each.values["optimizer"] for each in narrow} == {"adam", "sgd"}
-    assert len({each.values["dropout"] for each in wide}) == NUM_STARTUP
-    assert all(
-        5 <= each.values["align"] <= 40
-        for each in wide
-        if isinstance(each.values["align"], int)
-    )
+    for suggestion, wide_suggestion in zip(narrow, wide, strict=True):
+        values = wide_suggestion.values
+        assert {name: values[name] for name in SPACE} == suggestion.values
+        assert isinstance(values["align"], int)
+        assert 5 <= values["align"] <= 40
+    assert len({suggestion.values["lr"] for suggestion in narrow}) == NUM_STARTUP
+    assert {suggestion.values["optimizer"] for suggestion in narrow} == {"adam", "sgd"}
+    assert len({suggestion.values["dropout"] for suggestion in wide}) == NUM_STARTUP
 
 
 @pytest.mark.parametrize("generation", [None, 1])
@@ -243,42 +259,39 @@ def test_tpe_uses_results_from_the_first_suggestion_after_the_start_up(
 ) -> None:
     space = {"x": Dimension(uniform=(0.0, 1.0))}
 
-    def last(best: float) -> Suggestion:
+    def suggest_after_start_up(best: float) -> Suggestion:
+        """Return the first suggestion of TPE if the loss is lowest at ``best``."""
         search = SuggestionSampler(
             {"x": 0.5}, space, NUM_STARTUP + 1, generation=generation
         )
         for _ in range(NUM_STARTUP):
             suggestion = search.ask()
-            search.tell(
-                suggestion.number,
-                TrialAnswer(abs(float(suggestion.values["x"]) - best)),
-            )
+            loss = abs(float(suggestion.values["x"]) - best)
+            search.tell(suggestion.number, TrialAnswer(loss))
         return search.ask()
 
-    assert last(0.0) != last(1.0)
+    assert suggest_after_start_up(best=0.0) != suggest_after_start_up(best=1.0)
 
 
 def test_all_methods_of_a_task_draw_the_same_suggestions() -> None:
     spec = load_spec("pocket")
+    fingerprints = dict.fromkeys(spec.tasks, "")
     plans = {
-        plan.method: plan
-        for plan in plan_searches(spec, dict.fromkeys(spec.tasks, ""), gpus=False)
+        plan.method: plan for plan in plan_searches(spec, fingerprints, gpus=False)
     }
-    drawn: dict[str, list[Mapping[str, Scalar]]] = {}
-    for method in ("orca", "nft", "fpt"):
-        drawn[method] = [
-            each.values
-            for each in run(
-                Search(plans[method]).sampler, answer=lambda _: TrialAnswer(1.0)
-            )
-        ]
-    for orca, nft, fpt in zip(*drawn.values(), strict=True):
-        assert nft == {
+
+    def draw(method: str) -> list[Mapping[str, Scalar]]:
+        sampler = Search(plans[method]).sampler
+        suggestions = run(sampler, answer=lambda suggestion: TrialAnswer(1.0))
+        return [suggestion.values for suggestion in suggestions]
+
+    for orca, nft, fpt in zip(draw("orca"), draw("nft"), draw("fpt"), strict=True):
+        without_aligning = {
             name: value for name, value in orca.items() if not name.startswith("align.")
         }
-        assert {n: v for n, v in fpt.items() if n != "refine.learning_rate"} == {
-            n: v for n, v in nft.items() if n != "refine.learning_rate"
-        }
+        assert nft == without_aligning
+        rate = {"refine.learning_rate": nft["refine.learning_rate"]}
+        assert {**fpt, **rate} == nft, "only the range of the rate differs"
 
 
 def test_the_shared_draws_are_those_of_older_stores() -> None:

@@ -1,10 +1,9 @@
-"""A sweep goes on from its journal: nothing that has ended runs again, whatever Optuna
-would suggest now.
-"""
+"""A sweep continues from its journal: no trial that has ended runs again."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from unittest import mock
 
 import pytest
 
@@ -12,10 +11,11 @@ from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.messages.causes import Cause, Failure
 from orca_ray.sweep.messages.report import TrialReport
+from orca_ray.sweep.plan.schema import Scalar
 from orca_ray.sweep.plan.spec import Overrides
 from orca_ray.sweep.plan.trial_spec import TrialSpec
 from orca_ray.sweep.run.controller import SweepController
-from orca_ray.sweep.search import Study
+from orca_ray.sweep.search import Study, Suggestion, TrialAnswer
 from tests.sweep.fakes import (
     TEXT,
     end,
@@ -25,24 +25,22 @@ from tests.sweep.fakes import (
     fake_spec,
     new_controller,
     play,
+    take,
 )
 
-LONG = TEXT.replace("search_trials: 4", "search_trials: 14").replace(
-    "[pocket/digits, pocket/wdbc]", "[pocket/wdbc]"
-)
+ON_ONE_TASK = TEXT.replace("[pocket/digits, pocket/wdbc]", "[pocket/wdbc]")
+LONG = ON_ONE_TASK.replace("search_trials: 4", "search_trials: 14")
 
 
 @pytest.fixture(autouse=True, scope="module")
 def rows_are_written_at_once() -> Iterator[None]:
-    """Suggestions and records of the last two seconds may otherwise be lost with the
-    driver.
-    """
+    """Write rows at once; a driver that dies would lose those of two seconds."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("orca_ray.sweep.run.recorder.MAX_SECONDS", 0.0)
         yield
 
 
-def controller_of(
+def make_controller(
     store: ResultsStore, text: str = LONG, **options: object
 ) -> SweepController:
     return new_controller(store, text=text, overrides=Overrides(**options))  # type: ignore[arg-type]
@@ -51,93 +49,133 @@ def controller_of(
 def suggest_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make Optuna suggest other values, as a new version may."""
     suggest = Study.suggest
-    monkeypatch.setattr(
-        Study,
-        "suggest",
-        lambda self, suggestions, answers, seed: suggest(
-            self, suggestions, answers, ~seed % 2**32
-        ),
-    )
+
+    def suggest_with_other_seed(
+        study: Study,
+        suggestions: Iterable[Suggestion],
+        answers: Mapping[int, TrialAnswer],
+        seed: int,
+    ) -> dict[str, Scalar]:
+        return suggest(study, suggestions, answers, ~seed % 2**32)
+
+    monkeypatch.setattr(Study, "suggest", suggest_with_other_seed)
 
 
-def keys(trials: list[TrialSpec]) -> list[str]:
-    return [trial.key for trial in trials]
+def get_keys(trials: list[TrialSpec]) -> set[str]:
+    return {trial.key for trial in trials}
 
 
 def test_the_journal_has_each_suggestion_before_its_trial_starts(
     store: ResultsStore,
 ) -> None:
-    controller = controller_of(store)
-    trials: list[TrialSpec] = []
-    while (trial := controller.next_trial()) is not None:
-        trials.append(trial)
-        assert trial.key in {
-            entry.trial_key for entry in ResultsStore(store.uri).journal("fake/full")
-        }
-    assert len(trials) == 28, "nothing waits for an answer"
+    controller = make_controller(store)
+    num_trials = 0
+    for trial in iter(controller.next_trial, None):
+        num_trials += 1
+        entries = ResultsStore(store.uri).journal("fake/full")
+        assert trial.key in {entry.trial_key for entry in entries}
+    assert num_trials == 28, "nothing waits for an answer"
     entries = store.journal("fake/full")
-    assert [(e.method, e.number) for e in entries] == [
-        (m, n) for m in ("nft", "orca") for n in range(14)
-    ]
+    for method in ("nft", "orca"):
+        numbers = [entry.number for entry in entries if entry.method == method]
+        assert numbers == list(range(14))
     assert {entry.known for entry in entries} == {"[]"}
-    for trial in trials[:-1]:
+
+
+def test_a_preempted_trial_is_the_next_one(store: ResultsStore) -> None:
+    controller = make_controller(store)
+    *ending, preempted = iter(controller.next_trial, None)
+    for trial in ending:
         end(controller, trial)
-    controller.failed(trials[-1].key, Failure(Cause.PREEMPTED, "gone"))
-    controller.failures.of(trials[-1].key).not_before = 0.0
-    assert controller.next_trial() == trials[-1]
+    preempt(controller, preempted)
+    assert controller.next_trial() == preempted
+
+
+def preempt(controller: SweepController, trial: TrialSpec) -> None:
+    """Take a worker from a running trial, which may start again at once."""
+    controller.failed(trial.key, Failure(Cause.PREEMPTED, "gone"))
+    controller.failures.of(trial.key).not_before = 0.0
 
 
 def test_a_restart_asks_optuna_for_nothing(
     store: ResultsStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else resuming thousands of trials would take minutes."""
-    play(controller_of(store))
-
-    def ask(*_: object) -> None:
-        raise AssertionError("asked")
-
+    """Otherwise resuming thousands of trials would take minutes."""
+    play(make_controller(store))
+    ask = mock.Mock(side_effect=AssertionError("Optuna was asked"))
     monkeypatch.setattr(Study, "suggest", ask)
     monkeypatch.setattr("optuna.create_study", ask)
-    assert controller_of(store).done
+    assert make_controller(store).done
 
 
-def disturb(
-    store: ResultsStore, text: str, seed: int, monkeypatch: pytest.MonkeyPatch
-) -> list[str]:
-    """Run a sweep by random actions of workers, the user and the driver.
+class DisturbedSweep:
+    """A sweep of one method that random actions of workers, user and driver disturb."""
 
-    Return the keys of the trials that ended.
+    def __init__(
+        self, store: ResultsStore, text: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self._store = store
+        self._text = text
+        self._monkeypatch = monkeypatch
+        self.controller = make_controller(store, text)
+        self._running: list[TrialSpec] = []
+        self.ended: list[str] = []
+        """Keys of the trials that have ended, in order."""
 
-    When the driver dies, Optuna is upgraded.
-    """
-    choose = random.Random(seed)
-    controller = controller_of(store, text)
-    running = []
-    ended = []
-    while not controller.done:
-        action = choose.choice(
-            ["start", "start", "end", "end", "give back", "fail", "die"]
-        )
-        if action == "start":
-            if trial := controller.next_trial():
-                assert trial.key not in ended
-                running.append(trial)
-        elif action == "die":
-            suggest_otherwise(monkeypatch)
-            controller = controller_of(store, text)
-            running = []
-        elif running:
-            trial = running.pop(choose.randrange(len(running)))
-            if action == "give back":
-                controller.failed(trial.key, Failure(Cause.PREEMPTED, "gone"))
-                controller.failures.of(trial.key).not_before = 0.0
-                continue
-            ended.append(trial.key)
-            if action == "end" or trial.phase == "confirm":
-                end(controller, trial)
-            else:
-                controller.finish(trial.key, TrialReport(status=Status.FAILED_USER))
-    return ended
+    def run(self, seed: int) -> None:
+        """Act at random until the sweep is done."""
+        draw = random.Random(seed)
+        actions = {
+            "end": self.end,
+            "fail": self.fail,
+            "give back": self.preempt,
+        }
+        while not self.controller.done:
+            name = draw.choice(
+                ["start", "start", "end", "end", "give back", "fail", "die"]
+            )
+            if name == "start":
+                self.start()
+            elif name == "die":
+                self.die()
+            elif self._running:
+                position = draw.randrange(len(self._running))
+                actions[name](self._running.pop(position))
+
+    def start(self) -> None:
+        trial = self.controller.next_trial()
+        if trial is not None:
+            assert trial.key not in self.ended
+            self._running.append(trial)
+
+    def end(self, trial: TrialSpec) -> None:
+        self.ended.append(trial.key)
+        end(self.controller, trial)
+
+    def preempt(self, trial: TrialSpec) -> None:
+        preempt(self.controller, trial)
+
+    def fail(self, trial: TrialSpec) -> None:
+        """End a search trial by an error; confirm trials complete."""
+        if trial.phase == "confirm":
+            self.end(trial)
+            return
+        self.ended.append(trial.key)
+        self.controller.finish(trial.key, TrialReport(status=Status.FAILED_USER))
+
+    def die(self) -> None:
+        """Start another driver, with a new version of Optuna."""
+        suggest_otherwise(self._monkeypatch)
+        self.controller = make_controller(self._store, self._text)
+        self._running = []
+
+
+EXTRAS = (
+    "",
+    "parallel: 1\n",
+    "deterministic: true\n",
+    "deterministic: true\nparallel: 3\n",
+)
 
 
 @pytest.mark.slow
@@ -146,150 +184,130 @@ def disturb(
     [
         0,
         3,
-        *(pytest.param(n, marks=pytest.mark.exhaustive) for n in (1, 2, *range(4, 12))),
+        *(
+            pytest.param(seed, marks=pytest.mark.exhaustive)
+            for seed in (1, 2, *range(4, 12))
+        ),
     ],
 )
 def test_any_interruptions_repeat_nothing(
     store: ResultsStore, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Workers start, end, fail and are lost in any order, and the driver dies in
-    between, as often as you like.
-    """
-    extra = (
-        "",
-        "parallel: 1\n",
-        "deterministic: true\n",
-        "deterministic: true\nparallel: 3\n",
-    )[seed % 4]
-    text = LONG.replace("[nft, orca]", "[nft]") + extra
-    sweep = fake_spec(text).sweep_id
-    ended = disturb(store, text, seed, monkeypatch)
-    assert len(ended) == len(set(ended)) == len(store.load(sweep))
-    entries = store.journal(sweep)
+    """Workers start, end, fail and are lost, and drivers die, in any order."""
+    text = LONG.replace("[nft, orca]", "[nft]") + EXTRAS[seed % 4]
+    sweep = DisturbedSweep(store, text, monkeypatch)
+    sweep.run(seed)
+    sweep_id = fake_spec(text).sweep_id
+    records = store.load(sweep_id).values()
+    assert len(sweep.ended) == len(set(sweep.ended)) == len(records)
+    entries = store.journal(sweep_id)
     assert [entry.number for entry in entries] == list(range(14))
-    assert {entry.trial_key for entry in entries} == {
-        k for k, r in store.load(sweep).items() if r.phase == "search"
-    }
+    searched = {record.trial_key for record in records if record.phase == "search"}
+    assert {entry.trial_key for entry in entries} == searched
 
 
-class TestMore:
-    """More trials, tasks, methods and seeds, and wider spaces, go on from what is
-    there.
-    """
+class TestReuse:
+    """A sweep of more tasks, methods, trials or dimensions reuses what has ended."""
 
-    def test_methods_and_tasks(self, store: ResultsStore) -> None:
-        done = play(controller_of(store, TEXT, methods=["orca"], tasks=["wdbc"]))
-        controller = controller_of(store, TEXT)
+    def test_more_methods_and_tasks_reuse_trials(self, store: ResultsStore) -> None:
+        earlier = play(make_controller(store, TEXT, methods=["orca"], tasks=["wdbc"]))
+        controller = make_controller(store, TEXT)
         assert controller.searches.finished_before == 6
-        assert (
-            controller.searches.reused
-            == "reuses 6 of 24 planned trials: 4 search + 2 confirm"
-        )
-        assert not set(keys(play(controller))) & set(keys(done))
+        sentence = "reuses 6 of 24 planned trials: 4 search + 2 confirm"
+        assert controller.searches.reused == sentence
+        assert not get_keys(play(controller)) & get_keys(earlier)
         assert controller.done
 
-    def test_trials_of_the_command_line(self, store: ResultsStore) -> None:
-        """They are a sweep of their own, which takes over what the others have."""
-        done = play(controller_of(store, LONG, trials=4, methods=["nft"]))
-        assert len(done) == 6
-        controller = controller_of(store, LONG, trials=12, methods=["nft"])
-        said = (
+    def test_more_trials_of_the_command_line_reuse_those_of_another_sweep(
+        self, store: ResultsStore
+    ) -> None:
+        """``--trials`` makes another sweep."""
+        earlier = play(make_controller(store, LONG, trials=4, methods=["nft"]))
+        assert len(earlier) == 6
+        controller = make_controller(store, LONG, trials=12, methods=["nft"])
+        sentence = (
             "reuses 4 of 14 planned trials: 4 search + 0 confirm, 4 of them from"
             " fake/full-trials4"
         )
-        assert controller.searches.reused == said
+        assert controller.searches.reused == sentence
         records = store.load("fake/full-trials12")
-        curves = store.curves("fake/full-trials12")
-        assert set(records) == set(keys(done)[:4])
-        old = store.curves("fake/full-trials4", list(records))
-        assert curves.drop(columns="sweep").equals(old.drop(columns="sweep"))
-        assert [trial.phase for trial in play(controller)] == ["search"] * 8 + [
-            "confirm"
-        ] * 2
+        assert set(records) == get_keys(earlier[:4])
+        curves = store.curves("fake/full-trials12").drop(columns="sweep")
+        old_curves = store.curves("fake/full-trials4", list(records))
+        assert curves.equals(old_curves.drop(columns="sweep"))
+        phases = [trial.phase for trial in play(controller)]
+        assert phases == ["search"] * 8 + ["confirm"] * 2
         assert len(store.journal("fake/full-trials12")) == 12
-        assert controller_of(store, LONG, trials=4, methods=["nft"]).done
-        assert (
-            controller_of(
-                store, LONG, trials=3, methods=["nft"]
-            ).searches.finished_before
-            >= 3
-        )
 
-    def test_a_further_dimension(self, store: ResultsStore) -> None:
-        done = play(controller_of(store, methods=["nft"]), most=12)
-        text = LONG.replace(
-            "space: {", "space: {refine.weight_decay: {uniform: [0.0, 0.1]}, "
-        )
-        controller = controller_of(store, text, methods=["nft"])
+    def test_fewer_trials_of_the_command_line_reuse_those_of_another_sweep(
+        self, store: ResultsStore
+    ) -> None:
+        play(make_controller(store, LONG, trials=4, methods=["nft"]))
+        assert make_controller(store, LONG, trials=4, methods=["nft"]).done
+        fewer = make_controller(store, LONG, trials=3, methods=["nft"])
+        assert fewer.searches.finished_before >= 3
+
+    def test_a_further_dimension_keeps_the_trials(self, store: ResultsStore) -> None:
+        earlier = play(make_controller(store, methods=["nft"]), most=12)
+        space = "space: {refine.weight_decay: {uniform: [0.0, 0.1]}, "
+        text = LONG.replace("space: {", space)
+        controller = make_controller(store, text, methods=["nft"])
         assert controller.searches.finished_before == 12
-        rest = play(controller)
-        assert not set(keys(rest)) & set(keys(done))
-        assert len(rest) == 4
-        assert (
-            rest[0].hyperparameters["refine.weight_decay"]
-            != done[0].hyperparameters["refine.weight_decay"]
-        )
+        later = play(controller)
+        assert not get_keys(later) & get_keys(earlier)
+        assert len(later) == 4
+        decay = later[0].hyperparameters["refine.weight_decay"]
+        assert decay != earlier[0].hyperparameters["refine.weight_decay"]
 
-    def test_what_changes_every_trial_reuses_none(self, store: ResultsStore) -> None:
-        done = play(controller_of(store))
-        other = replace(
-            fake_spec(LONG), file=fake_spec(LONG).file.model_copy(update={"seed": 7})
-        )
+    def test_another_seed_of_the_sweep_reuses_no_trial(
+        self, store: ResultsStore
+    ) -> None:
+        earlier = play(make_controller(store))
+        spec = fake_spec(LONG)
+        other = replace(spec, file=spec.file.model_copy(update={"seed": 7}))
         controller = SweepController(fake_searches(other), store, executor="fake")
-        assert (controller.searches.finished_before, controller.searches.reused) == (
-            0,
-            "",
-        )
-        assert not set(keys(play(controller))) & set(keys(done))
-        assert controller_of(store).done, "and the first goes on to be complete"
+        assert controller.searches.finished_before == 0
+        assert controller.searches.reused == ""
+        assert not get_keys(play(controller)) & get_keys(earlier)
+        assert make_controller(store).done, "the first sweep stays complete"
+
+
+def report_two_epochs(controller: SweepController, trial: TrialSpec) -> bool:
+    """Report the epochs before the first rung, and return whether the trial stops."""
+    points = [point for report in fake_reports(trial) for point in report.progress]
+    return controller.report(trial.key, points[:2])
 
 
 class TestAsynchronousHalving:
-    """With eta 2, the best ceil(n / 2) of n trials that have reached a rung go on,
-    whether they run or have ended.
-    """
+    """With eta 2, the best ceil(n / 2) of n trials that have reached a rung go on.
 
-    @staticmethod
-    def stopped(
-        controller: SweepController, trials: list[TrialSpec]
-    ) -> list[TrialSpec]:
-        """Let running trials report their first two epochs, and return those that are
-        stopped at the rung.
-        """
-        points = {
-            trial.key: [
-                point for r in list(fake_reports(trial))[:2] for point in r.progress
-            ]
-            for trial in trials
-        }
-        return [
-            trial for trial in trials if controller.report(trial.key, points[trial.key])
-        ]
+    It does not matter whether the trials run or have ended.
+    """
 
     def test_all_that_have_reached_the_rung_are_compared(
         self, store: ResultsStore
     ) -> None:
-        controller = controller_of(store, methods=["nft"])
-        trials = [trial for _ in range(8) if (trial := controller.next_trial())]
-        ordered = sorted(trials, key=lambda each: fake_score(each, 2))
-        assert not self.stopped(controller, ordered[7:3:-1]), "each is the best so far"
-        assert (
-            self.stopped(controller, ordered[:4]) == []
-        )  # four better ones: fifth to eighth of at most eight
-        controller.finish(ordered[0].key, list(fake_reports(ordered[0]))[-1])
+        controller = make_controller(store, methods=["nft"])
+        trials = [take(controller) for _ in range(8)]
+        best_first = sorted(trials, key=lambda trial: fake_score(trial, 2))
+        for trial in best_first[7:3:-1]:
+            assert not report_two_epochs(controller, trial), "it is the best so far"
+        for trial in best_first[:4]:
+            assert not report_two_epochs(controller, trial), "it is in the better half"
+        best = best_first[0]
+        *_, last_report = fake_reports(best)
+        controller.finish(best.key, last_report)
         controller.close()
-        again = controller_of(store, methods=["nft"])
-        assert [again.next_trial() for _ in range(7)] == [
-            trial for trial in trials if trial != ordered[0]
-        ]
-        assert self.stopped(again, [ordered[5]]) == [ordered[5]], (
-            "the one that has ended in the earlier run is better"
-        )
+        again = make_controller(store, methods=["nft"])
+        others = [trial for trial in trials if trial != best]
+        assert [again.next_trial() for _ in others] == others
+        stops = report_two_epochs(again, best_first[5])
+        assert stops, "the trial that ended in the earlier run is better"
 
     def test_a_failed_trial_is_no_rival(self, store: ResultsStore) -> None:
-        controller = controller_of(store, methods=["nft"])
-        trials = [trial for _ in range(2) if (trial := controller.next_trial())]
-        best, worst = sorted(trials, key=lambda each: fake_score(each, 2))
-        assert not self.stopped(controller, [best])
+        controller = make_controller(store, methods=["nft"])
+        trials = [take(controller), take(controller)]
+        best, worst = sorted(trials, key=lambda trial: fake_score(trial, 2))
+        assert not report_two_epochs(controller, best)
         controller.finish(best.key, TrialReport(status=Status.FAILED_USER))
-        assert not self.stopped(controller, [worst])
+        assert not report_two_epochs(controller, worst)

@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass, field
 
-Shown = dict[str, "ShownRun"]
-
 
 @dataclass
 class ShownRun:
@@ -15,5 +13,9 @@ class ShownRun:
     final: dict[str, float] = field(default_factory=dict)
     status: str = ""
 
-    def point(self, name: str, step: int, value: float) -> None:
+    def add_point(self, name: str, step: int, value: float) -> None:
         self.curves.setdefault(name, {})[step] = value
+
+
+Shown = dict[str, ShownRun]
+"""Runs by their trial key."""

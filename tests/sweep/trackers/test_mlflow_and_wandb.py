@@ -106,7 +106,7 @@ def of_mlflow(place: Path) -> Shown:
                 run.final[name] = value
                 continue
             for point in client.get_metric_history(found.info.run_id, name):
-                run.point(name, point.step, point.value)
+                run.add_point(name, point.step, point.value)
     return shown
 
 
@@ -143,7 +143,8 @@ def leveldb_entries(data: bytes) -> Iterator[bytes]:
 def add_wandb_entry(run: ShownRun, entry: Any) -> None:
     add_wandb_history(run, entry)
     if entry.HasField("run"):
-        assert (entry.run.project, entry.run.run_group) == ("mine", "fake/full")
+        assert entry.run.project == "mine"
+        assert entry.run.run_group == "fake/full"
         run.tags = dict(tag.split(": ") for tag in entry.run.tags)
         run.settings = {
             item.key: str(json.loads(item.value_json))
@@ -166,7 +167,7 @@ def add_wandb_history(run: ShownRun, entry: Any) -> None:
     for name, value in values.items():
         stage, _, quantity = name.partition("/")
         if quantity and quantity != "epoch":
-            run.point(name, int(values[f"{stage}/epoch"]), value)
+            run.add_point(name, int(values[f"{stage}/epoch"]), value)
 
 
 CASES: dict[str, tuple[str, Callable[[Path], Shown]]] = {
@@ -221,10 +222,12 @@ def test_an_interrupted_trial_is_shown_as_one_run(name: str, tmp_path: Path) -> 
     option = target.format(place=place)
     show(option, 2, ends=False)
     [run] = read(place).values()
-    assert (run.status, list(run.curves["refine/validation_score"])) == ("", [1, 2])
+    assert run.status == ""
+    assert list(run.curves["refine/validation_score"]) == [1, 2]
     show(option, 4, ends=True)
     [(key, run)] = read(place).items()
-    assert (key, run.status) == (RECORD.trial_key, "completed")
+    assert key == RECORD.trial_key
+    assert run.status == "completed"
     assert run.tags == {
         "task": "pocket/digits",
         "method": "nft",

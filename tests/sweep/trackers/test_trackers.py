@@ -105,7 +105,7 @@ def _tensorboard_value(run: ShownRun, step: int, value: Any) -> None:
     elif value.tag.startswith("final/"):
         run.final[value.tag.removeprefix("final/")] = value.simple_value
     elif value.HasField("simple_value"):
-        run.point(value.tag, step, value.simple_value)
+        run.add_point(value.tag, step, value.simple_value)
 
 
 @pytest.fixture(autouse=True)

@@ -36,7 +36,7 @@ from orca_ray.sweep.worker.models import (
 from orca_ray.tasks.metrics import get_metric
 from orca_ray.tasks.registry import get_task
 from tests.results.factories import make_record
-from tests.sweep.real import TEXT, tiny_spec, tiny_text
+from tests.sweep.real import TEXT, make_tiny_spec, make_tiny_text
 
 SWEEP = TEXT.replace("search_trials: 3", "search_trials: 1").replace(
     "refine.epochs: 3", "refine.epochs: 1"
@@ -93,7 +93,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Summary
     """
     directory = tmp_path_factory.mktemp("swept")
     summary = run_sweep(
-        tiny_spec(directory, SWEEP),
+        make_tiny_spec(directory, SWEEP),
         str(directory / "results"),
         executor=InlineExecutor(),
         keep_models=KeepModels.BEST,
@@ -149,14 +149,16 @@ def test_cards_are_complete_after_an_interruption_and_checkpoints_are_named(
                 raise KeyboardInterrupt
 
     summary = run_sweep(
-        tiny_spec(swept[0], SWEEP),
+        make_tiny_spec(swept[0], SWEEP),
         str(store),
         executor=InlineExecutor(),
         keep_models=KeepModels.BEST,
         listener=interrupt,
         command="orca-sweep run tiny.yaml",
     )
-    assert (summary.interrupted, summary.time_over, summary.models) == (True, False, {})
+    assert summary.interrupted is True
+    assert summary.time_over is False
+    assert summary.models == {}
     card = (store / "models" / confirms[0] / "README.md").read_text()
     assert "orca-sweep run tiny.yaml" in card
     assert "1 seed |" in card
@@ -173,7 +175,7 @@ def test_a_finished_sweep_says_which_models_are_missing_and_how_to_make_them(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     directory, store, first = swept
-    (tmp_path / "tiny.yaml").write_text(tiny_text(directory, SWEEP))
+    (tmp_path / "tiny.yaml").write_text(make_tiny_text(directory, SWEEP))
     command = [
         "run",
         str(tmp_path / "tiny.yaml"),
@@ -227,7 +229,7 @@ def test_a_model_that_cannot_be_stored_fails_no_trial(
 
     monkeypatch.setattr(models, "write_folder", fails)
     summary = run_sweep(
-        tiny_spec(swept[0], SWEEP),
+        make_tiny_spec(swept[0], SWEEP),
         str(tmp_path / "results"),
         executor=InlineExecutor(),
         keep_models=KeepModels.ALL,

@@ -37,7 +37,7 @@ from orca_ray.testing.trials import make_task as tiny_task
 from orca_ray.training.ranks import ALONE, RankLostError, Ranks
 from tests.session import folder
 from tests.sweep.rank_toys import build
-from tests.sweep.real import tiny_spec
+from tests.sweep.real import make_tiny_spec
 from tests.sweep.worker.test_runner import finish, runner_of
 
 pytestmark = pytest.mark.slow
@@ -200,7 +200,8 @@ def test_ranks_reach_the_scores_of_one_process(
         while not alone.done:
             expected = alone.step()
             found = step_of(processes, together)
-            assert (found.stage, found.epoch) == (expected.stage, expected.epoch)
+            assert found.stage == expected.stage
+            assert found.epoch == expected.epoch
             assert numbers(found) == pytest.approx(numbers(expected), rel=1e-4)
     assert together.done
     one = alone.result()
@@ -216,7 +217,7 @@ def test_a_trial_whose_rank_dies_is_lost_with_a_checkpoint(
     """Trials ask for GPUs, and get CPUs."""
     monkeypatch.setattr(trial_runner, "device_for", lambda trial: "cpu")
     plans = plan_searches(
-        tiny_spec(folder()),
+        make_tiny_spec(folder()),
         {"pocket/wdbc": get_task("pocket/wdbc").prepare().fingerprint},
         gpus=False,
     )

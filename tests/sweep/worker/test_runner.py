@@ -35,12 +35,12 @@ from orca_ray.training.numerics import NotFiniteError
 from orca_ray.training.refine import RefineLoop
 from tests import session
 from tests.results.test_s3 import server, uri  # noqa: F401 (fixtures)
-from tests.sweep.real import tiny_spec
+from tests.sweep.real import make_tiny_spec
 
 
 @pytest.fixture(scope="module")
 def plans(module_home: Path) -> dict[str, SearchPlan]:
-    spec = tiny_spec(session.folder())
+    spec = make_tiny_spec(session.folder())
     fingerprint = get_task("pocket/wdbc").prepare().fingerprint
     return {
         plan.method: plan
@@ -115,7 +115,9 @@ def test_the_first_report_of_an_actor_says_that_data_are_staged(
     monkeypatch.setattr(staging, "_staged", set())
     report = TrialReport.from_json(actor.step()["report"])
     assert asked == [StagingRequest.of_trial(trial)]
-    assert (report.progress, report.outcome, report.status) == ((), None, None)
+    assert report.progress == ()
+    assert report.outcome is None
+    assert report.status is None
     assert report.worker.node
     points, _ = finish(actor._runner)
     assert [point.epoch for point in points] == [1, 2, 3]
@@ -204,7 +206,8 @@ def test_an_ended_trial_whose_record_was_lost_is_not_run_again(
     trial = plans["nft"].trial({}, 1, "confirm")
     points, report = finish(runner_of(trial, tmp_path))
     again, last = finish(runner_of(trial, tmp_path))
-    assert (facts(again), last.outcome) == (facts(points), report.outcome)
+    assert facts(again) == facts(points)
+    assert last.outcome == report.outcome
 
 
 def test_a_trial_starts_from_the_model_of_another(
@@ -383,18 +386,18 @@ def test_files_of_another_version_or_trial_are_never_taken(
     for name, value in {"__version__": "99.0", "SCHEMA": 99}.items():
         with monkeypatch.context() as patch:
             patch.setattr(checkpoints, name, value)
-            assert (restored(store), store.outcome(KEY)) == (None, None), name
+            assert restored(store) is None
+            assert store.outcome(KEY) is None, name
     files = {path: path.read_bytes() for path in (tmp_path / "checkpoints").iterdir()}
     for path, content in files.items():
         path.with_stem(OTHER).write_bytes(content)
-    assert (restored(store, OTHER), store.outcome(OTHER)) == (
-        None,
-        None,
-    ), "files of another trial"
+    assert restored(store, OTHER) is None
+    assert store.outcome(OTHER) is None, "files of another trial"
     for length, end in ((50, b""), (0, b"[1]\n")):  # torn files, and foreign ones
         for path, content in files.items():
             path.write_bytes(content[:length] + end)
-        assert (restored(store), store.outcome(KEY)) == (None, None), length
+        assert restored(store) is None
+        assert store.outcome(KEY) is None, length
 
 
 def test_removing_takes_all_files_of_a_trial_and_no_others(tmp_path: Path) -> None:

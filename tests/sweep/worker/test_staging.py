@@ -177,13 +177,12 @@ def test_a_task_that_cannot_be_fetched_fails_alone(
     digits = StagingRequest(task="pocket/digits", protocol="held-out", fingerprint="")
     stager = InlineStager([digits, REQUEST], None, lambda text: None)
     failed, done = stager.first()
-    assert (failed.task, failed.fingerprint, done) == (
-        "pocket/digits",
-        "",
-        (WDBC.name, WDBC.fingerprint, ""),
-    )
+    assert failed.task == "pocket/digits"
+    assert failed.fingerprint == ""
+    assert done == (WDBC.name, WDBC.fingerprint, "")
     assert failed.error.endswith(": no answer from nowhere.example")
-    assert (stager.poll(idle=True), stager.poll(idle=True)) == ([failed, done], [])
+    assert stager.poll(idle=True) == [failed, done]
+    assert stager.poll(idle=True) == []
 
 
 def test_workers_get_listed_variables_and_nothing_shows_them(
